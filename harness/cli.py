@@ -1,0 +1,42 @@
+"""The `coppice` command: finds its subcommands, turns errors into one sentence and an exit code."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import pkgutil
+import sys
+from collections.abc import Sequence
+
+from harness import __version__, commands
+from harness.errors import CoppiceError
+
+
+def parser() -> argparse.ArgumentParser:
+    """The whole command line."""
+    top = argparse.ArgumentParser(prog="coppice", description="Benchmarks of sandbox hosts.")
+    top.add_argument("--version", action="version", version=f"coppice {__version__}")
+    sub = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for found in sorted(pkgutil.iter_modules(commands.__path__), key=lambda one: one.name):
+        module = importlib.import_module(f"harness.commands.{found.name}")
+        own = sub.add_parser(found.name, help=module.HELP, description=module.__doc__)
+        module.arguments(own)
+        own.set_defaults(main=module.main)
+    return top
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; its exit code (see harness/errors.py)."""
+    options = parser().parse_args(argv)
+    try:
+        return int(options.main(options))
+    except CoppiceError as error:
+        print(f"coppice: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("coppice: interrupted", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

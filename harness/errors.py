@@ -1,0 +1,140 @@
+"""Everything this harness raises on purpose, and the exit code each ends the program with.
+
+::
+
+    CoppiceError                          70  a defect, when nothing below fits
+    ├── UsageError                        64  the command line or an argument is wrong
+    ├── Unsupported                       69  this host cannot do it; says what would
+    │   ├── MissingTool                   69  a program or library is not installed
+    │   └── MissingPrivilege              77  needs root, or a device we may not open
+    ├── NotEnoughMemory                   71  an estimate says that the host would not bear it
+    ├── DiskFull                          74  no room; nothing half-written is left
+    ├── ImageError                        65  a kernel that is none, an image that does not build
+    ├── CheckpointError                   65  a checkpoint that must not be restored
+    │   ├── CheckpointTruncated
+    │   ├── CheckpointCorrupt
+    │   └── CheckpointForeign                 made by another VMM, machine type or harness
+    ├── RecordError                       65  a run record that must not be read or written
+    │   └── UnknownSchema                     newer than this harness, or not ours
+    └── SandboxError                      76  a sandbox did not do what it was asked
+        ├── GuestTimeout                      no answer within the limit
+        ├── GuestDied                         the guest or its VMM went away
+        ├── WrongAnswer                       it answered, but did not compute the nonce
+        └── GuestRefused                      the agent answered with an error number
+
+Exit codes follow sysexits.h where it has a word for the case. 130 is an interrupt by the user.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "CheckpointCorrupt",
+    "CheckpointError",
+    "CheckpointForeign",
+    "CheckpointTruncated",
+    "CoppiceError",
+    "DiskFull",
+    "GuestDied",
+    "GuestRefused",
+    "GuestTimeout",
+    "ImageError",
+    "MissingPrivilege",
+    "MissingTool",
+    "NotEnoughMemory",
+    "RecordError",
+    "SandboxError",
+    "UnknownSchema",
+    "Unsupported",
+    "UsageError",
+    "WrongAnswer",
+]
+
+
+class CoppiceError(Exception):
+    """What happened and why, and in `hint` the command that helps, if one does."""
+
+    exit_code = 70
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.hint = hint
+
+    def __str__(self) -> str:
+        message = super().__str__()
+        return f"{message}\n  {self.hint}" if self.hint else message
+
+
+class UsageError(CoppiceError):
+    exit_code = 64
+
+
+class Unsupported(CoppiceError):
+    exit_code = 69
+
+
+class MissingTool(Unsupported):
+    """A program that a substrate or rig runs is not installed."""
+
+
+class MissingPrivilege(Unsupported):
+    exit_code = 77
+
+
+class NotEnoughMemory(CoppiceError):
+    exit_code = 71
+
+
+class DiskFull(CoppiceError):
+    exit_code = 74
+
+
+class ImageError(CoppiceError):
+    exit_code = 65
+
+
+class CheckpointError(CoppiceError):
+    exit_code = 65
+
+
+class CheckpointTruncated(CheckpointError):
+    pass
+
+
+class CheckpointCorrupt(CheckpointError):
+    pass
+
+
+class CheckpointForeign(CheckpointError):
+    pass
+
+
+class RecordError(CoppiceError):
+    exit_code = 65
+
+
+class UnknownSchema(RecordError):
+    pass
+
+
+class SandboxError(CoppiceError):
+    exit_code = 76
+
+
+class GuestTimeout(SandboxError):
+    pass
+
+
+class GuestDied(SandboxError):
+    pass
+
+
+class WrongAnswer(SandboxError):
+    pass
+
+
+class GuestRefused(SandboxError):
+    """`number` is the guest's errno."""
+
+    def __init__(self, message: str, number: int, *, hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.number = number

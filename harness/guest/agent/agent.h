@@ -1,0 +1,38 @@
+/* What the agent can do; each function answers `request` on the line. */
+#ifndef COPPICE_AGENT_H
+#define COPPICE_AGENT_H
+
+#include "frame.h"
+
+#include <poll.h>
+
+/* system.c: PID 1's duties. */
+void system_mount(void);
+void system_load_modules(void);
+const char *system_line(char *path, size_t room);
+void system_halt(void);
+
+/* identity.c */
+void identity_ping(const struct frame *request);
+void identity_hello(const struct frame *request);
+void identity_take(const struct frame *request);
+
+/* process.c */
+#define CHILDREN_MAX 32
+void process_start(const struct frame *request);
+void process_stdin(const struct frame *request);
+void process_signal(const struct frame *request);
+/* Fills `set` with what to wait for; returns how many, and the wait in ms (-1: for ever). */
+int process_poll_set(struct pollfd *set, int *timeout_ms);
+/* Moves output, reaps, ends what has outlived its time; called after every poll. */
+void process_pump(void);
+
+/* files.c */
+void files_read(const struct frame *request);
+void files_write(const struct frame *request);
+
+/* memory.c */
+void memory_touch(const struct frame *request);
+void memory_report(const struct frame *request);
+
+#endif

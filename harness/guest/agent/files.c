@@ -1,0 +1,77 @@
+/* Files of the guest, read and written in pieces that fit one frame. */
+#include "agent.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+struct piece {
+    char path[4096];
+    uint64_t offset, length, mode;
+    int truncate;
+    const uint8_t *data;
+    size_t data_length;
+};
+
+static int parse(const struct frame *request, struct piece *piece)
+{
+    const uint8_t *at = request->payload, *end = at + request->length;
+    struct field field;
+    int more;
+
+    *piece = (struct piece){.mode = 0644};
+    while ((more = field_next(&at, end, &field)) > 0) {
+        switch (field.tag) {
+        case TAG_PATH:
+            if (field.length >= sizeof piece->path)
+                return ENAMETOOLONG;
+            memcpy(piece->path, field.bytes, field.length);
+            break;
+        case TAG_OFFSET: piece->offset = field_number(&field); break;
+        case TAG_LENGTH: piece->length = field_number(&field); break;
+        case TAG_MODE: piece->mode = field_number(&field); break;
+        case TAG_TRUNCATE: piece->truncate = 1; break;
+        case TAG_DATA:
+            piece->data = field.bytes;
+            piece->data_length = field.length;
+            break;
+        }
+    }
+    return more < 0 || !piece->path[0] ? EINVAL : 0;
+}
+
+/* -> the bytes; fewer than asked for at the end of the file. */
+void files_read(const struct frame *request)
+{
+    static uint8_t bytes[FRAME_MAX];
+    struct piece piece;
+    int bad = parse(request, &piece);
+    int fd = bad ? -1 : open(piece.path, O_RDONLY | O_CLOEXEC);
+    size_t want = piece.length < sizeof bytes ? (size_t)piece.length : sizeof bytes;
+    ssize_t got = fd < 0 ? -1 : pread(fd, bytes, want, (off_t)piece.offset);
+
+    if (got < 0)
+        line_error(request->id, bad ? bad : errno, piece.path);
+    else
+        line_put(KIND_ANSWER, request->id, bytes, (size_t)got);
+    if (fd >= 0)
+        close(fd);
+}
+
+void files_write(const struct frame *request)
+{
+    struct piece piece;
+    int bad = parse(request, &piece);
+    int flags = O_WRONLY | O_CREAT | O_CLOEXEC | (piece.truncate ? O_TRUNC : 0);
+    int fd = bad ? -1 : open(piece.path, flags, (mode_t)piece.mode);
+    ssize_t wrote = fd < 0 ? -1 : pwrite(fd, piece.data, piece.data_length, (off_t)piece.offset);
+
+    if (wrote < 0 || (size_t)wrote != piece.data_length)
+        line_error(request->id, bad ? bad : wrote >= 0 ? ENOSPC : errno, piece.path);
+    else
+        line_put(KIND_ANSWER, request->id, "", 0);
+    if (fd >= 0)
+        close(fd);
+}

@@ -1,0 +1,67 @@
+/* The agent: PID 1 of the guest, which does what the harness asks on one line. */
+#include "agent.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+static void dispatch(const struct frame *request)
+{
+    switch (request->kind) {
+    case KIND_PING: identity_ping(request); break;
+    case KIND_HELLO: identity_hello(request); break;
+    case KIND_IDENTITY: identity_take(request); break;
+    case KIND_EXEC: process_start(request); break;
+    case KIND_STDIN: process_stdin(request); break;
+    case KIND_SIGNAL: process_signal(request); break;
+    case KIND_READ: files_read(request); break;
+    case KIND_WRITE: files_write(request); break;
+    case KIND_TOUCH: memory_touch(request); break;
+    case KIND_MEMORY: memory_report(request); break;
+    case KIND_SHUTDOWN:
+        line_put(KIND_ANSWER, request->id, "", 0);
+        line_flush();
+        system_halt();
+        break;
+    default: line_error(request->id, ENOSYS, "unknown request");
+    }
+}
+
+int main(void)
+{
+    struct pollfd set[1 + 1 + 2 * CHILDREN_MAX];
+    char path[64];
+
+    system_mount();
+    system_load_modules();
+    signal(SIGPIPE, SIG_IGN);
+    if (line_open(system_line(path, sizeof path)) < 0) {
+        fprintf(stderr, "coppice agent: cannot open %s: %s\n", path, strerror(errno));
+        system_halt();
+    }
+    line_put(KIND_HELLO, 0, "", 0); /* tells a waiting harness that the guest is up */
+    line_flush();
+
+    for (;;) {
+        struct frame request;
+        int timeout_ms;
+        int children = process_poll_set(set + 1, &timeout_ms);
+        int ready = 1;
+
+        if (children) {
+            set[0] = (struct pollfd){.fd = line_fd(), .events = POLLIN};
+            poll(set, (nfds_t)(1 + children), timeout_ms);
+            ready = set[0].revents & POLLIN;
+        }
+        /* With no child to watch, one blocking read is the whole wait. */
+        if (ready && line_fill(1) < 0)
+            usleep(10000); /* the harness has hung up; it may come back */
+        while (line_next(&request))
+            dispatch(&request);
+        if (children)
+            process_pump();
+        line_flush();
+    }
+}

@@ -1,0 +1,322 @@
+/* Processes started for the harness: streamed output, stdin, signals, time limits. */
+#include "agent.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#define ARGUMENTS_MAX 256
+#define STDIN_MAX (1024u * 1024u)
+#define CHUNK (32u * 1024u)
+
+struct child {
+    pid_t pid; /* 0: a free place */
+    uint32_t id;
+    int in, out, err; /* our ends of its pipes, -1 when closed */
+    int status, ended;
+    uint64_t deadline_ms;
+    uint8_t *pending; /* stdin it has not taken yet */
+    size_t pending_start, pending_end;
+    int close_stdin;
+};
+
+static struct child children[CHILDREN_MAX];
+static int wake[2] = {-1, -1}; /* SIGCHLD writes here, so that poll wakes */
+
+static uint64_t now_ms(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (uint64_t)now.tv_sec * 1000u + (uint64_t)now.tv_nsec / 1000000u;
+}
+
+static void on_child(int number)
+{
+    int saved = errno;
+    (void)number;
+    if (write(wake[1], "", 1) < 0) { /* full: poll wakes anyway */ }
+    errno = saved;
+}
+
+static struct child *find(uint32_t id)
+{
+    for (int i = 0; i < CHILDREN_MAX; i++)
+        if (children[i].pid && children[i].id == id)
+            return &children[i];
+    return NULL;
+}
+
+static void shut(int *fd)
+{
+    if (*fd >= 0)
+        close(*fd);
+    *fd = -1;
+}
+
+static int feed(struct child *child, const uint8_t *bytes, size_t length)
+{
+    if (child->pending_end - child->pending_start + length > STDIN_MAX)
+        return -1;
+    uint8_t *room = malloc(child->pending_end - child->pending_start + length + 1);
+    if (!room)
+        return -1;
+    memcpy(room, child->pending + child->pending_start, child->pending_end - child->pending_start);
+    child->pending_end -= child->pending_start;
+    memcpy(room + child->pending_end, bytes, length);
+    child->pending_end += length;
+    child->pending_start = 0;
+    free(child->pending);
+    child->pending = room;
+    return 0;
+}
+
+struct launch {
+    char *arguments[ARGUMENTS_MAX + 1], *environment[ARGUMENTS_MAX + 1];
+    int count, variables;
+    const char *cwd;
+    const uint8_t *input;
+    size_t input_length;
+    uint64_t timeout_ms;
+};
+
+/* Fields become strings in `text`, which is as long as the request: a zero is shorter than a header. */
+static int parse(const struct frame *request, char *text, struct launch *out)
+{
+    const uint8_t *at = request->payload, *end = at + request->length;
+    struct field field;
+    int more;
+
+    memset(out, 0, sizeof *out);
+    out->cwd = "";
+    while ((more = field_next(&at, end, &field)) > 0) {
+        if (field.tag == TAG_TIMEOUT_MS)
+            out->timeout_ms = field_number(&field);
+        else if (field.tag == TAG_STDIN) {
+            out->input = field.bytes;
+            out->input_length = field.length;
+        } else {
+            memcpy(text, field.bytes, field.length);
+            text[field.length] = 0;
+            if (field.tag == TAG_ARG && out->count < ARGUMENTS_MAX)
+                out->arguments[out->count++] = text;
+            else if (field.tag == TAG_ENV && out->variables < ARGUMENTS_MAX)
+                out->environment[out->variables++] = text;
+            else if (field.tag == TAG_CWD)
+                out->cwd = text;
+            text += field.length + 1;
+        }
+    }
+    return more < 0 || out->count == 0 ? EINVAL : 0;
+}
+
+extern char **environ;
+
+/* The child shares our memory until exec, so it touches descriptors and `failed` only. */
+static pid_t spawn(const struct launch *launch, int in, int out, int err, volatile int *failed)
+{
+    pid_t pid = vfork();
+
+    if (pid == 0) {
+        signal(SIGPIPE, SIG_DFL);
+        setpgid(0, 0);
+        dup2(in, 0);
+        dup2(out, 1);
+        dup2(err, 2);
+        if (*launch->cwd == 0 || chdir(launch->cwd) == 0)
+            execvpe(launch->arguments[0], launch->arguments,
+                    launch->variables ? launch->environment : environ);
+        *failed = errno;
+        _exit(127);
+    }
+    if (pid < 0)
+        *failed = errno;
+    return pid;
+}
+
+static void watch_children(void)
+{
+    struct sigaction action = {.sa_handler = on_child, .sa_flags = SA_RESTART | SA_NOCLDSTOP};
+
+    if (wake[0] < 0 && pipe2(wake, O_CLOEXEC | O_NONBLOCK) == 0)
+        sigaction(SIGCHLD, &action, NULL);
+}
+
+static int start(const struct frame *request, struct child *child, const struct launch *launch)
+{
+    int in[2] = {-1, -1}, out[2] = {-1, -1}, err[2] = {-1, -1};
+    volatile int failed = 0;
+    pid_t pid = -1;
+
+    if (pipe2(in, O_CLOEXEC) || pipe2(out, O_CLOEXEC) || pipe2(err, O_CLOEXEC))
+        failed = errno;
+    else
+        pid = spawn(launch, in[0], out[1], err[1], &failed);
+    shut(&in[0]);
+    shut(&out[1]);
+    shut(&err[1]);
+    if (failed) {
+        if (pid > 0)
+            waitpid(pid, NULL, 0);
+        shut(&in[1]);
+        shut(&out[0]);
+        shut(&err[0]);
+        return failed;
+    }
+    *child = (struct child){.pid = pid, .id = request->id, .in = in[1], .out = out[0],
+                            .err = err[0], .close_stdin = !(request->flags & FLAG_KEEP_STDIN)};
+    if (launch->timeout_ms)
+        child->deadline_ms = now_ms() + launch->timeout_ms;
+    fcntl(child->out, F_SETFL, O_NONBLOCK);
+    fcntl(child->err, F_SETFL, O_NONBLOCK);
+    if (launch->input_length) {
+        fcntl(child->in, F_SETFL, O_NONBLOCK);
+        feed(child, launch->input, launch->input_length);
+    } else if (child->close_stdin)
+        shut(&child->in);
+    return 0;
+}
+
+void process_start(const struct frame *request)
+{
+    struct launch launch;
+    struct child *child = NULL;
+    char *text = malloc(request->length + 1);
+    int bad = text ? parse(request, text, &launch) : ENOMEM;
+
+    watch_children();
+    for (int i = 0; i < CHILDREN_MAX && !child; i++)
+        if (!children[i].pid)
+            child = &children[i];
+    if (!bad)
+        bad = child ? start(request, child, &launch) : EAGAIN;
+    if (bad)
+        line_error(request->id, bad, bad == ENOENT ? launch.arguments[0] : "exec");
+    free(text);
+}
+
+void process_stdin(const struct frame *request)
+{
+    struct child *child = find(request->id);
+
+    if (!child || child->in < 0) {
+        line_error(request->id, EPIPE, "stdin");
+        return;
+    }
+    fcntl(child->in, F_SETFL, O_NONBLOCK);
+    if (request->length == 0)
+        child->close_stdin = 1;
+    else if (feed(child, request->payload, request->length) != 0)
+        line_error(request->id, ENOBUFS, "stdin");
+}
+
+void process_signal(const struct frame *request)
+{
+    struct child *child = find(request->id);
+    uint32_t number = 0;
+
+    memcpy(&number, request->payload, request->length < 4 ? request->length : 4);
+    if (!child || kill(-child->pid, (int)number) != 0)
+        line_error(request->id, child ? errno : ESRCH, "signal");
+}
+
+int process_poll_set(struct pollfd *set, int *timeout_ms)
+{
+    int count = 0;
+    uint64_t now = 0;
+
+    *timeout_ms = -1;
+    for (int i = 0; i < CHILDREN_MAX; i++) {
+        struct child *child = &children[i];
+        if (!child->pid)
+            continue;
+        if (count == 0)
+            set[count++] = (struct pollfd){.fd = wake[0], .events = POLLIN};
+        if (child->out >= 0)
+            set[count++] = (struct pollfd){.fd = child->out, .events = POLLIN};
+        if (child->err >= 0)
+            set[count++] = (struct pollfd){.fd = child->err, .events = POLLIN};
+        if (child->deadline_ms) {
+            now = now ? now : now_ms();
+            int left = child->deadline_ms > now ? (int)(child->deadline_ms - now) : 0;
+            if (*timeout_ms < 0 || left < *timeout_ms)
+                *timeout_ms = left;
+        }
+        /* A pipe that takes stdin is looked at every millisecond rather than polled for:
+         * it is rare, and the set stays small. */
+        if (child->pending_end > child->pending_start && (*timeout_ms < 0 || *timeout_ms > 1))
+            *timeout_ms = 1;
+    }
+    return count;
+}
+
+static void drain(struct child *child, int *fd, uint8_t kind)
+{
+    static uint8_t chunk[CHUNK];
+
+    while (*fd >= 0) {
+        ssize_t got = read(*fd, chunk, sizeof chunk);
+        if (got > 0)
+            line_put(kind, child->id, chunk, (size_t)got);
+        else if (got == 0 || (errno != EAGAIN && errno != EINTR))
+            shut(fd);
+        else
+            break;
+        if (got < (ssize_t)sizeof chunk && !child->ended)
+            break; /* the rest, or the end, comes with the next poll */
+    }
+}
+
+void process_pump(void)
+{
+    char drop[64];
+    int status;
+    pid_t pid;
+
+    while (read(wake[0], drop, sizeof drop) > 0) { }
+    while ((pid = waitpid(-1, &status, WNOHANG)) > 0)
+        for (int i = 0; i < CHILDREN_MAX; i++)
+            if (children[i].pid == pid) {
+                children[i].ended = 1;
+                children[i].status = status;
+            }
+    for (int i = 0; i < CHILDREN_MAX; i++) {
+        struct child *child = &children[i];
+        if (!child->pid)
+            continue;
+        if (child->in >= 0 && child->pending_end > child->pending_start) {
+            ssize_t wrote = write(child->in, child->pending + child->pending_start,
+                                  child->pending_end - child->pending_start);
+            if (wrote > 0)
+                child->pending_start += (size_t)wrote;
+            else if (errno != EAGAIN) {
+                child->pending_start = child->pending_end;
+                shut(&child->in);
+            }
+        }
+        if (child->close_stdin && child->pending_start == child->pending_end)
+            shut(&child->in);
+        if (child->deadline_ms && !child->ended && now_ms() >= child->deadline_ms) {
+            kill(-child->pid, SIGKILL);
+            child->deadline_ms = 0;
+        }
+        drain(child, &child->out, KIND_STDOUT);
+        drain(child, &child->err, KIND_STDERR);
+        if (child->ended) { /* a grandchild may hold the pipes open: its output is not awaited */
+            uint32_t ending[2] = {
+                WIFEXITED(child->status) ? (uint32_t)WEXITSTATUS(child->status) : 0,
+                WIFSIGNALED(child->status) ? (uint32_t)WTERMSIG(child->status) : 0,
+            };
+            line_put(KIND_EXIT, child->id, ending, sizeof ending);
+            shut(&child->in);
+            shut(&child->out);
+            shut(&child->err);
+            free(child->pending);
+            *child = (struct child){0};
+        }
+    }
+}

@@ -1,0 +1,79 @@
+/* PID 1's duties: file systems, modules, the line, halting. */
+#include "agent.h"
+
+#include <dirent.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mount.h>
+#include <sys/reboot.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+void system_mount(void)
+{
+    static const struct { const char *type, *at, *options; } table[] = {
+        {"proc", "/proc", ""}, {"sysfs", "/sys", ""}, {"devtmpfs", "/dev", ""},
+        {"tmpfs", "/tmp", "mode=1777"}, {"tmpfs", "/run", "mode=755"},
+    };
+    for (size_t i = 0; i < sizeof table / sizeof *table; i++) {
+        mkdir(table[i].at, 0755);
+        mount(table[i].type, table[i].at, table[i].type, 0, table[i].options);
+    }
+    setenv("PATH", "/bin:/sbin:/usr/bin:/usr/sbin", 1);
+    setenv("HOME", "/root", 1);
+}
+
+/* /modules/NN-name.ko, in the order of their names, which is the order of their needs. */
+void system_load_modules(void)
+{
+    struct dirent **entries;
+    int count = scandir("/modules", &entries, NULL, alphasort);
+
+    for (int i = 0; i < count; i++) {
+        if (entries[i]->d_name[0] != '.') {
+            char path[300];
+            snprintf(path, sizeof path, "/modules/%s", entries[i]->d_name);
+            int fd = open(path, O_RDONLY | O_CLOEXEC);
+            if (fd < 0 || syscall(SYS_finit_module, fd, "", 0) != 0)
+                perror(path);
+            close(fd);
+        }
+        free(entries[i]);
+    }
+    if (count >= 0)
+        free(entries);
+}
+
+/* The line is the virtio port, unless the kernel's arguments name another (coppice.line=ttyS0). */
+const char *system_line(char *path, size_t room)
+{
+    char arguments[4096] = "";
+    char *named;
+    int fd = open("/proc/cmdline", O_RDONLY | O_CLOEXEC);
+
+    if (fd >= 0) {
+        ssize_t got = read(fd, arguments, sizeof arguments - 1);
+        arguments[got > 0 ? got : 0] = 0;
+        close(fd);
+    }
+    named = strstr(arguments, "coppice.line=");
+    if (named) {
+        named += strlen("coppice.line=");
+        named[strcspn(named, " \n")] = 0;
+    }
+    snprintf(path, room, "/dev/%s", named ? named : "vport0p1");
+    for (int tries = 0; access(path, F_OK) != 0 && tries < 2000; tries++)
+        usleep(1000);
+    return path;
+}
+
+void system_halt(void)
+{
+    sync();
+    reboot(RB_POWER_OFF);
+    for (;;)
+        pause();
+}

@@ -1,0 +1,1 @@
+"""This machine: processes, privileges, packages, what a run created and how it goes away."""

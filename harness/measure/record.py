@@ -1,0 +1,286 @@
+"""The run record: one JSON file per rig run, checked on every way in and out, never overwritten.
+
+`schema/run-1.json` beside this file says what each key means. Samples are in measurement order,
+in seconds or bytes, nothing rounded and nothing derived; an attempt that failed has no sample
+and one entry in `failures`, whose `index` counts attempts from 0.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import functools
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import fastjsonschema
+
+from harness.errors import DiskFull, RecordError, UnknownSchema
+
+SCHEMA = "coppice.run/1"
+SCHEMA_FILE = Path(__file__).with_name("schema") / "run-1.json"
+
+Scalar = str | int | float | bool | None
+Facts = Mapping[str, Scalar]
+
+
+@dataclass(frozen=True)
+class Rig:
+    """`id` names the rig, `path` its file relative to the checkout, `sha256` that file's content."""
+
+    id: str
+    path: str
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Command:
+    """What was run: `argv` and `cwd` exactly, `env` of COPPICE_* only, `task` to repeat it."""
+
+    argv: Sequence[str]
+    cwd: str
+    env: Mapping[str, str]
+    task: str
+
+
+@dataclass(frozen=True)
+class Git:
+    commit: str | None
+    dirty: bool | None
+
+
+@dataclass(frozen=True)
+class Patch:
+    path: str
+    sha256: str
+    applied: bool
+
+
+@dataclass(frozen=True)
+class Image:
+    name: str
+    sha256: str
+    built_from: Facts
+
+
+@dataclass(frozen=True)
+class Machine:
+    """The host that ran the sandboxes; `before` and `after` are its state around the run."""
+
+    id: str
+    name: str
+    class_: Literal["bare-metal", "virtual-machine", "emulated"]
+    cpu: str
+    microcode: str | None
+    cores: int
+    memory_bytes: int
+    storage: str
+    os: str
+    kernel: str
+    virtualisation: str
+    accelerator: str | None
+    before: Facts = field(default_factory=dict)
+    after: Facts = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Clock:
+    """Named start and stop events; `stop` has one event per metric."""
+
+    id: str
+    start: str
+    stop: Mapping[str, str]
+    source: str
+    resolution_ns: float
+    overhead_ns: float
+
+
+@dataclass(frozen=True)
+class Failure:
+    index: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class Series:
+    """Samples of one metric under one set of dimensions, in measurement order."""
+
+    metric: str
+    unit: Literal["s", "bytes", "1", "bytes/s", "1/s"]
+    better: Literal["lower", "higher"]
+    dimensions: Facts
+    loop: Literal["closed", "open"]
+    warmup: Sequence[float] = ()
+    samples: Sequence[float] = ()
+    failures: Sequence[Failure] = ()
+
+
+@dataclass(frozen=True)
+class Validity:
+    status: Literal["valid", "suspect", "failed"]
+    reasons: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Harness:
+    version: str
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    run_id: str
+    started: str
+    finished: str
+    profile: str
+    rig: Rig
+    claims: Sequence[str]
+    command: Command
+    git: Git
+    patches: Sequence[Patch]
+    images: Sequence[Image]
+    machine: Machine
+    clock: Clock
+    series: Sequence[Series]
+    validity: Validity
+    tools: Mapping[str, str]
+    harness: Harness
+
+    def to_json(self) -> dict[str, Any]:
+        """The record as JSON's own types, in the schema's names."""
+        plain: dict[str, Any] = {"schema": SCHEMA, **dataclasses.asdict(self)}
+        plain["machine"]["class"] = plain["machine"].pop("class_")
+        # asdict keeps tuples; the schema and JSON know lists only.
+        return json.loads(json.dumps(plain))  # type: ignore[no-any-return]
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> RunRecord:
+        """Raises UnknownSchema or RecordError; an accepted record is whole."""
+        check(data)
+        machine = dict(data["machine"])
+        machine["class_"] = machine.pop("class")
+        return cls(
+            run_id=data["run_id"],
+            started=data["started"],
+            finished=data["finished"],
+            profile=data["profile"],
+            rig=Rig(**data["rig"]),
+            claims=tuple(data["claims"]),
+            command=Command(**data["command"]),
+            git=Git(**data["git"]),
+            patches=tuple(Patch(**patch) for patch in data["patches"]),
+            images=tuple(Image(**image) for image in data["images"]),
+            machine=Machine(**machine),
+            clock=Clock(**data["clock"]),
+            series=tuple(
+                Series(**{**one, "failures": tuple(Failure(**bad) for bad in one["failures"])})
+                for one in data["series"]
+            ),
+            validity=Validity(**data["validity"]),
+            tools=dict(data["tools"]),
+            harness=Harness(**data["harness"]),
+        )
+
+
+@functools.cache
+def _validator() -> Callable[[Any], Any]:
+    compiled: Callable[[Any], Any] = fastjsonschema.compile(json.loads(SCHEMA_FILE.read_text()))
+    return compiled
+
+
+def check(data: object) -> None:
+    """Raises unless `data` is a record of the schema that this harness writes."""
+    schema = data.get("schema") if isinstance(data, Mapping) else None
+    if schema != SCHEMA:
+        raise UnknownSchema(
+            f"the record says schema {schema!r}; this harness reads {SCHEMA!r} only",
+            hint="a newer record needs a newer harness: git pull, then run it again",
+        )
+    try:
+        _validator()(data)
+    except fastjsonschema.JsonSchemaValueException as error:
+        raise RecordError(f"not a valid run record: {error.message}") from error
+    names = [(one["metric"], sorted(one["dimensions"].items())) for one in data["series"]]  # type: ignore[index]
+    for name in names:
+        if names.count(name) > 1:
+            raise RecordError(f"two series of the same name and dimensions: {name}")
+
+
+def parse(text: str | bytes, where: str = "the record") -> RunRecord:
+    """A record from its text; RecordError names `where` it stood."""
+    try:
+        data = json.loads(text)
+    except ValueError as error:
+        raise RecordError(f"{where} is not JSON, perhaps half-written: {error}") from error
+    try:
+        return RunRecord.from_json(data)
+    except RecordError as error:
+        raise type(error)(f"{where}: {error.args[0]}", hint=error.hint) from error
+
+
+def load(path: Path) -> RunRecord:
+    """Read and check one record file."""
+    return parse(path.read_bytes(), str(path))
+
+
+def find(results: Path) -> Iterator[Path]:
+    """The record files under `results`, oldest run first within each machine's folder."""
+    for machine in sorted(results.iterdir()) if results.is_dir() else ():
+        if machine.is_dir() and machine.name != "published":
+            yield from sorted(machine.glob("*.run.json"))
+
+
+def write(record: RunRecord, results: Path) -> Path:
+    """Check and store a record under `results`/<machine>/; atomic, never over another.
+
+    Raises RecordError (invalid, or that run is there already) and DiskFull.
+    """
+    data = record.to_json()
+    check(data)
+    name = f"{record.run_id}.{record.rig.id}.run.json"
+    target = results / record.machine.id / name
+    text = json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    write_atomically(target, text.encode())
+    return target
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_atomically(target: Path, content: bytes) -> None:
+    """Temporary file, fsync, then a link that fails where `target` exists."""
+    temporary = None
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=".half-written-")
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+            os.fchmod(file.fileno(), 0o644)
+        os.link(temporary, target)
+        folder = os.open(target.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+    except FileExistsError as error:
+        raise RecordError(f"{target} is there already; a record is never overwritten") from error
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise DiskFull(
+                f"no room to write {target}: {error.strerror}; nothing was left half-written",
+                hint="free some space, or name another folder with --results",
+            ) from error
+        raise
+    finally:
+        if temporary is not None:
+            Path(temporary).unlink(missing_ok=True)

@@ -1,0 +1,39 @@
+"""What a rig says of itself, so that the doctor and the site know it without running it.
+
+Every file in rigs/ holds one `RIG = RigInfo(...)`.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.errors import UsageError
+
+
+@dataclass(frozen=True)
+class RigInfo:
+    """`id` is the rig's name in records and commands; `tools` are programs that it runs."""
+
+    id: str
+    title: str
+    claims: Sequence[str]
+    substrates: Sequence[str]
+    tools: Sequence[str] = ()
+
+
+def discover(folder: Path) -> dict[str, tuple[Path, RigInfo]]:
+    """Every rig under `folder` by its id, with the file that holds it."""
+    found: dict[str, tuple[Path, RigInfo]] = {}
+    for path in sorted(folder.glob("test_*.py")):
+        spec = importlib.util.spec_from_file_location(f"rigs.{path.stem}", path)
+        assert spec and spec.loader
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        info = getattr(module, "RIG", None)
+        if not isinstance(info, RigInfo):
+            raise UsageError(f"{path} has no RIG = RigInfo(...)")
+        found[info.id] = (path, info)
+    return found

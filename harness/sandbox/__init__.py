@@ -1,0 +1,1 @@
+"""Substrates and what they make: sandboxes, checkpoints, pools."""
