@@ -127,23 +127,19 @@ class Decoder:
 RING = struct.Struct("<HHQ")
 RING_MAGIC = 0xC0BE
 ARMED = b"R"
+RING_ANSWER_LENGTH = 4
 
 
-def _ring_check(number: int) -> int:
-    return (number + (number >> 16) + (number >> 32) + (number >> 48)) & 0xFFFF
+def ring(nonce: bytes) -> bytes:
+    """A nonce of 8 bytes as the doorbell takes it."""
+    number = int.from_bytes(nonce, "little")
+    check = (number + (number >> 16) + (number >> 32) + (number >> 48)) & 0xFFFF
+    return RING.pack(RING_MAGIC, check, number)
 
 
-def ring(number: int) -> bytes:
-    """A 64-bit nonce for the doorbell, or its answer: the two have one form."""
-    return RING.pack(RING_MAGIC, _ring_check(number), number)
-
-
-def ring_number(data: bytes) -> int | None:
-    """The number in a ring or an answer; None when the bytes are not one."""
-    if len(data) != RING.size:
-        return None
-    magic, check, number = RING.unpack(data)
-    return number if magic == RING_MAGIC and check == _ring_check(number) else None
+def ring_answer(key: bytes, nonce: bytes) -> bytes:
+    """What a guest that holds `key` answers on the doorbell."""
+    return struct.pack("<I", siphash(key, nonce) & 0xFFFFFFFF)
 
 
 _MASK = 0xFFFFFFFFFFFFFFFF

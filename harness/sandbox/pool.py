@@ -18,12 +18,13 @@ from types import TracebackType
 from typing import Self
 
 from harness.errors import CoppiceError, GuestTimeout, NotEnoughMemory
-from harness.measure.machine import available_memory
+from harness.host.memory import available_memory
 from harness.sandbox.protocol import Sandbox
 
 MEMORY_FLOOR = 1 << 30
 """Bytes that a pool leaves free on the host, whatever is asked of it."""
-WORKERS = 2
+WORKERS = 8
+"""Launches at once: most of a launch is waiting."""
 MAX_FAILURES = 3
 
 

@@ -7,8 +7,8 @@
  *
  * Armed:  'R'.
  * Ring:   u16 magic 0xC0BE, u16 check, u64 nonce.
- * Answer: u16 magic 0xC0BE, u16 check, u64 SipHash(key, nonce).
- * check:  the four 16-bit words of the number that follows, added.
+ * check:  the four 16-bit words of the nonce, added.
+ * Answer: the lower 32 bits of SipHash(key, nonce): the VMM passes each byte on by itself, so few.
  */
 #include "agent.h"
 
@@ -31,12 +31,12 @@
 
 struct __attribute__((packed)) ring {
     uint16_t magic, check;
-    uint64_t number;
+    uint64_t nonce;
 };
 
-static uint16_t check(uint64_t number)
+static uint16_t check(uint64_t nonce)
 {
-    return (uint16_t)(number + (number >> 16) + (number >> 32) + (number >> 48));
+    return (uint16_t)(nonce + (nonce >> 16) + (nonce >> 32) + (nonce >> 48));
 }
 
 static void take(uint8_t *into)
@@ -69,7 +69,7 @@ static void wait_ring(struct ring *ring)
         take(bytes + have++);
         if (have < sizeof *ring)
             continue;
-        if (ring->magic == MAGIC && ring->check == check(ring->number))
+        if (ring->magic == MAGIC && ring->check == check(ring->nonce))
             return;
         memmove(bytes, bytes + 1, --have); /* noise: look for the magic one byte on */
     }
@@ -79,6 +79,7 @@ void doorbell_wait(const struct frame *request)
 {
     static volatile uint32_t *apic;
     struct ring ring;
+    uint32_t answer;
 
     if (ioperm(PORT, 8, 1) != 0) {
         line_error(request->id, errno, "doorbell");
@@ -94,10 +95,9 @@ void doorbell_wait(const struct frame *request)
         apic[TASK_PRIORITY] = 0xff;
     outb(READY, PORT);
     wait_ring(&ring);
-    ring.number = identity_sign((const uint8_t *)&ring.number, sizeof ring.number);
-    ring.check = check(ring.number);
-    for (size_t i = 0; i < sizeof ring; i++)
-        outb(((const uint8_t *)&ring)[i], PORT);
+    answer = (uint32_t)identity_sign((const uint8_t *)&ring.nonce, sizeof ring.nonce);
+    for (int shift = 0; shift < 32; shift += 8)
+        outb(answer >> shift & 0xff, PORT);
     if (apic)
         apic[TASK_PRIORITY] = 0;
 }

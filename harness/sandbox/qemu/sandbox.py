@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from harness.errors import GuestTimeout, SandboxError, WrongAnswer
 from harness.guest.agent_client import Agent, Finished, identity_fields
-from harness.guest.protocol import ARMED, RING, Tag, field, ring, ring_number, siphash
+from harness.guest.protocol import ARMED, RING_ANSWER_LENGTH, Tag, field, ring, ring_answer
 from harness.sandbox.identity import NO_KEY, Identity
 from harness.sandbox.qemu.checkpoint import Checkpoint
 from harness.sandbox.qemu.qmp import Qmp
@@ -39,8 +39,7 @@ class _Ring:
 
 def _new_ring(key: bytes) -> _Ring:
     nonce = os.urandom(8)
-    number = int.from_bytes(nonce, "little")
-    return _Ring(ring(number), ring(siphash(key, nonce)))
+    return _Ring(ring(nonce), ring_answer(key, nonce))
 
 
 def _patience(line: socket.socket, seconds: float) -> None:
@@ -92,7 +91,7 @@ class QemuSandbox:
             bell.send(self._ring.message)
             self.vmm.control.send(CONTINUE)
             answer = bell.recv(64)
-            while len(answer) < RING.size:
+            while len(answer) < RING_ANSWER_LENGTH:
                 piece = bell.recv(64)
                 if not piece:
                     break
@@ -103,10 +102,9 @@ class QemuSandbox:
         except OSError as error:
             raise self.vmm.died() from error
         if answer != expected:
-            if not answer:
+            if len(answer) < RING_ANSWER_LENGTH:
                 raise self.vmm.died()
-            what = "something else than the nonce's hash" if ring_number(answer) else "noise"
-            raise WrongAnswer(f"{self.vmm.name} answered the doorbell with {what}")
+            raise WrongAnswer(f"{self.vmm.name} answered a nonce with something else than its hash")
         return replied
 
     def _load(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,8 @@ from harness.sandbox.qemu.vmm import Vmm, spawn
 BOOT_LIMIT_S = 300.0
 WARM_UPS = 8
 """Processes run before a guest is checkpointed or stopped, so that translated code is at hand."""
+SETTLE_S = 1.0
+"""How long a guest lives before it is stopped: its kernel's once-a-second work is translated then."""
 SEAL = "/run/sealed"
 """A file written before the checkpoint: a restored guest that has it kept its state."""
 MIB = 1 << 20
@@ -163,6 +166,7 @@ class QemuSubstrate:
 
 
 def _warm_up(guest: QemuSandbox) -> None:
+    time.sleep(SETTLE_S)
     for number in range(WARM_UPS):
         guest.agent.set_wall_clock()
         guest.agent.run((ECHO, str(number)))
