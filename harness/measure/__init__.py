@@ -1,1 +1,1 @@
-"""Clocks, statistics, machine facts, validity and the run record. Imports no sandbox and no site."""
+"""Clocks, statistics, machine facts, validity, the run record. Imports no sandbox and no site."""

@@ -32,7 +32,7 @@ Facts = Mapping[str, Scalar]
 
 @dataclass(frozen=True)
 class Rig:
-    """`id` names the rig, `path` its file relative to the checkout, `sha256` that file's content."""
+    """`id` names the rig, `path` is its file relative to the checkout, `sha256` that file's."""
 
     id: str
     path: str
@@ -156,7 +156,10 @@ class RunRecord:
         plain: dict[str, Any] = {"schema": SCHEMA, **dataclasses.asdict(self)}
         plain["machine"]["class"] = plain["machine"].pop("class_")
         # asdict keeps tuples; the schema and JSON know lists only.
-        return json.loads(json.dumps(plain))  # type: ignore[no-any-return]
+        try:
+            return json.loads(json.dumps(plain, allow_nan=False))  # type: ignore[no-any-return]
+        except (TypeError, ValueError) as error:
+            raise RecordError(f"the record of {self.run_id} is not plain data: {error}") from error
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> RunRecord:
@@ -211,10 +214,14 @@ def check(data: object) -> None:
             raise RecordError(f"two series of the same name and dimensions: {name}")
 
 
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is no number of JSON's")
+
+
 def parse(text: str | bytes, where: str = "the record") -> RunRecord:
     """A record from its text; RecordError names `where` it stood."""
     try:
-        data = json.loads(text)
+        data = json.loads(text, parse_constant=_refuse)
     except ValueError as error:
         raise RecordError(f"{where} is not JSON, perhaps half-written: {error}") from error
     try:
@@ -225,7 +232,11 @@ def parse(text: str | bytes, where: str = "the record") -> RunRecord:
 
 def load(path: Path) -> RunRecord:
     """Read and check one record file."""
-    return parse(path.read_bytes(), str(path))
+    try:
+        text = path.read_bytes()
+    except OSError as error:
+        raise RecordError(f"{path} cannot be read: {error.strerror}") from error
+    return parse(text, str(path))
 
 
 def find(results: Path) -> Iterator[Path]:
@@ -266,14 +277,17 @@ def write_atomically(target: Path, content: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
             os.fchmod(file.fileno(), 0o644)
-        os.link(temporary, target)
+        try:
+            os.link(temporary, target)
+        except FileExistsError as error:
+            raise RecordError(
+                f"{target} is there already; a record is never overwritten"
+            ) from error
         folder = os.open(target.parent, os.O_RDONLY)
         try:
             os.fsync(folder)
         finally:
             os.close(folder)
-    except FileExistsError as error:
-        raise RecordError(f"{target} is there already; a record is never overwritten") from error
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise DiskFull(

@@ -66,9 +66,7 @@ def ranks(n: int, percent: float, confidence: float = CONFIDENCE) -> tuple[int |
     return (lows[-1] if lows else None, highs[0] if highs else None)
 
 
-def estimate(
-    samples: Sequence[float], percent: float, confidence: float = CONFIDENCE
-) -> Estimate:
+def estimate(samples: Sequence[float], percent: float, confidence: float = CONFIDENCE) -> Estimate:
     """A percentile of the samples with its order-statistic interval."""
     ordered = sorted(samples)
     low, high = ranks(len(ordered), percent, confidence)

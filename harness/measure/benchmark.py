@@ -1,0 +1,179 @@
+"""Durations that we measured ourselves, handed to pytest-benchmark through its public interface.
+
+The clock of a cold start runs from a request to a nonce, perhaps in many threads at once: not from
+before to after a call. So the rig measures first and delivers then: a timer that reads 0 and then
+the duration makes pytest-benchmark keep exactly that sample, one per round, in order.
+
+::
+
+    pytestmark = pytest.mark.benchmark(timer=STOPWATCH)
+
+    def test_cold_start(benchmark):
+        attempts = Attempts()
+        attempts.run(one_cold_start, rounds=100, warmup_rounds=3)
+        extra = deliver(benchmark, attempts.samples, run_id=run.id)
+        ...
+        extra["record_sha256"] = record.digest(path)   # any time before the session ends
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, Protocol
+
+from harness.errors import CoppiceError, SandboxError, UsageError
+from harness.measure.record import Facts, Failure, Series
+
+
+class Benchmark(Protocol):
+    """What is used of pytest-benchmark's fixture."""
+
+    extra_info: dict[str, Any]
+
+    @property
+    def enabled(self) -> bool: ...
+
+    def pedantic(
+        self,
+        target: Callable[[], object],
+        *,
+        setup: Callable[[], None],
+        rounds: int,
+        iterations: int,
+    ) -> object: ...
+
+
+class Stopwatch:
+    """A timer that shows a duration which was measured elsewhere: read twice, 0 and then it.
+
+    For `pytest.mark.benchmark(timer=...)`; seconds. Its name stands in pytest-benchmark's file.
+    """
+
+    def __init__(self) -> None:
+        self.__name__ = "STOPWATCH"
+        self._shown = 0.0
+        self._running = False
+        self.readings = 0
+
+    def show(self, seconds: float) -> None:
+        """What the next interval shall show."""
+        self._shown, self._running = seconds, False
+
+    def __call__(self) -> float:
+        self.readings += 1
+        self._running = not self._running
+        return 0.0 if self._running else self._shown
+
+
+STOPWATCH = Stopwatch()
+
+
+def deliver(
+    benchmark: Benchmark, samples: Sequence[float], stopwatch: Stopwatch = STOPWATCH, **extra: Any
+) -> dict[str, Any]:
+    """Give pytest-benchmark these samples (seconds), one per round, in order.
+
+    `extra` goes to the benchmark's extra_info, which is returned and may be added to until the
+    session ends. With --benchmark-disable nothing is kept and nothing fails. Raises SandboxError
+    when there is no sample, UsageError when the test's timer is another.
+    """
+    benchmark.extra_info.update(extra)
+    bad = [one for one in samples if not (math.isfinite(one) and one >= 0)]
+    if bad:
+        raise ValueError(f"{len(bad)} samples are no durations, the first is {bad[0]}")
+    if not samples:
+        raise SandboxError(
+            "no sample to deliver: every attempt failed",
+            hint="the record names each failure with its reason",
+        )
+    waiting = iter(samples)
+    readings = stopwatch.readings
+
+    def show_next() -> None:
+        # A profiler (--benchmark-cprofile) asks for one round more than there are samples.
+        stopwatch.show(next(waiting, 0.0))
+
+    benchmark.pedantic(_nothing, setup=show_next, rounds=len(samples), iterations=1)
+    if benchmark.enabled and stopwatch.readings - readings != 2 * len(samples):
+        raise UsageError(
+            "pytest-benchmark timed this test itself instead of taking our samples",
+            hint="mark the test: @pytest.mark.benchmark(timer=STOPWATCH)",
+        )
+    return benchmark.extra_info
+
+
+def _nothing() -> None:
+    """The target: all work was done before."""
+
+
+class Attempts:
+    """What became of every attempt, in order; safe for threads.
+
+    Failures keep the index of their attempt, counted from 0 without the warm-up.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._warmup: list[float] = []
+        self._samples: list[float] = []
+        self._failures: list[Failure] = []
+
+    def warmed(self, seconds: float) -> None:
+        """A sample of the warm-up, kept apart from those that count."""
+        with self._lock:
+            self._warmup.append(seconds)
+
+    def took(self, seconds: float) -> None:
+        with self._lock:
+            self._samples.append(seconds)
+
+    def failed(self, reason: str | BaseException) -> None:
+        """No sample, but an entry: an error is written as its kind and what it said."""
+        if isinstance(reason, BaseException):
+            reason = f"{type(reason).__name__}: {reason.args[0] if reason.args else ''}".rstrip(
+                ": "
+            )
+        with self._lock:
+            self._failures.append(Failure(len(self._samples) + len(self._failures), reason))
+
+    def run(self, attempt: Callable[[], float], rounds: int, warmup_rounds: int = 0) -> None:
+        """Call `attempt`, which returns the seconds it took, one after the other.
+
+        A CoppiceError of the warm-up is raised: what cannot be warmed up cannot be measured. In a
+        round it is kept as that attempt's failure; any other exception is a defect and is raised.
+        """
+        for _ in range(warmup_rounds):
+            self.warmed(attempt())
+        for _ in range(rounds):
+            try:
+                seconds = attempt()
+            except CoppiceError as error:
+                self.failed(error)
+            else:
+                self.took(seconds)
+
+    @property
+    def samples(self) -> Sequence[float]:
+        return tuple(self._samples)
+
+    @property
+    def failures(self) -> Sequence[Failure]:
+        return tuple(self._failures)
+
+    def series(
+        self,
+        metric: str,
+        dimensions: Facts,
+        *,
+        unit: Literal["s", "bytes", "1", "bytes/s", "1/s"] = "s",
+        better: Literal["lower", "higher"] = "lower",
+        loop: Literal["closed", "open"] = "closed",
+    ) -> Series:
+        """The record's series of these attempts."""
+        with self._lock:
+            return Series(
+                metric, unit, better, dimensions, loop,
+                tuple(self._warmup), tuple(self._samples), tuple(self._failures),
+            )  # fmt: skip

@@ -1,0 +1,166 @@
+"""Where a record comes from: the code, the command, the tools and the time."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import re
+import secrets
+import shutil
+import subprocess
+import sys
+from collections.abc import Collection, Iterable, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+
+from harness import __version__
+from harness.errors import UsageError
+from harness.measure import record
+from harness.measure.system import System
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+"""The folder that holds harness/, rigs/, patches/ and results/ in a checkout."""
+
+PACKAGES = ("pytest", "pytest-benchmark", "psutil")
+_PREFIX = "COPPICE_"
+_VERSION_OPTION = {
+    "bhyve": None,
+    "bhyvectl": None,
+    "ip": "-V",
+    "jail": None,
+    "netperf": "-V",
+    "netserver": "-V",
+    "pfctl": None,
+    "tc": "-V",
+}
+"""Programs that do not know --version; None: it tells no version and must not be run for it."""
+
+
+def utc_now(now: datetime | None = None) -> str:
+    """The time in the record's form: "2026-11-23T16:55:25.123456Z"."""
+    return f"{(now or datetime.now(UTC)).astimezone(UTC):%Y-%m-%dT%H:%M:%S.%fZ}"
+
+
+def new_run_id(now: datetime | None = None) -> str:
+    """UTC to the second and eight random hexadecimal digits: sorts by time, never comes twice."""
+    return f"{(now or datetime.now(UTC)).astimezone(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(4)}"
+
+
+def _git(checkout: Path, *arguments: str) -> str | None:
+    # A hook of another repository may have set GIT_DIR; a run must not look there.
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    # Root may measure in the checkout of somebody else, which git refuses unless it is told.
+    argv = ["git", "-C", str(checkout), "-c", f"safe.directory={checkout}", *arguments]
+    try:
+        done = subprocess.run(
+            argv,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            env=clean | {"GIT_OPTIONAL_LOCKS": "0", "LC_ALL": "C"},
+        )
+    except OSError:
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+def git(checkout: Path = CHECKOUT, apart: Collection[str] = ("results",)) -> record.Git:
+    """Commit and dirty flag of a checkout; both None where it is none, or git is not installed.
+
+    Untracked files count, ignored ones do not. The folders `apart` never make it dirty: a run
+    leaves its record there, and the next run would be suspect for it.
+    """
+    checkout = checkout.resolve()
+    top = _git(checkout, "rev-parse", "--show-toplevel")
+    if top is None or Path(top) != checkout:  # perhaps unpacked inside another repository
+        return record.Git(None, None)
+    outside = [f":(exclude,top){folder}" for folder in apart]
+    changes = _git(
+        checkout, "status", "--porcelain", "--untracked-files=normal", "--", ".", *outside
+    )
+    return record.Git(
+        commit=_git(checkout, "rev-parse", "--verify", "--quiet", "HEAD"),
+        dirty=None if changes is None else bool(changes),
+    )
+
+
+def environment(variables: Mapping[str, str] | None = None) -> dict[str, str]:
+    """The COPPICE_* variables; what looks like a password in them is left out."""
+    found = os.environ if variables is None else variables
+    return {
+        name: _without_secret(name, value)
+        for name, value in sorted(found.items())
+        if name.startswith(_PREFIX)
+    }
+
+
+def _without_secret(name: str, value: str) -> str:
+    if re.search(r"(TOKEN|SECRET|PASSWORD|PASSPHRASE|_KEY)$", name):
+        return "(left out)"
+    return re.sub(r"(://[^/@:\s]+):[^/@\s]*@", r"\1:(left out)@", value)
+
+
+def command(task: str) -> record.Command:
+    """What was run, exactly, interpreter included; `task` is the command that repeats it."""
+    return record.Command(tuple(sys.orig_argv), str(Path.cwd()), environment(), task)
+
+
+def tools(programs: Iterable[str] = (), system: System | None = None) -> dict[str, str]:
+    """Versions by name: Python, the packages that measure, and these programs.
+
+    A program's version is the first line that it prints of itself. One that is not installed is
+    absent; one that tells no version is "unknown".
+    """
+    system = system or System()
+    found = {"python": f"{platform.python_implementation()} {platform.python_version()}"}
+    found |= {name: importlib.metadata.version(name) for name in PACKAGES}
+    for program in programs:
+        version = _version(program, system)
+        if version is not None:
+            found[Path(program).name] = version
+    return found
+
+
+def _version(program: str, system: System) -> str | None:
+    if shutil.which(program) is None:
+        return None
+    name = Path(program).name
+    option = _VERSION_OPTION.get(name, "--version")
+    told = system.run([program, option]) if option else None
+    lines = [line.strip() for line in (told or "").splitlines() if line.strip()]
+    return lines[0] if lines else "unknown"
+
+
+def rig(id: str, path: Path, checkout: Path = CHECKOUT) -> record.Rig:
+    """The rig's file by name and content; UsageError when it is not there."""
+    try:
+        sha256 = record.digest(path)
+    except OSError as error:
+        raise UsageError(f"the rig {id} has no file {path}: {error.strerror}") from error
+    resolved, root = path.resolve(), checkout.resolve()
+    inside = resolved.relative_to(root) if resolved.is_relative_to(root) else Path(resolved.name)
+    return record.Rig(id, inside.as_posix(), sha256)
+
+
+def patches(checkout: Path = CHECKOUT, applied: Collection[str] = ()) -> tuple[record.Patch, ...]:
+    """Every patches/*/*.{diff,patch}; `applied` names those that the running kernel has."""
+    found = sorted(
+        path for suffix in ("diff", "patch") for path in checkout.glob(f"patches/*/*.{suffix}")
+    )
+    names = {path.relative_to(checkout).as_posix(): path for path in found}
+    unknown = sorted(set(applied) - set(names))
+    if unknown:
+        raise UsageError(
+            f"no patch here is called {', '.join(unknown)}",
+            hint=f"known: {', '.join(names) or 'none'}",
+        )
+    return tuple(
+        record.Patch(name, record.digest(path), name in applied) for name, path in names.items()
+    )
+
+
+def harness() -> record.Harness:
+    """The version of this harness."""
+    return record.Harness(__version__)
