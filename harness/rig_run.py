@@ -6,21 +6,18 @@ and after, and a run that was disturbed says so.
 
 from __future__ import annotations
 
-import time
+import dataclasses
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from harness import __version__
 from harness.host.run import new_run_id
 from harness.measure import benchmark as adaptor
 from harness.measure import machine, provenance, validity
 from harness.measure.record import (
     Clock,
     Facts,
-    Harness,
     Image,
     RunRecord,
     Series,
@@ -28,10 +25,6 @@ from harness.measure.record import (
     write,
 )
 from harness.rig import RigInfo
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="microseconds")
 
 
 class RigRun:
@@ -48,7 +41,6 @@ class RigRun:
         self._before: Facts = {}
         self._after: Facts = {}
         self._own_cpu = validity.OwnCpu()
-        self._begun = self._elapsed = 0.0
         self.run_id = new_run_id()
 
     def prepared(
@@ -59,27 +51,27 @@ class RigRun:
 
     def begin(self) -> None:
         """Set-up and warm-up are over: from here on a disturbance counts."""
-        self._started = _now()
-        self._own_cpu.__enter__()
+        self._started = provenance.utc_now()
         self._before = machine.state()
-        self._begun = time.monotonic()
+        self._own_cpu.__enter__()
 
     def end(self) -> None:
         """The last sample is taken."""
-        self._elapsed = time.monotonic() - self._begun
-        self._after = machine.state()
         self._own_cpu.__exit__(None, None, None)
+        self._after = machine.state()
 
     def write(
         self, rig: RigInfo, file: Path, series: Sequence[Series], clock: Clock, task: str
     ) -> Path:
         """Judge the run's validity and store its record; its path."""
         git = provenance.git(self._root)
-        host = machine.describe(self._accelerator, self._before, self._after)
+        host = dataclasses.replace(
+            machine.describe(self._accelerator), before=self._before, after=self._after
+        )
         record = RunRecord(
             run_id=self.run_id,
             started=self._started,
-            finished=_now(),
+            finished=provenance.utc_now(),
             profile=self._profile,
             rig=provenance.rig(rig.id, file, self._root),
             claims=rig.claims,
@@ -91,10 +83,15 @@ class RigRun:
             clock=clock,
             series=series,
             validity=validity.judge(
-                self._before, self._after, self._own_cpu.seconds, self._elapsed, git, series
+                self._before,
+                self._after,
+                self._own_cpu.seconds,
+                self._own_cpu.elapsed_s,
+                git,
+                series,
             ),
             tools=provenance.tools(self._tools),
-            harness=Harness(__version__),
+            harness=provenance.harness(),
         )
         return write(record, self._results)
 

@@ -18,6 +18,7 @@ import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from harness.host.run import Run, cache_folder
+from harness.measure.benchmark import STOPWATCH
 from harness.measure.clock import cold_start_clock
 from harness.measure.record import Failure, Series
 from harness.rig import RigInfo
@@ -178,6 +179,7 @@ def measure(case: Case, run: Run, rig_run: RigRun, count: int) -> list[Series]:
     return series
 
 
+@pytest.mark.benchmark(timer=STOPWATCH)
 @pytest.mark.parametrize("case", cases(), ids=str)
 def test_cold_start(
     case: Case, benchmark: BenchmarkFixture, run: Run, rig_run: RigRun, profile: str
