@@ -22,11 +22,12 @@ _EDGE = 0.012
 
 @dataclass(frozen=True)
 class Strip:
-    """A row: `note` says what a reader must know of it, `published` others' figures for it."""
+    """A row: `note` says what a reader must know, `published` holds others' figures for it."""
 
     label: str
     series: Series | None
     note: str = ""
+    warn: bool = False
     muted: bool = False
     published: Sequence[tuple[str, Figure]] = ()
 
@@ -45,10 +46,10 @@ def strip_chart(id: str, title: str, strips: Sequence[Strip], line: Line | None)
     scale = axis.decades(_values(strips, line), "s")
     bottom = _TOP + _ROW * len(strips)
     parts: list[object] = [_grid(scale, bottom)]
-    for number, strip in enumerate(strips):
-        parts.append(_strip(strip, scale, _TOP + _ROW * number))
     if line and line.figure.value is not None:
         parts.append(_line(line, _x(scale, line.figure.value), bottom))
+    for number, strip in enumerate(strips):
+        parts.append(_strip(strip, scale, _TOP + _ROW * number))
     return svg.chart(id, title, _describe(strips, line), bottom + _BOTTOM, *parts)
 
 
@@ -106,7 +107,8 @@ def _strip(strip: Strip, scale: axis.Axis, top: float) -> Markup:
         parts.append(svg.stretched(svg.dots(points), lane, _LANE, "samples"))
         parts += _summary(strip.series, scale, lane)
         value = svg.tag("tspan", show(median, "s"), class_="value", data_value=repr(median.value))
-        note = [svg.tag("tspan", f"{strip.note} ", class_="note")] if strip.note else []
+        kind = "warn" if strip.warn else "note"
+        note = [svg.tag("tspan", f"{strip.note} ", class_=kind)] if strip.note else []
         parts.append(svg.tag("text", *note, value, x="100%", y=top + 18, text_anchor="end"))
     else:
         words = strip.note or "not measured on this host"
@@ -118,7 +120,7 @@ def _strip(strip: Strip, scale: axis.Axis, top: float) -> Markup:
             continue
         x, y = _x(scale, one.value), lane + _LANE + 14
         parts.append(svg.glyph(x, y, svg.DIAMOND, "other"))
-        right = x < 0.8
+        right = x < 0.62
         text = f"{who} {one.as_written}"
         parts.append(
             svg.tag(

@@ -150,8 +150,9 @@ def count(entry: Entry, number: int, place: str, link: Link) -> Markup:
 
 def clock_figure(entry: Entry, nanoseconds: float, link: Link) -> Markup:
     """A clock's resolution or overhead, as its record states it."""
-    shown = show(Estimate(nanoseconds * 1e-9, None, None), "s")
-    return data(nanoseconds * 1e-9, shown, f"{link(entry.page)}#clock")
+    size, name = scale(nanoseconds * 1e-9, "s")
+    text = f"{nanoseconds * 1e-9 / size:.3g} {name}"
+    return data(nanoseconds * 1e-9, text, f"{link(entry.page)}#clock")
 
 
 def quoted(one: Figure, link: Link) -> Markup:

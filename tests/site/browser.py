@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import fcntl
 import json
 import os
 import select
 import shutil
-import subprocess
+import signal
 import tempfile
 import time
 from collections.abc import Iterator
@@ -120,20 +121,12 @@ def browser() -> Iterator[Browser]:
     assert found
     with contextlib.ExitStack() as stack:
         profile = stack.enter_context(tempfile.TemporaryDirectory(ignore_cleanup_errors=True))
-        # Chromium reads file descriptor 3 and writes 4.
         to_child, ours_out = os.pipe()
         ours_in, from_child = os.pipe()
-        argv = [found, *_FLAGS, f"--user-data-dir={profile}", "about:blank"]
-        process = subprocess.Popen(
-            ["sh", "-c", f'exec "$@" 3<&{to_child} 4>&{from_child}', "sh", *argv],
-            pass_fds=(to_child, from_child),
-            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )  # fmt: skip
-        os.close(to_child)
-        os.close(from_child)
         stack.callback(os.close, ours_in)
         stack.callback(os.close, ours_out)
+        process = _spawn([found, *_FLAGS, f"--user-data-dir={profile}", "about:blank"],
+                         to_child, from_child)  # fmt: skip
         try:
             one = Browser(ours_out, ours_in)
             yield one
@@ -141,8 +134,31 @@ def browser() -> Iterator[Browser]:
                 one._session = None
                 one.call("Browser.close")
         finally:
-            try:
-                process.wait(timeout=10)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+            _end(process)
+
+
+def _spawn(argv: list[str], to_child: int, from_child: int) -> int:
+    """Start Chromium with its end of the pipes as file descriptors 3 and 4; both are closed here."""
+    # Out of the way first, so that neither is overwritten by the other.
+    read = fcntl.fcntl(to_child, fcntl.F_DUPFD_CLOEXEC, 10)
+    write = fcntl.fcntl(from_child, fcntl.F_DUPFD_CLOEXEC, 10)
+    actions = [(os.POSIX_SPAWN_OPEN, fd, os.devnull, os.O_RDWR, 0) for fd in (0, 1, 2)]
+    wires = [(os.POSIX_SPAWN_DUP2, read, 3), (os.POSIX_SPAWN_DUP2, write, 4)]
+    try:
+        return os.posix_spawn(
+            argv[0], argv, os.environ, file_actions=[*actions, *wires], setsid=True
+        )
+    finally:
+        for descriptor in (to_child, from_child, read, write):
+            os.close(descriptor)
+
+
+def _end(process: int) -> None:
+    """Wait until Chromium has ended; kill it when it takes too long."""
+    end = time.monotonic() + 10
+    while time.monotonic() < end:
+        if os.waitpid(process, os.WNOHANG)[0]:
+            return
+        time.sleep(0.05)
+    os.killpg(process, signal.SIGKILL)
+    os.waitpid(process, 0)

@@ -25,6 +25,7 @@ from harness.measure.record import (
     Validity,
 )
 
+HOST = "test-host"
 RUNGS = ("object", "resumed", "first-reply", "first-exec", "first-touch")
 _MEDIANS = {
     "full": (0.028, 0.031, 1.52, 1.61, 1.64),
@@ -36,7 +37,7 @@ _MEDIANS = {
 _COUNTS = {"full": 30, "durable-pool": 100}
 
 
-def machine(id: str = "test-host", accelerator: str | None = "tcg") -> Machine:
+def machine(id: str = HOST, accelerator: str | None = "tcg") -> Machine:
     return Machine(
         id=id,
         name=f"Test host {id} (made up)",

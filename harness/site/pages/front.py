@@ -73,7 +73,16 @@ def _strips(corpus: Corpus, rows: Sequence[Row]) -> Sequence[Strip]:
         others = [] if noop or row.tier in drawn else _original(corpus, row.tier)
         drawn.add(row.tier)
         label = "noop: the harness alone" if noop else f"{row.substrate} {row.tier}"
-        strips.append(Strip(label, found[1] if found else None, _note(found), noop, others))
+        strips.append(
+            Strip(
+                label,
+                found[1] if found else None,
+                _note(found),
+                warn=found is not None and found[0].record.validity.status != "valid",
+                muted=noop,
+                published=others,
+            )
+        )
     return strips
 
 
