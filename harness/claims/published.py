@@ -118,8 +118,19 @@ class Quantity:
 
 
 _FIELDS = {one.name for one in fields(Figure)}
-_REQUIRED = ("id", "topic", "subject", "what", "as_written", "unit", "statistic", "when",
-             "clock", "label", "source")  # fmt: skip
+_REQUIRED = (
+    "id",
+    "topic",
+    "subject",
+    "what",
+    "as_written",
+    "unit",
+    "statistic",
+    "when",
+    "clock",
+    "label",
+    "source",
+)
 
 
 def quantity(written: str) -> Quantity | None:

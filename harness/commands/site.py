@@ -12,13 +12,28 @@ HELP = "build the static site from the records"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--results", type=Path, default=Path("results"), metavar="DIR",
-                        help="the folder of records (default: results)")  # fmt: skip
-    parser.add_argument("--out", type=Path, default=Path("_site"), metavar="DIR",
-                        help="where to build (default: _site)")  # fmt: skip
+    parser.add_argument(
+        "--results",
+        type=Path,
+        default=Path("results"),
+        metavar="DIR",
+        help="the folder of records (default: results)",
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("_site"),
+        metavar="DIR",
+        help="where to build (default: _site)",
+    )
     parser.add_argument("--serve", action="store_true", help="then show it on 127.0.0.1")
-    parser.add_argument("--port", type=int, default=8000, metavar="N",
-                        help="port for --serve, 0 for any free one (default: 8000)")  # fmt: skip
+    parser.add_argument(
+        "--port",
+        type=int,
+        default=8000,
+        metavar="N",
+        help="port for --serve, 0 for any free one (default: 8000)",
+    )
 
 
 def main(options: argparse.Namespace) -> int:

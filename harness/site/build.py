@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -105,8 +104,13 @@ def _environment(sources: Path) -> jinja2.Environment:
 
         return call
 
-    for function in (figures.figure, figures.count, figures.clock_figure, figures.quoted,
-                     figures.mark):  # fmt: skip
+    for function in (
+        figures.figure,
+        figures.count,
+        figures.clock_figure,
+        figures.quoted,
+        figures.mark,
+    ):
         environment.globals[function.__name__] = linked(function)
     environment.globals.update(
         anchor=corpus.anchor,
@@ -125,12 +129,14 @@ def _bounds(series: Series, statistic: str) -> str:
     """The interval of a statistic with its unit, or nothing."""
     estimate = figures.get(series, statistic)
     bounds = estimate and figures.show_interval(estimate, series.unit)
-    return f"{bounds} {figures.scale(estimate.value, series.unit)[1]}" if estimate and bounds else ""
+    return (
+        f"{bounds} {figures.scale(estimate.value, series.unit)[1]}" if estimate and bounds else ""
+    )
 
 
 def _replace(out: Path, files: Mapping[str, bytes]) -> None:
     """Put `files` in place of `out` by renaming; refuse a folder that is no site of ours."""
-    out = Path(os.path.abspath(out))
+    out = Path.cwd() / out
     if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / MARKER).exists())):
         raise UsageError(
             f"{out} is there already and is not a site that this command built",

@@ -27,9 +27,10 @@ def ladder(id: str, start: str, rungs: Sequence[Rung]) -> Markup:
     for number, rung in enumerate(rungs, 1):
         y = _TOP + _STEP * number
         parts.append(
-            svg.tag("line", x1=_RAIL, x2=_RAIL, y1=y - _STEP + 7, y2=y - 7,
-                    class_=f"rail rail-{number}")
-        )  # fmt: skip
+            svg.tag(
+                "line", x1=_RAIL, x2=_RAIL, y1=y - _STEP + 7, y2=y - 7, class_=f"rail rail-{number}"
+            )
+        )
         parts.append(svg.tag("text", rung.worker, x=34, y=y - _STEP / 2 + 5, class_="aside"))
         parts.append(_event(y, rung.name, rung.event))
     described = f"{start}; then " + "; ".join(f"{one.name}: {one.event}" for one in rungs) + "."

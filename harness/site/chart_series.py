@@ -24,13 +24,18 @@ def _horizontal(scale: axis.Axis) -> list[Markup]:
     parts = []
     for tick in scale.ticks:
         y = f"{_TOP + _PLOT * (1 - scale.place(tick.value)):g}"
+        parts.append(svg.tag("line", x1=svg.percent(_LEFT), x2="100%", y1=y, y2=y, class_="major"))
         parts.append(
-            svg.tag("line", x1=svg.percent(_LEFT), x2="100%", y1=y, y2=y, class_="major")
+            svg.tag(
+                "text",
+                tick.label,
+                x=svg.percent(_LEFT),
+                dx=-8,
+                y=float(y) + 4,
+                text_anchor="end",
+                class_="tick",
+            )
         )
-        parts.append(
-            svg.tag("text", tick.label, x=svg.percent(_LEFT), dx=-8, y=float(y) + 4,
-                    text_anchor="end", class_="tick")
-        )  # fmt: skip
     return parts
 
 
@@ -43,9 +48,7 @@ def _below(labels: Sequence[tuple[float, str]], grid: bool) -> list[Markup]:
             parts.append(svg.tag("line", x1=x, x2=x, y1=_TOP, y2=_TOP + _PLOT, class_="major"))
         place = "end" if number == len(labels) - 1 else "middle"
         at = "100%" if place == "end" else x
-        parts.append(
-            svg.tag("text", text, x=at, y=_HEIGHT - 10, text_anchor=place, class_="tick")
-        )
+        parts.append(svg.tag("text", text, x=at, y=_HEIGHT - 10, text_anchor=place, class_="tick"))
     return parts
 
 
@@ -90,7 +93,8 @@ def ecdf_chart(id: str, series: Series) -> Markup:
     """The share of samples that do not exceed a value, as steps."""
     ordered = sorted(series.samples)
     scale = axis.fitting(ordered, series.unit)
-    path, last = "", None
+    path = ""
+    last: int | None = None
     for number, value in enumerate(ordered, 1):
         x = round(_across(scale.place(value)) * svg.GRAIN)
         y = f"{_PLOT * (1 - number / len(ordered)):.4g}"
@@ -108,18 +112,25 @@ def ecdf_chart(id: str, series: Series) -> Markup:
     for name in ("p50", "p95", "p99"):
         estimate = get(series, name)
         if estimate:
-            x = svg.percent(_across(scale.place(estimate.value)))
+            at = svg.percent(_across(scale.place(estimate.value)))
             lines.append(
-                svg.tag("line", x1=x, x2=x, y1=_TOP, y2=_TOP + _PLOT,
-                        class_="median" if name == "p50" else "quantile")
-            )  # fmt: skip
+                svg.tag(
+                    "line",
+                    x1=at,
+                    x2=at,
+                    y1=_TOP,
+                    y2=_TOP + _PLOT,
+                    class_="median" if name == "p50" else "quantile",
+                )
+            )
     return svg.chart(
         id,
         f"{series.metric}: share of samples up to a value",
         f"Empirical distribution of {len(ordered)} samples.",
         _HEIGHT,
-        svg.tag("g", *_horizontal(levels), *_below(labels, True), class_="axis",
-                aria_hidden="true"),
+        svg.tag(
+            "g", *_horizontal(levels), *_below(labels, True), class_="axis", aria_hidden="true"
+        ),
         *lines,
         svg.stretched(path, _TOP, _PLOT, "steps"),
-    )  # fmt: skip
+    )

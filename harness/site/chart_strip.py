@@ -112,9 +112,7 @@ def _strip(strip: Strip, scale: axis.Axis, top: float) -> Markup:
         parts.append(svg.tag("text", *note, value, x="100%", y=top + 18, text_anchor="end"))
     else:
         words = strip.note or "not measured on this host"
-        parts.append(
-            svg.tag("text", words, x="100%", y=top + 18, text_anchor="end", class_="note")
-        )
+        parts.append(svg.tag("text", words, x="100%", y=top + 18, text_anchor="end", class_="note"))
     for who, one in strip.published:
         if one.value is None:
             continue
@@ -124,10 +122,16 @@ def _strip(strip: Strip, scale: axis.Axis, top: float) -> Markup:
         text = f"{who} {one.as_written}"
         parts.append(
             svg.tag(
-                "text", text, x=svg.percent(x), dx=10 if right else -10, y=y + 4, class_="other",
-                text_anchor="start" if right else "end", data_value=repr(one.value),
+                "text",
+                text,
+                x=svg.percent(x),
+                dx=10 if right else -10,
+                y=y + 4,
+                class_="other",
+                text_anchor="start" if right else "end",
+                data_value=repr(one.value),
             )
-        )  # fmt: skip
+        )
     return svg.tag("g", *parts, class_="strip muted" if strip.muted else "strip")
 
 
@@ -157,7 +161,15 @@ def _line(line: Line, x: float, bottom: float) -> Markup:
     return svg.tag(
         "g",
         svg.tag("line", x1=at, x2=at, y1=4, y2=bottom, class_="claim"),
-        svg.tag("text", line.text, x=at, dx=shift, y=16, text_anchor=place, class_="claim",
-                data_value=repr(line.figure.value)),
+        svg.tag(
+            "text",
+            line.text,
+            x=at,
+            dx=shift,
+            y=16,
+            text_anchor=place,
+            class_="claim",
+            data_value=repr(line.figure.value),
+        ),
         svg.tag("text", line.aside, x=at, dx=shift, y=32, text_anchor=place, class_="aside"),
-    )  # fmt: skip
+    )

@@ -31,8 +31,7 @@ def typed_figures(text: str) -> list[tuple[int, str]]:
     # The percent sign of a template's own delimiters is no unit.
     text = text.replace("{%", "{ ").replace("%}", " }")
     return [
-        (text.count("\n", 0, match.start()) + 1, match.group())
-        for match in _FIGURE.finditer(text)
+        (text.count("\n", 0, match.start()) + 1, match.group()) for match in _FIGURE.finditer(text)
     ]
 
 

@@ -63,7 +63,9 @@ def rows(corpus: Corpus) -> Sequence[Row]:
 
     def row(substrate: str, tier: str) -> Row:
         return Row(
-            substrate, tier, {key[2]: e for key, e in chosen.items() if key[:2] == (substrate, tier)}
+            substrate,
+            tier,
+            {key[2]: e for key, e in chosen.items() if key[:2] == (substrate, tier)},
         )
 
     substrates = sorted({key[0] for key in chosen} - {NOOP}) or [DEFAULT_SUBSTRATE]

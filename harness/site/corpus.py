@@ -8,7 +8,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.claims import published
+from harness.claims.published import Figure
+from harness.claims.published import load as load_published
 from harness.errors import RecordError
 from harness.measure import record as records
 from harness.measure.record import RunRecord, Scalar, Series
@@ -54,9 +55,9 @@ class Corpus:
 
     entries: Sequence[Entry]
     problems: Sequence[Problem]
-    published: Sequence[published.Figure]
+    published: Sequence[Figure]
 
-    def figure(self, id: str) -> published.Figure | None:
+    def figure(self, id: str) -> Figure | None:
         return next((one for one in self.published if one.id == id), None)
 
     @property
@@ -112,7 +113,7 @@ def load(results: Path, published_folder: Path) -> Corpus:
         taken[page] = shown
         entries.append(Entry(found, content, f"{page}.html", f"{page}.json"))
     entries.sort(key=lambda entry: (entry.record.run_id, entry.page))
-    return Corpus(tuple(entries), tuple(problems), tuple(published.load(published_folder)))
+    return Corpus(tuple(entries), tuple(problems), tuple(load_published(published_folder)))
 
 
 def _finite(record: RunRecord, where: str) -> None:

@@ -169,6 +169,19 @@ def bytes_text(value: float) -> str:
 
 
 __all__ = [
-    "Link", "bytes_text", "clock_figure", "count", "data", "decimals", "escape", "figure", "get",
-    "mark", "quoted", "scale", "show", "show_interval", "why_absent",
-]  # fmt: skip
+    "Link",
+    "bytes_text",
+    "clock_figure",
+    "count",
+    "data",
+    "decimals",
+    "escape",
+    "figure",
+    "get",
+    "mark",
+    "quoted",
+    "scale",
+    "show",
+    "show_interval",
+    "why_absent",
+]

@@ -1,4 +1,4 @@
-"""Headless Chromium over the DevTools protocol's pipe: no driver, no port, no script on the page."""
+"""Headless Chromium over the DevTools protocol's pipe: no driver and no port."""
 
 from __future__ import annotations
 
@@ -17,10 +17,18 @@ from pathlib import Path
 from typing import Any
 
 _FLAGS = (
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-    "--disable-background-networking", "--disable-component-update", "--disable-sync",
-    "--disable-dev-shm-usage", "--hide-scrollbars", "--remote-debugging-pipe",
-)  # fmt: skip
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--disable-dev-shm-usage",
+    "--hide-scrollbars",
+    "--remote-debugging-pipe",
+)
 _LIMIT = 60.0
 
 
@@ -88,8 +96,11 @@ class Browser:
         """The size of the window in CSS pixels, and what the page is told of its surroundings."""
         self.call(
             "Emulation.setDeviceMetricsOverride",
-            width=width, height=height, deviceScaleFactor=1, mobile=width < 500,
-        )  # fmt: skip
+            width=width,
+            height=height,
+            deviceScaleFactor=1,
+            mobile=width < 500,
+        )
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.call("Emulation.setEmulatedMedia", media=media, features=[scheme])
 
@@ -125,8 +136,9 @@ def browser() -> Iterator[Browser]:
         ours_in, from_child = os.pipe()
         stack.callback(os.close, ours_in)
         stack.callback(os.close, ours_out)
-        process = _spawn([found, *_FLAGS, f"--user-data-dir={profile}", "about:blank"],
-                         to_child, from_child)  # fmt: skip
+        process = _spawn(
+            [found, *_FLAGS, f"--user-data-dir={profile}", "about:blank"], to_child, from_child
+        )
         try:
             one = Browser(ours_out, ours_in)
             yield one
@@ -138,7 +150,7 @@ def browser() -> Iterator[Browser]:
 
 
 def _spawn(argv: list[str], to_child: int, from_child: int) -> int:
-    """Start Chromium with its end of the pipes as file descriptors 3 and 4; both are closed here."""
+    """Start Chromium with the pipes as file descriptors 3 and 4; closes them on our side."""
     # Out of the way first, so that neither is overwritten by the other.
     read = fcntl.fcntl(to_child, fcntl.F_DUPFD_CLOEXEC, 10)
     write = fcntl.fcntl(from_child, fcntl.F_DUPFD_CLOEXEC, 10)

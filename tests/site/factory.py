@@ -141,7 +141,8 @@ def whole(results: Path) -> list[RunRecord]:
         for many in (1, 10, 50):
             if (tier, many) == ("full", 50):
                 continue
-            validity, failures = None, ()
+            validity: Validity | None = None
+            failures: tuple[Failure, ...] = ()
             if (tier, many) == ("prewarm-pool", 1):
                 validity = Validity("suspect", ("load from elsewhere (test)",))
             if (tier, many) == ("durable-pool", 10):

@@ -10,8 +10,14 @@ from harness.site import axis
 def test_decades_are_labelled_in_plain_words() -> None:
     scale = axis.decades([0.00002, 3.9], "s")
     assert [tick.label for tick in scale.ticks] == [
-        "10 µs", "100 µs", "1 ms", "10 ms", "100 ms", "1 s", "10 s",
-    ]  # fmt: skip
+        "10 µs",
+        "100 µs",
+        "1 ms",
+        "10 ms",
+        "100 ms",
+        "1 s",
+        "10 s",
+    ]
     assert scale.place(1e-5) == 0
     assert scale.place(10.0) == 1
     assert math.isclose(scale.place(0.01), 0.5)
@@ -20,8 +26,10 @@ def test_decades_are_labelled_in_plain_words() -> None:
 
 def test_decades_of_exact_powers_and_of_nothing() -> None:
     assert [tick.label for tick in axis.decades([0.001, 0.1], "s").ticks] == [
-        "1 ms", "10 ms", "100 ms",
-    ]  # fmt: skip
+        "1 ms",
+        "10 ms",
+        "100 ms",
+    ]
     assert len(axis.decades([0.01], "s").ticks) == 2
     assert len(axis.decades([], "s").ticks) >= 2
     assert axis.decades([1e-9, 1e-10], "s").ticks[0].label == "0.1 ns"

@@ -39,8 +39,10 @@ def test_equal_inputs_give_equal_bytes(made: Made, tmp_path: Path) -> None:
         target.write_bytes(path.read_bytes())
         os.utime(target, (0, 0))
     # Another process: another hash seed, another order of sets.
-    code = "import sys, pathlib; from harness.site.build import build; " \
-           "build(pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2]))"  # fmt: skip
+    code = (
+        "import sys, pathlib; from harness.site.build import build; "
+        "build(pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2]))"
+    )
     environment = {**os.environ, "PYTHONHASHSEED": "7"}
     argv = [sys.executable, "-c", code, str(copy), str(tmp_path / "out")]
     subprocess.run(argv, check=True, env=environment)
@@ -84,8 +86,11 @@ def test_unreadable_and_binary_records_do_not_break_the_rest(tmp_path: Path) -> 
     built = build(results, tmp_path / "out")
     assert built.records == 1
     assert [one.path[-10:] for one in built.problems] == [
-        "a.run.json", "b.run.json", "c.run.json", "d.run.json",
-    ]  # fmt: skip
+        "a.run.json",
+        "b.run.json",
+        "c.run.json",
+        "d.run.json",
+    ]
 
 
 def test_two_records_that_would_share_a_page(tmp_path: Path) -> None:
@@ -258,9 +263,19 @@ def test_a_folder_that_is_not_ours_is_not_replaced(made: Made, tmp_path: Path) -
 
 @pytest.mark.parametrize(
     "text",
-    ["in 17 ms", "9.1 GiB", "1&nbsp;000 ms", "~60ms", "12 %", "4 µs", "2.5 seconds", "3 Gbit/s",
-     "{{ '60 ms' }}", "100–200 ms"],
-)  # fmt: skip
+    [
+        "in 17 ms",
+        "9.1 GiB",
+        "1&nbsp;000 ms",
+        "~60ms",
+        "12 %",
+        "4 µs",
+        "2.5 seconds",
+        "3 Gbit/s",
+        "{{ '60 ms' }}",
+        "100–200 ms",
+    ],
+)
 def test_a_typed_figure_is_found(tmp_path: Path, text: str) -> None:
     path = tmp_path / "page.md"
     path.write_text(f"line\n{text}\n")
@@ -270,9 +285,18 @@ def test_a_typed_figure_is_found(tmp_path: Path, text: str) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["p95", "IPv6", "{% if n > 20 %}x{% endif %}", "{{ 20 }} s", "#a1410d", "section 3", "E2B",
-     'width="22" height="16"', "bench-1"],
-)  # fmt: skip
+    [
+        "p95",
+        "IPv6",
+        "{% if n > 20 %}x{% endif %}",
+        "{{ 20 }} s",
+        "#a1410d",
+        "section 3",
+        "E2B",
+        'width="22" height="16"',
+        "bench-1",
+    ],
+)
 def test_other_numbers_are_no_figures(text: str) -> None:
     assert check.typed_figures(text) == []
 
@@ -285,7 +309,10 @@ def test_a_typed_figure_in_a_page_module_is_found(tmp_path: Path) -> None:
 
 
 def test_a_broken_link_or_anchor_fails_the_build() -> None:
-    good = {"a.html": b'<a id="x" href="b/c.html#y">', "b/c.html": b'<p id="y"><a href="../a.html">'}
+    good = {
+        "a.html": b'<a id="x" href="b/c.html#y">',
+        "b/c.html": b'<p id="y"><a href="../a.html">',
+    }
     check.check_links(good)
     for bad in (b'<a href="../none.html">', b'<a href="../a.html#none">', b'<i id="y"><i id="y">'):
         with pytest.raises(check.SiteError, match=r"b/c\.html"):
@@ -318,9 +345,10 @@ def test_a_page_is_a_file_added(
     monkeypatch.setattr(pages, "__path__", [*pages.__path__, str(tmp_path / "extra")])
     build(made.results, tmp_path / "out")
     assert (tmp_path / "out" / "added.html").read_text() == "<p>13"
-    assert '<a href="../../added.html">Added</a>' in next(
-        (tmp_path / "out").glob("runs/*/*.html")
-    ).read_text()
+    assert (
+        '<a href="../../added.html">Added</a>'
+        in next((tmp_path / "out").glob("runs/*/*.html")).read_text()
+    )
     sys.modules.pop("harness.site.pages.added", None)
 
 
@@ -336,6 +364,7 @@ def test_the_run_side_imports_nothing_of_the_site() -> None:
     code = (
         "import sys; import harness.commands.site, harness.measure.record, harness.rig;"
         "bad = [m for m in sys.modules if m.startswith('harness.site') or m in "
-        "('jinja2', 'matplotlib', 'pandas', 'markdown_it', 'scipy')]; sys.exit(str(bad) if bad else 0)"
+        "('jinja2', 'matplotlib', 'pandas', 'markdown_it', 'scipy')];"
+        "sys.exit(str(bad) if bad else 0)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

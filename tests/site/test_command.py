@@ -35,11 +35,20 @@ def test_a_missing_results_folder_is_one_clear_error(
     assert not (tmp_path / "out").exists()
 
 
-def test_serve_shows_the_site_on_loopback_and_ends_on_interrupt(
-    made: Made, tmp_path: Path
-) -> None:
-    argv = [sys.executable, "-m", "harness.cli", "site", "--results", str(made.results),
-            "--out", str(tmp_path / "out"), "--serve", "--port", "0"]  # fmt: skip
+def test_serve_shows_the_site_on_loopback_and_ends_on_interrupt(made: Made, tmp_path: Path) -> None:
+    argv = [
+        sys.executable,
+        "-m",
+        "harness.cli",
+        "site",
+        "--results",
+        str(made.results),
+        "--out",
+        str(tmp_path / "out"),
+        "--serve",
+        "--port",
+        "0",
+    ]
     with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout
         address = next(line for line in process.stdout if line.startswith("http")).split()[0]

@@ -117,8 +117,10 @@ def test_a_file_of_another_shape(tmp_path: Path, text: str, message: str) -> Non
 def test_quantities(text: str, low: float, high: float | None, of: float | None, unit: str) -> None:
     found = published.quantity(text)
     assert found and (found.high, found.of, found.unit) == (
-        None if high is None else pytest.approx(high), of, unit,
-    )  # fmt: skip
+        None if high is None else pytest.approx(high),
+        of,
+        unit,
+    )
     assert found.low == pytest.approx(low)
 
 
@@ -131,8 +133,11 @@ def test_ours_load_and_hold_what_the_pages_need() -> None:
         if one.publisher == "Coppice" and one.concurrency == 1 and one.dimensions
     }
     assert tiers == {
-        "full": 3.906, "durable-pool": 0.271, "durable-prewarm-pool": 0.017, "prewarm-pool": 0.01,
-    }  # fmt: skip
+        "full": 3.906,
+        "durable-pool": 0.271,
+        "durable-prewarm-pool": 0.017,
+        "prewarm-pool": 0.01,
+    }
     assert by_id["cubesandbox.readme.cc1"].label == "advertised"
     assert by_id["cubesandbox.readme.cc1"].clock == "api-response"
     # A figure that contradicts another of the same publisher must say so.

@@ -40,16 +40,32 @@ def _heroes(rows: Sequence[Row]) -> Sequence[Hero]:
 
     many = coldstart.CONCURRENCIES[-1]
     return [
-        Hero("durable-prewarm-pool", 1, "p50", "kept in memory, median",
-             "from the request to the first reply of a microVM that was restored from its "
-             "checkpoint and stopped", row("durable-prewarm-pool")),
-        Hero("durable-pool", 1, "p50", "restored from disk, median",
-             "the same, when the guest's state is on disk alone until it is asked for",
-             row("durable-pool")),
-        Hero("durable-prewarm-pool", many, "p95", f"{many} at once, p95",
-             "nineteen of twenty have replied by then, when all are asked for together",
-             row("durable-prewarm-pool")),
-    ]  # fmt: skip
+        Hero(
+            "durable-prewarm-pool",
+            1,
+            "p50",
+            "kept in memory, median",
+            "from the request to the first reply of a microVM that was restored from its "
+            "checkpoint and stopped",
+            row("durable-prewarm-pool"),
+        ),
+        Hero(
+            "durable-pool",
+            1,
+            "p50",
+            "restored from disk, median",
+            "the same, when the guest's state is on disk alone until it is asked for",
+            row("durable-pool"),
+        ),
+        Hero(
+            "durable-prewarm-pool",
+            many,
+            "p95",
+            f"{many} at once, p95",
+            "nineteen of twenty have replied by then, when all are asked for together",
+            row("durable-prewarm-pool"),
+        ),
+    ]
 
 
 def _original(corpus: Corpus, tier: str) -> Sequence[tuple[str, Figure]]:
@@ -92,7 +108,7 @@ def _note(found: tuple[Entry, Series] | None) -> str:
         return "not measured on this host"
     entry, series = found
     status = entry.record.validity.status
-    notes = [status] if status != "valid" else []
+    notes: list[str] = [status] if status != "valid" else []
     if entry.record.profile != "full":
         notes.append(f"{entry.record.profile} profile")
     if series.failures:
@@ -105,9 +121,9 @@ def _note(found: tuple[Entry, Series] | None) -> str:
 def _render(corpus: Corpus) -> Iterator[Document | Asset]:
     rows = coldstart.rows(corpus)
     claim = corpus.figure(_CLAIM)
-    line = claim and Line(
-        claim, f"CubeSandbox: {claim.as_written}", "advertised; other clock"
-    )
+    line = None
+    if claim:
+        line = Line(claim, f"CubeSandbox: {claim.as_written}", "advertised; other clock")
     chart = strip_chart(
         "cold-start", "Cold start to the first reply, one at a time", _strips(corpus, rows), line
     )

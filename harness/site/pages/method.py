@@ -22,12 +22,8 @@ _PERCENTILES = (50, 90, 95, 99)
 
 
 def _render(corpus: Corpus) -> Iterator[Document | Asset]:
-    newest = None
-    for newest in corpus.of_rig(coldstart.RIG, corpus.machine):
-        pass
-    shown = {
-        n: [p for p in _PERCENTILES if n >= statistics.smallest_n(p)] for n in _EXAMPLES
-    }
+    runs = list(corpus.of_rig(coldstart.RIG, corpus.machine))
+    shown = {n: [p for p in _PERCENTILES if n >= statistics.smallest_n(p)] for n in _EXAMPLES}
     yield Document(
         "method.html",
         "method.html",
@@ -35,7 +31,7 @@ def _render(corpus: Corpus) -> Iterator[Document | Asset]:
         "Clocks, tiers and statistics: what a figure on this site means.",
         {
             "drawing": ladder("ladder", "a caller asks for a sandbox", _RUNGS),
-            "newest": newest,
+            "newest": runs[-1] if runs else None,
             "percentiles": _PERCENTILES,
             "shown": shown,
             "tiers": coldstart.TIERS,
