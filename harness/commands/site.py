@@ -44,7 +44,7 @@ def main(options: argparse.Namespace) -> int:
     except ModuleNotFoundError as error:
         raise MissingTool(
             f"the site needs the Python package {error.name}",
-            hint="pip install 'coppice-harness[site]'",
+            hint="pip install -e '.[site]' in the checkout",
         ) from error
     built = build.build(options.results, options.out)
     print(f"{built.pages} pages of {built.records} records in {built.out}/index.html")

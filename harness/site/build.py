@@ -45,6 +45,11 @@ def build(results: Path, out: Path, *, sources: Path = SOURCES) -> Built:
             f"{results} is no folder of records",
             hint="name one with --results, or make the first record: mise run bench",
         )
+    if not (sources / "templates").is_dir():
+        raise UsageError(
+            f"the site's templates are not in {sources}",
+            hint="they belong to a checkout: install it with pip install -e '.[site]'",
+        )
     own = results / "published"
     found = corpus.load(results, own if own.is_dir() else RESULTS / "published")
     files = render(found, sources)

@@ -16,7 +16,7 @@ from harness.measure.record import Series
 from harness.site import axis, svg
 from harness.site.figures import get, show
 
-_TOP, _ROW, _LANE, _BOTTOM = 46, 84, 30, 30
+_TOP, _ROW, _LANE, _BOTTOM = 46, 92, 30, 30
 _EDGE = 0.012
 
 
@@ -99,6 +99,7 @@ def _strip(strip: Strip, scale: axis.Axis, top: float) -> Markup:
         svg.tag("line", x1="0", x2="100%", y1=top, y2=top, class_="rule"),
         svg.tag("text", strip.label, x="0", y=top + 18, class_="row"),
     ]
+    kind = "warn" if strip.warn else "note"
     samples = strip.series.samples if strip.series else ()
     median = get(strip.series, "p50") if strip.series else None
     if strip.series and median:
@@ -107,16 +108,15 @@ def _strip(strip: Strip, scale: axis.Axis, top: float) -> Markup:
         parts.append(svg.stretched(svg.dots(points), lane, _LANE, "samples"))
         parts += _summary(strip.series, scale, lane)
         value = svg.tag("tspan", show(median, "s"), class_="value", data_value=repr(median.value))
-        kind = "warn" if strip.warn else "note"
         note = [svg.tag("tspan", f"{strip.note} ", class_=kind)] if strip.note else []
         parts.append(svg.tag("text", *note, value, x="100%", y=top + 18, text_anchor="end"))
     else:
         words = strip.note or "not measured on this host"
-        parts.append(svg.tag("text", words, x="100%", y=top + 18, text_anchor="end", class_="note"))
+        parts.append(svg.tag("text", words, x="100%", y=top + 18, text_anchor="end", class_=kind))
     for who, one in strip.published:
         if one.value is None:
             continue
-        x, y = _x(scale, one.value), lane + _LANE + 14
+        x, y = _x(scale, one.value), lane + _LANE + 21
         parts.append(svg.glyph(x, y, svg.DIAMOND, "other"))
         right = x < 0.62
         text = f"{who} {one.as_written}"

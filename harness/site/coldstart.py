@@ -33,11 +33,11 @@ class Row:
         return (entry, found) if entry and found else None
 
     @property
-    def task(self) -> str:
-        """The command that measures this tier."""
+    def task(self) -> str | None:
+        """The command that measures this tier: as its record says, else as tasks are named."""
         for _, entry in sorted(self.entries.items()):
             return entry.record.command.task
-        return f"mise run bench:{self.substrate}-{self.tier}"
+        return None if self.substrate == NOOP else f"mise run bench:{self.substrate}-{self.tier}"
 
 
 def rows(corpus: Corpus) -> Sequence[Row]:

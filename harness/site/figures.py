@@ -106,7 +106,7 @@ def get(series: Series, statistic: str) -> Estimate | None:
 def why_absent(series: Series, statistic: str) -> str:
     """In words, why `get` gave None."""
     if not series.samples:
-        return f"no sample: all {len(series.failures)} attempts failed"
+        return f"all {len(series.failures)} failed" if series.failures else "no sample"
     need = statistics.smallest_n(PERCENTILES[statistic])
     return f"needs {need} samples, has {len(series.samples)}"
 

@@ -134,3 +134,10 @@ def test_print_shows_what_a_screen_hides(browser: Browser, made: Made) -> None:
     ground = browser.evaluate("getComputedStyle(document.body).backgroundColor")
     assert ground == "rgb(255, 255, 255)"
     assert browser.evaluate("getComputedStyle(document.querySelector('nav')).display") == "none"
+    height = browser.evaluate(
+        "document.querySelector('details table').getBoundingClientRect().height"
+    )
+    assert height > 100
+    browser.view(1280)
+    closed = browser.evaluate("document.querySelector('details table').checkVisibility()")
+    assert closed is False

@@ -159,10 +159,11 @@ def test_suspect_and_failed_runs_carry_a_mark_in_words(tmp_path: Path) -> None:
         factory.cold_start("full", n=0, failures=failures, validity=failed),
     )
     assert re.search(r'class="mark suspect" href="[^"]*#validity">suspect</a>', text)
-    assert re.search(r"no sample: all 30 attempts failed.*?#validity\">failed</a>", text)
+    assert re.search(r"all 30 failed.*?#validity\">failed</a>", text)
     pages = [path.read_text() for path in (tmp_path / "out").glob("runs/*/*.html")]
     assert any("swap moved (test)" in page for page in pages)
     assert any("Failed attempts: 30 of 30" in page for page in pages)
+    assert any("died (test) <small>(attempt 1–30)</small>" in page for page in pages)
 
 
 def test_other_rigs_and_units_get_a_page(tmp_path: Path) -> None:
@@ -368,3 +369,10 @@ def test_the_run_side_imports_nothing_of_the_site() -> None:
         "sys.exit(str(bad) if bad else 0)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_noop_measured_last_does_not_name_the_accelerator(tmp_path: Path) -> None:
+    noop = factory.cold_start("durable-prewarm-pool", substrate="noop", day=9)
+    text = only(tmp_path, factory.cold_start("full"), noop)
+    assert "Guests ran under tcg." in text
+    assert "noop: the harness alone" in text

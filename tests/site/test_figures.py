@@ -59,7 +59,8 @@ def test_a_percentile_without_both_bounds_is_not_shown_and_says_why() -> None:
     assert figures.get(enough, "p95") is not None
     failed = series([], (Failure(0, "x"), Failure(1, "y")))
     assert figures.get(failed, "p50") is None
-    assert figures.why_absent(failed, "p50") == "no sample: all 2 attempts failed"
+    assert figures.why_absent(failed, "p50") == "all 2 failed"
+    assert figures.why_absent(series([]), "p95") == "no sample"
 
 
 def test_interval_always_contains_the_samples_that_bound_it() -> None:

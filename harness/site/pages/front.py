@@ -118,6 +118,17 @@ def _note(found: tuple[Entry, Series] | None) -> str:
     return ", ".join(notes)
 
 
+def _accelerators(rows: Sequence[Row]) -> Sequence[str]:
+    """What ran the guests of the rows; `noop` has none."""
+    found = {
+        entry.record.machine.accelerator or "no accelerator"
+        for row in rows
+        if row.substrate != coldstart.NOOP
+        for entry in row.entries.values()
+    }
+    return sorted(found)
+
+
 def _render(corpus: Corpus) -> Iterator[Document | Asset]:
     rows = coldstart.rows(corpus)
     claim = corpus.figure(_CLAIM)
@@ -143,6 +154,7 @@ def _render(corpus: Corpus) -> Iterator[Document | Asset]:
             "original": {tier: [one for _, one in _original(corpus, tier)] for tier in used},
             "machine": machine,
             "others": others,
+            "accelerators": _accelerators(rows),
             "rungs": coldstart.RUNGS,
             "headline": coldstart.HEADLINE,
             "concurrencies": coldstart.CONCURRENCIES,

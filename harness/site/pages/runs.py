@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from harness.measure.record import RunRecord, Series
 from harness.site import coldstart
@@ -36,6 +36,24 @@ def _title(record: RunRecord) -> str:
     return ", ".join([record.rig.id, *shared])
 
 
+def _reasons(series: Series) -> dict[str, str]:
+    """Every reason for failure, with the attempts that it ended, counted from 1: 3, 7–9."""
+    by_reason: dict[str, list[int]] = {}
+    for failure in series.failures:
+        by_reason.setdefault(failure.reason, []).append(failure.index + 1)
+    return {reason: _ranges(sorted(set(found))) for reason, found in by_reason.items()}
+
+
+def _ranges(numbers: Sequence[int]) -> str:
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][1] + 1:
+            runs[-1][1] = number
+        else:
+            runs.append([number, number])
+    return ", ".join(f"{low}" if low == high else f"{low}–{high}" for low, high in runs)
+
+
 def _run(entry: Entry) -> Document:
     record = entry.record
     charts = {}
@@ -54,6 +72,7 @@ def _run(entry: Entry) -> Document:
             "record": record,
             "charts": charts,
             "facts": facts,
+            "reasons": _reasons,
             "statistics": _STATISTICS,
         },
     )
