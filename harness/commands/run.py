@@ -28,6 +28,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tier", action="append", default=[])
     parser.add_argument("--concurrency", action="append", default=[])
     parser.add_argument("--profile", choices=("quick", "full"), default="quick")
+    parser.add_argument("--site", action="store_true", help="build the site afterwards")
     parser.add_argument("--results", type=Path, default=ROOT / "results")
 
 
@@ -38,23 +39,27 @@ def main(options: argparse.Namespace) -> int:
     if options.rig is None and not options.all:
         raise UsageError("name a rig, or say --all", hint=f"rigs: {', '.join(sorted(rigs))}")
     for name in options.substrate:
-        _refuse_at_once(name)
+        _refuse_at_once(name, (options.tier or ["full"])[0])
     files = [path for path, info in rigs.values() if options.rig in (None, info.id)]
     before = set(find(options.results))
     code = _pytest(files, options)
     made = [path for path in find(options.results) if path not in before]
     _table(made)
+    if options.site and made:
+        # In a process of its own: what renders pages is never loaded beside a measurement.
+        site = [sys.executable, "-m", "harness.cli", "site", "--results", str(options.results)]
+        code = subprocess.call(site, cwd=ROOT) or code
     if not made and code == 0:
         raise Unsupported("nothing of what was asked for can run here", hint="coppice doctor")
     return code
 
 
-def _refuse_at_once(name: str) -> None:
+def _refuse_at_once(name: str, tier: str) -> None:
     """A substrate that was asked for by name and cannot run here ends the command, unmeasured."""
-    substrate = load_substrate(name)
-    for need in substrate.requirements():
+    for need in load_substrate(name).requirements():
         if not need.satisfied:
-            raise Unsupported(f"{name} needs {need.what}: {need.detail}", hint=need.remedy)
+            remedy = need.remedy.replace("TIER", tier) if need.remedy else None
+            raise Unsupported(f"{name} needs {need.what}; {need.detail}", hint=remedy)
 
 
 def _pytest(files: list[Path], options: argparse.Namespace) -> int:

@@ -60,6 +60,7 @@ class QemuSandbox:
         self.agent = Agent(vmm.agent, vmm.name)
         self.vmm = vmm
         self._state = state
+        self._booted = state is State.BOOTING
         self._checkpoint = checkpoint
         self._pending_identity = state is not State.RUNNING
         self._ring = _new_ring(NO_KEY)
@@ -138,7 +139,12 @@ class QemuSandbox:
         self.agent.touch(mib)
 
     def resumed_at(self) -> float:
-        """When the VMM let the vCPU run, by its own word; perf_counter seconds."""
+        """When the VMM let the vCPU run, by its own word; perf_counter seconds.
+
+        0 for a guest that booted: its vCPU ran as soon as its VMM existed.
+        """
+        if self._booted:
+            return 0.0
         stamp = self.vmm.qmp.wait_event("RESUME", 5)["timestamp"]
         wall = stamp["seconds"] + stamp["microseconds"] / 1e6
         return wall - time.time() + time.perf_counter()
@@ -165,6 +171,7 @@ class QemuSandbox:
         """Hold the vCPU; the guest must be armed."""
         self.vmm.control.send(STOP)
         self.qmp.wait_event("STOP", 10)
+        self._booted = False
         self._state = State.STOPPED
 
     def resume(self) -> None:

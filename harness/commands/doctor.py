@@ -1,0 +1,93 @@
+"""Say, substrate by substrate and rig by rig, what runs on this host and what is missing.
+
+`--json` prints `{"substrates": {NAME: {"runs": bool, "requirements": [{"what", "satisfied",
+"detail", "remedy"}]}}, "rigs": {ID: {"title", "runs_on": [NAME], "missing_tools": [PROGRAM]}}}`.
+Exit codes: 0 every rig runs on some substrate here; 69 one does not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from harness.host.process import install_command
+from harness.host.requirement import Requirement
+from harness.rig import RigInfo, discover
+from harness.sandbox.protocol import load, registered
+
+RIGS = Path(__file__).parents[2] / "rigs"
+HELP = "what runs on this host, what is missing, and the command that brings it"
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="for machines")
+
+
+def examine(names: Sequence[str]) -> dict[str, Sequence[Requirement]]:
+    """The requirements of each substrate; one that cannot even be loaded says so."""
+    found: dict[str, Sequence[Requirement]] = {}
+    for name in names:
+        try:
+            found[name] = load(name).requirements()
+        except Exception as error:  # somebody else's package may fail in any way
+            found[name] = [Requirement("its package", False, f"does not load: {error!r}")]
+    return found
+
+
+def report(
+    substrates: Mapping[str, Sequence[Requirement]], rigs: Mapping[str, RigInfo]
+) -> dict[str, dict[str, dict[str, object]]]:
+    """What `--json` prints."""
+    runs = {
+        name: all(need.satisfied for need in needs) for name, needs in substrates.items()
+    }
+    return {
+        "substrates": {
+            name: {
+                "runs": runs[name],
+                "requirements": [dataclasses.asdict(need) for need in needs],
+            }
+            for name, needs in substrates.items()
+        },
+        "rigs": {
+            id: {
+                "title": info.title,
+                "runs_on": [name for name in info.substrates if runs.get(name)],
+                "missing_tools": [tool for tool in info.tools if shutil.which(tool) is None],
+            }
+            for id, info in rigs.items()
+        },
+    }
+
+
+def main(options: argparse.Namespace) -> int:
+    rigs = {id: info for id, (_, info) in discover(RIGS).items()}
+    found = report(examine(sorted(registered())), rigs)
+    if options.json:
+        print(json.dumps(found, indent=1))
+    else:
+        _print(found)
+    return 0 if all(one["runs_on"] and not one["missing_tools"] for one in found["rigs"].values()) else 69
+
+
+def _print(found: Mapping[str, Mapping[str, Mapping[str, object]]]) -> None:
+    print("Substrates")
+    for name, substrate in found["substrates"].items():
+        print(f"  {name}: {'runs here' if substrate['runs'] else 'does not run here'}")
+        needs = substrate["requirements"]
+        assert isinstance(needs, list)
+        for need in needs:
+            print(f"    {'ok     ' if need['satisfied'] else 'missing'} {need['what']}: {need['detail']}")
+            if not need["satisfied"] and need["remedy"]:
+                print(f"            {need['remedy']}")
+    print("Rigs")
+    for id, rig in found["rigs"].items():
+        runs_on, tools = rig["runs_on"], rig["missing_tools"]
+        assert isinstance(runs_on, list) and isinstance(tools, list)
+        print(f"  {id} ({rig['title']}): {', '.join(runs_on) or 'no substrate of it'} runs here")
+        for tool in tools:
+            print(f"    missing {tool}\n            {install_command(tool)}")
