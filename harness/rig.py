@@ -6,6 +6,7 @@ Every file in rigs/ holds one `RIG = RigInfo(...)`.
 from __future__ import annotations
 
 import importlib.util
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +32,7 @@ def discover(folder: Path) -> dict[str, tuple[Path, RigInfo]]:
         spec = importlib.util.spec_from_file_location(f"rigs.{path.stem}", path)
         assert spec and spec.loader
         module = importlib.util.module_from_spec(spec)
+        sys.modules[spec.name] = module  # where its dataclasses look for their names
         spec.loader.exec_module(module)
         info = getattr(module, "RIG", None)
         if not isinstance(info, RigInfo):

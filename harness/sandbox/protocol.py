@@ -1,26 +1,35 @@
 """What a substrate must offer, so that every rig can drive it.
 
 A substrate makes sandboxes. The protocols fit QEMU, bhyve and shared-kernel sandboxes alike: a
-sandbox boots or is restored from a checkpoint on disk, can be stopped and continued, and is spoken
-to through an agent on one line. Nothing here says how.
+sandbox boots or is restored from a checkpoint on disk, can be stopped and continued (by a monitor
+or by a signal), and is spoken to through an agent on one line. Nothing here says how.
 """
 
 from __future__ import annotations
 
 import enum
 from collections.abc import Sequence
-from dataclasses import dataclass
+from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Protocol, TypeVar
 
-from harness.guest.agent_client import Agent
+from harness.errors import UsageError
+from harness.guest.agent_client import Agent, Finished
+from harness.host.requirement import Requirement
 from harness.host.run import Run
 from harness.measure.record import Image
 from harness.sandbox.identity import Identity
 
+GROUP = "coppice.substrates"
+
 
 class Tier(enum.StrEnum):
-    """How a sandbox comes to be; the words are those of the design."""
+    """How a sandbox comes to be.
+
+    `full` boots a kernel. `durable-pool` restores the checkpoint from disk on demand; a VMM may
+    wait, guest state may not. `durable-prewarm-pool` keeps sandboxes restored and stopped in
+    memory. `prewarm-pool` keeps booted sandboxes stopped in memory, gone after a reboot.
+    """
 
     FULL = "full"
     DURABLE_POOL = "durable-pool"
@@ -28,24 +37,18 @@ class Tier(enum.StrEnum):
     PREWARM_POOL = "prewarm-pool"
 
     @property
+    def restores(self) -> bool:
+        """Whether its guests come from a checkpoint."""
+        return self in (Tier.DURABLE_POOL, Tier.DURABLE_PREWARM_POOL)
+
+    @property
     def waits_in_memory(self) -> bool:
-        """Whether guests of this tier stand ready before they are asked for."""
+        """Whether its guests stand ready before they are asked for."""
         return self in (Tier.DURABLE_PREWARM_POOL, Tier.PREWARM_POOL)
 
 
-@dataclass(frozen=True)
-class Requirement:
-    """One line of the doctor: `remedy` is the command that brings what is missing."""
-
-    what: str
-    satisfied: bool
-    detail: str
-    remedy: str | None = None
-
-
-@runtime_checkable
 class Sandbox(Protocol):
-    """One sandbox. Whoever made it destroys it, on every way out."""
+    """One sandbox. Whoever launched it destroys it, on every way out."""
 
     id: str
     identity: Identity
@@ -53,37 +56,80 @@ class Sandbox(Protocol):
     @property
     def agent(self) -> Agent: ...
 
+    def awaken(self, timeout_s: float) -> float:
+        """From whatever state it is in to the verified answer to a random nonce.
+
+        Returns when the answer was there, in seconds of time.perf_counter. Raises SandboxError.
+        """
+
+    def first_exec(self, word: str) -> Finished:
+        """Run the first process, which prints `word`; identity or wall clock go before it."""
+
+    def touch(self, mib: int) -> None:
+        """Write one word in every page of `mib` MiB of its memory."""
+
+    def resumed_at(self) -> float:
+        """When its vCPU or processes were let run by the last `awaken`; perf_counter seconds."""
+
+    def arm(self) -> None:
+        """Bring it to where `stop` may hold it and `awaken` finds it fastest."""
+
     def stop(self) -> None:
         """Hold every vCPU or process; memory stays."""
-
-    def resume(self) -> None:
-        """Let it run again."""
 
     def destroy(self) -> None:
         """End it and remove all that it had; safe to call twice."""
 
 
 class Template(Protocol):
-    """What a substrate prepared once: images, and for durable tiers a checkpoint on disk."""
+    """What a substrate prepared once for launching: images, and a checkpoint where one is used."""
 
-    images: Sequence[Image]
-    accelerator: str | None
+    @property
+    def images(self) -> Sequence[Image]: ...
+
+    @property
+    def accelerator(self) -> str | None: ...
 
 
-class Substrate(Protocol):
+T = TypeVar("T", bound=Template)
+
+
+class Substrate(Protocol[T]):
     """Makes sandboxes. Registered under the entry point group `coppice.substrates`."""
 
     name: str
     own_kernel: bool
     tiers: Sequence[Tier]
-    memory_per_sandbox: int
-    """Bytes that one more sandbox takes from the host, estimated from above."""
+    tools: Sequence[str]
+    """Programs whose versions belong on the record."""
 
     def requirements(self) -> Sequence[Requirement]:
         """What this host must have; looks, and changes nothing."""
 
-    def prepare(self, run: Run, cache: Path, tier: Tier) -> Template:
-        """Build or find images, and the checkpoint where `tier` needs one. Slow the first time."""
+    def memory_per_sandbox(self, tier: Tier) -> int:
+        """Bytes that one more sandbox of a tier takes from the host, estimated from above."""
 
-    def launch(self, run: Run, template: Template, tier: Tier, identity: Identity) -> Sandbox:
-        """A sandbox of its tier, from nothing; returns when its VMM, jail or container exists."""
+    def prepare(self, run: Run, cache: Path, tier: Tier) -> T:
+        """Build or find images, and the checkpoint where the tier needs one. Slow the first time.
+
+        Raises Unsupported when this host cannot run the substrate.
+        """
+
+    def launch(self, run: Run, template: T, tier: Tier, identity: Identity) -> Sandbox:
+        """A sandbox as its tier keeps it: booting, an empty VMM, or stopped in memory."""
+
+
+def registered() -> dict[str, str]:
+    """Names of the registered substrates, each with where it is implemented."""
+    return {one.name: one.value for one in entry_points(group=GROUP)}
+
+
+def load(name: str) -> Substrate[Template]:
+    """The substrate of this name; UsageError when none is registered under it."""
+    for one in entry_points(group=GROUP):
+        if one.name == name:
+            substrate: Substrate[Template] = one.load()()
+            return substrate
+    raise UsageError(
+        f"no substrate is called {name!r}; there are {', '.join(sorted(registered()))}"
+    )

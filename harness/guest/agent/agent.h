@@ -17,6 +17,12 @@ void identity_ping(const struct frame *request);
 void identity_hello(const struct frame *request);
 void identity_take(const struct frame *request);
 
+/* The keyed hash that shows who answers. */
+uint64_t identity_sign(const uint8_t *bytes, size_t length);
+
+/* doorbell.c */
+void doorbell_wait(const struct frame *request);
+
 /* process.c */
 #define CHILDREN_MAX 32
 void process_start(const struct frame *request);

@@ -34,6 +34,7 @@ enum kind {
     KIND_TOUCH = 9,
     KIND_MEMORY = 10,
     KIND_SHUTDOWN = 11,
+    KIND_ARM = 12,
     KIND_ANSWER = 128,
     KIND_STDOUT = 129,
     KIND_STDERR = 130,

@@ -42,6 +42,11 @@ static int set_wall(uint64_t ns)
     return clock_settime(CLOCK_REALTIME, &wall);
 }
 
+uint64_t identity_sign(const uint8_t *bytes, size_t length)
+{
+    return siphash(key, bytes, length);
+}
+
 /* u64 wall clock (ns, 0: leave it), nonce -> u64 SipHash(key, nonce), u64 wall, u64 monotonic. */
 void identity_ping(const struct frame *request)
 {
@@ -54,7 +59,7 @@ void identity_ping(const struct frame *request)
     memcpy(&wall, request->payload, 8);
     if (wall)
         set_wall(wall);
-    answer[0] = siphash(key, request->payload + 8, request->length - 8);
+    answer[0] = identity_sign(request->payload + 8, request->length - 8);
     answer[1] = now_ns(CLOCK_REALTIME);
     answer[2] = now_ns(CLOCK_MONOTONIC);
     line_put(KIND_ANSWER, request->id, answer, sizeof answer);

@@ -2,9 +2,11 @@
 #include "agent.h"
 
 #include <errno.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 static void dispatch(const struct frame *request)
@@ -20,6 +22,7 @@ static void dispatch(const struct frame *request)
     case KIND_WRITE: files_write(request); break;
     case KIND_TOUCH: memory_touch(request); break;
     case KIND_MEMORY: memory_report(request); break;
+    case KIND_ARM: doorbell_wait(request); break;
     case KIND_SHUTDOWN:
         line_put(KIND_ANSWER, request->id, "", 0);
         line_flush();
@@ -27,6 +30,14 @@ static void dispatch(const struct frame *request)
         break;
     default: line_error(request->id, ENOSYS, "unknown request");
     }
+}
+
+/* A process that writes must not be interrupted by the agent waking to read: under emulation each
+ * switch empties the TLB. Its children are scheduled as usual. */
+static void yield_to_children(void)
+{
+    struct sched_param none = {0};
+    syscall(SYS_sched_setscheduler, 0, SCHED_BATCH | SCHED_RESET_ON_FORK, &none);
 }
 
 int main(void)
@@ -37,6 +48,7 @@ int main(void)
     system_mount();
     system_load_modules();
     signal(SIGPIPE, SIG_IGN);
+    yield_to_children();
     if (line_open(system_line(path, sizeof path)) < 0) {
         fprintf(stderr, "coppice agent: cannot open %s: %s\n", path, strerror(errno));
         system_halt();

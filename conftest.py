@@ -1,0 +1,67 @@
+"""What rigs and tests share: the options of a measurement and the run that owns its sandboxes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from harness.errors import Unsupported
+from harness.host.run import Run, open_run
+from harness.rig_run import RigRun
+
+ROOT = Path(__file__).parent
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("coppice")
+    group.addoption("--profile", default="quick", choices=("quick", "full"), help="how many samples")
+    group.addoption("--results", type=Path, default=ROOT / "results", help="where records go")
+    group.addoption("--substrate", action="append", help="only rigs of this substrate")
+    group.addoption("--tier", action="append", help="only this tier")
+    group.addoption("--concurrency", action="append", type=int, help="only this concurrency")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Deselect what --substrate, --tier and --concurrency leave out."""
+    wanted = {name: config.getoption(name) for name in ("substrate", "tier", "concurrency")}
+    kept, left_out = [], []
+    for item in items:
+        case = getattr(getattr(item, "callspec", None), "params", {}).get("case")
+        fits = all(
+            not values or case is None or getattr(case, name) in values
+            for name, values in wanted.items()
+        )
+        (kept if fits else left_out).append(item)
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = kept
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
+    """What this host cannot do is skipped with the reason and the remedy, in rigs and tests alike."""
+    try:
+        return (yield)
+    except Unsupported as reason:
+        pytest.skip(f"not measured on this host: {reason}")
+
+
+@pytest.fixture(scope="session")
+def run() -> Iterator[Run]:
+    """The run that everything created in this session belongs to."""
+    with open_run() as opened:
+        yield opened
+
+
+@pytest.fixture
+def profile(request: pytest.FixtureRequest) -> str:
+    name: str = request.config.getoption("--profile")
+    return name
+
+
+@pytest.fixture
+def rig_run(request: pytest.FixtureRequest, profile: str) -> RigRun:
+    """The record in the making of one rig."""
+    return RigRun(ROOT, request.config.getoption("--results"), profile)

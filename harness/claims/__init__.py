@@ -1,0 +1,1 @@
+"""What is claimed: by others (published figures) and, as verdicts, against our own records."""

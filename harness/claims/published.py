@@ -1,0 +1,255 @@
+"""Figures that others publish: the model of results/published/*.yaml and its checks.
+
+One file per publisher::
+
+    publisher: Coppice
+    defaults: {when: "2026", label: vendor-measured, ...}   # for every figure below
+    figures:
+      - id: coppice.bhyve-full.cc1
+        as_written: 3 906 ms     # how the source writes it: that is what pages show
+        value: 3.906             # the same in plain SI, seconds or bytes; `unit` says which
+
+`value` and `as_written` are checked against each other, so that neither can slip alone.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from harness.errors import CoppiceError
+
+LABELS = {
+    "advertised": "the vendor says so, without a method that could be repeated",
+    "vendor-measured": "the vendor measured it and says how",
+    "third-party": "somebody else measured it",
+}
+UNITS = ("s", "bytes", "1", "bytes/s", "1/s")
+CLOCKS_FILE = Path(__file__).with_name("clocks.yaml")
+
+_SCALE: Mapping[str, tuple[float, str]] = {
+    "": (1, "1"),
+    "%": (0.01, "1"),
+    "×": (1, "1"),
+    "ns": (1e-9, "s"),
+    "µs": (1e-6, "s"),
+    "ms": (1e-3, "s"),
+    "s": (1, "s"),
+    "min": (60, "s"),
+    "KB": (1e3, "bytes"),
+    "MB": (1e6, "bytes"),
+    "KiB": (2**10, "bytes"),
+    "MiB": (2**20, "bytes"),
+    "GiB": (2**30, "bytes"),
+    "Gbit/s": (1e9 / 8, "bytes/s"),
+    "GiB/s": (2**30, "bytes/s"),
+    "/s": (1, "1/s"),
+    "k/s": (1e3, "1/s"),
+    "M/s": (1e6, "1/s"),
+}
+_NUMBER = r"\d+(?: \d{3})*(?:\.\d+)?"
+_WRITTEN = re.compile(
+    rf"(?P<bound>[<>≤≥~+]\s?)?(?P<low>{_NUMBER})(?:–(?P<high>{_NUMBER})|/(?P<of>{_NUMBER}))?"
+    r"(?: ?(?P<unit>[A-Za-zµ%×/]+))?"
+)
+_WHEN = re.compile(r"\d{4}(-\d{2}(-\d{2})?)?|unknown")
+_ID = re.compile(r"[a-z0-9]+([.-][a-z0-9]+)*")
+
+
+class PublishedError(CoppiceError):
+    """A file under results/published/ that must not be shown as it stands."""
+
+    exit_code = 65
+
+
+@dataclass(frozen=True)
+class PublishedClock:
+    """How figures of one clock were taken; `ours` is our nearest rung or metric."""
+
+    id: str
+    kind: str
+    title: str
+    start: str
+    stop: str
+    ours: str | None
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One published figure. `value` (and `upper`, of a range) is in `unit`; None: no number."""
+
+    id: str
+    publisher: str
+    topic: str
+    subject: str
+    what: str
+    as_written: str
+    unit: str
+    statistic: str
+    when: str
+    clock: str
+    label: str
+    source: str
+    value: float | None = None
+    upper: float | None = None
+    of: float | None = None
+    concurrency: int | None = None
+    conditions: str = ""
+    when_note: str = ""
+    remark: str = ""
+    dimensions: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """What `as_written` says, in plain SI."""
+
+    low: float
+    high: float | None
+    of: float | None
+    unit: str
+
+
+_FIELDS = {one.name for one in fields(Figure)}
+_REQUIRED = (
+    "id",
+    "topic",
+    "subject",
+    "what",
+    "as_written",
+    "unit",
+    "statistic",
+    "when",
+    "clock",
+    "label",
+    "source",
+)
+
+
+def quantity(written: str) -> Quantity | None:
+    """Parse text such as "~26 MiB", "6–16 ms", "9/17"; None when it holds no digit.
+
+    Raises ValueError when it holds one and is not of that form.
+    """
+    if not any(sign.isdigit() for sign in written):
+        return None
+    match = _WRITTEN.fullmatch(written)
+    if not match or (match["unit"] or "") not in _SCALE:
+        raise ValueError(f"cannot read {written!r} as a quantity")
+    scale, unit = _SCALE[match["unit"] or ""]
+
+    def plain(text: str | None) -> float | None:
+        return None if text is None else float(text.replace(" ", "")) * scale
+
+    low = plain(match["low"])
+    assert low is not None
+    return Quantity(low, plain(match["high"]), plain(match["of"]), unit)
+
+
+@functools.cache
+def clocks() -> Mapping[str, PublishedClock]:
+    """Every clock id that a published figure may name."""
+    found = yaml.safe_load(CLOCKS_FILE.read_text())
+    return {name: PublishedClock(id=name, **facts) for name, facts in found.items()}
+
+
+def load(folder: Path) -> Sequence[Figure]:
+    """Every figure under `folder`, by file and then in the file's order.
+
+    Raises PublishedError, which names the file and the figure's id.
+    """
+    figures: list[Figure] = []
+    seen: dict[str, Path] = {}
+    for path in sorted(folder.glob("*.yaml")):
+        for one in _load_file(path):
+            if one.id in seen:
+                raise PublishedError(f"{path}: {one.id}: that id is in {seen[one.id]} already")
+            seen[one.id] = path
+            figures.append(one)
+    return figures
+
+
+def _load_file(path: Path) -> Sequence[Figure]:
+    try:
+        data = yaml.safe_load(path.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise PublishedError(f"{path} is not YAML: {error}") from error
+    if not isinstance(data, dict) or not {"publisher", "figures"} <= set(data):
+        raise PublishedError(f"{path} must be a mapping with `publisher` and `figures`")
+    if not isinstance(data["figures"], list):
+        raise PublishedError(f"{path}: `figures` must be a list")
+    defaults = data.get("defaults") or {}
+    found = []
+    for number, one in enumerate(data["figures"]):
+        if not isinstance(one, dict):
+            raise PublishedError(f"{path}: figure {number} must be a mapping")
+        facts = {"publisher": data["publisher"], "subject": data["publisher"], **defaults, **one}
+        name = f"{path}: {facts.get('id', f'figure {number} (without id)')}"
+        found.append(_figure(facts, name))
+    return found
+
+
+def _figure(facts: Mapping[str, Any], name: str) -> Figure:
+    missing = [key for key in _REQUIRED if not facts.get(key)]
+    if missing:
+        raise PublishedError(f"{name}: {', '.join(missing)} missing")
+    unknown = sorted(set(facts) - _FIELDS)
+    if unknown:
+        raise PublishedError(f"{name}: unknown key {', '.join(unknown)}")
+    not_text = [key for key in _REQUIRED if not isinstance(facts[key], str)]
+    if not_text:
+        raise PublishedError(f"{name}: {', '.join(not_text)} must be text (put it in quotes)")
+    one = Figure(**facts)
+    if not _ID.fullmatch(one.id):
+        raise PublishedError(f"{name}: an id is lower-case words joined by dots and hyphens")
+    if one.clock not in clocks():
+        raise PublishedError(
+            f"{name}: unknown clock {one.clock!r}",
+            hint=f"one of {', '.join(clocks())}, or a new one in {CLOCKS_FILE.name}",
+        )
+    if one.label not in LABELS:
+        raise PublishedError(f"{name}: unknown label {one.label!r}: one of {', '.join(LABELS)}")
+    if one.unit not in UNITS:
+        raise PublishedError(f"{name}: unknown unit {one.unit!r}: one of {', '.join(UNITS)}")
+    if not _WHEN.fullmatch(one.when):
+        raise PublishedError(f"{name}: when is a date, a year or unknown, not {one.when!r}")
+    if not one.source.startswith("https://"):
+        raise PublishedError(f"{name}: source must be an https address, not {one.source!r}")
+    _agrees(one, name)
+    return one
+
+
+def _agrees(one: Figure, name: str) -> None:
+    """Raise unless value, upper, of and unit say what as_written says."""
+    try:
+        read = quantity(one.as_written)
+    except ValueError as error:
+        raise PublishedError(f"{name}: {error}") from error
+    if read is None:
+        if one.value is not None:
+            raise PublishedError(f"{name}: a value, but no number in {one.as_written!r}")
+        return
+    if read.unit != one.unit:
+        raise PublishedError(f"{name}: {one.as_written!r} is in {read.unit}, not {one.unit}")
+    for key, want, have in (
+        ("value", read.low, one.value),
+        ("upper", read.high, one.upper),
+        ("of", read.of, one.of),
+    ):
+        same = want is have is None or (
+            want is not None
+            and isinstance(have, int | float)
+            and not isinstance(have, bool)
+            and math.isclose(want, have, rel_tol=1e-6, abs_tol=1e-15)
+        )
+        if not same:
+            raise PublishedError(
+                f"{name}: {one.as_written!r} means {key} {want}, but the file says {have}"
+            )

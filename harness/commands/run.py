@@ -1,0 +1,113 @@
+"""Run rigs and keep their records; then say in a table what was measured.
+
+Exit codes: 0 all that could run did; 1 a rig failed; 69 what was asked for cannot run here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from harness.errors import Unsupported, UsageError
+from harness.measure.record import digest, find, load, write_atomically
+from harness.measure.statistics import summarise
+from harness.rig import discover
+from harness.sandbox.protocol import load as load_substrate
+
+ROOT = Path(__file__).parents[2]
+HELP = "run rigs and keep their records"
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("rig", nargs="?", help="its id, e.g. cold-start")
+    parser.add_argument("--all", action="store_true", help="every rig that can run here")
+    parser.add_argument("--substrate", action="append", default=[])
+    parser.add_argument("--tier", action="append", default=[])
+    parser.add_argument("--concurrency", action="append", default=[])
+    parser.add_argument("--profile", choices=("quick", "full"), default="quick")
+    parser.add_argument("--results", type=Path, default=ROOT / "results")
+
+
+def main(options: argparse.Namespace) -> int:
+    rigs = discover(ROOT / "rigs")
+    if options.rig is not None and options.rig not in rigs:
+        raise UsageError(f"no rig is called {options.rig!r}; there are {', '.join(sorted(rigs))}")
+    if options.rig is None and not options.all:
+        raise UsageError("name a rig, or say --all", hint=f"rigs: {', '.join(sorted(rigs))}")
+    for name in options.substrate:
+        _refuse_at_once(name)
+    files = [path for path, info in rigs.values() if options.rig in (None, info.id)]
+    before = set(find(options.results))
+    code = _pytest(files, options)
+    made = [path for path in find(options.results) if path not in before]
+    _table(made)
+    if not made and code == 0:
+        raise Unsupported("nothing of what was asked for can run here", hint="coppice doctor")
+    return code
+
+
+def _refuse_at_once(name: str) -> None:
+    """A substrate that was asked for by name and cannot run here ends the command, unmeasured."""
+    substrate = load_substrate(name)
+    for need in substrate.requirements():
+        if not need.satisfied:
+            raise Unsupported(f"{name} needs {need.what}: {need.detail}", hint=need.remedy)
+
+
+def _pytest(files: list[Path], options: argparse.Namespace) -> int:
+    """Run the rigs in a process of their own, which has imported nothing that they do not need."""
+    with tempfile.TemporaryDirectory(prefix="coppice-") as folder:
+        benchmarks = Path(folder) / "benchmark.json"
+        command = [sys.executable, "-m", "pytest", *map(str, files), "-p", "no:cacheprovider"]
+        command += ["--rootdir", str(ROOT), "-c", str(ROOT / "pyproject.toml"), "-v", "--tb=short"]
+        command += ["--timeout=0", f"--benchmark-json={benchmarks}", "--benchmark-columns=median,max,rounds"]
+        command += [f"--profile={options.profile}", f"--results={options.results.absolute()}"]
+        for name in ("substrate", "tier", "concurrency"):
+            command += [f"--{name}={value}" for value in getattr(options, name)]
+        code = subprocess.call(command, cwd=ROOT)
+        if benchmarks.exists() and benchmarks.stat().st_size:
+            _keep(benchmarks, options.results)
+    return 0 if code == 5 else code
+
+
+def _keep(benchmarks: Path, results: Path) -> None:
+    """Store what pytest-benchmark wrote beside the records, under its own digest."""
+    import json
+
+    data = json.loads(benchmarks.read_bytes())
+    run_ids = {one["extra_info"].get("run_id") for one in data["benchmarks"]}
+    folders = {path.parent for path in find(results) if path.name[:25] in run_ids}
+    for folder in folders:
+        name = f"{digest(benchmarks)}.pytest-benchmark.json"
+        if not (folder / name).exists():
+            write_atomically(folder / name, benchmarks.read_bytes())
+
+
+def _table(records: list[Path]) -> None:
+    """Median, interval and failures of every series measured now."""
+    if not records:
+        return
+    print(f"\n{'sandbox':44} {'rung':12} {'n':>4} {'median ms':>10}  {'95 % interval':>20} failed")
+    for path in records:
+        record = load(path)
+        for series in record.series:
+            where = series.dimensions
+            label = f"{where['substrate']} {where['tier']} at {where['concurrency']}"
+            label += " (spawned)" if where.get("vmm") == "spawned" else ""
+            numbers = f"{'':>10}  {'':>20}"
+            if series.samples:
+                median = summarise(series.samples).median
+                bounds = "too few samples"
+                if median.low is not None and median.high is not None:
+                    bounds = f"{median.low * 1e3:.3f} to {median.high * 1e3:.3f}"
+                numbers = f"{median.value * 1e3:10.3f}  {bounds:>20}"
+            print(
+                f"{label:44} {series.metric:12} {len(series.samples):4} {numbers} "
+                f"{len(series.failures) or ''}"
+            )
+        if record.validity.status != "valid":
+            print(f"  {record.validity.status}: {'; '.join(record.validity.reasons)}")
+    print(f"\nrecords: {records[0].parent}")

@@ -1,0 +1,1 @@
+"""The guest: how its image is built, and the protocol its agent speaks."""

@@ -1,0 +1,124 @@
+"""The guest image: a kernel and an initramfs with the agent as PID 1.
+
+An image is named by the digest of everything that it is made of, so equal inputs are built once
+and give equal bytes, and a changed agent gives another image.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.errors import ImageError
+from harness.guest import initramfs
+from harness.guest.kernel import Kernel, from_distribution, from_path, module_files
+from harness.host.process import need, run
+from harness.host.run import half_built
+from harness.measure.record import Image, digest
+
+AGENT = Path(__file__).with_name("agent")
+PROGRAMS = Path(__file__).with_name("programs")
+COMPILE = ("-static", "-Os", "-s", "-Wall", "-Wextra", "-D_GNU_SOURCE", "-ffile-prefix-map=/=")
+MODULES = ("virtio_mmio", "virtio_console", "virtio_net")
+APPLETS = ("sh", "cat", "ls", "cp", "mv", "rm", "mkdir", "sleep", "true", "false", "head", "tail",
+           "dd", "ps", "kill", "ip", "ping", "uname", "hostname", "date", "env", "seq", "sort", "wc",
+           "grep", "id", "mount", "umount", "free", "df", "sync", "test", "touch", "printf", "yes")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class GuestImage:
+    """A built image; `sha256` is of its two files, `built_from` says what they are made of."""
+
+    kernel: Path
+    initramfs: Path
+    sha256: str
+    built_from: Mapping[str, str]
+
+    def as_record(self) -> Image:
+        return Image("guest", self.sha256, self.built_from)
+
+
+def _kernel(cache: Path) -> Kernel:
+    named = os.environ.get("COPPICE_KERNEL")
+    if not named:
+        return from_distribution(cache)
+    modules = os.environ.get("COPPICE_KERNEL_MODULES")
+    return from_path(Path(named), Path(modules) if modules else None, cache)
+
+
+def _sources(folder: Path) -> list[Path]:
+    return sorted(folder.glob("*.[ch]"))
+
+
+def _inputs(kernel: Kernel, busybox: Path) -> dict[str, str]:
+    """What an image is made of; its digest is the image's name."""
+    sources = hashlib.sha256()
+    for path in (*_sources(AGENT), *_sources(PROGRAMS), Path(__file__), Path(initramfs.__file__)):
+        sources.update(path.name.encode() + b"\0" + path.read_bytes())
+    return {
+        "kernel": kernel.version,
+        "kernel_sha256": digest(kernel.vmlinux),
+        "agent_sha256": sources.hexdigest(),
+        "busybox_sha256": digest(busybox),
+        "compiler": run("musl-gcc", "--version").decode().splitlines()[0],
+        "modules": " ".join(MODULES) if kernel.modules else "built in",
+    }
+
+
+def _compile(sources: list[Path], target: Path) -> bytes:
+    run("musl-gcc", *COMPILE, "-o", target, *sources)
+    return target.read_bytes()
+
+
+def _initramfs(kernel: Kernel, busybox: Path, work: Path) -> bytes:
+    entries = [initramfs.folder(name) for name in ("bin", "dev", "etc", "modules", "proc", "root", "run", "sys", "tmp")]  # fmt: skip
+    agent = [path for path in _sources(AGENT) if path.suffix == ".c"]
+    entries.append(initramfs.program("init", _compile(agent, work / "agent")))
+    entries.append(initramfs.program("bin/busybox", busybox.read_bytes()))
+    for source in sorted(PROGRAMS.glob("*.c")):
+        entries.append(
+            initramfs.program(f"bin/{source.stem}", _compile([source], work / source.stem))
+        )
+    entries += [initramfs.link(f"bin/{name}", "busybox") for name in APPLETS]
+    entries.append(initramfs.file("etc/passwd", b"root:x:0:0:root:/root:/bin/sh\n"))
+    found = module_files(kernel.modules, MODULES) if kernel.modules else []
+    for number, path in enumerate(found):
+        entries.append(initramfs.file(f"modules/{number:02}-{path.name}", path.read_bytes()))
+    return initramfs.archive(entries)
+
+
+def _static_busybox() -> Path:
+    path = Path(need("busybox")).resolve()
+    if b"ld-linux" in path.read_bytes()[:4096]:
+        raise ImageError(
+            f"{path} is not statically linked, so no guest can run it",
+            hint="apt-get install busybox-static",
+        )
+    return path
+
+
+def build(cache: Path) -> GuestImage:
+    """The image for these inputs, from the cache or built now.
+
+    Raises MissingTool, ImageError (a kernel that is none) and DiskFull.
+    """
+    kernel, busybox = _kernel(cache), _static_busybox()
+    inputs = _inputs(kernel, busybox)
+    name = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
+    target = cache / "images" / name
+    if not (target / "sha256").exists():
+        with half_built(target) as folder:
+            (folder / "vmlinux").symlink_to(kernel.vmlinux.resolve())
+            work = folder / "work"
+            work.mkdir()
+            (folder / "initramfs").write_bytes(_initramfs(kernel, busybox, work))
+            shutil.rmtree(work)
+            content = inputs["kernel_sha256"] + digest(folder / "initramfs")
+            (folder / "sha256").write_text(hashlib.sha256(content.encode()).hexdigest())
+    sha256 = (target / "sha256").read_text()
+    return GuestImage(target / "vmlinux", target / "initramfs", sha256, inputs)

@@ -1,0 +1,47 @@
+"""A cpio archive (newc) with nothing in it that differs from one build to the next."""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One file, folder or symbolic link; `content` is a link's target."""
+
+    path: str
+    mode: int
+    content: bytes = b""
+
+
+def folder(path: str) -> Entry:
+    return Entry(path, stat.S_IFDIR | 0o755)
+
+
+def program(path: str, content: bytes) -> Entry:
+    return Entry(path, stat.S_IFREG | 0o755, content)
+
+
+def file(path: str, content: bytes) -> Entry:
+    return Entry(path, stat.S_IFREG | 0o644, content)
+
+
+def link(path: str, target: str) -> Entry:
+    return Entry(path, stat.S_IFLNK | 0o777, target.encode())
+
+
+def _padded(data: bytes) -> bytes:
+    return data + bytes(-len(data) % 4)
+
+
+def archive(entries: Iterable[Entry]) -> bytes:
+    """The archive of these entries, owned by root, dated 1970."""
+    out = bytearray()
+    for number, entry in enumerate((*entries, Entry("TRAILER!!!", 0)), start=1):
+        name = entry.path.encode() + b"\0"
+        fields = (number, entry.mode, 0, 0, 1, 0, len(entry.content), 0, 0, 0, 0, len(name), 0)
+        header = b"070701" + b"".join(b"%08X" % value for value in fields)
+        out += _padded(header + name) + _padded(entry.content)
+    return bytes(out)

@@ -1,0 +1,178 @@
+"""Frames between the harness and the agent: the Python side of agent/frame.h and agent/doorbell.c.
+
+PROTOCOL.md beside this file is the reference. Pure functions: nothing here reads or writes.
+"""
+
+from __future__ import annotations
+
+import enum
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+HEADER = struct.Struct("<HBBII")
+CHECK = struct.Struct("<I")
+HEADER_LENGTH = HEADER.size + CHECK.size
+MAGIC = 0xC0B1
+PAYLOAD_MAX = 64 * 1024
+KEEP_STDIN = 1
+"""Flag of an exec: stdin frames will follow."""
+
+
+class Kind(enum.IntEnum):
+    """What a frame is; those from 128 on come from the guest."""
+
+    HELLO = 1
+    PING = 2
+    IDENTITY = 3
+    EXEC = 4
+    STDIN = 5
+    SIGNAL = 6
+    READ = 7
+    WRITE = 8
+    TOUCH = 9
+    MEMORY = 10
+    SHUTDOWN = 11
+    ARM = 12
+    ANSWER = 128
+    STDOUT = 129
+    STDERR = 130
+    EXIT = 131
+    ERROR = 255
+
+
+class Tag(enum.IntEnum):
+    """Field of a request."""
+
+    HOSTNAME = 1
+    MACHINE_ID = 2
+    MAC = 3
+    ADDRESS = 4
+    WALL_NS = 5
+    ENTROPY = 6
+    KEY = 7
+    ARG = 16
+    ENV = 17
+    CWD = 18
+    TIMEOUT_MS = 19
+    STDIN = 20
+    PATH = 32
+    OFFSET = 33
+    LENGTH = 34
+    MODE = 35
+    DATA = 36
+    TRUNCATE = 37
+
+
+@dataclass(frozen=True)
+class Frame:
+    kind: int
+    id: int
+    payload: bytes
+
+
+def _fnv1a(data: bytes) -> int:
+    value = 2166136261
+    for byte in data:
+        value = (value ^ byte) * 16777619 & 0xFFFFFFFF
+    return value
+
+
+def encode(kind: Kind, id: int, payload: bytes = b"", flags: int = 0) -> bytes:
+    """One frame, ready to send; ValueError when the payload is too long for one."""
+    if len(payload) > PAYLOAD_MAX:
+        raise ValueError(f"{len(payload)} bytes do not fit one frame of {PAYLOAD_MAX}")
+    head = HEADER.pack(MAGIC, kind, flags, id, len(payload))
+    return head + CHECK.pack(_fnv1a(head)) + payload
+
+
+def field(tag: Tag, value: bytes | str | int) -> bytes:
+    """One (tag, length, bytes) field; numbers are 64-bit little-endian."""
+    if isinstance(value, int):
+        value = struct.pack("<Q", value)
+    elif isinstance(value, str):
+        value = value.encode()
+    return struct.pack("<BI", tag, len(value)) + value
+
+
+class Decoder:
+    """Takes bytes as they come and gives whole frames; steps over noise between them."""
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+
+    def feed(self, data: bytes) -> Iterator[Frame]:
+        """The frames that are whole now."""
+        self._buffer += data
+        while len(self._buffer) >= HEADER_LENGTH:
+            magic, kind, _flags, id, length = HEADER.unpack_from(self._buffer)
+            if (
+                magic != MAGIC
+                or length > PAYLOAD_MAX
+                or CHECK.unpack_from(self._buffer, HEADER.size)[0]
+                != _fnv1a(self._buffer[: HEADER.size])
+            ):
+                del self._buffer[0]
+                continue
+            end = HEADER_LENGTH + length
+            if len(self._buffer) < end:
+                return
+            payload = bytes(self._buffer[HEADER_LENGTH:end])
+            del self._buffer[:end]
+            yield Frame(kind, id, payload)
+
+
+# The doorbell.
+
+RING = struct.Struct("<HHQ")
+RING_MAGIC = 0xC0BE
+ARMED = b"R"
+RING_ANSWER_LENGTH = 4
+
+
+def ring(nonce: bytes) -> bytes:
+    """A nonce of 8 bytes as the doorbell takes it."""
+    number = int.from_bytes(nonce, "little")
+    check = (number + (number >> 16) + (number >> 32) + (number >> 48)) & 0xFFFF
+    return RING.pack(RING_MAGIC, check, number)
+
+
+def ring_answer(key: bytes, nonce: bytes) -> bytes:
+    """What a guest that holds `key` answers on the doorbell."""
+    return struct.pack("<I", siphash(key, nonce) & 0xFFFFFFFF)
+
+
+_MASK = 0xFFFFFFFFFFFFFFFF
+
+
+def _rotate(value: int, bits: int) -> int:
+    return (value << bits | value >> (64 - bits)) & _MASK
+
+
+def siphash(key: bytes, data: bytes) -> int:
+    """SipHash-2-4 (Aumasson and Bernstein, 2012) of `data` under a key of 16 bytes."""
+    k0, k1 = struct.unpack("<QQ", key)
+    v0, v1 = k0 ^ 0x736F6D6570736575, k1 ^ 0x646F72616E646F6D
+    v2, v3 = k0 ^ 0x6C7967656E657261, k1 ^ 0x7465646279746573
+    padded = data + bytes(7 - len(data) % 8) + bytes([len(data) & 0xFF])
+
+    def mix(v0: int, v1: int, v2: int, v3: int, rounds: int) -> tuple[int, int, int, int]:
+        for _ in range(rounds):
+            v0 = (v0 + v1) & _MASK
+            v1 = _rotate(v1, 13) ^ v0
+            v0 = _rotate(v0, 32)
+            v2 = (v2 + v3) & _MASK
+            v3 = _rotate(v3, 16) ^ v2
+            v0 = (v0 + v3) & _MASK
+            v3 = _rotate(v3, 21) ^ v0
+            v2 = (v2 + v1) & _MASK
+            v1 = _rotate(v1, 17) ^ v2
+            v2 = _rotate(v2, 32)
+        return v0, v1, v2, v3
+
+    for (word,) in struct.iter_unpack("<Q", padded):
+        v3 ^= word
+        v0, v1, v2, v3 = mix(v0, v1, v2, v3, 2)
+        v0 ^= word
+    v0, v1, v2, v3 = mix(v0, v1, v2 ^ 0xFF, v3, 4)
+    return v0 ^ v1 ^ v2 ^ v3

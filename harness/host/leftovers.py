@@ -1,0 +1,107 @@
+"""What dead runs have left on this machine, and how it goes away.
+
+Only what carries a run's id is touched, and only when that run's lock shows that it is dead.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.host.run import HALF_BUILT, VARIABLE, cache_folder, lives, locked
+
+
+@dataclass(frozen=True)
+class Leftover:
+    """One thing of a dead run: `what` is process, mount, lease, folder or half-built."""
+
+    what: str
+    run_id: str
+    name: str
+
+
+def _processes() -> Iterator[tuple[int, Path]]:
+    """Every process that carries a run's folder. Other users' environments are not readable."""
+    mark = f"{VARIABLE}=".encode()
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and int(entry.name) != os.getpid():
+            with contextlib.suppress(OSError):
+                for variable in (entry / "environ").read_bytes().split(b"\0"):
+                    if variable.startswith(mark):
+                        yield int(entry.name), Path(os.fsdecode(variable[len(mark) :]))
+
+
+def _mounts_under(folder: Path) -> Sequence[str]:
+    with contextlib.suppress(OSError):
+        lines = Path("/proc/self/mounts").read_text().splitlines()
+        points = [line.split()[1].encode().decode("unicode_escape") for line in lines]
+        return [point for point in reversed(points) if point.startswith(f"{folder}/")]
+    return []
+
+
+def find(runtime: Path, cache: Path | None = None) -> list[Leftover]:
+    """Everything that dead runs have left, in the order in which it must go."""
+    cache = cache or cache_folder()
+    folders = [one for one in runtime.iterdir() if one.name != "leases"] if runtime.is_dir() else []
+    living = {folder.name for folder in folders if lives(folder)}
+    found = [
+        Leftover("process", folder.name, str(pid))
+        for pid, folder in _processes()
+        if folder.parent == runtime and folder.name not in living
+    ]
+    for folder in folders:
+        if folder.name not in living:
+            found += [Leftover("mount", folder.name, point) for point in _mounts_under(folder)]
+            found.append(Leftover("folder", folder.name, str(folder)))
+    leases = runtime / "leases"
+    for lease in leases.iterdir() if leases.is_dir() else ():
+        with contextlib.suppress(FileNotFoundError):
+            run = lease.read_text()
+            # An empty one is being written this instant, unless it stays so.
+            if run not in living and (run or time.time() - lease.stat().st_mtime > 5):
+                found.append(Leftover("lease", run, str(lease)))
+    for built in cache.rglob(f"{HALF_BUILT}*") if cache.is_dir() else ():
+        with contextlib.suppress(FileNotFoundError):
+            if not locked(built):
+                found.append(Leftover("half-built", "?", str(built)))
+    return found
+
+
+def remove(one: Leftover) -> None:
+    """Make one leftover go away; it may have gone by itself."""
+    if one.what == "process":
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(int(one.name), signal.SIGKILL)
+    elif one.what == "mount":
+        import sh
+
+        sh.umount("-l", one.name)
+    elif Path(one.name).is_dir():
+        shutil.rmtree(one.name, ignore_errors=True)
+    else:
+        Path(one.name).unlink(missing_ok=True)
+
+
+def reclaim(runtime: Path) -> list[Leftover]:
+    """Remove what dead runs have left; what it was. Processes go first, and are waited for."""
+    found = find(runtime)
+    for one in found:
+        remove(one)
+    pids = [one.name for one in found if one.what == "process"]
+    deadline = time.monotonic() + 5
+    while any(_alive(pid) for pid in pids) and time.monotonic() < deadline:
+        time.sleep(0.005)
+    return found
+
+
+def _alive(pid: str) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False

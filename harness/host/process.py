@@ -1,0 +1,68 @@
+"""Programs for set-up: run one, say clearly what went wrong. Nothing here is on a timed path."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+import sh
+
+from harness.errors import CoppiceError, MissingPrivilege, MissingTool
+
+PACKAGES = {
+    "qemu-system-x86_64": "qemu-system-x86",
+    "musl-gcc": "musl-tools",
+    "busybox": "busybox-static",
+    "lz4": "lz4",
+    "dpkg-deb": "dpkg",
+    "apt-get": "apt",
+    "nft": "nftables",
+    "ip": "iproute2",
+}
+"""The Debian package that brings a program, where its name differs or is worth saying."""
+
+
+def install_command(program: str) -> str:
+    """The command that brings a program on Debian and Ubuntu."""
+    return f"apt-get install {PACKAGES.get(program, program)}   (or: bin/mise run setup)"
+
+
+def need(program: str) -> str:
+    """The path of a program; MissingTool says how to get it."""
+    path = shutil.which(program)
+    if path is None:
+        raise MissingTool(f"{program} is not installed", hint=install_command(program))
+    return path
+
+
+def need_root(what: str) -> None:
+    """MissingPrivilege unless we are root."""
+    if os.geteuid() != 0:
+        raise MissingPrivilege(f"{what} needs root", hint="run it again as root, or with sudo")
+
+
+def run(
+    program: str,
+    *arguments: str | Path,
+    cwd: Path | None = None,
+    env: Mapping[str, str] | None = None,
+) -> bytes:
+    """Run a program to its end; its stdout. CoppiceError carries the command and its stderr."""
+    command = sh.Command(need(program))
+    options = {"_cwd": str(cwd) if cwd else None, "_env": dict(env) if env else None}
+    try:
+        result = command(
+            *(str(argument) for argument in arguments),
+            _return_cmd=True,
+            _tty_out=False,
+            **{name: value for name, value in options.items() if value is not None},
+        )
+    except sh.ErrorReturnCode as error:
+        said = error.stderr.decode(errors="replace").strip().splitlines()
+        raise CoppiceError(
+            f"{error.full_cmd} ended with {error.exit_code}: {' | '.join(said[-3:]) or 'no message'}"
+        ) from error
+    output: bytes = result.stdout
+    return output

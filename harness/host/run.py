@@ -1,0 +1,143 @@
+"""One run of the harness: its id, its folder, and the lock that tells whether it still lives.
+
+Everything a run creates is marked with its id: processes carry it in their environment, files
+stand in its folder, addresses in lease files that name it. The folder holds a lock file that the
+run keeps locked, so a run that was killed is told from one that lives by trying that lock.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import secrets
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+VARIABLE = "COPPICE_RUN"
+"""In the environment of every process that a run starts: the run's folder."""
+LOCK = "owner.lock"
+JOURNAL = "journal.jsonl"
+HALF_BUILT = ".building-"
+"""Prefix of a folder in the cache that is being built."""
+
+
+def runtime_folder() -> Path:
+    """Where runs of this user have their folders; gone after a reboot, like what they hold."""
+    named = os.environ.get("COPPICE_RUNTIME")
+    if named:
+        return Path(named)
+    if os.geteuid() == 0 and os.access("/run", os.W_OK):
+        return Path("/run/coppice")
+    user = os.environ.get("XDG_RUNTIME_DIR")
+    return Path(user) / "coppice" if user else Path(tempfile.gettempdir()) / f"coppice-{os.getuid()}"
+
+
+def cache_folder() -> Path:
+    """Where images and checkpoints are kept between runs, and across reboots."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(os.environ.get("COPPICE_CACHE") or Path(base) / "coppice")
+
+
+def new_run_id() -> str:
+    """UTC time to the second and eight random hexadecimal digits; sorts by time."""
+    return f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(4)}"
+
+
+@dataclass(frozen=True)
+class Run:
+    """A living run. `folder` is its own; `leases` is shared with every other run."""
+
+    id: str
+    folder: Path
+    leases: Path
+
+    @property
+    def environment(self) -> Mapping[str, str]:
+        """The environment of every process of this run: small, and marked."""
+        kept = ("PATH", "HOME", "LANG", "TERM")
+        return {name: os.environ[name] for name in kept if name in os.environ} | {
+            VARIABLE: str(self.folder)
+        }
+
+    def note(self, event: str, **facts: Any) -> None:
+        """Add a line to the run's journal: what was done, with monotonic and UTC times."""
+        line = {"at": time.monotonic(), "utc": datetime.now(UTC).isoformat(), "event": event}
+        with contextlib.suppress(FileNotFoundError), (self.folder / JOURNAL).open("a") as file:
+            file.write(json.dumps(line | facts, default=str) + "\n")
+
+
+@contextlib.contextmanager
+def open_run(runtime: Path | None = None) -> Iterator[Run]:
+    """A new run. Its folder goes away with it; whoever made something removes it before.
+
+    What dead runs have left is reclaimed first.
+    """
+    from harness.host.leftovers import reclaim  # it needs this module's names
+
+    runtime = runtime or runtime_folder()
+    reclaim(runtime)
+    id = new_run_id()
+    run = Run(id, runtime / id, runtime / "leases")
+    run.folder.mkdir(parents=True)
+    with (run.folder / LOCK).open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        lock.write(str(os.getpid()))
+        lock.flush()
+        try:
+            yield run
+        finally:
+            shutil.rmtree(run.folder, ignore_errors=True)
+
+
+def locked(folder: Path) -> bool:
+    """Whether somebody holds a lock on the folder itself."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(handle)
+    return False
+
+
+@contextlib.contextmanager
+def half_built(target: Path) -> Iterator[Path]:
+    """A folder to build in that becomes `target` in one step when the block ends well.
+
+    It is locked while it is built in, so that a dead builder's is told from a living one's. When
+    another builder was first, its result stays and this one goes.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix=HALF_BUILT, dir=target.parent))
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield folder
+        folder.chmod(0o755)
+        with contextlib.suppress(FileExistsError, OSError):
+            folder.rename(target)
+    finally:
+        os.close(handle)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def lives(folder: Path) -> bool:
+    """Whether the run of this folder still has its owner."""
+    try:
+        with (folder / LOCK).open() as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except FileNotFoundError:
+        # Between mkdir and lock a run has no lock file yet; a folder that stays so is dead.
+        return time.time() - folder.stat().st_mtime < 5 if folder.exists() else False
+    return False

@@ -1,0 +1,103 @@
+"""One rig, run once: what stands around the measurement and becomes its record.
+
+A rig calls `prepared`, `begin`, `end` and `write` in this order; the machine is looked at before
+and after, and a run that was disturbed says so.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+from pytest_benchmark.fixture import BenchmarkFixture
+
+from harness.host.run import new_run_id
+from harness.measure import benchmark as adaptor
+from harness.measure import machine, provenance, validity
+from harness.measure.record import (
+    Clock,
+    Facts,
+    Image,
+    RunRecord,
+    Series,
+    digest,
+    write,
+)
+from harness.rig import RigInfo
+
+
+class RigRun:
+    """Collects what a record says beside its series. `results` is where the record goes."""
+
+    def __init__(self, root: Path, results: Path, profile: str) -> None:
+        self._root = root
+        self._results = results
+        self._profile = profile
+        self._images: Sequence[Image] = ()
+        self._accelerator: str | None = None
+        self._tools: Sequence[str] = ()
+        self._started = ""
+        self._before: Facts = {}
+        self._after: Facts = {}
+        self._own_cpu = validity.OwnCpu()
+        self.run_id = new_run_id()
+
+    def prepared(
+        self, images: Sequence[Image], accelerator: str | None, tools: Sequence[str]
+    ) -> None:
+        """What the sandboxes are made of, and the programs whose versions belong on the record."""
+        self._images, self._accelerator, self._tools = images, accelerator, tools
+
+    def begin(self) -> None:
+        """Set-up and warm-up are over: from here on a disturbance counts."""
+        self._started = provenance.utc_now()
+        self._before = machine.state()
+        self._own_cpu.__enter__()
+
+    def end(self) -> None:
+        """The last sample is taken."""
+        self._own_cpu.__exit__(None, None, None)
+        self._after = machine.state()
+
+    def write(
+        self, rig: RigInfo, file: Path, series: Sequence[Series], clock: Clock, task: str
+    ) -> Path:
+        """Judge the run's validity and store its record; its path."""
+        git = provenance.git(self._root)
+        host = dataclasses.replace(
+            machine.describe(self._accelerator), before=self._before, after=self._after
+        )
+        record = RunRecord(
+            run_id=self.run_id,
+            started=self._started,
+            finished=provenance.utc_now(),
+            profile=self._profile,
+            rig=provenance.rig(rig.id, file, self._root),
+            claims=rig.claims,
+            command=provenance.command(task),
+            git=git,
+            patches=provenance.patches(self._root),
+            images=self._images,
+            machine=host,
+            clock=clock,
+            series=series,
+            validity=validity.judge(
+                self._before,
+                self._after,
+                self._own_cpu.seconds,
+                self._own_cpu.elapsed_s,
+                git,
+                series,
+            ),
+            tools=provenance.tools(self._tools),
+            harness=provenance.harness(),
+        )
+        return write(record, self._results)
+
+    def deliver(self, benchmark: BenchmarkFixture, samples: Sequence[float], record: Path) -> None:
+        """Give pytest-benchmark the samples, and the digest of the record that holds them all."""
+        benchmark.extra_info["run_id"] = self.run_id
+        benchmark.extra_info["record"] = record.name
+        benchmark.extra_info["record_sha256"] = digest(record)
+        adaptor.deliver(benchmark, samples)

@@ -1,0 +1,72 @@
+"""Who a sandbox is: the names and addresses that no two sandboxes of this host share."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv4Network
+from pathlib import Path
+
+from harness.errors import NotEnoughMemory
+
+NETWORK = IPv4Network("10.77.0.0/16")
+"""Addresses of sandboxes; the first is the gateway's, the last is broadcast."""
+NO_KEY = bytes(16)
+"""The key of a guest that has not been given an identity."""
+
+
+@dataclass(frozen=True)
+class Identity:
+    """`key` signs the sandbox's answers to nonces; `lease` is the file that holds its address."""
+
+    id: str
+    hostname: str
+    machine_id: str
+    mac: str
+    address: IPv4Address
+    prefix: int
+    key: bytes
+    lease: Path
+
+    @property
+    def mac_bytes(self) -> bytes:
+        return bytes.fromhex(self.mac.replace(":", ""))
+
+    def release(self) -> None:
+        """Give the address back; safe to call twice."""
+        self.lease.unlink(missing_ok=True)
+
+
+def allocate(leases: Path, run_id: str) -> Identity:
+    """A new identity. `leases` is shared by every run of this host; one file is one address.
+
+    Creating the file is the lock, so any number of threads and processes may do this at once.
+    """
+    leases.mkdir(parents=True, exist_ok=True)
+    usable = NETWORK.num_addresses - 3
+    start = secrets.randbelow(usable)
+    for step in range(usable):
+        index = 2 + (start + step) % usable
+        lease = leases / str(index)
+        try:
+            handle = os.open(lease, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
+        except FileExistsError:
+            continue
+        with os.fdopen(handle, "w") as file:
+            file.write(run_id)
+        id = secrets.token_hex(6)
+        return Identity(
+            id=id,
+            hostname=f"sandbox-{id}",
+            machine_id=secrets.token_hex(16),
+            # Locally administered; the address makes it unique on this host's bridge.
+            mac=":".join(f"{byte:02x}" for byte in b"\x02\xc0" + NETWORK[index].packed),
+            address=NETWORK[index],
+            prefix=NETWORK.prefixlen,
+            key=secrets.token_bytes(16),
+            lease=lease,
+        )
+    raise NotEnoughMemory(
+        f"all {usable} addresses of {NETWORK} are in use", hint="coppice clean frees those of dead runs"
+    )

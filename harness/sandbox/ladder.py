@@ -1,0 +1,111 @@
+"""One cold start, timed from the caller's request up every rung of the ladder.
+
+    object -> resumed -> first-reply -> first-exec -> first-touch
+
+All rungs of one cold start have one start event. Nothing is imported or spawned between them.
+At concurrency 1 one cold start gives every rung. At higher concurrency a cold start ends at the
+rung that is measured: sandboxes that are at work already would slow those still on their way, and
+that mixture is another claim.
+"""
+
+from __future__ import annotations
+
+import secrets
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.errors import CoppiceError, SandboxError, WrongAnswer
+from harness.sandbox.protocol import Sandbox
+
+RUNGS = ("object", "resumed", "first-reply", "first-exec", "first-touch")
+WORKING_SET_MIB = 16
+
+
+@dataclass
+class Climb:
+    """Seconds from the request to each rung reached, or why there are none."""
+
+    rungs: dict[str, float]
+    failure: str | None = None
+    sandbox: Sandbox | None = None
+
+
+def climb(acquire: Callable[[], Sandbox], upto: str, timeout_s: float) -> Climb:
+    """One cold start as far as the rung `upto`; the sandbox is still there afterwards."""
+    clock = time.perf_counter
+    word = secrets.token_hex(8)
+    sandbox = None
+    ends: list[float] = []
+    try:
+        start = clock()
+        sandbox = acquire()
+        ends.append(clock())
+        replied = sandbox.awaken(timeout_s)
+        if upto != "first-reply":
+            finished = sandbox.first_exec(word)
+            executed = clock()
+            if upto != "first-exec":
+                sandbox.touch(WORKING_SET_MIB)
+                ends.append(clock())
+            ends.insert(1, executed)
+            if finished.code or finished.stdout != f"{word}\n".encode():
+                raise WrongAnswer(f"{sandbox.id}: the first process returned {finished}")
+        # A reply shows that the vCPU runs, so the VMM's own word cannot be later than it.
+        resumed = min(max(sandbox.resumed_at(), ends[0]), replied)
+        ends[1:1] = [resumed, replied]
+    except CoppiceError as error:
+        return Climb({}, f"{type(error).__name__}: {error.args[0]}", sandbox)
+    return Climb({rung: end - start for rung, end in zip(RUNGS, ends)}, None, sandbox)  # noqa: B905
+
+
+def prove_own_kernel(sandbox: Sandbox) -> None:
+    """SandboxError unless a kernel other than this host's answers: no record of a microVM without."""
+    ours = Path("/proc/sys/kernel/random/boot_id")
+    theirs = sandbox.agent.hello()["boot_id"]
+    if ours.exists() and theirs == ours.read_text().strip():
+        raise SandboxError(f"{sandbox.id} runs on this host's kernel, not on one of its own")
+
+
+def climb_together(
+    count: int, acquire: Callable[[], Sandbox], upto: str, timeout_s: float
+) -> Sequence[Climb]:
+    """`count` cold starts at once, each from a thread of its own, let go by one barrier.
+
+    They return when all have reached `upto`: what is done with a sandbox afterwards must not
+    load the host while others are still on their way.
+    """
+    if count == 1:
+        return [climb(acquire, upto, timeout_s)]
+    barrier = threading.Barrier(count)
+    climbs: list[Climb] = [Climb({}, "never started")] * count
+
+    def run(index: int) -> None:
+        barrier.wait()
+        climbs[index] = climb(acquire, upto, timeout_s)
+
+    threads = [threading.Thread(target=run, args=(index,)) for index in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return climbs
+
+
+def conclude(
+    climbs: Sequence[Climb], release: Callable[[Sandbox], None], own_kernel: bool
+) -> None:
+    """Check who answered, then release every sandbox. A climb that fails the check has no times."""
+    for one in climbs:
+        if one.sandbox is None:
+            continue
+        try:
+            if own_kernel and one.failure is None:
+                prove_own_kernel(one.sandbox)
+        except CoppiceError as error:
+            one.failure, one.rungs = f"{type(error).__name__}: {error.args[0]}", {}
+        finally:
+            release(one.sandbox)
+            one.sandbox = None

@@ -1,0 +1,80 @@
+"""The substrate that makes nothing: a rig run against it shows what the harness itself costs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.errors import GuestDied
+from harness.guest.agent_client import Agent, Finished
+from harness.host.requirement import Requirement
+from harness.host.run import Run
+from harness.measure.record import Image
+from harness.sandbox.identity import Identity
+from harness.sandbox.protocol import Tier
+
+
+@dataclass(frozen=True)
+class NoopTemplate:
+    images: Sequence[Image] = ()
+    accelerator: str | None = None
+
+
+class NoopSandbox:
+    """Answers at once, for nobody; it has no agent that could speak for a guest."""
+
+    def __init__(self, identity: Identity) -> None:
+        self.id = identity.id
+        self.identity = identity
+        self._awake = 0.0
+
+    @property
+    def agent(self) -> Agent:
+        raise GuestDied("a noop sandbox has no guest")
+
+    def awaken(self, timeout_s: float) -> float:
+        self._awake = time.perf_counter()
+        return self._awake
+
+    def first_exec(self, word: str) -> Finished:
+        return Finished(0, 0, f"{word}\n".encode(), b"")
+
+    def touch(self, mib: int) -> None:
+        """There is no memory to touch."""
+
+    def resumed_at(self) -> float:
+        return self._awake
+
+    def arm(self) -> None:
+        """There is nothing to bring anywhere."""
+
+    def stop(self) -> None:
+        """There is nothing to hold."""
+
+    def destroy(self) -> None:
+        self.identity.release()
+
+
+class NoopSubstrate:
+    """Implements `harness.sandbox.protocol.Substrate`."""
+
+    name = "noop"
+    own_kernel = False
+    tiers = (Tier.DURABLE_PREWARM_POOL,)
+    tools: Sequence[str] = ()
+
+    def requirements(self) -> Sequence[Requirement]:
+        return [Requirement("nothing", True, "it makes no sandbox")]
+
+    def memory_per_sandbox(self, tier: Tier) -> int:
+        return 0
+
+    def prepare(self, run: Run, cache: Path, tier: Tier) -> NoopTemplate:
+        return NoopTemplate()
+
+    def launch(
+        self, run: Run, template: NoopTemplate, tier: Tier, identity: Identity
+    ) -> NoopSandbox:
+        return NoopSandbox(identity)

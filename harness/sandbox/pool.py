@@ -1,0 +1,164 @@
+"""Sandboxes that are ready before they are asked for.
+
+A pool is filled, checked out of, returned to (what comes back is destroyed, never used again) and
+drained. With `refill` it replaces what went out, in the background. Threads may use one pool at
+once, and several processes may have pools of the same checkpoint at once: what they share are the
+address leases (harness/sandbox/identity.py) and the host's memory, which every launch looks at.
+What a killed owner leaves is found by its run's id (harness/host/leftovers.py).
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from types import TracebackType
+from typing import Self
+
+from harness.errors import CoppiceError, GuestTimeout, NotEnoughMemory
+from harness.host.memory import available_memory
+from harness.sandbox.protocol import Sandbox
+
+MEMORY_FLOOR = 1 << 30
+"""Bytes that a pool leaves free on the host, whatever is asked of it."""
+WORKERS = 8
+"""Launches at once: most of a launch is waiting."""
+MAX_FAILURES = 3
+
+
+class Pool:
+    """`launch` makes one ready sandbox; `memory_each` is what it takes, in bytes."""
+
+    def __init__(
+        self,
+        launch: Callable[[], Sandbox],
+        size: int,
+        *,
+        memory_each: int = 0,
+        refill: bool = True,
+    ) -> None:
+        self.size = size
+        self._launch = launch
+        self._memory_each = memory_each
+        self._refill = refill
+        self._ready: deque[Sandbox] = deque()
+        self._out: set[Sandbox] = set()
+        self._change = threading.Condition()
+        self._launching = 0
+        self._failures: list[CoppiceError] = []
+        self._closed = False
+        self._workers = ThreadPoolExecutor(WORKERS, thread_name_prefix="pool")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.drain()
+
+    @property
+    def ready(self) -> int:
+        """How many sandboxes wait to be checked out."""
+        return len(self._ready)
+
+    def fill(self, count: int | None = None) -> None:
+        """Launch until `count` (all of `size` when not given) are ready; returns when they are.
+
+        Raises NotEnoughMemory before the first launch, or what the launches raised.
+        """
+        wanted = self.size if count is None else count
+        missing = wanted - self.ready - self._launching
+        self._admit(missing)
+        with self._change:
+            self._failures.clear()
+            for _ in range(missing):
+                self._start_one()
+            while self.ready < wanted and self._launching:
+                self._change.wait()
+            if self.ready < wanted:
+                raise self._failures[-1]
+
+    def _admit(self, count: int) -> None:
+        need, have = count * self._memory_each, available_memory() - MEMORY_FLOOR
+        if count > 0 and need > have:
+            raise NotEnoughMemory(
+                f"{count} sandboxes of about {self._memory_each >> 20} MiB need {need >> 20} MiB; "
+                f"this host has {max(have, 0) >> 20} MiB to give, with {MEMORY_FLOOR >> 20} MiB kept free",
+                hint=f"ask for at most {max(have, 0) // max(self._memory_each, 1)}",
+            )
+
+    def _start_one(self) -> None:
+        """Called with the lock held."""
+        if self._closed:
+            return
+        self._launching += 1
+        self._workers.submit(self._work)
+
+    def _work(self) -> None:
+        made = None
+        try:
+            self._admit(1)
+            made = self._launch()
+        except CoppiceError as error:
+            with self._change:
+                self._failures.append(error)
+        finally:
+            with self._change:
+                self._launching -= 1
+                if made is not None and not self._closed:
+                    self._ready.append(made)
+                    made = None
+                self._change.notify_all()
+        if made is not None:
+            made.destroy()
+
+    def check_out(self, timeout_s: float = 60) -> Sandbox:
+        """A ready sandbox, from the moment of the return on the caller's.
+
+        Waits for the refill when none is ready. Raises GuestTimeout, or what the launches raised
+        when they keep failing.
+        """
+        with self._change:
+            if not self._ready:
+                self._wait_for_one(time.monotonic() + timeout_s)
+            sandbox = self._ready.popleft()
+            self._out.add(sandbox)
+            if self._refill:
+                self._start_one()
+        return sandbox
+
+    def _wait_for_one(self, deadline: float) -> None:
+        while not self._ready:
+            if len(self._failures) >= MAX_FAILURES:
+                raise self._failures[-1]
+            if not self._launching:
+                if not self._refill:
+                    raise GuestTimeout(f"the pool of {self.size} is empty and does not refill")
+                self._start_one()
+            left = deadline - time.monotonic()
+            if left <= 0 or not self._change.wait(left):
+                raise GuestTimeout(f"the pool of {self.size} had no sandbox ready in time")
+
+    def give_back(self, sandbox: Sandbox) -> None:
+        """Destroy a sandbox that was checked out; it is not used a second time."""
+        with self._change:
+            self._out.discard(sandbox)
+        sandbox.destroy()
+
+    def drain(self) -> None:
+        """Destroy every sandbox, ready or out, and launch no more. The pool is done then."""
+        with self._change:
+            self._closed = True
+        self._workers.shutdown(wait=True, cancel_futures=True)
+        with self._change:
+            left = [*self._ready, *self._out]
+            self._ready.clear()
+            self._out.clear()
+        for sandbox in left:
+            sandbox.destroy()

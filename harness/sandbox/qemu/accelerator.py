@@ -1,0 +1,74 @@
+"""Which accelerator runs guests here: KVM only after a guest has answered under it, else TCG.
+
+`/dev/kvm` may open and still be unable to run an unmodified Linux guest (a paravirtual KVM inside
+a VM does that), so a real guest is booted once; what came of it is kept in the cache, under the
+kernel and the VMM it was tried with.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.errors import CoppiceError
+from harness.guest.image import GuestImage
+from harness.host.run import Run
+from harness.sandbox.identity import allocate
+from harness.sandbox.qemu.machine import Shape, arguments, qemu_version
+from harness.sandbox.qemu.sandbox import QemuSandbox, State
+from harness.sandbox.qemu.vmm import spawn
+
+KVM = Path("/dev/kvm")
+LIMIT_S = 10.0
+
+
+@dataclass(frozen=True)
+class Accelerator:
+    """`name` is kvm or tcg; `reason` says why."""
+
+    name: str
+    reason: str
+
+
+def choose(run: Run, cache: Path, image: GuestImage) -> Accelerator:
+    """KVM when a guest answers under it within the limit. COPPICE_ACCELERATOR overrides."""
+    named = os.environ.get("COPPICE_ACCELERATOR")
+    if named:
+        return Accelerator(named, "named in COPPICE_ACCELERATOR")
+    if not os.access(KVM, os.R_OK | os.W_OK):
+        return Accelerator("tcg", f"{KVM} cannot be opened")
+    tried = json.dumps([platform.release(), qemu_version(), image.sha256])
+    kept = cache / "accelerator" / hashlib.sha256(tried.encode()).hexdigest()
+    try:
+        return Accelerator(**json.loads(kept.read_text()))
+    except (OSError, ValueError, TypeError):
+        found = _try_kvm(run, image)
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    kept.write_text(json.dumps({"name": found.name, "reason": found.reason}))
+    return found
+
+
+def _try_kvm(run: Run, image: GuestImage) -> Accelerator:
+    shape = Shape("kvm")
+    identity = allocate(run.leases, run.id)
+    vmm = spawn(
+        run,
+        f"kvm-trial-{identity.id}",
+        lambda line: arguments(
+            shape, "kvm-trial", line, kernel=image.kernel, initramfs=image.initramfs
+        ),
+        incoming=False,
+    )
+    guest = QemuSandbox(vmm, identity, State.BOOTING)
+    try:
+        guest.qmp.greeting(LIMIT_S)
+        guest.awaken(LIMIT_S)
+        return Accelerator("kvm", f"a guest answered under {KVM}")
+    except CoppiceError as error:
+        return Accelerator("tcg", f"no guest answered under {KVM}: {error.args[0]}")
+    finally:
+        guest.destroy()

@@ -1,0 +1,113 @@
+"""A checkpoint on disk: a folder with guest memory, device state and a manifest.
+
+It is immutable, named by the digest of what built it, and carries the digest of its content.
+Opening one checks both, so a truncated, corrupt or foreign checkpoint is refused before a VMM
+maps it. Guest memory is mapped privately by every sandbox restored from it.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.errors import CheckpointCorrupt, CheckpointForeign, CheckpointTruncated, DiskFull
+from harness.host.run import half_built
+from harness.measure.record import Image, Scalar, digest
+
+SCHEMA = "coppice.checkpoint/1"
+MEMORY = "memory"
+DEVICES = "devices"
+MANIFEST = "manifest.json"
+HINT = "it is made anew when it is gone: remove it and run again"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """An opened, checked checkpoint. `key` is what its guest signs nonces with when restored."""
+
+    folder: Path
+    id: str
+    built_from: Mapping[str, Scalar]
+
+    @property
+    def memory(self) -> Path:
+        return self.folder / MEMORY
+
+    @property
+    def devices(self) -> Path:
+        return self.folder / DEVICES
+
+    def as_record(self) -> Image:
+        return Image("checkpoint", self.id, self.built_from)
+
+
+def name_of(built_from: Mapping[str, Scalar]) -> str:
+    """A checkpoint's name: the digest of what it is built from."""
+    return hashlib.sha256(json.dumps(dict(built_from), sort_keys=True).encode()).hexdigest()
+
+
+def path_for(cache: Path, built_from: Mapping[str, Scalar]) -> Path:
+    return cache / "checkpoints" / name_of(built_from)
+
+
+@contextmanager
+def writing(cache: Path, built_from: Mapping[str, Scalar]) -> Iterator[Path]:
+    """A folder to write memory and device state into; sealed when the block ends well.
+
+    DiskFull leaves nothing behind.
+    """
+    target = path_for(cache, built_from)
+    try:
+        with half_built(target) as folder:
+            yield folder
+            files = {
+                name: {"bytes": (folder / name).stat().st_size, "sha256": digest(folder / name)}
+                for name in (MEMORY, DEVICES)
+            }
+            manifest = {"schema": SCHEMA, "built_from": dict(built_from), "files": files}
+            (folder / MANIFEST).write_text(json.dumps(manifest, indent=1, sort_keys=True))
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise DiskFull(
+                f"no room for a checkpoint under {cache}; nothing was left half-written",
+                hint="free some space, or name another folder in COPPICE_CACHE",
+            ) from error
+        raise
+
+
+def load(folder: Path, expected: Mapping[str, Scalar]) -> Checkpoint:
+    """Open and check a checkpoint that must be built from `expected`.
+
+    Raises CheckpointCorrupt, CheckpointTruncated or CheckpointForeign. Reads all of it: slow once,
+    never on a timed path.
+    """
+    try:
+        text = (folder / MANIFEST).read_bytes()
+        manifest = json.loads(text)
+        schema, built_from, files = (manifest[key] for key in ("schema", "built_from", "files"))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointCorrupt(f"{folder} has no readable manifest: {error}", hint=HINT) from error
+    if schema != SCHEMA:
+        raise CheckpointForeign(f"{folder} is of schema {schema!r}, not {SCHEMA!r}", hint=HINT)
+    for key in sorted({*built_from, *expected}):
+        if built_from.get(key) != expected.get(key):
+            raise CheckpointForeign(
+                f"{folder} was made with {key} = {built_from.get(key)!r}, "
+                f"this host has {expected.get(key)!r}",
+                hint=HINT,
+            )
+    for name, wanted in files.items():
+        path = folder / name
+        size = path.stat().st_size if path.exists() else 0
+        if size != wanted["bytes"]:
+            raise CheckpointTruncated(
+                f"{path} has {size} bytes of {wanted['bytes']}", hint=HINT
+            )
+        if digest(path) != wanted["sha256"]:
+            raise CheckpointCorrupt(f"{path} is not what was written: its digest differs", hint=HINT)
+    return Checkpoint(folder, hashlib.sha256(text).hexdigest(), built_from)

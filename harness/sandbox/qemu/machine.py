@@ -1,0 +1,129 @@
+"""The microVM's shape and the arguments that give it to QEMU.
+
+Few devices: one virtio-serial line for the agent, one UART for the doorbell, one network card.
+Source and destination of a checkpoint must be built from the same `Shape`.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from harness.host.process import run
+
+PROGRAM = "qemu-system-x86_64"
+# An old Intel without what AMD's K8 makes Linux work around, and with a timer that never stops
+# (arat): without it the kernel has no high-resolution timers here and ticks 250 times a second.
+EMULATED_CPU = "Nehalem,+arat"
+HZ = 250  # of Debian's kernels, for lpj
+# Each argument saves time at boot or keeps the guest from waking without a reason:
+# no console at all; no calibration (tsc_early_khz and lpj are computed below); no self tests; no
+# mitigations, which under emulation protect nothing; /dev/mem may reach the local APIC (doorbell.c).
+KERNEL_ARGUMENTS = (
+    "quiet panic=-1 reboot=t rdinit=/init nokaslr mitigations=off cryptomgr.notests "
+    "random.trust_cpu=on i8042.noaux i8042.nokbd i8042.nopnp iomem=relaxed "
+    "init_on_alloc=0 tsc=nowatchdog"
+)
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What a microVM is made of; a checkpoint is restored under an equal shape only."""
+
+    accelerator: str
+    memory_mib: int = 256
+    machine: str = "microvm,acpi=on,pit=off,pic=on,rtc=on,isa-serial=on"
+    cpu: str = ""
+    translation_cache_mib: int = 32
+    line: str = "virtio"
+    """What the agent speaks over: virtio, or serial (a UART, and no doorbell then)."""
+
+    @property
+    def cpu_model(self) -> str:
+        return self.cpu or ("host" if self.accelerator == "kvm" else EMULATED_CPU)
+
+    def facts(self) -> Mapping[str, str | int]:
+        """For a checkpoint's manifest and a record's images."""
+        return {**asdict(self), "cpu": self.cpu_model, "qemu": qemu_version()}
+
+
+@functools.cache
+def qemu_version() -> str:
+    """What the program calls itself; a checkpoint is bound to it."""
+    return run(PROGRAM, "--version").decode().splitlines()[0]
+
+
+@functools.cache
+def tsc_khz() -> int:
+    """Rate of this host's time-stamp counter, which an emulated guest sees unscaled."""
+    found = re.search(r"bogomips\s*:\s*([\d.]+)", Path("/proc/cpuinfo").read_text())
+    return round(float(found[1]) * 500) if found else 0
+
+
+def kernel_arguments(shape: Shape) -> str:
+    """The guest kernel's command line."""
+    words = KERNEL_ARGUMENTS
+    if shape.accelerator == "tcg" and tsc_khz():
+        words += f" tsc_early_khz={tsc_khz()} lpj={tsc_khz() * 1000 // HZ}"
+    return words + (" coppice.line=ttyS0" if shape.line == "serial" else "")
+
+
+@dataclass(frozen=True)
+class Descriptors:
+    """Our sockets' other ends, as numbers that the VMM inherits."""
+
+    agent: int
+    qmp: int
+    control: int
+    bell: int
+    incoming: int | None = None
+
+
+def arguments(
+    shape: Shape,
+    name: str,
+    line: Descriptors,
+    *,
+    memory: Path | None = None,
+    share: bool = False,
+    kernel: Path | None = None,
+    initramfs: Path | None = None,
+) -> Sequence[str]:
+    """The whole command line of one VMM.
+
+    `memory` backs guest memory with a file, `share` says whether writes go to it. Without `kernel`
+    the VMM waits for a checkpoint on the descriptor `incoming`.
+    """
+    backend = (
+        f"memory-backend-file,id=ram,size={shape.memory_mib}M,mem-path={memory},"
+        f"share={'on' if share else 'off'}"
+        if memory
+        else f"memory-backend-ram,id=ram,size={shape.memory_mib}M"
+    )
+    accelerator = (
+        f"tcg,tb-size={shape.translation_cache_mib}" if shape.accelerator == "tcg" else "kvm"
+    )
+    agent = ["-chardev", f"socket,id=agent,fd={line.agent}"]
+    bell = ["-chardev", f"socket,id=bell,fd={line.bell}"]
+    serial = "agent" if shape.line == "serial" else "bell"
+    words = [
+        PROGRAM, "-name", name, "-nodefaults", "-no-user-config", "-display", "none",
+        "-machine", f"{shape.machine},memory-backend=ram", "-accel", accelerator,
+        "-cpu", shape.cpu_model, "-m", f"{shape.memory_mib}M", "-object", backend,
+        *agent, *bell, "-serial", f"chardev:{serial}",
+        "-device", "virtio-serial-device,max_ports=2",
+        "-device", "virtio-net-device",
+        "-chardev", f"socket,id=qmp,fd={line.qmp}", "-mon", "chardev=qmp,mode=control",
+        "-chardev", f"socket,id=control,fd={line.control}", "-gdb", "chardev:control",
+    ]  # fmt: skip
+    if shape.line == "virtio":
+        words += ["-device", "virtserialport,chardev=agent,name=coppice"]
+    if kernel:
+        words += ["-kernel", str(kernel), "-initrd", str(initramfs)]
+        words += ["-append", kernel_arguments(shape)]
+    else:
+        words += ["-incoming", f"fd:{line.incoming}"]
+    return words

@@ -1,0 +1,37 @@
+"""What the qemu substrate needs of this host, for the doctor."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Sequence
+
+from harness.host.process import install_command
+from harness.host.requirement import Requirement
+from harness.sandbox.qemu.accelerator import KVM
+from harness.sandbox.qemu.machine import PROGRAM
+
+BUILDS_THE_GUEST = ("musl-gcc", "busybox", "lz4", "dpkg-deb")
+
+
+def requirements() -> Sequence[Requirement]:
+    """Programs, privileges, and what is known of KVM before a guest was tried under it."""
+    lines = []
+    for program in (PROGRAM, *BUILDS_THE_GUEST):
+        path = shutil.which(program)
+        lines.append(
+            Requirement(program, path is not None, path or "not installed", install_command(program))
+        )
+    kernel = os.environ.get("COPPICE_KERNEL") or shutil.which("apt-get")
+    lines.append(
+        Requirement(
+            "guest kernel",
+            kernel is not None,
+            os.environ.get("COPPICE_KERNEL") or "from the distribution's cloud kernel package",
+            "set COPPICE_KERNEL to a vmlinux or bzImage",
+        )
+    )
+    opens = os.access(KVM, os.R_OK | os.W_OK)
+    detail = "opens; believed only after a guest has answered" if opens else "does not open"
+    lines.append(Requirement(str(KVM), True, f"{detail}; TCG otherwise"))
+    return lines

@@ -1,0 +1,179 @@
+"""A microVM under QEMU, from an empty or booting VMM to a guest that answers."""
+
+from __future__ import annotations
+
+import enum
+import os
+import socket
+import struct
+import time
+from dataclasses import dataclass
+
+from harness.errors import GuestTimeout, SandboxError, WrongAnswer
+from harness.guest.agent_client import Agent, Finished, identity_fields
+from harness.guest.protocol import ARMED, RING_ANSWER_LENGTH, Tag, field, ring, ring_answer
+from harness.sandbox.identity import NO_KEY, Identity
+from harness.sandbox.qemu.checkpoint import Checkpoint
+from harness.sandbox.qemu.qmp import Qmp
+from harness.sandbox.qemu.vmm import CONTINUE, STOP, Vmm
+
+ECHO = "/bin/echo"
+
+
+class State(enum.Enum):
+    """What a microVM needs to answer: to finish booting, a checkpoint, to be continued, nothing."""
+
+    BOOTING = "booting"
+    EMPTY = "empty"
+    STOPPED = "stopped"
+    RUNNING = "running"
+
+
+@dataclass(frozen=True)
+class _Ring:
+    """A nonce for the doorbell and the answer that only this guest can give, made beforehand."""
+
+    message: bytes
+    answer: bytes
+
+
+def _new_ring(key: bytes) -> _Ring:
+    nonce = os.urandom(8)
+    return _Ring(ring(nonce), ring_answer(key, nonce))
+
+
+def _patience(line: socket.socket, seconds: float) -> None:
+    """Give blocking reads of a socket a limit in the kernel: no poll call before each of them."""
+    line.setblocking(True)
+    limit = struct.pack("ll", int(seconds), int(seconds % 1 * 1e6))
+    line.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
+
+
+class QemuSandbox:
+    """Implements `harness.sandbox.protocol.Sandbox`."""
+
+    def __init__(
+        self, vmm: Vmm, identity: Identity, state: State, checkpoint: Checkpoint | None = None
+    ) -> None:
+        self.id = identity.id
+        self.identity = identity
+        self.agent = Agent(vmm.agent, vmm.name)
+        self.vmm = vmm
+        self._state = state
+        self._checkpoint = checkpoint
+        self._pending_identity = state is not State.RUNNING
+        self._ring = _new_ring(NO_KEY)
+        _patience(vmm.bell, 10)
+
+    # The timed path.
+
+    def awaken(self, timeout_s: float) -> float:
+        """From whatever state it is in to a verified answer; when that was (perf_counter).
+
+        Raises GuestTimeout, GuestDied, WrongAnswer.
+        """
+        if self._state is State.STOPPED:
+            replied = self._ring_bell()
+        elif self._state is State.EMPTY:
+            self._load()
+            replied = self._ring_bell()
+        else:
+            self.agent.ping(timeout_s)
+            replied = time.perf_counter()
+        self._state = State.RUNNING
+        return replied
+
+    def _ring_bell(self) -> float:
+        """Put a nonce before the guest, let it run, wait for its answer."""
+        expected = self._ring.answer
+        bell = self.vmm.bell
+        try:
+            bell.send(self._ring.message)
+            self.vmm.control.send(CONTINUE)
+            answer = bell.recv(64)
+            while len(answer) < RING_ANSWER_LENGTH:
+                piece = bell.recv(64)
+                if not piece:
+                    break
+                answer += piece
+            replied = time.perf_counter()
+        except BlockingIOError as error:
+            raise GuestTimeout(f"{self.vmm.name} did not answer the doorbell") from error
+        except OSError as error:
+            raise self.vmm.died() from error
+        if answer != expected:
+            if len(answer) < RING_ANSWER_LENGTH:
+                raise self.vmm.died()
+            raise WrongAnswer(f"{self.vmm.name} answered a nonce with something else than its hash")
+        return replied
+
+    def _load(self) -> None:
+        """Give an empty VMM the device state; its memory is mapped from the checkpoint already."""
+        assert self._checkpoint and self.vmm.incoming
+        try:
+            self.vmm.incoming.sendall(self._checkpoint.devices.read_bytes())
+            self.vmm.incoming.shutdown(socket.SHUT_WR)
+        except OSError as error:
+            raise self.vmm.died() from error
+        while True:
+            status = self.vmm.qmp.wait_event("MIGRATION")["data"]["status"]
+            if status == "completed":
+                return
+            if status == "failed":
+                raise SandboxError(f"{self.vmm.name} refused the checkpoint: {self.vmm.said()}")
+
+    def first_exec(self, word: str) -> Finished:
+        """The first process after waking. What the guest does not know yet of itself (identity,
+        or only the wall clock) goes before it in the same message."""
+        if self._pending_identity:
+            fields = identity_fields(self.identity)
+            self._pending_identity = False
+            self.agent.key = self.identity.key
+        else:
+            fields = field(Tag.WALL_NS, time.time_ns())
+        return self.agent.begin(fields, (ECHO, word))
+
+    def touch(self, mib: int) -> None:
+        """Write one word in every page of `mib` MiB of the guest's memory."""
+        self.agent.touch(mib)
+
+    def resumed_at(self) -> float:
+        """When the VMM let the vCPU run, by its own word; perf_counter seconds."""
+        stamp = self.vmm.qmp.wait_event("RESUME", 5)["timestamp"]
+        wall = stamp["seconds"] + stamp["microseconds"] / 1e6
+        return wall - time.time() + time.perf_counter()
+
+    # Off the timed path.
+
+    @property
+    def qmp(self) -> Qmp:
+        return self.vmm.qmp
+
+    def adopt_identity(self) -> None:
+        """Make the guest who it is, now rather than with its first process."""
+        self.agent.take_identity(self.identity)
+        self._pending_identity = False
+
+    def arm(self) -> None:
+        """Leave the guest in its doorbell loop, with a nonce ready for it."""
+        self.agent.arm()
+        if self.vmm.bell.recv(1) != ARMED:
+            raise self.vmm.died()
+        self._ring = _new_ring(self.agent.key)
+
+    def stop(self) -> None:
+        """Hold the vCPU; the guest must be armed."""
+        self.vmm.control.send(STOP)
+        self.qmp.wait_event("STOP", 10)
+        self._state = State.STOPPED
+
+    def resume(self) -> None:
+        """Let it run and answer, untimed."""
+        if self._state is not State.RUNNING:
+            self.awaken(30)
+            self.agent.set_wall_clock()
+
+    def destroy(self) -> None:
+        """End the VMM and give the address back; safe to call twice."""
+        self.vmm.kill()
+        self.identity.release()

@@ -1,0 +1,188 @@
+"""The qemu substrate: prepares an image and a checkpoint, launches microVMs of every tier."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.errors import SandboxError
+from harness.guest.image import GuestImage, build
+from harness.host.requirement import Requirement
+from harness.host.run import Run
+from harness.measure.record import Image, Scalar
+from harness.sandbox.identity import Identity, allocate
+from harness.sandbox.protocol import Tier
+from harness.sandbox.qemu import checkpoint as checkpoints
+from harness.sandbox.qemu.accelerator import choose
+from harness.sandbox.qemu.checkpoint import Checkpoint
+from harness.sandbox.qemu.machine import PROGRAM, Descriptors, Shape, arguments
+from harness.sandbox.qemu.requirements import requirements
+from harness.sandbox.qemu.sandbox import ECHO, QemuSandbox, State
+from harness.sandbox.qemu.vmm import Vmm, spawn
+
+BOOT_LIMIT_S = 300.0
+WARM_UPS = 8
+"""Processes run before a guest is checkpointed or stopped, so that translated code is at hand."""
+SETTLE_S = 1.0
+"""How long a guest lives before it is stopped: its kernel's once-a-second work is translated then."""
+SEAL = "/run/sealed"
+"""A file written before the checkpoint: a restored guest that has it kept its state."""
+MIB = 1 << 20
+
+
+@dataclass(frozen=True)
+class QemuTemplate:
+    """What sandboxes are launched from. `note` says why this accelerator."""
+
+    shape: Shape
+    image: GuestImage
+    checkpoint: Checkpoint | None
+    note: str
+
+    @property
+    def accelerator(self) -> str:
+        return self.shape.accelerator
+
+    @property
+    def images(self) -> Sequence[Image]:
+        sealed = [self.checkpoint.as_record()] if self.checkpoint else []
+        return [self.image.as_record(), *sealed]
+
+
+class QemuSubstrate:
+    """Implements `harness.sandbox.protocol.Substrate`."""
+
+    name = "qemu"
+    own_kernel = True
+    tiers = tuple(Tier)
+    tools = (PROGRAM,)
+
+    def __init__(self, line: str = "virtio") -> None:
+        self._line = line
+
+    def requirements(self) -> Sequence[Requirement]:
+        return requirements()
+
+    def memory_per_sandbox(self, tier: Tier) -> int:
+        """Bytes, estimated from above: measured 18 to 40 MiB restored, 90 to 130 MiB booted."""
+        return (64 if tier.restores else 176) * MIB
+
+    def prepare(self, run: Run, cache: Path, tier: Tier) -> QemuTemplate:
+        image = build(cache)
+        chosen = choose(run, cache, image)
+        shape = Shape(chosen.name, line=self._line)
+        sealed = self._sealed(run, cache, image, shape) if tier.restores else None
+        return QemuTemplate(shape, image, sealed, chosen.reason)
+
+    def launch(self, run: Run, template: QemuTemplate, tier: Tier, identity: Identity) -> QemuSandbox:
+        if not tier.restores:
+            guest = self._boot(run, template.image, template.shape, identity)
+        else:
+            guest = self._empty(run, template, identity)
+        with destroyed_on_failure(guest):
+            if not tier.restores:
+                guest.qmp.greeting(30)
+            if tier.waits_in_memory:
+                guest.awaken(BOOT_LIMIT_S)
+                guest.adopt_identity()
+                _warm_up(guest)
+                guest.arm()
+                guest.stop()
+        return guest
+
+    def _boot(
+        self,
+        run: Run,
+        image: GuestImage,
+        shape: Shape,
+        identity: Identity,
+        memory: Path | None = None,
+    ) -> QemuSandbox:
+        name = f"coppice-{identity.id}"
+
+        def words(line: Descriptors) -> Sequence[str]:
+            return arguments(
+                shape, name, line, memory=memory, share=memory is not None,
+                kernel=image.kernel, initramfs=image.initramfs,
+            )  # fmt: skip
+
+        return QemuSandbox(spawn(run, name, words, incoming=False), identity, State.BOOTING)
+
+    def _empty(self, run: Run, template: QemuTemplate, identity: Identity) -> QemuSandbox:
+        """A VMM that waits for device state: no guest state is in it, only the mapping of a file."""
+        name = f"coppice-{identity.id}"
+        sealed = template.checkpoint
+        assert sealed
+
+        def words(line: Descriptors) -> Sequence[str]:
+            return arguments(template.shape, name, line, memory=sealed.memory)
+
+        guest = QemuSandbox(spawn(run, name, words, incoming=True), identity, State.EMPTY, sealed)
+        with destroyed_on_failure(guest):
+            guest.qmp.greeting(30)
+            _migration_capabilities(guest.vmm)
+        return guest
+
+    # The checkpoint.
+
+    def _sealed(self, run: Run, cache: Path, image: GuestImage, shape: Shape) -> Checkpoint:
+        built_from: dict[str, Scalar] = {"image": image.sha256, **shape.facts(), "warm_ups": WARM_UPS}
+        folder = checkpoints.path_for(cache, built_from)
+        if not folder.exists():
+            with checkpoints.writing(cache, built_from) as folder_to_be:
+                self._seal(run, image, shape, folder_to_be)
+        return checkpoints.load(folder, built_from)
+
+    def _seal(self, run: Run, image: GuestImage, shape: Shape, folder: Path) -> None:
+        """Boot a guest whose memory is a file, warm it up, stop it, write its device state."""
+        memory = folder / checkpoints.MEMORY
+        with memory.open("wb") as file:
+            # Reserved at once: a disk that fills up says so here, not as a bus error in the VMM.
+            os.posix_fallocate(file.fileno(), 0, shape.memory_mib * MIB)
+        guest = self._boot(run, image, shape, allocate(run.leases, run.id), memory)
+        try:
+            guest.qmp.greeting(30)
+            guest.awaken(BOOT_LIMIT_S)
+            _warm_up(guest)
+            guest.agent.write_file(SEAL, b"written before the checkpoint")
+            guest.arm()
+            guest.stop()
+            _migration_capabilities(guest.vmm)
+            handle = os.open(folder / checkpoints.DEVICES, os.O_WRONLY | os.O_CREAT, 0o644)
+            try:
+                guest.vmm.send_descriptor("devices", handle)
+            finally:
+                os.close(handle)
+            guest.qmp.execute("migrate", uri="fd:devices")
+            while (status := guest.qmp.wait_event("MIGRATION", 120)["data"]["status"]) != "completed":
+                if status == "failed":
+                    raise SandboxError(f"{guest.vmm.name} could not be checkpointed: {guest.vmm.said()}")
+        finally:
+            guest.destroy()
+
+
+def _warm_up(guest: QemuSandbox) -> None:
+    time.sleep(SETTLE_S)
+    for number in range(WARM_UPS):
+        guest.agent.set_wall_clock()
+        guest.agent.run((ECHO, str(number)))
+
+
+def _migration_capabilities(vmm: Vmm) -> None:
+    """Guest memory stays in its file: only device state travels. Events tell when it has."""
+    states = [{"capability": name, "state": True} for name in ("x-ignore-shared", "events")]
+    vmm.qmp.execute("migrate-set-capabilities", capabilities=states)
+
+
+@contextlib.contextmanager
+def destroyed_on_failure(guest: QemuSandbox):  # type: ignore[no-untyped-def]
+    """Destroy a guest that its maker cannot hand out."""
+    try:
+        yield
+    except BaseException:
+        guest.destroy()
+        raise

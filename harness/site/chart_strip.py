@@ -1,0 +1,175 @@
+"""The cold-start chart: one row a tier, every sample a dot, time on a logarithmic axis.
+
+Within a row the samples run from top to bottom in the order they were measured, so that drift
+shows. Others' figures are drawn with marks of another kind, since their clocks are not ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from markupsafe import Markup
+
+from harness.claims.published import Figure
+from harness.measure.record import Series
+from harness.site import axis, svg
+from harness.site.figures import get, show
+
+_TOP, _ROW, _LANE, _BOTTOM = 46, 92, 30, 30
+_EDGE = 0.012
+
+
+@dataclass(frozen=True)
+class Strip:
+    """A row: `note` says what a reader must know, `published` holds others' figures for it."""
+
+    label: str
+    series: Series | None
+    note: str = ""
+    warn: bool = False
+    muted: bool = False
+    published: Sequence[tuple[str, Figure]] = ()
+
+
+@dataclass(frozen=True)
+class Line:
+    """A dashed line across all rows at a published value."""
+
+    figure: Figure
+    text: str
+    aside: str
+
+
+def strip_chart(id: str, title: str, strips: Sequence[Strip], line: Line | None) -> Markup:
+    """The chart; every series must be in seconds."""
+    scale = axis.decades(_values(strips, line), "s")
+    bottom = _TOP + _ROW * len(strips)
+    parts: list[object] = [_grid(scale, bottom)]
+    if line and line.figure.value is not None:
+        parts.append(_line(line, _x(scale, line.figure.value), bottom))
+    for number, strip in enumerate(strips):
+        parts.append(_strip(strip, scale, _TOP + _ROW * number))
+    return svg.chart(id, title, _describe(strips, line), bottom + _BOTTOM, *parts)
+
+
+def _values(strips: Sequence[Strip], line: Line | None) -> list[float]:
+    found = [line.figure.value] if line and line.figure.value else []
+    for strip in strips:
+        found += strip.series.samples if strip.series else ()
+        found += [one.value for _, one in strip.published if one.value]
+    return found
+
+
+def _x(scale: axis.Axis, value: float) -> float:
+    return _EDGE + (1 - 2 * _EDGE) * scale.place(value)
+
+
+def _describe(strips: Sequence[Strip], line: Line | None) -> str:
+    parts = []
+    for strip in strips:
+        median = get(strip.series, "p50") if strip.series else None
+        words = f"median {show(median, 's')}" if median else strip.note or "not measured"
+        parts.append(f"{strip.label}: {words}.")
+    if line:
+        parts.append(f"Dashed line: {line.text}, {line.aside}.")
+    return " ".join(parts) + " The same figures stand in the table below."
+
+
+def _grid(scale: axis.Axis, bottom: float) -> Markup:
+    parts = []
+    for value in scale.minor:
+        x = svg.percent(_x(scale, value))
+        parts.append(svg.tag("line", x1=x, x2=x, y1=_TOP, y2=bottom, class_="minor"))
+    last = len(scale.ticks) - 1
+    for number, tick in enumerate(scale.ticks):
+        x = svg.percent(_x(scale, tick.value))
+        parts.append(svg.tag("line", x1=x, x2=x, y1=_TOP, y2=bottom, class_="major"))
+        place = "start" if number == 0 else "end" if number == last else "middle"
+        at = {"start": "0%", "end": "100%"}.get(place, x)
+        parts.append(
+            svg.tag("text", tick.label, x=at, y=bottom + 20, text_anchor=place, class_="tick")
+        )
+    return svg.tag("g", *parts, class_="axis", aria_hidden="true")
+
+
+def _strip(strip: Strip, scale: axis.Axis, top: float) -> Markup:
+    lane = top + 26
+    parts: list[object] = [
+        svg.tag("line", x1="0", x2="100%", y1=top, y2=top, class_="rule"),
+        svg.tag("text", strip.label, x="0", y=top + 18, class_="row"),
+    ]
+    kind = "warn" if strip.warn else "note"
+    samples = strip.series.samples if strip.series else ()
+    median = get(strip.series, "p50") if strip.series else None
+    if strip.series and median:
+        step = (_LANE - 6) / max(len(samples) - 1, 1)
+        points = ((_x(scale, value), 3 + step * i) for i, value in enumerate(samples))
+        parts.append(svg.stretched(svg.dots(points), lane, _LANE, "samples"))
+        parts += _summary(strip.series, scale, lane)
+        value = svg.tag("tspan", show(median, "s"), class_="value", data_value=repr(median.value))
+        note = [svg.tag("tspan", f"{strip.note} ", class_=kind)] if strip.note else []
+        parts.append(svg.tag("text", *note, value, x="100%", y=top + 18, text_anchor="end"))
+    else:
+        words = strip.note or "not measured on this host"
+        parts.append(svg.tag("text", words, x="100%", y=top + 18, text_anchor="end", class_=kind))
+    for who, one in strip.published:
+        if one.value is None:
+            continue
+        x, y = _x(scale, one.value), lane + _LANE + 21
+        parts.append(svg.glyph(x, y, svg.DIAMOND, "other"))
+        right = x < 0.62
+        text = f"{who} {one.as_written}"
+        parts.append(
+            svg.tag(
+                "text",
+                text,
+                x=svg.percent(x),
+                dx=10 if right else -10,
+                y=y + 4,
+                class_="other",
+                text_anchor="start" if right else "end",
+                data_value=repr(one.value),
+            )
+        )
+    return svg.tag("g", *parts, class_="strip muted" if strip.muted else "strip")
+
+
+def _summary(series: Series, scale: axis.Axis, lane: float) -> list[Markup]:
+    median = get(series, "p50")
+    assert median
+    parts = []
+    if median.low is not None and median.high is not None:
+        low, high = _x(scale, median.low), _x(scale, median.high)
+        # At least a hair's breadth, so that a very sure median still shows its interval.
+        width = svg.percent(max(high - low, 0.002))
+        parts.append(
+            svg.tag("rect", x=svg.percent(low), y=lane, width=width, height=_LANE, class_="band")
+        )
+    x = svg.percent(_x(scale, median.value))
+    parts.append(svg.tag("line", x1=x, x2=x, y1=lane - 2, y2=lane + _LANE + 2, class_="median"))
+    tail = get(series, "p95")
+    if tail:
+        parts.append(svg.glyph(_x(scale, tail.value), lane + _LANE + 2, svg.TRIANGLE, "tail"))
+    return parts
+
+
+def _line(line: Line, x: float, bottom: float) -> Markup:
+    place = "end" if x > 0.5 else "start"
+    shift = -8 if place == "end" else 8
+    at = svg.percent(x)
+    return svg.tag(
+        "g",
+        svg.tag("line", x1=at, x2=at, y1=4, y2=bottom, class_="claim"),
+        svg.tag(
+            "text",
+            line.text,
+            x=at,
+            dx=shift,
+            y=16,
+            text_anchor=place,
+            class_="claim",
+            data_value=repr(line.figure.value),
+        ),
+        svg.tag("text", line.aside, x=at, dx=shift, y=32, text_anchor=place, class_="aside"),
+    )

@@ -1,0 +1,86 @@
+"""Picks the cold-start records that a page shows: one per substrate, tier and concurrency."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from harness.measure.record import Series
+from harness.site.corpus import Corpus, Entry
+
+RIG = "cold-start"
+RUNGS = ("object", "resumed", "first-reply", "first-exec", "first-touch")
+TIERS = ("full", "durable-pool", "durable-prewarm-pool", "prewarm-pool")
+CONCURRENCIES = (1, 10, 50)
+HEADLINE = "first-reply"
+NOOP = "noop"
+DEFAULT_SUBSTRATE = "qemu"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One tier of one substrate, with the chosen record for each concurrency measured."""
+
+    substrate: str
+    tier: str
+    entries: Mapping[int, Entry]
+
+    def series(self, metric: str, concurrency: int) -> tuple[Entry, Series] | None:
+        entry = self.entries.get(concurrency)
+        found = entry and entry.find(
+            metric, substrate=self.substrate, tier=self.tier, concurrency=concurrency
+        )
+        return (entry, found) if entry and found else None
+
+    @property
+    def task(self) -> str | None:
+        """The command that measures this tier: as its record says, else as tasks are named."""
+        for _, entry in sorted(self.entries.items()):
+            return entry.record.command.task
+        return None if self.substrate == NOOP else f"mise run bench:{self.substrate}-{self.tier}"
+
+
+def rows(corpus: Corpus) -> Sequence[Row]:
+    """Every tier of every substrate measured on the corpus's machine, then `noop`.
+
+    A tier without a record has a row too: what was not measured must be seen. The newest record
+    of the full profile is chosen, else the newest of any; whether it is valid plays no part.
+    """
+    chosen: dict[tuple[str, str, int], Entry] = {}
+    for entry in corpus.of_rig(RIG, corpus.machine):
+        for one in entry.record.series:
+            if one.metric != HEADLINE:
+                continue
+            key = (
+                str(one.dimensions.get("substrate")),
+                str(one.dimensions.get("tier")),
+                one.dimensions.get("concurrency"),
+            )
+            before = chosen.get(key)  # type: ignore[arg-type]
+            if before and before.record.profile == "full" != entry.record.profile:
+                continue
+            chosen[key] = entry  # type: ignore[index]
+
+    def row(substrate: str, tier: str) -> Row:
+        return Row(
+            substrate,
+            tier,
+            {key[2]: e for key, e in chosen.items() if key[:2] == (substrate, tier)},
+        )
+
+    substrates = sorted({key[0] for key in chosen} - {NOOP}) or [DEFAULT_SUBSTRATE]
+    found = []
+    for substrate in substrates:
+        others = sorted({key[1] for key in chosen if key[0] == substrate} - set(TIERS))
+        found += [row(substrate, tier) for tier in (*TIERS, *others)]
+    return [*found, _noop(sorted({key[1] for key in chosen if key[0] == NOOP}), row)]
+
+
+def _noop(tiers: Sequence[str], row: object) -> Row:
+    """The harness's own cost: one row, of the tier that the headline is about if measured."""
+    preferred = "durable-prewarm-pool"
+    tier = preferred if preferred in tiers or not tiers else tiers[0]
+    assert callable(row)
+    found = row(NOOP, tier)
+    assert isinstance(found, Row)
+    return found

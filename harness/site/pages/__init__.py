@@ -1,0 +1,1 @@
+"""The pages: one file each, found by its PAGE (see harness/site/page.py)."""

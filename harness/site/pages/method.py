@@ -1,0 +1,42 @@
+"""The method page: clocks, the ladder, statistics, tiers, and what the clock leaves out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from harness.measure import statistics
+from harness.site import coldstart
+from harness.site.chart_ladder import Rung, ladder
+from harness.site.corpus import Corpus
+from harness.site.page import Asset, Document, Nav, Page
+
+_RUNGS = (
+    Rung("object", "the VMM or jail exists", "the host makes it, or takes it from its pool"),
+    Rung("resumed", "its vCPU may run", "state is loaded, or the process continued"),
+    Rung("first-reply", "a nonce is answered", "the guest computes on a random nonce"),
+    Rung("first-exec", "a command's output is back", "the guest starts a process"),
+    Rung("first-touch", "a working set is written", "the guest writes memory, page by page"),
+)
+_EXAMPLES = (10, 30, 100, 400)
+_PERCENTILES = (50, 90, 95, 99)
+
+
+def _render(corpus: Corpus) -> Iterator[Document | Asset]:
+    runs = list(corpus.of_rig(coldstart.RIG, corpus.machine))
+    shown = {n: [p for p in _PERCENTILES if n >= statistics.smallest_n(p)] for n in _EXAMPLES}
+    yield Document(
+        "method.html",
+        "method.html",
+        "Method",
+        "Clocks, tiers and statistics: what a figure on this site means.",
+        {
+            "drawing": ladder("ladder", "a caller asks for a sandbox", _RUNGS),
+            "newest": runs[-1] if runs else None,
+            "percentiles": _PERCENTILES,
+            "shown": shown,
+            "tiers": coldstart.TIERS,
+        },
+    )
+
+
+PAGE = Page(_render, Nav("Method", "method.html", 30))

@@ -1,0 +1,84 @@
+"""What others publish: every figure with who, when, clock, label, source and our remark."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from harness.claims import published
+from harness.claims.published import Figure
+from harness.site.corpus import Corpus
+from harness.site.page import Asset, Document, Nav, Page
+
+_TITLES = {
+    "cold-start": "Start",
+    "memory": "Memory",
+    "snapshot": "Snapshots",
+    "network": "Network",
+    "policy": "Network policy",
+    "sdk": "E2B compatibility",
+}
+
+
+@dataclass(frozen=True)
+class Set:
+    """Figures of one publisher that were taken under the same conditions."""
+
+    conditions: str
+    figures: Sequence[Figure]
+
+
+@dataclass(frozen=True)
+class Publisher:
+    name: str
+    sets: Sequence[Set]
+
+    @property
+    def size(self) -> int:
+        return sum(len(one.figures) for one in self.sets)
+
+
+def _publisher(name: str, figures: Sequence[Figure]) -> Publisher:
+    sets: dict[str, list[Figure]] = {}
+    for one in figures:
+        text = "; ".join(part for part in (one.conditions, one.when_note) if part)
+        sets.setdefault(text or "conditions not given", []).append(one)
+    return Publisher(name, [Set(text, found) for text, found in sets.items()])
+
+
+def _topic(figures: Sequence[Figure]) -> Sequence[Publisher]:
+    """Publishers of one topic, those with the most figures first."""
+    by_name: dict[str, list[Figure]] = {}
+    for one in figures:
+        by_name.setdefault(one.publisher, []).append(one)
+    found = [_publisher(name, own) for name, own in by_name.items()]
+    return sorted(found, key=lambda one: (-one.size, one.name.lower()))
+
+
+def _host(address: str) -> str:
+    return urlsplit(address).netloc.removeprefix("www.")
+
+
+def _render(corpus: Corpus) -> Iterator[Document | Asset]:
+    topics = {one.topic for one in corpus.published}
+    known = [one for one in _TITLES if one in topics] + sorted(topics - set(_TITLES))
+    used = {one.clock for one in corpus.published}
+    yield Document(
+        "published.html",
+        "published.html",
+        "Published figures",
+        "What others say about sandboxes: who, when, under which clock, and where.",
+        {
+            "groups": {
+                topic: _topic([one for one in corpus.published if one.topic == topic])
+                for topic in known
+            },
+            "topics": {topic: _TITLES.get(topic, topic.capitalize()) for topic in known},
+            "used": [clock for clock in published.clocks().values() if clock.id in used],
+            "host": _host,
+        },
+    )
+
+
+PAGE = Page(_render, Nav("Published figures", "published.html", 40))

@@ -1,0 +1,87 @@
+"""SVG by hand: elements whose text is escaped, and dots that stay round when a drawing stretches.
+
+A chart is as wide as its place on the page: across, coordinates are percentages, so that text
+keeps its size on a phone; down, they are pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from markupsafe import Markup, escape
+
+GRAIN = 2000
+"""Horizontal steps of a stretched drawing: finer than the pixels of a wide screen."""
+
+
+def tag(name: str, *children: object, **attributes: object) -> Markup:
+    """One element. `class_` is class, `text_anchor` is text-anchor; None leaves one out."""
+    text = Markup("").join(
+        Markup(' {}="{}"').format(key.rstrip("_").replace("_", "-"), value)
+        for key, value in attributes.items()
+        if value is not None
+    )
+    inside = Markup("").join(escape(child) for child in children)
+    if not children:
+        return Markup("<{}{}/>").format(Markup(name), text)
+    return Markup("<{0}{1}>{2}</{0}>").format(Markup(name), text, inside)
+
+
+def percent(share: float) -> str:
+    """A share of the width as an SVG length."""
+    return f"{round(share * 100, 2):g}%"
+
+
+def chart(id: str, title: str, description: str, height: int, *children: object) -> Markup:
+    """The whole drawing, named and described for those who do not see it."""
+    return tag(
+        "svg",
+        tag("title", title, id=f"{id}-title"),
+        tag("desc", description, id=f"{id}-desc"),
+        *children,
+        class_="chart",
+        role="img",
+        width="100%",
+        height=height,
+        aria_labelledby=f"{id}-title {id}-desc",
+    )
+
+
+def stretched(path: str, y: float, height: float, class_: str) -> Markup:
+    """A path in steps of GRAIN across the whole width; its stroke does not stretch with it."""
+    return tag(
+        "svg",
+        tag("path", d=path, class_=class_, vector_effect="non-scaling-stroke"),
+        x="0",
+        y=f"{y:g}",
+        width="100%",
+        height=f"{height:g}",
+        viewBox=f"0 0 {GRAIN} {height:g}",
+        preserveAspectRatio="none",
+        overflow="visible",
+        aria_hidden="true",
+    )
+
+
+def dots(points: Iterable[tuple[float, float]]) -> str:
+    """Path of one dot a point; x is a share of the width, y pixels. Drawn by a round line cap."""
+    return "".join(f"M{round(x * GRAIN)} {y:.4g}h0" for x, y in points)
+
+
+def glyph(share: float, y: float, path: str, class_: str) -> Markup:
+    """A small shape in pixels around a point whose place across is a share of the width."""
+    return tag(
+        "svg",
+        tag("path", d=path, class_=class_),
+        x=percent(share),
+        y=f"{y:g}",
+        overflow="visible",
+        width="1",
+        height="1",
+        aria_hidden="true",
+    )
+
+
+DIAMOND = "M0-5.5 5.5 0 0 5.5-5.5 0z"
+TRIANGLE = "M0 0 4.5 7h-9z"
+CROSS = "M-4-4 4 4M4-4-4 4"

@@ -1,0 +1,201 @@
+"""Cold start: from the caller's request to a sandbox that has answered, worked, and used memory.
+
+One test per substrate, tier and concurrency; each writes one run record with the whole ladder.
+It measures and never judges: nothing here fails because something is slow.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import gc
+import itertools
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from pytest_benchmark.fixture import BenchmarkFixture
+
+from harness.host.run import Run, cache_folder
+from harness.measure.benchmark import STOPWATCH
+from harness.measure.clock import cold_start_clock
+from harness.measure.record import Failure, Series
+from harness.rig import RigInfo
+from harness.rig_run import RigRun
+from harness.sandbox.identity import allocate
+from harness.sandbox.ladder import RUNGS, Climb, climb_together, conclude
+from harness.sandbox.pool import Pool
+from harness.sandbox.protocol import Sandbox, Substrate, Template, Tier, load, registered
+
+RIG = RigInfo(
+    id="cold-start",
+    title="Cold start, the whole clock ladder",
+    claims=("coppice-cold-start", "cubesandbox-cold-start"),
+    substrates=("qemu", "bhyve", "noop"),
+)
+TIMEOUT_S = 300.0
+CONCURRENCIES = (1, 10, 50)
+BATCH = 25
+"""Sandboxes that wait at once when they are asked for one by one."""
+CLAIMED_RUNG = "first-reply"
+"""What pytest-benchmark shows: it holds one duration per test."""
+
+# Attempts per concurrency; 0: not in this profile. At 1, 368 is the least from which p99 has both
+# bounds; above 1 each rung has attempts of its own (see harness/sandbox/ladder.py).
+PLANS: dict[str, dict[Tier, dict[int, int]]] = {
+    "quick": {
+        Tier.FULL: {1: 3, 10: 0, 50: 0},
+        Tier.DURABLE_POOL: {1: 10, 10: 10, 50: 0},
+        Tier.DURABLE_PREWARM_POOL: {1: 20, 10: 10, 50: 0},
+        Tier.PREWARM_POOL: {1: 5, 10: 0, 50: 0},
+    },
+    "full": {
+        Tier.FULL: {1: 30, 10: 30, 50: 50},
+        Tier.DURABLE_POOL: {1: 100, 10: 100, 50: 100},
+        Tier.DURABLE_PREWARM_POOL: {1: 400, 10: 400, 50: 400},
+        Tier.PREWARM_POOL: {1: 400, 10: 100, 50: 100},
+    },
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """One combination of dimensions; its name is what `-k` finds."""
+
+    substrate: str
+    tier: Tier
+    concurrency: int
+    spare_vmm: bool = True
+    """Whether a VMM without guest state may wait (durable-pool only)."""
+
+    def __str__(self) -> str:
+        spawned = "" if self.spare_vmm else "-spawned"
+        return f"{self.substrate}-{self.tier}{spawned}-cc{self.concurrency}"
+
+
+def cases() -> list[Case]:
+    """Every combination of the registered substrates that this rig knows."""
+    found = []
+    for name in sorted(set(RIG.substrates) & set(registered())):
+        for tier, concurrency in itertools.product(load(name).tiers, CONCURRENCIES):
+            found.append(Case(name, tier, concurrency))
+            if tier is Tier.DURABLE_POOL and concurrency == 1:
+                found.append(Case(name, tier, concurrency, spare_vmm=False))
+    return found
+
+
+class Launcher:
+    """Hands out sandboxes of one case, ready as its tier has them."""
+
+    def __init__(
+        self, case: Case, run: Run, substrate: Substrate[Template], template: Template, stack: ExitStack
+    ) -> None:
+        self._launch: Callable[[], Sandbox] = lambda: substrate.launch(
+            run, template, case.tier, allocate(run.leases, run.id)
+        )
+        self._pool = None
+        if case.tier is not Tier.FULL and case.spare_vmm:
+            size = case.concurrency if case.concurrency > 1 else BATCH
+            each = substrate.memory_per_sandbox(case.tier)
+            # Nothing is launched while something is measured: two cores have nothing to spare.
+            self._pool = stack.enter_context(
+                Pool(self._launch, size, memory_each=each, refill=False)
+            )
+
+    def ready(self, count: int) -> None:
+        """Have this many sandboxes waiting, where the tier has any wait."""
+        if self._pool:
+            self._pool.fill(count)
+
+    def acquire(self) -> Sandbox:
+        return self._pool.check_out() if self._pool else self._launch()
+
+    def release(self, sandbox: Sandbox) -> None:
+        (self._pool.give_back if self._pool else type(sandbox).destroy)(sandbox)
+
+
+def attempts(case: Case, launcher: Launcher, own_kernel: bool, count: int, upto: str) -> list[Climb]:
+    """`count` cold starts up to a rung, in batches; the collector rests while they run."""
+    climbs: list[Climb] = []
+    while len(climbs) < count:
+        batch = min(count - len(climbs), case.concurrency if case.concurrency > 1 else BATCH)
+        launcher.ready(batch)
+        gc.collect()
+        gc.disable()
+        try:
+            for _ in range(batch // case.concurrency or 1):
+                together = climb_together(
+                    min(case.concurrency, batch), launcher.acquire, upto, TIMEOUT_S
+                )
+                conclude(together, launcher.release, own_kernel)
+                climbs += together
+        finally:
+            gc.enable()
+    return climbs
+
+
+def series_of(rung: str, dimensions: dict[str, str | int | bool | None], warmup: list[Climb], climbs: list[Climb]) -> Series:  # fmt: skip
+    """The samples of one rung, in the order of the attempts; failed ones keep their place."""
+    return Series(
+        metric=rung,
+        unit="s",
+        better="lower",
+        dimensions=dimensions,
+        loop="closed",
+        warmup=[one.rungs[rung] for one in warmup if one.failure is None],
+        samples=[one.rungs[rung] for one in climbs if one.failure is None],
+        failures=[Failure(i, one.failure) for i, one in enumerate(climbs) if one.failure],
+    )
+
+
+def measure(case: Case, run: Run, rig_run: RigRun, count: int) -> list[Series]:
+    """Run one case and return its series; the record's images and accelerator are noted."""
+    substrate = load(case.substrate)
+    template = substrate.prepare(run, cache_folder(), case.tier)
+    rig_run.prepared(template.images, template.accelerator, substrate.tools)
+    dimensions: dict[str, str | int | bool | None] = {
+        "substrate": case.substrate,
+        "tier": str(case.tier),
+        "concurrency": case.concurrency,
+        "accelerator": template.accelerator,
+    }
+    if case.tier is Tier.DURABLE_POOL:
+        dimensions["vmm"] = "waits" if case.spare_vmm else "spawned"
+    series = []
+    with ExitStack() as stack:
+        launcher = Launcher(case, run, substrate, template, stack)
+        warmup = attempts(case, launcher, substrate.own_kernel, case.concurrency, RUNGS[-1])
+        rig_run.begin()
+        if case.concurrency == 1:
+            climbs = attempts(case, launcher, substrate.own_kernel, count, RUNGS[-1])
+            series = [series_of(rung, dimensions, warmup, climbs) for rung in RUNGS]
+        else:
+            for upto in ("first-reply", "first-exec", "first-touch"):
+                climbs = attempts(case, launcher, substrate.own_kernel, count, upto)
+                rungs = RUNGS[:3] if upto == "first-reply" else (upto,)
+                series += [series_of(rung, dimensions, warmup, climbs) for rung in rungs]
+        rig_run.end()
+    return series
+
+
+@pytest.mark.benchmark(timer=STOPWATCH)
+@pytest.mark.parametrize("case", cases(), ids=str)
+def test_cold_start(
+    case: Case, benchmark: BenchmarkFixture, run: Run, rig_run: RigRun, profile: str
+) -> None:
+    count = PLANS[profile][case.tier][case.concurrency]
+    if count == 0:
+        pytest.skip(f"not in the {profile} profile: run with --profile full")
+    series = measure(case, run, rig_run, count)
+    claimed = next(one for one in series if one.metric == CLAIMED_RUNG)
+    record = rig_run.write(RIG, Path(__file__), series, cold_start_clock(), task=task_of(case))
+    rig_run.deliver(benchmark, claimed.samples, record)
+    assert claimed.samples, f"no cold start succeeded: {dataclasses.astuple(claimed.failures[0])}"
+
+
+def task_of(case: Case) -> str:
+    """The command that repeats this case."""
+    if case.substrate == "noop":
+        return "mise run bench -- --substrate noop"
+    return f"mise run bench:{case.substrate}-{case.tier} -- --profile full"

@@ -1,0 +1,37 @@
+"""A results folder with every kind of made-up run, and the site built of it, once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("jinja2", reason="the site's packages are not installed: pip install .[site]")
+
+from harness.site.build import build
+from tests.site import factory
+
+
+@dataclass(frozen=True)
+class Made:
+    results: Path
+    out: Path
+
+    def pages(self) -> list[Path]:
+        return sorted(self.out.rglob("*.html"))
+
+
+@pytest.fixture(scope="session")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
+    folder = tmp_path_factory.mktemp("site")
+    results = folder / "results"
+    factory.whole(results)
+    (results / factory.HOST / "20261103T000000Z-00000000.cold-start.run.json").write_text(
+        '{"schema": "coppice.run/9"}'
+    )
+    (results / factory.HOST / "20261104T000000Z-00000000.cold-start.run.json").write_text(
+        '{"schema": "coppice.ru'
+    )
+    build(results, folder / "out")
+    return Made(results, folder / "out")

@@ -1,0 +1,143 @@
+"""The built pages in headless Chromium: no complaint, no scroll sideways, nothing cut off."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import pytest
+
+from tests.site import browser as driving
+from tests.site.browser import Browser
+from tests.site.conftest import Made
+
+pytestmark = pytest.mark.skipif(
+    driving.program() is None, reason="Chromium is not installed: apt-get install chromium"
+)
+
+_WIDTHS = (390, 1280, 1920)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with driving.browser() as one:
+        yield one
+
+
+def some(made: Made) -> list[Path]:
+    """Every page of its kind, and two of the runs."""
+    runs = [path for path in made.pages() if path.parent.parent.name == "runs"]
+    return [path for path in made.pages() if path not in runs] + [runs[0], runs[-1]]
+
+
+def test_the_browser_would_report_a_page_that_is_wrong(browser: Browser, tmp_path: Path) -> None:
+    page = tmp_path / "wrong.html"
+    page.write_text("<img src=none.png><p style='width:3000px'>x<script>throw 1</script>")
+    browser.view(390)
+    browser.open(page.as_uri())
+    assert len(browser.complaints) >= 2
+    browser.complaints.clear()
+    assert browser.evaluate("document.documentElement.scrollWidth") > 390
+
+
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+@pytest.mark.parametrize("width", _WIDTHS)
+def test_pages_load_cleanly_and_fit(browser: Browser, made: Made, width: int, dark: bool) -> None:
+    browser.complaints.clear()
+    for path in some(made):
+        browser.view(width, dark=dark)
+        browser.open(path.as_uri())
+        assert browser.complaints == [], path
+        assert browser.evaluate("getComputedStyle(document.body).marginTop") == "0px"
+        assert browser.evaluate("document.documentElement.scrollWidth") <= width, path
+        # A chart's text must not be cut off at the window's edge.
+        cut = browser.evaluate(
+            "[...document.querySelectorAll('svg text')].filter(t => {"
+            "const r = t.getBoundingClientRect();"
+            f"return r.width && (r.left < 0 || r.right > {width})}}).map(t => t.textContent)"
+        )
+        assert cut == [], path
+
+
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+def test_text_stands_out_from_its_ground(browser: Browser, made: Made, dark: bool) -> None:
+    """WCAG's contrast of 4.5 for every colour that text is set in."""
+    browser.view(1280, dark=dark)
+    for path in some(made):
+        browser.open(path.as_uri())
+        poor = browser.evaluate(
+            """(() => {
+              const rgb = c => (c.match(/[0-9.]+/g) || []).map(Number);
+              const lum = c => { const [r, g, b] = c.map(v => { v /= 255;
+                return v <= .03928 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4 });
+                return .2126 * r + .7152 * g + .0722 * b };
+              const ground = e => { for (; e; e = e.parentElement) {
+                const c = rgb(getComputedStyle(e).backgroundColor);
+                if (c.length === 3 || c[3] === 1) return c.slice(0, 3) } return [255, 255, 255] };
+              const bad = new Set();
+              for (const e of document.querySelectorAll('body *:not(title):not(desc)')) {
+                if (![...e.childNodes].some(n => n.nodeType === 3 && n.data.trim())) continue;
+                const s = getComputedStyle(e);
+                const ink = rgb(e.ownerSVGElement ? s.fill : s.color).slice(0, 3);
+                const [a, b] = [lum(ink), lum(ground(e))].sort((x, y) => y - x);
+                if ((a + .05) / (b + .05) < 4.5) bad.add(e.tagName + '.' + e.getAttribute('class'));
+              }
+              return [...bad] })()"""
+        )
+        assert poor == [], path
+
+
+def test_links_and_anchors_resolve(browser: Browser, made: Made) -> None:
+    browser.view(1280)
+    ids: dict[Path, set[str]] = {}
+    links: set[tuple[Path, str]] = set()
+    for path in made.pages():
+        browser.open(path.as_uri())
+        ids[path.resolve()] = set(
+            browser.evaluate("[...document.querySelectorAll('[id]')].map(e => e.id)")
+        )
+        for address in browser.evaluate(
+            "[...document.links].map(a => String(a.href.baseVal ?? a.href))"
+        ):
+            links.add((path, address))
+    assert len(links) > 300
+    for path, address in links:
+        parts = urlsplit(address)
+        if parts.scheme == "https":
+            continue
+        assert parts.scheme == "file", (path, address)
+        target = Path(unquote(parts.path)).resolve()
+        assert target.is_file(), (path, address)
+        if parts.fragment:
+            assert unquote(parts.fragment) in ids[target], (path, address)
+
+
+def test_a_phone_reads_the_chart_and_dots_are_drawn(browser: Browser, made: Made) -> None:
+    browser.view(390)
+    browser.open((made.out / "index.html").as_uri())
+    size = browser.evaluate(
+        "Math.min(...[...document.querySelectorAll('svg text')].map(t => "
+        "parseFloat(getComputedStyle(t).fontSize)))"
+    )
+    assert size >= 12
+    box = browser.evaluate(
+        "(() => {const r = document.querySelector('figure path.samples').getBoundingClientRect();"
+        "return [r.width, r.height]})()"
+    )
+    assert box[0] > 5 and box[1] > 10
+
+
+def test_print_shows_what_a_screen_hides(browser: Browser, made: Made) -> None:
+    browser.view(1280, dark=True, media="print")
+    browser.open((made.out / "index.html").as_uri())
+    ground = browser.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert ground == "rgb(255, 255, 255)"
+    assert browser.evaluate("getComputedStyle(document.querySelector('nav')).display") == "none"
+    height = browser.evaluate(
+        "document.querySelector('details table').getBoundingClientRect().height"
+    )
+    assert height > 100
+    browser.view(1280)
+    closed = browser.evaluate("document.querySelector('details table').checkVisibility()")
+    assert closed is False

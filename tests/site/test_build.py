@@ -1,0 +1,378 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import types
+from pathlib import Path
+
+import pytest
+
+from harness.errors import UsageError
+from harness.measure import record
+from harness.measure.record import Failure, RunRecord, Series, Validity
+from harness.site import build as building
+from harness.site import check, page
+from harness.site.build import build
+from tests.site import factory
+from tests.site.conftest import Made
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+def test_equal_inputs_give_equal_bytes(made: Made, tmp_path: Path) -> None:
+    copy = tmp_path / "elsewhere"
+    copy.mkdir()
+    for path in sorted(made.results.rglob("*.json"), reverse=True):
+        target = copy / path.relative_to(made.results)
+        target.parent.mkdir(exist_ok=True)
+        target.write_bytes(path.read_bytes())
+        os.utime(target, (0, 0))
+    # Another process: another hash seed, another order of sets.
+    code = (
+        "import sys, pathlib; from harness.site.build import build; "
+        "build(pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2]))"
+    )
+    environment = {**os.environ, "PYTHONHASHSEED": "7"}
+    argv = [sys.executable, "-c", code, str(copy), str(tmp_path / "out")]
+    subprocess.run(argv, check=True, env=environment)
+    assert files(tmp_path / "out") == files(made.out)
+
+
+def test_the_record_stands_beside_its_page_byte_for_byte(made: Made) -> None:
+    originals = {path.read_bytes() for path in made.results.rglob("*.run.json")}
+    copies = [path.read_bytes() for path in made.out.glob("runs/*/*.json")]
+    assert copies and set(copies) < originals
+    assert len(originals) - len(copies) == 2
+
+
+def test_records_that_cannot_be_read_are_listed_with_their_error(made: Made) -> None:
+    text = (made.out / "runs.html").read_text()
+    assert "20261103T000000Z-00000000.cold-start.run.json" in text
+    assert "coppice.run/9" in text
+    assert "perhaps half-written" in text
+    assert "2 records could not be read" in (made.out / "index.html").read_text()
+
+
+@pytest.mark.parametrize("bad", ["NaN", "Infinity", "-Infinity"])
+def test_a_sample_that_is_no_number_makes_a_problem(tmp_path: Path, bad: str) -> None:
+    target = record.write(factory.cold_start("full"), tmp_path / "results")
+    data = json.loads(target.read_text())
+    data["series"][2]["samples"][3] = float(bad)
+    target.write_text(json.dumps(data))
+    built = build(tmp_path / "results", tmp_path / "out")
+    assert built.records == 0
+    assert "'first-reply' holds a sample that is not finite" in built.problems[0].error
+
+
+def test_unreadable_and_binary_records_do_not_break_the_rest(tmp_path: Path) -> None:
+    results = tmp_path / "results"
+    record.write(factory.cold_start("full"), results)
+    folder = results / factory.HOST
+    (folder / "a.run.json").write_bytes(b"\xff\xfe\x00\x01")
+    (folder / "b.run.json").mkdir()
+    (folder / "c.run.json").write_text("[" * 100_000)
+    (folder / "d.run.json").write_text("[]")
+    built = build(results, tmp_path / "out")
+    assert built.records == 1
+    assert [one.path[-10:] for one in built.problems] == [
+        "a.run.json",
+        "b.run.json",
+        "c.run.json",
+        "d.run.json",
+    ]
+
+
+def test_two_records_that_would_share_a_page(tmp_path: Path) -> None:
+    target = record.write(factory.cold_start("full"), tmp_path / "results")
+    shutil.copy(target, target.with_name(target.name.replace("cold-start", "cold_start")))
+    built = build(tmp_path / "results", tmp_path / "out")
+    assert built.records == 1
+    assert "would be that of" in built.problems[0].error
+
+
+def test_no_record_at_all(tmp_path: Path) -> None:
+    (tmp_path / "results").mkdir()
+    build(tmp_path / "results", tmp_path / "out")
+    text = (tmp_path / "out" / "index.html").read_text()
+    assert text.count('<p class="big absent">not measured on this host</p>') == 3
+    assert "mise run bench:qemu-full" in text
+    assert "There is no record yet" in (tmp_path / "out" / "runs.html").read_text()
+
+
+def test_no_such_results_folder(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="is no folder of records"):
+        build(tmp_path / "results", tmp_path / "out")
+
+
+def only(tmp_path: Path, *records: RunRecord) -> str:
+    for one in records:
+        record.write(one, tmp_path / "results")
+    build(tmp_path / "results", tmp_path / "out")
+    return (tmp_path / "out" / "index.html").read_text()
+
+
+def test_the_newest_full_profile_is_shown_and_else_the_newest_of_any(tmp_path: Path) -> None:
+    tier = "durable-prewarm-pool"
+    old = factory.cold_start(tier, day=1)
+    new = factory.cold_start(tier, day=2)
+    quick = factory.cold_start(tier, day=3, profile="quick", n=20)
+    text = only(tmp_path, old, new, quick)
+    assert f"{new.run_id.lower()}-cold-start.html#first-reply.p50" in text
+    assert old.run_id.lower() not in text and quick.run_id.lower() not in text
+
+
+def test_a_quick_record_serves_and_says_so(tmp_path: Path) -> None:
+    tier = "durable-prewarm-pool"
+    first = factory.cold_start(tier, day=3, profile="quick", n=20)
+    second = factory.cold_start(tier, day=4, profile="quick", n=21)
+    text = only(tmp_path, first, second)
+    assert second.run_id.lower() in text and first.run_id.lower() not in text
+    assert "quick profile" in text
+    assert "needs 72 samples, has 21" in text
+
+
+def test_another_machine_is_named_and_not_mixed_in(tmp_path: Path) -> None:
+    other = factory.cold_start("full", day=1, host=factory.machine("other-host"))
+    text = only(tmp_path, other, factory.cold_start("durable-pool", day=2))
+    assert "runs.html#machine-other-host" in text
+    assert other.run_id.lower() not in text
+
+
+def test_suspect_and_failed_runs_carry_a_mark_in_words(tmp_path: Path) -> None:
+    suspect = Validity("suspect", ("swap moved (test)",))
+    failed = Validity("failed", ("every guest died (test)",))
+    failures = [Failure(index, "died (test)") for index in range(30)]
+    text = only(
+        tmp_path,
+        factory.cold_start("durable-pool", validity=suspect),
+        factory.cold_start("full", n=0, failures=failures, validity=failed),
+    )
+    assert re.search(r'class="mark suspect" href="[^"]*#validity">suspect</a>', text)
+    assert re.search(r"all 30 failed.*?#validity\">failed</a>", text)
+    pages = [path.read_text() for path in (tmp_path / "out").glob("runs/*/*.html")]
+    assert any("swap moved (test)" in page for page in pages)
+    assert any("Failed attempts: 30 of 30" in page for page in pages)
+    assert any("died (test) <small>(attempt 1–30)</small>" in page for page in pages)
+
+
+def test_other_rigs_and_units_get_a_page(tmp_path: Path) -> None:
+    base = factory.cold_start("full")
+    series = (
+        Series("host-change", "bytes", "lower", {"n": 8}, "closed", (), [1.8e7, 1.9e7]),
+        Series("host-change", "bytes", "lower", {"n": 50}, "closed", (), [1.6e7, 0.0]),
+        Series("endpoint", "1", "higher", {"sdk": None}, "closed", (), [1, 1, 0, 1]),
+        Series("throughput", "bytes/s", "higher", {}, "open", (), [1.8e9] * 9),
+        Series("nothing", "1/s", "higher", {}, "open"),
+    )
+    rig = dataclasses.replace(base.rig, id="density")
+    only(tmp_path, dataclasses.replace(base, rig=rig, series=series))
+    (path,) = (tmp_path / "out").glob("runs/*/*.html")
+    text = path.read_text()
+    for anchor in ("host-change-n-8.p50", "host-change-n-50.p50", "endpoint.min", "nothing.max"):
+        assert f'id="{anchor}"' in text
+
+
+EVIL = "<script>alert(1)</script><img src=x onerror=alert(2)>\"'><svg onload=alert(3)>"
+
+
+def poison(value: object) -> object:
+    """Every free string of a record, keys too, made hostile."""
+    if isinstance(value, dict):
+        return {key: poison(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [poison(one) for one in value]
+    return EVIL + value if isinstance(value, str) else value
+
+
+def test_strings_of_a_record_are_harmless_everywhere(tmp_path: Path) -> None:
+    base = factory.cold_start(
+        "full", failures=[Failure(1, "x")], validity=Validity("suspect", ("x",))
+    ).to_json()
+    data = poison(base)
+    assert isinstance(data, dict)
+    for key in ("schema", "run_id"):
+        data[key] = base[key]
+    data["rig"]["sha256"] = base["rig"]["sha256"]
+    data["images"][0]["sha256"] = base["images"][0]["sha256"]
+    data["machine"]["class"] = base["machine"]["class"]
+    data["validity"]["status"] = "suspect"
+    for facts in (data["tools"], data["machine"]["before"], data["command"]["env"]):
+        facts[EVIL] = EVIL
+    data["clock"]["stop"] = {EVIL: EVIL}
+    data["rig"]["id"] = "cold-start"
+    for index, one in enumerate(data["series"]):
+        original = base["series"][index]
+        one.update({key: original[key] for key in ("unit", "better", "loop")})
+        one["dimensions"][EVIL] = EVIL
+    data["series"][2]["metric"] = "first-reply"
+    data["series"][2]["dimensions"].update(substrate=f"qemu{EVIL}", tier=EVIL)
+    folder = tmp_path / "results" / "x<script>"
+    folder.mkdir(parents=True)
+    (folder / "a<script>.run.json").write_text(json.dumps(data))
+    (folder / "b<script>.run.json").write_text("<script>")
+    built = build(tmp_path / "results", tmp_path / "out")
+    assert built.records == 1, built.problems
+    shown = 0
+    for path in (tmp_path / "out").rglob("*.html"):
+        text = path.read_text()
+        assert not re.search(r"<script|<img|<svg onload|\son\w+=[^&]*alert[^&]*>", text.lower())
+        shown += text.count("&lt;script&gt;alert(1)")
+    assert shown > 30
+
+
+def test_a_failed_build_leaves_the_old_site_whole(
+    made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    build(made.results, out)
+    before = files(out)
+    sources = tmp_path / "sources"
+    shutil.copytree(building.SOURCES, sources)
+    (sources / "templates" / "method.html").write_text("{{ no_such_name }}")
+    with pytest.raises(Exception, match="no_such_name"):
+        build(made.results, out, sources=sources)
+    assert files(out) == before
+
+    def full(self: Path, content: bytes) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OSError, match="No space left"):
+        build(made.results, out)
+    monkeypatch.undo()
+    assert files(out) == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "sources"]
+
+
+def test_a_folder_that_is_not_ours_is_not_replaced(made: Made, tmp_path: Path) -> None:
+    (tmp_path / "precious").write_text("mine")
+    with pytest.raises(UsageError, match="not a site that this command built"):
+        build(made.results, tmp_path)
+    assert (tmp_path / "precious").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "in 17 ms",
+        "9.1 GiB",
+        "1&nbsp;000 ms",
+        "~60ms",
+        "12 %",
+        "4 µs",
+        "2.5 seconds",
+        "3 Gbit/s",
+        "{{ '60 ms' }}",
+        "100–200 ms",
+    ],
+)
+def test_a_typed_figure_is_found(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "page.md"
+    path.write_text(f"line\n{text}\n")
+    with pytest.raises(check.SiteError, match=r"page\.md:2"):
+        check.check_sources([path], [])
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "p95",
+        "IPv6",
+        "{% if n > 20 %}x{% endif %}",
+        "{{ 20 }} s",
+        "#a1410d",
+        "section 3",
+        "E2B",
+        'width="22" height="16"',
+        "bench-1",
+    ],
+)
+def test_other_numbers_are_no_figures(text: str) -> None:
+    assert check.typed_figures(text) == []
+
+
+def test_a_typed_figure_in_a_page_module_is_found(tmp_path: Path) -> None:
+    path = tmp_path / "module.py"
+    path.write_text("x = 20 * s\ny = 'only 20 ms'\n")
+    with pytest.raises(check.SiteError, match=r"module\.py:2: '20 ms'"):
+        check.check_sources([], [path])
+
+
+def test_a_broken_link_or_anchor_fails_the_build() -> None:
+    good = {
+        "a.html": b'<a id="x" href="b/c.html#y">',
+        "b/c.html": b'<p id="y"><a href="../a.html">',
+    }
+    check.check_links(good)
+    for bad in (b'<a href="../none.html">', b'<a href="../a.html#none">', b'<i id="y"><i id="y">'):
+        with pytest.raises(check.SiteError, match=r"b/c\.html"):
+            check.check_links({**good, "b/c.html": bad})
+
+
+def test_a_page_module_without_a_declaration_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    from harness.site import pages
+
+    empty = types.ModuleType("harness.site.pages.method")
+    empty.__file__ = "method.py"
+    monkeypatch.setitem(sys.modules, "harness.site.pages.method", empty)
+    assert pages.__path__
+    with pytest.raises(Exception, match="has no PAGE"):
+        page.discover()
+
+
+def test_a_page_is_a_file_added(
+    made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from harness.site import pages
+
+    (tmp_path / "extra").mkdir()
+    (tmp_path / "extra" / "added.py").write_text(
+        "from harness.site.page import Asset, Nav, Page\n"
+        "def render(corpus):\n"
+        "    yield Asset('added.html', b'<p>' + str(len(corpus.entries)).encode())\n"
+        "PAGE = Page(render, Nav('Added', 'added.html', 99))\n"
+    )
+    monkeypatch.setattr(pages, "__path__", [*pages.__path__, str(tmp_path / "extra")])
+    build(made.results, tmp_path / "out")
+    assert (tmp_path / "out" / "added.html").read_text() == "<p>13"
+    assert (
+        '<a href="../../added.html">Added</a>'
+        in next((tmp_path / "out").glob("runs/*/*.html")).read_text()
+    )
+    sys.modules.pop("harness.site.pages.added", None)
+
+
+def test_no_script_and_small_pages(made: Made) -> None:
+    for path in made.pages():
+        text = path.read_text()
+        assert "<script" not in text and "javascript:" not in text
+        limit = 150_000 if path.name == "published.html" else 100_000
+        assert len(text) < limit, path
+
+
+def test_the_run_side_imports_nothing_of_the_site() -> None:
+    code = (
+        "import sys; import harness.commands.site, harness.measure.record, harness.rig;"
+        "bad = [m for m in sys.modules if m.startswith('harness.site') or m in "
+        "('jinja2', 'matplotlib', 'pandas', 'markdown_it', 'scipy')];"
+        "sys.exit(str(bad) if bad else 0)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_noop_measured_last_does_not_name_the_accelerator(tmp_path: Path) -> None:
+    noop = factory.cold_start("durable-prewarm-pool", substrate="noop", day=9)
+    text = only(tmp_path, factory.cold_start("full"), noop)
+    assert "Guests ran under tcg." in text
+    assert "noop: the harness alone" in text
