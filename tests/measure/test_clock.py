@@ -10,6 +10,7 @@ import time
 import pytest
 
 from harness.measure import clock, record
+from harness.sandbox.ladder import RUNGS
 from tests.measure.factory import run_record
 
 
@@ -51,3 +52,7 @@ def test_the_clock_names_every_rung_and_fits_the_record() -> None:
     assert found.start == "the caller's request"
     assert all(found.stop.values())
     record.check(run_record(clock=found).to_json())
+
+
+def test_the_ladder_that_is_climbed_is_the_one_that_is_described() -> None:
+    assert tuple(rung.name for rung in clock.LADDER) == RUNGS

@@ -137,10 +137,10 @@ def _program(folder: Path, name: str, script: str) -> str:
 
 
 def test_versions_of_tools(tmp_path: Path) -> None:
-    two = _program(tmp_path, "two", "echo; echo \"two 2.1 (Debian $1)\"; echo Copyright")
+    two = _program(tmp_path, "two", 'echo; echo "two 2.1 (Debian $1)"; echo Copyright')
     netperf = _program(tmp_path, "netperf", 'echo "netperf $1"')
     mute = _program(tmp_path, "mute", "exit 1")
-    bhyve = _program(tmp_path, "bhyve", "echo started; touch \"$0.ran\"")
+    bhyve = _program(tmp_path, "bhyve", 'echo started; touch "$0.ran"')
     found = provenance.tools([two, netperf, mute, bhyve, "no-such-program-here"])
     assert found["two"] == "two 2.1 (Debian --version)"
     assert found["netperf"] == "netperf -V"
@@ -155,9 +155,7 @@ def test_versions_of_tools(tmp_path: Path) -> None:
 
 def test_a_rig_is_its_files_content(checkout: Path) -> None:
     found = provenance.rig("one", checkout / "rigs" / "test_one.py", checkout)
-    assert found == record.Rig(
-        "one", "rigs/test_one.py", hashlib.sha256(b"one\n").hexdigest()
-    )
+    assert found == record.Rig("one", "rigs/test_one.py", hashlib.sha256(b"one\n").hexdigest())
     with pytest.raises(UsageError, match="the rig two has no file"):
         provenance.rig("two", checkout / "rigs" / "test_two.py", checkout)
 
@@ -194,4 +192,4 @@ def test_times_are_utc() -> None:
 
 def test_the_version_is_the_packages() -> None:
     assert provenance.harness() == record.Harness(__version__)
-    assert provenance.CHECKOUT == Path(__file__).parents[2]
+    assert Path(__file__).parents[2] == provenance.CHECKOUT

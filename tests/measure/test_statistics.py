@@ -52,8 +52,9 @@ def test_smallest_n(percent: float, n: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("n", "expected"), [(5, (None, None)), (6, (1, 6)), (10, (2, 9)), (30, (10, 21)), (100, (40, 61))]
-)  # fmt: skip
+    ("n", "expected"),
+    [(5, (None, None)), (6, (1, 6)), (10, (2, 9)), (30, (10, 21)), (100, (40, 61))],
+)
 def test_ranks_of_the_median_as_in_published_tables(
     n: int, expected: tuple[int | None, int | None]
 ) -> None:

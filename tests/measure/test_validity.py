@@ -10,12 +10,13 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import psutil
 import pytest
 
 from harness.measure import machine, validity
-from harness.measure.record import Failure, Git, Scalar, Series, Validity
+from harness.measure.record import Facts, Failure, Git, Scalar, Series, Validity
 from tests.measure.factory import series
 
 CLEAN = Git("a" * 40, False)
@@ -50,15 +51,13 @@ PASSED: dict[str, float] = {
 }
 
 
-def _after(**changes: Scalar) -> dict[str, Scalar]:
+def _after(changes: Facts) -> Facts:
     moved = {name: float(BEFORE[name] or 0) + by for name, by in PASSED.items()}
-    return BEFORE | moved | changes
+    return {**BEFORE, **moved, **changes}
 
 
-def _judge(
-    before: dict[str, Scalar] | None = None, git: Git = CLEAN, own: float = 5.0, **after: Scalar
-) -> Validity:
-    return validity.judge(before or BEFORE, _after(**after), own, 10.0, git, [series()])
+def _judge(after: Facts | None = None, before: Facts = BEFORE, git: Git = CLEAN) -> Validity:
+    return validity.judge(before, _after(after or {}), 5.0, 10.0, git, [series()])
 
 
 def test_a_run_that_nothing_disturbed_is_valid() -> None:
@@ -107,7 +106,7 @@ def test_a_run_that_nothing_disturbed_is_valid() -> None:
     ],
 )  # fmt: skip
 def test_each_disturbance_makes_it_suspect(changes: dict[str, Scalar], reason: str) -> None:
-    assert _judge(**changes) == Validity("suspect", (reason,))
+    assert _judge(changes) == Validity("suspect", (reason,))
 
 
 def test_memory_that_was_short_before_counts_too() -> None:
@@ -131,21 +130,25 @@ def test_a_dirty_tree_is_suspect_and_no_tree_is_not() -> None:
         {"memory_stall_s": 1.09},
         {"memory_available_bytes": validity.MEMORY_FLOOR_BYTES},
         {"kernel_warnings": 3},  # old ones have left the log, none came
-        {"cpu_busy_s": 112.0, "cpu_kernel_threads_s": 8.3, "cpu_idle_s": 507.5},  # the kernel's work
+        {
+            "cpu_busy_s": 112.0,
+            "cpu_kernel_threads_s": 8.3,
+            "cpu_idle_s": 507.5,
+        },  # the kernel's work
     ],
 )
 def test_what_stays_within_a_bound_is_valid(changes: dict[str, Scalar]) -> None:
-    assert _judge(**changes) == Validity("valid", ())
+    assert _judge(changes) == Validity("valid", ())
 
 
 @pytest.mark.parametrize("name", sorted(BEFORE))
 def test_a_fact_that_is_null_or_absent_gives_no_reason(name: str) -> None:
-    assert _judge(**{name: None}).status == "valid"
+    assert _judge({name: None}).status == "valid"
     assert _judge(before={key: BEFORE[key] for key in BEFORE if key != name}).status == "valid"
 
 
 def test_all_reasons_are_told_at_once() -> None:
-    found = _judge(oom_kills=2, throttle_events=13, boost=False, git=Git("a" * 40, True))
+    found = _judge({"oom_kills": 2, "throttle_events": 13, "boost": False}, git=Git("a" * 40, True))
     assert len(found.reasons) == 4
 
 
@@ -155,7 +158,7 @@ def _failing(count: int, metric: str = "first-exec") -> Series:
 
 
 def test_a_run_without_a_sample_failed() -> None:
-    found = validity.judge(BEFORE, _after(), 5, 10, CLEAN, [_failing(30), _failing(1, "object")])
+    found = validity.judge(BEFORE, _after({}), 5, 10, CLEAN, [_failing(30), _failing(1, "object")])
     assert found.status == "failed"
     assert "all 30 attempts failed, first with: GuestDied: number 0" in found.reasons[0]
     assert found.reasons[0].startswith("no sample of first-exec (substrate noop, concurrency 1")
@@ -163,16 +166,16 @@ def test_a_run_without_a_sample_failed() -> None:
 
 
 def test_a_run_that_lost_one_series_is_suspect() -> None:
-    found = validity.judge(BEFORE, _after(), 5, 10, CLEAN, [series(), _failing(30)])
+    found = validity.judge(BEFORE, _after({}), 5, 10, CLEAN, [series(), _failing(30)])
     assert found.status == "suspect" and len(found.reasons) == 1
 
 
 def test_a_run_that_measured_nothing_failed() -> None:
-    assert validity.judge(BEFORE, _after(), 5, 10, CLEAN, []) == Validity(
+    assert validity.judge(BEFORE, _after({}), 5, 10, CLEAN, []) == Validity(
         "failed", ("nothing was measured",)
     )
     untried = series(samples=(), failures=())
-    found = validity.judge(BEFORE, _after(), 5, 10, CLEAN, [untried])
+    found = validity.judge(BEFORE, _after({}), 5, 10, CLEAN, [untried])
     assert found.status == "failed" and "never attempted" in found.reasons[0]
 
 
@@ -197,14 +200,14 @@ print("burnt", flush=True)
 sys.stdin.readline()
 child.kill(); child.wait(); child.stdout.close()
 """
-AWAY = f"""
+AWAY = """
 import os, time
 if os.fork() == 0:
     os.setsid()
     if os.fork():
         os._exit(0)
     print(os.getpid(), flush=True)
-    {{burn}}
+    {burn}
     os._exit(0)
 """
 
@@ -291,7 +294,7 @@ def test_our_own_work_is_ours() -> None:
     assert 0.1 <= own.seconds < 0.5
 
 
-@pytest.mark.skipif(not os.path.exists("/proc/stat"), reason="reads the CPU time of Linux")
+@pytest.mark.skipif(not Path("/proc/stat").exists(), reason="reads the CPU time of Linux")
 def test_a_busy_program_of_somebody_else_makes_a_run_suspect() -> None:
     # A quarter of the machine's processors for a second: above the bound of a tenth.
     busy = max(1, math.ceil((os.cpu_count() or 1) / 4))
