@@ -147,6 +147,13 @@ def test_a_fact_that_is_null_or_absent_gives_no_reason(name: str) -> None:
     assert _judge(before={key: BEFORE[key] for key in BEFORE if key != name}).status == "valid"
 
 
+def test_a_few_ticks_in_a_short_run_tell_nothing() -> None:
+    after = {**BEFORE, "cpu_busy_s": 100.09, "cpu_idle_s": 500.1, "cpu_steal_s": 3.09}
+    assert validity.judge(BEFORE, after, 0.0, 0.14, CLEAN, [series()]).status == "valid"
+    after |= {"cpu_busy_s": 100.2, "cpu_steal_s": 3.2}
+    assert len(validity.judge(BEFORE, after, 0.0, 0.25, CLEAN, [series()]).reasons) == 2
+
+
 def test_all_reasons_are_told_at_once() -> None:
     found = _judge({"oom_kills": 2, "throttle_events": 13, "boost": False}, git=Git("a" * 40, True))
     assert len(found.reasons) == 4
