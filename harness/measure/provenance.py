@@ -6,7 +6,6 @@ import importlib.metadata
 import os
 import platform
 import re
-import secrets
 import shutil
 import subprocess
 import sys
@@ -40,11 +39,6 @@ _VERSION_OPTION = {
 def utc_now(now: datetime | None = None) -> str:
     """The time in the record's form: "2026-11-23T16:55:25.123456Z"."""
     return f"{(now or datetime.now(UTC)).astimezone(UTC):%Y-%m-%dT%H:%M:%S.%fZ}"
-
-
-def new_run_id(now: datetime | None = None) -> str:
-    """UTC to the second and eight random hexadecimal digits: sorts by time, never comes twice."""
-    return f"{(now or datetime.now(UTC)).astimezone(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(4)}"
 
 
 def _git(checkout: Path, *arguments: str) -> str | None:

@@ -13,22 +13,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from harness.host.run import cache_folder
+
 PROGRAM_LIMIT_S = 10.0
-
-
-def cache_folder() -> Path:
-    """Where checkpoints are kept: the folder whose storage matters to a restore."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(os.environ.get("COPPICE_CACHE") or Path(base) / "coppice").resolve()
 
 
 @dataclass(frozen=True)
 class System:
-    """This machine. `platform` is sys.platform without a version: linux, freebsd."""
+    """This machine. `platform` is sys.platform without a version: linux, freebsd.
+
+    `cache` is where checkpoints are kept: the folder whose storage matters to a restore.
+    """
 
     platform: str = field(default_factory=lambda: sys.platform.rstrip("0123456789"))
     root: Path = Path("/")
-    cache: Path = field(default_factory=cache_folder)
+    cache: Path = field(default_factory=lambda: cache_folder().resolve())
 
     def read(self, path: str) -> str | None:
         """The stripped text of a file; None where it is not there or may not be read."""

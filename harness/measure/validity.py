@@ -22,6 +22,8 @@ STEAL_SHARE = 0.05
 """Of all CPU time: what the hypervisor may have given to others."""
 OTHERS_SHARE = 0.10
 """Of all CPU time: what programs that are none of ours may have used."""
+LEAST_CPU_S = 0.1
+"""CPU time below which no share is judged: the counters move in ticks, most often of 10 ms."""
 STALL_SHARE = 0.01
 """Of the run's time: how long tasks may have waited for memory."""
 MEMORY_FLOOR_BYTES = 512 * 2**20
@@ -148,13 +150,13 @@ def _processors(change: _Change, own: float, elapsed_s: float) -> Iterator[str]:
     if not total or total < 0:
         return
     steal = change.moved("cpu_steal_s")
-    if steal is not None and steal > STEAL_SHARE * total:
+    if steal is not None and steal > max(STEAL_SHARE * total, LEAST_CPU_S):
         yield (
             f"the hypervisor gave {steal / total:.1%} of our CPU time ({steal:.2f} s) to others "
             f"(the bound is {STEAL_SHARE:.0%})"
         )
     others = change.others_cpu_seconds(own)
-    if others is not None and others > OTHERS_SHARE * total:
+    if others is not None and others > max(OTHERS_SHARE * total, LEAST_CPU_S):
         yield (
             f"other programs used {others / total:.1%} of this machine's CPU time "
             f"({others:.2f} s in {elapsed_s:.1f} s; the bound is {OTHERS_SHARE:.0%})"

@@ -1,0 +1,268 @@
+"""Durations measured elsewhere, as pytest-benchmark keeps them: exact, in order, failures apart."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.errors import GuestTimeout
+from harness.measure import record
+from harness.measure.benchmark import Attempts, Stopwatch
+from harness.measure.record import Failure
+from tests.measure.factory import run_record
+
+pytest_plugins = ("pytester",)
+
+PROJECT = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())
+FILTERS = PROJECT["tool"]["pytest"]["ini_options"]["filterwarnings"]
+# The inner session treats warnings as the rigs' does.
+INNER = ["-p", "no:cacheprovider", *(f"-W{one}" for one in FILTERS)]
+
+# Durations that a difference of two readings of a real clock would not give back to the last bit.
+SAMPLES = [0.017, 0.1 + 0.2, 1e-9, 0.0169, 2.5, 0.05, 0.0]
+
+HEAD = f"""
+import threading, time
+import pytest
+from harness.errors import GuestDied
+from harness.measure import record
+from harness.measure.benchmark import STOPWATCH, Attempts, deliver
+
+SAMPLES = {SAMPLES!r}
+"""
+
+PLAIN = (
+    HEAD
+    + """
+@pytest.mark.benchmark(timer=STOPWATCH, group="cold start")
+def test_rig(benchmark):
+    deliver(benchmark, SAMPLES, run_id="20260102T030405Z-0123abcd")
+"""
+)
+
+
+def _run(
+    pytester: pytest.Pytester, rig: str, *options: str, **outcomes: int
+) -> list[dict[str, Any]]:
+    """Run a rig in a process of its own; the benchmarks in the file that it wrote."""
+    pytester.makepyfile(rig)
+    result = pytester.runpytest_subprocess(*INNER, *options, "--benchmark-json=out.json")
+    result.assert_outcomes(**(outcomes or {"passed": 1}))
+    assert result.ret == pytest.ExitCode.OK
+    return _benchmarks()
+
+
+def _benchmarks() -> list[dict[str, Any]]:
+    """What stands in the file; pytest-benchmark leaves it empty when nothing was measured."""
+    text = Path("out.json").read_text() if Path("out.json").exists() else ""
+    found: list[dict[str, Any]] = json.loads(text)["benchmarks"] if text else []
+    return found
+
+
+def test_the_file_holds_exactly_the_samples_in_order(pytester: pytest.Pytester) -> None:
+    (found,) = _run(pytester, PLAIN)
+    assert found["stats"]["data"] == SAMPLES
+    assert (found["stats"]["rounds"], found["stats"]["iterations"]) == (len(SAMPLES), 1)
+    # The file says itself that the clock was not Python's.
+    assert "STOPWATCH" in found["options"]["timer"]
+    assert found["group"] == "cold start"
+    assert found["extra_info"] == {"run_id": "20260102T030405Z-0123abcd"}
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--benchmark-disable-gc",),
+        ("--benchmark-warmup=on",),
+        ("--benchmark-min-rounds=50", "--benchmark-max-time=0.001"),
+        ("--benchmark-cprofile=tottime",),
+        ("--benchmark-only",),
+    ],
+)
+def test_no_option_changes_the_samples(pytester: pytest.Pytester, options: tuple[str, ...]) -> None:
+    (found,) = _run(pytester, PLAIN, *options)
+    assert found["stats"]["data"] == SAMPLES
+
+
+def test_disabled_keeps_nothing_and_does_not_fail(pytester: pytest.Pytester) -> None:
+    assert _run(pytester, PLAIN, "--benchmark-disable") == []
+
+
+def test_skipped_by_the_user(pytester: pytest.Pytester) -> None:
+    assert _run(pytester, PLAIN, "--benchmark-skip", skipped=1) == []
+
+
+def test_one_stopwatch_serves_many_tests(pytester: pytest.Pytester) -> None:
+    rig = (
+        HEAD
+        + """
+@pytest.mark.benchmark(timer=STOPWATCH)
+@pytest.mark.parametrize("count", [1, 3, 2])
+def test_rig(benchmark, count):
+    deliver(benchmark, SAMPLES[:count], count=count)
+"""
+    )
+    found = _run(pytester, rig, passed=3)
+    assert [one["stats"]["data"] for one in found] == [SAMPLES[:1], SAMPLES[:3], SAMPLES[:2]]
+    assert [one["extra_info"]["count"] for one in found] == [1, 3, 2]
+
+
+def test_the_records_digest_may_come_later(pytester: pytest.Pytester, tmp_path: Path) -> None:
+    path = record.write(run_record(), tmp_path)
+    rig = (
+        HEAD
+        + f"""
+from pathlib import Path
+
+@pytest.fixture(scope="module")
+def delivered():
+    found = []
+    yield found
+    for extra in found:
+        extra["record_sha256"] = record.digest(Path({str(path)!r}))
+
+@pytest.mark.benchmark(timer=STOPWATCH)
+def test_rig(benchmark, delivered):
+    delivered.append(deliver(benchmark, SAMPLES, run_id="x"))
+"""
+    )
+    (found,) = _run(pytester, rig)
+    assert found["extra_info"] == {"run_id": "x", "record_sha256": record.digest(path)}
+
+
+def test_attempts_that_fail_are_no_samples(pytester: pytest.Pytester) -> None:
+    rig = (
+        HEAD
+        + """
+@pytest.mark.benchmark(timer=STOPWATCH)
+def test_rig(benchmark):
+    outcomes = iter([9.0, 8.0, *SAMPLES[:2], None, SAMPLES[2], None])
+    def attempt():
+        seconds = next(outcomes)
+        if seconds is None:
+            raise GuestDied("the VMM went away")
+        return seconds
+    attempts = Attempts()
+    attempts.run(attempt, rounds=5, warmup_rounds=2)
+    series = attempts.series("first-reply", {"substrate": "x"})
+    deliver(benchmark, attempts.samples, failed=[one.index for one in series.failures],
+            warmup=list(series.warmup))
+"""
+    )
+    (found,) = _run(pytester, rig)
+    assert found["stats"]["data"] == SAMPLES[:3]
+    assert found["extra_info"] == {"failed": [2, 4], "warmup": [9.0, 8.0]}
+
+
+def test_samples_that_threads_took_at_once(pytester: pytest.Pytester) -> None:
+    rig = (
+        HEAD
+        + """
+@pytest.mark.benchmark(timer=STOPWATCH)
+def test_rig(benchmark):
+    took = [0.0] * 20
+    barrier = threading.Barrier(len(took))
+    def one(index):
+        barrier.wait()
+        start = time.perf_counter()
+        time.sleep(0.02)
+        took[index] = time.perf_counter() - start
+    threads = [threading.Thread(target=one, args=(index,)) for index in range(len(took))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    deliver(benchmark, took, took=took)
+"""
+    )
+    (found,) = _run(pytester, rig)
+    assert found["stats"]["data"] == found["extra_info"]["took"]
+    # All at once: the sum would be 20 times as long as the test took.
+    assert len(found["stats"]["data"]) == 20 and min(found["stats"]["data"]) >= 0.02
+
+
+def test_a_rig_without_a_sample_fails_and_says_why(pytester: pytest.Pytester) -> None:
+    rig = (
+        HEAD
+        + """
+@pytest.mark.benchmark(timer=STOPWATCH)
+def test_rig(benchmark):
+    deliver(benchmark, [], run_id="x")
+"""
+    )
+    pytester.makepyfile(rig)
+    result = pytester.runpytest_subprocess(*INNER, "--benchmark-json=out.json")
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["*SandboxError: no sample to deliver: every attempt failed*"])
+    assert _benchmarks() == []
+
+
+def test_a_test_that_forgot_the_timer_is_told(pytester: pytest.Pytester) -> None:
+    rig = HEAD + "def test_rig(benchmark):\n    deliver(benchmark, SAMPLES)\n"
+    pytester.makepyfile(rig)
+    result = pytester.runpytest_subprocess(*INNER, "--benchmark-json=out.json")
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["*mark the test: @pytest.mark.benchmark(timer=STOPWATCH)*"])
+    # A benchmark that failed leaves no samples that are none.
+    assert _benchmarks() == []
+
+
+@pytest.mark.parametrize("bad", ["nan", "inf", "-0.001"])
+def test_what_is_no_duration_is_refused(pytester: pytest.Pytester, bad: str) -> None:
+    rig = PLAIN.replace("benchmark, SAMPLES,", f"benchmark, [0.1, float({bad!r})],")
+    pytester.makepyfile(rig)
+    result = pytester.runpytest_subprocess(*INNER, "--benchmark-json=out.json")
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["*ValueError: 1 samples are no durations, the first is *"])
+    assert _benchmarks() == []
+
+
+def test_a_rig_without_a_sample_fails_when_disabled_too(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(PLAIN.replace("SAMPLES,", "[],"))
+    result = pytester.runpytest_subprocess(*INNER, "--benchmark-disable")
+    result.assert_outcomes(failed=1)
+
+
+def test_a_stopwatch_reads_nought_and_then_the_duration() -> None:
+    watch = Stopwatch()
+    watch.show(0.017)
+    assert (watch(), watch()) == (0.0, 0.017)
+    watch()  # an interval that was broken off does not spoil the next
+    watch.show(2.0)
+    assert (watch(), watch()) == (0.0, 2.0)
+
+
+def test_attempts_keep_the_index_of_each_failure() -> None:
+    attempts = Attempts()
+    attempts.warmed(5.0)
+    attempts.took(1.0)
+    attempts.failed(GuestTimeout("no answer within 5 s", hint="look at its console"))
+    attempts.took(2.0)
+    attempts.failed("the wrong kernel")
+    found = attempts.series("object", {"n": 1}, loop="open")
+    assert found == record.Series(
+        "object", "s", "lower", {"n": 1}, "open", (5.0,), (1.0, 2.0),
+        (Failure(1, "GuestTimeout: no answer within 5 s"), Failure(3, "the wrong kernel")),
+    )  # fmt: skip
+    record.check(run_record(series=(found,)).to_json())
+
+
+def test_a_warm_up_that_fails_is_raised_and_a_defect_too() -> None:
+    def timeout() -> float:
+        raise GuestTimeout("no answer")
+
+    def defect() -> float:
+        raise ZeroDivisionError
+
+    attempts = Attempts()
+    with pytest.raises(GuestTimeout):
+        attempts.run(timeout, rounds=1, warmup_rounds=1)
+    with pytest.raises(ZeroDivisionError):
+        attempts.run(defect, rounds=1)
+    assert (attempts.samples, attempts.failures) == ((), ())
+    attempts.run(timeout, rounds=2)
+    assert [one.index for one in attempts.failures] == [0, 1]

@@ -1,0 +1,47 @@
+"""A rig host needs no site: the run side imports nothing that only charts and pages need."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+FORBIDDEN = ("jinja2", "jsonschema", "markdown_it", "matplotlib", "numpy", "pandas", "scipy")
+
+# Told by a finder, not by sys.modules: an import that fails, or is tried in vain, is seen as well.
+CHILD = """
+import importlib, pkgutil, sys
+
+class Watch:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in FORBIDDEN or name.startswith("harness.site"):
+            print("imported", name, flush=True)
+            raise ImportError(name)
+
+FORBIDDEN = sys.argv[1].split(",")
+sys.meta_path.insert(0, Watch())
+for name in sys.argv[2:]:
+    importlib.import_module(name)
+"""
+NAMES = """
+import pkgutil, harness
+for one in pkgutil.walk_packages(harness.__path__, "harness."):
+    if not one.name.startswith("harness.site") and not one.name.endswith("__main__"):
+        print(one.name)
+"""
+
+
+def _python(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True)
+
+
+def test_the_run_side_imports_nothing_of_the_site() -> None:
+    listed = _python(NAMES)
+    names = listed.stdout.split()
+    assert {"harness.measure.machine", "harness.measure.validity", "harness.cli"} <= set(names)
+    done = _python(CHILD, ",".join(FORBIDDEN), *names)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_the_watch_sees_what_it_looks_for() -> None:
+    assert "imported pandas" in _python(CHILD, ",".join(FORBIDDEN), "pandas").stdout
+    assert "imported harness.site" in _python(CHILD, ",".join(FORBIDDEN), "harness.site").stdout
