@@ -16,7 +16,9 @@ ROOT = Path(__file__).parent
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("coppice")
-    group.addoption("--profile", default="quick", choices=("quick", "full"), help="how many samples")
+    group.addoption(
+        "--profile", default="quick", choices=("quick", "full"), help="how many samples"
+    )
     group.addoption("--results", type=Path, default=ROOT / "results", help="where records go")
     group.addoption("--substrate", action="append", help="only rigs of this substrate")
     group.addoption("--tier", action="append", help="only this tier")
@@ -26,7 +28,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Deselect what --substrate, --tier and --concurrency leave out."""
     wanted = {name: config.getoption(name) for name in ("substrate", "tier", "concurrency")}
-    kept, left_out = [], []
+    kept: list[pytest.Item] = []
+    left_out: list[pytest.Item] = []
     for item in items:
         case = getattr(getattr(item, "callspec", None), "params", {}).get("case")
         fits = all(
@@ -41,7 +44,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
-    """What this host cannot do is skipped with the reason and the remedy, in rigs and tests alike."""
+    """What this host cannot do is skipped, with the reason and the remedy."""
     try:
         return (yield)
     except Unsupported as reason:

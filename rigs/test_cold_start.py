@@ -19,7 +19,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from harness.host.run import Run, cache_folder
 from harness.measure.benchmark import STOPWATCH
 from harness.measure.clock import cold_start_clock
-from harness.measure.record import Failure, Series
+from harness.measure.record import Facts, Failure, Scalar, Series
 from harness.rig import RigInfo
 from harness.rig_run import RigRun
 from harness.sandbox.identity import allocate
@@ -88,7 +88,12 @@ class Launcher:
     """Hands out sandboxes of one case, ready as its tier has them."""
 
     def __init__(
-        self, case: Case, run: Run, substrate: Substrate[Template], template: Template, stack: ExitStack
+        self,
+        case: Case,
+        run: Run,
+        substrate: Substrate[Template],
+        template: Template,
+        stack: ExitStack,
     ) -> None:
         self._launch: Callable[[], Sandbox] = lambda: substrate.launch(
             run, template, case.tier, allocate(run.leases, run.id)
@@ -114,7 +119,9 @@ class Launcher:
         (self._pool.give_back if self._pool else type(sandbox).destroy)(sandbox)
 
 
-def attempts(case: Case, launcher: Launcher, own_kernel: bool, count: int, upto: str) -> list[Climb]:
+def attempts(
+    case: Case, launcher: Launcher, own_kernel: bool, count: int, upto: str
+) -> list[Climb]:
     """`count` cold starts up to a rung, in batches; the collector rests while they run."""
     climbs: list[Climb] = []
     while len(climbs) < count:
@@ -134,7 +141,7 @@ def attempts(case: Case, launcher: Launcher, own_kernel: bool, count: int, upto:
     return climbs
 
 
-def series_of(rung: str, dimensions: dict[str, str | int | bool | None], warmup: list[Climb], climbs: list[Climb]) -> Series:  # fmt: skip
+def series_of(rung: str, dimensions: Facts, warmup: list[Climb], climbs: list[Climb]) -> Series:
     """The samples of one rung, in the order of the attempts; failed ones keep their place."""
     return Series(
         metric=rung,
@@ -153,7 +160,7 @@ def measure(case: Case, run: Run, rig_run: RigRun, count: int) -> list[Series]:
     substrate = load(case.substrate)
     template = substrate.prepare(run, cache_folder(), case.tier)
     rig_run.prepared(template.images, template.accelerator, substrate.tools)
-    dimensions: dict[str, str | int | bool | None] = {
+    dimensions: dict[str, Scalar] = {
         "substrate": case.substrate,
         "tier": str(case.tier),
         "concurrency": case.concurrency,
@@ -191,7 +198,9 @@ def test_cold_start(
     series = measure(case, run, rig_run, count)
     claimed = next(one for one in series if one.metric == CLAIMED_RUNG)
     record = rig_run.write(RIG, Path(__file__), series, cold_start_clock(), task=task_of(case))
-    assert claimed.samples, f"no cold start succeeded, the first because {claimed.failures[0].reason}"
+    assert claimed.samples, (
+        f"no cold start succeeded, the first because {claimed.failures[0].reason}"
+    )
     rig_run.deliver(benchmark, claimed.samples, record)
 
 

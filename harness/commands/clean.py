@@ -17,8 +17,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def main(options: argparse.Namespace) -> int:
     runtime = runtime_folder()
     found = find(runtime) if options.dry_run else reclaim(runtime)
+    done = "would remove" if options.dry_run else "removed"
     for one in found:
-        print(f"{'would remove' if options.dry_run else 'removed'} {one.what} {one.name} of run {one.run_id}")
+        print(f"{done} {one.what} {one.name} of run {one.run_id}")
     if not found:
         print("nothing of ours is left")
     return 0

@@ -42,9 +42,7 @@ def report(
     substrates: Mapping[str, Sequence[Requirement]], rigs: Mapping[str, RigInfo]
 ) -> dict[str, dict[str, dict[str, object]]]:
     """What `--json` prints."""
-    runs = {
-        name: all(need.satisfied for need in needs) for name, needs in substrates.items()
-    }
+    runs = {name: all(need.satisfied for need in needs) for name, needs in substrates.items()}
     return {
         "substrates": {
             name: {
@@ -71,7 +69,11 @@ def main(options: argparse.Namespace) -> int:
         print(json.dumps(found, indent=1))
     else:
         _print(found)
-    return 0 if all(one["runs_on"] and not one["missing_tools"] for one in found["rigs"].values()) else 69
+    return (
+        0
+        if all(one["runs_on"] and not one["missing_tools"] for one in found["rigs"].values())
+        else 69
+    )
 
 
 def _print(found: Mapping[str, Mapping[str, Mapping[str, object]]]) -> None:
@@ -81,7 +83,8 @@ def _print(found: Mapping[str, Mapping[str, Mapping[str, object]]]) -> None:
         needs = substrate["requirements"]
         assert isinstance(needs, list)
         for need in needs:
-            print(f"    {'ok     ' if need['satisfied'] else 'missing'} {need['what']}: {need['detail']}")
+            state = "ok     " if need["satisfied"] else "missing"
+            print(f"    {state} {need['what']}: {need['detail']}")
             if not need["satisfied"] and need["remedy"]:
                 print(f"            {need['remedy']}")
     print("Rigs")

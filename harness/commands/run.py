@@ -68,7 +68,11 @@ def _pytest(files: list[Path], options: argparse.Namespace) -> int:
         benchmarks = Path(folder) / "benchmark.json"
         command = [sys.executable, "-m", "pytest", *map(str, files), "-p", "no:cacheprovider"]
         command += ["--rootdir", str(ROOT), "-c", str(ROOT / "pyproject.toml"), "-v", "--tb=short"]
-        command += ["--timeout=0", f"--benchmark-json={benchmarks}", "--benchmark-columns=median,max,rounds"]
+        command += [
+            "--timeout=0",
+            f"--benchmark-json={benchmarks}",
+            "--benchmark-columns=median,max,rounds",
+        ]
         command += [f"--profile={options.profile}", f"--results={options.results.absolute()}"]
         for name in ("substrate", "tier", "concurrency"):
             command += [f"--{name}={value}" for value in getattr(options, name)]

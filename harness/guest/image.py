@@ -25,9 +25,43 @@ AGENT = Path(__file__).with_name("agent")
 PROGRAMS = Path(__file__).with_name("programs")
 COMPILE = ("-static", "-Os", "-s", "-Wall", "-Wextra", "-D_GNU_SOURCE", "-ffile-prefix-map=/=")
 MODULES = ("virtio_mmio", "virtio_console", "virtio_net")
-APPLETS = ("sh", "cat", "ls", "cp", "mv", "rm", "mkdir", "sleep", "true", "false", "head", "tail",
-           "dd", "ps", "kill", "ip", "ping", "uname", "hostname", "date", "env", "seq", "sort", "wc",
-           "grep", "id", "mount", "umount", "free", "df", "sync", "test", "touch", "printf", "yes")  # fmt: skip
+APPLETS = [
+    "sh",
+    "cat",
+    "ls",
+    "cp",
+    "mv",
+    "rm",
+    "mkdir",
+    "sleep",
+    "true",
+    "false",
+    "head",
+    "tail",
+    "dd",
+    "ps",
+    "kill",
+    "ip",
+    "ping",
+    "uname",
+    "hostname",
+    "date",
+    "env",
+    "seq",
+    "sort",
+    "wc",
+    "grep",
+    "id",
+    "mount",
+    "umount",
+    "free",
+    "df",
+    "sync",
+    "test",
+    "touch",
+    "printf",
+    "yes",
+]
 
 
 @dataclass(frozen=True)
@@ -76,7 +110,8 @@ def _compile(sources: list[Path], target: Path) -> bytes:
 
 
 def _initramfs(kernel: Kernel, busybox: Path, work: Path) -> bytes:
-    entries = [initramfs.folder(name) for name in ("bin", "dev", "etc", "modules", "proc", "root", "run", "sys", "tmp")]  # fmt: skip
+    folders = ["bin", "dev", "etc", "modules", "proc", "root", "run", "sys", "tmp"]
+    entries = [initramfs.folder(name) for name in folders]
     agent = [path for path in _sources(AGENT) if path.suffix == ".c"]
     entries.append(initramfs.program("init", _compile(agent, work / "agent")))
     entries.append(initramfs.program("bin/busybox", busybox.read_bytes()))

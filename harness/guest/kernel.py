@@ -83,7 +83,10 @@ def _lz4(data: bytes) -> bytes:
     from harness.host.process import need
 
     done = subprocess.run(
-        [need("lz4"), "-dc", "-"], input=data[:-4], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+        [need("lz4"), "-dc", "-"],
+        input=data[:-4],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
     )
     return done.stdout
 
@@ -118,7 +121,9 @@ def extract(data: bytes, where: str) -> bytes:
 def module_files(modules: Path, wanted: Sequence[str]) -> list[Path]:
     """The wanted modules and what they need, in the order in which they must be loaded."""
     files = {path.stem.replace("-", "_"): path for path in modules.rglob("*.ko")}
-    built_in = (modules / "modules.builtin").read_text() if (modules / "modules.builtin").exists() else ""
+    built_in = (
+        (modules / "modules.builtin").read_text() if (modules / "modules.builtin").exists() else ""
+    )
     ordered: list[Path] = []
 
     def add(name: str) -> None:

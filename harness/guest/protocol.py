@@ -71,7 +71,7 @@ class Frame:
     payload: bytes
 
 
-def _fnv1a(data: bytes) -> int:
+def _fnv1a(data: bytes | bytearray) -> int:
     value = 2166136261
     for byte in data:
         value = (value ^ byte) * 16777619 & 0xFFFFFFFF

@@ -130,10 +130,16 @@ def main() -> int:
     if packages and not _install(packages):
         for package in packages:
             if not _install([package]):
-                print(f"setup: {package} could not be installed; what needs it is skipped", file=sys.stderr)
+                print(
+                    f"setup: {package} could not be installed; what needs it is skipped",
+                    file=sys.stderr,
+                )
     for package, component in special.values():
         if not _install_from_component(package, component):
-            print(f"setup: {package} ({component}) could not be installed; what needs it is skipped", file=sys.stderr)
+            print(
+                f"setup: {package} ({component}) could not be installed; what needs it is skipped",
+                file=sys.stderr,
+            )
     return 0
 
 

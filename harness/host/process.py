@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Mapping
 from pathlib import Path
 
 import sh
@@ -43,26 +42,15 @@ def need_root(what: str) -> None:
         raise MissingPrivilege(f"{what} needs root", hint="run it again as root, or with sudo")
 
 
-def run(
-    program: str,
-    *arguments: str | Path,
-    cwd: Path | None = None,
-    env: Mapping[str, str] | None = None,
-) -> bytes:
+def run(program: str, *arguments: str | Path, cwd: Path | None = None) -> bytes:
     """Run a program to its end; its stdout. CoppiceError carries the command and its stderr."""
     command = sh.Command(need(program))
-    options = {"_cwd": str(cwd) if cwd else None, "_env": dict(env) if env else None}
+    words = [str(argument) for argument in arguments]
     try:
-        result = command(
-            *(str(argument) for argument in arguments),
-            _return_cmd=True,
-            _tty_out=False,
-            **{name: value for name, value in options.items() if value is not None},
-        )
+        result = command(*words, _return_cmd=True, _tty_out=False, _cwd=str(cwd or Path.cwd()))
     except sh.ErrorReturnCode as error:
-        said = error.stderr.decode(errors="replace").strip().splitlines()
-        raise CoppiceError(
-            f"{error.full_cmd} ended with {error.exit_code}: {' | '.join(said[-3:]) or 'no message'}"
-        ) from error
+        lines = error.stderr.decode(errors="replace").strip().splitlines()
+        said = " | ".join(lines[-3:]) or "no message"
+        raise CoppiceError(f"{error.full_cmd} ended with {error.exit_code}: {said}") from error
     output: bytes = result.stdout
     return output

@@ -37,7 +37,9 @@ def runtime_folder() -> Path:
     if os.geteuid() == 0 and os.access("/run", os.W_OK):
         return Path("/run/coppice")
     user = os.environ.get("XDG_RUNTIME_DIR")
-    return Path(user) / "coppice" if user else Path(tempfile.gettempdir()) / f"coppice-{os.getuid()}"
+    return (
+        Path(user) / "coppice" if user else Path(tempfile.gettempdir()) / f"coppice-{os.getuid()}"
+    )
 
 
 def cache_folder() -> Path:

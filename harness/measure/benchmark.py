@@ -9,22 +9,18 @@ the duration makes pytest-benchmark keep exactly that sample, one per round, in 
     pytestmark = pytest.mark.benchmark(timer=STOPWATCH)
 
     def test_cold_start(benchmark):
-        attempts = Attempts()
-        attempts.run(one_cold_start, rounds=100, warmup_rounds=3)
-        extra = deliver(benchmark, attempts.samples, run_id=run.id)
-        ...
+        samples = [...]                                # measured by the rig
+        extra = deliver(benchmark, samples, run_id=run.id)
         extra["record_sha256"] = record.digest(path)   # any time before the session ends
 """
 
 from __future__ import annotations
 
 import math
-import threading
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
-from harness.errors import CoppiceError, SandboxError, UsageError
-from harness.measure.record import Facts, Failure, Series
+from harness.errors import SandboxError, UsageError
 
 
 class Benchmark(Protocol):
@@ -112,74 +108,3 @@ def _check(samples: Sequence[float], timed_by_another: bool) -> None:
             "pytest-benchmark timed this test itself instead of taking our samples",
             hint="mark the test: @pytest.mark.benchmark(timer=STOPWATCH)",
         )
-
-
-class Attempts:
-    """What became of every attempt, in order; safe for threads.
-
-    Failures keep the index of their attempt, counted from 0 without the warm-up.
-    """
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._warmup: list[float] = []
-        self._samples: list[float] = []
-        self._failures: list[Failure] = []
-
-    def warmed(self, seconds: float) -> None:
-        """A sample of the warm-up, kept apart from those that count."""
-        with self._lock:
-            self._warmup.append(seconds)
-
-    def took(self, seconds: float) -> None:
-        with self._lock:
-            self._samples.append(seconds)
-
-    def failed(self, reason: str | BaseException) -> None:
-        """No sample, but an entry: an error is written as its kind and what it said."""
-        if isinstance(reason, BaseException):
-            reason = f"{type(reason).__name__}: {reason.args[0] if reason.args else ''}".rstrip(
-                ": "
-            )
-        with self._lock:
-            self._failures.append(Failure(len(self._samples) + len(self._failures), reason))
-
-    def run(self, attempt: Callable[[], float], rounds: int, warmup_rounds: int = 0) -> None:
-        """Call `attempt`, which returns the seconds it took, one after the other.
-
-        A CoppiceError of the warm-up is raised: what cannot be warmed up cannot be measured. In a
-        round it is kept as that attempt's failure; any other exception is a defect and is raised.
-        """
-        for _ in range(warmup_rounds):
-            self.warmed(attempt())
-        for _ in range(rounds):
-            try:
-                seconds = attempt()
-            except CoppiceError as error:
-                self.failed(error)
-            else:
-                self.took(seconds)
-
-    @property
-    def samples(self) -> Sequence[float]:
-        return tuple(self._samples)
-
-    @property
-    def failures(self) -> Sequence[Failure]:
-        return tuple(self._failures)
-
-    def series(
-        self,
-        metric: str,
-        dimensions: Facts,
-        *,
-        unit: Literal["s", "bytes", "1", "bytes/s", "1/s"] = "s",
-        better: Literal["lower", "higher"] = "lower",
-        loop: Literal["closed", "open"] = "closed",
-    ) -> Series:
-        """The record's series of these attempts."""
-        with self._lock:
-            return Series(
-                metric, unit, better, dimensions, loop,
-                tuple(self._warmup), tuple(self._samples), tuple(self._failures),
-            )  # fmt: skip

@@ -40,9 +40,7 @@ class BhyveSubstrate:
                 "COPPICE_HOST=ssh://user@host will run it there, once that host driver is written; "
                 + COUNTERPART,
             ),
-            Requirement(
-                "the bhyve driver", False, "not written yet", f"until then: {COUNTERPART}"
-            ),
+            Requirement("the bhyve driver", False, "not written yet", f"until then: {COUNTERPART}"),
         ]
 
     def memory_per_sandbox(self, tier: Tier) -> int:
@@ -51,9 +49,7 @@ class BhyveSubstrate:
     def prepare(self, run: Run, cache: Path, tier: Tier) -> NoopTemplate:
         return self._refuse(tier)
 
-    def launch(
-        self, run: Run, template: NoopTemplate, tier: Tier, identity: Identity
-    ) -> Sandbox:
+    def launch(self, run: Run, template: NoopTemplate, tier: Tier, identity: Identity) -> Sandbox:
         return self._refuse(tier)
 
     def _refuse(self, tier: Tier | None = None) -> NoReturn:

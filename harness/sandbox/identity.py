@@ -68,5 +68,6 @@ def allocate(leases: Path, run_id: str) -> Identity:
             lease=lease,
         )
     raise NotEnoughMemory(
-        f"all {usable} addresses of {NETWORK} are in use", hint="coppice clean frees those of dead runs"
+        f"all {usable} addresses of {NETWORK} are in use",
+        hint="coppice clean frees those of dead runs",
     )

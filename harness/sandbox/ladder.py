@@ -18,9 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.errors import CoppiceError, SandboxError, WrongAnswer
+from harness.measure.clock import LADDER
 from harness.sandbox.protocol import Sandbox
 
-RUNGS = ("object", "resumed", "first-reply", "first-exec", "first-touch")
+RUNGS = tuple(rung.name for rung in LADDER)
 WORKING_SET_MIB = 16
 
 
@@ -62,7 +63,7 @@ def climb(acquire: Callable[[], Sandbox], upto: str, timeout_s: float) -> Climb:
 
 
 def prove_own_kernel(sandbox: Sandbox) -> None:
-    """SandboxError unless a kernel other than this host's answers: no record of a microVM without."""
+    """SandboxError unless a kernel other than this host's answers; no microVM's record without."""
     ours = Path("/proc/sys/kernel/random/boot_id")
     theirs = sandbox.agent.hello()["boot_id"]
     if ours.exists() and theirs == ours.read_text().strip():
@@ -94,9 +95,7 @@ def climb_together(
     return climbs
 
 
-def conclude(
-    climbs: Sequence[Climb], release: Callable[[Sandbox], None], own_kernel: bool
-) -> None:
+def conclude(climbs: Sequence[Climb], release: Callable[[Sandbox], None], own_kernel: bool) -> None:
     """Check who answered, then release every sandbox. A climb that fails the check has no times."""
     for one in climbs:
         if one.sandbox is None:

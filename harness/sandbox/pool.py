@@ -89,7 +89,8 @@ class Pool:
         if count > 0 and need > have:
             raise NotEnoughMemory(
                 f"{count} sandboxes of about {self._memory_each >> 20} MiB need {need >> 20} MiB; "
-                f"this host has {max(have, 0) >> 20} MiB to give, with {MEMORY_FLOOR >> 20} MiB kept free",
+                f"this host has {max(have, 0) >> 20} MiB to give "
+                f"and keeps {MEMORY_FLOOR >> 20} MiB free",
                 hint=f"ask for at most {max(have, 0) // max(self._memory_each, 1)}",
             )
 

@@ -9,10 +9,8 @@ from typing import Any
 
 import pytest
 
-from harness.errors import GuestTimeout
 from harness.measure import record
-from harness.measure.benchmark import Attempts, Stopwatch
-from harness.measure.record import Failure
+from harness.measure.benchmark import Stopwatch
 from tests.measure.factory import run_record
 
 pytest_plugins = ("pytester",)
@@ -30,7 +28,7 @@ import threading, time
 import pytest
 from harness.errors import GuestDied
 from harness.measure import record
-from harness.measure.benchmark import STOPWATCH, Attempts, deliver
+from harness.measure.benchmark import STOPWATCH, deliver
 
 SAMPLES = {SAMPLES!r}
 """
@@ -134,30 +132,6 @@ def test_rig(benchmark, delivered):
     assert found["extra_info"] == {"run_id": "x", "record_sha256": record.digest(path)}
 
 
-def test_attempts_that_fail_are_no_samples(pytester: pytest.Pytester) -> None:
-    rig = (
-        HEAD
-        + """
-@pytest.mark.benchmark(timer=STOPWATCH)
-def test_rig(benchmark):
-    outcomes = iter([9.0, 8.0, *SAMPLES[:2], None, SAMPLES[2], None])
-    def attempt():
-        seconds = next(outcomes)
-        if seconds is None:
-            raise GuestDied("the VMM went away")
-        return seconds
-    attempts = Attempts()
-    attempts.run(attempt, rounds=5, warmup_rounds=2)
-    series = attempts.series("first-reply", {"substrate": "x"})
-    deliver(benchmark, attempts.samples, failed=[one.index for one in series.failures],
-            warmup=list(series.warmup))
-"""
-    )
-    (found,) = _run(pytester, rig)
-    assert found["stats"]["data"] == SAMPLES[:3]
-    assert found["extra_info"] == {"failed": [2, 4], "warmup": [9.0, 8.0]}
-
-
 def test_samples_that_threads_took_at_once(pytester: pytest.Pytester) -> None:
     rig = (
         HEAD
@@ -234,35 +208,3 @@ def test_a_stopwatch_reads_nought_and_then_the_duration() -> None:
     watch()  # an interval that was broken off does not spoil the next
     watch.show(2.0)
     assert (watch(), watch()) == (0.0, 2.0)
-
-
-def test_attempts_keep_the_index_of_each_failure() -> None:
-    attempts = Attempts()
-    attempts.warmed(5.0)
-    attempts.took(1.0)
-    attempts.failed(GuestTimeout("no answer within 5 s", hint="look at its console"))
-    attempts.took(2.0)
-    attempts.failed("the wrong kernel")
-    found = attempts.series("object", {"n": 1}, loop="open")
-    assert found == record.Series(
-        "object", "s", "lower", {"n": 1}, "open", (5.0,), (1.0, 2.0),
-        (Failure(1, "GuestTimeout: no answer within 5 s"), Failure(3, "the wrong kernel")),
-    )  # fmt: skip
-    record.check(run_record(series=(found,)).to_json())
-
-
-def test_a_warm_up_that_fails_is_raised_and_a_defect_too() -> None:
-    def timeout() -> float:
-        raise GuestTimeout("no answer")
-
-    def defect() -> float:
-        raise ZeroDivisionError
-
-    attempts = Attempts()
-    with pytest.raises(GuestTimeout):
-        attempts.run(timeout, rounds=1, warmup_rounds=1)
-    with pytest.raises(ZeroDivisionError):
-        attempts.run(defect, rounds=1)
-    assert (attempts.samples, attempts.failures) == ((), ())
-    attempts.run(timeout, rounds=2)
-    assert [one.index for one in attempts.failures] == [0, 1]

@@ -105,9 +105,9 @@ def load(folder: Path, expected: Mapping[str, Scalar]) -> Checkpoint:
         path = folder / name
         size = path.stat().st_size if path.exists() else 0
         if size != wanted["bytes"]:
-            raise CheckpointTruncated(
-                f"{path} has {size} bytes of {wanted['bytes']}", hint=HINT
-            )
+            raise CheckpointTruncated(f"{path} has {size} bytes of {wanted['bytes']}", hint=HINT)
         if digest(path) != wanted["sha256"]:
-            raise CheckpointCorrupt(f"{path} is not what was written: its digest differs", hint=HINT)
+            raise CheckpointCorrupt(
+                f"{path} is not what was written: its digest differs", hint=HINT
+            )
     return Checkpoint(folder, hashlib.sha256(text).hexdigest(), built_from)

@@ -21,7 +21,7 @@ EMULATED_CPU = "Nehalem,+arat"
 HZ = 250  # of Debian's kernels, for lpj
 # Each argument saves time at boot or keeps the guest from waking without a reason:
 # no console at all; no calibration (tsc_early_khz and lpj are computed below); no self tests; no
-# mitigations, which under emulation protect nothing; /dev/mem may reach the local APIC (doorbell.c).
+# mitigations, which under emulation protect nothing; /dev/mem reaches the local APIC (doorbell.c).
 KERNEL_ARGUMENTS = (
     "quiet panic=-1 reboot=t rdinit=/init nokaslr mitigations=off cryptomgr.notests "
     "random.trust_cpu=on i8042.noaux i8042.nokbd i8042.nopnp iomem=relaxed "

@@ -66,7 +66,12 @@ class Qmp:
             raise GuestDied(f"the VMM of {self._name} went away") from error
 
     def execute(
-        self, command: str, *, timeout_s: float = 30, descriptor: int | None = None, **arguments: Any
+        self,
+        command: str,
+        *,
+        timeout_s: float = 30,
+        descriptor: int | None = None,
+        **arguments: Any,
     ) -> Any:
         """Run one command; its result. SandboxError carries what the VMM said.
 

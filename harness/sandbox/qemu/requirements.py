@@ -20,7 +20,9 @@ def requirements() -> Sequence[Requirement]:
     for program in (PROGRAM, *BUILDS_THE_GUEST):
         path = shutil.which(program)
         lines.append(
-            Requirement(program, path is not None, path or "not installed", install_command(program))
+            Requirement(
+                program, path is not None, path or "not installed", install_command(program)
+            )
         )
     kernel = os.environ.get("COPPICE_KERNEL") or shutil.which("apt-get")
     lines.append(

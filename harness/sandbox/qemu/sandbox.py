@@ -146,7 +146,7 @@ class QemuSandbox:
         if self._booted:
             return 0.0
         stamp = self.vmm.qmp.wait_event("RESUME", 5)["timestamp"]
-        wall = stamp["seconds"] + stamp["microseconds"] / 1e6
+        wall: float = stamp["seconds"] + stamp["microseconds"] / 1e6
         return wall - time.time() + time.perf_counter()
 
     # Off the timed path.

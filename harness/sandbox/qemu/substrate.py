@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,7 +28,7 @@ BOOT_LIMIT_S = 300.0
 WARM_UPS = 8
 """Processes run before a guest is checkpointed or stopped, so that translated code is at hand."""
 SETTLE_S = 1.0
-"""How long a guest lives before it is stopped: its kernel's once-a-second work is translated then."""
+"""Seconds of life before a guest is stopped: what its kernel does each second is translated then."""
 SEAL = "/run/sealed"
 """A file written before the checkpoint: a restored guest that has it kept its state."""
 MIB = 1 << 20
@@ -78,7 +78,9 @@ class QemuSubstrate:
         sealed = self._sealed(run, cache, image, shape) if tier.restores else None
         return QemuTemplate(shape, image, sealed, chosen.reason)
 
-    def launch(self, run: Run, template: QemuTemplate, tier: Tier, identity: Identity) -> QemuSandbox:
+    def launch(
+        self, run: Run, template: QemuTemplate, tier: Tier, identity: Identity
+    ) -> QemuSandbox:
         if not tier.restores:
             guest = self._boot(run, template.image, template.shape, identity)
         else:
@@ -113,7 +115,7 @@ class QemuSubstrate:
         return QemuSandbox(spawn(run, name, words, incoming=False), identity, State.BOOTING)
 
     def _empty(self, run: Run, template: QemuTemplate, identity: Identity) -> QemuSandbox:
-        """A VMM that waits for device state: no guest state is in it, only the mapping of a file."""
+        """A VMM that waits for device state; of the guest it has only the mapping of a file."""
         name = f"coppice-{identity.id}"
         sealed = template.checkpoint
         assert sealed
@@ -130,7 +132,11 @@ class QemuSubstrate:
     # The checkpoint.
 
     def _sealed(self, run: Run, cache: Path, image: GuestImage, shape: Shape) -> Checkpoint:
-        built_from: dict[str, Scalar] = {"image": image.sha256, **shape.facts(), "warm_ups": WARM_UPS}
+        built_from: dict[str, Scalar] = {
+            "image": image.sha256,
+            **shape.facts(),
+            "warm_ups": WARM_UPS,
+        }
         folder = checkpoints.path_for(cache, built_from)
         if not folder.exists():
             with checkpoints.writing(cache, built_from) as folder_to_be:
@@ -158,9 +164,13 @@ class QemuSubstrate:
             finally:
                 os.close(handle)
             guest.qmp.execute("migrate", uri="fd:devices")
-            while (status := guest.qmp.wait_event("MIGRATION", 120)["data"]["status"]) != "completed":
+            while (
+                status := guest.qmp.wait_event("MIGRATION", 120)["data"]["status"]
+            ) != "completed":
                 if status == "failed":
-                    raise SandboxError(f"{guest.vmm.name} could not be checkpointed: {guest.vmm.said()}")
+                    raise SandboxError(
+                        f"{guest.vmm.name} could not be checkpointed: {guest.vmm.said()}"
+                    )
         finally:
             guest.destroy()
 
@@ -179,7 +189,7 @@ def _migration_capabilities(vmm: Vmm) -> None:
 
 
 @contextlib.contextmanager
-def destroyed_on_failure(guest: QemuSandbox):  # type: ignore[no-untyped-def]
+def destroyed_on_failure(guest: QemuSandbox) -> Iterator[None]:
     """Destroy a guest that its maker cannot hand out."""
     try:
         yield

@@ -75,7 +75,7 @@ class Vmm:
 def spawn(
     run: Run, name: str, arguments: Callable[[Descriptors], Sequence[str]], *, incoming: bool
 ) -> Vmm:
-    """Start a VMM; it is not waited for. `arguments` makes its command line from our descriptors."""
+    """Start a VMM, not waiting for it. `arguments` makes its command line from our descriptors."""
     with contextlib.ExitStack() as theirs, contextlib.ExitStack() as ours:
         pairs = {}
         for line in ("agent", "qmp", "control", "bell", *(["incoming"] if incoming else [])):
