@@ -32,6 +32,7 @@ class Climb:
     rungs: dict[str, float]
     failure: str | None = None
     sandbox: Sandbox | None = None
+    start: float = 0.0
 
 
 def climb(acquire: Callable[[], Sandbox], upto: str, timeout_s: float) -> Climb:
@@ -54,12 +55,12 @@ def climb(acquire: Callable[[], Sandbox], upto: str, timeout_s: float) -> Climb:
             ends.insert(1, executed)
             if finished.code or finished.stdout != f"{word}\n".encode():
                 raise WrongAnswer(f"{sandbox.id}: the first process returned {finished}")
-        # A reply shows that the vCPU runs, so the VMM's own word cannot be later than it.
-        resumed = min(max(sandbox.resumed_at(), ends[0]), replied)
-        ends[1:1] = [resumed, replied]
+        ends.insert(1, replied)
     except CoppiceError as error:
         return Climb({}, f"{type(error).__name__}: {error.args[0]}", sandbox)
-    return Climb({rung: end - start for rung, end in zip(RUNGS, ends)}, None, sandbox)  # noqa: B905
+    reached = (RUNGS[0], *RUNGS[2:])
+    rungs = {rung: end - start for rung, end in zip(reached, ends, strict=False)}
+    return Climb(rungs, None, sandbox, start)
 
 
 def prove_own_kernel(sandbox: Sandbox) -> None:
@@ -96,13 +97,21 @@ def climb_together(
 
 
 def conclude(climbs: Sequence[Climb], release: Callable[[Sandbox], None], own_kernel: bool) -> None:
-    """Check who answered, then release every sandbox. A climb that fails the check has no times."""
+    """Check who answered and ask the VMM when it resumed, then release every sandbox.
+
+    A climb that fails the check has no times.
+    """
     for one in climbs:
         if one.sandbox is None:
             continue
         try:
-            if own_kernel and one.failure is None:
-                prove_own_kernel(one.sandbox)
+            if one.failure is None:
+                # A reply shows that the vCPU runs: the VMM's own word cannot be later than it.
+                resumed = one.sandbox.resumed_at() - one.start
+                bounded = min(max(resumed, one.rungs["object"]), one.rungs["first-reply"])
+                one.rungs["resumed"] = bounded
+                if own_kernel:
+                    prove_own_kernel(one.sandbox)
         except CoppiceError as error:
             one.failure, one.rungs = f"{type(error).__name__}: {error.args[0]}", {}
         finally:

@@ -28,7 +28,7 @@ BOOT_LIMIT_S = 300.0
 WARM_UPS = 8
 """Processes run before a guest is checkpointed or stopped, so that translated code is at hand."""
 SETTLE_S = 1.0
-"""Seconds of life before a guest is stopped: what its kernel does each second is translated then."""
+"""Seconds that a guest lives before it is stopped: its kernel's housekeeping is translated then."""
 SEAL = "/run/sealed"
 """A file written before the checkpoint: a restored guest that has it kept its state."""
 MIB = 1 << 20
