@@ -14,6 +14,7 @@ TIERS = ("full", "durable-pool", "durable-prewarm-pool", "prewarm-pool")
 CONCURRENCIES = (1, 10, 50)
 HEADLINE = "first-reply"
 NOOP = "noop"
+SPAWNED = "-spawned"
 DEFAULT_SUBSTRATE = "qemu"
 
 
@@ -27,9 +28,9 @@ class Row:
 
     def series(self, metric: str, concurrency: int) -> tuple[Entry, Series] | None:
         entry = self.entries.get(concurrency)
-        found = entry and entry.find(
-            metric, substrate=self.substrate, tier=self.tier, concurrency=concurrency
-        )
+        tier = self.tier.removesuffix(SPAWNED)
+        wanted = {"substrate": self.substrate, "tier": tier, "concurrency": concurrency}
+        found = entry and entry.find(metric, **wanted)
         return (entry, found) if entry and found else None
 
     @property
@@ -38,6 +39,12 @@ class Row:
         for _, entry in sorted(self.entries.items()):
             return entry.record.command.task
         return None if self.substrate == NOOP else f"mise run bench:{self.substrate}-{self.tier}"
+
+
+def _tier(series: Series) -> str:
+    """A series' tier; with a suffix when not even an empty VMM waited for the request."""
+    spawned = series.dimensions.get("vmm") == "spawned"
+    return f"{series.dimensions.get('tier')}{SPAWNED if spawned else ''}"
 
 
 def rows(corpus: Corpus) -> Sequence[Row]:
@@ -53,7 +60,7 @@ def rows(corpus: Corpus) -> Sequence[Row]:
                 continue
             key = (
                 str(one.dimensions.get("substrate")),
-                str(one.dimensions.get("tier")),
+                _tier(one),
                 one.dimensions.get("concurrency"),
             )
             before = chosen.get(key)  # type: ignore[arg-type]
