@@ -12,6 +12,7 @@ import errno
 import functools
 import hashlib
 import json
+import math
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -212,6 +213,10 @@ def check(data: object) -> None:
     for name in names:
         if names.count(name) > 1:
             raise RecordError(f"two series of the same name and dimensions: {name}")
+    for one in data["series"]:  # type: ignore[index]
+        # A number too large for a float is infinite by now.
+        if not all(math.isfinite(sample) for sample in (*one["samples"], *one["warmup"])):
+            raise RecordError(f"series {one['metric']!r} holds a sample that is not finite")
 
 
 def _refuse(constant: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from harness.measure.record import Series
+from harness.measure.record import Facts, Series
 from harness.site.corpus import Corpus, Entry
 
 RIG = "cold-start"
@@ -29,7 +29,7 @@ class Row:
     def series(self, metric: str, concurrency: int) -> tuple[Entry, Series] | None:
         entry = self.entries.get(concurrency)
         tier = self.tier.removesuffix(SPAWNED)
-        wanted = {"substrate": self.substrate, "tier": tier, "concurrency": concurrency}
+        wanted: Facts = {"substrate": self.substrate, "tier": tier, "concurrency": concurrency}
         found = entry and entry.find(metric, **wanted)
         return (entry, found) if entry and found else None
 

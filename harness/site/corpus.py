@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -100,7 +99,6 @@ def load(results: Path, published_folder: Path) -> Corpus:
         try:
             content = path.read_bytes()
             found = records.parse(content, shown)
-            _finite(found, shown)
         except (RecordError, OSError, RecursionError) as error:
             problems.append(Problem(shown, str(error)))
             continue
@@ -114,10 +112,3 @@ def load(results: Path, published_folder: Path) -> Corpus:
         entries.append(Entry(found, content, f"{page}.html", f"{page}.json"))
     entries.sort(key=lambda entry: (entry.record.run_id, entry.page))
     return Corpus(tuple(entries), tuple(problems), tuple(load_published(published_folder)))
-
-
-def _finite(record: RunRecord, where: str) -> None:
-    """JSON as Python reads it knows NaN and Infinity; a sample is neither."""
-    for one in record.series:
-        if not all(math.isfinite(sample) for sample in (*one.samples, *one.warmup)):
-            raise RecordError(f"{where}: series {one.metric!r} holds a sample that is not finite")

@@ -1,0 +1,29 @@
+"""Draw the README's chart anew from the newest records of the machine measured last."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from harness.errors import UsageError
+
+ROOT = Path(__file__).parents[2]
+HELP = "draw the README's chart from the records"
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--results", type=Path, default=ROOT / "results")
+    parser.add_argument("--out", type=Path, default=ROOT / "site" / "cold-start.svg")
+
+
+def main(options: argparse.Namespace) -> int:
+    # What draws is loaded only when it draws: a rig host needs none of it.
+    from harness.site import corpus, readme_chart
+
+    found = corpus.load(options.results, ROOT / "results" / "published")
+    try:
+        options.out.write_bytes(readme_chart.draw(found))
+    except ValueError as error:
+        raise UsageError(str(error), hint="bin/mise run bench") from error
+    print(options.out)
+    return 0
