@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,25 +19,22 @@ from harness.sandbox.identity import allocate
 from harness.sandbox.ladder import Climb, climb, climb_together, conclude
 from harness.sandbox.noop import NoopSandbox, NoopSubstrate, NoopTemplate
 from harness.sandbox.protocol import Tier
-from harness.sandbox.qemu import accelerator
-from harness.sandbox.qemu.sandbox import QemuSandbox, _patience
+from harness.sandbox.qemu import QemuSubstrate, accelerator
+from harness.sandbox.qemu.sandbox import QemuSandbox, _new_ring
 from harness.sandbox.qemu.substrate import QemuTemplate
 from tests.qemu.conftest import Launch
 
 
 def test_a_guest_that_never_answers(launch: Launch) -> None:
     sandbox = launch(Tier.DURABLE_PREWARM_POOL)
-    _patience(sandbox.vmm.bell, 0.3)
     sandbox.vmm.process.send_signal(signal.SIGSTOP)
     with pytest.raises(GuestTimeout, match="doorbell"):
-        sandbox.awaken(1)
+        sandbox.awaken(0.3)
 
 
 def test_a_guest_that_answers_another_nonce(launch: Launch) -> None:
     sandbox = launch(Tier.DURABLE_PREWARM_POOL)
     sandbox.agent.key = bytes(16)
-    from harness.sandbox.qemu.sandbox import _new_ring
-
     sandbox._ring = _new_ring(bytes(16))  # the answer expected is another guest's
     with pytest.raises(WrongAnswer):
         sandbox.awaken(10)
@@ -155,10 +153,6 @@ def test_the_trial_of_kvm_is_a_real_guest(run: Run, template: QemuTemplate) -> N
 
 
 def test_a_vmm_that_cannot_start_says_why(run: Run, template: QemuTemplate) -> None:
-    from dataclasses import replace
-
-    from harness.sandbox.qemu import QemuSubstrate
-
     broken = replace(template, shape=replace(template.shape, cpu="no-such-cpu"))
     with pytest.raises(CoppiceError):
         QemuSubstrate().launch(run, broken, Tier.FULL, allocate(run.leases, run.id))
