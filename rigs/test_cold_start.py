@@ -100,6 +100,7 @@ class Launcher:
         self._launch: Callable[[], Sandbox] = lambda: substrate.launch(
             run, template, case.tier, allocate(run.leases, run.id)
         )
+        self._unpooled = stack
         self._pool = None
         if case.tier is not Tier.FULL and case.spare_vmm:
             size = case.concurrency if case.concurrency > 1 else BATCH
@@ -115,10 +116,17 @@ class Launcher:
             self._pool.fill(count)
 
     def acquire(self) -> Sandbox:
-        return self._pool.check_out() if self._pool else self._launch()
+        if self._pool:
+            return self._pool.check_out()
+        sandbox = self._launch()
+        self._unpooled.callback(sandbox.destroy)  # an interrupt leaves none behind
+        return sandbox
 
     def release(self, sandbox: Sandbox) -> None:
-        (self._pool.give_back if self._pool else type(sandbox).destroy)(sandbox)
+        if self._pool:
+            self._pool.give_back(sandbox)
+        else:
+            sandbox.destroy()
 
 
 def attempts(

@@ -83,7 +83,9 @@ def test_noop_leaves_a_record_and_the_benchmarks_beside_it(tmp_path: Path) -> No
     assert {one.series[0].dimensions["concurrency"] for one in found} == {1, 10}
     (kept,) = tmp_path.glob("*/*.pytest-benchmark.json")
     assert kept.name.startswith(record.digest(kept))
-    by_run = {one["extra_info"]["run_id"]: one for one in json.loads(kept.read_text())["benchmarks"]}
+    by_run = {
+        one["extra_info"]["run_id"]: one for one in json.loads(kept.read_text())["benchmarks"]
+    }
     for path in record.find(tmp_path):
         one = record.load(path)
         (claimed,) = (series for series in one.series if series.metric == "first-reply")

@@ -71,5 +71,7 @@ def test_a_ring_carries_its_nonce_and_the_sum_of_its_words() -> None:
 
 
 def test_the_answer_depends_on_key_and_nonce() -> None:
-    answers = {ring_answer(key, nonce) for key in (KEY, bytes(16)) for nonce in (b"a" * 8, b"b" * 8)}
+    answers = {
+        ring_answer(key, nonce) for key in (KEY, bytes(16)) for nonce in (b"a" * 8, b"b" * 8)
+    }
     assert len(answers) == 4

@@ -92,7 +92,9 @@ def test_each_refusal_is_a_checkpoint_error() -> None:
         assert issubclass(kind, CheckpointError)
 
 
-def test_a_vmm_that_is_given_garbage_says_so(launch: Launch, sealed: Checkpoint, tmp_path: Path) -> None:
+def test_a_vmm_that_is_given_garbage_says_so(
+    launch: Launch, sealed: Checkpoint, tmp_path: Path
+) -> None:
     sandbox = launch(Tier.DURABLE_POOL)
     shutil.copytree(sealed.folder, tmp_path / "damaged", ignore=lambda *_: [MEMORY])
     (tmp_path / "damaged" / DEVICES).write_bytes(b"\0garbage" * 1000)

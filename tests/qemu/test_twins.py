@@ -30,7 +30,9 @@ def test_without_an_identity_they_would_be(launch: Launch) -> None:
     assert abs(int(said[0]["wall_ns"]) - time.time_ns()) > 1000 * MILLISECOND_NS
 
 
-@pytest.mark.parametrize(("tier", "count"), [(Tier.DURABLE_PREWARM_POOL, 50), (Tier.DURABLE_POOL, 12)])
+@pytest.mark.parametrize(
+    ("tier", "count"), [(Tier.DURABLE_PREWARM_POOL, 50), (Tier.DURABLE_POOL, 12)]
+)
 def test_no_two_share_anything(
     run: Run, substrate: QemuSubstrate, template: QemuTemplate, tier: Tier, count: int
 ) -> None:
