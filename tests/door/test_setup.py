@@ -100,7 +100,7 @@ def test_a_mise_that_is_not_the_pinned_one_is_refused(checkout: Path) -> None:
         pytest.skip("a digest is pinned for x86-64 only")
     _program(
         checkout.parent / "path/npm",
-        'bin="$3/node_modules/@jdxcode/mise-linux-x64/bin"\nmkdir -p "$bin"\necho evil >"$bin/mise"',
+        'to="$3/node_modules/@jdxcode/mise-linux-x64/bin"\nmkdir -p "$to"\necho evil >"$to/mise"',
     )
     done = _launch(checkout, "tasks")
     assert done.returncode == 69 and "sha256 differs" in done.stderr

@@ -42,7 +42,7 @@ class Shape:
 
     accelerator: str
     memory_mib: int = 256
-    machine: str = "microvm,acpi=on,pit=on,pic=on,rtc=on,isa-serial=on"
+    machine: str = "microvm,acpi=on,pit=off,pic=on,rtc=on,isa-serial=on"
     cpu: str = ""
     line: str = "virtio"
     """What the agent speaks over: virtio, or serial (a UART, and no doorbell then)."""
