@@ -6,6 +6,7 @@ Exit codes: 0 all that could run did; 1 a rig failed; 69 what was asked for cann
 from __future__ import annotations
 
 import argparse
+import signal
 import subprocess
 import sys
 import tempfile
@@ -72,10 +73,25 @@ def _pytest(files: list[Path], options: argparse.Namespace) -> int:
         command += [f"--profile={options.profile}", f"--results={options.results.absolute()}"]
         for name in ("substrate", "tier", "concurrency"):
             command += [f"--{name}={value}" for value in getattr(options, name)]
-        code = subprocess.call(command, cwd=ROOT)
+        code = _patiently(command)
         if benchmarks.exists() and benchmarks.stat().st_size:
             _keep(benchmarks, options.results)
     return 0 if code == 5 else code
+
+
+def _patiently(command: list[str]) -> int:
+    """Run a command; an interrupt is passed on, once, and what it has to take down is waited for.
+
+    subprocess.call would kill it a quarter of a second after the interrupt. The session of its own
+    keeps the terminal from interrupting it a second time.
+    """
+    with subprocess.Popen(command, cwd=ROOT, start_new_session=True) as process:
+        try:
+            return process.wait()
+        except KeyboardInterrupt:
+            process.send_signal(signal.SIGINT)
+            process.wait()
+            raise
 
 
 def _keep(benchmarks: Path, results: Path) -> None:
