@@ -81,8 +81,10 @@ class Pool:
             self._failed_in_a_row = 0
             for _ in range(missing):
                 self._start_one()
-            while self.ready < wanted and self._launching:
+            while self.ready < wanted and self._launching and not self._closed:
                 self._change.wait()
+            if self._closed:
+                raise self._drained()
             if self.ready < wanted:
                 raise self._failures[-1]
 
@@ -140,7 +142,7 @@ class Pool:
     def _wait_for_one(self, deadline: float) -> None:
         while not self._ready:
             if self._closed:
-                raise GuestTimeout(f"the pool of {self.size} was drained")
+                raise self._drained()
             if self._failed_in_a_row >= MAX_FAILURES:
                 raise self._failures[-1]
             if not self._launching:
@@ -150,6 +152,9 @@ class Pool:
             left = deadline - time.monotonic()
             if left <= 0 or not self._change.wait(left):
                 raise GuestTimeout(f"the pool of {self.size} had no sandbox ready in time")
+
+    def _drained(self) -> GuestTimeout:
+        return GuestTimeout(f"the pool of {self.size} was drained")
 
     def give_back(self, sandbox: Sandbox) -> None:
         """Destroy a sandbox that was checked out; it is not used a second time."""
