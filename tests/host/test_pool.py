@@ -1,0 +1,305 @@
+"""The pool with fake sandboxes, and once with real ones in two processes at once."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import cast
+
+import pytest
+
+from harness.errors import GuestDied, GuestTimeout, NotEnoughMemory
+from harness.sandbox import pool as pools
+from harness.sandbox.pool import MAX_FAILURES, Pool
+from harness.sandbox.protocol import Sandbox, load
+from tests.host.processes import ROOT, eventually
+
+
+class FakeSandbox:
+    """No guest at all: it only remembers how often it was destroyed."""
+
+    def __init__(self) -> None:
+        self.destroyed = 0
+
+    def destroy(self) -> None:
+        self.destroyed += 1
+
+
+class FakeLauncher:
+    """Makes fake sandboxes; can be made to wait and to fail."""
+
+    def __init__(self) -> None:
+        self.made: list[FakeSandbox] = []
+        self.calls = 0
+        self.gate = threading.Event()
+        self.gate.set()
+        self.error: Exception | None = None
+
+    def __call__(self) -> Sandbox:
+        self.calls += 1
+        self.gate.wait(10)
+        if self.error:
+            raise self.error
+        self.made.append(FakeSandbox())
+        return cast(Sandbox, self.made[-1])
+
+    @property
+    def destroyed(self) -> list[int]:
+        return [one.destroyed for one in self.made]
+
+
+@pytest.fixture
+def launcher() -> Iterator[FakeLauncher]:
+    made = FakeLauncher()
+    yield made
+    made.gate.set()
+
+
+def fake(sandbox: Sandbox) -> FakeSandbox:
+    assert isinstance(sandbox, FakeSandbox)
+    return sandbox
+
+
+def test_it_fills_to_its_size_and_no_further(launcher: FakeLauncher) -> None:
+    with Pool(launcher, 20) as pool:
+        pool.fill(3)
+        assert (pool.ready, launcher.calls) == (3, 3)
+        pool.fill()
+        pool.fill()
+        assert (pool.ready, launcher.calls) == (20, 20)
+    assert launcher.destroyed == [1] * 20
+
+
+def test_what_is_given_back_is_destroyed_and_never_handed_out_again(
+    launcher: FakeLauncher,
+) -> None:
+    with Pool(launcher, 2, refill=False) as pool:
+        pool.fill()
+        first = pool.check_out()
+        pool.give_back(first)
+        assert fake(first).destroyed == 1
+        assert pool.check_out() is not first
+        with pytest.raises(GuestTimeout, match="empty and does not refill"):
+            pool.check_out(1)
+    assert launcher.destroyed == [1, 1]
+
+
+def test_it_refills_in_the_background(launcher: FakeLauncher) -> None:
+    with Pool(launcher, 2) as pool:
+        pool.fill()
+        launcher.gate.clear()
+        began = time.monotonic()
+        pool.check_out()
+        assert time.monotonic() - began < 5, "a check-out does not wait for the replacement"
+        assert pool.ready == 1
+        launcher.gate.set()
+        eventually(lambda: pool.ready == 2)
+    assert launcher.destroyed == [1] * 3
+
+
+def test_a_check_out_waits_for_the_refill(launcher: FakeLauncher) -> None:
+    launcher.gate.clear()
+    with Pool(launcher, 1) as pool:
+        threading.Timer(0.1, launcher.gate.set).start()
+        assert pool.check_out(10) in launcher.made
+
+
+def test_a_check_out_that_waits_too_long_says_so(launcher: FakeLauncher) -> None:
+    launcher.gate.clear()
+    with Pool(launcher, 4) as pool:
+        with pytest.raises(GuestTimeout, match="the pool of 4 had no sandbox ready in time"):
+            pool.check_out(0.1)
+        launcher.gate.set()
+    assert all(count == 1 for count in launcher.destroyed)
+
+
+def test_draining_destroys_what_is_ready_and_what_is_out(launcher: FakeLauncher) -> None:
+    pool = Pool(launcher, 3)
+    pool.fill()
+    pool.check_out()
+    pool.drain()
+    assert pool.ready == 0
+    assert set(launcher.destroyed) == {1}
+    calls = launcher.calls
+    with pytest.raises(GuestTimeout, match="was drained"):
+        pool.check_out(5)
+    assert launcher.calls == calls
+
+
+def test_draining_while_launching_waits_and_destroys_what_comes(launcher: FakeLauncher) -> None:
+    launcher.gate.clear()
+    pool = Pool(launcher, 12)
+    ended: list[Exception] = []
+
+    def fill() -> None:
+        try:
+            pool.fill()
+        except GuestTimeout as error:
+            ended.append(error)
+
+    filling = threading.Thread(target=fill)
+    filling.start()
+    eventually(lambda: launcher.calls == pools.WORKERS)
+    threading.Timer(0.1, launcher.gate.set).start()
+    pool.drain()
+    filling.join(10)
+    assert len(ended) == 1 and "was drained" in str(ended[0])
+    assert launcher.calls == pools.WORKERS, "what had not begun never begins"
+    assert launcher.destroyed == [1] * pools.WORKERS
+    assert pool.ready == 0
+
+
+def test_a_drain_ends_a_waiting_check_out(launcher: FakeLauncher) -> None:
+    launcher.gate.clear()
+    pool = Pool(launcher, 1)
+    ended: list[Exception] = []
+
+    def wait() -> None:
+        try:
+            pool.check_out(60)
+        except GuestTimeout as error:
+            ended.append(error)
+
+    waiting = threading.Thread(target=wait)
+    waiting.start()
+    eventually(lambda: launcher.calls == 1)
+    threading.Timer(0.1, launcher.gate.set).start()
+    pool.drain()
+    waiting.join(10)
+    assert len(ended) == 1 and "was drained" in str(ended[0])
+
+
+@pytest.mark.parametrize("error", [GuestDied("it went away"), OSError("no more handles")])
+def test_launches_that_fail_are_raised_by_fill(launcher: FakeLauncher, error: Exception) -> None:
+    launcher.error = error
+    with Pool(launcher, 2) as pool, pytest.raises(type(error), match=str(error)):
+        pool.fill()
+
+
+@pytest.mark.parametrize("error", [GuestDied("it went away"), OSError("no more handles")])
+def test_launches_that_keep_failing_end_a_check_out(
+    launcher: FakeLauncher, error: Exception
+) -> None:
+    launcher.error = error
+    with Pool(launcher, 2) as pool:
+        with pytest.raises(type(error), match=str(error)):
+            pool.check_out(30)
+        assert launcher.calls == MAX_FAILURES
+
+
+def test_failures_between_successes_are_not_failing_all_the_time(launcher: FakeLauncher) -> None:
+    with Pool(launcher, 1) as pool:
+        for _ in range(MAX_FAILURES + 1):
+            pool.fill()
+            launcher.error = GuestDied("once")
+            pool.give_back(pool.check_out())
+            eventually(lambda: pool._launching == 0)
+            launcher.error = None
+            pool.give_back(pool.check_out(10))
+            eventually(lambda: pool.ready == 1)
+
+
+def test_more_than_memory_allows_is_refused_with_figures_before_any_launch(
+    launcher: FakeLauncher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pools, "available_memory", lambda: pools.MEMORY_FLOOR + (500 << 20))
+    with Pool(launcher, 6, memory_each=100 << 20) as pool:
+        with pytest.raises(NotEnoughMemory) as caught:
+            pool.fill()
+        assert "6 sandboxes of about 100 MiB need 600 MiB" in str(caught.value)
+        assert "has 500 MiB to give, with 1024 MiB kept free" in str(caught.value)
+        assert caught.value.hint == "ask for at most 5"
+        assert launcher.calls == 0
+        pool.fill(5)
+        assert pool.ready == 5
+        monkeypatch.setattr(pools, "available_memory", lambda: 0)
+        for _ in range(5):
+            pool.check_out()
+        with pytest.raises(NotEnoughMemory, match="0 MiB to give"):
+            pool.check_out(10)
+        assert launcher.calls == 5
+
+
+def test_many_threads_get_no_sandbox_twice(launcher: FakeLauncher) -> None:
+    got: list[Sandbox] = []
+    with Pool(launcher, 10) as pool:
+        pool.fill()
+
+        def work() -> None:
+            for _ in range(50):
+                sandbox = pool.check_out(30)
+                got.append(sandbox)
+                pool.give_back(sandbox)
+
+        threads = [threading.Thread(target=work) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert len(got) == 400 and len({id(one) for one in got}) == 400
+        eventually(lambda: pool.ready == 10)
+    assert set(launcher.destroyed) == {1}
+
+
+THREE_SANDBOXES = """
+import json, sys
+from harness.host.run import cache_folder, open_run
+from harness.sandbox.identity import allocate
+from harness.sandbox.pool import Pool
+from harness.sandbox.protocol import Tier, load
+qemu, tier = load("qemu"), Tier.DURABLE_PREWARM_POOL
+with open_run() as run:
+    template = qemu.prepare(run, cache_folder(), tier)
+    launch = lambda: qemu.launch(run, template, tier, allocate(run.leases, run.id))
+    with Pool(launch, 3, memory_each=qemu.memory_per_sandbox(tier), refill=False) as pool:
+        pool.fill()
+        said = []
+        for _ in range(3):
+            sandbox = pool.check_out()
+            sandbox.awaken(20)
+            inside = sandbox.agent.run(("/bin/sh", "-c", "hostname; cat /etc/machine-id; ip -4 addr"))
+            who = sandbox.identity
+            said.append([str(who.address), who.hostname, who.machine_id, inside.stdout.decode()])
+        print(json.dumps(said), flush=True)
+        sys.stdin.readline()
+"""
+
+
+@pytest.mark.skipif(
+    not all(need.satisfied for need in load("qemu").requirements()),
+    reason="QEMU is not installed: bin/mise run setup",
+)
+def test_two_processes_with_real_pools_share_nothing(runtime: Path) -> None:
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", THREE_SANDBOXES],
+            cwd=ROOT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(2)
+    ]
+    try:
+        every: list[list[str]] = []
+        for process in processes:
+            assert process.stdout
+            every += json.loads(process.stdout.readline())
+        assert len(list((runtime / "leases").iterdir())) == 6, "both hold theirs at once"
+        for process in processes:
+            process.communicate("end\n", timeout=30)
+        assert [process.returncode for process in processes] == [0, 0]
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+    for column in zip(*every, strict=True):
+        assert len(set(column)) == 6
+    for address, hostname, machine_id, inside in every:
+        assert hostname in inside and machine_id in inside and f"inet {address}/" in inside
+    assert list((runtime / "leases").iterdir()) == []
