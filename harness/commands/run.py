@@ -16,6 +16,7 @@ from harness.errors import Unsupported, UsageError
 from harness.measure.record import digest, find, load, write_atomically
 from harness.measure.statistics import summarise
 from harness.rig import discover
+from harness.sandbox.protocol import Tier
 from harness.sandbox.protocol import load as load_substrate
 
 ROOT = Path(__file__).parents[2]
@@ -27,7 +28,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--all", action="store_true", help="every rig that can run here")
     parser.add_argument("--substrate", action="append", default=[])
     parser.add_argument("--tier", action="append", default=[])
-    parser.add_argument("--concurrency", action="append", default=[])
+    parser.add_argument("--concurrency", action="append", type=int, default=[])
     parser.add_argument("--profile", choices=("quick", "full"), default="quick")
     parser.add_argument("--site", action="store_true", help="build the site afterwards")
     parser.add_argument("--results", type=Path, default=ROOT / "results")
@@ -39,6 +40,9 @@ def main(options: argparse.Namespace) -> int:
         raise UsageError(f"no rig is called {options.rig!r}; there are {', '.join(sorted(rigs))}")
     if options.rig is None and not options.all:
         raise UsageError("name a rig, or say --all", hint=f"rigs: {', '.join(sorted(rigs))}")
+    for tier in options.tier:
+        if tier not in tuple(Tier):
+            raise UsageError(f"no tier is called {tier!r}; there are {', '.join(Tier)}")
     for name in options.substrate:
         _refuse_at_once(name, (options.tier or ["full"])[0])
     files = [path for path, info in rigs.values() if options.rig in (None, info.id)]
