@@ -69,6 +69,8 @@ def with_component(texts: dict[str, str], component: str) -> str:
             for stanza in re.split(r"\n\s*\n", text):
                 bare = "\n".join(l for l in stanza.splitlines() if not l.startswith("#"))  # noqa: E741
                 fields = dict(re.findall(r"^([\w-]+):[ \t]*(.*)$", bare, re.MULTILINE))
+                if fields.get("Enabled", "yes").strip().lower() in ("no", "false", "0"):
+                    continue
                 if "deb" not in fields.get("Types", "").split():
                     continue
                 if "main" not in fields.get("Components", "").split():

@@ -1,8 +1,7 @@
-"""The launcher and the set-up, as a fresh machine meets them."""
+"""bin/setup and the packages that it installs."""
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 import time
@@ -11,121 +10,151 @@ from pathlib import Path
 import pytest
 
 from harness.host.packages import with_component
+from tests.door.tools import ROOT, environment, only, script
 
-ROOT = Path(__file__).parents[2]
 
-ONE_LINE = """
-# a comment
-deb http://mirror.example/debian bookworm main
-deb [arch=amd64 signed-by=/k.gpg] http://mirror.example/security bookworm-security main contrib
-deb-src http://mirror.example/debian bookworm main
-deb http://vendor.example/apt stable vendor
+def test_a_one_line_source_keeps_its_options_and_gives_only_the_component() -> None:
+    text = """
+# deb http://commented.example/debian bookworm main
+deb http://plain.example/debian bookworm main contrib
+deb-src http://source.example/debian bookworm main
+deb [arch=amd64 signed-by=/usr/share/key.gpg] http://opts.example/debian bookworm-updates main
+deb http://third.example/apt stable nightly
+deb http://flat.example/apt ./
 """
-DEB822 = """Types: deb
-# a comment in the stanza
-URIs: http://mirror.example/debian
+    assert with_component({"sources.list": text}, "non-free").splitlines() == [
+        "deb http://plain.example/debian bookworm non-free",
+        "deb [arch=amd64 signed-by=/usr/share/key.gpg] http://opts.example/debian "
+        "bookworm-updates non-free",
+    ]
+
+
+def test_a_stanza_gives_every_pair_of_address_and_suite() -> None:
+    text = """# the distribution
+Types: deb deb-src
+URIs: http://one.example/debian http://two.example/debian
+# a comment within
 Suites: bookworm bookworm-updates
 Components: main
-Signed-By: /usr/share/keyrings/key.gpg
-
-Types: deb-src
-URIs: http://mirror.example/debian
-Suites: bookworm
-Components: main
+Signed-By: /usr/share/keyrings/debian.gpg
 
 Types: deb
-URIs: http://vendor.example/node
-Suites: nodistro
-Components: vendor
+URIs: http://third.example/apt
+Suites: stable
+Components: nightly
+
+Types: deb-src
+URIs: http://source.example/debian
+Suites: bookworm
+Components: main
+"""
+    signed = "[signed-by=/usr/share/keyrings/debian.gpg]"
+    assert with_component({"debian.sources": text}, "non-free").splitlines() == [
+        f"deb {signed} http://{host}.example/debian {suite} non-free"
+        for host in ("one", "two")
+        for suite in ("bookworm", "bookworm-updates")
+    ]
+
+
+def test_a_disabled_stanza_is_left_out() -> None:
+    text = "Enabled: no\nTypes: deb\nURIs: http://off.example\nSuites: x\nComponents: main\n"
+    assert with_component({"off.sources": text}, "non-free") == ""
+
+
+def test_other_files_and_nothing_suitable_give_nothing() -> None:
+    line = "deb http://plain.example/debian bookworm main"
+    assert with_component({"debian.list.save": line, "x.sources": "", "y.list": ""}, "x") == ""
+
+
+FAKE_PYTHON = r"""
+echo "python3 $*" >>"$LOG"
+case "$*" in
+"-m venv --clear .venv")
+    rm -rf .venv
+    mkdir -p .venv/bin
+    printf '#!/bin/sh\necho "pip $*" >>"$LOG"\n' >.venv/bin/python
+    printf '#!/bin/sh\n' >.venv/bin/coppice
+    chmod +x .venv/bin/python .venv/bin/coppice
+    ;;
+esac
 """
 
 
-def test_a_list_for_a_component_is_derived_and_nothing_else() -> None:
-    assert with_component({"sources.list": ONE_LINE}, "non-free").splitlines() == [
-        "deb http://mirror.example/debian bookworm non-free",
-        "deb [arch=amd64 signed-by=/k.gpg] http://mirror.example/security "
-        "bookworm-security non-free",
-    ]
-    key = "[signed-by=/usr/share/keyrings/key.gpg] "
-    assert with_component({"debian.sources": DEB822}, "non-free").splitlines() == [
-        f"deb {key}http://mirror.example/debian bookworm non-free",
-        f"deb {key}http://mirror.example/debian bookworm-updates non-free",
-    ]
-    assert with_component({"notes.txt": ONE_LINE, "empty.list": ""}, "non-free") == ""
+class Checkout:
+    """A copied tree whose python3 is a fake that only keeps a log of what set-up did."""
 
+    def __init__(self, folder: Path) -> None:
+        self.root = folder / "tree"
+        for name in ("bin/setup", "requirements.lock", "pyproject.toml"):
+            (self.root / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, self.root / name)
+        (self.root / "harness/host").mkdir(parents=True)
+        shutil.copy(ROOT / "harness/host/packages.py", self.root / "harness/host")
+        tools = only(folder / "tools")
+        script(tools / "python3", FAKE_PYTHON)
+        self.log = folder / "log"
+        self.environment = {**environment(str(tools), folder), "LOG": str(self.log)}
 
-def test_set_up_again_is_done_at_once() -> None:
-    if not (ROOT / ".venv" / ".setup-stamp").exists():
-        pytest.skip("set-up has not run in this checkout")
-    start = time.monotonic()
-    subprocess.run([ROOT / "bin" / "setup"], check=True)
-    assert time.monotonic() - start < 1
+    def start(self) -> subprocess.Popen[bytes]:
+        return subprocess.Popen([self.root / "bin/setup"], env=self.environment, cwd="/")
+
+    def setup(self) -> list[str]:
+        """Run it; what was done since."""
+        self.log.write_text("")
+        assert self.start().wait(30) == 0
+        return self.log.read_text().splitlines()
 
 
 @pytest.fixture
-def checkout(tmp_path: Path) -> Path:
-    """A checkout with a stub for mise, which says how it was called."""
-    (tmp_path / "checkout/bin").mkdir(parents=True)
-    shutil.copy(ROOT / "bin" / "mise", tmp_path / "checkout/bin/mise")
-    (tmp_path / "path").mkdir()
-    return tmp_path / "checkout"
+def checkout(tmp_path: Path) -> Checkout:
+    return Checkout(tmp_path)
 
 
-def _program(path: Path, text: str) -> None:
-    path.write_text(f"#!/bin/sh\n{text}\n")
-    path.chmod(0o755)
+def test_set_up_is_done_once_and_again_when_the_lock_changes(checkout: Checkout) -> None:
+    done = checkout.setup()
+    assert "python3 harness/host/packages.py" in done
+    installs = [line for line in done if line.startswith("pip ")]
+    assert "--require-hashes -r requirements.lock" in installs[0]
+    assert "--no-deps --no-build-isolation -e ." in installs[1]
+    assert checkout.setup() == []
+    with (checkout.root / "requirements.lock").open("a") as lock:
+        lock.write("# changed\n")
+    assert checkout.setup() == done
+    assert checkout.setup() == []
 
 
-def _launch(checkout: Path, *words: str, path: str = "") -> subprocess.CompletedProcess[str]:
-    environment = {
-        "PATH": f"{path}{checkout.parent}/path:/usr/bin:/bin",
-        "HOME": str(checkout.parent / "home"),
-    }
-    return subprocess.run(
-        [checkout / "bin/mise", *words], env=environment, capture_output=True, text=True, cwd="/"
+def test_set_up_is_done_again_after_the_checkout_moved(checkout: Checkout, tmp_path: Path) -> None:
+    done = checkout.setup()
+    checkout.root = checkout.root.rename(tmp_path / "moved")
+    assert checkout.setup() == done
+
+
+def test_two_set_ups_at_once_make_one_environment(checkout: Checkout) -> None:
+    checkout.log.write_text("")
+    both = [checkout.start(), checkout.start()]
+    assert [one.wait(30) for one in both] == [0, 0]
+    assert checkout.log.read_text().count("-m venv --clear .venv") == 1
+
+
+def test_a_failed_set_up_is_not_taken_for_done(checkout: Checkout) -> None:
+    tool = Path(checkout.environment["PATH"]) / "python3"
+    whole = tool.read_text()
+    tool.write_text(whole.replace('"pip $*" >>"$LOG"', '"pip $*" >>"$LOG"; exit 1'))
+    assert checkout.start().wait(30) != 0
+    tool.write_text(whole)
+    assert "python3 -m venv --clear .venv" in checkout.setup()
+
+
+def test_here_a_second_set_up_takes_less_than_a_second() -> None:
+    stamp = ROOT / ".venv/.setup-stamp"
+    # A stale one is left alone: building anew would pull the environment from under these tests.
+    state = "cd {} && {{ pwd; cat $({}); }} | sha256sum".format(
+        ROOT, "sed -n \"s/^inputs='\\(.*\\)'/\\1/p\" bin/setup"
     )
-
-
-def test_the_mise_of_the_path_is_used_from_anywhere(checkout: Path) -> None:
-    _program(checkout.parent / "path/mise", 'echo "$MISE_TRUSTED_CONFIG_PATHS $*"')
-    # With bin/ itself on the path the launcher must not find itself and go round for ever.
-    done = _launch(checkout, "run", "x", "--", "a b", path="")
-    assert done.stdout == f"{checkout} --cd {checkout} run x -- a b\n"
-    assert _launch(checkout, "tasks", path=f"{checkout}/bin:").returncode in (0, 69)
-
-
-def test_a_mise_that_is_not_the_pinned_one_is_refused(checkout: Path) -> None:
-    """npm is a fake here: it brings something else than was asked for."""
-    if os.uname().machine != "x86_64":
-        pytest.skip("a digest is pinned for x86-64 only")
-    _program(
-        checkout.parent / "path/npm",
-        'to="$3/node_modules/@jdxcode/mise-linux-x64/bin"\nmkdir -p "$to"\necho evil >"$to/mise"',
-    )
-    done = _launch(checkout, "tasks")
-    assert done.returncode == 69 and "sha256 differs" in done.stderr
-    assert not list((checkout.parent / "home").rglob("mise"))[1:]
-
-
-def test_the_launcher_brings_mise_where_there_is_none(checkout: Path) -> None:
-    npm = shutil.which("npm")
-    if npm is None:
-        pytest.skip("npm is not installed, and this test installs nothing")
-    both = [
-        subprocess.Popen(
-            [checkout / "bin/mise", "--version"],
-            env=os.environ | {"HOME": str(checkout.parent / "home"), "XDG_CACHE_HOME": ""},
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        for _ in range(2)
-    ]
-    said = [one.communicate(timeout=120)[0] for one in both]
-    assert [one.returncode for one in both] == [0, 0]
-    assert all(text.startswith("20") for text in said)
-
-
-def test_the_tasks_are_found() -> None:
-    done = subprocess.run([ROOT / "bin/mise", "tasks"], capture_output=True, text=True)
-    for name in ("bench", "test", "setup", "doctor", "site", "clean", "bench:qemu-full"):
-        assert f"\n{name} " in f"\n{done.stdout}", done.stderr
+    current = subprocess.run(["sh", "-c", state], capture_output=True, text=True, check=True)
+    if not stamp.exists() or stamp.read_text() != current.stdout:
+        pytest.skip("this checkout is not set up by bin/setup: bin/mise run setup")
+    began = time.monotonic()
+    done = subprocess.run([ROOT / "bin/setup"], capture_output=True, timeout=5)
+    assert time.monotonic() - began < 1
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
