@@ -212,7 +212,7 @@ def test_more_than_memory_allows_is_refused_with_figures_before_any_launch(
         with pytest.raises(NotEnoughMemory) as caught:
             pool.fill()
         assert "6 sandboxes of about 100 MiB need 600 MiB" in str(caught.value)
-        assert "has 500 MiB to give, with 1024 MiB kept free" in str(caught.value)
+        assert "has 500 MiB to give and keeps 1024 MiB free" in str(caught.value)
         assert caught.value.hint == "ask for at most 5"
         assert launcher.calls == 0
         pool.fill(5)

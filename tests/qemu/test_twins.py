@@ -56,7 +56,7 @@ def test_no_two_share_anything(
             late = time.time_ns()
             assert early - 50 * MILLISECOND_NS < int(said["wall_ns"]) < late + 50 * MILLISECOND_NS
             read = "dd if=/dev/urandom bs=16 count=1 2>/dev/null"
-            drawn = sandbox.agent.run(["/bin/sh", "-c", read]).stdout  # type: ignore[attr-defined]
+            drawn = sandbox.agent.run(["/bin/sh", "-c", read]).stdout
             inside.append(said | {"drawn": drawn.hex()})
             assert sandbox.agent.read_file(SEAL), "it comes from the checkpoint"
             pool.give_back(sandbox)
