@@ -101,6 +101,10 @@ class Agent:
         id = self.send(kind, payload, flags)
         return self.receive(id, time.monotonic() + timeout_s).payload
 
+    def wait_up(self, timeout_s: float) -> None:
+        """Wait for the frame by which an agent says, once, that it listens."""
+        self.receive(0, time.monotonic() + timeout_s)
+
     # Requests.
 
     def ping(self, timeout_s: float = TIMEOUT_S, wall_ns: int = 0) -> Pong:

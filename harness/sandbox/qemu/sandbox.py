@@ -53,7 +53,13 @@ class QemuSandbox:
     """Implements `harness.sandbox.protocol.Sandbox`."""
 
     def __init__(
-        self, vmm: Vmm, identity: Identity, state: State, checkpoint: Checkpoint | None = None
+        self,
+        vmm: Vmm,
+        identity: Identity,
+        state: State,
+        checkpoint: Checkpoint | None = None,
+        *,
+        line: str = "virtio",
     ) -> None:
         self.id = identity.id
         self.identity = identity
@@ -61,6 +67,8 @@ class QemuSandbox:
         self.vmm = vmm
         self._state = state
         self._booted = state is State.BOOTING
+        # A virtio port keeps what is sent before the guest opens it; a UART that is set up drops it.
+        self._waits_up = self._booted and line == "serial"
         self._checkpoint = checkpoint
         self._pending_identity = state is not State.RUNNING
         self._ring = _new_ring(NO_KEY)
@@ -79,6 +87,9 @@ class QemuSandbox:
             self._load()
             replied = self._ring_bell()
         else:
+            if self._waits_up:
+                self.agent.wait_up(timeout_s)
+                self._waits_up = False
             self.agent.ping(timeout_s)
             replied = time.perf_counter()
         self._state = State.RUNNING

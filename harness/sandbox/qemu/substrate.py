@@ -110,7 +110,8 @@ class QemuSubstrate:
                 kernel=image.kernel, initramfs=image.initramfs,
             )  # fmt: skip
 
-        return QemuSandbox(spawn(run, name, words, incoming=False), identity, State.BOOTING)
+        vmm = spawn(run, name, words, incoming=False)
+        return QemuSandbox(vmm, identity, State.BOOTING, line=shape.line)
 
     def _empty(self, run: Run, template: QemuTemplate, identity: Identity) -> QemuSandbox:
         """A VMM that waits for device state: no guest state is in it, only the mapping of a file."""
