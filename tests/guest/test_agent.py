@@ -12,7 +12,7 @@ import pytest
 
 from harness.errors import GuestRefused
 from harness.guest.agent_client import Agent, exec_fields
-from harness.guest.protocol import Kind, Tag, field
+from harness.guest.protocol import Kind, Tag, encode, field
 from harness.host.run import Run
 from harness.sandbox.identity import allocate
 from harness.sandbox.protocol import Tier
@@ -92,8 +92,6 @@ def test_a_signal_reaches_a_running_process(agent: Agent, sandbox: QemuSandbox) 
     id = agent.send(Kind.EXEC, exec_fields(("sleep", "60")))
     data = struct.pack("<I", 15)
     # A signal names the exec it is for by the frame's id; the client has no call for that.
-    from harness.guest.protocol import encode
-
     sandbox.vmm.agent.sendall(encode(Kind.SIGNAL, id, data))
     assert struct.unpack("<II", agent.receive(id, time.monotonic() + 5).payload) == (0, 15)
 
@@ -221,7 +219,8 @@ def test_touching_16_mib_takes_them_from_the_guest(agent: Agent) -> None:
     before = agent.memory()
     agent.touch(16)
     after = agent.memory()
-    assert after["agent"] - before["agent"] >= 16 * MIB
+    # The kernel adds to a process's resident count in batches of 64 pages, so it lags a little.
+    assert after["agent"] - before["agent"] > 15 * MIB
     assert before["MemFree"] - after["MemFree"] > 14 * MIB
     agent.touch(0)
     assert agent.memory()["agent"] < before["agent"] + MIB
