@@ -1,4 +1,4 @@
-"""Sandboxes for tests: launched from the cache that measurements use, destroyed on every way out."""
+"""Sandboxes for tests: launched from the cache of measurements, destroyed on every way out."""
 
 from __future__ import annotations
 
@@ -46,7 +46,8 @@ def borrowed_cache(target: Path, *kept: str) -> Path:
 
 def frames_until(line: socket.socket, count: int, wanted: set[int], limit_s: float) -> list[Frame]:
     """Frames from a line until `count` of the `wanted` kinds came; TimeoutError after `limit_s`."""
-    decoder, found = Decoder(), []
+    decoder = Decoder()
+    found: list[Frame] = []
     line.settimeout(limit_s)
     while sum(frame.kind in wanted for frame in found) < count:
         found.extend(decoder.feed(line.recv(1 << 16)))
