@@ -92,7 +92,7 @@ def first_words(run: Run) -> dict[str, str]:
 
 def test_before_an_identity_they_are_equal(run: Run) -> None:
     one, other = first_words(run), first_words(run)
-    # Not `random` nor `boot_id`: the generator mixes in when interrupts came, so it may part sooner.
+    # Not `random` nor `boot_id`: the generator mixes in when interrupts came, and may part them.
     for what in ("hostname", "machine_id", "mac", "address"):
         assert one[what] == other[what], what
     with pytest.raises(AssertionError):
