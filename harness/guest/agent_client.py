@@ -234,13 +234,18 @@ class Agent:
         self.call(Kind.SHUTDOWN)
 
 
-def identity_fields(identity: Identity) -> bytes:
-    """An identity as the agent takes it, with the wall clock of now and fresh entropy."""
+def identity_fields(identity: Identity, rung_ns: int = 0) -> bytes:
+    """An identity as the agent takes it, with the wall clock and fresh entropy.
+
+    `rung_ns` is the wall clock when the guest answered its doorbell: unlike that of now it does
+    not age while a guest just restored comes to read it.
+    """
+    wall = field(Tag.WALL_RUNG_NS, rung_ns) if rung_ns else field(Tag.WALL_NS, time.time_ns())
     return b"".join(
         (
             field(Tag.ENTROPY, os.urandom(64)),
             field(Tag.KEY, identity.key),
-            field(Tag.WALL_NS, time.time_ns()),
+            wall,
             field(Tag.HOSTNAME, identity.hostname),
             field(Tag.MACHINE_ID, identity.machine_id),
             field(Tag.MAC, identity.mac_bytes),

@@ -78,8 +78,7 @@ def test_no_two_sandboxes_of_one_checkpoint_are_alike(run: Run, tier: Tier, coun
             pool.give_back(sandbox)
     assert len(seen) == count
     assert_no_two_alike(seen)
-    if tier.waits_in_memory:
-        assert max(late) < CLOCK_NS
+    assert max(late) < CLOCK_NS
 
 
 def first_words(run: Run) -> dict[str, str]:
@@ -97,17 +96,6 @@ def test_before_an_identity_they_are_equal(run: Run) -> None:
         assert one[what] == other[what], what
     with pytest.raises(AssertionError):
         assert_no_two_alike([one, other])
-
-
-@pytest.mark.xfail(reason="the wall clock ages while a guest just restored comes to take it")
-def test_a_clock_is_right_after_the_first_process_of_a_restore_from_disk(run: Run) -> None:
-    late = []
-    for _ in range(5):
-        with launched(run, Tier.DURABLE_POOL) as guest:
-            guest.awaken(AWAKE_S)
-            guest.first_exec("word")
-            late.append(clock_error_ns(guest))
-    assert max(late) < CLOCK_NS
 
 
 def test_a_restored_clock_is_late_until_it_is_set(run: Run) -> None:

@@ -20,6 +20,9 @@ void identity_take(const struct frame *request);
 /* The keyed hash that shows who answers. */
 uint64_t identity_sign(const uint8_t *bytes, size_t length);
 
+/* Remembers when the doorbell was answered: what it learns of the wall clock then is told later. */
+void identity_rung(void);
+
 /* doorbell.c */
 void doorbell_wait(const struct frame *request);
 

@@ -42,6 +42,13 @@ static int set_wall(uint64_t ns)
     return clock_settime(CLOCK_REALTIME, &wall);
 }
 
+static uint64_t rung_ns; /* monotonic */
+
+void identity_rung(void)
+{
+    rung_ns = now_ns(CLOCK_MONOTONIC);
+}
+
 uint64_t identity_sign(const uint8_t *bytes, size_t length)
 {
     return siphash(key, bytes, length);
@@ -206,6 +213,9 @@ void identity_take(const struct frame *request)
         case TAG_MAC: bad = set_mac(fd, &field); break;
         case TAG_ADDRESS: bad = set_address(fd, &field); break;
         case TAG_WALL_NS: bad = set_wall(field_number(&field)); break;
+        case TAG_WALL_RUNG_NS:
+            bad = set_wall(field_number(&field) + now_ns(CLOCK_MONOTONIC) - rung_ns);
+            break;
         case TAG_ENTROPY: bad = reseed(field.bytes, field.length); break;
         case TAG_KEY:
             if (field.length == sizeof key)

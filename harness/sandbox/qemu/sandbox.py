@@ -72,6 +72,7 @@ class QemuSandbox:
         self._checkpoint = checkpoint
         self._pending_identity = state is not State.RUNNING
         self._ring = _new_ring(NO_KEY)
+        self._replied: float | None = None
         _patience(vmm.bell, 10)
 
     # The timed path.
@@ -85,7 +86,7 @@ class QemuSandbox:
             replied = self._ring_bell()
         elif self._state is State.EMPTY:
             self._load()
-            replied = self._ring_bell()
+            self._replied = replied = self._ring_bell()
         else:
             if self._waits_up:
                 self.agent.wait_up(timeout_s)
@@ -138,7 +139,11 @@ class QemuSandbox:
         """The first process after waking. What the guest does not know yet of itself (identity,
         or only the wall clock) goes before it in the same message."""
         if self._pending_identity:
-            fields = identity_fields(self.identity)
+            rung_ns = 0
+            if self._replied is not None:
+                ago_s = time.perf_counter() - self._replied
+                rung_ns = time.time_ns() - int(ago_s * 1e9)
+            fields = identity_fields(self.identity, rung_ns)
             self._pending_identity = False
             self.agent.key = self.identity.key
         else:
