@@ -11,6 +11,7 @@ import gzip
 import lzma
 import re
 import struct
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,8 +101,11 @@ _FORMATS: Mapping[bytes, Callable[[bytes], bytes]] = {
 
 
 def extract(data: bytes, where: str) -> bytes:
-    """The ELF kernel inside a bzImage (offsets from the x86 boot protocol)."""
-    if data[0x202:0x206] != b"HdrS":
+    """The ELF kernel inside a bzImage (offsets from the x86 boot protocol).
+
+    ImageError when there is none, or not all of it.
+    """
+    if data[0x202:0x206] != b"HdrS" or len(data) < 0x250:
         raise ImageError(
             f"{where} is not a kernel: neither an ELF vmlinux nor a bzImage",
             hint="leave COPPICE_KERNEL unset to use the distribution's kernel",
@@ -110,9 +114,14 @@ def extract(data: bytes, where: str) -> bytes:
     offset, length = struct.unpack_from("<II", data, 0x248)
     start = (sectors + 1) * 512 + offset
     payload = data[start : start + length]
+    if len(payload) < length:
+        raise ImageError(f"{where} is truncated: {len(payload)} bytes of {length} of its payload")
     for magic, unpack in _FORMATS.items():
         if payload.startswith(magic):
-            elf = unpack(payload)
+            try:
+                elf = unpack(payload)
+            except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
+                raise ImageError(f"{where}: its payload does not unpack: {error}") from error
             if elf[:4] == ELF:
                 return elf
     raise ImageError(f"{where}: its payload is compressed in a way that this harness cannot unpack")

@@ -8,6 +8,7 @@ run keeps locked, so a run that was killed is told from one that lives by trying
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
@@ -20,6 +21,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+
+from harness.errors import DiskFull
 
 VARIABLE = "COPPICE_RUN"
 """In the environment of every process that a run starts: the run's folder."""
@@ -118,8 +121,22 @@ def half_built(target: Path) -> Iterator[Path]:
     """A folder to build in that becomes `target` in one step when the block ends well.
 
     It is locked while it is built in, so that a dead builder's is told from a living one's. When
-    another builder was first, its result stays and this one goes.
+    another builder was first, its result stays and this one goes. DiskFull leaves nothing behind.
     """
+    try:
+        with _building(target) as folder:
+            yield folder
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise DiskFull(
+            f"no room for {target}; nothing was left half-written",
+            hint="free some space, or name another folder in COPPICE_CACHE",
+        ) from error
+
+
+@contextlib.contextmanager
+def _building(target: Path) -> Iterator[Path]:
     target.parent.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix=HALF_BUILT, dir=target.parent))
     handle = os.open(folder, os.O_RDONLY)

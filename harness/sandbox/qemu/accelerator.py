@@ -14,7 +14,7 @@ import platform
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.errors import CoppiceError
+from harness.errors import CoppiceError, UsageError
 from harness.guest.image import GuestImage
 from harness.host.run import Run
 from harness.sandbox.identity import allocate
@@ -38,6 +38,8 @@ def choose(run: Run, cache: Path, image: GuestImage) -> Accelerator:
     """KVM when a guest answers under it within the limit. COPPICE_ACCELERATOR overrides."""
     named = os.environ.get("COPPICE_ACCELERATOR")
     if named:
+        if named not in ("kvm", "tcg"):
+            raise UsageError(f"COPPICE_ACCELERATOR is {named!r}; it may be kvm or tcg")
         return Accelerator(named, "named in COPPICE_ACCELERATOR")
     if not os.access(KVM, os.R_OK | os.W_OK):
         return Accelerator("tcg", f"{KVM} cannot be opened")

@@ -7,7 +7,6 @@ maps it. Guest memory is mapped privately by every sandbox restored from it.
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
@@ -15,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.errors import CheckpointCorrupt, CheckpointForeign, CheckpointTruncated, DiskFull
+from harness.errors import CheckpointCorrupt, CheckpointForeign, CheckpointTruncated
 from harness.host.run import half_built
 from harness.measure.record import Image, Scalar, digest
 
@@ -62,22 +61,14 @@ def writing(cache: Path, built_from: Mapping[str, Scalar]) -> Iterator[Path]:
     DiskFull leaves nothing behind.
     """
     target = path_for(cache, built_from)
-    try:
-        with half_built(target) as folder:
-            yield folder
-            files = {
-                name: {"bytes": (folder / name).stat().st_size, "sha256": digest(folder / name)}
-                for name in (MEMORY, DEVICES)
-            }
-            manifest = {"schema": SCHEMA, "built_from": dict(built_from), "files": files}
-            (folder / MANIFEST).write_text(json.dumps(manifest, indent=1, sort_keys=True))
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise DiskFull(
-                f"no room for a checkpoint under {cache}; nothing was left half-written",
-                hint="free some space, or name another folder in COPPICE_CACHE",
-            ) from error
-        raise
+    with half_built(target) as folder:
+        yield folder
+        files = {
+            name: {"bytes": (folder / name).stat().st_size, "sha256": digest(folder / name)}
+            for name in (MEMORY, DEVICES)
+        }
+        manifest = {"schema": SCHEMA, "built_from": dict(built_from), "files": files}
+        (folder / MANIFEST).write_text(json.dumps(manifest, indent=1, sort_keys=True))
 
 
 def load(folder: Path, expected: Mapping[str, Scalar]) -> Checkpoint:
@@ -89,8 +80,12 @@ def load(folder: Path, expected: Mapping[str, Scalar]) -> Checkpoint:
     try:
         text = (folder / MANIFEST).read_bytes()
         manifest = json.loads(text)
-        schema, built_from, files = (manifest[key] for key in ("schema", "built_from", "files"))
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        schema, built_from = manifest["schema"], dict(manifest["built_from"].items())
+        files = {
+            name: (manifest["files"][name]["bytes"], manifest["files"][name]["sha256"])
+            for name in (MEMORY, DEVICES)
+        }
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointCorrupt(f"{folder} has no readable manifest: {error}", hint=HINT) from error
     if schema != SCHEMA:
         raise CheckpointForeign(f"{folder} is of schema {schema!r}, not {SCHEMA!r}", hint=HINT)
@@ -101,13 +96,13 @@ def load(folder: Path, expected: Mapping[str, Scalar]) -> Checkpoint:
                 f"this host has {expected.get(key)!r}",
                 hint=HINT,
             )
-    for name, wanted in files.items():
+    for name, (length, sha256) in files.items():
         path = folder / name
         size = path.stat().st_size if path.exists() else 0
-        if size != wanted["bytes"]:
-            raise CheckpointTruncated(f"{path} has {size} bytes of {wanted['bytes']}", hint=HINT)
-        if digest(path) != wanted["sha256"]:
-            raise CheckpointCorrupt(
-                f"{path} is not what was written: its digest differs", hint=HINT
+        if size != length:
+            raise CheckpointTruncated(
+                f"{path} has {size} bytes of {length}", hint=HINT
             )
+        if digest(path) != sha256:
+            raise CheckpointCorrupt(f"{path} is not what was written: its digest differs", hint=HINT)
     return Checkpoint(folder, hashlib.sha256(text).hexdigest(), built_from)
