@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.errors import GuestDied, GuestTimeout, WrongAnswer
+from harness.errors import GuestDied, GuestTimeout, UsageError, WrongAnswer
 from harness.guest.agent_client import Agent
 from harness.guest.protocol import Kind, encode
 from harness.host.run import Run
@@ -143,6 +143,9 @@ def test_kvm_is_not_believed_for_being_there(
     assert tried == [1]
     monkeypatch.setenv("COPPICE_ACCELERATOR", "kvm")
     assert accelerator.choose(run, tmp_path, template.image).name == "kvm"
+    monkeypatch.setenv("COPPICE_ACCELERATOR", "magic")
+    with pytest.raises(UsageError, match="may be kvm or tcg"):
+        accelerator.choose(run, tmp_path, template.image)
 
 
 def test_the_trial_of_kvm_is_a_real_guest(run: Run, template: QemuTemplate) -> None:
