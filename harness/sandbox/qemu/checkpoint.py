@@ -100,9 +100,9 @@ def load(folder: Path, expected: Mapping[str, Scalar]) -> Checkpoint:
         path = folder / name
         size = path.stat().st_size if path.exists() else 0
         if size != length:
-            raise CheckpointTruncated(
-                f"{path} has {size} bytes of {length}", hint=HINT
-            )
+            raise CheckpointTruncated(f"{path} has {size} bytes of {length}", hint=HINT)
         if digest(path) != sha256:
-            raise CheckpointCorrupt(f"{path} is not what was written: its digest differs", hint=HINT)
+            raise CheckpointCorrupt(
+                f"{path} is not what was written: its digest differs", hint=HINT
+            )
     return Checkpoint(folder, hashlib.sha256(text).hexdigest(), built_from)
