@@ -125,7 +125,9 @@ def _release() -> dict[str, str]:
 def _apt(*arguments: str) -> int:
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "LC_ALL": "C"}
     command = ["apt-get", "-qq", "-o", "DPkg::Lock::Timeout=600", *arguments]
-    return subprocess.call(command, env=environment, stdin=subprocess.DEVNULL, stdout=sys.stderr)
+    # What it unpacks fills pages; what goes wrong comes on stderr.
+    quiet = subprocess.DEVNULL
+    return subprocess.call(command, env=environment, stdin=quiet, stdout=quiet)
 
 
 def _offered(packages: Sequence[str]) -> list[str]:
@@ -193,7 +195,7 @@ def install(
         elif packages:
             _say(f"not Debian or Ubuntu; what these packages of Debian bring is missing: {names}")
         return list(look(tests))
-    _say(f"installing {' '.join(packages) or THE_LISTS}")
+    _say(f"installing {' '.join(packages) or THE_LISTS} (may take some minutes)")
     # A broken list of somebody else makes the update fail, and the packages may be there.
     _apt("update")
     offered = _offered(packages) if packages else []
