@@ -14,7 +14,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 TIERS = ("full", "durable-pool", "durable-prewarm-pool", "prewarm-pool")
 TOOLS = ("chmod", "dirname", "env", "find", "id", "mkdir", "mktemp", "mv", "readlink", "rm", "sh")
-TOOLS += ("sha256sum", "uname")
+MORE_TOOLS = ("sha256sum", "uname")
 SHOWS = """
 case ${1-} in --version) echo "$VERSION linux-x64"; exit;; esac
 printf '%s\\n' "$PWD" "$MISE_TRUSTED_CONFIG_PATHS" "$MISE_CEILING_PATHS" "$@"
@@ -46,7 +46,7 @@ def bare(tmp_path: Path) -> dict[str, str]:
     """An empty home, and a PATH of the few tools that every system has."""
     path = tmp_path / "path"
     path.mkdir()
-    for tool in TOOLS:
+    for tool in TOOLS + MORE_TOOLS:
         found = shutil.which(tool)
         assert found
         (path / tool).symlink_to(found)
@@ -122,7 +122,7 @@ def test_bench_tasks_pass_arguments_output_and_exit_code_on(
 
 
 def test_other_folders_tasks_and_tools_stay_out(obtained: dict[str, str], checkout: Path) -> None:
-    """A mise.toml above the checkout may be anybody's; and one that needs tools would fetch them."""
+    """A mise.toml above the checkout may be anybody's, and ask for tools that would be fetched."""
     (checkout.parent / "mise.toml").write_text(
         '[tools]\nnode = "99.0.0"\n[tasks.theirs]\nrun = "true"\n'
     )
@@ -182,7 +182,7 @@ def test_another_binary_than_the_pinned_one_is_never_run(
     bare: dict[str, str], tmp_path: Path
 ) -> None:
     ran = tmp_path / "ran"
-    fake = f"printf '#!/bin/sh\\ntouch {ran}\\n' >\"$got/mise\"; chmod +x \"$got/mise\""
+    fake = f'printf \'#!/bin/sh\\ntouch {ran}\\n\' >"$got/mise"; chmod +x "$got/mise"'
     place = 'got=$3/node_modules/@jdxcode/mise-linux-x64/bin; mkdir -p "$got"'
     _program(tmp_path / "path" / "npm", f"{place}\n{fake}")
     _fails(bare, "its sha256 differs")

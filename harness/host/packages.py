@@ -6,6 +6,7 @@ for a package of a component that they leave out, temporary lists derived from t
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.util
 import os
@@ -14,7 +15,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 # A program that shows the package is there, and the package.
@@ -130,10 +131,10 @@ def _apt(*arguments: str) -> int:
     return subprocess.call(command, env=environment, stdin=quiet, stdout=quiet)
 
 
-def _offered(packages: Sequence[str]) -> list[str]:
-    """Those that the machine's own lists have."""
+def _offered(packages: Sequence[str], *options: str) -> list[str]:
+    """Those that the machine's own lists have, or the lists that the options name."""
     answer = subprocess.run(
-        ["apt-cache", "policy", *packages],
+        ["apt-cache", *options, "policy", *packages],
         env={**os.environ, "LC_ALL": "C"},
         capture_output=True,
         text=True,
@@ -150,13 +151,12 @@ def _install(packages: Sequence[str], *options: str) -> None:
             _apt(*how, package)
 
 
-def _install_from_elsewhere(packages: Sequence[str]) -> None:
-    """Install what the machine's lists do not offer, by temporary lists with more components."""
+@contextlib.contextmanager
+def elsewhere() -> Iterator[Sequence[str]]:
+    """Options of apt for as long as temporary lists of all components stand; none elsewhere."""
     release = _release()
     likes = [release.get("ID", ""), *release.get("ID_LIKE", "").split()]
-    components = next((COMPONENTS[one] for one in likes if one in COMPONENTS), None)
-    if components is None:
-        return
+    components = next((COMPONENTS[one] for one in likes if one in COMPONENTS), "")
     lists = derive(_sources(), release.get("VERSION_CODENAME", ""), components)
     with tempfile.TemporaryDirectory(prefix="coppice-apt-") as name:
         folder = Path(name)
@@ -165,15 +165,13 @@ def _install_from_elsewhere(packages: Sequence[str]) -> None:
         (folder / "lists" / "partial").mkdir(parents=True)
         for file, text in lists.items():
             (folder / "parts" / file).write_text(text)
-        options = (
+        yield (
             "-o", "Dir::Etc::SourceList=/dev/null",
             "-o", f"Dir::Etc::SourceParts={folder / 'parts'}",
             "-o", f"Dir::State::Lists={folder / 'lists'}",
             "-o", f"Dir::Cache::pkgcache={folder / 'packages.bin'}",
             "-o", f"Dir::Cache::srcpkgcache={folder / 'sources.bin'}",
         )  # fmt: skip
-        _apt(*options, "update")
-        _install(packages, *options)
 
 
 def _say(text: str) -> None:
@@ -200,9 +198,11 @@ def install(
     _apt("update")
     offered = _offered(packages) if packages else []
     _install(offered)
-    elsewhere = [package for package in packages if package not in offered]
-    if elsewhere:
-        _install_from_elsewhere(elsewhere)
+    others = [package for package in packages if package not in offered]
+    if others:
+        with elsewhere() as options:
+            _apt(*options, "update")
+            _install(others, *options)
     left = list(look(tests))
     for package in left:
         _say(f"{package} could not be had; what needs it is skipped (bin/mise run doctor)")
