@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -42,13 +43,25 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         items[:] = kept
 
 
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
+@contextlib.contextmanager
+def _skipped_where_unsupported() -> Iterator[None]:
     """What this host cannot do is skipped, with the reason and the remedy."""
     try:
-        return (yield)
+        yield
     except Unsupported as reason:
         pytest.skip(f"not measured on this host: {reason}")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_setup() -> Iterator[None]:
+    with _skipped_where_unsupported():
+        yield
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call() -> Iterator[None]:
+    with _skipped_where_unsupported():
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -131,12 +131,16 @@ class Agent:
         self.call(Kind.IDENTITY, field(Tag.WALL_NS, time.time_ns()))
 
     def begin(self, identity: bytes, argv: Sequence[str]) -> Finished:
-        """Identity and a first process in one message: what a guest does first after a restore."""
+        """Identity and a first process in one message: what a guest does first after a restore.
+
+        GuestRefused when either is refused.
+        """
         exec_id = self._last_id + 2
         data = encode(Kind.IDENTITY, self._last_id + 1, identity)
         data += encode(Kind.EXEC, exec_id, exec_fields(argv))
         self._last_id = exec_id
         self._write(data)
+        self.receive(exec_id - 1, time.monotonic() + TIMEOUT_S)  # it is answered before the rest
         return self._finish(exec_id, TIMEOUT_S)
 
     def run(

@@ -40,27 +40,23 @@ def climb(acquire: Callable[[], Sandbox], upto: str, timeout_s: float) -> Climb:
     clock = time.perf_counter
     word = secrets.token_hex(8)
     sandbox = None
-    ends: list[float] = []
+    ends: dict[str, float] = {}
     try:
         start = clock()
         sandbox = acquire()
-        ends.append(clock())
-        replied = sandbox.awaken(timeout_s)
+        ends["object"] = clock()
+        ends["first-reply"] = sandbox.awaken(timeout_s)
         if upto != "first-reply":
             finished = sandbox.first_exec(word)
-            executed = clock()
+            ends["first-exec"] = clock()
             if upto != "first-exec":
                 sandbox.touch(WORKING_SET_MIB)
-                ends.append(clock())
-            ends.insert(1, executed)
+                ends["first-touch"] = clock()
             if finished.code or finished.stdout != f"{word}\n".encode():
                 raise WrongAnswer(f"{sandbox.id}: the first process returned {finished}")
-        ends.insert(1, replied)
     except CoppiceError as error:
         return Climb({}, f"{type(error).__name__}: {error.args[0]}", sandbox)
-    reached = (RUNGS[0], *RUNGS[2:])
-    rungs = {rung: end - start for rung, end in zip(reached, ends, strict=False)}
-    return Climb(rungs, None, sandbox, start)
+    return Climb({rung: end - start for rung, end in ends.items()}, None, sandbox, start)
 
 
 def prove_own_kernel(sandbox: Sandbox) -> None:

@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import Self
 
-from harness.errors import CoppiceError, GuestTimeout, NotEnoughMemory
+from harness.errors import CoppiceError, GuestTimeout, NotEnoughMemory, SandboxError
 from harness.host.memory import available_memory
 from harness.sandbox.protocol import Sandbox
 
@@ -107,8 +107,9 @@ class Pool:
             self._admit(1)
             made = self._launch()
         except CoppiceError as error:
-            with self._change:
-                self._failures.append(error)
+            self._failed(error)
+        except OSError as error:
+            self._failed(SandboxError(f"a sandbox could not be launched: {error}"))
         finally:
             with self._change:
                 self._launching -= 1
@@ -118,6 +119,10 @@ class Pool:
                 self._change.notify_all()
         if made is not None:
             made.destroy()
+
+    def _failed(self, error: CoppiceError) -> None:
+        with self._change:
+            self._failures.append(error)
 
     def check_out(self, timeout_s: float = 60) -> Sandbox:
         """A ready sandbox, from the moment of the return on the caller's.

@@ -64,7 +64,6 @@ class QemuSandbox:
         self._checkpoint = checkpoint
         self._pending_identity = state is not State.RUNNING
         self._ring = _new_ring(NO_KEY)
-        _patience(vmm.bell, 10)
 
     # The timed path.
 
@@ -74,20 +73,21 @@ class QemuSandbox:
         Raises GuestTimeout, GuestDied, WrongAnswer.
         """
         if self._state is State.STOPPED:
-            replied = self._ring_bell()
+            replied = self._ring_bell(timeout_s)
         elif self._state is State.EMPTY:
-            self._load()
-            replied = self._ring_bell()
+            self._load(timeout_s)
+            replied = self._ring_bell(timeout_s)
         else:
             self.agent.ping(timeout_s)
             replied = time.perf_counter()
         self._state = State.RUNNING
         return replied
 
-    def _ring_bell(self) -> float:
+    def _ring_bell(self, timeout_s: float) -> float:
         """Put a nonce before the guest, let it run, wait for its answer."""
         expected = self._ring.answer
         bell = self.vmm.bell
+        _patience(bell, timeout_s)
         try:
             bell.send(self._ring.message)
             self.vmm.control.send(CONTINUE)
@@ -108,7 +108,7 @@ class QemuSandbox:
             raise WrongAnswer(f"{self.vmm.name} answered a nonce with something else than its hash")
         return replied
 
-    def _load(self) -> None:
+    def _load(self, timeout_s: float) -> None:
         """Give an empty VMM the device state; its memory is mapped from the checkpoint already."""
         assert self._checkpoint and self.vmm.incoming
         try:
@@ -117,7 +117,7 @@ class QemuSandbox:
         except OSError as error:
             raise self.vmm.died() from error
         while True:
-            status = self.vmm.qmp.wait_event("MIGRATION")["data"]["status"]
+            status = self.vmm.qmp.wait_event("MIGRATION", timeout_s)["data"]["status"]
             if status == "completed":
                 return
             if status == "failed":
@@ -163,6 +163,7 @@ class QemuSandbox:
     def arm(self) -> None:
         """Leave the guest in its doorbell loop, with a nonce ready for it."""
         self.agent.arm()
+        _patience(self.vmm.bell, 10)
         if self.vmm.bell.recv(1) != ARMED:
             raise self.vmm.died()
         self._ring = _new_ring(self.agent.key)

@@ -1,0 +1,102 @@
+"""The guest image: equal bytes from equal inputs, and clear refusals."""
+
+from __future__ import annotations
+
+import io
+import stat
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from harness.errors import ImageError, MissingTool
+from harness.guest import image, initramfs
+from harness.guest.kernel import extract, from_path, module_files
+from harness.host.run import Run, cache_folder
+from harness.measure.record import digest
+
+
+@pytest.fixture(scope="module")
+def built(run: Run) -> image.GuestImage:
+    return image.build(cache_folder())
+
+
+def _cache_with_kernel(folder: Path) -> Path:
+    folder.mkdir()
+    (folder / "kernels").symlink_to(cache_folder() / "kernels")
+    return folder
+
+
+def test_equal_inputs_give_equal_bytes(built: image.GuestImage, tmp_path: Path) -> None:
+    again = [image.build(_cache_with_kernel(tmp_path / name)) for name in ("a", "b")]
+    assert again[0].initramfs != again[1].initramfs
+    assert {digest(one.initramfs) for one in (*again, built)} == {digest(built.initramfs)}
+    assert {one.sha256 for one in again} == {built.sha256}
+
+
+def test_a_changed_agent_gives_another_image(
+    built: image.GuestImage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    agent = tmp_path / "agent"
+    agent.mkdir()
+    for source in image.AGENT.iterdir():
+        (agent / source.name).write_bytes(source.read_bytes())
+    (agent / "main.c").write_text((agent / "main.c").read_text() + "\n/* changed */\n")
+    monkeypatch.setattr(image, "AGENT", agent)
+    other = image.build(_cache_with_kernel(tmp_path / "cache"))
+    assert other.initramfs.parent.name != built.initramfs.parent.name
+
+
+def test_what_is_no_kernel_is_refused(tmp_path: Path) -> None:
+    bogus = tmp_path / "vmlinuz"
+    bogus.write_bytes(b"not a kernel" * 100)
+    with pytest.raises(ImageError, match="is not a kernel") as refusal:
+        from_path(bogus, None, tmp_path)
+    assert refusal.value.exit_code == 65
+    with pytest.raises(ImageError, match="cannot read the kernel"):
+        from_path(tmp_path / "absent", None, tmp_path)
+    assert list(tmp_path.iterdir()) == [bogus]
+
+
+def test_a_bzimage_of_unknown_compression_is_refused() -> None:
+    data = bytearray(2048)
+    data[0x202:0x206] = b"HdrS"
+    with pytest.raises(ImageError, match="cannot unpack"):
+        extract(bytes(data), "kernel")
+
+
+def test_a_missing_compiler_is_named_with_its_package(
+    built: image.GuestImage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    only_busybox = tmp_path / "bin"
+    only_busybox.mkdir()
+    (only_busybox / "busybox").symlink_to("/bin/busybox")
+    cache = _cache_with_kernel(tmp_path / "cache")
+    monkeypatch.setenv("PATH", str(only_busybox))
+    with pytest.raises(MissingTool, match="musl-gcc is not installed") as refusal:
+        image.build(cache)
+    assert "apt-get install musl-tools" in str(refusal.value)
+
+
+def test_modules_come_after_what_they_need(built: image.GuestImage) -> None:
+    (kernel,) = sorted((cache_folder() / "kernels").glob("linux-image-*"))[-1:]
+    names = [path.stem for path in module_files(kernel / "modules", image.MODULES)]
+    assert names.index("virtio_ring") < names.index("virtio_mmio")
+    assert names.index("failover") < names.index("net_failover") < names.index("virtio_net")
+    with pytest.raises(ImageError, match="no module nonsense"):
+        module_files(kernel / "modules", ["nonsense"])
+
+
+def test_the_archive_is_one_that_cpio_reads() -> None:
+    data = initramfs.archive(
+        [
+            initramfs.folder("bin"),
+            initramfs.program("bin/tool", b"#!x\n"),
+            initramfs.link("bin/sh", "tool"),
+        ]
+    )
+    listed = subprocess.run(["cpio", "-itv"], input=data, capture_output=True, check=True)
+    lines = listed.stdout.decode().splitlines()
+    assert lines[1].startswith("-rwxr-xr-x") and lines[2].endswith("bin/sh -> tool")
+    assert io.BytesIO(data).read(6) == b"070701"
+    assert stat.S_ISDIR(initramfs.folder("x").mode)

@@ -1,0 +1,52 @@
+"""Real microVMs for tests: prepared once, launched on demand, destroyed on every way out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+
+import pytest
+
+from harness.host.run import Run, cache_folder
+from harness.sandbox.identity import allocate
+from harness.sandbox.protocol import Tier
+from harness.sandbox.qemu import QemuSubstrate
+from harness.sandbox.qemu.sandbox import QemuSandbox
+from harness.sandbox.qemu.substrate import QemuTemplate
+
+Launch = Callable[[Tier], QemuSandbox]
+
+
+@pytest.fixture(scope="session")
+def substrate() -> QemuSubstrate:
+    return QemuSubstrate()
+
+
+@pytest.fixture(scope="session")
+def template(run: Run, substrate: QemuSubstrate) -> QemuTemplate:
+    """With a checkpoint: good for every tier."""
+    return substrate.prepare(run, cache_folder(), Tier.DURABLE_POOL)
+
+
+@pytest.fixture
+def launch(run: Run, substrate: QemuSubstrate, template: QemuTemplate) -> Iterator[Launch]:
+    with ExitStack() as stack:
+
+        def one(tier: Tier) -> QemuSandbox:
+            sandbox = substrate.launch(run, template, tier, allocate(run.leases, run.id))
+            stack.callback(sandbox.destroy)
+            return sandbox
+
+        yield one
+
+
+@pytest.fixture(scope="module")
+def guest(run: Run, substrate: QemuSubstrate, template: QemuTemplate) -> Iterator[QemuSandbox]:
+    """One guest that answers, with its identity, for the tests of a module."""
+    tier = Tier.DURABLE_PREWARM_POOL
+    sandbox = substrate.launch(run, template, tier, allocate(run.leases, run.id))
+    try:
+        sandbox.resume()
+        yield sandbox
+    finally:
+        sandbox.destroy()

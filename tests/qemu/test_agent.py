@@ -1,0 +1,141 @@
+"""What the agent does, asked of a real guest."""
+
+from __future__ import annotations
+
+import errno
+import time
+
+import pytest
+
+from harness.errors import GuestDied, GuestRefused
+from harness.guest.protocol import Kind, Tag, encode, field
+from harness.sandbox.protocol import Tier
+from harness.sandbox.qemu.sandbox import QemuSandbox
+from tests.qemu.conftest import Launch
+
+MIB = 1 << 20
+
+
+def test_it_answers_nonces_and_keeps_time(guest: QemuSandbox) -> None:
+    first = guest.agent.ping(wall_ns=time.time_ns())
+    second = guest.agent.ping()
+    assert abs(second.wall_ns - time.time_ns()) < 50_000_000
+    assert second.monotonic_ns > first.monotonic_ns
+
+
+def test_a_process_has_two_streams_and_a_code(guest: QemuSandbox) -> None:
+    done = guest.agent.run(["/bin/sh", "-c", "echo out; echo err >&2; exit 3"])
+    assert (done.code, done.signal, done.stdout, done.stderr) == (3, 0, b"out\n", b"err\n")
+
+
+def test_output_is_streamed_while_the_process_runs(guest: QemuSandbox) -> None:
+    seen: list[tuple[float, bytes]] = []
+    guest.agent.run(
+        ["/bin/sh", "-c", "echo one; sleep 1; echo two"],
+        on_output=lambda _, piece: seen.append((time.monotonic(), piece)),
+    )
+    assert [piece for _, piece in seen] == [b"one\n", b"two\n"]
+    assert seen[1][0] - seen[0][0] > 0.5
+
+
+@pytest.mark.parametrize("size", [0, 5, 300 * 1024])
+def test_stdin_reaches_the_process_whole(guest: QemuSandbox, size: int) -> None:
+    data = bytes(i * 7 % 251 for i in range(size))
+    assert guest.agent.run(["/bin/cat"], stdin=data).stdout == data
+
+
+def test_a_process_that_outlives_its_time_is_killed(guest: QemuSandbox) -> None:
+    start = time.monotonic()
+    done = guest.agent.run(["/bin/sleep", "30"], timeout_s=0.5)
+    assert (done.signal, done.stdout) == (9, b"")
+    assert time.monotonic() - start < 5
+
+
+def test_a_program_that_is_not_there_is_refused(guest: QemuSandbox) -> None:
+    with pytest.raises(GuestRefused, match="/bin/nothing") as refusal:
+        guest.agent.run(["/bin/nothing"])
+    assert refusal.value.number == errno.ENOENT
+    guest.agent.ping()
+
+
+def test_folder_and_environment_are_the_callers(guest: QemuSandbox) -> None:
+    done = guest.agent.run(
+        ["/bin/sh", "-c", "pwd; echo $COLOUR"], cwd="/tmp", env={"COLOUR": "green"}
+    )
+    assert done.stdout == b"/tmp\ngreen\n"
+    with pytest.raises(GuestRefused):
+        guest.agent.run(["/bin/true"], cwd="/nowhere")
+
+
+def test_files_are_written_and_read_whole(guest: QemuSandbox) -> None:
+    data = bytes(range(256)) * 4096
+    guest.agent.write_file("/tmp/file", data, mode=0o600)
+    assert guest.agent.read_file("/tmp/file") == data
+    guest.agent.write_file("/tmp/file", b"short")
+    assert guest.agent.read_file("/tmp/file") == b"short"
+    for path, number in (("/tmp/absent", errno.ENOENT), ("/tmp", errno.EISDIR)):
+        with pytest.raises(GuestRefused) as refusal:
+            guest.agent.read_file(path)
+        assert refusal.value.number == number
+
+
+def test_identity_is_what_the_guest_says_of_itself(guest: QemuSandbox) -> None:
+    said, wanted = guest.agent.hello(), guest.identity
+    assert said["hostname"] == wanted.hostname
+    assert said["machine_id"] == wanted.machine_id
+    assert said["mac"] == wanted.mac
+    assert said["address"] == str(wanted.address)
+    inside = guest.agent.run(["/bin/sh", "-c", "hostname; cat /etc/machine-id"]).stdout
+    assert inside.decode().split() == [wanted.hostname, wanted.machine_id]
+
+
+def test_touching_takes_memory_of_the_guest(guest: QemuSandbox) -> None:
+    before = guest.agent.memory()["MemAvailable"]
+    guest.touch(32)
+    after = guest.agent.memory()
+    assert before - after["MemAvailable"] > 24 * MIB
+    assert after["agent"] > 32 * MIB
+    guest.touch(0)
+
+
+def test_what_it_does_not_know_is_refused(guest: QemuSandbox) -> None:
+    with pytest.raises(GuestRefused) as refusal:
+        guest.agent.call(Kind.STDOUT)
+    assert refusal.value.number == errno.ENOSYS
+
+
+@pytest.mark.parametrize(
+    "payload", [b"", b"\x10\xff\xff\xff\xff", b"\x10\x05\x00\x00\x00ab", b"\x01"]
+)
+def test_malformed_requests_are_refused_and_survived(guest: QemuSandbox, payload: bytes) -> None:
+    with pytest.raises(GuestRefused):
+        guest.agent.call(Kind.EXEC, payload)
+    guest.agent.ping()
+
+
+def test_noise_on_the_line_is_survived(guest: QemuSandbox) -> None:
+    guest.agent._write(b"\xb1\xc0 noise " * 50)
+    guest.agent.ping()
+
+
+def test_the_thirty_third_process_is_refused(guest: QemuSandbox) -> None:
+    sleep = field(Tag.ARG, "/bin/sleep") + field(Tag.ARG, "30")
+    running = [guest.agent.send(Kind.EXEC, sleep) for _ in range(32)]
+    with pytest.raises(GuestRefused) as refusal:
+        guest.agent.call(Kind.EXEC, sleep)
+    assert refusal.value.number == errno.EAGAIN
+    for id in running:
+        guest.agent._write(encode(Kind.SIGNAL, id, (9).to_bytes(4, "little")))
+    deadline = time.monotonic() + 20
+    for id in running:
+        assert guest.agent.receive(id, deadline).payload == b"\0\0\0\0\x09\0\0\0"
+    assert guest.agent.run(["/bin/echo", "again"]).stdout == b"again\n"
+
+
+def test_it_powers_off_when_asked(launch: Launch) -> None:
+    sandbox = launch(Tier.DURABLE_PREWARM_POOL)
+    sandbox.resume()
+    sandbox.agent.shutdown()
+    assert sandbox.vmm.process.wait(20) == 0
+    with pytest.raises(GuestDied):
+        sandbox.agent.ping()

@@ -1,0 +1,154 @@
+"""Checkpoints that must not be restored, and one that is restored after everything has died."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from harness.errors import (
+    CheckpointCorrupt,
+    CheckpointError,
+    CheckpointForeign,
+    CheckpointTruncated,
+    DiskFull,
+    SandboxError,
+)
+from harness.host.run import HALF_BUILT, Run, cache_folder, open_run
+from harness.sandbox.identity import allocate
+from harness.sandbox.pool import Pool
+from harness.sandbox.protocol import Tier
+from harness.sandbox.qemu import QemuSubstrate
+from harness.sandbox.qemu.checkpoint import DEVICES, MANIFEST, MEMORY, Checkpoint, load, writing
+from harness.sandbox.qemu.substrate import SEAL, QemuTemplate
+from tests.qemu.conftest import Launch
+
+
+@pytest.fixture
+def sealed(template: QemuTemplate) -> Checkpoint:
+    assert template.checkpoint
+    return template.checkpoint
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Path:
+    """A checkpoint that is whole by its own word, and small enough to be damaged at leisure."""
+    with writing(tmp_path, {"qemu": "7"}) as folder:
+        (folder / MEMORY).write_bytes(b"memory" * 1000)
+        (folder / DEVICES).write_bytes(b"devices")
+    (made,) = (tmp_path / "checkpoints").iterdir()
+    assert load(made, {"qemu": "7"}).folder == made
+    return made
+
+
+def _flip(path: Path, at: int) -> None:
+    data = bytearray(path.read_bytes())
+    data[at] ^= 1
+    path.write_bytes(data)
+
+
+def test_truncated(small: Path) -> None:
+    os.truncate(small / MEMORY, 5999)
+    with pytest.raises(CheckpointTruncated, match="5999 bytes of 6000"):
+        load(small, {"qemu": "7"})
+    (small / MEMORY).unlink()
+    with pytest.raises(CheckpointTruncated, match="0 bytes"):
+        load(small, {"qemu": "7"})
+
+
+@pytest.mark.parametrize("name", [MEMORY, DEVICES])
+def test_corrupt(small: Path, name: str) -> None:
+    _flip(small / name, 3)
+    with pytest.raises(CheckpointCorrupt, match="digest differs") as refusal:
+        load(small, {"qemu": "7"})
+    assert refusal.value.exit_code == 65 and "remove it" in str(refusal.value)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"schema": "coppice.checkpoint/1"}'])
+def test_a_manifest_that_says_nothing(small: Path, text: str) -> None:
+    (small / MANIFEST).write_text(text)
+    with pytest.raises(CheckpointCorrupt, match="no readable manifest"):
+        load(small, {"qemu": "7"})
+
+
+def test_foreign(small: Path) -> None:
+    with pytest.raises(CheckpointForeign, match="made with qemu = '7', this host has '8'"):
+        load(small, {"qemu": "8"})
+    with pytest.raises(CheckpointForeign, match="machine"):
+        load(small, {"qemu": "7", "machine": "q35"})
+    manifest = json.loads((small / MANIFEST).read_text())
+    (small / MANIFEST).write_text(json.dumps(manifest | {"schema": "coppice.checkpoint/2"}))
+    with pytest.raises(CheckpointForeign, match="schema"):
+        load(small, {"qemu": "7"})
+
+
+def test_each_refusal_is_a_checkpoint_error() -> None:
+    for kind in (CheckpointTruncated, CheckpointCorrupt, CheckpointForeign):
+        assert issubclass(kind, CheckpointError)
+
+
+def test_a_vmm_that_is_given_garbage_says_so(
+    launch: Launch, sealed: Checkpoint, tmp_path: Path
+) -> None:
+    sandbox = launch(Tier.DURABLE_POOL)
+    shutil.copytree(sealed.folder, tmp_path / "damaged", ignore=lambda *_: [MEMORY])
+    (tmp_path / "damaged" / DEVICES).write_bytes(b"\0garbage" * 1000)
+    sandbox._checkpoint = Checkpoint(tmp_path / "damaged", "x", {})
+    with pytest.raises(SandboxError):
+        sandbox.awaken(30)
+
+
+@pytest.fixture
+def tiny_disk(tmp_path: Path) -> Iterator[Path]:
+    if os.geteuid() != 0:
+        pytest.skip("mounting a small file system needs root")
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", disk], check=True)
+    try:
+        yield disk
+    finally:
+        subprocess.run(["umount", "-l", disk], check=True)
+
+
+def test_a_full_disk_leaves_nothing_half_written(run: Run, tiny_disk: Path) -> None:
+    for kept in ("kernels", "images", "accelerator"):
+        (tiny_disk / kept).symlink_to(cache_folder() / kept)
+    with pytest.raises(DiskFull, match="no room for a checkpoint") as refusal:
+        QemuSubstrate().prepare(run, tiny_disk, Tier.DURABLE_POOL)
+    assert refusal.value.exit_code == 74
+    assert not list((tiny_disk / "checkpoints").glob(f"{HALF_BUILT}*"))
+    assert not list((tiny_disk / "checkpoints").iterdir())
+
+
+def test_durability(substrate: QemuSubstrate, tmp_path: Path) -> None:
+    """Every process killed, the page cache dropped, another run: guests answer with their state."""
+
+    def pool(run: Run) -> Pool:
+        template = substrate.prepare(run, cache_folder(), Tier.DURABLE_PREWARM_POOL)
+        return Pool(
+            lambda: substrate.launch(
+                run, template, Tier.DURABLE_PREWARM_POOL, allocate(run.leases, run.id)
+            ),
+            2,
+            refill=False,
+        )
+
+    with open_run(tmp_path) as first, pool(first) as before:
+        before.fill()
+        for sandbox in (before.check_out(), before.check_out()):
+            sandbox.vmm.process.kill()  # type: ignore[attr-defined]
+            sandbox.vmm.process.wait()  # type: ignore[attr-defined]
+    if os.geteuid() == 0:
+        os.sync()
+        Path("/proc/sys/vm/drop_caches").write_text("3")
+    with open_run(tmp_path) as second, pool(second) as after:
+        after.fill()
+        for sandbox in (after.check_out(), after.check_out()):
+            sandbox.awaken(30)
+            assert sandbox.agent.read_file(SEAL) == b"written before the checkpoint"

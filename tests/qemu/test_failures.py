@@ -1,0 +1,159 @@
+"""Guests that never answer, answer wrongly or die: each is one clear error, and one failure."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import threading
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from harness.errors import CoppiceError, GuestDied, GuestTimeout, WrongAnswer
+from harness.guest.agent_client import Agent
+from harness.guest.protocol import Kind, encode
+from harness.host.run import Run, cache_folder
+from harness.sandbox.identity import allocate
+from harness.sandbox.ladder import Climb, climb, climb_together, conclude
+from harness.sandbox.noop import NoopSandbox, NoopSubstrate, NoopTemplate
+from harness.sandbox.protocol import Tier
+from harness.sandbox.qemu import QemuSubstrate, accelerator
+from harness.sandbox.qemu.sandbox import QemuSandbox, _new_ring
+from harness.sandbox.qemu.substrate import QemuTemplate
+from tests.qemu.conftest import Launch
+
+
+def test_a_guest_that_never_answers(launch: Launch) -> None:
+    sandbox = launch(Tier.DURABLE_PREWARM_POOL)
+    sandbox.vmm.process.send_signal(signal.SIGSTOP)
+    with pytest.raises(GuestTimeout, match="doorbell"):
+        sandbox.awaken(0.3)
+
+
+def test_a_guest_that_answers_another_nonce(launch: Launch) -> None:
+    sandbox = launch(Tier.DURABLE_PREWARM_POOL)
+    sandbox.agent.key = bytes(16)
+    sandbox._ring = _new_ring(bytes(16))  # the answer expected is another guest's
+    with pytest.raises(WrongAnswer):
+        sandbox.awaken(10)
+
+
+def test_a_ping_that_is_answered_wrongly() -> None:
+    """The guest is a fake here: no real one lies."""
+    ours, theirs = socket.socketpair()
+
+    def lie() -> None:
+        theirs.recv(4096)
+        theirs.sendall(encode(Kind.ANSWER, 1, bytes(24)))
+
+    with ours, theirs:
+        liar = threading.Thread(target=lie)
+        liar.start()
+        with pytest.raises(WrongAnswer, match="liar"):
+            Agent(ours, "the liar").ping(5)
+        liar.join()
+
+
+def test_a_guest_that_dies_in_the_middle_of_a_request(launch: Launch) -> None:
+    sandbox = launch(Tier.DURABLE_PREWARM_POOL)
+    sandbox.resume()
+    killer = threading.Timer(0.5, sandbox.vmm.process.kill)
+    killer.start()
+    with pytest.raises(GuestDied):
+        sandbox.agent.run(["/bin/sleep", "20"])
+    killer.join()
+
+
+def test_a_vmm_that_is_gone_before_the_bell(launch: Launch) -> None:
+    sandbox = launch(Tier.DURABLE_PREWARM_POOL)
+    sandbox.vmm.process.kill()
+    sandbox.vmm.process.wait()
+    with pytest.raises(GuestDied):
+        sandbox.awaken(5)
+
+
+def test_failures_keep_their_reason_and_free_the_sandbox(launch: Launch) -> None:
+    sandbox = launch(Tier.DURABLE_PREWARM_POOL)
+    sandbox.vmm.process.kill()
+    sandbox.vmm.process.wait()
+    one = climb(lambda: sandbox, "first-exec", 5)
+    assert one.failure and one.failure.startswith("GuestDied: the VMM of coppice-")
+    conclude([one], QemuSandbox.destroy, own_kernel=True)  # type: ignore[arg-type]
+    assert one.rungs == {} and not sandbox.identity.lease.exists()
+
+
+def test_a_pool_that_cannot_give_is_a_failure_too() -> None:
+    def refuse() -> NoopSandbox:
+        raise GuestTimeout("nothing ready")
+
+    assert climb(refuse, "first-reply", 1).failure == "GuestTimeout: nothing ready"
+
+
+class Pretender(NoopSubstrate):
+    """A fake: the noop substrate under a microVM's name."""
+
+    name = "qemu"
+    own_kernel = True
+
+
+def test_noop_cannot_pass_for_a_microvm(run: Run) -> None:
+    fake = Pretender()
+    climbs = climb_together(
+        1,
+        lambda: fake.launch(
+            run, NoopTemplate(), Tier.DURABLE_PREWARM_POOL, allocate(run.leases, run.id)
+        ),
+        "first-touch",
+        1,
+    )
+    conclude(climbs, lambda sandbox: sandbox.destroy(), fake.own_kernel)
+    assert [bool(one.rungs) for one in climbs] == [False]
+    assert climbs[0].failure == "GuestDied: a noop sandbox has no guest"
+
+
+def test_this_hosts_own_kernel_is_no_proof(launch: Launch, monkeypatch: pytest.MonkeyPatch) -> None:
+    sandbox = launch(Tier.DURABLE_PREWARM_POOL)
+    sandbox.resume()
+    ours = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    monkeypatch.setattr(sandbox.agent, "hello", lambda: {"boot_id": ours})
+    one = Climb({"object": 1.0, "first-reply": 2.0}, None, sandbox, 0.0)
+    conclude([one], QemuSandbox.destroy, own_kernel=True)  # type: ignore[arg-type]
+    assert one.failure and "this host's kernel" in one.failure
+
+
+def test_kvm_is_not_believed_for_being_there(
+    run: Run, template: QemuTemplate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("COPPICE_ACCELERATOR", raising=False)
+    monkeypatch.setattr(accelerator, "KVM", tmp_path / "kvm")
+    absent = accelerator.choose(run, tmp_path, template.image)
+    assert absent.name == "tcg" and "cannot be opened" in absent.reason
+    # A device that opens and is no KVM: the trial must fail, and its answer is kept.
+    (tmp_path / "kvm").write_text("")
+    tried: list[int] = []
+
+    def fail(*_: object) -> accelerator.Accelerator:
+        tried.append(1)
+        return accelerator.Accelerator("tcg", "no guest answered")
+
+    monkeypatch.setattr(accelerator, "_try_kvm", fail)
+    assert [accelerator.choose(run, tmp_path, template.image).name for _ in range(2)] == ["tcg"] * 2
+    assert tried == [1]
+    monkeypatch.setenv("COPPICE_ACCELERATOR", "kvm")
+    assert accelerator.choose(run, tmp_path, template.image).name == "kvm"
+
+
+def test_the_trial_of_kvm_is_a_real_guest(run: Run, template: QemuTemplate) -> None:
+    if not os.access("/dev/kvm", os.R_OK | os.W_OK):
+        pytest.skip("/dev/kvm cannot be opened here")
+    found = accelerator._try_kvm(run, template.image)
+    assert found.name in ("kvm", "tcg") and "guest answered" in found.reason
+
+
+def test_a_vmm_that_cannot_start_says_why(run: Run, template: QemuTemplate) -> None:
+    broken = replace(template, shape=replace(template.shape, cpu="no-such-cpu"))
+    with pytest.raises(CoppiceError):
+        QemuSubstrate().launch(run, broken, Tier.FULL, allocate(run.leases, run.id))
+    assert cache_folder().exists()
