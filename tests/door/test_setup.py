@@ -1,131 +1,409 @@
-"""The launcher and the set-up, as a fresh machine meets them."""
+"""Set-up: what is derived, stamped, locked and mended. Nothing is installed on this machine."""
 
 from __future__ import annotations
 
+import hashlib
+import itertools
 import os
+import re
 import shutil
+import signal
 import subprocess
+import sys
 import time
+import tomllib
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 
-from harness.host.packages import with_component
+from harness.host import environment, packages
 
 ROOT = Path(__file__).parents[2]
+MORE = "main contrib non-free"
 
-ONE_LINE = """
-# a comment
-deb http://mirror.example/debian bookworm main
-deb [arch=amd64 signed-by=/k.gpg] http://mirror.example/security bookworm-security main contrib
-deb-src http://mirror.example/debian bookworm main
-deb http://vendor.example/apt stable vendor
+ONE_LINE = """\
+# deb http://archive.example/debian bookworm main
+deb http://archive.example/debian bookworm main  # the archive
+deb-src http://archive.example/debian bookworm main
+deb [arch=amd64 signed-by=/keys/one.gpg] http://archive.example/security bookworm-security main
+deb https://vendor.example/apt cloud-bookworm main
+deb https://vendor.example/docker bookworm stable
+deb http://flat.example/repo ./
+cdrom: nonsense
 """
-DEB822 = """Types: deb
-# a comment in the stanza
-URIs: http://mirror.example/debian
-Suites: bookworm bookworm-updates
+DEB822 = """\
+Types: deb deb-src
+# a remark in between
+URIs: mirror+file:/mirrors/debian.list
+Suites: bookworm bookworm-updates nodistro
 Components: main
-Signed-By: /usr/share/keyrings/key.gpg
-
-Types: deb-src
-URIs: http://mirror.example/debian
-Suites: bookworm
-Components: main
+signed-by:
+ -----BEGIN PGP PUBLIC KEY BLOCK-----
+ .
+ mDMEZQ
+ -----END PGP PUBLIC KEY BLOCK-----
 
 Types: deb
-URIs: http://vendor.example/node
-Suites: nodistro
-Components: vendor
+URIs: http://off.example/debian
+Suites: bookworm
+Components: main
+Enabled: no
+
+Types: deb-src
+URIs: http://source.example/debian
+Suites: bookworm
+Components: main
 """
 
 
-def test_a_list_for_a_component_is_derived_and_nothing_else() -> None:
-    assert with_component({"sources.list": ONE_LINE}, "non-free").splitlines() == [
-        "deb http://mirror.example/debian bookworm non-free",
-        "deb [arch=amd64 signed-by=/k.gpg] http://mirror.example/security "
-        "bookworm-security non-free",
-    ]
-    key = "[signed-by=/usr/share/keyrings/key.gpg] "
-    assert with_component({"debian.sources": DEB822}, "non-free").splitlines() == [
-        f"deb {key}http://mirror.example/debian bookworm non-free",
-        f"deb {key}http://mirror.example/debian bookworm-updates non-free",
-    ]
-    assert with_component({"notes.txt": ONE_LINE, "empty.list": ""}, "non-free") == ""
+def test_one_line_lists_keep_address_suite_and_options() -> None:
+    assert packages.derive({"sources.list": ONE_LINE}, "bookworm", MORE) == {
+        "sources.list": (
+            f"deb http://archive.example/debian bookworm {MORE}\n\n"
+            "deb [arch=amd64 signed-by=/keys/one.gpg] "
+            f"http://archive.example/security bookworm-security {MORE}\n"
+        )
+    }
 
 
-def test_set_up_again_is_done_at_once() -> None:
-    if not (ROOT / ".venv" / ".setup-stamp").exists():
-        pytest.skip("set-up has not run in this checkout")
-    start = time.monotonic()
-    subprocess.run([ROOT / "bin" / "setup"], check=True)
-    assert time.monotonic() - start < 1
+def test_deb822_lists_keep_their_key_and_lose_what_is_not_the_distributions() -> None:
+    [(name, text)] = packages.derive({"debian.sources": DEB822}, "bookworm", MORE).items()
+    assert name == "debian.sources"
+    assert text.splitlines() == [
+        "types: deb",
+        "uris: mirror+file:/mirrors/debian.list",
+        "suites: bookworm bookworm-updates",
+        f"components: {MORE}",
+        "signed-by:",
+        " -----BEGIN PGP PUBLIC KEY BLOCK-----",
+        " .",
+        " mDMEZQ",
+        " -----END PGP PUBLIC KEY BLOCK-----",
+    ]
+
+
+def test_files_that_apt_does_not_read_are_not_read() -> None:
+    texts = {"old.list.disabled": ONE_LINE, "debian.sources.save": DEB822, "empty.list": "\n"}
+    assert packages.derive(texts, "bookworm", MORE) == {}
+
+
+PACKAGE = """\
+Package: {name}
+Version: 1
+Architecture: all
+Maintainer: nobody <nobody@localhost>
+Filename: pool/{name}.deb
+Size: 1
+SHA256: {digest}
+Description: made by a test
+"""
+
+
+@pytest.mark.skipif(not Path("/etc/debian_version").exists(), reason="apt itself is asked")
+def test_apt_finds_in_the_derived_lists_what_the_machines_leave_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    codename = packages._release()["VERSION_CODENAME"]
+    suite = tmp_path / "archive" / "dists" / codename
+    sums = []
+    for component in packages.COMPONENTS["debian"].split():
+        index = suite / component / "binary-all" / "Packages"
+        index.parent.mkdir(parents=True)
+        index.write_text(PACKAGE.format(name=f"test-{component}", digest="0" * 64))
+        digest = hashlib.sha256(index.read_bytes()).hexdigest()
+        sums.append(f" {digest} {index.stat().st_size} {index.relative_to(suite)}\n")
+    (suite / "Release").write_text(
+        f"Codename: {codename}\nDate: Mon, 23 Nov 2026 00:00:00 UTC\nArchitectures: all\n"
+        f"Components: {packages.COMPONENTS['debian']}\nSHA256:\n{''.join(sums)}"
+    )
+    etc = tmp_path / "etc"
+    etc.mkdir()
+    own = f"deb [trusted=yes arch=all] file:{tmp_path / 'archive'} {codename} main\n"
+    (etc / "sources.list").write_text(own)
+    monkeypatch.setattr(packages, "APT", etc)
+    monkeypatch.setattr(packages, "COMPONENTS", {"debian": MORE, "ubuntu": MORE})
+    names = ["test-main", "test-non-free", "test-absent"]
+    assert packages._offered(names) == []
+    with packages.elsewhere() as options:
+        folder = Path(options[3].partition("=")[2]).parent
+        # The archive lies in a folder of root's own.
+        assert packages._apt(*options, "-o", "APT::Sandbox::User=root", "update") == 0
+        assert packages._offered(names, *options) == ["test-main", "test-non-free"]
+    assert not folder.exists()
+    assert (etc / "sources.list").read_text() == own
+
+
+@pytest.mark.skipif(shutil.which("apt-cache") is None, reason="apt-cache itself is asked")
+def test_what_no_list_offers_is_told_from_what_one_does() -> None:
+    assert packages._offered(["dpkg", "no-such-package-as-this"]) == ["dpkg"]
+
+
+def test_a_program_that_is_not_here_is_a_package_that_is_missing(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for program in packages.NEEDED:
+        (tmp_path / program).write_text("#!/bin/sh\n")
+        (tmp_path / program).chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert packages.missing() == []
+    assert packages.missing(tests=True) == ["chromium"]
+    (tmp_path / "qemu-system-x86_64").unlink()
+    (tmp_path / "busybox").write_bytes(b"\x7fELF /lib64/ld-linux-x86-64.so.2")
+    assert packages.missing() == ["qemu-system-x86", "busybox-static"]
+
+
+@pytest.mark.parametrize(
+    ("apt", "root", "words"),
+    [
+        ("apt-get", False, "setup: not root, .* sudo apt-get install lz4 netperf\n"),
+        (None, True, "setup: not Debian or Ubuntu; .*: lz4 netperf\n"),
+    ],
+)
+def test_where_it_cannot_install_it_says_what_to_install(
+    apt: str | None,
+    root: bool,
+    words: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(shutil, "which", lambda program: apt)
+    left = packages.install(look=lambda tests: ["lz4", "netperf"], root=root)
+    assert left == ["lz4", "netperf"]
+    assert re.fullmatch(words, capsys.readouterr().err)
 
 
 @pytest.fixture
-def checkout(tmp_path: Path) -> Path:
-    """A checkout with a stub for mise, which says how it was called."""
-    (tmp_path / "checkout/bin").mkdir(parents=True)
-    shutil.copy(ROOT / "bin" / "mise", tmp_path / "checkout/bin/mise")
-    (tmp_path / "path").mkdir()
-    return tmp_path / "checkout"
-
-
-def _program(path: Path, text: str) -> None:
-    path.write_text(f"#!/bin/sh\n{text}\n")
-    path.chmod(0o755)
-
-
-def _launch(checkout: Path, *words: str, path: str = "") -> subprocess.CompletedProcess[str]:
-    environment = {
-        "PATH": f"{path}{checkout.parent}/path:/usr/bin:/bin",
-        "HOME": str(checkout.parent / "home"),
-    }
-    return subprocess.run(
-        [checkout / "bin/mise", *words], env=environment, capture_output=True, text=True, cwd="/"
+def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A small project with a lock of one package, on a machine where no package is missing."""
+    root = tmp_path / "checkout"
+    (root / "harness" / "host").mkdir(parents=True)
+    (root / "pyproject.toml").write_text(
+        '[build-system]\nrequires = ["setuptools"]\nbuild-backend = "setuptools.build_meta"\n'
+        '[project]\nname = "door-test"\nversion = "1"\n[tool.setuptools]\npackages = []\n'
     )
+    lock = (ROOT / "requirements.lock").read_text()
+    [setuptools] = re.findall(r"^setuptools==.*(?:\n    .*)*", lock, re.M)
+    (root / "requirements.lock").write_text(setuptools + "\n")
+    monkeypatch.setattr(packages, "missing", lambda tests=False: [])
+    return root
 
 
-def test_the_mise_of_the_path_is_used_from_anywhere(checkout: Path) -> None:
-    _program(checkout.parent / "path/mise", 'echo "$MISE_TRUSTED_CONFIG_PATHS $*"')
-    # With bin/ itself on the path the launcher must not find itself and go round for ever.
-    done = _launch(checkout, "run", "x", "--", "a b", path="")
-    assert done.stdout == f"{checkout} --cd {checkout} run x -- a b\n"
-    assert _launch(checkout, "tasks", path=f"{checkout}/bin:").returncode in (0, 69)
+def _set_up(root: Path, again: bool = False) -> None:
+    environment.set_up(root, tests=False, again=again)
 
 
-def test_a_mise_that_is_not_the_pinned_one_is_refused(checkout: Path) -> None:
-    """npm is a fake here: it brings something else than was asked for."""
-    if os.uname().machine != "x86_64":
-        pytest.skip("a digest is pinned for x86-64 only")
-    _program(
-        checkout.parent / "path/npm",
-        'to="$3/node_modules/@jdxcode/mise-linux-x64/bin"\nmkdir -p "$to"\necho evil >"$to/mise"',
-    )
-    done = _launch(checkout, "tasks")
-    assert done.returncode == 69 and "sha256 differs" in done.stderr
-    assert not list((checkout.parent / "home").rglob("mise"))[1:]
+def test_it_is_made_once_and_again_when_the_lock_changes(
+    checkout: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _set_up(checkout)
+    python = checkout / ".venv" / "bin" / "python"
+    shown = subprocess.run([python, "-m", "pip", "list"], capture_output=True, text=True).stdout
+    assert {"setuptools", "door-test"} <= {line.split()[0] for line in shown.splitlines()}
+    assert "setup: done" in capsys.readouterr().err
+
+    mark = checkout / ".venv" / "mark"
+    mark.touch()
+    began = time.monotonic()
+    _set_up(checkout)
+    assert time.monotonic() - began < 1
+    assert mark.exists()
+    assert capsys.readouterr().err == ""
+
+    lock = checkout / "requirements.lock"
+    lock.write_text(re.sub(r"sha256:\w{8}", "sha256:00000000", lock.read_text()))
+    with pytest.raises(environment.SetupFailed, match=r"pip .* ended with"):
+        _set_up(checkout)
+    assert "hashes" in capsys.readouterr().err.lower()
+    assert not environment.environment_is_current(checkout)
+    assert not mark.exists()
 
 
-def test_the_launcher_brings_mise_where_there_is_none(checkout: Path) -> None:
-    npm = shutil.which("npm")
-    if npm is None:
-        pytest.skip("npm is not installed, and this test installs nothing")
-    both = [
-        subprocess.Popen(
-            [checkout / "bin/mise", "--version"],
-            env=os.environ | {"HOME": str(checkout.parent / "home"), "XDG_CACHE_HOME": ""},
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        for _ in range(2)
-    ]
-    said = [one.communicate(timeout=120)[0] for one in both]
-    assert [one.returncode for one in both] == [0, 0]
-    assert all(text.startswith("20") for text in said)
+@pytest.fixture
+def made(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> list[Sequence[str]]:
+    """The commands that set-up would run; the first makes an interpreter's place."""
+    ran: list[Sequence[str]] = []
+
+    def run(command: Sequence[str], root: Path, lock: int) -> None:
+        ran.append(command)
+        if "venv" in command:
+            shutil.rmtree(root / ".venv", ignore_errors=True)
+            (root / ".venv" / "bin").mkdir(parents=True)
+            (root / ".venv" / "bin" / "python").symlink_to(sys.executable)
+
+    monkeypatch.setattr(environment, "_run", run)
+    return ran
 
 
-def test_the_tasks_are_found() -> None:
-    done = subprocess.run([ROOT / "bin/mise", "tasks"], capture_output=True, text=True)
-    for name in ("bench", "test", "setup", "doctor", "site", "clean", "bench:qemu-full"):
-        assert f"\n{name} " in f"\n{done.stdout}", done.stderr
+def test_only_hashed_requirements_are_installed(checkout: Path, made: list[Sequence[str]]) -> None:
+    _set_up(checkout)
+    _, requirements, project = made
+    assert "--require-hashes" in requirements
+    assert {"--no-deps", "--no-build-isolation"} <= set(project)
+
+
+def _interpreter_gone(root: Path) -> None:
+    (root / ".venv" / "bin" / "python").unlink()
+    (root / ".venv" / "bin" / "python").symlink_to(root / "gone")
+
+
+def _interpreter_replaced(root: Path) -> None:
+    (root / ".venv" / "bin" / "python").unlink()
+    (root / ".venv" / "bin" / "python").symlink_to(shutil.which("true") or "")
+
+
+def _stamp_half_written(root: Path) -> None:
+    (root / ".venv" / environment.STAMP).write_text('{"environment": "')
+
+
+def _project_changed(root: Path) -> None:
+    with (root / "pyproject.toml").open("a") as file:
+        file.write("# changed\n")
+
+
+@pytest.mark.parametrize(
+    "spoil", [_interpreter_gone, _interpreter_replaced, _stamp_half_written, _project_changed]
+)
+def test_what_is_not_whole_is_made_anew(
+    checkout: Path, made: list[Sequence[str]], spoil: Callable[[Path], None]
+) -> None:
+    _set_up(checkout)
+    assert len(made) == 3
+    _set_up(checkout)
+    assert len(made) == 3
+    spoil(checkout)
+    _set_up(checkout)
+    assert len(made) == 6
+    assert environment.environment_is_current(checkout)
+
+
+def test_a_checkout_that_moved_is_set_up_anew(checkout: Path, made: list[Sequence[str]]) -> None:
+    _set_up(checkout)
+    moved = checkout.rename(checkout.with_name("moved"))
+    _set_up(moved)
+    assert len(made) == 6
+
+
+def test_a_broken_off_set_up_is_mended_by_the_next(
+    checkout: Path, made: list[Sequence[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _set_up(checkout)
+    whole = environment._run
+
+    def broken_off(command: Sequence[str], root: Path, lock: int) -> None:
+        if "--require-hashes" in command:
+            raise KeyboardInterrupt
+        whole(command, root, lock)
+
+    monkeypatch.setattr(environment, "_run", broken_off)
+    with pytest.raises(KeyboardInterrupt):
+        _set_up(checkout, again=True)
+    assert not environment.environment_is_current(checkout)
+    monkeypatch.setattr(environment, "_run", whole)
+    _set_up(checkout)
+    assert environment.environment_is_current(checkout)
+
+
+def test_what_could_not_be_had_is_tried_again_only_when_asked(
+    checkout: Path, made: list[Sequence[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    absent = ["netperf"]
+    tried = []
+
+    def install(tests: bool) -> list[str]:
+        tried.append(list(absent))
+        return ["netperf"]
+
+    monkeypatch.setattr(packages, "missing", lambda tests=False: list(absent))
+    monkeypatch.setattr(packages, "install", install)
+    _set_up(checkout)
+    _set_up(checkout)
+    assert tried == [["netperf"]]
+    absent.append("lz4")  # somebody removed it
+    _set_up(checkout)
+    assert len(tried) == 2
+    absent.remove("lz4")
+    _set_up(checkout)
+    assert len(tried) == 2
+    assert len(made) == 3  # packages are no reason to make the environment anew
+    _set_up(checkout, again=True)
+    assert len(tried) == 3
+
+
+HOLD = """
+import subprocess, sys
+from pathlib import Path
+from harness.host.environment import locked
+with locked(Path(sys.argv[1])) as lock:
+    child = subprocess.Popen(["sleep", sys.argv[2]], pass_fds=(lock,))
+    print("held", flush=True)
+    child.wait()
+"""
+
+
+def _hold(root: Path, seconds: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", HOLD, str(root), seconds]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT)
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_one_set_up_at_a_time_even_when_only_its_child_is_left(
+    checkout: Path, killed: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with _hold(checkout, "1.5") as holder:
+        assert holder.stdout and holder.stdout.readline() == "held\n"
+        began = time.monotonic()
+        if killed:
+            os.kill(holder.pid, signal.SIGKILL)
+        with environment.locked(checkout):
+            waited = time.monotonic() - began
+    assert waited > 0.7
+    assert "waiting for another set-up" in capsys.readouterr().err
+
+
+def test_an_older_python_gets_one_sentence(tmp_path: Path) -> None:
+    fake = tmp_path / "python3"
+    pretend = "import sys; sys.version_info = (3, 9, 2); exec(sys.argv.pop(1))"
+    fake.write_text(f"#!/bin/sh\nshift\nexec {sys.executable} -c '{pretend}' \"$@\"\n")
+    fake.chmod(0o755)
+    env = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    done = subprocess.run([ROOT / "bin" / "setup"], env=env, capture_output=True, text=True)
+    assert done.returncode == 69
+    [sentence] = done.stderr.splitlines()
+    assert "Python 3.11 or newer is needed, and python3 is 3.9" in sentence
+
+
+def test_the_lock_pins_and_hashes_all_that_the_project_asks_for_and_names_no_place() -> None:
+    text = (ROOT / "requirements.lock").read_text()
+    pinned = {}
+    for entry in re.findall(r"^[^\s#].*(?:\n    .*)*", text, re.M):
+        found = re.match(r"([a-z0-9-]+)==([\w.]+)(?: ;.*)? \\\n", entry)
+        assert found, entry
+        assert re.search(r"--hash=sha256:[0-9a-f]{64}", entry)
+        pinned[found[1]] = found[2]
+    assert "://" not in text
+    assert " /" not in text
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = itertools.chain(*project["optional-dependencies"].values())
+    wanted = [*project["dependencies"], *extras]
+    names = {re.split(r"[<>=~ ]", one)[0].lower().replace("_", "-") for one in wanted}
+    assert names - pinned.keys() == set()
+
+
+def test_in_this_checkout_it_has_nothing_to_do_and_is_quick() -> None:
+    if not environment.environment_is_current(ROOT) or packages.missing(tests=True):
+        pytest.skip("set-up has not run in this checkout, or could not bring everything")
+    times = []
+    for _ in range(3):  # the best of them: the host may be busy
+        began = time.monotonic()
+        done = subprocess.run([ROOT / "bin" / "setup"], capture_output=True, text=True)
+        times.append(time.monotonic() - began)
+        assert (done.returncode, done.stdout + done.stderr) == (0, "")
+    assert min(times) < 1
+
+
+def test_no_file_names_a_registrys_host() -> None:
+    hosts = ["registry.npm" + "js", "py" + "pi.org", "files.python" + "hosted", "deb." + "debian"]
+    command = ["git", "grep", "-l", "-I", "-F", *(word for one in hosts for word in ("-e", one))]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (1, "")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 TIERS = ("full", "durable-pool", "durable-prewarm-pool", "prewarm-pool")
 TOOLS = ("chmod", "dirname", "env", "find", "id", "mkdir", "mktemp", "mv", "readlink", "rm", "sh")
 MORE_TOOLS = ("sha256sum", "uname")
