@@ -6,6 +6,7 @@ Exit codes: 0 all that could run did; 1 a rig failed; 69 what was asked for cann
 from __future__ import annotations
 
 import argparse
+import signal
 import subprocess
 import sys
 import tempfile
@@ -15,6 +16,7 @@ from harness.errors import Unsupported, UsageError
 from harness.measure.record import digest, find, load, write_atomically
 from harness.measure.statistics import summarise
 from harness.rig import discover
+from harness.sandbox.protocol import Tier
 from harness.sandbox.protocol import load as load_substrate
 
 ROOT = Path(__file__).parents[2]
@@ -26,7 +28,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--all", action="store_true", help="every rig that can run here")
     parser.add_argument("--substrate", action="append", default=[])
     parser.add_argument("--tier", action="append", default=[])
-    parser.add_argument("--concurrency", action="append", default=[])
+    parser.add_argument("--concurrency", action="append", type=int, default=[])
     parser.add_argument("--profile", choices=("quick", "full"), default="quick")
     parser.add_argument("--site", action="store_true", help="build the site afterwards")
     parser.add_argument("--results", type=Path, default=ROOT / "results")
@@ -38,6 +40,9 @@ def main(options: argparse.Namespace) -> int:
         raise UsageError(f"no rig is called {options.rig!r}; there are {', '.join(sorted(rigs))}")
     if options.rig is None and not options.all:
         raise UsageError("name a rig, or say --all", hint=f"rigs: {', '.join(sorted(rigs))}")
+    for tier in options.tier:
+        if tier not in tuple(Tier):
+            raise UsageError(f"no tier is called {tier!r}; there are {', '.join(Tier)}")
     for name in options.substrate:
         _refuse_at_once(name, (options.tier or ["full"])[0])
     files = [path for path, info in rigs.values() if options.rig in (None, info.id)]
@@ -76,10 +81,25 @@ def _pytest(files: list[Path], options: argparse.Namespace) -> int:
         command += [f"--profile={options.profile}", f"--results={options.results.absolute()}"]
         for name in ("substrate", "tier", "concurrency"):
             command += [f"--{name}={value}" for value in getattr(options, name)]
-        code = subprocess.call(command, cwd=ROOT)
+        code = _patiently(command)
         if benchmarks.exists() and benchmarks.stat().st_size:
             _keep(benchmarks, options.results)
     return 0 if code == 5 else code
+
+
+def _patiently(command: list[str]) -> int:
+    """Run a command; an interrupt is passed on, once, and what it has to take down is waited for.
+
+    subprocess.call would kill it a quarter of a second after the interrupt. The session of its own
+    keeps the terminal from interrupting it a second time.
+    """
+    with subprocess.Popen(command, cwd=ROOT, start_new_session=True) as process:
+        try:
+            return process.wait()
+        except KeyboardInterrupt:
+            process.send_signal(signal.SIGINT)
+            process.wait()
+            raise
 
 
 def _keep(benchmarks: Path, results: Path) -> None:

@@ -103,6 +103,10 @@ class Agent:
 
     # Requests.
 
+    def wait_for_start(self, timeout_s: float) -> None:
+        """Wait for what an agent says when it starts; a UART loses what is sent to it before."""
+        self.receive(0, time.monotonic() + timeout_s)
+
     def ping(self, timeout_s: float = TIMEOUT_S, wall_ns: int = 0) -> Pong:
         """A random nonce, answered by its SipHash under the guest's key; WrongAnswer otherwise.
 
@@ -123,7 +127,8 @@ class Agent:
 
     def take_identity(self, identity: Identity) -> None:
         """Make the guest somebody: name, addresses, wall clock, entropy, key."""
-        self.call(Kind.IDENTITY, identity_fields(identity))
+        wall = field(Tag.WALL_NS, time.time_ns())
+        self.call(Kind.IDENTITY, identity_fields(identity) + wall)
         self.key = identity.key
 
     def set_wall_clock(self) -> None:
@@ -235,12 +240,11 @@ class Agent:
 
 
 def identity_fields(identity: Identity) -> bytes:
-    """An identity as the agent takes it, with the wall clock of now and fresh entropy."""
+    """An identity as the agent takes it, with fresh entropy; the wall clock goes beside it."""
     return b"".join(
         (
             field(Tag.ENTROPY, os.urandom(64)),
             field(Tag.KEY, identity.key),
-            field(Tag.WALL_NS, time.time_ns()),
             field(Tag.HOSTNAME, identity.hostname),
             field(Tag.MACHINE_ID, identity.machine_id),
             field(Tag.MAC, identity.mac_bytes),

@@ -51,6 +51,7 @@ class Tag(enum.IntEnum):
     WALL_NS = 5
     ENTROPY = 6
     KEY = 7
+    WALL_AT_RING_NS = 8
     ARG = 16
     ENV = 17
     CWD = 18

@@ -49,14 +49,14 @@ def find(runtime: Path, cache: Path | None = None) -> list[Leftover]:
     """Everything that dead runs have left, in the order in which it must go."""
     cache = cache or cache_folder()
     folders = [one for one in runtime.iterdir() if one.name != "leases"] if runtime.is_dir() else []
-    living = {folder.name for folder in folders if lives(folder)}
     found = [
         Leftover("process", folder.name, str(pid))
         for pid, folder in _processes()
-        if folder.parent == runtime and folder.name not in living
+        # Asked of each by itself: a run may have begun since the folders were listed.
+        if folder.parent == runtime and not lives(folder)
     ]
     for folder in folders:
-        if folder.name not in living:
+        if not lives(folder):
             found += [Leftover("mount", folder.name, point) for point in _mounts_under(folder)]
             found.append(Leftover("folder", folder.name, str(folder)))
     leases = runtime / "leases"
@@ -64,13 +64,25 @@ def find(runtime: Path, cache: Path | None = None) -> list[Leftover]:
         with contextlib.suppress(FileNotFoundError):
             run = lease.read_text()
             # An empty one is being written this instant, unless it stays so.
-            if run not in living and (run or time.time() - lease.stat().st_mtime > 5):
+            dead = not lives(runtime / run) if run else time.time() - lease.stat().st_mtime > 5
+            if dead:
                 found.append(Leftover("lease", run, str(lease)))
-    for built in cache.rglob(f"{HALF_BUILT}*") if cache.is_dir() else ():
-        with contextlib.suppress(FileNotFoundError):
-            if not locked(built):
-                found.append(Leftover("half-built", "?", str(built)))
+    found += [Leftover("half-built", "?", str(built)) for built in _abandoned(cache)]
     return found
+
+
+def _abandoned(cache: Path) -> Iterator[Path]:
+    """Folders in the cache that somebody began to build and died."""
+    # os.walk, unlike rglob, bears that folders vanish while it looks.
+    for parent, names, _ in os.walk(cache):
+        for name in [name for name in names if name.startswith(HALF_BUILT)]:
+            names.remove(name)
+            built = Path(parent, name)
+            with contextlib.suppress(FileNotFoundError):
+                # Its builder locks it before putting anything in: an empty one may be brand-new.
+                begun = any(built.iterdir()) or time.time() - built.stat().st_mtime > 5
+                if begun and not locked(built):
+                    yield built
 
 
 def remove(one: Leftover) -> None:

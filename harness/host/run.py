@@ -33,7 +33,8 @@ def runtime_folder() -> Path:
     """Where runs of this user have their folders; gone after a reboot, like what they hold."""
     named = os.environ.get("COPPICE_RUNTIME")
     if named:
-        return Path(named)
+        # Processes and mounts name it, and are found by that name: it must not depend on who asks.
+        return Path(named).resolve()
     if os.geteuid() == 0 and os.access("/run", os.W_OK):
         return Path("/run/coppice")
     user = os.environ.get("XDG_RUNTIME_DIR")
@@ -78,9 +79,10 @@ class Run:
 
 @contextlib.contextmanager
 def open_run(runtime: Path | None = None) -> Iterator[Run]:
-    """A new run. Its folder goes away with it; whoever made something removes it before.
+    """A new run. Whoever made something removes it; its folder goes away with the run.
 
-    What dead runs have left is reclaimed first.
+    What dead runs have left is reclaimed first; what an interrupt kept this one's makers from
+    removing, last.
     """
     from harness.host.leftovers import reclaim  # it needs this module's names
 
@@ -89,14 +91,14 @@ def open_run(runtime: Path | None = None) -> Iterator[Run]:
     id = new_run_id()
     run = Run(id, runtime / id, runtime / "leases")
     run.folder.mkdir(parents=True)
-    with (run.folder / LOCK).open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        lock.write(str(os.getpid()))
-        lock.flush()
-        try:
+    try:
+        with (run.folder / LOCK).open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            lock.write(str(os.getpid()))
+            lock.flush()
             yield run
-        finally:
-            shutil.rmtree(run.folder, ignore_errors=True)
+    finally:
+        reclaim(runtime)
 
 
 def locked(folder: Path) -> bool:
@@ -137,9 +139,14 @@ def lives(folder: Path) -> bool:
     try:
         with (folder / LOCK).open() as lock:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if lock.read():
+                return False
     except BlockingIOError:
         return True
     except FileNotFoundError:
-        # Between mkdir and lock a run has no lock file yet; a folder that stays so is dead.
-        return time.time() - folder.stat().st_mtime < 5 if folder.exists() else False
-    return False
+        pass
+    # Until a new run has its lock, the file is missing or empty; one that stays so is dead.
+    try:
+        return time.time() - folder.stat().st_mtime < 5
+    except FileNotFoundError:
+        return False

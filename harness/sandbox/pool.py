@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import Self
 
-from harness.errors import CoppiceError, GuestTimeout, NotEnoughMemory, SandboxError
+from harness.errors import GuestTimeout, NotEnoughMemory
 from harness.host.memory import available_memory
 from harness.sandbox.protocol import Sandbox
 
@@ -47,7 +47,8 @@ class Pool:
         self._out: set[Sandbox] = set()
         self._change = threading.Condition()
         self._launching = 0
-        self._failures: list[CoppiceError] = []
+        self._failures: list[Exception] = []
+        self._failed_in_a_row = 0
         self._closed = False
         self._workers = ThreadPoolExecutor(WORKERS, thread_name_prefix="pool")
 
@@ -77,10 +78,13 @@ class Pool:
         self._admit(missing)
         with self._change:
             self._failures.clear()
+            self._failed_in_a_row = 0
             for _ in range(missing):
                 self._start_one()
-            while self.ready < wanted and self._launching:
+            while self.ready < wanted and self._launching and not self._closed:
                 self._change.wait()
+            if self._closed:
+                raise self._drained()
             if self.ready < wanted:
                 raise self._failures[-1]
 
@@ -106,23 +110,20 @@ class Pool:
         try:
             self._admit(1)
             made = self._launch()
-        except CoppiceError as error:
-            self._failed(error)
-        except OSError as error:
-            self._failed(SandboxError(f"a sandbox could not be launched: {error}"))
+        except Exception as error:  # raised again where somebody waits for this sandbox
+            with self._change:
+                self._failures.append(error)
+                self._failed_in_a_row += 1
         finally:
             with self._change:
                 self._launching -= 1
                 if made is not None and not self._closed:
                     self._ready.append(made)
+                    self._failed_in_a_row = 0
                     made = None
                 self._change.notify_all()
         if made is not None:
             made.destroy()
-
-    def _failed(self, error: CoppiceError) -> None:
-        with self._change:
-            self._failures.append(error)
 
     def check_out(self, timeout_s: float = 60) -> Sandbox:
         """A ready sandbox, from the moment of the return on the caller's.
@@ -141,7 +142,9 @@ class Pool:
 
     def _wait_for_one(self, deadline: float) -> None:
         while not self._ready:
-            if len(self._failures) >= MAX_FAILURES:
+            if self._closed:
+                raise self._drained()
+            if self._failed_in_a_row >= MAX_FAILURES:
                 raise self._failures[-1]
             if not self._launching:
                 if not self._refill:
@@ -150,6 +153,9 @@ class Pool:
             left = deadline - time.monotonic()
             if left <= 0 or not self._change.wait(left):
                 raise GuestTimeout(f"the pool of {self.size} had no sandbox ready in time")
+
+    def _drained(self) -> GuestTimeout:
+        return GuestTimeout(f"the pool of {self.size} was drained")
 
     def give_back(self, sandbox: Sandbox) -> None:
         """Destroy a sandbox that was checked out; it is not used a second time."""
@@ -161,6 +167,7 @@ class Pool:
         """Destroy every sandbox, ready or out, and launch no more. The pool is done then."""
         with self._change:
             self._closed = True
+            self._change.notify_all()
         self._workers.shutdown(wait=True, cancel_futures=True)
         with self._change:
             left = [*self._ready, *self._out]

@@ -144,6 +144,9 @@ def test_on_this_host_the_code_is_what_the_report_says() -> None:
     assert {"bhyve", "noop", "qemu"} <= found["substrates"].keys()
     assert found["substrates"]["noop"]["runs"] is True
     assert found["substrates"]["bhyve"]["runs"] is False  # its driver is not written yet
-    assert "cold-start" in found["rigs"]
+    assert "noop" in found["rigs"]["cold-start"]["runs_on"]
+    for substrate in found["substrates"].values():
+        for need in substrate["requirements"]:
+            assert need["satisfied"] or need["remedy"], "what is missing comes with its remedy"
     everything = all(one["runs"] for one in found["rigs"].values())
     assert done.returncode == (0 if everything else 69)

@@ -1,4 +1,4 @@
-"""The front door: bin/mise and the tasks. What is not under test is replaced by small scripts."""
+"""bin/mise with the real mise, as npm brings it; and what its arguments and refusals come to."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -151,14 +151,6 @@ def test_a_mise_that_is_too_old_is_not_used(
     assert done.stdout == ""
 
 
-def test_it_does_not_call_itself(bare: dict[str, str], tmp_path: Path) -> None:
-    (tmp_path / "path" / "mise").symlink_to(ROOT / "bin" / "mise")
-    _program(tmp_path / "later" / "mise", SHOWS)
-    path = f"{bare['PATH']}:{ROOT / 'bin'}:{tmp_path / 'later'}"
-    done = _mise("x", env={**bare, "PATH": path, "VERSION": "2026.1.1"})
-    assert done.stdout.splitlines()[-1] == "x"
-
-
 def _fails(env: Mapping[str, str], words: str) -> None:
     done = _mise("--version", env=env)
     assert done.returncode == 69
@@ -167,15 +159,6 @@ def _fails(env: Mapping[str, str], words: str) -> None:
     assert words in last
     left = Path(env["HOME"]).rglob("*")
     assert [one for one in left if one.is_file() or one.name.startswith(".obtaining")] == []
-
-
-def test_without_mise_npm_and_apt_one_sentence(bare: dict[str, str]) -> None:
-    _fails(bare, "neither mise nor npm is here: install one of them")
-
-
-def test_npm_that_fails_one_sentence(bare: dict[str, str], tmp_path: Path) -> None:
-    _program(tmp_path / "path" / "npm", "echo no network >&2; exit 1")
-    _fails(bare, "npm could not bring mise")
 
 
 def test_another_binary_than_the_pinned_one_is_never_run(
@@ -193,26 +176,3 @@ def test_another_platform_one_sentence(bare: dict[str, str], tmp_path: Path) -> 
     (tmp_path / "path" / "uname").unlink()
     _program(tmp_path / "path" / "uname", "echo Plan9")
     _fails(bare, "npm has no mise for this platform")
-
-
-def _tracked(*pathspecs: str) -> Sequence[str]:
-    listed = subprocess.run(
-        ["git", "ls-files", "-z", *pathspecs], cwd=ROOT, capture_output=True, text=True, check=True
-    )
-    return [name for name in listed.stdout.split("\0") if name]
-
-
-def test_every_task_file_sets_up_first_and_can_be_run() -> None:
-    files = _tracked("rigs/tasks")
-    assert len(files) >= 2 * len(TIERS)
-    for name in files:
-        assert '#MISE depends=["setup"]' in (ROOT / name).read_text()
-        assert os.access(ROOT / name, os.X_OK)
-
-
-def test_ci_runs_the_test_command_of_the_readme() -> None:
-    script = (ROOT / ".ci" / "run").read_text()
-    assert "set -euo pipefail" in script
-    command = script.splitlines()[-1]
-    assert command == "bin/mise run test"
-    assert f"    {command} " in (ROOT / "README.md").read_text()

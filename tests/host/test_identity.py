@@ -1,5 +1,3 @@
-"""Addresses that no two sandboxes of a host share, whoever asks for them."""
-
 from __future__ import annotations
 
 import subprocess
@@ -11,35 +9,63 @@ import pytest
 
 from harness.errors import NotEnoughMemory
 from harness.sandbox import identity
+from harness.sandbox.identity import allocate
 
-SOME = """
+ALLOCATE_MANY = """
 import sys
 from pathlib import Path
 from harness.sandbox.identity import allocate
+sys.stdin.readline()
 for _ in range(100):
-    print(allocate(Path(sys.argv[1]), "run").address)
+    one = allocate(Path(sys.argv[1]), "run")
+    print(one.address, one.hostname, one.machine_id, one.mac, one.key.hex(), one.lease.name)
 """
 
 
-def test_processes_that_ask_at_once_get_different_ones(tmp_path: Path) -> None:
-    command = [sys.executable, "-c", SOME, str(tmp_path)]
-    asking = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(4)]
-    given = [line for one in asking for line in one.communicate(timeout=60)[0].split()]
-    assert len(given) == len(set(given)) == 400
+def test_what_an_identity_holds(tmp_path: Path) -> None:
+    one = allocate(tmp_path / "leases", "some-run")
+    assert one.address in identity.NETWORK
+    assert one.lease.read_text() == "some-run"
+    assert identity.NETWORK[int(one.lease.name)] == one.address
+    assert one.hostname == f"sandbox-{one.id}"
+    assert one.mac_bytes[:2] == b"\x02\xc0" and one.mac_bytes[2:] == one.address.packed
+    assert len(one.key) == 16 and one.key != identity.NO_KEY
+    assert len(one.machine_id) == 32
 
 
-def test_used_up_and_released(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(identity, "NETWORK", IPv4Network("10.77.0.0/29"))
-    taken = [identity.allocate(tmp_path, "run") for _ in range(5)]
-    assert {str(one.address) for one in taken} == {f"10.77.0.{n}" for n in range(2, 7)}
-    with pytest.raises(NotEnoughMemory, match="all 5 addresses"):
-        identity.allocate(tmp_path, "run")
-    taken[2].release()
-    taken[2].release()
-    assert identity.allocate(tmp_path, "run").address == taken[2].address
+def test_four_processes_at_once_share_nothing(tmp_path: Path) -> None:
+    argv = [sys.executable, "-c", ALLOCATE_MANY, str(tmp_path / "leases")]
+    processes = [
+        subprocess.Popen(argv, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        for _ in range(4)
+    ]
+    for process in processes:  # all have started before any is let go
+        assert process.stdin
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    lines = [line.split() for one in processes for line in one.communicate()[0].splitlines()]
+    assert [one.returncode for one in processes] == [0] * 4
+    assert len(lines) == 400
+    for column in zip(*lines, strict=True):
+        assert len(set(column)) == 400
+    assert {path.name for path in (tmp_path / "leases").iterdir()} == {line[5] for line in lines}
 
 
-def test_the_card_of_a_sandbox_is_its_own(tmp_path: Path) -> None:
-    one, other = (identity.allocate(tmp_path, "run") for _ in range(2))
-    assert one.mac != other.mac and one.key != other.key and one.machine_id != other.machine_id
-    assert one.mac_bytes[0] & 0b11 == 0b10, "locally administered, one card"
+def test_a_network_that_is_used_up_says_so_and_a_released_address_serves_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = IPv4Network("10.99.0.0/29")
+    monkeypatch.setattr(identity, "NETWORK", network)
+    held = [allocate(tmp_path, "run") for _ in range(5)]
+    never = {network.network_address, network[1], network.broadcast_address}
+    assert {one.address for one in held} == set(network) - never
+    with pytest.raises(
+        NotEnoughMemory, match=r"all 5 addresses of 10\.99\.0\.0/29 are in use"
+    ) as e:
+        allocate(tmp_path, "run")
+    assert e.value.hint and "coppice clean" in e.value.hint
+    held[3].release()
+    held[3].release()  # twice does no harm
+    again = allocate(tmp_path, "run")
+    assert again.address == held[3].address
+    assert again.machine_id != held[3].machine_id and again.key != held[3].key

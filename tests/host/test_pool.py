@@ -1,4 +1,4 @@
-"""Pools: with fakes for what would take hundreds of guests, with real ones for two processes."""
+"""The pool with fake sandboxes, and once with real ones in two processes at once."""
 
 from __future__ import annotations
 
@@ -7,175 +7,299 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from pathlib import Path
+from typing import cast
 
 import pytest
 
 from harness.errors import GuestDied, GuestTimeout, NotEnoughMemory
-from harness.host import memory
 from harness.sandbox import pool as pools
 from harness.sandbox.pool import MAX_FAILURES, Pool
+from harness.sandbox.protocol import Sandbox, load
+from tests.host.processes import ROOT, eventually
 
 
-class Fake:
-    """A fake sandbox: it counts how often it is destroyed."""
+class FakeSandbox:
+    """No guest at all: it only remembers how often it was destroyed."""
 
-    def __init__(self, number: int) -> None:
-        self.id = str(number)
+    def __init__(self) -> None:
         self.destroyed = 0
 
     def destroy(self) -> None:
         self.destroyed += 1
 
 
-class Maker:
-    """Launches fakes and remembers them all."""
+class FakeLauncher:
+    """Makes fake sandboxes; can be made to wait and to fail."""
 
-    def __init__(self, delay_s: float = 0.0) -> None:
-        self.made: list[Fake] = []
-        self.delay_s = delay_s
-        self._lock = threading.Lock()
+    def __init__(self) -> None:
+        self.made: list[FakeSandbox] = []
+        self.calls = 0
+        self.gate = threading.Event()
+        self.gate.set()
+        self.error: Exception | None = None
 
-    def __call__(self) -> Fake:
-        time.sleep(self.delay_s)
-        with self._lock:
-            self.made.append(Fake(len(self.made)))
-            return self.made[-1]
+    def __call__(self) -> Sandbox:
+        self.calls += 1
+        self.gate.wait(10)
+        if self.error:
+            raise self.error
+        self.made.append(FakeSandbox())
+        return cast(Sandbox, self.made[-1])
+
+    @property
+    def destroyed(self) -> list[int]:
+        return [one.destroyed for one in self.made]
 
 
-def _pool(maker: Callable[[], Fake], size: int, **options: object) -> Pool:
-    return Pool(maker, size, **options)  # type: ignore[arg-type]
+@pytest.fixture
+def launcher() -> Iterator[FakeLauncher]:
+    made = FakeLauncher()
+    yield made
+    made.gate.set()
 
 
-def test_fill_check_out_give_back_drain() -> None:
-    maker = Maker()
-    with _pool(maker, 3, refill=False) as pool:
+def fake(sandbox: Sandbox) -> FakeSandbox:
+    assert isinstance(sandbox, FakeSandbox)
+    return sandbox
+
+
+def test_it_fills_to_its_size_and_no_further(launcher: FakeLauncher) -> None:
+    with Pool(launcher, 20) as pool:
+        pool.fill(3)
+        assert (pool.ready, launcher.calls) == (3, 3)
         pool.fill()
-        assert pool.ready == 3
-        one = pool.check_out()
-        pool.give_back(one)
-        assert maker.made[int(one.id)].destroyed == 1 and pool.ready == 2
         pool.fill()
-        assert pool.ready == 3 and len(maker.made) == 4
-    assert [fake.destroyed for fake in maker.made] == [1] * 4
+        assert (pool.ready, launcher.calls) == (20, 20)
+    assert launcher.destroyed == [1] * 20
 
 
-def test_what_went_out_is_replaced_in_the_background() -> None:
-    maker = Maker()
-    with _pool(maker, 2) as pool:
-        pool.fill()
-        taken = [pool.check_out() for _ in range(6)]
-        assert len({one.id for one in taken}) == 6
-        deadline = time.monotonic() + 5
-        while pool.ready < 2 and time.monotonic() < deadline:
-            time.sleep(0.01)
-        assert pool.ready == 2
-    assert all(fake.destroyed == 1 for fake in maker.made)
-
-
-def test_an_empty_pool_that_does_not_refill_says_so() -> None:
-    with _pool(Maker(), 1, refill=False) as pool, pytest.raises(GuestTimeout, match="is empty"):
-        pool.check_out(0.1)
-
-
-def test_a_pool_that_is_slow_is_waited_for_and_not_for_ever() -> None:
-    with _pool(Maker(delay_s=0.3), 1) as pool:
-        with pytest.raises(GuestTimeout, match="in time"):
-            pool.check_out(0.05)
-        assert pool.check_out(5).id
-
-
-def test_launches_that_keep_failing_surface() -> None:
-    attempts: list[int] = []
-
-    def fail() -> Fake:
-        attempts.append(1)
-        raise GuestDied("no luck")
-
-    with _pool(fail, 1) as pool:
-        with pytest.raises(GuestDied, match="no luck"):
-            pool.fill()
-        with pytest.raises(GuestDied, match="no luck"):
-            pool.check_out(10)
-        assert len(attempts) >= MAX_FAILURES
-
-
-def test_draining_while_launching_destroys_what_arrives_late() -> None:
-    maker = Maker(delay_s=0.2)
-    pool = _pool(maker, 4)
-    filler = threading.Thread(target=pool.fill)
-    filler.start()
-    time.sleep(0.05)
-    pool.drain()
-    filler.join(5)
-    assert not filler.is_alive() and maker.made
-    assert all(fake.destroyed == 1 for fake in maker.made)
-
-
-def test_more_than_memory_allows_is_refused_with_the_figures(
-    monkeypatch: pytest.MonkeyPatch,
+def test_what_is_given_back_is_destroyed_and_never_handed_out_again(
+    launcher: FakeLauncher,
 ) -> None:
-    monkeypatch.setattr(pools, "available_memory", lambda: 3 << 30)
-    maker = Maker()
-    with _pool(maker, 50, memory_each=100 << 20) as pool:
-        with pytest.raises(NotEnoughMemory, match="50 sandboxes of about 100 MiB need 5000") as no:
+    with Pool(launcher, 2, refill=False) as pool:
+        pool.fill()
+        first = pool.check_out()
+        pool.give_back(first)
+        assert fake(first).destroyed == 1
+        assert pool.check_out() is not first
+        with pytest.raises(GuestTimeout, match="empty and does not refill"):
+            pool.check_out(1)
+    assert launcher.destroyed == [1, 1]
+
+
+def test_it_refills_in_the_background(launcher: FakeLauncher) -> None:
+    with Pool(launcher, 2) as pool:
+        pool.fill()
+        launcher.gate.clear()
+        began = time.monotonic()
+        pool.check_out()
+        assert time.monotonic() - began < 5, "a check-out does not wait for the replacement"
+        assert pool.ready == 1
+        launcher.gate.set()
+        eventually(lambda: pool.ready == 2)
+    assert launcher.destroyed == [1] * 3
+
+
+def test_a_check_out_waits_for_the_refill(launcher: FakeLauncher) -> None:
+    launcher.gate.clear()
+    with Pool(launcher, 1) as pool:
+        threading.Timer(0.1, launcher.gate.set).start()
+        assert fake(pool.check_out(10)) in launcher.made
+
+
+def test_a_check_out_that_waits_too_long_says_so(launcher: FakeLauncher) -> None:
+    launcher.gate.clear()
+    with Pool(launcher, 4) as pool:
+        with pytest.raises(GuestTimeout, match="the pool of 4 had no sandbox ready in time"):
+            pool.check_out(0.1)
+        launcher.gate.set()
+    assert all(count == 1 for count in launcher.destroyed)
+
+
+def test_draining_destroys_what_is_ready_and_what_is_out(launcher: FakeLauncher) -> None:
+    pool = Pool(launcher, 3)
+    pool.fill()
+    pool.check_out()
+    pool.drain()
+    assert pool.ready == 0
+    assert set(launcher.destroyed) == {1}
+    calls = launcher.calls
+    with pytest.raises(GuestTimeout, match="was drained"):
+        pool.check_out(5)
+    assert launcher.calls == calls
+
+
+def test_draining_while_launching_waits_and_destroys_what_comes(launcher: FakeLauncher) -> None:
+    launcher.gate.clear()
+    pool = Pool(launcher, 12)
+    ended: list[Exception] = []
+
+    def fill() -> None:
+        try:
             pool.fill()
-        assert "ask for at most 20" in str(no.value) and no.value.exit_code == 71
-        assert maker.made == []
-        pool.fill(20)
-        assert pool.ready == 20
-    assert memory.available_memory() > 0
+        except GuestTimeout as error:
+            ended.append(error)
+
+    filling = threading.Thread(target=fill)
+    filling.start()
+    eventually(lambda: launcher.calls == pools.WORKERS)
+    threading.Timer(0.1, launcher.gate.set).start()
+    pool.drain()
+    filling.join(10)
+    assert len(ended) == 1 and "was drained" in str(ended[0])
+    assert launcher.calls == pools.WORKERS, "what had not begun never begins"
+    assert launcher.destroyed == [1] * pools.WORKERS
+    assert pool.ready == 0
 
 
-def test_no_sandbox_is_handed_out_twice_to_many_threads() -> None:
-    maker = Maker()
-    with _pool(maker, 16) as pool, ThreadPoolExecutor(8) as threads:
-        taken = list(threads.map(lambda _: pool.check_out(10).id, range(400)))
-    assert len(set(taken)) == 400
-    assert all(fake.destroyed == 1 for fake in maker.made)
+def test_a_drain_ends_a_waiting_check_out(launcher: FakeLauncher) -> None:
+    launcher.gate.clear()
+    pool = Pool(launcher, 1)
+    ended: list[Exception] = []
+
+    def wait() -> None:
+        try:
+            pool.check_out(60)
+        except GuestTimeout as error:
+            ended.append(error)
+
+    waiting = threading.Thread(target=wait)
+    waiting.start()
+    eventually(lambda: launcher.calls == 1)
+    threading.Timer(0.1, launcher.gate.set).start()
+    pool.drain()
+    waiting.join(10)
+    assert len(ended) == 1 and "was drained" in str(ended[0])
 
 
-PROCESS = """
+@pytest.mark.parametrize("error", [GuestDied("it went away"), OSError("no more handles")])
+def test_launches_that_fail_are_raised_by_fill(launcher: FakeLauncher, error: Exception) -> None:
+    launcher.error = error
+    with Pool(launcher, 2) as pool, pytest.raises(type(error), match=str(error)):
+        pool.fill()
+
+
+@pytest.mark.parametrize("error", [GuestDied("it went away"), OSError("no more handles")])
+def test_launches_that_keep_failing_end_a_check_out(
+    launcher: FakeLauncher, error: Exception
+) -> None:
+    launcher.error = error
+    with Pool(launcher, 2) as pool:
+        with pytest.raises(type(error), match=str(error)):
+            pool.check_out(30)
+        assert launcher.calls == MAX_FAILURES
+
+
+def test_failures_between_successes_are_not_failing_all_the_time(launcher: FakeLauncher) -> None:
+    with Pool(launcher, 1) as pool:
+        for _ in range(MAX_FAILURES + 1):
+            pool.fill()
+            launcher.error = GuestDied("once")
+            pool.give_back(pool.check_out())
+            eventually(lambda: pool._launching == 0)
+            launcher.error = None
+            pool.give_back(pool.check_out(10))
+            eventually(lambda: pool.ready == 1)
+
+
+def test_more_than_memory_allows_is_refused_with_figures_before_any_launch(
+    launcher: FakeLauncher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pools, "available_memory", lambda: pools.MEMORY_FLOOR + (500 << 20))
+    with Pool(launcher, 6, memory_each=100 << 20) as pool:
+        with pytest.raises(NotEnoughMemory) as caught:
+            pool.fill()
+        assert "6 sandboxes of about 100 MiB need 600 MiB" in str(caught.value)
+        assert "has 500 MiB to give and keeps 1024 MiB free" in str(caught.value)
+        assert caught.value.hint == "ask for at most 5"
+        assert launcher.calls == 0
+        pool.fill(5)
+        assert pool.ready == 5
+        monkeypatch.setattr(pools, "available_memory", lambda: 0)
+        for _ in range(5):
+            pool.check_out()
+        with pytest.raises(NotEnoughMemory, match="0 MiB to give"):
+            pool.check_out(10)
+        assert launcher.calls == 5
+
+
+def test_many_threads_get_no_sandbox_twice(launcher: FakeLauncher) -> None:
+    got: list[Sandbox] = []
+    with Pool(launcher, 10) as pool:
+        pool.fill()
+
+        def work() -> None:
+            for _ in range(50):
+                sandbox = pool.check_out(30)
+                got.append(sandbox)
+                pool.give_back(sandbox)
+
+        threads = [threading.Thread(target=work) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert len(got) == 400 and len({id(one) for one in got}) == 400
+        eventually(lambda: pool.ready == 10)
+    assert set(launcher.destroyed) == {1}
+
+
+THREE_SANDBOXES = """
 import json, sys
 from harness.host.run import cache_folder, open_run
 from harness.sandbox.identity import allocate
 from harness.sandbox.pool import Pool
-from harness.sandbox.protocol import Tier
-from harness.sandbox.qemu import QemuSubstrate
-
-substrate, tier = QemuSubstrate(), Tier.DURABLE_PREWARM_POOL
+from harness.sandbox.protocol import Tier, load
+qemu, tier = load("qemu"), Tier.DURABLE_PREWARM_POOL
 with open_run() as run:
-    template = substrate.prepare(run, cache_folder(), tier)
-    launch = lambda: substrate.launch(run, template, tier, allocate(run.leases, run.id))
-    with Pool(launch, 3, refill=False) as pool:
+    template = qemu.prepare(run, cache_folder(), tier)
+    launch = lambda: qemu.launch(run, template, tier, allocate(run.leases, run.id))
+    with Pool(launch, 3, memory_each=qemu.memory_per_sandbox(tier), refill=False) as pool:
         pool.fill()
-        print("FULL", flush=True)
-        sys.stdin.readline()
         said = []
         for _ in range(3):
             sandbox = pool.check_out()
-            sandbox.awaken(30)
-            said.append(sandbox.agent.hello())
+            sandbox.awaken(20)
+            inside = sandbox.agent.run(("/bin/sh", "-c", "hostname; cat /etc/machine-id; ip a"))
+            who = sandbox.identity
+            said.append([str(who.address), who.hostname, who.machine_id, inside.stdout.decode()])
         print(json.dumps(said), flush=True)
+        sys.stdin.readline()
 """
 
 
-def test_two_processes_have_pools_of_one_checkpoint_at_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("COPPICE_RUNTIME", str(tmp_path))
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    both = [subprocess.Popen([sys.executable, "-c", PROCESS], **pipes) for _ in range(2)]  # type: ignore[call-overload]
+@pytest.mark.skipif(
+    not all(need.satisfied for need in load("qemu").requirements()),
+    reason="QEMU is not installed: bin/mise run setup",
+)
+def test_two_processes_with_real_pools_share_nothing(runtime: Path) -> None:
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", THREE_SANDBOXES],
+            cwd=ROOT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(2)
+    ]
     try:
-        for one in both:
-            assert one.stdout.readline() == "FULL\n"
-        said = [json.loads(one.communicate("go\n", timeout=60)[0]) for one in both]
+        every: list[list[str]] = []
+        for process in processes:
+            assert process.stdout
+            every += json.loads(process.stdout.readline())
+        assert len(list((runtime / "leases").iterdir())) == 6, "both hold theirs at once"
+        for process in processes:
+            process.communicate("end\n", timeout=30)
+        assert [process.returncode for process in processes] == [0, 0]
     finally:
-        for one in both:
-            one.kill()
-            one.wait()
-    for what in ("hostname", "machine_id", "mac", "address", "random"):
-        assert len({guest[what] for guests in said for guest in guests}) == 6, what
-    assert list((tmp_path / "leases").iterdir()) == []
+        for process in processes:
+            process.kill()
+            process.wait()
+    for column in zip(*every, strict=True):
+        assert len(set(column)) == 6
+    for address, hostname, machine_id, inside in every:
+        assert hostname in inside and machine_id in inside and f"inet {address}/" in inside
+    assert list((runtime / "leases").iterdir()) == []

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from harness.errors import CoppiceError, GuestDied, GuestTimeout, WrongAnswer
+from harness.errors import GuestDied, GuestTimeout, WrongAnswer
 from harness.guest.agent_client import Agent
 from harness.guest.protocol import Kind, encode
-from harness.host.run import Run, cache_folder
+from harness.host.run import Run
 from harness.sandbox.identity import allocate
 from harness.sandbox.ladder import Climb, climb, climb_together, conclude
 from harness.sandbox.noop import NoopSandbox, NoopSubstrate, NoopTemplate
@@ -154,6 +154,11 @@ def test_the_trial_of_kvm_is_a_real_guest(run: Run, template: QemuTemplate) -> N
 
 def test_a_vmm_that_cannot_start_says_why(run: Run, template: QemuTemplate) -> None:
     broken = replace(template, shape=replace(template.shape, cpu="no-such-cpu"))
-    with pytest.raises(CoppiceError):
-        QemuSubstrate().launch(run, broken, Tier.FULL, allocate(run.leases, run.id))
-    assert cache_folder().exists()
+    sandbox = QemuSubstrate().launch(run, broken, Tier.FULL, allocate(run.leases, run.id))
+    try:
+        with pytest.raises(GuestDied):
+            sandbox.awaken(10)
+        sandbox.vmm.process.wait(10)
+        assert "no-such-cpu" in str(sandbox.vmm.died())
+    finally:
+        sandbox.destroy()

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from harness.measure import record
-from harness.site import corpus, readme_chart
+from harness.site import coldstart, corpus, readme_chart
 from tests.site import factory
 
 ROOT = Path(__file__).parents[2]
@@ -17,7 +17,7 @@ def test_it_is_drawn_from_every_sample_and_always_alike(tmp_path: Path) -> None:
     for tier in ("full", "durable-pool"):
         record.write(factory.cold_start(tier), tmp_path / "results")
     found = corpus.load(tmp_path / "results", ROOT / "results" / "published")
-    frame = readme_chart.samples(list(readme_chart.coldstart.rows(found)))
+    frame = readme_chart.samples(list(coldstart.rows(found)))
     wanted = sum(
         len(series.samples)
         for entry in found.entries
@@ -40,7 +40,7 @@ def test_the_readme_shows_what_the_records_give() -> None:
     """`coppice chart` was not forgotten after a measurement that was committed."""
     shown = ROOT / "site" / "cold-start.svg"
     found = corpus.load(ROOT / "results", ROOT / "results" / "published")
-    frame = readme_chart.samples(list(readme_chart.coldstart.rows(found)))
+    frame = readme_chart.samples(list(coldstart.rows(found)))
     medians = frame.groupby("tier")["seconds"].quantile(0.5, interpolation="lower")
     text = shown.read_text()
     for tier, median in medians.items():

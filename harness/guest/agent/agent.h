@@ -22,6 +22,8 @@ uint64_t identity_sign(const uint8_t *bytes, size_t length);
 
 /* doorbell.c */
 void doorbell_wait(const struct frame *request);
+/* Nanoseconds since the doorbell was last answered. */
+uint64_t doorbell_age_ns(void);
 
 /* process.c */
 #define CHILDREN_MAX 32

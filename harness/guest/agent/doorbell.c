@@ -17,6 +17,7 @@
 #include <string.h>
 #include <sys/io.h>
 #include <sys/mman.h>
+#include <time.h>
 #include <unistd.h>
 
 #define PORT 0x3f8
@@ -33,6 +34,17 @@ struct __attribute__((packed)) ring {
     uint16_t magic, check;
     uint64_t nonce;
 };
+
+static struct timespec rang;
+
+uint64_t doorbell_age_ns(void)
+{
+    struct timespec now;
+
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (uint64_t)(now.tv_sec - rang.tv_sec) * 1000000000u + (uint64_t)now.tv_nsec -
+           (uint64_t)rang.tv_nsec;
+}
 
 static uint16_t check(uint64_t nonce)
 {
@@ -98,6 +110,7 @@ void doorbell_wait(const struct frame *request)
     answer = (uint32_t)identity_sign((const uint8_t *)&ring.nonce, sizeof ring.nonce);
     for (int shift = 0; shift < 32; shift += 8)
         outb(answer >> shift & 0xff, PORT);
+    clock_gettime(CLOCK_MONOTONIC, &rang);
     if (apic)
         apic[TASK_PRIORITY] = 0;
 }

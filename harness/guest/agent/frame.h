@@ -54,6 +54,7 @@ enum tag {
     TAG_WALL_NS = 5,
     TAG_ENTROPY = 6,
     TAG_KEY = 7,
+    TAG_WALL_AT_RING_NS = 8, /* the wall clock when the doorbell was last answered */
     TAG_ARG = 16,
     TAG_ENV = 17,
     TAG_CWD = 18,

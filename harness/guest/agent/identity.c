@@ -206,6 +206,9 @@ void identity_take(const struct frame *request)
         case TAG_MAC: bad = set_mac(fd, &field); break;
         case TAG_ADDRESS: bad = set_address(fd, &field); break;
         case TAG_WALL_NS: bad = set_wall(field_number(&field)); break;
+        case TAG_WALL_AT_RING_NS: /* exact, however long this request was on its way */
+            bad = set_wall(field_number(&field) + doorbell_age_ns());
+            break;
         case TAG_ENTROPY: bad = reseed(field.bytes, field.length); break;
         case TAG_KEY:
             if (field.length == sizeof key)

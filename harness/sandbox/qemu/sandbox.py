@@ -64,6 +64,7 @@ class QemuSandbox:
         self._checkpoint = checkpoint
         self._pending_identity = state is not State.RUNNING
         self._ring = _new_ring(NO_KEY)
+        self._replied = 0.0
 
     # The timed path.
 
@@ -78,9 +79,12 @@ class QemuSandbox:
             self._load(timeout_s)
             replied = self._ring_bell(timeout_s)
         else:
+            if self._state is State.BOOTING:
+                self.agent.wait_for_start(timeout_s)
             self.agent.ping(timeout_s)
             replied = time.perf_counter()
         self._state = State.RUNNING
+        self._replied = replied
         return replied
 
     def _ring_bell(self, timeout_s: float) -> float:
@@ -126,13 +130,19 @@ class QemuSandbox:
     def first_exec(self, word: str) -> Finished:
         """The first process after waking. What the guest does not know yet of itself (identity,
         or only the wall clock) goes before it in the same message."""
+        fields = self._wall_clock()
         if self._pending_identity:
-            fields = identity_fields(self.identity)
+            fields += identity_fields(self.identity)
             self._pending_identity = False
             self.agent.key = self.identity.key
-        else:
-            fields = field(Tag.WALL_NS, time.time_ns())
         return self.agent.begin(fields, (ECHO, word))
+
+    def _wall_clock(self) -> bytes:
+        """The wall clock as it was at a moment that the guest knows: when it answered the bell."""
+        if self._booted:
+            return field(Tag.WALL_NS, time.time_ns())
+        age_ns = int((time.perf_counter() - self._replied) * 1e9)
+        return field(Tag.WALL_AT_RING_NS, time.time_ns() - age_ns)
 
     def touch(self, mib: int) -> None:
         """Write one word in every page of `mib` MiB of the guest's memory."""

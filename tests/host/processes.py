@@ -1,0 +1,92 @@
+"""Harness processes that tests start, kill and look for."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+
+QEMU_POOL = """
+import sys, time
+from harness.host.run import cache_folder, open_run
+from harness.sandbox.identity import allocate
+from harness.sandbox.pool import Pool
+from harness.sandbox.protocol import Tier, load
+
+phase = sys.argv[1]
+qemu, tier = load("qemu"), Tier.DURABLE_PREWARM_POOL
+with open_run() as run:
+    template = qemu.prepare(run, cache_folder(), tier)
+    launch = lambda: qemu.launch(run, template, tier, allocate(run.leases, run.id))
+    with Pool(launch, 2) as pool:
+        if phase == "launching":
+            print(run.folder, flush=True)
+        pool.fill()
+        if phase == "out":
+            pool.check_out().awaken(10)
+        print(run.folder, flush=True)
+        while True:
+            time.sleep(1)
+"""
+"""Holds two sandboxes and hangs; says its run's folder in the phase that was asked for."""
+
+HOLD_A_RUN = """
+import sys, time
+from harness.host.run import open_run
+with open_run() as run:
+    print(run.folder, flush=True)
+    time.sleep(600)
+"""
+
+
+def start(script: str, *arguments: str) -> subprocess.Popen[str]:
+    """A Python process of a script; what it prints can be read."""
+    argv = [sys.executable, "-c", script, *arguments]
+    return subprocess.Popen(argv, stdout=subprocess.PIPE, text=True, cwd=ROOT)
+
+
+def said(process: subprocess.Popen[str]) -> str:
+    """The next line that a process printed."""
+    assert process.stdout
+    return process.stdout.readline().strip()
+
+
+def coppice(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """The command, as a process of its own, run to its end."""
+    return subprocess.run(
+        [sys.executable, "-m", "harness.cli", *arguments],
+        cwd=ROOT,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+def carrying(word: str) -> list[int]:
+    """Processes, this one left out, with `word` somewhere in their environment or arguments.
+
+    Looks by itself rather than through what is tested.
+    """
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and int(entry.name) != os.getpid():
+            with contextlib.suppress(OSError):
+                held = (entry / "environ").read_bytes() + (entry / "cmdline").read_bytes()
+                if word.encode() in held:
+                    found.append(int(entry.name))
+    return found
+
+
+def eventually(what: Callable[[], bool], seconds: float = 20) -> None:
+    """Wait until something is so."""
+    deadline = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < deadline, "it did not come about"
+        time.sleep(0.01)
