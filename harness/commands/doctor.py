@@ -1,8 +1,10 @@
 """Say, substrate by substrate and rig by rig, what runs on this host and what is missing.
 
 `--json` prints `{"substrates": {NAME: {"runs": bool, "requirements": [{"what", "satisfied",
-"detail", "remedy"}]}}, "rigs": {ID: {"title", "runs_on": [NAME], "missing_tools": [PROGRAM]}}}`.
-Exit codes: 0 every rig runs on some substrate here; 69 one does not.
+"detail", "remedy"}]}}, "rigs": {ID: {"title", "runs": bool, "runs_on": [NAME], "missing_tools":
+[PROGRAM]}}}`; a remedy may be null, and TIER in one stands for a tier.
+A rig runs where its tools are and a substrate of it runs that makes sandboxes, which noop does not.
+Exit codes: 0 every rig runs here; 69 one does not.
 """
 
 from __future__ import annotations
@@ -20,6 +22,8 @@ from harness.rig import RigInfo, discover
 from harness.sandbox.protocol import load, registered
 
 RIGS = Path(__file__).parents[2] / "rigs"
+CONTROL = "noop"
+"""Runs everywhere and shows what the harness itself costs: alone it measures no sandbox."""
 HELP = "what runs on this host, what is missing, and the command that brings it"
 
 
@@ -51,14 +55,18 @@ def report(
             }
             for name, needs in substrates.items()
         },
-        "rigs": {
-            id: {
-                "title": info.title,
-                "runs_on": [name for name in info.substrates if runs.get(name)],
-                "missing_tools": [tool for tool in info.tools if shutil.which(tool) is None],
-            }
-            for id, info in rigs.items()
-        },
+        "rigs": {id: _rig(info, runs) for id, info in rigs.items()},
+    }
+
+
+def _rig(info: RigInfo, runs: Mapping[str, bool]) -> dict[str, object]:
+    runs_on = [name for name in info.substrates if runs.get(name)]
+    missing = [tool for tool in info.tools if shutil.which(tool) is None]
+    return {
+        "title": info.title,
+        "runs": bool(set(runs_on) - {CONTROL}) and not missing,
+        "runs_on": runs_on,
+        "missing_tools": missing,
     }
 
 
@@ -69,11 +77,7 @@ def main(options: argparse.Namespace) -> int:
         print(json.dumps(found, indent=1))
     else:
         _print(found)
-    return (
-        0
-        if all(one["runs_on"] and not one["missing_tools"] for one in found["rigs"].values())
-        else 69
-    )
+    return 0 if all(rig["runs"] for rig in found["rigs"].values()) else 69
 
 
 def _print(found: Mapping[str, Mapping[str, Mapping[str, object]]]) -> None:
@@ -91,6 +95,7 @@ def _print(found: Mapping[str, Mapping[str, Mapping[str, object]]]) -> None:
     for id, rig in found["rigs"].items():
         runs_on, tools = rig["runs_on"], rig["missing_tools"]
         assert isinstance(runs_on, list) and isinstance(tools, list)
-        print(f"  {id} ({rig['title']}): {', '.join(runs_on) or 'no substrate of it'} runs here")
+        verdict = "runs here" if rig["runs"] else "does not run here"
+        print(f"  {id} ({rig['title']}): {verdict}; substrates: {', '.join(runs_on) or 'none'}")
         for tool in tools:
             print(f"    missing {tool}\n            {install_command(tool)}")

@@ -7,6 +7,7 @@ hold and continue by SIGSTOP and SIGCONT, the agent on com1 as in harness/guest/
 from __future__ import annotations
 
 import shutil
+import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,10 +21,15 @@ from harness.sandbox.noop import NoopTemplate
 from harness.sandbox.protocol import Sandbox, Tier
 
 COUNTERPART = "mise run bench:qemu-TIER measures the same tier with QEMU on this host"
+VMM = Path("/dev/vmmctl")
+"""There as soon as vmm is loaded; older FreeBSD has /dev/vmm only while a guest lives."""
 
 
 class BhyveSubstrate:
-    """Implements `harness.sandbox.protocol.Substrate` as far as saying what is missing."""
+    """Implements `harness.sandbox.protocol.Substrate` as far as saying what is missing.
+
+    Everything that would make a sandbox raises Unsupported (exit code 69).
+    """
 
     name = "bhyve"
     own_kernel = True
@@ -31,20 +37,27 @@ class BhyveSubstrate:
     tools: Sequence[str] = ("bhyve", "bhyvectl")
 
     def requirements(self) -> Sequence[Requirement]:
-        freebsd = sys.platform.startswith("freebsd")
-        return [
-            Requirement(
-                "a FreeBSD host with vmm, and BHYVE_SNAPSHOT for the durable tiers",
-                freebsd and shutil.which("bhyve") is not None,
-                "this host is FreeBSD" if freebsd else f"this host is {sys.platform.capitalize()}",
-                "COPPICE_HOST=ssh://user@host will run it there, once that host driver is written; "
-                + COUNTERPART,
-            ),
-            Requirement("the bhyve driver", False, "not written yet", f"until then: {COUNTERPART}"),
-        ]
+        """On FreeBSD line by line; elsewhere the one that rules the others out. The driver last.
+
+        TIER in a remedy stands for the tier that was asked for.
+        """
+        if sys.platform.startswith("freebsd"):
+            lines = _on_freebsd()
+        else:
+            lines = [
+                Requirement(
+                    "a FreeBSD host with vmm, and BHYVE_SNAPSHOT for the durable tiers",
+                    False,
+                    f"this host is {sys.platform.capitalize()}",
+                    "COPPICE_HOST=ssh://user@host will run it there, once the ssh host is there; "
+                    f"until then {COUNTERPART}",
+                )
+            ]
+        driver = Requirement("its driver", False, "which is not written yet", COUNTERPART)
+        return [*lines, driver]
 
     def memory_per_sandbox(self, tier: Tier) -> int:
-        return self._refuse()
+        return self._refuse(tier)
 
     def prepare(self, run: Run, cache: Path, tier: Tier) -> NoopTemplate:
         return self._refuse(tier)
@@ -52,9 +65,44 @@ class BhyveSubstrate:
     def launch(self, run: Run, template: NoopTemplate, tier: Tier, identity: Identity) -> Sandbox:
         return self._refuse(tier)
 
-    def _refuse(self, tier: Tier | None = None) -> NoReturn:
-        for need in self.requirements():
-            if not need.satisfied:
-                remedy = (need.remedy or "").replace("TIER", str(tier or "full"))
-                raise Unsupported(f"bhyve needs {need.what}; {need.detail}", hint=remedy)
-        raise AssertionError("the driver is one of the requirements")
+    def _refuse(self, tier: Tier) -> NoReturn:
+        need = next(need for need in self.requirements() if not need.satisfied)
+        remedy = (need.remedy or "").replace("TIER", tier)
+        raise Unsupported(f"bhyve needs {need.what}; {need.detail}", hint=remedy)
+
+
+def _on_freebsd() -> list[Requirement]:
+    lines = []
+    for program in BhyveSubstrate.tools:
+        path = shutil.which(program)
+        lines.append(
+            Requirement(
+                program,
+                path is not None,
+                path or "not installed",
+                "it is part of FreeBSD's base system",
+            )
+        )
+    loaded = VMM.exists() or _says(["kldstat", "-q", "-m", "vmm"]) is not None
+    lines.append(Requirement("vmm", loaded, "loaded" if loaded else "not loaded", "kldload vmm"))
+    # bhyvectl knows the word only when it was built with snapshots.
+    usage = _says(["bhyvectl", "--help"], any_code=True) or ""
+    snapshots = "--suspend" in usage
+    lines.append(
+        Requirement(
+            "BHYVE_SNAPSHOT, for the durable tiers",
+            snapshots,
+            "bhyvectl knows --suspend" if snapshots else "bhyvectl does not know --suspend",
+            "build world with WITH_BHYVE_SNAPSHOT=yes and the kernel with options BHYVE_SNAPSHOT",
+        )
+    )
+    return lines
+
+
+def _says(command: Sequence[str], any_code: bool = False) -> str | None:
+    """What a program prints; None when it is not there or, unless `any_code`, when it fails."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout + done.stderr if any_code or done.returncode == 0 else None

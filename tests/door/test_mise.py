@@ -18,8 +18,9 @@ pytestmark = pytest.mark.skipif(
 )
 
 FAKE_MISE = """
-[ "$1" = --version ] && { echo fake; exit 0; }
+[ "$1" = --version ] && { echo 2026.1.1 fake; exit 0; }
 echo "trusted=$MISE_TRUSTED_CONFIG_PATHS"
+echo "cwd=$PWD"
 echo "argv=$*"
 """
 FAKE_NPM = """
@@ -85,7 +86,7 @@ def launcher(tmp_path: Path) -> Launcher:
 def test_it_obtains_mise_once_and_runs_it_for_this_checkout(launcher: Launcher) -> None:
     code, out, err = launcher.run("run", "setup", "two words")
     assert code == 0, err
-    assert out == f"trusted={launcher.root}\nargv=--cd {launcher.root} run setup two words\n"
+    assert out == f"trusted={launcher.root}\ncwd={launcher.root}\nargv=run setup two words\n"
     assert launcher.run("run", "setup")[0] == 0
     assert launcher.obtained == 1
     assert launcher.kept() == ["mise"]
@@ -119,7 +120,7 @@ def test_a_mise_of_another_digest_is_refused_and_not_kept(tmp_path: Path) -> Non
     launcher = Launcher(tmp_path, digest="0" * 64)
     code, out, err = launcher.run("tasks")
     assert (code, out) == (69, "")
-    assert "is not the one that is pinned" in err
+    assert "is not the pinned one" in err
     assert launcher.kept() == []
 
 
@@ -133,7 +134,8 @@ def test_an_npm_that_fails_is_one_clear_error(launcher: Launcher) -> None:
 def test_without_mise_and_npm_it_says_what_to_install(launcher: Launcher) -> None:
     (launcher.tools / "npm").unlink()
     code, _, err = launcher.run("tasks")
-    assert (code, err) == (69, "bin/mise: neither mise nor npm is here; install one of them\n")
+    sentence = "bin/mise: neither mise nor npm is here: install one of them and run this again\n"
+    assert (code, err) == (69, sentence)
 
 
 def test_two_launchers_at_once_both_run(launcher: Launcher) -> None:

@@ -1,160 +1,257 @@
-"""bin/setup and the packages that it installs."""
+"""Set-up: what is made, stamped, locked and mended."""
 
 from __future__ import annotations
 
+import itertools
+import os
+import re
 import shutil
+import signal
 import subprocess
+import sys
 import time
+import tomllib
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 
-from harness.host.packages import with_component
-from tests.door.tools import ROOT, environment, only, script
+from harness.host import environment, packages
 
-
-def test_a_one_line_source_keeps_its_options_and_gives_only_the_component() -> None:
-    text = """
-# deb http://commented.example/debian bookworm main
-deb http://plain.example/debian bookworm main contrib
-deb-src http://source.example/debian bookworm main
-deb [arch=amd64 signed-by=/usr/share/key.gpg] http://opts.example/debian bookworm-updates main
-deb http://third.example/apt stable nightly
-deb http://flat.example/apt ./
-"""
-    assert with_component({"sources.list": text}, "non-free").splitlines() == [
-        "deb http://plain.example/debian bookworm non-free",
-        "deb [arch=amd64 signed-by=/usr/share/key.gpg] http://opts.example/debian "
-        "bookworm-updates non-free",
-    ]
-
-
-def test_a_stanza_gives_every_pair_of_address_and_suite() -> None:
-    text = """# the distribution
-Types: deb deb-src
-URIs: http://one.example/debian http://two.example/debian
-# a comment within
-Suites: bookworm bookworm-updates
-Components: main
-Signed-By: /usr/share/keyrings/debian.gpg
-
-Types: deb
-URIs: http://third.example/apt
-Suites: stable
-Components: nightly
-
-Types: deb-src
-URIs: http://source.example/debian
-Suites: bookworm
-Components: main
-"""
-    signed = "[signed-by=/usr/share/keyrings/debian.gpg]"
-    assert with_component({"debian.sources": text}, "non-free").splitlines() == [
-        f"deb {signed} http://{host}.example/debian {suite} non-free"
-        for host in ("one", "two")
-        for suite in ("bookworm", "bookworm-updates")
-    ]
-
-
-def test_a_disabled_stanza_is_left_out() -> None:
-    text = "Enabled: no\nTypes: deb\nURIs: http://off.example\nSuites: x\nComponents: main\n"
-    assert with_component({"off.sources": text}, "non-free") == ""
-
-
-def test_other_files_and_nothing_suitable_give_nothing() -> None:
-    line = "deb http://plain.example/debian bookworm main"
-    assert with_component({"debian.list.save": line, "x.sources": "", "y.list": ""}, "x") == ""
-
-
-FAKE_PYTHON = r"""
-echo "python3 $*" >>"$LOG"
-case "$*" in
-"-m venv --clear .venv")
-    rm -rf .venv
-    mkdir -p .venv/bin
-    printf '#!/bin/sh\necho "pip $*" >>"$LOG"\n' >.venv/bin/python
-    printf '#!/bin/sh\n' >.venv/bin/coppice
-    chmod +x .venv/bin/python .venv/bin/coppice
-    ;;
-esac
-"""
-
-
-class Checkout:
-    """A copied tree whose python3 is a fake that only keeps a log of what set-up did."""
-
-    def __init__(self, folder: Path) -> None:
-        self.root = folder / "tree"
-        for name in ("bin/setup", "requirements.lock", "pyproject.toml"):
-            (self.root / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(ROOT / name, self.root / name)
-        (self.root / "harness/host").mkdir(parents=True)
-        shutil.copy(ROOT / "harness/host/packages.py", self.root / "harness/host")
-        tools = only(folder / "tools")
-        script(tools / "python3", FAKE_PYTHON)
-        self.log = folder / "log"
-        self.environment = {**environment(str(tools), folder), "LOG": str(self.log)}
-
-    def start(self) -> subprocess.Popen[bytes]:
-        return subprocess.Popen([self.root / "bin/setup"], env=self.environment, cwd="/")
-
-    def setup(self) -> list[str]:
-        """Run it; what was done since."""
-        self.log.write_text("")
-        assert self.start().wait(30) == 0
-        return self.log.read_text().splitlines()
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
-def checkout(tmp_path: Path) -> Checkout:
-    return Checkout(tmp_path)
-
-
-def test_set_up_is_done_once_and_again_when_the_lock_changes(checkout: Checkout) -> None:
-    done = checkout.setup()
-    assert "python3 harness/host/packages.py" in done
-    installs = [line for line in done if line.startswith("pip ")]
-    assert "--require-hashes -r requirements.lock" in installs[0]
-    assert "--no-deps --no-build-isolation -e ." in installs[1]
-    assert checkout.setup() == []
-    with (checkout.root / "requirements.lock").open("a") as lock:
-        lock.write("# changed\n")
-    assert checkout.setup() == done
-    assert checkout.setup() == []
-
-
-def test_set_up_is_done_again_after_the_checkout_moved(checkout: Checkout, tmp_path: Path) -> None:
-    done = checkout.setup()
-    checkout.root = checkout.root.rename(tmp_path / "moved")
-    assert checkout.setup() == done
-
-
-def test_two_set_ups_at_once_make_one_environment(checkout: Checkout) -> None:
-    checkout.log.write_text("")
-    both = [checkout.start(), checkout.start()]
-    assert [one.wait(30) for one in both] == [0, 0]
-    assert checkout.log.read_text().count("-m venv --clear .venv") == 1
-
-
-def test_a_failed_set_up_is_not_taken_for_done(checkout: Checkout) -> None:
-    tool = Path(checkout.environment["PATH"]) / "python3"
-    whole = tool.read_text()
-    tool.write_text(whole.replace('"pip $*" >>"$LOG"', '"pip $*" >>"$LOG"; exit 1'))
-    assert checkout.start().wait(30) != 0
-    tool.write_text(whole)
-    assert "python3 -m venv --clear .venv" in checkout.setup()
-
-
-def test_here_a_second_set_up_takes_less_than_a_second() -> None:
-    stamp = ROOT / ".venv/.setup-stamp"
-    # A stale one is left alone: building anew would pull the environment from under these tests.
-    state = "cd {} && {{ pwd; cat $({}); }} | sha256sum".format(
-        ROOT, "sed -n \"s/^inputs='\\(.*\\)'/\\1/p\" bin/setup"
+def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A small project with a lock of one package, on a machine where no package is missing."""
+    root = tmp_path / "checkout"
+    (root / "harness" / "host").mkdir(parents=True)
+    (root / "pyproject.toml").write_text(
+        '[build-system]\nrequires = ["setuptools"]\nbuild-backend = "setuptools.build_meta"\n'
+        '[project]\nname = "door-test"\nversion = "1"\n[tool.setuptools]\npackages = []\n'
     )
-    current = subprocess.run(["sh", "-c", state], capture_output=True, text=True, check=True)
-    if not stamp.exists() or stamp.read_text() != current.stdout:
-        pytest.skip("this checkout is not set up by bin/setup: bin/mise run setup")
+    lock = (ROOT / "requirements.lock").read_text()
+    [setuptools] = re.findall(r"^setuptools==.*(?:\n    .*)*", lock, re.M)
+    (root / "requirements.lock").write_text(setuptools + "\n")
+    monkeypatch.setattr(packages, "missing", lambda tests=False: [])
+    return root
+
+
+def _set_up(root: Path, again: bool = False) -> None:
+    environment.set_up(root, tests=False, again=again)
+
+
+def test_it_is_made_once_and_again_when_the_lock_changes(
+    checkout: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _set_up(checkout)
+    python = checkout / ".venv" / "bin" / "python"
+    shown = subprocess.run([python, "-m", "pip", "list"], capture_output=True, text=True).stdout
+    assert {"setuptools", "door-test"} <= {line.split()[0] for line in shown.splitlines()}
+    assert "setup: done" in capsys.readouterr().err
+
+    mark = checkout / ".venv" / "mark"
+    mark.touch()
     began = time.monotonic()
-    done = subprocess.run([ROOT / "bin/setup"], capture_output=True, timeout=5)
+    _set_up(checkout)
     assert time.monotonic() - began < 1
-    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+    assert mark.exists()
+    assert capsys.readouterr().err == ""
+
+    lock = checkout / "requirements.lock"
+    lock.write_text(re.sub(r"sha256:\w{8}", "sha256:00000000", lock.read_text()))
+    with pytest.raises(environment.SetupFailed, match=r"pip .* ended with"):
+        _set_up(checkout)
+    assert "hashes" in capsys.readouterr().err.lower()
+    assert not environment.environment_is_current(checkout)
+    assert not mark.exists()
+
+
+@pytest.fixture
+def made(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> list[Sequence[str]]:
+    """The commands that set-up would run; the first makes an interpreter's place."""
+    ran: list[Sequence[str]] = []
+
+    def run(command: Sequence[str], root: Path, lock: int) -> None:
+        ran.append(command)
+        if "venv" in command:
+            shutil.rmtree(root / ".venv", ignore_errors=True)
+            (root / ".venv" / "bin").mkdir(parents=True)
+            (root / ".venv" / "bin" / "python").symlink_to(sys.executable)
+
+    monkeypatch.setattr(environment, "_run", run)
+    return ran
+
+
+def test_only_hashed_requirements_are_installed(checkout: Path, made: list[Sequence[str]]) -> None:
+    _set_up(checkout)
+    _, requirements, project = made
+    assert "--require-hashes" in requirements
+    assert {"--no-deps", "--no-build-isolation"} <= set(project)
+
+
+def _interpreter_gone(root: Path) -> None:
+    (root / ".venv" / "bin" / "python").unlink()
+    (root / ".venv" / "bin" / "python").symlink_to(root / "gone")
+
+
+def _interpreter_replaced(root: Path) -> None:
+    (root / ".venv" / "bin" / "python").unlink()
+    (root / ".venv" / "bin" / "python").symlink_to(shutil.which("true") or "")
+
+
+def _stamp_half_written(root: Path) -> None:
+    (root / ".venv" / environment.STAMP).write_text('{"environment": "')
+
+
+def _project_changed(root: Path) -> None:
+    with (root / "pyproject.toml").open("a") as file:
+        file.write("# changed\n")
+
+
+@pytest.mark.parametrize(
+    "spoil", [_interpreter_gone, _interpreter_replaced, _stamp_half_written, _project_changed]
+)
+def test_what_is_not_whole_is_made_anew(
+    checkout: Path, made: list[Sequence[str]], spoil: Callable[[Path], None]
+) -> None:
+    _set_up(checkout)
+    assert len(made) == 3
+    _set_up(checkout)
+    assert len(made) == 3
+    spoil(checkout)
+    _set_up(checkout)
+    assert len(made) == 6
+    assert environment.environment_is_current(checkout)
+
+
+def test_a_checkout_that_moved_is_set_up_anew(checkout: Path, made: list[Sequence[str]]) -> None:
+    _set_up(checkout)
+    moved = checkout.rename(checkout.with_name("moved"))
+    _set_up(moved)
+    assert len(made) == 6
+
+
+def test_a_broken_off_set_up_is_mended_by_the_next(
+    checkout: Path, made: list[Sequence[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _set_up(checkout)
+    whole = environment._run
+
+    def broken_off(command: Sequence[str], root: Path, lock: int) -> None:
+        if "--require-hashes" in command:
+            raise KeyboardInterrupt
+        whole(command, root, lock)
+
+    monkeypatch.setattr(environment, "_run", broken_off)
+    with pytest.raises(KeyboardInterrupt):
+        _set_up(checkout, again=True)
+    assert not environment.environment_is_current(checkout)
+    monkeypatch.setattr(environment, "_run", whole)
+    _set_up(checkout)
+    assert environment.environment_is_current(checkout)
+
+
+def test_what_could_not_be_had_is_tried_again_only_when_asked(
+    checkout: Path, made: list[Sequence[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    absent = ["netperf"]
+    tried = []
+
+    def install(tests: bool) -> list[str]:
+        tried.append(list(absent))
+        return ["netperf"]
+
+    monkeypatch.setattr(packages, "missing", lambda tests=False: list(absent))
+    monkeypatch.setattr(packages, "install", install)
+    _set_up(checkout)
+    _set_up(checkout)
+    assert tried == [["netperf"]]
+    absent.append("lz4")  # somebody removed it
+    _set_up(checkout)
+    assert len(tried) == 2
+    absent.remove("lz4")
+    _set_up(checkout)
+    assert len(tried) == 2
+    assert len(made) == 3  # packages are no reason to make the environment anew
+    _set_up(checkout, again=True)
+    assert len(tried) == 3
+
+
+HOLD = """
+import subprocess, sys
+from pathlib import Path
+from harness.host.environment import locked
+with locked(Path(sys.argv[1])) as lock:
+    child = subprocess.Popen(["sleep", sys.argv[2]], pass_fds=(lock,))
+    print("held", flush=True)
+    child.wait()
+"""
+
+
+def _hold(root: Path, seconds: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", HOLD, str(root), seconds]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT)
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_one_set_up_at_a_time_even_when_only_its_child_is_left(
+    checkout: Path, killed: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with _hold(checkout, "1.5") as holder:
+        assert holder.stdout and holder.stdout.readline() == "held\n"
+        began = time.monotonic()
+        if killed:
+            os.kill(holder.pid, signal.SIGKILL)
+        with environment.locked(checkout):
+            waited = time.monotonic() - began
+    assert waited > 0.7
+    assert "waiting for another set-up" in capsys.readouterr().err
+
+
+def test_an_older_python_gets_one_sentence(tmp_path: Path) -> None:
+    fake = tmp_path / "python3"
+    pretend = "import sys; sys.version_info = (3, 9, 2); exec(sys.argv.pop(1))"
+    fake.write_text(f"#!/bin/sh\nshift\nexec {sys.executable} -c '{pretend}' \"$@\"\n")
+    fake.chmod(0o755)
+    env = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    done = subprocess.run([ROOT / "bin" / "setup"], env=env, capture_output=True, text=True)
+    assert done.returncode == 69
+    [sentence] = done.stderr.splitlines()
+    assert "Python 3.11 or newer is needed, and python3 is 3.9" in sentence
+
+
+def test_the_lock_pins_and_hashes_all_that_the_project_asks_for_and_names_no_place() -> None:
+    text = (ROOT / "requirements.lock").read_text()
+    pinned = {}
+    for entry in re.findall(r"^[^\s#].*(?:\n    .*)*", text, re.M):
+        found = re.match(r"([a-z0-9-]+)==([\w.]+)(?: ;.*)? \\\n", entry)
+        assert found, entry
+        assert re.search(r"--hash=sha256:[0-9a-f]{64}", entry)
+        pinned[found[1]] = found[2]
+    assert "://" not in text
+    assert " /" not in text
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = itertools.chain(*project["optional-dependencies"].values())
+    wanted = [*project["dependencies"], *extras]
+    names = {re.split(r"[<>=~ ]", one)[0].lower().replace("_", "-") for one in wanted}
+    assert names - pinned.keys() == set()
+
+
+def test_in_this_checkout_it_has_nothing_to_do_and_is_quick() -> None:
+    if not environment.environment_is_current(ROOT) or packages.missing(tests=True):
+        pytest.skip("set-up has not run in this checkout, or could not bring everything")
+    times = []
+    for _ in range(3):  # the best of them: the host may be busy
+        began = time.monotonic()
+        done = subprocess.run([ROOT / "bin" / "setup"], capture_output=True, text=True)
+        times.append(time.monotonic() - began)
+        assert (done.returncode, done.stdout + done.stderr) == (0, "")
+    assert min(times) < 1
+
+
+def test_no_file_names_a_registrys_host() -> None:
+    hosts = ["registry.npm" + "js", "py" + "pi.org", "files.python" + "hosted", "deb." + "debian"]
+    command = ["git", "grep", "-l", "-I", "-F", *(word for one in hosts for word in ("-e", one))]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (1, "")

@@ -18,9 +18,9 @@ from tests.host.processes import coppice
 CASES = [(substrate, str(tier)) for substrate in ("qemu", "bhyve") for tier in Tier]
 
 
-def test_there_is_a_task_for_every_substrate_and_tier_and_no_other() -> None:
+def test_there_is_a_task_for_every_substrate_and_tier() -> None:
     found = {path.name for path in (ROOT / "rigs/tasks/bench").iterdir()}
-    assert found == {f"{substrate}-{tier}" for substrate, tier in CASES}
+    assert found >= {f"{substrate}-{tier}" for substrate, tier in CASES}
 
 
 @pytest.mark.parametrize(("substrate", "tier"), CASES)
@@ -48,7 +48,9 @@ def test_a_task_runs_its_tier_and_passes_arguments_on(
 def test_the_front_doors_tasks_are_there_and_set_up_first() -> None:
     tasks = tomllib.loads((ROOT / "mise.toml").read_text())["tasks"]
     assert {"setup", "bench", "test", "doctor", "site", "clean"} <= set(tasks)
-    assert all(task["depends"] == ["setup"] for name, task in tasks.items() if name != "setup")
+    assert tasks["test"]["run"][0] == "bin/setup --tests"
+    others = [task for name, task in tasks.items() if name not in ("setup", "test")]
+    assert all(task["depends"] == ["setup"] for task in others)
     assert tasks["setup"]["run"] == "bin/setup" and os.access(ROOT / "bin/setup", os.X_OK)
 
 

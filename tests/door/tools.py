@@ -9,7 +9,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 PLAIN = (
     "sh", "env", "cat", "dirname", "uname", "mktemp", "rm", "mkdir", "sha256sum", "chmod", "mv",
-    "cp", "readlink", "id", "flock", "printf", "sleep",
+    "cp", "readlink", "id", "find", "printf", "sleep",
 )  # fmt: skip
 
 
