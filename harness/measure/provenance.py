@@ -97,8 +97,16 @@ def _without_secret(name: str, value: str) -> str:
 
 
 def command(task: str) -> record.Command:
-    """What was run, exactly, interpreter included; `task` is the command that repeats it."""
-    return record.Command(tuple(sys.orig_argv), str(Path.cwd()), environment(), task)
+    """What was run, exactly, interpreter included; `task` is the command that repeats it.
+
+    Paths in this checkout are written from it (`./rigs/...`): where it lies is nobody's matter.
+    """
+    argv = tuple(_from_checkout(word) for word in sys.orig_argv)
+    return record.Command(argv, _from_checkout(str(Path.cwd())), environment(), task)
+
+
+def _from_checkout(text: str) -> str:
+    return re.sub(rf"{re.escape(str(CHECKOUT))}(?=/|$)", ".", text)
 
 
 def tools(programs: Iterable[str] = (), system: System | None = None) -> dict[str, str]:
