@@ -7,6 +7,7 @@ import os
 import socket
 import struct
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from harness.errors import GuestTimeout, SandboxError, WrongAnswer
@@ -53,7 +54,12 @@ class QemuSandbox:
     """Implements `harness.sandbox.protocol.Sandbox`."""
 
     def __init__(
-        self, vmm: Vmm, identity: Identity, state: State, checkpoint: Checkpoint | None = None
+        self,
+        vmm: Vmm,
+        identity: Identity,
+        state: State,
+        checkpoint: Checkpoint | None = None,
+        booted: Callable[[], None] = lambda: None,
     ) -> None:
         self.id = identity.id
         self.identity = identity
@@ -62,6 +68,7 @@ class QemuSandbox:
         self._state = state
         self._booted = state is State.BOOTING
         self._checkpoint = checkpoint
+        self._end_of_boot = booted
         self._pending_identity = state is not State.RUNNING
         self._ring = _new_ring(NO_KEY)
         self._replied = 0.0
@@ -81,6 +88,7 @@ class QemuSandbox:
         else:
             if self._state is State.BOOTING:
                 self.agent.wait_for_start(timeout_s)
+                self._end_of_boot()
             self.agent.ping(timeout_s)
             replied = time.perf_counter()
         self._state = State.RUNNING
@@ -194,4 +202,5 @@ class QemuSandbox:
     def destroy(self) -> None:
         """End the VMM and give the address back; safe to call twice."""
         self.vmm.kill()
+        self._end_of_boot()
         self.identity.release()

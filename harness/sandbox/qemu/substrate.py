@@ -22,6 +22,7 @@ from harness.sandbox.qemu.checkpoint import Checkpoint
 from harness.sandbox.qemu.machine import PROGRAM, Descriptors, Shape, arguments
 from harness.sandbox.qemu.requirements import requirements
 from harness.sandbox.qemu.sandbox import ECHO, QemuSandbox, State
+from harness.sandbox.qemu.turns import Turns
 from harness.sandbox.qemu.vmm import Vmm, spawn
 
 BOOT_LIMIT_S = 300.0
@@ -63,6 +64,7 @@ class QemuSubstrate:
 
     def __init__(self, line: str = "virtio") -> None:
         self._line = line
+        self._turns = Turns()
 
     def requirements(self) -> Sequence[Requirement]:
         return requirements()
@@ -112,7 +114,13 @@ class QemuSubstrate:
                 kernel=image.kernel, initramfs=image.initramfs,
             )  # fmt: skip
 
-        return QemuSandbox(spawn(run, name, words, incoming=False), identity, State.BOOTING)
+        end = self._turns.take()
+        try:
+            vmm = spawn(run, name, words, incoming=False)
+        except BaseException:
+            end()
+            raise
+        return QemuSandbox(vmm, identity, State.BOOTING, booted=end)
 
     def _empty(self, run: Run, template: QemuTemplate, identity: Identity) -> QemuSandbox:
         """A VMM that waits for device state; of the guest it has only the mapping of a file."""

@@ -96,7 +96,9 @@ def spawn(
                 stderr=handle,
                 pass_fds=[far.fileno() for _, far in pairs.values()],
                 env=dict(run.environment),
-                start_new_session=True,  # an interrupt of ours is not for it
+                # An interrupt at the terminal is not for it. No session of its own: the scheduler
+                # shares CPUs between sessions, and all callers together would count as one VMM.
+                process_group=0,
             )
         finally:
             os.close(handle)

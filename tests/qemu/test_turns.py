@@ -1,0 +1,47 @@
+"""Boots take turns."""
+
+from __future__ import annotations
+
+import threading
+
+from harness.sandbox.qemu.turns import Turns
+
+
+def test_no_more_at_once_than_there_are_turns() -> None:
+    turns = Turns(2)
+    lock, inside, most = threading.Lock(), 0, 0
+    rest = threading.Event()
+
+    def boot() -> None:
+        nonlocal inside, most
+        end = turns.take()
+        with lock:
+            inside += 1
+            most = max(most, inside)
+        rest.wait(0.02)
+        with lock:
+            inside -= 1
+        end()
+
+    threads = [threading.Thread(target=boot) for _ in range(9)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert (most, inside) == (2, 0)
+
+
+def test_a_turn_that_is_ended_twice_is_given_back_once() -> None:
+    turns = Turns(1)
+    end = turns.take()
+    end()
+    end()
+    turns.take()
+    taken = threading.Event()
+
+    def take() -> None:
+        turns.take()
+        taken.set()
+
+    threading.Thread(target=take, daemon=True).start()
+    assert not taken.wait(0.1), "two turns were handed out of one"
