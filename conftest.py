@@ -21,6 +21,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--profile", default="quick", choices=("quick", "full"), help="how many samples"
     )
     group.addoption("--results", type=Path, default=ROOT / "results", help="where records go")
+    group.addoption(
+        "--set",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="an option that a rig declares (RigInfo.options)",
+    )
     group.addoption("--substrate", action="append", help="only rigs of this substrate")
     group.addoption("--tier", action="append", help="only this tier")
     group.addoption("--concurrency", action="append", type=int, help="only this concurrency")
@@ -34,7 +41,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         case = getattr(getattr(item, "callspec", None), "params", {}).get("case")
         fits = all(
-            not values or case is None or getattr(case, name) in values
+            not values or case is None or getattr(case, name, None) in values
             for name, values in wanted.items()
         )
         (kept if fits else left_out).append(item)
@@ -80,4 +87,5 @@ def profile(request: pytest.FixtureRequest) -> str:
 @pytest.fixture
 def rig_run(request: pytest.FixtureRequest, profile: str) -> RigRun:
     """The record in the making of one rig."""
-    return RigRun(ROOT, request.config.getoption("--results"), profile)
+    given = dict(one.partition("=")[::2] for one in request.config.getoption("--set"))
+    return RigRun(ROOT, request.config.getoption("--results"), profile, given)

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import importlib.util
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from harness.errors import UsageError
@@ -16,13 +16,18 @@ from harness.errors import UsageError
 
 @dataclass(frozen=True)
 class RigInfo:
-    """`id` is the rig's name in records and commands; `tools` are programs that it runs."""
+    """`id` is the rig's name in records and commands; `tools` are programs that it runs.
+
+    `options` are what a caller may set for this rig alone, each with what it means: `coppice run`
+    offers them by name, pytest as `--set NAME=VALUE`, and the rig asks `rig_run.option(NAME)`.
+    """
 
     id: str
     title: str
     claims: Sequence[str]
     substrates: Sequence[str]
     tools: Sequence[str] = ()
+    options: Mapping[str, str] = field(default_factory=dict)
 
 
 def discover(folder: Path) -> dict[str, tuple[Path, RigInfo]]:

@@ -7,7 +7,7 @@ and after, and a run that was disturbed says so.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from pytest_benchmark.fixture import BenchmarkFixture
@@ -28,12 +28,18 @@ from harness.rig import RigInfo
 
 
 class RigRun:
-    """Collects what a record says beside its series. `results` is where the record goes."""
+    """Collects what a record says beside its series. `results` is where the record goes.
 
-    def __init__(self, root: Path, results: Path, profile: str) -> None:
+    `options` are the values given for options that rigs declare (`RigInfo.options`).
+    """
+
+    def __init__(
+        self, root: Path, results: Path, profile: str, options: Mapping[str, str] | None = None
+    ) -> None:
         self._root = root
         self._results = results
         self._profile = profile
+        self._options = options or {}
         self._images: Sequence[Image] = ()
         self._accelerator: str | None = None
         self._tools: Sequence[str] = ()
@@ -42,6 +48,10 @@ class RigRun:
         self._after: Facts = {}
         self._own_cpu = validity.OwnCpu()
         self.run_id = new_run_id()
+
+    def option(self, name: str) -> str | None:
+        """What was given for an option of this rig; None when nothing was."""
+        return self._options.get(name)
 
     def prepared(
         self, images: Sequence[Image], accelerator: str | None, tools: Sequence[str]

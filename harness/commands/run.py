@@ -10,12 +10,13 @@ import signal
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from harness import summary
 from harness.errors import Unsupported, UsageError
-from harness.measure.record import digest, find, load, write_atomically
-from harness.measure.statistics import summarise
-from harness.rig import discover
+from harness.measure.record import digest, find, write_atomically
+from harness.rig import RigInfo, discover
 from harness.sandbox.protocol import Tier
 from harness.sandbox.protocol import load as load_substrate
 
@@ -32,6 +33,18 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--profile", choices=("quick", "full"), default="quick")
     parser.add_argument("--site", action="store_true", help="build the site afterwards")
     parser.add_argument("--results", type=Path, default=ROOT / "results")
+    for name, (help, rigs) in sorted(_options_of_rigs().items()):
+        # What no rig asks for must not look like an option of every run.
+        parser.add_argument(f"--{name}", metavar="VALUE", help=f"{help} ({', '.join(rigs)})")
+
+
+def _options_of_rigs() -> dict[str, tuple[str, list[str]]]:
+    """The options that rigs declare: name -> what it means, and whose it is."""
+    found: dict[str, tuple[str, list[str]]] = {}
+    for id, (_, info) in discover(ROOT / "rigs").items():
+        for name, help in info.options.items():
+            found.setdefault(name, (help, []))[1].append(id)
+    return found
 
 
 def main(options: argparse.Namespace) -> int:
@@ -45,11 +58,16 @@ def main(options: argparse.Namespace) -> int:
             raise UsageError(f"no tier is called {tier!r}; there are {', '.join(Tier)}")
     for name in options.substrate:
         _refuse_at_once(name, (options.tier or ["full"])[0])
-    files = [path for path, info in rigs.values() if options.rig in (None, info.id)]
+    chosen = {id: one for id, one in rigs.items() if options.rig in (None, id)}
+    given = _given(options, [info for _, info in chosen.values()])
+    files = [path for path, _ in chosen.values()]
     before = set(find(options.results))
-    code = _pytest(files, options)
+    code = _pytest(files, options, given)
     made = [path for path in find(options.results) if path not in before]
-    _table(made)
+    for line in summary.lines(made):
+        print(line)
+    if made:
+        print(f"\nrecords: {made[0].parent}")
     if options.site and made:
         # In a process of its own: what renders pages is never loaded beside a measurement.
         site = [sys.executable, "-m", "harness.cli", "site", "--results", str(options.results)]
@@ -67,7 +85,20 @@ def _refuse_at_once(name: str, tier: str) -> None:
             raise Unsupported(f"{name} needs {need.what}; {need.detail}", hint=remedy)
 
 
-def _pytest(files: list[Path], options: argparse.Namespace) -> int:
+def _given(options: argparse.Namespace, rigs: Sequence[RigInfo]) -> dict[str, str]:
+    """The values of options that rigs declare; UsageError where no chosen rig knows one."""
+    given: dict[str, str] = {
+        name: value
+        for name in _options_of_rigs()
+        if (value := getattr(options, name.replace("-", "_"))) is not None
+    }
+    for name in given:
+        if not any(name in info.options for info in rigs):
+            raise UsageError(f"{rigs[0].id} has no option --{name}", hint="coppice run --help")
+    return given
+
+
+def _pytest(files: list[Path], options: argparse.Namespace, given: Mapping[str, str]) -> int:
     """Run the rigs in a process of their own, which has imported nothing that they do not need."""
     with tempfile.TemporaryDirectory(prefix="coppice-") as folder:
         benchmarks = Path(folder) / "benchmark.json"
@@ -81,6 +112,7 @@ def _pytest(files: list[Path], options: argparse.Namespace) -> int:
         command += [f"--profile={options.profile}", f"--results={options.results.absolute()}"]
         for name in ("substrate", "tier", "concurrency"):
             command += [f"--{name}={value}" for value in getattr(options, name)]
+        command += [f"--set={name}={value}" for name, value in given.items()]
         code = _patiently(command)
         if benchmarks.exists() and benchmarks.stat().st_size:
             _keep(benchmarks, options.results)
@@ -113,30 +145,3 @@ def _keep(benchmarks: Path, results: Path) -> None:
         name = f"{digest(benchmarks)}.pytest-benchmark.json"
         if not (folder / name).exists():
             write_atomically(folder / name, benchmarks.read_bytes())
-
-
-def _table(records: list[Path]) -> None:
-    """Median, interval and failures of every series measured now."""
-    if not records:
-        return
-    print(f"\n{'sandbox':44} {'rung':12} {'n':>4} {'median ms':>10}  {'95 % interval':>20} failed")
-    for path in records:
-        record = load(path)
-        for series in record.series:
-            where = series.dimensions
-            label = f"{where['substrate']} {where['tier']} at {where['concurrency']}"
-            label += " (spawned)" if where.get("vmm") == "spawned" else ""
-            numbers = f"{'':>10}  {'':>20}"
-            if series.samples:
-                median = summarise(series.samples).median
-                bounds = "too few samples"
-                if median.low is not None and median.high is not None:
-                    bounds = f"{median.low * 1e3:.3f} to {median.high * 1e3:.3f}"
-                numbers = f"{median.value * 1e3:10.3f}  {bounds:>20}"
-            print(
-                f"{label:44} {series.metric:12} {len(series.samples):4} {numbers} "
-                f"{len(series.failures) or ''}"
-            )
-        if record.validity.status != "valid":
-            print(f"  {record.validity.status}: {'; '.join(record.validity.reasons)}")
-    print(f"\nrecords: {records[0].parent}")

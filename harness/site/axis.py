@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from harness.site.figures import scale
+from harness.measure.quantity import scale
 
 _STEPS = (1, 2, 5)
 _TINY = 1e-9

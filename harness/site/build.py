@@ -13,7 +13,7 @@ import jinja2
 
 from harness.claims import published
 from harness.errors import UsageError
-from harness.measure import statistics
+from harness.measure import quantity, statistics
 from harness.measure.record import Series
 from harness.site import check, corpus, figures, page
 
@@ -133,9 +133,9 @@ def _environment(sources: Path) -> jinja2.Environment:
 def _bounds(series: Series, statistic: str) -> str:
     """The interval of a statistic with its unit, or nothing."""
     estimate = figures.get(series, statistic)
-    bounds = estimate and figures.show_interval(estimate, series.unit)
+    bounds = estimate and quantity.show_interval(estimate, series.unit)
     return (
-        f"{bounds} {figures.scale(estimate.value, series.unit)[1]}" if estimate and bounds else ""
+        f"{bounds} {quantity.scale(estimate.value, series.unit)[1]}" if estimate and bounds else ""
     )
 
 

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 
 from markupsafe import Markup
 
+from harness.measure.quantity import show
 from harness.measure.record import Series
 from harness.site import axis, svg
-from harness.site.figures import get, show
+from harness.site.figures import get
 
 _HEIGHT, _TOP, _BOTTOM = 210, 14, 30
 _LEFT, _RIGHT = 0.13, 0.01

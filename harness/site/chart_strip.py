@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 from harness.claims.published import Figure
+from harness.measure.quantity import show
 from harness.measure.record import Series
 from harness.site import axis, svg
-from harness.site.figures import get, show
+from harness.site.figures import get
 
 _TOP, _ROW, _LANE, _BOTTOM = 46, 92, 30, 30
 _EDGE = 0.012

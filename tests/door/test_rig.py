@@ -90,7 +90,7 @@ def test_at_concurrency_1_the_rungs_of_one_attempt_come_in_order(results: Path) 
     beside = list(results.rglob("*.pytest-benchmark.json"))
     assert [digest(path) for path in beside] == [path.name.split(".")[0] for path in beside]
     assert len(beside) == 1
-    assert "noop durable-prewarm-pool at 1" in done.stdout
+    assert "substrate noop, tier durable-prewarm-pool, concurrency 1" in done.stdout
     assert f"records: {next(iter(find(results))).parent}" in done.stdout
 
 
@@ -287,3 +287,14 @@ def test_git_is_no_must(results: Path, tmp_path: Path) -> None:
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     assert records(results)[0].git.commit is None
+
+
+def test_options_that_no_chosen_rig_declares_are_refused(results: Path) -> None:
+    done = coppice("run", "cold-start", "--n", "8", "--results", str(results))
+    assert done.returncode in (2, 64) and "--n" in done.stderr
+
+
+def test_an_option_reaches_the_rig_by_its_name(results: Path) -> None:
+    given = {"n": "8,50"}
+    assert RigRun(ROOT, results, "quick", given).option("n") == "8,50"
+    assert RigRun(ROOT, results, "quick").option("n") is None

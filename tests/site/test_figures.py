@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 
+from harness.measure import quantity
 from harness.measure.record import Failure, Series, Validity
 from harness.measure.statistics import Estimate
 from harness.site import corpus, figures
@@ -32,9 +33,9 @@ def test_digits_follow_the_width_of_the_interval(
     value: float, low: float | None, high: float | None, shown: str, interval: str | None
 ) -> None:
     estimate = Estimate(value, low, high)
-    assert figures.show(estimate, "s") == shown
+    assert quantity.show(estimate, "s") == shown
     if interval is not None:
-        assert figures.show_interval(estimate, "s") == interval
+        assert quantity.show_interval(estimate, "s") == interval
 
 
 @pytest.mark.parametrize(
@@ -48,7 +49,7 @@ def test_digits_follow_the_width_of_the_interval(
     ],
 )
 def test_other_units(value: float, unit: str, shown: str) -> None:
-    assert figures.show(Estimate(value, None, None), unit) == shown
+    assert quantity.show(Estimate(value, None, None), unit) == shown
 
 
 def test_a_percentile_without_both_bounds_is_not_shown_and_says_why() -> None:
@@ -68,8 +69,8 @@ def test_interval_always_contains_the_samples_that_bound_it() -> None:
         one = series(factory.samples(0.00052, n, f"bounds {n}"))
         estimate = figures.get(one, "p50")
         assert estimate and estimate.low is not None and estimate.high is not None
-        size, _ = figures.scale(estimate.value, "s")
-        low, high = figures.show_interval(estimate, "s").split("–")
+        size, _ = quantity.scale(estimate.value, "s")
+        low, high = quantity.show_interval(estimate, "s").split("–")
         assert float(low) * size <= estimate.low * (1 + 1e-6)
         assert float(high) * size >= estimate.high * (1 - 1e-6)
 

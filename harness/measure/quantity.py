@@ -1,0 +1,74 @@
+"""How a quantity is written: in the unit that people read it in, to the digits it supports."""
+
+from __future__ import annotations
+
+import math
+
+from harness.measure.statistics import Estimate
+
+_STEPS = {
+    "s": ((1.0, "s"), (1e-4, "ms"), (1e-7, "µs"), (0.0, "ns")),
+    "bytes": ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB"), (0.0, "B")),
+    "bytes/s": ((1e9 / 8, "Gbit/s"), (1e6 / 8, "Mbit/s"), (0.0, "B/s")),
+    "1/s": ((1e6, "M/s"), (1e3, "k/s"), (0.0, "/s")),
+    "1": ((0.0, ""),),
+}
+_SIZE = {"ms": 1e-3, "µs": 1e-6, "ns": 1e-9, "B": 1.0, "B/s": 1.0, "/s": 1.0, "": 1.0}
+_FEWEST, _MOST = 2, 4
+
+
+def scale(value: float, unit: str) -> tuple[float, str]:
+    """The size and name of the unit that people read `value` in; `unit` is the record's."""
+    for threshold, name in _STEPS[unit]:
+        if abs(value) >= threshold:
+            return _SIZE.get(name, threshold), name
+    raise AssertionError(f"no step for {value} {unit}")
+
+
+def _exponent(value: float) -> int:
+    return math.floor(math.log10(abs(value))) if value else 0
+
+
+def decimals(value: float, width: float | None) -> int:
+    """Decimal places for `value`, down to the first digit of its interval's `width`.
+
+    Between 2 and 4 significant digits; without an interval 2. May be negative.
+    """
+    digits = _FEWEST
+    if width is not None:
+        place = _exponent(width) if width > 0 else -99
+        digits = min(max(_exponent(value) - place + 1, _FEWEST), _MOST)
+    return digits - 1 - _exponent(value)
+
+
+def _fixed(value: float, places: int) -> str:
+    text = f"{round(value, places):.{max(places, 0)}f}"
+    whole, dot, rest = text.partition(".")
+    return f"{int(whole):,}".replace(",", "\u202f") + dot + rest if len(whole) > 4 else text
+
+
+def show(estimate: Estimate, unit: str) -> str:
+    """The value with its unit: 0.51 ms."""
+    size, name = scale(estimate.value, unit)
+    value = estimate.value / size
+    return f"{_fixed(value, decimals(value, _width(estimate, size)))} {name}".strip()
+
+
+def _width(estimate: Estimate, size: float) -> float | None:
+    if estimate.low is None or estimate.high is None:
+        return None
+    return (estimate.high - estimate.low) / size
+
+
+def show_interval(estimate: Estimate, unit: str) -> str:
+    """Both bounds in the value's unit, rounded outwards: 0.50–0.52; empty without bounds."""
+    width = _width(estimate, 1)
+    if width is None or estimate.low is None or estimate.high is None:
+        return ""
+    size, _ = scale(estimate.value, unit)
+    places = decimals(estimate.value / size, width / size)
+    step = 10.0**places
+    # A bound that is already a multiple of the step must not move by a rounding error.
+    low = math.floor(round(estimate.low / size * step, 6)) / step
+    high = math.ceil(round(estimate.high / size * step, 6)) / step
+    return f"{_fixed(low, places)}–{_fixed(high, places)}"

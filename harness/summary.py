@@ -1,0 +1,60 @@
+"""Records as a table in the terminal: each series with its median, its interval and its failures.
+
+What tells the series of a record apart stands before the metric; what they share heads the record.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from harness.measure.quantity import scale, show, show_interval
+from harness.measure.record import RunRecord, Series, load
+from harness.measure.statistics import summarise
+
+FOLDED = 24
+"""Series of one record that are shown; a rig that has more names those it is about."""
+
+
+def lines(paths: Sequence[Path]) -> Iterator[str]:
+    """The table of these record files, in their order, line by line."""
+    for path in paths:
+        record = load(path)
+        yield ""
+        yield f"{record.rig.id}: {_facts(_shared(record)) or 'all'}   {path.name}"
+        for series in record.series[:FOLDED]:
+            yield f"  {_label(record, series):44} {_numbers(series)}"
+        if len(record.series) > FOLDED:
+            yield f"  and {len(record.series) - FOLDED} series more, all in the record"
+        if record.validity.status != "valid":
+            yield f"  {record.validity.status}: {'; '.join(record.validity.reasons)}"
+
+
+def _facts(dimensions: Sequence[tuple[str, object]]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in dimensions if value is not None)
+
+
+def _shared(record: RunRecord) -> Sequence[tuple[str, object]]:
+    first = record.series[0].dimensions if record.series else {}
+    return [
+        (name, value)
+        for name, value in first.items()
+        if all(name in one.dimensions and one.dimensions[name] == value for one in record.series)
+    ]
+
+
+def _label(record: RunRecord, series: Series) -> str:
+    shared = dict(_shared(record))
+    own = [(name, value) for name, value in series.dimensions.items() if name not in shared]
+    return " ".join(part for part in (series.metric, _facts(own)) if part)
+
+
+def _numbers(series: Series) -> str:
+    failed = f"  {len(series.failures)} failed" if series.failures else ""
+    if not series.samples:
+        return f"{'no sample':>12}{failed}"
+    median = summarise(series.samples).median
+    bounds = show_interval(median, series.unit)
+    if bounds:
+        bounds = f"{bounds} {scale(median.value, series.unit)[1]}".strip()
+    return f"{show(median, series.unit):>12}  {bounds:22} n={len(series.samples)}{failed}"
