@@ -26,10 +26,9 @@ from harness.network.netlink import (
     text,
 )
 
-_NEWLINK, _DELLINK, _GETLINK, _NEWADDR, _NEWROUTE, _NEWNEIGH = 16, 17, 18, 20, 24, 28
+_NEWLINK, _DELLINK, _GETLINK, _SETLINK, _NEWADDR, _NEWNEIGH = 16, 17, 18, 19, 20, 28
 _ADDRESS, _NAME, _MTU, _MASTER, _PROTINFO, _LINKINFO, _NETNS = 1, 3, 4, 10, 12, 18, 28
-_AF_SPEC, _ADDR_GEN_MODE = 26, 8
-_QUEUE = 13
+_AF_SPEC, _ADDR_GEN_MODE, _GROUP = 26, 8, 27
 _UP = 1
 _BRIDGE = 7
 _TUN = "/dev/net/tun"
@@ -100,14 +99,20 @@ def port(index: int, bridge: int, mac: bytes) -> Iterator[bytes]:
     yield from up(index)
     yield message(_NEWLINK, ACK, _link(index) + _number(_MASTER, bridge))
     silent = [_byte(kind, 0) for kind in (8, 9, 27, 30)]  # learning; flooding of three kinds
-    yield message(_NEWLINK, ACK, _link(index, family=_BRIDGE) + nest(_PROTINFO, *silent))
+    yield message(_SETLINK, ACK, _link(index, family=_BRIDGE) + nest(_PROTINFO, *silent))
     # A permanent, static entry (NUD_NOARP) of the bridge's own table (NTF_MASTER).
     entry = struct.pack("=BBHiHBB", _BRIDGE, 0, 0, index, 0x40, 0x04, 0)
     yield message(_NEWNEIGH, ACK | CREATE | REPLACE, entry + attribute(2, mac))
 
 
-def delete(index: int) -> Iterator[bytes]:
-    yield message(_DELLINK, ACK, _link(index))
+def delete(indexes: Iterable[int], group: int) -> Iterator[bytes]:
+    """Delete interfaces all at once, by way of a group that has no others.
+
+    The kernel waits for every packet under way before an interface goes: once, not once for each.
+    """
+    for index in indexes:
+        yield message(_NEWLINK, ACK, _link(index) + _number(_GROUP, group))
+    yield message(_DELLINK, ACK, _link() + _number(_GROUP, group))
 
 
 def address(index: int, own: IPv4Address | IPv6Address, prefix: int) -> Iterator[bytes]:
@@ -117,13 +122,6 @@ def address(index: int, own: IPv4Address | IPv6Address, prefix: int) -> Iterator
     header = struct.pack("=BBBBi", family, prefix, no_detection, 0, index)
     both = attribute(1, own.packed) + attribute(2, own.packed)
     yield message(_NEWADDR, ACK | CREATE | REPLACE, header + both)
-
-
-def route(gateway: IPv4Address | IPv6Address) -> Iterator[bytes]:
-    """The default route."""
-    family = socket.AF_INET if gateway.version == 4 else socket.AF_INET6
-    header = struct.pack("=BBBBBBBBI", family, 0, 0, 0, 254, 3, 0, 1, 0)
-    yield message(_NEWROUTE, ACK | CREATE | REPLACE, header + attribute(5, gateway.packed))
 
 
 def tap(name: str) -> int:

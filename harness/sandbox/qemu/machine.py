@@ -86,6 +86,7 @@ class Descriptors:
     control: int
     bell: int
     incoming: int | None = None
+    tap: int | None = None
 
 
 def arguments(
@@ -117,13 +118,15 @@ def arguments(
     agent = ["-chardev", f"socket,id=agent,fd={line.agent}"]
     bell = ["-chardev", f"socket,id=bell,fd={line.bell}"]
     serial = "agent" if shape.line == "serial" else "bell"
+    # A checkpoint knows the card, not what it is plugged into.
+    plug = [] if line.tap is None else ["-netdev", f"tap,id=net,fd={line.tap},vhost=off"]
     words = [
         PROGRAM, "-name", name, "-nodefaults", "-no-user-config", "-display", "none",
         "-machine", f"{shape.machine},memory-backend=ram", "-accel", accelerator,
         "-cpu", shape.cpu_model, "-m", f"{shape.memory_mib}M", "-object", backend,
         *agent, *bell, "-serial", f"chardev:{serial}",
         "-device", "virtio-serial-device,max_ports=2",
-        "-device", "virtio-net-device",
+        *plug, "-device", "virtio-net-device" + (",netdev=net" if plug else ""),
         "-chardev", f"socket,id=qmp,fd={line.qmp}", "-mon", "chardev=qmp,mode=control",
         "-chardev", f"socket,id=control,fd={line.control}", "-gdb", "chardev:control",
     ]  # fmt: skip

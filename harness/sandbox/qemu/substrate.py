@@ -81,12 +81,18 @@ class QemuSubstrate:
         return QemuTemplate(shape, image, sealed, chosen.reason)
 
     def launch(
-        self, run: Run, template: QemuTemplate, tier: Tier, identity: Identity
+        self,
+        run: Run,
+        template: QemuTemplate,
+        tier: Tier,
+        identity: Identity,
+        tap: int | None = None,
     ) -> QemuSandbox:
+        """`tap` is the descriptor that plugs its card into a network (`Cubenet.attach_tap`)."""
         if not tier.restores:
-            guest = self._boot(run, template.image, template.shape, identity)
+            guest = self._boot(run, template.image, template.shape, identity, tap=tap)
         else:
-            guest = self._empty(run, template, identity)
+            guest = self._empty(run, template, identity, tap)
         with destroyed_on_failure(guest):
             if not tier.restores:
                 guest.qmp.greeting(30)
@@ -105,6 +111,7 @@ class QemuSubstrate:
         shape: Shape,
         identity: Identity,
         memory: Path | None = None,
+        tap: int | None = None,
     ) -> QemuSandbox:
         name = f"coppice-{identity.id}"
 
@@ -116,13 +123,15 @@ class QemuSubstrate:
 
         end = self._turns.take()
         try:
-            vmm = spawn(run, name, words, incoming=False)
+            vmm = spawn(run, name, words, incoming=False, tap=tap)
         except BaseException:
             end()
             raise
         return QemuSandbox(vmm, identity, State.BOOTING, booted=end)
 
-    def _empty(self, run: Run, template: QemuTemplate, identity: Identity) -> QemuSandbox:
+    def _empty(
+        self, run: Run, template: QemuTemplate, identity: Identity, tap: int | None
+    ) -> QemuSandbox:
         """A VMM that waits for device state; of the guest it has only the mapping of a file."""
         name = f"coppice-{identity.id}"
         sealed = template.checkpoint
@@ -131,7 +140,8 @@ class QemuSubstrate:
         def words(line: Descriptors) -> Sequence[str]:
             return arguments(template.shape, name, line, memory=sealed.memory)
 
-        guest = QemuSandbox(spawn(run, name, words, incoming=True), identity, State.EMPTY, sealed)
+        vmm = spawn(run, name, words, incoming=True, tap=tap)
+        guest = QemuSandbox(vmm, identity, State.EMPTY, sealed)
         with destroyed_on_failure(guest):
             guest.qmp.greeting(30)
             _migration_capabilities(guest.vmm)

@@ -73,9 +73,17 @@ class Vmm:
 
 
 def spawn(
-    run: Run, name: str, arguments: Callable[[Descriptors], Sequence[str]], *, incoming: bool
+    run: Run,
+    name: str,
+    arguments: Callable[[Descriptors], Sequence[str]],
+    *,
+    incoming: bool,
+    tap: int | None = None,
 ) -> Vmm:
-    """Start a VMM, not waiting for it. `arguments` makes its command line from our descriptors."""
+    """Start a VMM, not waiting for it. `arguments` makes its command line from our descriptors.
+
+    `tap` is the descriptor of its network card's other end, and stays the caller's.
+    """
     with contextlib.ExitStack() as theirs, contextlib.ExitStack() as ours:
         pairs = {}
         for line in ("agent", "qmp", "control", "bell", *(["incoming"] if incoming else [])):
@@ -83,7 +91,8 @@ def spawn(
             ours.enter_context(near)
             theirs.enter_context(far)
             pairs[line] = (near, far)
-        numbers = Descriptors(**{line: far.fileno() for line, (_, far) in pairs.items()})
+        theirs_by_line = {line: far.fileno() for line, (_, far) in pairs.items()}
+        numbers = Descriptors(**theirs_by_line, tap=tap)
         log = run.folder / f"{name}.log"
         words = list(arguments(numbers))
         words[0] = need(words[0])
@@ -94,7 +103,7 @@ def spawn(
                 stdin=subprocess.DEVNULL,
                 stdout=handle,
                 stderr=handle,
-                pass_fds=[far.fileno() for _, far in pairs.values()],
+                pass_fds=[*theirs_by_line.values(), *([] if tap is None else [tap])],
                 env=dict(run.environment),
                 # An interrupt at the terminal is not for it. No session of its own: the scheduler
                 # shares CPUs between sessions, and all callers together would count as one VMM.
