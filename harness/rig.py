@@ -7,19 +7,22 @@ from __future__ import annotations
 
 import importlib.util
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from harness.errors import UsageError
+from harness.host.requirement import Requirement
 
 
 @dataclass(frozen=True)
 class RigInfo:
     """`id` is the rig's name in records and commands; `tools` are programs that it runs.
 
-    `options` are what a caller may set for this rig alone, each with what it means: `coppice run`
-    offers them by name, pytest as `--set NAME=VALUE`, and the rig asks `rig_run.option(NAME)`.
+    A rig that makes its sandboxes itself has no `substrates`, and says in `requirements` what it
+    needs of the host. `options` are what a caller may set for this rig alone, each with what it
+    means: `coppice run` offers them by name, pytest as `--set NAME=VALUE`, and the rig asks
+    `rig_run.option(NAME)`.
     """
 
     id: str
@@ -27,6 +30,7 @@ class RigInfo:
     claims: Sequence[str]
     substrates: Sequence[str]
     tools: Sequence[str] = ()
+    requirements: Callable[[], Sequence[Requirement]] = tuple
     options: Mapping[str, str] = field(default_factory=dict)
 
 

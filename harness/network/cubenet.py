@@ -196,13 +196,13 @@ def _see_bridged_frames_once() -> None:
 
 
 @contextlib.contextmanager
-def open_cubenet(run: Run, name: str = "cubenet") -> Iterator[Cubenet]:
+def open_cubenet(run: Run) -> Iterator[Cubenet]:
     """A network that belongs to a run and goes with the block: its namespace is a file there.
 
     Raises MissingPrivilege, and Unsupported where the kernel lacks a part.
     """
     with contextlib.ExitStack() as stack:
-        path = stack.enter_context(namespace(run.folder / name))
+        path = stack.enter_context(namespace(run.folder, BRIDGE))
         with inside(path):
             _see_bridged_frames_once()
             own = Links()

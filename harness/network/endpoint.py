@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.host.process import need
+from harness.errors import SandboxGone
 from harness.host.run import Run
 from harness.network.cubenet import NOTHING, Cubenet, Port
-from harness.network.namespace import inside, namespace
+from harness.network.namespace import namespace
 from harness.network.policy import Policy
 from harness.sandbox.identity import Identity, allocate
 
@@ -23,6 +22,10 @@ class Endpoint:
     identity: Identity
     namespace: Path
     port: Port
+
+    @property
+    def id(self) -> str:
+        return self.identity.id
 
     @property
     def address(self) -> str:
@@ -38,38 +41,12 @@ def endpoint(run: Run, net: Cubenet, policy: Policy = NOTHING) -> Iterator[Endpo
     """A new endpoint of a run on its network, until the block ends."""
     identity = allocate(run.leases, run.id)
     try:
-        with namespace(run.folder / f"endpoint-{identity.id}") as path:
+        with namespace(run.folder, "endpoint") as path:
             port = net.attach_netns(identity, path, policy)
             try:
                 yield Endpoint(identity, path, port)
             finally:
-                net.detach(identity.id)
+                with contextlib.suppress(SandboxGone):  # its user detached it
+                    net.detach(identity.id)
     finally:
         identity.release()
-
-
-@contextlib.contextmanager
-def program(
-    run: Run, where: Path | None, words: Sequence[str], cores: Sequence[int] = ()
-) -> Iterator[subprocess.Popen[bytes]]:
-    """A program of a run in a namespace (None: this one), killed when the block ends.
-
-    `cores` are those it may run on; its output is a pipe.
-    """
-    pinned = ["taskset", "-c", ",".join(map(str, cores))] if cores else []
-    argv = [*pinned, need(words[0]), *words[1:]]
-    with contextlib.ExitStack() as stack:
-        if where is not None:
-            stack.enter_context(inside(where))
-        process = subprocess.Popen(
-            argv,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            env=dict(run.environment),
-        )
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.communicate()

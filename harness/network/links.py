@@ -94,10 +94,15 @@ def up(index: int) -> Iterator[bytes]:
     yield message(_NEWLINK, ACK, _link(index, up=True) + silent)
 
 
-def port(index: int, bridge: int, mac: bytes) -> Iterator[bytes]:
-    """Make an interface a port for one card alone: nothing is learned, nothing flooded to it."""
+def plain_port(index: int, bridge: int) -> Iterator[bytes]:
+    """Make an interface a port of a bridge."""
     yield from up(index)
     yield message(_NEWLINK, ACK, _link(index) + _number(_MASTER, bridge))
+
+
+def port(index: int, bridge: int, mac: bytes) -> Iterator[bytes]:
+    """Make an interface a port for one card alone: nothing is learned, nothing flooded to it."""
+    yield from plain_port(index, bridge)
     silent = [_byte(kind, 0) for kind in (8, 9, 27, 30)]  # learning; flooding of three kinds
     yield message(_SETLINK, ACK, _link(index, family=_BRIDGE) + nest(_PROTINFO, *silent))
     # A permanent, static entry (NUD_NOARP) of the bridge's own table (NTF_MASTER).

@@ -10,8 +10,9 @@ import contextlib
 import ctypes
 import errno
 import os
+import secrets
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from harness.errors import MissingPrivilege, Unsupported
@@ -58,8 +59,12 @@ def inside(namespace: Path | int) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def namespace(path: Path) -> Iterator[Path]:
-    """A new network namespace, mounted on the file `path`, until the block ends."""
+def namespace(folder: Path, name: str) -> Iterator[Path]:
+    """A new network namespace, mounted on a file of `folder` that is yielded, until the block ends.
+
+    The file's name begins with `name`.
+    """
+    path = folder / f"{name}-{secrets.token_hex(4)}"
     path.touch(exist_ok=False)
     try:
         _in_a_thread(lambda: _create(path))
@@ -76,9 +81,18 @@ def _create(path: Path) -> None:
     _call("mount", _OWN.encode(), os.fsencode(path), b"none", _BIND, None)
 
 
-def _in_a_thread(work: object) -> None:
+def apart(work: Callable[[], None]) -> None:
+    """Do something in a namespace that is gone afterwards."""
+
+    def there() -> None:
+        _call("unshare", _NEWNET)
+        work()
+
+    _in_a_thread(there)
+
+
+def _in_a_thread(work: Callable[[], None]) -> None:
     """Run something in a thread that ends with it, since it changes the thread for good."""
-    assert callable(work)
     failures: list[BaseException] = []
 
     def guarded() -> None:
