@@ -80,7 +80,9 @@ class Cubenet:
 
             def make(name: str) -> Port:
                 self._links.send(links.pair(name, CARD, handle, identity.mac_bytes))
-                return Port(identity.id, name, self._links.index(name))
+                index = self._links.index(name)
+                self._links.try_send(links.large_segments(index))
+                return Port(identity.id, name, index)
 
             with self._attached(identity, policy, make) as port, inside(target):
                 _configure(identity)
@@ -180,6 +182,7 @@ def _configure(identity: Identity) -> None:
             links.address(card, identity.address6, NETWORK6.prefixlen),
         )
         own.send(messages)
+        own.try_send(links.large_segments(card))
     finally:
         own.close()
 

@@ -5,6 +5,7 @@ Many messages go in one send, and no program is started: a thousand ports take a
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import socket
@@ -20,6 +21,7 @@ from harness.network.netlink import (
     REPLACE,
     ROUTE,
     Netlink,
+    NetlinkError,
     attribute,
     message,
     nest,
@@ -29,6 +31,7 @@ from harness.network.netlink import (
 _NEWLINK, _DELLINK, _GETLINK, _SETLINK, _NEWADDR, _NEWNEIGH = 16, 17, 18, 19, 20, 28
 _ADDRESS, _NAME, _MTU, _MASTER, _PROTINFO, _LINKINFO, _NETNS = 1, 3, 4, 10, 12, 18, 28
 _AF_SPEC, _ADDR_GEN_MODE, _GROUP = 26, 8, 27
+_GSO_SIZE, _GSO_SIZE_IPV4, _LARGEST = 41, 63, 524280
 _UP = 1
 _BRIDGE = 7
 _TUN = "/dev/net/tun"
@@ -66,6 +69,11 @@ class Links:
         """
         self._netlink.send(b"".join(messages))
 
+    def try_send(self, messages: Iterable[bytes]) -> None:
+        """The same for what is only an improvement: an older kernel goes on without."""
+        with contextlib.suppress(NetlinkError):
+            self.send(messages)
+
     def index(self, name: str) -> int:
         """The number of an interface."""
         answers = self._netlink.ask(message(_GETLINK, ACK, _link() + text(_NAME, name)))
@@ -92,6 +100,15 @@ def up(index: int) -> Iterator[bytes]:
     """
     silent = nest(_AF_SPEC, nest(socket.AF_INET6, _byte(_ADDR_GEN_MODE, 1)))
     yield message(_NEWLINK, ACK, _link(index, up=True) + silent)
+
+
+def large_segments(index: int) -> Iterator[bytes]:
+    """Let TCP hand an interface the largest pieces that this kernel knows (BIG TCP).
+
+    They are cut where a card that cannot take them is reached. Kernels before 6.3 refuse.
+    """
+    sizes = _number(_GSO_SIZE, _LARGEST) + _number(_GSO_SIZE_IPV4, _LARGEST)
+    yield message(_NEWLINK, ACK, _link(index) + sizes)
 
 
 def plain_port(index: int, bridge: int) -> Iterator[bytes]:

@@ -26,7 +26,7 @@ from harness.errors import (
 from harness.network import nft, ruleset
 from harness.network.netlink import NETFILTER, Netlink, NetlinkError
 from harness.network.nft import Table
-from harness.network.policy import Policy, Shape
+from harness.network.policy import Destination, Policy, Shape
 from harness.network.protocol import Change, Counters, Member
 from harness.network.ruleset import Role
 
@@ -93,6 +93,27 @@ class Nftables:
                 members, sent4, sent6, denied, spoofed, strict=True
             )
         }
+
+    def nothing(self) -> None:
+        """A transaction without a change: what asking the kernel costs."""
+        with self._lock:
+            self._netlink.send(nft.transaction([]))
+
+    def holds(self, id: str, destination: Destination) -> bool:
+        """Whether the kernel has exactly this entry in what it allows a sandbox."""
+        with self._lock:
+            member = self._member(id)
+            ((shape, keys),) = Policy([destination]).plan.items()
+            own = self._own_sets[id].get(shape)
+            address = member.address if destination.family == 4 else member.address6
+            key = keys[0] if own else address.packed + keys[0]
+            try:
+                self._netlink.ask(self._table.query(own or shape.name, [key]))
+            except NetlinkError as error:
+                if error.errno != errno.ENOENT:
+                    raise
+                return False
+            return True
 
     def close(self) -> None:
         """The table goes with the socket that it belongs to."""

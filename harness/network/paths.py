@@ -59,6 +59,7 @@ def veth(run: Run, net: Cubenet) -> Iterator[Pair]:
         try:
             with _links(near) as own:
                 own.send(links.pair(CARD, CARD, handle, _MACS[1]))
+                own.try_send(links.large_segments(own.index(CARD)))
         finally:
             os.close(handle)
         with _talking(run, near, far) as pair:
@@ -81,7 +82,9 @@ def bridge(run: Run, net: Cubenet) -> Iterator[Pair]:
                     own.send(links.pair(f"port{number}", CARD, handle, mac))
                 finally:
                     os.close(handle)
-                own.send(links.plain_port(own.index(f"port{number}"), index))
+                port = own.index(f"port{number}")
+                own.send(links.plain_port(port, index))
+                own.try_send(links.large_segments(port))
         with _talking(run, near, far) as pair:
             yield pair
 
@@ -188,6 +191,7 @@ def _talking(run: Run, near: Path, far: Path) -> Iterator[Pair]:
             card = socket.if_nametoindex(CARD)
             there.send(links.up(card))
             there.send(links.address(card, own, _PREFIX))
+            there.try_send(links.large_segments(card))
     with (
         local(run, near, str(_ADDRESSES[0])) as one,
         local(run, far, str(_ADDRESSES[1])) as other,
