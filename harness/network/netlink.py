@@ -7,6 +7,7 @@ knows what the messages mean (see `links` and `nft`).
 from __future__ import annotations
 
 import errno
+import functools
 import os
 import socket
 import struct
@@ -44,6 +45,7 @@ def nest(kind: int, *parts: bytes) -> bytes:
     return attribute(kind | NESTED, b"".join(parts))
 
 
+@functools.lru_cache(1024)
 def text(kind: int, value: str) -> bytes:
     return attribute(kind, value.encode() + b"\0")
 

@@ -76,6 +76,7 @@ class Type(IntEnum):
         return {Type.IPV6: 16, Type.ETHER: 8}.get(self, 4)
 
 
+@functools.lru_cache(1024)
 def word(kind: int, value: int) -> bytes:
     """An attribute of four bytes in network order, which is how nf_tables has its numbers."""
     return attribute(kind, struct.pack(">I", value & 0xFFFFFFFF))
@@ -99,7 +100,7 @@ def transaction(messages: Sequence[bytes]) -> bytes:
     return b"".join((_BEGIN, *messages[:-1], last, _END))
 
 
-# Expressions, of which rules are made.
+# Expressions, of which rules are made. Those that do not name a set are few and made once.
 
 
 def _expression(name: str, *parts: bytes) -> bytes:
@@ -117,6 +118,7 @@ class Meta(IntEnum):
     L4PROTO = 16
 
 
+@functools.cache
 def meta(key: Meta, register: int) -> bytes:
     return _expression("meta", word(2, key), _register(1, register))
 
@@ -127,6 +129,7 @@ class Base(IntEnum):
     TRANSPORT = 2
 
 
+@functools.cache
 def load(base: Base, offset: int, length: int, register: int) -> bytes:
     """Bytes of the packet into a register; a packet that has them not leaves the rule."""
     return _expression(
@@ -145,6 +148,7 @@ def equal(register: int, value: bytes) -> bytes:
     return _expression("cmp", _register(1, register), word(2, 0), nest(3, attribute(1, value)))
 
 
+@functools.cache
 def mask(register: int, bits: bytes) -> bytes:
     """Keep only these bits of a register."""
     return _expression(
@@ -181,6 +185,7 @@ def _code(code: int, chain: str | None = None) -> bytes:
     return nest(2, word(1, code), *([text(2, chain)] if chain else []))
 
 
+@functools.cache
 def _verdict(code: int, chain: str | None = None) -> bytes:
     return _expression("immediate", word(1, 0), nest(2, _code(code, chain)))
 

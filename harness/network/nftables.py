@@ -50,7 +50,7 @@ class Nftables:
         self._members: dict[str, Member] = {}
         self._policies: dict[str, Policy] = {}
         self._known = _Known(frozenset(), frozenset())
-        self._own_sets: dict[str, Mapping[Shape, str]] = {}
+        self._own_sets: dict[str, Mapping[Shape, _OwnSet]] = {}
         self._generation = itertools.count()
         try:
             self._commit(list(ruleset.skeleton(self._table)))
@@ -108,7 +108,7 @@ class Nftables:
             address = member.address if destination.family == 4 else member.address6
             key = keys[0] if own else address.packed + keys[0]
             try:
-                self._netlink.ask(self._table.query(own or shape.name, [key]))
+                self._netlink.ask(self._table.query(own.name if own else shape.name, [key]))
             except NetlinkError as error:
                 if error.errno != errno.ENOENT:
                     raise
@@ -181,6 +181,14 @@ class _Known:
     dispatching: frozenset[str]
 
 
+@dataclass(frozen=True)
+class _OwnSet:
+    """A set of one sandbox's own, and the roles whose chains ask it."""
+
+    name: str
+    roles: Sequence[Role]
+
+
 class _Draft:
     """One change in the making: its messages, and what will be true when they are committed."""
 
@@ -189,7 +197,7 @@ class _Draft:
         table: Table,
         member: Member,
         known: _Known,
-        own_sets: Mapping[Shape, str],
+        own_sets: Mapping[Shape, _OwnSet],
         generation: Iterator[int],
     ) -> None:
         self.messages: list[bytes] = []
@@ -219,7 +227,7 @@ class _Draft:
             self.added, self.removed = self.added + len(new), self.removed + len(old)
             self._shared(shape, _short(old), _short(new))
             if len(old) >= LONG or len(new) >= LONG:
-                self._own(shape, new if len(new) >= LONG else ())
+                self._own(shape, new if len(new) >= LONG else (), shape in after.near)
                 moved.append(shape)
         if moved:
             self._rewire(moved)
@@ -244,50 +252,49 @@ class _Draft:
         self.messages += [role.rule(self._table, shape) for role in ruleset.roles(shape)]
         self.known = replace(self.known, shapes=self.known.shapes | {shape})
 
-    def _own(self, shape: Shape, keys: Sequence[bytes]) -> None:
+    def _own(self, shape: Shape, keys: Sequence[bytes], near: bool) -> None:
         """A new set of the sandbox's own, or none; the old one goes when no rule asks it."""
         self.own_sets.pop(shape, None)
         if keys:
             name = f"{shape.name}.{next(self._generation):x}"
             self.messages.append(self._table.set(ruleset.own_set(shape, name, len(keys))))
             self.messages += self._table.add(name, keys)
-            self.own_sets[shape] = name
+            self.own_sets[shape] = _OwnSet(name, ruleset.roles(shape, near))
 
     def _rewire(self, moved: Sequence[Shape]) -> None:
         """Make the sandbox's own chains ask the sets that it has now."""
         table = self._table
-        for role in dict.fromkeys(role for shape in moved for role in ruleset.roles(shape)):
-            asked = {shape: name for shape, name in self.own_sets.items() if _asks(role, shape)}
+        before = {shape: self._before[shape] for shape in moved if shape in self._before}
+        after = {shape: self.own_sets[shape] for shape in moved if shape in self.own_sets}
+        for role in dict.fromkeys(
+            role for one in (*before.values(), *after.values()) for role in one.roles
+        ):
+            asked = {shape: one for shape, one in self.own_sets.items() if role in one.roles}
             chain = f"{role.name}.{self._member.id}"
             key = self._own_address(4 if role.own.length == 4 else 6)
-            there = any(_asks(role, shape) for shape in self._before)
+            there = any(role in one.roles for one in self._before.values())
             if there:
                 self.messages.append(table.empty_chain(chain))
-            elif asked:
-                if role.name not in self.known.dispatching:
-                    self.messages += role.dispatch(table)
-                    dispatching = self.known.dispatching | {role.name}
-                    self.known = replace(self.known, dispatching=dispatching)
-                self.messages.append(table.chain(chain))
-                self.messages.append(table.send_to(role.verdicts, key, chain))
-            for shape, name in asked.items():
-                self.messages.append(role.own_rule(table, chain, shape, name))
-            if there and not asked:
+            else:
+                self._open(role, key, chain)
+            for shape, one in asked.items():
+                self.messages.append(role.own_rule(table, chain, shape, one.name))
+            if not asked:
                 self.messages += table.remove(role.verdicts, [key])
                 self.messages.append(table.delete_chain(chain))
-        self.messages += [
-            table.delete_set(name)
-            for shape, name in self._before.items()
-            if self.own_sets.get(shape) != name
-        ]
+        self.messages += [table.delete_set(one.name) for one in before.values()]
+
+    def _open(self, role: Role, key: bytes, chain: str) -> None:
+        """A chain of the sandbox's own, and the way to it."""
+        if role.name not in self.known.dispatching:
+            self.messages += role.dispatch(self._table)
+            self.known = replace(self.known, dispatching=self.known.dispatching | {role.name})
+        self.messages.append(self._table.chain(chain))
+        self.messages.append(self._table.send_to(role.verdicts, key, chain))
 
 
 def _short(keys: Sequence[bytes]) -> Sequence[bytes]:
     return keys if len(keys) < LONG else ()
-
-
-def _asks(role: Role, shape: Shape) -> bool:
-    return role in ruleset.roles(shape)
 
 
 def _own4(one: Member) -> bytes:

@@ -16,11 +16,16 @@ from ipaddress import IPv6Network, ip_address, ip_network
 from typing import Any, Literal
 
 from harness.errors import PolicyError
+from harness.sandbox.identity import NETWORK, NETWORK6
 
 Action = Literal["allow", "deny", "dns", "near"]
 PROTOCOLS = {"tcp": 6, "udp": 17, "sctp": 132}
 _NAMES = {number: name for name, number in PROTOCOLS.items()}
 DNS_PORT = 53
+_POOL = {
+    4: (NETWORK.network_address.packed, NETWORK.prefixlen),
+    6: (NETWORK6.network_address.packed, NETWORK6.prefixlen),
+}
 _MAPPED = IPv6Network("::ffff:0:0/96")
 
 
@@ -192,6 +197,15 @@ class Policy:
                 _plan(plan, "deny", one)
         return {shape: tuple(dict.fromkeys(keys)) for shape, keys in plan.items()}
 
+    @functools.cached_property
+    def near(self) -> frozenset[Shape]:
+        """Shapes with an entry on the bridge itself, for whose card somebody may ask."""
+        return frozenset(
+            shape
+            for shape, keys in self.plan.items()
+            if any(_overlaps(key, min(shape.length, _POOL[shape.family][1])) for key in keys)
+        )
+
 
 _LISTS = ("allow", "deny", "dns")
 
@@ -206,6 +220,16 @@ def _plan(
     if one.port is not None and one.protocol is not None:
         key += bytes((one.protocol, 0, 0, 0)) + one.port.to_bytes(2, "big") + b"\0\0"
     plan.setdefault(shape, []).append(key)
+
+
+def _overlaps(key: bytes, length: int) -> bool:
+    """Whether the first `length` bits of a key's address are those of the sandboxes' pool."""
+    family: Literal[4, 6] = 6 if len(key) in (16, 24) else 4
+    pool = _POOL[family][0]
+    whole, rest = divmod(length, 8)
+    if key[:whole] != pool[:whole]:
+        return False
+    return not rest or (key[whole] ^ pool[whole]) >> (8 - rest) == 0
 
 
 def _merged(destinations: Iterable[Destination]) -> Sequence[Destination]:

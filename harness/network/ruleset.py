@@ -12,6 +12,7 @@ answers an allowed packet is told by looking the other way in the sets of who al
 
 from __future__ import annotations
 
+import functools
 import struct
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -123,8 +124,10 @@ def _roles(family: int) -> dict[str, Sequence[Role]]:
         Role(f"asked{family}", near, target, asker, found),
     ]
     if family == 6:
-        neighbours.append(Role("adverts6", "advert6", source, destination, passing))
-        neighbours.append(Role("advised6", "advert6", destination, source, passing))
+        neighbours += [
+            Role("adverts6", "advert6", source, destination, passing),
+            Role("advised6", "advert6", destination, source, passing),
+        ]
     allow = [
         Role(f"allow{family}", f"allow{family}", source, destination, passing, _DESTINATION_PORT),
         Role(f"answer{family}", f"answer{family}", destination, source, reply, _SOURCE_PORT),
@@ -136,12 +139,13 @@ def _roles(family: int) -> dict[str, Sequence[Role]]:
 _ROLES = {family: _roles(family) for family in (4, 6)}
 
 
-def roles(shape: Shape) -> Sequence[Role]:
-    """Where entries of a shape are asked for."""
+@functools.cache
+def roles(shape: Shape, near: bool = True) -> Sequence[Role]:
+    """Where entries of a shape are asked for; `near` if some of them are on the bridge itself."""
     known = _ROLES[shape.family]
-    if shape.action == "allow":
-        return known["allow"] if shape.service else [*known["allow"], *known["near"]]
-    return known["allow" if shape.action == "dns" else shape.action]
+    if shape.action == "allow" and near and not shape.service:
+        return [*known["allow"], *known["near"]]
+    return known["allow" if shape.action in ("allow", "dns") else shape.action]
 
 
 def skeleton(table: Table) -> Iterator[bytes]:
