@@ -16,8 +16,9 @@ import itertools
 import os
 import socket
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 
 from harness.errors import NotEnoughMemory, SandboxGone
@@ -29,6 +30,7 @@ from harness.network.netlink import missing
 from harness.network.nftables import Nftables
 from harness.network.policy import Policy
 from harness.network.protocol import Change, Counters, Member, PolicyEngine
+from harness.network.uplink import GATEWAY_MAC, GATEWAYS, uplink
 from harness.sandbox.identity import NETWORK6, Identity
 
 BRIDGE = "cubenet"
@@ -56,8 +58,11 @@ class Cubenet:
     Open one with `open_cubenet`.
     """
 
-    def __init__(self, namespace: Path, own: Links, bridge: int, engine: PolicyEngine) -> None:
+    def __init__(
+        self, namespace: Path, own: Links, bridge: int, engine: PolicyEngine, *, outside: bool
+    ) -> None:
         self.namespace = namespace
+        self.outside = outside
         self.engine = engine
         self._links = own
         self._bridge = bridge
@@ -85,7 +90,7 @@ class Cubenet:
                 return Port(identity.id, name, index)
 
             with self._attached(identity, policy, make) as port, inside(target):
-                _configure(identity)
+                _configure(identity, GATEWAYS if self.outside else ())
                 return port
         finally:
             os.close(handle)
@@ -141,6 +146,9 @@ class Cubenet:
             self._ports[identity.id] = port
         try:
             self._links.send(links.port(port.index, self._bridge, identity.mac_bytes))
+            if self.outside:
+                for own in (identity.address, identity.address6):
+                    self._links.send(links.neighbour(self._bridge, own, identity.mac_bytes))
             member = Member(
                 identity.id, port.index, identity.mac_bytes, identity.address, identity.address6
             )
@@ -170,7 +178,7 @@ class Cubenet:
             self._remove(ports)
 
 
-def _configure(identity: Identity) -> None:
+def _configure(identity: Identity, gateways: Iterable[IPv4Address | IPv6Address]) -> None:
     """In the calling thread's namespace: bring the card up with its addresses."""
     own = Links()
     try:
@@ -180,6 +188,7 @@ def _configure(identity: Identity) -> None:
             links.up(card),
             links.address(card, identity.address, identity.prefix),
             links.address(card, identity.address6, NETWORK6.prefixlen),
+            *map(links.default_route, gateways),
         )
         own.send(messages)
         own.try_send(links.large_segments(card))
@@ -199,9 +208,11 @@ def _see_bridged_frames_once() -> None:
 
 
 @contextlib.contextmanager
-def open_cubenet(run: Run) -> Iterator[Cubenet]:
+def open_cubenet(run: Run, outside: Path | int | None = None) -> Iterator[Cubenet]:
     """A network that belongs to a run and goes with the block: its namespace is a file there.
 
+    `outside` is a namespace, by its path or a process in it, that sandboxes reach through address
+    translation as far as their policies let them (see `uplink`); without one nothing leaves.
     Raises MissingPrivilege, and Unsupported where the kernel lacks a part.
     """
     with contextlib.ExitStack() as stack:
@@ -210,11 +221,14 @@ def open_cubenet(run: Run) -> Iterator[Cubenet]:
             _see_bridged_frames_once()
             own = Links()
             stack.callback(own.close)
-            own.send(links.bridge(BRIDGE))
+            own.send(links.bridge(BRIDGE, GATEWAY_MAC))
             bridge = own.index(BRIDGE)
             own.send(links.up(bridge))
             engine = Nftables(f"coppice-{run.id}")
             stack.callback(engine.close)
-        net = Cubenet(path, own, bridge, engine)
+        if outside is not None:
+            stack.enter_context(uplink(path, own, bridge, outside))
+            engine.open_gate(GATEWAY_MAC, GATEWAYS)
+        net = Cubenet(path, own, bridge, engine, outside=outside is not None)
         stack.callback(net.close)
         yield net

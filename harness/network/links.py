@@ -28,7 +28,9 @@ from harness.network.netlink import (
     text,
 )
 
-_NEWLINK, _DELLINK, _GETLINK, _SETLINK, _NEWADDR, _NEWNEIGH = 16, 17, 18, 19, 20, 28
+_NEWLINK, _DELLINK, _GETLINK, _SETLINK = 16, 17, 18, 19
+_NEWADDR, _NEWROUTE, _NEWNEIGH, _DELNEIGH = 20, 24, 28, 29
+_PERMANENT = 0x80
 _ADDRESS, _NAME, _MTU, _MASTER, _PROTINFO, _LINKINFO, _NETNS = 1, 3, 4, 10, 12, 18, 28
 _AF_SPEC, _ADDR_GEN_MODE, _GROUP = 26, 8, 27
 _GSO_SIZE, _GSO_SIZE_IPV4, _LARGEST = 41, 63, 524280
@@ -80,10 +82,11 @@ class Links:
         return int(struct.unpack_from("=i", answers[0], 4)[0])
 
 
-def bridge(name: str) -> Iterator[bytes]:
-    """A bridge that learns nothing, floods nothing, and has no address; its MTU is left alone."""
+def bridge(name: str, mac: bytes | None = None) -> Iterator[bytes]:
+    """A bridge without spanning tree and multicast snooping, with the card `mac` if it matters."""
     kind = nest(_LINKINFO, text(1, "bridge"), nest(2, _byte(23, 0), _number(5, 0)))
-    yield message(_NEWLINK, ACK | CREATE | EXCL, _link() + text(_NAME, name) + kind)
+    card = attribute(_ADDRESS, mac) if mac else b""
+    yield message(_NEWLINK, ACK | CREATE | EXCL, _link() + text(_NAME, name) + card + kind)
 
 
 def pair(name: str, peer: str, namespace: int, mac: bytes) -> Iterator[bytes]:
@@ -144,6 +147,28 @@ def address(index: int, own: IPv4Address | IPv6Address, prefix: int) -> Iterator
     header = struct.pack("=BBBBi", family, prefix, no_detection, 0, index)
     both = attribute(1, own.packed) + attribute(2, own.packed)
     yield message(_NEWADDR, ACK | CREATE | REPLACE, header + both)
+
+
+def default_route(gateway: IPv4Address | IPv6Address) -> Iterator[bytes]:
+    """Send what is for elsewhere to a gateway."""
+    family = socket.AF_INET if gateway.version == 4 else socket.AF_INET6
+    # The main table, made by an administrator (RTPROT_STATIC), global, a gateway or direct route.
+    header = struct.pack("=BBBBBBBBI", family, 0, 0, 0, 254, 4, 0, 1, 0)
+    yield message(_NEWROUTE, ACK | CREATE | REPLACE, header + attribute(5, gateway.packed))
+
+
+def neighbour(index: int, own: IPv4Address | IPv6Address, mac: bytes) -> Iterator[bytes]:
+    """Whose card an address is, for good: nobody needs to ask."""
+    family = socket.AF_INET if own.version == 4 else socket.AF_INET6
+    entry = struct.pack("=BBHiHBB", family, 0, 0, index, _PERMANENT, 0, 0)
+    both = attribute(1, own.packed) + attribute(2, mac)
+    yield message(_NEWNEIGH, ACK | CREATE | REPLACE, entry + both)
+
+
+def no_neighbour(index: int, own: IPv4Address | IPv6Address) -> Iterator[bytes]:
+    family = socket.AF_INET if own.version == 4 else socket.AF_INET6
+    entry = struct.pack("=BBHiHBB", family, 0, 0, index, _PERMANENT, 0, 0)
+    yield message(_DELNEIGH, ACK, entry + attribute(1, own.packed))
 
 
 def tap(name: str) -> int:

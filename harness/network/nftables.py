@@ -13,6 +13,7 @@ import itertools
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from ipaddress import IPv4Address, IPv6Address
 
 from harness.errors import (
     CoppiceError,
@@ -79,6 +80,15 @@ class Nftables:
             gone = _disappear(self._table, member)
             self._replace(member, self._policies[id], Policy(), gone)
             del self._members[id], self._policies[id], self._own_sets[id]
+
+    def open_gate(self, mac: bytes, addresses: Sequence[IPv4Address | IPv6Address]) -> None:
+        """Let every sandbox ask for the bridge's own card, by the bridge's addresses."""
+        with self._lock:
+            messages: list[bytes] = []
+            for one in addresses:
+                messages += self._table.add(f"gate{one.version}", [one.packed])
+                messages.append(self._table.map_to(f"card{one.version}", [(one.packed, mac)]))
+            self._commit(messages)
 
     def counters(self) -> Mapping[str, Counters]:
         with self._lock:

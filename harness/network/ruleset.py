@@ -27,6 +27,7 @@ PORTS = 1 << 14
 FLOWS = 1 << 16
 """Exchanges of datagrams that are remembered at once, each for half a minute."""
 _FLOW_MS = 30_000
+_GATES = 4
 ADDRESS: Mapping[int, Type] = {4: Type.IPV4, 6: Type.IPV6}
 _MAC, _PRIORITY = 6, -200
 _ICMP, _TCP, _UDP, _ICMP6 = 1, 6, 17, 58
@@ -43,6 +44,9 @@ PRIVATE = tuple(
     )
 )  # fmt: skip
 """What a default of allow does not open: private, link-local, shared, multicast, reserved."""
+
+
+_CHAINS = ("policy", "allow", "answer", "deny", "refuse", "near", "found", "pass", "reply")
 
 
 @dataclass(frozen=True)
@@ -132,8 +136,11 @@ def _roles(family: int) -> dict[str, Sequence[Role]]:
         Role(f"allow{family}", f"allow{family}", source, destination, passing, _DESTINATION_PORT),
         Role(f"answer{family}", f"answer{family}", destination, source, reply, _SOURCE_PORT),
     ]
-    deny = Role(f"deny{family}", f"deny{family}", source, destination, "denied", _DESTINATION_PORT)
-    return {"allow": allow, "deny": [deny], "near": neighbours}
+    deny = [
+        Role(f"deny{family}", f"deny{family}", source, destination, "denied", _DESTINATION_PORT),
+        Role(f"refuse{family}", f"refuse{family}", destination, source, "denied", _SOURCE_PORT),
+    ]
+    return {"allow": allow, "deny": deny, "near": neighbours}
 
 
 _ROLES = {family: _roles(family) for family in (4, 6)}
@@ -152,14 +159,25 @@ def skeleton(table: Table) -> Iterator[bytes]:
     """The table before there is any sandbox."""
     yield table.create(nft.OWNER)
     yield from map(table.set, sets())
-    for name in ("spoofed", "denied", "arp", "from6", "advert"):
+    for name in ("spoofed", "denied", "arp", "from6", "advert", "advert6"):
         yield table.chain(name)
     for family in (4, 6):
-        for name in ("policy", "allow", "answer", "deny", "near", "found", "pass", "reply"):
+        for name in (
+            "policy",
+            "allow",
+            "answer",
+            "deny",
+            "refuse",
+            "near",
+            "found",
+            "pass",
+            "reply",
+        ):
             yield table.chain(f"{name}{family}")
-    yield table.chain("advert6")
     yield table.base_chain("from-port", nft.Hook.PREROUTING, _PRIORITY)
     yield from _from_port(table)
+    yield table.base_chain("to-port", nft.Hook.OUTPUT, _PRIORITY)
+    yield from _to_port(table)
     yield from _neighbours(table)
     for family in (4, 6):
         yield from _policy(table, family)
@@ -173,11 +191,13 @@ def sets() -> Iterator[Set]:
     card4, card6 address to card, for those who ask
     spoofed, denied  port: what did not pass, counted
     open4, open6 addresses whose default is allow
+    gate4, gate6 the bridge's own addresses, where there is a way to the outside
     """
     for family, address in ADDRESS.items():
         yield Set(f"own{family}", (Type.INTERFACE, Type.ETHER, address), PORTS, counted=True)
         yield Set(f"card{family}", (address,), PORTS, cards=True)
         yield Set(f"open{family}", (address,), PORTS)
+        yield Set(f"gate{family}", (address,), _GATES)
         flow = (address, address, Type.PORT, Type.PORT)
         yield Set(f"flows{family}", flow, FLOWS, timeout=_FLOW_MS)
     for name in ("spoofed", "denied"):
@@ -239,6 +259,18 @@ def _from_port(table: Table) -> Iterator[bytes]:
         yield table.rule(name, nft.DROP)
 
 
+def _to_port(table: Table) -> Iterator[bytes]:
+    """From the bridge itself, so from outside, comes only what answers an allowed packet."""
+    for family, number in ((4, 0x0800), (6, 0x86DD)):
+        protocol = _protocol(number)
+        opened = [_DESTINATION[family].into(0), nft.member(f"open{family}", 0)]
+        yield table.rule("to-port", *protocol, nft.jump(f"answer{family}"))
+        yield table.rule("to-port", *protocol, nft.jump(f"refuse{family}"))
+        yield table.rule("to-port", *protocol, *opened, nft.goto(f"reply{family}"))
+    yield table.rule("to-port", *_protocol(0x0806), nft.ACCEPT)
+    yield table.rule("to-port", *_icmp(_ICMP6, _ADVERT), nft.ACCEPT)
+
+
 def _neighbours(table: Table) -> Iterator[bytes]:
     """Who asks for a card gets to the one asked for alone, and only where policy lets either talk.
 
@@ -249,9 +281,14 @@ def _neighbours(table: Table) -> Iterator[bytes]:
     yield table.rule("from6", *_icmp(_ICMP6, _SOLICIT), nft.jump("near6"), nft.goto("denied"))
     yield table.rule("from6", *_icmp(_ICMP6, _ADVERT), nft.goto("advert"))
     yield table.rule("from6", nft.goto("policy6"))
-    yield table.rule("advert", *_own(_ETHER_SOURCE, _ND_TARGET, "own6"), nft.jump("advert6"))
+    told = _own(_ETHER_SOURCE, _ND_TARGET, "own6")
+    to_gate = [_DESTINATION[6].into(0), nft.member("gate6", 0)]
+    yield table.rule("advert", *told, nft.jump("advert6"))
+    yield table.rule("advert", *told, *to_gate, nft.ACCEPT)
     yield table.rule("advert", nft.goto("denied"))
     for family, target in ((4, _ARP_TARGET), (6, _ND_TARGET)):
+        asked = [target.into(0), nft.member(f"gate{family}", 0)]
+        yield table.rule(f"near{family}", *asked, nft.goto(f"found{family}"))
         yield table.rule(
             f"found{family}",
             target.into(0),
