@@ -113,7 +113,8 @@ class Nftables:
         """Whether the kernel has exactly this entry in what it allows a sandbox."""
         with self._lock:
             member = self._member(id)
-            ((shape, keys),) = Policy([destination]).plan.items()
+            plan = Policy([destination]).plan
+            ((shape, keys),) = ((one, plan[one]) for one in plan if one.action == "allow")
             own = self._own_sets[id].get(shape)
             address = member.address if destination.family == 4 else member.address6
             key = keys[0] if own else address.packed + keys[0]
