@@ -11,6 +11,7 @@ from pathlib import Path
 
 from harness.errors import SandboxError
 from harness.guest.image import GuestImage, build
+from harness.host.memory import refuse_huge_pages
 from harness.host.requirement import Requirement
 from harness.host.run import Run
 from harness.measure.record import Image, Scalar
@@ -80,6 +81,8 @@ class QemuSubstrate:
         image = build(cache)
         chosen = choose(run, cache, image)
         shape = Shape(chosen.name, line=self._line)
+        if chosen.name == "tcg":
+            refuse_huge_pages()
         sealed = self._sealed(run, cache, image, shape) if tier.restores else None
         return QemuTemplate(shape, image, sealed, chosen.reason)
 
