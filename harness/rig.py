@@ -20,6 +20,7 @@ class RigInfo:
 
     `options` are what a caller may set for this rig alone, each with what it means: `coppice run`
     offers them by name, pytest as `--set NAME=VALUE`, and the rig asks `rig_run.option(NAME)`.
+    `flags` are options without a value: set, they are "yes".
     """
 
     id: str
@@ -28,6 +29,7 @@ class RigInfo:
     substrates: Sequence[str]
     tools: Sequence[str] = ()
     options: Mapping[str, str] = field(default_factory=dict)
+    flags: Mapping[str, str] = field(default_factory=dict)
 
 
 def discover(folder: Path) -> dict[str, tuple[Path, RigInfo]]:

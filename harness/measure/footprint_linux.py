@@ -35,6 +35,11 @@ class Kind(enum.StrEnum):
     ANONYMOUS = "other anonymous memory"
 
 
+PAGE_TABLES, KERNEL_STACKS = "page tables", "kernel stacks"
+PARTS = (*(str(kind) for kind in Kind), PAGE_TABLES, KERNEL_STACKS)
+"""All that a process takes of its host: its mappings, and what the kernel holds for it."""
+
+
 @dataclass(frozen=True)
 class Share:
     """Bytes of some mappings: proportional, private and dirty, merged with equal pages."""
@@ -67,6 +72,17 @@ class Footprint:
     def vmm(self) -> Share:
         """All that is not guest memory."""
         return sum((one for kind, one in self.kinds.items() if kind is not Kind.GUEST), Share())
+
+    @property
+    def own(self) -> int:
+        """Bytes that one more such process takes: what it shares with none."""
+        dirty = sum(share.private_dirty for share in self.kinds.values())
+        return dirty + self.page_tables + self.kernel_stacks
+
+    def part(self, name: str) -> int:
+        """Bytes of one of PARTS: proportional, for mappings."""
+        kernel = {PAGE_TABLES: self.page_tables, KERNEL_STACKS: self.kernel_stacks}
+        return kernel[name] if name in kernel else self.kinds[Kind(name)].pss
 
 
 def read(pid: int, guest_memory: str, system: System | None = None) -> Footprint | None:

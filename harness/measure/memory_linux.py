@@ -8,8 +8,7 @@ may take it back: who wants it counted once adds the proportional shares of foot
 from __future__ import annotations
 
 import re
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, fields
 
 from harness.measure.system import System
