@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from harness.errors import NotEnoughMemory, UsageError, WrongAnswer
+from harness.errors import CoppiceError, NotEnoughMemory, UsageError, WrongAnswer
+from harness.guest.wakes import trace
 from harness.host.memory import available_memory
 from harness.host.merging import Merging, merging
 from harness.host.run import Run, cache_folder
@@ -28,7 +29,7 @@ from harness.measure.record import Clock, Failure, Scalar, Series
 from harness.measure.rest_linux import Window
 from harness.rig import RigInfo
 from harness.rig_run import RigRun, given_options
-from harness.sandbox.fleet import Answers, Bounds, BringUp, Fleet, admit, ask_each
+from harness.sandbox.fleet import Answers, Bounds, BringUp, Fleet, admit, ask_each, reason
 from harness.sandbox.identity import allocate
 from harness.sandbox.protocol import Sandbox, Sharing, Tier, load, registered
 
@@ -45,6 +46,7 @@ RIG = RigInfo(
 )
 TIER = Tier.DURABLE_POOL
 TOUCHED_MIB = 16
+TRACED_S = 20.0
 TOUCHED_IN_QUICK = (Sharing.MAPPED,)
 PILOTS = 2
 """Sandboxes whose memory is measured first, to know what the rest will need."""
@@ -226,6 +228,8 @@ def measure(case: Case, run: Run, rig_run: RigRun, profile: str) -> Findings:
         if fleet.sandboxes:
             touch = profile == "full" or case.sharing in TOUCHED_IN_QUICK
             live(findings, fleet.sandboxes, before, merger, touch)
+            if profile == "full":
+                wakes(findings, fleet.sandboxes[0])
         rig_run.end()
     # The parts of the host's total are many: they come last.
     findings.series.sort(key=lambda one: one.metric == "host-memory")
@@ -349,6 +353,17 @@ def distinct(findings: Findings, sandboxes: Sequence[Sandbox]) -> None:
         findings.add("distinct", "1", [different], asked.failures, what=what)
         if different < len(said):
             findings.broken.append(f"{len(said)} guests have {different} of {what} between them")
+
+
+def wakes(findings: Findings, sandbox: Sandbox) -> None:
+    """What wakes one idle guest, by the function of its kernel."""
+    try:
+        found = trace(sandbox.agent, TRACED_S)
+    except CoppiceError as error:
+        findings.add("wakes", "1/s", [], [(0, reason(error))])
+        return
+    for function, often in found.items():
+        findings.add("wakes", "1/s", [often], function=function)
 
 
 def clock() -> Clock:
