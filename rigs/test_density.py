@@ -7,7 +7,7 @@ does not fit takes nothing else with it. It measures and never judges.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,15 +23,29 @@ from harness.host.run import Run, cache_folder
 from harness.measure import footprint_linux, memory_linux, rest_linux
 from harness.measure.benchmark import STOPWATCH
 from harness.measure.clock import calibrated
+from harness.measure.findings import Findings
 from harness.measure.footprint_linux import Footprint
 from harness.measure.memory_linux import HostMemory
-from harness.measure.record import Clock, Failure, Scalar, Series
+from harness.measure.record import Clock, Scalar
 from harness.measure.rest_linux import Window
 from harness.rig import RigInfo
 from harness.rig_run import RigRun, given_options
 from harness.sandbox.fleet import Answers, Bounds, BringUp, Fleet, admit, ask_each, reason
 from harness.sandbox.identity import allocate
 from harness.sandbox.protocol import Sandbox, Sharing, Tier, load, registered
+
+
+def asked(options: Mapping[str, str]) -> tuple[Sequence[int], Sequence[Sharing]]:
+    """The sizes and the sharings that a caller named; UsageError when they make no sense."""
+    try:
+        sizes = [int(one) for one in options.get("n", "").split(",") if one]
+        sharings = [Sharing(one) for one in options.get("sharing", "").split(",") if one]
+    except ValueError as error:
+        raise UsageError(f"--n or --sharing cannot be read: {error}") from error
+    if any(n < 1 for n in sizes):
+        raise UsageError("a fleet has at least one sandbox")
+    return sizes, sharings
+
 
 RIG = RigInfo(
     id="density",
@@ -42,6 +56,7 @@ RIG = RigInfo(
         "n": "how many sandboxes, such as 8,50",
         "sharing": "of guest memory: private, mapped, merged, or several",
     },
+    check=asked,
     flags={"force": "begin although the estimate says that memory does not suffice"},
 )
 TIER = Tier.DURABLE_POOL
@@ -71,30 +86,27 @@ PLANS: dict[str, dict[Sharing, Sequence[int]]] = {
 
 @dataclass(frozen=True)
 class Case:
-    """One fleet. `asked` is whether N was given by the caller; its name is what `-k` finds."""
+    """One fleet; its name is what `-k` finds. `asked` is the largest N that the caller named, 0
+    when the profile plans it."""
 
     substrate: str
     sharing: Sharing
     n: int
-    asked: bool
+    asked: int
 
     def __str__(self) -> str:
         return f"{self.substrate}-{self.sharing}-n{self.n}"
 
 
-def cases(profile: str, options: dict[str, str]) -> Iterator[Case]:
+def cases(profile: str, options: Mapping[str, str]) -> Iterator[Case]:
     """What the options ask for, else what the profile plans; small fleets first."""
-    try:
-        asked = [int(one) for one in options.get("n", "").split(",") if one]
-        sharings = [Sharing(one) for one in options.get("sharing", "").split(",") if one]
-    except ValueError as error:
-        raise UsageError(f"--n or --sharing cannot be read: {error}") from error
-    if any(n < 1 for n in asked):
-        raise UsageError("a fleet has at least one sandbox")
+    sizes, sharings = asked(options)
     for substrate in sorted(set(RIG.substrates) & set(registered())):
         for sharing in sharings or load(substrate).sharings:
-            for n in sorted(asked or PLANS[profile][sharing]):
-                yield Case(substrate, sharing, n, bool(asked))
+            for n in sorted(sizes or PLANS[profile][sharing]):
+                # Full copies are left out where they do not fit, unless asked for by name.
+                insists = sharings or sharing is not Sharing.PRIVATE
+                yield Case(substrate, sharing, n, max(sizes, default=0) if insists else 0)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -103,44 +115,14 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     metafunc.parametrize("case", found, ids=str)
 
 
-class Findings:
-    """The series of one fleet in the making, and what makes its record a failure."""
-
-    def __init__(self, **dimensions: Scalar) -> None:
-        self._dimensions = dimensions
-        self.series: list[Series] = []
-        self.broken: list[str] = []
-
-    def add(
-        self,
-        metric: str,
-        unit: str,
-        samples: Sequence[float],
-        failures: Sequence[tuple[int, str]] = (),
-        **dimensions: Scalar,
-    ) -> None:
-        """One series; none where nothing was attempted."""
-        if samples or failures:
-            self.series.append(
-                Series(
-                    metric=metric,
-                    unit=unit,  # type: ignore[arg-type]
-                    better="lower",
-                    dimensions=self._dimensions | dimensions,
-                    loop="closed",
-                    samples=list(samples),
-                    failures=[Failure(*one) for one in failures],
-                )
-            )
-
-    def answers(self, metric: str, found: Answers, of: int, **dimensions: Scalar) -> None:
-        """Latencies of what every sandbox was asked; one that failed makes the record a failure."""
-        self.add(metric, "s", found.seconds, found.failures, **dimensions)
-        if found.failures:
-            self.broken.append(
-                f"{metric}: {len(found.failures)} of {of} failed, first sandbox "
-                f"{found.failures[0][0]} with {found.failures[0][1]}"
-            )
+def answers(findings: Findings, metric: str, found: Answers, of: int, **dimensions: Scalar) -> None:
+    """Latencies of what every sandbox was asked; one that failed makes the record a failure."""
+    findings.add(metric, "s", found.seconds, found.failures, **dimensions)
+    if found.failures:
+        findings.broken.append(
+            f"{metric}: {len(found.failures)} of {of} failed, first sandbox "
+            f"{found.failures[0][0]} with {found.failures[0][1]}"
+        )
 
 
 def host_memory(findings: Findings, when: str, memory: HostMemory) -> None:
@@ -239,7 +221,7 @@ def measure(case: Case, run: Run, rig_run: RigRun, profile: str) -> Findings:
 def _admit(case: Case, each: int) -> None:
     """Refuse what was asked for and does not fit; of what a profile plans, say that it does not."""
     try:
-        admit(case.n, each, available_memory(), Bounds())
+        admit(max(case.n, case.asked), each, available_memory(), Bounds())
     except NotEnoughMemory as refusal:
         if case.asked:
             raise
@@ -275,8 +257,8 @@ def live(
     if merger:
         merged_pages(findings, merger)
     count = len(sandboxes)
-    findings.answers("reply", ask_each(sandboxes, lambda one: one.agent.ping()), count)
-    findings.answers("first-exec", ask_each(sandboxes, _run_a_process), count)
+    answers(findings, "reply", ask_each(sandboxes, lambda one: one.agent.ping()), count)
+    answers(findings, "first-exec", ask_each(sandboxes, _run_a_process), count)
     distinct(findings, sandboxes)
     if touch:
         work(findings, sandboxes, before, merger)
@@ -292,7 +274,7 @@ def work(
         # Nothing is wrong with the guests: this host has no room for their work.
         findings.add("touch", "s", touched.seconds, touched.failures, mib=TOUCHED_MIB)
         return
-    findings.answers("touch", touched, len(sandboxes), mib=TOUCHED_MIB)
+    answers(findings, "touch", touched, len(sandboxes), mib=TOUCHED_MIB)
     done = f"touched-{TOUCHED_MIB}-MiB"
     rest(findings, sandboxes, before, merger, done)
     memory_figures(findings, done, before, sandboxes)

@@ -104,6 +104,8 @@ def _given(options: argparse.Namespace, rigs: Sequence[RigInfo]) -> dict[str, st
     for name in given:
         if not any(name in (*info.options, *info.flags) for info in rigs):
             raise UsageError(f"{rigs[0].id} has no option --{name}", hint="coppice run --help")
+    for info in rigs:
+        info.check(given)
     return given
 
 

@@ -1,4 +1,4 @@
-"""What wakes an idle guest: its kernel's own trace of timers that went off and of work they set off.
+"""What wakes an idle guest: its kernel's own trace of timers that went off and what they set off.
 
 Tracing is itself work in the guest, so it is done in one guest, after everything else is measured.
 """

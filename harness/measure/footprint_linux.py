@@ -107,11 +107,13 @@ def _status(text: str, name: str) -> int:
 
 def _mappings(text: str, guest_memory: str) -> Iterator[tuple[Kind, Share]]:
     kind, kib = Kind.ANONYMOUS, dict[str, int]()
+    guard = None
     for line in text.splitlines():
         if head := _HEAD.match(line):
             if kib:
                 yield kind, _share(kib)
-            kind, kib = _kind(head, guest_memory), {}
+            kind, kib = _kind(head, guest_memory, guard), {}
+            guard = head[2] if head[3] == "---p" else None
         else:
             name, _, rest = line.partition(":")
             if name in ("Pss", "Private_Dirty", "KSM"):
@@ -124,7 +126,8 @@ def _share(kib: Mapping[str, int]) -> Share:
     return Share(*(kib.get(name, 0) * 1024 for name in ("Pss", "Private_Dirty", "KSM")))
 
 
-def _kind(head: re.Match[str], guest_memory: str) -> Kind:
+def _kind(head: re.Match[str], guest_memory: str, guard: str | None) -> Kind:
+    """`guard` is where a mapping without any rights ended just before, as under a stack."""
     start, end, rights, path = int(head[1], 16), int(head[2], 16), head[3], head[6]
     if path.startswith(guest_memory):
         return Kind.GUEST
@@ -138,4 +141,4 @@ def _kind(head: re.Match[str], guest_memory: str) -> Kind:
         return Kind.TRANSLATED
     if start % _ARENA == 0:
         return Kind.ARENA
-    return Kind.STACK if end - start == _STACK else Kind.ANONYMOUS
+    return Kind.STACK if end - start == _STACK and guard == head[1] else Kind.ANONYMOUS

@@ -96,18 +96,19 @@ def arguments(
     memory: Path | None = None,
     share: bool = False,
     mergeable: bool = False,
+    populate: bool = False,
     kernel: Path | None = None,
     initramfs: Path | None = None,
 ) -> Sequence[str]:
     """The whole command line of one VMM.
 
     `memory` backs guest memory with a file, `share` says whether writes go to it, `mergeable`
-    whether the kernel may merge it with equal pages. Without `kernel` the VMM waits for a
-    checkpoint on the descriptor `incoming`.
+    whether the kernel may merge it with equal pages, `populate` whether it is mapped whole from the
+    start. Without `kernel` the VMM waits for a checkpoint on the descriptor `incoming`.
     """
     backend = (
         f"memory-backend-file,id=ram,size={shape.memory_mib}M,mem-path={memory},"
-        f"share={'on' if share else 'off'}"
+        f"share={'on' if share else 'off'},prealloc={'on' if populate else 'off'}"
         if memory
         else f"memory-backend-ram,id=ram,size={shape.memory_mib}M"
     )

@@ -145,8 +145,9 @@ class QemuSubstrate:
 
             def words(line: Descriptors) -> Sequence[str]:
                 return arguments(
-                    template.shape, name, line, memory=memory, share=copied, mergeable=merged
-                )
+                    template.shape, name, line,
+                    memory=memory, share=copied, populate=copied, mergeable=merged,
+                )  # fmt: skip
 
             through = template.mergeable if merged else None
             vmm = spawn(
