@@ -93,10 +93,10 @@ def fleets(corpus: Corpus) -> Sequence[Fleet]:
         if not entry.record.series:
             continue
         dimensions = entry.record.series[0].dimensions
-        n = dimensions.get("n")
+        substrate, sharing, n = (dimensions.get(one) for one in ("substrate", "sharing", "n"))
         if not isinstance(n, int):
             continue
-        fleet = Fleet(str(dimensions["substrate"]), str(dimensions["sharing"]), n, entry)
+        fleet = Fleet(str(substrate), str(sharing), n, entry)
         key = (fleet.sharing, n, fleet.substrate)
         before = chosen.get(key)
         if before and before.entry.record.profile == "full" != entry.record.profile:
