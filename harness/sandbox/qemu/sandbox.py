@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from harness.errors import GuestTimeout, SandboxError, WrongAnswer
+from harness.errors import GuestDied, GuestTimeout, SandboxError, WrongAnswer
 from harness.guest.agent_client import Agent, Finished, identity_fields
 from harness.guest.protocol import ARMED, RING_ANSWER_LENGTH, Tag, field, ring, ring_answer
 from harness.sandbox.identity import NO_KEY, Identity
@@ -89,14 +89,21 @@ class QemuSandbox:
             self._load(timeout_s)
             replied = self._ring_bell(timeout_s)
         else:
+            replied = self._ask(timeout_s)
+        self._state = State.RUNNING
+        self._replied = replied
+        return replied
+
+    def _ask(self, timeout_s: float) -> float:
+        """Put a nonce to a guest that runs, or will when it has booted."""
+        try:
             if self._state is State.BOOTING:
                 self.agent.wait_for_start(timeout_s)
                 self._end_of_boot()
             self.agent.ping(timeout_s)
-            replied = time.perf_counter()
-        self._state = State.RUNNING
-        self._replied = replied
-        return replied
+            return time.perf_counter()
+        except GuestDied as error:
+            raise self.vmm.died() from error
 
     def _ring_bell(self, timeout_s: float) -> float:
         """Put a nonce before the guest, let it run, wait for its answer."""

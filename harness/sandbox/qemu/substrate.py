@@ -31,6 +31,9 @@ WARM_UPS = 8
 """Processes run before a guest is checkpointed or stopped, so that translated code is at hand."""
 SETTLE_S = 1.0
 """Seconds that a guest lives before it is stopped: its kernel's housekeeping is translated then."""
+REST_S = 0.2
+"""Seconds that a guest idles after its last process before it is stopped: its kernel still has the
+dead process to clear away, and would do so at the moment somebody waits for it."""
 SEAL = "/run/sealed"
 """A file written before the checkpoint: a restored guest that has it kept its state."""
 MIB = 1 << 20
@@ -98,13 +101,17 @@ class QemuSubstrate:
             guest = self._empty(run, template, identity, sharing)
         with destroyed_on_failure(guest):
             if not tier.restores:
-                guest.qmp.greeting(30)
+                guest.vmm.greeting(30)
             if tier.waits_in_memory:
                 guest.awaken(BOOT_LIMIT_S)
                 guest.adopt_identity()
                 _warm_up(guest)
-                guest.arm()
-                guest.stop()
+                _hold(guest)
+                # Once through what a caller will do: waking takes paths that nothing else warms.
+                guest.awaken(BOOT_LIMIT_S)
+                guest.first_exec("rehearsal")
+                time.sleep(REST_S)
+                _hold(guest)
         return guest
 
     def _boot(
@@ -156,7 +163,7 @@ class QemuSubstrate:
         backing = f"/memfd:{checkpoints.COPY}" if copied else str(sealed.memory)
         guest = QemuSandbox(vmm, identity, State.EMPTY, sealed, guest_memory=backing)
         with destroyed_on_failure(guest):
-            guest.qmp.greeting(30)
+            guest.vmm.greeting(30)
             _migration_capabilities(guest.vmm)
         return guest
 
@@ -182,12 +189,11 @@ class QemuSubstrate:
             os.posix_fallocate(file.fileno(), 0, shape.memory_mib * MIB)
         guest = self._boot(run, image, shape, allocate(run.leases, run.id), memory)
         try:
-            guest.qmp.greeting(30)
+            guest.vmm.greeting(30)
             guest.awaken(BOOT_LIMIT_S)
             _warm_up(guest)
             guest.agent.write_file(SEAL, b"written before the checkpoint")
-            guest.arm()
-            guest.stop()
+            _hold(guest)
             _migration_capabilities(guest.vmm)
             handle = os.open(folder / checkpoints.DEVICES, os.O_WRONLY | os.O_CREAT, 0o644)
             try:
@@ -211,6 +217,11 @@ def _warm_up(guest: QemuSandbox) -> None:
     for number in range(WARM_UPS):
         guest.agent.set_wall_clock()
         guest.agent.run((ECHO, str(number)))
+
+
+def _hold(guest: QemuSandbox) -> None:
+    guest.arm()
+    guest.stop()
 
 
 def _migration_capabilities(vmm: Vmm) -> None:

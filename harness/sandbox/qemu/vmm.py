@@ -50,12 +50,21 @@ class Vmm:
         return ""
 
     def died(self) -> GuestDied:
-        """The error for a VMM that is gone, with what it said last."""
+        """The error for a VMM that is gone or going, with what it said last."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(1)  # its line may break before it has ended
         code = self.process.poll()
         return GuestDied(
             f"the VMM of {self.name} ended" + (f" with {code}" if code is not None else "")
             + (f": {self.said()}" if self.said() else "")
         )  # fmt: skip
+
+    def greeting(self, timeout_s: float) -> None:
+        """Wait for the VMM to introduce itself; GuestDied says why it did not."""
+        try:
+            self.qmp.greeting(timeout_s)
+        except GuestDied as error:
+            raise self.died() from error
 
     def send_descriptor(self, name: str, descriptor: int) -> None:
         """Hand an open file to the VMM, which knows it by `name` from then on."""
