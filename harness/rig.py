@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,6 +20,8 @@ class RigInfo:
 
     `options` are what a caller may set for this rig alone, each with what it means: `coppice run`
     offers them by name, pytest as `--set NAME=VALUE`, and the rig asks `rig_run.option(NAME)`.
+    `flags` are options without a value: set, they are "yes". `check` raises UsageError when the
+    options given make no sense, before anything is measured.
     """
 
     id: str
@@ -28,6 +30,8 @@ class RigInfo:
     substrates: Sequence[str]
     tools: Sequence[str] = ()
     options: Mapping[str, str] = field(default_factory=dict)
+    flags: Mapping[str, str] = field(default_factory=dict)
+    check: Callable[[Mapping[str, str]], object] = dict
 
 
 def discover(folder: Path) -> dict[str, tuple[Path, RigInfo]]:

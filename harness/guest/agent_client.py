@@ -218,11 +218,14 @@ class Agent:
             request += field(Tag.TRUNCATE, b"") if offset == 0 else b""
             self.call(Kind.WRITE, request + field(Tag.DATA, data[offset : offset + READ_PIECE]))
 
-    def touch(self, mib: int) -> None:
-        """Write one word in every page of `mib` MiB of the guest's memory, and read it back."""
-        written = struct.unpack("<Q", self.call(Kind.TOUCH, struct.pack("<I", mib)))[0]
+    def touch(self, mib: int, first: int = 1) -> None:
+        """Write one word in every page of `mib` MiB of the guest's memory, and read it back.
+
+        Words count up from `first`: guests given others hold no equal pages.
+        """
+        answer = self.call(Kind.TOUCH, struct.pack("<IQ", mib, first))
         pages = mib * 256
-        if written != pages * (pages + 1) // 2:
+        if struct.unpack("<Q", answer)[0] != (pages * first + pages * (pages - 1) // 2) % (1 << 64):
             raise WrongAnswer(f"{self._name} did not touch {mib} MiB")
 
     def memory(self) -> dict[str, int]:

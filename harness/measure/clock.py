@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from harness.measure import record
@@ -60,14 +60,19 @@ def calibrate(
     return statistics.median(steps), statistics.median(costs)
 
 
-def cold_start_clock() -> record.Clock:
-    """The record's clock of a cold start, calibrated now (about a millisecond)."""
+def calibrated(id: str, start: str, stop: Mapping[str, str]) -> record.Clock:
+    """A record's clock, calibrated now (about a millisecond); `stop` has one event per metric."""
     resolution, overhead = calibrate()
     return record.Clock(
-        id="cold-start",
-        start=START,
-        stop={rung.name: rung.stop for rung in LADDER},
+        id=id,
+        start=start,
+        stop=stop,
         source=f"time.perf_counter_ns: {time.get_clock_info('perf_counter').implementation}",
         resolution_ns=resolution,
         overhead_ns=overhead,
     )
+
+
+def cold_start_clock() -> record.Clock:
+    """The record's clock of a cold start."""
+    return calibrated("cold-start", START, {rung.name: rung.stop for rung in LADDER})

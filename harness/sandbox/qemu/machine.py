@@ -104,17 +104,20 @@ def arguments(
     *,
     memory: Path | None = None,
     share: bool = False,
+    mergeable: bool = False,
+    populate: bool = False,
     kernel: Path | None = None,
     initramfs: Path | None = None,
 ) -> Sequence[str]:
     """The whole command line of one VMM.
 
-    `memory` backs guest memory with a file, `share` says whether writes go to it. Without `kernel`
-    the VMM waits for a checkpoint on the descriptor `incoming`.
+    `memory` backs guest memory with a file, `share` says whether writes go to it, `mergeable`
+    whether the kernel may merge it with equal pages, `populate` whether it is mapped whole from the
+    start. Without `kernel` the VMM waits for a checkpoint on the descriptor `incoming`.
     """
     backend = (
         f"memory-backend-file,id=ram,size={shape.memory_mib}M,mem-path={memory},"
-        f"share={'on' if share else 'off'}"
+        f"share={'on' if share else 'off'},prealloc={'on' if populate else 'off'}"
         if memory
         else f"memory-backend-ram,id=ram,size={shape.memory_mib}M"
     )
@@ -123,12 +126,13 @@ def arguments(
         if shape.accelerator == "tcg"
         else "kvm"
     )
+    merge = "on" if mergeable else "off"  # QEMU's default is on: a host that merges would merge us
     agent = ["-chardev", f"socket,id=agent,fd={line.agent}"]
     bell = ["-chardev", f"socket,id=bell,fd={line.bell}"]
     serial = "agent" if shape.line == "serial" else "bell"
     words = [
         PROGRAM, "-name", name, "-nodefaults", "-no-user-config", "-display", "none",
-        "-machine", f"{shape.machine},memory-backend=ram", "-accel", accelerator,
+        "-machine", f"{shape.machine},memory-backend=ram,mem-merge={merge}", "-accel", accelerator,
         "-cpu", shape.cpu_model, "-m", f"{shape.memory_mib}M", "-object", backend,
         *agent, *bell, "-serial", f"chardev:{serial}",
         "-device", "virtio-serial-device,max_ports=2",

@@ -14,6 +14,7 @@ from harness.errors import GuestDied, GuestTimeout, SandboxError, WrongAnswer
 from harness.guest.agent_client import Agent, Finished, identity_fields
 from harness.guest.protocol import ARMED, RING_ANSWER_LENGTH, Tag, field, ring, ring_answer
 from harness.sandbox.identity import NO_KEY, Identity
+from harness.sandbox.protocol import HostProcess
 from harness.sandbox.qemu.checkpoint import Checkpoint
 from harness.sandbox.qemu.qmp import Qmp
 from harness.sandbox.qemu.vmm import CONTINUE, STOP, Vmm
@@ -60,6 +61,7 @@ class QemuSandbox:
         state: State,
         checkpoint: Checkpoint | None = None,
         booted: Callable[[], None] = lambda: None,
+        guest_memory: str = "",
     ) -> None:
         self.id = identity.id
         self.identity = identity
@@ -69,6 +71,7 @@ class QemuSandbox:
         self._booted = state is State.BOOTING
         self._checkpoint = checkpoint
         self._end_of_boot = booted
+        self._guest_memory = guest_memory
         self._pending_identity = state is not State.RUNNING
         self._ring = _new_ring(NO_KEY)
         self._replied = 0.0
@@ -161,7 +164,8 @@ class QemuSandbox:
 
     def touch(self, mib: int) -> None:
         """Write one word in every page of `mib` MiB of the guest's memory."""
-        self.agent.touch(mib)
+        # Its own words: the same in every guest would be merged, as no real working set is.
+        self.agent.touch(mib, int.from_bytes(self.identity.key[:8]))
 
     def resumed_at(self) -> float:
         """When the VMM let the vCPU run, by its own word; perf_counter seconds.
@@ -179,6 +183,12 @@ class QemuSandbox:
     @property
     def qmp(self) -> Qmp:
         return self.vmm.qmp
+
+    @property
+    def process(self) -> HostProcess | None:
+        if not self._guest_memory:
+            return None
+        return HostProcess(self.vmm.process.pid, self._guest_memory)
 
     def adopt_identity(self) -> None:
         """Make the guest who it is, now rather than with its first process."""

@@ -11,12 +11,13 @@ from pathlib import Path
 
 from harness.errors import SandboxError
 from harness.guest.image import GuestImage, build
+from harness.host import merging
 from harness.host.memory import refuse_huge_pages
 from harness.host.requirement import Requirement
 from harness.host.run import Run
 from harness.measure.record import Image, Scalar
 from harness.sandbox.identity import Identity, allocate
-from harness.sandbox.protocol import Tier
+from harness.sandbox.protocol import Sharing, Tier
 from harness.sandbox.qemu import checkpoint as checkpoints
 from harness.sandbox.qemu.accelerator import choose
 from harness.sandbox.qemu.checkpoint import Checkpoint
@@ -47,6 +48,8 @@ class QemuTemplate:
     image: GuestImage
     checkpoint: Checkpoint | None
     note: str
+    mergeable: Path
+    """The program that becomes a VMM whose memory may be merged."""
 
     @property
     def accelerator(self) -> str:
@@ -64,6 +67,7 @@ class QemuSubstrate:
     name = "qemu"
     own_kernel = True
     tiers = tuple(Tier)
+    sharings = tuple(Sharing)
     tools = (PROGRAM,)
 
     def __init__(self, line: str = "virtio") -> None:
@@ -84,15 +88,20 @@ class QemuSubstrate:
         if chosen.name == "tcg":
             refuse_huge_pages()
         sealed = self._sealed(run, cache, image, shape) if tier.restores else None
-        return QemuTemplate(shape, image, sealed, chosen.reason)
+        return QemuTemplate(shape, image, sealed, chosen.reason, merging.program(cache))
 
     def launch(
-        self, run: Run, template: QemuTemplate, tier: Tier, identity: Identity
+        self,
+        run: Run,
+        template: QemuTemplate,
+        tier: Tier,
+        identity: Identity,
+        sharing: Sharing = Sharing.MAPPED,
     ) -> QemuSandbox:
         if not tier.restores:
             guest = self._boot(run, template.image, template.shape, identity)
         else:
-            guest = self._empty(run, template, identity)
+            guest = self._empty(run, template, identity, sharing)
         with destroyed_on_failure(guest):
             if not tier.restores:
                 guest.vmm.greeting(30)
@@ -132,16 +141,30 @@ class QemuSubstrate:
             raise
         return QemuSandbox(vmm, identity, State.BOOTING, booted=end)
 
-    def _empty(self, run: Run, template: QemuTemplate, identity: Identity) -> QemuSandbox:
+    def _empty(
+        self, run: Run, template: QemuTemplate, identity: Identity, sharing: Sharing
+    ) -> QemuSandbox:
         """A VMM that waits for device state; of the guest it has only the mapping of a file."""
         name = f"coppice-{identity.id}"
         sealed = template.checkpoint
         assert sealed
+        merged, copied = sharing is Sharing.MERGED, sharing is Sharing.PRIVATE
+        with contextlib.ExitStack() as until_spawned:
+            inherited = [until_spawned.enter_context(sealed.private_memory())] if copied else []
+            memory = Path(f"/proc/self/fd/{inherited[0]}") if copied else sealed.memory
 
-        def words(line: Descriptors) -> Sequence[str]:
-            return arguments(template.shape, name, line, memory=sealed.memory)
+            def words(line: Descriptors) -> Sequence[str]:
+                return arguments(
+                    template.shape, name, line,
+                    memory=memory, share=copied, populate=copied, mergeable=merged,
+                )  # fmt: skip
 
-        guest = QemuSandbox(spawn(run, name, words, incoming=True), identity, State.EMPTY, sealed)
+            through = template.mergeable if merged else None
+            vmm = spawn(
+                run, name, words, incoming=True, inherited=inherited, through=through
+            )  # fmt: skip
+        backing = f"/memfd:{checkpoints.COPY}" if copied else str(sealed.memory)
+        guest = QemuSandbox(vmm, identity, State.EMPTY, sealed, guest_memory=backing)
         with destroyed_on_failure(guest):
             guest.vmm.greeting(30)
             _migration_capabilities(guest.vmm)

@@ -82,9 +82,18 @@ class Vmm:
 
 
 def spawn(
-    run: Run, name: str, arguments: Callable[[Descriptors], Sequence[str]], *, incoming: bool
+    run: Run,
+    name: str,
+    arguments: Callable[[Descriptors], Sequence[str]],
+    *,
+    incoming: bool,
+    inherited: Sequence[int] = (),
+    through: Path | None = None,
 ) -> Vmm:
-    """Start a VMM, not waiting for it. `arguments` makes its command line from our descriptors."""
+    """Start a VMM, not waiting for it. `arguments` makes its command line from our descriptors.
+
+    It has the open files `inherited` too. `through` is a program that becomes the VMM.
+    """
     with contextlib.ExitStack() as theirs, contextlib.ExitStack() as ours:
         pairs = {}
         for line in ("agent", "qmp", "control", "bell", *(["incoming"] if incoming else [])):
@@ -96,6 +105,8 @@ def spawn(
         log = run.folder / f"{name}.log"
         words = list(arguments(numbers))
         words[0] = need(words[0])
+        if through:
+            words.insert(0, str(through))
         handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         try:
             process = subprocess.Popen(
@@ -103,7 +114,7 @@ def spawn(
                 stdin=subprocess.DEVNULL,
                 stdout=handle,
                 stderr=handle,
-                pass_fds=[far.fileno() for _, far in pairs.values()],
+                pass_fds=[*(far.fileno() for _, far in pairs.values()), *inherited],
                 env=dict(run.environment),
                 # An interrupt at the terminal is not for it. No session of its own: the scheduler
                 # shares CPUs between sessions, and all callers together would count as one VMM.
