@@ -71,7 +71,6 @@ SCANS = 3
 and one for what changed in between."""
 READINGS = 11
 """Of the host's memory once it is at rest; one every tenth of a second."""
-PAGE = 4096
 
 # N by profile. Full private copies fit only a few times.
 PLANS: dict[str, dict[Sharing, Sequence[int]]] = {
@@ -138,7 +137,7 @@ def memory_figures(
     for _ in range(READINGS):
         readings.append(memory_linux.read())
         time.sleep(0.1)
-    for counted in ("available", "free_and_caches"):
+    for counted in ("to_be_had", "free_and_caches"):
         change = [getattr(before, counted) - getattr(one, counted) for one in readings]
         name = counted.replace("_", "-")
         findings.add("host-change", "bytes", change, counted=name, work=work)
@@ -311,7 +310,7 @@ def rest(
 def merged_pages(findings: Findings, merger: Merging) -> None:
     for state in ("shared", "sharing", "unshared", "volatile"):
         pages = merger.count(f"pages_{state}")
-        findings.add("merged-pages", "bytes", [pages * PAGE], state=state)
+        findings.add("merged-pages", "bytes", [pages * memory_linux.PAGE], state=state)
 
 
 def _run_a_process(sandbox: Sandbox) -> None:

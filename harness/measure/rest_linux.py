@@ -47,7 +47,7 @@ class Window:
 
     @property
     def moved(self) -> int:
-        return abs(self.after.available - self.before.available)
+        return abs(self.after.to_be_had - self.before.to_be_had)
 
 
 def activity(pids: Sequence[int], system: System | None = None) -> Activity:
@@ -133,7 +133,7 @@ def settle(
     while sum(one.seconds for one in windows) < limit_s:
         windows.append(window())
         newest = windows[-1]
-        taken = before.available - newest.after.available
+        taken = before.to_be_had - newest.after.to_be_had
         if newest.moved <= bound(taken) and ready():
             return Rest(windows, True)
     return Rest(windows, False)

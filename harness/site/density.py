@@ -13,7 +13,7 @@ from harness.site.corpus import Corpus, Entry
 RIG = "density"
 SHARINGS = ("private", "mapped", "merged")
 IDLE = "idle"
-AVAILABLE = "available"
+COUNTED = "to-be-had"
 MIB = 1 << 20
 
 
@@ -39,14 +39,14 @@ class Fleet:
     @property
     def change(self) -> Series | None:
         """The host's whole change at rest, all sandboxes together."""
-        return self.entry.find("host-change", counted=AVAILABLE, work=IDLE)
+        return self.entry.find("host-change", counted=COUNTED, work=IDLE)
 
     @property
     def worked(self) -> Series | None:
         """The same after every guest has written to its memory."""
         for one in self.entry.record.series:
             counted, work = one.dimensions.get("counted"), one.dimensions.get("work")
-            if one.metric == "host-change" and counted == AVAILABLE and work != IDLE:
+            if one.metric == "host-change" and counted == COUNTED and work != IDLE:
                 return one
         return None
 

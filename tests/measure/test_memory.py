@@ -77,17 +77,38 @@ def fake(tmp_path: Path, files: dict[str, str]) -> System:
 
 def test_the_hosts_parts_and_both_totals(tmp_path: Path) -> None:
     text = "".join(f"{name}: {number * 1000} kB\n" for number, name in enumerate(NAMES, 1))
-    memory = memory_linux.read(fake(tmp_path, {"proc/meminfo": text}))
+    zones = "Node 0, zone Normal\n  pagesets\n    cpu: 0\n              count:    100\n"
+    zones += "              high:     900\n    cpu: 1\n              count:    150\n"
+    memory = memory_linux.read(fake(tmp_path, {"proc/meminfo": text, "proc/zoneinfo": zones}))
+    assert memory.in_lists == 250 * memory_linux.PAGE
+    assert memory.to_be_had == 1000 * KIB + 250 * memory_linux.PAGE
     assert memory.available == 1000 * KIB and memory.page_tables == 7000 * KIB
     # Memory files without a file are in the cache and cannot be given back.
-    assert memory.free_and_caches == (2000 + 3000 + 4000 - 5000) * KIB
+    assert memory.free_and_caches == (2000 + 3000 + 4000 - 5000) * KIB + memory.in_lists
     parts = dict(memory.parts())
-    assert parts["kernel-stacks"] == 8000 * KIB and parts["free-and-caches"] == 4000 * KIB
-    assert len(parts) == 10
+    assert (
+        parts["kernel-stacks"] == 8000 * KIB
+        and parts["free-and-caches"] == 4000 * KIB + memory.in_lists
+    )
+    assert len(parts) == 12
 
 
 def test_this_host_has_them_all() -> None:
-    assert all(value > 0 for name, value in memory_linux.read().parts() if name != "shared")
+    parts = dict(memory_linux.read().parts())
+    assert all(value > 0 for name, value in parts.items() if name not in ("shared", "in-lists"))
+
+
+def test_what_a_process_gives_back_is_to_be_had_at_once() -> None:
+    """The kernel itself may not call it available for a while."""
+    size = 512 * MIB
+    before = memory_linux.read().to_be_had
+    with subprocess.Popen(
+        [sys.executable, "-c", f"print(len(bytearray(b'x') * {size}), flush=True); input()"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ):
+        pass
+    assert before - memory_linux.read().to_be_had < size // 2
 
 
 def test_mappings_by_kind(tmp_path: Path) -> None:

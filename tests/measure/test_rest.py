@@ -22,7 +22,7 @@ from harness.measure.rest_linux import (
 )
 
 GIB = 1 << 30
-HOST = HostMemory(20 * GIB, 0, 0, 0, 0, 0, 0, 0, 0)
+HOST = HostMemory(20 * GIB, 0, 0, 0, 0, 0, 0, 0, 0, 0)
 BUSY = "import sys\nprint('go', flush=True)\nwhile True: pass"
 SLEEPY = (
     "import time\nprint('go', flush=True)\nfor _ in range(100): time.sleep(0.01)\ntime.sleep(9)"
@@ -49,6 +49,11 @@ def test_the_bound_is_absolute_for_small_fleets_and_relative_for_large_ones() ->
 def test_at_rest_after_the_first_window_that_moves_little() -> None:
     found = settle(HOST, windows(18 * GIB, 17 * GIB, 17 * GIB - BOUND_BYTES, 0))
     assert found.reached and len(found.windows) == 2 and found.seconds == 20
+
+
+def test_pages_that_wait_in_a_processors_list_are_to_be_had() -> None:
+    before, after = replace(HOST, in_lists=GIB), replace(HOST, available=21 * GIB)
+    assert Window(10, before, after, Activity(0, 0), 0).moved == 0
 
 
 def test_memory_that_comes_back_moves_too() -> None:

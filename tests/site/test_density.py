@@ -49,9 +49,9 @@ def fleet(
         series=(
             series("bring-up", [0.03] * n, "s"),
             series("bring-up-at", [0.03 * place for place in range(1, n + 1)], "s"),
-            series("host-change", [total] * 11, counted="available", work="idle"),
+            series("host-change", [total] * 11, counted="to-be-had", work="idle"),
             series("host-change", [total + MIB] * 11, counted="free-and-caches", work="idle"),
-            series("host-change", [total * 2] * 11, counted="available", work="touched-16-MiB"),
+            series("host-change", [total * 2] * 11, counted="to-be-had", work="touched-16-MiB"),
             series("vmm-pss", [4.0 * MIB] * n, work="idle"),
             series("private-dirty", [3.0 * MIB] * n, work="idle"),
             series("footprint", [1.5 * MIB] * n, part="heap", work="idle"),
