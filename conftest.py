@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from harness.errors import Unsupported
+from harness.errors import NotEnoughMemory, Unsupported
 from harness.host.run import Run, open_run
-from harness.rig_run import RigRun
+from harness.rig_run import RigRun, given_options
 
 ROOT = Path(__file__).parent
 
@@ -52,11 +52,16 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @contextlib.contextmanager
 def _skipped_where_unsupported() -> Iterator[None]:
-    """What this host cannot do is skipped, with the reason and the remedy."""
+    """What this host cannot do is skipped, with the reason and the remedy.
+
+    What was asked for and does not fit its memory ends the session, with the error's exit code.
+    """
     try:
         yield
     except Unsupported as reason:
         pytest.skip(f"not measured on this host: {reason}")
+    except NotEnoughMemory as refusal:
+        pytest.exit(str(refusal), returncode=refusal.exit_code)
 
 
 @pytest.hookimpl(wrapper=True)
@@ -87,5 +92,5 @@ def profile(request: pytest.FixtureRequest) -> str:
 @pytest.fixture
 def rig_run(request: pytest.FixtureRequest, profile: str) -> RigRun:
     """The record in the making of one rig."""
-    given = dict(one.partition("=")[::2] for one in request.config.getoption("--set"))
+    given = given_options(request.config.getoption("--set"))
     return RigRun(ROOT, request.config.getoption("--results"), profile, given)

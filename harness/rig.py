@@ -20,9 +20,12 @@ class RigInfo:
     """`id` is the rig's name in records and commands; `tools` are programs that it runs.
 
     A rig that makes its sandboxes itself has no `substrates`, and says in `requirements` what it
-    needs of the host. `options` are what a caller may set for this rig alone, each with what it
-    means: `coppice run` offers them by name, pytest as `--set NAME=VALUE`, and the rig asks
-    `rig_run.option(NAME)`.
+    needs of the host.
+
+    `options` are what a caller may set for this rig alone, each with what it means: `coppice run`
+    offers them by name, pytest as `--set NAME=VALUE`, and the rig asks `rig_run.option(NAME)`.
+    `flags` are options without a value: set, they are "yes". `check` raises UsageError when the
+    options given make no sense, before anything is measured.
     """
 
     id: str
@@ -32,6 +35,8 @@ class RigInfo:
     tools: Sequence[str] = ()
     requirements: Callable[[], Sequence[Requirement]] = tuple
     options: Mapping[str, str] = field(default_factory=dict)
+    flags: Mapping[str, str] = field(default_factory=dict)
+    check: Callable[[Mapping[str, str]], object] = dict
 
 
 def discover(folder: Path) -> dict[str, tuple[Path, RigInfo]]:

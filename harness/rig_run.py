@@ -21,10 +21,16 @@ from harness.measure.record import (
     Image,
     RunRecord,
     Series,
+    Validity,
     digest,
     write,
 )
 from harness.rig import RigInfo
+
+
+def given_options(pairs: Sequence[str]) -> dict[str, str]:
+    """What pytest was given as `--set NAME=VALUE`."""
+    return dict(one.partition("=")[::2] for one in pairs)
 
 
 class RigRun:
@@ -71,13 +77,32 @@ class RigRun:
         self._after = machine.state()
 
     def write(
-        self, rig: RigInfo, file: Path, series: Sequence[Series], clock: Clock, task: str
+        self,
+        rig: RigInfo,
+        file: Path,
+        series: Sequence[Series],
+        clock: Clock,
+        task: str,
+        broken: Sequence[str] = (),
     ) -> Path:
-        """Judge the run's validity and store its record; its path."""
+        """Judge the run's validity and store its record; its path.
+
+        `broken` says why the run failed although it has samples.
+        """
         git = provenance.git(self._root)
         host = dataclasses.replace(
             machine.describe(self._accelerator), before=self._before, after=self._after
         )
+        judged = validity.judge(
+            self._before,
+            self._after,
+            self._own_cpu.seconds,
+            self._own_cpu.elapsed_s,
+            git,
+            series,
+        )
+        if broken:
+            judged = Validity("failed", (*broken, *judged.reasons))
         record = RunRecord(
             run_id=self.run_id,
             started=self._started,
@@ -92,14 +117,7 @@ class RigRun:
             machine=host,
             clock=clock,
             series=series,
-            validity=validity.judge(
-                self._before,
-                self._after,
-                self._own_cpu.seconds,
-                self._own_cpu.elapsed_s,
-                git,
-                series,
-            ),
+            validity=judged,
             tools=provenance.tools(self._tools),
             harness=provenance.harness(),
         )

@@ -19,7 +19,7 @@ from harness.errors import SandboxError
 from harness.host.process import need
 from harness.host.run import Run
 from harness.measure.benchmark import STOPWATCH
-from harness.measure.clock import clock_of
+from harness.measure.clock import calibrated
 from harness.measure.collector import Collector
 from harness.measure.record import Clock, Facts
 from harness.network.cubenet import open_cubenet
@@ -149,7 +149,7 @@ def test_net_rtt(benchmark: BenchmarkFixture, run: Run, rig_run: RigRun, profile
 
 
 def clock() -> Clock:
-    return clock_of(
+    return calibrated(
         "tcp-rr",
         "the one byte of the request is written",
         {

@@ -20,7 +20,7 @@ from harness.errors import SandboxError
 from harness.host.process import need
 from harness.host.run import Run
 from harness.measure.benchmark import STOPWATCH
-from harness.measure.clock import clock_of
+from harness.measure.clock import calibrated
 from harness.measure.collector import Collector
 from harness.measure.record import Clock, Facts
 from harness.network.cubenet import open_cubenet
@@ -136,7 +136,7 @@ def test_net_throughput(
 
 
 def clock() -> Clock:
-    return clock_of(
+    return calibrated(
         "throughput",
         "iperf3 begins to send, or what it was told to omit is over",
         {

@@ -17,7 +17,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 
 from harness.host.run import Run
 from harness.measure.benchmark import STOPWATCH
-from harness.measure.clock import clock_of
+from harness.measure.clock import calibrated
 from harness.measure.collector import Collector
 from harness.measure.record import Clock, Facts
 from harness.network.namespace import inside, namespace
@@ -112,7 +112,7 @@ def test_policy_churn(benchmark: BenchmarkFixture, run: Run, rig_run: RigRun, pr
 
 
 def clock() -> Clock:
-    return clock_of(
+    return calibrated(
         "policy-call",
         "the call that adds or removes a sandbox's rules",
         {

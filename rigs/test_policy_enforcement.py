@@ -35,7 +35,7 @@ from harness.errors import SandboxError
 from harness.host.process import need
 from harness.host.run import Run
 from harness.measure.benchmark import STOPWATCH
-from harness.measure.clock import clock_of, now_ns
+from harness.measure.clock import calibrated, now_ns
 from harness.measure.collector import Collector
 from harness.measure.record import Clock, Facts
 from harness.network.cubenet import NOTHING, Cubenet, open_cubenet
@@ -260,7 +260,7 @@ def test_policy_enforcement(
 
 
 def clock() -> Clock:
-    return clock_of(
+    return calibrated(
         "enforcement",
         "the return of the call that changes the policy",
         {

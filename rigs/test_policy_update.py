@@ -28,7 +28,7 @@ from harness.errors import CoppiceError
 from harness.host.process import need
 from harness.host.run import Run
 from harness.measure.benchmark import STOPWATCH
-from harness.measure.clock import clock_of
+from harness.measure.clock import calibrated
 from harness.measure.collector import Collector
 from harness.measure.record import Clock, Facts
 from harness.network import ebpf
@@ -309,7 +309,7 @@ def test_policy_update(
 
 
 def clock() -> Clock:
-    return clock_of(
+    return calibrated(
         "policy-call",
         "the call that replaces the list",
         {"policy-update": "its return: from then on the new list is obeyed"},

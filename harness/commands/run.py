@@ -33,17 +33,26 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--profile", choices=("quick", "full"), default="quick")
     parser.add_argument("--site", action="store_true", help="build the site afterwards")
     parser.add_argument("--results", type=Path, default=ROOT / "results")
-    for name, (help, rigs) in sorted(_options_of_rigs().items()):
+    for name, (info, rigs) in sorted(_options_of_rigs().items()):
         # What no rig asks for must not look like an option of every run.
-        parser.add_argument(f"--{name}", metavar="VALUE", help=f"{help} ({', '.join(rigs)})")
+        whose = f"({', '.join(rigs)})"
+        if name in info.flags:
+            parser.add_argument(
+                f"--{name}",
+                action="store_const",
+                const="yes",
+                help=f"{info.flags[name]} {whose}",
+            )
+        else:
+            parser.add_argument(f"--{name}", metavar="VALUE", help=f"{info.options[name]} {whose}")
 
 
-def _options_of_rigs() -> dict[str, tuple[str, list[str]]]:
-    """The options that rigs declare: name -> what it means, and whose it is."""
-    found: dict[str, tuple[str, list[str]]] = {}
+def _options_of_rigs() -> dict[str, tuple[RigInfo, list[str]]]:
+    """The options and flags that rigs declare: name -> a rig that says what it means, and whose."""
+    found: dict[str, tuple[RigInfo, list[str]]] = {}
     for id, (_, info) in discover(ROOT / "rigs").items():
-        for name, help in info.options.items():
-            found.setdefault(name, (help, []))[1].append(id)
+        for name in (*info.options, *info.flags):
+            found.setdefault(name, (info, []))[1].append(id)
     return found
 
 
@@ -93,8 +102,10 @@ def _given(options: argparse.Namespace, rigs: Sequence[RigInfo]) -> dict[str, st
         if (value := getattr(options, name.replace("-", "_"))) is not None
     }
     for name in given:
-        if not any(name in info.options for info in rigs):
+        if not any(name in (*info.options, *info.flags) for info in rigs):
             raise UsageError(f"{rigs[0].id} has no option --{name}", hint="coppice run --help")
+    for info in rigs:
+        info.check(given)
     return given
 
 

@@ -70,16 +70,22 @@ class Agent:
             raise GuestDied(f"{self._name} went away: {error.strerror}") from error
 
     def receive(self, id: int, deadline: float) -> Frame:
-        """The next frame that answers request `id`, before `deadline` (time.monotonic)."""
+        """The next frame that answers request `id`, before `deadline` (time.monotonic).
+
+        Frames of other requests that come before it are dropped.
+        """
         while True:
-            while self._frames:
-                frame = self._frames.pop(0)
-                if frame.id == id:
-                    if frame.kind == Kind.ERROR:
-                        number = struct.unpack_from("<I", frame.payload)[0]
-                        said = frame.payload[4:].decode(errors="replace")
-                        raise GuestRefused(f"{self._name} refused: {said}", number)
-                    return frame
+            frame = self.receive_any(deadline)
+            if frame.id == id:
+                if frame.kind == Kind.ERROR:
+                    number = struct.unpack_from("<I", frame.payload)[0]
+                    said = frame.payload[4:].decode(errors="replace")
+                    raise GuestRefused(f"{self._name} refused: {said}", number)
+                return frame
+
+    def receive_any(self, deadline: float) -> Frame:
+        """The next frame, whatever it answers, before `deadline` (time.monotonic)."""
+        while not self._frames:
             left = deadline - time.monotonic()
             if left <= 0:
                 raise GuestTimeout(f"{self._name} did not answer in time")
@@ -93,6 +99,7 @@ class Agent:
             if not data:
                 raise GuestDied(f"{self._name} died in the middle of a request")
             self._frames.extend(self._decoder.feed(data))
+        return self._frames.pop(0)
 
     def call(
         self, kind: Kind, payload: bytes = b"", timeout_s: float = TIMEOUT_S, flags: int = 0
@@ -211,11 +218,14 @@ class Agent:
             request += field(Tag.TRUNCATE, b"") if offset == 0 else b""
             self.call(Kind.WRITE, request + field(Tag.DATA, data[offset : offset + READ_PIECE]))
 
-    def touch(self, mib: int) -> None:
-        """Write one word in every page of `mib` MiB of the guest's memory, and read it back."""
-        written = struct.unpack("<Q", self.call(Kind.TOUCH, struct.pack("<I", mib)))[0]
+    def touch(self, mib: int, first: int = 1) -> None:
+        """Write one word in every page of `mib` MiB of the guest's memory, and read it back.
+
+        Words count up from `first`: guests given others hold no equal pages.
+        """
+        answer = self.call(Kind.TOUCH, struct.pack("<IQ", mib, first))
         pages = mib * 256
-        if written != pages * (pages + 1) // 2:
+        if struct.unpack("<Q", answer)[0] != (pages * first + pages * (pages - 1) // 2) % (1 << 64):
             raise WrongAnswer(f"{self._name} did not touch {mib} MiB")
 
     def memory(self) -> dict[str, int]:

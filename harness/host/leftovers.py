@@ -14,12 +14,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from harness.host.merging import NOTE, restore
 from harness.host.run import HALF_BUILT, VARIABLE, cache_folder, lives, locked
 
 
 @dataclass(frozen=True)
 class Leftover:
-    """One thing of a dead run: `what` is process, mount, lease, folder or half-built."""
+    """One thing of a dead run: `what` is process, settings, mount, lease, folder or half-built."""
 
     what: str
     run_id: str
@@ -57,6 +58,8 @@ def find(runtime: Path, cache: Path | None = None) -> list[Leftover]:
     ]
     for folder in folders:
         if not lives(folder):
+            if (folder / NOTE).exists():
+                found.append(Leftover("settings", folder.name, str(folder / NOTE)))
             found += [Leftover("mount", folder.name, point) for point in _mounts_under(folder)]
             found.append(Leftover("folder", folder.name, str(folder)))
     leases = runtime / "leases"
@@ -90,6 +93,8 @@ def remove(one: Leftover) -> None:
     if one.what == "process":
         with contextlib.suppress(ProcessLookupError):
             os.kill(int(one.name), signal.SIGKILL)
+    elif one.what == "settings":
+        restore(Path(one.name))
     elif one.what == "mount":
         import sh
 

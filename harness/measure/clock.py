@@ -60,8 +60,8 @@ def calibrate(
     return statistics.median(steps), statistics.median(costs)
 
 
-def clock_of(id: str, start: str, stop: Mapping[str, str]) -> record.Clock:
-    """A record's clock, calibrated now (about a millisecond); `stop` has an event per metric."""
+def calibrated(id: str, start: str, stop: Mapping[str, str]) -> record.Clock:
+    """A record's clock, calibrated now (about a millisecond); `stop` has one event per metric."""
     resolution, overhead = calibrate()
     return record.Clock(
         id=id,
@@ -75,4 +75,4 @@ def clock_of(id: str, start: str, stop: Mapping[str, str]) -> record.Clock:
 
 def cold_start_clock() -> record.Clock:
     """The record's clock of a cold start."""
-    return clock_of("cold-start", START, {rung.name: rung.stop for rung in LADDER})
+    return calibrated("cold-start", START, {rung.name: rung.stop for rung in LADDER})

@@ -18,7 +18,7 @@ from harness.host.requirement import Requirement
 from harness.host.run import Run
 from harness.sandbox.identity import Identity
 from harness.sandbox.noop import NoopTemplate
-from harness.sandbox.protocol import Sandbox, Tier
+from harness.sandbox.protocol import Sandbox, Sharing, Tier
 
 COUNTERPART = "mise run bench:qemu-TIER measures the same tier with QEMU on this host"
 VMM = Path("/dev/vmmctl")
@@ -34,6 +34,7 @@ class BhyveSubstrate:
     name = "bhyve"
     own_kernel = True
     tiers = tuple(Tier)
+    sharings = (Sharing.PRIVATE, Sharing.MAPPED)
     tools: Sequence[str] = ("bhyve", "bhyvectl")
 
     def requirements(self) -> Sequence[Requirement]:
@@ -62,7 +63,14 @@ class BhyveSubstrate:
     def prepare(self, run: Run, cache: Path, tier: Tier) -> NoopTemplate:
         return self._refuse(tier)
 
-    def launch(self, run: Run, template: NoopTemplate, tier: Tier, identity: Identity) -> Sandbox:
+    def launch(
+        self,
+        run: Run,
+        template: NoopTemplate,
+        tier: Tier,
+        identity: Identity,
+        sharing: Sharing = Sharing.MAPPED,
+    ) -> Sandbox:
         return self._refuse(tier)
 
     def _refuse(self, tier: Tier) -> NoReturn:

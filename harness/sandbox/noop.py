@@ -13,7 +13,7 @@ from harness.host.requirement import Requirement
 from harness.host.run import Run
 from harness.measure.record import Image
 from harness.sandbox.identity import Identity
-from harness.sandbox.protocol import Tier
+from harness.sandbox.protocol import HostProcess, Sharing, Tier
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,13 @@ class NoopSandbox:
     @property
     def agent(self) -> Agent:
         raise GuestDied("a noop sandbox has no guest")
+
+    @property
+    def process(self) -> HostProcess | None:
+        return None
+
+    def adopt_identity(self) -> None:
+        """There is nobody to become anybody."""
 
     def awaken(self, timeout_s: float) -> float:
         self._awake = time.perf_counter()
@@ -63,6 +70,7 @@ class NoopSubstrate:
     name = "noop"
     own_kernel = False
     tiers = (Tier.DURABLE_PREWARM_POOL,)
+    sharings: Sequence[Sharing] = ()
     tools: Sequence[str] = ()
 
     def requirements(self) -> Sequence[Requirement]:
@@ -75,6 +83,11 @@ class NoopSubstrate:
         return NoopTemplate()
 
     def launch(
-        self, run: Run, template: NoopTemplate, tier: Tier, identity: Identity
+        self,
+        run: Run,
+        template: NoopTemplate,
+        tier: Tier,
+        identity: Identity,
+        sharing: Sharing = Sharing.MAPPED,
     ) -> NoopSandbox:
         return NoopSandbox(identity)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Protocol, TypeVar
@@ -47,6 +48,27 @@ class Tier(enum.StrEnum):
         return self in (Tier.DURABLE_PREWARM_POOL, Tier.PREWARM_POOL)
 
 
+class Sharing(enum.StrEnum):
+    """What restored sandboxes share of their memory.
+
+    `private`: nothing, each has a full copy. `mapped`: the checkpoint's pages, each until it is
+    written to. `merged`: these, and whatever else the kernel finds equal (samepage merging).
+    """
+
+    PRIVATE = "private"
+    MAPPED = "mapped"
+    MERGED = "merged"
+
+
+@dataclass(frozen=True)
+class HostProcess:
+    """The process that a sandbox is on its host; `guest_memory` begins the path of the file that
+    backs the guest's memory, as the process's list of mappings has it."""
+
+    pid: int
+    guest_memory: str
+
+
 class Sandbox(Protocol):
     """One sandbox. Whoever launched it destroys it, on every way out."""
 
@@ -61,6 +83,13 @@ class Sandbox(Protocol):
 
         Returns when the answer was there, in seconds of time.perf_counter. Raises SandboxError.
         """
+
+    @property
+    def process(self) -> HostProcess | None:
+        """Its process on this host; None where it has none, or the guest's memory has no file."""
+
+    def adopt_identity(self) -> None:
+        """Make the guest who it is, now rather than with its first process."""
 
     def first_exec(self, word: str) -> Finished:
         """Run the first process, which prints `word`; identity or wall clock go before it."""
@@ -100,6 +129,7 @@ class Substrate(Protocol[T]):
     name: str
     own_kernel: bool
     tiers: Sequence[Tier]
+    sharings: Sequence[Sharing]
     tools: Sequence[str]
     """Programs whose versions belong on the record."""
 
@@ -115,8 +145,18 @@ class Substrate(Protocol[T]):
         Raises Unsupported when this host cannot run the substrate.
         """
 
-    def launch(self, run: Run, template: T, tier: Tier, identity: Identity) -> Sandbox:
-        """A sandbox as its tier keeps it: booting, an empty VMM, or stopped in memory."""
+    def launch(
+        self,
+        run: Run,
+        template: T,
+        tier: Tier,
+        identity: Identity,
+        sharing: Sharing = Sharing.MAPPED,
+    ) -> Sandbox:
+        """A sandbox as its tier keeps it: booting, an empty VMM, or stopped in memory.
+
+        `sharing` is of a tier that restores. For `merged` the caller holds harness.host.merging.
+        """
 
 
 def registered() -> dict[str, str]:

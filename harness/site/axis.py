@@ -10,6 +10,7 @@ from harness.measure.quantity import scale
 
 _STEPS = (1, 2, 5)
 _TINY = 1e-9
+_MIB = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -47,17 +48,23 @@ def label(value: float, unit: str, like: float | None = None) -> str:
 
 
 def decades(values: Iterable[float], unit: str) -> Axis:
-    """A logarithmic axis from one power of ten to another, with every decade labelled."""
-    positive = [value for value in values if value > 0] or [1e-3, 1.0]
+    """A logarithmic axis from one power of ten to another, with every decade labelled.
+
+    Of bytes the decades are of MiB: a power of ten of bytes is a round number of nothing.
+    """
+    one = float(_MIB) if unit == "bytes" else 1.0
+    positive = [value / one for value in values if value > 0] or [1e-3, 1.0]
     first = math.floor(math.log10(min(positive)) + _TINY)
     last = math.ceil(math.log10(max(positive)) - _TINY)
     last = max(last, first + 1)
-    ticks = tuple(Tick(10.0**k, _decade(k, unit)) for k in range(first, last + 1))
-    minor = tuple(step * 10.0**k for k in range(first, last) for step in (2, 5))
-    return Axis(10.0**first, 10.0**last, True, ticks, minor)
+    ticks = tuple(Tick(10.0**k * one, _decade(k, unit)) for k in range(first, last + 1))
+    minor = tuple(step * 10.0**k * one for k in range(first, last) for step in (2, 5))
+    return Axis(10.0**first * one, 10.0**last * one, True, ticks, minor)
 
 
 def _decade(exponent: int, unit: str) -> str:
+    if unit == "bytes":
+        return f"{10.0**exponent:,.6g} MiB".replace(",", "\u202f")
     if unit != "s":
         return label(10.0**exponent, unit)
     # By threes, so that 100 µs is not written 0.1 ms beside 10 µs.

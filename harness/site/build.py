@@ -111,7 +111,9 @@ def _environment(sources: Path) -> jinja2.Environment:
 
     for function in (
         figures.figure,
+        figures.per,
         figures.count,
+        figures.derived,
         figures.clock_figure,
         figures.quoted,
         figures.mark,
@@ -119,6 +121,7 @@ def _environment(sources: Path) -> jinja2.Environment:
         environment.globals[function.__name__] = linked(function)
     environment.globals.update(
         anchor=corpus.anchor,
+        own_dimensions=corpus.own_dimensions,
         bounds_of=_bounds,
         slug=corpus.slug,
         bytes_text=figures.bytes_text,

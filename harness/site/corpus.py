@@ -11,7 +11,7 @@ from harness.claims.published import Figure
 from harness.claims.published import load as load_published
 from harness.errors import RecordError
 from harness.measure import record as records
-from harness.measure.record import RunRecord, Scalar, Series
+from harness.measure.record import Facts, RunRecord, Scalar, Series
 
 
 @dataclass(frozen=True)
@@ -76,14 +76,20 @@ def slug(text: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-") or "x"
 
 
+def own_dimensions(record: RunRecord, series: Series) -> Facts:
+    """What tells a series from the others of its metric."""
+    same = [one for one in record.series if one.metric == series.metric]
+    return {
+        name: value
+        for name, value in sorted(series.dimensions.items())
+        if any(one.dimensions.get(name) != value for one in same)
+    }
+
+
 def anchor(record: RunRecord, series: Series) -> str:
     """The place of a series on its run's page: its metric, and what tells it from the others."""
-    same = [one for one in record.series if one.metric == series.metric]
-    parts = [series.metric]
-    for name in sorted(series.dimensions):
-        if any(one.dimensions.get(name) != series.dimensions[name] for one in same):
-            parts.append(f"{name}-{series.dimensions[name]}")
-    return slug(" ".join(parts))
+    own = own_dimensions(record, series).items()
+    return slug(" ".join([series.metric, *(f"{name}-{value}" for name, value in own)]))
 
 
 def load(results: Path, published_folder: Path) -> Corpus:

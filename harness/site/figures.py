@@ -77,6 +77,38 @@ def figure(
     return shown + mark(entry, link)
 
 
+def divided(estimate: Estimate, by: int) -> Estimate:
+    """An estimate of a sum, as what it is for each of so many."""
+    low, high = estimate.low, estimate.high
+    return Estimate(
+        estimate.value / by,
+        None if low is None else low / by,
+        None if high is None else high / by,
+    )
+
+
+def per(entry: Entry, series: Series, statistic: str, by: int, link: Link) -> Markup:
+    """A statistic of a series divided by a count; linked to the undivided one."""
+    estimate = get(series, statistic)
+    if estimate is None or not by:
+        return figure(entry, series, statistic, link)
+    href = f"{link(entry.page)}#{anchor(entry.record, series)}.{statistic}"
+    each = divided(estimate, by)
+    return data(each.value, show(each, series.unit), href) + mark(entry, link)
+
+
+def derived(
+    entry: Entry, series: Series, estimate: Estimate, unit: str, link: Link, statistic: str = "p50"
+) -> Markup:
+    """A figure worked out of several series of a record; linked to the one that it is about."""
+    href = f"{link(entry.page)}#{anchor(entry.record, series)}.{statistic}"
+    shown = data(estimate.value, show(estimate, unit), href)
+    bounds = show_interval(estimate, unit)
+    if bounds:
+        shown += Markup(' <span class="interval">{}</span>').format(bounds)
+    return shown + mark(entry, link)
+
+
 def count(entry: Entry, number: int, place: str, link: Link) -> Markup:
     """A count taken from a record: of samples, of failures."""
     return data(number, str(number), f"{link(entry.page)}#{place}")

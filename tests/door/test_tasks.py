@@ -45,6 +45,40 @@ def test_a_task_runs_its_tier_and_passes_arguments_on(
     assert done.returncode == 7, "the exit code is the command's"
 
 
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("density", ["--profile", "full"]),
+        (
+            "qemu-fanout-1000",
+            [
+                "--substrate",
+                "qemu",
+                "--profile",
+                "full",
+                "--sharing",
+                "mapped,merged",
+                "--n",
+                "1000",
+            ],
+        ),
+        (
+            "bhyve-fanout-1000",
+            ["--substrate", "bhyve", "--profile", "full", "--sharing", "mapped", "--n", "1000"],
+        ),
+    ],
+)
+def test_tasks_of_density_pass_on_what_overrides_them(
+    name: str, words: list[str], tmp_path: Path
+) -> None:
+    task = ROOT / "rigs/tasks/bench" / name
+    assert os.access(task, os.X_OK) and '#MISE depends=["setup"]' in task.read_text()
+    script(tmp_path / ".venv/bin/coppice", 'printf "%s\\n" "$@"\nexit 7\n')
+    done = subprocess.run([task, "--n", "8"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.stdout.splitlines() == ["run", "density", *words, "--n", "8"]
+    assert done.returncode == 7
+
+
 def test_the_front_doors_tasks_are_there_and_set_up_first() -> None:
     tasks = tomllib.loads((ROOT / "mise.toml").read_text())["tasks"]
     assert {"setup", "bench", "test", "doctor", "site", "clean"} <= set(tasks)

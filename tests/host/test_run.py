@@ -3,6 +3,8 @@ from __future__ import annotations
 import json
 import os
 import re
+import subprocess
+import sys
 import threading
 import time
 from datetime import UTC, datetime
@@ -136,3 +138,12 @@ def test_a_dead_builders_folder_is_found_and_a_living_ones_is_not(
             assert not dead.exists()
             assert living.exists()
     assert (cache / "images" / "image").is_dir()
+
+
+def test_what_refuses_huge_pages_hands_that_on() -> None:
+    code = (
+        "from harness.host.memory import refuse_huge_pages as f; import subprocess; f();"
+        "print(subprocess.check_output(['cat', '/proc/self/status'], text=True))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert re.search(r"^THP_enabled:\s*0$", done.stdout, re.M) or "THP_enabled" not in done.stdout

@@ -68,3 +68,15 @@ def test_ticks_rise_and_stand_apart() -> None:
         assert places == sorted(set(places))
         assert 2 <= len(places) <= 8
         assert len({tick.label for tick in scale.ticks}) == len(places)
+
+
+def test_decades_of_bytes_are_decades_of_mib() -> None:
+    scale = axis.decades([3.0 * 2**20, 2e9], "bytes")
+    assert [tick.label for tick in scale.ticks] == [
+        "1 MiB",
+        "10 MiB",
+        "100 MiB",
+        "1\u202f000 MiB",
+        "10\u202f000 MiB",
+    ]
+    assert scale.low == 2**20 and scale.place(2**20 * 100) == 0.5

@@ -8,6 +8,7 @@
 
 /* system.c: PID 1's duties. */
 void system_mount(void);
+void system_quiet(void);
 void system_load_modules(void);
 const char *system_line(char *path, size_t room);
 void system_halt(void);

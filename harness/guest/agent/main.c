@@ -40,14 +40,20 @@ static void yield_to_children(void)
     syscall(SYS_sched_setscheduler, 0, SCHED_BATCH | SCHED_RESET_ON_FORK, &none);
 }
 
+static void survive(int number)
+{
+    (void)number;
+}
+
 int main(void)
 {
-    struct pollfd set[1 + 1 + 2 * CHILDREN_MAX];
+    struct pollfd set[1 + 3 * CHILDREN_MAX];
     char path[64];
 
     system_mount();
+    system_quiet();
     system_load_modules();
-    signal(SIGPIPE, SIG_IGN);
+    signal(SIGPIPE, survive); /* not SIG_IGN, which a started process would inherit */
     yield_to_children();
     if (line_open(system_line(path, sizeof path)) < 0) {
         fprintf(stderr, "coppice agent: cannot open %s: %s\n", path, strerror(errno));

@@ -12,15 +12,20 @@
 #define PAGE 4096u
 #define MIB (1024u * 1024u)
 
-/* u32 MiB -> u64 sum of what was written, read back. The memory stays until the next touch. */
+/* u32 MiB, u64 first word -> u64 sum of what was written, read back. The words count up from page
+ * to page, so that no two guests with other first words hold an equal page. The memory stays until
+ * the next touch. */
 void memory_touch(const struct frame *request)
 {
     static uint8_t *held = NULL;
     static size_t held_length = 0;
     uint32_t mib = 0;
-    uint64_t sum = 0;
+    uint64_t first = 0, sum = 0;
 
-    memcpy(&mib, request->payload, request->length < 4 ? request->length : 4);
+    if (request->length == sizeof mib + sizeof first) {
+        memcpy(&mib, request->payload, sizeof mib);
+        memcpy(&first, request->payload + sizeof mib, sizeof first);
+    }
     if (held)
         munmap(held, held_length);
     held_length = (size_t)mib * MIB;
@@ -36,7 +41,7 @@ void memory_touch(const struct frame *request)
     }
     for (size_t at = 0; at < held_length; at += PAGE) {
         volatile uint64_t *word = (volatile uint64_t *)(held + at);
-        *word = at / PAGE + 1;
+        *word = first + at / PAGE;
         sum += *word;
     }
     line_put(KIND_ANSWER, request->id, &sum, sizeof sum);

@@ -67,7 +67,7 @@ def _try_kvm(run: Run, image: GuestImage) -> Accelerator:
     )
     guest = QemuSandbox(vmm, identity, State.BOOTING)
     try:
-        guest.qmp.greeting(LIMIT_S)
+        guest.vmm.greeting(LIMIT_S)
         guest.awaken(LIMIT_S)
         return Accelerator("kvm", f"a guest answered under {KVM}")
     except CoppiceError as error:

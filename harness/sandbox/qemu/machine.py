@@ -26,13 +26,17 @@ HZ = 250  # of Debian's kernels, for lpj
 # Each argument saves time at boot or keeps the guest from waking without a reason:
 # no console at all; no calibration (tsc_early_khz and lpj are computed below); no self tests; no
 # mitigations, which under emulation protect nothing; /dev/mem reaches the local APIC (doorbell.c);
-# tracing, certificates and hibernation, which this guest does not use, are not initialised.
+# tracing, quotas, certificates, security modules and hibernation, which this guest does not use,
+# are not initialised; programs start at fixed addresses, since moving a new stack costs a flush of
+# the TLB; nobody watches for lock-ups, counts pressure or compacts memory; IPv6 comes when asked.
 KERNEL_ARGUMENTS = (
     "quiet panic=-1 reboot=t rdinit=/init nokaslr mitigations=off cryptomgr.notests "
     "random.trust_cpu=on i8042.noaux i8042.nokbd i8042.nopnp iomem=relaxed "
-    "init_on_alloc=0 tsc=nowatchdog "
+    "init_on_alloc=0 tsc=nowatchdog norandmaps lsm= psi=0 cgroup_disable=memory nowatchdog "
+    "transparent_hugepage=never ipv6.disable_ipv6=1 nr_cpus=1 8250.nr_uarts=1 "
     "initcall_blacklist=init_kprobe_trace,load_system_certificate_list,crypto_kdf108_init,"
-    "snapshot_device_init,slab_sysfs_init,init_trace_printk_function_export,init_ima"
+    "snapshot_device_init,slab_sysfs_init,init_trace_printk_function_export,init_ima,"
+    "init_blk_tracer,init_graph_tracefs,dquot_init"
 )
 
 
@@ -53,7 +57,12 @@ class Shape:
 
     def facts(self) -> Mapping[str, str | int]:
         """For a checkpoint's manifest and a record's images."""
-        return {**asdict(self), "cpu": self.cpu_model, "qemu": qemu_version()}
+        return {
+            **asdict(self),
+            "cpu": self.cpu_model,
+            "qemu": qemu_version(),
+            "kernel_arguments": kernel_arguments(self),
+        }
 
 
 @functools.cache
@@ -86,7 +95,6 @@ class Descriptors:
     control: int
     bell: int
     incoming: int | None = None
-    tap: int | None = None
 
 
 def arguments(
@@ -96,17 +104,22 @@ def arguments(
     *,
     memory: Path | None = None,
     share: bool = False,
+    mergeable: bool = False,
+    populate: bool = False,
+    tap: int | None = None,
     kernel: Path | None = None,
     initramfs: Path | None = None,
 ) -> Sequence[str]:
     """The whole command line of one VMM.
 
-    `memory` backs guest memory with a file, `share` says whether writes go to it. Without `kernel`
-    the VMM waits for a checkpoint on the descriptor `incoming`.
+    `memory` backs guest memory with a file, `share` says whether writes go to it, `mergeable`
+    whether the kernel may merge it with equal pages, `populate` whether it is mapped whole from the
+    start. `tap` is the descriptor of the network card's other end. Without `kernel` the VMM waits
+    for a checkpoint on the descriptor `incoming`.
     """
     backend = (
         f"memory-backend-file,id=ram,size={shape.memory_mib}M,mem-path={memory},"
-        f"share={'on' if share else 'off'}"
+        f"share={'on' if share else 'off'},prealloc={'on' if populate else 'off'}"
         if memory
         else f"memory-backend-ram,id=ram,size={shape.memory_mib}M"
     )
@@ -115,14 +128,15 @@ def arguments(
         if shape.accelerator == "tcg"
         else "kvm"
     )
+    merge = "on" if mergeable else "off"  # QEMU's default is on: a host that merges would merge us
     agent = ["-chardev", f"socket,id=agent,fd={line.agent}"]
     bell = ["-chardev", f"socket,id=bell,fd={line.bell}"]
     serial = "agent" if shape.line == "serial" else "bell"
     # A checkpoint knows the card, not what it is plugged into.
-    plug = [] if line.tap is None else ["-netdev", f"tap,id=net,fd={line.tap},vhost=off"]
+    plug = [] if tap is None else ["-netdev", f"tap,id=net,fd={tap},vhost=off"]
     words = [
         PROGRAM, "-name", name, "-nodefaults", "-no-user-config", "-display", "none",
-        "-machine", f"{shape.machine},memory-backend=ram", "-accel", accelerator,
+        "-machine", f"{shape.machine},memory-backend=ram,mem-merge={merge}", "-accel", accelerator,
         "-cpu", shape.cpu_model, "-m", f"{shape.memory_mib}M", "-object", backend,
         *agent, *bell, "-serial", f"chardev:{serial}",
         "-device", "virtio-serial-device,max_ports=2",

@@ -10,10 +10,11 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from harness.errors import GuestTimeout, SandboxError, WrongAnswer
+from harness.errors import GuestDied, GuestTimeout, SandboxError, WrongAnswer
 from harness.guest.agent_client import Agent, Finished, identity_fields
 from harness.guest.protocol import ARMED, RING_ANSWER_LENGTH, Tag, field, ring, ring_answer
 from harness.sandbox.identity import NO_KEY, Identity
+from harness.sandbox.protocol import HostProcess
 from harness.sandbox.qemu.checkpoint import Checkpoint
 from harness.sandbox.qemu.qmp import Qmp
 from harness.sandbox.qemu.vmm import CONTINUE, STOP, Vmm
@@ -60,6 +61,7 @@ class QemuSandbox:
         state: State,
         checkpoint: Checkpoint | None = None,
         booted: Callable[[], None] = lambda: None,
+        guest_memory: str = "",
     ) -> None:
         self.id = identity.id
         self.identity = identity
@@ -69,6 +71,7 @@ class QemuSandbox:
         self._booted = state is State.BOOTING
         self._checkpoint = checkpoint
         self._end_of_boot = booted
+        self._guest_memory = guest_memory
         self._pending_identity = state is not State.RUNNING
         self._ring = _new_ring(NO_KEY)
         self._replied = 0.0
@@ -86,14 +89,21 @@ class QemuSandbox:
             self._load(timeout_s)
             replied = self._ring_bell(timeout_s)
         else:
+            replied = self._ask(timeout_s)
+        self._state = State.RUNNING
+        self._replied = replied
+        return replied
+
+    def _ask(self, timeout_s: float) -> float:
+        """Put a nonce to a guest that runs, or will when it has booted."""
+        try:
             if self._state is State.BOOTING:
                 self.agent.wait_for_start(timeout_s)
                 self._end_of_boot()
             self.agent.ping(timeout_s)
-            replied = time.perf_counter()
-        self._state = State.RUNNING
-        self._replied = replied
-        return replied
+            return time.perf_counter()
+        except GuestDied as error:
+            raise self.vmm.died() from error
 
     def _ring_bell(self, timeout_s: float) -> float:
         """Put a nonce before the guest, let it run, wait for its answer."""
@@ -154,7 +164,8 @@ class QemuSandbox:
 
     def touch(self, mib: int) -> None:
         """Write one word in every page of `mib` MiB of the guest's memory."""
-        self.agent.touch(mib)
+        # Its own words: the same in every guest would be merged, as no real working set is.
+        self.agent.touch(mib, int.from_bytes(self.identity.key[:8]))
 
     def resumed_at(self) -> float:
         """When the VMM let the vCPU run, by its own word; perf_counter seconds.
@@ -172,6 +183,12 @@ class QemuSandbox:
     @property
     def qmp(self) -> Qmp:
         return self.vmm.qmp
+
+    @property
+    def process(self) -> HostProcess | None:
+        if not self._guest_memory:
+            return None
+        return HostProcess(self.vmm.process.pid, self._guest_memory)
 
     def adopt_identity(self) -> None:
         """Make the guest who it is, now rather than with its first process."""

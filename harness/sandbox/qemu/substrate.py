@@ -11,11 +11,13 @@ from pathlib import Path
 
 from harness.errors import SandboxError
 from harness.guest.image import GuestImage, build
+from harness.host import merging
+from harness.host.memory import refuse_huge_pages
 from harness.host.requirement import Requirement
 from harness.host.run import Run
 from harness.measure.record import Image, Scalar
 from harness.sandbox.identity import Identity, allocate
-from harness.sandbox.protocol import Tier
+from harness.sandbox.protocol import Sharing, Tier
 from harness.sandbox.qemu import checkpoint as checkpoints
 from harness.sandbox.qemu.accelerator import choose
 from harness.sandbox.qemu.checkpoint import Checkpoint
@@ -30,6 +32,9 @@ WARM_UPS = 8
 """Processes run before a guest is checkpointed or stopped, so that translated code is at hand."""
 SETTLE_S = 1.0
 """Seconds that a guest lives before it is stopped: its kernel's housekeeping is translated then."""
+REST_S = 0.2
+"""Seconds that a guest idles after its last process before it is stopped: its kernel still has the
+dead process to clear away, and would do so at the moment somebody waits for it."""
 SEAL = "/run/sealed"
 """A file written before the checkpoint: a restored guest that has it kept its state."""
 MIB = 1 << 20
@@ -43,6 +48,8 @@ class QemuTemplate:
     image: GuestImage
     checkpoint: Checkpoint | None
     note: str
+    mergeable: Path
+    """The program that becomes a VMM whose memory may be merged."""
 
     @property
     def accelerator(self) -> str:
@@ -60,6 +67,7 @@ class QemuSubstrate:
     name = "qemu"
     own_kernel = True
     tiers = tuple(Tier)
+    sharings = tuple(Sharing)
     tools = (PROGRAM,)
 
     def __init__(self, line: str = "virtio") -> None:
@@ -77,8 +85,10 @@ class QemuSubstrate:
         image = build(cache)
         chosen = choose(run, cache, image)
         shape = Shape(chosen.name, line=self._line)
+        if chosen.name == "tcg":
+            refuse_huge_pages()
         sealed = self._sealed(run, cache, image, shape) if tier.restores else None
-        return QemuTemplate(shape, image, sealed, chosen.reason)
+        return QemuTemplate(shape, image, sealed, chosen.reason, merging.program(cache))
 
     def launch(
         self,
@@ -86,22 +96,27 @@ class QemuSubstrate:
         template: QemuTemplate,
         tier: Tier,
         identity: Identity,
+        sharing: Sharing = Sharing.MAPPED,
         tap: int | None = None,
     ) -> QemuSandbox:
         """`tap` is the descriptor that plugs its card into a network (`Cubenet.attach_tap`)."""
         if not tier.restores:
             guest = self._boot(run, template.image, template.shape, identity, tap=tap)
         else:
-            guest = self._empty(run, template, identity, tap)
+            guest = self._empty(run, template, identity, sharing, tap)
         with destroyed_on_failure(guest):
             if not tier.restores:
-                guest.qmp.greeting(30)
+                guest.vmm.greeting(30)
             if tier.waits_in_memory:
                 guest.awaken(BOOT_LIMIT_S)
                 guest.adopt_identity()
                 _warm_up(guest)
-                guest.arm()
-                guest.stop()
+                _hold(guest)
+                # Once through what a caller will do: waking takes paths that nothing else warms.
+                guest.awaken(BOOT_LIMIT_S)
+                guest.first_exec("rehearsal")
+                time.sleep(REST_S)
+                _hold(guest)
         return guest
 
     def _boot(
@@ -118,32 +133,49 @@ class QemuSubstrate:
         def words(line: Descriptors) -> Sequence[str]:
             return arguments(
                 shape, name, line, memory=memory, share=memory is not None,
-                kernel=image.kernel, initramfs=image.initramfs,
+                tap=tap, kernel=image.kernel, initramfs=image.initramfs,
             )  # fmt: skip
 
         end = self._turns.take()
         try:
-            vmm = spawn(run, name, words, incoming=False, tap=tap)
+            vmm = spawn(run, name, words, incoming=False, inherited=_open(tap))
         except BaseException:
             end()
             raise
         return QemuSandbox(vmm, identity, State.BOOTING, booted=end)
 
     def _empty(
-        self, run: Run, template: QemuTemplate, identity: Identity, tap: int | None
+        self,
+        run: Run,
+        template: QemuTemplate,
+        identity: Identity,
+        sharing: Sharing,
+        tap: int | None,
     ) -> QemuSandbox:
         """A VMM that waits for device state; of the guest it has only the mapping of a file."""
         name = f"coppice-{identity.id}"
         sealed = template.checkpoint
         assert sealed
+        merged, copied = sharing is Sharing.MERGED, sharing is Sharing.PRIVATE
+        with contextlib.ExitStack() as until_spawned:
+            inherited = [until_spawned.enter_context(sealed.private_memory())] if copied else []
+            memory = Path(f"/proc/self/fd/{inherited[0]}") if copied else sealed.memory
 
-        def words(line: Descriptors) -> Sequence[str]:
-            return arguments(template.shape, name, line, memory=sealed.memory)
+            def words(line: Descriptors) -> Sequence[str]:
+                return arguments(
+                    template.shape, name, line,
+                    memory=memory, share=copied, populate=copied, mergeable=merged, tap=tap,
+                )  # fmt: skip
 
-        vmm = spawn(run, name, words, incoming=True, tap=tap)
-        guest = QemuSandbox(vmm, identity, State.EMPTY, sealed)
+            inherited += _open(tap)
+            through = template.mergeable if merged else None
+            vmm = spawn(
+                run, name, words, incoming=True, inherited=inherited, through=through
+            )  # fmt: skip
+        backing = f"/memfd:{checkpoints.COPY}" if copied else str(sealed.memory)
+        guest = QemuSandbox(vmm, identity, State.EMPTY, sealed, guest_memory=backing)
         with destroyed_on_failure(guest):
-            guest.qmp.greeting(30)
+            guest.vmm.greeting(30)
             _migration_capabilities(guest.vmm)
         return guest
 
@@ -169,12 +201,11 @@ class QemuSubstrate:
             os.posix_fallocate(file.fileno(), 0, shape.memory_mib * MIB)
         guest = self._boot(run, image, shape, allocate(run.leases, run.id), memory)
         try:
-            guest.qmp.greeting(30)
+            guest.vmm.greeting(30)
             guest.awaken(BOOT_LIMIT_S)
             _warm_up(guest)
             guest.agent.write_file(SEAL, b"written before the checkpoint")
-            guest.arm()
-            guest.stop()
+            _hold(guest)
             _migration_capabilities(guest.vmm)
             handle = os.open(folder / checkpoints.DEVICES, os.O_WRONLY | os.O_CREAT, 0o644)
             try:
@@ -193,11 +224,20 @@ class QemuSubstrate:
             guest.destroy()
 
 
+def _open(descriptor: int | None) -> Sequence[int]:
+    return [] if descriptor is None else [descriptor]
+
+
 def _warm_up(guest: QemuSandbox) -> None:
     time.sleep(SETTLE_S)
     for number in range(WARM_UPS):
         guest.agent.set_wall_clock()
         guest.agent.run((ECHO, str(number)))
+
+
+def _hold(guest: QemuSandbox) -> None:
+    guest.arm()
+    guest.stop()
 
 
 def _migration_capabilities(vmm: Vmm) -> None:

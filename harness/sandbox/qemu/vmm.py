@@ -50,12 +50,21 @@ class Vmm:
         return ""
 
     def died(self) -> GuestDied:
-        """The error for a VMM that is gone, with what it said last."""
+        """The error for a VMM that is gone or going, with what it said last."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(1)  # its line may break before it has ended
         code = self.process.poll()
         return GuestDied(
             f"the VMM of {self.name} ended" + (f" with {code}" if code is not None else "")
             + (f": {self.said()}" if self.said() else "")
         )  # fmt: skip
+
+    def greeting(self, timeout_s: float) -> None:
+        """Wait for the VMM to introduce itself; GuestDied says why it did not."""
+        try:
+            self.qmp.greeting(timeout_s)
+        except GuestDied as error:
+            raise self.died() from error
 
     def send_descriptor(self, name: str, descriptor: int) -> None:
         """Hand an open file to the VMM, which knows it by `name` from then on."""
@@ -78,11 +87,12 @@ def spawn(
     arguments: Callable[[Descriptors], Sequence[str]],
     *,
     incoming: bool,
-    tap: int | None = None,
+    inherited: Sequence[int] = (),
+    through: Path | None = None,
 ) -> Vmm:
     """Start a VMM, not waiting for it. `arguments` makes its command line from our descriptors.
 
-    `tap` is the descriptor of its network card's other end, and stays the caller's.
+    It has the open files `inherited` too. `through` is a program that becomes the VMM.
     """
     with contextlib.ExitStack() as theirs, contextlib.ExitStack() as ours:
         pairs = {}
@@ -91,11 +101,12 @@ def spawn(
             ours.enter_context(near)
             theirs.enter_context(far)
             pairs[line] = (near, far)
-        theirs_by_line = {line: far.fileno() for line, (_, far) in pairs.items()}
-        numbers = Descriptors(**theirs_by_line, tap=tap)
+        numbers = Descriptors(**{line: far.fileno() for line, (_, far) in pairs.items()})
         log = run.folder / f"{name}.log"
         words = list(arguments(numbers))
         words[0] = need(words[0])
+        if through:
+            words.insert(0, str(through))
         handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         try:
             process = subprocess.Popen(
@@ -103,7 +114,7 @@ def spawn(
                 stdin=subprocess.DEVNULL,
                 stdout=handle,
                 stderr=handle,
-                pass_fds=[*theirs_by_line.values(), *([] if tap is None else [tap])],
+                pass_fds=[*(far.fileno() for _, far in pairs.values()), *inherited],
                 env=dict(run.environment),
                 # An interrupt at the terminal is not for it. No session of its own: the scheduler
                 # shares CPUs between sessions, and all callers together would count as one VMM.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from harness.measure import statistics
-from harness.site import coldstart
+from harness.site import coldstart, density
 from harness.site.chart_ladder import Rung, ladder
 from harness.site.corpus import Corpus
 from harness.site.page import Asset, Document, Nav, Page
@@ -23,6 +23,8 @@ _PERCENTILES = (50, 90, 95, 99)
 
 def _render(corpus: Corpus) -> Iterator[Document | Asset]:
     runs = list(corpus.of_rig(coldstart.RIG, corpus.machine))
+    fleets = density.fleets(corpus)
+    holds = [one for sharing in density.SHARINGS if (one := density.largest(fleets, sharing))]
     shown = {n: [p for p in _PERCENTILES if n >= statistics.smallest_n(p)] for n in _EXAMPLES}
     yield Document(
         "method.html",
@@ -31,6 +33,9 @@ def _render(corpus: Corpus) -> Iterator[Document | Asset]:
         "Clocks, tiers and statistics: what a figure on this site means.",
         {
             "drawing": ladder("ladder", "a caller asks for a sandbox", _RUNGS),
+            "holds": holds,
+            "woken_fleets": [one for one in holds if one.wakes][:1],
+            "parts": [one.dimensions["part"] for one in holds[0].parts] if holds else [],
             "newest": runs[-1] if runs else None,
             "percentiles": _PERCENTILES,
             "shown": shown,

@@ -1,0 +1,144 @@
+"""What one VMM holds in memory, by kind of mapping, from /proc/PID/smaps.
+
+Guest memory is told from the VMM's own by the file that backs it. Proportional set size (PSS)
+divides every page by the number of processes that map it, so that the sums over a fleet count each
+page once; pages that the kernel has merged are divided in the same way.
+"""
+
+from __future__ import annotations
+
+import enum
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from harness.measure.system import System
+
+_HEAD = re.compile(r"^([0-9a-f]+)-([0-9a-f]+) (\S{4}) \S+ (\S+) (\d+) *(.*)$")
+_MIB = 1 << 20
+_ARENA = 64 * _MIB
+"""Where the C library aligns the heaps of further threads."""
+_STACK = 8 * _MIB
+KERNEL_STACK = 16384
+"""Bytes of a thread's stack in the kernel on x86-64."""
+
+
+class Kind(enum.StrEnum):
+    """What a mapping is for."""
+
+    GUEST = "guest memory"
+    TRANSLATED = "translated code"
+    HEAP = "heap"
+    ARENA = "heaps of threads"
+    STACK = "stacks"
+    FILE = "program and libraries"
+    ANONYMOUS = "other anonymous memory"
+
+
+PAGE_TABLES, KERNEL_STACKS = "page tables", "kernel stacks"
+PARTS = (*(str(kind) for kind in Kind), PAGE_TABLES, KERNEL_STACKS)
+"""All that a process takes of its host: its mappings, and what the kernel holds for it."""
+
+
+@dataclass(frozen=True)
+class Share:
+    """Bytes of some mappings: proportional, private and dirty, merged with equal pages."""
+
+    pss: int = 0
+    private_dirty: int = 0
+    merged: int = 0
+
+    def __add__(self, other: Share) -> Share:
+        return Share(
+            self.pss + other.pss,
+            self.private_dirty + other.private_dirty,
+            self.merged + other.merged,
+        )
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """One process. `page_tables` and `kernel_stacks` are the kernel's, in bytes, and its alone."""
+
+    kinds: Mapping[Kind, Share]
+    page_tables: int
+    kernel_stacks: int
+
+    @property
+    def guest(self) -> Share:
+        return self.kinds[Kind.GUEST]
+
+    @property
+    def vmm(self) -> Share:
+        """All that is not guest memory."""
+        return sum((one for kind, one in self.kinds.items() if kind is not Kind.GUEST), Share())
+
+    @property
+    def own(self) -> int:
+        """Bytes that one more such process takes: what it shares with none."""
+        dirty = sum(share.private_dirty for share in self.kinds.values())
+        return dirty + self.page_tables + self.kernel_stacks
+
+    def part(self, name: str) -> int:
+        """Bytes of one of PARTS: proportional, for mappings."""
+        kernel = {PAGE_TABLES: self.page_tables, KERNEL_STACKS: self.kernel_stacks}
+        return kernel[name] if name in kernel else self.kinds[Kind(name)].pss
+
+
+def read(pid: int, guest_memory: str, system: System | None = None) -> Footprint | None:
+    """The footprint of a process, or None when it is gone. `guest_memory` begins the path of the
+    file behind its guest's memory. Takes milliseconds of CPU: never on a timed path."""
+    system = system or System()
+    text = system.read(f"/proc/{pid}/smaps")
+    status = system.read(f"/proc/{pid}/status")
+    if not text or not status:
+        return None
+    kinds = dict.fromkeys(Kind, Share())
+    for kind, share in _mappings(text, guest_memory):
+        kinds[kind] += share
+    tables, threads = _status(status, "VmPTE"), _status(status, "Threads")
+    return Footprint(kinds, tables * 1024, threads * KERNEL_STACK)
+
+
+def _status(text: str, name: str) -> int:
+    found = re.search(rf"^{name}:\s+(\d+)", text, re.MULTILINE)
+    return int(found[1]) if found else 0
+
+
+def _mappings(text: str, guest_memory: str) -> Iterator[tuple[Kind, Share]]:
+    kind, kib = Kind.ANONYMOUS, dict[str, int]()
+    guard = None
+    for line in text.splitlines():
+        if head := _HEAD.match(line):
+            if kib:
+                yield kind, _share(kib)
+            kind, kib = _kind(head, guest_memory, guard), {}
+            guard = head[2] if head[3] == "---p" else None
+        else:
+            name, _, rest = line.partition(":")
+            if name in ("Pss", "Private_Dirty", "KSM"):
+                kib[name] = int(rest.split()[0])
+    if kib:
+        yield kind, _share(kib)
+
+
+def _share(kib: Mapping[str, int]) -> Share:
+    return Share(*(kib.get(name, 0) * 1024 for name in ("Pss", "Private_Dirty", "KSM")))
+
+
+def _kind(head: re.Match[str], guest_memory: str, guard: str | None) -> Kind:
+    """`guard` is where a mapping without any rights ended just before, as under a stack."""
+    start, end, rights, path = int(head[1], 16), int(head[2], 16), head[3], head[6]
+    if path.startswith(guest_memory):
+        return Kind.GUEST
+    if path == "[heap]":
+        return Kind.HEAP
+    if path == "[stack]":
+        return Kind.STACK
+    if path and not path.startswith("[anon"):
+        return Kind.FILE
+    if "x" in rights:
+        return Kind.TRANSLATED
+    if start % _ARENA == 0:
+        return Kind.ARENA
+    return Kind.STACK if end - start == _STACK and guard == head[1] else Kind.ANONYMOUS

@@ -1,0 +1,105 @@
+"""The density page: what N sandboxes from one checkpoint take of a host, in three definitions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+from harness.measure.statistics import Estimate
+from harness.site import density
+from harness.site.chart_scaling import Curve, Naive, Point, Reference, scaling_chart
+from harness.site.corpus import Corpus
+from harness.site.density import Fleet
+from harness.site.page import Asset, Document, Nav, Page
+
+_NS = (8, 50, 200, 400, 1000)
+_CUBE_NS = (100, 1000)
+"""The ends of what CubeSandbox publishes; the rest stands in the table below."""
+_ADVERTISED = "cubesandbox.readme.memory"
+_DEFINITIONS = ("vmm-only", "private-dirty", "host-change")
+"""Clocks of published figures that one of our three definitions answers to."""
+_NAMES = {
+    "private": "private: a full copy each",
+    "mapped": "mapped: one checkpoint",
+    "merged": "merged: and equal pages",
+}
+_ACROSS = "sandboxes from one checkpoint"
+
+
+def _curves(found: Sequence[Fleet], value: Callable[[Fleet], Estimate | None]) -> Sequence[Curve]:
+    curves = []
+    for sharing in density.SHARINGS:
+        points, notes = [], set[str]()
+        for fleet in found:
+            estimate = value(fleet)
+            if fleet.sharing == sharing and estimate:
+                points.append(Point(fleet.reached, estimate))
+                notes.add(fleet.entry.record.validity.status)
+        notes.discard("valid")
+        curves.append(Curve(_NAMES[sharing], points, ", ".join(sorted(notes))))
+    return curves
+
+
+def _references(corpus: Corpus, ids: dict[str, int], who: str = "") -> Sequence[Reference]:
+    """Published figures by id, each at its N, after the name of who says so."""
+    return [
+        Reference(figure, f"{who} {figure.as_written}".strip(), n)
+        for id, n in ids.items()
+        if (figure := corpus.figure(id))
+    ]
+
+
+def _charts(corpus: Corpus, found: Sequence[Fleet]) -> dict[str, object]:
+    naive = None
+    first = next((one for one in found if one.guest_bytes), None)
+    if first and first.guest_bytes:
+        start = Point(1, Estimate(first.guest_bytes, None, None))
+        naive = Naive(start, "N times the guest's memory")
+    totals = {f"coppice.density.{n}.total": n for n in _NS}
+    each = {f"coppice.density.{n}.per-guest": n for n in _NS}
+    cube = {f"cubesandbox.june.density-{n}": n for n in _CUBE_NS}
+    advertised = corpus.figure(_ADVERTISED)
+    return {
+        "total": scaling_chart(
+            "density-total",
+            "The host's whole change",
+            "bytes",
+            _ACROSS,
+            _curves(found, lambda fleet: fleet.total),
+            _references(corpus, totals),
+            naive,
+        ),
+        "each": scaling_chart(
+            "density-each",
+            "The host's whole change, per sandbox",
+            "bytes",
+            _ACROSS,
+            _curves(found, lambda fleet: fleet.each),
+            [
+                *_references(corpus, each),
+                *_references(corpus, cube, "CubeSandbox"),
+                *([Reference(advertised, f"CubeSandbox advertises {advertised.as_written}")]
+                  if advertised else []),
+            ],
+        ),
+    }  # fmt: skip
+
+
+def _render(corpus: Corpus) -> Iterator[Document | Asset]:
+    found = density.fleets(corpus)
+    published = [one for one in corpus.published if one.topic == "memory" and one.value is not None]
+    yield Document(
+        "density.html",
+        "density.html",
+        "Density",
+        "How many sandboxes from one checkpoint fit on this host, alive, distinct and idle.",
+        {
+            "charts": _charts(corpus, found) if found else None,
+            "fleets": found,
+            "merged": density.largest(found, "merged"),
+            "published": published,
+            "broken": [one for one in found if one.entry.record.validity.status == "failed"],
+        },
+    )
+
+
+PAGE = Page(_render, Nav("Density", "density.html", 10))

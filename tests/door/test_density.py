@@ -1,0 +1,85 @@
+"""The density rig from the command to the record: what it refuses, and what a dead guest does."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from harness.measure.record import RunRecord, find, load
+from harness.sandbox.protocol import load as load_substrate
+from tests.door.tools import ROOT
+from tests.host.processes import carrying, coppice, eventually
+
+pytestmark = pytest.mark.skipif(
+    not all(need.satisfied for need in load_substrate("qemu").requirements()),
+    reason="QEMU is not installed: bin/mise run setup",
+)
+WANTED = ("density", "--substrate", "qemu", "--sharing", "mapped")
+
+
+@pytest.fixture(autouse=True)
+def runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path / "runtime"
+    monkeypatch.setenv("COPPICE_RUNTIME", str(folder))
+    return folder
+
+
+def only(results: Path) -> RunRecord:
+    (path,) = find(results)
+    return load(path)
+
+
+def test_more_than_fits_is_refused_with_figures_before_any_fleet(tmp_path: Path) -> None:
+    done = coppice("run", *WANTED, "--n", "2,1000000", "--results", str(tmp_path))
+    assert done.returncode == 71, done.stdout
+    assert "1000000 sandboxes of" in done.stdout and "--force" in done.stdout
+    assert list(find(tmp_path)) == []
+
+
+@pytest.mark.parametrize("option", [("--n", "many"), ("--n", "0"), ("--sharing", "common")])
+def test_options_that_cannot_be_read(option: tuple[str, str], tmp_path: Path) -> None:
+    done = coppice("run", "density", *option, "--results", str(tmp_path))
+    assert done.returncode == 64, done.stdout
+
+
+def test_bhyve_explains_itself(tmp_path: Path) -> None:
+    done = coppice("run", "density", "--substrate", "bhyve", "--results", str(tmp_path))
+    assert done.returncode == 69 and "bhyve needs" in done.stderr
+
+
+def test_a_guest_killed_in_a_fleets_life_makes_the_record_a_failure(
+    runtime: Path, tmp_path: Path
+) -> None:
+    results = tmp_path / "results"
+    command = [sys.executable, "-m", "harness.cli", "run", *WANTED, "--n", "3"]
+    with subprocess.Popen([*command, "--results", results], cwd=ROOT) as process:
+
+        def vmms() -> list[int]:
+            found = [pid for pid in carrying(str(runtime)) if _is_vmm(pid)]
+            return found if len(found) == 3 else []
+
+        eventually(lambda: bool(vmms()), 60)
+        time.sleep(3)  # two came before them, to be measured; these have come up by now
+        os.kill(vmms()[0], signal.SIGKILL)
+        process.wait(180)
+    record = only(results)
+    assert record.validity.status == "failed"
+    assert any("1 of 3" in reason for reason in record.validity.reasons)
+    reply = next(one for one in record.series if one.metric == "reply")
+    assert len(reply.samples) == 2 and reply.failures[0].reason.startswith("GuestDied")
+    change = next(one for one in record.series if one.metric == "host-change")
+    assert change.samples, "what was measured is kept"
+    assert carrying(str(runtime)) == []
+
+
+def _is_vmm(pid: int) -> bool:
+    try:
+        return b"qemu-system" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return False

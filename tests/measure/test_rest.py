@@ -1,0 +1,98 @@
+"""When a host is at rest, and what processes did meanwhile."""
+
+from __future__ import annotations
+
+import itertools
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+
+from harness.measure import memory_linux
+from harness.measure.memory_linux import HostMemory
+from harness.measure.rest_linux import (
+    BOUND_BYTES,
+    BOUND_SHARE,
+    Activity,
+    Window,
+    activity,
+    bound,
+    settle,
+    watch,
+)
+
+GIB = 1 << 30
+HOST = HostMemory(20 * GIB, 0, 0, 0, 0, 0, 0, 0, 0, 0)
+BUSY = "import sys\nprint('go', flush=True)\nwhile True: pass"
+SLEEPY = (
+    "import time\nprint('go', flush=True)\nfor _ in range(100): time.sleep(0.01)\ntime.sleep(9)"
+)
+
+
+def windows(*available: int) -> Callable[[], Window]:
+    """Windows of ten seconds between these readings of available memory."""
+    readings = [replace(HOST, available=one) for one in available]
+    pairs = itertools.pairwise(readings)
+
+    def one() -> Window:
+        before, after = next(pairs)
+        return Window(10.0, before, after, Activity(0, 0), 0)
+
+    return one
+
+
+def test_the_bound_is_absolute_for_small_fleets_and_relative_for_large_ones() -> None:
+    assert bound(0) == bound(-GIB) == BOUND_BYTES
+    assert bound(10 * GIB) == BOUND_SHARE * 10 * GIB > BOUND_BYTES
+
+
+def test_at_rest_after_the_first_window_that_moves_little() -> None:
+    found = settle(HOST, windows(18 * GIB, 17 * GIB, 17 * GIB - BOUND_BYTES, 0))
+    assert found.reached and len(found.windows) == 2 and found.seconds == 20
+
+
+def test_pages_that_wait_in_a_processors_list_are_to_be_had() -> None:
+    before, after = replace(HOST, in_lists=GIB), replace(HOST, available=21 * GIB)
+    assert Window(10, before, after, Activity(0, 0), 0).moved == 0
+
+
+def test_memory_that_comes_back_moves_too() -> None:
+    found = settle(HOST, windows(17 * GIB, 18 * GIB, 18 * GIB))
+    assert len(found.windows) == 2
+
+
+def test_a_quiet_window_is_no_rest_before_the_scanner_has_been_round() -> None:
+    answers = iter([False, False, True])
+    found = settle(HOST, windows(*[18 * GIB] * 9), lambda: next(answers))
+    assert found.reached and len(found.windows) == 3
+
+
+def test_waiting_has_a_limit() -> None:
+    found = settle(HOST, windows(*range(20 * GIB, 0, -GIB)), limit_s=45)
+    assert not found.reached and found.seconds == 50
+
+
+def test_what_processes_did() -> None:
+    with (
+        subprocess.Popen([sys.executable, "-c", BUSY], stdout=subprocess.PIPE) as busy,
+        subprocess.Popen([sys.executable, "-c", SLEEPY], stdout=subprocess.PIPE) as sleepy,
+    ):
+        try:
+            for process in (busy, sleepy):
+                assert process.stdout
+                process.stdout.readline()
+            at_work = watch([busy.pid], 0.5)
+            often = activity([sleepy.pid]).switches
+            window = watch([sleepy.pid], 0.5)
+            assert 0.1 < at_work.fleet.cpu_s <= at_work.seconds + 0.02
+            assert often + window.fleet.switches >= 20 and window.fleet.cpu_s < 0.2
+        finally:
+            busy.kill()
+            sleepy.kill()
+
+
+def test_processes_that_are_gone_count_nothing() -> None:
+    with subprocess.Popen(["true"]) as gone:
+        gone.wait()
+    assert activity([gone.pid]) == Activity(0, 0)
+    assert watch([], 0.01).moved >= 0 and memory_linux.read().available > 0

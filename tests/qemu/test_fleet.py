@@ -1,0 +1,119 @@
+"""Real fleets of three, in every sharing: alive, distinct, accounted for, honest of the dead."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+import pytest
+
+from harness.guest.wakes import trace
+from harness.host.merging import SETTINGS, merging
+from harness.host.run import Run
+from harness.measure import footprint_linux
+from harness.measure.footprint_linux import Footprint
+from harness.sandbox.fleet import Fleet, ask_each
+from harness.sandbox.identity import allocate
+from harness.sandbox.protocol import Sandbox, Sharing, Tier
+from harness.sandbox.qemu import QemuSubstrate
+from harness.sandbox.qemu.substrate import QemuTemplate
+from tests.host.processes import eventually
+
+MIB = 1 << 20
+N = 3
+
+
+def footprint(sandbox: Sandbox) -> Footprint | None:
+    process = sandbox.process
+    assert process
+    return footprint_linux.read(process.pid, process.guest_memory)
+
+
+@contextmanager
+def up(
+    run: Run, substrate: QemuSubstrate, template: QemuTemplate, sharing: Sharing
+) -> Iterator[Fleet]:
+    with ExitStack() as stack:
+        if sharing is Sharing.MERGED:
+            stack.enter_context(merging(run))
+        fleet = stack.enter_context(
+            Fleet(
+                lambda: substrate.launch(
+                    run,
+                    template,
+                    Tier.DURABLE_POOL,
+                    allocate(run.leases, run.id),
+                    sharing,
+                ),
+                0,
+            )
+        )
+        fleet.bring_up(N)
+        assert len(fleet.sandboxes) == N
+        yield fleet
+
+
+@pytest.mark.parametrize("sharing", Sharing)
+def test_all_answer_work_and_are_somebody(
+    run: Run, substrate: QemuSubstrate, template: QemuTemplate, sharing: Sharing
+) -> None:
+    if sharing is Sharing.MERGED and not (SETTINGS / "run").exists():
+        pytest.skip("this kernel does not merge")
+    with up(run, substrate, template, sharing) as fleet:
+        said: list[dict[str, str]] = []
+        for question in (
+            lambda one: one.agent.ping(),
+            lambda one: one.first_exec("x"),
+            lambda one: said.append(one.agent.hello()),
+            lambda one: one.touch(16),
+        ):
+            answers = ask_each(fleet.sandboxes, question)
+            assert len(answers.seconds) == N and not answers.failures
+        for what in ("hostname", "machine_id", "mac", "address", "random"):
+            assert len({one[what] for one in said}) == N, what
+        pids = [one.process.pid for one in fleet.sandboxes if one.process]
+        found = [one for one in map(footprint, fleet.sandboxes) if one]
+        assert len(found) == N
+        for one in found:
+            assert one.vmm.pss > MIB and one.guest.private_dirty >= 16 * MIB
+            if sharing is Sharing.PRIVATE:
+                assert 250 * MIB < one.guest.pss <= 256 * MIB
+            else:
+                assert one.guest.pss < 64 * MIB
+        if sharing is Sharing.MERGED:
+            # The VMMs' own pages are merged, and what the guests wrote is not: it differs.
+            def merged() -> int:
+                return sum(one.vmm.merged for one in map(footprint, fleet.sandboxes) if one)
+
+            eventually(lambda: merged() > N * MIB)
+            last = [one for one in map(footprint, fleet.sandboxes) if one]
+            assert all(one.guest.private_dirty >= 16 * MIB for one in last)
+        else:
+            assert all(share.merged == 0 for one in found for share in one.kinds.values())
+    assert all(footprint_linux.read(pid, "/none") is None for pid in pids)
+
+
+def test_a_guest_that_is_killed_fails_at_its_place(
+    run: Run, substrate: QemuSubstrate, template: QemuTemplate
+) -> None:
+    with up(run, substrate, template, Sharing.MAPPED) as fleet:
+        dead = fleet.sandboxes[1]
+        dead.vmm.process.kill()  # type: ignore[attr-defined]
+        dead.vmm.process.wait()  # type: ignore[attr-defined]
+        answers = ask_each(fleet.sandboxes, lambda one: one.agent.ping())
+        assert len(answers.seconds) == N - 1
+        ((place, why),) = answers.failures
+        assert place == 1 and why.startswith("GuestDied")
+        assert footprint(dead) is None
+
+
+def test_what_wakes_an_idle_guest(
+    run: Run, substrate: QemuSubstrate, template: QemuTemplate
+) -> None:
+    with up(run, substrate, template, Sharing.MAPPED) as fleet:
+        began = time.monotonic()
+        found = trace(fleet.sandboxes[0].agent, 4)
+        assert time.monotonic() - began >= 5
+        assert "tick_sched_timer" in found
+        assert all(0 < often < 1000 for often in found.values())
