@@ -118,9 +118,9 @@ def test_the_matrix(case: Case, net: Cubenet, same_three: Three) -> None:
         assert saw(there, mark) == case.passes
     after = net.counters()[sender.id]
     forged = case.forged != "none"
-    # A kernel announces its groups from no address at all, which counts as forged too.
+    # Its kernel has its say too: it announces groups from no address, and tells its card.
     assert after.spoofed - before.spoofed >= int(forged)
-    assert after.sent - before.sent == int(not forged)
+    assert after.sent - before.sent >= int(not forged)
     assert after.denied - before.denied == int(not forged and not case.passes)
 
 

@@ -100,23 +100,27 @@ def test_a_guest_that_lies_about_itself_is_heard_by_nobody(
         set_address(guest, "link", "set", "eth0", "address", "02:c0:0a:4d:ff:09")
         assert not pings(guest, beside.address)
         set_address(guest, "link", "set", "eth0", "address", mac)
-        set_address(guest, "addr", "add", f"{forged}/16", "dev", "eth0")
-        set_address(guest, "addr", "del", f"{own}/16", "dev", "eth0")
+        _readdress(guest, own, forged)
         assert not pings(guest, beside.address)
         heard = list(packets(there))
-        set_address(guest, "addr", "add", f"{own}/16", "dev", "eth0")
-        set_address(guest, "addr", "del", f"{forged}/16", "dev", "eth0")
+        _readdress(guest, forged, own)
     assert not heard
     assert net.counters()[guest.id].spoofed > before
     assert pings(guest, beside.address)
+
+
+def _readdress(guest: QemuSandbox, old: str, new: str) -> None:
+    set_address(guest, "addr", "del", f"{old}/16", "dev", "eth0")
+    set_address(guest, "addr", "add", f"{new}/16", "dev", "eth0")
 
 
 def test_a_guest_talks_ipv6_under_the_same_policy(
     net: Cubenet, guest: QemuSandbox, beside: Endpoint
 ) -> None:
     own = str(guest.identity.address6)
-    guest.agent.write_file("/proc/sys/net/ipv6/conf/eth0/disable_ipv6", b"0")
-    set_address(guest, "-6", "addr", "add", f"{own}/64", "dev", "eth0", "nodad")
+    for setting in ("disable_ipv6", "accept_dad"):
+        guest.agent.write_file(f"/proc/sys/net/ipv6/conf/eth0/{setting}", b"0")
+    set_address(guest, "-6", "addr", "add", f"{own}/64", "dev", "eth0")
     assert not pings(guest, beside.address6)
     net.apply(guest.id, Policy.of([beside.address6]))
     assert pings(guest, beside.address6)
