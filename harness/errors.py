@@ -14,13 +14,15 @@
     │   ├── CheckpointTruncated
     │   ├── CheckpointCorrupt
     │   └── CheckpointForeign                 made by another VMM, machine type or harness
+    ├── PolicyError                       65  a network policy that says nothing a packet could obey
     ├── RecordError                       65  a run record that must not be read or written
     │   └── UnknownSchema                     newer than this harness, or not ours
     └── SandboxError                      76  a sandbox did not do what it was asked
         ├── GuestTimeout                      no answer within the limit
         ├── GuestDied                         the guest or its VMM went away
         ├── WrongAnswer                       it answered, but did not compute the nonce
-        └── GuestRefused                      the agent answered with an error number
+        ├── GuestRefused                      the agent answered with an error number
+        └── SandboxGone                       what was asked for is of a sandbox that is not there
 
 Exit codes follow sysexits.h where it has a word for the case. 130 is an interrupt by the user.
 """
@@ -41,8 +43,10 @@ __all__ = [
     "MissingPrivilege",
     "MissingTool",
     "NotEnoughMemory",
+    "PolicyError",
     "RecordError",
     "SandboxError",
+    "SandboxGone",
     "UnknownSchema",
     "Unsupported",
     "UsageError",
@@ -108,6 +112,10 @@ class CheckpointForeign(CheckpointError):
     pass
 
 
+class PolicyError(CoppiceError):
+    exit_code = 65
+
+
 class RecordError(CoppiceError):
     exit_code = 65
 
@@ -138,3 +146,7 @@ class GuestRefused(SandboxError):
     def __init__(self, message: str, number: int, *, hint: str | None = None) -> None:
         super().__init__(message, hint=hint)
         self.number = number
+
+
+class SandboxGone(SandboxError):
+    pass

@@ -12,11 +12,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from harness.errors import UsageError
+from harness.host.requirement import Requirement
 
 
 @dataclass(frozen=True)
 class RigInfo:
     """`id` is the rig's name in records and commands; `tools` are programs that it runs.
+
+    A rig that makes its sandboxes itself has no `substrates`, and says in `requirements` what it
+    needs of the host.
 
     `options` are what a caller may set for this rig alone, each with what it means: `coppice run`
     offers them by name, pytest as `--set NAME=VALUE`, and the rig asks `rig_run.option(NAME)`.
@@ -29,6 +33,7 @@ class RigInfo:
     claims: Sequence[str]
     substrates: Sequence[str]
     tools: Sequence[str] = ()
+    requirements: Callable[[], Sequence[Requirement]] = tuple
     options: Mapping[str, str] = field(default_factory=dict)
     flags: Mapping[str, str] = field(default_factory=dict)
     check: Callable[[Mapping[str, str]], object] = dict

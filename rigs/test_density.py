@@ -69,6 +69,8 @@ MARGIN = 1.1
 SCANS = 3
 """Rounds of the scanner before merging counts as done: one to know a page, one to find its equal,
 and one for what changed in between."""
+SCAN_LIMIT_S = 30.0
+"""How long two sandboxes get to be merged before they are measured."""
 READINGS = 11
 """Of the host's memory once it is at rest; one every tenth of a second."""
 
@@ -166,11 +168,16 @@ def footprint_of(sandbox: Sandbox) -> Footprint | None:
     return footprint_linux.read(process.pid, process.guest_memory) if process else None
 
 
-def estimate(launch: Callable[[], Sandbox]) -> int:
-    """Bytes that one sandbox takes which answers and has run a process, as measured on two."""
+def estimate(launch: Callable[[], Sandbox], merger: Merging | None) -> int:
+    """Bytes that one sandbox takes which answers and has run a process, as measured on two; merged
+    with each other first, where the fleet will be."""
     with Fleet(launch, 0) as pilots:
         up = pilots.bring_up(PILOTS)
         ask_each(pilots.sandboxes, lambda sandbox: sandbox.first_exec("pilot"))
+        if merger:
+            scans, deadline = merger.count("full_scans"), time.monotonic() + SCAN_LIMIT_S
+            while merger.count("full_scans") < scans + SCANS and time.monotonic() < deadline:
+                time.sleep(0.1)
         found = [one for one in map(footprint_of, pilots.sandboxes) if one]
     if not found:
         why = up.failures[0][1] if up.failures else "its memory cannot be read"
@@ -198,7 +205,7 @@ def measure(case: Case, run: Run, rig_run: RigRun, profile: str) -> Findings:
             identity = allocate(run.leases, run.id)
             return substrate.launch(run, template, TIER, identity, case.sharing)
 
-        each = estimate(launch)
+        each = estimate(launch, merger)
         if not rig_run.option("force"):
             _admit(case, each)
         rig_run.begin()

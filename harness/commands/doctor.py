@@ -1,9 +1,11 @@
 """Say, substrate by substrate and rig by rig, what runs on this host and what is missing.
 
 `--json` prints `{"substrates": {NAME: {"runs": bool, "requirements": [{"what", "satisfied",
-"detail", "remedy"}]}}, "rigs": {ID: {"title", "runs": bool, "runs_on": [NAME], "missing_tools":
-[PROGRAM]}}}`; a remedy may be null, and TIER in one stands for a tier.
-A rig runs where its tools are and a substrate of it runs that makes sandboxes, which noop does not.
+"detail", "remedy"}]}}, "rigs": {ID: {"title", "runs": bool, "substrates": [NAME], "runs_on":
+[NAME], "missing_tools": [PROGRAM], "requirements": [as above]}}}`; a remedy may be null, and TIER
+in one stands for a tier.
+A rig runs where its tools are, its own requirements are met, and a substrate of it runs that makes
+sandboxes, which noop does not; one that makes its sandboxes itself names no substrate.
 Exit codes: 0 every rig runs here; 69 one does not.
 """
 
@@ -62,11 +64,15 @@ def report(
 def _rig(info: RigInfo, runs: Mapping[str, bool]) -> dict[str, object]:
     runs_on = [name for name in info.substrates if runs.get(name)]
     missing = [tool for tool in info.tools if shutil.which(tool) is None]
+    needs = info.requirements()
+    has_sandboxes = bool(set(runs_on) - {CONTROL}) or not info.substrates
     return {
         "title": info.title,
-        "runs": bool(set(runs_on) - {CONTROL}) and not missing,
+        "runs": has_sandboxes and not missing and all(need.satisfied for need in needs),
+        "substrates": list(info.substrates),
         "runs_on": runs_on,
         "missing_tools": missing,
+        "requirements": [dataclasses.asdict(need) for need in needs],
     }
 
 
@@ -84,18 +90,23 @@ def _print(found: Mapping[str, Mapping[str, Mapping[str, object]]]) -> None:
     print("Substrates")
     for name, substrate in found["substrates"].items():
         print(f"  {name}: {'runs here' if substrate['runs'] else 'does not run here'}")
-        needs = substrate["requirements"]
-        assert isinstance(needs, list)
-        for need in needs:
-            state = "ok     " if need["satisfied"] else "missing"
-            print(f"    {state} {need['what']}: {need['detail']}")
-            if not need["satisfied"] and need["remedy"]:
-                print(f"            {need['remedy']}")
+        _print_needs(substrate["requirements"])
     print("Rigs")
     for id, rig in found["rigs"].items():
         runs_on, tools = rig["runs_on"], rig["missing_tools"]
         assert isinstance(runs_on, list) and isinstance(tools, list)
         verdict = "runs here" if rig["runs"] else "does not run here"
-        print(f"  {id} ({rig['title']}): {verdict}; substrates: {', '.join(runs_on) or 'none'}")
+        own = "none" if rig["substrates"] else "its own"
+        print(f"  {id} ({rig['title']}): {verdict}; substrates: {', '.join(runs_on) or own}")
+        _print_needs(rig["requirements"])
         for tool in tools:
             print(f"    missing {tool}\n            {install_command(tool)}")
+
+
+def _print_needs(needs: object) -> None:
+    assert isinstance(needs, list)
+    for need in needs:
+        state = "ok     " if need["satisfied"] else "missing"
+        print(f"    {state} {need['what']}: {need['detail']}")
+        if not need["satisfied"] and need["remedy"]:
+            print(f"            {need['remedy']}")

@@ -19,6 +19,7 @@ PACKAGES = {
     "apt-get": "apt",
     "nft": "nftables",
     "ip": "iproute2",
+    "netserver": "netperf",
 }
 """The Debian package that brings a program, where its name differs or is worth saying."""
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 import secrets
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from pathlib import Path
 
 from harness.errors import NotEnoughMemory
 
 NETWORK = IPv4Network("10.77.0.0/16")
 """Addresses of sandboxes; the first is the gateway's, the last is broadcast."""
+NETWORK6 = IPv6Network("fd77:c0bb:1ce::/64")
+"""Their addresses of IPv6, which end with those of IPv4."""
 NO_KEY = bytes(16)
 """The key of a guest that has not been given an identity."""
 
@@ -32,6 +34,10 @@ class Identity:
     @property
     def mac_bytes(self) -> bytes:
         return bytes.fromhex(self.mac.replace(":", ""))
+
+    @property
+    def address6(self) -> IPv6Address:
+        return NETWORK6[int(self.address)]
 
     def release(self) -> None:
         """Give the address back; safe to call twice."""

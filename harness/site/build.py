@@ -113,6 +113,7 @@ def _environment(sources: Path) -> jinja2.Environment:
         figures.figure,
         figures.per,
         figures.count,
+        figures.derived,
         figures.clock_figure,
         figures.quoted,
         figures.mark,

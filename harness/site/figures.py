@@ -97,6 +97,18 @@ def per(entry: Entry, series: Series, statistic: str, by: int, link: Link) -> Ma
     return data(each.value, show(each, series.unit), href) + mark(entry, link)
 
 
+def derived(
+    entry: Entry, series: Series, estimate: Estimate, unit: str, link: Link, statistic: str = "p50"
+) -> Markup:
+    """A figure worked out of several series of a record; linked to the one that it is about."""
+    href = f"{link(entry.page)}#{anchor(entry.record, series)}.{statistic}"
+    shown = data(estimate.value, show(estimate, unit), href)
+    bounds = show_interval(estimate, unit)
+    if bounds:
+        shown += Markup(' <span class="interval">{}</span>').format(bounds)
+    return shown + mark(entry, link)
+
+
 def count(entry: Entry, number: int, place: str, link: Link) -> Markup:
     """A count taken from a record: of samples, of failures."""
     return data(number, str(number), f"{link(entry.page)}#{place}")

@@ -90,8 +90,10 @@ def test_json_has_the_documented_shape(
         "cold": {
             "title": "Fake cold",
             "runs": True,
+            "substrates": ["noop", "fake-runs", "fake-lacks"],
             "runs_on": ["noop", "fake-runs"],
             "missing_tools": [],
+            "requirements": [],
         }
     }
     lacks = found["substrates"]["fake-lacks"]

@@ -106,6 +106,7 @@ def arguments(
     share: bool = False,
     mergeable: bool = False,
     populate: bool = False,
+    tap: int | None = None,
     kernel: Path | None = None,
     initramfs: Path | None = None,
 ) -> Sequence[str]:
@@ -113,7 +114,8 @@ def arguments(
 
     `memory` backs guest memory with a file, `share` says whether writes go to it, `mergeable`
     whether the kernel may merge it with equal pages, `populate` whether it is mapped whole from the
-    start. Without `kernel` the VMM waits for a checkpoint on the descriptor `incoming`.
+    start. `tap` is the descriptor of the network card's other end. Without `kernel` the VMM waits
+    for a checkpoint on the descriptor `incoming`.
     """
     backend = (
         f"memory-backend-file,id=ram,size={shape.memory_mib}M,mem-path={memory},"
@@ -130,13 +132,15 @@ def arguments(
     agent = ["-chardev", f"socket,id=agent,fd={line.agent}"]
     bell = ["-chardev", f"socket,id=bell,fd={line.bell}"]
     serial = "agent" if shape.line == "serial" else "bell"
+    # A checkpoint knows the card, not what it is plugged into.
+    plug = [] if tap is None else ["-netdev", f"tap,id=net,fd={tap},vhost=off"]
     words = [
         PROGRAM, "-name", name, "-nodefaults", "-no-user-config", "-display", "none",
         "-machine", f"{shape.machine},memory-backend=ram,mem-merge={merge}", "-accel", accelerator,
         "-cpu", shape.cpu_model, "-m", f"{shape.memory_mib}M", "-object", backend,
         *agent, *bell, "-serial", f"chardev:{serial}",
         "-device", "virtio-serial-device,max_ports=2",
-        "-device", "virtio-net-device",
+        *plug, "-device", "virtio-net-device" + (",netdev=net" if plug else ""),
         "-chardev", f"socket,id=qmp,fd={line.qmp}", "-mon", "chardev=qmp,mode=control",
         "-chardev", f"socket,id=control,fd={line.control}", "-gdb", "chardev:control",
     ]  # fmt: skip

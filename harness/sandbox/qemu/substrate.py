@@ -97,11 +97,13 @@ class QemuSubstrate:
         tier: Tier,
         identity: Identity,
         sharing: Sharing = Sharing.MAPPED,
+        tap: int | None = None,
     ) -> QemuSandbox:
+        """`tap` is the descriptor that plugs its card into a network (`Cubenet.attach_tap`)."""
         if not tier.restores:
-            guest = self._boot(run, template.image, template.shape, identity)
+            guest = self._boot(run, template.image, template.shape, identity, tap=tap)
         else:
-            guest = self._empty(run, template, identity, sharing)
+            guest = self._empty(run, template, identity, sharing, tap)
         with destroyed_on_failure(guest):
             if not tier.restores:
                 guest.vmm.greeting(30)
@@ -124,25 +126,31 @@ class QemuSubstrate:
         shape: Shape,
         identity: Identity,
         memory: Path | None = None,
+        tap: int | None = None,
     ) -> QemuSandbox:
         name = f"coppice-{identity.id}"
 
         def words(line: Descriptors) -> Sequence[str]:
             return arguments(
                 shape, name, line, memory=memory, share=memory is not None,
-                kernel=image.kernel, initramfs=image.initramfs,
+                tap=tap, kernel=image.kernel, initramfs=image.initramfs,
             )  # fmt: skip
 
         end = self._turns.take()
         try:
-            vmm = spawn(run, name, words, incoming=False)
+            vmm = spawn(run, name, words, incoming=False, inherited=_open(tap))
         except BaseException:
             end()
             raise
         return QemuSandbox(vmm, identity, State.BOOTING, booted=end)
 
     def _empty(
-        self, run: Run, template: QemuTemplate, identity: Identity, sharing: Sharing
+        self,
+        run: Run,
+        template: QemuTemplate,
+        identity: Identity,
+        sharing: Sharing,
+        tap: int | None,
     ) -> QemuSandbox:
         """A VMM that waits for device state; of the guest it has only the mapping of a file."""
         name = f"coppice-{identity.id}"
@@ -156,9 +164,10 @@ class QemuSubstrate:
             def words(line: Descriptors) -> Sequence[str]:
                 return arguments(
                     template.shape, name, line,
-                    memory=memory, share=copied, populate=copied, mergeable=merged,
+                    memory=memory, share=copied, populate=copied, mergeable=merged, tap=tap,
                 )  # fmt: skip
 
+            inherited += _open(tap)
             through = template.mergeable if merged else None
             vmm = spawn(
                 run, name, words, incoming=True, inherited=inherited, through=through
@@ -213,6 +222,10 @@ class QemuSubstrate:
                     )
         finally:
             guest.destroy()
+
+
+def _open(descriptor: int | None) -> Sequence[int]:
+    return [] if descriptor is None else [descriptor]
 
 
 def _warm_up(guest: QemuSandbox) -> None:

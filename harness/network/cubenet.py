@@ -1,0 +1,234 @@
+"""A network for sandboxes: a bridge in a namespace of our own; its ports reach what policy allows.
+
+    with open_cubenet(run) as net:
+        port = net.attach_netns(identity, path_of_its_namespace, Policy.of(["10.77.3.4 tcp/80"]))
+        tap = net.attach_tap(other_identity)          # tap.descriptor is for the VMM
+        net.apply(identity.id, Policy())              # from its return on, nothing passes
+        net.detach(identity.id)
+
+What is attached reaches nothing until a policy says so, and sends as itself only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import socket
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Address
+from pathlib import Path
+
+from harness.errors import NotEnoughMemory, SandboxGone
+from harness.host.run import Run
+from harness.network import links
+from harness.network.links import Links
+from harness.network.namespace import inside, namespace
+from harness.network.netlink import missing
+from harness.network.nftables import Nftables
+from harness.network.policy import Policy
+from harness.network.protocol import Change, Counters, Member, PolicyEngine
+from harness.network.uplink import GATEWAY_MAC, GATEWAYS, uplink
+from harness.sandbox.identity import NETWORK6, Identity
+
+BRIDGE = "cubenet"
+CARD = "eth0"
+"""What a sandbox in a namespace calls its card."""
+NOTHING = Policy()
+
+
+@dataclass(frozen=True)
+class Port:
+    """A sandbox's place on the bridge: the interface's name and number in cubenet's namespace.
+
+    `descriptor` is the tap's, for a VMM to inherit; None for a namespace's. Cubenet closes it.
+    """
+
+    id: str
+    name: str
+    index: int
+    descriptor: int | None = None
+
+
+class Cubenet:
+    """Ports and policies of one bridge; safe for many threads. `namespace` is where the bridge is.
+
+    Open one with `open_cubenet`.
+    """
+
+    def __init__(
+        self, namespace: Path, own: Links, bridge: int, engine: PolicyEngine, *, outside: bool
+    ) -> None:
+        self.namespace = namespace
+        self.outside = outside
+        self.engine = engine
+        self._links = own
+        self._bridge = bridge
+        self._lock = threading.Lock()
+        self._ports: dict[str, Port] = {}
+        self._numbers = itertools.count(1)
+        self._groups = itertools.count(1)
+
+    def attach_netns(
+        self, identity: Identity, target: Path | int, policy: Policy = NOTHING
+    ) -> Port:
+        """Give the namespace of a path, or of a process id, a card with this identity's addresses.
+
+        NotEnoughMemory when every port of the bridge is taken.
+        """
+        handle = os.open(
+            f"/proc/{target}/ns/net" if isinstance(target, int) else target, os.O_RDONLY
+        )
+        try:
+
+            def make(name: str) -> Port:
+                self._links.send(links.pair(name, CARD, handle, identity.mac_bytes))
+                index = self._links.index(name)
+                self._links.try_send(links.large_segments(index))
+                return Port(identity.id, name, index)
+
+            with self._attached(identity, policy, make) as port, inside(target):
+                _configure(identity, GATEWAYS if self.outside else ())
+                return port
+        finally:
+            os.close(handle)
+
+    def attach_tap(self, identity: Identity, policy: Policy = NOTHING) -> Port:
+        """A tap for a VMM, whose guest must have this identity's card and address."""
+
+        def make(name: str) -> Port:
+            with inside(self.namespace):
+                handle = links.tap(name)
+                return Port(identity.id, name, socket.if_nametoindex(name), handle)
+
+        with self._attached(identity, policy, make) as port:
+            return port
+
+    def apply(self, id: str, policy: Policy) -> Change:
+        """Replace a sandbox's policy in one step. Raises SandboxGone."""
+        return self.engine.apply(id, policy)
+
+    def counters(self) -> Mapping[str, Counters]:
+        return self.engine.counters()
+
+    def detach(self, *ids: str) -> None:
+        """Take sandboxes off the network: first their policies, so that no packet slips through.
+
+        Many at once take no longer than one. Raises SandboxGone.
+        """
+        with self._lock:
+            gone = [id for id in ids if id not in self._ports]
+            if gone:
+                raise SandboxGone(
+                    f"{', '.join(gone)} not in the network",
+                    hint="it was detached, or never attached",
+                )
+            ports = [self._ports.pop(id) for id in ids]
+        for id in ids:
+            with contextlib.suppress(SandboxGone):  # it failed before it was admitted
+                self.engine.expel(id)
+        self._remove(ports)
+
+    @contextlib.contextmanager
+    def _attached(
+        self, identity: Identity, policy: Policy, make: Callable[[str], Port]
+    ) -> Iterator[Port]:
+        """Make a port; when the block fails nothing of it stays."""
+        with self._lock:
+            if len(self._ports) >= links.MOST_PORTS:
+                raise NotEnoughMemory(
+                    f"all {links.MOST_PORTS} ports of the bridge are taken",
+                    hint="detach sandboxes, or open a second cubenet",
+                )
+            port = make(f"port{next(self._numbers)}")
+            self._ports[identity.id] = port
+        try:
+            self._links.send(links.port(port.index, self._bridge, identity.mac_bytes))
+            if self.outside:
+                for own in (identity.address, identity.address6):
+                    self._links.send(links.neighbour(self._bridge, own, identity.mac_bytes))
+            member = Member(
+                identity.id, port.index, identity.mac_bytes, identity.address, identity.address6
+            )
+            self.engine.admit(member, policy)
+            yield port
+        except BaseException:
+            self.detach(identity.id)
+            raise
+
+    def _remove(self, ports: Sequence[Port]) -> None:
+        try:
+            self._links.send(links.delete([one.index for one in ports], next(self._groups)))
+        except OSError as error:
+            if not missing(error):  # a card goes with the namespace at its other end
+                raise
+        finally:
+            for one in ports:
+                if one.descriptor is not None:
+                    os.close(one.descriptor)
+
+    def close(self) -> None:
+        """Take everything off; a tap would keep the namespace as long as it is open."""
+        with self._lock:
+            ports = list(self._ports.values())
+            self._ports.clear()
+        if ports:
+            self._remove(ports)
+
+
+def _configure(identity: Identity, gateways: Iterable[IPv4Address | IPv6Address]) -> None:
+    """In the calling thread's namespace: bring the card up with its addresses."""
+    own = Links()
+    try:
+        card = socket.if_nametoindex(CARD)
+        messages = itertools.chain(
+            links.up(links.LOOPBACK),
+            links.up(card),
+            links.address(card, identity.address, identity.prefix),
+            links.address(card, identity.address6, NETWORK6.prefixlen),
+            *map(links.default_route, gateways),
+        )
+        own.send(messages)
+        own.try_send(links.large_segments(card))
+    finally:
+        own.close()
+
+
+def _see_bridged_frames_once() -> None:
+    """In the calling thread's namespace: rules of the internet families pass the bridge by.
+
+    Where the kernel has them seen too, every frame would go through both.
+    """
+    for family in ("iptables", "ip6tables", "arptables"):
+        setting = Path(f"/proc/sys/net/bridge/bridge-nf-call-{family}")
+        if setting.exists():
+            setting.write_text("0")
+
+
+@contextlib.contextmanager
+def open_cubenet(run: Run, outside: Path | int | None = None) -> Iterator[Cubenet]:
+    """A network that belongs to a run and goes with the block: its namespace is a file there.
+
+    `outside` is a namespace, by its path or a process in it, that sandboxes reach through address
+    translation as far as their policies let them (see `uplink`); without one nothing leaves.
+    Raises MissingPrivilege, and Unsupported where the kernel lacks a part.
+    """
+    with contextlib.ExitStack() as stack:
+        path = stack.enter_context(namespace(run.folder, BRIDGE))
+        with inside(path):
+            _see_bridged_frames_once()
+            own = Links()
+            stack.callback(own.close)
+            own.send(links.bridge(BRIDGE, GATEWAY_MAC))
+            bridge = own.index(BRIDGE)
+            own.send(links.up(bridge))
+            engine = Nftables(f"coppice-{run.id}")
+            stack.callback(engine.close)
+        if outside is not None:
+            stack.enter_context(uplink(path, own, bridge, outside))
+            engine.open_gate(GATEWAY_MAC, GATEWAYS)
+        net = Cubenet(path, own, bridge, engine, outside=outside is not None)
+        stack.callback(net.close)
+        yield net

@@ -1,0 +1,38 @@
+"""The library behind the `nft` program, in this process: commands as text, by ctypes.
+
+Cubenet does not use it; the rig that measures updates compares with it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+
+from harness.errors import CoppiceError, MissingTool
+
+_NAME = "libnftables.so.1"
+
+
+class Libnftables:
+    """A context of the library, for the network namespace that the calling thread is in."""
+
+    def __init__(self) -> None:
+        try:
+            self._library = ctypes.CDLL(_NAME)
+        except OSError as error:
+            raise MissingTool(
+                f"{_NAME} is not installed", hint="apt-get install nftables"
+            ) from error
+        self._library.nft_ctx_new.restype = ctypes.c_void_p
+        self._library.nft_ctx_get_error_buffer.restype = ctypes.c_char_p
+        self._context = ctypes.c_void_p(self._library.nft_ctx_new(0))
+        self._library.nft_ctx_buffer_output(self._context)
+        self._library.nft_ctx_buffer_error(self._context)
+
+    def run(self, commands: bytes) -> None:
+        """Commands, one transaction. CoppiceError with the library's own words."""
+        if self._library.nft_run_cmd_from_buffer(self._context, commands):
+            said = self._library.nft_ctx_get_error_buffer(self._context).decode().strip()
+            raise CoppiceError(f"nftables refused a command: {said[:300]}")
+
+    def close(self) -> None:
+        self._library.nft_ctx_free(self._context)

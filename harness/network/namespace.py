@@ -1,0 +1,108 @@
+"""Network namespaces: made with a name in the run's folder, entered for a moment, gone with it.
+
+A namespace is a mount in the folder of its run, so what a killed run leaves is found and removed
+with the folder (see `harness.host.leftovers`); everything in it goes with it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import os
+import secrets
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from harness.errors import MissingPrivilege, Unsupported
+
+_OWN = "/proc/thread-self/ns/net"
+_NEWNET, _BIND, _DETACH = 0x40000000, 0x1000, 2
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def _call(name: str, *arguments: object) -> None:
+    """A function of libc that gives 0 or sets errno."""
+    if getattr(_libc, name)(*arguments) == 0:
+        return
+    number = ctypes.get_errno()
+    if number in (errno.EPERM, errno.EACCES):
+        raise MissingPrivilege(
+            "network namespaces need root", hint="run it again as root, or with sudo"
+        )
+    if number in (errno.EINVAL, errno.ENOSYS) and name == "unshare":
+        raise Unsupported("this kernel has no network namespaces (CONFIG_NET_NS)")
+    raise OSError(number, f"{name}: {os.strerror(number)}")
+
+
+@contextlib.contextmanager
+def inside(namespace: Path | int) -> Iterator[None]:
+    """The calling thread in a namespace: of a path, or of a process by its id.
+
+    Sockets that it opens and programs that it starts belong there for good; other threads stay.
+    """
+    path = f"/proc/{namespace}/ns/net" if isinstance(namespace, int) else os.fspath(namespace)
+    there = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        back = os.open(_OWN, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            _call("setns", there, _NEWNET)
+            try:
+                yield
+            finally:
+                _call("setns", back, _NEWNET)
+        finally:
+            os.close(back)
+    finally:
+        os.close(there)
+
+
+@contextlib.contextmanager
+def namespace(folder: Path, name: str) -> Iterator[Path]:
+    """A new network namespace, mounted on a file of `folder` that is yielded, until the block ends.
+
+    The file's name begins with `name`.
+    """
+    path = folder / f"{name}-{secrets.token_hex(4)}"
+    path.touch(exist_ok=False)
+    try:
+        _in_a_thread(lambda: _create(path))
+        try:
+            yield path
+        finally:
+            _call("umount2", os.fsencode(path), _DETACH)
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def _create(path: Path) -> None:
+    _call("unshare", _NEWNET)
+    _call("mount", _OWN.encode(), os.fsencode(path), b"none", _BIND, None)
+
+
+def apart(work: Callable[[], None]) -> None:
+    """Do something in a namespace that is gone afterwards."""
+
+    def there() -> None:
+        _call("unshare", _NEWNET)
+        work()
+
+    _in_a_thread(there)
+
+
+def _in_a_thread(work: Callable[[], None]) -> None:
+    """Run something in a thread that ends with it, since it changes the thread for good."""
+    failures: list[BaseException] = []
+
+    def guarded() -> None:
+        try:
+            work()
+        except BaseException as error:
+            failures.append(error)
+
+    thread = threading.Thread(target=guarded)
+    thread.start()
+    thread.join()
+    if failures:
+        raise failures[0]

@@ -1,0 +1,342 @@
+"""nf_tables in netlink messages: tables, sets, chains and rules as bytes.
+
+Only what cubenet says to the kernel is here, for tables of any family. The numbers are those of
+linux/netfilter/nf_tables.h. A concatenated key is its fields one after another, each padded to
+four bytes; registers are counted in four-byte words from 0.
+"""
+
+from __future__ import annotations
+
+import functools
+import struct
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+
+from harness.network.netlink import (
+    ACK,
+    APPEND,
+    CREATE,
+    NESTED,
+    attribute,
+    attributes,
+    message,
+    nest,
+    text,
+)
+
+INET, BRIDGE, NETDEV = 1, 7, 5
+_SUBSYSTEM = 10
+OWNER = 2
+"""A table of this flag is its socket's: nobody else may change it, and it goes with the socket."""
+MAP, TIMEOUT, EVAL = 0x08, 0x10, 0x20
+_VERDICT_DATA = 0xFFFFFF00, 16
+_WORD = 8
+"""The number of the first four-byte register."""
+_TYPE_BITS = 6
+_ELEMENTS = 0xF000
+"""Bytes of elements in one message: an attribute's length has sixteen bits."""
+
+
+class Kind(IntEnum):
+    NEWTABLE = 0
+    DELTABLE = 2
+    NEWCHAIN = 3
+    DELCHAIN = 5
+    NEWRULE = 6
+    GETRULE = 7
+    DELRULE = 8
+    NEWSET = 9
+    DELSET = 11
+    NEWELEMENT = 12
+    GETELEMENT = 13
+    DELELEMENT = 14
+
+
+class Hook(IntEnum):
+    """Of the bridge family."""
+
+    PREROUTING = 0
+    OUTPUT = 3
+
+
+class Type(IntEnum):
+    """What a field of a key is, in the numbers of the `nft` program, which shows it so."""
+
+    IPV4 = 7
+    IPV6 = 8
+    ETHER = 9
+    PROTOCOL = 12
+    PORT = 13
+    INTERFACE = 20
+
+    @property
+    def size(self) -> int:
+        """Bytes in a key, padding included."""
+        return {Type.IPV6: 16, Type.ETHER: 8}.get(self, 4)
+
+
+@functools.lru_cache(1024)
+def word(kind: int, value: int) -> bytes:
+    """An attribute of four bytes in network order, which is how nf_tables has its numbers."""
+    return attribute(kind, struct.pack(">I", value & 0xFFFFFFFF))
+
+
+def request(family: int, kind: Kind, flags: int, *parts: bytes) -> bytes:
+    header = struct.pack("=BBH", family, 0, 0)
+    return message(_SUBSYSTEM << 8 | kind, flags, header + b"".join(parts))
+
+
+_BEGIN = message(0x10, 0, struct.pack(">BBH", 0, 0, _SUBSYSTEM))
+_END = message(0x11, 0, struct.pack(">BBH", 0, 0, _SUBSYSTEM))
+
+
+def transaction(messages: Sequence[bytes]) -> bytes:
+    """All of the messages or none: what `Netlink.send` takes. The last one is acknowledged."""
+    if not messages:
+        return _BEGIN + _END
+    last = bytearray(messages[-1])
+    last[6] |= ACK
+    return b"".join((_BEGIN, *messages[:-1], last, _END))
+
+
+# Expressions, of which rules are made. Those that do not name a set are few and made once.
+
+
+def _expression(name: str, *parts: bytes) -> bytes:
+    return nest(1, text(1, name), nest(2, *parts))
+
+
+def _register(kind: int, number: int) -> bytes:
+    return word(kind, _WORD + number)
+
+
+class Meta(IntEnum):
+    PROTOCOL = 1
+    IIF = 4
+    OIF = 5
+    L4PROTO = 16
+
+
+@functools.cache
+def meta(key: Meta, register: int) -> bytes:
+    return _expression("meta", word(2, key), _register(1, register))
+
+
+class Base(IntEnum):
+    LINK = 0
+    NETWORK = 1
+    TRANSPORT = 2
+
+
+@functools.cache
+def load(base: Base, offset: int, length: int, register: int) -> bytes:
+    """Bytes of the packet into a register; a packet that has them not leaves the rule."""
+    return _expression(
+        "payload", _register(1, register), word(2, base), word(3, offset), word(4, length)
+    )
+
+
+def store(base: Base, offset: int, length: int, register: int) -> bytes:
+    """A register into the packet, without care for checksums."""
+    return _expression(
+        "payload", _register(5, register), word(2, base), word(3, offset), word(4, length)
+    )
+
+
+def equal(register: int, value: bytes) -> bytes:
+    return _expression("cmp", _register(1, register), word(2, 0), nest(3, attribute(1, value)))
+
+
+@functools.cache
+def mask(register: int, bits: bytes) -> bytes:
+    """Keep only these bits of a register."""
+    return _expression(
+        "bitwise",
+        _register(1, register),
+        _register(2, register),
+        word(3, len(bits)),
+        nest(4, attribute(1, bits)),
+        nest(5, attribute(1, bytes(len(bits)))),
+    )
+
+
+def member(name: str, register: int) -> bytes:
+    """Go on only when the key in the registers is in the set, whose counters then count."""
+    return _expression("lookup", text(1, name), _register(2, register))
+
+
+def translate(name: str, register: int, into: int) -> bytes:
+    """The data of the key in a map; go on only when it is there."""
+    return _expression("lookup", text(1, name), _register(2, register), _register(3, into))
+
+
+def dispatch(name: str, register: int) -> bytes:
+    """The verdict of the key in a verdict map."""
+    return _expression("lookup", text(1, name), _register(2, register), word(3, 0))
+
+
+def remember(name: str, register: int) -> bytes:
+    """Add the key to a set from the packet's path, or renew its timeout."""
+    return _expression("dynset", text(1, name), word(3, 1), _register(4, register))
+
+
+def _code(code: int, chain: str | None = None) -> bytes:
+    return nest(2, word(1, code), *([text(2, chain)] if chain else []))
+
+
+@functools.cache
+def _verdict(code: int, chain: str | None = None) -> bytes:
+    return _expression("immediate", word(1, 0), nest(2, _code(code, chain)))
+
+
+DROP, ACCEPT = _verdict(0), _verdict(1)
+
+
+def jump(chain: str) -> bytes:
+    return _verdict(-3, chain)
+
+
+def goto(chain: str) -> bytes:
+    return _verdict(-4, chain)
+
+
+def masquerade() -> bytes:
+    return _expression("masq")
+
+
+@dataclass(frozen=True)
+class Set:
+    """A hash set: `key` names the fields of its keys, `size` the most elements it holds.
+
+    With `size` the kernel makes a table of fixed width, into which inserting is cheapest.
+    `verdicts` or `cards` (Ethernet addresses) make it a map; `counted` gives every element a
+    counter; elements of one with a `timeout` in milliseconds come from the packets' path and go
+    by themselves.
+    """
+
+    name: str
+    key: tuple[Type, ...]
+    size: int | None = None
+    verdicts: bool = False
+    cards: bool = False
+    counted: bool = False
+    timeout: int | None = None
+
+    @property
+    def data(self) -> tuple[int, int] | None:
+        """The type and length of what a map's keys lead to."""
+        return _VERDICT_DATA if self.verdicts else (Type.ETHER, 6) if self.cards else None
+
+
+@dataclass(frozen=True)
+class Table:
+    """Messages about one table and what is in it."""
+
+    family: int
+    name: str
+
+    def _request(self, kind: Kind, flags: int, *parts: bytes) -> bytes:
+        return request(self.family, kind, flags, text(1, self.name), *parts)
+
+    def create(self, flags: int = 0) -> bytes:
+        return self._request(Kind.NEWTABLE, CREATE, word(2, flags))
+
+    def delete(self) -> bytes:
+        return self._request(Kind.DELTABLE, 0)
+
+    def chain(self, name: str) -> bytes:
+        return self._request(Kind.NEWCHAIN, CREATE, text(3, name))
+
+    def base_chain(
+        self, name: str, hook: int, priority: int, *, kind: str = "filter", accept: bool = False
+    ) -> bytes:
+        """A chain that every packet at `hook` passes; what no rule decides is dropped."""
+        return self._request(
+            Kind.NEWCHAIN,
+            CREATE,
+            text(3, name),
+            nest(4, word(1, hook), word(2, priority)),
+            word(5, int(accept)),
+            text(7, kind),
+        )
+
+    def delete_chain(self, name: str) -> bytes:
+        """Only an empty one that nothing leads to can go."""
+        return self._request(Kind.DELCHAIN, 0, text(3, name))
+
+    def rule(self, chain: str, *expressions: bytes, first: bool = False) -> bytes:
+        """A rule at the end of a chain, or before all others."""
+        flags = CREATE if first else CREATE | APPEND
+        return self._request(Kind.NEWRULE, flags, text(2, chain), nest(4, *expressions))
+
+    def empty_chain(self, name: str) -> bytes:
+        """Delete a chain's rules."""
+        return self._request(Kind.DELRULE, 0, text(2, name))
+
+    def set(self, made: Set) -> bytes:
+        flags = (MAP if made.data else 0) | (TIMEOUT | EVAL if made.timeout else 0)
+        kind = functools.reduce(lambda all, one: all << _TYPE_BITS | one, made.key, 0)
+        length = sum(field.size for field in made.key)
+        parts = [text(2, made.name), word(3, flags), word(4, kind), word(5, length)]
+        if made.data:
+            parts += [word(6, made.data[0]), word(7, made.data[1])]
+        if made.size is not None:
+            parts.append(nest(9, word(1, made.size)))
+        parts.append(word(10, 1))
+        if made.timeout:
+            parts.append(attribute(11, struct.pack(">Q", made.timeout)))
+        if made.counted:
+            parts.append(nest(17, text(1, "counter")))
+        return self._request(Kind.NEWSET, CREATE, *parts)
+
+    def delete_set(self, name: str) -> bytes:
+        return self._request(Kind.DELSET, 0, text(2, name))
+
+    def flush(self, name: str) -> bytes:
+        return self._request(Kind.DELELEMENT, 0, text(2, name))
+
+    def add(self, name: str, keys: Sequence[bytes]) -> Iterator[bytes]:
+        """Elements of a set whose keys have one length."""
+        return self._elements(Kind.NEWELEMENT, CREATE, name, keys)
+
+    def remove(self, name: str, keys: Sequence[bytes]) -> Iterator[bytes]:
+        return self._elements(Kind.DELELEMENT, 0, name, keys)
+
+    def _elements(
+        self, kind: Kind, flags: int, name: str, keys: Sequence[bytes]
+    ) -> Iterator[bytes]:
+        if not keys:
+            return
+        size = len(keys[0])
+        # The headers before a key are the same for all: joining is all that remains to be done.
+        before = struct.pack("=HHHHHH", 12 + size, 1 | NESTED, 8 + size, 1 | NESTED, 4 + size, 1)
+        step = _ELEMENTS // (12 + size)
+        for start in range(0, len(keys), step):
+            body = before + before.join(keys[start : start + step])
+            yield self._request(kind, flags, text(2, name), attribute(3 | NESTED, body))
+
+    def map_to(self, name: str, pairs: Iterable[tuple[bytes, bytes]]) -> bytes:
+        """Elements of a map: key and data."""
+        elements = [
+            nest(1, nest(1, attribute(1, key)), nest(2, attribute(1, data))) for key, data in pairs
+        ]
+        return self._request(Kind.NEWELEMENT, CREATE, text(2, name), nest(3, *elements))
+
+    def send_to(self, name: str, key: bytes, chain: str) -> bytes:
+        """An element of a verdict map: jump to `chain`."""
+        element = nest(1, nest(1, attribute(1, key)), nest(2, _code(-3, chain)))
+        return self._request(Kind.NEWELEMENT, CREATE, text(2, name), nest(3, element))
+
+    def query(self, name: str, keys: Iterable[bytes]) -> bytes:
+        """Ask for elements of a set, with their counters: see `counted`."""
+        elements = [nest(1, nest(1, attribute(1, key))) for key in keys]
+        return self._request(Kind.GETELEMENT, ACK, text(2, name), nest(3, *elements))
+
+
+def counted(answer: bytes) -> tuple[int, int]:
+    """Packets and bytes that an element's counter has seen, from the answer to a query."""
+    element = attributes(attributes(attributes(answer[4:])[3])[1])
+    counter = attributes(attributes(element[7])[2])
+    count, packets = (struct.unpack(">Q", counter[kind])[0] for kind in (1, 2))
+    return packets, count

@@ -1,0 +1,336 @@
+"""Policies in nf_tables, by netlink: one transaction a change, no program, no text.
+
+Short lists share one set for each shape (see `ruleset`): adding a sandbox is adding elements. A
+long list is a set of its sandbox's own, which the kernel drops whole: taking a thousand elements
+out of a shared set one by one would double the time of replacing them. The kernel checks every
+chain that can be reached whenever a rule changes, so chains of a sandbox's own are for few.
+"""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from ipaddress import IPv4Address, IPv6Address
+
+from harness.errors import (
+    CoppiceError,
+    MissingPrivilege,
+    NotEnoughMemory,
+    PolicyError,
+    SandboxGone,
+    Unsupported,
+    UsageError,
+)
+from harness.network import nft, ruleset
+from harness.network.netlink import NETFILTER, Netlink, NetlinkError
+from harness.network.nft import Table
+from harness.network.policy import Destination, Policy, Shape
+from harness.network.protocol import Change, Counters, Member
+from harness.network.ruleset import Role
+
+LONG = 256
+"""Entries of one shape from which on they are a set of the sandbox's own."""
+MOST = 1 << 17
+"""Entries of one shape that a policy may have."""
+
+
+class Nftables:
+    """Implements `harness.network.protocol.PolicyEngine` in the bridge family.
+
+    Made in the network namespace that its bridge is in. The table belongs to this object's socket:
+    no other program can change it, and the kernel removes it when this process ends.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._netlink = Netlink(NETFILTER)
+        self._table = Table(nft.BRIDGE, name)
+        self._lock = threading.Lock()
+        self._members: dict[str, Member] = {}
+        self._policies: dict[str, Policy] = {}
+        self._known = _Known(frozenset(), frozenset())
+        self._own_sets: dict[str, Mapping[Shape, _OwnSet]] = {}
+        self._generation = itertools.count()
+        try:
+            self._commit(list(ruleset.skeleton(self._table)))
+        except BaseException:
+            self._netlink.close()
+            raise
+
+    def admit(self, member: Member, policy: Policy) -> Change:
+        with self._lock:
+            if member.id in self._members:
+                raise UsageError(f"{member.id} is in the network already")
+            change = self._replace(member, Policy(), policy, _appear(self._table, member))
+            self._members[member.id], self._policies[member.id] = member, policy
+            return change
+
+    def apply(self, id: str, policy: Policy) -> Change:
+        with self._lock:
+            member = self._member(id)
+            change = self._replace(member, self._policies[id], policy)
+            self._policies[id] = policy
+            return change
+
+    def expel(self, id: str) -> None:
+        with self._lock:
+            member = self._member(id)
+            gone = _disappear(self._table, member)
+            self._replace(member, self._policies[id], Policy(), gone)
+            del self._members[id], self._policies[id], self._own_sets[id]
+
+    def open_gate(self, mac: bytes, addresses: Sequence[IPv4Address | IPv6Address]) -> None:
+        """Let every sandbox ask for the bridge's own card, by the bridge's addresses."""
+        with self._lock:
+            messages: list[bytes] = []
+            for one in addresses:
+                messages += self._table.add(f"gate{one.version}", [one.packed])
+                messages.append(self._table.map_to(f"card{one.version}", [(one.packed, mac)]))
+            self._commit(messages)
+
+    def counters(self) -> Mapping[str, Counters]:
+        with self._lock:
+            members = list(self._members.values())
+            ports = [ruleset.port_key(one.port) for one in members]
+            sent4 = self._counts("own4", [_own4(one) for one in members])
+            sent6 = self._counts("own6", [_own6(one) for one in members])
+            denied, spoofed = self._counts("denied", ports), self._counts("spoofed", ports)
+        return {
+            one.id: Counters(four[0] + six[0], four[1] + six[1], refused[0], forged[0])
+            for one, four, six, refused, forged in zip(
+                members, sent4, sent6, denied, spoofed, strict=True
+            )
+        }
+
+    def nothing(self) -> None:
+        """A transaction without a change: what asking the kernel costs."""
+        with self._lock:
+            self._netlink.send(nft.transaction([]))
+
+    def holds(self, id: str, destination: Destination) -> bool:
+        """Whether the kernel has exactly this entry in what it allows a sandbox."""
+        with self._lock:
+            member = self._member(id)
+            plan = Policy([destination]).plan
+            ((shape, keys),) = ((one, plan[one]) for one in plan if one.action == "allow")
+            own = self._own_sets[id].get(shape)
+            address = member.address if destination.family == 4 else member.address6
+            key = keys[0] if own else address.packed + keys[0]
+            try:
+                self._netlink.ask(self._table.query(own.name if own else shape.name, [key]))
+            except NetlinkError as error:
+                if error.errno != errno.ENOENT:
+                    raise
+                return False
+            return True
+
+    def close(self) -> None:
+        """The table goes with the socket that it belongs to."""
+        with self._lock:
+            self._members.clear()
+            self._netlink.close()
+
+    def _member(self, id: str) -> Member:
+        try:
+            return self._members[id]
+        except KeyError:
+            raise SandboxGone(
+                f"{id} is not in the network", hint="it was detached, or never attached"
+            ) from None
+
+    def _replace(
+        self, member: Member, before: Policy, after: Policy, first: Iterable[bytes] = ()
+    ) -> Change:
+        """Commit what makes one policy of another; what is known changes when the kernel has."""
+        own = self._own_sets.get(member.id, {})
+        draft = _Draft(self._table, member, self._known, own, self._generation)
+        draft.messages += first
+        draft.replace(before, after)
+        self._commit(draft.messages)
+        self._known, self._own_sets[member.id] = draft.known, draft.own_sets
+        return Change(draft.added, draft.removed, cuts_established=True)
+
+    def _commit(self, messages: Sequence[bytes]) -> None:
+        if not messages:
+            return
+        try:
+            self._netlink.send(nft.transaction(messages))
+        except NetlinkError as error:
+            raise _explained(error) from error
+
+    def _counts(self, name: str, keys: Sequence[bytes]) -> Sequence[tuple[int, int]]:
+        """Packets and bytes of each key's element."""
+        query = self._table.query
+        return [nft.counted(self._netlink.ask(query(name, [key]))[0]) for key in keys]
+
+
+def _explained(error: NetlinkError) -> CoppiceError:
+    """What the kernel's refusal means to somebody who wants a network."""
+    said = error.strerror
+    if error.errno in (errno.EPERM, errno.EACCES):
+        return MissingPrivilege(
+            f"the packet filter may not be changed: {said}",
+            hint="run it again as root, or with sudo",
+        )
+    if error.errno in (errno.EOPNOTSUPP, errno.EPROTONOSUPPORT, errno.EAFNOSUPPORT):
+        return Unsupported(
+            f"this kernel lacks a part of nf_tables: {said}",
+            hint="needs CONFIG_NF_TABLES and CONFIG_NF_TABLES_BRIDGE: modprobe nf_tables",
+        )
+    if error.errno in (errno.ENFILE, errno.ENOMEM, errno.ENOBUFS):
+        return NotEnoughMemory(f"the packet filter has no room for this: {said}")
+    return CoppiceError(f"nf_tables refused a change, and none of it was made: {said}")
+
+
+@dataclass(frozen=True)
+class _Known:
+    """Which shapes have their sets and rules, and which roles send on to chains of sandboxes."""
+
+    shapes: frozenset[Shape]
+    dispatching: frozenset[str]
+
+
+@dataclass(frozen=True)
+class _OwnSet:
+    """A set of one sandbox's own, and the roles whose chains ask it."""
+
+    name: str
+    roles: Sequence[Role]
+
+
+class _Draft:
+    """One change in the making: its messages, and what will be true when they are committed."""
+
+    def __init__(
+        self,
+        table: Table,
+        member: Member,
+        known: _Known,
+        own_sets: Mapping[Shape, _OwnSet],
+        generation: Iterator[int],
+    ) -> None:
+        self.messages: list[bytes] = []
+        self.known = known
+        self.own_sets = dict(own_sets)
+        self.added = self.removed = 0
+        self._before = own_sets
+        self._table = table
+        self._member = member
+        self._generation = generation
+
+    def replace(self, before: Policy, after: Policy) -> None:
+        if before.default != after.default:
+            change = self._table.add if after.default == "allow" else self._table.remove
+            self.messages += change("open4", [self._member.address.packed])
+            self.messages += change("open6", [self._member.address6.packed])
+        moved: list[Shape] = []
+        for shape in {**before.plan, **after.plan}:
+            old, new = before.plan.get(shape, ()), after.plan.get(shape, ())
+            if old == new:
+                continue
+            if len(new) > MOST:
+                raise PolicyError(
+                    f"{len(new)} entries of one kind in a policy: at most {MOST} are taken",
+                    hint="write neighbouring addresses as prefixes",
+                )
+            self.added, self.removed = self.added + len(new), self.removed + len(old)
+            self._shared(shape, _short(old), _short(new))
+            if len(old) >= LONG or len(new) >= LONG:
+                self._own(shape, new if len(new) >= LONG else (), shape in after.near)
+                moved.append(shape)
+        if moved:
+            self._rewire(moved)
+
+    def _own_address(self, family: int) -> bytes:
+        return (self._member.address if family == 4 else self._member.address6).packed
+
+    def _shared(self, shape: Shape, old: Sequence[bytes], new: Sequence[bytes]) -> None:
+        """Elements of the set that all sandboxes share."""
+        if new and shape not in self.known.shapes:
+            self._introduce(shape)
+        own = self._own_address(shape.family)
+        kept = set(old) & set(new)
+        gone = [own + key for key in old if key not in kept]
+        come = [own + key for key in new if key not in kept]
+        self.messages += self._table.remove(shape.name, gone)
+        self.messages += self._table.add(shape.name, come)
+
+    def _introduce(self, shape: Shape) -> None:
+        """The set of a shape, and the rules that ask it."""
+        self.messages.append(self._table.set(ruleset.shared_set(shape)))
+        self.messages += [role.rule(self._table, shape) for role in ruleset.roles(shape)]
+        self.known = replace(self.known, shapes=self.known.shapes | {shape})
+
+    def _own(self, shape: Shape, keys: Sequence[bytes], near: bool) -> None:
+        """A new set of the sandbox's own, or none; the old one goes when no rule asks it."""
+        self.own_sets.pop(shape, None)
+        if keys:
+            name = f"{shape.name}.{next(self._generation):x}"
+            self.messages.append(self._table.set(ruleset.own_set(shape, name, len(keys))))
+            self.messages += self._table.add(name, keys)
+            self.own_sets[shape] = _OwnSet(name, ruleset.roles(shape, near))
+
+    def _rewire(self, moved: Sequence[Shape]) -> None:
+        """Make the sandbox's own chains ask the sets that it has now."""
+        table = self._table
+        before = {shape: self._before[shape] for shape in moved if shape in self._before}
+        after = {shape: self.own_sets[shape] for shape in moved if shape in self.own_sets}
+        for role in dict.fromkeys(
+            role for one in (*before.values(), *after.values()) for role in one.roles
+        ):
+            asked = {shape: one for shape, one in self.own_sets.items() if role in one.roles}
+            chain = f"{role.name}.{self._member.id}"
+            key = self._own_address(4 if role.own.length == 4 else 6)
+            there = any(role in one.roles for one in self._before.values())
+            if there:
+                self.messages.append(table.empty_chain(chain))
+            else:
+                self._open(role, key, chain)
+            for shape, one in asked.items():
+                self.messages.append(role.own_rule(table, chain, shape, one.name))
+            if not asked:
+                self.messages += table.remove(role.verdicts, [key])
+                self.messages.append(table.delete_chain(chain))
+        self.messages += [table.delete_set(one.name) for one in before.values()]
+
+    def _open(self, role: Role, key: bytes, chain: str) -> None:
+        """A chain of the sandbox's own, and the way to it."""
+        if role.name not in self.known.dispatching:
+            self.messages += role.dispatch(self._table)
+            self.known = replace(self.known, dispatching=self.known.dispatching | {role.name})
+        self.messages.append(self._table.chain(chain))
+        self.messages.append(self._table.send_to(role.verdicts, key, chain))
+
+
+def _short(keys: Sequence[bytes]) -> Sequence[bytes]:
+    return keys if len(keys) < LONG else ()
+
+
+def _own4(one: Member) -> bytes:
+    return ruleset.own_key(one.port, one.mac, one.address.packed)
+
+
+def _own6(one: Member) -> bytes:
+    return ruleset.own_key(one.port, one.mac, one.address6.packed)
+
+
+def _places(one: Member) -> Mapping[str, bytes]:
+    """The sets that every sandbox is in, and its key there."""
+    port = ruleset.port_key(one.port)
+    return {"own4": _own4(one), "own6": _own6(one), "spoofed": port, "denied": port}
+
+
+def _appear(table: Table, one: Member) -> Iterator[bytes]:
+    for name, key in _places(one).items():
+        yield from table.add(name, [key])
+    yield table.map_to("card4", [(one.address.packed, one.mac)])
+    yield table.map_to("card6", [(one.address6.packed, one.mac)])
+
+
+def _disappear(table: Table, one: Member) -> Iterator[bytes]:
+    for name, key in _places(one).items():
+        yield from table.remove(name, [key])
+    yield from table.remove("card4", [one.address.packed])
+    yield from table.remove("card6", [one.address6.packed])

@@ -1,0 +1,171 @@
+"""Two who talk: each a namespace of this machine or a microVM, with programs that run there."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import subprocess
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Protocol
+
+from harness.errors import GuestTimeout, SandboxError
+from harness.host.process import need, run
+from harness.host.run import Run
+from harness.network.namespace import inside
+from harness.sandbox.qemu.sandbox import QemuSandbox
+
+_SOURCES = Path(__file__).with_name("programs")
+_COMPILE = ("-static", "-O2", "-s", "-Wall", "-Wextra", "-D_GNU_SOURCE")
+_TOOLS = "/tmp/tools"
+_PATIENCE_S = 10.0
+
+
+def build(name: str, folder: Path) -> Path:
+    """One of our programs, static, so that a guest runs it too. Raises MissingTool."""
+    target = folder / name
+    if not target.exists():
+        run("musl-gcc", *_COMPILE, "-o", target, _SOURCES / f"{name}.c")
+    return target
+
+
+class Party(Protocol):
+    """Somebody with an address who runs programs."""
+
+    address: str
+
+    def pin(self, core: int) -> None:
+        """Run on this core from now on, what runs already too."""
+
+    def equip(self, program: str | Path) -> Sequence[str]:
+        """Make a program of this machine ready to run there: how to call it."""
+
+    def serve(self, words: Sequence[str]) -> None:
+        """Start a program that stays until the party ends."""
+
+    def run(self, words: Sequence[str], timeout_s: float) -> str:
+        """Run a program to its end; its output. SandboxError when it fails."""
+
+
+class Local:
+    """Implements `Party` in a namespace of this machine. Made by `local`."""
+
+    def __init__(
+        self, run: Run, namespace: Path, address: str, stack: contextlib.ExitStack
+    ) -> None:
+        self.address = address
+        self._run = run
+        self._namespace = namespace
+        self._stack = stack
+        self._cores = os.sched_getaffinity(0)
+        self._servers: list[subprocess.Popen[bytes]] = []
+
+    def pin(self, core: int) -> None:
+        self._cores = {core}
+        for process in self._servers:
+            os.sched_setaffinity(process.pid, self._cores)
+
+    def equip(self, program: str | Path) -> Sequence[str]:
+        return [need(str(program))]
+
+    def start(self, words: Sequence[str], *, listens: bool = False) -> subprocess.Popen[bytes]:
+        """Start a program that is killed when the party ends; its stdin is a pipe if it listens."""
+        before = os.sched_getaffinity(0)
+        with inside(self._namespace):
+            os.sched_setaffinity(0, self._cores)  # a child starts where its parent may run
+            try:
+                process = subprocess.Popen(
+                    words,
+                    stdin=subprocess.PIPE if listens else subprocess.DEVNULL,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.STDOUT,
+                    env=dict(self._run.environment),
+                )
+            finally:
+                os.sched_setaffinity(0, before)
+        self._stack.callback(_end, process)
+        return process
+
+    def serve(self, words: Sequence[str]) -> None:
+        self._servers.append(self.start(words))
+
+    def run(self, words: Sequence[str], timeout_s: float) -> str:
+        process = self.start(words)
+        try:
+            said = process.communicate(timeout=timeout_s)[0].decode(errors="replace")
+        except subprocess.TimeoutExpired as error:
+            process.kill()
+            raise SandboxError(f"{words[0]} did not end within {timeout_s:g} s") from error
+        if process.returncode:
+            raise SandboxError(f"{words[0]} ended with {process.returncode}: {said.strip()[-300:]}")
+        return said
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    process.kill()
+    process.wait()
+    for pipe in (process.stdin, process.stdout):
+        if pipe:
+            pipe.close()
+
+
+@contextlib.contextmanager
+def local(run: Run, namespace: Path, address: str) -> Iterator[Local]:
+    """A party in a namespace, until the block ends."""
+    with contextlib.ExitStack() as stack:
+        yield Local(run, namespace, address, stack)
+
+
+class Guest:
+    """Implements `Party` in a microVM that answers."""
+
+    def __init__(self, sandbox: QemuSandbox) -> None:
+        self.address = str(sandbox.identity.address)
+        self._sandbox = sandbox
+
+    def pin(self, core: int) -> None:
+        for thread in Path(f"/proc/{self._sandbox.vmm.process.pid}/task").iterdir():
+            os.sched_setaffinity(int(thread.name), {core})
+
+    def equip(self, program: str | Path) -> Sequence[str]:
+        """Carry it in, with its libraries and their loader where it has any."""
+        agent = self._sandbox.agent
+        path = Path(need(str(program)))
+        agent.run(("/bin/mkdir", "-p", _TOOLS))
+        libraries = [] if _static(path) else re.findall(r"(/\S+)", run("ldd", path).decode())
+        for one in (str(path), *libraries):
+            agent.write_file(f"{_TOOLS}/{Path(one).name}", Path(one).read_bytes(), 0o755)
+        loader = [Path(one).name for one in libraries if "ld-linux" in one]
+        before = [f"{_TOOLS}/{loader[0]}", "--library-path", _TOOLS] if loader else []
+        return [*before, f"{_TOOLS}/{path.name}"]
+
+    def serve(self, words: Sequence[str]) -> None:
+        line = " ".join(words)
+        self._sandbox.agent.run(("/bin/sh", "-c", f"{line} >/tmp/served 2>&1 &"))
+
+    def run(self, words: Sequence[str], timeout_s: float) -> str:
+        done = self._sandbox.agent.run(words, timeout_s=timeout_s)
+        said = (done.stdout + done.stderr).decode(errors="replace")
+        if done.signal:
+            raise GuestTimeout(f"{words[0]} in the guest did not end within {timeout_s:g} s")
+        if done.code:
+            raise SandboxError(f"{words[0]} in the guest ended with {done.code}: {said[-300:]}")
+        return said
+
+
+def _static(program: Path) -> bool:
+    return b"ld-linux" not in program.read_bytes()[:4096]
+
+
+def eventually(party: Party, words: Sequence[str]) -> str:
+    """Run a program until it succeeds: a server may need a moment."""
+    deadline = time.monotonic() + _PATIENCE_S
+    while True:
+        try:
+            return party.run(words, _PATIENCE_S)
+        except SandboxError:
+            if time.monotonic() > deadline:
+                raise
+        time.sleep(0.02)

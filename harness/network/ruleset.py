@@ -1,0 +1,343 @@
+"""The rules that frames on the bridge pass: the same few however many sandboxes there are.
+
+Everything that differs between sandboxes is an element of a hash set, keyed by whose it is, so
+that a frame costs as much beside two thousand sandboxes as beside one, and so does adding one.
+Bridged frames are seen by the bridge family alone, where this kernel keeps no connections: what
+answers an allowed packet is told by looking the other way in the sets of who allowed it.
+
+    a frame from a port -> is it from its own card and address? -> neighbours   ARP, discovery
+                                                                -> policy4, policy6
+    policy: allow -> answer -> deny -> private ranges -> open (default allow) -> denied
+"""
+
+from __future__ import annotations
+
+import functools
+import struct
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from ipaddress import IPv4Network, IPv6Network, ip_network
+
+from harness.network import nft
+from harness.network.nft import Base, Meta, Set, Table, Type
+from harness.network.policy import Shape
+
+PORTS = 1 << 14
+"""Elements that a set with one entry a sandbox may hold."""
+FLOWS = 1 << 16
+"""Exchanges of datagrams that are remembered at once, each for half a minute."""
+_FLOW_MS = 30_000
+_GATES = 4
+ADDRESS: Mapping[int, Type] = {4: Type.IPV4, 6: Type.IPV6}
+_MAC, _PRIORITY = 6, -200
+_ICMP, _TCP, _UDP, _ICMP6 = 1, 6, 17, 58
+_SYN, _SYN_ACK = 0x02, 0x12
+_ANSWERS = {_ICMP: (0, 3, 11), _ICMP6: (1, 2, 3, 4, 129)}
+"""Types of ICMP that answer something: echo replies and errors."""
+_SOLICIT, _ADVERT = 135, 136
+PRIVATE = tuple(
+    ip_network(one)
+    for one in (
+        "0.0.0.0/8", "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16",
+        "172.16.0.0/12", "192.168.0.0/16", "198.18.0.0/15", "224.0.0.0/3",
+        "::/8", "64:ff9b::/96", "fc00::/7", "fe80::/10", "fec0::/10", "ff00::/8",
+    )
+)  # fmt: skip
+"""What a default of allow does not open: private, link-local, shared, multicast, reserved."""
+
+
+_CHAINS = ("policy", "allow", "answer", "deny", "refuse", "near", "found", "pass", "reply")
+
+
+@dataclass(frozen=True)
+class Field:
+    """Where an address or number stands in a packet."""
+
+    base: Base
+    offset: int
+    length: int
+
+    def into(self, register: int) -> bytes:
+        return nft.load(self.base, self.offset, self.length, register)
+
+
+_ETHER_SOURCE = Field(Base.LINK, 6, 6)
+_SOURCE = {4: Field(Base.NETWORK, 12, 4), 6: Field(Base.NETWORK, 8, 16)}
+_DESTINATION = {4: Field(Base.NETWORK, 16, 4), 6: Field(Base.NETWORK, 24, 16)}
+_SOURCE_PORT, _DESTINATION_PORT = Field(Base.TRANSPORT, 0, 2), Field(Base.TRANSPORT, 2, 2)
+_ARP_MAC, _ARP_SOURCE = Field(Base.NETWORK, 8, 6), Field(Base.NETWORK, 14, 4)
+_ARP_TARGET, _ND_TARGET = Field(Base.NETWORK, 24, 4), Field(Base.TRANSPORT, 8, 16)
+
+
+@dataclass(frozen=True)
+class Role:
+    """A question in `chain`: is `own` allowed, or denied, `peer`? A hit goes to `then`."""
+
+    name: str
+    chain: str
+    own: Field
+    peer: Field
+    then: str
+    port: Field | None = None
+
+    def rule(self, table: Table, shape: Shape) -> bytes:
+        """Look for a frame in the set that all sandboxes share."""
+        size = self.own.length
+        keys = [self.own.into(0), *self._peer(shape, size // 4), *self._service(shape, size // 2)]
+        asked = [*keys, nft.member(shape.name, 0), nft.goto(self.then)]
+        return table.rule(self.chain, *asked, first=shape.is_host)
+
+    def own_rule(self, table: Table, chain: str, shape: Shape, name: str) -> bytes:
+        """Look for it in a set of one sandbox's own, from a chain of its own."""
+        keys = [*self._peer(shape, 0), *self._service(shape, self.peer.length // 4)]
+        return table.rule(chain, *keys, nft.member(name, 0), nft.goto(self.then))
+
+    def dispatch(self, table: Table) -> Sequence[bytes]:
+        """Send frames of sandboxes with sets of their own there."""
+        own = ADDRESS[4 if self.own.length == 4 else 6]
+        verdicts = Set(self.verdicts, (own,), PORTS, verdicts=True)
+        rule = table.rule(self.chain, self.own.into(0), nft.dispatch(self.verdicts, 0))
+        return [table.set(verdicts), rule]
+
+    @property
+    def verdicts(self) -> str:
+        """The map from a sandbox's address to its own chain."""
+        return f"{self.name}.own"
+
+    def _peer(self, shape: Shape, register: int) -> Iterator[bytes]:
+        yield self.peer.into(register)
+        bits = 8 * self.peer.length
+        if shape.length < bits:
+            ones = ((1 << shape.length) - 1) << (bits - shape.length)
+            yield nft.mask(register, ones.to_bytes(self.peer.length))
+
+    def _service(self, shape: Shape, register: int) -> Iterator[bytes]:
+        if shape.service:
+            assert self.port
+            yield nft.meta(Meta.L4PROTO, register)
+            yield self.port.into(register + 1)
+
+
+def _roles(family: int) -> dict[str, Sequence[Role]]:
+    source, destination = _SOURCE[family], _DESTINATION[family]
+    found, target = f"found{family}", _ARP_TARGET if family == 4 else _ND_TARGET
+    asker = _ARP_SOURCE if family == 4 else source
+    passing, reply, near = f"pass{family}", f"reply{family}", f"near{family}"
+    neighbours = [
+        Role(f"asks{family}", near, asker, target, found),
+        Role(f"asked{family}", near, target, asker, found),
+    ]
+    if family == 6:
+        neighbours += [
+            Role("adverts6", "advert6", source, destination, passing),
+            Role("advised6", "advert6", destination, source, passing),
+        ]
+    allow = [
+        Role(f"allow{family}", f"allow{family}", source, destination, passing, _DESTINATION_PORT),
+        Role(f"answer{family}", f"answer{family}", destination, source, reply, _SOURCE_PORT),
+    ]
+    deny = [
+        Role(f"deny{family}", f"deny{family}", source, destination, "denied", _DESTINATION_PORT),
+        Role(f"refuse{family}", f"refuse{family}", destination, source, "denied", _SOURCE_PORT),
+    ]
+    return {"allow": allow, "deny": deny, "near": neighbours}
+
+
+_ROLES = {family: _roles(family) for family in (4, 6)}
+
+
+@functools.cache
+def roles(shape: Shape, near: bool = True) -> Sequence[Role]:
+    """Where entries of a shape are asked for; `near` if some of them are on the bridge itself."""
+    known = _ROLES[shape.family]
+    if shape.action == "allow" and near and not shape.service:
+        return [*known["allow"], *known["near"]]
+    return known["allow" if shape.action in ("allow", "dns") else shape.action]
+
+
+def skeleton(table: Table) -> Iterator[bytes]:
+    """The table before there is any sandbox."""
+    yield table.create(nft.OWNER)
+    yield from map(table.set, sets())
+    for name in ("spoofed", "denied", "arp", "from6", "advert", "advert6"):
+        yield table.chain(name)
+    for family in (4, 6):
+        for name in (
+            "policy",
+            "allow",
+            "answer",
+            "deny",
+            "refuse",
+            "near",
+            "found",
+            "pass",
+            "reply",
+        ):
+            yield table.chain(f"{name}{family}")
+    yield table.base_chain("from-port", nft.Hook.PREROUTING, _PRIORITY)
+    yield from _from_port(table)
+    yield table.base_chain("to-port", nft.Hook.OUTPUT, _PRIORITY)
+    yield from _to_port(table)
+    yield from _neighbours(table)
+    for family in (4, 6):
+        yield from _policy(table, family)
+        yield from _passing(table, family)
+
+
+def sets() -> Iterator[Set]:
+    """The sets that are there from the start; those of shapes come with the first that needs one.
+
+    own4, own6   port, card, address: what a sandbox may send as; counts what it sent
+    card4, card6 address to card, for those who ask
+    spoofed, denied  port: what did not pass, counted
+    open4, open6 addresses whose default is allow
+    gate4, gate6 the bridge's own addresses, where there is a way to the outside
+    """
+    for family, address in ADDRESS.items():
+        yield Set(f"own{family}", (Type.INTERFACE, Type.ETHER, address), PORTS, counted=True)
+        yield Set(f"card{family}", (address,), PORTS, cards=True)
+        yield Set(f"open{family}", (address,), PORTS)
+        yield Set(f"gate{family}", (address,), _GATES)
+        flow = (address, address, Type.PORT, Type.PORT)
+        yield Set(f"flows{family}", flow, FLOWS, timeout=_FLOW_MS)
+    for name in ("spoofed", "denied"):
+        yield Set(name, (Type.INTERFACE,), PORTS, counted=True)
+
+
+def shared_set(shape: Shape) -> Set:
+    """The set of a shape: whose the entry is, and the entry."""
+    return Set(shape.name, (ADDRESS[shape.family], *_entry(shape)))
+
+
+def own_set(shape: Shape, name: str, size: int) -> Set:
+    """A set of one sandbox's own."""
+    return Set(name, _entry(shape), size)
+
+
+def _entry(shape: Shape) -> tuple[Type, ...]:
+    address = ADDRESS[shape.family]
+    return (address, Type.PROTOCOL, Type.PORT) if shape.service else (address,)
+
+
+def own_key(port: int, mac: bytes, address: bytes) -> bytes:
+    """A key of own4 or own6: the port's interface number, the card, the address."""
+    return struct.pack("=I", port) + mac + b"\0\0" + address
+
+
+def port_key(port: int) -> bytes:
+    """A key of `spoofed` and `denied`."""
+    return struct.pack("=I", port)
+
+
+def _own(mac: Field, address: Field, name: str) -> Sequence[bytes]:
+    """The frame comes from the port, card and address that belong together."""
+    return [nft.meta(Meta.IIF, 0), mac.into(1), address.into(3), nft.member(name, 0)]
+
+
+def _protocol(number: int) -> Sequence[bytes]:
+    return [nft.meta(Meta.PROTOCOL, 0), nft.equal(0, struct.pack(">H", number))]
+
+
+def _transport(number: int) -> Sequence[bytes]:
+    return [nft.meta(Meta.L4PROTO, 0), nft.equal(0, bytes([number]))]
+
+
+def _icmp(protocol: int, kind: int) -> Sequence[bytes]:
+    return [*_transport(protocol), nft.load(Base.TRANSPORT, 0, 1, 0), nft.equal(0, bytes([kind]))]
+
+
+def _from_port(table: Table) -> Iterator[bytes]:
+    own4 = _own(_ETHER_SOURCE, _SOURCE[4], "own4")
+    own6 = _own(_ETHER_SOURCE, _SOURCE[6], "own6")
+    arp = _own(_ETHER_SOURCE, _ARP_SOURCE, "own4")
+    yield table.rule("from-port", *_protocol(0x0800), *own4, nft.goto("policy4"))
+    yield table.rule("from-port", *_protocol(0x86DD), *own6, nft.goto("from6"))
+    yield table.rule("from-port", *_protocol(0x0806), *arp, nft.goto("arp"))
+    yield table.rule("from-port", nft.goto("spoofed"))
+    for name in ("spoofed", "denied"):
+        yield table.rule(name, nft.meta(Meta.IIF, 0), nft.member(name, 0), nft.DROP)
+        yield table.rule(name, nft.DROP)
+
+
+def _to_port(table: Table) -> Iterator[bytes]:
+    """From the bridge itself, so from outside, comes only what answers an allowed packet."""
+    for family, number in ((4, 0x0800), (6, 0x86DD)):
+        protocol = _protocol(number)
+        opened = [_DESTINATION[family].into(0), nft.member(f"open{family}", 0)]
+        yield table.rule("to-port", *protocol, nft.jump(f"answer{family}"))
+        yield table.rule("to-port", *protocol, nft.jump(f"refuse{family}"))
+        yield table.rule("to-port", *protocol, *opened, nft.goto(f"reply{family}"))
+    yield table.rule("to-port", *_protocol(0x0806), nft.ACCEPT)
+    yield table.rule("to-port", *_icmp(_ICMP6, _ADVERT), nft.ACCEPT)
+
+
+def _neighbours(table: Table) -> Iterator[bytes]:
+    """Who asks for a card gets to the one asked for alone, and only where policy lets either talk.
+
+    The question goes to that card: nothing is ever flooded to all.
+    """
+    yield table.rule("arp", *_own(_ARP_MAC, _ARP_SOURCE, "own4"), nft.jump("near4"))
+    yield table.rule("arp", nft.goto("denied"))
+    yield table.rule("from6", *_icmp(_ICMP6, _SOLICIT), nft.jump("near6"), nft.goto("denied"))
+    yield table.rule("from6", *_icmp(_ICMP6, _ADVERT), nft.goto("advert"))
+    yield table.rule("from6", nft.goto("policy6"))
+    told = _own(_ETHER_SOURCE, _ND_TARGET, "own6")
+    to_gate = [_DESTINATION[6].into(0), nft.member("gate6", 0)]
+    yield table.rule("advert", *told, nft.jump("advert6"))
+    yield table.rule("advert", *told, *to_gate, nft.ACCEPT)
+    yield table.rule("advert", nft.goto("denied"))
+    for family, target in ((4, _ARP_TARGET), (6, _ND_TARGET)):
+        asked = [target.into(0), nft.member(f"gate{family}", 0)]
+        yield table.rule(f"near{family}", *asked, nft.goto(f"found{family}"))
+        yield table.rule(
+            f"found{family}",
+            target.into(0),
+            nft.translate(f"card{family}", 0, 4),
+            nft.store(Base.LINK, 0, _MAC, 4),
+            nft.ACCEPT,
+        )
+        yield table.rule(f"found{family}", nft.goto("denied"))
+
+
+def _policy(table: Table, family: int) -> Iterator[bytes]:
+    chain = f"policy{family}"
+    for name in ("allow", "answer", "deny"):
+        yield table.rule(chain, nft.jump(f"{name}{family}"))
+    for network in PRIVATE:
+        if network.version == family:
+            yield table.rule(chain, *_within(network), nft.goto("denied"))
+    opened = [_SOURCE[family].into(0), nft.member(f"open{family}", 0)]
+    yield table.rule(chain, *opened, nft.goto(f"pass{family}"))
+    yield table.rule(chain, nft.goto("denied"))
+
+
+def _within(network: IPv4Network | IPv6Network) -> Sequence[bytes]:
+    field = _DESTINATION[network.version]
+    bits = network.netmask.packed
+    return [field.into(0), nft.mask(0, bits), nft.equal(0, network.network_address.packed)]
+
+
+def _passing(table: Table, family: int) -> Iterator[bytes]:
+    """What is allowed passes, and what answers it: no new connection, no datagram unasked for."""
+    word = _SOURCE[family].length // 4
+    source, destination = _SOURCE[family], _DESTINATION[family]
+    asked = [
+        source.into(0), destination.into(word),
+        _SOURCE_PORT.into(2 * word), _DESTINATION_PORT.into(2 * word + 1),
+    ]  # fmt: skip
+    answered = [
+        destination.into(0), source.into(word),
+        _DESTINATION_PORT.into(2 * word), _SOURCE_PORT.into(2 * word + 1),
+    ]  # fmt: skip
+    passing, reply, flows = f"pass{family}", f"reply{family}", f"flows{family}"
+    yield table.rule(passing, *_transport(_UDP), *asked, nft.remember(flows, 0))
+    yield table.rule(passing, nft.ACCEPT)
+    flags = [nft.load(Base.TRANSPORT, 13, 1, 0), nft.mask(0, bytes([_SYN_ACK]))]
+    begins = [*flags, nft.equal(0, bytes([_SYN]))]
+    yield table.rule(reply, *_transport(_TCP), *begins, nft.goto("denied"))
+    yield table.rule(reply, *_transport(_TCP), *flags, nft.ACCEPT)
+    yield table.rule(reply, *_transport(_UDP), *answered, nft.member(flows, 0), nft.ACCEPT)
+    icmp = _ICMP if family == 4 else _ICMP6
+    for kind in _ANSWERS[icmp]:
+        yield table.rule(reply, *_icmp(icmp, kind), nft.ACCEPT)
+    yield table.rule(reply, nft.goto("denied"))

@@ -1,0 +1,79 @@
+"""A way to the outside: cubenet's bridge as a gateway that translates addresses.
+
+Sandboxes appear outside as one address of a link of two. What the outside does with it (forwarding
+it further, say) is its own affair: nothing is changed there but that this link exists.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import struct
+from collections.abc import Iterator
+from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface
+from pathlib import Path
+
+from harness.network import links, nft
+from harness.network.links import Links
+from harness.network.namespace import inside
+from harness.network.netlink import NETFILTER, Netlink
+from harness.network.nft import Meta, Table
+from harness.sandbox.identity import NETWORK, NETWORK6
+
+GATEWAYS: tuple[IPv4Address | IPv6Address, ...] = (NETWORK[1], NETWORK6[1])
+GATEWAY_MAC = b"\x02\xc0" + NETWORK[1].packed
+HERE = IPv4Interface("169.254.77.1/30"), IPv6Interface("fd77:c0bb:1cf::1/126")
+THERE = IPv4Interface("169.254.77.2/30"), IPv6Interface("fd77:c0bb:1cf::2/126")
+"""The link's ends: what the outside sees sandboxes as, and what it is to them."""
+_NEAR = "uplink"
+_FAR_MAC = bytes.fromhex("02c0a9fe4d02")
+_POSTROUTING, _SOURCE_NAT = 4, 100
+_FORWARDING = ("ipv4/ip_forward", "ipv6/conf/all/forwarding")
+
+
+@contextlib.contextmanager
+def uplink(network: Path, own: Links, bridge: int, outside: Path | int) -> Iterator[None]:
+    """Open the way out of the namespace `network`, until the block ends."""
+    far = f"cube-{os.urandom(4).hex()}"
+    where = f"/proc/{outside}/ns/net" if isinstance(outside, int) else outside
+    handle = os.open(where, os.O_RDONLY)
+    try:
+        own.send(links.pair(_NEAR, far, handle, _FAR_MAC))
+    finally:
+        os.close(handle)
+    near = own.index(_NEAR)
+    for address in HERE:
+        own.send(links.address(near, address.ip, address.network.prefixlen))
+    own.send(links.up(near))
+    for gateway, size in zip(GATEWAYS, (NETWORK.prefixlen, NETWORK6.prefixlen), strict=True):
+        own.send(links.address(bridge, gateway, size))
+    with inside(outside):
+        there = Links()
+        try:
+            index = socket.if_nametoindex(far)
+            for address in THERE:
+                there.send(links.address(index, address.ip, address.network.prefixlen))
+            there.send(links.up(index))
+        finally:
+            there.close()
+    for address in THERE:
+        own.send(links.default_route(address.ip))
+    with inside(network):
+        for setting in _FORWARDING:
+            Path("/proc/sys/net", setting).write_text("1")
+        translation = Netlink(NETFILTER)
+    try:
+        translation.send(nft.transaction(list(_translate(near))))
+        yield
+    finally:
+        translation.close()
+
+
+def _translate(near: int) -> Iterator[bytes]:
+    """What leaves by the link has the link's own address."""
+    table = Table(nft.INET, "uplink")
+    yield table.create(nft.OWNER)
+    yield table.base_chain("leaving", _POSTROUTING, _SOURCE_NAT, kind="nat", accept=True)
+    leaves = [nft.meta(Meta.OIF, 0), nft.equal(0, struct.pack("=I", near))]
+    yield table.rule("leaving", *leaves, nft.masquerade())

@@ -1,0 +1,147 @@
+"""How much one connection carries between two sandboxes, and eight: the same ladder, by iperf3.
+
+Beside each throughput stand what was sent again and what both ends cost in processor time, as
+iperf3 says. The ways take turns, forward and back.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pytest_benchmark.fixture import BenchmarkFixture
+
+from harness.errors import SandboxError
+from harness.host.process import need
+from harness.host.run import Run
+from harness.measure.benchmark import STOPWATCH
+from harness.measure.clock import calibrated
+from harness.measure.collector import Collector
+from harness.measure.record import Clock, Facts
+from harness.network.cubenet import open_cubenet
+from harness.network.party import eventually
+from harness.network.paths import Way, ways
+from harness.network.requirements import requirements
+from harness.rig import RigInfo
+from harness.rig_run import RigRun
+
+RIG = RigInfo(
+    id="net-throughput",
+    title="Throughput between two sandboxes",
+    claims=("coppice-network-throughput",),
+    substrates=(),
+    tools=("iperf3",),
+    requirements=requirements,
+)
+PORT = "5201"
+STREAMS = (1, 8)
+TIMEOUT_S = 60.0
+BITS = 8
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Passes through all ways, and seconds of each run, of which the first part is left out."""
+
+    passes: int
+    seconds: int
+    omitted: int
+
+
+PLANS = {"quick": Plan(2, 1, 0), "full": Plan(10, 3, 1)}
+
+
+@dataclass(frozen=True)
+class Caller:
+    """One way with its server running, and how the client is called there."""
+
+    way: Way
+    iperf3: Sequence[str]
+
+    def by(self, streams: int) -> Facts:
+        return {**self.way.dimensions, "streams": streams, "tool": "iperf3"}
+
+
+def caller(way: Way) -> Caller:
+    """Start the server and wait until it answers."""
+    way.answers.serve([*way.answers.equip("iperf3"), "-s", "-4", "-p", PORT])
+    found = Caller(way, way.asks.equip("iperf3"))
+    eventually(way.asks, [*found.iperf3, "-c", way.answers.address, "-p", PORT, "-n", "1K"])
+    way.pin()
+    return found
+
+
+def measure(one: Caller, streams: int, plan: Plan, into: Collector) -> None:
+    """One run of iperf3."""
+    words = [*one.iperf3, "-c", one.way.answers.address, "-p", PORT, "-J", "-t", str(plan.seconds)]
+    words += ["-O", str(plan.omitted), "-P", str(streams)]
+    by = one.by(streams)
+    try:
+        end = _end(one.way.asks.run(words, plan.seconds + plan.omitted + TIMEOUT_S))
+    except (SandboxError, ValueError, KeyError) as error:
+        into.fail("throughput", f"iperf3: {error.args[0]}", by, "bytes/s", "higher")
+        return
+    # What has arrived, not what was given to the kernel.
+    into.add("throughput", [end["sum_received"]["bits_per_second"] / BITS], by, "bytes/s", "higher")
+    into.add("retransmits", [end["sum_sent"]["retransmits"]], by, "1")
+    for side, name in (("asks", "host_total"), ("answers", "remote_total")):
+        share = end["cpu_utilization_percent"][name] / 100
+        into.add("cpu", [share], {**by, "end": side}, "1")
+
+
+def _end(said: str) -> dict[str, Any]:
+    report = json.loads(said)
+    if "error" in report:
+        raise SandboxError(report["error"])
+    end: dict[str, Any] = report["end"]
+    return end
+
+
+@pytest.mark.benchmark(timer=STOPWATCH)
+def test_net_throughput(
+    benchmark: BenchmarkFixture, run: Run, rig_run: RigRun, profile: str
+) -> None:
+    plan = PLANS[profile]
+    for tool in RIG.tools:
+        need(tool)
+    into = Collector()
+    with ExitStack() as stack:
+        net = stack.enter_context(open_cubenet(run))
+        found = [caller(way) for way in ways(run, net, stack)]
+        rig_run.prepared((), None, ("iperf3", "qemu-system-x86_64"))
+        rig_run.begin()
+        for number in range(plan.passes):
+            for one in found if number % 2 == 0 else reversed(found):
+                for streams in STREAMS:
+                    measure(one, streams, plan, into)
+        rig_run.end()
+    series = into.series()
+    options = "" if profile == "quick" else f" -- --profile {profile}"
+    task = f"mise run bench:net-throughput{options}"
+    record = rig_run.write(RIG, Path(__file__), series, clock(), task)
+    claimed = [
+        one
+        for one in series
+        if one.metric == "throughput"
+        and (one.dimensions["path"], one.dimensions["streams"]) == ("policy", 1)
+    ]
+    assert claimed and claimed[0].samples, "no throughput under policy was measured"
+    # pytest-benchmark holds durations: that of a gigabyte at the rate measured.
+    rig_run.deliver(benchmark, [1e9 / rate for rate in claimed[0].samples], record)
+
+
+def clock() -> Clock:
+    return calibrated(
+        "throughput",
+        "iperf3 begins to send, or what it was told to omit is over",
+        {
+            "throughput": "bytes that have arrived, over iperf3's seconds",
+            "retransmits": "segments sent again in that time",
+            "cpu": "share of a processor that an end used in that time",
+        },
+    )

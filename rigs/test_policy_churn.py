@@ -1,0 +1,122 @@
+"""What adding one sandbox's rules costs, and removing them, beside so many others.
+
+For each N there is a network that has N rule sets, in a namespace of its own; one more is added,
+and taken away, again and again. They take turns, forward and back. Rule sets only: a bridge has at
+most 1,023 ports, and the packet filter knows a port by its number.
+"""
+
+from __future__ import annotations
+
+import gc
+import time
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+from pytest_benchmark.fixture import BenchmarkFixture
+
+from harness.host.run import Run
+from harness.measure.benchmark import STOPWATCH
+from harness.measure.clock import calibrated
+from harness.measure.collector import Collector
+from harness.measure.record import Clock, Facts
+from harness.network.namespace import inside, namespace
+from harness.network.nftables import Nftables
+from harness.network.policy import Policy
+from harness.network.protocol import Member
+from harness.network.requirements import requirements
+from harness.rig import RigInfo
+from harness.rig_run import RigRun
+from harness.sandbox.identity import NETWORK, NETWORK6
+
+RIG = RigInfo(
+    id="policy-churn",
+    title="Rule sets of sandboxes added and removed",
+    claims=("coppice-policy-anchor",),
+    substrates=(),
+    requirements=requirements,
+)
+SIZES = (1, 10, 100, 1000, 2000)
+PASSES = {"quick": 20, "full": 100}
+TURNS = 5
+"""Additions and removals in each pass."""
+CLAIMED = 1000
+
+
+def member(number: int) -> Member:
+    """A sandbox to the packet filter, as cubenet would describe it."""
+    address, address6 = NETWORK[2 + number], NETWORK6[2 + number]
+    return Member(str(number), 100 + number, b"\x02\xc0" + address.packed, address, address6)
+
+
+def policy(number: int) -> Policy:
+    """What a sandbox usually has: peers, a service, a few prefixes, a resolver, both families."""
+    peers = [str(NETWORK[2 + (number + step) % 4000]) for step in (1, 2, 3)]
+    return Policy.of(
+        [*peers, f"{NETWORK[1]} tcp/443", "192.0.2.0/24", "2001:db8::/32"],
+        ["198.51.100.0/24"],
+        [str(NETWORK[1])],
+    )
+
+
+class World:
+    """A packet filter with N rule sets in a namespace of its own."""
+
+    def __init__(self, n: int, run: Run, stack: ExitStack) -> None:
+        self.n = n
+        with inside(stack.enter_context(namespace(run.folder, "policy-churn"))):
+            self._engine = Nftables("churn")
+        stack.callback(self._engine.close)
+        for number in range(n):
+            self._engine.admit(member(number), policy(number))
+        self._next = member(n)
+
+    def turn(self) -> tuple[float, float]:
+        """Seconds that one more takes to be added, and to be removed."""
+        new = policy(self.n)
+        assert new.plan  # a policy is there as data before it is given to the network
+        start = time.perf_counter()
+        self._engine.admit(self._next, new)
+        added = time.perf_counter() - start
+        start = time.perf_counter()
+        self._engine.expel(self._next.id)
+        return added, time.perf_counter() - start
+
+
+@pytest.mark.benchmark(timer=STOPWATCH)
+def test_policy_churn(benchmark: BenchmarkFixture, run: Run, rig_run: RigRun, profile: str) -> None:
+    into = Collector()
+    with ExitStack() as stack:
+        worlds = [World(n, run, stack) for n in SIZES]
+        for world in worlds:
+            world.turn()
+        rig_run.prepared((), None, ())
+        rig_run.begin()
+        gc.collect()
+        gc.disable()
+        stack.callback(gc.enable)
+        for number in range(PASSES[profile]):
+            for world in worlds if number % 2 == 0 else reversed(worlds):
+                dimensions: Facts = {"mechanism": "nftables", "transport": "netlink", "n": world.n}
+                for added, removed in [world.turn() for _ in range(TURNS)]:
+                    into.add("rule-add", [added], dimensions)
+                    into.add("rule-remove", [removed], dimensions)
+        rig_run.end()
+    series = into.series()
+    options = "" if profile == "quick" else f" -- --profile {profile}"
+    task = f"mise run bench:policy-churn{options}"
+    record = rig_run.write(RIG, Path(__file__), series, clock(), task)
+    claimed = [one for one in series if one.metric == "rule-add"]
+    samples = next(one.samples for one in claimed if one.dimensions["n"] == CLAIMED)
+    rig_run.deliver(benchmark, samples, record)
+
+
+def clock() -> Clock:
+    return calibrated(
+        "policy-call",
+        "the call that adds or removes a sandbox's rules",
+        {
+            "rule-add": "its return: the sandbox sends, as itself, what it may",
+            "rule-remove": "its return: nothing it sends passes",
+        },
+    )

@@ -1,0 +1,273 @@
+"""From which packet on a changed policy is obeyed, and whether any packet sees neither.
+
+One sandbox sends to another as fast as a core can, to four ports in turn, while its policy goes
+back and forth between two, each in force for some milliseconds:
+
+    kept    allowed by both: each that is lost obeyed neither
+    first   allowed by the first only
+    second  allowed by the second only
+    never   allowed by neither: each that arrives obeyed neither
+
+A datagram carries its number, and the time directly before it was sent. One of a port that the
+policy in force denies, sent after the change's call had returned, that arrives has leaked. In one
+change all arrivals of the one port must come before all those of the other in the order of sending:
+a datagram out of this order obeyed neither policy.
+
+As a control the same is measured of a change in two steps, taking everything away and then giving
+anew: what this way of looking finds where a change is not atomic.
+"""
+
+from __future__ import annotations
+
+import array
+import bisect
+import subprocess
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from pytest_benchmark.fixture import BenchmarkFixture
+
+from harness.errors import SandboxError
+from harness.host.process import need
+from harness.host.run import Run
+from harness.measure.benchmark import STOPWATCH
+from harness.measure.clock import calibrated, now_ns
+from harness.measure.collector import Collector
+from harness.measure.record import Clock, Facts
+from harness.network.cubenet import NOTHING, Cubenet, open_cubenet
+from harness.network.endpoint import endpoint
+from harness.network.party import build, local
+from harness.network.policy import Policy
+from harness.network.requirements import requirements
+from harness.rig import RigInfo
+from harness.rig_run import RigRun
+
+RIG = RigInfo(
+    id="policy-enforcement",
+    title="From which packet on a changed policy is obeyed",
+    claims=("coppice-policy-enforcement",),
+    substrates=(),
+    tools=("musl-gcc",),
+    requirements=requirements,
+)
+KEPT, FIRST, SECOND, NEVER = PORTS = (9001, 9002, 9003, 9004)
+CHANGES = {"quick": 1000, "full": 4000}
+LENGTHS = (2, 1000)
+"""Entries of each policy: a short list, and one that is a set of its own."""
+IN_FORCE_S = 0.002
+CLAIMED_LENGTH = 1000
+ONE_STEP, TWO_STEPS = "netlink", "netlink, in two steps"
+CONTROLS = 100
+"""Changes in two steps."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """How long the lists are, and whether they are changed in one step."""
+
+    length: int
+    transport: str
+    changes: int
+
+    @property
+    def dimensions(self) -> Facts:
+        return {"mechanism": "nftables", "transport": self.transport, "n": self.length}
+
+
+@dataclass(frozen=True)
+class Change:
+    """One call: when it began and returned, and which port is allowed from then on."""
+
+    called_ns: int
+    returned_ns: int
+    allowed: int
+    denied: int
+
+
+def policies(address: str, length: int) -> Sequence[Policy]:
+    """Both policies, each with as many services of others as make up the length."""
+    fill = [f"192.0.2.{1 + number % 250} tcp/{1000 + number}" for number in range(length - 2)]
+    return [
+        Policy.of([f"{address} udp/{KEPT}", f"{address} udp/{port}", *fill])
+        for port in (FIRST, SECOND)
+    ]
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """What was sent, by number: when; and which of it arrived."""
+
+    sent_ns: Sequence[int]
+    arrived: bytearray
+
+    def port(self, number: int) -> int:
+        return PORTS[number % len(PORTS)]
+
+    def between(self, start_ns: int, end_ns: int) -> range:
+        """The numbers of what was sent from one time up to another."""
+        begin = bisect.bisect_left(self.sent_ns, start_ns)
+        return range(begin, bisect.bisect_left(self.sent_ns, end_ns, begin))
+
+
+def flip(net: Cubenet, run: Run, case: Case, stack: ExitStack) -> tuple[Traffic, Sequence[Change]]:
+    """Send, and change the policy so many times; what happened."""
+    answers = stack.enter_context(endpoint(run, net))
+    asks = stack.enter_context(endpoint(run, net))
+    first, second = policies(answers.address, case.length)
+    net.apply(asks.id, first)
+    sender = stack.enter_context(local(run, asks.namespace, asks.address))
+    receiver = stack.enter_context(local(run, answers.namespace, answers.address))
+    sender.pin(0)
+    receiver.pin(1)
+    ports = [str(port) for port in PORTS]
+    arrived, sent = run.folder / f"arrived-{asks.id}", run.folder / f"sent-{asks.id}"
+    sink = receiver.start([str(build("sink", run.folder)), str(arrived), *ports], listens=True)
+    _ready(sink)
+    flood = sender.start(
+        [str(build("flood", run.folder)), answers.address, str(sent), *ports], listens=True
+    )
+    _ready(flood)
+    made = []
+    for turn in range(case.changes + 2):  # the first and the last have no neighbour to end them
+        time.sleep(IN_FORCE_S)
+        called = now_ns()
+        if case.transport == TWO_STEPS:
+            net.apply(asks.id, NOTHING)
+        net.apply(asks.id, first if turn % 2 else second)
+        allowed, denied = (FIRST, SECOND) if turn % 2 else (SECOND, FIRST)
+        made.append(Change(called, now_ns(), allowed, denied))
+    _finish(flood)
+    time.sleep(IN_FORCE_S)
+    lost = int(_finish(sink))
+    if lost:
+        raise SandboxError(f"the receiver had no room for {lost} datagrams: nothing can be said")
+    return _traffic(sent, arrived), made
+
+
+def _ready(process: subprocess.Popen[bytes]) -> None:
+    assert process.stdout
+    said = process.stdout.readline()
+    if said != b"ready\n":
+        raise SandboxError(f"no traffic: {(said + process.stdout.read()).decode()}")
+
+
+def _finish(process: subprocess.Popen[bytes]) -> str:
+    said, _ = process.communicate(timeout=60)
+    if process.returncode:
+        raise SandboxError(f"traffic ended with {process.returncode}: {said.decode()}")
+    return said.decode()
+
+
+def _traffic(sent: Path, arrived: Path) -> Traffic:
+    times, numbers = array.array("Q"), array.array("Q")
+    times.frombytes(sent.read_bytes())
+    numbers.frombytes(arrived.read_bytes())
+    marks = bytearray(len(times))
+    for number in numbers:
+        marks[number] = 1
+    return Traffic(times, marks)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What one change did to packets. `obeyed_ns` counts from the call's return."""
+
+    allowing_ns: int | None
+    denying_ns: int | None
+    leaked: int
+    torn: int
+
+
+def verdicts(traffic: Traffic, changes: Sequence[Change]) -> Iterator[Verdict]:
+    """Each change, judged by what was sent from halfway after the one before to the next call."""
+    ends = [one.called_ns for one in changes[1:]]
+    starts = [one.returned_ns for one in changes[:-1]]
+    for change, start, end in zip(changes[1:-1], starts, ends[1:], strict=False):
+        yield _judge(traffic, change, (start + change.called_ns) // 2, end)
+
+
+def _judge(traffic: Traffic, change: Change, start_ns: int, end_ns: int) -> Verdict:
+    torn = leaked = 0
+    allowing = denying = None
+    began = False
+    for number in traffic.between(start_ns, end_ns):
+        port, arrived = traffic.port(number), traffic.arrived[number]
+        after = traffic.sent_ns[number] - change.returned_ns
+        if port == change.allowed and arrived:
+            began = True
+            if after >= 0 and allowing is None:
+                allowing = after
+        if port == change.denied and not arrived and after >= 0 and denying is None:
+            denying = after
+        torn += port == KEPT and not arrived
+        torn += port == NEVER and arrived
+        torn += port == change.denied and arrived and began
+        torn += port == change.allowed and not arrived and began
+        leaked += port == change.denied and bool(arrived) and after >= 0
+    return Verdict(allowing, denying, leaked, torn)
+
+
+def collect(traffic: Traffic, changes: Sequence[Change], by: Facts, into: Collector) -> None:
+    for one in verdicts(traffic, changes):
+        for kind, nanoseconds in (("allow", one.allowing_ns), ("deny", one.denying_ns)):
+            if nanoseconds is None:
+                reason = "nothing was sent between this call's return and the next call"
+                into.fail("enforcement", reason, {**by, "change": kind})
+            else:
+                into.add("enforcement", [nanoseconds * 1e-9], {**by, "change": kind})
+        into.add("leaked-packets", [one.leaked], by, "1")
+        into.add("torn-packets", [one.torn], by, "1")
+    into.add("policy-update", [(c.returned_ns - c.called_ns) * 1e-9 for c in changes], by)
+    seconds = (traffic.sent_ns[-1] - traffic.sent_ns[0]) * 1e-9
+    into.add("sent", [len(traffic.sent_ns) / seconds], by, "1/s", "higher")
+
+
+@pytest.mark.benchmark(timer=STOPWATCH)
+def test_policy_enforcement(
+    benchmark: BenchmarkFixture, run: Run, rig_run: RigRun, profile: str
+) -> None:
+    for tool in RIG.tools:
+        need(tool)
+    into = Collector()
+    with ExitStack() as stack:
+        net = stack.enter_context(open_cubenet(run))
+        build("flood", run.folder)
+        build("sink", run.folder)
+        rig_run.prepared((), None, ())
+        rig_run.begin()
+        cases = [Case(length, ONE_STEP, CHANGES[profile]) for length in LENGTHS]
+        cases += [Case(length, TWO_STEPS, CONTROLS) for length in LENGTHS]
+        seen = [(case, *flip(net, run, case, stack)) for case in cases]
+        rig_run.end()
+        for case, traffic, changes in seen:
+            collect(traffic, changes, case.dimensions, into)
+    series = into.series()
+    options = "" if profile == "quick" else f" -- --profile {profile}"
+    task = f"mise run bench:policy-enforcement{options}"
+    record = rig_run.write(RIG, Path(__file__), series, clock(), task)
+    claimed = next(
+        one
+        for one in series
+        if (one.metric, one.dimensions.get("change")) == ("enforcement", "deny")
+        and (one.dimensions["n"], one.dimensions["transport"]) == (CLAIMED_LENGTH, ONE_STEP)
+    )
+    assert claimed.samples, "no packet was sent between two changes"
+    rig_run.deliver(benchmark, claimed.samples, record)
+
+
+def clock() -> Clock:
+    return calibrated(
+        "enforcement",
+        "the return of the call that changes the policy",
+        {
+            "enforcement": "the first packet sent after it that obeys was sent",
+            "leaked-packets": "the next change is called: packets counted up to there",
+            "torn-packets": "the next change is called: packets counted up to there",
+            "policy-update": "counts from the call to its return",
+            "sent": "datagrams over the seconds from the first to the last",
+        },
+    )

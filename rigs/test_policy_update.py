@@ -1,0 +1,316 @@
+"""How long it takes to replace a sandbox's addresses, in one step, by each way there is.
+
+Every mechanism has two lists of the same length with nothing in common, and replaces one by the
+other: alone, and beside a thousand other sandboxes. Each is first made to show that it did. They
+take turns, forward and back. `n` of 0 is a transaction in which nothing happens.
+"""
+
+from __future__ import annotations
+
+import gc
+import itertools
+import json
+import random
+import subprocess
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from ipaddress import IPv4Address
+from pathlib import Path
+from typing import Protocol
+
+import pytest
+from pytest_benchmark.fixture import BenchmarkFixture
+
+from harness.errors import CoppiceError
+from harness.host.process import need
+from harness.host.run import Run
+from harness.measure.benchmark import STOPWATCH
+from harness.measure.clock import calibrated
+from harness.measure.collector import Collector
+from harness.measure.record import Clock, Facts
+from harness.network import ebpf
+from harness.network.libnftables import Libnftables
+from harness.network.namespace import inside, namespace
+from harness.network.nftables import Nftables
+from harness.network.policy import Destination, Policy
+from harness.network.protocol import Member
+from harness.network.requirements import requirements
+from harness.rig import RigInfo
+from harness.rig_run import RigRun
+from harness.sandbox.identity import NETWORK, NETWORK6
+
+RIG = RigInfo(
+    id="policy-update",
+    title="Replacing the addresses of a policy",
+    claims=("coppice-policy-update",),
+    substrates=(),
+    tools=("nft",),
+    requirements=requirements,
+)
+SIZES = (0, 1, 10, 100, 1000, 10000)
+OTHERS = (0, 1000)
+EACH_OTHER_HAS = 4
+"""Addresses that every other sandbox may reach."""
+ROUNDS = {"quick": 16, "full": 400}
+PASSES = 4
+FEW_FROM, FEWER = 10000, 4
+"""Of the longest lists so many times fewer."""
+SUBJECT = 0
+CLAIMED = {"mechanism": "nftables", "transport": "netlink", "n": 1000, "others": 0}
+SETTLE_S = 0.002
+"""Between two updates: the kernel frees what the last one took out."""
+
+
+def addresses(count: int, seed: int) -> list[str]:
+    """Addresses outside of every private range; those of other seeds are others."""
+    numbers = random.Random(seed).sample(range(0x0B000000 + seed, 0x64000000, 16), count)
+    return [str(IPv4Address(number)) for number in numbers]
+
+
+class Mechanism(Protocol):
+    """One way of replacing; `lists` are made ready beforehand, as far as its callers would."""
+
+    mechanism: str
+    transport: str
+
+    def ready(self, n: int, lists: Sequence[Sequence[str]]) -> None:
+        """Make two lists of `n` addresses ready, and install the first."""
+
+    def replace(self, turn: int) -> None:
+        """Replace the list of the last turn by that of this one: what is timed."""
+
+    def holds(self, address: str) -> bool: ...
+
+
+class ByNetlink:
+    """Cubenet: a policy that is there as data, or as the text of its JSON."""
+
+    mechanism = "nftables"
+
+    def __init__(self, engine: Nftables, *, text: bool) -> None:
+        self.transport = "netlink from JSON" if text else "netlink"
+        self._engine = engine
+        self._text = text
+
+    def ready(self, n: int, lists: Sequence[Sequence[str]]) -> None:
+        policies = [Policy.of(one) for one in lists]
+        self._texts = [json.dumps(one.to_json()) for one in policies]
+        self._policies = policies
+        for one in policies:
+            assert sum(map(len, one.plan.values())) == n
+        self._engine.apply(str(SUBJECT), policies[0])
+
+    def replace(self, turn: int) -> None:
+        which = turn % 2
+        new = Policy.from_json(self._texts[which]) if self._text else self._policies[which]
+        if new.allow:
+            self._engine.apply(str(SUBJECT), new)
+        else:
+            self._engine.nothing()
+
+    def holds(self, address: str) -> bool:
+        return self._engine.holds(str(SUBJECT), Destination.parse(address))
+
+
+class ByText(ABC):
+    """A set of its own for each sandbox, by commands of nftables: a list of text is joined."""
+
+    mechanism = "nftables"
+
+    def __init__(self, others: int) -> None:
+        self._library = Libnftables()
+        table = ["add table inet compared"]
+        for number in range(others + 1):
+            table.append(f"add set inet compared s{number} {{ type ipv4_addr; }}")
+            if number != SUBJECT:
+                few = ", ".join(addresses(EACH_OTHER_HAS, 2 + number))
+                table.append(f"add element inet compared s{number} {{ {few} }}")
+        self._library.run("\n".join(table).encode())
+
+    def ready(self, n: int, lists: Sequence[Sequence[str]]) -> None:
+        self._lists = lists
+        self.replace(0)
+
+    @abstractmethod
+    def replace(self, turn: int) -> None: ...
+
+    def _command(self, turn: int) -> bytes:
+        new = self._lists[turn % 2]
+        if not new:
+            return b""
+        text = f"flush set inet compared s{SUBJECT}\n"
+        text += f"add element inet compared s{SUBJECT} {{ {', '.join(new)} }}\n"
+        return text.encode()
+
+    def holds(self, address: str) -> bool:
+        try:
+            self._library.run(f"get element inet compared s{SUBJECT} {{ {address} }}".encode())
+        except CoppiceError:
+            return False
+        return True
+
+
+class ByLibrary(ByText):
+    transport = "libnftables"
+
+    def replace(self, turn: int) -> None:
+        self._library.run(self._command(turn))
+
+
+class ByProgram(ByText):
+    transport = "nft program"
+
+    def __init__(self, others: int) -> None:
+        super().__init__(others)
+        self._nft = need("nft")
+
+    def replace(self, turn: int) -> None:
+        subprocess.run([self._nft, "-f", "-"], input=self._command(turn), check=True)
+
+
+class ByTrie:
+    """A trie of eBPF's, changed in place: two batches, and not one step to who reads meanwhile."""
+
+    mechanism = "ebpf-lpm"
+    transport = "batch in place"
+
+    def __init__(self, others: int) -> None:
+        self._tries = ebpf.Tries()
+        for number in range(others + 1):
+            self._tries.add(number, _keys(addresses(EACH_OTHER_HAS, 2 + number)))
+
+    def ready(self, n: int, lists: Sequence[Sequence[str]]) -> None:
+        self._keys = [_keys(one) for one in lists]
+        self._tries.swap(SUBJECT, self._keys[0])
+
+    def replace(self, turn: int) -> None:
+        self._tries.update(SUBJECT, self._keys[(turn + 1) % 2], self._keys[turn % 2])
+
+    def holds(self, address: str) -> bool:
+        return self._tries.holds(SUBJECT, IPv4Address(address).packed)
+
+
+class BySwap(ByTrie):
+    transport = "swap"
+
+    def replace(self, turn: int) -> None:
+        self._tries.swap(SUBJECT, self._keys[turn % 2])
+
+
+def _keys(texts: Sequence[str]) -> bytes:
+    return ebpf.pack([IPv4Address(one).packed for one in texts])
+
+
+def engine(others: int, stack: ExitStack) -> Nftables:
+    """Cubenet's packet filter with so many sandboxes beside the one that is measured."""
+    made = Nftables("compared-with")
+    stack.callback(made.close)
+    for number in range(others + 1):
+        address, address6 = NETWORK[2 + number], NETWORK6[2 + number]
+        member = Member(str(number), 1000 + number, b"\2\xc0" + address.packed, address, address6)
+        made.admit(member, Policy.of(addresses(EACH_OTHER_HAS, 2 + number)))
+    return made
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A mechanism beside so many other sandboxes, with lists of one length.
+
+    Each mechanism has a namespace of its own (`where`), so that none sees another's rules.
+    """
+
+    way: Mechanism
+    n: int
+    others: int
+    lists: Sequence[Sequence[str]]
+    where: Path
+
+    @property
+    def dimensions(self) -> Facts:
+        return {
+            "mechanism": self.way.mechanism,
+            "transport": self.way.transport,
+            "n": self.n,
+            "others": self.others,
+        }
+
+    def prove(self) -> None:
+        """Nothing is timed before it has been seen to replace."""
+        with inside(self.where):
+            self.way.ready(self.n, self.lists)
+            for turn in (1, 0):
+                self.way.replace(turn)
+                for other, one in enumerate(self.lists):
+                    for address in {*one[:1], *one[-1:]}:
+                        assert self.way.holds(address) == (other == turn), self.dimensions
+
+    def times(self, rounds: int) -> list[float]:
+        """Seconds of each replacement."""
+        found = []
+        with inside(self.where):
+            self.way.ready(self.n, self.lists)
+            for turn in range(1, rounds + 1):
+                time.sleep(SETTLE_S)
+                start = time.perf_counter()
+                self.way.replace(turn)
+                found.append(time.perf_counter() - start)
+        return found
+
+
+def contenders(run: Run, stack: ExitStack) -> list[Contender]:
+    """Every mechanism, neighbourhood and size."""
+    makers: Sequence[Callable[[int], Mechanism]] = (
+        lambda others: ByNetlink(engine(others, stack), text=False),
+        lambda others: ByNetlink(engine(others, stack), text=True),
+        ByLibrary,
+        ByProgram,
+        ByTrie,
+        BySwap,
+    )
+    lists = {n: [addresses(n, seed) for seed in (0, 1)] for n in SIZES}
+    found = []
+    for make, others in itertools.product(makers, OTHERS):
+        where = stack.enter_context(namespace(run.folder, "policy-update"))
+        with inside(where):
+            way = make(others)
+        found += [Contender(way, n, others, lists[n], where) for n in SIZES]
+    return found
+
+
+@pytest.mark.benchmark(timer=STOPWATCH)
+def test_policy_update(
+    benchmark: BenchmarkFixture, run: Run, rig_run: RigRun, profile: str
+) -> None:
+    into = Collector()
+    with ExitStack() as stack:
+        found = contenders(run, stack)
+        for one in found:
+            one.prove()
+        rig_run.prepared((), None, RIG.tools)
+        rig_run.begin()
+        gc.collect()
+        gc.disable()
+        stack.callback(gc.enable)
+        for number in range(PASSES):
+            for one in found if number % 2 == 0 else reversed(found):
+                rounds = ROUNDS[profile] if one.n < FEW_FROM else ROUNDS[profile] // FEWER
+                times = one.times(max(rounds // PASSES, 2))
+                into.add("policy-update", times, one.dimensions)
+        rig_run.end()
+    series = into.series()
+    options = "" if profile == "quick" else f" -- --profile {profile}"
+    task = f"mise run bench:policy-update{options}"
+    record = rig_run.write(RIG, Path(__file__), series, clock(), task)
+    claimed = next(one for one in series if one.dimensions == CLAIMED)
+    rig_run.deliver(benchmark, claimed.samples, record)
+
+
+def clock() -> Clock:
+    return calibrated(
+        "policy-call",
+        "the call that replaces the list",
+        {"policy-update": "its return: from then on the new list is obeyed"},
+    )

@@ -1,0 +1,142 @@
+"""Isolation through a microVM: a guest with a card on cubenet, and a namespace beside it."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+
+import pytest
+
+from harness.host.run import Run, cache_folder
+from harness.network.cubenet import NOTHING, Cubenet
+from harness.network.endpoint import Endpoint, endpoint
+from harness.network.namespace import inside
+from harness.network.policy import Policy
+from harness.sandbox.identity import allocate
+from harness.sandbox.protocol import Tier, load
+from harness.sandbox.qemu import QemuSubstrate
+from harness.sandbox.qemu.sandbox import QemuSandbox
+from tests.network.packets import WAIT_S, packets, raw
+
+pytestmark = pytest.mark.skipif(
+    not all(need.satisfied for need in load("qemu").requirements()),
+    reason="QEMU is not installed: bin/mise run setup",
+)
+TIER = Tier.DURABLE_PREWARM_POOL
+PORT = 7007
+
+
+@pytest.fixture(scope="module")
+def guest(run: Run, net: Cubenet) -> Iterator[QemuSandbox]:
+    substrate = QemuSubstrate()
+    template = substrate.prepare(run, cache_folder(), TIER)
+    identity = allocate(run.leases, run.id)
+    port = net.attach_tap(identity)
+    sandbox = substrate.launch(run, template, TIER, identity, tap=port.descriptor)
+    try:
+        sandbox.resume()
+        yield sandbox
+    finally:
+        sandbox.destroy()
+        net.detach(identity.id)
+
+
+@pytest.fixture
+def beside(run: Run, net: Cubenet, guest: QemuSandbox) -> Iterator[Endpoint]:
+    with endpoint(run, net) as one:
+        yield one
+    net.apply(guest.id, NOTHING)
+
+
+def pings(guest: QemuSandbox, where: str) -> bool:
+    return guest.agent.run(("/bin/ping", "-c1", "-W1", where)).code == 0
+
+
+def set_address(guest: QemuSandbox, *words: str) -> None:
+    done = guest.agent.run(("/bin/ip", *words))
+    assert done.code == 0, done.stderr
+
+
+def test_a_guest_reaches_what_policy_allows_and_nothing_else(
+    net: Cubenet, guest: QemuSandbox, beside: Endpoint
+) -> None:
+    with raw(beside.namespace) as there:
+        assert not pings(guest, beside.address)
+        assert not list(packets(there)), "not even a question for its card"
+        net.apply(guest.id, Policy.of([beside.address]))
+        assert pings(guest, beside.address)
+        assert list(packets(there))
+    net.apply(guest.id, NOTHING)
+    assert not pings(guest, beside.address)
+
+
+def test_a_guest_is_reached_as_policy_allows(
+    net: Cubenet, guest: QemuSandbox, beside: Endpoint
+) -> None:
+    where = str(guest.identity.address)
+    net.apply(beside.id, Policy.of([f"{where} tcp/{PORT}"]))
+    guest.agent.run(("/bin/sh", "-c", f"/bin/busybox nc -l -p {PORT} >/tmp/heard & sleep 0.2"))
+    with inside(beside.namespace), socket.socket() as line:
+        line.settimeout(5)
+        line.connect((where, PORT))
+        line.sendall(b"heard\n")
+    with inside(beside.namespace), socket.socket() as other:
+        other.settimeout(WAIT_S)
+        with pytest.raises(TimeoutError):
+            other.connect((where, PORT + 1))
+
+
+def test_a_guest_that_lies_about_itself_is_heard_by_nobody(
+    net: Cubenet, guest: QemuSandbox, beside: Endpoint
+) -> None:
+    net.apply(guest.id, Policy.of(["10.77.0.0/16", "fd77:c0bb:1ce::/64"]))
+    assert pings(guest, beside.address)
+    own, mac = str(guest.identity.address), guest.identity.mac
+    forged = "10.77.255.9"
+    before = net.counters()[guest.id].spoofed
+    with raw(beside.namespace) as there:
+        for _ in packets(there):
+            pass
+        set_address(guest, "link", "set", "eth0", "address", "02:c0:0a:4d:ff:09")
+        assert not pings(guest, beside.address)
+        set_address(guest, "link", "set", "eth0", "address", mac)
+        set_address(guest, "addr", "add", f"{forged}/16", "dev", "eth0")
+        set_address(guest, "addr", "del", f"{own}/16", "dev", "eth0")
+        assert not pings(guest, beside.address)
+        heard = list(packets(there))
+        set_address(guest, "addr", "add", f"{own}/16", "dev", "eth0")
+        set_address(guest, "addr", "del", f"{forged}/16", "dev", "eth0")
+    assert not heard
+    assert net.counters()[guest.id].spoofed > before
+    assert pings(guest, beside.address)
+
+
+def test_a_guest_talks_ipv6_under_the_same_policy(
+    net: Cubenet, guest: QemuSandbox, beside: Endpoint
+) -> None:
+    own = str(guest.identity.address6)
+    guest.agent.write_file("/proc/sys/net/ipv6/conf/eth0/disable_ipv6", b"0")
+    set_address(guest, "-6", "addr", "add", f"{own}/64", "dev", "eth0", "nodad")
+    assert not pings(guest, beside.address6)
+    net.apply(guest.id, Policy.of([beside.address6]))
+    assert pings(guest, beside.address6)
+    net.apply(guest.id, NOTHING)
+    assert not pings(guest, beside.address6)
+
+
+def test_large_segments_from_a_namespace_reach_a_guest_whole(
+    net: Cubenet, guest: QemuSandbox, beside: Endpoint
+) -> None:
+    """A card that takes larger pieces than a tap does: they are cut on the way."""
+    where = str(guest.identity.address)
+    net.apply(beside.id, Policy.of([where]))
+    guest.agent.run(("/bin/sh", "-c", f"/bin/busybox nc -l -p {PORT + 2} >/tmp/all & sleep 0.2"))
+    size = 2_000_000
+    with inside(beside.namespace), socket.socket() as line:
+        line.settimeout(10)
+        line.connect((where, PORT + 2))
+        line.sendall(bytes(size))
+        line.shutdown(socket.SHUT_WR)
+        line.recv(1)
+    done = guest.agent.run(("/bin/wc", "-c", "/tmp/all"))
+    assert int(done.stdout.split()[0]) == size

@@ -1,0 +1,110 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from harness.errors import PolicyError
+from harness.network.policy import Destination, Policy, Shape
+
+WHOLE = {
+    "allow": ["10.77.3.4", "10.77.0.0/16 tcp/80", "2001:db8::/32", "fd00::1 udp/53"],
+    "deny": ["192.0.2.0/24"],
+    "dns": ["10.77.0.1"],
+    "default": "allow",
+}
+
+
+def test_a_policy_is_json_and_back() -> None:
+    policy = Policy.from_json(json.dumps(WHOLE))
+    assert {key: sorted(value) for key, value in policy.to_json().items()} == {
+        key: sorted(value) for key, value in WHOLE.items()
+    }
+    assert Policy.from_json(policy.to_json()) == policy
+    assert Policy.from_json("{}") == Policy()
+    assert Policy().default == "deny"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("10.0.0", "no address"),
+        ("10.0.0.300", "no address"),
+        ("example.org", "no address"),
+        ("", "no destination"),
+        ("10.0.0.1 tcp/80 udp/53", "no destination"),
+        ("10.0.0.1 tcp", "no service"),
+        ("10.0.0.1 tcp/0", "no service"),
+        ("10.0.0.1 tcp/70000", "no service"),
+        ("10.0.0.1 icmp/8", "no service"),
+        ("10.0.0.0/33", "no address"),
+        ("10.0.0.0/-1", "no address"),
+        ("10.0.0.5/8", "write it as 10.0.0.0/8"),
+        ("10.0.0.0/64", "is of IPv4, whose prefixes end at 32"),
+        ("::ffff:10.0.0.1", "write it as 10.0.0.1"),
+        ("2001:db8::1/32", "write it as 2001:db8::/32"),
+    ],
+)
+def test_a_malformed_destination_is_refused_with_what_helps(text: str, said: str) -> None:
+    with pytest.raises(PolicyError) as refused:
+        Destination.parse(text)
+    assert said in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("{", "not JSON"),
+        ("[]", "object"),
+        ('{"alow": []}', "no alow"),
+        ('{"allow": "10.0.0.1"}', "lists"),
+        ('{"allow": [7]}', "must be text"),
+        ('{"default": "maybe"}', "'maybe'"),
+        ('{"dns": ["10.0.0.1 udp/53"]}', "without a port"),
+    ],
+)
+def test_a_malformed_policy_is_refused(text: str, said: str) -> None:
+    with pytest.raises(PolicyError, match=said):
+        Policy.from_json(text)
+
+
+def test_overlapping_prefixes_and_duplicates_are_merged() -> None:
+    policy = Policy.of(
+        ["10.1.0.0/16", "10.0.0.0/8", "10.1.2.3", "10.0.0.0/8", "fd00::1", "fd00::/8"]
+    )
+    assert [str(one) for one in policy.allow] == ["10.0.0.0/8", "fd00::/8"]
+
+
+def test_prefixes_of_another_service_are_kept_apart() -> None:
+    policy = Policy.of(["10.0.0.0/8 tcp/80", "10.1.2.3", "10.1.2.3 tcp/80", "10.1.2.3 udp/80"])
+    shown = {str(one) for one in policy.allow}
+    assert shown == {"10.0.0.0/8 tcp/80", "10.1.2.3", "10.1.2.3 udp/80"}
+
+
+def test_neighbouring_addresses_stay_addresses() -> None:
+    assert set(Policy.of(["10.0.0.0", "10.0.0.1"]).plan) == {Shape("allow", 4, 32, False)}
+
+
+def test_a_service_lets_its_host_be_asked_for_its_card_and_dns_is_a_set_of_its_own() -> None:
+    plan = Policy.of(["10.77.0.9 tcp/80"], dns=["10.77.0.1"]).plan
+    assert len(plan[Shape("near", 4, 32, False)]) == 2
+    assert len(plan[Shape("allow", 4, 32, True)]) == 1
+    assert len(plan[Shape("dns", 4, 32, True)]) == 2, "by UDP and by TCP"
+
+
+def test_what_is_denied_anyway_needs_no_entries() -> None:
+    denied = ["192.0.2.1"]
+    assert Policy.of(deny=denied).plan == {}
+    assert Shape("deny", 4, 32, False) in Policy.of(deny=denied, default="allow").plan
+
+
+@pytest.mark.parametrize(
+    ("text", "near"),
+    [
+        ("10.77.1.2", True), ("10.78.1.2", False), ("0.0.0.0/0", True), ("10.64.0.0/10", True),
+        ("10.0.0.0/13", False), ("fd77:c0bb:1ce::5", True), ("fd77:c0bb:1cf::5", False),
+        ("::/0", True),
+    ],
+)  # fmt: skip
+def test_entries_on_the_bridge_are_known(text: str, near: bool) -> None:
+    assert bool(Policy.of([text]).near) == near

@@ -1,0 +1,122 @@
+"""The network rigs: what they skip, and that what judges packets sees what it should."""
+
+from __future__ import annotations
+
+import array
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from harness.rig import discover
+
+ROOT = Path(__file__).parents[2]
+RIGS = ("net-rtt", "net-throughput", "policy-update", "policy-enforcement", "policy-churn")
+
+
+@pytest.fixture(scope="module")
+def enforcement() -> ModuleType:
+    discover(ROOT / "rigs")
+    return sys.modules["rigs.test_policy_enforcement"]
+
+
+@pytest.mark.parametrize("id", RIGS)
+def test_every_rig_has_its_task_and_says_what_it_needs(id: str) -> None:
+    _, info = discover(ROOT / "rigs")[id]
+    task = ROOT / "rigs/tasks/bench" / id
+    assert os.access(task, os.X_OK) and f"coppice run {id} " in task.read_text()
+    assert [need.what for need in info.requirements()]
+
+
+@pytest.mark.parametrize(
+    ("rig", "missing", "remedy"),
+    [
+        ("test_net_rtt.py", "netperf", "apt-get install netperf"),
+        ("test_net_throughput.py", "iperf3", "apt-get install iperf3"),
+    ],
+)
+def test_without_its_tool_a_rig_is_skipped_with_the_command_that_helps(
+    rig: str, missing: str, remedy: str, tmp_path: Path
+) -> None:
+    for folder in os.environ["PATH"].split(":"):
+        for program in Path(folder).iterdir() if Path(folder).is_dir() else ():
+            link = tmp_path / program.name
+            if program.name != missing and not link.exists():
+                link.symlink_to(program)
+    assert shutil.which(missing), "otherwise this shows nothing"
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", f"rigs/{rig}", "-rs", "-p", "no:cacheprovider"],
+        cwd=ROOT,
+        env={**os.environ, "PATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout
+    assert f"{missing} is not installed" in done.stdout and remedy in done.stdout
+
+
+STEP_NS = 10
+
+
+def traffic(enforcement: ModuleType, arrived: Sequence[bool]) -> object:
+    times = array.array("Q", (STEP_NS * number for number in range(len(arrived))))
+    return enforcement.Traffic(times, bytearray(arrived))
+
+
+def changes(enforcement: ModuleType, *returned: int) -> list[object]:
+    """Changes whose calls took one step, first to the second policy, and back."""
+    made = []
+    for turn, number in enumerate(returned):
+        ports = (enforcement.SECOND, enforcement.FIRST)
+        allowed, denied = ports if turn % 2 == 0 else ports[::-1]
+        end = STEP_NS * number
+        made.append(enforcement.Change(end - STEP_NS, end, allowed, denied))
+    return made
+
+
+@pytest.fixture
+def ideal(enforcement: ModuleType) -> Iterator[list[bool]]:
+    """What arrives of 400 packets when the policy changes at 100, 200 and 300, atomically."""
+    found = []
+    for number in range(400):
+        port = enforcement.PORTS[number % 4]
+        second = 100 <= number < 200 or number >= 300
+        allowed = enforcement.SECOND if second else enforcement.FIRST
+        found.append(port in (enforcement.KEPT, allowed))
+    yield found
+
+
+def judged(enforcement: ModuleType, arrived: Sequence[bool]) -> tuple[int, int]:
+    found = list(
+        enforcement.verdicts(traffic(enforcement, arrived), changes(enforcement, 100, 200, 300))
+    )
+    assert len(found) == 1
+    return found[0].leaked, found[0].torn
+
+
+def test_an_atomic_change_has_no_leaked_and_no_torn_packet(
+    enforcement: ModuleType, ideal: list[bool]
+) -> None:
+    assert judged(enforcement, ideal) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("number", "leaked", "torn"),
+    [
+        (196, 0, 1),  # kept, lost before the change
+        (204, 0, 1),  # kept, lost after it
+        (207, 0, 1),  # never allowed, arrived
+        (202, 1, 1),  # the second port, denied from 200 on, arrived after the first port's 201
+        (205, 0, 1),  # the first port, allowed from 200 on, lost after 201 had arrived
+    ],
+)
+def test_each_wrong_packet_is_seen(
+    number: int, leaked: int, torn: int, enforcement: ModuleType, ideal: list[bool]
+) -> None:
+    ideal[number] = not ideal[number]
+    assert judged(enforcement, ideal) == (leaked, torn)
