@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -31,6 +32,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--substrate", action="append", help="only rigs of this substrate")
     group.addoption("--tier", action="append", help="only this tier")
     group.addoption("--concurrency", action="append", type=int, help="only this concurrency")
+
+
+def pytest_configure() -> None:
+    """A shell that runs us in the background hands down ignored interrupts, which tests send."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
