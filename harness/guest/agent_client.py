@@ -14,7 +14,17 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from harness.errors import GuestDied, GuestRefused, GuestTimeout, WrongAnswer
-from harness.guest.protocol import PAYLOAD_MAX, Decoder, Frame, Kind, Tag, encode, field, siphash
+from harness.guest.protocol import (
+    KEEP_STDIN,
+    PAYLOAD_MAX,
+    Decoder,
+    Frame,
+    Kind,
+    Tag,
+    encode,
+    field,
+    siphash,
+)
 from harness.sandbox.identity import NO_KEY, Identity
 
 READ_PIECE = 32 * 1024
@@ -174,7 +184,7 @@ class Agent:
         small = len(fields) + len(stdin) + 5 <= PAYLOAD_MAX
         if small:
             fields += field(Tag.STDIN, stdin) if stdin else b""
-        id = self.send(Kind.EXEC, fields, flags=0 if small else 1)
+        id = self.send(Kind.EXEC, fields, flags=0 if small else KEEP_STDIN)
         if not small:
             for at in range(0, len(stdin), READ_PIECE):
                 self._write(encode(Kind.STDIN, id, stdin[at : at + READ_PIECE]))

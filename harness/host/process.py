@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from pathlib import Path
 
 import sh
 
-from harness.errors import CoppiceError, MissingPrivilege, MissingTool
+from harness.errors import CoppiceError, MissingTool
 
 PACKAGES = {
     "qemu-system-x86_64": "qemu-system-x86",
@@ -35,12 +34,6 @@ def need(program: str) -> str:
     if path is None:
         raise MissingTool(f"{program} is not installed", hint=install_command(program))
     return path
-
-
-def need_root(what: str) -> None:
-    """MissingPrivilege unless we are root."""
-    if os.geteuid() != 0:
-        raise MissingPrivilege(f"{what} needs root", hint="run it again as root, or with sudo")
 
 
 def run(program: str, *arguments: str | Path, cwd: Path | None = None) -> bytes:

@@ -29,7 +29,7 @@ from harness.network.netlink import (
 )
 
 _NEWLINK, _DELLINK, _GETLINK, _SETLINK = 16, 17, 18, 19
-_NEWADDR, _NEWROUTE, _NEWNEIGH, _DELNEIGH = 20, 24, 28, 29
+_NEWADDR, _NEWROUTE, _NEWNEIGH = 20, 24, 28
 _PERMANENT = 0x80
 _ADDRESS, _NAME, _MTU, _MASTER, _PROTINFO, _LINKINFO, _NETNS = 1, 3, 4, 10, 12, 18, 28
 _AF_SPEC, _ADDR_GEN_MODE, _GROUP = 26, 8, 27
@@ -163,12 +163,6 @@ def neighbour(index: int, own: IPv4Address | IPv6Address, mac: bytes) -> Iterato
     entry = struct.pack("=BBHiHBB", family, 0, 0, index, _PERMANENT, 0, 0)
     both = attribute(1, own.packed) + attribute(2, mac)
     yield message(_NEWNEIGH, ACK | CREATE | REPLACE, entry + both)
-
-
-def no_neighbour(index: int, own: IPv4Address | IPv6Address) -> Iterator[bytes]:
-    family = socket.AF_INET if own.version == 4 else socket.AF_INET6
-    entry = struct.pack("=BBHiHBB", family, 0, 0, index, _PERMANENT, 0, 0)
-    yield message(_DELNEIGH, ACK, entry + attribute(1, own.packed))
 
 
 def tap(name: str) -> int:

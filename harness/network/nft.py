@@ -25,7 +25,7 @@ from harness.network.netlink import (
     text,
 )
 
-INET, BRIDGE, NETDEV = 1, 7, 5
+INET, BRIDGE = 1, 7
 _SUBSYSTEM = 10
 OWNER = 2
 """A table of this flag is its socket's: nobody else may change it, and it goes with the socket."""
@@ -40,11 +40,9 @@ _ELEMENTS = 0xF000
 
 class Kind(IntEnum):
     NEWTABLE = 0
-    DELTABLE = 2
     NEWCHAIN = 3
     DELCHAIN = 5
     NEWRULE = 6
-    GETRULE = 7
     DELRULE = 8
     NEWSET = 9
     DELSET = 11
@@ -242,9 +240,6 @@ class Table:
     def create(self, flags: int = 0) -> bytes:
         return self._request(Kind.NEWTABLE, CREATE, word(2, flags))
 
-    def delete(self) -> bytes:
-        return self._request(Kind.DELTABLE, 0)
-
     def chain(self, name: str) -> bytes:
         return self._request(Kind.NEWCHAIN, CREATE, text(3, name))
 
@@ -292,9 +287,6 @@ class Table:
 
     def delete_set(self, name: str) -> bytes:
         return self._request(Kind.DELSET, 0, text(2, name))
-
-    def flush(self, name: str) -> bytes:
-        return self._request(Kind.DELELEMENT, 0, text(2, name))
 
     def add(self, name: str, keys: Sequence[bytes]) -> Iterator[bytes]:
         """Elements of a set whose keys have one length."""

@@ -156,15 +156,15 @@ def ways(run: Run, net: Cubenet, stack: contextlib.ExitStack) -> Iterator[Way]:
 
     Where microVMs cannot run their rung is left out, and the doctor says why.
     """
-    for path, cores in itertools.product(PATHS, (1, 2)):
+    here = range(1, min(2, os.cpu_count() or 1) + 1)
+    for path, cores in itertools.product(PATHS, here):
         try:
             pair = stack.enter_context(PATHS[path](run, net))
         except Unsupported:
             if path != "microvm":
                 raise
             continue
-        if cores <= (os.cpu_count() or 1):
-            yield Way(path, cores, *pair)
+        yield Way(path, cores, *pair)
 
 
 @contextlib.contextmanager

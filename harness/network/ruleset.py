@@ -44,8 +44,6 @@ PRIVATE = tuple(
     )
 )  # fmt: skip
 """What a default of allow does not open: private, link-local, shared, multicast, reserved."""
-
-
 _CHAINS = ("policy", "allow", "answer", "deny", "refuse", "near", "found", "pass", "reply")
 
 
@@ -162,17 +160,7 @@ def skeleton(table: Table) -> Iterator[bytes]:
     for name in ("spoofed", "denied", "arp", "from6", "advert", "advert6"):
         yield table.chain(name)
     for family in (4, 6):
-        for name in (
-            "policy",
-            "allow",
-            "answer",
-            "deny",
-            "refuse",
-            "near",
-            "found",
-            "pass",
-            "reply",
-        ):
+        for name in _CHAINS:
             yield table.chain(f"{name}{family}")
     yield table.base_chain("from-port", nft.Hook.PREROUTING, _PRIORITY)
     yield from _from_port(table)

@@ -15,8 +15,6 @@ _NS = (8, 50, 200, 400, 1000)
 _CUBE_NS = (100, 1000)
 """The ends of what CubeSandbox publishes; the rest stands in the table below."""
 _ADVERTISED = "cubesandbox.readme.memory"
-_DEFINITIONS = ("vmm-only", "private-dirty", "host-change")
-"""Clocks of published figures that one of our three definitions answers to."""
 _NAMES = {
     "private": "private: a full copy each",
     "mapped": "mapped: one checkpoint",
