@@ -9,9 +9,11 @@ back and forth between two, each in force for some milliseconds:
     never   allowed by neither: each that arrives obeyed neither
 
 A datagram carries its number, and the time directly before it was sent. One of a port that the
-policy in force denies, sent after the change's call had returned, that arrives has leaked. In one
-change all arrivals of the one port must come before all those of the other in the order of sending:
-a datagram out of this order obeyed neither policy.
+policy in force denies, sent after the change's call had returned, that arrives has leaked. The one
+that was being sent when the next call began is left out: its sender may have been held between
+reading the clock and sending, and either policy may judge it. In one change all arrivals of the one
+port must come before all those of the other in the order of sending: a datagram out of this order
+obeyed neither policy.
 
 As a control the same is measured of a change in two steps, taking everything away and then giving
 anew: what this way of looking finds where a change is not atomic.
@@ -108,9 +110,10 @@ class Traffic:
         return PORTS[number % len(PORTS)]
 
     def between(self, start_ns: int, end_ns: int) -> range:
-        """The numbers of what was sent from one time up to another."""
+        """The numbers of what was sent, and gone, from one time up to another."""
         begin = bisect.bisect_left(self.sent_ns, start_ns)
-        return range(begin, bisect.bisect_left(self.sent_ns, end_ns, begin))
+        # One packet has gone when the time of the next is read.
+        return range(begin, bisect.bisect_left(self.sent_ns, end_ns, begin) - 1)
 
 
 def flip(net: Cubenet, run: Run, case: Case, stack: ExitStack) -> tuple[Traffic, Sequence[Change]]:

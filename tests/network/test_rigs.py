@@ -120,3 +120,11 @@ def test_each_wrong_packet_is_seen(
 ) -> None:
     ideal[number] = not ideal[number]
     assert judged(enforcement, ideal) == (leaked, torn)
+
+
+def test_what_is_being_sent_when_the_next_call_begins_is_either_policys(
+    enforcement: ModuleType, ideal: list[bool]
+) -> None:
+    for number, found in ((298, (0, 0)), (297, (0, 1))):  # the next call begins at 299
+        arrived = [not one if at == number else one for at, one in enumerate(ideal)]
+        assert judged(enforcement, arrived) == found
