@@ -8,31 +8,34 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from harness.errors import CoppiceError, NotEnoughMemory, UsageError, WrongAnswer
-from harness.guest.wakes import trace
+from harness.errors import NotEnoughMemory, UsageError, WrongAnswer
 from harness.host.memory import available_memory
 from harness.host.merging import Merging, merging
 from harness.host.run import Run, cache_folder
-from harness.measure import footprint_linux, memory_linux, rest_linux
+from harness.measure import memory_linux, rest_linux
 from harness.measure.benchmark import STOPWATCH
 from harness.measure.clock import calibrated
 from harness.measure.findings import Findings
-from harness.measure.footprint_linux import Footprint
 from harness.measure.memory_linux import HostMemory
-from harness.measure.record import Clock, Scalar
+from harness.measure.record import Clock
 from harness.measure.rest_linux import Window
+from harness.network.cubenet import Cubenet, open_cubenet
+from harness.network.echo import echo
+from harness.network.endpoint import endpoint
+from harness.network.policy import Policy
 from harness.rig import RigInfo
 from harness.rig_run import RigRun, given_options
-from harness.sandbox.fleet import Answers, Bounds, BringUp, Fleet, admit, ask_each, reason
-from harness.sandbox.identity import allocate
-from harness.sandbox.protocol import Sandbox, Sharing, Tier, load, registered
+from harness.sandbox import fleet_figures
+from harness.sandbox.fleet import Bounds, BringUp, Fleet, admit, ask_each
+from harness.sandbox.identity import NETWORK, Identity, allocate
+from harness.sandbox.protocol import Sandbox, Sharing, Substrate, Template, Tier, load, registered
 
 
 def asked(options: Mapping[str, str]) -> tuple[Sequence[int], Sequence[Sharing]]:
@@ -54,15 +57,20 @@ RIG = RigInfo(
     substrates=("qemu", "bhyve"),
     options={
         "n": "how many sandboxes, such as 8,50",
-        "sharing": "of guest memory: private, mapped, merged, or several",
+        "sharing": "of guest memory: private, mapped, merged, forked, or several",
     },
     check=asked,
-    flags={"force": "begin although the estimate says that memory does not suffice"},
+    flags={
+        "force": "begin although the estimate says that memory does not suffice",
+        "network": "attach every sandbox to a network of ours, and have each answer a packet",
+    },
 )
 TIER = Tier.DURABLE_POOL
 TOUCHED_MIB = 16
-TRACED_S = 20.0
+
 TOUCHED_IN_QUICK = (Sharing.MAPPED,)
+ASKERS = Policy.of([str(NETWORK)])
+"""What lets somebody ask every sandbox of the network, whose own policies allow nothing."""
 PILOTS = 2
 """Sandboxes whose memory is measured first, to know what the rest will need."""
 MARGIN = 1.1
@@ -71,8 +79,7 @@ SCANS = 3
 and one for what changed in between."""
 SCAN_LIMIT_S = 30.0
 """How long two sandboxes get to be merged before they are measured."""
-READINGS = 11
-"""Of the host's memory once it is at rest; one every tenth of a second."""
+
 
 # N by profile. Full private copies fit only a few times.
 PLANS: dict[str, dict[Sharing, Sequence[int]]] = {
@@ -81,6 +88,7 @@ PLANS: dict[str, dict[Sharing, Sequence[int]]] = {
         Sharing.PRIVATE: (8, 50),
         Sharing.MAPPED: (8, 50, 200, 400, 1000),
         Sharing.MERGED: (8, 50, 200, 400, 1000),
+        Sharing.FORKED: (8, 50, 200, 400, 1000),
     },
 }
 
@@ -94,9 +102,10 @@ class Case:
     sharing: Sharing
     n: int
     asked: int
+    network: bool = False
 
     def __str__(self) -> str:
-        return f"{self.substrate}-{self.sharing}-n{self.n}"
+        return f"{self.substrate}-{self.sharing}-n{self.n}{'-network' if self.network else ''}"
 
 
 def cases(profile: str, options: Mapping[str, str]) -> Iterator[Case]:
@@ -107,7 +116,8 @@ def cases(profile: str, options: Mapping[str, str]) -> Iterator[Case]:
             for n in sorted(sizes or PLANS[profile][sharing]):
                 # Full copies are left out where they do not fit, unless asked for by name.
                 insists = sharings or sharing is not Sharing.PRIVATE
-                yield Case(substrate, sharing, n, max(sizes, default=0) if insists else 0)
+                largest = max(sizes, default=0) if insists else 0
+                yield Case(substrate, sharing, n, largest, "network" in options)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -116,56 +126,35 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     metafunc.parametrize("case", found, ids=str)
 
 
-def answers(findings: Findings, metric: str, found: Answers, of: int, **dimensions: Scalar) -> None:
-    """Latencies of what every sandbox was asked; one that failed makes the record a failure."""
-    findings.add(metric, "s", found.seconds, found.failures, **dimensions)
-    if found.failures:
-        findings.broken.append(
-            f"{metric}: {len(found.failures)} of {of} failed, first sandbox "
-            f"{found.failures[0][0]} with {found.failures[0][1]}"
-        )
+@dataclass(frozen=True)
+class Maker:
+    """Makes the sandboxes of one case, each with its card on the network where there is one."""
 
+    case: Case
+    substrate: Substrate[Template]
+    template: Template
+    run: Run
+    net: Cubenet | None
 
-def host_memory(findings: Findings, when: str, memory: HostMemory) -> None:
-    for part, value in memory.parts():
-        findings.add("host-memory", "bytes", [value], part=part, when=when)
+    @contextmanager
+    def standing(self) -> Iterator[Callable[[], Sandbox]]:
+        """What launches one; forks have their zygote meanwhile."""
+        with ExitStack() as stack:
+            template = self.template
+            if self.case.sharing is Sharing.FORKED:
+                tap = self._tap(allocate(self.run.leases, self.run.id))
+                template = stack.enter_context(self.substrate.zygote(self.run, template, tap))
 
+            def launch() -> Sandbox:
+                identity = allocate(self.run.leases, self.run.id)
+                return self.substrate.launch(
+                    self.run, template, TIER, identity, self.case.sharing, self._tap(identity)
+                )
 
-def memory_figures(
-    findings: Findings, work: str, before: HostMemory, sandboxes: Sequence[Sandbox]
-) -> None:
-    """The three definitions: the host's whole change, VMM only, private and dirty."""
-    readings = []
-    for _ in range(READINGS):
-        readings.append(memory_linux.read())
-        time.sleep(0.1)
-    for counted in ("to_be_had", "free_and_caches"):
-        change = [getattr(before, counted) - getattr(one, counted) for one in readings]
-        name = counted.replace("_", "-")
-        findings.add("host-change", "bytes", change, counted=name, work=work)
-    host_memory(findings, work, readings[-1])
-    found, gone = [], []
-    for number, sandbox in enumerate(sandboxes):
-        footprint = footprint_of(sandbox)
-        if footprint:
-            found.append(footprint)
-        else:
-            gone.append((number, "its VMM is gone"))
-    if gone:
-        findings.broken.append(f"{len(gone)} of {len(sandboxes)} VMMs are gone")
-    both = [(one.vmm, one.guest) for one in found]
-    findings.add("vmm-pss", "bytes", [vmm.pss for vmm, _ in both], gone, work=work)
-    findings.add("guest-pss", "bytes", [guest.pss for _, guest in both], gone, work=work)
-    dirty = [vmm.private_dirty + guest.private_dirty for vmm, guest in both]
-    findings.add("private-dirty", "bytes", dirty, gone, work=work)
-    for part in footprint_linux.PARTS:
-        sizes = [one.part(part) for one in found]
-        findings.add("footprint", "bytes", sizes, gone, part=part, work=work)
+            yield launch
 
-
-def footprint_of(sandbox: Sandbox) -> Footprint | None:
-    process = sandbox.process
-    return footprint_linux.read(process.pid, process.guest_memory) if process else None
+    def _tap(self, identity: Identity) -> int | None:
+        return self.net.attach_tap(identity).descriptor if self.net else None
 
 
 def estimate(launch: Callable[[], Sandbox], merger: Merging | None) -> int:
@@ -178,7 +167,7 @@ def estimate(launch: Callable[[], Sandbox], merger: Merging | None) -> int:
             scans, deadline = merger.count("full_scans"), time.monotonic() + SCAN_LIMIT_S
             while merger.count("full_scans") < scans + SCANS and time.monotonic() < deadline:
                 time.sleep(0.1)
-        found = [one for one in map(footprint_of, pilots.sandboxes) if one]
+        found = [one for one in map(fleet_figures.footprint_of, pilots.sandboxes) if one]
     if not found:
         why = up.failures[0][1] if up.failures else "its memory cannot be read"
         pytest.fail(f"no sandbox could be measured before the fleet: {why}", pytrace=False)
@@ -195,33 +184,41 @@ def measure(case: Case, run: Run, rig_run: RigRun, profile: str) -> Findings:
         n=case.n,
         sharing=str(case.sharing),
         accelerator=template.accelerator,
+        **({"network": "cubenet"} if case.network else {}),
     )
     with ExitStack() as stack:
-        merger = None
-        if case.sharing is Sharing.MERGED:
-            merger = stack.enter_context(merging(run))
-
-        def launch() -> Sandbox:
-            identity = allocate(run.leases, run.id)
-            return substrate.launch(run, template, TIER, identity, case.sharing)
-
-        each = estimate(launch, merger)
+        merger = stack.enter_context(merging(run)) if case.sharing is Sharing.MERGED else None
+        net = stack.enter_context(open_cubenet(run)) if case.network else None
+        maker = Maker(case, substrate, template, run, net)
+        with maker.standing() as launch:
+            each = estimate(launch, merger)
         if not rig_run.option("force"):
             _admit(case, each)
         rig_run.begin()
         before = memory_linux.read()
-        host_memory(findings, "before", before)
+        fleet_figures.host_memory(findings, "before", before)
+        began = time.perf_counter()
+        launch = stack.enter_context(maker.standing())
         fleet = stack.enter_context(Fleet(launch, each))
-        bring_up(findings, fleet.bring_up(case.n))
+        bring_up(findings, fleet.bring_up(case.n, began))
         if fleet.sandboxes:
             touch = profile == "full" or case.sharing in TOUCHED_IN_QUICK
             live(findings, fleet.sandboxes, before, merger, touch)
+            if net:
+                packets(findings, fleet.sandboxes, run, net)
             if profile == "full":
-                wakes(findings, fleet.sandboxes[0])
+                fleet_figures.wakes(findings, fleet.sandboxes[0])
         rig_run.end()
     # The parts of the host's total are many: they come last.
     findings.series.sort(key=lambda one: one.metric == "host-memory")
     return findings
+
+
+def packets(findings: Findings, sandboxes: Sequence[Sandbox], run: Run, net: Cubenet) -> None:
+    """A packet to every sandbox and back, from a neighbour that may ask all of them."""
+    with endpoint(run, net, ASKERS) as asker, echo(asker.namespace) as asking:
+        found = ask_each(sandboxes, lambda one: asking.ask(one.identity.address))
+        fleet_figures.answers(findings, "packet", found, len(sandboxes))
 
 
 def _admit(case: Case, each: int) -> None:
@@ -259,13 +256,15 @@ def live(
         findings.add("scanner-cpu", "1", [window.scanner_cpu_s / window.seconds])
     findings.add("idle-cpu", "1", [window.fleet.cpu_s / window.seconds])
     findings.add("idle-switches", "1/s", [window.fleet.switches / window.seconds])
-    memory_figures(findings, "idle", before, sandboxes)
+    fleet_figures.memory_figures(findings, "idle", before, sandboxes)
     if merger:
-        merged_pages(findings, merger)
+        fleet_figures.merged_pages(findings, merger)
     count = len(sandboxes)
-    answers(findings, "reply", ask_each(sandboxes, lambda one: one.agent.ping()), count)
-    answers(findings, "first-exec", ask_each(sandboxes, _run_a_process), count)
-    distinct(findings, sandboxes)
+    fleet_figures.answers(
+        findings, "reply", ask_each(sandboxes, lambda one: one.agent.ping()), count
+    )
+    fleet_figures.answers(findings, "first-exec", ask_each(sandboxes, _run_a_process), count)
+    fleet_figures.distinct(findings, sandboxes)
     if touch:
         work(findings, sandboxes, before, merger)
 
@@ -280,10 +279,10 @@ def work(
         # Nothing is wrong with the guests: this host has no room for their work.
         findings.add("touch", "s", touched.seconds, touched.failures, mib=TOUCHED_MIB)
         return
-    answers(findings, "touch", touched, len(sandboxes), mib=TOUCHED_MIB)
+    fleet_figures.answers(findings, "touch", touched, len(sandboxes), mib=TOUCHED_MIB)
     done = f"touched-{TOUCHED_MIB}-MiB"
     rest(findings, sandboxes, before, merger, done)
-    memory_figures(findings, done, before, sandboxes)
+    fleet_figures.memory_figures(findings, done, before, sandboxes)
 
 
 def pids_of(sandboxes: Sequence[Sandbox]) -> Sequence[int]:
@@ -314,12 +313,6 @@ def rest(
     return found.windows[-1]
 
 
-def merged_pages(findings: Findings, merger: Merging) -> None:
-    for state in ("shared", "sharing", "unshared", "volatile"):
-        pages = merger.count(f"pages_{state}")
-        findings.add("merged-pages", "bytes", [pages * memory_linux.PAGE], state=state)
-
-
 def _run_a_process(sandbox: Sandbox) -> None:
     done = sandbox.first_exec(sandbox.id)
     if done.stdout.decode().strip() != sandbox.id:
@@ -332,28 +325,6 @@ def _touch(sandbox: Sandbox) -> None:
     sandbox.touch(TOUCHED_MIB)
 
 
-def distinct(findings: Findings, sandboxes: Sequence[Sandbox]) -> None:
-    """How many different values the guests give of what no two may share, by their own word."""
-    said: list[dict[str, str]] = []
-    asked = ask_each(sandboxes, lambda one: said.append(one.agent.hello()))
-    for what in ("hostname", "machine_id", "mac", "address", "random"):
-        different = len({one[what] for one in said})
-        findings.add("distinct", "1", [different], asked.failures, what=what)
-        if different < len(said):
-            findings.broken.append(f"{len(said)} guests have {different} of {what} between them")
-
-
-def wakes(findings: Findings, sandbox: Sandbox) -> None:
-    """What wakes one idle guest, by the function of its kernel."""
-    try:
-        found = trace(sandbox.agent, TRACED_S)
-    except CoppiceError as error:
-        findings.add("wakes", "1/s", [], [(0, reason(error))])
-        return
-    for function, often in found.items():
-        findings.add("wakes", "1/s", [often], function=function)
-
-
 def clock() -> Clock:
     """What the durations of this rig's series end with; all others are amounts."""
     return calibrated(
@@ -361,9 +332,10 @@ def clock() -> Clock:
         "the caller's request",
         {
             "bring-up": "the sandbox has answered a random nonce and has taken its identity",
-            "bring-up-at": "the same, counted from the first request of the fleet",
+            "bring-up-at": "the same, counted from the request for the fleet, its zygote included",
             "reply": "the guest has computed the answer to a random nonce",
             "first-exec": "a process started inside the guest has returned its output",
+            "packet": "a packet to the guest has come back, asking for its card included",
             "touch": f"the guest has written {TOUCHED_MIB} MiB",
             "settling": "the host's available memory moved less than the bound in one window",
         },
@@ -377,6 +349,7 @@ def test_density(
 ) -> None:
     findings = measure(case, run, rig_run, profile)
     options = f"--substrate {case.substrate} --sharing {case.sharing} --n {case.n}"
+    options += " --network" if case.network else ""
     record = rig_run.write(
         RIG,
         Path(__file__),

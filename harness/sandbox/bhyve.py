@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import NoReturn
 
@@ -70,8 +71,14 @@ class BhyveSubstrate:
         tier: Tier,
         identity: Identity,
         sharing: Sharing = Sharing.MAPPED,
+        tap: int | None = None,
     ) -> Sandbox:
         return self._refuse(tier)
+
+    def zygote(
+        self, run: Run, template: NoopTemplate, tap: int | None = None
+    ) -> AbstractContextManager[NoopTemplate]:
+        raise Unsupported("a bhyve guest cannot be forked: the kernel holds its state")
 
     def _refuse(self, tier: Tier) -> NoReturn:
         need = next(need for need in self.requirements() if not need.satisfied)

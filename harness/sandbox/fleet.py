@@ -84,7 +84,8 @@ def admit(count: int, each: int, available: int, bounds: Bounds) -> None:
 @dataclass
 class BringUp:
     """How it went, in the order of the attempts: seconds each took, and when each was up since
-    the first began. `failures` has an attempt's number and why; `stopped` says why it ended early.
+    the fleet was asked for. `failures` has an attempt's number and why; `stopped` says why it
+    ended early.
     """
 
     took: list[float] = field(default_factory=list)
@@ -117,11 +118,14 @@ class Fleet:
             list(workers.map(lambda sandbox: sandbox.destroy(), self.sandboxes))
         self.sandboxes.clear()
 
-    def bring_up(self, count: int) -> BringUp:
-        """Launch, wake and name `count` sandboxes, as far as the host bears them."""
+    def bring_up(self, count: int, asked_at: float | None = None) -> BringUp:
+        """Launch, wake and name `count` sandboxes, as far as the host bears them.
+
+        `asked_at` is when the fleet was asked for (time.perf_counter), if not now.
+        """
         _allow_files(count * FILES_EACH)
         result = BringUp()
-        started = time.perf_counter()
+        started = time.perf_counter() if asked_at is None else asked_at
         under_way: set[int] = set()
         in_a_row = 0
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.errors import GuestDied
+from harness.errors import GuestDied, Unsupported
 from harness.guest.agent_client import Agent, Finished
 from harness.host.requirement import Requirement
 from harness.host.run import Run
@@ -89,5 +90,11 @@ class NoopSubstrate:
         tier: Tier,
         identity: Identity,
         sharing: Sharing = Sharing.MAPPED,
+        tap: int | None = None,
     ) -> NoopSandbox:
         return NoopSandbox(identity)
+
+    def zygote(
+        self, run: Run, template: NoopTemplate, tap: int | None = None
+    ) -> AbstractContextManager[NoopTemplate]:
+        raise Unsupported("a sandbox that is nothing cannot be forked")

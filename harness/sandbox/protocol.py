@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -53,11 +54,13 @@ class Sharing(enum.StrEnum):
 
     `private`: nothing, each has a full copy. `mapped`: the checkpoint's pages, each until it is
     written to. `merged`: these, and whatever else the kernel finds equal (samepage merging).
+    `forked`: all that one restored sandbox and its VMM hold, each page until it is written to.
     """
 
     PRIVATE = "private"
     MAPPED = "mapped"
     MERGED = "merged"
+    FORKED = "forked"
 
 
 @dataclass(frozen=True)
@@ -152,10 +155,19 @@ class Substrate(Protocol[T]):
         tier: Tier,
         identity: Identity,
         sharing: Sharing = Sharing.MAPPED,
+        tap: int | None = None,
     ) -> Sandbox:
         """A sandbox as its tier keeps it: booting, an empty VMM, or stopped in memory.
 
-        `sharing` is of a tier that restores. For `merged` the caller holds harness.host.merging.
+        `sharing` is of a tier that restores. For `merged` the caller holds harness.host.merging;
+        for `forked`, which are always held in memory, the template is one of `zygote`. `tap` is the
+        descriptor that plugs its card into a network (`Cubenet.attach_tap`).
+        """
+
+    def zygote(self, run: Run, template: T, tap: int | None = None) -> AbstractContextManager[T]:
+        """The template with one sandbox restored and held, which `forked` ones are copies of.
+
+        With a `tap` its copies need one each. Raises Unsupported where nothing can be forked.
         """
 
 

@@ -27,7 +27,7 @@ from tests.qemu.conftest import Launch
 
 def test_a_guest_that_never_answers(launch: Launch) -> None:
     sandbox = launch(Tier.DURABLE_PREWARM_POOL)
-    sandbox.vmm.process.send_signal(signal.SIGSTOP)
+    os.kill(sandbox.vmm.process.pid, signal.SIGSTOP)
     with pytest.raises(GuestTimeout, match="doorbell"):
         sandbox.awaken(0.3)
 

@@ -62,18 +62,20 @@ class QemuSandbox:
         checkpoint: Checkpoint | None = None,
         booted: Callable[[], None] = lambda: None,
         guest_memory: str = "",
+        key: bytes = NO_KEY,
     ) -> None:
         self.id = identity.id
         self.identity = identity
         self.agent = Agent(vmm.agent, vmm.name)
+        self.agent.key = key
         self.vmm = vmm
         self._state = state
         self._booted = state is State.BOOTING
         self._checkpoint = checkpoint
         self._end_of_boot = booted
-        self._guest_memory = guest_memory
+        self.guest_memory = guest_memory
         self._pending_identity = state is not State.RUNNING
-        self._ring = _new_ring(NO_KEY)
+        self._ring = _new_ring(key)
         self._replied = 0.0
 
     # The timed path.
@@ -186,9 +188,9 @@ class QemuSandbox:
 
     @property
     def process(self) -> HostProcess | None:
-        if not self._guest_memory:
+        if not self.guest_memory:
             return None
-        return HostProcess(self.vmm.process.pid, self._guest_memory)
+        return HostProcess(self.vmm.process.pid, self.guest_memory)
 
     def adopt_identity(self) -> None:
         """Make the guest who it is, now rather than with its first process."""

@@ -6,10 +6,10 @@ import contextlib
 import os
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from harness.errors import SandboxError
+from harness.errors import SandboxError, Unsupported, UsageError
 from harness.guest.image import GuestImage, build
 from harness.host import merging
 from harness.host.memory import refuse_huge_pages
@@ -26,6 +26,7 @@ from harness.sandbox.qemu.requirements import requirements
 from harness.sandbox.qemu.sandbox import ECHO, QemuSandbox, State
 from harness.sandbox.qemu.turns import Turns
 from harness.sandbox.qemu.vmm import Vmm, spawn
+from harness.sandbox.qemu.zygote import Preload, Zygote, preload
 
 BOOT_LIMIT_S = 300.0
 WARM_UPS = 8
@@ -35,6 +36,8 @@ SETTLE_S = 1.0
 REST_S = 0.2
 """Seconds that a guest idles after its last process before it is stopped: its kernel still has the
 dead process to clear away, and would do so at the moment somebody waits for it."""
+REHEARSALS = 8
+"""Of a zygote: what it has translated and touched, its forks need not."""
 SEAL = "/run/sealed"
 """A file written before the checkpoint: a restored guest that has it kept its state."""
 MIB = 1 << 20
@@ -50,6 +53,8 @@ class QemuTemplate:
     note: str
     mergeable: Path
     """The program that becomes a VMM whose memory may be merged."""
+    cache: Path
+    zygote: Zygote | None = None
 
     @property
     def accelerator(self) -> str:
@@ -88,7 +93,7 @@ class QemuSubstrate:
         if chosen.name == "tcg":
             refuse_huge_pages()
         sealed = self._sealed(run, cache, image, shape) if tier.restores else None
-        return QemuTemplate(shape, image, sealed, chosen.reason, merging.program(cache))
+        return QemuTemplate(shape, image, sealed, chosen.reason, merging.program(cache), cache)
 
     def launch(
         self,
@@ -99,9 +104,12 @@ class QemuSubstrate:
         sharing: Sharing = Sharing.MAPPED,
         tap: int | None = None,
     ) -> QemuSandbox:
-        """`tap` is the descriptor that plugs its card into a network (`Cubenet.attach_tap`)."""
         if not tier.restores:
             guest = self._boot(run, template.image, template.shape, identity, tap=tap)
+        elif sharing is Sharing.FORKED:
+            if template.zygote is None:
+                raise UsageError("forked sandboxes are of a template that has a zygote")
+            guest = template.zygote.fork(run, identity, tap)
         else:
             guest = self._empty(run, template, identity, sharing, tap)
         with destroyed_on_failure(guest):
@@ -110,7 +118,8 @@ class QemuSubstrate:
             if tier.waits_in_memory:
                 guest.awaken(BOOT_LIMIT_S)
                 guest.adopt_identity()
-                _warm_up(guest)
+                if sharing is not Sharing.FORKED:  # its zygote has rehearsed
+                    _warm_up(guest)
                 _hold(guest)
                 # Once through what a caller will do: waking takes paths that nothing else warms.
                 guest.awaken(BOOT_LIMIT_S)
@@ -118,6 +127,26 @@ class QemuSubstrate:
                 time.sleep(REST_S)
                 _hold(guest)
         return guest
+
+    @contextlib.contextmanager
+    def zygote(
+        self, run: Run, template: QemuTemplate, tap: int | None = None
+    ) -> Iterator[QemuTemplate]:
+        if template.accelerator != "tcg":
+            raise Unsupported(
+                f"a guest under {template.accelerator} cannot be forked: the kernel holds its state"
+            )
+        identity = allocate(run.leases, run.id)
+        with preload(template.cache) as (line, preloaded):
+            guest = self._empty(run, template, identity, Sharing.MAPPED, tap, preloaded)
+            try:
+                guest.awaken(BOOT_LIMIT_S)
+                for _ in range(REHEARSALS):
+                    _rehearse(guest)
+                _hold(guest)
+                yield replace(template, zygote=Zygote(guest, line, tap))
+            finally:
+                guest.destroy()
 
     def _boot(
         self,
@@ -151,6 +180,7 @@ class QemuSubstrate:
         identity: Identity,
         sharing: Sharing,
         tap: int | None,
+        preloaded: Preload | None = None,
     ) -> QemuSandbox:
         """A VMM that waits for device state; of the guest it has only the mapping of a file."""
         name = f"coppice-{identity.id}"
@@ -168,9 +198,11 @@ class QemuSubstrate:
                 )  # fmt: skip
 
             inherited += _open(tap)
-            through = template.mergeable if merged else None
+            inherited += [preloaded.descriptor] if preloaded else []
             vmm = spawn(
-                run, name, words, incoming=True, inherited=inherited, through=through
+                run, name, words, incoming=True, inherited=inherited,
+                through=template.mergeable if merged else None,
+                environment=preloaded.environment if preloaded else None,
             )  # fmt: skip
         backing = f"/memfd:{checkpoints.COPY}" if copied else str(sealed.memory)
         guest = QemuSandbox(vmm, identity, State.EMPTY, sealed, guest_memory=backing)
@@ -233,6 +265,17 @@ def _warm_up(guest: QemuSandbox) -> None:
     for number in range(WARM_UPS):
         guest.agent.set_wall_clock()
         guest.agent.run((ECHO, str(number)))
+
+
+def _rehearse(guest: QemuSandbox) -> None:
+    """Once through what a fork will do, from held to held, and a second of rest."""
+    guest.adopt_identity()
+    guest.agent.hello()
+    guest.agent.ping()
+    guest.first_exec("rehearsal")
+    time.sleep(SETTLE_S)
+    _hold(guest)
+    guest.awaken(BOOT_LIMIT_S)
 
 
 def _hold(guest: QemuSandbox) -> None:

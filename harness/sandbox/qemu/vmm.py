@@ -15,9 +15,10 @@ import contextlib
 import os
 import socket
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol, Self
 
 from harness.errors import GuestDied
 from harness.host.process import need
@@ -29,18 +30,57 @@ CONTINUE = b"$c#63"
 STOP = b"\x03"
 
 
+LINES = ("agent", "qmp", "control", "bell")
+
+
+class Process(Protocol):
+    """What this module asks of a process that it has: started, or forked."""
+
+    pid: int
+
+    def poll(self) -> int | None: ...
+
+    def wait(self, timeout: float | None = None) -> int: ...
+
+    def kill(self) -> None: ...
+
+
 @dataclass
 class Vmm:
-    """A VMM process; `kill` is its only end."""
+    """A VMM process; `kill` is its only end. `descriptors` are the numbers of the lines' other
+    ends there."""
 
     name: str
-    process: subprocess.Popen[bytes]
+    process: Process
     agent: socket.socket
     bell: socket.socket
     qmp: Qmp
     control: socket.socket
     incoming: socket.socket | None
     log: Path
+    descriptors: Descriptors
+
+    @classmethod
+    def of(
+        cls,
+        name: str,
+        process: Process,
+        near: Mapping[str, socket.socket],
+        log: Path,
+        descriptors: Descriptors,
+    ) -> Self:
+        """A process with our ends of its lines."""
+        return cls(
+            name,
+            process,
+            near["agent"],
+            near["bell"],
+            Qmp(near["qmp"], name),
+            near["control"],
+            near.get("incoming"),
+            log,
+            descriptors,
+        )
 
     def said(self) -> str:
         """What the VMM wrote on stderr, for an error message."""
@@ -81,6 +121,23 @@ class Vmm:
         self.log.unlink(missing_ok=True)
 
 
+def lines(
+    ours: contextlib.ExitStack, theirs: contextlib.ExitStack, *more: str
+) -> tuple[dict[str, socket.socket], dict[str, socket.socket]]:
+    """Socket pairs by the line's name: our ends and theirs, each closed by its stack."""
+    near, far = {}, {}
+    for line in (*LINES, *more):
+        one, other = socket.socketpair()
+        near[line], far[line] = ours.enter_context(one), theirs.enter_context(other)
+    return near, far
+
+
+def log_of(run: Run, name: str) -> tuple[Path, int]:
+    """The file that a VMM writes its words to, and its descriptor."""
+    log = run.folder / f"{name}.log"
+    return log, os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+
+
 def spawn(
     run: Run,
     name: str,
@@ -89,48 +146,32 @@ def spawn(
     incoming: bool,
     inherited: Sequence[int] = (),
     through: Path | None = None,
+    environment: Mapping[str, str] | None = None,
 ) -> Vmm:
     """Start a VMM, not waiting for it. `arguments` makes its command line from our descriptors.
 
-    It has the open files `inherited` too. `through` is a program that becomes the VMM.
+    It has the open files `inherited` too, and `environment` beside the run's. `through` is a
+    program that becomes the VMM.
     """
     with contextlib.ExitStack() as theirs, contextlib.ExitStack() as ours:
-        pairs = {}
-        for line in ("agent", "qmp", "control", "bell", *(["incoming"] if incoming else [])):
-            near, far = socket.socketpair()
-            ours.enter_context(near)
-            theirs.enter_context(far)
-            pairs[line] = (near, far)
-        numbers = Descriptors(**{line: far.fileno() for line, (_, far) in pairs.items()})
-        log = run.folder / f"{name}.log"
+        near, far = lines(ours, theirs, *(["incoming"] if incoming else []))
+        numbers = Descriptors(**{line: end.fileno() for line, end in far.items()})
         words = list(arguments(numbers))
         words[0] = need(words[0])
         if through:
             words.insert(0, str(through))
-        handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        try:
-            process = subprocess.Popen(
-                words,
-                stdin=subprocess.DEVNULL,
-                stdout=handle,
-                stderr=handle,
-                pass_fds=[*(far.fileno() for _, far in pairs.values()), *inherited],
-                env=dict(run.environment),
-                # An interrupt at the terminal is not for it. No session of its own: the scheduler
-                # shares CPUs between sessions, and all callers together would count as one VMM.
-                process_group=0,
-            )
-        finally:
-            os.close(handle)
-        ours.pop_all()
-        near_ends = {line: near for line, (near, _) in pairs.items()}
-        return Vmm(
-            name,
-            process,
-            near_ends["agent"],
-            near_ends["bell"],
-            Qmp(near_ends["qmp"], name),
-            near_ends["control"],
-            near_ends.get("incoming"),
-            log,
+        log, handle = log_of(run, name)
+        theirs.callback(os.close, handle)
+        process = subprocess.Popen(
+            words,
+            stdin=subprocess.DEVNULL,
+            stdout=handle,
+            stderr=handle,
+            pass_fds=[*(end.fileno() for end in far.values()), *inherited],
+            env={**run.environment, **(environment or {})},
+            # An interrupt at the terminal is not for it. No session of its own: the scheduler
+            # shares CPUs between sessions, and all callers together would count as one VMM.
+            process_group=0,
         )
+        ours.pop_all()
+        return Vmm.of(name, process, near, log, numbers)
