@@ -38,6 +38,7 @@ COMPONENTS = {"debian": "main contrib non-free", "ubuntu": "main universe multiv
 """Where all of these packages are; the machine's lists may name fewer."""
 APT = Path("/etc/apt")
 LISTS = Path("/var/lib/apt/lists")
+HEADERS = Path("/usr/include/stdio.h")
 THE_LISTS = "the package lists"
 """Stands among missing packages: a guest's kernel is looked up in the lists when it is built."""
 
@@ -49,6 +50,8 @@ def missing(tests: bool = False) -> list[str]:
     busybox = shutil.which("busybox")
     if busybox and b"ld-linux" in Path(busybox).resolve().read_bytes()[:4096]:
         packages.append("busybox-static")  # the one that is here is not static
+    if not HEADERS.exists():
+        packages.append("libc6-dev")  # gcc does without, for programs that musl's compiler makes
     importlib.invalidate_caches()
     if sys.base_prefix == "/usr" and importlib.util.find_spec("ensurepip") is None:
         packages.append("python3-venv")

@@ -11,7 +11,10 @@ from harness.site import figures
 from harness.site.corpus import Corpus, Entry
 
 RIG = "density"
-SHARINGS = ("private", "mapped", "merged")
+NETWORKED = "{}, networked"
+"""What a sharing is called where every sandbox had a card on a network."""
+_ALONE = ("private", "mapped", "merged", "forked")
+SHARINGS = (*_ALONE, *map(NETWORKED.format, _ALONE))
 IDLE = "idle"
 COUNTED = "to-be-had"
 MIB = 1 << 20
@@ -96,7 +99,8 @@ def fleets(corpus: Corpus) -> Sequence[Fleet]:
         substrate, sharing, n = (dimensions.get(one) for one in ("substrate", "sharing", "n"))
         if not isinstance(n, int):
             continue
-        fleet = Fleet(str(substrate), str(sharing), n, entry)
+        named = NETWORKED.format(sharing) if "network" in dimensions else str(sharing)
+        fleet = Fleet(str(substrate), named, n, entry)
         key = (fleet.sharing, n, fleet.substrate)
         before = chosen.get(key)
         if before and before.entry.record.profile == "full" != entry.record.profile:

@@ -37,6 +37,8 @@ def up(
     with ExitStack() as stack:
         if sharing is Sharing.MERGED:
             stack.enter_context(merging(run))
+        if sharing is Sharing.FORKED:
+            template = stack.enter_context(substrate.zygote(run, template))
         fleet = stack.enter_context(
             Fleet(
                 lambda: substrate.launch(

@@ -139,6 +139,7 @@ class QemuSubstrate:
         identity = allocate(run.leases, run.id)
         with preload(template.cache) as (line, preloaded):
             guest = self._empty(run, template, identity, Sharing.MAPPED, tap, preloaded)
+            preloaded.socket.close()
             try:
                 guest.awaken(BOOT_LIMIT_S)
                 for _ in range(REHEARSALS):

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.errors import GuestTimeout, NotEnoughMemory, SandboxError, Unsupported
+from harness.host.packages import HEADERS
 from harness.host.process import run as run_program
 from harness.host.run import Run, half_built
 from harness.sandbox.identity import Identity
@@ -35,10 +36,17 @@ ANSWER_S = 30.0
 
 @dataclass(frozen=True)
 class Preload:
-    """What makes a VMM a zygote: a library, and the socket that it is asked through."""
+    """What makes a VMM a zygote: a library, and the socket that it is asked through.
+
+    Close the socket once the VMM has it: then the end of the VMM is the end of the line.
+    """
 
     library: Path
-    descriptor: int
+    socket: socket.socket
+
+    @property
+    def descriptor(self) -> int:
+        return self.socket.fileno()
 
     @property
     def environment(self) -> Mapping[str, str]:
@@ -54,6 +62,11 @@ def library(cache: Path) -> Path:
     """The library to preload; built once. MissingTool without a compiler."""
     if platform.machine() != "x86_64":
         raise Unsupported(f"a VMM cannot be forked on {platform.machine()}: x86_64 alone")
+    if not HEADERS.exists():
+        raise MissingTool(
+            "the C library's headers are not installed",
+            hint="apt-get install libc6-dev   (or: bin/mise run setup)",
+        )
     words = (*_COMPILE, *platform.libc_ver())
     built_from = hashlib.sha256(SOURCE.read_bytes() + repr(words).encode()).hexdigest()
     target = cache / "programs" / built_from
@@ -69,7 +82,7 @@ def preload(cache: Path) -> Iterator[tuple[socket.socket, Preload]]:
     built = library(cache)
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with ours, theirs:
-        yield ours, Preload(built, theirs.fileno())
+        yield ours, Preload(built, theirs)
 
 
 class ForkedProcess:

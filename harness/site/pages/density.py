@@ -19,6 +19,7 @@ _NAMES = {
     "private": "private: a full copy each",
     "mapped": "mapped: one checkpoint",
     "merged": "merged: and equal pages",
+    "forked": "forked: all that one VMM has",
 }
 _ACROSS = "sandboxes from one checkpoint"
 
@@ -33,7 +34,8 @@ def _curves(found: Sequence[Fleet], value: Callable[[Fleet], Estimate | None]) -
                 points.append(Point(fleet.reached, estimate))
                 notes.add(fleet.entry.record.validity.status)
         notes.discard("valid")
-        curves.append(Curve(_NAMES[sharing], points, ", ".join(sorted(notes))))
+        if points:
+            curves.append(Curve(_NAMES.get(sharing, sharing), points, ", ".join(sorted(notes))))
     return curves
 
 
@@ -94,6 +96,7 @@ def _render(corpus: Corpus) -> Iterator[Document | Asset]:
             "charts": _charts(corpus, found) if found else None,
             "fleets": found,
             "merged": density.largest(found, "merged"),
+            "forked": density.largest(found, "forked"),
             "published": published,
             "broken": [one for one in found if one.entry.record.validity.status == "failed"],
         },
