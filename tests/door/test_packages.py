@@ -142,6 +142,8 @@ def test_a_program_that_is_not_here_is_a_package_that_is_missing(
     (tmp_path / "qemu-system-x86_64").unlink()
     (tmp_path / "busybox").write_bytes(b"\x7fELF /lib64/ld-linux-x86-64.so.2")
     assert packages.missing() == ["qemu-system-x86", "busybox-static"]
+    monkeypatch.setattr(packages, "HEADERS", tmp_path / "stdio.h")
+    assert packages.missing()[-1] == "libc6-dev"
 
 
 @pytest.mark.parametrize(

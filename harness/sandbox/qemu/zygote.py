@@ -21,7 +21,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.errors import GuestTimeout, NotEnoughMemory, SandboxError, Unsupported
+from harness.errors import (
+    GuestTimeout,
+    MissingTool,
+    NotEnoughMemory,
+    SandboxError,
+    Unsupported,
+)
 from harness.host.packages import HEADERS
 from harness.host.process import run as run_program
 from harness.host.run import Run, half_built
