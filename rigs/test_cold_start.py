@@ -6,6 +6,8 @@ It measures and never judges: nothing here fails because something is slow.
 
 from __future__ import annotations
 
+import enum
+import functools
 import gc
 import itertools
 from collections.abc import Callable
@@ -26,7 +28,7 @@ from harness.rig_run import RigRun
 from harness.sandbox.identity import allocate
 from harness.sandbox.ladder import RUNGS, Climb, climb_together, conclude
 from harness.sandbox.pool import Pool
-from harness.sandbox.protocol import Sandbox, Substrate, Template, Tier, load, registered
+from harness.sandbox.protocol import Sandbox, Sharing, Substrate, Template, Tier, load, registered
 
 RIG = RigInfo(
     id="cold-start",
@@ -60,6 +62,19 @@ PLANS: dict[str, dict[Tier, dict[int, int]]] = {
 }
 
 
+FORKED = {"quick": {1: 8, 10: 0, 50: 0}, "full": {1: 400, 10: 100, 50: 100}}
+"""The same for sandboxes forked on demand."""
+
+
+class Vmm(enum.StrEnum):
+    """Where a restored sandbox's VMM comes from: it waits, in its tier's pool; or the request
+    spawns it; or the request forks it of the one restored sandbox that waits, the zygote."""
+
+    WAITS = "waits"
+    SPAWNED = "spawned"
+    FORKED = "forked"
+
+
 @dataclass(frozen=True)
 class Case:
     """One combination of dimensions; its name is what `-k` finds."""
@@ -67,22 +82,28 @@ class Case:
     substrate: str
     tier: Tier
     concurrency: int
-    spare_vmm: bool = True
-    """Whether a VMM without guest state may wait (durable-pool only)."""
+    vmm: Vmm = Vmm.WAITS
 
     def __str__(self) -> str:
-        spawned = "" if self.spare_vmm else "-spawned"
-        return f"{self.substrate}-{self.tier}{spawned}-cc{self.concurrency}"
+        how = "" if self.vmm is Vmm.WAITS else f"-{self.vmm}"
+        return f"{self.substrate}-{self.tier}{how}-cc{self.concurrency}"
+
+    def attempts(self, profile: str) -> int:
+        forked = self.vmm is Vmm.FORKED
+        return (FORKED[profile] if forked else PLANS[profile][self.tier])[self.concurrency]
 
 
 def cases() -> list[Case]:
     """Every combination of the registered substrates that this rig knows."""
     found = []
     for name in sorted(set(RIG.substrates) & set(registered())):
-        for tier, concurrency in itertools.product(load(name).tiers, CONCURRENCIES):
+        substrate = load(name)
+        for tier, concurrency in itertools.product(substrate.tiers, CONCURRENCIES):
             found.append(Case(name, tier, concurrency))
             if tier is Tier.DURABLE_POOL and concurrency == 1:
-                found.append(Case(name, tier, concurrency, spare_vmm=False))
+                found.append(Case(name, tier, concurrency, Vmm.SPAWNED))
+            if tier is Tier.DURABLE_PREWARM_POOL and Sharing.FORKED in substrate.sharings:
+                found.append(Case(name, tier, concurrency, Vmm.FORKED))
     return found
 
 
@@ -97,12 +118,18 @@ class Launcher:
         template: Template,
         stack: ExitStack,
     ) -> None:
-        self._launch: Callable[[], Sandbox] = lambda: substrate.launch(
-            run, template, case.tier, allocate(run.leases, run.id)
-        )
+        if case.vmm is Vmm.FORKED:
+            template = stack.enter_context(substrate.zygote(run, template))
+            # As forks come: held, not once more rehearsed as those are that a pool keeps.
+            launch = functools.partial(
+                substrate.launch, run, template, Tier.DURABLE_POOL, sharing=Sharing.FORKED
+            )
+        else:
+            launch = functools.partial(substrate.launch, run, template, case.tier)
+        self._launch: Callable[[], Sandbox] = lambda: launch(allocate(run.leases, run.id))
         self._unpooled = stack
         self._pool = None
-        if case.tier is not Tier.FULL and case.spare_vmm:
+        if case.tier is not Tier.FULL and case.vmm is Vmm.WAITS:
             size = case.concurrency if case.concurrency > 1 else BATCH
             each = substrate.memory_per_sandbox(case.tier)
             # Nothing is launched while something is measured: two cores have nothing to spare.
@@ -181,8 +208,8 @@ def measure(case: Case, run: Run, rig_run: RigRun, count: int) -> list[Series]:
         "concurrency": case.concurrency,
         "accelerator": template.accelerator,
     }
-    if case.tier is Tier.DURABLE_POOL:
-        dimensions["vmm"] = "waits" if case.spare_vmm else "spawned"
+    if case.tier is Tier.DURABLE_POOL or case.vmm is not Vmm.WAITS:
+        dimensions["vmm"] = str(case.vmm)
     series = []
     with ExitStack() as stack:
         launcher = Launcher(case, run, substrate, template, stack)
@@ -210,7 +237,7 @@ def measure(case: Case, run: Run, rig_run: RigRun, count: int) -> list[Series]:
 def test_cold_start(
     case: Case, benchmark: BenchmarkFixture, run: Run, rig_run: RigRun, profile: str
 ) -> None:
-    count = PLANS[profile][case.tier][case.concurrency]
+    count = case.attempts(profile)
     if count == 0:
         pytest.skip(f"not in the {profile} profile: run with --profile full")
     series = measure(case, run, rig_run, count)

@@ -14,13 +14,16 @@ TIERS = ("full", "durable-pool", "durable-prewarm-pool", "prewarm-pool")
 CONCURRENCIES = (1, 10, 50)
 HEADLINE = "first-reply"
 NOOP = "noop"
-SPAWNED = "-spawned"
+WAITS = "waits"
 DEFAULT_SUBSTRATE = "qemu"
 
 
 @dataclass(frozen=True)
 class Row:
-    """One tier of one substrate, with the chosen record for each concurrency measured."""
+    """One tier of one substrate, with the chosen record for each concurrency measured.
+
+    `tier` has where the VMM comes from after it, if it does not wait: spawned, or forked.
+    """
 
     substrate: str
     tier: str
@@ -28,8 +31,7 @@ class Row:
 
     def series(self, metric: str, concurrency: int) -> tuple[Entry, Series] | None:
         entry = self.entries.get(concurrency)
-        tier = self.tier.removesuffix(SPAWNED)
-        wanted: Facts = {"substrate": self.substrate, "tier": tier, "concurrency": concurrency}
+        wanted: Facts = {"substrate": self.substrate, "concurrency": concurrency}
         found = entry and entry.find(metric, **wanted)
         return (entry, found) if entry and found else None
 
@@ -42,9 +44,9 @@ class Row:
 
 
 def _tier(series: Series) -> str:
-    """A series' tier; with a suffix when not even an empty VMM waited for the request."""
-    spawned = series.dimensions.get("vmm") == "spawned"
-    return f"{series.dimensions.get('tier')}{SPAWNED if spawned else ''}"
+    """A series' tier; with a suffix when no VMM waited for the request."""
+    tier, vmm = series.dimensions.get("tier"), series.dimensions.get("vmm", WAITS)
+    return str(tier) if vmm == WAITS else f"{tier}-{vmm}"
 
 
 def rows(corpus: Corpus) -> Sequence[Row]:

@@ -103,6 +103,12 @@ def test_a_tier_is_found_by_its_name(results: Path) -> None:
     ]  # fmt: skip
 
 
+def test_what_can_be_forked_is_measured_so_too() -> None:
+    done = rigs("--collect-only", "-q", "-k", "forked and cold_start")
+    ids = [line.split("[")[1][:-1] for line in done.stdout.splitlines() if "[" in line]
+    assert ids == [f"qemu-durable-prewarm-pool-forked-cc{many}" for many in (1, 10, 50)]
+
+
 def test_options_leave_other_cases_out() -> None:
     done = rigs("--collect-only", "-q", "--substrate=qemu", "--tier=full", "--concurrency=10")
     ids = [line.split("[")[1][:-1] for line in done.stdout.splitlines() if "[" in line]
