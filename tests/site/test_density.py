@@ -92,6 +92,26 @@ def test_each_fleet_has_its_row_and_what_each_sandbox_takes(tmp_path: Path) -> N
     assert "9 117 MiB" in text and "&lt;5 MB" in text, "others' figures stand beside ours"
 
 
+def test_the_front_page_has_the_largest_fleet_that_came_up_whole(tmp_path: Path) -> None:
+    short = fleet("forked", 50, 1)
+    series = [
+        replace(one, samples=one.samples[:9]) if one.metric == "bring-up" else one
+        for one in short.series
+    ]
+    out = built(
+        tmp_path,
+        fleet("mapped", 8, 10),
+        fleet("mapped", 20, 9),
+        fleet("merged", 20, 4),
+        replace(short, series=tuple(series)),
+    )
+    text = (out / "index.html").read_text()
+    (html,) = re.findall(r'<p class="big">(.*?)</p>', text)
+    ((value, address, _, _),) = Figures(html).found
+    assert float(value) == 20 * 4 * MIB and "#host-change" in address
+    assert "20 at once, alive" in text and "qemu, merged" in text
+
+
 def test_a_fleet_with_a_dead_guest_is_a_failure_that_the_page_shows(tmp_path: Path) -> None:
     why = "reply: 1 of 8 failed, first sandbox 0 with GuestDied: made up"
     bad = fleet("mapped", 8, 10, died=1, validity=Validity("failed", (why,)))
