@@ -25,18 +25,21 @@ RESTORE_CACHE_MIB = 32
 HZ = 250  # of Debian's kernels, for lpj
 # Each argument saves time at boot or keeps the guest from waking without a reason:
 # no console at all; no calibration (tsc_early_khz and lpj are computed below); no self tests; no
-# mitigations, which under emulation protect nothing; /dev/mem reaches the local APIC (doorbell.c);
-# tracing, quotas, certificates, security modules and hibernation, which this guest does not use,
-# are not initialised; programs start at fixed addresses, since moving a new stack costs a flush of
-# the TLB; nobody watches for lock-ups, counts pressure or compacts memory; IPv6 comes when asked.
+# mitigations, which under emulation protect nothing; lock prefixes stay, since every instruction
+# that is patched throws translated code away; /dev/mem reaches the local APIC (doorbell.c);
+# tracing, quotas, certificates, security modules, hibernation, the battery's clock and disks, which
+# this guest does not use, are not initialised; programs start at fixed addresses, since moving a
+# new stack costs a flush of the TLB; nobody watches for lock-ups, counts pressure or compacts
+# memory; IPv6 comes when asked.
 KERNEL_ARGUMENTS = (
     "quiet panic=-1 reboot=t rdinit=/init nokaslr mitigations=off cryptomgr.notests "
     "random.trust_cpu=on i8042.noaux i8042.nokbd i8042.nopnp iomem=relaxed "
     "init_on_alloc=0 tsc=nowatchdog norandmaps lsm= psi=0 cgroup_disable=memory nowatchdog "
-    "transparent_hugepage=never ipv6.disable_ipv6=1 nr_cpus=1 8250.nr_uarts=1 "
+    "transparent_hugepage=never ipv6.disable_ipv6=1 nr_cpus=1 noreplace-smp 8250.nr_uarts=1 "
     "initcall_blacklist=init_kprobe_trace,load_system_certificate_list,crypto_kdf108_init,"
     "snapshot_device_init,slab_sysfs_init,init_trace_printk_function_export,init_ima,"
-    "init_blk_tracer,init_graph_tracefs,dquot_init"
+    "init_blk_tracer,init_graph_tracefs,dquot_init,trace_eval_init,trace_events_synth_init,"
+    "cmos_init,nvme_core_init,blake2s_mod_init,acpi_thermal_init,init_encrypted"
 )
 
 
