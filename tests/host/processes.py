@@ -14,17 +14,24 @@ ROOT = Path(__file__).parents[2]
 
 QEMU_POOL = """
 import sys, time
+from contextlib import nullcontext
 from harness.host.run import cache_folder, open_run
 from harness.sandbox.identity import allocate
 from harness.sandbox.pool import Pool
-from harness.sandbox.protocol import Tier, load
+from harness.sandbox.protocol import Sharing, Tier, load
 
 phase = sys.argv[1]
+forked = phase == "forked"
+sharing = Sharing.FORKED if forked else Sharing.MAPPED
 qemu, tier = load("qemu"), Tier.DURABLE_PREWARM_POOL
 with open_run() as run:
     template = qemu.prepare(run, cache_folder(), tier)
-    launch = lambda: qemu.launch(run, template, tier, allocate(run.leases, run.id))
-    with Pool(launch, 2) as pool:
+    if forked and template.accelerator != "tcg":
+        print("cannot be forked")
+        sys.exit()
+    launch = lambda: qemu.launch(run, kept, tier, allocate(run.leases, run.id), sharing)
+    standing = qemu.zygote(run, template) if forked else nullcontext(template)
+    with standing as kept, Pool(launch, 2) as pool:
         if phase == "launching":
             print(run.folder, flush=True)
         pool.fill()
