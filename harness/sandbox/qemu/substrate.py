@@ -37,7 +37,9 @@ REST_S = 0.2
 """Seconds that a guest idles after its last process before it is stopped: its kernel still has the
 dead process to clear away, and would do so at the moment somebody waits for it."""
 REHEARSALS = 8
-"""Of a zygote: what it has translated and touched, its forks need not."""
+REHEARSAL_REST_S = 0.4
+"""Of a zygote: what it has translated and touched, its forks need not; resting is a part of it.
+Eight of a second each save a fork another 50 KiB."""
 SEAL = "/run/sealed"
 """A file written before the checkpoint: a restored guest that has it kept its state."""
 MIB = 1 << 20
@@ -269,12 +271,12 @@ def _warm_up(guest: QemuSandbox) -> None:
 
 
 def _rehearse(guest: QemuSandbox) -> None:
-    """Once through what a fork will do, from held to held, and a second of rest."""
+    """Once through what a fork will do, from held to held, and a rest."""
     guest.adopt_identity()
     guest.agent.hello()
     guest.agent.ping()
     guest.first_exec("rehearsal")
-    time.sleep(SETTLE_S)
+    time.sleep(REHEARSAL_REST_S)
     _hold(guest)
     guest.awaken(BOOT_LIMIT_S)
 
