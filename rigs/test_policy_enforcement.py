@@ -15,6 +15,10 @@ reading the clock and sending, and either policy may judge it. In one change all
 port must come before all those of the other in the order of sending: a datagram out of this order
 obeyed neither policy.
 
+A change "across sets" allows what both allow by its address first and by a prefix then, which are
+entries of two sets: a filter that looks into one after the other, and takes the change in between,
+finds it in neither.
+
 As a control the same is measured of a change in two steps, taking everything away and then giving
 anew: what this way of looking finds where a change is not atomic.
 """
@@ -28,6 +32,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from ipaddress import ip_network
 from pathlib import Path
 
 import pytest
@@ -62,7 +67,8 @@ LENGTHS = (2, 1000)
 """Entries of each policy: a short list, and one that is a set of its own."""
 IN_FORCE_S = 0.002
 CLAIMED_LENGTH = 1000
-ONE_STEP, TWO_STEPS = "netlink", "netlink, in two steps"
+ONE_STEP, ACROSS = "netlink", "netlink, across sets"
+TWO_STEPS = "netlink, in two steps"
 CONTROLS = 100
 """Changes in two steps."""
 
@@ -90,12 +96,14 @@ class Change:
     denied: int
 
 
-def policies(address: str, length: int) -> Sequence[Policy]:
+def policies(address: str, case: Case) -> Sequence[Policy]:
     """Both policies, each with as many services of others as make up the length."""
-    fill = [f"192.0.2.{1 + number % 250} tcp/{1000 + number}" for number in range(length - 2)]
+    fill = [f"192.0.2.{1 + number % 250} tcp/{1000 + number}" for number in range(case.length - 2)]
+    prefix = str(ip_network(f"{address}/24", strict=False))
+    second = prefix if case.transport == ACROSS else address
     return [
-        Policy.of([f"{address} udp/{KEPT}", f"{address} udp/{port}", *fill])
-        for port in (FIRST, SECOND)
+        Policy.of([f"{where} udp/{KEPT}", f"{where} udp/{port}", *fill])
+        for where, port in ((address, FIRST), (second, SECOND))
     ]
 
 
@@ -120,7 +128,7 @@ def flip(net: Cubenet, run: Run, case: Case, stack: ExitStack) -> tuple[Traffic,
     """Send, and change the policy so many times; what happened."""
     answers = stack.enter_context(endpoint(run, net))
     asks = stack.enter_context(endpoint(run, net))
-    first, second = policies(answers.address, case.length)
+    first, second = policies(answers.address, case)
     net.apply(asks.id, first)
     sender = stack.enter_context(local(run, asks.namespace, asks.address))
     receiver = stack.enter_context(local(run, answers.namespace, answers.address))
@@ -243,6 +251,7 @@ def test_policy_enforcement(
         rig_run.prepared((), None, ())
         rig_run.begin()
         cases = [Case(length, ONE_STEP, CHANGES[profile]) for length in LENGTHS]
+        cases.append(Case(LENGTHS[0], ACROSS, CHANGES[profile]))
         cases += [Case(length, TWO_STEPS, CONTROLS) for length in LENGTHS]
         seen = [(case, *flip(net, run, case, stack)) for case in cases]
         rig_run.end()

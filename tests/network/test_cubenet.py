@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.errors import NotEnoughMemory, SandboxGone
+from harness.errors import NotEnoughMemory, SandboxGone, UsageError
 from harness.host.leftovers import find
 from harness.host.run import Run
 from harness.network import links
@@ -110,6 +110,17 @@ def test_an_attachment_that_fails_leaves_nothing(run: Run, own: Cubenet) -> None
         own.attach_netns(other, path)
     one.release()
     other.release()
+
+
+def test_an_identity_has_one_place_only(run: Run, own: Cubenet) -> None:
+    with endpoint(run, own, Policy.of(["192.0.2.1"])) as one, namespace(run.folder, "two") as path:
+        before = interfaces(own.namespace)
+        with pytest.raises(UsageError, match="attached already"):
+            own.attach_netns(one.identity, path)
+        with pytest.raises(UsageError, match="attached already"):
+            own.attach_tap(one.identity)
+        assert interfaces(own.namespace) == before and interfaces(path) == {"lo"}
+        own.apply(one.id, Policy())  # the first is there as it was
 
 
 def test_a_process_names_its_namespace_too(run: Run, own: Cubenet) -> None:
