@@ -326,7 +326,7 @@ class Table:
         before = struct.pack("=HHHHHH", 12 + size, 1 | NESTED, 8 + size, 1 | NESTED, 4 + size, 1)
         step = _ELEMENTS // (12 + size)
         for start in range(0, len(keys), step):
-            body = before + before.join(keys[start : start + step])
+            body = before.join((b"", *keys[start : start + step]))
             yield self._request(kind, flags, text(2, name), attribute(3 | NESTED, body))
 
     def map_to(self, name: str, pairs: Iterable[tuple[bytes, bytes]]) -> bytes:

@@ -78,7 +78,7 @@ _ARP_MAC, _ARP_SOURCE = Field(Base.NETWORK, 8, 6), Field(Base.NETWORK, 14, 4)
 _ARP_TARGET, _ND_TARGET = Field(Base.NETWORK, 24, 4), Field(Base.TRANSPORT, 8, 16)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # one object each: a change asks for them by the dozen
 class Role:
     """A question in `chain`: is `own` allowed, or denied, `peer`? A hit goes to `then`."""
 
@@ -104,7 +104,7 @@ class Role:
     def dispatch(self, table: Table) -> Sequence[bytes]:
         """Send frames of sandboxes with sets of their own there."""
         own = ADDRESS[4 if self.own.length == 4 else 6]
-        verdicts = Set(self.verdicts, (own,), PORTS, verdicts=True)
+        verdicts = Set(self.verdicts, (own,), verdicts=True)
         rule = table.rule(self.chain, self.own.into(0), nft.dispatch(self.verdicts, 0))
         return [table.set(verdicts), rule]
 
