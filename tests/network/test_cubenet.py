@@ -189,16 +189,20 @@ def test_the_outside_is_reached_as_policy_says_and_as_one_address(run: Run) -> N
                 process = party.start(words)
                 return process.wait() == 0
 
+            def surely_reaches(where: str) -> bool:
+                """A first question may be lost while somebody else has the machine."""
+                return any(reaches(where) for _ in range(5))
+
             assert not reaches(OUTSIDE) and not reaches(OUTSIDE6)
             net.apply(one.id, Policy(default="allow"))
-            assert reaches(OUTSIDE) and reaches(OUTSIDE6)
+            assert surely_reaches(OUTSIDE) and surely_reaches(OUTSIDE6)
             assert not reaches(str(THERE[0].ip)), "private, and not allowed"
             with inside(one.namespace):
                 line = stack.enter_context(socket.create_connection((OUTSIDE, 7007), 5))
             peer, seen_as = server.accept()
             assert seen_as[0] == "169.254.77.1"
             net.apply(one.id, Policy.of(deny=[f"{OUTSIDE}/32"], default="allow"))
-            assert not reaches(OUTSIDE) and reaches(OUTSIDE6)
+            assert not reaches(OUTSIDE) and surely_reaches(OUTSIDE6)
             peer.sendall(b"still there?")
             line.settimeout(0.2)
             with pytest.raises(TimeoutError):
