@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 
-from harness.errors import NotEnoughMemory, SandboxGone
+from harness.errors import NotEnoughMemory, SandboxGone, UsageError
 from harness.host.run import Run
 from harness.network import links
 from harness.network.links import Links
@@ -76,7 +76,7 @@ class Cubenet:
     ) -> Port:
         """Give the namespace of a path, or of a process id, a card with this identity's addresses.
 
-        NotEnoughMemory when every port of the bridge is taken.
+        NotEnoughMemory when every port of the bridge is taken, UsageError when it has one already.
         """
         handle = os.open(
             f"/proc/{target}/ns/net" if isinstance(target, int) else target, os.O_RDONLY
@@ -137,6 +137,11 @@ class Cubenet:
     ) -> Iterator[Port]:
         """Make a port; when the block fails nothing of it stays."""
         with self._lock:
+            if identity.id in self._ports:
+                raise UsageError(
+                    f"{identity.id} is attached already",
+                    hint="detach it first, or allocate another",
+                )
             if len(self._ports) >= links.MOST_PORTS:
                 raise NotEnoughMemory(
                     f"all {links.MOST_PORTS} ports of the bridge are taken",

@@ -66,6 +66,7 @@ class Type(IntEnum):
     ETHER = 9
     PROTOCOL = 12
     PORT = 13
+    MARK = 19
     INTERFACE = 20
 
     @property
@@ -111,6 +112,7 @@ def _register(kind: int, number: int) -> bytes:
 
 class Meta(IntEnum):
     PROTOCOL = 1
+    MARK = 3
     IIF = 4
     OIF = 5
     L4PROTO = 16
@@ -119,6 +121,11 @@ class Meta(IntEnum):
 @functools.cache
 def meta(key: Meta, register: int) -> bytes:
     return _expression("meta", word(2, key), _register(1, register))
+
+
+@functools.cache
+def set_meta(key: Meta, register: int) -> bytes:
+    return _expression("meta", word(2, key), _register(3, register))
 
 
 class Base(IntEnum):
@@ -146,6 +153,15 @@ def equal(register: int, value: bytes) -> bytes:
     return _expression("cmp", _register(1, register), word(2, 0), nest(3, attribute(1, value)))
 
 
+def differs(register: int, value: bytes) -> bytes:
+    return _expression("cmp", _register(1, register), word(2, 1), nest(3, attribute(1, value)))
+
+
+def constant(register: int, value: bytes) -> bytes:
+    """Bytes that the rule itself holds into a register."""
+    return _expression("immediate", _register(1, register), nest(2, attribute(1, value)))
+
+
 @functools.cache
 def mask(register: int, bits: bytes) -> bytes:
     """Keep only these bits of a register."""
@@ -162,6 +178,11 @@ def mask(register: int, bits: bytes) -> bytes:
 def member(name: str, register: int) -> bytes:
     """Go on only when the key in the registers is in the set, whose counters then count."""
     return _expression("lookup", text(1, name), _register(2, register))
+
+
+def no_member(name: str, register: int) -> bytes:
+    """Go on only when the key in the registers is not in the set."""
+    return _expression("lookup", text(1, name), _register(2, register), word(5, 1))
 
 
 def translate(name: str, register: int, into: int) -> bytes:
@@ -305,7 +326,7 @@ class Table:
         before = struct.pack("=HHHHHH", 12 + size, 1 | NESTED, 8 + size, 1 | NESTED, 4 + size, 1)
         step = _ELEMENTS // (12 + size)
         for start in range(0, len(keys), step):
-            body = before + before.join(keys[start : start + step])
+            body = before.join((b"", *keys[start : start + step]))
             yield self._request(kind, flags, text(2, name), attribute(3 | NESTED, body))
 
     def map_to(self, name: str, pairs: Iterable[tuple[bytes, bytes]]) -> bytes:

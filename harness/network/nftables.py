@@ -50,7 +50,7 @@ class Nftables:
         self._lock = threading.Lock()
         self._members: dict[str, Member] = {}
         self._policies: dict[str, Policy] = {}
-        self._known = _Known(frozenset(), frozenset())
+        self._known = _Known(frozenset(), frozenset(), 0)
         self._own_sets: dict[str, Mapping[Shape, _OwnSet]] = {}
         self._generation = itertools.count()
         try:
@@ -186,10 +186,14 @@ def _explained(error: NetlinkError) -> CoppiceError:
 
 @dataclass(frozen=True)
 class _Known:
-    """Which shapes have their sets and rules, and which roles send on to chains of sandboxes."""
+    """Which shapes have their sets and rules, and which roles send on to chains of sandboxes.
+
+    `number` is that of the latest change of several places (see `ruleset`).
+    """
 
     shapes: frozenset[Shape]
     dispatching: frozenset[str]
+    number: int
 
 
 @dataclass(frozen=True)
@@ -226,6 +230,7 @@ class _Draft:
             self.messages += change("open4", [self._member.address.packed])
             self.messages += change("open6", [self._member.address6.packed])
         moved: list[Shape] = []
+        touched: list[Shape] = []
         for shape in {**before.plan, **after.plan}:
             old, new = before.plan.get(shape, ()), after.plan.get(shape, ())
             if old == new:
@@ -235,6 +240,7 @@ class _Draft:
                     f"{len(new)} entries of one kind in a policy: at most {MOST} are taken",
                     hint="write neighbouring addresses as prefixes",
                 )
+            touched.append(shape)
             self.added, self.removed = self.added + len(new), self.removed + len(old)
             self._shared(shape, _short(old), _short(new))
             if len(old) >= LONG or len(new) >= LONG:
@@ -242,6 +248,14 @@ class _Draft:
                 moved.append(shape)
         if moved:
             self._rewire(moved)
+        closed = before.default == after.default == "deny" and not (before.plan and after.plan)
+        if before.default != after.default or (
+            # From or to nothing: who finds an entry obeys one policy, who finds none the other.
+            not closed and _mixed(touched, moved, self._before, self.own_sets)
+        ):
+            number = self.known.number
+            self.messages += ruleset.number(self._table, number + 1, number)
+            self.known = replace(self.known, number=number + 1)
 
     def _own_address(self, family: int) -> bytes:
         return (self._member.address if family == 4 else self._member.address6).packed
@@ -302,6 +316,22 @@ class _Draft:
             self.known = replace(self.known, dispatching=self.known.dispatching | {role.name})
         self.messages.append(self._table.chain(chain))
         self.messages.append(self._table.send_to(role.verdicts, key, chain))
+
+
+def _mixed(
+    touched: Sequence[Shape],
+    moved: Sequence[Shape],
+    before: Mapping[Shape, _OwnSet],
+    after: Mapping[Shape, _OwnSet],
+) -> bool:
+    """Whether some frame may ask in two places that a change touches.
+
+    A set that all share is one place. Sets of its own are asked by rules that change all at once.
+    """
+    if any((shape in before) != (shape in after) for shape in moved):
+        return True
+    shared = [shape.family for shape in touched if shape not in moved]
+    return len(shared) > len(set(shared)) or bool(shared and moved)
 
 
 def _short(keys: Sequence[bytes]) -> Sequence[bytes]:

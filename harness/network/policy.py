@@ -140,6 +140,7 @@ class Policy:
             raise PolicyError("a resolver is an address without a port")
         for name in ("allow", "deny", "dns"):
             object.__setattr__(self, name, _merged(getattr(self, name)))
+        _ = self.plan, self.near  # whoever has a policy has all of it: applying it reads it only
 
     @classmethod
     def of(

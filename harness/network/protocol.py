@@ -27,7 +27,10 @@ class Member:
 
 @dataclass(frozen=True)
 class Counters:
-    """Frames of one sandbox: sent as itself (allowed or not), refused by policy, and forged."""
+    """Frames of one sandbox: sent as itself (allowed or not), refused by policy, and forged.
+
+    A frame that is judged again, because its policy changed meanwhile, counts again as sent.
+    """
 
     sent: int
     sent_bytes: int

@@ -8,6 +8,12 @@ answers an allowed packet is told by looking the other way in the sets of who al
     a frame from a port -> is it from its own card and address? -> neighbours   ARP, discovery
                                                                 -> policy4, policy6
     policy: allow -> answer -> deny -> private ranges -> open (default allow) -> denied
+
+A frame's rules are all of the time when it came, but each look into a set is of its own moment: a
+change that moves what is allowed from one set to another may happen between two of them, so that
+neither finds it. So a change of more than one place has a number, which stands in a rule and in the
+set `now`: where nothing was found they are compared, and if they differ the frame is judged again,
+by rules of a later time.
 """
 
 from __future__ import annotations
@@ -30,6 +36,8 @@ _FLOW_MS = 30_000
 _GATES = 4
 ADDRESS: Mapping[int, Type] = {4: Type.IPV4, 6: Type.IPV6}
 _MAC, _PRIORITY = 6, -200
+AGAIN = b"cube"
+"""The mark of a frame that is judged again: it cannot bring it, a card takes marks off."""
 _ICMP, _TCP, _UDP, _ICMP6 = 1, 6, 17, 58
 _SYN, _SYN_ACK = 0x02, 0x12
 _ANSWERS = {_ICMP: (0, 3, 11), _ICMP6: (1, 2, 3, 4, 129)}
@@ -44,7 +52,10 @@ PRIVATE = tuple(
     )
 )  # fmt: skip
 """What a default of allow does not open: private, link-local, shared, multicast, reserved."""
-_CHAINS = ("policy", "allow", "answer", "deny", "refuse", "near", "found", "pass", "reply")
+_CHAINS = (
+    "policy", "allow", "answer", "deny", "refuse", "near", "found",
+    "out", "pass", "back", "reply",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -67,7 +78,7 @@ _ARP_MAC, _ARP_SOURCE = Field(Base.NETWORK, 8, 6), Field(Base.NETWORK, 14, 4)
 _ARP_TARGET, _ND_TARGET = Field(Base.NETWORK, 24, 4), Field(Base.TRANSPORT, 8, 16)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # one object each: a change asks for them by the dozen
 class Role:
     """A question in `chain`: is `own` allowed, or denied, `peer`? A hit goes to `then`."""
 
@@ -93,7 +104,7 @@ class Role:
     def dispatch(self, table: Table) -> Sequence[bytes]:
         """Send frames of sandboxes with sets of their own there."""
         own = ADDRESS[4 if self.own.length == 4 else 6]
-        verdicts = Set(self.verdicts, (own,), PORTS, verdicts=True)
+        verdicts = Set(self.verdicts, (own,), verdicts=True)
         rule = table.rule(self.chain, self.own.into(0), nft.dispatch(self.verdicts, 0))
         return [table.set(verdicts), rule]
 
@@ -157,15 +168,23 @@ def skeleton(table: Table) -> Iterator[bytes]:
     """The table before there is any sandbox."""
     yield table.create(nft.OWNER)
     yield from map(table.set, sets())
-    for name in ("spoofed", "denied", "arp", "from6", "advert", "advert6"):
+    for name in ("same", "again", "spoofed", "denied", "arp", "from6", "advert", "advert6"):
         yield table.chain(name)
     for family in (4, 6):
         for name in _CHAINS:
             yield table.chain(f"{name}{family}")
-    yield table.base_chain("from-port", nft.Hook.PREROUTING, _PRIORITY)
-    yield from _from_port(table)
-    yield table.base_chain("to-port", nft.Hook.OUTPUT, _PRIORITY)
-    yield from _to_port(table)
+    for chain, hook, rules in (
+        ("from-port", nft.Hook.PREROUTING, _from_port),
+        ("to-port", nft.Hook.OUTPUT, _to_port),
+    ):
+        yield table.base_chain(chain, hook, _PRIORITY)
+        yield from rules(table, chain)
+        once_more = f"{chain}-again"
+        yield table.base_chain(once_more, hook, _PRIORITY + 1)
+        yield table.rule(once_more, nft.meta(Meta.MARK, 0), nft.differs(0, AGAIN), nft.ACCEPT)
+        yield from rules(table, once_more)
+    yield from _settling(table)
+    yield from _refusing(table)
     yield from _neighbours(table)
     for family in (4, 6):
         yield from _policy(table, family)
@@ -180,7 +199,9 @@ def sets() -> Iterator[Set]:
     spoofed, denied  port: what did not pass, counted
     open4, open6 addresses whose default is allow
     gate4, gate6 the bridge's own addresses, where there is a way to the outside
+    now          the number of the latest change of several places
     """
+    yield Set("now", (Type.MARK,), _GATES)
     for family, address in ADDRESS.items():
         yield Set(f"own{family}", (Type.INTERFACE, Type.ETHER, address), PORTS, counted=True)
         yield Set(f"card{family}", (address,), PORTS, cards=True)
@@ -234,29 +255,53 @@ def _icmp(protocol: int, kind: int) -> Sequence[bytes]:
     return [*_transport(protocol), nft.load(Base.TRANSPORT, 0, 1, 0), nft.equal(0, bytes([kind]))]
 
 
-def _from_port(table: Table) -> Iterator[bytes]:
+def number(table: Table, new: int, old: int | None = None) -> Iterator[bytes]:
+    """Give a transaction a number, by which frames know that it came while they were judged."""
+    before, after = (struct.pack("=I", (one or 0) & 0xFFFFFFFF) for one in (old, new))
+    if old is not None:
+        yield table.empty_chain("same")
+        yield from table.remove("now", [before])
+    yield from table.add("now", [after])
+    asked = [nft.constant(0, after), nft.no_member("now", 0), nft.goto("again")]
+    yield table.rule("same", *asked)
+
+
+def _settling(table: Table) -> Iterator[bytes]:
+    """`same` returns if no change came meanwhile; else `again`, in a later hook, or not at all."""
+    yield from number(table, 0)
+    marked = [nft.meta(Meta.MARK, 0), nft.equal(0, AGAIN)]
+    yield table.rule("again", *marked, nft.DROP)
+    yield table.rule("again", nft.constant(0, AGAIN), nft.set_meta(Meta.MARK, 0), nft.ACCEPT)
+
+
+def _from_port(table: Table, chain: str) -> Iterator[bytes]:
     own4 = _own(_ETHER_SOURCE, _SOURCE[4], "own4")
     own6 = _own(_ETHER_SOURCE, _SOURCE[6], "own6")
     arp = _own(_ETHER_SOURCE, _ARP_SOURCE, "own4")
-    yield table.rule("from-port", *_protocol(0x0800), *own4, nft.goto("policy4"))
-    yield table.rule("from-port", *_protocol(0x86DD), *own6, nft.goto("from6"))
-    yield table.rule("from-port", *_protocol(0x0806), *arp, nft.goto("arp"))
-    yield table.rule("from-port", nft.goto("spoofed"))
+    yield table.rule(chain, *_protocol(0x0800), *own4, nft.goto("policy4"))
+    yield table.rule(chain, *_protocol(0x86DD), *own6, nft.goto("from6"))
+    yield table.rule(chain, *_protocol(0x0806), *arp, nft.goto("arp"))
+    yield table.rule(chain, nft.goto("spoofed"))
+
+
+def _refusing(table: Table) -> Iterator[bytes]:
+    yield table.rule("denied", nft.jump("same"))
     for name in ("spoofed", "denied"):
         yield table.rule(name, nft.meta(Meta.IIF, 0), nft.member(name, 0), nft.DROP)
         yield table.rule(name, nft.DROP)
 
 
-def _to_port(table: Table) -> Iterator[bytes]:
+def _to_port(table: Table, chain: str) -> Iterator[bytes]:
     """From the bridge itself, so from outside, comes only what answers an allowed packet."""
     for family, number in ((4, 0x0800), (6, 0x86DD)):
         protocol = _protocol(number)
         opened = [_DESTINATION[family].into(0), nft.member(f"open{family}", 0)]
-        yield table.rule("to-port", *protocol, nft.jump(f"answer{family}"))
-        yield table.rule("to-port", *protocol, nft.jump(f"refuse{family}"))
-        yield table.rule("to-port", *protocol, *opened, nft.goto(f"reply{family}"))
-    yield table.rule("to-port", *_protocol(0x0806), nft.ACCEPT)
-    yield table.rule("to-port", *_icmp(_ICMP6, _ADVERT), nft.ACCEPT)
+        yield table.rule(chain, *protocol, nft.jump(f"answer{family}"))
+        yield table.rule(chain, *protocol, nft.jump(f"refuse{family}"))
+        yield table.rule(chain, *protocol, *opened, nft.goto(f"back{family}"))
+    yield table.rule(chain, *_protocol(0x0806), nft.ACCEPT)
+    yield table.rule(chain, *_icmp(_ICMP6, _ADVERT), nft.ACCEPT)
+    yield table.rule(chain, nft.jump("same"))
 
 
 def _neighbours(table: Table) -> Iterator[bytes]:
@@ -295,8 +340,11 @@ def _policy(table: Table, family: int) -> Iterator[bytes]:
         if network.version == family:
             yield table.rule(chain, *_within(network), nft.goto("denied"))
     opened = [_SOURCE[family].into(0), nft.member(f"open{family}", 0)]
-    yield table.rule(chain, *opened, nft.goto(f"pass{family}"))
+    yield table.rule(chain, *opened, nft.goto(f"out{family}"))
     yield table.rule(chain, nft.goto("denied"))
+    for way, then in (("out", "pass"), ("back", "reply")):
+        yield table.rule(f"{way}{family}", nft.jump("same"))
+        yield table.rule(f"{way}{family}", nft.goto(f"{then}{family}"))
 
 
 def _within(network: IPv4Network | IPv6Network) -> Sequence[bytes]:

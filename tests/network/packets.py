@@ -15,6 +15,8 @@ from harness.network.namespace import inside
 
 WAIT_S = 0.15
 """A frame that is coming is there within microseconds: so long is waited for one that is not."""
+PATIENCE_S = 5.0
+"""One that must come may be held up by whoever else uses this machine."""
 BROADCAST = b"\xff" * 6
 ALL_PACKETS, IPV4, ARP, IPV6 = 0x0003, 0x0800, 0x0806, 0x86DD
 TCP, UDP, ICMP, ICMP6 = 6, 17, 1, 58
@@ -78,16 +80,16 @@ def packets(line: socket.socket, seconds: float = WAIT_S) -> Iterator[bytes]:
             yield data
 
 
-def saw(line: socket.socket, mark: bytes) -> bool:
-    """Whether a frame with the mark has come."""
-    return any(mark in one for one in packets(line))
+def saw(line: socket.socket, mark: bytes, *, expected: bool = False) -> bool:
+    """Whether a frame with the mark has come; one that is expected is waited for patiently."""
+    return any(mark in one for one in packets(line, PATIENCE_S if expected else WAIT_S))
 
 
 def udp_server(one: Endpoint, port: int, family: int) -> socket.socket:
     with inside(one.namespace):
         server = socket.socket(family, socket.SOCK_DGRAM)
         server.bind(("", port))
-    server.settimeout(WAIT_S)
+    server.settimeout(PATIENCE_S)
     return server
 
 
@@ -103,5 +105,5 @@ def tcp_server(one: Endpoint, port: int, family: int) -> socket.socket:
 def client(one: Endpoint, family: int, kind: int) -> socket.socket:
     with inside(one.namespace):
         line = socket.socket(family, kind)
-    line.settimeout(4 * WAIT_S)
+    line.settimeout(PATIENCE_S)
     return line

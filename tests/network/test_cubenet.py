@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.errors import NotEnoughMemory, SandboxGone
+from harness.errors import NotEnoughMemory, SandboxGone, UsageError
 from harness.host.leftovers import find
 from harness.host.run import Run
 from harness.network import links
@@ -112,6 +112,17 @@ def test_an_attachment_that_fails_leaves_nothing(run: Run, own: Cubenet) -> None
     other.release()
 
 
+def test_an_identity_has_one_place_only(run: Run, own: Cubenet) -> None:
+    with endpoint(run, own, Policy.of(["192.0.2.1"])) as one, namespace(run.folder, "two") as path:
+        before = interfaces(own.namespace)
+        with pytest.raises(UsageError, match="attached already"):
+            own.attach_netns(one.identity, path)
+        with pytest.raises(UsageError, match="attached already"):
+            own.attach_tap(one.identity)
+        assert interfaces(own.namespace) == before and interfaces(path) == {"lo"}
+        own.apply(one.id, Policy())  # the first is there as it was
+
+
 def test_a_process_names_its_namespace_too(run: Run, own: Cubenet) -> None:
     with namespace(run.folder, "process") as path:
         with inside(path):
@@ -178,16 +189,20 @@ def test_the_outside_is_reached_as_policy_says_and_as_one_address(run: Run) -> N
                 process = party.start(words)
                 return process.wait() == 0
 
+            def surely_reaches(where: str) -> bool:
+                """A first question may be lost while somebody else has the machine."""
+                return any(reaches(where) for _ in range(5))
+
             assert not reaches(OUTSIDE) and not reaches(OUTSIDE6)
             net.apply(one.id, Policy(default="allow"))
-            assert reaches(OUTSIDE) and reaches(OUTSIDE6)
+            assert surely_reaches(OUTSIDE) and surely_reaches(OUTSIDE6)
             assert not reaches(str(THERE[0].ip)), "private, and not allowed"
             with inside(one.namespace):
                 line = stack.enter_context(socket.create_connection((OUTSIDE, 7007), 5))
             peer, seen_as = server.accept()
             assert seen_as[0] == "169.254.77.1"
             net.apply(one.id, Policy.of(deny=[f"{OUTSIDE}/32"], default="allow"))
-            assert not reaches(OUTSIDE) and reaches(OUTSIDE6)
+            assert not reaches(OUTSIDE) and surely_reaches(OUTSIDE6)
             peer.sendall(b"still there?")
             line.settimeout(0.2)
             with pytest.raises(TimeoutError):
