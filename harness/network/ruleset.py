@@ -366,12 +366,12 @@ def _passing(table: Table, family: int) -> Iterator[bytes]:
         _DESTINATION_PORT.into(2 * word), _SOURCE_PORT.into(2 * word + 1),
     ]  # fmt: skip
     passing, reply, flows = f"pass{family}", f"reply{family}", f"flows{family}"
-    yield table.rule(passing, *_transport(_UDP), *asked, nft.remember(flows, 0))
+    yield table.rule(passing, nft.meta(Meta.L4PROTO, 0), nft.differs(0, bytes([_UDP])), nft.ACCEPT)
+    yield table.rule(passing, *asked, nft.remember(flows, 0))
     yield table.rule(passing, nft.ACCEPT)
     flags = [nft.load(Base.TRANSPORT, 13, 1, 0), nft.mask(0, bytes([_SYN_ACK]))]
-    begins = [*flags, nft.equal(0, bytes([_SYN]))]
-    yield table.rule(reply, *_transport(_TCP), *begins, nft.goto("denied"))
-    yield table.rule(reply, *_transport(_TCP), *flags, nft.ACCEPT)
+    goes_on = nft.differs(0, bytes([_SYN]))
+    yield table.rule(reply, *_transport(_TCP), *flags, goes_on, nft.ACCEPT)
     yield table.rule(reply, *_transport(_UDP), *answered, nft.member(flows, 0), nft.ACCEPT)
     icmp = _ICMP if family == 4 else _ICMP6
     for kind in _ANSWERS[icmp]:
