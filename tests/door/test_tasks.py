@@ -57,7 +57,7 @@ def test_a_task_runs_its_tier_and_passes_arguments_on(
                 "--profile",
                 "full",
                 "--sharing",
-                "mapped,merged",
+                "forked,merged",
                 "--n",
                 "1000",
             ],
