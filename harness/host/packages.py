@@ -32,6 +32,7 @@ NEEDED = {
     "gcc": "gcc",
     "musl-gcc": "musl-tools",
     "git": "git",
+    "debootstrap": "debootstrap",
 }
 FOR_TESTS = {"chromium": "chromium"}
 COMPONENTS = {"debian": "main contrib non-free", "ubuntu": "main universe multiverse"}
