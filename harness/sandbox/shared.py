@@ -191,8 +191,8 @@ def start(
         try:
             child = subprocess.Popen(
                 [os.fspath(word) for word in words],
-                stdin=far,
-                stdout=far,
+                stdin=far.fileno(),
+                stdout=far.fileno(),
                 stderr=log.descriptor,
                 env=environment,
                 start_new_session=True,  # an interrupt from the keyboard is for us alone

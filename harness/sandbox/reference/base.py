@@ -118,9 +118,7 @@ class ReferenceSubstrate:
 
 def as_root() -> Requirement:
     root = os.geteuid() == 0
-    return Requirement(
-        "root", root, "yes" if root else "no", "run it again as root, or with sudo"
-    )
+    return Requirement("root", root, "yes" if root else "no", "run it again as root, or with sudo")
 
 
 def mark(run: Run) -> Mapping[str, str]:

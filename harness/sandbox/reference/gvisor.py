@@ -29,6 +29,8 @@ from harness.sandbox.shared import START_LIMIT_S, Log, SharedSandbox
 
 INSIDE = ".agent"
 DELETE_LIMIT_S = 20.0
+SEAL = "/run/sealed"
+"""A file written before the checkpoint: a restored sandbox that has it kept its state."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,8 @@ class GvisorSubstrate(ReferenceSubstrate):
     def words(self, run: Run, command: str, *arguments: str | Path) -> list[str]:
         return [
             need("runsc"), "--root", os.fspath(run.folder / "runsc"), "--platform=ptrace",
-            "--network=none", "--ignore-cgroups", "--overlay2=root:memory", command, *map(os.fspath, arguments),
+            "--network=none", "--ignore-cgroups", "--overlay2=root:memory",
+            command, *map(str, arguments),
         ]  # fmt: skip
 
     def prepare(self, run: Run, cache: Path, tier: Tier) -> Reference:
@@ -64,7 +67,7 @@ class GvisorSubstrate(ReferenceSubstrate):
         return replace(template, checkpoint=self._checkpoint(run, cache, template))
 
     def _checkpoint(self, run: Run, cache: Path, template: GvisorTemplate) -> Path:
-        """The folder of a sandbox that was saved once it had worked: on disk, after a reboot too."""
+        """The folder of a sandbox that was saved once it had worked; a reboot leaves it."""
         parts = (template.root.sha256, digest(template.agent), digest(Path(need("runsc"))))
         target = cache / "checkpoints-gvisor" / hashlib.sha256(" ".join(parts).encode()).hexdigest()
         if not target.exists():
@@ -72,6 +75,7 @@ class GvisorSubstrate(ReferenceSubstrate):
             try:
                 sandbox.awaken(START_LIMIT_S)
                 sandbox.first_exec("rehearsal")
+                sandbox.agent.write_file(SEAL, b"")
                 with half_built(target) as folder:
                     self._save(run, sandbox.id, folder)
             finally:
@@ -114,8 +118,9 @@ class GvisorSubstrate(ReferenceSubstrate):
             words = self.words(run, *how, "--detach", "--bundle", folder, id)
             with far:
                 code = subprocess.call(
-                    words, env=run.environment, stdin=far, stdout=far, stderr=log.descriptor
-                )
+                    words, env=run.environment, stdin=far.fileno(), stdout=far.fileno(),
+                    stderr=log.descriptor,
+                )  # fmt: skip
             if code:
                 raise GuestDied(f"runsc did not {how[0]} {id}: {log.said() or code}")
 
@@ -143,7 +148,7 @@ def _config(run: Run, template: Reference, identity: Identity) -> dict[str, Any]
     return {
         "ociVersion": "1.0.2",
         "hostname": identity.hostname,
-        "root": {"path": os.fspath(template.root.path), "readonly": True},
+        "root": {"path": os.fspath(template.root.path), "readonly": False},
         "process": {
             "terminal": False,
             "user": {"uid": 0, "gid": 0},

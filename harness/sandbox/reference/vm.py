@@ -99,7 +99,8 @@ class VmSubstrate(ReferenceSubstrate):
                     "-drive", f"file={_plain(folder / 'disk')},format=raw,if=virtio,snapshot=on",
                     "-kernel", folder / "kernel", "-initrd", folder / "initramfs", "-append",
                     "root=/dev/vda rw console=ttyS0 panic=-1 "
-                    f"systemd.hostname={identity.hostname} systemd.machine_id={identity.machine_id}",
+                    f"systemd.hostname={identity.hostname} "
+                    f"systemd.machine_id={identity.machine_id}",
                     "-chardev", f"file,id=console,path={_plain(console)}",
                     "-serial", "chardev:console", "-no-reboot",
                     "-chardev", f"socket,id=agent,fd={far.fileno()}", "-device", "virtio-serial",
