@@ -86,7 +86,8 @@ def planned(options: Mapping[str, str], profile: str = "quick") -> Plan:
     columns = [known[one] for one in named] or [
         one for one in COLUMNS if profile == "full" or one.substrate not in HEAVY
     ]
-    often = {part: visits or VISITS[profile][part] for part in CONCURRENCIES}
+    usual = VISITS[profile]
+    often = {part: visits if visits and usual[part] else usual[part] for part in CONCURRENCIES}
     return Plan(parts, columns, often, sizes)
 
 
