@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
+from typing import cast
 
 import pytest
 
@@ -19,7 +20,7 @@ from harness.host.run import Run, cache_folder
 from harness.sandbox.identity import allocate
 from harness.sandbox.oci import OciSubstrate
 from harness.sandbox.oci.config import Limits
-from harness.sandbox.protocol import Sandbox, Tier, load
+from harness.sandbox.protocol import Sandbox, Substrate, Template, Tier, load
 from tests.isolation.conftest import INSIDE
 
 SMALL = Limits(memory=48 << 20, pids=24, cpus=0.2)
@@ -50,7 +51,8 @@ def pair(
     with ExitStack() as stack:
         made = []
         for limits in (SMALL, Limits()):
-            substrate = OciSubstrate(limits=limits) if kind == "oci" else load("qemu")
+            made_by = OciSubstrate(limits=limits) if kind == "oci" else load("qemu")
+            substrate = cast("Substrate[Template]", made_by)
             tier = Tier.FULL if kind == "oci" else Tier.DURABLE_POOL
             template = substrate.prepare(run, cache_folder(), tier)
             sandbox = substrate.launch(run, template, tier, allocate(run.leases, run.id))

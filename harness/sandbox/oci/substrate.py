@@ -115,7 +115,7 @@ class OciSubstrate:
         identity: Identity,
         sharing: Sharing = Sharing.MAPPED,
         tap: int | None = None,
-    ) -> SharedSandbox:
+    ) -> OciSandbox:
         if tap is not None:
             raise UsageError("a container has no tap: the shapes with `net` attach it themselves")
         with contextlib.ExitStack() as undo:
