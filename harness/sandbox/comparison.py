@@ -85,6 +85,12 @@ class Stand:
         self._stack.callback(sandbox.destroy)  # an interrupt leaves none behind
         return sandbox
 
+    def _release(self, sandbox: Sandbox) -> None:
+        if self._pool:
+            self._pool.give_back(sandbox)
+        else:
+            sandbox.destroy()
+
     def visit(self, concurrency: int, upto: str) -> Sequence[Climb]:
         """So many cold starts at once up to a rung; a pool that does not fill fails them all."""
         if self._pool:
@@ -102,7 +108,7 @@ class Stand:
         finally:
             gc.enable()
         with ThreadPoolExecutor(WORKERS) as workers:
-            list(workers.map(self._pool.give_back if self._pool else Sandbox.destroy, done))
+            list(workers.map(self._release, done))
         return climbs
 
 

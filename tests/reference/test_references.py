@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ import pytest
 from harness.errors import Unsupported
 from harness.guest import rootfs
 from harness.host.run import Run, cache_folder
-from harness.sandbox.comparison import kernel, marked
+from harness.sandbox.comparison import Column, Stand, kernel, marked, state_survives
 from harness.sandbox.identity import allocate
 from harness.sandbox.ladder import climb
 from harness.sandbox.protocol import Tier, load
@@ -49,6 +50,21 @@ def test_it_climbs_the_ladder_and_leaves_nothing(name: str, tier: Tier, run: Run
     assert not [
         path for path in run.folder.rglob(f"*{made.sandbox.id}*") if "docker" not in path.parts
     ]
+
+
+@needs_root
+@pytest.mark.parametrize(
+    "column", [Column("process", Tier.FULL), Column("oci-overlay", Tier.PREWARM_POOL)], ids=str
+)
+def test_a_visit_ends_with_nothing_running(column: Column, run: Run) -> None:
+    with ExitStack() as stack:
+        stand = Stand(run, cache_folder(), column, stack, 2)
+        before = marked(run)
+        climbs = stand.visit(2, "first-exec")
+        assert [one.failure for one in climbs] == [None, None]
+        assert marked(run) <= before
+        assert not state_survives(stand) or column.substrate == "process"
+    assert not Path("/tmp/mark").exists()
 
 
 def _daemons(run: Run) -> set[int]:
