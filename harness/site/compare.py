@@ -46,6 +46,20 @@ class Kind:
                 best = (entry, one, up)
         return best
 
+    @property
+    def fits(self) -> tuple[Entry, Series, Estimate] | None:
+        """An estimate: how many would fill this machine's memory at what each took."""
+        fleet = self.fleet
+        each = figures.get(fleet[1], "p50") if fleet else None
+        if not fleet or not each or each.value <= 0:
+            return None
+        entry, series, up = fleet
+        return (
+            entry,
+            series,
+            Estimate(entry.record.machine.memory_bytes * up / each.value, None, None),
+        )
+
     def part(self, metric: str) -> tuple[Entry, Series, int] | None:
         """Another definition of memory, of the same fleet."""
         fleet = self.fleet

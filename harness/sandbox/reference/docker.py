@@ -30,6 +30,10 @@ INSIDE = "/.agent"
 IMAGE = "coppice"
 UP_LIMIT_S = 60.0
 REMOVE_LIMIT_S = 20.0
+FOLDERS = tuple(
+    map(Path, ("/run/docker/plugins", "/run/docker", "/run/containerd/s", "/run/containerd"))
+)
+"""Made by the daemons wherever they are told to keep their things."""
 
 
 def client() -> str | None:
@@ -122,6 +126,8 @@ def _daemon(run: Run, template: Reference) -> Sequence[str]:
     assert path
     folder = run.folder / "docker"
     folder.mkdir()
+    made = [path for path in FOLDERS if not path.exists()]
+    run.at_end.callback(_remove_empty, made)
     socket = folder / "socket"
     log = Log(run, "dockerd")
     run.at_end.callback(log.close)
@@ -162,6 +168,12 @@ def _call(
     return subprocess.run(
         words, env=run.environment, stdin=stdin, capture_output=True, timeout=UP_LIMIT_S
     )
+
+
+def _remove_empty(folders: Sequence[Path]) -> None:
+    for folder in folders:
+        with contextlib.suppress(OSError):
+            folder.rmdir()
 
 
 def _stop(daemon: subprocess.Popen[bytes]) -> None:
