@@ -93,8 +93,15 @@ def test_a_program_called_docker_is_believed_when_it_answers_as_docker_does(
     stand_in.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
     assert docker.client() is None
-    stand_in.write_text("#!/bin/sh\necho Docker version 20.10.24, build x\n")
+    stand_in.write_text("#!/bin/sh\necho Docker version 28.2.2, build x\n")
     assert docker.client() == str(stand_in)
+    other = tmp_path / "other"
+    other.mkdir()
+    for name in ("docker", "dockerd"):
+        (other / name).write_text("#!/bin/sh\necho Docker version 20.10.24+dfsg1, build y\n")
+        (other / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{other}")
+    assert docker.client() == str(other / "docker")
 
 
 @needs_root

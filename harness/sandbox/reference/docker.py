@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -37,14 +38,24 @@ FOLDERS = tuple(
 
 
 def client() -> str | None:
-    """The docker that answers as Docker does: a program of that name may be something else."""
-    for folder in os.get_exec_path():
-        path = Path(folder, "docker")
-        if os.access(path, os.X_OK):
-            with contextlib.suppress(OSError, subprocess.TimeoutExpired):
-                said = subprocess.run([path, "--version"], capture_output=True, timeout=10).stdout
-                if said.startswith(b"Docker version"):
-                    return os.fspath(path)
+    """The docker that answers as Docker does, of the daemon's version if there is one.
+
+    A program of that name may be something else, and may be another release's.
+    """
+    daemon = shutil.which("dockerd")
+    wanted = _version(Path(daemon)) if daemon else None
+    paths = [Path(folder, "docker") for folder in os.get_exec_path()]
+    found = {path: version for path in paths if (version := _version(path))}
+    same = [path for path, version in found.items() if version == wanted]
+    return next(map(os.fspath, (*same, *found)), None)
+
+
+def _version(program: Path) -> str | None:
+    """The release that a program of Docker's says it is; None when it is none."""
+    with contextlib.suppress(OSError, subprocess.TimeoutExpired):
+        said = subprocess.run([program, "--version"], capture_output=True, text=True, timeout=10)
+        if found := re.match(r"Docker version (\S+),", said.stdout):
+            return found[1]
     return None
 
 
