@@ -47,10 +47,10 @@ READINGS = 5
 
 # Visits of each column, per rung above concurrency 1 (see harness/sandbox/ladder.py).
 VISITS: Mapping[str, Mapping[str, int]] = {
-    "quick": {"cc1": 4, "cc10": 0, "cc50": 0},
+    "quick": {"cc1": 2, "cc10": 0, "cc50": 0},
     "full": {"cc1": 24, "cc10": 8, "cc50": 2},
 }
-SIZES: Mapping[str, Sequence[int]] = {"quick": (4,), "full": (50, 200)}
+SIZES: Mapping[str, Sequence[int]] = {"quick": (2,), "full": (50, 200)}
 # Fleets are measured in the tier in which a sandbox is made for its caller and kept running.
 NO_FLEET = ("qemu", "oci-raw", "oci-net")
 FLEETS = (
