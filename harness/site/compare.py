@@ -115,8 +115,8 @@ def kinds(corpus: Corpus) -> Sequence[Kind]:
 def absent(corpus: Corpus) -> Sequence[tuple[str, str]]:
     """What the newest record could not measure, and why."""
     entries = list(corpus.of_rig(RIG, corpus.machine))
-    missing = (one for one in entries[-1].record.series if one.metric == "measured-here")
     return [
         (f"{one.dimensions['substrate']}, {one.dimensions['tier']}", str(one.dimensions["reason"]))
-        for one in missing
-    ] if entries else []  # fmt: skip
+        for one in (entries[-1].record.series if entries else ())
+        if one.metric == "measured-here"
+    ]

@@ -77,6 +77,19 @@ int line_fd(void)
     return line;
 }
 
+/* After a call that was interrupted, or would have to wait where none should: gVisor says so of a
+ * host's socket at times. 0: try again. */
+static int again(int fd, short events)
+{
+    struct pollfd ready = {.fd = fd, .events = events};
+
+    int number = errno;
+
+    if (number == EAGAIN)
+        poll(&ready, 1, -1);
+    return number == EINTR || number == EAGAIN ? 0 : -1;
+}
+
 int line_fill(int wait)
 {
     if (in_start == in_end)
@@ -93,7 +106,7 @@ int line_fill(int wait)
     }
     ssize_t got = read(line, inbox + in_end, ROOM - in_end);
     if (got <= 0)
-        return got < 0 && errno == EINTR ? 0 : -1;
+        return got < 0 ? again(line, POLLIN) : -1;
     in_end += (size_t)got;
     return 0;
 }
@@ -163,7 +176,7 @@ void line_flush(void)
 
     while (sent < out_end) {
         ssize_t wrote = write(line_out, outbox + sent, out_end - sent);
-        if (wrote < 0 && errno == EINTR)
+        if (wrote < 0 && again(line_out, POLLOUT) == 0)
             continue;
         if (wrote <= 0)
             break; /* nobody listens; the caller will ask again */
