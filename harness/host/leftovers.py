@@ -71,6 +71,10 @@ def find(runtime: Path, cache: Path | None = None) -> list[Leftover]:
             if dead:
                 found.append(Leftover("lease", run, str(lease)))
     found += [Leftover("half-built", "?", str(built)) for built in _abandoned(cache)]
+    copies = cache / "remote"  # of the harness, by runs that came from another machine
+    for copy in copies.iterdir() if copies.is_dir() else ():
+        if not lives(copy):
+            found.append(Leftover("folder", copy.name, str(copy)))
     return found
 
 
