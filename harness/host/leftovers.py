@@ -20,7 +20,10 @@ from harness.host.run import HALF_BUILT, VARIABLE, cache_folder, lives, locked
 
 @dataclass(frozen=True)
 class Leftover:
-    """One thing of a dead run: `what` is process, settings, mount, lease, folder or half-built."""
+    """One thing of a dead run: `what` is process, settings, mount, lease, folder or half-built.
+
+    On FreeBSD also what leftovers_freebsd.py names.
+    """
 
     what: str
     run_id: str

@@ -44,14 +44,17 @@ class LocalStarted:
 
 
 class Local:
-    """Implements `harness.host.protocol.Host`; `run` owns what is started."""
+    """Implements `harness.host.protocol.Host`; `run` owns what is started.
+
+    Without one it can be asked, and starts nothing.
+    """
 
     name = "this machine"
     clock = "time.perf_counter"
 
-    def __init__(self, run: Run) -> None:
-        self.folder = str(run.folder)
-        self._environment: dict[str, str] = dict(run.environment)
+    def __init__(self, run: Run | None = None) -> None:
+        self.folder = str(run.folder) if run else ""
+        self._environment: dict[str, str] = dict(run.environment if run else os.environ)
 
     def run(self, argv: Sequence[str], *, stdin: bytes = b"", timeout_s: float = 60.0) -> Done:
         started = time.perf_counter()

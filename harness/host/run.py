@@ -26,6 +26,8 @@ from harness.errors import DiskFull
 
 VARIABLE = "COPPICE_RUN"
 """In the environment of every process that a run starts: the run's folder."""
+OURS = "coppice-"
+"""Begins the name of whatever a run makes outside of its folder."""
 LOCK = "owner.lock"
 JOURNAL = "journal.jsonl"
 HALF_BUILT = ".building-"
@@ -72,6 +74,15 @@ class Run:
         return {name: os.environ[name] for name in kept if name in os.environ} | {
             VARIABLE: str(self.folder)
         }
+
+    @property
+    def mark(self) -> str:
+        """What this run's objects in a kernel are called by, where names must be short."""
+        return self.id[-8:]
+
+    def object_name(self, id: str) -> str:
+        """The name of a jail, virtual machine or data set of this run (29 bytes)."""
+        return f"{OURS}{self.mark}-{id}"
 
     def note(self, event: str, **facts: Any) -> None:
         """Add a line to the run's journal: what was done, with monotonic and UTC times."""

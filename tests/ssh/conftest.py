@@ -20,7 +20,11 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     if not (Path(SSHD).exists() and shutil.which("ssh")):
         pytest.skip("needs sshd: bin/setup --tests")
     folder = tmp_path_factory.mktemp("sshd")
-    env = {"XDG_CACHE_HOME": str(folder / "cache"), "COPPICE_RUNTIME": str(folder / "runtime")}
+    env = {
+        "HOME": str(folder),  # its shells read nothing of the user's
+        "XDG_CACHE_HOME": str(folder / "cache"),
+        "COPPICE_RUNTIME": str(folder / "runtime"),
+    }
     with serving(folder, env) as opened:
         yield opened
 
