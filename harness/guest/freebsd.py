@@ -31,6 +31,8 @@ APPLETS = (
     "kenv", "kill", "ln", "ls", "md5", "mkdir", "mount", "mv", "ping", "ps", "pwd", "realpath",
     "rm", "rmdir", "route", "sleep", "stty", "sync", "sysctl", "tail", "tar", "test", "umount",
 )  # fmt: skip
+_LINUX = ("doorbell.c", "self.c", "system.c")
+"""Parts of the agent that agent/freebsd stands in for."""
 FOLDERS = ("bin", "dev", "etc", "proc", "root", "run", "sbin", "tmp", "usr", "var")
 _LOADER_CONF = """\
 autoboot_delay="-1"
@@ -70,8 +72,8 @@ class FreebsdImage:
 
 def sources() -> Sequence[Path]:
     """The agent's: what every system shares, and FreeBSD's own instead of Linux's."""
-    own = {path.name: path for path in sorted((AGENT / "freebsd").glob("*.[ch]"))}
-    shared = {path.name: path for path in sorted(AGENT.glob("*.[ch]"))}
+    own = {path.name: path for path in sorted((AGENT / "freebsd").glob("*.c"))}
+    shared = {path.name: path for path in sorted(AGENT.glob("*.[ch]")) if path.name not in _LINUX}
     return list({**shared, **own}.values())
 
 

@@ -14,16 +14,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from harness.host import cgroups
 from harness.host.merging import NOTE, restore
 from harness.host.run import HALF_BUILT, VARIABLE, cache_folder, lives, locked
 
 
 @dataclass(frozen=True)
 class Leftover:
-    """One thing of a dead run: `what` is process, settings, mount, lease, folder or half-built.
-
-    On FreeBSD also what leftovers_freebsd.py names.
-    """
+    """One thing of a dead run: `what` is cgroup, process, settings, mount, lease, folder or
+    half-built; on FreeBSD also what leftovers_freebsd.py names."""
 
     what: str
     run_id: str
@@ -53,7 +52,13 @@ def find(runtime: Path, cache: Path | None = None) -> list[Leftover]:
     """Everything that dead runs have left, in the order in which it must go."""
     cache = cache or cache_folder()
     folders = [one for one in runtime.iterdir() if one.name != "leases"] if runtime.is_dir() else []
+    # First: what a group holds frozen would not die.
     found = [
+        Leftover("cgroup", id, f"{cgroups.parent_of(runtime)}/{id}")
+        for id in cgroups.find().of_runs(runtime)
+        if not lives(runtime / id)
+    ]
+    found += [
         Leftover("process", folder.name, str(pid))
         for pid, folder in _processes()
         # Asked of each by itself: a run may have begun since the folders were listed.
@@ -97,7 +102,9 @@ def _abandoned(cache: Path) -> Iterator[Path]:
 
 def remove(one: Leftover) -> None:
     """Make one leftover go away; it may have gone by itself."""
-    if one.what == "process":
+    if one.what == "cgroup":
+        cgroups.find().remove(one.name)
+    elif one.what == "process":
         with contextlib.suppress(ProcessLookupError):
             os.kill(int(one.name), signal.SIGKILL)
     elif one.what == "settings":

@@ -17,7 +17,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -61,11 +61,15 @@ def new_run_id() -> str:
 
 @dataclass(frozen=True)
 class Run:
-    """A living run. `folder` is its own; `leases` is shared with every other run."""
+    """A living run. `folder` is its own; `leases` is shared with every other run.
+
+    `at_end` closes what lives as long as the run, such as a daemon that all its sandboxes share.
+    """
 
     id: str
     folder: Path
     leases: Path
+    at_end: contextlib.ExitStack = field(default_factory=contextlib.ExitStack, compare=False)
 
     @property
     def environment(self) -> Mapping[str, str]:
@@ -110,7 +114,8 @@ def open_run(runtime: Path | None = None) -> Iterator[Run]:
             fcntl.flock(lock, fcntl.LOCK_EX)
             lock.write(str(os.getpid()))
             lock.flush()
-            yield run
+            with run.at_end:
+                yield run
     finally:
         reclaim(runtime)
 

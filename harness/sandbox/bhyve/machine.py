@@ -29,7 +29,6 @@ class Shape:
 
     memory_mib: int = 256
     cpus: int = 1
-    network: bool = False
     boot: str = "bhyveload"
 
     def facts(self) -> Mapping[str, str | int]:
