@@ -34,7 +34,15 @@ RIG = RigInfo(
     id="cold-start",
     title="Cold start, the whole clock ladder",
     claims=("coppice-cold-start", "cubesandbox-cold-start"),
-    substrates=("qemu", "bhyve", "noop"),
+    substrates=(
+        "qemu",
+        "bhyve",
+        "jail-raw",
+        "jail-vnet-pf",
+        "jail-zfs-clone",
+        "jail-vnet-zfs-clone",
+        "noop",
+    ),
 )
 TIMEOUT_S = 120.0
 CONCURRENCIES = (1, 10, 50)

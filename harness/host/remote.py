@@ -173,8 +173,9 @@ class FarRun:
         source = Path(far_end.__file__).read_text()
         with contextlib.ExitStack() as stack:
             process = self._connection.popen(shlex.join([python, "-c", source, self._mark]))
-            stack.callback(self._end, process)
             assert process.stdin and process.stdout and process.stderr
+            for pipe in (process.stdout, process.stderr):
+                stack.callback(pipe.close)
             for target, arguments in (
                 (_listen, (process.stderr, self._mark, self._said)),
                 (_show, (process.stdout,)),
@@ -182,6 +183,7 @@ class FarRun:
                 thread = threading.Thread(target=target, args=arguments)
                 thread.start()
                 stack.callback(thread.join)
+            stack.callback(self._end, process)  # the first to go: the threads wait for it
             self._send(process.stdin, argv)
             return self._see_through(process, results)
 
@@ -252,7 +254,7 @@ class FarRun:
 
     def _end(self, process: subprocess.Popen[bytes]) -> None:
         """Whatever happened: the end of stdin tells the far end, which is waited for."""
-        assert process.stdin and process.stdout and process.stderr
+        assert process.stdin
         with contextlib.suppress(OSError):
             process.stdin.close()
         try:

@@ -40,8 +40,9 @@ def runtime_folder() -> Path:
     if named:
         # Processes and mounts name it, and are found by that name: it must not depend on who asks.
         return Path(named).resolve()
-    if os.geteuid() == 0 and os.access("/run", os.W_OK):
-        return Path("/run/coppice")
+    for place in ("/run", "/var/run"):  # FreeBSD has the second alone
+        if os.geteuid() == 0 and os.access(place, os.W_OK):
+            return Path(place, "coppice")
     user = os.environ.get("XDG_RUNTIME_DIR")
     return (
         Path(user) / "coppice" if user else Path(tempfile.gettempdir()) / f"coppice-{os.getuid()}"

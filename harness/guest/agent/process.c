@@ -117,18 +117,18 @@ extern char **environ;
 
 #ifdef __FreeBSD__
 /* Its C library has no execvpe; a child that shares no memory may change its own environment. */
-static void run_by_name(char *const *arguments, char **environment)
+static void run_by_name(char *const *arguments, char *const *environment)
 {
     const char *path = getenv("PATH");
     char where[1024];
 
     if (path)
         snprintf(where, sizeof where, "%s", path);
-    environ = environment;
+    environ = (char **)(uintptr_t)environment;
     execvP(arguments[0], path ? where : "/bin:/sbin", arguments);
 }
 #else
-static void run_by_name(char *const *arguments, char **environment)
+static void run_by_name(char *const *arguments, char *const *environment)
 {
     execvpe(arguments[0], arguments, environment);
 }

@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.errors import Unsupported
+from harness.errors import NameTaken, Unsupported
 from harness.guest.freebsd import FreebsdImage, build
 from harness.host import freebsd
 from harness.host.local import Local
@@ -133,8 +133,9 @@ class BhyveSubstrate:
     ) -> BhyveSandbox:
         vm = Vm(host, run.object_name(identity.id))
         try:
+            plug = vm.plug(tap)
             vm.load(self._shape, image.stage)
-            vm.start(arguments(self._shape, vm.name, tap=tap, mac=identity.mac))
+            vm.start(arguments(self._shape, vm.name, tap=plug, mac=identity.mac))
         except BaseException:
             vm.destroy()
             identity.release()
@@ -148,12 +149,14 @@ class BhyveSubstrate:
         assert template.checkpoint
         vm = Vm(template.host, run.object_name(identity.id))
         try:
+            plug = vm.plug(tap)
             vm.create()
         except BaseException:
+            vm.destroy(keep=isinstance(sys.exc_info()[1], NameTaken))
             identity.release()
             raise
         words = arguments(
-            template.shape, vm.name, tap=tap, mac=identity.mac,
+            template.shape, vm.name, tap=plug, mac=identity.mac,
             restore=template.checkpoint.memory, share=share,
         )  # fmt: skip
         return BhyveSandbox(vm, identity, State.EMPTY, Start(words))

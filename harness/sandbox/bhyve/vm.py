@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from harness.errors import CommandFailed, GuestDied, NameTaken, SandboxError, Unsupported
 from harness.host.protocol import Host, Started, failure, must
+from harness.network.pf_cubenet import make_interface, remove_interface, tap_number
 from harness.sandbox.bhyve import machine
 from harness.sandbox.bhyve.machine import Shape
 
@@ -21,6 +22,15 @@ class Vm:
         self.host = host
         self.name = name
         self.process: Started | None = None
+        self._own_tap: str | None = None
+
+    def plug(self, tap: int | None) -> int:
+        """The tap of its card: that one, or one of its own, which leads nowhere. A guest has a
+        card in any case, so that it has an address to be told from its twins by."""
+        if tap is not None:
+            return tap
+        self._own_tap = make_interface(self.host, "tap", self.name)
+        return tap_number(self._own_tap)
 
     def create(self) -> None:
         """Make it in the kernel, empty. NameTaken when one of that name is there already."""
@@ -70,13 +80,18 @@ class Vm:
     def said(self) -> str:
         return self.process.said() if self.process else ""
 
-    def destroy(self) -> None:
+    def destroy(self, keep: bool = False) -> None:
         """End the process, then the machine, which stays in the kernel otherwise; safe to call
-        twice. Killed, not asked: a process that is stopped hears nothing else."""
+        twice. Killed, not asked: a process that is stopped hears nothing else. `keep` leaves a
+        machine that is somebody else's."""
         if self.process is not None:
             self.process.end()
             self.process = None
-        self.host.run(machine.destroy(self.name))
+        if not keep:
+            self.host.run(machine.destroy(self.name))
+        if self._own_tap is not None:
+            remove_interface(self.host, self._own_tap)
+            self._own_tap = None
 
     def _explained(self, error: Exception) -> Exception:
         """A stale /dev/vmm entry, and a kernel without vmm, told from other failures."""
