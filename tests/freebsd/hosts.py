@@ -8,6 +8,7 @@ from run to run (names that are drawn, sizes in bytes of what is built) is writt
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 import signal
@@ -44,14 +45,13 @@ class Guest(threading.Thread):
     the words that it is told to touch. `alive` cleared: it answers nobody, as when it is stopped.
     """
 
-    def __init__(self, line: socket.socket, *, greets: bool, stopped: bool = False) -> None:
+    def __init__(self, line: socket.socket, *, greets: bool) -> None:
         super().__init__(daemon=True)
         self._line = line
         self._greets = greets
         self._key = bytes(16)
         self.runs = threading.Event()
-        if not stopped:
-            self.runs.set()
+        self.runs.set()
         self.hostname = ""
 
     def run(self) -> None:
@@ -66,6 +66,8 @@ class Guest(threading.Thread):
                         self._line.sendall(answer)
         except OSError:
             pass  # the harness has hung up
+        finally:
+            self._line.close()
 
     def _answer(self, kind: Kind, id: int, payload: bytes) -> Sequence[bytes]:
         if kind is Kind.PING:
@@ -148,8 +150,8 @@ class Documented:
     """Implements `Host`, written from documentation and known facts, NOT recorded.
 
     `answers` are patterns of whole command lines; the first that matches holds. `files` are
-    there to be got. `starts` are patterns of what may be started: a code that it ended with at once,
-    or None for a guest that answers.
+    there to be got. `starts` are patterns of what may be started: a code that it ended with at
+    once, or None for a guest that answers.
     """
 
     answers: Sequence[tuple[str, Answer | Callable[[re.Match[str]], Answer]]]
@@ -167,6 +169,9 @@ class Documented:
         self.log.append(words)
         if stdin:
             self.stdins[words] = stdin.decode()
+        self._move_files(argv)
+        if argv[:2] == ["test", "-e"]:
+            return Done(argv, 0 if argv[2] in self.files else 1, b"", b"", 0.0, 0.0)
         for pattern, answer in self.answers:
             if found := re.fullmatch(pattern, words, re.S):
                 given = answer if isinstance(answer, Answer) else answer(found)
@@ -174,6 +179,14 @@ class Documented:
                     argv, given.code, given.stdout.encode(), given.stderr.encode(), 0.0, 0.0
                 )
         raise Unknown(f"the script does not know: {words}")
+
+    def _move_files(self, argv: Sequence[str]) -> None:
+        """What was put there moves and goes with its folder."""
+        if argv[0] in ("mv", "rm"):
+            for path in [one for one in self.files if one.startswith(f"{argv[2]}/")]:
+                content = self.files.pop(path)
+                if argv[0] == "mv":
+                    self.files[argv[3] + path.removeprefix(argv[2])] = content
 
     def put(self, content: bytes | Path, path: str, mode: int = 0o644) -> None:
         self.log.append(f"put {fixed(path)}")
@@ -192,10 +205,9 @@ class Documented:
         self.log.append(f"start {words}")
         for pattern, code in self.starts:
             if re.fullmatch(pattern, words):
-                restored = " -r " in words
                 process = ScriptedProcess(
                     1000 + len(self.processes),
-                    lambda line: Guest(line, greets=not restored),
+                    functools.partial(Guest, greets=" -r " not in words),
                     code,
                     "vm exit: it was told so" if code is not None else "",
                 )
@@ -332,8 +344,7 @@ class Replay:
         self, argv: Sequence[str], name: str, env: Mapping[str, str] | None = None
     ) -> Started:
         self._take("start", " ".join(argv))
-        restored = "-r" in argv
-        return _Replayed(self, lambda line: Guest(line, greets=not restored))
+        return _Replayed(self, functools.partial(Guest, greets="-r" not in argv))
 
     def signal(self, process: Started, number: int) -> None:
         self._take("signal", signal.Signals(number).name)

@@ -51,7 +51,7 @@ class Checkpoint:
 
 
 def folder_for(cache: str, built_from: Mapping[str, Scalar]) -> str:
-    """Where a checkpoint is; UsageError when bhyve could not name it."""
+    """Where a checkpoint is; UsageError when bhyve could not name it, whatever it is built from."""
     name = hashlib.sha256(json.dumps(dict(built_from), sort_keys=True).encode()).hexdigest()[:16]
     folder = f"{cache}/bhyve/{name}"
     longest = f"{folder}/{MEMORY}{max(SUFFIXES, key=len)}"

@@ -93,6 +93,8 @@ class BhyveSubstrate:
             if not need.satisfied:
                 remedy = (need.remedy or "").replace("TIER", tier)
                 raise Unsupported(f"bhyve needs {need.what}; {need.detail}", hint=remedy)
+        if tier.restores:
+            checkpoints.folder_for(str(cache), {})  # one that cannot be is refused at once
         image = build(host, str(cache), kernel=True)
         sealed = self._sealed(host, run, str(cache), image) if tier.restores else None
         shares = freebsd.vnode_patch(host).satisfied
