@@ -35,14 +35,9 @@ RIG = RigInfo(
     title="Cold start, the whole clock ladder",
     claims=("coppice-cold-start", "cubesandbox-cold-start"),
     substrates=(
-        "qemu",
-        "bhyve",
-        "jail-raw",
-        "jail-vnet-pf",
-        "jail-zfs-clone",
-        "jail-vnet-zfs-clone",
-        "noop",
-    ),
+        "qemu", "bhyve", "oci-raw", "oci-net", "oci-overlay", "oci-net-overlay",
+        "jail-raw", "jail-vnet-pf", "jail-zfs-clone", "jail-vnet-zfs-clone", "noop",
+    ),  # fmt: skip
 )
 TIMEOUT_S = 120.0
 CONCURRENCIES = (1, 10, 50)
@@ -263,6 +258,8 @@ def task_of(case: Case, profile: str) -> str:
     """The command that repeats this case."""
     options = [] if profile == "quick" else [f"--profile {profile}"]
     task = f"bench:{case.substrate}-{case.tier}"
+    if case.substrate.startswith("oci-"):
+        task = f"bench:{case.substrate}"
     if case.substrate == "noop":
         task, options = "bench", ["--substrate noop", *options]
     return " -- ".join([f"mise run {task}", *([" ".join(options)] if options else [])])

@@ -70,9 +70,9 @@ class Cgroups:
                         with contextlib.suppress(OSError):
                             (group / freezer.file.name).write_bytes(freezer.off)
                     _kill_all(group)
-                for group, _, _ in os.walk(folder, topdown=False):
+                for emptied, _, _ in os.walk(folder, topdown=False):
                     with contextlib.suppress(OSError):
-                        Path(group).rmdir()
+                        Path(emptied).rmdir()
             if time.monotonic() > deadline:
                 return
             time.sleep(0.002)

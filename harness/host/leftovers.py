@@ -32,7 +32,7 @@ class Leftover:
     name: str
 
 
-def _processes() -> Iterator[tuple[int, Path]]:
+def processes() -> Iterator[tuple[int, Path]]:
     """Every process that carries a run's folder. Other users' environments are not readable."""
     if FREEBSD:
         import psutil
@@ -71,7 +71,7 @@ def find(runtime: Path, cache: Path | None = None) -> list[Leftover]:
     ]
     found += [
         Leftover("process", folder.name, str(pid))
-        for pid, folder in _processes()
+        for pid, folder in processes()
         # Asked of each by itself: a run may have begun since the folders were listed.
         if folder.parent == runtime and not lives(folder)
     ]

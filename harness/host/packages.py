@@ -42,7 +42,7 @@ SERVICES = {
     "docker.io": ("docker.service", "docker.socket", "containerd.service"),
     "openssh-server": ("ssh.service", "ssh.socket"),
 }
-"""What a package would have run for ever: a rig starts its own, and a host that measures is idle."""
+"""What a package would run for ever: a rig starts its own, and a host that measures is idle."""
 COMPONENTS = {"debian": "main contrib non-free", "ubuntu": "main universe multiverse"}
 """Where all of these packages are; the machine's lists may name fewer."""
 APT = Path("/etc/apt")

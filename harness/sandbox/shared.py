@@ -54,7 +54,8 @@ class Signals:
 
 class SharedSandbox:
     """Implements `harness.sandbox.protocol.Sandbox`. `end` takes down what `launch` put up, and is
-    called once; `said` is what the starting program wrote, for an error's message."""
+    called once; `said` is what the starting program wrote, for an error's message. `restore` brings
+    one that has no process yet to where its agent waits, when it is first woken."""
 
     def __init__(
         self,
@@ -64,6 +65,7 @@ class SharedSandbox:
         *,
         hold: Hold | None = None,
         said: Callable[[], str] = str,
+        restore: Callable[[], None] | None = None,
     ) -> None:
         self.id = identity.id
         self.identity = identity
@@ -71,6 +73,7 @@ class SharedSandbox:
         self._end: Callable[[], None] | None = end
         self._hold = hold
         self._said = said
+        self._restore = restore
         self._held = False
         self._resumed = 0.0
 
@@ -78,6 +81,10 @@ class SharedSandbox:
 
     def awaken(self, timeout_s: float) -> float:
         """Put a nonce before the agent, let it run if it is held, wait for its answer."""
+        if self._restore:
+            restore, self._restore = self._restore, None
+            restore()
+            self._resumed = time.perf_counter()
         nonce = os.urandom(16)
         id = self.agent.send(Kind.PING, bytes(8) + nonce)
         if self._held:
@@ -104,9 +111,13 @@ class SharedSandbox:
     # Off the timed path.
 
     def wait_for_start(self, timeout_s: float = START_LIMIT_S) -> None:
-        """Wait until its agent says that it runs, and give it the key that it answers with."""
+        """Wait until its agent says that it runs, and give it the key that it answers with.
+
+        One that is to be restored said so long ago, and finds its key when it wakes.
+        """
         try:
-            self.agent.wait_for_start(timeout_s)
+            if not self._restore:
+                self.agent.wait_for_start(timeout_s)
             self.agent.send(Kind.IDENTITY, field(Tag.KEY, self.identity.key))
         except (GuestDied, GuestTimeout) as error:
             said = self._said()
@@ -180,8 +191,8 @@ def start(
         try:
             child = subprocess.Popen(
                 [os.fspath(word) for word in words],
-                stdin=far,
-                stdout=far,
+                stdin=far.fileno(),
+                stdout=far.fileno(),
                 stderr=log.descriptor,
                 env=environment,
                 start_new_session=True,  # an interrupt from the keyboard is for us alone

@@ -35,7 +35,7 @@ class Runc:
         return cls(need(PROGRAM), run.folder / "runc", run.environment)
 
     def words(self, command: str, *arguments: str | Path) -> list[str]:
-        return [self.program, "--root", os.fspath(self.state), command, *map(os.fspath, arguments)]
+        return [self.program, "--root", str(self.state), command, *map(str, arguments)]
 
     def write(self, folder: Path, config: Mapping[str, Any]) -> None:
         """Make a folder a bundle."""

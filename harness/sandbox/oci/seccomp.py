@@ -54,7 +54,7 @@ poll ppoll pselect6 recvfrom recvmmsg recvmsg select semctl semget semop semtime
 sendto setsockopt shmat shmctl shmdt shmget shutdown socketpair
 """
 _FAMILIES = (1, 2, 10, 16)
-"""AF_UNIX, AF_INET, AF_INET6, AF_NETLINK: no packet sockets, no vsock to a hypervisor, no AF_ALG."""
+"""AF_UNIX, AF_INET, AF_INET6, AF_NETLINK: no packets, no vsock to a hypervisor, no AF_ALG."""
 _NEW_NAMESPACES = 0x7E020000
 """Every CLONE_NEW flag that clone takes."""
 

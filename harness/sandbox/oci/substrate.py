@@ -29,7 +29,7 @@ from harness.sandbox.oci.config import Limits
 from harness.sandbox.oci.requirements import requirements
 from harness.sandbox.oci.runc import PROGRAM, Runc, init_of
 from harness.sandbox.protocol import Sharing, Tier
-from harness.sandbox.shared import Log, SharedSandbox, Signals, ended, start
+from harness.sandbox.shared import Log, SharedSandbox, Signals, start
 
 MIB = 1 << 20
 
