@@ -251,7 +251,7 @@ def test_cold_start(
     assert claimed.samples, (
         f"no cold start succeeded, the first because {claimed.failures[0].reason}"
     )
-    rig_run.deliver(benchmark, claimed.samples, record)
+    rig_run.deliver(benchmark, claimed, record)
 
 
 def task_of(case: Case, profile: str) -> str:

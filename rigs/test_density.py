@@ -358,6 +358,8 @@ def test_density(
         task=f"mise run bench:density -- {options} --profile {profile}",
         broken=findings.broken,
     )
-    replies = next((one.samples for one in findings.series if one.metric == "reply"), ())
-    assert replies, f"no sandbox of the fleet answered: {findings.broken or 'none came up'}"
+    replies = next((one for one in findings.series if one.metric == "reply"), None)
+    assert replies and replies.samples, (
+        f"no sandbox of the fleet answered: {findings.broken or 'none came up'}"
+    )
     rig_run.deliver(benchmark, replies, record)

@@ -73,7 +73,7 @@ def main(options: argparse.Namespace) -> int:
     before = set(find(options.results))
     code = _pytest(files, options, given)
     made = [path for path in find(options.results) if path not in before]
-    for line in summary.lines(made):
+    for line in summary.lines(made) if options.rig else ():
         print(line)
     if made:
         print(f"\nrecords: {made[0].parent}")
@@ -134,11 +134,13 @@ def _pytest(files: list[Path], options: argparse.Namespace, given: Mapping[str, 
     with tempfile.TemporaryDirectory(prefix="coppice-") as folder:
         benchmarks = Path(folder) / "benchmark.json"
         command = [sys.executable, "-m", "pytest", *map(str, files), "-p", "no:cacheprovider"]
-        command += ["--rootdir", str(ROOT), "-c", str(ROOT / "pyproject.toml"), "-v", "--tb=short"]
+        command += ["--rootdir", str(ROOT), "-c", str(ROOT / "pyproject.toml"), "--tb=short"]
+        command += ["-p", "harness.progress", "-o", "addopts=", "-q", "--no-header", "-rN"]
+        command += ["--strict-markers", "--strict-config"]
         command += [
             "--timeout=0",
             f"--benchmark-json={benchmarks}",
-            "--benchmark-columns=median,max,rounds",
+            "--benchmark-quiet",
         ]
         command += [f"--profile={options.profile}", f"--results={options.results.absolute()}"]
         for name in ("substrate", "tier", "concurrency"):
