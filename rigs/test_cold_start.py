@@ -35,9 +35,9 @@ RIG = RigInfo(
     title="Cold start, the whole clock ladder",
     claims=("coppice-cold-start", "cubesandbox-cold-start"),
     substrates=(
-        "qemu", "bhyve", "oci-raw", "oci-net", "oci-overlay", "oci-net-overlay",
-        "jail-raw", "jail-vnet-pf", "jail-zfs-clone", "jail-vnet-zfs-clone", "noop",
-    ),  # fmt: skip
+        *("qemu", "bhyve", "oci-raw", "oci-net", "oci-overlay", "oci-net-overlay"),
+        *("jail-raw", "jail-vnet-pf", "jail-zfs-clone", "jail-vnet-zfs-clone", "noop"),
+    ),
 )
 TIMEOUT_S = 120.0
 CONCURRENCIES = (1, 10, 50)
