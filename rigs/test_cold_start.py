@@ -35,17 +35,8 @@ RIG = RigInfo(
     title="Cold start, the whole clock ladder",
     claims=("coppice-cold-start", "cubesandbox-cold-start"),
     substrates=(
-        "qemu",
-        "bhyve",
-        "oci-raw",
-        "oci-net",
-        "oci-overlay",
-        "oci-net-overlay",
-        "jail-raw",
-        "jail-vnet-pf",
-        "jail-zfs-clone",
-        "jail-vnet-zfs-clone",
-        "noop",
+        *("qemu", "bhyve", "oci-raw", "oci-net", "oci-overlay", "oci-net-overlay"),
+        *("jail-raw", "jail-vnet-pf", "jail-zfs-clone", "jail-vnet-zfs-clone", "noop"),
     ),
 )
 TIMEOUT_S = 120.0

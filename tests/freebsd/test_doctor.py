@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from harness.host import freebsd, leftovers_freebsd
 from harness.host.requirement import Requirement
+from harness.measure import memory_freebsd
+from harness.sandbox.fleet import runnable_on_freebsd
 from tests.freebsd.documented import FAILS, host
 from tests.freebsd.hosts import Answer
+from tests.measure.systems import Canned
 
 
 def lines(*first: tuple[str, Answer]) -> dict[str, Requirement]:
@@ -127,3 +132,22 @@ def test_what_was_found_is_removed_and_nothing_else() -> None:
 def test_a_host_that_has_nothing_of_all_this_is_clean() -> None:
     there = host(*((command, FAILS) for command, _ in LEFT))
     assert leftovers_freebsd.find(there, lambda mark: False) == []
+
+
+def test_the_hosts_memory_is_read_of_vmstats_counters(tmp_path: Path) -> None:
+    said = (
+        "hw.pagesize: 4096\nvm.stats.vm.v_free_count: 1000\nvm.stats.vm.v_inactive_count: 200\n"
+        "vm.stats.vm.v_laundry_count: 30\nvm.stats.vm.v_active_count: 4\n"
+        "vm.stats.vm.v_wire_count: 500\nkstat.zfs.misc.arcstats.size: 8192"
+    )
+    names = " ".join(line.partition(":")[0] for line in said.splitlines())
+    there = Canned("freebsd", tmp_path, programs={f"sysctl -i {names}": said})
+    memory = memory_freebsd.read(there)
+    assert memory.to_be_had == 1230 * 4096
+    assert memory.free_and_caches == 1230 * 4096 + 8192
+    assert dict(memory.parts())["wire"] == 500 * 4096
+
+
+def test_threads_that_want_a_processor_are_read_of_vmtotal() -> None:
+    said = "System wide totals:\nProcesses:\t\t(RUNQ: 3 Disk Wait: 0 Page Wait: 0 Sleep: 44)\n"
+    assert runnable_on_freebsd(said) == 3 and runnable_on_freebsd("") == 0
