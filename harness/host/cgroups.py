@@ -143,7 +143,8 @@ def find() -> Cgroups:
                 controllers = (Path(point) / "cgroup.controllers").read_text().split()
                 unified = dict.fromkeys((*controllers, "freezer"), Path(point))
     if mounts:
-        return Cgroups(1, mounts)
+        # Of a hybrid the second version limits nothing, but groups are made in it all the same.
+        return Cgroups(1, mounts | ({"unified": unified["freezer"]} if unified else {}))
     return Cgroups(2, unified) if unified else Cgroups(0, {})
 
 

@@ -140,7 +140,8 @@ def remove(one: Leftover) -> None:
     elif one.what == "mount":
         import sh
 
-        sh.umount("-l", one.name)
+        with contextlib.suppress(sh.ErrorReturnCode):  # who else clears up may have been first
+            sh.umount("-l", one.name)
     elif Path(one.name).is_dir():
         shutil.rmtree(one.name, ignore_errors=True)
     else:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+
+import psutil
 
 from harness.errors import CoppiceError
 from harness.host import leftovers
@@ -82,6 +85,12 @@ class Stand:
         self._stack.callback(sandbox.destroy)  # an interrupt leaves none behind
         return sandbox
 
+    def _release(self, sandbox: Sandbox) -> None:
+        if self._pool:
+            self._pool.give_back(sandbox)
+        else:
+            sandbox.destroy()
+
     def visit(self, concurrency: int, upto: str) -> Sequence[Climb]:
         """So many cold starts at once up to a rung; a pool that does not fill fails them all."""
         if self._pool:
@@ -99,7 +108,7 @@ class Stand:
         finally:
             gc.enable()
         with ThreadPoolExecutor(WORKERS) as workers:
-            list(workers.map(self._pool.give_back if self._pool else Sandbox.destroy, done))
+            list(workers.map(self._release, done))
         return climbs
 
 
@@ -124,7 +133,9 @@ def state_survives(stand: Stand) -> bool:
             first.agent.write_file(MARK, b"here")
     with alive(stand) as second:
         path = SEAL if stand.column.tier.restores else MARK
-        return second.agent.run(["/bin/cat", path]).code == 0
+        there = second.agent.run(["/bin/cat", path]).code == 0
+        second.agent.run(["/bin/rm", "-f", MARK])  # a bare process has written on this host
+        return there
 
 
 @contextlib.contextmanager
@@ -148,8 +159,21 @@ class Held:
 
 
 def marked(run: Run) -> set[int]:
-    """Every process of a run, this one not among them."""
-    return {pid for pid, folder in leftovers.processes() if folder == run.folder}
+    """Every process of a run, this one not among them.
+
+    By the mark in its environment, or by the run's folder among its arguments: runsc starts its
+    own with neither of ours. With all that they have started.
+    """
+    found = {pid for pid, folder in leftovers.processes() if folder == run.folder}
+    name = os.fsencode(run.folder)
+    for process in psutil.process_iter():
+        with contextlib.suppress(OSError):
+            if name in Path(f"/proc/{process.pid}/cmdline").read_bytes():
+                found.add(process.pid)
+    for pid in list(found):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            found |= {one.pid for one in psutil.Process(pid).children(recursive=True)}
+    return found - {os.getpid()}
 
 
 def held(pids: set[int], sandboxes: Sequence[Sandbox]) -> Held:

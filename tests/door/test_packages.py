@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -164,3 +165,17 @@ def test_where_it_cannot_install_it_says_what_to_install(
     left = packages.install(look=lambda tests: ["lz4", "netperf"], root=root)
     assert left == ["lz4", "netperf"]
     assert re.fullmatch(words, capsys.readouterr().err)
+
+
+def test_what_is_installed_starts_no_service_and_a_policy_of_the_machines_stays(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    policy = tmp_path / "policy-rc.d"
+    monkeypatch.setattr(packages, "POLICY", policy)
+    with packages._no_service_started():
+        assert subprocess.run([policy, "docker", "start"]).returncode == 101
+    assert not policy.exists()
+    policy.write_text("own")
+    with packages._no_service_started():
+        assert policy.read_text() == "own"
+    assert policy.read_text() == "own"

@@ -95,7 +95,6 @@ def check(identity: Identity) -> None:
 def bundle(
     identity: Identity,
     root: Path,
-    agent: Path,
     limits: Limits,
     unlimited: Sequence[str],
     group: str,
@@ -130,7 +129,6 @@ def bundle(
             _mount("/dev/shm", "tmpfs", *_PLAIN, "mode=1777", "size=64m"),
             _mount("/dev/mqueue", "mqueue", *_PLAIN),
             _mount("/sys", "sysfs", *_PLAIN, "ro"),
-            _mount(AGENT, "bind", "bind", "ro", "nosuid", "nodev", source=os.fspath(agent)),
         ],
         "linux": {
             "namespaces": [{"type": name} for name in NAMESPACES],
@@ -146,5 +144,5 @@ def bundle(
     }
 
 
-def _mount(at: str, kind: str, *options: str, source: str = "") -> dict[str, Any]:
-    return {"destination": at, "type": kind, "source": source or kind, "options": options}
+def _mount(at: str, kind: str, *options: str) -> dict[str, Any]:
+    return {"destination": at, "type": kind, "source": kind, "options": options}

@@ -28,12 +28,12 @@ def run_echo(run: Run, substrate: OciSubstrate, template: OciTemplate, word: str
         roots.lay_over(template.lower, folder, folder / "root")
         roots.name(folder / "root", identity)
         bundle = config.bundle(
-            identity, folder / "root", template.agent, substrate.limits,
+            identity, folder / "root", substrate.limits,
             template.cgroups.unlimited, f"{template.group}/{identity.id}", {},
         )  # fmt: skip
         bundle["process"]["args"] = [ECHO, word]
         template.runc.write(folder, bundle)
-        words = template.runc.words("run", "--bundle", folder, identity.id)
+        words = template.runc.words("run", "--no-new-keyring", "--bundle", folder, identity.id)
         began = time.perf_counter()
         done = subprocess.run(
             words,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import hashlib
 import os
 import shutil
 import stat
@@ -17,19 +18,27 @@ from harness.errors import DiskFull, ImageError, Unsupported
 from harness.guest.rootfs import RootFs
 from harness.host.process import run as run_program
 from harness.host.run import half_built
+from harness.measure.record import digest
 from harness.sandbox.identity import Identity
-from harness.sandbox.oci.config import USERS
+from harness.sandbox.oci.config import AGENT, USERS
 
 _DETACH = 2
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-def shifted(root: RootFs, cache: Path) -> Path:
-    """The root with its owners shifted by USERS; made the first time. Raises DiskFull."""
-    target = cache / "roots-shifted" / f"{root.sha256}-{USERS:x}"
+def shifted(root: RootFs, agent: Path, cache: Path) -> Path:
+    """The root with its owners shifted by USERS and the agent in it; made the first time.
+
+    A mount of the agent would show inside where it lies on this host. Raises DiskFull.
+    """
+    parts = f"{root.sha256} {digest(agent)} {USERS}"
+    target = cache / "roots-shifted" / hashlib.sha256(parts.encode()).hexdigest()
     if not target.exists():
         with half_built(target) as folder:
             copy(root.path, folder / "root")
+            inside = folder / "root" / AGENT.lstrip("/")
+            inside.unlink(missing_ok=True)
+            shutil.copy(agent, inside)
             for parent, names, files in os.walk(folder / "root"):
                 _shift(Path(parent))
                 for name in (*names, *files):

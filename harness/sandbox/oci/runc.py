@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.errors import CoppiceError, SandboxError
+from harness.errors import SandboxError
 from harness.host.process import need
 from harness.host.run import Run
 
@@ -68,11 +68,3 @@ def init_of(pid_file: Path, said: str) -> int:
         return int(pid_file.read_text())
     except (OSError, ValueError) as error:
         raise SandboxError(f"runc started nothing{f': {said}' if said else ''}") from error
-
-
-def version() -> str:
-    """What runc says of itself; CoppiceError when it does not even answer."""
-    answer = subprocess.run([need(PROGRAM), "--version"], capture_output=True, text=True)
-    if answer.returncode:
-        raise CoppiceError(f"{PROGRAM} does not answer: {answer.stderr.strip()}")
-    return answer.stdout.splitlines()[0]

@@ -88,7 +88,7 @@ class OciSubstrate:
         lacking = [one for one in self.requirements() if not one.satisfied]
         if lacking:
             raise Unsupported(f"{lacking[0].what}: {lacking[0].detail}", hint=lacking[0].remedy)
-        root = self.root(cache)
+        root, agent = self.root(cache), shared_agent.build(cache)
         folder = run.folder / "oci"
         folder.mkdir(exist_ok=True)
         roots.check_reachable(folder)
@@ -96,8 +96,8 @@ class OciSubstrate:
         own = cgroups.find()
         run.at_end.callback(own.remove, group)
         return OciTemplate(
-            Runc.of(run), root, roots.shifted(root, cache), shared_agent.build(cache), own, group,
-            folder, self.net(run) if self.network else None,
+            Runc.of(run), root, roots.shifted(root, agent, cache), agent, own, group, folder,
+            self.net(run) if self.network else None,
         )  # fmt: skip
 
     def net(self, run: Run) -> Cubenet:
@@ -115,7 +115,7 @@ class OciSubstrate:
         identity: Identity,
         sharing: Sharing = Sharing.MAPPED,
         tap: int | None = None,
-    ) -> SharedSandbox:
+    ) -> OciSandbox:
         if tap is not None:
             raise UsageError("a container has no tap: the shapes with `net` attach it themselves")
         with contextlib.ExitStack() as undo:
@@ -165,7 +165,7 @@ def _start(
     roots.name(root, identity)
     environment = {VARIABLE: run.environment[VARIABLE]}
     runc.write(folder, config.bundle(
-        identity, root, template.agent, substrate.limits, template.cgroups.unlimited, group,
+        identity, root, substrate.limits, template.cgroups.unlimited, group,
         environment,
     ))  # fmt: skip
     log = Log(run, f"oci-{id}")
@@ -174,7 +174,10 @@ def _start(
     undo.callback(template.cgroups.remove, group)
     undo.callback(lambda: runc.delete(id, *pids[:1] or (None,)))
     pid_file = folder / "pid"
-    words = runc.words("run", "--detach", "--bundle", folder, "--pid-file", pid_file, id)
+    # All sandboxes' keyrings would be one user's, who may have few; none may use any.
+    words = runc.words(
+        "run", "--detach", "--no-new-keyring", "--bundle", folder, "--pid-file", pid_file, id
+    )
     child, line = start(words, runc.environment, log)
     undo.callback(line.close)
     if child.wait():

@@ -30,7 +30,7 @@ class BwrapSubstrate(ReferenceSubstrate):
         undo.callback(log.close)
         child, line = start(
             [
-                "bwrap", "--unshare-all", "--die-with-parent", "--as-pid-1",
+                "bwrap", "--unshare-all", "--as-pid-1",
                 "--hostname", identity.hostname, "--cap-drop", "ALL",
                 "--ro-bind", template.root.path, "/", "--proc", "/proc", "--dev", "/dev",
                 "--tmpfs", "/tmp", "--tmpfs", "/run", "--ro-bind", template.agent, INSIDE, INSIDE,
@@ -39,6 +39,6 @@ class BwrapSubstrate(ReferenceSubstrate):
             log,
         )  # fmt: skip
         undo.callback(ended, child)
-        undo.callback(child.kill)  # the namespace's first process dies with its parent
+        undo.callback(line.close)  # its agent goes when nobody is there any more
         end = undo.pop_all()
         return SharedSandbox(identity, line, end.close, said=log.said)

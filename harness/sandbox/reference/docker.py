@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -30,17 +31,31 @@ INSIDE = "/.agent"
 IMAGE = "coppice"
 UP_LIMIT_S = 60.0
 REMOVE_LIMIT_S = 20.0
+FOLDERS = tuple(
+    map(Path, ("/run/docker/plugins", "/run/docker", "/run/containerd/s", "/run/containerd"))
+)
+"""Made by the daemons wherever they are told to keep their things."""
 
 
 def client() -> str | None:
-    """The docker that answers as Docker does: a program of that name may be something else."""
-    for folder in os.get_exec_path():
-        path = Path(folder, "docker")
-        if os.access(path, os.X_OK):
-            with contextlib.suppress(OSError, subprocess.TimeoutExpired):
-                said = subprocess.run([path, "--version"], capture_output=True, timeout=10).stdout
-                if said.startswith(b"Docker version"):
-                    return os.fspath(path)
+    """The docker that answers as Docker does, of the daemon's version if there is one.
+
+    A program of that name may be something else, and may be another release's.
+    """
+    daemon = shutil.which("dockerd")
+    wanted = _version(Path(daemon)) if daemon else None
+    paths = [Path(folder, "docker") for folder in os.get_exec_path()]
+    found = {path: version for path in paths if (version := _version(path))}
+    same = [path for path, version in found.items() if version == wanted]
+    return next(map(os.fspath, (*same, *found)), None)
+
+
+def _version(program: Path) -> str | None:
+    """The release that a program of Docker's says it is; None when it is none."""
+    with contextlib.suppress(OSError, subprocess.TimeoutExpired):
+        said = subprocess.run([program, "--version"], capture_output=True, text=True, timeout=10)
+        if found := re.match(r"Docker version (\S+),", said.stdout):
+            return found[1]
     return None
 
 
@@ -122,6 +137,8 @@ def _daemon(run: Run, template: Reference) -> Sequence[str]:
     assert path
     folder = run.folder / "docker"
     folder.mkdir()
+    made = [path for path in FOLDERS if not path.exists()]
+    run.at_end.callback(_remove_empty, made)
     socket = folder / "socket"
     log = Log(run, "dockerd")
     run.at_end.callback(log.close)
@@ -162,6 +179,12 @@ def _call(
     return subprocess.run(
         words, env=run.environment, stdin=stdin, capture_output=True, timeout=UP_LIMIT_S
     )
+
+
+def _remove_empty(folders: Sequence[Path]) -> None:
+    for folder in folders:
+        with contextlib.suppress(OSError):
+            folder.rmdir()
 
 
 def _stop(daemon: subprocess.Popen[bytes]) -> None:

@@ -16,6 +16,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from harness.errors import CheckpointError, GuestDied
 from harness.host.process import need
 from harness.host.run import Run, half_built
@@ -28,7 +30,7 @@ from harness.sandbox.reference.base import MIB, Reference, ReferenceSubstrate, m
 from harness.sandbox.shared import START_LIMIT_S, Log, SharedSandbox
 
 INSIDE = ".agent"
-DELETE_LIMIT_S = 20.0
+PATIENCE_S = 10.0
 SEAL = "/run/sealed"
 """A file written before the checkpoint: a restored sandbox that has it kept its state."""
 
@@ -106,7 +108,7 @@ class GvisorSubstrate(ReferenceSubstrate):
         (folder / "config.json").write_text(json.dumps(_config(run, template, identity)))
         log = Log(run, f"gvisor-{id}")
         undo.callback(log.close)
-        undo.callback(self._delete, run, id)
+        undo.callback(_end, run, folder, id)
         line, far = socket.socketpair()
         undo.callback(line.close)
         undo.callback(far.close)
@@ -115,7 +117,9 @@ class GvisorSubstrate(ReferenceSubstrate):
 
         def begin() -> None:
             """Run it or restore it; either returns when its first process is there."""
-            words = self.words(run, *how, "--detach", "--bundle", folder, id)
+            words = self.words(
+                run, *how, "--detach", "--pid-file", folder / "pid", "--bundle", folder, id
+            )
             with far:
                 code = subprocess.call(
                     words, env=run.environment, stdin=far.fileno(), stdout=far.fileno(),
@@ -131,16 +135,15 @@ class GvisorSubstrate(ReferenceSubstrate):
             identity, line, end.close, said=log.said, restore=begin if checkpoint else None
         )
 
-    def _delete(self, run: Run, id: str) -> None:
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            subprocess.run(
-                self.words(run, "delete", "--force", id),
-                env=run.environment,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                timeout=DELETE_LIMIT_S,
-            )
+
+def _end(run: Run, folder: Path, id: str) -> None:
+    """Kill a sandbox and what runsc knows of it: `runsc delete` does the same in two seconds."""
+    with contextlib.suppress(OSError, ValueError, psutil.NoSuchProcess, psutil.TimeoutExpired):
+        process = psutil.Process(int((folder / "pid").read_text()))
+        process.kill()  # its gofer and the processes that it traces go with it
+        process.wait(PATIENCE_S)
+    for path in (run.folder / "runsc").glob(f"{id}*"):
+        path.unlink(missing_ok=True)
 
 
 def _config(run: Run, template: Reference, identity: Identity) -> dict[str, Any]:
