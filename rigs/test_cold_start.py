@@ -34,7 +34,10 @@ RIG = RigInfo(
     id="cold-start",
     title="Cold start, the whole clock ladder",
     claims=("coppice-cold-start", "cubesandbox-cold-start"),
-    substrates=("qemu", "bhyve", "oci-raw", "oci-net", "oci-overlay", "oci-net-overlay", "noop"),
+    substrates=(
+        *("qemu", "bhyve", "oci-raw", "oci-net", "oci-overlay", "oci-net-overlay"),
+        *("jail-raw", "jail-vnet-pf", "jail-zfs-clone", "jail-vnet-zfs-clone", "noop"),
+    ),
 )
 TIMEOUT_S = 120.0
 CONCURRENCIES = (1, 10, 50)

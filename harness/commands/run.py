@@ -78,12 +78,32 @@ def main(options: argparse.Namespace) -> int:
     if made:
         print(f"\nrecords: {made[0].parent}")
     if options.site and made:
-        # In a process of its own: what renders pages is never loaded beside a measurement.
-        site = [sys.executable, "-m", "harness.cli", "site", "--results", str(options.results)]
-        code = subprocess.call(site, cwd=ROOT) or code
+        code = _build_site(options.results) or code
     if not made and code == 0:
         raise Unsupported("nothing of what was asked for can run here", hint="coppice doctor")
     return code
+
+
+def there(options: argparse.Namespace, words: Sequence[str]) -> int:
+    """The same on the host that COPPICE_HOST names, whose records are brought here."""
+    from harness.host import remote
+
+    before = set(find(options.results))
+    code = remote.run_there(
+        remote.address(), remote.without(words, "--results", flags=["--site"]), options.results
+    )
+    made = [path for path in find(options.results) if path not in before]
+    if made:
+        print(f"brought back: {made[0].parent}")
+    if options.site and made:
+        code = _build_site(options.results) or code
+    return code
+
+
+def _build_site(results: Path) -> int:
+    # In a process of its own: what renders pages is never loaded beside a measurement.
+    site = [sys.executable, "-m", "harness.cli", "site", "--results", str(results)]
+    return subprocess.call(site, cwd=ROOT)
 
 
 def _refuse_at_once(name: str, tier: str) -> None:

@@ -37,8 +37,11 @@ NEEDED = {
     "runsc": "runsc",
     "dockerd": "docker.io",
 }
-FOR_TESTS = {"chromium": "chromium"}
-SERVICES = {"docker.io": ("docker.service", "docker.socket", "containerd.service")}
+FOR_TESTS = {"chromium": "chromium", "ssh": "openssh-client", "sshd": "openssh-server"}
+SERVICES = {
+    "docker.io": ("docker.service", "docker.socket", "containerd.service"),
+    "openssh-server": ("ssh.service", "ssh.socket"),
+}
 """What a package would run for ever: a rig starts its own, and a host that measures is idle."""
 COMPONENTS = {"debian": "main contrib non-free", "ubuntu": "main universe multiverse"}
 """Where all of these packages are; the machine's lists may name fewer."""

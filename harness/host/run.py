@@ -26,6 +26,8 @@ from harness.errors import DiskFull
 
 VARIABLE = "COPPICE_RUN"
 """In the environment of every process that a run starts: the run's folder."""
+OURS = "coppice-"
+"""Begins the name of whatever a run makes outside of its folder."""
 LOCK = "owner.lock"
 JOURNAL = "journal.jsonl"
 HALF_BUILT = ".building-"
@@ -38,8 +40,9 @@ def runtime_folder() -> Path:
     if named:
         # Processes and mounts name it, and are found by that name: it must not depend on who asks.
         return Path(named).resolve()
-    if os.geteuid() == 0 and os.access("/run", os.W_OK):
-        return Path("/run/coppice")
+    for place in ("/run", "/var/run"):  # FreeBSD has the second alone
+        if os.geteuid() == 0 and os.access(place, os.W_OK):
+            return Path(place, "coppice")
     user = os.environ.get("XDG_RUNTIME_DIR")
     return (
         Path(user) / "coppice" if user else Path(tempfile.gettempdir()) / f"coppice-{os.getuid()}"
@@ -76,6 +79,15 @@ class Run:
         return {name: os.environ[name] for name in kept if name in os.environ} | {
             VARIABLE: str(self.folder)
         }
+
+    @property
+    def mark(self) -> str:
+        """What this run's objects in a kernel are called by, where names must be short."""
+        return self.id[-8:]
+
+    def object_name(self, id: str) -> str:
+        """The name of a jail, virtual machine or data set of this run (29 bytes)."""
+        return f"{OURS}{self.mark}-{id}"
 
     def note(self, event: str, **facts: Any) -> None:
         """Add a line to the run's journal: what was done, with monotonic and UTC times."""

@@ -6,6 +6,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <net/if.h>
+#include <netinet/in.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/ioctl.h>
@@ -13,6 +14,12 @@
 #include <sys/utsname.h>
 #include <time.h>
 #include <unistd.h>
+
+#ifdef __FreeBSD__
+#include <ifaddrs.h>
+#include <net/if_dl.h>
+#include <sys/sysctl.h>
+#endif
 
 #define INTERFACE "eth0"
 
@@ -59,6 +66,47 @@ static void read_word(const char *path, char *out, size_t room)
         close(fd);
 }
 
+#ifdef __FreeBSD__
+static void read_boot_id(char *out, size_t room)
+{
+    uint8_t bytes[16];
+    size_t length = sizeof bytes;
+
+    *out = 0;
+    if (sysctlbyname("kern.boot_id", bytes, &length, NULL, 0) == 0)
+        for (size_t i = 0; i < length; i++)
+            snprintf(out + 2 * i, room - 2 * i, "%02x", bytes[i]);
+}
+
+static void read_mac(char *out, size_t room)
+{
+    struct ifaddrs *all = NULL, *one;
+
+    *out = 0;
+    if (getifaddrs(&all) != 0)
+        return;
+    for (one = all; one; one = one->ifa_next)
+        if (one->ifa_addr && one->ifa_addr->sa_family == AF_LINK &&
+            strcmp(one->ifa_name, INTERFACE) == 0) {
+            const struct sockaddr_dl *link = (const void *)one->ifa_addr;
+            const uint8_t *mac = (const uint8_t *)LLADDR(link);
+            snprintf(out, room, "%02x:%02x:%02x:%02x:%02x:%02x", mac[0], mac[1], mac[2], mac[3],
+                     mac[4], mac[5]);
+        }
+    freeifaddrs(all);
+}
+#else
+static void read_boot_id(char *out, size_t room)
+{
+    read_word("/proc/sys/kernel/random/boot_id", out, room);
+}
+
+static void read_mac(char *out, size_t room)
+{
+    read_word("/sys/class/net/" INTERFACE "/address", out, room);
+}
+#endif
+
 /* -> "key=value" lines: what this guest is and how it calls itself now. */
 void identity_hello(const struct frame *request)
 {
@@ -70,9 +118,9 @@ void identity_hello(const struct frame *request)
     int fd, length;
 
     uname(&name);
-    read_word("/proc/sys/kernel/random/boot_id", boot, sizeof boot);
+    read_boot_id(boot, sizeof boot);
     read_word("/etc/machine-id", machine, sizeof machine);
-    read_word("/sys/class/net/" INTERFACE "/address", mac, sizeof mac);
+    read_mac(mac, sizeof mac);
     fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
     if (fd >= 0) {
         if (ioctl(fd, SIOCGIFADDR, &query) == 0)

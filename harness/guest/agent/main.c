@@ -2,10 +2,13 @@
 #include "agent.h"
 
 #include <errno.h>
-#include <sched.h>
 #include <signal.h>
-#include <sys/syscall.h>
 #include <unistd.h>
+
+#ifdef __linux__
+#include <sched.h>
+#include <sys/syscall.h>
+#endif
 
 static void dispatch(const struct frame *request)
 {
@@ -34,8 +37,10 @@ static void dispatch(const struct frame *request)
  * switch empties the TLB. Its children are scheduled as usual. */
 static void yield_to_children(void)
 {
+#ifdef __linux__
     struct sched_param none = {0};
     syscall(SYS_sched_setscheduler, 0, SCHED_BATCH | SCHED_RESET_ON_FORK, &none);
+#endif
 }
 
 static void survive(int number)
