@@ -182,6 +182,7 @@ def main(socket: str, names: list[str]) -> None:
 
     console = Console(socket)
     try:
+        console.ask(f"rm -rf {FOLDER}")
         swept = Serial(console, FOLDER)
         for one in leftovers_freebsd.find(swept, lambda mark: False):
             leftovers_freebsd.remove(swept, one)
