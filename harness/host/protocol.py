@@ -7,6 +7,7 @@ the host's own, as text.
 from __future__ import annotations
 
 import shlex
+import signal
 import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -90,7 +91,13 @@ class Host(Protocol):
         """Start a process that outlives the call. `name` names its files in the run's folder."""
 
     def signal(self, process: Started, number: int) -> None:
-        """Send a signal to a process of `start`; nothing happens when it has ended."""
+        """Send a signal, by this system's number, to a process of `start`; nothing happens when it
+        has ended."""
+
+
+def signal_name(number: int) -> str:
+    """A signal's name as kill(1) takes it: numbers differ from one system to the next."""
+    return signal.Signals(number).name.removeprefix("SIG")
 
 
 def must(

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from harness.errors import CoppiceError, GuestDied, GuestTimeout, HostLost
-from harness.host.protocol import Done, Started, failure, must
+from harness.host.protocol import Done, Started, failure, must, signal_name
 from harness.host.run import VARIABLE, Run
 from harness.host.ssh_connection import Address, Connection
 
@@ -194,7 +194,8 @@ class Ssh:
         return SshStarted(self, name, int(self.get(f"{self.folder}/{name}.pid")))
 
     def signal(self, process: Started, number: int) -> None:
-        self.run(["kill", f"-{number}", str(process.pid)])
+        # By name: SIGSTOP is 19 on Linux and 17 on FreeBSD, where 19 lets a process go on.
+        self.run(["kill", "-s", signal_name(number), str(process.pid)])
 
 
 @contextlib.contextmanager

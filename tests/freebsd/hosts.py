@@ -268,7 +268,10 @@ class Recording:
         self.events.append({"signal": signal.Signals(number).name})
 
     def save(self, path: Path, about: str, host: str) -> None:
-        whole = {"about": about, "host": host, "recorded": True, "events": self.events}
+        whole = {
+            "about": about, "host": host, "folder": self.folder, "recorded": True,
+            "events": self.events,
+        }  # fmt: skip
         path.write_text(json.dumps(whole, indent=1) + "\n")
 
 

@@ -17,10 +17,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from harness.errors import CommandFailed, GuestTimeout
-from harness.host.protocol import Done, Started
+from harness.host.protocol import Done, Started, signal_name
 
 PIECE = 180
 """Bytes that one line carries: a terminal takes about a thousand characters."""
+PATIENCE_S = 3600.0
+"""An emulated machine may be held for long while something else is measured here."""
 
 
 class Console:
@@ -31,16 +33,19 @@ class Console:
         self._socket = socket.socket(socket.AF_UNIX)
         self._socket.connect(path)
         self._socket.settimeout(1)
-        self.ask("stty -echo -onlcr 2>/dev/null; PS1=; PS2=; set +o emacs 2>/dev/null", 30)
+        # A shell that edits its line takes what is sent meanwhile for typing: one that does not.
+        self._socket.sendall(b"\nexec sh -s 2>/dev/null\n")
+        time.sleep(2)
+        self.ask("stty -echo -onlcr")
 
     def close(self) -> None:
         self._socket.close()
 
-    def ask(self, line: str, timeout_s: float = 120) -> tuple[bytes, int]:
+    def ask(self, line: str, timeout_s: float = PATIENCE_S) -> tuple[bytes, int]:
         """What a line prints, and what it ends with."""
         mark = secrets.token_hex(6)
         # The mark is put together there: an echo of the line does not hold it.
-        words = f"printf 'B%s\\n' {mark}; {line}\nprintf '\\nE%s=%d\\n' {mark} $?\n"
+        words = f"printf 'B%s\\n' {mark}; {line} ; printf '\\nE%s=%d\\n' {mark} $?\n"
         with self._lock:
             self._socket.sendall(words.encode())
             got, deadline = b"", time.monotonic() + timeout_s
@@ -132,9 +137,7 @@ class Serial:
             given = f"{self.folder}/.in"
             self._console.ask(f"rm -f {given}")
             self._console.write(stdin, given)
-        _, code = self._console.ask(
-            f"( {shlex.join(argv)} ) < {given} > {out} 2> {out}2", max(timeout_s, 600)
-        )
+        _, code = self._console.ask(f"( {shlex.join(argv)} ) < {given} > {out} 2> {out}2")
         stdout, _ = self._console.ask(f"cat {out}")
         stderr, _ = self._console.ask(f"cat {out}2")
         if _binary(stdout):
@@ -163,14 +166,15 @@ class Serial:
         )
         self._console.ask(
             f"mkfifo {files}.in; : > {files}.out; ( exec 3<>{files}.in; "
-            f"sh -c {shlex.quote(inner)}; echo $? > {files}.exit ) </dev/null >/dev/null 2>&1 &"
+            f"sh -c {shlex.quote(inner)}; echo $? > {files}.exit ) "
+            "</dev/null >/dev/null 2>&1 & true"
         )
         while not (pid := self._console.ask(f"cat {files}.pid 2>/dev/null")[0].strip()):
             time.sleep(0.1)
         return SerialStarted(self._console, files, int(pid))
 
     def signal(self, process: Started, number: int) -> None:
-        self._console.ask(f"kill -{number} {process.pid}")
+        self._console.ask(f"kill -s {signal_name(number)} {process.pid}")
 
 
 def _binary(data: bytes) -> bool:

@@ -58,7 +58,8 @@ def test_a_jail_is_made_answers_and_is_unmade_the_other_way_round(
           if network else []),
         f"jail -c name={ID} path={root} host.hostname=sandbox-000000000005 persist .* {card}$",
         *([f"jexec {ID} /bin/ifconfig eth0 inet 10.77.0.5/16 up"] if network else []),
-        f"rctl -a jail:{ID}:memoryuse:deny=256M jail:{ID}:maxproc:deny=128",
+        f"rctl -a jail:{ID}:memoryuse:deny=256M$",
+        f"rctl -a jail:{ID}:maxproc:deny=128$",
         f"start jexec {ID} /sbin/init",
     ]  # fmt: skip
     log = there.log[begun:]

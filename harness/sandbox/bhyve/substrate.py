@@ -76,7 +76,7 @@ class BhyveSubstrate:
         if not freebsd.is_freebsd(host):
             return [_elsewhere()]
         programs = freebsd.programs(host, *self.tools, "bhyveload", "makefs")
-        return [freebsd.root(host), freebsd.processor(host), freebsd.vmm(host), *programs]
+        return [freebsd.root(host), *freebsd.virtual_machines(host), *programs]
 
     def restoring(self) -> Sequence[Requirement]:
         """What the tiers that restore need beside."""

@@ -199,8 +199,9 @@ class JailSubstrate:
         if card:
             _configure(host, name, card, identity)
         if template.limits:
-            must(host, ["rctl", "-a", *(f"jail:{name}:{one}" for one in template.limits)])
             undo.callback(host.run, ["rctl", "-r", f"jail:{name}"])
+            for one in template.limits:  # rctl takes one rule a call
+                must(host, ["rctl", "-a", f"jail:{name}:{one}"])
         process = host.start(["jexec", name, AGENT], name)
         undo.callback(process.end)
         end = undo.pop_all()
