@@ -1,0 +1,83 @@
+"""The patch for vmm, as far as a machine without FreeBSD's source can hold it to its word."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from harness.measure.provenance import CHECKOUT
+
+FOLDER = CHECKOUT / "patches" / "vmm-vnode"
+DIFFS = sorted(FOLDER.glob("*.diff"))
+
+
+def files(diff: Path) -> dict[str, list[str]]:
+    """The lines of a diff by the path that they change, without its two header lines."""
+    found: dict[str, list[str]] = {}
+    for part in re.split(r"(?m)^(?=--- )", diff.read_text())[1:]:
+        _, new, *lines = part.splitlines()
+        found[new.removeprefix("+++ b/")] = lines
+    return found
+
+
+def apply(*words: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([FOLDER / "apply", *words], capture_output=True, text=True)
+
+
+def tree(path: Path, release: str) -> Path:
+    (path / "sys" / "conf").mkdir(parents=True)
+    (path / "sys" / "conf" / "newvers.sh").write_text(f'REVISION="{release}"\n')
+    return path
+
+
+def test_there_is_a_diff_for_each_release():
+    assert [diff.name for diff in DIFFS] == ["freebsd-13.2.diff", "freebsd-15.1.diff"]
+
+
+@pytest.mark.parametrize("diff", DIFFS, ids=lambda diff: diff.stem)
+def test_every_line_of_a_diff_is_ours(diff: Path):
+    for path, lines in files(diff).items():
+        assert all(re.match(r"\+|@@ -\d+,0 \+\d+(,\d+)? @@$", line) for line in lines), path
+
+
+@pytest.mark.parametrize("diff", DIFFS, ids=lambda diff: diff.stem)
+def test_the_digests_name_the_files_of_the_diff(diff: Path):
+    listed = [line.split() for line in diff.with_suffix(".digests").read_text().splitlines()]
+    changed = files(diff)
+    assert sorted(path for _, _, path in listed) == sorted(changed)
+    for before, after, path in listed:
+        if before == "absent":  # what the diff makes is all of it
+            text = "".join(line[1:] + "\n" for line in changed[path] if line.startswith("+"))
+            assert hashlib.sha256(text.encode()).hexdigest() == after, path
+
+
+def test_what_is_no_source_tree_is_refused(tmp_path: Path):
+    done = apply(tmp_path)
+    assert done.returncode == 1
+    assert "no FreeBSD source tree" in done.stderr
+
+
+def test_another_release_is_refused_and_the_known_ones_are_named(tmp_path: Path):
+    done = apply(tree(tmp_path, "14.3"))
+    assert done.returncode == 1
+    assert "no diff for FreeBSD 14.3, only for: 13.2 15.1" in done.stderr
+
+
+def test_files_that_are_not_the_releases_are_refused_and_left_alone(tmp_path: Path):
+    strange = tree(tmp_path, "13.2") / "sys" / "amd64" / "vmm" / "vmm.c"
+    strange.parent.mkdir(parents=True)
+    strange.write_text("changed by somebody\n")
+    done = apply(tmp_path)
+    assert done.returncode == 1
+    assert "nothing is changed" in done.stderr
+    assert " sys/amd64/vmm/vmm.c" in done.stderr
+    assert strange.read_text() == "changed by somebody\n"
+    assert not (tmp_path / "sys" / "amd64" / "vmm" / "vmm_shadow.c").exists()
+
+
+def test_a_word_too_many_is_misuse(tmp_path: Path):
+    assert apply(tmp_path, tmp_path).returncode == 2
