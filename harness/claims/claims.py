@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from harness.claims.published import Figure, PublishedError
+from harness.claims.published import SAFE, Figure, PublishedError
 from harness.measure.record import Scalar
 
 CLAIMS_FILE = Path(__file__).with_name("claims.yaml")
@@ -83,7 +83,7 @@ def load(figures: Sequence[Figure], file: Path = CLAIMS_FILE) -> Sequence[Claim]
     """Every claim in the file's order. Raises ClaimError, which names the entry."""
     known = {one.id: one for one in figures}
     try:
-        data = yaml.safe_load(file.read_text())
+        data = yaml.load(file.read_text(), SAFE)
     except yaml.YAMLError as error:
         raise ClaimError(f"{file} is not YAML: {error}") from error
     found: list[Claim] = []

@@ -33,7 +33,7 @@ NEEDED = {
     "musl-gcc": "musl-tools",
     "git": "git",
 }
-FOR_TESTS = {"chromium": "chromium"}
+FOR_TESTS = {"chromium": "chromium", "java": "default-jre-headless"}
 COMPONENTS = {"debian": "main contrib non-free", "ubuntu": "main universe multiverse"}
 """Where all of these packages are; the machine's lists may name fewer."""
 APT = Path("/etc/apt")

@@ -197,6 +197,20 @@ def to_json(one: Brief) -> list[Any]:
 _MACHINE = [one.name for one in dataclasses.fields(Machine) if one.name not in ("before", "after")]
 
 
+def _line(
+    metric: str,
+    unit: str,
+    better: str,
+    dimensions: Facts,
+    n: int,
+    failed: int,
+    anchor: str,
+    found: Mapping[str, Sequence[Any]],
+) -> Line:
+    known = {name: Estimate(*one) for name, one in found.items()}
+    return Line(metric, unit, better, dimensions, n, failed, anchor, known)
+
+
 def from_json(data: list[Any]) -> Brief:
     """The opposite of `to_json`."""
     (run_id, started, finished, profile, rig, task, git, patches, images, machine, validity,
@@ -213,6 +227,6 @@ def from_json(data: list[Any]) -> Brief:
         [Image(*i) for i in images],
         Machine(*machine),
         Validity(*validity),
-        [Line(*line[:7], {name: Estimate(*e) for name, e in line[7].items()}) for line in lines],
+        [_line(*line) for line in lines],
         sha256,
     )

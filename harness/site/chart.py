@@ -42,21 +42,22 @@ class Row:
         """The values of COLUMNS; numbers in plain SI."""
         if self.published:
             one = self.published
-            value = (one.value, None, None, None)
-            return (self.label, None, None, *value, one.unit, None, one.source)
+            return (
+                self.label, None, None, one.value, None, None, None, one.unit, None, one.source,
+            )  # fmt: skip
         if not self.entry or not self.series or figures.withheld(self.entry, self.series):
             return (self.label, *[None] * (len(COLUMNS) - 1))
         n, failed = figures.size(self.series)
         middle, tail = figures.get(self.series, "p50"), figures.get(self.series, "p95")
-        value = middle and figures.divided(middle, self.by)
+        value = figures.divided(middle, self.by) if middle else None
         return (
             self.label,
             n,
             failed,
-            value and value.value,
-            value and value.low,
-            value and value.high,
-            tail and tail.value / self.by,
+            value.value if value else None,
+            value.low if value else None,
+            value.high if value else None,
+            tail.value / self.by if tail else None,
             self.series.unit,
             self.entry.raw,
             None,

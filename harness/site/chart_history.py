@@ -71,10 +71,10 @@ def history_chart(id: str, title: str, unit: str, runs: Sequence[Run]) -> Markup
             class_="curve curve-0",
         )
     )
-    for (x, y), run in zip(at, runs, strict=True):
+    for (across, down), run in zip(at, runs, strict=True):
         if run.change in (Outcome.BETTER, Outcome.WORSE):
             shape = _UP if run.change is Outcome.WORSE else _DOWN
-            parts.append(svg.glyph(x, _TOP + y, shape, str(run.change)))
+            parts.append(svg.glyph(across, _TOP + down, shape, str(run.change)))
     first, last = runs[0], runs[-1]
     described = (
         f"{len(runs)} runs from {first.day} to {last.day}; the first {show(first.value, unit)}, "

@@ -6,7 +6,7 @@ and density rigs. A cell without either says that it was not measured on this ho
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from harness.claims.published import Figure
@@ -61,7 +61,7 @@ COLUMNS = (
     Column("Jail", "FreeBSD", lambda name: name.startswith("jail")),
     Column("bhyve", "FreeBSD", lambda name: name == "bhyve", "durable-prewarm-pool"),
 )
-_QUOTED = {
+_QUOTED: Mapping[str, Mapping[int, Sequence[str]]] = {
     "start": {
         0: ("cubesandbox.readme.cc1",),
         1: ("coppice.docker",),

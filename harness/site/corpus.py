@@ -3,18 +3,31 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from harness.claims.claims import Claim
+from harness.claims.claims import load as load_claims
 from harness.claims.published import Figure
+from harness.claims.published import load as load_published
 from harness.errors import RecordError
 from harness.measure import record as records
 from harness.measure.record import RunRecord, Scalar, Series
 from harness.site.brief import Brief, anchor, fits, of, own_dimensions, slug
 
-__all__ = ["Corpus", "Entry", "Place", "Problem", "anchor", "own_dimensions", "places", "slug"]
+__all__ = [
+    "Corpus",
+    "Entry",
+    "Place",
+    "Problem",
+    "anchor",
+    "load",
+    "own_dimensions",
+    "places",
+    "slug",
+]
 
 
 @dataclass(frozen=True)
@@ -151,6 +164,26 @@ def read(place: Place) -> tuple[bytes, RunRecord] | Problem:
         return content, records.parse(content, place.shown)
     except (RecordError, OSError, RecursionError) as error:
         return Problem(place.shown, str(error))
+
+
+def load(results: Path, published_folder: Path) -> Corpus:
+    """Read everything below `results`, without making a page of it.
+
+    Raises PublishedError: those files are ours, and a page that lost one would mislead.
+    """
+    found, problems = places(results)
+    entries, left_out = [], list(problems)
+    for place in found:
+        one = read(place)
+        if isinstance(one, Problem):
+            left_out.append(one)
+        else:
+            content, record = one
+            entries.append(Entry(of(record, hashlib.sha256(content).hexdigest()), place))
+    entries.sort(key=lambda entry: (entry.brief.run_id, entry.page))
+    figures = load_published(published_folder)
+    today = entries[-1].date if entries else "1970-01-01"
+    return Corpus(tuple(entries), tuple(left_out), figures, load_claims(figures), today=today)
 
 
 def entry_of(record: RunRecord, stem: str = "runs/a/b", path: Path = Path("none")) -> Entry:

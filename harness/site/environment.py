@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from harness.site import corpus, essays, figures, page
 from harness.site.essays import Lookup
 
 
+@functools.lru_cache(maxsize=4)
 def environment(sources: Path) -> jinja2.Environment:
     """Jinja over site/templates, with autoescape, strict names and our figures."""
     made = jinja2.Environment(

@@ -59,10 +59,8 @@ def found(folder: Path = FOLDER) -> Sequence[Essay]:
     for path in sorted(folder.glob("*.md")):
         text = path.read_text()
         head = _HEAD.match(text)
-        facts = dict(
-            (part.strip() for part in line.split(":", 1))
-            for line in (head[1].splitlines() if head else ())
-        )
+        lines = [line.split(":", 1) for line in (head[1].splitlines() if head else ())]
+        facts = {name.strip(): value.strip() for name, value in lines}
         if not head or set(facts) != {"title", "description", "kind", "order"}:
             raise SiteError(f"{path.name} must begin with title, description, kind and order")
         if facts["kind"] not in KINDS:
@@ -116,8 +114,13 @@ class Lookup:
 
 def render(text: str, environment: jinja2.Environment, **context: object) -> Markup:
     """The HTML of one essay: headings have anchors, tables scroll within themselves."""
-    filled = environment.from_string(text).render(**context)
+    filled = _template(environment, text).render(**context)
     return Markup(_markdown().render(filled))
+
+
+@functools.lru_cache(maxsize=64)
+def _template(environment: jinja2.Environment, text: str) -> jinja2.Template:
+    return environment.from_string(text)
 
 
 @functools.cache

@@ -7,6 +7,7 @@ from typing import Any
 from xml.sax.saxutils import escape, quoteattr
 
 from harness import __version__
+from harness.measure.quantity import show
 from harness.site import evidence, figures
 from harness.site.brief import Brief
 from harness.site.chart import as_json, table
@@ -75,7 +76,8 @@ def index(corpus: Corpus) -> bytes:
 def claims_csv(corpus: Corpus) -> bytes:
     """One line for each claim and answer on each machine; numbers in plain SI."""
     rows: list[Sequence[object]] = []
-    for machine in list(corpus.machines)[:50] or [None]:
+    machines: Sequence[str | None] = list(corpus.machines)[:50] or [None]
+    for machine in machines:
         for claim in corpus.claims:
             one = claim.figure
             head = (
@@ -287,7 +289,7 @@ def feed(corpus: Corpus) -> bytes:
 def _summary(one: Entry) -> str:
     line = headline(one.brief)
     median = line and not figures.withheld(one, line) and figures.get(line, "p50")
-    words = f"{line.metric}: median {figures.show(median, line.unit)}" if line and median else ""
+    words = f"{line.metric}: median {show(median, line.unit)}" if line and median else ""
     return ", ".join(part for part in (_state(one.brief), words, one.brief.machine.name) if part)
 
 

@@ -11,10 +11,9 @@ from markupsafe import Markup
 from harness.claims.claims import Claim
 from harness.measure.record import RunRecord, Series
 from harness.site import chart, coldstart, figures
-from harness.site.brief import Brief, Line, fits
+from harness.site.brief import PERCENTILES, Brief, Line, fits
 from harness.site.chart_series import ecdf_chart, order_chart
 from harness.site.corpus import Entry, anchor
-from harness.site.figures import PERCENTILES
 from harness.site.page import Asset, Document
 
 _COLUMNS = ("p50", "p95", "p99", "min", "max")

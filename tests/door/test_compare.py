@@ -10,6 +10,7 @@ import pytest
 
 from harness.cli import main
 from harness.measure import record, selection
+from harness.measure.comparison import Thresholds
 from harness.measure.record import Series
 from tests.site import factory
 
@@ -73,7 +74,7 @@ def test_a_side_that_mixes_configurations_is_matched_and_not_guessed(tmp_path: P
     _store(tmp_path, _series(1, 9, "y", n=10), day=2, commit="b")
     a = selection.select("commit=aaaa", tmp_path)
     b = selection.select("commit=bbbb,n=10", tmp_path)
-    (row,) = selection.compared(a, b, selection.Thresholds())
+    (row,) = selection.compared(a, b, Thresholds())
     assert row.dimensions["n"] == 10
 
 
