@@ -26,9 +26,7 @@ import yaml
 
 from harness.errors import CoppiceError
 
-SAFE: type[yaml.SafeLoader] | type[yaml.CSafeLoader] = getattr(
-    yaml, "CSafeLoader", yaml.SafeLoader
-)
+SAFE: type[yaml.SafeLoader] | type[yaml.CSafeLoader] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 """Loads plain data only; ten times as fast where libyaml is there."""
 
 LABELS = {

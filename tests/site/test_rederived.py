@@ -24,12 +24,16 @@ class Figures(HTMLParser):
         super().__init__()
         self.found: list[list[str]] = []
         self._in, self._interval = False, False
+        self._cell = ""
         self.feed(html)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         facts = dict(attrs)
+        if tag == "td":
+            self._cell = facts.get("id") or ""
         if tag == "data":
-            self.found.append([str(facts["value"]), "", "", ""])
+            # A figure of a run's own page leads nowhere: its cell says what it is.
+            self.found.append([str(facts["value"]), f"#{self._cell}", "", ""])
             self._in = True
         elif tag == "a" and self._in:
             self.found[-1][1] = str(facts["href"])

@@ -1,0 +1,45 @@
+"""The Nu HTML checker has no complaint about any kind of page, nor about charts that are files."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.site.conftest import Made
+
+VNU = Path(__file__).parents[2] / ".venv/npm/node_modules/vnu-jar/build/dist/vnu.jar"
+
+pytestmark = pytest.mark.skipif(
+    not VNU.is_file() or shutil.which("java") is None,
+    reason="the Nu HTML checker is not installed: bin/setup --tests, with npm and Java",
+)
+
+
+def complaints(*paths: Path, how: str = "--html") -> list[str]:
+    argv = ["java", "-Xss4m", "-jar", str(VNU), "--format", "json", "--stdout", how]
+    done = subprocess.run([*argv, *map(str, paths)], capture_output=True, text=True)
+    return [
+        f"{Path(one.get('url', '')).name}:{one.get('lastLine')}: {one['message']}"
+        for one in json.loads(done.stdout)["messages"]
+        if one["type"] == "error"
+    ]
+
+
+def test_every_page_is_valid_html(made: Made) -> None:
+    assert complaints(*made.pages(), how="--html")[:10] == []
+
+
+def test_charts_and_styles_are_valid_on_their_own(made: Made) -> None:
+    charts = sorted(made.out.glob("charts/*.svg")) + sorted(made.out.glob("runs/*/*.svg"))[:2]
+    assert len(charts) > 2
+    assert complaints(*charts, how="--svg")[:10] == []
+
+
+def test_the_checker_would_complain(tmp_path: Path) -> None:
+    page = tmp_path / "wrong.html"
+    page.write_text("<!DOCTYPE html><title>x</title><p><div></p><img>")
+    assert len(complaints(page)) >= 2
