@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from markupsafe import Markup
 
 from harness.measure.quantity import show
 from harness.measure.record import Series
+from harness.measure.statistics import Estimate
 from harness.site import axis, svg
-from harness.site.figures import get
 
 _HEIGHT, _TOP, _BOTTOM = 210, 14, 30
 _LEFT, _RIGHT = 0.13, 0.01
 _PLOT = _HEIGHT - _TOP - _BOTTOM
+Known = Mapping[str, Estimate]
+"""The estimates of a series that were worked out before, by name."""
 
 
 def _across(share: float) -> float:
@@ -53,14 +55,14 @@ def _below(labels: Sequence[tuple[float, str]], grid: bool) -> list[Markup]:
     return parts
 
 
-def order_chart(id: str, series: Series, most: int) -> Markup:
+def order_chart(id: str, series: Series, most: int, known: Known) -> Markup:
     """Every attempt from left to right; a failed one is a cross at the top.
 
     Where there are more than `most`, a stroke from the lowest to the highest stands for as many
     neighbours as it takes, so that no outlier is lost.
     """
     if len(series.samples) > most:
-        return _envelope(id, series, most)
+        return _envelope(id, series, most, known)
     attempts = len(series.samples) + len(series.failures)
     scale = axis.fitting(series.samples, series.unit)
     failed = {failure.index for failure in series.failures}
@@ -75,7 +77,7 @@ def order_chart(id: str, series: Series, most: int) -> Markup:
         for index in sorted(failed)[:200]
     ]
     ends = [(0.0, "first"), (1.0, f"attempt {attempts}")]
-    median = get(series, "p50")
+    median = known.get("p50")
     described = (
         f"{len(series.samples)} samples and {len(failed)} failures; "
         f"median {show(median, series.unit) if median else 'none'}."
@@ -91,7 +93,7 @@ def order_chart(id: str, series: Series, most: int) -> Markup:
     )
 
 
-def _envelope(id: str, series: Series, most: int) -> Markup:
+def _envelope(id: str, series: Series, most: int, known: Known) -> Markup:
     samples, n = series.samples, len(series.samples)
     scale = axis.fitting((min(samples), max(samples)), series.unit)
     path = ""
@@ -101,7 +103,7 @@ def _envelope(id: str, series: Series, most: int) -> Markup:
         low, high = (_PLOT * (1 - scale.place(one)) for one in (min(several), max(several)))
         path += f"M{x} {low:.4g}V{min(high, low - 0.5):.4g}"
     ends = [(0.0, "first"), (1.0, f"sample {n:,}".replace(",", "\u202f"))]
-    median = get(series, "p50")
+    median = known.get("p50")
     assert median
     described = (
         f"{n} samples, {n // most} or so to each stroke, from their lowest to their highest; "
@@ -122,7 +124,7 @@ def _share(index: int, attempts: int) -> float:
     return (index + 0.5) / max(attempts, 1)
 
 
-def ecdf_chart(id: str, series: Series, most: int) -> Markup:
+def ecdf_chart(id: str, series: Series, most: int, known: Known) -> Markup:
     """The share of samples that do not exceed a value, in at most so many steps."""
     ordered = sorted(series.samples)
     scale = axis.fitting((ordered[0], ordered[-1]), series.unit)
@@ -145,7 +147,7 @@ def ecdf_chart(id: str, series: Series, most: int) -> Markup:
     labels = [(scale.place(tick.value), tick.label) for tick in scale.ticks]
     lines = []
     for name in ("p50", "p95", "p99"):
-        estimate = get(series, name)
+        estimate = known.get(name)
         if estimate:
             at = svg.percent(_across(scale.place(estimate.value)))
             lines.append(

@@ -8,6 +8,7 @@ it; adding a page is adding a file.
 
 from __future__ import annotations
 
+import functools
 import importlib
 import pkgutil
 import posixpath
@@ -69,6 +70,7 @@ class Page:
     nav: Nav | None = None
 
 
+@functools.lru_cache(maxsize=65536)
 def relative(here: str, target: str) -> str:
     """The address of `target` as seen from the document `here`, both below the root."""
     return posixpath.relpath(target, posixpath.dirname(here) or ".")

@@ -13,7 +13,7 @@ from harness.measure.record import RunRecord, Series
 from harness.site import chart, coldstart, figures
 from harness.site.brief import PERCENTILES, Brief, Line, fits
 from harness.site.chart_series import ecdf_chart, order_chart
-from harness.site.corpus import Entry, anchor
+from harness.site.corpus import Entry
 from harness.site.page import Asset, Document
 
 _COLUMNS = ("p50", "p95", "p99", "min", "max")
@@ -99,7 +99,7 @@ def files_of_run(
     known = {id(one): stems[n] for n, part in enumerate(parts) for one in part}
     first: Markup | None = None
     for number, part in enumerate(parts):
-        charts = dict(_charts(record, part))
+        charts = dict(_charts(entry, part))
         if first is None:
             first = next((drawn[0] for drawn in charts.values()), None)
         yield Document(
@@ -136,16 +136,16 @@ def _many(record: RunRecord) -> int:
     return sum(len(one.samples) for one in record.series)
 
 
-def _charts(
-    record: RunRecord, part: Sequence[Series]
-) -> Iterator[tuple[str, tuple[Markup, Markup]]]:
+def _charts(entry: Entry, part: Sequence[Series]) -> Iterator[tuple[str, tuple[Markup, Markup]]]:
     most = min(_MOST, _POINTS // max(len(part), 1))
+    lines = {
+        id(one): line for one, line in zip(entry.record.series, entry.brief.lines, strict=True)
+    }
     for one in part:
-        name = anchor(record, one)
-        yield (
-            name,
-            (order_chart(f"{name}.order", one, most), ecdf_chart(f"{name}.ecdf", one, most)),
-        )
+        line = lines[id(one)]
+        name, known = line.anchor, line.estimates
+        order = order_chart(f"{name}.order", one, most, known)
+        yield name, (order, ecdf_chart(f"{name}.ecdf", one, most, known))
 
 
 def _csv(record: RunRecord) -> bytes:

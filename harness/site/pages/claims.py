@@ -78,7 +78,9 @@ def _where(one: Judged) -> str:
     facts = [str(value) for name, value in one.answer.where.items()
              if name in ("substrate", "tier", "sharing", "path", "transport", "vmm")]  # fmt: skip
     many = one.answer.where.get("concurrency") or one.answer.where.get("n")
-    return ", " + ", ".join([*facts, *([f"{many} at once"] if many else [])]) if facts or many else ""
+    return (
+        ", " + ", ".join([*facts, *([f"{many} at once"] if many else [])]) if facts or many else ""
+    )
 
 
 def _render(corpus: Corpus) -> Iterator[Item]:
