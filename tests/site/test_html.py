@@ -1,4 +1,5 @@
-"""The Nu HTML checker has no complaint about any kind of page, nor about charts that are files."""
+"""The Nu HTML checker has no complaint about any page. (Charts as files are of SVG 2, which it does
+not know: that they are well-formed is tested where they are written.)"""
 
 from __future__ import annotations
 
@@ -19,8 +20,8 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-def complaints(*paths: Path, how: str = "--html") -> list[str]:
-    argv = ["java", "-Xss4m", "-jar", str(VNU), "--format", "json", "--stdout", how]
+def complaints(*paths: Path) -> list[str]:
+    argv = ["java", "-Xss4m", "-jar", str(VNU), "--format", "json", "--stdout", "--html"]
     done = subprocess.run([*argv, *map(str, paths)], capture_output=True, text=True)
     return [
         f"{Path(one.get('url', '')).name}:{one.get('lastLine')}: {one['message']}"
@@ -30,13 +31,7 @@ def complaints(*paths: Path, how: str = "--html") -> list[str]:
 
 
 def test_every_page_is_valid_html(made: Made) -> None:
-    assert complaints(*made.pages(), how="--html")[:10] == []
-
-
-def test_charts_and_styles_are_valid_on_their_own(made: Made) -> None:
-    charts = sorted(made.out.glob("charts/*.svg")) + sorted(made.out.glob("runs/*/*.svg"))[:2]
-    assert len(charts) > 2
-    assert complaints(*charts, how="--svg")[:10] == []
+    assert complaints(*made.pages())[:10] == []
 
 
 def test_the_checker_would_complain(tmp_path: Path) -> None:

@@ -109,7 +109,7 @@ def test_every_figure_of_a_record_is_what_the_record_gives(made: Made) -> None:
                 covered = sum(low <= one <= high for one in samples(data, anchor))
                 assert covered < len(samples(data, anchor))
             checked += 1
-    assert checked > 1000 and means > 3
+    assert checked > 600 and means > 3
 
 
 def samples(data: dict[str, Any], anchor: str) -> list[float]:
