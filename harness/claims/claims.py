@@ -56,7 +56,10 @@ class Answer:
 
 @dataclass(frozen=True)
 class Claim:
-    """One claim: `figure` is its value as published; `uses` the rung or definition behind it."""
+    """One claim: `figure` is its value as published; `uses` the rung or definition behind it.
+
+    `quote` is its wording, or where `verbatim` is False what it says in ours.
+    """
 
     id: str
     title: str
@@ -66,6 +69,7 @@ class Claim:
     answers: Sequence[Answer]
     limits: Sequence[str] = ()
     front: bool = False
+    verbatim: bool = True
 
     def bound(self, answer: Answer) -> float | None:
         """The value that ours is set against, in the figure's unit."""
