@@ -27,7 +27,7 @@ def _clocks(claim: Claim, several: Sequence[Judged]) -> object | None:
     drawn = [
         Clock(
             claim.figure.publisher,
-            "stops when " + theirs.stop if theirs.ours else "clock not stated",
+            theirs.title if theirs.ours else "clock not stated",
             theirs.ours if theirs.ours in EVENTS else None,
             exact=False,
             ours=False,
@@ -42,9 +42,7 @@ def _clocks(claim: Claim, several: Sequence[Judged]) -> object | None:
         if metric in EVENTS:
             drawn.append(Clock("ours", f"stops at {metric}", metric))
         elif metric == "create-headers":
-            drawn.append(
-                Clock("ours", "stops when the response's headers arrive", "resumed", False)
-            )
+            drawn.append(Clock("ours", "API response", "resumed", False))
     return clocks(f"clocks-{claim.id}", drawn)
 
 
@@ -58,7 +56,7 @@ def _chart(claim: Claim, several: Sequence[Judged]) -> Chart | None:
         if figures.withheld(found.entry, found.line) or one.answer.statistic in ("sum", "count"):
             continue
         status = found.entry.brief.validity.status
-        label = found.line.metric + _where(one)
+        label = f"{found.line.metric}{_short(one)}"
         note = "" if status == "valid" else status
         strips.append(Strip(label, found.series, note, warn=bool(note), by=found.by))
         rows.append(Row(label, found.entry, found.line, by=found.by))
@@ -72,6 +70,12 @@ def _chart(claim: Claim, several: Sequence[Judged]) -> Chart | None:
     drawing = strip_chart(f"chart-{claim.id}", claim.title, strips, line, figure.unit)
     rows.append(Row(f"{figure.publisher}: {figure.what}", published=figure))
     return Chart(f"claims/{claim.id}", claim.title, drawing, rows)
+
+
+def _short(one: Judged) -> str:
+    """What tells an answer from the others in one word: a phone is narrow."""
+    names = ("tool", "transport", "sharing", "vmm", "substrate", "path")
+    return next((f", {one.answer.where[name]}" for name in names if name in one.answer.where), "")
 
 
 def _where(one: Judged) -> str:
