@@ -37,7 +37,12 @@ NEEDED = {
     "runsc": "runsc",
     "dockerd": "docker.io",
 }
-FOR_TESTS = {"chromium": "chromium", "ssh": "openssh-client", "sshd": "openssh-server"}
+FOR_TESTS = {
+    "chromium": "chromium",
+    "java": "default-jre-headless",
+    "ssh": "openssh-client",
+    "sshd": "openssh-server",
+}
 SERVICES = {
     "docker.io": ("docker.service", "docker.socket", "containerd.service"),
     "openssh-server": ("ssh.service", "ssh.socket"),
