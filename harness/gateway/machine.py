@@ -9,11 +9,12 @@ from __future__ import annotations
 import contextlib
 import os
 import select
+import shutil
 import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from harness.gateway import disk, state
 from harness.gateway.disk import BaseDisk
 from harness.gateway.state import State
 from harness.guest.image import Addition, GuestImage
-from harness.host.run import Run
+from harness.host.run import VARIABLE, Run
 from harness.measure.record import Scalar
 from harness.sandbox.identity import Identity
 from harness.sandbox.qemu.machine import Descriptors, Shape, arguments
@@ -104,7 +105,7 @@ class Machine:
     def save(self, target: Path) -> None:
         """Write a held sandbox to a state; it stays held. Raises SandboxError and DiskFull."""
         vmm = self.guest.vmm
-        with state.writing(target, self._kit.facts) as folder:
+        with state.writing(target, self._kit.facts, self.guest.agent.key) as folder:
             # While it was stopped the VMM wrote what it had not yet: the files are whole.
             vmm.qmp.execute(
                 "xen-save-devices-state", filename=str(folder / state.DEVICES), live=False
@@ -180,7 +181,7 @@ def boot(kit: Kit, identity: Identity, memory: Path) -> Machine:
 def save_booted(machine: Machine, target: Path, kit: Kit) -> None:
     """Write a held guest that `boot` made to a state; its memory is where it was written to."""
     vmm = machine.guest.vmm
-    with state.writing(target, kit.facts) as folder:
+    with state.writing(target, kit.facts, machine.guest.agent.key) as folder:
         vmm.qmp.execute("xen-save-devices-state", filename=str(folder / state.DEVICES), live=False)
         state.copy_sparse(machine.disk, folder / state.DISK)
         state.copy_sparse(Path(machine.came_from), folder / state.MEMORY)
@@ -205,8 +206,9 @@ def restore(kit: Kit, source: State, identity: Identity, tap: int | None = None)
             inherited=[theirs.fileno(), *([] if tap is None else [tap])],
         )  # fmt: skip
         guest = QemuSandbox(
-            vmm, identity, Condition.EMPTY, _Devices(source.devices), guest_memory=str(source.memory)
-        )
+            vmm, identity, Condition.EMPTY, _Devices(source.devices),
+            guest_memory=str(source.memory), key=source.key,
+        )  # fmt: skip
         machine = Machine(kit, guest, ours, str(source.memory), tap)
     with destroyed_on_failure(machine):
         vmm.greeting(30)
@@ -296,4 +298,26 @@ def _settle(qmp: Qmp) -> None:
         seen = seen[-4096:] + piece
 
 
-Launch = Callable[[], Machine]
+def sweep(run: Run, kept: Mapping[str, Path]) -> int:
+    """End the VMMs of a run that are not of these sandboxes, and remove what they had.
+
+    `kept` is by the sandbox's id, with the lease of its address. Returns how many there were.
+    """
+    mark = f"{VARIABLE}={run.folder}".encode()
+    ended = []
+    for entry in Path("/proc").iterdir():
+        with contextlib.suppress(OSError):
+            if entry.name.isdigit() and mark in (entry / "environ").read_bytes().split(b"\0"):
+                words = (entry / "cmdline").read_bytes().decode(errors="replace").split("\0")
+                name = words[words.index("-name") + 1] if "-name" in words else ""
+                if name.startswith("coppice-") and name.removeprefix("coppice-") not in kept:
+                    os.kill(int(entry.name), signal.SIGKILL)
+                    ended.append(name.removeprefix("coppice-"))
+    for lease in run.leases.iterdir() if run.leases.is_dir() else ():
+        with contextlib.suppress(OSError):
+            if lease not in kept.values() and lease.read_text() == run.id:
+                lease.unlink()
+    for home in run.folder.glob("sandbox-*"):
+        if home.name.removeprefix("sandbox-") not in kept:
+            shutil.rmtree(home, ignore_errors=True)
+    return len(ended)

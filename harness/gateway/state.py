@@ -36,6 +36,8 @@ class State:
     folder: Path
     facts: Mapping[str, Scalar]
     sha256: str
+    key: bytes
+    """What its guest signs nonces with until it is somebody else."""
 
     @property
     def memory(self) -> Path:
@@ -58,7 +60,7 @@ class State:
 
 
 @contextlib.contextmanager
-def writing(target: Path, facts: Mapping[str, Scalar]) -> Iterator[Path]:
+def writing(target: Path, facts: Mapping[str, Scalar], key: bytes) -> Iterator[Path]:
     """A folder for the three files of a state, which becomes `target` when the block ends well."""
     with half_built(target) as folder:
         yield folder
@@ -68,7 +70,8 @@ def writing(target: Path, facts: Mapping[str, Scalar]) -> Iterator[Path]:
             DEVICES: _described(folder / DEVICES),
             DISK: _described(folder / DISK),
         }
-        manifest = {"schema": SCHEMA, "facts": dict(facts), "files": files}
+        manifest = {"schema": SCHEMA, "facts": dict(facts), "files": files, "key": key.hex()}
+        (folder / MANIFEST).touch(0o600)
         (folder / MANIFEST).write_text(json.dumps(manifest, indent=1, sort_keys=True))
         for one in (*folder.iterdir(), folder):
             handle = os.open(one, os.O_RDONLY)
@@ -91,6 +94,7 @@ def load(folder: Path, facts: Mapping[str, Scalar]) -> State:
         text = (folder / MANIFEST).read_bytes()
         manifest = json.loads(text)
         schema, found, files = manifest["schema"], manifest["facts"], manifest["files"]
+        key = bytes.fromhex(manifest["key"])
         expected = {one: (files[one]["bytes"], files[one]["sha256"]) for one in files}
         sizes = {one: (folder / one).stat().st_size for one in (MEMORY, DEVICES, DISK)}
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -109,7 +113,7 @@ def load(folder: Path, facts: Mapping[str, Scalar]) -> State:
         got = _sparse_digest(folder) if name == MEMORY else digest(folder / name)
         if got != expected[name][1]:
             raise CheckpointCorrupt(f"{folder / name} is not what was written: its digest differs")
-    return State(folder, found, hashlib.sha256(text).hexdigest())
+    return State(folder, found, hashlib.sha256(text).hexdigest(), key)
 
 
 def _extents(handle: int) -> Iterator[tuple[int, int]]:

@@ -255,7 +255,12 @@ def main():
             if not line:
                 return
             request = json.loads(line)
-            context.run(request["code"], request.get("envs") or {})
+            if request.get("rehearsal"):  # before anybody is there: leaves no trace
+                kept, count = dict(context.names), context.count
+                context.run(request["code"], {})
+                context.names, context.count = kept, count
+            else:
+                context.run(request["code"], request.get("envs") or {})
         except KeyboardInterrupt:
             continue
 

@@ -1,0 +1,275 @@
+"""Where sandboxes come from: the interface that the API needs of a substrate, and microVMs.
+
+A `Fleet` has templates, and for each a pool of sandboxes restored from it, rehearsed and held.
+What blocks is called from threads.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from ipaddress import IPv4Address
+from pathlib import Path
+from typing import Any, Protocol
+
+from harness.errors import SandboxError
+from harness.gateway import machine, state, templates
+from harness.gateway.envd import Envd
+from harness.gateway.keeper import Keeper
+from harness.gateway.machine import Kit, Machine
+from harness.gateway.network import Network
+from harness.gateway.state import State
+from harness.measure.record import Image
+from harness.sandbox.identity import Identity, allocate
+from harness.sandbox.pool import Pool
+
+MEMORY_EACH = 96 << 20
+"""Bytes that one more sandbox takes from the host, estimated from above."""
+REST_S = 0.2
+
+
+class Live(Protocol):
+    """A sandbox that runs. `about` is what `adopt` needs to find it again."""
+
+    id: str
+
+    @property
+    def about(self) -> Mapping[str, Any]: ...
+
+    @property
+    def pid(self) -> int: ...
+
+    def alive(self) -> bool: ...
+
+    async def connect(self) -> Envd: ...
+
+    def destroy(self) -> None: ...
+
+
+class Fleet(Protocol):
+    """Makes sandboxes of templates and of saved states. Everything here may block."""
+
+    memory_mib: int
+    disk_mib: int
+    images: Sequence[Image]
+    accelerator: str | None
+
+    def templates(self) -> Sequence[str]: ...
+
+    def take(self, template: str, timeout_s: float) -> Live:
+        """One of a template, awake; GuestTimeout when none is ready in time."""
+
+    def save(self, live: Live, folder: Path, ends: bool) -> None:
+        """Save one to a folder that is not there yet; it ends then, or runs on."""
+
+    def resume(self, folder: Path, same: Mapping[str, Any] | None) -> Live:
+        """One from a folder; `same` keeps the names of the one that was saved."""
+
+    def adopt(self, about: Mapping[str, Any]) -> Live:
+        """One that a killed gateway left running; SandboxError when it is gone."""
+
+    def sweep(self) -> int:
+        """End what runs and is nobody's, after the last `adopt`; how many there were."""
+
+    def police(self, live: Live, rules: Mapping[str, Any]) -> None:
+        """Make a sandbox obey E2B's network rules from now on."""
+
+    def ready(self) -> Mapping[str, int]:
+        """How many wait, by template."""
+
+
+class MachineLive:
+    """Implements `Live`."""
+
+    def __init__(self, fleet: MachineFleet, own: Machine) -> None:
+        self.id = own.id
+        self.machine = own
+        self._fleet = fleet
+
+    @property
+    def about(self) -> Mapping[str, Any]:
+        return {
+            "identity": _told(self.machine.identity),
+            "pid": self.machine.pid,
+            "born": born(self.machine.pid),
+            "came_from": self.machine.came_from,
+        }
+
+    @property
+    def pid(self) -> int:
+        return self.machine.pid
+
+    def alive(self) -> bool:
+        return self.machine.alive()
+
+    async def connect(self) -> Envd:
+        return await Envd.connect(self.machine.envd, self.id)
+
+    def destroy(self) -> None:
+        self._fleet.end(self.machine)
+
+
+@dataclass(frozen=True)
+class Offered:
+    state: State
+    pool: Pool[Machine]
+
+
+class MachineFleet:
+    """MicroVMs under QEMU. Implements `Fleet`; made by `opened`."""
+
+    disk_mib = 4096
+
+    def __init__(self, kit: Kit, keeper: Keeper, network: Network | None, note: str) -> None:
+        self.kit = kit
+        self.memory_mib = kit.shape.memory_mib
+        self.accelerator = kit.shape.accelerator
+        self.note = note
+        self._keeper = keeper
+        self._network = network
+        self._lock = threading.Lock()  # of the keeper's one line
+        self._offered: dict[str, Offered] = {}
+        self._adopted: dict[str, Path] = {}
+
+    @property
+    def images(self) -> Sequence[Image]:
+        of_templates = [one.state.as_record() for one in self._offered.values()]
+        return [self.kit.image.as_record(), self.kit.base.as_record(), *of_templates]
+
+    def offer(self, template: str, cache: Path, size: int, stack: ExitStack) -> None:
+        """Prepare a template and begin to fill its pool."""
+        source = templates.prepare(self.kit, cache, template)
+        pool = Pool(lambda: self._rehearsed(source), size, memory_each=MEMORY_EACH)
+        stack.enter_context(pool)
+        self._offered[template] = Offered(source, pool)
+
+    def fill(self) -> None:
+        """Wait until the pools are full."""
+        for one in self._offered.values():
+            one.pool.fill()
+
+    def templates(self) -> Sequence[str]:
+        return list(self._offered)
+
+    def ready(self) -> Mapping[str, int]:
+        return {name: one.pool.ready for name, one in self._offered.items()}
+
+    def _launch(self, source: State, names: Mapping[str, Any] | None = None) -> Machine:
+        """Restored, awake and somebody."""
+        identity = allocate(self.kit.run.leases, self.kit.run.id)
+        if names:
+            kept = {name: names[name] for name in ("hostname", "machine_id")}
+            identity = dataclasses.replace(identity, **kept)
+        tap = None
+        with ExitStack() as undo:
+            undo.callback(identity.release)
+            if self._network:
+                tap = self._network.attach(identity)
+                undo.callback(self._network.detach, identity.id)
+            made = machine.restore(self.kit, source, identity, tap)
+            undo.callback(made.destroy)
+            made.guest.awaken(machine.WAKE_LIMIT_S)
+            made.guest.adopt_identity()
+            with self._lock:
+                self._keeper.keep(made.id, made.lines)
+            undo.pop_all()
+        return made
+
+    def _rehearsed(self, source: State) -> Machine:
+        """Held again after it has once done what callers do first: its code is translated then."""
+        made = self._launch(source)
+        with machine.destroyed_on_failure(made):
+            templates.rehearse(made)
+            made.hold()
+            made.guest.awaken(machine.WAKE_LIMIT_S)
+            templates.rehearse(made, times=1)
+            time.sleep(REST_S)
+            made.hold()
+        return made
+
+    def take(self, template: str, timeout_s: float) -> Live:
+        made = self._offered[template].pool.check_out(timeout_s)
+        with machine.destroyed_on_failure(made):
+            made.wake()
+        return MachineLive(self, made)
+
+    def save(self, live: Live, folder: Path, ends: bool) -> None:
+        made = _machine(live)
+        made.hold()
+        try:
+            made.save(folder)
+        except BaseException:
+            made.wake()
+            raise
+        if ends:
+            self.end(made)
+        else:
+            made.wake()
+
+    def resume(self, folder: Path, same: Mapping[str, Any] | None) -> Live:
+        return MachineLive(self, self._launch(state.load(folder, self.kit.facts), same))
+
+    def adopt(self, about: Mapping[str, Any]) -> Live:
+        identity, pid = _identity(about["identity"]), int(about["pid"])
+        if born(pid) != about["born"]:
+            raise SandboxError(f"the sandbox {identity.id} has ended")
+        with self._lock:
+            ends = self._keeper.get(identity.id)
+        if len(ends) != 5:
+            raise SandboxError(f"nobody has kept the lines of the sandbox {identity.id}")
+        made = machine.adopt(self.kit, identity, pid, about["came_from"], ends)
+        self._adopted[identity.id] = identity.lease
+        return MachineLive(self, made)
+
+    def sweep(self) -> int:
+        with self._lock:
+            lost = [name for name in self._keeper.names() if name not in self._adopted]
+            for name in lost:
+                self._keeper.drop(name)
+        return machine.sweep(self.kit.run, self._adopted)
+
+    def end(self, made: Machine) -> None:
+        made.destroy()
+        with self._lock, contextlib.suppress(OSError):
+            self._keeper.drop(made.id)
+        if self._network:
+            self._network.detach(made.id)
+
+    def police(self, live: Live, rules: Mapping[str, Any]) -> None:
+        if self._network:
+            self._network.police(live.id, rules)
+
+
+def _machine(live: Live) -> Machine:
+    assert isinstance(live, MachineLive)
+    return live.machine
+
+
+def _told(identity: Identity) -> Mapping[str, Any]:
+    return {
+        **{name: getattr(identity, name) for name in ("id", "hostname", "machine_id", "mac", "prefix")},
+        "address": str(identity.address),
+        "key": identity.key.hex(),
+        "lease": str(identity.lease),
+    }  # fmt: skip
+
+
+def _identity(told: Mapping[str, Any]) -> Identity:
+    return Identity(
+        told["id"], told["hostname"], told["machine_id"], told["mac"],
+        IPv4Address(told["address"]), told["prefix"], bytes.fromhex(told["key"]), Path(told["lease"]),
+    )  # fmt: skip
+
+
+def born(pid: int) -> float:
+    """When a process was started, in ticks since this host's boot: its number may come again."""
+    try:
+        return float(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
+    except OSError:
+        return -1.0
+
