@@ -26,7 +26,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         help="sandboxes of each template that wait, restored and held (default: 4)",
     )  # fmt: skip
     serve.add_argument("--domain", help="sandboxes are at PORT-ID.DOMAIN too")
-    serve.add_argument("--no-network", action="store_true", help="sandboxes have no card plugged in")
+    serve.add_argument(
+        "--no-network", action="store_true", help="sandboxes have no card plugged in"
+    )
     serve.add_argument(
         "--outside", metavar="NAMESPACE", help="a path or process whose network sandboxes may reach"
     )

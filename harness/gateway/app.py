@@ -67,9 +67,7 @@ class Gateway:
     def _metrics(self) -> str:
         entries = self._sandboxes.entries.values()
         gauges: dict[tuple[str, str, str], float] = {
-            ("coppice_sandboxes", "state", state): sum(
-                one.record.state == state for one in entries
-            )
+            ("coppice_sandboxes", "state", state): sum(one.record.state == state for one in entries)
             for state in ("running", "paused")
         }
         for template, count in self._sandboxes.fleet.ready().items():

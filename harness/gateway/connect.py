@@ -96,9 +96,7 @@ async def unary(request: Request, handle: Callable[[Body], Awaitable[Body]]) -> 
     try:
         _refuse_other_codecs(request)
         answer = await handle(_object(await _whole(request)))
-        return Response(
-            json.dumps(answer, separators=(",", ":")), media_type="application/json"
-        )
+        return Response(json.dumps(answer, separators=(",", ":")), media_type="application/json")
     except ClientDisconnect:
         return Response(status_code=499)
     except Exception as error:
@@ -143,9 +141,7 @@ async def server_stream(
         return Response(data, media_type="application/connect+json")
     asked = request.headers.get("keepalive-ping-interval", "")
     every = float(asked) if asked.isdecimal() and int(asked) else None
-    return StreamingResponse(
-        _written(stream, first, every), media_type="application/connect+json"
-    )
+    return StreamingResponse(_written(stream, first, every), media_type="application/connect+json")
 
 
 async def _written(

@@ -69,9 +69,7 @@ class Data:
             if operation is None:
                 raise ApiError(405, f"{request.method} is not offered at /files")
             if "signature" in request.query_params:
-                transfer.check_signature(
-                    request, operation, self._sandboxes.token(entry, "envd")
-                )
+                transfer.check_signature(request, operation, self._sandboxes.token(entry, "envd"))
             else:
                 self._authorise(entry, request, rpc)
             user = request.query_params.get("username") or user
@@ -104,9 +102,7 @@ class Data:
 
     # The code interpreter.
 
-    async def _interpreter(
-        self, entry: Entry, envd: Envd, request: Request, path: str
-    ) -> Response:
+    async def _interpreter(self, entry: Entry, envd: Envd, request: Request, path: str) -> Response:
         if path == "/health":
             return Response(b"OK")
         self._admit(entry, request, path)

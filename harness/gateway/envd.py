@@ -242,8 +242,11 @@ class Envd(asyncio.Protocol):
                 del self.processes[frame.id]
                 process.hear(process.ended)
             else:
-                what = {Kind.STDOUT: "stdout", Kind.STDERR: "stderr"}.get(Kind(frame.kind), "pty") \
-                    if frame.kind != PTY else "pty"
+                what = (
+                    {Kind.STDOUT: "stdout", Kind.STDERR: "stderr"}.get(Kind(frame.kind), "pty")
+                    if frame.kind != PTY
+                    else "pty"
+                )
                 process.hear(Said(what, frame.payload))
         elif frame.kind == EVENT:
             watch = self.watches.get(frame.id)

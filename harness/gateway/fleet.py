@@ -272,4 +272,3 @@ def born(pid: int) -> float:
         return float(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
     except OSError:
         return -1.0
-

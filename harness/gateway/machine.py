@@ -270,9 +270,7 @@ def adopt(
     name = f"coppice-{identity.id}"
     vmm = Vmm.of(name, process, near, kit.run.folder / f"{name}.log", Descriptors(0, 0, 0, 0))
     _settle(vmm.qmp)
-    guest = QemuSandbox(
-        vmm, identity, Condition.RUNNING, guest_memory=came_from, key=identity.key
-    )
+    guest = QemuSandbox(vmm, identity, Condition.RUNNING, guest_memory=came_from, key=identity.key)
     machine = Machine(kit, guest, near["envd"], came_from, None)
     status = vmm.qmp.execute("query-status")["status"]
     if status == "running":

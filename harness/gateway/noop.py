@@ -48,9 +48,7 @@ class NoopEnvd(Envd):
     async def stats(self) -> str:
         return ""
 
-    async def start(
-        self, words: Sequence[str], **more: Any
-    ) -> tuple[RunningProcess, Listener]:
+    async def start(self, words: Sequence[str], **more: Any) -> tuple[RunningProcess, Listener]:
         process = RunningProcess(self, next(self._pids), words, "")
         listener = process.listen()
         said = words[-1].removeprefix("echo ") + "\n"

@@ -65,7 +65,9 @@ class ProcessService:
         for process in self._envd.processes.values():
             if tag and process.label == tag:
                 return process
-        raise RpcError("not_found", f"process with {'pid' if pid else 'tag'} {pid or tag} not found")
+        raise RpcError(
+            "not_found", f"process with {'pid' if pid else 'tag'} {pid or tag} not found"
+        )
 
     async def _start(self, body: Body, limit: float | None) -> AsyncIterator[Body]:
         config = body.get("process") or {}

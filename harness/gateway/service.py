@@ -88,7 +88,7 @@ class Sandboxes:
         swept = await self._in_thread(self.fleet.sweep)
         if swept:
             log.warning("ended sandboxes that no record had", extra={"fields": {"count": swept}})
-        self._clear_saved()
+        _remove_all(self._unneeded())
         self._reaper = asyncio.create_task(self._reap())
 
     async def _recall(self, record: Record) -> None:
@@ -264,7 +264,7 @@ class Sandboxes:
         self.entries.pop(entry.id, None)
         self.store.remove(entry.id)
         await self._in_thread(lambda: self._end(entry))
-        self._clear_saved()
+        self._spawn(self._clear())
         self.meter.count("ended")
 
     def _end(self, entry: Entry) -> None:
@@ -297,7 +297,7 @@ class Sandboxes:
             entry.envd = entry.live = None
         finally:
             self._busy.discard(folder)
-        self._clear_saved()
+        self._spawn(self._clear())
         entry.say("sandbox paused")
         self.meter.count("paused")
 
@@ -402,7 +402,7 @@ class Sandboxes:
 
     def forget_snapshot(self, one: Snapshot) -> None:
         self.store.remove_snapshot(one.id)
-        self._clear_saved()
+        self._spawn(self._clear())
 
     async def fork(
         self, key: Key, entry: Entry, count: int, timeout_s: float
@@ -465,16 +465,19 @@ class Sandboxes:
             entry.record.network = dict(rules)
             self.store.put(entry.record)
 
-    def _clear_saved(self) -> None:
-        """Remove states that no sandbox and no snapshot needs any more."""
+    async def _clear(self) -> None:
+        unneeded = self._unneeded()
+        if unneeded:
+            await self._in_thread(lambda: _remove_all(unneeded), saver=True)
+
+    def _unneeded(self) -> Sequence[Path]:
+        """States that no sandbox and no snapshot needs any more."""
         needed = {*self._busy}
         for entry in self.entries.values():
             for path in (entry.record.saved, entry.record.came_from):
                 needed |= {Path(path), Path(path).parent} if path else set()
         needed |= {Path(one.folder) for one in self.store.snapshots()}
-        for folder in self._saved.iterdir():
-            if folder not in needed and not folder.name.startswith("."):
-                shutil.rmtree(folder, ignore_errors=True)
+        return [one for one in self._saved.iterdir() if one not in needed and one.name[0] != "."]
 
     # Tokens.
 
@@ -482,6 +485,11 @@ class Sandboxes:
         """A sandbox's token: for envd, or for traffic to its ports."""
         text = f"{what}:{entry.id}".encode()
         return hmac.new(self._secret, text, hashlib.sha256).hexdigest()
+
+
+def _remove_all(folders: Iterable[Path]) -> None:
+    for folder in folders:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 _ABOUT = ("identity", "pid", "born", "came_from")

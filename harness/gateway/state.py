@@ -101,11 +101,11 @@ def load(folder: Path, facts: Mapping[str, Scalar]) -> State:
         raise CheckpointCorrupt(f"{folder} is no saved sandbox: {error}") from error
     if schema != SCHEMA:
         raise CheckpointForeign(f"{folder} is of schema {schema!r}, not {SCHEMA!r}")
-    for key in sorted({*found, *facts}):
-        if found.get(key) != facts.get(key):
+    for fact in sorted({*found, *facts}):
+        if found.get(fact) != facts.get(fact):
             raise CheckpointForeign(
-                f"{folder} was saved with {key} = {found.get(key)!r}, "
-                f"this gateway has {facts.get(key)!r}"
+                f"{folder} was saved with {fact} = {found.get(fact)!r}, "
+                f"this gateway has {facts.get(fact)!r}"
             )
     for name, size in sizes.items():
         if size != expected[name][0]:

@@ -47,6 +47,10 @@ enum {
     TAG_KEEP_INPUT = 80, TAG_EVENT = 81,
 };
 
+/* What is being uploaded has this before its name until it is whole, and a letter: n of a new file,
+ * o of one that it replaces. */
+#define PART ".coppice-part-"
+
 #define PROCESSES_MAX 256
 #define WATCHES_MAX 64
 #define CHUNK (32u * 1024u)

@@ -10,8 +10,6 @@
 #include <unistd.h>
 
 #define HANDLES_MAX 256
-/* What is being uploaded has this before its name until it is whole. */
-#define PART ".coppice-part-"
 
 struct handle {
     int fd; /* -1: free */
@@ -58,7 +56,7 @@ static int open_to_write(struct handle *handle, const char *path, const struct p
     char final[4096], part[4200];
     const char *name;
     struct stat info;
-    int bad = make_above(path);
+    int bad = make_above(path), old = 0;
 
     if (bad)
         return bad;
@@ -68,6 +66,7 @@ static int open_to_write(struct handle *handle, const char *path, const struct p
         snprintf(final, sizeof final, "%s", path);
     }
     if (stat(final, &info) == 0) {
+        old = 1;
         if (S_ISDIR(info.st_mode))
             return EISDIR;
         if (!S_ISREG(info.st_mode) || faccessat(AT_FDCWD, final, W_OK, 0) != 0) {
@@ -77,8 +76,8 @@ static int open_to_write(struct handle *handle, const char *path, const struct p
     } else
         info.st_mode = 0644, info.st_uid = person->uid, info.st_gid = person->gid;
     name = strrchr(final, '/');
-    snprintf(part, sizeof part, "%.*s/" PART "%d-%.200s", (int)(name - final), final,
-             (int)(handle - handles), name + 1);
+    snprintf(part, sizeof part, "%.*s/" PART "%c%d-%.200s", (int)(name - final), final,
+             old ? 'o' : 'n', (int)(handle - handles), name + 1);
     unlink(part);
     handle->fd = open(part, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
     if (handle->fd < 0) /* a folder that takes no new files may hold one that can be written */

@@ -79,19 +79,11 @@ static void drop(struct folder *one)
         inotify_rm_watch(fd, descriptor);
 }
 
-static void tell(struct folder *folder, const struct inotify_event *event)
+static void tell_one(struct folder *folder, const struct inotify_event *event, int what)
 {
     static struct reply reply, entry;
     char name[PATH_MAX], path[PATH_MAX];
-    int what = event->mask & (IN_CREATE | IN_MOVED_TO) ? CREATED
-               : event->mask & IN_MODIFY               ? WROTE
-               : event->mask & IN_DELETE               ? REMOVED
-               : event->mask & IN_MOVED_FROM           ? RENAMED
-               : event->mask & IN_ATTRIB               ? CHANGED_MODE
-                                                       : 0;
 
-    if (!what || !event->len)
-        return;
     snprintf(name, sizeof name, "%s%s%s", folder->below, *folder->below ? "/" : "", event->name);
     snprintf(path, sizeof path, "%s/%s", folder->path, event->name);
     if (folder->recursive && event->mask & IN_ISDIR && what == CREATED)
@@ -103,6 +95,35 @@ static void tell(struct folder *folder, const struct inotify_event *event)
     if (entry.length && reply.length + 5 + entry.length < FRAME_MAX)
         reply_bytes(&reply, TAG_DATA, entry.bytes, entry.length);
     line_put(SAY_EVENT, folder->watch, reply.bytes, reply.length);
+}
+
+/* An upload is written under another name and renamed: it is told as what it is to its user. */
+static void tell(struct folder *folder, const struct inotify_event *event)
+{
+    static uint32_t uploaded; /* the cookie of the rename of an upload */
+    static int replaces;
+    int what = event->mask & (IN_CREATE | IN_MOVED_TO) ? CREATED
+               : event->mask & IN_MODIFY               ? WROTE
+               : event->mask & IN_DELETE               ? REMOVED
+               : event->mask & IN_MOVED_FROM           ? RENAMED
+               : event->mask & IN_ATTRIB               ? CHANGED_MODE
+                                                       : 0;
+
+    if (!what || !event->len)
+        return;
+    if (!strncmp(event->name, PART, sizeof PART - 1)) {
+        if (event->mask & IN_MOVED_FROM) {
+            uploaded = event->cookie;
+            replaces = event->name[sizeof PART - 1] == 'o';
+        }
+        return;
+    }
+    if (event->mask & IN_MOVED_TO && event->cookie == uploaded) {
+        if (!replaces)
+            tell_one(folder, event, CREATED);
+        what = WROTE;
+    }
+    tell_one(folder, event, what);
 }
 
 void watch_pump(void)
