@@ -10,27 +10,29 @@ import contextlib
 import dataclasses
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any, Protocol
 
-from harness.errors import SandboxError
+from harness.errors import SandboxError, Unsupported
 from harness.gateway import machine, state, templates
 from harness.gateway.envd import Envd
 from harness.gateway.keeper import Keeper
 from harness.gateway.machine import Kit, Machine
 from harness.gateway.network import Network
 from harness.gateway.state import State
+from harness.host.run import cache_folder
 from harness.measure.record import Image
 from harness.sandbox.identity import Identity, allocate
 from harness.sandbox.pool import Pool
+from harness.sandbox.qemu.zygote import Zygote, preload
 
 MEMORY_EACH = 96 << 20
 """Bytes that one more sandbox takes from the host, estimated from above."""
 REST_S = 0.2
+ZYGOTE_REHEARSALS = 4
 
 
 class Live(Protocol):
@@ -114,10 +116,30 @@ class MachineLive:
         self._fleet.end(self.machine)
 
 
-@dataclass(frozen=True)
 class Offered:
-    state: State
-    pool: Pool[Machine]
+    """A template that is offered, with its pool. Where the VMM can be forked, one sandbox is
+    restored and rehearsed for all of them, and the pool's are its copies."""
+
+    def __init__(self, fleet: MachineFleet, source: State, size: int) -> None:
+        self.state = source
+        self.zygote: tuple[Zygote, Machine] | None = None
+        self._fleet = fleet
+        self._stack = ExitStack()
+        self.pool = Pool(self._make, size, memory_each=MEMORY_EACH)
+
+    def fill(self) -> None:
+        """Begin, and wait until the pool is full."""
+        if self._fleet.accelerator == "tcg":
+            with contextlib.suppress(Unsupported):
+                self.zygote = self._stack.enter_context(self._fleet.zygote(self.state))
+        self.pool.fill()
+
+    def _make(self) -> Machine:
+        return self._fleet.rehearsed(self.state, self.zygote)
+
+    def close(self) -> None:
+        self.pool.drain()
+        self._stack.close()
 
 
 class MachineFleet:
@@ -134,7 +156,7 @@ class MachineFleet:
         self._network = network
         self._lock = threading.Lock()  # of the keeper's one line
         self._offered: dict[str, Offered] = {}
-        self._adopted: dict[str, Path] = {}
+        self._adopted: dict[str, tuple[Path, int]] = {}
 
     @property
     def images(self) -> Sequence[Image]:
@@ -144,14 +166,13 @@ class MachineFleet:
     def offer(self, template: str, cache: Path, size: int, stack: ExitStack) -> None:
         """Prepare a template and begin to fill its pool."""
         source = templates.prepare(self.kit, cache, template)
-        pool = Pool(lambda: self._rehearsed(source), size, memory_each=MEMORY_EACH)
-        stack.enter_context(pool)
-        self._offered[template] = Offered(source, pool)
+        self._offered[template] = offered = Offered(self, source, size)
+        stack.callback(offered.close)
 
     def fill(self) -> None:
         """Wait until the pools are full."""
         for one in self._offered.values():
-            one.pool.fill()
+            one.fill()
 
     def templates(self) -> Sequence[str]:
         return list(self._offered)
@@ -159,34 +180,68 @@ class MachineFleet:
     def ready(self) -> Mapping[str, int]:
         return {name: one.pool.ready for name, one in self._offered.items()}
 
-    def _launch(self, source: State, names: Mapping[str, Any] | None = None) -> Machine:
-        """Restored, awake and somebody."""
+    @contextlib.contextmanager
+    def _place(self) -> Iterator[tuple[Identity, int | None, ExitStack]]:
+        """Addresses and a plug for a sandbox to be; given back when the block fails."""
         identity = allocate(self.kit.run.leases, self.kit.run.id)
-        if names:
-            kept = {name: names[name] for name in ("hostname", "machine_id")}
-            identity = dataclasses.replace(identity, **kept)
-        tap = None
         with ExitStack() as undo:
             undo.callback(identity.release)
+            tap = None
             if self._network:
                 tap = self._network.attach(identity)
                 undo.callback(self._network.detach, identity.id)
-            made = machine.restore(self.kit, source, identity, tap)
-            undo.callback(made.destroy)
-            made.guest.awaken(machine.WAKE_LIMIT_S)
-            made.guest.adopt_identity()
-            with self._lock:
-                self._keeper.keep(made.id, made.lines)
+            yield identity, tap, undo
             undo.pop_all()
+
+    def _launch(self, source: State, names: Mapping[str, Any] | None = None) -> Machine:
+        """Restored, awake and somebody."""
+        with self._place() as (identity, tap, undo):
+            kept = {name: names[name] for name in ("hostname", "machine_id")} if names else {}
+            made = machine.restore(self.kit, source, dataclasses.replace(identity, **kept), tap)
+            undo.callback(made.destroy)
+            self._settle(made)
         return made
 
-    def _rehearsed(self, source: State) -> Machine:
-        """Held again after it has once done what callers do first: its code is translated then."""
-        made = self._launch(source)
-        with machine.destroyed_on_failure(made):
-            templates.rehearse(made)
-            made.hold()
+    def _settle(self, made: Machine) -> None:
+        made.guest.awaken(machine.WAKE_LIMIT_S)
+        made.guest.adopt_identity()
+        with self._lock:
+            self._keeper.keep(made.id, made.lines)
+
+    @contextlib.contextmanager
+    def zygote(self, source: State) -> Iterator[tuple[Zygote, Machine]]:
+        """One restored, rehearsed and held, to be forked."""
+        with preload(cache_folder()) as (line, preloaded), self._place() as (identity, tap, undo):
+            made = machine.restore(self.kit, source, identity, tap, preloaded)
+            undo.callback(made.destroy)
+            preloaded.socket.close()
             made.guest.awaken(machine.WAKE_LIMIT_S)
+            for _ in range(ZYGOTE_REHEARSALS):
+                made.guest.adopt_identity()
+                templates.rehearse(made)
+                time.sleep(REST_S)
+                made.hold()
+                made.wake()
+            made.hold()
+            try:
+                yield Zygote(made.guest, line, tap), made
+            finally:
+                made.destroy()
+
+    def rehearsed(self, source: State, zygote: tuple[Zygote, Machine] | None) -> Machine:
+        """Held again after it has once done what callers do first: its code is translated then."""
+        if zygote:
+            with self._place() as (identity, tap, undo):
+                made = machine.fork(self.kit, *zygote, identity, tap)
+                undo.callback(made.destroy)
+                self._settle(made)
+        else:
+            made = self._launch(source)
+        with machine.destroyed_on_failure(made):
+            if not zygote:
+                templates.rehearse(made)
+                made.hold()
+                made.wake()
             templates.rehearse(made, times=1)
             time.sleep(REST_S)
             made.hold()
@@ -223,7 +278,7 @@ class MachineFleet:
         if len(ends) != 5:
             raise SandboxError(f"nobody has kept the lines of the sandbox {identity.id}")
         made = machine.adopt(self.kit, identity, pid, about["came_from"], ends)
-        self._adopted[identity.id] = identity.lease
+        self._adopted[identity.id] = (identity.lease, pid)
         return MachineLive(self, made)
 
     def sweep(self) -> int:

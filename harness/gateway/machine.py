@@ -31,6 +31,7 @@ from harness.sandbox.qemu.qmp import Qmp
 from harness.sandbox.qemu.sandbox import QemuSandbox
 from harness.sandbox.qemu.sandbox import State as Condition
 from harness.sandbox.qemu.vmm import LINES, Process, Vmm, spawn
+from harness.sandbox.qemu.zygote import Preload, Zygote
 
 GUEST = Path(__file__).with_name("guest")
 ENVD = Addition("envd", GUEST, ("frame.c",), ("virtio_blk", "ext4"))
@@ -73,6 +74,8 @@ class Machine:
         self.envd = envd
         self.came_from = came_from
         self.tap = tap
+        self.envd_number = -1
+        """Of envd's line in the VMM."""
         self._kit = kit
 
     @property
@@ -117,11 +120,7 @@ class Machine:
         """End it and remove what it had; safe to call twice."""
         self.guest.destroy()
         self.envd.close()
-        home = self._kit.home(self.identity)
-        with contextlib.suppress(FileNotFoundError):
-            for one in home.iterdir():
-                one.unlink(missing_ok=True)
-            home.rmdir()
+        _remove_home(self._kit.home(self.identity))
 
 
 def _words(kit: Kit, own: Path, envd: int) -> Sequence[str]:
@@ -187,7 +186,13 @@ def save_booted(machine: Machine, target: Path, kit: Kit) -> None:
         state.copy_sparse(Path(machine.came_from), folder / state.MEMORY)
 
 
-def restore(kit: Kit, source: State, identity: Identity, tap: int | None = None) -> Machine:
+def restore(
+    kit: Kit,
+    source: State,
+    identity: Identity,
+    tap: int | None = None,
+    preloaded: Preload | None = None,
+) -> Machine:
     """A guest restored from a state and held at its doorbell; `wake` it next."""
     home = kit.home(identity)
     home.mkdir()
@@ -203,19 +208,60 @@ def restore(kit: Kit, source: State, identity: Identity, tap: int | None = None)
 
         vmm = spawn(
             kit.run, f"coppice-{identity.id}", words, incoming=True,
-            inherited=[theirs.fileno(), *([] if tap is None else [tap])],
+            inherited=[
+                theirs.fileno(),
+                *([] if tap is None else [tap]),
+                *([preloaded.descriptor] if preloaded else []),
+            ],
+            environment=preloaded.environment if preloaded else None,
         )  # fmt: skip
         guest = QemuSandbox(
             vmm, identity, Condition.EMPTY, _Devices(source.devices),
             guest_memory=str(source.memory), key=source.key,
         )  # fmt: skip
         machine = Machine(kit, guest, ours, str(source.memory), tap)
+        machine.envd_number = theirs.fileno()
     with destroyed_on_failure(machine):
         vmm.greeting(30)
         vmm.qmp.execute(
             "migrate-set-capabilities", capabilities=[{"capability": "events", "state": True}]
         )
     return machine
+
+
+def fork(kit: Kit, zygote: Zygote, source: Machine, identity: Identity, tap: int | None) -> Machine:
+    """A copy of a held machine's whole VMM, with lines, a card and a disk of its own; `wake` it.
+
+    The zygote's disk stands still while it is held: what its VMM remembers of it holds for a copy.
+    """
+    home = kit.home(identity)
+    home.mkdir()
+    own = home / OWN_DISK
+    with contextlib.ExitStack() as opened:
+        undo = opened.enter_context(contextlib.ExitStack())
+        undo.callback(_remove_home, home)
+        state.copy_sparse(source.disk, own)
+        ours, theirs = opened.enter_context(_envd_line())
+        handle = os.open(own, os.O_RDWR | os.O_CLOEXEC)
+        opened.callback(os.close, handle)
+        others = [(number, handle) for number in _numbers_of(source.pid, source.disk)]
+        others.append((source.envd_number, theirs.fileno()))
+        guest = zygote.fork(kit.run, identity, tap, others)
+        undo.pop_all()
+    return Machine(kit, guest, ours, source.came_from, tap)
+
+
+def _numbers_of(pid: int, path: Path) -> Sequence[int]:
+    """The open files of a process that are this one."""
+    return [
+        int(one.name)
+        for one in Path(f"/proc/{pid}/fd").iterdir()
+        if os.path.realpath(one) == os.path.realpath(path)
+    ]
+
+
+def _remove_home(home: Path) -> None:
+    shutil.rmtree(home, ignore_errors=True)
 
 
 @dataclass(frozen=True)
@@ -296,26 +342,28 @@ def _settle(qmp: Qmp) -> None:
         seen = seen[-4096:] + piece
 
 
-def sweep(run: Run, kept: Mapping[str, Path]) -> int:
+def sweep(run: Run, kept: Mapping[str, tuple[Path, int]]) -> int:
     """End the VMMs of a run that are not of these sandboxes, and remove what they had.
 
-    `kept` is by the sandbox's id, with the lease of its address. Returns how many there were.
+    `kept` is by the sandbox's id: the lease of its address, and its process. How many there were.
     """
+    leases = [lease for lease, _ in kept.values()]
+    pids = [pid for _, pid in kept.values()]
     mark = f"{VARIABLE}={run.folder}".encode()
-    ended = []
+    ended = 0
     for entry in Path("/proc").iterdir():
         with contextlib.suppress(OSError):
             if entry.name.isdigit() and mark in (entry / "environ").read_bytes().split(b"\0"):
-                words = (entry / "cmdline").read_bytes().decode(errors="replace").split("\0")
-                name = words[words.index("-name") + 1] if "-name" in words else ""
-                if name.startswith("coppice-") and name.removeprefix("coppice-") not in kept:
+                # Forks are called as their zygote is, so names do not tell them apart.
+                vmm = b"\0-name\0coppice-" in (entry / "cmdline").read_bytes()
+                if vmm and int(entry.name) not in pids:
                     os.kill(int(entry.name), signal.SIGKILL)
-                    ended.append(name.removeprefix("coppice-"))
+                    ended += 1
     for lease in run.leases.iterdir() if run.leases.is_dir() else ():
         with contextlib.suppress(OSError):
-            if lease not in kept.values() and lease.read_text() == run.id:
+            if lease not in leases and lease.read_text() == run.id:
                 lease.unlink()
     for home in run.folder.glob("sandbox-*"):
         if home.name.removeprefix("sandbox-") not in kept:
             shutil.rmtree(home, ignore_errors=True)
-    return len(ended)
+    return ended

@@ -6,19 +6,18 @@ import asyncio
 import contextlib
 import hashlib
 import hmac
-import json
 import logging
 import secrets
 import shutil
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from harness.errors import CoppiceError, NotEnoughMemory, SandboxError, SandboxGone
+from harness.errors import CoppiceError, SandboxGone
 from harness.gateway.envd import Envd
 from harness.gateway.errors import ApiError, not_found
 from harness.gateway.fleet import Fleet, Live
