@@ -7,6 +7,7 @@ import fcntl
 import json
 import logging
 import os
+import signal
 import socket
 import sys
 import threading
@@ -148,6 +149,8 @@ def _fleet(options: Options, run: Run, stack: ExitStack) -> Fleet:
 def serve(options: Options) -> None:
     """Run a gateway until it is told to end (SIGINT, SIGTERM)."""
     _speak(options.verbose)
+    # uvicorn sends itself again what ended it: by then what we hold must still be let go of.
+    signal.signal(signal.SIGTERM, lambda *_: None)
     with ExitStack() as stack:
         folder = options.state or state_folder()
         store = stack.enter_context(state_of(folder))
