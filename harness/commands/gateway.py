@@ -25,12 +25,11 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--pool", type=int, default=4, metavar="N",
         help="sandboxes of each template that wait, restored and held (default: 4)",
     )  # fmt: skip
+    serve.add_argument("--only", metavar="TEMPLATE", help="offer this template alone")
     serve.add_argument("--domain", help="sandboxes are at PORT-ID.DOMAIN too")
+    serve.add_argument("--no-network", action="store_true", help="no card is plugged in")
     serve.add_argument(
-        "--no-network", action="store_true", help="sandboxes have no card plugged in"
-    )
-    serve.add_argument(
-        "--outside", metavar="NAMESPACE", help="a path or process whose network sandboxes may reach"
+        "--outside", metavar="NAMESPACE", help="path or process whose network they may reach"
     )
     serve.add_argument("--verbose", action="store_true", help="a line for every request")
     keys = parser.add_argument_group("keys")
@@ -60,7 +59,8 @@ def main(options: argparse.Namespace) -> int:
     server.serve(
         server.Options(
             host=options.host, port=options.port, state=options.state,
-            substrate=options.substrate, pool=options.pool, domain=options.domain,
+            substrate=options.substrate,
+            pool={options.only: options.pool} if options.only else options.pool, domain=options.domain,
             plugged=not options.no_network, outside=options.outside, verbose=options.verbose,
             ready=ready,
         )
@@ -84,7 +84,7 @@ def _keys(options: argparse.Namespace) -> int:
                 raise UsageError(f"no key has the id {options.revoke!r}, or it is revoked already")
             print(f"revoked {options.revoke}")
         else:
-            for key in store.keys():
+            for key in store.all_keys():
                 made = datetime.fromtimestamp(key.created, UTC)
                 state = "revoked" if key.revoked else f"{key.limits.sandboxes} sandboxes at most"
                 print(f"{key.id}  {key.mask}  {made:%Y-%m-%d}  {state}  {key.name}")

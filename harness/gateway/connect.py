@@ -21,9 +21,8 @@ from harness.gateway.errors import RpcError, as_rpc
 MESSAGE_MAX = 64 << 20
 HEADER = struct.Struct(">BI")
 COMPRESSED, END = 1, 2
-KEEPALIVE = {"event": {"keepalive": {}}}
-
 Body = Mapping[str, Any]
+KEEPALIVE: Body = {"event": {"keepalive": {}}}
 Unary = Callable[[Any, Body], Awaitable[Body]]
 
 

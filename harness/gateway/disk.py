@@ -27,7 +27,7 @@ KERNEL_PROGRAM = Path(__file__).with_name("guest") / "interpreter.py"
 INTERPRETER = "usr/local/lib/coppice/interpreter.py"
 _MAKE = (
     "-q", "-t", "ext4", "-m", "0",
-    # No journal and no checksums: a sandbox that dies is gone, and one that is saved is saved whole.
+    # No journal, no checksums: a sandbox that dies is gone, and one that is saved is saved whole.
     "-O", "^has_journal,^metadata_csum", "-E", "lazy_itable_init=0,nodiscard",
 )  # fmt: skip
 # Scripts that a login runs cost tens of milliseconds under emulation, and say nothing here.
@@ -106,10 +106,11 @@ def overlay(disk: BaseDisk, target: Path) -> None:
 def words(disk: BaseDisk, own: str) -> Sequence[str]:
     """Arguments of the VMM that make `own`, over the image, the guest's disk."""
     # The page cache of this host is where a sandbox's disk lives: nothing waits for the real one.
+    file = "driver=file,locking=off,node-name"
     return (
-        "-blockdev", f"driver=file,node-name=base-file,filename={disk.path},read-only=on,locking=off",
+        "-blockdev", f"{file}=base-file,filename={disk.path},read-only=on",
         "-blockdev", "driver=raw,node-name=base,file=base-file,read-only=on",
-        "-blockdev", f"driver=file,node-name=own-file,filename={own},locking=off,cache.no-flush=on",
+        "-blockdev", f"{file}=own-file,filename={own},cache.no-flush=on",
         "-blockdev", "driver=qcow2,node-name=own,file=own-file,backing=base,cache.no-flush=on",
         "-device", "virtio-blk-device,drive=own",
     )  # fmt: skip

@@ -315,7 +315,7 @@ class Envd(asyncio.Protocol):
         answers = await self.ask(Do.PROCESSES)
         for payload in answers[:-1]:
             one = fields_of(payload)
-            by = {tag: value for tag, value in one}
+            by = dict(one)
             pid = int.from_bytes(by[Name.PID], "little")
             words = [value.decode(errors="replace") for tag, value in one if tag == Tag.ARG]
             if pid not in self.processes:

@@ -58,8 +58,12 @@ class Fleet(Protocol):
 
     memory_mib: int
     disk_mib: int
-    images: Sequence[Image]
-    accelerator: str | None
+
+    @property
+    def images(self) -> Sequence[Image]: ...
+
+    @property
+    def accelerator(self) -> str | None: ...
 
     def templates(self) -> Sequence[str]: ...
 
@@ -306,19 +310,26 @@ def _machine(live: Live) -> Machine:
 
 
 def _told(identity: Identity) -> Mapping[str, Any]:
+    plain = ("id", "hostname", "machine_id", "mac", "prefix")
     return {
-        **{name: getattr(identity, name) for name in ("id", "hostname", "machine_id", "mac", "prefix")},
+        **{name: getattr(identity, name) for name in plain},
         "address": str(identity.address),
         "key": identity.key.hex(),
         "lease": str(identity.lease),
-    }  # fmt: skip
+    }
 
 
 def _identity(told: Mapping[str, Any]) -> Identity:
     return Identity(
-        told["id"], told["hostname"], told["machine_id"], told["mac"],
-        IPv4Address(told["address"]), told["prefix"], bytes.fromhex(told["key"]), Path(told["lease"]),
-    )  # fmt: skip
+        id=told["id"],
+        hostname=told["hostname"],
+        machine_id=told["machine_id"],
+        mac=told["mac"],
+        address=IPv4Address(told["address"]),
+        prefix=told["prefix"],
+        key=bytes.fromhex(told["key"]),
+        lease=Path(told["lease"]),
+    )
 
 
 def born(pid: int) -> float:

@@ -17,7 +17,7 @@ class Meter:
         self._events: Counter[str] = Counter()
         self._requests: Counter[tuple[str, int]] = Counter()
         self._buckets: dict[str, list[int]] = {}
-        self._seconds: Counter[str] = Counter()
+        self._seconds: dict[str, float] = {}
 
     def count(self, event: str) -> None:
         self._events[event] += 1
@@ -26,7 +26,7 @@ class Meter:
         self._requests[route, status] += 1
         buckets = self._buckets.setdefault(route, [0] * (len(BOUNDS_S) + 1))
         buckets[bisect.bisect_left(BOUNDS_S, seconds)] += 1
-        self._seconds[route] += seconds  # type: ignore[assignment]
+        self._seconds[route] = self._seconds.get(route, 0.0) + seconds
 
     def text(self, gauges: Mapping[tuple[str, str, str], float]) -> str:
         """Everything; `gauges` by metric, label and value of the label."""

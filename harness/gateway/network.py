@@ -1,4 +1,4 @@
-"""E2B's network rules as policies of cubenet: one port for each sandbox, closed until it is taken."""
+"""E2B's network rules as policies of cubenet: a port for each sandbox, closed until it is taken."""
 
 from __future__ import annotations
 

@@ -49,7 +49,7 @@ class NoopEnvd(Envd):
         return ""
 
     async def start(self, words: Sequence[str], **more: Any) -> tuple[RunningProcess, Listener]:
-        process = RunningProcess(self, next(self._pids), words, "")
+        process = RunningProcess(self, next(self._pids), words, "", "")
         listener = process.listen()
         said = words[-1].removeprefix("echo ") + "\n"
         listener.put(Said("stdout", said.encode()))

@@ -142,8 +142,9 @@ def gateway(
             sys.executable, "-m", "harness.cli", "gateway", "--state", str(folder),
             "--port", str(port), *options,
         )  # fmt: skip
-        kept = {name: value for name, value in os.environ.items() if name != "COPPICE_RUN"}
-        environment = {**kept, **({"COPPICE_RUNTIME": str(runtime)} if runtime else {})}
+        # It is a process of this run, so that it does not outlive a rig that is killed.
+        environment = {**os.environ, **run.environment}
+        environment |= {"COPPICE_RUNTIME": str(runtime)} if runtime else {}
         one = Running(folder, port, new_key(folder, limits), words, environment)
         try:
             one.begin()

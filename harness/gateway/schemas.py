@@ -43,7 +43,7 @@ class Operation:
             try:
                 self.check(found)
             except fastjsonschema.JsonSchemaException as error:
-                raise ApiError(400, f"the body does not fit: {error.message}") from error
+                raise ApiError(400, f"the body does not fit: {error}") from error
         if not isinstance(found, dict):
             raise ApiError(400, "the body is no object")
         return found

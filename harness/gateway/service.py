@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 
 from harness.errors import CoppiceError, SandboxGone
 from harness.gateway.envd import Envd
-from harness.gateway.errors import ApiError, not_found
+from harness.gateway.errors import ApiError, as_http, not_found
 from harness.gateway.fleet import Fleet, Live
 from harness.gateway.meter import Meter
 from harness.gateway.network import policy
@@ -406,8 +406,7 @@ class Sandboxes:
     async def fork(
         self, key: Key, entry: Entry, count: int, timeout_s: float
     ) -> Sequence[Entry | ApiError]:
-        """So many running copies of a live sandbox; what could not be made is an error among them."""
-        from harness.gateway.errors import as_http
+        """Running copies of a live sandbox; what could not be made is an error among them."""
 
         with self._pending_of(key, count):
             async with entry.lock:

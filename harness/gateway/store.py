@@ -145,7 +145,7 @@ class Store:
         found = self._do("select * from keys where hash = ? and revoked is null", hash_of(secret))
         return _key(found[0]) if found else None
 
-    def keys(self) -> list[Key]:
+    def all_keys(self) -> list[Key]:
         return [_key(row) for row in self._do("select * from keys order by created")]
 
     def revoke(self, id: str) -> bool:

@@ -218,7 +218,8 @@ async def _form(
     )
     written: list[str] = []
     open_now: Upload | None = None
-    field, value, headers = b"", b"", {}
+    field = value = b""
+    headers: dict[bytes, bytes] = {}
     whole = False
     try:
         async for piece in _body(request):

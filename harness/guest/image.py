@@ -146,7 +146,7 @@ def _initramfs(kernel: Kernel, busybox: Path, work: Path, addition: Addition | N
         )
     entries += [initramfs.link(f"bin/{name}", "busybox") for name in APPLETS]
     entries.append(initramfs.file("etc/passwd", b"root:x:0:0:root:/root:/bin/sh\n"))
-    modules = MODULES
+    modules: Sequence[str] = MODULES
     if addition:
         parts = [path for path in _sources(addition.sources) if path.suffix == ".c"]
         parts += [AGENT / name for name in addition.shared]

@@ -1,1 +1,1 @@
-"""How compatible the gateway is: real calls of unmodified SDKs, each in an environment of its own."""
+"""How compatible the gateway is: calls of unmodified SDKs, each in an environment of its own."""

@@ -53,7 +53,7 @@ class Sdk:
                 # Programs in it name the folder, so it is asked for by its modules alone.
                 venv.create(folder / "own", with_pip=True, symlinks=True)
                 _made(
-                    f"the SDK {self.name}", folder / "own/bin/python", "-m", "pip", "install", "-q",
+                    f"the SDK {self.name}", str(folder / "own/bin/python"), "-m", "pip", "install", "-q",
                     "--require-hashes", "--no-deps", "--only-binary=:all:", "-r", lock,
                 )  # fmt: skip
         return target / "own/bin/python"
@@ -78,9 +78,9 @@ def _javascript(cache: Path) -> Path:
     return target
 
 
-def _made(what: str, *words: str | Path) -> None:
+def _made(what: str, program: str, *words: str | Path) -> None:
     try:
-        run(*words)
+        run(program, *words)
     except CoppiceError as error:
         raise Unsupported(f"{what} could not be installed: {error}") from error
 

@@ -524,7 +524,8 @@ def _(world):
     done = world.one.run_code("import sys\nprint('out')\nprint('err', file=sys.stderr)\n6*7")
     assert done.text == "42" and done.logs.stdout == ["out\n"], done
     assert done.logs.stderr == ["err\n"], done
-    rich = "class R:\n def _repr_html_(self): return '<b>r</b>'\n def _repr_png_(self): return b'P'\nR()"
+    rich = "class R:\n def _repr_html_(self): return '<b>r</b>'\n def _repr_png_(self):"
+    rich += " return b'P'\nR()"
     shown = world.one.run_code(rich).results[0]
     assert shown.html == "<b>r</b>" and shown.png == "UA==", shown
     failed = world.one.run_code("def f(): return 1/0\nf()")

@@ -28,6 +28,11 @@ _RICH = (
     ("png", "_repr_png_"), ("jpeg", "_repr_jpeg_"), ("pdf", "_repr_pdf_"),
     ("latex", "_repr_latex_"), ("json", "_repr_json_"), ("javascript", "_repr_javascript_"),
 )  # fmt: skip
+_KINDS = {
+    "text/html": "html", "text/plain": "text", "image/png": "png", "image/svg+xml": "svg",
+    "application/json": "json", "text/markdown": "markdown", "image/jpeg": "jpeg",
+    "text/latex": "latex",
+}  # fmt: skip
 _BINARY = ("png", "jpeg", "pdf")
 
 
@@ -113,10 +118,7 @@ def bundle(value, main):
         with contextlib.suppress(Exception):
             found = many()
             found = found[0] if isinstance(found, tuple) else found
-            names = {"text/html": "html", "text/plain": "text", "image/png": "png",
-                     "image/svg+xml": "svg", "application/json": "json", "text/markdown": "markdown",
-                     "image/jpeg": "jpeg", "text/latex": "latex"}  # fmt: skip
-            forms.update({names[kind]: data for kind, data in found.items() if kind in names})
+            forms.update({_KINDS[kind]: data for kind, data in found.items() if kind in _KINDS})
     for name, method in _RICH:
         show = getattr(value, method, None)
         if name not in forms and callable(show):
@@ -245,7 +247,7 @@ def main():
     context = Context()
     nothing = os.open("/dev/null", os.O_RDONLY)
     os.dup2(nothing, 0)
-    sys.stdin = open(0, closefd=False)
+    sys.stdin = open(0, closefd=False)  # noqa: SIM115
     sys.path.insert(0, "")
     signal.signal(signal.SIGINT, signal.default_int_handler)
     say("ready")

@@ -119,7 +119,7 @@ def arguments(
     `memory` backs guest memory with a file, `share` says whether writes go to it, `mergeable`
     whether the kernel may merge it with equal pages, `populate` whether it is mapped whole from the
     start. `tap` is the descriptor of the network card's other end. Without `kernel` the VMM waits
-    for a checkpoint on the descriptor `incoming`. `ports` is for how many serial lines there is room.
+    for a checkpoint on the descriptor `incoming`. There is room for `ports` serial lines.
     """
     backend = (
         f"memory-backend-file,id=ram,size={shape.memory_mib}M,mem-path={memory},"
