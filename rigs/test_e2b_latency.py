@@ -26,7 +26,7 @@ import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from harness.errors import SandboxError, Unsupported
-from harness.gateway.compat.environments import HERE, newest
+from harness.gateway.compat.environments import PYTHON, newest
 from harness.gateway.requirements import requirements
 from harness.gateway.rigging import Running, gateway
 from harness.host.run import Run, cache_folder
@@ -153,7 +153,7 @@ def sdk(served: Running, concurrency: int, rounds: int) -> Iterator[Callable[[],
     """The newest SDK in a process of its own; what is yielded runs one round."""
     python = newest().python(cache_folder())
     kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
-    words = [str(python), str(HERE / "latency.py"), str(concurrency), str(rounds)]
+    words = [str(python), str(PYTHON / "latency.py"), str(concurrency), str(rounds)]
     with subprocess.Popen(
         words, env={**kept, **served.variables}, stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as process:

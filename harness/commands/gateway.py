@@ -56,11 +56,11 @@ def main(options: argparse.Namespace) -> int:
         print(f"{address} (Ctrl-C ends)", flush=True)
         print(f"  E2B_API_URL={address} E2B_SANDBOX_URL={address} E2B_API_KEY=...", flush=True)
 
+    pool = {options.only: options.pool} if options.only else options.pool
     server.serve(
         server.Options(
             host=options.host, port=options.port, state=options.state,
-            substrate=options.substrate,
-            pool={options.only: options.pool} if options.only else options.pool, domain=options.domain,
+            substrate=options.substrate, pool=pool, domain=options.domain,
             plugged=not options.no_network, outside=options.outside, verbose=options.verbose,
             ready=ready,
         )

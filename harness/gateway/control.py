@@ -148,7 +148,8 @@ class Control:
         if order not in ("asc", "desc"):
             raise ApiError(400, "order is asc or desc")
         if after := call.query("startedAfter"):
-            found = [one for one in found if one.record.started > _instant(after)]
+            instant = _instant(after)
+            found = [one for one in found if one.record.started > instant]
         if template := call.query("template"):
             found = [one for one in found if one.record.template == template]
         found.sort(key=_place, reverse=order == "desc")

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from harness.errors import GuestRefused, SandboxError, Unsupported
+from harness.errors import GuestRefused, SandboxError
 from harness.gateway.envd import Do, Envd, Listener, RunningProcess, Said
 from harness.gateway.interpreter import DEFAULT, MARK, WORDS
 from harness.gateway.templates import NAMES
@@ -98,10 +98,12 @@ class NoopFleet:
         return NoopLive()
 
     def save(self, live: Any, folder: Path, ends: bool) -> None:
-        raise Unsupported("a sandbox that is nothing cannot be saved")
+        folder.mkdir()
+        if ends:
+            live.destroy()
 
     def resume(self, folder: Path, same: Mapping[str, Any] | None) -> NoopLive:
-        raise Unsupported("a sandbox that is nothing cannot be restored")
+        return NoopLive()
 
     def adopt(self, about: Mapping[str, Any]) -> NoopLive:
         raise SandboxError("nothing is left of a sandbox that is nothing")

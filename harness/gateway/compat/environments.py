@@ -23,7 +23,8 @@ from harness.measure.record import digest
 
 HERE = Path(__file__).parent
 JAVASCRIPT = HERE / "javascript"
-PROBE = HERE / "probe.py"
+PYTHON = HERE / "python"
+"""What runs in the environments; not imported here."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class Sdk:
         Raises Unsupported with what pip or npm said, or MissingTool.
         """
         if self.language == "python":
-            return (str(self.python(cache)), str(PROBE))
+            return (str(self.python(cache)), str(PYTHON / "probe.py"))
         return ("node", str(_javascript(cache) / "probe.mjs"))
 
     def python(self, cache: Path) -> Path:
@@ -53,8 +54,8 @@ class Sdk:
                 # Programs in it name the folder, so it is asked for by its modules alone.
                 venv.create(folder / "own", with_pip=True, symlinks=True)
                 _made(
-                    f"the SDK {self.name}", str(folder / "own/bin/python"), "-m", "pip", "install", "-q",
-                    "--require-hashes", "--no-deps", "--only-binary=:all:", "-r", lock,
+                    f"the SDK {self.name}", str(folder / "own/bin/python"), "-m", "pip", "install",
+                    "-q", "--require-hashes", "--no-deps", "--only-binary=:all:", "-r", lock,
                 )  # fmt: skip
         return target / "own/bin/python"
 
