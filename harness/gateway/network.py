@@ -35,7 +35,9 @@ def policy(rules: Mapping[str, Any]) -> Policy:
 
 def _list(rules: Mapping[str, Any], name: str) -> Sequence[str]:
     found = rules.get(name) or []
-    if not isinstance(found, list) or not all(isinstance(one, str) for one in found):
+    if not isinstance(found, list) or not all(
+        isinstance(one, str) and one.isprintable() for one in found
+    ):
         raise PolicyError(f"{name} is a list of addresses")
     return found
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 
 import pytest
 
 from harness.errors import Unsupported
 from harness.gateway.requirements import requirements
-from harness.gateway.rigging import Running, gateway
+from harness.gateway.rigging import Running, gateway, new_key
 from harness.gateway.store import Limits
 from harness.host.run import Run
 from tests.gateway.client import Box
@@ -29,20 +30,19 @@ def served(run: Run, possible: None) -> Iterator[Running]:
         yield one
 
 
-@pytest.fixture
-def nothing(run: Run) -> Iterator[Running]:
-    """A gateway over the noop fleet, whose key may have 30 sandboxes."""
-    pytest.importorskip("uvicorn")
-    with gateway(run, "--substrate", "noop", limits=Limits(sandboxes=30, rate=1e6)) as one:
-        yield one
-
-
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def shared_nothing(run: Run) -> Iterator[Running]:
-    """The same for a module, for tests that leave nothing behind."""
+    """A gateway over the noop fleet."""
     pytest.importorskip("uvicorn")
-    with gateway(run, "--substrate", "noop", limits=Limits(sandboxes=30, rate=1e6)) as one:
+    with gateway(run, "--substrate", "noop") as one:
         yield one
+
+
+@pytest.fixture
+def nothing(shared_nothing: Running) -> Running:
+    """The same under a key of its own, which may have 30 sandboxes."""
+    key = new_key(shared_nothing.folder, Limits(sandboxes=30, rate=1e6, burst=10000))
+    return dataclasses.replace(shared_nothing, key=key)
 
 
 @pytest.fixture(scope="module")
