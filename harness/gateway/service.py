@@ -87,6 +87,9 @@ class Sandboxes:
         swept = await self._in_thread(self.fleet.sweep)
         if swept:
             log.warning("ended sandboxes that no record had", extra={"fields": {"count": swept}})
+        for entry in list(self.entries.values()):
+            if entry.record.held:
+                await self._let_go(entry)
         _remove_all(self._unneeded())
         self._reaper = asyncio.create_task(self._reap())
 
@@ -104,17 +107,22 @@ class Sandboxes:
             except (CoppiceError, OSError) as error:
                 log.warning("gone", extra={"fields": {"sandbox": record.id, "why": str(error)}})
                 self.meter.count("gone")
-        if record.saved and (record.state == "paused" or record.held):
-            record.state = "paused"
+        if record.saved and Path(record.saved).is_dir():
+            record.state, record.pid = "paused", 0
             self.store.put(record)
-            if record.held:
-                record.held = False
-                with contextlib.suppress(CoppiceError, ApiError):
-                    async with entry.lock:
-                        await self._resume(entry, record.timeout_s)
             return
         del self.entries[record.id]
         self.store.remove(record.id)
+
+    async def _let_go(self, entry: Entry) -> None:
+        """One that was held because its gateway was stopped runs again."""
+        entry.record.held = False
+        try:
+            async with entry.lock:
+                await self._resume(entry, entry.record.timeout_s)
+        except (CoppiceError, OSError) as error:  # it stays paused
+            log.error("not resumed", extra={"fields": {"sandbox": entry.id, "why": str(error)}})
+            self.store.put(entry.record)
 
     async def close(self) -> None:
         """Save what runs, so that the next gateway has it running again."""

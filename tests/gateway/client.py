@@ -57,8 +57,12 @@ class Box:
         """Send bytes as a stream's request and leave its answer to be read."""
         line = http.client.HTTPConnection("127.0.0.1", self.served.port, timeout=60)
         headers = self.headers(**{"Content-Type": "application/connect+json", **more})
-        line.request("POST", f"/{method}", data, headers)
-        return Stream(line, line.getresponse())
+        try:
+            line.request("POST", f"/{method}", data, headers)
+            return Stream(line, line.getresponse())
+        except BaseException:
+            line.close()
+            raise
 
     def start(self, command: str, **more: str) -> Stream:
         process = {"cmd": "/bin/bash", "args": ["-l", "-c", command]}

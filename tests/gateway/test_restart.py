@@ -54,8 +54,8 @@ def test_killed_under_load_it_comes_back_with_what_it_had(own: Running, tmp_path
     paused = Box.create(own)
     paused.run("echo asleep > file.txt")
     assert own.ask("POST", f"/sandboxes/{paused.id}/pause", {}, JSON)[0] == 204
-    lasting = kept.start("sleep 3; echo after >> file.txt")
-    next(lasting.messages())
+    with kept.start("sleep 3; echo after >> file.txt") as lasting:
+        next(lasting.messages())
     stop = threading.Event()
     said: list[str] = []  # sandboxes that a caller was told of, and not of their end
 
