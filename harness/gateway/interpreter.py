@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import secrets
+from collections import deque
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 
@@ -69,7 +70,7 @@ async def start_context(envd: Envd, id: str, language: str, cwd: str) -> Context
     )
     try:
         async with asyncio.timeout(60):
-            async for _ in _lines(listener, "ready"):
+            async for _ in Answers(listener).until("ready"):
                 pass
     finally:
         listener.close()
@@ -86,36 +87,51 @@ async def execute(envd: Envd, id: str, cell: Cell) -> AsyncIterator[bytes]:
     When the caller goes away the cell is interrupted.
     """
     one = context(envd, id)
-    request = {"code": cell.code, "envs": dict(cell.environment), "rehearsal": cell.rehearsal}
+    number = secrets.token_hex(8)
+    request = {"code": cell.code, "envs": dict(cell.environment), "rehearsal": cell.rehearsal,
+               "cell": number}  # fmt: skip
+    begins = json.dumps({"type": "begin", "cell": number}).encode()
     listener = one.process.listen()
-    ended = False
+    begun = ended = False
     try:
         await envd.input(one.process.pid, json.dumps(request).encode() + b"\n")
-        async for line in _lines(listener, "end_of_execution"):
+        # What comes before is of a cell that somebody else runs, or has left.
+        answers = Answers(listener)
+        while not begun:
+            async for line in answers.until("begin"):
+                begun = line.startswith(begins)
+        async for line in answers.until("end_of_execution"):
             yield line
         ended = True
     finally:
         listener.close()
-        if not ended and not envd.gone and not one.process.ended:
+        if begun and not ended and not envd.gone and not one.process.ended:
             await envd.signal(one.process.pid, 2)
 
 
-async def _lines(listener: Listener, last: str) -> AsyncIterator[bytes]:
-    """Whole lines of an interpreter's answer, up to the one of type `last`."""
-    final = f'{{"type": "{last}"'.encode()
-    room = b""
-    while True:
-        one = await listener.get()
-        if one is None:
-            raise GuestDied("the sandbox is gone")
-        if one.what == "exit":
-            how = f"signal {one.signal}" if one.signal else f"exit code {one.code}"
-            raise GuestDied(f"the interpreter ended with {how}")
-        if one.what != "stdout":
-            continue
-        room += one.data
-        *whole, room = room.split(b"\n")
-        for line in whole:
-            yield line + b"\n"
-            if line.startswith(final):
-                return
+class Answers:
+    """Whole lines of what an interpreter says."""
+
+    def __init__(self, listener: Listener) -> None:
+        self._listener = listener
+        self._whole: deque[bytes] = deque()
+        self._rest = b""
+
+    async def until(self, last: str) -> AsyncIterator[bytes]:
+        """The lines up to the one of type `last`, and that one."""
+        final = f'{{"type": "{last}"'.encode()
+        while True:
+            while self._whole:
+                line = self._whole.popleft()
+                yield line + b"\n"
+                if line.startswith(final):
+                    return
+            one = await self._listener.get()
+            if one is None:
+                raise GuestDied("the sandbox is gone")
+            if one.what == "exit":
+                how = f"signal {one.signal}" if one.signal else f"exit code {one.code}"
+                raise GuestDied(f"the interpreter ended with {how}")
+            if one.what == "stdout":
+                *whole, self._rest = (self._rest + one.data).split(b"\n")
+                self._whole.extend(whole)

@@ -126,6 +126,7 @@ class Machine:
 def _words(kit: Kit, own: Path, envd: int) -> Sequence[str]:
     return (
         *disk.words(kit.base, str(own)),
+        "-no-reboot",  # a guest that panics is gone, and its VMM with it
         "-chardev", f"socket,id=envd,fd={envd}",
         "-device", "virtserialport,chardev=envd,name=envd,nr=2",
     )  # fmt: skip

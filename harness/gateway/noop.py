@@ -58,7 +58,8 @@ class NoopEnvd(Envd):
         return process, listener
 
     async def input(self, pid: int, data: bytes) -> None:
-        self.processes[1].hear(Said("stdout", _CELL))
+        begun = {"type": "begin", "cell": json.loads(data)["cell"]}
+        self.processes[1].hear(Said("stdout", json.dumps(begun).encode() + b"\n" + _CELL))
 
 
 class NoopLive:

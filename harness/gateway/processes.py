@@ -109,17 +109,20 @@ class ProcessService:
         """What it says until it ends. The caller who started it has it killed at his limit, even
         when he has gone away meanwhile; who goes away otherwise leaves it running."""
         loop = asyncio.get_running_loop()
-        alarm = None
-        if limit and kill:
-            alarm = loop.call_later(limit, lambda: _kill(process))
+        # He is told a little before he stops listening.
+        over = loop.time() + limit - min(limit / 20, 0.1) if limit else None
+        if over and kill:
+            loop.call_at(over, lambda: _kill(process))
         try:
             while True:
-                said = await listener.get()
+                try:
+                    async with asyncio.timeout_at(over):
+                        said = await listener.get()
+                except TimeoutError:
+                    raise RpcError("deadline_exceeded", "the process has had its time") from None
                 if said is None:
                     raise GuestDied("the connection to the sandbox ended before the process did")
                 if said.what == "exit":
-                    if alarm:
-                        alarm.cancel()
                     yield {"event": {"end": _end(said)}}
                     return
                 data = base64.b64encode(said.data).decode()

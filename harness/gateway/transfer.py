@@ -15,7 +15,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from python_multipart.multipart import MultipartParser, parse_options_header
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from harness.errors import CoppiceError
@@ -24,6 +24,7 @@ from harness.gateway.errors import ApiError, as_http
 
 AHEAD = 4
 """Pieces that are asked for before they are sent on."""
+DRAIN_S = 5.0
 IDLE_S = 60.0
 """Seconds after which an upload from which nothing comes is given up."""
 
@@ -139,11 +140,20 @@ async def upload(request: Request, envd: Envd, user: str) -> Response:
             written = await _form(request, envd, user, options)
         else:
             written = [await _one(request, envd, user)]
-    except ApiError:
+    except ClientDisconnect:
         raise
     except Exception as error:
+        await _drain(request)
         raise as_http(error) from error
     return JSONResponse([_told(path) for path in written])
+
+
+async def _drain(request: Request) -> None:
+    """Read on for a while: a client that still sends would not see what it is answered."""
+    with contextlib.suppress(TimeoutError, RuntimeError):
+        async with asyncio.timeout(DRAIN_S):
+            async for _ in request.stream():
+                pass
 
 
 def _told(path: str) -> Mapping[str, Any]:

@@ -113,8 +113,8 @@ def test_an_upload_is_whole_or_not_at_all(box: Box) -> None:
 
 
 def test_a_large_file_passes_in_little_memory(box: Box) -> None:
-    """A quarter of a gigabyte each way; memory does not grow with it."""
-    size = 256 << 20
+    """A hundred megabytes each way; the gateway's memory does not grow with them."""
+    size = 96 << 20
     before = _resident(box.served)
     headers = box.headers(**{"Content-Type": "application/octet-stream"})
     lines = [f"{name}: {value}" for name, value in headers.items()]

@@ -63,6 +63,10 @@ static int open_to_write(struct handle *handle, const char *path, const struct p
     if (!realpath(path, final)) { /* a symbolic link is written through, as a shell would */
         if (errno != ENOENT)
             return errno;
+        if (lstat(path, &info) == 0) { /* a link to what is not there: made, where it may be */
+            handle->fd = open(path, O_WRONLY | O_CREAT | O_CLOEXEC | O_NOCTTY, 0644);
+            return handle->fd < 0 ? errno : 0;
+        }
         snprintf(final, sizeof final, "%s", path);
     }
     if (stat(final, &info) == 0) {

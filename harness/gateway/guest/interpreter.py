@@ -257,6 +257,7 @@ def main():
             if not line:
                 return
             request = json.loads(line)
+            say("begin", cell=request.get("cell"))
             if request.get("rehearsal"):  # before anybody is there: leaves no trace
                 kept, count = dict(context.names), context.count
                 context.run(request["code"], {})
