@@ -1,8 +1,9 @@
 """Connect's protocol with JSON, as far as envd's services need it: unary calls and server streams.
 
-The wheel of the SDK ships server stubs, and connectrpc serves them; measured against this module
-with the same handler, a unary call costs METHOD_COST there, and they would tie the gateway to one
-version of the SDK that it shall be tested with. What is needed here is one byte and a length.
+The wheel of the SDK ships server stubs, and connectrpc serves them well: measured in one process, a
+unary call takes 27 microseconds there and 20 here, which decides nothing. But a gateway that answers
+with the code of the SDK that asks shows little, and would be tied to one of its versions; and what
+is needed is a byte and a length.
 """
 
 from __future__ import annotations
