@@ -15,9 +15,10 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
 from harness.gateway import usage
+from harness.gateway.entries import Entry
 from harness.gateway.errors import ApiError, as_http
 from harness.gateway.schemas import Operation, operations
-from harness.gateway.service import Entry, Sandboxes
+from harness.gateway.service import Sandboxes
 from harness.gateway.store import Key, Limits
 
 ENVD_VERSION = "0.6.1"

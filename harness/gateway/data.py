@@ -14,12 +14,13 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from harness.errors import CoppiceError
 from harness.gateway import interpreter, transfer
+from harness.gateway.entries import Entry
 from harness.gateway.envd import Envd
 from harness.gateway.errors import ApiError, RpcError, as_http, as_rpc
 from harness.gateway.files import FileService
 from harness.gateway.interpreter import Cell
 from harness.gateway.processes import ProcessService
-from harness.gateway.service import Entry, Sandboxes
+from harness.gateway.service import Sandboxes
 
 ENVD_PORT, INTERPRETER_PORT = 49983, 49999
 CODE_MAX = 16 << 20

@@ -8,7 +8,6 @@ output in its pipes, and nobody else waits.
 from __future__ import annotations
 
 import asyncio
-import enum
 import errno
 import socket
 import struct
@@ -17,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from harness.errors import GuestDied, GuestRefused
-from harness.guest import protocol
+from harness.gateway.wire import ENTRY, EVENT, STREAMS, Do, Name, encode, field_of, fields_of
 from harness.guest.protocol import PAYLOAD_MAX, Decoder, Frame, Kind, Tag
 
 TIMEOUT_S = 30.0
@@ -25,76 +24,6 @@ HIGH, LOW = 1 << 20, 1 << 18
 """Bytes that wait for a listener when its process is paused, and when it goes on."""
 PIECE = 60 * 1024
 """Bytes of one read or write."""
-
-
-class Do(enum.IntEnum):
-    """A request's kind."""
-
-    HELLO = 1
-    START = 2
-    INPUT = 3
-    CLOSE_INPUT = 4
-    SIGNAL = 5
-    RESIZE = 6
-    PROCESSES = 7
-    PAUSE = 8
-    RESUME = 9
-    STAT = 10
-    LIST = 11
-    MAKE = 12
-    MOVE = 13
-    REMOVE = 14
-    OPEN = 15
-    READ = 16
-    WRITE = 17
-    CLOSE = 18
-    WATCH = 19
-    UNWATCH = 20
-    STATS = 21
-
-
-ENTRY, EVENT, PTY = 132, 133, 134
-
-
-class Name(enum.IntEnum):
-    """Fields beside those of the agent."""
-
-    PID = 64
-    NAME = 65
-    USER = 66
-    COLUMNS = 67
-    ROWS = 68
-    DEPTH = 69
-    TARGET = 70
-    TYPE = 71
-    SIZE = 72
-    OWNER = 73
-    GROUP = 74
-    MTIME_NS = 75
-    RECURSIVE = 76
-    HANDLE = 77
-    NUMBER = 78
-    LABEL = 79
-    KEEP_INPUT = 80
-    EVENT = 81
-
-
-def _field(tag: int, value: bytes | str | int) -> bytes:
-    if isinstance(value, int):
-        value = struct.pack("<Q", value)
-    elif isinstance(value, str):
-        value = value.encode("utf-8", "surrogateescape")
-    return struct.pack("<BI", tag, len(value)) + value
-
-
-def fields_of(payload: bytes) -> list[tuple[int, bytes]]:
-    """The (tag, bytes) fields of an answer."""
-    found, at = [], 0
-    while at + 5 <= len(payload):
-        tag, length = struct.unpack_from("<BI", payload, at)
-        found.append((tag, payload[at + 5 : at + 5 + length]))
-        at += 5 + length
-    return found
 
 
 @dataclass(frozen=True)
@@ -162,12 +91,12 @@ class RunningProcess:
             listener.put(one)
         if any(listener.waiting > HIGH for listener in self.listeners) and not self.paused:
             self.paused = True
-            self.envd.tell(Do.PAUSE, _field(Name.PID, self.pid))
+            self.envd.tell(Do.PAUSE, field_of(Name.PID, self.pid))
 
     def settle(self) -> None:
         if self.paused and all(listener.waiting < LOW for listener in self.listeners):
             self.paused = False
-            self.envd.tell(Do.RESUME, _field(Name.PID, self.pid))
+            self.envd.tell(Do.RESUME, field_of(Name.PID, self.pid))
 
 
 class Envd(asyncio.Protocol):
@@ -232,7 +161,7 @@ class Envd(asyncio.Protocol):
             self._transport.abort()
 
     def _take(self, frame: Frame) -> None:
-        if frame.kind in (Kind.STDOUT, Kind.STDERR, PTY, Kind.EXIT):
+        if frame.kind in STREAMS or frame.kind == Kind.EXIT:
             process = self.processes.get(frame.id)
             if process is None:
                 return
@@ -242,11 +171,7 @@ class Envd(asyncio.Protocol):
                 del self.processes[frame.id]
                 process.hear(process.ended)
             else:
-                what = (
-                    {Kind.STDOUT: "stdout", Kind.STDERR: "stderr"}.get(Kind(frame.kind), "pty")
-                    if frame.kind != PTY
-                    else "pty"
-                )
+                what = STREAMS[frame.kind]
                 process.hear(Said(what, frame.payload))
         elif frame.kind == EVENT:
             watch = self.watches.get(frame.id)
@@ -262,7 +187,7 @@ class Envd(asyncio.Protocol):
         if self.gone or not self._transport:
             return 0
         self._last_id = self._last_id % 0xFFFFFFFF + 1
-        self._transport.write(_encode(kind, self._last_id, payload))
+        self._transport.write(encode(kind, self._last_id, payload))
         return self._last_id
 
     async def ask(
@@ -336,13 +261,13 @@ class Envd(asyncio.Protocol):
         size: tuple[int, int] | None = None,
     ) -> tuple[RunningProcess, Listener]:
         """Start a process and listen to it from its first word. `size` makes it a terminal's."""
-        payload = b"".join(_field(Tag.ARG, word) for word in words)
+        payload = b"".join(field_of(Tag.ARG, word) for word in words)
         given = environment or {}
-        payload += b"".join(_field(Tag.ENV, f"{name}={value}") for name, value in given.items())
-        payload += _field(Tag.CWD, cwd) + _field(Name.USER, user) + _field(Name.LABEL, label)
-        payload += _field(Name.KEEP_INPUT, b"") if keep_input else b""
+        payload += b"".join(field_of(Tag.ENV, f"{name}={value}") for name, value in given.items())
+        payload += field_of(Tag.CWD, cwd) + field_of(Name.USER, user) + field_of(Name.LABEL, label)
+        payload += field_of(Name.KEEP_INPUT, b"") if keep_input else b""
         if size:
-            payload += _field(Name.COLUMNS, size[0]) + _field(Name.ROWS, size[1])
+            payload += field_of(Name.COLUMNS, size[0]) + field_of(Name.ROWS, size[1])
         if len(payload) > PAYLOAD_MAX:
             raise GuestRefused(f"{words[0]}: its arguments are too long", errno.E2BIG)
         begun: list[Listener] = []
@@ -359,7 +284,7 @@ class Envd(asyncio.Protocol):
     async def input(self, pid: int, data: bytes) -> None:
         """Give a process input; waits while its buffer is full."""
         for at in range(0, max(len(data), 1), PIECE):
-            payload = _field(Name.PID, pid) + _field(Tag.DATA, data[at : at + PIECE])
+            payload = field_of(Name.PID, pid) + field_of(Tag.DATA, data[at : at + PIECE])
             while True:
                 try:
                     await self.ask(Do.INPUT, payload)
@@ -370,41 +295,41 @@ class Envd(asyncio.Protocol):
                     await asyncio.sleep(0.02)
 
     async def close_input(self, pid: int) -> None:
-        await self.ask(Do.CLOSE_INPUT, _field(Name.PID, pid))
+        await self.ask(Do.CLOSE_INPUT, field_of(Name.PID, pid))
 
     async def signal(self, pid: int, number: int) -> None:
         """Signal a process and those of its group."""
-        await self.ask(Do.SIGNAL, _field(Name.PID, pid) + _field(Name.NUMBER, number))
+        await self.ask(Do.SIGNAL, field_of(Name.PID, pid) + field_of(Name.NUMBER, number))
 
     async def resize(self, pid: int, columns: int, rows: int) -> None:
-        size = _field(Name.COLUMNS, columns) + _field(Name.ROWS, rows)
-        await self.ask(Do.RESIZE, _field(Name.PID, pid) + size)
+        size = field_of(Name.COLUMNS, columns) + field_of(Name.ROWS, rows)
+        await self.ask(Do.RESIZE, field_of(Name.PID, pid) + size)
 
     async def tree(
         self, kind: Do, path: str, user: str = "", *, target: str = "", depth: int = 1
     ) -> list[bytes]:
         """Stat, list, make, move or remove; entries as envd has them."""
-        payload = _field(Tag.PATH, path) + _field(Name.USER, user)
-        payload += _field(Name.TARGET, target) + _field(Name.DEPTH, depth)
+        payload = field_of(Tag.PATH, path) + field_of(Name.USER, user)
+        payload += field_of(Name.TARGET, target) + field_of(Name.DEPTH, depth)
         return await self.ask(kind, payload)
 
     async def open(self, path: str, user: str, *, write: bool = False) -> tuple[int, int]:
         """A handle of a file, and the file's size."""
-        payload = _field(Tag.PATH, path) + _field(Name.USER, user)
-        payload += _field(Tag.TRUNCATE, b"") if write else b""
+        payload = field_of(Tag.PATH, path) + field_of(Name.USER, user)
+        payload += field_of(Tag.TRUNCATE, b"") if write else b""
         handle, size = struct.unpack("<IQ", (await self.ask(Do.OPEN, payload))[-1])
         return handle, size
 
     async def read(self, handle: int, offset: int) -> bytes:
-        payload = _field(Name.HANDLE, handle) + _field(Tag.OFFSET, offset)
-        return (await self.ask(Do.READ, payload + _field(Tag.LENGTH, PIECE)))[-1]
+        payload = field_of(Name.HANDLE, handle) + field_of(Tag.OFFSET, offset)
+        return (await self.ask(Do.READ, payload + field_of(Tag.LENGTH, PIECE)))[-1]
 
     async def write(self, handle: int, data: bytes) -> None:
-        await self.ask(Do.WRITE, _field(Name.HANDLE, handle) + _field(Tag.DATA, data), 120)
+        await self.ask(Do.WRITE, field_of(Name.HANDLE, handle) + field_of(Tag.DATA, data), 120)
 
     async def close_handle(self, handle: int, keep: bool = True) -> None:
         """Close a file; one that was written takes its name now, or goes away."""
-        await self.ask(Do.CLOSE, _field(Name.HANDLE, handle) + _field(Tag.MODE, int(keep)), 120)
+        await self.ask(Do.CLOSE, field_of(Name.HANDLE, handle) + field_of(Tag.MODE, int(keep)), 120)
 
     async def watch(
         self, path: str, user: str, recursive: bool, hear: Callable[[Frame | None], None]
@@ -413,8 +338,10 @@ class Envd(asyncio.Protocol):
         self._last_watch += 1
         number = self._last_watch
         self.watches[number] = hear
-        payload = _field(Tag.PATH, path) + _field(Name.USER, user) + _field(Name.HANDLE, number)
-        payload += _field(Name.RECURSIVE, b"") if recursive else b""
+        payload = (
+            field_of(Tag.PATH, path) + field_of(Name.USER, user) + field_of(Name.HANDLE, number)
+        )
+        payload += field_of(Name.RECURSIVE, b"") if recursive else b""
         try:
             await self.ask(Do.WATCH, payload)
         except BaseException:
@@ -424,13 +351,8 @@ class Envd(asyncio.Protocol):
 
     def unwatch(self, number: int) -> None:
         self.watches.pop(number, None)
-        self.tell(Do.UNWATCH, _field(Name.HANDLE, number))
+        self.tell(Do.UNWATCH, field_of(Name.HANDLE, number))
 
     async def stats(self) -> str:
         """/proc/stat, /proc/meminfo and a line `disk TOTAL USED`, in bytes."""
         return (await self.ask(Do.STATS))[-1].decode(errors="replace")
-
-
-def _encode(kind: int, id: int, payload: bytes) -> bytes:
-    head = protocol.HEADER.pack(protocol.MAGIC, kind, 0, id, len(payload))
-    return head + protocol.CHECK.pack(protocol.checksum(head)) + payload

@@ -16,9 +16,10 @@ from starlette.responses import Response
 from harness.errors import GuestDied
 from harness.gateway import connect
 from harness.gateway.connect import Body
-from harness.gateway.envd import Do, Envd, Name, fields_of
+from harness.gateway.entries import Entry
+from harness.gateway.envd import Envd
 from harness.gateway.errors import RpcError
-from harness.gateway.service import Entry
+from harness.gateway.wire import Do, Name, fields_of
 from harness.guest.protocol import Frame, Tag
 
 _TYPES = {

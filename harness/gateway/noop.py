@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import GuestRefused, SandboxError
-from harness.gateway.envd import Do, Envd, Listener, RunningProcess, Said
+from harness.gateway.envd import Envd, Listener, RunningProcess, Said
 from harness.gateway.interpreter import DEFAULT, MARK, WORDS
 from harness.gateway.templates import NAMES
+from harness.gateway.wire import Do
 from harness.measure.record import Image
 
 _CELL = b"".join(

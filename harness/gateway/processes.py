@@ -14,9 +14,9 @@ from starlette.responses import Response
 from harness.errors import CoppiceError, GuestDied
 from harness.gateway import connect
 from harness.gateway.connect import Body
+from harness.gateway.entries import Entry
 from harness.gateway.envd import Envd, Listener, RunningProcess, Said
 from harness.gateway.errors import RpcError
-from harness.gateway.service import Entry
 
 KILL, TERM = 9, 15
 _SIGNALS = {"SIGNAL_SIGKILL": KILL, "SIGNAL_SIGTERM": TERM, KILL: KILL, TERM: TERM}

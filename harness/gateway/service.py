@@ -10,14 +10,13 @@ import logging
 import secrets
 import shutil
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
 from harness.errors import CoppiceError, SandboxGone
+from harness.gateway.entries import ABOUT, Entry, locate, now
 from harness.gateway.envd import Envd
 from harness.gateway.errors import ApiError, as_http, not_found
 from harness.gateway.fleet import Fleet, Live
@@ -31,33 +30,8 @@ READY_LIMIT_S = 60.0
 WORKERS = 8
 MOST_WAITING = 1000
 """Creations that wait for the pool at once; one more is told to come again."""
-LOG_LINES = 1000
 log = logging.getLogger("coppice.gateway")
 T = TypeVar("T")
-
-
-@dataclass
-class Entry:
-    """A sandbox in memory; `lock` is held while it changes its state."""
-
-    record: Record
-    live: Live | None = None
-    envd: Envd | None = None
-    deadline: float = 0
-    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
-    logs: deque[Mapping[str, Any]] = field(default_factory=lambda: deque(maxlen=LOG_LINES))
-    usage: deque[Mapping[str, Any]] = field(default_factory=lambda: deque(maxlen=LOG_LINES))
-    ticks: tuple[int, int] = (0, 0)
-    synced: bool = False
-    watchers: dict[str, object] = field(default_factory=dict)
-
-    @property
-    def id(self) -> str:
-        return self.record.id
-
-    def say(self, message: str, **fields: Any) -> None:
-        line = {"at": time.time(), "level": "info", "message": message, "fields": fields}
-        self.logs.append(line)
 
 
 class Sandboxes:
@@ -94,11 +68,11 @@ class Sandboxes:
         self._reaper = asyncio.create_task(self._reap())
 
     async def _recall(self, record: Record) -> None:
-        entry = Entry(record, deadline=_now() + max(record.ends - time.time(), 0))
+        entry = Entry(record, deadline=now() + max(record.ends - time.time(), 0))
         self.entries[record.id] = entry
         if record.state == "running" and record.pid:
             try:
-                about = {name: getattr(record, name) for name in _ABOUT}
+                about = {name: getattr(record, name) for name in ABOUT}
                 entry.live = await self._in_thread(lambda: self.fleet.adopt(about))
                 entry.envd = await entry.live.connect()
                 entry.say("adopted after a restart of the gateway")
@@ -146,12 +120,12 @@ class Sandboxes:
     async def _reap(self) -> None:
         while True:
             await asyncio.sleep(TICK_S)
-            now = _now()
+            at = now()
             for entry in list(self.entries.values()):
                 running = entry.record.state == "running"
                 if entry.lock.locked() or not entry.live:
                     continue
-                if running and now >= entry.deadline:
+                if running and at >= entry.deadline:
                     self._spawn(self._time_is_up(entry))
                 elif entry.envd and entry.envd.gone:
                     self._spawn(self._has_died(entry))
@@ -163,7 +137,7 @@ class Sandboxes:
 
     async def _time_is_up(self, entry: Entry) -> None:
         async with entry.lock:
-            if _now() < entry.deadline or not entry.live:
+            if now() < entry.deadline or not entry.live:
                 return
             self.meter.count("timeouts")
             try:
@@ -239,8 +213,8 @@ class Sandboxes:
         return await self._in_thread(lambda: self.fleet.resume(folder, None), saver=True)
 
     async def _admitted(self, record: Record, live: Live) -> Entry:
-        entry = Entry(record, live, deadline=_now() + record.timeout_s)
-        _locate(record, live)
+        entry = Entry(record, live, deadline=now() + record.timeout_s)
+        locate(record, live)
         self.entries[record.id] = entry
         self.store.put(record)
         try:
@@ -315,7 +289,7 @@ class Sandboxes:
             if entry.record.state == "paused":
                 await self._resume(entry, timeout_s)
                 return True
-            self._prolong(entry, max(timeout_s, entry.deadline - _now()))
+            self._prolong(entry, max(timeout_s, entry.deadline - now()))
             return False
 
     async def resume(self, entry: Entry, timeout_s: float) -> None:
@@ -330,7 +304,7 @@ class Sandboxes:
         folder, names = Path(record.saved), dict(record.identity)
         live = await self._in_thread(lambda: self.fleet.resume(folder, names), saver=True)
         entry.live = live
-        _locate(record, live)
+        locate(record, live)
         record.state, record.saved = "running", ""
         self._prolong(entry, timeout_s)
         if record.network:
@@ -354,10 +328,10 @@ class Sandboxes:
         """Let it live so much longer from now, never shorter than it would."""
         async with entry.lock:
             self._still(entry)
-            self._prolong(entry, max(duration_s, entry.deadline - _now()))
+            self._prolong(entry, max(duration_s, entry.deadline - now()))
 
     def _prolong(self, entry: Entry, timeout_s: float) -> None:
-        entry.deadline = _now() + timeout_s
+        entry.deadline = now() + timeout_s
         entry.record.timeout_s = timeout_s
         entry.record.ends = time.time() + timeout_s
         self.store.put(entry.record)
@@ -496,19 +470,6 @@ class Sandboxes:
 def _remove_all(folders: Iterable[Path]) -> None:
     for folder in folders:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-_ABOUT = ("identity", "pid", "born", "came_from")
-
-
-def _locate(record: Record, live: Live) -> None:
-    for name, value in live.about.items():
-        setattr(record, name, value)
-
-
-def _now() -> float:
-    """Of a clock that does not jump: a sandbox's time is up when so much has passed."""
-    return time.monotonic()
 
 
 def _timeout(body: Mapping[str, Any], default_s: float) -> float:

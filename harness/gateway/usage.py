@@ -7,7 +7,7 @@ import time
 from datetime import UTC, datetime
 
 from harness.errors import CoppiceError
-from harness.gateway.service import Entry
+from harness.gateway.entries import Entry
 
 
 async def sample(entry: Entry, disk_mib: int) -> None:
