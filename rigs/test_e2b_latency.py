@@ -39,7 +39,7 @@ from harness.rig_run import RigRun
 
 TEMPLATE = "code-interpreter-v1"
 CONCURRENCIES = {"quick": (1, 10), "full": (1, 10, 50)}
-ROUNDS = {"quick": {1: 20, 10: 2}, "full": {1: 100, 10: 8, 50: 2}}
+ROUNDS = {"quick": {1: 16, 10: 1}, "full": {1: 100, 10: 8, 50: 2}}
 """Rounds of each concurrency over each way: each takes that many sandboxes of the pool."""
 METRICS = (
     "create-headers",

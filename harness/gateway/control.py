@@ -209,7 +209,7 @@ class Control:
     async def do_fork(self, call: Call) -> Response:
         timeout_s = float(call.body.get("timeout", FORK_TIMEOUT_S))
         count = int(call.body.get("count", 1))
-        made = await self._sandboxes.fork(call.key, self._of(call), count, timeout_s)
+        made = await self._sandboxes.copies.fork(call.key, self._of(call), count, timeout_s)
         results = [
             {"error": one.body()} if isinstance(one, ApiError) else {"sandbox": self.sandbox(one)}
             for one in made
@@ -219,19 +219,21 @@ class Control:
     async def do_snapshot(self, call: Call) -> Response:
         if call.body.get("memory") is False:
             raise ApiError(400, "a snapshot keeps the memory here")
-        made = await self._sandboxes.snapshot(self._of(call), call.body.get("name"))
+        made = await self._sandboxes.copies.take(self._of(call), call.body.get("name"))
         return JSONResponse({"snapshotID": made.id, "names": made.names}, 201)
 
     async def do_snapshots(self, call: Call) -> Response:
         of = call.query("sandboxID")
-        found = [one for one in self._sandboxes.snapshots(call.key) if of in (None, one.sandbox_id)]
+        found = [
+            one for one in self._sandboxes.copies.all(call.key) if of in (None, one.sandbox_id)
+        ]
         places = [((one.created, one.id), one) for one in found]
         page, headers = _page(call, places, True)
         shown = [{"snapshotID": one.id, "names": one.names} for one in page]
         return JSONResponse(shown, headers=headers)
 
     async def do_forget_snapshot(self, call: Call) -> Response:
-        self._sandboxes.forget_snapshot(self._sandboxes.snapshot_of(call.key, call.id))
+        self._sandboxes.copies.forget(self._sandboxes.copies.find(call.key, call.id))
         return Response(status_code=204)
 
     # What is known of them.

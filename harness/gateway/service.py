@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from harness.errors import CoppiceError, SandboxGone
+from harness.gateway.copies import Copies
 from harness.gateway.entries import ABOUT, Entry, locate, now
 from harness.gateway.envd import Envd
-from harness.gateway.errors import ApiError, as_http, not_found
+from harness.gateway.errors import ApiError, not_found
 from harness.gateway.fleet import Fleet, Live
 from harness.gateway.meter import Meter
 from harness.gateway.network import policy
@@ -42,12 +43,13 @@ class Sandboxes:
         self.store = store
         self.meter = meter
         self.entries: dict[str, Entry] = {}
-        self._saved = folder / "saved"
-        self._saved.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self.saved = folder / "saved"
+        self.saved.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._secret = store.secret()
+        self.copies = Copies(self)
         self._workers = ThreadPoolExecutor(WORKERS, thread_name_prefix="sandboxes")
         self._savers = ThreadPoolExecutor(2, thread_name_prefix="savers")
-        self._busy: set[Path] = set()
+        self.busy: set[Path] = set()
         self._pending: dict[str, int] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
         self._reaper: asyncio.Task[None] | None = None
@@ -58,7 +60,7 @@ class Sandboxes:
         """Adopt what runs, report what is gone, end what is nobody's."""
         for record in list(self.store.records()):
             await self._recall(record)
-        swept = await self._in_thread(self.fleet.sweep)
+        swept = await self.in_thread(self.fleet.sweep)
         if swept:
             log.warning("ended sandboxes that no record had", extra={"fields": {"count": swept}})
         for entry in list(self.entries.values()):
@@ -73,7 +75,7 @@ class Sandboxes:
         if record.state == "running" and record.pid:
             try:
                 about = {name: getattr(record, name) for name in ABOUT}
-                entry.live = await self._in_thread(lambda: self.fleet.adopt(about))
+                entry.live = await self.in_thread(lambda: self.fleet.adopt(about))
                 entry.envd = await entry.live.connect()
                 entry.say("adopted after a restart of the gateway")
                 self.meter.count("adopted")
@@ -126,11 +128,11 @@ class Sandboxes:
                 if entry.lock.locked() or not entry.live:
                     continue
                 if running and at >= entry.deadline:
-                    self._spawn(self._time_is_up(entry))
+                    self.spawn(self._time_is_up(entry))
                 elif entry.envd and entry.envd.gone:
-                    self._spawn(self._has_died(entry))
+                    self.spawn(self._has_died(entry))
 
-    def _spawn(self, work: Any) -> None:
+    def spawn(self, work: Any) -> None:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -155,7 +157,7 @@ class Sandboxes:
                 log.warning("died", extra={"fields": {"sandbox": entry.id}})
                 await self._remove(entry)
 
-    async def _in_thread(self, work: Callable[[], T], saver: bool = False) -> T:
+    async def in_thread(self, work: Callable[[], T], saver: bool = False) -> T:
         pool = self._savers if saver else self._workers
         return await asyncio.get_running_loop().run_in_executor(pool, work)
 
@@ -170,7 +172,7 @@ class Sandboxes:
             raise ApiError(429, f"this key may have {key.limits.memory_mib} MiB of memory at once")
 
     @contextlib.contextmanager
-    def _pending_of(self, key: Key, count: int = 1) -> Any:
+    def pending_of(self, key: Key, count: int = 1) -> Any:
         self._admit(key, count)
         if sum(self._pending.values()) >= MOST_WAITING:
             raise ApiError(503, "too many sandboxes are being created; try again in a moment")
@@ -189,8 +191,8 @@ class Sandboxes:
         policy(rules)  # refused before anything is made
         template, snapshot = body["templateID"], None
         if template not in self.fleet.templates():
-            snapshot = self.snapshot_of(key, template)
-        with self._pending_of(key):
+            snapshot = self.copies.find(key, template)
+        with self.pending_of(key):
             live = await self._live(template, snapshot)
             resume = body.get("autoResume") or {}
             record = Record(
@@ -204,15 +206,15 @@ class Sandboxes:
                 secure=body.get("secure") is not False,
                 timeout_s=timeout_s,
             )  # fmt: skip
-            return await self._admitted(record, live)
+            return await self.admitted(record, live)
 
     async def _live(self, template: str, snapshot: Snapshot | None) -> Live:
         if snapshot is None:
-            return await self._in_thread(lambda: self.fleet.take(template, READY_LIMIT_S))
+            return await self.in_thread(lambda: self.fleet.take(template, READY_LIMIT_S))
         folder = Path(snapshot.folder)
-        return await self._in_thread(lambda: self.fleet.resume(folder, None), saver=True)
+        return await self.in_thread(lambda: self.fleet.resume(folder, None), saver=True)
 
-    async def _admitted(self, record: Record, live: Live) -> Entry:
+    async def admitted(self, record: Record, live: Live) -> Entry:
         entry = Entry(record, live, deadline=now() + record.timeout_s)
         locate(record, live)
         self.entries[record.id] = entry
@@ -244,8 +246,8 @@ class Sandboxes:
     async def _remove(self, entry: Entry) -> None:
         self.entries.pop(entry.id, None)
         self.store.remove(entry.id)
-        await self._in_thread(lambda: self._end(entry))
-        self._spawn(self._clear())
+        await self.in_thread(lambda: self._end(entry))
+        self.spawn(self.clear())
         self.meter.count("ended")
 
     def _end(self, entry: Entry) -> None:
@@ -257,7 +259,7 @@ class Sandboxes:
 
     async def pause(self, entry: Entry) -> None:
         async with entry.lock:
-            self._still(entry)
+            self.still(entry)
             if entry.record.state == "paused":
                 raise ApiError(409, f"sandbox {entry.id!r} is paused already")
             await self._pause(entry)
@@ -265,10 +267,10 @@ class Sandboxes:
     async def _pause(self, entry: Entry) -> None:
         live = entry.live
         assert live
-        folder = self._saved / f"{entry.id}-{secrets.token_hex(4)}"
-        self._busy.add(folder)
+        folder = self.saved / f"{entry.id}-{secrets.token_hex(4)}"
+        self.busy.add(folder)
         try:
-            await self._in_thread(lambda: self.fleet.save(live, folder, True), saver=True)
+            await self.in_thread(lambda: self.fleet.save(live, folder, True), saver=True)
             entry.record.saved, entry.record.state = str(folder), "paused"
             entry.record.pid = 0
             self.store.put(entry.record)
@@ -277,15 +279,15 @@ class Sandboxes:
                 entry.envd.close()
             entry.envd = entry.live = None
         finally:
-            self._busy.discard(folder)
-        self._spawn(self._clear())
+            self.busy.discard(folder)
+        self.spawn(self.clear())
         entry.say("sandbox paused")
         self.meter.count("paused")
 
     async def connect(self, entry: Entry, timeout_s: float) -> bool:
         """Make sure that it runs, for at least so long; whether it was paused."""
         async with entry.lock:
-            self._still(entry)
+            self.still(entry)
             if entry.record.state == "paused":
                 await self._resume(entry, timeout_s)
                 return True
@@ -294,7 +296,7 @@ class Sandboxes:
 
     async def resume(self, entry: Entry, timeout_s: float) -> None:
         async with entry.lock:
-            self._still(entry)
+            self.still(entry)
             if entry.record.state == "running":
                 raise ApiError(409, f"sandbox {entry.id!r} is running already")
             await self._resume(entry, timeout_s)
@@ -302,7 +304,7 @@ class Sandboxes:
     async def _resume(self, entry: Entry, timeout_s: float) -> None:
         record = entry.record
         folder, names = Path(record.saved), dict(record.identity)
-        live = await self._in_thread(lambda: self.fleet.resume(folder, names), saver=True)
+        live = await self.in_thread(lambda: self.fleet.resume(folder, names), saver=True)
         entry.live = live
         locate(record, live)
         record.state, record.saved = "running", ""
@@ -313,13 +315,13 @@ class Sandboxes:
         entry.say("sandbox resumed")
         self.meter.count("resumed")
 
-    def _still(self, entry: Entry) -> None:
+    def still(self, entry: Entry) -> None:
         if entry.id not in self.entries:
             raise not_found(entry.id)
 
     async def set_timeout(self, entry: Entry, timeout_s: float) -> None:
         async with entry.lock:
-            self._still(entry)
+            self.still(entry)
             if entry.record.state != "running":
                 raise not_found(entry.id)
             self._prolong(entry, timeout_s)
@@ -327,7 +329,7 @@ class Sandboxes:
     async def refresh(self, entry: Entry, duration_s: float) -> None:
         """Let it live so much longer from now, never shorter than it would."""
         async with entry.lock:
-            self._still(entry)
+            self.still(entry)
             self._prolong(entry, max(duration_s, entry.deadline - now()))
 
     def _prolong(self, entry: Entry, timeout_s: float) -> None:
@@ -345,95 +347,12 @@ class Sandboxes:
             raise ApiError(502, "sandbox was not found")
         return entry, entry.envd
 
-    # Snapshots, forks, network.
-
-    async def snapshot(self, entry: Entry, name: str | None) -> Snapshot:
-        async with entry.lock:
-            self._still(entry)
-            id = f"{name or 'snapshot'}-{secrets.token_hex(6)}"
-            folder = self._saved / f"snapshot-{secrets.token_hex(8)}"
-            self._busy.add(folder)
-            try:
-                if entry.live:
-                    live = entry.live
-                    await self._in_thread(lambda: self.fleet.save(live, folder, False), saver=True)
-                else:
-                    saved = Path(entry.record.saved)
-                    await self._in_thread(lambda: shutil.copytree(saved, folder), saver=True)
-                names = [name] if name else []
-                made = Snapshot(
-                    id, entry.record.key_id, names, str(folder), entry.record.template,
-                    entry.id, time.time(),
-                )  # fmt: skip
-                self.store.put_snapshot(made)
-            finally:
-                self._busy.discard(folder)
-            entry.say("snapshot taken", snapshot=id)
-            return made
-
-    def snapshots(self, key: Key) -> Sequence[Snapshot]:
-        found = [one for one in self.store.snapshots() if one.key_id == key.id]
-        return sorted(found, key=lambda one: -one.created)
-
-    def snapshot_of(self, key: Key, id: str) -> Snapshot:
-        for one in self.snapshots(key):
-            if id == one.id or id in one.names:
-                return one
-        raise ApiError(404, f"template {id!r} was not found")
-
-    def forget_snapshot(self, one: Snapshot) -> None:
-        self.store.remove_snapshot(one.id)
-        self._spawn(self._clear())
-
-    async def fork(
-        self, key: Key, entry: Entry, count: int, timeout_s: float
-    ) -> Sequence[Entry | ApiError]:
-        """Running copies of a live sandbox; what could not be made is an error among them."""
-
-        with self._pending_of(key, count):
-            async with entry.lock:
-                self._still(entry)
-                if not entry.live:
-                    raise ApiError(409, f"sandbox {entry.id!r} is paused")
-                folder, live = self._saved / f"fork-{secrets.token_hex(8)}", entry.live
-                self._busy.add(folder)
-                try:
-                    await self._in_thread(lambda: self.fleet.save(live, folder, False), saver=True)
-                except BaseException:
-                    self._busy.discard(folder)
-                    raise
-
-            async def one() -> Entry:
-                made = await self._in_thread(lambda: self.fleet.resume(folder, None), saver=True)
-                old = entry.record
-                record = Record(
-                    "i" + secrets.token_hex(10), key.id, old.template, "running", time.time(),
-                    time.time() + timeout_s, metadata=dict(old.metadata),
-                    environment=dict(old.environment), network=dict(old.network),
-                    auto_pause=old.auto_pause, auto_resume=old.auto_resume, secure=old.secure,
-                    timeout_s=timeout_s,
-                )  # fmt: skip
-                return await self._admitted(record, made)
-
-            try:
-                made = await asyncio.gather(*(one() for _ in range(count)), return_exceptions=True)
-            finally:
-                self._busy.discard(folder)
-        found: list[Entry | ApiError] = []
-        for each in made:
-            if isinstance(each, Entry):
-                found.append(each)
-            elif isinstance(each, Exception):
-                found.append(as_http(each))
-            elif isinstance(each, BaseException):
-                raise each
-        entry.say("sandbox forked", count=count)
-        return found
+    # Network.
 
     async def police(self, entry: Entry, rules: Mapping[str, Any]) -> None:
         policy(rules)
         async with entry.lock:
-            self._still(entry)
+            self.still(entry)
             if not entry.live:
                 raise ApiError(409, f"sandbox {entry.id!r} is paused")
             try:
@@ -445,19 +364,19 @@ class Sandboxes:
             entry.record.network = dict(rules)
             self.store.put(entry.record)
 
-    async def _clear(self) -> None:
+    async def clear(self) -> None:
         unneeded = self._unneeded()
         if unneeded:
-            await self._in_thread(lambda: _remove_all(unneeded), saver=True)
+            await self.in_thread(lambda: _remove_all(unneeded), saver=True)
 
     def _unneeded(self) -> Sequence[Path]:
         """States that no sandbox and no snapshot needs any more."""
-        needed = {*self._busy}
+        needed = {*self.busy}
         for entry in self.entries.values():
             for path in (entry.record.saved, entry.record.came_from):
                 needed |= {Path(path), Path(path).parent} if path else set()
         needed |= {Path(one.folder) for one in self.store.snapshots()}
-        return [one for one in self._saved.iterdir() if one not in needed and one.name[0] != "."]
+        return [one for one in self.saved.iterdir() if one not in needed and one.name[0] != "."]
 
     # Tokens.
 
