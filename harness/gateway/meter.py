@@ -49,8 +49,8 @@ class Meter:
             yield f'coppice_request_seconds_sum{{route="{route}"}} {self._seconds[route]}'
             yield f'coppice_request_seconds_count{{route="{route}"}} {total}'
         seen = ""
-        for (name, label, value), number in sorted(gauges.items()):
+        for (name, label, value), level in sorted(gauges.items()):
             if name != seen:
                 yield f"# TYPE {name} gauge"
                 seen = name
-            yield f'{name}{{{label}="{value}"}} {number}'
+            yield f'{name}{{{label}="{value}"}} {level}'

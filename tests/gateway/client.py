@@ -34,7 +34,7 @@ class Box:
         made = json.loads(data)
         return cls(served, made["sandboxID"], made["envdAccessToken"], made["trafficAccessToken"])
 
-    def headers(self, port: int = ENVD, **more: str) -> dict[str, str]:
+    def headers(self, port: int = ENVD, /, **more: str) -> dict[str, str]:
         return {
             "E2b-Sandbox-Id": self.id,
             "E2b-Sandbox-Port": str(port),

@@ -53,7 +53,7 @@ def test_a_key_neither_sees_nor_names_another_s_sandboxes(nothing: Running) -> N
              ("POST", "/connect"), ("POST", "/fork"), ("POST", "/refreshes"),
              ("GET", "/logs"), ("GET", "/metrics"), ("POST", "/snapshots")]  # fmt: skip
     for method, path in calls:
-        body = {} if method == "POST" else None
+        body: object = {} if method == "POST" else None
         answer = nothing.ask(method, f"/sandboxes/{mine.id}{path}", body, other)
         assert error(answer) == 404, path
         unknown = nothing.ask(method, f"/sandboxes/inothing{path}", body, other)
