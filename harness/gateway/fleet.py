@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import logging
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,7 +17,7 @@ from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any, Protocol
 
-from harness.errors import SandboxError, Unsupported
+from harness.errors import CoppiceError, SandboxError, Unsupported
 from harness.gateway import machine, state, templates
 from harness.gateway.envd import Envd
 from harness.gateway.keeper import Keeper
@@ -32,6 +33,8 @@ from harness.sandbox.qemu.zygote import Zygote, preload
 MEMORY_EACH = 96 << 20
 """Bytes that one more sandbox takes from the host, estimated from above."""
 REST_S = 0.2
+TRIES = 3
+log = logging.getLogger("coppice.gateway")
 ZYGOTE_REHEARSALS = 4
 
 
@@ -139,6 +142,12 @@ class Offered:
         self.pool.fill()
 
     def _make(self) -> Machine:
+        """One more for the pool, which does not ask again for one that failed."""
+        for _ in range(TRIES - 1):
+            try:
+                return self._fleet.rehearsed(self.state, self.zygote)
+            except (CoppiceError, OSError, TimeoutError) as error:
+                log.error("not made", extra={"fields": {"why": f"{type(error).__name__}: {error}"}})
         return self._fleet.rehearsed(self.state, self.zygote)
 
     def close(self) -> None:
