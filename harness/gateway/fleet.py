@@ -34,6 +34,8 @@ MEMORY_EACH = 96 << 20
 """Bytes that one more sandbox takes from the host, estimated from above."""
 REST_S = 0.2
 TRIES = 3
+CALM_S = 0.3
+"""Seconds without a creation after which a pool is filled up, unless it is empty."""
 log = logging.getLogger("coppice.gateway")
 ZYGOTE_REHEARSALS = 4
 
@@ -130,6 +132,7 @@ class Offered:
     def __init__(self, fleet: MachineFleet, source: State, size: int) -> None:
         self.state = source
         self.zygote: tuple[Zygote, Machine] | None = None
+        self.taken = 0.0
         self._fleet = fleet
         self._stack = ExitStack()
         self.pool = Pool(self._make, size, memory_each=MEMORY_EACH)
@@ -143,6 +146,9 @@ class Offered:
 
     def _make(self) -> Machine:
         """One more for the pool, which does not ask again for one that failed."""
+        # Who is being served now goes first: making another takes a processor for itself.
+        while self.pool.ready and time.monotonic() - self.taken < CALM_S:
+            time.sleep(CALM_S / 10)
         for _ in range(TRIES - 1):
             try:
                 return self._fleet.rehearsed(self.state, self.zygote)
@@ -261,7 +267,9 @@ class MachineFleet:
         return made
 
     def take(self, template: str, timeout_s: float) -> Live:
-        made = self._offered[template].pool.check_out(timeout_s)
+        offered = self._offered[template]
+        offered.taken = time.monotonic()
+        made = offered.pool.check_out(timeout_s)
         with machine.destroyed_on_failure(made):
             made.wake()
         return MachineLive(self, made)
