@@ -32,6 +32,7 @@ NEEDED = {
     "gcc": "gcc",
     "musl-gcc": "musl-tools",
     "git": "git",
+    "qemu-img": "qemu-utils",
     "debootstrap": "debootstrap",
     "bwrap": "bubblewrap",
     "runsc": "runsc",

@@ -97,24 +97,30 @@ class Run:
 
 
 @contextlib.contextmanager
-def open_run(runtime: Path | None = None) -> Iterator[Run]:
+def open_run(runtime: Path | None = None, goes_on: str | None = None) -> Iterator[Run]:
     """A new run. Whoever made something removes it; its folder goes away with the run.
 
     What dead runs have left is reclaimed first; what an interrupt kept this one's makers from
-    removing, last.
+    removing, last. The dead run `goes_on`, where anything is left of it, is taken over and not
+    reclaimed: its processes are this one's then.
     """
     from harness.host.leftovers import reclaim  # it needs this module's names
 
     runtime = runtime or runtime_folder()
-    reclaim(runtime)
-    id = new_run_id()
+    if goes_on and (runtime / goes_on).is_dir():
+        id = goes_on
+    else:
+        reclaim(runtime)
+        id = new_run_id()
+        (runtime / id).mkdir(parents=True)
     run = Run(id, runtime / id, runtime / "leases")
-    run.folder.mkdir(parents=True)
     try:
-        with (run.folder / LOCK).open("w") as lock:
+        with (run.folder / LOCK).open("a") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             lock.write(str(os.getpid()))
             lock.flush()
+            if id == goes_on:
+                reclaim(runtime)
             with run.at_end:
                 yield run
     finally:
