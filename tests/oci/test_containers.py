@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -154,6 +155,13 @@ def test_neighbours_are_apart_until_policy_says_so(run: Run, launch: Launch) -> 
     deadline = time.monotonic() + 20
     while client.agent.run(["/bin/sh", "-c", ask]).stdout != b"hello\n":
         assert time.monotonic() < deadline
+
+
+def test_many_on_one_network_come_up_at_once(launch: Launch) -> None:
+    with ThreadPoolExecutor(8) as workers:
+        made = list(workers.map(lambda _: launch(OciSubstrate(network=True)), range(16)))
+    said = [one.agent.hello() for one in made]
+    assert [one["address"] for one in said] == [str(one.identity.address) for one in made]
 
 
 def test_a_debian_with_python_runs_python(launch: Launch) -> None:
