@@ -34,6 +34,8 @@ sys.stderr.write("\\n%s %d %r %r\\n" % (sys.argv[1], c, a, b))
 """
 _UPTIME = "cut -d' ' -f1 /proc/uptime"
 _ETIMES = "ps -o etimes= -p 1"
+WAITER = "timeout --foreground 0"
+"""Sees a process to its end: FreeBSD's shell takes one that is stopped for one that ended."""
 # Ends when the connection does, and takes with it what was started and the folder.
 _KEEPER = (
     "umask 077; mkdir FOLDER && echo $$ > FOLDER/owner && echo made || exit; cat > /dev/null; "
@@ -187,7 +189,7 @@ class Ssh:
         inner = f"echo $$ > {base}.pid; exec {shlex.join(argv)} <&3 3>&- > {base}.out 2> {base}.log"
         self.shell(
             f"{exports} mkfifo {base}.in || exit; exec 3<>{base}.in; "
-            f"( trap '' HUP; sh -c {shlex.quote(inner)}; echo $? > {base}.exit ) "
+            f"( trap '' HUP; {WAITER} sh -c {shlex.quote(inner)}; echo $? > {base}.exit ) "
             "</dev/null >/dev/null 2>&1 & "
             f"while ! test -s {base}.pid; do sleep 0.02; done"
         )

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from harness.errors import CommandFailed, GuestTimeout
 from harness.host.protocol import Done, Started, signal_name
+from harness.host.ssh import WAITER
 
 PIECE = 180
 """Bytes that one line carries: a terminal takes about a thousand characters."""
@@ -166,7 +167,7 @@ class Serial:
         )
         self._console.ask(
             f"mkfifo {files}.in; : > {files}.out; ( exec 3<>{files}.in; "
-            f"sh -c {shlex.quote(inner)}; echo $? > {files}.exit ) "
+            f"{WAITER} sh -c {shlex.quote(inner)}; echo $? > {files}.exit ) "
             "</dev/null >/dev/null 2>&1 & true"
         )
         while not (pid := self._console.ask(f"cat {files}.pid 2>/dev/null")[0].strip()):
