@@ -9,6 +9,7 @@ from pathlib import Path
 from harness.measure import record
 from harness.measure.record import Validity
 from harness.site import build as building
+from harness.site import store
 from harness.site.build import Options, build
 from tests.site import factory
 from tests.site.test_build import files
@@ -79,7 +80,7 @@ def test_a_file_of_the_old_site_that_went_is_made_again(tmp_path: Path) -> None:
     whole = files(out)
     for path in out.glob("runs/*/*.html"):
         path.unlink()
-    (out / building.store.MARKER).write_text("{}")
+    (out / store.MARKER).write_text("{}")
     build(results, out)
     assert files(out) == whole
 
