@@ -38,6 +38,7 @@ RIG = RigInfo(
         *("qemu", "bhyve", "oci-raw", "oci-net", "oci-overlay", "oci-net-overlay"),
         *("jail-raw", "jail-vnet-pf", "jail-zfs-clone", "jail-vnet-zfs-clone", "noop"),
     ),
+    measured_alike=("53d608701a6365e0c13ae3b6b3b00548f00b5c1d9f355ae132f12d072cc59463",),
 )
 TIMEOUT_S = 120.0
 CONCURRENCIES = (1, 10, 50)

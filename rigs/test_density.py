@@ -64,6 +64,10 @@ RIG = RigInfo(
         "force": "begin although the estimate says that memory does not suffice",
         "network": "attach every sandbox to a network of ours, and have each answer a packet",
     },
+    measured_alike=(
+        "4e53227d9e88db9222b28d125f84e92d8d2b6866c8f27fcf87cbe6f400045e8f",
+        "fe481ce83157d33273b26cebae32e22b4eefc31f10cac3aeefd1ad8dae126bda",
+    ),
 )
 TIER = Tier.DURABLE_POOL
 TOUCHED_MIB = 16

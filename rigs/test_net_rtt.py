@@ -36,6 +36,7 @@ RIG = RigInfo(
     substrates=(),
     tools=("netperf", "netserver", "musl-gcc"),
     requirements=requirements,
+    measured_alike=("367bf8f60151c349153ccafbaa860de7672286082abcc25acb0fdfcf1a5e294c",),
 )
 NETPERF_PORT, EXCHANGE_PORT = "12865", "12900"
 STATISTICS = {

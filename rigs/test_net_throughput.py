@@ -37,6 +37,7 @@ RIG = RigInfo(
     substrates=(),
     tools=("iperf3",),
     requirements=requirements,
+    measured_alike=("d75604e6b0b8dc84f82e31c68563399152837996179dcc615ea6c4db1d114b2b",),
 )
 PORT = "5201"
 STREAMS = (1, 8)

@@ -35,6 +35,7 @@ RIG = RigInfo(
     claims=("coppice-policy-anchor",),
     substrates=(),
     requirements=requirements,
+    measured_alike=("53d227a6eb1b1e3f4e2372ccf1c7cd6bcfd858e1996d5d2a4f15de22df9a9656",),
 )
 SIZES = (1, 10, 100, 1000, 2000)
 PASSES = {"quick": 20, "full": 100}

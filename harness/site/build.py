@@ -16,6 +16,7 @@ from harness.claims import published
 from harness.claims.claims import Claim
 from harness.errors import UsageError
 from harness.measure.record import digest
+from harness.rig import discover
 from harness.site import brief, check, exports, page, store
 from harness.site.corpus import Corpus, Entry, Place, Problem, places, read
 from harness.site.environment import Renderer
@@ -104,13 +105,17 @@ def _code(sources: Path, quoted: Path, options: Options) -> str:
             if path.is_file() and path.suffix != ".pyc":
                 whole.update(path.relative_to(folder).as_posix().encode())
                 whole.update(path.read_bytes())
-    for name, sha256 in sorted({**_rigs(), **_patches()}.items()):
-        whole.update(f"{name} {sha256}".encode())
+    for name, digests in sorted({**_rigs(), **_patches()}.items()):
+        whole.update(f"{name} {digests}".encode())
     return whole.hexdigest()
 
 
-def _rigs() -> Mapping[str, str]:
-    return {f"rigs/{one.name}": digest(one) for one in (CHECKOUT / "rigs").glob("test_*.py")}
+def _rigs() -> Mapping[str, Sequence[str]]:
+    """The digests of each rig's file that measure what it measures now, the first as it is."""
+    return {
+        f"rigs/{path.name}": (digest(path), *rig.measured_alike)
+        for path, rig in discover(CHECKOUT / "rigs").values()
+    }
 
 
 def _patches() -> Mapping[str, str]:

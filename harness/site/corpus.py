@@ -92,14 +92,15 @@ class Problem:
 class Corpus:
     """Everything that pages are made of. `entries` are sorted oldest first.
 
-    `rigs` has the digest of each rig's file as it is now, `today` the day that ages count from.
+    `rigs` has the digests of each rig's file that measure as it does now, `today` the day that ages
+    count from.
     """
 
     entries: Sequence[Entry]
     problems: Sequence[Problem]
     published: Sequence[Figure]
     claims: Sequence[Claim] = ()
-    rigs: Mapping[str, str] = field(default_factory=dict)
+    rigs: Mapping[str, Sequence[str]] = field(default_factory=dict)
     patches: Mapping[str, str] = field(default_factory=dict)
     today: str = ""
     address: str = ""

@@ -104,7 +104,7 @@ def stale(corpus: Corpus, entry: Entry) -> Sequence[str]:
     if old:
         reasons.append(old)
     now = corpus.rigs.get(one.rig.path)
-    if now and now != one.rig.sha256:
+    if now and one.rig.sha256 not in now:
         reasons.append("the rig has changed since")
     for patch in one.patches:
         if patch.applied and corpus.patches.get(patch.path, patch.sha256) != patch.sha256:

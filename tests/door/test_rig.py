@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import json
 import os
@@ -325,3 +326,18 @@ def test_an_option_reaches_the_rig_by_its_name(results: Path) -> None:
     given = {"n": "8,50"}
     assert RigRun(ROOT, results, "quick", given).option("n") == "8,50"
     assert RigRun(ROOT, results, "quick").option("n") is None
+
+
+def test_what_measured_alike_was_once_the_rigs_file() -> None:
+    def git(*words: str) -> bytes:
+        return subprocess.run(["git", *words], cwd=ROOT, capture_output=True, check=True).stdout
+
+    if not (ROOT / ".git").exists() or git("rev-parse", "--is-shallow-repository") != b"false\n":
+        pytest.skip("needs this checkout's history")
+    for path, info in discover(ROOT / "rigs").values():
+        file = f"rigs/{path.name}"
+        states = (
+            git("log", "--format=%H", "--", file).decode().split() if info.measured_alike else ()
+        )
+        known = {hashlib.sha256(git("show", f"{state}:{file}")).hexdigest() for state in states}
+        assert set(info.measured_alike) <= known, file
