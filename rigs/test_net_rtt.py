@@ -145,7 +145,7 @@ def test_net_rtt(benchmark: BenchmarkFixture, run: Run, rig_run: RigRun, profile
     )
     claimed = [one for one in series if one.dimensions == CLAIMED]
     assert claimed and claimed[0].samples, "no round trip under policy was measured"
-    rig_run.deliver(benchmark, claimed[0].samples, record)
+    rig_run.deliver(benchmark, claimed[0], record)
 
 
 def clock() -> Clock:

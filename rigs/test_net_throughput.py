@@ -132,7 +132,8 @@ def test_net_throughput(
     ]
     assert claimed and claimed[0].samples, "no throughput under policy was measured"
     # pytest-benchmark holds durations: that of a gigabyte at the rate measured.
-    rig_run.deliver(benchmark, [1e9 / rate for rate in claimed[0].samples], record)
+    durations = [1e9 / rate for rate in claimed[0].samples]
+    rig_run.deliver(benchmark, claimed[0], record, durations)
 
 
 def clock() -> Clock:

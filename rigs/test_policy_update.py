@@ -305,7 +305,7 @@ def test_policy_update(
     task = f"mise run bench:policy-update{options}"
     record = rig_run.write(RIG, Path(__file__), series, clock(), task)
     claimed = next(one for one in series if one.dimensions == CLAIMED)
-    rig_run.deliver(benchmark, claimed.samples, record)
+    rig_run.deliver(benchmark, claimed, record)
 
 
 def clock() -> Clock:

@@ -87,14 +87,12 @@ def main(options: argparse.Namespace) -> int:
         return _take_turns(files, options, [info for _, info in chosen.values()])
     code = _pytest(files, options, given)
     made = [path for path in find(options.results) if path not in before]
-    for line in summary.lines(made):
+    for line in summary.lines(made) if options.rig else ():
         print(line)
     if made:
         print(f"\nrecords: {made[0].parent}")
     if options.site and made:
-        # In a process of its own: what renders pages is never loaded beside a measurement.
-        site = [sys.executable, "-m", "harness.cli", "site", "--results", str(options.results)]
-        code = subprocess.call(site, cwd=ROOT) or code
+        code = _build_site(options.results) or code
     if not made and code == 0:
         raise Unsupported("nothing of what was asked for can run here", hint="coppice doctor")
     return code
@@ -159,6 +157,28 @@ def _arm(
     return own, environment
 
 
+def there(options: argparse.Namespace, words: Sequence[str]) -> int:
+    """The same on the host that COPPICE_HOST names, whose records are brought here."""
+    from harness.host import remote
+
+    before = set(find(options.results))
+    code = remote.run_there(
+        remote.address(), remote.without(words, "--results", flags=["--site"]), options.results
+    )
+    made = [path for path in find(options.results) if path not in before]
+    if made:
+        print(f"brought back: {made[0].parent}")
+    if options.site and made:
+        code = _build_site(options.results) or code
+    return code
+
+
+def _build_site(results: Path) -> int:
+    # In a process of its own: what renders pages is never loaded beside a measurement.
+    site = [sys.executable, "-m", "harness.cli", "site", "--results", str(results)]
+    return subprocess.call(site, cwd=ROOT)
+
+
 def _refuse_at_once(name: str, tier: str) -> None:
     """A substrate that was asked for by name and cannot run here ends the command, unmeasured."""
     for need in load_substrate(name).requirements():
@@ -192,11 +212,13 @@ def _pytest(
     with tempfile.TemporaryDirectory(prefix="coppice-") as folder:
         benchmarks = Path(folder) / "benchmark.json"
         command = [sys.executable, "-m", "pytest", *map(str, files), "-p", "no:cacheprovider"]
-        command += ["--rootdir", str(ROOT), "-c", str(ROOT / "pyproject.toml"), "-v", "--tb=short"]
+        command += ["--rootdir", str(ROOT), "-c", str(ROOT / "pyproject.toml"), "--tb=short"]
+        command += ["-p", "harness.progress", "-o", "addopts=", "-q", "--no-header", "-rN"]
+        command += ["--strict-markers", "--strict-config"]
         command += [
             "--timeout=0",
             f"--benchmark-json={benchmarks}",
-            "--benchmark-columns=median,max,rounds",
+            "--benchmark-quiet",
         ]
         command += [f"--profile={options.profile}", f"--results={options.results.absolute()}"]
         for name in LISTS:

@@ -131,7 +131,8 @@ def _initramfs(kernel: Kernel, busybox: Path, work: Path) -> bytes:
     return initramfs.archive(entries)
 
 
-def _static_busybox() -> Path:
+def static_busybox() -> Path:
+    """The distribution's busybox; ImageError when a guest without libraries could not run it."""
     path = Path(need("busybox")).resolve()
     if b"ld-linux" in path.read_bytes()[:4096]:
         raise ImageError(
@@ -146,7 +147,7 @@ def build(cache: Path) -> GuestImage:
 
     Raises MissingTool, ImageError (a kernel that is none) and DiskFull.
     """
-    kernel, busybox = _kernel(cache), _static_busybox()
+    kernel, busybox = _kernel(cache), static_busybox()
     inputs = _inputs(kernel, busybox)
     name = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
     target = cache / "images" / name

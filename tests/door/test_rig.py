@@ -94,6 +94,27 @@ def test_at_concurrency_1_the_rungs_of_one_attempt_come_in_order(results: Path) 
     assert f"records: {next(iter(find(results))).parent}" in done.stdout
 
 
+def test_progress_is_a_line_for_each_measurement_and_one_for_each_reason_why_not(
+    results: Path,
+) -> None:
+    done = coppice("run", "cold-start", "--substrate", "noop", "--results", str(results))
+    lines = [line.split() for line in done.stdout.splitlines() if " %  cold-start " in line]
+    assert [line[3] for line in lines] == [
+        "noop-durable-prewarm-pool-cc1", "noop-durable-prewarm-pool-cc10",
+    ]  # fmt: skip
+    for line, record in zip(lines, records(results), strict=True):
+        claimed = next(one for one in record.series if one.metric == "first-reply")
+        assert line[4] == "first-reply" and f"n={len(claimed.samples)}" in line
+    assert "Not measured:\n  1 case: not in the quick profile" in done.stdout
+
+
+def test_a_rig_that_fails_is_a_line_of_its_own_and_the_exit_code() -> None:
+    done = coppice("run", "cold-start", "--substrate", "noop", "--results", "/proc/no-folder")
+    assert done.returncode == 1
+    assert len([line for line in done.stdout.splitlines() if "cold-start " in line]) == 2
+    assert done.stdout.count("FAILED   ") == 2 and "INTERNALERROR" not in done.stdout
+
+
 def test_a_tier_is_found_by_its_name(results: Path) -> None:
     done = rigs("--collect-only", "-q", "-k", "qemu-durable-pool")
     ids = [line.split("[")[1][:-1] for line in done.stdout.splitlines() if "[" in line]

@@ -12,7 +12,7 @@
 #define HEADER 16u
 #define ROOM (2u * (FRAME_MAX + HEADER))
 
-static int line = -1;
+static int line = -1, line_out = -1;
 static uint8_t inbox[ROOM], outbox[ROOM];
 static size_t in_start, in_end, out_end;
 
@@ -57,13 +57,19 @@ int line_open(const char *path)
 {
     struct termios raw;
 
-    line = open(path, O_RDWR | O_CLOEXEC | O_NOCTTY);
+    line = line_out = open(path, O_RDWR | O_CLOEXEC | O_NOCTTY);
     if (line >= 0 && tcgetattr(line, &raw) == 0) { /* a UART, not a virtio port */
         cfmakeraw(&raw);
         cfsetspeed(&raw, B115200);
         tcsetattr(line, TCSANOW, &raw);
     }
-    return line;
+    return line < 0 ? -1 : 0;
+}
+
+void line_use(int in, int out)
+{
+    line = in;
+    line_out = out;
 }
 
 int line_fd(void)
@@ -156,7 +162,7 @@ void line_flush(void)
     size_t sent = 0;
 
     while (sent < out_end) {
-        ssize_t wrote = write(line, outbox + sent, out_end - sent);
+        ssize_t wrote = write(line_out, outbox + sent, out_end - sent);
         if (wrote < 0 && errno == EINTR)
             continue;
         if (wrote <= 0)
