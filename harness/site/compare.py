@@ -57,7 +57,7 @@ class Kind:
         return (
             entry,
             series,
-            Estimate(entry.record.machine.memory_bytes * up / each.value, None, None),
+            Estimate(entry.brief.machine.memory_bytes * up / each.value, None, None),
         )
 
     def part(self, metric: str) -> tuple[Entry, Series, int] | None:
@@ -85,6 +85,8 @@ class Kind:
 
 def _all(corpus: Corpus, metric: str, **dimensions: Scalar) -> Iterator[tuple[Entry, Series]]:
     for entry in corpus.of_rig(RIG, corpus.machine):
+        if not any(line.metric == metric for line in entry.brief.lines):
+            continue
         for one in entry.record.series:
             if one.metric == metric and all(
                 one.dimensions.get(name) == value for name, value in dimensions.items()
@@ -96,7 +98,7 @@ def newest(corpus: Corpus, metric: str, **dimensions: Scalar) -> tuple[Entry, Se
     """The newest series with samples, of the full profile if there is one."""
     chosen: tuple[Entry, Series] | None = None
     for entry, one in _all(corpus, metric, **dimensions):
-        fuller = chosen and chosen[0].record.profile == "full" != entry.record.profile
+        fuller = chosen and chosen[0].brief.profile == "full" != entry.brief.profile
         if one.samples and not fuller:
             chosen = (entry, one)
     return chosen
@@ -106,7 +108,7 @@ def kinds(corpus: Corpus) -> Sequence[Kind]:
     """Everything that compare records have, in their order."""
     found: dict[tuple[str, str], None] = {}
     for entry in corpus.of_rig(RIG, corpus.machine):
-        for one in entry.record.series:
+        for one in entry.brief.lines:
             if "tier" in one.dimensions:
                 found[str(one.dimensions["substrate"]), str(one.dimensions["tier"])] = None
     return [Kind(substrate, tier, corpus) for substrate, tier in found]
@@ -115,8 +117,10 @@ def kinds(corpus: Corpus) -> Sequence[Kind]:
 def absent(corpus: Corpus) -> Sequence[tuple[str, str]]:
     """What the newest record could not measure, and why."""
     entries = list(corpus.of_rig(RIG, corpus.machine))
+    if not entries:
+        return []
+    missing = (one for one in entries[-1].brief.lines if one.metric == "measured-here")
     return [
         (f"{one.dimensions['substrate']}, {one.dimensions['tier']}", str(one.dimensions["reason"]))
-        for one in (entries[-1].record.series if entries else ())
-        if one.metric == "measured-here"
+        for one in missing
     ]

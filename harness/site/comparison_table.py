@@ -140,7 +140,7 @@ def _fleet(corpus: Corpus, column: Column) -> tuple[Entry, Line, int] | None:
                     or not column.substrate(str(facts.get("substrate")))
                 ):
                     continue
-                many = up.n if up and up.n else facts.get("n")
+                many = facts.get("up") or (up.n if up and up.n else facts.get("n"))
                 if isinstance(many, int) and (best is None or many >= best[0]):
                     best = (many, entry, line)
     return (best[1], best[2], best[0]) if best else None

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from harness.site import compare
 from harness.site.corpus import Corpus
-from harness.site.page import Asset, Document, Nav, Page
+from harness.site.page import Document, Item, Nav, Page
 
 # Cells that nobody here can measure: who is spoken of, and the figures by row.
 _QUOTED = (
@@ -23,7 +23,7 @@ _QUOTED = (
 )  # fmt: skip
 
 
-def _render(corpus: Corpus) -> Iterator[Document | Asset]:
+def _render(corpus: Corpus) -> Iterator[Item]:
     plain = compare.newest(corpus, "plain-run", program="runc")
     ratios = []
     for name in ("oci-overlay", "oci-net-overlay"):
