@@ -236,7 +236,7 @@ def test_e2b_latency(benchmark: BenchmarkFixture, run: Run, rig_run: RigRun, pro
     series = into.series()
     record = rig_run.write(RIG, Path(__file__), series, clock(), task)
     shown = next(one for one in series if one.dimensions["substrate"] == "qemu" and one.samples)
-    rig_run.deliver(benchmark, shown.samples, record)
+    rig_run.deliver(benchmark, shown, record)
 
 
 def clock() -> Clock:
