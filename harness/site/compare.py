@@ -28,7 +28,7 @@ class Kind:
         return {"substrate": self.substrate, "tier": self.tier}
 
     def find(self, metric: str, **dimensions: Scalar) -> tuple[Entry, Series] | None:
-        """The newest of the full profile, else the newest of any, that has samples or failures."""
+        """The series of most samples, of whatever compare record has it."""
         return newest(self.corpus, metric, **self.whose, **dimensions)
 
     def says(self, metric: str) -> tuple[Entry, bool] | None:
@@ -95,11 +95,10 @@ def _all(corpus: Corpus, metric: str, **dimensions: Scalar) -> Iterator[tuple[En
 
 
 def newest(corpus: Corpus, metric: str, **dimensions: Scalar) -> tuple[Entry, Series] | None:
-    """The newest series with samples, of the full profile if there is one."""
+    """The series of most samples, and the newest of those that have as many."""
     chosen: tuple[Entry, Series] | None = None
     for entry, one in _all(corpus, metric, **dimensions):
-        fuller = chosen and chosen[0].brief.profile == "full" != entry.brief.profile
-        if one.samples and not fuller:
+        if one.samples and (chosen is None or len(one.samples) >= len(chosen[1].samples)):
             chosen = (entry, one)
     return chosen
 

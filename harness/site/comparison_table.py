@@ -54,8 +54,9 @@ class TableRow:
 COLUMNS = (
     Column("CubeSandbox", "published", lambda name: False),
     Column("Docker", "", lambda name: name == "docker"),
-    Column("Container", "runc", lambda name: name.startswith("oci")),
-    Column("gVisor", "", lambda name: name == "gvisor"),
+    Column("Container", "runc", lambda name: name.startswith("oci"), "full"),
+    Column("gVisor", "", lambda name: name == "gvisor", "full"),
+    Column("Traditional VM", "QEMU, firmware and systemd", lambda name: name == "vm"),
     Column("microVM", "QEMU, restored from disk", lambda name: name == "qemu", "durable-pool"),
     Column("microVM", "QEMU, kept in memory", lambda name: name == "qemu", "durable-prewarm-pool"),
     Column("Jail", "FreeBSD", lambda name: name.startswith("jail")),
@@ -65,25 +66,25 @@ _QUOTED: Mapping[str, Mapping[int, Sequence[str]]] = {
     "start": {
         0: ("cubesandbox.readme.cc1",),
         1: ("coppice.docker",),
-        6: ("coppice.jail-zfs-clone.cc1-table",),
-        7: ("coppice.bhyve-durable-prewarm-pool.cc1-p50",),
+        7: ("coppice.jail-zfs-clone.cc1-table",),
+        8: ("coppice.bhyve-durable-prewarm-pool.cc1-p50",),
     },
     "ten": {
         0: ("cubesandbox.june.cc10-p95",),
-        6: ("coppice.jail-zfs-clone.cc10-p95",),
-        7: ("coppice.bhyve-durable-prewarm-pool.cc10-p95",),
+        7: ("coppice.jail-zfs-clone.cc10-p95",),
+        8: ("coppice.bhyve-durable-prewarm-pool.cc10-p95",),
     },
     "memory": {
         0: ("cubesandbox.readme.memory", "cubesandbox.june.density-1000"),
-        6: ("coppice.memory.jail",),
-        7: ("coppice.memory.bhyve",),
+        7: ("coppice.memory.jail",),
+        8: ("coppice.memory.bhyve",),
     },
     "fleet": {
         0: ("cubesandbox.readme.density",),
-        6: ("coppice.density.jails",),
-        7: ("coppice.density.host-32g",),
+        7: ("coppice.density.jails",),
+        8: ("coppice.density.host-32g",),
     },
-    "sdk": {0: ("cubesandbox.e2b",), 7: ("coppice.e2b.calls",)},
+    "sdk": {0: ("cubesandbox.e2b",), 8: ("coppice.e2b.calls",)},
 }
 
 
@@ -191,6 +192,7 @@ _ISOLATION = (
     "a kernel in user space",
     "kernel of its own",
     "kernel of its own",
+    "kernel of its own",
     "shared kernel, jail",
     "kernel of its own",
 )
@@ -199,6 +201,7 @@ _DURABLE = (
     "starts anew",
     "starts anew",
     "starts anew",
+    "boots from its disk",
     "restored from its checkpoint",
     "the pool refills from its checkpoint",
     "cloned anew",
@@ -206,9 +209,10 @@ _DURABLE = (
 )
 _NETWORK = (
     "eBPF on each card",
-    "iptables",
+    "iptables, by itself",
     "nf_tables by netlink",
-    "nf_tables by netlink",
+    "none here",
+    "none here",
     "nf_tables by netlink",
     "nf_tables by netlink",
     "pf anchors",
