@@ -21,12 +21,14 @@ RUNGS = ("first-exec", "cold-start", "first-reply")
 
 @dataclass(frozen=True)
 class Column:
-    """A kind of sandbox. `substrate` tells the names of substrates that are of this kind."""
+    """A kind of sandbox. `substrate` tells the names of substrates that are of this kind, `sharing`
+    which fleets of theirs."""
 
     title: str
     aside: str
     substrate: Callable[[str], bool]
     tier: str | None = None
+    sharing: str | None = None
 
 
 @dataclass(frozen=True)
@@ -57,11 +59,17 @@ COLUMNS = (
     Column("Container", "runc", lambda name: name.startswith("oci"), "full"),
     Column("gVisor", "", lambda name: name == "gvisor", "full"),
     Column("Traditional VM", "QEMU, firmware and systemd", lambda name: name == "vm"),
-    Column("microVM", "QEMU, restored from disk", lambda name: name == "qemu", "durable-pool"),
-    Column("microVM", "QEMU, kept in memory", lambda name: name == "qemu", "durable-prewarm-pool"),
+    Column(
+        "microVM", "QEMU, restored from disk", lambda name: name == "qemu",
+        "durable-pool", "mapped",
+    ),
+    Column(
+        "microVM", "QEMU, kept in memory", lambda name: name == "qemu",
+        "durable-prewarm-pool", "forked",
+    ),
     Column("Jail", "FreeBSD", lambda name: name.startswith("jail")),
     Column("bhyve", "FreeBSD", lambda name: name == "bhyve", "durable-prewarm-pool"),
-)
+)  # fmt: skip
 _QUOTED: Mapping[str, Mapping[int, Sequence[str]]] = {
     "start": {
         0: ("cubesandbox.readme.cc1",),
@@ -126,8 +134,9 @@ def _fits(line: Line, column: Column, concurrency: int) -> bool:
 
 
 def _fleet(corpus: Corpus, column: Column) -> tuple[Entry, Line, int] | None:
-    """The largest fleet at rest of this kind: what all of it takes, and how many came up."""
-    best: tuple[int, Entry, Line] | None = None
+    """The largest fleet at rest of this kind that nothing disturbed, else of any: what all of it
+    takes, and how many came up."""
+    best: tuple[tuple[bool, int], Entry, Line] | None = None
     for rig in ("density", "compare"):
         for entry in corpus.of_rig(rig, corpus.machine):
             up = entry.brief.find("bring-up", {})
@@ -139,12 +148,16 @@ def _fleet(corpus: Corpus, column: Column) -> tuple[Entry, Line, int] | None:
                     or facts.get("work", "idle") != "idle"
                     or facts.get("counted", "to-be-had") != "to-be-had"
                     or not column.substrate(str(facts.get("substrate")))
+                    or (column.sharing and facts.get("sharing", column.sharing) != column.sharing)
                 ):
                     continue
                 many = facts.get("up") or (up.n if up and up.n else facts.get("n"))
-                if isinstance(many, int) and (best is None or many >= best[0]):
-                    best = (many, entry, line)
-    return (best[1], best[2], best[0]) if best else None
+                if not isinstance(many, int):
+                    continue
+                rank = (entry.brief.validity.status == "valid", many)
+                if best is None or rank >= best[0]:
+                    best = (rank, entry, line)
+    return (best[1], best[2], best[0][1]) if best else None
 
 
 def _quotes(corpus: Corpus, row: str, column: int) -> Sequence[Figure]:
@@ -172,7 +185,8 @@ def rows(corpus: Corpus) -> Sequence[TableRow]:
             Cell(f"{by:,} at once, alive" if fleet else "", None, "p50", 1,
                  _quotes(corpus, "fleet", at), ours and not fleet)
         )  # fmt: skip
-        sdk.append(Cell("", None, "p50", 1, _quotes(corpus, "sdk", at), False))
+        served = "through our gateway" if column.substrate("qemu") else "not served here"
+        sdk.append(Cell(served if ours else "", None, "p50", 1, _quotes(corpus, "sdk", at), False))
     return (
         TableRow("Isolation", "what stands between two", [Cell(words) for words in _ISOLATION]),
         TableRow("Cold start", "one at a time, until a command has run; median", starts),
