@@ -20,7 +20,7 @@ _COLUMNS = ("p50", "p95", "p99", "min", "max")
 CHARTED = 3
 """Samples from which a series has charts."""
 _A_PAGE = 10
-"""Series whose charts stand on one page; the rest follow on further pages."""
+"""Series whose charts stand on one page at most; the rest follow on further pages."""
 _POINTS, _MOST = 2400, 600
 """Points of all charts of a page together, and of one chart."""
 _ROWS = 200_000
@@ -94,7 +94,9 @@ def files_of_run(
         for one in record.series
         if len(one.samples) >= CHARTED and not figures.withheld(entry, one)
     ]
-    parts = [charted[at : at + _A_PAGE] for at in range(0, len(charted), _A_PAGE)] or [[]]
+    # The table of a record with many series takes the room of charts.
+    size = max(3, _A_PAGE - len(record.series) // 12)
+    parts = [charted[at : at + size] for at in range(0, len(charted), size)] or [[]]
     stems = [entry.page, *(f"{entry.place.stem}.{n}.html" for n in range(2, len(parts) + 1))]
     known = {id(one): stems[n] for n, part in enumerate(parts) for one in part}
     first: Markup | None = None
