@@ -207,7 +207,7 @@ def open_ssh(run: Run, address: Address) -> Iterator[Ssh]:
     The folder and what was started go when the block ends, or when the connection does.
     """
     with Connection(address, {VARIABLE: str(run.folder)}) as connection:
-        folder = f"/var/tmp/coppice-{run.id}"
+        folder = f"/var/tmp/{run.object_name('host')}"
         host = Ssh(connection, folder, folder)
         keeper = connection.popen(_KEEPER.replace("FOLDER", shlex.quote(folder)))
         assert keeper.stdin and keeper.stdout

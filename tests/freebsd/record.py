@@ -1,10 +1,11 @@
 """Drive the drivers on a real FreeBSD and keep what was said: how the transcripts are made.
 
-    python -m tests.freebsd.record CONSOLE [NAME ...]
+    python -m tests.freebsd.record WHERE [NAME ...]
 
-CONSOLE is the socket of a serial console with a root shell; COPPICE_GUEST_AGENT and COPPICE_CACHE
-are paths on that machine. Each NAME of `SCENES` makes tests/transcripts/NAME.json. The same scenes
-are played back in test_transcripts.py. Names are fixed, so that both say the same.
+WHERE is ssh://root@host, or the socket of a serial console with a root shell.
+COPPICE_GUEST_AGENT is the agent's path on that machine. Each NAME of `SCENES` makes
+tests/transcripts/NAME.json. The same scenes are played back in test_transcripts.py. Names are
+fixed, so that both say the same.
 """
 
 from __future__ import annotations
@@ -15,13 +16,16 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from harness.guest import agent_client
 from harness.host import freebsd, leftovers_freebsd
+from harness.host.leftovers import Leftover
 from harness.host.protocol import Host, must
 from harness.host.run import Run
+from harness.host.ssh import open_ssh
+from harness.host.ssh_connection import Address
 from harness.network.pf_cubenet import open_pf_cubenet
 from harness.network.policy import Policy
 from harness.sandbox.bhyve import BhyveSubstrate
@@ -30,6 +34,7 @@ from harness.sandbox.protocol import Sharing, Tier
 from harness.sandbox.shared import SharedSandbox
 from tests.freebsd.documented import identity, run_in
 from tests.freebsd.hosts import TRANSCRIPTS, Recording
+from tests.freebsd.serial import Console, Serial
 
 CACHE = Path("/vms/c")
 FOLDER = "/vms/run"
@@ -111,12 +116,10 @@ def left(host: Host, run: Run, say: Say) -> None:
         run.at_end.enter_context(stack)
         template = jails.prepare(run, CACHE, Tier.FULL)
         jails.launch(run, template, Tier.FULL, identity(5))
-        found = leftovers_freebsd.find(host, lambda mark: False)
-        for one in found:
+        for one in _left(host):
             say(f"found {one.what} {one.name}")
             leftovers_freebsd.remove(host, one)
-        rest = leftovers_freebsd.find(host, lambda mark: False)
-        assert rest == [], rest
+        assert _left(host) == []
         run.at_end.pop_all()
 
 
@@ -177,29 +180,41 @@ SCENES: dict[str, Callable[[Host, Run, Say], None]] = {
 }
 
 
-def main(socket: str, names: list[str]) -> None:
-    from tests.freebsd.serial import Console, Serial
-
-    console = Console(socket)
+@contextlib.contextmanager
+def reached(where: str, run: Run) -> Iterator[Host]:
+    """The host at an address of ssh, or at the end of a console."""
+    if where.startswith("ssh://"):
+        with open_ssh(run, Address.parse(where)) as host:
+            yield host
+        return
+    console = Console(where)
     try:
         console.ask(f"rm -rf {FOLDER}")
-        swept = Serial(console, FOLDER)
-        for one in leftovers_freebsd.find(swept, lambda mark: False):
-            leftovers_freebsd.remove(swept, one)
-        for name in names or list(SCENES):
-            with tempfile.TemporaryDirectory() as folder:
-                host = Recording(Serial(console, FOLDER))
-                about = host.run(["uname", "-srm"]).text
-                host.events.clear()
-                began = time.monotonic()
-                SCENES[name](
-                    host, run_in(Path(folder)), lambda text: print(f"  {text}", flush=True)
-                )
-                doc = (SCENES[name].__doc__ or name).splitlines()[0]
-                host.save(TRANSCRIPTS / f"{name}.json", doc, f"{about}, emulated")
-                print(f"{name}: {len(host.events)} events, {time.monotonic() - began:.0f} s")
+        yield Serial(console, FOLDER)
     finally:
         console.close()
+
+
+def main(where: str, names: list[str]) -> None:
+    for name in names or list(SCENES):
+        with tempfile.TemporaryDirectory() as folder:
+            run = run_in(Path(folder))
+            with reached(where, run) as real:
+                for one in _left(real):
+                    leftovers_freebsd.remove(real, one)
+                about = real.run(["uname", "-srm"]).text
+                host = Recording(real)
+                began = time.monotonic()
+                SCENES[name](host, run, lambda text: print(f"  {text}", flush=True))
+        doc = getattr(SCENES[name], "func", SCENES[name]).__doc__ or name
+        host.save(TRANSCRIPTS / f"{name}.json", doc.splitlines()[0], f"{about}, emulated")
+        print(f"{name}: {len(host.events)} events, {time.monotonic() - began:.0f} s", flush=True)
+
+
+def _left(host: Host) -> list[Leftover]:
+    """All of any run's, but for the folder that we work in."""
+    found = leftovers_freebsd.find(host, lambda mark: False)
+    return [one for one in found if one.what != "folder"]
 
 
 def be_patient() -> None:

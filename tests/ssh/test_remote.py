@@ -41,7 +41,7 @@ def test_records_of_a_run_there_come_here_and_nothing_stays(
 ) -> None:
     assert main([*NOOP, "--results", str(tmp_path / "results")]) == 0
     out = capfd.readouterr().out
-    assert "test_cold_start[noop-durable-prewarm-pool-cc1] PASSED" in out, "progress is shown"
+    assert "noop-durable-prewarm-pool-cc1" in out and "brought back: " in out, "progress is shown"
     (path,) = find(tmp_path / "results")
     record = load(path)
     assert all(one.samples for one in record.series)
@@ -165,8 +165,6 @@ def test_clean_there_removes_what_a_killed_far_end_left(
 ) -> None:
     killed()
     (left,) = copies(server)
-    assert main(["clean", "--dry-run"]) == 0
-    assert f"would remove folder {left}" in capfd.readouterr().out
     assert main(["clean"]) == 0
     assert f"removed folder {left}" in capfd.readouterr().out
     assert copies(server) == []
