@@ -15,14 +15,14 @@ from harness.host.run import Run
 from tests.gateway.client import Box
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def possible() -> None:
     for need in requirements():
         if not need.satisfied:
             raise Unsupported(f"the gateway needs {need.what}; {need.detail}", hint=need.remedy)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def served(run: Run, possible: None) -> Iterator[Running]:
     """A gateway over microVMs, with small pools."""
     with gateway(run, "--pool", "3", "--domain", "sandboxes.test") as one:
@@ -30,7 +30,7 @@ def served(run: Run, possible: None) -> Iterator[Running]:
         yield one
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def shared_nothing(run: Run) -> Iterator[Running]:
     """A gateway over the noop fleet."""
     pytest.importorskip("uvicorn")

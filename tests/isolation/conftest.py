@@ -56,7 +56,7 @@ class Cell:
         return self.sandbox.agent.run(["/bin/sh", "-c", script]).stdout.decode(errors="replace")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def program(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     """The attacker's program."""
     target = tmp_path_factory.mktemp("attack") / "attack"
@@ -64,7 +64,7 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     return target.read_bytes()
 
 
-@pytest.fixture(scope="session", params=["oci", "qemu"])
+@pytest.fixture(scope="package", params=["oci", "qemu"])
 def cell(request: pytest.FixtureRequest, run: Run, program: bytes) -> Iterator[Cell]:
     if os.geteuid() != 0:
         pytest.skip("sandboxes that are attacked are made by root")
@@ -95,7 +95,7 @@ def cell(request: pytest.FixtureRequest, run: Run, program: bytes) -> Iterator[C
         yield Cell(kind, *made)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
     word = f"coppice-secret-{secrets.token_hex(8)}"
     file = tmp_path_factory.mktemp("host") / "secret"
