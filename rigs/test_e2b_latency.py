@@ -18,7 +18,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +66,9 @@ class Client:
         self._served = served
         self._line = http.client.HTTPConnection("127.0.0.1", served.port, timeout=120)
         self._line.connect()
+
+    def close(self) -> None:
+        self._line.close()
 
     def _begin(self, path: str, body: bytes, **headers: str) -> http.client.HTTPResponse:
         self._line.request("POST", path, body, {"X-API-KEY": self._served.key, **headers})
@@ -121,9 +124,9 @@ def _envelope(body: Mapping[str, Any]) -> bytes:
     return struct.pack(">BI", 0, len(data)) + data
 
 
-def over_http(served: Running, concurrency: int, rounds: int) -> Iterator[Callable[[], Any]]:
-    """Rounds to be run, each giving its samples."""
-    clients = [Client(served) for _ in range(concurrency)]
+@contextmanager
+def over_http(served: Running, concurrency: int) -> Iterator[Callable[[], Any]]:
+    """Runs one round, which gives its samples."""
 
     def one_round() -> Sequence[Sample]:
         said: list[Sample] = []
@@ -143,8 +146,9 @@ def over_http(served: Running, concurrency: int, rounds: int) -> Iterator[Callab
             thread.join()
         return said
 
-    clients[0].once()
-    for _ in range(rounds):
+    with ExitStack() as stack:
+        clients = [stack.enter_context(closing(Client(served))) for _ in range(concurrency)]
+        clients[0].once()
         yield one_round
 
 
@@ -199,9 +203,10 @@ def measure(served: Running, substrate: str, profile: str, into: Collector) -> N
             "concurrency": concurrency,
         }
         ready()
-        for one_round in over_http(served, concurrency, rounds):
-            ready()
-            take(into, one_round(), {**what, "sdk": "http"})
+        with over_http(served, concurrency) as one_round:
+            for _ in range(rounds):
+                ready()
+                take(into, one_round(), {**what, "sdk": "http"})
         try:
             with sdk(served, concurrency, rounds) as one_round:
                 for _ in range(rounds):

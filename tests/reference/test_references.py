@@ -48,7 +48,9 @@ def test_it_climbs_the_ladder_and_leaves_nothing(name: str, tier: Tier, run: Run
         made.sandbox.destroy()
     assert marked(run) <= before | _daemons(run)
     assert not [
-        path for path in run.folder.rglob(f"*{made.sandbox.id}*") if "docker" not in path.parts
+        path
+        for path in run.folder.rglob(f"*{made.sandbox.id}*")
+        if not any(part.startswith("docker-") for part in path.parts)
     ]
 
 

@@ -11,6 +11,7 @@ import re
 import shutil
 import signal
 import subprocess
+import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -135,14 +136,13 @@ def _daemon(run: Run, template: Reference) -> Sequence[str]:
     """Start dockerd for a run and import its image; the words that a command of it begins with."""
     path = client()
     assert path
-    folder = run.folder / "docker"
-    folder.mkdir()
+    folder = Path(tempfile.mkdtemp(prefix="docker-", dir=run.folder))
     made = [path for path in FOLDERS if not path.exists()]
     run.at_end.callback(_remove_empty, made)
     socket = folder / "socket"
     log = Log(run, "dockerd")
     run.at_end.callback(log.close)
-    group = f"{cgroups.group_of(run)}/docker"
+    group = f"{cgroups.group_of(run)}/{folder.name}"
     run.at_end.callback(cgroups.find().remove, group)
     daemon = subprocess.Popen(
         [
