@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
 import pkgutil
 import sys
 from collections.abc import Sequence
 
 from harness import __version__, commands
 from harness.errors import CoppiceError
+
+HOST = "COPPICE_HOST"
 
 
 def parser() -> argparse.ArgumentParser:
@@ -22,13 +25,18 @@ def parser() -> argparse.ArgumentParser:
         own = sub.add_parser(found.name, help=module.HELP, description=module.__doc__)
         module.arguments(own)
         own.set_defaults(main=module.main)
+        if hasattr(module, "there"):  # what it does on the host that COPPICE_HOST names
+            own.set_defaults(there=module.there)
     return top
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; its exit code (see harness/errors.py)."""
-    options = parser().parse_args(argv)
+    words = sys.argv[1:] if argv is None else list(argv)
+    options = parser().parse_args(words)
     try:
+        if os.environ.get(HOST) and hasattr(options, "there"):
+            return int(options.there(options, words))
         return int(options.main(options))
     except CoppiceError as error:
         print(f"coppice: {error}", file=sys.stderr)

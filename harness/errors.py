@@ -17,12 +17,17 @@
     ├── PolicyError                       65  a network policy that says nothing a packet could obey
     ├── RecordError                       65  a run record that must not be read or written
     │   └── UnknownSchema                     newer than this harness, or not ours
+    ├── HostError                         68  another machine cannot be reached, or was lost
+    │   ├── HostKeyChanged                    it shows another key than the one that is known of it
+    │   └── HostLost                          the connection ended in the middle of something
+    ├── CommandFailed                     70  a program on a host ended badly; says what it said
     └── SandboxError                      76  a sandbox did not do what it was asked
         ├── GuestTimeout                      no answer within the limit
         ├── GuestDied                         the guest or its VMM went away
         ├── WrongAnswer                       it answered, but did not compute the nonce
         ├── GuestRefused                      the agent answered with an error number
-        └── SandboxGone                       what was asked for is of a sandbox that is not there
+        ├── SandboxGone                       what was asked for is of a sandbox that is not there
+        └── NameTaken                         something of that name is there, and it is not ours
 
 Exit codes follow sysexits.h where it has a word for the case. 130 is an interrupt by the user.
 """
@@ -34,14 +39,19 @@ __all__ = [
     "CheckpointError",
     "CheckpointForeign",
     "CheckpointTruncated",
+    "CommandFailed",
     "CoppiceError",
     "DiskFull",
     "GuestDied",
     "GuestRefused",
     "GuestTimeout",
+    "HostError",
+    "HostKeyChanged",
+    "HostLost",
     "ImageError",
     "MissingPrivilege",
     "MissingTool",
+    "NameTaken",
     "NotEnoughMemory",
     "PolicyError",
     "RecordError",
@@ -124,6 +134,27 @@ class UnknownSchema(RecordError):
     pass
 
 
+class HostError(CoppiceError):
+    exit_code = 68
+
+
+class HostKeyChanged(HostError):
+    pass
+
+
+class HostLost(HostError):
+    pass
+
+
+class CommandFailed(CoppiceError):
+    """`code` is what the program ended with, `said` what it wrote on stderr."""
+
+    def __init__(self, message: str, code: int, said: str, *, hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.code = code
+        self.said = said
+
+
 class SandboxError(CoppiceError):
     exit_code = 76
 
@@ -149,4 +180,8 @@ class GuestRefused(SandboxError):
 
 
 class SandboxGone(SandboxError):
+    pass
+
+
+class NameTaken(SandboxError):
     pass

@@ -26,6 +26,9 @@ class RigInfo:
     offers them by name, pytest as `--set NAME=VALUE`, and the rig asks `rig_run.option(NAME)`.
     `flags` are options without a value: set, they are "yes". `check` raises UsageError when the
     options given make no sense, before anything is measured.
+
+    `measured_alike` are the digests of earlier states of the rig's file that measured the same:
+    records made with them still speak of what would be measured today.
     """
 
     id: str
@@ -37,6 +40,7 @@ class RigInfo:
     options: Mapping[str, str] = field(default_factory=dict)
     flags: Mapping[str, str] = field(default_factory=dict)
     check: Callable[[Mapping[str, str]], object] = dict
+    measured_alike: Sequence[str] = ()
 
 
 def discover(folder: Path) -> dict[str, tuple[Path, RigInfo]]:

@@ -54,6 +54,10 @@ class RigRun:
         self._after: Facts = {}
         self._own_cpu = validity.OwnCpu()
         self.run_id = new_run_id()
+        self.headline: Series | None = None
+        """The series that the measurement is about, once delivered."""
+        self.doubts: Sequence[str] = ()
+        """Why the record is not valid, once written."""
 
     def option(self, name: str) -> str | None:
         """What was given for an option of this rig; None when nothing was."""
@@ -103,6 +107,7 @@ class RigRun:
         )
         if broken:
             judged = Validity("failed", (*broken, *judged.reasons))
+        self.doubts = judged.reasons
         record = RunRecord(
             run_id=self.run_id,
             started=self._started,
@@ -123,9 +128,19 @@ class RigRun:
         )
         return write(record, self._results)
 
-    def deliver(self, benchmark: BenchmarkFixture, samples: Sequence[float], record: Path) -> None:
-        """Give pytest-benchmark the samples, and the digest of the record that holds them all."""
+    def deliver(
+        self,
+        benchmark: BenchmarkFixture,
+        headline: Series,
+        record: Path,
+        durations: Sequence[float] | None = None,
+    ) -> None:
+        """Give pytest-benchmark the samples of one series, and the digest of the whole record.
+
+        Of a series that holds no seconds, say what `durations` stand for it.
+        """
+        self.headline = headline
         benchmark.extra_info["run_id"] = self.run_id
         benchmark.extra_info["record"] = record.name
         benchmark.extra_info["record_sha256"] = digest(record)
-        adaptor.deliver(benchmark, samples)
+        adaptor.deliver(benchmark, headline.samples if durations is None else durations)

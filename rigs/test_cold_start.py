@@ -34,7 +34,11 @@ RIG = RigInfo(
     id="cold-start",
     title="Cold start, the whole clock ladder",
     claims=("coppice-cold-start", "cubesandbox-cold-start"),
-    substrates=("qemu", "bhyve", "noop"),
+    substrates=(
+        *("qemu", "bhyve", "oci-raw", "oci-net", "oci-overlay", "oci-net-overlay"),
+        *("jail-raw", "jail-vnet-pf", "jail-zfs-clone", "jail-vnet-zfs-clone", "noop"),
+    ),
+    measured_alike=("53d608701a6365e0c13ae3b6b3b00548f00b5c1d9f355ae132f12d072cc59463",),
 )
 TIMEOUT_S = 120.0
 CONCURRENCIES = (1, 10, 50)
@@ -248,13 +252,15 @@ def test_cold_start(
     assert claimed.samples, (
         f"no cold start succeeded, the first because {claimed.failures[0].reason}"
     )
-    rig_run.deliver(benchmark, claimed.samples, record)
+    rig_run.deliver(benchmark, claimed, record)
 
 
 def task_of(case: Case, profile: str) -> str:
     """The command that repeats this case."""
     options = [] if profile == "quick" else [f"--profile {profile}"]
     task = f"bench:{case.substrate}-{case.tier}"
+    if case.substrate.startswith("oci-"):
+        task = f"bench:{case.substrate}"
     if case.substrate == "noop":
         task, options = "bench", ["--substrate noop", *options]
     return " -- ".join([f"mise run {task}", *([" ".join(options)] if options else [])])

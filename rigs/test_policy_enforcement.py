@@ -275,7 +275,7 @@ def test_policy_enforcement(
         and (one.dimensions["n"], one.dimensions["transport"]) == (CLAIMED_LENGTH, ONE_STEP)
     )
     assert claimed.samples, "no packet was sent between two changes"
-    rig_run.deliver(benchmark, claimed.samples, record)
+    rig_run.deliver(benchmark, claimed, record)
 
 
 def clock() -> Clock:

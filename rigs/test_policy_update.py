@@ -49,6 +49,7 @@ RIG = RigInfo(
     substrates=(),
     tools=("nft",),
     requirements=requirements,
+    measured_alike=("9d96f11b7b32b637eb8f478ebeb37896cefea47caedd50d1203245e11ba96944",),
 )
 SIZES = (0, 1, 10, 100, 1000, 10000)
 OTHERS = (0, 1000)
@@ -305,7 +306,7 @@ def test_policy_update(
     task = f"mise run bench:policy-update{options}"
     record = rig_run.write(RIG, Path(__file__), series, clock(), task)
     claimed = next(one for one in series if one.dimensions == CLAIMED)
-    rig_run.deliver(benchmark, claimed.samples, record)
+    rig_run.deliver(benchmark, claimed, record)
 
 
 def clock() -> Clock:

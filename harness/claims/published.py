@@ -26,6 +26,9 @@ import yaml
 
 from harness.errors import CoppiceError
 
+SAFE: type[yaml.SafeLoader] | type[yaml.CSafeLoader] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+"""Loads plain data only; ten times as fast where libyaml is there."""
+
 LABELS = {
     "advertised": "the vendor says so, without a method that could be repeated",
     "vendor-measured": "the vendor measured it and says how",
@@ -178,7 +181,7 @@ def load(folder: Path) -> Sequence[Figure]:
 
 def _load_file(path: Path) -> Sequence[Figure]:
     try:
-        data = yaml.safe_load(path.read_text())
+        data = yaml.load(path.read_text(), SAFE)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise PublishedError(f"{path} is not YAML: {error}") from error
     if not isinstance(data, dict) or not {"publisher", "figures"} <= set(data):

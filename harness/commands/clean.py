@@ -1,11 +1,16 @@
-"""Remove what dead runs have left on this machine; running ones are not touched."""
+"""Remove what dead runs have left on this machine; running ones are not touched.
+
+With COPPICE_HOST it does so on that host, whether or not a Python is there.
+"""
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 
-from harness.host.leftovers import find, reclaim
-from harness.host.run import runtime_folder
+from harness.errors import MissingTool
+from harness.host.leftovers import Leftover, find, reclaim
+from harness.host.run import open_run, runtime_folder
 
 HELP = "remove what dead runs have left"
 
@@ -16,10 +21,30 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(options: argparse.Namespace) -> int:
     runtime = runtime_folder()
-    found = find(runtime) if options.dry_run else reclaim(runtime)
-    done = "would remove" if options.dry_run else "removed"
+    _tell(find(runtime) if options.dry_run else reclaim(runtime), options.dry_run)
+    return 0
+
+
+def there(options: argparse.Namespace, words: Sequence[str]) -> int:
+    from harness.host import leftovers_freebsd, remote
+    from harness.host.ssh import open_ssh
+
+    try:
+        return remote.run_there(remote.address(), words, None)
+    except MissingTool:
+        # No run of ours can live there without a Python: whatever carries our names is left over.
+        with open_run() as run, open_ssh(run, remote.address()) as host:
+            found = leftovers_freebsd.find(host, lambda id: id == run.mark)
+            if not options.dry_run:
+                for one in found:
+                    leftovers_freebsd.remove(host, one)
+            _tell(found, options.dry_run)
+        return 0
+
+
+def _tell(found: Sequence[Leftover], dry_run: bool) -> None:
+    done = "would remove" if dry_run else "removed"
     for one in found:
         print(f"{done} {one.what} {one.name} of run {one.run_id}")
     if not found:
         print("nothing of ours is left")
-    return 0

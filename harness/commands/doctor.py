@@ -3,7 +3,7 @@
 `--json` prints `{"substrates": {NAME: {"runs": bool, "requirements": [{"what", "satisfied",
 "detail", "remedy"}]}}, "rigs": {ID: {"title", "runs": bool, "substrates": [NAME], "runs_on":
 [NAME], "missing_tools": [PROGRAM], "requirements": [as above]}}}`; a remedy may be null, and TIER
-in one stands for a tier.
+in one stands for a tier. On FreeBSD `host` has under `requirements`, `all`, what the kernel gives.
 A rig runs where its tools are, its own requirements are met, and a substrate of it runs that makes
 sandboxes, which noop does not; one that makes its sandboxes itself names no substrate.
 Exit codes: 0 every rig runs here; 69 one does not.
@@ -14,10 +14,14 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import os
 import shutil
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from harness.host import freebsd
+from harness.host.local import Local
 from harness.host.process import install_command
 from harness.host.requirement import Requirement
 from harness.rig import RigInfo, discover
@@ -26,6 +30,7 @@ from harness.sandbox.protocol import load, registered
 RIGS = Path(__file__).parents[2] / "rigs"
 CONTROL = "noop"
 """Runs everywhere and shows what the harness itself costs: alone it measures no sandbox."""
+PYTHON = "a Python with what a run needs"
 HELP = "what runs on this host, what is missing, and the command that brings it"
 
 
@@ -76,9 +81,34 @@ def _rig(info: RigInfo, runs: Mapping[str, bool]) -> dict[str, object]:
     }
 
 
+def there(options: argparse.Namespace, words: Sequence[str]) -> int:
+    """The doctor of the host that COPPICE_HOST names; what its shell can tell without a Python."""
+    from harness.errors import MissingTool
+    from harness.host import remote
+    from harness.host.run import open_run
+    from harness.host.ssh import open_ssh
+
+    try:
+        return remote.run_there(remote.address(), words, None)
+    except MissingTool as error:
+        lines = [Requirement(PYTHON, False, str(error.args[0]), error.hint)]
+        with open_run() as run, open_ssh(run, remote.address()) as host:
+            if freebsd.is_freebsd(host):
+                lines += freebsd.everything(host, os.environ.get("COPPICE_POOL"))
+        if options.json:
+            print(json.dumps({"host": [dataclasses.asdict(line) for line in lines]}, indent=1))
+        else:
+            print(f"{remote.address()}: no run can begin there yet")
+            _print_needs([dataclasses.asdict(line) for line in lines])
+        return 69
+
+
 def main(options: argparse.Namespace) -> int:
     rigs = {id: info for id, (_, info) in discover(RIGS).items()}
     found = report(examine(sorted(registered())), rigs)
+    if sys.platform.startswith("freebsd"):
+        lines = freebsd.everything(Local(), os.environ.get("COPPICE_POOL"))
+        found["host"] = {"requirements": {"all": [dataclasses.asdict(line) for line in lines]}}
     if options.json:
         print(json.dumps(found, indent=1))
     else:
@@ -87,6 +117,9 @@ def main(options: argparse.Namespace) -> int:
 
 
 def _print(found: Mapping[str, Mapping[str, Mapping[str, object]]]) -> None:
+    if "host" in found:
+        print("This FreeBSD")
+        _print_needs(found["host"]["requirements"]["all"])
     print("Substrates")
     for name, substrate in found["substrates"].items():
         print(f"  {name}: {'runs here' if substrate['runs'] else 'does not run here'}")

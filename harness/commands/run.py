@@ -6,6 +6,9 @@ Exit codes: 0 all that could run did; 1 a rig failed; 69 what was asked for cann
 from __future__ import annotations
 
 import argparse
+import copy
+import os
+import secrets
 import signal
 import subprocess
 import sys
@@ -16,6 +19,7 @@ from pathlib import Path
 from harness import summary
 from harness.errors import Unsupported, UsageError
 from harness.measure.record import digest, find, write_atomically
+from harness.measure.selection import INTERLEAVE
 from harness.rig import RigInfo, discover
 from harness.sandbox.protocol import Tier
 from harness.sandbox.protocol import load as load_substrate
@@ -33,6 +37,14 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--profile", choices=("quick", "full"), default="quick")
     parser.add_argument("--site", action="store_true", help="build the site afterwards")
     parser.add_argument("--results", type=Path, default=ROOT / "results")
+    parser.add_argument(
+        "--interleave",
+        nargs=2,
+        metavar=("A", "B"),
+        help="two configurations that take turns (A B B A …), each of NAME=VALUE pairs joined by "
+        "commas: tier=full, an option of the rig, or a COPPICE_ variable; then compare them",
+    )
+    parser.add_argument("--rounds", type=int, default=10, help="of --interleave (default: 10)")
     for name, (info, rigs) in sorted(_options_of_rigs().items()):
         # What no rig asks for must not look like an option of every run.
         whose = f"({', '.join(rigs)})"
@@ -71,19 +83,100 @@ def main(options: argparse.Namespace) -> int:
     given = _given(options, [info for _, info in chosen.values()])
     files = [path for path, _ in chosen.values()]
     before = set(find(options.results))
+    if options.interleave:
+        return _take_turns(files, options, [info for _, info in chosen.values()])
     code = _pytest(files, options, given)
     made = [path for path in find(options.results) if path not in before]
-    for line in summary.lines(made):
+    for line in summary.lines(made) if options.rig else ():
         print(line)
     if made:
         print(f"\nrecords: {made[0].parent}")
     if options.site and made:
-        # In a process of its own: what renders pages is never loaded beside a measurement.
-        site = [sys.executable, "-m", "harness.cli", "site", "--results", str(options.results)]
-        code = subprocess.call(site, cwd=ROOT) or code
+        code = _build_site(options.results) or code
     if not made and code == 0:
         raise Unsupported("nothing of what was asked for can run here", hint="coppice doctor")
     return code
+
+
+def there(options: argparse.Namespace, words: Sequence[str]) -> int:
+    """The same on the host that COPPICE_HOST names, whose records are brought here."""
+    from harness.host import remote
+
+    before = set(find(options.results))
+    code = remote.run_there(
+        remote.address(), remote.without(words, "--results", flags=["--site"]), options.results
+    )
+    made = [path for path in find(options.results) if path not in before]
+    if made:
+        print(f"brought back: {made[0].parent}")
+    if options.site and made:
+        code = _build_site(options.results) or code
+    return code
+
+
+def _build_site(results: Path) -> int:
+    # In a process of its own: what renders pages is never loaded beside a measurement.
+    site = [sys.executable, "-m", "harness.cli", "site", "--results", str(results)]
+    return subprocess.call(site, cwd=ROOT)
+
+
+LISTS = ("substrate", "tier", "concurrency")
+"""Options that choose among a rig's cases, and may be given several times."""
+
+
+def _take_turns(files: list[Path], options: argparse.Namespace, rigs: Sequence[RigInfo]) -> int:
+    """Run two configurations in turns and compare them round by round.
+
+    Every record says which turn it was, so that `coppice compare` can do it again.
+    """
+    from harness.commands import compare
+
+    if options.rounds < 1:
+        raise UsageError(f"--rounds {options.rounds}: at least one round is needed")
+    before = set(find(options.results))
+    session = secrets.token_hex(4)
+    arms = {"a": options.interleave[0], "b": options.interleave[1]}
+    settings = {arm: _arm(text, options, rigs) for arm, text in arms.items()}
+    for number in range(options.rounds):
+        # A B, then B A: what drifts steadily drifts in both alike.
+        for arm in ("ab", "ba")[number % 2]:
+            own, environment = settings[arm]
+            turn = {**environment, INTERLEAVE: f"{session}/{arm}/{number}"}
+            code = _pytest(files, own, _given(own, rigs), turn)
+            if code:
+                return code
+    if not set(find(options.results)) - before:
+        raise Unsupported("nothing of what was asked for can run here", hint="coppice doctor")
+    sides = [f"interleave={session}/{arm}" for arm in arms]
+    command = [*sides, "--results", str(options.results)]
+    print(f"\nA is {arms['a']}, B is {arms['b']}; coppice compare {' '.join(command)}")
+    parser = argparse.ArgumentParser()
+    compare.arguments(parser)
+    return compare.main(parser.parse_args([*command, "--fail-on", "never"]))
+
+
+def _arm(
+    text: str, options: argparse.Namespace, rigs: Sequence[RigInfo]
+) -> tuple[argparse.Namespace, dict[str, str]]:
+    """The options and environment of one configuration."""
+    own, environment = copy.deepcopy(options), {}
+    known = {name for info in rigs for name in (*info.options, *info.flags)}
+    for pair in text.split(","):
+        name, equals, value = pair.strip().partition("=")
+        if not equals:
+            raise UsageError(f"{pair!r} in --interleave is not NAME=VALUE")
+        if name.startswith("COPPICE_"):
+            environment[name] = value
+        elif name in LISTS:
+            setattr(own, name, [int(value) if name == "concurrency" else value])
+        elif name in known:
+            setattr(own, name.replace("-", "_"), value)
+        else:
+            raise UsageError(
+                f"nothing is called {name!r} in --interleave",
+                hint=f"names are {', '.join((*LISTS, *sorted(known)))} and COPPICE_ variables",
+            )
+    return own, environment
 
 
 def _refuse_at_once(name: str, tier: str) -> None:
@@ -109,34 +202,42 @@ def _given(options: argparse.Namespace, rigs: Sequence[RigInfo]) -> dict[str, st
     return given
 
 
-def _pytest(files: list[Path], options: argparse.Namespace, given: Mapping[str, str]) -> int:
+def _pytest(
+    files: list[Path],
+    options: argparse.Namespace,
+    given: Mapping[str, str],
+    environment: Mapping[str, str] | None = None,
+) -> int:
     """Run the rigs in a process of their own, which has imported nothing that they do not need."""
     with tempfile.TemporaryDirectory(prefix="coppice-") as folder:
         benchmarks = Path(folder) / "benchmark.json"
         command = [sys.executable, "-m", "pytest", *map(str, files), "-p", "no:cacheprovider"]
-        command += ["--rootdir", str(ROOT), "-c", str(ROOT / "pyproject.toml"), "-v", "--tb=short"]
+        command += ["--rootdir", str(ROOT), "-c", str(ROOT / "pyproject.toml"), "--tb=short"]
+        command += ["-p", "harness.progress", "-o", "addopts=", "-q", "--no-header", "-rN"]
+        command += ["--strict-markers", "--strict-config"]
         command += [
             "--timeout=0",
             f"--benchmark-json={benchmarks}",
-            "--benchmark-columns=median,max,rounds",
+            "--benchmark-quiet",
         ]
         command += [f"--profile={options.profile}", f"--results={options.results.absolute()}"]
-        for name in ("substrate", "tier", "concurrency"):
+        for name in LISTS:
             command += [f"--{name}={value}" for value in getattr(options, name)]
         command += [f"--set={name}={value}" for name, value in given.items()]
-        code = _patiently(command)
+        code = _patiently(command, environment or {})
         if benchmarks.exists() and benchmarks.stat().st_size:
             _keep(benchmarks, options.results)
     return 0 if code == 5 else code
 
 
-def _patiently(command: list[str]) -> int:
+def _patiently(command: list[str], environment: Mapping[str, str]) -> int:
     """Run a command; an interrupt is passed on, once, and what it has to take down is waited for.
 
     subprocess.call would kill it a quarter of a second after the interrupt. The session of its own
     keeps the terminal from interrupting it a second time.
     """
-    with subprocess.Popen(command, cwd=ROOT, start_new_session=True) as process:
+    whole = {**os.environ, **environment}
+    with subprocess.Popen(command, cwd=ROOT, start_new_session=True, env=whole) as process:
         try:
             return process.wait()
         except KeyboardInterrupt:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 import sys
+from datetime import date
 from pathlib import Path
 
-from harness.errors import MissingTool
+from harness.errors import MissingTool, UsageError
 
 HELP = "build the static site from the records"
 
@@ -26,6 +27,17 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="where to build (default: _site)",
     )
+    parser.add_argument(
+        "--address",
+        metavar="URL",
+        help="where the site will be found, for feeds and the sitemap (default: where --serve is)",
+    )
+    parser.add_argument(
+        "--today",
+        metavar="DATE",
+        help="the day that ages count from, YYYY-MM-DD (default: the newest record's)",
+    )
+    parser.add_argument("--again", action="store_true", help="make every page anew")
     parser.add_argument("--serve", action="store_true", help="then show it on 127.0.0.1")
     parser.add_argument(
         "--port",
@@ -46,8 +58,18 @@ def main(options: argparse.Namespace) -> int:
             f"the site needs the Python package {error.name}",
             hint="pip install -e '.[site]' in the checkout",
         ) from error
-    built = build.build(options.results, options.out)
-    print(f"{built.pages} pages of {built.records} records in {built.out}/index.html")
+    if options.today is not None:
+        try:
+            date.fromisoformat(options.today)
+        except ValueError as error:
+            raise UsageError(f"--today {options.today} is no date: {error}") from error
+    address = f"{(options.address or build.ADDRESS).rstrip('/')}/"
+    how = build.Options(options.today, address, again=options.again)
+    built = build.build(options.results, options.out, options=how)
+    print(
+        f"{built.pages} pages of {built.records} records in {built.out}/index.html"
+        f" ({built.made} files made)"
+    )
     for problem in built.problems:
         print(f"left out: {problem.error}", file=sys.stderr)
     if options.serve:

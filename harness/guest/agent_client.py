@@ -40,6 +40,14 @@ class Pong:
 
 
 @dataclass(frozen=True)
+class Asked:
+    """A ping that is on its way: the number of its request, and the nonce."""
+
+    id: int
+    nonce: bytes
+
+
+@dataclass(frozen=True)
 class Finished:
     """A process that ended: `code` when it exited, `signal` when it was killed (else 0)."""
 
@@ -129,10 +137,18 @@ class Agent:
 
         `wall_ns` sets the guest's wall clock first, unless it is 0.
         """
+        return self.answered(self.ask(wall_ns), timeout_s)
+
+    def ask(self, wall_ns: int = 0) -> Asked:
+        """Put a ping on the line, perhaps before the guest runs that shall answer it."""
         nonce = os.urandom(16)
-        answer = self.call(Kind.PING, struct.pack("<Q", wall_ns) + nonce, timeout_s)
+        return Asked(self.send(Kind.PING, struct.pack("<Q", wall_ns) + nonce), nonce)
+
+    def answered(self, asked: Asked, timeout_s: float = TIMEOUT_S) -> Pong:
+        """Wait for the answer to a ping; WrongAnswer when it is not the nonce's hash."""
+        answer = self.receive(asked.id, time.monotonic() + timeout_s).payload
         signed, wall, monotonic = struct.unpack("<QQQ", answer)
-        if signed != siphash(self.key, nonce):
+        if signed != siphash(self.key, asked.nonce):
             raise WrongAnswer(f"{self._name} answered a nonce with something else than its hash")
         return Pong(wall, monotonic)
 

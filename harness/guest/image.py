@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -69,6 +69,19 @@ APPLETS = [
 
 
 @dataclass(frozen=True)
+class Addition:
+    """A program of another folder that an image has beside the agent, and the modules it needs.
+
+    Its sources are compiled together with the agent's `shared` ones.
+    """
+
+    program: str
+    sources: Path
+    shared: Sequence[str]
+    modules: Sequence[str]
+
+
+@dataclass(frozen=True)
 class GuestImage:
     """A built image; `sha256` is of its two files, `built_from` says what they are made of."""
 
@@ -93,7 +106,7 @@ def _sources(folder: Path) -> list[Path]:
     return sorted(folder.glob("*.[ch]"))
 
 
-def _inputs(kernel: Kernel, busybox: Path) -> dict[str, str]:
+def _inputs(kernel: Kernel, busybox: Path, addition: Addition | None) -> dict[str, str]:
     """What an image is made of; its digest is the image's name."""
     sources = hashlib.sha256()
     for path in (*_sources(AGENT), *_sources(PROGRAMS), Path(__file__), Path(initramfs.__file__)):
@@ -105,15 +118,23 @@ def _inputs(kernel: Kernel, busybox: Path) -> dict[str, str]:
         "busybox_sha256": digest(busybox),
         "compiler": run("musl-gcc", "--version").decode().splitlines()[0],
         "modules": " ".join(MODULES) if kernel.modules else "built in",
+        **(_added(addition) if addition else {}),
     }
 
 
-def _compile(sources: list[Path], target: Path) -> bytes:
-    run("musl-gcc", *COMPILE, "-o", target, *sources)
+def _added(addition: Addition) -> dict[str, str]:
+    sources = hashlib.sha256()
+    for path in _sources(addition.sources):
+        sources.update(path.name.encode() + b"\0" + path.read_bytes())
+    return {addition.program: sources.hexdigest(), "added_modules": " ".join(addition.modules)}
+
+
+def _compile(sources: list[Path], target: Path, *options: str) -> bytes:
+    run("musl-gcc", *COMPILE, *options, "-o", target, *sources)
     return target.read_bytes()
 
 
-def _initramfs(kernel: Kernel, busybox: Path, work: Path) -> bytes:
+def _initramfs(kernel: Kernel, busybox: Path, work: Path, addition: Addition | None) -> bytes:
     folders = ["bin", "dev", "etc", "modules", "proc", "root", "run", "sys", "tmp"]
     entries = [initramfs.folder(name) for name in folders]
     agent = [path for path in _sources(AGENT) if path.suffix == ".c"]
@@ -125,13 +146,22 @@ def _initramfs(kernel: Kernel, busybox: Path, work: Path) -> bytes:
         )
     entries += [initramfs.link(f"bin/{name}", "busybox") for name in APPLETS]
     entries.append(initramfs.file("etc/passwd", b"root:x:0:0:root:/root:/bin/sh\n"))
-    found = module_files(kernel.modules, MODULES) if kernel.modules else []
+    modules: Sequence[str] = MODULES
+    if addition:
+        parts = [path for path in _sources(addition.sources) if path.suffix == ".c"]
+        parts += [AGENT / name for name in addition.shared]
+        built = _compile(parts, work / addition.program, f"-I{AGENT}")
+        entries.append(initramfs.program(f"bin/{addition.program}", built))
+        entries.append(initramfs.folder("mnt"))
+        modules = (*MODULES, *addition.modules)
+    found = module_files(kernel.modules, modules) if kernel.modules else []
     for number, path in enumerate(found):
         entries.append(initramfs.file(f"modules/{number:02}-{path.name}", path.read_bytes()))
     return initramfs.archive(entries)
 
 
-def _static_busybox() -> Path:
+def static_busybox() -> Path:
+    """The distribution's busybox; ImageError when a guest without libraries could not run it."""
     path = Path(need("busybox")).resolve()
     if b"ld-linux" in path.read_bytes()[:4096]:
         raise ImageError(
@@ -141,13 +171,13 @@ def _static_busybox() -> Path:
     return path
 
 
-def build(cache: Path) -> GuestImage:
+def build(cache: Path, addition: Addition | None = None) -> GuestImage:
     """The image for these inputs, from the cache or built now.
 
     Raises MissingTool, ImageError (a kernel that is none) and DiskFull.
     """
-    kernel, busybox = _kernel(cache), _static_busybox()
-    inputs = _inputs(kernel, busybox)
+    kernel, busybox = _kernel(cache), static_busybox()
+    inputs = _inputs(kernel, busybox, addition)
     name = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
     target = cache / "images" / name
     if not (target / "sha256").exists():
@@ -155,7 +185,7 @@ def build(cache: Path) -> GuestImage:
             (folder / "vmlinux").symlink_to(kernel.vmlinux.resolve())
             work = folder / "work"
             work.mkdir()
-            (folder / "initramfs").write_bytes(_initramfs(kernel, busybox, work))
+            (folder / "initramfs").write_bytes(_initramfs(kernel, busybox, work, addition))
             shutil.rmtree(work)
             content = inputs["kernel_sha256"] + digest(folder / "initramfs")
             (folder / "sha256").write_text(hashlib.sha256(content.encode()).hexdigest())

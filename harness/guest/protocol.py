@@ -72,7 +72,8 @@ class Frame:
     payload: bytes
 
 
-def _fnv1a(data: bytes | bytearray) -> int:
+def checksum(data: bytes | bytearray) -> int:
+    """FNV-1a, 32 bits."""
     value = 2166136261
     for byte in data:
         value = (value ^ byte) * 16777619 & 0xFFFFFFFF
@@ -84,7 +85,7 @@ def encode(kind: Kind, id: int, payload: bytes = b"", flags: int = 0) -> bytes:
     if len(payload) > PAYLOAD_MAX:
         raise ValueError(f"{len(payload)} bytes do not fit one frame of {PAYLOAD_MAX}")
     head = HEADER.pack(MAGIC, kind, flags, id, len(payload))
-    return head + CHECK.pack(_fnv1a(head)) + payload
+    return head + CHECK.pack(checksum(head)) + payload
 
 
 def field(tag: Tag, value: bytes | str | int) -> bytes:
@@ -111,7 +112,7 @@ class Decoder:
                 magic != MAGIC
                 or length > PAYLOAD_MAX
                 or CHECK.unpack_from(self._buffer, HEADER.size)[0]
-                != _fnv1a(self._buffer[: HEADER.size])
+                != checksum(self._buffer[: HEADER.size])
             ):
                 del self._buffer[0]
                 continue

@@ -18,7 +18,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from harness.host import packages
+from harness.host import packages, web_checks
 
 ROOT = Path(__file__).parents[2]
 INPUTS = ("requirements.lock", "pyproject.toml", "harness/host/environment.py")
@@ -126,6 +126,8 @@ def set_up(root: Path, tests: bool, again: bool) -> None:
             print("setup: done", file=sys.stderr)
         elif left is not None:
             write_stamp(root, given_up=sorted({*given_up, *left}))
+        if tests and (again or not web_checks.current(root)):
+            web_checks.install(root, lock)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -9,26 +9,39 @@ import contextlib
 import os
 import shutil
 import signal
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from harness.host import cgroups
 from harness.host.merging import NOTE, restore
 from harness.host.run import HALF_BUILT, VARIABLE, cache_folder, lives, locked
+
+FREEBSD = sys.platform.startswith("freebsd")
 
 
 @dataclass(frozen=True)
 class Leftover:
-    """One thing of a dead run: `what` is process, settings, mount, lease, folder or half-built."""
+    """One thing of a dead run: `what` is cgroup, process, settings, mount, lease, folder or
+    half-built; on FreeBSD also what leftovers_freebsd.py names."""
 
     what: str
     run_id: str
     name: str
 
 
-def _processes() -> Iterator[tuple[int, Path]]:
+def processes() -> Iterator[tuple[int, Path]]:
     """Every process that carries a run's folder. Other users' environments are not readable."""
+    if FREEBSD:
+        import psutil
+
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error, OSError):
+                if process.pid != os.getpid() and VARIABLE in (found := process.environ()):
+                    yield process.pid, Path(found[VARIABLE])
+        return
     mark = f"{VARIABLE}=".encode()
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit() and int(entry.name) != os.getpid():
@@ -50,9 +63,15 @@ def find(runtime: Path, cache: Path | None = None) -> list[Leftover]:
     """Everything that dead runs have left, in the order in which it must go."""
     cache = cache or cache_folder()
     folders = [one for one in runtime.iterdir() if one.name != "leases"] if runtime.is_dir() else []
+    # First: what a group holds frozen would not die.
     found = [
+        Leftover("cgroup", id, f"{cgroups.parent_of(runtime)}/{id}")
+        for id in cgroups.find().of_runs(runtime)
+        if not lives(runtime / id)
+    ]
+    found += [
         Leftover("process", folder.name, str(pid))
-        for pid, folder in _processes()
+        for pid, folder in processes()
         # Asked of each by itself: a run may have begun since the folders were listed.
         if folder.parent == runtime and not lives(folder)
     ]
@@ -70,8 +89,24 @@ def find(runtime: Path, cache: Path | None = None) -> list[Leftover]:
             dead = not lives(runtime / run) if run else time.time() - lease.stat().st_mtime > 5
             if dead:
                 found.append(Leftover("lease", run, str(lease)))
+    found += _of_freebsd(runtime)
     found += [Leftover("half-built", "?", str(built)) for built in _abandoned(cache)]
+    copies = cache / "remote"  # of the harness, by runs that came from another machine
+    for copy in copies.iterdir() if copies.is_dir() else ():
+        if not lives(copy):
+            found.append(Leftover("folder", copy.name, str(copy)))
     return found
+
+
+def _of_freebsd(runtime: Path) -> Sequence[Leftover]:
+    """What is in this kernel and on its pools, if it is FreeBSD's."""
+    if not FREEBSD:
+        return []
+    from harness.host import leftovers_freebsd  # it needs this module's names
+    from harness.host.local import Local
+
+    living = {one.name[-8:] for one in runtime.iterdir() if lives(one)} if runtime.is_dir() else ()
+    return leftovers_freebsd.find(Local(), lambda mark: mark in living)
 
 
 def _abandoned(cache: Path) -> Iterator[Path]:
@@ -90,15 +125,23 @@ def _abandoned(cache: Path) -> Iterator[Path]:
 
 def remove(one: Leftover) -> None:
     """Make one leftover go away; it may have gone by itself."""
-    if one.what == "process":
+    if one.what == "cgroup":
+        cgroups.find().remove(one.name)
+    elif one.what == "process":
         with contextlib.suppress(ProcessLookupError):
             os.kill(int(one.name), signal.SIGKILL)
     elif one.what == "settings":
         restore(Path(one.name))
+    elif FREEBSD and one.what not in ("lease", "folder", "half-built"):
+        from harness.host import leftovers_freebsd
+        from harness.host.local import Local
+
+        leftovers_freebsd.remove(Local(), one)
     elif one.what == "mount":
         import sh
 
-        sh.umount("-l", one.name)
+        with contextlib.suppress(sh.ErrorReturnCode):  # who else clears up may have been first
+            sh.umount("-l", one.name)
     elif Path(one.name).is_dir():
         shutil.rmtree(one.name, ignore_errors=True)
     else:
@@ -118,6 +161,10 @@ def reclaim(runtime: Path) -> list[Leftover]:
 
 
 def _alive(pid: str) -> bool:
+    if FREEBSD:
+        import psutil
+
+        return psutil.pid_exists(int(pid))
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
     except OSError:

@@ -32,11 +32,28 @@ NEEDED = {
     "gcc": "gcc",
     "musl-gcc": "musl-tools",
     "git": "git",
+    "qemu-img": "qemu-utils",
+    "debootstrap": "debootstrap",
+    "bwrap": "bubblewrap",
+    "runsc": "runsc",
+    "dockerd": "docker.io",
 }
-FOR_TESTS = {"chromium": "chromium"}
+FOR_TESTS = {
+    "chromium": "chromium",
+    "java": "default-jre-headless",
+    "ssh": "openssh-client",
+    "sshd": "openssh-server",
+}
+SERVICES = {
+    "docker.io": ("docker.service", "docker.socket", "containerd.service"),
+    "openssh-server": ("ssh.service", "ssh.socket"),
+}
+"""What a package would run for ever: a rig starts its own, and a host that measures is idle."""
 COMPONENTS = {"debian": "main contrib non-free", "ubuntu": "main universe multiverse"}
 """Where all of these packages are; the machine's lists may name fewer."""
 APT = Path("/etc/apt")
+POLICY = Path("/usr/sbin/policy-rc.d")
+"""Asked by Debian's packages before they start a service; 101 forbids it."""
 LISTS = Path("/var/lib/apt/lists")
 HEADERS = Path("/usr/include/stdio.h")
 THE_LISTS = "the package lists"
@@ -149,9 +166,28 @@ def _offered(packages: Sequence[str], *options: str) -> list[str]:
 def _install(packages: Sequence[str], *options: str) -> None:
     """All at once; where that fails, one by one, so that one package costs only itself."""
     how = (*options, "install", "-y", "--no-install-recommends")
-    if packages and _apt(*how, *packages) and len(packages) > 1:
-        for package in packages:
-            _apt(*how, package)
+    with _no_service_started():
+        if packages and _apt(*how, *packages) and len(packages) > 1:
+            for package in packages:
+                _apt(*how, package)
+    units = [unit for package in packages for unit in SERVICES.get(package, ())]
+    if units and shutil.which("systemctl"):
+        # Installed by us, so nobody else has wished them on.
+        subprocess.call(["systemctl", "--quiet", "disable", *units], stderr=subprocess.DEVNULL)
+
+
+@contextlib.contextmanager
+def _no_service_started() -> Iterator[None]:
+    """Packages that are installed meanwhile start nothing; a policy that is there stays."""
+    if POLICY.exists() or not os.access(POLICY.parent, os.W_OK):
+        yield
+        return
+    POLICY.write_text("#!/bin/sh\nexit 101\n")
+    try:
+        POLICY.chmod(0o755)
+        yield
+    finally:
+        POLICY.unlink()
 
 
 @contextlib.contextmanager

@@ -19,6 +19,9 @@ PACKAGES = {
     "nft": "nftables",
     "ip": "iproute2",
     "netserver": "netperf",
+    "bwrap": "bubblewrap",
+    "dockerd": "docker.io",
+    "mkfs.ext4": "e2fsprogs",
 }
 """The Debian package that brings a program, where its name differs or is worth saying."""
 

@@ -17,7 +17,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,8 @@ from harness.errors import DiskFull
 
 VARIABLE = "COPPICE_RUN"
 """In the environment of every process that a run starts: the run's folder."""
+OURS = "coppice-"
+"""Begins the name of whatever a run makes outside of its folder."""
 LOCK = "owner.lock"
 JOURNAL = "journal.jsonl"
 HALF_BUILT = ".building-"
@@ -38,8 +40,9 @@ def runtime_folder() -> Path:
     if named:
         # Processes and mounts name it, and are found by that name: it must not depend on who asks.
         return Path(named).resolve()
-    if os.geteuid() == 0 and os.access("/run", os.W_OK):
-        return Path("/run/coppice")
+    for place in ("/run", "/var/run"):  # FreeBSD has the second alone
+        if os.geteuid() == 0 and os.access(place, os.W_OK):
+            return Path(place, "coppice")
     user = os.environ.get("XDG_RUNTIME_DIR")
     return (
         Path(user) / "coppice" if user else Path(tempfile.gettempdir()) / f"coppice-{os.getuid()}"
@@ -59,11 +62,15 @@ def new_run_id() -> str:
 
 @dataclass(frozen=True)
 class Run:
-    """A living run. `folder` is its own; `leases` is shared with every other run."""
+    """A living run. `folder` is its own; `leases` is shared with every other run.
+
+    `at_end` closes what lives as long as the run, such as a daemon that all its sandboxes share.
+    """
 
     id: str
     folder: Path
     leases: Path
+    at_end: contextlib.ExitStack = field(default_factory=contextlib.ExitStack, compare=False)
 
     @property
     def environment(self) -> Mapping[str, str]:
@@ -73,6 +80,15 @@ class Run:
             VARIABLE: str(self.folder)
         }
 
+    @property
+    def mark(self) -> str:
+        """What this run's objects in a kernel are called by, where names must be short."""
+        return self.id[-8:]
+
+    def object_name(self, id: str) -> str:
+        """The name of a jail, virtual machine or data set of this run (29 bytes)."""
+        return f"{OURS}{self.mark}-{id}"
+
     def note(self, event: str, **facts: Any) -> None:
         """Add a line to the run's journal: what was done, with monotonic and UTC times."""
         line = {"at": time.monotonic(), "utc": datetime.now(UTC).isoformat(), "event": event}
@@ -81,25 +97,32 @@ class Run:
 
 
 @contextlib.contextmanager
-def open_run(runtime: Path | None = None) -> Iterator[Run]:
+def open_run(runtime: Path | None = None, goes_on: str | None = None) -> Iterator[Run]:
     """A new run. Whoever made something removes it; its folder goes away with the run.
 
     What dead runs have left is reclaimed first; what an interrupt kept this one's makers from
-    removing, last.
+    removing, last. The dead run `goes_on`, where anything is left of it, is taken over and not
+    reclaimed: its processes are this one's then.
     """
     from harness.host.leftovers import reclaim  # it needs this module's names
 
     runtime = runtime or runtime_folder()
-    reclaim(runtime)
-    id = new_run_id()
+    if goes_on and (runtime / goes_on).is_dir():
+        id = goes_on
+    else:
+        reclaim(runtime)
+        id = new_run_id()
+        (runtime / id).mkdir(parents=True)
     run = Run(id, runtime / id, runtime / "leases")
-    run.folder.mkdir(parents=True)
     try:
-        with (run.folder / LOCK).open("w") as lock:
+        with (run.folder / LOCK).open("a") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             lock.write(str(os.getpid()))
             lock.flush()
-            yield run
+            if id == goes_on:
+                reclaim(runtime)
+            with run.at_end:
+                yield run
     finally:
         reclaim(runtime)
 

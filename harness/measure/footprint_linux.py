@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import enum
 import re
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -19,6 +20,8 @@ _MIB = 1 << 20
 _ARENA = 64 * _MIB
 """Where the C library aligns the heaps of further threads."""
 _STACK = 8 * _MIB
+TOLD = not sys.platform.startswith("freebsd")
+"""Whether this system tells what a process shares with others, page by page."""
 KERNEL_STACK = 16384
 """Bytes of a thread's stack in the kernel on x86-64."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import json
 import os
 import platform
 import re
@@ -21,6 +22,8 @@ from harness.measure.system import System
 CHECKOUT = Path(__file__).resolve().parents[2]
 """The folder that holds harness/, rigs/, patches/ and results/ in a checkout."""
 
+COPIED_FROM = ".copied-from.json"
+"""In a copy of a checkout, as a remote run makes it: the commit, and whether it was clean."""
 PACKAGES = ("pytest", "pytest-benchmark", "psutil")
 _PREFIX = "COPPICE_"
 _VERSION_OPTION = {
@@ -67,6 +70,9 @@ def git(checkout: Path = CHECKOUT, apart: Collection[str] = ("results",)) -> rec
     leaves its record there, and the next run would be suspect for it.
     """
     checkout = checkout.resolve()
+    copied = checkout / COPIED_FROM
+    if copied.exists():
+        return record.Git(**json.loads(copied.read_text()))
     top = _git(checkout, "rev-parse", "--show-toplevel")
     if top is None or Path(top) != checkout:  # perhaps unpacked inside another repository
         return record.Git(None, None)

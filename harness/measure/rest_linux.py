@@ -7,14 +7,16 @@ window are those of the fleet at rest.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from harness.measure import memory_linux
-from harness.measure.memory_linux import HostMemory
+from harness.measure import host_memory
+from harness.measure.host_memory import HostMemory
 from harness.measure.system import System
 
 WINDOW_S = 10.0
@@ -52,6 +54,8 @@ class Window:
 
 def activity(pids: Sequence[int], system: System | None = None) -> Activity:
     """What these processes have done so far, all their threads together; those gone count 0."""
+    if sys.platform.startswith("freebsd") and system is None:
+        return _by_psutil(pids)
     system = system or System()
     ticks = switches = 0
     for pid in pids:
@@ -61,6 +65,20 @@ def activity(pids: Sequence[int], system: System | None = None) -> Activity:
             text = system.read(path) or ""
             switches += sum(int(one) for one in re.findall(r"ctxt_switches:\s+(\d+)", text))
     return Activity(ticks / _TICKS_PER_S, switches)
+
+
+def _by_psutil(pids: Sequence[int]) -> Activity:
+    """Where there is no /proc."""
+    import psutil
+
+    cpu, switches = 0.0, 0
+    for pid in pids:
+        with contextlib.suppress(psutil.Error):
+            process = psutil.Process(pid)
+            times, switched = process.cpu_times(), process.num_ctx_switches()
+            cpu += times.user + times.system
+            switches += switched.voluntary + switched.involuntary
+    return Activity(cpu, switches)
 
 
 def scanner_pid(system: System | None = None) -> int | None:
@@ -86,7 +104,7 @@ def watch(pids: Sequence[int], seconds: float = WINDOW_S) -> Window:
             began,
             activity(pids),
             activity([scanner] if scanner else []),
-            memory_linux.read(),
+            host_memory.read(),
         )
 
     began, fleet, scanned, host = reading()

@@ -10,6 +10,7 @@ import fcntl
 import os
 import socket
 import struct
+import threading
 from collections.abc import Iterable, Iterator
 from ipaddress import IPv4Address, IPv6Address
 
@@ -56,10 +57,14 @@ def _number(kind: int, value: int) -> bytes:
 
 
 class Links:
-    """The links of the namespace that the calling thread is in when this is made."""
+    """The links of the namespace that the calling thread is in when this is made.
+
+    Threads may use one at once: each has its answers before the next one asks.
+    """
 
     def __init__(self) -> None:
         self._netlink = Netlink(ROUTE)
+        self._lock = threading.Lock()
 
     def close(self) -> None:
         self._netlink.close()
@@ -69,7 +74,9 @@ class Links:
 
         The first that the kernel refuses is raised; those after it are carried out nevertheless.
         """
-        self._netlink.send(b"".join(messages))
+        whole = b"".join(messages)
+        with self._lock:
+            self._netlink.send(whole)
 
     def try_send(self, messages: Iterable[bytes]) -> None:
         """The same for what is only an improvement: an older kernel goes on without."""
@@ -78,7 +85,8 @@ class Links:
 
     def index(self, name: str) -> int:
         """The number of an interface."""
-        answers = self._netlink.ask(message(_GETLINK, ACK, _link() + text(_NAME, name)))
+        with self._lock:
+            answers = self._netlink.ask(message(_GETLINK, ACK, _link() + text(_NAME, name)))
         return int(struct.unpack_from("=i", answers[0], 4)[0])
 
 

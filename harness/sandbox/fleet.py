@@ -8,8 +8,9 @@ told. Every sandbox is awake, has its identity, and waits for requests.
 from __future__ import annotations
 
 import enum
-import os
+import re
 import resource
+import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -20,7 +21,9 @@ from types import TracebackType
 from typing import Self
 
 from harness.errors import CoppiceError, NotEnoughMemory, Unsupported
+from harness.host.cpus import usable
 from harness.host.memory import available_memory
+from harness.measure.system import System
 from harness.sandbox.pool import MEMORY_FLOOR
 from harness.sandbox.protocol import Sandbox
 
@@ -38,7 +41,7 @@ class Bounds:
     CPU, the fleet's own included; `patience_s` is how long it waits for memory to come back."""
 
     floor: int = MEMORY_FLOOR
-    runnable: int = 4 * len(os.sched_getaffinity(0))
+    runnable: int = 4 * usable()
     patience_s: float = 30.0
 
 
@@ -66,7 +69,15 @@ def next_step(
 
 def runnable_threads() -> int:
     """Threads of this host that run or want to, now."""
+    if sys.platform.startswith("freebsd"):
+        return runnable_on_freebsd(System().run(["sysctl", "-n", "vm.vmtotal"]) or "")
     return int(Path("/proc/loadavg").read_text().split()[3].partition("/")[0])
+
+
+def runnable_on_freebsd(text: str) -> int:
+    """The same of what vm.vmtotal prints; 0 where it says nothing of it."""
+    found = re.search(r"RUNQ:\s*(\d+)", text)
+    return int(found[1]) if found else 0
 
 
 def admit(count: int, each: int, available: int, bounds: Bounds) -> None:

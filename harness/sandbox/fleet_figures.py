@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from harness.errors import CoppiceError
 from harness.guest.wakes import trace
 from harness.host.merging import Merging
-from harness.measure import footprint_linux, memory_linux
+from harness.measure import footprint_linux, host_memory, memory_linux
 from harness.measure.findings import Findings
 from harness.measure.footprint_linux import Footprint
-from harness.measure.memory_linux import HostMemory
+from harness.measure.host_memory import HostMemory
 from harness.measure.record import Scalar
 from harness.sandbox.fleet import Answers, ask_each, reason
 from harness.sandbox.protocol import Sandbox
@@ -31,7 +31,7 @@ def answers(findings: Findings, metric: str, found: Answers, of: int, **dimensio
         )
 
 
-def host_memory(findings: Findings, when: str, memory: HostMemory) -> None:
+def host_memory_parts(findings: Findings, when: str, memory: HostMemory) -> None:
     for part, value in memory.parts():
         findings.add("host-memory", "bytes", [value], part=part, when=when)
 
@@ -42,13 +42,15 @@ def memory_figures(
     """The three definitions: the host's whole change, VMM only, private and dirty."""
     readings = []
     for _ in range(READINGS):
-        readings.append(memory_linux.read())
+        readings.append(host_memory.read())
         time.sleep(0.1)
     for counted in ("to_be_had", "free_and_caches"):
         change = [getattr(before, counted) - getattr(one, counted) for one in readings]
         name = counted.replace("_", "-")
         findings.add("host-change", "bytes", change, counted=name, work=work)
-    host_memory(findings, work, readings[-1])
+    host_memory_parts(findings, work, readings[-1])
+    if not footprint_linux.TOLD:
+        return  # this system counts no page by the processes that share it
     found, gone = [], []
     for number, sandbox in enumerate(sandboxes):
         footprint = footprint_of(sandbox)

@@ -16,9 +16,9 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from harness.errors import CoppiceError, SandboxError, WrongAnswer
+from harness.host.boot import boot_id
 from harness.measure.clock import LADDER
 from harness.sandbox.protocol import Sandbox
 
@@ -64,9 +64,8 @@ def climb(acquire: Callable[[], Sandbox], upto: str, timeout_s: float) -> Climb:
 
 def prove_own_kernel(sandbox: Sandbox) -> None:
     """SandboxError unless a kernel other than this host's answers; no microVM's record without."""
-    ours = Path("/proc/sys/kernel/random/boot_id")
     theirs = sandbox.agent.hello()["boot_id"]
-    if ours.exists() and theirs == ours.read_text().strip():
+    if theirs == boot_id():
         raise SandboxError(f"{sandbox.id} runs on this host's kernel, not on one of its own")
 
 

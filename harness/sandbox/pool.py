@@ -15,11 +15,10 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
-from typing import Self
+from typing import Generic, Protocol, Self, TypeVar
 
 from harness.errors import GuestTimeout, NotEnoughMemory
 from harness.host.memory import available_memory
-from harness.sandbox.protocol import Sandbox
 
 MEMORY_FLOOR = 1 << 30
 """Bytes that a pool leaves free on the host, whatever is asked of it."""
@@ -28,12 +27,21 @@ WORKERS = 8
 MAX_FAILURES = 3
 
 
-class Pool:
+class Destroyable(Protocol):
+    """What a pool asks of its sandboxes."""
+
+    def destroy(self) -> None: ...
+
+
+S = TypeVar("S", bound=Destroyable)
+
+
+class Pool(Generic[S]):
     """`launch` makes one ready sandbox; `memory_each` is what it takes, in bytes."""
 
     def __init__(
         self,
-        launch: Callable[[], Sandbox],
+        launch: Callable[[], S],
         size: int,
         *,
         memory_each: int = 0,
@@ -43,8 +51,8 @@ class Pool:
         self._launch = launch
         self._memory_each = memory_each
         self._refill = refill
-        self._ready: deque[Sandbox] = deque()
-        self._out: set[Sandbox] = set()
+        self._ready: deque[S] = deque()
+        self._out: set[S] = set()
         self._change = threading.Condition()
         self._launching = 0
         self._failures: list[Exception] = []
@@ -125,7 +133,7 @@ class Pool:
         if made is not None:
             made.destroy()
 
-    def check_out(self, timeout_s: float = 60) -> Sandbox:
+    def check_out(self, timeout_s: float = 60) -> S:
         """A ready sandbox, from the moment of the return on the caller's.
 
         Waits for the refill when none is ready. Raises GuestTimeout, or what the launches raised
@@ -157,7 +165,7 @@ class Pool:
     def _drained(self) -> GuestTimeout:
         return GuestTimeout(f"the pool of {self.size} was drained")
 
-    def give_back(self, sandbox: Sandbox) -> None:
+    def give_back(self, sandbox: S) -> None:
         """Destroy a sandbox that was checked out; it is not used a second time."""
         with self._change:
             self._out.discard(sandbox)

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from markupsafe import Markup
 
 from harness.measure.quantity import show
 from harness.measure.record import Series
+from harness.measure.statistics import Estimate
 from harness.site import axis, svg
-from harness.site.figures import get
 
 _HEIGHT, _TOP, _BOTTOM = 210, 14, 30
 _LEFT, _RIGHT = 0.13, 0.01
 _PLOT = _HEIGHT - _TOP - _BOTTOM
+Known = Mapping[str, Estimate]
+"""The estimates of a series that were worked out before, by name."""
 
 
 def _across(share: float) -> float:
@@ -53,8 +55,14 @@ def _below(labels: Sequence[tuple[float, str]], grid: bool) -> list[Markup]:
     return parts
 
 
-def order_chart(id: str, series: Series) -> Markup:
-    """Every attempt from left to right; a failed one is a cross at the top."""
+def order_chart(id: str, series: Series, most: int, known: Known) -> Markup:
+    """Every attempt from left to right; a failed one is a cross at the top.
+
+    Where there are more than `most`, a stroke from the lowest to the highest stands for as many
+    neighbours as it takes, so that no outlier is lost.
+    """
+    if len(series.samples) > most:
+        return _envelope(id, series, most, known)
     attempts = len(series.samples) + len(series.failures)
     scale = axis.fitting(series.samples, series.unit)
     failed = {failure.index for failure in series.failures}
@@ -66,10 +74,10 @@ def order_chart(id: str, series: Series) -> Markup:
     ]
     crosses = [
         svg.glyph(_across(_share(min(index, attempts - 1), attempts)), _TOP, svg.CROSS, "failure")
-        for index in sorted(failed)
+        for index in sorted(failed)[:200]
     ]
     ends = [(0.0, "first"), (1.0, f"attempt {attempts}")]
-    median = get(series, "p50")
+    median = known.get("p50")
     described = (
         f"{len(series.samples)} samples and {len(failed)} failures; "
         f"median {show(median, series.unit) if median else 'none'}."
@@ -85,18 +93,46 @@ def order_chart(id: str, series: Series) -> Markup:
     )
 
 
+def _envelope(id: str, series: Series, most: int, known: Known) -> Markup:
+    samples, n = series.samples, len(series.samples)
+    scale = axis.fitting((min(samples), max(samples)), series.unit)
+    path = ""
+    for bin in range(most):
+        several = samples[bin * n // most : (bin + 1) * n // most]
+        x = round(_across((bin + 0.5) / most) * svg.GRAIN)
+        low, high = (_PLOT * (1 - scale.place(one)) for one in (min(several), max(several)))
+        path += f"M{x} {low:.4g}V{min(high, low - 0.5):.4g}"
+    ends = [(0.0, "first"), (1.0, f"sample {n:,}".replace(",", "\u202f"))]
+    median = known.get("p50")
+    assert median
+    described = (
+        f"{n} samples, {n // most} or so to each stroke, from their lowest to their highest; "
+        f"{len(series.failures)} failures; median {show(median, series.unit)}."
+    )
+    return svg.chart(
+        id,
+        f"{series.metric}: samples in the order they were measured",
+        described,
+        _HEIGHT,
+        svg.tag("g", *_horizontal(scale), *_below(ends, False), class_="axis", aria_hidden="true"),
+        svg.stretched(path, _TOP, _PLOT, "envelope"),
+    )
+
+
 def _share(index: int, attempts: int) -> float:
     # Half a step of air at both ends.
     return (index + 0.5) / max(attempts, 1)
 
 
-def ecdf_chart(id: str, series: Series) -> Markup:
-    """The share of samples that do not exceed a value, as steps."""
+def ecdf_chart(id: str, series: Series, most: int, known: Known) -> Markup:
+    """The share of samples that do not exceed a value, in at most so many steps."""
     ordered = sorted(series.samples)
-    scale = axis.fitting(ordered, series.unit)
+    scale = axis.fitting((ordered[0], ordered[-1]), series.unit)
     path = ""
     last: int | None = None
-    for number, value in enumerate(ordered, 1):
+    count = min(len(ordered), most)
+    for number in (step * len(ordered) // count for step in range(1, count + 1)):
+        value = ordered[number - 1]
         x = round(_across(scale.place(value)) * svg.GRAIN)
         y = f"{_PLOT * (1 - number / len(ordered)):.4g}"
         if last is None:
@@ -111,7 +147,7 @@ def ecdf_chart(id: str, series: Series) -> Markup:
     labels = [(scale.place(tick.value), tick.label) for tick in scale.ticks]
     lines = []
     for name in ("p50", "p95", "p99"):
-        estimate = get(series, name)
+        estimate = known.get(name)
         if estimate:
             at = svg.percent(_across(scale.place(estimate.value)))
             lines.append(

@@ -1,4 +1,4 @@
-"""The cold-start chart: one row a tier, every sample a dot, time on a logarithmic axis.
+"""Range and dot plots: one row a series, every sample a dot, values on a logarithmic axis.
 
 Within a row the samples run from top to bottom in the order they were measured, so that drift
 shows. Others' figures are drawn with marks of another kind, since their clocks are not ours.
@@ -14,22 +14,29 @@ from markupsafe import Markup
 from harness.claims.published import Figure
 from harness.measure.quantity import show
 from harness.measure.record import Series
+from harness.measure.statistics import Estimate
 from harness.site import axis, svg
-from harness.site.figures import get
+from harness.site.figures import divided, get
 
 _TOP, _ROW, _LANE, _BOTTOM = 46, 92, 30, 30
 _EDGE = 0.012
+_MOST = 800
+"""Dots of one row: beyond, they are chosen evenly, and the row says so."""
 
 
 @dataclass(frozen=True)
 class Strip:
-    """A row: `note` says what a reader must know, `published` holds others' figures for it."""
+    """A row: `note` says what a reader must know, `published` holds others' figures for it.
+
+    `by` divides every sample, such as a host's memory by the sandboxes on it.
+    """
 
     label: str
     series: Series | None
     note: str = ""
     warn: bool = False
     muted: bool = False
+    by: int = 1
     published: Sequence[tuple[str, Figure]] = ()
 
 
@@ -42,22 +49,24 @@ class Line:
     aside: str
 
 
-def strip_chart(id: str, title: str, strips: Sequence[Strip], line: Line | None) -> Markup:
-    """The chart; every series must be in seconds."""
-    scale = axis.decades(_values(strips, line), "s")
+def strip_chart(
+    id: str, title: str, strips: Sequence[Strip], line: Line | None, unit: str = "s"
+) -> Markup:
+    """The chart; every series must be in `unit`."""
+    scale = axis.decades(_values(strips, line), unit)
     bottom = _TOP + _ROW * len(strips)
     parts: list[object] = [_grid(scale, bottom)]
     if line and line.figure.value is not None:
         parts.append(_line(line, _x(scale, line.figure.value), bottom))
     for number, strip in enumerate(strips):
-        parts.append(_strip(strip, scale, _TOP + _ROW * number))
-    return svg.chart(id, title, _describe(strips, line), bottom + _BOTTOM, *parts)
+        parts.append(_strip(strip, scale, _TOP + _ROW * number, unit))
+    return svg.chart(id, title, _describe(strips, line, unit), bottom + _BOTTOM, *parts)
 
 
 def _values(strips: Sequence[Strip], line: Line | None) -> list[float]:
     found = [line.figure.value] if line and line.figure.value else []
     for strip in strips:
-        found += strip.series.samples if strip.series else ()
+        found += [one / strip.by for one in strip.series.samples] if strip.series else ()
         found += [one.value for _, one in strip.published if one.value]
     return found
 
@@ -66,11 +75,11 @@ def _x(scale: axis.Axis, value: float) -> float:
     return _EDGE + (1 - 2 * _EDGE) * scale.place(value)
 
 
-def _describe(strips: Sequence[Strip], line: Line | None) -> str:
+def _describe(strips: Sequence[Strip], line: Line | None, unit: str) -> str:
     parts = []
     for strip in strips:
-        median = get(strip.series, "p50") if strip.series else None
-        words = f"median {show(median, 's')}" if median else strip.note or "not measured"
+        median = _estimate(strip, "p50")
+        words = f"median {show(median, unit)}" if median else strip.note or "not measured"
         parts.append(f"{strip.label}: {words}.")
     if line:
         parts.append(f"Dashed line: {line.text}, {line.aside}.")
@@ -94,21 +103,21 @@ def _grid(scale: axis.Axis, bottom: float) -> Markup:
     return svg.tag("g", *parts, class_="axis", aria_hidden="true")
 
 
-def _strip(strip: Strip, scale: axis.Axis, top: float) -> Markup:
+def _strip(strip: Strip, scale: axis.Axis, top: float, unit: str) -> Markup:
     lane = top + 26
     parts: list[object] = [
         svg.tag("line", x1="0", x2="100%", y1=top, y2=top, class_="rule"),
         svg.tag("text", strip.label, x="0", y=top + 18, class_="row"),
     ]
     kind = "warn" if strip.warn else "note"
-    samples = strip.series.samples if strip.series else ()
-    median = get(strip.series, "p50") if strip.series else None
+    samples = thinned(strip.series.samples, _MOST) if strip.series else ()
+    median = _estimate(strip, "p50")
     if strip.series and median:
         step = (_LANE - 6) / max(len(samples) - 1, 1)
-        points = ((_x(scale, value), 3 + step * i) for i, value in enumerate(samples))
+        points = ((_x(scale, value / strip.by), 3 + step * i) for i, value in enumerate(samples))
         parts.append(svg.stretched(svg.dots(points), lane, _LANE, "samples"))
-        parts += _summary(strip.series, scale, lane)
-        value = svg.tag("tspan", show(median, "s"), class_="value", data_value=repr(median.value))
+        parts += _summary(strip, scale, lane)
+        value = svg.tag("tspan", show(median, unit), class_="value", data_value=repr(median.value))
         note = [svg.tag("tspan", f"{strip.note} ", class_=kind)] if strip.note else []
         parts.append(svg.tag("text", *note, value, x="100%", y=top + 18, text_anchor="end"))
     else:
@@ -136,8 +145,19 @@ def _strip(strip: Strip, scale: axis.Axis, top: float) -> Markup:
     return svg.tag("g", *parts, class_="strip muted" if strip.muted else "strip")
 
 
-def _summary(series: Series, scale: axis.Axis, lane: float) -> list[Markup]:
-    median = get(series, "p50")
+def _estimate(strip: Strip, statistic: str) -> Estimate | None:
+    found = get(strip.series, statistic) if strip.series else None
+    return divided(found, strip.by) if found else None
+
+
+def thinned(samples: Sequence[float], most: int) -> Sequence[float]:
+    """At most so many of the samples, evenly chosen in their order."""
+    n = len(samples)
+    return samples if n <= most else [samples[i * n // most] for i in range(most)]
+
+
+def _summary(strip: Strip, scale: axis.Axis, lane: float) -> list[Markup]:
+    median = _estimate(strip, "p50")
     assert median
     parts = []
     if median.low is not None and median.high is not None:
@@ -149,7 +169,7 @@ def _summary(series: Series, scale: axis.Axis, lane: float) -> list[Markup]:
         )
     x = svg.percent(_x(scale, median.value))
     parts.append(svg.tag("line", x1=x, x2=x, y1=lane - 2, y2=lane + _LANE + 2, class_="median"))
-    tail = get(series, "p95")
+    tail = _estimate(strip, "p95")
     if tail:
         parts.append(svg.glyph(_x(scale, tail.value), lane + _LANE + 2, svg.TRIANGLE, "tail"))
     return parts

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from harness.measure.record import Facts, Series
+from harness.site.brief import Line
 from harness.site.corpus import Corpus, Entry
 
 RIG = "cold-start"
@@ -39,11 +40,11 @@ class Row:
     def task(self) -> str | None:
         """The command that measures this tier: as its record says, else as tasks are named."""
         for _, entry in sorted(self.entries.items()):
-            return entry.record.command.task
+            return entry.brief.task
         return None if self.substrate == NOOP else f"mise run bench:{self.substrate}-{self.tier}"
 
 
-def _tier(series: Series) -> str:
+def _tier(series: Line) -> str:
     """A series' tier; with a suffix when no VMM waited for the request."""
     tier, vmm = series.dimensions.get("tier"), series.dimensions.get("vmm", WAITS)
     return str(tier) if vmm == WAITS else f"{tier}-{vmm}"
@@ -57,7 +58,7 @@ def rows(corpus: Corpus) -> Sequence[Row]:
     """
     chosen: dict[tuple[str, str, int], Entry] = {}
     for entry in corpus.of_rig(RIG, corpus.machine):
-        for one in entry.record.series:
+        for one in entry.brief.lines:
             if one.metric != HEADLINE:
                 continue
             key = (
@@ -66,7 +67,7 @@ def rows(corpus: Corpus) -> Sequence[Row]:
                 one.dimensions.get("concurrency"),
             )
             before = chosen.get(key)  # type: ignore[arg-type]
-            if before and before.record.profile == "full" != entry.record.profile:
+            if before and before.brief.profile == "full" != entry.brief.profile:
                 continue
             chosen[key] = entry  # type: ignore[index]
 

@@ -1,41 +1,81 @@
-"""What a build reads: every record, every published figure, and what could not be read."""
+"""What pages are made of: every record in brief, every published figure, claim, and problem."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import functools
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from harness.claims.claims import Claim
+from harness.claims.claims import load as load_claims
 from harness.claims.published import Figure
 from harness.claims.published import load as load_published
 from harness.errors import RecordError
 from harness.measure import record as records
-from harness.measure.record import Facts, RunRecord, Scalar, Series
+from harness.measure.record import RunRecord, Scalar, Series
+from harness.site.brief import Brief, anchor, fits, of, own_dimensions, slug
+
+__all__ = [
+    "Corpus",
+    "Entry",
+    "Place",
+    "Problem",
+    "anchor",
+    "load",
+    "own_dimensions",
+    "places",
+    "slug",
+]
+
+
+@dataclass(frozen=True)
+class Place:
+    """A record's file, and where the site shows it: `stem` below the site's root."""
+
+    path: Path
+    shown: str
+    stem: str
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One record, its file as it was read, and where the site shows it."""
+    """One record in brief, and in full when it is asked for."""
 
-    record: RunRecord
-    content: bytes
-    page: str
-    raw: str
+    brief: Brief
+    place: Place
+
+    @functools.cached_property
+    def record(self) -> RunRecord:
+        """The whole record, read when it is first asked for."""
+        return records.parse(self.content, self.place.shown)
+
+    @property
+    def content(self) -> bytes:
+        """The record's file as it is."""
+        try:
+            return self.place.path.read_bytes()
+        except OSError as error:
+            raise RecordError(f"{self.place.shown} went away: {error.strerror}") from error
+
+    @property
+    def page(self) -> str:
+        return f"{self.place.stem}.html"
+
+    @property
+    def raw(self) -> str:
+        return f"{self.place.stem}.json"
 
     @property
     def date(self) -> str:
         """The day of the run, UTC."""
-        stamp = self.record.run_id
-        return f"{stamp[:4]}-{stamp[4:6]}-{stamp[6:8]}"
+        return self.brief.date
 
     def find(self, metric: str, **dimensions: Scalar) -> Series | None:
         """The series of that metric whose dimensions include all those given."""
         for one in self.record.series:
-            if one.metric == metric and all(
-                name in one.dimensions and one.dimensions[name] == value
-                for name, value in dimensions.items()
-            ):
+            if one.metric == metric and fits(one.dimensions, dimensions):
                 return one
         return None
 
@@ -50,71 +90,105 @@ class Problem:
 
 @dataclass(frozen=True)
 class Corpus:
-    """Everything that pages are made of. `entries` are sorted oldest first."""
+    """Everything that pages are made of. `entries` are sorted oldest first.
+
+    `rigs` has the digests of each rig's file that measure as it does now, `today` the day that ages
+    count from.
+    """
 
     entries: Sequence[Entry]
     problems: Sequence[Problem]
     published: Sequence[Figure]
+    claims: Sequence[Claim] = ()
+    rigs: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    patches: Mapping[str, str] = field(default_factory=dict)
+    today: str = ""
+    address: str = ""
+
+    @functools.cached_property
+    def _figures(self) -> Mapping[str, Figure]:
+        return {one.id: one for one in self.published}
 
     def figure(self, id: str) -> Figure | None:
-        return next((one for one in self.published if one.id == id), None)
+        return self._figures.get(id)
 
-    @property
+    @functools.cached_property
     def machine(self) -> str | None:
-        """The machine that was measured last."""
-        return self.entries[-1].record.machine.id if self.entries else None
+        """The machine that was measured last; an emulated one only where there is no other."""
+        real = [one for one in self.entries if not one.brief.emulated]
+        chosen = real or self.entries
+        return chosen[-1].brief.machine.id if chosen else None
+
+    @functools.cached_property
+    def machines(self) -> Mapping[str, Sequence[Entry]]:
+        """Every machine's records, oldest first; the machine measured last comes first."""
+        found: dict[str, list[Entry]] = {}
+        for entry in reversed(self.entries):
+            found.setdefault(entry.brief.machine.id, []).append(entry)
+        return {
+            id: several[::-1]
+            for id, several in sorted(found.items(), key=lambda one: one[1][0].brief.emulated)
+        }
+
+    @functools.cached_property
+    def _by_rig(self) -> Mapping[tuple[str, str], Sequence[Entry]]:
+        found: dict[tuple[str, str], list[Entry]] = {}
+        for entry in self.entries:
+            found.setdefault((entry.brief.rig.id, entry.brief.machine.id), []).append(entry)
+        return found
 
     def of_rig(self, rig: str, machine: str | None) -> Iterator[Entry]:
         """Records of one rig on one machine, oldest first."""
-        for entry in self.entries:
-            if entry.record.rig.id == rig and entry.record.machine.id == machine:
-                yield entry
+        yield from self._by_rig.get((rig, machine or ""), ())
 
 
-def slug(text: str) -> str:
-    """Text as it may stand in an address."""
-    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-") or "x"
-
-
-def own_dimensions(record: RunRecord, series: Series) -> Facts:
-    """What tells a series from the others of its metric."""
-    same = [one for one in record.series if one.metric == series.metric]
-    return {
-        name: value
-        for name, value in sorted(series.dimensions.items())
-        if any(one.dimensions.get(name) != value for one in same)
-    }
-
-
-def anchor(record: RunRecord, series: Series) -> str:
-    """The place of a series on its run's page: its metric, and what tells it from the others."""
-    own = own_dimensions(record, series).items()
-    return slug(" ".join([series.metric, *(f"{name}-{value}" for name, value in own)]))
-
-
-def load(results: Path, published_folder: Path) -> Corpus:
-    """Read everything below `results`; a record that cannot be read becomes a Problem.
-
-    Raises PublishedError: those files are ours, and a page that lost one would mislead.
-    """
-    entries: list[Entry] = []
+def places(results: Path) -> tuple[Sequence[Place], Sequence[Problem]]:
+    """Every record's file below `results` with its place on the site; and those that have none."""
+    found: list[Place] = []
     problems: list[Problem] = []
     taken: dict[str, str] = {}
     for path in records.find(results):
         shown = path.relative_to(results).as_posix()
-        try:
-            content = path.read_bytes()
-            found = records.parse(content, shown)
-        except (RecordError, OSError, RecursionError) as error:
-            problems.append(Problem(shown, str(error)))
+        stem = f"runs/{slug(path.parent.name)}/{slug(path.name.removesuffix('.run.json'))}"
+        if stem in taken:
+            problems.append(Problem(shown, f"{shown}: its page would be that of {taken[stem]}"))
             continue
-        folder = slug(path.parent.name)
-        stem = slug(path.name.removesuffix(".run.json"))
-        page = f"runs/{folder}/{stem}"
-        if page in taken:
-            problems.append(Problem(shown, f"{shown}: its page would be that of {taken[page]}"))
-            continue
-        taken[page] = shown
-        entries.append(Entry(found, content, f"{page}.html", f"{page}.json"))
-    entries.sort(key=lambda entry: (entry.record.run_id, entry.page))
-    return Corpus(tuple(entries), tuple(problems), tuple(load_published(published_folder)))
+        taken[stem] = shown
+        found.append(Place(path, shown, stem))
+    return found, problems
+
+
+def read(place: Place) -> tuple[bytes, RunRecord] | Problem:
+    """One record, or why it cannot be shown."""
+    try:
+        content = place.path.read_bytes()
+        return content, records.parse(content, place.shown)
+    except (RecordError, OSError, RecursionError) as error:
+        return Problem(place.shown, str(error))
+
+
+def load(results: Path, published_folder: Path) -> Corpus:
+    """Read everything below `results`, without making a page of it.
+
+    Raises PublishedError: those files are ours, and a page that lost one would mislead.
+    """
+    found, problems = places(results)
+    entries, left_out = [], list(problems)
+    for place in found:
+        one = read(place)
+        if isinstance(one, Problem):
+            left_out.append(one)
+        else:
+            content, record = one
+            entries.append(Entry(of(record, hashlib.sha256(content).hexdigest()), place))
+    entries.sort(key=lambda entry: (entry.brief.run_id, entry.page))
+    figures = load_published(published_folder)
+    today = entries[-1].date if entries else "1970-01-01"
+    return Corpus(tuple(entries), tuple(left_out), figures, load_claims(figures), today=today)
+
+
+def entry_of(record: RunRecord, stem: str = "runs/a/b", path: Path = Path("none")) -> Entry:
+    """An entry of a record that is in memory already."""
+    made = Entry(of(record, "0" * 64), Place(path, path.name, stem))
+    made.__dict__["record"] = record
+    return made

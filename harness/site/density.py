@@ -93,9 +93,9 @@ def fleets(corpus: Corpus) -> Sequence[Fleet]:
     """By sharing and N; the newest record of the full profile, else the newest of any."""
     chosen: dict[tuple[str, int, str], Fleet] = {}
     for entry in corpus.of_rig(RIG, corpus.machine):
-        if not entry.record.series:
+        if not entry.brief.lines:
             continue
-        dimensions = entry.record.series[0].dimensions
+        dimensions = entry.brief.lines[0].dimensions
         substrate, sharing, n = (dimensions.get(one) for one in ("substrate", "sharing", "n"))
         if not isinstance(n, int):
             continue
@@ -103,7 +103,7 @@ def fleets(corpus: Corpus) -> Sequence[Fleet]:
         fleet = Fleet(str(substrate), named, n, entry)
         key = (fleet.sharing, n, fleet.substrate)
         before = chosen.get(key)
-        if before and before.entry.record.profile == "full" != entry.record.profile:
+        if before and before.entry.brief.profile == "full" != entry.brief.profile:
             continue
         chosen[key] = fleet
     order = {sharing: place for place, sharing in enumerate(SHARINGS)}

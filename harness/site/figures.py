@@ -15,16 +15,21 @@ from harness.measure import statistics
 from harness.measure.quantity import scale, show, show_interval
 from harness.measure.record import Series
 from harness.measure.statistics import Estimate
+from harness.site.brief import PERCENTILES, TIMES, Line
 from harness.site.corpus import Entry, anchor
 
 Link = Callable[[str], str]
 """From a path below the site's root to an address relative to the page that shows it."""
 
-PERCENTILES = {"p50": 50, "p90": 90, "p95": 95, "p99": 99}
+Shown = Series | Line
+"""A series with its samples, or what is remembered of one."""
+STATISTICS = ("min", *PERCENTILES, "max")
 
 
-def get(series: Series, statistic: str) -> Estimate | None:
+def get(series: Shown, statistic: str) -> Estimate | None:
     """A statistic of a series; None where there are too few samples for it."""
+    if isinstance(series, Line):
+        return series.estimates.get(statistic)
     samples = series.samples
     if not samples:
         return None
@@ -32,17 +37,41 @@ def get(series: Series, statistic: str) -> Estimate | None:
         return Estimate(min(samples), None, None)
     if statistic == "max":
         return Estimate(max(samples), None, None)
+    if statistic == "mean":
+        return statistics.mean(samples)
     percent = PERCENTILES[statistic]
     found = statistics.estimate(samples, percent)
     return found if percent == 50 or found.bounded else None
 
 
-def why_absent(series: Series, statistic: str) -> str:
+def size(series: Shown) -> tuple[int, int]:
+    """How many samples and how many failures."""
+    if isinstance(series, Line):
+        return series.n, series.failed
+    return len(series.samples), len(series.failures)
+
+
+def why_absent(series: Shown, statistic: str) -> str:
     """In words, why `get` gave None."""
-    if not series.samples:
-        return f"all {len(series.failures)} failed" if series.failures else "no sample"
+    samples, failed = size(series)
+    if not samples:
+        return f"all {failed} failed" if failed else "no sample"
     need = statistics.smallest_n(PERCENTILES[statistic])
-    return f"needs {need} samples, has {len(series.samples)}"
+    return f"needs {need} samples, has {samples}"
+
+
+def withheld(entry: Entry, series: Shown) -> str:
+    """In words, why no figure of a series may be shown: its machine tells no time. Else nothing."""
+    if not entry.brief.emulated or series.unit not in TIMES:
+        return ""
+    samples, failed = size(series)
+    return f"works, {samples} of {samples + failed}; an emulated machine tells no time"
+
+
+def place(entry: Entry, series: Shown, statistic: str = "") -> str:
+    """The anchor of a series, or of one of its statistics, on its run's page."""
+    name = series.anchor if isinstance(series, Line) else anchor(entry.record, series)
+    return f"{name}.{statistic}" if statistic in STATISTICS else name
 
 
 def data(value: float, text: str, href: str) -> Markup:
@@ -52,7 +81,7 @@ def data(value: float, text: str, href: str) -> Markup:
 
 def mark(entry: Entry, link: Link) -> Markup:
     """The visible mark of a run that is not valid; empty for one that is."""
-    status = entry.record.validity.status
+    status = entry.brief.validity.status
     if status == "valid":
         return Markup("")
     return Markup(' <a class="mark {}" href="{}#validity">{}</a>').format(
@@ -61,15 +90,17 @@ def mark(entry: Entry, link: Link) -> Markup:
 
 
 def figure(
-    entry: Entry, series: Series, statistic: str, link: Link, *, interval: bool = False
+    entry: Entry, series: Shown, statistic: str, link: Link, *, interval: bool = False
 ) -> Markup:
     """A statistic of a record's series, linked to its row on the run's page, with its mark."""
+    if words := withheld(entry, series):
+        return Markup('<span class="absent">{}</span>').format(words)
     estimate = get(series, statistic)
     if estimate is None:
         return Markup('<span class="absent">{}</span>{}').format(
             why_absent(series, statistic), mark(entry, link)
         )
-    href = f"{link(entry.page)}#{anchor(entry.record, series)}.{statistic}"
+    href = f"{link(entry.page)}#{place(entry, series, statistic)}"
     shown = data(estimate.value, show(estimate, series.unit), href)
     bounds = show_interval(estimate, series.unit) if interval else ""
     if bounds:
@@ -87,21 +118,35 @@ def divided(estimate: Estimate, by: int) -> Estimate:
     )
 
 
-def per(entry: Entry, series: Series, statistic: str, by: int, link: Link) -> Markup:
+def bare(
+    entry: Entry, series: Shown, statistic: str, link: Link, *, interval: bool = False
+) -> Markup:
+    """The same on the run's own page, where it need not lead; empty where it is not allowed."""
+    estimate = None if withheld(entry, series) else get(series, statistic)
+    if estimate is None:
+        return Markup("")
+    shown = Markup('<data value="{}">{}</data>').format(
+        repr(estimate.value), show(estimate, series.unit)
+    )
+    bounds = show_interval(estimate, series.unit) if interval else ""
+    return shown + Markup(' <span class="interval">{}</span>').format(bounds) if bounds else shown
+
+
+def per(entry: Entry, series: Shown, statistic: str, by: int, link: Link) -> Markup:
     """A statistic of a series divided by a count; linked to the undivided one."""
-    estimate = get(series, statistic)
+    estimate = None if withheld(entry, series) else get(series, statistic)
     if estimate is None or not by:
         return figure(entry, series, statistic, link)
-    href = f"{link(entry.page)}#{anchor(entry.record, series)}.{statistic}"
+    href = f"{link(entry.page)}#{place(entry, series, statistic)}"
     each = divided(estimate, by)
     return data(each.value, show(each, series.unit), href) + mark(entry, link)
 
 
 def derived(
-    entry: Entry, series: Series, estimate: Estimate, unit: str, link: Link, statistic: str = "p50"
+    entry: Entry, series: Shown, estimate: Estimate, unit: str, link: Link, statistic: str = "p50"
 ) -> Markup:
     """A figure worked out of several series of a record; linked to the one that it is about."""
-    href = f"{link(entry.page)}#{anchor(entry.record, series)}.{statistic}"
+    href = f"{link(entry.page)}#{place(entry, series, statistic)}"
     shown = data(estimate.value, show(estimate, unit), href)
     bounds = show_interval(estimate, unit)
     if bounds:
@@ -109,9 +154,10 @@ def derived(
     return shown + mark(entry, link)
 
 
-def count(entry: Entry, number: int, place: str, link: Link) -> Markup:
+def count(entry: Entry, number: int, place: str, link: Link, *, grouped: bool = False) -> Markup:
     """A count taken from a record: of samples, of failures."""
-    return data(number, str(number), f"{link(entry.page)}#{place}")
+    text = f"{number:,}".replace(",", "\u202f") if grouped else str(number)
+    return data(number, text, f"{link(entry.page)}#{place}")
 
 
 def clock_figure(entry: Entry, nanoseconds: float, link: Link) -> Markup:

@@ -45,7 +45,7 @@ class Measured:
 def newest(corpus: Corpus, rig: str) -> Measured | None:
     """The newest record of the full profile on this machine, else the newest of any."""
     entries = list(corpus.of_rig(rig, corpus.machine))
-    full = [one for one in entries if one.record.profile == "full"]
+    full = [one for one in entries if one.brief.profile == "full"]
     chosen = (full or entries)[-1:]
     return Measured(chosen[0]) if chosen else None
 
@@ -120,5 +120,5 @@ def curve(measured: Measured, label: str, metric: str, **dimensions: Scalar) -> 
         value = figures.get(one, "p50")
         if one.metric == metric and fits and isinstance(n, int) and n > 0 and value:
             points.append(Point(n, value))
-    status = measured.entry.record.validity.status
+    status = measured.entry.brief.validity.status
     return Curve(label, points, "" if status == "valid" else status)

@@ -1,12 +1,14 @@
 """What a page module declares.
 
 A module in harness/site/pages/ holds one `PAGE = Page(...)`. Its function yields documents
-(a template and what it is given) and assets (bytes as they are). Navigation is made of the
-pages that declare a place in it; adding a page is adding a file.
+(a template and what it is given), assets (bytes as they are), and groups of these that are made
+only when what they are made of has changed. Navigation is made of the pages that declare a place in
+it; adding a page is adding a file.
 """
 
 from __future__ import annotations
 
+import functools
 import importlib
 import pkgutil
 import posixpath
@@ -19,11 +21,12 @@ from harness.site.corpus import Corpus
 
 @dataclass(frozen=True)
 class Nav:
-    """A place in the navigation: `order` sorts, lower first."""
+    """A place in the navigation: `order` sorts, lower first; `foot` puts it below the page."""
 
     label: str
     path: str
     order: int
+    foot: bool = False
 
 
 @dataclass(frozen=True)
@@ -48,13 +51,26 @@ class Asset:
 
 
 @dataclass(frozen=True)
+class Group:
+    """Files that depend on `inputs` and the code alone; `make` is called when they changed."""
+
+    name: str
+    inputs: Sequence[str]
+    make: Callable[[], Iterator[Document | Asset]]
+
+
+Item = Document | Asset | Group
+
+
+@dataclass(frozen=True)
 class Page:
     """One kind of page: what it renders of the corpus, and whether it is in the navigation."""
 
-    render: Callable[[Corpus], Iterator[Document | Asset]]
+    render: Callable[[Corpus], Iterator[Item]]
     nav: Nav | None = None
 
 
+@functools.lru_cache(maxsize=65536)
 def relative(here: str, target: str) -> str:
     """The address of `target` as seen from the document `here`, both below the root."""
     return posixpath.relpath(target, posixpath.dirname(here) or ".")

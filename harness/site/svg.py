@@ -6,6 +6,7 @@ keeps its size on a phone; down, they are pixels.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable
 
 from markupsafe import Markup, escape
@@ -16,15 +17,25 @@ GRAIN = 2000
 
 def tag(name: str, *children: object, **attributes: object) -> Markup:
     """One element. `class_` is class, `text_anchor` is text-anchor; None leaves one out."""
-    text = Markup("").join(
-        Markup(' {}="{}"').format(key.rstrip("_").replace("_", "-"), value)
-        for key, value in attributes.items()
-        if value is not None
+    text = "".join(
+        [
+            f' {_attribute(key)}="{value if type(value) in _PLAIN else str(escape(value))}"'
+            for key, value in attributes.items()
+            if value is not None
+        ]
     )
-    inside = Markup("").join(escape(child) for child in children)
     if not children:
-        return Markup("<{}{}/>").format(Markup(name), text)
-    return Markup("<{0}{1}>{2}</{0}>").format(Markup(name), text, inside)
+        return Markup(f"<{name}{text}/>")
+    inside = "".join([str(escape(child)) for child in children])
+    return Markup(f"<{name}{text}>{inside}</{name}>")
+
+
+_PLAIN = (int, float)
+
+
+@functools.cache
+def _attribute(key: str) -> str:
+    return key.rstrip("_").replace("_", "-")
 
 
 def percent(share: float) -> str:

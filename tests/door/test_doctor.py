@@ -145,7 +145,7 @@ def test_on_this_host_the_code_is_what_the_report_says() -> None:
     found = json.loads(done.stdout)
     assert {"bhyve", "noop", "qemu"} <= found["substrates"].keys()
     assert found["substrates"]["noop"]["runs"] is True
-    assert found["substrates"]["bhyve"]["runs"] is False  # its driver is not written yet
+    assert found["substrates"]["bhyve"]["runs"] is False  # its host is FreeBSD
     assert "noop" in found["rigs"]["cold-start"]["runs_on"]
     for substrate in found["substrates"].values():
         for need in substrate["requirements"]:

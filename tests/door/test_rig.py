@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import json
 import os
@@ -92,6 +93,31 @@ def test_at_concurrency_1_the_rungs_of_one_attempt_come_in_order(results: Path) 
     assert len(beside) == 1
     assert "substrate noop, tier durable-prewarm-pool, concurrency 1" in done.stdout
     assert f"records: {next(iter(find(results))).parent}" in done.stdout
+
+
+def test_progress_is_a_line_for_each_measurement_and_one_for_each_reason_why_not(
+    results: Path,
+) -> None:
+    done = coppice("run", "cold-start", "--substrate", "noop", "--results", str(results))
+    lines = [line.split() for line in done.stdout.splitlines() if " %  cold-start " in line]
+    assert [line[3] for line in lines] == [
+        "noop-durable-prewarm-pool-cc1", "noop-durable-prewarm-pool-cc10",
+    ]  # fmt: skip
+    claimed = [
+        next(one for one in record.series if one.metric == "first-reply")
+        for record in records(results)
+    ]
+    assert {line[4] for line in lines} == {"first-reply"}
+    counts = {f"n={len(one.samples)}" for one in claimed}
+    assert counts == {word for line in lines for word in line if word.startswith("n=")}
+    assert "Not measured:\n  1 case: not in the quick profile" in done.stdout
+
+
+def test_a_rig_that_fails_is_a_line_of_its_own_and_the_exit_code() -> None:
+    done = coppice("run", "cold-start", "--substrate", "noop", "--results", "/proc/no-folder")
+    assert done.returncode == 1
+    assert len([line for line in done.stdout.splitlines() if "cold-start " in line]) == 2
+    assert done.stdout.count("FAILED   ") == 2 and "INTERNALERROR" not in done.stdout
 
 
 def test_a_tier_is_found_by_its_name(results: Path) -> None:
@@ -304,3 +330,18 @@ def test_an_option_reaches_the_rig_by_its_name(results: Path) -> None:
     given = {"n": "8,50"}
     assert RigRun(ROOT, results, "quick", given).option("n") == "8,50"
     assert RigRun(ROOT, results, "quick").option("n") is None
+
+
+def test_what_measured_alike_was_once_the_rigs_file() -> None:
+    def git(*words: str) -> bytes:
+        return subprocess.run(["git", *words], cwd=ROOT, capture_output=True, check=True).stdout
+
+    if not (ROOT / ".git").exists() or git("rev-parse", "--is-shallow-repository") != b"false\n":
+        pytest.skip("needs this checkout's history")
+    for path, info in discover(ROOT / "rigs").values():
+        file = f"rigs/{path.name}"
+        states = (
+            git("log", "--format=%H", "--", file).decode().split() if info.measured_alike else ()
+        )
+        known = {hashlib.sha256(git("show", f"{state}:{file}")).hexdigest() for state in states}
+        assert set(info.measured_alike) <= known, file

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import shutil
 import stat
 import subprocess
 from pathlib import Path
@@ -38,9 +39,7 @@ def test_a_changed_agent_gives_another_image(
     built: image.GuestImage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     agent = tmp_path / "agent"
-    agent.mkdir()
-    for source in image.AGENT.iterdir():
-        (agent / source.name).write_bytes(source.read_bytes())
+    shutil.copytree(image.AGENT, agent)
     (agent / "main.c").write_text((agent / "main.c").read_text() + "\n/* changed */\n")
     monkeypatch.setattr(image, "AGENT", agent)
     other = image.build(_cache_with_kernel(tmp_path / "cache"))

@@ -34,18 +34,18 @@ def tree(path: Path, release: str) -> Path:
     return path
 
 
-def test_there_is_a_diff_for_each_release():
+def test_there_is_a_diff_for_each_release() -> None:
     assert [diff.name for diff in DIFFS] == ["freebsd-13.2.diff", "freebsd-15.1.diff"]
 
 
 @pytest.mark.parametrize("diff", DIFFS, ids=lambda diff: diff.stem)
-def test_every_line_of_a_diff_is_ours(diff: Path):
+def test_every_line_of_a_diff_is_ours(diff: Path) -> None:
     for path, lines in files(diff).items():
         assert all(re.match(r"\+|@@ -\d+,0 \+\d+(,\d+)? @@$", line) for line in lines), path
 
 
 @pytest.mark.parametrize("diff", DIFFS, ids=lambda diff: diff.stem)
-def test_the_digests_name_the_files_of_the_diff(diff: Path):
+def test_the_digests_name_the_files_of_the_diff(diff: Path) -> None:
     listed = [line.split() for line in diff.with_suffix(".digests").read_text().splitlines()]
     changed = files(diff)
     assert sorted(path for _, _, path in listed) == sorted(changed)
@@ -55,19 +55,19 @@ def test_the_digests_name_the_files_of_the_diff(diff: Path):
             assert hashlib.sha256(text.encode()).hexdigest() == after, path
 
 
-def test_what_is_no_source_tree_is_refused(tmp_path: Path):
+def test_what_is_no_source_tree_is_refused(tmp_path: Path) -> None:
     done = apply(tmp_path)
     assert done.returncode == 1
     assert "no FreeBSD source tree" in done.stderr
 
 
-def test_another_release_is_refused_and_the_known_ones_are_named(tmp_path: Path):
+def test_another_release_is_refused_and_the_known_ones_are_named(tmp_path: Path) -> None:
     done = apply(tree(tmp_path, "14.3"))
     assert done.returncode == 1
     assert "no diff for FreeBSD 14.3, only for: 13.2 15.1" in done.stderr
 
 
-def test_files_that_are_not_the_releases_are_refused_and_left_alone(tmp_path: Path):
+def test_files_that_are_not_the_releases_are_refused_and_left_alone(tmp_path: Path) -> None:
     strange = tree(tmp_path, "13.2") / "sys" / "amd64" / "vmm" / "vmm.c"
     strange.parent.mkdir(parents=True)
     strange.write_text("changed by somebody\n")
@@ -79,5 +79,5 @@ def test_files_that_are_not_the_releases_are_refused_and_left_alone(tmp_path: Pa
     assert not (tmp_path / "sys" / "amd64" / "vmm" / "vmm_shadow.c").exists()
 
 
-def test_a_word_too_many_is_misuse(tmp_path: Path):
+def test_a_word_too_many_is_misuse(tmp_path: Path) -> None:
     assert apply(tmp_path, tmp_path).returncode == 2

@@ -22,7 +22,7 @@ from harness.errors import (
 from harness.host.run import HALF_BUILT, Run, cache_folder, open_run
 from harness.sandbox.identity import allocate
 from harness.sandbox.pool import Pool
-from harness.sandbox.protocol import Tier
+from harness.sandbox.protocol import Sandbox, Tier
 from harness.sandbox.qemu import QemuSubstrate
 from harness.sandbox.qemu.checkpoint import DEVICES, MANIFEST, MEMORY, Checkpoint, load, writing
 from harness.sandbox.qemu.substrate import SEAL, QemuTemplate
@@ -129,7 +129,7 @@ def test_a_full_disk_leaves_nothing_half_written(run: Run, tiny_disk: Path) -> N
 def test_durability(substrate: QemuSubstrate, tmp_path: Path) -> None:
     """Every process killed, the page cache dropped, another run: guests answer with their state."""
 
-    def pool(run: Run) -> Pool:
+    def pool(run: Run) -> Pool[Sandbox]:
         template = substrate.prepare(run, cache_folder(), Tier.DURABLE_PREWARM_POOL)
         return Pool(
             lambda: substrate.launch(

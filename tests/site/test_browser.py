@@ -25,10 +25,61 @@ def browser() -> Iterator[Browser]:
         yield one
 
 
+AXE = Path(__file__).parents[2] / ".venv/npm/node_modules/axe-core/axe.min.js"
+
+
 def some(made: Made) -> list[Path]:
-    """Every page of its kind, and two of the runs."""
-    runs = [path for path in made.pages() if path.parent.parent.name == "runs"]
-    return [path for path in made.pages() if path not in runs] + [runs[0], runs[-1]]
+    """Every page that is one of its kind, and two of each kind that has many."""
+    kinds: dict[str, list[Path]] = {}
+    for path in made.pages():
+        kinds.setdefault("/".join(path.relative_to(made.out).parts[:-1])[:7], []).append(path)
+    return [
+        path
+        for kind, all in kinds.items()
+        for path in (all if not kind else all[:: len(all) - 1 or 1])
+    ]
+
+
+@pytest.mark.skipif(not AXE.is_file(), reason="axe is not installed: bin/setup --tests, with npm")
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+def test_axe_finds_nothing(browser: Browser, made: Made, dark: bool) -> None:
+    script = AXE.read_text()
+    # What axe judges does not change with a width, but for what is hidden: the phone's layout once.
+    for width, paths in ((1280, some(made)), (390, some(made)[:3])):
+        browser.view(width, dark=dark)
+        for path in paths:
+            browser.open(path.as_uri())
+            browser.evaluate(f"{script};0")
+            found = browser.evaluate_later(
+                "axe.run({resultTypes: ['violations']}).then(r => r.violations.map("
+                "v => [v.id, v.nodes.length, v.nodes[0].html.slice(0, 200)]))"
+            )
+            assert found == [], (path, found)
+
+
+def test_axe_would_find_something(browser: Browser, tmp_path: Path) -> None:
+    if not AXE.is_file():
+        pytest.skip("axe is not installed: bin/setup --tests, with npm")
+    page = tmp_path / "wrong.html"
+    page.write_text("<img src='data:,'><p style='color:#eee'>pale</p>")
+    browser.open(page.as_uri())
+    browser.evaluate(f"{AXE.read_text()};0")
+    found = browser.evaluate_later("axe.run().then(r => r.violations.map(v => v.id))")
+    assert {"image-alt", "color-contrast"} <= set(found)
+    browser.complaints.clear()
+
+
+def test_pages_are_whole_without_script(browser: Browser, made: Made) -> None:
+    browser.call("Emulation.setScriptExecutionDisabled", value=True)
+    try:
+        browser.view(1280)
+        browser.open((made.out / "index.html").as_uri())
+        tree = browser.call("DOM.getDocument", depth=-1, pierce=True)
+        assert browser.complaints == []
+        text = str(tree)
+        assert "durable-prewarm-pool" in text and "CubeSandbox" in text
+    finally:
+        browser.call("Emulation.setScriptExecutionDisabled", value=False)
 
 
 def test_the_browser_would_report_a_page_that_is_wrong(browser: Browser, tmp_path: Path) -> None:

@@ -106,10 +106,12 @@ def test_the_front_page_has_the_largest_fleet_that_came_up_whole(tmp_path: Path)
         replace(short, series=tuple(series)),
     )
     text = (out / "index.html").read_text()
-    (html,) = re.findall(r'<p class="big">(.*?)</p>', text)
+    alive, html = re.findall(r'<p class="big">(.*?)</p>', text)
+    ((count, where, _, _),) = Figures(alive).found
+    assert int(count) == 20 and "#reply" in where
     ((value, address, _, _),) = Figures(html).found
     assert float(value) == 20 * 4 * MIB and "#host-change" in address
-    assert "20 at once, alive" in text and "qemu, merged" in text
+    assert "of host memory for all 20" in text and "qemu, merged" in text
 
 
 def test_a_fleet_with_a_dead_guest_is_a_failure_that_the_page_shows(tmp_path: Path) -> None:

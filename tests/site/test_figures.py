@@ -78,7 +78,7 @@ def test_interval_always_contains_the_samples_that_bound_it() -> None:
 def entry(status: str) -> corpus.Entry:
     validity = Validity(status, ("why",))  # type: ignore[arg-type]
     made = factory.cold_start("durable-pool", validity=validity)
-    return corpus.Entry(made, b"", "runs/a/b.html", "runs/a/b.json")
+    return corpus.entry_of(made)
 
 
 def test_a_figure_leads_to_its_row_and_carries_the_mark_of_its_run() -> None:

@@ -10,8 +10,20 @@
 void system_mount(void);
 void system_quiet(void);
 void system_load_modules(void);
-const char *system_line(char *path, size_t room);
+/* Opens the line; 0, or -1 when there is none. */
+int system_open_line(void);
+/* The harness has hung up. */
+void system_hung_up(void);
 void system_halt(void);
+
+/* self.c: what the guest is to itself, set from outside; 0, or -1 and errno. shared/self.c is for
+ * sandboxes that run on their host's kernel, whose clock and names are not theirs to set. */
+int self_wall(uint64_t ns);
+int self_hostname(const struct field *field);
+int self_machine_id(const struct field *field);
+int self_entropy(const struct field *field);
+int self_mac(const struct field *field);
+int self_address(const struct field *field);
 
 /* identity.c */
 void identity_ping(const struct frame *request);

@@ -12,7 +12,7 @@
 #define HEADER 16u
 #define ROOM (2u * (FRAME_MAX + HEADER))
 
-static int line = -1;
+static int line = -1, line_out = -1;
 static uint8_t inbox[ROOM], outbox[ROOM];
 static size_t in_start, in_end, out_end;
 
@@ -57,18 +57,37 @@ int line_open(const char *path)
 {
     struct termios raw;
 
-    line = open(path, O_RDWR | O_CLOEXEC | O_NOCTTY);
+    line = line_out = open(path, O_RDWR | O_CLOEXEC | O_NOCTTY);
     if (line >= 0 && tcgetattr(line, &raw) == 0) { /* a UART, not a virtio port */
         cfmakeraw(&raw);
         cfsetspeed(&raw, B115200);
         tcsetattr(line, TCSANOW, &raw);
     }
-    return line;
+    return line < 0 ? -1 : 0;
+}
+
+void line_use(int in, int out)
+{
+    line = in;
+    line_out = out;
 }
 
 int line_fd(void)
 {
     return line;
+}
+
+/* After a call that was interrupted, or would have to wait where none should: gVisor says so of a
+ * host's socket at times. 0: try again. */
+static int again(int fd, short events)
+{
+    struct pollfd ready = {.fd = fd, .events = events};
+
+    int number = errno;
+
+    if (number == EAGAIN)
+        poll(&ready, 1, -1);
+    return number == EINTR || number == EAGAIN ? 0 : -1;
 }
 
 int line_fill(int wait)
@@ -87,7 +106,7 @@ int line_fill(int wait)
     }
     ssize_t got = read(line, inbox + in_end, ROOM - in_end);
     if (got <= 0)
-        return got < 0 && errno == EINTR ? 0 : -1;
+        return got < 0 ? again(line, POLLIN) : -1;
     in_end += (size_t)got;
     return 0;
 }
@@ -156,8 +175,8 @@ void line_flush(void)
     size_t sent = 0;
 
     while (sent < out_end) {
-        ssize_t wrote = write(line, outbox + sent, out_end - sent);
-        if (wrote < 0 && errno == EINTR)
+        ssize_t wrote = write(line_out, outbox + sent, out_end - sent);
+        if (wrote < 0 && again(line_out, POLLOUT) == 0)
             continue;
         if (wrote <= 0)
             break; /* nobody listens; the caller will ask again */

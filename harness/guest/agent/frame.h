@@ -86,8 +86,9 @@ struct field {
 int field_next(const uint8_t **at, const uint8_t *end, struct field *out);
 uint64_t field_number(const struct field *field);
 
-/* The one line to the harness. */
+/* The one line to the harness: a path, or a descriptor for each way. 0, or -1 and errno. */
 int line_open(const char *path);
+void line_use(int in, int out);
 int line_fd(void);
 /* Reads what is there, blocking if `wait`; -1 when the other side has gone. */
 int line_fill(int wait);

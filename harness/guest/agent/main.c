@@ -2,12 +2,13 @@
 #include "agent.h"
 
 #include <errno.h>
-#include <sched.h>
 #include <signal.h>
-#include <stdio.h>
-#include <string.h>
-#include <sys/syscall.h>
 #include <unistd.h>
+
+#ifdef __linux__
+#include <sched.h>
+#include <sys/syscall.h>
+#endif
 
 static void dispatch(const struct frame *request)
 {
@@ -36,8 +37,10 @@ static void dispatch(const struct frame *request)
  * switch empties the TLB. Its children are scheduled as usual. */
 static void yield_to_children(void)
 {
+#ifdef __linux__
     struct sched_param none = {0};
     syscall(SYS_sched_setscheduler, 0, SCHED_BATCH | SCHED_RESET_ON_FORK, &none);
+#endif
 }
 
 static void survive(int number)
@@ -48,17 +51,14 @@ static void survive(int number)
 int main(void)
 {
     struct pollfd set[1 + 3 * CHILDREN_MAX];
-    char path[64];
 
     system_mount();
     system_quiet();
     system_load_modules();
     signal(SIGPIPE, survive); /* not SIG_IGN, which a started process would inherit */
     yield_to_children();
-    if (line_open(system_line(path, sizeof path)) < 0) {
-        fprintf(stderr, "coppice agent: cannot open %s: %s\n", path, strerror(errno));
+    if (system_open_line() < 0)
         system_halt();
-    }
     line_put(KIND_HELLO, 0, "", 0); /* tells a waiting harness that the guest is up */
     line_flush();
 
@@ -75,7 +75,7 @@ int main(void)
         }
         /* With no child to watch, one blocking read is the whole wait. */
         if (ready && line_fill(1) < 0)
-            usleep(10000); /* the harness has hung up; it may come back */
+            system_hung_up();
         while (line_next(&request))
             dispatch(&request);
         if (children)

@@ -3,13 +3,19 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <sched.h>
 #include <signal.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
+
+#ifdef __FreeBSD__
+#include <sys/procdesc.h>
+#else
+#include <sched.h>
+#endif
 
 #define ARGUMENTS_MAX 256
 #define STDIN_MAX (1024u * 1024u)
@@ -109,10 +115,30 @@ static int parse(const struct frame *request, char *text, struct launch *out)
 
 extern char **environ;
 
+#ifdef __FreeBSD__
+/* Its C library has no execvpe; a child that shares no memory may change its own environment. */
+static void run_by_name(char *const *arguments, char *const *environment)
+{
+    const char *path = getenv("PATH");
+    char where[1024];
+
+    if (path)
+        snprintf(where, sizeof where, "%s", path);
+    environ = (char **)(uintptr_t)environment;
+    execvP(arguments[0], path ? where : "/bin:/sbin", arguments);
+}
+#else
+static void run_by_name(char *const *arguments, char *const *environment)
+{
+    execvpe(arguments[0], arguments, environment);
+}
+#endif
+
 struct birth {
     const struct launch *launch;
     int in, out, err;
     volatile int failed;
+    int tell; /* where a child that shares no memory with us says why it failed */
 };
 
 /* The child shares our memory until exec, so it touches descriptors and `failed` only. */
@@ -125,12 +151,43 @@ static int become(void *argument)
     dup2(birth->out, 1);
     dup2(birth->err, 2);
     if (*birth->launch->cwd == 0 || chdir(birth->launch->cwd) == 0)
-        execvpe(birth->launch->arguments[0], birth->launch->arguments,
-                birth->launch->variables ? birth->launch->environment : environ);
+        run_by_name(birth->launch->arguments,
+                    birth->launch->variables ? birth->launch->environment : environ);
     birth->failed = errno;
+#ifdef __FreeBSD__
+    int failed = errno;
+    if (write(birth->tell, &failed, sizeof failed) < 0)
+        _exit(126);
+#endif
     _exit(127);
 }
 
+#ifdef __FreeBSD__
+/* A process descriptor stands for the pidfd; what fails in the child comes back by a pipe that its
+ * exec closes. */
+static pid_t spawn(struct birth *birth, int *self)
+{
+    int tell[2], failed = 0;
+    pid_t pid;
+
+    if (pipe2(tell, O_CLOEXEC) != 0) {
+        birth->failed = errno;
+        return -1;
+    }
+    pid = pdfork(self, PD_CLOEXEC);
+    if (pid == 0) {
+        birth->tell = tell[1];
+        become(birth);
+    }
+    close(tell[1]);
+    if (pid < 0)
+        birth->failed = errno;
+    else if (read(tell[0], &failed, sizeof failed) == (ssize_t)sizeof failed)
+        birth->failed = failed;
+    close(tell[0]);
+    return pid;
+}
+#else
 /* As vfork, with a pidfd: a process that ends wakes our poll without a signal, whose handler under
  * emulation would cost as much as a tenth of the whole start. */
 static pid_t spawn(struct birth *birth, int *self)
@@ -143,6 +200,7 @@ static pid_t spawn(struct birth *birth, int *self)
         birth->failed = errno;
     return pid;
 }
+#endif
 
 /* What a process reads that is given nothing. */
 static int nothing(void)
@@ -201,6 +259,15 @@ static void reap(void)
     int status;
     pid_t pid;
 
+#ifdef __FreeBSD__
+    /* Those with a process descriptor are waited for by their numbers only. */
+    for (int i = 0; i < CHILDREN_MAX; i++)
+        if (children[i].pid && !children[i].ended &&
+            waitpid(children[i].pid, &status, WNOHANG) == children[i].pid) {
+            children[i].ended = 1;
+            children[i].status = status;
+        }
+#endif
     while ((pid = waitpid(-1, &status, WNOHANG)) > 0)
         for (int i = 0; i < CHILDREN_MAX; i++)
             if (children[i].pid == pid) {

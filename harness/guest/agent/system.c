@@ -2,6 +2,7 @@
 #include "agent.h"
 
 #include <dirent.h>
+#include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -68,9 +69,9 @@ void system_load_modules(void)
 }
 
 /* The line is the virtio port, unless the kernel's arguments name another (coppice.line=ttyS0). */
-const char *system_line(char *path, size_t room)
+int system_open_line(void)
 {
-    char arguments[4096] = "";
+    char arguments[4096] = "", path[64];
     char *named;
     int fd = open("/proc/cmdline", O_RDONLY | O_CLOEXEC);
 
@@ -84,10 +85,18 @@ const char *system_line(char *path, size_t room)
         named += strlen("coppice.line=");
         named[strcspn(named, " \n")] = 0;
     }
-    snprintf(path, room, "/dev/%s", named ? named : "vport0p1");
+    snprintf(path, sizeof path, "/dev/%s", named ? named : "vport0p1");
     for (int tries = 0; access(path, F_OK) != 0 && tries < 2000; tries++)
         usleep(1000);
-    return path;
+    if (line_open(path) == 0)
+        return 0;
+    fprintf(stderr, "coppice agent: cannot open %s: %s\n", path, strerror(errno));
+    return -1;
+}
+
+void system_hung_up(void)
+{
+    usleep(10000); /* it may come back */
 }
 
 void system_halt(void)

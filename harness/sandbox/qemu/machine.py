@@ -112,13 +112,14 @@ def arguments(
     tap: int | None = None,
     kernel: Path | None = None,
     initramfs: Path | None = None,
+    ports: int = 1,
 ) -> Sequence[str]:
     """The whole command line of one VMM.
 
     `memory` backs guest memory with a file, `share` says whether writes go to it, `mergeable`
     whether the kernel may merge it with equal pages, `populate` whether it is mapped whole from the
     start. `tap` is the descriptor of the network card's other end. Without `kernel` the VMM waits
-    for a checkpoint on the descriptor `incoming`.
+    for a checkpoint on the descriptor `incoming`. There is room for `ports` serial lines.
     """
     backend = (
         f"memory-backend-file,id=ram,size={shape.memory_mib}M,mem-path={memory},"
@@ -142,7 +143,7 @@ def arguments(
         "-machine", f"{shape.machine},memory-backend=ram,mem-merge={merge}", "-accel", accelerator,
         "-cpu", shape.cpu_model, "-m", f"{shape.memory_mib}M", "-object", backend,
         *agent, *bell, "-serial", f"chardev:{serial}",
-        "-device", "virtio-serial-device,max_ports=2",
+        "-device", f"virtio-serial-device,max_ports={ports + 1}",
         *plug, "-device", "virtio-net-device" + (",netdev=net" if plug else ""),
         "-chardev", f"socket,id=qmp,fd={line.qmp}", "-mon", "chardev=qmp,mode=control",
         "-chardev", f"socket,id=control,fd={line.control}", "-gdb", "chardev:control",

@@ -9,13 +9,14 @@ import struct
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
 
 from harness.errors import GuestDied, GuestTimeout, SandboxError, WrongAnswer
 from harness.guest.agent_client import Agent, Finished, identity_fields
 from harness.guest.protocol import ARMED, RING_ANSWER_LENGTH, Tag, field, ring, ring_answer
 from harness.sandbox.identity import NO_KEY, Identity
 from harness.sandbox.protocol import HostProcess
-from harness.sandbox.qemu.checkpoint import Checkpoint
 from harness.sandbox.qemu.qmp import Qmp
 from harness.sandbox.qemu.vmm import CONTINUE, STOP, Vmm
 
@@ -29,6 +30,13 @@ class State(enum.Enum):
     EMPTY = "empty"
     STOPPED = "stopped"
     RUNNING = "running"
+
+
+class Saved(Protocol):
+    """What a guest is restored from: the file of its device state."""
+
+    @property
+    def devices(self) -> Path: ...
 
 
 @dataclass(frozen=True)
@@ -59,7 +67,7 @@ class QemuSandbox:
         vmm: Vmm,
         identity: Identity,
         state: State,
-        checkpoint: Checkpoint | None = None,
+        checkpoint: Saved | None = None,
         booted: Callable[[], None] = lambda: None,
         guest_memory: str = "",
         key: bytes = NO_KEY,
@@ -181,6 +189,12 @@ class QemuSandbox:
         return wall - time.time() + time.perf_counter()
 
     # Off the timed path.
+
+    def ring_again(self, timeout_s: float) -> None:
+        """Wake a guest that somebody else left at its doorbell."""
+        self._ring = _new_ring(self.agent.key)
+        self._ring_bell(timeout_s)
+        self._state = State.RUNNING
 
     @property
     def qmp(self) -> Qmp:

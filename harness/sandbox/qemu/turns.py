@@ -6,16 +6,17 @@ waits too long while its kernel calibrates the local APIC's timer finds no timer
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Callable
+
+from harness.host.cpus import usable
 
 
 class Turns:
     """Hands out so many turns at once, first come, first served."""
 
     def __init__(self, at_once: int | None = None) -> None:
-        self._free = threading.Semaphore(at_once or len(os.sched_getaffinity(0)))
+        self._free = threading.Semaphore(at_once or usable())
 
     def take(self) -> Callable[[], None]:
         """Wait for a turn; returns what ends it, safe to call more than once."""

@@ -17,7 +17,7 @@ import socket
 import struct
 import subprocess
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -141,9 +141,16 @@ class Zygote:
         self._lock = threading.Lock()
         line.settimeout(ANSWER_S)
 
-    def fork(self, run: Run, identity: Identity, tap: int | None = None) -> QemuSandbox:
+    def fork(
+        self,
+        run: Run,
+        identity: Identity,
+        tap: int | None = None,
+        others: Sequence[tuple[int, int]] = (),
+    ) -> QemuSandbox:
         """A sandbox that is held where the zygote is, with lines of its own.
 
+        `others` are more open files of its own: their numbers in the zygote, and our descriptors.
         Raises NotEnoughMemory, or a SandboxError that says what became of the zygote.
         """
         if (tap is None) != (self._tap is None):
@@ -155,7 +162,7 @@ class Zygote:
             log, handle = log_of(run, name)
             theirs.callback(os.close, handle)
             pairs = [(getattr(place, line), end.fileno()) for line, end in far.items()]
-            pairs += [(1, handle), (2, handle)]
+            pairs += [(1, handle), (2, handle), *others]
             if tap is not None and self._tap is not None:
                 pairs.append((self._tap, tap))
             process = ForkedProcess(self._ask(pairs))

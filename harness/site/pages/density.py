@@ -6,10 +6,11 @@ from collections.abc import Callable, Iterator, Sequence
 
 from harness.measure.statistics import Estimate
 from harness.site import density
+from harness.site.chart import Chart, Row
 from harness.site.chart_scaling import Curve, Naive, Point, Reference, scaling_chart
 from harness.site.corpus import Corpus
 from harness.site.density import Fleet
-from harness.site.page import Asset, Document, Nav, Page
+from harness.site.page import Document, Item, Nav, Page
 
 _NS = (8, 50, 200, 400, 1000)
 _CUBE_NS = (100, 1000)
@@ -32,7 +33,7 @@ def _curves(found: Sequence[Fleet], value: Callable[[Fleet], Estimate | None]) -
             estimate = value(fleet)
             if fleet.sharing == sharing and estimate:
                 points.append(Point(fleet.reached, estimate))
-                notes.add(fleet.entry.record.validity.status)
+                notes.add(fleet.entry.brief.validity.status)
         notes.discard("valid")
         if points:
             curves.append(Curve(_NAMES.get(sharing, sharing), points, ", ".join(sorted(notes))))
@@ -48,7 +49,30 @@ def _references(corpus: Corpus, ids: dict[str, int], who: str = "") -> Sequence[
     ]
 
 
-def _charts(corpus: Corpus, found: Sequence[Fleet]) -> dict[str, object]:
+def _rows(
+    corpus: Corpus, found: Sequence[Fleet], each: bool, references: Sequence[Reference]
+) -> Sequence[Row]:
+    ours = [
+        Row(
+            f"{fleet.sharing}, {fleet.n:,}",
+            fleet.entry,
+            fleet.change,
+            by=fleet.reached if each else 1,
+        )
+        for fleet in found
+        if fleet.change and fleet.reached
+    ]
+    theirs = [
+        Row(
+            f"{one.figure.publisher}: {one.figure.what}{f', {one.n:,}' if one.n else ''}",
+            published=one.figure,
+        )
+        for one in references
+    ]
+    return [*ours, *theirs]
+
+
+def _charts(corpus: Corpus, found: Sequence[Fleet]) -> dict[str, Chart]:
     naive = None
     first = next((one for one in found if one.guest_bytes), None)
     if first and first.guest_bytes:
@@ -58,47 +82,67 @@ def _charts(corpus: Corpus, found: Sequence[Fleet]) -> dict[str, object]:
     each = {f"coppice.density.{n}.per-guest": n for n in _NS}
     cube = {f"cubesandbox.june.density-{n}": n for n in _CUBE_NS}
     advertised = corpus.figure(_ADVERTISED)
+    of_total = _references(corpus, totals)
+    of_each = [
+        *_references(corpus, each),
+        *_references(corpus, cube, "CubeSandbox"),
+        *(
+            [Reference(advertised, f"CubeSandbox advertises {advertised.as_written}")]
+            if advertised
+            else []
+        ),
+    ]
+    total = scaling_chart(
+        "density-total",
+        "The host's whole change",
+        "bytes",
+        _ACROSS,
+        _curves(found, lambda fleet: fleet.total),
+        of_total,
+        naive,
+    )
+    apiece = scaling_chart(
+        "density-each",
+        "The host's whole change, per sandbox",
+        "bytes",
+        _ACROSS,
+        _curves(found, lambda fleet: fleet.each),
+        of_each,
+    )
     return {
-        "total": scaling_chart(
-            "density-total",
-            "The host's whole change",
-            "bytes",
-            _ACROSS,
-            _curves(found, lambda fleet: fleet.total),
-            _references(corpus, totals),
-            naive,
+        "total": Chart(
+            "charts/density-total",
+            "The host's whole change by number of sandboxes",
+            total,
+            _rows(corpus, found, False, of_total),
         ),
-        "each": scaling_chart(
-            "density-each",
-            "The host's whole change, per sandbox",
-            "bytes",
-            _ACROSS,
-            _curves(found, lambda fleet: fleet.each),
-            [
-                *_references(corpus, each),
-                *_references(corpus, cube, "CubeSandbox"),
-                *([Reference(advertised, f"CubeSandbox advertises {advertised.as_written}")]
-                  if advertised else []),
-            ],
+        "each": Chart(
+            "charts/density-each",
+            "The host's whole change per sandbox",
+            apiece,
+            _rows(corpus, found, True, of_each),
         ),
-    }  # fmt: skip
+    }
 
 
-def _render(corpus: Corpus) -> Iterator[Document | Asset]:
+def _render(corpus: Corpus) -> Iterator[Item]:
     found = density.fleets(corpus)
     published = [one for one in corpus.published if one.topic == "memory" and one.value is not None]
+    charts = _charts(corpus, found) if found else None
+    for one in (charts or {}).values():
+        yield from one.assets()
     yield Document(
         "density.html",
         "density.html",
         "Density",
         "How many sandboxes from one checkpoint fit on this host, alive, distinct and idle.",
         {
-            "charts": _charts(corpus, found) if found else None,
+            "charts": charts,
             "fleets": found,
             "merged": density.largest(found, "merged"),
             "forked": density.largest(found, "forked"),
             "published": published,
-            "broken": [one for one in found if one.entry.record.validity.status == "failed"],
+            "broken": [one for one in found if one.entry.brief.validity.status == "failed"],
         },
     )
 

@@ -8,7 +8,7 @@ from harness.measure import statistics
 from harness.site import coldstart, density
 from harness.site.chart_ladder import Rung, ladder
 from harness.site.corpus import Corpus
-from harness.site.page import Asset, Document, Nav, Page
+from harness.site.page import Document, Item, Nav, Page
 
 _RUNGS = (
     Rung("object", "the VMM or jail exists", "the host makes it, or takes it from its pool"),
@@ -21,7 +21,7 @@ _EXAMPLES = (10, 30, 100, 400)
 _PERCENTILES = (50, 90, 95, 99)
 
 
-def _render(corpus: Corpus) -> Iterator[Document | Asset]:
+def _render(corpus: Corpus) -> Iterator[Item]:
     runs = list(corpus.of_rig(coldstart.RIG, corpus.machine))
     fleets = density.fleets(corpus)
     holds = [one for sharing in density.SHARINGS if (one := density.largest(fleets, sharing))]
@@ -44,4 +44,4 @@ def _render(corpus: Corpus) -> Iterator[Document | Asset]:
     )
 
 
-PAGE = Page(_render, Nav("Method", "method.html", 30))
+PAGE = Page(_render, Nav("Method", "method.html", 60, foot=True))

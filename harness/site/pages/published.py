@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 from harness.claims import published
 from harness.claims.published import Figure
 from harness.site.corpus import Corpus
-from harness.site.page import Asset, Document, Nav, Page
+from harness.site.page import Document, Item, Nav, Page
 
 _TITLES = {
     "cold-start": "Start",
@@ -60,7 +60,7 @@ def _host(address: str) -> str:
     return urlsplit(address).netloc.removeprefix("www.")
 
 
-def _render(corpus: Corpus) -> Iterator[Document | Asset]:
+def _render(corpus: Corpus) -> Iterator[Item]:
     topics = {one.topic for one in corpus.published}
     known = [one for one in _TITLES if one in topics] + sorted(topics - set(_TITLES))
     used = {one.clock for one in corpus.published}
@@ -81,4 +81,4 @@ def _render(corpus: Corpus) -> Iterator[Document | Asset]:
     )
 
 
-PAGE = Page(_render, Nav("Published figures", "published.html", 40))
+PAGE = Page(_render, Nav("Published figures", "published.html", 62, foot=True))

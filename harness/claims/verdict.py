@@ -1,0 +1,150 @@
+"""What a record says of a claim. Reads samples and never measures; has no input or output."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import date
+
+from harness.claims.claims import Answer, Claim
+from harness.measure import statistics
+from harness.measure.statistics import Estimate
+
+OLD_DAYS = 180
+"""A record older than this says nothing of today."""
+_PERCENT = {"p50": 50, "p90": 90, "p95": 95, "p99": 99}
+_COUNTED = ("min", "max", "sum", "count")
+"""Statistics that are of all there was: nothing is estimated."""
+
+
+class Verdict(enum.StrEnum):
+    """In the words that pages use."""
+
+    SUPPORTED = "supported"
+    CONTRADICTED = "contradicted"
+    INCONCLUSIVE = "inconclusive"
+    NOT_COMPARABLE = "not comparable"
+    NOT_MEASURED = "not measured here"
+    STALE = "stale"
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """The series that answers, from one record. `divisor` is what the answer's `per` counted.
+
+    `told` is False for a time from an emulated machine: it proves that something works, no more.
+    """
+
+    samples: Sequence[float]
+    failed: int = 0
+    divisor: int = 1
+    validity: str = "valid"
+    told: bool = True
+    stale: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A verdict, our estimate in the claim's unit, and what a reader must know.
+
+    `needed`: how many samples it would take, for an inconclusive one. `was`: the verdict that a
+    stale record gave when it was measured.
+    """
+
+    verdict: Verdict
+    estimate: Estimate | None = None
+    reasons: Sequence[str] = ()
+    needed: int | None = None
+    was: Verdict | None = None
+
+
+def judge(claim: Claim, answer: Answer, evidence: Evidence | None) -> Finding:
+    """Supported or contradicted only where the interval excludes the claimed value."""
+    if evidence is None:
+        return Finding(Verdict.NOT_MEASURED, None, ("no record of it is among these",))
+    if not evidence.samples:
+        what = f"all {evidence.failed} attempts failed" if evidence.failed else "nothing was tried"
+        return Finding(Verdict.NOT_MEASURED, None, (what,))
+    if not evidence.told:
+        works = f"it works: {len(evidence.samples)} of {len(evidence.samples) + evidence.failed}"
+        words = f"{works} attempts, on a machine that is emulated and tells no time"
+        return Finding(Verdict.NOT_MEASURED, None, (words,))
+    found = estimate(answer, evidence)
+    fresh = _fresh(claim, answer, evidence, found)
+    if evidence.stale and fresh.verdict is not Verdict.NOT_COMPARABLE:
+        return Finding(
+            Verdict.STALE, found, (*evidence.stale, *fresh.reasons), fresh.needed, fresh.verdict
+        )
+    return fresh
+
+
+def _fresh(claim: Claim, answer: Answer, evidence: Evidence, found: Estimate) -> Finding:
+    if not answer.comparable:
+        return Finding(Verdict.NOT_COMPARABLE, found, (answer.why, *evidence.stale))
+    if evidence.validity != "valid":
+        return Finding(Verdict.INCONCLUSIVE, found, (f"the run is {evidence.validity}",))
+    bound = claim.bound(answer)
+    assert bound is not None
+    low, high = found.low, found.high
+    if answer.statistic in _COUNTED:
+        low = high = found.value
+    elif low is None or high is None:
+        needed = _needed(answer, evidence, bound)
+        return Finding(Verdict.INCONCLUSIVE, found, ("too few samples for an interval",), needed)
+    assert low is not None and high is not None
+    counted = answer.statistic in _COUNTED
+    below = high <= bound if counted else high < bound
+    above = low >= bound if counted else low > bound
+    holds, fails = (below, above) if answer.holds == "at-most" else (above, below)
+    if holds:
+        return Finding(Verdict.SUPPORTED, found)
+    if fails:
+        return Finding(Verdict.CONTRADICTED, found)
+    return Finding(
+        Verdict.INCONCLUSIVE,
+        found,
+        ("the interval holds the claimed value",),
+        _needed(answer, evidence, bound),
+    )
+
+
+def estimate(answer: Answer, evidence: Evidence) -> Estimate:
+    """The answer's statistic of the evidence, divided where it says so."""
+    samples = evidence.samples
+    if answer.statistic == "mean":
+        found = statistics.mean(samples)
+    elif answer.statistic in _PERCENT:
+        found = statistics.estimate(samples, _PERCENT[answer.statistic])
+    else:
+        count = {"min": min, "max": max, "sum": sum, "count": len}[answer.statistic]
+        found = Estimate(float(count(samples)), None, None)  # type: ignore[operator]
+    by = evidence.divisor
+
+    def divided(value: float | None) -> float | None:
+        return None if value is None else value / by
+
+    return Estimate(found.value / by, divided(found.low), divided(found.high))
+
+
+def _needed(answer: Answer, evidence: Evidence, bound: float) -> int | None:
+    percent = _PERCENT.get(answer.statistic, 50)
+    # A mean is told apart by about as many samples as a median is.
+    return statistics.samples_needed(evidence.samples, percent, bound * evidence.divisor)
+
+
+def deciding(findings: Sequence[Finding]) -> Finding:
+    """Of a claim's answers the one that decides: the first with a verdict on the merits."""
+    for one in findings:
+        if one.verdict not in (Verdict.NOT_MEASURED, Verdict.NOT_COMPARABLE):
+            return one
+    for one in findings:
+        if one.verdict is Verdict.NOT_COMPARABLE:
+            return one
+    return findings[0] if findings else Finding(Verdict.NOT_MEASURED, None, ("no rig answers it",))
+
+
+def age(day: str, today: str) -> str | None:
+    """In words, when a record of `day` is too old to say something of `today`; ISO dates."""
+    days = (date.fromisoformat(today) - date.fromisoformat(day)).days
+    return f"measured {days} days ago" if days > OLD_DAYS else None

@@ -1,0 +1,104 @@
+"""What the API answers when it cannot do what it was asked, in E2B's shape."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Mapping
+
+from harness.errors import (
+    CoppiceError,
+    DiskFull,
+    GuestDied,
+    GuestRefused,
+    GuestTimeout,
+    NotEnoughMemory,
+    PolicyError,
+    Unsupported,
+)
+
+
+class ApiError(Exception):
+    """An HTTP status and a sentence. `retry` tells the SDK that asking again may help."""
+
+    def __init__(self, status: int, message: str, *, retry: bool = False) -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message
+        self.retry = retry
+
+    def body(self) -> Mapping[str, object]:
+        return {"code": self.status, "message": self.message}
+
+
+def not_found(id: str) -> ApiError:
+    return ApiError(404, f"sandbox {id!r} was not found")
+
+
+# Connect's codes, and the HTTP status of each for a unary call.
+CODES = {
+    "canceled": 499, "unknown": 500, "invalid_argument": 400, "deadline_exceeded": 504,
+    "not_found": 404, "already_exists": 409, "permission_denied": 403, "resource_exhausted": 429,
+    "failed_precondition": 400, "aborted": 409, "unimplemented": 501, "internal": 500,
+    "unavailable": 503, "unauthenticated": 401,
+}  # fmt: skip
+
+
+class RpcError(Exception):
+    """An error of envd's services: one of Connect's codes and a sentence."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+
+    @property
+    def status(self) -> int:
+        return CODES[self.code]
+
+    def body(self) -> Mapping[str, object]:
+        return {"code": self.code, "message": self.message}
+
+
+_BY_NUMBER = {
+    errno.ENOENT: "not_found", errno.ESRCH: "not_found", errno.EBADF: "not_found",
+    errno.EEXIST: "already_exists", errno.EACCES: "permission_denied",
+    errno.EPERM: "permission_denied", errno.ENOSPC: "resource_exhausted",
+    errno.EMFILE: "resource_exhausted", errno.EAGAIN: "resource_exhausted",
+    errno.ENOMEM: "resource_exhausted", errno.E2BIG: "invalid_argument",
+    errno.EPIPE: "failed_precondition", errno.ENOTTY: "failed_precondition",
+}  # fmt: skip
+
+
+def as_rpc(error: Exception) -> RpcError:
+    """What envd's services answer for an error of the harness."""
+    if isinstance(error, RpcError):
+        return error
+    if isinstance(error, GuestRefused):
+        return RpcError(_BY_NUMBER.get(error.number, "invalid_argument"), str(error))
+    if isinstance(error, GuestDied):
+        return RpcError("unavailable", str(error))
+    if isinstance(error, TimeoutError | GuestTimeout):
+        return RpcError("deadline_exceeded", "the sandbox did not answer in time")
+    return RpcError("internal", f"{type(error).__name__}: {error}")
+
+
+def as_http(error: Exception) -> ApiError:
+    """What the control plane and file transfers answer for an error of the harness."""
+    if isinstance(error, ApiError):
+        return error
+    if isinstance(error, GuestRefused):
+        by = {errno.ENOENT: 404, errno.ENOSPC: 507, errno.EACCES: 403, errno.EPERM: 401}
+        return ApiError(by.get(error.number, 400), str(error))
+    if isinstance(error, GuestDied):
+        return ApiError(502, "sandbox was not found")
+    if isinstance(error, NotEnoughMemory | GuestTimeout | TimeoutError):
+        return ApiError(503, str(error) or "no sandbox was ready in time")
+    if isinstance(error, DiskFull):
+        return ApiError(507, str(error))
+    if isinstance(error, PolicyError):
+        return ApiError(400, str(error))
+    if isinstance(error, Unsupported):
+        return ApiError(501, str(error))
+    if isinstance(error, CoppiceError):
+        return ApiError(500, str(error))
+    return ApiError(500, f"{type(error).__name__}: {error}")

@@ -1,0 +1,357 @@
+"""Where sandboxes come from: the interface that the API needs of a substrate, and microVMs.
+
+A `Fleet` has templates, and for each a pool of sandboxes restored from it, rehearsed and held.
+What blocks is called from threads.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from ipaddress import IPv4Address
+from pathlib import Path
+from typing import Any, Protocol
+
+from harness.errors import CoppiceError, SandboxError, Unsupported
+from harness.gateway import machine, state, templates
+from harness.gateway.envd import Envd
+from harness.gateway.keeper import Keeper
+from harness.gateway.machine import Kit, Machine
+from harness.gateway.network import Network
+from harness.gateway.state import State
+from harness.host.run import cache_folder
+from harness.measure.record import Image
+from harness.sandbox.identity import Identity, allocate
+from harness.sandbox.pool import Pool
+from harness.sandbox.qemu.zygote import Zygote, preload
+
+MEMORY_EACH = 96 << 20
+"""Bytes that one more sandbox takes from the host, estimated from above."""
+REST_S = 0.2
+TRIES = 3
+CALM_S = 0.3
+"""Seconds without a creation after which a pool is filled up, unless it is empty."""
+log = logging.getLogger("coppice.gateway")
+ZYGOTE_REHEARSALS = 4
+
+
+class Live(Protocol):
+    """A sandbox that runs. `about` is what `adopt` needs to find it again."""
+
+    id: str
+
+    @property
+    def about(self) -> Mapping[str, Any]: ...
+
+    @property
+    def pid(self) -> int: ...
+
+    def alive(self) -> bool: ...
+
+    async def connect(self) -> Envd: ...
+
+    def destroy(self) -> None: ...
+
+
+class Fleet(Protocol):
+    """Makes sandboxes of templates and of saved states. Everything here may block."""
+
+    memory_mib: int
+    disk_mib: int
+
+    @property
+    def images(self) -> Sequence[Image]: ...
+
+    @property
+    def accelerator(self) -> str | None: ...
+
+    def templates(self) -> Sequence[str]: ...
+
+    def take(self, template: str, timeout_s: float) -> Live:
+        """One of a template, awake; GuestTimeout when none is ready in time."""
+
+    def save(self, live: Live, folder: Path, ends: bool) -> None:
+        """Save one to a folder that is not there yet; it ends then, or runs on."""
+
+    def resume(self, folder: Path, same: Mapping[str, Any] | None) -> Live:
+        """One from a folder; `same` keeps the names of the one that was saved."""
+
+    def adopt(self, about: Mapping[str, Any]) -> Live:
+        """One that a killed gateway left running; SandboxError when it is gone."""
+
+    def sweep(self) -> int:
+        """End what runs and is nobody's, after the last `adopt`; how many there were."""
+
+    def police(self, live: Live, rules: Mapping[str, Any]) -> None:
+        """Make a sandbox obey E2B's network rules from now on."""
+
+    def ready(self) -> Mapping[str, int]:
+        """How many wait, by template."""
+
+
+class MachineLive:
+    """Implements `Live`."""
+
+    def __init__(self, fleet: MachineFleet, own: Machine) -> None:
+        self.id = own.id
+        self.machine = own
+        self._fleet = fleet
+
+    @property
+    def about(self) -> Mapping[str, Any]:
+        return {
+            "identity": _told(self.machine.identity),
+            "pid": self.machine.pid,
+            "born": born(self.machine.pid),
+            "came_from": self.machine.came_from,
+        }
+
+    @property
+    def pid(self) -> int:
+        return self.machine.pid
+
+    def alive(self) -> bool:
+        return self.machine.alive()
+
+    async def connect(self) -> Envd:
+        return await Envd.connect(self.machine.envd, self.id)
+
+    def destroy(self) -> None:
+        self._fleet.end(self.machine)
+
+
+class Offered:
+    """A template that is offered, with its pool. Where the VMM can be forked, one sandbox is
+    restored and rehearsed for all of them, and the pool's are its copies."""
+
+    def __init__(self, fleet: MachineFleet, source: State, size: int) -> None:
+        self.state = source
+        self.zygote: tuple[Zygote, Machine] | None = None
+        self.taken = 0.0
+        self._fleet = fleet
+        self._stack = ExitStack()
+        self.pool = Pool(self._make, size, memory_each=MEMORY_EACH)
+
+    def fill(self) -> None:
+        """Begin, and wait until the pool is full."""
+        if self._fleet.accelerator == "tcg":
+            with contextlib.suppress(Unsupported):
+                self.zygote = self._stack.enter_context(self._fleet.zygote(self.state))
+        self.pool.fill()
+
+    def _make(self) -> Machine:
+        """One more for the pool, which does not ask again for one that failed."""
+        # Who is being served now goes first: making another takes a processor for itself.
+        while self.pool.ready and time.monotonic() - self.taken < CALM_S:
+            time.sleep(CALM_S / 10)
+        for _ in range(TRIES - 1):
+            try:
+                return self._fleet.rehearsed(self.state, self.zygote)
+            except (CoppiceError, OSError, TimeoutError) as error:
+                log.error("not made", extra={"fields": {"why": f"{type(error).__name__}: {error}"}})
+        return self._fleet.rehearsed(self.state, self.zygote)
+
+    def close(self) -> None:
+        self.pool.drain()
+        self._stack.close()
+
+
+class MachineFleet:
+    """MicroVMs under QEMU. Implements `Fleet`; made by `opened`."""
+
+    disk_mib = 4096
+
+    def __init__(self, kit: Kit, keeper: Keeper, network: Network | None, note: str) -> None:
+        self.kit = kit
+        self.memory_mib = kit.shape.memory_mib
+        self.accelerator = kit.shape.accelerator
+        self.note = note
+        self._keeper = keeper
+        self._network = network
+        self._lock = threading.Lock()  # of the keeper's one line
+        self._offered: dict[str, Offered] = {}
+        self._adopted: dict[str, tuple[Path, int]] = {}
+
+    @property
+    def images(self) -> Sequence[Image]:
+        of_templates = [one.state.as_record() for one in self._offered.values()]
+        return [self.kit.image.as_record(), self.kit.base.as_record(), *of_templates]
+
+    def offer(self, template: str, cache: Path, size: int, stack: ExitStack) -> None:
+        """Prepare a template and begin to fill its pool."""
+        source = templates.prepare(self.kit, cache, template)
+        self._offered[template] = offered = Offered(self, source, size)
+        stack.callback(offered.close)
+
+    def fill(self) -> None:
+        """Wait until the pools are full."""
+        for one in self._offered.values():
+            one.fill()
+
+    def templates(self) -> Sequence[str]:
+        return list(self._offered)
+
+    def ready(self) -> Mapping[str, int]:
+        return {name: one.pool.ready for name, one in self._offered.items()}
+
+    @contextlib.contextmanager
+    def _place(self) -> Iterator[tuple[Identity, int | None, ExitStack]]:
+        """Addresses and a plug for a sandbox to be; given back when the block fails."""
+        identity = allocate(self.kit.run.leases, self.kit.run.id)
+        with ExitStack() as undo:
+            undo.callback(identity.release)
+            tap = None
+            if self._network:
+                tap = self._network.attach(identity)
+                undo.callback(self._network.detach, identity.id)
+            yield identity, tap, undo
+            undo.pop_all()
+
+    def _launch(self, source: State, names: Mapping[str, Any] | None = None) -> Machine:
+        """Restored, awake and somebody."""
+        with self._place() as (identity, tap, undo):
+            kept = {name: names[name] for name in ("hostname", "machine_id")} if names else {}
+            made = machine.restore(self.kit, source, dataclasses.replace(identity, **kept), tap)
+            undo.callback(made.destroy)
+            self._settle(made)
+        return made
+
+    def _settle(self, made: Machine) -> None:
+        made.guest.awaken(machine.WAKE_LIMIT_S)
+        made.guest.adopt_identity()
+        with self._lock:
+            self._keeper.keep(made.id, made.lines)
+
+    @contextlib.contextmanager
+    def zygote(self, source: State) -> Iterator[tuple[Zygote, Machine]]:
+        """One restored, rehearsed and held, to be forked."""
+        with preload(cache_folder()) as (line, preloaded), self._place() as (identity, tap, undo):
+            made = machine.restore(self.kit, source, identity, tap, preloaded)
+            undo.callback(made.destroy)
+            preloaded.socket.close()
+            made.guest.awaken(machine.WAKE_LIMIT_S)
+            for _ in range(ZYGOTE_REHEARSALS):
+                made.guest.adopt_identity()
+                templates.rehearse(made)
+                time.sleep(REST_S)
+                made.hold()
+                made.wake()
+            made.hold()
+            try:
+                yield Zygote(made.guest, line, tap), made
+            finally:
+                made.destroy()
+
+    def rehearsed(self, source: State, zygote: tuple[Zygote, Machine] | None) -> Machine:
+        """Held again after it has once done what callers do first: its code is translated then."""
+        if zygote:
+            with self._place() as (identity, tap, undo):
+                made = machine.fork(self.kit, *zygote, identity, tap)
+                undo.callback(made.destroy)
+                self._settle(made)
+        else:
+            made = self._launch(source)
+        with machine.destroyed_on_failure(made):
+            if not zygote:
+                templates.rehearse(made)
+                made.hold()
+                made.wake()
+            templates.rehearse(made, times=1)
+            time.sleep(REST_S)
+            made.hold()
+        return made
+
+    def take(self, template: str, timeout_s: float) -> Live:
+        offered = self._offered[template]
+        offered.taken = time.monotonic()
+        made = offered.pool.check_out(timeout_s)
+        with machine.destroyed_on_failure(made):
+            made.wake()
+        return MachineLive(self, made)
+
+    def save(self, live: Live, folder: Path, ends: bool) -> None:
+        made = _machine(live)
+        made.hold()
+        try:
+            made.save(folder)
+        except BaseException:
+            made.wake()
+            raise
+        if ends:
+            self.end(made)
+        else:
+            made.wake()
+
+    def resume(self, folder: Path, same: Mapping[str, Any] | None) -> Live:
+        return MachineLive(self, self._launch(state.load(folder, self.kit.facts), same))
+
+    def adopt(self, about: Mapping[str, Any]) -> Live:
+        identity, pid = _identity(about["identity"]), int(about["pid"])
+        if born(pid) != about["born"]:
+            raise SandboxError(f"the sandbox {identity.id} has ended")
+        with self._lock:
+            ends = self._keeper.get(identity.id)
+        if len(ends) != 5:
+            raise SandboxError(f"nobody has kept the lines of the sandbox {identity.id}")
+        made = machine.adopt(self.kit, identity, pid, about["came_from"], ends)
+        self._adopted[identity.id] = (identity.lease, pid)
+        return MachineLive(self, made)
+
+    def sweep(self) -> int:
+        with self._lock:
+            lost = [name for name in self._keeper.names() if name not in self._adopted]
+            for name in lost:
+                self._keeper.drop(name)
+        return machine.sweep(self.kit.run, self._adopted)
+
+    def end(self, made: Machine) -> None:
+        made.destroy()
+        with self._lock, contextlib.suppress(OSError):
+            self._keeper.drop(made.id)
+        if self._network:
+            self._network.detach(made.id)
+
+    def police(self, live: Live, rules: Mapping[str, Any]) -> None:
+        if self._network:
+            self._network.police(live.id, rules)
+
+
+def _machine(live: Live) -> Machine:
+    assert isinstance(live, MachineLive)
+    return live.machine
+
+
+def _told(identity: Identity) -> Mapping[str, Any]:
+    plain = ("id", "hostname", "machine_id", "mac", "prefix")
+    return {
+        **{name: getattr(identity, name) for name in plain},
+        "address": str(identity.address),
+        "key": identity.key.hex(),
+        "lease": str(identity.lease),
+    }
+
+
+def _identity(told: Mapping[str, Any]) -> Identity:
+    return Identity(
+        id=told["id"],
+        hostname=told["hostname"],
+        machine_id=told["machine_id"],
+        mac=told["mac"],
+        address=IPv4Address(told["address"]),
+        prefix=told["prefix"],
+        key=bytes.fromhex(told["key"]),
+        lease=Path(told["lease"]),
+    )
+
+
+def born(pid: int) -> float:
+    """When a process was started, in ticks since this host's boot: its number may come again."""
+    try:
+        return float(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
+    except OSError:
+        return -1.0

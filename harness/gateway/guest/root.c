@@ -1,0 +1,63 @@
+/* The sandbox's disk becomes envd's root; the agent stays where the kernel put it. */
+#include "envd.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <sched.h>
+#include <stdio.h>
+#include <sys/mount.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#define ROOT "/mnt"
+
+static int must(int result, const char *what)
+{
+    if (result != 0)
+        perror(what);
+    return result;
+}
+
+/* The agent writes the guest's names into its own files; here the same files show. */
+static void show(const char *file, const char *at)
+{
+    int fd = open(file, O_RDONLY | O_CREAT | O_CLOEXEC, 0444);
+
+    if (fd >= 0)
+        close(fd);
+    fd = open(at, O_RDONLY | O_CREAT | O_CLOEXEC, 0444);
+    if (fd >= 0)
+        close(fd);
+    must(mount(file, at, NULL, MS_BIND, NULL), at);
+}
+
+int root_enter(const char *device)
+{
+    static const struct { const char *type, *at, *options; } table[] = {
+        {"proc", ROOT "/proc", ""}, {"sysfs", ROOT "/sys", ""}, {"devtmpfs", ROOT "/dev", ""},
+        {"devpts", ROOT "/dev/pts", "gid=5,mode=620,ptmxmode=666"},
+        {"tmpfs", ROOT "/dev/shm", "mode=1777"}, {"tmpfs", ROOT "/run", "mode=755"},
+    };
+
+    for (int tries = 0; access(device, F_OK) != 0 && tries < 2000; tries++)
+        usleep(1000);
+    mkdir(ROOT, 0755);
+    if (must(unshare(CLONE_NEWNS), "unshare") || must(mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL), "/") ||
+        must(mount(device, ROOT, "ext4", MS_NOATIME, ""), device))
+        return -1;
+    for (size_t i = 0; i < sizeof table / sizeof *table; i++) {
+        mkdir(table[i].at, 0755);
+        must(mount(table[i].type, table[i].at, table[i].type, 0, table[i].options), table[i].at);
+    }
+    show("/etc/hostname", ROOT "/etc/hostname");
+    show("/etc/machine-id", ROOT "/etc/machine-id");
+    if (must(chdir(ROOT), ROOT) || must(mount(ROOT, "/", NULL, MS_MOVE, NULL), "move") || must(chroot("."), ROOT))
+        return -1;
+    symlink("/proc/self/fd", "/dev/fd");
+    symlink("/proc/self/fd/0", "/dev/stdin");
+    symlink("/proc/self/fd/1", "/dev/stdout");
+    symlink("/proc/self/fd/2", "/dev/stderr");
+    symlink("pts/ptmx", "/dev/ptmx");
+    chmod("/dev/pts/ptmx", 0666);
+    return must(chdir("/"), "/");
+}

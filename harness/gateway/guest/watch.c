@@ -1,0 +1,180 @@
+/* Folders watched with inotify; events are told as they come. */
+#include "envd.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/inotify.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#define FOLDERS_MAX 4096
+#define EVENTS (IN_CREATE | IN_MODIFY | IN_CLOSE_WRITE | IN_DELETE | IN_MOVED_FROM | IN_MOVED_TO | IN_ATTRIB)
+enum { CREATED = 1, WROTE = 2, REMOVED = 3, RENAMED = 4, CHANGED_MODE = 5 };
+
+struct folder {
+    int descriptor; /* inotify's; 0: free */
+    uint32_t watch;
+    int recursive;
+    char *path, *below; /* below the watched one, "" for itself */
+};
+
+static struct folder folders[FOLDERS_MAX];
+static int fd = -1;
+
+int watch_fd(void)
+{
+    return fd;
+}
+
+/* inotify has one descriptor for a folder, however many watch it: events are told to each. */
+static int add(uint32_t watch, const char *path, const char *below, int recursive)
+{
+    struct folder *place = NULL;
+    int descriptor = inotify_add_watch(fd, path, EVENTS | IN_ONLYDIR);
+
+    if (descriptor < 0)
+        return errno;
+    for (int i = 0; i < FOLDERS_MAX && !place; i++)
+        if (!folders[i].descriptor)
+            place = &folders[i];
+    if (!place)
+        return ENOSPC;
+    *place = (struct folder){descriptor, watch, recursive, strdup(path), strdup(below)};
+    if (recursive) {
+        struct dirent **entries;
+        int count = scandir(path, &entries, NULL, NULL);
+
+        for (int i = 0; i < count; i++) {
+            char under[PATH_MAX], name[PATH_MAX];
+            struct stat info;
+            const char *own = entries[i]->d_name;
+
+            snprintf(under, sizeof under, "%s/%s", path, own);
+            snprintf(name, sizeof name, "%s%s%s", below, *below ? "/" : "", own);
+            if (strcmp(own, ".") && strcmp(own, "..") && lstat(under, &info) == 0 &&
+                S_ISDIR(info.st_mode))
+                add(watch, under, name, 1);
+            free(entries[i]);
+        }
+        if (count >= 0)
+            free(entries);
+    }
+    return 0;
+}
+
+static void drop(struct folder *one)
+{
+    int descriptor = one->descriptor, shared = 0;
+
+    free(one->path);
+    free(one->below);
+    *one = (struct folder){0};
+    for (int i = 0; i < FOLDERS_MAX; i++)
+        shared |= folders[i].descriptor == descriptor;
+    if (!shared)
+        inotify_rm_watch(fd, descriptor);
+}
+
+static void tell_one(struct folder *folder, const struct inotify_event *event, int what)
+{
+    static struct reply reply, entry;
+    char name[PATH_MAX], path[PATH_MAX];
+
+    snprintf(name, sizeof name, "%s%s%s", folder->below, *folder->below ? "/" : "", event->name);
+    snprintf(path, sizeof path, "%s/%s", folder->path, event->name);
+    if (folder->recursive && event->mask & IN_ISDIR && what == CREATED)
+        add(folder->watch, path, name, 1);
+    reply.length = 0;
+    reply_text(&reply, TAG_NAME, name);
+    reply_number(&reply, TAG_EVENT, (uint64_t)what);
+    entry_put(path, event->name, &entry);
+    if (entry.length && reply.length + 5 + entry.length < FRAME_MAX)
+        reply_bytes(&reply, TAG_DATA, entry.bytes, entry.length);
+    line_put(SAY_EVENT, folder->watch, reply.bytes, reply.length);
+}
+
+/* An upload is written under another name and renamed: it is told as what it is to its user. */
+static void tell(struct folder *folder, const struct inotify_event *event)
+{
+    static uint32_t uploaded; /* the cookie of the rename of an upload */
+    static int replaces;
+    int what = event->mask & (IN_CREATE | IN_MOVED_TO) ? CREATED
+               : event->mask & IN_MODIFY               ? WROTE
+               : event->mask & IN_DELETE               ? REMOVED
+               : event->mask & IN_MOVED_FROM           ? RENAMED
+               : event->mask & IN_ATTRIB               ? CHANGED_MODE
+                                                       : 0;
+
+    if (!what || !event->len)
+        return;
+    if (!strncmp(event->name, PART, sizeof PART - 1)) {
+        if (event->mask & IN_MOVED_FROM) {
+            uploaded = event->cookie;
+            replaces = event->name[sizeof PART - 1] == 'o';
+        }
+        return;
+    }
+    if (event->mask & IN_MOVED_TO && event->cookie == uploaded) {
+        if (!replaces)
+            tell_one(folder, event, CREATED);
+        what = WROTE;
+    }
+    tell_one(folder, event, what);
+}
+
+void watch_pump(void)
+{
+    char room[16384] __attribute__((aligned(8)));
+    ssize_t got = read(fd, room, sizeof room);
+
+    for (char *at = room; got > 0 && at < room + got;) {
+        const struct inotify_event *event = (const struct inotify_event *)at;
+
+        for (int i = 0; i < FOLDERS_MAX; i++)
+            if (folders[i].descriptor == event->wd && folders[i].descriptor) {
+                if (event->mask & IN_IGNORED)
+                    folders[i].descriptor = 0, free(folders[i].path), free(folders[i].below);
+                else
+                    tell(&folders[i], event);
+            }
+        at += sizeof *event + event->len;
+    }
+}
+
+int watch_dispatch(const struct frame *request)
+{
+    struct asked asked;
+    struct person person;
+    char path[PATH_MAX];
+    int bad;
+
+    if (request->kind != DO_WATCH && request->kind != DO_UNWATCH)
+        return 0;
+    bad = ask(request, &asked);
+    if (!bad && request->kind == DO_UNWATCH) {
+        for (int i = 0; i < FOLDERS_MAX; i++)
+            if (folders[i].descriptor && folders[i].watch == (uint32_t)asked.handle)
+                drop(&folders[i]);
+    } else if (!bad) {
+        if (fd < 0)
+            fd = inotify_init1(IN_CLOEXEC | IN_NONBLOCK);
+        bad = fd < 0 ? errno : person_find(asked.user, &person) ? EPERM : 0;
+        if (!bad)
+            bad = person_path(&person, asked.path, path, sizeof path);
+        if (!bad) {
+            person_enter(&person);
+            bad = add((uint32_t)asked.handle, path, "", asked.recursive);
+            person_leave();
+        }
+    }
+    if (bad)
+        line_error(request->id, bad, asked.path);
+    else
+        line_put(KIND_ANSWER, request->id, "", 0);
+    forget(&asked);
+    return 1;
+}

@@ -1,0 +1,34 @@
+"""What the gateway needs of this host, for the doctor."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+from collections.abc import Sequence
+
+from harness.host.process import install_command
+from harness.host.requirement import Requirement
+from harness.sandbox.qemu.requirements import requirements as of_qemu
+
+PROGRAMS = ("qemu-img", "mke2fs", "debootstrap")
+PACKAGES = ("starlette", "uvicorn", "uvloop", "httptools", "python_multipart")
+
+
+def requirements() -> Sequence[Requirement]:
+    """Programs, packages of Python and privileges."""
+    found = list(of_qemu())
+    for program in PROGRAMS:
+        path = shutil.which(program)
+        found.append(
+            Requirement(
+                program, path is not None, path or "not installed", install_command(program)
+            )
+        )
+    for package in PACKAGES:
+        there = importlib.util.find_spec(package) is not None
+        detail = "installed" if there else "not installed"
+        found.append(Requirement(package, there, detail, "pip install -e '.[gateway]'"))
+    root = os.geteuid() == 0
+    found.append(Requirement("root", root, "for the sandboxes' root file system", "run as root"))
+    return found

@@ -1,0 +1,198 @@
+"""A gateway from its options to its end: state, run, fleet, HTTP server."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+
+from harness.errors import CoppiceError, MissingPrivilege, Unsupported, UsageError
+from harness.gateway import disk, machine, network
+from harness.gateway.app import Gateway
+from harness.gateway.fleet import Fleet, MachineFleet
+from harness.gateway.keeper import Keeper
+from harness.gateway.machine import Kit
+from harness.gateway.meter import Meter
+from harness.gateway.noop import NoopFleet
+from harness.gateway.service import Sandboxes
+from harness.gateway.store import Store, opened
+from harness.gateway.templates import NAMES
+from harness.guest.image import build
+from harness.host.memory import refuse_huge_pages
+from harness.host.run import Run, cache_folder, open_run
+from harness.sandbox.qemu.accelerator import choose
+from harness.sandbox.qemu.machine import Shape
+
+FILE = "gateway.sqlite"
+SUBSTRATES = ("qemu", "noop")
+log = logging.getLogger("coppice.gateway")
+
+
+def state_folder() -> Path:
+    """Where a gateway keeps what outlives it; COPPICE_STATE names another."""
+    base = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local/state"
+    return Path(os.environ.get("COPPICE_STATE") or Path(base) / "coppice") / "gateway"
+
+
+@dataclass(frozen=True)
+class Options:
+    """`pool` is how many sandboxes of each template wait; `outside` the namespace that sandboxes
+    reach as far as their rules let them (None: they reach each other alone, where allowed)."""
+
+    host: str = "127.0.0.1"
+    port: int = 3000
+    state: Path | None = None
+    substrate: str = "qemu"
+    pool: Mapping[str, int] | int = 4
+    domain: str | None = None
+    plugged: bool = True
+    outside: str | None = None
+    verbose: bool = False
+    ready: Callable[[str], Any] = print
+    filled: Callable[[], Any] = bool
+
+    def size(self, template: str) -> int:
+        return self.pool if isinstance(self.pool, int) else self.pool.get(template, 0)
+
+
+class Lines(logging.Formatter):
+    """One object of JSON for each thing that happened."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        line: dict[str, Any] = {
+            "utc": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(record.created)),
+            "level": record.levelname.lower(),
+            "what": record.getMessage(),
+            **getattr(record, "fields", {}),
+        }
+        if record.exc_info and record.exc_info[0]:
+            line["trace"] = self.formatException(record.exc_info)
+        return json.dumps(line, default=str)
+
+
+def _speak(verbose: bool) -> None:
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(Lines())
+    log.handlers[:] = [handler]
+    log.propagate = False
+    log.setLevel(logging.INFO if verbose else logging.WARNING)
+
+
+@contextlib.contextmanager
+def state_of(folder: Path) -> Iterator[Store]:
+    """The state of a gateway, which no other gateway may have at the same time."""
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UsageError(
+                f"a gateway runs with the state in {folder}",
+                hint="end it, or name another folder with --state",
+            ) from error
+        with opened(folder / FILE) as store:
+            yield store
+    finally:
+        os.close(handle)
+
+
+def _kit(run: Run, cache: Path) -> tuple[Kit, str]:
+    image = build(cache, machine.ENVD)
+    chosen = choose(run, cache, image)
+    if chosen.name == "tcg":
+        refuse_huge_pages()
+    shape = Shape(chosen.name, memory_mib=machine.MEMORY_MIB)
+    return Kit(run, image, disk.base(cache), shape), chosen.reason
+
+
+def _fleet(options: Options, run: Run, stack: ExitStack) -> Fleet:
+    if options.substrate == "noop":
+        return NoopFleet()
+    if options.substrate != "qemu":
+        raise UsageError(
+            f"the gateway has no substrate {options.substrate!r}; {', '.join(SUBSTRATES)}"
+        )
+    cache = cache_folder()
+    kit, note = _kit(run, cache)
+    net = None
+    if options.plugged:
+        outside = options.outside
+        where = int(outside) if outside and outside.isdigit() else outside and Path(outside)
+        try:
+            net = stack.enter_context(network.opened(run, where or None))
+        except (Unsupported, MissingPrivilege) as error:
+            log.warning("no network", extra={"fields": {"why": str(error)}})
+    keeper = Keeper.start(run.folder, dict(run.environment))
+    stack.callback(keeper.end)
+    fleet = MachineFleet(kit, keeper, net, note)
+    for template in NAMES:
+        if size := options.size(template):
+            fleet.offer(template, cache, size, stack)
+    return fleet
+
+
+def serve(options: Options) -> None:
+    """Run a gateway until it is told to end (SIGINT, SIGTERM)."""
+    _speak(options.verbose)
+    # uvicorn sends itself again what ended it: by then what we hold must still be let go of.
+    signal.signal(signal.SIGTERM, lambda *_: None)
+    with ExitStack() as stack:
+        folder = options.state or state_folder()
+        store = stack.enter_context(state_of(folder))
+        listener = stack.enter_context(_listen(options.host, options.port))
+        run = stack.enter_context(open_run(goes_on=store.fact("run")))
+        store.note("run", run.id)
+        fleet = _fleet(options, run, stack)
+        sandboxes = Sandboxes(fleet, store, folder, Meter())
+
+        async def begin() -> None:
+            await sandboxes.open()
+            # Only now: what was there before and is nobody's has been ended.
+            threading.Thread(target=_fill, args=(fleet, options), daemon=True).start()
+            port = listener.getsockname()[1]
+            options.ready(f"http://{options.host}:{port}")
+
+        config = uvicorn.Config(
+            Gateway(sandboxes, options.domain, begin),
+            loop="uvloop", http="httptools", lifespan="on", log_level="error", access_log=False,
+            timeout_graceful_shutdown=5, server_header=False, ws="none", timeout_keep_alive=60,
+        )  # fmt: skip
+        uvicorn.Server(config).run(sockets=[listener])
+
+
+def _fill(fleet: Fleet, options: Options) -> None:
+    if isinstance(fleet, MachineFleet):
+        try:
+            fleet.fill()
+        except CoppiceError as error:
+            log.error("the pool is not full", extra={"fields": {"why": str(error)}})
+    options.filled()
+
+
+@contextlib.contextmanager
+def _listen(host: str, port: int) -> Iterator[socket.socket]:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind((host, port))
+        except OSError as error:
+            raise UsageError(f"cannot listen on {host}:{port}: {error.strerror}") from error
+        listener.listen(2048)
+        listener.setblocking(False)
+        yield listener

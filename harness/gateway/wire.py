@@ -1,0 +1,91 @@
+"""What the gateway and envd say to each other: the Python side of guest/envd.h.
+
+Frames are the agent's (harness/guest/protocol.py), kinds and most fields are envd's own.
+"""
+
+from __future__ import annotations
+
+import enum
+import struct
+from collections.abc import Mapping
+
+from harness.guest import protocol
+from harness.guest.protocol import Kind
+
+
+class Do(enum.IntEnum):
+    """A request's kind."""
+
+    HELLO = 1
+    START = 2
+    INPUT = 3
+    CLOSE_INPUT = 4
+    SIGNAL = 5
+    RESIZE = 6
+    PROCESSES = 7
+    PAUSE = 8
+    RESUME = 9
+    STAT = 10
+    LIST = 11
+    MAKE = 12
+    MOVE = 13
+    REMOVE = 14
+    OPEN = 15
+    READ = 16
+    WRITE = 17
+    CLOSE = 18
+    WATCH = 19
+    UNWATCH = 20
+    STATS = 21
+
+
+ENTRY, EVENT, PTY = 132, 133, 134
+STREAMS: Mapping[int, str] = {Kind.STDOUT: "stdout", Kind.STDERR: "stderr", PTY: "pty"}
+
+
+class Name(enum.IntEnum):
+    """Fields beside those of the agent."""
+
+    PID = 64
+    NAME = 65
+    USER = 66
+    COLUMNS = 67
+    ROWS = 68
+    DEPTH = 69
+    TARGET = 70
+    TYPE = 71
+    SIZE = 72
+    OWNER = 73
+    GROUP = 74
+    MTIME_NS = 75
+    RECURSIVE = 76
+    HANDLE = 77
+    NUMBER = 78
+    LABEL = 79
+    KEEP_INPUT = 80
+    EVENT = 81
+
+
+def field_of(tag: int, value: bytes | str | int) -> bytes:
+    """One field; numbers have eight bytes."""
+    if isinstance(value, int):
+        value = struct.pack("<Q", value)
+    elif isinstance(value, str):
+        value = value.encode("utf-8", "surrogateescape")
+    return struct.pack("<BI", tag, len(value)) + value
+
+
+def fields_of(payload: bytes) -> list[tuple[int, bytes]]:
+    """The (tag, bytes) fields of an answer."""
+    found, at = [], 0
+    while at + 5 <= len(payload):
+        tag, length = struct.unpack_from("<BI", payload, at)
+        found.append((tag, payload[at + 5 : at + 5 + length]))
+        at += 5 + length
+    return found
+
+
+def encode(kind: int, id: int, payload: bytes) -> bytes:
+    """One request, ready to send."""
+    head = protocol.HEADER.pack(protocol.MAGIC, kind, 0, id, len(payload))
+    return head + protocol.CHECK.pack(protocol.checksum(head)) + payload

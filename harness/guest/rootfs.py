@@ -1,0 +1,208 @@
+"""Root file systems: busybox for the smallest, and a Debian with Python made by debootstrap.
+
+A root is a folder in the cache, named by the digest of its recipe and built once; nobody writes to
+it afterwards, who needs a root of his own copies it or lays a file system over it. Its sha256 is of
+all that is in it, but for times. Inside are no devices, no machine id, no names of this host.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import stat
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.errors import CoppiceError, ImageError, MissingPrivilege, MissingTool
+from harness.guest.image import APPLETS, COMPILE, PROGRAMS, static_busybox
+from harness.host.process import need, run
+from harness.host.run import half_built
+from harness.measure.record import Image, digest
+
+FOLDERS = ("dev", "etc", "proc", "root", "run", "sys", "tmp", "var")
+PASSWD = "root:x:0:0:root:/root:/bin/sh\n"
+PYTHON = ("python3",)
+"""Debian packages beside the essential ones."""
+EDITION = 1
+"""Of the recipe below: a change of what it does to a root must give other roots."""
+# What a sandbox does not need, and what would name this host or the hour.
+NOT_KEPT = (
+    "dev/*", "etc/hostname", "etc/machine-id", "etc/resolv.conf", "run/*", "tmp/*",
+    "usr/share/doc/*", "usr/share/info/*", "usr/share/locale/*", "usr/share/man/*",
+    "var/cache/apt/*", "var/cache/debconf/*", "var/cache/ldconfig/*", "var/lib/apt/lists/*",
+    "var/lib/dpkg/*-old", "var/log/*",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class RootFs:
+    """A root file system in the cache; `sha256` is of its content, `built_from` says of what."""
+
+    name: str
+    path: Path
+    sha256: str
+    built_from: Mapping[str, str]
+
+    def as_record(self) -> Image:
+        return Image(f"root-{self.name}", self.sha256, self.built_from)
+
+
+def busybox(cache: Path) -> RootFs:
+    """The smallest: busybox under its names, and an echo that does nothing else.
+
+    Raises MissingTool, ImageError (a busybox that needs libraries) and DiskFull.
+    """
+    program = static_busybox()
+    echo = PROGRAMS / "echo.c"
+    inputs = {
+        "busybox_sha256": digest(program),
+        "echo_sha256": digest(echo),
+        "applets_sha256": hashlib.sha256(" ".join(APPLETS).encode()).hexdigest(),
+    }
+    target = _place(cache, "busybox", inputs)
+    if not (target / "sha256").exists():
+        with half_built(target) as folder:
+            root = _new_root(folder)
+            (root / "bin").mkdir()
+            shutil.copyfile(program, root / "bin/busybox")
+            (root / "bin/busybox").chmod(0o755)
+            run("musl-gcc", *COMPILE, "-o", root / "bin/echo", echo)
+            for applet in APPLETS:
+                (root / "bin" / applet).symlink_to("busybox")
+            (root / "etc/passwd").write_text(PASSWD)
+            _seal(folder, inputs)
+    return _found("busybox", target)
+
+
+def debian(cache: Path, packages: Sequence[str] = PYTHON) -> RootFs:
+    """This distribution's essential packages and `packages`; a minute or two the first time.
+
+    They come from where this machine's own apt gets them, and stay as they were then. Raises
+    MissingPrivilege, MissingTool, CoppiceError (no mirror, or what debootstrap says), DiskFull.
+    """
+    mirror, suite = _mirror()
+    wanted = ",".join(sorted(set(packages)))
+    inputs = {"suite": suite, "packages": wanted, "edition": str(EDITION)}
+    target = _place(cache, "debian", inputs)
+    if not (target / "sha256").exists():
+        if os.geteuid() != 0:
+            raise MissingPrivilege("debootstrap needs root to make a root file system of Debian")
+        need("debootstrap")
+        with half_built(target) as folder:
+            # What it mounts goes away with it, however it ends.
+            run(
+                "unshare", "--mount", "--propagation", "private", "env", *_environment(),
+                "debootstrap", "--variant=minbase", f"--include={wanted}", suite,
+                folder / "root", mirror,
+            )  # fmt: skip
+            versions = _versions(folder / "root")
+            _strip(folder / "root")
+            _seal(folder, inputs | {"versions_sha256": hashlib.sha256(versions).hexdigest()})
+            (folder / "versions").write_bytes(versions)
+    return _found("debian", target)
+
+
+def from_path(path: Path) -> RootFs:
+    """A root of the user's own; ImageError when it is this host's, or has no program to start."""
+    if path.is_symlink():
+        raise ImageError(
+            f"the root file system {path} is a link to {path.resolve()}",
+            hint="name the folder itself: what a sandbox may change must be plain to see",
+        )
+    if not path.is_dir():
+        raise ImageError(f"there is no root file system at {path}")
+    if path.samefile("/"):
+        raise ImageError(f"{path} is this host's own root file system")
+    if not (path / "bin/echo").is_file():
+        raise ImageError(f"{path} has no /bin/echo, which is the first process of every sandbox")
+    return RootFs(path.name, path.resolve(), tree_digest(path), {"path": path.name})
+
+
+def tree_digest(root: Path) -> str:
+    """SHA-256 of names, kinds, modes, owners and contents of everything under a folder."""
+    whole = hashlib.sha256()
+    for path in _walk(root):
+        found = path.lstat()
+        whole.update(os.fsencode(path.relative_to(root)) + b"\0")
+        whole.update(f"{found.st_mode:o} {found.st_uid} {found.st_gid}\0".encode())
+        if stat.S_ISLNK(found.st_mode):
+            whole.update(os.fsencode(path.readlink()))
+        elif stat.S_ISREG(found.st_mode):
+            whole.update(bytes.fromhex(digest(path)))
+    return whole.hexdigest()
+
+
+def _walk(root: Path) -> Iterator[Path]:
+    for folder, names, files in os.walk(root):
+        names.sort()
+        for name in sorted([*files, *names]):
+            yield Path(folder, name)
+
+
+def _place(cache: Path, name: str, inputs: Mapping[str, str]) -> Path:
+    recipe = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
+    return cache / "roots" / f"{name}-{recipe}"
+
+
+def _new_root(folder: Path) -> Path:
+    root = folder / "root"
+    for name in FOLDERS:
+        (root / name).mkdir(parents=True)
+    (root / "tmp").chmod(0o1777)
+    return root
+
+
+def _seal(folder: Path, inputs: Mapping[str, str]) -> None:
+    (folder / "built_from.json").write_text(json.dumps(inputs))
+    (folder / "sha256").write_text(tree_digest(folder / "root"))
+
+
+def _found(name: str, target: Path) -> RootFs:
+    built_from = json.loads((target / "built_from.json").read_text())
+    return RootFs(name, target / "root", (target / "sha256").read_text(), built_from)
+
+
+def _mirror() -> tuple[str, str]:
+    """Where apt gets this distribution's main packages from, and which suite that is."""
+    if shutil.which("apt-get") is None:
+        raise MissingTool("apt-get is not installed, and only it knows a mirror of Debian")
+    codename = re.search(r"^VERSION_CODENAME=(\S+)", Path("/etc/os-release").read_text(), re.M)
+    listed = run(
+        "apt-get", "indextargets", "--format", "$(SITE) $(RELEASE) $(COMPONENT)",
+        "Created-By: Packages",
+    ).decode()  # fmt: skip
+    for line in listed.splitlines():
+        site, release, component = line.split()
+        if codename and release == codename[1].strip('"') and component == "main":
+            return site, release
+    raise CoppiceError(
+        "apt knows no mirror of this distribution's main packages",
+        hint="add one to the machine's sources, then: apt-get update",
+    )
+
+
+def _environment() -> list[str]:
+    """Variables for debootstrap: the proxy that apt uses, and no sync after every file."""
+    told = run("apt-config", "shell", "PROXY", "Acquire::http::Proxy").decode()
+    proxy = re.match(r"PROXY='([^']+)'", told)
+    return ["DPKG_FORCE=unsafe-io", *([f"http_proxy={proxy[1]}"] if proxy else [])]
+
+
+def _versions(root: Path) -> bytes:
+    """What is installed in a root, one `package version` a line."""
+    shown = "${Package} ${Version}\\n"
+    return run("dpkg-query", f"--admindir={root / 'var/lib/dpkg'}", "-W", "-f", shown)
+
+
+def _strip(root: Path) -> None:
+    for pattern in NOT_KEPT:
+        for path in root.glob(pattern):
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
+    (root / "etc/machine-id").touch()

@@ -1,0 +1,35 @@
+"""The agent for sandboxes on their host's kernel: the guest's agent, with nothing in it that sets
+a clock, a name, a card or the kernel's random state (see agent/shared/self.c)."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from harness.guest.image import AGENT, COMPILE
+from harness.host.process import run
+from harness.host.run import half_built
+from harness.measure.record import Image, digest
+
+SHARED = AGENT / "shared"
+OF_A_GUEST = ("doorbell.c", "self.c", "system.c")
+"""Parts that need a kernel of their own; `SHARED` stands in for them."""
+
+
+def build(cache: Path) -> Path:
+    """The program, from the cache or compiled now. Raises MissingTool and DiskFull."""
+    own = (path for path in sorted(AGENT.glob("*.c")) if path.name not in OF_A_GUEST)
+    sources = [*own, *sorted(SHARED.glob("*.c"))]
+    whole = hashlib.sha256(" ".join(COMPILE).encode())
+    for path in (*sources, *sorted(AGENT.glob("*.h"))):
+        whole.update(path.name.encode() + b"\0" + path.read_bytes())
+    target = cache / "agents" / whole.hexdigest()
+    if not target.exists():
+        with half_built(target) as folder:
+            run("musl-gcc", *COMPILE, "-o", folder / "agent", *sources)
+    return target / "agent"
+
+
+def as_record(program: Path) -> Image:
+    """How a record names it."""
+    return Image("agent", digest(program), {"sources_sha256": program.parent.name})

@@ -1,0 +1,20 @@
+"""Which boot of a kernel this is: what tells a guest's kernel from its host's."""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+import sys
+from pathlib import Path
+
+LINUX = Path("/proc/sys/kernel/random/boot_id")
+
+
+def boot_id() -> str | None:
+    """As the agent tells its guest's: on FreeBSD the 16 bytes of kern.boot_id in hexadecimal."""
+    with contextlib.suppress(OSError):
+        return LINUX.read_text().strip()
+    if sys.platform.startswith("freebsd"):
+        done = subprocess.run(["sysctl", "-b", "kern.boot_id"], capture_output=True)
+        return done.stdout.hex() if done.returncode == 0 and done.stdout else None
+    return None

@@ -1,0 +1,156 @@
+"""Control groups of this host: what there is of either version, and those of a run.
+
+A run's groups are `coppice-RUNTIME/RUN/SANDBOX` in every hierarchy, where RUNTIME stands for the
+folder of runs: those of another folder are not for us to judge. Version 1 mounts each controller by
+itself (a hybrid has version 2 beside them, without controllers); version 2 has one tree for all.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import signal
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from harness.errors import SandboxError
+
+if TYPE_CHECKING:
+    from harness.host.run import Run
+
+LIMITS = ("memory", "pids", "cpu")
+"""Controllers that bound what a sandbox takes."""
+PATIENCE_S = 5.0
+PLAIN = ("rw", "nosuid", "nodev", "noexec", "relatime", "xattr", "clone_children")
+
+
+@dataclass(frozen=True)
+class Cgroups:
+    """`mounts` has where each controller of version 1 is mounted, or where the one tree of version
+    2 is, for each of its controllers."""
+
+    version: int
+    mounts: Mapping[str, Path]
+
+    @property
+    def unlimited(self) -> Sequence[str]:
+        """Limits that this host cannot set."""
+        return [name for name in LIMITS if name not in self.mounts]
+
+    def groups(self, path: str) -> list[Path]:
+        """The folders of a group in every hierarchy, where they are."""
+        return [one for mount in self._trees() if (one := mount / path).is_dir()]
+
+    def of_runs(self, runtime: Path) -> list[str]:
+        """The ids of runs that have groups."""
+        folders = (one for parent in self.groups(parent_of(runtime)) for one in parent.iterdir())
+        return sorted({folder.name for folder in folders if folder.is_dir()})
+
+    def freezer(self, path: str) -> Freezer | None:
+        """What holds all processes of a group; None where this host has no such thing."""
+        if self.version == 2:
+            return Freezer(next(iter(self._trees())) / path / "cgroup.freeze", b"1", b"0")
+        if "freezer" in self.mounts:
+            state = self.mounts["freezer"] / path / "freezer.state"
+            return Freezer(state, b"FROZEN", b"THAWED")
+        return None
+
+    def remove(self, path: str) -> None:
+        """Kill all that is in a group and those under it, and remove them; they may be gone."""
+        deadline = time.monotonic() + PATIENCE_S
+        while folders := self.groups(path):
+            freezer = self.freezer(path)
+            for folder in folders:
+                for group in (folder, *(one for one in folder.rglob("*") if one.is_dir())):
+                    if freezer:
+                        with contextlib.suppress(OSError):
+                            (group / freezer.file.name).write_bytes(freezer.off)
+                    _kill_all(group)
+                for emptied, _, _ in os.walk(folder, topdown=False):
+                    with contextlib.suppress(OSError):
+                        Path(emptied).rmdir()
+            if time.monotonic() > deadline:
+                return
+            time.sleep(0.002)
+        for parent in self.groups(str(Path(path).parent)):
+            with contextlib.suppress(OSError):  # it may hold others
+                parent.rmdir()
+
+    def _trees(self) -> set[Path]:
+        return set(self.mounts.values())
+
+
+@dataclass(frozen=True)
+class Freezer:
+    """Implements `harness.sandbox.shared.Hold` for a control group."""
+
+    file: Path
+    on: bytes
+    off: bytes
+
+    def hold(self) -> None:
+        """Freeze, and wait until all are frozen."""
+        self._write(self.on)
+        deadline = time.monotonic() + PATIENCE_S
+        while not self._frozen():
+            if time.monotonic() > deadline:
+                raise SandboxError(f"{self.file.parent.name} does not freeze")
+            time.sleep(0.0005)
+
+    def release(self) -> None:
+        self._write(self.off)
+
+    def _write(self, word: bytes) -> None:
+        handle = os.open(self.file, os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            os.write(handle, word)
+        finally:
+            os.close(handle)
+
+    def _frozen(self) -> bool:
+        if self.on == b"1":
+            return "frozen 1" in (self.file.parent / "cgroup.events").read_text()
+        return self.file.read_bytes().strip() == self.on
+
+
+def parent_of(runtime: Path) -> str:
+    """The group that holds those of all runs of a folder."""
+    return f"coppice-{hashlib.sha256(os.fsencode(runtime)).hexdigest()[:8]}"
+
+
+def group_of(run: Run) -> str:
+    """A run's group."""
+    return f"{parent_of(run.folder.parent)}/{run.id}"
+
+
+def find() -> Cgroups:
+    """This host's control groups; version 0 where it has none that this process may use."""
+    mounts: dict[str, Path] = {}
+    unified: dict[str, Path] = {}
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/self/mounts").read_text().splitlines():
+            _, point, kind, options, *_ = line.split()
+            if not os.access(point, os.W_OK):
+                continue
+            if kind == "cgroup":
+                # Controllers stand among the options.
+                mounts |= {name: Path(point) for name in options.split(",") if name not in PLAIN}
+            elif kind == "cgroup2":
+                controllers = (Path(point) / "cgroup.controllers").read_text().split()
+                unified = dict.fromkeys((*controllers, "freezer"), Path(point))
+    if mounts:
+        # Of a hybrid the second version limits nothing, but groups are made in it all the same.
+        return Cgroups(1, mounts | ({"unified": unified["freezer"]} if unified else {}))
+    return Cgroups(2, unified) if unified else Cgroups(0, {})
+
+
+def _kill_all(group: Path) -> None:
+    with contextlib.suppress(OSError):
+        for pid in (group / "cgroup.procs").read_text().split():
+            if int(pid) > 0:  # 0 is one of a namespace that we cannot see
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(int(pid), signal.SIGKILL)

@@ -1,0 +1,123 @@
+"""This machine, as drivers see it."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import shlex
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from harness.errors import CommandFailed, DiskFull, GuestTimeout, MissingTool
+from harness.host.protocol import NOT_FOUND, Done, Started
+from harness.host.run import Run
+
+
+class LocalStarted:
+    """Implements `harness.host.protocol.Started`. Its group is its own: no interrupt reaches it."""
+
+    def __init__(self, process: subprocess.Popen[bytes], line: socket.socket, log: Path) -> None:
+        self.pid = process.pid
+        self.line = line
+        self._process = process
+        self._log = log
+
+    def poll(self) -> int | None:
+        return self._process.poll()
+
+    def said(self) -> str:
+        with contextlib.suppress(OSError):
+            return " | ".join(self._log.read_text(errors="replace").strip().splitlines()[-4:])
+        return ""
+
+    def end(self) -> None:
+        if self._process.poll() is None:
+            self._process.kill()
+        self._process.wait()
+        self.line.close()
+        self._log.unlink(missing_ok=True)
+
+
+class Local:
+    """Implements `harness.host.protocol.Host`; `run` owns what is started.
+
+    Without one it can be asked, and starts nothing.
+    """
+
+    name = "this machine"
+    clock = "time.perf_counter"
+
+    def __init__(self, run: Run | None = None) -> None:
+        self.folder = str(run.folder) if run else ""
+        self._environment: dict[str, str] = dict(run.environment if run else os.environ)
+
+    def run(self, argv: Sequence[str], *, stdin: bytes = b"", timeout_s: float = 60.0) -> Done:
+        started = time.perf_counter()
+        try:
+            done = subprocess.run(
+                argv, input=stdin, capture_output=True, timeout=timeout_s, env=self._environment
+            )
+        except FileNotFoundError as error:
+            said = f"{argv[0]}: {error.strerror}".encode()
+            return Done(argv, NOT_FOUND, b"", said, started, time.perf_counter())
+        except subprocess.TimeoutExpired as error:
+            words = shlex.join(argv)
+            raise GuestTimeout(f"{words} did not end within {timeout_s:g} s") from error
+        ended = time.perf_counter()
+        return Done(argv, done.returncode, done.stdout, done.stderr, started, ended)
+
+    def put(self, content: bytes | Path, path: str, mode: int = 0o644) -> None:
+        target = Path(path)
+        half = target.with_name(f"{target.name}.half-{os.getpid()}")
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if isinstance(content, Path):
+                shutil.copyfile(content, half)
+            else:
+                half.write_bytes(content)
+            half.chmod(mode)
+            half.replace(target)
+        except OSError as error:
+            half.unlink(missing_ok=True)
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            raise DiskFull(f"no room for {path}", hint="free some space") from error
+
+    def get(self, path: str) -> bytes:
+        try:
+            return Path(path).read_bytes()
+        except OSError as error:
+            said = error.strerror or "no message"
+            raise CommandFailed(f"{path} cannot be read: {said}", 1, said) from error
+
+    def start(
+        self, argv: Sequence[str], name: str, env: Mapping[str, str] | None = None
+    ) -> LocalStarted:
+        near, far = socket.socketpair()
+        log = Path(self.folder, f"{name}.log")
+        try:
+            with far, log.open("wb") as said:
+                process = subprocess.Popen(
+                    argv,
+                    stdin=far.fileno(),
+                    stdout=far.fileno(),
+                    stderr=said,
+                    env=self._environment | dict(env or {}),
+                    process_group=0,
+                )
+        except FileNotFoundError as error:
+            near.close()
+            raise MissingTool(f"{argv[0]} is not installed", hint="coppice doctor") from error
+        except BaseException:
+            near.close()
+            raise
+        return LocalStarted(process, near, log)
+
+    def signal(self, process: Started, number: int) -> None:
+        if process.poll() is None:  # a number that was reaped may be somebody else's by now
+            os.kill(process.pid, number)

@@ -1,0 +1,97 @@
+"""The microVM's shape and the command lines that make it with bhyve.
+
+Few devices: a host bridge, the LPC bridge with com1 for the agent, one network card where there is
+a tap. Source and destination of a checkpoint must be made from the same `Shape`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+
+VNODE_RESTORE = "snapshot.vnode_restore=true"
+EXITS = {
+    0: "the guest rebooted",
+    1: "the guest powered off",
+    2: "the guest halted",
+    3: "the guest ended in a triple fault",
+    4: "bhyve ended in an error",
+}
+"""What bhyve ends with. A reboot is 0: a guest that is gone has not necessarily failed."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What a microVM is made of; a checkpoint is restored under an equal shape only.
+
+    `boot` is how its kernel gets there: bhyveload, or bootrom.
+    """
+
+    memory_mib: int = 256
+    cpus: int = 1
+    boot: str = "bhyveload"
+
+    def facts(self) -> Mapping[str, str | int]:
+        """For a checkpoint's manifest and a record's images."""
+        return asdict(self)
+
+
+def create(name: str) -> Sequence[str]:
+    return ["bhyvectl", f"--vm={name}", "--create"]
+
+
+def destroy(name: str) -> Sequence[str]:
+    return ["bhyvectl", f"--vm={name}", "--destroy"]
+
+
+def suspend(name: str, memory: str) -> Sequence[str]:
+    """Write the guest to `memory`, `memory`.kern and `memory`.meta; it ends then."""
+    return ["bhyvectl", f"--vm={name}", f"--suspend={memory}"]
+
+
+def load(shape: Shape, name: str, stage: str) -> Sequence[str]:
+    """Make the virtual machine and put a FreeBSD kernel and its memory disk into it; `stage` is
+    the folder that is its loader's file system."""
+    return ["bhyveload", "-m", f"{shape.memory_mib}M", "-c", "/dev/null", "-h", stage, name]
+
+
+def arguments(
+    shape: Shape,
+    name: str,
+    *,
+    tap: int | None = None,
+    mac: str = "",
+    bootrom: str = "",
+    disk: str = "",
+    restore: str = "",
+    share: bool = False,
+) -> Sequence[str]:
+    """The command line of one bhyve; com1 is its stdin and stdout.
+
+    -H -A -P: a guest that idles gives its CPU away, has ACPI, and leaves the guest on PAUSE;
+    without them a process that was stopped and continued stays stuck at times. `restore` is a
+    checkpoint's memory file, which `share` maps instead of reading.
+    """
+    words = ["bhyve", "-H", "-A", "-P", "-u", "-w"]
+    words += ["-c", str(shape.cpus), "-m", f"{shape.memory_mib}M"]
+    words += ["-s", "0,hostbridge"]
+    if disk:
+        words += ["-s", f"2,virtio-blk,{disk},ro"]
+    if tap is not None:
+        words += ["-s", f"3,virtio-net,tap{tap}" + (f",mac={mac}" if mac else "")]
+    words += ["-s", "31,lpc", "-l", "com1,stdio"]
+    if bootrom:
+        words += ["-l", f"bootrom,{bootrom}"]
+    if restore:
+        words += ["-o", VNODE_RESTORE] if share else []
+        words += ["-r", restore]
+    return [*words, name]
+
+
+def ending(code: int | None) -> str:
+    """What an exit code of bhyve means, in words."""
+    if code is None:
+        return "bhyve still runs"
+    if code < 0 or code > 128:
+        return f"bhyve was killed by signal {-code if code < 0 else code - 128}"
+    return EXITS.get(code, f"bhyve ended with {code}, which is a fault")

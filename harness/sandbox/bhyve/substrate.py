@@ -1,0 +1,218 @@
+"""The bhyve substrate: an image, a checkpoint, microVMs of every tier, on whichever host."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.errors import NameTaken, Unsupported
+from harness.guest.freebsd import FreebsdImage, build
+from harness.host import freebsd
+from harness.host.local import Local
+from harness.host.protocol import Host
+from harness.host.requirement import Requirement
+from harness.host.run import Run
+from harness.measure.record import Image, Scalar
+from harness.sandbox.bhyve import checkpoint as checkpoints
+from harness.sandbox.bhyve.checkpoint import Checkpoint
+from harness.sandbox.bhyve.machine import Shape, arguments
+from harness.sandbox.bhyve.sandbox import ECHO, BhyveSandbox, Start, State
+from harness.sandbox.bhyve.vm import Vm
+from harness.sandbox.identity import Identity, allocate
+from harness.sandbox.protocol import Sharing, Tier
+
+COUNTERPART = "mise run bench:qemu-TIER measures the same tier with QEMU on this host"
+BOOT_LIMIT_S = 600.0
+WARM_UPS = 8
+SEAL = "/run/sealed"
+"""A file written before the checkpoint: a restored guest that has it kept its state."""
+MIB = 1 << 20
+
+
+@dataclass(frozen=True)
+class BhyveTemplate:
+    """What sandboxes are launched from; `shares` says whether the kernel can share their memory."""
+
+    host: Host
+    shape: Shape
+    image: FreebsdImage
+    checkpoint: Checkpoint | None
+    shares: bool
+    accelerator: str | None = "vmm"
+
+    @property
+    def images(self) -> Sequence[Image]:
+        sealed = [self.checkpoint.as_record()] if self.checkpoint else []
+        return [self.image.as_record("guest"), *sealed]
+
+
+class BhyveSubstrate:
+    """Implements `harness.sandbox.protocol.Substrate`. `host` gives the one that a run works on."""
+
+    name = "bhyve"
+    own_kernel = True
+    tiers = tuple(Tier)
+    sharings = (Sharing.PRIVATE, Sharing.MAPPED)
+    tools: Sequence[str] = ("bhyve", "bhyvectl")
+
+    def __init__(
+        self,
+        host: Callable[[Run | None], Host] = Local,
+        shape: Shape | None = None,
+    ) -> None:
+        self._host = host
+        self._shape = shape or Shape()
+
+    def requirements(self) -> Sequence[Requirement]:
+        """On FreeBSD line by line; elsewhere the one that rules the others out.
+
+        TIER in a remedy stands for the tier that was asked for.
+        """
+        host = self._host(None)
+        if not freebsd.is_freebsd(host):
+            return [_elsewhere()]
+        programs = freebsd.programs(host, *self.tools, "bhyveload", "makefs")
+        return [freebsd.root(host), *freebsd.virtual_machines(host), *programs]
+
+    def restoring(self) -> Sequence[Requirement]:
+        """What the tiers that restore need beside."""
+        return [freebsd.snapshots(self._host(None))]
+
+    def memory_per_sandbox(self, tier: Tier) -> int:
+        """Bytes, from above: a full copy of the guest's memory, and what bhyve takes itself."""
+        return (self._shape.memory_mib + 20) * MIB
+
+    def prepare(self, run: Run, cache: Path, tier: Tier) -> BhyveTemplate:
+        host = self._host(run)
+        needs = [*self.requirements(), *(self.restoring() if tier.restores else ())]
+        for need in needs:
+            if not need.satisfied:
+                remedy = (need.remedy or "").replace("TIER", tier)
+                raise Unsupported(f"bhyve needs {need.what}; {need.detail}", hint=remedy)
+        if tier.restores:
+            checkpoints.folder_for(str(cache), {})  # one that cannot be is refused at once
+        image = build(host, str(cache), kernel=True)
+        sealed = self._sealed(host, run, str(cache), image) if tier.restores else None
+        shares = freebsd.vnode_patch(host).satisfied
+        return BhyveTemplate(host, self._shape, image, sealed, shares)
+
+    def launch(
+        self,
+        run: Run,
+        template: BhyveTemplate,
+        tier: Tier,
+        identity: Identity,
+        sharing: Sharing | None = None,
+        tap: int | None = None,
+    ) -> BhyveSandbox:
+        """As the protocol has it. Without a `sharing` guests share what this kernel can share;
+        `tap` is the number of a tap."""
+        share = _shares(template, sharing)
+        if tier.restores:
+            guest = self._empty(run, template, identity, share, tap)
+        else:
+            guest = self._boot(template.host, run, template.image, identity, tap)
+        with destroyed_on_failure(guest):
+            if tier.waits_in_memory:
+                guest.awaken(BOOT_LIMIT_S)
+                guest.adopt_identity()
+                # Once through what a caller will do, then held until one comes.
+                guest.first_exec("rehearsal")
+                guest.stop()
+        return guest
+
+    def zygote(
+        self, run: Run, template: BhyveTemplate, tap: int | None = None
+    ) -> AbstractContextManager[BhyveTemplate]:
+        raise Unsupported("a bhyve guest cannot be forked: the kernel holds its state")
+
+    def _boot(
+        self, host: Host, run: Run, image: FreebsdImage, identity: Identity, tap: int | None = None
+    ) -> BhyveSandbox:
+        vm = Vm(host, run.object_name(identity.id))
+        try:
+            plug = vm.plug(tap)
+            vm.load(self._shape, image.stage)
+            vm.start(arguments(self._shape, vm.name, tap=plug, mac=identity.mac))
+        except BaseException:
+            vm.destroy()
+            identity.release()
+            raise
+        return BhyveSandbox(vm, identity, State.BOOTING)
+
+    def _empty(
+        self, run: Run, template: BhyveTemplate, identity: Identity, share: bool, tap: int | None
+    ) -> BhyveSandbox:
+        """A machine in the kernel, and the words that will make a guest of it."""
+        assert template.checkpoint
+        vm = Vm(template.host, run.object_name(identity.id))
+        try:
+            plug = vm.plug(tap)
+            vm.create()
+        except BaseException:
+            vm.destroy(keep=isinstance(sys.exc_info()[1], NameTaken))
+            identity.release()
+            raise
+        words = arguments(
+            template.shape, vm.name, tap=plug, mac=identity.mac,
+            restore=template.checkpoint.memory, share=share,
+        )  # fmt: skip
+        return BhyveSandbox(vm, identity, State.EMPTY, Start(words))
+
+    # The checkpoint.
+
+    def _sealed(self, host: Host, run: Run, cache: str, image: FreebsdImage) -> Checkpoint:
+        built_from: dict[str, Scalar] = {
+            "image": image.sha256,
+            **self._shape.facts(),
+            "warm_ups": WARM_UPS,
+        }
+        if not checkpoints.exists(host, cache, built_from):
+            with checkpoints.writing(host, cache, built_from) as memory:
+                self._seal(host, run, image, memory)
+        return checkpoints.load(host, cache, built_from, self._shape.memory_mib)
+
+    def _seal(self, host: Host, run: Run, image: FreebsdImage, memory: str) -> None:
+        """Boot a guest, warm it up, and have bhyve write it down."""
+        guest = self._boot(host, run, image, allocate(run.leases, run.id))
+        try:
+            guest.awaken(BOOT_LIMIT_S)
+            for number in range(WARM_UPS):
+                guest.agent.run((ECHO, str(number)))
+            guest.agent.write_file(SEAL, b"written before the checkpoint")
+            guest.vm.suspend(memory)
+        finally:
+            guest.destroy()
+
+
+def _elsewhere() -> Requirement:
+    return Requirement(
+        "a FreeBSD host with vmm, and BHYVE_SNAPSHOT for the durable tiers",
+        False,
+        f"this host is {sys.platform.capitalize()}",
+        f"COPPICE_HOST=ssh://user@host runs it there; {COUNTERPART}",
+    )
+
+
+def _shares(template: BhyveTemplate, sharing: Sharing | None) -> bool:
+    """Whether guests are to map their checkpoint; Unsupported where that was asked for in vain."""
+    if sharing in (Sharing.MERGED, Sharing.FORKED):
+        raise Unsupported(f"bhyve's guests cannot be {sharing}")
+    if sharing is Sharing.MAPPED and not template.shares:
+        need = freebsd.vnode_patch(template.host)
+        raise Unsupported(f"shared memory needs {need.what}; {need.detail}", hint=need.remedy)
+    return template.shares if sharing is None else sharing is Sharing.MAPPED
+
+
+@contextlib.contextmanager
+def destroyed_on_failure(guest: BhyveSandbox) -> Iterator[None]:
+    """Destroy a guest that its maker cannot hand out."""
+    try:
+        yield
+    except BaseException:
+        guest.destroy()
+        raise

@@ -1,0 +1,10 @@
+"""Jails of FreeBSD in four shapes: a root copied or cloned by ZFS, with a network or without."""
+
+from harness.sandbox.jail.substrate import (
+    jail_raw,
+    jail_vnet_pf,
+    jail_vnet_zfs_clone,
+    jail_zfs_clone,
+)
+
+__all__ = ["jail_raw", "jail_vnet_pf", "jail_vnet_zfs_clone", "jail_zfs_clone"]

@@ -1,0 +1,52 @@
+"""`runc run` of an echo in the bundle that our containers have: what a caller could do by hand."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import time
+
+from harness.errors import SandboxError
+from harness.host.run import Run
+from harness.sandbox.identity import allocate
+from harness.sandbox.oci import config, roots
+from harness.sandbox.oci.substrate import OciSubstrate, OciTemplate
+from harness.sandbox.shared import ECHO
+
+LIMIT_S = 60.0
+
+
+def run_echo(run: Run, substrate: OciSubstrate, template: OciTemplate, word: str) -> float:
+    """Seconds from the call of runc to its end, the word having been printed.
+
+    The bundle is made before and taken away after. SandboxError when something else was printed.
+    """
+    identity = allocate(run.leases, run.id)
+    folder = template.folder / identity.id
+    try:
+        folder.mkdir()
+        roots.lay_over(template.lower, folder, folder / "root")
+        roots.name(folder / "root", identity)
+        bundle = config.bundle(
+            identity, folder / "root", substrate.limits,
+            template.cgroups.unlimited, f"{template.group}/{identity.id}", {},
+        )  # fmt: skip
+        bundle["process"]["args"] = [ECHO, word]
+        template.runc.write(folder, bundle)
+        words = template.runc.words("run", "--no-new-keyring", "--bundle", folder, identity.id)
+        began = time.perf_counter()
+        done = subprocess.run(
+            words,
+            env=template.runc.environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=LIMIT_S,
+        )
+        took = time.perf_counter() - began
+    finally:
+        roots.unmount(folder / "root")
+        shutil.rmtree(folder, ignore_errors=True)
+        identity.release()
+    if done.stdout != f"{word}\n".encode():
+        raise SandboxError(f"runc run gave {done.stdout!r}: {done.stderr.decode().strip()}")
+    return took

@@ -1,0 +1,73 @@
+"""What the oci substrates need of this host, for the doctor."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from harness.host import cgroups
+from harness.host.process import install_command
+from harness.host.requirement import Requirement
+from harness.network.requirements import requirements as of_a_network
+from harness.sandbox.oci.runc import PROGRAM
+
+BUILDS_A_ROOT = ("musl-gcc", "busybox", "cp")
+_NAMESPACES = ("cgroup", "ipc", "mnt", "net", "pid", "user", "uts")
+
+
+def requirements(*, overlay: bool, network: bool) -> Sequence[Requirement]:
+    """Programs, privileges, what the kernel has; limits that it cannot set are said, not needed."""
+    lines = [
+        Requirement(
+            "root", os.geteuid() == 0, "yes" if os.geteuid() == 0 else "no",
+            "run it again as root, or with sudo",
+        )
+    ]  # fmt: skip
+    for program in (PROGRAM, *BUILDS_A_ROOT):
+        path = shutil.which(program)
+        lines.append(
+            Requirement(
+                program, path is not None, path or "not installed", install_command(program)
+            )
+        )
+    absent = [name for name in _NAMESPACES if not Path(f"/proc/self/ns/{name}").exists()]
+    lines.append(
+        Requirement(
+            "namespaces", not absent, f"no {', '.join(absent)}" if absent else "every kind",
+            "a kernel that has them",
+        )
+    )  # fmt: skip
+    if "user" not in absent:
+        most = int(Path("/proc/sys/user/max_user_namespaces").read_text())
+        lines.append(
+            Requirement(
+                "user namespaces", most > 0, f"{most} at most",
+                "sysctl user.max_user_namespaces=10000",
+            )
+        )  # fmt: skip
+    if overlay:
+        known = "overlay" in Path("/proc/filesystems").read_text().split()
+        lines.append(
+            Requirement(
+                "overlayfs", known, "known to the kernel" if known else "not loaded",
+                "modprobe overlay   (as root)",
+            )
+        )  # fmt: skip
+    lines.append(_limits())
+    if network:
+        lines += of_a_network()
+    return lines
+
+
+def _limits() -> Requirement:
+    """Never missing: a sandbox runs without limits, and it is said that it does."""
+    found = cgroups.find()
+    if not found.version:
+        detail = "no control groups that this process may use: sandboxes are not limited"
+    elif found.unlimited:
+        detail = f"control groups v{found.version}, which cannot limit {', '.join(found.unlimited)}"
+    else:
+        detail = f"memory, processes and CPU, by control groups v{found.version}"
+    return Requirement("limits", True, detail)

@@ -1,0 +1,130 @@
+"""Root file systems of containers: one that sandboxes' users own, copied or laid under each.
+
+The users inside are other users outside, so a root is shifted once, in the cache: every owner
+becomes the one that its sandboxes have for him.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import hashlib
+import os
+import shutil
+import stat
+from pathlib import Path
+
+from harness.errors import DiskFull, ImageError, Unsupported
+from harness.guest.rootfs import RootFs
+from harness.host.process import run as run_program
+from harness.host.run import half_built
+from harness.measure.record import digest
+from harness.sandbox.identity import Identity
+from harness.sandbox.oci.config import AGENT, USERS
+
+_DETACH = 2
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def shifted(root: RootFs, agent: Path, cache: Path) -> Path:
+    """The root with its owners shifted by USERS and the agent in it; made the first time.
+
+    A mount of the agent would show inside where it lies on this host. Raises DiskFull.
+    """
+    parts = f"{root.sha256} {digest(agent)} {USERS}"
+    target = cache / "roots-shifted" / hashlib.sha256(parts.encode()).hexdigest()
+    if not target.exists():
+        with half_built(target) as folder:
+            copy(root.path, folder / "root")
+            inside = folder / "root" / AGENT.lstrip("/")
+            inside.unlink(missing_ok=True)
+            shutil.copy(agent, inside)
+            for parent, names, files in os.walk(folder / "root"):
+                _shift(Path(parent))
+                for name in (*names, *files):
+                    path = Path(parent, name)
+                    if path.is_symlink() or not path.is_dir():
+                        _shift(path)
+    return target / "root"
+
+
+def _shift(path: Path) -> None:
+    found = path.lstat()
+    if found.st_uid >= USERS:
+        return  # a second name of a file that was shifted already
+    os.lchown(path, found.st_uid + USERS, found.st_gid + USERS)
+    if stat.S_ISREG(found.st_mode):
+        path.chmod(stat.S_IMODE(found.st_mode))  # the change of owner took set-user-ID away
+
+
+def copy(root: Path, target: Path) -> None:
+    """A copy of a root with owners, times and links. Raises DiskFull."""
+    try:
+        target.mkdir()
+        run_program("cp", "-a", "--reflink=auto", "--", f"{root}/.", target)
+    except Exception as error:
+        shutil.rmtree(target, ignore_errors=True)
+        if "No space left" in str(error):
+            raise DiskFull(
+                f"no room for a copy of the root in {target.parent}",
+                hint="the overlay shapes copy nothing; or name another folder in COPPICE_RUNTIME",
+            ) from error
+        raise
+
+
+def lay_over(lower: Path, folder: Path, target: Path) -> None:
+    """Mount at `target` what is `lower` until it is written to; what is written is in `folder`."""
+    for name in ("upper", "work"):
+        (folder / name).mkdir()
+    os.chown(folder / "upper", USERS, USERS)
+    (folder / "upper").chmod(0o755)
+    target.mkdir()
+    with contextlib.ExitStack() as stack:
+
+        def option(name: str, path: Path) -> str:
+            # By descriptor: a path may hold what separates options.
+            handle = os.open(path, os.O_PATH | os.O_CLOEXEC)
+            stack.callback(os.close, handle)
+            return f"{name}=/proc/self/fd/{handle}"
+
+        options = ",".join(
+            (
+                option("lowerdir", lower),
+                option("upperdir", folder / "upper"),
+                option("workdir", folder / "work"),
+            )
+        )
+        if _libc.mount(b"overlay", os.fsencode(target), b"overlay", 0, options.encode()) != 0:
+            number = ctypes.get_errno()
+            raise Unsupported(
+                f"overlayfs cannot be mounted: {os.strerror(number)}",
+                hint="modprobe overlay   (as root); the other shapes copy the root",
+            )
+
+
+def unmount(target: Path) -> None:
+    """Take a mount away, now or when its last user ends; nothing where there is none."""
+    _libc.umount2(os.fsencode(target), _DETACH)
+
+
+def name(root: Path, identity: Identity) -> None:
+    """Write who a sandbox is where its programs look for it."""
+    for path, text in (
+        (root / "etc/machine-id", identity.machine_id),
+        (root / "etc/hostname", identity.hostname),
+        (root / "etc/hosts", f"127.0.0.1 localhost {identity.hostname}\n::1 localhost"),
+    ):
+        # Whatever a root has there, even a link that leads out of it, is replaced and not followed.
+        path.unlink(missing_ok=True)
+        path.write_text(f"{text}\n")
+        os.chown(path, USERS, USERS)
+
+
+def check_reachable(folder: Path) -> None:
+    """ImageError when a sandbox's users could not even walk to where their root is."""
+    for parent in (folder, *folder.parents):
+        if not parent.stat().st_mode & stat.S_IXOTH:
+            raise ImageError(
+                f"sandboxes' users cannot reach {folder}: {parent} is closed to others",
+                hint="name a folder that is open to all in COPPICE_RUNTIME",
+            )

@@ -1,0 +1,70 @@
+"""runc: starts the process of a bundle, and takes down what is left of one."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from harness.errors import SandboxError
+from harness.host.process import need
+from harness.host.run import Run
+
+PROGRAM = "runc"
+DELETE_LIMIT_S = 10.0
+
+
+@dataclass(frozen=True)
+class Runc:
+    """The containers of one run; runc keeps what it knows of them in `state`."""
+
+    program: str
+    state: Path
+    environment: Mapping[str, str]
+
+    @classmethod
+    def of(cls, run: Run) -> Runc:
+        """MissingTool where there is no runc."""
+        return cls(need(PROGRAM), run.folder / "runc", run.environment)
+
+    def words(self, command: str, *arguments: str | Path) -> list[str]:
+        return [self.program, "--root", str(self.state), command, *map(str, arguments)]
+
+    def write(self, folder: Path, config: Mapping[str, Any]) -> None:
+        """Make a folder a bundle."""
+        (folder / "config.json").write_text(json.dumps(config))
+
+    def delete(self, id: str, pid: int | None) -> None:
+        """End a container and what runc knows of it. Never hangs: after ten seconds its processes
+        are killed and its state removed without runc."""
+        if pid is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        with subprocess.Popen(
+            self.words("delete", "--force", id),
+            env=self.environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        ) as child:
+            try:
+                child.wait(DELETE_LIMIT_S)
+            except subprocess.TimeoutExpired:
+                os.killpg(child.pid, signal.SIGKILL)
+        shutil.rmtree(self.state / id, ignore_errors=True)
+
+
+def init_of(pid_file: Path, said: str) -> int:
+    """The id of a container's first process, as runc has written it."""
+    try:
+        return int(pid_file.read_text())
+    except (OSError, ValueError) as error:
+        raise SandboxError(f"runc started nothing{f': {said}' if said else ''}") from error

@@ -1,0 +1,44 @@
+"""bubblewrap: every namespace, a read-only root, and nothing else."""
+
+from __future__ import annotations
+
+import contextlib
+
+from harness.host.run import Run
+from harness.sandbox.identity import Identity
+from harness.sandbox.protocol import Tier
+from harness.sandbox.reference.base import MIB, Reference, ReferenceSubstrate, mark
+from harness.sandbox.shared import Log, SharedSandbox, ended, start
+
+INSIDE = "/run/agent"
+
+
+class BwrapSubstrate(ReferenceSubstrate):
+    name = "bwrap"
+    programs = tools = ("bwrap",)
+    each = 4 * MIB
+
+    def start(
+        self,
+        run: Run,
+        template: Reference,
+        tier: Tier,
+        identity: Identity,
+        undo: contextlib.ExitStack,
+    ) -> SharedSandbox:
+        log = Log(run, f"bwrap-{identity.id}")
+        undo.callback(log.close)
+        child, line = start(
+            [
+                "bwrap", "--unshare-all", "--as-pid-1",
+                "--hostname", identity.hostname, "--cap-drop", "ALL",
+                "--ro-bind", template.root.path, "/", "--proc", "/proc", "--dev", "/dev",
+                "--tmpfs", "/tmp", "--tmpfs", "/run", "--ro-bind", template.agent, INSIDE, INSIDE,
+            ],
+            {**run.environment, **mark(run)},
+            log,
+        )  # fmt: skip
+        undo.callback(ended, child)
+        undo.callback(line.close)  # its agent goes when nobody is there any more
+        end = undo.pop_all()
+        return SharedSandbox(identity, line, end.close, said=log.said)

@@ -1,0 +1,168 @@
+"""gVisor: a kernel in a process (runsc), on its ptrace platform, which needs no KVM.
+
+Its durable tier is a checkpoint of a sandbox that has started, restored for every request.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import socket
+import subprocess
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from harness.errors import CheckpointError, GuestDied
+from harness.host.process import need
+from harness.host.run import Run, half_built
+from harness.measure.record import digest
+from harness.sandbox.identity import Identity, allocate
+from harness.sandbox.oci.config import check
+from harness.sandbox.oci.roots import copy
+from harness.sandbox.protocol import Tier
+from harness.sandbox.reference.base import MIB, Reference, ReferenceSubstrate, mark
+from harness.sandbox.shared import START_LIMIT_S, Log, SharedSandbox
+
+INSIDE = ".agent"
+PATIENCE_S = 10.0
+SEAL = "/run/sealed"
+"""A file written before the checkpoint: a restored sandbox that has it kept its state."""
+
+
+@dataclass(frozen=True)
+class GvisorTemplate(Reference):
+    """`checkpoint` is the folder of the saved sandbox, where the tier restores one."""
+
+    checkpoint: Path | None = None
+
+
+class GvisorSubstrate(ReferenceSubstrate):
+    name = "gvisor"
+    own_kernel = True
+    tiers = (Tier.FULL, Tier.DURABLE_POOL)
+    programs = tools = ("runsc",)
+    each = 96 * MIB
+
+    def words(self, run: Run, command: str, *arguments: str | Path) -> list[str]:
+        return [
+            need("runsc"), "--root", os.fspath(run.folder / "runsc"), "--platform=ptrace",
+            "--network=none", "--ignore-cgroups", "--overlay2=root:memory",
+            command, *map(str, arguments),
+        ]  # fmt: skip
+
+    def prepare(self, run: Run, cache: Path, tier: Tier) -> Reference:
+        plain = super().prepare(run, cache, tier)
+        # The agent lies in a root of the run's: runsc would make a place for it in the shared one.
+        root = run.folder / "gvisor-root"
+        if not root.exists():
+            copy(plain.root.path, root)
+            shutil.copy(plain.agent, root / INSIDE)
+        template = GvisorTemplate(replace(plain.root, path=root), plain.agent)
+        if not tier.restores:
+            return template
+        return replace(template, checkpoint=self._checkpoint(run, cache, template))
+
+    def _checkpoint(self, run: Run, cache: Path, template: GvisorTemplate) -> Path:
+        """The folder of a sandbox that was saved once it had worked; a reboot leaves it."""
+        parts = (template.root.sha256, digest(template.agent), digest(Path(need("runsc"))))
+        target = cache / "checkpoints-gvisor" / hashlib.sha256(" ".join(parts).encode()).hexdigest()
+        if not target.exists():
+            sandbox = self.launch(run, template, Tier.FULL, allocate(run.leases, run.id))
+            try:
+                sandbox.awaken(START_LIMIT_S)
+                sandbox.first_exec("rehearsal")
+                sandbox.agent.write_file(SEAL, b"")
+                with half_built(target) as folder:
+                    self._save(run, sandbox.id, folder)
+            finally:
+                sandbox.destroy()
+        return target
+
+    def _save(self, run: Run, id: str, folder: Path) -> None:
+        done = subprocess.run(
+            self.words(run, "checkpoint", "--image-path", folder, id),
+            env=run.environment, stdin=subprocess.DEVNULL, capture_output=True, text=True,
+        )  # fmt: skip
+        if done.returncode:
+            raise CheckpointError(f"runsc does not save a sandbox: {done.stderr.strip()}")
+
+    def start(
+        self,
+        run: Run,
+        template: Reference,
+        tier: Tier,
+        identity: Identity,
+        undo: contextlib.ExitStack,
+    ) -> SharedSandbox:
+        check(identity)
+        id = identity.id
+        folder = run.folder / f"gvisor-{id}"
+        folder.mkdir()
+        undo.callback(shutil.rmtree, folder, ignore_errors=True)
+        (folder / "config.json").write_text(json.dumps(_config(run, template, identity)))
+        log = Log(run, f"gvisor-{id}")
+        undo.callback(log.close)
+        undo.callback(_end, run, folder, id)
+        line, far = socket.socketpair()
+        undo.callback(line.close)
+        undo.callback(far.close)
+        checkpoint = template.checkpoint if isinstance(template, GvisorTemplate) else None
+        how = ["restore", "--image-path", os.fspath(checkpoint)] if checkpoint else ["run"]
+
+        def begin() -> None:
+            """Run it or restore it; either returns when its first process is there."""
+            words = self.words(
+                run, *how, "--detach", "--pid-file", folder / "pid", "--bundle", folder, id
+            )
+            with far:
+                code = subprocess.call(
+                    words, env=run.environment, stdin=far.fileno(), stdout=far.fileno(),
+                    stderr=log.descriptor,
+                )  # fmt: skip
+            if code:
+                raise GuestDied(f"runsc did not {how[0]} {id}: {log.said() or code}")
+
+        if not checkpoint:
+            begin()
+        end = undo.pop_all()
+        return SharedSandbox(
+            identity, line, end.close, said=log.said, restore=begin if checkpoint else None
+        )
+
+
+def _end(run: Run, folder: Path, id: str) -> None:
+    """Kill a sandbox and what runsc knows of it: `runsc delete` does the same in two seconds."""
+    with contextlib.suppress(OSError, ValueError, psutil.NoSuchProcess, psutil.TimeoutExpired):
+        process = psutil.Process(int((folder / "pid").read_text()))
+        process.kill()  # its gofer and the processes that it traces go with it
+        process.wait(PATIENCE_S)
+    for path in (run.folder / "runsc").glob(f"{id}*"):
+        path.unlink(missing_ok=True)
+
+
+def _config(run: Run, template: Reference, identity: Identity) -> dict[str, Any]:
+    plain = ["nosuid", "noexec", "nodev"]
+    return {
+        "ociVersion": "1.0.2",
+        "hostname": identity.hostname,
+        "root": {"path": os.fspath(template.root.path), "readonly": False},
+        "process": {
+            "terminal": False,
+            "user": {"uid": 0, "gid": 0},
+            "args": [f"/{INSIDE}"],
+            "env": [f"{name}={value}" for name, value in mark(run).items()],
+            "cwd": "/",
+        },
+        "mounts": [
+            {"destination": "/proc", "type": "proc", "source": "proc", "options": plain},
+            {"destination": "/dev", "type": "tmpfs", "source": "tmpfs", "options": ["nosuid"]},
+            {"destination": "/tmp", "type": "tmpfs", "source": "tmpfs", "options": plain},
+        ],
+        "linux": {"namespaces": [{"type": name} for name in ("pid", "ipc", "uts", "mount")]},
+    }

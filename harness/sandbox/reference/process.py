@@ -1,0 +1,47 @@
+"""A bare process: no sandbox at all, and the floor under every other figure."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+
+import psutil
+
+from harness.host.run import Run
+from harness.sandbox.identity import Identity
+from harness.sandbox.protocol import Tier
+from harness.sandbox.reference.base import MIB, Reference, ReferenceSubstrate
+from harness.sandbox.shared import Log, SharedSandbox, Signals, start
+
+
+class ProcessSubstrate(ReferenceSubstrate):
+    name = "process"
+    tiers = (Tier.FULL, Tier.PREWARM_POOL)
+    each = 2 * MIB
+
+    def start(
+        self,
+        run: Run,
+        template: Reference,
+        tier: Tier,
+        identity: Identity,
+        undo: contextlib.ExitStack,
+    ) -> SharedSandbox:
+        log = Log(run, f"process-{identity.id}")
+        undo.callback(log.close)
+        child, line = start([template.agent], run.environment, log)
+        undo.callback(_end_all, child)
+        end = undo.pop_all()
+        return SharedSandbox(identity, line, end.close, hold=Signals(child.pid), said=log.said)
+
+
+def _end_all(child: subprocess.Popen[bytes]) -> None:
+    """The agent, and what it has started: nothing else ends them with it."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        for one in psutil.Process(child.pid).children(recursive=True):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(one.pid, signal.SIGKILL)
+    child.kill()
+    child.wait()

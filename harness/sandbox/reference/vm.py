@@ -1,0 +1,151 @@
+"""The traditional VM: QEMU's q35 with firmware, a disk, the distribution's generic kernel, and
+systemd up to a login. The agent is a service of it, started when the login is there."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import shutil
+import socket
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.guest import image, rootfs, shared_agent
+from harness.host.process import run as run_program
+from harness.host.run import Run, half_built
+from harness.measure.record import Image, digest
+from harness.sandbox.identity import Identity
+from harness.sandbox.oci.roots import copy
+from harness.sandbox.protocol import Tier
+from harness.sandbox.qemu.accelerator import choose
+from harness.sandbox.qemu.machine import PROGRAM
+from harness.sandbox.reference.base import MIB, Reference, ReferenceSubstrate
+from harness.sandbox.shared import Log, SharedSandbox, ended
+
+PACKAGES = ("kmod", "linux-image-amd64", "login", "systemd-sysv", "udev")
+MEMORY_MIB = 512
+DISK_MIB = 1536
+BOOT_LIMIT_S = 600.0
+PORT = "coppice"
+SERVICE = f"""\
+[Unit]
+Description=The harness's agent
+After=getty.target serial-getty@ttyS0.service systemd-user-sessions.service
+
+[Service]
+Environment=COPPICE_LINE=/dev/virtio-ports/{PORT}
+ExecStart=/usr/local/sbin/agent
+Restart=always
+RestartSec=100ms
+
+[Install]
+WantedBy=multi-user.target
+"""
+
+
+@dataclass(frozen=True)
+class VmTemplate(Reference):
+    """`folder` has the disk, the kernel and its initramfs."""
+
+    folder: Path = Path()
+
+    @property
+    def images(self) -> Sequence[Image]:
+        disk = Image("vm-disk", (self.folder / "sha256").read_text(), dict(self.root.built_from))
+        return [disk, shared_agent.as_record(self.agent)]
+
+
+class VmSubstrate(ReferenceSubstrate):
+    name = "vm"
+    own_kernel = True
+    programs = (PROGRAM, "debootstrap", "mkfs.ext4")
+    tools = (PROGRAM,)
+    each = (MEMORY_MIB + 128) * MIB
+
+    def prepare(self, run: Run, cache: Path, tier: Tier) -> VmTemplate:
+        """The disk takes minutes to build, the first time."""
+        self.check()
+        accelerator = choose(run, cache, image.build(cache)).name
+        root, agent = rootfs.debian(cache, PACKAGES), shared_agent.build(cache)
+        return VmTemplate(root, agent, accelerator, _disk(cache, root.path, root.sha256, agent))
+
+    def start(
+        self,
+        run: Run,
+        template: Reference,
+        tier: Tier,
+        identity: Identity,
+        undo: contextlib.ExitStack,
+    ) -> SharedSandbox:
+        assert isinstance(template, VmTemplate)
+        folder = template.folder
+        log = Log(run, f"vm-{identity.id}")
+        undo.callback(log.close)
+        console = run.folder / f"vm-{identity.id}.console"
+        undo.callback(console.unlink, missing_ok=True)
+        line, far = socket.socketpair()
+        undo.callback(line.close)
+        with far:
+            child = subprocess.Popen(
+                [
+                    PROGRAM, "-name", f"coppice-{identity.id}", "-nodefaults", "-no-user-config",
+                    "-display", "none", "-machine", "q35", "-accel", template.accelerator or "tcg",
+                    "-cpu", "host" if template.accelerator == "kvm" else "max",
+                    "-m", f"{MEMORY_MIB}M",
+                    # By descriptors, and thrown away with the VMM: the disk stays as it is.
+                    "-drive", f"file={_plain(folder / 'disk')},format=raw,if=virtio,snapshot=on",
+                    "-kernel", folder / "kernel", "-initrd", folder / "initramfs", "-append",
+                    "root=/dev/vda rw console=ttyS0 panic=-1 "
+                    f"systemd.hostname={identity.hostname} "
+                    f"systemd.machine_id={identity.machine_id}",
+                    "-chardev", f"file,id=console,path={_plain(console)}",
+                    "-serial", "chardev:console", "-no-reboot",
+                    "-chardev", f"socket,id=agent,fd={far.fileno()}", "-device", "virtio-serial",
+                    "-device", f"virtserialport,chardev=agent,name={PORT}",
+                ],
+                stdin=subprocess.DEVNULL, stdout=log.descriptor, stderr=log.descriptor,
+                pass_fds=[far.fileno()], start_new_session=True,
+                env={**run.environment, "TMPDIR": os.fspath(run.folder)},
+            )  # fmt: skip
+        undo.callback(ended, child)
+        undo.callback(child.kill)
+        end = undo.pop_all()
+        # Its key waits in the port until its agent comes up, and the first that asks waits too.
+        sandbox = SharedSandbox(
+            identity, line, end.close, said=log.said,
+            restore=lambda: sandbox.agent.wait_for_start(BOOT_LIMIT_S),
+        )  # fmt: skip
+        return sandbox
+
+
+def _plain(path: Path) -> str:
+    """A path as an option of QEMU's: a comma in it is doubled."""
+    return os.fspath(path).replace(",", ",,")
+
+
+def _disk(cache: Path, root: Path, sha256: str, agent: Path) -> Path:
+    """The folder of a disk with this root on it, and the agent as a service."""
+    parts = hashlib.sha256(" ".join((sha256, digest(agent), SERVICE)).encode()).hexdigest()
+    target = cache / "disks" / parts
+    if not target.exists():
+        with half_built(target) as folder:
+            tree = folder / "tree"
+            copy(root, tree)
+            unit = "etc/systemd/system/coppice-agent.service"
+            (tree / unit).write_text(SERVICE)
+            wants = tree / "etc/systemd/system/multi-user.target.wants"
+            wants.mkdir(exist_ok=True)
+            (wants / "coppice-agent.service").symlink_to(f"/{unit}")
+            shutil.copy(agent, tree / "usr/local/sbin/agent")
+            for name, pattern in (("kernel", "vmlinuz-*"), ("initramfs", "initrd.img-*")):
+                (found,) = (tree / "boot").glob(pattern)
+                shutil.move(found, folder / name)
+            with (folder / "disk").open("wb") as disk:
+                disk.truncate(DISK_MIB * MIB)
+            run_program("mkfs.ext4", "-q", "-F", "-d", tree, folder / "disk")
+            shutil.rmtree(tree)
+            (folder / "sha256").write_text(digest(folder / "disk"))
+    return target

@@ -1,0 +1,125 @@
+"""Picks from the compare records what the comparison page shows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from harness.measure.record import Scalar, Series
+from harness.measure.statistics import Estimate
+from harness.site import figures
+from harness.site.corpus import Corpus, Entry
+
+RIG = "compare"
+FASTEST = ("qemu", "durable-prewarm-pool")
+"""What the others are compared with: a microVM that was restored and held."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A substrate in a tier, and the newest record of each thing that was measured of it."""
+
+    substrate: str
+    tier: str
+    corpus: Corpus
+
+    @property
+    def whose(self) -> dict[str, Scalar]:
+        return {"substrate": self.substrate, "tier": self.tier}
+
+    def find(self, metric: str, **dimensions: Scalar) -> tuple[Entry, Series] | None:
+        """The series of most samples, of whatever compare record has it."""
+        return newest(self.corpus, metric, **self.whose, **dimensions)
+
+    def says(self, metric: str) -> tuple[Entry, bool] | None:
+        """What was read from inside: yes or no."""
+        found = self.find(metric)
+        return (found[0], bool(found[1].samples[0])) if found and found[1].samples else None
+
+    @property
+    def fleet(self) -> tuple[Entry, Series, int] | None:
+        """The host's change with the largest fleet, and how many there were."""
+        best: tuple[Entry, Series, int] | None = None
+        for entry, one in _all(self.corpus, "host-change", **self.whose):
+            up = one.dimensions.get("up")
+            if isinstance(up, int) and one.samples and (best is None or up >= best[2]):
+                best = (entry, one, up)
+        return best
+
+    @property
+    def fits(self) -> tuple[Entry, Series, Estimate] | None:
+        """An estimate: how many would fill this machine's memory at what each took."""
+        fleet = self.fleet
+        each = figures.get(fleet[1], "p50") if fleet else None
+        if not fleet or not each or each.value <= 0:
+            return None
+        entry, series, up = fleet
+        return (
+            entry,
+            series,
+            Estimate(entry.brief.machine.memory_bytes * up / each.value, None, None),
+        )
+
+    def part(self, metric: str) -> tuple[Entry, Series, int] | None:
+        """Another definition of memory, of the same fleet."""
+        fleet = self.fleet
+        found = fleet[0].find(metric, **self.whose, up=fleet[2]) if fleet else None
+        return (fleet[0], found, fleet[2]) if fleet and found else None
+
+    def times(self, rung: str) -> tuple[Entry, Series, Estimate] | None:
+        """How many times as long as the held microVM in the same record, one at a time."""
+        found = self.find(rung, concurrency=1)
+        if not found:
+            return None
+        entry, series = found
+        other = entry.find(rung, substrate=FASTEST[0], tier=FASTEST[1], concurrency=1)
+        ours = figures.get(other, "p50") if other else None
+        theirs = figures.get(series, "p50")
+        if not ours or not theirs or other is series:
+            return None
+        bounds = None not in (ours.low, ours.high, theirs.low, theirs.high)
+        low = theirs.low / ours.high if bounds and theirs.low and ours.high else None
+        high = theirs.high / ours.low if bounds and theirs.high and ours.low else None
+        return entry, series, Estimate(theirs.value / ours.value, low, high)
+
+
+def _all(corpus: Corpus, metric: str, **dimensions: Scalar) -> Iterator[tuple[Entry, Series]]:
+    for entry in corpus.of_rig(RIG, corpus.machine):
+        if not any(line.metric == metric for line in entry.brief.lines):
+            continue
+        for one in entry.record.series:
+            if one.metric == metric and all(
+                one.dimensions.get(name) == value for name, value in dimensions.items()
+            ):
+                yield entry, one
+
+
+def newest(corpus: Corpus, metric: str, **dimensions: Scalar) -> tuple[Entry, Series] | None:
+    """The series of most samples, and the newest of those that have as many."""
+    chosen: tuple[Entry, Series] | None = None
+    for entry, one in _all(corpus, metric, **dimensions):
+        if one.samples and (chosen is None or len(one.samples) >= len(chosen[1].samples)):
+            chosen = (entry, one)
+    return chosen
+
+
+def kinds(corpus: Corpus) -> Sequence[Kind]:
+    """Everything that compare records have, in their order."""
+    found: dict[tuple[str, str], None] = {}
+    for entry in corpus.of_rig(RIG, corpus.machine):
+        for one in entry.brief.lines:
+            if "tier" in one.dimensions:
+                found[str(one.dimensions["substrate"]), str(one.dimensions["tier"])] = None
+    return [Kind(substrate, tier, corpus) for substrate, tier in found]
+
+
+def absent(corpus: Corpus) -> Sequence[tuple[str, str]]:
+    """What the newest record could not measure, and why."""
+    entries = list(corpus.of_rig(RIG, corpus.machine))
+    if not entries:
+        return []
+    missing = (one for one in entries[-1].brief.lines if one.metric == "measured-here")
+    return [
+        (f"{one.dimensions['substrate']}, {one.dimensions['tier']}", str(one.dimensions["reason"]))
+        for one in missing
+    ]

@@ -1,0 +1,129 @@
+"""How templates are filled: figures only through functions that link from the page they are on."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+from harness.claims import published
+from harness.claims.verdict import Verdict
+from harness.measure import quantity, statistics
+from harness.measure.record import Scalar, Series
+from harness.site import corpus, essays, figures, page
+from harness.site.essays import Lookup
+
+
+@functools.lru_cache(maxsize=4)
+def environment(sources: Path) -> jinja2.Environment:
+    """Jinja over site/templates, with autoescape, strict names and our figures."""
+    made = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(sources / "templates"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    for function in (
+        figures.figure,
+        figures.per,
+        figures.count,
+        figures.derived,
+        figures.clock_figure,
+        figures.quoted,
+        figures.mark,
+        figures.bare,
+    ):
+        made.globals[function.__name__] = _linked(function)
+    made.globals.update(
+        anchor=corpus.anchor,
+        own_dimensions=corpus.own_dimensions,
+        bounds_of=_bounds,
+        slug=corpus.slug,
+        bytes_text=figures.bytes_text,
+        smallest_n=statistics.smallest_n,
+        confidence=f"{statistics.CONFIDENCE:.0%}".replace("%", " %"),
+        clocks=published.clocks(),
+        labels=published.LABELS,
+        withheld=figures.withheld,
+        sizes=figures.size,
+        place=figures.place,
+    )
+    return made
+
+
+def _linked(function: Any) -> Any:
+    """Give a figure function the way to link from the page that is being rendered."""
+
+    @jinja2.pass_context
+    def call(context: jinja2.runtime.Context, *args: Any, **options: Any) -> Any:
+        return function(*args, link=context["link"], **options)
+
+    return call
+
+
+def _bounds(series: Series, statistic: str) -> str:
+    """The interval of a statistic with its unit, or nothing."""
+    estimate = figures.get(series, statistic)
+    bounds = estimate and quantity.show_interval(estimate, series.unit)
+    return (
+        f"{bounds} {quantity.scale(estimate.value, series.unit)[1]}" if estimate and bounds else ""
+    )
+
+
+class Words:
+    """What an essay says of series, figures and claims, linked from the page that it is on."""
+
+    def __init__(self, look: Lookup, link: figures.Link) -> None:
+        self._look, self._link = look, link
+
+    def said(self, id: str) -> Markup:
+        """A published figure as its source writes it, with the publisher's mark."""
+        return Markup('<span class="theirs">{}</span>').format(
+            figures.quoted(self._look.figure(id), self._link)
+        )
+
+    def ours(self, rig: str, metric: str, statistic: str = "p50", **dimensions: Scalar) -> Markup:
+        """A figure measured here, or that it was not."""
+        found = self._look.series(rig, metric, **dimensions)
+        if not found:
+            return Markup('<span class="absent">not measured on this host</span>')
+        return figures.figure(*found, statistic, self._link)
+
+    def verdict(self, id: str) -> Markup:
+        """A claim's verdict here, linked to its page."""
+        claim, judged = self._look.claim(id)
+        words = str(judged.finding.verdict if judged else Verdict.NOT_MEASURED)
+        return Markup('<a href="{}">{}</a>: <span class="badge {}">{}</span>').format(
+            self._link(f"claims/{claim.id}.html"), claim.title, corpus.slug(words), words
+        )
+
+
+class Renderer:
+    """Turns documents into bytes. One for each process: templates are compiled once."""
+
+    def __init__(self, sources: Path, pages: Sequence[page.Page], address: str) -> None:
+        self.environment = environment(sources)
+        navs = [one.nav for one in pages if one.nav]
+        self.environment.globals.update(
+            navigation=[one for one in navs if not one.foot],
+            foot=[one for one in navs if one.foot],
+            address=address,
+        )
+
+    def __call__(self, one: page.Document) -> bytes:
+        template = self.environment.get_template(one.template)
+        context = {**one.context, "document": one, "link": one.link}
+        look = context.get("look")
+        if isinstance(look, Lookup):
+            words = Words(look, one.link)
+            whole = {**context, "said": words.said, "ours": words.ours, "verdict": words.verdict}
+            context["prose"] = lambda essay, link: essays.render(
+                essay.text, self.environment, **whole
+            )
+        return template.render(context).encode()

@@ -1,0 +1,138 @@
+"""Finds what of a machine's records answers a claim, and what has changed since it was measured."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from harness.claims import verdict
+from harness.claims.claims import Answer, Claim
+from harness.claims.verdict import Evidence, Finding, Verdict
+from harness.measure.record import Series
+from harness.site import figures
+from harness.site.brief import Brief, Line, fits
+from harness.site.corpus import Corpus, Entry
+
+
+@dataclass(frozen=True)
+class Found:
+    """The series that answers, in its record. `by` is what the answer divides it by."""
+
+    entry: Entry
+    line: Line
+    by: int = 1
+
+    @property
+    def series(self) -> Series:
+        """With its samples."""
+        wanted = self.line
+        for one in self.entry.record.series:
+            if one.metric == wanted.metric and dict(one.dimensions) == dict(wanted.dimensions):
+                return one
+        raise AssertionError(f"{self.entry.place.shown} has no {wanted.name}")
+
+
+@dataclass(frozen=True)
+class Judged:
+    """One answer on one machine: what was found, and what it says."""
+
+    answer: Answer
+    found: Found | None
+    finding: Finding
+
+
+def find(corpus: Corpus, answer: Answer, machine: str | None) -> Found | None:
+    """The newest record of the full profile that can answer, else the newest of any."""
+    chosen: Found | None = None
+    for entry in corpus.of_rig(answer.rig, machine):
+        line = _line(entry.brief, answer)
+        if line is None:
+            continue
+        if chosen and chosen.entry.brief.profile == "full" != entry.brief.profile:
+            continue
+        counted = entry.brief.find(answer.per, {}) if answer.per else None
+        if answer.per and (counted is None or not counted.n):
+            continue
+        chosen = Found(entry, line, counted.n if counted else 1)
+    return chosen
+
+
+def _line(one: Brief, answer: Answer) -> Line | None:
+    for line in one.lines:
+        if line.metric == answer.metric and fits(line.dimensions, answer.where):
+            return line
+    return None
+
+
+def judged(corpus: Corpus, claim: Claim, machine: str | None) -> Sequence[Judged]:
+    """Every answer of a claim on one machine."""
+    made = []
+    for answer in claim.answers:
+        found = find(corpus, answer, machine)
+        made.append(Judged(answer, found, verdict.judge(claim, answer, _evidence(corpus, found))))
+    return made
+
+
+def deciding(several: Sequence[Judged]) -> Judged | None:
+    """The answer that decides a claim on a machine."""
+    if not several:
+        return None
+    chosen = verdict.deciding([one.finding for one in several])
+    return next(one for one in several if one.finding is chosen)
+
+
+def _evidence(corpus: Corpus, found: Found | None) -> Evidence | None:
+    if found is None:
+        return None
+    entry, line = found.entry, found.line
+    told = not figures.withheld(entry, line)
+    return Evidence(
+        found.series.samples,
+        line.failed,
+        found.by,
+        entry.brief.validity.status,
+        told,
+        stale(corpus, entry),
+    )
+
+
+def stale(corpus: Corpus, entry: Entry) -> Sequence[str]:
+    """Why a record no longer speaks of what would be measured today; empty when it does."""
+    one = entry.brief
+    reasons = []
+    old = verdict.age(one.date, corpus.today)
+    if old:
+        reasons.append(old)
+    now = corpus.rigs.get(one.rig.path)
+    if now and one.rig.sha256 not in now:
+        reasons.append("the rig has changed since")
+    for patch in one.patches:
+        if patch.applied and corpus.patches.get(patch.path, patch.sha256) != patch.sha256:
+            reasons.append(f"the patch {patch.path} has changed since")
+    newest = corpus.machines[one.machine.id][-1].brief
+    if newest.machine.kernel != one.machine.kernel:
+        reasons.append("the machine runs another kernel now")
+    images = _images(corpus, one.machine.id, one.rig.id)
+    if any(images.get(image.name, image.sha256) != image.sha256 for image in one.images):
+        reasons.append("the image has changed since")
+    return reasons
+
+
+def _images(corpus: Corpus, machine: str, rig: str) -> Mapping[str, str]:
+    """The newest image of each name that a rig used on a machine."""
+    key = (machine, rig)
+    cache: dict[tuple[str, str], Mapping[str, str]] = corpus.__dict__.setdefault("_images", {})
+    if key not in cache:
+        found: dict[str, str] = {}
+        for entry in corpus.of_rig(rig, machine):
+            found.update({image.name: image.sha256 for image in entry.brief.images})
+        cache[key] = found
+    return cache[key]
+
+
+def tally(several: Sequence[Judged | None]) -> Mapping[Verdict, int]:
+    """How many claims have each verdict, in the order of the verdicts."""
+    counts = dict.fromkeys(Verdict, 0)
+    for one in several:
+        counts[one.finding.verdict if one else Verdict.NOT_MEASURED] += 1
+    return counts

@@ -1,0 +1,150 @@
+"""The claims: a list with verdicts, and one page for each, with its clocks, chart and limits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from harness.claims import published
+from harness.claims.claims import Claim
+from harness.claims.verdict import Verdict
+from harness.site import evidence, figures
+from harness.site.chart import Chart, Row
+from harness.site.chart_clock import EVENTS, Clock, clocks
+from harness.site.chart_strip import Line, Strip, strip_chart
+from harness.site.corpus import Corpus
+from harness.site.evidence import Judged
+from harness.site.page import Document, Item, Nav, Page
+
+_MACHINES = 24
+"""Machines whose verdicts a claim's page lists."""
+
+
+def _clocks(claim: Claim, several: Sequence[Judged]) -> object | None:
+    """The drawing of their clock and of ours, for claims of a start."""
+    if claim.figure.topic != "cold-start":
+        return None
+    theirs = published.clocks()[claim.figure.clock]
+    drawn = [
+        Clock(
+            claim.figure.publisher,
+            theirs.title if theirs.ours else "clock not stated",
+            theirs.ours if theirs.ours in EVENTS else None,
+            exact=False,
+            ours=False,
+        )
+    ]
+    seen: set[str] = set()
+    for one in several:
+        metric = one.answer.metric
+        if metric in seen:
+            continue
+        seen.add(metric)
+        if metric in EVENTS:
+            drawn.append(Clock("ours", f"stops at {metric}", metric))
+        elif metric == "create-headers":
+            drawn.append(Clock("ours", "API response", "resumed", False))
+    return clocks(f"clocks-{claim.id}", drawn)
+
+
+def _chart(claim: Claim, several: Sequence[Judged]) -> Chart | None:
+    """Every sample of each answer on one axis with the claimed value; None where nothing is."""
+    strips, rows = [], []
+    for one in several:
+        found = one.found
+        if not found or not found.line.n or found.line.unit != claim.figure.unit:
+            continue
+        if figures.withheld(found.entry, found.line) or one.answer.statistic in ("sum", "count"):
+            continue
+        status = found.entry.brief.validity.status
+        label = f"{found.line.metric}{_short(one)}"
+        note = "" if status == "valid" else status
+        strips.append(Strip(label, found.series, note, warn=bool(note), by=found.by))
+        rows.append(Row(label, found.entry, found.line, by=found.by))
+    value = claim.figure.value
+    if not strips or value is None or claim.figure.unit == "1":
+        return None
+    figure = claim.figure
+    line = Line(
+        figure, f"{figure.publisher}: {figure.as_written}", f"{figure.statistic}, published"
+    )
+    drawing = strip_chart(f"chart-{claim.id}", claim.title, strips, line, figure.unit)
+    rows.append(Row(f"{figure.publisher}: {figure.what}", published=figure))
+    return Chart(f"claims/{claim.id}", claim.title, drawing, rows)
+
+
+def _short(one: Judged) -> str:
+    """What tells an answer from the others in one word: a phone is narrow."""
+    names = ("tool", "transport", "sharing", "vmm", "substrate", "path")
+    return next((f", {one.answer.where[name]}" for name in names if name in one.answer.where), "")
+
+
+def _where(one: Judged) -> str:
+    facts = [str(value) for name, value in one.answer.where.items()
+             if name in ("substrate", "tier", "sharing", "path", "transport", "vmm")]  # fmt: skip
+    many = one.answer.where.get("concurrency") or one.answer.where.get("n")
+    return (
+        ", " + ", ".join([*facts, *([f"{many} at once"] if many else [])]) if facts or many else ""
+    )
+
+
+def _render(corpus: Corpus) -> Iterator[Item]:
+    rows = []
+    for claim in corpus.claims:
+        several = evidence.judged(corpus, claim, corpus.machine)
+        decided = evidence.deciding(several)
+        rows.append((claim, decided))
+        chart = _chart(claim, several)
+        if chart:
+            yield from chart.assets()
+        others = [
+            (entries[-1].brief.machine, evidence.deciding(evidence.judged(corpus, claim, id)))
+            for id, entries in list(corpus.machines.items())[:_MACHINES]
+            if id != corpus.machine
+        ]
+        yield Document(
+            f"claims/{claim.id}.html",
+            "claim.html",
+            claim.title,
+            f"{claim.figure.publisher} says: {claim.quote}",
+            {
+                "claim": claim,
+                "decided": decided,
+                "answers": several,
+                "where": _where,
+                "chart": chart,
+                "clock_drawing": _clocks(claim, several),
+                "others": [(machine, one) for machine, one in others if one and one.found],
+                "machine": corpus.machines[corpus.machine][-1].brief.machine
+                if corpus.machine
+                else None,
+                "clock": published.clocks()[claim.figure.clock],
+                "related": [
+                    one
+                    for one in corpus.published
+                    if one.topic == claim.figure.topic and one.publisher == claim.figure.publisher
+                    and one.unit == claim.figure.unit and one.id != claim.figure.id
+                    and one.concurrency == claim.figure.concurrency
+                ][:12],
+            },
+        )  # fmt: skip
+    publishers = list(dict.fromkeys(claim.figure.publisher for claim, _ in rows))
+    yield Document(
+        "claims.html",
+        "claims.html",
+        "Claims",
+        "Every claim with its verdict on this machine.",
+        {
+            "groups": {
+                name: [row for row in rows if row[0].figure.publisher == name]
+                for name in publishers
+            },
+            "tally": evidence.tally([decided for _, decided in rows]),
+            "verdicts": list(Verdict),
+            "machine": corpus.machines[corpus.machine][-1].brief.machine
+            if corpus.machine
+            else None,
+        },
+    )
+
+
+PAGE = Page(_render, Nav("Claims", "claims.html", 5))

@@ -1,0 +1,48 @@
+"""The comparison page: every substrate in one interleaved run, and what others say of theirs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from harness.site import compare
+from harness.site.corpus import Corpus
+from harness.site.page import Document, Item, Nav, Page
+
+# Cells that nobody here can measure: who is spoken of, and the figures by row.
+_QUOTED = (
+    ("CubeSandbox", ("coppice.cube-cold-start", "cubesandbox.june.cc10-p95", "coppice.cube-memory",
+                     "coppice.cube-density", "cubesandbox.e2b")),
+    ("FreeBSD jail, ZFS clone", ("coppice.jail-zfs-clone.cc1-table",
+                                 "coppice.jail-zfs-clone.cc10-p95", "coppice.memory.jail",
+                                 "coppice.density.jails", "")),
+    ("FreeBSD bhyve, durable-prewarm", ("coppice.bhyve-durable-prewarm-pool.cc1-p50",
+                                        "coppice.bhyve-durable-prewarm-pool.cc10-p95",
+                                        "coppice.memory.bhyve", "coppice.density.host-32g",
+                                        "coppice.e2b.calls")),
+    ("Docker", ("coppice.docker", "", "", "", "")),
+)  # fmt: skip
+
+
+def _render(corpus: Corpus) -> Iterator[Item]:
+    plain = compare.newest(corpus, "plain-run", program="runc")
+    ratios = []
+    for name in ("oci-overlay", "oci-net-overlay"):
+        found = plain and plain[0].find("first-exec", substrate=name, tier="full", concurrency=1)
+        ratios.append((name, (plain[0], found) if plain and found else None))
+    quoted = [(who, [corpus.figure(id) if id else None for id in ids]) for who, ids in _QUOTED]
+    yield Document(
+        "compare.html",
+        "compare.html",
+        "Comparison",
+        "Containers, microVMs, a traditional VM and a bare process on one host, in one run.",
+        {
+            "kinds": compare.kinds(corpus),
+            "absent": compare.absent(corpus),
+            "plain": plain,
+            "shapes": ratios,
+            "others": quoted,
+        },
+    )
+
+
+PAGE = Page(_render, Nav("Comparison", "compare.html", 15))

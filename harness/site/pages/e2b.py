@@ -1,0 +1,42 @@
+"""The E2B page: which operations work with which SDK, and how long the first ones take."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from harness.site import e2b
+from harness.site.corpus import Corpus
+from harness.site.page import Asset, Document, Nav, Page
+
+_METRICS = {
+    "create-headers": "creation, to the response's headers",
+    "first-command": "creation and first command",
+    "first-command-alone": "the first command alone",
+    "first-run-code": "all up to the first cell",
+    "first-run-code-alone": "the first cell alone",
+}
+
+
+def _render(corpus: Corpus) -> Iterator[Document | Asset]:
+    latency = e2b.latency(corpus)
+    yield Document(
+        "e2b.html",
+        "e2b.html",
+        "E2B",
+        "Which operations of E2B work with which version of the unmodified SDK, and how fast.",
+        {
+            "matrix": e2b.matrix(corpus),
+            "cube_date": e2b.CUBE_DATE,
+            "cube_source": e2b.CUBE_SOURCE,
+            "cube_done": sum(e2b.CUBE.values()),
+            "cube_of": len(e2b.CUBE),
+            "latency": latency,
+            "metrics": _METRICS,
+            "substrates": latency.values("substrate") if latency else (),
+            "sdks": latency.values("sdk") if latency else (),
+            "concurrencies": latency.values("concurrency") if latency else (),
+        },
+    )
+
+
+PAGE = Page(_render, Nav("E2B", "e2b.html", 14))

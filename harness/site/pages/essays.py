@@ -1,0 +1,77 @@
+"""The essays of the read order, the appendices, and the page that lists them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from markupsafe import Markup
+
+from harness.site import coldcharts, essays
+from harness.site.corpus import Corpus
+from harness.site.page import Document, Item, Nav, Page
+
+_CHECKOUT = Path(__file__).parents[3]
+_LINES = 900
+"""Lines of a patch that a page shows."""
+
+
+def _patches(corpus: Corpus) -> Markup:
+    """The patches of this checkout, each with its digest and its text."""
+    parts = []
+    for name, sha256 in sorted(corpus.patches.items()):
+        if not name.endswith((".diff", ".patch")):
+            continue
+        lines = (_CHECKOUT / name).read_text(errors="replace").splitlines()
+        added = sum(one.startswith("+") and not one.startswith("+++") for one in lines)
+        removed = sum(one.startswith("-") and not one.startswith("---") for one in lines)
+        parts.append(
+            Markup(
+                "<details><summary><code>{}</code>: {} lines added, {} removed</summary>"
+                '<p class="small">SHA-256 <code>{}</code></p>'
+                '<pre class="scroll" tabindex="0"><code>{}</code></pre></details>'
+            ).format(
+                # An empty line would end the HTML block and give the rest to Markdown.
+                name,
+                added,
+                removed,
+                sha256,
+                Markup("&#10;").join(lines[:_LINES]),
+            )
+        )
+    return Markup("\n\n").join(parts) or Markup("There is no patch in this checkout yet.")
+
+
+def _render(corpus: Corpus) -> Iterator[Item]:
+    look = essays.Lookup(corpus)
+    shown = _patches(corpus)
+    found = essays.found()
+    for number, essay in enumerate(found):
+        yield Document(
+            essay.path,
+            "essay.html",
+            essay.title,
+            essay.description,
+            {
+                "essay": essay,
+                "look": look,
+                "before": found[number - 1] if number else None,
+                "after": found[number + 1] if number + 1 < len(found) else None,
+                "drawing": coldcharts.clock_chart("essay-clock"),
+                "patches": shown,
+                "errata": [one for one in corpus.published if one.remark],
+            },
+        )
+    yield Document(
+        "essays.html",
+        "essays.html",
+        "Read",
+        "Essays in the order of the original, and the appendices.",
+        {
+            "essays": [one for one in found if one.kind == "essay"],
+            "appendices": [one for one in found if one.kind == "appendix"],
+        },
+    )
+
+
+PAGE = Page(_render, Nav("Read", "essays.html", 45))

@@ -1,0 +1,191 @@
+"""History: every series that was measured more than once on a machine, run by run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from harness.measure import comparison
+from harness.measure.comparison import Outcome
+from harness.measure.record import Scalar
+from harness.measure.statistics import Estimate
+from harness.site import chart, figures
+from harness.site.brief import Line, slug
+from harness.site.chart import Chart, Row
+from harness.site.chart_history import Run, history_chart
+from harness.site.corpus import Corpus, Entry
+from harness.site.page import Asset, Document, Group, Item, Nav, Page
+
+_SHOWN = 100
+"""Runs of a series that its chart and table show; the CSV has all."""
+_LISTED = 250
+"""Series of a list; those that changed come first."""
+DETAILS = ("footprint", "wakes", "host-memory", "retransmits", "cpu", "sent", "idle-switches")
+"""Metrics that explain others; they have no history page of their own."""
+
+Key = tuple[str, str, str, tuple[tuple[str, Scalar], ...]]
+
+
+@dataclass(frozen=True)
+class Track:
+    """One series over its runs, oldest first."""
+
+    machine: str
+    rig: str
+    runs: Sequence[tuple[Entry, Line]]
+    changes: Sequence[Outcome]
+
+    @property
+    def line(self) -> Line:
+        return self.runs[-1][1]
+
+    @property
+    def name(self) -> str:
+        """Its address below history/, without an ending."""
+        facts = "-".join(f"{k}-{v}" for k, v in sorted(self.line.dimensions.items()))
+        return f"history/{slug(self.machine)}/{slug(f'{self.rig}-{self.line.metric}-{facts}')}"
+
+    @property
+    def last(self) -> Outcome:
+        """How the newest run differs from the one before."""
+        return self.changes[-1] if self.changes else Outcome.SAME
+
+
+def tracks(corpus: Corpus, machine: str) -> Sequence[Track]:
+    """Every series with samples in at least two runs of one profile on a machine."""
+    found: dict[Key, list[tuple[Entry, Line]]] = {}
+    for entry in corpus.machines.get(machine, ()):
+        if entry.brief.emulated or entry.brief.validity.status == "failed":
+            continue
+        for line in entry.brief.lines:
+            if line.n and line.metric not in DETAILS:
+                key = (
+                    entry.brief.rig.id, entry.brief.profile, line.metric,
+                    tuple(sorted(line.dimensions.items())),
+                )  # fmt: skip
+                found.setdefault(key, []).append((entry, line))
+    made: dict[tuple[object, ...], Track] = {}
+    for (rig, profile, metric, facts), runs in found.items():
+        if len(runs) < 2:
+            continue
+        medians = [_median(line) for _, line in runs]
+        one = Track(machine, rig, runs, comparison.changes(medians, runs[-1][1].better))
+        # Of two profiles the full one has the page.
+        if profile == "full" or (rig, metric, facts) not in made:
+            made[rig, metric, facts] = one
+    return sorted(made.values(), key=lambda one: one.name)
+
+
+def _median(line: Line) -> Estimate:
+    found = figures.get(line, "p50")
+    assert found
+    return found
+
+
+def _page(track: Track, title: str) -> Iterator[Document | Asset]:
+    recent = list(range(max(0, len(track.runs) - _SHOWN), len(track.runs)))
+    line = track.line
+    runs = [
+        Run(
+            track.runs[n][0].date,
+            _median(track.runs[n][1]),
+            track.runs[n][0].brief.validity.status,
+            track.changes[n - 1] if n else Outcome.SAME,
+        )
+        for n in recent
+    ]
+    drawing = history_chart("history", f"{title}, run by run", line.unit, runs)
+    rows = [Row(f"{entry.date} {entry.brief.run_id[-8:]}", entry, one) for entry, one in track.runs]
+    whole = Chart(track.name, title, drawing, rows)
+    yield from whole.assets()
+    changed = [
+        (track.runs[n][0], track.runs[n - 1][0], track.changes[n - 1])
+        for n in range(1, len(track.runs))
+        if track.changes[n - 1] in (Outcome.BETTER, Outcome.WORSE)
+    ]
+    yield Document(
+        f"{track.name}.html",
+        "history_series.html",
+        title,
+        f"{title}: every run on one machine, oldest to newest.",
+        {
+            "track": track,
+            "chart": Chart(track.name, title, drawing, [rows[n] for n in reversed(recent)]),
+            "changed": changed[-30:][::-1],
+            "hidden": len(track.runs) - len(recent),
+        },
+    )
+
+
+def _listed(found: Sequence[Track]) -> Sequence[Track]:
+    order = {Outcome.WORSE: 0, Outcome.BETTER: 1}
+    return sorted(found, key=lambda one: (order.get(one.last, 2), one.name))[:_LISTED]
+
+
+def _render(corpus: Corpus) -> Iterator[Item]:
+    by_machine: dict[str, Sequence[Track]] = {}
+    for machine in corpus.machines:
+        found = tracks(corpus, machine)
+        by_machine[machine] = found
+        yield Document(
+            f"history/{slug(machine)}.html",
+            "history_machine.html",
+            f"History of {corpus.machines[machine][-1].brief.machine.name}",
+            "Series that were measured more than once, those that changed first.",
+            {
+                "machine": corpus.machines[machine][-1].brief.machine,
+                "tracks": _listed(found),
+                "total": len(found),
+            },
+        )
+        for track in found:
+            inputs = [f"{e.brief.sha256} {line.anchor}" for e, line in track.runs]
+            title = f"{track.rig}: {track.line.name}"
+
+            def make(track: Track = track, title: str = title) -> Iterator[Document | Asset]:
+                return _page(track, title)
+
+            yield Group(track.name, inputs, make)
+    yield Document(
+        "history.html",
+        "history.html",
+        "History and regressions",
+        "How every series moved from run to run, machine by machine.",
+        {
+            "machines": {
+                id: (corpus.machines[id][-1].brief.machine, found, _counts(found))
+                for id, found in by_machine.items()
+            }
+        },
+    )
+    yield Asset("regressions.json", _regressions(by_machine))
+
+
+def _counts(found: Sequence[Track]) -> Mapping[str, int]:
+    return {
+        str(outcome): sum(one.last is outcome for one in found)
+        for outcome in (Outcome.WORSE, Outcome.BETTER)
+    }
+
+
+def _regressions(by_machine: Mapping[str, Sequence[Track]]) -> bytes:
+    rows = [
+        {
+            "machine": machine,
+            "rig": one.rig,
+            "metric": one.line.metric,
+            "dimensions": dict(one.line.dimensions),
+            "page": f"{one.name}.html",
+            "before": _median(one.runs[-2][1]).value,
+            "after": _median(one.runs[-1][1]).value,
+            "unit": one.line.unit,
+            "records": [one.runs[-2][0].raw, one.runs[-1][0].raw],
+        }
+        for machine, found in by_machine.items()
+        for one in found
+        if one.last is Outcome.WORSE
+    ]
+    return chart.as_json({"schema": "coppice.regressions/1", "regressions": rows})
+
+
+PAGE = Page(_render, Nav("History", "history.html", 55, foot=True))

@@ -1,0 +1,21 @@
+"""For machines: an index, claims as CSV, JSON-LD, RO-Crate, an Atom feed, in-toto, a sitemap."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from harness.site import exports
+from harness.site.corpus import Corpus
+from harness.site.page import Asset, Item, Page
+
+
+def _render(corpus: Corpus) -> Iterator[Item]:
+    yield Asset("index.json", exports.index(corpus))
+    yield Asset("claims.csv", exports.claims_csv(corpus))
+    yield Asset("dataset.jsonld", exports.as_json(exports.dataset(corpus)))
+    yield Asset("ro-crate-metadata.json", exports.as_json(exports.crate(corpus)))
+    yield Asset("feed.xml", exports.feed(corpus))
+    yield Asset("statement.intoto.json", exports.as_json(exports.statement(corpus)))
+
+
+PAGE = Page(_render)

@@ -1,0 +1,96 @@
+"""One page per machine: its card, its claims' verdicts, its rigs over time, and all its records."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from harness.site import evidence
+from harness.site.corpus import Corpus, Entry, slug
+from harness.site.page import Asset, Document, Group, Item, Page
+from harness.site.run_page import rows_of
+
+A_PAGE = 150
+"""Records of one list; older ones stand on further pages, which do not change any more."""
+
+
+def pages_of(machine: str, entries: Sequence[Entry]) -> list[tuple[str, Sequence[Entry]]]:
+    """Addresses of a machine's lists with their records, newest first; the first is its page.
+
+    Cut from the oldest, so that a list that is full stays as it is.
+    """
+    parts = [entries[at : at + A_PAGE] for at in range(0, len(entries), A_PAGE)]
+    name = f"machines/{slug(machine)}"
+    older = [(f"{name}.{n}.html", part[::-1]) for n, part in enumerate(parts[:-1], 1)]
+    return [(f"{name}.html", parts[-1][::-1]), *reversed(older)]
+
+
+def _rigs(entries: Sequence[Entry]) -> dict[str, dict[str, object]]:
+    found: dict[str, dict[str, object]] = {}
+    for entry in entries:
+        one = found.setdefault(entry.brief.rig.id, {"first": entry.date, "runs": 0, "suspect": 0})
+        one["runs"] = int(str(one["runs"])) + 1
+        one["suspect"] = int(str(one["suspect"])) + (entry.brief.validity.status != "valid")
+        one["last"] = entry.date
+    return dict(sorted(found.items()))
+
+
+def _kernels(entries: Sequence[Entry]) -> list[tuple[str, str, str]]:
+    """What the machine ran, and from which day to which."""
+    found: list[tuple[str, str, str]] = []
+    for entry in entries:
+        name = f"{entry.brief.machine.os}, kernel {entry.brief.machine.kernel}"
+        if found and found[-1][0] == name:
+            found[-1] = (name, found[-1][1], entry.date)
+        else:
+            found.append((name, entry.date, entry.date))
+    return found[-20:]
+
+
+def _older(path: str, machine: str, part: Sequence[Entry], main: str) -> Iterator[Document | Asset]:
+    yield Document(
+        path,
+        "machine_more.html",
+        f"{part[0].brief.machine.name}: earlier runs",
+        "Earlier runs of one machine.",
+        {"rows": rows_of(part), "main": main, "machine": part[0].brief.machine},
+    )
+
+
+def _render(corpus: Corpus) -> Iterator[Item]:
+    for id, entries in corpus.machines.items():
+        (main, newest), *older = pages_of(id, entries)
+        claims = [
+            (claim, evidence.deciding(evidence.judged(corpus, claim, id)))
+            for claim in corpus.claims
+        ]
+        machine = entries[-1].brief.machine
+        yield Document(
+            main,
+            "machine.html",
+            machine.name,
+            f"Everything that was measured on {machine.name}.",
+            {
+                "machine": machine,
+                "emulated": entries[-1].brief.emulated,
+                "entries": entries,
+                "rows": rows_of(newest),
+                "older": [path for path, _ in older],
+                "rigs": _rigs(entries),
+                "kernels": _kernels(entries),
+                "claims": [(c, j) for c, j in claims if j and j.found],
+                "history": f"history/{slug(id)}.html",
+                "accelerators": sorted({e.brief.machine.accelerator or "none" for e in entries}),
+            },
+        )
+        for path, part in older:
+            inputs = [entry.brief.sha256 for entry in part]
+
+            def make(
+                path: str = path, part: Sequence[Entry] = part, id: str = id, main: str = main
+            ) -> Iterator[Document | Asset]:
+                return _older(path, id, part, main)
+
+            yield Group(path, inputs, make)
+
+
+PAGE = Page(_render)

@@ -1,0 +1,64 @@
+"""All numbers: the newest figure of every series, on one page, rig by rig, of one machine."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from harness.measure.record import Scalar
+from harness.site.brief import Line
+from harness.site.corpus import Corpus, Entry
+from harness.site.page import Document, Item, Nav, Page
+from harness.site.pages.history import DETAILS
+
+_MOST = 320
+"""Series on the page: it must load at once on a telephone."""
+
+Key = tuple[str, str, tuple[tuple[str, Scalar], ...]]
+
+
+def newest(corpus: Corpus, machine: str | None) -> dict[str, list[tuple[Entry, Line]]]:
+    """By rig, of each series the newest record of the full profile, else the newest of any."""
+    chosen: dict[Key, tuple[Entry, Line]] = {}
+    for entry in corpus.machines.get(machine or "", ()):
+        for line in entry.brief.lines:
+            if line.metric in DETAILS:
+                continue
+            key = (entry.brief.rig.id, line.metric, tuple(sorted(line.dimensions.items())))
+            before = chosen.get(key)
+            if before and before[0].brief.profile == "full" != entry.brief.profile:
+                continue
+            chosen[key] = (entry, line)
+    by_rig: dict[str, list[tuple[Entry, Line]]] = {}
+    for (rig, *_), found in chosen.items():
+        by_rig.setdefault(rig, []).append(found)
+    return dict(sorted(by_rig.items()))
+
+
+def _render(corpus: Corpus) -> Iterator[Item]:
+    found = newest(corpus, corpus.machine)
+    total = sum(map(len, found.values()))
+    # Where all are too many, every rig gives way in proportion.
+    share = min(1.0, _MOST / total) if total else 1.0
+    yield Document(
+        "numbers.html",
+        "numbers.html",
+        "All numbers",
+        "The newest figure of every series, rig by rig.",
+        {
+            "rigs": {
+                rig: (several[: max(8, int(len(several) * share))], len(several))
+                for rig, several in found.items()
+            },
+            "machine": corpus.machines[corpus.machine][-1].brief.machine
+            if corpus.machine
+            else None,
+            "others": [
+                (id, entries[-1].brief.machine)
+                for id, entries in corpus.machines.items()
+                if id != corpus.machine
+            ][:30],
+        },
+    )
+
+
+PAGE = Page(_render, Nav("Numbers", "numbers.html", 40))

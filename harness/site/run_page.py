@@ -1,0 +1,175 @@
+"""The files of one run: its page, the record itself, every sample as CSV, its main chart as SVG."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator, Mapping, Sequence
+
+from markupsafe import Markup
+
+from harness.claims.claims import Claim
+from harness.measure.record import RunRecord, Series
+from harness.site import chart, coldstart, figures
+from harness.site.brief import PERCENTILES, Brief, Line, fits
+from harness.site.chart_series import ecdf_chart, order_chart
+from harness.site.corpus import Entry
+from harness.site.page import Asset, Document
+
+_COLUMNS = ("p50", "p95", "p99", "min", "max")
+CHARTED = 3
+"""Samples from which a series has charts."""
+_A_PAGE = 10
+"""Series whose charts stand on one page at most; the rest follow on further pages."""
+_POINTS, _MOST = 2400, 600
+"""Points of all charts of a page together, and of one chart."""
+_ROWS = 200_000
+"""Samples of a run beyond which its CSV holds them no longer: the record does."""
+
+
+def headline(one: Brief) -> Line | None:
+    """The series that stands for a run in a list."""
+    for line in one.lines:
+        if line.metric == coldstart.HEADLINE:
+            return line
+    return one.lines[0] if one.lines else None
+
+
+def title(one: Brief) -> str:
+    """The rig and what distinguishes this run: dimensions that all of its series share."""
+    if not one.lines:
+        return one.rig.id
+    shared = [
+        f"{value}" if isinstance(value, str) else f"{name} {value}"
+        for name, value in one.lines[0].dimensions.items()
+        if name != "accelerator"
+        and value is not None
+        and all(line.dimensions.get(name) == value for line in one.lines)
+    ]
+    return ", ".join([one.rig.id, *shared])
+
+
+def speaks_to(one: Brief, claims: Sequence[Claim]) -> Sequence[Claim]:
+    """Claims that a series of this run can answer."""
+    return [
+        claim
+        for claim in claims
+        if any(
+            answer.rig == one.rig.id
+            and any(
+                line.metric == answer.metric and fits(line.dimensions, answer.where)
+                for line in one.lines
+            )
+            for answer in claim.answers
+        )
+    ]
+
+
+def _reasons(series: Series) -> dict[str, str]:
+    """Every reason for failure, with the attempts that it ended, counted from 1: 3, 7–9."""
+    by_reason: dict[str, list[int]] = {}
+    for failure in series.failures:
+        by_reason.setdefault(failure.reason, []).append(failure.index + 1)
+    return {reason: _ranges(sorted(set(found))) for reason, found in by_reason.items()}
+
+
+def _ranges(numbers: Sequence[int]) -> str:
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][1] + 1:
+            runs[-1][1] = number
+        else:
+            runs.append([number, number])
+    shown = [f"{low}" if low == high else f"{low}–{high}" for low, high in runs]
+    return ", ".join([*shown[:40], "…"] if len(shown) > 40 else shown)
+
+
+def files_of_run(
+    entry: Entry, content: bytes, claims: Sequence[Claim]
+) -> Iterator[Document | Asset]:
+    """Everything that the site has of one run; of this record and the claims' list alone."""
+    record = entry.record
+    charted = [
+        one
+        for one in record.series
+        if len(one.samples) >= CHARTED and not figures.withheld(entry, one)
+    ]
+    # The table of a record with many series takes the room of charts.
+    size = max(3, _A_PAGE - len(record.series) // 12)
+    parts = [charted[at : at + size] for at in range(0, len(charted), size)] or [[]]
+    stems = [entry.page, *(f"{entry.place.stem}.{n}.html" for n in range(2, len(parts) + 1))]
+    known = {id(one): stems[n] for n, part in enumerate(parts) for one in part}
+    first: Markup | None = None
+    for number, part in enumerate(parts):
+        charts = dict(_charts(entry, part))
+        if first is None:
+            first = next((drawn[0] for drawn in charts.values()), None)
+        yield Document(
+            stems[number],
+            "run.html" if number == 0 else "run_more.html",
+            title(entry.brief),
+            f"Run record {record.run_id}: provenance and every sample.",
+            {
+                "entry": entry,
+                "record": record,
+                "charts": charts,
+                "part": part,
+                "parts": stems,
+                "number": number,
+                "page_of": lambda one: known.get(id(one)),
+                "uncharted": [one for one in record.series if id(one) not in known],
+                "facts": sorted({*record.machine.before, *record.machine.after}),
+                "reasons": _reasons,
+                "columns": _COLUMNS,
+                "percentiles": PERCENTILES,
+                "claims": speaks_to(entry.brief, claims),
+                "has_picture": bool(charted),
+                "has_samples": _many(record) <= _ROWS,
+            },
+        )
+    yield Asset(entry.raw, content)
+    if _many(record) <= _ROWS:
+        yield Asset(f"{entry.place.stem}.csv", _csv(record))
+    if first is not None:
+        yield Asset(f"{entry.place.stem}.svg", chart.standalone(first))
+
+
+def _many(record: RunRecord) -> int:
+    return sum(len(one.samples) for one in record.series)
+
+
+def _charts(entry: Entry, part: Sequence[Series]) -> Iterator[tuple[str, tuple[Markup, Markup]]]:
+    most = min(_MOST, _POINTS // max(len(part), 1))
+    lines = {
+        id(one): line for one, line in zip(entry.record.series, entry.brief.lines, strict=True)
+    }
+    for one in part:
+        line = lines[id(one)]
+        name, known = line.anchor, line.estimates
+        order = order_chart(f"{name}.order", one, most, known)
+        yield name, (order, ecdf_chart(f"{name}.ecdf", one, most, known))
+
+
+def _csv(record: RunRecord) -> bytes:
+    """One line a sample, in measurement order: metric, its dimensions, place, value."""
+    names = sorted({name for one in record.series for name in one.dimensions})
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(["metric", *names, "unit", "sample", "value"])
+    for one in record.series:
+        facts = [chart.harmless(one.dimensions.get(name)) for name in names]
+        head = [chart.harmless(one.metric), *facts, one.unit]
+        writer.writerows([*head, at, repr(value)] for at, value in enumerate(one.samples))
+    return out.getvalue().encode()
+
+
+def rows_of(entries: Sequence[Entry]) -> Sequence[Mapping[str, object]]:
+    """What a list of runs shows of each."""
+    return [
+        {
+            "entry": entry,
+            "title": title(entry.brief),
+            "series": headline(entry.brief),
+        }
+        for entry in entries
+    ]

@@ -1,0 +1,275 @@
+"""The comparison: every substrate in one interleaved run, on the whole ladder, and what each takes.
+
+The columns are visited A B C … C B A, so that whatever changes on the host meanwhile falls on all
+of them. One record holds everything. It measures and never judges.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from pytest_benchmark.fixture import BenchmarkFixture
+
+from harness.errors import CoppiceError, NotEnoughMemory, UsageError
+from harness.host.memory import available_memory
+from harness.host.run import Run, cache_folder
+from harness.measure import memory_linux
+from harness.measure.benchmark import STOPWATCH
+from harness.measure.clock import LADDER, START, calibrated
+from harness.measure.findings import Findings
+from harness.measure.record import Clock, Image, Series
+from harness.rig import RigInfo
+from harness.rig_run import RigRun
+from harness.sandbox import comparison
+from harness.sandbox.comparison import COLUMNS, Column, Stand, held, kernel, marked, state_survives
+from harness.sandbox.fleet import Bounds, Fleet, admit, reason
+from harness.sandbox.ladder import RUNGS, Climb
+from harness.sandbox.oci.plain import run_echo
+from harness.sandbox.oci.substrate import OciSubstrate, OciTemplate
+from harness.sandbox.protocol import Tier
+
+PARTS = ("cc1", "cc10", "cc50", "memory", "facts")
+ENDS = ("first-reply", "first-exec", "first-touch")
+CONCURRENCIES = {"cc1": 1, "cc10": 10, "cc50": 50}
+RUNC = "oci-overlay"
+"""The column whose bundle plain `runc run` gets too."""
+HEAVY = ("vm",)
+"""Not in the quick profile, and never many at once: a boot takes most of a minute here."""
+HEAVY_VISITS, HEAVY_N = 2, 2
+REST_S = 1.0
+READINGS = 5
+
+# Visits of each column, per rung above concurrency 1 (see harness/sandbox/ladder.py).
+VISITS: Mapping[str, Mapping[str, int]] = {
+    "quick": {"cc1": 2, "cc10": 0, "cc50": 0},
+    "full": {"cc1": 24, "cc10": 8, "cc50": 2},
+}
+SIZES: Mapping[str, Sequence[int]] = {"quick": (2,), "full": (50, 200)}
+# Fleets are measured in the tier in which a sandbox is made for its caller and kept running.
+NO_FLEET = ("qemu", "oci-raw", "oci-net")
+FLEETS = (
+    *(one for one in COLUMNS if one.tier is Tier.FULL and one.substrate not in NO_FLEET),
+    Column("qemu", Tier.DURABLE_POOL),
+)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What of the comparison is run, and how often."""
+
+    parts: Sequence[str]
+    columns: Sequence[Column]
+    visits: Mapping[str, int]
+    sizes: Sequence[int]
+    rungs: Sequence[str]
+    """Those that are climbed to above concurrency 1."""
+
+
+def planned(options: Mapping[str, str], profile: str = "quick") -> Plan:
+    """What a caller asked for; UsageError when it makes no sense."""
+    parts = [one for one in options.get("part", "").split(",") if one] or list(PARTS)
+    rungs = [one for one in options.get("rungs", "").split(",") if one] or list(ENDS)
+    named = [one for one in options.get("columns", "").split(",") if one]
+    known = {str(one): one for one in COLUMNS}
+    try:
+        visits = int(options.get("visits", "0"))
+        sizes = [int(one) for one in options.get("n", "").split(",") if one] or SIZES[profile]
+    except ValueError as error:
+        raise UsageError(f"--visits or --n cannot be read: {error}") from error
+    for one, all in [
+        *((one, PARTS) for one in parts),
+        *((one, ENDS) for one in rungs),
+        *((one, tuple(known)) for one in named),
+    ]:
+        if one not in all:
+            raise UsageError(f"the comparison has no {one!r}", hint=f"there are {', '.join(all)}")
+    if visits < 0 or any(n < 1 for n in sizes):
+        raise UsageError("--visits and --n count sandboxes: at least one")
+    columns = [known[one] for one in named] or [
+        one for one in COLUMNS if profile == "full" or one.substrate not in HEAVY
+    ]
+    usual = VISITS[profile]
+    often = {part: visits if visits and usual[part] else usual[part] for part in CONCURRENCIES}
+    return Plan(parts, columns, often, sizes, rungs)
+
+
+RIG = RigInfo(
+    id="compare",
+    title="Comparison: every substrate in one interleaved run",
+    claims=("coppice-cold-start", "coppice-density", "cubesandbox-cold-start"),
+    substrates=(),
+    options={
+        "part": f"of the comparison: {', '.join(PARTS)}, or several",
+        "columns": "such as docker-full,qemu-durable-prewarm-pool",
+        "visits": "of each column, at each concurrency",
+        "rungs": f"that are climbed to above concurrency 1: {', '.join(ENDS)}",
+        "n": "how many sandboxes, such as 8,50",
+    },
+    check=planned,
+)
+
+
+def the_clock() -> Clock:
+    stops = {rung.name: rung.stop for rung in LADDER}
+    stops["plain-run"] = "`runc run` of an echo in the same bundle has ended"
+    return calibrated("compare", START, stops)
+
+
+def stands(
+    plan: Plan, run: Run, rig_run: RigRun, stack: ExitStack, series: list[Series]
+) -> list[Stand]:
+    """Every column that can run here; what cannot is recorded as that, with what would help."""
+    found, images, tools = [], dict[str, Image](), list[str]()
+    accelerator = None
+    most = max((CONCURRENCIES.get(one, 1) for one in plan.parts), default=1)
+    for column in plan.columns:
+        try:
+            stand = Stand(run, cache_folder(), column, stack, most)
+        except CoppiceError as error:
+            why = " ".join(str(error).split())
+            absent = Findings(substrate=column.substrate, tier=str(column.tier), reason=why)
+            absent.add("measured-here", "1", [0])
+            series += absent.series
+            continue
+        found.append(stand)
+        images |= {f"{one.name} {one.sha256}": one for one in stand.template.images}
+        tools += stand.substrate.tools
+        accelerator = accelerator or stand.template.accelerator
+    rig_run.prepared(list(images.values()), accelerator, sorted(set(tools)))
+    return found
+
+
+def there_and_back(stands: Sequence[Stand], visits: int) -> Iterator[Stand]:
+    """A B C C B A A B C …: every column as often as the others, and none always after the same."""
+    for number in range(visits):
+        yield from stands if number % 2 == 0 else reversed(stands)
+
+
+def cold_starts(plan: Plan, part: str, found: Sequence[Stand], run: Run) -> list[Series]:
+    """The ladder at one concurrency."""
+    concurrency, visits = CONCURRENCIES[part], plan.visits[part]
+    if concurrency > 1:
+        found = [one for one in found if one.column.substrate not in HEAVY]
+    series: list[Series] = []
+    for upto in (RUNGS[-1],) if concurrency == 1 else plan.rungs:
+        climbs: dict[Column, list[Climb]] = {one.column: [] for one in found}
+        plain: list[float] = []
+        for stand in there_and_back(found, visits):
+            done = climbs[stand.column]
+            if stand.column.substrate in HEAVY and len(done) >= HEAVY_VISITS:
+                continue
+            done += stand.visit(concurrency, upto)
+            if concurrency == 1 and stand.column == Column(RUNC, Tier.FULL):
+                plain.append(_plain(run, stand))
+        rungs = RUNGS if concurrency == 1 else RUNGS[:3] if upto == "first-reply" else (upto,)
+        for column, done in climbs.items():
+            findings = Findings(
+                substrate=column.substrate, tier=str(column.tier), concurrency=concurrency
+            )
+            failures = [(i, one.failure) for i, one in enumerate(done) if one.failure]
+            for rung in rungs:
+                times = [one.rungs[rung] for one in done if one.failure is None]
+                findings.add(rung, "s", times, failures)
+            series += findings.series
+        by_hand = Findings(program="runc", concurrency=concurrency)
+        by_hand.add("plain-run", "s", plain)
+        series += by_hand.series
+    return series
+
+
+def _plain(run: Run, stand: Stand) -> float:
+    assert isinstance(stand.substrate, OciSubstrate) and isinstance(stand.template, OciTemplate)
+    return run_echo(run, stand.substrate, stand.template, secrets.token_hex(8))
+
+
+def fleets(plan: Plan, found: Sequence[Stand], run: Run) -> list[Series]:
+    """Memory of N sandboxes that run, in three definitions, all together."""
+    series: list[Series] = []
+    for stand in found:
+        column = stand.column
+        if column not in FLEETS:
+            continue
+        for n in plan.sizes if column.substrate not in HEAVY else (HEAVY_N,):
+            findings = Findings(substrate=column.substrate, tier=str(column.tier), n=n)
+            _fleet(stand, n, run, findings)
+            series += findings.series
+    return series
+
+
+def _fleet(stand: Stand, n: int, run: Run, findings: Findings) -> None:
+    before, processes = memory_linux.read(), marked(run)
+    each = stand.substrate.memory_per_sandbox(stand.column.tier)
+    try:
+        admit(n, each, available_memory(), Bounds())
+    except NotEnoughMemory as refusal:
+        findings.add("host-change", "bytes", [], [(0, reason(refusal))])
+        return
+    with Fleet(stand.launch, each) as fleet:
+        came = fleet.bring_up(n)
+        time.sleep(REST_S)
+        after = [_read() for _ in range(READINGS)]
+        took = held(marked(run) - processes, fleet.sandboxes)
+        up = len(fleet.sandboxes)
+    findings.add("bring-up", "s", came.took, came.failures)
+    if up:
+        change = [before.to_be_had - one for one in after]
+        findings.add("host-change", "bytes", change, up=up)
+        findings.add("vmm-pss", "bytes", [took.outside], up=up)
+        findings.add("private-dirty", "bytes", [took.private_dirty], up=up)
+
+
+def _read() -> int:
+    time.sleep(0.1)
+    return memory_linux.read().to_be_had
+
+
+def inside(found: Sequence[Stand]) -> list[Series]:
+    """What sandboxes say of themselves: whose kernel they run on, what of them outlives memory."""
+    series: list[Series] = []
+    for stand in found:
+        findings = Findings(substrate=stand.column.substrate, tier=str(stand.column.tier))
+        try:
+            with comparison.alive(stand) as sandbox:
+                own, release = kernel(sandbox.agent.hello())
+            findings.add("own-kernel", "1", [int(own)], kernel=release)
+            findings.add("state-survives", "1", [int(state_survives(stand))])
+        except CoppiceError as error:
+            findings.add("own-kernel", "1", [], [(0, reason(error))])
+        series += findings.series
+    return series
+
+
+@pytest.mark.benchmark(timer=STOPWATCH)
+def test_compare(benchmark: BenchmarkFixture, run: Run, rig_run: RigRun, profile: str) -> None:
+    given = {name: rig_run.option(name) or "" for name in RIG.options}
+    plan = planned({name: value for name, value in given.items() if value}, profile)
+    series: list[Series] = []
+    with ExitStack() as stack:
+        found = stands(plan, run, rig_run, stack, series)
+        for stand in found:  # warm: what each reads is in memory
+            if stand.column.substrate not in HEAVY:
+                stand.visit(1, "first-exec")
+        rig_run.begin()
+        for part in plan.parts:
+            if part in CONCURRENCIES and plan.visits[part]:
+                series += cold_starts(plan, part, found, run)
+        if "facts" in plan.parts:
+            light = [one for one in found if one.column.substrate not in HEAVY]
+            series += inside(light if profile == "quick" else found)
+        if "memory" in plan.parts:
+            series += fleets(plan, found, run)
+        rig_run.end()
+    options = [f"--profile {profile}"] if profile != "quick" else []
+    options += [f"--{name} {value}" for name, value in given.items() if value]
+    task = " -- ".join(["mise run bench:compare", *([" ".join(options)] if options else [])])
+    record = rig_run.write(RIG, Path(__file__), series, the_clock(), task=task)
+    replies = [one for one in series if one.metric == "first-reply" and one.samples]
+    if replies:
+        rig_run.deliver(benchmark, replies[0], record)
+    assert any(one.samples for one in series), "no column could be measured"

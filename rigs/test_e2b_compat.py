@@ -1,0 +1,114 @@
+"""Which of E2B's operations work over this gateway, with which versions of the unmodified SDK.
+
+Each version runs in an environment of its own and calls every operation for real, with its result
+checked (harness/gateway/compat). A cell is 1 when the call did what it shall, else 0 with the SDK's
+own message; what a version does not have has no cell.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pytest_benchmark.fixture import BenchmarkFixture
+
+from harness.errors import SandboxError, Unsupported, UsageError
+from harness.gateway.compat.environments import Sdk, all_sdks, newest
+from harness.gateway.requirements import requirements
+from harness.gateway.rigging import Running, gateway
+from harness.host.run import Run, cache_folder
+from harness.measure.benchmark import STOPWATCH
+from harness.measure.clock import calibrated
+from harness.measure.collector import Collector
+from harness.measure.record import Clock
+from harness.rig import RigInfo
+from harness.rig_run import RigRun
+
+
+def chosen(options: Mapping[str, str], profile: str = "quick") -> Sequence[Sdk]:
+    """The SDKs that the options name: of the quick profile the newest alone."""
+    named = options.get("sdk")
+    if not named:
+        return all_sdks() if profile == "full" else [newest()]
+    by = {one.name: one for one in all_sdks()}
+    unknown = [one for one in named.split(",") if one not in by]
+    if unknown:
+        raise UsageError(f"no SDK is called {unknown[0]!r}; there are {', '.join(by)}")
+    return [by[one] for one in named.split(",")]
+
+
+RIG = RigInfo(
+    id="e2b-compat",
+    title="E2B operations by SDK version",
+    claims=("coppice-e2b-sdk", "cubesandbox-e2b-compat"),
+    substrates=(),
+    tools=("qemu-system-x86_64",),
+    requirements=requirements,
+    options={"sdk": "only these SDKs, as python-2.51.0,javascript-…"},
+    check=chosen,
+)
+LIMIT_S = 400.0
+
+
+def cells(sdk: Sdk, served: Running) -> Iterator[Mapping[str, Any]]:
+    """What the probe says of every operation, from one run with this SDK."""
+    words = sdk.command(cache_folder())
+    kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
+    done = subprocess.run(
+        words, env={**kept, **served.variables}, capture_output=True, timeout=LIMIT_S
+    )
+    lines = done.stdout.decode().splitlines()
+    if not lines:
+        said = done.stderr.decode(errors="replace").strip()[-600:]
+        raise SandboxError(f"the probe of {sdk.name} said nothing: {said}")
+    for line in lines:
+        yield json.loads(line)
+
+
+@pytest.mark.benchmark(timer=STOPWATCH)
+@pytest.mark.timeout(3600)
+def test_e2b_compat(benchmark: BenchmarkFixture, run: Run, rig_run: RigRun, profile: str) -> None:
+    given = {"sdk": rig_run.option("sdk") or ""}
+    into = Collector()
+    missing = []
+    with gateway(run, "--pool", "4") as served:
+        rig_run.prepared((), None, RIG.tools)
+        rig_run.begin()
+        for sdk in chosen(given, profile):
+            try:
+                found = list(cells(sdk, served))
+            except Unsupported as error:
+                missing.append(str(error))
+                continue
+            for cell in found:
+                if cell.get("absent"):
+                    continue
+                what = {"sdk": sdk.name, "operation": cell["operation"], "plane": cell["plane"]}
+                if cell["works"]:
+                    into.add("endpoint", [1.0], what, "1", "higher")
+                else:
+                    into.add("endpoint", [0.0], what, "1", "higher")
+                    into.fail("endpoint", cell["message"], what, "1", "higher")
+        rig_run.end()
+    series = into.series()
+    if not series:
+        raise Unsupported("; ".join(missing))
+    options = "" if profile == "quick" else f" -- --profile {profile}"
+    task = f"mise run bench:e2b-compat{options}"
+    record = rig_run.write(RIG, Path(__file__), series, clock(), task)
+    score = replace(series[0], samples=[one.samples[0] for one in series])
+    rig_run.deliver(benchmark, score, record)
+
+
+def clock() -> Clock:
+    return calibrated(
+        "e2b-call",
+        "a call of the SDK",
+        {"endpoint": "its result: 1 where it is what it shall be"},
+    )

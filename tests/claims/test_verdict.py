@@ -1,0 +1,146 @@
+"""Every verdict, and the rules between them."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from harness.claims import claims, published, verdict
+from harness.claims.claims import Answer, Claim, ClaimError
+from harness.claims.verdict import Evidence, Verdict, judge
+
+PUBLISHED = Path(__file__).parents[2] / "results/published"
+FIGURES = published.load(PUBLISHED)
+FIGURE = next(one for one in FIGURES if one.id == "coppice.net.rtt-p50")
+ANSWER = Answer(
+    "net-rtt", "rtt", "p50", "at-most", True, "the same clock", "mise run bench:net-rtt"
+)
+CLAIM = Claim("a", "A claim", "7 µs", FIGURE, "netperf", [ANSWER])
+BOUND = 7e-6
+
+
+def around(centre: float, n: int = 100, seed: int = 1) -> list[float]:
+    chance = random.Random(seed)
+    return [centre * chance.lognormvariate(0, 0.05) for _ in range(n)]
+
+
+def test_supported_and_contradicted_need_the_whole_interval_on_one_side() -> None:
+    assert judge(CLAIM, ANSWER, Evidence(around(0.8 * BOUND))).verdict is Verdict.SUPPORTED
+    assert judge(CLAIM, ANSWER, Evidence(around(1.2 * BOUND))).verdict is Verdict.CONTRADICTED
+    higher = replace(ANSWER, holds="at-least")
+    assert judge(CLAIM, higher, Evidence(around(1.2 * BOUND))).verdict is Verdict.SUPPORTED
+    assert judge(CLAIM, higher, Evidence(around(0.8 * BOUND))).verdict is Verdict.CONTRADICTED
+
+
+def test_inconclusive_says_what_it_would_take() -> None:
+    found = judge(CLAIM, ANSWER, Evidence(around(1.003 * BOUND)))
+    assert found.verdict is Verdict.INCONCLUSIVE and found.needed and found.needed > 100
+    enough = judge(CLAIM, ANSWER, Evidence(around(1.003 * BOUND, 4 * found.needed, 2)))
+    assert enough.verdict is Verdict.CONTRADICTED
+    few = judge(CLAIM, ANSWER, Evidence(around(0.5 * BOUND, 3)))
+    assert (few.verdict, few.needed) == (Verdict.INCONCLUSIVE, 6)
+    tail = judge(CLAIM, replace(ANSWER, statistic="p99"), Evidence(around(0.5 * BOUND, 100)))
+    assert tail.verdict is Verdict.INCONCLUSIVE and tail.needed and tail.needed >= 368
+    equal = judge(CLAIM, ANSWER, Evidence([BOUND * (0.9 + 0.002 * k) for k in range(1, 101)]))
+    assert (equal.verdict, equal.needed) == (Verdict.INCONCLUSIVE, None)
+
+
+def test_another_clock_concludes_nothing_however_far_apart() -> None:
+    other = replace(ANSWER, comparable=False, why="its clock could not be read")
+    found = judge(CLAIM, other, Evidence(around(BOUND / 100)))
+    assert found.verdict is Verdict.NOT_COMPARABLE and found.estimate
+    assert found.reasons[0] == "its clock could not be read"
+
+
+@pytest.mark.parametrize(
+    ("evidence", "words"),
+    [
+        (None, "no record"),
+        (Evidence([], 3), "all 3 attempts failed"),
+        (Evidence([]), "nothing was tried"),
+        (Evidence([1.0, 1.0], 1, told=False), "it works: 2 of 3"),
+    ],
+)
+def test_not_measured_says_why(evidence: Evidence | None, words: str) -> None:
+    found = judge(CLAIM, ANSWER, evidence)
+    assert found.verdict is Verdict.NOT_MEASURED and found.estimate is None
+    assert words in found.reasons[0]
+
+
+def test_a_disturbed_run_decides_nothing() -> None:
+    for status in ("suspect", "failed"):
+        found = judge(CLAIM, ANSWER, Evidence(around(0.1 * BOUND), validity=status))
+        assert found.verdict is Verdict.INCONCLUSIVE and status in found.reasons[0]
+
+
+def test_a_stale_record_keeps_the_verdict_of_its_day_beside_it() -> None:
+    stale = Evidence(around(0.8 * BOUND), stale=("the rig has changed since",))
+    found = judge(CLAIM, ANSWER, stale)
+    assert (found.verdict, found.was) == (Verdict.STALE, Verdict.SUPPORTED)
+    assert found.reasons == ("the rig has changed since",)
+    assert verdict.age("2026-01-01", "2026-11-25") == "measured 328 days ago"
+    assert verdict.age("2026-11-01", "2026-11-25") is None
+
+
+def test_counts_are_exact_and_divided_sums_are_divided() -> None:
+    none = replace(ANSWER, statistic="sum", bound=0.0)
+    assert judge(CLAIM, none, Evidence([0.0] * 5)).verdict is Verdict.SUPPORTED
+    assert judge(CLAIM, none, Evidence([0.0, 1.0])).verdict is Verdict.CONTRADICTED
+    count = replace(ANSWER, statistic="count", holds="at-least", bound=3.0)
+    assert judge(CLAIM, count, Evidence([1.0] * 3)).verdict is Verdict.SUPPORTED
+    each = judge(CLAIM, ANSWER, Evidence(around(8 * BOUND), divisor=10))
+    assert each.verdict is Verdict.SUPPORTED
+    assert each.estimate and 0.7 * BOUND < each.estimate.value < 0.9 * BOUND
+    mean = judge(CLAIM, replace(ANSWER, statistic="mean"), Evidence(around(0.8 * BOUND)))
+    assert mean.verdict is Verdict.SUPPORTED
+
+
+def test_the_first_answer_with_a_verdict_on_the_merits_decides() -> None:
+    missing = verdict.Finding(Verdict.NOT_MEASURED)
+    other = verdict.Finding(Verdict.NOT_COMPARABLE)
+    good = verdict.Finding(Verdict.SUPPORTED)
+    bad = verdict.Finding(Verdict.CONTRADICTED)
+    assert verdict.deciding([missing, other, bad, good]) is bad
+    assert verdict.deciding([missing, other]) is other
+    assert verdict.deciding([missing]) is missing
+    assert verdict.deciding([]).verdict is Verdict.NOT_MEASURED
+
+
+def test_every_claim_of_ours_is_whole_and_every_front_page_claim_is_there() -> None:
+    found = claims.load(FIGURES)
+    assert len({one.id for one in found}) == len(found) >= 25
+    assert sum(one.front for one in found) >= 15
+    for one in found:
+        assert one.quote and one.figure.source.startswith("https://")
+        assert one.answers, one.id
+        assert all(answer.task.startswith("mise run bench:") for answer in one.answers)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("- {id: a}", "missing"),
+        ("- 1", "must be a mapping"),
+        ("- {id: a, title: t, quote: q, figure: none.such, uses: u}", "no published figure"),
+        ("- {id: a, title: t, quote: q, figure: coppice.refill, uses: u, colour: x}", "unknown"),
+        (
+            "- {id: a, title: t, quote: q, figure: coppice.refill, uses: u, answers: [{rig: x}]}",
+            "an answer is wrong",
+        ),
+        ("- {id: a, title: t, quote: q, figure: coppice.refill, uses: u}\n" * 2, "is taken"),
+        ("- [", "not YAML"),
+        (
+            "- {id: a, title: t, quote: q, figure: coppice.policy.enforcement, uses: u, answers: ["
+            "{rig: r, metric: m, statistic: p50, holds: at-most, comparable: true, why: w,"
+            " task: t}]}",
+            "give m a bound",
+        ),
+    ],
+)
+def test_an_entry_that_is_wrong_is_named(tmp_path: Path, text: str, words: str) -> None:
+    (tmp_path / "claims.yaml").write_text(text)
+    with pytest.raises(ClaimError, match=words):
+        claims.load(FIGURES, tmp_path / "claims.yaml")

@@ -1,0 +1,149 @@
+"""`coppice compare` and `coppice run --interleave`, on made-up records and on the noop rig."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+
+from harness.cli import main
+from harness.measure import record, selection
+from harness.measure.comparison import Thresholds
+from harness.measure.record import Series
+from tests.site import factory
+
+
+def _series(scale: float, many: int, seed: str, **dimensions: record.Scalar) -> Series:
+    samples = factory.samples(0.01 * scale, many, seed)
+    return Series(
+        "first-reply", "s", "lower", {"tier": "full", **dimensions}, "closed", (), samples
+    )
+
+
+def _store(results: Path, *series: Series, day: int, commit: str = "a", env: str = "") -> Path:
+    base = factory.cold_start("full", day=day, seed=f"{day}{commit}{env}")
+    environment = {selection.INTERLEAVE: env} if env else {}
+    made = dataclasses.replace(
+        base,
+        series=series,
+        git=dataclasses.replace(base.git, commit=commit * 40),
+        command=dataclasses.replace(base.command, env=environment),
+    )
+    return record.write(made, results)
+
+
+def test_two_records_as_a_table_and_an_exit_code(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    old = _store(tmp_path, _series(1.0, 60, "a"), day=1)
+    new = _store(tmp_path, _series(1.5, 60, "b"), day=2)
+    assert main(["compare", str(old), str(new)]) == 1
+    out = capsys.readouterr().out
+    assert "worse (n 60, 60)" in out and "first-reply" in out
+    assert main(["compare", str(new), str(old)]) == 0
+    assert main(["compare", str(new), str(old), "--fail-on", "different"]) == 1
+    assert main(["compare", str(old), str(new), "--fail-on", "never"]) == 0
+    assert main(["compare", str(old), str(new), "--relative", "0.9"]) == 0
+    assert main(["compare", str(old), str(old)]) == 0
+
+
+def test_commits_and_configurations_as_json(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for day, commit in ((1, "a"), (2, "b"), (3, "b")):
+        both = [_series(1, 40, f"{day}{n}", n=n) for n in (1, 10)]
+        _store(tmp_path, *both, day=day, commit=commit)
+    command = ["compare", "commit=aaaa", "commit=bbbb", "--results", str(tmp_path), "--json"]
+    assert main(command) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [row["dimensions"]["n"] for row in found["rows"]] == [1, 10]
+    # Of several runs that fit, the newest: never pooled.
+    assert [len(row["records"][1]) for row in found["rows"]] == [1, 1]
+    assert found["rows"][0]["records"][1][0].startswith("20261103")
+    assert {row["outcome"] for row in found["rows"]} == {"no difference"}
+    assert main(["compare", "n=1", "n=10", "--results", str(tmp_path), "--json"]) == 0
+    (row,) = json.loads(capsys.readouterr().out)["rows"]
+    assert "n" not in row["dimensions"] and row["dimensions"]["tier"] == "full"
+
+
+def test_a_side_that_mixes_configurations_is_matched_and_not_guessed(tmp_path: Path) -> None:
+    several = [_series(1, 9, f"x{n}", n=n) for n in (1, 10)]
+    _store(tmp_path, *several, day=1, commit="a")
+    _store(tmp_path, _series(1, 9, "y", n=10), day=2, commit="b")
+    a = selection.select("commit=aaaa", tmp_path)
+    b = selection.select("commit=bbbb,n=10", tmp_path)
+    (row,) = selection.compared(a, b, Thresholds())
+    assert row.dimensions["n"] == 10
+
+
+def test_turns_are_compared_round_by_round(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number in range(9):
+        level = 1 + number  # the host gets slower and slower
+        for arm, scale in (("a", 1.0), ("b", 1.2)):
+            one = _series(level * scale, 25, f"{number}{arm}")
+            _store(tmp_path, one, day=1 + number, env=f"s1/{arm}/{number}")
+    argv = ["compare", "interleave=s1/a", "interleave=s1/b", "--results", str(tmp_path)]
+    assert main(argv) == 1
+    assert "worse (9 rounds)" in capsys.readouterr().out
+    # Without turns, drift hides it.
+    ends = selection.select("20261101", tmp_path), selection.select("20261101", tmp_path)
+    assert ends[0].found
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "words"),
+    [
+        ("tier=none", "tier=full", "no record fits"),
+        ("nothing", "tier=full", "no record fits"),
+        ("tier=", "tier=full", "no selector"),
+        ("n=1", "rig=cold-start,tier=durable-pool", "no record fits"),
+    ],
+)
+def test_what_cannot_be_compared_says_why(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], a: str, b: str, words: str
+) -> None:
+    _store(tmp_path, _series(1, 9, "a", n=1), day=1)
+    assert main(["compare", a, b, "--results", str(tmp_path)]) == 64
+    assert words in capsys.readouterr().err
+
+
+def test_nothing_in_common(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    one = _store(tmp_path, _series(1, 9, "a"), day=1)
+    other = Series("throughput", "bytes/s", "higher", {}, "closed", (), [1e9] * 9)
+    two = _store(tmp_path, other, day=2)
+    assert main(["compare", str(one), str(two)]) == 64
+    assert "no series in common" in capsys.readouterr().err
+
+
+def test_interleaved_runs_take_turns_and_say_so(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    arms = ["COPPICE_ARM=one,substrate=noop", "COPPICE_ARM=two,substrate=noop"]
+    argv = ["run", "cold-start", "--tier", "durable-prewarm-pool", "--concurrency", "1"]
+    assert main([*argv, "--results", str(tmp_path), "--rounds", "2", "--interleave", *arms]) == 0
+    out = capfd.readouterr().out
+    assert "coppice compare interleave=" in out and "(2 rounds)" in out
+    turns = []
+    for path in record.find(tmp_path):
+        made = record.load(path)
+        if made.series[0].dimensions.get("vmm") in (None, "waits"):
+            turns.append((made.command.env["COPPICE_ARM"], selection.turn(made)))
+    turns.sort(key=lambda one: (one[1] or ("", "", 0))[2])
+    assert len(turns) == 4
+    assert {arm: {turn[1] for name, turn in turns if turn and name == arm} for arm, _ in turns} == {
+        "one": {"a"},
+        "two": {"b"},
+    }
+
+
+@pytest.mark.parametrize("arm", ["tier", "colour=red", "vmm=spawned"])
+def test_a_configuration_that_nobody_knows(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], arm: str
+) -> None:
+    argv = ["run", "cold-start", "--results", str(tmp_path), "--interleave", arm, "tier=full"]
+    assert main(argv) == 64
+    assert "--interleave" in capsys.readouterr().err

@@ -1,0 +1,378 @@
+"""Hosts for contract tests: one that plays a transcript, one that records it, and one that is
+written from documentation. Each fails on a command that it does not know.
+
+A transcript is a JSON file in tests/transcripts/: `about`, `host`, `recorded` (true: these are real
+commands with their real output), and `events` in the order in which they happened. What differs
+from run to run (names that are drawn, sizes in bytes of what is built) is written as `*`.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import re
+import signal
+import socket
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from harness.errors import CommandFailed
+from harness.guest.protocol import Decoder, Kind, Tag, encode, siphash
+from harness.host.protocol import Done, Host, Started
+
+TRANSCRIPTS = Path(__file__).parents[1] / "transcripts"
+_DRAWN = (
+    (re.compile(r"\.building-[0-9a-f]{8}"), ".building-*"),
+    (re.compile(r"coppice-[0-9a-f]{8}-doctor"), "coppice-*-doctor"),
+    (re.compile(r"\.half-[0-9a-f-]+"), ".half-*"),
+)
+
+
+def fixed(text: str) -> str:
+    """Text without what is drawn anew each time."""
+    for pattern, instead in _DRAWN:
+        text = pattern.sub(instead, text)
+    return text
+
+
+class Guest(threading.Thread):
+    """Stands for an agent at the other end of a line: what it computes no transcript can hold.
+
+    It answers nonces under its key, takes an identity, echoes what it is told to run, and writes
+    the words that it is told to touch. `alive` cleared: it answers nobody, as when it is stopped.
+    """
+
+    def __init__(self, line: socket.socket, *, greets: bool) -> None:
+        super().__init__(daemon=True)
+        self._line = line
+        self._greets = greets
+        self._key = bytes(16)
+        self.runs = threading.Event()
+        self.runs.set()
+        self.hostname = ""
+
+    def run(self) -> None:
+        decoder = Decoder()
+        try:
+            if self._greets:
+                self._line.sendall(encode(Kind.HELLO, 0))
+            while data := self._line.recv(1 << 16):
+                self.runs.wait()
+                for frame in decoder.feed(data):
+                    for answer in self._answer(Kind(frame.kind), frame.id, frame.payload):
+                        self._line.sendall(answer)
+        except OSError:
+            pass  # the harness has hung up
+        finally:
+            self._line.close()
+
+    def _answer(self, kind: Kind, id: int, payload: bytes) -> Sequence[bytes]:
+        if kind is Kind.PING:
+            signed = siphash(self._key, payload[8:])
+            return [encode(Kind.ANSWER, id, signed.to_bytes(8, "little") + bytes(16))]
+        if kind is Kind.IDENTITY:
+            fields = _fields(payload)
+            self._key = fields.get(Tag.KEY, [self._key])[0]
+            self.hostname = fields.get(Tag.HOSTNAME, [b""])[0].decode() or self.hostname
+            return [encode(Kind.ANSWER, id)]
+        if kind is Kind.EXEC:
+            words = _fields(payload)[Tag.ARG][1:]
+            return [
+                encode(Kind.STDOUT, id, b" ".join(words) + b"\n"),
+                encode(Kind.EXIT, id, bytes(8)),
+            ]
+        if kind is Kind.TOUCH:
+            mib, first = (
+                int.from_bytes(payload[:4], "little"),
+                int.from_bytes(payload[4:], "little"),
+            )
+            total = sum(range(first, first + mib * 256)) % (1 << 64)
+            return [encode(Kind.ANSWER, id, total.to_bytes(8, "little"))]
+        if kind is Kind.HELLO:
+            return [encode(Kind.ANSWER, id, f"boot_id=guest\nhostname={self.hostname}\n".encode())]
+        return [encode(Kind.ANSWER, id)]
+
+
+def _fields(payload: bytes) -> dict[int, list[bytes]]:
+    found: dict[int, list[bytes]] = {}
+    while payload:
+        length = int.from_bytes(payload[1:5], "little")
+        found.setdefault(payload[0], []).append(payload[5 : 5 + length])
+        payload = payload[5 + length :]
+    return found
+
+
+class ScriptedProcess:
+    """Implements `Started`: a guest that answers, or a process that ended with `code`."""
+
+    def __init__(self, pid: int, guest: Callable[[socket.socket], Guest] | None, code: int | None,
+                 said: str = "") -> None:  # fmt: skip
+        self.pid = pid
+        self.code = code
+        self._said = said
+        self.line, far = socket.socketpair()
+        self.guest = guest(far) if guest and code is None else None
+        if self.guest:
+            self.guest.start()
+        else:
+            far.close()
+
+    def poll(self) -> int | None:
+        return self.code
+
+    def said(self) -> str:
+        return self._said
+
+    def end(self) -> None:
+        if self.guest:
+            self.guest.runs.set()
+        self.line.close()
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a program prints and ends with."""
+
+    stdout: str = ""
+    code: int = 0
+    stderr: str = ""
+
+
+class Unknown(AssertionError):
+    """A command that the script does not know."""
+
+
+@dataclass
+class Documented:
+    """Implements `Host`, written from documentation and known facts, NOT recorded.
+
+    `answers` are patterns of whole command lines; the first that matches holds. `files` are
+    there to be got. `starts` are patterns of what may be started: a code that it ended with at
+    once, or None for a guest that answers.
+    """
+
+    answers: Sequence[tuple[str, Answer | Callable[[re.Match[str]], Answer]]]
+    files: dict[str, bytes] = field(default_factory=dict)
+    starts: Sequence[tuple[str, int | None]] = ()
+    name: str = "a documented FreeBSD"
+    folder: str = "/var/run/coppice/run"
+    clock: str = "none"
+    log: list[str] = field(default_factory=list)
+    stdins: dict[str, str] = field(default_factory=dict)
+    processes: list[ScriptedProcess] = field(default_factory=list)
+
+    def run(self, argv: Sequence[str], *, stdin: bytes = b"", timeout_s: float = 60.0) -> Done:
+        words = fixed(" ".join(argv))
+        self.log.append(words)
+        if stdin:
+            self.stdins[words] = stdin.decode()
+        self._move_files(argv)
+        if argv[:2] == ["test", "-e"]:
+            return Done(argv, 0 if argv[2] in self.files else 1, b"", b"", 0.0, 0.0)
+        for pattern, answer in self.answers:
+            if found := re.fullmatch(pattern, words, re.S):
+                given = answer if isinstance(answer, Answer) else answer(found)
+                if "--suspend=" in words and given.code in (0, 64):
+                    self.processes[-1].code = 0  # it ends with its checkpoint
+                return Done(
+                    argv, given.code, given.stdout.encode(), given.stderr.encode(), 0.0, 0.0
+                )
+        raise Unknown(f"the script does not know: {words}")
+
+    def _move_files(self, argv: Sequence[str]) -> None:
+        """What was put there moves and goes with its folder."""
+        if argv[0] in ("mv", "rm"):
+            for path in [one for one in self.files if one.startswith(f"{argv[2]}/")]:
+                content = self.files.pop(path)
+                if argv[0] == "mv":
+                    self.files[argv[3] + path.removeprefix(argv[2])] = content
+
+    def put(self, content: bytes | Path, path: str, mode: int = 0o644) -> None:
+        self.log.append(f"put {fixed(path)}")
+        self.files[path] = content.read_bytes() if isinstance(content, Path) else content
+
+    def get(self, path: str) -> bytes:
+        self.log.append(f"get {fixed(path)}")
+        if path not in self.files:
+            raise CommandFailed(f"cat {path}: No such file or directory", 1, "No such file")
+        return self.files[path]
+
+    def start(
+        self, argv: Sequence[str], name: str, env: Mapping[str, str] | None = None
+    ) -> ScriptedProcess:
+        words = " ".join(argv)
+        self.log.append(f"start {words}")
+        for pattern, code in self.starts:
+            if re.fullmatch(pattern, words):
+                process = ScriptedProcess(
+                    1000 + len(self.processes),
+                    functools.partial(Guest, greets=" -r " not in words),
+                    code,
+                    "vm exit: it was told so" if code is not None else "",
+                )
+                self.processes.append(process)
+                return process
+        raise Unknown(f"the script does not know how to start: {words}")
+
+    def signal(self, process: Started, number: int) -> None:
+        assert isinstance(process, ScriptedProcess)
+        self.log.append(f"signal {signal.Signals(number).name}")
+        if process.guest:
+            (process.guest.runs.clear if number == signal.SIGSTOP else process.guest.runs.set)()
+
+    def at(self, pattern: str) -> int:
+        """Where in the log the first line is that matches."""
+        for number, line in enumerate(self.log):
+            if re.search(pattern, line):
+                return number
+        raise AssertionError(f"{pattern!r} was never run:\n" + "\n".join(self.log))
+
+
+class Recording:
+    """Implements `Host` before a real one, and keeps all that was asked and said."""
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+        self.name, self.folder, self.clock = host.name, host.folder, host.clock
+        self.events: list[dict[str, Any]] = []
+
+    def run(self, argv: Sequence[str], *, stdin: bytes = b"", timeout_s: float = 60.0) -> Done:
+        done = self._host.run(argv, stdin=stdin, timeout_s=timeout_s)
+        self.events.append(
+            {"run": list(argv), "stdin": _text(stdin), "code": done.code,
+             "stdout": _text(done.stdout), "stderr": _text(done.stderr),
+             "seconds": round(done.ended - done.started, 3)}
+        )  # fmt: skip
+        return done
+
+    def put(self, content: bytes | Path, path: str, mode: int = 0o644) -> None:
+        self._host.put(content, path, mode)
+        self.events.append({"put": path, "mode": mode})
+
+    def get(self, path: str) -> bytes:
+        content = self._host.get(path)
+        self.events.append({"get": path, "content": _text(content)})
+        return content
+
+    def start(
+        self, argv: Sequence[str], name: str, env: Mapping[str, str] | None = None
+    ) -> Started:
+        process = self._host.start(argv, name, env)
+        self.events.append({"start": list(argv), "name": name})
+        return _Recorded(self, process)
+
+    def signal(self, process: Started, number: int) -> None:
+        assert isinstance(process, _Recorded)
+        self._host.signal(process.real, number)
+        self.events.append({"signal": signal.Signals(number).name})
+
+    def save(self, path: Path, about: str, host: str) -> None:
+        whole = {
+            "about": about, "host": host, "folder": self.folder, "recorded": True,
+            "events": self.events,
+        }  # fmt: skip
+        path.write_text(json.dumps(whole, indent=1) + "\n")
+
+
+class _Recorded:
+    """A started process whose words are kept; what is said on its line is not."""
+
+    def __init__(self, recording: Recording, real: Started) -> None:
+        self.real = real
+        self.pid, self.line = real.pid, real.line
+        self._recording = recording
+
+    def poll(self) -> int | None:
+        code = self.real.poll()
+        self._recording.events.append({"poll": code})
+        return code
+
+    def said(self) -> str:
+        said = self.real.said()
+        self._recording.events.append({"said": said})
+        return said
+
+    def end(self) -> None:
+        self.real.end()
+        self._recording.events.append({"end": True})
+
+
+def _text(data: bytes) -> str:
+    return data.decode("latin-1")
+
+
+class Replay:
+    """Implements `Host` from a transcript: the same commands in the same order, or it fails."""
+
+    def __init__(self, path: Path) -> None:
+        whole = json.loads(path.read_text())
+        assert whole["recorded"] is True, "what was not recorded is no transcript"
+        self.host = whole["host"]
+        self.name, self.folder = f"the transcript {path.name}", whole.get("folder", "/tmp/run")
+        self.clock = "recorded"
+        self._events: list[dict[str, Any]] = whole["events"]
+        self._next = 0
+
+    def _take(self, kind: str, asked: str) -> dict[str, Any]:
+        if self._next == len(self._events):
+            raise Unknown(f"the transcript has ended, and was asked to {kind} {asked}")
+        event = self._events[self._next]
+        told = event.get(kind)
+        if isinstance(told, list):
+            told = " ".join(told)
+        if kind not in event or fixed(str(told)) != fixed(asked):
+            raise Unknown(f"asked to {kind} {asked}; the transcript goes on with {event}")
+        self._next += 1
+        return event
+
+    @property
+    def ended(self) -> bool:
+        return self._next == len(self._events)
+
+    def run(self, argv: Sequence[str], *, stdin: bytes = b"", timeout_s: float = 60.0) -> Done:
+        event = self._take("run", " ".join(argv))
+        assert fixed(_text(stdin)) == fixed(event["stdin"]), f"{argv} was given something else"
+        out, err = (event[name].encode("latin-1") for name in ("stdout", "stderr"))
+        return Done(argv, event["code"], out, err, 0.0, event.get("seconds", 0.0))
+
+    def put(self, content: bytes | Path, path: str, mode: int = 0o644) -> None:
+        self._take("put", path)
+
+    def get(self, path: str) -> bytes:
+        content: str = self._take("get", path)["content"]
+        return content.encode("latin-1")
+
+    def start(
+        self, argv: Sequence[str], name: str, env: Mapping[str, str] | None = None
+    ) -> Started:
+        self._take("start", " ".join(argv))
+        return _Replayed(self, functools.partial(Guest, greets="-r" not in argv))
+
+    def signal(self, process: Started, number: int) -> None:
+        self._take("signal", signal.Signals(number).name)
+        assert isinstance(process, _Replayed)
+        if process.guest:
+            (process.guest.runs.clear if number == signal.SIGSTOP else process.guest.runs.set)()
+
+
+class _Replayed(ScriptedProcess):
+    def __init__(self, replay: Replay, guest: Callable[[socket.socket], Guest]) -> None:
+        super().__init__(4242, guest, None)
+        self._replay = replay
+
+    def poll(self) -> int | None:
+        code: int | None = self._replay._events[self._replay._next].get("poll")
+        self._replay._next += 1
+        return code
+
+    def said(self) -> str:
+        text: str = self._replay._events[self._replay._next]["said"]
+        self._replay._next += 1
+        return text
+
+    def end(self) -> None:
+        super().end()
+        self._replay._take("end", "True")

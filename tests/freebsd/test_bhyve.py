@@ -1,0 +1,338 @@
+"""The bhyve driver before a host written from documentation (documented.py): NOT recorded."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from harness.errors import (
+    CheckpointCorrupt,
+    CheckpointForeign,
+    CheckpointTruncated,
+    DiskFull,
+    GuestDied,
+    ImageError,
+    NameTaken,
+    SandboxError,
+    Unsupported,
+    UsageError,
+)
+from harness.host.run import Run
+from harness.sandbox.bhyve import BhyveSubstrate, checkpoint, machine
+from harness.sandbox.bhyve.machine import Shape
+from harness.sandbox.bhyve.substrate import BhyveTemplate
+from harness.sandbox.protocol import Sharing, Tier
+from tests.freebsd.documented import FAILS, MARK, NAME, STARTS, host, identity, meta, run_in
+from tests.freebsd.hosts import Answer, Documented
+
+CACHE = Path("/var/cache/coppice")
+Prepare = Callable[..., tuple[BhyveSubstrate, BhyveTemplate]]
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    return run_in(tmp_path)
+
+
+def substrate(there: Documented) -> BhyveSubstrate:
+    """On that host, whose checkpoint's files are there once bhyve has been told to write them."""
+    return BhyveSubstrate(lambda run: there)
+
+
+class Written(dict[str, bytes]):
+    """Files of the host; bhyve's own word of a checkpoint is there whatever its name."""
+
+    def __init__(self, memory_mib: int = 256) -> None:
+        super().__init__()
+        self._memory_mib = memory_mib
+
+    def __missing__(self, path: str) -> bytes:
+        if path.endswith(".meta"):
+            return meta(self._memory_mib)
+        raise KeyError(path)
+
+    def __contains__(self, path: object) -> bool:
+        return super().__contains__(path) or str(path).endswith(".meta")
+
+
+def prepared(there: Documented, run: Run, tier: Tier) -> tuple[BhyveSubstrate, BhyveTemplate]:
+    there.files = Written()
+    bhyve = substrate(there)
+    return bhyve, bhyve.prepare(run, CACHE, tier)
+
+
+def test_a_full_boot_loads_runs_answers_and_leaves_nothing(run: Run) -> None:
+    there = host()
+    bhyve, template = prepared(there, run, Tier.FULL)
+    assert template.checkpoint is None
+    guest = bhyve.launch(run, template, Tier.FULL, identity())
+    name = f"coppice-{MARK}-000000000005"
+    assert there.at(rf"bhyveload -m 256M -c /dev/null -h \S+/stage {name}") < there.at(
+        f"start bhyve -H -A -P -u -w -c 1 -m 256M -s 0,hostbridge -s 3,virtio-net,tap0,"
+        f"mac=02:c0:0a:4d:00:05 -s 31,lpc -l com1,stdio {name}"
+    )
+    guest.awaken(10)
+    assert guest.resumed_at() == 0.0, "its vCPU ran as soon as its machine did"
+    assert guest.first_exec("word").stdout == b"word\n"
+    assert (
+        there.processes[-1].guest and there.processes[-1].guest.hostname == "sandbox-000000000005"
+    )
+    guest.touch(1)
+    guest.destroy()
+    assert there.at(f"bhyvectl --vm={name} --destroy") < there.at("ifconfig tap0 destroy")
+    count = len(there.log)
+    guest.destroy()
+    assert [line for line in there.log[count:] if "tap" in line] == []
+
+
+def test_a_checkpoint_is_made_once_by_suspending_and_sealed_last(run: Run) -> None:
+    there = host()
+    _, template = prepared(there, run, Tier.DURABLE_POOL)
+    assert template.checkpoint
+    suspend = there.at(rf"bhyvectl --vm={NAME} --suspend={template.checkpoint.folder}/ram$")
+    assert suspend < there.at(r"sha256 -q \S+/ram.kern") < there.at(r"put \S+/manifest.json")
+    assert [image.name for image in template.images] == ["guest", "checkpoint"]
+
+
+@pytest.mark.parametrize("sharing", [None, Sharing.MAPPED, Sharing.PRIVATE])
+def test_a_restore_makes_the_machine_first_and_the_guest_when_it_is_asked(
+    sharing: Sharing | None, run: Run
+) -> None:
+    there = host()
+    bhyve, template = prepared(there, run, Tier.DURABLE_POOL)
+    begun = len(there.processes)
+    guest = bhyve.launch(run, template, Tier.DURABLE_POOL, identity(), sharing)
+    assert there.log[-1].endswith("--create") and len(there.processes) == begun
+    guest.awaken(10)
+    words = there.log[-1]
+    assert template.checkpoint and f" -r {template.checkpoint.memory} coppice-" in words
+    assert ("-o snapshot.vnode_restore=true" in words) == (sharing is not Sharing.PRIVATE)
+    assert guest.resumed_at() > 0
+    assert guest.first_exec("word").stdout == b"word\n"
+    guest.destroy()
+    assert any(f"--vm=coppice-{MARK}-000000000005 --destroy" in line for line in there.log)
+
+
+@pytest.mark.parametrize("tier", [Tier.PREWARM_POOL, Tier.DURABLE_PREWARM_POOL])
+def test_what_waits_in_memory_is_held_and_continued_by_signals(tier: Tier, run: Run) -> None:
+    there = host()
+    bhyve, template = prepared(there, run, tier)
+    guest = bhyve.launch(run, template, tier, identity())
+    assert there.log[-1] == "signal SIGSTOP"
+    guest.awaken(10)
+    assert there.log[-1] == "signal SIGCONT"
+    assert guest.resumed_at() > 0
+    guest.stop()
+    guest.destroy()
+    assert there.at(f"signal {signal.SIGSTOP.name}")
+
+
+def test_without_the_patch_guests_have_copies_and_asking_for_more_is_refused(run: Run) -> None:
+    there = host(("sysctl -n hw.vmm.vnode_restore", FAILS))
+    bhyve, template = prepared(there, run, Tier.DURABLE_POOL)
+    assert not template.shares
+    guest = bhyve.launch(run, template, Tier.DURABLE_POOL, identity())
+    guest.awaken(10)
+    assert "vnode_restore" not in there.log[-1]
+    guest.destroy()
+    with pytest.raises(Unsupported, match="not in this kernel") as refused:
+        bhyve.launch(run, template, Tier.DURABLE_POOL, identity(6), Sharing.MAPPED)
+    assert "patches/vmm-vnode" in str(refused.value)
+    for sharing in (Sharing.MERGED, Sharing.FORKED):
+        with pytest.raises(Unsupported):
+            bhyve.launch(run, template, Tier.DURABLE_POOL, identity(7), sharing)
+
+
+@pytest.mark.parametrize(
+    ("code", "meaning"),
+    [(0, "rebooted"), (1, "powered off"), (2, "halted"), (3, "triple fault"), (4, "error"),
+     (134, "signal 6"), (-9, "signal 9"), (70, "fault"), (None, "still runs")],
+)  # fmt: skip
+def test_what_bhyve_ends_with_is_said_in_words(code: int | None, meaning: str) -> None:
+    assert meaning in machine.ending(code)
+
+
+def test_a_guest_that_ends_under_us_says_how(run: Run) -> None:
+    there = host(starts=[(STARTS[0][0], 3)])
+    bhyve, template = prepared(host(), run, Tier.FULL)
+    template = BhyveTemplate(there, template.shape, template.image, None, True)
+    guest = bhyve.launch(run, template, Tier.FULL, identity())
+    with pytest.raises(GuestDied, match="triple fault: vm exit: it was told so"):
+        guest.awaken(5)
+    guest.destroy()
+
+
+def test_a_restore_that_aborts_leaves_nothing(run: Run) -> None:
+    """As stock 13.2 does on AMD."""
+    there = host()
+    bhyve, template = prepared(there, run, Tier.DURABLE_PREWARM_POOL)
+    there.starts = [(STARTS[0][0], 134)]
+    with pytest.raises(GuestDied, match="killed by signal 6"):
+        bhyve.launch(run, template, Tier.DURABLE_PREWARM_POOL, identity())
+    assert there.log[-2:] == [
+        f"bhyvectl --vm=coppice-{MARK}-000000000005 --destroy", "ifconfig tap0 destroy",
+    ]  # fmt: skip
+
+
+# Bad input.
+
+
+def test_a_host_without_vmm_is_told_to_load_it(run: Run) -> None:
+    there = host(("kldstat -q -m vmm", FAILS))
+    with pytest.raises(Unsupported, match="vmm; not loaded") as refused:
+        prepared(there, run, Tier.FULL)
+    assert refused.value.hint == "kldload vmm" and refused.value.exit_code == 69
+
+
+def test_a_module_that_is_there_and_refused_the_processor_is_found_by_trying(run: Run) -> None:
+    """kldload ends with 0 and kldstat lists it all the same."""
+    there = host(
+        (r"bhyvectl --vm=coppice-\*-doctor --create", Answer("", 1, "vm_create: Device not conf")),
+        ("sh -c dmesg .*", Answer("SVM: missing NRIP save feature\n")),
+        ("sysctl -n hw.vmm.create", FAILS),
+    )
+    with pytest.raises(Unsupported, match="refuses to work: SVM: missing NRIP"):
+        prepared(there, run, Tier.FULL)
+
+
+@pytest.mark.parametrize(
+    ("command", "answer", "why"),
+    [
+        ("bhyvectl --help", Answer("", 1, "Usage: [--create]\n"), "does not know --suspend"),
+        ("bhyve -h", Answer("", 0, "  -p: pin\n"), "does not know -r"),
+        ("sysctl -n kern.conftxt", Answer("options\tSMP\n"), "built without it"),
+    ],
+)
+def test_snapshots_are_needed_by_the_durable_tiers_alone(
+    command: str, answer: Answer, why: str, run: Run
+) -> None:
+    there = host((command, answer))
+    prepared(there, run, Tier.FULL)
+    with pytest.raises(Unsupported, match=why) as refused:
+        prepared(there, run, Tier.DURABLE_POOL)
+    assert "BHYVE_SNAPSHOT" in (refused.value.hint or "")
+
+
+def test_a_stale_entry_in_dev_vmm_is_not_taken_for_ours(run: Run) -> None:
+    there = host()
+    bhyve, template = prepared(there, run, Tier.DURABLE_POOL)
+    there.answers = [
+        (rf"bhyvectl --vm={NAME} --create", Answer("", 1, "vm_create: File exists")),
+        *there.answers,
+    ]
+    count = len(there.log)
+    with pytest.raises(NameTaken, match="is there already") as taken:
+        bhyve.launch(run, template, Tier.DURABLE_POOL, identity())
+    assert "coppice clean" in str(taken.value)
+    assert not any("--destroy" in line for line in there.log[count:]), "it may be somebody else's"
+
+
+def sealed(there: Documented, memory_mib: int = 256) -> dict[str, object]:
+    """What a checkpoint is built from; its files are there."""
+    built_from: dict[str, object] = {"image": "x", **Shape(memory_mib).facts()}
+    folder = checkpoint.folder_for(str(CACHE), built_from)  # type: ignore[arg-type]
+    sizes = {"ram": 256 << 20, "ram.kern": 15900, "ram.meta": 2200}
+    files = {name: {"bytes": size, "sha256": "a" * 64} for name, size in sizes.items()}
+    manifest = {"schema": checkpoint.SCHEMA, "built_from": built_from, "files": files}
+    there.files = {
+        f"{folder}/manifest.json": json.dumps(manifest).encode(),
+        f"{folder}/ram.meta": meta(memory_mib),
+    }
+    return built_from
+
+
+def load(there: Documented, built_from: dict[str, object], memory_mib: int = 256) -> None:
+    checkpoint.load(there, str(CACHE), built_from, memory_mib)  # type: ignore[arg-type]
+
+
+def test_a_whole_checkpoint_is_opened() -> None:
+    there = host()
+    load(there, sealed(there))
+
+
+def test_a_checkpoint_of_another_memory_size_is_refused_before_a_machine_is_made() -> None:
+    there = host()
+    built_from = sealed(there, 128)
+    with pytest.raises(CheckpointForeign, match="128 MiB of memory, not 256"):
+        load(there, built_from)
+    assert not any("bhyve" in line.split()[0] for line in there.log)
+
+
+@pytest.mark.parametrize(
+    ("first", "error"),
+    [
+        ((r"stat -f %z \S+/ram", Answer("4096\n")), CheckpointTruncated),
+        ((r"stat -f %z \S+/ram.kern", Answer("", 1, "No such file")), CheckpointTruncated),
+        ((r"sha256 -q \S+/ram", Answer("b" * 64)), CheckpointCorrupt),
+    ],
+)
+def test_a_damaged_checkpoint_is_refused(first: tuple[str, Answer], error: type[Exception]) -> None:
+    there = host(first)
+    built_from = sealed(there)
+    with pytest.raises(error):
+        load(there, built_from)
+
+
+def test_a_checkpoint_without_a_readable_manifest_is_refused() -> None:
+    there = host()
+    built_from = sealed(there)
+    for path in list(there.files):
+        there.files[path] = b"{"
+    with pytest.raises(CheckpointCorrupt):
+        load(there, built_from)
+    there.files = {}
+    with pytest.raises(CheckpointCorrupt):
+        load(there, built_from)
+
+
+def test_a_path_that_bhyve_cannot_hold_is_refused_with_its_length(run: Run) -> None:
+    there = host()
+    long = Path("/var/cache/" + "x" * 70)
+    with pytest.raises(UsageError, match=r"has \d+ bytes, and bhyve restores .* at most 99") as e:
+        substrate(there).prepare(run, long, Tier.DURABLE_POOL)
+    assert "COPPICE_CACHE" in str(e.value)
+    assert not any(line.startswith("bhyveload") for line in there.log)
+
+
+def test_a_disk_that_fills_up_while_suspending_leaves_no_checkpoint(run: Run) -> None:
+    no_room = Answer("", 1, "suspend: No space left on device")
+    there = host((rf"bhyvectl --vm={NAME} --suspend=\S+", no_room))
+    with pytest.raises(DiskFull):
+        prepared(there, run, Tier.DURABLE_POOL)
+    assert re_removed(there)
+
+
+def test_a_suspend_that_writes_nothing_is_no_checkpoint(run: Run) -> None:
+    there = host((r"test -s \S+/ram.kern", FAILS))
+    with pytest.raises(SandboxError, match=r"ram\.kern is not there"):
+        prepared(there, run, Tier.DURABLE_POOL)
+    assert re_removed(there)
+
+
+def re_removed(there: Documented) -> bool:
+    """Whether the checkpoint's folder was removed, and the guest too."""
+    return there.at(rf"rm -rf {CACHE}/bhyve/\S+$") > there.at(rf"bhyvectl --vm={NAME} --destroy")
+
+
+def test_an_agent_that_does_not_compile_is_said(run: Run) -> None:
+    there = host(("cc -static .*", Answer("", 1, "error: no")))
+    with pytest.raises(ImageError, match="does not compile"):
+        prepared(there, run, Tier.FULL)
+
+
+def test_on_another_system_the_way_there_is_said(run: Run) -> None:
+    there = host(("uname -s", Answer("Linux\n")))
+    (need,) = substrate(there).requirements()
+    assert not need.satisfied and "COPPICE_HOST=ssh://" in (need.remedy or "")
+    with pytest.raises(Unsupported, match="FreeBSD host"):
+        prepared(there, run, Tier.FULL)
+
+
+@pytest.fixture(autouse=True)
+def nothing_named(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.delenv("COPPICE_GUEST_AGENT", raising=False)
+    yield

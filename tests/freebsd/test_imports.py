@@ -1,0 +1,34 @@
+"""Nothing that only Linux has is asked for when the harness begins. The system is pretended: no
+FreeBSD runs here, but names that its Python lacks are taken away before anything is imported."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+from tests.door.tools import ROOT
+
+CHILD = """
+import os, socket, sys
+# What others bring looks at the system by itself.
+import concurrent.futures, ctypes, fastjsonschema, psutil, pytest, pytest_benchmark.fixture
+import sh, subprocess, yaml
+sys.platform = "freebsd13"
+for module, names in {
+    os: ("sched_getaffinity", "sched_setaffinity", "memfd_create", "MFD_CLOEXEC", "pidfd_open",
+         "setns", "unshare", "eventfd", "O_TMPFILE", "O_PATH"),
+    socket: ("AF_NETLINK", "AF_PACKET", "AF_VSOCK", "AF_ALG", "SO_MARK"),
+}.items():
+    for name in names:
+        if hasattr(module, name):
+            delattr(module, name)
+from harness import cli
+cli.parser()  # every command, and every rig with its options
+import harness.network.pf_cubenet, harness.sandbox.bhyve, harness.sandbox.jail
+print("imported")
+"""
+
+
+def test_commands_rigs_and_substrates_load_on_a_python_of_freebsd() -> None:
+    done = subprocess.run([sys.executable, "-c", CHILD], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "imported\n"), done.stderr

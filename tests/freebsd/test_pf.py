@@ -1,0 +1,251 @@
+"""pf behind cubenet's protocol, before a host written from documentation: NOT recorded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from harness.errors import MissingPrivilege, NameTaken, NotEnoughMemory, SandboxGone, Unsupported
+from harness.host.run import Run
+from harness.network.pf import Pf, way_out
+from harness.network.pf_cubenet import open_pf_cubenet
+from harness.network.pf_rules import ruleset, tightens
+from harness.network.policy import Policy
+from harness.network.protocol import Member, PolicyEngine
+from tests.freebsd.documented import FAILS, MARK, host, identity, run_in
+from tests.freebsd.hosts import Answer, Documented
+
+WHO = identity()
+MEMBER = Member(WHO.id, 1, WHO.mac_bytes, WHO.address, WHO.address6)
+ANCHOR = f"coppice/coppice-{MARK}-000000000005"
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    return run_in(tmp_path)
+
+
+def engine(there: Documented, run: Run) -> Pf:
+    return Pf(there, run, lambda number: f"epair{number}a")
+
+
+def test_nothing_is_allowed_by_default_and_every_rule_is_scoped_by_the_card() -> None:
+    made = ruleset(MEMBER, "epair1a", Policy())
+    rules = made.rules.splitlines()
+    assert all(" quick on epair1a " in rule for rule in rules)
+    assert [rule for rule in rules if rule.startswith("pass in")] == []
+    assert rules[-2].startswith("block drop in quick on epair1a all")
+    assert made.tables == {"own": ["10.77.0.5", "fd77:c0bb:1ce::a4d:5"]}
+    assert all(rule.split()[6] in ("inet", "inet6") and "! <own>" in rule for rule in rules[:2])
+
+
+def test_allow_goes_over_deny_over_private_ranges_over_the_default() -> None:
+    policy = Policy.of(
+        ["10.1.0.0/16", "192.0.2.7 tcp/443", "192.0.2.8 tcp/443", "2001:db8::/32"],
+        ["198.51.100.0/24"],
+        ["10.77.0.1"],
+        "allow",
+    )
+    made = ruleset(MEMBER, "epair1a", policy)
+    order = ["<dns> port 53", "to <allow> flags", "<allow.tcp.443> port 443", "to <deny>",
+             "to <private>", "to any flags", "all label"]  # fmt: skip
+    at = [next(n for n, rule in enumerate(made.rules.splitlines()) if one in rule) for one in order]
+    assert at == sorted(at)
+    assert made.tables["allow"] == ["10.1.0.0/16", "2001:db8::/32"]
+    assert made.tables["allow.tcp.443"] == ["192.0.2.7", "192.0.2.8"]
+    assert "10.0.0.0/8" in made.tables["private"]
+    assert "table <deny> persist { 198.51.100.0/24 }" in made.text()
+    assert all(len(name) < 32 for name in made.tables), "pf's own limit"
+
+
+def test_a_change_of_addresses_is_one_replacement_of_one_table(run: Run) -> None:
+    there = host()
+    pf = engine(there, run)
+    pf.admit(MEMBER, Policy.of(["192.0.2.1"]))
+    begun = len(there.log)
+    change = pf.apply(WHO.id, Policy.of(["192.0.2.1", "192.0.2.2"]))
+    words = f"pfctl -a {ANCHOR} -t allow -T replace -f -"
+    assert there.log[begun:] == [words], "widening kills no state"
+    assert there.stdins[words] == "192.0.2.1\n192.0.2.2\n"
+    assert (change.added, change.removed, change.cuts_established) == (1, 0, True)
+
+
+def test_where_a_policy_tightens_its_states_are_killed_after_the_change(run: Run) -> None:
+    there = host()
+    pf = engine(there, run)
+    pf.admit(MEMBER, Policy.of(["192.0.2.1", "192.0.2.2"]))
+    begun = len(there.log)
+    change = pf.apply(WHO.id, Policy.of(["192.0.2.1"]))
+    assert there.log[begun:] == [
+        f"pfctl -a {ANCHOR} -t allow -T replace -f -",
+        "pfctl -k 10.77.0.5",
+        "pfctl -k fd77:c0bb:1ce::a4d:5",
+    ]
+    assert (change.added, change.removed) == (0, 1)
+
+
+def test_any_other_change_loads_the_anchor_anew_in_one_transaction(run: Run) -> None:
+    there = host()
+    pf = engine(there, run)
+    pf.admit(MEMBER, Policy.of(["192.0.2.1"]))
+    begun = len(there.log)
+    pf.apply(WHO.id, Policy.of(["192.0.2.1 tcp/80"]))
+    assert there.log[begun] == f"pfctl -a {ANCHOR} -f -"
+    pf.apply(WHO.id, Policy.of(["192.0.2.1 tcp/80"]))
+    assert len(there.log) == begun + 3, "what is as it was asks nothing of the kernel"
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "tighter"),
+    [
+        (Policy(), Policy.of(["192.0.2.1"]), False),
+        (Policy.of(["192.0.2.1"]), Policy(), True),
+        (Policy.of(["192.0.2.1"]), Policy.of(["192.0.2.1 tcp/80"]), True),
+        (Policy.of(dns=["192.0.2.1"]), Policy(), True),
+        (Policy.of(default="allow"), Policy(), True),
+        (Policy.of(default="allow"), Policy.of(deny=["192.0.2.1"], default="allow"), True),
+        (Policy(), Policy.of(default="allow"), False),
+    ],
+)
+def test_what_tightens(before: Policy, after: Policy, tighter: bool) -> None:
+    assert tightens(before, after) == tighter
+
+
+def test_expelling_stops_what_passes_before_it_forgets(run: Run) -> None:
+    there = host()
+    pf = engine(there, run)
+    pf.admit(MEMBER, Policy.of(["192.0.2.1"]))
+    begun = len(there.log)
+    pf.expel(WHO.id)
+    assert there.log[begun:] == [
+        f"pfctl -a {ANCHOR} -f -", "pfctl -k 10.77.0.5", "pfctl -k fd77:c0bb:1ce::a4d:5",
+        f"pfctl -a {ANCHOR} -F all",
+    ]  # fmt: skip
+    for act in (lambda: pf.expel(WHO.id), lambda: pf.apply(WHO.id, Policy())):
+        with pytest.raises(SandboxGone):
+            act()
+
+
+def test_counters_come_from_labels(run: Run) -> None:
+    labels = (
+        "forged 30 3 180 3 180 0 0 0\nforged 1 0 0 0 0 0 0 0\nsent 27 25 2000 20 1500 5 500 2\n"
+        "denied 2 2 120 2 120 0 0 0\nanswered 9 8 600 4 300 4 300 1\n"
+    )
+    there = host((rf"pfctl -a {ANCHOR} -s labels", Answer(labels)))
+    pf = engine(there, run)
+    pf.admit(MEMBER, Policy())
+    found = pf.counters()[WHO.id]
+    assert (found.sent, found.sent_bytes, found.denied, found.spoofed) == (26, 1920, 2, 3)
+
+
+def test_it_is_an_engine_of_cubenets_protocol(run: Run) -> None:
+    pf: PolicyEngine = engine(host(), run)
+    pf.admit(MEMBER, Policy())
+    pf.close()
+
+
+# Bad input.
+
+
+@pytest.mark.parametrize("what", ["rules", "Tables"])
+def test_an_anchor_that_somebody_else_filled_is_never_touched(what: str, run: Run) -> None:
+    there = host((rf"pfctl -a {ANCHOR} -s {what}", Answer("pass all\n")))
+    with pytest.raises(NameTaken, match="it was left as it is"):
+        engine(there, run).admit(MEMBER, Policy())
+    assert not any("-f" in line or "-F" in line for line in there.log)
+
+
+def test_a_kernel_without_pf_and_one_with_it_off(run: Run) -> None:
+    for answer, hint in (
+        (("kldstat -q -m pf", FAILS), "kldload pf && pfctl -e"),
+        (("pfctl -s info", Answer("Status: Disabled\n")), "pfctl -e"),
+    ):
+        with pytest.raises(Unsupported) as refused:
+            engine(host(answer), run)
+        assert refused.value.hint == hint
+
+
+def test_main_rules_that_do_not_name_our_anchor_are_not_changed(run: Run) -> None:
+    there = host(("pfctl -s rules", Answer("block drop all\n")))
+    with pytest.raises(Unsupported, match="the main rules do not name it") as refused:
+        engine(there, run)
+    assert 'anchor "coppice/*"' in (refused.value.hint or "")
+    assert not any(" -f " in line for line in there.log)
+
+
+@pytest.mark.parametrize(
+    ("said", "error"),
+    [
+        ("pfctl: /dev/pf: Operation not permitted", MissingPrivilege),
+        ("pfctl: /dev/pf: No such file or directory", Unsupported),
+        ("pfctl: DIOCXBEGIN: Cannot allocate memory", NotEnoughMemory),
+    ],
+)
+def test_what_pf_refuses_is_told_apart(said: str, error: type[Exception], run: Run) -> None:
+    there = host((rf"pfctl -a {ANCHOR} -f -", Answer("", 1, said)))
+    pf = engine(there, run)
+    with pytest.raises(error):
+        pf.admit(MEMBER, Policy())
+    assert pf.counters() == {}
+
+
+# The bridge.
+
+
+def test_a_card_is_judged_before_it_is_on_the_bridge_and_goes_the_other_way(run: Run) -> None:
+    there = host()
+    with open_pf_cubenet(there, run) as net:
+        port = net.attach_epair(WHO, Policy())
+        assert (port.name, port.jail) == ("epair0a", "epair0b")
+        assert there.at("pfctl -a .* -f -") < there.at("ifconfig bridge0 addm epair0a")
+        assert "on epair0a" in there.stdins[f"pfctl -a {ANCHOR} -f -"]
+        tap = net.attach_tap(identity(6))
+        assert (tap.name, tap.descriptor) == ("tap0", 0)
+        begun = len(there.log)
+        net.detach(WHO.id)
+        assert there.log[begun:][-2:] == [f"pfctl -a {ANCHOR} -F all", "ifconfig epair0a destroy"]
+        with pytest.raises(SandboxGone):
+            net.detach(WHO.id)
+    assert there.log[-1] == "ifconfig bridge0 destroy"
+    assert there.at("ifconfig tap0 destroy") < len(there.log) - 1
+
+
+def test_a_card_that_cannot_be_judged_is_on_no_bridge_and_gone(run: Run) -> None:
+    there = host((rf"pfctl -a {ANCHOR} -f -", Answer("", 1, "syntax error")))
+    with open_pf_cubenet(there, run) as net:
+        with pytest.raises(Exception, match="syntax error"):
+            net.attach_epair(WHO)
+        assert not any("addm" in line for line in there.log)
+        assert there.log[-1] == "ifconfig epair0a destroy"
+
+
+ROUTE = "   route to: default\ndestination: default\n  interface: re0\n      flags: <UP,GATEWAY>\n"
+
+
+def test_translation_is_on_the_bridge_that_the_way_out_is_a_member_of(run: Run) -> None:
+    there = host(
+        ("route -n get default", Answer(ROUTE)),
+        ("ifconfig -g bridge", Answer("bridge0\nvm-public\n")),
+        ("ifconfig bridge0", Answer("bridge0: flags=8843\n")),
+        ("ifconfig vm-public", Answer("\tmember: re0 flags=143<LEARNING>\n")),
+    )
+    assert way_out(there) == "vm-public"
+    with open_pf_cubenet(there, run, outside=True):
+        loaded = there.stdins[f"pfctl -a coppice/coppice-{MARK}-nat -N -f -"]
+        assert loaded.startswith("nat on vm-public inet from 10.77.0.0/16 to ! 10.77.0.0/16 ->")
+    there = host(
+        ("route -n get default", Answer(ROUTE)), ("ifconfig -g bridge", Answer("bridge0\n")),
+        ("ifconfig bridge0", Answer("bridge0: flags=8843\n")),
+    )  # fmt: skip
+    assert way_out(there) == "re0"
+
+
+def test_without_a_route_or_forwarding_there_is_no_outside(run: Run) -> None:
+    with pytest.raises(Unsupported, match="no way out"):
+        way_out(host(("route -n get default", Answer("", 1, "route has not been found"))))
+    with pytest.raises(Unsupported) as refused:
+        with open_pf_cubenet(host(("sysctl -n net.inet.ip.forwarding", Answer("0\n"))), run,
+                             outside=True):  # fmt: skip
+            pass
+    assert refused.value.hint == "sysctl net.inet.ip.forwarding=1"

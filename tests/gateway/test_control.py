@@ -1,0 +1,195 @@
+"""The control plane: keys, errors, paging, limits, time limits; over nothing where that will do."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import threading
+import time
+import urllib.request
+from collections import Counter
+
+import psutil
+import pytest
+
+from harness.gateway.rigging import FILE, Running, new_key
+from harness.gateway.store import Limits, opened
+from tests.gateway.client import Box
+
+JSON = {"Content-Type": "application/json"}
+
+
+def error(answer: tuple[int, bytes]) -> int:
+    """The status of an error, whose body must be in E2B's shape."""
+    status, data = answer
+    body = json.loads(data)
+    assert body["code"] == status and isinstance(body["message"], str)
+    return status
+
+
+def test_requests_need_a_key_that_is_known(nothing: Running) -> None:
+    for key in ("", "e2b_" + "0" * 40, "\xe9"):
+        assert error(nothing.ask("GET", "/v2/sandboxes", headers={"X-API-KEY": key})) == 401
+    assert nothing.ask("GET", "/health", headers={"X-API-KEY": ""})[0] == 200
+    other = new_key(nothing.folder)
+    assert nothing.ask("GET", "/v2/sandboxes", headers={"X-API-KEY": other})[0] == 200
+    with opened(nothing.folder / FILE) as store:
+        assert store.revoke(store.all_keys()[-1].id)
+    assert error(nothing.ask("GET", "/v2/sandboxes", headers={"X-API-KEY": other})) == 401
+
+
+def test_a_key_is_kept_as_a_hash_alone(nothing: Running) -> None:
+    whole = b"".join(one.read_bytes() for one in nothing.folder.glob(f"{FILE}*"))
+    assert nothing.key.encode() not in whole and whole
+    assert (nothing.folder / FILE).stat().st_mode & 0o077 == 0
+
+
+def test_a_key_neither_sees_nor_names_another_s_sandboxes(nothing: Running) -> None:
+    mine = Box.create(nothing)
+    other = {"X-API-KEY": new_key(nothing.folder), **JSON}
+    assert nothing.ask("GET", "/v2/sandboxes", headers=other) == (200, b"[]")
+    snapshot = json.loads(nothing.ask("POST", f"/sandboxes/{mine.id}/snapshots", {}, JSON)[1])
+    calls = [("GET", ""), ("DELETE", ""), ("POST", "/pause"), ("POST", "/resume"),
+             ("POST", "/connect"), ("POST", "/fork"), ("POST", "/refreshes"),
+             ("GET", "/logs"), ("GET", "/metrics"), ("POST", "/snapshots")]  # fmt: skip
+    for method, path in calls:
+        body: object = {} if method == "POST" else None
+        answer = nothing.ask(method, f"/sandboxes/{mine.id}{path}", body, other)
+        assert error(answer) == 404, path
+        unknown = nothing.ask(method, f"/sandboxes/inothing{path}", body, other)
+        assert answer[1].replace(mine.id.encode(), b"inothing") == unknown[1]
+    body = {"templateID": snapshot["snapshotID"]}
+    assert error(nothing.ask("POST", "/v2/sandboxes", body, other)) == 404
+    assert error(nothing.ask("DELETE", f"/templates/{snapshot['snapshotID']}", None, other)) == 404
+    assert nothing.ask("GET", f"/sandboxes/{mine.id}")[0] == 200
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "status"),
+    [
+        ("GET", "/nothing", None, 404),
+        ("PATCH", "/sandboxes", b"", 405),
+        ("POST", "/v2/sandboxes", b"", 400),
+        ("POST", "/v2/sandboxes", b"[]", 400),
+        ("POST", "/v2/sandboxes", b'{"templateID":', 400),
+        ("POST", "/v2/sandboxes", b'{"templateID": 7}', 400),
+        ("POST", "/v2/sandboxes", b'{"templateID": "unknown"}', 404),
+        ("POST", "/v2/sandboxes", b'{"templateID": "base", "timeout": 1e99}', 400),
+        ("POST", "/v2/sandboxes", b'{"templateID": "base", "timeout": -1}', 400),
+        ("POST", "/v2/sandboxes", b'{"templateID": "base", "network": {"allowOut": ["a.b"]}}', 400),
+        ("POST", "/v2/sandboxes", b" " * (2 << 20), 413),
+        ("POST", "/sandboxes/inothing/timeout", b'{"timeout": 1}', 404),
+        ("GET", "/v2/sandboxes?limit=0", None, 400),
+        ("GET", "/v2/sandboxes?limit=%D9%A1", None, 400),
+        ("GET", "/v2/sandboxes?nextToken=x", None, 400),
+        ("GET", "/v2/sandboxes?startedAfter=soon", None, 400),
+        ("GET", "/v2/sandboxes?state=asleep", None, 400),
+        ("GET", "/sandboxes/metrics", None, 400),
+        ("DELETE", "/templates/base", None, 404),
+    ],
+)
+def test_what_does_not_fit_is_answered_in_e2b_s_shape(
+    shared_nothing: Running, method: str, path: str, body: bytes | None, status: int
+) -> None:
+    assert error(shared_nothing.ask(method, path, body, JSON)) == status
+
+
+def test_lists_are_filtered_and_paged(nothing: Running) -> None:
+    made = [Box.create(nothing, metadata={"n": str(n), "odd": str(n % 2)}).id for n in range(7)]
+    ids, token = [], ""
+    while True:
+        path = f"/v2/sandboxes?limit=2&order=asc&metadata=odd%3D1{token}"
+        request = urllib.request.Request(nothing.address + path, headers={"X-API-KEY": nothing.key})
+        with urllib.request.urlopen(request) as answer:
+            ids += [one["sandboxID"] for one in json.load(answer)]
+            following = answer.headers.get("x-next-token")
+        if not following:
+            break
+        token = f"&nextToken={following}"
+    assert ids == made[1::2]
+
+
+def test_a_key_has_no_more_than_its_limits(nothing: Running) -> None:
+    """A thousand creations at once: as many as the limit are made, and none fails otherwise."""
+    statuses: Counter[int] = Counter()
+
+    def some() -> None:
+        for _ in range(25):
+            body = {"templateID": "base", "timeout": 60}
+            statuses[nothing.ask("POST", "/v2/sandboxes", body, JSON)[0]] += 1
+
+    threads = [threading.Thread(target=some) for _ in range(40)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert statuses == {201: 30, 429: 970}
+    assert len(json.loads(nothing.ask("GET", "/sandboxes")[1])) == 30
+
+
+def test_a_key_asks_no_more_often_than_it_may(nothing: Running) -> None:
+    slow = {"X-API-KEY": new_key(nothing.folder, Limits(rate=0.001, burst=3))}
+    statuses = [nothing.ask("GET", "/sandboxes", headers=slow)[0] for _ in range(5)]
+    assert statuses == [200, 200, 200, 429, 429]
+
+
+def test_a_sandbox_ends_when_its_time_is_up(served: Running) -> None:
+    box = Box.create(served, timeout=2)
+    assert box.run("echo here") == ("here\n", 0)
+    deadline = time.monotonic() + 30
+    while served.ask("GET", f"/sandboxes/{box.id}")[0] != 404:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    status, body = box.rpc("process.Process/List", {})
+    assert (status, body["message"]) == (502, "sandbox was not found")
+
+
+def test_one_that_pauses_when_its_time_is_up_resumes_with_traffic(served: Running) -> None:
+    box = Box.create(served, timeout=2, autoPause=True, autoResume={"enabled": True})
+    box.run("echo kept > kept.txt")
+    deadline = time.monotonic() + 60
+    while json.loads(served.ask("GET", f"/sandboxes/{box.id}")[1])["state"] != "paused":
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    assert box.run("cat kept.txt") == ("kept\n", 0)
+    assert box.kill() == 204
+
+
+def test_two_connects_at_once_resume_one_sandbox(served: Running) -> None:
+    box = Box.create(served)
+    assert served.ask("POST", f"/sandboxes/{box.id}/pause", {}, JSON)[0] == 204
+    assert served.ask("POST", f"/sandboxes/{box.id}/pause", {}, JSON)[0] == 409
+    before = _vmms(served)
+    statuses: list[int] = []
+    path = f"/v2/sandboxes/{box.id}/connect"
+    threads = [
+        threading.Thread(
+            target=lambda: statuses.append(served.ask("POST", path, {"timeout": 60}, JSON)[0])
+        )
+        for _ in range(2)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(statuses) == [200, 201]
+    assert box.run("echo back") == ("back\n", 0)
+    assert _vmms(served) - before <= 4  # this one, and what refilled the pool meanwhile
+    assert box.kill() == 204
+
+
+def _vmms(served: Running) -> int:
+    assert served.process
+    children = psutil.Process(served.process.pid).children()
+    return sum("qemu" in one.name() for one in children)
+
+
+def test_metrics_are_there_for_prometheus(served: Running) -> None:
+    text = served.ask("GET", "/metrics")[1].decode()
+    assert 'coppice_requests_total{route="create_v2",status="201"}' in text
+    assert 'coppice_request_seconds_bucket{route="create_v2",le="+Inf"}' in text
+
+
+def test_a_second_gateway_does_not_take_the_same_state(nothing: Running) -> None:
+    done = subprocess.run(nothing.words, env=dict(nothing.environment), capture_output=True)
+    assert done.returncode == 64 and b"a gateway runs with the state" in done.stderr

@@ -1,0 +1,254 @@
+"""Processes and files of a sandbox under what no SDK sends: lies, leavers, floods, full disks."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import socket
+import struct
+import threading
+import time
+
+import psutil
+import pytest
+
+from harness.gateway.rigging import Running
+from tests.gateway.client import INTERPRETER, Box, envelope
+
+FLOOD = 100_000_000
+
+
+def test_a_command_s_output_and_end(box: Box) -> None:
+    assert box.run("echo out; echo err >&2; id -un") == ("out\nerr\nuser\n", 0)
+    assert box.run("exit 7") == ("", 7)
+    assert box.run("kill -9 $$") == ("", -1)
+
+
+@pytest.mark.parametrize(
+    ("data", "code"),
+    [
+        (b"", "invalid_argument"),
+        (b"\0\0", "invalid_argument"),
+        (b"\0\0\0\0\x10{}", "invalid_argument"),  # longer than what comes
+        (b"\0\xff\xff\xff\xff{}", "resource_exhausted"),  # much longer
+        (struct.pack(">BI", 1, 2) + b"{}", "unimplemented"),  # compressed
+        (struct.pack(">BI", 0x80, 2) + b"{}", "invalid_argument"),
+        (struct.pack(">BI", 0, 3) + b"{]}", "invalid_argument"),
+        (struct.pack(">BI", 0, 2) + b"[]", "invalid_argument"),
+        (envelope({}), "invalid_argument"),
+        (envelope({"process": {"cmd": "/bin/sh", "args": [7]}}), "invalid_argument"),
+        (envelope({"process": {"cmd": "/bin/sh", "args": ["a\0b"]}}), "invalid_argument"),
+        (envelope({"process": {"cmd": "/nothing"}}), "not_found"),
+        (envelope({"process": {"cmd": "/bin/sh", "cwd": "/nothing"}}), "invalid_argument"),
+        (envelope({"process": {"cmd": "/bin/sh", "args": ["x" * 200000]}}), "invalid_argument"),
+    ],
+)
+def test_a_stream_that_lies_is_told_so(box: Box, data: bytes, code: str) -> None:
+    with box.begin(data) as stream:
+        assert stream.response.status == 200
+        assert stream.error()["code"] == code
+    assert box.run("echo well") == ("well\n", 0)
+
+
+def test_a_token_is_for_its_own_sandbox(served: Running, box: Box) -> None:
+    other = Box.create(served)
+    for wrong in (other.token, other.traffic, box.traffic, ""):
+        asked = {**box.headers(), "X-Access-Token": wrong, "Content-Type": "application/json"}
+        status, data = served.ask("POST", "/process.Process/List", {}, asked)
+        assert (status, json.loads(data)["code"]) == (401, "unauthenticated")
+        assert served.ask("GET", "/files?path=/etc/passwd", None, asked)[0] == 401
+        asked = {**box.headers(INTERPRETER), "X-Access-Token": wrong}
+        if wrong != box.traffic:  # which is for the ports of this sandbox
+            assert served.ask("POST", "/execute", {"code": "1"}, asked)[0] == 401
+    assert other.kill() == 204
+
+
+def test_a_host_names_a_sandbox_too(served: Running, box: Box) -> None:
+    headers = {"Host": f"49983-{box.id}.sandboxes.test", "X-Access-Token": box.token}
+    assert served.ask("GET", "/health", None, headers)[0] == 204
+    assert served.ask("GET", "/files?path=/etc/hostname", None, headers)[0] == 200
+    closed = {"Host": f"8080-{box.id}.sandboxes.test"}
+    assert b"port is not open" in served.ask("GET", "/", None, closed)[1]
+
+
+def test_files_are_touched_with_the_rights_of_who_asks(box: Box) -> None:
+    served = box.served
+
+    def ask(method: str, path: str, data: bytes | None = None) -> int:
+        kind = {"Content-Type": "application/octet-stream"}
+        return served.ask(method, f"/files?path={path}", data, box.headers(**kind))[0]
+
+    assert ask("POST", "/etc/passwd", b"x") in (401, 403)
+    assert ask("GET", "/etc/shadow") in (401, 403)
+    assert ask("GET", "../../etc/shadow") in (401, 403)
+    assert box.run("ln -s /etc/shadow link; ln -s /etc/new into; ln -s loop loop")[1] == 0
+    assert ask("GET", "link") in (401, 403)
+    assert ask("POST", "into", b"x") in (401, 403)
+    assert ask("GET", "loop") == 400
+    assert ask("GET", "nothing") == 404
+    assert ask("GET", "/home/user") == 400
+    assert ask("GET", "/etc/shadow&username=root") == 200
+    # What no sandbox has: a file of this host by any way of writing its name.
+    here = os.path.realpath(__file__)
+    for name in (here, f"/proc/1/root{here}", f"/../../..{here}"):
+        assert ask("GET", name) in (401, 403, 404)
+
+
+def test_an_upload_is_whole_or_not_at_all(box: Box) -> None:
+    headers = box.headers(**{"Content-Type": "application/octet-stream"})
+    lines = [f"{name}: {value}" for name, value in headers.items()]
+    head = "POST /files?path=half.bin HTTP/1.1\r\nHost: x\r\nContent-Length: 10000000\r\n"
+    with socket.create_connection(("127.0.0.1", box.served.port)) as line:
+        line.sendall((head + "\r\n".join(lines) + "\r\n\r\n").encode() + bytes(1_000_000))
+        time.sleep(0.2)
+    deadline = time.monotonic() + 30
+    while box.run("ls -A | grep -c half")[0] != "0\n":
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    form = b"--b\r\nContent-Disposition: form-data; name=file; filename=cut.txt\r\n\r\ncut"
+    kind = {"Content-Type": "multipart/form-data; boundary=b"}
+    assert box.served.ask("POST", "/files", form, box.headers(**kind))[0] == 400
+    assert box.run("ls -A | grep -c cut")[0] == "0\n"
+
+
+def test_a_large_file_passes_in_little_memory(box: Box) -> None:
+    """A hundred megabytes each way; the gateway's memory does not grow with them."""
+    size = 96 << 20
+    before = _resident(box.served)
+    headers = box.headers(**{"Content-Type": "application/octet-stream"})
+    lines = [f"{name}: {value}" for name, value in headers.items()]
+    head = f"POST /files?path=large.bin HTTP/1.1\r\nHost: x\r\nContent-Length: {size}\r\n"
+    piece = os.urandom(1 << 20)
+    with socket.create_connection(("127.0.0.1", box.served.port)) as line:
+        line.sendall((head + "\r\n".join(lines) + "\r\n\r\n").encode())
+        for _ in range(size >> 20):
+            line.sendall(piece)
+        assert b" 200 " in line.recv(4096).split(b"\r\n")[0]
+    head = "GET /files?path=large.bin HTTP/1.1\r\nHost: x\r\n"
+    with socket.create_connection(("127.0.0.1", box.served.port)) as line:
+        line.sendall((head + "\r\n".join(lines) + "\r\n\r\n").encode())
+        with line.makefile("rb") as answer:
+            while answer.readline() != b"\r\n":
+                pass
+            for _ in range(size >> 20):
+                assert answer.read(1 << 20) == piece
+    assert _resident(box.served) - before < 64 << 20
+    box.run("rm large.bin")
+
+
+def _resident(served: Running) -> int:
+    assert served.process
+    resident: int = psutil.Process(served.process.pid).memory_info().rss
+    return resident
+
+
+def test_a_slow_reader_of_a_flood_keeps_nobody_waiting(box: Box) -> None:
+    before = _resident(box.served)
+    with box.start(f"head -c {FLOOD} /dev/zero") as slow:
+        time.sleep(1)
+        for _ in range(3):
+            assert box.run("echo meanwhile") == ("meanwhile\n", 0)
+        assert _resident(box.served) - before < 64 << 20
+        got = 0
+        for _, body in slow.messages():
+            for data in body.get("event", {}).get("data", {}).values():
+                got += len(base64.b64decode(data))
+        assert got == FLOOD
+
+
+def test_who_goes_away_leaves_his_process_running(box: Box) -> None:
+    with box.start("sleep 2; echo done > left.txt") as stream:
+        _, first = next(stream.messages())
+        pid = first["event"]["start"]["pid"]
+    status, listed = box.rpc("process.Process/List", {})
+    assert status == 200 and pid in [one["pid"] for one in listed["processes"]]
+    with box.begin(envelope({"process": {"pid": pid}}), "process.Process/Connect") as again:
+        assert again.whole()[1] == 0
+    assert box.run("cat left.txt") == ("done\n", 0)
+
+
+def test_a_limit_ends_a_process_whose_caller_is_gone(box: Box) -> None:
+    with box.start("sleep 600", **{"Connect-Timeout-Ms": "1500"}) as stream:
+        _, first = next(stream.messages())
+        pid = first["event"]["start"]["pid"]
+    deadline = time.monotonic() + 30
+    while pid in [one["pid"] for one in box.rpc("process.Process/List", {})[1]["processes"]]:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def test_keepalives_come_as_often_as_asked(box: Box) -> None:
+    with box.start("sleep 2.5", **{"Keepalive-Ping-Interval": "1"}) as stream:
+        events = [body.get("event", {}) for _, body in stream.messages()]
+    assert sum("keepalive" in one for one in events) >= 2
+
+
+def test_a_full_disk_is_told_and_leaves_no_part(served: Running) -> None:
+    box = Box.create(served)
+    free = int(box.run("df --output=avail -k / | tail -1")[0])
+    assert box.run(f"fallocate -l {free - 2000}K filler")[1] == 0
+    kind = {"Content-Type": "application/octet-stream"}
+    status, data = served.ask("POST", "/files?path=more", bytes(8 << 20), box.headers(**kind))
+    assert (status, json.loads(data)["code"]) == (507, 507)
+    assert box.run("ls -A | grep -c -e more -e part")[0] == "0\n"
+    assert box.run("rm filler; echo x > again; cat again") == ("x\n", 0)
+    assert box.kill() == 204
+
+
+def test_a_guest_that_dies_ends_its_streams_and_itself(served: Running) -> None:
+    box = Box.create(served)
+    with box.start("echo here; sleep 600") as stream:
+        messages = stream.messages()
+        next(messages)
+        next(messages)
+        root = {"cmd": "/bin/sh", "args": ["-c", "echo c > /proc/sysrq-trigger"]}
+        user = {"Authorization": "Basic " + base64.b64encode(b"root:").decode()}
+        begun = threading.Thread(
+            target=lambda: box.begin(envelope({"process": root}), **user).__exit__()
+        )
+        begun.start()
+        flag, last = list(messages)[-1]
+        assert flag == 2 and last["error"]["code"] == "unavailable"
+        begun.join()
+    deadline = time.monotonic() + 30
+    while served.ask("GET", f"/sandboxes/{box.id}")[0] != 404:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    assert served.ask("GET", "/health", None, box.headers())[0] == 502
+
+
+def test_cells_and_contexts(served: Running) -> None:
+    box = Box.create(served, "code-interpreter-v1")
+
+    def run(code: str, **more: object) -> list[dict[str, object]]:
+        headers = box.headers(INTERPRETER, **{"Content-Type": "application/json"})
+        status, data = served.ask("POST", "/execute", {"code": code, **more}, headers)
+        assert status == 200, data
+        return [json.loads(line) for line in data.splitlines()]
+
+    first = run("1+1")
+    assert first[0] == {"type": "number_of_executions", "execution_count": 1}
+    assert first[1]["text"] == "2" and first[1]["is_main_result"] is True
+    assert first[-1] == {"type": "end_of_execution"}
+    said = run("import os\nprint('a')\nos.system('echo b')\nx = 1")
+    texts = [one["text"] for one in said if one["type"] == "stdout"]
+    assert "".join(map(str, texts)) == "a\nb\n"
+    wrong = run("def f():\n  return 1/0\nf()")
+    error = next(one for one in wrong if one["type"] == "error")
+    assert error["name"] == "ZeroDivisionError" and "return 1/0" in str(error["traceback"])
+    headers = box.headers(INTERPRETER, **{"Content-Type": "application/json"})
+    assert served.ask("POST", "/execute", {"code": "1", "language": "r"}, headers)[0] == 400
+    assert served.ask("POST", "/execute", {"code": "1", "context_id": "no"}, headers)[0] == 404
+    assert served.ask("POST", "/execute", b"{", headers)[0] == 400
+    # One who goes away interrupts his cell, and the context goes on.
+    line = socket.create_connection(("127.0.0.1", served.port))
+    body = json.dumps({"code": "import time\nprint('on')\ntime.sleep(600)"}).encode()
+    lines = [f"{name}: {value}" for name, value in headers.items()]
+    head = f"POST /execute HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n"
+    line.sendall((head + "\r\n".join(lines) + "\r\n\r\n").encode() + body)
+    while b'"on' not in line.recv(65536):
+        pass
+    line.close()
+    assert run("x + 1")[1]["text"] == "2"
+    assert box.kill() == 204

@@ -1,0 +1,150 @@
+"""A gateway that is killed: what ran is adopted, what is gone is told, and nothing else is left."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from harness.gateway.rigging import Running, gateway
+from harness.host.leftovers import reclaim
+from harness.host.run import Run
+from tests.gateway.client import Box
+
+JSON = {"Content-Type": "application/json"}
+
+
+@pytest.fixture
+def own(run: Run, possible: None, tmp_path: Path) -> Iterator[Running]:
+    """A gateway with a runtime folder of its own, so that what it leaves can be counted."""
+    with gateway(
+        run, "--pool", "2", "--only", "base", "--no-network", runtime=tmp_path / "runtime"
+    ) as one:
+        one.wait_for_pool("base", 2)
+        yield one
+    assert vmms(tmp_path / "runtime") == []
+
+
+def vmms(runtime: Path) -> list[int]:
+    """The VMMs, keepers and whatever else of the runs under a folder."""
+    mark = f"COPPICE_RUN={runtime}/".encode()
+    found = []
+    for entry in Path("/proc").iterdir():
+        with contextlib.suppress(OSError):
+            if entry.name.isdigit() and mark in (entry / "environ").read_bytes():
+                found.append(int(entry.name))
+    return found
+
+
+def listed(served: Running) -> set[str]:
+    return {one["sandboxID"] for one in json.loads(served.ask("GET", "/v2/sandboxes")[1])}
+
+
+def test_killed_under_load_it_comes_back_with_what_it_had(own: Running, tmp_path: Path) -> None:
+    kept = Box.create(own)
+    kept.run("echo before > file.txt")
+    paused = Box.create(own)
+    paused.run("echo asleep > file.txt")
+    assert own.ask("POST", f"/sandboxes/{paused.id}/pause", {}, JSON)[0] == 204
+    with kept.start("sleep 3; echo after >> file.txt") as lasting:
+        next(lasting.messages())
+    stop = threading.Event()
+    said: list[str] = []  # sandboxes that a caller was told of, and not of their end
+
+    def load() -> None:
+        while not stop.is_set():
+            with contextlib.suppress(Exception):
+                box = Box.create(own)
+                said.append(box.id)
+                box.run("echo x")
+                if len(said) % 2:
+                    box.kill()
+                    said.remove(box.id)
+
+    threads = [threading.Thread(target=load) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    time.sleep(3)
+    own.kill()
+    stop.set()
+    for thread in threads:
+        thread.join()
+    own.begin()
+
+    ids = listed(own)
+    assert {kept.id, paused.id} <= ids
+    unknown = {one for one in said if one not in ids}
+    assert not unknown, "a sandbox that a caller was told of is gone"
+    # Each that is listed runs, and each that runs is listed.
+    records = [json.loads(own.ask("GET", f"/sandboxes/{one}")[1]) for one in ids]
+    running = [one for one in records if one["state"] == "running"]
+    for one in running:
+        box = Box(own, one["sandboxID"], one["envdAccessToken"], "")
+        assert box.run("echo alive") == ("alive\n", 0)
+    own.wait_for_pool("base", 2)
+    qemus = [pid for pid in vmms(tmp_path / "runtime") if is_vmm(pid)]
+    assert len(qemus) == len(running) + 2 + 1  # the pool, and what the pool is forked from
+    folders = list((tmp_path / "runtime").glob("*/sandbox-*"))
+    assert len(folders) == len(qemus)
+
+    deadline = time.monotonic() + 60
+    while kept.run("cat file.txt")[0] != "before\nafter\n":
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    assert own.ask("POST", f"/v2/sandboxes/{paused.id}/connect", {}, JSON)[0] == 201
+    assert paused.run("cat file.txt") == ("asleep\n", 0)
+
+
+def is_vmm(pid: int) -> bool:
+    with contextlib.suppress(OSError):
+        return b"\0-name\0coppice-" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    return False
+
+
+def test_after_the_host_has_lost_its_power(own: Running, tmp_path: Path) -> None:
+    """Every process and the runtime folder are gone: what was paused resumes, what ran is gone."""
+    lost, paused = Box.create(own), Box.create(own)
+    paused.run("echo durable > file.txt")
+    assert own.ask("POST", f"/sandboxes/{paused.id}/pause", {}, JSON)[0] == 204
+    own.kill()
+    runtime = tmp_path / "runtime"
+    for pid in vmms(runtime):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    shutil.rmtree(runtime)
+    own.begin()
+    assert listed(own) == {paused.id}
+    assert own.ask("GET", f"/sandboxes/{lost.id}")[0] == 404
+    assert own.ask("POST", f"/v2/sandboxes/{paused.id}/connect", {}, JSON)[0] == 201
+    assert paused.run("cat file.txt") == ("durable\n", 0)
+
+
+def test_stopped_in_order_it_holds_what_runs(own: Running, tmp_path: Path) -> None:
+    box = Box.create(own)
+    box.run("echo held > file.txt")
+    own.end()
+    assert vmms(tmp_path / "runtime") == []
+    assert [one.name for one in (tmp_path / "runtime").iterdir()] == ["leases"]
+    own.begin()
+    assert box.run("cat file.txt") == ("held\n", 0)
+
+
+def test_clean_removes_all_of_one_that_does_not_come_back(own: Running, tmp_path: Path) -> None:
+    Box.create(own)
+    own.kill()
+    runtime = tmp_path / "runtime"
+    assert vmms(runtime)
+    reclaim(runtime)
+    assert vmms(runtime) == []
+    assert [one.name for one in runtime.iterdir()] == ["leases"]
+    assert not any((runtime / "leases").iterdir())
+    own.begin()
+    assert listed(own) == set()

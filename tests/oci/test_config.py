@@ -1,0 +1,68 @@
+"""What a container is given, before there is one."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import psutil
+import pytest
+
+from harness.errors import UsageError
+from harness.host import cgroups
+from harness.host.cgroups import Cgroups
+from harness.sandbox.identity import allocate
+from harness.sandbox.oci import config
+from harness.sandbox.oci.config import Limits
+from harness.sandbox.oci.seccomp import PROFILE
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("memory", 0), ("memory", -1), ("memory", 4096), ("memory", 1 << 60),
+        ("pids", 0), ("pids", 1 << 40), ("cpus", 0.0), ("cpus", 100_000.0), ("cpus", float("nan")),
+    ],
+)  # fmt: skip
+def test_limits_of_nothing_or_of_more_than_the_host_are_refused(name: str, value: float) -> None:
+    with pytest.raises(UsageError) as refusal:
+        Limits(**{name: value})  # type: ignore[arg-type]  # also what is no whole number
+    assert refusal.value.exit_code == 64
+    if value > psutil.virtual_memory().total:
+        assert "this host has" in str(refusal.value)
+
+
+@pytest.mark.parametrize("length", [0, 65, 300])
+def test_a_hostname_that_the_kernel_would_not_take_is_refused(length: int, tmp_path: Path) -> None:
+    identity = dataclasses.replace(allocate(tmp_path, "run"), hostname="h" * length)
+    with pytest.raises(UsageError, match=f"this one has {length}"):
+        config.check(identity)
+    config.check(dataclasses.replace(identity, hostname="h" * 64))
+
+
+def test_a_limit_that_the_host_cannot_set_is_left_out(tmp_path: Path) -> None:
+    identity = allocate(tmp_path, "run")
+    bundle = config.bundle(identity, tmp_path, Limits(), ["memory"], "group", {})
+    resources = bundle["linux"]["resources"]
+    assert "memory" not in resources
+    assert resources["pids"] == {"limit": 128}
+    assert Cgroups(1, {"pids": tmp_path, "cpu": tmp_path}).unlimited == ["memory"]
+
+
+def test_nothing_is_given_that_was_not_meant(tmp_path: Path) -> None:
+    bundle = config.bundle(allocate(tmp_path, "run"), tmp_path, Limits(), [], "group", {})
+    process, linux = bundle["process"], bundle["linux"]
+    assert process["noNewPrivileges"]
+    assert not {"CAP_SYS_ADMIN", "CAP_NET_RAW", "CAP_MKNOD", "CAP_SYS_PTRACE"} & {
+        name for names in process["capabilities"].values() for name in names
+    }
+    assert {one["type"] for one in linux["namespaces"]} == set(config.NAMESPACES)
+    assert linux["resources"]["devices"] == [{"allow": False, "access": "rwm"}]
+    assert not any(one["type"] == "bind" for one in bundle["mounts"])
+    assert PROFILE["defaultAction"] == "SCMP_ACT_ERRNO"
+    allowed = {name for rule in PROFILE["syscalls"] for name in rule["names"]}
+    assert not allowed & {"mount", "keyctl", "bpf", "ptrace", "unshare", "setns", "init_module"}
+
+
+def test_groups_of_another_folder_of_runs_are_not_ours(tmp_path: Path) -> None:
+    assert cgroups.parent_of(tmp_path / "a") != cgroups.parent_of(tmp_path / "b")

@@ -1,0 +1,329 @@
+"""Containers of every shape: they start, are somebody, are bounded, and leave nothing behind."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from harness.errors import GuestDied, ImageError, Unsupported, UsageError
+from harness.guest import rootfs, shared_agent
+from harness.guest.protocol import Kind, Tag, field
+from harness.host import cgroups
+from harness.host.leftovers import find
+from harness.host.run import Run, cache_folder, open_run
+from harness.network.policy import Policy
+from harness.sandbox.identity import allocate
+from harness.sandbox.ladder import climb
+from harness.sandbox.oci import OciSubstrate
+from harness.sandbox.oci.config import Limits
+from harness.sandbox.oci.plain import run_echo
+from harness.sandbox.oci.substrate import OciTemplate
+from harness.sandbox.protocol import Tier, load
+from harness.sandbox.shared import SharedSandbox
+
+pytestmark = pytest.mark.skipif(
+    not all(one.satisfied for one in load("oci-net-overlay").requirements()),
+    reason="runc, root and overlayfs are needed: coppice doctor",
+)
+SHAPES = ("oci-raw", "oci-net", "oci-overlay", "oci-net-overlay")
+Launch = Callable[..., SharedSandbox]
+
+
+@pytest.fixture
+def launch(run: Run) -> Iterator[Launch]:
+    """Makes containers that go with the test."""
+    with ExitStack() as stack:
+
+        def one(
+            substrate: OciSubstrate, tier: Tier = Tier.FULL, hostname: str = ""
+        ) -> SharedSandbox:
+            template = substrate.prepare(run, cache_folder(), tier)
+            identity = allocate(run.leases, run.id)
+            identity = replace(identity, hostname=hostname or identity.hostname)
+            made = substrate.launch(run, template, tier, identity)
+            stack.callback(made.destroy)
+            return made
+
+        yield one
+
+
+def _traces(run: Run, id: str) -> list[str]:
+    """What is on this host of a container."""
+    found = [str(path) for path in run.folder.rglob(f"*{id}*")]
+    found += [line for line in Path("/proc/self/mounts").read_text().splitlines() if id in line]
+    return found + [str(one) for one in cgroups.find().groups(f"{cgroups.group_of(run)}/{id}")]
+
+
+def _alive(pid: int) -> bool:
+    """Whether a process is there, and more than an end that nobody has taken note of."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return False
+    return stat.rpartition(")")[2].split()[0] not in "ZX"
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_every_shape_climbs_the_ladder_and_leaves_nothing(name: str, run: Run) -> None:
+    substrate = load(name)
+    assert substrate.name == name
+    template = substrate.prepare(run, cache_folder(), Tier.FULL)
+    identity = allocate(run.leases, run.id)
+    done = climb(lambda: substrate.launch(run, template, Tier.FULL, identity), "first-touch", 60)
+    assert done.failure is None
+    times = [done.rungs[rung] for rung in ("object", "first-reply", "first-exec", "first-touch")]
+    assert times == sorted(times)
+    assert done.sandbox
+    hello = done.sandbox.agent.hello()
+    assert (hello["hostname"], hello["machine_id"]) == (identity.hostname, identity.machine_id)
+    card = (identity.mac, str(identity.address)) if "net" in name else ("", "")
+    assert (hello["mac"], hello["address"]) == card
+    assert _traces(run, identity.id)
+    done.sandbox.destroy()
+    done.sandbox.destroy()
+    assert _traces(run, identity.id) == []
+    assert not identity.lease.exists()
+
+
+def test_what_one_writes_no_other_sees_and_the_root_stays(launch: Launch, run: Run) -> None:
+    for overlay in (True, False):
+        first, second = (launch(OciSubstrate(overlay=overlay)) for _ in range(2))
+        first.agent.write_file("/bin/mine", b"mine")
+        first.agent.run(["/bin/rm", "/bin/cat"])
+        assert second.agent.run(["/bin/ls", "/bin/mine"]).code != 0
+        assert second.agent.run(["/bin/cat", "/etc/hostname"]).code == 0
+    root = rootfs.busybox(cache_folder())
+    assert rootfs.tree_digest(root.path) == root.sha256
+
+
+def test_one_of_a_pool_does_nothing_until_it_is_woken(launch: Launch, run: Run) -> None:
+    held = launch(OciSubstrate(), Tier.PREWARM_POOL)
+    busy = launch(OciSubstrate())
+    busy.agent.send(Kind.EXEC, field(Tag.ARG, "/bin/sh") + field(Tag.ARG, "-c") + field(
+        Tag.ARG, "while :; do echo x >>/tmp/log; done"))  # fmt: skip
+    deadline = time.monotonic() + 20
+    while not (log := busy.agent.run(["/bin/wc", "-c", "/tmp/log"]).stdout)[:1].isdigit():
+        assert time.monotonic() < deadline, log
+    busy.stop()
+    path = next((run.folder / "oci" / busy.id).rglob("log"))
+    before = path.stat().st_size
+    time.sleep(0.2)
+    assert path.stat().st_size == before
+    busy.awaken(20)
+    while path.stat().st_size == before:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    began = time.perf_counter()
+    assert held.awaken(20) > began
+    assert held.resumed_at() > began
+    assert held.first_exec("word").stdout == b"word\n"
+
+
+def test_limits_bound_memory_and_processes(launch: Launch) -> None:
+    if cgroups.find().unlimited:
+        pytest.skip(f"this host cannot limit {', '.join(cgroups.find().unlimited)}")
+    small = launch(OciSubstrate(limits=Limits(memory=32 << 20, pids=16, cpus=0.5)))
+    eats = "x=x; while :; do x=$x$x; done"
+    assert small.agent.run(["/bin/sh", "-c", eats], timeout_s=60).signal == signal.SIGKILL
+    forks = "for i in $(seq 40); do sleep 30 & done"
+    done = small.agent.run(["/bin/sh", "-c", forks], timeout_s=10)
+    assert done.code or b"fork" in done.stderr
+    small.awaken(20)
+
+
+def test_neighbours_are_apart_until_policy_says_so(run: Run, launch: Launch) -> None:
+    substrate = OciSubstrate(network=True)
+    server, client = launch(substrate), launch(substrate)
+    serve = "while :; do echo hello | busybox nc -l -p 8080 -w 5; done"
+    words = ("/bin/sh", "-c", serve)
+    server.agent.send(Kind.EXEC, b"".join(field(Tag.ARG, word) for word in words))
+    ask = f"busybox nc -w 1 {server.identity.address} 8080 </dev/null"
+    assert client.agent.run(["/bin/sh", "-c", ask]).stdout == b""
+    net = substrate.net(run)
+    net.apply(client.id, Policy.of([f"{server.identity.address} tcp/8080"]))
+    deadline = time.monotonic() + 20
+    while client.agent.run(["/bin/sh", "-c", ask]).stdout != b"hello\n":
+        assert time.monotonic() < deadline
+
+
+def test_many_on_one_network_come_up_at_once(launch: Launch) -> None:
+    with ThreadPoolExecutor(8) as workers:
+        made = list(workers.map(lambda _: launch(OciSubstrate(network=True)), range(16)))
+    said = [one.agent.hello() for one in made]
+    assert [one["address"] for one in said] == [str(one.identity.address) for one in made]
+
+
+def test_a_debian_with_python_runs_python(launch: Launch) -> None:
+    if shutil.which("debootstrap") is None:
+        pytest.skip("debootstrap is not installed: bin/mise run setup")
+    sandbox = launch(OciSubstrate(root=rootfs.debian))
+    code = "import json, os; print(json.dumps([6 * 7, os.getuid()]))"
+    assert sandbox.agent.run(["python3", "-c", code], timeout_s=60).stdout == b"[42, 0]\n"
+    sandbox.agent.write_file("/usr/lib/python3/dist-packages/mine.py", b"x = 1")
+    assert sandbox.agent.run(["python3", "-c", "import mine"], timeout_s=60).code == 0
+
+
+def test_plain_runc_runs_the_same_bundle(run: Run) -> None:
+    substrate = OciSubstrate()
+    template = substrate.prepare(run, cache_folder(), Tier.FULL)
+    assert 0 < run_echo(run, substrate, template, "word") < 60
+
+
+# Bad input.
+
+
+def test_a_bundle_without_its_binary_says_so(run: Run, tmp_path: Path) -> None:
+    substrate = OciSubstrate()
+    template = substrate.prepare(run, cache_folder(), Tier.FULL)
+    lower = tmp_path / "lower"
+    shutil.copytree(template.lower, lower, symlinks=True)
+    (lower / ".agent").unlink()
+    identity = allocate(run.leases, run.id)
+    with pytest.raises(GuestDied, match=r"did not start.*\.agent.*no such file"):
+        substrate.launch(run, replace(template, lower=lower), Tier.FULL, identity)
+    assert _traces(run, identity.id) == []
+    assert not identity.lease.exists()
+
+
+def test_a_root_that_is_a_link_to_the_hosts_is_refused(run: Run, tmp_path: Path) -> None:
+    link = tmp_path / "root"
+    link.symlink_to("/")
+    substrate = OciSubstrate(root=lambda cache: rootfs.from_path(link))
+    with pytest.raises(ImageError, match="is a link to /"):
+        substrate.prepare(run, cache_folder(), Tier.FULL)
+
+
+@pytest.fixture
+def strange() -> Iterator[Path]:
+    """A runtime folder with every separator in its name, open to sandboxes' users."""
+    folder = Path(f"/run/coppice test, a:b\nc\\d {os.getpid()}")
+    folder.mkdir(mode=0o755)
+    yield folder
+    shutil.rmtree(folder)
+
+
+@pytest.mark.parametrize("overlay", [True, False])
+def test_paths_with_spaces_commas_and_newlines_work(strange: Path, overlay: bool) -> None:
+    with open_run(strange) as run:
+        substrate = OciSubstrate(overlay=overlay)
+        template = substrate.prepare(run, cache_folder(), Tier.FULL)
+        sandbox = substrate.launch(run, template, Tier.FULL, allocate(run.leases, run.id))
+        try:
+            sandbox.awaken(30)
+            assert sandbox.first_exec("word").stdout == b"word\n"
+        finally:
+            sandbox.destroy()
+    assert "coppice test" not in Path("/proc/self/mounts").read_text().replace("\\040", " ")
+
+
+def test_a_hostname_of_300_characters_makes_nothing(run: Run, launch: Launch) -> None:
+    before = sorted((run.folder / "oci").iterdir()) if (run.folder / "oci").exists() else []
+    with pytest.raises(UsageError, match="this one has 300"):
+        launch(OciSubstrate(), hostname="h" * 300)
+    assert sorted((run.folder / "oci").iterdir()) == before
+
+
+def test_without_runc_it_is_not_measured_and_says_what_to_install(
+    run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for program in ("musl-gcc", "busybox", "cp"):
+        (tmp_path / program).symlink_to(shutil.which(program) or "/nowhere")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(Unsupported, match="apt-get install runc"):
+        OciSubstrate().prepare(run, cache_folder(), Tier.FULL)
+
+
+def test_a_runc_that_hangs_on_delete_holds_nobody_up(
+    run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A fake runc: the real one but for `delete`, since no real one hangs when it is asked to."""
+    fake = tmp_path / "runc"
+    fake.write_text(
+        '#!/bin/sh\nfor word; do [ "$word" = delete ] && exec sleep 600; done\n'
+        f'exec {shutil.which("runc")} "$@"\n'
+    )
+    fake.chmod(0o755)
+    monkeypatch.setattr("harness.sandbox.oci.runc.DELETE_LIMIT_S", 0.3)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    substrate = OciSubstrate()
+    template = substrate.prepare(run, cache_folder(), Tier.FULL)
+    assert isinstance(template, OciTemplate)
+    sandbox = substrate.launch(run, template, Tier.FULL, allocate(run.leases, run.id))
+    pid = sandbox.pid
+    sandbox.destroy()
+    assert not _alive(pid)
+    assert _traces(run, sandbox.id) == []
+
+
+HOLDS = """
+import sys, time
+from pathlib import Path
+from harness.host.run import cache_folder, open_run
+from harness.sandbox.identity import allocate
+from harness.sandbox.oci import OciSubstrate
+from harness.sandbox.protocol import Tier
+with open_run() as run:
+    substrate = OciSubstrate(network=True)
+    template = substrate.prepare(run, cache_folder(), Tier.FULL)
+    for tier in (Tier.FULL, Tier.PREWARM_POOL):
+        made = substrate.launch(run, template, tier, allocate(run.leases, run.id))
+        print(made.pid, flush=True)
+    print(run.folder, flush=True)
+    time.sleep(600)
+"""
+
+
+def test_of_a_killed_harness_even_frozen_containers_go(
+    strange: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COPPICE_RUNTIME", str(strange))
+    holder = subprocess.Popen([sys.executable, "-c", HOLDS], stdout=subprocess.PIPE, text=True)
+    assert holder.stdout
+    with holder.stdout:
+        pids = [int(holder.stdout.readline()) for _ in range(2)]
+        holder.kill()
+        holder.wait()
+    assert _alive(pids[1])  # it is frozen, and waits for ever
+    assert {one.what for one in find(strange)} >= {"cgroup", "mount", "folder"}
+    with open_run(strange):  # whoever comes next clears up
+        pass
+    assert not any(map(_alive, pids))
+    assert find(strange) == []
+    assert not cgroups.find().groups(cgroups.parent_of(strange))
+
+
+def test_the_shared_agent_takes_no_name_and_no_clock_even_as_root(run: Run) -> None:
+    """In a bare process, where nothing but the program itself would keep it from the host's."""
+    substrate = load("process")
+    template = substrate.prepare(run, cache_folder(), Tier.FULL)
+    sandbox = substrate.launch(run, template, Tier.FULL, allocate(run.leases, run.id))
+    try:
+        name, at = os.uname().nodename, time.time()
+        for request in (
+            field(Tag.HOSTNAME, "taken"),
+            field(Tag.WALL_NS, 10**18),
+            field(Tag.MACHINE_ID, "0" * 32),
+            field(Tag.MAC, bytes(6)),
+            field(Tag.ADDRESS, "10.0.0.1/8"),
+            field(Tag.ENTROPY, bytes(64)),
+        ):
+            with pytest.raises(Exception, match="Operation not permitted"):
+                sandbox.agent.call(Kind.IDENTITY, request)
+        sandbox.agent.ping(wall_ns=10**18)
+        assert os.uname().nodename == name
+        assert abs(time.time() - at) < 300
+    finally:
+        sandbox.destroy()
+    program = shared_agent.build(cache_folder()).read_bytes()
+    assert b"/dev/mem" not in program

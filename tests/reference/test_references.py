@@ -1,0 +1,125 @@
+"""Each reference substrate really runs a sandbox to the top of the ladder, and leaves nothing."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from harness.errors import Unsupported
+from harness.guest import rootfs
+from harness.host.run import Run, cache_folder
+from harness.sandbox.comparison import Column, Stand, kernel, marked, state_survives
+from harness.sandbox.identity import allocate
+from harness.sandbox.ladder import climb
+from harness.sandbox.protocol import Tier, load
+from harness.sandbox.reference import docker, vm
+
+NAMES = ("process", "bwrap", "docker", "gvisor")
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="these substrates are started by root")
+
+
+@needs_root
+@pytest.mark.parametrize(
+    ("name", "tier"),
+    [*((name, Tier.FULL) for name in NAMES), ("gvisor", Tier.DURABLE_POOL)],
+)
+def test_it_climbs_the_ladder_and_leaves_nothing(name: str, tier: Tier, run: Run) -> None:
+    substrate = load(name)
+    template = substrate.prepare(run, cache_folder(), tier)  # skips where a program is missing
+    before = marked(run)
+    made = climb(
+        lambda: substrate.launch(run, template, tier, allocate(run.leases, run.id)),
+        "first-touch", 120,
+    )  # fmt: skip
+    assert made.failure is None
+    assert made.sandbox
+    try:
+        hello = made.sandbox.agent.hello()
+        assert kernel(hello)[0] is substrate.own_kernel
+        if name != "process" and not tier.restores:  # what is restored has the name it had
+            assert hello["hostname"] == made.sandbox.identity.hostname
+        if tier.restores:
+            assert made.sandbox.agent.run(["/bin/cat", "/run/sealed"]).code == 0
+    finally:
+        made.sandbox.destroy()
+    assert marked(run) <= before | _daemons(run)
+    assert not [
+        path for path in run.folder.rglob(f"*{made.sandbox.id}*") if "docker" not in path.parts
+    ]
+
+
+@needs_root
+@pytest.mark.parametrize(
+    "column", [Column("process", Tier.FULL), Column("oci-overlay", Tier.PREWARM_POOL)], ids=str
+)
+def test_a_visit_ends_with_nothing_running(column: Column, run: Run) -> None:
+    with ExitStack() as stack:
+        stand = Stand(run, cache_folder(), column, stack, 2)
+        before = marked(run)
+        climbs = stand.visit(2, "first-exec")
+        assert [one.failure for one in climbs] == [None, None]
+        assert marked(run) <= before
+        assert not state_survives(stand) or column.substrate == "process"
+    assert not Path("/tmp/mark").exists()
+
+
+def _daemons(run: Run) -> set[int]:
+    """What docker keeps running for all containers of a run."""
+    names = ("dockerd", "containerd")
+    return {pid for pid in marked(run) if Path(f"/proc/{pid}/comm").read_text().strip() in names}
+
+
+@pytest.mark.parametrize("name", ["bwrap", "docker", "gvisor", "vm"])
+def test_without_its_program_it_says_what_to_install(
+    name: str, run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for program in ("musl-gcc", "busybox"):
+        (tmp_path / program).symlink_to(shutil.which(program) or "/nowhere")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr("os.geteuid", lambda: 0)
+    with pytest.raises(Unsupported, match="apt-get install"):
+        load(name).prepare(run, cache_folder(), Tier.FULL)
+
+
+def test_a_program_called_docker_is_believed_when_it_answers_as_docker_does(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    stand_in = tmp_path / "docker"
+    stand_in.write_text("#!/bin/sh\necho a stand-in\n")
+    stand_in.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert docker.client() is None
+    stand_in.write_text("#!/bin/sh\necho Docker version 28.2.2, build x\n")
+    assert docker.client() == str(stand_in)
+    other = tmp_path / "other"
+    other.mkdir()
+    for name in ("docker", "dockerd"):
+        (other / name).write_text("#!/bin/sh\necho Docker version 20.10.24+dfsg1, build y\n")
+        (other / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{other}")
+    assert docker.client() == str(other / "docker")
+
+
+@needs_root
+def test_a_vm_boots_to_its_login(run: Run) -> None:
+    """Where its disk was built before: that takes minutes, as booting does without KVM."""
+    if not list((cache_folder() / "disks").glob("*/disk")):
+        pytest.skip("its disk takes minutes: bin/mise run bench:compare -- --columns vm-full")
+    assert rootfs.debian(cache_folder(), vm.PACKAGES).path.exists()
+    if os.environ.get("COPPICE_SLOW") is None:
+        pytest.skip("a boot takes most of a minute under emulation: COPPICE_SLOW=1 runs it")
+    substrate = load("vm")
+    template = substrate.prepare(run, cache_folder(), Tier.FULL)
+    sandbox = substrate.launch(run, template, Tier.FULL, allocate(run.leases, run.id))
+    try:
+        sandbox.awaken(280)
+        console = next(run.folder.glob("vm-*.console")).read_text(errors="replace")
+        assert "login:" in console
+        assert kernel(sandbox.agent.hello())[0]
+        assert sandbox.agent.run(["/bin/cat", "/proc/1/comm"]).stdout == b"systemd\n"
+    finally:
+        sandbox.destroy()

@@ -1,0 +1,156 @@
+"""What did not change is not made again; what was made again is what a build from nothing gives."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+from harness.measure import record
+from harness.measure.record import Validity
+from harness.site import build as building
+from harness.site import store
+from harness.site.build import Options, build
+from tests.site import factory
+from tests.site.test_build import files
+
+
+def many(results: Path, count: int) -> None:
+    """So many runs of one tier and rung, on two machines, with a step in the middle."""
+    hosts = [factory.machine(), factory.machine("other-host")]
+    for number in range(count):
+        one = factory.cold_start(
+            "durable-pool", n=6, day=1 + number % 28, seed=f"{number}", host=hosts[number % 2]
+        )
+        record.write(one, results)
+
+
+def test_one_record_more_leaves_other_pages_as_they_are(tmp_path: Path) -> None:
+    results, out = tmp_path / "results", tmp_path / "out"
+    many(results, 40)
+    first = build(results, out)
+    before = {path: (out / path).stat().st_ino for path in files(out)}
+    same = build(results, out)
+    assert same.made < first.made / 3
+    runs = [path for path in before if path.startswith("runs/")]
+    assert all((out / path).stat().st_ino == before[path] for path in runs)
+    record.write(factory.cold_start("full", day=28, n=6), results)
+    more = build(results, out)
+    assert more.records == 41
+    assert all((out / path).stat().st_ino == before[path] for path in runs)
+    fresh = tmp_path / "fresh"
+    build(results, fresh)
+    assert files(out) == files(fresh)
+
+
+def test_a_record_that_went_or_changed_is_seen(tmp_path: Path) -> None:
+    results, out = tmp_path / "results", tmp_path / "out"
+    many(results, 6)
+    build(results, out)
+    gone, changed, *_ = record.find(results)
+    gone.unlink()
+    data = json.loads(changed.read_text())
+    data["validity"] = {"status": "suspect", "reasons": ["changed by hand (test)"]}
+    changed.write_text(json.dumps(data))
+    assert build(results, out).records == 5
+    build(results, tmp_path / "fresh")
+    assert files(out) == files(tmp_path / "fresh")
+    pages = [path.read_text() for path in out.glob("runs/*/*.html")]
+    assert sum("changed by hand (test)" in text for text in pages) == 1
+
+
+def test_other_code_makes_everything_anew(tmp_path: Path) -> None:
+    results, out = tmp_path / "results", tmp_path / "out"
+    many(results, 4)
+    first = build(results, out)
+    sources = tmp_path / "sources"
+    shutil.copytree(building.SOURCES, sources)
+    (sources / "templates/runs.html").write_text(
+        (building.SOURCES / "templates/runs.html").read_text().replace("<h1>Runs", "<h1>All runs")
+    )
+    assert build(results, out, sources=sources).made == first.made
+    assert "All runs" in (out / "runs.html").read_text()
+    assert build(results, out, sources=sources, options=Options(again=True)).made == first.made
+
+
+def test_a_file_of_the_old_site_that_went_is_made_again(tmp_path: Path) -> None:
+    results, out = tmp_path / "results", tmp_path / "out"
+    many(results, 4)
+    build(results, out)
+    whole = files(out)
+    for path in out.glob("runs/*/*.html"):
+        path.unlink()
+    (out / store.MARKER).write_text("{}")
+    build(results, out)
+    assert files(out) == whole
+
+
+def test_a_lab_of_many_records_stays_quick_and_its_pages_small(tmp_path: Path) -> None:
+    """A part of what must build within a minute, with room for a busy machine."""
+    results, out = tmp_path / "results", tmp_path / "out"
+    many(results, 320)
+    build(results, out)
+    assert build(results, out).made < 200
+    for path in out.rglob("*.html"):
+        assert path.stat().st_size < 150_000, path
+    lists = sorted(path.name for path in out.glob("machines/*.html"))
+    assert lists == ["other-host.1.html", "other-host.html", "test-host.1.html", "test-host.html"]
+    named = json.loads((out / "index.json").read_text())
+    assert len(named["records"]) == 320
+    history = [path.read_text() for path in out.glob("history/*/*first-reply*.html")]
+    assert history and all("160 runs" in text for text in history)
+
+
+def test_a_million_samples_and_one_and_none(tmp_path: Path) -> None:
+    results = tmp_path / "results"
+    base = factory.cold_start("full", n=1)
+    record.write(base, results)
+    record.write(factory.cold_start("durable-pool", n=0), results)
+    data = factory.cold_start("prewarm-pool", n=3).to_json()
+    million = factory.samples(0.01, 10_000, "million") * 100
+    million[777_777] = 2.5
+    data["series"] = data["series"][2:3]
+    data["series"][0]["samples"] = million
+    folder = results / factory.HOST
+    (folder / f"{data['run_id']}.cold-start.run.json").write_text(json.dumps(data))
+    built = build(results, tmp_path / "out")
+    assert (built.records, built.problems) == (3, ())
+    sizes = [path.stat().st_size for path in (tmp_path / "out").glob("runs/*/*.html")]
+    assert max(sizes) < 150_000
+    pages = [path.read_text() for path in (tmp_path / "out").glob("runs/*/*.html")]
+    (large,) = (text for text in pages if "1000000 samples" in text)
+    assert 'class="envelope"' in large and "2.5 s" in large
+    assert any("No sample." in text for text in pages)
+    assert not list((tmp_path / "out").glob(f"runs/*/{data['run_id'].lower()}*.csv"))
+
+
+def test_an_emulated_machine_tells_no_time_anywhere(tmp_path: Path) -> None:
+    import dataclasses
+
+    results, out = tmp_path / "results", tmp_path / "out"
+    emulated = dataclasses.replace(factory.machine("freebsd"), class_="emulated")
+    record.write(factory.cold_start("full", day=1), results)
+    made = factory.cold_start("durable-prewarm-pool", substrate="bhyve", day=9, host=emulated, n=9)
+    record.write(made, results)
+    build(results, out)
+    page = next(out.glob("runs/freebsd/*.html")).read_text()
+    assert "works, 9 of 9; an emulated machine tells no time" in page
+    assert "<data" not in page.split('id="figures"')[1].split('id="repeat"')[0]
+    # Measured last, and not the machine of the front page.
+    assert "tells no time" not in (out / "index.html").read_text()
+    machine = (out / "machines/freebsd.html").read_text()
+    assert "Function only." in machine and not any(
+        f"{value:.2g}" in machine for value in made.series[2].samples
+    )
+    claim = (out / "claims/coppice-cold-start.html").read_text()
+    assert "it works: 9 of 9 attempts, on a machine that is emulated" in claim
+    assert not list(out.glob("runs/freebsd/*.svg"))
+
+
+def test_a_suspect_run_decides_no_claim(tmp_path: Path) -> None:
+    results, out = tmp_path / "results", tmp_path / "out"
+    bad = Validity("suspect", ("load (test)",))
+    record.write(factory.cold_start("full", validity=bad), results)
+    build(results, out)
+    text = (out / "claims/coppice-full-boot.html").read_text()
+    assert "not comparable" in text and ">suspect</a>" in text
