@@ -42,19 +42,21 @@ class Judged:
 
 
 def find(corpus: Corpus, answer: Answer, machine: str | None) -> Found | None:
-    """The newest record of the full profile that can answer, else the newest of any."""
-    chosen: Found | None = None
+    """The record that answers best: one that nothing disturbed, that is not stale, of the full
+    profile; of several as good the newest."""
+    best: tuple[tuple[bool, bool, bool], Found] | None = None
     for entry in corpus.of_rig(answer.rig, machine):
         line = _line(entry.brief, answer)
         if line is None:
             continue
-        if chosen and chosen.entry.brief.profile == "full" != entry.brief.profile:
-            continue
         counted = entry.brief.find(answer.per, {}) if answer.per else None
         if answer.per and (counted is None or not counted.n):
             continue
-        chosen = Found(entry, line, counted.n if counted else 1)
-    return chosen
+        one = entry.brief
+        rank = (one.validity.status == "valid", not stale(corpus, entry), one.profile == "full")
+        if best is None or rank >= best[0]:
+            best = (rank, Found(entry, line, counted.n if counted else 1))
+    return best[1] if best else None
 
 
 def _line(one: Brief, answer: Answer) -> Line | None:

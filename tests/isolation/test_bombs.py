@@ -24,7 +24,7 @@ from harness.sandbox.protocol import Sandbox, Substrate, Template, Tier, load
 from tests.isolation.conftest import INSIDE
 
 SMALL = Limits(memory=48 << 20, pids=24, cpus=0.2)
-TRIES = 4
+TRIES = 10
 """Pairs of quiet and bombed; the host is shared with whoever else is at work."""
 STARTS = 150
 
