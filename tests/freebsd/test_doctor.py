@@ -85,7 +85,7 @@ LEFT = [
     ("ps -axww -o pid= -o command=", Answer(
         "  812 bhyve: coppice-deadbeef-0000000000aa (bhyve)\n"
         "  900 bhyve: coppice-0123abcd-0000000000bb (bhyve)\n"
-        "  901 bhyve: windows (bhyve)\n  902 vi /root/coppice-deadbeef-x\n")),
+        "  901 bhyve: windows (bhyve)\n  902 vi /tmp/coppice-deadbeef-x\n")),
     ("jls name", Answer("coppice-deadbeef-0000000000aa\ncoppice\nwww\n")),
     ("mount -p", Answer(
         "/dev/ufs/root\t/\tufs\trw\t1 1\n"
