@@ -28,7 +28,7 @@ TRIES = 4
 """Pairs of quiet and bombed; the host is shared with whoever else is at work."""
 GOAL, BOUND = 2, 10
 """Of the neighbour's p99 against its quiet value. The goal is met in most runs and missed in others
-(4 to 6 were seen, with nothing else at work); a neighbour must never stand still.
+(4 to 6 were seen); a neighbour must never stand still.
 """
 STARTS = 150
 
