@@ -1,8 +1,9 @@
 """What adding one sandbox's rules costs, and removing them, beside so many others.
 
-For each N there is a network that has N rule sets, in a namespace of its own; one more is added,
-and taken away, again and again. They take turns, forward and back. Rule sets only: a bridge has at
-most 1,023 ports, and the packet filter knows a port by its number.
+For each N there is a packet filter that has N rule sets (nf_tables in a namespace of its own; pf is
+one, and has all of them); one more is added, and taken away, again and again. They take turns,
+forward and back. Rule sets only: a bridge has at most 1,023 ports, and the packet filter knows a
+port by its number.
 """
 
 from __future__ import annotations
@@ -20,11 +21,9 @@ from harness.measure.benchmark import STOPWATCH
 from harness.measure.clock import calibrated
 from harness.measure.collector import Collector
 from harness.measure.record import Clock, Facts
-from harness.network.namespace import inside, namespace
-from harness.network.nftables import Nftables
+from harness.network import native
 from harness.network.policy import Policy
 from harness.network.protocol import Member
-from harness.network.requirements import requirements
 from harness.rig import RigInfo
 from harness.rig_run import RigRun
 from harness.sandbox.identity import NETWORK, NETWORK6
@@ -34,8 +33,11 @@ RIG = RigInfo(
     title="Rule sets of sandboxes added and removed",
     claims=("coppice-policy-anchor",),
     substrates=(),
-    requirements=requirements,
-    measured_alike=("53d227a6eb1b1e3f4e2372ccf1c7cd6bcfd858e1996d5d2a4f15de22df9a9656",),
+    requirements=native.requirements,
+    measured_alike=(
+        "53d227a6eb1b1e3f4e2372ccf1c7cd6bcfd858e1996d5d2a4f15de22df9a9656",
+        "2df107696086675c5db889716da1f56af95b57a41e94e9e5cf3a193a28385fe0",
+    ),
 )
 SIZES = (1, 10, 100, 1000, 2000)
 PASSES = {"quick": 20, "full": 100}
@@ -44,10 +46,12 @@ TURNS = 5
 CLAIMED = 1000
 
 
-def member(number: int) -> Member:
-    """A sandbox to the packet filter, as cubenet would describe it."""
+def member(number: int, world: int) -> Member:
+    """A sandbox to the packet filter, as cubenet would describe it; its name is one world's."""
     address, address6 = NETWORK[2 + number], NETWORK6[2 + number]
-    return Member(str(number), 100 + number, b"\x02\xc0" + address.packed, address, address6)
+    return Member(
+        f"{world}x{number}", 100 + number, b"\x02\xc0" + address.packed, address, address6
+    )
 
 
 def policy(number: int) -> Policy:
@@ -61,16 +65,14 @@ def policy(number: int) -> Policy:
 
 
 class World:
-    """A packet filter with N rule sets in a namespace of its own."""
+    """A packet filter with N rule sets."""
 
     def __init__(self, n: int, run: Run, stack: ExitStack) -> None:
         self.n = n
-        with inside(stack.enter_context(namespace(run.folder, "policy-churn"))):
-            self._engine = Nftables("churn")
-        stack.callback(self._engine.close)
+        self._engine = stack.enter_context(native.packet_filter(run, "churn")).engine
         for number in range(n):
-            self._engine.admit(member(number), policy(number))
-        self._next = member(n)
+            self._engine.admit(member(number, n), policy(number))
+        self._next = member(n, n)
 
     def turn(self) -> tuple[float, float]:
         """Seconds that one more takes to be added, and to be removed."""
@@ -98,7 +100,7 @@ def test_policy_churn(benchmark: BenchmarkFixture, run: Run, rig_run: RigRun, pr
         stack.callback(gc.enable)
         for number in range(PASSES[profile]):
             for world in worlds if number % 2 == 0 else reversed(worlds):
-                dimensions: Facts = {"mechanism": "nftables", "transport": "netlink", "n": world.n}
+                dimensions: Facts = {**native.FACTS, "n": world.n}
                 for added, removed in [world.turn() for _ in range(TURNS)]:
                     into.add("rule-add", [added], dimensions)
                     into.add("rule-remove", [removed], dimensions)

@@ -45,11 +45,11 @@ from harness.measure.benchmark import STOPWATCH
 from harness.measure.clock import calibrated, now_ns
 from harness.measure.collector import Collector
 from harness.measure.record import Clock, Facts
-from harness.network.cubenet import NOTHING, Cubenet, open_cubenet
-from harness.network.endpoint import endpoint
-from harness.network.party import build, local
+from harness.network import native
+from harness.network.cubenet import NOTHING
+from harness.network.party import build
 from harness.network.policy import Policy
-from harness.network.requirements import requirements
+from harness.network.protocol import Network
 from harness.rig import RigInfo
 from harness.rig_run import RigRun
 
@@ -58,8 +58,9 @@ RIG = RigInfo(
     title="From which packet on a changed policy is obeyed",
     claims=("coppice-policy-enforcement",),
     substrates=(),
-    tools=("musl-gcc",),
-    requirements=requirements,
+    tools=native.COMPILER,
+    requirements=native.requirements,
+    measured_alike=("c9211fadafad84cb5b13273fd6e04c0178736af87144a3729f2afc25c38e712f",),
 )
 KEPT, FIRST, SECOND, NEVER = PORTS = (9001, 9002, 9003, 9004)
 CHANGES = {"quick": 1200, "full": 4800}
@@ -68,8 +69,8 @@ LENGTHS = (2, 1000)
 """Entries of each policy: a short list, and one that is a set of its own."""
 IN_FORCE_S = 0.002
 CLAIMED_LENGTH = 1000
-ONE_STEP, ACROSS = "netlink", "netlink, across sets"
-TWO_STEPS = "netlink, in two steps"
+ONE_STEP = str(native.FACTS["transport"])
+ACROSS, TWO_STEPS = f"{ONE_STEP}, across sets", f"{ONE_STEP}, in two steps"
 CONTROLS = 100
 """Changes in two steps."""
 
@@ -84,7 +85,7 @@ class Case:
 
     @property
     def dimensions(self) -> Facts:
-        return {"mechanism": "nftables", "transport": self.transport, "n": self.length}
+        return {**native.FACTS, "transport": self.transport, "n": self.length}
 
 
 @dataclass(frozen=True)
@@ -125,14 +126,14 @@ class Traffic:
         return range(begin, bisect.bisect_left(self.sent_ns, end_ns, begin) - 1)
 
 
-def flip(net: Cubenet, run: Run, case: Case, stack: ExitStack) -> tuple[Traffic, Sequence[Change]]:
+def flip(net: Network, run: Run, case: Case, stack: ExitStack) -> tuple[Traffic, Sequence[Change]]:
     """Send, and change the policy so many times; what happened."""
-    answers = stack.enter_context(endpoint(run, net))
-    asks = stack.enter_context(endpoint(run, net))
+    answers = stack.enter_context(native.plugged(run, net))
+    asks = stack.enter_context(native.plugged(run, net))
     first, second = policies(answers.address, case)
     net.apply(asks.id, first)
-    sender = stack.enter_context(local(run, asks.namespace, asks.address))
-    receiver = stack.enter_context(local(run, answers.namespace, answers.address))
+    sender = stack.enter_context(native.party(run, asks))
+    receiver = stack.enter_context(native.party(run, answers))
     sender.pin(0)
     receiver.pin(1)
     ports = [str(port) for port in PORTS]
@@ -252,7 +253,7 @@ def test_policy_enforcement(
         need(tool)
     into = Collector()
     with ExitStack() as stack:
-        net = stack.enter_context(open_cubenet(run))
+        net = stack.enter_context(native.open_network(run))
         build("flood", run.folder)
         build("sink", run.folder)
         rig_run.prepared((), None, ())

@@ -7,6 +7,7 @@ take turns, forward and back. `n` of 0 is a transaction in which nothing happens
 
 from __future__ import annotations
 
+import functools
 import gc
 import itertools
 import json
@@ -15,7 +16,7 @@ import subprocess
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 from pathlib import Path
@@ -31,13 +32,12 @@ from harness.measure.benchmark import STOPWATCH
 from harness.measure.clock import calibrated
 from harness.measure.collector import Collector
 from harness.measure.record import Clock, Facts
-from harness.network import ebpf
+from harness.network import ebpf, native
 from harness.network.libnftables import Libnftables
 from harness.network.namespace import inside, namespace
-from harness.network.nftables import Nftables
+from harness.network.native import PacketFilter
 from harness.network.policy import Destination, Policy
 from harness.network.protocol import Member
-from harness.network.requirements import requirements
 from harness.rig import RigInfo
 from harness.rig_run import RigRun
 from harness.sandbox.identity import NETWORK, NETWORK6
@@ -47,9 +47,12 @@ RIG = RigInfo(
     title="Replacing the addresses of a policy",
     claims=("coppice-policy-update",),
     substrates=(),
-    tools=("nft",),
-    requirements=requirements,
-    measured_alike=("9d96f11b7b32b637eb8f478ebeb37896cefea47caedd50d1203245e11ba96944",),
+    tools=native.TOOLS,
+    requirements=native.requirements,
+    measured_alike=(
+        "9d96f11b7b32b637eb8f478ebeb37896cefea47caedd50d1203245e11ba96944",
+        "3c0df00e5cfff55e7264c10290c3fca48be477541e90e5d926a2b5408994d7cb",
+    ),
 )
 SIZES = (0, 1, 10, 100, 1000, 10000)
 OTHERS = (0, 1000)
@@ -60,7 +63,7 @@ PASSES = 4
 FEW_FROM, FEWER = 10000, 4
 """Of the longest lists so many times fewer."""
 SUBJECT = 0
-CLAIMED = {"mechanism": "nftables", "transport": "netlink", "n": 1000, "others": 0}
+CLAIMED = {**native.FACTS, "n": 1000, "others": 0}
 SETTLE_S = 0.002
 """Between two updates: the kernel frees what the last one took out."""
 
@@ -86,14 +89,21 @@ class Mechanism(Protocol):
     def holds(self, address: str) -> bool: ...
 
 
-class ByNetlink:
+class ByCubenet:
     """Cubenet: a policy that is there as data, or as the text of its JSON."""
 
-    mechanism = "nftables"
+    mechanism = str(native.FACTS["mechanism"])
 
-    def __init__(self, engine: Nftables, *, text: bool) -> None:
-        self.transport = "netlink from JSON" if text else "netlink"
-        self._engine = engine
+    def __init__(self, filter: PacketFilter, others: int, *, text: bool) -> None:
+        self.transport = str(native.FACTS["transport"]) + (" from JSON" if text else "")
+        self._engine = filter.engine
+        self._subject = f"{others}{'t' if text else 'd'}{SUBJECT}"
+        for number in range(others + 1):
+            address, address6 = NETWORK[2 + number], NETWORK6[2 + number]
+            id = f"{self._subject[:-1]}{number}"
+            mac = b"\2\xc0" + address.packed
+            member = Member(id, 1000 + number, mac, address, address6)
+            self._engine.admit(member, Policy.of(addresses(EACH_OTHER_HAS, 2 + number)))
         self._text = text
 
     def ready(self, n: int, lists: Sequence[Sequence[str]]) -> None:
@@ -102,18 +112,18 @@ class ByNetlink:
         self._policies = policies
         for one in policies:
             assert sum(map(len, one.plan.values())) == n
-        self._engine.apply(str(SUBJECT), policies[0])
+        self._engine.apply(self._subject, policies[0])
 
     def replace(self, turn: int) -> None:
         which = turn % 2
         new = Policy.from_json(self._texts[which]) if self._text else self._policies[which]
         if new.allow:
-            self._engine.apply(str(SUBJECT), new)
+            self._engine.apply(self._subject, new)
         else:
             self._engine.nothing()
 
     def holds(self, address: str) -> bool:
-        return self._engine.holds(str(SUBJECT), Destination.parse(address))
+        return self._engine.holds(self._subject, Destination.parse(address))
 
 
 class ByText(ABC):
@@ -205,29 +215,18 @@ def _keys(texts: Sequence[str]) -> bytes:
     return ebpf.pack([IPv4Address(one).packed for one in texts])
 
 
-def engine(others: int, stack: ExitStack) -> Nftables:
-    """Cubenet's packet filter with so many sandboxes beside the one that is measured."""
-    made = Nftables("compared-with")
-    stack.callback(made.close)
-    for number in range(others + 1):
-        address, address6 = NETWORK[2 + number], NETWORK6[2 + number]
-        member = Member(str(number), 1000 + number, b"\2\xc0" + address.packed, address, address6)
-        made.admit(member, Policy.of(addresses(EACH_OTHER_HAS, 2 + number)))
-    return made
-
-
 @dataclass(frozen=True)
 class Contender:
     """A mechanism beside so many other sandboxes, with lists of one length.
 
-    Each mechanism has a namespace of its own (`where`), so that none sees another's rules.
+    `inside` is where its rules are: none sees another's.
     """
 
     way: Mechanism
     n: int
     others: int
     lists: Sequence[Sequence[str]]
-    where: Path
+    inside: Callable[[], AbstractContextManager[None]]
 
     @property
     def dimensions(self) -> Facts:
@@ -240,7 +239,7 @@ class Contender:
 
     def prove(self) -> None:
         """Nothing is timed before it has been seen to replace."""
-        with inside(self.where):
+        with self.inside():
             self.way.ready(self.n, self.lists)
             for turn in (1, 0):
                 self.way.replace(turn)
@@ -251,7 +250,7 @@ class Contender:
     def times(self, rounds: int) -> list[float]:
         """Seconds of each replacement."""
         found = []
-        with inside(self.where):
+        with self.inside():
             self.way.ready(self.n, self.lists)
             for turn in range(1, rounds + 1):
                 time.sleep(SETTLE_S)
@@ -261,23 +260,28 @@ class Contender:
         return found
 
 
+BESIDE: Sequence[Callable[[int], Mechanism]] = (
+    () if native.FREEBSD else (ByLibrary, ByProgram, ByTrie, BySwap)
+)
+"""The other ways that this system has."""
+
+
 def contenders(run: Run, stack: ExitStack) -> list[Contender]:
     """Every mechanism, neighbourhood and size."""
-    makers: Sequence[Callable[[int], Mechanism]] = (
-        lambda others: ByNetlink(engine(others, stack), text=False),
-        lambda others: ByNetlink(engine(others, stack), text=True),
-        ByLibrary,
-        ByProgram,
-        ByTrie,
-        BySwap,
-    )
     lists = {n: [addresses(n, seed) for seed in (0, 1)] for n in SIZES}
     found = []
-    for make, others in itertools.product(makers, OTHERS):
+    for text, others in itertools.product((False, True), OTHERS):
+        filter = stack.enter_context(native.packet_filter(run, "compared-with"))
+        with filter.inside():
+            way: Mechanism = ByCubenet(filter, others, text=text)
+        found += [Contender(way, n, others, lists[n], filter.inside) for n in SIZES]
+    for make, others in itertools.product(BESIDE, OTHERS):
         where = stack.enter_context(namespace(run.folder, "policy-update"))
         with inside(where):
             way = make(others)
-        found += [Contender(way, n, others, lists[n], where) for n in SIZES]
+        found += [
+            Contender(way, n, others, lists[n], functools.partial(inside, where)) for n in SIZES
+        ]
     return found
 
 

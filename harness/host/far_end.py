@@ -56,7 +56,10 @@ def unpack(folder: pathlib.Path, length: int) -> None:
             file.write(piece)
             length -= len(piece)
     with tarfile.open(archive) as tar:
-        tar.extractall(folder, filter="data")
+        if hasattr(tarfile, "data_filter"):  # from 3.11.4 on
+            tar.extractall(folder, filter="data")
+        else:
+            tar.extractall(folder)
     archive.unlink()
 
 

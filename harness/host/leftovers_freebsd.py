@@ -51,7 +51,8 @@ def _all(host: Host) -> Iterator[Leftover]:
         if described and (name := _NAME.fullmatch(described[1])):
             yield Leftover("interface", name[1], interface)
     for line in _lines(host, ["pfctl", "-a", ANCHOR, "-s", "Anchors"]):
-        if name := _NAME.fullmatch(line.strip().rpartition("/")[2]):
+        name = _NAME.fullmatch(line.strip().rpartition("/")[2])
+        if name and _filled(host, line.strip()):
             yield Leftover("anchor", name[1], line.strip())
     for line in _lines(host, ["rctl"]):
         if name := re.match(rf"jail:({_NAME.pattern}):", line):
@@ -66,6 +67,14 @@ def _lines(host: Host, argv: Sequence[str]) -> list[str]:
     """What a program prints; nothing when it fails: without pf there are no anchors, say."""
     done = host.run(argv)
     return [] if done.code else done.stdout.decode(errors="replace").splitlines()
+
+
+def _filled(host: Host, anchor: str) -> bool:
+    """Whether an anchor judges anything: a flushed one is listed for some ten seconds more, until
+    the kernel has forgotten its rules."""
+    return any(
+        _lines(host, ["pfctl", "-a", anchor, "-s", one]) for one in ("rules", "Tables", "nat")
+    )
 
 
 def _ours(lines: Sequence[str]) -> Iterator[re.Match[str]]:

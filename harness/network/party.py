@@ -1,4 +1,4 @@
-"""Two who talk: each a namespace of this machine or a microVM, with programs that run there."""
+"""Two who talk: each a namespace, a jail or a microVM, with programs that run there."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ import contextlib
 import os
 import re
 import subprocess
+import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Protocol
 
@@ -18,7 +20,8 @@ from harness.network.namespace import inside
 from harness.sandbox.qemu.sandbox import QemuSandbox
 
 _SOURCES = Path(__file__).with_name("programs")
-_COMPILE = ("-static", "-O2", "-s", "-Wall", "-Wextra", "-D_GNU_SOURCE")
+_COMPILE = ("-static", "-O2", "-s", "-Wall", "-Wextra")
+_COMPILER = "cc" if sys.platform.startswith("freebsd") else "musl-gcc"
 _TOOLS = "/tmp/tools"
 _PATIENCE_S = 10.0
 
@@ -27,7 +30,7 @@ def build(name: str, folder: Path) -> Path:
     """One of our programs, static, so that a guest runs it too. Raises MissingTool."""
     target = folder / name
     if not target.exists():
-        run("musl-gcc", *_COMPILE, "-o", target, _SOURCES / f"{name}.c")
+        run(_COMPILER, *_COMPILE, "-o", target, _SOURCES / f"{name}.c")
     return target
 
 
@@ -50,42 +53,48 @@ class Party(Protocol):
 
 
 class Local:
-    """Implements `Party` in a namespace of this machine. Made by `local`."""
+    """Implements `Party` on this machine. Made by `local` or `jailed`.
+
+    What it starts is started within `entered`, and by the words that go `before` its own.
+    """
 
     def __init__(
-        self, run: Run, namespace: Path, address: str, stack: contextlib.ExitStack
+        self,
+        run: Run,
+        address: str,
+        stack: contextlib.ExitStack,
+        entered: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext,
+        before: Sequence[str] = (),
     ) -> None:
         self.address = address
         self._run = run
-        self._namespace = namespace
         self._stack = stack
-        self._cores = os.sched_getaffinity(0)
+        self._entered = entered
+        self._before = before
+        self._core: int | None = None
         self._servers: list[subprocess.Popen[bytes]] = []
 
     def pin(self, core: int) -> None:
-        self._cores = {core}
+        self._core = core
         for process in self._servers:
-            os.sched_setaffinity(process.pid, self._cores)
+            _pin(process.pid, core)
 
     def equip(self, program: str | Path) -> Sequence[str]:
         return [need(str(program))]
 
     def start(self, words: Sequence[str], *, listens: bool = False) -> subprocess.Popen[bytes]:
         """Start a program that is killed when the party ends; its stdin is a pipe if it listens."""
-        before = os.sched_getaffinity(0)
-        with inside(self._namespace):
-            os.sched_setaffinity(0, self._cores)  # a child starts where its parent may run
-            try:
-                process = subprocess.Popen(
-                    words,
-                    stdin=subprocess.PIPE if listens else subprocess.DEVNULL,
-                    stdout=subprocess.PIPE,
-                    stderr=subprocess.STDOUT,
-                    env=dict(self._run.environment),
-                )
-            finally:
-                os.sched_setaffinity(0, before)
+        with self._entered(), _starting_on(self._core):
+            process = subprocess.Popen(
+                [*self._before, *words],
+                stdin=subprocess.PIPE if listens else subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                env=dict(self._run.environment),
+            )
         self._stack.callback(_end, process)
+        if self._core is not None and not _INHERITED:
+            _pin(process.pid, self._core)
         return process
 
     def serve(self, words: Sequence[str]) -> None:
@@ -103,6 +112,30 @@ class Local:
         return said
 
 
+_INHERITED = hasattr(os, "sched_setaffinity")
+"""Whether a child starts where its parent may run; elsewhere it is moved once it runs."""
+
+
+@contextlib.contextmanager
+def _starting_on(core: int | None) -> Iterator[None]:
+    if core is None or not _INHERITED:
+        yield
+        return
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {core})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+def _pin(pid: int, core: int) -> None:
+    if _INHERITED:
+        os.sched_setaffinity(pid, {core})
+    else:
+        run("cpuset", "-l", str(core), "-p", str(pid))
+
+
 def _end(process: subprocess.Popen[bytes]) -> None:
     process.kill()
     process.wait()
@@ -115,7 +148,14 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 def local(run: Run, namespace: Path, address: str) -> Iterator[Local]:
     """A party in a namespace, until the block ends."""
     with contextlib.ExitStack() as stack:
-        yield Local(run, namespace, address, stack)
+        yield Local(run, address, stack, lambda: inside(namespace))
+
+
+@contextlib.contextmanager
+def jailed(run: Run, jail: str, address: str) -> Iterator[Local]:
+    """A party in a jail, until the block ends."""
+    with contextlib.ExitStack() as stack:
+        yield Local(run, address, stack, before=("jexec", jail))
 
 
 class Guest:

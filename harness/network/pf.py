@@ -32,7 +32,7 @@ from harness.host.leftovers_freebsd import ANCHOR
 from harness.host.protocol import Host, must
 from harness.host.run import Run
 from harness.network.pf_rules import ANSWERED, DENIED, FORGED, SENT, Ruleset, ruleset, tightens
-from harness.network.policy import Policy
+from harness.network.policy import Destination, Policy
 from harness.network.protocol import Change, Counters, Member
 from harness.sandbox.identity import NETWORK, NETWORK6
 
@@ -54,6 +54,7 @@ class Pf:
         self._members: dict[str, Member] = {}
         self._policies: dict[str, Policy] = {}
         self._loaded: dict[str, Ruleset] = {}
+        self._kept: dict[str, Counters] = {}
         for need in requirements(host):
             if not need.satisfied and "limit" not in need.what:
                 raise Unsupported(f"{need.what}: {need.detail}", hint=need.remedy)
@@ -84,15 +85,28 @@ class Pf:
     def expel(self, id: str) -> None:
         with self._lock:
             member = self._member(id)
-            # First nothing may pass, then what passed is forgotten; the anchor goes last.
+            # First nothing may pass, then what passed is forgotten; the anchor goes last. Whole and
+            # uncounted: nobody asks for its counters any more.
+            del self._loaded[id]
             self._load(member, Policy())
             self._kill_states(member)
             self._pfctl("-a", self._anchor(id), "-F", "all")
             del self._members[id], self._policies[id], self._loaded[id]
+            self._kept.pop(id, None)
 
     def counters(self) -> Mapping[str, Counters]:
         with self._lock:
             return {id: self._counters(id) for id in self._members}
+
+    def holds(self, id: str, destination: Destination) -> bool:
+        with self._lock:
+            places = ruleset(self._member(id), "", Policy([destination])).tables
+            (name,) = (one for one in places if one != "own")
+            words = ["pfctl", "-a", self._anchor(id), "-t", name, "-T", "show"]
+            return places[name][0] in self._host.run(words).text.split()
+
+    def nothing(self) -> None:
+        self._pfctl("-a", ANCHOR, "-s", "Anchors")
 
     def translate(self, egress: str, address: str | None = None) -> None:
         """Let what sandboxes may send outside leave by `egress`, under its address.
@@ -138,6 +152,10 @@ class Pf:
                 self._pfctl(*words, stdin=entries + "\n")
                 self._loaded[member.id] = new
                 return
+        if old is not None:
+            # New rules count from nothing: what the old ones counted is kept here. Packets between
+            # this look and the load are not counted.
+            self._kept[member.id] = self._counters(member.id)
         self._pfctl("-a", anchor, "-f", "-", stdin=new.text())
         self._loaded[member.id] = new
 
@@ -146,7 +164,8 @@ class Pf:
             self._pfctl("-k", str(address))
 
     def _counters(self, id: str) -> Counters:
-        """From the labels of rules: name, evaluations, packets, bytes; those in; those out."""
+        """From the labels of rules: name, evaluations, packets, bytes; those in; those out. With
+        what was counted before the rules were loaded anew."""
         found = dict.fromkeys((SENT, DENIED, FORGED, ANSWERED), (0, 0))
         for line in self._pfctl("-a", self._anchor(id), "-s", "labels").splitlines():
             label, *numbers = line.split()
@@ -155,7 +174,13 @@ class Pf:
                 found[label] = found[label][0] + packets, found[label][1] + size
         counted = [found[one] for one in (SENT, ANSWERED, DENIED)]
         sent, sent_bytes = (sum(column) for column in zip(*counted, strict=True))
-        return Counters(sent, sent_bytes, found[DENIED][0], found[FORGED][0])
+        kept = self._kept.get(id, Counters(0, 0, 0, 0))
+        return Counters(
+            kept.sent + sent,
+            kept.sent_bytes + sent_bytes,
+            kept.denied + found[DENIED][0],
+            kept.spoofed + found[FORGED][0],
+        )
 
     def _pfctl(self, *words: str, stdin: str = "") -> str:
         try:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 from typing import Protocol
 
-from harness.network.policy import Policy
+from harness.network.policy import Destination, Policy
 
 
 @dataclass(frozen=True)
@@ -62,5 +62,24 @@ class PolicyEngine(Protocol):
     def counters(self) -> Mapping[str, Counters]:
         """The counters of every sandbox, by its id."""
 
+    def holds(self, id: str, destination: Destination) -> bool:
+        """Whether the kernel has exactly this entry in what it allows a sandbox."""
+
+    def nothing(self) -> None:
+        """Ask for no change at all: what asking costs."""
+
     def close(self) -> None:
         """Take the filter and all of its state off the system."""
+
+
+class Network(Protocol):
+    """Sandboxes' ports on one bridge, and the policies that they send under."""
+
+    def apply(self, id: str, policy: Policy) -> Change:
+        """Replace a sandbox's policy in one step. Raises SandboxGone."""
+
+    def counters(self) -> Mapping[str, Counters]:
+        """The counters of every sandbox, by its id."""
+
+    def detach(self, *ids: str) -> None:
+        """Take sandboxes off the network. Raises SandboxGone."""

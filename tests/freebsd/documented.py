@@ -88,7 +88,7 @@ PF: Answers = [
         Answer('anchor "coppice/*" all\nanchor "others/*" all\n'),
     ),
     ("pfctl -s memory", Answer("states        hard limit   100000\nanchors  hard limit  4096\n")),
-    (rf"pfctl -a coppice/{NAME} -s (rules|Tables)", OK),
+    (rf"pfctl -a coppice/{NAME} -s (rules|Tables|labels)", OK),
     (rf"pfctl -a coppice/{NAME} (-N )?-f -", OK),
     (rf"pfctl -a coppice/{NAME} -t \S+ -T replace -f -", OK),
     (rf"pfctl -a coppice/{NAME} -F all", OK),

@@ -119,7 +119,8 @@ def left(host: Host, run: Run, say: Say) -> None:
         for one in _left(host):
             say(f"found {one.what} {one.name}")
             leftovers_freebsd.remove(host, one)
-        assert _left(host) == []
+        again = _left(host)
+        assert again == [], again
         run.at_end.pop_all()
 
 

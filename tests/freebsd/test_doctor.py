@@ -99,7 +99,11 @@ LEFT = [
     ("ifconfig bridge1", Answer("bridge1: flags=8843\n\tdescription: coppice-0123abcd-bridge\n")),
     ("ifconfig epair9a", Answer("epair9a: flags=8943\n\tdescription: mine\n")),
     ("pfctl -a coppice -s Anchors", Answer(
-        "  coppice/coppice-deadbeef-0000000000aa\n  coppice/somebodys\n")),
+        "  coppice/coppice-deadbeef-0000000000aa\n  coppice/coppice-deadbeef-0000000000ab\n"
+        "  coppice/somebodys\n")),
+    # The second was flushed: the kernel lists it until it has forgotten its rules.
+    (r"pfctl -a coppice/coppice-deadbeef-0000000000aa -s rules", Answer("block drop all\n")),
+    (r"pfctl -a coppice/coppice-deadbeef-0000000000ab -s \S+", Answer("")),
     ("rctl", Answer(
         "jail:coppice-deadbeef-0000000000aa:memoryuse:deny=268435456\njail:www:maxproc:deny=9\n")),
     ("zfs list -H -o name -t filesystem", Answer(

@@ -24,7 +24,7 @@ for module, names in {
             delattr(module, name)
 from harness import cli
 cli.parser()  # every command, and every rig with its options
-import harness.network.pf_cubenet, harness.sandbox.bhyve, harness.sandbox.jail
+import harness.network.native, harness.sandbox.bhyve, harness.sandbox.jail
 print("imported")
 """
 

@@ -91,9 +91,13 @@ def test_any_other_change_loads_the_anchor_anew_in_one_transaction(run: Run) -> 
     pf.admit(MEMBER, Policy.of(["192.0.2.1"]))
     begun = len(there.log)
     pf.apply(WHO.id, Policy.of(["192.0.2.1 tcp/80"]))
-    assert there.log[begun] == f"pfctl -a {ANCHOR} -f -"
+    # New rules count from nothing: what the old ones counted is asked for before they go.
+    assert there.log[begun : begun + 2] == [
+        f"pfctl -a {ANCHOR} -s labels",
+        f"pfctl -a {ANCHOR} -f -",
+    ]
     pf.apply(WHO.id, Policy.of(["192.0.2.1 tcp/80"]))
-    assert len(there.log) == begun + 3, "what is as it was asks nothing of the kernel"
+    assert len(there.log) == begun + 4, "what is as it was asks nothing of the kernel"
 
 
 @pytest.mark.parametrize(
@@ -137,6 +141,18 @@ def test_counters_come_from_labels(run: Run) -> None:
     pf.admit(MEMBER, Policy())
     found = pf.counters()[WHO.id]
     assert (found.sent, found.sent_bytes, found.denied, found.spoofed) == (26, 1920, 2, 3)
+
+
+def test_counters_outlive_the_rules_that_counted(run: Run) -> None:
+    labels = "sent 27 25 2000 20 1500 5 500 2\ndenied 2 2 120 2 120 0 0 0\n"
+    there = host((rf"pfctl -a {ANCHOR} -s labels", Answer(labels)))
+    pf = engine(there, run)
+    pf.admit(MEMBER, Policy.of(["192.0.2.1"]))
+    pf.apply(WHO.id, Policy.of(["192.0.2.1 tcp/80"]))
+    assert pf.counters()[WHO.id].denied == 4, "those of the old rules and those of the new"
+    pf.expel(WHO.id)
+    pf.admit(MEMBER, Policy())
+    assert pf.counters()[WHO.id].denied == 2, "a sandbox of the same name begins anew"
 
 
 def test_it_is_an_engine_of_cubenets_protocol(run: Run) -> None:

@@ -3,8 +3,12 @@
  *   sink FILE PORT...
  *
  * FILE gets the number (u64) of every one, in the order of arrival at each port, port by port as
- * they are read. Prints how many the sockets had no room for. */
+ * they are read. Prints how many the sockets had no room for, where the system tells (Linux). */
+#ifdef __linux__
 #define _GNU_SOURCE
+#else
+#define SO_RCVBUFFORCE SO_RCVBUF
+#endif
 #include <fcntl.h>
 #include <netinet/in.h>
 #include <poll.h>
@@ -34,9 +38,13 @@ static ssize_t take(int fd, int port, FILE *file)
     }
     int got = recvmmsg(fd, messages, BATCH, MSG_DONTWAIT, NULL);
     for (int i = 0; i < got; i++) {
+#ifdef SO_RXQ_OVFL
         struct cmsghdr *control = CMSG_FIRSTHDR(&messages[i].msg_hdr);
         if (control && control->cmsg_type == SO_RXQ_OVFL)
             memcpy(&lost[port], CMSG_DATA(control), sizeof lost[port]);
+#else
+        (void)port;
+#endif
         fwrite(&packets[i][0], sizeof packets[i][0], 1, file);
     }
     return got;
@@ -55,7 +63,11 @@ int main(int count, char **words)
                                    .sin_port = htons((uint16_t)atoi(words[2 + i]))};
         int fd = socket(AF_INET, SOCK_DGRAM, 0);
         setsockopt(fd, SOL_SOCKET, SO_RCVBUFFORCE, &room, sizeof room);
+#ifdef SO_RXQ_OVFL
         setsockopt(fd, SOL_SOCKET, SO_RXQ_OVFL, &one, sizeof one);
+#else
+        (void)one;
+#endif
         if (bind(fd, (void *)&here, sizeof here) != 0) {
             perror("bind");
             return 1;

@@ -48,6 +48,7 @@ void system_mount(void)
         {(void *)(uintptr_t)"fstype", 7}, {(void *)(uintptr_t)"ufs", 4},
         {(void *)(uintptr_t)"fspath", 7}, {(void *)(uintptr_t)"/", 2},
         {(void *)(uintptr_t)"from", 5},   {(void *)(uintptr_t)"/dev/md0", 9},
+        {(void *)(uintptr_t)"rw", 3},     {NULL, 0}, /* or the kernel's own "ro" is kept */
     };
     if (nmount(options, sizeof options / sizeof *options, MNT_UPDATE) != 0)
         perror("/");
