@@ -31,6 +31,7 @@ from harness.host.run import VARIABLE, open_run
 from harness.host.ssh_connection import VARIABLE as HOST
 from harness.host.ssh_connection import Address, Connection
 from harness.measure import provenance
+from harness.measure.machine import FUNCTION_ONLY
 from harness.measure.record import write_atomically
 
 PYTHON = "COPPICE_HOST_PYTHON"
@@ -264,7 +265,13 @@ class FarRun:
             process.wait()
 
 
-_PASSED_ON = ("COPPICE_KERNEL", "COPPICE_KERNEL_MODULES", "COPPICE_ACCELERATOR", "COPPICE_POOL")
+_PASSED_ON = (
+    "COPPICE_KERNEL",
+    "COPPICE_KERNEL_MODULES",
+    "COPPICE_ACCELERATOR",
+    "COPPICE_POOL",
+    FUNCTION_ONLY,
+)
 
 
 def run_there(
