@@ -31,16 +31,12 @@ class Verdict(enum.StrEnum):
 
 @dataclass(frozen=True)
 class Evidence:
-    """The series that answers, from one record. `divisor` is what the answer's `per` counted.
-
-    `told` is False for a time from an emulated machine: it proves that something works, no more.
-    """
+    """The series that answers, from one record. `divisor` is what the answer's `per` counted."""
 
     samples: Sequence[float]
     failed: int = 0
     divisor: int = 1
     validity: str = "valid"
-    told: bool = True
     stale: Sequence[str] = ()
 
 
@@ -66,10 +62,6 @@ def judge(claim: Claim, answer: Answer, evidence: Evidence | None) -> Finding:
     if not evidence.samples:
         what = f"all {evidence.failed} attempts failed" if evidence.failed else "nothing was tried"
         return Finding(Verdict.NOT_MEASURED, None, (what,))
-    if not evidence.told:
-        works = f"it works: {len(evidence.samples)} of {len(evidence.samples) + evidence.failed}"
-        words = f"{works} attempts, on a machine that is emulated and tells no time"
-        return Finding(Verdict.NOT_MEASURED, None, (words,))
     found = estimate(answer, evidence)
     fresh = _fresh(claim, answer, evidence, found)
     if evidence.stale and fresh.verdict is not Verdict.NOT_COMPARABLE:

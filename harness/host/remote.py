@@ -31,6 +31,7 @@ from harness.host.run import VARIABLE, open_run
 from harness.host.ssh_connection import VARIABLE as HOST
 from harness.host.ssh_connection import Address, Connection
 from harness.measure import provenance
+from harness.measure.machine import FUNCTION_ONLY
 from harness.measure.record import write_atomically
 
 PYTHON = "COPPICE_HOST_PYTHON"
@@ -266,7 +267,7 @@ class FarRun:
 
 _PASSED_ON = (
     "COPPICE_ACCELERATOR",
-    "COPPICE_FUNCTION_ONLY",
+    FUNCTION_ONLY,
     "COPPICE_GUEST_AGENT",
     "COPPICE_KERNEL",
     "COPPICE_KERNEL_MODULES",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -20,6 +21,9 @@ from harness.measure import facts_linux as linux
 from harness.measure import record
 from harness.measure.record import Facts, Scalar
 from harness.measure.system import System
+
+FUNCTION_ONLY = "COPPICE_FUNCTION_ONLY"
+"""Names the reason why no time of this machine may be believed, such as an emulated processor."""
 
 Collector = Callable[[System], Scalar]
 Kind = Literal["identity", "gauge", "counter", "setting"]
@@ -113,7 +117,8 @@ def describe(
 ) -> record.Machine:
     """What this machine is. `accelerator` ran the guests; `cache` is where checkpoints are kept.
 
-    `before` and `after` are left empty: `dataclasses.replace` puts `state()` there.
+    `before` and `after` are left empty: `dataclasses.replace` puts `state()` there. Where
+    COPPICE_FUNCTION_ONLY gives a reason, it stands on the machine's card.
     """
     if system is None:
         system = System(cache=cache.resolve()) if cache else System()
@@ -138,6 +143,7 @@ def describe(
         kernel=text["kernel"],
         virtualisation=text["virtualisation"],
         accelerator=accelerator,
+        function_only=os.environ.get(FUNCTION_ONLY, "").strip() or None,
     )
 
 

@@ -72,7 +72,10 @@ class Image:
 
 @dataclass(frozen=True)
 class Machine:
-    """The host that ran the sandboxes; `before` and `after` are its state around the run."""
+    """The host that ran the sandboxes; `before` and `after` are its state around the run.
+
+    `function_only` says why its clocks tell no time, if so: a run there proves function alone.
+    """
 
     id: str
     name: str
@@ -88,6 +91,7 @@ class Machine:
     accelerator: str | None
     before: Facts = field(default_factory=dict)
     after: Facts = field(default_factory=dict)
+    function_only: str | None = None
 
 
 @dataclass(frozen=True)
@@ -156,6 +160,8 @@ class RunRecord:
         """The record as JSON's own types, in the schema's names."""
         plain: dict[str, Any] = {"schema": SCHEMA, **dataclasses.asdict(self)}
         plain["machine"]["class"] = plain["machine"].pop("class_")
+        if plain["machine"]["function_only"] is None:
+            del plain["machine"]["function_only"]
         # asdict keeps tuples; the schema and JSON know lists only.
         try:
             return json.loads(json.dumps(plain, allow_nan=False))  # type: ignore[no-any-return]

@@ -30,7 +30,8 @@ from harness.measure.statistics import Estimate
 PERCENTILES = {"p50": 50, "p90": 90, "p95": 95, "p99": 99}
 EMULATED = "emulated"
 """The class of machines that prove that something works, and tell no time."""
-TIMES = ("s", "1/s", "bytes/s")
+COUNTED = "1"
+"""The unit of what is counted: that holds on any machine."""
 
 
 def slug(text: str) -> str:
@@ -113,9 +114,11 @@ class Brief:
         return f"{self.run_id[:4]}-{self.run_id[4:6]}-{self.run_id[6:8]}"
 
     @property
-    def emulated(self) -> bool:
-        """Whether the host itself was emulated: function is proved, no time is told."""
-        return self.machine.class_ == EMULATED
+    def function_only(self) -> str:
+        """Why this run proves function and tells no figure; empty where it tells them."""
+        if self.machine.function_only:
+            return self.machine.function_only
+        return "the machine itself is emulated" if self.machine.class_ == EMULATED else ""
 
     def find(self, metric: str, dimensions: Mapping[str, Scalar]) -> Line | None:
         """The first series of that metric whose dimensions include all those given."""
@@ -225,7 +228,7 @@ def from_json(data: list[Any]) -> Brief:
         Git(*git),
         [Patch(*p) for p in patches],
         [Image(*i) for i in images],
-        Machine(*machine),
+        Machine(**dict(zip(_MACHINE, machine, strict=True))),
         Validity(*validity),
         [_line(*line) for line in lines],
         sha256,

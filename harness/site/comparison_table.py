@@ -35,7 +35,7 @@ class Column:
 class Cell:
     """Words, a figure of ours, and figures that others publish; any may be missing.
 
-    `by` divides ours. `absent`: it could be measured, and was not.
+    `by` divides ours. `absent`: it could be measured, and was not; `proved`: it works elsewhere.
     """
 
     words: str = ""
@@ -44,6 +44,7 @@ class Cell:
     by: int = 1
     published: Sequence[Figure] = ()
     absent: bool = False
+    proved: tuple[Entry, Line] | None = None
 
 
 @dataclass(frozen=True)
@@ -117,6 +118,16 @@ def _measured(
     return None
 
 
+def _proved(corpus: Corpus, column: Column) -> tuple[Entry, Line] | None:
+    """Where no figure may be told: the newest series that shows that this kind works."""
+    for (rig, _), entries in corpus.proving.items():
+        for entry in reversed(entries) if rig in RIGS else ():
+            for line in entry.brief.lines:
+                if line.metric in RUNGS and line.n and _fits(line, column, 1):
+                    return entry, line
+    return None
+
+
 def _value(line: Line, statistic: str) -> float:
     found = figures.get(line, statistic)
     assert found
@@ -176,7 +187,8 @@ def rows(corpus: Corpus) -> Sequence[TableRow]:
             else (None, None)
         )
         fleet = _fleet(corpus, column) if ours else None
-        starts.append(Cell("", one, "p50", 1, _quotes(corpus, "start", at), ours))
+        works = _proved(corpus, column) if ours and not one else None
+        starts.append(Cell("", one, "p50", 1, _quotes(corpus, "start", at), ours, works))
         tens.append(Cell("", ten, "p95", 1, _quotes(corpus, "ten", at), ours))
         taken = (fleet[0], fleet[1]) if fleet else None
         by = fleet[2] if fleet else 1

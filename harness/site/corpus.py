@@ -114,8 +114,8 @@ class Corpus:
 
     @functools.cached_property
     def machine(self) -> str | None:
-        """The machine that was measured last; an emulated one only where there is no other."""
-        real = [one for one in self.entries if not one.brief.emulated]
+        """The machine that was measured last; one of function only where there is no other."""
+        real = [one for one in self.entries if not one.brief.function_only]
         chosen = real or self.entries
         return chosen[-1].brief.machine.id if chosen else None
 
@@ -127,7 +127,9 @@ class Corpus:
             found.setdefault(entry.brief.machine.id, []).append(entry)
         return {
             id: several[::-1]
-            for id, several in sorted(found.items(), key=lambda one: one[1][0].brief.emulated)
+            for id, several in sorted(
+                found.items(), key=lambda one: bool(one[1][0].brief.function_only)
+            )
         }
 
     @functools.cached_property
@@ -138,8 +140,19 @@ class Corpus:
         return found
 
     def of_rig(self, rig: str, machine: str | None) -> Iterator[Entry]:
-        """Records of one rig on one machine, oldest first."""
-        yield from self._by_rig.get((rig, machine or ""), ())
+        """Records of one rig on one machine that tell figures, oldest first."""
+        for entry in self._by_rig.get((rig, machine or ""), ()):
+            if not entry.brief.function_only:
+                yield entry
+
+    @functools.cached_property
+    def proving(self) -> Mapping[tuple[str, str], Sequence[Entry]]:
+        """By rig and machine, the records that prove function only, oldest first."""
+        found = {
+            key: [entry for entry in several if entry.brief.function_only]
+            for key, several in self._by_rig.items()
+        }
+        return {key: several for key, several in found.items() if several}
 
 
 def places(results: Path) -> tuple[Sequence[Place], Sequence[Problem]]:

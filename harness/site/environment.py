@@ -51,6 +51,7 @@ def environment(sources: Path) -> jinja2.Environment:
         clocks=published.clocks(),
         labels=published.LABELS,
         withheld=figures.withheld,
+        proved=figures.proved,
         sizes=figures.size,
         place=figures.place,
     )
@@ -89,8 +90,9 @@ class Words:
         )
 
     def ours(self, rig: str, metric: str, statistic: str = "p50", **dimensions: Scalar) -> Markup:
-        """A figure measured here, or that it was not."""
+        """A figure measured here, else that it works elsewhere, or that nobody measured it."""
         found = self._look.series(rig, metric, **dimensions)
+        found = found or self._look.proof(rig, metric, **dimensions)
         if not found:
             return Markup('<span class="absent">not measured on this host</span>')
         return figures.figure(*found, statistic, self._link)

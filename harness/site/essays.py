@@ -96,6 +96,15 @@ class Lookup:
                     break
         return chosen
 
+    def proof(self, rig: str, metric: str, **dimensions: Scalar) -> tuple[Entry, Line] | None:
+        """The newest series of any machine that proves function only."""
+        for (name, _), entries in self._corpus.proving.items():
+            for entry in reversed(entries) if name == rig else ():
+                found = entry.brief.find(metric, dimensions)
+                if found and found.n:
+                    return entry, found
+        return None
+
     def figure(self, id: str) -> Figure:
         """A published figure; an unknown name ends the build."""
         found = self._corpus.figure(id)

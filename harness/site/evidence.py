@@ -9,9 +9,10 @@ from harness.claims import verdict
 from harness.claims.claims import Answer, Claim
 from harness.claims.verdict import Evidence, Finding, Verdict
 from harness.measure.record import Series
-from harness.site import figures
 from harness.site.brief import Brief, Line, fits
 from harness.site.corpus import Corpus, Entry
+
+_HOW_MANY = ("n", "concurrency", "others")
 
 
 @dataclass(frozen=True)
@@ -83,17 +84,34 @@ def deciding(several: Sequence[Judged]) -> Judged | None:
     return next(one for one in several if one.finding is chosen)
 
 
+def proofs(corpus: Corpus, claim: Claim, machine: str | None = None) -> Sequence[Found]:
+    """Of each machine that proves function only (or of one), the newest series of each answer.
+
+    As many as the claim speaks of need not have been tried: that the thing works is what is shown.
+    """
+    made: dict[tuple[str, str], Found] = {}
+    for (rig, host), entries in corpus.proving.items():
+        if machine not in (None, host):
+            continue
+        for answer in claim.answers:
+            kind = {k: v for k, v in answer.where.items() if k not in _HOW_MANY}
+            for entry in reversed(entries):
+                line = entry.brief.find(answer.metric, kind)
+                if answer.rig == rig and line and line.n:
+                    made[entry.page, line.anchor] = Found(entry, line)
+                    break
+    return list(made.values())
+
+
 def _evidence(corpus: Corpus, found: Found | None) -> Evidence | None:
     if found is None:
         return None
     entry, line = found.entry, found.line
-    told = not figures.withheld(entry, line)
     return Evidence(
         found.series.samples,
         line.failed,
         found.by,
         entry.brief.validity.status,
-        told,
         stale(corpus, entry),
     )
 

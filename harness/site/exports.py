@@ -48,6 +48,7 @@ def index(corpus: Corpus) -> bytes:
                     "profile": one.brief.profile,
                     "machine": one.brief.machine.id,
                     "validity": one.brief.validity.status,
+                    "function_only": one.brief.function_only or None,
                     "series": len(one.brief.lines),
                     "page": one.page,
                     "record": one.raw,
@@ -290,6 +291,8 @@ def _summary(one: Entry) -> str:
     line = headline(one.brief)
     median = line and not figures.withheld(one, line) and figures.get(line, "p50")
     words = f"{line.metric}: median {show(median, line.unit)}" if line and median else ""
+    if line and one.brief.function_only:
+        words = f"function only, {line.metric}: {line.n} of {line.n + line.failed}"
     return ", ".join(part for part in (_state(one.brief), words, one.brief.machine.name) if part)
 
 

@@ -15,7 +15,7 @@ from harness.measure import statistics
 from harness.measure.quantity import scale, show, show_interval
 from harness.measure.record import Series
 from harness.measure.statistics import Estimate
-from harness.site.brief import PERCENTILES, TIMES, Line
+from harness.site.brief import COUNTED, PERCENTILES, Line
 from harness.site.corpus import Entry, anchor
 
 Link = Callable[[str], str]
@@ -60,12 +60,21 @@ def why_absent(series: Shown, statistic: str) -> str:
     return f"needs {need} samples, has {samples}"
 
 
-def withheld(entry: Entry, series: Shown) -> str:
-    """In words, why no figure of a series may be shown: its machine tells no time. Else nothing."""
-    if not entry.brief.emulated or series.unit not in TIMES:
-        return ""
+def withheld(entry: Entry, series: Shown) -> bool:
+    """Whether no figure of a series may be shown, since its machine tells none; counts hold."""
+    return bool(entry.brief.function_only) and series.unit != COUNTED
+
+
+def proved(entry: Entry, series: Shown, link: Link | None = None) -> Markup:
+    """What a series of such a machine shows in place of figures: how many attempts worked."""
     samples, failed = size(series)
-    return f"works, {samples} of {samples + failed}; an emulated machine tells no time"
+    words = "function proved" if samples else "function not proved"
+    if link:
+        href = f"{link(entry.page)}#{place(entry, series, 'p50')}"
+        words = Markup('<a href="{}">{}</a>').format(href, words)
+    of = Markup(' <small class="of">{} of {}</small>').format(samples, samples + failed)
+    kind = "function-proved" if samples else "function-not-proved"
+    return Markup('<span class="badge {}">{}</span>').format(kind, words) + of
 
 
 def place(entry: Entry, series: Shown, statistic: str = "") -> str:
@@ -80,12 +89,16 @@ def data(value: float, text: str, href: str) -> Markup:
 
 
 def mark(entry: Entry, link: Link) -> Markup:
-    """The visible mark of a run that is not valid; empty for one that is."""
+    """The visible mark of a run that is not valid, or of function only; empty for all others."""
     status = entry.brief.validity.status
-    if status == "valid":
-        return Markup("")
-    return Markup(' <a class="mark {}" href="{}#validity">{}</a>').format(
-        status, link(entry.page), status
+    found: list[str] = [status] if status != "valid" else []
+    if entry.brief.function_only:
+        found.append("function only")
+    return Markup("").join(
+        Markup(' <a class="mark {}" href="{}#validity">{}</a>').format(
+            one.replace(" ", "-"), link(entry.page), one
+        )
+        for one in found
     )
 
 
@@ -93,8 +106,8 @@ def figure(
     entry: Entry, series: Shown, statistic: str, link: Link, *, interval: bool = False
 ) -> Markup:
     """A statistic of a record's series, linked to its row on the run's page, with its mark."""
-    if words := withheld(entry, series):
-        return Markup('<span class="absent">{}</span>').format(words)
+    if withheld(entry, series):
+        return proved(entry, series, link)
     estimate = get(series, statistic)
     if estimate is None:
         return Markup('<span class="absent">{}</span>{}').format(

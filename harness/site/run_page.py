@@ -100,6 +100,8 @@ def files_of_run(
     stems = [entry.page, *(f"{entry.place.stem}.{n}.html" for n in range(2, len(parts) + 1))]
     known = {id(one): stems[n] for n, part in enumerate(parts) for one in part}
     first: Markup | None = None
+    # A table of times says nothing of why they must not be believed; the record does.
+    has_samples = _many(record) <= _ROWS and not entry.brief.function_only
     for number, part in enumerate(parts):
         charts = dict(_charts(entry, part))
         if first is None:
@@ -124,11 +126,11 @@ def files_of_run(
                 "percentiles": PERCENTILES,
                 "claims": speaks_to(entry.brief, claims),
                 "has_picture": bool(charted),
-                "has_samples": _many(record) <= _ROWS,
+                "has_samples": has_samples,
             },
         )
     yield Asset(entry.raw, content)
-    if _many(record) <= _ROWS:
+    if has_samples:
         yield Asset(f"{entry.place.stem}.csv", _csv(record))
     if first is not None:
         yield Asset(f"{entry.place.stem}.svg", chart.standalone(first))

@@ -61,7 +61,6 @@ def test_another_clock_concludes_nothing_however_far_apart() -> None:
         (None, "no record"),
         (Evidence([], 3), "all 3 attempts failed"),
         (Evidence([]), "nothing was tried"),
-        (Evidence([1.0, 1.0], 1, told=False), "it works: 2 of 3"),
     ],
 )
 def test_not_measured_says_why(evidence: Evidence | None, words: str) -> None:

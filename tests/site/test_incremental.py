@@ -124,29 +124,6 @@ def test_a_million_samples_and_one_and_none(tmp_path: Path) -> None:
     assert not list((tmp_path / "out").glob(f"runs/*/{data['run_id'].lower()}*.csv"))
 
 
-def test_an_emulated_machine_tells_no_time_anywhere(tmp_path: Path) -> None:
-    import dataclasses
-
-    results, out = tmp_path / "results", tmp_path / "out"
-    emulated = dataclasses.replace(factory.machine("freebsd"), class_="emulated")
-    record.write(factory.cold_start("full", day=1), results)
-    made = factory.cold_start("durable-prewarm-pool", substrate="bhyve", day=9, host=emulated, n=9)
-    record.write(made, results)
-    build(results, out)
-    page = next(out.glob("runs/freebsd/*.html")).read_text()
-    assert "works, 9 of 9; an emulated machine tells no time" in page
-    assert "<data" not in page.split('id="figures"')[1].split('id="repeat"')[0]
-    # Measured last, and not the machine of the front page.
-    assert "tells no time" not in (out / "index.html").read_text()
-    machine = (out / "machines/freebsd.html").read_text()
-    assert "Function only." in machine and not any(
-        f"{value:.2g}" in machine for value in made.series[2].samples
-    )
-    claim = (out / "claims/coppice-cold-start.html").read_text()
-    assert "it works: 9 of 9 attempts, on a machine that is emulated" in claim
-    assert not list(out.glob("runs/freebsd/*.svg"))
-
-
 def test_a_suspect_run_decides_no_claim(tmp_path: Path) -> None:
     results, out = tmp_path / "results", tmp_path / "out"
     bad = Validity("suspect", ("load (test)",))

@@ -110,6 +110,7 @@ def _render(corpus: Corpus) -> Iterator[Item]:
                 "claim": claim,
                 "decided": decided,
                 "answers": several,
+                "proofs": evidence.proofs(corpus, claim)[:_MACHINES],
                 "where": _where,
                 "chart": chart,
                 "clock_drawing": _clocks(claim, several),

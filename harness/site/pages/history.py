@@ -55,7 +55,7 @@ def tracks(corpus: Corpus, machine: str) -> Sequence[Track]:
     """Every series with samples in at least two runs of one profile on a machine."""
     found: dict[Key, list[tuple[Entry, Line]]] = {}
     for entry in corpus.machines.get(machine, ()):
-        if entry.brief.emulated or entry.brief.validity.status == "failed":
+        if entry.brief.function_only or entry.brief.validity.status == "failed":
             continue
         for line in entry.brief.lines:
             if line.n and line.metric not in DETAILS:

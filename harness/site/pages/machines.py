@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from harness.claims.claims import Claim
 from harness.site import evidence
 from harness.site.corpus import Corpus, Entry, slug
 from harness.site.page import Asset, Document, Group, Item, Page
@@ -46,6 +47,12 @@ def _kernels(entries: Sequence[Entry]) -> list[tuple[str, str, str]]:
     return found[-20:]
 
 
+def _proved(corpus: Corpus, machine: str) -> list[tuple[Claim, Sequence[evidence.Found]]]:
+    """Claims of which a machine that tells no figures shows that the thing works."""
+    found = [(claim, evidence.proofs(corpus, claim, machine)) for claim in corpus.claims]
+    return [(claim, several) for claim, several in found if several]
+
+
 def _older(path: str, machine: str, part: Sequence[Entry], main: str) -> Iterator[Document | Asset]:
     yield Document(
         path,
@@ -71,7 +78,8 @@ def _render(corpus: Corpus) -> Iterator[Item]:
             f"Everything that was measured on {machine.name}.",
             {
                 "machine": machine,
-                "emulated": entries[-1].brief.emulated,
+                "function_only": entries[-1].brief.function_only,
+                "proved": _proved(corpus, id),
                 "entries": entries,
                 "rows": rows_of(newest),
                 "older": [path for path, _ in older],

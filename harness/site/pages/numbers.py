@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from harness.measure.record import Scalar
 from harness.site.brief import Line
@@ -12,12 +12,15 @@ from harness.site.pages.history import DETAILS
 
 _MOST = 320
 """Series on the page: it must load at once on a telephone."""
+_PROVED, _MACHINES = 60, 4
+"""Series and machines that prove function only."""
 
 Key = tuple[str, str, tuple[tuple[str, Scalar], ...]]
 
 
 def newest(corpus: Corpus, machine: str | None) -> dict[str, list[tuple[Entry, Line]]]:
-    """By rig, of each series the newest record of the full profile, else the newest of any."""
+    """By rig, of each series the newest record of the full profile, else the newest of any; one
+    that tells no figures only where there is no other."""
     chosen: dict[Key, tuple[Entry, Line]] = {}
     for entry in corpus.machines.get(machine or "", ()):
         for line in entry.brief.lines:
@@ -25,13 +28,34 @@ def newest(corpus: Corpus, machine: str | None) -> dict[str, list[tuple[Entry, L
                 continue
             key = (entry.brief.rig.id, line.metric, tuple(sorted(line.dimensions.items())))
             before = chosen.get(key)
-            if before and before[0].brief.profile == "full" != entry.brief.profile:
+            if before and _rank(before[0]) > _rank(entry):
                 continue
             chosen[key] = (entry, line)
     by_rig: dict[str, list[tuple[Entry, Line]]] = {}
     for (rig, *_), found in chosen.items():
         by_rig.setdefault(rig, []).append(found)
     return dict(sorted(by_rig.items()))
+
+
+def _rank(entry: Entry) -> tuple[bool, bool]:
+    return not entry.brief.function_only, entry.brief.profile == "full"
+
+
+def _proved(corpus: Corpus) -> Sequence[tuple[str, Sequence[tuple[str, Entry, Line]], int]]:
+    """Of each other machine that tells no figures, its newest series with their rigs, and how many
+    there are in all."""
+    made: list[tuple[str, Sequence[tuple[str, Entry, Line]], int]] = []
+    for id in dict.fromkeys(machine for _, machine in corpus.proving):
+        if id == corpus.machine:
+            continue
+        rows = [
+            (rig, *one)
+            for rig, several in newest(corpus, id).items()
+            for one in several
+            if one[0].brief.function_only
+        ]
+        made.append((id, rows[:_PROVED], len(rows)))
+    return made[:_MACHINES]
 
 
 def _render(corpus: Corpus) -> Iterator[Item]:
@@ -52,6 +76,8 @@ def _render(corpus: Corpus) -> Iterator[Item]:
             "machine": corpus.machines[corpus.machine][-1].brief.machine
             if corpus.machine
             else None,
+            "proved": _proved(corpus),
+            "machine_of": lambda id: corpus.machines[id][-1].brief.machine,
             "others": [
                 (id, entries[-1].brief.machine)
                 for id, entries in corpus.machines.items()
