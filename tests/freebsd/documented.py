@@ -20,7 +20,7 @@ OK = Answer()
 FAILS = Answer(code=1)
 Answers = list[tuple[str, Answer | Callable[[Match[str]], Answer]]]
 MARK = "0123abcd"
-NAME = rf"coppice-{MARK}-[0-9a-z]+"
+NAME = rf"coppice-{MARK}-(?:[0-9a-z]+|\*)"
 SHA = "a" * 64
 
 

@@ -32,7 +32,7 @@ from harness.sandbox.bhyve import BhyveSubstrate
 from harness.sandbox.jail.substrate import JailSubstrate
 from harness.sandbox.protocol import Sharing, Tier
 from harness.sandbox.shared import SharedSandbox
-from tests.freebsd.documented import identity, run_in
+from tests.freebsd.documented import MARK, identity, run_in
 from tests.freebsd.hosts import TRANSCRIPTS, Recording
 from tests.freebsd.serial import Console, Serial
 
@@ -115,12 +115,13 @@ def left(host: Host, run: Run, say: Say) -> None:
     with contextlib.ExitStack() as stack:
         run.at_end.enter_context(stack)
         template = jails.prepare(run, CACHE, Tier.FULL)
-        jails.launch(run, template, Tier.FULL, identity(5))
+        sandbox = jails.launch(run, template, Tier.FULL, identity(5))
         for one in _left(host):
             say(f"found {one.what} {one.name}")
             leftovers_freebsd.remove(host, one)
         again = _left(host)
         assert again == [], again
+        sandbox.agent.close()
         run.at_end.pop_all()
 
 
@@ -213,8 +214,8 @@ def main(where: str, names: list[str]) -> None:
 
 
 def _left(host: Host) -> list[Leftover]:
-    """All of any run's, but for the folder that we work in."""
-    found = leftovers_freebsd.find(host, lambda mark: False)
+    """All of a scene's, but for the folder that we work in; other runs are others'."""
+    found = leftovers_freebsd.find(host, lambda mark: mark != MARK)
     return [one for one in found if one.what != "folder"]
 
 
