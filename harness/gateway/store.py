@@ -11,7 +11,6 @@ import hashlib
 import json
 import os
 import secrets
-import sqlite3
 import threading
 import time
 from collections.abc import Iterator
@@ -100,6 +99,8 @@ class Store:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
         self._lock = threading.Lock()
+        import sqlite3  # FreeBSD's Python has it in a package of its own; rigs load without
+
         self._base = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
         self._base.execute("pragma journal_mode=wal")
         self._base.execute("pragma synchronous=normal")

@@ -7,6 +7,7 @@ no privilege can be gained; of the kernel's calls, those that a program needs.
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,6 +42,8 @@ MASKED = (
     "/sys/kernel/security", "/sys/fs/bpf", "/sys/fs/pstore", "/sys/module",
 )  # fmt: skip
 READ_ONLY = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")
+PID_MAX = Path("/proc/sys/kernel/pid_max")
+"""Absent where no sandbox of these starts."""
 _PLAIN = ("nosuid", "noexec", "nodev")
 
 
@@ -56,7 +59,7 @@ class Limits:
     def __post_init__(self) -> None:
         most = {
             "memory": psutil.virtual_memory().total,
-            "pids": int(Path("/proc/sys/kernel/pid_max").read_text()),
+            "pids": int(PID_MAX.read_text()) if PID_MAX.exists() else sys.maxsize,
             "cpus": os.cpu_count() or 1,
         }
         for name, limit in most.items():
