@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 from harness.claims import verdict
 from harness.claims.claims import Answer, Claim
 from harness.claims.verdict import Evidence, Finding, Verdict
 from harness.measure.record import Series
-from harness.site.brief import Brief, Line, fits
+from harness.site.brief import Line, fits
 from harness.site.corpus import Corpus, Entry
 
 _HOW_MANY = ("n", "concurrency", "others")
@@ -46,8 +47,8 @@ def find(corpus: Corpus, answer: Answer, machine: str | None) -> Found | None:
     """The record that answers best: one that nothing disturbed, that is not stale, of the full
     profile; of several as good the newest."""
     best: tuple[tuple[bool, bool, bool], Found] | None = None
-    for entry in corpus.of_rig(answer.rig, machine):
-        line = _line(entry.brief, answer)
+    for entry, lines in reversed(corpus.lines(answer.rig, machine, answer.metric)):
+        line = next((one for one in lines if fits(one.dimensions, answer.where)), None)
         if line is None:
             continue
         counted = entry.brief.find(answer.per, {}) if answer.per else None
@@ -55,24 +56,23 @@ def find(corpus: Corpus, answer: Answer, machine: str | None) -> Found | None:
             continue
         one = entry.brief
         rank = (one.validity.status == "valid", not stale(corpus, entry), one.profile == "full")
-        if best is None or rank >= best[0]:
+        if best is None or rank > best[0]:
             best = (rank, Found(entry, line, counted.n if counted else 1))
+        if all(rank):
+            break
     return best[1] if best else None
-
-
-def _line(one: Brief, answer: Answer) -> Line | None:
-    for line in one.lines:
-        if line.metric == answer.metric and fits(line.dimensions, answer.where):
-            return line
-    return None
 
 
 def judged(corpus: Corpus, claim: Claim, machine: str | None) -> Sequence[Judged]:
     """Every answer of a claim on one machine."""
+    key = (judged, claim.id, machine)
+    if key in corpus.memo:
+        return cast(Sequence[Judged], corpus.memo[key])
     made = []
     for answer in claim.answers:
         found = find(corpus, answer, machine)
         made.append(Judged(answer, found, verdict.judge(claim, answer, _evidence(corpus, found))))
+    corpus.memo[key] = made
     return made
 
 
@@ -140,14 +140,13 @@ def stale(corpus: Corpus, entry: Entry) -> Sequence[str]:
 
 def _images(corpus: Corpus, machine: str, rig: str) -> Mapping[str, str]:
     """The newest image of each name that a rig used on a machine."""
-    key = (machine, rig)
-    cache: dict[tuple[str, str], Mapping[str, str]] = corpus.__dict__.setdefault("_images", {})
-    if key not in cache:
+    key = (_images, machine, rig)
+    if key not in corpus.memo:
         found: dict[str, str] = {}
         for entry in corpus.of_rig(rig, machine):
             found.update({image.name: image.sha256 for image in entry.brief.images})
-        cache[key] = found
-    return cache[key]
+        corpus.memo[key] = found
+    return cast(Mapping[str, str], corpus.memo[key])
 
 
 def tally(several: Sequence[Judged | None]) -> Mapping[Verdict, int]:
