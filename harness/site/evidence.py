@@ -11,6 +11,7 @@ from harness.claims.claims import Answer, Claim
 from harness.claims.verdict import Evidence, Finding, Verdict
 from harness.measure.record import Series
 from harness.site.brief import Line, fits
+from harness.site.coldstart import NOOP
 from harness.site.corpus import Corpus, Entry
 
 _HOW_MANY = ("n", "concurrency", "others")
@@ -18,11 +19,28 @@ _HOW_MANY = ("n", "concurrency", "others")
 
 @dataclass(frozen=True)
 class Found:
-    """The series that answers, in its record. `by` is what the answer divides it by."""
+    """The series that answers, in its record. `by` is what the answer divides it by.
+
+    `pool` has every series where several answer together; `line` is the first of them.
+    """
 
     entry: Entry
     line: Line
     by: int = 1
+    pool: Sequence[Line] = ()
+
+    @property
+    def n(self) -> int:
+        return sum(one.n for one in self.pool or (self.line,))
+
+    @property
+    def samples(self) -> Sequence[float]:
+        """Those of the series, or of all of the pool."""
+        if not self.pool:
+            return self.series.samples
+        wanted = {one.anchor for one in self.pool}
+        several = zip(self.entry.record.series, self.entry.brief.lines, strict=True)
+        return [value for one, line in several if line.anchor in wanted for value in one.samples]
 
     @property
     def series(self) -> Series:
@@ -48,19 +66,27 @@ def find(corpus: Corpus, answer: Answer, machine: str | None) -> Found | None:
     profile; of several as good the newest."""
     best: tuple[tuple[bool, bool, bool], Found] | None = None
     for entry, lines in reversed(corpus.lines(answer.rig, machine, answer.metric)):
-        line = next((one for one in lines if fits(one.dimensions, answer.where)), None)
-        if line is None:
+        fitting = [one for one in lines if _answers(one, answer)]
+        if not fitting:
             continue
+        line = fitting[0]
         counted = entry.brief.find(answer.per, {}) if answer.per else None
         if answer.per and (counted is None or not counted.n):
             continue
         one = entry.brief
         rank = (one.validity.status == "valid", not stale(corpus, entry), one.profile == "full")
         if best is None or rank > best[0]:
-            best = (rank, Found(entry, line, counted.n if counted else 1))
+            pool = fitting if answer.pooled else ()
+            best = (rank, Found(entry, line, counted.n if counted else 1, pool))
         if all(rank):
             break
     return best[1] if best else None
+
+
+def _answers(line: Line, answer: Answer) -> bool:
+    """Whether a series fits; the harness alone, without a sandbox, answers no claim about one."""
+    alone = line.dimensions.get("substrate") == NOOP and "substrate" not in answer.where
+    return not alone and fits(line.dimensions, answer.where)
 
 
 def judged(corpus: Corpus, claim: Claim, machine: str | None) -> Sequence[Judged]:
@@ -108,8 +134,8 @@ def _evidence(corpus: Corpus, found: Found | None) -> Evidence | None:
         return None
     entry, line = found.entry, found.line
     return Evidence(
-        found.series.samples,
-        line.failed,
+        found.samples,
+        sum(one.failed for one in found.pool or (line,)),
         found.by,
         entry.brief.validity.status,
         stale(corpus, entry),
