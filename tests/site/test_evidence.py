@@ -8,12 +8,13 @@ from pathlib import Path
 from harness.claims.claims import Answer, Claim
 from harness.claims.claims import load as load_claims
 from harness.claims.published import load as load_published
+from harness.measure import record
 from harness.measure.record import Series
 from harness.site import corpus, evidence
 from harness.site.brief import fits
+from harness.site.build import build
 from harness.site.corpus import Corpus
 from tests.site import factory
-from tests.site.conftest import Made
 
 ROOT = Path(__file__).parents[2]
 
@@ -67,8 +68,18 @@ def test_no_answer_picks_one_of_several_series_by_their_order() -> None:
     assert looked > 20
 
 
-def test_a_claim_answered_by_several_series_says_which_one_decides_and_why(made: Made) -> None:
-    page = (made.out / "claims/cubesandbox-cold-start.html").read_text()
+def test_a_claim_answered_by_several_series_says_which_one_decides_and_why(tmp_path: Path) -> None:
+    pool = factory.cold_start("durable-pool")
+    waits = [
+        dataclasses.replace(one, dimensions={**one.dimensions, "vmm": "waits"})
+        for one in pool.series
+    ]
+    record.write(dataclasses.replace(pool, series=waits), tmp_path / "results")
+    record.write(factory.cold_start("durable-prewarm-pool"), tmp_path / "results")
+    build(tmp_path / "results", tmp_path / "out")
+    page = (tmp_path / "out/claims/cubesandbox-cold-start.html").read_text()
     assert page.count('class="decides"') == 1
-    assert "the verdict rests on <strong>first-reply, qemu" in page
-    assert "Our clock has no HTTP API" in page.split('id="answers"')[0]
+    above, below = page.split('id="answers"')
+    assert "the verdict rests on <strong>first-reply, qemu, durable-prewarm-pool" in above
+    assert "Our clock has no HTTP API" in above
+    assert "first-exec, qemu, durable-pool" in below.split("</table>")[0]

@@ -83,10 +83,12 @@ _TOLD = ("substrate", "tier", "sharing", "path", "transport", "vmm", "tool", "sd
 
 def _where(one: Judged) -> str:
     facts = [str(value) for name, value in one.answer.where.items() if name in _TOLD]
-    many = one.answer.where.get("concurrency") or one.answer.where.get("n")
-    return (
-        ", " + ", ".join([*facts, *([f"{many} at once"] if many else [])]) if facts or many else ""
-    )
+    many, n = one.answer.where.get("concurrency"), one.answer.where.get("n")
+    if many:
+        facts.append(f"{many} at once")
+    if n:
+        facts.append(f"n {n}")
+    return f", {', '.join(facts)}" if facts else ""
 
 
 def _render(corpus: Corpus) -> Iterator[Item]:
