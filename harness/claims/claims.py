@@ -32,8 +32,8 @@ class Answer:
 
     `where` are dimensions that it must have; `holds` says on which side of the claimed value ours
     must lie; `comparable` whether the two measure the same thing, and `why` or why not. `per`
-    names a metric of the same record whose samples are counted, to divide by. `bound` stands for a
-    claim that is no number.
+    names a metric of the same record whose samples are counted, to divide by. `pooled` takes the
+    samples of every series that fits, not of one. `bound` stands for a claim that is no number.
     """
 
     rig: str
@@ -46,6 +46,7 @@ class Answer:
     where: Mapping[str, Scalar] = field(default_factory=dict)
     per: str | None = None
     bound: float | None = None
+    pooled: bool = False
 
     def __post_init__(self) -> None:
         if self.holds not in HOLDS or self.statistic not in STATISTICS:

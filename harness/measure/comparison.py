@@ -230,9 +230,9 @@ def changes(medians: Sequence[Estimate], better: str, relative: float = 0.10) ->
             continue
         size = abs(math.log(new.value / old.value))
         apart = _apart(old, new) and size >= math.log1p(relative)
-        if len(history) >= FENCE_RUNS:
+        if apart and len(history) >= FENCE_RUNS:
             low, high = estimate(history, 25).value, estimate(history, 75).value
-            apart = apart and size > high + 3 * (high - low)
+            apart = size > high + 3 * (high - low)
         history.append(size)
         if not apart:
             found.append(Outcome.SAME)

@@ -254,7 +254,8 @@ def find(results: Path) -> Iterator[Path]:
     """The record files under `results`, oldest run first within each machine's folder."""
     for machine in sorted(results.iterdir()) if results.is_dir() else ():
         if machine.is_dir() and machine.name != "published":
-            yield from sorted(machine.glob("*.run.json"))
+            names = sorted(one for one in os.listdir(machine) if one.endswith(".run.json"))  # noqa: PTH208
+            yield from (machine / one for one in names)
 
 
 def write(record: RunRecord, results: Path) -> Path:

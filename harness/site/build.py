@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import hashlib
 import multiprocessing
 import os
@@ -23,6 +25,7 @@ from harness.site.environment import Renderer
 from harness.site.figures import STATISTICS
 from harness.site.page import Asset, Document, Group
 from harness.site.run_page import files_of_run
+from harness.site.seen import Seen
 
 CHECKOUT = Path(__file__).parent.parent.parent
 SOURCES = CHECKOUT / "site"
@@ -85,18 +88,42 @@ def build(
     )
     own = results / "published"
     quoted = own if own.is_dir() else RESULTS / "published"
-    code = _code(sources, quoted, options)
-    marker = store.Marker(code) if options.again else store.remembered(out, code)
+    known = _Checkout(_rigs(), _patches())
+    code = _code(sources, quoted, options, known)
+    with _without_collection():
+        marker = store.Marker(code) if options.again else store.remembered(out, code)
+        try:
+            return _Build(results, out, sources, quoted, marker, options, known).run()
+        except check.SiteError:
+            if not marker.records:
+                raise
+            # What is remembered of pages that were kept may be what is wrong.
+            fresh = store.Marker(code)
+            return _Build(results, out, sources, quoted, fresh, options, known).run()
+
+
+@contextlib.contextmanager
+def _without_collection() -> Iterator[None]:
+    """Millions of small objects live until the end: looking for garbage among them takes as long
+    as all the rest. What a page leaves behind goes with the process that made it."""
+    was = gc.isenabled()
+    gc.disable()
     try:
-        return _Build(results, out, sources, quoted, marker, options).run()
-    except check.SiteError:
-        if not marker.records:
-            raise
-        # What is remembered of pages that were kept may be what is wrong.
-        return _Build(results, out, sources, quoted, store.Marker(code), options).run()
+        yield
+    finally:
+        if was:
+            gc.enable()
 
 
-def _code(sources: Path, quoted: Path, options: Options) -> str:
+@dataclass(frozen=True)
+class _Checkout:
+    """What of the checkout verdicts depend on: digests of rigs and patches."""
+
+    rigs: Mapping[str, Sequence[str]]
+    patches: Mapping[str, str]
+
+
+def _code(sources: Path, quoted: Path, options: Options, known: _Checkout) -> str:
     """A digest of everything that pages are made of, but for records."""
     whole = hashlib.sha256(repr((options.today, options.address)).encode())
     here = Path(__file__).parent
@@ -105,7 +132,7 @@ def _code(sources: Path, quoted: Path, options: Options) -> str:
             if path.is_file() and path.suffix != ".pyc":
                 whole.update(path.relative_to(folder).as_posix().encode())
                 whole.update(path.read_bytes())
-    for name, digests in sorted({**_rigs(), **_patches()}.items()):
+    for name, digests in sorted({**known.rigs, **known.patches}.items()):
         whole.update(f"{name} {digests}".encode())
     return whole.hexdigest()
 
@@ -138,15 +165,18 @@ class _Build:
         quoted: Path,
         marker: store.Marker,
         options: Options,
+        known: _Checkout,
     ) -> None:
         self.results, self.out, self.sources = results, out, sources
-        self.options, self.before = options, marker
+        self.options, self.before, self.known = options, marker, known
+        self.seen = Seen(results)
         self.after = store.Marker(marker.code)
         self.published = published.load(quoted)
         self.claims = claiming.load(self.published)
         self.pages = page.discover()
         self.files: set[str] = set()
         self.names: dict[str, check.Names] = {}
+        self.links: set[str] = set()
         self.made = 0
 
     def run(self) -> Built:
@@ -159,8 +189,8 @@ class _Build:
                 problems,
                 self.published,
                 self.claims,
-                _rigs(),
-                _patches(),
+                self.known.rigs,
+                self.known.patches,
                 self.options.today or (entries[-1].date if entries else "1970-01-01"),
                 self.options.address,
             )
@@ -171,6 +201,7 @@ class _Build:
             folder.write("sitemap.xml", exports.sitemap(found.address, pages))
             self._check(entries)
             folder.place(self.after)
+        self.seen.save()
         return Built(self.out, len(pages), len(entries), tuple(problems), self.made)
 
     def _add(self, paths: Iterable[str]) -> None:
@@ -187,10 +218,14 @@ class _Build:
         new = []
         for place in found:
             known = self.before.records.get(place.shown)
-            if known and known[0] == _digest_of(place.path) and self.folder.keep(known[1]):
-                briefs[place.shown] = brief.from_json(known[2])
+            if (
+                known
+                and known.sha256 == self.seen.digest(place.path)
+                and self.folder.keep(known.files)
+            ):
+                briefs[place.shown] = brief.from_json(known.data)
                 self.after.records[place.shown] = known
-                self._add(known[1])
+                self._add(known.files)
             else:
                 new.append(place)
         work = partial(_make_run, self.folder, self.render, self.claims)
@@ -201,12 +236,12 @@ class _Build:
                 continue
             data, files, links = result
             briefs[place.shown] = brief.from_json(data)
-            self.after.records[place.shown] = [briefs[place.shown].sha256, files, data]
+            sha256 = briefs[place.shown].sha256
+            self.after.records[place.shown] = store.Run.of(place.shown, sha256, files, data)
             self._add(files)
             self.made += len(files)
             outgoing.update(dict.fromkeys(links))
         self.after.outgoing = sorted(outgoing)
-        self.after.records = dict(sorted(self.after.records.items()))
         entries = [Entry(briefs[one.shown], one) for one in found if one.shown in briefs]
         entries.sort(key=lambda entry: (entry.brief.run_id, entry.page))
         return entries, sorted(left_out, key=lambda one: one.path)
@@ -241,19 +276,18 @@ class _Build:
                 new.append((group, key))
         work = partial(_make_group, self.folder, self.render)
         chosen = [group for group, _ in new]
-        for (group, key), (files, names) in zip(
+        for (group, key), (files, ids, links) in zip(
             new, _spread(work, chosen, self.options.jobs), strict=True
         ):
             self._add(files)
             self.made += len(files)
-            pages = {path: [list(one.ids), list(one.links)] for path, one in names.items()}
-            self._remember(group.name, {"key": key, "files": files, "pages": pages})
-        self.after.groups = dict(sorted(self.after.groups.items()))
+            self._remember(group.name, {"key": key, "files": files, "ids": ids, "links": links})
 
     def _remember(self, name: str, known: Mapping[str, Any]) -> None:
         self.after.groups[name] = known
-        for path, (ids, links) in known["pages"].items():
-            self.names[path] = check.Names(ids, links)
+        for path, ids in known["ids"].items():
+            self.names[path] = check.Names(ids, ())
+        self.links.update(known["links"])
 
     def _check(self, entries: Sequence[Entry]) -> None:
         by_page = {entry.page: entry for entry in entries}
@@ -266,8 +300,11 @@ class _Build:
                 anchors[path] = _anchors(by_page[path].brief)
             return id in anchors[path]
 
-        runs = check.Names((), [f"{one}" for one in self.after.outgoing])
-        check.refuse(check.broken({**self.names, "a page of a run": runs}, self.files, has))
+        others = {
+            "a page of a run": check.Names((), self.after.outgoing),
+            "a page of many": check.Names((), sorted(self.links)),
+        }
+        check.refuse(check.broken({**self.names, **others}, self.files, has))
 
 
 def _anchors(one: brief.Brief) -> frozenset[str]:
@@ -277,13 +314,6 @@ def _anchors(one: brief.Brief) -> frozenset[str]:
         found.add(line.anchor)
         found.update(f"{line.anchor}.{name}" for name in STATISTICS)
     return frozenset(found)
-
-
-def _digest_of(path: Path) -> str:
-    try:
-        return digest(path)
-    except OSError:
-        return ""
 
 
 def _make_run(
@@ -313,8 +343,17 @@ def _make_run(
     return brief.to_json(entry.brief), files, sorted(set(links))
 
 
-def _make_group(folder: store.Folder, render: Renderer, group: Group) -> Made:
-    return _write(folder, render, group.make())
+def _make_group(
+    folder: store.Folder, render: Renderer, group: Group
+) -> tuple[list[str], dict[str, list[str]], list[str]]:
+    """Write a group's files: these, the ids of its pages, and everything that they link to."""
+    files, names = _write(folder, render, group.make())
+    links = {
+        f"{target}#{anchor}" if anchor else target
+        for path, one in names.items()
+        for _, target, anchor in check.targets(path, one)
+    }
+    return files, {path: list(one.ids) for path, one in names.items()}, sorted(links)
 
 
 def _write(folder: store.Folder, render: Renderer, items: Iterable[Document | Asset]) -> Made:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 
 from markupsafe import Markup
@@ -22,6 +23,7 @@ def _across(share: float) -> float:
     return _LEFT + (1 - _LEFT - _RIGHT) * share
 
 
+@functools.lru_cache(maxsize=64)
 def _horizontal(scale: axis.Axis) -> list[Markup]:
     """Grid lines at the ticks of a vertical axis, labelled at the left."""
     parts = []

@@ -99,6 +99,10 @@ def targets(path: str, page: Names) -> Iterable[tuple[str, str, str]]:
     """Each internal link of a page: as it is written, the file and the anchor that it means."""
     folder = posixpath.dirname(path)
     for link in page.links:
+        if ":" not in link and "//" not in link and "?" not in link and "%" not in link:
+            name, _, anchor = link.partition("#")
+            yield link, _target(folder, name) if name else path, anchor
+            continue
         parts = urlsplit(link)
         if not parts.scheme and not parts.netloc:
             target = _target(folder, parts.path) if parts.path else path

@@ -15,7 +15,7 @@ from harness.claims.published import load as load_published
 from harness.errors import RecordError
 from harness.measure import record as records
 from harness.measure.record import RunRecord, Scalar, Series
-from harness.site.brief import Brief, anchor, fits, of, own_dimensions, slug
+from harness.site.brief import Brief, Line, anchor, fits, of, own_dimensions, slug
 
 __all__ = [
     "Corpus",
@@ -146,6 +146,29 @@ class Corpus:
                 yield entry
 
     @functools.cached_property
+    def _telling(self) -> Mapping[tuple[str, str, str], Sequence[tuple[Entry, Sequence[Line]]]]:
+        found: dict[tuple[str, str, str], list[tuple[Entry, list[Line]]]] = {}
+        for (rig, machine), entries in self._by_rig.items():
+            for entry in entries:
+                for line in entry.brief.lines if not entry.brief.function_only else ():
+                    several = found.setdefault((rig, machine, line.metric), [])
+                    if not several or several[-1][0] is not entry:
+                        several.append((entry, []))
+                    several[-1][1].append(line)
+        return found
+
+    def lines(
+        self, rig: str, machine: str | None, metric: str
+    ) -> Sequence[tuple[Entry, Sequence[Line]]]:
+        """A rig's records that tell figures and have a metric, oldest first, with its series."""
+        return self._telling.get((rig, machine or "", metric), ())
+
+    @functools.cached_property
+    def memo(self) -> dict[object, object]:
+        """What was worked out of this corpus before, for whoever asks for it again."""
+        return {}
+
+    @functools.cached_property
     def proving(self) -> Mapping[tuple[str, str], Sequence[Entry]]:
         """By rig and machine, the records that prove function only, oldest first."""
         found = {
@@ -160,9 +183,13 @@ def places(results: Path) -> tuple[Sequence[Place], Sequence[Problem]]:
     found: list[Place] = []
     problems: list[Problem] = []
     taken: dict[str, str] = {}
+    folders: dict[str, str] = {}
     for path in records.find(results):
-        shown = path.relative_to(results).as_posix()
-        stem = f"runs/{slug(path.parent.name)}/{slug(path.name.removesuffix('.run.json'))}"
+        folder = path.parent.name
+        shown = f"{folder}/{path.name}"
+        if folder not in folders:
+            folders[folder] = slug(folder)
+        stem = f"runs/{folders[folder]}/{slug(path.name.removesuffix('.run.json'))}"
         if stem in taken:
             problems.append(Problem(shown, f"{shown}: its page would be that of {taken[stem]}"))
             continue

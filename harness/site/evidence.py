@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 from harness.claims import verdict
 from harness.claims.claims import Answer, Claim
 from harness.claims.verdict import Evidence, Finding, Verdict
 from harness.measure.record import Series
-from harness.site.brief import Brief, Line, fits
+from harness.site.brief import Line, fits
+from harness.site.coldstart import NOOP
 from harness.site.corpus import Corpus, Entry
 
 _HOW_MANY = ("n", "concurrency", "others")
@@ -17,11 +19,28 @@ _HOW_MANY = ("n", "concurrency", "others")
 
 @dataclass(frozen=True)
 class Found:
-    """The series that answers, in its record. `by` is what the answer divides it by."""
+    """The series that answers, in its record. `by` is what the answer divides it by.
+
+    `pool` has every series where several answer together; `line` is the first of them.
+    """
 
     entry: Entry
     line: Line
     by: int = 1
+    pool: Sequence[Line] = ()
+
+    @property
+    def n(self) -> int:
+        return sum(one.n for one in self.pool or (self.line,))
+
+    @property
+    def samples(self) -> Sequence[float]:
+        """Those of the series, or of all of the pool."""
+        if not self.pool:
+            return self.series.samples
+        wanted = {one.anchor for one in self.pool}
+        several = zip(self.entry.record.series, self.entry.brief.lines, strict=True)
+        return [value for one, line in several if line.anchor in wanted for value in one.samples]
 
     @property
     def series(self) -> Series:
@@ -46,33 +65,40 @@ def find(corpus: Corpus, answer: Answer, machine: str | None) -> Found | None:
     """The record that answers best: one that nothing disturbed, that is not stale, of the full
     profile; of several as good the newest."""
     best: tuple[tuple[bool, bool, bool], Found] | None = None
-    for entry in corpus.of_rig(answer.rig, machine):
-        line = _line(entry.brief, answer)
-        if line is None:
+    for entry, lines in reversed(corpus.lines(answer.rig, machine, answer.metric)):
+        fitting = [one for one in lines if _answers(one, answer)]
+        if not fitting:
             continue
+        line = fitting[0]
         counted = entry.brief.find(answer.per, {}) if answer.per else None
         if answer.per and (counted is None or not counted.n):
             continue
         one = entry.brief
         rank = (one.validity.status == "valid", not stale(corpus, entry), one.profile == "full")
-        if best is None or rank >= best[0]:
-            best = (rank, Found(entry, line, counted.n if counted else 1))
+        if best is None or rank > best[0]:
+            pool = fitting if answer.pooled else ()
+            best = (rank, Found(entry, line, counted.n if counted else 1, pool))
+        if all(rank):
+            break
     return best[1] if best else None
 
 
-def _line(one: Brief, answer: Answer) -> Line | None:
-    for line in one.lines:
-        if line.metric == answer.metric and fits(line.dimensions, answer.where):
-            return line
-    return None
+def _answers(line: Line, answer: Answer) -> bool:
+    """Whether a series fits; the harness alone, without a sandbox, answers no claim about one."""
+    alone = line.dimensions.get("substrate") == NOOP and "substrate" not in answer.where
+    return not alone and fits(line.dimensions, answer.where)
 
 
 def judged(corpus: Corpus, claim: Claim, machine: str | None) -> Sequence[Judged]:
     """Every answer of a claim on one machine."""
+    key = (judged, claim.id, machine)
+    if key in corpus.memo:
+        return cast(Sequence[Judged], corpus.memo[key])
     made = []
     for answer in claim.answers:
         found = find(corpus, answer, machine)
         made.append(Judged(answer, found, verdict.judge(claim, answer, _evidence(corpus, found))))
+    corpus.memo[key] = made
     return made
 
 
@@ -108,8 +134,8 @@ def _evidence(corpus: Corpus, found: Found | None) -> Evidence | None:
         return None
     entry, line = found.entry, found.line
     return Evidence(
-        found.series.samples,
-        line.failed,
+        found.samples,
+        sum(one.failed for one in found.pool or (line,)),
         found.by,
         entry.brief.validity.status,
         stale(corpus, entry),
@@ -140,14 +166,13 @@ def stale(corpus: Corpus, entry: Entry) -> Sequence[str]:
 
 def _images(corpus: Corpus, machine: str, rig: str) -> Mapping[str, str]:
     """The newest image of each name that a rig used on a machine."""
-    key = (machine, rig)
-    cache: dict[tuple[str, str], Mapping[str, str]] = corpus.__dict__.setdefault("_images", {})
-    if key not in cache:
+    key = (_images, machine, rig)
+    if key not in corpus.memo:
         found: dict[str, str] = {}
         for entry in corpus.of_rig(rig, machine):
             found.update({image.name: image.sha256 for image in entry.brief.images})
-        cache[key] = found
-    return cache[key]
+        corpus.memo[key] = found
+    return cast(Mapping[str, str], corpus.memo[key])
 
 
 def tally(several: Sequence[Judged | None]) -> Mapping[Verdict, int]:

@@ -12,12 +12,12 @@ from harness.site import evidence, figures
 from harness.site.brief import Brief
 from harness.site.chart import as_json, table
 from harness.site.corpus import Corpus, Entry
+from harness.site.linked_data import LICENCE
 from harness.site.run_page import headline, title
 
 __all__ = ["as_json", "claims_csv", "crate", "dataset", "feed", "index", "sitemap", "statement"]
 
 _NEWEST = 50
-_LICENCE = "https://spdx.org/licenses/BSD-2-Clause"
 CLAIM_COLUMNS = (
     "claim", "publisher", "title", "quote", "as_written", "value", "unit", "statistic", "when",
     "source", "verdict", "was", "comparable", "ours", "low", "high", "needed", "machine", "rig",
@@ -123,7 +123,7 @@ def dataset(corpus: Corpus) -> Mapping[str, Any]:
         "description": "Run records of benchmarks of sandbox hosts: cold start, density, network "
         "isolation and policy, with every sample in measurement order.",
         "url": corpus.address,
-        "license": _LICENCE,
+        "license": LICENCE,
         "isAccessibleForFree": True,
         "version": __version__,
         "dateModified": corpus.today,
@@ -204,7 +204,7 @@ def crate(
         "name": "Coppice run records",
         "description": "Benchmarks of sandbox hosts, one file for each run of a rig.",
         "datePublished": corpus.today,
-        "license": {"@id": _LICENCE},
+        "license": {"@id": LICENCE},
         "conformsTo": {"@id": "https://w3id.org/ro/wfrun/process/0.5"},
         "hasPart": [{"@id": one["@id"]} for one in files],
         "mentions": [{"@id": one["@id"]} for one in actions],
@@ -217,7 +217,7 @@ def crate(
             "conformsTo": [{"@id": "https://w3id.org/ro/crate/1.2"}],
         },
         root,
-        {"@id": _LICENCE, "@type": "CreativeWork", "name": "BSD 2-Clause"},
+        {"@id": LICENCE, "@type": "CreativeWork", "name": "BSD 2-Clause"},
         {
             "@id": "https://w3id.org/ro/wfrun/process/0.5",
             "@type": "CreativeWork",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from harness.claims.published import Figure
 from harness.measure import statistics
@@ -85,12 +85,17 @@ def place(entry: Entry, series: Shown, statistic: str = "") -> str:
 
 def data(value: float, text: str, href: str) -> Markup:
     """The one form in which a figure stands on a page."""
-    return Markup('<data value="{}"><a href="{}">{}</a></data>').format(repr(value), href, text)
+    return Markup(f'<data value="{value!r}"><a href="{escape(href)}">{escape(text)}</a></data>')
+
+
+_NO_MARK = Markup("")
 
 
 def mark(entry: Entry, link: Link) -> Markup:
     """The visible mark of a run that is not valid, or of function only; empty for all others."""
     status = entry.brief.validity.status
+    if status == "valid" and not entry.brief.function_only:
+        return _NO_MARK
     found: list[str] = [status] if status != "valid" else []
     if entry.brief.function_only:
         found.append("function only")
@@ -138,11 +143,9 @@ def bare(
     estimate = None if withheld(entry, series) else get(series, statistic)
     if estimate is None:
         return Markup("")
-    shown = Markup('<data value="{}">{}</data>').format(
-        repr(estimate.value), show(estimate, series.unit)
-    )
+    shown = f'<data value="{estimate.value!r}">{escape(show(estimate, series.unit))}</data>'
     bounds = show_interval(estimate, series.unit) if interval else ""
-    return shown + Markup(' <span class="interval">{}</span>').format(bounds) if bounds else shown
+    return Markup(f'{shown} <span class="interval">{escape(bounds)}</span>' if bounds else shown)
 
 
 def per(entry: Entry, series: Shown, statistic: str, by: int, link: Link) -> Markup:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import functools
 import importlib
 import pkgutil
-import posixpath
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -73,7 +72,11 @@ class Page:
 @functools.lru_cache(maxsize=65536)
 def relative(here: str, target: str) -> str:
     """The address of `target` as seen from the document `here`, both below the root."""
-    return posixpath.relpath(target, posixpath.dirname(here) or ".")
+    folders, parts = here.split("/")[:-1], target.split("/")
+    same = 0
+    while same < len(folders) and same < len(parts) - 1 and folders[same] == parts[same]:
+        same += 1
+    return "../" * (len(folders) - same) + "/".join(parts[same:])
 
 
 def discover() -> Sequence[Page]:

@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 from harness.claims.claims import Claim
 from harness.measure.record import RunRecord, Series
-from harness.site import chart, coldstart, figures
+from harness.site import chart, coldstart, figures, linked_data
 from harness.site.brief import PERCENTILES, Brief, Line, fits
 from harness.site.chart_series import ecdf_chart, order_chart
 from harness.site.corpus import Entry
@@ -32,7 +32,9 @@ def headline(one: Brief) -> Line | None:
     for line in one.lines:
         if line.metric == coldstart.HEADLINE:
             return line
-    return one.lines[0] if one.lines else None
+    # What the harness costs alone stands for a run only where there is nothing else.
+    return min(one.lines, key=lambda line: line.dimensions.get("substrate") == coldstart.NOOP,
+               default=None)  # fmt: skip
 
 
 def title(one: Brief) -> str:
@@ -102,6 +104,10 @@ def files_of_run(
     first: Markup | None = None
     # A table of times says nothing of why they must not be believed; the record does.
     has_samples = _many(record) <= _ROWS and not entry.brief.function_only
+    files = {entry.raw: "application/json"}
+    if has_samples:
+        files[f"{entry.place.stem}.csv"] = "text/csv"
+    linked = linked_data.of_run(record, title(entry.brief), entry.page, files)
     for number, part in enumerate(parts):
         charts = dict(_charts(entry, part))
         if first is None:
@@ -127,6 +133,7 @@ def files_of_run(
                 "claims": speaks_to(entry.brief, claims),
                 "has_picture": bool(charted),
                 "has_samples": has_samples,
+                **({"linked_data": linked} if number == 0 else {}),
             },
         )
     yield Asset(entry.raw, content)

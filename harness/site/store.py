@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,31 +21,65 @@ MARKER = ".coppice-site"
 """Says that a folder is a site of ours and may be replaced."""
 
 
+@dataclass(frozen=True)
+class Run:
+    """What is remembered of a record: its digest, its files and it in brief, and as it was written.
+
+    Written once: of thousands of records, one build changes a few.
+    """
+
+    sha256: str
+    files: Sequence[str]
+    data: list[Any]
+    line: str
+
+    @classmethod
+    def of(cls, shown: str, sha256: str, files: Sequence[str], data: list[Any]) -> Run:
+        return cls(sha256, files, data, _line([shown, sha256, files, data]))
+
+
 @dataclass
 class Marker:
     """What a site was made of: `code` of everything but records, then by name and content.
 
-    `records`: by file, its digest, files and brief; `groups`: by name, key, files, ids and links.
-    `outgoing`: everything that pages of runs link to.
+    `groups`: by name, their key, files, the ids of their pages and what these link to.
+    `outgoing`: everything that pages of runs link to. One line of JSON each, so that what did not
+    change need not be written anew.
     """
 
     code: str = ""
-    records: dict[str, Any] = field(default_factory=dict)
+    records: dict[str, Run] = field(default_factory=dict)
     groups: dict[str, Any] = field(default_factory=dict)
     outgoing: list[str] = field(default_factory=list)
 
     def dump(self) -> bytes:
-        return json.dumps(vars(self), ensure_ascii=False, separators=(",", ":")).encode()
+        head = {"code": self.code, "records": len(self.records), "outgoing": self.outgoing}
+        lines = [_line(head), *(one.line for _, one in sorted(self.records.items()))]
+        lines += [_line([name, one]) for name, one in sorted(self.groups.items())]
+        return ("\n".join(lines) + "\n").encode()
+
+
+def _line(data: object) -> str:
+    return json.dumps(data, ensure_ascii=False, separators=(",", ":"))
 
 
 def remembered(out: Path, code: str) -> Marker:
     """What the site in `out` was made of; empty unless the same code made it."""
+    found = Marker(code)
     try:
-        data = json.loads((out / MARKER).read_bytes())
-        found = Marker(**data)
-    except (OSError, ValueError, TypeError):
+        with (out / MARKER).open(encoding="utf-8", newline="\n") as file:
+            head = json.loads(file.readline())
+            if head["code"] != code:
+                return Marker(code)
+            found.outgoing = head["outgoing"]
+            for _ in range(head["records"]):
+                line = file.readline().rstrip("\n")
+                shown, sha256, files, data = json.loads(line)
+                found.records[shown] = Run(sha256, files, data, line)
+            found.groups = dict(map(json.loads, file))
+    except (OSError, ValueError, TypeError, LookupError):
         return Marker(code)
-    return found if found.code == code else Marker(code)
+    return found
 
 
 class Folder:

@@ -7,6 +7,7 @@ keeps its size on a phone; down, they are pixels.
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Iterable
 
 from markupsafe import Markup, escape
@@ -19,18 +20,26 @@ def tag(name: str, *children: object, **attributes: object) -> Markup:
     """One element. `class_` is class, `text_anchor` is text-anchor; None leaves one out."""
     text = "".join(
         [
-            f' {_attribute(key)}="{value if type(value) in _PLAIN else str(escape(value))}"'
+            f' {_attribute(key)}="{_text(value)}"'
             for key, value in attributes.items()
             if value is not None
         ]
     )
     if not children:
         return Markup(f"<{name}{text}/>")
-    inside = "".join([str(escape(child)) for child in children])
-    return Markup(f"<{name}{text}>{inside}</{name}>")
+    return Markup(f"<{name}{text}>{''.join(map(_text, children))}</{name}>")
 
 
-_PLAIN = (int, float)
+_special = re.compile("[&<>\"']").search
+
+
+def _text(value: object) -> str:
+    """What stands for a value between tags or quotes. Thousands are made: most need nothing."""
+    kind = type(value)
+    if kind is int or kind is float:
+        return str(value)
+    text = escape(value) if kind is not str or _special(str(value)) else value
+    return str.__str__(text)
 
 
 @functools.cache

@@ -6,7 +6,9 @@ import csv
 import hashlib
 import json
 import random
+import re
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import pytest
@@ -68,6 +70,26 @@ def test_the_crate_the_statement_and_the_dataset(made: Made) -> None:
         assert one["digest"]["sha256"] == hashlib.sha256(content).hexdigest()
     dataset = json.loads((made.out / "dataset.jsonld").read_text())
     assert dataset["@type"] == "Dataset" and len(dataset["variableMeasured"]) == 5
+    (front,) = embedded(made.out / "index.html")
+    assert front == dataset
+
+
+def embedded(page: Path) -> list[dict[str, Any]]:
+    found = re.findall(r'<script type="application/ld\+json">(.*?)</script>', page.read_text())
+    return [json.loads(one) for one in found]
+
+
+def test_each_run_is_a_dataset_whose_files_are_there(made: Made) -> None:
+    index = json.loads((made.out / "index.json").read_text())
+    for one in index["records"]:
+        page = made.out / one["page"]
+        (data,) = embedded(page)
+        record = json.loads((made.out / one["record"]).read_text())
+        assert data["@type"] == "Dataset" and data["identifier"] == record["run_id"]
+        names = {name["name"]: name["unitText"] for name in data["variableMeasured"]}
+        assert names == {series["metric"]: series["unit"] for series in record["series"]}
+        assert all((page.parent / file["contentUrl"]).is_file() for file in data["distribution"])
+        assert (page.parent / data["isPartOf"]["@id"]).resolve() == made.out / "dataset.jsonld"
 
 
 def test_the_feed_and_the_sitemap(made: Made) -> None:

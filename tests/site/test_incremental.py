@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
+
+import pytest
 
 from harness.measure import record
 from harness.measure.record import Validity
 from harness.site import build as building
-from harness.site import store
+from harness.site import seen, store
 from harness.site.build import Options, build
+from harness.site.seen import Seen
 from tests.site import factory
 from tests.site.test_build import files
 
@@ -131,3 +135,34 @@ def test_a_suspect_run_decides_no_claim(tmp_path: Path) -> None:
     build(results, out)
     text = (out / "claims/coppice-full-boot.html").read_text()
     assert "not comparable" in text and ">suspect</a>" in text
+
+
+def test_a_record_touched_or_changed_in_place_is_read_again_and_others_are_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COPPICE_CACHE", str(tmp_path / "cache"))
+    many(tmp_path / "results", 4)
+    first, second, *_ = paths = list(record.find(tmp_path / "results"))
+    for path in paths:
+        os.utime(path, ns=(10**18, 10**18))
+    # What was written a moment ago may change again within one step of the clock.
+    monkeypatch.setattr(seen, "_RACY_NS", -(10**18))
+    looked = Seen(tmp_path / "results")
+    digests = {path: looked.digest(path) for path in paths}
+    looked.save()
+    read: list[Path] = []
+
+    def counted(path: Path) -> str:
+        read.append(path)
+        return record.digest(path)
+
+    monkeypatch.setattr(seen, "digest", counted)
+    # The same size, and the same time of its content.
+    first.write_bytes(first.read_bytes().replace(b"Imaginary", b"imaginary"))
+    os.utime(first, ns=(10**18, 10**18))
+    again = Seen(tmp_path / "results")
+    found = {path: again.digest(path) for path in paths}
+    assert read == [first] and found[first] != digests[first]
+    assert all(found[path] == digests[path] for path in paths[1:])
+    second.unlink()
+    assert Seen(tmp_path / "results").digest(second) == ""

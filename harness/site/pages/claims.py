@@ -74,17 +74,21 @@ def _chart(claim: Claim, several: Sequence[Judged]) -> Chart | None:
 
 def _short(one: Judged) -> str:
     """What tells an answer from the others in one word: a phone is narrow."""
-    names = ("tool", "transport", "sharing", "vmm", "substrate", "path")
+    names = ("tool", "sdk", "transport", "sharing", "vmm", "substrate", "path")
     return next((f", {one.answer.where[name]}" for name in names if name in one.answer.where), "")
 
 
+_TOLD = ("substrate", "tier", "sharing", "path", "transport", "vmm", "tool", "sdk")
+
+
 def _where(one: Judged) -> str:
-    facts = [str(value) for name, value in one.answer.where.items()
-             if name in ("substrate", "tier", "sharing", "path", "transport", "vmm")]  # fmt: skip
-    many = one.answer.where.get("concurrency") or one.answer.where.get("n")
-    return (
-        ", " + ", ".join([*facts, *([f"{many} at once"] if many else [])]) if facts or many else ""
-    )
+    facts = [str(value) for name, value in one.answer.where.items() if name in _TOLD]
+    many, n = one.answer.where.get("concurrency"), one.answer.where.get("n")
+    if many:
+        facts.append(f"{many} at once")
+    if n:
+        facts.append(f"n {n}")
+    return f", {', '.join(facts)}" if facts else ""
 
 
 def _render(corpus: Corpus) -> Iterator[Item]:

@@ -6,7 +6,17 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from harness.measure.record import Series
-from harness.site import coldcharts, coldstart, comparison_table, density, essays, evidence, network
+from harness.site import (
+    coldcharts,
+    coldstart,
+    comparison_table,
+    density,
+    essays,
+    evidence,
+    exports,
+    linked_data,
+    network,
+)
 from harness.site.coldstart import Row
 from harness.site.corpus import Corpus, Entry
 from harness.site.density import Fleet
@@ -111,6 +121,7 @@ def _render(corpus: Corpus) -> Iterator[Item]:
         "Coppice",
         "What people claim about sandboxes, measured on this machine, with every sample.",
         {
+            "linked_data": linked_data.within(exports.dataset(corpus)),
             "rows": rows,
             "heroes": _heroes(corpus, rows),
             "chart": chart,

@@ -1,0 +1,85 @@
+"""What of a record answers a claim: one series that is named, several pooled, never the noop."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+from harness.claims.claims import Answer, Claim
+from harness.claims.claims import load as load_claims
+from harness.claims.published import load as load_published
+from harness.measure import record
+from harness.measure.record import Series
+from harness.site import corpus, evidence
+from harness.site.brief import fits
+from harness.site.build import build
+from harness.site.corpus import Corpus
+from tests.site import factory
+
+ROOT = Path(__file__).parents[2]
+
+
+def corpus_of(*series: Series) -> Corpus:
+    one = dataclasses.replace(factory.cold_start("full", n=1), series=series)
+    entry = corpus.entry_of(one)
+    return Corpus([entry], (), (), today=entry.date)
+
+
+def of(value: float, n: int = 8, **dimensions: str) -> Series:
+    return Series("endpoint", "1", "higher", dimensions, "closed", (), [value] * n)
+
+
+def answer(**changed: object) -> Answer:
+    base: dict[str, object] = {
+        "rig": "cold-start", "metric": "endpoint", "statistic": "sum", "holds": "at-least",
+        "comparable": False, "why": "test", "task": "test",
+    }  # fmt: skip
+    return Answer(**{**base, **changed})  # type: ignore[arg-type]
+
+
+def test_the_harness_alone_answers_no_claim_of_a_sandbox() -> None:
+    both = corpus_of(of(1.0, substrate="noop"), of(2.0, substrate="qemu"))
+    found = evidence.find(both, answer(), factory.HOST)
+    assert found and found.line.dimensions["substrate"] == "qemu"
+    assert evidence.find(corpus_of(of(1.0, substrate="noop")), answer(), factory.HOST) is None
+    asked = answer(where={"substrate": "noop"})
+    assert evidence.find(both, asked, factory.HOST)
+
+
+def test_pooled_takes_every_series_that_fits() -> None:
+    several = corpus_of(of(1.0, 3, at="a"), of(0.0, 2, at="b"), of(1.0, 1, at="c"))
+    found = evidence.find(several, answer(pooled=True), factory.HOST)
+    assert found and found.n == 6 and sum(found.samples) == 4
+    one = evidence.find(several, answer(), factory.HOST)
+    assert one and one.n == 3 and list(one.samples) == [1.0] * 3
+
+
+def test_no_answer_picks_one_of_several_series_by_their_order() -> None:
+    """Of the records that are kept: a claim names its series, or pools them."""
+    figures = load_published(ROOT / "results/published")
+    known = corpus.load(ROOT / "results", ROOT / "results/published")
+    claims: list[Claim] = list(load_claims(figures))
+    looked = 0
+    for one in (answer for claim in claims for answer in claim.answers if not answer.pooled):
+        for entry, lines in known.lines(one.rig, known.machine, one.metric):
+            fitting = [line.name for line in lines if fits(line.dimensions, one.where)]
+            assert len(fitting) < 2, (one, entry.place.shown, fitting)
+            looked += len(fitting)
+    assert looked > 20
+
+
+def test_a_claim_answered_by_several_series_says_which_one_decides_and_why(tmp_path: Path) -> None:
+    pool = factory.cold_start("durable-pool")
+    waits = [
+        dataclasses.replace(one, dimensions={**one.dimensions, "vmm": "waits"})
+        for one in pool.series
+    ]
+    record.write(dataclasses.replace(pool, series=waits), tmp_path / "results")
+    record.write(factory.cold_start("durable-prewarm-pool"), tmp_path / "results")
+    build(tmp_path / "results", tmp_path / "out")
+    page = (tmp_path / "out/claims/cubesandbox-cold-start.html").read_text()
+    assert page.count('class="decides"') == 1
+    above, below = page.split('id="answers"')
+    assert "the verdict rests on <strong>first-reply, qemu, durable-prewarm-pool" in above
+    assert "Our clock has no HTTP API" in above
+    assert "first-exec, qemu, durable-pool" in below.split("</table>")[0]
