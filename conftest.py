@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from harness import progress
 from harness.errors import NotEnoughMemory, Unsupported
 from harness.host.run import Run, open_run
 from harness.rig_run import RigRun, given_options
@@ -100,4 +101,6 @@ def profile(request: pytest.FixtureRequest) -> str:
 def rig_run(request: pytest.FixtureRequest, profile: str) -> RigRun:
     """The record in the making of one rig."""
     given = given_options(request.config.getoption("--set"))
-    return RigRun(ROOT, request.config.getoption("--results"), profile, given)
+    shown = request.config.pluginmanager.getplugin(progress.NAME)
+    say = shown.say if isinstance(shown, progress.Progress) else lambda text: None
+    return RigRun(ROOT, request.config.getoption("--results"), profile, given, say)

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Generator
 
 import pytest
+from _pytest.capture import CaptureManager  # pytest exports no name of its type
 
 from harness.errors import UsageError
 from harness.measure.quantity import show, show_interval
@@ -20,6 +21,8 @@ from harness.measure.statistics import summarise
 from harness.rig import RigInfo
 from harness.rig_run import RigRun
 
+NAME = "coppice-progress"
+"""Of the plugin among pytest's."""
 WHERE, CASE = 18, 37
 """Columns for the rig's id and for the case."""
 
@@ -38,8 +41,9 @@ def headline(series: Series) -> str:
 class Progress:
     """Writes the lines of one session, each with the share of its cases that came before."""
 
-    def __init__(self, terminal: pytest.TerminalReporter) -> None:
+    def __init__(self, terminal: pytest.TerminalReporter, capture: CaptureManager) -> None:
         self._terminal = terminal
+        self._capture = capture
         self._items: dict[str, pytest.Item] = {}
         self._done = 0
         self._began = 0.0
@@ -76,6 +80,12 @@ class Progress:
             self._end(report, rig_run if isinstance(rig_run, RigRun) else None)
         return report
 
+    def say(self, text: str) -> None:
+        """How far the measurement under way has come: in its line, or in one of its own."""
+        with self._capture.global_and_fixture_disabled():
+            tty = self._terminal.isatty
+            self._write(f"\r\033[K{self._line}{text}" if tty else f"{'':7}{text}\n")
+
     def _end(self, report: pytest.TestReport, rig_run: RigRun | None) -> None:
         """The rest of the line; a case that is not measured here takes its line back."""
         took = time.monotonic() - self._began
@@ -87,7 +97,7 @@ class Progress:
         else:
             figure = rig_run.headline if rig_run else None
             said = "FAILED" if report.failed else headline(figure) if figure else "measured"
-            begun = "" if self._terminal.isatty else self._line
+            begun = f"\r\033[K{self._line}" if self._terminal.isatty else self._line
             self._write(f"{begun}{said:54} {took:5.0f} s\n")
             for doubt in rig_run.doubts if rig_run else ():
                 self._write(f"{'':7}suspect: {doubt}\n")
@@ -109,4 +119,5 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     terminal = session.config.pluginmanager.getplugin("terminalreporter")
     if not isinstance(terminal, pytest.TerminalReporter):
         raise UsageError("progress is shown in pytest's terminal, which was switched off")
-    session.config.pluginmanager.register(Progress(terminal), "coppice-progress")
+    capture = session.config.pluginmanager.getplugin("capturemanager")
+    session.config.pluginmanager.register(Progress(terminal, capture), NAME)

@@ -7,7 +7,7 @@ and after, and a run that was disturbed says so.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from pytest_benchmark.fixture import BenchmarkFixture
@@ -40,12 +40,19 @@ class RigRun:
     """
 
     def __init__(
-        self, root: Path, results: Path, profile: str, options: Mapping[str, str] | None = None
+        self,
+        root: Path,
+        results: Path,
+        profile: str,
+        options: Mapping[str, str] | None = None,
+        say: Callable[[str], None] = lambda text: None,
     ) -> None:
         self._root = root
         self._results = results
         self._profile = profile
         self._options = options or {}
+        self.say = say
+        """Shows how far a long measurement has come; to be called between two samples."""
         self._images: Sequence[Image] = ()
         self._accelerator: str | None = None
         self._tools: Sequence[str] = ()

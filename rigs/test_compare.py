@@ -1,14 +1,14 @@
 """The comparison: every substrate in one interleaved run, on the whole ladder, and what each takes.
 
 The columns are visited A B C … C B A, so that whatever changes on the host meanwhile falls on all
-of them. One record holds everything. It measures and never judges.
+of them; sizes of fleets are, too. One record holds everything. It measures and never judges.
 """
 
 from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,30 +26,42 @@ from harness.measure.findings import Findings
 from harness.measure.record import Clock, Image, Series
 from harness.rig import RigInfo
 from harness.rig_run import RigRun
-from harness.sandbox import comparison
-from harness.sandbox.comparison import COLUMNS, Column, Stand, held, kernel, marked, state_survives
+from harness.sandbox import reach, reboot
+from harness.sandbox.comparison import COLUMNS, Column, Stand, held, marked
 from harness.sandbox.fleet import Bounds, Fleet, admit, reason
 from harness.sandbox.ladder import RUNGS, Climb
 from harness.sandbox.oci.plain import run_echo
 from harness.sandbox.oci.substrate import OciSubstrate, OciTemplate
 from harness.sandbox.protocol import Tier
 
-PARTS = ("cc1", "cc10", "cc50", "memory", "facts")
+PARTS = ("cc1", "cc10", "cc50", "memory", "network", "reboot")
+"""In this order: a reboot, as near as it can be had, leaves the file cache empty."""
 ENDS = ("first-reply", "first-exec", "first-touch")
 CONCURRENCIES = {"cc1": 1, "cc10": 10, "cc50": 50}
+Say = Callable[[str], None]
 RUNC = "oci-overlay"
 """The column whose bundle plain `runc run` gets too."""
 HEAVY = ("vm",)
 """Not in the quick profile, and never many at once: a boot takes most of a minute here."""
 HEAVY_VISITS, HEAVY_N = 2, 2
+SETTLE_S = 0.1
+"""Before every visit: the kernel takes namespaces and mounts down after their last process has
+ended, and whoever makes some meanwhile waits for it."""
 REST_S = 1.0
 READINGS = 5
 
-# Visits of each column, per rung above concurrency 1 (see harness/sandbox/ladder.py).
-VISITS: Mapping[str, Mapping[str, int]] = {
-    "quick": {"cc1": 2, "cc10": 0, "cc50": 0},
-    "full": {"cc1": 24, "cc10": 8, "cc50": 2},
+# Visits of each column to climb to a rung (at concurrency 1 to all of them, see
+# harness/sandbox/ladder.py). Eight of ten sandboxes are samples enough for a p95.
+VISITS: Mapping[str, Mapping[str, Mapping[str, int]]] = {
+    "quick": {"cc1": {"first-touch": 2}},
+    "full": {
+        "cc1": {"first-touch": 16},
+        "cc10": {"first-reply": 2, "first-exec": 8, "first-touch": 2},
+        "cc50": {"first-reply": 1, "first-exec": 1, "first-touch": 1},
+    },
 }
+SLOW, SLOW_RUNG = (Column("qemu", Tier.FULL),), "first-exec"
+"""Boot for seconds of CPU time each: many at once climb to one rung, and half as often."""
 SIZES: Mapping[str, Sequence[int]] = {"quick": (2,), "full": (50, 200)}
 # Fleets are measured in the tier in which a sandbox is made for its caller and kept running.
 NO_FLEET = ("qemu", "oci-raw", "oci-net")
@@ -65,10 +77,9 @@ class Plan:
 
     parts: Sequence[str]
     columns: Sequence[Column]
-    visits: Mapping[str, int]
+    visits: Mapping[str, Mapping[str, int]]
+    """By part and rung, what is not left out."""
     sizes: Sequence[int]
-    rungs: Sequence[str]
-    """Those that are climbed to above concurrency 1."""
 
 
 def planned(options: Mapping[str, str], profile: str = "quick") -> Plan:
@@ -94,9 +105,15 @@ def planned(options: Mapping[str, str], profile: str = "quick") -> Plan:
     columns = [known[one] for one in named] or [
         one for one in COLUMNS if profile == "full" or one.substrate not in HEAVY
     ]
-    usual = VISITS[profile]
-    often = {part: visits if visits and usual[part] else usual[part] for part in CONCURRENCIES}
-    return Plan(parts, columns, often, sizes, rungs)
+    often = {
+        part: {
+            rung: visits or usual
+            for rung, usual in by_rung.items()
+            if part == "cc1" or rung in rungs
+        }
+        for part, by_rung in VISITS[profile].items()
+    }
+    return Plan(parts, columns, often, sizes)
 
 
 RIG = RigInfo(
@@ -151,21 +168,27 @@ def there_and_back(stands: Sequence[Stand], visits: int) -> Iterator[Stand]:
         yield from stands if number % 2 == 0 else reversed(stands)
 
 
-def cold_starts(plan: Plan, part: str, found: Sequence[Stand], run: Run) -> list[Series]:
+def cold_starts(plan: Plan, part: str, found: Sequence[Stand], run: Run, say: Say) -> list[Series]:
     """The ladder at one concurrency."""
-    concurrency, visits = CONCURRENCIES[part], plan.visits[part]
+    concurrency = CONCURRENCIES[part]
     if concurrency > 1:
         found = [one for one in found if one.column.substrate not in HEAVY]
     series: list[Series] = []
-    for upto in (RUNGS[-1],) if concurrency == 1 else plan.rungs:
+    for upto, visits in plan.visits.get(part, {}).items():
         climbs: dict[Column, list[Climb]] = {one.column: [] for one in found}
         plain: list[float] = []
-        for stand in there_and_back(found, visits):
+        for number, stand in enumerate(there_and_back(found, visits)):
+            if number % len(found) == 0:
+                say(f"{part}, {upto}: round {number // len(found) + 1} of {visits}")
             done = climbs[stand.column]
-            if stand.column.substrate in HEAVY and len(done) >= HEAVY_VISITS:
+            if len(done) >= concurrency * _most(stand.column, concurrency, upto, visits):
                 continue
+            beside = concurrency == 1 and stand.column == Column(RUNC, Tier.FULL)
+            if beside and number // len(found) % 2:
+                plain.append(_plain(run, stand))
+            time.sleep(SETTLE_S)
             done += stand.visit(concurrency, upto)
-            if concurrency == 1 and stand.column == Column(RUNC, Tier.FULL):
+            if beside and not number // len(found) % 2:
                 plain.append(_plain(run, stand))
         rungs = RUNGS if concurrency == 1 else RUNGS[:3] if upto == "first-reply" else (upto,)
         for column, done in climbs.items():
@@ -183,21 +206,35 @@ def cold_starts(plan: Plan, part: str, found: Sequence[Stand], run: Run) -> list
     return series
 
 
+def _most(column: Column, concurrency: int, upto: str, visits: int) -> int:
+    """How often a column is visited of so many times."""
+    if column.substrate in HEAVY:
+        return min(visits, HEAVY_VISITS)
+    if concurrency > 1 and column in SLOW:
+        return (visits + 1) // 2 if upto == SLOW_RUNG else 0
+    return visits
+
+
 def _plain(run: Run, stand: Stand) -> float:
     assert isinstance(stand.substrate, OciSubstrate) and isinstance(stand.template, OciTemplate)
+    time.sleep(SETTLE_S)
     return run_echo(run, stand.substrate, stand.template, secrets.token_hex(8))
 
 
-def fleets(plan: Plan, found: Sequence[Stand], run: Run) -> list[Series]:
-    """Memory of N sandboxes that run, in three definitions, all together."""
+def fleets(plan: Plan, found: Sequence[Stand], run: Run, say: Say) -> list[Series]:
+    """Memory of N sandboxes that run, in three definitions, all together; there and back."""
     series: list[Series] = []
-    for stand in found:
-        column = stand.column
-        if column not in FLEETS:
-            continue
-        for n in plan.sizes if column.substrate not in HEAVY else (HEAVY_N,):
-            findings = Findings(substrate=column.substrate, tier=str(column.tier), n=n)
-            _fleet(stand, n, run, findings)
+    chosen = [one for one in found if one.column in FLEETS]
+    for number, n in enumerate(plan.sizes):
+        for stand in chosen if number % 2 == 0 else reversed(chosen):
+            column = stand.column
+            heavy = column.substrate in HEAVY
+            if heavy and number:
+                continue
+            many = min(n, HEAVY_N) if heavy else n
+            say(f"memory: {many} of {column}")
+            findings = Findings(substrate=column.substrate, tier=str(column.tier), n=many)
+            _fleet(stand, many, run, findings)
             series += findings.series
     return series
 
@@ -229,18 +266,41 @@ def _read() -> int:
     return memory_linux.read().to_be_had
 
 
-def inside(found: Sequence[Stand]) -> list[Series]:
-    """What sandboxes say of themselves: whose kernel they run on, what of them outlives memory."""
+def networks(found: Sequence[Stand], run: Run, say: Say) -> list[Series]:
+    """Whom a sandbox with a card reaches, and whom not."""
     series: list[Series] = []
     for stand in found:
+        if stand.column.substrate not in reach.NETWORKED:
+            continue
+        say(f"network: {stand.column}")
         findings = Findings(substrate=stand.column.substrate, tier=str(stand.column.tier))
         try:
-            with comparison.alive(stand) as sandbox:
-                own, release = kernel(sandbox.agent.hello())
-            findings.add("own-kernel", "1", [int(own)], kernel=release)
-            findings.add("state-survives", "1", [int(state_survives(stand))])
+            for one in reach.matrix(stand, run):
+                findings.add(
+                    "reached", "1", [int(one.reached)], target=one.target, policy=one.policy
+                )
         except CoppiceError as error:
-            findings.add("own-kernel", "1", [], [(0, reason(error))])
+            findings.add("reached", "1", [], [(0, reason(error))])
+        series += findings.series
+    return series
+
+
+def reboots(found: Sequence[Stand], say: Say) -> list[Series]:
+    """What outlives all processes and all memory, and what is read in who comes after."""
+    series: list[Series] = []
+    for stand in found:
+        say(f"reboot: {stand.column}")
+        findings = Findings(substrate=stand.column.substrate, tier=str(stand.column.tier))
+        try:
+            after = reboot.outlives(stand.column)
+        except CoppiceError as error:
+            findings.add("state-survives", "1", [], [(0, reason(error))])
+        else:
+            findings.add("own-kernel", "1", [int(after.own_kernel)], kernel=after.release)
+            findings.add("cards", "1", [after.cards])
+            findings.add("state-survives", "1", [int(after.state)])
+            findings.add("writes-survive", "1", [int(after.writes)])
+            findings.add("reply-after-reboot", "s", [after.seconds])
         series += findings.series
     return series
 
@@ -256,14 +316,17 @@ def test_compare(benchmark: BenchmarkFixture, run: Run, rig_run: RigRun, profile
             if stand.column.substrate not in HEAVY:
                 stand.visit(1, "first-exec")
         rig_run.begin()
-        for part in plan.parts:
-            if part in CONCURRENCIES and plan.visits[part]:
-                series += cold_starts(plan, part, found, run)
-        if "facts" in plan.parts:
-            light = [one for one in found if one.column.substrate not in HEAVY]
-            series += inside(light if profile == "quick" else found)
-        if "memory" in plan.parts:
-            series += fleets(plan, found, run)
+        for part in PARTS:
+            if part not in plan.parts:
+                continue
+            if part in CONCURRENCIES:
+                series += cold_starts(plan, part, found, run, rig_run.say)
+            elif part == "memory":
+                series += fleets(plan, found, run, rig_run.say)
+            elif part == "network":
+                series += networks(found, run, rig_run.say)
+            else:
+                series += reboots(found, rig_run.say)
         rig_run.end()
     options = [f"--profile {profile}"] if profile != "quick" else []
     options += [f"--{name} {value}" for name, value in given.items() if value]

@@ -23,9 +23,6 @@ from harness.sandbox.pool import Pool
 from harness.sandbox.protocol import Sandbox, Sharing, Substrate, Template, Tier, load
 
 TIMEOUT_S = 600.0
-MARK = "/tmp/mark"
-SEAL = "/run/sealed"
-"""In every guest that was restored: what was there before its checkpoint."""
 WORKERS = 8
 
 
@@ -123,19 +120,11 @@ def kernel(hello: Mapping[str, str]) -> tuple[bool, str]:
     return own, hello["kernel"]
 
 
-def state_survives(stand: Stand) -> bool:
-    """Whether what a sandbox held is there in another that is made with nothing left in memory.
-
-    A tier that restores has it in its checkpoint, on disk; else the first writes, and is destroyed.
-    """
-    if not stand.column.tier.restores:
-        with alive(stand) as first:
-            first.agent.write_file(MARK, b"here")
-    with alive(stand) as second:
-        path = SEAL if stand.column.tier.restores else MARK
-        there = second.agent.run(["/bin/cat", path]).code == 0
-        second.agent.run(["/bin/rm", "-f", MARK])  # a bare process has written on this host
-        return there
+def cards(sandbox: Sandbox) -> int:
+    """How many network cards a sandbox sees, the loopback aside."""
+    seen = sandbox.agent.run(["/bin/cat", "/proc/net/dev"]).stdout.decode()
+    names = [line.partition(":")[0].strip() for line in seen.splitlines() if ":" in line]
+    return sum(name != "lo" for name in names)
 
 
 @contextlib.contextmanager
@@ -159,13 +148,18 @@ class Held:
 
 
 def marked(run: Run) -> set[int]:
-    """Every process of a run, this one not among them.
+    """Every process of a run, this one not among them."""
+    return holding(run.folder)
 
-    By the mark in its environment, or by the run's folder among its arguments: runsc starts its
-    own with neither of ours. With all that they have started.
+
+def holding(folder: Path) -> set[int]:
+    """Every process of the run of this folder, or of all runs under it; never this one.
+
+    By the mark in its environment, or by the folder among its arguments: runsc starts its own with
+    neither of ours. With all that they have started.
     """
-    found = {pid for pid, folder in leftovers.processes() if folder == run.folder}
-    name = os.fsencode(run.folder)
+    found = {pid for pid, one in leftovers.processes() if folder in (one, one.parent)}
+    name = os.fsencode(folder)
     for process in psutil.process_iter():
         with contextlib.suppress(OSError):
             if name in Path(f"/proc/{process.pid}/cmdline").read_bytes():

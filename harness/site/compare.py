@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from harness.measure.record import Scalar, Series
+from harness.measure.record import Facts, Scalar, Series
 from harness.measure.statistics import Estimate
-from harness.site import figures
+from harness.site import brief, figures
 from harness.site.corpus import Corpus, Entry
 
 RIG = "compare"
@@ -48,17 +48,47 @@ class Kind:
 
     @property
     def fits(self) -> tuple[Entry, Series, Estimate] | None:
-        """An estimate: how many would fill this machine's memory at what each took."""
+        """An estimate: how many would fill this machine's memory at what one more takes.
+
+        By the slope between the smallest and the largest fleet of a record; of one fleet alone, by
+        what each took.
+        """
         fleet = self.fleet
-        each = figures.get(fleet[1], "p50") if fleet else None
-        if not fleet or not each or each.value <= 0:
+        if not fleet:
             return None
         entry, series, up = fleet
-        return (
-            entry,
-            series,
-            Estimate(entry.brief.machine.memory_bytes * up / each.value, None, None),
-        )
+        small = min(_fleets(entry, self.whose), key=lambda one: one[1])
+        below = figures.get(small[0], "p50") if small[1] < up else None
+        took = figures.get(series, "p50")
+        more = took.value - (below.value if below else 0) if took else 0
+        if more <= 0:
+            return None
+        many = up - (small[1] if below else 0)
+        fits = entry.brief.machine.memory_bytes * many / more
+        return entry, series, Estimate(fits, None, None)
+
+    @property
+    def reaches(self) -> tuple[Entry, str] | None:
+        """Whom it reached under a policy that allows one address, in words; or that it has no card.
+
+        None where nobody asked.
+        """
+        for entry, one in _all(self.corpus, "reached", **self.whose, policy="one"):
+            if one.samples:
+                tried = [
+                    (str(other.dimensions["target"]), bool(other.samples[0]))
+                    for other in entry.record.series
+                    if other.metric == "reached"
+                    and other.samples
+                    and brief.fits(other.dimensions, self.whose | {"policy": "one"})
+                ]
+                gone = [name for name, reached in tried if reached and name != "allowed"]
+                return entry, f"reaches {', '.join(gone)} too" if gone else "what is allowed alone"
+        cards = self.find("cards")
+        if not cards:
+            return None
+        none = cards[1].samples[0] == 0
+        return cards[0], "no card" if none else "not tried"
 
     def part(self, metric: str) -> tuple[Entry, Series, int] | None:
         """Another definition of memory, of the same fleet."""
@@ -81,6 +111,15 @@ class Kind:
         low = theirs.low / ours.high if bounds and theirs.low and ours.high else None
         high = theirs.high / ours.low if bounds and theirs.high and ours.low else None
         return entry, series, Estimate(theirs.value / ours.value, low, high)
+
+
+def _fleets(entry: Entry, whose: Facts) -> Iterator[tuple[Series, int]]:
+    """What each fleet of a column took, and how many there were."""
+    for one in entry.record.series:
+        up = one.dimensions.get("up")
+        fleet = one.metric == "host-change" and brief.fits(one.dimensions, whose)
+        if fleet and one.samples and isinstance(up, int):
+            yield one, up
 
 
 def _all(corpus: Corpus, metric: str, **dimensions: Scalar) -> Iterator[tuple[Entry, Series]]:

@@ -6,11 +6,11 @@ and density rigs. A cell without either says that it was not measured on this ho
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from harness.claims.published import Figure
-from harness.site import figures
+from harness.site import compare, e2b, figures
 from harness.site.brief import Line
 from harness.site.corpus import Corpus, Entry
 
@@ -45,6 +45,8 @@ class Cell:
     published: Sequence[Figure] = ()
     absent: bool = False
     proved: tuple[Entry, Line] | None = None
+    source: Entry | None = None
+    """Whose word the words are."""
 
 
 @dataclass(frozen=True)
@@ -197,17 +199,69 @@ def rows(corpus: Corpus) -> Sequence[TableRow]:
             Cell(f"{by:,} at once, alive" if fleet else "", None, "p50", 1,
                  _quotes(corpus, "fleet", at), ours and not fleet)
         )  # fmt: skip
-        served = "through our gateway" if column.substrate("qemu") else "not served here"
-        sdk.append(Cell(served if ours else "", None, "p50", 1, _quotes(corpus, "sdk", at), False))
+        sdk.append(_served(corpus, column, _quotes(corpus, "sdk", at)) if ours else
+                   Cell(published=_quotes(corpus, "sdk", at)))  # fmt: skip
+    kinds = compare.kinds(corpus)
     return (
-        TableRow("Isolation", "what stands between two", [Cell(words) for words in _ISOLATION]),
+        TableRow("Isolation", "what stands between two; whose kernel, read inside", [
+            _said(column, words, kinds, "own-kernel", {True: "kernel of its own",
+                                                       False: "shared kernel"})
+            for column, words in zip(COLUMNS, _ISOLATION, strict=True)
+        ]),
         TableRow("Cold start", "one at a time, until a command has run; median", starts),
         TableRow("Ten at once", "the same, p95", tens),
-        TableRow("After a reboot", "of the host", [Cell(words) for words in _DURABLE]),
+        TableRow("After a reboot", "of the host, as near as one can be tried", [
+            _said(column, words, kinds, "state-survives", {True: "its state is on disk",
+                                                           False: "starts anew"})
+            for column, words in zip(COLUMNS, _DURABLE, strict=True)
+        ]),
         TableRow("Memory each", "the host's whole change, at rest", memory),
         TableRow("How many", "on this host", fleets),
-        TableRow("Network policy", "enforced by", [Cell(words) for words in _NETWORK]),
+        TableRow("Network policy", "enforced by; what a sandbox reached", [
+            _reached(column, words, kinds)
+            for column, words in zip(COLUMNS, _NETWORK, strict=True)
+        ]),
         TableRow("E2B SDK", "operations that work", sdk),
+    )  # fmt: skip
+
+
+def _of_kind(column: Column, kinds: Sequence[compare.Kind]) -> Iterator[compare.Kind]:
+    for one in kinds:
+        if column.substrate(one.substrate) and column.tier in (None, one.tier):
+            yield one
+
+
+def _said(
+    column: Column, words: str, kinds: Sequence[compare.Kind], metric: str,
+    means: Mapping[bool, str],
+) -> Cell:  # fmt: skip
+    """The words, with the record that bears them out; what it says where it says otherwise."""
+    for one in _of_kind(column, kinds):
+        if found := one.says(metric):
+            entry, value = found
+            return Cell(words if means[not value] not in words else means[value], source=entry)
+    return Cell(words)
+
+
+def _reached(column: Column, words: str, kinds: Sequence[compare.Kind]) -> Cell:
+    """Who enforces it, and what came of trying; the shapes with a card tell of their kind."""
+    found = [reaches for one in _of_kind(column, kinds) if (reaches := one.reaches)]
+    for entry, said in sorted(found, key=lambda one: one[1] in ("no card", "not tried")):
+        return Cell(said if said == "no card" else f"{words}: {said}", source=entry)
+    return Cell(words)
+
+
+def _served(corpus: Corpus, column: Column, published: Sequence[Figure]) -> Cell:
+    """How many of an SDK's operations work, where our gateway serves this kind."""
+    if not column.substrate("qemu"):
+        return Cell("not served here", published=published)
+    matrix = e2b.matrix(corpus)
+    if not matrix:
+        return Cell("through our gateway", published=published)
+    scores = [score for plane in matrix.planes for score in plane.scores]
+    works, of = sum(one.works for one in scores), sum(one.of for one in scores)
+    return Cell(
+        f"{works} of {of}, over {len(matrix.sdks)} SDKs", published=published, source=matrix.entry
     )
 
 
@@ -215,7 +269,7 @@ _ISOLATION = (
     "kernel of its own, eBPF network",
     "shared kernel, namespaces",
     "shared kernel, namespaces",
-    "a kernel in user space",
+    "kernel of its own, in user space",
     "kernel of its own",
     "kernel of its own",
     "kernel of its own",
@@ -228,8 +282,8 @@ _DURABLE = (
     "starts anew",
     "starts anew",
     "boots from its disk",
-    "restored from its checkpoint",
-    "the pool refills from its checkpoint",
+    "its state is on disk: restored from its checkpoint",
+    "its state is on disk: the pool refills from its checkpoint",
     "cloned anew",
     "restored from its checkpoint",
 )

@@ -25,8 +25,7 @@ def run_echo(run: Run, substrate: OciSubstrate, template: OciTemplate, word: str
     folder = template.folder / identity.id
     try:
         folder.mkdir()
-        roots.lay_over(template.lower, folder, folder / "root")
-        roots.name(folder / "root", identity)
+        roots.lay_over(template.lower, folder, folder / "root", identity)
         bundle = config.bundle(
             identity, folder / "root", substrate.limits,
             template.cgroups.unlimited, f"{template.group}/{identity.id}", {},
@@ -37,7 +36,7 @@ def run_echo(run: Run, substrate: OciSubstrate, template: OciTemplate, word: str
         began = time.perf_counter()
         done = subprocess.run(
             words,
-            env=template.runc.environment,
+            env=run.environment,
             stdin=subprocess.DEVNULL,
             capture_output=True,
             timeout=LIMIT_S,

@@ -72,13 +72,24 @@ def copy(root: Path, target: Path) -> None:
         raise
 
 
-def lay_over(lower: Path, folder: Path, target: Path) -> None:
-    """Mount at `target` what is `lower` until it is written to; what is written is in `folder`."""
-    for name in ("upper", "work"):
-        (folder / name).mkdir()
-    os.chown(folder / "upper", USERS, USERS)
-    (folder / "upper").chmod(0o755)
-    target.mkdir()
+def lay_over(lower: Path, folder: Path, target: Path, identity: Identity) -> None:
+    """Mount at `target` what is `lower` until it is written to; what is written is in `folder`.
+
+    Who the sandbox is stands in the upper layer before it is mounted: through the mount it would
+    be three copies of files, and three deletions.
+    """
+    upper = folder / "upper"
+    for path in (upper, folder / "work", target):
+        path.mkdir()
+    os.chown(upper, USERS, USERS)
+    upper.chmod(0o755)
+    found = (lower / "etc").lstat() if (lower / "etc").exists() else None
+    named = found is not None and stat.S_ISDIR(found.st_mode)
+    if found and named:
+        (upper / "etc").mkdir()
+        os.chown(upper / "etc", found.st_uid, found.st_gid)
+        (upper / "etc").chmod(stat.S_IMODE(found.st_mode))
+        name(upper, identity)
     with contextlib.ExitStack() as stack:
 
         def option(name: str, path: Path) -> str:
@@ -90,7 +101,7 @@ def lay_over(lower: Path, folder: Path, target: Path) -> None:
         options = ",".join(
             (
                 option("lowerdir", lower),
-                option("upperdir", folder / "upper"),
+                option("upperdir", upper),
                 option("workdir", folder / "work"),
             )
         )
@@ -100,6 +111,9 @@ def lay_over(lower: Path, folder: Path, target: Path) -> None:
                 f"overlayfs cannot be mounted: {os.strerror(number)}",
                 hint="modprobe overlay   (as root); the other shapes copy the root",
             )
+
+    if not named:  # whatever its /etc is, it is not for us to lay another over it
+        name(target, identity)
 
 
 def unmount(target: Path) -> None:

@@ -158,11 +158,11 @@ def _start(
     undo.callback(shutil.rmtree, folder, ignore_errors=True)
     root = folder / "root"
     if substrate.overlay:
-        roots.lay_over(template.lower, folder, root)
         undo.callback(roots.unmount, root)
+        roots.lay_over(template.lower, folder, root, identity)
     else:
         roots.copy(template.lower, root)
-    roots.name(root, identity)
+        roots.name(root, identity)
     environment = {VARIABLE: run.environment[VARIABLE]}
     runc.write(folder, config.bundle(
         identity, root, substrate.limits, template.cgroups.unlimited, group,

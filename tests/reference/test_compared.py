@@ -1,0 +1,96 @@
+"""What the comparison tries of a column for real: a reboot of its host, and its network."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import subprocess
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from harness.errors import SandboxError, UsageError
+from harness.host.run import Run, cache_folder
+from harness.sandbox import reach, reboot
+from harness.sandbox.comparison import COLUMNS, Column, Stand, holding
+from harness.sandbox.protocol import Tier
+from harness.sandbox.reboot import MARK, outlives
+
+rig = importlib.import_module("rigs.test_compare")
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="mounts and networks are made by root")
+
+
+@needs_root
+@pytest.mark.parametrize(
+    ("column", "state", "writes"),
+    [
+        (Column("process", Tier.FULL), True, True),  # it has written on this host
+        (Column("oci-overlay", Tier.PREWARM_POOL), False, False),
+        (Column("gvisor", Tier.DURABLE_POOL), True, False),
+        (Column("qemu", Tier.DURABLE_POOL), True, False),
+    ],
+    ids=str,
+)
+def test_what_outlives_a_reboot(column: Column, state: bool, writes: bool) -> None:
+    mounts = Path("/proc/self/mounts").read_text()
+    after = outlives(column)
+    assert (after.state, after.writes) == (state, writes)
+    assert after.own_kernel is (column.substrate in ("gvisor", "qemu"))
+    assert after.seconds > 0
+    assert Path("/proc/self/mounts").read_text() == mounts
+    assert not Path(MARK).exists()
+
+
+@needs_root
+def test_what_lives_on_after_the_power_went_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reboot, "PATIENCE_S", 0.2)
+    with reboot._volatile() as folder:
+        child = subprocess.Popen(["sleep", "60"], cwd=folder)
+        try:
+            assert holding(folder) == set()  # nothing tells whose it is
+            with pytest.raises(SandboxError, match="in use after all was killed"):
+                reboot._power_off(folder)
+        finally:
+            child.kill()
+            child.wait()
+        (folder / "leases").mkdir()
+        reboot._power_off(folder)
+        assert list(folder.iterdir()) == []
+    assert not folder.exists()
+
+
+@needs_root
+@pytest.mark.parametrize(
+    "column", [Column("oci-net-overlay", Tier.FULL), Column("qemu", Tier.DURABLE_POOL)], ids=str
+)
+def test_whom_a_sandbox_reaches(column: Column, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reach, "TRIES", 1)
+    with ExitStack() as stack:
+        found = reach.matrix(Stand(run, cache_folder(), column, stack, 1), run)
+    assert [one.target for one in found if one.policy == "one" and one.reached] == ["allowed"]
+    assert [one.target for one in found if one.policy == "all" and one.reached] == [
+        "neighbour", "host", "denied", "allowed",
+    ]  # fmt: skip
+
+
+def test_a_plan_visits_every_column_there_and_back() -> None:
+    plan = rig.planned({}, "full")
+    assert plan.columns == list(COLUMNS)
+    assert plan.parts == list(rig.PARTS)
+    assert list(plan.visits["cc10"]) == list(plan.visits["cc50"]) == list(rig.ENDS)
+    assert list(rig.planned({"rungs": "first-exec"}, "full").visits["cc50"]) == ["first-exec"]
+    assert set(rig.planned({"visits": "3"}, "full").visits["cc10"].values()) == {3}
+    turns = list(rig.there_and_back([1, 2, 3], 3))
+    assert turns == [1, 2, 3, 3, 2, 1, 1, 2, 3]
+    slow, usual = Column("qemu", Tier.FULL), Column("qemu", Tier.DURABLE_POOL)
+    assert [rig._most(one, 10, "first-exec", 8) for one in (slow, usual)] == [4, 8]
+    assert rig._most(slow, 10, "first-reply", 8) == 0
+
+
+@pytest.mark.parametrize(
+    "options", [{"part": "cc2"}, {"columns": "docker"}, {"n": "0"}, {"visits": "often"}]
+)
+def test_a_plan_that_makes_no_sense(options: dict[str, str]) -> None:
+    with pytest.raises(UsageError):
+        rig.planned(options)
