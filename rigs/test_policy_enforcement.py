@@ -29,7 +29,7 @@ import array
 import bisect
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from ipaddress import ip_network
@@ -38,7 +38,7 @@ from pathlib import Path
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from harness.errors import SandboxError
+from harness.errors import SandboxError, UsageError
 from harness.host.process import need
 from harness.host.run import Run
 from harness.measure.benchmark import STOPWATCH
@@ -53,6 +53,18 @@ from harness.network.protocol import Network
 from harness.rig import RigInfo
 from harness.rig_run import RigRun
 
+CHANGES = {"quick": 1200, "full": 4800}
+"""More than a thousand: one during which the sender was not let run shows nothing."""
+
+
+def planned(options: Mapping[str, str], profile: str = "quick") -> int:
+    """How many changes of each kind; UsageError unless that is one or more."""
+    asked = options.get("changes", "")
+    if asked and not (asked.isdecimal() and int(asked) > 0):
+        raise UsageError(f"--changes {asked}: there must be one or more")
+    return int(asked) if asked else CHANGES[profile]
+
+
 RIG = RigInfo(
     id="policy-enforcement",
     title="From which packet on a changed policy is obeyed",
@@ -60,11 +72,11 @@ RIG = RigInfo(
     substrates=(),
     tools=native.COMPILER,
     requirements=native.requirements,
+    check=planned,
+    options={"changes": "of each kind; fewer than a thousand tell little (policy-enforcement)"},
     measured_alike=("c9211fadafad84cb5b13273fd6e04c0178736af87144a3729f2afc25c38e712f",),
 )
 KEPT, FIRST, SECOND, NEVER = PORTS = (9001, 9002, 9003, 9004)
-CHANGES = {"quick": 1200, "full": 4800}
-"""More than a thousand: one during which the sender was not let run shows nothing."""
 LENGTHS = (2, 1000)
 """Entries of each policy: a short list, and one that is a set of its own."""
 IN_FORCE_S = 0.002
@@ -251,6 +263,8 @@ def test_policy_enforcement(
 ) -> None:
     for tool in RIG.tools:
         need(tool)
+    asked = rig_run.option("changes") or ""
+    many = planned({"changes": asked}, profile)
     into = Collector()
     with ExitStack() as stack:
         net = stack.enter_context(native.open_network(run))
@@ -258,16 +272,17 @@ def test_policy_enforcement(
         build("sink", run.folder)
         rig_run.prepared((), None, ())
         rig_run.begin()
-        cases = [Case(length, ONE_STEP, CHANGES[profile]) for length in LENGTHS]
-        cases.append(Case(LENGTHS[0], ACROSS, CHANGES[profile]))
-        cases += [Case(length, TWO_STEPS, CONTROLS) for length in LENGTHS]
+        cases = [Case(length, ONE_STEP, many) for length in LENGTHS]
+        cases.append(Case(LENGTHS[0], ACROSS, many))
+        cases += [Case(length, TWO_STEPS, min(CONTROLS, many)) for length in LENGTHS]
         seen = [(case, *flip(net, run, case, stack)) for case in cases]
         rig_run.end()
         for case, traffic, changes in seen:
             collect(traffic, changes, case.dimensions, into)
     series = into.series()
-    options = "" if profile == "quick" else f" -- --profile {profile}"
-    task = f"mise run bench:policy-enforcement{options}"
+    options = f" --changes {asked}" if asked else ""
+    options += "" if profile == "quick" else f" --profile {profile}"
+    task = f"mise run bench:policy-enforcement{' --' if options else ''}{options}"
     record = rig_run.write(RIG, Path(__file__), series, clock(), task)
     claimed = next(
         one

@@ -31,6 +31,8 @@ WARM_UPS = 8
 SEAL = "/run/sealed"
 """A file written before the checkpoint: a restored guest that has it kept its state."""
 MIB = 1 << 20
+WRITTEN_MIB = 24
+"""The ladder's last rung writes 16 MiB."""
 
 
 @dataclass(frozen=True)
@@ -83,8 +85,10 @@ class BhyveSubstrate:
         return [freebsd.snapshots(self._host(None))]
 
     def memory_per_sandbox(self, tier: Tier) -> int:
-        """Bytes, from above: a full copy of the guest's memory, and what bhyve takes itself."""
-        return (self._shape.memory_mib + 20) * MIB
+        """Bytes, from above: what bhyve takes itself, and a full copy of the guest's memory; or,
+        where restored guests share theirs, what one writes until the ladder's end."""
+        shared = tier.restores and freebsd.vnode_patch(self._host(None)).satisfied
+        return (20 + (WRITTEN_MIB if shared else self._shape.memory_mib)) * MIB
 
     def prepare(self, run: Run, cache: Path, tier: Tier) -> BhyveTemplate:
         host = self._host(run)
