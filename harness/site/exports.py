@@ -8,6 +8,7 @@ from xml.sax.saxutils import escape, quoteattr
 
 from harness import __version__
 from harness.measure.quantity import show
+from harness.measure.record import SCHEMA_FILE
 from harness.site import evidence, figures
 from harness.site.brief import Brief
 from harness.site.chart import as_json, table
@@ -62,6 +63,7 @@ def index(corpus: Corpus) -> bytes:
                 for one in corpus.claims
             ],
             "files": {
+                "schema": f"schema/{SCHEMA_FILE.name}",
                 "claims": "claims.csv",
                 "dataset": "dataset.jsonld",
                 "crate": "ro-crate-metadata.json",

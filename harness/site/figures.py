@@ -6,7 +6,7 @@ mark of a suspect run.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from markupsafe import Markup, escape
 
@@ -15,7 +15,7 @@ from harness.measure import statistics
 from harness.measure.quantity import scale, show, show_interval
 from harness.measure.record import Series
 from harness.measure.statistics import Estimate
-from harness.site.brief import COUNTED, PERCENTILES, Line
+from harness.site.brief import COUNTED, PERCENTILES, Line, estimates
 from harness.site.corpus import Entry, anchor
 
 Link = Callable[[str], str]
@@ -30,18 +30,18 @@ def get(series: Shown, statistic: str) -> Estimate | None:
     """A statistic of a series; None where there are too few samples for it."""
     if isinstance(series, Line):
         return series.estimates.get(statistic)
-    samples = series.samples
-    if not samples:
-        return None
-    if statistic == "min":
-        return Estimate(min(samples), None, None)
-    if statistic == "max":
-        return Estimate(max(samples), None, None)
-    if statistic == "mean":
-        return statistics.mean(samples)
-    percent = PERCENTILES[statistic]
-    found = statistics.estimate(samples, percent)
-    return found if percent == 50 or found.bounded else None
+    if statistic == "mean" and series.samples:
+        return statistics.mean(series.samples)
+    return known(series).get(statistic)
+
+
+def known(series: Series) -> Mapping[str, Estimate]:
+    """The estimates of a series, worked out once: pages and charts ask for the same ones."""
+    # In the object itself, so that they go with it; no field, so that it stays what it was.
+    held: dict[str, Mapping[str, Estimate]] = series.__dict__
+    if "_known" not in held:
+        held["_known"] = estimates(series.samples)
+    return held["_known"]
 
 
 def size(series: Shown) -> tuple[int, int]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
 
 import pytest
 
@@ -44,8 +43,11 @@ def some(made: Made) -> list[Path]:
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 def test_axe_finds_nothing(browser: Browser, made: Made, dark: bool) -> None:
     script = AXE.read_text()
-    # What axe judges does not change with a width, but for what is hidden: the phone's layout once.
-    for width, paths in ((1280, some(made)), (390, some(made)[:3])):
+    # What axe judges does not change with a width, but for what is hidden, nor with the ground but
+    # for contrast, which `check_contrast` holds on every page: the rest is a sample.
+    pages = some(made)
+    rounds = ((1280, pages[::5]),) if dark else ((1280, pages), (390, pages[:3]))
+    for width, paths in rounds:
         browser.view(width, dark=dark)
         for path in paths:
             browser.open(path.as_uri())
@@ -109,16 +111,22 @@ def test_pages_load_cleanly_and_fit(browser: Browser, made: Made, width: int, da
             f"return r.width && (r.left < 0 || r.right > {width})}}).map(t => t.textContent)"
         )
         assert cut == [], path
+        if width == 1280:
+            check_contrast(browser, path)
 
 
-@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
-def test_text_stands_out_from_its_ground(browser: Browser, made: Made, dark: bool) -> None:
-    """WCAG's contrast of 4.5 for every colour that text is set in."""
-    browser.view(1280, dark=dark)
-    for path in some(made):
-        browser.open(path.as_uri())
-        poor = browser.evaluate(
-            """(() => {
+def test_pale_text_would_be_seen(browser: Browser, tmp_path: Path) -> None:
+    page = tmp_path / "pale.html"
+    page.write_text("<body><p class=pale style='color:#aaa'>pale</p>")
+    browser.open(page.as_uri())
+    with pytest.raises(AssertionError, match=r"P\.pale"):
+        check_contrast(browser, page)
+
+
+def check_contrast(browser: Browser, path: Path) -> None:
+    """WCAG's contrast of 4.5 for every colour that text is set in, on the page that is open."""
+    poor = browser.evaluate(
+        """(() => {
               const rgb = c => (c.match(/[0-9.]+/g) || []).map(Number);
               const lum = c => { const [r, g, b] = c.map(v => { v /= 255;
                 return v <= .03928 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4 });
@@ -135,33 +143,8 @@ def test_text_stands_out_from_its_ground(browser: Browser, made: Made, dark: boo
                 if ((a + .05) / (b + .05) < 4.5) bad.add(e.tagName + '.' + e.getAttribute('class'));
               }
               return [...bad] })()"""
-        )
-        assert poor == [], path
-
-
-def test_links_and_anchors_resolve(browser: Browser, made: Made) -> None:
-    browser.view(1280)
-    ids: dict[Path, set[str]] = {}
-    links: set[tuple[Path, str]] = set()
-    for path in made.pages():
-        browser.open(path.as_uri())
-        ids[path.resolve()] = set(
-            browser.evaluate("[...document.querySelectorAll('[id]')].map(e => e.id)")
-        )
-        for address in browser.evaluate(
-            "[...document.links].map(a => String(a.href.baseVal ?? a.href))"
-        ):
-            links.add((path, address))
-    assert len(links) > 300
-    for path, address in links:
-        parts = urlsplit(address)
-        if parts.scheme == "https":
-            continue
-        assert parts.scheme == "file", (path, address)
-        target = Path(unquote(parts.path)).resolve()
-        assert target.is_file(), (path, address)
-        if parts.fragment:
-            assert unquote(parts.fragment) in ids[target], (path, address)
+    )
+    assert poor == [], path
 
 
 def test_a_phone_reads_the_chart_and_dots_are_drawn(browser: Browser, made: Made) -> None:

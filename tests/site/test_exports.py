@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
+import fastjsonschema
 import pytest
 
 from harness.cli import main
@@ -81,10 +82,13 @@ def embedded(page: Path) -> list[dict[str, Any]]:
 
 def test_each_run_is_a_dataset_whose_files_are_there(made: Made) -> None:
     index = json.loads((made.out / "index.json").read_text())
+    schema = json.loads((made.out / index["files"]["schema"]).read_text())
     for one in index["records"]:
         page = made.out / one["page"]
         (data,) = embedded(page)
         record = json.loads((made.out / one["record"]).read_text())
+        fastjsonschema.validate(schema, record)
+        assert 'href="../../schema/run-1.json"' in page.read_text()
         assert data["@type"] == "Dataset" and data["identifier"] == record["run_id"]
         names = {name["name"]: name["unitText"] for name in data["variableMeasured"]}
         assert names == {series["metric"]: series["unit"] for series in record["series"]}
