@@ -13,16 +13,17 @@ import struct
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Generic, Protocol, TypeVar
 
 from harness.errors import GuestDied, GuestTimeout, SandboxError, WrongAnswer
 from harness.guest.agent_client import Agent, Finished
 from harness.guest.protocol import Kind, Tag, field, siphash
 from harness.host.run import Run
 from harness.sandbox.identity import Identity
-from harness.sandbox.protocol import HostProcess
+from harness.sandbox.protocol import HostProcess, Tier
 
 ECHO = "/bin/echo"
 START_LIMIT_S = 120.0
@@ -163,6 +164,50 @@ class SharedSandbox:
             self.identity.release()
 
 
+S = TypeVar("S", bound=SharedSandbox)
+T = TypeVar("T")
+
+
+def launched(
+    identity: Identity,
+    tier: Tier,
+    start: Callable[[contextlib.ExitStack], S],
+    attach: Callable[[S], object] = lambda sandbox: None,
+) -> S:
+    """A sandbox as its tier keeps it, or nothing of it at all.
+
+    `start` puts one up, and on the stack what takes down again what is up so far; `attach` is done
+    once its agent runs.
+    """
+    with contextlib.ExitStack() as undo:
+        undo.callback(identity.release)
+        sandbox = start(undo)
+        undo.pop_all()
+    try:
+        sandbox.wait_for_start()
+        attach(sandbox)
+        if tier.waits_in_memory:
+            sandbox.keep()
+    except BaseException:
+        sandbox.destroy()
+        raise
+    return sandbox
+
+
+class PerRun(Generic[T]):
+    """What all sandboxes of a run share: opened with the first that needs it, closed with the
+    run."""
+
+    def __init__(self) -> None:
+        self._opened: dict[str, T] = {}
+
+    def of(self, run: Run, opened: Callable[[], AbstractContextManager[T]]) -> T:
+        if run.id not in self._opened:
+            self._opened[run.id] = run.at_end.enter_context(opened())
+            run.at_end.callback(self._opened.pop, run.id)
+        return self._opened[run.id]
+
+
 class Log:
     """What a sandbox's programs write on stderr: a file of the run that goes with the sandbox."""
 
@@ -201,6 +246,19 @@ def start(
             near.close()
             raise
     return child, near
+
+
+def start_logged(
+    run: Run,
+    name: str,
+    words: Sequence[str | Path],
+    environment: Mapping[str, str],
+    undo: contextlib.ExitStack,
+) -> tuple[subprocess.Popen[bytes], socket.socket, Log]:
+    """The same, with a log of this name that goes with `undo`."""
+    log = Log(run, name)
+    undo.callback(log.close)
+    return *start(words, environment, log), log
 
 
 def ended(child: subprocess.Popen[bytes], patience_s: float = 10.0) -> None:

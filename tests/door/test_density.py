@@ -27,6 +27,7 @@ WANTED = ("density", "--substrate", "qemu", "--sharing", "mapped")
 def runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "runtime"
     monkeypatch.setenv("COPPICE_RUNTIME", str(folder))
+    monkeypatch.setenv("PYTEST_ADDOPTS", "-p tests.door.hurried")
     return folder
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import importlib
 import os
 import subprocess
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -32,13 +33,26 @@ needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="mounts and networks a
     ],
     ids=str,
 )
-def test_what_outlives_a_reboot(column: Column, state: bool, writes: bool) -> None:
-    mounts = Path("/proc/self/mounts").read_text()
+def test_what_outlives_a_reboot(
+    column: Column, state: bool, writes: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folders: list[Path] = []
+    volatile = reboot._volatile
+
+    @contextmanager
+    def noted() -> Iterator[Path]:
+        with volatile() as folder:
+            folders.append(folder)
+            yield folder
+
+    monkeypatch.setattr(reboot, "_volatile", noted)
     after = outlives(column)
     assert (after.state, after.writes) == (state, writes)
     assert after.own_kernel is (column.substrate in ("gvisor", "qemu"))
     assert after.seconds > 0
-    assert Path("/proc/self/mounts").read_text() == mounts
+    (folder,) = folders
+    assert str(folder) not in Path("/proc/self/mounts").read_text()
+    assert not folder.exists()
     assert not Path(MARK).exists()
 
 

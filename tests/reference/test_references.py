@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -11,7 +13,7 @@ import pytest
 
 from harness.errors import Unsupported
 from harness.guest import rootfs
-from harness.host.run import Run, cache_folder
+from harness.host.run import Run, cache_folder, open_run
 from harness.sandbox.comparison import Column, Stand, kernel, marked
 from harness.sandbox.identity import allocate
 from harness.sandbox.ladder import climb
@@ -123,3 +125,44 @@ def test_a_vm_boots_to_its_login(run: Run) -> None:
         assert sandbox.agent.run(["/bin/cat", "/proc/1/comm"]).stdout == b"systemd\n"
     finally:
         sandbox.destroy()
+
+
+@pytest.fixture
+def strange() -> Iterator[Path]:
+    """A runtime folder with every separator in its name, open to sandboxes' users."""
+    folder = Path(f"/run/coppice test, a:b\nc\\d {os.getpid()}")
+    folder.mkdir(mode=0o755)
+    yield folder
+    shutil.rmtree(folder)
+
+
+@needs_root
+@pytest.mark.parametrize("name", ["process", "bwrap", "gvisor"])
+def test_paths_with_spaces_commas_and_newlines_work(name: str, strange: Path) -> None:
+    substrate = load(name)
+    with open_run(strange) as run:
+        template = substrate.prepare(run, cache_folder(), Tier.FULL)
+        sandbox = substrate.launch(run, template, Tier.FULL, allocate(run.leases, run.id))
+        try:
+            sandbox.awaken(30)
+            assert sandbox.first_exec("word").stdout == b"word\n"
+        finally:
+            sandbox.destroy()
+        assert marked(run) == set()
+
+
+def test_a_docker_that_hangs_on_removal_holds_nobody_up(
+    run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A fake client, since no real one hangs when it is asked to."""
+    fake = tmp_path / "docker"
+    fake.write_text("#!/bin/sh\nexec sleep 600\n")
+    fake.chmod(0o755)
+    monkeypatch.setattr(docker, "REMOVE_LIMIT_S", 0.2)
+    template = docker.DockerTemplate(
+        rootfs.RootFs("made-up", tmp_path, "0" * 64, {}), tmp_path, docker=[str(fake)]
+    )
+    before, began = marked(run), time.monotonic()
+    docker._remove(run, template, "coppice-made-up")
+    assert time.monotonic() - began < 10
+    assert marked(run) <= before

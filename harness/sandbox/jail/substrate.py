@@ -28,7 +28,7 @@ from harness.network.policy import Policy
 from harness.sandbox.identity import NETWORK6, Identity
 from harness.sandbox.jail.roots import Clones, Copies, Roots, cloned
 from harness.sandbox.protocol import Sharing, Tier
-from harness.sandbox.shared import SharedSandbox
+from harness.sandbox.shared import PerRun, SharedSandbox, launched
 
 POOL = "COPPICE_POOL"
 """Names the ZFS pool to use, where it is not the first."""
@@ -90,7 +90,7 @@ class JailSubstrate:
         self.zfs = zfs
         self.policy = policy or Policy()
         self._host = host
-        self._nets: dict[str, PfCubenet] = {}
+        self._nets = PerRun[PfCubenet]()
         tools = ["jail", *(["pfctl"] if network else []), *(["zfs"] if zfs else [])]
         self.tools: Sequence[str] = tools
 
@@ -141,12 +141,7 @@ class JailSubstrate:
 
     def net(self, host: Host, run: Run) -> PfCubenet | None:
         """The network of a run's jails, opened with the first that needs it."""
-        if not self.network:
-            return None
-        if run.id not in self._nets:
-            self._nets[run.id] = run.at_end.enter_context(open_pf_cubenet(host, run))
-            run.at_end.callback(self._nets.pop, run.id)
-        return self._nets[run.id]
+        return self._nets.of(run, lambda: open_pf_cubenet(host, run)) if self.network else None
 
     def launch(
         self,
@@ -159,18 +154,7 @@ class JailSubstrate:
     ) -> SharedSandbox:
         if tap is not None:
             raise UsageError("a jail has no tap: the shapes with vnet attach it themselves")
-        with contextlib.ExitStack() as undo:
-            undo.callback(identity.release)
-            sandbox = self._start(run, template, identity, undo)
-            undo.pop_all()
-        try:
-            sandbox.wait_for_start()
-            if tier.waits_in_memory:
-                sandbox.keep()
-        except BaseException:
-            sandbox.destroy()
-            raise
-        return sandbox
+        return launched(identity, tier, lambda undo: self._start(run, template, identity, undo))
 
     def zygote(
         self, run: Run, template: JailTemplate, tap: int | None = None

@@ -29,7 +29,7 @@ from harness.sandbox.oci.config import Limits
 from harness.sandbox.oci.requirements import requirements
 from harness.sandbox.oci.runc import PROGRAM, Runc, init_of
 from harness.sandbox.protocol import Sharing, Tier
-from harness.sandbox.shared import Log, SharedSandbox, Signals, start
+from harness.sandbox.shared import Log, PerRun, SharedSandbox, Signals, launched, start
 
 MIB = 1 << 20
 
@@ -70,7 +70,7 @@ class OciSubstrate:
     tools: Sequence[str] = (PROGRAM,)
 
     def __post_init__(self) -> None:
-        self._nets: dict[str, Cubenet] = {}
+        self._nets = PerRun[Cubenet]()
 
     @property
     def name(self) -> str:
@@ -102,10 +102,7 @@ class OciSubstrate:
 
     def net(self, run: Run) -> Cubenet:
         """The network of a run's sandboxes, opened with the first that needs it."""
-        if run.id not in self._nets:
-            self._nets[run.id] = run.at_end.enter_context(open_cubenet(run))
-            run.at_end.callback(self._nets.pop, run.id)
-        return self._nets[run.id]
+        return self._nets.of(run, lambda: open_cubenet(run))
 
     def launch(
         self,
@@ -118,20 +115,14 @@ class OciSubstrate:
     ) -> OciSandbox:
         if tap is not None:
             raise UsageError("a container has no tap: the shapes with `net` attach it themselves")
-        with contextlib.ExitStack() as undo:
-            undo.callback(identity.release)
-            sandbox = _start(run, self, template, identity, undo)
-            undo.pop_all()
-        try:
-            sandbox.wait_for_start()
+
+        def attach(sandbox: OciSandbox) -> None:
             if template.net:
                 template.net.attach_netns(identity, sandbox.pid, self.policy)
-            if tier.waits_in_memory:
-                sandbox.keep()
-        except BaseException:
-            sandbox.destroy()
-            raise
-        return sandbox
+
+        return launched(
+            identity, tier, lambda undo: _start(run, self, template, identity, undo), attach
+        )
 
     def zygote(
         self, run: Run, template: OciTemplate, tap: int | None = None

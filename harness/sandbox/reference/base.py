@@ -19,7 +19,7 @@ from harness.host.run import VARIABLE, Run
 from harness.measure.record import Image
 from harness.sandbox.identity import Identity
 from harness.sandbox.protocol import Sharing, Tier
-from harness.sandbox.shared import SharedSandbox
+from harness.sandbox.shared import SharedSandbox, launched
 
 MIB = 1 << 20
 
@@ -97,18 +97,9 @@ class ReferenceSubstrate:
     ) -> SharedSandbox:
         if tap is not None:
             raise UsageError(f"{self.name} is for comparison and has no network")
-        with contextlib.ExitStack() as undo:
-            undo.callback(identity.release)
-            sandbox = self.start(run, template, tier, identity, undo)
-            undo.pop_all()
-        try:
-            sandbox.wait_for_start()
-            if tier.waits_in_memory:
-                sandbox.keep()
-        except BaseException:
-            sandbox.destroy()
-            raise
-        return sandbox
+        return launched(
+            identity, tier, lambda undo: self.start(run, template, tier, identity, undo)
+        )
 
     def zygote(
         self, run: Run, template: Reference, tap: int | None = None

@@ -8,7 +8,7 @@ from harness.host.run import Run
 from harness.sandbox.identity import Identity
 from harness.sandbox.protocol import Tier
 from harness.sandbox.reference.base import MIB, Reference, ReferenceSubstrate, mark
-from harness.sandbox.shared import Log, SharedSandbox, ended, start
+from harness.sandbox.shared import SharedSandbox, ended, start_logged
 
 INSIDE = "/run/agent"
 
@@ -26,9 +26,9 @@ class BwrapSubstrate(ReferenceSubstrate):
         identity: Identity,
         undo: contextlib.ExitStack,
     ) -> SharedSandbox:
-        log = Log(run, f"bwrap-{identity.id}")
-        undo.callback(log.close)
-        child, line = start(
+        child, line, log = start_logged(
+            run,
+            f"bwrap-{identity.id}",
             [
                 "bwrap", "--unshare-all", "--as-pid-1",
                 "--hostname", identity.hostname, "--cap-drop", "ALL",
@@ -36,7 +36,7 @@ class BwrapSubstrate(ReferenceSubstrate):
                 "--tmpfs", "/tmp", "--tmpfs", "/run", "--ro-bind", template.agent, INSIDE, INSIDE,
             ],
             {**run.environment, **mark(run)},
-            log,
+            undo,
         )  # fmt: skip
         undo.callback(ended, child)
         undo.callback(line.close)  # its agent goes when nobody is there any more

@@ -13,7 +13,7 @@ from harness.host.run import Run
 from harness.sandbox.identity import Identity
 from harness.sandbox.protocol import Tier
 from harness.sandbox.reference.base import MIB, Reference, ReferenceSubstrate
-from harness.sandbox.shared import Log, SharedSandbox, Signals, start
+from harness.sandbox.shared import SharedSandbox, Signals, start_logged
 
 
 class ProcessSubstrate(ReferenceSubstrate):
@@ -29,9 +29,9 @@ class ProcessSubstrate(ReferenceSubstrate):
         identity: Identity,
         undo: contextlib.ExitStack,
     ) -> SharedSandbox:
-        log = Log(run, f"process-{identity.id}")
-        undo.callback(log.close)
-        child, line = start([template.agent], run.environment, log)
+        child, line, log = start_logged(
+            run, f"process-{identity.id}", [template.agent], run.environment, undo
+        )
         undo.callback(_end_all, child)
         end = undo.pop_all()
         return SharedSandbox(identity, line, end.close, hold=Signals(child.pid), said=log.said)
