@@ -172,9 +172,9 @@ class Control:
         return Response(status_code=204)
 
     async def do_pause(self, call: Call) -> Response:
-        if call.body.get("memory") is False:
-            raise ApiError(400, "a pause keeps the memory here")
-        await self._sandboxes.pause(self._of(call))
+        entry = self._of(call)
+        self._sandboxes.admit_kind(call.body.get("memory") is not False)
+        await self._sandboxes.pause(entry)
         return Response(status_code=204)
 
     async def do_resume(self, call: Call) -> Response:
@@ -207,9 +207,11 @@ class Control:
         return Response(status_code=204)
 
     async def do_fork(self, call: Call) -> Response:
+        entry = self._of(call)
+        self._sandboxes.admit_kind(True)
         timeout_s = float(call.body.get("timeout", FORK_TIMEOUT_S))
         count = int(call.body.get("count", 1))
-        made = await self._sandboxes.copies.fork(call.key, self._of(call), count, timeout_s)
+        made = await self._sandboxes.copies.fork(call.key, entry, count, timeout_s)
         results = [
             {"error": one.body()} if isinstance(one, ApiError) else {"sandbox": self.sandbox(one)}
             for one in made
@@ -217,9 +219,9 @@ class Control:
         return JSONResponse(results, 201)
 
     async def do_snapshot(self, call: Call) -> Response:
-        if call.body.get("memory") is False:
-            raise ApiError(400, "a snapshot keeps the memory here")
-        made = await self._sandboxes.copies.take(self._of(call), call.body.get("name"))
+        entry = self._of(call)
+        self._sandboxes.admit_kind(call.body.get("memory") is not False)
+        made = await self._sandboxes.copies.take(entry, call.body.get("name"))
         return JSONResponse({"snapshotID": made.id, "names": made.names}, 201)
 
     async def do_snapshots(self, call: Call) -> Response:

@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
-from harness.errors import CoppiceError, SandboxGone
+from harness.errors import CoppiceError
 from harness.gateway.copies import Copies
 from harness.gateway.entries import ABOUT, Entry, locate, now
 from harness.gateway.envd import Envd
@@ -29,6 +29,8 @@ LONGEST_S = 24 * 3600
 TICK_S = 0.1
 READY_LIMIT_S = 60.0
 WORKERS = 8
+ITS_OWN = ("allowPublicTraffic",)
+"""Network rules that a change of the others leaves."""
 MOST_WAITING = 1000
 """Creations that wait for the pool at once; one more is told to come again."""
 log = logging.getLogger("coppice.gateway")
@@ -77,6 +79,7 @@ class Sandboxes:
                 about = {name: getattr(record, name) for name in ABOUT}
                 entry.live = await self.in_thread(lambda: self.fleet.adopt(about))
                 entry.envd = await entry.live.connect()
+                self.fleet.police(entry.live, record.network)
                 entry.say("adopted after a restart of the gateway")
                 self.meter.count("adopted")
                 return
@@ -182,6 +185,11 @@ class Sandboxes:
         finally:
             self._pending[key.id] -= count
 
+    def admit_kind(self, memory: bool) -> None:
+        """ApiError 400 where what is to be saved, memory or files alone, cannot be here."""
+        if memory != self.fleet.keeps_memory:
+            raise ApiError(400, self.fleet.cannot)
+
     async def create(self, key: Key, body: Mapping[str, Any], default_s: float) -> Entry:
         """A running sandbox, as E2B's body asks for it."""
         timeout_s = _timeout(body, default_s)
@@ -189,6 +197,8 @@ class Sandboxes:
         if body.get("allow_internet_access") is not None:
             rules["allow_internet_access"] = body["allow_internet_access"]
         policy(rules)  # refused before anything is made
+        if body.get("autoPause"):
+            self.admit_kind(body.get("autoPauseMemory") is not False)
         template, snapshot = body["templateID"], None
         if template not in self.fleet.templates():
             snapshot = self.copies.find(key, template)
@@ -355,13 +365,9 @@ class Sandboxes:
             self.still(entry)
             if not entry.live:
                 raise ApiError(409, f"sandbox {entry.id!r} is paused")
-            try:
-                self.fleet.police(entry.live, rules)
-            except SandboxGone as error:
-                raise ApiError(
-                    409, "its network was set up before the gateway was restarted: its rules stand"
-                ) from error
-            entry.record.network = dict(rules)
+            self.fleet.police(entry.live, rules)
+            kept = {name: one for name, one in entry.record.network.items() if name in ITS_OWN}
+            entry.record.network = {**kept, **rules}
             self.store.put(entry.record)
 
     async def clear(self) -> None:

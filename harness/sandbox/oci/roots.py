@@ -72,24 +72,34 @@ def copy(root: Path, target: Path) -> None:
         raise
 
 
-def lay_over(lower: Path, folder: Path, target: Path, identity: Identity) -> None:
-    """Mount at `target` what is `lower` until it is written to; what is written is in `folder`.
+def lay_over(
+    lower: Path, folder: Path, target: Path, identity: Identity, written: Path | None = None
+) -> None:
+    """Mount at `target` what is `lower` until it is written to; what is written is in `folder`,
+    and begins as a copy of `written`, if there is one.
 
     Who the sandbox is stands in the upper layer before it is mounted: through the mount it would
     be three copies of files, and three deletions.
     """
     upper = folder / "upper"
-    for path in (upper, folder / "work", target):
+    if written:
+        copy(written, upper)
+    else:
+        upper.mkdir()
+    for path in (folder / "work", target):
         path.mkdir()
     os.chown(upper, USERS, USERS)
     upper.chmod(0o755)
     found = (lower / "etc").lstat() if (lower / "etc").exists() else None
     named = found is not None and stat.S_ISDIR(found.st_mode)
     if found and named:
-        (upper / "etc").mkdir()
-        os.chown(upper / "etc", found.st_uid, found.st_gid)
-        (upper / "etc").chmod(stat.S_IMODE(found.st_mode))
-        name(upper, identity)
+        if not os.path.lexists(upper / "etc"):
+            (upper / "etc").mkdir()
+            os.chown(upper / "etc", found.st_uid, found.st_gid)
+            (upper / "etc").chmod(stat.S_IMODE(found.st_mode))
+        # What a sandbox has written may be a link, which would lead to a folder of this host.
+        if stat.S_ISDIR((upper / "etc").lstat().st_mode):
+            name(upper, identity)
     with contextlib.ExitStack() as stack:
 
         def option(name: str, path: Path) -> str:

@@ -1,0 +1,124 @@
+"""Network rules as packets meet them: from one sandbox to another, before and after a PUT."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from harness.gateway.rigging import Running, gateway
+from harness.host.run import Run
+from tests.gateway.client import Box
+
+JSON = {"Content-Type": "application/json"}
+LISTEN = (
+    "import socket\\n"
+    "s = socket.socket()\\n"
+    "s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)\\n"
+    's.bind(("", 7000))\\n'
+    "s.listen(16)\\n"
+    'print("on", flush=True)\\n'
+    "while True:\\n"
+    "    c, _ = s.accept()\\n"
+    '    c.sendall(b"well")\\n'
+    "    c.close()\\n"
+)
+CONNECT = (
+    "import socket, sys\\n"
+    "try:\\n"
+    "    s = socket.create_connection((sys.argv[1], 7000), 1)\\n"
+    "    print(s.recv(9).decode())\\n"
+    "except OSError as e:\\n"
+    '    print("no")\\n'
+)
+
+ADDRESS = (
+    "import fcntl, socket, struct\\n"
+    'card = struct.pack("256s", b"eth0")\\n'
+    "found = fcntl.ioctl(socket.socket(), 0x8915, card)\\n"
+    "print(socket.inet_ntoa(found[20:24]))\\n"
+)
+
+
+@pytest.fixture(params=["qemu", "oci"])
+def own(
+    run: Run, possible: None, tmp_path: Path, request: pytest.FixtureRequest
+) -> Iterator[Running]:
+    """A gateway of its own, which may be killed."""
+    runtime = Path("/run") / f"coppice-{tmp_path.name}"  # containers' users must reach it
+    runtime.mkdir()
+    substrate = str(request.param)
+    options = ("--substrate", substrate, "--pool", "2", "--only", "base")
+    try:
+        with gateway(run, *options, runtime=runtime) as one:
+            one.wait_for_pool("base", 2)
+            yield one
+    finally:
+        (runtime / "leases").rmdir()
+        runtime.rmdir()  # nothing else is left there
+
+
+def address(box: Box) -> str:
+    said, code = box.run(f"printf '{ADDRESS}' | python3 -")
+    assert code == 0
+    return said.strip()
+
+
+def reaches(box: Box, target: str) -> bool:
+    said, _ = box.run(f"printf '{CONNECT}' > c.py; python3 c.py {target}")
+    assert said in ("well\n", "no\n")
+    return said == "well\n"
+
+
+def comes_to_reach(box: Box, target: str) -> bool:
+    """Within seconds: who asked in vain for a card does not ask again at once."""
+    return any(reaches(box, target) for _ in range(9))
+
+
+def rule(box: Box, **rules: object) -> None:
+    assert box.served.ask("PUT", f"/sandboxes/{box.id}/network", rules, JSON)[0] == 204
+
+
+def test_a_packet_obeys_the_rules_that_were_put_last(own: Running) -> None:
+    """Both ends must be allowed to send; what is denied is denied again after the next rules, and
+    by a gateway that was killed and started anew."""
+    near, far = Box.create(own), Box.create(own)
+    with far.start(f"printf '{LISTEN}' > l.py; exec python3 l.py") as stream:
+        messages = stream.messages()
+        next(messages)
+        next(messages)  # it listens
+    here, there = address(near), address(far)
+    assert not reaches(near, there)
+    rule(near, allowOut=[there])
+    rule(far, allowOut=[here])
+    assert comes_to_reach(near, there)
+    rule(near, allowOut=[], denyOut=["0.0.0.0/0"])
+    assert not reaches(near, there)
+    rule(near, allowOut=[there])
+    assert comes_to_reach(near, there)
+
+    # With nobody there to enforce them the rules stand: what is denied stays denied meanwhile.
+    rule(near, denyOut=[there])
+    with near.start(
+        f"for i in $(seq 6); do python3 c.py {there}; sleep 0.3; done > tries"
+    ) as tries:
+        next(tries.messages())
+        own.kill()
+        time.sleep(2)
+    own.begin()
+    deadline = time.monotonic() + 60
+    while len(near.run("cat tries")[0].split()) < 6:
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    assert near.run("cat tries")[0].split() == ["no"] * 6
+    assert not reaches(near, there)
+    rule(near, allowOut=[there])
+    assert comes_to_reach(near, there)
+    assert own.ask("DELETE", f"/sandboxes/{far.id}")[0] == 204
+    assert not reaches(near, there)
+    # What one who is allowed much may do is kept too.
+    listed = json.loads(own.ask("GET", "/v2/sandboxes")[1])
+    assert [one["sandboxID"] for one in listed] == [near.id]
