@@ -77,6 +77,7 @@ class Gateway:
         }
         for template, count in self._sandboxes.fleet.ready().items():
             gauges["coppice_pool_ready", "template", template] = count
+        gauges["coppice_creations_waiting", "", ""] = self._sandboxes.waiting
         return self._sandboxes.meter.text(gauges)
 
 

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 from harness.errors import CoppiceError
 from harness.gateway.copies import Copies
-from harness.gateway.entries import ABOUT, Entry, locate, now
+from harness.gateway.entries import ABOUT, Entry, deadline_of, locate, now
 from harness.gateway.envd import Envd
 from harness.gateway.errors import ApiError, not_found
 from harness.gateway.fleet import Fleet, Live
@@ -72,7 +72,7 @@ class Sandboxes:
         self._reaper = asyncio.create_task(self._reap())
 
     async def _recall(self, record: Record) -> None:
-        entry = Entry(record, deadline=now() + max(record.ends - time.time(), 0))
+        entry = Entry(record, deadline=deadline_of(record))
         self.entries[record.id] = entry
         if record.state == "running" and record.pid:
             try:
@@ -174,10 +174,15 @@ class Sandboxes:
         if (running + count) * self.fleet.memory_mib > key.limits.memory_mib:
             raise ApiError(429, f"this key may have {key.limits.memory_mib} MiB of memory at once")
 
+    @property
+    def waiting(self) -> int:
+        """Creations that have begun and not ended."""
+        return sum(self._pending.values())
+
     @contextlib.contextmanager
     def pending_of(self, key: Key, count: int = 1) -> Any:
         self._admit(key, count)
-        if sum(self._pending.values()) >= MOST_WAITING:
+        if self.waiting >= MOST_WAITING:
             raise ApiError(503, "too many sandboxes are being created; try again in a moment")
         self._pending[key.id] = self._pending.get(key.id, 0) + count
         try:
@@ -225,7 +230,8 @@ class Sandboxes:
         return await self.in_thread(lambda: self.fleet.resume(folder, None), saver=True)
 
     async def admitted(self, record: Record, live: Live) -> Entry:
-        entry = Entry(record, live, deadline=now() + record.timeout_s)
+        entry = Entry(record, live)
+        entry.end_at(now() + record.timeout_s)
         locate(record, live)
         self.entries[record.id] = entry
         self.store.put(record)
@@ -343,9 +349,8 @@ class Sandboxes:
             self._prolong(entry, max(duration_s, entry.deadline - now()))
 
     def _prolong(self, entry: Entry, timeout_s: float) -> None:
-        entry.deadline = now() + timeout_s
+        entry.end_at(now() + timeout_s)
         entry.record.timeout_s = timeout_s
-        entry.record.ends = time.time() + timeout_s
         self.store.put(entry.record)
 
     async def envd_of(self, id: str) -> tuple[Entry, Envd]:
