@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import socket
+import subprocess
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,8 +15,10 @@ import pytest
 
 from harness.gateway.rigging import Running, gateway
 from harness.host.run import Run
+from harness.network.namespace import inside, namespace
 from tests.gateway.client import Box
 
+PUBLIC = "198.51.100.7"
 JSON = {"Content-Type": "application/json"}
 LISTEN = (
     "import socket\\n"
@@ -122,3 +128,44 @@ def test_a_packet_obeys_the_rules_that_were_put_last(own: Running) -> None:
     # What one who is allowed much may do is kept too.
     listed = json.loads(own.ask("GET", "/v2/sandboxes")[1])
     assert [one["sandboxID"] for one in listed] == [near.id]
+
+
+@contextlib.contextmanager
+def outside(run: Run) -> Iterator[Path]:
+    """A network with a server at a public address."""
+    with namespace(run.folder, "outside") as path, contextlib.ExitStack() as stack:
+        with inside(path):
+            for words in (f"addr add {PUBLIC}/32 dev lo", "link set lo up"):
+                subprocess.run(["ip", *words.split()], check=True)
+            listener = stack.enter_context(socket.create_server(("", 7000)))
+        thread = threading.Thread(target=_answer, args=(listener,), daemon=True)
+        thread.start()
+        yield path
+        listener.shutdown(socket.SHUT_RDWR)
+        thread.join()
+
+
+def _answer(listener: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        while True:
+            with listener.accept()[0] as line:
+                line.sendall(b"well")
+
+
+def test_the_outside_is_reached_unless_the_rules_say_otherwise(run: Run, possible: None) -> None:
+    """E2B's default is that it is."""
+    with outside(run) as path:
+        options = ("--substrate", "oci", "--pool", "2", "--only", "base", "--outside", str(path))
+        with gateway(run, *options) as one:
+            box = Box.create(one)
+            assert comes_to_reach(box, PUBLIC)
+            rule(box, allow_internet_access=False)
+            assert not reaches(box, PUBLIC)
+            rule(box, allow_internet_access=False, allowOut=[f"{PUBLIC} tcp/7000"])
+            assert comes_to_reach(box, PUBLIC)
+            rule(box, denyOut=[f"{PUBLIC}/32"])
+            assert not reaches(box, PUBLIC)
+            rule(box)
+            assert comes_to_reach(box, PUBLIC)
+            shut = Box.create(one, allow_internet_access=False)
+            assert not reaches(shut, PUBLIC)
