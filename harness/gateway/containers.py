@@ -132,6 +132,7 @@ class ContainerFleet:
         self._limits = Limits(memory=MEMORY_MIB << 20, pids=PIDS)
         substrate = OciSubstrate(limits=self._limits, root=disk.settled, program=program_of)
         self.template: OciTemplate = substrate.prepare(run, cache, Tier.PREWARM_POOL)
+        self._disk = disk.empty(cache)
         self._pools: dict[str, Pool[Boxed]] = {}
         self._adopted: dict[str, Path] = {}
 
@@ -167,8 +168,9 @@ class ContainerFleet:
             kept = {name: names[name] for name in ("hostname", "machine_id")} if names else {}
             identity = dataclasses.replace(identity, **kept)
             made = container.begin(
-                self._run, self.template, identity, self._limits, overlay=True, upper=upper
-            )
+                self._run, self.template, identity, self._limits, overlay=True, upper=upper,
+                disk=self._disk,
+            )  # fmt: skip
             for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
                 made.line.setsockopt(socket.SOL_SOCKET, option, LINE_BYTES)
             made.log.close()
@@ -203,7 +205,7 @@ class ContainerFleet:
         made.hold()
         try:
             with half_built(folder) as target:
-                roots.copy(self.template.folder / made.id / UPPER, target / UPPER)
+                roots.copy(container.written(self.template, made.id), target / UPPER)
                 facts = {
                     "schema": SCHEMA,
                     "kind": made.kind,

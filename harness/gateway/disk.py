@@ -74,6 +74,19 @@ def base(cache: Path) -> BaseDisk:
     return BaseDisk(target / "root.raw", name, inputs)
 
 
+def empty(cache: Path) -> Path:
+    """An image of a file system of the sandboxes' size with nothing in it, for containers."""
+    words = hashlib.sha256(" ".join((*_MAKE, str(SIZE_MIB))).encode()).hexdigest()
+    target = cache / "disks" / f"empty-{words}"
+    if not target.exists():
+        need("mke2fs")
+        with half_built(target) as folder:
+            with (folder / "image").open("wb") as file:
+                file.truncate(SIZE_MIB << 20)
+            run("mke2fs", *_MAKE, folder / "image")
+    return target / "image"
+
+
 def settled(cache: Path) -> RootFs:
     """What the image holds as a folder, for containers. Raises what `base` raises."""
     root = rootfs.debian(cache)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import json
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -124,6 +125,21 @@ def test_files_are_kept_by_a_pause_a_snapshot_and_an_end_of_time(own: Running) -
         assert one.kill() == 204
 
 
+def test_a_full_disk_is_told_and_is_nobody_else_s(own: Running) -> None:
+    box, other = Box.create(own), Box.create(own)
+    free = int(box.run("df --output=avail -k / | tail -1")[0])
+    assert free < 4 << 20  # of its own, and not this host's
+    assert box.run(f"fallocate -l {free - 2000}K filler")[1] == 0
+    kind = {"Content-Type": "application/octet-stream"}
+    status, data = own.ask("POST", "/files?path=more", bytes(8 << 20), box.headers(**kind))
+    assert (status, json.loads(data)["code"]) == (507, 507)
+    assert box.run("ls -A | grep -c -e more -e part")[0] == "0\n"
+    assert other.run("echo x > mine; cat mine") == ("x\n", 0)
+    assert box.run("rm filler; echo x > again; cat again") == ("x\n", 0)
+    for one in (box, other):
+        assert one.kill() == 204
+
+
 def test_a_killed_gateway_finds_them_again_and_nothing_else_is_left(own: Running, box: Box) -> None:
     cell(box, "before = 5")
     with box.start("sleep 2; echo after > after.txt") as stream:
@@ -154,7 +170,9 @@ def test_a_killed_gateway_finds_them_again_and_nothing_else_is_left(own: Running
     there = list(runtime.glob("*/oci/*"))
     assert len(there) == len(listed) + 4, (listed, there)
     mounts = Path("/proc/self/mounts").read_text().count(f" {runtime}/")
-    assert mounts == len(there) + 1  # their roots, and the network
+    assert mounts == 2 * len(there) + 1  # their roots and disks, and the network
+    loops = subprocess.run(["losetup", "--list", "--output", "BACK-FILE"], capture_output=True)
+    assert loops.stdout.decode().count(f"{runtime}/") == len(there)
 
 
 def test_stopped_in_order_it_keeps_their_files(own: Running, box: Box) -> None:

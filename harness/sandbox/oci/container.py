@@ -22,7 +22,7 @@ from harness.sandbox.oci.config import Limits
 from harness.sandbox.oci.runc import Runc, init_of
 from harness.sandbox.shared import Hold, Log, Signals, start
 
-ROOT, UPPER, PID_FILE = "root", "upper", "pid"
+ROOT, UPPER, WRITES, DISK, PID_FILE = "root", "upper", "writes", "disk.ext4", "pid"
 
 
 @dataclass(frozen=True)
@@ -60,11 +60,12 @@ class Container:
 
 def begin(
     run: Run, template: OciTemplate, identity: Identity, limits: Limits, *,
-    overlay: bool, upper: Path | None = None,
+    overlay: bool, upper: Path | None = None, disk: Path | None = None,
 ) -> Container:  # fmt: skip
     """A container whose first process was started; `take_down` ends it.
 
-    `upper` is what another one wrote into its root, which this one's begins with (of an overlay).
+    Of an overlay, `upper` is what another one wrote into its root, which this one's begins with,
+    and `disk` an image of an empty file system that bounds what it may write; each has a copy.
     """
     config.check(identity)
     id = identity.id
@@ -75,7 +76,11 @@ def begin(
         undo.callback(lambda: take_down(run, template, id, *pids[:1] or (None,)))
         root = folder / ROOT
         if overlay:
-            roots.lay_over(template.lower, folder, root, identity, upper)
+            writes = folder
+            if disk:
+                writes = folder / WRITES
+                roots.mount_copy(disk, folder / DISK, writes)
+            roots.lay_over(template.lower, writes, root, identity, upper)
         else:
             roots.copy(template.lower, root)
             roots.name(root, identity)
@@ -100,12 +105,19 @@ def begin(
     return Container(pids[0], line, log)
 
 
+def written(template: OciTemplate, id: str) -> Path:
+    """The folder of what an overlay's container has written into its root."""
+    folder = template.folder / id
+    return (folder / WRITES if (folder / WRITES).is_dir() else folder) / UPPER
+
+
 def take_down(run: Run, template: OciTemplate, id: str, pid: int | None) -> None:
     """End a container and remove what it had, as far as it came; safe to call twice."""
     with contextlib.ExitStack() as each:  # whatever fails, the rest is done
         folder = template.folder / id
         each.callback(shutil.rmtree, folder, ignore_errors=True)
         each.callback((run.folder / f"oci-{id}.log").unlink, missing_ok=True)
+        each.callback(roots.unmount, folder / WRITES)
         each.callback(roots.unmount, folder / ROOT)
         each.callback(template.cgroups.remove, f"{template.group}/{id}")
         each.callback(template.runc.delete, id, pid)
