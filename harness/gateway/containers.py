@@ -55,6 +55,7 @@ class Boxed:
         self.pid = pid
         self.envd = line
         self.kind = kind
+        self._born = born(pid)
         self._fleet = fleet
         self._hold = fleet.template.hold_of(self.id, pid)
         self._held = self._ended = False
@@ -69,12 +70,12 @@ class Boxed:
                 "port": self._fleet.port(self.id),
             },
             "pid": self.pid,
-            "born": born(self.pid),
+            "born": self._born,
             "came_from": "",
         }
 
     def alive(self) -> bool:
-        return born(self.pid) >= 0
+        return born(self.pid) == self._born >= 0
 
     async def connect(self) -> Envd:
         return await Envd.connect(self.envd, self.id)

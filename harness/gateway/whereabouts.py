@@ -44,8 +44,12 @@ def free_leases(run: Run, kept: Collection[Path]) -> None:
 
 
 def born(pid: int) -> float:
-    """When a process was started, in ticks since this host's boot: its number may come again."""
+    """When a process was started, in ticks since this host's boot: its number may come again.
+
+    -1 for one that has ended, whether or not its parent has been told.
+    """
     try:
-        return float(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
+        found = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
         return -1.0
+    return -1.0 if found[0] in "ZX" else float(found[19])

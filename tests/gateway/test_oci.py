@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import contextlib
 import json
+import os
+import signal
 import subprocess
 import threading
 import time
@@ -14,6 +16,8 @@ from pathlib import Path
 import pytest
 
 from harness.gateway.rigging import Running, gateway
+from harness.host import cgroups
+from harness.host.leftovers import reclaim
 from harness.host.run import Run
 from tests.gateway.client import INTERPRETER, Box
 
@@ -69,17 +73,31 @@ def test_it_is_a_container_of_its_own(own: Running, box: Box) -> None:
     assert own.ask("GET", f"/sandboxes/{other.id}")[0] == 404
 
 
-def test_it_ends_when_its_time_is_up_and_when_its_first_process_dies(own: Running) -> None:
+def test_it_ends_when_its_time_is_up_and_when_it_dies(own: Running) -> None:
     timed, killed = Box.create(own, timeout=2), Box.create(own, timeout=60)
-    root = {"Authorization": "Basic " + base64.b64encode(b"root:").decode()}
-    with contextlib.suppress(Exception), killed.start("kill -9 -1", **root) as stream:
-        stream.whole()
-    killed.kill()
+    id = killed.run("hostname")[0].strip().removeprefix("sandbox-")
+    (file,) = Path(own.environment["COPPICE_RUNTIME"]).glob(f"*/oci/{id}/pid")
+    with killed.start("sleep 600") as stream:
+        messages = stream.messages()
+        next(messages)
+        os.kill(int(file.read_text()), signal.SIGKILL)
+        _, last = list(messages)[-1]
+        assert last["error"]["code"] == "unavailable"
     for one in (timed, killed):
         deadline = time.monotonic() + 30
         while own.ask("GET", f"/sandboxes/{one.id}")[0] != 404:
             assert time.monotonic() < deadline
             time.sleep(0.1)
+    assert not file.exists()
+
+
+def test_one_that_takes_all_memory_loses_that_process_alone(own: Running) -> None:
+    if cgroups.find().unlimited:
+        pytest.skip("this host's control groups limit no memory")
+    box = Box.create(own, timeout=60)
+    assert box.run("python3 -c 'x = bytearray(1 << 30); print(1)'")[1] != 0
+    assert box.run("echo well") == ("well\n", 0)
+    assert box.kill() == 204
 
 
 @pytest.mark.parametrize(
@@ -183,3 +201,16 @@ def test_stopped_in_order_it_keeps_their_files(own: Running, box: Box) -> None:
     assert not any((runtime / "leases").iterdir())
     own.begin()
     assert box.run("cat held.txt") == ("held\n", 0)
+
+
+def test_clean_removes_all_of_one_that_does_not_come_back(own: Running) -> None:
+    Box.create(own)
+    own.kill()
+    runtime = Path(own.environment["COPPICE_RUNTIME"])
+    assert list(runtime.glob("*/oci/*"))
+    reclaim(runtime)
+    assert [one.name for one in runtime.iterdir()] == ["leases"]
+    assert not any((runtime / "leases").iterdir())
+    assert f" {runtime}/" not in Path("/proc/self/mounts").read_text()
+    loops = subprocess.run(["losetup", "--list", "--output", "BACK-FILE"], capture_output=True)
+    assert f"{runtime}/" not in loops.stdout.decode()
