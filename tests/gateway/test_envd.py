@@ -21,7 +21,7 @@ from tests.gateway.client import INTERPRETER, Box, envelope
 FLOOD = 100_000_000
 LARGE_MIB = int(os.environ.get("COPPICE_TRANSFER_MIB", "96"))
 """Of a file that is carried each way."""
-BOUND = 64 << 20
+BOUND = 24 << 20
 """Bytes that the gateway may grow by meanwhile."""
 
 

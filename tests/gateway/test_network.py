@@ -49,22 +49,12 @@ ADDRESS = (
 )
 
 
-@pytest.fixture(params=["qemu", "oci"])
-def own(
-    run: Run, possible: None, tmp_path: Path, request: pytest.FixtureRequest
-) -> Iterator[Running]:
-    """A gateway of its own, which may be killed."""
-    runtime = Path("/run") / f"coppice-{tmp_path.name}"  # containers' users must reach it
-    runtime.mkdir()
-    substrate = str(request.param)
-    options = ("--substrate", substrate, "--pool", "2", "--only", "base")
-    try:
-        with gateway(run, *options, runtime=runtime) as one:
-            one.wait_for_pool("base", 2)
-            yield one
-    finally:
-        (runtime / "leases").rmdir()
-        runtime.rmdir()  # nothing else is left there
+@pytest.fixture
+def own(run: Run, possible: None, tmp_path: Path) -> Iterator[Running]:
+    """A gateway over microVMs of its own, which may be killed."""
+    with gateway(run, "--pool", "2", "--only", "base", runtime=tmp_path / "runtime") as one:
+        one.wait_for_pool("base", 2)
+        yield one
 
 
 def address(box: Box) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import re
 import subprocess
@@ -12,8 +13,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from harness.gateway.rigging import Running
+from harness.gateway.rigging import Running, new_key
 from harness.gateway.schemas import FILE
+from harness.gateway.store import Limits
 from tests.gateway.client import Box
 
 CALLS = int(os.environ.get("COPPICE_FUZZ_CALLS", "1000"))
@@ -30,6 +32,7 @@ def described(folder: Path, known: list[str], snapshot: str) -> Path:
     parts = whole["components"]
     parts["parameters"]["id"]["schema"]["enum"] = known[TO_KILL:]
     parts["schemas"]["NewSandbox"]["properties"]["templateID"]["enum"] = ["base", snapshot]
+    parts["schemas"]["Seconds"]["minimum"] = 600
     # What is killed is not what all others are tried on.
     own = {"name": "id", "in": "path", "required": True, "schema": {"enum": known[:TO_KILL]}}
     item = whole["paths"]["/sandboxes/{id}"]
@@ -52,8 +55,20 @@ def answered(served: Running) -> Counter[str]:
     return found
 
 
-def test_no_call_fails_and_each_answer_is_as_described(nothing: Running, tmp_path: Path) -> None:
+REACHED = (
+    "create", "create_v2", "info", "list", "list_v2", "kill", "pause", "resume", "connect",
+    "connect_v2", "fork", "timeout", "refreshes", "network", "snapshot", "snapshots", "logs",
+    "logs_v2", "metrics", "metrics_of_many", "health",
+)  # fmt: skip
+"""Operations that must also have been done; what is forgotten must be named as nobody can guess."""
+
+
+def test_no_call_fails_and_each_answer_is_as_described(
+    shared_nothing: Running, tmp_path: Path
+) -> None:
     pytest.importorskip("schemathesis")
+    key = new_key(shared_nothing.folder, Limits(sandboxes=5000, rate=1e6, burst=10000))
+    nothing = dataclasses.replace(shared_nothing, key=key)
     boxes = [Box.create(nothing, timeout=3600).id for _ in range(12)]
     made = nothing.ask("POST", f"/sandboxes/{boxes[0]}/snapshots", b"{}")[1]
     schema = described(tmp_path, boxes, yaml.safe_load(made)["snapshotID"])
@@ -76,4 +91,5 @@ def test_no_call_fails_and_each_answer_is_as_described(nothing: Running, tmp_pat
         calls = sum(number for name, number in now.items() if name.isdigit())
     print(f"{calls} calls: {dict(now)}")
     assert not [status for status in now if status >= "500" and status.isdigit()]
-    assert now["200"] and now["201"] and now["204"] and now["400"] and now["404"]
+    assert now["400"] and now["404"]
+    assert not [route for route in REACHED if not now[route]], now
