@@ -89,11 +89,15 @@ class Keeper:
 
 def _connect(path: Path) -> socket.socket:
     line = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    folder = os.open(path.parent, os.O_PATH | os.O_CLOEXEC)
     try:
-        line.connect(str(path))
+        # By descriptor: the name of a socket has at most 107 bytes, a folder's may have more.
+        line.connect(f"/proc/self/fd/{folder}/{path.name}")
     except OSError:
         line.close()
         raise
+    finally:
+        os.close(folder)
     line.settimeout(30)
     return line
 
@@ -103,7 +107,9 @@ def serve(path: str) -> None:
     import selectors
 
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    listener.bind(path)
+    folder, name = os.path.split(path)
+    os.chdir(folder)
+    listener.bind(name)
     listener.listen(4)
     held: dict[str, list[int]] = {}
     ready = selectors.DefaultSelector()
