@@ -143,6 +143,30 @@ def test_files_are_kept_by_a_pause_a_snapshot_and_an_end_of_time(own: Running) -
         assert one.kill() == 204
 
 
+def test_what_was_written_leads_nowhere_on_this_host(own: Running, tmp_path: Path) -> None:
+    """Who resumes is named anew, by this host's root: through no link that the sandbox has left."""
+    names = ("machine-id", "hostname", "hosts")
+    tmp_path.chmod(0o755)
+    for one in names:
+        (tmp_path / one).write_text("this host's own")
+    root = {"Authorization": "Basic " + base64.b64encode(b"root:").decode()}
+    linked, foldered, single = (Box.create(own) for _ in range(3))
+    for box, attack in (
+        (linked, f"cp -a /etc /etc2; rm -rf /etc; ln -s {tmp_path} /etc"),
+        (single, f"for f in {' '.join(names)}; do ln -sf {tmp_path}/$f /etc/$f; done"),
+        (foldered, "cd /etc; rm -f machine-id; mkdir machine-id"),
+    ):
+        with box.start(attack, **root) as stream:
+            stream.whole()
+        path = f"/sandboxes/{box.id}"
+        assert own.ask("POST", f"{path}/pause", {"memory": False}, JSON)[0] == 204
+        assert own.ask("POST", f"/v2{path}/connect", {}, JSON)[0] == 201
+        assert {one.name for one in tmp_path.iterdir()} == set(names)
+        for one in names:
+            assert (tmp_path / one).read_text() == "this host's own"
+        assert box.kill() == 204
+
+
 def test_a_full_disk_is_told_and_is_nobody_else_s(own: Running) -> None:
     box, other = Box.create(own), Box.create(own)
     free = int(box.run("df --output=avail -k / | tail -1")[0])

@@ -145,6 +145,8 @@ def name(root: Path, identity: Identity) -> None:
         (root / "etc/hostname", identity.hostname),
         (root / "etc/hosts", f"127.0.0.1 localhost {identity.hostname}\n::1 localhost"),
     ):
+        if path.is_dir() and not path.is_symlink():
+            continue  # whoever made a folder of it has no name
         # Whatever a root has there, even a link that leads out of it, is replaced and not followed.
         path.unlink(missing_ok=True)
         path.write_text(f"{text}\n")
