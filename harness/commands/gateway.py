@@ -19,7 +19,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     serve.add_argument("--host", default="127.0.0.1", help="default: 127.0.0.1")
     serve.add_argument("--port", type=int, default=3000, metavar="N", help="default: 3000")
     serve.add_argument(
-        "--substrate", default="qemu", help="qemu, or noop to see what the gateway itself costs"
+        "--substrate",
+        default="qemu",
+        help="qemu (default), oci for containers, or noop to see what the gateway itself costs",
     )
     serve.add_argument(
         "--pool", type=int, default=4, metavar="N",

@@ -12,6 +12,10 @@ from starlette.types import Receive, Scope, Send
 
 from harness.gateway.control import Control
 from harness.gateway.data import Data
+from harness.gateway.envd import Listener
+from harness.gateway.errors import ApiError
+from harness.gateway.links import Link
+from harness.gateway.ports import Headers
 from harness.gateway.service import Sandboxes
 
 _OF_SANDBOX = re.compile(rb"(\d{1,5})-([a-z0-9]+)\.")
@@ -35,19 +39,20 @@ class Gateway:
             return
         if scope["type"] != "http":
             return
-        headers: dict[bytes, bytes] = dict(scope["headers"])
-        id, port = headers.get(b"e2b-sandbox-id"), headers.get(b"e2b-sandbox-port", b"0")
-        if id is None and (found := _OF_SANDBOX.match(headers.get(b"host", b""))):
-            port, id = found.groups()
         request = Request(scope, receive)
-        if id is not None:
-            number = int(port) if port.isdigit() and len(port) < 6 else 0
-            response = await self._data.answer(id.decode("latin-1"), number, request)
+        if sandbox := _sandbox_of(scope["headers"]):
+            response = await self._data.answer(*sandbox, request)
         elif scope["path"] == "/metrics" and scope["method"] == "GET":
             response = PlainTextResponse(self._metrics())
         else:
             response = await self._control.answer(request)
         await response(scope, receive, send)
+
+    async def tunnel(self, headers: Headers) -> tuple[Link, Listener]:
+        """The connection to a sandbox's server that a WebSocket's request is for."""
+        if not (sandbox := _sandbox_of(headers)):
+            raise ApiError(404, "there is no WebSocket here: name a sandbox and its port")
+        return await self._data.open(*sandbox, headers)
 
     async def _live(self, receive: Receive, send: Send) -> None:
         while True:
@@ -72,4 +77,16 @@ class Gateway:
         }
         for template, count in self._sandboxes.fleet.ready().items():
             gauges["coppice_pool_ready", "template", template] = count
+        gauges["coppice_creations_waiting", "", ""] = self._sandboxes.waiting
         return self._sandboxes.meter.text(gauges)
+
+
+def _sandbox_of(headers: Headers) -> tuple[str, int] | None:
+    """The sandbox and the port that a request names, by its headers or its host."""
+    given = dict(headers)
+    id, port = given.get(b"e2b-sandbox-id"), given.get(b"e2b-sandbox-port", b"0")
+    if id is None and (found := _OF_SANDBOX.match(given.get(b"host", b""))):
+        port, id = found.groups()
+    if id is None:
+        return None
+    return id.decode("latin-1"), int(port) if port.isdigit() and len(port) < 6 else 0

@@ -25,6 +25,8 @@ ENVD_VERSION = "0.6.1"
 CLIENT = "coppice"
 V1_TIMEOUT_S, V2_TIMEOUT_S, FORK_TIMEOUT_S = 15, 300, 15
 PAGE = 100
+PATIENCE_S = 1.0
+"""Seconds of waiting after which it is looked whether who waits is still there."""
 log = logging.getLogger("coppice.gateway")
 
 
@@ -124,11 +126,18 @@ class Control:
         return Response(b"OK", media_type="text/plain")
 
     async def do_create(self, call: Call) -> Response:
-        entry = await self._sandboxes.create(call.key, call.body, V1_TIMEOUT_S)
-        return JSONResponse(self.sandbox(entry), 201)
+        return await self._create(call, V1_TIMEOUT_S)
 
     async def do_create_v2(self, call: Call) -> Response:
-        entry = await self._sandboxes.create(call.key, call.body, V2_TIMEOUT_S)
+        return await self._create(call, V2_TIMEOUT_S)
+
+    async def _create(self, call: Call, default_s: float) -> Response:
+        begun = time.monotonic()
+        entry = await self._sandboxes.create(call.key, call.body, default_s)
+        if time.monotonic() - begun > PATIENCE_S and await call.left():
+            # Nobody will ever name it.
+            await self._sandboxes.kill(entry)
+            return Response(status_code=499)
         return JSONResponse(self.sandbox(entry), 201)
 
     async def do_info(self, call: Call) -> Response:
@@ -172,9 +181,9 @@ class Control:
         return Response(status_code=204)
 
     async def do_pause(self, call: Call) -> Response:
-        if call.body.get("memory") is False:
-            raise ApiError(400, "a pause keeps the memory here")
-        await self._sandboxes.pause(self._of(call))
+        entry = self._of(call)
+        self._sandboxes.admit_kind(call.body.get("memory") is not False)
+        await self._sandboxes.pause(entry)
         return Response(status_code=204)
 
     async def do_resume(self, call: Call) -> Response:
@@ -207,9 +216,11 @@ class Control:
         return Response(status_code=204)
 
     async def do_fork(self, call: Call) -> Response:
+        entry = self._of(call)
+        self._sandboxes.admit_kind(True)
         timeout_s = float(call.body.get("timeout", FORK_TIMEOUT_S))
         count = int(call.body.get("count", 1))
-        made = await self._sandboxes.copies.fork(call.key, self._of(call), count, timeout_s)
+        made = await self._sandboxes.copies.fork(call.key, entry, count, timeout_s)
         results = [
             {"error": one.body()} if isinstance(one, ApiError) else {"sandbox": self.sandbox(one)}
             for one in made
@@ -217,9 +228,9 @@ class Control:
         return JSONResponse(results, 201)
 
     async def do_snapshot(self, call: Call) -> Response:
-        if call.body.get("memory") is False:
-            raise ApiError(400, "a snapshot keeps the memory here")
-        made = await self._sandboxes.copies.take(self._of(call), call.body.get("name"))
+        entry = self._of(call)
+        self._sandboxes.admit_kind(call.body.get("memory") is not False)
+        made = await self._sandboxes.copies.take(entry, call.body.get("name"))
         return JSONResponse({"snapshotID": made.id, "names": made.names}, 201)
 
     async def do_snapshots(self, call: Call) -> Response:
@@ -300,7 +311,7 @@ class Control:
             "envdVersion": ENVD_VERSION,
             "domain": self._domain,
             "startedAt": _utc(record.started),
-            "endAt": _utc(record.ends),
+            "endAt": _utc(entry.ends),
             "cpuCount": 1,
             "memoryMB": fleet.memory_mib,
             "diskSizeMB": fleet.disk_mib,
@@ -318,6 +329,10 @@ class Call:
         self.id = id
         self.body = body
         self._request = request
+
+    async def left(self) -> bool:
+        """Whether who asked has gone away."""
+        return await self._request.is_disconnected()
 
     def query(self, name: str) -> str | None:
         return self._request.query_params.get(name)

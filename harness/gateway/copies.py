@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import secrets
-import shutil
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +12,7 @@ from typing import TYPE_CHECKING
 from harness.gateway.entries import Entry
 from harness.gateway.errors import ApiError, as_http
 from harness.gateway.store import Key, Record, Snapshot
+from harness.host.process import run
 
 if TYPE_CHECKING:
     from harness.gateway.service import Sandboxes
@@ -40,7 +39,9 @@ class Copies:
                 else:
                     saved = Path(entry.record.saved)
                     # A state never changes: its files under another name are a copy.
-                    shutil.copytree(saved, folder, copy_function=os.link)
+                    await self._own.in_thread(
+                        lambda: run("cp", "-a", "--link", "--", saved, folder), saver=True
+                    )
                 names = [name] if name else []
                 made = Snapshot(
                     id, entry.record.key_id, names, str(folder), entry.record.template,

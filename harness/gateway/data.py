@@ -13,12 +13,13 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from harness.errors import CoppiceError
-from harness.gateway import interpreter, transfer
+from harness.gateway import interpreter, ports, transfer
 from harness.gateway.entries import Entry
-from harness.gateway.envd import Envd
+from harness.gateway.envd import Envd, Listener
 from harness.gateway.errors import ApiError, RpcError, as_http, as_rpc
 from harness.gateway.files import FileService
 from harness.gateway.interpreter import Cell
+from harness.gateway.links import Link
 from harness.gateway.processes import ProcessService
 from harness.gateway.service import Sandboxes
 
@@ -41,10 +42,11 @@ class Data:
                 return await self._envd(entry, envd, request, path, rpc)
             if port == INTERPRETER_PORT:
                 return await self._interpreter(entry, envd, request, path)
-            message = "The sandbox is running but port is not open"
-            return JSONResponse(
-                {"sandboxId": id, "message": message, "port": port, "code": 502}, 502
+            ports.admit(
+                entry, self._sandboxes.token(entry, "traffic"), request.headers.get(ports.TOKEN, "")
             )
+            made = await ports.opened(envd, port)
+            return ports.Passage(id, port, *made) if made else ports.closed(id, port)
         except ClientDisconnect:
             return Response(status_code=499)
         except Exception as error:
@@ -56,6 +58,16 @@ class Data:
                 body = {"code": "unavailable", "message": said.message, "sandboxId": id}
                 return JSONResponse(body, 502)
             return JSONResponse({**said.body(), "sandboxId": id}, said.status)
+
+    async def open(self, id: str, port: int, headers: ports.Headers) -> tuple[Link, Listener]:
+        """A connection to a server of a sandbox, for what is carried as bytes."""
+        entry, envd = await self._sandboxes.envd_of(id)
+        given = dict(headers).get(ports.TOKEN.encode(), b"").decode("latin-1")
+        ports.admit(entry, self._sandboxes.token(entry, "traffic"), given)
+        made = None if port in (ENVD_PORT, INTERPRETER_PORT) else await ports.opened(envd, port)
+        if made is None:
+            raise ApiError(502, "The sandbox is running but port is not open")
+        return made
 
     # envd.
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.guest import rootfs
+from harness.guest.rootfs import RootFs
 from harness.host.process import need, run
 from harness.host.run import half_built
 from harness.measure.record import Image, digest
@@ -71,6 +72,36 @@ def base(cache: Path) -> BaseDisk:
             run("mke2fs", *_MAKE, "-d", folder / "root", folder / "root.raw")
             shutil.rmtree(folder / "root")
     return BaseDisk(target / "root.raw", name, inputs)
+
+
+def empty(cache: Path) -> Path:
+    """An image of a file system of the sandboxes' size with nothing in it, for containers."""
+    words = hashlib.sha256(" ".join((*_MAKE, str(SIZE_MIB))).encode()).hexdigest()
+    target = cache / "disks" / f"empty-{words}"
+    if not target.exists():
+        need("mke2fs")
+        with half_built(target) as folder:
+            with (folder / "image").open("wb") as file:
+                file.truncate(SIZE_MIB << 20)
+            run("mke2fs", *_MAKE, folder / "image")
+    return target / "image"
+
+
+def settled(cache: Path) -> RootFs:
+    """What the image holds as a folder, for containers. Raises what `base` raises."""
+    root = rootfs.debian(cache)
+    inputs = {
+        "root": root.sha256,
+        "interpreter": digest(KERNEL_PROGRAM),
+        "edition": str(EDITION),
+    }
+    name = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
+    target = cache / "roots-gateway" / name
+    if not target.exists():
+        with half_built(target) as folder:
+            run("cp", "-a", "--reflink=auto", root.path, folder / "root")
+            _settle(folder / "root")
+    return RootFs("gateway", target / "root", name, inputs)
 
 
 def _settle(root: Path) -> None:

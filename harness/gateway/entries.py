@@ -7,6 +7,7 @@ import time
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from harness.gateway.envd import Envd
@@ -14,6 +15,7 @@ from harness.gateway.fleet import Live
 from harness.gateway.store import Record
 
 LOG_LINES = 1000
+BOOT = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 ABOUT = ("identity", "pid", "born", "came_from")
 """What of a record tells where its sandbox is."""
 
@@ -37,6 +39,19 @@ class Entry:
     def id(self) -> str:
         return self.record.id
 
+    @property
+    def ends(self) -> float:
+        """When its time is up, in UTC seconds as this host's clock has them now."""
+        if self.record.state != "running":
+            return self.record.ends
+        return time.time() + self.deadline - now()
+
+    def end_at(self, deadline: float) -> None:
+        """Let its time be up then, and note that."""
+        self.deadline = self.record.deadline = deadline
+        self.record.boot = BOOT
+        self.record.ends = time.time() + deadline - now()
+
     def say(self, message: str, **fields: Any) -> None:
         line = {"at": time.time(), "level": "info", "message": message, "fields": fields}
         self.logs.append(line)
@@ -51,3 +66,11 @@ def locate(record: Record, live: Live) -> None:
 def now() -> float:
     """Of a clock that does not jump: a sandbox's time is up when so much has passed."""
     return time.monotonic()
+
+
+def deadline_of(record: Record) -> float:
+    """When a recorded sandbox's time is up. After a reboot only the wall clock tells how much has
+    passed, and it is not believed to have gone back."""
+    if record.boot == BOOT:
+        return record.deadline
+    return now() + min(max(record.ends - time.time(), 0), record.timeout_s)

@@ -24,6 +24,8 @@ HIGH, LOW = 1 << 20, 1 << 18
 """Bytes that wait for a listener when its process is paused, and when it goes on."""
 PIECE = 60 * 1024
 """Bytes of one read or write."""
+FULL_S = 0.02
+"""Seconds after which a full buffer is tried again."""
 
 
 @dataclass(frozen=True)
@@ -91,12 +93,16 @@ class RunningProcess:
             listener.put(one)
         if any(listener.waiting > HIGH for listener in self.listeners) and not self.paused:
             self.paused = True
-            self.envd.tell(Do.PAUSE, field_of(Name.PID, self.pid))
+            self.flow(False)
 
     def settle(self) -> None:
         if self.paused and all(listener.waiting < LOW for listener in self.listeners):
             self.paused = False
-            self.envd.tell(Do.RESUME, field_of(Name.PID, self.pid))
+            self.flow(True)
+
+    def flow(self, on: bool) -> None:
+        """Let its output come, or leave it where it is."""
+        self.envd.tell(Do.RESUME if on else Do.PAUSE, field_of(Name.PID, self.pid))
 
 
 class Envd(asyncio.Protocol):
@@ -105,7 +111,10 @@ class Envd(asyncio.Protocol):
     def __init__(self, name: str) -> None:
         self.name = name
         self.processes: dict[int, RunningProcess] = {}
+        self.links: dict[int, RunningProcess] = {}
+        """Connections to servers in the sandbox (links.py)."""
         self.watches: dict[int, Callable[[Frame | None], None]] = {}
+        self.dialed = False
         self._decoder = Decoder()
         self._answers: dict[int, Callable[[Frame], None]] = {}
         self._waiting: dict[int, asyncio.Future[Any]] = {}
@@ -147,7 +156,7 @@ class Envd(asyncio.Protocol):
         for future in self._waiting.values():
             if not future.done():
                 future.set_exception(self._died())
-        for process in self.processes.values():
+        for process in (*self.processes.values(), *self.links.values()):
             for listener in process.listeners:
                 listener.put(None)
         for watch in list(self.watches.values()):
@@ -162,13 +171,13 @@ class Envd(asyncio.Protocol):
 
     def _take(self, frame: Frame) -> None:
         if frame.kind in STREAMS or frame.kind == Kind.EXIT:
-            process = self.processes.get(frame.id)
+            process = self.processes.get(frame.id) or self.links.get(frame.id)
             if process is None:
                 return
             if frame.kind == Kind.EXIT:
                 code, signal = struct.unpack("<II", frame.payload)
                 process.ended = Said("exit", code=code, signal=signal)
-                del self.processes[frame.id]
+                (self.links if frame.id in self.links else self.processes).pop(frame.id)
                 process.hear(process.ended)
             else:
                 what = STREAMS[frame.kind]
@@ -283,16 +292,20 @@ class Envd(asyncio.Protocol):
 
     async def input(self, pid: int, data: bytes) -> None:
         """Give a process input; waits while its buffer is full."""
+        await self.feed(Do.INPUT, field_of(Name.PID, pid), data)
+
+    async def feed(self, kind: Do, which: bytes, data: bytes) -> None:
+        """Hand data over in pieces; waits while there is no room for them."""
         for at in range(0, max(len(data), 1), PIECE):
-            payload = field_of(Name.PID, pid) + field_of(Tag.DATA, data[at : at + PIECE])
+            payload = which + field_of(Tag.DATA, data[at : at + PIECE])
             while True:
                 try:
-                    await self.ask(Do.INPUT, payload)
+                    await self.ask(kind, payload)
                     break
                 except GuestRefused as error:
                     if error.number != errno.EAGAIN:
                         raise
-                    await asyncio.sleep(0.02)
+                    await asyncio.sleep(FULL_S)
 
     async def close_input(self, pid: int) -> None:
         await self.ask(Do.CLOSE_INPUT, field_of(Name.PID, pid))

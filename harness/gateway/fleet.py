@@ -13,17 +13,17 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any, Protocol
 
 from harness.errors import CoppiceError, SandboxError, Unsupported
-from harness.gateway import machine, state, templates
+from harness.gateway import disk, machine, state, templates
 from harness.gateway.envd import Envd
 from harness.gateway.keeper import Keeper
 from harness.gateway.machine import Kit, Machine
 from harness.gateway.network import Network
 from harness.gateway.state import State
+from harness.gateway.whereabouts import born, identity_of, told
 from harness.host.run import cache_folder
 from harness.measure.record import Image
 from harness.sandbox.identity import Identity, allocate
@@ -63,6 +63,10 @@ class Fleet(Protocol):
 
     memory_mib: int
     disk_mib: int
+    keeps_memory: bool
+    """Whether what it saves are sandboxes as they run, or else their files alone."""
+    cannot: str
+    """Why not the other."""
 
     @property
     def images(self) -> Sequence[Image]: ...
@@ -105,7 +109,7 @@ class MachineLive:
     @property
     def about(self) -> Mapping[str, Any]:
         return {
-            "identity": _told(self.machine.identity),
+            "identity": {**told(self.machine.identity), "port": self._fleet.port(self.id)},
             "pid": self.machine.pid,
             "born": born(self.machine.pid),
             "came_from": self.machine.came_from,
@@ -164,7 +168,9 @@ class Offered:
 class MachineFleet:
     """MicroVMs under QEMU. Implements `Fleet`; made by `opened`."""
 
-    disk_mib = 4096
+    disk_mib = disk.SIZE_MIB
+    keeps_memory = True
+    cannot = "a pause or snapshot of a microVM keeps its memory: leave out `memory: false`"
 
     def __init__(self, kit: Kit, keeper: Keeper, network: Network | None, note: str) -> None:
         self.kit = kit
@@ -211,6 +217,10 @@ class MachineFleet:
                 undo.callback(self._network.detach, identity.id)
             yield identity, tap, undo
             undo.pop_all()
+
+    def port(self, id: str) -> str | None:
+        """The name of a sandbox's port."""
+        return self._network.port(id) if self._network else None
 
     def _launch(self, source: State, names: Mapping[str, Any] | None = None) -> Machine:
         """Restored, awake and somebody."""
@@ -291,7 +301,7 @@ class MachineFleet:
         return MachineLive(self, self._launch(state.load(folder, self.kit.facts), same))
 
     def adopt(self, about: Mapping[str, Any]) -> Live:
-        identity, pid = _identity(about["identity"]), int(about["pid"])
+        identity, pid = identity_of(about["identity"]), int(about["pid"])
         if born(pid) != about["born"]:
             raise SandboxError(f"the sandbox {identity.id} has ended")
         with self._lock:
@@ -299,12 +309,21 @@ class MachineFleet:
         if len(ends) != 5:
             raise SandboxError(f"nobody has kept the lines of the sandbox {identity.id}")
         made = machine.adopt(self.kit, identity, pid, about["came_from"], ends)
+        if self._network:
+            if not (port := about["identity"].get("port")):
+                raise SandboxError(
+                    f"the sandbox {identity.id} has no card, and this gateway gives one"
+                )
+            self._network.adopt(identity, port)
         self._adopted[identity.id] = (identity.lease, pid)
         return MachineLive(self, made)
 
     def sweep(self) -> int:
         with self._lock:
-            lost = [name for name in self._keeper.names() if name not in self._adopted]
+            # What begins with a dot is no sandbox's.
+            lost = [
+                one for one in self._keeper.names() if one[0] != "." and one not in self._adopted
+            ]
             for name in lost:
                 self._keeper.drop(name)
         return machine.sweep(self.kit.run, self._adopted)
@@ -324,34 +343,3 @@ class MachineFleet:
 def _machine(live: Live) -> Machine:
     assert isinstance(live, MachineLive)
     return live.machine
-
-
-def _told(identity: Identity) -> Mapping[str, Any]:
-    plain = ("id", "hostname", "machine_id", "mac", "prefix")
-    return {
-        **{name: getattr(identity, name) for name in plain},
-        "address": str(identity.address),
-        "key": identity.key.hex(),
-        "lease": str(identity.lease),
-    }
-
-
-def _identity(told: Mapping[str, Any]) -> Identity:
-    return Identity(
-        id=told["id"],
-        hostname=told["hostname"],
-        machine_id=told["machine_id"],
-        mac=told["mac"],
-        address=IPv4Address(told["address"]),
-        prefix=told["prefix"],
-        key=bytes.fromhex(told["key"]),
-        lease=Path(told["lease"]),
-    )
-
-
-def born(pid: int) -> float:
-    """When a process was started, in ticks since this host's boot: its number may come again."""
-    try:
-        return float(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
-    except OSError:
-        return -1.0

@@ -13,9 +13,18 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Protocol
+
+
+class Line(Protocol):
+    """What has a descriptor."""
+
+    def fileno(self) -> int: ...
+
 
 SOCKET = "keeper.sock"
 MOST = 16
@@ -23,10 +32,11 @@ MOST = 16
 
 
 class Keeper:
-    """A gateway's connection to its keeper; for one thread at a time."""
+    """A gateway's connection to its keeper."""
 
     def __init__(self, line: socket.socket) -> None:
         self._line = line
+        self._lock = threading.Lock()
 
     @classmethod
     def start(cls, folder: Path, environment: dict[str, str]) -> Keeper:
@@ -49,7 +59,7 @@ class Keeper:
                     raise
                 time.sleep(0.01)
 
-    def keep(self, name: str, lines: Sequence[socket.socket]) -> None:
+    def keep(self, name: str, lines: Sequence[Line]) -> None:
         """Hold these under a name, in this order."""
         self._ask(f"keep {name}", [line.fileno() for line in lines])
 
@@ -71,18 +81,23 @@ class Keeper:
         self._line.close()
 
     def _ask(self, text: str, descriptors: Sequence[int] = ()) -> tuple[str, list[int]]:
-        socket.send_fds(self._line, [text.encode()], list(descriptors))
-        data, got, _, _ = socket.recv_fds(self._line, 1 << 20, MOST)
+        with self._lock:
+            socket.send_fds(self._line, [text.encode()], list(descriptors))
+            data, got, _, _ = socket.recv_fds(self._line, 1 << 20, MOST)
         return data.decode(), got
 
 
 def _connect(path: Path) -> socket.socket:
     line = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    folder = os.open(path.parent, os.O_PATH | os.O_CLOEXEC)
     try:
-        line.connect(str(path))
+        # By descriptor: the name of a socket has at most 107 bytes, a folder's may have more.
+        line.connect(f"/proc/self/fd/{folder}/{path.name}")
     except OSError:
         line.close()
         raise
+    finally:
+        os.close(folder)
     line.settimeout(30)
     return line
 
@@ -92,7 +107,9 @@ def serve(path: str) -> None:
     import selectors
 
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    listener.bind(path)
+    folder, name = os.path.split(path)
+    os.chdir(folder)
+    listener.bind(name)
     listener.listen(4)
     held: dict[str, list[int]] = {}
     ready = selectors.DefaultSelector()

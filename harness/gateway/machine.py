@@ -22,6 +22,7 @@ from harness.errors import GuestTimeout, SandboxError
 from harness.gateway import disk, state
 from harness.gateway.disk import BaseDisk
 from harness.gateway.state import State
+from harness.gateway.whereabouts import free_leases
 from harness.guest.image import Addition, GuestImage
 from harness.host.run import VARIABLE, Run
 from harness.measure.record import Scalar
@@ -348,7 +349,6 @@ def sweep(run: Run, kept: Mapping[str, tuple[Path, int]]) -> int:
 
     `kept` is by the sandbox's id: the lease of its address, and its process. How many there were.
     """
-    leases = [lease for lease, _ in kept.values()]
     pids = [pid for _, pid in kept.values()]
     mark = f"{VARIABLE}={run.folder}".encode()
     ended = 0
@@ -360,10 +360,7 @@ def sweep(run: Run, kept: Mapping[str, tuple[Path, int]]) -> int:
                 if vmm and int(entry.name) not in pids:
                     os.kill(int(entry.name), signal.SIGKILL)
                     ended += 1
-    for lease in run.leases.iterdir() if run.leases.is_dir() else ():
-        with contextlib.suppress(OSError):
-            if lease not in leases and lease.read_text() == run.id:
-                lease.unlink()
+    free_leases(run, [lease for lease, _ in kept.values()])
     for home in run.folder.glob("sandbox-*"):
         if home.name.removeprefix("sandbox-") not in kept:
             shutil.rmtree(home, ignore_errors=True)

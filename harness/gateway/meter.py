@@ -53,4 +53,5 @@ class Meter:
             if name != seen:
                 yield f"# TYPE {name} gauge"
                 seen = name
-            yield f'{name}{{{label}="{value}"}} {level}'
+            of = f'{{{label}="{value}"}}' if label else ""
+            yield f"{name}{of} {level}"

@@ -8,11 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import PolicyError, SandboxGone
+from harness.gateway.keeper import Keeper
 from harness.host.run import Run
-from harness.network.cubenet import Cubenet, open_cubenet
+from harness.network.cubenet import NOTHING, Cubenet, open_cubenet
+from harness.network.nftables import Nftables
 from harness.network.policy import Policy
 from harness.sandbox.identity import Identity
 
+RULES = ".rules"
+"""What the keeper calls the socket of the rules; no sandbox is called so."""
 EVERYTHING = ("0.0.0.0/0", "::/0", "*")
 
 
@@ -47,23 +51,44 @@ class Network:
 
     def __init__(self, net: Cubenet) -> None:
         self._net = net
+        # What E2B's sandboxes may do without rules; where nothing is outside there is nothing.
+        self._usual = policy({}) if net.outside else NOTHING
 
     def attach(self, identity: Identity) -> int:
-        """The descriptor that plugs a new sandbox's card in; it reaches nothing yet."""
-        port = self._net.attach_tap(identity)
+        """The descriptor that plugs a new sandbox's card in; nobody is in there yet."""
+        port = self._net.attach_tap(identity, self._usual)
         assert port.descriptor is not None
         return port.descriptor
+
+    def attach_process(self, identity: Identity, pid: int) -> None:
+        """Give the namespace of a process its card."""
+        self._net.attach_netns(identity, pid, self._usual)
+
+    def port(self, id: str) -> str:
+        """The name of a sandbox's port, by which `adopt` finds it again."""
+        return self._net.port(id).name
+
+    def adopt(self, identity: Identity, name: str) -> None:
+        """Take in one that a killed gateway has plugged in; it reaches nothing until `police`."""
+        self._net.adopt(identity, name)
 
     def detach(self, id: str) -> None:
         with contextlib.suppress(SandboxGone):
             self._net.detach(id)
 
     def police(self, id: str, rules: Mapping[str, Any]) -> None:
-        """Raises SandboxGone for one that a former gateway plugged in: its rules stand."""
+        """Raises SandboxGone for one that is not plugged in."""
         self._net.apply(id, policy(rules))
 
 
 @contextlib.contextmanager
-def opened(run: Run, outside: Path | int | None) -> Iterator[Network]:
-    with open_cubenet(run, outside) as net:
+def opened(run: Run, outside: Path | int | None, keeper: Keeper) -> Iterator[Network]:
+    """The network of a run, or of the killed gateway that this one goes on with.
+
+    The rules belong to a socket, and the kernel drops them with it; the keeper holds it too, so
+    that no sandbox is without rules while there is no gateway.
+    """
+    with open_cubenet(run, outside, lambda: keeper.drop(RULES)) as net:
+        assert isinstance(net.engine, Nftables)
+        keeper.keep(RULES, [net.engine.line])
         yield Network(net)

@@ -90,6 +90,8 @@ class NoopFleet:
 
     memory_mib = 1
     disk_mib = 1
+    keeps_memory = True
+    cannot = "nothing is kept whole: leave out `memory: false`"
     images: Sequence[Image] = ()
     accelerator = None
 

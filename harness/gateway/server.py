@@ -23,14 +23,17 @@ import uvicorn
 from harness.errors import CoppiceError, MissingPrivilege, Unsupported, UsageError
 from harness.gateway import disk, machine, network
 from harness.gateway.app import Gateway
+from harness.gateway.containers import ContainerFleet
 from harness.gateway.fleet import Fleet, MachineFleet
 from harness.gateway.keeper import Keeper
 from harness.gateway.machine import Kit
 from harness.gateway.meter import Meter
+from harness.gateway.network import Network
 from harness.gateway.noop import NoopFleet
 from harness.gateway.service import Sandboxes
 from harness.gateway.store import Store, opened
 from harness.gateway.templates import NAMES
+from harness.gateway.tunnel import Tunnel
 from harness.guest.image import build
 from harness.host.memory import refuse_huge_pages
 from harness.host.run import Run, cache_folder, open_run
@@ -38,7 +41,7 @@ from harness.sandbox.qemu.accelerator import choose
 from harness.sandbox.qemu.machine import Shape
 
 FILE = "gateway.sqlite"
-SUBSTRATES = ("qemu", "noop")
+SUBSTRATES = ("qemu", "oci", "noop")
 log = logging.getLogger("coppice.gateway")
 
 
@@ -123,27 +126,38 @@ def _kit(run: Run, cache: Path) -> tuple[Kit, str]:
 def _fleet(options: Options, run: Run, stack: ExitStack) -> Fleet:
     if options.substrate == "noop":
         return NoopFleet()
-    if options.substrate != "qemu":
+    if options.substrate not in SUBSTRATES:
         raise UsageError(
             f"the gateway has no substrate {options.substrate!r}; {', '.join(SUBSTRATES)}"
         )
     cache = cache_folder()
-    kit, note = _kit(run, cache)
-    net = None
-    if options.plugged:
-        outside = options.outside
-        where = int(outside) if outside and outside.isdigit() else outside and Path(outside)
-        try:
-            net = stack.enter_context(network.opened(run, where or None))
-        except (Unsupported, MissingPrivilege) as error:
-            log.warning("no network", extra={"fields": {"why": str(error)}})
     keeper = Keeper.start(run.folder, dict(run.environment))
     stack.callback(keeper.end)
+    net = _network(options, run, keeper, stack)
+    if options.substrate == "oci":
+        containers = ContainerFleet(run, cache, keeper, net)
+        for template in NAMES:
+            if size := options.size(template):
+                containers.offer(template, size, stack)
+        return containers
+    kit, note = _kit(run, cache)
     fleet = MachineFleet(kit, keeper, net, note)
     for template in NAMES:
         if size := options.size(template):
             fleet.offer(template, cache, size, stack)
     return fleet
+
+
+def _network(options: Options, run: Run, keeper: Keeper, stack: ExitStack) -> Network | None:
+    net = None
+    if options.plugged:
+        outside = options.outside
+        where = int(outside) if outside and outside.isdigit() else outside and Path(outside)
+        try:
+            net = stack.enter_context(network.opened(run, where or None, keeper))
+        except (Unsupported, MissingPrivilege) as error:
+            log.warning("no network", extra={"fields": {"why": str(error)}})
+    return net
 
 
 def serve(options: Options) -> None:
@@ -167,16 +181,22 @@ def serve(options: Options) -> None:
             port = listener.getsockname()[1]
             options.ready(f"http://{options.host}:{port}")
 
+        gateway = Gateway(sandboxes, options.domain, begin)
+
+        class Upgraded(Tunnel):  # uvicorn takes a class
+            def __init__(self, *, server_state: Any, **_: Any) -> None:
+                super().__init__(gateway.tunnel, server_state)
+
         config = uvicorn.Config(
-            Gateway(sandboxes, options.domain, begin),
+            gateway,
             loop="uvloop", http="httptools", lifespan="on", log_level="error", access_log=False,
-            timeout_graceful_shutdown=5, server_header=False, ws="none", timeout_keep_alive=60,
+            timeout_graceful_shutdown=5, server_header=False, ws=Upgraded, timeout_keep_alive=60,
         )  # fmt: skip
         uvicorn.Server(config).run(sockets=[listener])
 
 
 def _fill(fleet: Fleet, options: Options) -> None:
-    if isinstance(fleet, MachineFleet):
+    if isinstance(fleet, MachineFleet | ContainerFleet):
         try:
             fleet.fill()
         except CoppiceError as error:

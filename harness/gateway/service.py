@@ -15,9 +15,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
-from harness.errors import CoppiceError, SandboxGone
+from harness.errors import CoppiceError
 from harness.gateway.copies import Copies
-from harness.gateway.entries import ABOUT, Entry, locate, now
+from harness.gateway.entries import ABOUT, Entry, deadline_of, locate, now
 from harness.gateway.envd import Envd
 from harness.gateway.errors import ApiError, not_found
 from harness.gateway.fleet import Fleet, Live
@@ -29,6 +29,8 @@ LONGEST_S = 24 * 3600
 TICK_S = 0.1
 READY_LIMIT_S = 60.0
 WORKERS = 8
+ITS_OWN = ("allowPublicTraffic",)
+"""Network rules that a change of the others leaves."""
 MOST_WAITING = 1000
 """Creations that wait for the pool at once; one more is told to come again."""
 log = logging.getLogger("coppice.gateway")
@@ -70,13 +72,14 @@ class Sandboxes:
         self._reaper = asyncio.create_task(self._reap())
 
     async def _recall(self, record: Record) -> None:
-        entry = Entry(record, deadline=now() + max(record.ends - time.time(), 0))
+        entry = Entry(record, deadline=deadline_of(record))
         self.entries[record.id] = entry
         if record.state == "running" and record.pid:
             try:
                 about = {name: getattr(record, name) for name in ABOUT}
                 entry.live = await self.in_thread(lambda: self.fleet.adopt(about))
                 entry.envd = await entry.live.connect()
+                self.fleet.police(entry.live, record.network)
                 entry.say("adopted after a restart of the gateway")
                 self.meter.count("adopted")
                 return
@@ -171,16 +174,26 @@ class Sandboxes:
         if (running + count) * self.fleet.memory_mib > key.limits.memory_mib:
             raise ApiError(429, f"this key may have {key.limits.memory_mib} MiB of memory at once")
 
+    @property
+    def waiting(self) -> int:
+        """Creations that have begun and not ended."""
+        return sum(self._pending.values())
+
     @contextlib.contextmanager
     def pending_of(self, key: Key, count: int = 1) -> Any:
         self._admit(key, count)
-        if sum(self._pending.values()) >= MOST_WAITING:
+        if self.waiting >= MOST_WAITING:
             raise ApiError(503, "too many sandboxes are being created; try again in a moment")
         self._pending[key.id] = self._pending.get(key.id, 0) + count
         try:
             yield
         finally:
             self._pending[key.id] -= count
+
+    def admit_kind(self, memory: bool) -> None:
+        """ApiError 400 where what is to be saved, memory or files alone, cannot be here."""
+        if memory != self.fleet.keeps_memory:
+            raise ApiError(400, self.fleet.cannot)
 
     async def create(self, key: Key, body: Mapping[str, Any], default_s: float) -> Entry:
         """A running sandbox, as E2B's body asks for it."""
@@ -189,6 +202,8 @@ class Sandboxes:
         if body.get("allow_internet_access") is not None:
             rules["allow_internet_access"] = body["allow_internet_access"]
         policy(rules)  # refused before anything is made
+        if body.get("autoPause"):
+            self.admit_kind(body.get("autoPauseMemory") is not False)
         template, snapshot = body["templateID"], None
         if template not in self.fleet.templates():
             snapshot = self.copies.find(key, template)
@@ -215,7 +230,8 @@ class Sandboxes:
         return await self.in_thread(lambda: self.fleet.resume(folder, None), saver=True)
 
     async def admitted(self, record: Record, live: Live) -> Entry:
-        entry = Entry(record, live, deadline=now() + record.timeout_s)
+        entry = Entry(record, live)
+        entry.end_at(now() + record.timeout_s)
         locate(record, live)
         self.entries[record.id] = entry
         self.store.put(record)
@@ -333,9 +349,8 @@ class Sandboxes:
             self._prolong(entry, max(duration_s, entry.deadline - now()))
 
     def _prolong(self, entry: Entry, timeout_s: float) -> None:
-        entry.deadline = now() + timeout_s
+        entry.end_at(now() + timeout_s)
         entry.record.timeout_s = timeout_s
-        entry.record.ends = time.time() + timeout_s
         self.store.put(entry.record)
 
     async def envd_of(self, id: str) -> tuple[Entry, Envd]:
@@ -355,13 +370,9 @@ class Sandboxes:
             self.still(entry)
             if not entry.live:
                 raise ApiError(409, f"sandbox {entry.id!r} is paused")
-            try:
-                self.fleet.police(entry.live, rules)
-            except SandboxGone as error:
-                raise ApiError(
-                    409, "its network was set up before the gateway was restarted: its rules stand"
-                ) from error
-            entry.record.network = dict(rules)
+            self.fleet.police(entry.live, rules)
+            kept = {name: one for name, one in entry.record.network.items() if name in ITS_OWN}
+            entry.record.network = {**kept, **rules}
             self.store.put(entry.record)
 
     async def clear(self) -> None:

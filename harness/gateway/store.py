@@ -77,6 +77,9 @@ class Record:
     came_from: str = ""
     saved: str = ""
     """The folder of the state that a paused one resumes from."""
+    deadline: float = 0
+    boot: str = ""
+    """When its time is up by the clock that does not jump, and the boot from which that counts."""
     held: bool = False
     """It was running when its gateway was stopped, and runs again with the next."""
 

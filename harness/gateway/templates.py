@@ -9,15 +9,16 @@ import asyncio
 import contextlib
 import hashlib
 import json
+import socket
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from harness.errors import SandboxError, UsageError
 from harness.gateway import machine, state
 from harness.gateway.envd import Envd
 from harness.gateway.interpreter import DEFAULT, Cell, execute, start_context
-from harness.gateway.machine import Kit, Machine
+from harness.gateway.machine import Kit
 from harness.gateway.state import State
 from harness.measure.record import Scalar
 from harness.sandbox.identity import allocate
@@ -50,8 +51,7 @@ def _make(kit: Kit, name: str, folder: Path) -> None:
     memory = kit.run.folder / f"memory-{name}"
     guest = machine.boot(kit, allocate(kit.run.leases, kit.run.id), memory)
     try:
-        if name == INTERPRETER:
-            within(guest, lambda envd: start_context(envd, DEFAULT, "python", ""))
+        begin(guest, name)
         rehearse(guest, WARM_UPS)
         guest.hold()
         machine.save_booted(guest, folder, kit)
@@ -60,7 +60,20 @@ def _make(kit: Kit, name: str, folder: Path) -> None:
         memory.unlink(missing_ok=True)
 
 
-def within(guest: Machine, work: Callable[[Envd], Awaitable[T]]) -> T:
+class Lined(Protocol):
+    """A guest with a line to its envd."""
+
+    id: str
+    envd: socket.socket
+
+
+def begin(guest: Lined, name: str) -> None:
+    """Start what runs in every sandbox of a template."""
+    if name == INTERPRETER:
+        within(guest, lambda envd: start_context(envd, DEFAULT, "python", ""))
+
+
+def within(guest: Lined, work: Callable[[Envd], Awaitable[T]]) -> T:
     """Do something with a guest's envd, from a thread without an event loop."""
 
     async def run() -> T:
@@ -73,7 +86,7 @@ def within(guest: Machine, work: Callable[[Envd], Awaitable[T]]) -> T:
     return asyncio.run(run())
 
 
-def rehearse(guest: Machine, times: int = REHEARSALS) -> None:
+def rehearse(guest: Lined, times: int = REHEARSALS) -> None:
     """Once through what callers ask first: a command, and a cell where an interpreter runs."""
 
     async def do(envd: Envd) -> None:

@@ -37,6 +37,11 @@ class Do(enum.IntEnum):
     WATCH = 19
     UNWATCH = 20
     STATS = 21
+    DIAL = 22
+    SEND = 23
+    HOLD = 24
+    LET = 25
+    DROP = 26
 
 
 ENTRY, EVENT, PTY = 132, 133, 134

@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
+import re
 import socket
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -30,7 +31,7 @@ from harness.network.netlink import missing
 from harness.network.nftables import Nftables
 from harness.network.policy import Policy
 from harness.network.protocol import Change, Counters, Member, PolicyEngine
-from harness.network.uplink import GATEWAY_MAC, GATEWAYS, uplink
+from harness.network.uplink import GATEWAY_MAC, GATEWAYS, UPLINK, uplink
 from harness.sandbox.identity import NETWORK6, Identity
 
 BRIDGE = "cubenet"
@@ -59,7 +60,14 @@ class Cubenet:
     """
 
     def __init__(
-        self, namespace: Path, own: Links, bridge: int, engine: PolicyEngine, *, outside: bool
+        self,
+        namespace: Path,
+        own: Links,
+        bridge: int,
+        engine: PolicyEngine,
+        *,
+        outside: bool,
+        first: int = 1,
     ) -> None:
         self.namespace = namespace
         self.outside = outside
@@ -68,7 +76,7 @@ class Cubenet:
         self._bridge = bridge
         self._lock = threading.Lock()
         self._ports: dict[str, Port] = {}
-        self._numbers = itertools.count(1)
+        self._numbers = itertools.count(first)
         self._groups = itertools.count(1)
 
     def attach_netns(
@@ -105,6 +113,22 @@ class Cubenet:
 
         with self._attached(identity, policy, make) as port:
             return port
+
+    def adopt(self, identity: Identity, name: str, policy: Policy = NOTHING) -> Port:
+        """Take in a sandbox whose port, of this name, a former owner of this network has made."""
+
+        def find(_: str) -> Port:
+            return Port(identity.id, name, self._links.index(name))
+
+        with self._attached(identity, policy, find) as port:
+            return port
+
+    def port(self, id: str) -> Port:
+        """A sandbox's place. Raises SandboxGone."""
+        with self._lock:
+            if id in self._ports:
+                return self._ports[id]
+        raise SandboxGone(f"{id} is not in the network", hint="it was detached, or never attached")
 
     def apply(self, id: str, policy: Policy) -> Change:
         """Replace a sandbox's policy in one step. Raises SandboxGone."""
@@ -212,20 +236,41 @@ def _see_bridged_frames_once() -> None:
             setting.write_text("0")
 
 
+def _cut(own: Links) -> int:
+    """In the calling thread's namespace: take a former owner's bridge and uplink away.
+
+    Its ports stay, connected to nothing; the number that the next port may have.
+    """
+    there = {name: index for index, name in socket.if_nameindex()}
+    last = max((int(name[4:]) for name in there if re.fullmatch(r"port\d+", name)), default=0)
+    gone = [there[name] for name in (BRIDGE, UPLINK) if name in there]
+    if gone:
+        own.send(links.delete(gone, last + 1))
+    return last + 2
+
+
 @contextlib.contextmanager
-def open_cubenet(run: Run, outside: Path | int | None = None) -> Iterator[Cubenet]:
+def open_cubenet(
+    run: Run, outside: Path | int | None = None, again: Callable[[], object] | None = None
+) -> Iterator[Cubenet]:
     """A network that belongs to a run and goes with the block: its namespace is a file there.
 
     `outside` is a namespace, by its path or a process in it, that sandboxes reach through address
     translation as far as their policies let them (see `uplink`); without one nothing leaves.
-    Raises MissingPrivilege, and Unsupported where the kernel lacks a part.
+    `again` goes on with the network of a process of this run that was killed: it is called once
+    nothing passes there any more, to let go of that one's rules; then take in what is still to be
+    in it (`Cubenet.adopt`). Raises MissingPrivilege, and Unsupported where the kernel lacks a part.
     """
     with contextlib.ExitStack() as stack:
-        path = stack.enter_context(namespace(run.folder, BRIDGE))
+        path = stack.enter_context(namespace(run.folder, BRIDGE, again=again is not None))
+        first = 1
         with inside(path):
             _see_bridged_frames_once()
             own = Links()
             stack.callback(own.close)
+            if again:
+                first = _cut(own)
+                again()
             own.send(links.bridge(BRIDGE, GATEWAY_MAC))
             bridge = own.index(BRIDGE)
             own.send(links.up(bridge))
@@ -234,6 +279,6 @@ def open_cubenet(run: Run, outside: Path | int | None = None) -> Iterator[Cubene
         if outside is not None:
             stack.enter_context(uplink(path, own, bridge, outside))
             engine.open_gate(GATEWAY_MAC, GATEWAYS)
-        net = Cubenet(path, own, bridge, engine, outside=outside is not None)
+        net = Cubenet(path, own, bridge, engine, outside=outside is not None, first=first)
         stack.callback(net.close)
         yield net

@@ -59,15 +59,18 @@ def inside(namespace: Path | int) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def namespace(folder: Path, name: str) -> Iterator[Path]:
+def namespace(folder: Path, name: str, *, again: bool = False) -> Iterator[Path]:
     """A new network namespace, mounted on a file of `folder` that is yielded, until the block ends.
 
-    The file's name begins with `name`.
+    The file's name begins with `name`. `again` takes the one that a killed process has left there,
+    if there is one.
     """
-    path = folder / f"{name}-{secrets.token_hex(4)}"
-    path.touch(exist_ok=False)
+    left = [one for one in folder.glob(f"{name}-*") if os.path.ismount(one)] if again else []
+    path = left[0] if left else folder / f"{name}-{secrets.token_hex(4)}"
     try:
-        _in_a_thread(lambda: _create(path))
+        if not left:
+            path.touch(exist_ok=False)
+            _in_a_thread(lambda: _create(path))
         try:
             yield path
         finally:

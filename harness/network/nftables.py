@@ -104,6 +104,11 @@ class Nftables:
             )
         }
 
+    @property
+    def line(self) -> Netlink:
+        """The socket that the table belongs to: it stays as long as anybody holds that."""
+        return self._netlink
+
     def nothing(self) -> None:
         """A transaction without a change: what asking the kernel costs."""
         with self._lock:

@@ -26,7 +26,7 @@ GATEWAY_MAC = b"\x02\xc0" + NETWORK[1].packed
 HERE = IPv4Interface("169.254.77.1/30"), IPv6Interface("fd77:c0bb:1cf::1/126")
 THERE = IPv4Interface("169.254.77.2/30"), IPv6Interface("fd77:c0bb:1cf::2/126")
 """The link's ends: what the outside sees sandboxes as, and what it is to them."""
-_NEAR = "uplink"
+UPLINK = "uplink"
 _FAR_MAC = bytes.fromhex("02c0a9fe4d02")
 _POSTROUTING, _SOURCE_NAT = 4, 100
 _FORWARDING = ("ipv4/ip_forward", "ipv6/conf/all/forwarding")
@@ -39,10 +39,10 @@ def uplink(network: Path, own: Links, bridge: int, outside: Path | int) -> Itera
     where = f"/proc/{outside}/ns/net" if isinstance(outside, int) else outside
     handle = os.open(where, os.O_RDONLY)
     try:
-        own.send(links.pair(_NEAR, far, handle, _FAR_MAC))
+        own.send(links.pair(UPLINK, far, handle, _FAR_MAC))
     finally:
         os.close(handle)
-    near = own.index(_NEAR)
+    near = own.index(UPLINK)
     for address in HERE:
         own.send(links.address(near, address.ip, address.network.prefixlen))
     own.send(links.up(near))

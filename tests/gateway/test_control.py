@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import re
+import socket
 import subprocess
 import threading
 import time
 import urllib.request
 from collections import Counter
+from pathlib import Path
 
 import psutil
 import pytest
 
-from harness.gateway.rigging import FILE, Running, new_key
+from harness.gateway.rigging import FILE, Running, gateway, new_key
 from harness.gateway.store import Limits, opened
+from harness.host.run import Run
 from tests.gateway.client import Box
 
 JSON = {"Content-Type": "application/json"}
@@ -184,10 +189,106 @@ def _vmms(served: Running) -> int:
     return sum("qemu" in one.name() for one in children)
 
 
+def test_one_who_leaves_while_his_sandbox_is_made_leaves_none(served: Running) -> None:
+    """The pool is emptied first, so that creations wait; nobody is left to name what they make."""
+    before = _ids(served)
+    head = f"POST /v2/sandboxes HTTP/1.1\r\nHost: x\r\nX-API-KEY: {served.key}\r\n"
+    body = b'{"templateID": "base", "timeout": 600}'
+    whole = f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
+    lines = [socket.create_connection(("127.0.0.1", served.port)) for _ in range(12)]
+    for line in lines:
+        line.sendall(whole)
+    time.sleep(0.2)
+    for line in lines:
+        line.close()
+    left = 'coppice_requests_total{route="create_v2",status="499"}'
+    deadline = time.monotonic() + 60
+    while served.metric(left) < 1 or served.metric("coppice_creations_waiting") > 0:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    served.wait_for_pool("base", 3)
+    made = _ids(served) - before  # those that were ready at once: they are there to be killed
+    assert len(made) <= 12 - served.metric(left)
+    for id in made:
+        assert served.ask("DELETE", f"/sandboxes/{id}")[0] == 204
+
+
+def _ids(served: Running) -> set[str]:
+    return {one["sandboxID"] for one in json.loads(served.ask("GET", "/v2/sandboxes")[1])}
+
+
+def test_one_killed_while_it_resumes_is_gone(served: Running) -> None:
+    box = Box.create(served)
+    assert served.ask("POST", f"/sandboxes/{box.id}/pause", {}, JSON)[0] == 204
+    statuses: list[int] = []
+    path = f"/v2/sandboxes/{box.id}/connect"
+    resuming = threading.Thread(
+        target=lambda: statuses.append(served.ask("POST", path, {}, JSON)[0])
+    )
+    resuming.start()
+    time.sleep(0.02)
+    assert box.kill() == 204
+    resuming.join()
+    assert statuses in ([201], [404])
+    assert error(served.ask("GET", f"/sandboxes/{box.id}")) == 404
+    assert error(served.ask("POST", path, {}, JSON)) == 404
+
+
+def test_a_thousand_creations_against_a_small_pool(served: Running) -> None:
+    """As many as the key may have are made, from the pool and behind it; all others are told why,
+    and the pool is full again afterwards."""
+    most = 14
+    busy = dataclasses.replace(served, key=new_key(served.folder, Limits(sandboxes=most)))
+    statuses: Counter[int] = Counter()
+
+    def some() -> None:
+        for _ in range(25):
+            body = {"templateID": "base", "timeout": 600}
+            statuses[busy.ask("POST", "/v2/sandboxes", body, JSON)[0]] += 1
+
+    threads = [threading.Thread(target=some) for _ in range(40)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert statuses == {201: most, 429: 1000 - most}
+    made = _ids(busy)
+    assert len(made) == most
+    for id in made:
+        assert busy.ask("DELETE", f"/sandboxes/{id}")[0] == 204
+    served.wait_for_pool("base", 3)
+
+
+def test_a_key_has_no_more_memory_than_its_limit(nothing: Running) -> None:
+    small = {"X-API-KEY": new_key(nothing.folder, Limits(memory_mib=2)), **JSON}
+    answers = [
+        nothing.ask("POST", "/v2/sandboxes", {"templateID": "base"}, small) for _ in range(3)
+    ]
+    assert [status for status, _ in answers] == [201, 201, 429]
+    assert b"2 MiB of memory" in answers[2][1]
+
+
+def test_what_happens_is_a_line_of_json_each(run: Run, tmp_path: Path) -> None:
+    with gateway(run, "--substrate", "noop", "--verbose") as one:
+        Box.create(one).kill()
+        one.ask("GET", "/nothing")
+        lines = (one.folder / "log").read_text().splitlines()
+    said = [json.loads(line) for line in lines if line.startswith("{")]
+    routes = {(line["route"], line["status"]) for line in said if line["what"] == "request"}
+    assert {("create_v2", 201), ("kill", 204), ("unknown", 404)} <= routes
+    assert all(re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", line["utc"]) for line in said)
+    assert not any(one.key in line for line in lines)  # no secret is written down
+
+
 def test_metrics_are_there_for_prometheus(served: Running) -> None:
     text = served.ask("GET", "/metrics")[1].decode()
     assert 'coppice_requests_total{route="create_v2",status="201"}' in text
     assert 'coppice_request_seconds_bucket{route="create_v2",le="+Inf"}' in text
+    value = r"[0-9.e+-]+"
+    label = r'[a-z_]+="[^"\\]*"'
+    for line in text.splitlines():
+        kind = re.fullmatch(r"# TYPE [a-z_]+ (counter|gauge|histogram)", line)
+        assert kind or re.fullmatch(rf"[a-z_]+({{{label}(,{label})*}})? {value}", line), line
 
 
 def test_a_second_gateway_does_not_take_the_same_state(nothing: Running) -> None:

@@ -180,7 +180,7 @@ static void dispatch(const struct frame *request)
     else if (request->kind == DO_STATS)
         stats(request);
     else if (!processes_dispatch(request) && !files_dispatch(request) && !tree_dispatch(request) &&
-             !watch_dispatch(request))
+             !watch_dispatch(request) && !links_dispatch(request))
         line_error(request->id, ENOSYS, "unknown request");
 }
 
@@ -191,13 +191,14 @@ static void survive(int number)
 
 static void serve(void)
 {
-    static struct pollfd set[2 + 4 * PROCESSES_MAX];
+    static struct pollfd set[2 + 4 * PROCESSES_MAX + LINKS_MAX];
 
     for (;;) {
         struct frame request;
         int timeout_ms;
         int count = 2 + processes_poll_set(set + 2, &timeout_ms);
 
+        count += links_poll_set(set + count);
         set[0] = (struct pollfd){.fd = line_fd(), .events = POLLIN};
         set[1] = (struct pollfd){.fd = watch_fd(), .events = POLLIN};
         poll(set, (nfds_t)count, timeout_ms);
@@ -210,16 +211,50 @@ static void serve(void)
         if (set[1].revents & POLLIN)
             watch_pump();
         processes_pump();
+        links_pump();
         line_flush();
     }
 }
 
-/* envd PORT DEVICE: returns to its caller once it is ready to serve. */
+static void leave_standard_streams(void)
+{
+    int nothing = open("/dev/null", O_RDWR);
+
+    for (int fd = 0; fd < 3; fd++)
+        dup2(nothing, fd);
+    if (nothing > 2)
+        close(nothing);
+}
+
+static void prepare(void)
+{
+    prctl(PR_SET_NAME, "envd");
+    prctl(PR_SET_CHILD_SUBREAPER, 1); /* what a command leaves behind is ours to reap */
+    signal(SIGPIPE, survive); /* not SIG_IGN, which a command would inherit */
+}
+
+/* The first process of a container, whose root is there. */
+static int serve_standard_input(void)
+{
+    int fd = fcntl(0, F_DUPFD_CLOEXEC, 3);
+
+    if (fd < 0)
+        return 1;
+    line_use(fd, fd);
+    prepare();
+    leave_standard_streams();
+    serve();
+    return 0;
+}
+
+/* envd PORT DEVICE: returns to its caller once it is ready to serve. envd alone: see above. */
 int main(int count, char **words)
 {
     int ready[2];
     char ok = 0;
 
+    if (count == 1)
+        return serve_standard_input();
     if (count != 3 || pipe(ready) != 0)
         return 64;
     if (fork() != 0) {
@@ -227,9 +262,7 @@ int main(int count, char **words)
         return read(ready[0], &ok, 1) == 1 && ok ? 0 : 1;
     }
     setsid();
-    prctl(PR_SET_NAME, "envd");
-    prctl(PR_SET_CHILD_SUBREAPER, 1); /* what a command leaves behind is ours to reap */
-    signal(SIGPIPE, survive); /* not SIG_IGN, which a command would inherit */
+    prepare();
     for (int tries = 0; access(words[1], F_OK) != 0 && tries < 2000; tries++)
         usleep(1000);
     if (line_open(words[1]) < 0) {
@@ -243,10 +276,6 @@ int main(int count, char **words)
     if (write(ready[1], &ok, 1) != 1)
         return 1;
     close(ready[1]);
-    int nothing = open("/dev/null", O_RDWR);
-    for (int fd = 0; fd < 3; fd++)
-        dup2(nothing, fd);
-    if (nothing > 2)
-        close(nothing);
+    leave_standard_streams();
     serve();
 }

@@ -1,8 +1,9 @@
 /* envd: what runs the E2B API's processes and files inside a sandbox, for the gateway on the host.
  *
- * It is started by the agent, makes the disk its root, and serves one virtio port of its own with
- * the agent's frames (../../guest/agent/frame.h) and the kinds and tags below. ../envd.py is the
- * other side. It has one thread: nothing here blocks but files.
+ * In a microVM it is started by the agent, makes the disk its root, and serves one virtio port of its
+ * own; in a container it is the first process, and its standard input is the line. It speaks the
+ * agent's frames (../../guest/agent/frame.h) with the kinds and tags below. ../envd.py is the other
+ * side. It has one thread: nothing here blocks but files.
  */
 #ifndef COPPICE_ENVD_H
 #define COPPICE_ENVD_H
@@ -35,6 +36,11 @@ enum request {
     DO_WATCH = 19,      /* -> u32 watch, then SAY_EVENT with this id */
     DO_UNWATCH = 20,
     DO_STATS = 21,
+    DO_DIAL = 22,       /* NUMBER: a port -> u32 connection, under which its words and end come */
+    DO_SEND = 23,       /* EAGAIN: its buffer is full, ask again */
+    DO_HOLD = 24,       /* leave what a server says where it is */
+    DO_LET = 25,
+    DO_DROP = 26,       /* HANDLE: a connection; 0: all of them */
 };
 
 enum saying { SAY_ENTRY = 132, SAY_EVENT = 133, SAY_PTY = 134 };
@@ -53,6 +59,7 @@ enum {
 
 #define PROCESSES_MAX 256
 #define WATCHES_MAX 64
+#define LINKS_MAX 128
 #define CHUNK (32u * 1024u)
 
 /* A request's fields, copied so that text ends with a zero. Arguments and environment are arrays
@@ -97,6 +104,9 @@ int processes_poll_set(struct pollfd *set, int *timeout_ms);
 void processes_pump(void);
 int files_dispatch(const struct frame *request);
 int tree_dispatch(const struct frame *request);
+int links_dispatch(const struct frame *request);
+int links_poll_set(struct pollfd *set);
+void links_pump(void);
 int watch_dispatch(const struct frame *request);
 int watch_fd(void);
 void watch_pump(void);

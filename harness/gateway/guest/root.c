@@ -3,9 +3,12 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <net/if.h>
 #include <sched.h>
 #include <stdio.h>
+#include <sys/ioctl.h>
 #include <sys/mount.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -31,6 +34,17 @@ static void show(const char *file, const char *at)
     must(mount(file, at, NULL, MS_BIND, NULL), at);
 }
 
+/* Servers listen, and are reached, on the loopback. */
+static void loopback_up(void)
+{
+    struct ifreq card = {.ifr_name = "lo", .ifr_flags = IFF_UP | IFF_RUNNING};
+    int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+
+    must(fd < 0 ? -1 : ioctl(fd, SIOCSIFFLAGS, &card), "lo");
+    if (fd >= 0)
+        close(fd);
+}
+
 int root_enter(const char *device)
 {
     static const struct { const char *type, *at, *options; } table[] = {
@@ -41,6 +55,7 @@ int root_enter(const char *device)
 
     for (int tries = 0; access(device, F_OK) != 0 && tries < 2000; tries++)
         usleep(1000);
+    loopback_up();
     mkdir(ROOT, 0755);
     if (must(unshare(CLONE_NEWNS), "unshare") || must(mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL), "/") ||
         must(mount(device, ROOT, "ext4", MS_NOATIME, ""), device))

@@ -72,24 +72,34 @@ def copy(root: Path, target: Path) -> None:
         raise
 
 
-def lay_over(lower: Path, folder: Path, target: Path, identity: Identity) -> None:
-    """Mount at `target` what is `lower` until it is written to; what is written is in `folder`.
+def lay_over(
+    lower: Path, folder: Path, target: Path, identity: Identity, written: Path | None = None
+) -> None:
+    """Mount at `target` what is `lower` until it is written to; what is written is in `folder`,
+    and begins as a copy of `written`, if there is one.
 
     Who the sandbox is stands in the upper layer before it is mounted: through the mount it would
     be three copies of files, and three deletions.
     """
     upper = folder / "upper"
-    for path in (upper, folder / "work", target):
+    if written:
+        copy(written, upper)
+    else:
+        upper.mkdir()
+    for path in (folder / "work", target):
         path.mkdir()
     os.chown(upper, USERS, USERS)
     upper.chmod(0o755)
     found = (lower / "etc").lstat() if (lower / "etc").exists() else None
     named = found is not None and stat.S_ISDIR(found.st_mode)
     if found and named:
-        (upper / "etc").mkdir()
-        os.chown(upper / "etc", found.st_uid, found.st_gid)
-        (upper / "etc").chmod(stat.S_IMODE(found.st_mode))
-        name(upper, identity)
+        if not os.path.lexists(upper / "etc"):
+            (upper / "etc").mkdir()
+            os.chown(upper / "etc", found.st_uid, found.st_gid)
+            (upper / "etc").chmod(stat.S_IMODE(found.st_mode))
+        # What a sandbox has written may be a link, which would lead to a folder of this host.
+        if stat.S_ISDIR((upper / "etc").lstat().st_mode):
+            name(upper, identity)
     with contextlib.ExitStack() as stack:
 
         def option(name: str, path: Path) -> str:
@@ -116,6 +126,13 @@ def lay_over(lower: Path, folder: Path, target: Path, identity: Identity) -> Non
         name(target, identity)
 
 
+def mount_copy(image: Path, own: Path, target: Path) -> None:
+    """Mount a copy of a file system's image, `own`, at `target`. Raises DiskFull."""
+    target.mkdir()
+    run_program("cp", "--sparse=always", "--reflink=auto", "--", image, own)
+    run_program("mount", "-o", "loop,nosuid,nodev,noatime", "--", own, target)
+
+
 def unmount(target: Path) -> None:
     """Take a mount away, now or when its last user ends; nothing where there is none."""
     _libc.umount2(os.fsencode(target), _DETACH)
@@ -128,6 +145,8 @@ def name(root: Path, identity: Identity) -> None:
         (root / "etc/hostname", identity.hostname),
         (root / "etc/hosts", f"127.0.0.1 localhost {identity.hostname}\n::1 localhost"),
     ):
+        if path.is_dir() and not path.is_symlink():
+            continue  # whoever made a folder of it has no name
         # Whatever a root has there, even a link that leads out of it, is replaced and not followed.
         path.unlink(missing_ok=True)
         path.write_text(f"{text}\n")

@@ -6,64 +6,42 @@ with `net` have a card on cubenet.
 
 from __future__ import annotations
 
-import contextlib
-import shutil
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from harness.errors import GuestDied, SandboxGone, Unsupported, UsageError
+from harness.errors import Unsupported, UsageError
 from harness.guest import rootfs, shared_agent
 from harness.guest.rootfs import RootFs
 from harness.host import cgroups
-from harness.host.cgroups import Cgroups
 from harness.host.requirement import Requirement
-from harness.host.run import VARIABLE, Run
-from harness.measure.record import Image
+from harness.host.run import Run
 from harness.network.cubenet import Cubenet, open_cubenet
 from harness.network.policy import Policy
 from harness.sandbox.identity import Identity
-from harness.sandbox.oci import config, roots
+from harness.sandbox.oci import container, roots
 from harness.sandbox.oci.config import Limits
+from harness.sandbox.oci.container import OciTemplate as OciTemplate
 from harness.sandbox.oci.requirements import requirements
-from harness.sandbox.oci.runc import PROGRAM, Runc, init_of
+from harness.sandbox.oci.runc import PROGRAM, Runc
 from harness.sandbox.protocol import Sharing, Tier
-from harness.sandbox.shared import Log, PerRun, SharedSandbox, Signals, launched, start
+from harness.sandbox.shared import PerRun, SharedSandbox, launched
 
 MIB = 1 << 20
-
-
-@dataclass(frozen=True)
-class OciTemplate:
-    """What containers are made of. `lower` is the root as sandboxes' users own it; `net` is where
-    they are attached, if the shape has a network."""
-
-    runc: Runc
-    root: RootFs
-    lower: Path
-    agent: Path
-    cgroups: Cgroups
-    group: str
-    folder: Path
-    net: Cubenet | None
-    accelerator: str | None = None
-
-    @property
-    def images(self) -> Sequence[Image]:
-        return [self.root.as_record(), shared_agent.as_record(self.agent)]
 
 
 @dataclass
 class OciSubstrate:
     """Implements `harness.sandbox.protocol.Substrate`. `root` makes the root file system, `policy`
-    is what networked sandboxes may reach from their start."""
+    is what networked sandboxes may reach from their start, `program` their first process."""
 
     overlay: bool = True
     network: bool = False
     limits: Limits = field(default_factory=Limits)
     root: Callable[[Path], RootFs] = rootfs.busybox
     policy: Policy = Policy()  # noqa: RUF009 - it is frozen
+    program: Callable[[Path], Path] = shared_agent.build
     own_kernel: bool = False
     tiers: Sequence[Tier] = (Tier.FULL, Tier.PREWARM_POOL)
     sharings: Sequence[Sharing] = ()
@@ -88,7 +66,7 @@ class OciSubstrate:
         lacking = [one for one in self.requirements() if not one.satisfied]
         if lacking:
             raise Unsupported(f"{lacking[0].what}: {lacking[0].detail}", hint=lacking[0].remedy)
-        root, agent = self.root(cache), shared_agent.build(cache)
+        root, agent = self.root(cache), self.program(cache)
         folder = run.folder / "oci"
         folder.mkdir(exist_ok=True)
         roots.check_reachable(folder)
@@ -120,9 +98,19 @@ class OciSubstrate:
             if template.net:
                 template.net.attach_netns(identity, sandbox.pid, self.policy)
 
-        return launched(
-            identity, tier, lambda undo: _start(run, self, template, identity, undo), attach
-        )
+        return launched(identity, tier, lambda _: self._start(run, template, identity), attach)
+
+    def _start(self, run: Run, template: OciTemplate, identity: Identity) -> OciSandbox:
+        made = container.begin(run, template, identity, self.limits, overlay=self.overlay)
+
+        def end() -> None:
+            container.take_down(run, template, identity.id, made.pid)
+            made.log.close()
+
+        hold = template.hold_of(identity.id, made.pid)
+        sandbox = OciSandbox(identity, made.line, end, hold=hold, said=made.log.said)
+        sandbox.pid = made.pid
+        return sandbox
 
     def zygote(
         self, run: Run, template: OciTemplate, tap: int | None = None
@@ -134,58 +122,6 @@ class OciSandbox(SharedSandbox):
     """A container; `pid` is its first process on this host."""
 
     pid: int
-
-
-def _start(
-    run: Run, substrate: OciSubstrate, template: OciTemplate, identity: Identity,
-    undo: contextlib.ExitStack,
-) -> OciSandbox:  # fmt: skip
-    """A container whose agent was started; `undo` takes down what was put up so far."""
-    config.check(identity)
-    runc, id = template.runc, identity.id
-    group = f"{template.group}/{id}"
-    folder = template.folder / id
-    folder.mkdir()
-    undo.callback(shutil.rmtree, folder, ignore_errors=True)
-    root = folder / "root"
-    if substrate.overlay:
-        undo.callback(roots.unmount, root)
-        roots.lay_over(template.lower, folder, root, identity)
-    else:
-        roots.copy(template.lower, root)
-        roots.name(root, identity)
-    environment = {VARIABLE: run.environment[VARIABLE]}
-    runc.write(folder, config.bundle(
-        identity, root, substrate.limits, template.cgroups.unlimited, group,
-        environment,
-    ))  # fmt: skip
-    log = Log(run, f"oci-{id}")
-    undo.callback(log.close)
-    pids: list[int] = []
-    undo.callback(template.cgroups.remove, group)
-    undo.callback(lambda: runc.delete(id, *pids[:1] or (None,)))
-    pid_file = folder / "pid"
-    # All sandboxes' keyrings would be one user's, who may have few; none may use any.
-    words = runc.words(
-        "run", "--detach", "--no-new-keyring", "--bundle", folder, "--pid-file", pid_file, id
-    )
-    child, line = start(words, runc.environment, log)
-    undo.callback(line.close)
-    if child.wait():
-        raise GuestDied(f"runc did not start {id}: {log.said() or child.returncode}")
-    pids.append(init_of(pid_file, log.said()))
-    if template.net:
-        undo.callback(_detach, template.net, id)
-    end = undo.pop_all()
-    hold = template.cgroups.freezer(group) or Signals(pids[0])
-    sandbox = OciSandbox(identity, line, end.close, hold=hold, said=log.said)
-    sandbox.pid = pids[0]
-    return sandbox
-
-
-def _detach(net: Cubenet, id: str) -> None:
-    with contextlib.suppress(SandboxGone):  # it had not come so far
-        net.detach(id)
 
 
 def oci_raw() -> OciSubstrate:

@@ -1,0 +1,126 @@
+"""One container from its bundle to its end; its first process is the caller's choice."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import socket
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.errors import GuestDied, SandboxGone
+from harness.guest import shared_agent
+from harness.guest.rootfs import RootFs
+from harness.host.cgroups import Cgroups
+from harness.host.run import VARIABLE, Run
+from harness.measure.record import Image
+from harness.network.cubenet import Cubenet
+from harness.sandbox.identity import Identity
+from harness.sandbox.oci import config, roots
+from harness.sandbox.oci.config import Limits
+from harness.sandbox.oci.runc import Runc, init_of
+from harness.sandbox.shared import Hold, Log, Signals, start
+
+ROOT, UPPER, WRITES, DISK, PID_FILE = "root", "upper", "writes", "disk.ext4", "pid"
+
+
+@dataclass(frozen=True)
+class OciTemplate:
+    """What containers are made of. `lower` is the root as sandboxes' users own it; `net` is where
+    they are attached, if the shape has a network."""
+
+    runc: Runc
+    root: RootFs
+    lower: Path
+    agent: Path
+    cgroups: Cgroups
+    group: str
+    folder: Path
+    net: Cubenet | None
+    accelerator: str | None = None
+
+    @property
+    def images(self) -> Sequence[Image]:
+        return [self.root.as_record(), shared_agent.as_record(self.agent)]
+
+    def hold_of(self, id: str, pid: int) -> Hold:
+        """What stops the processes of one."""
+        return self.cgroups.freezer(f"{self.group}/{id}") or Signals(pid)
+
+
+@dataclass(frozen=True)
+class Container:
+    """`line` is our end of its first process's standard input and output."""
+
+    pid: int
+    line: socket.socket
+    log: Log
+
+
+def begin(
+    run: Run, template: OciTemplate, identity: Identity, limits: Limits, *,
+    overlay: bool, upper: Path | None = None, disk: Path | None = None,
+) -> Container:  # fmt: skip
+    """A container whose first process was started; `take_down` ends it.
+
+    Of an overlay, `upper` is what another one wrote into its root, which this one's begins with,
+    and `disk` an image of an empty file system that bounds what it may write; each has a copy.
+    """
+    config.check(identity)
+    id = identity.id
+    folder = template.folder / id
+    with contextlib.ExitStack() as undo:
+        folder.mkdir()
+        pids: list[int] = []
+        undo.callback(lambda: take_down(run, template, id, *pids[:1] or (None,)))
+        root = folder / ROOT
+        if overlay:
+            writes = folder
+            if disk:
+                writes = folder / WRITES
+                roots.mount_copy(disk, folder / DISK, writes)
+            roots.lay_over(template.lower, writes, root, identity, upper)
+        else:
+            roots.copy(template.lower, root)
+            roots.name(root, identity)
+        environment = {VARIABLE: run.environment[VARIABLE]}
+        template.runc.write(folder, config.bundle(
+            identity, root, limits, template.cgroups.unlimited, f"{template.group}/{id}",
+            environment,
+        ))  # fmt: skip
+        log = Log(run, f"oci-{id}")
+        undo.callback(log.close)
+        pid_file = folder / PID_FILE
+        # All sandboxes' keyrings would be one user's, who may have few; none may use any.
+        words = template.runc.words(
+            "run", "--detach", "--no-new-keyring", "--bundle", folder, "--pid-file", pid_file, id
+        )
+        child, line = start(words, template.runc.environment, log)
+        undo.callback(line.close)
+        if child.wait():
+            raise GuestDied(f"runc did not start {id}: {log.said() or child.returncode}")
+        pids.append(init_of(pid_file, log.said()))
+        undo.pop_all()
+    return Container(pids[0], line, log)
+
+
+def written(template: OciTemplate, id: str) -> Path:
+    """The folder of what an overlay's container has written into its root."""
+    folder = template.folder / id
+    return (folder / WRITES if (folder / WRITES).is_dir() else folder) / UPPER
+
+
+def take_down(run: Run, template: OciTemplate, id: str, pid: int | None) -> None:
+    """End a container and remove what it had, as far as it came; safe to call twice."""
+    with contextlib.ExitStack() as each:  # whatever fails, the rest is done
+        folder = template.folder / id
+        each.callback(shutil.rmtree, folder, ignore_errors=True)
+        each.callback((run.folder / f"oci-{id}.log").unlink, missing_ok=True)
+        each.callback(roots.unmount, folder / WRITES)
+        each.callback(roots.unmount, folder / ROOT)
+        each.callback(template.cgroups.remove, f"{template.group}/{id}")
+        each.callback(template.runc.delete, id, pid)
+        if template.net:
+            with contextlib.suppress(SandboxGone):  # it had not come so far
+                template.net.detach(id)

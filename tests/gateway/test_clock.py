@@ -1,0 +1,94 @@
+"""The host's wall clock jumps: sandboxes end when their time has passed, not sooner, not later."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.gateway import entries, service
+from harness.gateway.meter import Meter
+from harness.gateway.noop import NoopFleet, NoopLive
+from harness.gateway.service import Sandboxes
+from harness.gateway.store import Store
+
+YEAR_S = 365 * 86400.0
+
+
+class Remembering(NoopFleet):
+    """One whose sandboxes outlive their gateway."""
+
+    def adopt(self, about: Mapping[str, Any]) -> NoopLive:
+        return NoopLive()
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    one = Store(tmp_path / "state.sqlite")
+    yield one
+    one.close()
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.ahead = 0.0
+        self._true = time.time
+
+    def time(self) -> float:
+        return self._true() + self.ahead
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    one = Clock()
+    for module in (entries, service):
+        monkeypatch.setattr(module.time, "time", one.time)
+    return one
+
+
+@pytest.mark.parametrize("jump", [YEAR_S, -YEAR_S])
+def test_a_jump_neither_ends_a_sandbox_nor_keeps_it(
+    tmp_path: Path, store: Store, clock: Clock, jump: float
+) -> None:
+    async def live() -> None:
+        key, _ = store.new_key("k")
+        own = Sandboxes(Remembering(), store, tmp_path, Meter())
+        await own.open()
+        entry = await own.create(key, {"templateID": "base"}, 1.0)
+        clock.ahead = jump
+        assert 0 < entry.ends - time.time() <= 1  # as who asks for it is told
+        await asyncio.sleep(0.5)
+        assert entry.id in own.entries
+        await asyncio.sleep(0.9)
+        assert entry.id not in own.entries
+        await own.close()
+
+    asyncio.run(live())
+
+
+@pytest.mark.parametrize("jump", [YEAR_S, -YEAR_S])
+def test_nor_does_one_while_there_is_no_gateway(
+    tmp_path: Path, store: Store, clock: Clock, jump: float
+) -> None:
+    async def live() -> None:
+        key, _ = store.new_key("k")
+        former = Sandboxes(Remembering(), store, tmp_path, Meter())
+        await former.open()
+        entry = await former.create(key, {"templateID": "base"}, 2.0)
+        entry.record.pid = 1
+        store.put(entry.record)
+        clock.ahead = jump
+        own = Sandboxes(Remembering(), store, tmp_path, Meter())
+        await own.open()
+        await asyncio.sleep(0.5)
+        assert entry.id in own.entries
+        await asyncio.sleep(2)
+        assert entry.id not in own.entries
+        await own.close()
+        await former.close()
+
+    asyncio.run(live())

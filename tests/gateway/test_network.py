@@ -1,0 +1,161 @@
+"""Network rules as packets meet them: from one sandbox to another, before and after a PUT."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from harness.gateway.rigging import Running, gateway
+from harness.host.run import Run
+from harness.network.namespace import inside, namespace
+from tests.gateway.client import Box
+
+PUBLIC = "198.51.100.7"
+JSON = {"Content-Type": "application/json"}
+LISTEN = (
+    "import socket\\n"
+    "s = socket.socket()\\n"
+    "s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)\\n"
+    's.bind(("", 7000))\\n'
+    "s.listen(16)\\n"
+    'print("on", flush=True)\\n'
+    "while True:\\n"
+    "    c, _ = s.accept()\\n"
+    '    c.sendall(b"well")\\n'
+    "    c.close()\\n"
+)
+CONNECT = (
+    "import socket, sys\\n"
+    "try:\\n"
+    "    s = socket.create_connection((sys.argv[1], 7000), 1)\\n"
+    "    print(s.recv(9).decode())\\n"
+    "except OSError as e:\\n"
+    '    print("no")\\n'
+)
+
+ADDRESS = (
+    "import fcntl, socket, struct\\n"
+    'card = struct.pack("256s", b"eth0")\\n'
+    "found = fcntl.ioctl(socket.socket(), 0x8915, card)\\n"
+    "print(socket.inet_ntoa(found[20:24]))\\n"
+)
+
+
+@pytest.fixture
+def own(run: Run, possible: None, tmp_path: Path) -> Iterator[Running]:
+    """A gateway over microVMs of its own, which may be killed."""
+    with gateway(run, "--pool", "2", "--only", "base", runtime=tmp_path / "runtime") as one:
+        one.wait_for_pool("base", 2)
+        yield one
+
+
+def address(box: Box) -> str:
+    said, code = box.run(f"printf '{ADDRESS}' | python3 -")
+    assert code == 0
+    return said.strip()
+
+
+def reaches(box: Box, target: str) -> bool:
+    said, _ = box.run(f"printf '{CONNECT}' > c.py; python3 c.py {target}")
+    assert said in ("well\n", "no\n")
+    return said == "well\n"
+
+
+def comes_to_reach(box: Box, target: str) -> bool:
+    """Within seconds: who asked in vain for a card does not ask again at once."""
+    return any(reaches(box, target) for _ in range(9))
+
+
+def rule(box: Box, **rules: object) -> None:
+    assert box.served.ask("PUT", f"/sandboxes/{box.id}/network", rules, JSON)[0] == 204
+
+
+def test_a_packet_obeys_the_rules_that_were_put_last(own: Running) -> None:
+    """Both ends must be allowed to send; what is denied is denied again after the next rules, and
+    by a gateway that was killed and started anew."""
+    near, far = Box.create(own), Box.create(own)
+    with far.start(f"printf '{LISTEN}' > l.py; exec python3 l.py") as stream:
+        messages = stream.messages()
+        next(messages)
+        next(messages)  # it listens
+    here, there = address(near), address(far)
+    assert not reaches(near, there)
+    rule(near, allowOut=[there])
+    rule(far, allowOut=[here])
+    assert comes_to_reach(near, there)
+    rule(near, allowOut=[], denyOut=["0.0.0.0/0"])
+    assert not reaches(near, there)
+    rule(near, allowOut=[there])
+    assert comes_to_reach(near, there)
+
+    # With nobody there to enforce them the rules stand: what is denied stays denied meanwhile.
+    rule(near, denyOut=[there])
+    with near.start(
+        f"for i in $(seq 6); do python3 c.py {there}; sleep 0.3; done > tries"
+    ) as tries:
+        next(tries.messages())
+        own.kill()
+        time.sleep(2)
+    own.begin()
+    deadline = time.monotonic() + 60
+    while len(near.run("cat tries")[0].split()) < 6:
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    assert near.run("cat tries")[0].split() == ["no"] * 6
+    assert not reaches(near, there)
+    rule(near, allowOut=[there])
+    assert comes_to_reach(near, there)
+    assert own.ask("DELETE", f"/sandboxes/{far.id}")[0] == 204
+    assert not reaches(near, there)
+    # What one who is allowed much may do is kept too.
+    listed = json.loads(own.ask("GET", "/v2/sandboxes")[1])
+    assert [one["sandboxID"] for one in listed] == [near.id]
+
+
+@contextlib.contextmanager
+def outside(run: Run) -> Iterator[Path]:
+    """A network with a server at a public address."""
+    with namespace(run.folder, "outside") as path, contextlib.ExitStack() as stack:
+        with inside(path):
+            for words in (f"addr add {PUBLIC}/32 dev lo", "link set lo up"):
+                subprocess.run(["ip", *words.split()], check=True)
+            listener = stack.enter_context(socket.create_server(("", 7000)))
+        thread = threading.Thread(target=_answer, args=(listener,), daemon=True)
+        thread.start()
+        yield path
+        listener.shutdown(socket.SHUT_RDWR)
+        thread.join()
+
+
+def _answer(listener: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        while True:
+            with listener.accept()[0] as line:
+                line.sendall(b"well")
+
+
+def test_the_outside_is_reached_unless_the_rules_say_otherwise(run: Run, possible: None) -> None:
+    """E2B's default is that it is."""
+    with outside(run) as path:
+        options = ("--substrate", "oci", "--pool", "2", "--only", "base", "--outside", str(path))
+        with gateway(run, *options) as one:
+            box = Box.create(one)
+            assert comes_to_reach(box, PUBLIC)
+            rule(box, allow_internet_access=False)
+            assert not reaches(box, PUBLIC)
+            rule(box, allow_internet_access=False, allowOut=[f"{PUBLIC} tcp/7000"])
+            assert comes_to_reach(box, PUBLIC)
+            rule(box, denyOut=[f"{PUBLIC}/32"])
+            assert not reaches(box, PUBLIC)
+            rule(box)
+            assert comes_to_reach(box, PUBLIC)
+            shut = Box.create(one, allow_internet_access=False)
+            assert not reaches(shut, PUBLIC)

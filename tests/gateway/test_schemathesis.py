@@ -1,0 +1,95 @@
+"""Schemathesis over the control plane's own description: nothing fails, all is as described."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import yaml
+
+from harness.gateway.rigging import Running, new_key
+from harness.gateway.schemas import FILE
+from harness.gateway.store import Limits
+from tests.gateway.client import Box
+
+CALLS = int(os.environ.get("COPPICE_FUZZ_CALLS", "1000"))
+CHECKS = (
+    "not_a_server_error", "status_code_conformance", "content_type_conformance",
+    "response_schema_conformance",
+)  # fmt: skip
+TO_KILL = 5
+
+
+def described(folder: Path, known: list[str], snapshot: str) -> Path:
+    """The description with the names of what is there, so that calls come through to it."""
+    whole = yaml.safe_load(FILE.read_text())
+    parts = whole["components"]
+    parts["parameters"]["id"]["schema"]["enum"] = known[TO_KILL:]
+    parts["schemas"]["NewSandbox"]["properties"]["templateID"]["enum"] = ["base", snapshot]
+    parts["schemas"]["Seconds"]["minimum"] = 600
+    # What is killed is not what all others are tried on.
+    own = {"name": "id", "in": "path", "required": True, "schema": {"enum": known[:TO_KILL]}}
+    item = whole["paths"]["/sandboxes/{id}"]
+    del item["parameters"]
+    item["delete"]["parameters"] = [own]
+    item["get"]["parameters"] = [{"$ref": "#/components/parameters/id"}]
+    path = folder / "openapi.yaml"
+    path.write_text(yaml.safe_dump(whole))
+    return path
+
+
+def answered(served: Running) -> Counter[str]:
+    text = served.ask("GET", "/metrics")[1].decode()
+    found: Counter[str] = Counter()
+    for route, status, count in re.findall(
+        r'coppice_requests_total\{route="(\w+)",status="(\d+)"\} (\d+)', text
+    ):
+        found[status] += int(count)
+        found[route] += int(count) if status < "400" else 0
+    return found
+
+
+REACHED = (
+    "create", "create_v2", "info", "list", "list_v2", "kill", "pause", "resume", "connect",
+    "connect_v2", "fork", "timeout", "refreshes", "network", "snapshot", "snapshots", "logs",
+    "logs_v2", "metrics", "metrics_of_many", "health",
+)  # fmt: skip
+"""Operations that must also have been done; what is forgotten must be named as nobody can guess."""
+
+
+def test_no_call_fails_and_each_answer_is_as_described(
+    shared_nothing: Running, tmp_path: Path
+) -> None:
+    pytest.importorskip("schemathesis")
+    key = new_key(shared_nothing.folder, Limits(sandboxes=5000, rate=1e6, burst=10000))
+    nothing = dataclasses.replace(shared_nothing, key=key)
+    boxes = [Box.create(nothing, timeout=3600).id for _ in range(12)]
+    made = nothing.ask("POST", f"/sandboxes/{boxes[0]}/snapshots", b"{}")[1]
+    schema = described(tmp_path, boxes, yaml.safe_load(made)["snapshotID"])
+    before = answered(nothing)
+    seed, calls = 0, 0
+    while calls < CALLS:
+        seed += 1
+        done = subprocess.run(
+            [
+                sys.executable, "-m", "schemathesis.cli", "run", str(schema),
+                "--url", nothing.address, "--header", f"X-API-KEY:{nothing.key}",
+                "--checks", ",".join(CHECKS), "--phases", "coverage,fuzzing", "--mode", "all",
+                "--max-examples", "4" if CALLS < 5000 else "200", "--seed", str(seed),
+                "--generation-database", "none", "--no-color", "--warnings", "off",
+            ],
+            cwd=tmp_path, capture_output=True, text=True,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
+        now = answered(nothing) - before
+        calls = sum(number for name, number in now.items() if name.isdigit())
+    print(f"{calls} calls: {dict(now)}")
+    assert not [status for status in now if status >= "500" and status.isdigit()]
+    assert now["400"] and now["404"]
+    assert not [route for route in REACHED if not now[route]], now
