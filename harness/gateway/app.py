@@ -16,6 +16,7 @@ from harness.gateway.service import Sandboxes
 
 _OF_SANDBOX = re.compile(rb"(\d{1,5})-([a-z0-9]+)\.")
 """How a host names a sandbox and its port."""
+_OF_API = ("/sandboxes", "/v2/sandboxes")
 
 
 class Gateway:
@@ -39,6 +40,13 @@ class Gateway:
         id, port = headers.get(b"e2b-sandbox-id"), headers.get(b"e2b-sandbox-port", b"0")
         if id is None and (found := _OF_SANDBOX.match(headers.get(b"host", b""))):
             port, id = found.groups()
+        if b"x-api-key" in headers:
+            # SDKs before 2.29 name the sandbox and envd's port in calls of the API, too.
+            if port == b"49983" and scope["path"].startswith(_OF_API):
+                id = None
+        elif id is None and (token := headers.get(b"x-access-token")):
+            # And after `connect` they name it by its token alone.
+            id, port = self._sandboxes.holder_of(token), b"49983"
         request = Request(scope, receive)
         if id is not None:
             number = int(port) if port.isdigit() and len(port) < 6 else 0
