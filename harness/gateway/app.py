@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from starlette.requests import Request
@@ -11,7 +11,7 @@ from starlette.responses import PlainTextResponse
 from starlette.types import Receive, Scope, Send
 
 from harness.gateway.control import Control
-from harness.gateway.data import Data
+from harness.gateway.data import ENVD_PORT, Data
 from harness.gateway.service import Sandboxes
 
 _OF_SANDBOX = re.compile(rb"(\d{1,5})-([a-z0-9]+)\.")
@@ -36,26 +36,30 @@ class Gateway:
             return
         if scope["type"] != "http":
             return
-        headers: dict[bytes, bytes] = dict(scope["headers"])
-        id, port = headers.get(b"e2b-sandbox-id"), headers.get(b"e2b-sandbox-port", b"0")
-        if id is None and (found := _OF_SANDBOX.match(headers.get(b"host", b""))):
-            port, id = found.groups()
-        if b"x-api-key" in headers:
-            # SDKs before 2.29 name the sandbox and envd's port in calls of the API, too.
-            if port == b"49983" and scope["path"].startswith(_OF_API):
-                id = None
-        elif id is None and (token := headers.get(b"x-access-token")):
-            # And after `connect` they name it by its token alone.
-            id, port = self._sandboxes.holder_of(token), b"49983"
         request = Request(scope, receive)
-        if id is not None:
-            number = int(port) if port.isdigit() and len(port) < 6 else 0
-            response = await self._data.answer(id.decode("latin-1"), number, request)
+        if sandbox := self._meant(scope):
+            response = await self._data.answer(*sandbox, request)
         elif scope["path"] == "/metrics" and scope["method"] == "GET":
             response = PlainTextResponse(self._metrics())
         else:
             response = await self._control.answer(request)
         await response(scope, receive, send)
+
+    def _meant(self, scope: Scope) -> tuple[str, int] | None:
+        """The sandbox and port that a request is for; None where it is for the API.
+
+        SDKs before 2.29 name both in calls of the API too, and after `connect` neither: then a
+        sandbox is known by its token for envd alone.
+        """
+        headers: dict[bytes, bytes] = dict(scope["headers"])
+        named = _sandbox_of(scope["headers"])
+        if b"x-api-key" in headers:
+            envd = named is not None and named[1] == ENVD_PORT
+            return None if envd and scope["path"].startswith(_OF_API) else named
+        token = headers.get(b"x-access-token")
+        if named is None and token and (id := self._sandboxes.holder_of(token)):
+            return id, ENVD_PORT
+        return named
 
     async def _live(self, receive: Receive, send: Send) -> None:
         while True:
@@ -81,3 +85,14 @@ class Gateway:
         for template, count in self._sandboxes.fleet.ready().items():
             gauges["coppice_pool_ready", "template", template] = count
         return self._sandboxes.meter.text(gauges)
+
+
+def _sandbox_of(headers: Sequence[tuple[bytes, bytes]]) -> tuple[str, int] | None:
+    """The sandbox and the port that a request names, by its headers or its host."""
+    given = dict(headers)
+    id, port = given.get(b"e2b-sandbox-id"), given.get(b"e2b-sandbox-port", b"0")
+    if id is None and (found := _OF_SANDBOX.match(given.get(b"host", b""))):
+        port, id = found.groups()
+    if id is None:
+        return None
+    return id.decode("latin-1"), int(port) if port.isdigit() and len(port) < 6 else 0

@@ -380,11 +380,11 @@ class Sandboxes:
 
     # Tokens.
 
-    def holder_of(self, token: bytes) -> bytes | None:
+    def holder_of(self, token: bytes) -> str | None:
         """The id of the sandbox that has this token for envd; None when none has it."""
         for entry in self.entries.values():
             if hmac.compare_digest(self.token(entry, "envd").encode(), token):
-                return entry.id.encode()
+                return entry.id
         return None
 
     def token(self, entry: Entry, what: str) -> str:
