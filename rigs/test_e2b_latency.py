@@ -1,9 +1,11 @@
 """How long it takes over the E2B API to a sandbox, to its first command and to its first cell.
 
 `create-headers` ends when the response's headers are there: the clock of what others publish. Over
-plain HTTP it is exactly that; over the SDK it is the return of the call. Sandboxes come from a full
-pool, which is full again before the next round. The same against the noop fleet shows what the
-gateway and the client cost by themselves.
+plain HTTP it is exactly that; over the SDK it is the return of the call. A sandbox is asked for one
+thing: nothing more, a command, or a cell, so that each is the first. Sandboxes come from a full
+pool, and end when all of a round are through: nobody's end, and nobody's command, loads the host
+while others are still being created. The same against the noop fleet shows what the gateway and the
+client cost by themselves.
 """
 
 from __future__ import annotations
@@ -39,8 +41,12 @@ from harness.rig_run import RigRun
 
 TEMPLATE = "code-interpreter-v1"
 CONCURRENCIES = {"quick": (1, 10), "full": (1, 10, 50)}
-ROUNDS = {"quick": {1: 16, 10: 1}, "full": {1: 100, 10: 8, 50: 2}}
-"""Rounds of each concurrency over each way: each takes that many sandboxes of the pool."""
+KINDS = ("create", "command", "code")
+ROUNDS = {
+    "quick": {1: (0, 8, 8), 10: (1, 1, 1)},
+    "full": {1: (176, 96, 96), 10: (8, 8, 8), 50: (2, 2, 2)},
+}
+"""Rounds of each kind, by concurrency, over each way; one after the other they are one batch."""
 METRICS = (
     "create-headers",
     "first-command",
@@ -57,6 +63,8 @@ RIG = RigInfo(
     requirements=requirements,
 )
 Sample = Mapping[str, Any]
+Batch = Callable[[str, int], Sequence[Sample]]
+"""Runs so many rounds of a kind, one after the other; what came of each of their sandboxes."""
 
 
 class Client:
@@ -82,82 +90,87 @@ class Client:
             "Content-Type": kind,
         }
 
-    def once(self) -> Sample:
-        """One creation, command and cell: seconds by metric."""
+    def once(self, kind: str) -> Sample:
+        """One sandbox, asked for one thing: seconds by metric, and `id`."""
         start = time.perf_counter()
         answer = self._begin("/v2/sandboxes", _CREATE, **{"Content-Type": "application/json"})
         headers = time.perf_counter()
         made = json.loads(answer.read())
         if answer.status != 201:
             raise SandboxError(f"a creation was answered with {answer.status}: {made}")
-        try:
-            begun = time.perf_counter()
-            command = _envelope(
-                {"process": {"cmd": "/bin/bash", "args": _ARGUMENTS}, "stdin": False}
-            )
-            kind = self._data(made, 49983, "application/connect+json")
-            said = self._begin("/process.Process/Start", command, **kind).read()
-            commanded = time.perf_counter()
-            if base64.b64encode(b"ready\n") not in said:
-                raise SandboxError(f"a first command gave {said!r}")
-            kind = self._data(made, 49999, "application/json")
-            said = self._begin("/execute", json.dumps({"code": "1+1"}).encode(), **kind).read()
-            coded = time.perf_counter()
-            if b'"text": "2"' not in said:
-                raise SandboxError(f"a first cell gave {said!r}")
-        finally:
-            self._line.request(
-                "DELETE", f"/sandboxes/{made['sandboxID']}", headers={"X-API-KEY": self._served.key}
-            )
-            self._line.getresponse().read()
-        times = (headers - start, commanded - start, commanded - begun, coded - start,
-                 coded - commanded)  # fmt: skip
-        return dict(zip(METRICS, times, strict=True))
+        if kind == "create":
+            return {"id": made["sandboxID"], "create-headers": headers - start}
+        begun = time.perf_counter()
+        if kind == "command":
+            told = self._data(made, 49983, "application/connect+json")
+            said, name = self._begin("/process.Process/Start", _COMMAND, **told), "first-command"
+        else:
+            told = self._data(made, 49999, "application/json")
+            said, name = self._begin("/execute", _CELL, **told), "first-run-code"
+        text = said.read()
+        ended = time.perf_counter()
+        if _EXPECTED[kind] not in text:
+            raise SandboxError(f"a first {kind} gave {text!r}")
+        return {
+            "id": made["sandboxID"], "create-headers": headers - start, name: ended - start,
+            f"{name}-alone": ended - begun,
+        }  # fmt: skip
+
+    def kill(self, id: str) -> None:
+        self._line.request("DELETE", f"/sandboxes/{id}", headers={"X-API-KEY": self._served.key})
+        self._line.getresponse().read()
 
 
 _CREATE = json.dumps({"templateID": TEMPLATE, "timeout": 120}).encode()
-_ARGUMENTS = ["-l", "-c", "echo ready"]
-
-
-def _envelope(body: Mapping[str, Any]) -> bytes:
-    data = json.dumps(body).encode()
-    return struct.pack(">BI", 0, len(data)) + data
+_START = {"process": {"cmd": "/bin/bash", "args": ["-l", "-c", "echo ready"]}, "stdin": False}
+_COMMAND = struct.pack(">BI", 0, len(json.dumps(_START))) + json.dumps(_START).encode()
+_CELL = json.dumps({"code": "1+1"}).encode()
+_EXPECTED = {"command": base64.b64encode(b"ready\n"), "code": b'"text": "2"'}
 
 
 @contextmanager
-def over_http(served: Running, concurrency: int) -> Iterator[Callable[[], Any]]:
-    """Runs one round, which gives its samples."""
+def over_http(served: Running, concurrency: int) -> Iterator[Batch]:
+    """A batch over plain HTTP."""
 
-    def one_round() -> Sequence[Sample]:
+    def batch(kind: str, rounds: int) -> Sequence[Sample]:
         said: list[Sample] = []
         gate = threading.Barrier(concurrency)
 
         def one(client: Client) -> None:
             gate.wait()
             try:
-                said.append(client.once())
+                said.append(client.once(kind))
             except (SandboxError, OSError, http.client.HTTPException) as error:
                 said.append({"failed": f"{type(error).__name__}: {error}"[:300]})
 
-        threads = [threading.Thread(target=one, args=(client,)) for client in clients]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        for _ in range(rounds):
+            before = len(said)
+            if concurrency == 1:
+                one(clients[0])
+            else:
+                threads = [threading.Thread(target=one, args=(client,)) for client in clients]
+                for thread in threads:
+                    thread.start()
+                for thread in threads:
+                    thread.join()
+            for sample in said[before:]:
+                if "id" in sample:
+                    clients[0].kill(sample["id"])
         return said
 
     with ExitStack() as stack:
         clients = [stack.enter_context(closing(Client(served))) for _ in range(concurrency)]
-        clients[0].once()
-        yield one_round
+        for kind in KINDS:
+            clients[0].kill(clients[0].once(kind)["id"])
+        yield batch
 
 
 @contextmanager
-def sdk(served: Running, concurrency: int, rounds: int) -> Iterator[Callable[[], Any]]:
-    """The newest SDK in a process of its own; what is yielded runs one round."""
+def over_sdk(served: Running, concurrency: int) -> Iterator[Batch]:
+    """A batch over the newest SDK, in a process of its own."""
     python = newest().python(cache_folder())
     kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
-    words = [str(python), str(PYTHON / "latency.py"), str(concurrency), str(rounds)]
+    words = [str(python), str(PYTHON / "latency.py"), str(concurrency)]
     with subprocess.Popen(
         words, env={**kept, **served.variables}, stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as process:
@@ -165,53 +178,57 @@ def sdk(served: Running, concurrency: int, rounds: int) -> Iterator[Callable[[],
         if process.stdout.readline() != b"warm\n":
             raise SandboxError("the SDK's process did not warm up")
 
-        def one_round() -> Any:
+        def batch(kind: str, rounds: int) -> Sequence[Sample]:
             assert process.stdin and process.stdout
-            process.stdin.write(b"go\n")
+            process.stdin.write(f"{kind} {rounds}\n".encode())
             process.stdin.flush()
-            return json.loads(process.stdout.readline())
+            said: Sequence[Sample] = json.loads(process.stdout.readline())
+            return said
 
         try:
-            yield one_round
+            yield batch
         finally:
             process.stdin.close()
             process.wait()
 
 
-def take(into: Collector, said: Sequence[Sample], what: Facts) -> None:
+def take(into: Collector, kind: str, said: Sequence[Sample], what: Facts) -> None:
     for one in said:
+        if "failed" in one:
+            into.fail(_WHOLE[kind], one["failed"], what)
         for metric in METRICS:
-            if "failed" in one:
-                into.fail(metric, one["failed"], what)
-            else:
+            # Of many at once, some are asked for more while others are being created.
+            mixed = metric == "create-headers" and kind != "create" and what["concurrency"] != 1
+            if metric in one and not mixed:
                 into.add(metric, [one[metric]], what)
 
 
-def measure(served: Running, substrate: str, profile: str, into: Collector) -> None:
+_WHOLE = {"create": "create-headers", "command": "first-command", "code": "first-run-code"}
+
+
+def measure(served: Running, substrate: str, profile: str, pool: int, into: Collector) -> None:
     """Every concurrency over HTTP and over the SDK."""
 
-    def ready() -> None:
-        if substrate != "noop":
-            served.wait_for_pool(TEMPLATE, max(CONCURRENCIES[profile]))
-            time.sleep(0.2)  # what filled it has settled
+    def measured(batch: Batch, concurrency: int, what: Facts) -> None:
+        at_once = max(pool // concurrency, 1)
+        for kind, wanted in zip(KINDS, ROUNDS[profile][concurrency], strict=True):
+            for done in range(0, wanted, at_once):
+                if substrate != "noop":
+                    served.wait_for_pool(TEMPLATE, pool)
+                    time.sleep(0.2)  # what filled it has settled
+                take(into, kind, batch(kind, min(at_once, wanted - done)), what)
 
     for concurrency in CONCURRENCIES[profile]:
-        rounds = ROUNDS[profile][concurrency]
         what: dict[str, Scalar] = {
             "substrate": substrate,
             "operation": "create",
             "concurrency": concurrency,
         }
-        ready()
-        with over_http(served, concurrency) as one_round:
-            for _ in range(rounds):
-                ready()
-                take(into, one_round(), {**what, "sdk": "http"})
+        with over_http(served, concurrency) as batch:
+            measured(batch, concurrency, {**what, "sdk": "http"})
         try:
-            with sdk(served, concurrency, rounds) as one_round:
-                for _ in range(rounds):
-                    ready()
-                    take(into, one_round(), {**what, "sdk": newest().name})
+            with over_sdk(served, concurrency) as batch:
+                measured(batch, concurrency, {**what, "sdk": newest().name})
         except Unsupported as error:  # no packages to be had here: HTTP alone is measured
             print(error)
 
@@ -220,19 +237,19 @@ def measure(served: Running, substrate: str, profile: str, into: Collector) -> N
 @pytest.mark.timeout(3600)
 def test_e2b_latency(benchmark: BenchmarkFixture, run: Run, rig_run: RigRun, profile: str) -> None:
     into = Collector()
-    pool = str(max(CONCURRENCIES[profile]))
+    pool = max(CONCURRENCIES[profile])
     with (
-        gateway(run, "--pool", pool, "--no-network", "--only", TEMPLATE) as served,
+        gateway(run, "--pool", str(pool), "--no-network", "--only", TEMPLATE) as served,
         gateway(run, "--substrate", "noop") as nothing,
     ):
-        served.wait_for_pool(TEMPLATE, int(pool))
+        served.wait_for_pool(TEMPLATE, pool)
         rig_run.prepared((), None, RIG.tools)
         rig_run.begin()
         gc.collect()
         gc.disable()
         try:
-            measure(nothing, "noop", profile, into)
-            measure(served, "qemu", profile, into)
+            measure(nothing, "noop", profile, pool, into)
+            measure(served, "qemu", profile, pool, into)
         finally:
             gc.enable()
         rig_run.end()

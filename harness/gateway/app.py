@@ -11,7 +11,7 @@ from starlette.responses import PlainTextResponse
 from starlette.types import Receive, Scope, Send
 
 from harness.gateway.control import Control
-from harness.gateway.data import Data
+from harness.gateway.data import ENVD_PORT, Data
 from harness.gateway.envd import Listener
 from harness.gateway.errors import ApiError
 from harness.gateway.links import Link
@@ -20,6 +20,7 @@ from harness.gateway.service import Sandboxes
 
 _OF_SANDBOX = re.compile(rb"(\d{1,5})-([a-z0-9]+)\.")
 """How a host names a sandbox and its port."""
+_OF_API = ("/sandboxes", "/v2/sandboxes")
 
 
 class Gateway:
@@ -40,7 +41,7 @@ class Gateway:
         if scope["type"] != "http":
             return
         request = Request(scope, receive)
-        if sandbox := _sandbox_of(scope["headers"]):
+        if sandbox := self._meant(scope):
             response = await self._data.answer(*sandbox, request)
         elif scope["path"] == "/metrics" and scope["method"] == "GET":
             response = PlainTextResponse(self._metrics())
@@ -53,6 +54,22 @@ class Gateway:
         if not (sandbox := _sandbox_of(headers)):
             raise ApiError(404, "there is no WebSocket here: name a sandbox and its port")
         return await self._data.open(*sandbox, headers)
+
+    def _meant(self, scope: Scope) -> tuple[str, int] | None:
+        """The sandbox and port that a request is for; None where it is for the API.
+
+        SDKs before 2.29 name both in calls of the API too, and after `connect` neither: then a
+        sandbox is known by its token for envd alone.
+        """
+        headers: dict[bytes, bytes] = dict(scope["headers"])
+        named = _sandbox_of(scope["headers"])
+        if b"x-api-key" in headers:
+            envd = named is not None and named[1] == ENVD_PORT
+            return None if envd and scope["path"].startswith(_OF_API) else named
+        token = headers.get(b"x-access-token")
+        if named is None and token and (id := self._sandboxes.holder_of(token)):
+            return id, ENVD_PORT
+        return named
 
     async def _live(self, receive: Receive, send: Send) -> None:
         while True:

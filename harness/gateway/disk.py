@@ -23,7 +23,7 @@ from harness.measure.record import Image, digest
 
 SIZE_MIB = 4096
 """What a sandbox sees; the file takes what is used of it."""
-EDITION = 1
+EDITION = 2
 KERNEL_PROGRAM = Path(__file__).with_name("guest") / "interpreter.py"
 INTERPRETER = "usr/local/lib/coppice/interpreter.py"
 _MAKE = (
@@ -113,6 +113,8 @@ def _settle(root: Path) -> None:
         else:
             path.unlink(missing_ok=True)
     (root / "etc/profile").write_text("")
+    # Bash that needs no libraries: under emulation to link them is a third of a first command.
+    (root / "usr/bin/bash-static").replace(root / "usr/bin/bash")
     (root / "etc/hosts").write_text("127.0.0.1 localhost\n")
     for file, line in (
         ("passwd", "user:x:1000:1000::/home/user:/bin/bash\n"),

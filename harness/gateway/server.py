@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +22,7 @@ from typing import Any
 import uvicorn
 
 from harness.errors import CoppiceError, MissingPrivilege, Unsupported, UsageError
-from harness.gateway import disk, machine, network
+from harness.gateway import disk, machine, network, templates
 from harness.gateway.app import Gateway
 from harness.gateway.containers import ContainerFleet
 from harness.gateway.fleet import Fleet, MachineFleet
@@ -35,6 +36,7 @@ from harness.gateway.store import Store, opened
 from harness.gateway.templates import NAMES
 from harness.gateway.tunnel import Tunnel
 from harness.guest.image import build
+from harness.host.cpus import usable
 from harness.host.memory import refuse_huge_pages
 from harness.host.run import Run, cache_folder, open_run
 from harness.sandbox.qemu.accelerator import choose
@@ -142,9 +144,12 @@ def _fleet(options: Options, run: Run, stack: ExitStack) -> Fleet:
         return containers
     kit, note = _kit(run, cache)
     fleet = MachineFleet(kit, keeper, net, note)
-    for template in NAMES:
-        if size := options.size(template):
-            fleet.offer(template, cache, size, stack)
+    wanted = [template for template in NAMES if options.size(template)]
+    # The first time each of them boots a guest, which keeps one processor busy.
+    with ThreadPoolExecutor(usable()) as workers:
+        list(workers.map(lambda template: templates.prepare(kit, cache, template), wanted))
+    for template in wanted:
+        fleet.offer(template, cache, options.size(template), stack)
     return fleet
 
 

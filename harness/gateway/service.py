@@ -391,6 +391,13 @@ class Sandboxes:
 
     # Tokens.
 
+    def holder_of(self, token: bytes) -> str | None:
+        """The id of the sandbox that has this token for envd; None when none has it."""
+        for entry in self.entries.values():
+            if hmac.compare_digest(self.token(entry, "envd").encode(), token):
+                return entry.id
+        return None
+
     def token(self, entry: Entry, what: str) -> str:
         """A sandbox's token: for envd, or for traffic to its ports."""
         text = f"{what}:{entry.id}".encode()

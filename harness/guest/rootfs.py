@@ -25,8 +25,8 @@ from harness.measure.record import Image, digest
 
 FOLDERS = ("dev", "etc", "proc", "root", "run", "sys", "tmp", "var")
 PASSWD = "root:x:0:0:root:/root:/bin/sh\n"
-PYTHON = ("python3",)
-"""Debian packages beside the essential ones."""
+USUAL = ("bash-static", "python3")
+"""Debian packages beside the essential ones; the gateway's shell is the former."""
 EDITION = 1
 """Of the recipe below: a change of what it does to a root must give other roots."""
 # What a sandbox does not need, and what would name this host or the hour.
@@ -78,7 +78,7 @@ def busybox(cache: Path) -> RootFs:
     return _found("busybox", target)
 
 
-def debian(cache: Path, packages: Sequence[str] = PYTHON) -> RootFs:
+def debian(cache: Path, packages: Sequence[str] = USUAL) -> RootFs:
     """This distribution's essential packages and `packages`; a minute or two the first time.
 
     They come from where this machine's own apt gets them, and stay as they were then. Raises

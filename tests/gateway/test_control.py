@@ -294,3 +294,26 @@ def test_metrics_are_there_for_prometheus(served: Running) -> None:
 def test_a_second_gateway_does_not_take_the_same_state(nothing: Running) -> None:
     done = subprocess.run(nothing.words, env=dict(nothing.environment), capture_output=True)
     assert done.returncode == 64 and b"a gateway runs with the state" in done.stderr
+
+
+def test_older_sdks_name_a_sandbox_in_calls_of_the_api_and_then_by_its_token(
+    nothing: Running,
+) -> None:
+    box = Box.create(nothing)
+    named = {"E2b-Sandbox-Id": box.id, "E2b-Sandbox-Port": "49983", **JSON}
+    path = f"/sandboxes/{box.id}/connect"
+    assert nothing.ask("POST", path, {"timeout": 60}, named)[0] == 200
+    other = {**named, "X-API-KEY": new_key(nothing.folder)}
+    assert error(nothing.ask("POST", path, {"timeout": 60}, other)) == 404
+
+    def health(token: str) -> int:
+        address = f"{nothing.address}/health"
+        asked = urllib.request.Request(address, headers={"X-Access-Token": token})
+        with urllib.request.urlopen(asked) as answer:
+            status: int = answer.status
+            return status
+
+    assert health(box.token) == 204  # envd's
+    assert health(box.token[:-1]) == 200  # the gateway's own
+    assert box.kill() == 204
+    assert health(box.token) == 200

@@ -41,7 +41,7 @@ class Sdk:
         Raises Unsupported with what pip or npm said, or MissingTool.
         """
         if self.language == "python":
-            return (str(self.python(cache)), str(PYTHON / "probe.py"))
+            return (str(self.python(cache)), str(PYTHON / "probe"))
         return ("node", str(_javascript(cache) / "probe.mjs"))
 
     def python(self, cache: Path) -> Path:

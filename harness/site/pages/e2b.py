@@ -12,7 +12,7 @@ _METRICS = {
     "create-headers": "creation, to the response's headers",
     "first-command": "creation and first command",
     "first-command-alone": "the first command alone",
-    "first-run-code": "all up to the first cell",
+    "first-run-code": "creation and first cell",
     "first-run-code-alone": "the first cell alone",
 }
 

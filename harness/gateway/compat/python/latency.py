@@ -1,10 +1,11 @@
 """Creations, first commands and first cells through the E2B SDK that this interpreter has.
 
-    latency.py CONCURRENCY ROUNDS
+    latency.py CONCURRENCY
 
-So many threads begin at once, so many times; one line of JSON for each of them: the seconds from
-its start to the return of `Sandbox.create`, of the first command, and of the first cell after it,
-each also from the return of the one before; or `failed`, with the SDK's message.
+Reads lines `KIND ROUNDS`. So many threads begin at once, so many times; each has a sandbox made and
+asks it for nothing more (`create`), a command (`command`) or a cell (`code`). Answers with one line
+of JSON, an object for each of them: the seconds from its start to the return of `Sandbox.create`
+and of what was asked, the latter also from the former; or `failed`, with the SDK's message.
 """
 
 from __future__ import annotations
@@ -17,58 +18,58 @@ import time
 from e2b_code_interpreter import Sandbox
 
 
-def once(gate, said):
+def once(kind, gate, said, boxes):
     gate.wait()
-    start = time.perf_counter()
-    box = None
     try:
+        start = time.perf_counter()
         box = Sandbox.create(timeout=120)
         created = time.perf_counter()
-        done = box.commands.run("echo ready")
-        commanded = time.perf_counter()
-        if done.stdout != "ready\n":
-            raise AssertionError(f"the first command said {done.stdout!r}")
-        cell = box.run_code("1+1")
-        coded = time.perf_counter()
-        if cell.text != "2":
-            raise AssertionError(f"the first cell gave {cell.text!r}")
-        said.append(
-            {
-                "create-headers": created - start,
-                "first-command": commanded - start,
-                "first-command-alone": commanded - created,
-                "first-run-code": coded - start,
-                "first-run-code-alone": coded - commanded,
-            }
-        )
+        boxes.append(box)
+        times = {"create-headers": created - start}
+        if kind != "create":
+            name = ask(kind, box)
+            ended = time.perf_counter()
+            times |= {name: ended - start, f"{name}-alone": ended - created}
+        said.append(times)
     except Exception as error:
         said.append({"failed": f"{type(error).__name__}: {error}"[:300]})
-    finally:
-        if box:
-            box.kill()
 
 
-def warm():
-    """What the SDK does once in a process: imports and clients."""
-    box = Sandbox.create(timeout=60)
-    box.commands.run("echo ready")
-    box.run_code("1+1")
-    box.kill()
+def ask(kind, box):
+    if kind == "command":
+        done = box.commands.run("echo ready")
+        if done.stdout != "ready\n":
+            raise AssertionError(f"the first command said {done.stdout!r}")
+        return "first-command"
+    cell = box.run_code("1+1")
+    if cell.text != "2":
+        raise AssertionError(f"the first cell gave {cell.text!r}")
+    return "first-run-code"
+
+
+def a_round(kind, concurrency):
+    said, boxes = [], []
+    gate = threading.Barrier(concurrency)
+    threads = [
+        threading.Thread(target=once, args=(kind, gate, said, boxes)) for _ in range(concurrency)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for box in boxes:
+        box.kill()
+    return said
 
 
 def main():
-    concurrency, rounds = int(sys.argv[1]), int(sys.argv[2])
-    warm()
+    concurrency = int(sys.argv[1])
+    for kind in ("command", "code"):  # what the SDK does once in a process: imports and clients
+        a_round(kind, 1)
     print("warm", flush=True)
-    for _ in range(rounds):
-        sys.stdin.readline()  # the rig has filled the pool again
-        said = []
-        gate = threading.Barrier(concurrency)
-        threads = [threading.Thread(target=once, args=(gate, said)) for _ in range(concurrency)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+    for line in sys.stdin:
+        kind, rounds = line.split()
+        said = [one for _ in range(int(rounds)) for one in a_round(kind, concurrency)]
         print(json.dumps(said), flush=True)
 
 

@@ -1,0 +1,53 @@
+"""Cells and contexts of the code interpreter."""
+
+from __future__ import annotations
+
+from checks import CODE, check, is_in
+
+
+@check("POST /execute", CODE)
+def _(world):
+    done = world.one.run_code("import sys\nprint('out')\nprint('err', file=sys.stderr)\n6*7")
+    assert done.text == "42" and done.logs.stdout == ["out\n"], done
+    assert done.logs.stderr == ["err\n"], done
+    rich = "class R:\n def _repr_html_(self): return '<b>r</b>'\n def _repr_png_(self):"
+    rich += " return b'P'\nR()"
+    shown = world.one.run_code(rich).results[0]
+    assert shown.html == "<b>r</b>" and shown.png == "UA==", shown
+    failed = world.one.run_code("def f(): return 1/0\nf()")
+    assert failed.error.name == "ZeroDivisionError" and "f()" in failed.error.traceback, failed
+    assert world.one.run_code("import os; os.environ['Q']", envs={"Q": "q"}).text == "'q'"
+
+
+@check("POST /contexts", CODE)
+def _(world):
+    made = world.one.create_code_context(cwd="/tmp")
+    world.one.run_code("only_here = 1", context=made)
+    assert world.one.run_code("import os; os.getcwd()", context=made).text == "'/tmp'"
+    assert world.one.run_code("only_here").error.name == "NameError"
+    if hasattr(world.one, "remove_code_context"):
+        world.one.remove_code_context(made)
+
+
+@check("GET /contexts", CODE)
+def _(world):
+    listed = is_in(world.one, "list_code_contexts")()
+    assert any(one.language == "python" for one in listed), listed
+
+
+@check("DELETE /contexts/{id}", CODE)
+def _(world):
+    remove = is_in(world.one, "remove_code_context")
+    made = world.one.create_code_context()
+    remove(made)
+    assert made.id not in [one.id for one in world.one.list_code_contexts()]
+
+
+@check("POST /contexts/{id}/restart", CODE)
+def _(world):
+    restart = is_in(world.one, "restart_code_context")
+    made = world.one.create_code_context()
+    world.one.run_code("gone = 1", context=made)
+    restart(made)
+    assert world.one.run_code("gone", context=made).error.name == "NameError"
+    world.one.remove_code_context(made)
