@@ -19,6 +19,9 @@ from harness.host import cgroups
 from harness.host.merging import NOTE, restore
 from harness.host.run import HALF_BUILT, VARIABLE, cache_folder, lives, locked
 
+REBOOTED, RUNTIME = "coppice-reboot-", "r"
+"""A folder beside the runtime folder that begins so stands for a host that is turned off and on
+(harness/sandbox/reboot.py); in it, the runtime folder there."""
 FREEBSD = sys.platform.startswith("freebsd")
 
 
@@ -61,7 +64,13 @@ def _mounts_under(folder: Path) -> Sequence[str]:
 
 def find(runtime: Path, cache: Path | None = None) -> list[Leftover]:
     """Everything that dead runs have left, in the order in which it must go."""
-    cache = cache or cache_folder()
+    found = _of_runtime(runtime)
+    for host in runtime.parent.glob(f"{REBOOTED}*"):
+        found += _of_reboot(host)
+    return [*found, *_of_freebsd(runtime), *_of_cache(cache or cache_folder())]
+
+
+def _of_runtime(runtime: Path) -> list[Leftover]:
     folders = [one for one in runtime.iterdir() if one.name != "leases"] if runtime.is_dir() else []
     # First: what a group holds frozen would not die.
     found = [
@@ -89,13 +98,31 @@ def find(runtime: Path, cache: Path | None = None) -> list[Leftover]:
             dead = not lives(runtime / run) if run else time.time() - lease.stat().st_mtime > 5
             if dead:
                 found.append(Leftover("lease", run, str(lease)))
-    found += _of_freebsd(runtime)
-    found += [Leftover("half-built", "?", str(built)) for built in _abandoned(cache)]
+    return found
+
+
+def _of_cache(cache: Path) -> list[Leftover]:
+    found = [Leftover("half-built", "?", str(built)) for built in _abandoned(cache)]
     copies = cache / "remote"  # of the harness, by runs that came from another machine
     for copy in copies.iterdir() if copies.is_dir() else ():
         if not lives(copy):
             found.append(Leftover("folder", copy.name, str(copy)))
     return found
+
+
+def _of_reboot(host: Path) -> Sequence[Leftover]:
+    """What is left of a host that nobody turns off and on any more."""
+    with contextlib.suppress(FileNotFoundError):
+        inner = host / RUNTIME
+        # Whoever makes one locks it at once: one that is young may not be locked yet.
+        if locked(host) or time.time() - host.stat().st_mtime < 5:
+            return []
+        if inner.is_dir() and any(lives(run) for run in inner.iterdir()):
+            return []
+        mounts = [Leftover("mount", host.name, point) for point in _mounts_under(host)]
+        found = _of_runtime(inner)
+        return [*found, *mounts, Leftover("folder", host.name, str(host))]
+    return []
 
 
 def _of_freebsd(runtime: Path) -> Sequence[Leftover]:

@@ -140,6 +140,17 @@ def locked(folder: Path) -> bool:
 
 
 @contextlib.contextmanager
+def locking(folder: Path) -> Iterator[None]:
+    """Hold a lock on a folder itself, until the block ends or this process does."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
+@contextlib.contextmanager
 def half_built(target: Path) -> Iterator[Path]:
     """A folder to build in that becomes `target` in one step when the block ends well.
 
@@ -162,15 +173,13 @@ def half_built(target: Path) -> Iterator[Path]:
 def _building(target: Path) -> Iterator[Path]:
     target.parent.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix=HALF_BUILT, dir=target.parent))
-    handle = os.open(folder, os.O_RDONLY)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield folder
-        folder.chmod(0o755)
-        with contextlib.suppress(FileExistsError, OSError):
-            folder.rename(target)
+        with locking(folder):
+            yield folder
+            folder.chmod(0o755)
+            with contextlib.suppress(FileExistsError, OSError):
+                folder.rename(target)
     finally:
-        os.close(handle)
         shutil.rmtree(folder, ignore_errors=True)
 
 

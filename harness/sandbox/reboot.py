@@ -23,7 +23,7 @@ from pathlib import Path
 from harness.errors import CoppiceError, SandboxError
 from harness.host import leftovers
 from harness.host.process import run as run_program
-from harness.host.run import cache_folder, open_run, runtime_folder
+from harness.host.run import cache_folder, locking, open_run, runtime_folder
 from harness.sandbox.comparison import (
     TIMEOUT_S,
     Column,
@@ -79,16 +79,22 @@ def outlives(column: Column) -> Outcome:
 
 @contextlib.contextmanager
 def _volatile() -> Iterator[Path]:
-    """A runtime folder in memory, open to sandboxes' users."""
+    """A runtime folder in memory, open to sandboxes' users. It lies in one that is locked as long
+    as this block lasts, so that what a killed run leaves of it is found."""
     above = runtime_folder().parent
     above.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix="coppice-reboot-", dir=above))
-    try:
-        _mount(folder)
-        yield folder
-    finally:
-        _power_off(folder, again=False)
-        folder.rmdir()
+    host = Path(tempfile.mkdtemp(prefix=leftovers.REBOOTED, dir=above))
+    with locking(host):
+        host.chmod(0o755)
+        folder = host / leftovers.RUNTIME
+        folder.mkdir()
+        try:
+            _mount(folder)
+            yield folder
+        finally:
+            _power_off(folder, again=False)
+            folder.rmdir()
+            host.rmdir()
 
 
 def _mount(folder: Path) -> None:

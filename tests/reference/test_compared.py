@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from harness.errors import SandboxError, UsageError
+from harness.host import leftovers
 from harness.host.run import Run, cache_folder
 from harness.sandbox import reach, reboot
 from harness.sandbox.comparison import COLUMNS, Column, Stand, holding
@@ -54,6 +56,43 @@ def test_what_outlives_a_reboot(
     assert str(folder) not in Path("/proc/self/mounts").read_text()
     assert not folder.exists()
     assert not Path(MARK).exists()
+
+
+@needs_root
+def test_what_a_killed_rig_leaves_of_a_reboot_is_found(tmp_path: Path) -> None:
+    runtime = tmp_path / "coppice"
+    runtime.mkdir()
+    code = (
+        "import time\n"
+        "from harness.sandbox import reboot\n"
+        "from harness.sandbox.comparison import Column\n"
+        "from harness.sandbox.protocol import Tier\n"
+        "reboot._power_off = lambda *more, **options: print(flush=True) or time.sleep(60)\n"
+        "reboot.outlives(Column('process', Tier.FULL))\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code],
+        env={**os.environ, "COPPICE_RUNTIME": str(runtime)},
+        stdout=subprocess.PIPE,
+    ) as rig_process:
+        assert rig_process.stdout
+        assert rig_process.stdout.readline(), "the other process was killed, and the power not yet"
+        (host,) = tmp_path.glob(f"{leftovers.REBOOTED}*")
+        os.utime(host, (0, 0))  # a new one is left alone in any case
+        assert leftovers.find(runtime) == [], "somebody lives who will take it away"
+        rig_process.kill()
+    try:
+        for run in (host / leftovers.RUNTIME).iterdir():
+            os.utime(run, (0, 0))
+        os.utime(host, (0, 0))
+        found = [one.what for one in leftovers.find(runtime)]
+        assert found[-2:] == ["mount", "folder"]
+        assert "process" in found or "folder" in found[:-1]
+    finally:
+        leftovers.reclaim(runtime)
+    assert not host.exists()
+    assert str(host) not in Path("/proc/self/mounts").read_text()
+    assert leftovers.find(runtime) == []
 
 
 @needs_root
