@@ -181,8 +181,8 @@ def slug(cpu: str, cores: int, memory_bytes: int, private: str) -> str:
 def name(cpu: str, cores: int, memory_bytes: int, virtualisation: str) -> str:
     """For people: "AMD EPYC, 2 cores, 24 GiB, under kvm"."""
     count = "1 core" if cores == 1 else f"{cores} cores"
-    where = "bare metal" if virtualisation == "none" else f"under {virtualisation}"
-    return f"{_short(cpu)}, {count}, {_gib(memory_bytes)} GiB, {where}"
+    where = {"none": ", bare metal", "unknown": ""}.get(virtualisation, f", under {virtualisation}")
+    return f"{_short(cpu)}, {count}, {_gib(memory_bytes)} GiB{where}"
 
 
 def settings() -> Mapping[str, Fact]:
