@@ -19,7 +19,7 @@ from harness.host import cgroups
 from harness.host.merging import NOTE, restore
 from harness.host.run import HALF_BUILT, VARIABLE, cache_folder, lives, locked
 
-REBOOTED, RUNTIME = "coppice-reboot-", "r"
+REBOOTED, RUNTIME = "coppice-off-", "r"
 """A folder beside the runtime folder that begins so stands for a host that is turned off and on
 (harness/sandbox/reboot.py); in it, the runtime folder there."""
 FREEBSD = sys.platform.startswith("freebsd")

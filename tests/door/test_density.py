@@ -55,9 +55,10 @@ def test_bhyve_explains_itself(tmp_path: Path) -> None:
 
 
 def test_a_guest_killed_in_a_fleets_life_makes_the_record_a_failure(
-    runtime: Path, tmp_path: Path
+    runtime: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     results = tmp_path / "results"
+    monkeypatch.setenv("HURRIED_WINDOW_S", "12")  # of tests/door/hurried.py
     command = [sys.executable, "-m", "harness.cli", "run", *WANTED, "--n", "3"]
     with subprocess.Popen([*command, "--results", results], cwd=ROOT) as process:
 
