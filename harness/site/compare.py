@@ -134,11 +134,13 @@ def _all(corpus: Corpus, metric: str, **dimensions: Scalar) -> Iterator[tuple[En
 
 
 def newest(corpus: Corpus, metric: str, **dimensions: Scalar) -> tuple[Entry, Series] | None:
-    """The series of most samples, and the newest of those that have as many."""
+    """Of valid records before others, the series of most samples, and the newest of those."""
     chosen: tuple[Entry, Series] | None = None
+    best = (False, 1)
     for entry, one in _all(corpus, metric, **dimensions):
-        if one.samples and (chosen is None or len(one.samples) >= len(chosen[1].samples)):
-            chosen = (entry, one)
+        rank = (entry.brief.validity.status == "valid", len(one.samples))
+        if one.samples and rank >= best:
+            chosen, best = (entry, one), rank
     return chosen
 
 

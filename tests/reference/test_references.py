@@ -52,7 +52,7 @@ def test_it_climbs_the_ladder_and_leaves_nothing(name: str, tier: Tier, run: Run
     assert not [
         path
         for path in run.folder.rglob(f"*{made.sandbox.id}*")
-        if not any(part.startswith("docker-") for part in path.parts)
+        if not any(part.startswith("d-") for part in path.parts)
     ]
 
 

@@ -136,7 +136,7 @@ def _daemon(run: Run, template: Reference) -> Sequence[str]:
     """Start dockerd for a run and import its image; the words that a command of it begins with."""
     path = client()
     assert path
-    folder = Path(tempfile.mkdtemp(prefix="docker-", dir=run.folder))
+    folder = Path(tempfile.mkdtemp(prefix="d-", dir=run.folder))
     made = [path for path in FOLDERS if not path.exists()]
     run.at_end.callback(_remove_empty, made)
     socket = folder / "socket"
