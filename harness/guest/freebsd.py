@@ -94,7 +94,8 @@ def build(host: Host, cache: str, *, kernel: bool) -> FreebsdImage:
             _root(host, half)
             if kernel:
                 _stage(host, half)
-            content = _digest(host, f"{half}/root/sbin/init") + json.dumps(inputs, sort_keys=True)
+            made = FreebsdImage(half, "", inputs)
+            content = _digest(host, f"{made.root}/sbin/init") + json.dumps(inputs, sort_keys=True)
             host.put(hashlib.sha256(content.encode()).hexdigest().encode(), f"{half}/sha256")
     return FreebsdImage(folder, host.get(f"{folder}/sha256").decode(), inputs)
 

@@ -105,10 +105,17 @@ def _without_secret(name: str, value: str) -> str:
 def command(task: str) -> record.Command:
     """What was run, exactly, interpreter included; `task` is the command that repeats it.
 
-    Paths in this checkout are written from it (`./rigs/...`): where it lies is nobody's matter.
+    Paths in this checkout are written from it (`./rigs/...`), those in the user's home from `~`:
+    where either lies is nobody's matter.
     """
-    argv = tuple(_from_checkout(word) for word in sys.orig_argv)
-    return record.Command(argv, _from_checkout(str(Path.cwd())), environment(), task)
+    argv = tuple(_from_home(_from_checkout(word)) for word in sys.orig_argv)
+    env = {name: _from_home(value) for name, value in environment().items()}
+    return record.Command(argv, _from_home(_from_checkout(str(Path.cwd()))), env, task)
+
+
+def _from_home(text: str) -> str:
+    home = str(Path.home())
+    return text if home == "/" else re.sub(rf"(^|=){re.escape(home)}(?=/|$)", r"\1~", text)
 
 
 def _from_checkout(text: str) -> str:

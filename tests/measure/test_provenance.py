@@ -104,11 +104,22 @@ def test_the_command_is_what_was_run(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     monkeypatch.setenv("OTHER_SECRET", "x")
     found = provenance.command("bin/mise run bench")
     here = str(provenance.CHECKOUT)
-    assert list(found.argv) == [word.replace(here, ".") for word in sys.orig_argv]
+    home = str(Path.home())
+    written = [word.replace(here, ".").replace(f"{home}/", "~/") for word in sys.orig_argv]
+    assert list(found.argv) == written
     assert (found.cwd, found.task) == (str(tmp_path), "bin/mise run bench")
     assert found.env["COPPICE_ACCELERATOR"] == "tcg"
     assert all(name.startswith("COPPICE_") for name in found.env)
     record.check(run_record(command=found).to_json())
+
+
+def test_where_a_home_lies_is_in_no_record(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    monkeypatch.setenv("COPPICE_GUEST_AGENT", "/home/me/agent")
+    monkeypatch.setattr(sys, "orig_argv", ["x", "--results=/home/me/r", "/home/me", "/home/mel/r"])
+    found = provenance.command("")
+    assert list(found.argv) == ["x", "--results=~/r", "~", "/home/mel/r"]
+    assert found.env["COPPICE_GUEST_AGENT"] == "~/agent"
 
 
 def test_passwords_stay_out_of_the_record() -> None:
