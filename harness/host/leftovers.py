@@ -70,19 +70,29 @@ def find(runtime: Path, cache: Path | None = None) -> list[Leftover]:
     return [*found, *_of_freebsd(runtime), *_of_cache(cache or cache_folder())]
 
 
+def _lives_elsewhere(pid: int, folder: Path) -> bool:
+    """Whether the run of this process lives where the process is: in a container or a chroot the
+    same name is another folder."""
+    with contextlib.suppress(OSError):
+        return lives(Path(f"/proc/{pid}/root", *folder.parts[1:]))
+    return False
+
+
 def _of_runtime(runtime: Path) -> list[Leftover]:
     folders = [one for one in runtime.iterdir() if one.name != "leases"] if runtime.is_dir() else []
+    marked = [(pid, folder) for pid, folder in processes() if folder.parent == runtime]
+    elsewhere = {folder for pid, folder in marked if _lives_elsewhere(pid, folder)}
     # First: what a group holds frozen would not die.
     found = [
         Leftover("cgroup", id, f"{cgroups.parent_of(runtime)}/{id}")
         for id in cgroups.find().of_runs(runtime)
-        if not lives(runtime / id)
+        if runtime / id not in elsewhere and not lives(runtime / id)
     ]
     found += [
         Leftover("process", folder.name, str(pid))
-        for pid, folder in processes()
+        for pid, folder in marked
         # Asked of each by itself: a run may have begun since the folders were listed.
-        if folder.parent == runtime and not lives(folder)
+        if folder not in elsewhere and not lives(folder)
     ]
     for folder in folders:
         if not lives(folder):

@@ -123,6 +123,37 @@ def test_a_process_of_another_runtime_folder_is_not_ours(runtime: Path, cache: P
             other.kill()
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="a mount namespace of its own needs root")
+def test_a_run_of_a_container_is_left_alone(runtime: Path, cache: Path) -> None:
+    """There the same name is another folder: this host's has no run of that name."""
+    runtime.parent.mkdir(exist_ok=True)
+    inside = f"""
+        mount -t tmpfs inside {runtime.parent} && exec {sys.executable} -c "$1"
+    """
+    holds = """if True:
+        import os, subprocess, sys
+        from harness.host.run import VARIABLE, open_run
+        with open_run() as run:
+            mark = {**os.environ, VARIABLE: str(run.folder)}
+            with subprocess.Popen(["sleep", "600"], env=mark) as child:
+                print(child.pid, flush=True)
+                sys.stdin.read()
+                child.kill()
+    """
+    command = ["unshare", "--mount", "sh", "-ec", inside, "sh", holds]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT
+    ) as process:
+        assert process.stdin and process.stdout
+        pid = int(process.stdout.readline())
+        assert not runtime.exists() or what_is_there(runtime) == []
+        done = coppice("clean")
+        assert (done.returncode, done.stdout) == (0, "nothing of ours is left\n")
+        os.kill(pid, 0)
+        process.stdin.close()
+    assert process.returncode == 0
+
+
 def test_a_run_that_begins_while_leftovers_are_looked_for_is_not_taken_for_dead(
     runtime: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
