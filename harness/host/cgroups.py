@@ -1,7 +1,7 @@
 """Control groups of this host: what there is of either version, and those of a run.
 
 A run's groups are `coppice-RUNTIME/RUN/SANDBOX` in every hierarchy, where RUNTIME stands for the
-folder of runs: those of another folder are not for us to judge. Version 1 mounts each controller by
+folder of runs: those of another are not for us to judge. Version 1 mounts each controller by
 itself (a hybrid has version 2 beside them, without controllers); version 2 has one tree for all.
 """
 
@@ -118,8 +118,11 @@ class Freezer:
 
 
 def parent_of(runtime: Path) -> str:
-    """The group that holds those of all runs of a folder."""
-    return f"coppice-{hashlib.sha256(os.fsencode(runtime)).hexdigest()[:8]}"
+    """The group that holds those of all runs of a folder: of this path on its file system, for the
+    /run of a container that sees this host's groups is another."""
+    device = next(one for one in (runtime, *runtime.parents) if one.exists()).stat().st_dev
+    place = f"{device}:".encode() + os.fsencode(runtime)
+    return f"coppice-{hashlib.sha256(place).hexdigest()[:8]}"
 
 
 def group_of(run: Run) -> str:

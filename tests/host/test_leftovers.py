@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from harness.host.cgroups import parent_of
 from harness.host.leftovers import find
 from harness.host.run import VARIABLE, open_run
 from harness.sandbox.identity import allocate
@@ -132,11 +133,12 @@ def test_a_run_of_a_container_is_left_alone(runtime: Path, cache: Path) -> None:
     """
     holds = """if True:
         import os, subprocess, sys
+        from harness.host.cgroups import parent_of
         from harness.host.run import VARIABLE, open_run
         with open_run() as run:
             mark = {**os.environ, VARIABLE: str(run.folder)}
             with subprocess.Popen(["sleep", "600"], env=mark) as child:
-                print(child.pid, flush=True)
+                print(child.pid, parent_of(run.folder.parent), flush=True)
                 sys.stdin.read()
                 child.kill()
     """
@@ -145,11 +147,12 @@ def test_a_run_of_a_container_is_left_alone(runtime: Path, cache: Path) -> None:
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT
     ) as process:
         assert process.stdin and process.stdout
-        pid = int(process.stdout.readline())
+        pid, group = process.stdout.readline().split()
+        assert group != parent_of(runtime)
         assert not runtime.exists() or what_is_there(runtime) == []
         done = coppice("clean")
         assert (done.returncode, done.stdout) == (0, "nothing of ours is left\n")
-        os.kill(pid, 0)
+        os.kill(int(pid), 0)
         process.stdin.close()
     assert process.returncode == 0
 
