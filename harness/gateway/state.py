@@ -154,15 +154,26 @@ def _dig(path: Path) -> None:
         run("fallocate", "--dig-holes", path)
 
 
+def _copy(source: int, target: int, at: int, end: int) -> None:
+    """Copy a range within one file system or, as from a tmpfs to a disk, between two."""
+    try:
+        while at < end:
+            at += os.copy_file_range(source, target, end - at, at, at)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        os.lseek(target, at, os.SEEK_SET)
+        while at < end:
+            at += os.sendfile(target, source, at, end - at)
+
+
 def copy_sparse(source: Path, target: Path) -> None:
     """Copy a file's data and leave its holes holes. DiskFull leaves no target."""
     try:
         with source.open("rb") as one, target.open("wb") as other:
             other.truncate(os.fstat(one.fileno()).st_size)
             for start, end in _extents(one.fileno()):
-                at = start
-                while at < end:
-                    at += os.copy_file_range(one.fileno(), other.fileno(), end - at, at, at)
+                _copy(one.fileno(), other.fileno(), start, end)
     except OSError as error:
         target.unlink(missing_ok=True)
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
