@@ -147,11 +147,19 @@ def _of_freebsd(runtime: Path) -> Sequence[Leftover]:
 
 
 def _abandoned(cache: Path) -> Iterator[Path]:
-    """Folders in the cache that somebody began to build and died."""
-    # os.walk, unlike rglob, bears that folders vanish while it looks.
+    """Folders in the cache that somebody began to build and died.
+
+    They stand beside what they were to become: a thing of some kind. What is in a thing that is
+    whole, such as a distribution's root, is not looked at: it takes a second.
+    """
+    # os.walk, unlike glob, bears that folders vanish while it looks.
     for parent, names, _ in os.walk(cache):
-        for name in [name for name in names if name.startswith(HALF_BUILT)]:
-            names.remove(name)
+        begun_here = [name for name in names if name.startswith(HALF_BUILT)]
+        if Path(parent) == cache:
+            names[:] = [name for name in names if name not in begun_here]
+        else:
+            names.clear()
+        for name in begun_here:
             built = Path(parent, name)
             with contextlib.suppress(FileNotFoundError):
                 # Its builder locks it before putting anything in: an empty one may be brand-new.

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import select
 import shutil
+import signal
 from pathlib import Path
 
 import sh
@@ -51,3 +55,17 @@ def run(program: str, *arguments: str | Path, cwd: Path | None = None) -> bytes:
         raise CoppiceError(f"{error.full_cmd} ended with {error.exit_code}: {said}") from error
     output: bytes = result.stdout
     return output
+
+
+def kill(pid: int, patience_s: float) -> None:
+    """Kill a process that may be another's child, and wait until it has ended.
+
+    Its parent may take note of that much later: a process that has ended holds nothing.
+    """
+    with contextlib.suppress(ProcessLookupError):
+        handle = os.pidfd_open(pid)
+        try:
+            signal.pidfd_send_signal(handle, signal.SIGKILL)
+            select.select([handle], [], [], patience_s)
+        finally:
+            os.close(handle)

@@ -154,6 +154,7 @@ def locking(folder: Path) -> Iterator[None]:
 def half_built(target: Path) -> Iterator[Path]:
     """A folder to build in that becomes `target` in one step when the block ends well.
 
+    In the cache, targets are `KIND/NAME`: no deeper are the folders of dead builders looked for.
     It is locked while it is built in, so that a dead builder's is told from a living one's. When
     another builder was first, its result stays and this one goes. DiskFull leaves nothing behind.
     """

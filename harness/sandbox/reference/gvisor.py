@@ -16,10 +16,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 from harness.errors import CheckpointError, GuestDied
-from harness.host.process import need
+from harness.host.process import kill, need
 from harness.host.run import Run, half_built
 from harness.measure.record import digest
 from harness.sandbox.identity import Identity, allocate
@@ -138,10 +136,8 @@ class GvisorSubstrate(ReferenceSubstrate):
 
 def _end(run: Run, folder: Path, id: str) -> None:
     """Kill a sandbox and what runsc knows of it: `runsc delete` does the same in two seconds."""
-    with contextlib.suppress(OSError, ValueError, psutil.NoSuchProcess, psutil.TimeoutExpired):
-        process = psutil.Process(int((folder / "pid").read_text()))
-        process.kill()  # its gofer and the processes that it traces go with it
-        process.wait(PATIENCE_S)
+    with contextlib.suppress(OSError, ValueError):
+        kill(int((folder / "pid").read_text()), PATIENCE_S)  # its gofer and what it traces go too
     for path in (run.folder / "runsc").glob(f"{id}*"):
         path.unlink(missing_ok=True)
 
