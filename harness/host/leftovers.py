@@ -27,7 +27,7 @@ FREEBSD = sys.platform.startswith("freebsd")
 
 @dataclass(frozen=True)
 class Leftover:
-    """One thing of a dead run: `what` is cgroup, process, settings, mount, lease, folder or
+    """One thing of a dead run: `what` is cgroup, process, settings, mount, lease, file, folder or
     half-built; on FreeBSD also what leftovers_freebsd.py names."""
 
     what: str
@@ -130,9 +130,16 @@ def _of_reboot(host: Path) -> Sequence[Leftover]:
         if inner.is_dir() and any(lives(run) for run in inner.iterdir()):
             return []
         mounts = [Leftover("mount", host.name, point) for point in _mounts_under(host)]
-        found = _of_runtime(inner)
-        return [*found, *mounts, Leftover("folder", host.name, str(host))]
+        found = [*_of_runtime(inner), *mounts]
+        if (mark := mark_of(host)).exists():
+            found.append(Leftover("file", host.name, str(mark)))
+        return [*found, Leftover("folder", host.name, str(host))]
     return []
+
+
+def mark_of(host: Path) -> Path:
+    """What a sandbox writes there to be looked for later; a bare process writes it on this host."""
+    return Path("/tmp", host.name)
 
 
 def _of_freebsd(runtime: Path) -> Sequence[Leftover]:

@@ -35,7 +35,6 @@ from harness.sandbox.comparison import (
 )
 from harness.sandbox.protocol import Tier
 
-MARK = "/tmp/mark"
 SEAL = "/run/sealed"
 """In the memory of every guest that was restored: it was there before its checkpoint."""
 PATIENCE_S = 10.0
@@ -62,6 +61,7 @@ class Outcome:
 def outlives(column: Column) -> Outcome:
     """Make a sandbox, take its host's power away, make another, and ask that. Needs root."""
     with _volatile() as runtime:
+        mark = os.fspath(leftovers.mark_of(runtime.parent))
         _until_the_power_goes(column, runtime)
         _power_off(runtime)
         with open_run(runtime) as run, ExitStack() as stack:
@@ -70,10 +70,10 @@ def outlives(column: Column) -> Outcome:
             with alive(stand) as sandbox:
                 seconds = time.perf_counter() - began
                 own, release = kernel(sandbox.agent.hello())
-                writes = sandbox.agent.run(["/bin/cat", MARK]).code == 0
+                writes = sandbox.agent.run(["/bin/cat", mark]).code == 0
                 sealed = sandbox.agent.run(["/bin/cat", SEAL]).code == 0
                 state = sealed if column.tier.restores else writes
-                sandbox.agent.run(["/bin/rm", "-f", MARK])  # a bare process wrote on this host
+                sandbox.agent.run(["/bin/rm", "-f", mark])  # a bare process wrote on this host
                 return Outcome(own, release, cards(sandbox), state, writes, seconds)
 
 
@@ -147,7 +147,8 @@ def _hold(substrate: str, tier: Tier) -> None:
         try:
             stand = Stand(run, cache_folder(), Column(substrate, tier), stack, 1)
             with alive(stand) as sandbox:
-                sandbox.agent.write_file(MARK, b"here")
+                mark = leftovers.mark_of(runtime_folder().parent)
+                sandbox.agent.write_file(os.fspath(mark), b"here")
                 print(json.dumps(None), flush=True)
                 time.sleep(TIMEOUT_S)
         except CoppiceError as error:

@@ -18,7 +18,7 @@ from harness.host.run import Run, cache_folder
 from harness.sandbox import reach, reboot
 from harness.sandbox.comparison import COLUMNS, Column, Stand, holding
 from harness.sandbox.protocol import Tier
-from harness.sandbox.reboot import MARK, outlives
+from harness.sandbox.reboot import outlives
 
 rig = importlib.import_module("rigs.test_compare")
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="mounts and networks are made by root")
@@ -55,7 +55,7 @@ def test_what_outlives_a_reboot(
     (folder,) = folders
     assert str(folder) not in Path("/proc/self/mounts").read_text()
     assert not folder.exists()
-    assert not Path(MARK).exists()
+    assert not leftovers.mark_of(folder.parent).exists()
 
 
 @needs_root
@@ -86,11 +86,12 @@ def test_what_a_killed_rig_leaves_of_a_reboot_is_found(tmp_path: Path) -> None:
             os.utime(run, (0, 0))
         os.utime(host, (0, 0))
         found = [one.what for one in leftovers.find(runtime)]
-        assert found[-2:] == ["mount", "folder"]
+        assert found[-3:] == ["mount", "file", "folder"]
         assert "process" in found or "folder" in found[:-1]
     finally:
         leftovers.reclaim(runtime)
     assert not host.exists()
+    assert not leftovers.mark_of(host).exists()
     assert str(host) not in Path("/proc/self/mounts").read_text()
     assert leftovers.find(runtime) == []
 

@@ -16,6 +16,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from harness.errors import CheckpointError, GuestDied
 from harness.host.process import kill, need
 from harness.host.run import Run, half_built
@@ -136,9 +138,17 @@ class GvisorSubstrate(ReferenceSubstrate):
 
 def _end(run: Run, folder: Path, id: str) -> None:
     """Kill a sandbox and what runsc knows of it: `runsc delete` does the same in two seconds."""
-    with contextlib.suppress(OSError, ValueError):
-        kill(int((folder / "pid").read_text()), PATIENCE_S)  # its gofer and what it traces go too
-    for path in (run.folder / "runsc").glob(f"{id}*"):
+    known = list((run.folder / "runsc").glob(f"{id}*"))
+    pids: list[int] = []
+    with contextlib.suppress(OSError, ValueError, psutil.NoSuchProcess):
+        pids.append(int((folder / "pid").read_text()))
+        pids += [one.pid for one in psutil.Process(pids[0]).children(recursive=True)]  # it traces
+    for path in known:
+        with contextlib.suppress(OSError, ValueError, KeyError):
+            pids.append(json.loads(path.read_text())["goferPid"])
+    for pid in pids:
+        kill(pid, PATIENCE_S)
+    for path in known:
         path.unlink(missing_ok=True)
 
 
