@@ -47,7 +47,8 @@ HEAVY_VISITS, HEAVY_N = 2, 2
 SETTLE_S = 0.1
 """Before every visit: the kernel takes namespaces and mounts down after their last process has
 ended, and whoever makes some meanwhile waits for it."""
-REST_S = 1.0
+REST_S = {"quick": 0.2, "full": 1.0}
+"""Between a fleet's coming up and the reading of what it takes."""
 READINGS = 5
 
 # Visits of each column to climb to a rung (at concurrency 1 to all of them, see
@@ -61,7 +62,8 @@ VISITS: Mapping[str, Mapping[str, Mapping[str, int]]] = {
     },
 }
 SLOW, SLOW_RUNG = (Column("qemu", Tier.FULL),), "first-exec"
-"""Boot for seconds of CPU time each: many at once climb to one rung, and half as often."""
+"""Boot for seconds of CPU time each: many at once climb to one rung, and half as often; in the
+quick profile once."""
 SIZES: Mapping[str, Sequence[int]] = {"quick": (2,), "full": (50, 200)}
 # Fleets are measured in the tier in which a sandbox is made for its caller and kept running.
 NO_FLEET = ("qemu", "oci-raw", "oci-net")
@@ -80,6 +82,9 @@ class Plan:
     visits: Mapping[str, Mapping[str, int]]
     """By part and rung, what is not left out."""
     sizes: Sequence[int]
+    profile: str = "quick"
+    named: bool = False
+    """Whether the caller chose the columns."""
 
 
 def planned(options: Mapping[str, str], profile: str = "quick") -> Plan:
@@ -113,7 +118,7 @@ def planned(options: Mapping[str, str], profile: str = "quick") -> Plan:
         }
         for part, by_rung in VISITS[profile].items()
     }
-    return Plan(parts, columns, often, sizes)
+    return Plan(parts, columns, often, sizes, profile, bool(named))
 
 
 RIG = RigInfo(
@@ -181,7 +186,8 @@ def cold_starts(plan: Plan, part: str, found: Sequence[Stand], run: Run, say: Sa
             if number % len(found) == 0:
                 say(f"{part}, {upto}: round {number // len(found) + 1} of {visits}")
             done = climbs[stand.column]
-            if len(done) >= concurrency * _most(stand.column, concurrency, upto, visits):
+            most = _most(stand.column, concurrency, upto, visits, plan.profile)
+            if len(done) >= concurrency * most:
                 continue
             beside = concurrency == 1 and stand.column == Column(RUNC, Tier.FULL)
             if beside and number // len(found) % 2:
@@ -206,10 +212,12 @@ def cold_starts(plan: Plan, part: str, found: Sequence[Stand], run: Run, say: Sa
     return series
 
 
-def _most(column: Column, concurrency: int, upto: str, visits: int) -> int:
+def _most(column: Column, concurrency: int, upto: str, visits: int, profile: str) -> int:
     """How often a column is visited of so many times."""
     if column.substrate in HEAVY:
         return min(visits, HEAVY_VISITS)
+    if column in SLOW and profile == "quick":
+        return 1
     if concurrency > 1 and column in SLOW:
         return (visits + 1) // 2 if upto == SLOW_RUNG else 0
     return visits
@@ -234,12 +242,12 @@ def fleets(plan: Plan, found: Sequence[Stand], run: Run, say: Say) -> list[Serie
             many = min(n, HEAVY_N) if heavy else n
             say(f"memory: {many} of {column}")
             findings = Findings(substrate=column.substrate, tier=str(column.tier), n=many)
-            _fleet(stand, many, run, findings)
+            _fleet(stand, many, run, findings, REST_S[plan.profile])
             series += findings.series
     return series
 
 
-def _fleet(stand: Stand, n: int, run: Run, findings: Findings) -> None:
+def _fleet(stand: Stand, n: int, run: Run, findings: Findings, rest_s: float) -> None:
     before, processes = memory_linux.read(), marked(run)
     each = stand.substrate.memory_per_sandbox(stand.column.tier)
     try:
@@ -249,7 +257,7 @@ def _fleet(stand: Stand, n: int, run: Run, findings: Findings) -> None:
         return
     with Fleet(stand.launch, each) as fleet:
         came = fleet.bring_up(n)
-        time.sleep(REST_S)
+        time.sleep(rest_s)
         after = [_read() for _ in range(READINGS)]
         took = held(marked(run) - processes, fleet.sandboxes)
         up = len(fleet.sandboxes)
@@ -264,6 +272,14 @@ def _fleet(stand: Stand, n: int, run: Run, findings: Findings) -> None:
 def _read() -> int:
     time.sleep(0.1)
     return memory_linux.read().to_be_had
+
+
+def one_of_each(plan: Plan, found: Sequence[Stand]) -> Sequence[Stand]:
+    """Whose network and durability are tried: in the quick profile one tier of each substrate,
+    unless columns were named."""
+    if plan.profile == "full" or plan.named:
+        return found
+    return list({one.column.substrate: one for one in reversed(found)}.values())[::-1]
 
 
 def networks(found: Sequence[Stand], run: Run, say: Say) -> list[Series]:
@@ -324,9 +340,9 @@ def test_compare(benchmark: BenchmarkFixture, run: Run, rig_run: RigRun, profile
             elif part == "memory":
                 series += fleets(plan, found, run, rig_run.say)
             elif part == "network":
-                series += networks(found, run, rig_run.say)
+                series += networks(one_of_each(plan, found), run, rig_run.say)
             else:
-                series += reboots(found, rig_run.say)
+                series += reboots(one_of_each(plan, found), rig_run.say)
         rig_run.end()
     options = [f"--profile {profile}"] if profile != "quick" else []
     options += [f"--{name} {value}" for name, value in given.items() if value]

@@ -138,8 +138,9 @@ def test_a_plan_visits_every_column_there_and_back() -> None:
     turns = list(rig.there_and_back([1, 2, 3], 3))
     assert turns == [1, 2, 3, 3, 2, 1, 1, 2, 3]
     slow, usual = Column("qemu", Tier.FULL), Column("qemu", Tier.DURABLE_POOL)
-    assert [rig._most(one, 10, "first-exec", 8) for one in (slow, usual)] == [4, 8]
-    assert rig._most(slow, 10, "first-reply", 8) == 0
+    assert [rig._most(one, 10, "first-exec", 8, "full") for one in (slow, usual)] == [4, 8]
+    assert rig._most(slow, 10, "first-reply", 8, "full") == 0
+    assert rig._most(slow, 1, "first-touch", 2, "quick") == 1
 
 
 @pytest.mark.parametrize(
