@@ -228,9 +228,15 @@ class Log:
 
 
 def start(
-    words: Sequence[str | Path], environment: Mapping[str, str], log: Log
+    words: Sequence[str | Path],
+    environment: Mapping[str, str],
+    log: Log,
+    inherited: Sequence[int] = (),
 ) -> tuple[subprocess.Popen[bytes], socket.socket]:
-    """Start a program with a socket for its standard input and output: it, and our end of that."""
+    """Start a program with a socket for its standard input and output: it, and our end of that.
+
+    It has the open files `inherited` too, under their numbers here.
+    """
     near, far = socket.socketpair()
     with far:
         try:
@@ -240,6 +246,7 @@ def start(
                 stdout=far.fileno(),
                 stderr=log.descriptor,
                 env=environment,
+                pass_fds=inherited,
                 start_new_session=True,  # an interrupt from the keyboard is for us alone
             )
         except BaseException:

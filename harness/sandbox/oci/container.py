@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import shutil
 import socket
 from collections.abc import Sequence
@@ -20,7 +21,7 @@ from harness.sandbox.identity import Identity
 from harness.sandbox.oci import config, roots
 from harness.sandbox.oci.config import Limits
 from harness.sandbox.oci.runc import Runc, init_of
-from harness.sandbox.shared import Hold, Log, Signals, start
+from harness.sandbox.shared import Hold, Log, Signals, ended
 
 ROOT, UPPER, WRITES, DISK, PID_FILE = "root", "upper", "writes", "disk.ext4", "pid"
 
@@ -74,6 +75,13 @@ def begin(
         folder.mkdir()
         pids: list[int] = []
         undo.callback(lambda: take_down(run, template, id, *pids[:1] or (None,)))
+        log = Log(run, f"oci-{id}")
+        undo.callback(log.close)
+        pid_file = folder / PID_FILE
+        runc, line, configuration = template.runc.begin(folder, id, pid_file, log)
+        undo.callback(ended, runc)
+        undo.callback(line.close)
+        undo.callback(configuration.close)  # without one it ends
         root = folder / ROOT
         if overlay:
             writes = folder
@@ -85,21 +93,14 @@ def begin(
             roots.copy(template.lower, root)
             roots.name(root, identity)
         environment = {VARIABLE: run.environment[VARIABLE]}
-        template.runc.write(folder, config.bundle(
+        bundle = config.bundle(
             identity, root, limits, template.cgroups.unlimited, f"{template.group}/{id}",
             environment,
-        ))  # fmt: skip
-        log = Log(run, f"oci-{id}")
-        undo.callback(log.close)
-        pid_file = folder / PID_FILE
-        # All sandboxes' keyrings would be one user's, who may have few; none may use any.
-        words = template.runc.words(
-            "run", "--detach", "--no-new-keyring", "--bundle", folder, "--pid-file", pid_file, id
-        )
-        child, line = start(words, template.runc.environment, log)
-        undo.callback(line.close)
-        if child.wait():
-            raise GuestDied(f"runc did not start {id}: {log.said() or child.returncode}")
+        )  # fmt: skip
+        with contextlib.suppress(BrokenPipeError), configuration:
+            configuration.write(json.dumps(bundle))
+        if runc.wait():
+            raise GuestDied(f"runc did not start {id}: {log.said() or runc.returncode}")
         pids.append(init_of(pid_file, log.said()))
         undo.pop_all()
     return Container(pids[0], line, log)

@@ -7,17 +7,20 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from harness.errors import SandboxError
 from harness.host.process import need
 from harness.host.run import Run
+from harness.sandbox.shared import Log, start
 
 PROGRAM = "runc"
+CONFIG = "config.json"
 DELETE_LIMIT_S = 10.0
 
 
@@ -41,7 +44,32 @@ class Runc:
 
     def write(self, folder: Path, config: Mapping[str, Any]) -> None:
         """Make a folder a bundle."""
-        (folder / "config.json").write_text(json.dumps(config))
+        (folder / CONFIG).write_text(json.dumps(config))
+
+    def begin(
+        self, folder: Path, id: str, pid_file: Path, log: Log
+    ) -> tuple[subprocess.Popen[bytes], socket.socket, TextIO]:
+        """Start a container whose bundle is still to be made.
+
+        Returns runc, which ends when the container runs; our end of its first process's line; and
+        where its configuration goes as JSON, once all that it names is there. For some milliseconds
+        runc does nothing but become a process: meanwhile a bundle is made.
+        """
+        reading, writing = os.pipe()
+        into = os.fdopen(writing, "w")
+        try:
+            (folder / CONFIG).symlink_to(f"/proc/self/fd/{reading}")
+            # All sandboxes' keyrings would be one user's, who may have few; none may use any.
+            words = self.words(
+                "run", "--detach", "--no-new-keyring", "--bundle", folder,
+                "--pid-file", pid_file, id,
+            )  # fmt: skip
+            return *start(words, self.environment, log, [reading]), into
+        except BaseException:
+            into.close()
+            raise
+        finally:
+            os.close(reading)
 
     def delete(self, id: str, pid: int | None) -> None:
         """End a container and what runc knows of it. Never hangs: after ten seconds its processes
