@@ -39,8 +39,9 @@ PARTS = ("cc1", "cc10", "cc50", "memory", "network", "reboot")
 ENDS = ("first-reply", "first-exec", "first-touch")
 CONCURRENCIES = {"cc1": 1, "cc10": 10, "cc50": 50}
 Say = Callable[[str], None]
-RUNC = "oci-overlay"
-"""The column whose bundle plain `runc run` gets too."""
+SHAPES = (Column("oci-overlay", Tier.FULL), Column("oci-net-overlay", Tier.FULL))
+"""Whose bundle plain `runc run` gets too, each time beside one of theirs."""
+PAIRS = {"quick": 2, "full": 40}
 HEAVY = ("vm",)
 """Not in the quick profile, and never many at once: a boot takes most of a minute here."""
 HEAVY_VISITS, HEAVY_N = 2, 2
@@ -139,6 +140,7 @@ RIG = RigInfo(
 
 def the_clock() -> Clock:
     stops = {rung.name: rung.stop for rung in LADDER}
+    stops["paired-run"] = "a container's first process has returned its output"
     stops["plain-run"] = "`runc run` of an echo in the same bundle has ended"
     return calibrated("compare", START, stops)
 
@@ -173,7 +175,7 @@ def there_and_back(stands: Sequence[Stand], visits: int) -> Iterator[Stand]:
         yield from stands if number % 2 == 0 else reversed(stands)
 
 
-def cold_starts(plan: Plan, part: str, found: Sequence[Stand], run: Run, say: Say) -> list[Series]:
+def cold_starts(plan: Plan, part: str, found: Sequence[Stand], say: Say) -> list[Series]:
     """The ladder at one concurrency."""
     concurrency = CONCURRENCIES[part]
     if concurrency > 1:
@@ -181,7 +183,6 @@ def cold_starts(plan: Plan, part: str, found: Sequence[Stand], run: Run, say: Sa
     series: list[Series] = []
     for upto, visits in plan.visits.get(part, {}).items():
         climbs: dict[Column, list[Climb]] = {one.column: [] for one in found}
-        plain: list[float] = []
         for number, stand in enumerate(there_and_back(found, visits)):
             if number % len(found) == 0:
                 say(f"{part}, {upto}: round {number // len(found) + 1} of {visits}")
@@ -189,13 +190,8 @@ def cold_starts(plan: Plan, part: str, found: Sequence[Stand], run: Run, say: Sa
             most = _most(stand.column, concurrency, upto, visits, plan.profile)
             if len(done) >= concurrency * most:
                 continue
-            beside = concurrency == 1 and stand.column == Column(RUNC, Tier.FULL)
-            if beside and number // len(found) % 2:
-                plain.append(_plain(run, stand))
             time.sleep(SETTLE_S)
             done += stand.visit(concurrency, upto)
-            if beside and not number // len(found) % 2:
-                plain.append(_plain(run, stand))
         rungs = RUNGS if concurrency == 1 else RUNGS[:3] if upto == "first-reply" else (upto,)
         for column, done in climbs.items():
             findings = Findings(
@@ -206,9 +202,6 @@ def cold_starts(plan: Plan, part: str, found: Sequence[Stand], run: Run, say: Sa
                 times = [one.rungs[rung] for one in done if one.failure is None]
                 findings.add(rung, "s", times, failures)
             series += findings.series
-        by_hand = Findings(program="runc", concurrency=concurrency)
-        by_hand.add("plain-run", "s", plain)
-        series += by_hand.series
     return series
 
 
@@ -221,6 +214,35 @@ def _most(column: Column, concurrency: int, upto: str, visits: int, profile: str
     if concurrency > 1 and column in SLOW:
         return (visits + 1) // 2 if upto == SLOW_RUNG else 0
     return visits
+
+
+def pairs(plan: Plan, found: Sequence[Stand], run: Run, say: Say) -> list[Series]:
+    """A container of ours up to its first process's output, and `runc run` of an echo in the same
+    bundle, one right after the other; who is first takes turns."""
+    series: list[Series] = []
+    for stand in found:
+        if stand.column not in SHAPES:
+            continue
+        say(f"plain runc beside {stand.column}")
+        ours: list[float] = []
+        plain: list[float] = []
+        failures: list[tuple[int, str]] = []
+        for number in range(PAIRS[plan.profile]):
+            by_hand = _plain(run, stand) if number % 2 else 0.0
+            time.sleep(SETTLE_S)
+            (climb,) = stand.visit(1, "first-exec")
+            by_hand = by_hand or _plain(run, stand)
+            if climb.failure:  # neither counts without the other
+                failures.append((number, climb.failure))
+            else:
+                ours.append(climb.rungs["first-exec"])
+                plain.append(by_hand)
+        substrate, tier = stand.column.substrate, str(stand.column.tier)
+        findings = Findings(beside=substrate)
+        findings.add("paired-run", "s", ours, failures, substrate=substrate, tier=tier)
+        findings.add("plain-run", "s", plain, program="runc")
+        series += findings.series
+    return series
 
 
 def _plain(run: Run, stand: Stand) -> float:
@@ -335,8 +357,10 @@ def test_compare(benchmark: BenchmarkFixture, run: Run, rig_run: RigRun, profile
         for part in PARTS:
             if part not in plan.parts:
                 continue
+            if part == "cc1":
+                series += pairs(plan, found, run, rig_run.say)
             if part in CONCURRENCIES:
-                series += cold_starts(plan, part, found, run, rig_run.say)
+                series += cold_starts(plan, part, found, rig_run.say)
             elif part == "memory":
                 series += fleets(plan, found, run, rig_run.say)
             elif part == "network":

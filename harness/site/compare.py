@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from harness.measure.record import Facts, Scalar, Series
-from harness.measure.statistics import Estimate
+from harness.measure.statistics import Estimate, estimate
 from harness.site import brief, figures
 from harness.site.corpus import Corpus, Entry
 
@@ -111,6 +111,35 @@ class Kind:
         low = theirs.low / ours.high if bounds and theirs.low and ours.high else None
         high = theirs.high / ours.low if bounds and theirs.high and ours.low else None
         return entry, series, Estimate(theirs.value / ours.value, low, high)
+
+
+@dataclass(frozen=True)
+class Beside:
+    """A shape of container beside plain runc in the same bundle, pair by pair: `ratio` is the
+    median of the pairs' ratios."""
+
+    entry: Entry
+    ours: Series
+    plain: Series
+    ratio: Estimate
+
+
+def beside(corpus: Corpus) -> Sequence[Beside]:
+    """Every shape that was paired, from the best record that has it."""
+    names = dict.fromkeys(
+        str(one.dimensions["substrate"])
+        for entry in corpus.of_rig(RIG, corpus.machine)
+        for one in entry.brief.lines
+        if one.metric == "paired-run"
+    )
+    found = []
+    for name in names:
+        best = newest(corpus, "paired-run", substrate=name)
+        plain = best and best[0].find("plain-run", beside=name)
+        if best and plain and len(plain.samples) == len(best[1].samples):
+            ratios = [a / b for a, b in zip(best[1].samples, plain.samples, strict=True)]
+            found.append(Beside(best[0], best[1], plain, estimate(ratios, 50)))
+    return found
 
 
 def _fleets(entry: Entry, whose: Facts) -> Iterator[tuple[Series, int]]:

@@ -9,7 +9,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from typing import cast
 
 import pytest
@@ -17,6 +17,7 @@ import pytest
 from harness.errors import SandboxError
 from harness.host import cgroups
 from harness.host.run import Run, cache_folder
+from harness.measure.statistics import percentile
 from harness.sandbox.identity import allocate
 from harness.sandbox.oci import OciSubstrate
 from harness.sandbox.oci.config import Limits
@@ -24,29 +25,32 @@ from harness.sandbox.protocol import Sandbox, Substrate, Template, Tier, load
 from tests.isolation.conftest import INSIDE
 
 SMALL = Limits(memory=48 << 20, pids=24, cpus=0.2)
-TRIES = 4
-"""Pairs of quiet and bombed; the host is shared with whoever else is at work."""
-GOAL, BOUND = 2, 10
-"""Of the neighbour's p99 against its quiet value. The goal is met in most runs and missed in others
-(4 to 6 were seen); a neighbour must never stand still.
+TRIES, ROUNDS, STARTS = 6, 3, {"oci": 100, "qemu": 50}
+"""Attempts until one meets the goal; in each, quiet and bombed turn about, so that whoever else is
+at work on the host falls on both."""
+GOAL, BOUND = 2, 4
+"""Of the neighbour's p99 against its quiet value, in the best attempt. On two cores most attempts
+meet the goal; in the others what the bomb may run falls, for a slice of the scheduler's, on both
+cores at once, and a process that starts waits for it: p99 of a millisecond's work feels that.
 """
-STARTS = 150
+GOES_OFF_S = 0.3
 MORE = 1.25
 """Of its processors, what a bomb may have taken: the kernel charges overdrafts a period later."""
 
 
-def _p99(sandbox: Sandbox) -> float:
+def _starts(sandbox: Sandbox, count: int) -> list[float]:
+    """Seconds that each of so many processes took to start and give back its output."""
     times = []
-    for _ in range(STARTS):
+    for _ in range(count):
         began = time.perf_counter()
         assert sandbox.first_exec("word").stdout == b"word\n"
         times.append(time.perf_counter() - began)
-    return sorted(times)[int(STARTS * 0.99) - 1]
+    return times
 
 
-def _cpu_seconds(run: Run, id: str) -> float:
+def _cpu_seconds(run: Run, sandbox: Sandbox) -> float:
     """CPU time that all processes of a container have had."""
-    found, group = cgroups.find(), f"{cgroups.group_of(run)}/{id}"
+    found, group = cgroups.find(), f"{cgroups.group_of(run)}/{sandbox.id}"
     if found.version == 1:
         return int((found.mounts["cpuacct"] / group / "cpuacct.usage").read_text()) / 1e9
     stat = (found.mounts["cpu"] / group / "cpu.stat").read_text().split()
@@ -84,32 +88,46 @@ def test_a_bomb_is_bounded_and_its_neighbour_hardly_feels_it(
     pair: tuple[str, Sandbox, Sandbox], bomb: str, run: Run
 ) -> None:
     kind, bad, neighbour = pair
-    _p99(neighbour)
+    _starts(neighbour, STARTS[kind])
+    ratios: list[float] = []
+    shares: list[tuple[float, float]] = []
+    while len(ratios) < TRIES and min(ratios, default=GOAL + 1) > GOAL:
+        quiet: list[float] = []
+        bombed: list[float] = []
+        for _ in range(ROUNDS):
+            quiet += _starts(neighbour, STARTS[kind])
+            with _exploding(bad, bomb):
+                began, had = time.perf_counter(), _cpu_seconds(run, bad) if kind == "oci" else 0.0
+                bombed += _starts(neighbour, STARTS[kind])
+                if kind == "oci":
+                    time.sleep(0.1)  # many of the periods in which its time is counted
+                    had = _cpu_seconds(run, bad) - had
+                    shares.append((had, time.perf_counter() - began))
+        ratios.append(percentile(bombed, 99) / percentile(quiet, 99))
+    print(f"{kind} {bomb}: p99 while it goes off, in quiet ones: {ratios}")
+    if kind == "oci":
+        share = sum(had for had, _ in shares) / sum(long for _, long in shares)
+        assert share <= SMALL.cpus * MORE, f"it had {share:.2f} processors"
+    assert min(ratios) <= BOUND, ratios
+
+
+@contextmanager
+def _exploding(sandbox: Sandbox, bomb: str) -> Iterator[None]:
+    """It goes off again and again until the block ends."""
     stop = threading.Event()
 
     def explode() -> None:
         while not stop.is_set():
             try:
-                bad.agent.run([INSIDE, bomb], timeout_s=1)
+                sandbox.agent.run([INSIDE, bomb], timeout_s=GOES_OFF_S)
             except SandboxError:
                 return
 
-    ratios = []
-    for _ in range(TRIES):
-        quiet = _p99(neighbour)
-        stop.clear()
-        thread = threading.Thread(target=explode)
-        thread.start()
-        time.sleep(0.3)
-        began, had = time.perf_counter(), _cpu_seconds(run, bad.id) if kind == "oci" else 0.0
-        ratios.append(_p99(neighbour) / quiet)
-        if kind == "oci":
-            time.sleep(0.3)  # many of the periods in which its time is counted
-            share = (_cpu_seconds(run, bad.id) - had) / (time.perf_counter() - began)
-            assert share <= SMALL.cpus * MORE, f"it had {share:.2f} processors"
+    thread = threading.Thread(target=explode)
+    thread.start()
+    try:
+        time.sleep(GOES_OFF_S / 2)
+        yield
+    finally:
         stop.set()
         thread.join()
-        if ratios[-1] <= GOAL:
-            break
-    print(f"{kind} {bomb}: p99 while it goes off, in quiet ones: {ratios}")
-    assert min(ratios) <= BOUND, ratios

@@ -24,11 +24,6 @@ _QUOTED = (
 
 
 def _render(corpus: Corpus) -> Iterator[Item]:
-    plain = compare.newest(corpus, "plain-run", program="runc")
-    ratios = []
-    for name in ("oci-overlay", "oci-net-overlay"):
-        found = plain and plain[0].find("first-exec", substrate=name, tier="full", concurrency=1)
-        ratios.append((name, (plain[0], found) if plain and found else None))
     quoted = [(who, [corpus.figure(id) if id else None for id in ids]) for who, ids in _QUOTED]
     yield Document(
         "compare.html",
@@ -38,8 +33,7 @@ def _render(corpus: Corpus) -> Iterator[Item]:
         {
             "kinds": compare.kinds(corpus),
             "absent": compare.absent(corpus),
-            "plain": plain,
-            "shapes": ratios,
+            "beside": compare.beside(corpus),
             "others": quoted,
         },
     )
