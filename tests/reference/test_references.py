@@ -7,11 +7,12 @@ import shutil
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from harness.errors import Unsupported
+from harness.errors import Unsupported, UsageError
 from harness.guest import rootfs
 from harness.host.run import Run, cache_folder, open_run
 from harness.sandbox.comparison import Column, Stand, kernel, marked
@@ -52,7 +53,7 @@ def test_it_climbs_the_ladder_and_leaves_nothing(name: str, tier: Tier, run: Run
     assert not [
         path
         for path in run.folder.rglob(f"*{made.sandbox.id}*")
-        if not any(part.startswith("d-") for part in path.parts)
+        if not any(part.startswith(docker.FOLDER) for part in path.parts)
     ]
 
 
@@ -137,6 +138,18 @@ def strange() -> Iterator[Path]:
 
 
 @needs_root
+@pytest.mark.parametrize("name", ["bwrap", "docker", "gvisor"])
+def test_a_hostname_of_300_characters_makes_nothing(name: str, run: Run) -> None:
+    substrate = load(name)
+    template = substrate.prepare(run, cache_folder(), Tier.FULL)
+    identity = replace(allocate(run.leases, run.id), hostname="h" * 300)
+    with pytest.raises(UsageError, match="this one has 300"):
+        substrate.launch(run, template, Tier.FULL, identity)
+    assert list(run.folder.glob(f"*{identity.id}*")) == []
+    assert not identity.lease.exists()
+
+
+@needs_root
 @pytest.mark.parametrize("name", ["process", "bwrap", "gvisor"])
 def test_paths_with_spaces_commas_and_newlines_work(name: str, strange: Path) -> None:
     substrate = load(name)
@@ -149,6 +162,15 @@ def test_paths_with_spaces_commas_and_newlines_work(name: str, strange: Path) ->
         finally:
             sandbox.destroy()
         assert marked(run) == set()
+
+
+@needs_root
+def test_where_docker_cannot_work_it_says_where_it_can(strange: Path) -> None:
+    with (
+        open_run(strange) as run,
+        pytest.raises(Unsupported, match="a comma in its path"),
+    ):
+        load("docker").prepare(run, cache_folder(), Tier.FULL)
 
 
 def test_a_docker_that_hangs_on_removal_holds_nobody_up(

@@ -18,6 +18,7 @@ from harness.host.requirement import Requirement
 from harness.host.run import VARIABLE, Run
 from harness.measure.record import Image
 from harness.sandbox.identity import Identity
+from harness.sandbox.oci.config import check
 from harness.sandbox.protocol import Sharing, Tier
 from harness.sandbox.shared import SharedSandbox, launched
 
@@ -97,9 +98,12 @@ class ReferenceSubstrate:
     ) -> SharedSandbox:
         if tap is not None:
             raise UsageError(f"{self.name} is for comparison and has no network")
-        return launched(
-            identity, tier, lambda undo: self.start(run, template, tier, identity, undo)
-        )
+
+        def start(undo: contextlib.ExitStack) -> SharedSandbox:
+            check(identity)
+            return self.start(run, template, tier, identity, undo)
+
+        return launched(identity, tier, start)
 
     def zygote(
         self, run: Run, template: Reference, tap: int | None = None

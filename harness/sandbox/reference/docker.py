@@ -17,19 +17,23 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.errors import SandboxError
+from harness.errors import SandboxError, Unsupported
 from harness.host import cgroups
 from harness.host.process import install_command, need
 from harness.host.requirement import Requirement
 from harness.host.run import Run
 from harness.sandbox.identity import Identity
-from harness.sandbox.oci.config import check
 from harness.sandbox.protocol import Tier
 from harness.sandbox.reference.base import MIB, Reference, ReferenceSubstrate, mark
 from harness.sandbox.shared import Log, SharedSandbox, ended, start
 
 INSIDE = "/.agent"
 IMAGE = "coppice"
+FOLDER = "d-"
+"""Begins the name of a daemon's folder: short, for what follows."""
+LONGEST = "exec/containerd/containerd.sock.ttrpc"
+SOCKET_MAX = 107
+"""Bytes of a socket's path, the kernel's bound."""
 UP_LIMIT_S = 60.0
 REMOVE_LIMIT_S = 20.0
 FOLDERS = tuple(
@@ -98,7 +102,6 @@ class DockerSubstrate(ReferenceSubstrate):
         undo: contextlib.ExitStack,
     ) -> SharedSandbox:
         assert isinstance(template, DockerTemplate)
-        check(identity)
         name = f"coppice-{identity.id}"
         log = Log(run, f"docker-{identity.id}")
         undo.callback(log.close)
@@ -136,7 +139,14 @@ def _daemon(run: Run, template: Reference) -> Sequence[str]:
     """Start dockerd for a run and import its image; the words that a command of it begins with."""
     path = client()
     assert path
-    folder = Path(tempfile.mkdtemp(prefix="d-", dir=run.folder))
+    folder = Path(tempfile.mkdtemp(prefix=FOLDER, dir=run.folder))
+    if "," in os.fspath(folder) or len(os.fsencode(folder / LONGEST)) > SOCKET_MAX:
+        folder.rmdir()
+        raise Unsupported(
+            f"Docker works in no folder with a comma in its path, nor in one of so long a path "
+            f"that its sockets have more than {SOCKET_MAX} bytes: {folder}",
+            hint="name a short folder in COPPICE_RUNTIME",
+        )
     made = [path for path in FOLDERS if not path.exists()]
     run.at_end.callback(_remove_empty, made)
     socket = folder / "socket"
