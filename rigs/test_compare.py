@@ -43,7 +43,8 @@ SHAPES = (Column("oci-overlay", Tier.FULL), Column("oci-net-overlay", Tier.FULL)
 """Whose bundle plain `runc run` gets too, each time beside one of theirs."""
 PAIRS = {"quick": 2, "full": 40}
 HEAVY = ("vm",)
-"""Not in the quick profile, and never many at once: a boot takes most of a minute here."""
+"""Not in the quick profile, and many at once where their column is named alone: a boot takes most
+of a minute of a processor here."""
 HEAVY_VISITS, HEAVY_N = 2, 2
 SETTLE_S = 0.1
 """Before every visit: the kernel takes namespaces and mounts down after their last process has
@@ -58,7 +59,7 @@ VISITS: Mapping[str, Mapping[str, Mapping[str, int]]] = {
     "quick": {"cc1": {"first-touch": 2}},
     "full": {
         "cc1": {"first-touch": 16},
-        "cc10": {"first-reply": 2, "first-exec": 8, "first-touch": 2},
+        "cc10": {"first-reply": 1, "first-exec": 8, "first-touch": 1},
         "cc50": {"first-reply": 1, "first-exec": 1, "first-touch": 1},
     },
 }
@@ -156,10 +157,7 @@ def stands(
         try:
             stand = Stand(run, cache_folder(), column, stack, most)
         except CoppiceError as error:
-            why = " ".join(str(error).split())
-            absent = Findings(substrate=column.substrate, tier=str(column.tier), reason=why)
-            absent.add("measured-here", "1", [0])
-            series += absent.series
+            series += absent(column, " ".join(str(error).split()))
             continue
         found.append(stand)
         images |= {f"{one.name} {one.sha256}": one for one in stand.template.images}
@@ -167,6 +165,14 @@ def stands(
         accelerator = accelerator or stand.template.accelerator
     rig_run.prepared(list(images.values()), accelerator, sorted(set(tools)))
     return found
+
+
+def absent(column: Column, why: str, **dimensions: int) -> list[Series]:
+    """What says on the record that a column was not measured."""
+    tier = str(column.tier)
+    findings = Findings(substrate=column.substrate, tier=tier, reason=why, **dimensions)
+    findings.add("measured-here", "1", [0])
+    return findings.series
 
 
 def there_and_back(stands: Sequence[Stand], visits: int) -> Iterator[Stand]:
@@ -178,9 +184,11 @@ def there_and_back(stands: Sequence[Stand], visits: int) -> Iterator[Stand]:
 def cold_starts(plan: Plan, part: str, found: Sequence[Stand], say: Say) -> list[Series]:
     """The ladder at one concurrency."""
     concurrency = CONCURRENCIES[part]
-    if concurrency > 1:
-        found = [one for one in found if one.column.substrate not in HEAVY]
     series: list[Series] = []
+    for stand in list(found):
+        if why := left_out(plan, stand, concurrency):
+            series += absent(stand.column, why, concurrency=concurrency)
+            found = [one for one in found if one is not stand]
     for upto, visits in plan.visits.get(part, {}).items():
         climbs: dict[Column, list[Climb]] = {one.column: [] for one in found}
         for number, stand in enumerate(there_and_back(found, visits)):
@@ -205,10 +213,24 @@ def cold_starts(plan: Plan, part: str, found: Sequence[Stand], say: Say) -> list
     return series
 
 
+def left_out(plan: Plan, stand: Stand, concurrency: int) -> str | None:
+    """Why so many of a column are not started at once; None when they are."""
+    if concurrency == 1:
+        return None
+    if stand.column.substrate in HEAVY and not plan.named:
+        return f"{concurrency} boots of it take minutes: --columns {stand.column} has it tried"
+    each = stand.substrate.memory_per_sandbox(stand.column.tier)
+    try:
+        admit(concurrency, each, available_memory(), Bounds())
+    except NotEnoughMemory as refusal:
+        return reason(refusal)
+    return None
+
+
 def _most(column: Column, concurrency: int, upto: str, visits: int, profile: str) -> int:
     """How often a column is visited of so many times."""
     if column.substrate in HEAVY:
-        return min(visits, HEAVY_VISITS)
+        return min(visits, HEAVY_VISITS if concurrency == 1 else 1)
     if column in SLOW and profile == "quick":
         return 1
     if concurrency > 1 and column in SLOW:

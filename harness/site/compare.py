@@ -189,7 +189,9 @@ def absent(corpus: Corpus) -> Sequence[tuple[str, str]]:
     if not entries:
         return []
     missing = (one for one in entries[-1].brief.lines if one.metric == "measured-here")
-    return [
-        (f"{one.dimensions['substrate']}, {one.dimensions['tier']}", str(one.dimensions["reason"]))
-        for one in missing
-    ]
+    found = []
+    for one in missing:
+        many = one.dimensions.get("concurrency")
+        who = f"{one.dimensions['substrate']}, {one.dimensions['tier']}"
+        found.append((f"{who}, {many} at once" if many else who, str(one.dimensions["reason"])))
+    return found

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -17,7 +18,7 @@ from harness.host import leftovers
 from harness.host.run import Run, cache_folder
 from harness.sandbox import reach, reboot
 from harness.sandbox.comparison import COLUMNS, Column, Stand, holding
-from harness.sandbox.protocol import Tier
+from harness.sandbox.protocol import Tier, load
 from harness.sandbox.reboot import outlives
 
 rig = importlib.import_module("rigs.test_compare")
@@ -141,6 +142,28 @@ def test_a_plan_visits_every_column_there_and_back() -> None:
     assert [rig._most(one, 10, "first-exec", 8, "full") for one in (slow, usual)] == [4, 8]
     assert rig._most(slow, 10, "first-reply", 8, "full") == 0
     assert rig._most(slow, 1, "first-touch", 2, "quick") == 1
+
+
+def test_many_at_once_of_what_boots_long_are_left_out_and_the_record_says_so() -> None:
+    vm = SimpleNamespace(column=Column("vm", Tier.FULL), substrate=load("vm"))
+    plan = rig.planned({"part": "cc10,cc50"}, "full")
+    made = rig.cold_starts(plan, "cc10", [vm], lambda text: None)
+    assert [(one.metric, one.dimensions["concurrency"]) for one in made] == [("measured-here", 10)]
+    assert "--columns vm-full" in str(made[0].dimensions["reason"])
+    named = rig.planned({"columns": "vm-full"}, "full")
+    vm.substrate.each = 1 << 60
+    assert "NotEnoughMemory" in rig.left_out(named, vm, 50)
+    vm.substrate.each = 1
+    assert rig.left_out(named, vm, 10) is None
+
+
+def test_of_each_substrate_one_tier_is_tried_in_the_quick_profile() -> None:
+    found = [SimpleNamespace(column=one) for one in COLUMNS]
+    tried = rig.one_of_each(rig.planned({}), found)
+    assert len(tried) == len({one.column.substrate for one in found})
+    assert tried[0] is found[0]
+    assert rig.one_of_each(rig.planned({}, "full"), found) == found
+    assert rig.one_of_each(rig.planned({"columns": "qemu-full"}), found) == found
 
 
 @pytest.mark.parametrize(
