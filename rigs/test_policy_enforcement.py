@@ -105,6 +105,11 @@ class Case:
     rate: int = 0
 
     @property
+    def in_force_s(self) -> float:
+        """How long a policy stays: for some datagrams of each port, however few are sent."""
+        return max(IN_FORCE_S, 4 * len(PORTS) / self.rate) if self.rate else IN_FORCE_S
+
+    @property
     def dimensions(self) -> Facts:
         limit: Facts = {"rate": self.rate} if self.rate else {}
         return {**native.FACTS, "transport": self.transport, "n": self.length, **limit}
@@ -169,13 +174,14 @@ def flip(net: Network, run: Run, case: Case, stack: ExitStack) -> tuple[Traffic,
     _ready(flood)
     made = []
     for turn in range(case.changes + 2):  # the first and the last have no neighbour to end them
-        time.sleep(IN_FORCE_S)
+        time.sleep(case.in_force_s)
         called = now_ns()
         if case.transport == TWO_STEPS:
             net.apply(asks.id, NOTHING)
         net.apply(asks.id, first if turn % 2 else second)
         allowed, denied = (FIRST, SECOND) if turn % 2 else (SECOND, FIRST)
         made.append(Change(called, now_ns(), allowed, denied))
+    time.sleep(case.in_force_s - IN_FORCE_S)
     _finish(flood)
     time.sleep(IN_FORCE_S)
     lost = int(_finish(sink))

@@ -93,6 +93,14 @@ def test_without_its_tool_a_rig_is_skipped_with_the_command_that_helps(
     assert f"{missing} is not installed" in done.stdout and remedy in done.stdout
 
 
+def test_a_policy_stays_in_force_for_what_is_sent_at_a_rate(enforcement: ModuleType) -> None:
+    case = enforcement.Case(2, enforcement.ONE_STEP, 10)
+    assert case.in_force_s == enforcement.IN_FORCE_S and "rate" not in case.dimensions
+    slow = enforcement.Case(2, enforcement.ONE_STEP, 10, 200)
+    assert slow.in_force_s * slow.rate == 4 * len(enforcement.PORTS)
+    assert slow.dimensions["rate"] == 200
+
+
 STEP_NS = 10
 
 
