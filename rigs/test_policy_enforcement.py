@@ -181,7 +181,6 @@ def flip(net: Network, run: Run, case: Case, stack: ExitStack) -> tuple[Traffic,
         net.apply(asks.id, first if turn % 2 else second)
         allowed, denied = (FIRST, SECOND) if turn % 2 else (SECOND, FIRST)
         made.append(Change(called, now_ns(), allowed, denied))
-    time.sleep(case.in_force_s - IN_FORCE_S)
     _finish(flood)
     time.sleep(IN_FORCE_S)
     lost = int(_finish(sink))
