@@ -50,7 +50,7 @@ from harness.network.cubenet import NOTHING
 from harness.network.party import build
 from harness.network.policy import Policy
 from harness.network.protocol import Network
-from harness.rig import RigInfo, listed
+from harness.rig import RigInfo
 from harness.rig_run import RigRun
 
 CHANGES = {"quick": 1200, "full": 4800}
@@ -59,10 +59,11 @@ CHANGES = {"quick": 1200, "full": 4800}
 
 def planned(options: Mapping[str, str], profile: str = "quick") -> int:
     """How many changes of each kind; UsageError unless that is one or more, and the rate too."""
-    listed(options, "rate", ())
+    for name in ("changes", "rate"):
+        given = options.get(name, "")
+        if given and not (given.isdecimal() and int(given) > 0):
+            raise UsageError(f"--{name} {given}: there must be one or more")
     asked = options.get("changes", "")
-    if asked and not (asked.isdecimal() and int(asked) > 0):
-        raise UsageError(f"--changes {asked}: there must be one or more")
     return int(asked) if asked else CHANGES[profile]
 
 

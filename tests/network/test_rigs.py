@@ -48,6 +48,9 @@ def test_a_slow_host_is_asked_for_less_by_an_option_that_makes_sense(id: str, op
     for none in ("x", "-1", "1.5"):
         with pytest.raises(UsageError, match=f"--{option} {none}"):
             info.check({option: none})
+    if option == "rate":
+        with pytest.raises(UsageError, match="--rate 1,2"):
+            info.check({option: "1,2"})
 
 
 def test_a_flood_at_a_rate_never_makes_up_for_what_it_was_late_with(tmp_path: Path) -> None:
