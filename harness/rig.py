@@ -43,6 +43,17 @@ class RigInfo:
     measured_alike: Sequence[str] = ()
 
 
+def listed(
+    options: Mapping[str, str], name: str, otherwise: Sequence[int], least: int = 1
+) -> Sequence[int]:
+    """The numbers that an option names, such as 1,100, in their order; UsageError for what is none
+    from `least` on."""
+    words = [one for one in options.get(name, "").split(",") if one]
+    if any(not one.isdecimal() or int(one) < least for one in words):
+        raise UsageError(f"--{name} {options[name]}: numbers from {least} on, such as 10,100")
+    return sorted({int(one) for one in words}) or otherwise
+
+
 def discover(folder: Path) -> dict[str, tuple[Path, RigInfo]]:
     """Every rig under `folder` by its id, with the file that holds it."""
     found: dict[str, tuple[Path, RigInfo]] = {}

@@ -1,7 +1,7 @@
 """From which packet on a changed policy is obeyed, and whether any packet sees neither.
 
-One sandbox sends to another as fast as a core can, to four ports in turn, while its policy goes
-back and forth between two, each in force for some milliseconds:
+One sandbox sends to another as fast as a core can (or at a rate that was asked for), to four ports
+in turn, while its policy goes back and forth between two, each in force for some milliseconds:
 
     kept    allowed by both: each that is lost obeyed neither
     first   allowed by the first only
@@ -58,10 +58,12 @@ CHANGES = {"quick": 1200, "full": 4800}
 
 
 def planned(options: Mapping[str, str], profile: str = "quick") -> int:
-    """How many changes of each kind; UsageError unless that is one or more."""
+    """How many changes of each kind; UsageError unless that is one or more, and the rate too."""
+    for name in ("changes", "rate"):
+        given = options.get(name, "")
+        if given and not (given.isdecimal() and int(given) > 0):
+            raise UsageError(f"--{name} {given}: there must be one or more")
     asked = options.get("changes", "")
-    if asked and not (asked.isdecimal() and int(asked) > 0):
-        raise UsageError(f"--changes {asked}: there must be one or more")
     return int(asked) if asked else CHANGES[profile]
 
 
@@ -73,8 +75,14 @@ RIG = RigInfo(
     tools=native.COMPILER,
     requirements=native.requirements,
     check=planned,
-    options={"changes": "of each kind; fewer than a thousand tell little (policy-enforcement)"},
-    measured_alike=("c9211fadafad84cb5b13273fd6e04c0178736af87144a3729f2afc25c38e712f",),
+    options={
+        "changes": "of each kind; fewer than a thousand tell little (policy-enforcement)",
+        "rate": "datagrams a second at most, where two cores cannot send and be asked at once",
+    },
+    measured_alike=(
+        "c9211fadafad84cb5b13273fd6e04c0178736af87144a3729f2afc25c38e712f",
+        "d3a0567b2d9b04ad4bb0538bd10622f5fb5d32014ea8822d7a3e4cce9d02e528",
+    ),
 )
 KEPT, FIRST, SECOND, NEVER = PORTS = (9001, 9002, 9003, 9004)
 LENGTHS = (2, 1000)
@@ -89,15 +97,23 @@ CONTROLS = 100
 
 @dataclass(frozen=True)
 class Case:
-    """How long the lists are, and whether they are changed in one step."""
+    """How long the lists are, and whether they are changed in one step; how many datagrams a second
+    are sent at most, 0 where only a core is the limit."""
 
     length: int
     transport: str
     changes: int
+    rate: int = 0
+
+    @property
+    def in_force_s(self) -> float:
+        """How long a policy stays: for some datagrams of each port, however few are sent."""
+        return max(IN_FORCE_S, 4 * len(PORTS) / self.rate) if self.rate else IN_FORCE_S
 
     @property
     def dimensions(self) -> Facts:
-        return {**native.FACTS, "transport": self.transport, "n": self.length}
+        limit: Facts = {"rate": self.rate} if self.rate else {}
+        return {**native.FACTS, "transport": self.transport, "n": self.length, **limit}
 
 
 @dataclass(frozen=True)
@@ -153,12 +169,13 @@ def flip(net: Network, run: Run, case: Case, stack: ExitStack) -> tuple[Traffic,
     sink = receiver.start([str(build("sink", run.folder)), str(arrived), *ports], listens=True)
     _ready(sink)
     flood = sender.start(
-        [str(build("flood", run.folder)), answers.address, str(sent), *ports], listens=True
+        [str(build("flood", run.folder)), answers.address, str(sent), str(case.rate), *ports],
+        listens=True,
     )
     _ready(flood)
     made = []
     for turn in range(case.changes + 2):  # the first and the last have no neighbour to end them
-        time.sleep(IN_FORCE_S)
+        time.sleep(case.in_force_s)
         called = now_ns()
         if case.transport == TWO_STEPS:
             net.apply(asks.id, NOTHING)
@@ -264,7 +281,9 @@ def test_policy_enforcement(
     for tool in RIG.tools:
         need(tool)
     asked = rig_run.option("changes") or ""
-    many = planned({"changes": asked}, profile)
+    limit = rig_run.option("rate") or ""
+    many = planned({"changes": asked, "rate": limit}, profile)
+    rate = int(limit or 0)
     into = Collector()
     with ExitStack() as stack:
         net = stack.enter_context(native.open_network(run))
@@ -272,15 +291,16 @@ def test_policy_enforcement(
         build("sink", run.folder)
         rig_run.prepared((), None, ())
         rig_run.begin()
-        cases = [Case(length, ONE_STEP, many) for length in LENGTHS]
-        cases.append(Case(LENGTHS[0], ACROSS, many))
-        cases += [Case(length, TWO_STEPS, min(CONTROLS, many)) for length in LENGTHS]
+        cases = [Case(length, ONE_STEP, many, rate) for length in LENGTHS]
+        cases.append(Case(LENGTHS[0], ACROSS, many, rate))
+        cases += [Case(length, TWO_STEPS, min(CONTROLS, many), rate) for length in LENGTHS]
         seen = [(case, *flip(net, run, case, stack)) for case in cases]
         rig_run.end()
         for case, traffic, changes in seen:
             collect(traffic, changes, case.dimensions, into)
     series = into.series()
     options = f" --changes {asked}" if asked else ""
+    options += f" --rate {limit}" if limit else ""
     options += "" if profile == "quick" else f" --profile {profile}"
     task = f"mise run bench:policy-enforcement{' --' if options else ''}{options}"
     record = rig_run.write(RIG, Path(__file__), series, clock(), task)

@@ -90,7 +90,7 @@ def build(host: Host, cache: str, *, kernel: bool) -> FreebsdImage:
     name = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
     folder = f"{cache}/freebsd/{name[:16]}"
     if host.run(["test", "-e", f"{folder}/sha256"]).code:
-        with _building(host, folder) as half:
+        with building(host, folder) as half:
             _root(host, half)
             if kernel:
                 _stage(host, half)
@@ -101,8 +101,8 @@ def build(host: Host, cache: str, *, kernel: bool) -> FreebsdImage:
 
 
 @contextlib.contextmanager
-def _building(host: Host, folder: str) -> Iterator[str]:
-    """A folder that becomes `folder` in one step; another builder's stays where it was first."""
+def building(host: Host, folder: str) -> Iterator[str]:
+    """A folder there that becomes `folder` in one step; another builder's stays where it was."""
     half = f"{folder}.building-{secrets.token_hex(4)}"
     must(host, ["mkdir", "-p", half])
     try:

@@ -29,6 +29,8 @@ COMPILE = (
     "-Wl,-z,noseparate-code", "-Wl,-z,norelro",
 )  # fmt: skip
 MODULES = ("virtio_mmio", "virtio_console", "virtio_net")
+PCI_MODULES = ("virtio_pci",)
+"""Loaded where there is such a bus: bhyve's guests have one."""
 APPLETS = [
     "sh",
     "cat",
@@ -117,7 +119,7 @@ def _inputs(kernel: Kernel, busybox: Path, addition: Addition | None) -> dict[st
         "agent_sha256": sources.hexdigest(),
         "busybox_sha256": digest(busybox),
         "compiler": run("musl-gcc", "--version").decode().splitlines()[0],
-        "modules": " ".join(MODULES) if kernel.modules else "built in",
+        "modules": " ".join(MODULES + PCI_MODULES) if kernel.modules else "built in",
         **(_added(addition) if addition else {}),
     }
 
@@ -157,6 +159,10 @@ def _initramfs(kernel: Kernel, busybox: Path, work: Path, addition: Addition | N
     found = module_files(kernel.modules, modules) if kernel.modules else []
     for number, path in enumerate(found):
         entries.append(initramfs.file(f"modules/{number:02}-{path.name}", path.read_bytes()))
+    more = module_files(kernel.modules, PCI_MODULES) if kernel.modules else []
+    entries.append(initramfs.folder("modules/pci"))
+    for number, path in enumerate(one for one in more if one not in found):
+        entries.append(initramfs.file(f"modules/pci/{number:02}-{path.name}", path.read_bytes()))
     return initramfs.archive(entries)
 
 

@@ -46,6 +46,8 @@ _PACKAGES = {
     "Linux": "run bin/setup in a checkout there, and name its .venv/bin/python in " + PYTHON,
 }
 _PATIENCE_S = 180.0
+ANSWER_LIMIT_S = 300.0
+"""A first start of Python takes minutes on a host that is emulated."""
 Phase = Callable[[str], object]
 
 
@@ -110,9 +112,16 @@ def find_python(connection: Connection) -> str:
 
 
 def ask(connection: Connection, command: str) -> subprocess.CompletedProcess[bytes]:
-    """A short line of shell there, to its end."""
+    """A short line of shell there, to its end; HostLost when that does not come."""
     with connection.popen(command, stdin=subprocess.DEVNULL) as process:
-        stdout, stderr = process.communicate(timeout=120)
+        try:
+            stdout, stderr = process.communicate(timeout=ANSWER_LIMIT_S)
+        except subprocess.TimeoutExpired as error:
+            process.kill()
+            raise HostLost(
+                f"{connection.address} did not end within {ANSWER_LIMIT_S:g} s: {command[:80]}",
+                hint=f"is it busy, or stuck? {HOST}={connection.address} coppice doctor asks it",
+            ) from error
     return subprocess.CompletedProcess(command, process.returncode, stdout, stderr)
 
 
@@ -269,6 +278,7 @@ _PASSED_ON = (
     "COPPICE_ACCELERATOR",
     FUNCTION_ONLY,
     "COPPICE_GUEST_AGENT",
+    "COPPICE_INITRAMFS",
     "COPPICE_KERNEL",
     "COPPICE_KERNEL_MODULES",
     "COPPICE_POOL",

@@ -16,12 +16,10 @@ from harness.sandbox.identity import Identity, allocate
 
 
 @dataclass(frozen=True)
-class Endpoint:
-    """A namespace and who it is on the network."""
+class Addressed:
+    """Who somebody is on the network."""
 
     identity: Identity
-    namespace: Path
-    port: Port
 
     @property
     def id(self) -> str:
@@ -34,6 +32,14 @@ class Endpoint:
     @property
     def address6(self) -> str:
         return str(self.identity.address6)
+
+
+@dataclass(frozen=True)
+class Endpoint(Addressed):
+    """A namespace and who it is on the network."""
+
+    namespace: Path
+    port: Port
 
 
 @contextlib.contextmanager

@@ -66,10 +66,11 @@ class PacketFilter:
 def packet_filter(run: Run, name: str) -> Iterator[PacketFilter]:
     """A filter without a network to judge, until the block ends: rule sets and no more.
 
-    pf has one for all: names of members must differ between filters of one run.
+    pf has one for all: names of members must differ between filters of one run. Their cards are
+    none that there are; a name of one has at most 15 bytes.
     """
     if FREEBSD:
-        pf = Pf(Local(run), run, lambda port: f"{name}{port}")
+        pf = Pf(Local(run), run, lambda port: f"none{port}")
         try:
             yield PacketFilter(pf, contextlib.nullcontext)
         finally:

@@ -13,26 +13,18 @@ from harness.errors import SandboxGone
 from harness.host.local import Local
 from harness.host.protocol import must
 from harness.host.run import Run
+from harness.network.endpoint import Addressed
 from harness.network.pf_cubenet import CARD, NOTHING, PfCubenet, PfPort
 from harness.network.policy import Policy
-from harness.sandbox.identity import Identity, allocate
+from harness.sandbox.identity import allocate
 
 
 @dataclass(frozen=True)
-class JailEndpoint:
+class JailEndpoint(Addressed):
     """A jail by its name, and who it is on the network."""
 
-    identity: Identity
     jail: str
     port: PfPort
-
-    @property
-    def id(self) -> str:
-        return self.identity.id
-
-    @property
-    def address(self) -> str:
-        return str(self.identity.address)
 
 
 @contextlib.contextmanager

@@ -196,6 +196,7 @@ class Documented:
     def put(self, content: bytes | Path, path: str, mode: int = 0o644) -> None:
         self.log.append(f"put {fixed(path)}")
         self.files[path] = content.read_bytes() if isinstance(content, Path) else content
+        self.stdins[Path(path).name] = self.files[path].decode(errors="replace")
 
     def get(self, path: str) -> bytes:
         self.log.append(f"get {fixed(path)}")

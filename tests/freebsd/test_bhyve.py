@@ -178,6 +178,93 @@ def test_a_restore_that_aborts_leaves_nothing(run: Run) -> None:
     ]  # fmt: skip
 
 
+# A Linux guest.
+
+ROM = "/usr/local/share/uefi-firmware/BHYVE_UEFI.fd"
+
+
+@pytest.fixture
+def linux(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COPPICE_KERNEL", "/images/vmlinuz")
+    monkeypatch.setenv("COPPICE_INITRAMFS", "/images/initramfs")
+
+
+def with_files(*first: tuple[str, Answer]) -> Documented:
+    files = "/images/vmlinuz /images/initramfs"
+    return host(
+        *first,
+        ("head -c 2 /images/vmlinuz", Answer("MZ")),
+        (f"stat -f %z {files}", Answer("14186432\n2593248\n")),
+    )
+
+
+@pytest.mark.usefixtures("linux")
+def test_a_linux_guest_boots_by_a_bootrom_from_a_disk_of_these_files(run: Run) -> None:
+    there = with_files()
+    bhyve, template = prepared(there, run, Tier.FULL)
+    disk = template.image.folder + "/disk"
+    assert there.at("cp /images/vmlinuz .*/vmlinuz.efi") < there.at(
+        r"makefs -t msdos -s 36m -o fat_type=16 \S+/disk \S+/files"
+    )
+    script = there.stdins["startup.nsh"]
+    assert script.startswith("fs0:\r\nvmlinuz.efi initrd=\\initramfs ")
+    assert script.endswith(" coppice.line=ttyS0\r\n") and "rdinit=/init" in script
+    guest = bhyve.launch(run, template, Tier.FULL, identity())
+    name = f"coppice-{MARK}-000000000005"
+    # It is made first: bhyve would take a machine of that name that somebody else has for its own.
+    assert there.at(f"bhyvectl --vm={name} --create") < there.at(
+        f"start bhyve -H -A -P -u -w -c 1 -m 256M -s 0,hostbridge -s 2,virtio-blk,{disk},ro "
+        f"-s 3,virtio-net,tap0,mac=02:c0:0a:4d:00:05 -s 31,lpc -l com1,stdio "
+        f"-l bootrom,{ROM} {name}"
+    )
+    assert not any(line.startswith("bhyveload") for line in there.log)
+    guest.awaken(10)
+    assert guest.first_exec("word").stdout == b"word\n"
+    guest.destroy()
+
+
+@pytest.mark.usefixtures("linux")
+def test_a_linux_guest_is_restored_with_what_it_booted_from(run: Run) -> None:
+    there = with_files()
+    bhyve, template = prepared(there, run, Tier.DURABLE_POOL)
+    guest = bhyve.launch(run, template, Tier.DURABLE_POOL, identity())
+    guest.awaken(10)
+    words = there.log[-1]
+    assert f"-s 2,virtio-blk,{template.image.folder}/disk,ro" in words
+    assert f"-l bootrom,{ROM} -o snapshot.vnode_restore=true -r " in words
+    guest.destroy()
+
+
+@pytest.mark.usefixtures("linux")
+def test_a_linux_guest_needs_a_bootrom_a_kernel_that_it_starts_and_no_loader(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(Unsupported, match="a bootrom") as refused:
+        prepared(with_files((f"test -r {ROM}", FAILS)), run, Tier.FULL)
+    assert refused.value.hint == "pkg install -y edk2-bhyve"
+    prepared(with_files(("which bhyveload", FAILS)), run, Tier.FULL)
+    elf = with_files(("head -c 2 /images/vmlinuz", Answer("\x7fE")))
+    with pytest.raises(ImageError, match="no kernel that a bootrom starts"):
+        prepared(elf, run, Tier.FULL)
+    monkeypatch.delenv("COPPICE_KERNEL")
+    with pytest.raises(UsageError, match="COPPICE_INITRAMFS is set and COPPICE_KERNEL is not"):
+        prepared(with_files(), run, Tier.FULL)
+
+
+@pytest.mark.usefixtures("linux")
+def test_a_linux_guest_does_not_take_a_machine_that_is_somebody_elses(run: Run) -> None:
+    there = with_files()
+    bhyve, template = prepared(there, run, Tier.FULL)
+    there.answers = [
+        (rf"bhyvectl --vm={NAME} --create", Answer("", 1, "vm_create: File exists")),
+        *there.answers,
+    ]
+    count = len(there.log)
+    with pytest.raises(NameTaken):
+        bhyve.launch(run, template, Tier.FULL, identity())
+    assert not any("--destroy" in line or "start" in line for line in there.log[count:])
+
+
 # Bad input.
 
 
@@ -334,5 +421,6 @@ def test_on_another_system_the_way_there_is_said(run: Run) -> None:
 
 @pytest.fixture(autouse=True)
 def nothing_named(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.delenv("COPPICE_GUEST_AGENT", raising=False)
+    for name in ("COPPICE_GUEST_AGENT", "COPPICE_KERNEL", "COPPICE_INITRAMFS"):
+        monkeypatch.delenv(name, raising=False)
     yield

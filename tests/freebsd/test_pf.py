@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
 from harness.errors import MissingPrivilege, NameTaken, NotEnoughMemory, SandboxGone, Unsupported
 from harness.host.run import Run
+from harness.network import native
 from harness.network.pf import Pf, way_out
 from harness.network.pf_cubenet import open_pf_cubenet
 from harness.network.pf_rules import ruleset, tightens
@@ -159,6 +161,20 @@ def test_it_is_an_engine_of_cubenets_protocol(run: Run) -> None:
     pf: PolicyEngine = engine(host(), run)
     pf.admit(MEMBER, Policy())
     pf.close()
+
+
+def test_rule_sets_without_a_network_name_cards_that_pf_takes(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there = host()
+    monkeypatch.setattr(native, "FREEBSD", True)
+    monkeypatch.setattr(native, "Local", lambda run: there)
+    with native.packet_filter(run, "a-long-name-of-a-filter") as filter:
+        member = Member(WHO.id, 12345, WHO.mac_bytes, WHO.address, WHO.address6)
+        filter.engine.admit(member, Policy())
+        loaded = there.stdins[f"pfctl -a {ANCHOR} -f -"]
+    cards = set(re.findall(r" on (\S+)", loaded))
+    assert cards and all(len(card) < 16 for card in cards), "the room that a name has"
 
 
 # Bad input.

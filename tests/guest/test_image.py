@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import shutil
 import stat
 import subprocess
@@ -75,6 +76,17 @@ def test_a_missing_compiler_is_named_with_its_package(
     with pytest.raises(MissingTool, match="musl-gcc is not installed") as refusal:
         image.build(cache)
     assert "apt-get install musl-tools" in str(refusal.value)
+
+
+def test_what_a_pci_bus_needs_is_there_beside_what_every_guest_loads(
+    built: image.GuestImage,
+) -> None:
+    names = re.findall(rb"modules/(?:pci/)?\d\d-\w+\.ko", built.initramfs.read_bytes())
+    apart = [name for name in names if name.startswith(b"modules/pci/")]
+    assert apart and apart[-1].endswith(b"-virtio_pci.ko")
+    assert {name[15:] for name in apart}.isdisjoint(
+        name[11:] for name in names if name not in apart
+    )
 
 
 def test_modules_come_after_what_they_need(built: image.GuestImage) -> None:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import array
+import itertools
 import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
+from harness.errors import UsageError
+from harness.network.party import build
 from harness.rig import discover
 
 ROOT = Path(__file__).parents[2]
@@ -31,6 +35,38 @@ def test_every_rig_has_its_task_and_says_what_it_needs(id: str) -> None:
     task = ROOT / "rigs/tasks/bench" / id
     assert os.access(task, os.X_OK) and f"coppice run {id} " in task.read_text()
     assert [need.what for need in info.requirements()]
+
+
+@pytest.mark.parametrize(
+    ("id", "option"),
+    [("policy-churn", "rule-sets"), ("policy-update", "others"), ("policy-enforcement", "rate")],
+)
+def test_a_slow_host_is_asked_for_less_by_an_option_that_makes_sense(id: str, option: str) -> None:
+    _, info = discover(ROOT / "rigs")[id]
+    assert option in info.options
+    info.check({option: "10"})
+    for none in ("x", "-1", "1.5"):
+        with pytest.raises(UsageError, match=f"--{option} {none}"):
+            info.check({option: none})
+    if option == "rate":
+        with pytest.raises(UsageError, match="--rate 1,2"):
+            info.check({option: "1,2"})
+
+
+def test_a_flood_at_a_rate_never_makes_up_for_what_it_was_late_with(tmp_path: Path) -> None:
+    flood, rate, sent = build("flood", tmp_path), 500, tmp_path / "sent"
+    with subprocess.Popen(
+        [str(flood), "127.0.0.1", str(sent), str(rate), "9", "10"],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+    ) as process:  # fmt: skip
+        assert process.stdout and process.stdin
+        assert process.stdout.readline() == b"ready\n"
+        time.sleep(0.2)
+        process.stdin.close()
+        assert process.wait(30) == 0
+    times = array.array("Q", sent.read_bytes())
+    assert len(times) > 2
+    assert min(b - a for a, b in itertools.pairwise(times)) >= 1_000_000_000 // rate
 
 
 @pytest.mark.parametrize(
@@ -58,6 +94,14 @@ def test_without_its_tool_a_rig_is_skipped_with_the_command_that_helps(
     )
     assert done.returncode == 0, done.stdout
     assert f"{missing} is not installed" in done.stdout and remedy in done.stdout
+
+
+def test_a_policy_stays_in_force_for_what_is_sent_at_a_rate(enforcement: ModuleType) -> None:
+    case = enforcement.Case(2, enforcement.ONE_STEP, 10)
+    assert case.in_force_s == enforcement.IN_FORCE_S and "rate" not in case.dimensions
+    slow = enforcement.Case(2, enforcement.ONE_STEP, 10, 200)
+    assert slow.in_force_s * slow.rate == 4 * len(enforcement.PORTS)
+    assert slow.dimensions["rate"] == 200
 
 
 STEP_NS = 10

@@ -15,7 +15,7 @@ import pytest
 from harness.cli import main
 from harness.errors import DiskFull, HostKeyChanged, HostLost
 from harness.host import remote
-from harness.host.ssh_connection import CONFIG, Address
+from harness.host.ssh_connection import CONFIG, Address, Connection
 from harness.measure import provenance
 from harness.measure.record import digest, find, load
 from tests.host.processes import carrying, eventually
@@ -120,6 +120,16 @@ def test_a_changed_key_stops_a_run_before_anything_is_sent(server: Server, tmp_p
     finally:
         known.write_text(before)
     assert copies(server) == []
+
+
+def test_a_host_that_does_not_get_done_is_said(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(remote, "ANSWER_LIMIT_S", 0.2)
+    with Connection(Address.parse(THERE)) as connection:
+        with pytest.raises(HostLost, match=r"did not end within 0.2 s: sleep 600") as lost:
+            remote.ask(connection, "sleep 600")
+    assert "coppice doctor" in (lost.value.hint or "")
 
 
 def test_a_host_without_our_packages_is_told_which_to_install(

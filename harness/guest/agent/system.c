@@ -47,25 +47,36 @@ void system_quiet(void)
     }
 }
 
-/* /modules/NN-name.ko, in the order of their names, which is the order of their needs. */
-void system_load_modules(void)
+static int chosen(const struct dirent *entry)
+{
+    return strstr(entry->d_name, ".ko") != NULL;
+}
+
+/* NN-name.ko, in the order of their names, which is the order of their needs. */
+static void load_modules(const char *folder)
 {
     struct dirent **entries;
-    int count = scandir("/modules", &entries, NULL, alphasort);
+    int count = scandir(folder, &entries, chosen, alphasort);
 
     for (int i = 0; i < count; i++) {
-        if (entries[i]->d_name[0] != '.') {
-            char path[300];
-            snprintf(path, sizeof path, "/modules/%s", entries[i]->d_name);
-            int fd = open(path, O_RDONLY | O_CLOEXEC);
-            if (fd < 0 || syscall(SYS_finit_module, fd, "", 0) != 0)
-                perror(path);
-            close(fd);
-        }
+        char path[300];
+        snprintf(path, sizeof path, "%s/%s", folder, entries[i]->d_name);
+        int fd = open(path, O_RDONLY | O_CLOEXEC);
+        if (fd < 0 || syscall(SYS_finit_module, fd, "", 0) != 0)
+            perror(path);
+        close(fd);
         free(entries[i]);
     }
     if (count >= 0)
         free(entries);
+}
+
+void system_load_modules(void)
+{
+    load_modules("/modules");
+    /* A microVM of QEMU's has no such bus; one of bhyve's has its card there. */
+    if (access("/sys/bus/pci/devices/0000:00:00.0", F_OK) == 0)
+        load_modules("/modules/pci");
 }
 
 /* The line is the virtio port, unless the kernel's arguments name another (coppice.line=ttyS0). */

@@ -1,6 +1,7 @@
-/* Datagrams as fast as one core sends them, to several ports in turn, until end of file on stdin.
+/* Datagrams to several ports in turn, until end of file on stdin: RATE a second, or, when that is 0,
+ * as fast as one core sends them.
  *
- *   flood ADDRESS FILE PORT...
+ *   flood ADDRESS FILE RATE PORT...
  *
  * Each carries its number (u64) and, in nanoseconds of CLOCK_MONOTONIC, when it was made, directly
  * before the call that sends it (u64). FILE gets the time of every one, in order. */
@@ -16,14 +17,28 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { BLOCK = 1 << 14, LOOK = 64 };
+enum { BLOCK = 1 << 14, LOOK = 64, BILLION = 1000000000 };
 
 static uint64_t now(void)
 {
     struct timespec t;
 
     clock_gettime(CLOCK_MONOTONIC, &t);
-    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+    return (uint64_t)t.tv_sec * BILLION + (uint64_t)t.tv_nsec;
+}
+
+/* Until a gap after the last one: who comes late sends no burst to make up for it. */
+static uint64_t paced(uint64_t last, uint64_t gap)
+{
+    uint64_t next = last + gap, at = now();
+
+    while (at < next) {
+        struct timespec left = {.tv_sec = (time_t)((next - at) / BILLION),
+                                .tv_nsec = (long)((next - at) % BILLION)};
+        nanosleep(&left, NULL);
+        at = now();
+    }
+    return at;
 }
 
 static int ended(void)
@@ -37,16 +52,18 @@ static int ended(void)
 int main(int count, char **words)
 {
     static uint64_t times[BLOCK];
-    uint64_t number = 0;
-    int ports = count - 3, file;
+    uint64_t number = 0, rate, gap;
+    int ports = count - 4, file;
     int *fds = calloc((size_t)count, sizeof *fds);
 
     if (ports < 1 || !fds)
         return 64;
+    rate = strtoull(words[3], NULL, 10);
+    gap = rate ? BILLION / rate : 0;
     file = open(words[2], O_WRONLY | O_CREAT | O_TRUNC, 0600);
     for (int i = 0; i < ports; i++) {
         struct sockaddr_in to = {.sin_family = AF_INET,
-                                 .sin_port = htons((uint16_t)atoi(words[3 + i]))};
+                                 .sin_port = htons((uint16_t)atoi(words[4 + i]))};
         fds[i] = socket(AF_INET, SOCK_DGRAM, 0);
         if (inet_pton(AF_INET, words[1], &to.sin_addr) != 1
             || connect(fds[i], (void *)&to, sizeof to) != 0) {
@@ -56,9 +73,9 @@ int main(int count, char **words)
     }
     puts("ready");
     fflush(stdout);
-    while (number % LOOK || !ended()) {
-        uint64_t packet[2] = {number, now()};
-        times[number % BLOCK] = packet[1];
+    for (uint64_t last = now(); (number % LOOK && !gap) || !ended();) {
+        uint64_t packet[2] = {number, gap ? paced(last, gap) : now()};
+        times[number % BLOCK] = last = packet[1];
         /* A refusal by ICMP is not for us: what counts is what arrives. */
         (void)!send(fds[number % (uint64_t)ports], packet, sizeof packet, MSG_DONTWAIT);
         if (++number % BLOCK == 0 && write(file, times, sizeof times) != sizeof times)

@@ -36,6 +36,14 @@ class Shape:
         return asdict(self)
 
 
+@dataclass(frozen=True)
+class Drive:
+    """Paths of a bootrom, and of the disk that it boots from."""
+
+    bootrom: str
+    disk: str
+
+
 def create(name: str) -> Sequence[str]:
     return ["bhyvectl", f"--vm={name}", "--create"]
 
@@ -61,8 +69,7 @@ def arguments(
     *,
     tap: int | None = None,
     mac: str = "",
-    bootrom: str = "",
-    disk: str = "",
+    drive: Drive | None = None,
     restore: str = "",
     share: bool = False,
 ) -> Sequence[str]:
@@ -75,13 +82,13 @@ def arguments(
     words = ["bhyve", "-H", "-A", "-P", "-u", "-w"]
     words += ["-c", str(shape.cpus), "-m", f"{shape.memory_mib}M"]
     words += ["-s", "0,hostbridge"]
-    if disk:
-        words += ["-s", f"2,virtio-blk,{disk},ro"]
+    if drive:
+        words += ["-s", f"2,virtio-blk,{drive.disk},ro"]
     if tap is not None:
         words += ["-s", f"3,virtio-net,tap{tap}" + (f",mac={mac}" if mac else "")]
     words += ["-s", "31,lpc", "-l", "com1,stdio"]
-    if bootrom:
-        words += ["-l", f"bootrom,{bootrom}"]
+    if drive:
+        words += ["-l", f"bootrom,{drive.bootrom}"]
     if restore:
         words += ["-o", VNODE_RESTORE] if share else []
         words += ["-r", restore]

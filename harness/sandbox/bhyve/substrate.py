@@ -6,10 +6,12 @@ import contextlib
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from harness.errors import NameTaken, Unsupported
+from harness.guest import efi_disk
+from harness.guest.efi_disk import LinuxImage
 from harness.guest.freebsd import FreebsdImage, build
 from harness.host import freebsd
 from harness.host.local import Local
@@ -19,11 +21,12 @@ from harness.host.run import Run
 from harness.measure.record import Image, Scalar
 from harness.sandbox.bhyve import checkpoint as checkpoints
 from harness.sandbox.bhyve.checkpoint import Checkpoint
-from harness.sandbox.bhyve.machine import Shape, arguments
+from harness.sandbox.bhyve.machine import Drive, Shape, arguments
 from harness.sandbox.bhyve.sandbox import ECHO, BhyveSandbox, Start, State
 from harness.sandbox.bhyve.vm import Vm
 from harness.sandbox.identity import Identity, allocate
 from harness.sandbox.protocol import Sharing, Tier
+from harness.sandbox.qemu.machine import KERNEL_ARGUMENTS
 
 COUNTERPART = "mise run bench:qemu-TIER measures the same tier with QEMU on this host"
 BOOT_LIMIT_S = 600.0
@@ -31,6 +34,7 @@ WARM_UPS = 8
 SEAL = "/run/sealed"
 """A file written before the checkpoint: a restored guest that has it kept its state."""
 MIB = 1 << 20
+LINUX_ARGUMENTS = f"{KERNEL_ARGUMENTS} coppice.line=ttyS0"
 WRITTEN_MIB = 24
 """The ladder's last rung writes 16 MiB."""
 
@@ -41,7 +45,7 @@ class BhyveTemplate:
 
     host: Host
     shape: Shape
-    image: FreebsdImage
+    image: FreebsdImage | LinuxImage
     checkpoint: Checkpoint | None
     shares: bool
     accelerator: str | None = "vmm"
@@ -68,6 +72,8 @@ class BhyveSubstrate:
     ) -> None:
         self._host = host
         self._shape = shape or Shape()
+        if efi_disk.asked_for():
+            self._shape = replace(self._shape, boot="bootrom")
 
     def requirements(self) -> Sequence[Requirement]:
         """On FreeBSD line by line; elsewhere the one that rules the others out.
@@ -77,8 +83,10 @@ class BhyveSubstrate:
         host = self._host(None)
         if not freebsd.is_freebsd(host):
             return [_elsewhere()]
-        programs = freebsd.programs(host, *self.tools, "bhyveload", "makefs")
-        return [freebsd.root(host), *freebsd.virtual_machines(host), *programs]
+        linux = self._shape.boot == "bootrom"
+        programs = freebsd.programs(host, *self.tools, *(() if linux else ("bhyveload",)), "makefs")
+        rom = [freebsd.bootrom(host)] if linux else []
+        return [freebsd.root(host), *freebsd.virtual_machines(host), *rom, *programs]
 
     def restoring(self) -> Sequence[Requirement]:
         """What the tiers that restore need beside."""
@@ -99,7 +107,11 @@ class BhyveSubstrate:
                 raise Unsupported(f"bhyve needs {need.what}; {need.detail}", hint=remedy)
         if tier.restores:
             checkpoints.folder_for(str(cache), {})  # one that cannot be is refused at once
-        image = build(host, str(cache), kernel=True)
+        image: FreebsdImage | LinuxImage = (
+            efi_disk.build(host, str(cache), LINUX_ARGUMENTS)
+            if self._shape.boot == "bootrom"
+            else build(host, str(cache), kernel=True)
+        )
         sealed = self._sealed(host, run, str(cache), image) if tier.restores else None
         shares = freebsd.vnode_patch(host).satisfied
         return BhyveTemplate(host, self._shape, image, sealed, shares)
@@ -135,17 +147,22 @@ class BhyveSubstrate:
         raise Unsupported("a bhyve guest cannot be forked: the kernel holds its state")
 
     def _boot(
-        self, host: Host, run: Run, image: FreebsdImage, identity: Identity, tap: int | None = None
+        self,
+        host: Host,
+        run: Run,
+        image: FreebsdImage | LinuxImage,
+        identity: Identity,
+        tap: int | None = None,
     ) -> BhyveSandbox:
-        vm = Vm(host, run.object_name(identity.id))
-        try:
+        with _made(host, run, identity) as vm:
             plug = vm.plug(tap)
-            vm.load(self._shape, image.stage)
-            vm.start(arguments(self._shape, vm.name, tap=plug, mac=identity.mac))
-        except BaseException:
-            vm.destroy()
-            identity.release()
-            raise
+            if isinstance(image, LinuxImage):
+                vm.create()
+            else:
+                vm.load(self._shape, image.stage)
+            vm.start(
+                arguments(self._shape, vm.name, tap=plug, mac=identity.mac, drive=_drive(image))
+            )
         return BhyveSandbox(vm, identity, State.BOOTING)
 
     def _empty(
@@ -153,23 +170,20 @@ class BhyveSubstrate:
     ) -> BhyveSandbox:
         """A machine in the kernel, and the words that will make a guest of it."""
         assert template.checkpoint
-        vm = Vm(template.host, run.object_name(identity.id))
-        try:
+        with _made(template.host, run, identity) as vm:
             plug = vm.plug(tap)
             vm.create()
-        except BaseException:
-            vm.destroy(keep=isinstance(sys.exc_info()[1], NameTaken))
-            identity.release()
-            raise
         words = arguments(
-            template.shape, vm.name, tap=plug, mac=identity.mac,
+            template.shape, vm.name, tap=plug, mac=identity.mac, drive=_drive(template.image),
             restore=template.checkpoint.memory, share=share,
         )  # fmt: skip
         return BhyveSandbox(vm, identity, State.EMPTY, Start(words))
 
     # The checkpoint.
 
-    def _sealed(self, host: Host, run: Run, cache: str, image: FreebsdImage) -> Checkpoint:
+    def _sealed(
+        self, host: Host, run: Run, cache: str, image: FreebsdImage | LinuxImage
+    ) -> Checkpoint:
         built_from: dict[str, Scalar] = {
             "image": image.sha256,
             **self._shape.facts(),
@@ -180,7 +194,7 @@ class BhyveSubstrate:
                 self._seal(host, run, image, memory)
         return checkpoints.load(host, cache, built_from, self._shape.memory_mib)
 
-    def _seal(self, host: Host, run: Run, image: FreebsdImage, memory: str) -> None:
+    def _seal(self, host: Host, run: Run, image: FreebsdImage | LinuxImage, memory: str) -> None:
         """Boot a guest, warm it up, and have bhyve write it down."""
         guest = self._boot(host, run, image, allocate(run.leases, run.id))
         try:
@@ -200,6 +214,23 @@ def _elsewhere() -> Requirement:
         f"this host is {sys.platform.capitalize()}",
         f"COPPICE_HOST=ssh://user@host runs it there; {COUNTERPART}",
     )
+
+
+def _drive(image: FreebsdImage | LinuxImage) -> Drive | None:
+    return Drive(freebsd.BOOTROM, image.disk) if isinstance(image, LinuxImage) else None
+
+
+@contextlib.contextmanager
+def _made(host: Host, run: Run, identity: Identity) -> Iterator[Vm]:
+    """A machine of this identity; when the block fails nothing of either stays, but for a machine
+    of that name that is somebody else's."""
+    vm = Vm(host, run.object_name(identity.id))
+    try:
+        yield vm
+    except BaseException as error:
+        vm.destroy(keep=isinstance(error, NameTaken))
+        identity.release()
+        raise
 
 
 def _shares(template: BhyveTemplate, sharing: Sharing | None) -> bool:
