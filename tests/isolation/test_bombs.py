@@ -29,9 +29,10 @@ TRIES, ROUNDS, STARTS = 6, 3, {"oci": 100, "qemu": 50}
 """Attempts until one meets the goal; in each, quiet and bombed turn about, so that whoever else is
 at work on the host falls on both."""
 GOAL, BOUND = 2, 4
-"""Of the neighbour's p99 against its quiet value, in the best attempt. On two cores most attempts
-meet the goal; in the others what the bomb may run falls, for a slice of the scheduler's, on both
-cores at once, and a process that starts waits for it: p99 of a millisecond's work feels that.
+"""Of the neighbour's p99 against its quiet value, in the best attempt. On a busy host of two cores
+about half of the attempts met the goal, and three were needed at most. Shorter slices of the
+scheduler's, a shorter period of the limit and an idle group for the bomb were tried there and made
+no difference that could be told from the noise.
 """
 GOES_OFF_S = 0.3
 MORE = 1.25
