@@ -8,6 +8,7 @@ pauses and snapshots are of mode `filesystem`, and forks, which are of memory, a
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import dataclasses
 import hashlib
@@ -25,6 +26,7 @@ from harness.gateway.fleet import Live
 from harness.gateway.keeper import Keeper
 from harness.gateway.machine import GUEST
 from harness.gateway.network import Network
+from harness.gateway.queue import Queue
 from harness.gateway.whereabouts import born, free_leases, identity_of, told
 from harness.guest.image import AGENT, COMPILE
 from harness.host.process import run as run_program
@@ -135,6 +137,7 @@ class ContainerFleet:
         self.template: OciTemplate = substrate.prepare(run, cache, Tier.PREWARM_POOL)
         self._disk = disk.empty(cache)
         self._pools: dict[str, Pool[Boxed]] = {}
+        self._queues: dict[str, Queue[Boxed]] = {}
         self._adopted: dict[str, Path] = {}
 
     @property
@@ -146,6 +149,8 @@ class ContainerFleet:
 
     def offer(self, name: str, size: int, stack: ExitStack) -> None:
         self._pools[name] = pool = Pool(lambda: self._ready(name), size, memory_each=MEMORY_EACH)
+        self._queues[name] = queue = Queue(pool)
+        stack.callback(queue.close)
         stack.callback(pool.drain)
 
     def fill(self) -> None:
@@ -195,10 +200,10 @@ class ContainerFleet:
         """The name of a sandbox's port."""
         return self._network.port(id) if self._network else None
 
-    def take(self, template: str, timeout_s: float) -> Live:
-        made = self._pools[template].check_out(timeout_s)
+    async def take(self, template: str, timeout_s: float) -> Live:
+        made = await self._queues[template].take(timeout_s)
         with _destroyed_on_failure(made):
-            made.wake()
+            await asyncio.get_running_loop().run_in_executor(None, made.wake)
         return made
 
     def save(self, live: Live, folder: Path, ends: bool) -> None:

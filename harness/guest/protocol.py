@@ -128,14 +128,18 @@ class Decoder:
 
 RING = struct.Struct("<HHQ")
 RING_MAGIC = 0xC0BE
+RING_DATED = 0xC0BF
 ARMED = b"R"
 RING_ANSWER_LENGTH = 4
 
 
-def ring(nonce: bytes) -> bytes:
-    """A nonce of 8 bytes as the doorbell takes it."""
+def ring(nonce: bytes, wall_ns: int = 0) -> bytes:
+    """A nonce of 8 bytes as the doorbell takes it. `wall_ns` sets the guest's wall clock before
+    it answers, unless it is 0."""
     number = int.from_bytes(nonce, "little")
     check = (number + (number >> 16) + (number >> 32) + (number >> 48)) & 0xFFFF
+    if wall_ns:
+        return RING.pack(RING_DATED, check, number) + struct.pack("<Q", wall_ns)
     return RING.pack(RING_MAGIC, check, number)
 
 

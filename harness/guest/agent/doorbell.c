@@ -7,6 +7,7 @@
  *
  * Armed:  'R'.
  * Ring:   u16 magic 0xC0BE, u16 check, u64 nonce.
+ * Dated:  u16 magic 0xC0BF, u16 check, u64 nonce, u64 wall clock in ns, set before the answer.
  * check:  the four 16-bit words of the nonce, added.
  * Answer: the lower 32 bits of SipHash(key, nonce): the VMM passes each byte on by itself, so few.
  */
@@ -14,6 +15,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <stddef.h>
 #include <string.h>
 #include <sys/io.h>
 #include <sys/mman.h>
@@ -29,10 +31,12 @@
 #define APIC 0xfee00000
 #define TASK_PRIORITY (0x80 / 4)
 #define MAGIC 0xC0BEu
+#define MAGIC_DATED 0xC0BFu
 
 struct __attribute__((packed)) ring {
     uint16_t magic, check;
     uint64_t nonce;
+    uint64_t wall; /* of a dated one */
 };
 
 static struct timespec rang;
@@ -77,14 +81,19 @@ static void wait_ring(struct ring *ring)
     uint8_t *bytes = (uint8_t *)ring;
     size_t have = 0;
 
+    ring->wall = 0;
     for (;;) {
         take(bytes + have++);
-        if (have < sizeof *ring)
+        if (have < offsetof(struct ring, wall))
             continue;
-        if (ring->magic == MAGIC && ring->check == check(ring->nonce))
-            return;
+        if ((ring->magic == MAGIC || ring->magic == MAGIC_DATED) &&
+            ring->check == check(ring->nonce))
+            break;
         memmove(bytes, bytes + 1, --have); /* noise: look for the magic one byte on */
     }
+    if (ring->magic == MAGIC_DATED)
+        while (have < sizeof *ring)
+            take(bytes + have++);
 }
 
 void doorbell_wait(const struct frame *request)
@@ -107,6 +116,8 @@ void doorbell_wait(const struct frame *request)
         apic[TASK_PRIORITY] = 0xff;
     outb(READY, PORT);
     wait_ring(&ring);
+    if (ring.wall)
+        self_wall(ring.wall);
     answer = (uint32_t)identity_sign((const uint8_t *)&ring.nonce, sizeof ring.nonce);
     for (int shift = 0; shift < 32; shift += 8)
         outb(answer >> shift & 0xff, PORT);

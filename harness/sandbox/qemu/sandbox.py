@@ -43,13 +43,14 @@ class Saved(Protocol):
 class _Ring:
     """A nonce for the doorbell and the answer that only this guest can give, made beforehand."""
 
+    nonce: bytes
     message: bytes
     answer: bytes
 
 
 def _new_ring(key: bytes) -> _Ring:
     nonce = os.urandom(8)
-    return _Ring(ring(nonce), ring_answer(key, nonce))
+    return _Ring(nonce, ring(nonce), ring_answer(key, nonce))
 
 
 def _patience(line: socket.socket, seconds: float) -> None:
@@ -88,13 +89,14 @@ class QemuSandbox:
 
     # The timed path.
 
-    def awaken(self, timeout_s: float) -> float:
+    def awaken(self, timeout_s: float, dated: bool = False) -> float:
         """From whatever state it is in to a verified answer; when that was (perf_counter).
 
-        Raises GuestTimeout, GuestDied, WrongAnswer.
+        `dated`: one that is held has its wall clock set before it answers. Raises GuestTimeout,
+        GuestDied, WrongAnswer.
         """
         if self._state is State.STOPPED:
-            replied = self._ring_bell(timeout_s)
+            replied = self._ring_bell(timeout_s, dated)
         elif self._state is State.EMPTY:
             self._load(timeout_s)
             replied = self._ring_bell(timeout_s)
@@ -115,14 +117,12 @@ class QemuSandbox:
         except GuestDied as error:
             raise self.vmm.died() from error
 
-    def _ring_bell(self, timeout_s: float) -> float:
+    def _ring_bell(self, timeout_s: float, dated: bool = False) -> float:
         """Put a nonce before the guest, let it run, wait for its answer."""
-        expected = self._ring.answer
         bell = self.vmm.bell
         _patience(bell, timeout_s)
         try:
-            bell.send(self._ring.message)
-            self.vmm.control.send(CONTINUE)
+            self.let_go(dated)
             answer = bell.recv(64)
             while len(answer) < RING_ANSWER_LENGTH:
                 piece = bell.recv(64)
@@ -134,11 +134,26 @@ class QemuSandbox:
             raise GuestTimeout(f"{self.vmm.name} did not answer the doorbell") from error
         except OSError as error:
             raise self.vmm.died() from error
-        if answer != expected:
+        self._believe(answer)
+        return replied
+
+    def let_go(self, dated: bool) -> None:
+        """Put a nonce before a guest that is held, and let it run."""
+        one = self._ring
+        self.vmm.bell.send(ring(one.nonce, time.time_ns()) if dated else one.message)
+        self.vmm.control.send(CONTINUE)
+
+    def answered(self, answer: bytes) -> None:
+        """It runs, if this is its answer; for who has let it go and waits for that by himself."""
+        self._believe(answer)
+        self._state = State.RUNNING
+        self._replied = time.perf_counter()
+
+    def _believe(self, answer: bytes) -> None:
+        if answer != self._ring.answer:
             if len(answer) < RING_ANSWER_LENGTH:
                 raise self.vmm.died()
             raise WrongAnswer(f"{self.vmm.name} answered a nonce with something else than its hash")
-        return replied
 
     def _load(self, timeout_s: float) -> None:
         """Give an empty VMM the device state; its memory is mapped from the checkpoint already."""
@@ -193,7 +208,7 @@ class QemuSandbox:
     def ring_again(self, timeout_s: float) -> None:
         """Wake a guest that somebody else left at its doorbell."""
         self._ring = _new_ring(self.agent.key)
-        self._ring_bell(timeout_s)
+        self._ring_bell(timeout_s, dated=True)
         self._state = State.RUNNING
 
     @property
