@@ -13,8 +13,10 @@ import contextlib
 import dataclasses
 import hashlib
 import json
+import os
 import socket
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -29,6 +31,7 @@ from harness.gateway.network import Network
 from harness.gateway.queue import Queue
 from harness.gateway.whereabouts import born, free_leases, identity_of, told
 from harness.guest.image import AGENT, COMPILE
+from harness.host.cgroups import Usage
 from harness.host.process import run as run_program
 from harness.host.run import Run, half_built
 from harness.measure.record import Image, digest
@@ -44,6 +47,28 @@ MEMORY_MIB, PIDS = 512, 512
 MEMORY_EACH = 32 << 20
 LINE_BYTES = 1 << 20
 SCHEMA, MANIFEST = "coppice.gateway-files/1", "manifest.json"
+
+
+class BoxedEnvd(Envd):
+    """Its kernel is this host's, which counts for all: its control group knows its own share."""
+
+    used: Callable[[], Usage]
+    born: float
+
+    async def stats(self) -> str:
+        """In the form of a kernel of its own."""
+        text = await super().stats()
+        disk = next(line for line in text.splitlines() if line.startswith("disk "))
+        used = self.used()
+        ticks = os.sysconf("SC_CLK_TCK")
+        lived = time.clock_gettime(time.CLOCK_BOOTTIME) * ticks - self.born
+        busy = int(used.processor_s * ticks)
+        free = (MEMORY_MIB << 10) - (used.memory - used.cache >> 10)
+        return (
+            f"cpu {busy} 0 0 {max(int(lived) - busy, 0)}\n"
+            f"MemTotal: {MEMORY_MIB << 10} kB\nMemAvailable: {free} kB\n"
+            f"Cached: {used.cache >> 10} kB\n{disk}\n"
+        )
 
 
 class Boxed:
@@ -80,7 +105,11 @@ class Boxed:
         return born(self.pid) == self._born >= 0
 
     async def connect(self) -> Envd:
-        return await Envd.connect(self.envd, self.id)
+        made = await BoxedEnvd.connect(self.envd, self.id)
+        assert isinstance(made, BoxedEnvd)
+        made.born = self._born
+        made.used = lambda: self._fleet.usage(self.id)
+        return made
 
     def hold(self) -> None:
         """Freeze it."""
@@ -275,6 +304,10 @@ class ContainerFleet:
         with contextlib.suppress(OSError):
             self._keeper.drop(identity.id)
         identity.release()
+
+    def usage(self, id: str) -> Usage:
+        """What one has used."""
+        return self.template.cgroups.usage(f"{self.template.group}/{id}")
 
     def police(self, live: Live, rules: Mapping[str, Any]) -> None:
         if self._network:

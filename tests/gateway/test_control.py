@@ -6,6 +6,7 @@ import dataclasses
 import json
 import re
 import socket
+import ssl
 import subprocess
 import threading
 import time
@@ -296,6 +297,28 @@ def test_metrics_are_there_for_prometheus(served: Running) -> None:
     for line in text.splitlines():
         kind = re.fullmatch(r"# TYPE [a-z_]+ (counter|gauge|histogram)", line)
         assert kind or re.fullmatch(rf"[a-z_]+({{{label}(,{label})*}})? {value}", line), line
+
+
+def test_over_tls_its_certificate_holds_for_every_sandbox_s_name(run: Run) -> None:
+    with gateway(run, "--substrate", "noop", "--tls") as one:
+        made = json.loads(one.ask("POST", "/v2/sandboxes", {"templateID": "base"}, JSON)[1])
+        assert made["domain"] == f"sandboxes.localhost:{one.port}"
+        assert one.certificate and one.certificate.with_name("key.pem").stat().st_mode & 0o77 == 0
+        believing = ssl.create_default_context(cafile=one.certificate)
+
+        def ask(name: str) -> bytes:
+            with (
+                socket.create_connection(("127.0.0.1", one.port)) as line,
+                believing.wrap_socket(line, server_hostname=name) as secured,
+            ):
+                head = f"GET /health HTTP/1.1\r\nHost: {name}\r\nConnection: close\r\n\r\n"
+                secured.sendall(head.encode())
+                return secured.makefile("rb").read()
+
+        assert ask(f"49999-{made['sandboxID']}.sandboxes.localhost").endswith(b"OK")
+        assert b"204" in ask(f"49983-{made['sandboxID']}.sandboxes.localhost")
+        with pytest.raises(ssl.SSLCertVerificationError):
+            ask("elsewhere.test")
 
 
 def test_a_second_gateway_does_not_take_the_same_state(nothing: Running) -> None:
