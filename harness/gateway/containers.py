@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import CheckpointCorrupt, SandboxError
-from harness.gateway import disk, templates
+from harness.gateway import disk, templates, whereabouts
 from harness.gateway.envd import Envd
 from harness.gateway.fleet import Live
 from harness.gateway.keeper import Keeper
@@ -269,16 +269,13 @@ class ContainerFleet:
         identity, pid = identity_of(about["identity"]), int(about["pid"])
         if born(pid) != about["born"]:
             raise SandboxError(f"the sandbox {identity.id} has ended")
+        port = whereabouts.port_of(about, self._network)
         ends = self._keeper.get(identity.id)
         if len(ends) != 1:
             raise SandboxError(f"nobody has kept the line of the sandbox {identity.id}")
         made = Boxed(self, identity, pid, ends[0], about["identity"]["kind"])
         made.wake()  # it was about to be saved, perhaps
-        if self._network:
-            if not (port := about["identity"].get("port")):
-                raise SandboxError(
-                    f"the sandbox {identity.id} has no card, and this gateway gives one"
-                )
+        if self._network and port:
             self._network.adopt(identity, port)
         self._adopted[identity.id] = identity.lease
         return made

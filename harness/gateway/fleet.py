@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from harness.errors import CoppiceError, SandboxError, Unsupported
-from harness.gateway import disk, machine, state, templates
+from harness.gateway import disk, machine, state, templates, whereabouts
 from harness.gateway.envd import Envd
 from harness.gateway.keeper import Keeper
 from harness.gateway.machine import Kit, Machine
@@ -307,16 +307,13 @@ class MachineFleet:
         identity, pid = identity_of(about["identity"]), int(about["pid"])
         if born(pid) != about["born"]:
             raise SandboxError(f"the sandbox {identity.id} has ended")
+        port = whereabouts.port_of(about, self._network)
         with self._lock:
             ends = self._keeper.get(identity.id)
         if len(ends) != 5:
             raise SandboxError(f"nobody has kept the lines of the sandbox {identity.id}")
         made = machine.adopt(self.kit, identity, pid, about["came_from"], ends)
-        if self._network:
-            if not (port := about["identity"].get("port")):
-                raise SandboxError(
-                    f"the sandbox {identity.id} has no card, and this gateway gives one"
-                )
+        if self._network and port:
             self._network.adopt(identity, port)
         self._adopted[identity.id] = (identity.lease, pid)
         return MachineLive(self, made)
