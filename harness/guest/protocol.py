@@ -133,14 +133,17 @@ ARMED = b"R"
 RING_ANSWER_LENGTH = 4
 
 
-def ring(nonce: bytes, wall_ns: int = 0) -> bytes:
-    """A nonce of 8 bytes as the doorbell takes it. `wall_ns` sets the guest's wall clock before
-    it answers, unless it is 0."""
+def ring(nonce: bytes) -> bytes:
+    """A nonce of 8 bytes as the doorbell takes it."""
     number = int.from_bytes(nonce, "little")
     check = (number + (number >> 16) + (number >> 32) + (number >> 48)) & 0xFFFF
-    if wall_ns:
-        return RING.pack(RING_DATED, check, number) + struct.pack("<Q", wall_ns)
     return RING.pack(RING_MAGIC, check, number)
+
+
+def ring_dated(nonce: bytes, wall_ns: int) -> bytes:
+    """A nonce of 4 bytes with the wall clock, which the guest sets before it answers. What it
+    signs is all but the first two bytes."""
+    return struct.pack("<H4sQ", RING_DATED, nonce, wall_ns)
 
 
 def ring_answer(key: bytes, nonce: bytes) -> bytes:

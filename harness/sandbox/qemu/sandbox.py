@@ -14,7 +14,15 @@ from typing import Protocol
 
 from harness.errors import GuestDied, GuestTimeout, SandboxError, WrongAnswer
 from harness.guest.agent_client import Agent, Finished, identity_fields
-from harness.guest.protocol import ARMED, RING_ANSWER_LENGTH, Tag, field, ring, ring_answer
+from harness.guest.protocol import (
+    ARMED,
+    RING_ANSWER_LENGTH,
+    Tag,
+    field,
+    ring,
+    ring_answer,
+    ring_dated,
+)
 from harness.sandbox.identity import NO_KEY, Identity
 from harness.sandbox.protocol import HostProcess
 from harness.sandbox.qemu.qmp import Qmp
@@ -43,14 +51,13 @@ class Saved(Protocol):
 class _Ring:
     """A nonce for the doorbell and the answer that only this guest can give, made beforehand."""
 
-    nonce: bytes
     message: bytes
     answer: bytes
 
 
 def _new_ring(key: bytes) -> _Ring:
     nonce = os.urandom(8)
-    return _Ring(nonce, ring(nonce), ring_answer(key, nonce))
+    return _Ring(ring(nonce), ring_answer(key, nonce))
 
 
 def _patience(line: socket.socket, seconds: float) -> None:
@@ -139,8 +146,10 @@ class QemuSandbox:
 
     def let_go(self, dated: bool) -> None:
         """Put a nonce before a guest that is held, and let it run."""
-        one = self._ring
-        self.vmm.bell.send(ring(one.nonce, time.time_ns()) if dated else one.message)
+        if dated:
+            message = ring_dated(os.urandom(4), time.time_ns())
+            self._ring = _Ring(message, ring_answer(self.agent.key, message[2:]))
+        self.vmm.bell.send(self._ring.message)
         self.vmm.control.send(CONTINUE)
 
     def answered(self, answer: bytes) -> None:
