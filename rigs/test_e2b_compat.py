@@ -11,6 +11,7 @@ import json
 import os
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from harness.host.run import Run, cache_folder
 from harness.measure.benchmark import STOPWATCH
 from harness.measure.clock import calibrated
 from harness.measure.collector import Collector
-from harness.measure.record import Clock
+from harness.measure.record import Clock, Scalar
 from harness.rig import RigInfo
 from harness.rig_run import RigRun
 
@@ -77,24 +78,23 @@ def test_e2b_compat(benchmark: BenchmarkFixture, run: Run, rig_run: RigRun, prof
     given = {"sdk": rig_run.option("sdk") or ""}
     into = Collector()
     missing = []
-    with gateway(run, "--pool", "4") as served:
+    sdks = chosen(given, profile)
+    with ExitStack() as stack:
+        served = {
+            tls: stack.enter_context(gateway(run, "--pool", "4", *(["--tls"] if tls else [])))
+            for tls in sorted({sdk.insists_on_tls for sdk in sdks})
+        }
         rig_run.prepared((), None, RIG.tools)
         rig_run.begin()
-        for sdk in chosen(given, profile):
+        for sdk in sdks:
             try:
-                found = list(cells(sdk, served))
+                found = list(cells(sdk, served[sdk.insists_on_tls]))
             except Unsupported as error:
                 missing.append(str(error))
                 continue
             for cell in found:
-                if cell.get("absent"):
-                    continue
-                what = {"sdk": sdk.name, "operation": cell["operation"], "plane": cell["plane"]}
-                if cell["works"]:
-                    into.add("endpoint", [1.0], what, "1", "higher")
-                else:
-                    into.add("endpoint", [0.0], what, "1", "higher")
-                    into.fail("endpoint", cell["message"], what, "1", "higher")
+                if not cell.get("absent"):
+                    note(cell, sdk, into)
         rig_run.end()
     series = into.series()
     if not series:
@@ -104,6 +104,16 @@ def test_e2b_compat(benchmark: BenchmarkFixture, run: Run, rig_run: RigRun, prof
     record = rig_run.write(RIG, Path(__file__), series, clock(), task)
     score = replace(series[0], samples=[one.samples[0] for one in series])
     rig_run.deliver(benchmark, score, record)
+
+
+def note(cell: Mapping[str, Any], sdk: Sdk, into: Collector) -> None:
+    what: dict[str, Scalar] = {
+        "sdk": sdk.name, "operation": cell["operation"], "plane": cell["plane"],
+        **({"over": "https"} if sdk.insists_on_tls else {}),
+    }  # fmt: skip
+    into.add("endpoint", [float(cell["works"])], what, "1", "higher")
+    if not cell["works"]:
+        into.fail("endpoint", cell["message"], what, "1", "higher")
 
 
 def clock() -> Clock:

@@ -29,6 +29,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     serve.add_argument("--only", metavar="TEMPLATE", help="offer this template alone")
     serve.add_argument("--domain", help="sandboxes are at PORT-ID.DOMAIN too")
+    serve.add_argument(
+        "--tls", action="store_true",
+        help="https, with a certificate of its own making: for SDKs that insist on it",
+    )  # fmt: skip
     serve.add_argument("--no-network", action="store_true", help="no card is plugged in")
     serve.add_argument(
         "--outside", metavar="NAMESPACE", help="path or process whose network they may reach"
@@ -54,9 +58,11 @@ def main(options: argparse.Namespace) -> int:
     if options.what == "keys":
         return _keys(options)
 
-    def ready(address: str) -> None:
+    def ready(address: str, certificate: Path | None) -> None:
         print(f"{address} (Ctrl-C ends)", flush=True)
-        print(f"  E2B_API_URL={address} E2B_SANDBOX_URL={address} E2B_API_KEY=...", flush=True)
+        believed = f" SSL_CERT_FILE={certificate}" if certificate else ""
+        words = f"E2B_API_URL={address} E2B_SANDBOX_URL={address}{believed} E2B_API_KEY=..."
+        print(f"  {words}", flush=True)
 
     pool = {options.only: options.pool} if options.only else options.pool
     server.serve(
@@ -64,7 +70,7 @@ def main(options: argparse.Namespace) -> int:
             host=options.host, port=options.port, state=options.state,
             substrate=options.substrate, pool=pool, domain=options.domain,
             plugged=not options.no_network, outside=options.outside, verbose=options.verbose,
-            ready=ready,
+            tls=options.tls, ready=ready,
         )
     )  # fmt: skip
     return 0

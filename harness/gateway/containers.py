@@ -8,25 +8,30 @@ pauses and snapshots are of mode `filesystem`, and forks, which are of memory, a
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import dataclasses
 import hashlib
 import json
+import os
 import socket
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from harness.errors import CheckpointCorrupt, SandboxError
-from harness.gateway import disk, templates
+from harness.gateway import disk, templates, whereabouts
 from harness.gateway.envd import Envd
 from harness.gateway.fleet import Live
 from harness.gateway.keeper import Keeper
 from harness.gateway.machine import GUEST
 from harness.gateway.network import Network
+from harness.gateway.queue import Queue
 from harness.gateway.whereabouts import born, free_leases, identity_of, told
 from harness.guest.image import AGENT, COMPILE
+from harness.host.cgroups import Usage
 from harness.host.process import run as run_program
 from harness.host.run import Run, half_built
 from harness.measure.record import Image, digest
@@ -42,6 +47,28 @@ MEMORY_MIB, PIDS = 512, 512
 MEMORY_EACH = 32 << 20
 LINE_BYTES = 1 << 20
 SCHEMA, MANIFEST = "coppice.gateway-files/1", "manifest.json"
+
+
+class BoxedEnvd(Envd):
+    """Its kernel is this host's, which counts for all: its control group knows its own share."""
+
+    used: Callable[[], Usage]
+    born: float
+
+    async def stats(self) -> str:
+        """In the form of a kernel of its own."""
+        text = await super().stats()
+        disk = next(line for line in text.splitlines() if line.startswith("disk "))
+        used = self.used()
+        ticks = os.sysconf("SC_CLK_TCK")
+        lived = time.clock_gettime(time.CLOCK_BOOTTIME) * ticks - self.born
+        busy = int(used.processor_s * ticks)
+        free = (MEMORY_MIB << 10) - (used.memory - used.cache >> 10)
+        return (
+            f"cpu {busy} 0 0 {max(int(lived) - busy, 0)}\n"
+            f"MemTotal: {MEMORY_MIB << 10} kB\nMemAvailable: {free} kB\n"
+            f"Cached: {used.cache >> 10} kB\n{disk}\n"
+        )
 
 
 class Boxed:
@@ -78,7 +105,11 @@ class Boxed:
         return born(self.pid) == self._born >= 0
 
     async def connect(self) -> Envd:
-        return await Envd.connect(self.envd, self.id)
+        made = await BoxedEnvd.connect(self.envd, self.id)
+        assert isinstance(made, BoxedEnvd)
+        made.born = self._born
+        made.used = lambda: self._fleet.usage(self.id)
+        return made
 
     def hold(self) -> None:
         """Freeze it."""
@@ -135,6 +166,7 @@ class ContainerFleet:
         self.template: OciTemplate = substrate.prepare(run, cache, Tier.PREWARM_POOL)
         self._disk = disk.empty(cache)
         self._pools: dict[str, Pool[Boxed]] = {}
+        self._queues: dict[str, Queue[Boxed]] = {}
         self._adopted: dict[str, Path] = {}
 
     @property
@@ -146,6 +178,8 @@ class ContainerFleet:
 
     def offer(self, name: str, size: int, stack: ExitStack) -> None:
         self._pools[name] = pool = Pool(lambda: self._ready(name), size, memory_each=MEMORY_EACH)
+        self._queues[name] = queue = Queue(pool)
+        stack.callback(queue.close)
         stack.callback(pool.drain)
 
     def fill(self) -> None:
@@ -195,10 +229,10 @@ class ContainerFleet:
         """The name of a sandbox's port."""
         return self._network.port(id) if self._network else None
 
-    def take(self, template: str, timeout_s: float) -> Live:
-        made = self._pools[template].check_out(timeout_s)
+    async def take(self, template: str, timeout_s: float) -> Live:
+        made = await self._queues[template].take(timeout_s)
         with _destroyed_on_failure(made):
-            made.wake()
+            await asyncio.get_running_loop().run_in_executor(None, made.wake)
         return made
 
     def save(self, live: Live, folder: Path, ends: bool) -> None:
@@ -235,16 +269,13 @@ class ContainerFleet:
         identity, pid = identity_of(about["identity"]), int(about["pid"])
         if born(pid) != about["born"]:
             raise SandboxError(f"the sandbox {identity.id} has ended")
+        port = whereabouts.port_of(about, self._network)
         ends = self._keeper.get(identity.id)
         if len(ends) != 1:
             raise SandboxError(f"nobody has kept the line of the sandbox {identity.id}")
         made = Boxed(self, identity, pid, ends[0], about["identity"]["kind"])
         made.wake()  # it was about to be saved, perhaps
-        if self._network:
-            if not (port := about["identity"].get("port")):
-                raise SandboxError(
-                    f"the sandbox {identity.id} has no card, and this gateway gives one"
-                )
+        if self._network and port:
             self._network.adopt(identity, port)
         self._adopted[identity.id] = identity.lease
         return made
@@ -270,6 +301,10 @@ class ContainerFleet:
         with contextlib.suppress(OSError):
             self._keeper.drop(identity.id)
         identity.release()
+
+    def usage(self, id: str) -> Usage:
+        """What one has used."""
+        return self.template.cgroups.usage(f"{self.template.group}/{id}")
 
     def police(self, live: Live, rules: Mapping[str, Any]) -> None:
         if self._network:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -15,6 +13,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
 from harness.gateway import usage
+from harness.gateway.call import Call, instant, page, place, read
 from harness.gateway.entries import Entry
 from harness.gateway.errors import ApiError, as_http
 from harness.gateway.schemas import Operation, operations
@@ -24,9 +23,6 @@ from harness.gateway.store import Key, Limits
 ENVD_VERSION = "0.6.1"
 CLIENT = "coppice"
 V1_TIMEOUT_S, V2_TIMEOUT_S, FORK_TIMEOUT_S = 15, 300, 15
-PAGE = 100
-PATIENCE_S = 1.0
-"""Seconds of waiting after which it is looked whether who waits is still there."""
 log = logging.getLogger("coppice.gateway")
 
 
@@ -88,7 +84,7 @@ class Control:
             route = one.id
             key = ANYONE if one.open else self._key(request)
             limit = key.limits.request_bytes
-            body = one.body(await _read(request, limit)) if request.method != "GET" else {}
+            body = one.body(await read(request, limit)) if request.method != "GET" else {}
             response = await handler(Call(key, id, request, body))
         except ClientDisconnect:
             response = Response(status_code=499)
@@ -132,13 +128,16 @@ class Control:
         return await self._create(call, V2_TIMEOUT_S)
 
     async def _create(self, call: Call, default_s: float) -> Response:
-        begun = time.monotonic()
-        entry = await self._sandboxes.create(call.key, call.body, default_s)
-        if time.monotonic() - begun > PATIENCE_S and await call.left():
-            # Nobody will ever name it.
-            await self._sandboxes.kill(entry)
+        creating = self._sandboxes.create(call.key, call.body, default_s)
+        if self._sandboxes.has_ready(call.body["templateID"]):
+            return JSONResponse(self.sandbox(await creating), 201)
+        made, left = await call.watched(creating)
+        if left:
+            if made:  # nobody will ever name it
+                await self._sandboxes.kill(made)
             return Response(status_code=499)
-        return JSONResponse(self.sandbox(entry), 201)
+        assert made
+        return JSONResponse(self.sandbox(made), 201)
 
     async def do_info(self, call: Call) -> Response:
         entry = self._of(call)
@@ -158,13 +157,13 @@ class Control:
         if order not in ("asc", "desc"):
             raise ApiError(400, "order is asc or desc")
         if after := call.query("startedAfter"):
-            instant = _instant(after)
-            found = [one for one in found if one.record.started > instant]
+            since = instant(after)
+            found = [one for one in found if one.record.started > since]
         if template := call.query("template"):
             found = [one for one in found if one.record.template == template]
-        found.sort(key=_place, reverse=order == "desc")
-        page, headers = _page(call, [(_place(one), one) for one in found], order == "desc")
-        return JSONResponse([self.detail(one) for one in page], headers=headers)
+        found.sort(key=place, reverse=order == "desc")
+        chosen, headers = page(call, [(place(one), one) for one in found], order == "desc")
+        return JSONResponse([self.detail(one) for one in chosen], headers=headers)
 
     def _found(self, call: Call, states: Sequence[str]) -> list[Entry]:
         wanted = dict(parse_qsl(call.query("metadata") or "", keep_blank_values=True))
@@ -239,8 +238,8 @@ class Control:
             one for one in self._sandboxes.copies.all(call.key) if of in (None, one.sandbox_id)
         ]
         places = [((one.created, one.id), one) for one in found]
-        page, headers = _page(call, places, True)
-        shown = [{"snapshotID": one.id, "names": one.names} for one in page]
+        chosen, headers = page(call, places, True)
+        shown = [{"snapshotID": one.id, "names": one.names} for one in chosen]
         return JSONResponse(shown, headers=headers)
 
     async def do_forget_snapshot(self, call: Call) -> Response:
@@ -321,84 +320,8 @@ class Control:
         }
 
 
-class Call:
-    """One request: whose, of which sandbox, and with what."""
-
-    def __init__(self, key: Key, id: str, request: Request, body: Mapping[str, Any]) -> None:
-        self.key = key
-        self.id = id
-        self.body = body
-        self._request = request
-
-    async def left(self) -> bool:
-        """Whether who asked has gone away."""
-        return await self._request.is_disconnected()
-
-    def query(self, name: str) -> str | None:
-        return self._request.query_params.get(name)
-
-    def queries(self, name: str) -> Sequence[str]:
-        return self._request.query_params.getlist(name)
-
-    def number(self, name: str, default: int) -> int:
-        text = self.query(name)
-        if text is None:
-            return default
-        if not text.isascii() or not text.isdecimal() or len(text) > 18:
-            raise ApiError(400, f"{name} is a whole number")
-        return int(text)
-
-
 Handler = Callable[[Call], Awaitable[Response]]
 ANYONE = Key("", "", "", Limits(), 0)
-
-
-async def _read(request: Request, limit: int) -> bytes:
-    data = bytearray()
-    async for piece in request.stream():
-        data += piece
-        if len(data) > limit:
-            raise ApiError(413, f"a request has at most {limit} bytes")
-    return bytes(data)
-
-
-def _place(entry: Entry) -> tuple[float, str]:
-    return entry.record.started, entry.id
-
-
-def _page(
-    call: Call, found: Sequence[tuple[tuple[float, str], Any]], down: bool
-) -> tuple[list[Any], Mapping[str, str]]:
-    """One page of what is sorted by its places; the header that names the next."""
-    limit = call.number("limit", PAGE)
-    if not 1 <= limit <= PAGE:
-        raise ApiError(400, f"limit is 1 to {PAGE}")
-    if token := call.query("nextToken"):
-        after = _read_token(token)
-        found = [one for one in found if (one[0] < after if down else one[0] > after)]
-    page = found[:limit]
-    more = len(found) > limit
-    headers = {"x-next-token": _token(page[-1][0])} if more else {}
-    return [one for _, one in page], headers
-
-
-def _token(place: tuple[float, str]) -> str:
-    return base64.urlsafe_b64encode(f"{place[0]!r} {place[1]}".encode()).decode()
-
-
-def _read_token(token: str) -> tuple[float, str]:
-    try:
-        at, _, id = base64.urlsafe_b64decode(token).decode().partition(" ")
-        return float(at), id
-    except (ValueError, binascii.Error, UnicodeError) as error:
-        raise ApiError(400, "nextToken is none of ours") from error
-
-
-def _instant(text: str) -> float:
-    try:
-        return datetime.fromisoformat(text.replace(" ", "+")).timestamp()
-    except (ValueError, OverflowError, OSError) as error:
-        raise ApiError(400, f"{text!r} is no time") from error
 
 
 def _utc(seconds: float) -> str:

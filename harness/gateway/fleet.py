@@ -1,7 +1,7 @@
 """Where sandboxes come from: the interface that the API needs of a substrate, and microVMs.
 
 A `Fleet` has templates, and for each a pool of sandboxes restored from it, rehearsed and held.
-What blocks is called from threads.
+`take` is of the event loop; what blocks is called from threads.
 """
 
 from __future__ import annotations
@@ -17,11 +17,12 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from harness.errors import CoppiceError, SandboxError, Unsupported
-from harness.gateway import disk, machine, state, templates
+from harness.gateway import disk, machine, state, templates, whereabouts
 from harness.gateway.envd import Envd
 from harness.gateway.keeper import Keeper
 from harness.gateway.machine import Kit, Machine
 from harness.gateway.network import Network
+from harness.gateway.queue import Queue
 from harness.gateway.state import State
 from harness.gateway.whereabouts import born, identity_of, told
 from harness.host.run import cache_folder
@@ -35,7 +36,7 @@ MEMORY_EACH = 96 << 20
 REST_S = 0.2
 TRIES = 3
 CALM_S = 0.3
-"""Seconds without a creation after which a pool is filled up, unless it is empty."""
+"""Seconds without a creation after which a pool is filled up, unless somebody waits for it."""
 log = logging.getLogger("coppice.gateway")
 ZYGOTE_REHEARSALS = 4
 
@@ -59,7 +60,7 @@ class Live(Protocol):
 
 
 class Fleet(Protocol):
-    """Makes sandboxes of templates and of saved states. Everything here may block."""
+    """Makes sandboxes of templates and of saved states. Everything but `take` may block."""
 
     memory_mib: int
     disk_mib: int
@@ -76,7 +77,7 @@ class Fleet(Protocol):
 
     def templates(self) -> Sequence[str]: ...
 
-    def take(self, template: str, timeout_s: float) -> Live:
+    async def take(self, template: str, timeout_s: float) -> Live:
         """One of a template, awake; GuestTimeout when none is ready in time."""
 
     def save(self, live: Live, folder: Path, ends: bool) -> None:
@@ -140,6 +141,7 @@ class Offered:
         self._fleet = fleet
         self._stack = ExitStack()
         self.pool = Pool(self._make, size, memory_each=MEMORY_EACH)
+        self.queue = Queue(self.pool)
 
     def fill(self) -> None:
         """Begin, and wait until the pool is full."""
@@ -151,7 +153,7 @@ class Offered:
     def _make(self) -> Machine:
         """One more for the pool, which does not ask again for one that failed."""
         # Who is being served now goes first: making another takes a processor for itself.
-        while self.pool.ready and time.monotonic() - self.taken < CALM_S:
+        while not self.pool.awaited and time.monotonic() - self.taken < CALM_S:
             time.sleep(CALM_S / 10)
         for _ in range(TRIES - 1):
             try:
@@ -162,6 +164,7 @@ class Offered:
 
     def close(self) -> None:
         self.pool.drain()
+        self.queue.close()
         self._stack.close()
 
 
@@ -276,12 +279,12 @@ class MachineFleet:
             made.hold()
         return made
 
-    def take(self, template: str, timeout_s: float) -> Live:
+    async def take(self, template: str, timeout_s: float) -> Live:
         offered = self._offered[template]
         offered.taken = time.monotonic()
-        made = offered.pool.check_out(timeout_s)
+        made = await offered.queue.take(timeout_s)
         with machine.destroyed_on_failure(made):
-            made.wake()
+            await made.rise()
         return MachineLive(self, made)
 
     def save(self, live: Live, folder: Path, ends: bool) -> None:
@@ -304,16 +307,13 @@ class MachineFleet:
         identity, pid = identity_of(about["identity"]), int(about["pid"])
         if born(pid) != about["born"]:
             raise SandboxError(f"the sandbox {identity.id} has ended")
+        port = whereabouts.port_of(about, self._network)
         with self._lock:
             ends = self._keeper.get(identity.id)
         if len(ends) != 5:
             raise SandboxError(f"nobody has kept the lines of the sandbox {identity.id}")
         made = machine.adopt(self.kit, identity, pid, about["came_from"], ends)
-        if self._network:
-            if not (port := about["identity"].get("port")):
-                raise SandboxError(
-                    f"the sandbox {identity.id} has no card, and this gateway gives one"
-                )
+        if self._network and port:
             self._network.adopt(identity, port)
         self._adopted[identity.id] = (identity.lease, pid)
         return MachineLive(self, made)

@@ -6,6 +6,7 @@ agent, doorbell and zygote. Added are the disk, a second serial port, and saving
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import select
@@ -24,6 +25,7 @@ from harness.gateway.disk import BaseDisk
 from harness.gateway.state import State
 from harness.gateway.whereabouts import free_leases
 from harness.guest.image import Addition, GuestImage
+from harness.guest.protocol import RING_ANSWER_LENGTH
 from harness.host.run import VARIABLE, Run
 from harness.measure.record import Scalar
 from harness.sandbox.identity import Identity
@@ -102,9 +104,33 @@ class Machine:
         self.guest.stop()
 
     def wake(self) -> None:
-        """Let it run, and be who it is: its answer to a nonce is there when this returns."""
-        self.guest.awaken(WAKE_LIMIT_S)
-        self.guest.agent.set_wall_clock()
+        """Let it run with the wall clock of now: its answer to a nonce is there at the return."""
+        self.guest.awaken(WAKE_LIMIT_S, dated=True)
+
+    async def rise(self) -> None:
+        """`wake`, on the event loop. Raises GuestTimeout, GuestDied, WrongAnswer."""
+        loop = asyncio.get_running_loop()
+        heard, bell, answer = loop.create_future(), self.guest.vmm.bell, bytearray()
+
+        def hear() -> None:
+            piece = bell.recv(64)
+            answer.extend(piece)
+            if not heard.done() and (not piece or len(answer) >= RING_ANSWER_LENGTH):
+                heard.set_result(None)
+
+        bell.setblocking(False)
+        loop.add_reader(bell, hear)
+        try:
+            self.guest.let_go(dated=True)
+            async with asyncio.timeout(WAKE_LIMIT_S):
+                await heard
+        except TimeoutError as error:
+            raise GuestTimeout(f"{self.guest.vmm.name} did not answer the doorbell") from error
+        except OSError as error:
+            raise self.guest.vmm.died() from error
+        finally:
+            loop.remove_reader(bell)
+        self.guest.answered(bytes(answer))
 
     def save(self, target: Path) -> None:
         """Write a held sandbox to a state; it stays held. Raises SandboxError and DiskFull."""
@@ -327,7 +353,6 @@ def adopt(
             return machine
     # It was about to be saved: it waits at its doorbell.
     guest.ring_again(WAKE_LIMIT_S)
-    guest.agent.set_wall_clock()
     return machine
 
 

@@ -98,7 +98,7 @@ class NoopFleet:
     def templates(self) -> Sequence[str]:
         return NAMES
 
-    def take(self, template: str, timeout_s: float) -> NoopLive:
+    async def take(self, template: str, timeout_s: float) -> NoopLive:
         return NoopLive()
 
     def save(self, live: Any, folder: Path, ends: bool) -> None:

@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import tempfile
@@ -38,16 +39,23 @@ class Running:
     process: subprocess.Popen[bytes] | None = None
 
     @property
+    def certificate(self) -> Path | None:
+        """What clients are to believe, of one that speaks TLS."""
+        return self.folder / "tls" / "certificate.pem" if "--tls" in self.words else None
+
+    @property
     def address(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return f"http{'s' if self.certificate else ''}://127.0.0.1:{self.port}"
 
     @property
     def variables(self) -> Mapping[str, str]:
         """What the SDK needs to know of it."""
+        believed = {"SSL_CERT_FILE": str(self.certificate)} if self.certificate else {}
         return {
             "E2B_API_KEY": self.key,
             "E2B_API_URL": self.address,
             "E2B_SANDBOX_URL": self.address,
+            **believed,
         }
 
     def begin(self) -> None:
@@ -95,11 +103,16 @@ class Running:
         for name, value in {"X-API-KEY": self.key, **(headers or {})}.items():
             asked.add_header(name, value)
         try:
-            with urllib.request.urlopen(asked, timeout=120) as answer:
+            with urllib.request.urlopen(asked, timeout=120, context=self._believing()) as answer:
                 return answer.status, answer.read()
         except urllib.error.HTTPError as error:
             with error:
                 return error.code, error.read()
+
+    def _believing(self) -> ssl.SSLContext | None:
+        if not (certificate := self.certificate):
+            return None
+        return ssl.create_default_context(cafile=certificate)
 
     def kill(self) -> None:
         """As a crash would."""

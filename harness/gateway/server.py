@@ -22,7 +22,7 @@ from typing import Any
 import uvicorn
 
 from harness.errors import CoppiceError, MissingPrivilege, Unsupported, UsageError
-from harness.gateway import disk, machine, network, templates
+from harness.gateway import certificate, disk, machine, network, templates
 from harness.gateway.app import Gateway
 from harness.gateway.containers import ContainerFleet
 from harness.gateway.fleet import Fleet, MachineFleet
@@ -44,6 +44,8 @@ from harness.sandbox.qemu.machine import Shape
 
 FILE = "gateway.sqlite"
 SUBSTRATES = ("qemu", "oci", "noop")
+DOMAIN = "sandboxes.localhost"
+"""Of sandboxes under TLS; many resolvers know names below localhost for this host."""
 log = logging.getLogger("coppice.gateway")
 
 
@@ -56,7 +58,8 @@ def state_folder() -> Path:
 @dataclass(frozen=True)
 class Options:
     """`pool` is how many sandboxes of each template wait; `outside` the namespace that sandboxes
-    reach as far as their rules let them (None: they reach each other alone, where allowed)."""
+    reach as far as their rules let them (None: they reach each other alone, where allowed). `ready`
+    gets the address and, where it speaks TLS, the file with its certificate."""
 
     host: str = "127.0.0.1"
     port: int = 3000
@@ -67,7 +70,8 @@ class Options:
     plugged: bool = True
     outside: str | None = None
     verbose: bool = False
-    ready: Callable[[str], Any] = print
+    tls: bool = False
+    ready: Callable[[str, Path | None], Any] = print
     filled: Callable[[], Any] = bool
 
     def size(self, template: str) -> int:
@@ -178,15 +182,21 @@ def serve(options: Options) -> None:
         store.note("run", run.id)
         fleet = _fleet(options, run, stack)
         sandboxes = Sandboxes(fleet, store, folder, Meter())
+        port = listener.getsockname()[1]
+        domain, shown, chain = options.domain, None, None
+        if options.tls:
+            domain = domain or f"{DOMAIN}:{port}"
+            shown = certificate.made(folder / "tls", options.host, domain)
+            chain = shown.chain
 
         async def begin() -> None:
             await sandboxes.open()
             # Only now: what was there before and is nobody's has been ended.
             threading.Thread(target=_fill, args=(fleet, options), daemon=True).start()
-            port = listener.getsockname()[1]
-            options.ready(f"http://{options.host}:{port}")
+            scheme = "https" if shown else "http"
+            options.ready(f"{scheme}://{options.host}:{port}", chain)
 
-        gateway = Gateway(sandboxes, options.domain, begin)
+        gateway = Gateway(sandboxes, domain, begin)
 
         class Upgraded(Tunnel):  # uvicorn takes a class
             def __init__(self, *, server_state: Any, **_: Any) -> None:
@@ -196,6 +206,7 @@ def serve(options: Options) -> None:
             gateway,
             loop="uvloop", http="httptools", lifespan="on", log_level="error", access_log=False,
             timeout_graceful_shutdown=5, server_header=False, ws=Upgraded, timeout_keep_alive=60,
+            ssl_certfile=chain, ssl_keyfile=shown.key if shown else None,
         )  # fmt: skip
         uvicorn.Server(config).run(sockets=[listener])
 

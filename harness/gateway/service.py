@@ -179,6 +179,11 @@ class Sandboxes:
         """Creations that have begun and not ended."""
         return sum(self._pending.values())
 
+    def has_ready(self, template: str) -> bool:
+        """Whether a sandbox of this template need not be waited for."""
+        fleet = self.fleet
+        return template in fleet.templates() and fleet.ready().get(template, 1) > 0
+
     @contextlib.contextmanager
     def pending_of(self, key: Key, count: int = 1) -> Any:
         self._admit(key, count)
@@ -225,7 +230,7 @@ class Sandboxes:
 
     async def _live(self, template: str, snapshot: Snapshot | None) -> Live:
         if snapshot is None:
-            return await self.in_thread(lambda: self.fleet.take(template, READY_LIMIT_S))
+            return await self.fleet.take(template, READY_LIMIT_S)
         folder = Path(snapshot.folder)
         return await self.in_thread(lambda: self.fleet.resume(folder, None), saver=True)
 

@@ -159,7 +159,7 @@ class Store:
     # Sandboxes and snapshots.
 
     def put(self, record: Record) -> None:
-        doc = json.dumps(asdict(record), separators=(",", ":"))
+        doc = json.dumps(vars(record), separators=(",", ":"))
         self._do(
             "insert or replace into sandboxes values (?, ?, ?, ?)",
             record.id, record.key_id, record.state, doc,

@@ -8,6 +8,7 @@ from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any
 
+from harness.errors import SandboxError
 from harness.host.run import Run
 from harness.sandbox.identity import Identity
 
@@ -33,6 +34,17 @@ def identity_of(told: Mapping[str, Any]) -> Identity:
         key=bytes.fromhex(told["key"]),
         lease=Path(told["lease"]),
     )
+
+
+def port_of(about: Mapping[str, Any], network: object | None) -> str | None:
+    """The name of a sandbox's port, None without a card. SandboxError where the gateway that had
+    it gave cards and this one does not, or the other way: nobody would enforce its rules, or it
+    would be where no rules are."""
+    port: str | None = about["identity"].get("port")
+    if bool(port) != (network is not None):
+        has, does = ("a", "gives none") if port else ("no", "gives one")
+        raise SandboxError(f"the sandbox has {has} card, and this gateway {does}")
+    return port
 
 
 def free_leases(run: Run, kept: Collection[Path]) -> None:

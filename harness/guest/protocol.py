@@ -128,6 +128,7 @@ class Decoder:
 
 RING = struct.Struct("<HHQ")
 RING_MAGIC = 0xC0BE
+RING_DATED = 0xC0BF
 ARMED = b"R"
 RING_ANSWER_LENGTH = 4
 
@@ -137,6 +138,12 @@ def ring(nonce: bytes) -> bytes:
     number = int.from_bytes(nonce, "little")
     check = (number + (number >> 16) + (number >> 32) + (number >> 48)) & 0xFFFF
     return RING.pack(RING_MAGIC, check, number)
+
+
+def ring_dated(nonce: bytes, wall_ns: int) -> bytes:
+    """A nonce of 4 bytes with the wall clock, which the guest sets before it answers. What it
+    signs is all but the first two bytes."""
+    return struct.pack("<H4sQ", RING_DATED, nonce, wall_ns)
 
 
 def ring_answer(key: bytes, nonce: bytes) -> bytes:

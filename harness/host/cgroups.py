@@ -29,6 +29,15 @@ PLAIN = ("rw", "nosuid", "nodev", "noexec", "relatime", "xattr", "clone_children
 
 
 @dataclass(frozen=True)
+class Usage:
+    """Of one group: seconds of processor, and bytes of memory with what of that is page cache."""
+
+    processor_s: float
+    memory: int
+    cache: int
+
+
+@dataclass(frozen=True)
 class Cgroups:
     """`mounts` has where each controller of version 1 is mounted, or where the one tree of version
     2 is, for each of its controllers."""
@@ -58,6 +67,21 @@ class Cgroups:
             state = self.mounts["freezer"] / path / "freezer.state"
             return Freezer(state, b"FROZEN", b"THAWED")
         return None
+
+    def usage(self, path: str) -> Usage:
+        """What a group has used; 0 where this host does not count it. OSError when it is gone."""
+        if self.version == 2:
+            folder = next(iter(self._trees())) / path
+            spent = _numbers(folder / "cpu.stat").get("usage_usec", 0) / 1e6
+            now, kept = folder / "memory.current", "file"
+        else:
+            clock = self.mounts.get("cpuacct", Path()) / path / "cpuacct.usage"
+            spent = int(clock.read_text()) / 1e9 if "cpuacct" in self.mounts else 0.0
+            folder = self.mounts.get("memory", Path()) / path
+            now, kept = folder / "memory.usage_in_bytes", "total_cache"
+        if not now.exists():
+            return Usage(spent, 0, 0)
+        return Usage(spent, int(now.read_text()), _numbers(folder / "memory.stat").get(kept, 0))
 
     def remove(self, path: str) -> None:
         """Kill all that is in a group and those under it, and remove them; they may be gone."""
@@ -149,6 +173,11 @@ def find() -> Cgroups:
         # Of a hybrid the second version limits nothing, but groups are made in it all the same.
         return Cgroups(1, mounts | ({"unified": unified["freezer"]} if unified else {}))
     return Cgroups(2, unified) if unified else Cgroups(0, {})
+
+
+def _numbers(file: Path) -> dict[str, int]:
+    words = (line.split() for line in file.read_text().splitlines())
+    return {line[0]: int(line[1]) for line in words if len(line) == 2}
 
 
 def _kill_all(group: Path) -> None:

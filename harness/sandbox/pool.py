@@ -53,6 +53,8 @@ class Pool(Generic[S]):
         self._refill = refill
         self._ready: deque[S] = deque()
         self._out: set[S] = set()
+        self.awaited = 0
+        """Callers that wait for one to be ready."""
         self._change = threading.Condition()
         self._launching = 0
         self._failures: list[Exception] = []
@@ -141,12 +143,37 @@ class Pool(Generic[S]):
         """
         with self._change:
             if not self._ready:
-                self._wait_for_one(time.monotonic() + timeout_s)
+                self.awaited += 1
+                try:
+                    self._wait_for_one(time.monotonic() + timeout_s)
+                finally:
+                    self.awaited -= 1
             sandbox = self._ready.popleft()
             self._out.add(sandbox)
             if self._refill:
                 self._start_one()
         return sandbox
+
+    def check_out_now(self) -> S | None:
+        """`check_out` of one that is ready; None when none is."""
+        with self._change:
+            if not self._ready or self._closed:
+                return None
+            sandbox = self._ready.popleft()
+            self._out.add(sandbox)
+            if self._refill:
+                self._start_one()
+        return sandbox
+
+    def put_back(self, sandbox: S) -> None:
+        """Return one that was checked out and not touched: the next caller gets it."""
+        with self._change:
+            self._out.discard(sandbox)
+            if not self._closed:
+                self._ready.appendleft(sandbox)
+                self._change.notify_all()
+                return
+        sandbox.destroy()
 
     def _wait_for_one(self, deadline: float) -> None:
         while not self._ready:

@@ -68,6 +68,8 @@ class Matrix:
     entry: Entry
     sdks: Sequence[str]
     planes: Sequence[Plane]
+    over_https: Sequence[str]
+    """Those of the SDKs that were given a gateway with TLS."""
 
 
 def _cell(series: Series) -> Cell:
@@ -98,7 +100,9 @@ def matrix(corpus: Corpus) -> Matrix | None:
             own = [cell for row in rows if (cell := row.cells[at])]
             scores.append(Score(sum(cell.works for cell in own), len(own)))
         planes.append(Plane(name, rows, scores))
-    return Matrix(found.entry, list(sdks), planes)
+    series = found.entry.record.series
+    over_https = {str(one.dimensions["sdk"]): None for one in series if "over" in one.dimensions}
+    return Matrix(found.entry, list(sdks), planes, list(over_https))
 
 
 def latency(corpus: Corpus) -> Measured | None:

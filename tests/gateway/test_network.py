@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from harness.gateway.rigging import Running, gateway
+from harness.gateway.rigging import FILE, Running, gateway
+from harness.gateway.store import opened
 from harness.host.run import Run
 from harness.network.namespace import inside, namespace
 from tests.gateway.client import Box
@@ -159,3 +160,22 @@ def test_the_outside_is_reached_unless_the_rules_say_otherwise(run: Run, possibl
             assert comes_to_reach(box, PUBLIC)
             shut = Box.create(one, allow_internet_access=False)
             assert not reaches(shut, PUBLIC)
+
+
+def test_cards_are_given_or_not_and_who_has_it_otherwise_ends(run: Run, possible: None) -> None:
+    """A gateway that was killed adopts none whose rules it would not enforce, nor any without."""
+    with gateway(run, "--substrate", "oci", "--pool", "1", "--only", "base") as one:
+        plain = [*one.words]
+        with opened(one.folder / FILE) as store:
+            folder = run.folder.parent / (store.fact("run") or "none")
+        for words in ([*plain, "--no-network"], plain):
+            box = Box.create(one)
+            one.kill()
+            one.words = words
+            one.begin()
+            assert one.ask("GET", f"/sandboxes/{box.id}")[0] == 404
+            assert one.ask("GET", "/v2/sandboxes") == (200, b"[]")
+        assert folder.is_dir()
+        one.end()
+        assert not folder.exists()
+        assert f" {folder}/" not in Path("/proc/self/mounts").read_text()

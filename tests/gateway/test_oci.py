@@ -100,6 +100,28 @@ def test_one_that_takes_all_memory_loses_that_process_alone(own: Running) -> Non
     assert box.kill() == 204
 
 
+def test_metrics_are_its_own_and_not_this_host_s(own: Running, box: Box) -> None:
+    if cgroups.find().unlimited:
+        pytest.skip("this host's control groups count no memory")
+
+    def now() -> dict[str, int]:
+        status, data = own.ask("GET", f"/sandboxes/{box.id}/metrics")
+        assert status == 200
+        last: dict[str, int] = json.loads(data)[-1]
+        return last
+
+    before = now()
+    assert before["memTotal"] == 512 << 20
+    hold = "import time; x = b'x' * (100 << 20); print('held', flush=True); time.sleep(600)"
+    with box.start(f'exec python3 -c "{hold}"') as stream:
+        messages = stream.messages()
+        pid = next(messages)[1]["event"]["start"]["pid"]
+        next(messages)
+        assert 100 << 20 <= now()["memUsed"] - before["memUsed"] < 150 << 20
+        selector = {"process": {"pid": pid}, "signal": "SIGNAL_SIGKILL"}
+        assert box.rpc("process.Process/SendSignal", selector)[0] == 200
+
+
 @pytest.mark.parametrize(
     ("path", "body"),
     [("pause", {}), ("pause", {"memory": True}), ("snapshots", {}), ("fork", {"count": 1})],

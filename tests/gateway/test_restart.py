@@ -22,15 +22,29 @@ from tests.gateway.client import Box
 JSON = {"Content-Type": "application/json"}
 
 
-@pytest.fixture
-def own(run: Run, possible: None, tmp_path: Path) -> Iterator[Running]:
-    """A gateway with a runtime folder of its own, so that what it leaves can be counted."""
-    with gateway(
-        run, "--pool", "2", "--only", "base", "--no-network", runtime=tmp_path / "runtime"
-    ) as one:
-        one.wait_for_pool("base", 2)
+@pytest.fixture(scope="module")
+def runtime(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A runtime folder of its own, so that what a gateway leaves can be counted."""
+    return tmp_path_factory.mktemp("restart") / "runtime"
+
+
+@pytest.fixture(scope="module")
+def shared(run: Run, possible: None, runtime: Path) -> Iterator[Running]:
+    with gateway(run, "--pool", "2", "--only", "base", "--no-network", runtime=runtime) as one:
         yield one
-    assert vmms(tmp_path / "runtime") == []
+    assert vmms(runtime) == []
+
+
+@pytest.fixture
+def own(shared: Running) -> Running:
+    """A gateway that runs and has no sandboxes."""
+    assert shared.process
+    if shared.process.poll() is not None:
+        shared.begin()
+    for id in listed(shared):
+        assert shared.ask("DELETE", f"/sandboxes/{id}")[0] == 204
+    shared.wait_for_pool("base", 2)
+    return shared
 
 
 def vmms(runtime: Path) -> list[int]:
@@ -48,7 +62,7 @@ def listed(served: Running) -> set[str]:
     return {one["sandboxID"] for one in json.loads(served.ask("GET", "/v2/sandboxes")[1])}
 
 
-def test_killed_under_load_it_comes_back_with_what_it_had(own: Running, tmp_path: Path) -> None:
+def test_killed_under_load_it_comes_back_with_what_it_had(own: Running, runtime: Path) -> None:
     kept = Box.create(own)
     kept.run("echo before > file.txt")
     paused = Box.create(own)
@@ -72,7 +86,10 @@ def test_killed_under_load_it_comes_back_with_what_it_had(own: Running, tmp_path
     threads = [threading.Thread(target=load) for _ in range(3)]
     for thread in threads:
         thread.start()
-    time.sleep(3)
+    deadline = time.monotonic() + 60
+    while len(said) < 3:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
     own.kill()
     stop.set()
     for thread in threads:
@@ -90,9 +107,9 @@ def test_killed_under_load_it_comes_back_with_what_it_had(own: Running, tmp_path
         box = Box(own, one["sandboxID"], one["envdAccessToken"], "")
         assert box.run("echo alive") == ("alive\n", 0)
     own.wait_for_pool("base", 2)
-    qemus = [pid for pid in vmms(tmp_path / "runtime") if is_vmm(pid)]
+    qemus = [pid for pid in vmms(runtime) if is_vmm(pid)]
     assert len(qemus) == len(running) + 2 + 1  # the pool, and what the pool is forked from
-    folders = list((tmp_path / "runtime").glob("*/sandbox-*"))
+    folders = list(runtime.glob("*/sandbox-*"))
     assert len(folders) == len(qemus)
 
     deadline = time.monotonic() + 60
@@ -109,13 +126,12 @@ def is_vmm(pid: int) -> bool:
     return False
 
 
-def test_after_the_host_has_lost_its_power(own: Running, tmp_path: Path) -> None:
+def test_after_the_host_has_lost_its_power(own: Running, runtime: Path) -> None:
     """Every process and the runtime folder are gone: what was paused resumes, what ran is gone."""
     lost, paused = Box.create(own), Box.create(own)
     paused.run("echo durable > file.txt")
     assert own.ask("POST", f"/sandboxes/{paused.id}/pause", {}, JSON)[0] == 204
     own.kill()
-    runtime = tmp_path / "runtime"
     for pid in vmms(runtime):
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
@@ -127,20 +143,19 @@ def test_after_the_host_has_lost_its_power(own: Running, tmp_path: Path) -> None
     assert paused.run("cat file.txt") == ("durable\n", 0)
 
 
-def test_stopped_in_order_it_holds_what_runs(own: Running, tmp_path: Path) -> None:
+def test_stopped_in_order_it_holds_what_runs(own: Running, runtime: Path) -> None:
     box = Box.create(own)
     box.run("echo held > file.txt")
     own.end()
-    assert vmms(tmp_path / "runtime") == []
-    assert [one.name for one in (tmp_path / "runtime").iterdir()] == ["leases"]
+    assert vmms(runtime) == []
+    assert [one.name for one in runtime.iterdir()] == ["leases"]
     own.begin()
     assert box.run("cat file.txt") == ("held\n", 0)
 
 
-def test_clean_removes_all_of_one_that_does_not_come_back(own: Running, tmp_path: Path) -> None:
+def test_clean_removes_all_of_one_that_does_not_come_back(own: Running, runtime: Path) -> None:
     Box.create(own)
     own.kill()
-    runtime = tmp_path / "runtime"
     assert vmms(runtime)
     reclaim(runtime)
     assert vmms(runtime) == []

@@ -35,6 +35,11 @@ class Sdk:
     language: str
     version: str
 
+    @property
+    def insists_on_tls(self) -> bool:
+        """Whether its code interpreter knows nothing but https to a sandbox's own name."""
+        return self.language == "python" and _numbers(self.version) < (2, 29)
+
     def command(self, cache: Path) -> Sequence[str]:
         """What runs the probe with this SDK; its environment is made first.
 

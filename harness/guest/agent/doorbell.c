@@ -7,8 +7,11 @@
  *
  * Armed:  'R'.
  * Ring:   u16 magic 0xC0BE, u16 check, u64 nonce.
+ * Dated:  u16 magic 0xC0BF, u32 nonce, u64 wall clock in ns, which is set before the answer. Its 14
+ *         bytes are what the UART takes while the guest is stopped: for one more a guest that runs
+ *         waits until its VMM is scheduled.
  * check:  the four 16-bit words of the nonce, added.
- * Answer: the lower 32 bits of SipHash(key, nonce): the VMM passes each byte on by itself, so few.
+ * Answer: the lower 32 bits of SipHash(key, nonce), of a dated one of nonce and wall clock: the VMM passes each byte on by itself, so few.
  */
 #include "agent.h"
 
@@ -29,10 +32,23 @@
 #define APIC 0xfee00000
 #define TASK_PRIORITY (0x80 / 4)
 #define MAGIC 0xC0BEu
+#define MAGIC_DATED 0xC0BFu
 
 struct __attribute__((packed)) ring {
     uint16_t magic, check;
     uint64_t nonce;
+};
+
+struct __attribute__((packed)) dated {
+    uint16_t magic;
+    uint32_t nonce;
+    uint64_t wall;
+};
+
+union message {
+    uint16_t magic;
+    struct ring ring;
+    struct dated dated;
 };
 
 static struct timespec rang;
@@ -72,16 +88,21 @@ static volatile uint32_t *open_apic(void)
     return page == MAP_FAILED ? NULL : page;
 }
 
-static void wait_ring(struct ring *ring)
+static void wait_ring(union message *message)
 {
-    uint8_t *bytes = (uint8_t *)ring;
+    uint8_t *bytes = (uint8_t *)message;
     size_t have = 0;
 
     for (;;) {
         take(bytes + have++);
-        if (have < sizeof *ring)
+        if (have < sizeof message->ring)
             continue;
-        if (ring->magic == MAGIC && ring->check == check(ring->nonce))
+        if (message->magic == MAGIC_DATED) {
+            while (have < sizeof message->dated)
+                take(bytes + have++);
+            return;
+        }
+        if (message->magic == MAGIC && message->ring.check == check(message->ring.nonce))
             return;
         memmove(bytes, bytes + 1, --have); /* noise: look for the magic one byte on */
     }
@@ -90,7 +111,7 @@ static void wait_ring(struct ring *ring)
 void doorbell_wait(const struct frame *request)
 {
     static volatile uint32_t *apic;
-    struct ring ring;
+    union message message;
     uint32_t answer;
 
     if (ioperm(PORT, 8, 1) != 0) {
@@ -106,8 +127,14 @@ void doorbell_wait(const struct frame *request)
     if (apic)
         apic[TASK_PRIORITY] = 0xff;
     outb(READY, PORT);
-    wait_ring(&ring);
-    answer = (uint32_t)identity_sign((const uint8_t *)&ring.nonce, sizeof ring.nonce);
+    wait_ring(&message);
+    if (message.magic == MAGIC_DATED) {
+        self_wall(message.dated.wall);
+        answer = (uint32_t)identity_sign((const uint8_t *)&message.dated.nonce,
+                                         sizeof message.dated - sizeof message.magic);
+    } else
+        answer = (uint32_t)identity_sign((const uint8_t *)&message.ring.nonce,
+                                         sizeof message.ring.nonce);
     for (int shift = 0; shift < 32; shift += 8)
         outb(answer >> shift & 0xff, PORT);
     clock_gettime(CLOCK_MONOTONIC, &rang);

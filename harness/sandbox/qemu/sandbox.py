@@ -14,7 +14,15 @@ from typing import Protocol
 
 from harness.errors import GuestDied, GuestTimeout, SandboxError, WrongAnswer
 from harness.guest.agent_client import Agent, Finished, identity_fields
-from harness.guest.protocol import ARMED, RING_ANSWER_LENGTH, Tag, field, ring, ring_answer
+from harness.guest.protocol import (
+    ARMED,
+    RING_ANSWER_LENGTH,
+    Tag,
+    field,
+    ring,
+    ring_answer,
+    ring_dated,
+)
 from harness.sandbox.identity import NO_KEY, Identity
 from harness.sandbox.protocol import HostProcess
 from harness.sandbox.qemu.qmp import Qmp
@@ -88,13 +96,14 @@ class QemuSandbox:
 
     # The timed path.
 
-    def awaken(self, timeout_s: float) -> float:
+    def awaken(self, timeout_s: float, dated: bool = False) -> float:
         """From whatever state it is in to a verified answer; when that was (perf_counter).
 
-        Raises GuestTimeout, GuestDied, WrongAnswer.
+        `dated`: one that is held has its wall clock set before it answers. Raises GuestTimeout,
+        GuestDied, WrongAnswer.
         """
         if self._state is State.STOPPED:
-            replied = self._ring_bell(timeout_s)
+            replied = self._ring_bell(timeout_s, dated)
         elif self._state is State.EMPTY:
             self._load(timeout_s)
             replied = self._ring_bell(timeout_s)
@@ -115,14 +124,12 @@ class QemuSandbox:
         except GuestDied as error:
             raise self.vmm.died() from error
 
-    def _ring_bell(self, timeout_s: float) -> float:
+    def _ring_bell(self, timeout_s: float, dated: bool = False) -> float:
         """Put a nonce before the guest, let it run, wait for its answer."""
-        expected = self._ring.answer
         bell = self.vmm.bell
         _patience(bell, timeout_s)
         try:
-            bell.send(self._ring.message)
-            self.vmm.control.send(CONTINUE)
+            self.let_go(dated)
             answer = bell.recv(64)
             while len(answer) < RING_ANSWER_LENGTH:
                 piece = bell.recv(64)
@@ -134,11 +141,28 @@ class QemuSandbox:
             raise GuestTimeout(f"{self.vmm.name} did not answer the doorbell") from error
         except OSError as error:
             raise self.vmm.died() from error
-        if answer != expected:
+        self._believe(answer)
+        return replied
+
+    def let_go(self, dated: bool) -> None:
+        """Put a nonce before a guest that is held, and let it run."""
+        if dated:
+            message = ring_dated(os.urandom(4), time.time_ns())
+            self._ring = _Ring(message, ring_answer(self.agent.key, message[2:]))
+        self.vmm.bell.send(self._ring.message)
+        self.vmm.control.send(CONTINUE)
+
+    def answered(self, answer: bytes) -> None:
+        """It runs, if this is its answer; for who has let it go and waits for that by himself."""
+        self._believe(answer)
+        self._state = State.RUNNING
+        self._replied = time.perf_counter()
+
+    def _believe(self, answer: bytes) -> None:
+        if answer != self._ring.answer:
             if len(answer) < RING_ANSWER_LENGTH:
                 raise self.vmm.died()
             raise WrongAnswer(f"{self.vmm.name} answered a nonce with something else than its hash")
-        return replied
 
     def _load(self, timeout_s: float) -> None:
         """Give an empty VMM the device state; its memory is mapped from the checkpoint already."""
@@ -193,7 +217,7 @@ class QemuSandbox:
     def ring_again(self, timeout_s: float) -> None:
         """Wake a guest that somebody else left at its doorbell."""
         self._ring = _new_ring(self.agent.key)
-        self._ring_bell(timeout_s)
+        self._ring_bell(timeout_s, dated=True)
         self._state = State.RUNNING
 
     @property
