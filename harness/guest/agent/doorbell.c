@@ -11,7 +11,8 @@
  *         bytes are what the UART takes while the guest is stopped: for one more a guest that runs
  *         waits until its VMM is scheduled.
  * check:  the four 16-bit words of the nonce, added.
- * Answer: the lower 32 bits of SipHash(key, nonce), of a dated one of nonce and wall clock: the VMM passes each byte on by itself, so few.
+ * Answer: the lower 32 bits of SipHash(key, nonce), of a dated one of nonce and wall clock: the VMM
+ *         passes each byte on by itself, so few.
  */
 #include "agent.h"
 
