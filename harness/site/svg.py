@@ -14,6 +14,8 @@ from markupsafe import Markup, escape
 
 GRAIN = 2000
 """Horizontal steps of a stretched drawing: finer than the pixels of a wide screen."""
+TENTHS = 10
+"""Vertical steps of a pixel in a stretched drawing: whole numbers are short."""
 
 
 def tag(name: str, *children: object, **attributes: object) -> Markup:
@@ -67,25 +69,33 @@ def chart(id: str, title: str, description: str, height: int, *children: object)
     )
 
 
-def stretched(path: str, y: float, height: float, class_: str) -> Markup:
-    """A path in steps of GRAIN across the whole width; its stroke does not stretch with it."""
-    return tag(
-        "svg",
-        tag("path", d=path, class_=class_, vector_effect="non-scaling-stroke"),
-        x="0",
-        y=f"{y:g}",
-        width="100%",
-        height=f"{height:g}",
-        viewBox=f"0 0 {GRAIN} {height:g}",
-        preserveAspectRatio="none",
-        overflow="visible",
-        aria_hidden="true",
+def stretched(y: float, height: float, *paths: tuple[str, str]) -> Markup:
+    """Paths of a class each, in GRAIN steps across the whole width and TENTHS of pixels down.
+
+    Their strokes do not stretch with them: the style sheet says so.
+    """
+    drawn = "".join([f'<path class="{kind}" d="{path}"/>' for kind, path in paths])
+    return Markup(
+        f'<svg y="{y:g}" width="100%" height="{height:g}" '
+        f'viewBox="0 0 {GRAIN} {height * TENTHS:g}" preserveAspectRatio="none">{drawn}</svg>'
     )
 
 
 def dots(points: Iterable[tuple[float, float]]) -> str:
     """Path of one dot a point; x is a share of the width, y pixels. Drawn by a round line cap."""
-    return "".join(f"M{round(x * GRAIN)} {y:.4g}h0" for x, y in points)
+    parts = []
+    last_x = last_y = 0
+    for x, y in points:
+        # From one to the next, which is shorter; rounded before, so that nothing adds up.
+        here_x, here_y = round(x * GRAIN), round(y * TENTHS)
+        parts.append(f"{here_x - last_x}{here_y - last_y: d}h0")
+        last_x, last_y = here_x, here_y
+    return f"M{'m'.join(parts)}" if parts else ""
+
+
+def down(pixels: float) -> int:
+    """A place down a stretched drawing."""
+    return round(pixels * TENTHS)
 
 
 def glyph(share: float, y: float, path: str, class_: str) -> Markup:
@@ -95,10 +105,8 @@ def glyph(share: float, y: float, path: str, class_: str) -> Markup:
         tag("path", d=path, class_=class_),
         x=percent(share),
         y=f"{y:g}",
-        overflow="visible",
         width="1",
         height="1",
-        aria_hidden="true",
     )
 
 
