@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 
 from markupsafe import Markup
 
@@ -28,7 +29,21 @@ def _across(share: float) -> float:
 
 
 def _step(share: float) -> int:
-    return round(_across(share) * svg.GRAIN)
+    return round(_FIRST + _SPAN * share)
+
+
+_FIRST, _SPAN = _LEFT * svg.GRAIN, (1 - _LEFT - _RIGHT) * svg.GRAIN
+
+
+@functools.lru_cache(maxsize=64)
+def _scale(low: float, high: float, unit: str) -> axis.Axis:
+    return axis.fitting((low, high), unit)
+
+
+@functools.lru_cache(maxsize=64)
+def _places(attempts: int) -> Sequence[int]:
+    """Where each attempt stands across."""
+    return [_step(_share(index, attempts)) for index in range(attempts)]
 
 
 @functools.lru_cache(maxsize=256)
@@ -38,13 +53,9 @@ def _beside(scale: axis.Axis) -> tuple[Markup, str]:
     left, width = round(_LEFT * svg.GRAIN), round((1 - _LEFT) * svg.GRAIN)
     for tick in scale.ticks:
         y = _PLOT * (1 - scale.place(tick.value))
-        labels.append(svg.tag("text", tick.label, x=svg.percent(_LEFT), y=f"{_TOP + y:g}"))
+        labels.append(f'<text x="{svg.percent(_LEFT)}" y="{_TOP + y:g}">{tick.label}</text>')
         grid += f"M{left} {svg.down(y)}h{width}"
-    group = svg.tag(
-        "g", *labels, class_="tick", text_anchor="end", transform="translate(-8 4)",
-        aria_hidden="true",
-    )  # fmt: skip
-    return group, grid
+    return _ticks("end", "-8 4", labels), grid
 
 
 @functools.lru_cache(maxsize=256)
@@ -54,13 +65,18 @@ def _below(labels: Sequence[tuple[float, str]]) -> tuple[Markup, str]:
     for number, (share, text) in enumerate(labels):
         last = number == len(labels) - 1
         at = "100%" if last else svg.percent(_across(share))
-        parts.append(svg.tag("text", text, x=at, text_anchor="end" if last else None))
+        end = ' text-anchor="end"' if last else ""
+        parts.append(f'<text x="{at}"{end}>{text}</text>')
         grid += f"M{_step(share)} 0v{svg.down(_PLOT)}"
-    group = svg.tag(
-        "g", *parts, class_="tick", text_anchor="middle",
-        transform=f"translate(0 {_HEIGHT - 10})", aria_hidden="true",
-    )  # fmt: skip
-    return group, grid
+    return _ticks("middle", f"0 {_HEIGHT - 10}", parts), grid
+
+
+def _ticks(anchor: str, shift: str, labels: Sequence[str]) -> Markup:
+    """Labels of an axis, which are numbers and units of ours."""
+    return Markup(
+        f'<g class="tick" text-anchor="{anchor}" transform="translate({shift})" '
+        f'aria-hidden="true">{"".join(labels)}</g>'
+    )
 
 
 def order_chart(id: str, series: Series, most: int, known: Known) -> Markup:
@@ -71,7 +87,7 @@ def order_chart(id: str, series: Series, most: int, known: Known) -> Markup:
     """
     samples, failures = series.samples, series.failures
     n, attempts = len(samples), len(samples) + len(failures)
-    scale = axis.fitting((min(samples), max(samples)), series.unit)
+    scale = _scale(min(samples), max(samples), series.unit)
     crosses: list[Markup] = []
     if n > most:
         drawn = ("envelope", _strokes(samples, scale, most))
@@ -82,9 +98,10 @@ def order_chart(id: str, series: Series, most: int, known: Known) -> Markup:
         free: Sequence[int] = (
             [index for index in range(attempts) if index not in failed] if failed else range(n)
         )
+        floor, across = svg.down(_PLOT), _places(attempts)
         # A failure's index beyond the attempts would leave more places than samples.
         points = [
-            (_across(_share(index, attempts)), _PLOT * (1 - share))
+            (across[index], round(floor * (1 - share)))
             for index, share in zip(free, scale.places(samples), strict=False)
         ]
         crosses = [
@@ -93,7 +110,7 @@ def order_chart(id: str, series: Series, most: int, known: Known) -> Markup:
             )
             for index in sorted(failed)[:_CROSSES]
         ]
-        drawn, words, end = ("samples", svg.dots(points)), " and", f"attempt {attempts}"
+        drawn, words, end = ("samples", svg.dots_at(points)), " and", f"attempt {attempts}"
     median = known.get("p50")
     told = show(median, series.unit) if median else "none"
     labels, grid = _beside(scale)
@@ -132,25 +149,20 @@ def ecdf_chart(id: str, series: Series, most: int, known: Known) -> Markup:
     """The share of samples that do not exceed a value, in at most so many steps."""
     ordered = sorted(series.samples)
     n = len(ordered)
-    scale = axis.fitting((ordered[0], ordered[-1]), series.unit)
+    scale = _scale(ordered[0], ordered[-1], series.unit)
     ranks: Sequence[int] = range(1, n + 1)
     if n > most:
         ranks = [step * n // most for step in range(1, most + 1)]
         ordered = [ordered[rank - 1] for rank in ranks]
     floor = svg.down(_PLOT)
-    steps: list[tuple[int, int]] = []
-    for rank, share in zip(ranks, scale.places(ordered), strict=True):
-        here = (_step(share), round(floor * (1 - rank / n)))
-        if steps and steps[-1][0] == here[0]:
-            # Steps on one pixel become one step.
-            steps[-1] = here
-        else:
-            steps.append(here)
-    x, y = steps[0][0], floor
-    path = [f"M{x} {y}"]
-    for next_x, next_y in steps:
-        path.append(f"h{next_x - x}v{next_y - y}")
-        x, y = next_x, next_y
+    # By place across: of steps on one pixel the last, and highest, is drawn.
+    steps = {
+        _step(share): round(floor * (1 - rank / n))
+        for rank, share in zip(ranks, scale.places(ordered), strict=True)
+    }
+    points = [(next(iter(steps)), floor), *steps.items()]
+    path = [f"h{there[0] - here[0]}v{there[1] - here[1]}" for here, there in pairwise(points)]
+    start = f"M{points[0][0]} {floor}"
     lines = []
     for name in ("p50", "p95", "p99"):
         estimate = known.get(name)
@@ -166,5 +178,7 @@ def ecdf_chart(id: str, series: Series, most: int, known: Known) -> Markup:
         _HEIGHT,
         labels,
         ticks,
-        svg.stretched(_TOP, _PLOT, ("major", grid + uprights), *lines, ("steps", "".join(path))),
+        svg.stretched(
+            _TOP, _PLOT, ("major", grid + uprights), *lines, ("steps", start + "".join(path))
+        ),
     )

@@ -6,6 +6,7 @@ import functools
 import posixpath
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,16 +32,6 @@ def environment(sources: Path) -> jinja2.Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    for function in (
-        figures.figure,
-        figures.per,
-        figures.count,
-        figures.derived,
-        figures.clock_figure,
-        figures.quoted,
-        figures.mark,
-    ):
-        made.globals[function.__name__] = _linked(function)
     made.filters["fact"] = figures.fact
     made.globals.update(
         anchor=corpus.anchor,
@@ -59,14 +50,16 @@ def environment(sources: Path) -> jinja2.Environment:
     return made
 
 
-def _linked(function: Any) -> Any:
-    """Give a figure function the way to link from the page that is being rendered."""
-
-    @jinja2.pass_context
-    def call(context: jinja2.runtime.Context, *args: Any, **options: Any) -> Any:
-        return function(*args, link=context["link"], **options)
-
-    return call
+_LINKED = (
+    figures.figure,
+    figures.per,
+    figures.count,
+    figures.derived,
+    figures.clock_figure,
+    figures.quoted,
+    figures.mark,
+)
+"""What templates show figures by; each links from the page that is being rendered."""
 
 
 def _bounds(series: Series, statistic: str) -> str:
@@ -142,6 +135,8 @@ class Renderer:
     def __call__(self, one: page.Document) -> bytes:
         template = self.environment.get_template(one.template)
         context = {**one.context, "document": one, "link": one.link}
+        # Not by Jinja's pass_context: for every call within a loop it copies the whole context.
+        context.update({made.__name__: partial(made, link=one.link) for made in _LINKED})
         context["around"] = self._around_of(one)
         look = context.get("look")
         if isinstance(look, Lookup):

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
 
 from markupsafe import Markup, escape
 
@@ -56,16 +57,10 @@ def percent(share: float) -> str:
 
 def chart(id: str, title: str, description: str, height: int, *children: object) -> Markup:
     """The whole drawing, named and described for those who do not see it."""
-    return tag(
-        "svg",
-        tag("title", title, id=f"{id}-title"),
-        tag("desc", description, id=f"{id}-desc"),
-        *children,
-        class_="chart",
-        role="img",
-        width="100%",
-        height=height,
-        aria_labelledby=f"{id}-title {id}-desc",
+    return Markup(
+        f'<svg class="chart" role="img" width="100%" height="{height}" '
+        f'aria-labelledby="{id}-title {id}-desc"><title id="{id}-title">{_text(title)}</title>'
+        f'<desc id="{id}-desc">{_text(description)}</desc>{"".join(map(_text, children))}</svg>'
     )
 
 
@@ -83,14 +78,17 @@ def stretched(y: float, height: float, *paths: tuple[str, str]) -> Markup:
 
 def dots(points: Iterable[tuple[float, float]]) -> str:
     """Path of one dot a point; x is a share of the width, y pixels. Drawn by a round line cap."""
-    parts = []
-    last_x = last_y = 0
-    for x, y in points:
-        # From one to the next, which is shorter; rounded before, so that nothing adds up.
-        here_x, here_y = round(x * GRAIN), round(y * TENTHS)
-        parts.append(f"{here_x - last_x}{here_y - last_y: d}h0")
-        last_x, last_y = here_x, here_y
-    return f"M{'m'.join(parts)}" if parts else ""
+    return dots_at([(round(x * GRAIN), round(y * TENTHS)) for x, y in points])
+
+
+def dots_at(points: Sequence[tuple[int, int]]) -> str:
+    """The same of points in the steps of a stretched drawing."""
+    if not points:
+        return ""
+    # From one to the next, which is shorter than where each is.
+    x, y = points[0]
+    moves = [f"m{there[0] - here[0]}{there[1] - here[1]: d}h0" for here, there in pairwise(points)]
+    return f"M{x} {y}h0{''.join(moves)}"
 
 
 def down(pixels: float) -> int:
