@@ -56,6 +56,7 @@ _LINKED = (
     figures.count,
     figures.derived,
     figures.clock_figure,
+    figures.took,
     figures.quoted,
     figures.mark,
 )

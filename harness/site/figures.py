@@ -7,6 +7,7 @@ mark of a suspect run.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from datetime import datetime
 
 from markupsafe import Markup, escape
 
@@ -183,6 +184,17 @@ def count(entry: Entry, number: int, place: str, link: Link, *, grouped: bool = 
     """A count taken from a record: of samples, of failures."""
     text = f"{number:,}".replace(",", "\u202f") if grouped else str(number)
     return data(number, text, f"{link(entry.page)}#{place}")
+
+
+def took(entry: Entry, link: Link) -> Markup:
+    """How long a whole run took, as its record states it, in seconds."""
+    begun, ended = (
+        datetime.fromisoformat(one) for one in (entry.brief.started, entry.brief.finished)
+    )
+    seconds = (ended - begun).total_seconds()
+    minutes, rest = divmod(round(seconds), 60)
+    text = f"{minutes} min {rest} s" if minutes else f"{rest} s"
+    return data(seconds, text, f"{link(entry.page)}#repeat")
 
 
 def clock_figure(entry: Entry, nanoseconds: float, link: Link) -> Markup:
