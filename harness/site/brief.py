@@ -75,7 +75,7 @@ def estimates(samples: Sequence[float]) -> dict[str, Estimate]:
     ordered = sorted(samples)
     found = {"min": Estimate(ordered[0], None, None)}
     for name, percent in PERCENTILES.items():
-        one = statistics.estimate(ordered, percent)
+        one = statistics.estimate_ordered(ordered, percent)
         if percent == 50 or one.bounded:
             found[name] = one
     found["max"] = Estimate(ordered[-1], None, None)
