@@ -71,19 +71,17 @@ def files_of_run(
 ) -> Iterator[Document | Asset]:
     """Everything that the site has of one run; of this record and the claims' list alone."""
     record = entry.record
-    rows = run_rows.rows(entry)
     charted = [
-        one
-        for one in rows
-        if len(one.series.samples) >= CHARTED and not figures.withheld(entry, one.line)
+        number
+        for number, one in enumerate(record.series)
+        if len(one.samples) >= CHARTED and not figures.withheld(entry, one)
     ]
     # The table of a record with many series takes the room of charts.
-    size = max(3, _A_PAGE - len(rows) // 12)
-    parts = [charted[at : at + size] for at in range(0, len(charted), size)] or [[]]
-    stems = [entry.page, *(f"{entry.place.stem}.{n}.html" for n in range(2, len(parts) + 1))]
-    for stem, part in zip(stems, parts, strict=True):
-        for one in part:
-            one.page = stem
+    size = max(3, _A_PAGE - len(record.series) // 12)
+    several = max(1, -(-len(charted) // size))
+    stems = [entry.page, *(f"{entry.place.stem}.{n}.html" for n in range(2, several + 1))]
+    rows = run_rows.rows(entry, {one: stems[at // size] for at, one in enumerate(charted)})
+    parts = [[one for one in rows if one.page == stem] for stem in stems]
     first: Markup | None = None
     # A table of times says nothing of why they must not be believed; the record does.
     has_samples = _many(record) <= _ROWS and not entry.brief.function_only

@@ -20,9 +20,9 @@ _COLUMNS = (*PERCENTILES, "min", "max")
 _WITH_INTERVAL = ("p50", "p95")
 
 
-@dataclass
+@dataclass(frozen=True)
 class Row:
-    """A series and what its page says of it. `page` is where its charts are, once that is known.
+    """A series and what its page says of it. `page` is where its charts are, if it has any.
 
     `own` has what tells it from the others of its metric, `stop` where its clock stops.
     """
@@ -33,7 +33,7 @@ class Row:
     own: str
     stop: str
     cells: Markup
-    page: str = ""
+    page: str
 
     @property
     def anchor(self) -> str:
@@ -60,8 +60,8 @@ def columns(entry: Entry) -> Sequence[str]:
     return ["p50", *(name for name in _COLUMNS[1:] if any(name in known for known in shown))]
 
 
-def rows(entry: Entry) -> Sequence[Row]:
-    """Every series of a record, in its order."""
+def rows(entry: Entry, pages: Mapping[int, str]) -> Sequence[Row]:
+    """Every series of a record, in its order. `pages` has by number where its charts are."""
     record, wanted = entry.record, columns(entry)
     stops = record.clock.stop
     return [
@@ -74,6 +74,7 @@ def rows(entry: Entry) -> Sequence[Row]:
             _withheld(entry, line, len(wanted))
             if figures.withheld(entry, line)
             else Markup("".join([_cell(line, name) for name in wanted])),
+            pages.get(number, ""),
         )
         for number, (series, line, own) in enumerate(
             zip(record.series, entry.brief.lines, own_dimensions(record), strict=True)
