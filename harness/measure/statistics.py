@@ -37,8 +37,12 @@ def percentile(samples: Sequence[float], percent: float) -> float:
     """The smallest sample that at least `percent` of the samples do not exceed (nearest rank)."""
     if not samples or not 0 < percent <= 100:
         raise ValueError(f"no percentile {percent} of {len(samples)} samples")
+    return sorted(samples)[_rank(len(samples), percent) - 1]
+
+
+def _rank(n: int, percent: float) -> int:
     # The product is rounded first: 0.95 * 20 must not become rank 20.
-    return sorted(samples)[math.ceil(round(percent / 100 * len(samples), 9)) - 1]
+    return math.ceil(round(percent / 100 * n, 9))
 
 
 def _binomial_below(n: int, probability: float) -> list[float]:
@@ -86,10 +90,18 @@ def _ranks_of_many(n: int, p: float, tail: float) -> tuple[int, int]:
 
 def estimate(samples: Sequence[float], percent: float, confidence: float = CONFIDENCE) -> Estimate:
     """A percentile of the samples with its order-statistic interval."""
-    ordered = sorted(samples)
+    if not samples:
+        raise ValueError(f"no percentile {percent} of 0 samples")
+    return estimate_ordered(sorted(samples), percent, confidence)
+
+
+def estimate_ordered(
+    ordered: Sequence[float], percent: float, confidence: float = CONFIDENCE
+) -> Estimate:
+    """The same of samples that are sorted already; of many, sorting is most of the work."""
     low, high = ranks(len(ordered), percent, confidence)
     return Estimate(
-        percentile(ordered, percent),
+        ordered[_rank(len(ordered), percent) - 1],
         ordered[low - 1] if low else None,
         ordered[high - 1] if high else None,
     )

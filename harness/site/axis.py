@@ -29,6 +29,17 @@ class Axis:
     ticks: Sequence[Tick]
     minor: Sequence[float] = ()
 
+    def places(self, values: Iterable[float]) -> list[float]:
+        """`place` of each."""
+        if self.log:
+            start = math.log(self.low)
+            span = math.log(self.high) - start
+            found = [(math.log(one) - start) / span if one > 0 else 0.0 for one in values]
+        else:
+            low, span = self.low, self.high - self.low
+            found = [(one - low) / span for one in values]
+        return [min(max(share, 0.0), 1.0) for share in found]
+
     def place(self, value: float) -> float:
         """0 at `low`, 1 at `high`; a value outside stands at the edge."""
         if self.log:

@@ -39,20 +39,33 @@ def slug(text: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-") or "x"
 
 
-def own_dimensions(record: RunRecord, series: Series) -> Facts:
-    """What tells a series from the others of its metric."""
-    same = [one for one in record.series if one.metric == series.metric]
-    return {
-        name: value
-        for name, value in sorted(series.dimensions.items())
-        if any(one.dimensions.get(name) != value for one in same)
-    }
+def own_dimensions(record: RunRecord) -> Sequence[Facts]:
+    """Of each series, what tells it from the others of its metric."""
+    found: dict[str, dict[str, set[Scalar]]] = {}
+    for one in record.series:
+        values = found.setdefault(one.metric, {})
+        for name in one.dimensions:
+            values.setdefault(name, set())
+    for one in record.series:
+        for name, seen in found[one.metric].items():
+            seen.add(one.dimensions.get(name))
+    return [
+        {
+            name: value
+            for name, value in sorted(one.dimensions.items())
+            if len(found[one.metric][name]) > 1
+        }
+        for one in record.series
+    ]
 
 
 def anchor(record: RunRecord, series: Series) -> str:
-    """The place of a series on its run's page: its metric, and what tells it from the others."""
-    own = own_dimensions(record, series).items()
-    return slug(" ".join([series.metric, *(f"{name}-{value}" for name, value in own)]))
+    """The place of a series on its run's page, which is its JSON pointer in the record."""
+    # Almost always the very object: comparing two series would compare their samples.
+    for number, one in enumerate(record.series):
+        if one is series:
+            return f"/series/{number}"
+    return f"/series/{record.series.index(series)}"
 
 
 def estimates(samples: Sequence[float]) -> dict[str, Estimate]:
@@ -62,7 +75,7 @@ def estimates(samples: Sequence[float]) -> dict[str, Estimate]:
     ordered = sorted(samples)
     found = {"min": Estimate(ordered[0], None, None)}
     for name, percent in PERCENTILES.items():
-        one = statistics.estimate(ordered, percent)
+        one = statistics.estimate_ordered(ordered, percent)
         if percent == 50 or one.bounded:
             found[name] = one
     found["max"] = Estimate(ordered[-1], None, None)
@@ -144,10 +157,10 @@ def of(record: RunRecord, sha256: str) -> Brief:
             dict(one.dimensions),
             len(one.samples),
             len(one.failures),
-            anchor(record, one),
+            f"/series/{number}",
             estimates(one.samples),
         )
-        for one in record.series
+        for number, one in enumerate(record.series)
     ]
     return Brief(
         record.run_id,

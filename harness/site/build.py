@@ -22,7 +22,6 @@ from harness.rig import discover
 from harness.site import brief, check, exports, page, store
 from harness.site.corpus import Corpus, Entry, Place, Problem, places, read
 from harness.site.environment import Renderer
-from harness.site.figures import STATISTICS
 from harness.site.page import Asset, Document, Group
 from harness.site.run_page import files_of_run
 from harness.site.seen import Seen
@@ -312,7 +311,9 @@ def _anchors(one: brief.Brief) -> frozenset[str]:
     found = set(_FIXED)
     for line in one.lines:
         found.add(line.anchor)
-        found.update(f"{line.anchor}.{name}" for name in STATISTICS)
+        withheld = one.function_only and line.unit != brief.COUNTED
+        known: Iterable[str] = ("p50",) if withheld else line.estimates
+        found.update(f"{line.anchor}.{name}" for name in known)
     return frozenset(found)
 
 

@@ -52,22 +52,22 @@ def history_chart(id: str, title: str, unit: str, runs: Sequence[Run]) -> Markup
     parts += _days(runs)
     at = [(_x(n, len(runs)), _PLOT * (1 - scale.place(run.value.value))) for n, run in
           enumerate(runs)]  # fmt: skip
-    line = "".join(f"{'L' if n else 'M'}{round(x * svg.GRAIN)} {y:.4g}" for n, (x, y) in
+    line = "".join(f"{'L' if n else 'M'}{round(x * svg.GRAIN)} {svg.down(y)}" for n, (x, y) in
                    enumerate(at))  # fmt: skip
     whiskers = "".join(
-        f"M{round(x * svg.GRAIN)} {_PLOT * (1 - scale.place(run.value.low)):.4g}"
-        f"V{_PLOT * (1 - scale.place(run.value.high)):.4g}"
+        f"M{round(x * svg.GRAIN)} {svg.down(_PLOT * (1 - scale.place(run.value.low)))}"
+        f"V{svg.down(_PLOT * (1 - scale.place(run.value.high)))}"
         for (x, _), run in zip(at, runs, strict=True)
         if run.value.low is not None and run.value.high is not None
     )
     rings = svg.dots(p for p, run in zip(at, runs, strict=True) if run.status != "valid")
     drawn = [("line", line), ("whisker", whiskers), ("point", svg.dots(at))]
     if rings:
-        parts.append(svg.stretched(rings, _TOP, _PLOT, "suspect"))
+        parts.append(svg.stretched(_TOP, _PLOT, ("suspect", rings)))
     parts.append(
         svg.tag(
             "g",
-            *(svg.stretched(path, _TOP, _PLOT, kind) for kind, path in drawn if path),
+            svg.stretched(_TOP, _PLOT, *((kind, path) for kind, path in drawn if path)),
             class_="curve curve-0",
         )
     )

@@ -74,6 +74,10 @@ class _Plane:
         """The place across in steps of a stretched drawing."""
         return round(self.x(n) * svg.GRAIN)
 
+    def step_down(self, value: float) -> int:
+        """The place down in steps of a stretched drawing."""
+        return svg.down(self.y(value))
+
 
 def scaling_chart(
     id: str,
@@ -186,11 +190,12 @@ def _key(curve: Curve, number: int, unit: str) -> Markup:
 def _curve(curve: Curve, number: int, plane: _Plane, top: float) -> Markup:
     ordered = sorted(curve.points, key=lambda point: point.n)
     line = "".join(
-        f"{'L' if index else 'M'}{plane.step(point.n)} {plane.y(point.value.value):.4g}"
+        f"{'L' if index else 'M'}{plane.step(point.n)} {plane.step_down(point.value.value)}"
         for index, point in enumerate(ordered)
     )
     whiskers = "".join(
-        f"M{plane.step(point.n)} {plane.y(point.value.low):.4g}V{plane.y(point.value.high):.4g}"
+        f"M{plane.step(point.n)} {plane.step_down(point.value.low)}"
+        f"V{plane.step_down(point.value.high)}"
         for point in ordered
         if point.value.low is not None and point.value.high is not None
     )
@@ -198,7 +203,7 @@ def _curve(curve: Curve, number: int, plane: _Plane, top: float) -> Markup:
     drawn = [("line", line), ("whisker", whiskers), ("point", points)]
     return svg.tag(
         "g",
-        *(svg.stretched(path, top, _PLOT, kind) for kind, path in drawn if path),
+        svg.stretched(top, _PLOT, *((kind, path) for kind, path in drawn if path)),
         class_=f"curve curve-{number % HUES}",
     )
 
@@ -208,13 +213,13 @@ def _naive(naive: Naive, plane: _Plane, top: float) -> Markup:
     start = naive.start
     end = min(plane.n.high, start.n * plane.value.high / start.value.value)
     path = (
-        f"M{plane.step(start.n)} {plane.y(start.value.value):.4g}"
-        f"L{plane.step(end)} {plane.y(start.value.value * end / start.n):.4g}"
+        f"M{plane.step(start.n)} {plane.step_down(start.value.value)}"
+        f"L{plane.step(end)} {plane.step_down(start.value.value * end / start.n)}"
     )
     at = top + plane.y(start.value.value * end / start.n)
     return svg.tag(
         "g",
-        svg.stretched(path, top, _PLOT, "naive"),
+        svg.stretched(top, _PLOT, ("naive", path)),
         svg.tag(
             "text",
             naive.text,

@@ -115,7 +115,7 @@ def _strip(strip: Strip, scale: axis.Axis, top: float, unit: str) -> Markup:
     if strip.series and median:
         step = (_LANE - 6) / max(len(samples) - 1, 1)
         points = ((_x(scale, value / strip.by), 3 + step * i) for i, value in enumerate(samples))
-        parts.append(svg.stretched(svg.dots(points), lane, _LANE, "samples"))
+        parts.append(svg.stretched(lane, _LANE, ("samples", svg.dots(points))))
         parts += _summary(strip, scale, lane)
         value = svg.tag("tspan", show(median, unit), class_="value", data_value=repr(median.value))
         note = [svg.tag("tspan", f"{strip.note} ", class_=kind)] if strip.note else []

@@ -15,7 +15,7 @@ from harness.claims.published import load as load_published
 from harness.errors import RecordError
 from harness.measure import record as records
 from harness.measure.record import RunRecord, Scalar, Series
-from harness.site.brief import Brief, Line, anchor, fits, of, own_dimensions, slug
+from harness.site.brief import Brief, Line, anchor, fits, of, slug
 
 __all__ = [
     "Corpus",
@@ -24,7 +24,6 @@ __all__ = [
     "Problem",
     "anchor",
     "load",
-    "own_dimensions",
     "places",
     "slug",
 ]

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import functools
+import posixpath
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,20 +32,9 @@ def environment(sources: Path) -> jinja2.Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    for function in (
-        figures.figure,
-        figures.per,
-        figures.count,
-        figures.derived,
-        figures.clock_figure,
-        figures.quoted,
-        figures.mark,
-        figures.bare,
-    ):
-        made.globals[function.__name__] = _linked(function)
+    made.filters["fact"] = figures.fact
     made.globals.update(
         anchor=corpus.anchor,
-        own_dimensions=corpus.own_dimensions,
         bounds_of=_bounds,
         slug=corpus.slug,
         bytes_text=figures.bytes_text,
@@ -58,14 +50,17 @@ def environment(sources: Path) -> jinja2.Environment:
     return made
 
 
-def _linked(function: Any) -> Any:
-    """Give a figure function the way to link from the page that is being rendered."""
-
-    @jinja2.pass_context
-    def call(context: jinja2.runtime.Context, *args: Any, **options: Any) -> Any:
-        return function(*args, link=context["link"], **options)
-
-    return call
+_LINKED = (
+    figures.figure,
+    figures.per,
+    figures.count,
+    figures.derived,
+    figures.clock_figure,
+    figures.took,
+    figures.quoted,
+    figures.mark,
+)
+"""What templates show figures by; each links from the page that is being rendered."""
 
 
 def _bounds(series: Series, statistic: str) -> str:
@@ -106,6 +101,15 @@ class Words:
         )
 
 
+@dataclass(frozen=True)
+class _Around:
+    """What stands around every page of a folder: links in its head, above and below it."""
+
+    head: Markup
+    above: Markup
+    below: Markup
+
+
 class Renderer:
     """Turns documents into bytes. One for each process: templates are compiled once."""
 
@@ -117,10 +121,24 @@ class Renderer:
             foot=[one for one in navs if one.foot],
             address=address,
         )
+        self._marked = {one.path for one in navs}
+        self._around: dict[tuple[str, str], _Around] = {}
+
+    def _around_of(self, one: page.Document) -> _Around:
+        """The same for all pages of a folder, but for those that the navigation marks as open."""
+        key = (posixpath.dirname(one.path), one.path if one.path in self._marked else "")
+        if key not in self._around:
+            template = self.environment.get_template("around.html")
+            made: Any = template.make_module({"document": one, "link": one.link})
+            self._around[key] = _Around(made.head(), made.above(), made.below())
+        return self._around[key]
 
     def __call__(self, one: page.Document) -> bytes:
         template = self.environment.get_template(one.template)
         context = {**one.context, "document": one, "link": one.link}
+        # Not by Jinja's pass_context: for every call within a loop it copies the whole context.
+        context.update({made.__name__: partial(made, link=one.link) for made in _LINKED})
+        context["around"] = self._around_of(one)
         look = context.get("look")
         if isinstance(look, Lookup):
             words = Words(look, one.link)

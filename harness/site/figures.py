@@ -7,13 +7,14 @@ mark of a suspect run.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from datetime import datetime
 
 from markupsafe import Markup, escape
 
 from harness.claims.published import Figure
 from harness.measure import statistics
 from harness.measure.quantity import scale, show, show_interval
-from harness.measure.record import Series
+from harness.measure.record import Scalar, Series
 from harness.measure.statistics import Estimate
 from harness.site.brief import COUNTED, PERCENTILES, Line, estimates
 from harness.site.corpus import Entry, anchor
@@ -136,16 +137,25 @@ def divided(estimate: Estimate, by: int) -> Estimate:
     )
 
 
-def bare(
-    entry: Entry, series: Shown, statistic: str, link: Link, *, interval: bool = False
-) -> Markup:
-    """The same on the run's own page, where it need not lead; empty where it is not allowed."""
-    estimate = None if withheld(entry, series) else get(series, statistic)
-    if estimate is None:
-        return Markup("")
+def bare(series: Shown, statistic: str, *, interval: bool = False) -> Markup:
+    """The same on the run's own page, where it need not lead; of a statistic that there is."""
+    estimate = get(series, statistic)
+    assert estimate
     shown = f'<data value="{estimate.value!r}">{escape(show(estimate, series.unit))}</data>'
     bounds = show_interval(estimate, series.unit) if interval else ""
     return Markup(f'{shown} <span class="interval">{escape(bounds)}</span>' if bounds else shown)
+
+
+_UNKNOWN = Markup('<span class="absent">unknown</span>')
+
+
+def fact(value: Scalar) -> Scalar | Markup:
+    """A fact of a machine or a series, in words."""
+    if value is None:
+        return _UNKNOWN
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return value
 
 
 def per(entry: Entry, series: Shown, statistic: str, by: int, link: Link) -> Markup:
@@ -174,6 +184,17 @@ def count(entry: Entry, number: int, place: str, link: Link, *, grouped: bool = 
     """A count taken from a record: of samples, of failures."""
     text = f"{number:,}".replace(",", "\u202f") if grouped else str(number)
     return data(number, text, f"{link(entry.page)}#{place}")
+
+
+def took(entry: Entry, link: Link) -> Markup:
+    """How long a whole run took, as its record states it, in seconds."""
+    begun, ended = (
+        datetime.fromisoformat(one) for one in (entry.brief.started, entry.brief.finished)
+    )
+    seconds = (ended - begun).total_seconds()
+    minutes, rest = divmod(round(seconds), 60)
+    text = f"{minutes} min {rest} s" if minutes else f"{rest} s"
+    return data(seconds, text, f"{link(entry.page)}#repeat")
 
 
 def clock_figure(entry: Entry, nanoseconds: float, link: Link) -> Markup:

@@ -9,14 +9,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from markupsafe import Markup
 
 from harness.claims.claims import Claim
-from harness.measure.record import RunRecord, Series
-from harness.site import chart, coldstart, figures, linked_data
+from harness.measure.record import RunRecord
+from harness.site import chart, coldstart, figures, linked_data, run_rows
 from harness.site.brief import PERCENTILES, Brief, Line, fits
 from harness.site.chart_series import ecdf_chart, order_chart
 from harness.site.corpus import Entry
 from harness.site.page import Asset, Document
 
-_COLUMNS = ("p50", "p95", "p99", "min", "max")
 CHARTED = 3
 """Samples from which a series has charts."""
 _A_PAGE = 10
@@ -67,68 +66,50 @@ def speaks_to(one: Brief, claims: Sequence[Claim]) -> Sequence[Claim]:
     ]
 
 
-def _reasons(series: Series) -> dict[str, str]:
-    """Every reason for failure, with the attempts that it ended, counted from 1: 3, 7–9."""
-    by_reason: dict[str, list[int]] = {}
-    for failure in series.failures:
-        by_reason.setdefault(failure.reason, []).append(failure.index + 1)
-    return {reason: _ranges(sorted(set(found))) for reason, found in by_reason.items()}
-
-
-def _ranges(numbers: Sequence[int]) -> str:
-    runs: list[list[int]] = []
-    for number in numbers:
-        if runs and number == runs[-1][1] + 1:
-            runs[-1][1] = number
-        else:
-            runs.append([number, number])
-    shown = [f"{low}" if low == high else f"{low}–{high}" for low, high in runs]
-    return ", ".join([*shown[:40], "…"] if len(shown) > 40 else shown)
-
-
 def files_of_run(
     entry: Entry, content: bytes, claims: Sequence[Claim]
 ) -> Iterator[Document | Asset]:
     """Everything that the site has of one run; of this record and the claims' list alone."""
     record = entry.record
     charted = [
-        one
-        for one in record.series
+        number
+        for number, one in enumerate(record.series)
         if len(one.samples) >= CHARTED and not figures.withheld(entry, one)
     ]
     # The table of a record with many series takes the room of charts.
     size = max(3, _A_PAGE - len(record.series) // 12)
-    parts = [charted[at : at + size] for at in range(0, len(charted), size)] or [[]]
-    stems = [entry.page, *(f"{entry.place.stem}.{n}.html" for n in range(2, len(parts) + 1))]
-    known = {id(one): stems[n] for n, part in enumerate(parts) for one in part}
+    several = max(1, -(-len(charted) // size))
+    stems = [entry.page, *(f"{entry.place.stem}.{n}.html" for n in range(2, several + 1))]
+    rows = run_rows.rows(entry, {one: stems[at // size] for at, one in enumerate(charted)})
+    parts = [[one for one in rows if one.page == stem] for stem in stems]
     first: Markup | None = None
     # A table of times says nothing of why they must not be believed; the record does.
     has_samples = _many(record) <= _ROWS and not entry.brief.function_only
     files = {entry.raw: "application/json"}
     if has_samples:
         files[f"{entry.place.stem}.csv"] = "text/csv"
-    linked = linked_data.of_run(record, title(entry.brief), entry.page, files)
+    name = title(entry.brief)
+    linked = linked_data.of_run(record, name, entry.page, files)
     for number, part in enumerate(parts):
-        charts = dict(_charts(entry, part))
+        charts = dict(_charts(part))
         if first is None:
             first = next((drawn[0] for drawn in charts.values()), None)
         yield Document(
             stems[number],
             "run.html" if number == 0 else "run_more.html",
-            title(entry.brief),
+            name,
             f"Run record {record.run_id}: provenance and every sample.",
             {
                 "entry": entry,
                 "record": record,
+                "rows": rows,
+                "columns": run_rows.columns(entry),
                 "charts": charts,
                 "part": part,
                 "parts": stems,
                 "number": number,
-                "page_of": lambda one: known.get(id(one)),
-                "uncharted": [one for one in record.series if id(one) not in known],
+                "uncharted": [one for one in rows if not one.page],
                 "facts": sorted({*record.machine.before, *record.machine.after}),
-                "reasons": _reasons,
-                "columns": _COLUMNS,
                 "percentiles": PERCENTILES,
                 "claims": speaks_to(entry.brief, claims),
                 "has_picture": bool(charted),
@@ -147,29 +128,30 @@ def _many(record: RunRecord) -> int:
     return sum(len(one.samples) for one in record.series)
 
 
-def _charts(entry: Entry, part: Sequence[Series]) -> Iterator[tuple[str, tuple[Markup, Markup]]]:
+def _charts(part: Sequence[run_rows.Row]) -> Iterator[tuple[str, tuple[Markup, Markup]]]:
+    """By the anchor of the series: its samples in order, and their distribution."""
     most = min(_MOST, _POINTS // max(len(part), 1))
-    lines = {
-        id(one): line for one, line in zip(entry.record.series, entry.brief.lines, strict=True)
-    }
     for one in part:
-        line = lines[id(one)]
-        name, known = line.anchor, line.estimates
-        order = order_chart(f"{name}.order", one, most, known)
-        yield name, (order, ecdf_chart(f"{name}.ecdf", one, most, known))
+        known = one.line.estimates
+        order = order_chart(f"order-{one.number}", one.series, most, known)
+        yield one.anchor, (order, ecdf_chart(f"ecdf-{one.number}", one.series, most, known))
 
 
 def _csv(record: RunRecord) -> bytes:
     """One line a sample, in measurement order: metric, its dimensions, place, value."""
     names = sorted({name for one in record.series for name in one.dimensions})
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(["metric", *names, "unit", "sample", "value"])
+    lines = [_cells(["metric", *names, "unit", "sample", "value"])]
     for one in record.series:
         facts = [chart.harmless(one.dimensions.get(name)) for name in names]
-        head = [chart.harmless(one.metric), *facts, one.unit]
-        writer.writerows([*head, at, repr(value)] for at, value in enumerate(one.samples))
-    return out.getvalue().encode()
+        head = _cells([chart.harmless(one.metric), *facts, one.unit])
+        lines += [f"{head},{at},{value!r}" for at, value in enumerate(one.samples)]
+    return "\n".join([*lines, ""]).encode()
+
+
+def _cells(cells: Sequence[object]) -> str:
+    out = io.StringIO()
+    csv.writer(out, lineterminator="").writerow(cells)
+    return out.getvalue()
 
 
 def rows_of(entries: Sequence[Entry]) -> Sequence[Mapping[str, object]]:

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
 
 from markupsafe import Markup, escape
 
 GRAIN = 2000
 """Horizontal steps of a stretched drawing: finer than the pixels of a wide screen."""
+TENTHS = 10
+"""Vertical steps of a pixel in a stretched drawing: whole numbers are short."""
 
 
 def tag(name: str, *children: object, **attributes: object) -> Markup:
@@ -54,38 +57,43 @@ def percent(share: float) -> str:
 
 def chart(id: str, title: str, description: str, height: int, *children: object) -> Markup:
     """The whole drawing, named and described for those who do not see it."""
-    return tag(
-        "svg",
-        tag("title", title, id=f"{id}-title"),
-        tag("desc", description, id=f"{id}-desc"),
-        *children,
-        class_="chart",
-        role="img",
-        width="100%",
-        height=height,
-        aria_labelledby=f"{id}-title {id}-desc",
+    return Markup(
+        f'<svg class="chart" role="img" width="100%" height="{height}" '
+        f'aria-labelledby="{id}-title {id}-desc"><title id="{id}-title">{_text(title)}</title>'
+        f'<desc id="{id}-desc">{_text(description)}</desc>{"".join(map(_text, children))}</svg>'
     )
 
 
-def stretched(path: str, y: float, height: float, class_: str) -> Markup:
-    """A path in steps of GRAIN across the whole width; its stroke does not stretch with it."""
-    return tag(
-        "svg",
-        tag("path", d=path, class_=class_, vector_effect="non-scaling-stroke"),
-        x="0",
-        y=f"{y:g}",
-        width="100%",
-        height=f"{height:g}",
-        viewBox=f"0 0 {GRAIN} {height:g}",
-        preserveAspectRatio="none",
-        overflow="visible",
-        aria_hidden="true",
+def stretched(y: float, height: float, *paths: tuple[str, str]) -> Markup:
+    """Paths of a class each, in GRAIN steps across the whole width and TENTHS of pixels down.
+
+    Their strokes do not stretch with them: the style sheet says so.
+    """
+    drawn = "".join([f'<path class="{kind}" d="{path}"/>' for kind, path in paths])
+    return Markup(
+        f'<svg y="{y:g}" width="100%" height="{height:g}" '
+        f'viewBox="0 0 {GRAIN} {height * TENTHS:g}" preserveAspectRatio="none">{drawn}</svg>'
     )
 
 
 def dots(points: Iterable[tuple[float, float]]) -> str:
     """Path of one dot a point; x is a share of the width, y pixels. Drawn by a round line cap."""
-    return "".join(f"M{round(x * GRAIN)} {y:.4g}h0" for x, y in points)
+    return dots_at([(round(x * GRAIN), round(y * TENTHS)) for x, y in points])
+
+
+def dots_at(points: Sequence[tuple[int, int]]) -> str:
+    """The same of points in the steps of a stretched drawing."""
+    if not points:
+        return ""
+    # From one to the next, which is shorter than where each is.
+    x, y = points[0]
+    moves = [f"m{there[0] - here[0]}{there[1] - here[1]: d}h0" for here, there in pairwise(points)]
+    return f"M{x} {y}h0{''.join(moves)}"
+
+
+def down(pixels: float) -> int:
+    """A place down a stretched drawing."""
+    return round(pixels * TENTHS)
 
 
 def glyph(share: float, y: float, path: str, class_: str) -> Markup:
@@ -95,10 +103,8 @@ def glyph(share: float, y: float, path: str, class_: str) -> Markup:
         tag("path", d=path, class_=class_),
         x=percent(share),
         y=f"{y:g}",
-        overflow="visible",
         width="1",
         height="1",
-        aria_hidden="true",
     )
 
 

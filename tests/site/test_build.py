@@ -135,7 +135,7 @@ def test_the_newest_full_profile_is_shown_and_else_the_newest_of_any(tmp_path: P
     new = factory.cold_start(tier, day=2)
     quick = factory.cold_start(tier, day=3, profile="quick", n=20)
     text = only(tmp_path, old, new, quick)
-    assert f"{new.run_id.lower()}-cold-start.html#first-reply.p50" in text
+    assert f"{new.run_id.lower()}-cold-start.html#/series/2.p50" in text
     assert old.run_id.lower() not in text and quick.run_id.lower() not in text
 
 
@@ -186,8 +186,9 @@ def test_other_rigs_and_units_get_a_page(tmp_path: Path) -> None:
     only(tmp_path, dataclasses.replace(base, rig=rig, series=series))
     (path,) = (tmp_path / "out").glob("runs/*/*.html")
     text = path.read_text()
-    for anchor in ("host-change-n-8.p50", "host-change-n-50.p50", "endpoint.min", "nothing.max"):
+    for anchor in ("/series/0.p50", "/series/1.p50", "/series/2.min", "/series/4"):
         assert f'id="{anchor}"' in text
+    assert 'id="/series/4.p50"' not in text, "a place where no figure stands"
 
 
 EVIL = "</script><!--<script>alert(1)</script><img src=x onerror=alert(2)>\"'><svg onload=alert(3)>"

@@ -5,7 +5,7 @@ import pytest
 from harness.measure import quantity
 from harness.measure.record import Failure, Series, Validity
 from harness.measure.statistics import Estimate
-from harness.site import corpus, figures
+from harness.site import brief, corpus, figures
 from tests.site import factory
 
 
@@ -87,7 +87,7 @@ def test_a_figure_leads_to_its_row_and_carries_the_mark_of_its_run() -> None:
     assert one
     html = figures.figure(valid, one, "p50", lambda path: f"../{path}")
     assert html.startswith("<data value=")
-    assert 'href="../runs/a/b.html#first-reply.p50"' in html
+    assert 'href="../runs/a/b.html#/series/2.p50"' in html
     assert "mark" not in html
     html = figures.figure(suspect, one, "p50", lambda path: path)
     assert 'href="runs/a/b.html#validity">suspect</a>' in html
@@ -97,8 +97,9 @@ def test_a_figure_leads_to_its_row_and_carries_the_mark_of_its_run() -> None:
 def test_anchors_tell_series_of_one_metric_apart() -> None:
     record = factory.cold_start("full")
     one = record.series[0]
-    assert corpus.anchor(record, one) == "object"
+    assert corpus.anchor(record, one) == "/series/0"
     two = Series("x", "s", "lower", {"n": 8, "same": "a"}, "closed")
     three = Series("x", "s", "lower", {"n": 50, "same": "a"}, "closed")
     many = type(record)(**{**vars(record), "series": (two, three)})
-    assert [corpus.anchor(many, each) for each in many.series] == ["x-n-8", "x-n-50"]
+    assert [corpus.anchor(many, each) for each in many.series] == ["/series/0", "/series/1"]
+    assert brief.own_dimensions(many) == [{"n": 8}, {"n": 50}]

@@ -30,11 +30,12 @@ def complaints(*paths: Path) -> list[str]:
     ]
 
 
-def test_every_page_is_valid_html(made: Made) -> None:
-    assert complaints(*made.pages())[:10] == []
-
-
-def test_the_checker_would_complain(tmp_path: Path) -> None:
+def test_every_page_is_valid_html_and_the_checker_would_complain(
+    made: Made, tmp_path: Path
+) -> None:
+    # In one call: starting Java takes longer than checking many a page.
     page = tmp_path / "wrong.html"
     page.write_text("<!DOCTYPE html><title>x</title><p><div></p><img>")
-    assert len(complaints(page)) >= 2
+    found = complaints(*made.pages(), page)
+    assert [one for one in found if not one.startswith("wrong.html:")][:10] == []
+    assert len(found) >= 2

@@ -31,9 +31,9 @@ def test_a_curve_in_proportion_is_a_straight_line_with_a_whisker_at_each_point()
     at = [(float(x), float(y)) for x, y in re.findall(r"[ML](\d+) ([\d.]+)", line)]
     steps = [(b[0] - a[0], b[1] - a[1]) for a, b in itertools.pairwise(at)]
     assert len(at) == 4 and all(x > 0 > y for x, y in steps)
-    assert all(abs(x - steps[0][0]) <= 1 and abs(y - steps[0][1]) < 0.2 for x, y in steps)
+    assert all(abs(x - steps[0][0]) <= 1 and abs(y - steps[0][1]) < 2 for x, y in steps)
     assert paths(root, "whisker")[0].count("M") == 4
-    assert paths(root, "point")[0].count("M") == 4
+    assert paths(root, "point")[0].count("h0") == 4
 
 
 def test_points_without_bounds_have_no_whisker_and_order_does_not_matter() -> None:

@@ -18,8 +18,8 @@ from harness.site.page import Asset, Document, Group, Item, Nav, Page
 
 _SHOWN = 100
 """Runs of a series that its chart and table show; the CSV has all."""
-_LISTED = 250
-"""Series of a list; those that changed come first."""
+_LISTED = 120
+"""Series of one list."""
 DETAILS = ("footprint", "wakes", "host-memory", "retransmits", "cpu", "sent", "idle-switches")
 """Metrics that explain others; they have no history page of their own."""
 
@@ -117,9 +117,48 @@ def _page(track: Track, title: str) -> Iterator[Document | Asset]:
     )
 
 
-def _listed(found: Sequence[Track]) -> Sequence[Track]:
+def _lists(machine: str, name: str, found: Sequence[Track]) -> Iterator[Document]:
+    """A machine's page, with what changed in the newest runs; and lists of all, rig by rig."""
     order = {Outcome.WORSE: 0, Outcome.BETTER: 1}
-    return sorted(found, key=lambda one: (order.get(one.last, 2), one.name))[:_LISTED]
+    changed = [one for one in found if one.last in order]
+    changed.sort(key=lambda one: (order[one.last], one.name))
+    stem = f"history/{slug(machine)}"
+    rigs = {
+        rig: [one for one in found if one.rig == rig] for rig in sorted({one.rig for one in found})
+    }
+    pages = {
+        rig: [
+            f"{stem}.{slug(rig)}{f'.{n // _LISTED + 1}' if n else ''}.html"
+            for n in range(0, len(several), _LISTED)
+        ]
+        for rig, several in rigs.items()
+    }
+    about = "Series that were measured more than once, and how they moved."
+    yield Document(
+        f"{stem}.html",
+        "history_machine.html",
+        f"History of {name}",
+        about,
+        {
+            "tracks": changed[:_LISTED],
+            "hidden": max(len(changed) - _LISTED, 0),
+            "rigs": {rig: (pages[rig][0], len(several)) for rig, several in rigs.items()},
+        },
+    )
+    for rig, several in rigs.items():
+        for number, path in enumerate(pages[rig]):
+            yield Document(
+                path,
+                "history_rig.html",
+                f"History of {rig} on {name}",
+                about,
+                {
+                    "tracks": several[number * _LISTED : (number + 1) * _LISTED],
+                    "pages": pages[rig],
+                    "number": number,
+                    "above": (f"{stem}.html", name),
+                },
+            )
 
 
 def _render(corpus: Corpus) -> Iterator[Item]:
@@ -127,17 +166,7 @@ def _render(corpus: Corpus) -> Iterator[Item]:
     for machine in corpus.machines:
         found = tracks(corpus, machine)
         by_machine[machine] = found
-        yield Document(
-            f"history/{slug(machine)}.html",
-            "history_machine.html",
-            f"History of {corpus.machines[machine][-1].brief.machine.name}",
-            "Series that were measured more than once, those that changed first.",
-            {
-                "machine": corpus.machines[machine][-1].brief.machine,
-                "tracks": _listed(found),
-                "total": len(found),
-            },
-        )
+        yield from _lists(machine, corpus.machines[machine][-1].brief.machine.name, found)
         for track in found:
             inputs = [f"{e.brief.sha256} {line.anchor}" for e, line in track.runs]
             title = f"{track.rig}: {track.line.name}"

@@ -1,16 +1,19 @@
-"""All numbers: the newest figure of every series, on one page, rig by rig, of one machine."""
+"""All numbers: the newest figure of every series of one machine, rig by rig.
+
+They stand on one page; a rig with more series than that has room for has a list of its own.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
 from harness.measure.record import Scalar
-from harness.site.brief import Line
+from harness.site.brief import Line, slug
 from harness.site.corpus import Corpus, Entry
 from harness.site.page import Document, Item, Nav, Page
 from harness.site.pages.history import DETAILS
 
-_MOST = 320
+_MOST = 300
 """Series on the page: it must load at once on a telephone."""
 _PROVED, _MACHINES = 60, 4
 """Series and machines that prove function only."""
@@ -63,19 +66,34 @@ def _render(corpus: Corpus) -> Iterator[Item]:
     total = sum(map(len, found.values()))
     # Where all are too many, every rig gives way in proportion.
     share = min(1.0, _MOST / total) if total else 1.0
+    shown = {rig: several[: max(8, int(len(several) * share))] for rig, several in found.items()}
+    machine = corpus.machines[corpus.machine][-1].brief.machine if corpus.machine else None
+    whole: dict[str, str] = {}
+    for rig, several in found.items():
+        if len(several) > len(shown[rig]):
+            pages = [
+                f"numbers/{slug(rig)}{f'.{n // _MOST + 1}' if n else ''}.html"
+                for n in range(0, len(several), _MOST)
+            ]
+            whole[rig] = pages[0]
+            for number, path in enumerate(pages):
+                rows = several[number * _MOST : (number + 1) * _MOST]
+                yield Document(
+                    path,
+                    "numbers_rig.html",
+                    f"All numbers of {rig}",
+                    f"The newest figure of every series of the rig {rig}.",
+                    {"rig": rig, "rows": rows, "machine": machine, "pages": pages},
+                )
     yield Document(
         "numbers.html",
         "numbers.html",
         "All numbers",
         "The newest figure of every series, rig by rig.",
         {
-            "rigs": {
-                rig: (several[: max(8, int(len(several) * share))], len(several))
-                for rig, several in found.items()
-            },
-            "machine": corpus.machines[corpus.machine][-1].brief.machine
-            if corpus.machine
-            else None,
+            "rigs": {rig: (shown[rig], len(several)) for rig, several in found.items()},
+            "whole": whole,
+            "machine": machine,
             "proved": _proved(corpus),
             "machine_of": lambda id: corpus.machines[id][-1].brief.machine,
             "others": [

@@ -1,0 +1,30 @@
+"""The site of the committed records: made-up ones are never as many-sided as measured ones."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("jinja2", reason="the site's packages are not installed: pip install .[site]")
+
+from harness.site.build import RESULTS, build
+
+LIMIT = 150_000
+"""Bytes of a page with its charts, which stand within it."""
+
+
+@pytest.fixture(scope="module")
+def real(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("real") / "out"
+    assert build(RESULTS, out).problems == ()
+    return out
+
+
+def test_every_page_is_small(real: Path) -> None:
+    sizes = {path: path.stat().st_size for path in real.rglob("*.html")}
+    assert len(sizes) > 100
+    assert {path: size for path, size in sizes.items() if size >= LIMIT} == {}
+    # Only the two lists of everything are larger than what loads at once on a telephone.
+    large = {path.name for path, size in sizes.items() if size >= 120_000}
+    assert large <= {"published.html", "numbers.html"}
