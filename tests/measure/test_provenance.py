@@ -102,7 +102,9 @@ def test_the_command_is_what_was_run(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COPPICE_ACCELERATOR", "tcg")
     monkeypatch.setenv("OTHER_SECRET", "x")
-    here, home = provenance.CHECKOUT, Path.home()
+    here, home = Path("/srv/checkout"), Path("/home/somebody")
+    monkeypatch.setattr(provenance, "CHECKOUT", here)
+    monkeypatch.setenv("HOME", str(home))
     given = [f"{here}/.venv/bin/python", f"{here}-else", f"--out={home}/lab", f"{home}-else", "x"]
     monkeypatch.setattr(sys, "orig_argv", given)
     found = provenance.command("bin/mise run bench")

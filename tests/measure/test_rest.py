@@ -81,10 +81,12 @@ def test_what_processes_did() -> None:
             for process in (busy, sleepy):
                 assert process.stdout
                 process.stdout.readline()
-            at_work = watch([busy.pid], 0.5)
+            # However little of the processor they get: what was done is counted, and no more.
+            windows = (watch([busy.pid], 0.5) for _ in range(60))
+            at_work = next(one for one in windows if one.fleet.cpu_s > 0.1)
+            assert at_work.fleet.cpu_s <= at_work.seconds + 0.02
             often = activity([sleepy.pid]).switches
             window = watch([sleepy.pid], 0.5)
-            assert 0.1 < at_work.fleet.cpu_s <= at_work.seconds + 0.02
             assert often + window.fleet.switches >= 20 and window.fleet.cpu_s < 0.2
         finally:
             busy.kill()

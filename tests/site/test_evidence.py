@@ -16,8 +16,6 @@ from harness.site.build import build
 from harness.site.corpus import Corpus
 from tests.site import factory
 
-ROOT = Path(__file__).parents[2]
-
 
 def corpus_of(*series: Series) -> Corpus:
     one = dataclasses.replace(factory.cold_start("full", n=1), series=series)
@@ -54,10 +52,10 @@ def test_pooled_takes_every_series_that_fits() -> None:
     assert one and one.n == 3 and list(one.samples) == [1.0] * 3
 
 
-def test_no_answer_picks_one_of_several_series_by_their_order() -> None:
+def test_no_answer_picks_one_of_several_series_by_their_order(kept: Path) -> None:
     """Of the records that are kept: a claim names its series, or pools them."""
-    figures = load_published(ROOT / "results/published")
-    known = corpus.load(ROOT / "results", ROOT / "results/published")
+    figures = load_published(kept / "published")
+    known = corpus.load(kept, kept / "published")
     claims: list[Claim] = list(load_claims(figures))
     looked = 0
     for one in (answer for claim in claims for answer in claim.answers if not answer.pooled):

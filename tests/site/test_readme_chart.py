@@ -36,10 +36,10 @@ def test_without_a_sample_there_is_no_chart(tmp_path: Path) -> None:
         readme_chart.draw(found)
 
 
-def test_the_readme_shows_what_the_records_give() -> None:
+def test_the_readme_shows_what_the_records_give(kept: Path) -> None:
     """`coppice chart` was not forgotten after a measurement that was committed."""
     shown = ROOT / "site" / "cold-start.svg"
-    found = corpus.load(ROOT / "results", ROOT / "results" / "published")
+    found = corpus.load(kept, kept / "published")
     frame = readme_chart.samples(list(coldstart.rows(found)))
     medians = frame.groupby("tier")["seconds"].quantile(0.5, interpolation="lower")
     text = shown.read_text()

@@ -8,16 +8,16 @@ import pytest
 
 pytest.importorskip("jinja2", reason="the site's packages are not installed: pip install .[site]")
 
-from harness.site.build import RESULTS, build
+from harness.site.build import build
 
 LIMIT = 150_000
 """Bytes of a page with its charts, which stand within it."""
 
 
 @pytest.fixture(scope="module")
-def real(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def real(kept: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("real") / "out"
-    assert build(RESULTS, out).problems == ()
+    assert build(kept, out).problems == ()
     return out
 
 
