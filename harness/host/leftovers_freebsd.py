@@ -54,9 +54,9 @@ def _all(host: Host) -> Iterator[Leftover]:
         name = _NAME.fullmatch(line.strip().rpartition("/")[2])
         if name and _filled(host, line.strip()):
             yield Leftover("anchor", name[1], line.strip())
-    for line in _lines(host, ["rctl"]):
-        if name := re.match(rf"jail:({_NAME.pattern}):", line):
-            yield Leftover("limits", name[2], f"jail:{name[1]}")
+    limited = [re.match(rf"jail:({_NAME.pattern}):", line) for line in _lines(host, ["rctl"])]
+    for jail, mark in dict.fromkeys((one[1], one[2]) for one in limited if one):
+        yield Leftover("limits", mark, f"jail:{jail}")  # all of a jail's go at once
     for name in _ours(_lines(host, ["zfs", "list", "-H", "-o", "name", "-t", "filesystem"])):
         yield Leftover("clone", name[1], name.string)
     for name in _ours(_lines(host, ["ls", "/var/tmp"])):

@@ -96,10 +96,10 @@ PF: Answers = [
 ]
 
 NETWORK: Answers = [
-    ("ifconfig epair create", Answer("epair0a\n")),
-    ("ifconfig tap create", Answer("tap0\n")),
-    ("ifconfig bridge create", Answer("bridge0\n")),
-    (rf"ifconfig (epair0a|tap0|bridge0) description {NAME} group coppice up", OK),
+    *(
+        (rf"ifconfig {kind} create description {NAME} group coppice up", Answer(f"{made}\n"))
+        for kind, made in (("epair", "epair0a"), ("tap", "tap0"), ("bridge", "bridge0"))
+    ),
     (r"ifconfig bridge0 (addm|static) .*", OK),
     ("ifconfig bridge0 inet 10.77.0.1/16", OK),
     (r"ifconfig (epair0a|tap0|bridge0) destroy", OK),

@@ -37,6 +37,8 @@ CASES = [
     ("grep -E .*", Answer("  SVM: NP,NAsids=16\n"), "a processor for vmm", "NRIP"),
     ("grep -E .*", FAILS, "a processor for vmm", "firmware"),
     ("kldstat -q -m vmm", FAILS, "vmm", "kldload vmm"),
+    (r"bhyvectl --vm=coppice-\*-doctor --create", Answer("", 1, "vm_create: Device not conf"),
+     "vmm", "refuses to work: SVM: missing NRIP"),
     ("bhyvectl --help", Answer("[--create]\n"),
      "BHYVE_SNAPSHOT, for the durable tiers", "options BHYVE_SNAPSHOT"),
     ("sysctl -n hw.vmm.vnode_restore", FAILS,
@@ -45,7 +47,10 @@ CASES = [
     ("kldstat -q -m if_epair", FAILS, "epair and bridge", "kldload if_epair"),
     ("sysctl -n net.link.bridge.pfil_member", Answer("0\n"),
      "net.link.bridge.pfil_member=1", "sysctl net.link.bridge.pfil_member=1"),
+    ("sysctl -n net.link.bridge.pfil_bridge", Answer("1\n"),
+     "net.link.bridge.pfil_bridge=0", "sysctl net.link.bridge.pfil_bridge=0"),
     ("kldstat -q -m pf", FAILS, "pf", "kldload pf"),
+    ("pfctl -s info", Answer("Status: Disabled\n"), "pf", "pfctl -e"),
     ("pfctl -s rules", Answer(""), "pf's root anchor coppice/*", 'anchor "coppice/*"'),
     ("pfctl -s memory", Answer("anchors  hard limit  512\n"),
      "pf's limit of anchors", "set limit anchors 4096"),
@@ -105,7 +110,8 @@ LEFT = [
     (r"pfctl -a coppice/coppice-deadbeef-0000000000aa -s rules", Answer("block drop all\n")),
     (r"pfctl -a coppice/coppice-deadbeef-0000000000ab -s \S+", Answer("")),
     ("rctl", Answer(
-        "jail:coppice-deadbeef-0000000000aa:memoryuse:deny=268435456\njail:www:maxproc:deny=9\n")),
+        "jail:coppice-deadbeef-0000000000aa:memoryuse:deny=268435456\n"
+        "jail:coppice-deadbeef-0000000000aa:maxproc:deny=128\njail:www:maxproc:deny=9\n")),
     ("zfs list -H -o name -t filesystem", Answer(
         "zroot\nzroot/coppice\nzroot/coppice/template.0123456789abcdef\n"
         "zroot/coppice/coppice-deadbeef-0000000000aa\n")),

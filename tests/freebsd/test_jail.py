@@ -54,8 +54,8 @@ def test_a_jail_is_made_answers_and_is_unmade_the_other_way_round(
     made = [
         rf"zfs clone zroot/coppice/template\.\w+@base \S+{ID}$" if zfs else "sh -c mkdir",
         f"mount -t devfs -o ruleset=4 devfs {root}/dev$",
-        *(["ifconfig epair create", rf"pfctl -a coppice/{ID} -f -", "ifconfig bridge0 addm epair0a"]
-          if network else []),
+        *([f"ifconfig epair create description {ID} group coppice up$",
+           rf"pfctl -a coppice/{ID} -f -", "ifconfig bridge0 addm epair0a"] if network else []),
         f"jail -c name={ID} path={root} host.hostname=sandbox-000000000005 persist .* {card}$",
         *([f"jexec {ID} /bin/ifconfig eth0 inet 10.77.0.5/16 up"] if network else []),
         f"rctl -a jail:{ID}:memoryuse:deny=256M$",

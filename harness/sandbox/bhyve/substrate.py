@@ -156,9 +156,8 @@ class BhyveSubstrate:
     ) -> BhyveSandbox:
         with _made(host, run, identity) as vm:
             plug = vm.plug(tap)
-            if isinstance(image, LinuxImage):
-                vm.create()
-            else:
+            vm.create()
+            if not isinstance(image, LinuxImage):
                 vm.load(self._shape, image.stage)
             vm.start(
                 arguments(self._shape, vm.name, tap=plug, mac=identity.mac, drive=_drive(image))

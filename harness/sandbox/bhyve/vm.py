@@ -42,17 +42,15 @@ class Vm:
         return tap_number(self._own_tap)
 
     def create(self) -> None:
-        """Make it in the kernel, empty. NameTaken when one of that name is there already."""
+        """Make it in the kernel, empty. NameTaken when one of that name is there already, which
+        bhyveload, and bhyve with a bootrom, would take for their own."""
         done = self.host.run(machine.create(self.name))
         if done.code:
             raise self._explained(failure(self.host, done))
 
     def load(self, shape: Shape, stage: str) -> None:
-        """Make it, with a kernel in its memory."""
-        try:
-            must(self.host, machine.load(shape, self.name, stage), timeout_s=LOAD_LIMIT_S)
-        except CommandFailed as error:
-            raise self._explained(error) from error
+        """Put a kernel in the memory of one that was made."""
+        must(self.host, machine.load(shape, self.name, stage), timeout_s=LOAD_LIMIT_S)
 
     def start(self, arguments: Sequence[str]) -> Started:
         """Run it, not waiting for it."""
