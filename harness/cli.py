@@ -15,15 +15,19 @@ from harness.errors import CoppiceError
 HOST = "COPPICE_HOST"
 
 
-def parser() -> argparse.ArgumentParser:
-    """The whole command line."""
+def parser(asked: str | None = None) -> argparse.ArgumentParser:
+    """The command line: of one command, when it is known which, else the whole.
+
+    A command's options may take long to find: `run` loads every rig for those that they declare.
+    """
     top = argparse.ArgumentParser(prog="coppice", description="Benchmarks of sandbox hosts.")
     top.add_argument("--version", action="version", version=f"coppice {__version__}")
     sub = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for found in sorted(pkgutil.iter_modules(commands.__path__), key=lambda one: one.name):
         module = importlib.import_module(f"harness.commands.{found.name}")
         own = sub.add_parser(found.name, help=module.HELP, description=module.__doc__)
-        module.arguments(own)
+        if asked in (None, found.name):
+            module.arguments(own)
         own.set_defaults(main=module.main)
         if hasattr(module, "there"):  # what it does on the host that COPPICE_HOST names
             own.set_defaults(there=module.there)
@@ -33,7 +37,7 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; its exit code (see harness/errors.py)."""
     words = sys.argv[1:] if argv is None else list(argv)
-    options = parser().parse_args(words)
+    options = parser(words[0] if words and not words[0].startswith("-") else None).parse_args(words)
     try:
         if os.environ.get(HOST) and hasattr(options, "there"):
             return int(options.there(options, words))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import sys
 from datetime import date
 from pathlib import Path
@@ -65,6 +66,9 @@ def main(options: argparse.Namespace) -> int:
             raise UsageError(f"--today {options.today} is no date: {error}") from error
     address = f"{(options.address or build.ADDRESS).rstrip('/')}/"
     how = build.Options(options.today, address, again=options.again)
+    # Little of what is made here goes before the end: looking for it takes a tenth of the time.
+    gc.freeze()
+    gc.set_threshold(100_000, 50, 50)
     built = build.build(options.results, options.out, options=how)
     print(
         f"{built.pages} pages of {built.records} records in {built.out}/index.html"

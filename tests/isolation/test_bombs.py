@@ -25,14 +25,14 @@ from harness.sandbox.protocol import Sandbox, Substrate, Template, Tier, load
 from tests.isolation.conftest import INSIDE
 
 SMALL = Limits(memory=48 << 20, pids=24, cpus=0.2)
-TRIES, ROUNDS, STARTS = 6, 3, {"oci": 100, "qemu": 50}
+TRIES, ROUNDS, STARTS = 12, 3, {"oci": 100, "qemu": 50}
 """Attempts until one meets the goal; in each, quiet and bombed turn about, so that whoever else is
 at work on the host falls on both."""
-GOAL, BOUND = 2, 4
+GOAL = 2
 """Of the neighbour's p99 against its quiet value, in the best attempt. On a busy host of two cores
-about half of the attempts met the goal, and three were needed at most. Shorter slices of the
-scheduler's, a shorter period of the limit and an idle group for the bomb were tried there and made
-no difference that could be told from the noise.
+about half of the attempts met it, and three were needed at most; on a quiet one two. Shorter slices
+of the scheduler's, a shorter period of the limit and an idle group for the bomb were tried there:
+they made no difference that could be told from the noise.
 """
 GOES_OFF_S = 0.3
 MORE = 1.25
@@ -109,7 +109,7 @@ def test_a_bomb_is_bounded_and_its_neighbour_hardly_feels_it(
     if kind == "oci":
         share = sum(had for had, _ in shares) / sum(long for _, long in shares)
         assert share <= SMALL.cpus * MORE, f"it had {share:.2f} processors"
-    assert min(ratios) <= BOUND, ratios
+    assert min(ratios) <= GOAL, ratios
 
 
 @contextmanager
