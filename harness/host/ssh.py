@@ -56,7 +56,12 @@ class SshStarted:
         self._files = f"{host.folder}/{name}"
         self.line, far = socket.socketpair()
         # tail begins at the first byte: nothing that was said before is missed.
-        words = f"tail -c +1 -f {self._q('.out')} & t=$!; cat > {self._q('.in')}; kill $t"
+        # Opened for both first: for writing alone it would wait for a reader, who may be dead.
+        into = self._q(".in")
+        words = (
+            f'tail -c +1 -f {self._q(".out")} & trap "kill $!" EXIT; '
+            f"exec 4<>{into} 5>{into} 4<&-; cat >&5"
+        )
         with far:
             self._pump = host.connection.popen(
                 words, stdin=far.fileno(), stdout=far.fileno(), stderr=subprocess.DEVNULL

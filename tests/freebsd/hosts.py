@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 import re
 import signal
 import socket
@@ -24,6 +25,8 @@ from harness.guest.protocol import Decoder, Kind, Tag, encode, siphash
 from harness.host.protocol import Done, Host, Started
 
 TRANSCRIPTS = Path(__file__).parents[1] / "transcripts"
+AGENT = "/agent"
+"""Where a transcript says that a ready agent lies, wherever it lay."""
 _DRAWN = (
     (re.compile(r"\.building-[0-9a-f]{8}"), ".building-*"),
     (re.compile(r"coppice-[0-9a-f]{8}-doctor"), "coppice-*-doctor"),
@@ -278,7 +281,9 @@ class Recording:
             "about": about, "host": host, "folder": self.folder, "recorded": True,
             "events": self.events,
         }  # fmt: skip
-        path.write_text(json.dumps(whole, indent=1) + "\n")
+        text = json.dumps(whole, indent=1) + "\n"
+        # Where the agent lies there is of that machine alone.
+        path.write_text(text.replace(os.environ.get("COPPICE_GUEST_AGENT", AGENT), AGENT))
 
 
 class _Recorded:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import os
 import sys
 import tempfile
 import time
@@ -231,5 +230,4 @@ def be_patient() -> None:
 
 if __name__ == "__main__":
     be_patient()
-    os.environ.setdefault("COPPICE_GUEST_AGENT", "/root/agent")
     main(sys.argv[1], sys.argv[2:])

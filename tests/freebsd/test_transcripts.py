@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.freebsd.documented import run_in
-from tests.freebsd.hosts import TRANSCRIPTS, Replay
+from tests.freebsd.hosts import AGENT, TRANSCRIPTS, Replay
 from tests.freebsd.record import SCENES
 
 RECORDED = sorted(path.stem for path in TRANSCRIPTS.glob("*.json"))
@@ -26,7 +26,7 @@ def test_there_are_transcripts_and_each_is_of_a_scene() -> None:
 def test_a_driver_asks_what_it_asked_on_a_real_freebsd(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("COPPICE_GUEST_AGENT", "/root/agent")
+    monkeypatch.setenv("COPPICE_GUEST_AGENT", AGENT)
     host = Replay(TRANSCRIPTS / f"{name}.json")
     assert "FreeBSD" in host.host and "emulated" in host.host
     SCENES[name](host, run_in(tmp_path), lambda text: None)

@@ -20,7 +20,7 @@ from harness.sandbox.identity import allocate
 from harness.sandbox.oci import OciSubstrate
 from harness.sandbox.protocol import Sandbox, Tier, load
 
-INSIDE = "/root/attack"
+INSIDE = "/attack"
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from harness.errors import CommandFailed, DiskFull, GuestTimeout, HostLost, MissingTool
@@ -131,6 +132,17 @@ def test_what_a_process_ended_with_is_told(host: Host) -> None:
     assert process.poll() == 7 and process.said() == "why"
     host.signal(process, signal.SIGCONT)  # nothing happens
     process.end()
+    eventually(lambda: not _naming(f"{host.folder}/two."))  # what carried its line ends too
+
+
+def _naming(path: str) -> list[int]:
+    """Processes with a word that has this in it."""
+    found = psutil.process_iter(["pid", "cmdline"])
+    return [
+        one.pid
+        for one in found
+        if one.pid != os.getpid() and any(path in word for word in one.info["cmdline"] or ())
+    ]
 
 
 def test_what_was_started_ends_with_the_connection(server: Server, own_run: Run) -> None:
