@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.host import cgroups
-from harness.host.merging import NOTE, restore
+from harness.host.merging import NOTE, SETTINGS, abandoned, reset, restore
 from harness.host.run import HALF_BUILT, VARIABLE, cache_folder, lives, locked
 
 REBOOTED, RUNTIME = "coppice-off-", "r"
@@ -67,6 +67,8 @@ def find(runtime: Path, cache: Path | None = None) -> list[Leftover]:
     found = _of_runtime(runtime)
     for host in runtime.parent.glob(f"{REBOOTED}*"):
         found += _of_reboot(host)
+    if abandoned() and not any(one.what == "settings" for one in found):
+        found.append(Leftover("settings", "?", str(SETTINGS)))
     return [*found, *_of_freebsd(runtime), *_of_cache(cache or cache_folder())]
 
 
@@ -183,7 +185,7 @@ def remove(one: Leftover) -> None:
         with contextlib.suppress(ProcessLookupError):
             os.kill(int(one.name), signal.SIGKILL)
     elif one.what == "settings":
-        restore(Path(one.name))
+        reset() if one.name == str(SETTINGS) else restore(Path(one.name))
     elif FREEBSD and one.what not in ("lease", "folder", "half-built"):
         from harness.host import leftovers_freebsd
         from harness.host.local import Local

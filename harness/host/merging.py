@@ -2,12 +2,15 @@
 
 Only processes started through `program()` are merged, and whatever else on this host asked for it
 before. The settings that were found stand in the run's folder while ours hold, so that they are
-put back after a crash too (harness/host/leftovers.py).
+put back after a crash too (harness/host/leftovers.py). The scanner is the whole host's, and runs
+have several folders: who sets it up locks it, and numbers that only we write tell what is ours
+where that folder is gone.
 """
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import json
 import os
@@ -17,18 +20,20 @@ from pathlib import Path
 
 from harness.errors import MissingPrivilege, Unsupported
 from harness.host.process import run as run_program
-from harness.host.run import Run, half_built, lives
+from harness.host.run import Run, half_built
 
 SETTINGS = Path("/sys/kernel/mm/ksm")
 NOTE = "merging.json"
 """In the folder of a run that changed the settings: what they were."""
 SOURCE = Path(__file__).with_name("programs") / "mergeable.c"
 _ADVISOR = "advisor_mode"
-_FAST = {"pages_to_scan": "4000", "sleep_millisecs": "20"}
+_FAST = {"pages_to_scan": "4001", "sleep_millisecs": "20"}
 """About 200,000 pages a second at most: half a core, so that what runs is not starved."""
-_SLOW = {"pages_to_scan": "100", "sleep_millisecs": "20"}
-"""What the kernel does by default: keeps merged what is, at little cost."""
+_SLOW = {"pages_to_scan": "101", "sleep_millisecs": "20"}
+"""About what the kernel does by default: keeps merged what is, at little cost."""
 _ON = "1"
+_UNTOUCHED = {"pages_to_scan": "100", "sleep_millisecs": "20", "run": "0"}
+"""The kernel's own: what is put back where nobody knows what was."""
 
 
 def program(cache: Path) -> Path:
@@ -71,19 +76,47 @@ def merging(run: Run, settings: Path = SETTINGS) -> Iterator[Merging]:
         )
     if not os.access(settings / "run", os.W_OK):
         raise MissingPrivilege(f"{settings} cannot be written", hint="run it again as root")
-    for note in run.folder.parent.glob(f"*/{NOTE}"):
-        if note.parent != run.folder and lives(note.parent):
+    with (settings / "run").open() as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
             raise Unsupported(
-                f"run {note.parent.name} has samepage merging set up for itself",
-                hint="wait until it has ended",
-            )
-    note = run.folder / NOTE
-    note.write_text(json.dumps({"settings": str(settings), "found": _found(settings)}))
-    try:
-        _put(settings, {_ADVISOR: "none"} | _FAST | {"run": _ON})
-        yield Merging(settings)
-    finally:
-        restore(note)
+                "another run has samepage merging set up for itself", hint="wait until it has ended"
+            ) from error
+        if _marked(settings):  # a dead run's, whose folder is gone
+            _put(settings, _UNTOUCHED)
+        note = run.folder / NOTE
+        note.write_text(json.dumps({"settings": str(settings), "found": _found(settings)}))
+        try:
+            _put(settings, {_ADVISOR: "none"} | _FAST | {"run": _ON})
+            yield Merging(settings)
+        finally:
+            restore(note)
+
+
+def abandoned(settings: Path = SETTINGS) -> bool:
+    """Whether a run that is dead has left the scanner set up, and we may put it back."""
+    if not _marked(settings) or not os.access(settings / "run", os.W_OK):
+        return False
+    with (settings / "run").open() as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
+
+def reset(settings: Path = SETTINGS) -> None:
+    """Put back the kernel's own settings, if a dead run's are still there."""
+    if abandoned(settings):
+        _put(settings, _UNTOUCHED)
+
+
+def _marked(settings: Path) -> bool:
+    with contextlib.suppress(OSError):
+        scanned = (settings / "pages_to_scan").read_text().strip()
+        return scanned in (_FAST["pages_to_scan"], _SLOW["pages_to_scan"])
+    return False
 
 
 def _found(settings: Path) -> Mapping[str, str]:

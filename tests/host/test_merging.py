@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from harness.errors import Unsupported
-from harness.host.merging import NOTE, SETTINGS, merging, program
+from harness.host.merging import NOTE, SETTINGS, abandoned, merging, program, reset
 from harness.host.run import Run, open_run
 from tests.host.processes import coppice, eventually, said, start
 
@@ -123,6 +124,20 @@ def test_a_second_run_does_not_take_the_firsts_settings_for_the_hosts(
         process.kill()
     with open_run(runtime):
         assert restored(settings), "a new run reclaims what a dead one left"
+
+
+def test_what_a_dead_run_left_whose_folder_is_gone_is_known_by_its_numbers(
+    runtime: Path, cache: Path, settings: Path
+) -> None:
+    with start(MERGE_AND_HANG, str(settings)) as process:
+        folder = Path(said(process))
+        assert not abandoned(settings), "it lives"
+        process.kill()
+        process.wait()
+    shutil.rmtree(folder)
+    assert abandoned(settings)
+    reset(settings)
+    assert values(settings)["run"] == "0" and not abandoned(settings)
 
 
 @needs_merging

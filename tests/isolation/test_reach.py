@@ -64,13 +64,8 @@ def test_a_link_that_leads_out_leads_nowhere(cell: Cell, host: Host) -> None:
 def test_what_is_mounted_names_nothing_of_the_host(cell: Cell, host: Host) -> None:
     mounts = cell.shell("cat /proc/self/mountinfo")
     assert mounts
-    for word in (
-        host.word,
-        str(host.file.parent),
-        os.uname().nodename + ".",
-        "/home",
-        f"{Path.home()}/",
-    ):
+    here = os.uname().nodename + "."
+    for word in (host.word, str(host.file.parent), here, "/home", f"{Path.home()}/"):
         if word != ".":
             assert word not in mounts, word
 
