@@ -17,7 +17,7 @@ from pathlib import Path
 
 from harness.host import cgroups
 from harness.host.merging import NOTE, SETTINGS, abandoned, reset, restore
-from harness.host.run import HALF_BUILT, VARIABLE, cache_folder, lives, locked
+from harness.host.run import HALF_BUILT, LEASE_BEGUN, VARIABLE, cache_folder, lives, locked
 
 REBOOTED, RUNTIME = "coppice-off-", "r"
 """A folder beside the runtime folder that begins so stands for a host that is turned off and on
@@ -105,10 +105,9 @@ def _of_runtime(runtime: Path) -> list[Leftover]:
     leases = runtime / "leases"
     for lease in leases.iterdir() if leases.is_dir() else ():
         with contextlib.suppress(FileNotFoundError):
-            run = lease.read_text()
-            # An empty one is being written this instant, unless it stays so.
-            dead = not lives(runtime / run) if run else time.time() - lease.stat().st_mtime > 5
-            if dead:
+            begun = lease.name.startswith(LEASE_BEGUN)
+            name = lease.name.removeprefix(LEASE_BEGUN).partition(".")[0]
+            if not lives(runtime / (run := name if begun else lease.read_text())):
                 found.append(Leftover("lease", run, str(lease)))
     return found
 

@@ -32,6 +32,8 @@ LOCK = "owner.lock"
 JOURNAL = "journal.jsonl"
 HALF_BUILT = ".building-"
 """Prefix of a folder in the cache that is being built."""
+LEASE_BEGUN = "."
+"""Prefix of a file that is about to become a lease; its run's id follows, and a dot."""
 
 
 def runtime_folder() -> Path:

@@ -9,6 +9,7 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from pathlib import Path
 
 from harness.errors import NotEnoughMemory
+from harness.host.run import LEASE_BEGUN
 
 NETWORK = IPv4Network("10.77.0.0/16")
 """Addresses of sandboxes; the first is the gateway's, the last is broadcast."""
@@ -47,20 +48,28 @@ class Identity:
 def allocate(leases: Path, run_id: str) -> Identity:
     """A new identity. `leases` is shared by every run of this host; one file is one address.
 
-    Creating the file is the lock, so any number of threads and processes may do this at once.
+    That the file appears is the lock, so any number of threads and processes may do this at once.
+    It appears with the run's id in it: who is killed leaves no lease of nobody's.
     """
     leases.mkdir(parents=True, exist_ok=True)
+    begun = leases / f"{LEASE_BEGUN}{run_id}.{secrets.token_hex(4)}"
+    try:
+        begun.write_text(run_id)
+        return _take(leases, begun)
+    finally:
+        begun.unlink(missing_ok=True)
+
+
+def _take(leases: Path, begun: Path) -> Identity:
     usable = NETWORK.num_addresses - 3
     start = secrets.randbelow(usable)
     for step in range(usable):
         index = 2 + (start + step) % usable
         lease = leases / str(index)
         try:
-            handle = os.open(lease, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
+            os.link(begun, lease)
         except FileExistsError:
             continue
-        with os.fdopen(handle, "w") as file:
-            file.write(run_id)
         id = secrets.token_hex(6)
         return Identity(
             id=id,

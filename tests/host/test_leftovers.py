@@ -36,10 +36,6 @@ def what_is_there(runtime: Path) -> list[str]:
     return sorted(str(path) for path in runtime.rglob("*") if path.name != "leases")
 
 
-def _is_all(runtime: Path, kept: set[str]) -> bool:
-    return set(what_is_there(runtime)) == kept
-
-
 @pytest.fixture
 def dead(runtime: Path, cache: Path) -> Iterator[Path]:
     """The folder of a run that was killed, with a marked process, a lease and a file."""
@@ -86,9 +82,7 @@ def test_of_a_killed_harness_nothing_is_left_after_clean(phase: str, runtime: Pa
             assert carrying(mark) == []
             assert beside.is_dir() and neighbours_lease.exists() and neighbour.poll() is None
             kept = {str(beside), str(beside / "owner.lock"), str(neighbours_lease)}
-            # A lease that was begun when the kill came is left alone for some seconds.
-            eventually(lambda: folder not in coppice("clean").stdout)
-            eventually(lambda: coppice("clean").returncode == 0 and _is_all(runtime, kept))
+            assert set(what_is_there(runtime)) == kept
         finally:
             process.kill()
             neighbour.send_signal(signal.SIGINT)
@@ -111,6 +105,41 @@ def test_the_next_run_reclaims_by_itself(dead: Path, runtime: Path) -> None:
         # Our own child stays a zombie until it is waited for; a zombie has no environment.
         assert carrying(f"{VARIABLE}={dead}") == []
         assert what_is_there(runtime) == [str(run.folder), str(run.folder / "owner.lock")]
+
+
+KILLED_AT_A_LEASE = """
+import os, signal, sys
+from pathlib import Path
+from harness.host.run import open_run
+from harness.sandbox.identity import allocate
+
+def die(file, *_):
+    file.touch()
+    os.kill(os.getpid(), signal.SIGKILL)
+
+with open_run() as run:
+    print(run.folder, flush=True)
+    if sys.argv[1] == "empty":
+        Path.write_text = die
+    else:
+        os.link = die
+    allocate(run.leases, run.id)
+"""
+
+
+@pytest.mark.parametrize("step", ["empty", "whole"])
+def test_a_lease_that_a_killed_run_had_begun_goes_at_once(
+    step: str, runtime: Path, cache: Path
+) -> None:
+    with start(KILLED_AT_A_LEASE, step) as process:
+        folder = Path(said(process))
+        assert process.wait(60) == -signal.SIGKILL
+    (begun,) = (runtime / "leases").iterdir()
+    assert [(one.what, one.run_id) for one in find(runtime)] == [
+        ("folder", folder.name), ("lease", folder.name),
+    ]  # fmt: skip
+    assert coppice("clean").returncode == 0
+    assert not begun.exists() and what_is_there(runtime) == []
 
 
 def test_clean_with_nothing_to_do_says_so(runtime: Path, cache: Path) -> None:
