@@ -42,6 +42,17 @@ class Box:
             **more,
         }
 
+    def state(self) -> str:
+        """What is said of it: running or paused."""
+        told: str = json.loads(self.served.ask("GET", f"/sandboxes/{self.id}")[1])["state"]
+        return told
+
+    def end_soon(self) -> None:
+        """Let its time be up in a second, whatever it was."""
+        kind = {"Content-Type": "application/json"}
+        answer = self.served.ask("POST", f"/sandboxes/{self.id}/timeout", {"timeout": 1}, kind)
+        assert answer[0] == 204, answer
+
     def kill(self) -> int:
         return self.served.ask("DELETE", f"/sandboxes/{self.id}")[0]
 
@@ -55,7 +66,7 @@ class Box:
 
     def begin(self, data: bytes, method: str = "process.Process/Start", **more: str) -> Stream:
         """Send bytes as a stream's request and leave its answer to be read."""
-        line = http.client.HTTPConnection("127.0.0.1", self.served.port, timeout=60)
+        line = http.client.HTTPConnection("127.0.0.1", self.served.port, timeout=120)
         headers = self.headers(**{"Content-Type": "application/connect+json", **more})
         try:
             line.request("POST", f"/{method}", data, headers)

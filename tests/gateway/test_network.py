@@ -18,6 +18,7 @@ from harness.gateway.store import opened
 from harness.host.run import Run
 from harness.network.namespace import inside, namespace
 from tests.gateway.client import Box
+from tests.host.processes import eventually
 
 PUBLIC = "198.51.100.7"
 JSON = {"Content-Type": "application/json"}
@@ -106,10 +107,7 @@ def test_a_packet_obeys_the_rules_that_were_put_last(own: Running) -> None:
         own.kill()
         time.sleep(2)
     own.begin()
-    deadline = time.monotonic() + 60
-    while len(near.run("cat tries")[0].split()) < 6:
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
+    eventually(lambda: len(near.run("cat tries")[0].split()) >= 6, 120)
     assert near.run("cat tries")[0].split() == ["no"] * 6
     assert not reaches(near, there)
     rule(near, allowOut=[there])

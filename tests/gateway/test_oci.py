@@ -20,6 +20,7 @@ from harness.host import cgroups
 from harness.host.leftovers import reclaim
 from harness.host.run import Run
 from tests.gateway.client import INTERPRETER, Box
+from tests.host.processes import eventually
 
 JSON = {"Content-Type": "application/json"}
 
@@ -61,7 +62,7 @@ def test_commands_files_and_cells(box: Box) -> None:
 
 
 def test_it_is_a_container_of_its_own(own: Running, box: Box) -> None:
-    other = Box.create(own, timeout=60)
+    other = Box.create(own)
     assert box.run("hostname")[0] != other.run("hostname")[0]
     other.run("touch /tmp/mine")
     assert box.run("ls /tmp/mine")[1] != 0
@@ -74,7 +75,8 @@ def test_it_is_a_container_of_its_own(own: Running, box: Box) -> None:
 
 
 def test_it_ends_when_its_time_is_up_and_when_it_dies(own: Running) -> None:
-    timed, killed = Box.create(own, timeout=2), Box.create(own, timeout=60)
+    timed, killed = Box.create(own), Box.create(own)
+    timed.end_soon()
     id = killed.run("hostname")[0].strip().removeprefix("sandbox-")
     (file,) = Path(own.environment["COPPICE_RUNTIME"]).glob(f"*/oci/{id}/pid")
     with killed.start("sleep 600") as stream:
@@ -83,18 +85,15 @@ def test_it_ends_when_its_time_is_up_and_when_it_dies(own: Running) -> None:
         os.kill(int(file.read_text()), signal.SIGKILL)
         _, last = list(messages)[-1]
         assert last["error"]["code"] == "unavailable"
-    for one in (timed, killed):
-        deadline = time.monotonic() + 30
-        while own.ask("GET", f"/sandboxes/{one.id}")[0] != 404:
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
+    paths = [f"/sandboxes/{one.id}" for one in (timed, killed)]
+    eventually(lambda: [own.ask("GET", path)[0] for path in paths] == [404, 404], 120)
     assert not file.exists()
 
 
 def test_one_that_takes_all_memory_loses_that_process_alone(own: Running) -> None:
     if cgroups.find().unlimited:
         pytest.skip("this host's control groups limit no memory")
-    box = Box.create(own, timeout=60)
+    box = Box.create(own)
     assert box.run("python3 -c 'x = bytearray(1 << 30); print(1)'")[1] != 0
     assert box.run("echo well") == ("well\n", 0)
     assert box.kill() == 204
@@ -154,12 +153,10 @@ def test_files_are_kept_by_a_pause_a_snapshot_and_an_end_of_time(own: Running) -
     assert copy.run("cat kept.txt; stat -c '%a %U' kept.txt") == ("kept\n600 user\n", 0)
     assert copy.run("ls /etc/debian_version")[1] != 0
     resumes = {"enabled": True}
-    timed = Box.create(own, timeout=1, autoPause=True, autoPauseMemory=False, autoResume=resumes)
+    timed = Box.create(own, autoPause=True, autoPauseMemory=False, autoResume=resumes)
     timed.run("echo slept > slept.txt")
-    deadline = time.monotonic() + 30
-    while json.loads(own.ask("GET", f"/sandboxes/{timed.id}")[1])["state"] != "paused":
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    timed.end_soon()
+    eventually(lambda: timed.state() == "paused", 120)
     assert timed.run("cat slept.txt") == ("slept\n", 0)
     for one in (box, copy, timed):
         assert one.kill() == 204
@@ -223,20 +220,22 @@ def test_a_killed_gateway_finds_them_again_and_nothing_else_is_left(own: Running
     thread.join()
     own.begin()
     assert cell(box, "before + 1")[1]["text"] == "6"
-    deadline = time.monotonic() + 30
-    while box.run("cat after.txt")[0] != "after\n":
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    eventually(lambda: box.run("cat after.txt")[0] == "after\n", 120)
     own.wait_for_pool("base", 2)
     own.wait_for_pool("code-interpreter-v1", 2)
     listed = json.loads(own.ask("GET", "/v2/sandboxes")[1])
     runtime = Path(own.environment["COPPICE_RUNTIME"])
-    there = list(runtime.glob("*/oci/*"))
-    assert len(there) == len(listed) + 4, (listed, there)
-    mounts = Path("/proc/self/mounts").read_text().count(f" {runtime}/")
-    assert mounts == 2 * len(there) + 1  # their roots and disks, and the network
-    loops = subprocess.run(["losetup", "--list", "--output", "BACK-FILE"], capture_output=True)
-    assert loops.stdout.decode().count(f"{runtime}/") == len(there)
+
+    def there() -> tuple[int, int, int]:
+        """Containers, what is mounted, and devices; what was being made at the end goes."""
+        mounts = Path("/proc/self/mounts").read_text().count(f" {runtime}/")
+        loops = subprocess.run(["losetup", "--list", "--output", "BACK-FILE"], capture_output=True)
+        devices = loops.stdout.decode().count(f"{runtime}/")
+        return len(list(runtime.glob("*/oci/*"))), mounts, devices
+
+    many = len(listed) + 4
+    # Of each its root and its disk are mounted; and the network.
+    eventually(lambda: there() == (many, 2 * many + 1, many))
 
 
 def test_stopped_in_order_it_keeps_their_files(own: Running, box: Box) -> None:

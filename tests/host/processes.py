@@ -36,7 +36,7 @@ with open_run() as run:
             print(run.folder, flush=True)
         pool.fill()
         if phase == "out":
-            pool.check_out().awaken(10)
+            pool.check_out().awaken(60)
         print(run.folder, flush=True)
         while True:
             time.sleep(1)
@@ -72,7 +72,7 @@ def coppice(*arguments: str, **environment: str) -> subprocess.CompletedProcess[
         env={**os.environ, **environment},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=240,
     )
 
 
@@ -93,7 +93,8 @@ def carrying(word: str) -> list[int]:
 
 def eventually(what: Callable[[], bool], seconds: float = 60) -> None:
     """Wait until something is so."""
-    deadline = time.monotonic() + seconds
+    deadline, pause = time.monotonic() + seconds, 0.01
     while not what():
         assert time.monotonic() < deadline, "it did not come about"
-        time.sleep(0.01)
+        time.sleep(pause)
+        pause = min(pause * 1.5, 0.1)  # who asks often keeps from work whom it waits for

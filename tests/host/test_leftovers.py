@@ -253,7 +253,7 @@ def test_an_interrupted_command_takes_everything_down(
     ) as process:
         eventually(lambda: bool(carrying(f"{VARIABLE}={runtime}/")))
         process.send_signal(signal.SIGINT)
-        output = process.communicate(timeout=60)[0]
+        output = process.communicate(timeout=200)[0]
     assert process.returncode == 130, output
     assert "coppice: interrupted" in output
     assert carrying(str(runtime)) == []
@@ -268,7 +268,7 @@ def test_an_interrupted_pytest_takes_everything_down(runtime: Path, tmp_path: Pa
     with subprocess.Popen(argv, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
         eventually(lambda: len(carrying(f"{VARIABLE}={runtime}/")) >= 1)
         process.send_signal(signal.SIGINT)
-        output = process.communicate(timeout=60)[0]
+        output = process.communicate(timeout=200)[0]
     assert process.returncode == 2, output
     assert carrying(f"{VARIABLE}={runtime}/") == []
     assert what_is_there(runtime) == []

@@ -6,8 +6,8 @@ import json
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import cast
 
@@ -42,11 +42,24 @@ class FakeLauncher:
 
     def __call__(self) -> Sandbox:
         self.calls += 1
-        self.gate.wait(10)
+        assert self.gate.wait(60)
         if self.error:
             raise self.error
         self.made.append(FakeSandbox())
         return cast(Sandbox, self.made[-1])
+
+    @contextmanager
+    def opened(self, when: Callable[[], bool]) -> Iterator[None]:
+        """Let those go that wait, as soon as something is so."""
+
+        def wait() -> None:
+            eventually(when)
+            self.gate.set()
+
+        opener = threading.Thread(target=wait)
+        opener.start()
+        yield
+        opener.join()
 
     @property
     def destroyed(self) -> list[int]:
@@ -63,6 +76,12 @@ def launcher() -> Iterator[FakeLauncher]:
 def fake(sandbox: Sandbox) -> FakeSandbox:
     assert isinstance(sandbox, FakeSandbox)
     return sandbox
+
+
+def drain(pool: Pool[Sandbox], launcher: FakeLauncher) -> None:
+    """Drain it while launches are under way, which go on when it is closed."""
+    with launcher.opened(lambda: pool._closed):
+        pool.drain()
 
 
 def test_it_fills_to_its_size_and_no_further(launcher: FakeLauncher) -> None:
@@ -93,9 +112,7 @@ def test_it_refills_in_the_background(launcher: FakeLauncher) -> None:
     with Pool(launcher, 2) as pool:
         pool.fill()
         launcher.gate.clear()
-        began = time.monotonic()
-        pool.check_out()
-        assert time.monotonic() - began < 5, "a check-out does not wait for the replacement"
+        pool.check_out()  # it does not wait for the replacement, which waits for us
         assert pool.ready == 1
         launcher.gate.set()
         eventually(lambda: pool.ready == 2)
@@ -105,8 +122,8 @@ def test_it_refills_in_the_background(launcher: FakeLauncher) -> None:
 def test_a_check_out_waits_for_the_refill(launcher: FakeLauncher) -> None:
     launcher.gate.clear()
     with Pool(launcher, 1) as pool:
-        threading.Timer(0.1, launcher.gate.set).start()
-        assert fake(pool.check_out(10)) in launcher.made
+        with launcher.opened(lambda: pool.awaited == 1):
+            assert fake(pool.check_out()) in launcher.made
 
 
 def test_a_check_out_that_waits_too_long_says_so(launcher: FakeLauncher) -> None:
@@ -145,9 +162,8 @@ def test_draining_while_launching_waits_and_destroys_what_comes(launcher: FakeLa
     filling = threading.Thread(target=fill)
     filling.start()
     eventually(lambda: launcher.calls == pools.WORKERS)
-    threading.Timer(0.1, launcher.gate.set).start()
-    pool.drain()
-    filling.join(10)
+    drain(pool, launcher)
+    filling.join()
     assert len(ended) == 1 and "was drained" in str(ended[0])
     assert launcher.calls == pools.WORKERS, "what had not begun never begins"
     assert launcher.destroyed == [1] * pools.WORKERS
@@ -168,9 +184,8 @@ def test_a_drain_ends_a_waiting_check_out(launcher: FakeLauncher) -> None:
     waiting = threading.Thread(target=wait)
     waiting.start()
     eventually(lambda: launcher.calls == 1)
-    threading.Timer(0.1, launcher.gate.set).start()
-    pool.drain()
-    waiting.join(10)
+    drain(pool, launcher)
+    waiting.join()
     assert len(ended) == 1 and "was drained" in str(ended[0])
 
 
@@ -200,7 +215,7 @@ def test_failures_between_successes_are_not_failing_all_the_time(launcher: FakeL
             pool.give_back(pool.check_out())
             eventually(lambda: pool._launching == 0)
             launcher.error = None
-            pool.give_back(pool.check_out(10))
+            pool.give_back(pool.check_out())
             eventually(lambda: pool.ready == 1)
 
 
@@ -261,7 +276,7 @@ with open_run() as run:
         said = []
         for _ in range(3):
             sandbox = pool.check_out()
-            sandbox.awaken(20)
+            sandbox.awaken(60)
             inside = sandbox.agent.run(("/bin/sh", "-c", "hostname; cat /etc/machine-id; ip a"))
             who = sandbox.identity
             said.append([str(who.address), who.hostname, who.machine_id, inside.stdout.decode()])
@@ -292,7 +307,7 @@ def test_two_processes_with_real_pools_share_nothing(runtime: Path) -> None:
             every += json.loads(process.stdout.readline())
         assert len(list((runtime / "leases").iterdir())) == 6, "both hold theirs at once"
         for process in processes:
-            process.communicate("end\n", timeout=30)
+            process.communicate("end\n", timeout=120)
         assert [process.returncode for process in processes] == [0, 0]
     finally:
         for process in processes:

@@ -113,7 +113,7 @@ def test_of_two_builders_at_once_one_result_stays(tmp_path: Path) -> None:
     def build(word: str) -> None:
         with half_built(target) as folder:
             (folder / "file").write_text(word)
-            both.wait(10)
+            both.wait(60)
 
     threads = [threading.Thread(target=build, args=(word,)) for word in ("one", "two")]
     for thread in threads:

@@ -198,7 +198,7 @@ def test_the_outside_is_reached_as_policy_says_and_as_one_address(run: Run) -> N
             assert surely_reaches(OUTSIDE) and surely_reaches(OUTSIDE6)
             assert not reaches(str(THERE[0].ip)), "private, and not allowed"
             with inside(one.namespace):
-                line = stack.enter_context(socket.create_connection((OUTSIDE, 7007), 5))
+                line = stack.enter_context(socket.create_connection((OUTSIDE, 7007), 60))
             peer, seen_as = server.accept()
             assert seen_as[0] == "169.254.77.1"
             net.apply(one.id, Policy.of(deny=[f"{OUTSIDE}/32"], default="allow"))

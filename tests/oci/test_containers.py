@@ -31,6 +31,7 @@ from harness.sandbox.oci.plain import run_echo
 from harness.sandbox.oci.substrate import OciTemplate
 from harness.sandbox.protocol import Tier, load
 from harness.sandbox.shared import SharedSandbox
+from tests.host.processes import eventually
 
 pytestmark = pytest.mark.skipif(
     not all(one.satisfied for one in load("oci-net-overlay").requirements()),
@@ -112,20 +113,16 @@ def test_one_of_a_pool_does_nothing_until_it_is_woken(launch: Launch, run: Run) 
     busy = launch(OciSubstrate())
     busy.agent.send(Kind.EXEC, field(Tag.ARG, "/bin/sh") + field(Tag.ARG, "-c") + field(
         Tag.ARG, "while :; do echo x >>/tmp/log; done"))  # fmt: skip
-    deadline = time.monotonic() + 20
-    while not (log := busy.agent.run(["/bin/wc", "-c", "/tmp/log"]).stdout)[:1].isdigit():
-        assert time.monotonic() < deadline, log
+    eventually(lambda: busy.agent.run(["/bin/wc", "-c", "/tmp/log"]).stdout[:1].isdigit())
     busy.stop()
     path = next((run.folder / "oci" / busy.id).rglob("log"))
     before = path.stat().st_size
     time.sleep(0.2)
     assert path.stat().st_size == before
-    busy.awaken(20)
-    while path.stat().st_size == before:
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    busy.awaken(60)
+    eventually(lambda: path.stat().st_size > before)
     began = time.perf_counter()
-    assert held.awaken(20) > began
+    assert held.awaken(60) > began
     assert held.resumed_at() > began
     assert held.first_exec("word").stdout == b"word\n"
 
@@ -137,9 +134,9 @@ def test_limits_bound_memory_and_processes(launch: Launch) -> None:
     eats = "x=x; while :; do x=$x$x; done"
     assert small.agent.run(["/bin/sh", "-c", eats], timeout_s=60).signal == signal.SIGKILL
     forks = "for i in $(seq 40); do sleep 30 & done"
-    done = small.agent.run(["/bin/sh", "-c", forks], timeout_s=10)
+    done = small.agent.run(["/bin/sh", "-c", forks], timeout_s=60)
     assert done.code or b"fork" in done.stderr
-    small.awaken(20)
+    small.awaken(60)
 
 
 def test_neighbours_are_apart_until_policy_says_so(run: Run, launch: Launch) -> None:
@@ -152,9 +149,7 @@ def test_neighbours_are_apart_until_policy_says_so(run: Run, launch: Launch) -> 
     assert client.agent.run(["/bin/sh", "-c", ask]).stdout == b""
     net = substrate.net(run)
     net.apply(client.id, Policy.of([f"{server.identity.address} tcp/8080"]))
-    deadline = time.monotonic() + 20
-    while client.agent.run(["/bin/sh", "-c", ask]).stdout != b"hello\n":
-        assert time.monotonic() < deadline
+    eventually(lambda: client.agent.run(["/bin/sh", "-c", ask]).stdout == b"hello\n")
 
 
 def test_many_on_one_network_come_up_at_once(launch: Launch) -> None:

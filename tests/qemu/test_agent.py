@@ -8,18 +8,21 @@ import time
 import pytest
 
 from harness.errors import GuestDied, GuestRefused
-from harness.guest.protocol import Kind, Tag, encode, field
+from harness.guest.protocol import KEEP_STDIN, Kind, Tag, encode, field
 from harness.sandbox.protocol import Tier
 from harness.sandbox.qemu.sandbox import QemuSandbox
+from tests.host.processes import eventually
 from tests.qemu.conftest import Launch
 
 MIB = 1 << 20
 
 
 def test_it_answers_nonces_and_keeps_time(guest: QemuSandbox) -> None:
-    first = guest.agent.ping(wall_ns=time.time_ns())
+    sent = time.time_ns()
+    first = guest.agent.ping(wall_ns=sent)
     second = guest.agent.ping()
-    assert abs(second.wall_ns - time.time_ns()) < 50_000_000
+    # It is behind by what the message was under way, which a busy host may draw out.
+    assert sent - 50_000_000 < second.wall_ns < time.time_ns() + 50_000_000
     assert second.monotonic_ns > first.monotonic_ns
 
 
@@ -29,13 +32,15 @@ def test_a_process_has_two_streams_and_a_code(guest: QemuSandbox) -> None:
 
 
 def test_output_is_streamed_while_the_process_runs(guest: QemuSandbox) -> None:
-    seen: list[tuple[float, bytes]] = []
-    guest.agent.run(
-        ["/bin/sh", "-c", "echo one; sleep 1; echo two"],
-        on_output=lambda _, piece: seen.append((time.monotonic(), piece)),
-    )
-    assert [piece for _, piece in seen] == [b"one\n", b"two\n"]
-    assert seen[1][0] - seen[0][0] > 0.5
+    started = field(Tag.ARG, "/bin/sh") + field(Tag.ARG, "-c") + field(
+        Tag.ARG, "echo one; read word; echo $word")  # fmt: skip
+    id = guest.agent.send(Kind.EXEC, started, flags=KEEP_STDIN)
+    deadline = time.monotonic() + 60
+    first = guest.agent.receive(id, deadline)
+    assert (first.kind, first.payload) == (Kind.STDOUT, b"one\n")
+    guest.agent._write(encode(Kind.STDIN, id, b"two\n"))  # for which it has waited
+    assert guest.agent.receive(id, deadline).payload == b"two\n"
+    assert guest.agent.receive(id, deadline).kind == Kind.EXIT
 
 
 @pytest.mark.parametrize("size", [0, 5, 300 * 1024])
@@ -48,7 +53,7 @@ def test_a_process_that_outlives_its_time_is_killed(guest: QemuSandbox) -> None:
     start = time.monotonic()
     done = guest.agent.run(["/bin/sleep", "30"], timeout_s=0.5)
     assert (done.signal, done.stdout) == (9, b"")
-    assert time.monotonic() - start < 5
+    assert time.monotonic() - start < 25
 
 
 def test_a_program_that_is_not_there_is_refused(guest: QemuSandbox) -> None:
@@ -135,17 +140,21 @@ def test_the_thirty_third_process_is_refused(guest: QemuSandbox) -> None:
 
 def test_orphans_are_reaped_and_a_closed_pipe_ends_a_process(guest: QemuSandbox) -> None:
     guest.agent.run(["/bin/sh", "-c", "(sleep 0.2 &) ; true"])
-    time.sleep(0.6)
+
+    def processes() -> bytes:
+        return guest.agent.run(["/bin/ps", "-o", "stat,comm"]).stdout.replace(b"STAT", b"")
+
+    eventually(lambda: b"sleep" not in (found := processes()) and b"Z" not in found)
     # SIGPIPE has its default effect in what the agent starts.
-    done = guest.agent.run(["/bin/sh", "-c", "yes | head -n 1; ps -o stat,comm"], timeout_s=20)
-    assert done.stdout.startswith(b"y\n") and done.code == 0
-    assert b"Z" not in done.stdout.replace(b"STAT", b"")
+    done = guest.agent.run(["/bin/sh", "-c", "yes | head -n 1"], timeout_s=60)
+    assert done.stdout == b"y\n" and done.code == 0
+    eventually(lambda: b"yes" not in (found := processes()) and b"Z" not in found)
 
 
 def test_it_powers_off_when_asked(launch: Launch) -> None:
     sandbox = launch(Tier.DURABLE_PREWARM_POOL)
     sandbox.resume()
     sandbox.agent.shutdown()
-    assert sandbox.vmm.process.wait(20) == 0
+    assert sandbox.vmm.process.wait(60) == 0
     with pytest.raises(GuestDied):
         sandbox.agent.ping()

@@ -49,7 +49,7 @@ def two(
         both = fork(run, substrate, forking), fork(run, substrate, forking)
         for one in both:
             stack.callback(one.destroy)
-            one.awaken(30)
+            one.awaken(60)
             one.adopt_identity()
         yield both
 
@@ -74,12 +74,12 @@ def test_one_that_dies_takes_no_other_with_it(
 ) -> None:
     one, other = two
     os.kill(one.vmm.process.pid, signal.SIGKILL)
-    assert one.vmm.process.wait(5) == -signal.SIGKILL
+    assert one.vmm.process.wait(60) == -signal.SIGKILL
     with pytest.raises(GuestDied):
         one.agent.ping()
     other.agent.ping()
     third = fork(run, substrate, forking)
-    third.awaken(30)
+    third.awaken(60)
     third.destroy()
     assert not Path(f"/proc/{third.vmm.process.pid}").exists(), "it is waited for"
 
@@ -93,13 +93,13 @@ def test_forks_carry_the_run_and_outlive_their_zygote(
         assert standing.zygote
         source = standing.zygote.guest.vmm
         source.process.kill()
-        source.process.wait(5)
+        source.process.wait(60)
         with pytest.raises(GuestDied):
             fork(run, substrate, standing)
     mark = f"{VARIABLE}={run.folder}".encode()
     assert mark in Path(f"/proc/{left.vmm.process.pid}/environ").read_bytes().split(b"\0")
     for one in (left, held):
-        one.awaken(30)
+        one.awaken(60)
         assert one.first_exec("x").stdout == b"x\n"
         assert one.resumed_at() > 0
         one.destroy()
@@ -115,7 +115,7 @@ def test_many_threads_fork_and_fill_a_pool_at_once(
 
         def use() -> None:
             one = pool.check_out()
-            one.awaken(30)
+            one.awaken(60)
             assert one.first_exec(one.id).stdout.decode().strip() == one.id
             said.append(one.agent.hello())
             pool.give_back(one)

@@ -83,7 +83,7 @@ class Server:
                 stdin=subprocess.DEVNULL,
                 stderr=log,
             )
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while b"Server listening" not in (self.folder / "log").read_bytes():
             assert self.process.poll() is None, (self.folder / "log").read_text()
             assert time.monotonic() < deadline, "sshd does not listen"

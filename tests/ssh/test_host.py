@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -51,7 +50,7 @@ def test_a_program_runs_with_its_words_its_input_and_its_end(host: Host) -> None
 def test_its_times_are_of_that_hosts_monotonic_clock(host: Host) -> None:
     first = host.run(["sleep", "0.2"])
     second = host.run(["true"])
-    assert 0.17 < first.ended - first.started < 5
+    assert 0.17 < first.ended - first.started < 60
     assert first.ended <= second.started <= second.ended
     assert host.clock
 
@@ -96,7 +95,7 @@ def test_a_full_disk_leaves_nothing_half_written(host: Host, tmp_path: Path) -> 
 
 
 def _hear(process: Started, count: int) -> bytes:
-    process.line.settimeout(20)
+    process.line.settimeout(60)
     got = b""
     while len(got) < count:
         piece = process.line.recv(100)
@@ -160,11 +159,16 @@ def test_what_was_started_ends_with_the_connection(server: Server, own_run: Run)
 
 def test_a_connection_that_ends_under_a_command_is_lost(server: Server, own_run: Run) -> None:
     with open_ssh(own_run, Address.parse(THERE)) as host:
-        threading.Timer(0.5, server.drop).start()
-        began = time.monotonic()
-        with pytest.raises(HostLost, match="while sleep 30 ran"):
-            host.run(["sleep", "30"])
-        assert time.monotonic() - began < 20
+
+        def drop() -> None:
+            eventually(lambda: bool(_naming("3.14159e3")))
+            server.drop()
+
+        dropping = threading.Thread(target=drop)
+        dropping.start()
+        with pytest.raises(HostLost, match=r"while sleep 3.14159e3 ran"):
+            host.run(["sleep", "3.14159e3"])
+        dropping.join()
 
 
 def test_many_commands_share_one_connection(server: Server, own_run: Run) -> None:
