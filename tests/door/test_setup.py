@@ -43,6 +43,7 @@ def _set_up(root: Path, again: bool = False) -> None:
     environment.set_up(root, tests=False, again=again)
 
 
+@pytest.mark.timeout(900)  # two environments, at whatever priority
 def test_it_is_made_once_and_again_when_the_lock_changes(
     checkout: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
