@@ -9,8 +9,8 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-import psutil
 import pytest
+from psutil import process_iter as processes
 
 from harness.errors import CommandFailed, DiskFull, GuestTimeout, HostLost, MissingTool
 from harness.host.local import Local
@@ -136,7 +136,7 @@ def test_what_a_process_ended_with_is_told(host: Host) -> None:
 
 def _naming(path: str) -> list[int]:
     """Processes with a word that has this in it."""
-    found = psutil.process_iter(["pid", "cmdline"])
+    found = processes(["pid", "cmdline"])
     return [
         one.pid
         for one in found
@@ -161,7 +161,9 @@ def test_a_connection_that_ends_under_a_command_is_lost(server: Server, own_run:
     with open_ssh(own_run, Address.parse(THERE)) as host:
 
         def drop() -> None:
-            eventually(lambda: bool(_naming("3.14159e3")))
+            # The program itself, not the client that is about to ask for it.
+            words = ["sleep", "3.14159e3"]
+            eventually(lambda: words in [one.info["cmdline"] for one in processes(["cmdline"])])
             server.drop()
 
         dropping = threading.Thread(target=drop)
