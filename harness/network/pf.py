@@ -2,7 +2,8 @@
 
 A change of addresses alone replaces one table; any other loads the anchor anew: either is one
 transaction of the kernel's. Where a policy tightens, the sandbox's states are killed after it;
-what is still allowed makes its state anew with its next packet. Rules of others are never touched:
+what is still allowed makes its state anew with its next packet. Until then, within the call, what
+has a state passes beside what is newly allowed: only its return ends the old policy. Rules of others are never touched:
 the main rules must name our root anchor, and an anchor of our name that somebody else filled is
 refused.
 
