@@ -26,7 +26,7 @@ from harness.measure.record import Clock, Facts
 from harness.network.cubenet import open_cubenet
 from harness.network.party import eventually
 from harness.network.paths import Way, ways
-from harness.network.requirements import requirements
+from harness.network.requirements import on_linux, requirements
 from harness.rig import RigInfo
 from harness.rig_run import RigRun
 
@@ -37,7 +37,10 @@ RIG = RigInfo(
     substrates=(),
     tools=("iperf3",),
     requirements=requirements,
-    measured_alike=("d75604e6b0b8dc84f82e31c68563399152837996179dcc615ea6c4db1d114b2b",),
+    measured_alike=(
+        "d75604e6b0b8dc84f82e31c68563399152837996179dcc615ea6c4db1d114b2b",
+        "9aa71a2d08dae48c0bc4c04daf4ea19814a33df7eb032034ec36ac24a51200b2",
+    ),
 )
 PORT = "5201"
 STREAMS = (1, 8)
@@ -107,6 +110,7 @@ def _end(said: str) -> dict[str, Any]:
 def test_net_throughput(
     benchmark: BenchmarkFixture, run: Run, rig_run: RigRun, profile: str
 ) -> None:
+    on_linux()
     plan = PLANS[profile]
     for tool in RIG.tools:
         need(tool)

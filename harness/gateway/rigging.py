@@ -7,7 +7,6 @@ import json
 import os
 import signal
 import socket
-import ssl
 import subprocess
 import sys
 import tempfile
@@ -17,11 +16,14 @@ import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from harness.errors import GuestTimeout, SandboxError
 from harness.gateway.store import Limits, opened
 from harness.host.run import Run
+
+if TYPE_CHECKING:
+    import ssl
 
 START_S = 280.0
 FILE = "gateway.sqlite"
@@ -112,6 +114,8 @@ class Running:
     def _believing(self) -> ssl.SSLContext | None:
         if not (certificate := self.certificate):
             return None
+        import ssl  # slow to import, and not in every Python
+
         return ssl.create_default_context(cafile=certificate)
 
     def kill(self) -> None:

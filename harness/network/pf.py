@@ -2,9 +2,10 @@
 
 A change of addresses alone replaces one table; any other loads the anchor anew: either is one
 transaction of the kernel's. Where a policy tightens, the sandbox's states are killed after it;
-what is still allowed makes its state anew with its next packet. Rules of others are never touched:
-the main rules must name our root anchor, and an anchor of our name that somebody else filled is
-refused.
+what is still allowed makes its state anew with its next packet. Until then, within the call, what
+has a state passes beside what is newly allowed: only its return ends the old policy. Rules of
+others are never touched: the main rules must name our root anchor, and an anchor of our name that
+somebody else filled is refused.
 
 pf judges packets, not frames: a forged source address is blocked, a forged card is not, nor are
 ARP and neighbour discovery. The bridge must show its members to pf (net.link.bridge.pfil_member).
@@ -13,9 +14,11 @@ ARP and neighbour discovery. The bridge must show its members to pf (net.link.br
 from __future__ import annotations
 
 import contextlib
+import random
 import re
 import socket
 import threading
+import time
 from collections.abc import Callable, Mapping
 
 from harness.errors import (
@@ -35,6 +38,10 @@ from harness.network.pf_rules import ANSWERED, DENIED, FORGED, SENT, Ruleset, ru
 from harness.network.policy import Destination, Policy
 from harness.network.protocol import Change, Counters, Member
 from harness.sandbox.identity import NETWORK, NETWORK6
+
+BUSY_LIMIT_S = 60.0
+LOAD_LIMIT_S = 300.0
+"""A thousand services are a thousand rules, which an emulated host takes ten seconds for."""
 
 
 class Pf:
@@ -183,10 +190,18 @@ class Pf:
         )
 
     def _pfctl(self, *words: str, stdin: str = "") -> str:
-        try:
-            return must(self._host, ["pfctl", *words], stdin=stdin.encode()).text
-        except CommandFailed as error:
-            raise _explained(error) from error
+        """pfctl's output. Loading is done again while another program's loading comes between: the
+        kernel has one buffer for the addresses of rules, and a load that lost it changed nothing.
+        """
+        deadline = time.monotonic() + BUSY_LIMIT_S
+        while True:
+            try:
+                text = stdin.encode()
+                return must(self._host, ["pfctl", *words], stdin=text, timeout_s=LOAD_LIMIT_S).text
+            except CommandFailed as error:
+                if "Device busy" not in error.said or time.monotonic() > deadline:
+                    raise _explained(error) from error
+            time.sleep(random.uniform(0.01, 0.1))
 
 
 def _explained(error: CommandFailed) -> Exception:
@@ -196,6 +211,9 @@ def _explained(error: CommandFailed) -> Exception:
         return MissingPrivilege(f"pf may not be changed: {said}", hint="run it again as root")
     if re.search(r"/dev/pf.*(No such file|not configured)", said):
         return Unsupported("this kernel has no pf now", hint="kldload pf && pfctl -e")
+    if "Device busy" in said:
+        why = f"another program kept loading rules into pf for {BUSY_LIMIT_S:g} s: {said}"
+        return CommandFailed(why, error.code, said, hint="pgrep -fl pfctl names it")
     if re.search(r"Cannot allocate memory|too many anchors|Too many", said):
         return NotEnoughMemory(
             f"pf has no room for this: {said}",

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import platform
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from harness.errors import CoppiceError
+from harness.errors import CoppiceError, Unsupported
 from harness.host.requirement import Requirement
 from harness.network import links, nft, ruleset
 from harness.network.links import Links
@@ -18,7 +20,10 @@ _TUN = Path("/dev/net/tun")
 
 
 def requirements() -> Sequence[Requirement]:
-    """Root, network namespaces, a bridge, nf_tables for it, and taps."""
+    """Root, network namespaces, a bridge, nf_tables for it, and taps; elsewhere than on Linux the
+    one that rules the others out."""
+    if not sys.platform.startswith("linux"):
+        return [_elsewhere()]
     if os.geteuid() != 0:
         return [Requirement("root", False, "networks are the administrator's", _AS_ROOT)]
     return [
@@ -32,6 +37,23 @@ def requirements() -> Sequence[Requirement]:
             "modprobe tun",
         ),
     ]
+
+
+def on_linux() -> None:
+    """Raise Unsupported where there are no namespaces to lay a ladder of ways in."""
+    if not sys.platform.startswith("linux"):
+        need = _elsewhere()
+        raise Unsupported(f"this needs {need.what}; {need.detail}", hint=need.remedy)
+
+
+def _elsewhere() -> Requirement:
+    return Requirement(
+        "Linux: its rungs are network namespaces, pairs of their cards, and nf_tables",
+        False,
+        f"this host is {platform.system()}",
+        "run it on Linux; of FreeBSD's pf bench:policy-enforcement, bench:policy-update and "
+        "bench:policy-churn measure what a policy costs",
+    )
 
 
 def _tried(what: str, attempt: Callable[[], None], remedy: str) -> Requirement:

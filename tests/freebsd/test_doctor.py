@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from harness.errors import Unsupported
 from harness.host import freebsd, leftovers_freebsd
 from harness.host.requirement import Requirement
 from harness.measure import memory_freebsd
+from harness.network import requirements as linux
 from harness.sandbox.fleet import runnable_on_freebsd
 from tests.freebsd.documented import FAILS, host
 from tests.freebsd.hosts import Answer
@@ -175,3 +177,11 @@ def test_the_hosts_memory_is_read_of_vmstats_counters(tmp_path: Path) -> None:
 def test_threads_that_want_a_processor_are_read_of_vmtotal() -> None:
     said = "System wide totals:\nProcesses:\t\t(RUNQ: 3 Disk Wait: 0 Page Wait: 0 Sleep: 44)\n"
     assert runnable_on_freebsd(said) == 3 and runnable_on_freebsd("") == 0
+
+
+def test_a_ladder_of_namespaces_is_linuxs_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("harness.network.requirements.sys.platform", "freebsd13")
+    (need,) = linux.requirements()
+    assert not need.satisfied and "policy-enforcement" in (need.remedy or "")
+    with pytest.raises(Unsupported, match="needs Linux: its rungs are network namespaces"):
+        linux.on_linux()

@@ -14,6 +14,7 @@ import os, socket, sys
 import concurrent.futures, ctypes, fastjsonschema, psutil, pytest, pytest_benchmark.fixture
 import sh, subprocess, yaml
 sys.modules["sqlite3"] = None  # a package of its own there
+sys.modules["ssl"] = None  # a Python may be built without it, and no rig there needs it
 sys.platform = "freebsd13"
 for module, names in {
     os: ("sched_getaffinity", "sched_setaffinity", "memfd_create", "MFD_CLOEXEC", "pidfd_open",

@@ -7,9 +7,17 @@ from pathlib import Path
 
 import pytest
 
-from harness.errors import MissingPrivilege, NameTaken, NotEnoughMemory, SandboxGone, Unsupported
+from harness.errors import (
+    CommandFailed,
+    MissingPrivilege,
+    NameTaken,
+    NotEnoughMemory,
+    SandboxGone,
+    Unsupported,
+)
 from harness.host.run import Run
 from harness.network import native
+from harness.network import pf as pf_module
 from harness.network.pf import Pf, way_out
 from harness.network.pf_cubenet import open_pf_cubenet
 from harness.network.pf_rules import ruleset, tightens
@@ -220,6 +228,24 @@ def test_what_pf_refuses_is_told_apart(said: str, error: type[Exception], run: R
     with pytest.raises(error):
         pf.admit(MEMBER, Policy())
     assert pf.counters() == {}
+
+
+BUSY = Answer("", 1, "pfctl: DIOCADDRULENV: Device busy")
+
+
+def test_a_load_that_another_programs_came_between_is_done_again(run: Run) -> None:
+    answers = iter([BUSY, BUSY, Answer()])
+    there = host((rf"pfctl -a {ANCHOR} -f -", lambda found: next(answers)))
+    engine(there, run).admit(MEMBER, Policy())
+    assert there.log[-3:] == [f"pfctl -a {ANCHOR} -f -"] * 3
+
+
+def test_who_loads_without_end_is_named(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pf_module, "BUSY_LIMIT_S", 0.0)
+    pf = engine(host((rf"pfctl -a {ANCHOR} -f -", BUSY)), run)
+    with pytest.raises(CommandFailed, match="another program kept loading") as refused:
+        pf.admit(MEMBER, Policy())
+    assert refused.value.hint == "pgrep -fl pfctl names it"
 
 
 # The bridge.
