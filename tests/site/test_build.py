@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.errors import UsageError
+from harness.errors import DiskFull, UsageError
 from harness.measure import record
 from harness.measure.record import Failure, RunRecord, Series, Validity
 from harness.site import build as building
@@ -267,8 +267,8 @@ def test_a_failed_build_leaves_the_old_site_whole(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Path, "write_bytes", full)
-    with pytest.raises(OSError, match="No space left"):
-        build(made.results, out)
+    with pytest.raises(DiskFull, match="no room for the site"):
+        build(made.results, out, options=building.Options(again=True))
     monkeypatch.undo()
     assert files(out) == before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "sources"]
