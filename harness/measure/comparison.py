@@ -9,13 +9,14 @@ a difference must also be as large as the thresholds say.
 
 from __future__ import annotations
 
+import bisect
 import enum
 import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from harness.measure.statistics import Estimate, estimate, ratio_of_medians
+from harness.measure.statistics import Estimate, estimate, percentile, ratio_of_medians
 
 _EXACT = 100
 """Samples of both sides together up to which assignments are counted exactly."""
@@ -222,17 +223,17 @@ def changes(medians: Sequence[Estimate], better: str, relative: float = 0.10) ->
     spread (Q3 + 3 IQR of the absolute logarithms, as rustc-perf does).
     """
     found: list[Outcome] = []
-    history: list[float] = []
+    ordered: list[float] = []
     for old, new in itertools.pairwise(medians):
         if min(old.value, new.value) <= 0:
             found.append(Outcome.SAME)
             continue
         size = abs(math.log(new.value / old.value))
         apart = _apart(old, new) and size >= math.log1p(relative)
-        if apart and len(history) >= FENCE_RUNS:
-            low, high = estimate(history, 25).value, estimate(history, 75).value
+        if apart and len(ordered) >= FENCE_RUNS:
+            low, high = percentile(ordered, 25), percentile(ordered, 75)
             apart = size > high + 3 * (high - low)
-        history.append(size)
+        bisect.insort(ordered, size)
         if not apart:
             found.append(Outcome.SAME)
         else:

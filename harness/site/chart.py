@@ -75,11 +75,12 @@ class Chart:
 
     def assets(self) -> Iterator[Asset]:
         """The three files beside the page."""
+        rows = [row.cells() for row in self.rows]
         yield Asset(f"{self.name}.svg", standalone(self.drawing))
-        yield Asset(f"{self.name}.csv", table(COLUMNS, [row.cells() for row in self.rows]))
+        yield Asset(f"{self.name}.csv", table(COLUMNS, rows))
         data = {
             "title": self.title,
-            "rows": [dict(zip(COLUMNS, row.cells(), strict=True)) for row in self.rows],
+            "rows": [dict(zip(COLUMNS, row, strict=True)) for row in rows],
         }
         yield Asset(f"{self.name}.json", as_json(data))
 

@@ -109,29 +109,24 @@ def targets(path: str, page: Names) -> Iterable[tuple[str, str, str]]:
             yield link, target, unquote(parts.fragment)
 
 
-def broken(
-    pages: Mapping[str, Names],
+def dangling(
+    links: Mapping[str, str],
     files: Collection[str],
+    ids: Mapping[str, Collection[str]],
     has: Callable[[str, str], bool] = lambda path, id: False,
 ) -> Sequence[str]:
-    """What is wrong with the links between `pages`; `has` knows ids of files that are no page."""
-    sets = {path: set(page.ids) for path, page in pages.items()}
-    wrong: list[str] = []
-    for path, page in pages.items():
-        wrong += twice(path, page)
-        for link, target, anchor in targets(path, page):
-            known = target in files and (
-                not anchor or anchor in sets.get(target, ()) or has(target, anchor)
-            )
-            if not known:
-                wrong.append(f"{path}: {link}")
+    """What leads nowhere of `links`: a file or `file#anchor`, and a page that links to it.
+
+    `ids` are those of pages; `has` knows ids of pages that are not among them.
+    """
+    wrong = []
+    for link, page in links.items():
+        target, _, anchor = link.partition("#")
+        if target not in files or not (
+            not anchor or anchor in ids.get(target, ()) or has(target, anchor)
+        ):
+            wrong.append(f"{page}: {link}")
     return wrong
-
-
-def check_links(files: Mapping[str, bytes]) -> None:
-    """Raise unless every link between `files` (path: content) finds its file and its anchor."""
-    pages = {p: names(content.decode()) for p, content in files.items() if p.endswith(".html")}
-    refuse(broken(pages, files))
 
 
 def refuse(wrong: Sequence[str]) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from harness.measure.record import Facts, Series
 from harness.site.brief import Line
-from harness.site.corpus import Corpus, Entry
+from harness.site.corpus import Corpus, Entry, Told
 
 RIG = "cold-start"
 RUNGS = ("object", "resumed", "first-reply", "first-exec", "first-touch")
@@ -50,6 +50,10 @@ def _tier(series: Line) -> str:
     return str(tier) if vmm == WAITS else f"{tier}-{vmm}"
 
 
+def _age(one: Told) -> tuple[int, int]:
+    return one[0], one[2].number
+
+
 def rows(corpus: Corpus) -> Sequence[Row]:
     """Every tier of every substrate measured on the corpus's machine, then `noop`.
 
@@ -57,19 +61,16 @@ def rows(corpus: Corpus) -> Sequence[Row]:
     of the full profile is chosen, else the newest of any; whether it is valid plays no part.
     """
     chosen: dict[tuple[str, str, int], Entry] = {}
-    for entry in corpus.of_rig(RIG, corpus.machine):
-        for one in entry.brief.lines:
-            if one.metric != HEADLINE:
-                continue
-            key = (
-                str(one.dimensions.get("substrate")),
-                _tier(one),
-                one.dimensions.get("concurrency"),
-            )
-            before = chosen.get(key)  # type: ignore[arg-type]
-            if before and before.brief.profile == "full" != entry.brief.profile:
-                continue
-            chosen[key] = entry  # type: ignore[index]
+    for _, entry, one in sorted(corpus.newest(RIG, corpus.machine, HEADLINE, tried=True), key=_age):
+        key = (
+            str(one.dimensions.get("substrate")),
+            _tier(one),
+            one.dimensions.get("concurrency"),
+        )
+        before = chosen.get(key)  # type: ignore[arg-type]
+        if before and before.brief.profile == "full" != entry.brief.profile:
+            continue
+        chosen[key] = entry  # type: ignore[index]
 
     def row(substrate: str, tier: str) -> Row:
         return Row(

@@ -185,7 +185,7 @@ def kinds(corpus: Corpus) -> Sequence[Kind]:
 
 def absent(corpus: Corpus) -> Sequence[tuple[str, str]]:
     """What the newest record could not measure, and why."""
-    entries = list(corpus.of_rig(RIG, corpus.machine))
+    entries = corpus.of_rig(RIG, corpus.machine)
     if not entries:
         return []
     missing = (one for one in entries[-1].brief.lines if one.metric == "measured-here")

@@ -105,16 +105,11 @@ def _measured(
     """The newest series of a command's output; of several shapes of a kind the fastest."""
     for rig in RIGS:
         for metric in RUNGS:
-            found: dict[str, tuple[Entry, Line]] = {}
-            for entry in corpus.of_rig(rig, corpus.machine):
-                for line in entry.brief.lines:
-                    if line.metric == metric and line.n and _fits(line, column, concurrency):
-                        shape = str(sorted(line.dimensions.items()))
-                        before = found.get(shape)
-                        if before and before[0].brief.profile == "full" != entry.brief.profile:
-                            continue
-                        found[shape] = (entry, line)
-            usable = [one for one in found.values() if figures.get(one[1], statistic)]
+            usable = [
+                (entry, line)
+                for _, entry, line in corpus.newest(rig, corpus.machine, metric)
+                if _fits(line, column, concurrency) and line.get(statistic)
+            ]
             if usable:
                 return min(usable, key=lambda one: _value(one[1], statistic))
     return None
@@ -149,25 +144,24 @@ def _fits(line: Line, column: Column, concurrency: int) -> bool:
 def _fleet(corpus: Corpus, column: Column) -> tuple[Entry, Line, int] | None:
     """The largest fleet at rest of this kind that nothing disturbed, else of any: what all of it
     takes, and how many came up."""
-    best: tuple[tuple[bool, int], Entry, Line] | None = None
+    best: tuple[tuple[bool, int, bool, int, int], Entry, Line] | None = None
     for rig in ("density", "compare"):
-        for entry in corpus.of_rig(rig, corpus.machine):
-            up = entry.brief.find("bring-up", {})
-            for line in entry.brief.lines:
-                facts = line.dimensions
-                if (
-                    line.metric != "host-change"
-                    or not line.n
-                    or facts.get("work", "idle") != "idle"
-                    or facts.get("counted", "to-be-had") != "to-be-had"
-                    or not column.substrate(str(facts.get("substrate")))
-                    or (column.sharing and facts.get("sharing", column.sharing) != column.sharing)
-                ):
-                    continue
+        for kind, several in corpus.told(rig, corpus.machine, "host-change").items():
+            facts = kind.dimensions
+            if (
+                facts.get("work", "idle") != "idle"
+                or facts.get("counted", "to-be-had") != "to-be-had"
+                or not column.substrate(str(facts.get("substrate")))
+                or (column.sharing and facts.get("sharing", column.sharing) != column.sharing)
+            ):
+                continue
+            for at, entry, line in several:
+                up = entry.brief.find("bring-up", {})
                 many = facts.get("up") or (up.n if up and up.n else facts.get("n"))
-                if not isinstance(many, int):
+                if not isinstance(many, int) or not line.n:
                     continue
-                rank = (entry.brief.validity.status == "valid", many)
+                rank = (entry.brief.validity.status == "valid", many, rig == "compare", at,
+                        line.number)  # fmt: skip
                 if best is None or rank >= best[0]:
                     best = (rank, entry, line)
     return (best[1], best[2], best[0][1]) if best else None

@@ -15,13 +15,14 @@ from harness.claims.published import load as load_published
 from harness.errors import RecordError
 from harness.measure import record as records
 from harness.measure.record import RunRecord, Scalar, Series
-from harness.site.brief import Brief, Line, anchor, fits, of, slug
+from harness.site.brief import Brief, Kind, Line, anchor, fits, of, slug
 
 __all__ = [
     "Corpus",
     "Entry",
     "Place",
     "Problem",
+    "Told",
     "anchor",
     "load",
     "places",
@@ -77,6 +78,10 @@ class Entry:
             if one.metric == metric and fits(one.dimensions, dimensions):
                 return one
         return None
+
+
+Told = tuple[int, Entry, Line]
+"""A series that tells figures, its record, and that record's place among the rig's, oldest 0."""
 
 
 @dataclass(frozen=True)
@@ -138,29 +143,47 @@ class Corpus:
             found.setdefault((entry.brief.rig.id, entry.brief.machine.id), []).append(entry)
         return found
 
-    def of_rig(self, rig: str, machine: str | None) -> Iterator[Entry]:
+    @functools.cached_property
+    def _telling(self) -> Mapping[tuple[str, str], Sequence[Entry]]:
+        return {
+            key: [entry for entry in several if not entry.brief.function_only]
+            for key, several in self._by_rig.items()
+        }
+
+    def of_rig(self, rig: str, machine: str | None) -> Sequence[Entry]:
         """Records of one rig on one machine that tell figures, oldest first."""
-        for entry in self._by_rig.get((rig, machine or ""), ()):
-            if not entry.brief.function_only:
-                yield entry
+        return self._telling.get((rig, machine or ""), ())
 
     @functools.cached_property
-    def _telling(self) -> Mapping[tuple[str, str, str], Sequence[tuple[Entry, Sequence[Line]]]]:
-        found: dict[tuple[str, str, str], list[tuple[Entry, list[Line]]]] = {}
-        for (rig, machine), entries in self._by_rig.items():
-            for entry in entries:
-                for line in entry.brief.lines if not entry.brief.function_only else ():
-                    several = found.setdefault((rig, machine, line.metric), [])
-                    if not several or several[-1][0] is not entry:
-                        several.append((entry, []))
-                    several[-1][1].append(line)
+    def _by_metric(self) -> Mapping[tuple[str, str, str], Mapping[Kind, Sequence[Told]]]:
+        found: dict[tuple[str, str, str], dict[Kind, list[Told]]] = {}
+        for (rig, machine), entries in self._telling.items():
+            of_rig: dict[Kind, list[Told]] = {}
+            for at, entry in enumerate(entries):
+                for line in entry.brief.lines:
+                    if line.kind in of_rig:
+                        of_rig[line.kind].append((at, entry, line))
+                    else:
+                        of_rig[line.kind] = [(at, entry, line)]
+            for kind, several in of_rig.items():
+                found.setdefault((rig, machine, kind.metric), {})[kind] = several
         return found
 
-    def lines(
-        self, rig: str, machine: str | None, metric: str
-    ) -> Sequence[tuple[Entry, Sequence[Line]]]:
-        """A rig's records that tell figures and have a metric, oldest first, with its series."""
-        return self._telling.get((rig, machine or "", metric), ())
+    def told(self, rig: str, machine: str | None, metric: str) -> Mapping[Kind, Sequence[Told]]:
+        """Every series of a metric that a rig's records tell figures by, by what it is of, oldest
+        first; thousands of records have a few kinds of series."""
+        return self._by_metric.get((rig, machine or "", metric), {})
+
+    def newest(
+        self, rig: str, machine: str | None, metric: str, *, tried: bool = False
+    ) -> Iterator[Told]:
+        """Of each kind of series the newest of the full profile, else the newest of any; those
+        without a sample count when it was enough that it was `tried`."""
+        for several in self.told(rig, machine, metric).values():
+            usable = [one for one in several if one[2].n or tried]
+            full = [one for one in usable if one[1].brief.profile == "full"]
+            if usable:
+                yield (full or usable)[-1]
 
     @functools.cached_property
     def memo(self) -> dict[object, object]:

@@ -86,15 +86,14 @@ class Lookup:
 
     def series(self, rig: str, metric: str, **dimensions: Scalar) -> tuple[Entry, Line] | None:
         """The newest series of the full profile on this machine, else the newest of any."""
-        chosen: tuple[Entry, Line] | None = None
-        for entry in self._corpus.of_rig(rig, self._corpus.machine):
-            for line in entry.brief.lines:
-                if line.metric == metric and line.n and fits(line.dimensions, dimensions):
-                    if chosen and chosen[0].brief.profile == "full" != entry.brief.profile:
-                        break
-                    chosen = (entry, line)
-                    break
-        return chosen
+        newest = self._corpus.newest(rig, self._corpus.machine, metric)
+        fitting = [one for one in newest if fits(one[2].dimensions, dimensions)]
+        if not fitting:
+            return None
+        full = [one for one in fitting if one[1].brief.profile == "full"]
+        # Of several in one record the first.
+        _, entry, line = max(full or fitting, key=lambda one: (one[0], -one[2].number))
+        return entry, line
 
     def proof(self, rig: str, metric: str, **dimensions: Scalar) -> tuple[Entry, Line] | None:
         """The newest series of any machine that proves function only."""

@@ -10,9 +10,9 @@ from harness.claims import verdict
 from harness.claims.claims import Answer, Claim
 from harness.claims.verdict import Evidence, Finding, Verdict
 from harness.measure.record import Series
-from harness.site.brief import Line, fits
+from harness.site.brief import Kind, Line, fits
 from harness.site.coldstart import NOOP
-from harness.site.corpus import Corpus, Entry
+from harness.site.corpus import Corpus, Entry, Told
 
 _HOW_MANY = ("n", "concurrency", "others")
 
@@ -64,29 +64,48 @@ class Judged:
 def find(corpus: Corpus, answer: Answer, machine: str | None) -> Found | None:
     """The record that answers best: one that nothing disturbed, that is not stale, of the full
     profile; of several as good the newest."""
-    best: tuple[tuple[bool, bool, bool], Found] | None = None
-    for entry, lines in reversed(corpus.lines(answer.rig, machine, answer.metric)):
-        fitting = [one for one in lines if _answers(one, answer)]
-        if not fitting:
-            continue
-        line = fitting[0]
-        counted = entry.brief.find(answer.per, {}) if answer.per else None
-        if answer.per and (counted is None or not counted.n):
-            continue
+    told = corpus.told(answer.rig, machine, answer.metric)
+    kinds = [kind for kind in told if _answers(kind, answer)]
+    best = [one for kind in kinds if (one := _best(corpus, told[kind], answer.per))]
+    if not best:
+        return None
+    _, _, entry = max(best, key=lambda one: one[:2])
+    fitting = [line for line in entry.brief.lines if line.kind in kinds]
+    counted = entry.brief.find(answer.per, {}) if answer.per else None
+    pool = fitting if answer.pooled else ()
+    return Found(entry, fitting[0], counted.n if counted else 1, pool)
+
+
+def _best(
+    corpus: Corpus, told: Sequence[Told], per: str | None
+) -> tuple[tuple[bool, bool, bool], int, Entry] | None:
+    """Of the records with one kind of series the best, of several as good the newest: its rank and
+    place; of those that have something to divide by, where the answer is divided."""
+    key = (_best, id(told), per)
+    if key not in corpus.memo:
+        usable = [
+            (_rank(corpus, entry), at, entry)
+            for at, entry, _ in told
+            if not per or ((counted := entry.brief.find(per, {})) and counted.n)
+        ]
+        corpus.memo[key] = max(usable, key=lambda one: one[:2], default=None)
+    return cast("tuple[tuple[bool, bool, bool], int, Entry] | None", corpus.memo[key])
+
+
+def _rank(corpus: Corpus, entry: Entry) -> tuple[bool, bool, bool]:
+    """Nothing disturbed it, it is not stale, it is of the full profile; the greater, the better."""
+    key = (_rank, entry.page)
+    if key not in corpus.memo:
         one = entry.brief
-        rank = (one.validity.status == "valid", not stale(corpus, entry), one.profile == "full")
-        if best is None or rank > best[0]:
-            pool = fitting if answer.pooled else ()
-            best = (rank, Found(entry, line, counted.n if counted else 1, pool))
-        if all(rank):
-            break
-    return best[1] if best else None
+        valid, fresh = one.validity.status == "valid", not stale(corpus, entry)
+        corpus.memo[key] = (valid, fresh, one.profile == "full")
+    return cast(tuple[bool, bool, bool], corpus.memo[key])
 
 
-def _answers(line: Line, answer: Answer) -> bool:
+def _answers(kind: Kind, answer: Answer) -> bool:
     """Whether a series fits; the harness alone, without a sandbox, answers no claim about one."""
-    alone = line.dimensions.get("substrate") == NOOP and "substrate" not in answer.where
-    return not alone and fits(line.dimensions, answer.where)
+    alone = kind.dimensions.get("substrate") == NOOP and "substrate" not in answer.where
+    return not alone and fits(kind.dimensions, answer.where)
 
 
 def judged(corpus: Corpus, claim: Claim, machine: str | None) -> Sequence[Judged]:

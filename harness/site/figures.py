@@ -30,7 +30,7 @@ STATISTICS = ("min", *PERCENTILES, "max")
 def get(series: Shown, statistic: str) -> Estimate | None:
     """A statistic of a series; None where there are too few samples for it."""
     if isinstance(series, Line):
-        return series.estimates.get(statistic)
+        return series.get(statistic)
     if statistic == "mean" and series.samples:
         return statistics.mean(series.samples)
     return known(series).get(statistic)

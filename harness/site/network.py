@@ -44,7 +44,7 @@ class Measured:
 
 def newest(corpus: Corpus, rig: str) -> Measured | None:
     """The newest record of the full profile on this machine, else the newest of any."""
-    entries = list(corpus.of_rig(rig, corpus.machine))
+    entries = corpus.of_rig(rig, corpus.machine)
     full = [one for one in entries if one.brief.profile == "full"]
     chosen = (full or entries)[-1:]
     return Measured(chosen[0]) if chosen else None

@@ -63,10 +63,14 @@ Item = Document | Asset | Group
 
 @dataclass(frozen=True)
 class Page:
-    """One kind of page: what it renders of the corpus, and whether it is in the navigation."""
+    """One kind of page: what it renders of the corpus, and whether it is in the navigation.
+
+    `long` says that it takes long where there are many records.
+    """
 
     render: Callable[[Corpus], Iterator[Item]]
     nav: Nav | None = None
+    long: bool = False
 
 
 @functools.lru_cache(maxsize=65536)

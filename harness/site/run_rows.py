@@ -56,7 +56,7 @@ def _chip(name: str, value: Scalar) -> str:
 
 def columns(entry: Entry) -> Sequence[str]:
     """The statistics that the table of a run has columns for: those that one of its series has."""
-    shown = [one.estimates for one in entry.brief.lines if not figures.withheld(entry, one)]
+    shown = [one.statistics for one in entry.brief.lines if not figures.withheld(entry, one)]
     return ["p50", *(name for name in _COLUMNS[1:] if any(name in known for known in shown))]
 
 
@@ -89,7 +89,7 @@ def _withheld(entry: Entry, line: Line, width: int) -> Markup:
 
 
 def _cell(line: Line, name: str) -> str:
-    if name not in line.estimates:
+    if name not in line.statistics:
         return "<td></td>"
     figure = figures.bare(line, name, interval=name in _WITH_INTERVAL)
     return f'<td class="n" id="{line.anchor}.{name}">{figure}</td>'

@@ -7,12 +7,14 @@ when its records were copied.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 from harness.host.run import cache_folder
 from harness.measure.record import digest
@@ -21,42 +23,57 @@ _RACY_NS = 2_000_000_000
 """File systems tell times in steps; within one, a second change would go unseen."""
 
 
+class Cached:
+    """A JSON file of the cache folder, as a context manager: `found` is what it has, and is written
+    where it is another in the end. A cache that cannot be read or written is done without."""
+
+    def __init__(self, name: str) -> None:
+        self._file = cache_folder() / "site" / name
+        self._before: dict[str, Any] = {}
+        with contextlib.suppress(OSError, ValueError):
+            found = json.loads(self._file.read_bytes())
+            self._before = found if isinstance(found, dict) else {}
+        self.found = self._before
+
+    def __enter__(self) -> Cached:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind or self.found == self._before:
+            return
+        with contextlib.suppress(OSError):
+            self._file.parent.mkdir(parents=True, exist_ok=True)
+            handle, temporary = tempfile.mkstemp(dir=self._file.parent, prefix=".new-")
+            with os.fdopen(handle, "w") as file:
+                file.write(json.dumps(self.found))
+            Path(temporary).replace(self._file)
+
+
 class Seen:
     """What is known of the files of one folder."""
 
     def __init__(self, results: Path) -> None:
         name = hashlib.sha256(os.fsencode(results.resolve())).hexdigest()[:24]
-        self._file = cache_folder() / "site" / f"seen-{name}.json"
-        try:
-            found = json.loads(self._file.read_bytes())
-        except (OSError, ValueError):
-            found = {}
-        self._before: dict[str, list[object]] = found if isinstance(found, dict) else {}
+        self._kept = Cached(f"seen-{name}.json")
+        self._before: dict[str, list[object]] = self._kept.found
         self._after: dict[str, list[object]] = {}
+        self._recent = time.time_ns() - _RACY_NS
 
     def digest(self, path: Path) -> str:
         """SHA-256 of a file; empty when it cannot be read."""
         name = str(path)
         try:
-            told = path.stat()
+            told = os.stat(name)  # noqa: PTH116  (for thousands of files)
             state = [told.st_size, told.st_mtime_ns, told.st_ctime_ns, told.st_ino]
             known = self._before.get(name)
             found = str(known[4]) if known and known[:4] == state else digest(path)
-        except (OSError, IndexError):
+        except (OSError, IndexError, TypeError):
             return ""
-        if max(told.st_mtime_ns, told.st_ctime_ns) < time.time_ns() - _RACY_NS:
+        if told.st_mtime_ns < self._recent > told.st_ctime_ns:
             self._after[name] = [*state, found]
         return found
 
     def save(self) -> None:
-        """Keep it for the next build. A cache that cannot be written is done without."""
-        if self._after == self._before:
-            return
-        try:
-            self._file.parent.mkdir(parents=True, exist_ok=True)
-            handle, temporary = tempfile.mkstemp(dir=self._file.parent, prefix=".seen-")
-            with os.fdopen(handle, "w") as file:
-                json.dump(self._after, file)
-            Path(temporary).replace(self._file)
-        except OSError:
-            return
+        """Keep it for the next build."""
+        with self._kept as kept:
+            kept.found = self._after

@@ -1,91 +1,46 @@
-"""Where a build puts its files: beside the site that is there, of which it keeps what is the same.
+"""Where a build puts its files, so that whoever reads the site meanwhile sees whole pages only.
 
-A site's marker says that the folder is ours, and what its files were made of. A file that need not
-be made again is linked into the new folder, which then takes the old one's place by renaming.
+A site that nothing can be kept of is made beside the old one and takes its place by renaming. Of
+one that the same code made, only the files that are new or other are made, within the site in a
+hidden folder. Renaming that folder says that they are all there; then they take their places one by
+one, pages that are new before those that lead to them, and what belongs to the site no longer goes
+last. A build that was killed meanwhile is finished by the next one.
+
+A site's marker says that the folder is ours, and what its files were made of.
 """
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
 from harness.errors import UsageError
+from harness.site.memory import Marker
 
 MARKER = ".coppice-site"
 """Says that a folder is a site of ours and may be replaced."""
-
-
-@dataclass(frozen=True)
-class Run:
-    """What is remembered of a record: its digest, its files and it in brief, and as it was written.
-
-    Written once: of thousands of records, one build changes a few.
-    """
-
-    sha256: str
-    files: Sequence[str]
-    data: list[Any]
-    line: str
-
-    @classmethod
-    def of(cls, shown: str, sha256: str, files: Sequence[str], data: list[Any]) -> Run:
-        return cls(sha256, files, data, _line([shown, sha256, files, data]))
-
-
-@dataclass
-class Marker:
-    """What a site was made of: `code` of everything but records, then by name and content.
-
-    `groups`: by name, their key, files, the ids of their pages and what these link to.
-    `outgoing`: everything that pages of runs link to. One line of JSON each, so that what did not
-    change need not be written anew.
-    """
-
-    code: str = ""
-    records: dict[str, Run] = field(default_factory=dict)
-    groups: dict[str, Any] = field(default_factory=dict)
-    outgoing: list[str] = field(default_factory=list)
-
-    def dump(self) -> bytes:
-        head = {"code": self.code, "records": len(self.records), "outgoing": self.outgoing}
-        lines = [_line(head), *(one.line for _, one in sorted(self.records.items()))]
-        lines += [_line([name, one]) for name, one in sorted(self.groups.items())]
-        return ("\n".join(lines) + "\n").encode()
-
-
-def _line(data: object) -> str:
-    return json.dumps(data, ensure_ascii=False, separators=(",", ":"))
-
-
-def remembered(out: Path, code: str) -> Marker:
-    """What the site in `out` was made of; empty unless the same code made it."""
-    found = Marker(code)
-    try:
-        with (out / MARKER).open(encoding="utf-8", newline="\n") as file:
-            head = json.loads(file.readline())
-            if head["code"] != code:
-                return Marker(code)
-            found.outgoing = head["outgoing"]
-            for _ in range(head["records"]):
-                line = file.readline().rstrip("\n")
-                shown, sha256, files, data = json.loads(line)
-                found.records[shown] = Run(sha256, files, data, line)
-            found.groups = dict(map(json.loads, file))
-    except (OSError, ValueError, TypeError, LookupError):
-        return Marker(code)
-    return found
+_NEXT, _READY = ".coppice-next", ".coppice-ready"
+"""Within a site: files that are being made, and files that are all there to take their places."""
+_GONE = ".coppice-gone"
+"""Among those that are ready: the names of files that go."""
+_UNFINISHED = ".coppice-unfinished"
+"""In a whole site that is being made."""
 
 
 class Folder:
-    """A site in the making. As a context manager: what was made goes away unless it is placed."""
+    """A site in the making. As a context manager: what was made goes away unless it is placed.
 
-    def __init__(self, out: Path) -> None:
+    One build at a time writes to a site; another waits. `before` is what the site that is there was
+    made of: nothing, if other code made it, or `again` asks for all of it.
+    """
+
+    def __init__(self, out: Path, code: str, *, again: bool = False) -> None:
         self.out = Path.cwd() / out
         if self.out.exists() and (
             not self.out.is_dir() or (any(self.out.iterdir()) and not (self.out / MARKER).exists())
@@ -95,15 +50,45 @@ class Folder:
                 hint="name another folder with --out, or remove it yourself",
             )
         self.out.parent.mkdir(parents=True, exist_ok=True)
-        self.fresh = Path(tempfile.mkdtemp(dir=self.out.parent, prefix=f".{self.out.name}-"))
-        self.fresh.chmod(0o755)
-        self._folders: set[str] = set()
+        self._held = contextlib.ExitStack()
+        self._code, self._again = code, again
 
     def __enter__(self) -> Folder:
+        with contextlib.ExitStack() as stack:
+            if _lock(self.out, stack):
+                _finish(self.out)
+            found = None if self._again else _remembered(self.out, self._code)
+            self.before = found or Marker(self._code)
+            self._kept = _files(self.out) if found else frozenset()
+            if found:
+                self.fresh = self.out / _NEXT
+                shutil.rmtree(self.fresh, ignore_errors=True)
+                self.fresh.mkdir()
+                stack.callback(shutil.rmtree, self.fresh, ignore_errors=True)
+            else:
+                self._beside(stack)
+            self._folders: set[str] = set()
+            self._held = stack.pop_all()
         return self
 
+    def _beside(self, stack: contextlib.ExitStack) -> None:
+        """Make a whole site beside the old one; what killed builds left there goes."""
+        for left in self.out.parent.glob(f".{self.out.name}-*/{_UNFINISHED}"):
+            with contextlib.ExitStack() as theirs:
+                if _lock(left.parent, theirs, wait=False):
+                    shutil.rmtree(left.parent, ignore_errors=True)
+        self.fresh = self._new(stack)
+        self.fresh.chmod(0o755)
+
+    def _new(self, stack: contextlib.ExitStack) -> Path:
+        made = Path(tempfile.mkdtemp(dir=self.out.parent, prefix=f".{self.out.name}-"))
+        stack.callback(shutil.rmtree, made, ignore_errors=True)
+        _lock(made, stack)
+        (made / _UNFINISHED).touch()
+        return made
+
     def __exit__(self, *_: object) -> None:
-        shutil.rmtree(self.fresh, ignore_errors=True)
+        self._held.close()
 
     def _within(self, path: str) -> str:
         folder = os.path.dirname(path)  # noqa: PTH120  (for thousands of files)
@@ -113,35 +98,102 @@ class Folder:
         return f"{self.fresh}/{path}"
 
     def write(self, path: str, content: bytes) -> None:
+        """Make a file, unless the site that is there has the very same."""
+        if path in self._kept:
+            old = Path(f"{self.out}/{path}")
+            with contextlib.suppress(OSError):
+                if old.stat().st_size == len(content) and old.read_bytes() == content:
+                    return
         Path(self._within(path)).write_bytes(content)
 
-    def keep(self, paths: Iterable[str]) -> bool:
-        """Take files over from the site that is there; False when one is gone."""
-        try:
-            for path in paths:
-                os.link(f"{self.out}/{path}", self._within(path))
-        except OSError:
-            return False
-        return True
+    def keeps(self, paths: Iterable[str]) -> bool:
+        """Whether the site that is there has these files."""
+        return self._kept.issuperset(paths)
 
-    def place(self, marker: Marker) -> None:
-        """Put what was made in the place of what was there."""
+    def place(self, marker: Marker, files: Iterable[str]) -> None:
+        """Make the site out of `files`: those that were written, and those that it kept."""
         self.write(MARKER, marker.dump())
-        if not self.out.exists():
-            self.fresh.rename(self.out)
+        if self._kept:
+            gone = sorted(self._kept.difference(files, (MARKER,)))
+            (self.fresh / _GONE).write_text(json.dumps(gone))
+            self.fresh.rename(self.out / _READY)
+            _finish(self.out)
             return
-        old = Path(tempfile.mkdtemp(dir=self.out.parent, prefix=f".{self.out.name}-old-"))
-        self.out.rename(old / self.out.name)
-        try:
+        if self.out.exists():
+            old = self._new(self._held)
+            self.out.rename(old / self.out.name)
+            try:
+                self.fresh.rename(self.out)
+            except OSError:
+                (old / self.out.name).rename(self.out)
+                raise
+        else:
             self.fresh.rename(self.out)
-        except OSError:
-            (old / self.out.name).rename(self.out)
-            raise
-        finally:
-            shutil.rmtree(old, ignore_errors=True)
+        (self.out / _UNFINISHED).unlink()
 
 
-def same(marker: Marker, name: str, key: str) -> Mapping[str, Any] | None:
-    """What is known of a group that was made of the same."""
-    found = marker.groups.get(name)
-    return found if found and found["key"] == key else None
+def _lock(folder: Path, stack: contextlib.ExitStack, *, wait: bool = True) -> bool:
+    """Hold a folder until the stack closes; False when there is none, or another has it."""
+    while True:
+        try:
+            handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        except FileNotFoundError:
+            return False
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            # Another build may have put a new site in its place while this one waited.
+            if folder.exists() and os.path.samestat(os.fstat(handle), folder.stat()):
+                stack.callback(os.close, handle)
+                return True
+        except BlockingIOError:
+            os.close(handle)
+            return False
+        os.close(handle)
+
+
+def _walk(folder: Path) -> Iterator[tuple[str, str]]:
+    """Every file below a folder: the folder it is in, with a slash, and its name."""
+    for where, inner, names in os.walk(folder):
+        inner[:] = [one for one in inner if one not in (_NEXT, _READY)]
+        head = f"{os.path.relpath(where, folder)}/" if where != str(folder) else ""
+        for name in names:
+            yield head, name
+
+
+def _files(folder: Path) -> frozenset[str]:
+    return frozenset(head + name for head, name in _walk(folder))
+
+
+def _finish(out: Path) -> None:
+    """Put what is ready into its place; what a killed build did not come to, too."""
+    ready = out / _READY
+    if not ready.is_dir():
+        return
+    made = sorted(
+        _files(ready) - {_GONE},
+        key=lambda path: (path == MARKER, (out / path).exists(), path.endswith(".html"), path),
+    )
+    for path in made:
+        (out / path).parent.mkdir(parents=True, exist_ok=True)
+        (ready / path).replace(out / path)
+    try:
+        gone = json.loads((ready / _GONE).read_bytes())
+    except FileNotFoundError:
+        gone = []
+    emptied = set()
+    for path in gone:
+        (out / path).unlink(missing_ok=True)
+        emptied.add((out / path).parent)
+    for folder in sorted(emptied, reverse=True):
+        with contextlib.suppress(OSError):  # what is not empty stays
+            folder.rmdir()
+    shutil.rmtree(ready)
+
+
+def _remembered(out: Path, code: str) -> Marker | None:
+    """What the site in `out` was made of, if the same code made it and its marker is whole."""
+    try:
+        with (out / MARKER).open("rb") as file:
+            return Marker.load(file, code)
+    except OSError:
+        return None

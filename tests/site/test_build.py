@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.errors import UsageError
+from harness.errors import DiskFull, UsageError
 from harness.measure import record
 from harness.measure.record import Failure, RunRecord, Series, Validity
 from harness.site import build as building
@@ -267,8 +267,8 @@ def test_a_failed_build_leaves_the_old_site_whole(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Path, "write_bytes", full)
-    with pytest.raises(OSError, match="No space left"):
-        build(made.results, out)
+    with pytest.raises(DiskFull, match="no room for the site"):
+        build(made.results, out, options=building.Options(again=True))
     monkeypatch.undo()
     assert files(out) == before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "sources"]
@@ -328,15 +328,27 @@ def test_a_typed_figure_in_a_page_module_is_found(tmp_path: Path) -> None:
         check.check_sources([], [path])
 
 
+def wrong_links(pages: dict[str, bytes]) -> list[str]:
+    names = {path: check.names(content.decode()) for path, content in pages.items()}
+    links = {
+        f"{target}#{anchor}" if anchor else target: path
+        for path, one in names.items()
+        for _, target, anchor in check.targets(path, one)
+    }
+    twice = [wrong for path, one in names.items() for wrong in check.twice(path, one)]
+    ids = {path: one.ids for path, one in names.items()}
+    return [*twice, *check.dangling(links, pages, ids)]
+
+
 def test_a_broken_link_or_anchor_fails_the_build() -> None:
     good = {
         "a.html": b'<a id="x" href="b/c.html#y">',
         "b/c.html": b'<p id="y"><a href="../a.html">',
     }
-    check.check_links(good)
+    check.refuse(wrong_links(good))
     for bad in (b'<a href="../none.html">', b'<a href="../a.html#none">', b'<i id="y"><i id="y">'):
         with pytest.raises(check.SiteError, match=r"b/c\.html"):
-            check.check_links({**good, "b/c.html": bad})
+            check.refuse(wrong_links({**good, "b/c.html": bad}))
 
 
 def test_a_page_module_without_a_declaration_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

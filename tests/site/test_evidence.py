@@ -59,7 +59,8 @@ def test_no_answer_picks_one_of_several_series_by_their_order(kept: Path) -> Non
     claims: list[Claim] = list(load_claims(figures))
     looked = 0
     for one in (answer for claim in claims for answer in claim.answers if not answer.pooled):
-        for entry, lines in known.lines(one.rig, known.machine, one.metric):
+        for entry in known.of_rig(one.rig, known.machine):
+            lines = [line for line in entry.brief.lines if line.metric == one.metric]
             fitting = [line.name for line in lines if fits(line.dimensions, one.where)]
             assert len(fitting) < 2, (one, entry.place.shown, fitting)
             looked += len(fitting)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from harness.errors import DiskFull
 from harness.measure import record
 from harness.measure.record import Validity
 from harness.site import build as building
@@ -166,3 +168,72 @@ def test_a_record_touched_or_changed_in_place_is_read_again_and_others_are_not(
     assert all(found[path] == digests[path] for path in paths[1:])
     second.unlink()
     assert Seen(tmp_path / "results").digest(second) == ""
+
+
+def test_a_build_that_was_killed_before_all_was_ready_is_as_if_it_never_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    results, out = tmp_path / "results", tmp_path / "out"
+    many(results, 3)
+    build(results, out)
+    before = files(out)
+    record.write(factory.cold_start("full", day=28, n=6), results)
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(store.Folder, "place", full)
+        with pytest.raises(DiskFull, match="was there is as it was"):
+            build(results, out)
+    assert files(out) == before
+    # What a killed one leaves, which cleans nothing up.
+    (out / ".coppice-next/runs").mkdir(parents=True)
+    (out / ".coppice-next/runs/half.html").write_text("<p>half")
+    build(results, out)
+    build(results, tmp_path / "fresh")
+    assert files(out) == files(tmp_path / "fresh")
+
+
+@pytest.mark.parametrize("moved", [0, 3, 30])
+def test_a_build_that_was_killed_while_files_took_their_places_is_finished_by_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moved: int
+) -> None:
+    results, out = tmp_path / "results", tmp_path / "out"
+    many(results, 8)
+    build(results, out)
+    record.write(factory.cold_start("full", day=28, n=6), results)
+    next(record.find(results)).unlink()
+    replace = Path.replace
+    done: list[Path] = []
+
+    def killed(self: Path, target: Path) -> Path:
+        if ".coppice-ready" in self.parts:
+            if len(done) == moved:
+                raise KeyboardInterrupt
+            done.append(self)
+        return replace(self, target)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "replace", killed)
+        with pytest.raises(KeyboardInterrupt):
+            build(results, out)
+    assert all(path.read_text().endswith("</html>\n") for path in out.rglob("*.html"))
+    assert build(results, out).made < 200
+    build(results, tmp_path / "fresh")
+    assert files(out) == files(tmp_path / "fresh")
+
+
+@pytest.mark.parametrize("spoilt", [b"", b"{}", b"half", None])
+def test_a_spoilt_marker_makes_everything_anew(tmp_path: Path, spoilt: bytes | None) -> None:
+    results, out = tmp_path / "results", tmp_path / "out"
+    many(results, 3)
+    first = build(results, out)
+    whole = files(out)
+    marker = out / store.MARKER
+    other = marker.read_bytes().replace(b"Imaginary", b"imaginary") if spoilt is None else spoilt
+    assert other != marker.read_bytes()
+    marker.write_bytes(other)
+    assert build(results, out).made == first.made
+    assert files(out) == whole
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []

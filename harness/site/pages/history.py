@@ -23,7 +23,8 @@ _LISTED = 120
 DETAILS = ("footprint", "wakes", "host-memory", "retransmits", "cpu", "sent", "idle-switches")
 """Metrics that explain others; they have no history page of their own."""
 
-Key = tuple[str, str, str, tuple[tuple[str, Scalar], ...]]
+Key = tuple[str, str, tuple[str, tuple[tuple[str, Scalar], ...]]]
+"""A rig, a profile, and what a series is of."""
 
 
 @dataclass(frozen=True)
@@ -57,22 +58,19 @@ def tracks(corpus: Corpus, machine: str) -> Sequence[Track]:
     for entry in corpus.machines.get(machine, ()):
         if entry.brief.function_only or entry.brief.validity.status == "failed":
             continue
+        rig, profile = entry.brief.rig.id, entry.brief.profile
         for line in entry.brief.lines:
             if line.n and line.metric not in DETAILS:
-                key = (
-                    entry.brief.rig.id, entry.brief.profile, line.metric,
-                    tuple(sorted(line.dimensions.items())),
-                )  # fmt: skip
-                found.setdefault(key, []).append((entry, line))
+                found.setdefault((rig, profile, line.kind.key), []).append((entry, line))
     made: dict[tuple[object, ...], Track] = {}
-    for (rig, profile, metric, facts), runs in found.items():
+    for (rig, profile, key), runs in found.items():
         if len(runs) < 2:
             continue
         medians = [_median(line) for _, line in runs]
         one = Track(machine, rig, runs, comparison.changes(medians, runs[-1][1].better))
         # Of two profiles the full one has the page.
-        if profile == "full" or (rig, metric, facts) not in made:
-            made[rig, metric, facts] = one
+        if profile == "full" or (rig, key) not in made:
+            made[rig, key] = one
     return sorted(made.values(), key=lambda one: one.name)
 
 
@@ -217,4 +215,4 @@ def _regressions(by_machine: Mapping[str, Sequence[Track]]) -> bytes:
     return chart.as_json({"schema": "coppice.regressions/1", "regressions": rows})
 
 
-PAGE = Page(_render, Nav("History", "history.html", 55, foot=True))
+PAGE = Page(_render, Nav("History", "history.html", 55, foot=True), long=True)

@@ -20,4 +20,4 @@ def _render(corpus: Corpus) -> Iterator[Item]:
     yield Asset("statement.intoto.json", exports.as_json(exports.statement(corpus)))
 
 
-PAGE = Page(_render)
+PAGE = Page(_render, long=True)

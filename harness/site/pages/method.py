@@ -22,7 +22,7 @@ _PERCENTILES = (50, 90, 95, 99)
 
 
 def _render(corpus: Corpus) -> Iterator[Item]:
-    runs = list(corpus.of_rig(coldstart.RIG, corpus.machine))
+    runs = corpus.of_rig(coldstart.RIG, corpus.machine)
     fleets = density.fleets(corpus)
     holds = [one for sharing in density.SHARINGS if (one := density.largest(fleets, sharing))]
     shown = {n: [p for p in _PERCENTILES if n >= statistics.smallest_n(p)] for n in _EXAMPLES}

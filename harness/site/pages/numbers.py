@@ -18,7 +18,7 @@ _MOST = 300
 _PROVED, _MACHINES = 60, 4
 """Series and machines that prove function only."""
 
-Key = tuple[str, str, tuple[tuple[str, Scalar], ...]]
+Key = tuple[str, tuple[str, tuple[tuple[str, Scalar], ...]]]
 
 
 def newest(corpus: Corpus, machine: str | None) -> dict[str, list[tuple[Entry, Line]]]:
@@ -29,7 +29,7 @@ def newest(corpus: Corpus, machine: str | None) -> dict[str, list[tuple[Entry, L
         for line in entry.brief.lines:
             if line.metric in DETAILS:
                 continue
-            key = (entry.brief.rig.id, line.metric, tuple(sorted(line.dimensions.items())))
+            key = (entry.brief.rig.id, line.kind.key)
             before = chosen.get(key)
             if before and _rank(before[0]) > _rank(entry):
                 continue
