@@ -80,7 +80,7 @@ class Control:
         begun = time.perf_counter()
         route = "unknown"
         try:
-            one, handler, id = self._find(request.method, request.url.path)
+            one, handler, id = self._find(request.method, request.scope["path"])
             route = one.id
             key = ANYONE if one.open else self._key(request)
             limit = key.limits.request_bytes

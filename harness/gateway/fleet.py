@@ -112,7 +112,7 @@ class MachineLive:
         return {
             "identity": {**told(self.machine.identity), "port": self._fleet.port(self.id)},
             "pid": self.machine.pid,
-            "born": born(self.machine.pid),
+            "born": self.machine.born,
             "came_from": self.machine.came_from,
         }
 

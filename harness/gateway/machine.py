@@ -23,7 +23,7 @@ from harness.errors import GuestTimeout, SandboxError
 from harness.gateway import disk, state
 from harness.gateway.disk import BaseDisk
 from harness.gateway.state import State
-from harness.gateway.whereabouts import free_leases
+from harness.gateway.whereabouts import born, free_leases
 from harness.guest.image import Addition, GuestImage
 from harness.guest.protocol import RING_ANSWER_LENGTH
 from harness.host.run import VARIABLE, Run
@@ -77,6 +77,7 @@ class Machine:
         self.envd = envd
         self.came_from = came_from
         self.tap = tap
+        self.born = born(self.pid)
         self.envd_number = -1
         """Of envd's line in the VMM."""
         self._kit = kit

@@ -205,6 +205,7 @@ def serve(options: Options) -> None:
         config = uvicorn.Config(
             gateway,
             loop="uvloop", http="httptools", lifespan="on", log_level="error", access_log=False,
+            proxy_headers=False,
             timeout_graceful_shutdown=5, server_header=False, ws=Upgraded, timeout_keep_alive=60,
             ssl_certfile=chain, ssl_keyfile=shown.key if shown else None,
         )  # fmt: skip

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
 import hmac
 import logging
 import secrets
@@ -206,7 +205,8 @@ class Sandboxes:
         rules = dict(body.get("network") or {})
         if body.get("allow_internet_access") is not None:
             rules["allow_internet_access"] = body["allow_internet_access"]
-        policy(rules)  # refused before anything is made
+        if rules:
+            policy(rules)  # refused before anything is made
         if body.get("autoPause"):
             self.admit_kind(body.get("autoPauseMemory") is not False)
         template, snapshot = body["templateID"], None
@@ -405,8 +405,7 @@ class Sandboxes:
 
     def token(self, entry: Entry, what: str) -> str:
         """A sandbox's token: for envd, or for traffic to its ports."""
-        text = f"{what}:{entry.id}".encode()
-        return hmac.new(self._secret, text, hashlib.sha256).hexdigest()
+        return hmac.digest(self._secret, f"{what}:{entry.id}".encode(), "sha256").hex()
 
 
 def _remove_all(folders: Iterable[Path]) -> None:

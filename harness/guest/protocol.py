@@ -154,10 +154,6 @@ def ring_answer(key: bytes, nonce: bytes) -> bytes:
 _MASK = 0xFFFFFFFFFFFFFFFF
 
 
-def _rotate(value: int, bits: int) -> int:
-    return (value << bits | value >> (64 - bits)) & _MASK
-
-
 def siphash(key: bytes, data: bytes) -> int:
     """SipHash-2-4 (Aumasson and Bernstein, 2012) of `data` under a key of 16 bytes."""
     k0, k1 = struct.unpack("<QQ", key)
@@ -168,15 +164,15 @@ def siphash(key: bytes, data: bytes) -> int:
     def mix(v0: int, v1: int, v2: int, v3: int, rounds: int) -> tuple[int, int, int, int]:
         for _ in range(rounds):
             v0 = (v0 + v1) & _MASK
-            v1 = _rotate(v1, 13) ^ v0
-            v0 = _rotate(v0, 32)
+            v1 = ((v1 << 13 | v1 >> 51) & _MASK) ^ v0
+            v0 = (v0 << 32 | v0 >> 32) & _MASK
             v2 = (v2 + v3) & _MASK
-            v3 = _rotate(v3, 16) ^ v2
+            v3 = ((v3 << 16 | v3 >> 48) & _MASK) ^ v2
             v0 = (v0 + v3) & _MASK
-            v3 = _rotate(v3, 21) ^ v0
+            v3 = ((v3 << 21 | v3 >> 43) & _MASK) ^ v0
             v2 = (v2 + v1) & _MASK
-            v1 = _rotate(v1, 17) ^ v2
-            v2 = _rotate(v2, 32)
+            v1 = ((v1 << 17 | v1 >> 47) & _MASK) ^ v2
+            v2 = (v2 << 32 | v2 >> 32) & _MASK
         return v0, v1, v2, v3
 
     for (word,) in struct.iter_unpack("<Q", padded):

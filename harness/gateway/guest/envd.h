@@ -90,6 +90,8 @@ struct person {
     uid_t uid;
     gid_t gid;
     char name[64], home[256], shell[64];
+    gid_t groups[32];
+    int group_count;
 };
 int person_find(const char *name, struct person *out);
 /* Files are touched as this person until `person_leave`. */

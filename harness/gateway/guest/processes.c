@@ -49,8 +49,7 @@ struct birth {
     char **arguments, **environment;
     const char *cwd, *terminal;
     const struct person *person;
-    gid_t groups[32];
-    int group_count, in, out, err;
+    int in, out, err;
     volatile int failed;
 };
 
@@ -76,7 +75,7 @@ static int become(void *argument)
     dup2(birth->err, 2);
     if (birth->in > 2 && birth->terminal)
         close(birth->in);
-    if (syscall(SYS_setgroups, birth->group_count, birth->groups) != 0 ||
+    if (syscall(SYS_setgroups, person->group_count, person->groups) != 0 ||
         syscall(SYS_setresgid, person->gid, person->gid, person->gid) != 0 ||
         syscall(SYS_setresuid, person->uid, person->uid, person->uid) != 0)
         goto failed;
@@ -199,7 +198,7 @@ static void do_start(const struct frame *request, struct asked *asked)
 {
     struct person person;
     struct process *process = NULL;
-    struct birth birth = {.group_count = 32};
+    struct birth birth = {0};
     char cwd[4096], room[6][320];
     int bad = person_find(asked->user, &person);
     uint32_t pid;
@@ -222,8 +221,6 @@ static void do_start(const struct frame *request, struct asked *asked)
         return;
     }
     if (!bad) {
-        if (getgrouplist(person.name, person.gid, birth.groups, &birth.group_count) < 0)
-            birth.group_count = 0;
         usual_variables(asked->environment, &person, room);
         birth.arguments = asked->arguments;
         birth.environment = asked->environment;
@@ -430,6 +427,22 @@ static void finish(struct process *process)
     *process = (struct process){0};
 }
 
+/* What a process says; 0 when there is no more just now. */
+static int listen_to(struct process *process)
+{
+    int more;
+
+    if (process->terminal >= 0) {
+        int fd = process->terminal; /* an error there is its end, which the pidfd tells too */
+        more = drain(process, &fd, SAY_PTY);
+        if (fd < 0)
+            process->terminal = process->in = -1;
+        return more;
+    }
+    more = drain(process, &process->out, KIND_STDOUT);
+    return more | drain(process, &process->err, KIND_STDERR);
+}
+
 void processes_pump(void)
 {
     reap();
@@ -442,15 +455,10 @@ void processes_pump(void)
         feed(process);
         if (process->paused)
             continue;
-        if (process->terminal >= 0) {
-            int fd = process->terminal; /* an error there is its end, which the pidfd tells too */
-            more = drain(process, &fd, SAY_PTY);
-            if (fd < 0)
-                process->terminal = process->in = -1;
-        } else {
-            more = drain(process, &process->out, KIND_STDOUT);
-            more |= drain(process, &process->err, KIND_STDERR);
-        }
+        more = listen_to(process);
+        /* What few words one had are told together with its end. */
+        if (process->ended && more)
+            more = listen_to(process);
         /* A process that it left behind may hold the pipes open: its output is not awaited. */
         if (process->ended && !more)
             finish(process);
