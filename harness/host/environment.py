@@ -13,7 +13,6 @@ import hashlib
 import json
 import os
 import shlex
-import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -95,21 +94,8 @@ def make_environment(root: Path, lock: int) -> None:
 
 
 def _run(command: Sequence[str], root: Path, lock: int) -> None:
-    """Run to its end; what it said is shown only when it fails."""
-    done = subprocess.run(
-        command,
-        cwd=root,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
-        pass_fds=(lock,),
-    )
-    if done.returncode:
-        print(done.stdout, file=sys.stderr, end="")
-        what = shlex.join(command)
-        raise SetupFailed(f"{what} ended with {done.returncode}; what it said is above")
+    if code := packages.quietly(command, root, lock):
+        raise SetupFailed(f"{shlex.join(command)} ended with {code}; what it said is above")
 
 
 def set_up(root: Path, tests: bool, again: bool) -> None:

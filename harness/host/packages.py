@@ -143,6 +143,23 @@ def _release() -> dict[str, str]:
     return {key: value.strip('"') for key, value in re.findall(r"^(\w+)=(.*)$", text, re.M)}
 
 
+def quietly(command: Sequence[str], folder: Path, lock: int) -> int:
+    """Run to its end, holding the lock too; the exit code. What it said is shown when it fails."""
+    done = subprocess.run(
+        command,
+        cwd=folder,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        pass_fds=(lock,),
+    )
+    if done.returncode:
+        print(done.stdout, file=sys.stderr, end="")
+    return done.returncode
+
+
 def _apt(*arguments: str) -> int:
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "LC_ALL": "C"}
     command = ["apt-get", "-qq", "-o", "DPkg::Lock::Timeout=600", *arguments]

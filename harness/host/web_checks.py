@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-import subprocess
 import sys
 from pathlib import Path
+
+from harness.host import packages
 
 FILES = ("tests/site/package.json", "tests/site/package-lock.json")
 STAMP = "installed"
@@ -41,18 +42,7 @@ def install(root: Path, lock: int) -> None:
     for one in FILES:
         shutil.copy(root / one, target)
     command = ["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"]
-    done = subprocess.run(
-        command,
-        cwd=target,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
-        pass_fds=(lock,),
-    )
-    if done.returncode:
-        print(done.stdout, file=sys.stderr, end="")
+    if packages.quietly(command, target, lock):
         print("setup: npm could not bring axe and vnu-jar; their checks are skipped",
               file=sys.stderr)  # fmt: skip
         return
