@@ -28,9 +28,7 @@ class Copies:
         async with entry.lock:
             self._own.still(entry)
             id = f"{name or 'snapshot'}-{secrets.token_hex(6)}"
-            folder = self._own.saved / f"snapshot-{secrets.token_hex(8)}"
-            self._own.busy.add(folder)
-            try:
+            with self._own.saved.begun("snapshot") as folder:
                 if entry.live:
                     live = entry.live
                     await self._own.in_thread(
@@ -48,8 +46,6 @@ class Copies:
                     entry.id, time.time(),
                 )  # fmt: skip
                 self._own.store.put_snapshot(made)
-            finally:
-                self._own.busy.discard(folder)
             entry.say("snapshot taken", snapshot=id)
             return made
 
@@ -72,20 +68,14 @@ class Copies:
     ) -> Sequence[Entry | ApiError]:
         """Running copies of a live sandbox; what could not be made is an error among them."""
 
-        with self._own.pending_of(key, count):
+        with self._own.pending_of(key, count), self._own.saved.begun("fork") as folder:
             async with entry.lock:
                 self._own.still(entry)
-                if not entry.live:
+                if not (live := entry.live):
                     raise ApiError(409, f"sandbox {entry.id!r} is paused")
-                folder, live = self._own.saved / f"fork-{secrets.token_hex(8)}", entry.live
-                self._own.busy.add(folder)
-                try:
-                    await self._own.in_thread(
-                        lambda: self._own.fleet.save(live, folder, False), saver=True
-                    )
-                except BaseException:
-                    self._own.busy.discard(folder)
-                    raise
+                await self._own.in_thread(
+                    lambda: self._own.fleet.save(live, folder, False), saver=True
+                )
 
             async def one() -> Entry:
                 made = await self._own.in_thread(
@@ -101,10 +91,7 @@ class Copies:
                 )  # fmt: skip
                 return await self._own.admitted(record, made)
 
-            try:
-                made = await asyncio.gather(*(one() for _ in range(count)), return_exceptions=True)
-            finally:
-                self._own.busy.discard(folder)
+            made = await asyncio.gather(*(one() for _ in range(count)), return_exceptions=True)
         found: list[Entry | ApiError] = []
         for each in made:
             if isinstance(each, Entry):

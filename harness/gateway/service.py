@@ -7,9 +7,8 @@ import contextlib
 import hmac
 import logging
 import secrets
-import shutil
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
@@ -22,6 +21,7 @@ from harness.gateway.errors import ApiError, not_found
 from harness.gateway.fleet import Fleet, Live
 from harness.gateway.meter import Meter
 from harness.gateway.network import policy
+from harness.gateway.saved import Saved, remove_all
 from harness.gateway.store import Key, Record, Snapshot, Store
 
 LONGEST_S = 24 * 3600
@@ -44,13 +44,11 @@ class Sandboxes:
         self.store = store
         self.meter = meter
         self.entries: dict[str, Entry] = {}
-        self.saved = folder / "saved"
-        self.saved.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self.saved = Saved(folder / "saved")
         self._secret = store.secret()
         self.copies = Copies(self)
         self._workers = ThreadPoolExecutor(WORKERS, thread_name_prefix="sandboxes")
         self._savers = ThreadPoolExecutor(2, thread_name_prefix="savers")
-        self.busy: set[Path] = set()
         self._pending: dict[str, int] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
         self._reaper: asyncio.Task[None] | None = None
@@ -67,7 +65,7 @@ class Sandboxes:
         for entry in list(self.entries.values()):
             if entry.record.held:
                 await self._let_go(entry)
-        _remove_all(self._unneeded())
+        remove_all(self._unneeded())
         self._reaper = asyncio.create_task(self._reap())
 
     async def _recall(self, record: Record) -> None:
@@ -288,9 +286,7 @@ class Sandboxes:
     async def _pause(self, entry: Entry) -> None:
         live = entry.live
         assert live
-        folder = self.saved / f"{entry.id}-{secrets.token_hex(4)}"
-        self.busy.add(folder)
-        try:
+        with self.saved.begun(entry.id) as folder:
             await self.in_thread(lambda: self.fleet.save(live, folder, True), saver=True)
             entry.record.saved, entry.record.state = str(folder), "paused"
             entry.record.pid = 0
@@ -299,8 +295,6 @@ class Sandboxes:
             if entry.envd:
                 entry.envd.close()
             entry.envd = entry.live = None
-        finally:
-            self.busy.discard(folder)
         self.spawn(self.clear())
         entry.say("sandbox paused")
         self.meter.count("paused")
@@ -383,16 +377,11 @@ class Sandboxes:
     async def clear(self) -> None:
         unneeded = self._unneeded()
         if unneeded:
-            await self.in_thread(lambda: _remove_all(unneeded), saver=True)
+            await self.in_thread(lambda: remove_all(unneeded), saver=True)
 
     def _unneeded(self) -> Sequence[Path]:
-        """States that no sandbox and no snapshot needs any more."""
-        needed = {*self.busy}
-        for entry in self.entries.values():
-            for path in (entry.record.saved, entry.record.came_from):
-                needed |= {Path(path), Path(path).parent} if path else set()
-        needed |= {Path(one.folder) for one in self.store.snapshots()}
-        return [one for one in self.saved.iterdir() if one not in needed and one.name[0] != "."]
+        records = [one.record for one in self.entries.values()]
+        return self.saved.unneeded(records, self.store.snapshots())
 
     # Tokens.
 
@@ -406,11 +395,6 @@ class Sandboxes:
     def token(self, entry: Entry, what: str) -> str:
         """A sandbox's token: for envd, or for traffic to its ports."""
         return hmac.digest(self._secret, f"{what}:{entry.id}".encode(), "sha256").hex()
-
-
-def _remove_all(folders: Iterable[Path]) -> None:
-    for folder in folders:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _timeout(body: Mapping[str, Any], default_s: float) -> float:
