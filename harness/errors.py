@@ -23,6 +23,7 @@
     ├── CommandFailed                     70  a program on a host ended badly; says what it said
     └── SandboxError                      76  a sandbox did not do what it was asked
         ├── GuestTimeout                      no answer within the limit
+        │   └── GuestStalled                  nor does it do anything
         ├── GuestDied                         the guest or its VMM went away
         ├── WrongAnswer                       it answered, but did not compute the nonce
         ├── GuestRefused                      the agent answered with an error number
@@ -44,6 +45,7 @@ __all__ = [
     "DiskFull",
     "GuestDied",
     "GuestRefused",
+    "GuestStalled",
     "GuestTimeout",
     "HostError",
     "HostKeyChanged",
@@ -160,6 +162,10 @@ class SandboxError(CoppiceError):
 
 
 class GuestTimeout(SandboxError):
+    pass
+
+
+class GuestStalled(GuestTimeout):
     pass
 
 

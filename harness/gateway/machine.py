@@ -28,7 +28,8 @@ from harness.guest.image import Addition, GuestImage
 from harness.guest.protocol import RING_ANSWER_LENGTH
 from harness.host.run import VARIABLE, Run
 from harness.measure.record import Scalar
-from harness.sandbox.identity import Identity
+from harness.sandbox.identity import Identity, allocate
+from harness.sandbox.qemu.booting import begun_again, see_boot
 from harness.sandbox.qemu.machine import Descriptors, Shape, arguments
 from harness.sandbox.qemu.qmp import Qmp
 from harness.sandbox.qemu.sandbox import QemuSandbox
@@ -174,8 +175,12 @@ def _envd_line() -> Iterator[tuple[socket.socket, socket.socket]]:
             raise
 
 
-def boot(kit: Kit, identity: Identity, memory: Path) -> Machine:
-    """A guest that boots; its memory is a file, written through."""
+def boot(kit: Kit, memory: Path) -> Machine:
+    """A guest that has booted; its memory is a file, written through."""
+    return begun_again(lambda: _boot(kit, allocate(kit.run.leases, kit.run.id), memory))
+
+
+def _boot(kit: Kit, identity: Identity, memory: Path) -> Machine:
     home = kit.home(identity)
     home.mkdir()
     own = home / OWN_DISK
@@ -198,7 +203,7 @@ def boot(kit: Kit, identity: Identity, memory: Path) -> Machine:
         machine = Machine(kit, guest, ours, str(memory), None)
     with destroyed_on_failure(machine):
         guest.vmm.greeting(30)
-        guest.awaken(BOOT_LIMIT_S)
+        see_boot(guest, BOOT_LIMIT_S)
         done = guest.agent.run(("/bin/envd", PORT, DEVICE), timeout_s=60)
         if done.code:
             said = done.stderr.decode(errors="replace").strip()

@@ -21,7 +21,6 @@ from harness.gateway.interpreter import DEFAULT, Cell, execute, start_context
 from harness.gateway.machine import Kit
 from harness.gateway.state import State
 from harness.measure.record import Scalar
-from harness.sandbox.identity import allocate
 
 BASE, INTERPRETER = "base", "code-interpreter-v1"
 NAMES = (BASE, INTERPRETER)
@@ -49,7 +48,7 @@ def prepare(kit: Kit, cache: Path, name: str) -> State:
 
 def _make(kit: Kit, name: str, folder: Path) -> None:
     memory = kit.run.folder / f"memory-{name}"
-    guest = machine.boot(kit, allocate(kit.run.leases, kit.run.id), memory)
+    guest = machine.boot(kit, memory)
     try:
         begin(guest, name)
         rehearse(guest, WARM_UPS)

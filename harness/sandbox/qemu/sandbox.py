@@ -119,6 +119,7 @@ class QemuSandbox:
             if self._state is State.BOOTING:
                 self.agent.wait_for_start(timeout_s)
                 self._end_of_boot()
+                self._state = State.RUNNING
             self.agent.ping(timeout_s)
             return time.perf_counter()
         except GuestDied as error:

@@ -20,6 +20,7 @@ from harness.sandbox.identity import Identity, allocate
 from harness.sandbox.protocol import Sharing, Tier
 from harness.sandbox.qemu import checkpoint as checkpoints
 from harness.sandbox.qemu.accelerator import choose
+from harness.sandbox.qemu.booting import begun_again, see_boot
 from harness.sandbox.qemu.checkpoint import Checkpoint
 from harness.sandbox.qemu.machine import PROGRAM, Descriptors, Shape, arguments
 from harness.sandbox.qemu.requirements import requirements
@@ -231,13 +232,19 @@ class QemuSubstrate:
     def _seal(self, run: Run, image: GuestImage, shape: Shape, folder: Path) -> None:
         """Boot a guest whose memory is a file, warm it up, stop it, write its device state."""
         memory = folder / checkpoints.MEMORY
-        with memory.open("wb") as file:
-            # Reserved at once: a disk that fills up says so here, not as a bus error in the VMM.
-            os.posix_fallocate(file.fileno(), 0, shape.memory_mib * MIB)
-        guest = self._boot(run, image, shape, allocate(run.leases, run.id), memory)
+
+        def boot() -> QemuSandbox:
+            with memory.open("wb") as file:
+                # Reserved at once: a full disk says so here, not as a bus error in the VMM.
+                os.posix_fallocate(file.fileno(), 0, shape.memory_mib * MIB)
+            guest = self._boot(run, image, shape, allocate(run.leases, run.id), memory)
+            with destroyed_on_failure(guest):
+                guest.vmm.greeting(30)
+                see_boot(guest, BOOT_LIMIT_S)
+            return guest
+
+        guest = begun_again(boot)
         try:
-            guest.vmm.greeting(30)
-            guest.awaken(BOOT_LIMIT_S)
             _warm_up(guest)
             guest.agent.write_file(SEAL, b"written before the checkpoint")
             _hold(guest)
