@@ -147,7 +147,7 @@ def in_the_way(host: Host, run: Run, say: Say) -> None:
     anchor = f"{leftovers_freebsd.ANCHOR}/{name}"
     rules = ["pfctl", "-a", "others/firewall", "-s", "rules"]
     before = must(host, rules).text
-    assert before, "load something into others/firewall first: it is to stay"
+    assert before, "somebody else's rules belong to the scene: load some into others/firewall"
     jails = JailSubstrate(network=True, host=lambda run: host)
     with run.at_end:
         template = jails.prepare(run, CACHE, Tier.FULL)
