@@ -2,10 +2,11 @@
 
 A change of addresses alone replaces one table; any other loads the anchor anew: either is one
 transaction of the kernel's. Where a policy tightens, the sandbox's states are killed after it;
-what is still allowed makes its state anew with its next packet. Until then, within the call, what
-has a state passes beside what is newly allowed: only its return ends the old policy. Rules of
-others are never touched: the main rules must name our root anchor, and an anchor of our name that
-somebody else filled is refused.
+what is still allowed makes its state anew with its next packet. Once the call has returned, nothing
+was seen to pass that is denied; while it lasts, changes in one step have shown 2 to 7 packets each
+that no single policy explains (policy-enforcement, 100 packets a second, an emulated 13.2). By what
+mechanism was not followed. Rules of others are never touched: the main rules must name our root
+anchor, and an anchor of our name that somebody else filled is refused.
 
 pf judges packets, not frames: a forged source address is blocked, a forged card is not, nor are
 ARP and neighbour discovery. The bridge must show its members to pf (net.link.bridge.pfil_member).

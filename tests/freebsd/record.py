@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from harness.errors import CheckpointForeign, CoppiceError, NameTaken, UsageError
 from harness.guest import agent_client
 from harness.host import freebsd, leftovers_freebsd
 from harness.host.leftovers import Leftover
@@ -27,7 +28,7 @@ from harness.host.ssh import open_ssh
 from harness.host.ssh_connection import Address
 from harness.network.pf_cubenet import open_pf_cubenet
 from harness.network.policy import Policy
-from harness.sandbox.bhyve import BhyveSubstrate
+from harness.sandbox.bhyve import BhyveSubstrate, checkpoint
 from harness.sandbox.jail.substrate import JailSubstrate
 from harness.sandbox.protocol import Sharing, Tier
 from harness.sandbox.shared import SharedSandbox
@@ -140,6 +141,56 @@ def bhyve(tier: Tier, host: Host, run: Run, say: Say) -> None:
         guest.destroy()
 
 
+def in_the_way(host: Host, run: Run, say: Say) -> None:
+    """What is somebody else's under a name of ours is refused, and left as it is."""
+    name = run.object_name(identity(5).id)
+    anchor = f"{leftovers_freebsd.ANCHOR}/{name}"
+    rules = ["pfctl", "-a", "others/firewall", "-s", "rules"]
+    before = must(host, rules).text
+    assert before, "somebody else's rules belong to the scene: load some into others/firewall"
+    jails = JailSubstrate(network=True, host=lambda run: host)
+    with run.at_end:
+        template = jails.prepare(run, CACHE, Tier.FULL)
+        must(host, ["jail", "-c", f"name={name}", "path=/", "persist"])
+        _refused(NameTaken, say, lambda: jails.launch(run, template, Tier.FULL, identity(5)))
+        must(host, ["jls", "-j", name, "name"])
+        must(host, ["jail", "-r", name])
+        must(host, ["pfctl", "-a", anchor, "-f", "-"], stdin=b"block drop from 203.0.113.8\n")
+        _refused(NameTaken, say, lambda: jails.launch(run, template, Tier.FULL, identity(5)))
+        assert "203.0.113.8" in must(host, ["pfctl", "-a", anchor, "-s", "rules"]).text
+        must(host, ["pfctl", "-a", anchor, "-F", "all"])
+    assert must(host, rules).text == before
+    bhyve = BhyveSubstrate(lambda run: host)
+    machine = bhyve.prepare(run, CACHE, Tier.DURABLE_POOL)
+    must(host, ["bhyvectl", f"--vm={name}", "--create"])
+    for tier in (Tier.FULL, Tier.DURABLE_POOL):
+        _refused(NameTaken, say, functools.partial(bhyve.launch, run, machine, tier, identity(5)))
+        must(host, ["test", "-c", f"/dev/vmm/{name}"])
+    must(host, ["bhyvectl", f"--vm={name}", "--destroy"])
+
+
+def unfit(host: Host, run: Run, say: Say) -> None:
+    """A checkpoint of another memory size, and a path that bhyve cannot hold, are refused."""
+    bhyve = BhyveSubstrate(lambda run: host)
+    sealed = bhyve.prepare(run, CACHE, Tier.DURABLE_POOL).checkpoint
+    assert sealed
+    load = functools.partial(checkpoint.load, host, str(CACHE), sealed.built_from)
+    assert load(256).memory == sealed.memory
+    _refused(CheckpointForeign, say, lambda: load(128))
+    long = CACHE / ("x" * 70)
+    _refused(UsageError, say, lambda: bhyve.prepare(run, long, Tier.DURABLE_POOL))
+    assert host.run(["test", "-e", str(long)]).code, "it was refused before anything was made"
+
+
+def _refused(error: type[CoppiceError], say: Say, act: Callable[[], object]) -> None:
+    try:
+        act()
+    except error as refusal:
+        say(str(refusal))
+    else:
+        raise AssertionError(f"{error.__name__} was expected")
+
+
 def density(count: int, sharing: Sharing, host: Host, run: Run, say: Say) -> None:
     """So many guests of one checkpoint, alive at once; free memory before and with them."""
     substrate = BhyveSubstrate(lambda run: host)
@@ -172,6 +223,8 @@ SCENES: dict[str, Callable[[Host, Run, Say], None]] = {
     "policy": policy,
     "outside": outside,
     "leftovers": left,
+    "in-the-way": in_the_way,
+    "unfit": unfit,
     **{f"bhyve-{tier}": functools.partial(bhyve, tier) for tier in Tier},
     **{
         f"density-{sharing}-{n}": functools.partial(density, n, sharing)

@@ -118,9 +118,10 @@ class Vm:
     def _explained(self, error: Exception) -> Exception:
         """A stale /dev/vmm entry, and a kernel without vmm, told from other failures."""
         said = error.said if isinstance(error, CommandFailed) else ""
-        if "File exists" in said:
+        # 13.2's bhyvectl ends with 255 and says nothing, whatever the reason.
+        if self.host.run(["test", "-e", f"/dev/vmm/{self.name}"]).code == 0:
             return NameTaken(
-                f"/dev/vmm/{self.name} is there already, and nobody's process runs it",
+                f"/dev/vmm/{self.name} is there already; it was left as it is",
                 hint=f"coppice clean, or: bhyvectl --vm={self.name} --destroy",
             )
         if "No such file" in said or "not configured" in said:
