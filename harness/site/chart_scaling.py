@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 from harness.claims.published import Figure
-from harness.measure.quantity import show
+from harness.measure.quantity import show, thousands
 from harness.measure.statistics import Estimate
-from harness.site import axis, svg
+from harness.site import axis, chart_labels, svg
+from harness.site.chart_labels import Mark, Spot
 
 _KEY, _PLOT, _BOTTOM = 24, 300, 52
 _LEFT, _RIGHT = 0.11, 0.02
@@ -101,7 +102,7 @@ def scaling_chart(
     for number, curve in enumerate(curves):
         parts.append(_key(curve, number, unit))
         parts.append(_curve(curve, number, plane, top))
-    parts += [_reference(one, plane, top) for one in references if one.figure.value is not None]
+    parts += _references(curves, references, plane, top)
     return svg.chart(
         id, title, _describe(curves, references, unit, across), bottom + _BOTTOM, *parts
     )
@@ -152,7 +153,7 @@ def _grid(plane: _Plane, across: str, top: float) -> Markup:
         parts.append(
             svg.tag(
                 "text",
-                f"{tick.value:,.0f}",
+                thousands(tick.value),
                 x=x,
                 y=top + _PLOT + 20,
                 text_anchor="middle",
@@ -178,7 +179,7 @@ def _key(curve: Curve, number: int, unit: str) -> Markup:
         value = svg.tag(
             "tspan", show(last.value, unit), class_="key-value", data_value=repr(last.value.value)
         )
-        words = f" at {last.n:,.0f}"
+        words = f" at {thousands(last.n)}"
         parts.append(svg.tag("text", value, words, x="100%", y=y, text_anchor="end", class_="key"))
     else:
         parts.append(
@@ -232,10 +233,30 @@ def _naive(naive: Naive, plane: _Plane, top: float) -> Markup:
     )
 
 
-def _reference(one: Reference, plane: _Plane, top: float) -> Markup:
-    assert one.figure.value is not None
-    y = top + plane.y(one.figure.value)
-    if one.n is None:
+def _references(
+    curves: Sequence[Curve], references: Sequence[Reference], plane: _Plane, top: float
+) -> list[Markup]:
+    """Others' figures, their words where they cover neither another's nor a point of a curve."""
+    known = [(one, one.figure.value) for one in references if one.figure.value is not None]
+    marks = [
+        Mark(plane.x(one.n), top + plane.y(value), one.text)
+        for one, value in known
+        if one.n is not None
+    ]
+    points = [
+        Mark(plane.x(point.n), top + plane.y(point.value.value))
+        for curve in curves
+        for point in curve.points
+    ]
+    spots = iter(chart_labels.spots([*marks, *points]))
+    return [
+        _reference(one, top + plane.y(value), plane, next(spots) if one.n is not None else None)
+        for one, value in known
+    ]
+
+
+def _reference(one: Reference, y: float, plane: _Plane, spot: Spot | None) -> Markup:
+    if one.n is None or spot is None:
         left, right = svg.percent(_LEFT), svg.percent(1 - _RIGHT)
         line = svg.tag("line", x1=left, x2=right, y1=f"{y:g}", y2=f"{y:g}", class_="claim")
         words = svg.tag(
@@ -243,14 +264,13 @@ def _reference(one: Reference, plane: _Plane, top: float) -> Markup:
         )
         return svg.tag("g", line, words)
     share = plane.x(one.n)
-    late = share > 0.5
     words = svg.tag(
         "text",
         one.text,
         x=svg.percent(share),
-        y=f"{y + 4:g}",
-        dx=-12 if late else 12,
-        text_anchor="end" if late else "start",
+        y=f"{y + spot.dy:g}",
+        dx=spot.dx,
+        text_anchor=spot.anchor,
         class_="other",
     )
     return svg.tag("g", svg.glyph(share, y, svg.DIAMOND, "other"), words)

@@ -16,6 +16,7 @@ from markupsafe import Markup
 from harness.claims import published
 from harness.claims.verdict import Verdict
 from harness.measure import quantity, statistics
+from harness.measure.quantity import thousands
 from harness.measure.record import Scalar, Series
 from harness.site import corpus, essays, figures, page
 from harness.site.essays import Lookup
@@ -38,6 +39,7 @@ def environment(sources: Path) -> jinja2.Environment:
         bounds_of=_bounds,
         slug=corpus.slug,
         bytes_text=figures.bytes_text,
+        thousands=thousands,
         smallest_n=statistics.smallest_n,
         confidence=f"{statistics.CONFIDENCE:.0%}".replace("%", " %"),
         clocks=published.clocks(),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
+from harness.measure.quantity import thousands
 from harness.measure.statistics import Estimate
 from harness.site import density
 from harness.site.chart import Chart, Row
@@ -54,7 +55,7 @@ def _rows(
 ) -> Sequence[Row]:
     ours = [
         Row(
-            f"{fleet.sharing}, {fleet.n:,}",
+            f"{fleet.sharing}, {thousands(fleet.n)}",
             fleet.entry,
             fleet.change,
             by=fleet.reached if each else 1,
@@ -64,7 +65,7 @@ def _rows(
     ]
     theirs = [
         Row(
-            f"{one.figure.publisher}: {one.figure.what}{f', {one.n:,}' if one.n else ''}",
+            f"{one.figure.publisher}: {one.figure.what}{f', {thousands(one.n)}' if one.n else ''}",
             published=one.figure,
         )
         for one in references
