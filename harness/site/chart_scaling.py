@@ -43,11 +43,15 @@ class Curve:
 
 @dataclass(frozen=True)
 class Reference:
-    """Somebody else's figure: a diamond at `n`, or a dashed line across when `n` is None."""
+    """Somebody else's figure: a diamond at `n`, or a dashed line across when `n` is None.
+
+    `round` makes a circle of the diamond, for a second publisher.
+    """
 
     figure: Figure
     text: str
     n: float | None = None
+    round: bool = False
 
 
 @dataclass(frozen=True)
@@ -129,24 +133,20 @@ def _describe(
     for curve in curves:
         values = ", ".join(f"{show(one.value, unit)} at {one.n:g}" for one in curve.points)
         parts.append(f"{curve.label}: {values or 'not measured'}.")
-    parts += [f"Published: {one.text}." for one in references]
+    parts += [f"Published by {one.figure.publisher}: {one.text}." for one in references]
     return f"By {across}. " + " ".join(parts) + " The same figures stand in the table below."
 
 
 def _grid(plane: _Plane, across: str, top: float) -> Markup:
     parts = []
-    left, right = svg.percent(_LEFT), svg.percent(1 - _RIGHT)
+    left, right = "0%", svg.percent(1 - _RIGHT)
     for value in plane.value.minor:
         y = f"{top + plane.y(value):g}"
         parts.append(svg.tag("line", x1=left, x2=right, y1=y, y2=y, class_="minor"))
     for tick in plane.value.ticks:
         y = f"{top + plane.y(tick.value):g}"
         parts.append(svg.tag("line", x1=left, x2=right, y1=y, y2=y, class_="major"))
-        parts.append(
-            svg.tag(
-                "text", tick.label, x=left, y=float(y) + 4, dx=-8, text_anchor="end", class_="tick"
-            )
-        )
+        parts.append(svg.tag("text", tick.label, x=left, y=float(y) - 4, class_="tick"))
     for tick in plane.n.ticks:
         x = svg.percent(plane.x(tick.value))
         parts.append(svg.tag("line", x1=x, x2=x, y1=top, y2=top + _PLOT, class_="minor"))
@@ -248,7 +248,10 @@ def _references(
         for curve in curves
         for point in curve.points
     ]
-    spots = iter(chart_labels.spots([*marks, *points]))
+    lines = [
+        Mark(1 - _RIGHT - 0.1, top + plane.y(value) - 10) for one, value in known if one.n is None
+    ]
+    spots = iter(chart_labels.spots([*marks, *points, *lines]))
     return [
         _reference(one, top + plane.y(value), plane, next(spots) if one.n is not None else None)
         for one, value in known
@@ -273,4 +276,6 @@ def _reference(one: Reference, y: float, plane: _Plane, spot: Spot | None) -> Ma
         text_anchor=spot.anchor,
         class_="other",
     )
-    return svg.tag("g", svg.glyph(share, y, svg.DIAMOND, "other"), words)
+    return svg.tag(
+        "g", svg.glyph(share, y, svg.CIRCLE if one.round else svg.DIAMOND, "other"), words
+    )

@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -195,15 +196,33 @@ def test_a_build_that_was_killed_before_all_was_ready_is_as_if_it_never_was(
     assert files(out) == files(tmp_path / "fresh")
 
 
-@pytest.mark.parametrize("moved", [0, 3, 30])
-def test_a_build_that_was_killed_while_files_took_their_places_is_finished_by_the_next(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moved: int
-) -> None:
-    results, out = tmp_path / "results", tmp_path / "out"
+@dataclass(frozen=True)
+class Begun:
+    """A lab that changed since its site was built, that site, and what a build from nothing is."""
+
+    results: Path
+    out: Path
+    whole: dict[str, bytes]
+
+
+@pytest.fixture(scope="module")
+def begun(tmp_path_factory: pytest.TempPathFactory) -> Begun:
+    folder = tmp_path_factory.mktemp("begun")
+    results, out = folder / "results", folder / "out"
     many(results, 8)
     build(results, out)
     record.write(factory.cold_start("full", day=28, n=6), results)
     next(record.find(results)).unlink()
+    build(results, folder / "fresh")
+    return Begun(results, out, files(folder / "fresh"))
+
+
+@pytest.mark.parametrize("moved", [0, 3, 30])
+def test_a_build_that_was_killed_while_files_took_their_places_is_finished_by_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, begun: Begun, moved: int
+) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(begun.out, out)
     replace = Path.replace
     done: list[Path] = []
 
@@ -217,11 +236,10 @@ def test_a_build_that_was_killed_while_files_took_their_places_is_finished_by_th
     with monkeypatch.context() as patched:
         patched.setattr(Path, "replace", killed)
         with pytest.raises(KeyboardInterrupt):
-            build(results, out)
+            build(begun.results, out)
     assert all(path.read_text().endswith("</html>\n") for path in out.rglob("*.html"))
-    assert build(results, out).made < 200
-    build(results, tmp_path / "fresh")
-    assert files(out) == files(tmp_path / "fresh")
+    assert build(begun.results, out).made < 200
+    assert files(out) == begun.whole
 
 
 @pytest.mark.parametrize("spoilt", [b"", b"{}", b"half", None])

@@ -41,10 +41,10 @@ def _curves(found: Sequence[Fleet], value: Callable[[Fleet], Estimate | None]) -
     return curves
 
 
-def _references(corpus: Corpus, ids: dict[str, int], who: str = "") -> Sequence[Reference]:
-    """Published figures by id, each at its N, after the name of who says so."""
+def _references(corpus: Corpus, ids: dict[str, int], *, round: bool = False) -> Sequence[Reference]:
+    """Published figures by id, each at its N."""
     return [
-        Reference(figure, f"{who} {figure.as_written}".strip(), n)
+        Reference(figure, figure.as_written, n, round)
         for id, n in ids.items()
         if (figure := corpus.figure(id))
     ]
@@ -86,7 +86,7 @@ def _charts(corpus: Corpus, found: Sequence[Fleet]) -> dict[str, Chart]:
     of_total = _references(corpus, totals)
     of_each = [
         *_references(corpus, each),
-        *_references(corpus, cube, "CubeSandbox"),
+        *_references(corpus, cube, round=True),
         *(
             [Reference(advertised, f"CubeSandbox advertises {advertised.as_written}")]
             if advertised
