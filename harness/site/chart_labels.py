@@ -12,6 +12,7 @@ _WIDTHS = (350, 1180)
 """Of a chart in pixels: on a phone, and on a page that is as wide as it gets."""
 _LETTER, _UP, _DOWN, _MARK = 7.2, 11, 3, 7
 _OUTSIDE, _COVERED, _CROSSED = 100, 10, 1
+_ROUNDS = 4
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,8 @@ _SPOTS = (
     Spot(6, 20, "end"),
     Spot(-6, -11, "start"),
     Spot(-6, 20, "start"),
+    Spot(20, 20, "end"),
+    Spot(-20, 20, "start"),
 )
 
 
@@ -55,15 +58,20 @@ def spots(marks: Sequence[Mark], walls: Iterable[float] = (), *, below: bool = T
     """
     free = _SPOTS if below else (RIGHT, LEFT)
     lines = list(walls)
-    taken: list[list[_Box]] = [[_glyph(one, width) for one in marks] for width in _WIDTHS]
-    found = []
-    for mark in marks:
-        best = min(free, key=lambda spot: _cost(mark, spot, taken, lines)) if mark.words else RIGHT
-        found.append(best)
-        for width, boxes in zip(_WIDTHS, taken, strict=True):
-            if mark.words:
-                boxes.append(_words(mark, best, width))
-    return found
+    glyphs = [[_glyph(one, width) for one in marks] for width in _WIDTHS]
+    found: dict[int, Spot] = {}
+    # Once more after all have a spot, so that the first make room for the last.
+    for _ in range(_ROUNDS):
+        for number, mark in enumerate(marks):
+            if not mark.words:
+                continue
+            others = [(marks[k], spot) for k, spot in found.items() if k != number]
+            taken = [
+                [*boxes, *(_words(one, spot, width) for one, spot in others)]
+                for width, boxes in zip(_WIDTHS, glyphs, strict=True)
+            ]
+            found[number] = min(free, key=lambda spot: _cost(mark, spot, taken, lines))
+    return [found.get(number, RIGHT) for number in range(len(marks))]
 
 
 def _glyph(mark: Mark, width: int) -> _Box:
