@@ -41,10 +41,15 @@ def decimals(value: float, width: float | None) -> int:
     return digits - 1 - _exponent(value)
 
 
+def thousands(count: float) -> str:
+    """A whole number, its thousands apart: 1 000."""
+    return f"{count:,.0f}".replace(",", "\u202f")
+
+
 def _fixed(value: float, places: int) -> str:
     text = f"{round(value, places):.{max(places, 0)}f}"
     whole, dot, rest = text.partition(".")
-    return f"{int(whole):,}".replace(",", "\u202f") + dot + rest if len(whole) > 4 else text
+    return thousands(int(whole)) + dot + rest if len(whole) > 4 else text
 
 
 def show(estimate: Estimate, unit: str) -> str:

@@ -15,7 +15,9 @@ from harness.measure.quantity import show
 from harness.measure.statistics import Estimate
 from harness.site import axis, svg
 
-_KEY, _ROW, _BOTTOM = 34, 58, 30
+_KEY, _ROW, _BOTTOM = 56, 58, 30
+_BESIDE = 3
+"""Names of rungs in a row of the key: more would touch on a phone."""
 _EDGE = 0.02
 
 
@@ -63,12 +65,12 @@ def _describe(wires: Sequence[Wire]) -> str:
 def _key(names: Sequence[str]) -> Markup:
     parts = []
     for number, name in enumerate(names):
-        share = number / len(names)
+        share, y = number % _BESIDE / _BESIDE, 20 * (number // _BESIDE)
         parts.append(
-            svg.tag("circle", cx=svg.percent(share), cy=10, r=5, transform="translate(6 0)",
+            svg.tag("circle", cx=svg.percent(share), cy=10 + y, r=5, transform="translate(6 0)",
                     class_=f"rung-{number}")
         )  # fmt: skip
-        parts.append(svg.tag("text", name, x=svg.percent(share), dx=16, y=14, class_="tick"))
+        parts.append(svg.tag("text", name, x=svg.percent(share), dx=16, y=14 + y, class_="tick"))
     return svg.tag("g", *parts)
 
 

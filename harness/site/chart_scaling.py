@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 from harness.claims.published import Figure
-from harness.measure.quantity import show
+from harness.measure.quantity import show, thousands
 from harness.measure.statistics import Estimate
-from harness.site import axis, svg
+from harness.site import axis, chart_labels, svg
+from harness.site.chart_labels import Mark, Spot
 
 _KEY, _PLOT, _BOTTOM = 24, 300, 52
 _LEFT, _RIGHT = 0.11, 0.02
@@ -42,11 +43,15 @@ class Curve:
 
 @dataclass(frozen=True)
 class Reference:
-    """Somebody else's figure: a diamond at `n`, or a dashed line across when `n` is None."""
+    """Somebody else's figure: a diamond at `n`, or a dashed line across when `n` is None.
+
+    `round` makes a circle of the diamond, for a second publisher.
+    """
 
     figure: Figure
     text: str
     n: float | None = None
+    round: bool = False
 
 
 @dataclass(frozen=True)
@@ -101,7 +106,7 @@ def scaling_chart(
     for number, curve in enumerate(curves):
         parts.append(_key(curve, number, unit))
         parts.append(_curve(curve, number, plane, top))
-    parts += [_reference(one, plane, top) for one in references if one.figure.value is not None]
+    parts += _references(curves, references, plane, top)
     return svg.chart(
         id, title, _describe(curves, references, unit, across), bottom + _BOTTOM, *parts
     )
@@ -128,31 +133,27 @@ def _describe(
     for curve in curves:
         values = ", ".join(f"{show(one.value, unit)} at {one.n:g}" for one in curve.points)
         parts.append(f"{curve.label}: {values or 'not measured'}.")
-    parts += [f"Published: {one.text}." for one in references]
+    parts += [f"Published by {one.figure.publisher}: {one.text}." for one in references]
     return f"By {across}. " + " ".join(parts) + " The same figures stand in the table below."
 
 
 def _grid(plane: _Plane, across: str, top: float) -> Markup:
     parts = []
-    left, right = svg.percent(_LEFT), svg.percent(1 - _RIGHT)
+    left, right = "0%", svg.percent(1 - _RIGHT)
     for value in plane.value.minor:
         y = f"{top + plane.y(value):g}"
         parts.append(svg.tag("line", x1=left, x2=right, y1=y, y2=y, class_="minor"))
     for tick in plane.value.ticks:
         y = f"{top + plane.y(tick.value):g}"
         parts.append(svg.tag("line", x1=left, x2=right, y1=y, y2=y, class_="major"))
-        parts.append(
-            svg.tag(
-                "text", tick.label, x=left, y=float(y) + 4, dx=-8, text_anchor="end", class_="tick"
-            )
-        )
+        parts.append(svg.tag("text", tick.label, x=left, y=float(y) - 4, class_="tick"))
     for tick in plane.n.ticks:
         x = svg.percent(plane.x(tick.value))
         parts.append(svg.tag("line", x1=x, x2=x, y1=top, y2=top + _PLOT, class_="minor"))
         parts.append(
             svg.tag(
                 "text",
-                f"{tick.value:,.0f}",
+                thousands(tick.value),
                 x=x,
                 y=top + _PLOT + 20,
                 text_anchor="middle",
@@ -178,7 +179,7 @@ def _key(curve: Curve, number: int, unit: str) -> Markup:
         value = svg.tag(
             "tspan", show(last.value, unit), class_="key-value", data_value=repr(last.value.value)
         )
-        words = f" at {last.n:,.0f}"
+        words = f" at {thousands(last.n)}"
         parts.append(svg.tag("text", value, words, x="100%", y=y, text_anchor="end", class_="key"))
     else:
         parts.append(
@@ -232,10 +233,33 @@ def _naive(naive: Naive, plane: _Plane, top: float) -> Markup:
     )
 
 
-def _reference(one: Reference, plane: _Plane, top: float) -> Markup:
-    assert one.figure.value is not None
-    y = top + plane.y(one.figure.value)
-    if one.n is None:
+def _references(
+    curves: Sequence[Curve], references: Sequence[Reference], plane: _Plane, top: float
+) -> list[Markup]:
+    """Others' figures, their words where they cover neither another's nor a point of a curve."""
+    known = [(one, one.figure.value) for one in references if one.figure.value is not None]
+    marks = [
+        Mark(plane.x(one.n), top + plane.y(value), one.text)
+        for one, value in known
+        if one.n is not None
+    ]
+    points = [
+        Mark(plane.x(point.n), top + plane.y(point.value.value))
+        for curve in curves
+        for point in curve.points
+    ]
+    lines = [
+        Mark(1 - _RIGHT - 0.1, top + plane.y(value) - 10) for one, value in known if one.n is None
+    ]
+    spots = iter(chart_labels.spots([*marks, *points, *lines]))
+    return [
+        _reference(one, top + plane.y(value), plane, next(spots) if one.n is not None else None)
+        for one, value in known
+    ]
+
+
+def _reference(one: Reference, y: float, plane: _Plane, spot: Spot | None) -> Markup:
+    if one.n is None or spot is None:
         left, right = svg.percent(_LEFT), svg.percent(1 - _RIGHT)
         line = svg.tag("line", x1=left, x2=right, y1=f"{y:g}", y2=f"{y:g}", class_="claim")
         words = svg.tag(
@@ -243,14 +267,15 @@ def _reference(one: Reference, plane: _Plane, top: float) -> Markup:
         )
         return svg.tag("g", line, words)
     share = plane.x(one.n)
-    late = share > 0.5
     words = svg.tag(
         "text",
         one.text,
         x=svg.percent(share),
-        y=f"{y + 4:g}",
-        dx=-12 if late else 12,
-        text_anchor="end" if late else "start",
+        y=f"{y + spot.dy:g}",
+        dx=spot.dx,
+        text_anchor=spot.anchor,
         class_="other",
     )
-    return svg.tag("g", svg.glyph(share, y, svg.DIAMOND, "other"), words)
+    return svg.tag(
+        "g", svg.glyph(share, y, svg.CIRCLE if one.round else svg.DIAMOND, "other"), words
+    )

@@ -8,7 +8,7 @@ from itertools import pairwise
 
 from markupsafe import Markup
 
-from harness.measure.quantity import show
+from harness.measure.quantity import show, thousands
 from harness.measure.record import Series
 from harness.measure.statistics import Estimate
 from harness.site import axis, svg
@@ -92,7 +92,7 @@ def order_chart(id: str, series: Series, most: int, known: Known) -> Markup:
     if n > most:
         drawn = ("envelope", _strokes(samples, scale, most))
         words = f", {n // most} or so to each stroke, from their lowest to their highest;"
-        end = f"sample {n:,}".replace(",", "\u202f")
+        end = f"sample {thousands(n)}"
     else:
         failed = {failure.index for failure in failures}
         free: Sequence[int] = (

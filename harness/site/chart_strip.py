@@ -15,7 +15,8 @@ from harness.claims.published import Figure
 from harness.measure.quantity import show
 from harness.measure.record import Series
 from harness.measure.statistics import Estimate
-from harness.site import axis, svg
+from harness.site import axis, chart_labels, svg
+from harness.site.chart_labels import Mark
 from harness.site.figures import divided, get
 
 _TOP, _ROW, _LANE, _BOTTOM = 46, 92, 30, 30
@@ -58,8 +59,9 @@ def strip_chart(
     parts: list[object] = [_grid(scale, bottom)]
     if line and line.figure.value is not None:
         parts.append(_line(line, _x(scale, line.figure.value), bottom))
+    walls = [_x(scale, line.figure.value)] if line and line.figure.value is not None else []
     for number, strip in enumerate(strips):
-        parts.append(_strip(strip, scale, _TOP + _ROW * number, unit))
+        parts.append(_strip(strip, scale, _TOP + _ROW * number, unit, walls))
     return svg.chart(id, title, _describe(strips, line, unit), bottom + _BOTTOM, *parts)
 
 
@@ -103,7 +105,7 @@ def _grid(scale: axis.Axis, bottom: float) -> Markup:
     return svg.tag("g", *parts, class_="axis", aria_hidden="true")
 
 
-def _strip(strip: Strip, scale: axis.Axis, top: float, unit: str) -> Markup:
+def _strip(strip: Strip, scale: axis.Axis, top: float, unit: str, walls: Sequence[float]) -> Markup:
     lane = top + 26
     parts: list[object] = [
         svg.tag("line", x1="0", x2="100%", y1=top, y2=top, class_="rule"),
@@ -123,26 +125,33 @@ def _strip(strip: Strip, scale: axis.Axis, top: float, unit: str) -> Markup:
     else:
         words = strip.note or "not measured on this host"
         parts.append(svg.tag("text", words, x="100%", y=top + 18, text_anchor="end", class_=kind))
-    for who, one in strip.published:
-        if one.value is None:
-            continue
-        x, y = _x(scale, one.value), lane + _LANE + 21
-        parts.append(svg.glyph(x, y, svg.DIAMOND, "other"))
-        right = x < 0.62
-        text = f"{who} {one.as_written}"
+    parts += _published(strip, scale, lane + _LANE + 21, walls)
+    return svg.tag("g", *parts, class_="strip muted" if strip.muted else "strip")
+
+
+def _published(strip: Strip, scale: axis.Axis, y: float, walls: Sequence[float]) -> list[Markup]:
+    """Others' figures for the row, each a diamond with its words, clear of the dashed line."""
+    parts = []
+    known = [(f"{who} {one.as_written}", one.value) for who, one in strip.published
+             if one.value is not None]  # fmt: skip
+    marks = [Mark(_x(scale, value), y, words) for words, value in known]
+    for mark, (_, value), spot in zip(
+        marks, known, chart_labels.spots(marks, walls, below=False), strict=True
+    ):
+        parts.append(svg.glyph(mark.share, y, svg.DIAMOND, "other"))
         parts.append(
             svg.tag(
                 "text",
-                text,
-                x=svg.percent(x),
-                dx=10 if right else -10,
-                y=y + 4,
+                mark.words,
+                x=svg.percent(mark.share),
+                dx=spot.dx,
+                y=y + spot.dy,
                 class_="other",
-                text_anchor="start" if right else "end",
-                data_value=repr(one.value),
+                text_anchor=spot.anchor,
+                data_value=repr(value),
             )
         )
-    return svg.tag("g", *parts, class_="strip muted" if strip.muted else "strip")
+    return parts
 
 
 def _estimate(strip: Strip, statistic: str) -> Estimate | None:

@@ -107,7 +107,7 @@ def clock_chart(id: str = "clock-drawing") -> object:
     return clocks(
         id,
         [
-            Clock("ours", "the guest has answered a random nonce", "first-reply"),
+            Clock("ours", "the guest has answered a nonce", "first-reply"),
             Clock("CubeSandbox", "the API's headers arrive", "resumed", False, False),
             Clock("Coppice on FreeBSD", "not stated", None, False, False),
         ],

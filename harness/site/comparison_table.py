@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from harness.claims.published import Figure
+from harness.measure.quantity import thousands
 from harness.site import compare, e2b, figures
 from harness.site.brief import Line
 from harness.site.corpus import Corpus, Entry
@@ -190,7 +191,7 @@ def rows(corpus: Corpus) -> Sequence[TableRow]:
         by = fleet[2] if fleet else 1
         memory.append(Cell("", taken, "p50", by, _quotes(corpus, "memory", at), ours))
         fleets.append(
-            Cell(f"{by:,} at once, alive" if fleet else "", None, "p50", 1,
+            Cell(f"{thousands(by)} at once, alive" if fleet else "", None, "p50", 1,
                  _quotes(corpus, "fleet", at), ours and not fleet)
         )  # fmt: skip
         sdk.append(_served(corpus, column, _quotes(corpus, "sdk", at)) if ours else

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import hashlib
 import posixpath
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,14 +13,40 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+from jinja2.bccache import Bucket
 from markupsafe import Markup
 
 from harness.claims import published
 from harness.claims.verdict import Verdict
+from harness.host.run import cache_folder
 from harness.measure import quantity, statistics
+from harness.measure.quantity import thousands
 from harness.measure.record import Scalar, Series
 from harness.site import corpus, essays, figures, page
 from harness.site.essays import Lookup
+
+
+class _Compiled(jinja2.FileSystemBytecodeCache):
+    """Templates as Python has compiled them; a folder that cannot be written is done without."""
+
+    def get_cache_key(self, name: str, filename: str | None = None) -> str:
+        """By name alone: what is kept knows its text, and other copies must not add up."""
+        return super().get_cache_key(name)
+
+    def dump_bytecode(self, bucket: Bucket) -> None:
+        with contextlib.suppress(OSError):
+            super().dump_bytecode(bucket)
+
+
+def _compiled() -> _Compiled | None:
+    """Kept by what this file says of Jinja too: a template means another thing under others."""
+    ways = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:12]
+    folder = cache_folder() / "site" / f"templates-{jinja2.__version__}-{ways}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return None
+    return _Compiled(str(folder))
 
 
 @functools.lru_cache(maxsize=4)
@@ -31,6 +59,7 @@ def environment(sources: Path) -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
+        bytecode_cache=_compiled(),
     )
     made.filters["fact"] = figures.fact
     made.globals.update(
@@ -38,6 +67,7 @@ def environment(sources: Path) -> jinja2.Environment:
         bounds_of=_bounds,
         slug=corpus.slug,
         bytes_text=figures.bytes_text,
+        thousands=thousands,
         smallest_n=statistics.smallest_n,
         confidence=f"{statistics.CONFIDENCE:.0%}".replace("%", " %"),
         clocks=published.clocks(),

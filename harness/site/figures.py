@@ -13,7 +13,7 @@ from markupsafe import Markup, escape
 
 from harness.claims.published import Figure
 from harness.measure import statistics
-from harness.measure.quantity import scale, show, show_interval
+from harness.measure.quantity import scale, show, show_interval, thousands
 from harness.measure.record import Scalar, Series
 from harness.measure.statistics import Estimate
 from harness.site.brief import COUNTED, PERCENTILES, Line, estimates
@@ -182,7 +182,7 @@ def derived(
 
 def count(entry: Entry, number: int, place: str, link: Link, *, grouped: bool = False) -> Markup:
     """A count taken from a record: of samples, of failures."""
-    text = f"{number:,}".replace(",", "\u202f") if grouped else str(number)
+    text = thousands(number) if grouped else str(number)
     return data(number, text, f"{link(entry.page)}#{place}")
 
 

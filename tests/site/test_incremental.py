@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -170,14 +171,33 @@ def test_a_record_touched_or_changed_in_place_is_read_again_and_others_are_not(
     assert Seen(tmp_path / "results").digest(second) == ""
 
 
-def test_a_build_that_was_killed_before_all_was_ready_is_as_if_it_never_was(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    results, out = tmp_path / "results", tmp_path / "out"
-    many(results, 3)
+@dataclass(frozen=True)
+class Begun:
+    """A lab that changed since its site was built, that site, and what a build from nothing is."""
+
+    results: Path
+    out: Path
+    whole: dict[str, bytes]
+
+
+@pytest.fixture(scope="module")
+def begun(tmp_path_factory: pytest.TempPathFactory) -> Begun:
+    folder = tmp_path_factory.mktemp("begun")
+    results, out = folder / "results", folder / "out"
+    many(results, 8)
     build(results, out)
-    before = files(out)
     record.write(factory.cold_start("full", day=28, n=6), results)
+    next(record.find(results)).unlink()
+    build(results, folder / "fresh")
+    return Begun(results, out, files(folder / "fresh"))
+
+
+def test_a_build_that_was_killed_before_all_was_ready_is_as_if_it_never_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, begun: Begun
+) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(begun.out, out)
+    before = files(out)
 
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -185,43 +205,41 @@ def test_a_build_that_was_killed_before_all_was_ready_is_as_if_it_never_was(
     with monkeypatch.context() as patched:
         patched.setattr(store.Folder, "place", full)
         with pytest.raises(DiskFull, match="was there is as it was"):
-            build(results, out)
+            build(begun.results, out)
     assert files(out) == before
     # What a killed one leaves, which cleans nothing up.
     (out / ".coppice-next/runs").mkdir(parents=True)
     (out / ".coppice-next/runs/half.html").write_text("<p>half")
-    build(results, out)
-    build(results, tmp_path / "fresh")
-    assert files(out) == files(tmp_path / "fresh")
+    build(begun.results, out)
+    assert files(out) == begun.whole
 
 
-@pytest.mark.parametrize("moved", [0, 3, 30])
-def test_a_build_that_was_killed_while_files_took_their_places_is_finished_by_the_next(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moved: int
+def test_builds_that_were_killed_while_files_took_their_places_are_finished_by_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, begun: Begun
 ) -> None:
-    results, out = tmp_path / "results", tmp_path / "out"
-    many(results, 8)
-    build(results, out)
-    record.write(factory.cold_start("full", day=28, n=6), results)
-    next(record.find(results)).unlink()
+    """The first before any file, the second and third, which find that, after some and many."""
+    out = tmp_path / "out"
+    shutil.copytree(begun.out, out)
     replace = Path.replace
-    done: list[Path] = []
+    left: list[int] = []
 
     def killed(self: Path, target: Path) -> Path:
         if ".coppice-ready" in self.parts:
-            if len(done) == moved:
+            if not left[-1]:
                 raise KeyboardInterrupt
-            done.append(self)
+            left[-1] -= 1
         return replace(self, target)
 
-    with monkeypatch.context() as patched:
-        patched.setattr(Path, "replace", killed)
-        with pytest.raises(KeyboardInterrupt):
-            build(results, out)
-    assert all(path.read_text().endswith("</html>\n") for path in out.rglob("*.html"))
-    assert build(results, out).made < 200
-    build(results, tmp_path / "fresh")
-    assert files(out) == files(tmp_path / "fresh")
+    for moved in (0, 3, 30):
+        left.append(moved)
+        with monkeypatch.context() as patched:
+            patched.setattr(Path, "replace", killed)
+            with pytest.raises(KeyboardInterrupt):
+                build(begun.results, out)
+        assert left[-1] == 0
+        assert all(path.read_text().endswith("</html>\n") for path in out.rglob("*.html"))
+    assert build(begun.results, out).made < 200
+    assert files(out) == begun.whole
 
 
 @pytest.mark.parametrize("spoilt", [b"", b"{}", b"half", None])

@@ -9,7 +9,8 @@ import pytest
 
 from harness.claims.published import load
 from harness.measure.statistics import Estimate
-from harness.site import svg
+from harness.site import chart_labels, svg
+from harness.site.chart_labels import Mark
 from harness.site.chart_scaling import Curve, Naive, Point, Reference, scaling_chart
 
 PUBLISHED = Path(__file__).parents[2] / "results/published"
@@ -47,7 +48,7 @@ def test_the_key_shows_the_value_at_the_largest_n_and_what_was_not_measured() ->
     text = str(
         scaling_chart("c", "t", "s", "N", [Curve("a & b", POINTS, "suspect"), Curve("none", [])])
     )
-    assert "a &amp; b" in text and 'data-value="0.001"' in text and " at 1,000" in text
+    assert "a &amp; b" in text and 'data-value="0.001"' in text and " at 1\u202f000" in text
     assert "suspect" in text and "not measured" in text
 
 
@@ -66,3 +67,22 @@ def test_a_naive_line_ends_inside_the_plot(growth: float) -> None:
     (line,) = paths(drawn(Curve("set", POINTS), naive=Naive(start, "in proportion")), "naive")
     (x, y) = re.findall(r"L(\d+) ([\d.]+)", line)[0]
     assert int(x) <= svg.GRAIN and float(y) >= 0
+
+
+def test_words_beside_marks_cover_neither_each_other_nor_a_line() -> None:
+    near = [Mark(0.69, 100, "CubeSandbox 21.5 MB"), Mark(0.57, 103, "18 MiB"), Mark(0.78, 96, "26")]
+    found = chart_labels.spots([*near, Mark(0.75, 104)])
+    boxes = []
+    for mark, spot in zip(near, found, strict=False):
+        length = 7 * len(mark.words)
+        start = (
+            350 * mark.share + spot.dx - length * {"start": 0, "middle": 0.5, "end": 1}[spot.anchor]
+        )
+        assert start >= 0 and start + length <= 350
+        boxes.append((start, start + length, mark.y + spot.dy))
+    for one, other in itertools.combinations(boxes, 2):
+        assert one[1] < other[0] or other[1] < one[0] or abs(one[2] - other[2]) > 10
+    (beside,) = chart_labels.spots([Mark(0.58, 0, "Coppice 17 ms")], [0.66], below=False)
+    assert beside == chart_labels.LEFT
+    (beside,) = chart_labels.spots([Mark(0.05, 0, "Coppice 17 ms")], [0.1], below=False)
+    assert beside == chart_labels.RIGHT

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
+from harness.measure.quantity import thousands
 from harness.measure.statistics import Estimate
 from harness.site import density
 from harness.site.chart import Chart, Row
@@ -40,10 +41,10 @@ def _curves(found: Sequence[Fleet], value: Callable[[Fleet], Estimate | None]) -
     return curves
 
 
-def _references(corpus: Corpus, ids: dict[str, int], who: str = "") -> Sequence[Reference]:
-    """Published figures by id, each at its N, after the name of who says so."""
+def _references(corpus: Corpus, ids: dict[str, int], *, round: bool = False) -> Sequence[Reference]:
+    """Published figures by id, each at its N."""
     return [
-        Reference(figure, f"{who} {figure.as_written}".strip(), n)
+        Reference(figure, figure.as_written, n, round)
         for id, n in ids.items()
         if (figure := corpus.figure(id))
     ]
@@ -54,7 +55,7 @@ def _rows(
 ) -> Sequence[Row]:
     ours = [
         Row(
-            f"{fleet.sharing}, {fleet.n:,}",
+            f"{fleet.sharing}, {thousands(fleet.n)}",
             fleet.entry,
             fleet.change,
             by=fleet.reached if each else 1,
@@ -64,7 +65,7 @@ def _rows(
     ]
     theirs = [
         Row(
-            f"{one.figure.publisher}: {one.figure.what}{f', {one.n:,}' if one.n else ''}",
+            f"{one.figure.publisher}: {one.figure.what}{f', {thousands(one.n)}' if one.n else ''}",
             published=one.figure,
         )
         for one in references
@@ -85,7 +86,7 @@ def _charts(corpus: Corpus, found: Sequence[Fleet]) -> dict[str, Chart]:
     of_total = _references(corpus, totals)
     of_each = [
         *_references(corpus, each),
-        *_references(corpus, cube, "CubeSandbox"),
+        *_references(corpus, cube, round=True),
         *(
             [Reference(advertised, f"CubeSandbox advertises {advertised.as_written}")]
             if advertised

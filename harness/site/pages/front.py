@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from harness.measure.quantity import thousands
 from harness.measure.record import Series
 from harness.site import (
     coldcharts,
@@ -72,7 +73,7 @@ def _heroes(corpus: Corpus, rows: Sequence[Row]) -> Sequence[Hero]:
             counted=True,
         ),
         Hero(
-            f"of host memory for all {best.n:,}" if best else "of host memory for all",
+            f"of host memory for all {thousands(best.n)}" if best else "of host memory for all",
             "that the host has no longer available once they are at rest",
             of,
             (best.entry, best.change) if best and best.change else None,

@@ -1,0 +1,99 @@
+"""Where the words beside a mark stand so that they cover no other's, on a phone and on a wide page.
+
+A chart is as wide as its place: a label has to be free at both ends of what is usual.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+_WIDTHS = (350, 1180)
+"""Of a chart in pixels: on a phone, and on a page that is as wide as it gets."""
+_LETTER, _UP, _DOWN, _MARK = 7.2, 11, 3, 7
+_OUTSIDE, _COVERED, _CROSSED = 100, 10, 1
+_ROUNDS = 4
+
+
+@dataclass(frozen=True)
+class Spot:
+    """Words from their mark: pixels across and down, and which end of them `dx` speaks of."""
+
+    dx: int
+    dy: int
+    anchor: str
+
+
+RIGHT, LEFT = Spot(12, 4, "start"), Spot(-12, 4, "end")
+_SPOTS = (
+    RIGHT,
+    LEFT,
+    Spot(0, -11, "middle"),
+    Spot(0, 20, "middle"),
+    Spot(6, -11, "end"),
+    Spot(6, 20, "end"),
+    Spot(-6, -11, "start"),
+    Spot(-6, 20, "start"),
+    Spot(20, 20, "end"),
+    Spot(-20, 20, "start"),
+)
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A mark at a share of the width and at pixels down, with its words (none: only in the way)."""
+
+    share: float
+    y: float
+    words: str = ""
+
+
+_Box = tuple[float, float, float, float]
+
+
+def spots(marks: Sequence[Mark], walls: Iterable[float] = (), *, below: bool = True) -> list[Spot]:
+    """A spot for each mark's words, in turn; upright lines stand at `walls`, shares of the width.
+
+    Words stand beside their marks, or above or `below` where that is allowed and better.
+    """
+    free = _SPOTS if below else (RIGHT, LEFT)
+    lines = list(walls)
+    glyphs = [[_glyph(one, width) for one in marks] for width in _WIDTHS]
+    found: dict[int, Spot] = {}
+    # Once more after all have a spot, so that the first make room for the last.
+    for _ in range(_ROUNDS):
+        for number, mark in enumerate(marks):
+            if not mark.words:
+                continue
+            others = [(marks[k], spot) for k, spot in found.items() if k != number]
+            taken = [
+                [*boxes, *(_words(one, spot, width) for one, spot in others)]
+                for width, boxes in zip(_WIDTHS, glyphs, strict=True)
+            ]
+            found[number] = min(free, key=lambda spot: _cost(mark, spot, taken, lines))
+    return [found.get(number, RIGHT) for number in range(len(marks))]
+
+
+def _glyph(mark: Mark, width: int) -> _Box:
+    x = mark.share * width
+    return x - _MARK, mark.y - _MARK, x + _MARK, mark.y + _MARK
+
+
+def _words(mark: Mark, spot: Spot, width: int) -> _Box:
+    length = _LETTER * len(mark.words)
+    start = mark.share * width + spot.dx
+    start -= {"start": 0.0, "middle": length / 2, "end": length}[spot.anchor]
+    return start, mark.y + spot.dy - _UP, start + length, mark.y + spot.dy + _DOWN
+
+
+def _cost(mark: Mark, spot: Spot, taken: Sequence[Sequence[_Box]], walls: Sequence[float]) -> int:
+    """How bad a spot is at both widths together; of equals the first is taken."""
+    cost = 0
+    for width, boxes in zip(_WIDTHS, taken, strict=True):
+        left, top, right, bottom = _words(mark, spot, width)
+        cost += _OUTSIDE * (left < 0 or right > width)
+        cost += _COVERED * sum(
+            left < box[2] and box[0] < right and top < box[3] and box[1] < bottom for box in boxes
+        )
+        cost += _CROSSED * sum(left - 4 < wall * width < right + 4 for wall in walls)
+    return cost
