@@ -78,13 +78,14 @@ class Server:
         text = _SERVER.format(folder=self.folder, port=PORT, env=env)
         (self.folder / "sshd_config").write_text(text)
         with inside(self.namespace), (self.folder / "log").open("ab") as log:
+            before = log.tell()  # what a former one said
             self.process = subprocess.Popen(
                 [SSHD, "-D", "-e", "-f", self.folder / "sshd_config"],
                 stdin=subprocess.DEVNULL,
                 stderr=log,
             )
         deadline = time.monotonic() + 60
-        while b"Server listening" not in (self.folder / "log").read_bytes():
+        while b"Server listening" not in (self.folder / "log").read_bytes()[before:]:
             assert self.process.poll() is None, (self.folder / "log").read_text()
             assert time.monotonic() < deadline, "sshd does not listen"
             time.sleep(0.01)
@@ -103,16 +104,18 @@ class Server:
         """One process of sshd's for each connection."""
         assert self.process
         with contextlib.suppress(psutil.NoSuchProcess):
-            children = psutil.Process(self.process.pid).children()
-            return [one for one in children if one.name().startswith("sshd")]
+            return [one for one in psutil.Process(self.process.pid).children() if _is_sshd(one)]
         return []
 
     def drop(self) -> None:
         """End every connection at once; what was started in them may live on."""
         for session in self.sessions():
-            for one in (*session.children(), session):
+            below: list[psutil.Process] = []
+            with contextlib.suppress(psutil.NoSuchProcess):  # it may be ending by itself
+                below = session.children()
+            for one in (*below, session):
                 with contextlib.suppress(psutil.NoSuchProcess):
-                    if one.name().startswith("sshd"):
+                    if _is_sshd(one):
                         one.kill()
 
     def stop(self) -> None:
@@ -122,6 +125,13 @@ class Server:
         self.process.kill()
         self.process.wait()
         self.process = None
+
+
+def _is_sshd(one: psutil.Process) -> bool:
+    try:
+        return one.name().startswith("sshd")
+    except psutil.NoSuchProcess:
+        return False
 
 
 def keygen(path: Path) -> None:
