@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import signal
 import subprocess
 import threading
@@ -158,18 +159,19 @@ def test_what_was_started_ends_with_the_connection(server: Server, own_run: Run)
 
 
 def test_a_connection_that_ends_under_a_command_is_lost(server: Server, own_run: Run) -> None:
+    # Its own: what an earlier run's connection lost sleeps on.
+    words = ["sleep", f"3.{secrets.randbelow(10**9):09}e3"]
     with open_ssh(own_run, Address.parse(THERE)) as host:
 
         def drop() -> None:
             # The program itself, not the client that is about to ask for it.
-            words = ["sleep", "3.14159e3"]
             eventually(lambda: words in [one.info["cmdline"] for one in processes(["cmdline"])])
             server.drop()
 
         dropping = threading.Thread(target=drop)
         dropping.start()
-        with pytest.raises(HostLost, match=r"while sleep 3.14159e3 ran"):
-            host.run(["sleep", "3.14159e3"])
+        with pytest.raises(HostLost, match=f"while {' '.join(words)} ran"):
+            host.run(words)
         dropping.join()
 
 
