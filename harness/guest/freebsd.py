@@ -60,7 +60,7 @@ class FreebsdImage:
 
     @property
     def root(self) -> str:
-        return f"{self.folder}/root"
+        return f"{self.folder}/tree"
 
     @property
     def stage(self) -> str:
@@ -134,7 +134,7 @@ def _inputs(host: Host, kernel: bool) -> dict[str, str]:
 
 def _root(host: Host, half: str) -> None:
     """A root of one program under many names, and the agent."""
-    root = f"{half}/root"
+    root = f"{half}/tree"
     must(host, ["mkdir", "-p", *(f"{root}/{name}" for name in FOLDERS)])
     must(host, ["cp", RESCUE, f"{root}/bin/sh"])
     links = " ".join(one for one in APPLETS if one != "sh")
@@ -164,4 +164,4 @@ def _stage(host: Host, half: str) -> None:
     must(host, ["cp", KERNEL, f"{boot}/kernel/kernel"])
     must(host, ["cp", "-R", "/boot/lua", "/boot/defaults", "/boot/device.hints", f"{boot}/"])
     host.put(_LOADER_CONF.encode(), f"{boot}/loader.conf")
-    must(host, ["makefs", "-t", "ffs", "-b", "10%", "-f", "500", f"{boot}/mfsroot", f"{half}/root"])
+    must(host, ["makefs", "-t", "ffs", "-b", "10%", "-f", "500", f"{boot}/mfsroot", f"{half}/tree"])
