@@ -60,7 +60,7 @@ class Options:
 def build(
     results: Path, out: Path, *, sources: Path = SOURCES, options: Options = Options()
 ) -> Built:
-    """Build the site of `results` into `out`, which changes whole or not at all.
+    """Build the site of `results` into `out`; a build that fails leaves what was there.
 
     Published figures come from `results`/published, or from this checkout when that is absent.
     Equal inputs give equal bytes. Raises SiteError, PublishedError and UsageError.
