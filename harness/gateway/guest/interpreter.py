@@ -13,6 +13,7 @@ import contextlib
 import json
 import linecache
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -105,9 +106,38 @@ class Pipes:
                 while data := os.read(end, 65536):
                     say(kind, text=data.decode("utf-8", "replace"), timestamp=time.time_ns())
 
-    def watch(self, stop):
-        while not stop.wait(0.05):
-            self.drain()
+
+
+class Interrupts:
+    """SIGINT for the cell that runs, and for nothing else.
+
+    Python looks at signals between its instructions: one that comes just before a system call
+    would wait for that call to end. The pipe tells what has come and was not looked at yet.
+    """
+
+    def __init__(self):
+        self.wanted = False
+        self._come, end = os.pipe()
+        for one in (self._come, end):
+            os.set_blocking(one, False)
+        signal.set_wakeup_fd(end, warn_on_full_buffer=False)
+        signal.signal(signal.SIGURG, self._seen)
+        signal.signal(signal.SIGINT, self._interrupt)
+
+    def _seen(self, *_):
+        with contextlib.suppress(BlockingIOError):
+            os.read(self._come, 4096)
+
+    def _interrupt(self, *_):
+        self._seen()
+        if self.wanted:
+            self.wanted = False
+            raise KeyboardInterrupt
+
+    def push(self):
+        """Ends the main thread's system call if a signal waits behind it."""
+        if select.select([self._come], [], [], 0)[0]:
+            signal.pthread_kill(threading.main_thread().ident, signal.SIGURG)
 
 
 def bundle(value, main):
@@ -185,6 +215,12 @@ class Context:
                       "display": display, "__shell__": shell}  # fmt: skip
         self.count = 0
         self.pipes = Pipes()
+        self.interrupts = Interrupts()
+
+    def watch(self, stop):
+        while not stop.wait(0.05):
+            self.pipes.drain()
+            self.interrupts.push()
 
     def run(self, code, envs):
         self.count += 1
@@ -193,10 +229,13 @@ class Context:
         before = {name: os.environ.get(name) for name in envs}
         os.environ.update(envs)
         ended = threading.Event()
-        watcher = threading.Thread(target=self.pipes.watch, args=(ended,), daemon=True)
+        watcher = threading.Thread(target=self.watch, args=(ended,), daemon=True)
         try:
+            self.interrupts.wanted = True
             self._run(prepared(code), file, watcher)
+            self.interrupts.wanted = False
         except BaseException as error:
+            self.interrupts.wanted = False
             sys.stdout.flush()
             sys.stderr.flush()
             self._blame(error, file)
@@ -249,7 +288,6 @@ def main():
     os.dup2(nothing, 0)
     sys.stdin = open(0, closefd=False)  # noqa: SIM115
     sys.path.insert(0, "")
-    signal.signal(signal.SIGINT, signal.default_int_handler)
     say("ready")
     while True:
         try:

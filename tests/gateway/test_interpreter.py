@@ -1,0 +1,70 @@
+"""A context of the code interpreter by itself: what interrupts a cell."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from harness.gateway.disk import KERNEL_PROGRAM
+
+Run = Callable[[str], list[dict[str, object]]]
+
+
+@pytest.fixture
+def process(tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
+    words = [sys.executable, str(KERNEL_PROGRAM)]
+    with subprocess.Popen(
+        words, cwd=tmp_path, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as one:
+        yield one
+        one.kill()
+
+
+@pytest.fixture
+def run(process: subprocess.Popen[bytes]) -> Run:
+    assert process.stdin is not None
+    assert process.stdout is not None
+    stdin, stdout = process.stdin, process.stdout
+    assert json.loads(stdout.readline())["type"] == "ready"
+
+    def one(code: str) -> list[dict[str, object]]:
+        stdin.write(json.dumps({"code": code}).encode() + b"\n")
+        stdin.flush()
+        lines: list[dict[str, object]] = []
+        while not lines or lines[-1]["type"] != "end_of_execution":
+            lines.append(json.loads(stdout.readline()))
+        return lines
+
+    return one
+
+
+def test_an_interrupt_that_ends_no_system_call_ends_the_cell(run: Run) -> None:
+    # To another thread: the main one sleeps on, as when the signal comes just before it does.
+    code = """
+import signal, threading, time
+def late():
+    time.sleep(0.3)
+    signal.pthread_kill(threading.get_ident(), signal.SIGINT)
+threading.Thread(target=late).start()
+time.sleep(30)
+"""
+    begun = time.monotonic()
+    assert any(one.get("name") == "KeyboardInterrupt" for one in run(code))
+    assert time.monotonic() - begun < 20
+    assert any(one.get("text") == "2" for one in run("1+1"))
+
+
+def test_an_interrupt_that_comes_late_does_not_hit_the_next_cell(
+    process: subprocess.Popen[bytes], run: Run
+) -> None:
+    for _ in range(20):
+        run("x = 1")
+        process.send_signal(signal.SIGINT)
+        assert any(one.get("text") == "2" for one in run("x + 1"))
