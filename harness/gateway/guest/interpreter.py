@@ -107,7 +107,6 @@ class Pipes:
                     say(kind, text=data.decode("utf-8", "replace"), timestamp=time.time_ns())
 
 
-
 class Interrupts:
     """SIGINT for the cell that runs, and for nothing else.
 
