@@ -11,6 +11,7 @@ import pytest
 
 from harness import progress
 from harness.errors import NotEnoughMemory, Unsupported
+from harness.host import cgroups
 from harness.host.run import Run, open_run
 from harness.rig_run import RigRun, given_options
 
@@ -98,9 +99,11 @@ def profile(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def rig_run(request: pytest.FixtureRequest, profile: str) -> RigRun:
+def rig_run(request: pytest.FixtureRequest, profile: str, run: Run) -> Iterator[RigRun]:
     """The record in the making of one rig."""
     given = given_options(request.config.getoption("--set"))
     shown = request.config.pluginmanager.getplugin(progress.NAME)
     say = shown.say if isinstance(shown, progress.Progress) else lambda text: None
-    return RigRun(ROOT, request.config.getoption("--results"), profile, given, say)
+    results = request.config.getoption("--results")
+    with cgroups.counted(run) as seconds:
+        yield RigRun(ROOT, results, profile, given, say, seconds)

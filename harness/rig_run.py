@@ -36,7 +36,8 @@ def given_options(pairs: Sequence[str]) -> dict[str, str]:
 class RigRun:
     """Collects what a record says beside its series. `results` is where the record goes.
 
-    `options` are the values given for options that rigs declare (`RigInfo.options`).
+    `options` are the values given for options that rigs declare (`RigInfo.options`); `counted`
+    tells the processor seconds of all that is ours, where a control group counts them.
     """
 
     def __init__(
@@ -46,6 +47,7 @@ class RigRun:
         profile: str,
         options: Mapping[str, str] | None = None,
         say: Callable[[str], None] = lambda text: None,
+        counted: Callable[[], float] | None = None,
     ) -> None:
         self._root = root
         self._results = results
@@ -59,7 +61,7 @@ class RigRun:
         self._started = ""
         self._before: Facts = {}
         self._after: Facts = {}
-        self._own_cpu = validity.OwnCpu()
+        self._own_cpu = validity.OwnCpu(counted)
         self.run_id = new_run_id()
         self.headline: Series | None = None
         """The series that the measurement is about, once delivered."""

@@ -12,7 +12,7 @@ import hashlib
 import os
 import signal
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -70,18 +70,25 @@ class Cgroups:
 
     def usage(self, path: str) -> Usage:
         """What a group has used; 0 where this host does not count it. OSError when it is gone."""
+        spent = self.processor_s(path)
         if self.version == 2:
             folder = next(iter(self._trees())) / path
-            spent = _numbers(folder / "cpu.stat").get("usage_usec", 0) / 1e6
             now, kept = folder / "memory.current", "file"
         else:
-            clock = self.mounts.get("cpuacct", Path()) / path / "cpuacct.usage"
-            spent = int(clock.read_text()) / 1e9 if "cpuacct" in self.mounts else 0.0
             folder = self.mounts.get("memory", Path()) / path
             now, kept = folder / "memory.usage_in_bytes", "total_cache"
         if not now.exists():
             return Usage(spent, 0, 0)
         return Usage(spent, int(now.read_text()), _numbers(folder / "memory.stat").get(kept, 0))
+
+    def processor_s(self, path: str) -> float:
+        """Seconds of processor of a group and of all that is or was under it, or 0."""
+        if self.version == 2:
+            folder = next(iter(self._trees())) / path
+            return _numbers(folder / "cpu.stat").get("usage_usec", 0) / 1e6
+        if "cpuacct" not in self.mounts:
+            return 0.0
+        return int((self.mounts["cpuacct"] / path / "cpuacct.usage").read_text()) / 1e9
 
     def remove(self, path: str) -> None:
         """Kill all that is in a group and those under it, and remove them; they may be gone."""
@@ -154,6 +161,41 @@ def group_of(run: Run) -> str:
     return f"{parent_of(run.folder.parent)}/{run.id}"
 
 
+@contextlib.contextmanager
+def counted(run: Run) -> Iterator[Callable[[], float] | None]:
+    """This process and all that it starts in a group of the run, for as long as the block runs.
+
+    Yields what tells the processor seconds of the run's groups so far, those of its sandboxes and
+    of daemons that left their parent among them; None where this host counts none, or lets us not.
+    """
+    own = find()
+    mount = own.mounts.get("cpuacct") if own.version == 1 else next(iter(own.mounts.values()), None)
+    if mount is None:
+        yield None
+        return
+    before = mount / _place("cpuacct" if own.version == 1 else "").lstrip("/") / "cgroup.procs"
+    # A leaf: of version 2 a group with processes has no groups under it that limit anything.
+    inside = mount / group_of(run) / "rig" / "cgroup.procs"
+    if not os.access(before, os.W_OK) or not os.access(mount, os.W_OK):
+        yield None
+        return
+    inside.parent.mkdir(parents=True, exist_ok=True)
+    inside.write_text(str(os.getpid()))
+    try:
+        yield lambda: own.processor_s(group_of(run))
+    finally:
+        before.write_text(str(os.getpid()))
+
+
+def _place(controller: str) -> str:
+    """The group that this process is in: of a controller, or with no name of version 2."""
+    for line in Path("/proc/self/cgroup").read_text().splitlines():
+        _, names, path = line.split(":", 2)
+        if controller in names.split(","):
+            return path
+    return "/"
+
+
 def find() -> Cgroups:
     """This host's control groups; version 0 where it has none that this process may use."""
     mounts: dict[str, Path] = {}
@@ -183,6 +225,7 @@ def _numbers(file: Path) -> dict[str, int]:
 def _kill_all(group: Path) -> None:
     with contextlib.suppress(OSError):
         for pid in (group / "cgroup.procs").read_text().split():
-            if int(pid) > 0:  # 0 is one of a namespace that we cannot see
+            # 0 is one of a namespace that we cannot see.
+            if int(pid) not in (0, os.getpid()):
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(int(pid), signal.SIGKILL)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import resource
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Literal
@@ -177,17 +177,19 @@ def _count(number: float, one: str, many: str | None = None) -> str:
 class OwnCpu:
     """The CPU seconds of this process and all it started, while the block runs.
 
-    Counted are this process, children that were reaped (with theirs), and descendants that still
-    live. A descendant whose parent died without waiting for it is counted no more: start programs
-    as children, not as daemons. Each living descendant is told to one clock tick (10 ms).
+    `counted` tells them so far, where a control group counts them (`cgroups.counted`). Without it
+    counted are this process, children that were reaped (with theirs), and descendants that still
+    live, each to one clock tick (10 ms); a descendant whose parent died without waiting for it is
+    then counted no more.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, counted: Callable[[], float] | None = None) -> None:
+        self._counted = counted or _own_cpu_seconds
         self._start = self._start_s = 0.0
         self._end: tuple[float, float] | None = None
 
     def __enter__(self) -> OwnCpu:
-        self._start_s, self._start = time.monotonic(), _own_cpu_seconds()
+        self._start_s, self._start = time.monotonic(), self._counted()
         return self
 
     def __exit__(
@@ -199,7 +201,7 @@ class OwnCpu:
         self._end = self._now()
 
     def _now(self) -> tuple[float, float]:
-        return max(0.0, _own_cpu_seconds() - self._start), time.monotonic() - self._start_s
+        return max(0.0, self._counted() - self._start), time.monotonic() - self._start_s
 
     @property
     def seconds(self) -> float:

@@ -15,6 +15,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from harness.host import cgroups
+from harness.host.run import Run
 from harness.measure import machine, validity
 from harness.measure.record import Facts, Failure, Git, Scalar, Series, Validity
 from tests.host.processes import eventually
@@ -288,6 +290,23 @@ def test_grandchildren_are_ours_alive_and_dead() -> None:
         assert _is_burnt(own.seconds)
         child.communicate(b"\n")
         assert _is_burnt(own.seconds)
+
+
+def test_who_left_his_parent_is_ours_where_a_group_counts(run: Run) -> None:
+    with cgroups.counted(run) as seconds:
+        if seconds is None:
+            pytest.skip("no control group of this host counts processor time for us")
+        with validity.OwnCpu(seconds) as own:
+            away = _burn_elsewhere(BURNT_S)
+            eventually(lambda: not _runs(away), 60)
+        burnt = own.seconds
+    assert _is_burnt(burnt)
+    # Outside of the block this process is counted where it was.
+    before = seconds()
+    end = time.process_time() + 0.1
+    while time.process_time() < end:
+        pass
+    assert seconds() == before
 
 
 def test_what_was_used_before_the_block_does_not_count() -> None:
