@@ -18,6 +18,8 @@ from pathlib import Path
 
 from harness import summary
 from harness.errors import Unsupported, UsageError
+from harness.host.leftovers import reclaim
+from harness.host.run import runtime_folder
 from harness.measure.record import digest, find, write_atomically
 from harness.measure.selection import INTERLEAVE
 from harness.rig import RigInfo, discover
@@ -234,7 +236,8 @@ def _patiently(command: list[str], environment: Mapping[str, str]) -> int:
     """Run a command; an interrupt is passed on, once, and what it has to take down is waited for.
 
     subprocess.call would kill it a quarter of a second after the interrupt. The session of its own
-    keeps the terminal from interrupting it a second time.
+    keeps the terminal from interrupting it a second time: a second interrupt is for who does not
+    want to wait for a guest that does not answer, and kills it all.
     """
     whole = {**os.environ, **environment}
     with subprocess.Popen(command, cwd=ROOT, start_new_session=True, env=whole) as process:
@@ -242,7 +245,13 @@ def _patiently(command: list[str], environment: Mapping[str, str]) -> int:
             return process.wait()
         except KeyboardInterrupt:
             process.send_signal(signal.SIGINT)
-            process.wait()
+            try:
+                process.wait()
+            except KeyboardInterrupt:
+                process.kill()
+                process.wait()
+                reclaim(runtime_folder())
+                raise
             raise
 
 

@@ -71,7 +71,8 @@ def pump(source: IO[bytes], target: int) -> None:
 
 
 def run(folder: pathlib.Path, order: dict[str, Any], lock: int) -> tuple[int, threading.Thread]:
-    """The harness's exit code. It is interrupted when the near end has gone.
+    """The harness's exit code. It is interrupted when the near end has gone, and a second time
+    when that does not end it: then it kills what it started, and clears up after it.
 
     It holds the lock too: as long as it runs, the folder is somebody's.
     """
@@ -96,12 +97,12 @@ def run(folder: pathlib.Path, order: dict[str, Any], lock: int) -> tuple[int, th
 
     def watch() -> None:
         sys.stdin.buffer.read(1)
-        if child.poll() is None:
-            child.send_signal(signal.SIGINT)
-            try:
-                child.wait(PATIENCE_S)
-            except subprocess.TimeoutExpired:
-                child.kill()
+        for _ in range(2):
+            if child.poll() is None:
+                child.send_signal(signal.SIGINT)
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    child.wait(PATIENCE_S)
+        child.kill()
 
     watcher = threading.Thread(target=watch, daemon=True)
     for thread in (*pumps, watcher):

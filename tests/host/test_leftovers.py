@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from harness.host.cgroups import parent_of
@@ -259,6 +260,26 @@ def test_an_interrupted_command_takes_everything_down(
     assert carrying(str(runtime)) == []
     assert what_is_there(runtime) == []
     assert not list((tmp_path / "results").rglob("*.json"))
+
+
+@needs_qemu
+def test_a_second_interrupt_does_not_wait(runtime: Path, tmp_path: Path) -> None:
+    argv = [sys.executable, "-m", "harness.cli", *rig("full", tmp_path / "results")]
+    with subprocess.Popen(
+        argv, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as process:
+        eventually(lambda: bool(carrying(f"{VARIABLE}={runtime}/")))
+        (pytest_process,) = psutil.Process(process.pid).children()
+        pytest_process.suspend()  # as one that waits for a guest which does not answer
+        process.send_signal(signal.SIGINT)
+        # It has taken note once it has passed the interrupt on.
+        pending = Path(f"/proc/{pytest_process.pid}/status")
+        eventually(lambda: "ShdPnd:\t0000000000000002" in pending.read_text())
+        process.send_signal(signal.SIGINT)
+        output = process.communicate(timeout=200)[0]
+    assert process.returncode == 130, output
+    assert carrying(str(runtime)) == []
+    assert what_is_there(runtime) == []
 
 
 @needs_qemu
