@@ -47,9 +47,12 @@ def thousands(count: float) -> str:
 
 
 def _fixed(value: float, places: int) -> str:
-    text = f"{round(value, places):.{max(places, 0)}f}"
+    """Its thousands apart, a minus sign where it is negative."""
+    if not value:
+        return "0"
+    text = f"{round(abs(value), places):.{max(places, 0)}f}"
     whole, dot, rest = text.partition(".")
-    return thousands(int(whole)) + dot + rest if len(whole) > 4 else text
+    return ("\u2212" if value < 0 else "") + thousands(int(whole)) + dot + rest
 
 
 def show(estimate: Estimate, unit: str) -> str:
@@ -76,4 +79,5 @@ def show_interval(estimate: Estimate, unit: str) -> str:
     # A bound that is already a multiple of the step must not move by a rounding error.
     low = math.floor(round(estimate.low / size * step, 6)) / step
     high = math.ceil(round(estimate.high / size * step, 6)) / step
-    return f"{_fixed(low, places)}–{_fixed(high, places)}"
+    between = "–" if low >= 0 else " to "
+    return f"{_fixed(low, places)}{between}{_fixed(high, places)}"

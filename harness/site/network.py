@@ -62,10 +62,17 @@ def compared(
     one: Series, other: Series, passes: int, how: Callable[[float, float], float]
 ) -> Estimate | None:
     """`how` of two series pass by pass: its median and interval; None where passes are unequal."""
+    found = _by_pass(one, other, passes, how)
+    return estimate(found, 50) if found else None
+
+
+def _by_pass(
+    one: Series, other: Series, passes: int, how: Callable[[float, float], float]
+) -> Sequence[float]:
     left, right = _passes(one, passes), _passes(other, passes)
     if left is None or right is None:
-        return None
-    return estimate([how(a, b) for a, b in zip(left, right, strict=True)], 50)
+        return ()
+    return [how(a, b) for a, b in zip(left, right, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -76,6 +83,8 @@ class Cost:
     series: Series
     cores: int
     added: Estimate | None
+    passes: Sequence[Estimate]
+    """The least and the most that a pass says, where they are too few for an interval."""
     against_loopback: Estimate | None
 
 
@@ -89,12 +98,16 @@ def costs(rtt: Measured) -> Sequence[Cost]:
         if not (loop and bridge and policy and counted):
             continue
         passes = len(counted.samples) + len(counted.failures)
+        each = sorted(_by_pass(policy, bridge, passes, lambda a, b: a - b))
+        added = estimate(each, 50) if each else None
+        few = (each[0], each[-1]) if added and not added.bounded else ()
         found.append(
             Cost(
                 rtt.entry,
                 policy,
                 cores,
-                compared(policy, bridge, passes, lambda a, b: a - b),
+                added,
+                [Estimate(value, None, None) for value in few],
                 compared(policy, loop, passes, lambda a, b: a / b),
             )
         )
