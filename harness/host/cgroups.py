@@ -22,7 +22,7 @@ from harness.errors import SandboxError
 if TYPE_CHECKING:
     from harness.host.run import Run
 
-LIMITS = ("memory", "pids", "cpu")
+LIMITS = ("memory", "pids", "cpu", "cpuset")
 """Controllers that bound what a sandbox takes."""
 PATIENCE_S = 5.0
 PLAIN = ("rw", "nosuid", "nodev", "noexec", "relatime", "xattr", "clone_children")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import psutil
@@ -46,7 +48,19 @@ def test_a_limit_that_the_host_cannot_set_is_left_out(tmp_path: Path) -> None:
     resources = bundle["linux"]["resources"]
     assert "memory" not in resources
     assert resources["pids"] == {"limit": 128}
-    assert Cgroups(1, {"pids": tmp_path, "cpu": tmp_path}).unlimited == ["memory"]
+    assert Cgroups(1, {"pids": tmp_path, "cpu": tmp_path}).unlimited == ["memory", "cpuset"]
+
+
+def test_who_may_take_less_than_a_processor_is_kept_to_one(tmp_path: Path) -> None:
+    def cpu(limits: Limits, unlimited: Sequence[str] = ()) -> dict[str, object]:
+        bundle = config.bundle(allocate(tmp_path, "run"), tmp_path, limits, unlimited, "group", {})
+        found: dict[str, object] = bundle["linux"]["resources"]["cpu"]
+        return found
+
+    ours = {str(one) for one in os.sched_getaffinity(0)}
+    assert {cpu(Limits(cpus=0.5))["cpus"] for _ in range(4 * len(ours))} == ours
+    assert "cpus" not in cpu(Limits(cpus=1))
+    assert "cpus" not in cpu(Limits(cpus=0.5), ["cpuset"])
 
 
 def test_nothing_is_given_that_was_not_meant(tmp_path: Path) -> None:

@@ -50,7 +50,11 @@ _PLAIN = ("nosuid", "noexec", "nodev")
 @dataclass(frozen=True)
 class Limits:
     """What one sandbox may take: bytes of memory, processes and threads, processors (0.5: half
-    of one). UsageError for nothing, and for more than this host has."""
+    of one). UsageError for nothing, and for more than this host has.
+
+    Who may take less than a processor is kept to one: his share, taken on all of them at once,
+    would leave his neighbours none for as long as it lasts.
+    """
 
     memory: int = 512 << 20
     pids: int = 128
@@ -72,17 +76,20 @@ class Limits:
         if self.memory < 8 << 20:
             raise UsageError(f"no sandbox starts in {self.memory} bytes of memory: give it 8 MiB")
 
-    def as_config(self, unlimited: Sequence[str]) -> dict[str, Any]:
-        """The specification's resources, without what this host cannot limit."""
-        resources = {
-            "memory": {"limit": self.memory},
-            "pids": {"limit": self.pids},
-            "cpu": {
-                "shares": 256,
-                "period": CPU_PERIOD_US,
-                "quota": max(int(self.cpus * CPU_PERIOD_US), 1000),
-            },
+    def as_config(self, unlimited: Sequence[str], number: int) -> dict[str, Any]:
+        """The specification's resources, without what this host cannot limit.
+
+        `number` is the sandbox's: those that are kept to one processor take turns by it.
+        """
+        cpu: dict[str, Any] = {
+            "shares": 256,
+            "period": CPU_PERIOD_US,
+            "quota": max(int(self.cpus * CPU_PERIOD_US), 1000),
         }
+        if self.cpus < 1 and "cpuset" not in unlimited:
+            ours = sorted(os.sched_getaffinity(0))
+            cpu["cpus"] = str(ours[number % len(ours)])
+        resources = {"memory": {"limit": self.memory}, "pids": {"limit": self.pids}, "cpu": cpu}
         return {name: value for name, value in resources.items() if name not in unlimited}
 
 
@@ -138,7 +145,7 @@ def bundle(
             "uidMappings": mapping,
             "gidMappings": mapping,
             "cgroupsPath": f"/{group}",
-            "resources": limits.as_config(unlimited)
+            "resources": limits.as_config(unlimited, int(identity.address))
             | {"devices": [{"allow": False, "access": "rwm"}]},
             "maskedPaths": MASKED,
             "readonlyPaths": READ_ONLY,
