@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import signal
 import sys
@@ -105,11 +106,18 @@ def _of_runtime(runtime: Path) -> list[Leftover]:
     leases = runtime / "leases"
     for lease in leases.iterdir() if leases.is_dir() else ():
         with contextlib.suppress(FileNotFoundError):
-            begun = lease.name.startswith(LEASE_BEGUN)
-            name = lease.name.removeprefix(LEASE_BEGUN).partition(".")[0]
-            if not lives(runtime / (run := name if begun else lease.read_text())):
-                found.append(Leftover("lease", run, str(lease)))
+            run = _holder(lease)
+            if run is None or not lives(runtime / run):
+                found.append(Leftover("lease", run or "?", str(lease)))
     return found
+
+
+def _holder(lease: Path) -> str | None:
+    """The id of the run that a lease names; None where a crash of the host left something else."""
+    if lease.name.startswith(LEASE_BEGUN):
+        return lease.name.removeprefix(LEASE_BEGUN).partition(".")[0]
+    id = lease.read_text(errors="replace")
+    return id if re.fullmatch(r"[\w-]+", id, re.ASCII) else None
 
 
 def _of_cache(cache: Path) -> list[Leftover]:

@@ -137,7 +137,11 @@ def _put(settings: Path, values: Mapping[str, str]) -> None:
 def restore(note: Path) -> None:
     """Put back the settings that a note tells of, and remove it; safe to call twice."""
     with contextlib.suppress(FileNotFoundError):
-        told = json.loads(note.read_text())
+        try:
+            told = json.loads(note.read_text(errors="replace"))
+        except ValueError:  # the host crashed before it was on disk, and with it the settings
+            note.unlink()
+            return
         settings, found = Path(told["settings"]), dict(told["found"])
         # A chosen advisor rules pages_to_scan itself: it goes last.
         advisor = found.pop(_ADVISOR, None)

@@ -189,7 +189,7 @@ def _building(target: Path) -> Iterator[Path]:
 def lives(folder: Path) -> bool:
     """Whether the run of this folder still has its owner."""
     try:
-        with (folder / LOCK).open() as lock:
+        with (folder / LOCK).open(errors="replace") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if lock.read():
                 return False

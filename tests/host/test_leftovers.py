@@ -12,6 +12,7 @@ import pytest
 
 from harness.host.cgroups import parent_of
 from harness.host.leftovers import find
+from harness.host.merging import NOTE
 from harness.host.run import VARIABLE, open_run
 from harness.sandbox.identity import allocate
 from harness.sandbox.protocol import load
@@ -106,6 +107,18 @@ def test_the_next_run_reclaims_by_itself(dead: Path, runtime: Path) -> None:
         # Our own child stays a zombie until it is waited for; a zombie has no environment.
         assert carrying(f"{VARIABLE}={dead}") == []
         assert what_is_there(runtime) == [str(run.folder), str(run.folder / "owner.lock")]
+
+
+@pytest.mark.parametrize("torn", [b"", b"\0" * 25, b"\xf4\x80 no text", b"../../etc"])
+def test_what_a_crash_of_the_host_tore_is_nobodys(torn: bytes, dead: Path, runtime: Path) -> None:
+    # /var/run outlives a reboot on FreeBSD: what was not on disk yet comes back as anything.
+    (runtime / "leases" / "7").write_bytes(torn)
+    (dead / "owner.lock").write_bytes(torn or b"1")  # an empty one may be about to be locked
+    (dead / NOTE).write_bytes(torn)
+    done = coppice("clean")
+    assert done.returncode == 0, done.stderr
+    assert f"removed lease {runtime}/leases/7" in done.stdout
+    assert what_is_there(runtime) == []
 
 
 KILLED_AT_A_LEASE = """
