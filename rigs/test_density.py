@@ -30,6 +30,7 @@ from harness.network.cubenet import Cubenet, open_cubenet
 from harness.network.echo import echo
 from harness.network.endpoint import endpoint
 from harness.network.policy import Policy
+from harness.network.requirements import on_linux
 from harness.rig import RigInfo
 from harness.rig_run import RigRun, given_options
 from harness.sandbox import fleet_figures
@@ -184,6 +185,8 @@ def estimate(launch: Callable[[], Sandbox], merger: Merging | None) -> int:
 
 def measure(case: Case, run: Run, rig_run: RigRun, profile: str) -> Findings:
     """One fleet's whole life; its series, and what made it fail."""
+    if case.network:
+        on_linux()
     substrate = load(case.substrate)
     template = substrate.prepare(run, cache_folder(), TIER)
     rig_run.prepared(template.images, template.accelerator, substrate.tools)
