@@ -169,22 +169,27 @@ def counted(run: Run) -> Iterator[Callable[[], float] | None]:
     of daemons that left their parent among them; None where this host counts none, or lets us not.
     """
     own = find()
-    mount = own.mounts.get("cpuacct") if own.version == 1 else next(iter(own.mounts.values()), None)
-    if mount is None:
-        yield None
-        return
-    before = mount / _place("cpuacct" if own.version == 1 else "").lstrip("/") / "cgroup.procs"
+    controller = "cpuacct" if own.version == 1 else "freezer"  # of version 2 any: it is one tree
+    mount = own.mounts.get(controller)
+    before = mount and mount / _place(controller if own.version == 1 else "")
     # A leaf: of version 2 a group with processes has no groups under it that limit anything.
-    inside = mount / group_of(run) / "rig" / "cgroup.procs"
-    if not os.access(before, os.W_OK) or not os.access(mount, os.W_OK):
+    if mount and before and _enter(before) and _enter(mount / group_of(run) / "rig"):
+        try:
+            yield lambda: own.processor_s(group_of(run))
+        finally:
+            _enter(before)
+    else:
         yield None
-        return
-    inside.parent.mkdir(parents=True, exist_ok=True)
-    inside.write_text(str(os.getpid()))
+
+
+def _enter(group: Path) -> bool:
+    """Put this process into a group, which is made where it is missing; whether that went."""
     try:
-        yield lambda: own.processor_s(group_of(run))
-    finally:
-        before.write_text(str(os.getpid()))
+        group.mkdir(parents=True, exist_ok=True)
+        (group / "cgroup.procs").write_text(str(os.getpid()))
+    except OSError:
+        return False
+    return True
 
 
 def _place(controller: str) -> str:
@@ -192,8 +197,8 @@ def _place(controller: str) -> str:
     for line in Path("/proc/self/cgroup").read_text().splitlines():
         _, names, path = line.split(":", 2)
         if controller in names.split(","):
-            return path
-    return "/"
+            return path.lstrip("/")
+    return ""
 
 
 def find() -> Cgroups:
