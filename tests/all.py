@@ -27,7 +27,7 @@ ASIDE = (
     "tests/measure/test_benchmark.py", "tests/measure/test_comparison.py",
 )  # fmt: skip
 SECOND_TRIES = 3
-"""More failures than this in one half are no chance."""
+"""Where more than this fail in one half, none is tried again."""
 
 
 def program(name: str) -> str:

@@ -251,7 +251,6 @@ def _patiently(command: list[str], environment: Mapping[str, str]) -> int:
                 process.kill()
                 process.wait()
                 reclaim(runtime_folder())
-                raise
             raise
 
 

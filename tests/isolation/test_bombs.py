@@ -47,11 +47,7 @@ def _starts(sandbox: Sandbox, count: int) -> list[float]:
 
 def _cpu_seconds(run: Run, sandbox: Sandbox) -> float:
     """CPU time that all processes of a container have had."""
-    found, group = cgroups.find(), f"{cgroups.group_of(run)}/{sandbox.id}"
-    if found.version == 1:
-        return int((found.mounts["cpuacct"] / group / "cpuacct.usage").read_text()) / 1e9
-    stat = (found.mounts["cpu"] / group / "cpu.stat").read_text().split()
-    return int(stat[stat.index("usage_usec") + 1]) / 1e6
+    return cgroups.find().processor_s(f"{cgroups.group_of(run)}/{sandbox.id}")
 
 
 @pytest.fixture(params=["oci", "qemu"])
