@@ -14,15 +14,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from harness import paths
 from harness.errors import ImageError
 from harness.guest import initramfs
 from harness.guest.kernel import Kernel, from_distribution, from_path, module_files
+from harness.host.locks import half_built
 from harness.host.process import need, run
-from harness.host.run import half_built
 from harness.measure.record import Image, digest
 
-AGENT = Path(__file__).with_name("agent")
-PROGRAMS = Path(__file__).with_name("programs")
+AGENT = paths.AGENT
+PROGRAMS = paths.GUEST_PROGRAMS
 COMPILE = (
     "-static", "-Os", "-s", "-Wall", "-Wextra", "-D_GNU_SOURCE", "-ffile-prefix-map=/=",
     # Two segments rather than four: each costs every start of a program a mapping and its faults.

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.errors import ImageError
+from harness.host.locks import half_built
 from harness.host.process import run
-from harness.host.run import half_built
 from harness.measure.record import digest
 
 META_PACKAGE = "linux-image-cloud-amd64"
