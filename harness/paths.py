@@ -31,9 +31,9 @@ __all__ = [
     "RIGS",
     "SITE",
     "ZYGOTE",
-    "cache_folder",
+    "cache_directory",
     "default_results",
-    "runtime_folder",
+    "runtime_directory",
 ]
 
 PACKAGE = Path(__file__).resolve().parent
@@ -79,7 +79,7 @@ def default_results() -> Path:
     return Path("results")
 
 
-def runtime_folder() -> Path:
+def runtime_directory() -> Path:
     """Where runs of this user have their directories; gone after a reboot, like what they hold."""
     named = os.environ.get("COPPICE_RUNTIME")
     if named:
@@ -94,7 +94,7 @@ def runtime_folder() -> Path:
     )
 
 
-def cache_folder() -> Path:
+def cache_directory() -> Path:
     """Where images and checkpoints are kept between runs, and across reboots."""
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(os.environ.get("COPPICE_CACHE") or Path(base) / "coppice")

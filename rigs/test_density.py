@@ -31,7 +31,7 @@ from harness.network.cubenet import Cubenet, open_cubenet
 from harness.network.endpoint import endpoint
 from harness.network.policy import Policy
 from harness.network.requirements import on_linux
-from harness.paths import cache_folder
+from harness.paths import cache_directory
 from harness.procedures import fleet_figures
 from harness.procedures.echo import echo
 from harness.procedures.fleet import Bounds, BringUp, Fleet, admit, ask_each
@@ -189,7 +189,7 @@ def measure(case: Case, run: Run, rig_run: RigRun, profile: str) -> Findings:
     if case.network:
         on_linux()
     substrate = load(case.substrate)
-    template = substrate.prepare(run, cache_folder(), TIER)
+    template = substrate.prepare(run, cache_directory(), TIER)
     rig_run.prepared(template.images, template.accelerator, substrate.tools)
     findings = Findings(
         substrate=case.substrate,

@@ -48,7 +48,7 @@ FAKES: dict[str, type] = {
 
 @pytest.fixture
 def rig(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., None]:
-    """Puts a rig into the folder that the doctor looks into, among the fakes."""
+    """Puts a rig into the directory that the doctor looks into, among the fakes."""
 
     def load(name: str) -> object:
         if name == "fake-absent":
