@@ -43,8 +43,7 @@ def main(options: argparse.Namespace) -> int:
     if not options.results.is_dir():
         raise UsageError(f"{options.results} is no directory of records")
     try:
-        from harness.site.builder import exports
-        from harness.site.data import corpus
+        from harness.site.data import corpus, exports
     except ModuleNotFoundError as error:
         raise MissingTool(
             f"RO-Crate metadata needs the Python package {error.name}",

@@ -15,14 +15,15 @@ from typing import Any
 from harness import paths
 from harness.claims import claims as claiming
 from harness.claims import published
-from harness.errors import DiskFull, UsageError
+from harness.errors import DiskFull, SiteError, UsageError
 from harness.measure.record import digest
 from harness.rig.info import discover
-from harness.site.builder import check, exports, output, page, workers
+from harness.site import pages
+from harness.site.builder import check, output, workers
 from harness.site.builder.digest_cache import Cached, Seen
 from harness.site.builder.manifest import Marker, Run
 from harness.site.builder.renderer import Renderer
-from harness.site.data import record_summary
+from harness.site.data import exports, record_summary
 from harness.site.data.corpus import Corpus, Entry, Place, Problem, places
 
 SOURCES = paths.SITE
@@ -87,7 +88,7 @@ def build(
         try:
             with output.Directory(out, code, again=options.again) as site:
                 return _Build(results, site, sources, quoted, options, known).run()
-        except check.SiteError:
+        except SiteError:
             if not site.before.records:
                 raise
         # What is remembered of pages that were kept may be what is wrong.
@@ -182,7 +183,7 @@ class _Build:
         self.before, self.after = directory.before, Marker(directory.before.code)
         self.published = published.load(quoted)
         self.claims = claiming.load(self.published)
-        self.pages = page.discover()
+        self.pages = pages.discover()
         render = Renderer(sources, self.pages, options.address)
         self.maker = workers.Maker(directory, render, self.before, self.claims)
         self.files: set[str] = set()
@@ -214,7 +215,7 @@ class _Build:
     def _add(self, paths: Iterable[str]) -> None:
         for path in paths:
             if path in self.files:
-                raise check.SiteError(f"two pages write {path}")
+                raise SiteError(f"two pages write {path}")
             self.files.add(path)
 
     def _records(self) -> tuple[Sequence[Entry], Sequence[Problem]]:

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
 from markupsafe import Markup
 
 from harness.claims.claims import Claim
 from harness.measure.record import RunRecord
-from harness.site.builder import linked_data
-from harness.site.builder.page import Asset, Document
 from harness.site.charts import chart
 from harness.site.charts.series import ecdf_chart, order_chart
-from harness.site.data import cold_start, figures, run_rows
+from harness.site.data import figures, files, linked_data, run_rows
 from harness.site.data.corpus import Entry
-from harness.site.data.record_summary import PERCENTILES, Brief, Line, fits
+from harness.site.data.record_summary import PERCENTILES
+from harness.site.data.run_list import answerable, title
+from harness.site.page import Asset, Document
 
 CHARTED = 3
 """Samples from which a series has charts."""
@@ -26,46 +26,6 @@ _POINTS, _MOST = 2400, 600
 """Points of all charts of a page together, and of one chart."""
 _ROWS = 200_000
 """Samples of a run beyond which its CSV holds them no longer: the record does."""
-
-
-def headline(one: Brief) -> Line | None:
-    """The series that stands for a run in a list."""
-    for line in one.lines:
-        if line.metric == cold_start.HEADLINE:
-            return line
-    # What the harness costs alone stands for a run only where there is nothing else.
-    return min(one.lines, key=lambda line: line.dimensions.get("substrate") == cold_start.NOOP,
-               default=None)  # fmt: skip
-
-
-def title(one: Brief) -> str:
-    """The rig and what distinguishes this run: dimensions that all of its series share."""
-    if not one.lines:
-        return one.rig.id
-    shared = [
-        f"{value}" if isinstance(value, str) else f"{name} {value}"
-        for name, value in one.lines[0].dimensions.items()
-        if name != "accelerator"
-        and value is not None
-        and all(line.dimensions.get(name) == value for line in one.lines)
-    ]
-    return ", ".join([one.rig.id, *shared])
-
-
-def speaks_to(one: Brief, claims: Sequence[Claim]) -> Sequence[Claim]:
-    """Claims that a series of this run can answer."""
-    return [
-        claim
-        for claim in claims
-        if any(
-            answer.rig == one.rig.id
-            and any(
-                line.metric == answer.metric and fits(line.dimensions, answer.where)
-                for line in one.lines
-            )
-            for answer in claim.answers
-        )
-    ]
 
 
 def files_of_run(
@@ -87,11 +47,11 @@ def files_of_run(
     first: Markup | None = None
     # A table of times says nothing of why they must not be believed; the record does.
     has_samples = _many(record) <= _ROWS and not entry.brief.function_only
-    files = {entry.raw: "application/json"}
+    formats = {entry.raw: "application/json"}
     if has_samples:
-        files[f"{entry.place.stem}.csv"] = "text/csv"
+        formats[f"{entry.place.stem}.csv"] = "text/csv"
     name = title(entry.brief)
-    linked = linked_data.of_run(record, name, entry.page, files)
+    linked = linked_data.of_run(record, name, entry.page, formats)
     for number, part in enumerate(parts):
         charts = dict(_charts(part))
         if first is None:
@@ -113,7 +73,7 @@ def files_of_run(
                 "uncharted": [one for one in rows if not one.page],
                 "facts": sorted({*record.machine.before, *record.machine.after}),
                 "percentiles": PERCENTILES,
-                "claims": speaks_to(entry.brief, claims),
+                "claims": answerable(entry.brief, claims),
                 "has_picture": bool(charted),
                 "has_samples": has_samples,
                 **({"linked_data": linked} if number == 0 else {}),
@@ -144,8 +104,8 @@ def _csv(record: RunRecord) -> bytes:
     names = sorted({name for one in record.series for name in one.dimensions})
     lines = [_cells(["metric", *names, "unit", "sample", "value"])]
     for one in record.series:
-        facts = [chart.harmless(one.dimensions.get(name)) for name in names]
-        head = _cells([chart.harmless(one.metric), *facts, one.unit])
+        facts = [files.harmless(one.dimensions.get(name)) for name in names]
+        head = _cells([files.harmless(one.metric), *facts, one.unit])
         lines += [f"{head},{at},{value!r}" for at, value in enumerate(one.samples)]
     return "\n".join([*lines, ""]).encode()
 
@@ -154,15 +114,3 @@ def _cells(cells: Sequence[object]) -> str:
     out = io.StringIO()
     csv.writer(out, lineterminator="").writerow(cells)
     return out.getvalue()
-
-
-def rows_of(entries: Sequence[Entry]) -> Sequence[Mapping[str, object]]:
-    """What a list of runs shows of each."""
-    return [
-        {
-            "entry": entry,
-            "title": title(entry.brief),
-            "series": headline(entry.brief),
-        }
-        for entry in entries
-    ]

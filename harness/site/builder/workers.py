@@ -10,14 +10,15 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from harness.claims.claims import Claim
+from harness.errors import SiteError
 from harness.site.builder import check
 from harness.site.builder.manifest import Marker
 from harness.site.builder.output import Directory
-from harness.site.builder.page import Asset, Document, Group, Page
 from harness.site.builder.renderer import Renderer
 from harness.site.builder.run_page import files_of_run
 from harness.site.data import record_summary
 from harness.site.data.corpus import Corpus, Entry, Place, Problem, read
+from harness.site.page import Asset, Document, Group, Page
 
 FEW = 24
 """Things to make for which a second process is not worth its start."""
@@ -87,7 +88,7 @@ class Maker:
         made = self.items(files_of_run(entry, content, self.claims))
         missing = anchors(entry.brief) - set(made.ids[entry.page])
         if missing:
-            raise check.SiteError(f"{entry.page} has no {', '.join(sorted(missing)[:3])}")
+            raise SiteError(f"{entry.page} has no {', '.join(sorted(missing)[:3])}")
         own = set(made.files)
         inner = {link: page for link, page in made.links.items() if link.partition("#")[0] in own}
         check.refuse(check.dangling(inner, own, {path: set(ids) for path, ids in made.ids.items()}))

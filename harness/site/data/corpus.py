@@ -15,7 +15,8 @@ from harness.claims.published import load as load_published
 from harness.errors import RecordError
 from harness.measure import record as records
 from harness.measure.record import RunRecord, Scalar, Series
-from harness.site.data.record_summary import Brief, Kind, Line, anchor, fits, of, slug
+from harness.site.data.addresses import slug
+from harness.site.data.record_summary import Brief, Kind, Line, anchor, fits, of
 
 __all__ = [
     "Corpus",
@@ -26,7 +27,6 @@ __all__ = [
     "anchor",
     "load",
     "places",
-    "slug",
 ]
 
 

@@ -12,8 +12,6 @@ from dataclasses import dataclass
 
 from harness.measure.record import Scalar, Series
 from harness.measure.statistics import Estimate, estimate
-from harness.site.charts.scaling import Curve, Point
-from harness.site.data import figures
 from harness.site.data.corpus import Corpus, Entry
 
 PATHS = ("loopback", "veth", "bridge", "policy", "microvm")
@@ -122,16 +120,3 @@ def share_of_loopback(measured: Measured, cores: int, streams: int) -> Estimate 
     if not policy or not loop:
         return None
     return compared(policy, loop, len(policy.samples), lambda a, b: a / b)
-
-
-def curve(measured: Measured, label: str, metric: str, **dimensions: Scalar) -> Curve:
-    """A metric against `n`, of the series with these dimensions; n of 0 has no place on it."""
-    points = []
-    for one in measured.entry.record.series:
-        n = one.dimensions.get("n")
-        fits = all(one.dimensions.get(name) == value for name, value in dimensions.items())
-        value = figures.get(one, "p50")
-        if one.metric == metric and fits and isinstance(n, int) and n > 0 and value:
-            points.append(Point(n, value))
-    status = measured.entry.brief.validity.status
-    return Curve(label, points, "" if status == "valid" else status)

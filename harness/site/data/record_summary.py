@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -34,11 +33,6 @@ EMULATED = "emulated"
 """The class of machines that prove that something works, and tell no time."""
 COUNTED = "1"
 """The unit of what is counted: that holds on any machine."""
-
-
-def slug(text: str) -> str:
-    """Text as it may stand in an address."""
-    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-") or "x"
 
 
 def own_dimensions(record: RunRecord) -> Sequence[Facts]:

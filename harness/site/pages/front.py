@@ -7,13 +7,21 @@ from dataclasses import dataclass
 
 from harness.measure.quantity import thousands
 from harness.measure.record import Series
-from harness.site.builder import essays, exports, linked_data
-from harness.site.builder.page import Document, Item, Nav, Page
 from harness.site.charts import cold_start_charts
-from harness.site.data import cold_start, comparison_table, density, evidence, network
+from harness.site.data import (
+    cold_start,
+    comparison_table,
+    density,
+    essays,
+    evidence,
+    exports,
+    linked_data,
+    network,
+)
 from harness.site.data.cold_start import Row
 from harness.site.data.corpus import Corpus, Entry
 from harness.site.data.density import Fleet
+from harness.site.page import Document, Item, Nav, Page
 
 _NETWORK = (
     "coppice-network-rtt",

@@ -9,13 +9,14 @@ from harness.measure import comparison
 from harness.measure.comparison import Outcome
 from harness.measure.record import Scalar
 from harness.measure.statistics import Estimate
-from harness.site.builder.page import Asset, Document, Group, Item, Nav, Page
-from harness.site.charts import chart
 from harness.site.charts.chart import Chart, Row
 from harness.site.charts.history import Run, history_chart
 from harness.site.data import figures
+from harness.site.data.addresses import slug
 from harness.site.data.corpus import Corpus, Entry
-from harness.site.data.record_summary import Line, slug
+from harness.site.data.files import as_json
+from harness.site.data.record_summary import Line
+from harness.site.page import Asset, Document, Group, Item, Nav, Page
 
 _SHOWN = 100
 """Runs of a series that its chart and table show; the CSV has all."""
@@ -213,7 +214,7 @@ def _regressions(by_machine: Mapping[str, Sequence[Track]]) -> bytes:
         for one in found
         if one.last is Outcome.WORSE
     ]
-    return chart.as_json({"schema": "coppice.regressions/1", "regressions": rows})
+    return as_json({"schema": "coppice.regressions/1", "regressions": rows})
 
 
 PAGE = Page(_render, Nav("History", "history.html", 55, foot=True), long=True)

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from harness.measure.record import Scalar
-from harness.site.builder.page import Document, Item, Nav, Page
 from harness.site.charts.chart import Chart, Row
-from harness.site.charts.scaling import Curve, Reference, scaling_chart
+from harness.site.charts.scaling import Curve, Point, Reference, scaling_chart
 from harness.site.charts.strip import Line, Strip, strip_chart
-from harness.site.data import network
+from harness.site.data import figures, network
 from harness.site.data.corpus import Corpus
 from harness.site.data.network import Measured
+from harness.site.page import Document, Item, Nav, Page
 
 _LABELS = {
     "loopback": "loopback",
@@ -77,9 +77,22 @@ def _published_rows(marks: Sequence[Reference]) -> Sequence[Row]:
     ]
 
 
+def _curve(measured: Measured, label: str, metric: str, **dimensions: Scalar) -> Curve:
+    """A metric against `n`, of the series with these dimensions; n of 0 has no place on it."""
+    points = []
+    for one in measured.entry.record.series:
+        n = one.dimensions.get("n")
+        fits = all(one.dimensions.get(name) == value for name, value in dimensions.items())
+        value = figures.get(one, "p50")
+        if one.metric == metric and fits and isinstance(n, int) and n > 0 and value:
+            points.append(Point(n, value))
+    status = measured.entry.brief.validity.status
+    return Curve(label, points, "" if status == "valid" else status)
+
+
 def _update_chart(corpus: Corpus, update: Measured) -> Chart:
     curves = [
-        network.curve(update, label, "policy-update", transport=transport, others=0)
+        _curve(update, label, "policy-update", transport=transport, others=0)
         for transport, label in _TRANSPORTS.items()
     ]
     marks = [*_reference(corpus, _REPLACE, 1000), *_reference(corpus, _SINGLE, 1)]
@@ -96,8 +109,8 @@ def _update_chart(corpus: Corpus, update: Measured) -> Chart:
 
 def _churn_chart(corpus: Corpus, churn: Measured) -> Chart:
     curves: list[Curve] = [
-        network.curve(churn, "one added", "rule-add"),
-        network.curve(churn, "one removed", "rule-remove"),
+        _curve(churn, "one added", "rule-add"),
+        _curve(churn, "one removed", "rule-remove"),
     ]
     marks = [one for id, n in _ANCHORS.items() for one in _reference(corpus, id, n)]
     title = "Rules of one sandbox beside N others"

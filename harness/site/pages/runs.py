@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from harness.site.builder.page import Document, Item, Nav, Page
-from harness.site.builder.run_page import rows_of
 from harness.site.data.corpus import Corpus
+from harness.site.data.run_list import rows_of
+from harness.site.page import Document, Item, Nav, Page
 
 _NEWEST = 60
 _PROBLEMS = 200

@@ -9,12 +9,12 @@ from xml.sax.saxutils import escape, quoteattr
 from harness import __version__
 from harness.measure.quantity import show
 from harness.measure.record import SCHEMA_FILE
-from harness.site.builder.linked_data import LICENCE
-from harness.site.builder.run_page import headline, title
-from harness.site.charts.chart import as_json, table
 from harness.site.data import evidence, figures
 from harness.site.data.corpus import Corpus, Entry
+from harness.site.data.files import as_csv, as_json
+from harness.site.data.linked_data import LICENCE
 from harness.site.data.record_summary import Brief
+from harness.site.data.run_list import headline, title
 
 __all__ = ["as_json", "claims_csv", "crate", "dataset", "feed", "index", "sitemap", "statement"]
 
@@ -107,7 +107,7 @@ def claims_csv(corpus: Corpus) -> bytes:
                         judged.answer.why,
                     )
                 )
-    return table(CLAIM_COLUMNS, rows)
+    return as_csv(CLAIM_COLUMNS, rows)
 
 
 def dataset(corpus: Corpus) -> Mapping[str, Any]:
