@@ -105,7 +105,7 @@ def _bounds(series: Series, statistic: str) -> str:
     )
 
 
-class Words:
+class EssayFunctions:
     """What an essay says of series, figures and claims, linked from the page that it is on."""
 
     def __init__(self, look: Lookup, link: figures.Link) -> None:
@@ -175,7 +175,7 @@ class Renderer:
         context["around"] = self._around_of(one)
         look = context.get("look")
         if isinstance(look, Lookup):
-            words = Words(look, one.link)
+            words = EssayFunctions(look, one.link)
             whole = {**context, "said": words.said, "ours": words.ours, "verdict": words.verdict}
             context["prose"] = lambda essay, link: essay_html.render(
                 essay.text, self.environment, **whole

@@ -13,7 +13,7 @@ from harness.measure.record import RunRecord
 from harness.site.charts import chart
 from harness.site.charts.series import ecdf_chart, order_chart
 from harness.site.data import figures, files, linked_data, run_rows
-from harness.site.data.corpus import Entry
+from harness.site.data.corpus import RecordEntry
 from harness.site.data.record_summary import PERCENTILES
 from harness.site.data.run_list import answerable, title
 from harness.site.page import Asset, Document
@@ -29,7 +29,7 @@ _ROWS = 200_000
 
 
 def files_of_run(
-    entry: Entry, content: bytes, claims: Sequence[Claim]
+    entry: RecordEntry, content: bytes, claims: Sequence[Claim]
 ) -> Iterator[Document | Asset]:
     """Everything that the site has of one run; of this record and the claims' list alone."""
     record = entry.record
@@ -46,11 +46,11 @@ def files_of_run(
     parts = [[one for one in rows if one.page == stem] for stem in stems]
     first: Markup | None = None
     # A table of times says nothing of why they must not be believed; the record does.
-    has_samples = _many(record) <= _ROWS and not entry.brief.function_only
+    has_samples = _many(record) <= _ROWS and not entry.summary.function_only
     formats = {entry.raw: "application/json"}
     if has_samples:
         formats[f"{entry.place.stem}.csv"] = "text/csv"
-    name = title(entry.brief)
+    name = title(entry.summary)
     linked = linked_data.of_run(record, name, entry.page, formats)
     for number, part in enumerate(parts):
         charts = dict(_charts(part))
@@ -73,7 +73,7 @@ def files_of_run(
                 "uncharted": [one for one in rows if not one.page],
                 "facts": sorted({*record.machine.before, *record.machine.after}),
                 "percentiles": PERCENTILES,
-                "claims": answerable(entry.brief, claims),
+                "claims": answerable(entry.summary, claims),
                 "has_picture": bool(charted),
                 "has_samples": has_samples,
                 **({"linked_data": linked} if number == 0 else {}),
@@ -90,11 +90,11 @@ def _many(record: RunRecord) -> int:
     return sum(len(one.samples) for one in record.series)
 
 
-def _charts(part: Sequence[run_rows.Row]) -> Iterator[tuple[str, tuple[Markup, Markup]]]:
+def _charts(part: Sequence[run_rows.SeriesRow]) -> Iterator[tuple[str, tuple[Markup, Markup]]]:
     """By the anchor of the series: its samples in order, and their distribution."""
     most = min(_MOST, _POINTS // max(len(part), 1))
     for one in part:
-        known = one.line.estimates
+        known = one.summary.estimates
         order = order_chart(f"order-{one.number}", one.series, most, known)
         yield one.anchor, (order, ecdf_chart(f"ecdf-{one.number}", one.series, most, known))
 

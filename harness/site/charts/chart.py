@@ -14,8 +14,8 @@ from markupsafe import Markup
 from harness import paths
 from harness.claims.published import Figure
 from harness.site.data import figures
-from harness.site.data.corpus import Entry
-from harness.site.data.figures import Shown
+from harness.site.data.corpus import RecordEntry
+from harness.site.data.figures import AnySeries
 from harness.site.data.files import as_csv, as_json
 from harness.site.page import Asset
 
@@ -24,15 +24,15 @@ COLUMNS = ("what", "n", "failed", "p50", "low", "high", "p95", "unit", "record",
 
 
 @dataclass(frozen=True)
-class Row:
+class ChartRow:
     """A row of a chart's table: a series of ours, or a figure that somebody published.
 
     `by` divides the series, such as a host's memory by the sandboxes on it.
     """
 
     label: str
-    entry: Entry | None = None
-    series: Shown | None = None
+    entry: RecordEntry | None = None
+    series: AnySeries | None = None
     published: Figure | None = None
     by: int = 1
 
@@ -69,7 +69,7 @@ class Chart:
     name: str
     title: str
     drawing: Markup
-    rows: Sequence[Row]
+    rows: Sequence[ChartRow]
 
     def assets(self) -> Iterator[Asset]:
         """The three files beside the page."""

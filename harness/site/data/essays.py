@@ -21,9 +21,9 @@ from harness.claims.published import Figure
 from harness.errors import SiteError
 from harness.measure.record import Scalar
 from harness.site.data import evidence
-from harness.site.data.corpus import Corpus, Entry
+from harness.site.data.corpus import Corpus, RecordEntry
 from harness.site.data.evidence import Judged
-from harness.site.data.record_summary import Line, fits
+from harness.site.data.record_summary import SeriesSummary, fits
 
 DIRECTORY = paths.ESSAYS
 KINDS = ("essay", "appendix")
@@ -78,22 +78,26 @@ class Lookup:
     def __init__(self, corpus: Corpus) -> None:
         self._corpus = corpus
 
-    def series(self, rig: str, metric: str, **dimensions: Scalar) -> tuple[Entry, Line] | None:
+    def series(
+        self, rig: str, metric: str, **dimensions: Scalar
+    ) -> tuple[RecordEntry, SeriesSummary] | None:
         """The newest series of the full profile on this machine, else the newest of any."""
         newest = self._corpus.newest(rig, self._corpus.machine, metric)
         fitting = [one for one in newest if fits(one[2].dimensions, dimensions)]
         if not fitting:
             return None
-        full = [one for one in fitting if one[1].brief.profile == "full"]
+        full = [one for one in fitting if one[1].summary.profile == "full"]
         # Of several in one record the first.
-        _, entry, line = max(full or fitting, key=lambda one: (one[0], -one[2].number))
-        return entry, line
+        _, entry, series = max(full or fitting, key=lambda one: (one[0], -one[2].number))
+        return entry, series
 
-    def proof(self, rig: str, metric: str, **dimensions: Scalar) -> tuple[Entry, Line] | None:
+    def proof(
+        self, rig: str, metric: str, **dimensions: Scalar
+    ) -> tuple[RecordEntry, SeriesSummary] | None:
         """The newest series of any machine that proves function only."""
-        for (name, _), entries in self._corpus.proving.items():
+        for (name, _), entries in self._corpus.function_only_records.items():
             for entry in reversed(entries) if name == rig else ():
-                found = entry.brief.find(metric, dimensions)
+                found = entry.summary.find(metric, dimensions)
                 if found and found.n:
                     return entry, found
         return None

@@ -12,19 +12,19 @@ from dataclasses import dataclass
 
 from harness.measure.record import Scalar, Series
 from harness.measure.statistics import Estimate, estimate
-from harness.site.data.corpus import Corpus, Entry
+from harness.site.data.corpus import Corpus, RecordEntry
 
 PATHS = ("loopback", "veth", "bridge", "policy", "microvm")
 CORES = (1, 2)
 
 
 @dataclass(frozen=True)
-class Measured:
+class RigRecord:
     """The record of one rig that a page shows."""
 
-    entry: Entry
+    entry: RecordEntry
 
-    def find(self, metric: str, **dimensions: Scalar) -> tuple[Entry, Series] | None:
+    def find(self, metric: str, **dimensions: Scalar) -> tuple[RecordEntry, Series] | None:
         """The series with these dimensions that has samples or failures."""
         found = self.entry.find(metric, **dimensions)
         return (self.entry, found) if found else None
@@ -40,12 +40,12 @@ class Measured:
         return round(sum(found[1].samples)) if found else 0
 
 
-def newest(corpus: Corpus, rig: str) -> Measured | None:
+def newest(corpus: Corpus, rig: str) -> RigRecord | None:
     """The newest record of the full profile on this machine, else the newest of any."""
     entries = corpus.of_rig(rig, corpus.machine)
-    full = [one for one in entries if one.brief.profile == "full"]
+    full = [one for one in entries if one.summary.profile == "full"]
     chosen = (full or entries)[-1:]
-    return Measured(chosen[0]) if chosen else None
+    return RigRecord(chosen[0]) if chosen else None
 
 
 def _passes(series: Series, count: int) -> Sequence[float] | None:
@@ -74,10 +74,10 @@ def _by_pass(
 
 
 @dataclass(frozen=True)
-class Cost:
+class PolicyCost:
     """What policy adds to a round trip on so many cores, and the round trip against loopback's."""
 
-    entry: Entry
+    entry: RecordEntry
     series: Series
     cores: int
     added: Estimate | None
@@ -86,7 +86,7 @@ class Cost:
     against_loopback: Estimate | None
 
 
-def costs(rtt: Measured) -> Sequence[Cost]:
+def costs(rtt: RigRecord) -> Sequence[PolicyCost]:
     found = []
     for cores in CORES:
         series = {path: rtt.entry.find("rtt", path=path, cores=cores, tool="exchange")
@@ -100,7 +100,7 @@ def costs(rtt: Measured) -> Sequence[Cost]:
         added = estimate(each, 50) if each else None
         few = (each[0], each[-1]) if added and not added.bounded else ()
         found.append(
-            Cost(
+            PolicyCost(
                 rtt.entry,
                 policy,
                 cores,
@@ -112,7 +112,7 @@ def costs(rtt: Measured) -> Sequence[Cost]:
     return found
 
 
-def share_of_loopback(measured: Measured, cores: int, streams: int) -> Estimate | None:
+def share_of_loopback(measured: RigRecord, cores: int, streams: int) -> Estimate | None:
     """The throughput under policy as a share of loopback's, pass by pass."""
     by: dict[str, Scalar] = {"cores": cores, "streams": streams}
     policy = measured.entry.find("throughput", path="policy", **by)

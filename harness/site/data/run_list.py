@@ -6,35 +6,35 @@ from collections.abc import Mapping, Sequence
 
 from harness.claims.claims import Claim
 from harness.site.data import cold_start
-from harness.site.data.corpus import Entry
-from harness.site.data.record_summary import Brief, Line, fits
+from harness.site.data.corpus import RecordEntry
+from harness.site.data.record_summary import RecordSummary, SeriesSummary, fits
 
 
-def headline(one: Brief) -> Line | None:
+def headline(one: RecordSummary) -> SeriesSummary | None:
     """The series that stands for a run in a list."""
-    for line in one.lines:
-        if line.metric == cold_start.HEADLINE:
-            return line
+    for series in one.series:
+        if series.metric == cold_start.HEADLINE:
+            return series
     # What the harness costs alone stands for a run only where there is nothing else.
-    return min(one.lines, key=lambda line: line.dimensions.get("substrate") == cold_start.NOOP,
+    return min(one.series, key=lambda series: series.dimensions.get("substrate") == cold_start.NOOP,
                default=None)  # fmt: skip
 
 
-def title(one: Brief) -> str:
+def title(one: RecordSummary) -> str:
     """The rig and what distinguishes this run: dimensions that all of its series share."""
-    if not one.lines:
+    if not one.series:
         return one.rig.id
     shared = [
         f"{value}" if isinstance(value, str) else f"{name} {value}"
-        for name, value in one.lines[0].dimensions.items()
+        for name, value in one.series[0].dimensions.items()
         if name != "accelerator"
         and value is not None
-        and all(line.dimensions.get(name) == value for line in one.lines)
+        and all(series.dimensions.get(name) == value for series in one.series)
     ]
     return ", ".join([one.rig.id, *shared])
 
 
-def answerable(one: Brief, claims: Sequence[Claim]) -> Sequence[Claim]:
+def answerable(one: RecordSummary, claims: Sequence[Claim]) -> Sequence[Claim]:
     """Claims that a series of this run can answer."""
     return [
         claim
@@ -42,21 +42,21 @@ def answerable(one: Brief, claims: Sequence[Claim]) -> Sequence[Claim]:
         if any(
             answer.rig == one.rig.id
             and any(
-                line.metric == answer.metric and fits(line.dimensions, answer.where)
-                for line in one.lines
+                series.metric == answer.metric and fits(series.dimensions, answer.where)
+                for series in one.series
             )
             for answer in claim.answers
         )
     ]
 
 
-def rows_of(entries: Sequence[Entry]) -> Sequence[Mapping[str, object]]:
+def rows_of(entries: Sequence[RecordEntry]) -> Sequence[Mapping[str, object]]:
     """What a list of runs shows of each."""
     return [
         {
             "entry": entry,
-            "title": title(entry.brief),
-            "series": headline(entry.brief),
+            "title": title(entry.summary),
+            "series": headline(entry.summary),
         }
         for entry in entries
     ]
