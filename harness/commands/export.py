@@ -75,8 +75,7 @@ def _crate(results: Path) -> int:
     if not results.is_dir():
         raise UsageError(f"{results} is no directory of records")
     try:
-        from harness.site.builder import exports
-        from harness.site.data import corpus
+        from harness.site.data import corpus, exports
     except ModuleNotFoundError as error:
         raise extras.missing("RO-Crate metadata", "site", error) from error
     own = results / "published"

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from harness.errors import DiskFull, UsageError
+from harness.errors import DiskFull, SiteError, UsageError
 from harness.measure import record
 from harness.measure.record import Failure, RunRecord, Series, Validity
 from harness.site.builder import build as building
-from harness.site.builder import check, page
+from harness.site.builder import check
 from harness.site.builder.build import build
 from tests.site import factory
 from tests.site.conftest import Made
@@ -299,7 +299,7 @@ def test_a_directory_that_is_not_ours_is_not_replaced(made: Made, tmp_path: Path
 def test_a_typed_figure_is_found(tmp_path: Path, text: str) -> None:
     path = tmp_path / "page.md"
     path.write_text(f"line\n{text}\n")
-    with pytest.raises(check.SiteError, match=r"page\.md:2"):
+    with pytest.raises(SiteError, match=r"page\.md:2"):
         check.check_sources([path], [])
 
 
@@ -324,7 +324,7 @@ def test_other_numbers_are_no_figures(text: str) -> None:
 def test_a_typed_figure_in_a_page_module_is_found(tmp_path: Path) -> None:
     path = tmp_path / "module.py"
     path.write_text("x = 20 * s\ny = 'only 20 ms'\n")
-    with pytest.raises(check.SiteError, match=r"module\.py:2: '20 ms'"):
+    with pytest.raises(SiteError, match=r"module\.py:2: '20 ms'"):
         check.check_sources([], [path])
 
 
@@ -347,7 +347,7 @@ def test_a_broken_link_or_anchor_fails_the_build() -> None:
     }
     check.refuse(wrong_links(good))
     for bad in (b'<a href="../none.html">', b'<a href="../a.html#none">', b'<i id="y"><i id="y">'):
-        with pytest.raises(check.SiteError, match=r"b/c\.html"):
+        with pytest.raises(SiteError, match=r"b/c\.html"):
             check.refuse(wrong_links({**good, "b/c.html": bad}))
 
 
@@ -359,7 +359,7 @@ def test_a_page_module_without_a_declaration_is_named(monkeypatch: pytest.Monkey
     monkeypatch.setitem(sys.modules, "harness.site.pages.method", empty)
     assert pages.__path__
     with pytest.raises(Exception, match="has no PAGE"):
-        page.discover()
+        pages.discover()
 
 
 def test_a_page_is_a_file_added(
@@ -369,7 +369,7 @@ def test_a_page_is_a_file_added(
 
     (tmp_path / "extra").mkdir()
     (tmp_path / "extra" / "added.py").write_text(
-        "from harness.site.builder.page import Asset, Nav, Page\n"
+        "from harness.site.page import Asset, Nav, Page\n"
         "def render(corpus):\n"
         "    yield Asset('added.html', b'<p>' + str(len(corpus.entries)).encode())\n"
         "PAGE = Page(render, Nav('Added', 'added.html', 99))\n"

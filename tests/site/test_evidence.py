@@ -38,7 +38,7 @@ def answer(**changed: object) -> Answer:
 def test_the_harness_alone_answers_no_claim_of_a_sandbox() -> None:
     both = corpus_of(of(1.0, substrate="noop"), of(2.0, substrate="qemu"))
     found = evidence.find(both, answer(), factory.HOST)
-    assert found and found.line.dimensions["substrate"] == "qemu"
+    assert found and found.summary.dimensions["substrate"] == "qemu"
     assert evidence.find(corpus_of(of(1.0, substrate="noop")), answer(), factory.HOST) is None
     asked = answer(where={"substrate": "noop"})
     assert evidence.find(both, asked, factory.HOST)
@@ -60,7 +60,7 @@ def test_no_answer_picks_one_of_several_series_by_their_order(kept: Path) -> Non
     looked = 0
     for one in (answer for claim in claims for answer in claim.answers if not answer.pooled):
         for entry in known.of_rig(one.rig, known.machine):
-            lines = [line for line in entry.brief.lines if line.metric == one.metric]
+            lines = [line for line in entry.summary.series if line.metric == one.metric]
             fitting = [line.name for line in lines if fits(line.dimensions, one.where)]
             assert len(fitting) < 2, (one, entry.place.shown, fitting)
             looked += len(fitting)

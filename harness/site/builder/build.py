@@ -15,15 +15,16 @@ from typing import Any
 from harness import paths
 from harness.claims import claims as claiming
 from harness.claims import published
-from harness.errors import DiskFull, UsageError
+from harness.errors import DiskFull, SiteError, UsageError
 from harness.measure.record import digest
 from harness.rig.info import discover
-from harness.site.builder import check, exports, output, page, workers
-from harness.site.builder.digest_cache import Cached, Seen
-from harness.site.builder.manifest import Marker, Run
+from harness.site import pages
+from harness.site.builder import check, output, workers
+from harness.site.builder.digest_cache import CachedJson, DigestCache
+from harness.site.builder.manifest import Manifest, RememberedRun
 from harness.site.builder.renderer import Renderer
-from harness.site.data import record_summary
-from harness.site.data.corpus import Corpus, Entry, Place, Problem, places
+from harness.site.data import exports, record_summary
+from harness.site.data.corpus import Corpus, Place, Problem, RecordEntry, places
 
 SOURCES = paths.SITE
 ADDRESS = "http://127.0.0.1:8000/"
@@ -31,7 +32,7 @@ ADDRESS = "http://127.0.0.1:8000/"
 
 
 @dataclass(frozen=True)
-class Built:
+class BuildResult:
     """What a build made: its directory, how many pages and records, and what was left out.
 
     `made` counts the files that had to be made; the rest were taken over as they were.
@@ -59,7 +60,7 @@ class Options:
 
 def build(
     results: Path, out: Path, *, sources: Path = SOURCES, options: Options = Options()
-) -> Built:
+) -> BuildResult:
     """Build the site of `results` into `out`; a build that fails leaves what was there.
 
     Published figures come from `results`/published, or from this checkout when that is absent.
@@ -87,7 +88,7 @@ def build(
         try:
             with output.Directory(out, code, again=options.again) as site:
                 return _Build(results, site, sources, quoted, options, known).run()
-        except check.SiteError:
+        except SiteError:
             if not site.before.records:
                 raise
         # What is remembered of pages that were kept may be what is wrong.
@@ -149,7 +150,7 @@ def _rigs() -> Mapping[str, Sequence[str]]:
     # pages do, and says the same until one of them is another.
     files = {path.name: digest(path) for path in sorted(paths.RIGS.glob("*.py"))}
     name = hashlib.sha256(repr(sorted(files.items())).encode()).hexdigest()[:24]
-    with Cached(f"rigs-{name}.json") as kept:
+    with CachedJson(f"rigs-{name}.json") as kept:
         if not kept.found:
             kept.found = {
                 f"rigs/{path.name}": [digest(path), *rig.measured_alike]
@@ -178,18 +179,18 @@ class _Build:
         self.results, self.directory, self.sources = results, directory, sources
         self.options, self.known = options, known
         self.jobs = workers.processes(options.jobs)
-        self.seen = Seen(results)
-        self.before, self.after = directory.before, Marker(directory.before.code)
+        self.seen = DigestCache(results)
+        self.before, self.after = directory.before, Manifest(directory.before.code)
         self.published = published.load(quoted)
         self.claims = claiming.load(self.published)
-        self.pages = page.discover()
+        self.pages = pages.discover()
         render = Renderer(sources, self.pages, options.address)
-        self.maker = workers.Maker(directory, render, self.before, self.claims)
+        self.maker = workers.PageWriter(directory, render, self.before, self.claims)
         self.files: set[str] = set()
-        self.all = workers.Made()
+        self.all = workers.Written()
         self.made = 0
 
-    def run(self) -> Built:
+    def run(self) -> BuildResult:
         entries, problems = self._records()
         found = Corpus(
             entries,
@@ -209,15 +210,15 @@ class _Build:
         self._check(entries)
         self.directory.place(self.after, self.files)
         self.seen.save()
-        return Built(self.directory.out, len(pages), len(entries), tuple(problems), self.made)
+        return BuildResult(self.directory.out, len(pages), len(entries), tuple(problems), self.made)
 
     def _add(self, paths: Iterable[str]) -> None:
         for path in paths:
             if path in self.files:
-                raise check.SiteError(f"two pages write {path}")
+                raise SiteError(f"two pages write {path}")
             self.files.add(path)
 
-    def _records(self) -> tuple[Sequence[Entry], Sequence[Problem]]:
+    def _records(self) -> tuple[Sequence[RecordEntry], Sequence[Problem]]:
         """Every record's page, made anew where its file is not the one that it was made of."""
         found, problems = places(self.results)
         outgoing = dict.fromkeys(self.before.outgoing)
@@ -241,16 +242,18 @@ class _Build:
             data, also, made = result
             shared.update(also)
             endings = [path.removeprefix(place.stem) for path in made.files]
-            self.after.records[place.shown] = Run.of(place.shown, data[-1], endings, data)
+            self.after.records[place.shown] = RememberedRun.of(place.shown, data[-1], endings, data)
             self._add(made.files)
             self.made += len(made.files)
             outgoing.update(dict.fromkeys(made.links))
         self.after.outgoing = sorted(outgoing)
         read, known_runs = record_summary.Reader(shared), self.after.records
         entries = [
-            Entry(read(known_runs[one.shown].data), one) for one in found if one.shown in known_runs
+            RecordEntry(read(known_runs[one.shown].data), one)
+            for one in found
+            if one.shown in known_runs
         ]
-        entries.sort(key=lambda entry: (entry.brief.run_id, entry.page))
+        entries.sort(key=lambda entry: (entry.summary.run_id, entry.page))
         return entries, sorted(left_out, key=lambda one: one.path)
 
     def _static(self) -> None:
@@ -281,10 +284,10 @@ class _Build:
         self.after.groups[name] = known
         self._add(known["files"])
         links = dict.fromkeys(known["links"], known["files"][0])
-        self.all += workers.Made([], known["ids"], links)
+        self.all += workers.Written([], known["ids"], links)
 
-    def _check(self, entries: Sequence[Entry]) -> None:
-        by_page = {entry.page: entry.brief for entry in entries}
+    def _check(self, entries: Sequence[RecordEntry]) -> None:
+        by_page = {entry.page: entry.summary for entry in entries}
         ids = {path: frozenset(several) for path, several in self.all.ids.items()}
 
         def has(path: str, id: str) -> bool:

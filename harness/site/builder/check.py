@@ -12,14 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from harness.errors import CoppiceError
-
-
-class SiteError(CoppiceError):
-    """The site cannot be built as it stands; nothing was replaced."""
-
-    exit_code = 65
-
+from harness.errors import SiteError
 
 _FIGURE = re.compile(
     r"(?<![\w.#-])\d[\d.,\u202f\u00a0 ]*(?:&nbsp;|[ \u202f\u00a0-])?"

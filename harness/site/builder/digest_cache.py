@@ -23,7 +23,7 @@ _RACY_NS = 2_000_000_000
 """File systems tell times in steps; within one, a second change would go unseen."""
 
 
-class Cached:
+class CachedJson:
     """A JSON file of the cache directory, as a context manager: `found` is what it has, and is
     written where it is another in the end. A cache that cannot be read or written is done
     without."""
@@ -36,7 +36,7 @@ class Cached:
             self._before = found if isinstance(found, dict) else {}
         self.found = self._before
 
-    def __enter__(self) -> Cached:
+    def __enter__(self) -> CachedJson:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
@@ -50,12 +50,12 @@ class Cached:
             Path(temporary).replace(self._file)
 
 
-class Seen:
+class DigestCache:
     """What is known of the files of one directory."""
 
     def __init__(self, results: Path) -> None:
         name = hashlib.sha256(os.fsencode(results.resolve())).hexdigest()[:24]
-        self._kept = Cached(f"seen-{name}.json")
+        self._kept = CachedJson(f"seen-{name}.json")
         self._before: dict[str, list[object]] = self._kept.found
         self._after: dict[str, list[object]] = {}
         self._recent = time.time_ns() - _RACY_NS

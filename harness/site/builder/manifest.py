@@ -18,7 +18,7 @@ from harness.site.data.record_summary import compact
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
+class RememberedRun:
     """What is remembered of a record: its digest, its files and it in brief, and as it was written.
 
     Files are told by what they have after the place of the run. Written once: of thousands of
@@ -31,7 +31,7 @@ class Run:
     line: str
 
     @classmethod
-    def of(cls, shown: str, sha256: str, endings: Sequence[str], data: list[Any]) -> Run:
+    def of(cls, shown: str, sha256: str, endings: Sequence[str], data: list[Any]) -> RememberedRun:
         return cls(sha256, endings, data, compact([shown, sha256, endings, data]))
 
     def files(self, stem: str) -> Sequence[str]:
@@ -40,7 +40,7 @@ class Run:
 
 
 @dataclass
-class Marker:
+class Manifest:
     """What a site was made of: `code` of everything but records, then by name and content.
 
     `shared` has what records in brief have in common. `groups`: by name, their key, files, the ids
@@ -49,12 +49,14 @@ class Marker:
 
     code: str = ""
     shared: record_summary.Shared = field(default_factory=dict)
-    records: dict[str, Run] = field(default_factory=dict)
+    records: dict[str, RememberedRun] = field(default_factory=dict)
     groups: dict[str, Mapping[str, Any]] = field(default_factory=dict)
     outgoing: list[str] = field(default_factory=list)
 
     def dump(self) -> bytes:
-        used = {name for run in self.records.values() for name in record_summary.names(run.data)}
+        used: set[str] = set()
+        for run in self.records.values():
+            used.update(record_summary.shared_names(run.data))
         shared = {name: self.shared[name] for name in sorted(used)}
         lines = [compact([self.outgoing, shared, len(self.records)])]
         lines += [one.line for _, one in sorted(self.records.items())]
@@ -63,7 +65,7 @@ class Marker:
         return f"{self.code} {hashlib.sha256(body).hexdigest()}\n".encode() + body
 
     @classmethod
-    def load(cls, file: IO[bytes], code: str) -> Marker | None:
+    def load(cls, file: IO[bytes], code: str) -> Manifest | None:
         """The opposite; None unless it is whole and of that code."""
         head = file.readline().split()
         if len(head) != 2 or head[0].decode(errors="replace") != code:
@@ -77,7 +79,7 @@ class Marker:
         # At once: thousands of small documents take several times as long.
         of_records = json.loads(f"[{','.join(lines[:many])}]")
         for (shown, sha256, endings, data), line in zip(of_records, lines, strict=False):
-            found.records[shown] = Run(sha256, endings, data, line)
+            found.records[shown] = RememberedRun(sha256, endings, data, line)
         found.groups = dict(map(json.loads, lines[many:]))
         return found
 

@@ -21,7 +21,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from harness.errors import UsageError
-from harness.site.builder.manifest import Marker
+from harness.site.builder.manifest import Manifest
 
 MARKER = ".coppice-site"
 """Says that a directory is a site of ours and may be replaced."""
@@ -58,7 +58,7 @@ class Directory:
             if _lock(self.out, stack):
                 _finish(self.out)
             found = None if self._again else _remembered(self.out, self._code)
-            self.before = found or Marker(self._code)
+            self.before = found or Manifest(self._code)
             self._kept = _files(self.out) if found else frozenset()
             if found:
                 self.fresh = self.out / _NEXT
@@ -110,7 +110,7 @@ class Directory:
         """Whether the site that is there has these files."""
         return self._kept.issuperset(paths)
 
-    def place(self, marker: Marker, files: Iterable[str]) -> None:
+    def place(self, marker: Manifest, files: Iterable[str]) -> None:
         """Make the site out of `files`: those that were written, and those that it kept."""
         self.write(MARKER, marker.dump())
         if self._kept:
@@ -190,10 +190,10 @@ def _finish(out: Path) -> None:
     shutil.rmtree(ready)
 
 
-def _remembered(out: Path, code: str) -> Marker | None:
+def _remembered(out: Path, code: str) -> Manifest | None:
     """What the site in `out` was made of, if the same code made it and its marker is whole."""
     try:
         with (out / MARKER).open("rb") as file:
-            return Marker.load(file, code)
+            return Manifest.load(file, code)
     except OSError:
         return None

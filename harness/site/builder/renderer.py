@@ -22,9 +22,11 @@ from harness.measure import quantity, statistics
 from harness.measure.quantity import thousands
 from harness.measure.record import Scalar, Series
 from harness.paths import cache_directory
-from harness.site.builder import essays, page
-from harness.site.builder.essays import Lookup
+from harness.site.builder import essay_html
 from harness.site.data import corpus, figures
+from harness.site.data.addresses import slug
+from harness.site.data.essays import Lookup
+from harness.site.page import Document, Page
 
 
 class _Compiled(jinja2.FileSystemBytecodeCache):
@@ -66,7 +68,7 @@ def environment(sources: Path) -> jinja2.Environment:
     made.globals.update(
         anchor=corpus.anchor,
         bounds_of=_bounds,
-        slug=corpus.slug,
+        slug=slug,
         bytes_text=figures.bytes_text,
         thousands=thousands,
         smallest_n=statistics.smallest_n,
@@ -103,7 +105,7 @@ def _bounds(series: Series, statistic: str) -> str:
     )
 
 
-class Words:
+class EssayFunctions:
     """What an essay says of series, figures and claims, linked from the page that it is on."""
 
     def __init__(self, look: Lookup, link: figures.Link) -> None:
@@ -128,7 +130,7 @@ class Words:
         claim, judged = self._look.claim(id)
         words = str(judged.finding.verdict if judged else Verdict.NOT_MEASURED)
         return Markup('<a href="{}">{}</a>: <span class="badge {}">{}</span>').format(
-            self._link(f"claims/{claim.id}.html"), claim.title, corpus.slug(words), words
+            self._link(f"claims/{claim.id}.html"), claim.title, slug(words), words
         )
 
 
@@ -144,7 +146,7 @@ class _Around:
 class Renderer:
     """Turns documents into bytes. One for each process: templates are compiled once."""
 
-    def __init__(self, sources: Path, pages: Sequence[page.Page], address: str) -> None:
+    def __init__(self, sources: Path, pages: Sequence[Page], address: str) -> None:
         self.environment = environment(sources)
         navs = [one.nav for one in pages if one.nav]
         self.environment.globals.update(
@@ -155,7 +157,7 @@ class Renderer:
         self._marked = {one.path for one in navs}
         self._around: dict[tuple[str, str], _Around] = {}
 
-    def _around_of(self, one: page.Document) -> _Around:
+    def _around_of(self, one: Document) -> _Around:
         """The same for all pages of a directory, but for those that the navigation marks as
         open."""
         key = (posixpath.dirname(one.path), one.path if one.path in self._marked else "")
@@ -165,7 +167,7 @@ class Renderer:
             self._around[key] = _Around(made.head(), made.above(), made.below())
         return self._around[key]
 
-    def __call__(self, one: page.Document) -> bytes:
+    def __call__(self, one: Document) -> bytes:
         template = self.environment.get_template(one.template)
         context = {**one.context, "document": one, "link": one.link}
         # Not by Jinja's pass_context: for every call within a loop it copies the whole context.
@@ -173,9 +175,9 @@ class Renderer:
         context["around"] = self._around_of(one)
         look = context.get("look")
         if isinstance(look, Lookup):
-            words = Words(look, one.link)
+            words = EssayFunctions(look, one.link)
             whole = {**context, "said": words.said, "ours": words.ours, "verdict": words.verdict}
-            context["prose"] = lambda essay, link: essays.render(
+            context["prose"] = lambda essay, link: essay_html.render(
                 essay.text, self.environment, **whole
             )
         return template.render(context).encode()

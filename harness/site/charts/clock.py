@@ -20,7 +20,7 @@ _LEFT, _RIGHT = 0.02, 0.03
 
 
 @dataclass(frozen=True)
-class Clock:
+class ClockSpan:
     """`stop` is one of EVENTS, None where nobody knows; `exact` whether it is that very event."""
 
     label: str
@@ -34,7 +34,7 @@ def _x(number: int) -> float:
     return _LEFT + (1 - _LEFT - _RIGHT) * number / (len(EVENTS) - 1)
 
 
-def clocks(id: str, several: Sequence[Clock]) -> Markup:
+def clocks(id: str, several: Sequence[ClockSpan]) -> Markup:
     """The drawing; readable on a phone."""
     height = _TOP + _ROW * len(several) + _BOTTOM
     parts: list[object] = []
@@ -51,13 +51,13 @@ def clocks(id: str, several: Sequence[Clock]) -> Markup:
     return svg.chart(id, "Where each clock starts and stops", described, height, *parts)
 
 
-def _end(one: Clock) -> str:
+def _end(one: ClockSpan) -> str:
     if one.stop is None:
         return "an event that is not stated"
     return one.stop if one.exact else f"an event near {one.stop}"
 
 
-def _clock(one: Clock, y: float) -> Markup:
+def _clock(one: ClockSpan, y: float) -> Markup:
     whose = "" if one.ours else " theirs"
     start = svg.percent(_x(0))
     last = EVENTS.index(one.stop) if one.stop else len(EVENTS) - 1

@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from harness.claims.published import Figure
-from harness.site.charts.chart import Chart
-from harness.site.charts.chart import Row as TableRow
-from harness.site.charts.clock import Clock, clocks
+from harness.site.charts.chart import Chart, ChartRow
+from harness.site.charts.clock import ClockSpan, clocks
 from harness.site.charts.rungs import Wire, rungs_chart
-from harness.site.charts.strip import Line, Strip, strip_chart
+from harness.site.charts.strip import ReferenceLine, Strip, strip_chart
 from harness.site.data import cold_start, figures
-from harness.site.data.cold_start import Row
-from harness.site.data.corpus import Corpus, Entry
-from harness.site.data.figures import Shown
+from harness.site.data.cold_start import ColdStartRow
+from harness.site.data.corpus import Corpus, RecordEntry
+from harness.site.data.figures import AnySeries
 
 CLAIM = "cubesandbox.readme.cc1"
 _ORIGINAL = "Coppice"
@@ -31,21 +30,21 @@ def original(corpus: Corpus, tier: str) -> Sequence[Figure]:
     ]
 
 
-def name(row: Row) -> str:
+def name(row: ColdStartRow) -> str:
     """A row in words; the harness alone makes no sandbox."""
     noop = row.substrate == cold_start.NOOP
     return "noop: the harness alone" if noop else f"{row.substrate} {row.tier}"
 
 
-def note(found: tuple[Entry, Shown] | None) -> str:
+def note(found: tuple[RecordEntry, AnySeries] | None) -> str:
     """What the reader of a row must know beside its median."""
     if found is None:
         return "not measured on this host"
     entry, series = found
-    status = entry.brief.validity.status
+    status = entry.summary.validity.status
     notes: list[str] = [status] if status != "valid" else []
-    if entry.brief.profile != "full":
-        notes.append(f"{entry.brief.profile} profile")
+    if entry.summary.profile != "full":
+        notes.append(f"{entry.summary.profile} profile")
     samples, failed = figures.size(series)
     if failed:
         notes.append(f"{failed} failed")
@@ -54,7 +53,9 @@ def note(found: tuple[Entry, Shown] | None) -> str:
     return ", ".join(notes)
 
 
-def tiers_chart(corpus: Corpus, rows: Sequence[Row], at: str = "charts/cold-start") -> Chart:
+def tiers_chart(
+    corpus: Corpus, rows: Sequence[ColdStartRow], at: str = "charts/cold-start"
+) -> Chart:
     """Every sample of every tier to the first reply, with what others publish."""
     strips, table = [], []
     drawn: set[str] = set()
@@ -68,23 +69,23 @@ def tiers_chart(corpus: Corpus, rows: Sequence[Row], at: str = "charts/cold-star
                 name(row),
                 found[1] if found else None,
                 note(found),
-                warn=found is not None and found[0].brief.validity.status != "valid",
+                warn=found is not None and found[0].summary.validity.status != "valid",
                 muted=noop,
                 published=[(_ORIGINAL, one) for one in others],
             )
         )
-        table.append(TableRow(name(row), *(found or (None, None))))
-        table += [TableRow(f"{_ORIGINAL}: {one.what}", published=one) for one in others]
+        table.append(ChartRow(name(row), *(found or (None, None))))
+        table += [ChartRow(f"{_ORIGINAL}: {one.what}", published=one) for one in others]
     claim = corpus.figure(CLAIM)
     line = None
     if claim:
-        line = Line(claim, f"CubeSandbox: {claim.as_written}", "advertised; other clock")
-        table.append(TableRow(f"CubeSandbox: {claim.what}", published=claim))
+        line = ReferenceLine(claim, f"CubeSandbox: {claim.as_written}", "advertised; other clock")
+        table.append(ChartRow(f"CubeSandbox: {claim.what}", published=claim))
     title = "Cold start to the first reply, one at a time"
     return Chart(at, title, strip_chart("cold-start", title, strips, line), table)
 
 
-def ladder_chart(rows: Sequence[Row]) -> Chart:
+def ladder_chart(rows: Sequence[ColdStartRow]) -> Chart:
     """The rungs of each tier as one picture."""
     wires, table = [], []
     for row in rows:
@@ -95,8 +96,8 @@ def ladder_chart(rows: Sequence[Row]) -> Chart:
             median = figures.get(series[1], "p50") if series else None
             if series and median:
                 rungs[rung] = median
-                table.append(TableRow(f"{name(row)}, {rung}", *series))
-        status = found[0].brief.validity.status if found else "valid"
+                table.append(ChartRow(f"{name(row)}, {rung}", *series))
+        status = found[0].summary.validity.status if found else "valid"
         wires.append(Wire(name(row), rungs, "" if status == "valid" else status))
     title = "The rungs of a cold start, by tier"
     return Chart(
@@ -109,8 +110,8 @@ def clock_chart(id: str = "clock-drawing") -> object:
     return clocks(
         id,
         [
-            Clock("ours", "the guest has answered a nonce", "first-reply"),
-            Clock("CubeSandbox", "the API's headers arrive", "resumed", False, False),
-            Clock("Coppice on FreeBSD", "not stated", None, False, False),
+            ClockSpan("ours", "the guest has answered a nonce", "first-reply"),
+            ClockSpan("CubeSandbox", "the API's headers arrive", "resumed", False, False),
+            ClockSpan("Coppice on FreeBSD", "not stated", None, False, False),
         ],
     )

@@ -22,7 +22,7 @@ _UP, _DOWN = "M0-14 5-6h-10z", "M0 14 5 6h-10z"
 
 
 @dataclass(frozen=True)
-class Run:
+class HistoryPoint:
     """One run of the series: the day, the median, its validity, and how it differs."""
 
     day: str
@@ -31,7 +31,7 @@ class Run:
     change: Outcome = Outcome.SAME
 
 
-def history_chart(id: str, title: str, unit: str, runs: Sequence[Run]) -> Markup:
+def history_chart(id: str, title: str, unit: str, runs: Sequence[HistoryPoint]) -> Markup:
     """The chart of at least one run."""
     values = [
         part
@@ -87,7 +87,7 @@ def _x(number: int, count: int) -> float:
     return _LEFT + (1 - _LEFT - _RIGHT) * ((number + 0.5) / count)
 
 
-def _days(runs: Sequence[Run]) -> list[Markup]:
+def _days(runs: Sequence[HistoryPoint]) -> list[Markup]:
     """The days of the first and of the last run."""
     y = _TOP + _PLOT + 24
     parts = [svg.tag("text", runs[0].day, x=svg.percent(_LEFT), y=y, class_="tick")]

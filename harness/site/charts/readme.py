@@ -17,8 +17,8 @@ from matplotlib.figure import Figure
 
 from harness.measure.statistics import summarise
 from harness.site.data import cold_start
-from harness.site.data.cold_start import Row
-from harness.site.data.corpus import Corpus, Entry
+from harness.site.data.cold_start import ColdStartRow
+from harness.site.data.corpus import Corpus, RecordEntry
 
 GREEN, INK, GROUND, PALE = "#2e6b4f", "#1d2b26", "#ffffff", "#9db5aa"
 SETTINGS: dict[Any, Any] = {
@@ -28,7 +28,7 @@ SETTINGS: dict[Any, Any] = {
 }
 
 
-def samples(rows: list[Row]) -> pandas.DataFrame:
+def samples(rows: list[ColdStartRow]) -> pandas.DataFrame:
     """One line per sample: tier, seconds; of the claimed rung, one at a time."""
     found = [
         {"tier": "noop" if row.substrate == cold_start.NOOP else row.tier, "seconds": seconds}
@@ -93,6 +93,6 @@ def _title(corpus: Corpus) -> str:
     return f"Cold start to the first reply, one at a time. {newest.machine.name}; {how}"
 
 
-def _shown(corpus: Corpus) -> Iterator[Entry]:
+def _shown(corpus: Corpus) -> Iterator[RecordEntry]:
     for row in cold_start.rows(corpus):
         yield from row.entries.values()

@@ -42,7 +42,7 @@ class Strip:
 
 
 @dataclass(frozen=True)
-class Line:
+class ReferenceLine:
     """A dashed line across all rows at a published value."""
 
     figure: Figure
@@ -51,7 +51,7 @@ class Line:
 
 
 def strip_chart(
-    id: str, title: str, strips: Sequence[Strip], line: Line | None, unit: str = "s"
+    id: str, title: str, strips: Sequence[Strip], line: ReferenceLine | None, unit: str = "s"
 ) -> Markup:
     """The chart; every series must be in `unit`."""
     scale = axis.decades(_values(strips, line), unit)
@@ -65,7 +65,7 @@ def strip_chart(
     return svg.chart(id, title, _describe(strips, line, unit), bottom + _BOTTOM, *parts)
 
 
-def _values(strips: Sequence[Strip], line: Line | None) -> list[float]:
+def _values(strips: Sequence[Strip], line: ReferenceLine | None) -> list[float]:
     found = [line.figure.value] if line and line.figure.value else []
     for strip in strips:
         found += [one / strip.by for one in strip.series.samples] if strip.series else ()
@@ -77,7 +77,7 @@ def _x(scale: axis.Axis, value: float) -> float:
     return _EDGE + (1 - 2 * _EDGE) * scale.place(value)
 
 
-def _describe(strips: Sequence[Strip], line: Line | None, unit: str) -> str:
+def _describe(strips: Sequence[Strip], line: ReferenceLine | None, unit: str) -> str:
     parts = []
     for strip in strips:
         median = _estimate(strip, "p50")
@@ -184,7 +184,7 @@ def _summary(strip: Strip, scale: axis.Axis, lane: float) -> list[Markup]:
     return parts
 
 
-def _line(line: Line, x: float, bottom: float) -> Markup:
+def _line(line: ReferenceLine, x: float, bottom: float) -> Markup:
     place = "end" if x > 0.5 else "start"
     shift = -8 if place == "end" else 8
     at = svg.percent(x)

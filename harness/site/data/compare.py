@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from harness.measure.record import Facts, Scalar, Series
 from harness.measure.statistics import Estimate, estimate
 from harness.site.data import figures, record_summary
-from harness.site.data.corpus import Corpus, Entry
+from harness.site.data.corpus import Corpus, RecordEntry
 
 RIG = "compare"
 FASTEST = ("qemu", "durable-prewarm-pool")
@@ -16,7 +16,7 @@ FASTEST = ("qemu", "durable-prewarm-pool")
 
 
 @dataclass(frozen=True)
-class Kind:
+class ComparedSubstrate:
     """A substrate in a tier, and the newest record of each thing that was measured of it."""
 
     substrate: str
@@ -27,19 +27,19 @@ class Kind:
     def whose(self) -> dict[str, Scalar]:
         return {"substrate": self.substrate, "tier": self.tier}
 
-    def find(self, metric: str, **dimensions: Scalar) -> tuple[Entry, Series] | None:
+    def find(self, metric: str, **dimensions: Scalar) -> tuple[RecordEntry, Series] | None:
         """The series of most samples, of whatever compare record has it."""
         return newest(self.corpus, metric, **self.whose, **dimensions)
 
-    def says(self, metric: str) -> tuple[Entry, bool] | None:
+    def says(self, metric: str) -> tuple[RecordEntry, bool] | None:
         """What was read from inside: yes or no."""
         found = self.find(metric)
         return (found[0], bool(found[1].samples[0])) if found and found[1].samples else None
 
     @property
-    def fleet(self) -> tuple[Entry, Series, int] | None:
+    def fleet(self) -> tuple[RecordEntry, Series, int] | None:
         """The host's change with the largest fleet, and how many there were."""
-        best: tuple[Entry, Series, int] | None = None
+        best: tuple[RecordEntry, Series, int] | None = None
         for entry, one in _all(self.corpus, "host-change", **self.whose):
             up = one.dimensions.get("up")
             if isinstance(up, int) and one.samples and (best is None or up >= best[2]):
@@ -47,7 +47,7 @@ class Kind:
         return best
 
     @property
-    def fits(self) -> tuple[Entry, Series, Estimate] | None:
+    def fits(self) -> tuple[RecordEntry, Series, Estimate] | None:
         """An estimate: how many would fill this machine's memory at what one more takes.
 
         By the slope between the smallest and the largest fleet of a record; of one fleet alone, by
@@ -64,11 +64,11 @@ class Kind:
         if more <= 0:
             return None
         many = up - (small[1] if below else 0)
-        fits = entry.brief.machine.memory_bytes * many / more
+        fits = entry.summary.machine.memory_bytes * many / more
         return entry, series, Estimate(fits, None, None)
 
     @property
-    def reaches(self) -> tuple[Entry, str] | None:
+    def reaches(self) -> tuple[RecordEntry, str] | None:
         """Whom it reached under a policy that allows one address, in words; or that it has no card.
 
         None where nobody asked.
@@ -90,13 +90,13 @@ class Kind:
         none = cards[1].samples[0] == 0
         return cards[0], "no card" if none else "not tried"
 
-    def part(self, metric: str) -> tuple[Entry, Series, int] | None:
+    def part(self, metric: str) -> tuple[RecordEntry, Series, int] | None:
         """Another definition of memory, of the same fleet."""
         fleet = self.fleet
         found = fleet[0].find(metric, **self.whose, up=fleet[2]) if fleet else None
         return (fleet[0], found, fleet[2]) if fleet and found else None
 
-    def times(self, rung: str) -> tuple[Entry, Series, Estimate] | None:
+    def times(self, rung: str) -> tuple[RecordEntry, Series, Estimate] | None:
         """How many times as long as the held microVM in the same record, one at a time."""
         found = self.find(rung, concurrency=1)
         if not found:
@@ -114,22 +114,22 @@ class Kind:
 
 
 @dataclass(frozen=True)
-class Beside:
+class PairedRun:
     """A shape of container beside plain runc in the same bundle, pair by pair: `ratio` is the
     median of the pairs' ratios."""
 
-    entry: Entry
+    entry: RecordEntry
     ours: Series
     plain: Series
     ratio: Estimate
 
 
-def beside(corpus: Corpus) -> Sequence[Beside]:
+def beside(corpus: Corpus) -> Sequence[PairedRun]:
     """Every shape that was paired, from the best record that has it."""
     names = dict.fromkeys(
         str(one.dimensions["substrate"])
         for entry in corpus.of_rig(RIG, corpus.machine)
-        for one in entry.brief.lines
+        for one in entry.summary.series
         if one.metric == "paired-run"
     )
     found = []
@@ -138,11 +138,11 @@ def beside(corpus: Corpus) -> Sequence[Beside]:
         plain = best and best[0].find("plain-run", beside=name)
         if best and plain and len(plain.samples) == len(best[1].samples):
             ratios = [a / b for a, b in zip(best[1].samples, plain.samples, strict=True)]
-            found.append(Beside(best[0], best[1], plain, estimate(ratios, 50)))
+            found.append(PairedRun(best[0], best[1], plain, estimate(ratios, 50)))
     return found
 
 
-def _fleets(entry: Entry, whose: Facts) -> Iterator[tuple[Series, int]]:
+def _fleets(entry: RecordEntry, whose: Facts) -> Iterator[tuple[Series, int]]:
     """What each fleet of a column took, and how many there were."""
     for one in entry.record.series:
         up = one.dimensions.get("up")
@@ -151,9 +151,9 @@ def _fleets(entry: Entry, whose: Facts) -> Iterator[tuple[Series, int]]:
             yield one, up
 
 
-def _all(corpus: Corpus, metric: str, **dimensions: Scalar) -> Iterator[tuple[Entry, Series]]:
+def _all(corpus: Corpus, metric: str, **dimensions: Scalar) -> Iterator[tuple[RecordEntry, Series]]:
     for entry in corpus.of_rig(RIG, corpus.machine):
-        if not any(line.metric == metric for line in entry.brief.lines):
+        if not any(series.metric == metric for series in entry.summary.series):
             continue
         for one in entry.record.series:
             if one.metric == metric and all(
@@ -162,25 +162,25 @@ def _all(corpus: Corpus, metric: str, **dimensions: Scalar) -> Iterator[tuple[En
                 yield entry, one
 
 
-def newest(corpus: Corpus, metric: str, **dimensions: Scalar) -> tuple[Entry, Series] | None:
+def newest(corpus: Corpus, metric: str, **dimensions: Scalar) -> tuple[RecordEntry, Series] | None:
     """Of valid records before others, the series of most samples, and the newest of those."""
-    chosen: tuple[Entry, Series] | None = None
+    chosen: tuple[RecordEntry, Series] | None = None
     best = (False, 1)
     for entry, one in _all(corpus, metric, **dimensions):
-        rank = (entry.brief.validity.status == "valid", len(one.samples))
+        rank = (entry.summary.validity.status == "valid", len(one.samples))
         if one.samples and rank >= best:
             chosen, best = (entry, one), rank
     return chosen
 
 
-def kinds(corpus: Corpus) -> Sequence[Kind]:
+def kinds(corpus: Corpus) -> Sequence[ComparedSubstrate]:
     """Everything that compare records have, in their order."""
     found: dict[tuple[str, str], None] = {}
     for entry in corpus.of_rig(RIG, corpus.machine):
-        for one in entry.brief.lines:
+        for one in entry.summary.series:
             if "tier" in one.dimensions:
                 found[str(one.dimensions["substrate"]), str(one.dimensions["tier"])] = None
-    return [Kind(substrate, tier, corpus) for substrate, tier in found]
+    return [ComparedSubstrate(substrate, tier, corpus) for substrate, tier in found]
 
 
 def absent(corpus: Corpus) -> Sequence[tuple[str, str]]:
@@ -188,7 +188,7 @@ def absent(corpus: Corpus) -> Sequence[tuple[str, str]]:
     entries = corpus.of_rig(RIG, corpus.machine)
     if not entries:
         return []
-    missing = (one for one in entries[-1].brief.lines if one.metric == "measured-here")
+    missing = (one for one in entries[-1].summary.series if one.metric == "measured-here")
     found = []
     for one in missing:
         many = one.dimensions.get("concurrency")

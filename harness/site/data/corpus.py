@@ -15,18 +15,25 @@ from harness.claims.published import load as load_published
 from harness.errors import RecordError
 from harness.measure import record as records
 from harness.measure.record import RunRecord, Scalar, Series
-from harness.site.data.record_summary import Brief, Kind, Line, anchor, fits, of, slug
+from harness.site.data.addresses import slug
+from harness.site.data.record_summary import (
+    RecordSummary,
+    SeriesKind,
+    SeriesSummary,
+    anchor,
+    fits,
+    summarise,
+)
 
 __all__ = [
     "Corpus",
-    "Entry",
     "Place",
     "Problem",
-    "Told",
+    "RecordEntry",
+    "SeriesAt",
     "anchor",
     "load",
     "places",
-    "slug",
 ]
 
 
@@ -40,10 +47,10 @@ class Place:
 
 
 @dataclass(frozen=True)
-class Entry:
+class RecordEntry:
     """One record in brief, and in full when it is asked for."""
 
-    brief: Brief
+    summary: RecordSummary
     place: Place
 
     @functools.cached_property
@@ -70,7 +77,7 @@ class Entry:
     @property
     def date(self) -> str:
         """The day of the run, UTC."""
-        return self.brief.date
+        return self.summary.date
 
     def find(self, metric: str, **dimensions: Scalar) -> Series | None:
         """The series of that metric whose dimensions include all those given."""
@@ -80,7 +87,7 @@ class Entry:
         return None
 
 
-Told = tuple[int, Entry, Line]
+SeriesAt = tuple[int, RecordEntry, SeriesSummary]
 """A series that tells figures, its record, and that record's place among the rig's, oldest 0."""
 
 
@@ -100,7 +107,7 @@ class Corpus:
     count from.
     """
 
-    entries: Sequence[Entry]
+    entries: Sequence[RecordEntry]
     problems: Sequence[Problem]
     published: Sequence[Figure]
     claims: Sequence[Claim] = ()
@@ -119,69 +126,71 @@ class Corpus:
     @functools.cached_property
     def machine(self) -> str | None:
         """The machine that was measured last; one of function only where there is no other."""
-        real = [one for one in self.entries if not one.brief.function_only]
+        real = [one for one in self.entries if not one.summary.function_only]
         chosen = real or self.entries
-        return chosen[-1].brief.machine.id if chosen else None
+        return chosen[-1].summary.machine.id if chosen else None
 
     @functools.cached_property
-    def machines(self) -> Mapping[str, Sequence[Entry]]:
+    def machines(self) -> Mapping[str, Sequence[RecordEntry]]:
         """Every machine's records, oldest first; the machine measured last comes first."""
-        found: dict[str, list[Entry]] = {}
+        found: dict[str, list[RecordEntry]] = {}
         for entry in reversed(self.entries):
-            found.setdefault(entry.brief.machine.id, []).append(entry)
+            found.setdefault(entry.summary.machine.id, []).append(entry)
         return {
             id: several[::-1]
             for id, several in sorted(
-                found.items(), key=lambda one: bool(one[1][0].brief.function_only)
+                found.items(), key=lambda one: bool(one[1][0].summary.function_only)
             )
         }
 
     @functools.cached_property
-    def _by_rig(self) -> Mapping[tuple[str, str], Sequence[Entry]]:
-        found: dict[tuple[str, str], list[Entry]] = {}
+    def _by_rig(self) -> Mapping[tuple[str, str], Sequence[RecordEntry]]:
+        found: dict[tuple[str, str], list[RecordEntry]] = {}
         for entry in self.entries:
-            found.setdefault((entry.brief.rig.id, entry.brief.machine.id), []).append(entry)
+            found.setdefault((entry.summary.rig.id, entry.summary.machine.id), []).append(entry)
         return found
 
     @functools.cached_property
-    def _telling(self) -> Mapping[tuple[str, str], Sequence[Entry]]:
+    def _with_figures(self) -> Mapping[tuple[str, str], Sequence[RecordEntry]]:
         return {
-            key: [entry for entry in several if not entry.brief.function_only]
+            key: [entry for entry in several if not entry.summary.function_only]
             for key, several in self._by_rig.items()
         }
 
-    def of_rig(self, rig: str, machine: str | None) -> Sequence[Entry]:
+    def of_rig(self, rig: str, machine: str | None) -> Sequence[RecordEntry]:
         """Records of one rig on one machine that tell figures, oldest first."""
-        return self._telling.get((rig, machine or ""), ())
+        return self._with_figures.get((rig, machine or ""), ())
 
     @functools.cached_property
-    def _by_metric(self) -> Mapping[tuple[str, str, str], Mapping[Kind, Sequence[Told]]]:
-        found: dict[tuple[str, str, str], dict[Kind, list[Told]]] = {}
-        for (rig, machine), entries in self._telling.items():
-            of_rig: dict[Kind, list[Told]] = {}
+    def _by_metric(self) -> Mapping[tuple[str, str, str], Mapping[SeriesKind, Sequence[SeriesAt]]]:
+        found: dict[tuple[str, str, str], dict[SeriesKind, list[SeriesAt]]] = {}
+        for (rig, machine), entries in self._with_figures.items():
+            of_rig: dict[SeriesKind, list[SeriesAt]] = {}
             for at, entry in enumerate(entries):
-                for line in entry.brief.lines:
-                    if line.kind in of_rig:
-                        of_rig[line.kind].append((at, entry, line))
+                for series in entry.summary.series:
+                    if series.kind in of_rig:
+                        of_rig[series.kind].append((at, entry, series))
                     else:
-                        of_rig[line.kind] = [(at, entry, line)]
+                        of_rig[series.kind] = [(at, entry, series)]
             for kind, several in of_rig.items():
                 found.setdefault((rig, machine, kind.metric), {})[kind] = several
         return found
 
-    def told(self, rig: str, machine: str | None, metric: str) -> Mapping[Kind, Sequence[Told]]:
+    def series_of(
+        self, rig: str, machine: str | None, metric: str
+    ) -> Mapping[SeriesKind, Sequence[SeriesAt]]:
         """Every series of a metric that a rig's records tell figures by, by what it is of, oldest
         first; thousands of records have a few kinds of series."""
         return self._by_metric.get((rig, machine or "", metric), {})
 
     def newest(
-        self, rig: str, machine: str | None, metric: str, *, tried: bool = False
-    ) -> Iterator[Told]:
+        self, rig: str, machine: str | None, metric: str, *, include_empty: bool = False
+    ) -> Iterator[SeriesAt]:
         """Of each kind of series the newest of the full profile, else the newest of any; those
-        without a sample count when it was enough that it was `tried`."""
-        for several in self.told(rig, machine, metric).values():
-            usable = [one for one in several if one[2].n or tried]
-            full = [one for one in usable if one[1].brief.profile == "full"]
+        without a sample count when it was enough that it was `include_empty`."""
+        for several in self.series_of(rig, machine, metric).values():
+            usable = [one for one in several if one[2].n or include_empty]
+            full = [one for one in usable if one[1].summary.profile == "full"]
             if usable:
                 yield (full or usable)[-1]
 
@@ -191,10 +200,10 @@ class Corpus:
         return {}
 
     @functools.cached_property
-    def proving(self) -> Mapping[tuple[str, str], Sequence[Entry]]:
+    def function_only_records(self) -> Mapping[tuple[str, str], Sequence[RecordEntry]]:
         """By rig and machine, the records that prove function only, oldest first."""
         found = {
-            key: [entry for entry in several if entry.brief.function_only]
+            key: [entry for entry in several if entry.summary.function_only]
             for key, several in self._by_rig.items()
         }
         return {key: several for key, several in found.items() if several}
@@ -242,15 +251,16 @@ def load(results: Path, published_directory: Path) -> Corpus:
             left_out.append(one)
         else:
             content, record = one
-            entries.append(Entry(of(record, hashlib.sha256(content).hexdigest()), place))
-    entries.sort(key=lambda entry: (entry.brief.run_id, entry.page))
+            digest = hashlib.sha256(content).hexdigest()
+            entries.append(RecordEntry(summarise(record, digest), place))
+    entries.sort(key=lambda entry: (entry.summary.run_id, entry.page))
     figures = load_published(published_directory)
     today = entries[-1].date if entries else "1970-01-01"
     return Corpus(tuple(entries), tuple(left_out), figures, load_claims(figures), today=today)
 
 
-def entry_of(record: RunRecord, stem: str = "runs/a/b", path: Path = Path("none")) -> Entry:
+def entry_of(record: RunRecord, stem: str = "runs/a/b", path: Path = Path("none")) -> RecordEntry:
     """An entry of a record that is in memory already."""
-    made = Entry(of(record, "0" * 64), Place(path, path.name, stem))
+    made = RecordEntry(summarise(record, "0" * 64), Place(path, path.name, stem))
     made.__dict__["record"] = record
     return made

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from harness.measure.record import Series
 from harness.measure.statistics import Estimate
 from harness.site.data import figures
-from harness.site.data.corpus import Corpus, Entry
+from harness.site.data.corpus import Corpus, RecordEntry
 
 RIG = "density"
 NETWORKED = "{}, networked"
@@ -21,15 +21,15 @@ MIB = 1 << 20
 
 
 @dataclass(frozen=True)
-class Fleet:
+class MeasuredFleet:
     """One record: `n` sandboxes of a substrate were asked for in this sharing."""
 
     substrate: str
     sharing: str
     n: int
-    entry: Entry
+    entry: RecordEntry
 
-    def find(self, metric: str, **dimensions: str) -> tuple[Entry, Series] | None:
+    def find(self, metric: str, **dimensions: str) -> tuple[RecordEntry, Series] | None:
         found = self.entry.find(metric, **dimensions)
         return (self.entry, found) if found else None
 
@@ -89,28 +89,28 @@ class Fleet:
         return sorted(found, key=lambda one: -one.samples[0])
 
 
-def fleets(corpus: Corpus) -> Sequence[Fleet]:
+def fleets(corpus: Corpus) -> Sequence[MeasuredFleet]:
     """By sharing and N; the newest record of the full profile, else the newest of any."""
-    chosen: dict[tuple[str, int, str], Fleet] = {}
+    chosen: dict[tuple[str, int, str], MeasuredFleet] = {}
     for entry in corpus.of_rig(RIG, corpus.machine):
-        if not entry.brief.lines:
+        if not entry.summary.series:
             continue
-        dimensions = entry.brief.lines[0].dimensions
+        dimensions = entry.summary.series[0].dimensions
         substrate, sharing, n = (dimensions.get(one) for one in ("substrate", "sharing", "n"))
         if not isinstance(n, int):
             continue
         named = NETWORKED.format(sharing) if "network" in dimensions else str(sharing)
-        fleet = Fleet(str(substrate), named, n, entry)
+        fleet = MeasuredFleet(str(substrate), named, n, entry)
         key = (fleet.sharing, n, fleet.substrate)
         before = chosen.get(key)
-        if before and before.entry.brief.profile == "full" != entry.brief.profile:
+        if before and before.entry.summary.profile == "full" != entry.summary.profile:
             continue
         chosen[key] = fleet
     order = {sharing: place for place, sharing in enumerate(SHARINGS)}
     return [chosen[key] for key in sorted(chosen, key=lambda key: (order.get(key[0], 9), *key[1:]))]
 
 
-def largest(found: Sequence[Fleet], sharing: str) -> Fleet | None:
+def largest(found: Sequence[MeasuredFleet], sharing: str) -> MeasuredFleet | None:
     """The fleet of most sandboxes in one sharing that has figures."""
     fits = [one for one in found if one.sharing == sharing and one.each]
     return max(fits, key=lambda one: one.reached) if fits else None

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from harness.measure.record import Series
-from harness.site.data.corpus import Corpus, Entry
-from harness.site.data.network import Measured, newest
+from harness.site.data.corpus import Corpus, RecordEntry
+from harness.site.data.network import RigRecord, newest
 
 # CubeSandbox's own table of April 2026 (README of CubeAPI): what it has, and what it has not.
 CUBE_SOURCE = "https://github.com/TencentCloud/CubeSandbox"
@@ -34,7 +34,7 @@ CUBE: Mapping[str, bool] = {
 
 
 @dataclass(frozen=True)
-class Cell:
+class OperationResult:
     """One operation with one SDK; `message` is the SDK's where it does not work."""
 
     works: bool
@@ -42,9 +42,9 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Row:
+class OperationRow:
     operation: str
-    cells: Sequence[Cell | None]
+    cells: Sequence[OperationResult | None]
     cube: bool | None
 
 
@@ -59,22 +59,22 @@ class Score:
 @dataclass(frozen=True)
 class Plane:
     name: str
-    rows: Sequence[Row]
+    rows: Sequence[OperationRow]
     scores: Sequence[Score]
 
 
 @dataclass(frozen=True)
 class Matrix:
-    entry: Entry
+    entry: RecordEntry
     sdks: Sequence[str]
     planes: Sequence[Plane]
     over_https: Sequence[str]
     """Those of the SDKs that were given a gateway with TLS."""
 
 
-def _cell(series: Series) -> Cell:
+def _cell(series: Series) -> OperationResult:
     message = series.failures[0].reason if series.failures else ""
-    return Cell(bool(series.samples) and series.samples[0] == 1, message)
+    return OperationResult(bool(series.samples) and series.samples[0] == 1, message)
 
 
 def matrix(corpus: Corpus) -> Matrix | None:
@@ -82,7 +82,7 @@ def matrix(corpus: Corpus) -> Matrix | None:
     found = newest(corpus, "e2b-compat")
     if found is None:
         return None
-    cells: dict[str, dict[str, dict[str, Cell]]] = {}
+    cells: dict[str, dict[str, dict[str, OperationResult]]] = {}
     sdks: dict[str, None] = {}
     for one in found.entry.record.series:
         sdk, operation = str(one.dimensions["sdk"]), str(one.dimensions["operation"])
@@ -92,7 +92,7 @@ def matrix(corpus: Corpus) -> Matrix | None:
     planes = []
     for name, operations in cells.items():
         rows = [
-            Row(operation, [by.get(sdk) for sdk in sdks], CUBE.get(operation))
+            OperationRow(operation, [by.get(sdk) for sdk in sdks], CUBE.get(operation))
             for operation, by in sorted(operations.items(), key=lambda one: one[0].split(" ", 1)[1])
         ]
         scores = []
@@ -105,5 +105,5 @@ def matrix(corpus: Corpus) -> Matrix | None:
     return Matrix(found.entry, list(sdks), planes, list(over_https))
 
 
-def latency(corpus: Corpus) -> Measured | None:
+def latency(corpus: Corpus) -> RigRecord | None:
     return newest(corpus, "e2b-latency")

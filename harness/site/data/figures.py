@@ -16,20 +16,20 @@ from harness.measure import statistics
 from harness.measure.quantity import scale, show, show_interval, thousands
 from harness.measure.record import Scalar, Series
 from harness.measure.statistics import Estimate
-from harness.site.data.corpus import Entry, anchor
-from harness.site.data.record_summary import COUNTED, PERCENTILES, Line, estimates
+from harness.site.data.corpus import RecordEntry, anchor
+from harness.site.data.record_summary import COUNTED, PERCENTILES, SeriesSummary, estimates
 
 Link = Callable[[str], str]
 """From a path below the site's root to an address relative to the page that shows it."""
 
-Shown = Series | Line
+AnySeries = Series | SeriesSummary
 """A series with its samples, or what is remembered of one."""
 STATISTICS = ("min", *PERCENTILES, "max")
 
 
-def get(series: Shown, statistic: str) -> Estimate | None:
+def get(series: AnySeries, statistic: str) -> Estimate | None:
     """A statistic of a series; None where there are too few samples for it."""
-    if isinstance(series, Line):
+    if isinstance(series, SeriesSummary):
         return series.get(statistic)
     if statistic == "mean" and series.samples:
         return statistics.mean(series.samples)
@@ -45,14 +45,14 @@ def known(series: Series) -> Mapping[str, Estimate]:
     return held["_known"]
 
 
-def size(series: Shown) -> tuple[int, int]:
+def size(series: AnySeries) -> tuple[int, int]:
     """How many samples and how many failures."""
-    if isinstance(series, Line):
+    if isinstance(series, SeriesSummary):
         return series.n, series.failed
     return len(series.samples), len(series.failures)
 
 
-def why_absent(series: Shown, statistic: str) -> str:
+def why_absent(series: AnySeries, statistic: str) -> str:
     """In words, why `get` gave None."""
     samples, failed = size(series)
     if not samples:
@@ -61,12 +61,12 @@ def why_absent(series: Shown, statistic: str) -> str:
     return f"needs {need} samples, has {samples}"
 
 
-def withheld(entry: Entry, series: Shown) -> bool:
+def withheld(entry: RecordEntry, series: AnySeries) -> bool:
     """Whether no figure of a series may be shown, since its machine tells none; counts hold."""
-    return bool(entry.brief.function_only) and series.unit != COUNTED
+    return bool(entry.summary.function_only) and series.unit != COUNTED
 
 
-def proved(entry: Entry, series: Shown, link: Link | None = None) -> Markup:
+def proved(entry: RecordEntry, series: AnySeries, link: Link | None = None) -> Markup:
     """What a series of such a machine shows in place of figures: how many attempts worked."""
     samples, failed = size(series)
     words = "function proved" if samples else "function not proved"
@@ -78,9 +78,9 @@ def proved(entry: Entry, series: Shown, link: Link | None = None) -> Markup:
     return Markup('<span class="badge {}">{}</span>').format(kind, words) + of
 
 
-def place(entry: Entry, series: Shown, statistic: str = "") -> str:
+def place(entry: RecordEntry, series: AnySeries, statistic: str = "") -> str:
     """The anchor of a series, or of one of its statistics, on its run's page."""
-    name = series.anchor if isinstance(series, Line) else anchor(entry.record, series)
+    name = series.anchor if isinstance(series, SeriesSummary) else anchor(entry.record, series)
     return f"{name}.{statistic}" if statistic in STATISTICS else name
 
 
@@ -92,13 +92,13 @@ def data(value: float, text: str, href: str) -> Markup:
 _NO_MARK = Markup("")
 
 
-def mark(entry: Entry, link: Link) -> Markup:
+def mark(entry: RecordEntry, link: Link) -> Markup:
     """The visible mark of a run that is not valid, or of function only; empty for all others."""
-    status = entry.brief.validity.status
-    if status == "valid" and not entry.brief.function_only:
+    status = entry.summary.validity.status
+    if status == "valid" and not entry.summary.function_only:
         return _NO_MARK
     found: list[str] = [status] if status != "valid" else []
-    if entry.brief.function_only:
+    if entry.summary.function_only:
         found.append("function only")
     return Markup("").join(
         Markup(' <a class="mark {}" href="{}#validity">{}</a>').format(
@@ -109,7 +109,7 @@ def mark(entry: Entry, link: Link) -> Markup:
 
 
 def figure(
-    entry: Entry, series: Shown, statistic: str, link: Link, *, interval: bool = False
+    entry: RecordEntry, series: AnySeries, statistic: str, link: Link, *, interval: bool = False
 ) -> Markup:
     """A statistic of a record's series, linked to its row on the run's page, with its mark."""
     if withheld(entry, series):
@@ -137,7 +137,7 @@ def divided(estimate: Estimate, by: int) -> Estimate:
     )
 
 
-def bare(series: Shown, statistic: str, *, interval: bool = False) -> Markup:
+def bare(series: AnySeries, statistic: str, *, interval: bool = False) -> Markup:
     """The same on the run's own page, where it need not lead; of a statistic that there is."""
     estimate = get(series, statistic)
     assert estimate
@@ -158,7 +158,7 @@ def fact(value: Scalar) -> Scalar | Markup:
     return value
 
 
-def per(entry: Entry, series: Shown, statistic: str, by: int, link: Link) -> Markup:
+def per(entry: RecordEntry, series: AnySeries, statistic: str, by: int, link: Link) -> Markup:
     """A statistic of a series divided by a count; linked to the undivided one."""
     estimate = None if withheld(entry, series) else get(series, statistic)
     if estimate is None or not by:
@@ -169,7 +169,12 @@ def per(entry: Entry, series: Shown, statistic: str, by: int, link: Link) -> Mar
 
 
 def derived(
-    entry: Entry, series: Shown, estimate: Estimate, unit: str, link: Link, statistic: str = "p50"
+    entry: RecordEntry,
+    series: AnySeries,
+    estimate: Estimate,
+    unit: str,
+    link: Link,
+    statistic: str = "p50",
 ) -> Markup:
     """A figure worked out of several series of a record; linked to the one that it is about."""
     href = f"{link(entry.page)}#{place(entry, series, statistic)}"
@@ -180,16 +185,18 @@ def derived(
     return shown + mark(entry, link)
 
 
-def count(entry: Entry, number: int, place: str, link: Link, *, grouped: bool = False) -> Markup:
+def count(
+    entry: RecordEntry, number: int, place: str, link: Link, *, grouped: bool = False
+) -> Markup:
     """A count taken from a record: of samples, of failures."""
     text = thousands(number) if grouped else str(number)
     return data(number, text, f"{link(entry.page)}#{place}")
 
 
-def took(entry: Entry, link: Link) -> Markup:
+def took(entry: RecordEntry, link: Link) -> Markup:
     """How long a whole run took, as its record states it, in seconds."""
     begun, ended = (
-        datetime.fromisoformat(one) for one in (entry.brief.started, entry.brief.finished)
+        datetime.fromisoformat(one) for one in (entry.summary.started, entry.summary.finished)
     )
     seconds = (ended - begun).total_seconds()
     minutes, rest = divmod(round(seconds), 60)
@@ -197,7 +204,7 @@ def took(entry: Entry, link: Link) -> Markup:
     return data(seconds, text, f"{link(entry.page)}#repeat")
 
 
-def clock_figure(entry: Entry, nanoseconds: float, link: Link) -> Markup:
+def clock_figure(entry: RecordEntry, nanoseconds: float, link: Link) -> Markup:
     """A clock's resolution or overhead, as its record states it."""
     size, name = scale(nanoseconds * 1e-9, "s")
     text = f"{nanoseconds * 1e-9 / size:.3g} {name}"

@@ -12,21 +12,19 @@ from dataclasses import dataclass
 
 from harness.measure.record import Scalar, Series
 from harness.measure.statistics import Estimate, estimate
-from harness.site.charts.scaling import Curve, Point
-from harness.site.data import figures
-from harness.site.data.corpus import Corpus, Entry
+from harness.site.data.corpus import Corpus, RecordEntry
 
 PATHS = ("loopback", "veth", "bridge", "policy", "microvm")
 CORES = (1, 2)
 
 
 @dataclass(frozen=True)
-class Measured:
+class RigRecord:
     """The record of one rig that a page shows."""
 
-    entry: Entry
+    entry: RecordEntry
 
-    def find(self, metric: str, **dimensions: Scalar) -> tuple[Entry, Series] | None:
+    def find(self, metric: str, **dimensions: Scalar) -> tuple[RecordEntry, Series] | None:
         """The series with these dimensions that has samples or failures."""
         found = self.entry.find(metric, **dimensions)
         return (self.entry, found) if found else None
@@ -42,12 +40,12 @@ class Measured:
         return round(sum(found[1].samples)) if found else 0
 
 
-def newest(corpus: Corpus, rig: str) -> Measured | None:
+def newest(corpus: Corpus, rig: str) -> RigRecord | None:
     """The newest record of the full profile on this machine, else the newest of any."""
     entries = corpus.of_rig(rig, corpus.machine)
-    full = [one for one in entries if one.brief.profile == "full"]
+    full = [one for one in entries if one.summary.profile == "full"]
     chosen = (full or entries)[-1:]
-    return Measured(chosen[0]) if chosen else None
+    return RigRecord(chosen[0]) if chosen else None
 
 
 def _passes(series: Series, count: int) -> Sequence[float] | None:
@@ -76,10 +74,10 @@ def _by_pass(
 
 
 @dataclass(frozen=True)
-class Cost:
+class PolicyCost:
     """What policy adds to a round trip on so many cores, and the round trip against loopback's."""
 
-    entry: Entry
+    entry: RecordEntry
     series: Series
     cores: int
     added: Estimate | None
@@ -88,7 +86,7 @@ class Cost:
     against_loopback: Estimate | None
 
 
-def costs(rtt: Measured) -> Sequence[Cost]:
+def costs(rtt: RigRecord) -> Sequence[PolicyCost]:
     found = []
     for cores in CORES:
         series = {path: rtt.entry.find("rtt", path=path, cores=cores, tool="exchange")
@@ -102,7 +100,7 @@ def costs(rtt: Measured) -> Sequence[Cost]:
         added = estimate(each, 50) if each else None
         few = (each[0], each[-1]) if added and not added.bounded else ()
         found.append(
-            Cost(
+            PolicyCost(
                 rtt.entry,
                 policy,
                 cores,
@@ -114,7 +112,7 @@ def costs(rtt: Measured) -> Sequence[Cost]:
     return found
 
 
-def share_of_loopback(measured: Measured, cores: int, streams: int) -> Estimate | None:
+def share_of_loopback(measured: RigRecord, cores: int, streams: int) -> Estimate | None:
     """The throughput under policy as a share of loopback's, pass by pass."""
     by: dict[str, Scalar] = {"cores": cores, "streams": streams}
     policy = measured.entry.find("throughput", path="policy", **by)
@@ -122,16 +120,3 @@ def share_of_loopback(measured: Measured, cores: int, streams: int) -> Estimate 
     if not policy or not loop:
         return None
     return compared(policy, loop, len(policy.samples), lambda a, b: a / b)
-
-
-def curve(measured: Measured, label: str, metric: str, **dimensions: Scalar) -> Curve:
-    """A metric against `n`, of the series with these dimensions; n of 0 has no place on it."""
-    points = []
-    for one in measured.entry.record.series:
-        n = one.dimensions.get("n")
-        fits = all(one.dimensions.get(name) == value for name, value in dimensions.items())
-        value = figures.get(one, "p50")
-        if one.metric == metric and fits and isinstance(n, int) and n > 0 and value:
-            points.append(Point(n, value))
-    status = measured.entry.brief.validity.status
-    return Curve(label, points, "" if status == "valid" else status)

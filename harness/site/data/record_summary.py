@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -34,11 +33,6 @@ EMULATED = "emulated"
 """The class of machines that prove that something works, and tell no time."""
 COUNTED = "1"
 """The unit of what is counted: that holds on any machine."""
-
-
-def slug(text: str) -> str:
-    """Text as it may stand in an address."""
-    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-") or "x"
 
 
 def own_dimensions(record: RunRecord) -> Sequence[Facts]:
@@ -85,7 +79,7 @@ def estimates(samples: Sequence[float]) -> dict[str, Estimate]:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Kind:
+class SeriesKind:
     """What a series is of; one object for all that are of the same, so that it tells them apart.
 
     `key` is its metric and its dimensions in the order of their names.
@@ -98,21 +92,21 @@ class Kind:
     key: tuple[str, tuple[tuple[str, Scalar], ...]]
 
 
-_KINDS: dict[str, Kind] = {}
+_KINDS: dict[str, SeriesKind] = {}
 
 
-def kind(metric: str, unit: str, better: str, dimensions: Facts) -> Kind:
+def series_kind(metric: str, unit: str, better: str, dimensions: Facts) -> SeriesKind:
     """The one object for series of this kind."""
     name = compact([metric, unit, better, dict(dimensions)])
     found = _KINDS.get(name)
     if found is None:
         key = (metric, tuple(sorted(dimensions.items())))
-        found = _KINDS[name] = Kind(metric, unit, better, dict(dimensions), key)
+        found = _KINDS[name] = SeriesKind(metric, unit, better, dict(dimensions), key)
     return found
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class SeriesSummary:
     """A series without its samples: `n` of them, `failed` attempts, and its statistics.
 
     `number` is its place in the record. `numbers` has the least and the greatest sample, then of
@@ -120,7 +114,7 @@ class Line:
     and few are asked for an estimate.
     """
 
-    kind: Kind
+    kind: SeriesKind
     n: int
     failed: int
     number: int
@@ -182,7 +176,7 @@ _PLACES = {
 """Where in a line's numbers a statistic begins, and whether its bounds follow."""
 
 
-def line(series: Series, number: int) -> Line:
+def summarise_series(series: Series, number: int) -> SeriesSummary:
     """What is remembered of a series."""
     found = estimates(series.samples)
     numbers: list[float | None] = []
@@ -191,12 +185,12 @@ def line(series: Series, number: int) -> Line:
     # A percentile that n does not allow has none after it that n allows.
     for one in found.values():
         numbers += [one.value, one.low, one.high]
-    of = kind(series.metric, series.unit, series.better, series.dimensions)
-    return Line(of, len(series.samples), len(series.failures), number, numbers)
+    of = series_kind(series.metric, series.unit, series.better, series.dimensions)
+    return SeriesSummary(of, len(series.samples), len(series.failures), number, numbers)
 
 
 @dataclass(frozen=True, slots=True)
-class Brief:
+class RecordSummary:
     """A record without samples, states and command lines. `sha256` is its file's."""
 
     run_id: str
@@ -210,7 +204,7 @@ class Brief:
     images: Sequence[Image]
     machine: Machine
     validity: Validity
-    lines: Sequence[Line]
+    series: Sequence[SeriesSummary]
     sha256: str
 
     @property
@@ -225,9 +219,9 @@ class Brief:
             return self.machine.function_only
         return "the machine itself is emulated" if self.machine.class_ == EMULATED else ""
 
-    def find(self, metric: str, dimensions: Mapping[str, Scalar]) -> Line | None:
+    def find(self, metric: str, dimensions: Mapping[str, Scalar]) -> SeriesSummary | None:
         """The first series of that metric whose dimensions include all those given."""
-        for one in self.lines:
+        for one in self.series:
             if one.metric == metric and fits(one.dimensions, dimensions):
                 return one
         return None
@@ -238,11 +232,11 @@ def fits(have: Facts, wanted: Mapping[str, Scalar]) -> bool:
     return all(name in have and have[name] == value for name, value in wanted.items())
 
 
-def of(record: RunRecord, sha256: str) -> Brief:
+def summarise(record: RunRecord, sha256: str) -> RecordSummary:
     """What is remembered of a record."""
     host = dataclasses.replace(record.machine, before={}, after={})
-    lines = [line(one, number) for number, one in enumerate(record.series)]
-    return Brief(
+    series = [summarise_series(one, number) for number, one in enumerate(record.series)]
+    return RecordSummary(
         record.run_id,
         record.started,
         record.finished,
@@ -254,7 +248,7 @@ def of(record: RunRecord, sha256: str) -> Brief:
         record.images,
         host,
         record.validity,
-        lines,
+        series,
         sha256,
     )
 
@@ -277,7 +271,7 @@ def _share(shared: Shared, data: list[Any]) -> str:
     return name
 
 
-def to_json(one: Brief, shared: Shared) -> list[Any]:
+def to_json(one: RecordSummary, shared: Shared) -> list[Any]:
     """Plain data, as short as it may be; what others have too is put into `shared`."""
     return [
         one.run_id,
@@ -294,18 +288,18 @@ def to_json(one: Brief, shared: Shared) -> list[Any]:
         [
             [
                 _share(shared, [k.metric, k.unit, k.better, dict(k.dimensions)]),
-                line.n,
-                line.failed,
-                *line.numbers,
+                series.n,
+                series.failed,
+                *series.numbers,
             ]
-            for line in one.lines
-            for k in (line.kind,)
+            for series in one.series
+            for k in (series.kind,)
         ],
         one.sha256,
     ]
 
 
-def names(data: list[Any]) -> Iterator[str]:
+def shared_names(data: list[Any]) -> Iterator[str]:
     """What of `Shared` a brief refers to."""
     yield data[9]
     for one in data[11]:
@@ -321,7 +315,7 @@ class Reader:
     def __init__(self, shared: Shared) -> None:
         self._shared = shared
         self._machines: dict[str, Machine] = {}
-        self._kinds: dict[str, Kind] = {}
+        self._kinds: dict[str, SeriesKind] = {}
 
     def _machine(self, name: str) -> Machine:
         if name not in self._machines:
@@ -329,17 +323,17 @@ class Reader:
             self._machines[name] = Machine(**facts)
         return self._machines[name]
 
-    def _kind(self, name: str) -> Kind:
+    def _kind(self, name: str) -> SeriesKind:
         if name not in self._kinds:
-            self._kinds[name] = kind(*self._shared[name])
+            self._kinds[name] = series_kind(*self._shared[name])
         return self._kinds[name]
 
-    def __call__(self, data: list[Any]) -> Brief:
+    def __call__(self, data: list[Any]) -> RecordSummary:
         """The opposite of `to_json`. Raises LookupError, TypeError or ValueError."""
         (run_id, started, finished, profile, rig, task, git, patches, images, machine, validity,
          lines, sha256) = data  # fmt: skip
         kinds = self._kinds
-        return Brief(
+        return RecordSummary(
             run_id,
             started,
             finished,
@@ -352,7 +346,9 @@ class Reader:
             self._machine(machine),
             Validity(*validity),
             [
-                Line(kinds.get(one[0]) or self._kind(one[0]), one[1], one[2], number, one[3:])
+                SeriesSummary(
+                    kinds.get(one[0]) or self._kind(one[0]), one[1], one[2], number, one[3:]
+                )
                 for number, one in enumerate(lines)
             ],
             sha256,

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from harness.site.builder.page import Document, Item, Nav, Page
 from harness.site.charts import cold_start_charts
 from harness.site.data import cold_start
 from harness.site.data.corpus import Corpus
+from harness.site.page import Document, Item, Nav, Page
 
 
 def _render(corpus: Corpus) -> Iterator[Item]:

@@ -6,12 +6,12 @@ from collections.abc import Callable, Iterator, Sequence
 
 from harness.measure.quantity import thousands
 from harness.measure.statistics import Estimate
-from harness.site.builder.page import Document, Item, Nav, Page
-from harness.site.charts.chart import Chart, Row
+from harness.site.charts.chart import Chart, ChartRow
 from harness.site.charts.scaling import Curve, Naive, Point, Reference, scaling_chart
 from harness.site.data import density
 from harness.site.data.corpus import Corpus
-from harness.site.data.density import Fleet
+from harness.site.data.density import MeasuredFleet
+from harness.site.page import Document, Item, Nav, Page
 
 _NS = (8, 50, 200, 400, 1000)
 _CUBE_NS = (100, 1000)
@@ -26,7 +26,9 @@ _NAMES = {
 _ACROSS = "sandboxes from one checkpoint"
 
 
-def _curves(found: Sequence[Fleet], value: Callable[[Fleet], Estimate | None]) -> Sequence[Curve]:
+def _curves(
+    found: Sequence[MeasuredFleet], value: Callable[[MeasuredFleet], Estimate | None]
+) -> Sequence[Curve]:
     curves = []
     for sharing in density.SHARINGS:
         points, notes = [], set[str]()
@@ -34,7 +36,7 @@ def _curves(found: Sequence[Fleet], value: Callable[[Fleet], Estimate | None]) -
             estimate = value(fleet)
             if fleet.sharing == sharing and estimate:
                 points.append(Point(fleet.reached, estimate))
-                notes.add(fleet.entry.brief.validity.status)
+                notes.add(fleet.entry.summary.validity.status)
         notes.discard("valid")
         if points:
             curves.append(Curve(_NAMES.get(sharing, sharing), points, ", ".join(sorted(notes))))
@@ -51,10 +53,10 @@ def _references(corpus: Corpus, ids: dict[str, int], *, round: bool = False) -> 
 
 
 def _rows(
-    corpus: Corpus, found: Sequence[Fleet], each: bool, references: Sequence[Reference]
-) -> Sequence[Row]:
+    corpus: Corpus, found: Sequence[MeasuredFleet], each: bool, references: Sequence[Reference]
+) -> Sequence[ChartRow]:
     ours = [
-        Row(
+        ChartRow(
             f"{fleet.sharing}, {thousands(fleet.n)}",
             fleet.entry,
             fleet.change,
@@ -64,7 +66,7 @@ def _rows(
         if fleet.change and fleet.reached
     ]
     theirs = [
-        Row(
+        ChartRow(
             f"{one.figure.publisher}: {one.figure.what}{f', {thousands(one.n)}' if one.n else ''}",
             published=one.figure,
         )
@@ -73,7 +75,7 @@ def _rows(
     return [*ours, *theirs]
 
 
-def _charts(corpus: Corpus, found: Sequence[Fleet]) -> dict[str, Chart]:
+def _charts(corpus: Corpus, found: Sequence[MeasuredFleet]) -> dict[str, Chart]:
     naive = None
     first = next((one for one in found if one.guest_bytes), None)
     if first and first.guest_bytes:
@@ -143,7 +145,7 @@ def _render(corpus: Corpus) -> Iterator[Item]:
             "merged": density.largest(found, "merged"),
             "forked": density.largest(found, "forked"),
             "published": published,
-            "broken": [one for one in found if one.entry.brief.validity.status == "failed"],
+            "broken": [one for one in found if one.entry.summary.validity.status == "failed"],
         },
     )
 

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from markupsafe import Markup
 
 from harness import paths
-from harness.site.builder import essays
-from harness.site.builder.page import Document, Item, Nav, Page
 from harness.site.charts import cold_start_charts
+from harness.site.data import essays
 from harness.site.data.corpus import Corpus
+from harness.site.page import Document, Item, Nav, Page
 
 _LINES = 900
 """Lines of a patch that a page shows."""

@@ -7,13 +7,21 @@ from dataclasses import dataclass
 
 from harness.measure.quantity import thousands
 from harness.measure.record import Series
-from harness.site.builder import essays, exports, linked_data
-from harness.site.builder.page import Document, Item, Nav, Page
 from harness.site.charts import cold_start_charts
-from harness.site.data import cold_start, comparison_table, density, evidence, network
-from harness.site.data.cold_start import Row
-from harness.site.data.corpus import Corpus, Entry
-from harness.site.data.density import Fleet
+from harness.site.data import (
+    cold_start,
+    comparison_table,
+    density,
+    essays,
+    evidence,
+    exports,
+    linked_data,
+    network,
+)
+from harness.site.data.cold_start import ColdStartRow
+from harness.site.data.corpus import Corpus, RecordEntry
+from harness.site.data.density import MeasuredFleet
+from harness.site.page import Document, Item, Nav, Page
 
 _NETWORK = (
     "coppice-network-rtt",
@@ -35,12 +43,12 @@ class Hero:
     title: str
     words: str
     subject: str
-    found: tuple[Entry, Series] | None
+    found: tuple[RecordEntry, Series] | None
     task: str
     counted: bool = False
 
 
-def _best(corpus: Corpus) -> Fleet | None:
+def _best(corpus: Corpus) -> MeasuredFleet | None:
     """The largest fleet that came up whole; among equals the one that takes least."""
     fleets = [
         one for one in density.fleets(corpus) if one.change and one.total and one.reached == one.n
@@ -48,7 +56,7 @@ def _best(corpus: Corpus) -> Fleet | None:
     return min(fleets, key=lambda one: (-one.n, one.total.value if one.total else 0), default=None)
 
 
-def _heroes(corpus: Corpus, rows: Sequence[Row]) -> Sequence[Hero]:
+def _heroes(corpus: Corpus, rows: Sequence[ColdStartRow]) -> Sequence[Hero]:
     best = _best(corpus)
     tier = "durable-prewarm-pool"
     row = next((one for one in rows if one.tier == tier), None)
@@ -82,10 +90,10 @@ def _heroes(corpus: Corpus, rows: Sequence[Row]) -> Sequence[Hero]:
     ]
 
 
-def _accelerators(rows: Sequence[Row]) -> Sequence[str]:
+def _accelerators(rows: Sequence[ColdStartRow]) -> Sequence[str]:
     """What ran the guests of the rows; `noop` has none."""
     found = {
-        entry.brief.machine.accelerator or "no accelerator"
+        entry.summary.machine.accelerator or "no accelerator"
         for row in rows
         if row.substrate != cold_start.NOOP
         for entry in row.entries.values()
@@ -93,7 +101,7 @@ def _accelerators(rows: Sequence[Row]) -> Sequence[str]:
     return sorted(found)
 
 
-def _fleets(corpus: Corpus) -> Sequence[Fleet]:
+def _fleets(corpus: Corpus) -> Sequence[MeasuredFleet]:
     """Fleets without a network of their own: a row each, by number."""
     found = [one for one in density.fleets(corpus) if one.change and "networked" not in one.sharing]
     return sorted(found, key=lambda one: (one.n, one.sharing))
@@ -107,7 +115,7 @@ def _render(corpus: Corpus) -> Iterator[Item]:
         claim.id: (claim, evidence.deciding(evidence.judged(corpus, claim, corpus.machine)))
         for claim in corpus.claims
     }
-    machine = corpus.machines[corpus.machine][-1].brief.machine if corpus.machine else None
+    machine = corpus.machines[corpus.machine][-1].summary.machine if corpus.machine else None
     yield Document(
         "index.html",
         "front.html",
@@ -122,7 +130,7 @@ def _render(corpus: Corpus) -> Iterator[Item]:
             "claim": corpus.figure(cold_start_charts.CLAIM),
             "machine": machine,
             "others": [
-                (id, several[-1].brief.machine)
+                (id, several[-1].summary.machine)
                 for id, several in corpus.machines.items()
                 if id != corpus.machine
             ][:12],

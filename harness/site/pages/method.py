@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from harness.measure import statistics
-from harness.site.builder.page import Document, Item, Nav, Page
 from harness.site.charts.ladder import Rung, ladder
 from harness.site.data import cold_start, density
 from harness.site.data.corpus import Corpus
+from harness.site.page import Document, Item, Nav, Page
 
 _RUNGS = (
     Rung("object", "the VMM or jail exists", "the host makes it, or takes it from its pool"),

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from harness.measure.record import Scalar
-from harness.site.builder.page import Document, Item, Nav, Page
-from harness.site.charts.chart import Chart, Row
-from harness.site.charts.scaling import Curve, Reference, scaling_chart
-from harness.site.charts.strip import Line, Strip, strip_chart
-from harness.site.data import network
+from harness.site.charts.chart import Chart, ChartRow
+from harness.site.charts.scaling import Curve, Point, Reference, scaling_chart
+from harness.site.charts.strip import ReferenceLine, Strip, strip_chart
+from harness.site.data import figures, network
 from harness.site.data.corpus import Corpus
-from harness.site.data.network import Measured
+from harness.site.data.network import RigRecord
+from harness.site.page import Document, Item, Nav, Page
 
 _LABELS = {
     "loopback": "loopback",
@@ -35,22 +35,22 @@ _RTT = "coppice.net.rtt-p50"
 _PUBLISHED = ("network", "policy")
 
 
-def _rtt_chart(corpus: Corpus, rtt: Measured) -> Chart:
+def _rtt_chart(corpus: Corpus, rtt: RigRecord) -> Chart:
     strips, rows = [], []
-    status = rtt.entry.brief.validity.status
+    status = rtt.entry.summary.validity.status
     note = "" if status == "valid" else status
     for path in network.PATHS:
         found = rtt.find("rtt", path=path, cores=1, tool="exchange")
         missing = "" if found else "not measured on this host"
-        rows.append(Row(_LABELS[path], *(found or (None, None))))
+        rows.append(ChartRow(_LABELS[path], *(found or (None, None))))
         strips.append(
             Strip(_LABELS[path], found[1] if found else None, note or missing, warn=bool(note))
         )
     figure = corpus.figure(_RTT)
     line = None
     if figure:
-        line = Line(figure, f"Coppice: {figure.as_written}", "pf on FreeBSD, p50")
-        rows.append(Row(f"{figure.publisher}: {figure.what}", published=figure))
+        line = ReferenceLine(figure, f"Coppice: {figure.as_written}", "pf on FreeBSD, p50")
+        rows.append(ChartRow(f"{figure.publisher}: {figure.what}", published=figure))
     title = "Round trip, both ends on one core"
     return Chart("charts/rtt", title, strip_chart("rtt", title, strips, line), rows)
 
@@ -60,7 +60,7 @@ def _reference(corpus: Corpus, id: str, n: int) -> Sequence[Reference]:
     return [Reference(figure, f"{figure.publisher} {figure.as_written}", n)] if figure else []
 
 
-def _rows(measured: Measured, label: str, metric: str, **dimensions: Scalar) -> Sequence[Row]:
+def _rows(measured: RigRecord, label: str, metric: str, **dimensions: Scalar) -> Sequence[ChartRow]:
     """A curve's points as rows of a table."""
     found = [
         (one.dimensions.get("n"), one)
@@ -68,18 +68,32 @@ def _rows(measured: Measured, label: str, metric: str, **dimensions: Scalar) -> 
         if one.metric == metric
         and all(one.dimensions.get(name) == value for name, value in dimensions.items())
     ]
-    return [Row(f"{label}, {n}", measured.entry, one) for n, one in found if n]
+    return [ChartRow(f"{label}, {n}", measured.entry, one) for n, one in found if n]
 
 
-def _published_rows(marks: Sequence[Reference]) -> Sequence[Row]:
+def _published_rows(marks: Sequence[Reference]) -> Sequence[ChartRow]:
     return [
-        Row(f"{one.figure.publisher}: {one.figure.what}", published=one.figure) for one in marks
+        ChartRow(f"{one.figure.publisher}: {one.figure.what}", published=one.figure)
+        for one in marks
     ]
 
 
-def _update_chart(corpus: Corpus, update: Measured) -> Chart:
+def _curve(measured: RigRecord, label: str, metric: str, **dimensions: Scalar) -> Curve:
+    """A metric against `n`, of the series with these dimensions; n of 0 has no place on it."""
+    points = []
+    for one in measured.entry.record.series:
+        n = one.dimensions.get("n")
+        fits = all(one.dimensions.get(name) == value for name, value in dimensions.items())
+        value = figures.get(one, "p50")
+        if one.metric == metric and fits and isinstance(n, int) and n > 0 and value:
+            points.append(Point(n, value))
+    status = measured.entry.summary.validity.status
+    return Curve(label, points, "" if status == "valid" else status)
+
+
+def _update_chart(corpus: Corpus, update: RigRecord) -> Chart:
     curves = [
-        network.curve(update, label, "policy-update", transport=transport, others=0)
+        _curve(update, label, "policy-update", transport=transport, others=0)
         for transport, label in _TRANSPORTS.items()
     ]
     marks = [*_reference(corpus, _REPLACE, 1000), *_reference(corpus, _SINGLE, 1)]
@@ -94,10 +108,10 @@ def _update_chart(corpus: Corpus, update: Measured) -> Chart:
     return Chart("charts/policy-update", title, drawing, [*rows, *_published_rows(marks)])
 
 
-def _churn_chart(corpus: Corpus, churn: Measured) -> Chart:
+def _churn_chart(corpus: Corpus, churn: RigRecord) -> Chart:
     curves: list[Curve] = [
-        network.curve(churn, "one added", "rule-add"),
-        network.curve(churn, "one removed", "rule-remove"),
+        _curve(churn, "one added", "rule-add"),
+        _curve(churn, "one removed", "rule-remove"),
     ]
     marks = [one for id, n in _ANCHORS.items() for one in _reference(corpus, id, n)]
     title = "Rules of one sandbox beside N others"

@@ -8,8 +8,8 @@ from urllib.parse import urlsplit
 
 from harness.claims import published
 from harness.claims.published import Figure
-from harness.site.builder.page import Document, Item, Nav, Page
 from harness.site.data.corpus import Corpus
+from harness.site.page import Document, Item, Nav, Page
 
 _TITLES = {
     "cold-start": "Start",
@@ -22,7 +22,7 @@ _TITLES = {
 
 
 @dataclass(frozen=True)
-class Set:
+class FigureSet:
     """Figures of one publisher that were taken under the same conditions."""
 
     conditions: str
@@ -32,7 +32,7 @@ class Set:
 @dataclass(frozen=True)
 class Publisher:
     name: str
-    sets: Sequence[Set]
+    sets: Sequence[FigureSet]
 
     @property
     def size(self) -> int:
@@ -44,7 +44,7 @@ def _publisher(name: str, figures: Sequence[Figure]) -> Publisher:
     for one in figures:
         text = "; ".join(part for part in (one.conditions, one.when_note) if part)
         sets.setdefault(text or "conditions not given", []).append(one)
-    return Publisher(name, [Set(text, found) for text, found in sets.items()])
+    return Publisher(name, [FigureSet(text, found) for text, found in sets.items()])
 
 
 def _topic(figures: Sequence[Figure]) -> Sequence[Publisher]:

@@ -12,7 +12,7 @@ from typing import Any
 from markupsafe import Markup
 
 from harness.measure.record import RunRecord
-from harness.site.builder.page import relative
+from harness.site.data.addresses import relative
 
 LICENCE = "https://spdx.org/licenses/BSD-2-Clause"
 _ESCAPES = str.maketrans({one: f"\\u{ord(one):04x}" for one in "<>&\u2028\u2029"})

@@ -8,13 +8,10 @@ it; adding a page is adding a file.
 
 from __future__ import annotations
 
-import functools
-import importlib
-import pkgutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from harness.errors import CoppiceError
+from harness.site.data.addresses import relative
 from harness.site.data.corpus import Corpus
 
 
@@ -71,27 +68,3 @@ class Page:
     render: Callable[[Corpus], Iterator[Item]]
     nav: Nav | None = None
     long: bool = False
-
-
-@functools.lru_cache(maxsize=65536)
-def relative(here: str, target: str) -> str:
-    """The address of `target` as seen from the document `here`, both below the root."""
-    directories, parts = here.split("/")[:-1], target.split("/")
-    same = 0
-    while same < len(directories) and same < len(parts) - 1 and directories[same] == parts[same]:
-        same += 1
-    return "../" * (len(directories) - same) + "/".join(parts[same:])
-
-
-def discover() -> Sequence[Page]:
-    """Every page module, by the order of its navigation and then by name."""
-    from harness.site import pages
-
-    found: list[tuple[int, str, Page]] = []
-    for one in pkgutil.iter_modules(pages.__path__):
-        module = importlib.import_module(f"{pages.__name__}.{one.name}")
-        page = getattr(module, "PAGE", None)
-        if not isinstance(page, Page):
-            raise CoppiceError(f"{module.__file__} has no PAGE = Page(...)")
-        found.append((page.nav.order if page.nav else 1000, one.name, page))
-    return [page for _, _, page in sorted(found, key=lambda item: item[:2])]

@@ -10,27 +10,20 @@ quote whose last line links to its source.
 from __future__ import annotations
 
 import functools
-import itertools
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import jinja2
-from markdown_it import MarkdownIt
-from markdown_it.renderer import RendererHTML
-from markdown_it.token import Token
-from markupsafe import Markup
-
 from harness import paths
 from harness.claims.claims import Claim
 from harness.claims.published import Figure
+from harness.errors import SiteError
 from harness.measure.record import Scalar
-from harness.site.builder.check import SiteError
 from harness.site.data import evidence
-from harness.site.data.corpus import Corpus, Entry
+from harness.site.data.corpus import Corpus, RecordEntry
 from harness.site.data.evidence import Judged
-from harness.site.data.record_summary import Line, fits, slug
+from harness.site.data.record_summary import SeriesSummary, fits
 
 DIRECTORY = paths.ESSAYS
 KINDS = ("essay", "appendix")
@@ -85,22 +78,26 @@ class Lookup:
     def __init__(self, corpus: Corpus) -> None:
         self._corpus = corpus
 
-    def series(self, rig: str, metric: str, **dimensions: Scalar) -> tuple[Entry, Line] | None:
+    def series(
+        self, rig: str, metric: str, **dimensions: Scalar
+    ) -> tuple[RecordEntry, SeriesSummary] | None:
         """The newest series of the full profile on this machine, else the newest of any."""
         newest = self._corpus.newest(rig, self._corpus.machine, metric)
         fitting = [one for one in newest if fits(one[2].dimensions, dimensions)]
         if not fitting:
             return None
-        full = [one for one in fitting if one[1].brief.profile == "full"]
+        full = [one for one in fitting if one[1].summary.profile == "full"]
         # Of several in one record the first.
-        _, entry, line = max(full or fitting, key=lambda one: (one[0], -one[2].number))
-        return entry, line
+        _, entry, series = max(full or fitting, key=lambda one: (one[0], -one[2].number))
+        return entry, series
 
-    def proof(self, rig: str, metric: str, **dimensions: Scalar) -> tuple[Entry, Line] | None:
+    def proof(
+        self, rig: str, metric: str, **dimensions: Scalar
+    ) -> tuple[RecordEntry, SeriesSummary] | None:
         """The newest series of any machine that proves function only."""
-        for (name, _), entries in self._corpus.proving.items():
+        for (name, _), entries in self._corpus.function_only_records.items():
             for entry in reversed(entries) if name == rig else ():
-                found = entry.brief.find(metric, dimensions)
+                found = entry.summary.find(metric, dimensions)
                 if found and found.n:
                     return entry, found
         return None
@@ -119,42 +116,3 @@ class Lookup:
                 several = evidence.judged(self._corpus, one, self._corpus.machine)
                 return one, evidence.deciding(several)
         raise KeyError(f"no claim is called {id!r}")
-
-
-def render(text: str, environment: jinja2.Environment, **context: object) -> Markup:
-    """The HTML of one essay: headings have anchors, tables scroll within themselves."""
-    filled = _template(environment, text).render(**context)
-    return Markup(_markdown().render(filled))
-
-
-@functools.lru_cache(maxsize=64)
-def _template(environment: jinja2.Environment, text: str) -> jinja2.Template:
-    return environment.from_string(text)
-
-
-@functools.cache
-def _markdown() -> MarkdownIt:
-    made = MarkdownIt("commonmark", {"html": True}).enable("table")
-    made.add_render_rule("table_open", _table_open)
-    made.add_render_rule("table_close", _table_close)
-    made.core.ruler.push("anchors", _anchors)
-    return made
-
-
-def _anchors(state: object) -> None:
-    """Give every heading an id made of its words."""
-    tokens: list[Token] = state.tokens  # type: ignore[attr-defined]
-    for opened, inside in itertools.pairwise(tokens):
-        if opened.type == "heading_open":
-            words = re.sub(r"<[^>]+>", "", inside.content)
-            opened.attrSet("id", slug(words))
-        elif opened.type == "th_open":
-            opened.attrSet("scope", "col")
-
-
-def _table_open(self: RendererHTML, tokens: Sequence[Token], *_: object) -> str:
-    return '<div class="scroll" role="region" aria-label="Table" tabindex="0">\n<table>\n'
-
-
-def _table_close(self: RendererHTML, tokens: Sequence[Token], *_: object) -> str:
-    return "</table>\n</div>\n"
