@@ -145,7 +145,7 @@ def _chosen(
 
 
 def _csv(frame: pandas.DataFrame, target: Any) -> None:
-    from harness.site.charts.chart import harmless
+    from harness.site.data.files import harmless
 
     guarded = frame.copy(deep=False)
     for name in frame.columns:

@@ -1,6 +1,8 @@
 """A chart as it stands on a page and beside it: SVG, CSV and JSON at stable addresses.
 
-What is drawn stands in a table below the drawing, in the same rows as in its files.
+What is drawn stands in a table below the drawing, in the same rows as in its files. The drawing is
+made of a picture: what is drawn, without how. harness/site/plots/ draws the same pictures for
+papers.
 """
 
 from __future__ import annotations
@@ -8,6 +10,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from markupsafe import Markup
 
@@ -62,14 +65,30 @@ class ChartRow:
         )
 
 
+class Picture(Protocol):
+    """What a chart draws: its marks and words, which each kind of picture has fields for."""
+
+    @property
+    def title(self) -> str: ...
+
+    def svg(self) -> Markup:
+        """The drawing as it stands in a page."""
+        ...
+
+
 @dataclass(frozen=True)
 class Chart:
-    """`name` is its address without an ending; `drawing` the SVG as it stands in a page."""
+    """`name` is its address without an ending."""
 
     name: str
     title: str
-    drawing: Markup
+    picture: Picture
     rows: Sequence[ChartRow]
+
+    @functools.cached_property
+    def drawing(self) -> Markup:
+        """The SVG as it stands in a page."""
+        return self.picture.svg()
 
     def assets(self) -> Iterator[Asset]:
         """The three files beside the page."""
