@@ -68,7 +68,7 @@ def strip_chart(
     id: str, title: str, strips: Sequence[Strip], line: ReferenceLine | None, unit: str = "s"
 ) -> Markup:
     """The chart; every series must be in `unit`."""
-    scale = axis.decades(_values(strips, line), unit)
+    scale = axis.decades(values_of(strips, line), unit)
     bottom = _TOP + _ROW * len(strips)
     parts: list[object] = [_grid(scale, bottom)]
     if line and line.figure.value is not None:
@@ -79,7 +79,7 @@ def strip_chart(
     return svg.chart(id, title, _describe(strips, line, unit), bottom + _BOTTOM, *parts)
 
 
-def _values(strips: Sequence[Strip], line: ReferenceLine | None) -> list[float]:
+def values_of(strips: Sequence[Strip], line: ReferenceLine | None) -> list[float]:
     found = [line.figure.value] if line and line.figure.value else []
     for strip in strips:
         found += [one / strip.by for one in strip.series.samples] if strip.series else ()

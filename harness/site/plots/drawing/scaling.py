@@ -1,0 +1,122 @@
+"""Scaling: how values grow with N, both axes logarithmic, a curve a series."""
+
+from __future__ import annotations
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from harness.measure.quantity import show, thousands
+from harness.site.charts import labels
+from harness.site.charts.axis import Axis
+from harness.site.charts.labels import Mark
+from harness.site.charts.scaling import Curve, Naive, ScalingPicture
+from harness.site.plots import style
+from harness.site.plots.style import SMALL
+
+PICTURE = ScalingPicture
+KEY = (
+    "Points: medians, with their 95 % intervals; the key has the value at the largest N. Open "
+    "marks and dashed lines across: published by others, under other conditions."
+)
+_KEY_ROW, _BOTTOM, _LEFT, _RIGHT = 10.0, 25.0, 42.0, 6.0
+_PIXEL = 0.72
+
+
+def draw(picture: ScalingPicture, width: float) -> Figure:
+    across, up = picture.axes
+    top = _KEY_ROW * len(picture.curves) + 6
+    plot = 72 * width * 0.62
+    whole = top + plot + _BOTTOM
+    figure = style.blank(width, whole * style.POINT)
+    points = 72 * width
+    axes = figure.add_axes(
+        (_LEFT / points, _BOTTOM / whole, 1 - (_LEFT + _RIGHT) / points, plot / whole)
+    )
+    style.across(axes, across, inside=False)
+    axes.set_xticklabels([thousands(tick.value) for tick in across.ticks])
+    style.upwards(axes, up)
+    axes.set_xlabel(picture.across, fontsize=SMALL, labelpad=2)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    for number, curve in enumerate(picture.curves):
+        _curve(axes, curve, number)
+    if picture.naive:
+        _naive(axes, picture.naive, across, up)
+    _references(axes, picture, across, up, plot)
+    _key(figure, picture)
+    return figure
+
+
+def _curve(axes: Axes, curve: Curve, number: int) -> None:
+    ordered = sorted(curve.points, key=lambda point: point.n)
+    kind = number % len(style.HUES)
+    axes.plot(
+        [one.n for one in ordered], [one.value.value for one in ordered],
+        color=style.HUES[kind], linestyle=style.DASHES[kind], marker=style.MARKERS[kind],
+        markersize=3.6, zorder=3,
+    )  # fmt: skip
+    for one in ordered:
+        if one.value.low is not None and one.value.high is not None:
+            axes.vlines(one.n, one.value.low, one.value.high, color=style.HUES[kind], linewidth=2,
+                        alpha=0.4, zorder=2.5)  # fmt: skip
+
+
+def _key(figure: Figure, picture: ScalingPicture) -> None:
+    """Above the plot: each curve's name, and at the right its value at the largest N."""
+    points, whole = (72 * inches for inches in figure.get_size_inches())
+    for number, curve in enumerate(picture.curves):
+        kind = number % len(style.HUES)
+        y = 1 - (_KEY_ROW * (number + 0.5) + 1) / whole
+        for ends, mark in (((4, 22), ""), ((13,), style.MARKERS[kind])):
+            figure.add_artist(
+                Line2D(
+                    [end / points for end in ends], [y] * len(ends), color=style.HUES[kind],
+                    linestyle=style.DASHES[kind], marker=mark, markersize=3.6,
+                )
+            )  # fmt: skip
+        note = f" ({curve.note})" if curve.note else ""
+        figure.text(27 / points, y, f"{curve.label}{note}", fontsize=SMALL, va="center")
+        last = max(curve.points, key=lambda point: point.n, default=None)
+        words = "not measured"
+        if last:
+            words = f"{show(last.value, picture.unit)} at {thousands(last.n)}"
+        figure.text(1 - _RIGHT / points, y, words, fontsize=SMALL, va="center", ha="right")
+
+
+def _naive(axes: Axes, naive: Naive, across: Axis, up: Axis) -> None:
+    start = naive.start
+    end = min(across.high, start.n * up.high / start.value.value)
+    axes.plot([start.n, end], [start.value.value, start.value.value * end / start.n],
+              color=style.SOFT, linewidth=0.8, linestyle=(0, (1, 1.5)))  # fmt: skip
+    axes.annotate(naive.text, (end, start.value.value * end / start.n), (-4, -2),
+                  textcoords="offset points", ha="right", va="top", fontsize=SMALL,
+                  color=style.SOFT)  # fmt: skip
+
+
+def _references(axes: Axes, picture: ScalingPicture, across: Axis, up: Axis, plot: float) -> None:
+    """Others' figures, their words where they cover neither another's nor a point of a curve."""
+    known = [(one, one.figure.value) for one in picture.references if one.figure.value is not None]
+    here = [(one, one.n, value) for one, value in known if one.n is not None]
+
+    def down(value: float) -> float:
+        return plot * (1 - up.place(value)) / _PIXEL
+
+    marks = [Mark(across.place(n), down(value), one.text) for one, n, value in here]
+    points = [
+        Mark(across.place(one.n), down(one.value.value))
+        for curve in picture.curves
+        for one in curve.points
+    ]
+    for (one, n, value), spot in zip(here, labels.spots([*marks, *points]), strict=False):
+        axes.plot(n, value, "o" if one.round else "D", color="white", markersize=4,
+                  markeredgecolor=style.THEIRS, markeredgewidth=0.9, zorder=4)  # fmt: skip
+        side = {"start": "left", "end": "right"}.get(spot.anchor, "center")
+        axes.annotate(one.text, (n, value), (spot.dx * _PIXEL * 0.7, -(spot.dy - 4) * _PIXEL),
+                      textcoords="offset points", ha=side, va="center", fontsize=SMALL,
+                      color=style.THEIRS, zorder=4)  # fmt: skip
+    for one, value in known:
+        if one.n is None:
+            axes.axhline(value, color=style.THEIRS, linewidth=0.9, dashes=(4, 2))
+            axes.annotate(one.text, (across.high, value), (-2, 3), textcoords="offset points",
+                          ha="right", fontsize=SMALL, color=style.THEIRS)  # fmt: skip
