@@ -64,9 +64,10 @@ def _of_machine(entries: Sequence[RecordEntry]) -> Iterator[str]:
     newest = entries[-1].summary.machine
     accelerators = sorted({one.summary.machine.accelerator or "none" for one in entries})
     days = sorted({one.date for one in entries})
+    kernels = dict.fromkeys(one.summary.machine.kernel for one in entries)
     when = days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}"
     yield (
-        f"Measured on {newest.name} ({newest.id}; {newest.os}, {newest.kernel}), {when}; "
+        f"Measured on {newest.name} ({newest.id}; {newest.os}, {', '.join(kernels)}), {when}; "
         f"accelerator of the guests: {', '.join(accelerators)}."
     )
 

@@ -13,24 +13,24 @@ from matplotlib.figure import Figure
 
 from harness.errors import UsageError
 from harness.site.charts.axis import Axis
+from harness.site.charts.labels import Sizes
 
 INK, SOFT, GRID, HAIR = "#1a1a1a", "#5c5c5c", "#d4d4d4", "#ececec"
 # After Okabe and Ito: apart in every common kind of colour blindness, and in grey by lightness.
 BLUE, ORANGE, GREEN, PURPLE = "#0072b2", "#d55e00", "#009e73", "#cc79a7"
 AMBER, SKY = "#e69f00", "#56b4e9"
-HUES = (BLUE, ORANGE, GREEN, PURPLE, AMBER, SKY, INK, SOFT)
-MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
-DASHES: Sequence[Any] = (
-    "-",
-    (0, (5, 1.5)),
-    (0, (3, 1, 1, 1)),
-    (0, (1, 1)),
-    "-",
-    (0, (5, 1.5)),
-    "-",
-    "-",
-)
+HUES = (BLUE, GREEN, AMBER, PURPLE, SKY, INK)
+"""Of curves, each with a marker and dashes of its own; orange is for what others publish."""
+MARKERS = ("o", "s", "^", "D", "v", "P")
+DASHES: Sequence[Any] = ("-", (0, (5, 1.5)), (0, (3, 1, 1, 1)), (0, (1, 1)), "-", (0, (5, 1.5)))
 OURS, THEIRS, MUTED = BLUE, ORANGE, SOFT
+
+GROUND: dict[str, Any] = {"facecolor": "white", "edgecolor": "none", "pad": 0.6}
+"""Behind words that stand on lines."""
+PIXEL = 0.72
+"""Points of a pixel of the site's charts, for what is placed in their pixels."""
+LETTER = 4.0
+"""Points of a letter of the small type, on the safe side."""
 
 POINT = 1 / 72
 SMALL, NORMAL = 6.5, 7.5
@@ -91,6 +91,11 @@ class Metadata:
         }
 
 
+def sizes(points: float) -> Sizes:
+    """Of words and marks on axes of so many points, for harness/site/charts/labels.py."""
+    return Sizes((points / PIXEL,), letter=LETTER / PIXEL, mark=5)
+
+
 def blank(width: float, height: float) -> Figure:
     """A figure of so many inches."""
     return Figure(figsize=(width, height), facecolor="white")
@@ -124,9 +129,13 @@ def lane_axes(figure: Figure, top: float, bottom: float, height: float) -> Axes:
     return axes
 
 
-def across(axes: Axes, scale: Axis, *, inside: bool = True) -> None:
-    """The horizontal axis of a site's chart. `inside`: the outer labels stay within the axes."""
+def across(axes: Axes, scale: Axis, *, inside: bool = True, air: float = 0) -> None:
+    """The horizontal axis of a site's chart. `inside`: the outer labels stay within the axes;
+    `air` is a share of the axis that is added on either side, for marks at its ends."""
     _set(axes, scale, "x")
+    if scale.log:
+        more = (scale.high / scale.low) ** air
+        axes.set_xlim(scale.low / more, scale.high * more)
     axes.grid(axis="x", which="major", color=GRID, linewidth=0.5)
     axes.grid(axis="x", which="minor", color=HAIR, linewidth=0.4)
     labels = axes.get_xticklabels()

@@ -6,7 +6,7 @@ from matplotlib.figure import Figure
 
 from harness.site.charts.clock import EVENTS, WORDS, ClocksPicture
 from harness.site.plots import style
-from harness.site.plots.style import NORMAL, SMALL
+from harness.site.plots.style import GROUND, NORMAL, SMALL
 
 PICTURE = ClocksPicture
 KEY = (
@@ -42,6 +42,5 @@ def draw(picture: ClocksPicture, width: float) -> Figure:
         else:
             axes.annotate("?", (end, y), (0, 3), textcoords="offset points", ha="center",
                           color=colour, fontsize=NORMAL)  # fmt: skip
-        ground = {"facecolor": "white", "edgecolor": "none", "pad": 0.6}
-        axes.text(0, y + 13, f"{one.label}: {one.words}", fontsize=SMALL, bbox=ground)
+        axes.text(0, y + 13, f"{one.label}: {one.words}", fontsize=SMALL, bbox=GROUND)
     return figure

@@ -12,7 +12,7 @@ from harness.measure.quantity import show
 from harness.site.charts import axis
 from harness.site.charts.rungs import RungsPicture, Wire
 from harness.site.plots import style
-from harness.site.plots.style import NORMAL, SMALL
+from harness.site.plots.style import GROUND, NORMAL, SMALL
 
 PICTURE = RungsPicture
 KEY = (
@@ -46,16 +46,15 @@ def draw(picture: RungsPicture, width: float) -> Figure:
 
 def _wire(axes: Axes, wire: Wire, names: Sequence[str], top: float) -> None:
     ends = axes.get_yaxis_transform()
-    ground = {"facecolor": "white", "edgecolor": "none", "pad": 0.6}
-    axes.text(0, top + _HEAD - 3, wire.label, transform=ends, fontsize=NORMAL, bbox=ground)
+    axes.text(0, top + _HEAD - 3, wire.label, transform=ends, fontsize=NORMAL, bbox=GROUND)
     beads = [(n, wire.rungs[name]) for n, name in enumerate(names) if name in wire.rungs]
     if not beads:
         axes.text(1, top + _HEAD - 3, wire.note or "not measured on this host", transform=ends,
-                  ha="right", fontsize=SMALL, color=style.SOFT, bbox=ground)  # fmt: skip
+                  ha="right", fontsize=SMALL, color=style.SOFT, bbox=GROUND)  # fmt: skip
         return
     note = f"{wire.note}  " if wire.note else ""
     axes.text(1, top + _HEAD - 3, f"{note}{show(beads[-1][1], 's')}", transform=ends, ha="right",
-              fontsize=NORMAL, bbox=ground)  # fmt: skip
+              fontsize=NORMAL, bbox=GROUND)  # fmt: skip
     y = top + _HEAD + 6
     axes.hlines(y, beads[0][1].value, beads[-1][1].value, color=style.SOFT, linewidth=0.7)
     for number, one in beads:

@@ -11,14 +11,14 @@ from harness.site.charts.axis import Axis
 from harness.site.data import figures
 from harness.site.plots import style
 from harness.site.plots.series_picture import SeriesPicture, free_places
-from harness.site.plots.style import SMALL
+from harness.site.plots.style import GROUND, SMALL
 
 PICTURE = SeriesPicture
 KEY = (
     "Above: samples in the order they were measured, crosses are failed attempts. Below: the share "
     "of samples that do not exceed a value; solid line: median, dotted: 95th and 99th percentile."
 )
-_LEFT, _RIGHT, _TOP, _GAP, _BOTTOM = 42.0, 8.0, 5.0, 24.0, 14.0
+_LEFT, _RIGHT, _TOP, _GAP, _BOTTOM = 42.0, 12.0, 5.0, 24.0, 14.0
 _MANY = 3000
 """Samples beyond which the dots are drawn as one bitmap within the file."""
 
@@ -76,4 +76,4 @@ def _distribution(axes: Axes, picture: SeriesPicture, scale: Axis) -> None:
             words = f"{'median' if name == 'p50' else name} {show(one, series.unit)}"
             axes.annotate(words, (one.value, 0.03), (2, 0), rotation=90,
                           textcoords="offset points", fontsize=5.5, color=style.SOFT,
-                          bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.2})  # fmt: skip
+                          bbox=dict(GROUND, pad=0.2))  # fmt: skip

@@ -20,7 +20,7 @@ from harness.site.charts.strip import (
     values_of,
 )
 from harness.site.plots import style
-from harness.site.plots.style import NORMAL, SMALL
+from harness.site.plots.style import GROUND, NORMAL, PIXEL, SMALL
 
 PICTURE = StripPicture
 KEY = (
@@ -30,8 +30,6 @@ KEY = (
 )
 _HEAD, _LANE, _PUBLISHED, _GAP = 11.0, 15.0, 10.0, 7.0
 _TOP_LINE, _BOTTOM = 20.0, 14.0
-_PIXEL = 0.72
-"""Points of a pixel of the site's charts: their labels are placed for a width of 350 pixels."""
 
 
 def _height(strip: Strip) -> float:
@@ -61,17 +59,16 @@ def _strip(
     axes: Axes, strip: Strip, scale: axis.Axis, top: float, unit: str, walls: Sequence[float]
 ) -> None:
     ends = axes.get_yaxis_transform()
-    ground = {"facecolor": "white", "edgecolor": "none", "pad": 0.6}
-    axes.text(0, top + _HEAD - 3, strip.label, transform=ends, fontsize=NORMAL, bbox=ground)
+    axes.text(0, top + _HEAD - 3, strip.label, transform=ends, fontsize=NORMAL, bbox=GROUND)
     median = estimate_of(strip, "p50")
     if not strip.series or not median:
         words = strip.note or "not measured on this host"
         axes.text(1, top + _HEAD - 3, words, transform=ends, ha="right", color=style.SOFT,
-                  fontsize=SMALL, bbox=ground)  # fmt: skip
+                  fontsize=SMALL, bbox=GROUND)  # fmt: skip
         return
     note = f"{strip.note}  " if strip.note else ""
     axes.text(1, top + _HEAD - 3, f"{note}{show(median, unit)}", transform=ends, ha="right",
-              fontsize=NORMAL, bbox=ground)  # fmt: skip
+              fontsize=NORMAL, bbox=GROUND)  # fmt: skip
     lane = top + _HEAD
     colour = style.MUTED if strip.muted else style.OURS
     samples = thinned(strip.series.samples, MOST)
@@ -96,15 +93,17 @@ def _published(
 ) -> None:
     known = [(f"{who} {one.as_written}", one.value) for who, one in strip.published
              if one.value is not None]  # fmt: skip
-    marks = [Mark(scale.place(value), y / _PIXEL, words) for words, value in known]
-    spots = labels.spots(marks, walls, below=False)
+    marks = [Mark(scale.place(value), y / PIXEL, words) for words, value in known]
+    wide = 72 * axes.figure.get_figure(root=True).get_figwidth()
+    spots = labels.spots(marks, walls, below=False, sizes=style.sizes(wide))
     for (words, value), spot in zip(known, spots, strict=True):
         axes.plot(value, y, "D", color="white", markeredgecolor=style.THEIRS, markersize=3.5,
                   markeredgewidth=0.9, zorder=4)  # fmt: skip
         axes.annotate(
-            words, (value, y), (spot.dx * _PIXEL * 0.75, 0), textcoords="offset points",
+            words, (value, y), (spot.dx * PIXEL * 0.75, 0), textcoords="offset points",
             ha={"start": "left", "end": "right"}.get(spot.anchor, "center"), va="center",
             fontsize=SMALL, color=style.THEIRS,
+            bbox=dict(GROUND, pad=0.3),
         )  # fmt: skip
 
 
