@@ -129,7 +129,7 @@ def _references(
     key = [Mark(step / 30, -_ABOVE / PIXEL - 5) for step in range(31)]
     spots = labels.spots([*marks, *points, *lines, *key], sizes=style.sizes(wide))
     for (one, n, value), spot in zip(here, spots, strict=False):
-        axes.plot(n, value, "o" if one.round else "D", color="white", markersize=4,
+        axes.plot(n, value, "o" if one.round else "D", markerfacecolor="none", markersize=4,
                   markeredgecolor=style.THEIRS, markeredgewidth=0.9, zorder=5,
                   clip_on=False)  # fmt: skip
         side = {"start": "left", "end": "right"}.get(spot.anchor, "center")
