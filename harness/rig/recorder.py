@@ -140,7 +140,7 @@ class RigRun:
             clock=clock,
             series=series,
             validity=judged,
-            tools=provenance.tools(self._tools),
+            tools=provenance.tools(self._tools) | origins.packages(series),
             harness=provenance.harness(),
         )
         return write(record, self._results)
