@@ -5,17 +5,22 @@ from __future__ import annotations
 import contextlib
 import signal
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from harness import progress
+from harness import progress, stages
 from harness.errors import NotEnoughMemory, Unsupported
 from harness.host import cgroups
 from harness.host.run import Run, open_run
 from harness.rig_run import RigRun, given_options
 
 ROOT = Path(__file__).parent
+
+
+def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
+    pluginmanager.add_hookspecs(stages)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -105,5 +110,10 @@ def rig_run(request: pytest.FixtureRequest, profile: str, run: Run) -> Iterator[
     shown = request.config.pluginmanager.getplugin(progress.NAME)
     say = shown.say if isinstance(shown, progress.Progress) else lambda text: None
     results = request.config.getoption("--results")
+    reached = partial(_announce, request.config, run)
     with cgroups.counted(run) as seconds:
-        yield RigRun(ROOT, results, profile, given, say, seconds)
+        yield RigRun(ROOT, results, profile, given, say, seconds, reached)
+
+
+def _announce(config: pytest.Config, run: Run, stage: str) -> None:
+    config.hook.pytest_coppice_stage(stage=stage, run=run)

@@ -26,6 +26,7 @@ from harness.measure.record import (
     write,
 )
 from harness.rig import RigInfo
+from harness.stages import BEGUN, ENDED, WRITTEN
 
 
 def given_options(pairs: Sequence[str]) -> dict[str, str]:
@@ -48,6 +49,7 @@ class RigRun:
         options: Mapping[str, str] | None = None,
         say: Callable[[str], None] = lambda text: None,
         counted: Callable[[], float] | None = None,
+        reached: Callable[[str], object] = lambda stage: None,
     ) -> None:
         self._root = root
         self._results = results
@@ -55,6 +57,8 @@ class RigRun:
         self._options = options or {}
         self.say = say
         """Shows how far a long measurement has come; to be called between two samples."""
+        self.reached = reached
+        """Announces a stage (harness/stages.py); to be called where no clock runs."""
         self._images: Sequence[Image] = ()
         self._accelerator: str | None = None
         self._tools: Sequence[str] = ()
@@ -83,11 +87,13 @@ class RigRun:
         self._started = provenance.utc_now()
         self._before = machine.state()
         self._own_cpu.__enter__()
+        self.reached(BEGUN)
 
     def end(self) -> None:
         """The last sample is taken."""
         self._own_cpu.__exit__(None, None, None)
         self._after = machine.state()
+        self.reached(ENDED)
 
     def write(
         self,
@@ -135,7 +141,9 @@ class RigRun:
             tools=provenance.tools(self._tools),
             harness=provenance.harness(),
         )
-        return write(record, self._results)
+        path = write(record, self._results)
+        self.reached(WRITTEN)
+        return path
 
     def deliver(
         self,

@@ -37,6 +37,7 @@ from harness.sandbox import fleet_figures
 from harness.sandbox.fleet import Bounds, BringUp, Fleet, admit, ask_each
 from harness.sandbox.identity import NETWORK, Identity, allocate
 from harness.sandbox.protocol import Sandbox, Sharing, Substrate, Template, Tier, load, registered
+from harness.stages import AT_REST
 
 
 def asked(options: Mapping[str, str]) -> tuple[Sequence[int], Sequence[Sharing]]:
@@ -68,6 +69,7 @@ RIG = RigInfo(
     measured_alike=(
         "4e53227d9e88db9222b28d125f84e92d8d2b6866c8f27fcf87cbe6f400045e8f",
         "fe481ce83157d33273b26cebae32e22b4eefc31f10cac3aeefd1ad8dae126bda",
+        "b673a303b64a09e768319049af6f1b32ddf33196596687c7ea131c72d0026862",
     ),
 )
 TIER = Tier.DURABLE_POOL
@@ -214,7 +216,7 @@ def measure(case: Case, run: Run, rig_run: RigRun, profile: str) -> Findings:
         bring_up(findings, fleet.bring_up(case.n, began))
         if fleet.sandboxes:
             touch = profile == "full" or case.sharing in TOUCHED_IN_QUICK
-            live(findings, fleet.sandboxes, before, merger, touch)
+            live(findings, fleet.sandboxes, before, merger, touch, rig_run.reached)
             if net:
                 packets(findings, fleet.sandboxes, run, net)
             if profile == "full":
@@ -258,9 +260,11 @@ def live(
     before: HostMemory,
     merger: Merging | None,
     touch: bool,
+    reached: Callable[[str], object],
 ) -> None:
     """A fleet at rest, asked, and at work."""
     window = rest(findings, sandboxes, before, merger, "idle")
+    reached(AT_REST)
     if merger:
         merger.ease()
         window = rest_linux.watch(pids_of(sandboxes))
