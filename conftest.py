@@ -26,7 +26,10 @@ def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("coppice")
     group.addoption(
-        "--profile", default="quick", choices=("quick", "full"), help="how many samples"
+        "--profile",
+        default="quick",
+        choices=("smoke", "quick", "full"),
+        help="how many samples; smoke: as few as show that a rig works",
     )
     group.addoption("--results", type=Path, default=ROOT / "results", help="where records go")
     group.addoption(
@@ -42,9 +45,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure() -> None:
-    """A shell that runs us in the background hands down ignored interrupts, which tests send."""
+    """A shell that runs us in the background hands down ignored interrupts, which tests send.
+
+    What else tells us to end is an interrupt, too: what the session has made is taken down.
+    """
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

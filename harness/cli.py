@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 
 from harness import __version__, commands
-from harness.errors import CoppiceError
+from harness.errors import CoppiceError, Interrupted
 
 HOST = "COPPICE_HOST"
 
@@ -45,6 +45,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except CoppiceError as error:
         print(f"coppice: {error}", file=sys.stderr)
         return error.exit_code
+    except Interrupted as end:
+        print(f"coppice: {end}", file=sys.stderr)
+        return end.exit_code
     except KeyboardInterrupt:
         print("coppice: interrupted", file=sys.stderr)
         return 130

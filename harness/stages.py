@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 BEGUN = "begun"
 """Set-up is over; the first sample is about to be taken."""
+ANSWERED = "answered"
+"""Sandboxes were started, have been timed, and are still alive."""
 AT_REST = "at-rest"
 """A fleet is up and the host is at rest; what the fleet takes is about to be read."""
 ENDED = "ended"

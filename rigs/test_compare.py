@@ -41,7 +41,7 @@ CONCURRENCIES = {"cc1": 1, "cc10": 10, "cc50": 50}
 Say = Callable[[str], None]
 SHAPES = (Column("oci-overlay", Tier.FULL), Column("oci-net-overlay", Tier.FULL))
 """Whose bundle plain `runc run` gets too, each time beside one of theirs."""
-PAIRS = {"quick": 2, "full": 40}
+PAIRS = {"smoke": 1, "quick": 2, "full": 40}
 HEAVY = ("vm",)
 """Not in the quick profile, and many at once where their column is named alone: a boot takes most
 of a minute of a processor here."""
@@ -49,13 +49,14 @@ HEAVY_VISITS, HEAVY_N = 2, 2
 SETTLE_S = 0.1
 """Before every visit: the kernel takes namespaces and mounts down after their last process has
 ended, and whoever makes some meanwhile waits for it."""
-REST_S = {"quick": 0.2, "full": 1.0}
+REST_S = {"smoke": 0.2, "quick": 0.2, "full": 1.0}
 """Between a fleet's coming up and the reading of what it takes."""
 READINGS = 5
 
 # Visits of each column to climb to a rung (at concurrency 1 to all of them, see
 # harness/sandbox/ladder.py). Eight of ten sandboxes are samples enough for a p95.
 VISITS: Mapping[str, Mapping[str, Mapping[str, int]]] = {
+    "smoke": {"cc1": {"first-touch": 1}},
     "quick": {"cc1": {"first-touch": 2}},
     "full": {
         "cc1": {"first-touch": 16},
@@ -66,7 +67,7 @@ VISITS: Mapping[str, Mapping[str, Mapping[str, int]]] = {
 SLOW, SLOW_RUNG = (Column("qemu", Tier.FULL),), "first-exec"
 """Boot for seconds of CPU time each: many at once climb to one rung, and half as often; in the
 quick profile once."""
-SIZES: Mapping[str, Sequence[int]] = {"quick": (2,), "full": (50, 200)}
+SIZES: Mapping[str, Sequence[int]] = {"smoke": (1,), "quick": (2,), "full": (50, 200)}
 # Fleets are measured in the tier in which a sandbox is made for its caller and kept running.
 NO_FLEET = ("qemu", "oci-raw", "oci-net")
 FLEETS = (
@@ -136,6 +137,7 @@ RIG = RigInfo(
         "n": "how many sandboxes, such as 8,50",
     },
     check=planned,
+    measured_alike=("a532161bc8c591b306bbea26466a8eb0e0e14fd1d8ca2980668b5a2065a3266d",),
 )
 
 
@@ -231,7 +233,7 @@ def _most(column: Column, concurrency: int, upto: str, visits: int, profile: str
     """How often a column is visited of so many times."""
     if column.substrate in HEAVY:
         return min(visits, HEAVY_VISITS if concurrency == 1 else 1)
-    if column in SLOW and profile == "quick":
+    if column in SLOW and profile != "full":
         return 1
     if concurrency > 1 and column in SLOW:
         return (visits + 1) // 2 if upto == SLOW_RUNG else 0

@@ -70,6 +70,7 @@ RIG = RigInfo(
         "4e53227d9e88db9222b28d125f84e92d8d2b6866c8f27fcf87cbe6f400045e8f",
         "fe481ce83157d33273b26cebae32e22b4eefc31f10cac3aeefd1ad8dae126bda",
         "b673a303b64a09e768319049af6f1b32ddf33196596687c7ea131c72d0026862",
+        "3007f4cc20282c43daf3f011ba472524d6bbb9575d4c548b46fee16d10ce2971",
     ),
 )
 TIER = Tier.DURABLE_POOL
@@ -90,6 +91,7 @@ SCAN_LIMIT_S = 30.0
 
 # N by profile. Full private copies fit only a few times.
 PLANS: dict[str, dict[Sharing, Sequence[int]]] = {
+    "smoke": dict.fromkeys(Sharing, (2,)),
     "quick": dict.fromkeys(Sharing, (8,)),
     "full": {
         Sharing.PRIVATE: (8, 50),

@@ -59,9 +59,12 @@ def test_a_guest_killed_in_a_fleets_life_makes_the_record_a_failure(
 ) -> None:
     results = tmp_path / "results"
     command = [sys.executable, "-m", "harness.cli", "run", *WANTED, "--n", "3"]
-    with Stages(tmp_path, AT_REST) as stages, subprocess.Popen(
-        [*command, "--results", results], cwd=ROOT, env={**os.environ, **stages.environment}
-    ) as process:
+    with (
+        Stages(tmp_path, AT_REST) as stages,
+        subprocess.Popen(
+            [*command, "--results", results], cwd=ROOT, env={**os.environ, **stages.environment}
+        ) as process,
+    ):
         with stages.at(AT_REST, process):
             vmms = [pid for pid in carrying(str(runtime)) if _is_vmm(pid)]
             assert len(vmms) == 3

@@ -68,7 +68,7 @@ def test_what_a_killed_rig_leaves_of_a_reboot_is_found(tmp_path: Path) -> None:
         "from harness.sandbox import reboot\n"
         "from harness.sandbox.comparison import Column\n"
         "from harness.sandbox.protocol import Tier\n"
-        "reboot._power_off = lambda *more, **options: print(flush=True) or time.sleep(60)\n"
+        "reboot._power_off = lambda *more, **options: print(flush=True) or time.sleep(600)\n"
         "reboot.outlives(Column('process', Tier.FULL))\n"
     )
     with subprocess.Popen(
@@ -101,7 +101,7 @@ def test_what_a_killed_rig_leaves_of_a_reboot_is_found(tmp_path: Path) -> None:
 def test_what_lives_on_after_the_power_went_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reboot, "PATIENCE_S", 0.2)
     with reboot._volatile() as folder:
-        child = subprocess.Popen(["sleep", "60"], cwd=folder)
+        child = subprocess.Popen(["sleep", "600"], cwd=folder)
         try:
             assert holding(folder) == set()  # nothing tells whose it is
             with pytest.raises(SandboxError, match="in use after all was killed"):
