@@ -10,11 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from harness import progress, stages
 from harness.errors import NotEnoughMemory, Unsupported
 from harness.host import cgroups
-from harness.host.run import Run, open_run
-from harness.rig_run import RigRun, given_options
+from harness.host.run import Run
+from harness.host.session import open_run
+from harness.rig import progress, stages
+from harness.rig.recorder import RigRun, given_options
 
 ROOT = Path(__file__).parent
 

@@ -19,17 +19,18 @@ import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from harness.errors import SandboxError
-from harness.host.run import Run, cache_folder
+from harness.host.identity import allocate
+from harness.host.run import Run
 from harness.measure.benchmark import STOPWATCH
 from harness.measure.clock import cold_start_clock
 from harness.measure.record import Facts, Failure, Scalar, Series
-from harness.rig import RigInfo
-from harness.rig_run import RigRun
-from harness.sandbox.identity import allocate
-from harness.sandbox.ladder import RUNGS, Climb, climb_together, conclude
+from harness.paths import cache_directory
+from harness.procedures.ladder import RUNGS, Climb, climb_together, conclude
+from harness.rig.info import RigInfo
+from harness.rig.recorder import RigRun
+from harness.rig.stages import ANSWERED
 from harness.sandbox.pool import Pool
 from harness.sandbox.protocol import Sandbox, Sharing, Substrate, Template, Tier, load, registered
-from harness.stages import ANSWERED
 
 RIG = RigInfo(
     id="cold-start",
@@ -53,7 +54,7 @@ CLAIMED_RUNG = "first-reply"
 """What pytest-benchmark shows: it holds one duration per test."""
 
 # Attempts per concurrency; 0: not in this profile. p95 has both bounds from 72 samples, p99 from
-# 368. Above 1 each rung has attempts of its own (see harness/sandbox/ladder.py).
+# 368. Above 1 each rung has attempts of its own (see harness/procedures/ladder.py).
 PLANS: dict[str, dict[Tier, dict[int, int]]] = {
     "quick": {
         Tier.FULL: {1: 3, 10: 0, 50: 0},
@@ -224,7 +225,7 @@ def series_of(rung: str, dimensions: Facts, warmup: list[Climb], climbs: list[Cl
 def measure(case: Case, run: Run, rig_run: RigRun, count: int) -> list[Series]:
     """Run one case and return its series; the record's images and accelerator are noted."""
     substrate = load(case.substrate)
-    template = substrate.prepare(run, cache_folder(), case.tier)
+    template = substrate.prepare(run, cache_directory(), case.tier)
     rig_run.prepared(template.images, template.accelerator, substrate.tools)
     dimensions: dict[str, Scalar] = {
         "substrate": case.substrate,

@@ -16,9 +16,10 @@ import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from harness.errors import NotEnoughMemory, UsageError, WrongAnswer
+from harness.host.identity import NETWORK, Identity, allocate
+from harness.host.ksm import Merging, merging
 from harness.host.memory import available_memory
-from harness.host.merging import Merging, merging
-from harness.host.run import Run, cache_folder
+from harness.host.run import Run
 from harness.measure import footprint_linux, host_memory, rest_linux
 from harness.measure.benchmark import STOPWATCH
 from harness.measure.clock import calibrated
@@ -27,17 +28,17 @@ from harness.measure.host_memory import HostMemory
 from harness.measure.record import Clock
 from harness.measure.rest_linux import Window
 from harness.network.cubenet import Cubenet, open_cubenet
-from harness.network.echo import echo
 from harness.network.endpoint import endpoint
 from harness.network.policy import Policy
 from harness.network.requirements import on_linux
-from harness.rig import RigInfo
-from harness.rig_run import RigRun, given_options
-from harness.sandbox import fleet_figures
-from harness.sandbox.fleet import Bounds, BringUp, Fleet, admit, ask_each
-from harness.sandbox.identity import NETWORK, Identity, allocate
+from harness.paths import cache_directory
+from harness.procedures import fleet_figures
+from harness.procedures.echo import echo
+from harness.procedures.fleet import Bounds, BringUp, Fleet, admit, ask_each
+from harness.rig.info import RigInfo
+from harness.rig.recorder import RigRun, given_options
+from harness.rig.stages import AT_REST
 from harness.sandbox.protocol import Sandbox, Sharing, Substrate, Template, Tier, load, registered
-from harness.stages import AT_REST
 
 
 def asked(options: Mapping[str, str]) -> tuple[Sequence[int], Sequence[Sharing]]:
@@ -192,7 +193,7 @@ def measure(case: Case, run: Run, rig_run: RigRun, profile: str) -> Findings:
     if case.network:
         on_linux()
     substrate = load(case.substrate)
-    template = substrate.prepare(run, cache_folder(), TIER)
+    template = substrate.prepare(run, cache_directory(), TIER)
     rig_run.prepared(template.images, template.accelerator, substrate.tools)
     findings = Findings(
         substrate=case.substrate,

@@ -29,15 +29,16 @@ from pytest_benchmark.fixture import BenchmarkFixture
 
 from harness.errors import SandboxError, Unsupported
 from harness.gateway.compat.environments import PYTHON, newest
+from harness.gateway.gateway_process import Running, gateway
 from harness.gateway.requirements import requirements
-from harness.gateway.rigging import Running, gateway
-from harness.host.run import Run, cache_folder
+from harness.host.run import Run
 from harness.measure.benchmark import STOPWATCH
 from harness.measure.clock import calibrated
 from harness.measure.collector import Collector
 from harness.measure.record import Clock, Facts, Scalar
-from harness.rig import RigInfo
-from harness.rig_run import RigRun
+from harness.paths import cache_directory
+from harness.rig.info import RigInfo
+from harness.rig.recorder import RigRun
 
 TEMPLATE = "code-interpreter-v1"
 CONCURRENCIES = {"smoke": (1, 2), "quick": (1, 10), "full": (1, 10, 50)}
@@ -170,7 +171,7 @@ def over_http(served: Running, concurrency: int) -> Iterator[Batch]:
 @contextmanager
 def over_sdk(served: Running, concurrency: int) -> Iterator[Batch]:
     """A batch over the newest SDK, in a process of its own."""
-    python = newest().python(cache_folder())
+    python = newest().python(cache_directory())
     kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
     words = [str(python), str(PYTHON / "latency.py"), str(concurrency)]
     with subprocess.Popen(

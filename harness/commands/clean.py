@@ -9,8 +9,10 @@ import argparse
 from collections.abc import Sequence
 
 from harness.errors import MissingTool
-from harness.host.leftovers import Leftover, find, reclaim
-from harness.host.run import open_run, runtime_folder
+from harness.host.leftover import Leftover
+from harness.host.leftovers import find, reclaim
+from harness.host.session import open_run
+from harness.paths import runtime_directory
 
 HELP = "remove what dead runs have left"
 
@@ -20,20 +22,21 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(options: argparse.Namespace) -> int:
-    runtime = runtime_folder()
+    runtime = runtime_directory()
     _tell(find(runtime) if options.dry_run else reclaim(runtime), options.dry_run)
     return 0
 
 
 def there(options: argparse.Namespace, words: Sequence[str]) -> int:
-    from harness.host import leftovers_freebsd, remote
-    from harness.host.ssh import open_ssh
+    from harness.host import leftovers_freebsd
+    from harness.remote import remote_run
+    from harness.remote.ssh import open_ssh
 
     try:
-        return remote.run_there(remote.address(), words, None)
+        return remote_run.run_there(remote_run.address(), words, None)
     except MissingTool:
         # No run of ours can live there without a Python: whatever carries our names is left over.
-        with open_run() as run, open_ssh(run, remote.address()) as host:
+        with open_run() as run, open_ssh(run, remote_run.address()) as host:
             found = leftovers_freebsd.find(host, lambda id: id == run.mark)
             if not options.dry_run:
                 for one in found:

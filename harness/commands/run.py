@@ -18,13 +18,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
-from harness import summary
 from harness.errors import Interrupted, Unsupported, UsageError
 from harness.host.leftovers import reclaim
-from harness.host.run import runtime_folder
 from harness.measure.record import digest, find, write_atomically
 from harness.measure.selection import INTERLEAVE
-from harness.rig import RigInfo, discover
+from harness.paths import runtime_directory
+from harness.rig import summary
+from harness.rig.info import RigInfo, discover
 from harness.sandbox.protocol import Tier
 from harness.sandbox.protocol import load as load_substrate
 
@@ -105,11 +105,13 @@ def main(options: argparse.Namespace) -> int:
 
 def there(options: argparse.Namespace, words: Sequence[str]) -> int:
     """The same on the host that COPPICE_HOST names, whose records are brought here."""
-    from harness.host import remote
+    from harness.remote import remote_run
 
     before = set(find(options.results))
-    code = remote.run_there(
-        remote.address(), remote.without(words, "--results", flags=["--site"]), options.results
+    code = remote_run.run_there(
+        remote_run.address(),
+        remote_run.without(words, "--results", flags=["--site"]),
+        options.results,
     )
     made = [path for path in find(options.results) if path not in before]
     if made:
@@ -214,11 +216,11 @@ def _pytest(
     environment: Mapping[str, str] | None = None,
 ) -> int:
     """Run the rigs in a process of their own, which has imported nothing that they do not need."""
-    with tempfile.TemporaryDirectory(prefix="coppice-") as folder:
-        benchmarks = Path(folder) / "benchmark.json"
+    with tempfile.TemporaryDirectory(prefix="coppice-") as directory:
+        benchmarks = Path(directory) / "benchmark.json"
         command = [sys.executable, "-m", "pytest", *map(str, files), "-p", "no:cacheprovider"]
         command += ["--rootdir", str(ROOT), "-c", str(ROOT / "pyproject.toml"), "--tb=short"]
-        command += ["-p", "harness.progress", "-o", "addopts=", "-q", "--no-header", "-rN"]
+        command += ["-p", "harness.rig.progress", "-o", "addopts=", "-q", "--no-header", "-rN"]
         command += ["--strict-markers", "--strict-config"]
         command += [
             "--timeout=0",
@@ -295,7 +297,7 @@ def _patiently(command: list[str], environment: Mapping[str, str]) -> int:
         ending.watch(process)
         code = process.wait()
     if ending.killed:
-        reclaim(runtime_folder())
+        reclaim(runtime_directory())
     if ending.signal:
         raise Interrupted(ending.signal)
     return code
@@ -307,8 +309,8 @@ def _keep(benchmarks: Path, results: Path) -> None:
 
     data = json.loads(benchmarks.read_bytes())
     run_ids = {one["extra_info"].get("run_id") for one in data["benchmarks"]}
-    folders = {path.parent for path in find(results) if path.name[:25] in run_ids}
-    for folder in folders:
+    directories = {path.parent for path in find(results) if path.name[:25] in run_ids}
+    for directory in directories:
         name = f"{digest(benchmarks)}.pytest-benchmark.json"
-        if not (folder / name).exists():
-            write_atomically(folder / name, benchmarks.read_bytes())
+        if not (directory / name).exists():
+            write_atomically(directory / name, benchmarks.read_bytes())

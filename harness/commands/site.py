@@ -19,7 +19,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         default=Path("results"),
         metavar="DIR",
-        help="the folder of records (default: results)",
+        help="the directory of records (default: results)",
     )
     parser.add_argument(
         "--out",
@@ -53,7 +53,7 @@ def main(options: argparse.Namespace) -> int:
     """0, also when some records could not be read: those are listed on the site and here."""
     try:
         # Here, not above: a rig host has no jinja2, and its other commands must work.
-        from harness.site import build, serve
+        from harness.site.builder import build, serve
     except ModuleNotFoundError as error:
         raise MissingTool(
             f"the site needs the Python package {error.name}",

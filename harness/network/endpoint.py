@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.errors import SandboxGone
+from harness.host.identity import Identity, allocate
 from harness.host.run import Run
 from harness.network.cubenet import NOTHING, Cubenet, Port
 from harness.network.namespace import namespace
 from harness.network.policy import Policy
-from harness.sandbox.identity import Identity, allocate
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ def endpoint(run: Run, net: Cubenet, policy: Policy = NOTHING) -> Iterator[Endpo
     """A new endpoint of a run on its network, until the block ends."""
     identity = allocate(run.leases, run.id)
     try:
-        with namespace(run.folder, "endpoint") as path:
+        with namespace(run.directory, "endpoint") as path:
             port = net.attach_netns(identity, path, policy)
             try:
                 yield Endpoint(identity, path, port)

@@ -17,10 +17,10 @@ from typing import Protocol, TypeVar
 
 from harness.errors import UsageError
 from harness.guest.agent_client import Agent, Finished
+from harness.host.identity import Identity
 from harness.host.requirement import Requirement
 from harness.host.run import Run
 from harness.measure.record import Image
-from harness.sandbox.identity import Identity
 
 GROUP = "coppice.substrates"
 
@@ -61,6 +61,30 @@ class Sharing(enum.StrEnum):
     MAPPED = "mapped"
     MERGED = "merged"
     FORKED = "forked"
+
+
+class Role(enum.StrEnum):
+    """Which rigs run a substrate.
+
+    `subject`: every rig that its capabilities suit. `reference`: the comparison, and other rigs
+    when the user names it with --substrate. `control`: makes no sandbox, and shows what the
+    harness itself costs.
+    """
+
+    SUBJECT = "subject"
+    REFERENCE = "reference"
+    CONTROL = "control"
+
+
+@dataclass(frozen=True)
+class Compared:
+    """How a substrate takes part in the comparison: one column for each of `tiers`.
+
+    `fleet` is the tier in which many of its sandboxes are brought up at once; None: no fleet.
+    """
+
+    tiers: Sequence[Tier] = (Tier.FULL,)
+    fleet: Tier | None = Tier.FULL
 
 
 @dataclass(frozen=True)
@@ -131,8 +155,17 @@ class Substrate(Protocol[T]):
 
     name: str
     own_kernel: bool
+    """Whether each sandbox runs a kernel of its own, which the ladder then proves."""
     tiers: Sequence[Tier]
     sharings: Sequence[Sharing]
+    """How restored sandboxes can share memory; empty: density is not measured."""
+    network: bool
+    """Whether `launch` takes a tap, or gives each sandbox an address under network policy."""
+    role: Role
+    compared: Compared | None
+    """None: not in the comparison."""
+    boot_cpu_s: float
+    """Processor seconds that one boot takes, as an estimate: rigs plan how many boots to try."""
     tools: Sequence[str]
     """Programs whose versions belong on the record."""
 
@@ -159,7 +192,7 @@ class Substrate(Protocol[T]):
     ) -> Sandbox:
         """A sandbox as its tier keeps it: booting, an empty VMM, or stopped in memory.
 
-        `sharing` is of a tier that restores. For `merged` the caller holds harness.host.merging;
+        `sharing` is of a tier that restores. For `merged` the caller holds harness.host.ksm;
         for `forked`, which are always held in memory, the template is one of `zygote`. `tap` is the
         descriptor that plugs its card into a network (`Cubenet.attach_tap`).
         """

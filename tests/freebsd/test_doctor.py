@@ -11,7 +11,7 @@ from harness.host import freebsd, leftovers_freebsd
 from harness.host.requirement import Requirement
 from harness.measure import memory_freebsd
 from harness.network import requirements as linux
-from harness.sandbox.fleet import runnable_on_freebsd
+from harness.procedures.fleet import runnable_on_freebsd
 from tests.freebsd.documented import FAILS, host
 from tests.freebsd.hosts import Answer
 from tests.measure.systems import Canned
@@ -133,7 +133,7 @@ def test_what_a_dead_run_left_is_found_in_the_order_in_which_it_must_go() -> Non
         ("anchor", f"coppice/{name}"),
         ("limits", f"jail:{name}"),
         ("clone", f"zroot/coppice/{name}"),
-        ("folder", f"/var/tmp/{name}"),
+        ("directory", f"/var/tmp/{name}"),
     ]
     assert {one.run_id for one in found} == {"deadbeef"}
 

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 import pytest
 
 from harness.errors import Unsupported
+from harness.gateway.gateway_process import Running, gateway, new_key
 from harness.gateway.requirements import requirements
-from harness.gateway.rigging import Running, gateway, new_key
-from harness.gateway.store import Limits
+from harness.gateway.sandboxes.store import Limits
 from harness.host.run import Run
 from tests.gateway.client import Box
 
@@ -41,7 +41,7 @@ def shared_nothing(run: Run) -> Iterator[Running]:
 @pytest.fixture
 def nothing(shared_nothing: Running) -> Running:
     """The same under a key of its own, which may have 30 sandboxes."""
-    key = new_key(shared_nothing.folder, Limits(sandboxes=30, rate=1e6, burst=10000))
+    key = new_key(shared_nothing.directory, Limits(sandboxes=30, rate=1e6, burst=10000))
     return dataclasses.replace(shared_nothing, key=key)
 
 

@@ -12,7 +12,7 @@ import threading
 import psutil
 import pytest
 
-from harness.gateway.rigging import Running
+from harness.gateway.gateway_process import Running
 from tests.gateway.client import Box
 from tests.host.processes import eventually
 

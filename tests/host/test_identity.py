@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 
 from harness.errors import NotEnoughMemory
-from harness.sandbox import identity
-from harness.sandbox.identity import allocate
+from harness.host import identity
+from harness.host.identity import allocate
 
 ALLOCATE_MANY = """
 import sys
 from pathlib import Path
-from harness.sandbox.identity import allocate
+from harness.host.identity import allocate
 sys.stdin.readline()
 for _ in range(100):
     one = allocate(Path(sys.argv[1]), "run")

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from harness.measure.record import RunRecord, find, load
+from harness.rig.stages import AT_REST
 from harness.sandbox.protocol import load as load_substrate
-from harness.stages import AT_REST
 from tests.host.processes import ROOT, carrying, coppice, eventually
 from tests.stages import Stages
 
@@ -25,10 +25,10 @@ WANTED = ("density", "--substrate", "qemu", "--sharing", "mapped")
 
 @pytest.fixture(autouse=True)
 def runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    folder = tmp_path / "runtime"
-    monkeypatch.setenv("COPPICE_RUNTIME", str(folder))
+    directory = tmp_path / "runtime"
+    monkeypatch.setenv("COPPICE_RUNTIME", str(directory))
     monkeypatch.setenv("PYTEST_ADDOPTS", "-p tests.qemu.hurried")
-    return folder
+    return directory
 
 
 def only(results: Path) -> RunRecord:

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from harness.errors import GuestDied, MissingTool, SandboxError, Unsupported, UsageError
+from harness.host.identity import allocate
 from harness.host.run import VARIABLE, Run
-from harness.sandbox.identity import allocate
 from harness.sandbox.pool import Pool
 from harness.sandbox.protocol import Sharing, Tier
 from harness.sandbox.qemu import QemuSubstrate, zygote
@@ -96,7 +96,7 @@ def test_forks_carry_the_run_and_outlive_their_zygote(
         source.process.wait(60)
         with pytest.raises(GuestDied):
             fork(run, substrate, standing)
-    mark = f"{VARIABLE}={run.folder}".encode()
+    mark = f"{VARIABLE}={run.directory}".encode()
     assert mark in Path(f"/proc/{left.vmm.process.pid}/environ").read_bytes().split(b"\0")
     for one in (left, held):
         one.awaken(60)

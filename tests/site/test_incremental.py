@@ -14,10 +14,10 @@ import pytest
 from harness.errors import DiskFull
 from harness.measure import record
 from harness.measure.record import Validity
-from harness.site import build as building
-from harness.site import seen, store
-from harness.site.build import Options, build
-from harness.site.seen import Seen
+from harness.site.builder import build as building
+from harness.site.builder import digest_cache, output
+from harness.site.builder.build import Options, build
+from harness.site.builder.digest_cache import Seen
 from tests.site import factory
 from tests.site.test_build import files
 
@@ -87,7 +87,7 @@ def test_a_file_of_the_old_site_that_went_is_made_again(tmp_path: Path) -> None:
     whole = files(out)
     for path in out.glob("runs/*/*.html"):
         path.unlink()
-    (out / store.MARKER).write_text("{}")
+    (out / output.MARKER).write_text("{}")
     build(results, out)
     assert files(out) == whole
 
@@ -118,8 +118,8 @@ def test_a_million_samples_and_one_and_none(tmp_path: Path) -> None:
     million[777_777] = 2.5
     data["series"] = data["series"][2:3]
     data["series"][0]["samples"] = million
-    folder = results / factory.HOST
-    (folder / f"{data['run_id']}.cold-start.run.json").write_text(json.dumps(data))
+    directory = results / factory.HOST
+    (directory / f"{data['run_id']}.cold-start.run.json").write_text(json.dumps(data))
     built = build(results, tmp_path / "out")
     assert (built.records, built.problems) == (3, ())
     sizes = [path.stat().st_size for path in (tmp_path / "out").glob("runs/*/*.html")]
@@ -149,7 +149,7 @@ def test_a_record_touched_or_changed_in_place_is_read_again_and_others_are_not(
     for path in paths:
         os.utime(path, ns=(10**18, 10**18))
     # What was written a moment ago may change again within one step of the clock.
-    monkeypatch.setattr(seen, "_RACY_NS", -(10**18))
+    monkeypatch.setattr(digest_cache, "_RACY_NS", -(10**18))
     looked = Seen(tmp_path / "results")
     digests = {path: looked.digest(path) for path in paths}
     looked.save()
@@ -159,7 +159,7 @@ def test_a_record_touched_or_changed_in_place_is_read_again_and_others_are_not(
         read.append(path)
         return record.digest(path)
 
-    monkeypatch.setattr(seen, "digest", counted)
+    monkeypatch.setattr(digest_cache, "digest", counted)
     # The same size, and the same time of its content.
     first.write_bytes(first.read_bytes().replace(b"Imaginary", b"imaginary"))
     os.utime(first, ns=(10**18, 10**18))
@@ -182,14 +182,14 @@ class Begun:
 
 @pytest.fixture(scope="module")
 def begun(tmp_path_factory: pytest.TempPathFactory) -> Begun:
-    folder = tmp_path_factory.mktemp("begun")
-    results, out = folder / "results", folder / "out"
+    directory = tmp_path_factory.mktemp("begun")
+    results, out = directory / "results", directory / "out"
     many(results, 8)
     build(results, out)
     record.write(factory.cold_start("full", day=28, n=6), results)
     next(record.find(results)).unlink()
-    build(results, folder / "fresh")
-    return Begun(results, out, files(folder / "fresh"))
+    build(results, directory / "fresh")
+    return Begun(results, out, files(directory / "fresh"))
 
 
 def test_a_build_that_was_killed_before_all_was_ready_is_as_if_it_never_was(
@@ -203,7 +203,7 @@ def test_a_build_that_was_killed_before_all_was_ready_is_as_if_it_never_was(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patched:
-        patched.setattr(store.Folder, "place", full)
+        patched.setattr(output.Directory, "place", full)
         with pytest.raises(DiskFull, match="was there is as it was"):
             build(begun.results, out)
     assert files(out) == before
@@ -248,7 +248,7 @@ def test_a_spoilt_marker_makes_everything_anew(tmp_path: Path, spoilt: bytes | N
     many(results, 3)
     first = build(results, out)
     whole = files(out)
-    marker = out / store.MARKER
+    marker = out / output.MARKER
     other = marker.read_bytes().replace(b"Imaginary", b"imaginary") if spoilt is None else spoilt
     assert other != marker.read_bytes()
     marker.write_bytes(other)

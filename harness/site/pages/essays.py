@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 from markupsafe import Markup
 
-from harness.site import coldcharts, essays
-from harness.site.corpus import Corpus
-from harness.site.page import Document, Item, Nav, Page
+from harness import paths
+from harness.site.builder import essays
+from harness.site.builder.page import Document, Item, Nav, Page
+from harness.site.charts import cold_start_charts
+from harness.site.data.corpus import Corpus
 
-_CHECKOUT = Path(__file__).parents[3]
 _LINES = 900
 """Lines of a patch that a page shows."""
 
@@ -22,7 +22,7 @@ def _patches(corpus: Corpus) -> Markup:
     for name, sha256 in sorted(corpus.patches.items()):
         if not name.endswith((".diff", ".patch")):
             continue
-        lines = (_CHECKOUT / name).read_text(errors="replace").splitlines()
+        lines = (paths.DATA / name).read_text(errors="replace").splitlines()
         added = sum(one.startswith("+") and not one.startswith("+++") for one in lines)
         removed = sum(one.startswith("-") and not one.startswith("---") for one in lines)
         parts.append(
@@ -57,7 +57,7 @@ def _render(corpus: Corpus) -> Iterator[Item]:
                 "look": look,
                 "before": found[number - 1] if number else None,
                 "after": found[number + 1] if number + 1 < len(found) else None,
-                "drawing": coldcharts.clock_chart("essay-clock"),
+                "drawing": cold_start_charts.clock_chart("essay-clock"),
                 "patches": shown,
                 "errata": [one for one in corpus.published if one.remark],
             },

@@ -1,0 +1,265 @@
+"""Installs what is missing from the distribution; runs before anything else is there.
+
+Only the standard library, and no import of ours. The machine's own source lists are never edited:
+for a package of a component that they leave out, temporary lists derived from them serve.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import importlib.util
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+# A program that shows the package is there, and the package.
+NEEDED = {
+    "qemu-system-x86_64": "qemu-system-x86",
+    "nft": "nftables",
+    "ip": "iproute2",
+    "iperf3": "iperf3",
+    "netperf": "netperf",
+    "runc": "runc",
+    "busybox": "busybox-static",
+    "cpio": "cpio",
+    "lz4": "lz4",
+    "gcc": "gcc",
+    "musl-gcc": "musl-tools",
+    "git": "git",
+    "qemu-img": "qemu-utils",
+    "debootstrap": "debootstrap",
+    "bwrap": "bubblewrap",
+    "runsc": "runsc",
+    "dockerd": "docker.io",
+}
+FOR_TESTS = {
+    "chromium": "chromium",
+    "java": "default-jre-headless",
+    "ssh": "openssh-client",
+    "sshd": "openssh-server",
+}
+SERVICES = {
+    "docker.io": ("docker.service", "docker.socket", "containerd.service"),
+    "openssh-server": ("ssh.service", "ssh.socket"),
+}
+"""What a package would run for ever: a rig starts its own, and a host that measures is idle."""
+COMPONENTS = {"debian": "main contrib non-free", "ubuntu": "main universe multiverse"}
+"""Where all of these packages are; the machine's lists may name fewer."""
+APT = Path("/etc/apt")
+POLICY = Path("/usr/sbin/policy-rc.d")
+"""Asked by Debian's packages before they start a service; 101 forbids it."""
+LISTS = Path("/var/lib/apt/lists")
+HEADERS = Path("/usr/include/stdio.h")
+THE_LISTS = "the package lists"
+"""Stands among missing packages: a guest's kernel is looked up in the lists when it is built."""
+
+
+def missing(tests: bool = False) -> list[str]:
+    """Debian packages that are not here."""
+    wanted = {**NEEDED, **FOR_TESTS} if tests else NEEDED
+    packages = [package for program, package in wanted.items() if shutil.which(program) is None]
+    busybox = shutil.which("busybox")
+    if busybox and b"ld-linux" in Path(busybox).resolve().read_bytes()[:4096]:
+        packages.append("busybox-static")  # the one that is here is not static
+    if not HEADERS.exists():
+        packages.append("libc6-dev")  # gcc does without, for programs that musl's compiler makes
+    importlib.invalidate_caches()
+    if sys.base_prefix == "/usr" and importlib.util.find_spec("ensurepip") is None:
+        packages.append("python3-venv")
+    if shutil.which("apt-get") and not any(LISTS.glob("*_Packages*")):
+        packages.append(THE_LISTS)
+    return packages
+
+
+def derive(texts: Mapping[str, str], codename: str, components: str) -> dict[str, str]:
+    """Source lists that offer `components`, by file name, from the machine's own.
+
+    Keeps addresses, suites, keys and options; takes only what the distribution itself serves
+    (suites of its code name), so a broken list of somebody else does no harm.
+    """
+    derived = {}
+    for name, text in texts.items():
+        if name.endswith(".list"):
+            lines = (_one_line(line, codename, components) for line in text.splitlines())
+            entries = [line for line in lines if line]
+        elif name.endswith(".sources"):
+            stanzas = re.split(r"\n\s*\n", text)
+            entries = [_stanza(one, codename, components) for one in stanzas]
+            entries = [one for one in entries if one]
+        else:
+            continue  # apt reads no other names either
+        if entries:
+            derived[name] = "\n".join(entries)
+    return derived
+
+
+def _ours(suite: str, codename: str) -> bool:
+    aliases = (codename, "stable", "oldstable", "testing", "unstable", "sid")
+    return not suite.endswith("/") and re.split(r"[-/]", suite)[0] in aliases
+
+
+def _one_line(line: str, codename: str, components: str) -> str:
+    found = re.match(r"\s*deb\s+(\[[^]]*\]\s+)?(\S+)\s+(\S+)\s+([^#]+)", line)
+    if not found or not _ours(found[3], codename) or "main" not in found[4].split():
+        return ""
+    return f"deb {found[1] or ''}{found[2]} {found[3]} {components}\n"
+
+
+def _stanza(text: str, codename: str, components: str) -> str:
+    lines = [line for line in text.splitlines() if line.strip() and not line.startswith("#")]
+    fields: dict[str, str] = {}
+    key = ""
+    for line in lines:
+        if line[0] not in " \t" and ":" in line:
+            key, _, value = line.partition(":")
+            fields[key := key.lower()] = value
+        elif key:
+            fields[key] += f"\n{line}"  # continued; a key may stand in the file itself
+    suites = [suite for suite in fields.get("suites", "").split() if _ours(suite, codename)]
+    if (
+        not suites
+        or "deb" not in fields.get("types", "").split()
+        or "main" not in fields.get("components", "").split()
+        or fields.get("enabled", "yes").strip().lower() in ("no", "false", "0", "off")
+    ):
+        return ""
+    fields |= {"types": " deb", "suites": " " + " ".join(suites), "components": f" {components}"}
+    return "".join(f"{key}:{value}\n" for key, value in fields.items())
+
+
+def _sources() -> dict[str, str]:
+    files = (APT / "sources.list", *sorted((APT / "sources.list.d").glob("*")))
+    return {path.name: path.read_text(errors="replace") for path in files if path.is_file()}
+
+
+def _release() -> dict[str, str]:
+    text = Path("/etc/os-release").read_text()
+    return {key: value.strip('"') for key, value in re.findall(r"^(\w+)=(.*)$", text, re.M)}
+
+
+def quietly(command: Sequence[str], directory: Path, lock: int) -> int:
+    """Run to its end, holding the lock too; the exit code. What it said is shown when it fails."""
+    done = subprocess.run(
+        command,
+        cwd=directory,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        pass_fds=(lock,),
+    )
+    if done.returncode:
+        print(done.stdout, file=sys.stderr, end="")
+    return done.returncode
+
+
+def _apt(*arguments: str) -> int:
+    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "LC_ALL": "C"}
+    command = ["apt-get", "-qq", "-o", "DPkg::Lock::Timeout=600", *arguments]
+    # What it unpacks fills pages; what goes wrong comes on stderr.
+    quiet = subprocess.DEVNULL
+    return subprocess.call(command, env=environment, stdin=quiet, stdout=quiet)
+
+
+def _offered(packages: Sequence[str], *options: str) -> list[str]:
+    """Those that the machine's own lists have, or the lists that the options name."""
+    answer = subprocess.run(
+        ["apt-cache", *options, "policy", *packages],
+        env={**os.environ, "LC_ALL": "C"},
+        capture_output=True,
+        text=True,
+    ).stdout
+    found = re.findall(r"^(\S+):\n(?:  .*\n)*?  Candidate: (?!\(none\))", answer, re.M)
+    return [package for package in packages if package in found]
+
+
+def _install(packages: Sequence[str], *options: str) -> None:
+    """All at once; where that fails, one by one, so that one package costs only itself."""
+    how = (*options, "install", "-y", "--no-install-recommends")
+    with _no_service_started():
+        if packages and _apt(*how, *packages) and len(packages) > 1:
+            for package in packages:
+                _apt(*how, package)
+    units = [unit for package in packages for unit in SERVICES.get(package, ())]
+    if units and shutil.which("systemctl"):
+        # Installed by us, so nobody else has wished them on.
+        subprocess.call(["systemctl", "--quiet", "disable", *units], stderr=subprocess.DEVNULL)
+
+
+@contextlib.contextmanager
+def _no_service_started() -> Iterator[None]:
+    """Packages that are installed meanwhile start nothing; a policy that is there stays."""
+    if POLICY.exists() or not os.access(POLICY.parent, os.W_OK):
+        yield
+        return
+    POLICY.write_text("#!/bin/sh\nexit 101\n")
+    try:
+        POLICY.chmod(0o755)
+        yield
+    finally:
+        POLICY.unlink()
+
+
+@contextlib.contextmanager
+def elsewhere() -> Iterator[Sequence[str]]:
+    """Options of apt for as long as temporary lists of all components stand; none elsewhere."""
+    release = _release()
+    likes = [release.get("ID", ""), *release.get("ID_LIKE", "").split()]
+    components = next((COMPONENTS[one] for one in likes if one in COMPONENTS), "")
+    lists = derive(_sources(), release.get("VERSION_CODENAME", ""), components)
+    with tempfile.TemporaryDirectory(prefix="coppice-apt-") as name:
+        directory = Path(name)
+        directory.chmod(0o755)  # apt downloads as a user of its own
+        (directory / "parts").mkdir()
+        (directory / "lists" / "partial").mkdir(parents=True)
+        for file, text in lists.items():
+            (directory / "parts" / file).write_text(text)
+        yield (
+            "-o", "Dir::Etc::SourceList=/dev/null",
+            "-o", f"Dir::Etc::SourceParts={directory / 'parts'}",
+            "-o", f"Dir::State::Lists={directory / 'lists'}",
+            "-o", f"Dir::Cache::pkgcache={directory / 'packages.bin'}",
+            "-o", f"Dir::Cache::srcpkgcache={directory / 'sources.bin'}",
+        )  # fmt: skip
+
+
+def _say(text: str) -> None:
+    print(f"setup: {text}", file=sys.stderr, flush=True)
+
+
+def install(
+    tests: bool = False, look: Callable[[bool], Sequence[str]] = missing, root: bool | None = None
+) -> list[str]:
+    """Install what is missing, or say what to install; what is still missing then.
+
+    Never fails: what needs a package that cannot be had is skipped, and the doctor says so.
+    """
+    packages = [package for package in look(tests) if package != THE_LISTS]
+    if shutil.which("apt-get") is None or not (os.geteuid() == 0 if root is None else root):
+        names = " ".join(packages)
+        if packages and shutil.which("apt-get"):
+            _say(f"not root, so some benchmarks are skipped until: sudo apt-get install {names}")
+        elif packages:
+            _say(f"not Debian or Ubuntu; what these packages of Debian bring is missing: {names}")
+        return list(look(tests))
+    _say(f"installing {' '.join(packages) or THE_LISTS} (may take some minutes)")
+    # A broken list of somebody else makes the update fail, and the packages may be there.
+    _apt("update")
+    offered = _offered(packages) if packages else []
+    _install(offered)
+    others = [package for package in packages if package not in offered]
+    if others:
+        with elsewhere() as options:
+            _apt(*options, "update")
+            _install(others, *options)
+    left = list(look(tests))
+    for package in left:
+        _say(f"{package} could not be had; what needs it is skipped (bin/mise run doctor)")
+    return left

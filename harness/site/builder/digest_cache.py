@@ -1,0 +1,80 @@
+"""Digests of files that were read before, so that of thousands only those that changed are read.
+
+A file counts as unchanged while its size, times and inode are what they were, as git has it; one
+that was written while we looked is read again. Kept in the cache directory: a site must not depend
+on when its records were copied.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from harness.measure.record import digest
+from harness.paths import cache_directory
+
+_RACY_NS = 2_000_000_000
+"""File systems tell times in steps; within one, a second change would go unseen."""
+
+
+class Cached:
+    """A JSON file of the cache directory, as a context manager: `found` is what it has, and is
+    written where it is another in the end. A cache that cannot be read or written is done
+    without."""
+
+    def __init__(self, name: str) -> None:
+        self._file = cache_directory() / "site" / name
+        self._before: dict[str, Any] = {}
+        with contextlib.suppress(OSError, ValueError):
+            found = json.loads(self._file.read_bytes())
+            self._before = found if isinstance(found, dict) else {}
+        self.found = self._before
+
+    def __enter__(self) -> Cached:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind or self.found == self._before:
+            return
+        with contextlib.suppress(OSError):
+            self._file.parent.mkdir(parents=True, exist_ok=True)
+            handle, temporary = tempfile.mkstemp(dir=self._file.parent, prefix=".new-")
+            with os.fdopen(handle, "w") as file:
+                file.write(json.dumps(self.found))
+            Path(temporary).replace(self._file)
+
+
+class Seen:
+    """What is known of the files of one directory."""
+
+    def __init__(self, results: Path) -> None:
+        name = hashlib.sha256(os.fsencode(results.resolve())).hexdigest()[:24]
+        self._kept = Cached(f"seen-{name}.json")
+        self._before: dict[str, list[object]] = self._kept.found
+        self._after: dict[str, list[object]] = {}
+        self._recent = time.time_ns() - _RACY_NS
+
+    def digest(self, path: Path) -> str:
+        """SHA-256 of a file; empty when it cannot be read."""
+        name = str(path)
+        try:
+            told = os.stat(name)  # noqa: PTH116  (for thousands of files)
+            state = [told.st_size, told.st_mtime_ns, told.st_ctime_ns, told.st_ino]
+            known = self._before.get(name)
+            found = str(known[4]) if known and known[:4] == state else digest(path)
+        except (OSError, IndexError, TypeError):
+            return ""
+        if told.st_mtime_ns < self._recent > told.st_ctime_ns:
+            self._after[name] = [*state, found]
+        return found
+
+    def save(self) -> None:
+        """Keep it for the next build."""
+        with self._kept as kept:
+            kept.found = self._after

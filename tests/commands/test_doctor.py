@@ -1,0 +1,154 @@
+"""The doctor, over small fake substrates of these tests; and over the host itself, once."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+
+from harness.cli import main
+from harness.commands import doctor
+from harness.host.requirement import Requirement
+
+RIG = """
+from harness.rig.info import RigInfo
+RIG = RigInfo("{id}", "Fake {id}", (), {substrates!r}, {tools!r})
+"""
+
+
+class FakeRuns:
+    def requirements(self) -> Sequence[Requirement]:
+        return [Requirement("a fake tool", True, "in its place")]
+
+
+class FakeLacks:
+    def requirements(self) -> Sequence[Requirement]:
+        return [
+            Requirement("a fake tool", True, "in its place"),
+            Requirement("a fake device", False, "does not open", "modprobe fake"),
+        ]
+
+
+class FakeRaises:
+    def requirements(self) -> Sequence[Requirement]:
+        raise OSError("the fake bus is on fire")
+
+
+FAKES: dict[str, type] = {
+    "noop": FakeRuns,
+    "fake-runs": FakeRuns,
+    "fake-lacks": FakeLacks,
+    "fake-raises": FakeRaises,
+}
+
+
+@pytest.fixture
+def rig(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., None]:
+    """Puts a rig into the directory that the doctor looks into, among the fakes."""
+
+    def load(name: str) -> object:
+        if name == "fake-absent":
+            raise ModuleNotFoundError("No module named 'absent'")
+        return FAKES[name]()
+
+    monkeypatch.setattr(doctor, "registered", lambda: {**FAKES, "fake-absent": "absent:Absent"})
+    monkeypatch.setattr(doctor, "load", load)
+    monkeypatch.setattr(doctor, "RIGS", tmp_path)
+
+    def write(id: str, *substrates: str, tools: Sequence[str] = ()) -> None:
+        text = RIG.format(id=id, substrates=substrates, tools=tuple(tools))
+        (tmp_path / f"test_{id}.py").write_text(text)
+
+    return write
+
+
+def test_text_names_what_is_missing_and_the_command(
+    rig: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    rig("cold", "fake-runs", "fake-lacks")
+    assert main(["doctor"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "  fake-runs: runs here" in lines
+    at = lines.index("  fake-lacks: does not run here")
+    assert lines[at + 1].split() == ["ok", "a", "fake", "tool:", "in", "its", "place"]
+    assert lines[at + 2].strip() == "missing a fake device: does not open"
+    assert lines[at + 3].strip() == "modprobe fake"
+    assert "  cold (Fake cold): runs here; substrates: fake-runs" in lines
+
+
+def test_json_has_the_documented_shape(
+    rig: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    rig("cold", "noop", "fake-runs", "fake-lacks")
+    assert main(["doctor", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["rigs"] == {
+        "cold": {
+            "title": "Fake cold",
+            "runs": True,
+            "substrates": ["noop", "fake-runs", "fake-lacks"],
+            "runs_on": ["noop", "fake-runs"],
+            "missing_tools": [],
+            "requirements": [],
+        }
+    }
+    lacks = found["substrates"]["fake-lacks"]
+    assert lacks["runs"] is False
+    assert lacks["requirements"][1] == {
+        "what": "a fake device",
+        "satisfied": False,
+        "detail": "does not open",
+        "remedy": "modprobe fake",
+    }
+
+
+def test_a_substrate_that_breaks_is_shown_and_stops_nothing(
+    rig: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    rig("cold", "fake-runs", "fake-raises", "fake-absent")
+    assert main(["doctor", "--json"]) == 0
+    substrates = json.loads(capsys.readouterr().out)["substrates"]
+    for name, words in (("fake-raises", "on fire"), ("fake-absent", "named 'absent'")):
+        assert substrates[name]["runs"] is False
+        assert words in substrates[name]["requirements"][0]["detail"]
+
+
+@pytest.mark.parametrize("substrates", [("fake-lacks",), ("noop", "fake-lacks"), ("unheard-of",)])
+def test_one_rig_that_cannot_run_decides_the_exit_code(
+    rig: Callable[..., None], substrates: Sequence[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    rig("good", "fake-runs")
+    assert main(["doctor"]) == 0
+    rig("bad", *substrates)
+    assert main(["doctor"]) == 69
+    assert "  bad (Fake bad): does not run here" in capsys.readouterr().out
+
+
+def test_a_rig_without_its_tool_does_not_run(
+    rig: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    rig("net", "fake-runs", tools=("sh", "fake-netperf"))
+    assert main(["doctor"]) == 69
+    out = capsys.readouterr().out
+    assert "missing fake-netperf" in out
+    assert "apt-get install fake-netperf" in out
+    assert "missing sh" not in out
+
+
+def test_on_this_host_the_code_is_what_the_report_says() -> None:
+    command = [sys.executable, "-m", "harness.cli", "doctor", "--json"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    found = json.loads(done.stdout)
+    assert {"bhyve", "noop", "qemu"} <= found["substrates"].keys()
+    assert found["substrates"]["noop"]["runs"] is True
+    assert found["substrates"]["bhyve"]["runs"] is False  # its host is FreeBSD
+    assert "noop" in found["rigs"]["cold-start"]["runs_on"]
+    for substrate in found["substrates"].values():
+        for need in substrate["requirements"]:
+            assert need["satisfied"] or need["remedy"], "what is missing comes with its remedy"
+    everything = all(one["runs"] for one in found["rigs"].values())
+    assert done.returncode == (0 if everything else 69)
