@@ -329,7 +329,9 @@ def pending(pid: int) -> set[int]:
 @needs_qemu
 def test_a_second_interrupt_does_not_wait(runtime: Path, tmp_path: Path) -> None:
     with Stages(tmp_path, ANSWERED) as stages:
-        with begun(["harness.cli", *rig("full", tmp_path / "results")], stages) as process:
+        with begun(
+            ["harness.cli", *rig("durable-prewarm-pool", tmp_path / "results")], stages
+        ) as process:
             with stages.at(ANSWERED, process):
                 (pytest_process,) = psutil.Process(process.pid).children()
                 pytest_process.suspend()  # as one that waits for a guest which does not answer
