@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
 import os
 import pkgutil
+import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from harness import __version__, commands
 from harness.errors import CoppiceError, Interrupted
@@ -34,14 +36,35 @@ def parser(asked: str | None = None) -> argparse.ArgumentParser:
     return top
 
 
+@contextlib.contextmanager
+def _ended_by(*numbers: int) -> Iterator[None]:
+    """Let signals that would kill this process end it as an interrupt does: everything that it has
+    made is taken down."""
+
+    def end(number: int, _: object) -> None:
+        raise Interrupted(number)
+
+    ours = [number for number in numbers if signal.getsignal(number) is signal.SIG_DFL]
+    for number in ours:
+        signal.signal(number, end)
+    try:
+        yield
+    finally:
+        for number in ours:
+            signal.signal(number, signal.SIG_DFL)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; its exit code (see harness/errors.py)."""
     words = sys.argv[1:] if argv is None else list(argv)
     options = parser(words[0] if words and not words[0].startswith("-") else None).parse_args(words)
+    # A gateway has a way of its own to end.
+    ends = () if options.command == "gateway" else (signal.SIGTERM, signal.SIGHUP)
     try:
-        if os.environ.get(HOST) and hasattr(options, "there"):
-            return int(options.there(options, words))
-        return int(options.main(options))
+        with _ended_by(*ends):
+            if os.environ.get(HOST) and hasattr(options, "there"):
+                return int(options.there(options, words))
+            return int(options.main(options))
     except CoppiceError as error:
         print(f"coppice: {error}", file=sys.stderr)
         return error.exit_code
