@@ -164,6 +164,8 @@ def test_of_each_substrate_one_tier_is_tried_in_the_quick_profile() -> None:
     assert len(tried) == len({one.column.substrate for one in found})
     assert tried[0] is found[0]
     assert rig.one_of_each(rig.planned({}, "full"), found) == found
+    few = rig.one_of_each(rig.planned({}, "smoke"), found)
+    assert {one.column.substrate for one in few} == set(rig.SMOKED)
     assert rig.one_of_each(rig.planned({"columns": "qemu-full"}), found) == found
 
 
