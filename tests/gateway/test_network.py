@@ -24,7 +24,7 @@ PUBLIC = "198.51.100.7"
 JSON = {"Content-Type": "application/json"}
 PATIENCE_S = 60.0
 ALONE_S = 3.0
-"""How long there is no gateway: at least one try, of a second, should fall into it."""
+"""How long there is no gateway, at first: at least one try, of a second, should fall into it."""
 LISTEN = (
     "import socket\\n"
     "s = socket.socket()\\n"
@@ -45,6 +45,20 @@ CONNECT = (
     "except OSError as e:\\n"
     '    print("no")\\n'
 )
+
+TRIES = (
+    "import os, socket, sys, time\\n"
+    'while not os.path.exists("stop"):\\n'
+    "    began = time.time()\\n"
+    "    try:\\n"
+    "        s = socket.create_connection((sys.argv[1], 7000), 1)\\n"
+    "        what = s.recv(9).decode()\\n"
+    "    except OSError:\\n"
+    '        what = "no"\\n'
+    "    print(began, what, time.time(), flush=True)\\n"
+    "    time.sleep(0.1)\\n"
+)
+"""Tries to connect, again and again: when each began, what came of it, when it ended."""
 
 ADDRESS = (
     "import fcntl, socket, struct\\n"
@@ -106,14 +120,17 @@ def test_a_packet_obeys_the_rules_that_were_put_last(own: Running) -> None:
 
     # With nobody there to enforce them the rules stand: what is denied stays denied meanwhile.
     rule(near, denyOut=[there])
-    again = f"date +%s.%N; python3 c.py {there}; date +%s.%N; sleep 0.1"
-    with near.start(f"while ! test -e stop; do {again}; done > tries; touch stopped") as tries:
+    command = f"printf '{TRIES}' > t.py; python3 t.py {there} > tries; touch stopped"
+    with near.start(command) as tries:
         next(tries.messages())
+    eventually(lambda: len(_tries(near)) > 0, 120)
     meanwhile: list[str] = []
+    alone_s = ALONE_S
     while not meanwhile:  # a try that a busy host draws out is not wholly within
         own.kill()
         killed = time.time()
-        time.sleep(ALONE_S)
+        time.sleep(alone_s)
+        alone_s *= 2
         begun = time.time()
         own.begin()
         meanwhile = [what for at, what, end in _tries(near) if killed < at and end < begun]
