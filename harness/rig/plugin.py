@@ -21,6 +21,9 @@ from harness.host.session import open_run
 from harness.rig import progress, stages
 from harness.rig.recorder import RigRun, given_options
 
+# Its assertions are explained like those of a test.
+pytest.register_assert_rewrite("harness.testing.contract")
+
 
 def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
     pluginmanager.add_hookspecs(stages)
