@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import signal
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -17,17 +18,24 @@ from harness.errors import NotEnoughMemory, Unsupported
 from harness.host import cgroups
 from harness.host.run import Run
 from harness.host.session import open_run
-from harness.rig import progress
+from harness.rig import progress, stages
 from harness.rig.recorder import RigRun, given_options
 
 # Its assertions are explained like those of a test.
 pytest.register_assert_rewrite("harness.testing.contract")
 
 
+def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
+    pluginmanager.add_hookspecs(stages)
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("coppice")
     group.addoption(
-        "--profile", default="quick", choices=("quick", "full"), help="how many samples"
+        "--profile",
+        default="quick",
+        choices=("smoke", "quick", "full"),
+        help="how many samples; smoke: as few as show that a rig works",
     )
     where = paths.default_results()
     group.addoption("--results", type=Path, default=where, help=f"where records go ({where})")
@@ -44,9 +52,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure() -> None:
-    """A shell that runs us in the background hands down ignored interrupts, which tests send."""
+    """A shell that runs us in the background hands down ignored interrupts, which tests send.
+
+    What else tells us to end is an interrupt, too: what the session has made is taken down.
+    """
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -112,5 +126,10 @@ def rig_run(request: pytest.FixtureRequest, profile: str, run: Run) -> Iterator[
     shown = request.config.pluginmanager.getplugin(progress.NAME)
     say = shown.say if isinstance(shown, progress.Progress) else lambda text: None
     results = request.config.getoption("--results")
+    reached = partial(_announce, request.config, run)
     with cgroups.counted(run) as seconds:
-        yield RigRun(results, profile, given, say, seconds)
+        yield RigRun(results, profile, given, say, seconds, reached)
+
+
+def _announce(config: pytest.Config, run: Run, stage: str) -> None:
+    config.hook.pytest_coppice_stage(stage=stage, run=run)
