@@ -48,8 +48,8 @@ def run(command: list[str], into: IO[bytes] | None = None) -> subprocess.Popen[b
 
 
 def main() -> int:
-    for words in (["check", "."], ["format", "--check", "."]):
-        if code := run([program("ruff"), *words]).wait():
+    for command in (["ruff", "check", "."], ["ruff", "format", "--check", "."], ["lint-imports"]):
+        if code := run([program(command[0]), *command[1:]]).wait():
             return code
     left = [f"--ignore={path}" for path in (*ASIDE, ALONE)]
     with tempfile.TemporaryFile() as said:

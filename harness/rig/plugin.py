@@ -51,10 +51,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--concurrency", action="append", type=int, help="only this concurrency")
 
 
-def pytest_configure() -> None:
-    """A shell that runs us in the background hands down ignored interrupts, which tests send.
+def interruptible() -> None:
+    """Let a signal that asks this process to end interrupt it: what the session made is taken down.
 
-    What else tells us to end is an interrupt, too: what the session has made is taken down.
+    A shell that runs it in the background hands down ignored interrupts.
     """
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -109,6 +109,7 @@ def pytest_runtest_call() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def run() -> Iterator[Run]:
     """The run that everything created in this session belongs to."""
+    interruptible()
     with open_run() as opened:
         yield opened
 
