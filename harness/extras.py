@@ -1,6 +1,7 @@
-"""Optional parts of this package: what a missing library is called, and the command that brings it.
+"""What a missing library is called, and the command that brings it.
 
-`pyproject.toml` names them; a host that only measures has none of them.
+A host that only measures may have fewer packages than this distribution names (a run over ssh needs
+six of them); optional ones are extras of `pyproject.toml`.
 """
 
 from __future__ import annotations
@@ -11,10 +12,17 @@ from harness.errors import MissingTool
 DISTRIBUTION = "coppice-harness"
 
 
-def missing(what: str, extra: str, error: ModuleNotFoundError) -> MissingTool:
-    """The error of something that needs an extra whose library could not be imported."""
-    target = f"-e '.[{extra}]'" if paths.CHECKOUT else f"'{DISTRIBUTION}[{extra}]'"
+def install_command(extra: str = "") -> str:
+    """The command that installs this distribution, with an extra if one is named."""
+    wanted = f"[{extra}]" if extra else ""
+    return (
+        f"pip install -e '.{wanted}'" if paths.CHECKOUT else f"pip install '{DISTRIBUTION}{wanted}'"
+    )
+
+
+def missing(what: str, error: ModuleNotFoundError, extra: str = "") -> MissingTool:
+    """The error of something whose library could not be imported."""
     where = " in the checkout" if paths.CHECKOUT else ""
     return MissingTool(
-        f"{what} needs the Python package {error.name}", hint=f"pip install {target}{where}"
+        f"{what} needs the Python package {error.name}", hint=f"{install_command(extra)}{where}"
     )

@@ -64,7 +64,7 @@ def main(options: argparse.Namespace) -> int:
         from harness.site.data import corpus
         from harness.site.plots import catalogue, drawing, plot, style
     except ModuleNotFoundError as error:
-        raise extras.missing("a chart", "site", error) from error
+        raise extras.missing("a chart", error) from error
     own = options.results / "published"
     found = corpus.load(options.results, own if own.is_dir() else paths.PUBLISHED)
     if options.machine:

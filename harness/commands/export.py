@@ -77,7 +77,7 @@ def _crate(results: Path) -> int:
     try:
         from harness.site.data import corpus, exports
     except ModuleNotFoundError as error:
-        raise extras.missing("RO-Crate metadata", "site", error) from error
+        raise extras.missing("RO-Crate metadata", error) from error
     own = results / "published"
     found = corpus.load(results, own if own.is_dir() else paths.PUBLISHED)
     target = results / CRATE
@@ -88,7 +88,6 @@ def _crate(results: Path) -> int:
 
 
 def _samples(options: argparse.Namespace) -> int:
-    extra = "parquet" if options.parquet else "site"
     if options.parquet and not options.out:
         raise UsageError("Parquet is no text for a terminal", hint="add --out FILE")
     try:
@@ -97,7 +96,8 @@ def _samples(options: argparse.Namespace) -> int:
             import pyarrow  # noqa: F401
         from harness import results
     except ModuleNotFoundError as error:
-        raise extras.missing(f"{'Parquet' if options.parquet else 'CSV'}", extra, error) from error
+        what, extra = ("Parquet", "parquet") if options.parquet else ("CSV", "")
+        raise extras.missing(what, error, extra) from error
     frame = results.frame(_chosen(options.selectors, options.results, set(options.metric)))
     if frame.empty:
         raise UsageError(

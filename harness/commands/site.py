@@ -8,7 +8,7 @@ import sys
 from datetime import date
 from pathlib import Path
 
-from harness import extras
+from harness import extras, paths
 from harness.errors import UsageError
 
 HELP = "build the static site from the records"
@@ -18,7 +18,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--results",
         type=Path,
-        default=Path("results"),
+        default=paths.default_results(),
         metavar="DIR",
         help="the directory of records (default: results)",
     )
@@ -56,7 +56,7 @@ def main(options: argparse.Namespace) -> int:
         # Here, not above: a rig host has no jinja2, and its other commands must work.
         from harness.site.builder import build, serve
     except ModuleNotFoundError as error:
-        raise extras.missing("the site", "site", error) from error
+        raise extras.missing("the site", error) from error
     if options.today is not None:
         try:
             date.fromisoformat(options.today)

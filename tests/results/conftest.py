@@ -4,4 +4,4 @@ from __future__ import annotations
 
 import pytest
 
-pytest.importorskip("pandas", reason="the site's packages are not installed: pip install .[site]")
+pytest.importorskip("pandas", reason="the site's packages are not installed: pip install .")

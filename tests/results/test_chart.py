@@ -237,7 +237,7 @@ def test_without_matplotlib_the_command_that_brings_it_is_shown(made: Path) -> N
     argv = ["chart", "cold-start", "--out", str(made / "x.pdf"), "--results", str(made)]
     done = subprocess.run([sys.executable, "-c", code, *argv], capture_output=True, text=True)
     assert done.returncode == 69, done.stderr
-    assert "needs the Python package matplotlib" in done.stderr and "[site]" in done.stderr
+    assert "needs the Python package matplotlib" in done.stderr and "pip install" in done.stderr
 
 
 def test_hues_are_apart_in_grey_and_each_has_its_own_marker_and_dashes() -> None:

@@ -17,7 +17,7 @@ from harness.claims import claims as claiming
 from harness.claims import published
 from harness.errors import DiskFull, SiteError, UsageError
 from harness.measure.record import digest
-from harness.rig.info import discover
+from harness.rig.discovery import OURS, discover
 from harness.site import pages
 from harness.site.builder import check, output, workers
 from harness.site.builder.digest_cache import CachedJson, DigestCache
@@ -74,7 +74,7 @@ def build(
     if not (sources / "templates").is_dir():
         raise UsageError(
             f"the site's templates are not in {sources}",
-            hint="they belong to a checkout: install it with pip install -e '.[site]'",
+            hint="they belong to a checkout: install it with pip install -e .",
         )
     directory = paths.PACKAGE / "site" / "pages"
     check.check_sources(
@@ -153,8 +153,9 @@ def _rigs() -> Mapping[str, Sequence[str]]:
     with CachedJson(f"rigs-{name}.json") as kept:
         if not kept.found:
             kept.found = {
-                f"rigs/{path.name}": [digest(path), *rig.measured_alike]
-                for path, rig in discover(paths.RIGS).values()
+                f"rigs/{rig.path.name}": [digest(rig.path), *rig.info.measured_alike]
+                for rig in discover().found.values()
+                if rig.distribution == OURS
             }
         return kept.found
 
