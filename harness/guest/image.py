@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.errors import ImageError
-from harness.guest import initramfs
-from harness.guest.kernel import Kernel, from_distribution, from_path, module_files
+from harness.guest import initramfs, modules
+from harness.guest.kernel import Kernel, from_distribution, from_path
 from harness.host.process import need, run
 from harness.host.run import half_built
 from harness.measure.record import Image, digest
@@ -148,22 +148,28 @@ def _initramfs(kernel: Kernel, busybox: Path, work: Path, addition: Addition | N
         )
     entries += [initramfs.link(f"bin/{name}", "busybox") for name in APPLETS]
     entries.append(initramfs.file("etc/passwd", b"root:x:0:0:root:/root:/bin/sh\n"))
-    modules: Sequence[str] = MODULES
+    wanted: Sequence[str] = MODULES
     if addition:
         parts = [path for path in _sources(addition.sources) if path.suffix == ".c"]
         parts += [AGENT / name for name in addition.shared]
         built = _compile(parts, work / addition.program, f"-I{AGENT}")
         entries.append(initramfs.program(f"bin/{addition.program}", built))
         entries.append(initramfs.folder("mnt"))
-        modules = (*MODULES, *addition.modules)
-    found = module_files(kernel.modules, modules) if kernel.modules else []
-    for number, path in enumerate(found):
-        entries.append(initramfs.file(f"modules/{number:02}-{path.name}", path.read_bytes()))
-    more = module_files(kernel.modules, PCI_MODULES) if kernel.modules else []
+        wanted = (*MODULES, *addition.modules)
+    found = modules.wanted(kernel.modules, wanted) if kernel.modules else []
+    entries += _numbered("modules", found)
+    more = modules.wanted(kernel.modules, PCI_MODULES) if kernel.modules else []
     entries.append(initramfs.folder("modules/pci"))
-    for number, path in enumerate(one for one in more if one not in found):
-        entries.append(initramfs.file(f"modules/pci/{number:02}-{path.name}", path.read_bytes()))
+    entries += _numbered("modules/pci", [one for one in more if one not in found])
     return initramfs.archive(entries)
+
+
+def _numbered(folder: str, found: Sequence[modules.Module]) -> list[initramfs.Entry]:
+    """Files whose names are in the order in which the agent must load them."""
+    return [
+        initramfs.file(f"{folder}/{number:02}-{module.name}.ko", module.content)
+        for number, module in enumerate(found)
+    ]
 
 
 def static_busybox() -> Path:
