@@ -100,4 +100,6 @@ def unpack(data: bytes, where: str) -> bytes:
     try:
         return found.unpack(data)
     except (OSError, EOFError, ValueError, zlib.error, lzma.LZMAError) as error:
-        raise ImageError(f"{where} is damaged: its {found.name} does not unpack: {error}") from error
+        raise ImageError(
+            f"{where} is damaged: its {found.name} does not unpack: {error}"
+        ) from error

@@ -17,7 +17,8 @@ from pathlib import Path
 from harness.errors import ImageError
 from harness.guest import initramfs, modules
 from harness.guest.kernel import Kernel, from_distribution, from_path
-from harness.host.process import need, run
+from harness.host import package_names
+from harness.host.process import install_packages, need, run
 from harness.host.run import half_built
 from harness.measure.record import Image, digest
 
@@ -178,7 +179,7 @@ def static_busybox() -> Path:
     if b"ld-linux" in path.read_bytes()[:4096]:
         raise ImageError(
             f"{path} is not statically linked, so no guest can run it",
-            hint="apt-get install busybox-static",
+            hint=install_packages(package_names.package("busybox")),
         )
     return path
 

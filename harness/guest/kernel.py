@@ -37,7 +37,7 @@ def from_distribution(cache: Path) -> Kernel:
     """
     kept = sorted((cache / "kernels").glob("linux-image-*"), key=_version_order)
     if not kept:
-        meta = package_names.kernel(package_names.release())
+        meta = package_names.kernel()
         run("apt-get", "--version")
         named = _depends(meta, "linux-image")
         if not named:

@@ -96,9 +96,15 @@ DIFFERENT: Mapping[tuple[str, str], Mapping[str, str]] = {
 """What is called otherwise, by distribution and release. Ubuntu's names come from what is known of
 its packages: no test has asked its apt."""
 
-KERNELS: Mapping[str, str] = {"debian": "linux-image-cloud-amd64", "ubuntu": "linux-image-virtual"}
+KERNELS: Mapping[str, str] = {
+    "debian": "linux-image-cloud-amd64",
+    "ubuntu": "linux-image-virtual",
+}
 """By distribution, the package that depends on its newest kernel for virtual machines."""
-GENERIC_KERNELS: Mapping[str, str] = {"debian": "linux-image-amd64", "ubuntu": "linux-image-generic"}
+GENERIC_KERNELS: Mapping[str, str] = {
+    "debian": "linux-image-amd64",
+    "ubuntu": "linux-image-generic",
+}
 
 
 def release(file: Path = OS_RELEASE) -> Release:
@@ -116,14 +122,14 @@ def package(program: str, of: Release | None = None) -> str:
     return names.get(program) or PACKAGES.get(program, program)
 
 
-def kernel(of: Release) -> str:
+def kernel(of: Release | None = None) -> str:
     """The package of the kernel for virtual machines; a derivative has its origin's."""
-    return _of_family(KERNELS, of)
+    return _of_family(KERNELS, of or release())
 
 
-def generic_kernel(of: Release) -> str:
-    """The package of the kernel for real machines, of which a traditional VM has one."""
-    return _of_family(GENERIC_KERNELS, of)
+def generic_kernel(of: Release | None = None) -> str:
+    """The package of the kernel for real machines, which a traditional VM boots."""
+    return _of_family(GENERIC_KERNELS, of or release())
 
 
 def _of_family(names: Mapping[str, str], of: Release) -> str:

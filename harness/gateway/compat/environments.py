@@ -16,8 +16,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.errors import CoppiceError, MissingTool, Unsupported
-from harness.host.process import run
+from harness.errors import CoppiceError, Unsupported
+from harness.host.process import need, run
 from harness.host.run import half_built
 from harness.measure.record import digest
 
@@ -72,8 +72,7 @@ def _javascript(cache: Path) -> Path:
     target = cache / "sdks" / f"javascript-{whole.hexdigest()[:16]}"
     if not target.exists():
         for program in ("node", "npm"):
-            if shutil.which(program) is None:
-                raise MissingTool(f"{program} is not installed", hint="apt-get install npm")
+            need(program)
         with half_built(target) as folder:
             for one in JAVASCRIPT.iterdir():
                 shutil.copy(one, folder)
