@@ -20,10 +20,11 @@ from pytest_benchmark.fixture import BenchmarkFixture
 
 from harness.errors import SandboxError
 from harness.host.identity import allocate
-from harness.host.run import Run, cache_folder
+from harness.host.run import Run
 from harness.measure.benchmark import STOPWATCH
 from harness.measure.clock import cold_start_clock
 from harness.measure.record import Facts, Failure, Scalar, Series
+from harness.paths import cache_folder
 from harness.procedures.ladder import RUNGS, Climb, climb_together, conclude
 from harness.rig.info import RigInfo
 from harness.rig.recorder import RigRun

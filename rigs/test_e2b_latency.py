@@ -31,11 +31,12 @@ from harness.errors import SandboxError, Unsupported
 from harness.gateway.compat.environments import PYTHON, newest
 from harness.gateway.gateway_process import Running, gateway
 from harness.gateway.requirements import requirements
-from harness.host.run import Run, cache_folder
+from harness.host.run import Run
 from harness.measure.benchmark import STOPWATCH
 from harness.measure.clock import calibrated
 from harness.measure.collector import Collector
 from harness.measure.record import Clock, Facts, Scalar
+from harness.paths import cache_folder
 from harness.rig.info import RigInfo
 from harness.rig.recorder import RigRun
 

@@ -24,6 +24,7 @@ from typing import Any
 
 import yaml
 
+from harness import paths
 from harness.errors import CoppiceError
 
 SAFE: type[yaml.SafeLoader] | type[yaml.CSafeLoader] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -35,7 +36,7 @@ LABELS = {
     "third-party": "somebody else measured it",
 }
 UNITS = ("s", "bytes", "1", "bytes/s", "1/s")
-CLOCKS_FILE = Path(__file__).with_name("clocks.yaml")
+CLOCKS_FILE = paths.CLOCKS
 
 _SCALE: Mapping[str, tuple[float, str]] = {
     "": (1, "1"),

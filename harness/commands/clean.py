@@ -9,8 +9,10 @@ import argparse
 from collections.abc import Sequence
 
 from harness.errors import MissingTool
-from harness.host.leftovers import Leftover, find, reclaim
-from harness.host.run import open_run, runtime_folder
+from harness.host.leftover import Leftover
+from harness.host.leftovers import find, reclaim
+from harness.host.session import open_run
+from harness.paths import runtime_folder
 
 HELP = "remove what dead runs have left"
 

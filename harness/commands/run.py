@@ -18,9 +18,9 @@ from pathlib import Path
 
 from harness.errors import Unsupported, UsageError
 from harness.host.leftovers import reclaim
-from harness.host.run import runtime_folder
 from harness.measure.record import digest, find, write_atomically
 from harness.measure.selection import INTERLEAVE
+from harness.paths import runtime_folder
 from harness.rig import summary
 from harness.rig.info import RigInfo, discover
 from harness.sandbox.protocol import Tier

@@ -39,7 +39,9 @@ from harness.gateway.sandboxes.store import Store, opened
 from harness.guest.image import build
 from harness.host.cpus import usable
 from harness.host.memory import refuse_huge_pages
-from harness.host.run import Run, cache_folder, open_run
+from harness.host.run import Run
+from harness.host.session import open_run
+from harness.paths import cache_folder
 from harness.sandbox.qemu.accelerator import choose
 from harness.sandbox.qemu.machine import Shape
 

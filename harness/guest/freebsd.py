@@ -16,11 +16,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from harness import paths
 from harness.errors import CommandFailed, ImageError
 from harness.host.protocol import Host, must
 from harness.measure.record import Image
 
-AGENT = Path(__file__).with_name("agent")
+AGENT = paths.AGENT
 COMPILE = ("cc", "-static", "-Os", "-s", "-Wall", "-Wextra")
 NAMED_AGENT = "COPPICE_GUEST_AGENT"
 KERNEL = "/boot/kernel/kernel"

@@ -14,16 +14,24 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from harness import paths
 from harness.errors import ImageError
+<<<<<<< HEAD
 from harness.guest import initramfs, modules
 from harness.guest.kernel import Kernel, from_distribution, from_path
 from harness.host import package_names
 from harness.host.process import install_packages, need, run
 from harness.host.run import half_built
+=======
+from harness.guest import initramfs
+from harness.guest.kernel import Kernel, from_distribution, from_path, module_files
+from harness.host.locks import half_built
+from harness.host.process import need, run
+>>>>>>> main
 from harness.measure.record import Image, digest
 
-AGENT = Path(__file__).with_name("agent")
-PROGRAMS = Path(__file__).with_name("programs")
+AGENT = paths.AGENT
+PROGRAMS = paths.GUEST_PROGRAMS
 COMPILE = (
     "-static", "-Os", "-s", "-Wall", "-Wextra", "-D_GNU_SOURCE", "-ffile-prefix-map=/=",
     # Two segments rather than four: each costs every start of a program a mapping and its faults.

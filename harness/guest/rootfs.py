@@ -19,8 +19,8 @@ from pathlib import Path
 
 from harness.errors import CoppiceError, ImageError, MissingPrivilege, MissingTool
 from harness.guest.image import APPLETS, COMPILE, PROGRAMS, static_busybox
+from harness.host.locks import half_built
 from harness.host.process import need, run
-from harness.host.run import half_built
 from harness.measure.record import Image, digest
 
 FOLDERS = ("dev", "etc", "proc", "root", "run", "sys", "tmp", "var")

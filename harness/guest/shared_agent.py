@@ -7,8 +7,8 @@ import hashlib
 from pathlib import Path
 
 from harness.guest.image import AGENT, COMPILE
+from harness.host.locks import half_built
 from harness.host.process import run
-from harness.host.run import half_built
 from harness.measure.record import Image, digest
 
 SHARED = AGENT / "shared"

@@ -18,14 +18,16 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from harness import paths
 from harness.errors import MissingPrivilege, Unsupported
+from harness.host.locks import half_built
 from harness.host.process import run as run_program
-from harness.host.run import Run, half_built
+from harness.host.run import Run
 
 SETTINGS = Path("/sys/kernel/mm/ksm")
 NOTE = "merging.json"
 """In the folder of a run that changed the settings: what they were."""
-SOURCE = Path(__file__).with_name("programs") / "mergeable.c"
+SOURCE = paths.KSM_PROGRAM
 _ADVISOR = "advisor_mode"
 _FAST = {"pages_to_scan": "4001", "sleep_millisecs": "20"}
 """About 200,000 pages a second at most: half a core, so that what runs is not starved."""

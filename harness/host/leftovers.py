@@ -13,27 +13,20 @@ import signal
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
-from harness.host import cgroups
+from harness.host import cgroups, leftovers_freebsd
 from harness.host.ksm import NOTE, SETTINGS, abandoned, reset, restore
-from harness.host.run import HALF_BUILT, LEASE_BEGUN, VARIABLE, cache_folder, lives, locked
+from harness.host.leftover import Leftover
+from harness.host.local import Local
+from harness.host.locks import HALF_BUILT, lives, locked
+from harness.host.run import LEASE_BEGUN, VARIABLE
+from harness.paths import cache_folder
 
 REBOOTED, RUNTIME = "coppice-off-", "r"
 """A folder beside the runtime folder that begins so stands for a host that is turned off and on
 (harness/procedures/reboot.py); in it, the runtime folder there."""
 FREEBSD = sys.platform.startswith("freebsd")
-
-
-@dataclass(frozen=True)
-class Leftover:
-    """One thing of a dead run: `what` is cgroup, process, settings, mount, lease, file, folder or
-    half-built; on FreeBSD also what leftovers_freebsd.py names."""
-
-    what: str
-    run_id: str
-    name: str
 
 
 def processes() -> Iterator[tuple[int, Path]]:
@@ -155,9 +148,6 @@ def _of_freebsd(runtime: Path) -> Sequence[Leftover]:
     """What is in this kernel and on its pools, if it is FreeBSD's."""
     if not FREEBSD:
         return []
-    from harness.host import leftovers_freebsd  # it needs this module's names
-    from harness.host.local import Local
-
     living = {one.name[-8:] for one in runtime.iterdir() if lives(one)} if runtime.is_dir() else ()
     return leftovers_freebsd.find(Local(), lambda mark: mark in living)
 
@@ -194,9 +184,6 @@ def remove(one: Leftover) -> None:
     elif one.what == "settings":
         reset() if one.name == str(SETTINGS) else restore(Path(one.name))
     elif FREEBSD and one.what not in ("lease", "folder", "half-built"):
-        from harness.host import leftovers_freebsd
-        from harness.host.local import Local
-
         leftovers_freebsd.remove(Local(), one)
     elif one.what == "mount":
         import sh

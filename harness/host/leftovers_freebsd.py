@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Sequence
 
-from harness.host.leftovers import Leftover
+from harness.host.leftover import Leftover
 from harness.host.protocol import Host
 from harness.host.run import OURS
 

@@ -23,10 +23,11 @@ from typing import Any, Literal
 
 import fastjsonschema
 
+from harness import paths
 from harness.errors import DiskFull, RecordError, UnknownSchema
 
 SCHEMA = "coppice.run/1"
-SCHEMA_FILE = Path(__file__).with_name("schema") / "run-1.json"
+SCHEMA_FILE = paths.RECORD_SCHEMA
 
 Scalar = str | int | float | bool | None
 Facts = Mapping[str, Scalar]

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from harness.host.run import cache_folder
+from harness.paths import cache_folder
 
 PROGRAM_LIMIT_S = 10.0
 

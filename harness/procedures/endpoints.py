@@ -13,13 +13,14 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Protocol
 
+from harness import paths
 from harness.errors import GuestTimeout, SandboxError
 from harness.host.process import need, run
 from harness.host.run import Run
 from harness.network.namespace import inside
 from harness.sandbox.qemu.sandbox import QemuSandbox
 
-_SOURCES = Path(__file__).with_name("programs")
+_SOURCES = paths.NETWORK_PROGRAMS
 _COMPILE = ("-static", "-O2", "-s", "-Wall", "-Wextra")
 _COMPILER = "cc" if sys.platform.startswith("freebsd") else "musl-gcc"
 _TOOLS = "/tmp/tools"

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from harness.errors import Unsupported
 from harness.host.identity import Identity, allocate
-from harness.host.run import Run, cache_folder
+from harness.host.run import Run
 from harness.measure.record import Scalar
 from harness.network import links
 from harness.network.cubenet import CARD, Cubenet
@@ -28,6 +28,7 @@ from harness.network.endpoint import endpoint
 from harness.network.links import Links
 from harness.network.namespace import inside, namespace
 from harness.network.policy import Policy
+from harness.paths import cache_folder
 from harness.procedures.endpoints import Guest, Party, local
 from harness.sandbox.protocol import Tier
 from harness.sandbox.qemu import QemuSubstrate

@@ -22,8 +22,10 @@ from pathlib import Path
 
 from harness.errors import CoppiceError, SandboxError
 from harness.host import leftovers
+from harness.host.locks import locking
 from harness.host.process import run as run_program
-from harness.host.run import cache_folder, locking, open_run, runtime_folder
+from harness.host.session import open_run
+from harness.paths import cache_folder, runtime_folder
 from harness.procedures.columns import TIMEOUT_S, Column, Stand, alive, cards, holding, kernel
 from harness.sandbox.protocol import Tier
 

@@ -26,7 +26,8 @@ from typing import IO
 
 from harness import __version__
 from harness.errors import CoppiceError, DiskFull, HostLost, MissingTool, RecordError
-from harness.host.run import VARIABLE, open_run
+from harness.host.run import VARIABLE
+from harness.host.session import open_run
 from harness.measure import provenance
 from harness.measure.machine import FUNCTION_ONLY
 from harness.measure.record import write_atomically

@@ -28,7 +28,7 @@ PATIENCE_S = 120
 
 
 def parent_folder() -> pathlib.Path:
-    """In the cache folder (harness/host/run.py): what is left there can be found, and removed."""
+    """In the cache folder (harness/paths.py): what is left there can be found, and removed."""
     base = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
     return (
         pathlib.Path(os.environ.get("COPPICE_CACHE") or pathlib.Path(base) / "coppice") / "remote"

@@ -15,7 +15,7 @@ from harness.commands import doctor
 from harness.host.requirement import Requirement
 
 RIG = """
-from harness.rig import RigInfo
+from harness.rig.info import RigInfo
 RIG = RigInfo("{id}", "Fake {id}", (), {substrates!r}, {tools!r})
 """
 

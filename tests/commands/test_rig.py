@@ -18,7 +18,8 @@ import pytest
 from harness.errors import GuestTimeout
 from harness.host.identity import Identity
 from harness.host.requirement import Requirement
-from harness.host.run import Run, open_run
+from harness.host.run import Run
+from harness.host.session import open_run
 from harness.measure.record import RunRecord, digest, find, load
 from harness.procedures.ladder import RUNGS
 from harness.rig.info import discover

@@ -21,7 +21,7 @@ from pathlib import Path
 from harness.errors import CheckpointForeign, CoppiceError, NameTaken, UsageError
 from harness.guest import agent_client
 from harness.host import freebsd, leftovers_freebsd
-from harness.host.leftovers import Leftover
+from harness.host.leftover import Leftover
 from harness.host.protocol import Host, must
 from harness.host.run import Run
 from harness.network.pf_cubenet import open_pf_cubenet

@@ -14,8 +14,9 @@ import pytest
 from harness.errors import ImageError, MissingTool
 from harness.guest import image, initramfs
 from harness.guest.kernel import extract, from_path, module_files
-from harness.host.run import Run, cache_folder
+from harness.host.run import Run
 from harness.measure.record import digest
+from harness.paths import cache_folder
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ import pytest
 
 from harness.errors import ImageError
 from harness.guest import rootfs
-from harness.host.run import cache_folder
+from harness.paths import cache_folder
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="a root is made and entered by root")
 

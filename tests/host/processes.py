@@ -15,8 +15,9 @@ ROOT = Path(__file__).parents[2]
 QEMU_POOL = """
 import sys, time
 from contextlib import nullcontext
-from harness.host.run import cache_folder, open_run
-from harness.sandbox.identity import allocate
+from harness.host.session import open_run
+from harness.paths import cache_folder
+from harness.host.identity import allocate
 from harness.sandbox.pool import Pool
 from harness.sandbox.protocol import Sharing, Tier, load
 
@@ -45,7 +46,7 @@ with open_run() as run:
 
 HOLD_A_RUN = """
 import sys, time
-from harness.host.run import open_run
+from harness.host.session import open_run
 with open_run() as run:
     print(run.folder, flush=True)
     time.sleep(600)

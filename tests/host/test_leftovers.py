@@ -14,7 +14,8 @@ from harness.host.cgroups import parent_of
 from harness.host.identity import allocate
 from harness.host.ksm import NOTE
 from harness.host.leftovers import find
-from harness.host.run import VARIABLE, open_run
+from harness.host.run import VARIABLE
+from harness.host.session import open_run
 from harness.sandbox.protocol import load
 from tests.host.processes import (
     HOLD_A_RUN,
@@ -124,8 +125,8 @@ def test_what_a_crash_of_the_host_tore_is_nobodys(torn: bytes, dead: Path, runti
 KILLED_AT_A_LEASE = """
 import os, signal, sys
 from pathlib import Path
-from harness.host.run import open_run
-from harness.sandbox.identity import allocate
+from harness.host.session import open_run
+from harness.host.identity import allocate
 
 def die(file, *_):
     file.touch()
@@ -182,7 +183,8 @@ def test_a_run_of_a_container_is_left_alone(runtime: Path, cache: Path) -> None:
     holds = """if True:
         import os, subprocess, sys
         from harness.host.cgroups import parent_of
-        from harness.host.run import VARIABLE, open_run
+        from harness.host.run import VARIABLE
+        from harness.host.session import open_run
         with open_run() as run:
             mark = {**os.environ, VARIABLE: str(run.folder)}
             with subprocess.Popen(["sleep", "600"], env=mark) as child:

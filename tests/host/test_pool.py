@@ -263,8 +263,9 @@ def test_many_threads_get_no_sandbox_twice(launcher: FakeLauncher) -> None:
 
 THREE_SANDBOXES = """
 import json, sys
-from harness.host.run import cache_folder, open_run
-from harness.sandbox.identity import allocate
+from harness.host.session import open_run
+from harness.paths import cache_folder
+from harness.host.identity import allocate
 from harness.sandbox.pool import Pool
 from harness.sandbox.protocol import Tier, load
 qemu, tier = load("qemu"), Tier.DURABLE_PREWARM_POOL

@@ -15,7 +15,10 @@ import pytest
 from harness.host import run as runs
 from harness.host.identity import allocate
 from harness.host.leftovers import find
-from harness.host.run import HALF_BUILT, JOURNAL, LOCK, VARIABLE, half_built, lives, open_run
+from harness.host.locks import HALF_BUILT, half_built, lives
+from harness.host.run import JOURNAL, LOCK, VARIABLE
+from harness.host.session import open_run
+from harness.paths import runtime_folder
 
 
 def test_an_id_says_when_and_no_two_are_equal() -> None:
@@ -63,7 +66,7 @@ def test_a_relative_runtime_folder_is_the_same_from_everywhere(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COPPICE_RUNTIME", "here")
-    assert runs.runtime_folder() == tmp_path.resolve() / "here"
+    assert runtime_folder() == tmp_path.resolve() / "here"
 
 
 def test_the_environment_is_small_and_marked(

@@ -16,7 +16,8 @@ import pytest
 from harness.guest.image import COMPILE
 from harness.host.identity import allocate
 from harness.host.process import run as run_program
-from harness.host.run import Run, cache_folder
+from harness.host.run import Run
+from harness.paths import cache_folder
 from harness.sandbox.oci import OciSubstrate
 from harness.sandbox.protocol import Sandbox, Tier, load
 

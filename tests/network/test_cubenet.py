@@ -30,10 +30,10 @@ from tests.host.processes import coppice, said
 ROOT = Path(__file__).parents[2]
 IN_A_NETWORK = """
 import time
-from harness.host.run import open_run
+from harness.host.session import open_run
 from harness.network.cubenet import open_cubenet
 from harness.network.endpoint import endpoint
-from harness.sandbox.identity import allocate
+from harness.host.identity import allocate
 
 with open_run() as run, open_cubenet(run) as net, endpoint(run, net) as one:
     net.attach_tap(allocate(run.leases, run.id))

@@ -6,10 +6,11 @@ import pytest
 
 from harness.errors import GuestTimeout, Unsupported
 from harness.host.identity import NETWORK, allocate
-from harness.host.run import Run, cache_folder
+from harness.host.run import Run
 from harness.network.cubenet import Cubenet
 from harness.network.endpoint import endpoint
 from harness.network.policy import Policy
+from harness.paths import cache_folder
 from harness.procedures.echo import WAIT_S, echo
 from harness.procedures.fleet import Fleet
 from harness.sandbox.protocol import Sharing, Tier, load

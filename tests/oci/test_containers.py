@@ -22,8 +22,10 @@ from harness.guest.protocol import Kind, Tag, field
 from harness.host import cgroups
 from harness.host.identity import allocate
 from harness.host.leftovers import find
-from harness.host.run import Run, cache_folder, open_run
+from harness.host.run import Run
+from harness.host.session import open_run
 from harness.network.policy import Policy
+from harness.paths import cache_folder
 from harness.procedures.ladder import climb
 from harness.sandbox.oci import OciSubstrate
 from harness.sandbox.oci.config import Limits
@@ -264,8 +266,9 @@ def test_a_runc_that_hangs_on_delete_holds_nobody_up(
 HOLDS = """
 import sys, time
 from pathlib import Path
-from harness.host.run import cache_folder, open_run
-from harness.sandbox.identity import allocate
+from harness.host.session import open_run
+from harness.paths import cache_folder
+from harness.host.identity import allocate
 from harness.sandbox.oci import OciSubstrate
 from harness.sandbox.protocol import Tier
 with open_run() as run:

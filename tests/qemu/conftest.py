@@ -8,7 +8,8 @@ from contextlib import ExitStack
 import pytest
 
 from harness.host.identity import allocate
-from harness.host.run import Run, cache_folder
+from harness.host.run import Run
+from harness.paths import cache_folder
 from harness.sandbox.protocol import Tier
 from harness.sandbox.qemu import QemuSubstrate
 from harness.sandbox.qemu.sandbox import QemuSandbox

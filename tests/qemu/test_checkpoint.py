@@ -20,7 +20,10 @@ from harness.errors import (
     SandboxError,
 )
 from harness.host.identity import allocate
-from harness.host.run import HALF_BUILT, Run, cache_folder, open_run
+from harness.host.locks import HALF_BUILT
+from harness.host.run import Run
+from harness.host.session import open_run
+from harness.paths import cache_folder
 from harness.sandbox.pool import Pool
 from harness.sandbox.protocol import Sandbox, Tier
 from harness.sandbox.qemu import QemuSubstrate

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from harness.host.identity import allocate
-from harness.host.run import Run, cache_folder
+from harness.host.run import Run
+from harness.paths import cache_folder
 from harness.sandbox.protocol import Tier
 from harness.sandbox.qemu import QemuSubstrate
 

@@ -15,7 +15,8 @@ import pytest
 
 from harness.errors import SandboxError, UsageError
 from harness.host import leftovers
-from harness.host.run import Run, cache_folder
+from harness.host.run import Run
+from harness.paths import cache_folder
 from harness.procedures import reachability, reboot
 from harness.procedures.columns import COLUMNS, Column, Stand, holding
 from harness.procedures.reboot import outlives
@@ -65,7 +66,7 @@ def test_what_a_killed_rig_leaves_of_a_reboot_is_found(tmp_path: Path) -> None:
     runtime.mkdir()
     code = (
         "import time\n"
-        "from harness.sandbox import reboot\n"
+        "from harness.procedures import reboot\n"
         "from harness.procedures.columns import Column\n"
         "from harness.sandbox.protocol import Tier\n"
         "reboot._power_off = lambda *more, **options: print(flush=True) or time.sleep(60)\n"

@@ -15,7 +15,9 @@ import pytest
 from harness.errors import Unsupported, UsageError
 from harness.guest import rootfs
 from harness.host.identity import allocate
-from harness.host.run import Run, cache_folder, open_run
+from harness.host.run import Run
+from harness.host.session import open_run
+from harness.paths import cache_folder
 from harness.procedures.columns import Column, Stand, kernel, marked
 from harness.procedures.ladder import climb
 from harness.sandbox.protocol import Tier, load

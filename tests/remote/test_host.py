@@ -16,7 +16,8 @@ from psutil import process_iter as processes
 from harness.errors import CommandFailed, DiskFull, GuestTimeout, HostLost, MissingTool
 from harness.host.local import Local
 from harness.host.protocol import Host, Started, must
-from harness.host.run import Run, open_run
+from harness.host.run import Run
+from harness.host.session import open_run
 from harness.remote.ssh import Ssh, open_ssh
 from harness.remote.ssh_connection import Address
 from tests.host.processes import eventually

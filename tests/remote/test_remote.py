@@ -14,7 +14,7 @@ import pytest
 
 from harness.cli import main
 from harness.errors import DiskFull, HostKeyChanged, HostLost
-from harness.host.run import lives
+from harness.host.locks import lives
 from harness.measure import provenance
 from harness.measure.record import digest, find, load
 from harness.remote import remote_run

@@ -33,8 +33,9 @@ from harness.gateway.fleets.pool_queue import Queue
 from harness.guest.image import AGENT, COMPILE
 from harness.host.cgroups import Usage
 from harness.host.identity import Identity, allocate
+from harness.host.locks import half_built
 from harness.host.process import run as run_program
-from harness.host.run import Run, half_built
+from harness.host.run import Run
 from harness.measure.record import Image, digest
 from harness.sandbox.oci import container, roots
 from harness.sandbox.oci.config import Limits

@@ -15,16 +15,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from harness import paths
 from harness.guest import rootfs
 from harness.guest.rootfs import RootFs
+from harness.host.locks import half_built
 from harness.host.process import need, run
-from harness.host.run import half_built
 from harness.measure.record import Image, digest
 
 SIZE_MIB = 4096
 """What a sandbox sees; the file takes what is used of it."""
 EDITION = 2
-KERNEL_PROGRAM = Path(__file__).with_name("guest") / "interpreter.py"
+KERNEL_PROGRAM = paths.ENVD / "interpreter.py"
 INTERPRETER = "usr/local/lib/coppice/interpreter.py"
 _MAKE = (
     "-q", "-t", "ext4", "-m", "0",

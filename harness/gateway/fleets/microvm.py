@@ -19,6 +19,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from harness import paths
 from harness.errors import GuestTimeout, SandboxError
 from harness.gateway.fleets import disk, saved_vm
 from harness.gateway.fleets.adoption import born, free_leases
@@ -37,7 +38,7 @@ from harness.sandbox.qemu.sandbox import State as Condition
 from harness.sandbox.qemu.vmm import LINES, Process, Vmm, spawn
 from harness.sandbox.qemu.zygote import Preload, Zygote
 
-GUEST = Path(__file__).with_name("guest")
+GUEST = paths.ENVD
 ENVD = Addition("envd", GUEST, ("frame.c",), ("virtio_blk", "ext4"))
 MEMORY_MIB = 512
 BOOT_LIMIT_S = 300.0

@@ -26,8 +26,8 @@ from harness.gateway.fleets.network import Network
 from harness.gateway.fleets.pool_queue import Queue
 from harness.gateway.fleets.saved_vm import State
 from harness.host.identity import Identity, allocate
-from harness.host.run import cache_folder
 from harness.measure.record import Image
+from harness.paths import cache_folder
 from harness.sandbox.pool import Pool
 from harness.sandbox.qemu.zygote import Zygote, preload
 

@@ -17,8 +17,8 @@ from pathlib import Path
 from harness.errors import DiskFull, ImageError, Unsupported
 from harness.guest.rootfs import RootFs
 from harness.host.identity import Identity
+from harness.host.locks import half_built
 from harness.host.process import run as run_program
-from harness.host.run import half_built
 from harness.measure.record import digest
 from harness.sandbox.oci.config import AGENT, USERS
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.errors import CheckpointCorrupt, CheckpointForeign, CheckpointTruncated
-from harness.host.run import half_built
+from harness.host.locks import half_built
 from harness.measure.record import Image, Scalar, digest
 
 SCHEMA = "coppice.checkpoint/1"

@@ -21,6 +21,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from harness import paths
 from harness.errors import (
     GuestTimeout,
     MissingTool,
@@ -30,14 +31,18 @@ from harness.errors import (
 )
 from harness.host import package_names
 from harness.host.identity import Identity
+<<<<<<< HEAD
 from harness.host.process import install_packages
+=======
+from harness.host.locks import half_built
+>>>>>>> main
 from harness.host.process import run as run_program
-from harness.host.run import Run, half_built
+from harness.host.run import Run
 from harness.sandbox.qemu.sandbox import QemuSandbox, State
 from harness.sandbox.qemu.vmm import Vmm, lines, log_of
 from harness.setup.packages import HEADERS
 
-SOURCE = Path(__file__).with_name("programs") / "zygote.c"
+SOURCE = paths.ZYGOTE
 _COMPILE = ("-O2", "-shared", "-fPIC", "-s", "-Wl,-z,now")
 ANSWER_S = 30.0
 

@@ -20,8 +20,9 @@ import psutil
 
 from harness.errors import CheckpointError, GuestDied
 from harness.host.identity import Identity, allocate
+from harness.host.locks import half_built
 from harness.host.process import kill, need
-from harness.host.run import Run, half_built
+from harness.host.run import Run
 from harness.measure.record import digest
 from harness.sandbox.oci.roots import copy
 from harness.sandbox.protocol import Tier

@@ -16,8 +16,9 @@ from pathlib import Path
 from harness.guest import image, rootfs, shared_agent
 from harness.host import package_names
 from harness.host.identity import Identity
+from harness.host.locks import half_built
 from harness.host.process import run as run_program
-from harness.host.run import Run, half_built
+from harness.host.run import Run
 from harness.measure.record import Image, digest
 from harness.sandbox.oci.roots import copy
 from harness.sandbox.protocol import Tier

@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from harness import paths
 from harness.claims import claims as claiming
 from harness.claims import published
 from harness.errors import DiskFull, UsageError
@@ -24,9 +25,7 @@ from harness.site.builder.renderer import Renderer
 from harness.site.data import record_summary
 from harness.site.data.corpus import Corpus, Entry, Place, Problem, places
 
-CHECKOUT = Path(__file__).parent.parent.parent
-SOURCES = CHECKOUT / "site"
-RESULTS = CHECKOUT / "results"
+SOURCES = paths.SITE
 ADDRESS = "http://127.0.0.1:8000/"
 """Where feeds and the sitemap say that the site is, unless told: where `--serve` shows it."""
 
@@ -76,13 +75,13 @@ def build(
             f"the site's templates are not in {sources}",
             hint="they belong to a checkout: install it with pip install -e '.[site]'",
         )
-    folder = Path(__file__).parent / "pages"
+    folder = paths.PACKAGE / "site" / "pages"
     check.check_sources(
         sorted([*sources.rglob("*.html"), *sources.rglob("*.md")]), sorted(folder.glob("*.py"))
     )
     own = results / "published"
-    quoted = own if own.is_dir() else RESULTS / "published"
-    known = _Checkout(_rigs(), _patches())
+    quoted = own if own.is_dir() else paths.PUBLISHED
+    known = _Code(_rigs(), _patches())
     code = _code(sources, quoted, options, known)
     with _without_collection(), _room(out):
         try:
@@ -123,18 +122,18 @@ def _without_collection() -> Iterator[None]:
 
 
 @dataclass(frozen=True)
-class _Checkout:
+class _Code:
     """What of the checkout verdicts depend on: digests of rigs and patches."""
 
     rigs: Mapping[str, Sequence[str]]
     patches: Mapping[str, str]
 
 
-def _code(sources: Path, quoted: Path, options: Options, known: _Checkout) -> str:
+def _code(sources: Path, quoted: Path, options: Options, known: _Code) -> str:
     """A digest of everything that pages are made of, but for records."""
     whole = hashlib.sha256(repr((options.today, options.address)).encode())
-    here = Path(__file__).parent
-    for folder in (here, here.parent / "claims", here.parent / "measure", sources, quoted):
+    here = paths.PACKAGE
+    for folder in (here / "site", here / "claims", here / "measure", sources, quoted):
         for path in sorted(folder.rglob("*")):
             if path.is_file() and path.suffix != ".pyc":
                 whole.update(path.relative_to(folder).as_posix().encode())
@@ -148,20 +147,20 @@ def _rigs() -> Mapping[str, Sequence[str]]:
     """The digests of each rig's file that measure what it measures now, the first as it is."""
     # To ask the rigs, each must be loaded with all that it measures with: that takes as long as
     # pages do, and says the same until one of them is another.
-    files = {path.name: digest(path) for path in sorted((CHECKOUT / "rigs").glob("*.py"))}
+    files = {path.name: digest(path) for path in sorted(paths.RIGS.glob("*.py"))}
     name = hashlib.sha256(repr(sorted(files.items())).encode()).hexdigest()[:24]
     with Cached(f"rigs-{name}.json") as kept:
         if not kept.found:
             kept.found = {
                 f"rigs/{path.name}": [digest(path), *rig.measured_alike]
-                for path, rig in discover(CHECKOUT / "rigs").values()
+                for path, rig in discover(paths.RIGS).values()
             }
         return kept.found
 
 
 def _patches() -> Mapping[str, str]:
-    found = (CHECKOUT / "patches").glob("*/*")
-    return {one.relative_to(CHECKOUT).as_posix(): digest(one) for one in found if one.is_file()}
+    found = paths.PATCHES.glob("*/*")
+    return {one.relative_to(paths.DATA).as_posix(): digest(one) for one in found if one.is_file()}
 
 
 class _Build:
@@ -174,7 +173,7 @@ class _Build:
         sources: Path,
         quoted: Path,
         options: Options,
-        known: _Checkout,
+        known: _Code,
     ) -> None:
         self.results, self.folder, self.sources = results, folder, sources
         self.options, self.known = options, known

@@ -16,8 +16,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from harness.host.run import cache_folder
 from harness.measure.record import digest
+from harness.paths import cache_folder
 
 _RACY_NS = 2_000_000_000
 """File systems tell times in steps; within one, a second change would go unseen."""

@@ -18,10 +18,10 @@ from markupsafe import Markup
 
 from harness.claims import published
 from harness.claims.verdict import Verdict
-from harness.host.run import cache_folder
 from harness.measure import quantity, statistics
 from harness.measure.quantity import thousands
 from harness.measure.record import Scalar, Series
+from harness.paths import cache_folder
 from harness.site.builder import essays, page
 from harness.site.builder.essays import Lookup
 from harness.site.data import corpus, figures

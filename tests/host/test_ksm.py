@@ -14,7 +14,8 @@ import pytest
 
 from harness.errors import Unsupported
 from harness.host.ksm import NOTE, SETTINGS, abandoned, merging, program, reset
-from harness.host.run import Run, open_run
+from harness.host.run import Run
+from harness.host.session import open_run
 from tests.host.processes import coppice, eventually, said, start
 
 FOUND = {
@@ -27,8 +28,8 @@ FOUND = {
 MERGE_AND_HANG = """
 import sys, time
 from pathlib import Path
-from harness.host.merging import merging
-from harness.host.run import open_run
+from harness.host.ksm import merging
+from harness.host.session import open_run
 with open_run() as run, merging(run, Path(sys.argv[1])):
     print(run.folder, flush=True)
     time.sleep(600)
