@@ -16,18 +16,11 @@ from pathlib import Path
 
 from harness import paths
 from harness.errors import ImageError
-<<<<<<< HEAD
 from harness.guest import initramfs, modules
 from harness.guest.kernel import Kernel, from_distribution, from_path
 from harness.host import package_names
-from harness.host.process import install_packages, need, run
-from harness.host.run import half_built
-=======
-from harness.guest import initramfs
-from harness.guest.kernel import Kernel, from_distribution, from_path, module_files
 from harness.host.locks import half_built
-from harness.host.process import need, run
->>>>>>> main
+from harness.host.process import install_packages, need, run
 from harness.measure.record import Image, digest
 
 AGENT = paths.AGENT

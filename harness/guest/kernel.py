@@ -12,12 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.errors import ImageError
-<<<<<<< HEAD
 from harness.guest import compression, modules
 from harness.host import package_names
-=======
 from harness.host.locks import half_built
->>>>>>> main
 from harness.host.process import run
 from harness.measure.record import digest
 

@@ -16,16 +16,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-<<<<<<< HEAD
-from harness.errors import CoppiceError, Unsupported
-from harness.host.process import need, run
-from harness.host.run import half_built
-=======
 from harness import paths
-from harness.errors import CoppiceError, MissingTool, Unsupported
+from harness.errors import CoppiceError, Unsupported
 from harness.host.locks import half_built
-from harness.host.process import run
->>>>>>> main
+from harness.host.process import need, run
 from harness.measure.record import digest
 
 HERE = paths.COMPAT

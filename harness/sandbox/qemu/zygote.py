@@ -31,11 +31,8 @@ from harness.errors import (
 )
 from harness.host import package_names
 from harness.host.identity import Identity
-<<<<<<< HEAD
-from harness.host.process import install_packages
-=======
 from harness.host.locks import half_built
->>>>>>> main
+from harness.host.process import install_packages
 from harness.host.process import run as run_program
 from harness.host.run import Run
 from harness.sandbox.qemu.sandbox import QemuSandbox, State
