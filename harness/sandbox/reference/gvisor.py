@@ -137,7 +137,7 @@ class GvisorSubstrate(ReferenceSubstrate):
 
 def _end(run: Run, folder: Path, id: str) -> None:
     """Kill a sandbox and what runsc knows of it: `runsc delete` does the same in two seconds."""
-    known = list((run.folder / "runsc").glob(f"{id}*"))
+    known = list((run.folder / "runsc").glob(f"*{id}*"))  # also a socket since 2024
     pids: list[int] = []
     with contextlib.suppress(OSError, ValueError, psutil.NoSuchProcess):
         pids.append(int((folder / "pid").read_text()))
