@@ -36,10 +36,11 @@ DEBIAN_13 = Release(("debian",), "13", "trixie")
 UBUNTU_24 = Release(("ubuntu", "debian"), "24.04", "noble")
 
 PACKAGES: Mapping[str, str] = {
+    "apt-cache": "apt",
+    "apt-config": "apt",
     "apt-get": "apt",
     "busybox": "busybox-static",
     "bwrap": "bubblewrap",
-    "cc": "gcc",
     "chromium": "chromium",
     "cp": "coreutils",
     "cpio": "cpio",
@@ -47,6 +48,7 @@ PACKAGES: Mapping[str, str] = {
     "docker": "docker-cli",
     "dockerd": "docker.io",
     "dpkg-deb": "dpkg",
+    "dpkg-query": "dpkg",
     "fallocate": "util-linux",
     "gcc": "gcc",
     "git": "git",

@@ -143,7 +143,8 @@ def quietly(command: Sequence[str], folder: Path, lock: int) -> int:
     return done.returncode
 
 
-def _apt(*arguments: str) -> int:
+def apt(*arguments: str) -> int:
+    """Run apt-get without questions; the exit code."""
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "LC_ALL": "C"}
     command = ["apt-get", "-qq", "-o", "DPkg::Lock::Timeout=600", *arguments]
     # What it unpacks fills pages; what goes wrong comes on stderr.
@@ -151,7 +152,7 @@ def _apt(*arguments: str) -> int:
     return subprocess.call(command, env=environment, stdin=quiet, stdout=quiet)
 
 
-def _offered(packages: Sequence[str], *options: str) -> list[str]:
+def offered(packages: Sequence[str], *options: str) -> list[str]:
     """Those that the machine's own lists have, or the lists that the options name."""
     answer = subprocess.run(
         ["apt-cache", *options, "policy", *packages],
@@ -167,9 +168,9 @@ def _install(packages: Sequence[str], *options: str) -> None:
     """All at once; where that fails, one by one, so that one package costs only itself."""
     how = (*options, "install", "-y", "--no-install-recommends")
     with _no_service_started():
-        if packages and _apt(*how, *packages) and len(packages) > 1:
+        if packages and apt(*how, *packages) and len(packages) > 1:
             for package in packages:
-                _apt(*how, package)
+                apt(*how, package)
     units = [unit for package in packages for unit in SERVICES.get(package, ())]
     if units and shutil.which("systemctl"):
         # Installed by us, so nobody else has wished them on.
@@ -233,13 +234,13 @@ def install(
         return list(look(tests))
     _say(f"installing {' '.join(packages) or THE_LISTS} (may take some minutes)")
     # A broken list of somebody else makes the update fail, and the packages may be there.
-    _apt("update")
-    offered = _offered(packages) if packages else []
-    _install(offered)
-    others = [package for package in packages if package not in offered]
+    apt("update")
+    at_hand = offered(packages) if packages else []
+    _install(at_hand)
+    others = [package for package in packages if package not in at_hand]
     if others:
         with elsewhere() as options:
-            _apt(*options, "update")
+            apt(*options, "update")
             _install(others, *options)
     left = list(look(tests))
     for package in left:
