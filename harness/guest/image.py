@@ -163,7 +163,7 @@ def _initramfs(kernel: Kernel, busybox: Path, work: Path, addition: Addition | N
     more = modules.wanted(kernel.modules, PCI_MODULES) if kernel.modules else []
     entries.append(initramfs.folder("modules/pci"))
     entries += _numbered("modules/pci", [one for one in more if one not in found])
-    return initramfs.archive(entries)
+    return initramfs.clear_of_tables(initramfs.archive(entries))
 
 
 def _numbered(folder: str, found: Sequence[modules.Module]) -> list[initramfs.Entry]:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from harness.errors import ImageError, MissingTool
+from harness.gateway.fleets.microvm import ENVD
 from harness.guest import image, initramfs, modules
 from harness.guest.kernel import from_path
 from harness.host.run import Run
@@ -92,6 +93,23 @@ def test_modules_come_after_what_they_need(built: image.GuestImage) -> None:
     assert names[-1] == "virtio_net" or "virtio_net" not in names
     with pytest.raises(ImageError, match="no module nonsense"):
         modules.wanted(kernel / "modules", ["nonsense"])
+
+
+@pytest.mark.parametrize("size", [4, 1020, 1024, 1028, 3720, 4092, 4096, 3 * 4096])
+def test_an_archive_keeps_clear_of_the_tables_at_the_end_of_memory(size: int) -> None:
+    """QEMU puts it at the last start of a page from which it fits."""
+    data = b"x" * size
+    placed = initramfs.clear_of_tables(data)
+    assert placed.rstrip(b"\0") == data and len(placed) - size <= 4096
+    behind = -len(placed) % 4096
+    assert behind >= initramfs.TABLES
+    assert placed == data or -size % 4096 < initramfs.TABLES
+
+
+def test_no_image_is_written_over_its_vmms_tables(built: image.GuestImage) -> None:
+    envd = image.build(cache_folder(), ENVD)
+    for one in (built, envd):
+        assert -one.initramfs.stat().st_size % 4096 >= initramfs.TABLES
 
 
 def test_the_archive_is_one_that_cpio_reads() -> None:
