@@ -39,6 +39,9 @@ grep -E ' - cgroup2? ' /proc/self/mountinfo | while read -r _ _ _ _ point rest; 
     esac
 done
 
+# As on a real machine, and not the directory of this machine's runs.
+mount -t tmpfs -o mode=755,nosuid,nodev tmpfs "$root/run"
+
 # Only what a sandbox host uses; no disk of this machine.
 mount -t tmpfs -o mode=755,nosuid tmpfs "$root/dev"
 for node in null zero full random urandom tty kvm net/tun fuse; do
