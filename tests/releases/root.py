@@ -19,7 +19,9 @@ from harness.host.process import need
 CHECKOUT = Path(__file__).resolve().parents[2]
 INSIDE = Path("root/coppice")
 """Where the checkout is in a root."""
-RELEASES = ("bookworm", "trixie")
+RELEASES = ("bookworm", "trixie", "forky")
+SCRIPTS = Path("/usr/share/debootstrap/scripts")
+"""How to make each release; of one that is younger than debootstrap, as the unstable one."""
 CARRIED = (
     "/etc/resolv.conf", "/etc/hosts", "/etc/ssl/certs/ca-certificates.crt",
     "/usr/local/share/ca-certificates", "/etc/pip.conf", "/etc/xdg/pip", "/etc/npmrc",
@@ -38,8 +40,9 @@ def make(release: str, root: Path) -> None:
     """Fill an empty directory. CalledProcessError and MissingTool say what went wrong."""
     shown = package_names.release()
     mirror = [rootfs.mirror()[0]] if shown.family[0] == "debian" else []
+    script = [SCRIPTS / "sid"] if mirror and not (SCRIPTS / release).exists() else []
     subprocess.run(
-        [need("debootstrap"), "--variant=minbase", release, root, *mirror],
+        [need("debootstrap"), "--variant=minbase", release, root, *mirror, *script],
         check=True, stdout=subprocess.DEVNULL, env={**os.environ, "DPKG_FORCE": "unsafe-io"},
     )  # fmt: skip
     if mirror:
