@@ -30,7 +30,10 @@ from tests.releases import root
 PLACE = Path("/var/tmp")
 PREFIX = "coppice-release-"
 ENTER = Path(__file__).with_name("enter.sh")
-TESTS = "tests/qemu tests/oci tests/reference tests/network tests/gateway"
+TESTS = (
+    "tests/qemu tests/oci tests/reference tests/network tests/gateway tests/guest "
+    "tests/host/test_package_names.py"
+)
 VERSIONS = (
     "python3 --version; qemu-system-x86_64 --version | head -1; runc --version | head -1; "
     "runsc --version | head -1; dockerd --version; "
