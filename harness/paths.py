@@ -27,13 +27,14 @@ __all__ = [
     "PACKAGE",
     "PATCHES",
     "PUBLISHED",
+    "PYTEST_INI",
     "RECORD_SCHEMA",
     "RIGS",
     "SITE",
     "ZYGOTE",
-    "cache_folder",
+    "cache_directory",
     "default_results",
-    "runtime_folder",
+    "runtime_directory",
 ]
 
 PACKAGE = Path(__file__).resolve().parent
@@ -69,6 +70,8 @@ ENVD = PACKAGE / "gateway" / "guest"
 OPENAPI = PACKAGE / "gateway" / "control_plane" / "openapi.yaml"
 COMPAT = PACKAGE / "gateway" / "compat"
 """Locks of the SDKs that the gateway is tried with, and the probes that use them."""
+PYTEST_INI = PACKAGE / "rig" / "pytest.ini"
+"""How `coppice run` starts pytest, wherever the rigs come from."""
 RECORD_SCHEMA = PACKAGE / "measure" / "schema" / "run-1.json"
 CLAIMS = PACKAGE / "claims" / "claims.yaml"
 CLOCKS = PACKAGE / "claims" / "clocks.yaml"
@@ -79,7 +82,7 @@ def default_results() -> Path:
     return Path("results")
 
 
-def runtime_folder() -> Path:
+def runtime_directory() -> Path:
     """Where runs of this user have their directories; gone after a reboot, like what they hold."""
     named = os.environ.get("COPPICE_RUNTIME")
     if named:
@@ -94,7 +97,7 @@ def runtime_folder() -> Path:
     )
 
 
-def cache_folder() -> Path:
+def cache_directory() -> Path:
     """Where images and checkpoints are kept between runs, and across reboots."""
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(os.environ.get("COPPICE_CACHE") or Path(base) / "coppice")

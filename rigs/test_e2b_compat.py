@@ -28,7 +28,7 @@ from harness.measure.benchmark import STOPWATCH
 from harness.measure.clock import calibrated
 from harness.measure.collector import Collector
 from harness.measure.record import Clock, Scalar
-from harness.paths import cache_folder
+from harness.paths import cache_directory
 from harness.rig.info import RigInfo
 from harness.rig.recorder import RigRun
 
@@ -49,7 +49,6 @@ RIG = RigInfo(
     id="e2b-compat",
     title="E2B operations by SDK version",
     claims=("coppice-e2b-sdk", "cubesandbox-e2b-compat"),
-    substrates=(),
     tools=("qemu-system-x86_64",),
     requirements=requirements,
     options={"sdk": "only these SDKs, as python-2.51.0,javascript-…"},
@@ -60,7 +59,7 @@ LIMIT_S = 400.0
 
 def cells(sdk: Sdk, served: Running) -> Iterator[Mapping[str, Any]]:
     """What the probe says of every operation, from one run with this SDK."""
-    words = sdk.command(cache_folder())
+    words = sdk.command(cache_directory())
     kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
     done = subprocess.run(
         words, env={**kept, **served.variables}, capture_output=True, timeout=LIMIT_S
@@ -100,9 +99,7 @@ def test_e2b_compat(benchmark: BenchmarkFixture, run: Run, rig_run: RigRun, prof
     series = into.series()
     if not series:
         raise Unsupported("; ".join(missing))
-    options = "" if profile == "quick" else f" -- --profile {profile}"
-    task = f"mise run bench:e2b-compat{options}"
-    record = rig_run.write(RIG, Path(__file__), series, clock(), task)
+    record = rig_run.write(RIG, Path(__file__), series, clock())
     score = replace(series[0], samples=[one.samples[0] for one in series])
     rig_run.deliver(benchmark, score, record)
 

@@ -33,7 +33,6 @@ RIG = RigInfo(
     id="net-rtt",
     title="Round trip between two sandboxes",
     claims=("coppice-network-rtt",),
-    substrates=(),
     tools=("netperf", "netserver", "musl-gcc"),
     requirements=requirements,
     measured_alike=(
@@ -134,7 +133,7 @@ def test_net_rtt(benchmark: BenchmarkFixture, run: Run, rig_run: RigRun, profile
     into = Collector()
     with ExitStack() as stack:
         net = stack.enter_context(open_cubenet(run))
-        own = build("exchange", run.folder)
+        own = build("exchange", run.directory)
         found = [caller(way, own) for way in ways(run, net, stack)]
         rig_run.prepared((), None, ("netperf", "qemu-system-x86_64"))
         rig_run.begin()
@@ -144,10 +143,7 @@ def test_net_rtt(benchmark: BenchmarkFixture, run: Run, rig_run: RigRun, profile
                 exchange(one, plan, into)
         rig_run.end()
     series = into.series()
-    options = "" if profile == "quick" else f" -- --profile {profile}"
-    record = rig_run.write(
-        RIG, Path(__file__), series, clock(), task=f"mise run bench:net-rtt{options}"
-    )
+    record = rig_run.write(RIG, Path(__file__), series, clock())
     claimed = [one for one in series if one.dimensions == CLAIMED]
     assert claimed and claimed[0].samples, "no round trip under policy was measured"
     rig_run.deliver(benchmark, claimed[0], record)

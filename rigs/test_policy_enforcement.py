@@ -71,7 +71,6 @@ RIG = RigInfo(
     id="policy-enforcement",
     title="From which packet on a changed policy is obeyed",
     claims=("coppice-policy-enforcement",),
-    substrates=(),
     tools=packet_filters.COMPILER,
     requirements=packet_filters.requirements,
     check=planned,
@@ -165,11 +164,11 @@ def flip(net: Network, run: Run, case: Case, stack: ExitStack) -> tuple[Traffic,
     sender.pin(0)
     receiver.pin(1)
     ports = [str(port) for port in PORTS]
-    arrived, sent = run.folder / f"arrived-{asks.id}", run.folder / f"sent-{asks.id}"
-    sink = receiver.start([str(build("sink", run.folder)), str(arrived), *ports], listens=True)
+    arrived, sent = run.directory / f"arrived-{asks.id}", run.directory / f"sent-{asks.id}"
+    sink = receiver.start([str(build("sink", run.directory)), str(arrived), *ports], listens=True)
     _ready(sink)
     flood = sender.start(
-        [str(build("flood", run.folder)), answers.address, str(sent), str(case.rate), *ports],
+        [str(build("flood", run.directory)), answers.address, str(sent), str(case.rate), *ports],
         listens=True,
     )
     _ready(flood)
@@ -287,8 +286,8 @@ def test_policy_enforcement(
     into = Collector()
     with ExitStack() as stack:
         net = stack.enter_context(packet_filters.open_network(run))
-        build("flood", run.folder)
-        build("sink", run.folder)
+        build("flood", run.directory)
+        build("sink", run.directory)
         rig_run.prepared((), None, ())
         rig_run.begin()
         cases = [Case(length, ONE_STEP, many, rate) for length in LENGTHS]
@@ -299,11 +298,7 @@ def test_policy_enforcement(
         for case, traffic, changes in seen:
             collect(traffic, changes, case.dimensions, into)
     series = into.series()
-    options = f" --changes {asked}" if asked else ""
-    options += f" --rate {limit}" if limit else ""
-    options += "" if profile == "quick" else f" --profile {profile}"
-    task = f"mise run bench:policy-enforcement{' --' if options else ''}{options}"
-    record = rig_run.write(RIG, Path(__file__), series, clock(), task)
+    record = rig_run.write(RIG, Path(__file__), series, clock())
     claimed = next(
         one
         for one in series

@@ -164,14 +164,14 @@ def clocks() -> Mapping[str, PublishedClock]:
     return {name: PublishedClock(id=name, **facts) for name, facts in found.items()}
 
 
-def load(folder: Path) -> Sequence[Figure]:
-    """Every figure under `folder`, by file and then in the file's order.
+def load(directory: Path) -> Sequence[Figure]:
+    """Every figure under `directory`, by file and then in the file's order.
 
     Raises PublishedError, which names the file and the figure's id.
     """
     figures: list[Figure] = []
     seen: dict[str, Path] = {}
-    for path in sorted(folder.glob("*.yaml")):
+    for path in sorted(directory.glob("*.yaml")):
         for one in _load_file(path):
             if one.id in seen:
                 raise PublishedError(f"{path}: {one.id}: that id is in {seen[one.id]} already")

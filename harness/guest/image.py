@@ -74,7 +74,7 @@ APPLETS = [
 
 @dataclass(frozen=True)
 class Addition:
-    """A program of another folder that an image has beside the agent, and the modules it needs.
+    """A program of another directory that an image has beside the agent, and the modules it needs.
 
     Its sources are compiled together with the agent's `shared` ones.
     """
@@ -106,8 +106,8 @@ def _kernel(cache: Path) -> Kernel:
     return from_path(Path(named), Path(modules) if modules else None, cache)
 
 
-def _sources(folder: Path) -> list[Path]:
-    return sorted(folder.glob("*.[ch]"))
+def _sources(directory: Path) -> list[Path]:
+    return sorted(directory.glob("*.[ch]"))
 
 
 def _inputs(kernel: Kernel, busybox: Path, addition: Addition | None) -> dict[str, str]:
@@ -139,8 +139,8 @@ def _compile(sources: list[Path], target: Path, *options: str) -> bytes:
 
 
 def _initramfs(kernel: Kernel, busybox: Path, work: Path, addition: Addition | None) -> bytes:
-    folders = ["bin", "dev", "etc", "modules", "proc", "root", "run", "sys", "tmp"]
-    entries = [initramfs.folder(name) for name in folders]
+    directories = ["bin", "dev", "etc", "modules", "proc", "root", "run", "sys", "tmp"]
+    entries = [initramfs.directory(name) for name in directories]
     agent = [path for path in _sources(AGENT) if path.suffix == ".c"]
     entries.append(initramfs.program("init", _compile(agent, work / "agent")))
     entries.append(initramfs.program("bin/busybox", busybox.read_bytes()))
@@ -156,20 +156,20 @@ def _initramfs(kernel: Kernel, busybox: Path, work: Path, addition: Addition | N
         parts += [AGENT / name for name in addition.shared]
         built = _compile(parts, work / addition.program, f"-I{AGENT}")
         entries.append(initramfs.program(f"bin/{addition.program}", built))
-        entries.append(initramfs.folder("mnt"))
+        entries.append(initramfs.directory("mnt"))
         wanted = (*MODULES, *addition.modules)
     found = modules.wanted(kernel.modules, wanted) if kernel.modules else []
     entries += _numbered("modules", found)
     more = modules.wanted(kernel.modules, PCI_MODULES) if kernel.modules else []
-    entries.append(initramfs.folder("modules/pci"))
+    entries.append(initramfs.directory("modules/pci"))
     entries += _numbered("modules/pci", [one for one in more if one not in found])
     return initramfs.clear_of_tables(initramfs.archive(entries))
 
 
-def _numbered(folder: str, found: Sequence[modules.Module]) -> list[initramfs.Entry]:
+def _numbered(directory: str, found: Sequence[modules.Module]) -> list[initramfs.Entry]:
     """Files whose names are in the order in which the agent must load them."""
     return [
-        initramfs.file(f"{folder}/{number:02}-{module.name}.ko", module.content)
+        initramfs.file(f"{directory}/{number:02}-{module.name}.ko", module.content)
         for number, module in enumerate(found)
     ]
 
@@ -195,13 +195,13 @@ def build(cache: Path, addition: Addition | None = None) -> GuestImage:
     name = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
     target = cache / "images" / name
     if not (target / "sha256").exists():
-        with half_built(target) as folder:
-            (folder / "vmlinux").symlink_to(kernel.vmlinux.resolve())
-            work = folder / "work"
+        with half_built(target) as directory:
+            (directory / "vmlinux").symlink_to(kernel.vmlinux.resolve())
+            work = directory / "work"
             work.mkdir()
-            (folder / "initramfs").write_bytes(_initramfs(kernel, busybox, work, addition))
+            (directory / "initramfs").write_bytes(_initramfs(kernel, busybox, work, addition))
             shutil.rmtree(work)
-            content = inputs["kernel_sha256"] + digest(folder / "initramfs")
-            (folder / "sha256").write_text(hashlib.sha256(content.encode()).hexdigest())
+            content = inputs["kernel_sha256"] + digest(directory / "initramfs")
+            (directory / "sha256").write_text(hashlib.sha256(content.encode()).hexdigest())
     sha256 = (target / "sha256").read_text()
     return GuestImage(target / "vmlinux", target / "initramfs", sha256, inputs)

@@ -23,7 +23,7 @@ ELF = b"\x7fELF"
 
 @dataclass(frozen=True)
 class Kernel:
-    """A kernel and the folder of its modules (None: everything it needs is built in)."""
+    """A kernel and the directory of its modules (None: everything it needs is built in)."""
 
     vmlinux: Path
     modules: Path | None
@@ -45,18 +45,18 @@ def from_distribution(cache: Path) -> Kernel:
                 f"no {meta} in the package lists", hint="apt-get update, then run it again"
             )
         target = cache / "kernels" / named[0]
-        with half_built(target) as folder:
+        with half_built(target) as directory:
             # Ubuntu has the modules in a package of their own, which the image's depends on.
             for package in (*named[:1], *_depends(named[0], "linux-modules")[:1]):
-                run("apt-get", "download", "-o", "APT::Sandbox::User=root", package, cwd=folder)
-            for file in folder.glob("*.deb"):
-                run("dpkg-deb", "-x", file, folder / "unpacked")
+                run("apt-get", "download", "-o", "APT::Sandbox::User=root", package, cwd=directory)
+            for file in directory.glob("*.deb"):
+                run("dpkg-deb", "-x", file, directory / "unpacked")
                 file.unlink()
-            (compressed,) = (folder / "unpacked/boot").glob("vmlinuz-*")
-            (folder / "vmlinux").write_bytes(extract(compressed.read_bytes(), str(compressed)))
-            found = modules.folder_in(folder / "unpacked")
-            found.rename(folder / "modules")
-            (folder / "version").write_text(found.name)
+            (compressed,) = (directory / "unpacked/boot").glob("vmlinuz-*")
+            (directory / "vmlinux").write_bytes(extract(compressed.read_bytes(), str(compressed)))
+            found = modules.directory_in(directory / "unpacked")
+            found.rename(directory / "modules")
+            (directory / "version").write_text(found.name)
         kept = [target]
     home = kept[-1]
     return Kernel(home / "vmlinux", home / "modules", (home / "version").read_text())
@@ -84,8 +84,8 @@ def from_path(path: Path, modules: Path | None, cache: Path) -> Kernel:
     target = cache / "kernels" / f"path-{digest(path)[:16]}"
     if not target.exists():
         elf = extract(data, str(path))
-        with half_built(target) as folder:
-            (folder / "vmlinux").write_bytes(elf)
+        with half_built(target) as directory:
+            (directory / "vmlinux").write_bytes(elf)
     return Kernel(target / "vmlinux", modules, path.name)
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from harness.errors import ImageError
 from harness.guest import compression
 
-FOLDERS = ("lib/modules", "usr/lib/modules")
+LAYOUTS = ("lib/modules", "usr/lib/modules")
 """Where a package has its modules: in the latter since Debian 13."""
 SUFFIXES = (".ko", ".ko.xz", ".ko.zst", ".ko.gz")
 
@@ -27,28 +27,28 @@ class Module:
     content: bytes
 
 
-def folder_in(root: Path) -> Path:
+def directory_in(root: Path) -> Path:
     """The directory of the only kernel version's modules in an unpacked package.
 
     Raises ImageError when there is none, or more than one.
     """
-    found = [path for name in FOLDERS for path in (root / name).glob("*") if path.is_dir()]
+    found = [path for name in LAYOUTS for path in (root / name).glob("*") if path.is_dir()]
     if len(found) != 1:
         names = ", ".join(str(path.relative_to(root)) for path in found) or "none"
         raise ImageError(
-            f"a kernel's package must have one directory in {' or '.join(FOLDERS)}; found: {names}"
+            f"a kernel's package must have one directory in {' or '.join(LAYOUTS)}; found: {names}"
         )
     return found[0]
 
 
-def wanted(folder: Path, names: Sequence[str]) -> list[Module]:
+def wanted(directory: Path, names: Sequence[str]) -> list[Module]:
     """The named modules and what they need, in the order in which they must be loaded.
 
     A driver that is built into the kernel needs no module and gives none. Raises ImageError (no
     such module, or a damaged one) and MissingTool.
     """
-    files = {_name(path): path for path in folder.rglob("*.ko*") if _is_module(path)}
-    built_in = _built_in(folder)
+    files = {_name(path): path for path in directory.rglob("*.ko*") if _is_module(path)}
+    built_in = _built_in(directory)
     ordered: dict[str, Module] = {}
 
     def add(name: str) -> None:
@@ -56,7 +56,7 @@ def wanted(folder: Path, names: Sequence[str]) -> list[Module]:
             return
         if name not in files:
             raise ImageError(
-                f"{folder} has no module {name}, and the kernel does not list it as built in",
+                f"{directory} has no module {name}, and the kernel does not list it as built in",
                 hint="name a kernel with virtio's drivers in COPPICE_KERNEL, and its modules in "
                 "COPPICE_KERNEL_MODULES",
             )
@@ -79,8 +79,8 @@ def _name(path: Path | str) -> str:
     return Path(path).name.partition(".ko")[0].replace("-", "_")
 
 
-def _built_in(folder: Path) -> set[str]:
-    listed = folder / "modules.builtin"
+def _built_in(directory: Path) -> set[str]:
+    listed = directory / "modules.builtin"
     return {_name(line) for line in listed.read_text().splitlines()} if listed.exists() else set()
 
 

@@ -25,8 +25,8 @@ def build(cache: Path) -> Path:
         whole.update(path.name.encode() + b"\0" + path.read_bytes())
     target = cache / "agents" / whole.hexdigest()
     if not target.exists():
-        with half_built(target) as folder:
-            run("musl-gcc", *COMPILE, "-o", folder / "agent", *sources)
+        with half_built(target) as directory:
+            run("musl-gcc", *COMPILE, "-o", directory / "agent", *sources)
     return target / "agent"
 
 

@@ -19,12 +19,12 @@ from harness.errors import DiskFull
 from harness.host.run import LOCK
 
 HALF_BUILT = ".building-"
-"""Prefix of a folder in the cache that is being built."""
+"""Prefix of a directory in the cache that is being built."""
 
 
-def locked(folder: Path) -> bool:
-    """Whether somebody holds a lock on the folder itself."""
-    handle = os.open(folder, os.O_RDONLY)
+def locked(directory: Path) -> bool:
+    """Whether somebody holds a lock on the directory itself."""
+    handle = os.open(directory, os.O_RDONLY)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -35,9 +35,9 @@ def locked(folder: Path) -> bool:
 
 
 @contextlib.contextmanager
-def locking(folder: Path) -> Iterator[None]:
-    """Hold a lock on a folder itself, until the block ends or this process does."""
-    handle = os.open(folder, os.O_RDONLY)
+def locking(directory: Path) -> Iterator[None]:
+    """Hold a lock on a directory itself, until the block ends or this process does."""
+    handle = os.open(directory, os.O_RDONLY)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX)
         yield
@@ -47,42 +47,43 @@ def locking(folder: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def half_built(target: Path) -> Iterator[Path]:
-    """A folder to build in that becomes `target` in one step when the block ends well.
+    """A directory to build in that becomes `target` in one step when the block ends well.
 
-    In the cache, targets are `KIND/NAME`: no deeper are the folders of dead builders looked for.
-    It is locked while it is built in, so that a dead builder's is told from a living one's. When
-    another builder was first, its result stays and this one goes. DiskFull leaves nothing behind.
+    In the cache, targets are `KIND/NAME`: no deeper are the directories of dead builders looked
+    for. It is locked while it is built in, so that a dead builder's is told from a living one's.
+    When another builder was first, its result stays and this one goes. DiskFull leaves nothing
+    behind.
     """
     try:
-        with _building(target) as folder:
-            yield folder
+        with _building(target) as directory:
+            yield directory
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         raise DiskFull(
             f"no room for {target}; nothing was left half-written",
-            hint="free some space, or name another folder in COPPICE_CACHE",
+            hint="free some space, or name another directory in COPPICE_CACHE",
         ) from error
 
 
 @contextlib.contextmanager
 def _building(target: Path) -> Iterator[Path]:
     target.parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=HALF_BUILT, dir=target.parent))
+    directory = Path(tempfile.mkdtemp(prefix=HALF_BUILT, dir=target.parent))
     try:
-        with locking(folder):
-            yield folder
-            folder.chmod(0o755)
+        with locking(directory):
+            yield directory
+            directory.chmod(0o755)
             with contextlib.suppress(FileExistsError, OSError):
-                folder.rename(target)
+                directory.rename(target)
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(directory, ignore_errors=True)
 
 
-def lives(folder: Path) -> bool:
-    """Whether the run of this folder still has its owner."""
+def lives(directory: Path) -> bool:
+    """Whether the run of this directory still has its owner."""
     try:
-        with (folder / LOCK).open(errors="replace") as lock:
+        with (directory / LOCK).open(errors="replace") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if lock.read():
                 return False
@@ -92,6 +93,6 @@ def lives(folder: Path) -> bool:
         pass
     # Until a new run has its lock, the file is missing or empty; one that stays so is dead.
     try:
-        return time.time() - folder.stat().st_mtime < 5
+        return time.time() - directory.stat().st_mtime < 5
     except FileNotFoundError:
         return False

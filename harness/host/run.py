@@ -1,8 +1,8 @@
-"""One run of the harness: its id, its folder, and the lock that tells whether it still lives.
+"""One run of the harness: its id, its directory, and the lock that tells whether it still lives.
 
 Everything a run creates is marked with its id: processes carry it in their environment, files
-stand in its folder, addresses in lease files that name it. The folder holds a lock file that the
-run keeps locked, so a run that was killed is told from one that lives by trying that lock.
+stand in its directory, addresses in lease files that name it. The directory holds a lock file that
+the run keeps locked, so a run that was killed is told from one that lives by trying that lock.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Any
 
 VARIABLE = "COPPICE_RUN"
-"""In the environment of every process that a run starts: the run's folder."""
+"""In the environment of every process that a run starts: the run's directory."""
 OURS = "coppice-"
-"""Begins the name of whatever a run makes outside of its folder."""
+"""Begins the name of whatever a run makes outside of its directory."""
 LOCK = "owner.lock"
 JOURNAL = "journal.jsonl"
 LEASE_BEGUN = "."
@@ -35,13 +35,13 @@ def new_run_id() -> str:
 
 @dataclass(frozen=True)
 class Run:
-    """A living run. `folder` is its own; `leases` is shared with every other run.
+    """A living run. `directory` is its own; `leases` is shared with every other run.
 
     `at_end` closes what lives as long as the run, such as a daemon that all its sandboxes share.
     """
 
     id: str
-    folder: Path
+    directory: Path
     leases: Path
     at_end: contextlib.ExitStack = field(default_factory=contextlib.ExitStack, compare=False)
 
@@ -50,7 +50,7 @@ class Run:
         """The environment of every process of this run: small, and marked."""
         kept = ("PATH", "HOME", "LANG", "TERM")
         return {name: os.environ[name] for name in kept if name in os.environ} | {
-            VARIABLE: str(self.folder)
+            VARIABLE: str(self.directory)
         }
 
     @property
@@ -65,5 +65,5 @@ class Run:
     def note(self, event: str, **facts: Any) -> None:
         """Add a line to the run's journal: what was done, with monotonic and UTC times."""
         line = {"at": time.monotonic(), "utc": datetime.now(UTC).isoformat(), "event": event}
-        with contextlib.suppress(FileNotFoundError), (self.folder / JOURNAL).open("a") as file:
+        with contextlib.suppress(FileNotFoundError), (self.directory / JOURNAL).open("a") as file:
             file.write(json.dumps(line | facts, default=str) + "\n")

@@ -27,9 +27,9 @@ _TOOLS = "/tmp/tools"
 _PATIENCE_S = 10.0
 
 
-def build(name: str, folder: Path) -> Path:
+def build(name: str, directory: Path) -> Path:
     """One of our programs, static, so that a guest runs it too. Raises MissingTool."""
-    target = folder / name
+    target = directory / name
     if not target.exists():
         run(_COMPILER, *_COMPILE, "-o", target, _SOURCES / f"{name}.c")
     return target

@@ -1,14 +1,16 @@
 """A whole run on another host: the harness is copied there, runs there, and goes away again.
 
 The near end keeps one channel to the far end (far_end.py), whose stdin stays open as long as it
-is wanted: a connection that is lost ends the run there, and removes its folder. What was measured
-comes back file by file, each checked by its digest, and is stored as if it had been measured here.
+is wanted: a connection that is lost ends the run there, and removes its directory. What was
+measured comes back file by file, each checked by its digest, and is stored as if it had been
+measured here.
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
+import importlib.metadata
 import io
 import json
 import os
@@ -24,7 +26,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
-from harness import __version__
+from harness import __version__, paths
 from harness.errors import CoppiceError, DiskFull, HostLost, MissingTool, RecordError
 from harness.host.run import VARIABLE
 from harness.host.session import open_run
@@ -37,10 +39,11 @@ from harness.remote.ssh_connection import Address, Connection
 
 PYTHON = "COPPICE_HOST_PYTHON"
 """Names the other host's Python, where `python3` there is not the one that has the packages."""
-ROOT = Path(__file__).parents[2]
-COPIED = ("harness", "rigs", "patches")
-FILES = ("conftest.py", "pyproject.toml", "README.md")
+COPIED = ("rigs", "patches")
+"""Directories of data that a run needs, beside the package itself."""
 NEEDED = ("fastjsonschema", "psutil", "pytest", "pytest_benchmark", "yaml", "sh")
+OURS = "coppice-harness"
+"""The distribution that this package is installed as."""
 _PACKAGES = {
     "FreeBSD": "pkg install -y python311 py311-fastjsonschema py311-psutil py311-pytest "
     "py311-pytest-benchmark py311-pyyaml py311-sh",
@@ -56,8 +59,8 @@ def archive() -> bytes:
     """The harness as a tar, with what tells Python of its entry points, and of its commit."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as tar:
-        for path in (*_sources(), *(ROOT / name for name in FILES)):
-            tar.add(path, path.relative_to(ROOT).as_posix(), recursive=False)
+        for path, name in _sources():
+            tar.add(path, name, recursive=False)
         for name, text in _metadata().items():
             data = text.encode()
             info = tarfile.TarInfo(name)
@@ -66,28 +69,32 @@ def archive() -> bytes:
     return buffer.getvalue()
 
 
-def _sources() -> Iterator[Path]:
-    for folder in COPIED:
-        for path in sorted((ROOT / folder).rglob("*")):
-            if path.is_file() and "__pycache__" not in path.parts:
-                yield path
+def _sources() -> Iterator[tuple[Path, str]]:
+    """Every file of the package and of its data, with its name where a wheel has it."""
+    data = paths.PACKAGE / "data"
+    places = [(paths.PACKAGE, "harness")]
+    places += [(paths.DATA / name, f"harness/data/{name}") for name in COPIED]
+    for directory, name in places:
+        for path in sorted(directory.rglob("*")):
+            if not path.is_file() or "__pycache__" in path.parts:
+                continue
+            if directory is paths.PACKAGE and path.is_relative_to(data):
+                continue
+            yield path, f"{name}/{path.relative_to(directory).as_posix()}"
 
 
 def _metadata() -> Mapping[str, str]:
-    import tomllib
-
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    lines = []
-    for group, entries in project["entry-points"].items():
-        lines += [f"[{group}]", *(f"{name} = {value}" for name, value in entries.items())]
-    folder = f"{project['name'].replace('-', '_')}-{__version__}.dist-info"
-    git = provenance.git(ROOT)
+    distribution = importlib.metadata.distribution(OURS)
+    groups: dict[str, list[str]] = {}
+    for entry in distribution.entry_points:
+        groups.setdefault(entry.group, []).append(f"{entry.name} = {entry.value}")
+    lines = [line for group, entries in groups.items() for line in (f"[{group}]", *entries)]
+    directory = f"{OURS.replace('-', '_')}-{__version__}.dist-info"
+    git = provenance.git()
     return {
-        f"{folder}/METADATA": (
-            f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: {__version__}\n"
-        ),
-        f"{folder}/entry_points.txt": "\n".join(lines) + "\n",
-        provenance.COPIED_FROM: json.dumps({"commit": git.commit, "dirty": git.dirty}),
+        f"{directory}/METADATA": (f"Metadata-Version: 2.1\nName: {OURS}\nVersion: {__version__}\n"),
+        f"{directory}/entry_points.txt": "\n".join(lines) + "\n",
+        f"harness/{paths.BUILT_FROM.name}": json.dumps({"commit": git.commit, "dirty": git.dirty}),
     }
 
 
@@ -208,7 +215,7 @@ class FarRun:
         with contextlib.suppress(BrokenPipeError):
             stdin.write(struct.pack("<Q", len(order)) + order + struct.pack("<Q", len(tar)))
             stdin.flush()
-            self._said.wait_for("folder", "failed")
+            self._said.wait_for("directory", "failed")
             self._phase("copying")
             stdin.write(tar)
             stdin.flush()
@@ -223,7 +230,7 @@ class FarRun:
             if self._said.words.get("full"):
                 raise DiskFull(
                     f"no room on {address} for the run: {said}",
-                    hint="free some space there, or name another folder in its XDG_CACHE_HOME",
+                    hint="free some space there, or name another directory in its XDG_CACHE_HOME",
                 )
             raise CoppiceError(f"the run on {address} could not begin: {said}")
         self._phase("fetch")
@@ -234,7 +241,7 @@ class FarRun:
         process.stdin.close()
         self._expect("while it cleaned up there", "gone")
         if not self._said.words["gone"]:
-            raise self._connection.lost("and its folder could not be removed")
+            raise self._connection.lost("and its directory could not be removed")
         code = self._said.words["exit"]
         assert isinstance(code, int)
         return code if code >= 0 else 128 - code
@@ -293,7 +300,7 @@ def run_there(
 
     Raises HostError, MissingTool, DiskFull, RecordError.
     """
-    with open_run() as run, Connection(address, {VARIABLE: str(run.folder)}) as connection:
+    with open_run() as run, Connection(address, {VARIABLE: str(run.directory)}) as connection:
         phase("connected")
         return FarRun(connection, run.id, phase).run(argv, results)
 

@@ -17,18 +17,18 @@ from harness.guest import image, initramfs, modules
 from harness.guest.kernel import from_path
 from harness.host.run import Run
 from harness.measure.record import digest
-from harness.paths import cache_folder
+from harness.paths import cache_directory
 
 
 @pytest.fixture(scope="module")
 def built(run: Run) -> image.GuestImage:
-    return image.build(cache_folder())
+    return image.build(cache_directory())
 
 
-def _cache_with_kernel(folder: Path) -> Path:
-    folder.mkdir()
-    (folder / "kernels").symlink_to(cache_folder() / "kernels")
-    return folder
+def _cache_with_kernel(directory: Path) -> Path:
+    directory.mkdir()
+    (directory / "kernels").symlink_to(cache_directory() / "kernels")
+    return directory
 
 
 def test_equal_inputs_give_equal_bytes(built: image.GuestImage, tmp_path: Path) -> None:
@@ -85,7 +85,7 @@ def test_what_a_pci_bus_needs_is_there_beside_what_every_guest_loads(
 
 
 def test_modules_come_after_what_they_need(built: image.GuestImage) -> None:
-    (kernel,) = sorted((cache_folder() / "kernels").glob("linux-image-*"))[-1:]
+    (kernel,) = sorted((cache_directory() / "kernels").glob("linux-image-*"))[-1:]
     names = [module.name for module in modules.wanted(kernel / "modules", image.MODULES)]
     for needed, needing in (("virtio_ring", "virtio_mmio"), ("net_failover", "virtio_net")):
         if needed in names:  # some kernels have it built in
@@ -107,7 +107,7 @@ def test_an_archive_keeps_clear_of_the_tables_at_the_end_of_memory(size: int) ->
 
 
 def test_no_image_is_written_over_its_vmms_tables(built: image.GuestImage) -> None:
-    envd = image.build(cache_folder(), ENVD)
+    envd = image.build(cache_directory(), ENVD)
     for one in (built, envd):
         assert -one.initramfs.stat().st_size % 4096 >= initramfs.TABLES
 
@@ -115,7 +115,7 @@ def test_no_image_is_written_over_its_vmms_tables(built: image.GuestImage) -> No
 def test_the_archive_is_one_that_cpio_reads() -> None:
     data = initramfs.archive(
         [
-            initramfs.folder("bin"),
+            initramfs.directory("bin"),
             initramfs.program("bin/tool", b"#!x\n"),
             initramfs.link("bin/sh", "tool"),
         ]
@@ -124,4 +124,4 @@ def test_the_archive_is_one_that_cpio_reads() -> None:
     lines = listed.stdout.decode().splitlines()
     assert lines[1].startswith("-rwxr-xr-x") and lines[2].endswith("bin/sh -> tool")
     assert io.BytesIO(data).read(6) == b"070701"
-    assert stat.S_ISDIR(initramfs.folder("x").mode)
+    assert stat.S_ISDIR(initramfs.directory("x").mode)

@@ -141,12 +141,12 @@ def test_a_driver_that_is_nowhere_is_refused_and_one_that_is_built_in_is_not(
 @pytest.mark.parametrize("layout", ["lib/modules", "usr/lib/modules"])
 def test_a_package_has_its_modules_in_either_place(layout: str, tmp_path: Path) -> None:
     with pytest.raises(ImageError, match="found: none"):
-        modules.folder_in(tmp_path)
+        modules.directory_in(tmp_path)
     (tmp_path / layout / "6.12.0").mkdir(parents=True)
-    assert modules.folder_in(tmp_path) == tmp_path / layout / "6.12.0"
+    assert modules.directory_in(tmp_path) == tmp_path / layout / "6.12.0"
     (tmp_path / layout / "6.13.0").mkdir()
     with pytest.raises(ImageError, match=r"6\.12\.0.*6\.13\.0|6\.13\.0.*6\.12\.0"):
-        modules.folder_in(tmp_path)
+        modules.directory_in(tmp_path)
 
 
 def test_of_several_kernels_in_the_cache_the_newest_is_taken(tmp_path: Path) -> None:

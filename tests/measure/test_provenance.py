@@ -13,29 +13,29 @@ from pathlib import Path
 
 import pytest
 
-from harness import __version__
+from harness import __version__, paths
 from harness.errors import UsageError
 from harness.measure import provenance, record
 from tests.measure.factory import run_record
 
 
-def _git(folder: Path, *arguments: str) -> str:
+def _git(directory: Path, *arguments: str) -> str:
     identity = ["-c", "user.name=a", "-c", "user.email=a@b", "-c", "init.defaultBranch=main"]
     clean = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
-    argv = ["git", "-C", str(folder), *identity, *arguments]
+    argv = ["git", "-C", str(directory), *identity, *arguments]
     return subprocess.run(argv, check=True, capture_output=True, text=True, env=clean).stdout
 
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
-    folder = tmp_path / "checkout"
-    (folder / "rigs").mkdir(parents=True)
-    (folder / "rigs" / "test_one.py").write_text("one\n")
-    (folder / ".gitignore").write_text("/_site/\n")
-    _git(folder, "init", "--quiet")
-    _git(folder, "add", ".")
-    _git(folder, "commit", "--quiet", "-m", "one")
-    return folder
+    directory = tmp_path / "checkout"
+    (directory / "rigs").mkdir(parents=True)
+    (directory / "rigs" / "test_one.py").write_text("one\n")
+    (directory / ".gitignore").write_text("/_site/\n")
+    _git(directory, "init", "--quiet")
+    _git(directory, "add", ".")
+    _git(directory, "commit", "--quiet", "-m", "one")
+    return directory
 
 
 def test_a_clean_checkout(checkout: Path) -> None:
@@ -103,7 +103,7 @@ def test_the_command_is_what_was_run(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     monkeypatch.setenv("COPPICE_ACCELERATOR", "tcg")
     monkeypatch.setenv("OTHER_SECRET", "x")
     here, home = Path("/srv/checkout"), Path("/home/somebody")
-    monkeypatch.setattr(provenance, "CHECKOUT", here)
+    monkeypatch.setattr(paths, "DATA", here)
     monkeypatch.setenv("HOME", str(home))
     given = [f"{here}/.venv/bin/python", f"{here}-else", f"--out={home}/lab", f"{home}-else", "x"]
     monkeypatch.setattr(sys, "orig_argv", given)
@@ -144,8 +144,8 @@ def test_passwords_stay_out_of_the_record() -> None:
     }
 
 
-def _program(folder: Path, name: str, script: str) -> str:
-    path = folder / name
+def _program(directory: Path, name: str, script: str) -> str:
+    path = directory / name
     path.write_text(f"#!/bin/sh\n{script}\n")
     path.chmod(0o755)
     return str(path)
@@ -205,6 +205,19 @@ def test_times_are_utc() -> None:
     assert abs((datetime.now(UTC) - now).total_seconds()) < 60
 
 
-def test_the_version_is_the_packages() -> None:
-    assert provenance.harness() == record.Harness(__version__)
-    assert Path(__file__).parents[2] == provenance.CHECKOUT
+def test_the_version_names_the_commit_that_runs() -> None:
+    assert Path(__file__).parents[2] == paths.CHECKOUT
+    commit = provenance.git().commit
+    if commit is None:
+        pytest.skip("needs git and this checkout's history")
+    version = provenance.harness().version
+    assert f"+g{commit[:9]}" in version and version.startswith(__version__.split(".dev")[0])
+
+
+def test_an_installed_package_knows_the_commit_that_it_was_built_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(paths, "BUILT_FROM", tmp_path / "built-from.json")
+    assert provenance.git(None) == record.Git(None, None)
+    paths.BUILT_FROM.write_text('{"commit": "abc", "dirty": false}')
+    assert provenance.git(None) == record.Git("abc", False)

@@ -17,7 +17,7 @@ import pytest
 
 from harness.errors import UsageError
 from harness.procedures.endpoints import build
-from harness.rig.info import discover
+from harness.rig.discovery import discover, table
 
 ROOT = Path(__file__).parents[2]
 RIGS = ("net-rtt", "net-throughput", "policy-update", "policy-enforcement", "policy-churn")
@@ -25,15 +25,15 @@ RIGS = ("net-rtt", "net-throughput", "policy-update", "policy-enforcement", "pol
 
 @pytest.fixture(scope="module")
 def enforcement() -> ModuleType:
-    discover(ROOT / "rigs")
+    discover()
     return sys.modules["rigs.test_policy_enforcement"]
 
 
 @pytest.mark.parametrize("id", RIGS)
 def test_every_rig_has_its_task_and_says_what_it_needs(id: str) -> None:
-    _, info = discover(ROOT / "rigs")[id]
-    task = ROOT / "rigs/tasks/bench" / id
-    assert os.access(task, os.X_OK) and f"coppice run {id} " in task.read_text()
+    found = discover().found
+    assert f"bench:{id}" in {task.name for task in table(found)}
+    info = found[id].info
     assert [need.what for need in info.requirements()]
 
 
@@ -42,7 +42,7 @@ def test_every_rig_has_its_task_and_says_what_it_needs(id: str) -> None:
     [("policy-churn", "rule-sets"), ("policy-update", "others"), ("policy-enforcement", "rate")],
 )
 def test_a_slow_host_is_asked_for_less_by_an_option_that_makes_sense(id: str, option: str) -> None:
-    _, info = discover(ROOT / "rigs")[id]
+    info = discover().found[id].info
     assert option in info.options
     info.check({option: "10"})
     for none in ("x", "-1", "1.5"):
@@ -79,8 +79,8 @@ def test_a_flood_at_a_rate_never_makes_up_for_what_it_was_late_with(tmp_path: Pa
 def test_without_its_tool_a_rig_is_skipped_with_the_command_that_helps(
     rig: str, missing: str, remedy: str, tmp_path: Path
 ) -> None:
-    for folder in os.environ["PATH"].split(":"):
-        for program in Path(folder).iterdir() if Path(folder).is_dir() else ():
+    for directory in os.environ["PATH"].split(":"):
+        for program in Path(directory).iterdir() if Path(directory).is_dir() else ():
             link = tmp_path / program.name
             if program.name != missing and not link.exists():
                 link.symlink_to(program)

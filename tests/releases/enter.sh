@@ -17,7 +17,7 @@ hostname "coppice-$(basename -- "$root")"
 mount -t proc proc "$root/proc"
 mount -t sysfs sysfs "$root/sys"
 
-# The host's control groups, seen from the new namespace: version 2 alone, or a folder of version 1
+# The host's control groups, seen from the new namespace: version 2 alone, or a directory of version 1
 # for each controller, as the host has them.
 grep -E ' - cgroup2? ' /proc/self/mountinfo | while read -r _ _ _ _ point rest; do
     kind=${rest#* - }
@@ -59,13 +59,13 @@ ln -s fd/0 "$root/dev/stdin"
 ln -s fd/1 "$root/dev/stdout"
 ln -s fd/2 "$root/dev/stderr"
 
-# What this machine's pip is told to find in folders of this machine.
-for folder in ${COPPICE_RELEASE_FOLDERS:-}; do
-    mkdir -p "$root$folder"
-    mount --bind "$folder" "$root$folder"
-    mount -o remount,bind,ro "$root$folder"
+# What this machine's pip is told to find in directories of this machine.
+for directory in ${COPPICE_RELEASE_DIRECTORIES:-}; do
+    mkdir -p "$root$directory"
+    mount --bind "$directory" "$root$directory"
+    mount -o remount,bind,ro "$root$directory"
 done
-unset COPPICE_RELEASE_FOLDERS
+unset COPPICE_RELEASE_DIRECTORIES
 
 mkdir -p "$root/.host"
 cd "$root"

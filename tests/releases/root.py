@@ -48,6 +48,8 @@ def make(release: str, root: Path) -> None:
     if mirror:
         lists = _lists(shown.codename, release)
         (root / "etc/apt/sources.list").write_text("".join(f"{line}\n" for line in lists))
+    # It is thrown away: nothing of it must be safe after a power cut.
+    (root / "etc/dpkg/dpkg.cfg.d/unsafe-io").write_text("force-unsafe-io\n")
     (root / "etc/apt/apt.conf.d/99carried").write_text(_acquire())
     _carry([*map(Path, CARRIED), *(Path.home() / name for name in OF_THE_USER)], root)
     _checkout(root / INSIDE)
@@ -119,15 +121,15 @@ def variables(of: Mapping[str, str]) -> dict[str, str]:
     }
 
 
-def folders() -> Sequence[str]:
+def directories() -> Sequence[str]:
     """Directories of this machine that its pip is told to find packages in."""
     done = subprocess.run(
         [sys.executable, "-m", "pip", "config", "list"], capture_output=True, text=True
     )
-    return pips_folders(done.stdout)
+    return pips_directories(done.stdout)
 
 
-def pips_folders(listed: str) -> Sequence[str]:
+def pips_directories(listed: str) -> Sequence[str]:
     """The directories that `pip config list` names; an index's pages name files beside it."""
     found = set()
     for name, value in re.findall(r"^\S*\.([\w-]+)='(.*)'$", listed, re.M):

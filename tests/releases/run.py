@@ -75,7 +75,7 @@ def _locked(path: Path) -> Iterator[None]:
 def enter(where: Path, command: str) -> int:
     """Run a shell's command in the checkout inside a root; its exit code."""
     environment = root.variables(os.environ)
-    environment["COPPICE_RELEASE_FOLDERS"] = " ".join(root.folders())
+    environment["COPPICE_RELEASE_DIRECTORIES"] = " ".join(root.directories())
     started = subprocess.Popen(
         [
             # Whoever kills us kills it, and with process 1 of the namespace all that runs there.

@@ -43,7 +43,7 @@ def test_directories_that_pip_is_told_of_are_found(tmp_path: Path) -> None:
         f"global.extra-index-url='file://{tmp_path}/index/simple https://index.example/simple'\n"
         f"global.cert='{tmp_path}/wheels'\n"
     )
-    assert root.pips_folders(listed) == [f"{tmp_path}/index", f"{tmp_path}/wheels"]
+    assert root.pips_directories(listed) == [f"{tmp_path}/index", f"{tmp_path}/wheels"]
 
 
 def test_the_main_job_and_the_tests_are_run_unless_told_otherwise() -> None:

@@ -26,10 +26,10 @@ GOOD = {
 }
 
 
-def write(folder: Path, *figures: Any, name: str = "who.yaml", **top: Any) -> Path:
+def write(directory: Path, *figures: Any, name: str = "who.yaml", **top: Any) -> Path:
     data = {"publisher": "Who", "figures": list(figures), **top}
-    (folder / name).write_text(yaml.safe_dump(data, allow_unicode=True))
-    return folder
+    (directory / name).write_text(yaml.safe_dump(data, allow_unicode=True))
+    return directory
 
 
 def test_a_good_file(tmp_path: Path) -> None:

@@ -17,7 +17,8 @@ from harness.host.memory import refuse_huge_pages
 from harness.host.requirement import Requirement
 from harness.host.run import Run
 from harness.measure.record import Image, Scalar
-from harness.sandbox.protocol import Sharing, Tier
+from harness.sandbox.base import SubstrateBase
+from harness.sandbox.protocol import Compared, Sharing, Tier
 from harness.sandbox.qemu import checkpoint as checkpoints
 from harness.sandbox.qemu.accelerator import choose
 from harness.sandbox.qemu.boot_retry import begun_again, see_boot
@@ -69,13 +70,18 @@ class QemuTemplate:
         return [self.image.as_record(), *sealed]
 
 
-class QemuSubstrate:
+class QemuSubstrate(SubstrateBase):
     """Implements `harness.sandbox.protocol.Substrate`."""
 
     name = "qemu"
     own_kernel = True
     tiers = tuple(Tier)
     sharings = tuple(Sharing)
+    network = True
+    compared = Compared(
+        (Tier.DURABLE_PREWARM_POOL, Tier.DURABLE_POOL, Tier.FULL), fleet=Tier.DURABLE_POOL
+    )
+    boot_cpu_s = 2.0
     tools = (PROGRAM,)
 
     def __init__(self, line: str = "virtio") -> None:
@@ -223,15 +229,15 @@ class QemuSubstrate:
             **shape.facts(),
             "warm_ups": WARM_UPS,
         }
-        folder = checkpoints.path_for(cache, built_from)
-        if not folder.exists():
-            with checkpoints.writing(cache, built_from) as folder_to_be:
-                self._seal(run, image, shape, folder_to_be)
-        return checkpoints.load(folder, built_from)
+        directory = checkpoints.path_for(cache, built_from)
+        if not directory.exists():
+            with checkpoints.writing(cache, built_from) as directory_to_be:
+                self._seal(run, image, shape, directory_to_be)
+        return checkpoints.load(directory, built_from)
 
-    def _seal(self, run: Run, image: GuestImage, shape: Shape, folder: Path) -> None:
+    def _seal(self, run: Run, image: GuestImage, shape: Shape, directory: Path) -> None:
         """Boot a guest whose memory is a file, warm it up, stop it, write its device state."""
-        memory = folder / checkpoints.MEMORY
+        memory = directory / checkpoints.MEMORY
 
         def boot() -> QemuSandbox:
             with memory.open("wb") as file:
@@ -249,7 +255,7 @@ class QemuSubstrate:
             guest.agent.write_file(SEAL, b"written before the checkpoint")
             _hold(guest)
             _migration_capabilities(guest.vmm)
-            handle = os.open(folder / checkpoints.DEVICES, os.O_WRONLY | os.O_CREAT, 0o644)
+            handle = os.open(directory / checkpoints.DEVICES, os.O_WRONLY | os.O_CREAT, 0o644)
             try:
                 guest.vmm.send_descriptor("devices", handle)
             finally:

@@ -81,8 +81,8 @@ def library(cache: Path) -> Path:
     built_from = hashlib.sha256(SOURCE.read_bytes() + repr(words).encode()).hexdigest()
     target = cache / "programs" / built_from
     if not target.exists():
-        with half_built(target) as folder:
-            run_program("gcc", *_COMPILE, "-o", folder / "zygote.so", SOURCE)
+        with half_built(target) as directory:
+            run_program("gcc", *_COMPILE, "-o", directory / "zygote.so", SOURCE)
     return target / "zygote.so"
 
 

@@ -50,19 +50,20 @@ WantedBy=multi-user.target
 
 @dataclass(frozen=True)
 class VmTemplate(Reference):
-    """`folder` has the disk, the kernel and its initramfs."""
+    """`directory` has the disk, the kernel and its initramfs."""
 
-    folder: Path = Path()
+    directory: Path = Path()
 
     @property
     def images(self) -> Sequence[Image]:
-        disk = Image("vm-disk", (self.folder / "sha256").read_text(), dict(self.root.built_from))
+        disk = Image("vm-disk", (self.directory / "sha256").read_text(), dict(self.root.built_from))
         return [disk, shared_agent.as_record(self.agent)]
 
 
 class VmSubstrate(ReferenceSubstrate):
     name = "vm"
     own_kernel = True
+    boot_cpu_s = 40.0
     programs = (PROGRAM, "debootstrap", "mkfs.ext4")
     tools = (PROGRAM,)
     each = (MEMORY_MIB + 128) * MIB
@@ -83,10 +84,10 @@ class VmSubstrate(ReferenceSubstrate):
         undo: contextlib.ExitStack,
     ) -> SharedSandbox:
         assert isinstance(template, VmTemplate)
-        folder = template.folder
+        directory = template.directory
         log = Log(run, f"vm-{identity.id}")
         undo.callback(log.close)
-        console = run.folder / f"vm-{identity.id}.console"
+        console = run.directory / f"vm-{identity.id}.console"
         undo.callback(console.unlink, missing_ok=True)
         line, far = socket.socketpair()
         undo.callback(line.close)
@@ -98,8 +99,8 @@ class VmSubstrate(ReferenceSubstrate):
                     "-cpu", "host" if template.accelerator == "kvm" else "max",
                     "-m", f"{MEMORY_MIB}M",
                     # By descriptors, and thrown away with the VMM: the disk stays as it is.
-                    "-drive", f"file={_plain(folder / 'disk')},format=raw,if=virtio,snapshot=on",
-                    "-kernel", folder / "kernel", "-initrd", folder / "initramfs", "-append",
+                    "-drive", f"file={_plain(directory / 'disk')},format=raw,if=virtio,snapshot=on",
+                    "-kernel", directory / "kernel", "-initrd", directory / "initramfs", "-append",
                     "root=/dev/vda rw console=ttyS0 panic=-1 "
                     f"systemd.hostname={identity.hostname} "
                     f"systemd.machine_id={identity.machine_id}",
@@ -110,7 +111,7 @@ class VmSubstrate(ReferenceSubstrate):
                 ],
                 stdin=subprocess.DEVNULL, stdout=log.descriptor, stderr=log.descriptor,
                 pass_fds=[far.fileno()], start_new_session=True,
-                env={**run.environment, "TMPDIR": os.fspath(run.folder)},
+                env={**run.environment, "TMPDIR": os.fspath(run.directory)},
             )  # fmt: skip
         undo.callback(ended, child)
         undo.callback(child.kill)
@@ -129,12 +130,12 @@ def _plain(path: Path) -> str:
 
 
 def _disk(cache: Path, root: Path, sha256: str, agent: Path) -> Path:
-    """The folder of a disk with this root on it, and the agent as a service."""
+    """The directory of a disk with this root on it, and the agent as a service."""
     parts = hashlib.sha256(" ".join((sha256, digest(agent), SERVICE)).encode()).hexdigest()
     target = cache / "disks" / parts
     if not target.exists():
-        with half_built(target) as folder:
-            tree = folder / "tree"
+        with half_built(target) as directory:
+            tree = directory / "tree"
             copy(root, tree)
             unit = "etc/systemd/system/coppice-agent.service"
             (tree / unit).write_text(SERVICE)
@@ -144,10 +145,10 @@ def _disk(cache: Path, root: Path, sha256: str, agent: Path) -> Path:
             shutil.copy(agent, tree / "usr/local/sbin/agent")
             for name, pattern in (("kernel", "vmlinuz-*"), ("initramfs", "initrd.img-*")):
                 (found,) = (tree / "boot").glob(pattern)
-                shutil.move(found, folder / name)
-            with (folder / "disk").open("wb") as disk:
+                shutil.move(found, directory / name)
+            with (directory / "disk").open("wb") as disk:
                 disk.truncate(DISK_MIB * MIB)
-            run_program("mkfs.ext4", "-q", "-F", "-d", tree, folder / "disk")
+            run_program("mkfs.ext4", "-q", "-F", "-d", tree, directory / "disk")
             shutil.rmtree(tree)
-            (folder / "sha256").write_text(digest(folder / "disk"))
+            (directory / "sha256").write_text(digest(directory / "disk"))
     return target

@@ -17,7 +17,7 @@ from harness.claims import claims as claiming
 from harness.claims import published
 from harness.errors import DiskFull, UsageError
 from harness.measure.record import digest
-from harness.rig.info import discover
+from harness.rig.discovery import OURS, discover
 from harness.site.builder import check, exports, output, page, workers
 from harness.site.builder.digest_cache import Cached, Seen
 from harness.site.builder.manifest import Marker, Run
@@ -32,7 +32,7 @@ ADDRESS = "http://127.0.0.1:8000/"
 
 @dataclass(frozen=True)
 class Built:
-    """What a build made: its folder, how many pages and records, and what was left out.
+    """What a build made: its directory, how many pages and records, and what was left out.
 
     `made` counts the files that had to be made; the rest were taken over as they were.
     """
@@ -67,7 +67,7 @@ def build(
     """
     if not results.is_dir():
         raise UsageError(
-            f"{results} is no folder of records",
+            f"{results} is no directory of records",
             hint="name one with --results, or make the first record: mise run bench",
         )
     if not (sources / "templates").is_dir():
@@ -75,9 +75,9 @@ def build(
             f"the site's templates are not in {sources}",
             hint="they belong to a checkout: install it with pip install -e '.[site]'",
         )
-    folder = paths.PACKAGE / "site" / "pages"
+    directory = paths.PACKAGE / "site" / "pages"
     check.check_sources(
-        sorted([*sources.rglob("*.html"), *sources.rglob("*.md")]), sorted(folder.glob("*.py"))
+        sorted([*sources.rglob("*.html"), *sources.rglob("*.md")]), sorted(directory.glob("*.py"))
     )
     own = results / "published"
     quoted = own if own.is_dir() else paths.PUBLISHED
@@ -85,13 +85,13 @@ def build(
     code = _code(sources, quoted, options, known)
     with _without_collection(), _room(out):
         try:
-            with output.Folder(out, code, again=options.again) as site:
+            with output.Directory(out, code, again=options.again) as site:
                 return _Build(results, site, sources, quoted, options, known).run()
         except check.SiteError:
             if not site.before.records:
                 raise
         # What is remembered of pages that were kept may be what is wrong.
-        with output.Folder(out, code, again=True) as site:
+        with output.Directory(out, code, again=True) as site:
             return _Build(results, site, sources, quoted, options, known).run()
 
 
@@ -133,10 +133,10 @@ def _code(sources: Path, quoted: Path, options: Options, known: _Code) -> str:
     """A digest of everything that pages are made of, but for records."""
     whole = hashlib.sha256(repr((options.today, options.address)).encode())
     here = paths.PACKAGE
-    for folder in (here / "site", here / "claims", here / "measure", sources, quoted):
-        for path in sorted(folder.rglob("*")):
+    for directory in (here / "site", here / "claims", here / "measure", sources, quoted):
+        for path in sorted(directory.rglob("*")):
             if path.is_file() and path.suffix != ".pyc":
-                whole.update(path.relative_to(folder).as_posix().encode())
+                whole.update(path.relative_to(directory).as_posix().encode())
                 whole.update(path.read_bytes())
     for name, digests in sorted({**known.rigs, **known.patches}.items()):
         whole.update(f"{name} {digests}".encode())
@@ -152,8 +152,9 @@ def _rigs() -> Mapping[str, Sequence[str]]:
     with Cached(f"rigs-{name}.json") as kept:
         if not kept.found:
             kept.found = {
-                f"rigs/{path.name}": [digest(path), *rig.measured_alike]
-                for path, rig in discover(paths.RIGS).values()
+                f"rigs/{rig.path.name}": [digest(rig.path), *rig.info.measured_alike]
+                for rig in discover().found.values()
+                if rig.distribution == OURS
             }
         return kept.found
 
@@ -169,22 +170,22 @@ class _Build:
     def __init__(
         self,
         results: Path,
-        folder: output.Folder,
+        directory: output.Directory,
         sources: Path,
         quoted: Path,
         options: Options,
         known: _Code,
     ) -> None:
-        self.results, self.folder, self.sources = results, folder, sources
+        self.results, self.directory, self.sources = results, directory, sources
         self.options, self.known = options, known
         self.jobs = workers.processes(options.jobs)
         self.seen = Seen(results)
-        self.before, self.after = folder.before, Marker(folder.before.code)
+        self.before, self.after = directory.before, Marker(directory.before.code)
         self.published = published.load(quoted)
         self.claims = claiming.load(self.published)
         self.pages = page.discover()
         render = Renderer(sources, self.pages, options.address)
-        self.maker = workers.Maker(folder, render, self.before, self.claims)
+        self.maker = workers.Maker(directory, render, self.before, self.claims)
         self.files: set[str] = set()
         self.all = workers.Made()
         self.made = 0
@@ -205,11 +206,11 @@ class _Build:
         self._pages(found)
         pages = [path for path in self.files if path.endswith(".html")]
         self._add(["sitemap.xml"])
-        self.folder.write("sitemap.xml", exports.sitemap(found.address, pages))
+        self.directory.write("sitemap.xml", exports.sitemap(found.address, pages))
         self._check(entries)
-        self.folder.place(self.after, self.files)
+        self.directory.place(self.after, self.files)
         self.seen.save()
-        return Built(self.folder.out, len(pages), len(entries), tuple(problems), self.made)
+        return Built(self.directory.out, len(pages), len(entries), tuple(problems), self.made)
 
     def _add(self, paths: Iterable[str]) -> None:
         for path in paths:
@@ -227,7 +228,7 @@ class _Build:
             known = self.before.records.get(place.shown)
             if known and known.sha256 == self.seen.digest(place.path):
                 files = known.files(place.stem)
-                if self.folder.keeps(files):
+                if self.directory.keeps(files):
                     self.after.records[place.shown] = known
                     self._add(files)
                     continue
@@ -258,7 +259,7 @@ class _Build:
             if path.is_file():
                 name = f"static/{path.relative_to(self.sources / 'static').as_posix()}"
                 self._add([name])
-                self.folder.write(name, path.read_bytes())
+                self.directory.write(name, path.read_bytes())
 
     def _pages(self, found: Corpus) -> None:
         """Every other page: what stands alone now, groups where their inputs changed."""

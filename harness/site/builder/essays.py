@@ -32,7 +32,7 @@ from harness.site.data.corpus import Corpus, Entry
 from harness.site.data.evidence import Judged
 from harness.site.data.record_summary import Line, fits, slug
 
-FOLDER = paths.ESSAYS
+DIRECTORY = paths.ESSAYS
 KINDS = ("essay", "appendix")
 _HEAD = re.compile(r"---\n(.*?)\n---\n", re.S)
 
@@ -54,10 +54,10 @@ class Essay:
 
 
 @functools.cache
-def found(folder: Path = FOLDER) -> Sequence[Essay]:
+def found(directory: Path = DIRECTORY) -> Sequence[Essay]:
     """Every essay, then every appendix, in their order. Raises SiteError for one without a head."""
     made = []
-    for path in sorted(folder.glob("*.md")):
+    for path in sorted(directory.glob("*.md")):
         text = path.read_text()
         head = _HEAD.match(text)
         lines = [line.split(":", 1) for line in (head[1].splitlines() if head else ())]
