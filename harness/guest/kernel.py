@@ -39,20 +39,19 @@ def from_distribution(cache: Path) -> Kernel:
     if not kept:
         meta = package_names.kernel()
         run("apt-get", "--version")
-        named = _depends(meta, "linux-image")
+        named = re.search(r"Depends: (linux-image-\d\S*)", _depends(meta))
         if not named:
             raise ImageError(
                 f"no {meta} in the package lists", hint="apt-get update, then run it again"
             )
-        target = cache / "kernels" / named[0]
+        target = cache / "kernels" / named[1]
         with half_built(target) as directory:
-            # Ubuntu has the modules in a package of their own, which the image's depends on.
-            for package in (*named[:1], *_depends(named[0], "linux-modules")[:1]):
+            for package in (named[1], *parts_of(named[1], _depends(named[1]))):
                 run("apt-get", "download", "-o", "APT::Sandbox::User=root", package, cwd=directory)
             for file in directory.glob("*.deb"):
                 run("dpkg-deb", "-x", file, directory / "unpacked")
                 file.unlink()
-            (compressed,) = (directory / "unpacked/boot").glob("vmlinuz-*")
+            compressed = image_in(directory / "unpacked")
             (directory / "vmlinux").write_bytes(extract(compressed.read_bytes(), str(compressed)))
             found = modules.directory_in(directory / "unpacked")
             found.rename(directory / "modules")
@@ -62,10 +61,25 @@ def from_distribution(cache: Path) -> Kernel:
     return Kernel(home / "vmlinux", home / "modules", (home / "version").read_text())
 
 
-def _depends(package: str, prefix: str) -> list[str]:
-    """The packages of a name like `PREFIX-6.12.1-cloud-amd64` that a package depends on."""
-    said = run("apt-cache", "depends", package).decode()
-    return re.findall(rf"Depends: ({re.escape(prefix)}-\d\S*)", said)
+def _depends(package: str) -> str:
+    return run("apt-cache", "depends", package).decode()
+
+
+def parts_of(package: str, depends: str) -> list[str]:
+    """The packages that a kernel's is divided into, from what `apt-cache depends` says of it: its
+    modules are a package of their own on Ubuntu, and since Debian 14 all that it has is."""
+    version = re.escape(package.removeprefix("linux-image-"))
+    return sorted(set(re.findall(rf"Depends: (linux-[a-z]+-{version})$", depends, re.M)))
+
+
+def image_in(unpacked: Path) -> Path:
+    """The kernel in unpacked packages; ImageError when there is none, or more than one."""
+    among_modules = (f"{layout}/*/vmlinuz" for layout in modules.LAYOUTS)
+    found = [path for name in ("boot/vmlinuz-*", *among_modules) for path in unpacked.glob(name)]
+    if len(found) != 1:
+        names = ", ".join(str(path.relative_to(unpacked)) for path in found) or "none"
+        raise ImageError(f"a kernel's packages must have one vmlinuz; found: {names}")
+    return found[0]
 
 
 def _version_order(path: Path) -> list[tuple[int, str]]:

@@ -149,6 +149,33 @@ def test_a_package_has_its_modules_in_either_place(layout: str, tmp_path: Path) 
         modules.directory_in(tmp_path)
 
 
+@pytest.mark.parametrize("place", ["boot/vmlinuz-7.2", "usr/lib/modules/7.2/vmlinuz"])
+def test_a_kernel_is_found_in_either_place(place: str, tmp_path: Path) -> None:
+    with pytest.raises(ImageError, match="one vmlinuz; found: none"):
+        kernel.image_in(tmp_path)
+    (tmp_path / place).parent.mkdir(parents=True)
+    (tmp_path / place).touch()
+    assert kernel.image_in(tmp_path) == tmp_path / place
+
+
+def test_a_kernel_that_is_several_packages_is_fetched_whole() -> None:
+    depends = """linux-image-7.2.12+deb14-cloud-amd64
+  PreDepends: linux-base
+ |Depends: dracut
+  Depends: linux-base-7.2.12+deb14-cloud-amd64
+  Depends: linux-binary-7.2.12+deb14-cloud-amd64
+  Depends: linux-modules-7.2.12+deb14-cloud-amd64
+  Suggests: linux-doc-7.2
+"""
+    assert kernel.parts_of("linux-image-7.2.12+deb14-cloud-amd64", depends) == [
+        "linux-base-7.2.12+deb14-cloud-amd64",
+        "linux-binary-7.2.12+deb14-cloud-amd64",
+        "linux-modules-7.2.12+deb14-cloud-amd64",
+    ]
+    whole = "  Depends: kmod\n  Depends: linux-base\n"
+    assert kernel.parts_of("linux-image-6.12.118-cloud-amd64", whole) == []
+
+
 def test_of_several_kernels_in_the_cache_the_newest_is_taken(tmp_path: Path) -> None:
     for version in ("6.1.0-57", "6.12.118", "6.1.0-9"):
         home = tmp_path / "kernels" / f"linux-image-{version}-cloud-amd64"
