@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from harness import progress
 from harness.errors import NotEnoughMemory, Unsupported
 from harness.host import cgroups
 from harness.host.run import Run, open_run
-from harness.rig_run import RigRun, given_options
+from harness.rig import progress
+from harness.rig.recorder import RigRun, given_options
 
 ROOT = Path(__file__).parent
 

@@ -19,14 +19,14 @@ import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from harness.errors import SandboxError
+from harness.host.identity import allocate
 from harness.host.run import Run, cache_folder
 from harness.measure.benchmark import STOPWATCH
 from harness.measure.clock import cold_start_clock
 from harness.measure.record import Facts, Failure, Scalar, Series
-from harness.rig import RigInfo
-from harness.rig_run import RigRun
-from harness.sandbox.identity import allocate
-from harness.sandbox.ladder import RUNGS, Climb, climb_together, conclude
+from harness.procedures.ladder import RUNGS, Climb, climb_together, conclude
+from harness.rig.info import RigInfo
+from harness.rig.recorder import RigRun
 from harness.sandbox.pool import Pool
 from harness.sandbox.protocol import Sandbox, Sharing, Substrate, Template, Tier, load, registered
 
@@ -49,7 +49,7 @@ CLAIMED_RUNG = "first-reply"
 """What pytest-benchmark shows: it holds one duration per test."""
 
 # Attempts per concurrency; 0: not in this profile. p95 has both bounds from 72 samples, p99 from
-# 368. Above 1 each rung has attempts of its own (see harness/sandbox/ladder.py).
+# 368. Above 1 each rung has attempts of its own (see harness/procedures/ladder.py).
 PLANS: dict[str, dict[Tier, dict[int, int]]] = {
     "quick": {
         Tier.FULL: {1: 3, 10: 0, 50: 0},

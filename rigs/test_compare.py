@@ -24,12 +24,12 @@ from harness.measure.benchmark import STOPWATCH
 from harness.measure.clock import LADDER, START, calibrated
 from harness.measure.findings import Findings
 from harness.measure.record import Clock, Image, Series
-from harness.rig import RigInfo
-from harness.rig_run import RigRun
-from harness.sandbox import reach, reboot
-from harness.sandbox.comparison import COLUMNS, Column, Stand, held, marked
-from harness.sandbox.fleet import Bounds, Fleet, admit, reason
-from harness.sandbox.ladder import RUNGS, Climb
+from harness.procedures import reachability, reboot
+from harness.procedures.columns import COLUMNS, Column, Stand, held, marked
+from harness.procedures.fleet import Bounds, Fleet, admit, reason
+from harness.procedures.ladder import RUNGS, Climb
+from harness.rig.info import RigInfo
+from harness.rig.recorder import RigRun
 from harness.sandbox.oci.plain import run_echo
 from harness.sandbox.oci.substrate import OciSubstrate, OciTemplate
 from harness.sandbox.protocol import Tier
@@ -54,7 +54,7 @@ REST_S = {"quick": 0.2, "full": 1.0}
 READINGS = 5
 
 # Visits of each column to climb to a rung (at concurrency 1 to all of them, see
-# harness/sandbox/ladder.py). Eight of ten sandboxes are samples enough for a p95.
+# harness/procedures/ladder.py). Eight of ten sandboxes are samples enough for a p95.
 VISITS: Mapping[str, Mapping[str, Mapping[str, int]]] = {
     "quick": {"cc1": {"first-touch": 2}},
     "full": {
@@ -330,12 +330,12 @@ def networks(found: Sequence[Stand], run: Run, say: Say) -> list[Series]:
     """Whom a sandbox with a card reaches, and whom not."""
     series: list[Series] = []
     for stand in found:
-        if stand.column.substrate not in reach.NETWORKED:
+        if stand.column.substrate not in reachability.NETWORKED:
             continue
         say(f"network: {stand.column}")
         findings = Findings(substrate=stand.column.substrate, tier=str(stand.column.tier))
         try:
-            for one in reach.matrix(stand, run):
+            for one in reachability.matrix(stand, run):
                 findings.add(
                     "reached", "1", [int(one.reached)], target=one.target, policy=one.policy
                 )

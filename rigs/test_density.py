@@ -16,8 +16,9 @@ import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from harness.errors import NotEnoughMemory, UsageError, WrongAnswer
+from harness.host.identity import NETWORK, Identity, allocate
+from harness.host.ksm import Merging, merging
 from harness.host.memory import available_memory
-from harness.host.merging import Merging, merging
 from harness.host.run import Run, cache_folder
 from harness.measure import footprint_linux, host_memory, rest_linux
 from harness.measure.benchmark import STOPWATCH
@@ -27,15 +28,14 @@ from harness.measure.host_memory import HostMemory
 from harness.measure.record import Clock
 from harness.measure.rest_linux import Window
 from harness.network.cubenet import Cubenet, open_cubenet
-from harness.network.echo import echo
 from harness.network.endpoint import endpoint
 from harness.network.policy import Policy
 from harness.network.requirements import on_linux
-from harness.rig import RigInfo
-from harness.rig_run import RigRun, given_options
-from harness.sandbox import fleet_figures
-from harness.sandbox.fleet import Bounds, BringUp, Fleet, admit, ask_each
-from harness.sandbox.identity import NETWORK, Identity, allocate
+from harness.procedures import fleet_figures
+from harness.procedures.echo import echo
+from harness.procedures.fleet import Bounds, BringUp, Fleet, admit, ask_each
+from harness.rig.info import RigInfo
+from harness.rig.recorder import RigRun, given_options
 from harness.sandbox.protocol import Sandbox, Sharing, Substrate, Template, Tier, load, registered
 
 

@@ -21,15 +21,15 @@ from pytest_benchmark.fixture import BenchmarkFixture
 
 from harness.errors import SandboxError, Unsupported, UsageError
 from harness.gateway.compat.environments import Sdk, all_sdks, newest
+from harness.gateway.gateway_process import Running, gateway
 from harness.gateway.requirements import requirements
-from harness.gateway.rigging import Running, gateway
 from harness.host.run import Run, cache_folder
 from harness.measure.benchmark import STOPWATCH
 from harness.measure.clock import calibrated
 from harness.measure.collector import Collector
 from harness.measure.record import Clock, Scalar
-from harness.rig import RigInfo
-from harness.rig_run import RigRun
+from harness.rig.info import RigInfo
+from harness.rig.recorder import RigRun
 
 
 def chosen(options: Mapping[str, str], profile: str = "quick") -> Sequence[Sdk]:

@@ -29,15 +29,15 @@ from pytest_benchmark.fixture import BenchmarkFixture
 
 from harness.errors import SandboxError, Unsupported
 from harness.gateway.compat.environments import PYTHON, newest
+from harness.gateway.gateway_process import Running, gateway
 from harness.gateway.requirements import requirements
-from harness.gateway.rigging import Running, gateway
 from harness.host.run import Run, cache_folder
 from harness.measure.benchmark import STOPWATCH
 from harness.measure.clock import calibrated
 from harness.measure.collector import Collector
 from harness.measure.record import Clock, Facts, Scalar
-from harness.rig import RigInfo
-from harness.rig_run import RigRun
+from harness.rig.info import RigInfo
+from harness.rig.recorder import RigRun
 
 TEMPLATE = "code-interpreter-v1"
 CONCURRENCIES = {"quick": (1, 10), "full": (1, 10, 50)}

@@ -24,11 +24,11 @@ from harness.measure.clock import calibrated
 from harness.measure.collector import Collector
 from harness.measure.record import Clock, Facts
 from harness.network.cubenet import open_cubenet
-from harness.network.party import eventually
-from harness.network.paths import Way, ways
 from harness.network.requirements import on_linux, requirements
-from harness.rig import RigInfo
-from harness.rig_run import RigRun
+from harness.procedures.endpoints import eventually
+from harness.procedures.network_paths import Way, ways
+from harness.rig.info import RigInfo
+from harness.rig.recorder import RigRun
 
 RIG = RigInfo(
     id="net-throughput",

@@ -17,17 +17,17 @@ from pathlib import Path
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
+from harness.host.identity import NETWORK, NETWORK6
 from harness.host.run import Run
 from harness.measure.benchmark import STOPWATCH
 from harness.measure.clock import calibrated
 from harness.measure.collector import Collector
 from harness.measure.record import Clock, Facts
-from harness.network import native
 from harness.network.policy import Policy
 from harness.network.protocol import Member
-from harness.rig import RigInfo, listed
-from harness.rig_run import RigRun
-from harness.sandbox.identity import NETWORK, NETWORK6
+from harness.procedures import packet_filters
+from harness.rig.info import RigInfo, listed
+from harness.rig.recorder import RigRun
 
 SIZES = (1, 10, 100, 1000, 2000)
 
@@ -42,7 +42,7 @@ RIG = RigInfo(
     title="Rule sets of sandboxes added and removed",
     claims=("coppice-policy-anchor",),
     substrates=(),
-    requirements=native.requirements,
+    requirements=packet_filters.requirements,
     check=sizes,
     options={"rule-sets": "beside how many, such as 10,100, where the host is slow (policy-churn)"},
     measured_alike=(
@@ -80,7 +80,7 @@ class World:
 
     def __init__(self, n: int, run: Run, stack: ExitStack) -> None:
         self.n = n
-        self._engine = stack.enter_context(native.packet_filter(run, "churn")).engine
+        self._engine = stack.enter_context(packet_filters.packet_filter(run, "churn")).engine
         for number in range(n):
             self._engine.admit(member(number, n), policy(number))
         self._next = member(n, n)
@@ -112,7 +112,7 @@ def test_policy_churn(benchmark: BenchmarkFixture, run: Run, rig_run: RigRun, pr
         stack.callback(gc.enable)
         for number in range(PASSES[profile]):
             for world in worlds if number % 2 == 0 else reversed(worlds):
-                dimensions: Facts = {**native.FACTS, "n": world.n}
+                dimensions: Facts = {**packet_filters.FACTS, "n": world.n}
                 for added, removed in [world.turn() for _ in range(TURNS)]:
                     into.add("rule-add", [added], dimensions)
                     into.add("rule-remove", [removed], dimensions)

@@ -45,13 +45,13 @@ from harness.measure.benchmark import STOPWATCH
 from harness.measure.clock import calibrated, now_ns
 from harness.measure.collector import Collector
 from harness.measure.record import Clock, Facts
-from harness.network import native
 from harness.network.cubenet import NOTHING
-from harness.network.party import build
 from harness.network.policy import Policy
 from harness.network.protocol import Network
-from harness.rig import RigInfo
-from harness.rig_run import RigRun
+from harness.procedures import packet_filters
+from harness.procedures.endpoints import build
+from harness.rig.info import RigInfo
+from harness.rig.recorder import RigRun
 
 CHANGES = {"quick": 1200, "full": 4800}
 """More than a thousand: one during which the sender was not let run shows nothing."""
@@ -72,8 +72,8 @@ RIG = RigInfo(
     title="From which packet on a changed policy is obeyed",
     claims=("coppice-policy-enforcement",),
     substrates=(),
-    tools=native.COMPILER,
-    requirements=native.requirements,
+    tools=packet_filters.COMPILER,
+    requirements=packet_filters.requirements,
     check=planned,
     options={
         "changes": "of each kind; fewer than a thousand tell little (policy-enforcement)",
@@ -89,7 +89,7 @@ LENGTHS = (2, 1000)
 """Entries of each policy: a short list, and one that is a set of its own."""
 IN_FORCE_S = 0.002
 CLAIMED_LENGTH = 1000
-ONE_STEP = str(native.FACTS["transport"])
+ONE_STEP = str(packet_filters.FACTS["transport"])
 ACROSS, TWO_STEPS = f"{ONE_STEP}, across sets", f"{ONE_STEP}, in two steps"
 CONTROLS = 100
 """Changes in two steps."""
@@ -113,7 +113,7 @@ class Case:
     @property
     def dimensions(self) -> Facts:
         limit: Facts = {"rate": self.rate} if self.rate else {}
-        return {**native.FACTS, "transport": self.transport, "n": self.length, **limit}
+        return {**packet_filters.FACTS, "transport": self.transport, "n": self.length, **limit}
 
 
 @dataclass(frozen=True)
@@ -156,12 +156,12 @@ class Traffic:
 
 def flip(net: Network, run: Run, case: Case, stack: ExitStack) -> tuple[Traffic, Sequence[Change]]:
     """Send, and change the policy so many times; what happened."""
-    answers = stack.enter_context(native.plugged(run, net))
-    asks = stack.enter_context(native.plugged(run, net))
+    answers = stack.enter_context(packet_filters.plugged(run, net))
+    asks = stack.enter_context(packet_filters.plugged(run, net))
     first, second = policies(answers.address, case)
     net.apply(asks.id, first)
-    sender = stack.enter_context(native.party(run, asks))
-    receiver = stack.enter_context(native.party(run, answers))
+    sender = stack.enter_context(packet_filters.party(run, asks))
+    receiver = stack.enter_context(packet_filters.party(run, answers))
     sender.pin(0)
     receiver.pin(1)
     ports = [str(port) for port in PORTS]
@@ -286,7 +286,7 @@ def test_policy_enforcement(
     rate = int(limit or 0)
     into = Collector()
     with ExitStack() as stack:
-        net = stack.enter_context(native.open_network(run))
+        net = stack.enter_context(packet_filters.open_network(run))
         build("flood", run.folder)
         build("sink", run.folder)
         rig_run.prepared((), None, ())

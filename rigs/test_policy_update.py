@@ -26,21 +26,21 @@ import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from harness.errors import CoppiceError
+from harness.host.identity import NETWORK, NETWORK6
 from harness.host.process import need
 from harness.host.run import Run
 from harness.measure.benchmark import STOPWATCH
 from harness.measure.clock import calibrated
 from harness.measure.collector import Collector
 from harness.measure.record import Clock, Facts
-from harness.network import ebpf, native
-from harness.network.libnftables import Libnftables
 from harness.network.namespace import inside, namespace
-from harness.network.native import PacketFilter
 from harness.network.policy import Destination, Policy
 from harness.network.protocol import Member
-from harness.rig import RigInfo, listed
-from harness.rig_run import RigRun
-from harness.sandbox.identity import NETWORK, NETWORK6
+from harness.procedures import ebpf_policies, packet_filters
+from harness.procedures.libnftables import Libnftables
+from harness.procedures.packet_filters import PacketFilter
+from harness.rig.info import RigInfo, listed
+from harness.rig.recorder import RigRun
 
 SIZES = (0, 1, 10, 100, 1000, 10000)
 OTHERS = (0, 1000)
@@ -56,8 +56,8 @@ RIG = RigInfo(
     title="Replacing the addresses of a policy",
     claims=("coppice-policy-update",),
     substrates=(),
-    tools=native.TOOLS,
-    requirements=native.requirements,
+    tools=packet_filters.TOOLS,
+    requirements=packet_filters.requirements,
     check=neighbours,
     options={"others": "sandboxes beside, such as 0,10, where the host is slow (policy-update)"},
     measured_alike=(
@@ -73,7 +73,7 @@ PASSES = 4
 FEW_FROM, FEWER = 10000, 4
 """Of the longest lists so many times fewer."""
 SUBJECT = 0
-CLAIMED = {**native.FACTS, "n": 1000, "others": 0}
+CLAIMED = {**packet_filters.FACTS, "n": 1000, "others": 0}
 SETTLE_S = 0.002
 """Between two updates: the kernel frees what the last one took out."""
 
@@ -102,10 +102,10 @@ class Mechanism(Protocol):
 class ByCubenet:
     """Cubenet: a policy that is there as data, or as the text of its JSON."""
 
-    mechanism = str(native.FACTS["mechanism"])
+    mechanism = str(packet_filters.FACTS["mechanism"])
 
     def __init__(self, filter: PacketFilter, others: int, *, text: bool) -> None:
-        self.transport = str(native.FACTS["transport"]) + (" from JSON" if text else "")
+        self.transport = str(packet_filters.FACTS["transport"]) + (" from JSON" if text else "")
         self._engine = filter.engine
         self._subject = f"{others}{'t' if text else 'd'}{SUBJECT}"
         for number in range(others + 1):
@@ -199,7 +199,7 @@ class ByTrie:
     transport = "batch in place"
 
     def __init__(self, others: int) -> None:
-        self._tries = ebpf.Tries()
+        self._tries = ebpf_policies.Tries()
         for number in range(others + 1):
             self._tries.add(number, _keys(addresses(EACH_OTHER_HAS, 2 + number)))
 
@@ -222,7 +222,7 @@ class BySwap(ByTrie):
 
 
 def _keys(texts: Sequence[str]) -> bytes:
-    return ebpf.pack([IPv4Address(one).packed for one in texts])
+    return ebpf_policies.pack([IPv4Address(one).packed for one in texts])
 
 
 @dataclass(frozen=True)
@@ -271,7 +271,7 @@ class Contender:
 
 
 BESIDE: Sequence[Callable[[int], Mechanism]] = (
-    () if native.FREEBSD else (ByLibrary, ByProgram, ByTrie, BySwap)
+    () if packet_filters.FREEBSD else (ByLibrary, ByProgram, ByTrie, BySwap)
 )
 """The other ways that this system has."""
 
@@ -281,7 +281,7 @@ def contenders(run: Run, stack: ExitStack, beside: Sequence[int]) -> list[Conten
     lists = {n: [addresses(n, seed) for seed in (0, 1)] for n in SIZES}
     found = []
     for text, others in itertools.product((False, True), beside):
-        filter = stack.enter_context(native.packet_filter(run, "compared-with"))
+        filter = stack.enter_context(packet_filters.packet_filter(run, "compared-with"))
         with filter.inside():
             way: Mechanism = ByCubenet(filter, others, text=text)
         found += [Contender(way, n, others, lists[n], filter.inside) for n in SIZES]

@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[1]
 CACHE = ROOT / ".pytest_cache"
 ALONE = "tests/isolation/test_bombs.py"
 ASIDE = (
-    "tests/claims", "tests/freebsd", "tests/site", "tests/door",
+    "tests/claims", "tests/freebsd", "tests/site", "tests/commands",
     "tests/measure/test_benchmark.py", "tests/measure/test_comparison.py",
 )  # fmt: skip
 SECOND_TRIES = 3

@@ -6,9 +6,9 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from harness import summary
 from harness.measure import record
 from harness.measure.record import Failure, RunRecord, Series, Validity
+from harness.rig import summary
 from tests.site import factory
 
 

@@ -18,11 +18,12 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(options: argparse.Namespace) -> int:
     # What draws is loaded only when it draws: a rig host needs none of it.
-    from harness.site import corpus, readme_chart
+    from harness.site.charts import readme
+    from harness.site.data import corpus
 
     found = corpus.load(options.results, ROOT / "results" / "published")
     try:
-        options.out.write_bytes(readme_chart.draw(found))
+        options.out.write_bytes(readme.draw(found))
     except ValueError as error:
         raise UsageError(str(error), hint="bin/mise run bench") from error
     print(options.out)

@@ -26,14 +26,15 @@ def main(options: argparse.Namespace) -> int:
 
 
 def there(options: argparse.Namespace, words: Sequence[str]) -> int:
-    from harness.host import leftovers_freebsd, remote
-    from harness.host.ssh import open_ssh
+    from harness.host import leftovers_freebsd
+    from harness.remote import remote_run
+    from harness.remote.ssh import open_ssh
 
     try:
-        return remote.run_there(remote.address(), words, None)
+        return remote_run.run_there(remote_run.address(), words, None)
     except MissingTool:
         # No run of ours can live there without a Python: whatever carries our names is left over.
-        with open_run() as run, open_ssh(run, remote.address()) as host:
+        with open_run() as run, open_ssh(run, remote_run.address()) as host:
             found = leftovers_freebsd.find(host, lambda id: id == run.mark)
             if not options.dry_run:
                 for one in found:

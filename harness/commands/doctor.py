@@ -24,7 +24,7 @@ from harness.host import freebsd
 from harness.host.local import Local
 from harness.host.process import install_command
 from harness.host.requirement import Requirement
-from harness.rig import RigInfo, discover
+from harness.rig.info import RigInfo, discover
 from harness.sandbox.protocol import load, registered
 
 RIGS = Path(__file__).parents[2] / "rigs"
@@ -84,21 +84,21 @@ def _rig(info: RigInfo, runs: Mapping[str, bool]) -> dict[str, object]:
 def there(options: argparse.Namespace, words: Sequence[str]) -> int:
     """The doctor of the host that COPPICE_HOST names; what its shell can tell without a Python."""
     from harness.errors import MissingTool
-    from harness.host import remote
     from harness.host.run import open_run
-    from harness.host.ssh import open_ssh
+    from harness.remote import remote_run
+    from harness.remote.ssh import open_ssh
 
     try:
-        return remote.run_there(remote.address(), words, None)
+        return remote_run.run_there(remote_run.address(), words, None)
     except MissingTool as error:
         lines = [Requirement(PYTHON, False, str(error.args[0]), error.hint)]
-        with open_run() as run, open_ssh(run, remote.address()) as host:
+        with open_run() as run, open_ssh(run, remote_run.address()) as host:
             if freebsd.is_freebsd(host):
                 lines += freebsd.everything(host, os.environ.get("COPPICE_POOL"))
         if options.json:
             print(json.dumps({"host": [dataclasses.asdict(line) for line in lines]}, indent=1))
         else:
-            print(f"{remote.address()}: no run can begin there yet")
+            print(f"{remote_run.address()}: no run can begin there yet")
             _print_needs([dataclasses.asdict(line) for line in lines])
         return 69
 

@@ -43,7 +43,8 @@ def main(options: argparse.Namespace) -> int:
     if not options.results.is_dir():
         raise UsageError(f"{options.results} is no folder of records")
     try:
-        from harness.site import corpus, exports
+        from harness.site.builder import exports
+        from harness.site.data import corpus
     except ModuleNotFoundError as error:
         raise MissingTool(
             f"RO-Crate metadata needs the Python package {error.name}",

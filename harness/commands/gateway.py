@@ -77,8 +77,8 @@ def main(options: argparse.Namespace) -> int:
 
 
 def _keys(options: argparse.Namespace) -> int:
+    from harness.gateway.sandboxes.store import Limits, opened
     from harness.gateway.server import FILE, state_folder
-    from harness.gateway.store import Limits, opened
 
     # A gateway that runs need not be told: it looks into the same file.
     with opened((options.state or state_folder()) / FILE) as store:

@@ -16,13 +16,13 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from harness import summary
 from harness.errors import Unsupported, UsageError
 from harness.host.leftovers import reclaim
 from harness.host.run import runtime_folder
 from harness.measure.record import digest, find, write_atomically
 from harness.measure.selection import INTERLEAVE
-from harness.rig import RigInfo, discover
+from harness.rig import summary
+from harness.rig.info import RigInfo, discover
 from harness.sandbox.protocol import Tier
 from harness.sandbox.protocol import load as load_substrate
 
@@ -102,11 +102,13 @@ def main(options: argparse.Namespace) -> int:
 
 def there(options: argparse.Namespace, words: Sequence[str]) -> int:
     """The same on the host that COPPICE_HOST names, whose records are brought here."""
-    from harness.host import remote
+    from harness.remote import remote_run
 
     before = set(find(options.results))
-    code = remote.run_there(
-        remote.address(), remote.without(words, "--results", flags=["--site"]), options.results
+    code = remote_run.run_there(
+        remote_run.address(),
+        remote_run.without(words, "--results", flags=["--site"]),
+        options.results,
     )
     made = [path for path in find(options.results) if path not in before]
     if made:
@@ -215,7 +217,7 @@ def _pytest(
         benchmarks = Path(folder) / "benchmark.json"
         command = [sys.executable, "-m", "pytest", *map(str, files), "-p", "no:cacheprovider"]
         command += ["--rootdir", str(ROOT), "-c", str(ROOT / "pyproject.toml"), "--tb=short"]
-        command += ["-p", "harness.progress", "-o", "addopts=", "-q", "--no-header", "-rN"]
+        command += ["-p", "harness.rig.progress", "-o", "addopts=", "-q", "--no-header", "-rN"]
         command += ["--strict-markers", "--strict-config"]
         command += [
             "--timeout=0",

@@ -53,7 +53,7 @@ def main(options: argparse.Namespace) -> int:
     """0, also when some records could not be read: those are listed on the site and here."""
     try:
         # Here, not above: a rig host has no jinja2, and its other commands must work.
-        from harness.site import build, serve
+        from harness.site.builder import build, serve
     except ModuleNotFoundError as error:
         raise MissingTool(
             f"the site needs the Python package {error.name}",

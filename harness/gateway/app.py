@@ -10,13 +10,13 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.types import Receive, Scope, Send
 
-from harness.gateway.control import Control
-from harness.gateway.data import ENVD_PORT, Data
-from harness.gateway.envd import Listener
+from harness.gateway.control_plane.operations import Control
+from harness.gateway.data_plane.port_proxy import Headers
+from harness.gateway.data_plane.router import ENVD_PORT, Data
+from harness.gateway.envd.client import Listener
+from harness.gateway.envd.connections import Link
 from harness.gateway.errors import ApiError
-from harness.gateway.links import Link
-from harness.gateway.ports import Headers
-from harness.gateway.service import Sandboxes
+from harness.gateway.sandboxes.service import Sandboxes
 
 _OF_SANDBOX = re.compile(rb"(\d{1,5})-([a-z0-9]+)\.")
 """How a host names a sandbox and its port."""

@@ -22,19 +22,20 @@ from typing import Any
 import uvicorn
 
 from harness.errors import CoppiceError, MissingPrivilege, Unsupported, UsageError
-from harness.gateway import certificate, disk, machine, network, templates
+from harness.gateway import certificate
 from harness.gateway.app import Gateway
-from harness.gateway.containers import ContainerFleet
-from harness.gateway.fleet import Fleet, MachineFleet
-from harness.gateway.keeper import Keeper
-from harness.gateway.machine import Kit
-from harness.gateway.meter import Meter
-from harness.gateway.network import Network
-from harness.gateway.noop import NoopFleet
-from harness.gateway.service import Sandboxes
-from harness.gateway.store import Store, opened
-from harness.gateway.templates import NAMES
-from harness.gateway.tunnel import Tunnel
+from harness.gateway.data_plane.websocket_proxy import Tunnel
+from harness.gateway.fleets import disk, microvm, network, templates
+from harness.gateway.fleets.containers import ContainerFleet
+from harness.gateway.fleets.fd_holder import Keeper
+from harness.gateway.fleets.microvm import Kit
+from harness.gateway.fleets.microvm_fleet import Fleet, MachineFleet
+from harness.gateway.fleets.network import Network
+from harness.gateway.fleets.noop import NoopFleet
+from harness.gateway.fleets.templates import NAMES
+from harness.gateway.metrics import Meter
+from harness.gateway.sandboxes.service import Sandboxes
+from harness.gateway.sandboxes.store import Store, opened
 from harness.guest.image import build
 from harness.host.cpus import usable
 from harness.host.memory import refuse_huge_pages
@@ -121,11 +122,11 @@ def state_of(folder: Path) -> Iterator[Store]:
 
 
 def _kit(run: Run, cache: Path) -> tuple[Kit, str]:
-    image = build(cache, machine.ENVD)
+    image = build(cache, microvm.ENVD)
     chosen = choose(run, cache, image)
     if chosen.name == "tcg":
         refuse_huge_pages()
-    shape = Shape(chosen.name, memory_mib=machine.MEMORY_MIB)
+    shape = Shape(chosen.name, memory_mib=microvm.MEMORY_MIB)
     return Kit(run, image, disk.base(cache), shape), chosen.reason
 
 

@@ -25,7 +25,7 @@ from harness.guest.protocol import (
     field,
     siphash,
 )
-from harness.sandbox.identity import NO_KEY, Identity
+from harness.host.identity import NO_KEY, Identity
 
 READ_PIECE = 32 * 1024
 TIMEOUT_S = 30.0

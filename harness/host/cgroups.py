@@ -117,7 +117,7 @@ class Cgroups:
 
 @dataclass(frozen=True)
 class Freezer:
-    """Implements `harness.sandbox.shared.Hold` for a control group."""
+    """Implements `harness.sandbox.shared_kernel.Hold` for a control group."""
 
     file: Path
     on: bytes

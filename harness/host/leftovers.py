@@ -17,12 +17,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.host import cgroups
-from harness.host.merging import NOTE, SETTINGS, abandoned, reset, restore
+from harness.host.ksm import NOTE, SETTINGS, abandoned, reset, restore
 from harness.host.run import HALF_BUILT, LEASE_BEGUN, VARIABLE, cache_folder, lives, locked
 
 REBOOTED, RUNTIME = "coppice-off-", "r"
 """A folder beside the runtime folder that begins so stands for a host that is turned off and on
-(harness/sandbox/reboot.py); in it, the runtime folder there."""
+(harness/procedures/reboot.py); in it, the runtime folder there."""
 FREEBSD = sys.platform.startswith("freebsd")
 
 

@@ -23,6 +23,7 @@ from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 
 from harness.errors import NotEnoughMemory, SandboxGone, UsageError
+from harness.host.identity import NETWORK6, Identity
 from harness.host.run import Run
 from harness.network import links
 from harness.network.links import Links
@@ -32,7 +33,6 @@ from harness.network.nftables import Nftables
 from harness.network.policy import Policy
 from harness.network.protocol import Change, Counters, Member, PolicyEngine
 from harness.network.uplink import GATEWAY_MAC, GATEWAYS, UPLINK, uplink
-from harness.sandbox.identity import NETWORK6, Identity
 
 BRIDGE = "cubenet"
 CARD = "eth0"

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.errors import SandboxGone
+from harness.host.identity import Identity, allocate
 from harness.host.run import Run
 from harness.network.cubenet import NOTHING, Cubenet, Port
 from harness.network.namespace import namespace
 from harness.network.policy import Policy
-from harness.sandbox.identity import Identity, allocate
 
 
 @dataclass(frozen=True)

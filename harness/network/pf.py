@@ -32,13 +32,13 @@ from harness.errors import (
     UsageError,
 )
 from harness.host.freebsd import pf as requirements
+from harness.host.identity import NETWORK, NETWORK6
 from harness.host.leftovers_freebsd import ANCHOR
 from harness.host.protocol import Host, must
 from harness.host.run import Run
 from harness.network.pf_rules import ANSWERED, DENIED, FORGED, SENT, Ruleset, ruleset, tightens
 from harness.network.policy import Destination, Policy
 from harness.network.protocol import Change, Counters, Member
-from harness.sandbox.identity import NETWORK, NETWORK6
 
 BUSY_LIMIT_S = 60.0
 LOAD_LIMIT_S = 300.0

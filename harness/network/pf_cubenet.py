@@ -22,13 +22,13 @@ from dataclasses import dataclass
 
 from harness.errors import CommandFailed, SandboxGone, Unsupported, UsageError
 from harness.host.freebsd import ask, bridging
+from harness.host.identity import NETWORK, Identity
 from harness.host.leftovers_freebsd import GROUP
 from harness.host.protocol import Host, must
 from harness.host.run import Run
 from harness.network.pf import Pf, way_out
 from harness.network.policy import Policy
 from harness.network.protocol import Change, Counters, Member
-from harness.sandbox.identity import NETWORK, Identity
 
 NOTHING = Policy()
 CARD = "eth0"

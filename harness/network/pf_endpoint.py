@@ -10,13 +10,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from harness.errors import SandboxGone
+from harness.host.identity import allocate
 from harness.host.local import Local
 from harness.host.protocol import must
 from harness.host.run import Run
 from harness.network.endpoint import Addressed
 from harness.network.pf_cubenet import CARD, NOTHING, PfCubenet, PfPort
 from harness.network.policy import Policy
-from harness.sandbox.identity import allocate
 
 
 @dataclass(frozen=True)

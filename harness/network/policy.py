@@ -16,7 +16,7 @@ from ipaddress import IPv6Network, ip_address, ip_network
 from typing import Any, Literal
 
 from harness.errors import PolicyError
-from harness.sandbox.identity import NETWORK, NETWORK6
+from harness.host.identity import NETWORK, NETWORK6
 
 Action = Literal["allow", "deny", "dns", "near"]
 PROTOCOLS = {"tcp": 6, "udp": 17, "sctp": 132}

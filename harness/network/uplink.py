@@ -14,12 +14,12 @@ from collections.abc import Iterator
 from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface
 from pathlib import Path
 
+from harness.host.identity import NETWORK, NETWORK6
 from harness.network import links, nft
 from harness.network.links import Links
 from harness.network.namespace import inside
 from harness.network.netlink import NETFILTER, Netlink
 from harness.network.nft import Meta, Table
-from harness.sandbox.identity import NETWORK, NETWORK6
 
 GATEWAYS: tuple[IPv4Address | IPv6Address, ...] = (NETWORK[1], NETWORK6[1])
 GATEWAY_MAC = b"\x02\xc0" + NETWORK[1].packed

@@ -10,10 +10,10 @@ from pathlib import Path
 
 from harness.errors import GuestDied, Unsupported
 from harness.guest.agent_client import Agent, Finished
+from harness.host.identity import Identity
 from harness.host.requirement import Requirement
 from harness.host.run import Run
 from harness.measure.record import Image
-from harness.sandbox.identity import Identity
 from harness.sandbox.protocol import HostProcess, Sharing, Tier
 
 

@@ -3,7 +3,7 @@
 A pool is filled, checked out of, returned to (what comes back is destroyed, never used again) and
 drained. With `refill` it replaces what went out, in the background. Threads may use one pool at
 once, and several processes may have pools of the same checkpoint at once: what they share are the
-address leases (harness/sandbox/identity.py) and the host's memory, which every launch looks at.
+address leases (harness/host/identity.py) and the host's memory, which every launch looks at.
 What a killed owner leaves is found by its run's id (harness/host/leftovers.py).
 """
 

@@ -17,10 +17,10 @@ from typing import Protocol, TypeVar
 
 from harness.errors import UsageError
 from harness.guest.agent_client import Agent, Finished
+from harness.host.identity import Identity
 from harness.host.requirement import Requirement
 from harness.host.run import Run
 from harness.measure.record import Image
-from harness.sandbox.identity import Identity
 
 GROUP = "coppice.substrates"
 
@@ -159,7 +159,7 @@ class Substrate(Protocol[T]):
     ) -> Sandbox:
         """A sandbox as its tier keeps it: booting, an empty VMM, or stopped in memory.
 
-        `sharing` is of a tier that restores. For `merged` the caller holds harness.host.merging;
+        `sharing` is of a tier that restores. For `merged` the caller holds harness.host.ksm;
         for `forked`, which are always held in memory, the template is one of `zygote`. `tap` is the
         descriptor that plugs its card into a network (`Cubenet.attach_tap`).
         """

@@ -12,8 +12,8 @@ from ipaddress import IPv4Address
 from pathlib import Path
 from re import Match
 
+from harness.host.identity import Identity
 from harness.host.run import Run
-from harness.sandbox.identity import Identity
 from tests.freebsd.hosts import Answer, Documented
 
 OK = Answer()

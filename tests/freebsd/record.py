@@ -24,14 +24,14 @@ from harness.host import freebsd, leftovers_freebsd
 from harness.host.leftovers import Leftover
 from harness.host.protocol import Host, must
 from harness.host.run import Run
-from harness.host.ssh import open_ssh
-from harness.host.ssh_connection import Address
 from harness.network.pf_cubenet import open_pf_cubenet
 from harness.network.policy import Policy
+from harness.remote.ssh import open_ssh
+from harness.remote.ssh_connection import Address
 from harness.sandbox.bhyve import BhyveSubstrate, checkpoint
 from harness.sandbox.jail.substrate import JailSubstrate
 from harness.sandbox.protocol import Sharing, Tier
-from harness.sandbox.shared import SharedSandbox
+from harness.sandbox.shared_kernel import SharedSandbox
 from tests.freebsd.documented import MARK, identity, run_in
 from tests.freebsd.hosts import TRANSCRIPTS, Recording
 from tests.freebsd.serial import Console, Serial

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from harness.errors import CommandFailed, GuestTimeout
 from harness.host.protocol import Done, Started, signal_name
-from harness.host.ssh import WAITER
+from harness.remote.ssh import WAITER
 
 PIECE = 180
 """Bytes that one line carries: a terminal takes about a thousand characters."""

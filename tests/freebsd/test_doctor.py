@@ -11,7 +11,7 @@ from harness.host import freebsd, leftovers_freebsd
 from harness.host.requirement import Requirement
 from harness.measure import memory_freebsd
 from harness.network import requirements as linux
-from harness.sandbox.fleet import runnable_on_freebsd
+from harness.procedures.fleet import runnable_on_freebsd
 from tests.freebsd.documented import FAILS, host
 from tests.freebsd.hosts import Answer
 from tests.measure.systems import Canned

@@ -6,7 +6,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
-from tests.door.tools import ROOT
+from tests.commands.tools import ROOT
 
 CHILD = """
 import os, socket, sys
@@ -36,7 +36,7 @@ Path.exists = lambda path: not linux(path) and exists(path)
 Path.read_text = read
 from harness import cli
 cli.parser()  # every command, and every rig with its options
-import harness.network.native, harness.sandbox.bhyve, harness.sandbox.jail
+import harness.procedures.packet_filters, harness.sandbox.bhyve, harness.sandbox.jail
 print("imported")
 """
 

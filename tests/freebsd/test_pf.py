@@ -16,13 +16,13 @@ from harness.errors import (
     Unsupported,
 )
 from harness.host.run import Run
-from harness.network import native
 from harness.network import pf as pf_module
 from harness.network.pf import Pf, way_out
 from harness.network.pf_cubenet import open_pf_cubenet
 from harness.network.pf_rules import ruleset, tightens
 from harness.network.policy import Policy
 from harness.network.protocol import Member, PolicyEngine
+from harness.procedures import packet_filters
 from tests.freebsd.documented import FAILS, MARK, host, identity, run_in
 from tests.freebsd.hosts import Answer, Documented
 
@@ -175,9 +175,9 @@ def test_rule_sets_without_a_network_name_cards_that_pf_takes(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     there = host()
-    monkeypatch.setattr(native, "FREEBSD", True)
-    monkeypatch.setattr(native, "Local", lambda run: there)
-    with native.packet_filter(run, "a-long-name-of-a-filter") as filter:
+    monkeypatch.setattr(packet_filters, "FREEBSD", True)
+    monkeypatch.setattr(packet_filters, "Local", lambda run: there)
+    with packet_filters.packet_filter(run, "a-long-name-of-a-filter") as filter:
         member = Member(WHO.id, 12345, WHO.mac_bytes, WHO.address, WHO.address6)
         filter.engine.admit(member, Policy())
         loaded = there.stdins[f"pfctl -a {ANCHOR} -f -"]

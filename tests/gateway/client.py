@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from harness.gateway.rigging import Running
+from harness.gateway.gateway_process import Running
 
 ENVD, INTERPRETER = 49983, 49999
 

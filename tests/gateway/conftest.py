@@ -8,9 +8,9 @@ from collections.abc import Iterator
 import pytest
 
 from harness.errors import Unsupported
+from harness.gateway.gateway_process import Running, gateway, new_key
 from harness.gateway.requirements import requirements
-from harness.gateway.rigging import Running, gateway, new_key
-from harness.gateway.store import Limits
+from harness.gateway.sandboxes.store import Limits
 from harness.host.run import Run
 from tests.gateway.client import Box
 

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from harness.gateway import entries, service
-from harness.gateway.meter import Meter
-from harness.gateway.noop import NoopFleet, NoopLive
-from harness.gateway.service import Sandboxes
-from harness.gateway.store import Store
+from harness.gateway.fleets.noop import NoopFleet, NoopLive
+from harness.gateway.metrics import Meter
+from harness.gateway.sandboxes import entries, service
+from harness.gateway.sandboxes.service import Sandboxes
+from harness.gateway.sandboxes.store import Store
 
 YEAR_S = 365 * 86400.0
 

@@ -17,8 +17,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from harness.gateway.rigging import FILE, Running, gateway, new_key
-from harness.gateway.store import Limits, opened
+from harness.gateway.gateway_process import FILE, Running, gateway, new_key
+from harness.gateway.sandboxes.store import Limits, opened
 from harness.host.run import Run
 from tests.gateway.client import Box
 from tests.host.processes import eventually

@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from harness.gateway.rigging import Running
+from harness.gateway.gateway_process import Running
 from tests.gateway.client import INTERPRETER, Box, envelope
 from tests.host.processes import eventually
 

@@ -12,8 +12,8 @@ from urllib.parse import quote, urlencode
 
 import yaml
 
-from harness.gateway.rigging import Running
-from harness.gateway.schemas import FILE, METHODS
+from harness.gateway.control_plane.schemas import FILE, METHODS
+from harness.gateway.gateway_process import Running
 
 CALLS = 10_000
 WORDS = ("", "base", "0", "-1", "é", "\0", "a" * 300, "../../etc", "%00", "{}", "null", "base'--")

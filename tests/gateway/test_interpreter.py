@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.gateway.disk import KERNEL_PROGRAM
+from harness.gateway.fleets.disk import KERNEL_PROGRAM
 
 Run = Callable[[str], list[dict[str, object]]]
 

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from harness.gateway.rigging import FILE, Running, gateway
-from harness.gateway.store import opened
+from harness.gateway.gateway_process import FILE, Running, gateway
+from harness.gateway.sandboxes.store import opened
 from harness.host.run import Run
 from harness.network.namespace import inside, namespace
 from tests.gateway.client import Box

@@ -13,7 +13,7 @@ import time
 import psutil
 import pytest
 
-from harness.gateway.rigging import Running
+from harness.gateway.gateway_process import Running
 from tests.gateway.client import Box
 from tests.host.processes import eventually
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.gateway.rigging import Running, gateway
+from harness.gateway.gateway_process import Running, gateway
 from harness.host.leftovers import reclaim
 from harness.host.run import Run
 from tests.gateway.client import Box

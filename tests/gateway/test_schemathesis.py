@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from harness.gateway.rigging import Running, new_key
-from harness.gateway.schemas import FILE
-from harness.gateway.store import Limits
+from harness.gateway.control_plane.schemas import FILE
+from harness.gateway.gateway_process import Running, new_key
+from harness.gateway.sandboxes.store import Limits
 from tests.gateway.client import Box
 
 CALLS = int(os.environ.get("COPPICE_FUZZ_CALLS", "1000"))

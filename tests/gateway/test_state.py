@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.gateway.state import copy_sparse
+from harness.gateway.fleets.saved_vm import copy_sparse
 
 MIB = 1 << 20
 

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from harness.guest.wakes import count
+from harness.guest.wakeups import count
 
 TRACE = """\
 # tracer: nop

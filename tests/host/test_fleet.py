@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from harness.errors import GuestTimeout, NotEnoughMemory, Unsupported
-from harness.sandbox import fleet as fleets
-from harness.sandbox.fleet import Bounds, Fleet, Step, admit, ask_each, next_step
-from harness.sandbox.identity import allocate
+from harness.host.identity import allocate
+from harness.procedures import fleet as fleets
+from harness.procedures.fleet import Bounds, Fleet, Step, admit, ask_each, next_step
 from harness.sandbox.noop import NoopSandbox
 
 MIB, GIB = 1 << 20, 1 << 30

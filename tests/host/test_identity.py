@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from harness.errors import NotEnoughMemory
-from harness.sandbox import identity
-from harness.sandbox.identity import allocate
+from harness.host import identity
+from harness.host.identity import allocate
 
 ALLOCATE_MANY = """
 import sys

@@ -11,10 +11,10 @@ import psutil
 import pytest
 
 from harness.host.cgroups import parent_of
+from harness.host.identity import allocate
+from harness.host.ksm import NOTE
 from harness.host.leftovers import find
-from harness.host.merging import NOTE
 from harness.host.run import VARIABLE, open_run
-from harness.sandbox.identity import allocate
 from harness.sandbox.protocol import load
 from tests.host.processes import (
     HOLD_A_RUN,

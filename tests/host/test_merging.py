@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from harness.errors import Unsupported
-from harness.host.merging import NOTE, SETTINGS, abandoned, merging, program, reset
+from harness.host.ksm import NOTE, SETTINGS, abandoned, merging, program, reset
 from harness.host.run import Run, open_run
 from tests.host.processes import coppice, eventually, said, start
 

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from harness.host import run as runs
+from harness.host.identity import allocate
 from harness.host.leftovers import find
 from harness.host.run import HALF_BUILT, JOURNAL, LOCK, VARIABLE, half_built, lives, open_run
-from harness.sandbox.identity import allocate
 
 
 def test_an_id_says_when_and_no_two_are_equal() -> None:

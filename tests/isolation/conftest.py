@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 from harness.guest.image import COMPILE
+from harness.host.identity import allocate
 from harness.host.process import run as run_program
 from harness.host.run import Run, cache_folder
-from harness.sandbox.identity import allocate
 from harness.sandbox.oci import OciSubstrate
 from harness.sandbox.protocol import Sandbox, Tier, load
 

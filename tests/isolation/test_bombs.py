@@ -16,9 +16,9 @@ import pytest
 
 from harness.errors import SandboxError
 from harness.host import cgroups
+from harness.host.identity import allocate
 from harness.host.run import Run, cache_folder
 from harness.measure.statistics import percentile
-from harness.sandbox.identity import allocate
 from harness.sandbox.oci import OciSubstrate
 from harness.sandbox.oci.config import Limits
 from harness.sandbox.protocol import Sandbox, Substrate, Template, Tier, load

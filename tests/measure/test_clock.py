@@ -10,7 +10,7 @@ import time
 import pytest
 
 from harness.measure import clock, record
-from harness.sandbox.ladder import RUNGS
+from harness.procedures.ladder import RUNGS
 from tests.measure.factory import run_record
 
 

@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 
 from harness.errors import NotEnoughMemory, SandboxGone, UsageError
+from harness.host import identity
+from harness.host.identity import Identity, allocate
 from harness.host.leftovers import find
 from harness.host.run import Run
 from harness.network import links
@@ -20,11 +22,9 @@ from harness.network.cubenet import BRIDGE, Cubenet, open_cubenet
 from harness.network.endpoint import endpoint
 from harness.network.links import LOOPBACK, MOST_PORTS, Links
 from harness.network.namespace import inside, namespace
-from harness.network.party import local
 from harness.network.policy import Policy
 from harness.network.uplink import THERE
-from harness.sandbox import identity
-from harness.sandbox.identity import Identity, allocate
+from harness.procedures.endpoints import local
 from tests.host.processes import coppice, said
 
 ROOT = Path(__file__).parents[2]

@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 
 from harness.errors import GuestTimeout, Unsupported
+from harness.host.identity import NETWORK, allocate
 from harness.host.run import Run, cache_folder
 from harness.network.cubenet import Cubenet
-from harness.network.echo import WAIT_S, echo
 from harness.network.endpoint import endpoint
 from harness.network.policy import Policy
-from harness.sandbox.fleet import Fleet
-from harness.sandbox.identity import NETWORK, allocate
+from harness.procedures.echo import WAIT_S, echo
+from harness.procedures.fleet import Fleet
 from harness.sandbox.protocol import Sharing, Tier, load
 
 pytestmark = pytest.mark.skipif(
@@ -47,7 +47,7 @@ def test_each_returns_a_packet_to_who_may_ask_and_to_nobody_else(
                     with echo(asker.namespace) as asking:
                         for address in addresses:
                             assert 0 < asking.ask(address) < WAIT_S
-                monkeypatch.setattr("harness.network.echo.WAIT_S", 0.3)
+                monkeypatch.setattr("harness.procedures.echo.WAIT_S", 0.3)
                 with endpoint(run, net) as other, echo(other.namespace) as asking:
                     for address in addresses:
                         with pytest.raises(GuestTimeout):

@@ -9,12 +9,12 @@ from contextlib import contextmanager
 
 import pytest
 
+from harness.host.identity import allocate
 from harness.host.run import Run, cache_folder
 from harness.network.cubenet import NOTHING, Cubenet
 from harness.network.endpoint import Endpoint, endpoint
 from harness.network.namespace import inside
 from harness.network.policy import Policy
-from harness.sandbox.identity import allocate
 from harness.sandbox.protocol import Tier, load
 from harness.sandbox.qemu import QemuSubstrate
 from harness.sandbox.qemu.sandbox import QemuSandbox

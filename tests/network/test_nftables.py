@@ -23,6 +23,7 @@ from harness.errors import (
     Unsupported,
     UsageError,
 )
+from harness.host.identity import NETWORK, NETWORK6
 from harness.host.run import Run
 from harness.network import nftables
 from harness.network.namespace import inside, namespace
@@ -30,7 +31,6 @@ from harness.network.netlink import Netlink, NetlinkError
 from harness.network.nftables import LONG, MOST, Nftables
 from harness.network.policy import Destination, Policy
 from harness.network.protocol import Member
-from harness.sandbox.identity import NETWORK, NETWORK6
 
 ROOT = Path(__file__).parents[2]
 

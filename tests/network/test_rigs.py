@@ -16,8 +16,8 @@ from types import ModuleType
 import pytest
 
 from harness.errors import UsageError
-from harness.network.party import build
-from harness.rig import discover
+from harness.procedures.endpoints import build
+from harness.rig.info import discover
 
 ROOT = Path(__file__).parents[2]
 RIGS = ("net-rtt", "net-throughput", "policy-update", "policy-enforcement", "policy-churn")

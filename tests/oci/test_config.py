@@ -13,7 +13,7 @@ import pytest
 from harness.errors import UsageError
 from harness.host import cgroups
 from harness.host.cgroups import Cgroups
-from harness.sandbox.identity import allocate
+from harness.host.identity import allocate
 from harness.sandbox.oci import config
 from harness.sandbox.oci.config import Limits
 from harness.sandbox.oci.seccomp import PROFILE

@@ -20,17 +20,17 @@ from harness.errors import GuestDied, ImageError, Unsupported, UsageError
 from harness.guest import rootfs, shared_agent
 from harness.guest.protocol import Kind, Tag, field
 from harness.host import cgroups
+from harness.host.identity import allocate
 from harness.host.leftovers import find
 from harness.host.run import Run, cache_folder, open_run
 from harness.network.policy import Policy
-from harness.sandbox.identity import allocate
-from harness.sandbox.ladder import climb
+from harness.procedures.ladder import climb
 from harness.sandbox.oci import OciSubstrate
 from harness.sandbox.oci.config import Limits
 from harness.sandbox.oci.plain import run_echo
 from harness.sandbox.oci.substrate import OciTemplate
 from harness.sandbox.protocol import Tier, load
-from harness.sandbox.shared import SharedSandbox
+from harness.sandbox.shared_kernel import SharedSandbox
 from tests.host.processes import eventually
 
 pytestmark = pytest.mark.skipif(

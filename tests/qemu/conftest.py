@@ -7,8 +7,8 @@ from contextlib import ExitStack
 
 import pytest
 
+from harness.host.identity import allocate
 from harness.host.run import Run, cache_folder
-from harness.sandbox.identity import allocate
 from harness.sandbox.protocol import Tier
 from harness.sandbox.qemu import QemuSubstrate
 from harness.sandbox.qemu.sandbox import QemuSandbox

@@ -19,8 +19,8 @@ from harness.errors import (
     DiskFull,
     SandboxError,
 )
+from harness.host.identity import allocate
 from harness.host.run import HALF_BUILT, Run, cache_folder, open_run
-from harness.sandbox.identity import allocate
 from harness.sandbox.pool import Pool
 from harness.sandbox.protocol import Sandbox, Tier
 from harness.sandbox.qemu import QemuSubstrate

@@ -14,12 +14,12 @@ import pytest
 from harness.errors import GuestDied, GuestStalled, GuestTimeout, UsageError, WrongAnswer
 from harness.guest.agent_client import Agent
 from harness.guest.protocol import Kind, encode
+from harness.host.identity import allocate
 from harness.host.run import Run
-from harness.sandbox.identity import allocate
-from harness.sandbox.ladder import Climb, climb, climb_together, conclude
+from harness.procedures.ladder import Climb, climb, climb_together, conclude
 from harness.sandbox.noop import NoopSandbox, NoopSubstrate, NoopTemplate
 from harness.sandbox.protocol import Tier
-from harness.sandbox.qemu import QemuSubstrate, accelerator, booting
+from harness.sandbox.qemu import QemuSubstrate, accelerator, boot_retry
 from harness.sandbox.qemu.sandbox import QemuSandbox, _new_ring
 from harness.sandbox.qemu.substrate import QemuTemplate, destroyed_on_failure
 from tests.qemu.conftest import Launch
@@ -35,7 +35,7 @@ def test_a_guest_that_never_answers(launch: Launch) -> None:
 def test_a_boot_that_stands_still_is_begun_again(
     launch: Launch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(booting, "LOOK_S", 1.0)
+    monkeypatch.setattr(boot_retry, "LOOK_S", 1.0)
     begun: list[QemuSandbox] = []
 
     def begin() -> QemuSandbox:
@@ -44,25 +44,25 @@ def test_a_boot_that_stands_still_is_begun_again(
         if len(begun) == 1:  # one without a timer comes of a host without a moment to spare
             os.kill(sandbox.vmm.process.pid, signal.SIGSTOP)
         with destroyed_on_failure(sandbox):
-            booting.see_boot(sandbox, 240)
+            boot_retry.see_boot(sandbox, 240)
         return sandbox
 
-    assert booting.begun_again(begin) is begun[1]
+    assert boot_retry.begun_again(begin) is begun[1]
     begun[1].agent.ping()
 
 
 def test_one_that_never_boots_is_said(launch: Launch, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(booting, "LOOK_S", 0.2)
+    monkeypatch.setattr(boot_retry, "LOOK_S", 0.2)
 
     def begin() -> QemuSandbox:
         sandbox = launch(Tier.FULL)
         os.kill(sandbox.vmm.process.pid, signal.SIGSTOP)
         with destroyed_on_failure(sandbox):
-            booting.see_boot(sandbox, 240)
+            boot_retry.see_boot(sandbox, 240)
         return sandbox
 
     with pytest.raises(GuestStalled, match="stands still"):
-        booting.begun_again(begin)
+        boot_retry.begun_again(begin)
 
 
 def test_a_guest_that_answers_another_nonce(launch: Launch) -> None:

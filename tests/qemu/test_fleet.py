@@ -8,13 +8,13 @@ from contextlib import ExitStack, contextmanager
 
 import pytest
 
-from harness.guest.wakes import trace
-from harness.host.merging import SETTINGS, merging
+from harness.guest.wakeups import trace
+from harness.host.identity import allocate
+from harness.host.ksm import SETTINGS, merging
 from harness.host.run import Run
 from harness.measure import footprint_linux
 from harness.measure.footprint_linux import Footprint
-from harness.sandbox.fleet import Fleet, ask_each
-from harness.sandbox.identity import allocate
+from harness.procedures.fleet import Fleet, ask_each
 from harness.sandbox.protocol import Sandbox, Sharing, Tier
 from harness.sandbox.qemu import QemuSubstrate
 from harness.sandbox.qemu.substrate import QemuTemplate

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from harness.host.identity import allocate
 from harness.host.run import Run, cache_folder
-from harness.sandbox.identity import allocate
 from harness.sandbox.protocol import Tier
 from harness.sandbox.qemu import QemuSubstrate
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 
-from harness.sandbox.qemu.turns import Turns
+from harness.sandbox.qemu.boot_slots import Turns
 
 
 def test_no_more_at_once_than_there_are_turns() -> None:

@@ -7,8 +7,8 @@ from contextlib import ExitStack
 
 import pytest
 
+from harness.host.identity import allocate
 from harness.host.run import Run
-from harness.sandbox.identity import allocate
 from harness.sandbox.pool import Pool
 from harness.sandbox.protocol import Tier
 from harness.sandbox.qemu import QemuSubstrate

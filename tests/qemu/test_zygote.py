@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from harness.errors import GuestDied, MissingTool, SandboxError, Unsupported, UsageError
+from harness.host.identity import allocate
 from harness.host.run import VARIABLE, Run
-from harness.sandbox.identity import allocate
 from harness.sandbox.pool import Pool
 from harness.sandbox.protocol import Sharing, Tier
 from harness.sandbox.qemu import QemuSubstrate, zygote

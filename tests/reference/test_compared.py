@@ -16,10 +16,10 @@ import pytest
 from harness.errors import SandboxError, UsageError
 from harness.host import leftovers
 from harness.host.run import Run, cache_folder
-from harness.sandbox import reach, reboot
-from harness.sandbox.comparison import COLUMNS, Column, Stand, holding
+from harness.procedures import reachability, reboot
+from harness.procedures.columns import COLUMNS, Column, Stand, holding
+from harness.procedures.reboot import outlives
 from harness.sandbox.protocol import Tier, load
-from harness.sandbox.reboot import outlives
 
 rig = importlib.import_module("rigs.test_compare")
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="mounts and networks are made by root")
@@ -66,7 +66,7 @@ def test_what_a_killed_rig_leaves_of_a_reboot_is_found(tmp_path: Path) -> None:
     code = (
         "import time\n"
         "from harness.sandbox import reboot\n"
-        "from harness.sandbox.comparison import Column\n"
+        "from harness.procedures.columns import Column\n"
         "from harness.sandbox.protocol import Tier\n"
         "reboot._power_off = lambda *more, **options: print(flush=True) or time.sleep(60)\n"
         "reboot.outlives(Column('process', Tier.FULL))\n"
@@ -120,9 +120,9 @@ def test_what_lives_on_after_the_power_went_is_noticed(monkeypatch: pytest.Monke
     "column", [Column("oci-net-overlay", Tier.FULL), Column("qemu", Tier.DURABLE_POOL)], ids=str
 )
 def test_whom_a_sandbox_reaches(column: Column, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reach, "TRIES", 1)
+    monkeypatch.setattr(reachability, "TRIES", 1)
     with ExitStack() as stack:
-        found = reach.matrix(Stand(run, cache_folder(), column, stack, 1), run)
+        found = reachability.matrix(Stand(run, cache_folder(), column, stack, 1), run)
     assert [one.target for one in found if one.policy == "one" and one.reached] == ["allowed"]
     assert [one.target for one in found if one.policy == "all" and one.reached] == [
         "neighbour", "host", "denied", "allowed",

@@ -14,10 +14,10 @@ import pytest
 
 from harness.errors import Unsupported, UsageError
 from harness.guest import rootfs
+from harness.host.identity import allocate
 from harness.host.run import Run, cache_folder, open_run
-from harness.sandbox.comparison import Column, Stand, kernel, marked
-from harness.sandbox.identity import allocate
-from harness.sandbox.ladder import climb
+from harness.procedures.columns import Column, Stand, kernel, marked
+from harness.procedures.ladder import climb
 from harness.sandbox.protocol import Tier, load
 from harness.sandbox.reference import docker, vm
 

@@ -11,7 +11,7 @@ import pytest
 
 pytest.importorskip("jinja2", reason="the site's packages are not installed: pip install .[site]")
 
-from harness.site.build import build
+from harness.site.builder.build import build
 from tests.site import factory
 
 ROOT = Path(__file__).parents[2]

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from harness.site import axis
+from harness.site.charts import axis
 
 
 def test_decades_are_labelled_in_plain_words() -> None:

@@ -15,9 +15,9 @@ import pytest
 from harness.errors import DiskFull, UsageError
 from harness.measure import record
 from harness.measure.record import Failure, RunRecord, Series, Validity
-from harness.site import build as building
-from harness.site import check, page
-from harness.site.build import build
+from harness.site.builder import build as building
+from harness.site.builder import check, page
+from harness.site.builder.build import build
 from tests.site import factory
 from tests.site.conftest import Made
 
@@ -40,7 +40,7 @@ def test_equal_inputs_give_equal_bytes(made: Made, tmp_path: Path) -> None:
         os.utime(target, (0, 0))
     # Another process: another hash seed, another order of sets.
     code = (
-        "import sys, pathlib; from harness.site.build import build; "
+        "import sys, pathlib; from harness.site.builder.build import build; "
         "build(pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2]))"
     )
     environment = {**os.environ, "PYTHONHASHSEED": "7"}
@@ -369,7 +369,7 @@ def test_a_page_is_a_file_added(
 
     (tmp_path / "extra").mkdir()
     (tmp_path / "extra" / "added.py").write_text(
-        "from harness.site.page import Asset, Nav, Page\n"
+        "from harness.site.builder.page import Asset, Nav, Page\n"
         "def render(corpus):\n"
         "    yield Asset('added.html', b'<p>' + str(len(corpus.entries)).encode())\n"
         "PAGE = Page(render, Nav('Added', 'added.html', 99))\n"
@@ -398,7 +398,7 @@ def test_no_script_and_small_pages(made: Made) -> None:
 
 def test_the_run_side_imports_nothing_of_the_site() -> None:
     code = (
-        "import sys; import harness.commands.site, harness.measure.record, harness.rig;"
+        "import sys; import harness.commands.site, harness.measure.record, harness.rig.info;"
         "bad = [m for m in sys.modules if m.startswith('harness.site') or m in "
         "('jinja2', 'matplotlib', 'pandas', 'markdown_it', 'scipy')];"
         "sys.exit(str(bad) if bad else 0)"

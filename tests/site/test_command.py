@@ -11,7 +11,7 @@ import pytest
 
 from harness import cli
 from harness.errors import UsageError
-from harness.site import serve
+from harness.site.builder import serve
 from tests.site.conftest import Made
 
 

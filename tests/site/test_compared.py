@@ -12,7 +12,7 @@ pytest.importorskip("jinja2", reason="the site's packages are not installed: pip
 
 from harness.measure import record
 from harness.measure.record import Rig, Scalar, Series
-from harness.site.build import build
+from harness.site.builder.build import build
 from tests.site import factory
 
 MIB = 1 << 20

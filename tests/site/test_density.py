@@ -15,7 +15,7 @@ pytest.importorskip("jinja2", reason="the site's packages are not installed: pip
 
 from harness.measure import record
 from harness.measure.record import Failure, Image, Rig, RunRecord, Series, Validity
-from harness.site.build import build
+from harness.site.builder.build import build
 from tests.site import factory
 from tests.site.test_rederived import Figures, at
 

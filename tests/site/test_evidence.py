@@ -10,10 +10,10 @@ from harness.claims.claims import load as load_claims
 from harness.claims.published import load as load_published
 from harness.measure import record
 from harness.measure.record import Series
-from harness.site import corpus, evidence
-from harness.site.brief import fits
-from harness.site.build import build
-from harness.site.corpus import Corpus
+from harness.site.builder.build import build
+from harness.site.data import corpus, evidence
+from harness.site.data.corpus import Corpus
+from harness.site.data.record_summary import fits
 from tests.site import factory
 
 

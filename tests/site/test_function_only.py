@@ -11,8 +11,8 @@ import pytest
 from harness.errors import RecordError
 from harness.measure import machine, record
 from harness.measure.record import Machine, RunRecord
-from harness.site.brief import PERCENTILES, estimates
-from harness.site.build import build
+from harness.site.builder.build import build
+from harness.site.data.record_summary import PERCENTILES, estimates
 from tests.site import factory
 
 REASON = "its processor is emulated (test)"

@@ -14,10 +14,10 @@ import pytest
 from harness.errors import DiskFull
 from harness.measure import record
 from harness.measure.record import Validity
-from harness.site import build as building
-from harness.site import seen, store
-from harness.site.build import Options, build
-from harness.site.seen import Seen
+from harness.site.builder import build as building
+from harness.site.builder import digest_cache, output
+from harness.site.builder.build import Options, build
+from harness.site.builder.digest_cache import Seen
 from tests.site import factory
 from tests.site.test_build import files
 
@@ -87,7 +87,7 @@ def test_a_file_of_the_old_site_that_went_is_made_again(tmp_path: Path) -> None:
     whole = files(out)
     for path in out.glob("runs/*/*.html"):
         path.unlink()
-    (out / store.MARKER).write_text("{}")
+    (out / output.MARKER).write_text("{}")
     build(results, out)
     assert files(out) == whole
 
@@ -149,7 +149,7 @@ def test_a_record_touched_or_changed_in_place_is_read_again_and_others_are_not(
     for path in paths:
         os.utime(path, ns=(10**18, 10**18))
     # What was written a moment ago may change again within one step of the clock.
-    monkeypatch.setattr(seen, "_RACY_NS", -(10**18))
+    monkeypatch.setattr(digest_cache, "_RACY_NS", -(10**18))
     looked = Seen(tmp_path / "results")
     digests = {path: looked.digest(path) for path in paths}
     looked.save()
@@ -159,7 +159,7 @@ def test_a_record_touched_or_changed_in_place_is_read_again_and_others_are_not(
         read.append(path)
         return record.digest(path)
 
-    monkeypatch.setattr(seen, "digest", counted)
+    monkeypatch.setattr(digest_cache, "digest", counted)
     # The same size, and the same time of its content.
     first.write_bytes(first.read_bytes().replace(b"Imaginary", b"imaginary"))
     os.utime(first, ns=(10**18, 10**18))
@@ -203,7 +203,7 @@ def test_a_build_that_was_killed_before_all_was_ready_is_as_if_it_never_was(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patched:
-        patched.setattr(store.Folder, "place", full)
+        patched.setattr(output.Folder, "place", full)
         with pytest.raises(DiskFull, match="was there is as it was"):
             build(begun.results, out)
     assert files(out) == before
@@ -248,7 +248,7 @@ def test_a_spoilt_marker_makes_everything_anew(tmp_path: Path, spoilt: bytes | N
     many(results, 3)
     first = build(results, out)
     whole = files(out)
-    marker = out / store.MARKER
+    marker = out / output.MARKER
     other = marker.read_bytes().replace(b"Imaginary", b"imaginary") if spoilt is None else spoilt
     assert other != marker.read_bytes()
     marker.write_bytes(other)

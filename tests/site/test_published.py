@@ -9,7 +9,7 @@ import yaml
 
 from harness.claims import published
 from harness.claims.published import PublishedError
-from harness.site.build import RESULTS
+from harness.site.builder.build import RESULTS
 
 GOOD = {
     "id": "who.what",

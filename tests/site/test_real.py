@@ -8,7 +8,7 @@ import pytest
 
 pytest.importorskip("jinja2", reason="the site's packages are not installed: pip install .[site]")
 
-from harness.site.build import build
+from harness.site.builder.build import build
 
 LIMIT = 150_000
 """Bytes of a page with its charts, which stand within it."""

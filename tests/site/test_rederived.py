@@ -12,7 +12,7 @@ from urllib.parse import unquote
 
 import yaml
 
-from harness.site.build import RESULTS
+from harness.site.builder.build import RESULTS
 from tests.site.conftest import Made
 
 _SIZE = {"s": 1.0, "ms": 1e-3, "µs": 1e-6, "ns": 1e-9}

@@ -9,9 +9,9 @@ import pytest
 
 from harness.claims.published import load
 from harness.measure.statistics import Estimate
-from harness.site import chart_labels, svg
-from harness.site.chart_labels import Mark
-from harness.site.chart_scaling import Curve, Naive, Point, Reference, scaling_chart
+from harness.site.charts import labels, svg
+from harness.site.charts.labels import Mark
+from harness.site.charts.scaling import Curve, Naive, Point, Reference, scaling_chart
 
 PUBLISHED = Path(__file__).parents[2] / "results/published"
 POINTS = [Point(n, Estimate(n * 1e-6, n * 0.9e-6, n * 1.2e-6)) for n in (1, 10, 100, 1000)]
@@ -71,7 +71,7 @@ def test_a_naive_line_ends_inside_the_plot(growth: float) -> None:
 
 def test_words_beside_marks_cover_neither_each_other_nor_a_line() -> None:
     near = [Mark(0.69, 100, "CubeSandbox 21.5 MB"), Mark(0.57, 103, "18 MiB"), Mark(0.78, 96, "26")]
-    found = chart_labels.spots([*near, Mark(0.75, 104)])
+    found = labels.spots([*near, Mark(0.75, 104)])
     boxes = []
     for mark, spot in zip(near, found, strict=False):
         length = 7 * len(mark.words)
@@ -82,7 +82,7 @@ def test_words_beside_marks_cover_neither_each_other_nor_a_line() -> None:
         boxes.append((start, start + length, mark.y + spot.dy))
     for one, other in itertools.combinations(boxes, 2):
         assert one[1] < other[0] or other[1] < one[0] or abs(one[2] - other[2]) > 10
-    (beside,) = chart_labels.spots([Mark(0.58, 0, "Coppice 17 ms")], [0.66], below=False)
-    assert beside == chart_labels.LEFT
-    (beside,) = chart_labels.spots([Mark(0.05, 0, "Coppice 17 ms")], [0.1], below=False)
-    assert beside == chart_labels.RIGHT
+    (beside,) = labels.spots([Mark(0.58, 0, "Coppice 17 ms")], [0.66], below=False)
+    assert beside == labels.LEFT
+    (beside,) = labels.spots([Mark(0.05, 0, "Coppice 17 ms")], [0.1], below=False)
+    assert beside == labels.RIGHT

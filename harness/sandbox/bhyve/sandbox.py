@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from harness.errors import GuestDied, SandboxGone
 from harness.guest.agent_client import Agent, Finished, identity_fields
 from harness.guest.protocol import Tag, field
+from harness.host.identity import NO_KEY, Identity
 from harness.sandbox.bhyve.vm import Vm
-from harness.sandbox.identity import NO_KEY, Identity
 from harness.sandbox.protocol import HostProcess
 
 ECHO = "/bin/echo"

@@ -14,6 +14,7 @@ from harness.guest import efi_disk
 from harness.guest.efi_disk import LinuxImage
 from harness.guest.freebsd import FreebsdImage, build
 from harness.host import freebsd
+from harness.host.identity import Identity, allocate
 from harness.host.local import Local
 from harness.host.protocol import Host
 from harness.host.requirement import Requirement
@@ -24,7 +25,6 @@ from harness.sandbox.bhyve.checkpoint import Checkpoint
 from harness.sandbox.bhyve.machine import Drive, Shape, arguments
 from harness.sandbox.bhyve.sandbox import ECHO, BhyveSandbox, Start, State
 from harness.sandbox.bhyve.vm import Vm
-from harness.sandbox.identity import Identity, allocate
 from harness.sandbox.protocol import Sharing, Tier
 from harness.sandbox.qemu.machine import KERNEL_ARGUMENTS
 

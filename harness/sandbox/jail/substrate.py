@@ -18,6 +18,7 @@ from pathlib import Path
 from harness.errors import CommandFailed, NameTaken, SandboxGone, Unsupported, UsageError
 from harness.guest.freebsd import FreebsdImage, build
 from harness.host import freebsd
+from harness.host.identity import NETWORK6, Identity
 from harness.host.local import Local
 from harness.host.protocol import Done, Host, Started, failure, must
 from harness.host.requirement import Requirement
@@ -25,10 +26,9 @@ from harness.host.run import Run
 from harness.measure.record import Image
 from harness.network.pf_cubenet import CARD, PfCubenet, open_pf_cubenet
 from harness.network.policy import Policy
-from harness.sandbox.identity import NETWORK6, Identity
 from harness.sandbox.jail.roots import Clones, Copies, Roots, cloned
 from harness.sandbox.protocol import Sharing, Tier
-from harness.sandbox.shared import PerRun, SharedSandbox, launched
+from harness.sandbox.shared_kernel import PerRun, SharedSandbox, launched
 
 POOL = "COPPICE_POOL"
 """Names the ZFS pool to use, where it is not the first."""

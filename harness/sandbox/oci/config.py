@@ -16,7 +16,7 @@ from typing import Any
 import psutil
 
 from harness.errors import UsageError
-from harness.sandbox.identity import Identity
+from harness.host.identity import Identity
 from harness.sandbox.oci.seccomp import PROFILE
 
 USERS = 0x70000000

@@ -14,14 +14,14 @@ from harness.errors import GuestDied, SandboxGone
 from harness.guest import shared_agent
 from harness.guest.rootfs import RootFs
 from harness.host.cgroups import Cgroups
+from harness.host.identity import Identity
 from harness.host.run import VARIABLE, Run
 from harness.measure.record import Image
 from harness.network.cubenet import Cubenet
-from harness.sandbox.identity import Identity
 from harness.sandbox.oci import config, roots
 from harness.sandbox.oci.config import Limits
 from harness.sandbox.oci.runc import Runc, init_of
-from harness.sandbox.shared import Hold, Log, Signals, ended
+from harness.sandbox.shared_kernel import Hold, Log, Signals, ended
 
 ROOT, UPPER, WRITES, DISK, PID_FILE = "root", "upper", "writes", "disk.ext4", "pid"
 

@@ -7,11 +7,11 @@ import subprocess
 import time
 
 from harness.errors import SandboxError
+from harness.host.identity import allocate
 from harness.host.run import Run
-from harness.sandbox.identity import allocate
 from harness.sandbox.oci import config, roots
 from harness.sandbox.oci.substrate import OciSubstrate, OciTemplate
-from harness.sandbox.shared import ECHO
+from harness.sandbox.shared_kernel import ECHO
 
 LIMIT_S = 60.0
 

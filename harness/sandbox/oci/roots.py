@@ -16,10 +16,10 @@ from pathlib import Path
 
 from harness.errors import DiskFull, ImageError, Unsupported
 from harness.guest.rootfs import RootFs
+from harness.host.identity import Identity
 from harness.host.process import run as run_program
 from harness.host.run import half_built
 from harness.measure.record import digest
-from harness.sandbox.identity import Identity
 from harness.sandbox.oci.config import AGENT, USERS
 
 _DETACH = 2

@@ -17,7 +17,7 @@ from typing import Any, TextIO
 from harness.errors import SandboxError
 from harness.host.process import need
 from harness.host.run import Run
-from harness.sandbox.shared import Log, start
+from harness.sandbox.shared_kernel import Log, start
 
 PROGRAM = "runc"
 CONFIG = "config.json"

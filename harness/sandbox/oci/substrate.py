@@ -15,18 +15,18 @@ from harness.errors import Unsupported, UsageError
 from harness.guest import rootfs, shared_agent
 from harness.guest.rootfs import RootFs
 from harness.host import cgroups
+from harness.host.identity import Identity
 from harness.host.requirement import Requirement
 from harness.host.run import Run
 from harness.network.cubenet import Cubenet, open_cubenet
 from harness.network.policy import Policy
-from harness.sandbox.identity import Identity
 from harness.sandbox.oci import container, roots
 from harness.sandbox.oci.config import Limits
 from harness.sandbox.oci.container import OciTemplate as OciTemplate
 from harness.sandbox.oci.requirements import requirements
 from harness.sandbox.oci.runc import PROGRAM, Runc
 from harness.sandbox.protocol import Sharing, Tier
-from harness.sandbox.shared import PerRun, SharedSandbox, launched
+from harness.sandbox.shared_kernel import PerRun, SharedSandbox, launched
 
 MIB = 1 << 20
 

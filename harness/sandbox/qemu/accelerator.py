@@ -16,8 +16,8 @@ from pathlib import Path
 
 from harness.errors import CoppiceError, UsageError
 from harness.guest.image import GuestImage
+from harness.host.identity import allocate
 from harness.host.run import Run
-from harness.sandbox.identity import allocate
 from harness.sandbox.qemu.machine import Shape, arguments, qemu_version
 from harness.sandbox.qemu.sandbox import QemuSandbox, State
 from harness.sandbox.qemu.vmm import spawn

@@ -23,7 +23,7 @@ from harness.guest.protocol import (
     ring_answer,
     ring_dated,
 )
-from harness.sandbox.identity import NO_KEY, Identity
+from harness.host.identity import NO_KEY, Identity
 from harness.sandbox.protocol import HostProcess
 from harness.sandbox.qemu.qmp import Qmp
 from harness.sandbox.qemu.vmm import CONTINUE, STOP, Vmm

@@ -11,21 +11,21 @@ from pathlib import Path
 
 from harness.errors import SandboxError, Unsupported, UsageError
 from harness.guest.image import GuestImage, build
-from harness.host import merging
+from harness.host import ksm
+from harness.host.identity import Identity, allocate
 from harness.host.memory import refuse_huge_pages
 from harness.host.requirement import Requirement
 from harness.host.run import Run
 from harness.measure.record import Image, Scalar
-from harness.sandbox.identity import Identity, allocate
 from harness.sandbox.protocol import Sharing, Tier
 from harness.sandbox.qemu import checkpoint as checkpoints
 from harness.sandbox.qemu.accelerator import choose
-from harness.sandbox.qemu.booting import begun_again, see_boot
+from harness.sandbox.qemu.boot_retry import begun_again, see_boot
+from harness.sandbox.qemu.boot_slots import Turns
 from harness.sandbox.qemu.checkpoint import Checkpoint
 from harness.sandbox.qemu.machine import PROGRAM, Descriptors, Shape, arguments
 from harness.sandbox.qemu.requirements import requirements
 from harness.sandbox.qemu.sandbox import ECHO, QemuSandbox, State
-from harness.sandbox.qemu.turns import Turns
 from harness.sandbox.qemu.vmm import Vmm, spawn
 from harness.sandbox.qemu.zygote import Preload, Zygote, preload
 
@@ -96,7 +96,7 @@ class QemuSubstrate:
         if chosen.name == "tcg":
             refuse_huge_pages()
         sealed = self._sealed(run, cache, image, shape) if tier.restores else None
-        return QemuTemplate(shape, image, sealed, chosen.reason, merging.program(cache), cache)
+        return QemuTemplate(shape, image, sealed, chosen.reason, ksm.program(cache), cache)
 
     def launch(
         self,

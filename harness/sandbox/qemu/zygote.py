@@ -28,12 +28,12 @@ from harness.errors import (
     SandboxError,
     Unsupported,
 )
-from harness.host.packages import HEADERS
+from harness.host.identity import Identity
 from harness.host.process import run as run_program
 from harness.host.run import Run, half_built
-from harness.sandbox.identity import Identity
 from harness.sandbox.qemu.sandbox import QemuSandbox, State
 from harness.sandbox.qemu.vmm import Vmm, lines, log_of
+from harness.setup.packages import HEADERS
 
 SOURCE = Path(__file__).with_name("programs") / "zygote.c"
 _COMPILE = ("-O2", "-shared", "-fPIC", "-s", "-Wl,-z,now")

@@ -13,14 +13,14 @@ from pathlib import Path
 from harness.errors import Unsupported, UsageError
 from harness.guest import rootfs, shared_agent
 from harness.guest.rootfs import RootFs
+from harness.host.identity import Identity
 from harness.host.process import install_command
 from harness.host.requirement import Requirement
 from harness.host.run import VARIABLE, Run
 from harness.measure.record import Image
-from harness.sandbox.identity import Identity
 from harness.sandbox.oci.config import check
 from harness.sandbox.protocol import Sharing, Tier
-from harness.sandbox.shared import SharedSandbox, launched
+from harness.sandbox.shared_kernel import SharedSandbox, launched
 
 MIB = 1 << 20
 

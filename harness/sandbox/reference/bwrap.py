@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import contextlib
 
+from harness.host.identity import Identity
 from harness.host.run import Run
-from harness.sandbox.identity import Identity
 from harness.sandbox.protocol import Tier
 from harness.sandbox.reference.base import MIB, Reference, ReferenceSubstrate, mark
-from harness.sandbox.shared import SharedSandbox, ended, start_logged
+from harness.sandbox.shared_kernel import SharedSandbox, ended, start_logged
 
 INSIDE = "/run/agent"
 

@@ -19,13 +19,13 @@ from pathlib import Path
 
 from harness.errors import SandboxError, Unsupported
 from harness.host import cgroups
+from harness.host.identity import Identity
 from harness.host.process import install_command, need
 from harness.host.requirement import Requirement
 from harness.host.run import Run
-from harness.sandbox.identity import Identity
 from harness.sandbox.protocol import Tier
 from harness.sandbox.reference.base import MIB, Reference, ReferenceSubstrate, mark
-from harness.sandbox.shared import Log, SharedSandbox, ended, start
+from harness.sandbox.shared_kernel import Log, SharedSandbox, ended, start
 
 INSIDE = "/.agent"
 IMAGE = "coppice"

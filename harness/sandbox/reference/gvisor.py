@@ -19,14 +19,14 @@ from typing import Any
 import psutil
 
 from harness.errors import CheckpointError, GuestDied
+from harness.host.identity import Identity, allocate
 from harness.host.process import kill, need
 from harness.host.run import Run, half_built
 from harness.measure.record import digest
-from harness.sandbox.identity import Identity, allocate
 from harness.sandbox.oci.roots import copy
 from harness.sandbox.protocol import Tier
 from harness.sandbox.reference.base import MIB, Reference, ReferenceSubstrate, mark
-from harness.sandbox.shared import START_LIMIT_S, Log, SharedSandbox
+from harness.sandbox.shared_kernel import START_LIMIT_S, Log, SharedSandbox
 
 INSIDE = ".agent"
 PATIENCE_S = 10.0

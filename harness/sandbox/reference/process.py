@@ -9,11 +9,11 @@ import subprocess
 
 import psutil
 
+from harness.host.identity import Identity
 from harness.host.run import Run
-from harness.sandbox.identity import Identity
 from harness.sandbox.protocol import Tier
 from harness.sandbox.reference.base import MIB, Reference, ReferenceSubstrate
-from harness.sandbox.shared import SharedSandbox, Signals, start_logged
+from harness.sandbox.shared_kernel import SharedSandbox, Signals, start_logged
 
 
 class ProcessSubstrate(ReferenceSubstrate):

@@ -14,16 +14,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.guest import image, rootfs, shared_agent
+from harness.host.identity import Identity
 from harness.host.process import run as run_program
 from harness.host.run import Run, half_built
 from harness.measure.record import Image, digest
-from harness.sandbox.identity import Identity
 from harness.sandbox.oci.roots import copy
 from harness.sandbox.protocol import Tier
 from harness.sandbox.qemu.accelerator import choose
 from harness.sandbox.qemu.machine import PROGRAM
 from harness.sandbox.reference.base import MIB, Reference, ReferenceSubstrate
-from harness.sandbox.shared import Log, SharedSandbox, ended
+from harness.sandbox.shared_kernel import Log, SharedSandbox, ended
 
 PACKAGES = ("kmod", "linux-image-amd64", "login", "systemd-sysv", "udev")
 MEMORY_MIB = 512

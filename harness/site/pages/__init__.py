@@ -1,1 +1,1 @@
-"""The pages: one file each, found by its PAGE (see harness/site/page.py)."""
+"""The pages: one file each, found by its PAGE (see harness/site/builder/page.py)."""

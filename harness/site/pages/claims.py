@@ -7,13 +7,13 @@ from collections.abc import Iterator, Sequence
 from harness.claims import published
 from harness.claims.claims import Claim
 from harness.claims.verdict import Verdict
-from harness.site import evidence, figures
-from harness.site.chart import Chart, Row
-from harness.site.chart_clock import EVENTS, Clock, clocks
-from harness.site.chart_strip import Line, Strip, strip_chart
-from harness.site.corpus import Corpus
-from harness.site.evidence import Judged
-from harness.site.page import Document, Item, Nav, Page
+from harness.site.builder.page import Document, Item, Nav, Page
+from harness.site.charts.chart import Chart, Row
+from harness.site.charts.clock import EVENTS, Clock, clocks
+from harness.site.charts.strip import Line, Strip, strip_chart
+from harness.site.data import evidence, figures
+from harness.site.data.corpus import Corpus
+from harness.site.data.evidence import Judged
 
 _MACHINES = 24
 """Machines whose verdicts a claim's page lists."""

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from harness.site import coldcharts, coldstart
-from harness.site.corpus import Corpus
-from harness.site.page import Document, Item, Nav, Page
+from harness.site.builder.page import Document, Item, Nav, Page
+from harness.site.charts import cold_start_charts
+from harness.site.data import cold_start
+from harness.site.data.corpus import Corpus
 
 
 def _render(corpus: Corpus) -> Iterator[Item]:
-    rows = coldstart.rows(corpus)
-    tiers = coldcharts.tiers_chart(corpus, rows, "charts/cold-start-tiers")
-    ladder = coldcharts.ladder_chart(rows)
+    rows = cold_start.rows(corpus)
+    tiers = cold_start_charts.tiers_chart(corpus, rows, "charts/cold-start-tiers")
+    ladder = cold_start_charts.ladder_chart(rows)
     yield from tiers.assets()
     yield from ladder.assets()
     yield Document(
@@ -24,12 +25,12 @@ def _render(corpus: Corpus) -> Iterator[Item]:
             "rows": rows,
             "tiers": tiers,
             "ladder": ladder,
-            "clock_drawing": coldcharts.clock_chart(),
-            "rungs": coldstart.RUNGS,
-            "headline": coldstart.HEADLINE,
-            "concurrencies": coldstart.CONCURRENCIES,
-            "noop": coldstart.NOOP,
-            "claim": corpus.figure(coldcharts.CLAIM),
+            "clock_drawing": cold_start_charts.clock_chart(),
+            "rungs": cold_start.RUNGS,
+            "headline": cold_start.HEADLINE,
+            "concurrencies": cold_start.CONCURRENCIES,
+            "noop": cold_start.NOOP,
+            "claim": corpus.figure(cold_start_charts.CLAIM),
         },
     )
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from harness.site import compare
-from harness.site.corpus import Corpus
-from harness.site.page import Document, Item, Nav, Page
+from harness.site.builder.page import Document, Item, Nav, Page
+from harness.site.data import compare
+from harness.site.data.corpus import Corpus
 
 # Cells that nobody here can measure: who is spoken of, and the figures by row.
 _QUOTED = (

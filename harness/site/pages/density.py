@@ -6,12 +6,12 @@ from collections.abc import Callable, Iterator, Sequence
 
 from harness.measure.quantity import thousands
 from harness.measure.statistics import Estimate
-from harness.site import density
-from harness.site.chart import Chart, Row
-from harness.site.chart_scaling import Curve, Naive, Point, Reference, scaling_chart
-from harness.site.corpus import Corpus
-from harness.site.density import Fleet
-from harness.site.page import Document, Item, Nav, Page
+from harness.site.builder.page import Document, Item, Nav, Page
+from harness.site.charts.chart import Chart, Row
+from harness.site.charts.scaling import Curve, Naive, Point, Reference, scaling_chart
+from harness.site.data import density
+from harness.site.data.corpus import Corpus
+from harness.site.data.density import Fleet
 
 _NS = (8, 50, 200, 400, 1000)
 _CUBE_NS = (100, 1000)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from harness.site import e2b
-from harness.site.corpus import Corpus
-from harness.site.page import Asset, Document, Nav, Page
+from harness.site.builder.page import Asset, Document, Nav, Page
+from harness.site.data import e2b
+from harness.site.data.corpus import Corpus
 
 _METRICS = {
     "create-headers": "creation, to the response's headers",

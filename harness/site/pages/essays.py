@@ -7,9 +7,10 @@ from pathlib import Path
 
 from markupsafe import Markup
 
-from harness.site import coldcharts, essays
-from harness.site.corpus import Corpus
-from harness.site.page import Document, Item, Nav, Page
+from harness.site.builder import essays
+from harness.site.builder.page import Document, Item, Nav, Page
+from harness.site.charts import cold_start_charts
+from harness.site.data.corpus import Corpus
 
 _CHECKOUT = Path(__file__).parents[3]
 _LINES = 900
@@ -57,7 +58,7 @@ def _render(corpus: Corpus) -> Iterator[Item]:
                 "look": look,
                 "before": found[number - 1] if number else None,
                 "after": found[number + 1] if number + 1 < len(found) else None,
-                "drawing": coldcharts.clock_chart("essay-clock"),
+                "drawing": cold_start_charts.clock_chart("essay-clock"),
                 "patches": shown,
                 "errata": [one for one in corpus.published if one.remark],
             },

@@ -7,21 +7,13 @@ from dataclasses import dataclass
 
 from harness.measure.quantity import thousands
 from harness.measure.record import Series
-from harness.site import (
-    coldcharts,
-    coldstart,
-    comparison_table,
-    density,
-    essays,
-    evidence,
-    exports,
-    linked_data,
-    network,
-)
-from harness.site.coldstart import Row
-from harness.site.corpus import Corpus, Entry
-from harness.site.density import Fleet
-from harness.site.page import Document, Item, Nav, Page
+from harness.site.builder import essays, exports, linked_data
+from harness.site.builder.page import Document, Item, Nav, Page
+from harness.site.charts import cold_start_charts
+from harness.site.data import cold_start, comparison_table, density, evidence, network
+from harness.site.data.cold_start import Row
+from harness.site.data.corpus import Corpus, Entry
+from harness.site.data.density import Fleet
 
 _NETWORK = (
     "coppice-network-rtt",
@@ -84,7 +76,7 @@ def _heroes(corpus: Corpus, rows: Sequence[Row]) -> Sequence[Hero]:
             "from the request until a microVM, restored from disk and kept stopped in memory, has "
             "computed an answer",
             f"{row.substrate} {tier}" if row else tier,
-            row.series(coldstart.HEADLINE, 1) if row else None,
+            row.series(cold_start.HEADLINE, 1) if row else None,
             (row.task if row else None) or f"mise run bench:qemu-{tier}",
         ),
     ]
@@ -95,7 +87,7 @@ def _accelerators(rows: Sequence[Row]) -> Sequence[str]:
     found = {
         entry.brief.machine.accelerator or "no accelerator"
         for row in rows
-        if row.substrate != coldstart.NOOP
+        if row.substrate != cold_start.NOOP
         for entry in row.entries.values()
     }
     return sorted(found)
@@ -108,8 +100,8 @@ def _fleets(corpus: Corpus) -> Sequence[Fleet]:
 
 
 def _render(corpus: Corpus) -> Iterator[Item]:
-    rows = coldstart.rows(corpus)
-    chart = coldcharts.tiers_chart(corpus, rows)
+    rows = cold_start.rows(corpus)
+    chart = cold_start_charts.tiers_chart(corpus, rows)
     yield from chart.assets()
     decided = {
         claim.id: (claim, evidence.deciding(evidence.judged(corpus, claim, corpus.machine)))
@@ -126,8 +118,8 @@ def _render(corpus: Corpus) -> Iterator[Item]:
             "rows": rows,
             "heroes": _heroes(corpus, rows),
             "chart": chart,
-            "clock_drawing": coldcharts.clock_chart(),
-            "claim": corpus.figure(coldcharts.CLAIM),
+            "clock_drawing": cold_start_charts.clock_chart(),
+            "claim": corpus.figure(cold_start_charts.CLAIM),
             "machine": machine,
             "others": [
                 (id, several[-1].brief.machine)

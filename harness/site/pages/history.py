@@ -9,12 +9,13 @@ from harness.measure import comparison
 from harness.measure.comparison import Outcome
 from harness.measure.record import Scalar
 from harness.measure.statistics import Estimate
-from harness.site import chart, figures
-from harness.site.brief import Line, slug
-from harness.site.chart import Chart, Row
-from harness.site.chart_history import Run, history_chart
-from harness.site.corpus import Corpus, Entry
-from harness.site.page import Asset, Document, Group, Item, Nav, Page
+from harness.site.builder.page import Asset, Document, Group, Item, Nav, Page
+from harness.site.charts import chart
+from harness.site.charts.chart import Chart, Row
+from harness.site.charts.history import Run, history_chart
+from harness.site.data import figures
+from harness.site.data.corpus import Corpus, Entry
+from harness.site.data.record_summary import Line, slug
 
 _SHOWN = 100
 """Runs of a series that its chart and table show; the CSV has all."""

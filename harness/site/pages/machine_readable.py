@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from harness.measure.record import SCHEMA_FILE
-from harness.site import exports
-from harness.site.corpus import Corpus
-from harness.site.page import Asset, Item, Page
+from harness.site.builder import exports
+from harness.site.builder.page import Asset, Item, Page
+from harness.site.data.corpus import Corpus
 
 
 def _render(corpus: Corpus) -> Iterator[Item]:

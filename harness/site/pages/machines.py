@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from harness.claims.claims import Claim
-from harness.site import evidence
-from harness.site.corpus import Corpus, Entry, slug
-from harness.site.page import Asset, Document, Group, Item, Page
-from harness.site.run_page import rows_of
+from harness.site.builder.page import Asset, Document, Group, Item, Page
+from harness.site.builder.run_page import rows_of
+from harness.site.data import evidence
+from harness.site.data.corpus import Corpus, Entry, slug
 
 A_PAGE = 150
 """Records of one list; older ones stand on further pages, which do not change any more."""

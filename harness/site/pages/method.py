@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from harness.measure import statistics
-from harness.site import coldstart, density
-from harness.site.chart_ladder import Rung, ladder
-from harness.site.corpus import Corpus
-from harness.site.page import Document, Item, Nav, Page
+from harness.site.builder.page import Document, Item, Nav, Page
+from harness.site.charts.ladder import Rung, ladder
+from harness.site.data import cold_start, density
+from harness.site.data.corpus import Corpus
 
 _RUNGS = (
     Rung("object", "the VMM or jail exists", "the host makes it, or takes it from its pool"),
@@ -22,7 +22,7 @@ _PERCENTILES = (50, 90, 95, 99)
 
 
 def _render(corpus: Corpus) -> Iterator[Item]:
-    runs = corpus.of_rig(coldstart.RIG, corpus.machine)
+    runs = corpus.of_rig(cold_start.RIG, corpus.machine)
     fleets = density.fleets(corpus)
     holds = [one for sharing in density.SHARINGS if (one := density.largest(fleets, sharing))]
     shown = {n: [p for p in _PERCENTILES if n >= statistics.smallest_n(p)] for n in _EXAMPLES}
@@ -39,7 +39,7 @@ def _render(corpus: Corpus) -> Iterator[Item]:
             "newest": runs[-1] if runs else None,
             "percentiles": _PERCENTILES,
             "shown": shown,
-            "tiers": coldstart.TIERS,
+            "tiers": cold_start.TIERS,
         },
     )
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from harness.measure.record import Scalar
-from harness.site import network
-from harness.site.chart import Chart, Row
-from harness.site.chart_scaling import Curve, Reference, scaling_chart
-from harness.site.chart_strip import Line, Strip, strip_chart
-from harness.site.corpus import Corpus
-from harness.site.network import Measured
-from harness.site.page import Document, Item, Nav, Page
+from harness.site.builder.page import Document, Item, Nav, Page
+from harness.site.charts.chart import Chart, Row
+from harness.site.charts.scaling import Curve, Reference, scaling_chart
+from harness.site.charts.strip import Line, Strip, strip_chart
+from harness.site.data import network
+from harness.site.data.corpus import Corpus
+from harness.site.data.network import Measured
 
 _LABELS = {
     "loopback": "loopback",

@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from harness.measure.record import Scalar
-from harness.site.brief import Line, slug
-from harness.site.corpus import Corpus, Entry
-from harness.site.page import Document, Item, Nav, Page
+from harness.site.builder.page import Document, Item, Nav, Page
+from harness.site.data.corpus import Corpus, Entry
+from harness.site.data.record_summary import Line, slug
 from harness.site.pages.history import DETAILS
 
 _MOST = 300

@@ -8,8 +8,8 @@ from urllib.parse import urlsplit
 
 from harness.claims import published
 from harness.claims.published import Figure
-from harness.site.corpus import Corpus
-from harness.site.page import Document, Item, Nav, Page
+from harness.site.builder.page import Document, Item, Nav, Page
+from harness.site.data.corpus import Corpus
 
 _TITLES = {
     "cold-start": "Start",

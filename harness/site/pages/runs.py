@@ -1,15 +1,15 @@
 """The list of runs: of every machine the newest, and what could not be read.
 
-The page of a run itself is made where its record is read: harness/site/run_page.py.
+The page of a run itself is made where its record is read: harness/site/builder/run_page.py.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from harness.site.corpus import Corpus
-from harness.site.page import Document, Item, Nav, Page
-from harness.site.run_page import rows_of
+from harness.site.builder.page import Document, Item, Nav, Page
+from harness.site.builder.run_page import rows_of
+from harness.site.data.corpus import Corpus
 
 _NEWEST = 60
 _PROBLEMS = 200

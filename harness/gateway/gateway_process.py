@@ -1,0 +1,170 @@
+"""A gateway in a process of its own, as the rigs and tests use it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from harness.errors import GuestTimeout, SandboxError
+from harness.gateway.sandboxes.store import Limits, opened
+from harness.host.run import Run
+
+if TYPE_CHECKING:
+    import ssl
+
+START_S = 280.0
+FILE = "gateway.sqlite"
+
+
+@dataclass
+class Running:
+    """A gateway process; `folder` is its state. `run` may be ended and begun again."""
+
+    folder: Path
+    port: int
+    key: str
+    words: Sequence[str]
+    environment: Mapping[str, str]
+    process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def certificate(self) -> Path | None:
+        """What clients are to believe, of one that speaks TLS."""
+        return self.folder / "tls" / "certificate.pem" if "--tls" in self.words else None
+
+    @property
+    def address(self) -> str:
+        return f"http{'s' if self.certificate else ''}://127.0.0.1:{self.port}"
+
+    @property
+    def variables(self) -> Mapping[str, str]:
+        """What the SDK needs to know of it."""
+        believed = {"SSL_CERT_FILE": str(self.certificate)} if self.certificate else {}
+        return {
+            "E2B_API_KEY": self.key,
+            "E2B_API_URL": self.address,
+            "E2B_SANDBOX_URL": self.address,
+            **believed,
+        }
+
+    def begin(self) -> None:
+        """Start it and wait until it answers. SandboxError with what it said when it does not."""
+        with (self.folder / "log").open("ab") as log:
+            self.process = subprocess.Popen(
+                self.words, env=dict(self.environment), stdin=subprocess.DEVNULL, stdout=log,
+                stderr=log, process_group=0,
+            )  # fmt: skip
+        deadline = time.monotonic() + START_S
+        while time.monotonic() < deadline:
+            with contextlib.suppress(OSError):
+                if self.ask("GET", "/health")[0] == 200:
+                    return
+            if self.process.poll() is not None:
+                break
+            time.sleep(0.05)
+        self.end()
+        raise SandboxError(f"the gateway does not start: {self.said()}")
+
+    def said(self) -> str:
+        return (self.folder / "log").read_text(errors="replace")[-2000:]
+
+    def wait_for_pool(self, template: str, count: int, timeout_s: float = START_S) -> None:
+        """Wait until so many sandboxes of a template stand ready."""
+        deadline = time.monotonic() + timeout_s
+        while self.metric(f'coppice_pool_ready{{template="{template}"}}') < count:
+            if time.monotonic() > deadline:
+                raise GuestTimeout(f"the pool of {template} is not full: {self.said()}")
+            time.sleep(0.05)
+
+    def metric(self, name: str) -> float:
+        """One figure of /metrics; 0 when it is not there."""
+        for line in self.ask("GET", "/metrics")[1].decode().splitlines():
+            if line.startswith(name + " "):
+                return float(line.rpartition(" ")[2])
+        return 0.0
+
+    def ask(
+        self, method: str, path: str, body: Any = None, headers: Mapping[str, str] | None = None
+    ) -> tuple[int, bytes]:
+        """One request under the gateway's key: status and body."""
+        data = body if isinstance(body, bytes | None) else json.dumps(body).encode()
+        asked = urllib.request.Request(self.address + path, data, method=method)
+        for name, value in {"X-API-KEY": self.key, **(headers or {})}.items():
+            asked.add_header(name, value)
+        try:
+            with urllib.request.urlopen(asked, timeout=120, context=self._believing()) as answer:
+                return answer.status, answer.read()
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code, error.read()
+
+    def _believing(self) -> ssl.SSLContext | None:
+        if not (certificate := self.certificate):
+            return None
+        import ssl  # slow to import, and not in every Python
+
+        return ssl.create_default_context(cafile=certificate)
+
+    def kill(self) -> None:
+        """As a crash would."""
+        assert self.process
+        self.process.kill()
+        self.process.wait()
+
+    def end(self, timeout_s: float = 120) -> None:
+        """As an operator would; safe to call twice."""
+        if self.process and self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+            try:
+                self.process.wait(timeout_s)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
+
+
+def new_key(folder: Path, limits: Limits | None = None) -> str:
+    """A key for a gateway with this state, which may run."""
+    with opened(folder / FILE) as store:
+        return store.new_key("rig", limits)[1]
+
+
+def _free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        port: int = one.getsockname()[1]
+        return port
+
+
+@contextlib.contextmanager
+def gateway(
+    run: Run, *options: str, limits: Limits | None = None, runtime: Path | None = None
+) -> Iterator[Running]:
+    """A gateway with a state of its own, until the block ends. `options` are of the command."""
+    with tempfile.TemporaryDirectory(prefix="gateway-", dir=run.folder) as name:
+        folder, port = Path(name), _free_port()
+        words = (
+            sys.executable, "-m", "harness.cli", "gateway", "--state", str(folder),
+            "--port", str(port), *options,
+        )  # fmt: skip
+        # It is a process of this run, so that it does not outlive a rig that is killed.
+        environment = {**os.environ, **run.environment}
+        environment |= {"COPPICE_RUNTIME": str(runtime)} if runtime else {}
+        one = Running(folder, port, new_key(folder, limits), words, environment)
+        try:
+            one.begin()
+            yield one
+        finally:
+            one.end()

@@ -1,0 +1,103 @@
+"""What a fleet's figures are: its memory in three definitions, its answers, who its guests are."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+from harness.errors import CoppiceError
+from harness.guest.wakeups import trace
+from harness.host.ksm import Merging
+from harness.measure import footprint_linux, host_memory, memory_linux
+from harness.measure.findings import Findings
+from harness.measure.footprint_linux import Footprint
+from harness.measure.host_memory import HostMemory
+from harness.measure.record import Scalar
+from harness.procedures.fleet import Answers, ask_each, reason
+from harness.sandbox.protocol import Sandbox
+
+READINGS = 11
+"""Of the host's memory once it is at rest; one every tenth of a second."""
+TRACED_S = 20.0
+
+
+def answers(findings: Findings, metric: str, found: Answers, of: int, **dimensions: Scalar) -> None:
+    """Latencies of what every sandbox was asked; one that failed makes the record a failure."""
+    findings.add(metric, "s", found.seconds, found.failures, **dimensions)
+    if found.failures:
+        findings.broken.append(
+            f"{metric}: {len(found.failures)} of {of} failed, first sandbox "
+            f"{found.failures[0][0]} with {found.failures[0][1]}"
+        )
+
+
+def host_memory_parts(findings: Findings, when: str, memory: HostMemory) -> None:
+    for part, value in memory.parts():
+        findings.add("host-memory", "bytes", [value], part=part, when=when)
+
+
+def memory_figures(
+    findings: Findings, work: str, before: HostMemory, sandboxes: Sequence[Sandbox]
+) -> None:
+    """The three definitions: the host's whole change, VMM only, private and dirty."""
+    readings = []
+    for _ in range(READINGS):
+        readings.append(host_memory.read())
+        time.sleep(0.1)
+    for counted in ("to_be_had", "free_and_caches"):
+        change = [getattr(before, counted) - getattr(one, counted) for one in readings]
+        name = counted.replace("_", "-")
+        findings.add("host-change", "bytes", change, counted=name, work=work)
+    host_memory_parts(findings, work, readings[-1])
+    if not footprint_linux.TOLD:
+        return  # this system counts no page by the processes that share it
+    found, gone = [], []
+    for number, sandbox in enumerate(sandboxes):
+        footprint = footprint_of(sandbox)
+        if footprint:
+            found.append(footprint)
+        else:
+            gone.append((number, "its VMM is gone"))
+    if gone:
+        findings.broken.append(f"{len(gone)} of {len(sandboxes)} VMMs are gone")
+    both = [(one.vmm, one.guest) for one in found]
+    findings.add("vmm-pss", "bytes", [vmm.pss for vmm, _ in both], gone, work=work)
+    findings.add("guest-pss", "bytes", [guest.pss for _, guest in both], gone, work=work)
+    dirty = [vmm.private_dirty + guest.private_dirty for vmm, guest in both]
+    findings.add("private-dirty", "bytes", dirty, gone, work=work)
+    for part in footprint_linux.PARTS:
+        sizes = [one.part(part) for one in found]
+        findings.add("footprint", "bytes", sizes, gone, part=part, work=work)
+
+
+def footprint_of(sandbox: Sandbox) -> Footprint | None:
+    process = sandbox.process
+    return footprint_linux.read(process.pid, process.guest_memory) if process else None
+
+
+def merged_pages(findings: Findings, merger: Merging) -> None:
+    for state in ("shared", "sharing", "unshared", "volatile"):
+        pages = merger.count(f"pages_{state}")
+        findings.add("merged-pages", "bytes", [pages * memory_linux.PAGE], state=state)
+
+
+def distinct(findings: Findings, sandboxes: Sequence[Sandbox]) -> None:
+    """How many different values the guests give of what no two may share, by their own word."""
+    said: list[dict[str, str]] = []
+    asked = ask_each(sandboxes, lambda one: said.append(one.agent.hello()))
+    for what in ("hostname", "machine_id", "mac", "address", "random"):
+        different = len({one[what] for one in said})
+        findings.add("distinct", "1", [different], asked.failures, what=what)
+        if different < len(said):
+            findings.broken.append(f"{len(said)} guests have {different} of {what} between them")
+
+
+def wakes(findings: Findings, sandbox: Sandbox) -> None:
+    """What wakes one idle guest, by the function of its kernel."""
+    try:
+        found = trace(sandbox.agent, TRACED_S)
+    except CoppiceError as error:
+        findings.add("wakes", "1/s", [], [(0, reason(error))])
+        return
+    for function, often in found.items():
+        findings.add("wakes", "1/s", [often], function=function)

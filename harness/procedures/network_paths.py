@@ -1,0 +1,199 @@
+"""The ladder of ways between two who talk: what each rung adds is what it costs.
+
+loopback   inside one namespace
+veth       two namespaces, a pair of cards between them
+bridge     two namespaces, each a port of a bridge that filters nothing
+policy     two sandboxes on cubenet: deny by default, and one allows the other
+microvm    two microVMs on cubenet, under the same policy
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import socket
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from ipaddress import IPv4Address
+from pathlib import Path
+
+from harness.errors import Unsupported
+from harness.host.identity import Identity, allocate
+from harness.host.run import Run, cache_folder
+from harness.measure.record import Scalar
+from harness.network import links
+from harness.network.cubenet import CARD, Cubenet
+from harness.network.endpoint import endpoint
+from harness.network.links import Links
+from harness.network.namespace import inside, namespace
+from harness.network.policy import Policy
+from harness.procedures.endpoints import Guest, Party, local
+from harness.sandbox.protocol import Tier
+from harness.sandbox.qemu import QemuSubstrate
+
+Pair = tuple[Party, Party]
+"""Who asks, and who answers."""
+_ADDRESSES = IPv4Address("10.0.0.1"), IPv4Address("10.0.0.2")
+"""On networks of two, in namespaces of their own."""
+_MACS = bytes.fromhex("02c000000001"), bytes.fromhex("02c000000002")
+_PREFIX = 24
+
+
+@contextlib.contextmanager
+def loopback(run: Run, net: Cubenet) -> Iterator[Pair]:
+    with namespace(run.folder, "loopback") as path:
+        with _links(path) as own:
+            own.send(links.up(links.LOOPBACK))
+            # netperf looks for a host in vain where there are loopback addresses only.
+            own.send(links.address(links.LOOPBACK, _ADDRESSES[0], 32))
+        address = str(_ADDRESSES[0])
+        with local(run, path, address) as one, local(run, path, address) as other:
+            yield one, other
+
+
+@contextlib.contextmanager
+def veth(run: Run, net: Cubenet) -> Iterator[Pair]:
+    with _two_namespaces(run, "veth") as (near, far):
+        handle = os.open(far, os.O_RDONLY)
+        try:
+            with _links(near) as own:
+                own.send(links.pair(CARD, CARD, handle, _MACS[1]))
+                own.try_send(links.large_segments(own.index(CARD)))
+        finally:
+            os.close(handle)
+        with _talking(run, near, far) as pair:
+            yield pair
+
+
+@contextlib.contextmanager
+def bridge(run: Run, net: Cubenet) -> Iterator[Pair]:
+    with (
+        namespace(run.folder, "bridge") as middle,
+        _two_namespaces(run, "bridged") as (near, far),
+    ):
+        with _links(middle) as own:
+            own.send(links.bridge("bridge"))
+            index = own.index("bridge")
+            own.send(links.up(index))
+            for number, (path, mac) in enumerate(zip((near, far), _MACS, strict=True)):
+                handle = os.open(path, os.O_RDONLY)
+                try:
+                    own.send(links.pair(f"port{number}", CARD, handle, mac))
+                finally:
+                    os.close(handle)
+                port = own.index(f"port{number}")
+                own.send(links.plain_port(port, index))
+                own.try_send(links.large_segments(port))
+        with _talking(run, near, far) as pair:
+            yield pair
+
+
+@contextlib.contextmanager
+def policy(run: Run, net: Cubenet) -> Iterator[Pair]:
+    with (
+        endpoint(run, net) as answers,
+        endpoint(run, net, Policy.of([answers.address])) as asks,
+        local(run, asks.namespace, asks.address) as one,
+        local(run, answers.namespace, answers.address) as other,
+    ):
+        yield one, other
+
+
+@contextlib.contextmanager
+def microvm(run: Run, net: Cubenet) -> Iterator[Pair]:
+    substrate = QemuSubstrate()
+    template = substrate.prepare(run, cache_folder(), Tier.DURABLE_PREWARM_POOL)
+    with contextlib.ExitStack() as stack:
+
+        def guest(identity: Identity, allowed: Policy) -> Guest:
+            port = net.attach_tap(identity, allowed)
+            stack.callback(net.detach, identity.id)
+            sandbox = substrate.launch(
+                run, template, Tier.DURABLE_PREWARM_POOL, identity, tap=port.descriptor
+            )
+            stack.callback(sandbox.destroy)
+            sandbox.resume()
+            return Guest(sandbox)
+
+        ids = [allocate(run.leases, run.id) for _ in range(2)]
+        for one in ids:
+            stack.callback(one.release)
+        answers = guest(ids[0], Policy())
+        yield guest(ids[1], Policy.of([answers.address])), answers
+
+
+PATHS: Mapping[str, Callable[[Run, Cubenet], contextlib.AbstractContextManager[Pair]]] = {
+    "loopback": loopback,
+    "veth": veth,
+    "bridge": bridge,
+    "policy": policy,
+    "microvm": microvm,
+}
+
+
+@dataclass(frozen=True)
+class Way:
+    """One rung of the ladder, with both ends on one core or each on its own."""
+
+    path: str
+    cores: int
+    asks: Party
+    answers: Party
+
+    @property
+    def dimensions(self) -> dict[str, Scalar]:
+        return {"path": self.path, "cores": self.cores}
+
+    def pin(self) -> None:
+        """Put both ends, and what runs there, on their cores."""
+        self.answers.pin(0)
+        self.asks.pin(self.cores - 1)
+
+
+def ways(run: Run, net: Cubenet, stack: contextlib.ExitStack) -> Iterator[Way]:
+    """Every rung that this host has, on one core and on two; they end with the stack.
+
+    Where microVMs cannot run their rung is left out, and the doctor says why.
+    """
+    here = range(1, min(2, os.cpu_count() or 1) + 1)
+    for path, cores in itertools.product(PATHS, here):
+        try:
+            pair = stack.enter_context(PATHS[path](run, net))
+        except Unsupported:
+            if path != "microvm":
+                raise
+            continue
+        yield Way(path, cores, *pair)
+
+
+@contextlib.contextmanager
+def _links(path: Path) -> Iterator[Links]:
+    with inside(path):
+        own = Links()
+    try:
+        yield own
+    finally:
+        own.close()
+
+
+@contextlib.contextmanager
+def _two_namespaces(run: Run, name: str) -> Iterator[tuple[Path, Path]]:
+    with namespace(run.folder, name) as near, namespace(run.folder, name) as far:
+        yield near, far
+
+
+@contextlib.contextmanager
+def _talking(run: Run, near: Path, far: Path) -> Iterator[Pair]:
+    """Two parties in namespaces whose cards are there and have no addresses yet."""
+    for path, own in zip((near, far), _ADDRESSES, strict=True):
+        with _links(path) as there, inside(path):
+            card = socket.if_nametoindex(CARD)
+            there.send(links.up(card))
+            there.send(links.address(card, own, _PREFIX))
+            there.try_send(links.large_segments(card))
+    with (
+        local(run, near, str(_ADDRESSES[0])) as one,
+        local(run, far, str(_ADDRESSES[1])) as other,
+    ):
+        yield one, other

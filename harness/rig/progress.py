@@ -1,0 +1,123 @@
+"""What `coppice run` shows while it measures: one line for each measurement, as it ends.
+
+A plugin of pytest's (`-p harness.rig.progress`), which is told to be quiet beside it. Nothing is
+written while something is measured: a line begins before, and ends after. What is not measured
+here is said once for each reason, at the end.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Generator
+
+import pytest
+from _pytest.capture import CaptureManager  # pytest exports no name of its type
+
+from harness.errors import UsageError
+from harness.measure.quantity import show, show_interval
+from harness.measure.record import Series
+from harness.measure.statistics import summarise
+from harness.rig.info import RigInfo
+from harness.rig.recorder import RigRun
+
+NAME = "coppice-progress"
+"""Of the plugin among pytest's."""
+WHERE, CASE = 18, 37
+"""Columns for the rig's id and for the case."""
+
+
+def headline(series: Series) -> str:
+    """The figure that a measurement is about: metric, median, interval, how many."""
+    median = summarise(series.samples).median
+    bounds = show_interval(median, series.unit)
+    failed = f", {len(series.failures)} failed" if series.failures else ""
+    return (
+        f"{series.metric:15} {show(median, series.unit):>10}  "
+        f"{f'({bounds})' if bounds else '':15} n={len(series.samples)}{failed}"
+    )
+
+
+class Progress:
+    """Writes the lines of one session, each with the share of its cases that came before."""
+
+    def __init__(self, terminal: pytest.TerminalReporter, capture: CaptureManager) -> None:
+        self._terminal = terminal
+        self._capture = capture
+        self._items: dict[str, pytest.Item] = {}
+        self._done = 0
+        self._began = 0.0
+        self._line = ""
+        self._unmeasured: Counter[str] = Counter()
+
+    def pytest_collection_finish(self, session: pytest.Session) -> None:
+        self._items = {item.nodeid: item for item in session.items}
+
+    def pytest_runtest_logstart(self, nodeid: str) -> None:
+        item = self._items[nodeid]
+        self._began = time.monotonic()
+        rig = getattr(getattr(item, "module", None), "RIG", None)
+        _, bracket, case = item.name.partition("[")
+        name = rig.id if isinstance(rig, RigInfo) else item.name
+        share = 100 * self._done // len(self._items)
+        self._line = f"{share:3} %  {name:{WHERE}} {case[:-1] if bracket else '':{CASE}} "
+        self._write(self._line if self._terminal.isatty else "")
+
+    def pytest_report_teststatus(self, report: pytest.TestReport) -> tuple[str, str, str] | None:
+        """Pytest counts, and writes no letter of its own."""
+        if report.when == "call" or not report.passed:
+            return ("failed" if report.failed else str(report.outcome)), "", ""
+        return "", "", ""
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_makereport(
+        self, item: pytest.Item, call: pytest.CallInfo[None]
+    ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+        report = yield
+        if report.when == "call" or (report.when == "setup" and not report.passed):
+            self._done += 1
+            rig_run = getattr(item, "funcargs", {}).get("rig_run")
+            self._end(report, rig_run if isinstance(rig_run, RigRun) else None)
+        return report
+
+    def say(self, text: str) -> None:
+        """How far the measurement under way has come: in its line, or in one of its own."""
+        with self._capture.global_and_fixture_disabled():
+            tty = self._terminal.isatty
+            self._write(f"\r\033[K{self._line}{text}" if tty else f"{'':7}{text}\n")
+
+    def _end(self, report: pytest.TestReport, rig_run: RigRun | None) -> None:
+        """The rest of the line; a case that is not measured here takes its line back."""
+        took = time.monotonic() - self._began
+        if report.skipped:
+            reason = str(report.longrepr[2] if isinstance(report.longrepr, tuple) else "skipped")
+            why = reason.removeprefix("Skipped: ").partition("\n")[0]
+            self._unmeasured[why.removeprefix("not measured on this host: ")] += 1
+            self._write("\r\033[K" if self._terminal.isatty else "")
+        else:
+            figure = rig_run.headline if rig_run else None
+            said = "FAILED" if report.failed else headline(figure) if figure else "measured"
+            begun = f"\r\033[K{self._line}" if self._terminal.isatty else self._line
+            self._write(f"{begun}{said:54} {took:5.0f} s\n")
+            for doubt in rig_run.doubts if rig_run else ():
+                self._write(f"{'':7}suspect: {doubt}\n")
+        self._line = ""
+
+    def pytest_sessionfinish(self) -> None:
+        if self._line:  # interrupted
+            self._write("\n")
+        if self._unmeasured:
+            self._write("\nNot measured:\n")
+        for why, count in self._unmeasured.items():
+            self._write(f"  {count} case{'s' if count > 1 else ''}: {why}\n")
+
+    def _write(self, text: str) -> None:
+        self._terminal.write(text, flush=True)
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    terminal = session.config.pluginmanager.getplugin("terminalreporter")
+    if not isinstance(terminal, pytest.TerminalReporter):
+        raise UsageError("progress is shown in pytest's terminal, which was switched off")
+    capture = session.config.pluginmanager.getplugin("capturemanager")
+    session.config.pluginmanager.register(Progress(terminal, capture), NAME)

@@ -1,0 +1,155 @@
+"""One rig, run once: what stands around the measurement and becomes its record.
+
+A rig calls `prepared`, `begin`, `end` and `write` in this order; the machine is looked at before
+and after, and a run that was disturbed says so.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from pytest_benchmark.fixture import BenchmarkFixture
+
+from harness.host.run import new_run_id
+from harness.measure import benchmark as adaptor
+from harness.measure import machine, provenance, validity
+from harness.measure.record import (
+    Clock,
+    Facts,
+    Image,
+    RunRecord,
+    Series,
+    Validity,
+    digest,
+    write,
+)
+from harness.rig.info import RigInfo
+
+
+def given_options(pairs: Sequence[str]) -> dict[str, str]:
+    """What pytest was given as `--set NAME=VALUE`."""
+    return dict(one.partition("=")[::2] for one in pairs)
+
+
+class RigRun:
+    """Collects what a record says beside its series. `results` is where the record goes.
+
+    `options` are the values given for options that rigs declare (`RigInfo.options`); `counted`
+    tells the processor seconds of all that is ours, where a control group counts them.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        results: Path,
+        profile: str,
+        options: Mapping[str, str] | None = None,
+        say: Callable[[str], None] = lambda text: None,
+        counted: Callable[[], float] | None = None,
+    ) -> None:
+        self._root = root
+        self._results = results
+        self._profile = profile
+        self._options = options or {}
+        self.say = say
+        """Shows how far a long measurement has come; to be called between two samples."""
+        self._images: Sequence[Image] = ()
+        self._accelerator: str | None = None
+        self._tools: Sequence[str] = ()
+        self._started = ""
+        self._before: Facts = {}
+        self._after: Facts = {}
+        self._own_cpu = validity.OwnCpu(counted)
+        self.run_id = new_run_id()
+        self.headline: Series | None = None
+        """The series that the measurement is about, once delivered."""
+        self.doubts: Sequence[str] = ()
+        """Why the record is not valid, once written."""
+
+    def option(self, name: str) -> str | None:
+        """What was given for an option of this rig; None when nothing was."""
+        return self._options.get(name)
+
+    def prepared(
+        self, images: Sequence[Image], accelerator: str | None, tools: Sequence[str]
+    ) -> None:
+        """What the sandboxes are made of, and the programs whose versions belong on the record."""
+        self._images, self._accelerator, self._tools = images, accelerator, tools
+
+    def begin(self) -> None:
+        """Set-up and warm-up are over: from here on a disturbance counts."""
+        self._started = provenance.utc_now()
+        self._before = machine.state()
+        self._own_cpu.__enter__()
+
+    def end(self) -> None:
+        """The last sample is taken."""
+        self._own_cpu.__exit__(None, None, None)
+        self._after = machine.state()
+
+    def write(
+        self,
+        rig: RigInfo,
+        file: Path,
+        series: Sequence[Series],
+        clock: Clock,
+        task: str,
+        broken: Sequence[str] = (),
+    ) -> Path:
+        """Judge the run's validity and store its record; its path.
+
+        `broken` says why the run failed although it has samples.
+        """
+        git = provenance.git(self._root)
+        host = dataclasses.replace(
+            machine.describe(self._accelerator), before=self._before, after=self._after
+        )
+        judged = validity.judge(
+            self._before,
+            self._after,
+            self._own_cpu.seconds,
+            self._own_cpu.elapsed_s,
+            git,
+            series,
+        )
+        if broken:
+            judged = Validity("failed", (*broken, *judged.reasons))
+        self.doubts = judged.reasons
+        record = RunRecord(
+            run_id=self.run_id,
+            started=self._started,
+            finished=provenance.utc_now(),
+            profile=self._profile,
+            rig=provenance.rig(rig.id, file, self._root),
+            claims=rig.claims,
+            command=provenance.command(task),
+            git=git,
+            patches=provenance.patches(self._root),
+            images=self._images,
+            machine=host,
+            clock=clock,
+            series=series,
+            validity=judged,
+            tools=provenance.tools(self._tools),
+            harness=provenance.harness(),
+        )
+        return write(record, self._results)
+
+    def deliver(
+        self,
+        benchmark: BenchmarkFixture,
+        headline: Series,
+        record: Path,
+        durations: Sequence[float] | None = None,
+    ) -> None:
+        """Give pytest-benchmark the samples of one series, and the digest of the whole record.
+
+        Of a series that holds no seconds, say what `durations` stand for it.
+        """
+        self.headline = headline
+        benchmark.extra_info["run_id"] = self.run_id
+        benchmark.extra_info["record"] = record.name
+        benchmark.extra_info["record_sha256"] = digest(record)
+        adaptor.deliver(benchmark, headline.samples if durations is None else durations)

@@ -1,0 +1,295 @@
+"""The build: read what is new, make what has changed, check links, put it into its place."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import gc
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from harness.claims import claims as claiming
+from harness.claims import published
+from harness.errors import DiskFull, UsageError
+from harness.measure.record import digest
+from harness.rig.info import discover
+from harness.site.builder import check, exports, output, page, workers
+from harness.site.builder.digest_cache import Cached, Seen
+from harness.site.builder.manifest import Marker, Run
+from harness.site.builder.renderer import Renderer
+from harness.site.data import record_summary
+from harness.site.data.corpus import Corpus, Entry, Place, Problem, places
+
+CHECKOUT = Path(__file__).parent.parent.parent
+SOURCES = CHECKOUT / "site"
+RESULTS = CHECKOUT / "results"
+ADDRESS = "http://127.0.0.1:8000/"
+"""Where feeds and the sitemap say that the site is, unless told: where `--serve` shows it."""
+
+
+@dataclass(frozen=True)
+class Built:
+    """What a build made: its folder, how many pages and records, and what was left out.
+
+    `made` counts the files that had to be made; the rest were taken over as they were.
+    """
+
+    out: Path
+    pages: int
+    records: int
+    problems: tuple[Problem, ...]
+    made: int = 0
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a site is built. `today` is the day that ages count from: the newest record's, if None.
+
+    `address` is where the site will be found; `jobs` how many processes make pages.
+    """
+
+    today: str | None = None
+    address: str = ADDRESS
+    jobs: int = 0
+    again: bool = False
+
+
+def build(
+    results: Path, out: Path, *, sources: Path = SOURCES, options: Options = Options()
+) -> Built:
+    """Build the site of `results` into `out`; a build that fails leaves what was there.
+
+    Published figures come from `results`/published, or from this checkout when that is absent.
+    Equal inputs give equal bytes. Raises SiteError, PublishedError and UsageError.
+    """
+    if not results.is_dir():
+        raise UsageError(
+            f"{results} is no folder of records",
+            hint="name one with --results, or make the first record: mise run bench",
+        )
+    if not (sources / "templates").is_dir():
+        raise UsageError(
+            f"the site's templates are not in {sources}",
+            hint="they belong to a checkout: install it with pip install -e '.[site]'",
+        )
+    folder = Path(__file__).parent / "pages"
+    check.check_sources(
+        sorted([*sources.rglob("*.html"), *sources.rglob("*.md")]), sorted(folder.glob("*.py"))
+    )
+    own = results / "published"
+    quoted = own if own.is_dir() else RESULTS / "published"
+    known = _Checkout(_rigs(), _patches())
+    code = _code(sources, quoted, options, known)
+    with _without_collection(), _room(out):
+        try:
+            with output.Folder(out, code, again=options.again) as site:
+                return _Build(results, site, sources, quoted, options, known).run()
+        except check.SiteError:
+            if not site.before.records:
+                raise
+        # What is remembered of pages that were kept may be what is wrong.
+        with output.Folder(out, code, again=True) as site:
+            return _Build(results, site, sources, quoted, options, known).run()
+
+
+@contextlib.contextmanager
+def _room(out: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise DiskFull(
+            f"no room for the site beside {out}: what was there is as it was",
+            hint=f"make room, then build again: df -h {out.parent}",
+        ) from error
+
+
+@contextlib.contextmanager
+def _without_collection() -> Iterator[None]:
+    """Millions of small objects live until the end: looking for garbage among them takes as long
+    as all the rest. What a page leaves behind goes with the process that made it."""
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()
+
+
+@dataclass(frozen=True)
+class _Checkout:
+    """What of the checkout verdicts depend on: digests of rigs and patches."""
+
+    rigs: Mapping[str, Sequence[str]]
+    patches: Mapping[str, str]
+
+
+def _code(sources: Path, quoted: Path, options: Options, known: _Checkout) -> str:
+    """A digest of everything that pages are made of, but for records."""
+    whole = hashlib.sha256(repr((options.today, options.address)).encode())
+    here = Path(__file__).parent
+    for folder in (here, here.parent / "claims", here.parent / "measure", sources, quoted):
+        for path in sorted(folder.rglob("*")):
+            if path.is_file() and path.suffix != ".pyc":
+                whole.update(path.relative_to(folder).as_posix().encode())
+                whole.update(path.read_bytes())
+    for name, digests in sorted({**known.rigs, **known.patches}.items()):
+        whole.update(f"{name} {digests}".encode())
+    return whole.hexdigest()
+
+
+def _rigs() -> Mapping[str, Sequence[str]]:
+    """The digests of each rig's file that measure what it measures now, the first as it is."""
+    # To ask the rigs, each must be loaded with all that it measures with: that takes as long as
+    # pages do, and says the same until one of them is another.
+    files = {path.name: digest(path) for path in sorted((CHECKOUT / "rigs").glob("*.py"))}
+    name = hashlib.sha256(repr(sorted(files.items())).encode()).hexdigest()[:24]
+    with Cached(f"rigs-{name}.json") as kept:
+        if not kept.found:
+            kept.found = {
+                f"rigs/{path.name}": [digest(path), *rig.measured_alike]
+                for path, rig in discover(CHECKOUT / "rigs").values()
+            }
+        return kept.found
+
+
+def _patches() -> Mapping[str, str]:
+    found = (CHECKOUT / "patches").glob("*/*")
+    return {one.relative_to(CHECKOUT).as_posix(): digest(one) for one in found if one.is_file()}
+
+
+class _Build:
+    """One build, with what it knows so far."""
+
+    def __init__(
+        self,
+        results: Path,
+        folder: output.Folder,
+        sources: Path,
+        quoted: Path,
+        options: Options,
+        known: _Checkout,
+    ) -> None:
+        self.results, self.folder, self.sources = results, folder, sources
+        self.options, self.known = options, known
+        self.jobs = workers.processes(options.jobs)
+        self.seen = Seen(results)
+        self.before, self.after = folder.before, Marker(folder.before.code)
+        self.published = published.load(quoted)
+        self.claims = claiming.load(self.published)
+        self.pages = page.discover()
+        render = Renderer(sources, self.pages, options.address)
+        self.maker = workers.Maker(folder, render, self.before, self.claims)
+        self.files: set[str] = set()
+        self.all = workers.Made()
+        self.made = 0
+
+    def run(self) -> Built:
+        entries, problems = self._records()
+        found = Corpus(
+            entries,
+            problems,
+            self.published,
+            self.claims,
+            self.known.rigs,
+            self.known.patches,
+            self.options.today or (entries[-1].date if entries else "1970-01-01"),
+            self.options.address,
+        )
+        self._static()
+        self._pages(found)
+        pages = [path for path in self.files if path.endswith(".html")]
+        self._add(["sitemap.xml"])
+        self.folder.write("sitemap.xml", exports.sitemap(found.address, pages))
+        self._check(entries)
+        self.folder.place(self.after, self.files)
+        self.seen.save()
+        return Built(self.folder.out, len(pages), len(entries), tuple(problems), self.made)
+
+    def _add(self, paths: Iterable[str]) -> None:
+        for path in paths:
+            if path in self.files:
+                raise check.SiteError(f"two pages write {path}")
+            self.files.add(path)
+
+    def _records(self) -> tuple[Sequence[Entry], Sequence[Problem]]:
+        """Every record's page, made anew where its file is not the one that it was made of."""
+        found, problems = places(self.results)
+        outgoing = dict.fromkeys(self.before.outgoing)
+        shared = self.after.shared = dict(self.before.shared)
+        new: list[Place] = []
+        for place in found:
+            known = self.before.records.get(place.shown)
+            if known and known.sha256 == self.seen.digest(place.path):
+                files = known.files(place.stem)
+                if self.folder.keeps(files):
+                    self.after.records[place.shown] = known
+                    self._add(files)
+                    continue
+            new.append(place)
+        left_out = list(problems)
+        work = workers.spread(self.maker.run, new, self.jobs, workers.FEW)
+        for place, result in zip(new, work, strict=True):
+            if isinstance(result, Problem):
+                left_out.append(result)
+                continue
+            data, also, made = result
+            shared.update(also)
+            endings = [path.removeprefix(place.stem) for path in made.files]
+            self.after.records[place.shown] = Run.of(place.shown, data[-1], endings, data)
+            self._add(made.files)
+            self.made += len(made.files)
+            outgoing.update(dict.fromkeys(made.links))
+        self.after.outgoing = sorted(outgoing)
+        read, known_runs = record_summary.Reader(shared), self.after.records
+        entries = [
+            Entry(read(known_runs[one.shown].data), one) for one in found if one.shown in known_runs
+        ]
+        entries.sort(key=lambda entry: (entry.brief.run_id, entry.page))
+        return entries, sorted(left_out, key=lambda one: one.path)
+
+    def _static(self) -> None:
+        for path in sorted((self.sources / "static").rglob("*")):
+            if path.is_file():
+                name = f"static/{path.relative_to(self.sources / 'static').as_posix()}"
+                self._add([name])
+                self.folder.write(name, path.read_bytes())
+
+    def _pages(self, found: Corpus) -> None:
+        """Every other page: what stands alone now, groups where their inputs changed."""
+        # What takes long where there are many records comes first, that it not be waited for.
+        pages = sorted(self.pages, key=lambda one: not one.long)
+        work = partial(self.maker.page, found, 0)
+        for one, result in zip(pages, workers.spread(work, pages, self.jobs, 2, 1), strict=True):
+            whole = result or self.maker.page(found, self.jobs, one)
+            assert whole
+            self._add(whole.alone.files)
+            self.made += len(whole.alone.files)
+            self.all += whole.alone
+            for name, known in whole.groups.items():
+                self._remember(name, known)
+                self.made += len(known["files"])
+            for name in whole.kept:
+                self._remember(name, self.before.groups[name])
+
+    def _remember(self, name: str, known: Mapping[str, Any]) -> None:
+        self.after.groups[name] = known
+        self._add(known["files"])
+        links = dict.fromkeys(known["links"], known["files"][0])
+        self.all += workers.Made([], known["ids"], links)
+
+    def _check(self, entries: Sequence[Entry]) -> None:
+        by_page = {entry.page: entry.brief for entry in entries}
+        ids = {path: frozenset(several) for path, several in self.all.ids.items()}
+
+        def has(path: str, id: str) -> bool:
+            return path in by_page and workers.has_anchor(by_page[path], id)
+
+        links = {**dict.fromkeys(self.after.outgoing, "a page of a run"), **self.all.links}
+        check.refuse(check.dangling(links, self.files, ids, has))

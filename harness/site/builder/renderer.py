@@ -1,0 +1,180 @@
+"""How templates are filled: figures only through functions that link from the page they are on."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import posixpath
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from jinja2.bccache import Bucket
+from markupsafe import Markup
+
+from harness.claims import published
+from harness.claims.verdict import Verdict
+from harness.host.run import cache_folder
+from harness.measure import quantity, statistics
+from harness.measure.quantity import thousands
+from harness.measure.record import Scalar, Series
+from harness.site.builder import essays, page
+from harness.site.builder.essays import Lookup
+from harness.site.data import corpus, figures
+
+
+class _Compiled(jinja2.FileSystemBytecodeCache):
+    """Templates as Python has compiled them; a folder that cannot be written is done without."""
+
+    def get_cache_key(self, name: str, filename: str | None = None) -> str:
+        """By name alone: what is kept knows its text, and other copies must not add up."""
+        return super().get_cache_key(name)
+
+    def dump_bytecode(self, bucket: Bucket) -> None:
+        with contextlib.suppress(OSError):
+            super().dump_bytecode(bucket)
+
+
+def _compiled() -> _Compiled | None:
+    """Kept by what this file says of Jinja too: a template means another thing under others."""
+    ways = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:12]
+    folder = cache_folder() / "site" / f"templates-{jinja2.__version__}-{ways}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return None
+    return _Compiled(str(folder))
+
+
+@functools.lru_cache(maxsize=4)
+def environment(sources: Path) -> jinja2.Environment:
+    """Jinja over site/templates, with autoescape, strict names and our figures."""
+    made = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(sources / "templates"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        bytecode_cache=_compiled(),
+    )
+    made.filters["fact"] = figures.fact
+    made.globals.update(
+        anchor=corpus.anchor,
+        bounds_of=_bounds,
+        slug=corpus.slug,
+        bytes_text=figures.bytes_text,
+        thousands=thousands,
+        smallest_n=statistics.smallest_n,
+        confidence=f"{statistics.CONFIDENCE:.0%}".replace("%", " %"),
+        clocks=published.clocks(),
+        labels=published.LABELS,
+        withheld=figures.withheld,
+        proved=figures.proved,
+        sizes=figures.size,
+        place=figures.place,
+    )
+    return made
+
+
+_LINKED = (
+    figures.figure,
+    figures.per,
+    figures.count,
+    figures.derived,
+    figures.clock_figure,
+    figures.took,
+    figures.quoted,
+    figures.mark,
+)
+"""What templates show figures by; each links from the page that is being rendered."""
+
+
+def _bounds(series: Series, statistic: str) -> str:
+    """The interval of a statistic with its unit, or nothing."""
+    estimate = figures.get(series, statistic)
+    bounds = estimate and quantity.show_interval(estimate, series.unit)
+    return (
+        f"{bounds} {quantity.scale(estimate.value, series.unit)[1]}" if estimate and bounds else ""
+    )
+
+
+class Words:
+    """What an essay says of series, figures and claims, linked from the page that it is on."""
+
+    def __init__(self, look: Lookup, link: figures.Link) -> None:
+        self._look, self._link = look, link
+
+    def said(self, id: str) -> Markup:
+        """A published figure as its source writes it, with the publisher's mark."""
+        return Markup('<span class="theirs">{}</span>').format(
+            figures.quoted(self._look.figure(id), self._link)
+        )
+
+    def ours(self, rig: str, metric: str, statistic: str = "p50", **dimensions: Scalar) -> Markup:
+        """A figure measured here, else that it works elsewhere, or that nobody measured it."""
+        found = self._look.series(rig, metric, **dimensions)
+        found = found or self._look.proof(rig, metric, **dimensions)
+        if not found:
+            return Markup('<span class="absent">not measured on this host</span>')
+        return figures.figure(*found, statistic, self._link)
+
+    def verdict(self, id: str) -> Markup:
+        """A claim's verdict here, linked to its page."""
+        claim, judged = self._look.claim(id)
+        words = str(judged.finding.verdict if judged else Verdict.NOT_MEASURED)
+        return Markup('<a href="{}">{}</a>: <span class="badge {}">{}</span>').format(
+            self._link(f"claims/{claim.id}.html"), claim.title, corpus.slug(words), words
+        )
+
+
+@dataclass(frozen=True)
+class _Around:
+    """What stands around every page of a folder: links in its head, above and below it."""
+
+    head: Markup
+    above: Markup
+    below: Markup
+
+
+class Renderer:
+    """Turns documents into bytes. One for each process: templates are compiled once."""
+
+    def __init__(self, sources: Path, pages: Sequence[page.Page], address: str) -> None:
+        self.environment = environment(sources)
+        navs = [one.nav for one in pages if one.nav]
+        self.environment.globals.update(
+            navigation=[one for one in navs if not one.foot],
+            foot=[one for one in navs if one.foot],
+            address=address,
+        )
+        self._marked = {one.path for one in navs}
+        self._around: dict[tuple[str, str], _Around] = {}
+
+    def _around_of(self, one: page.Document) -> _Around:
+        """The same for all pages of a folder, but for those that the navigation marks as open."""
+        key = (posixpath.dirname(one.path), one.path if one.path in self._marked else "")
+        if key not in self._around:
+            template = self.environment.get_template("around.html")
+            made: Any = template.make_module({"document": one, "link": one.link})
+            self._around[key] = _Around(made.head(), made.above(), made.below())
+        return self._around[key]
+
+    def __call__(self, one: page.Document) -> bytes:
+        template = self.environment.get_template(one.template)
+        context = {**one.context, "document": one, "link": one.link}
+        # Not by Jinja's pass_context: for every call within a loop it copies the whole context.
+        context.update({made.__name__: partial(made, link=one.link) for made in _LINKED})
+        context["around"] = self._around_of(one)
+        look = context.get("look")
+        if isinstance(look, Lookup):
+            words = Words(look, one.link)
+            whole = {**context, "said": words.said, "ours": words.ours, "verdict": words.verdict}
+            context["prose"] = lambda essay, link: essays.render(
+                essay.text, self.environment, **whole
+            )
+        return template.render(context).encode()

@@ -1,0 +1,96 @@
+"""A small drawing of clocks beside one another: on which event each starts and on which it stops.
+
+All stand on one line of events, that of a cold start, so that the eye sees which clock leaves out
+what. A clock that was never described is drawn unsure, dotted to where it may have stopped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from markupsafe import Markup
+
+from harness.site.charts import svg
+
+EVENTS = ("request", "object", "resumed", "first-reply", "first-exec", "first-touch")
+WORDS = ("asked", "exists", "runs", "replies", "works", "fills")
+_TOP, _ROW, _BOTTOM = 30, 52, 8
+_LEFT, _RIGHT = 0.02, 0.03
+
+
+@dataclass(frozen=True)
+class Clock:
+    """`stop` is one of EVENTS, None where nobody knows; `exact` whether it is that very event."""
+
+    label: str
+    words: str
+    stop: str | None
+    exact: bool = True
+    ours: bool = True
+
+
+def _x(number: int) -> float:
+    return _LEFT + (1 - _LEFT - _RIGHT) * number / (len(EVENTS) - 1)
+
+
+def clocks(id: str, several: Sequence[Clock]) -> Markup:
+    """The drawing; readable on a phone."""
+    height = _TOP + _ROW * len(several) + _BOTTOM
+    parts: list[object] = []
+    for number, word in enumerate(WORDS):
+        x = svg.percent(_x(number))
+        anchor = "start" if number == 0 else "end" if number == len(WORDS) - 1 else "middle"
+        parts.append(svg.tag("line", x1=x, x2=x, y1=_TOP - 8, y2=height - _BOTTOM, class_="step"))
+        parts.append(svg.tag("text", word, x=x, y=14, text_anchor=anchor, class_="tick"))
+    for row, one in enumerate(several):
+        parts.append(_clock(one, _TOP + _ROW * row + 14))
+    described = " ".join(
+        f"{one.label}: from the request to {_end(one)}. {one.words}" for one in several
+    )
+    return svg.chart(id, "Where each clock starts and stops", described, height, *parts)
+
+
+def _end(one: Clock) -> str:
+    if one.stop is None:
+        return "an event that is not stated"
+    return one.stop if one.exact else f"an event near {one.stop}"
+
+
+def _clock(one: Clock, y: float) -> Markup:
+    whose = "" if one.ours else " theirs"
+    start = svg.percent(_x(0))
+    last = EVENTS.index(one.stop) if one.stop else len(EVENTS) - 1
+    end = svg.percent(_x(last))
+    unsure = "" if one.stop and one.exact else " unsure"
+    parts = [
+        svg.tag("line", x1=start, x2=end, y1=y, y2=y, class_=f"span{whose}{unsure}"),
+        svg.tag("circle", cx=start, cy=y, r=6, class_=f"cap{whose}"),
+    ]
+    if one.stop:
+        size = 12
+        parts.append(
+            svg.tag(
+                "rect",
+                x=end,
+                y=y - size / 2,
+                width=size,
+                height=size,
+                transform="translate(-6 0)",
+                class_=f"cap end{whose}",
+            )
+        )
+    else:
+        parts.append(svg.tag("text", "?", x=end, dx=6, y=y + 5, class_="other"))
+    parts.append(
+        svg.tag(
+            "text",
+            svg.tag("tspan", one.label, class_="key-value"),
+            f" {one.words}",
+            x=start,
+            dx=0,
+            y=y + 24,
+            class_="key" if one.ours else "other",
+        )
+    )
+    return svg.tag("g", *parts)

@@ -1,0 +1,116 @@
+"""The cold-start charts, for the pages that show them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from harness.claims.published import Figure
+from harness.site.charts.chart import Chart
+from harness.site.charts.chart import Row as TableRow
+from harness.site.charts.clock import Clock, clocks
+from harness.site.charts.rungs import Wire, rungs_chart
+from harness.site.charts.strip import Line, Strip, strip_chart
+from harness.site.data import cold_start, figures
+from harness.site.data.cold_start import Row
+from harness.site.data.corpus import Corpus, Entry
+from harness.site.data.figures import Shown
+
+CLAIM = "cubesandbox.readme.cc1"
+_ORIGINAL = "Coppice"
+
+
+def original(corpus: Corpus, tier: str) -> Sequence[Figure]:
+    """What the original Coppice published for a tier, one at a time: means."""
+    return [
+        one
+        for one in corpus.published
+        if one.publisher == _ORIGINAL
+        and one.dimensions.get("tier") == tier
+        and one.dimensions.get("concurrency") == 1
+        and one.statistic == "mean"
+    ]
+
+
+def name(row: Row) -> str:
+    """A row in words; the harness alone makes no sandbox."""
+    noop = row.substrate == cold_start.NOOP
+    return "noop: the harness alone" if noop else f"{row.substrate} {row.tier}"
+
+
+def note(found: tuple[Entry, Shown] | None) -> str:
+    """What the reader of a row must know beside its median."""
+    if found is None:
+        return "not measured on this host"
+    entry, series = found
+    status = entry.brief.validity.status
+    notes: list[str] = [status] if status != "valid" else []
+    if entry.brief.profile != "full":
+        notes.append(f"{entry.brief.profile} profile")
+    samples, failed = figures.size(series)
+    if failed:
+        notes.append(f"{failed} failed")
+    if not samples:
+        notes.append("no sample")
+    return ", ".join(notes)
+
+
+def tiers_chart(corpus: Corpus, rows: Sequence[Row], at: str = "charts/cold-start") -> Chart:
+    """Every sample of every tier to the first reply, with what others publish."""
+    strips, table = [], []
+    drawn: set[str] = set()
+    for row in rows:
+        noop = row.substrate == cold_start.NOOP
+        found = row.series(cold_start.HEADLINE, 1)
+        others = [] if noop or row.tier in drawn else original(corpus, row.tier)
+        drawn.add(row.tier)
+        strips.append(
+            Strip(
+                name(row),
+                found[1] if found else None,
+                note(found),
+                warn=found is not None and found[0].brief.validity.status != "valid",
+                muted=noop,
+                published=[(_ORIGINAL, one) for one in others],
+            )
+        )
+        table.append(TableRow(name(row), *(found or (None, None))))
+        table += [TableRow(f"{_ORIGINAL}: {one.what}", published=one) for one in others]
+    claim = corpus.figure(CLAIM)
+    line = None
+    if claim:
+        line = Line(claim, f"CubeSandbox: {claim.as_written}", "advertised; other clock")
+        table.append(TableRow(f"CubeSandbox: {claim.what}", published=claim))
+    title = "Cold start to the first reply, one at a time"
+    return Chart(at, title, strip_chart("cold-start", title, strips, line), table)
+
+
+def ladder_chart(rows: Sequence[Row]) -> Chart:
+    """The rungs of each tier as one picture."""
+    wires, table = [], []
+    for row in rows:
+        rungs = {}
+        found = row.series(cold_start.HEADLINE, 1)
+        for rung in cold_start.RUNGS:
+            series = row.series(rung, 1)
+            median = figures.get(series[1], "p50") if series else None
+            if series and median:
+                rungs[rung] = median
+                table.append(TableRow(f"{name(row)}, {rung}", *series))
+        status = found[0].brief.validity.status if found else "valid"
+        wires.append(Wire(name(row), rungs, "" if status == "valid" else status))
+    title = "The rungs of a cold start, by tier"
+    return Chart(
+        "charts/ladder", title, rungs_chart("rungs", title, cold_start.RUNGS, wires), table
+    )
+
+
+def clock_chart(id: str = "clock-drawing") -> object:
+    """Our clock beside the two that it is set against."""
+    return clocks(
+        id,
+        [
+            Clock("ours", "the guest has answered a nonce", "first-reply"),
+            Clock("CubeSandbox", "the API's headers arrive", "resumed", False, False),
+            Clock("Coppice on FreeBSD", "not stated", None, False, False),
+        ],
+    )

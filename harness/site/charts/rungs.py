@@ -1,0 +1,99 @@
+"""The rungs of one cold start as one picture: each tier a wire, each rung a bead, time across.
+
+All rungs of a tier are of the same cold starts, so the gap between two beads is the work between
+their events. The axis is logarithmic: a bead twice as far to the right is many times as late.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from markupsafe import Markup
+
+from harness.measure.quantity import show
+from harness.measure.statistics import Estimate
+from harness.site.charts import axis, svg
+
+_KEY, _ROW, _BOTTOM = 56, 58, 30
+_BESIDE = 3
+"""Names of rungs in a row of the key: more would touch on a phone."""
+_EDGE = 0.02
+
+
+@dataclass(frozen=True)
+class Wire:
+    """A tier with the median of each rung, in seconds; `note` stands beside its name."""
+
+    label: str
+    rungs: Mapping[str, Estimate]
+    note: str = ""
+
+
+def rungs_chart(id: str, title: str, names: Sequence[str], wires: Sequence[Wire]) -> Markup:
+    """The picture; a tier without rungs says that it was not measured."""
+    values = [one.value for wire in wires for one in wire.rungs.values()]
+    scale = axis.decades(values, "s")
+    bottom = _KEY + _ROW * len(wires)
+    parts: list[object] = [_key(names)]
+    for tick in scale.ticks:
+        x = svg.percent(_x(scale, tick.value))
+        parts.append(svg.tag("line", x1=x, x2=x, y1=_KEY, y2=bottom, class_="major"))
+    for number, tick in enumerate(scale.ticks):
+        place = "start" if number == 0 else "end" if number == len(scale.ticks) - 1 else "middle"
+        at = {"start": "0%", "end": "100%"}.get(place, svg.percent(_x(scale, tick.value)))
+        parts.append(
+            svg.tag("text", tick.label, x=at, y=bottom + 20, text_anchor=place, class_="tick")
+        )
+    for number, wire in enumerate(wires):
+        parts.append(_wire(wire, names, scale, _KEY + _ROW * number))
+    return svg.chart(id, title, _describe(wires), bottom + _BOTTOM, *parts)
+
+
+def _x(scale: axis.Axis, value: float) -> float:
+    return _EDGE + (1 - 2 * _EDGE) * scale.place(value)
+
+
+def _describe(wires: Sequence[Wire]) -> str:
+    parts = []
+    for wire in wires:
+        values = ", ".join(f"{name} {show(one, 's')}" for name, one in wire.rungs.items())
+        parts.append(f"{wire.label}: {values or 'not measured'}.")
+    return " ".join(parts) + " The same figures stand in the table below."
+
+
+def _key(names: Sequence[str]) -> Markup:
+    parts = []
+    for number, name in enumerate(names):
+        share, y = number % _BESIDE / _BESIDE, 20 * (number // _BESIDE)
+        parts.append(
+            svg.tag("circle", cx=svg.percent(share), cy=10 + y, r=5, transform="translate(6 0)",
+                    class_=f"rung-{number}")
+        )  # fmt: skip
+        parts.append(svg.tag("text", name, x=svg.percent(share), dx=16, y=14 + y, class_="tick"))
+    return svg.tag("g", *parts)
+
+
+def _wire(wire: Wire, names: Sequence[str], scale: axis.Axis, top: float) -> Markup:
+    y = top + 36
+    parts: list[object] = [svg.tag("text", wire.label, x="0", y=top + 18, class_="row")]
+    beads = [(number, wire.rungs[name]) for number, name in enumerate(names) if name in wire.rungs]
+    if not beads:
+        words = wire.note or "not measured on this host"
+        parts.append(svg.tag("text", words, x="100%", y=top + 18, text_anchor="end", class_="note"))
+        return svg.tag("g", *parts)
+    last = beads[-1][1]
+    note = [svg.tag("tspan", f"{wire.note} ", class_="warn")] if wire.note else []
+    value = svg.tag("tspan", show(last, "s"), class_="value", data_value=repr(last.value))
+    parts.append(svg.tag("text", *note, value, x="100%", y=top + 18, text_anchor="end"))
+    first, end = (svg.percent(_x(scale, one.value)) for one in (beads[0][1], last))
+    parts.append(svg.tag("line", x1=first, x2=end, y1=y, y2=y, class_="wire"))
+    for number, one in beads:
+        if one.low is not None and one.high is not None:
+            low, high = svg.percent(_x(scale, one.low)), svg.percent(_x(scale, one.high))
+            parts.append(svg.tag("line", x1=low, x2=high, y1=y, y2=y, class_="reach"))
+        parts.append(
+            svg.tag("circle", cx=svg.percent(_x(scale, one.value)), cy=y, r=6,
+                    class_=f"rung-{number}")
+        )  # fmt: skip
+    return svg.tag("g", *parts)

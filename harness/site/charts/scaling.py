@@ -1,0 +1,281 @@
+"""How a value grows with N: both axes logarithmic, one curve a series, others' figures as marks.
+
+Each point is a median with its interval as a whisker. A naive line, where given, shows what simple
+multiplication of the first point would predict, so that a curve's bend is seen.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from markupsafe import Markup
+
+from harness.claims.published import Figure
+from harness.measure.quantity import show, thousands
+from harness.measure.statistics import Estimate
+from harness.site.charts import axis, labels, svg
+from harness.site.charts.labels import Mark, Spot
+
+_KEY, _PLOT, _BOTTOM = 24, 300, 52
+_LEFT, _RIGHT = 0.11, 0.02
+HUES = 6
+"""Curves that the style sheet tells apart (curve-0 and on); later ones begin anew."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """One value at one `n`; `value` and its bounds are in the chart's unit."""
+
+    n: float
+    value: Estimate
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A named series; `note` stands beside its name, such as "suspect"."""
+
+    label: str
+    points: Sequence[Point]
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Somebody else's figure: a diamond at `n`, or a dashed line across when `n` is None.
+
+    `round` makes a circle of the diamond, for a second publisher.
+    """
+
+    figure: Figure
+    text: str
+    n: float | None = None
+    round: bool = False
+
+
+@dataclass(frozen=True)
+class Naive:
+    """The dashed line through `start` that grows in proportion to n."""
+
+    start: Point
+    text: str
+
+
+@dataclass(frozen=True)
+class _Plane:
+    """Where a pair of n and value stands: a share of the width, and pixels below the plot's top."""
+
+    n: axis.Axis
+    value: axis.Axis
+
+    def x(self, n: float) -> float:
+        return _LEFT + (1 - _LEFT - _RIGHT) * self.n.place(n)
+
+    def y(self, value: float) -> float:
+        return _PLOT * (1 - self.value.place(value))
+
+    def step(self, n: float) -> int:
+        """The place across in steps of a stretched drawing."""
+        return round(self.x(n) * svg.GRAIN)
+
+    def step_down(self, value: float) -> int:
+        """The place down in steps of a stretched drawing."""
+        return svg.down(self.y(value))
+
+
+def scaling_chart(
+    id: str,
+    title: str,
+    unit: str,
+    across: str,
+    curves: Sequence[Curve],
+    references: Sequence[Reference] = (),
+    naive: Naive | None = None,
+) -> Markup:
+    """The chart. `unit` is the values' record unit, `across` names what N counts."""
+    plane = _Plane(
+        axis.decades(_ns(curves, references), "1"),
+        axis.decades(_values(curves, references), unit),
+    )
+    top = _KEY * len(curves) + 16
+    bottom = top + _PLOT
+    parts: list[object] = [_grid(plane, across, top)]
+    if naive:
+        parts.append(_naive(naive, plane, top))
+    for number, curve in enumerate(curves):
+        parts.append(_key(curve, number, unit))
+        parts.append(_curve(curve, number, plane, top))
+    parts += _references(curves, references, plane, top)
+    return svg.chart(
+        id, title, _describe(curves, references, unit, across), bottom + _BOTTOM, *parts
+    )
+
+
+def _ns(curves: Sequence[Curve], references: Sequence[Reference]) -> Iterable[float]:
+    points = itertools.chain.from_iterable(curve.points for curve in curves)
+    return [point.n for point in points] + [one.n for one in references if one.n]
+
+
+def _values(curves: Sequence[Curve], references: Sequence[Reference]) -> Iterable[float]:
+    found = [one.figure.value for one in references if one.figure.value]
+    for curve in curves:
+        for point in curve.points:
+            value = point.value
+            found += [part for part in (value.low, value.value, value.high) if part]
+    return found
+
+
+def _describe(
+    curves: Sequence[Curve], references: Sequence[Reference], unit: str, across: str
+) -> str:
+    parts = []
+    for curve in curves:
+        values = ", ".join(f"{show(one.value, unit)} at {one.n:g}" for one in curve.points)
+        parts.append(f"{curve.label}: {values or 'not measured'}.")
+    parts += [f"Published by {one.figure.publisher}: {one.text}." for one in references]
+    return f"By {across}. " + " ".join(parts) + " The same figures stand in the table below."
+
+
+def _grid(plane: _Plane, across: str, top: float) -> Markup:
+    parts = []
+    left, right = "0%", svg.percent(1 - _RIGHT)
+    for value in plane.value.minor:
+        y = f"{top + plane.y(value):g}"
+        parts.append(svg.tag("line", x1=left, x2=right, y1=y, y2=y, class_="minor"))
+    for tick in plane.value.ticks:
+        y = f"{top + plane.y(tick.value):g}"
+        parts.append(svg.tag("line", x1=left, x2=right, y1=y, y2=y, class_="major"))
+        parts.append(svg.tag("text", tick.label, x=left, y=float(y) - 4, class_="tick"))
+    for tick in plane.n.ticks:
+        x = svg.percent(plane.x(tick.value))
+        parts.append(svg.tag("line", x1=x, x2=x, y1=top, y2=top + _PLOT, class_="minor"))
+        parts.append(
+            svg.tag(
+                "text",
+                thousands(tick.value),
+                x=x,
+                y=top + _PLOT + 20,
+                text_anchor="middle",
+                class_="tick",
+            )
+        )
+    parts.append(
+        svg.tag("text", across, x=right, y=top + _PLOT + 42, text_anchor="end", class_="tick")
+    )
+    return svg.tag("g", *parts, class_="axis", aria_hidden="true")
+
+
+def _key(curve: Curve, number: int, unit: str) -> Markup:
+    """A line above the plot: the curve's colour, its name, and its value at the largest N."""
+    y = _KEY * number + 14
+    note = [svg.tag("tspan", f" {curve.note}", class_="warn")] if curve.note else []
+    parts: list[object] = [
+        svg.tag("line", x1=0, x2=22, y1=y - 4, y2=y - 4),
+        svg.tag("text", curve.label, *note, x=30, y=y, class_="key"),
+    ]
+    if curve.points:
+        last = max(curve.points, key=lambda point: point.n)
+        value = svg.tag(
+            "tspan", show(last.value, unit), class_="key-value", data_value=repr(last.value.value)
+        )
+        words = f" at {thousands(last.n)}"
+        parts.append(svg.tag("text", value, words, x="100%", y=y, text_anchor="end", class_="key"))
+    else:
+        parts.append(
+            svg.tag("text", "not measured", x="100%", y=y, text_anchor="end", class_="note")
+        )
+    return svg.tag("g", *parts, class_=f"curve curve-{number % HUES}")
+
+
+def _curve(curve: Curve, number: int, plane: _Plane, top: float) -> Markup:
+    ordered = sorted(curve.points, key=lambda point: point.n)
+    line = "".join(
+        f"{'L' if index else 'M'}{plane.step(point.n)} {plane.step_down(point.value.value)}"
+        for index, point in enumerate(ordered)
+    )
+    whiskers = "".join(
+        f"M{plane.step(point.n)} {plane.step_down(point.value.low)}"
+        f"V{plane.step_down(point.value.high)}"
+        for point in ordered
+        if point.value.low is not None and point.value.high is not None
+    )
+    points = svg.dots((plane.x(point.n), plane.y(point.value.value)) for point in ordered)
+    drawn = [("line", line), ("whisker", whiskers), ("point", points)]
+    return svg.tag(
+        "g",
+        svg.stretched(top, _PLOT, *((kind, path) for kind, path in drawn if path)),
+        class_=f"curve curve-{number % HUES}",
+    )
+
+
+def _naive(naive: Naive, plane: _Plane, top: float) -> Markup:
+    """From the start to where the line leaves the plot, at its right edge or at its top."""
+    start = naive.start
+    end = min(plane.n.high, start.n * plane.value.high / start.value.value)
+    path = (
+        f"M{plane.step(start.n)} {plane.step_down(start.value.value)}"
+        f"L{plane.step(end)} {plane.step_down(start.value.value * end / start.n)}"
+    )
+    at = top + plane.y(start.value.value * end / start.n)
+    return svg.tag(
+        "g",
+        svg.stretched(top, _PLOT, ("naive", path)),
+        svg.tag(
+            "text",
+            naive.text,
+            x=svg.percent(plane.x(end)),
+            y=f"{max(at - 6, top + 12):g}",
+            dx=-8,
+            text_anchor="end",
+            class_="note",
+        ),
+    )
+
+
+def _references(
+    curves: Sequence[Curve], references: Sequence[Reference], plane: _Plane, top: float
+) -> list[Markup]:
+    """Others' figures, their words where they cover neither another's nor a point of a curve."""
+    known = [(one, one.figure.value) for one in references if one.figure.value is not None]
+    marks = [
+        Mark(plane.x(one.n), top + plane.y(value), one.text)
+        for one, value in known
+        if one.n is not None
+    ]
+    points = [
+        Mark(plane.x(point.n), top + plane.y(point.value.value))
+        for curve in curves
+        for point in curve.points
+    ]
+    lines = [
+        Mark(1 - _RIGHT - 0.1, top + plane.y(value) - 10) for one, value in known if one.n is None
+    ]
+    spots = iter(labels.spots([*marks, *points, *lines]))
+    return [
+        _reference(one, top + plane.y(value), plane, next(spots) if one.n is not None else None)
+        for one, value in known
+    ]
+
+
+def _reference(one: Reference, y: float, plane: _Plane, spot: Spot | None) -> Markup:
+    if one.n is None or spot is None:
+        left, right = svg.percent(_LEFT), svg.percent(1 - _RIGHT)
+        line = svg.tag("line", x1=left, x2=right, y1=f"{y:g}", y2=f"{y:g}", class_="claim")
+        words = svg.tag(
+            "text", one.text, x=right, y=f"{y - 6:g}", text_anchor="end", class_="other"
+        )
+        return svg.tag("g", line, words)
+    share = plane.x(one.n)
+    words = svg.tag(
+        "text",
+        one.text,
+        x=svg.percent(share),
+        y=f"{y + spot.dy:g}",
+        dx=spot.dx,
+        text_anchor=spot.anchor,
+        class_="other",
+    )
+    return svg.tag(
+        "g", svg.glyph(share, y, svg.CIRCLE if one.round else svg.DIAMOND, "other"), words
+    )

@@ -1,0 +1,205 @@
+"""Range and dot plots: one row a series, every sample a dot, values on a logarithmic axis.
+
+Within a row the samples run from top to bottom in the order they were measured, so that drift
+shows. Others' figures are drawn with marks of another kind, since their clocks are not ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from markupsafe import Markup
+
+from harness.claims.published import Figure
+from harness.measure.quantity import show
+from harness.measure.record import Series
+from harness.measure.statistics import Estimate
+from harness.site.charts import axis, labels, svg
+from harness.site.charts.labels import Mark
+from harness.site.data.figures import divided, get
+
+_TOP, _ROW, _LANE, _BOTTOM = 46, 92, 30, 30
+_EDGE = 0.012
+_MOST = 800
+"""Dots of one row: beyond, they are chosen evenly, and the row says so."""
+
+
+@dataclass(frozen=True)
+class Strip:
+    """A row: `note` says what a reader must know, `published` holds others' figures for it.
+
+    `by` divides every sample, such as a host's memory by the sandboxes on it.
+    """
+
+    label: str
+    series: Series | None
+    note: str = ""
+    warn: bool = False
+    muted: bool = False
+    by: int = 1
+    published: Sequence[tuple[str, Figure]] = ()
+
+
+@dataclass(frozen=True)
+class Line:
+    """A dashed line across all rows at a published value."""
+
+    figure: Figure
+    text: str
+    aside: str
+
+
+def strip_chart(
+    id: str, title: str, strips: Sequence[Strip], line: Line | None, unit: str = "s"
+) -> Markup:
+    """The chart; every series must be in `unit`."""
+    scale = axis.decades(_values(strips, line), unit)
+    bottom = _TOP + _ROW * len(strips)
+    parts: list[object] = [_grid(scale, bottom)]
+    if line and line.figure.value is not None:
+        parts.append(_line(line, _x(scale, line.figure.value), bottom))
+    walls = [_x(scale, line.figure.value)] if line and line.figure.value is not None else []
+    for number, strip in enumerate(strips):
+        parts.append(_strip(strip, scale, _TOP + _ROW * number, unit, walls))
+    return svg.chart(id, title, _describe(strips, line, unit), bottom + _BOTTOM, *parts)
+
+
+def _values(strips: Sequence[Strip], line: Line | None) -> list[float]:
+    found = [line.figure.value] if line and line.figure.value else []
+    for strip in strips:
+        found += [one / strip.by for one in strip.series.samples] if strip.series else ()
+        found += [one.value for _, one in strip.published if one.value]
+    return found
+
+
+def _x(scale: axis.Axis, value: float) -> float:
+    return _EDGE + (1 - 2 * _EDGE) * scale.place(value)
+
+
+def _describe(strips: Sequence[Strip], line: Line | None, unit: str) -> str:
+    parts = []
+    for strip in strips:
+        median = _estimate(strip, "p50")
+        words = f"median {show(median, unit)}" if median else strip.note or "not measured"
+        parts.append(f"{strip.label}: {words}.")
+    if line:
+        parts.append(f"Dashed line: {line.text}, {line.aside}.")
+    return " ".join(parts) + " The same figures stand in the table below."
+
+
+def _grid(scale: axis.Axis, bottom: float) -> Markup:
+    parts = []
+    for value in scale.minor:
+        x = svg.percent(_x(scale, value))
+        parts.append(svg.tag("line", x1=x, x2=x, y1=_TOP, y2=bottom, class_="minor"))
+    last = len(scale.ticks) - 1
+    for number, tick in enumerate(scale.ticks):
+        x = svg.percent(_x(scale, tick.value))
+        parts.append(svg.tag("line", x1=x, x2=x, y1=_TOP, y2=bottom, class_="major"))
+        place = "start" if number == 0 else "end" if number == last else "middle"
+        at = {"start": "0%", "end": "100%"}.get(place, x)
+        parts.append(
+            svg.tag("text", tick.label, x=at, y=bottom + 20, text_anchor=place, class_="tick")
+        )
+    return svg.tag("g", *parts, class_="axis", aria_hidden="true")
+
+
+def _strip(strip: Strip, scale: axis.Axis, top: float, unit: str, walls: Sequence[float]) -> Markup:
+    lane = top + 26
+    parts: list[object] = [
+        svg.tag("line", x1="0", x2="100%", y1=top, y2=top, class_="rule"),
+        svg.tag("text", strip.label, x="0", y=top + 18, class_="row"),
+    ]
+    kind = "warn" if strip.warn else "note"
+    samples = thinned(strip.series.samples, _MOST) if strip.series else ()
+    median = _estimate(strip, "p50")
+    if strip.series and median:
+        step = (_LANE - 6) / max(len(samples) - 1, 1)
+        points = ((_x(scale, value / strip.by), 3 + step * i) for i, value in enumerate(samples))
+        parts.append(svg.stretched(lane, _LANE, ("samples", svg.dots(points))))
+        parts += _summary(strip, scale, lane)
+        value = svg.tag("tspan", show(median, unit), class_="value", data_value=repr(median.value))
+        note = [svg.tag("tspan", f"{strip.note} ", class_=kind)] if strip.note else []
+        parts.append(svg.tag("text", *note, value, x="100%", y=top + 18, text_anchor="end"))
+    else:
+        words = strip.note or "not measured on this host"
+        parts.append(svg.tag("text", words, x="100%", y=top + 18, text_anchor="end", class_=kind))
+    parts += _published(strip, scale, lane + _LANE + 21, walls)
+    return svg.tag("g", *parts, class_="strip muted" if strip.muted else "strip")
+
+
+def _published(strip: Strip, scale: axis.Axis, y: float, walls: Sequence[float]) -> list[Markup]:
+    """Others' figures for the row, each a diamond with its words, clear of the dashed line."""
+    parts = []
+    known = [(f"{who} {one.as_written}", one.value) for who, one in strip.published
+             if one.value is not None]  # fmt: skip
+    marks = [Mark(_x(scale, value), y, words) for words, value in known]
+    for mark, (_, value), spot in zip(
+        marks, known, labels.spots(marks, walls, below=False), strict=True
+    ):
+        parts.append(svg.glyph(mark.share, y, svg.DIAMOND, "other"))
+        parts.append(
+            svg.tag(
+                "text",
+                mark.words,
+                x=svg.percent(mark.share),
+                dx=spot.dx,
+                y=y + spot.dy,
+                class_="other",
+                text_anchor=spot.anchor,
+                data_value=repr(value),
+            )
+        )
+    return parts
+
+
+def _estimate(strip: Strip, statistic: str) -> Estimate | None:
+    found = get(strip.series, statistic) if strip.series else None
+    return divided(found, strip.by) if found else None
+
+
+def thinned(samples: Sequence[float], most: int) -> Sequence[float]:
+    """At most so many of the samples, evenly chosen in their order."""
+    n = len(samples)
+    return samples if n <= most else [samples[i * n // most] for i in range(most)]
+
+
+def _summary(strip: Strip, scale: axis.Axis, lane: float) -> list[Markup]:
+    median = _estimate(strip, "p50")
+    assert median
+    parts = []
+    if median.low is not None and median.high is not None:
+        low, high = _x(scale, median.low), _x(scale, median.high)
+        # At least a hair's breadth, so that a very sure median still shows its interval.
+        width = svg.percent(max(high - low, 0.002))
+        parts.append(
+            svg.tag("rect", x=svg.percent(low), y=lane, width=width, height=_LANE, class_="band")
+        )
+    x = svg.percent(_x(scale, median.value))
+    parts.append(svg.tag("line", x1=x, x2=x, y1=lane - 2, y2=lane + _LANE + 2, class_="median"))
+    tail = _estimate(strip, "p95")
+    if tail:
+        parts.append(svg.glyph(_x(scale, tail.value), lane + _LANE + 2, svg.TRIANGLE, "tail"))
+    return parts
+
+
+def _line(line: Line, x: float, bottom: float) -> Markup:
+    place = "end" if x > 0.5 else "start"
+    shift = -8 if place == "end" else 8
+    at = svg.percent(x)
+    return svg.tag(
+        "g",
+        svg.tag("line", x1=at, x2=at, y1=4, y2=bottom, class_="claim"),
+        svg.tag(
+            "text",
+            line.text,
+            x=at,
+            dx=shift,
+            y=16,
+            text_anchor=place,
+            class_="claim",
+            data_value=repr(line.figure.value),
+        ),
+        svg.tag("text", line.aside, x=at, dx=shift, y=32, text_anchor=place, class_="aside"),
+    )

@@ -1,0 +1,97 @@
+"""Picks the cold-start records that a page shows: one per substrate, tier and concurrency."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from harness.measure.record import Facts, Series
+from harness.site.data.corpus import Corpus, Entry, Told
+from harness.site.data.record_summary import Line
+
+RIG = "cold-start"
+RUNGS = ("object", "resumed", "first-reply", "first-exec", "first-touch")
+TIERS = ("full", "durable-pool", "durable-prewarm-pool", "prewarm-pool")
+CONCURRENCIES = (1, 10, 50)
+HEADLINE = "first-reply"
+NOOP = "noop"
+WAITS = "waits"
+DEFAULT_SUBSTRATE = "qemu"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One tier of one substrate, with the chosen record for each concurrency measured.
+
+    `tier` has where the VMM comes from after it, if it does not wait: spawned, or forked.
+    """
+
+    substrate: str
+    tier: str
+    entries: Mapping[int, Entry]
+
+    def series(self, metric: str, concurrency: int) -> tuple[Entry, Series] | None:
+        entry = self.entries.get(concurrency)
+        wanted: Facts = {"substrate": self.substrate, "concurrency": concurrency}
+        found = entry and entry.find(metric, **wanted)
+        return (entry, found) if entry and found else None
+
+    @property
+    def task(self) -> str | None:
+        """The command that measures this tier: as its record says, else as tasks are named."""
+        for _, entry in sorted(self.entries.items()):
+            return entry.brief.task
+        return None if self.substrate == NOOP else f"mise run bench:{self.substrate}-{self.tier}"
+
+
+def _tier(series: Line) -> str:
+    """A series' tier; with a suffix when no VMM waited for the request."""
+    tier, vmm = series.dimensions.get("tier"), series.dimensions.get("vmm", WAITS)
+    return str(tier) if vmm == WAITS else f"{tier}-{vmm}"
+
+
+def _age(one: Told) -> tuple[int, int]:
+    return one[0], one[2].number
+
+
+def rows(corpus: Corpus) -> Sequence[Row]:
+    """Every tier of every substrate measured on the corpus's machine, then `noop`.
+
+    A tier without a record has a row too: what was not measured must be seen. The newest record
+    of the full profile is chosen, else the newest of any; whether it is valid plays no part.
+    """
+    chosen: dict[tuple[str, str, int], Entry] = {}
+    for _, entry, one in sorted(corpus.newest(RIG, corpus.machine, HEADLINE, tried=True), key=_age):
+        key = (
+            str(one.dimensions.get("substrate")),
+            _tier(one),
+            one.dimensions.get("concurrency"),
+        )
+        before = chosen.get(key)  # type: ignore[arg-type]
+        if before and before.brief.profile == "full" != entry.brief.profile:
+            continue
+        chosen[key] = entry  # type: ignore[index]
+
+    def row(substrate: str, tier: str) -> Row:
+        return Row(
+            substrate,
+            tier,
+            {key[2]: e for key, e in chosen.items() if key[:2] == (substrate, tier)},
+        )
+
+    substrates = sorted({key[0] for key in chosen} - {NOOP}) or [DEFAULT_SUBSTRATE]
+    found = []
+    for substrate in substrates:
+        others = sorted({key[1] for key in chosen if key[0] == substrate} - set(TIERS))
+        found += [row(substrate, tier) for tier in (*TIERS, *others)]
+    return [*found, _noop(sorted({key[1] for key in chosen if key[0] == NOOP}), row)]
+
+
+def _noop(tiers: Sequence[str], row: object) -> Row:
+    """The harness's own cost: one row, of the tier that the headline is about if measured."""
+    preferred = "durable-prewarm-pool"
+    tier = preferred if preferred in tiers or not tiers else tiers[0]
+    assert callable(row)
+    found = row(NOOP, tier)
+    assert isinstance(found, Row)
+    return found

@@ -1,0 +1,197 @@
+"""Picks from the compare records what the comparison page shows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from harness.measure.record import Facts, Scalar, Series
+from harness.measure.statistics import Estimate, estimate
+from harness.site.data import figures, record_summary
+from harness.site.data.corpus import Corpus, Entry
+
+RIG = "compare"
+FASTEST = ("qemu", "durable-prewarm-pool")
+"""What the others are compared with: a microVM that was restored and held."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A substrate in a tier, and the newest record of each thing that was measured of it."""
+
+    substrate: str
+    tier: str
+    corpus: Corpus
+
+    @property
+    def whose(self) -> dict[str, Scalar]:
+        return {"substrate": self.substrate, "tier": self.tier}
+
+    def find(self, metric: str, **dimensions: Scalar) -> tuple[Entry, Series] | None:
+        """The series of most samples, of whatever compare record has it."""
+        return newest(self.corpus, metric, **self.whose, **dimensions)
+
+    def says(self, metric: str) -> tuple[Entry, bool] | None:
+        """What was read from inside: yes or no."""
+        found = self.find(metric)
+        return (found[0], bool(found[1].samples[0])) if found and found[1].samples else None
+
+    @property
+    def fleet(self) -> tuple[Entry, Series, int] | None:
+        """The host's change with the largest fleet, and how many there were."""
+        best: tuple[Entry, Series, int] | None = None
+        for entry, one in _all(self.corpus, "host-change", **self.whose):
+            up = one.dimensions.get("up")
+            if isinstance(up, int) and one.samples and (best is None or up >= best[2]):
+                best = (entry, one, up)
+        return best
+
+    @property
+    def fits(self) -> tuple[Entry, Series, Estimate] | None:
+        """An estimate: how many would fill this machine's memory at what one more takes.
+
+        By the slope between the smallest and the largest fleet of a record; of one fleet alone, by
+        what each took.
+        """
+        fleet = self.fleet
+        if not fleet:
+            return None
+        entry, series, up = fleet
+        small = min(_fleets(entry, self.whose), key=lambda one: one[1])
+        below = figures.get(small[0], "p50") if small[1] < up else None
+        took = figures.get(series, "p50")
+        more = took.value - (below.value if below else 0) if took else 0
+        if more <= 0:
+            return None
+        many = up - (small[1] if below else 0)
+        fits = entry.brief.machine.memory_bytes * many / more
+        return entry, series, Estimate(fits, None, None)
+
+    @property
+    def reaches(self) -> tuple[Entry, str] | None:
+        """Whom it reached under a policy that allows one address, in words; or that it has no card.
+
+        None where nobody asked.
+        """
+        for entry, one in _all(self.corpus, "reached", **self.whose, policy="one"):
+            if one.samples:
+                tried = [
+                    (str(other.dimensions["target"]), bool(other.samples[0]))
+                    for other in entry.record.series
+                    if other.metric == "reached"
+                    and other.samples
+                    and record_summary.fits(other.dimensions, self.whose | {"policy": "one"})
+                ]
+                gone = [name for name, reached in tried if reached and name != "allowed"]
+                return entry, f"reaches {', '.join(gone)} too" if gone else "what is allowed alone"
+        cards = self.find("cards")
+        if not cards:
+            return None
+        none = cards[1].samples[0] == 0
+        return cards[0], "no card" if none else "not tried"
+
+    def part(self, metric: str) -> tuple[Entry, Series, int] | None:
+        """Another definition of memory, of the same fleet."""
+        fleet = self.fleet
+        found = fleet[0].find(metric, **self.whose, up=fleet[2]) if fleet else None
+        return (fleet[0], found, fleet[2]) if fleet and found else None
+
+    def times(self, rung: str) -> tuple[Entry, Series, Estimate] | None:
+        """How many times as long as the held microVM in the same record, one at a time."""
+        found = self.find(rung, concurrency=1)
+        if not found:
+            return None
+        entry, series = found
+        other = entry.find(rung, substrate=FASTEST[0], tier=FASTEST[1], concurrency=1)
+        ours = figures.get(other, "p50") if other else None
+        theirs = figures.get(series, "p50")
+        if not ours or not theirs or other is series:
+            return None
+        bounds = None not in (ours.low, ours.high, theirs.low, theirs.high)
+        low = theirs.low / ours.high if bounds and theirs.low and ours.high else None
+        high = theirs.high / ours.low if bounds and theirs.high and ours.low else None
+        return entry, series, Estimate(theirs.value / ours.value, low, high)
+
+
+@dataclass(frozen=True)
+class Beside:
+    """A shape of container beside plain runc in the same bundle, pair by pair: `ratio` is the
+    median of the pairs' ratios."""
+
+    entry: Entry
+    ours: Series
+    plain: Series
+    ratio: Estimate
+
+
+def beside(corpus: Corpus) -> Sequence[Beside]:
+    """Every shape that was paired, from the best record that has it."""
+    names = dict.fromkeys(
+        str(one.dimensions["substrate"])
+        for entry in corpus.of_rig(RIG, corpus.machine)
+        for one in entry.brief.lines
+        if one.metric == "paired-run"
+    )
+    found = []
+    for name in names:
+        best = newest(corpus, "paired-run", substrate=name)
+        plain = best and best[0].find("plain-run", beside=name)
+        if best and plain and len(plain.samples) == len(best[1].samples):
+            ratios = [a / b for a, b in zip(best[1].samples, plain.samples, strict=True)]
+            found.append(Beside(best[0], best[1], plain, estimate(ratios, 50)))
+    return found
+
+
+def _fleets(entry: Entry, whose: Facts) -> Iterator[tuple[Series, int]]:
+    """What each fleet of a column took, and how many there were."""
+    for one in entry.record.series:
+        up = one.dimensions.get("up")
+        fleet = one.metric == "host-change" and record_summary.fits(one.dimensions, whose)
+        if fleet and one.samples and isinstance(up, int):
+            yield one, up
+
+
+def _all(corpus: Corpus, metric: str, **dimensions: Scalar) -> Iterator[tuple[Entry, Series]]:
+    for entry in corpus.of_rig(RIG, corpus.machine):
+        if not any(line.metric == metric for line in entry.brief.lines):
+            continue
+        for one in entry.record.series:
+            if one.metric == metric and all(
+                one.dimensions.get(name) == value for name, value in dimensions.items()
+            ):
+                yield entry, one
+
+
+def newest(corpus: Corpus, metric: str, **dimensions: Scalar) -> tuple[Entry, Series] | None:
+    """Of valid records before others, the series of most samples, and the newest of those."""
+    chosen: tuple[Entry, Series] | None = None
+    best = (False, 1)
+    for entry, one in _all(corpus, metric, **dimensions):
+        rank = (entry.brief.validity.status == "valid", len(one.samples))
+        if one.samples and rank >= best:
+            chosen, best = (entry, one), rank
+    return chosen
+
+
+def kinds(corpus: Corpus) -> Sequence[Kind]:
+    """Everything that compare records have, in their order."""
+    found: dict[tuple[str, str], None] = {}
+    for entry in corpus.of_rig(RIG, corpus.machine):
+        for one in entry.brief.lines:
+            if "tier" in one.dimensions:
+                found[str(one.dimensions["substrate"]), str(one.dimensions["tier"])] = None
+    return [Kind(substrate, tier, corpus) for substrate, tier in found]
+
+
+def absent(corpus: Corpus) -> Sequence[tuple[str, str]]:
+    """What the newest record could not measure, and why."""
+    entries = corpus.of_rig(RIG, corpus.machine)
+    if not entries:
+        return []
+    missing = (one for one in entries[-1].brief.lines if one.metric == "measured-here")
+    found = []
+    for one in missing:
+        many = one.dimensions.get("concurrency")
+        who = f"{one.dimensions['substrate']}, {one.dimensions['tier']}"
+        found.append((f"{who}, {many} at once" if many else who, str(one.dimensions["reason"])))
+    return found

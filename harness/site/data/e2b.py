@@ -1,0 +1,109 @@
+"""The matrix of E2B's operations by SDK, and what CubeSandbox says of itself beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from harness.measure.record import Series
+from harness.site.data.corpus import Corpus, Entry
+from harness.site.data.network import Measured, newest
+
+# CubeSandbox's own table of April 2026 (README of CubeAPI): what it has, and what it has not.
+CUBE_SOURCE = "https://github.com/TencentCloud/CubeSandbox"
+CUBE_DATE = "2026-04"
+CUBE: Mapping[str, bool] = {
+    **dict.fromkeys(
+        (
+            "GET /health", "GET /sandboxes", "GET /v2/sandboxes", "POST /sandboxes",
+            "GET /sandboxes/{id}", "DELETE /sandboxes/{id}", "POST /sandboxes/{id}/pause",
+            "POST /sandboxes/{id}/resume", "POST /sandboxes/{id}/connect",
+        ),
+        True,
+    ),
+    **dict.fromkeys(
+        (
+            "GET /sandboxes/{id}/logs", "GET /v2/sandboxes/{id}/logs",
+            "POST /sandboxes/{id}/timeout", "POST /sandboxes/{id}/refreshes",
+            "POST /sandboxes/{id}/snapshots", "GET /sandboxes/{id}/metrics", "GET /snapshots",
+            "PUT /sandboxes/{id}/network",
+        ),
+        False,
+    ),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One operation with one SDK; `message` is the SDK's where it does not work."""
+
+    works: bool
+    message: str
+
+
+@dataclass(frozen=True)
+class Row:
+    operation: str
+    cells: Sequence[Cell | None]
+    cube: bool | None
+
+
+@dataclass(frozen=True)
+class Score:
+    """How many of the operations that an SDK has, work."""
+
+    works: int
+    of: int
+
+
+@dataclass(frozen=True)
+class Plane:
+    name: str
+    rows: Sequence[Row]
+    scores: Sequence[Score]
+
+
+@dataclass(frozen=True)
+class Matrix:
+    entry: Entry
+    sdks: Sequence[str]
+    planes: Sequence[Plane]
+    over_https: Sequence[str]
+    """Those of the SDKs that were given a gateway with TLS."""
+
+
+def _cell(series: Series) -> Cell:
+    message = series.failures[0].reason if series.failures else ""
+    return Cell(bool(series.samples) and series.samples[0] == 1, message)
+
+
+def matrix(corpus: Corpus) -> Matrix | None:
+    """The newest record of every SDK, by plane, operation and SDK."""
+    found = newest(corpus, "e2b-compat")
+    if found is None:
+        return None
+    cells: dict[str, dict[str, dict[str, Cell]]] = {}
+    sdks: dict[str, None] = {}
+    for one in found.entry.record.series:
+        sdk, operation = str(one.dimensions["sdk"]), str(one.dimensions["operation"])
+        sdks[sdk] = None
+        plane = cells.setdefault(str(one.dimensions["plane"]), {})
+        plane.setdefault(operation, {})[sdk] = _cell(one)
+    planes = []
+    for name, operations in cells.items():
+        rows = [
+            Row(operation, [by.get(sdk) for sdk in sdks], CUBE.get(operation))
+            for operation, by in sorted(operations.items(), key=lambda one: one[0].split(" ", 1)[1])
+        ]
+        scores = []
+        for at, _ in enumerate(sdks):
+            own = [cell for row in rows if (cell := row.cells[at])]
+            scores.append(Score(sum(cell.works for cell in own), len(own)))
+        planes.append(Plane(name, rows, scores))
+    series = found.entry.record.series
+    over_https = {str(one.dimensions["sdk"]): None for one in series if "over" in one.dimensions}
+    return Matrix(found.entry, list(sdks), planes, list(over_https))
+
+
+def latency(corpus: Corpus) -> Measured | None:
+    return newest(corpus, "e2b-latency")

@@ -1,0 +1,202 @@
+"""Finds what of a machine's records answers a claim, and what has changed since it was measured."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import cast
+
+from harness.claims import verdict
+from harness.claims.claims import Answer, Claim
+from harness.claims.verdict import Evidence, Finding, Verdict
+from harness.measure.record import Series
+from harness.site.data.cold_start import NOOP
+from harness.site.data.corpus import Corpus, Entry, Told
+from harness.site.data.record_summary import Kind, Line, fits
+
+_HOW_MANY = ("n", "concurrency", "others")
+
+
+@dataclass(frozen=True)
+class Found:
+    """The series that answers, in its record. `by` is what the answer divides it by.
+
+    `pool` has every series where several answer together; `line` is the first of them.
+    """
+
+    entry: Entry
+    line: Line
+    by: int = 1
+    pool: Sequence[Line] = ()
+
+    @property
+    def n(self) -> int:
+        return sum(one.n for one in self.pool or (self.line,))
+
+    @property
+    def samples(self) -> Sequence[float]:
+        """Those of the series, or of all of the pool."""
+        if not self.pool:
+            return self.series.samples
+        wanted = {one.anchor for one in self.pool}
+        several = zip(self.entry.record.series, self.entry.brief.lines, strict=True)
+        return [value for one, line in several if line.anchor in wanted for value in one.samples]
+
+    @property
+    def series(self) -> Series:
+        """With its samples."""
+        wanted = self.line
+        for one in self.entry.record.series:
+            if one.metric == wanted.metric and dict(one.dimensions) == dict(wanted.dimensions):
+                return one
+        raise AssertionError(f"{self.entry.place.shown} has no {wanted.name}")
+
+
+@dataclass(frozen=True)
+class Judged:
+    """One answer on one machine: what was found, and what it says."""
+
+    answer: Answer
+    found: Found | None
+    finding: Finding
+
+
+def find(corpus: Corpus, answer: Answer, machine: str | None) -> Found | None:
+    """The record that answers best: one that nothing disturbed, that is not stale, of the full
+    profile; of several as good the newest."""
+    told = corpus.told(answer.rig, machine, answer.metric)
+    kinds = [kind for kind in told if _answers(kind, answer)]
+    best = [one for kind in kinds if (one := _best(corpus, told[kind], answer.per))]
+    if not best:
+        return None
+    _, _, entry = max(best, key=lambda one: one[:2])
+    fitting = [line for line in entry.brief.lines if line.kind in kinds]
+    counted = entry.brief.find(answer.per, {}) if answer.per else None
+    pool = fitting if answer.pooled else ()
+    return Found(entry, fitting[0], counted.n if counted else 1, pool)
+
+
+def _best(
+    corpus: Corpus, told: Sequence[Told], per: str | None
+) -> tuple[tuple[bool, bool, bool], int, Entry] | None:
+    """Of the records with one kind of series the best, of several as good the newest: its rank and
+    place; of those that have something to divide by, where the answer is divided."""
+    key = (_best, id(told), per)
+    if key not in corpus.memo:
+        usable = [
+            (_rank(corpus, entry), at, entry)
+            for at, entry, _ in told
+            if not per or ((counted := entry.brief.find(per, {})) and counted.n)
+        ]
+        corpus.memo[key] = max(usable, key=lambda one: one[:2], default=None)
+    return cast("tuple[tuple[bool, bool, bool], int, Entry] | None", corpus.memo[key])
+
+
+def _rank(corpus: Corpus, entry: Entry) -> tuple[bool, bool, bool]:
+    """Nothing disturbed it, it is not stale, it is of the full profile; the greater, the better."""
+    key = (_rank, entry.page)
+    if key not in corpus.memo:
+        one = entry.brief
+        valid, fresh = one.validity.status == "valid", not stale(corpus, entry)
+        corpus.memo[key] = (valid, fresh, one.profile == "full")
+    return cast(tuple[bool, bool, bool], corpus.memo[key])
+
+
+def _answers(kind: Kind, answer: Answer) -> bool:
+    """Whether a series fits; the harness alone, without a sandbox, answers no claim about one."""
+    alone = kind.dimensions.get("substrate") == NOOP and "substrate" not in answer.where
+    return not alone and fits(kind.dimensions, answer.where)
+
+
+def judged(corpus: Corpus, claim: Claim, machine: str | None) -> Sequence[Judged]:
+    """Every answer of a claim on one machine."""
+    key = (judged, claim.id, machine)
+    if key in corpus.memo:
+        return cast(Sequence[Judged], corpus.memo[key])
+    made = []
+    for answer in claim.answers:
+        found = find(corpus, answer, machine)
+        made.append(Judged(answer, found, verdict.judge(claim, answer, _evidence(corpus, found))))
+    corpus.memo[key] = made
+    return made
+
+
+def deciding(several: Sequence[Judged]) -> Judged | None:
+    """The answer that decides a claim on a machine."""
+    if not several:
+        return None
+    chosen = verdict.deciding([one.finding for one in several])
+    return next(one for one in several if one.finding is chosen)
+
+
+def proofs(corpus: Corpus, claim: Claim, machine: str | None = None) -> Sequence[Found]:
+    """Of each machine that proves function only (or of one), the newest series of each answer.
+
+    As many as the claim speaks of need not have been tried: that the thing works is what is shown.
+    """
+    made: dict[tuple[str, str], Found] = {}
+    for (rig, host), entries in corpus.proving.items():
+        if machine not in (None, host):
+            continue
+        for answer in claim.answers:
+            kind = {k: v for k, v in answer.where.items() if k not in _HOW_MANY}
+            for entry in reversed(entries):
+                line = entry.brief.find(answer.metric, kind)
+                if answer.rig == rig and line and line.n:
+                    made[entry.page, line.anchor] = Found(entry, line)
+                    break
+    return list(made.values())
+
+
+def _evidence(corpus: Corpus, found: Found | None) -> Evidence | None:
+    if found is None:
+        return None
+    entry, line = found.entry, found.line
+    return Evidence(
+        found.samples,
+        sum(one.failed for one in found.pool or (line,)),
+        found.by,
+        entry.brief.validity.status,
+        stale(corpus, entry),
+    )
+
+
+def stale(corpus: Corpus, entry: Entry) -> Sequence[str]:
+    """Why a record no longer speaks of what would be measured today; empty when it does."""
+    one = entry.brief
+    reasons = []
+    old = verdict.age(one.date, corpus.today)
+    if old:
+        reasons.append(old)
+    now = corpus.rigs.get(one.rig.path)
+    if now and one.rig.sha256 not in now:
+        reasons.append("the rig has changed since")
+    for patch in one.patches:
+        if patch.applied and corpus.patches.get(patch.path, patch.sha256) != patch.sha256:
+            reasons.append(f"the patch {patch.path} has changed since")
+    newest = corpus.machines[one.machine.id][-1].brief
+    if newest.machine.kernel != one.machine.kernel:
+        reasons.append("the machine runs another kernel now")
+    images = _images(corpus, one.machine.id, one.rig.id)
+    if any(images.get(image.name, image.sha256) != image.sha256 for image in one.images):
+        reasons.append("the image has changed since")
+    return reasons
+
+
+def _images(corpus: Corpus, machine: str, rig: str) -> Mapping[str, str]:
+    """The newest image of each name that a rig used on a machine."""
+    key = (_images, machine, rig)
+    if key not in corpus.memo:
+        found: dict[str, str] = {}
+        for entry in corpus.of_rig(rig, machine):
+            found.update({image.name: image.sha256 for image in entry.brief.images})
+        corpus.memo[key] = found
+    return cast(Mapping[str, str], corpus.memo[key])
+
+
+def tally(several: Sequence[Judged | None]) -> Mapping[Verdict, int]:
+    """How many claims have each verdict, in the order of the verdicts."""
+    counts = dict.fromkeys(Verdict, 0)
+    for one in several:
+        counts[one.finding.verdict if one else Verdict.NOT_MEASURED] += 1
+    return counts

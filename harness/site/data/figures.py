@@ -1,0 +1,217 @@
+"""How a figure is written: unit, digits that its interval supports, and the way to its record.
+
+Every figure on the site passes through here, so that none can be typed and none can lose the
+mark of a suspect run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from datetime import datetime
+
+from markupsafe import Markup, escape
+
+from harness.claims.published import Figure
+from harness.measure import statistics
+from harness.measure.quantity import scale, show, show_interval, thousands
+from harness.measure.record import Scalar, Series
+from harness.measure.statistics import Estimate
+from harness.site.data.corpus import Entry, anchor
+from harness.site.data.record_summary import COUNTED, PERCENTILES, Line, estimates
+
+Link = Callable[[str], str]
+"""From a path below the site's root to an address relative to the page that shows it."""
+
+Shown = Series | Line
+"""A series with its samples, or what is remembered of one."""
+STATISTICS = ("min", *PERCENTILES, "max")
+
+
+def get(series: Shown, statistic: str) -> Estimate | None:
+    """A statistic of a series; None where there are too few samples for it."""
+    if isinstance(series, Line):
+        return series.get(statistic)
+    if statistic == "mean" and series.samples:
+        return statistics.mean(series.samples)
+    return known(series).get(statistic)
+
+
+def known(series: Series) -> Mapping[str, Estimate]:
+    """The estimates of a series, worked out once: pages and charts ask for the same ones."""
+    # In the object itself, so that they go with it; no field, so that it stays what it was.
+    held: dict[str, Mapping[str, Estimate]] = series.__dict__
+    if "_known" not in held:
+        held["_known"] = estimates(series.samples)
+    return held["_known"]
+
+
+def size(series: Shown) -> tuple[int, int]:
+    """How many samples and how many failures."""
+    if isinstance(series, Line):
+        return series.n, series.failed
+    return len(series.samples), len(series.failures)
+
+
+def why_absent(series: Shown, statistic: str) -> str:
+    """In words, why `get` gave None."""
+    samples, failed = size(series)
+    if not samples:
+        return f"all {failed} failed" if failed else "no sample"
+    need = statistics.smallest_n(PERCENTILES[statistic])
+    return f"needs {need} samples, has {samples}"
+
+
+def withheld(entry: Entry, series: Shown) -> bool:
+    """Whether no figure of a series may be shown, since its machine tells none; counts hold."""
+    return bool(entry.brief.function_only) and series.unit != COUNTED
+
+
+def proved(entry: Entry, series: Shown, link: Link | None = None) -> Markup:
+    """What a series of such a machine shows in place of figures: how many attempts worked."""
+    samples, failed = size(series)
+    words = "function proved" if samples else "function not proved"
+    if link:
+        href = f"{link(entry.page)}#{place(entry, series, 'p50')}"
+        words = Markup('<a href="{}">{}</a>').format(href, words)
+    of = Markup(' <small class="of">{} of {}</small>').format(samples, samples + failed)
+    kind = "function-proved" if samples else "function-not-proved"
+    return Markup('<span class="badge {}">{}</span>').format(kind, words) + of
+
+
+def place(entry: Entry, series: Shown, statistic: str = "") -> str:
+    """The anchor of a series, or of one of its statistics, on its run's page."""
+    name = series.anchor if isinstance(series, Line) else anchor(entry.record, series)
+    return f"{name}.{statistic}" if statistic in STATISTICS else name
+
+
+def data(value: float, text: str, href: str) -> Markup:
+    """The one form in which a figure stands on a page."""
+    return Markup(f'<data value="{value!r}"><a href="{escape(href)}">{escape(text)}</a></data>')
+
+
+_NO_MARK = Markup("")
+
+
+def mark(entry: Entry, link: Link) -> Markup:
+    """The visible mark of a run that is not valid, or of function only; empty for all others."""
+    status = entry.brief.validity.status
+    if status == "valid" and not entry.brief.function_only:
+        return _NO_MARK
+    found: list[str] = [status] if status != "valid" else []
+    if entry.brief.function_only:
+        found.append("function only")
+    return Markup("").join(
+        Markup(' <a class="mark {}" href="{}#validity">{}</a>').format(
+            one.replace(" ", "-"), link(entry.page), one
+        )
+        for one in found
+    )
+
+
+def figure(
+    entry: Entry, series: Shown, statistic: str, link: Link, *, interval: bool = False
+) -> Markup:
+    """A statistic of a record's series, linked to its row on the run's page, with its mark."""
+    if withheld(entry, series):
+        return proved(entry, series, link)
+    estimate = get(series, statistic)
+    if estimate is None:
+        return Markup('<span class="absent">{}</span>{}').format(
+            why_absent(series, statistic), mark(entry, link)
+        )
+    href = f"{link(entry.page)}#{place(entry, series, statistic)}"
+    shown = data(estimate.value, show(estimate, series.unit), href)
+    bounds = show_interval(estimate, series.unit) if interval else ""
+    if bounds:
+        shown += Markup(' <span class="interval">{}</span>').format(bounds)
+    return shown + mark(entry, link)
+
+
+def divided(estimate: Estimate, by: int) -> Estimate:
+    """An estimate of a sum, as what it is for each of so many."""
+    low, high = estimate.low, estimate.high
+    return Estimate(
+        estimate.value / by,
+        None if low is None else low / by,
+        None if high is None else high / by,
+    )
+
+
+def bare(series: Shown, statistic: str, *, interval: bool = False) -> Markup:
+    """The same on the run's own page, where it need not lead; of a statistic that there is."""
+    estimate = get(series, statistic)
+    assert estimate
+    shown = f'<data value="{estimate.value!r}">{escape(show(estimate, series.unit))}</data>'
+    bounds = show_interval(estimate, series.unit) if interval else ""
+    return Markup(f'{shown} <span class="interval">{escape(bounds)}</span>' if bounds else shown)
+
+
+_UNKNOWN = Markup('<span class="absent">unknown</span>')
+
+
+def fact(value: Scalar) -> Scalar | Markup:
+    """A fact of a machine or a series, in words."""
+    if value is None:
+        return _UNKNOWN
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return value
+
+
+def per(entry: Entry, series: Shown, statistic: str, by: int, link: Link) -> Markup:
+    """A statistic of a series divided by a count; linked to the undivided one."""
+    estimate = None if withheld(entry, series) else get(series, statistic)
+    if estimate is None or not by:
+        return figure(entry, series, statistic, link)
+    href = f"{link(entry.page)}#{place(entry, series, statistic)}"
+    each = divided(estimate, by)
+    return data(each.value, show(each, series.unit), href) + mark(entry, link)
+
+
+def derived(
+    entry: Entry, series: Shown, estimate: Estimate, unit: str, link: Link, statistic: str = "p50"
+) -> Markup:
+    """A figure worked out of several series of a record; linked to the one that it is about."""
+    href = f"{link(entry.page)}#{place(entry, series, statistic)}"
+    shown = data(estimate.value, show(estimate, unit), href)
+    bounds = show_interval(estimate, unit)
+    if bounds:
+        shown += Markup(' <span class="interval">{}</span>').format(bounds)
+    return shown + mark(entry, link)
+
+
+def count(entry: Entry, number: int, place: str, link: Link, *, grouped: bool = False) -> Markup:
+    """A count taken from a record: of samples, of failures."""
+    text = thousands(number) if grouped else str(number)
+    return data(number, text, f"{link(entry.page)}#{place}")
+
+
+def took(entry: Entry, link: Link) -> Markup:
+    """How long a whole run took, as its record states it, in seconds."""
+    begun, ended = (
+        datetime.fromisoformat(one) for one in (entry.brief.started, entry.brief.finished)
+    )
+    seconds = (ended - begun).total_seconds()
+    minutes, rest = divmod(round(seconds), 60)
+    text = f"{minutes} min {rest} s" if minutes else f"{rest} s"
+    return data(seconds, text, f"{link(entry.page)}#repeat")
+
+
+def clock_figure(entry: Entry, nanoseconds: float, link: Link) -> Markup:
+    """A clock's resolution or overhead, as its record states it."""
+    size, name = scale(nanoseconds * 1e-9, "s")
+    text = f"{nanoseconds * 1e-9 / size:.3g} {name}"
+    return data(nanoseconds * 1e-9, text, f"{link(entry.page)}#clock")
+
+
+def quoted(one: Figure, link: Link) -> Markup:
+    """A published figure as its source writes it, linked to who says so."""
+    href = f"{link('published.html')}#{one.id}"
+    if one.value is None:
+        return Markup('<a href="{}">{}</a>').format(href, one.as_written)
+    return data(one.value, one.as_written, href)
+
+
+def bytes_text(value: float) -> str:
+    """A size that is no measurement, such as a machine's memory."""
+    return show(Estimate(value, value * 0.999, value * 1.001), "bytes")

@@ -1,0 +1,347 @@
+"""The cold-start rig and `coppice run`, from the command to the record."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.errors import GuestTimeout
+from harness.host.identity import Identity
+from harness.host.requirement import Requirement
+from harness.host.run import Run, open_run
+from harness.measure.record import RunRecord, digest, find, load
+from harness.procedures.ladder import RUNGS
+from harness.rig.info import discover
+from harness.rig.recorder import RigRun
+from harness.sandbox.noop import NoopSandbox, NoopTemplate
+from harness.sandbox.protocol import Tier
+from tests.commands.tools import ROOT, only
+from tests.host.processes import coppice
+
+
+@pytest.fixture(autouse=True)
+def runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path / "runtime"
+    monkeypatch.setenv("COPPICE_RUNTIME", str(folder))
+    return folder
+
+
+@pytest.fixture
+def results(tmp_path: Path) -> Path:
+    return tmp_path / "results"
+
+
+def rigs(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """pytest over rigs/, as a user calls it."""
+    return subprocess.run(
+        [sys.executable, "-m", "pytest", "rigs/", "-p", "no:cacheprovider", *arguments],
+        cwd=ROOT,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+
+
+def records(results: Path) -> list[RunRecord]:
+    return [load(path) for path in find(results)]
+
+
+def test_pytest_holds_the_samples_of_the_record_in_order(results: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.json"
+    done = rigs(f"--benchmark-json={out}", "-k", "noop", f"--results={results}")
+    assert done.returncode == 0, done.stdout
+    by_id = {load(path).run_id: path for path in find(results)}
+    benchmarks = json.loads(out.read_text())["benchmarks"]
+    assert len(benchmarks) == len(by_id) == 2
+    for one in benchmarks:
+        path = by_id[one["extra_info"]["run_id"]]
+        record = load(path)
+        assert one["extra_info"]["record"] == path.name
+        assert one["extra_info"]["record_sha256"] == digest(path)
+        claimed = next(series for series in record.series if series.metric == "first-reply")
+        assert one["stats"]["data"] == list(claimed.samples)
+        assert {series.metric for series in record.series} == set(RUNGS)
+        assert record.rig.id == "cold-start" and record.rig.path == "rigs/test_cold_start.py"
+        assert record.images == ()
+        assert all(not series.failures for series in record.series)
+
+
+def test_at_concurrency_1_the_rungs_of_one_attempt_come_in_order(results: Path) -> None:
+    done = coppice(
+        "run", "cold-start", "--substrate", "noop", "--concurrency", "1",
+        "--results", str(results),
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    (record,) = records(results)
+    columns = [next(one for one in record.series if one.metric == rung).samples for rung in RUNGS]
+    assert len(columns[0]) == 12
+    for attempt in zip(*columns, strict=True):
+        assert list(attempt) == sorted(attempt)
+    beside = list(results.rglob("*.pytest-benchmark.json"))
+    assert [digest(path) for path in beside] == [path.name.split(".")[0] for path in beside]
+    assert len(beside) == 1
+    assert "substrate noop, tier durable-prewarm-pool, concurrency 1" in done.stdout
+    assert f"records: {next(iter(find(results))).parent}" in done.stdout
+
+
+def test_progress_is_a_line_for_each_measurement_and_one_for_each_reason_why_not(
+    results: Path,
+) -> None:
+    done = coppice("run", "cold-start", "--substrate", "noop", "--results", str(results))
+    lines = [line.split() for line in done.stdout.splitlines() if " %  cold-start " in line]
+    assert [line[3] for line in lines] == [
+        "noop-durable-prewarm-pool-cc1", "noop-durable-prewarm-pool-cc10",
+    ]  # fmt: skip
+    claimed = [
+        next(one for one in record.series if one.metric == "first-reply")
+        for record in records(results)
+    ]
+    assert {line[4] for line in lines} == {"first-reply"}
+    counts = {f"n={len(one.samples)}" for one in claimed}
+    assert counts == {word for line in lines for word in line if word.startswith("n=")}
+    assert "Not measured:\n  1 case: not in the quick profile" in done.stdout
+
+
+def test_a_rig_that_fails_is_a_line_of_its_own_and_the_exit_code() -> None:
+    done = coppice("run", "cold-start", "--substrate", "noop", "--results", "/proc/no-folder")
+    assert done.returncode == 1
+    assert len([line for line in done.stdout.splitlines() if "cold-start " in line]) == 2
+    assert done.stdout.count("FAILED   ") == 2 and "INTERNALERROR" not in done.stdout
+
+
+def test_a_tier_is_found_by_its_name(results: Path) -> None:
+    done = rigs("--collect-only", "-q", "-k", "qemu-durable-pool")
+    ids = [line.split("[")[1][:-1] for line in done.stdout.splitlines() if "[" in line]
+    assert ids == [
+        "qemu-durable-pool-cc1", "qemu-durable-pool-spawned-cc1",
+        "qemu-durable-pool-cc10", "qemu-durable-pool-cc50",
+    ]  # fmt: skip
+
+
+def test_what_can_be_forked_is_measured_so_too() -> None:
+    done = rigs("--collect-only", "-q", "-k", "forked and cold_start")
+    ids = [line.split("[")[1][:-1] for line in done.stdout.splitlines() if "[" in line]
+    assert ids == [f"qemu-durable-prewarm-pool-forked-cc{many}" for many in (1, 10, 50)]
+
+
+def test_options_leave_other_cases_out() -> None:
+    done = rigs("--collect-only", "-q", "--substrate=qemu", "--tier=full", "--concurrency=10")
+    ids = [line.split("[")[1][:-1] for line in done.stdout.splitlines() if "[" in line]
+    assert ids == ["qemu-full-cc10"]
+
+
+class MuteSandbox(NoopSandbox):
+    """A fake that never answers."""
+
+    def awaken(self, timeout_s: float) -> float:
+        raise GuestTimeout(f"{self.id} did not answer")
+
+
+class FlakySandbox(NoopSandbox):
+    """A fake of which every other one answers."""
+
+    made = 0
+
+    def awaken(self, timeout_s: float) -> float:
+        FlakySandbox.made += 1
+        if FlakySandbox.made % 2:
+            raise GuestTimeout("not this one")
+        return super().awaken(timeout_s)
+
+
+class FakeSubstrate:
+    """Makes fake sandboxes of one kind."""
+
+    name = "noop"
+    own_kernel = False
+    tiers = (Tier.DURABLE_PREWARM_POOL,)
+    tools: Sequence[str] = ()
+
+    def __init__(self, kind: type[NoopSandbox]) -> None:
+        self._kind = kind
+
+    def requirements(self) -> Sequence[Requirement]:
+        return []
+
+    def memory_per_sandbox(self, tier: Tier) -> int:
+        return 0
+
+    def prepare(self, run: Run, cache: Path, tier: Tier) -> NoopTemplate:
+        return NoopTemplate()
+
+    def launch(
+        self, run: Run, template: NoopTemplate, tier: Tier, identity: Identity
+    ) -> NoopSandbox:
+        return self._kind(identity)
+
+
+class FakeBenchmark:
+    """Keeps what it is given, as far as the rig asks."""
+
+
+def rig_with(kind: type[NoopSandbox], monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The rig's module, which gets sandboxes of that kind."""
+    discover(ROOT / "rigs")
+    module = importlib.import_module("rigs.test_cold_start")
+    monkeypatch.setattr(module, "load", lambda name: FakeSubstrate(kind))
+    return module
+
+
+@pytest.mark.parametrize("concurrency", [1, 10])
+def test_when_every_attempt_fails_the_record_says_so_and_the_test_fails(
+    concurrency: int, results: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = rig_with(MuteSandbox, monkeypatch)
+    case = module.Case("noop", Tier.DURABLE_PREWARM_POOL, concurrency)
+    count = module.PLANS["quick"][case.tier][concurrency]
+    with open_run() as run:
+        rig_run = RigRun(ROOT, results, "quick")
+        with pytest.raises(AssertionError, match=r"no cold start succeeded.*did not answer"):
+            module.test_cold_start(case, FakeBenchmark(), run, rig_run, "quick")
+        assert list(run.leases.iterdir()) == [], "failed sandboxes were destroyed, too"
+    (record,) = records(results)
+    for series in record.series:
+        assert not series.samples
+        assert [one.index for one in series.failures] == list(range(count))
+        assert all(one.reason.startswith("GuestTimeout: ") for one in series.failures)
+    assert record.validity.status != "valid"
+
+
+def test_failed_attempts_keep_their_place_among_those_that_succeed(
+    results: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = rig_with(FlakySandbox, monkeypatch)
+    monkeypatch.setattr(FlakySandbox, "made", 1)  # the warm-up's one attempt succeeds
+    case = module.Case("noop", Tier.DURABLE_PREWARM_POOL, 1)
+    with open_run() as run:
+        series = module.measure(case, run, RigRun(ROOT, results, "quick"), 10)
+    for one in series:
+        assert len(one.warmup) == (one.metric != "first-touch") and len(one.samples) == 5
+        assert [bad.index for bad in one.failures] == [0, 2, 4, 6, 8]
+
+
+@pytest.fixture(scope="module")
+def without_qemu(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A PATH with everything of this host's but QEMU."""
+    tools = tmp_path_factory.mktemp("tools")
+    for place in dict.fromkeys(Path(one).resolve() for one in os.environ["PATH"].split(":")):
+        for program in place.iterdir() if place.is_dir() else ():
+            link = tools / program.name
+            if not program.name.startswith("qemu-") and not link.is_symlink():
+                link.symlink_to(program)
+    return str(tools)
+
+
+def test_without_qemu_a_rig_is_skipped_with_the_reason_and_the_command(
+    results: Path, tmp_path: Path, without_qemu: str
+) -> None:
+    done = rigs(
+        "-k", "qemu-durable-pool-cc1", f"--results={results}", "-vv",
+        f"--benchmark-json={tmp_path / 'out.json'}", PATH=without_qemu,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "2 skipped" in done.stdout and "failed" not in done.stdout
+    assert "qemu-system-x86_64 is not installed" in done.stdout
+    assert "apt-get install qemu-system-x86" in done.stdout
+    assert not list(find(results))
+
+
+def test_without_qemu_the_command_ends_with_69(results: Path, without_qemu: str) -> None:
+    done = coppice(
+        "run", "cold-start", "--substrate", "qemu", "--results", str(results),
+        PATH=without_qemu,
+    )  # fmt: skip
+    assert done.returncode == 69 and "Traceback" not in done.stderr
+    assert "coppice: qemu needs qemu-system-x86_64; not installed" in done.stderr
+    assert "apt-get install qemu-system-x86" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["nope"], "no rig is called 'nope'; there are cold-start"),
+        (["cold-start", "--substrate", "nope"], "no substrate is called 'nope'; there are bhyve"),
+        (["cold-start", "--tier", "nope"], "no tier is called 'nope'; there are full"),
+        ([], "name a rig, or say --all"),
+    ],
+)
+def test_an_unknown_name_is_refused_with_those_there_are(arguments: list[str], said: str) -> None:
+    done = coppice("run", *arguments)
+    assert (done.returncode, done.stdout) == (64, "")
+    assert done.stderr.startswith(f"coppice: {said}")
+
+
+def test_what_no_rig_measures_is_said_and_is_no_success(results: Path) -> None:
+    done = coppice(
+        "run", "cold-start", "--substrate", "noop", "--tier", "full", "--results", str(results)
+    )
+    assert done.returncode == 69
+    assert "Traceback" not in done.stderr + done.stdout
+    assert "nothing of what was asked for can run here" in done.stderr
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")
+@pytest.mark.parametrize("kib", [4, 16])
+def test_a_full_disk_is_one_clear_error_and_leaves_no_half(kib: int, results: Path) -> None:
+    """4 KiB do not hold the record; 16 do, but not all that comes with both cases."""
+    results.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={kib}k", "tmpfs", results], check=True)
+    try:
+        done = coppice("run", "cold-start", "--substrate", "noop", "--results", str(results))
+        assert done.returncode in (1, 74), "1 when the record itself found no room"
+        assert "no room to write" in done.stdout + done.stderr
+        assert "nothing was left half-written" in done.stdout + done.stderr
+        assert "Traceback" not in done.stderr
+        for path in results.rglob("*"):
+            assert path.is_dir() or path.name.endswith(".json"), f"{path} is half-written"
+        records(results)  # each is whole
+    finally:
+        subprocess.run(["umount", results], check=True)
+
+
+def test_git_is_no_must(results: Path, tmp_path: Path) -> None:
+    path = str(only(tmp_path / "tools", ("sh",)))
+    assert shutil.which("git", path=path) is None
+    done = coppice(
+        "run", "cold-start", "--substrate", "noop", "--concurrency", "1",
+        "--results", str(results), PATH=path,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert records(results)[0].git.commit is None
+
+
+def test_options_that_no_chosen_rig_declares_are_refused(results: Path) -> None:
+    done = coppice("run", "cold-start", "--n", "8", "--results", str(results))
+    assert done.returncode in (2, 64) and "--n" in done.stderr
+
+
+def test_an_option_reaches_the_rig_by_its_name(results: Path) -> None:
+    given = {"n": "8,50"}
+    assert RigRun(ROOT, results, "quick", given).option("n") == "8,50"
+    assert RigRun(ROOT, results, "quick").option("n") is None
+
+
+def test_what_measured_alike_was_once_the_rigs_file() -> None:
+    def git(*words: str) -> bytes:
+        return subprocess.run(["git", *words], cwd=ROOT, capture_output=True, check=True).stdout
+
+    if not (ROOT / ".git").exists() or git("rev-parse", "--is-shallow-repository") != b"false\n":
+        pytest.skip("needs this checkout's history")
+    for path, info in discover(ROOT / "rigs").values():
+        file = f"rigs/{path.name}"
+        states = (
+            git("log", "--format=%H", "--", file).decode().split() if info.measured_alike else ()
+        )
+        known = {hashlib.sha256(git("show", f"{state}:{file}")).hexdigest() for state in states}
+        assert set(info.measured_alike) <= known, file

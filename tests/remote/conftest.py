@@ -1,0 +1,39 @@
+"""The other host: this machine behind a real sshd. Skipped where there is none."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from harness.remote.ssh_connection import CONFIG
+from tests.remote.server import SSHD, Server, serving
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    if os.geteuid() != 0:
+        pytest.skip("sshd in a network namespace needs root")
+    if not (Path(SSHD).exists() and shutil.which("ssh")):
+        pytest.skip("needs sshd: bin/setup --tests")
+    folder = tmp_path_factory.mktemp("sshd")
+    env = {
+        "HOME": str(folder),  # its shells read nothing of the user's
+        "XDG_CACHE_HOME": str(folder / "cache"),
+        "COPPICE_RUNTIME": str(folder / "runtime"),
+    }
+    with serving(folder, env) as opened:
+        yield opened
+
+
+@pytest.fixture(autouse=True)
+def near(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """This side: the test's own settings of ssh, and a folder of runs of its own."""
+    monkeypatch.setenv(CONFIG, str(server.config))
+    monkeypatch.setenv("COPPICE_RUNTIME", str(tmp_path / "near"))
+    monkeypatch.setenv("COPPICE_CACHE", str(tmp_path / "near-cache"))
+    if server.process is None:
+        server.start()

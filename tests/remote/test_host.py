@@ -1,0 +1,184 @@
+"""What a driver asks of a host is the same of this one, and of one behind a real sshd."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import signal
+import subprocess
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from psutil import process_iter as processes
+
+from harness.errors import CommandFailed, DiskFull, GuestTimeout, HostLost, MissingTool
+from harness.host.local import Local
+from harness.host.protocol import Host, Started, must
+from harness.host.run import Run, open_run
+from harness.remote.ssh import Ssh, open_ssh
+from harness.remote.ssh_connection import Address
+from tests.host.processes import eventually
+from tests.remote.server import THERE, Server
+
+
+@pytest.fixture
+def own_run(tmp_path: Path) -> Iterator[Run]:
+    with open_run(tmp_path / "runs") as opened:
+        yield opened
+
+
+@pytest.fixture(params=["local", "ssh", "ssh without Python"])
+def host(request: pytest.FixtureRequest, own_run: Run) -> Iterator[Host]:
+    if request.param == "local":
+        yield Local(own_run)
+        return
+    with open_ssh(own_run, Address.parse(THERE)) as opened:
+        if request.param == "ssh without Python":
+            opened.python = None
+            opened._now, opened.clock = "cut -d' ' -f1 /proc/uptime", "/proc/uptime, 10 ms"
+        yield opened
+    assert not Path(opened.folder).exists()
+
+
+def test_a_program_runs_with_its_words_its_input_and_its_end(host: Host) -> None:
+    done = host.run(["sh", "-c", 'cat; printf "%s|" "$@" >&2; exit 3', "x", "a b", "$HOME", "'"],
+                    stdin=b"in\0put\n")  # fmt: skip
+    assert (done.code, done.stdout, done.stderr) == (3, b"in\0put\n", b"a b|$HOME|'|")
+
+
+def test_its_times_are_of_that_hosts_monotonic_clock(host: Host) -> None:
+    first = host.run(["sleep", "0.2"])
+    second = host.run(["true"])
+    assert 0.17 < first.ended - first.started < 60
+    assert first.ended <= second.started <= second.ended
+    assert host.clock
+
+
+def test_a_program_that_must_succeed_says_why_it_did_not(host: Host) -> None:
+    with pytest.raises(
+        CommandFailed, match=r"cat /nowhere on .* ended with 1: .*No such file"
+    ) as e:
+        must(host, ["cat", "/nowhere"])
+    assert e.value.code == 1
+    with pytest.raises(MissingTool, match="no-such-program is not installed"):
+        must(host, ["no-such-program"])
+    with pytest.raises(GuestTimeout):
+        host.run(["sleep", "20"], timeout_s=0.3)
+
+
+def test_files_go_there_and_back(host: Host, tmp_path: Path) -> None:
+    content = bytes(range(256)) * 1000
+    path = f"{host.folder}/a folder/it's a file"
+    host.put(content, path, 0o755)
+    assert host.get(path) == content and os.access(path, os.X_OK)
+    (tmp_path / "source").write_bytes(b"other")
+    host.put(tmp_path / "source", path)
+    assert host.get(path) == b"other"
+    assert [one.name for one in Path(path).parent.iterdir()] == ["it's a file"]
+    with pytest.raises(CommandFailed):
+        host.get(path + "-not")
+
+
+def test_a_full_disk_leaves_nothing_half_written(host: Host, tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", disk], check=True)
+    try:
+        host.put(b"kept", f"{disk}/file")
+        with pytest.raises(DiskFull):
+            host.put(bytes(1 << 20), f"{disk}/file")
+        assert host.get(f"{disk}/file") == b"kept"
+        assert [one.name for one in disk.iterdir()] == ["file"]
+    finally:
+        subprocess.run(["umount", disk], check=True)
+
+
+def _hear(process: Started, count: int) -> bytes:
+    process.line.settimeout(60)
+    got = b""
+    while len(got) < count:
+        piece = process.line.recv(100)
+        assert piece
+        got += piece
+    return got
+
+
+def test_a_started_process_outlives_the_call_and_has_a_line(host: Host) -> None:
+    process = host.start(["sh", "-c", "echo begun >&2; echo $NAME; exec cat"], "one", {"NAME": "x"})
+    try:
+        process.line.sendall(b"hello\0")
+        assert _hear(process, 8) == b"x\nhello\0"
+        assert process.poll() is None and process.said() == "begun"
+        host.signal(process, signal.SIGSTOP)
+        eventually(lambda: _state(process.pid) == "T")
+        process.line.sendall(b"held")
+        host.signal(process, signal.SIGCONT)
+        assert _hear(process, 4) == b"held"
+    finally:
+        process.end()
+    process.end()
+    eventually(lambda: not Path(f"/proc/{process.pid}").exists())
+
+
+def _state(pid: int) -> str:
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+
+
+def test_what_a_process_ended_with_is_told(host: Host) -> None:
+    process = host.start(["sh", "-c", "echo why >&2; exit 7"], "two")
+    eventually(lambda: process.poll() is not None)
+    assert process.poll() == 7 and process.said() == "why"
+    host.signal(process, signal.SIGCONT)  # nothing happens
+    process.end()
+    eventually(lambda: not _naming(f"{host.folder}/two."))  # what carried its line ends too
+
+
+def _naming(path: str) -> list[int]:
+    """Processes with a word that has this in it."""
+    found = processes(["pid", "cmdline"])
+    return [
+        one.pid
+        for one in found
+        if one.pid != os.getpid() and any(path in word for word in one.info["cmdline"] or ())
+    ]
+
+
+def test_what_was_started_ends_with_the_connection(server: Server, own_run: Run) -> None:
+    with open_ssh(own_run, Address.parse(THERE)) as host:
+        process = host.start(["sleep", "600"], "long")
+        assert Path(host.folder).exists()
+        with pytest.raises(HostLost, match="clean"):
+            server.drop()
+            eventually(lambda: not host.connection.lives)
+            host.run(["true"])
+        eventually(lambda: not Path(host.folder).exists())
+        eventually(lambda: not Path(f"/proc/{process.pid}").exists())
+        process.end()
+
+
+def test_a_connection_that_ends_under_a_command_is_lost(server: Server, own_run: Run) -> None:
+    # Its own: what an earlier run's connection lost sleeps on.
+    words = ["sleep", f"3.{secrets.randbelow(10**9):09}e3"]
+    with open_ssh(own_run, Address.parse(THERE)) as host:
+
+        def drop() -> None:
+            # The program itself, not the client that is about to ask for it.
+            eventually(lambda: words in [one.info["cmdline"] for one in processes(["cmdline"])])
+            server.drop()
+
+        dropping = threading.Thread(target=drop)
+        dropping.start()
+        with pytest.raises(HostLost, match=f"while {' '.join(words)} ran"):
+            host.run(words)
+        dropping.join()
+
+
+def test_many_commands_share_one_connection(server: Server, own_run: Run) -> None:
+    with open_ssh(own_run, Address.parse(THERE)) as host:
+        assert isinstance(host, Ssh)
+        for number in range(5):
+            assert host.run(["echo", str(number)]).text == str(number)
+            assert len(server.sessions()) == 1
+    eventually(lambda: server.sessions() == [])
