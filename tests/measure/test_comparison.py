@@ -116,26 +116,26 @@ def test_too_few_samples_say_so() -> None:
         compare([], [1.0])
 
 
-TRIALS = 120
+TRIALS = 400
 TOLERANCE = 3 * math.sqrt(0.95 * 0.05 / TRIALS)
 
 
-@pytest.mark.parametrize("n", [30, 100])
-def test_the_ratio_of_medians_and_the_mean_are_covered(n: int) -> None:
+def test_the_ratio_of_medians_and_the_mean_are_covered_as_often_as_they_say() -> None:
+    """From both sides: an interval that always holds the truth is too wide to be one of 95 %."""
     chance = random.Random(20260107)
     ratios = means = 0
     true_mean = math.exp(0.3**2 / 2)
     for trial in range(TRIALS):
-        one, other = _noise(chance, n), _noise(chance, n, 1.5)
+        one, other = _noise(chance, 30), _noise(chance, 30, 1.5)
         found = statistics.ratio_of_medians(one, other, seed=trial)
         assert found.low is not None and found.high is not None
         ratios += found.low <= 1.5 <= found.high
         mean = statistics.mean(one, seed=trial)
         assert mean.low is not None and mean.high is not None
         means += mean.low <= true_mean <= mean.high
-    assert ratios / TRIALS >= 0.95 - TOLERANCE
-    # A bootstrap of so few skewed samples is known to be some points short: 0.91 at 30.
-    assert means / TRIALS >= 0.91 - TOLERANCE
+    assert abs(ratios / TRIALS - 0.95) <= TOLERANCE
+    # A bootstrap of so few skewed samples is known to be some points short: 0.92 at 30.
+    assert abs(means / TRIALS - 0.92) <= TOLERANCE
 
 
 def test_bootstraps_are_the_same_twice_and_have_no_bounds_where_they_could_not() -> None:
@@ -143,8 +143,6 @@ def test_bootstraps_are_the_same_twice_and_have_no_bounds_where_they_could_not()
     assert statistics.mean(samples) == statistics.mean(samples)
     assert not statistics.mean(samples[:7]).bounded
     assert statistics.mean([2.0] * 9) == Estimate(2.0, 2.0, 2.0)
-    many = statistics.mean(_noise(random.Random(1), 3000))
-    assert many.low is not None and many.low < many.value
     assert not statistics.ratio_of_medians(samples[:5], samples).bounded
     assert not statistics.ratio_of_medians([0.0] * 9, [1.0] * 9).bounded
     with pytest.raises(ValueError, match="no mean"):

@@ -171,6 +171,26 @@ def test_a_full_disk_leaves_nothing_half_written(small_disk: Path) -> None:
     record.load(record.write(run_record(), small_disk))
 
 
+def test_what_is_written_is_on_the_disk_before_it_is_told_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """First the file, so that its name never stands for nothing; then the directory with the
+    name, without which a crash of the host takes a record away that was said to be there."""
+    told: list[tuple[Path, bool]] = []
+
+    def fsync(handle: int) -> None:
+        place = Path(f"/proc/self/fd/{handle}").readlink()
+        told.append((place, bool(list(record.find(tmp_path)))))
+        real(handle)
+
+    real = os.fsync
+    monkeypatch.setattr(os, "fsync", fsync)
+    path = record.write(run_record(), tmp_path)
+    (file, named), (folder, there) = told
+    assert file.name.startswith(".half-written-") and not named
+    assert folder == path.parent and there
+
+
 _KILLED = """
 import os, signal, sys
 from pathlib import Path
