@@ -39,12 +39,15 @@ class FakeLauncher:
         self.gate = threading.Event()
         self.gate.set()
         self.error: Exception | None = None
+        self.outcomes: list[Exception | None] = []
+        """Of the next launches, in order; after them `error` counts."""
 
     def __call__(self) -> Sandbox:
         self.calls += 1
         assert self.gate.wait(60)
-        if self.error:
-            raise self.error
+        error = self.outcomes.pop(0) if self.outcomes else self.error
+        if error:
+            raise error
         self.made.append(FakeSandbox())
         return cast(Sandbox, self.made[-1])
 
@@ -208,15 +211,92 @@ def test_launches_that_keep_failing_end_a_check_out(
 
 
 def test_failures_between_successes_are_not_failing_all_the_time(launcher: FakeLauncher) -> None:
+    """Only failures in a row end a check-out: two, a success, and two more are not four."""
+    few = [GuestDied("now and then")] * (MAX_FAILURES - 1)
+    launcher.outcomes = [*few, None, *few, None, *few, None]
     with Pool(launcher, 1) as pool:
-        for _ in range(MAX_FAILURES + 1):
-            pool.fill()
-            launcher.error = GuestDied("once")
-            pool.give_back(pool.check_out())
-            eventually(lambda: pool._launching == 0)
-            launcher.error = None
-            pool.give_back(pool.check_out())
-            eventually(lambda: pool.ready == 1)
+        for _ in range(3):
+            pool.give_back(pool.check_out(30))
+        assert launcher.outcomes == []
+
+
+def test_a_check_out_after_failures_tries_again(launcher: FakeLauncher) -> None:
+    """Who asks later is not told what failed for others: the host may have memory again."""
+    launcher.error = GuestDied("for want of something")
+    with Pool(launcher, 1) as pool:
+        for times in (1, 2):
+            with pytest.raises(GuestDied):
+                pool.check_out(30)
+            assert launcher.calls == times * MAX_FAILURES
+        launcher.error = None
+        assert fake(pool.check_out(30)) in launcher.made
+
+
+def test_what_is_put_back_is_the_next_to_be_handed_out(launcher: FakeLauncher) -> None:
+    """It has been rehearsed, and its memory is as warm as any: the others were made before it."""
+    with Pool(launcher, 3, refill=False) as pool:
+        pool.fill()
+        first, second = pool.check_out(), pool.check_out()
+        pool.put_back(first)
+        assert (pool.ready, pool.check_out()) == (2, first)
+        pool.put_back(second)
+        assert pool.check_out_now() is second
+        assert not any(launcher.destroyed)
+    assert launcher.destroyed == [1] * 3
+
+
+def test_what_is_put_back_is_had_by_who_waits(launcher: FakeLauncher) -> None:
+    with Pool(launcher, 1) as pool:
+        pool.fill()
+        launcher.gate.clear()
+        first = pool.check_out()
+        got: list[Sandbox] = []
+        waiting = threading.Thread(target=lambda: got.append(pool.check_out(30)))
+        waiting.start()
+        eventually(lambda: pool.awaited == 1)
+        pool.put_back(first)
+        waiting.join(20)
+        assert got == [first], "it does not wait for the launch"
+        launcher.gate.set()
+        waiting.join()
+
+
+def test_what_is_ready_is_had_at_once_or_not_at_all(launcher: FakeLauncher) -> None:
+    with Pool(launcher, 2) as pool:
+        assert pool.check_out_now() is None and launcher.calls == 0
+        pool.fill()
+        launcher.gate.clear()
+        got = [pool.check_out_now(), pool.check_out_now()]
+        assert [one and fake(one) for one in got] == launcher.made
+        assert pool.check_out_now() is None
+        launcher.gate.set()
+        eventually(lambda: pool.ready == 2)
+    assert launcher.destroyed == [1] * 4, "those that were out as well"
+
+
+def test_a_pool_that_is_being_drained_hands_out_nothing_that_is_ready(
+    launcher: FakeLauncher,
+) -> None:
+    """It waits for launches under way; what it handed out meanwhile it would destroy in use."""
+    pool = Pool(launcher, 2)
+    pool.fill()
+    launcher.gate.clear()
+    out = pool.check_out()
+    eventually(lambda: launcher.calls == 3)  # its replacement is under way
+    draining = threading.Thread(target=pool.drain)
+    draining.start()
+    eventually(lambda: pool._closed)
+    try:
+        assert pool.ready == 1
+        assert pool.check_out_now() is None
+        with pytest.raises(GuestTimeout, match="was drained"):
+            pool.check_out(5)
+        pool.put_back(out)
+        assert (pool.ready, fake(out).destroyed) == (1, 1), "no one could have it any more"
+    finally:
+        launcher.gate.set()
+        draining.join()
+    assert launcher.destroyed == [1] * 3
 
 
 def test_more_than_memory_allows_is_refused_with_figures_before_any_launch(
