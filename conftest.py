@@ -11,7 +11,8 @@ import pytest
 
 from harness.errors import NotEnoughMemory, Unsupported
 from harness.host import cgroups
-from harness.host.run import Run, open_run
+from harness.host.run import Run
+from harness.host.session import open_run
 from harness.rig import progress
 from harness.rig.recorder import RigRun, given_options
 

@@ -20,10 +20,11 @@ from pytest_benchmark.fixture import BenchmarkFixture
 
 from harness.errors import SandboxError
 from harness.host.identity import allocate
-from harness.host.run import Run, cache_folder
+from harness.host.run import Run
 from harness.measure.benchmark import STOPWATCH
 from harness.measure.clock import cold_start_clock
 from harness.measure.record import Facts, Failure, Scalar, Series
+from harness.paths import cache_directory
 from harness.procedures.ladder import RUNGS, Climb, climb_together, conclude
 from harness.rig.info import RigInfo
 from harness.rig.recorder import RigRun
@@ -204,7 +205,7 @@ def series_of(rung: str, dimensions: Facts, warmup: list[Climb], climbs: list[Cl
 def measure(case: Case, run: Run, rig_run: RigRun, count: int) -> list[Series]:
     """Run one case and return its series; the record's images and accelerator are noted."""
     substrate = load(case.substrate)
-    template = substrate.prepare(run, cache_folder(), case.tier)
+    template = substrate.prepare(run, cache_directory(), case.tier)
     rig_run.prepared(template.images, template.accelerator, substrate.tools)
     dimensions: dict[str, Scalar] = {
         "substrate": case.substrate,

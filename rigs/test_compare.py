@@ -18,12 +18,13 @@ from pytest_benchmark.fixture import BenchmarkFixture
 
 from harness.errors import CoppiceError, NotEnoughMemory, UsageError
 from harness.host.memory import available_memory
-from harness.host.run import Run, cache_folder
+from harness.host.run import Run
 from harness.measure import memory_linux
 from harness.measure.benchmark import STOPWATCH
 from harness.measure.clock import LADDER, START, calibrated
 from harness.measure.findings import Findings
 from harness.measure.record import Clock, Image, Series
+from harness.paths import cache_directory
 from harness.procedures import reachability, reboot
 from harness.procedures.columns import COLUMNS, Column, Stand, held, marked
 from harness.procedures.fleet import Bounds, Fleet, admit, reason
@@ -155,7 +156,7 @@ def stands(
     most = max((CONCURRENCIES.get(one, 1) for one in plan.parts), default=1)
     for column in plan.columns:
         try:
-            stand = Stand(run, cache_folder(), column, stack, most)
+            stand = Stand(run, cache_directory(), column, stack, most)
         except CoppiceError as error:
             series += absent(column, " ".join(str(error).split()))
             continue

@@ -19,7 +19,7 @@ from harness.errors import NotEnoughMemory, UsageError, WrongAnswer
 from harness.host.identity import NETWORK, Identity, allocate
 from harness.host.ksm import Merging, merging
 from harness.host.memory import available_memory
-from harness.host.run import Run, cache_folder
+from harness.host.run import Run
 from harness.measure import footprint_linux, host_memory, rest_linux
 from harness.measure.benchmark import STOPWATCH
 from harness.measure.clock import calibrated
@@ -31,6 +31,7 @@ from harness.network.cubenet import Cubenet, open_cubenet
 from harness.network.endpoint import endpoint
 from harness.network.policy import Policy
 from harness.network.requirements import on_linux
+from harness.paths import cache_directory
 from harness.procedures import fleet_figures
 from harness.procedures.echo import echo
 from harness.procedures.fleet import Bounds, BringUp, Fleet, admit, ask_each
@@ -188,7 +189,7 @@ def measure(case: Case, run: Run, rig_run: RigRun, profile: str) -> Findings:
     if case.network:
         on_linux()
     substrate = load(case.substrate)
-    template = substrate.prepare(run, cache_folder(), TIER)
+    template = substrate.prepare(run, cache_directory(), TIER)
     rig_run.prepared(template.images, template.accelerator, substrate.tools)
     findings = Findings(
         substrate=case.substrate,

@@ -23,11 +23,12 @@ from harness.errors import SandboxError, Unsupported, UsageError
 from harness.gateway.compat.environments import Sdk, all_sdks, newest
 from harness.gateway.gateway_process import Running, gateway
 from harness.gateway.requirements import requirements
-from harness.host.run import Run, cache_folder
+from harness.host.run import Run
 from harness.measure.benchmark import STOPWATCH
 from harness.measure.clock import calibrated
 from harness.measure.collector import Collector
 from harness.measure.record import Clock, Scalar
+from harness.paths import cache_directory
 from harness.rig.info import RigInfo
 from harness.rig.recorder import RigRun
 
@@ -59,7 +60,7 @@ LIMIT_S = 400.0
 
 def cells(sdk: Sdk, served: Running) -> Iterator[Mapping[str, Any]]:
     """What the probe says of every operation, from one run with this SDK."""
-    words = sdk.command(cache_folder())
+    words = sdk.command(cache_directory())
     kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
     done = subprocess.run(
         words, env={**kept, **served.variables}, capture_output=True, timeout=LIMIT_S

@@ -31,11 +31,12 @@ from harness.errors import SandboxError, Unsupported
 from harness.gateway.compat.environments import PYTHON, newest
 from harness.gateway.gateway_process import Running, gateway
 from harness.gateway.requirements import requirements
-from harness.host.run import Run, cache_folder
+from harness.host.run import Run
 from harness.measure.benchmark import STOPWATCH
 from harness.measure.clock import calibrated
 from harness.measure.collector import Collector
 from harness.measure.record import Clock, Facts, Scalar
+from harness.paths import cache_directory
 from harness.rig.info import RigInfo
 from harness.rig.recorder import RigRun
 
@@ -168,7 +169,7 @@ def over_http(served: Running, concurrency: int) -> Iterator[Batch]:
 @contextmanager
 def over_sdk(served: Running, concurrency: int) -> Iterator[Batch]:
     """A batch over the newest SDK, in a process of its own."""
-    python = newest().python(cache_folder())
+    python = newest().python(cache_directory())
     kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
     words = [str(python), str(PYTHON / "latency.py"), str(concurrency)]
     with subprocess.Popen(

@@ -134,7 +134,7 @@ def test_net_rtt(benchmark: BenchmarkFixture, run: Run, rig_run: RigRun, profile
     into = Collector()
     with ExitStack() as stack:
         net = stack.enter_context(open_cubenet(run))
-        own = build("exchange", run.folder)
+        own = build("exchange", run.directory)
         found = [caller(way, own) for way in ways(run, net, stack)]
         rig_run.prepared((), None, ("netperf", "qemu-system-x86_64"))
         rig_run.begin()

@@ -165,11 +165,11 @@ def flip(net: Network, run: Run, case: Case, stack: ExitStack) -> tuple[Traffic,
     sender.pin(0)
     receiver.pin(1)
     ports = [str(port) for port in PORTS]
-    arrived, sent = run.folder / f"arrived-{asks.id}", run.folder / f"sent-{asks.id}"
-    sink = receiver.start([str(build("sink", run.folder)), str(arrived), *ports], listens=True)
+    arrived, sent = run.directory / f"arrived-{asks.id}", run.directory / f"sent-{asks.id}"
+    sink = receiver.start([str(build("sink", run.directory)), str(arrived), *ports], listens=True)
     _ready(sink)
     flood = sender.start(
-        [str(build("flood", run.folder)), answers.address, str(sent), str(case.rate), *ports],
+        [str(build("flood", run.directory)), answers.address, str(sent), str(case.rate), *ports],
         listens=True,
     )
     _ready(flood)
@@ -287,8 +287,8 @@ def test_policy_enforcement(
     into = Collector()
     with ExitStack() as stack:
         net = stack.enter_context(packet_filters.open_network(run))
-        build("flood", run.folder)
-        build("sink", run.folder)
+        build("flood", run.directory)
+        build("sink", run.directory)
         rig_run.prepared((), None, ())
         rig_run.begin()
         cases = [Case(length, ONE_STEP, many, rate) for length in LENGTHS]

@@ -286,7 +286,7 @@ def contenders(run: Run, stack: ExitStack, beside: Sequence[int]) -> list[Conten
             way: Mechanism = ByCubenet(filter, others, text=text)
         found += [Contender(way, n, others, lists[n], filter.inside) for n in SIZES]
     for make, others in itertools.product(BESIDE, beside):
-        where = stack.enter_context(namespace(run.folder, "policy-update"))
+        where = stack.enter_context(namespace(run.directory, "policy-update"))
         with inside(where):
             way = make(others)
         found += [

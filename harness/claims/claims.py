@@ -14,10 +14,11 @@ from typing import Any
 
 import yaml
 
+from harness import paths
 from harness.claims.published import SAFE, Figure, PublishedError
 from harness.measure.record import Scalar
 
-CLAIMS_FILE = Path(__file__).with_name("claims.yaml")
+CLAIMS_FILE = paths.CLAIMS
 HOLDS = ("at-most", "at-least")
 STATISTICS = ("p50", "p90", "p95", "p99", "mean", "min", "max", "sum", "count")
 

@@ -24,6 +24,7 @@ from typing import Any
 
 import yaml
 
+from harness import paths
 from harness.errors import CoppiceError
 
 SAFE: type[yaml.SafeLoader] | type[yaml.CSafeLoader] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -35,7 +36,7 @@ LABELS = {
     "third-party": "somebody else measured it",
 }
 UNITS = ("s", "bytes", "1", "bytes/s", "1/s")
-CLOCKS_FILE = Path(__file__).with_name("clocks.yaml")
+CLOCKS_FILE = paths.CLOCKS
 
 _SCALE: Mapping[str, tuple[float, str]] = {
     "": (1, "1"),
@@ -163,14 +164,14 @@ def clocks() -> Mapping[str, PublishedClock]:
     return {name: PublishedClock(id=name, **facts) for name, facts in found.items()}
 
 
-def load(folder: Path) -> Sequence[Figure]:
-    """Every figure under `folder`, by file and then in the file's order.
+def load(directory: Path) -> Sequence[Figure]:
+    """Every figure under `directory`, by file and then in the file's order.
 
     Raises PublishedError, which names the file and the figure's id.
     """
     figures: list[Figure] = []
     seen: dict[str, Path] = {}
-    for path in sorted(folder.glob("*.yaml")):
+    for path in sorted(directory.glob("*.yaml")):
         for one in _load_file(path):
             if one.id in seen:
                 raise PublishedError(f"{path}: {one.id}: that id is in {seen[one.id]} already")

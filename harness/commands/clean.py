@@ -9,8 +9,10 @@ import argparse
 from collections.abc import Sequence
 
 from harness.errors import MissingTool
-from harness.host.leftovers import Leftover, find, reclaim
-from harness.host.run import open_run, runtime_folder
+from harness.host.leftover import Leftover
+from harness.host.leftovers import find, reclaim
+from harness.host.session import open_run
+from harness.paths import runtime_directory
 
 HELP = "remove what dead runs have left"
 
@@ -20,7 +22,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(options: argparse.Namespace) -> int:
-    runtime = runtime_folder()
+    runtime = runtime_directory()
     _tell(find(runtime) if options.dry_run else reclaim(runtime), options.dry_run)
     return 0
 

@@ -84,7 +84,7 @@ def _rig(info: RigInfo, runs: Mapping[str, bool]) -> dict[str, object]:
 def there(options: argparse.Namespace, words: Sequence[str]) -> int:
     """The doctor of the host that COPPICE_HOST names; what its shell can tell without a Python."""
     from harness.errors import MissingTool
-    from harness.host.run import open_run
+    from harness.host.session import open_run
     from harness.remote import remote_run
     from harness.remote.ssh import open_ssh
 

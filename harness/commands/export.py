@@ -1,4 +1,4 @@
-"""Give records to the tools of others: pyperf's JSON, or RO-Crate metadata for a results folder.
+"""Give records to the tools of others: pyperf's JSON, or RO-Crate metadata for a results directory.
 
 coppice export --pyperf RECORD [--metric NAME] [--out FILE]
 coppice export --ro-crate [--results DIR]
@@ -24,7 +24,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--pyperf", type=Path, metavar="RECORD", help="a record as pyperf's JSON")
     what.add_argument(
-        "--ro-crate", action="store_true", help=f"write {CRATE} into the folder of results"
+        "--ro-crate", action="store_true", help=f"write {CRATE} into the directory of results"
     )
     parser.add_argument("--metric", action="append", default=[], help="only this metric")
     parser.add_argument("--out", type=Path, metavar="FILE", help="default: standard output")
@@ -41,7 +41,7 @@ def main(options: argparse.Namespace) -> int:
             sys.stdout.write(text)
         return 0
     if not options.results.is_dir():
-        raise UsageError(f"{options.results} is no folder of records")
+        raise UsageError(f"{options.results} is no directory of records")
     try:
         from harness.site.builder import exports
         from harness.site.data import corpus

@@ -78,10 +78,10 @@ def main(options: argparse.Namespace) -> int:
 
 def _keys(options: argparse.Namespace) -> int:
     from harness.gateway.sandboxes.store import Limits, opened
-    from harness.gateway.server import FILE, state_folder
+    from harness.gateway.server import FILE, state_directory
 
     # A gateway that runs need not be told: it looks into the same file.
-    with opened((options.state or state_folder()) / FILE) as store:
+    with opened((options.state or state_directory()) / FILE) as store:
         if options.new is not None:
             given = {name: getattr(options, name) for name in ("sandboxes", "memory_mib", "rate")}
             chosen = {name: value for name, value in given.items() if value is not None}

@@ -18,9 +18,9 @@ from pathlib import Path
 
 from harness.errors import Unsupported, UsageError
 from harness.host.leftovers import reclaim
-from harness.host.run import runtime_folder
 from harness.measure.record import digest, find, write_atomically
 from harness.measure.selection import INTERLEAVE
+from harness.paths import runtime_directory
 from harness.rig import summary
 from harness.rig.info import RigInfo, discover
 from harness.sandbox.protocol import Tier
@@ -213,8 +213,8 @@ def _pytest(
     environment: Mapping[str, str] | None = None,
 ) -> int:
     """Run the rigs in a process of their own, which has imported nothing that they do not need."""
-    with tempfile.TemporaryDirectory(prefix="coppice-") as folder:
-        benchmarks = Path(folder) / "benchmark.json"
+    with tempfile.TemporaryDirectory(prefix="coppice-") as directory:
+        benchmarks = Path(directory) / "benchmark.json"
         command = [sys.executable, "-m", "pytest", *map(str, files), "-p", "no:cacheprovider"]
         command += ["--rootdir", str(ROOT), "-c", str(ROOT / "pyproject.toml"), "--tb=short"]
         command += ["-p", "harness.rig.progress", "-o", "addopts=", "-q", "--no-header", "-rN"]
@@ -252,7 +252,7 @@ def _patiently(command: list[str], environment: Mapping[str, str]) -> int:
             except KeyboardInterrupt:
                 process.kill()
                 process.wait()
-                reclaim(runtime_folder())
+                reclaim(runtime_directory())
             raise
 
 
@@ -262,8 +262,8 @@ def _keep(benchmarks: Path, results: Path) -> None:
 
     data = json.loads(benchmarks.read_bytes())
     run_ids = {one["extra_info"].get("run_id") for one in data["benchmarks"]}
-    folders = {path.parent for path in find(results) if path.name[:25] in run_ids}
-    for folder in folders:
+    directories = {path.parent for path in find(results) if path.name[:25] in run_ids}
+    for directory in directories:
         name = f"{digest(benchmarks)}.pytest-benchmark.json"
-        if not (folder / name).exists():
-            write_atomically(folder / name, benchmarks.read_bytes())
+        if not (directory / name).exists():
+            write_atomically(directory / name, benchmarks.read_bytes())

@@ -19,7 +19,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         default=Path("results"),
         metavar="DIR",
-        help="the folder of records (default: results)",
+        help="the directory of records (default: results)",
     )
     parser.add_argument(
         "--out",

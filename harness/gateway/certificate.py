@@ -34,16 +34,16 @@ class Certificate:
     key: Path
 
 
-def made(folder: Path, host: str, domain: str) -> Certificate:
+def made(directory: Path, host: str, domain: str) -> Certificate:
     """A new one, at every start of a gateway, for `host` and all names below `domain`.
 
     Raises MissingTool without openssl.
     """
-    folder.mkdir(exist_ok=True, mode=0o700)
-    one = Certificate(folder / "certificate.pem", folder / "key.pem")
+    directory.mkdir(exist_ok=True, mode=0o700)
+    one = Certificate(directory / "certificate.pem", directory / "key.pem")
     below = domain.partition(":")[0]
     names = ["DNS:localhost", "IP:127.0.0.1", f"DNS:{below}", f"DNS:*.{below}", _name(host)]
-    settings = folder / "settings"
+    settings = directory / "settings"
     settings.write_text(_CONFIGURATION.format(names=",".join(dict.fromkeys(names))))
     run(
         "openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256",

@@ -31,9 +31,9 @@ FILE = "gateway.sqlite"
 
 @dataclass
 class Running:
-    """A gateway process; `folder` is its state. `run` may be ended and begun again."""
+    """A gateway process; `directory` is its state. `run` may be ended and begun again."""
 
-    folder: Path
+    directory: Path
     port: int
     key: str
     words: Sequence[str]
@@ -43,7 +43,7 @@ class Running:
     @property
     def certificate(self) -> Path | None:
         """What clients are to believe, of one that speaks TLS."""
-        return self.folder / "tls" / "certificate.pem" if "--tls" in self.words else None
+        return self.directory / "tls" / "certificate.pem" if "--tls" in self.words else None
 
     @property
     def address(self) -> str:
@@ -62,7 +62,7 @@ class Running:
 
     def begin(self) -> None:
         """Start it and wait until it answers. SandboxError with what it said when it does not."""
-        with (self.folder / "log").open("ab") as log:
+        with (self.directory / "log").open("ab") as log:
             self.process = subprocess.Popen(
                 self.words, env=dict(self.environment), stdin=subprocess.DEVNULL, stdout=log,
                 stderr=log, process_group=0,
@@ -79,7 +79,7 @@ class Running:
         raise SandboxError(f"the gateway does not start: {self.said()}")
 
     def said(self) -> str:
-        return (self.folder / "log").read_text(errors="replace")[-2000:]
+        return (self.directory / "log").read_text(errors="replace")[-2000:]
 
     def wait_for_pool(self, template: str, count: int, timeout_s: float = START_S) -> None:
         """Wait until so many sandboxes of a template stand ready."""
@@ -135,9 +135,9 @@ class Running:
                 self.process.wait()
 
 
-def new_key(folder: Path, limits: Limits | None = None) -> str:
+def new_key(directory: Path, limits: Limits | None = None) -> str:
     """A key for a gateway with this state, which may run."""
-    with opened(folder / FILE) as store:
+    with opened(directory / FILE) as store:
         return store.new_key("rig", limits)[1]
 
 
@@ -153,16 +153,16 @@ def gateway(
     run: Run, *options: str, limits: Limits | None = None, runtime: Path | None = None
 ) -> Iterator[Running]:
     """A gateway with a state of its own, until the block ends. `options` are of the command."""
-    with tempfile.TemporaryDirectory(prefix="gateway-", dir=run.folder) as name:
-        folder, port = Path(name), _free_port()
+    with tempfile.TemporaryDirectory(prefix="gateway-", dir=run.directory) as name:
+        directory, port = Path(name), _free_port()
         words = (
-            sys.executable, "-m", "harness.cli", "gateway", "--state", str(folder),
+            sys.executable, "-m", "harness.cli", "gateway", "--state", str(directory),
             "--port", str(port), *options,
         )  # fmt: skip
         # It is a process of this run, so that it does not outlive a rig that is killed.
         environment = {**os.environ, **run.environment}
         environment |= {"COPPICE_RUNTIME": str(runtime)} if runtime else {}
-        one = Running(folder, port, new_key(folder, limits), words, environment)
+        one = Running(directory, port, new_key(directory, limits), words, environment)
         try:
             one.begin()
             yield one

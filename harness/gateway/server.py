@@ -39,7 +39,9 @@ from harness.gateway.sandboxes.store import Store, opened
 from harness.guest.image import build
 from harness.host.cpus import usable
 from harness.host.memory import refuse_huge_pages
-from harness.host.run import Run, cache_folder, open_run
+from harness.host.run import Run
+from harness.host.session import open_run
+from harness.paths import cache_directory
 from harness.sandbox.qemu.accelerator import choose
 from harness.sandbox.qemu.machine import Shape
 
@@ -50,7 +52,7 @@ DOMAIN = "sandboxes.localhost"
 log = logging.getLogger("coppice.gateway")
 
 
-def state_folder() -> Path:
+def state_directory() -> Path:
     """Where a gateway keeps what outlives it; COPPICE_STATE names another."""
     base = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local/state"
     return Path(os.environ.get("COPPICE_STATE") or Path(base) / "coppice") / "gateway"
@@ -103,19 +105,19 @@ def _speak(verbose: bool) -> None:
 
 
 @contextlib.contextmanager
-def state_of(folder: Path) -> Iterator[Store]:
+def state_of(directory: Path) -> Iterator[Store]:
     """The state of a gateway, which no other gateway may have at the same time."""
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    handle = os.open(folder, os.O_RDONLY)
+    directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+    handle = os.open(directory, os.O_RDONLY)
     try:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise UsageError(
-                f"a gateway runs with the state in {folder}",
-                hint="end it, or name another folder with --state",
+                f"a gateway runs with the state in {directory}",
+                hint="end it, or name another directory with --state",
             ) from error
-        with opened(folder / FILE) as store:
+        with opened(directory / FILE) as store:
             yield store
     finally:
         os.close(handle)
@@ -137,8 +139,8 @@ def _fleet(options: Options, run: Run, stack: ExitStack) -> Fleet:
         raise UsageError(
             f"the gateway has no substrate {options.substrate!r}; {', '.join(SUBSTRATES)}"
         )
-    cache = cache_folder()
-    keeper = Keeper.start(run.folder, dict(run.environment))
+    cache = cache_directory()
+    keeper = Keeper.start(run.directory, dict(run.environment))
     stack.callback(keeper.end)
     net = _network(options, run, keeper, stack)
     if options.substrate == "oci":
@@ -176,18 +178,18 @@ def serve(options: Options) -> None:
     # uvicorn sends itself again what ended it: by then what we hold must still be let go of.
     signal.signal(signal.SIGTERM, lambda *_: None)
     with ExitStack() as stack:
-        folder = options.state or state_folder()
-        store = stack.enter_context(state_of(folder))
+        directory = options.state or state_directory()
+        store = stack.enter_context(state_of(directory))
         listener = stack.enter_context(_listen(options.host, options.port))
         run = stack.enter_context(open_run(goes_on=store.fact("run")))
         store.note("run", run.id)
         fleet = _fleet(options, run, stack)
-        sandboxes = Sandboxes(fleet, store, folder, Meter())
+        sandboxes = Sandboxes(fleet, store, directory, Meter())
         port = listener.getsockname()[1]
         domain, shown, chain = options.domain, None, None
         if options.tls:
             domain = domain or f"{DOMAIN}:{port}"
-            shown = certificate.made(folder / "tls", options.host, domain)
+            shown = certificate.made(directory / "tls", options.host, domain)
             chain = shown.chain
 
         async def begin() -> None:

@@ -30,15 +30,15 @@ LEAST_MIB = 36
 
 @dataclass(frozen=True)
 class LinuxImage:
-    """A folder on the host that holds `disk`; `sha256` is of the disk's files."""
+    """A directory on the host that holds `disk`; `sha256` is of the disk's files."""
 
-    folder: str
+    directory: str
     sha256: str
     built_from: Mapping[str, str]
 
     @property
     def disk(self) -> str:
-        return f"{self.folder}/disk"
+        return f"{self.directory}/disk"
 
     def as_record(self, name: str) -> Image:
         return Image(name, self.sha256, self.built_from)
@@ -74,7 +74,7 @@ def build(host: Host, cache: str, arguments: str) -> LinuxImage:
     name = hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()
     image = LinuxImage(f"{cache}/linux/{name[:16]}", name, found)
     if host.run(["test", "-e", image.disk]).code:
-        with building(host, image.folder) as half:
+        with building(host, image.directory) as half:
             _fill(host, half, kernel, initramfs, arguments)
     return image
 

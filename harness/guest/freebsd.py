@@ -16,11 +16,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from harness import paths
 from harness.errors import CommandFailed, ImageError
 from harness.host.protocol import Host, must
 from harness.measure.record import Image
 
-AGENT = Path(__file__).with_name("agent")
+AGENT = paths.AGENT
 COMPILE = ("cc", "-static", "-Os", "-s", "-Wall", "-Wextra")
 NAMED_AGENT = "COPPICE_GUEST_AGENT"
 KERNEL = "/boot/kernel/kernel"
@@ -33,7 +34,7 @@ APPLETS = (
 )  # fmt: skip
 _LINUX = ("doorbell.c", "self.c", "system.c")
 """Parts of the agent that agent/freebsd stands in for."""
-FOLDERS = ("bin", "dev", "etc", "proc", "root", "run", "sbin", "tmp", "usr", "var")
+DIRECTORIES = ("bin", "dev", "etc", "proc", "root", "run", "sbin", "tmp", "usr", "var")
 _LOADER_CONF = """\
 autoboot_delay="-1"
 beastie_disable="YES"
@@ -52,19 +53,19 @@ kern.random.initial_seeding.bypass_before_seeding="1"
 
 @dataclass(frozen=True)
 class FreebsdImage:
-    """A folder on the host: `root`, and for a microVM `stage`, its loader's file system."""
+    """A directory on the host: `root`, and for a microVM `stage`, its loader's file system."""
 
-    folder: str
+    directory: str
     sha256: str
     built_from: Mapping[str, str]
 
     @property
     def root(self) -> str:
-        return f"{self.folder}/tree"
+        return f"{self.directory}/tree"
 
     @property
     def stage(self) -> str:
-        return f"{self.folder}/stage"
+        return f"{self.directory}/stage"
 
     def as_record(self, name: str) -> Image:
         return Image(name, self.sha256, self.built_from)
@@ -88,26 +89,27 @@ def build(host: Host, cache: str, *, kernel: bool) -> FreebsdImage:
     """
     inputs = _inputs(host, kernel)
     name = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
-    folder = f"{cache}/freebsd/{name[:16]}"
-    if host.run(["test", "-e", f"{folder}/sha256"]).code:
-        with building(host, folder) as half:
+    directory = f"{cache}/freebsd/{name[:16]}"
+    if host.run(["test", "-e", f"{directory}/sha256"]).code:
+        with building(host, directory) as half:
             _root(host, half)
             if kernel:
                 _stage(host, half)
             made = FreebsdImage(half, "", inputs)
             content = _digest(host, f"{made.root}/sbin/init") + json.dumps(inputs, sort_keys=True)
             host.put(hashlib.sha256(content.encode()).hexdigest().encode(), f"{half}/sha256")
-    return FreebsdImage(folder, host.get(f"{folder}/sha256").decode(), inputs)
+    return FreebsdImage(directory, host.get(f"{directory}/sha256").decode(), inputs)
 
 
 @contextlib.contextmanager
-def building(host: Host, folder: str) -> Iterator[str]:
-    """A folder there that becomes `folder` in one step; another builder's stays where it was."""
-    half = f"{folder}.building-{secrets.token_hex(4)}"
+def building(host: Host, directory: str) -> Iterator[str]:
+    """A directory there that becomes `directory` in one step; another builder's stays where it
+    was."""
+    half = f"{directory}.building-{secrets.token_hex(4)}"
     must(host, ["mkdir", "-p", half])
     try:
         yield half
-        host.run(["mv", "-n", half, folder])
+        host.run(["mv", "-n", half, directory])
     finally:
         host.run(["rm", "-rf", half])
 
@@ -135,7 +137,7 @@ def _inputs(host: Host, kernel: bool) -> dict[str, str]:
 def _root(host: Host, half: str) -> None:
     """A root of one program under many names, and the agent."""
     root = f"{half}/tree"
-    must(host, ["mkdir", "-p", *(f"{root}/{name}" for name in FOLDERS)])
+    must(host, ["mkdir", "-p", *(f"{root}/{name}" for name in DIRECTORIES)])
     must(host, ["cp", RESCUE, f"{root}/bin/sh"])
     links = " ".join(one for one in APPLETS if one != "sh")
     must(host, ["sh", "-c", f'cd "$0" && for n in {links}; do ln sh $n; done', f"{root}/bin"])
@@ -146,10 +148,10 @@ def _root(host: Host, half: str) -> None:
 
 
 def _compiled(host: Host, half: str) -> str:
-    folder = f"{half}/agent"
+    directory = f"{half}/agent"
     for path in sources():
-        host.put(path, f"{folder}/{path.name}")
-    files = [f"{folder}/{path.name}" for path in sources() if path.suffix == ".c"]
+        host.put(path, f"{directory}/{path.name}")
+    files = [f"{directory}/{path.name}" for path in sources() if path.suffix == ".c"]
     try:
         must(host, [*COMPILE, "-o", f"{half}/agent.bin", *files], timeout_s=300)
     except CommandFailed as error:

@@ -14,15 +14,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from harness import paths
 from harness.errors import ImageError
 from harness.guest import initramfs
 from harness.guest.kernel import Kernel, from_distribution, from_path, module_files
+from harness.host.locks import half_built
 from harness.host.process import need, run
-from harness.host.run import half_built
 from harness.measure.record import Image, digest
 
-AGENT = Path(__file__).with_name("agent")
-PROGRAMS = Path(__file__).with_name("programs")
+AGENT = paths.AGENT
+PROGRAMS = paths.GUEST_PROGRAMS
 COMPILE = (
     "-static", "-Os", "-s", "-Wall", "-Wextra", "-D_GNU_SOURCE", "-ffile-prefix-map=/=",
     # Two segments rather than four: each costs every start of a program a mapping and its faults.
@@ -72,7 +73,7 @@ APPLETS = [
 
 @dataclass(frozen=True)
 class Addition:
-    """A program of another folder that an image has beside the agent, and the modules it needs.
+    """A program of another directory that an image has beside the agent, and the modules it needs.
 
     Its sources are compiled together with the agent's `shared` ones.
     """
@@ -104,8 +105,8 @@ def _kernel(cache: Path) -> Kernel:
     return from_path(Path(named), Path(modules) if modules else None, cache)
 
 
-def _sources(folder: Path) -> list[Path]:
-    return sorted(folder.glob("*.[ch]"))
+def _sources(directory: Path) -> list[Path]:
+    return sorted(directory.glob("*.[ch]"))
 
 
 def _inputs(kernel: Kernel, busybox: Path, addition: Addition | None) -> dict[str, str]:
@@ -137,8 +138,8 @@ def _compile(sources: list[Path], target: Path, *options: str) -> bytes:
 
 
 def _initramfs(kernel: Kernel, busybox: Path, work: Path, addition: Addition | None) -> bytes:
-    folders = ["bin", "dev", "etc", "modules", "proc", "root", "run", "sys", "tmp"]
-    entries = [initramfs.folder(name) for name in folders]
+    directories = ["bin", "dev", "etc", "modules", "proc", "root", "run", "sys", "tmp"]
+    entries = [initramfs.directory(name) for name in directories]
     agent = [path for path in _sources(AGENT) if path.suffix == ".c"]
     entries.append(initramfs.program("init", _compile(agent, work / "agent")))
     entries.append(initramfs.program("bin/busybox", busybox.read_bytes()))
@@ -154,13 +155,13 @@ def _initramfs(kernel: Kernel, busybox: Path, work: Path, addition: Addition | N
         parts += [AGENT / name for name in addition.shared]
         built = _compile(parts, work / addition.program, f"-I{AGENT}")
         entries.append(initramfs.program(f"bin/{addition.program}", built))
-        entries.append(initramfs.folder("mnt"))
+        entries.append(initramfs.directory("mnt"))
         modules = (*MODULES, *addition.modules)
     found = module_files(kernel.modules, modules) if kernel.modules else []
     for number, path in enumerate(found):
         entries.append(initramfs.file(f"modules/{number:02}-{path.name}", path.read_bytes()))
     more = module_files(kernel.modules, PCI_MODULES) if kernel.modules else []
-    entries.append(initramfs.folder("modules/pci"))
+    entries.append(initramfs.directory("modules/pci"))
     for number, path in enumerate(one for one in more if one not in found):
         entries.append(initramfs.file(f"modules/pci/{number:02}-{path.name}", path.read_bytes()))
     return initramfs.archive(entries)
@@ -187,13 +188,13 @@ def build(cache: Path, addition: Addition | None = None) -> GuestImage:
     name = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
     target = cache / "images" / name
     if not (target / "sha256").exists():
-        with half_built(target) as folder:
-            (folder / "vmlinux").symlink_to(kernel.vmlinux.resolve())
-            work = folder / "work"
+        with half_built(target) as directory:
+            (directory / "vmlinux").symlink_to(kernel.vmlinux.resolve())
+            work = directory / "work"
             work.mkdir()
-            (folder / "initramfs").write_bytes(_initramfs(kernel, busybox, work, addition))
+            (directory / "initramfs").write_bytes(_initramfs(kernel, busybox, work, addition))
             shutil.rmtree(work)
-            content = inputs["kernel_sha256"] + digest(folder / "initramfs")
-            (folder / "sha256").write_text(hashlib.sha256(content.encode()).hexdigest())
+            content = inputs["kernel_sha256"] + digest(directory / "initramfs")
+            (directory / "sha256").write_text(hashlib.sha256(content.encode()).hexdigest())
     sha256 = (target / "sha256").read_text()
     return GuestImage(target / "vmlinux", target / "initramfs", sha256, inputs)

@@ -9,14 +9,14 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Entry:
-    """One file, folder or symbolic link; `content` is a link's target."""
+    """One file, directory or symbolic link; `content` is a link's target."""
 
     path: str
     mode: int
     content: bytes = b""
 
 
-def folder(path: str) -> Entry:
+def directory(path: str) -> Entry:
     return Entry(path, stat.S_IFDIR | 0o755)
 
 

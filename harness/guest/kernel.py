@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.errors import ImageError
+from harness.host.locks import half_built
 from harness.host.process import run
-from harness.host.run import half_built
 from harness.measure.record import digest
 
 META_PACKAGE = "linux-image-cloud-amd64"
@@ -27,7 +27,7 @@ ELF = b"\x7fELF"
 
 @dataclass(frozen=True)
 class Kernel:
-    """A kernel and the folder of its modules (None: everything it needs is built in)."""
+    """A kernel and the directory of its modules (None: everything it needs is built in)."""
 
     vmlinux: Path
     modules: Path | None
@@ -46,16 +46,16 @@ def from_distribution(cache: Path) -> Kernel:
                 f"no {META_PACKAGE} in the package lists", hint="apt-get update, then run it again"
             )
         target = cache / "kernels" / named[1]
-        with half_built(target) as folder:
-            run("apt-get", "download", "-o", "APT::Sandbox::User=root", named[1], cwd=folder)
-            (package,) = folder.glob("*.deb")
-            run("dpkg-deb", "-x", package, folder / "unpacked")
+        with half_built(target) as directory:
+            run("apt-get", "download", "-o", "APT::Sandbox::User=root", named[1], cwd=directory)
+            (package,) = directory.glob("*.deb")
+            run("dpkg-deb", "-x", package, directory / "unpacked")
             package.unlink()
-            (compressed,) = (folder / "unpacked/boot").glob("vmlinuz-*")
-            (folder / "vmlinux").write_bytes(extract(compressed.read_bytes(), str(compressed)))
-            (modules,) = (folder / "unpacked/lib/modules").iterdir()
-            modules.rename(folder / "modules")
-            (folder / "version").write_text(modules.name)
+            (compressed,) = (directory / "unpacked/boot").glob("vmlinuz-*")
+            (directory / "vmlinux").write_bytes(extract(compressed.read_bytes(), str(compressed)))
+            (modules,) = (directory / "unpacked/lib/modules").iterdir()
+            modules.rename(directory / "modules")
+            (directory / "version").write_text(modules.name)
         kept = [target]
     home = kept[-1]
     return Kernel(home / "vmlinux", home / "modules", (home / "version").read_text())
@@ -72,8 +72,8 @@ def from_path(path: Path, modules: Path | None, cache: Path) -> Kernel:
     target = cache / "kernels" / f"path-{digest(path)[:16]}"
     if not target.exists():
         elf = extract(data, str(path))
-        with half_built(target) as folder:
-            (folder / "vmlinux").write_bytes(elf)
+        with half_built(target) as directory:
+            (directory / "vmlinux").write_bytes(elf)
     return Kernel(target / "vmlinux", modules, path.name)
 
 

@@ -1,8 +1,8 @@
 """Root file systems: busybox for the smallest, and a Debian with Python made by debootstrap.
 
-A root is a folder in the cache, named by the digest of its recipe and built once; nobody writes to
-it afterwards, who needs a root of his own copies it or lays a file system over it. Its sha256 is of
-all that is in it, but for times. Inside are no devices, no machine id, no names of this host.
+A root is a directory in the cache, named by the digest of its recipe and built once; nobody writes
+to it afterwards, who needs a root of his own copies it or lays a file system over it. Its sha256 is
+of all that is in it, but for times. Inside are no devices, no machine id, no names of this host.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from pathlib import Path
 
 from harness.errors import CoppiceError, ImageError, MissingPrivilege, MissingTool
 from harness.guest.image import APPLETS, COMPILE, PROGRAMS, static_busybox
+from harness.host.locks import half_built
 from harness.host.process import need, run
-from harness.host.run import half_built
 from harness.measure.record import Image, digest
 
-FOLDERS = ("dev", "etc", "proc", "root", "run", "sys", "tmp", "var")
+DIRECTORIES = ("dev", "etc", "proc", "root", "run", "sys", "tmp", "var")
 PASSWD = "root:x:0:0:root:/root:/bin/sh\n"
 USUAL = ("bash-static", "python3")
 """Debian packages beside the essential ones; the gateway's shell is the former."""
@@ -65,8 +65,8 @@ def busybox(cache: Path) -> RootFs:
     }
     target = _place(cache, "busybox", inputs)
     if not (target / "sha256").exists():
-        with half_built(target) as folder:
-            root = _new_root(folder)
+        with half_built(target) as directory:
+            root = _new_root(directory)
             (root / "bin").mkdir()
             shutil.copyfile(program, root / "bin/busybox")
             (root / "bin/busybox").chmod(0o755)
@@ -74,7 +74,7 @@ def busybox(cache: Path) -> RootFs:
             for applet in APPLETS:
                 (root / "bin" / applet).symlink_to("busybox")
             (root / "etc/passwd").write_text(PASSWD)
-            _seal(folder, inputs)
+            _seal(directory, inputs)
     return _found("busybox", target)
 
 
@@ -92,17 +92,17 @@ def debian(cache: Path, packages: Sequence[str] = USUAL) -> RootFs:
         if os.geteuid() != 0:
             raise MissingPrivilege("debootstrap needs root to make a root file system of Debian")
         need("debootstrap")
-        with half_built(target) as folder:
+        with half_built(target) as directory:
             # What it mounts goes away with it, however it ends.
             run(
                 "unshare", "--mount", "--propagation", "private", "env", *_environment(),
                 "debootstrap", "--variant=minbase", f"--include={wanted}", suite,
-                folder / "root", mirror,
+                directory / "root", mirror,
             )  # fmt: skip
-            versions = _versions(folder / "root")
-            _strip(folder / "root")
-            _seal(folder, inputs | {"versions_sha256": hashlib.sha256(versions).hexdigest()})
-            (folder / "versions").write_bytes(versions)
+            versions = _versions(directory / "root")
+            _strip(directory / "root")
+            _seal(directory, inputs | {"versions_sha256": hashlib.sha256(versions).hexdigest()})
+            (directory / "versions").write_bytes(versions)
     return _found("debian", target)
 
 
@@ -111,7 +111,7 @@ def from_path(path: Path) -> RootFs:
     if path.is_symlink():
         raise ImageError(
             f"the root file system {path} is a link to {path.resolve()}",
-            hint="name the folder itself: what a sandbox may change must be plain to see",
+            hint="name the directory itself: what a sandbox may change must be plain to see",
         )
     if not path.is_dir():
         raise ImageError(f"there is no root file system at {path}")
@@ -123,7 +123,7 @@ def from_path(path: Path) -> RootFs:
 
 
 def tree_digest(root: Path) -> str:
-    """SHA-256 of names, kinds, modes, owners and contents of everything under a folder."""
+    """SHA-256 of names, kinds, modes, owners and contents of everything under a directory."""
     whole = hashlib.sha256()
     for path in _walk(root):
         found = path.lstat()
@@ -137,10 +137,10 @@ def tree_digest(root: Path) -> str:
 
 
 def _walk(root: Path) -> Iterator[Path]:
-    for folder, names, files in os.walk(root):
+    for directory, names, files in os.walk(root):
         names.sort()
         for name in sorted([*files, *names]):
-            yield Path(folder, name)
+            yield Path(directory, name)
 
 
 def _place(cache: Path, name: str, inputs: Mapping[str, str]) -> Path:
@@ -148,17 +148,17 @@ def _place(cache: Path, name: str, inputs: Mapping[str, str]) -> Path:
     return cache / "roots" / f"{name}-{recipe}"
 
 
-def _new_root(folder: Path) -> Path:
-    root = folder / "root"
-    for name in FOLDERS:
+def _new_root(directory: Path) -> Path:
+    root = directory / "root"
+    for name in DIRECTORIES:
         (root / name).mkdir(parents=True)
     (root / "tmp").chmod(0o1777)
     return root
 
 
-def _seal(folder: Path, inputs: Mapping[str, str]) -> None:
-    (folder / "built_from.json").write_text(json.dumps(inputs))
-    (folder / "sha256").write_text(tree_digest(folder / "root"))
+def _seal(directory: Path, inputs: Mapping[str, str]) -> None:
+    (directory / "built_from.json").write_text(json.dumps(inputs))
+    (directory / "sha256").write_text(tree_digest(directory / "root"))
 
 
 def _found(name: str, target: Path) -> RootFs:

@@ -7,8 +7,8 @@ import hashlib
 from pathlib import Path
 
 from harness.guest.image import AGENT, COMPILE
+from harness.host.locks import half_built
 from harness.host.process import run
-from harness.host.run import half_built
 from harness.measure.record import Image, digest
 
 SHARED = AGENT / "shared"
@@ -25,8 +25,8 @@ def build(cache: Path) -> Path:
         whole.update(path.name.encode() + b"\0" + path.read_bytes())
     target = cache / "agents" / whole.hexdigest()
     if not target.exists():
-        with half_built(target) as folder:
-            run("musl-gcc", *COMPILE, "-o", folder / "agent", *sources)
+        with half_built(target) as directory:
+            run("musl-gcc", *COMPILE, "-o", directory / "agent", *sources)
     return target / "agent"
 
 

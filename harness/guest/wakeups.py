@@ -12,14 +12,14 @@ from collections import Counter
 from harness.errors import SandboxError
 from harness.guest.agent_client import Agent
 
-_FOLDER = "/sys/kernel/tracing"
+_DIRECTORY = "/sys/kernel/tracing"
 _TRACE = "/run/trace"
 _EVENTS = "timer/timer_expire_entry timer/hrtimer_expire_entry workqueue/workqueue_execute_start"
 _START = (
-    f"mkdir -p {_FOLDER}; mount -t tracefs none {_FOLDER} 2>/dev/null; cd {_FOLDER} && "
+    f"mkdir -p {_DIRECTORY}; mount -t tracefs none {_DIRECTORY} 2>/dev/null; cd {_DIRECTORY} && "
     f"for one in {_EVENTS}; do echo 1 > events/$one/enable || exit 1; done; echo > trace"
 )
-_STOP = f"cd {_FOLDER} && echo 0 > tracing_on && cat trace > {_TRACE}"
+_STOP = f"cd {_DIRECTORY} && echo 0 > tracing_on && cat trace > {_TRACE}"
 _LINE = re.compile(
     r"^.{16}-\d+\s+\[\d+\]\s+\S+\s+(?P<at>[\d.]+): \w+: .*?\bfunction[ =](?P<function>\w+)", re.M
 )

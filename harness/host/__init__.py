@@ -1,1 +1,1 @@
-"""This machine: processes, privileges, packages, what a run created and how it goes away."""
+"""This machine: runs and what they leave behind, locks, control groups, identities, memory."""

@@ -1,7 +1,7 @@
 """Control groups of this host: what there is of either version, and those of a run.
 
 A run's groups are `coppice-RUNTIME/RUN/SANDBOX` in every hierarchy, where RUNTIME stands for the
-folder of runs: those of another are not for us to judge. Version 1 mounts each controller by
+directory of runs: those of another are not for us to judge. Version 1 mounts each controller by
 itself (a hybrid has version 2 beside them, without controllers); version 2 has one tree for all.
 """
 
@@ -51,13 +51,15 @@ class Cgroups:
         return [name for name in LIMITS if name not in self.mounts]
 
     def groups(self, path: str) -> list[Path]:
-        """The folders of a group in every hierarchy, where they are."""
+        """The directories of a group in every hierarchy, where they are."""
         return [one for mount in self._trees() if (one := mount / path).is_dir()]
 
     def of_runs(self, runtime: Path) -> list[str]:
         """The ids of runs that have groups."""
-        folders = (one for parent in self.groups(parent_of(runtime)) for one in parent.iterdir())
-        return sorted({folder.name for folder in folders if folder.is_dir()})
+        directories = (
+            one for parent in self.groups(parent_of(runtime)) for one in parent.iterdir()
+        )
+        return sorted({directory.name for directory in directories if directory.is_dir()})
 
     def freezer(self, path: str) -> Freezer | None:
         """What holds all processes of a group; None where this host has no such thing."""
@@ -72,20 +74,20 @@ class Cgroups:
         """What a group has used; 0 where this host does not count it. OSError when it is gone."""
         spent = self.processor_s(path)
         if self.version == 2:
-            folder = next(iter(self._trees())) / path
-            now, kept = folder / "memory.current", "file"
+            directory = next(iter(self._trees())) / path
+            now, kept = directory / "memory.current", "file"
         else:
-            folder = self.mounts.get("memory", Path()) / path
-            now, kept = folder / "memory.usage_in_bytes", "total_cache"
+            directory = self.mounts.get("memory", Path()) / path
+            now, kept = directory / "memory.usage_in_bytes", "total_cache"
         if not now.exists():
             return Usage(spent, 0, 0)
-        return Usage(spent, int(now.read_text()), _numbers(folder / "memory.stat").get(kept, 0))
+        return Usage(spent, int(now.read_text()), _numbers(directory / "memory.stat").get(kept, 0))
 
     def processor_s(self, path: str) -> float:
         """Seconds of processor of a group and of all that is or was under it, or 0."""
         if self.version == 2:
-            folder = next(iter(self._trees())) / path
-            return _numbers(folder / "cpu.stat").get("usage_usec", 0) / 1e6
+            directory = next(iter(self._trees())) / path
+            return _numbers(directory / "cpu.stat").get("usage_usec", 0) / 1e6
         if "cpuacct" not in self.mounts:
             return 0.0
         return int((self.mounts["cpuacct"] / path / "cpuacct.usage").read_text()) / 1e9
@@ -93,15 +95,15 @@ class Cgroups:
     def remove(self, path: str) -> None:
         """Kill all that is in a group and those under it, and remove them; they may be gone."""
         deadline = time.monotonic() + PATIENCE_S
-        while folders := self.groups(path):
+        while directories := self.groups(path):
             freezer = self.freezer(path)
-            for folder in folders:
-                for group in (folder, *(one for one in folder.rglob("*") if one.is_dir())):
+            for directory in directories:
+                for group in (directory, *(one for one in directory.rglob("*") if one.is_dir())):
                     if freezer:
                         with contextlib.suppress(OSError):
                             (group / freezer.file.name).write_bytes(freezer.off)
                     _kill_all(group)
-                for emptied, _, _ in os.walk(folder, topdown=False):
+                for emptied, _, _ in os.walk(directory, topdown=False):
                     with contextlib.suppress(OSError):
                         Path(emptied).rmdir()
             if time.monotonic() > deadline:
@@ -149,8 +151,8 @@ class Freezer:
 
 
 def parent_of(runtime: Path) -> str:
-    """The group that holds those of all runs of a folder: of this path on its file system, for the
-    /run of a container that sees this host's groups is another."""
+    """The group that holds those of all runs of a directory: of this path on its file system, for
+    the /run of a container that sees this host's groups is another."""
     device = next(one for one in (runtime, *runtime.parents) if one.exists()).stat().st_dev
     place = f"{device}:".encode() + os.fsencode(runtime)
     return f"coppice-{hashlib.sha256(place).hexdigest()[:8]}"
@@ -158,7 +160,7 @@ def parent_of(runtime: Path) -> str:
 
 def group_of(run: Run) -> str:
     """A run's group."""
-    return f"{parent_of(run.folder.parent)}/{run.id}"
+    return f"{parent_of(run.directory.parent)}/{run.id}"
 
 
 @contextlib.contextmanager

@@ -1,10 +1,10 @@
 """Kernel samepage merging for the processes of one run, and the host's own settings back after it.
 
 Only processes started through `program()` are merged, and whatever else on this host asked for it
-before. The settings that were found stand in the run's folder while ours hold, so that they are
+before. The settings that were found stand in the run's directory while ours hold, so that they are
 put back after a crash too (harness/host/leftovers.py). The scanner is the whole host's, and runs
-have several folders: who sets it up locks it, and numbers that only we write tell what is ours
-where that folder is gone.
+have several directories: who sets it up locks it, and numbers that only we write tell what is ours
+where that directory is gone.
 """
 
 from __future__ import annotations
@@ -18,14 +18,16 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from harness import paths
 from harness.errors import MissingPrivilege, Unsupported
+from harness.host.locks import half_built
 from harness.host.process import run as run_program
-from harness.host.run import Run, half_built
+from harness.host.run import Run
 
 SETTINGS = Path("/sys/kernel/mm/ksm")
 NOTE = "merging.json"
-"""In the folder of a run that changed the settings: what they were."""
-SOURCE = Path(__file__).with_name("programs") / "mergeable.c"
+"""In the directory of a run that changed the settings: what they were."""
+SOURCE = paths.KSM_PROGRAM
 _ADVISOR = "advisor_mode"
 _FAST = {"pages_to_scan": "4001", "sleep_millisecs": "20"}
 """About 200,000 pages a second at most: half a core, so that what runs is not starved."""
@@ -40,8 +42,8 @@ def program(cache: Path) -> Path:
     """The program that becomes another whose memory may be merged; built once."""
     target = cache / "programs" / hashlib.sha256(SOURCE.read_bytes()).hexdigest()
     if not target.exists():
-        with half_built(target) as folder:
-            run_program("musl-gcc", "-static", "-Os", "-s", "-o", folder / SOURCE.stem, SOURCE)
+        with half_built(target) as directory:
+            run_program("musl-gcc", "-static", "-Os", "-s", "-o", directory / SOURCE.stem, SOURCE)
     return target / SOURCE.stem
 
 
@@ -83,9 +85,9 @@ def merging(run: Run, settings: Path = SETTINGS) -> Iterator[Merging]:
             raise Unsupported(
                 "another run has samepage merging set up for itself", hint="wait until it has ended"
             ) from error
-        if _marked(settings):  # a dead run's, whose folder is gone
+        if _marked(settings):  # a dead run's, whose directory is gone
             _put(settings, _UNTOUCHED)
-        note = run.folder / NOTE
+        note = run.directory / NOTE
         note.write_text(json.dumps({"settings": str(settings), "found": _found(settings)}))
         try:
             _put(settings, {_ADVISOR: "none"} | _FAST | {"run": _ON})

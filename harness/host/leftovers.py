@@ -13,31 +13,24 @@ import signal
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
-from harness.host import cgroups
+from harness.host import cgroups, leftovers_freebsd
 from harness.host.ksm import NOTE, SETTINGS, abandoned, reset, restore
-from harness.host.run import HALF_BUILT, LEASE_BEGUN, VARIABLE, cache_folder, lives, locked
+from harness.host.leftover import Leftover
+from harness.host.local import Local
+from harness.host.locks import HALF_BUILT, lives, locked
+from harness.host.run import LEASE_BEGUN, VARIABLE
+from harness.paths import cache_directory
 
 REBOOTED, RUNTIME = "coppice-off-", "r"
-"""A folder beside the runtime folder that begins so stands for a host that is turned off and on
-(harness/procedures/reboot.py); in it, the runtime folder there."""
+"""A directory beside the runtime directory that begins so stands for a host that is turned off and
+on (harness/procedures/reboot.py); in it, the runtime directory there."""
 FREEBSD = sys.platform.startswith("freebsd")
 
 
-@dataclass(frozen=True)
-class Leftover:
-    """One thing of a dead run: `what` is cgroup, process, settings, mount, lease, file, folder or
-    half-built; on FreeBSD also what leftovers_freebsd.py names."""
-
-    what: str
-    run_id: str
-    name: str
-
-
 def processes() -> Iterator[tuple[int, Path]]:
-    """Every process that carries a run's folder. Other users' environments are not readable."""
+    """Every process that carries a run's directory. Other users' environments are not readable."""
     if FREEBSD:
         import psutil
 
@@ -55,11 +48,11 @@ def processes() -> Iterator[tuple[int, Path]]:
                         yield int(entry.name), Path(os.fsdecode(variable[len(mark) :]))
 
 
-def _mounts_under(folder: Path) -> Sequence[str]:
+def _mounts_under(directory: Path) -> Sequence[str]:
     with contextlib.suppress(OSError):
         lines = Path("/proc/self/mounts").read_text().splitlines()
         points = [line.split()[1].encode().decode("unicode_escape") for line in lines]
-        return [point for point in reversed(points) if point.startswith(f"{folder}/")]
+        return [point for point in reversed(points) if point.startswith(f"{directory}/")]
     return []
 
 
@@ -70,21 +63,23 @@ def find(runtime: Path, cache: Path | None = None) -> list[Leftover]:
         found += _of_reboot(host)
     if abandoned() and not any(one.what == "settings" for one in found):
         found.append(Leftover("settings", "?", str(SETTINGS)))
-    return [*found, *_of_freebsd(runtime), *_of_cache(cache or cache_folder())]
+    return [*found, *_of_freebsd(runtime), *_of_cache(cache or cache_directory())]
 
 
-def _lives_elsewhere(pid: int, folder: Path) -> bool:
+def _lives_elsewhere(pid: int, directory: Path) -> bool:
     """Whether the run of this process lives where the process is: in a container or a chroot the
-    same name is another folder."""
+    same name is another directory."""
     with contextlib.suppress(OSError):
-        return lives(Path(f"/proc/{pid}/root", *folder.parts[1:]))
+        return lives(Path(f"/proc/{pid}/root", *directory.parts[1:]))
     return False
 
 
 def _of_runtime(runtime: Path) -> list[Leftover]:
-    folders = [one for one in runtime.iterdir() if one.name != "leases"] if runtime.is_dir() else []
-    marked = [(pid, folder) for pid, folder in processes() if folder.parent == runtime]
-    elsewhere = {folder for pid, folder in marked if _lives_elsewhere(pid, folder)}
+    directories = (
+        [one for one in runtime.iterdir() if one.name != "leases"] if runtime.is_dir() else []
+    )
+    marked = [(pid, directory) for pid, directory in processes() if directory.parent == runtime]
+    elsewhere = {directory for pid, directory in marked if _lives_elsewhere(pid, directory)}
     # First: what a group holds frozen would not die.
     found = [
         Leftover("cgroup", id, f"{cgroups.parent_of(runtime)}/{id}")
@@ -92,17 +87,19 @@ def _of_runtime(runtime: Path) -> list[Leftover]:
         if runtime / id not in elsewhere and not lives(runtime / id)
     ]
     found += [
-        Leftover("process", folder.name, str(pid))
-        for pid, folder in marked
-        # Asked of each by itself: a run may have begun since the folders were listed.
-        if folder not in elsewhere and not lives(folder)
+        Leftover("process", directory.name, str(pid))
+        for pid, directory in marked
+        # Asked of each by itself: a run may have begun since the directories were listed.
+        if directory not in elsewhere and not lives(directory)
     ]
-    for folder in folders:
-        if not lives(folder):
-            if (folder / NOTE).exists():
-                found.append(Leftover("settings", folder.name, str(folder / NOTE)))
-            found += [Leftover("mount", folder.name, point) for point in _mounts_under(folder)]
-            found.append(Leftover("folder", folder.name, str(folder)))
+    for directory in directories:
+        if not lives(directory):
+            if (directory / NOTE).exists():
+                found.append(Leftover("settings", directory.name, str(directory / NOTE)))
+            found += [
+                Leftover("mount", directory.name, point) for point in _mounts_under(directory)
+            ]
+            found.append(Leftover("directory", directory.name, str(directory)))
     leases = runtime / "leases"
     for lease in leases.iterdir() if leases.is_dir() else ():
         with contextlib.suppress(FileNotFoundError):
@@ -125,7 +122,7 @@ def _of_cache(cache: Path) -> list[Leftover]:
     copies = cache / "remote"  # of the harness, by runs that came from another machine
     for copy in copies.iterdir() if copies.is_dir() else ():
         if not lives(copy):
-            found.append(Leftover("folder", copy.name, str(copy)))
+            found.append(Leftover("directory", copy.name, str(copy)))
     return found
 
 
@@ -142,7 +139,7 @@ def _of_reboot(host: Path) -> Sequence[Leftover]:
         found = [*_of_runtime(inner), *mounts]
         if (mark := mark_of(host)).exists():
             found.append(Leftover("file", host.name, str(mark)))
-        return [*found, Leftover("folder", host.name, str(host))]
+        return [*found, Leftover("directory", host.name, str(host))]
     return []
 
 
@@ -155,20 +152,17 @@ def _of_freebsd(runtime: Path) -> Sequence[Leftover]:
     """What is in this kernel and on its pools, if it is FreeBSD's."""
     if not FREEBSD:
         return []
-    from harness.host import leftovers_freebsd  # it needs this module's names
-    from harness.host.local import Local
-
     living = {one.name[-8:] for one in runtime.iterdir() if lives(one)} if runtime.is_dir() else ()
     return leftovers_freebsd.find(Local(), lambda mark: mark in living)
 
 
 def _abandoned(cache: Path) -> Iterator[Path]:
-    """Folders in the cache that somebody began to build and died.
+    """Directories in the cache that somebody began to build and died.
 
     They stand beside what they were to become: a thing of some kind. What is in a thing that is
     whole, such as a distribution's root, is not looked at: it takes a second.
     """
-    # os.walk, unlike glob, bears that folders vanish while it looks.
+    # os.walk, unlike glob, bears that directories vanish while it looks.
     for parent, names, _ in os.walk(cache):
         begun_here = [name for name in names if name.startswith(HALF_BUILT)]
         if Path(parent) == cache:
@@ -193,10 +187,7 @@ def remove(one: Leftover) -> None:
             os.kill(int(one.name), signal.SIGKILL)
     elif one.what == "settings":
         reset() if one.name == str(SETTINGS) else restore(Path(one.name))
-    elif FREEBSD and one.what not in ("lease", "folder", "half-built"):
-        from harness.host import leftovers_freebsd
-        from harness.host.local import Local
-
+    elif FREEBSD and one.what not in ("lease", "directory", "half-built"):
         leftovers_freebsd.remove(Local(), one)
     elif one.what == "mount":
         import sh

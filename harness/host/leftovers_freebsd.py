@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Sequence
 
-from harness.host.leftovers import Leftover
+from harness.host.leftover import Leftover
 from harness.host.protocol import Host
 from harness.host.run import OURS
 
@@ -25,7 +25,7 @@ def find(host: Host, lives: Callable[[str], bool]) -> list[Leftover]:
     """Everything of runs that do not live, in the order in which it must go.
 
     `lives` says of a run's mark whether that run does. `what` of what is found is bhyve, jail,
-    mount, vm, interface, anchor, limits, clone or folder.
+    mount, vm, interface, anchor, limits, clone or directory.
     """
     return [one for one in _all(host) if not lives(one.run_id)]
 
@@ -60,7 +60,7 @@ def _all(host: Host) -> Iterator[Leftover]:
     for name in _ours(_lines(host, ["zfs", "list", "-H", "-o", "name", "-t", "filesystem"])):
         yield Leftover("clone", name[1], name.string)
     for name in _ours(_lines(host, ["ls", "/var/tmp"])):
-        yield Leftover("folder", name[1], f"/var/tmp/{name[0]}")
+        yield Leftover("directory", name[1], f"/var/tmp/{name[0]}")
 
 
 def _lines(host: Host, argv: Sequence[str]) -> list[str]:
@@ -96,7 +96,7 @@ _REMOVE: dict[str, Callable[[str], Sequence[Sequence[str]]]] = {
     "anchor": lambda name: [["pfctl", "-a", name, "-F", "all"]],
     "limits": lambda name: [["rctl", "-r", name]],
     "clone": lambda name: [["zfs", "destroy", "-f", name]],
-    "folder": lambda name: [["rm", "-rf", name]],
+    "directory": lambda name: [["rm", "-rf", name]],
 }
 
 

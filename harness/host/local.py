@@ -53,7 +53,7 @@ class Local:
     clock = "time.perf_counter"
 
     def __init__(self, run: Run | None = None) -> None:
-        self.folder = str(run.folder) if run else ""
+        self.directory = str(run.directory) if run else ""
         self._environment: dict[str, str] = dict(run.environment if run else os.environ)
 
     def run(self, argv: Sequence[str], *, stdin: bytes = b"", timeout_s: float = 60.0) -> Done:
@@ -99,7 +99,7 @@ class Local:
         self, argv: Sequence[str], name: str, env: Mapping[str, str] | None = None
     ) -> LocalStarted:
         near, far = socket.socketpair()
-        log = Path(self.folder, f"{name}.log")
+        log = Path(self.directory, f"{name}.log")
         try:
             with far, log.open("wb") as said:
                 process = subprocess.Popen(

@@ -67,12 +67,12 @@ class Started(Protocol):
 class Host(Protocol):
     """One machine, for as long as a run lasts. Several threads may use it at once.
 
-    `folder` is there for this run and goes with it. Everything raises HostLost when the connection
-    ends in between.
+    `directory` is there for this run and goes with it. Everything raises HostLost when the
+    connection ends in between.
     """
 
     name: str
-    folder: str
+    directory: str
     clock: str
     """Where the times of `Done` come from, with their resolution."""
 
@@ -80,7 +80,7 @@ class Host(Protocol):
         """Run a program to its end, whatever it ends with. GuestTimeout when that takes longer."""
 
     def put(self, content: bytes | Path, path: str, mode: int = 0o644) -> None:
-        """Write a file there, in one step; missing folders are made. DiskFull leaves none."""
+        """Write a file there, in one step; missing directories are made. DiskFull leaves none."""
 
     def get(self, path: str) -> bytes:
         """The content of a file there. CommandFailed when it cannot be read."""
@@ -88,7 +88,7 @@ class Host(Protocol):
     def start(
         self, argv: Sequence[str], name: str, env: Mapping[str, str] | None = None
     ) -> Started:
-        """Start a process that outlives the call. `name` names its files in the run's folder."""
+        """Start a process that outlives the call. `name` names its files in the run's directory."""
 
     def signal(self, process: Started, number: int) -> None:
         """Send a signal, by this system's number, to a process of `start`; nothing happens when it
@@ -131,7 +131,7 @@ def failure(
     if any(one.lower() in said.lower() for one in _NO_SPACE):
         return DiskFull(
             f"{words} found no room on {host.name}: {said}",
-            hint="free some space there, or name another folder in COPPICE_CACHE",
+            hint="free some space there, or name another directory in COPPICE_CACHE",
         )
     return CommandFailed(
         f"{words} on {host.name} ended with {done.code}: {said}", done.code, said, hint=hint

@@ -64,12 +64,12 @@ _DISKS = {"nda": "NVMe SSD", "nvd": "NVMe SSD", "vtbd": "virtio disk", "md": "me
 
 
 def storage(system: System) -> str | None:
-    """The kind of device and file system under the cache folder: "NVMe SSD, zfs"."""
-    folder = system.cache
-    while not (listing := system.run(["df", "-T", str(folder)])):
-        if folder == folder.parent:
+    """The kind of device and file system under the cache directory: "NVMe SSD, zfs"."""
+    directory = system.cache
+    while not (listing := system.run(["df", "-T", str(directory)])):
+        if directory == directory.parent:
             return None
-        folder = folder.parent  # not made yet; it will be on the file system of its parent
+        directory = directory.parent  # not made yet; it will be on the file system of its parent
     source, filesystem = listing.splitlines()[-1].split()[:2]
     if filesystem == "tmpfs":
         return "memory, tmpfs"

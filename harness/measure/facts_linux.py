@@ -87,7 +87,7 @@ _DISKS = {
 
 
 def storage(system: System) -> str | None:
-    """The kind of device and file system under the cache folder: "virtio disk, ext4"."""
+    """The kind of device and file system under the cache directory: "virtio disk, ext4"."""
     mounts = [
         (parts[0].split(), parts[1].split())
         for line in (system.read("/proc/self/mountinfo") or "").splitlines()

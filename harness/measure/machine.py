@@ -172,7 +172,8 @@ def _gib(memory_bytes: int) -> int:
 
 
 def slug(cpu: str, cores: int, memory_bytes: int, private: str) -> str:
-    """A folder name that stays: "amd-epyc-2c-24g-1f00ba"; the last six digits are a keyed hash."""
+    """A directory name that stays: "amd-epyc-2c-24g-1f00ba"; the last six digits are a keyed
+    hash."""
     words = re.sub(r"[^a-z0-9]+", "-", _short(cpu).lower()).strip("-")[:40].strip("-")
     mark = hmac.digest(b"coppice machine", private.encode(), hashlib.sha256).hex()[:6]
     return f"{words or 'unknown'}-{cores}c-{_gib(memory_bytes)}g-{mark}"

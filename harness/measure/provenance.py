@@ -20,7 +20,7 @@ from harness.measure import record
 from harness.measure.system import System
 
 CHECKOUT = Path(__file__).resolve().parents[2]
-"""The folder that holds harness/, rigs/, patches/ and results/ in a checkout."""
+"""The directory that holds harness/, rigs/, patches/ and results/ in a checkout."""
 
 COPIED_FROM = ".copied-from.json"
 """In a copy of a checkout, as a remote run makes it: the commit, and whether it was clean."""
@@ -66,7 +66,7 @@ def _git(checkout: Path, *arguments: str) -> str | None:
 def git(checkout: Path = CHECKOUT, apart: Collection[str] = ("results",)) -> record.Git:
     """Commit and dirty flag of a checkout; both None where it is none, or git is not installed.
 
-    Untracked files count, ignored ones do not. The folders `apart` never make it dirty: a run
+    Untracked files count, ignored ones do not. The directories `apart` never make it dirty: a run
     leaves its record there, and the next run would be suspect for it.
     """
     checkout = checkout.resolve()
@@ -76,7 +76,7 @@ def git(checkout: Path = CHECKOUT, apart: Collection[str] = ("results",)) -> rec
     top = _git(checkout, "rev-parse", "--show-toplevel")
     if top is None or Path(top) != checkout:  # perhaps unpacked inside another repository
         return record.Git(None, None)
-    outside = [f":(exclude,top){folder}" for folder in apart]
+    outside = [f":(exclude,top){directory}" for directory in apart]
     changes = _git(
         checkout, "status", "--porcelain", "--untracked-files=normal", "--", ".", *outside
     )

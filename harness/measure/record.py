@@ -23,10 +23,11 @@ from typing import Any, Literal
 
 import fastjsonschema
 
+from harness import paths
 from harness.errors import DiskFull, RecordError, UnknownSchema
 
 SCHEMA = "coppice.run/1"
-SCHEMA_FILE = Path(__file__).with_name("schema") / "run-1.json"
+SCHEMA_FILE = paths.RECORD_SCHEMA
 
 Scalar = str | int | float | bool | None
 Facts = Mapping[str, Scalar]
@@ -270,7 +271,7 @@ def load(path: Path) -> RunRecord:
 
 
 def find(results: Path) -> Iterator[Path]:
-    """The record files under `results`, oldest run first within each machine's folder."""
+    """The record files under `results`, oldest run first within each machine's directory."""
     for machine in sorted(results.iterdir()) if results.is_dir() else ():
         if machine.is_dir() and machine.name != "published":
             names = sorted(one for one in os.listdir(machine) if one.endswith(".run.json"))  # noqa: PTH208
@@ -314,16 +315,16 @@ def write_atomically(target: Path, content: bytes) -> None:
             raise RecordError(
                 f"{target} is there already; a record is never overwritten"
             ) from error
-        folder = os.open(target.parent, os.O_RDONLY)
+        directory = os.open(target.parent, os.O_RDONLY)
         try:
-            os.fsync(folder)
+            os.fsync(directory)
         finally:
-            os.close(folder)
+            os.close(directory)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise DiskFull(
                 f"no room to write {target}: {error.strerror}; nothing was left half-written",
-                hint="free some space, or name another folder with --results",
+                hint="free some space, or name another directory with --results",
             ) from error
         raise
     finally:

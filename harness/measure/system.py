@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from harness.host.run import cache_folder
+from harness.paths import cache_directory
 
 PROGRAM_LIMIT_S = 10.0
 
@@ -22,12 +22,12 @@ PROGRAM_LIMIT_S = 10.0
 class System:
     """This machine. `platform` is sys.platform without a version: linux, freebsd.
 
-    `cache` is where checkpoints are kept: the folder whose storage matters to a restore.
+    `cache` is where checkpoints are kept: the directory whose storage matters to a restore.
     """
 
     platform: str = field(default_factory=lambda: sys.platform.rstrip("0123456789"))
     root: Path = Path("/")
-    cache: Path = field(default_factory=lambda: cache_folder().resolve())
+    cache: Path = field(default_factory=lambda: cache_directory().resolve())
 
     def read(self, path: str) -> str | None:
         """The stripped text of a file; None where it is not there or may not be read."""

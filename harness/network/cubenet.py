@@ -262,7 +262,7 @@ def open_cubenet(
     in it (`Cubenet.adopt`). Raises MissingPrivilege, and Unsupported where the kernel lacks a part.
     """
     with contextlib.ExitStack() as stack:
-        path = stack.enter_context(namespace(run.folder, BRIDGE, again=again is not None))
+        path = stack.enter_context(namespace(run.directory, BRIDGE, again=again is not None))
         first = 1
         with inside(path):
             _see_bridged_frames_once()

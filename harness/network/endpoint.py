@@ -47,7 +47,7 @@ def endpoint(run: Run, net: Cubenet, policy: Policy = NOTHING) -> Iterator[Endpo
     """A new endpoint of a run on its network, until the block ends."""
     identity = allocate(run.leases, run.id)
     try:
-        with namespace(run.folder, "endpoint") as path:
+        with namespace(run.directory, "endpoint") as path:
             port = net.attach_netns(identity, path, policy)
             try:
                 yield Endpoint(identity, path, port)

@@ -1,7 +1,7 @@
-"""Network namespaces: made with a name in the run's folder, entered for a moment, gone with it.
+"""Network namespaces: made with a name in the run's directory, entered for a moment, gone with it.
 
-A namespace is a mount in the folder of its run, so what a killed run leaves is found and removed
-with the folder (see `harness.host.leftovers`); everything in it goes with it.
+A namespace is a mount in the directory of its run, so what a killed run leaves is found and removed
+with the directory (see `harness.host.leftovers`); everything in it goes with it.
 """
 
 from __future__ import annotations
@@ -59,14 +59,15 @@ def inside(namespace: Path | int) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def namespace(folder: Path, name: str, *, again: bool = False) -> Iterator[Path]:
-    """A new network namespace, mounted on a file of `folder` that is yielded, until the block ends.
+def namespace(directory: Path, name: str, *, again: bool = False) -> Iterator[Path]:
+    """A new network namespace, mounted on a file of `directory` that is yielded, until the block
+    ends.
 
     The file's name begins with `name`. `again` takes the one that a killed process has left there,
     if there is one.
     """
-    left = [one for one in folder.glob(f"{name}-*") if os.path.ismount(one)] if again else []
-    path = left[0] if left else folder / f"{name}-{secrets.token_hex(4)}"
+    left = [one for one in directory.glob(f"{name}-*") if os.path.ismount(one)] if again else []
+    path = left[0] if left else directory / f"{name}-{secrets.token_hex(4)}"
     try:
         if not left:
             path.touch(exist_ok=False)

@@ -149,17 +149,17 @@ class Held:
 
 def marked(run: Run) -> set[int]:
     """Every process of a run, this one not among them."""
-    return holding(run.folder)
+    return holding(run.directory)
 
 
-def holding(folder: Path) -> set[int]:
-    """Every process of the run of this folder, or of all runs under it; never this one.
+def holding(directory: Path) -> set[int]:
+    """Every process of the run of this directory, or of all runs under it; never this one.
 
-    By the mark in its environment, or by the folder among its arguments: runsc starts its own with
-    neither of ours. With all that they have started.
+    By the mark in its environment, or by the directory among its arguments: runsc starts its own
+    with neither of ours. With all that they have started.
     """
-    found = {pid for pid, one in leftovers.processes() if folder in (one, one.parent)}
-    name = os.fsencode(folder)
+    found = {pid for pid, one in leftovers.processes() if directory in (one, one.parent)}
+    name = os.fsencode(directory)
     for process in psutil.process_iter():
         with contextlib.suppress(OSError):
             if name in Path(f"/proc/{process.pid}/cmdline").read_bytes():

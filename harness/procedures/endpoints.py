@@ -13,22 +13,23 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Protocol
 
+from harness import paths
 from harness.errors import GuestTimeout, SandboxError
 from harness.host.process import need, run
 from harness.host.run import Run
 from harness.network.namespace import inside
 from harness.sandbox.qemu.sandbox import QemuSandbox
 
-_SOURCES = Path(__file__).with_name("programs")
+_SOURCES = paths.NETWORK_PROGRAMS
 _COMPILE = ("-static", "-O2", "-s", "-Wall", "-Wextra")
 _COMPILER = "cc" if sys.platform.startswith("freebsd") else "musl-gcc"
 _TOOLS = "/tmp/tools"
 _PATIENCE_S = 10.0
 
 
-def build(name: str, folder: Path) -> Path:
+def build(name: str, directory: Path) -> Path:
     """One of our programs, static, so that a guest runs it too. Raises MissingTool."""
-    target = folder / name
+    target = directory / name
     if not target.exists():
         run(_COMPILER, *_COMPILE, "-o", target, _SOURCES / f"{name}.c")
     return target

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from harness.errors import Unsupported
 from harness.host.identity import Identity, allocate
-from harness.host.run import Run, cache_folder
+from harness.host.run import Run
 from harness.measure.record import Scalar
 from harness.network import links
 from harness.network.cubenet import CARD, Cubenet
@@ -28,6 +28,7 @@ from harness.network.endpoint import endpoint
 from harness.network.links import Links
 from harness.network.namespace import inside, namespace
 from harness.network.policy import Policy
+from harness.paths import cache_directory
 from harness.procedures.endpoints import Guest, Party, local
 from harness.sandbox.protocol import Tier
 from harness.sandbox.qemu import QemuSubstrate
@@ -42,7 +43,7 @@ _PREFIX = 24
 
 @contextlib.contextmanager
 def loopback(run: Run, net: Cubenet) -> Iterator[Pair]:
-    with namespace(run.folder, "loopback") as path:
+    with namespace(run.directory, "loopback") as path:
         with _links(path) as own:
             own.send(links.up(links.LOOPBACK))
             # netperf looks for a host in vain where there are loopback addresses only.
@@ -69,7 +70,7 @@ def veth(run: Run, net: Cubenet) -> Iterator[Pair]:
 @contextlib.contextmanager
 def bridge(run: Run, net: Cubenet) -> Iterator[Pair]:
     with (
-        namespace(run.folder, "bridge") as middle,
+        namespace(run.directory, "bridge") as middle,
         _two_namespaces(run, "bridged") as (near, far),
     ):
         with _links(middle) as own:
@@ -103,7 +104,7 @@ def policy(run: Run, net: Cubenet) -> Iterator[Pair]:
 @contextlib.contextmanager
 def microvm(run: Run, net: Cubenet) -> Iterator[Pair]:
     substrate = QemuSubstrate()
-    template = substrate.prepare(run, cache_folder(), Tier.DURABLE_PREWARM_POOL)
+    template = substrate.prepare(run, cache_directory(), Tier.DURABLE_PREWARM_POOL)
     with contextlib.ExitStack() as stack:
 
         def guest(identity: Identity, allowed: Policy) -> Guest:
@@ -179,7 +180,7 @@ def _links(path: Path) -> Iterator[Links]:
 
 @contextlib.contextmanager
 def _two_namespaces(run: Run, name: str) -> Iterator[tuple[Path, Path]]:
-    with namespace(run.folder, name) as near, namespace(run.folder, name) as far:
+    with namespace(run.directory, name) as near, namespace(run.directory, name) as far:
         yield near, far
 
 

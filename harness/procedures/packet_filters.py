@@ -76,7 +76,7 @@ def packet_filter(run: Run, name: str) -> Iterator[PacketFilter]:
         finally:
             pf.close()
         return
-    with namespace(run.folder, name) as where:
+    with namespace(run.directory, name) as where:
         with inside(where):
             engine = Nftables(name)
         try:

@@ -1,8 +1,8 @@
 """What of a sandbox outlives its host, tried as near as can be without turning the host off.
 
-A process of its own makes a sandbox, in a runtime folder that is a tmpfs as /run is. It is killed
-with all that it started; the tmpfs is unmounted, which fails while anything of it lives; the file
-cache is dropped. Then another process makes a sandbox of what lies on disk.
+A process of its own makes a sandbox, in a runtime directory that is a tmpfs as /run is. It is
+killed with all that it started; the tmpfs is unmounted, which fails while anything of it lives; the
+file cache is dropped. Then another process makes a sandbox of what lies on disk.
 """
 
 from __future__ import annotations
@@ -22,8 +22,10 @@ from pathlib import Path
 
 from harness.errors import CoppiceError, SandboxError
 from harness.host import leftovers
+from harness.host.locks import locking
 from harness.host.process import run as run_program
-from harness.host.run import cache_folder, locking, open_run, runtime_folder
+from harness.host.session import open_run
+from harness.paths import cache_directory, runtime_directory
 from harness.procedures.columns import TIMEOUT_S, Column, Stand, alive, cards, holding, kernel
 from harness.sandbox.protocol import Tier
 
@@ -57,7 +59,7 @@ def outlives(column: Column) -> Outcome:
         _until_the_power_goes(column, runtime)
         _power_off(runtime)
         with open_run(runtime) as run, ExitStack() as stack:
-            stand = Stand(run, cache_folder(), column, stack, 1)
+            stand = Stand(run, cache_directory(), column, stack, 1)
             began = time.perf_counter()
             with alive(stand) as sandbox:
                 seconds = time.perf_counter() - began
@@ -71,26 +73,26 @@ def outlives(column: Column) -> Outcome:
 
 @contextlib.contextmanager
 def _volatile() -> Iterator[Path]:
-    """A runtime folder in memory, open to sandboxes' users. It lies in one that is locked as long
-    as this block lasts, so that what a killed run leaves of it is found."""
-    above = runtime_folder().parent
+    """A runtime directory in memory, open to sandboxes' users. It lies in one that is locked as
+    long as this block lasts, so that what a killed run leaves of it is found."""
+    above = runtime_directory().parent
     above.mkdir(parents=True, exist_ok=True)
     host = Path(tempfile.mkdtemp(prefix=leftovers.REBOOTED, dir=above))
     with locking(host):
         host.chmod(0o755)
-        folder = host / leftovers.RUNTIME
-        folder.mkdir()
+        directory = host / leftovers.RUNTIME
+        directory.mkdir()
         try:
-            _mount(folder)
-            yield folder
+            _mount(directory)
+            yield directory
         finally:
-            _power_off(folder, again=False)
-            folder.rmdir()
+            _power_off(directory, again=False)
+            directory.rmdir()
             host.rmdir()
 
 
-def _mount(folder: Path) -> None:
-    run_program("mount", "-t", "tmpfs", "-o", "mode=755", "tmpfs", folder)
+def _mount(directory: Path) -> None:
+    run_program("mount", "-t", "tmpfs", "-o", "mode=755", "tmpfs", directory)
 
 
 def _until_the_power_goes(column: Column, runtime: Path) -> None:
@@ -113,7 +115,7 @@ def _until_the_power_goes(column: Column, runtime: Path) -> None:
 
 
 def _power_off(runtime: Path, *, again: bool = True) -> None:
-    """End all that runs by this folder, and take it away with all that it holds in memory."""
+    """End all that runs by this directory, and take it away with all that it holds in memory."""
     os.sync()
     deadline = time.monotonic() + PATIENCE_S
     while True:
@@ -137,9 +139,9 @@ def _hold(substrate: str, tier: Tier) -> None:
     """Make a sandbox, write in it, say so, and wait for the end."""
     with open_run() as run, ExitStack() as stack:
         try:
-            stand = Stand(run, cache_folder(), Column(substrate, tier), stack, 1)
+            stand = Stand(run, cache_directory(), Column(substrate, tier), stack, 1)
             with alive(stand) as sandbox:
-                mark = leftovers.mark_of(runtime_folder().parent)
+                mark = leftovers.mark_of(runtime_directory().parent)
                 sandbox.agent.write_file(os.fspath(mark), b"here")
                 print(json.dumps(None), flush=True)
                 time.sleep(TIMEOUT_S)

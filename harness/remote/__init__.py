@@ -1,0 +1,1 @@
+"""Other hosts: an OpenSSH connection, and a whole run at its other end."""

@@ -1,8 +1,9 @@
 """A whole run on another host: the harness is copied there, runs there, and goes away again.
 
 The near end keeps one channel to the far end (far_end.py), whose stdin stays open as long as it
-is wanted: a connection that is lost ends the run there, and removes its folder. What was measured
-comes back file by file, each checked by its digest, and is stored as if it had been measured here.
+is wanted: a connection that is lost ends the run there, and removes its directory. What was
+measured comes back file by file, each checked by its digest, and is stored as if it had been
+measured here.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ from typing import IO
 
 from harness import __version__
 from harness.errors import CoppiceError, DiskFull, HostLost, MissingTool, RecordError
-from harness.host.run import VARIABLE, open_run
+from harness.host.run import VARIABLE
+from harness.host.session import open_run
 from harness.measure import provenance
 from harness.measure.machine import FUNCTION_ONLY
 from harness.measure.record import write_atomically
@@ -66,8 +68,8 @@ def archive() -> bytes:
 
 
 def _sources() -> Iterator[Path]:
-    for folder in COPIED:
-        for path in sorted((ROOT / folder).rglob("*")):
+    for directory in COPIED:
+        for path in sorted((ROOT / directory).rglob("*")):
             if path.is_file() and "__pycache__" not in path.parts:
                 yield path
 
@@ -79,13 +81,13 @@ def _metadata() -> Mapping[str, str]:
     lines = []
     for group, entries in project["entry-points"].items():
         lines += [f"[{group}]", *(f"{name} = {value}" for name, value in entries.items())]
-    folder = f"{project['name'].replace('-', '_')}-{__version__}.dist-info"
+    directory = f"{project['name'].replace('-', '_')}-{__version__}.dist-info"
     git = provenance.git(ROOT)
     return {
-        f"{folder}/METADATA": (
+        f"{directory}/METADATA": (
             f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: {__version__}\n"
         ),
-        f"{folder}/entry_points.txt": "\n".join(lines) + "\n",
+        f"{directory}/entry_points.txt": "\n".join(lines) + "\n",
         provenance.COPIED_FROM: json.dumps({"commit": git.commit, "dirty": git.dirty}),
     }
 
@@ -207,7 +209,7 @@ class FarRun:
         with contextlib.suppress(BrokenPipeError):
             stdin.write(struct.pack("<Q", len(order)) + order + struct.pack("<Q", len(tar)))
             stdin.flush()
-            self._said.wait_for("folder", "failed")
+            self._said.wait_for("directory", "failed")
             self._phase("copying")
             stdin.write(tar)
             stdin.flush()
@@ -222,7 +224,7 @@ class FarRun:
             if self._said.words.get("full"):
                 raise DiskFull(
                     f"no room on {address} for the run: {said}",
-                    hint="free some space there, or name another folder in its XDG_CACHE_HOME",
+                    hint="free some space there, or name another directory in its XDG_CACHE_HOME",
                 )
             raise CoppiceError(f"the run on {address} could not begin: {said}")
         self._phase("fetch")
@@ -233,7 +235,7 @@ class FarRun:
         process.stdin.close()
         self._expect("while it cleaned up there", "gone")
         if not self._said.words["gone"]:
-            raise self._connection.lost("and its folder could not be removed")
+            raise self._connection.lost("and its directory could not be removed")
         code = self._said.words["exit"]
         assert isinstance(code, int)
         return code if code >= 0 else 128 - code
@@ -292,7 +294,7 @@ def run_there(
 
     Raises HostError, MissingTool, DiskFull, RecordError.
     """
-    with open_run() as run, Connection(address, {VARIABLE: str(run.folder)}) as connection:
+    with open_run() as run, Connection(address, {VARIABLE: str(run.directory)}) as connection:
         phase("connected")
         return FarRun(connection, run.id, phase).run(argv, results)
 

@@ -36,10 +36,11 @@ _UPTIME = "cut -d' ' -f1 /proc/uptime"
 _ETIMES = "ps -o etimes= -p 1"
 WAITER = "timeout --foreground 0"
 """Sees a process to its end: FreeBSD's shell takes one that is stopped for one that ended."""
-# Ends when the connection does, and takes with it what was started and the folder.
+# Ends when the connection does, and takes with it what was started and the directory.
 _KEEPER = (
-    "umask 077; mkdir FOLDER && echo $$ > FOLDER/owner && echo made || exit; cat > /dev/null; "
-    'for p in FOLDER/*.pid; do test -e "$p" && kill -9 $(cat "$p") 2>/dev/null; done; rm -rf FOLDER'
+    "umask 077; mkdir DIRECTORY && echo $$ > DIRECTORY/owner && echo made || exit; "
+    'cat > /dev/null; for p in DIRECTORY/*.pid; do test -e "$p" && kill -9 $(cat "$p") 2>/dev/null; '
+    "done; rm -rf DIRECTORY"
 )
 _FIND_PYTHON = (
     "for p in python3 python3.14 python3.13 python3.12 python3.11; do "
@@ -53,7 +54,7 @@ class SshStarted:
     def __init__(self, host: Ssh, name: str, pid: int) -> None:
         self.pid = pid
         self._host = host
-        self._files = f"{host.folder}/{name}"
+        self._files = f"{host.directory}/{name}"
         self.line, far = socket.socketpair()
         # tail begins at the first byte: nothing that was said before is missed.
         # Opened for both first: for writing alone it would wait for a reader, who may be dead.
@@ -100,10 +101,10 @@ class SshStarted:
 class Ssh:
     """Implements `harness.host.protocol.Host`. Open one with `open_ssh`."""
 
-    def __init__(self, connection: Connection, folder: str, mark: str = "") -> None:
+    def __init__(self, connection: Connection, directory: str, mark: str = "") -> None:
         self.connection = connection
         self.name = str(connection.address)
-        self.folder = folder
+        self.directory = directory
         self._mark = mark
         self.python: str | None = None
         self._now = _ETIMES
@@ -170,10 +171,10 @@ class Ssh:
     def put(self, content: bytes | Path, path: str, mode: int = 0o644) -> None:
         data = content.read_bytes() if isinstance(content, Path) else content
         target, half = shlex.quote(path), shlex.quote(f"{path}.half-{secrets.token_hex(4)}")
-        folder = shlex.quote(path.rpartition("/")[0] or "/")
+        directory = shlex.quote(path.rpartition("/")[0] or "/")
         # A pipe that breaks early must not look like the end: the length is checked there.
         self.shell(
-            f"mkdir -p {folder} && cat > {half} && test $(wc -c < {half}) -eq {len(data)} && "
+            f"mkdir -p {directory} && cat > {half} && test $(wc -c < {half}) -eq {len(data)} && "
             f"chmod {mode:o} {half} && mv {half} {target} || {{ rm -f {half}; exit 1; }}",
             stdin=data,
             timeout_s=600,
@@ -189,7 +190,7 @@ class Ssh:
         exports = "".join(
             f"export {key}={shlex.quote(value)}; " for key, value in variables.items()
         )
-        base = shlex.quote(f"{self.folder}/{name}")
+        base = shlex.quote(f"{self.directory}/{name}")
         # The pipe is open for reading and writing in the process itself: it never meets its end.
         inner = f"echo $$ > {base}.pid; exec {shlex.join(argv)} <&3 3>&- > {base}.out 2> {base}.log"
         self.shell(
@@ -198,7 +199,7 @@ class Ssh:
             "</dev/null >/dev/null 2>&1 & "
             f"while ! test -s {base}.pid; do sleep 0.02; done"
         )
-        return SshStarted(self, name, int(self.get(f"{self.folder}/{name}.pid")))
+        return SshStarted(self, name, int(self.get(f"{self.directory}/{name}.pid")))
 
     def signal(self, process: Started, number: int) -> None:
         # By name: SIGSTOP is 19 on Linux and 17 on FreeBSD, where 19 lets a process go on.
@@ -207,21 +208,23 @@ class Ssh:
 
 @contextlib.contextmanager
 def open_ssh(run: Run, address: Address) -> Iterator[Ssh]:
-    """That host with a folder of its own for this run.
+    """That host with a directory of its own for this run.
 
-    The folder and what was started go when the block ends, or when the connection does.
+    The directory and what was started go when the block ends, or when the connection does.
     """
-    with Connection(address, {VARIABLE: str(run.folder)}) as connection:
-        folder = f"/var/tmp/{run.object_name('host')}"
-        host = Ssh(connection, folder, folder)
-        keeper = connection.popen(_KEEPER.replace("FOLDER", shlex.quote(folder)))
+    with Connection(address, {VARIABLE: str(run.directory)}) as connection:
+        directory = f"/var/tmp/{run.object_name('host')}"
+        host = Ssh(connection, directory, directory)
+        keeper = connection.popen(_KEEPER.replace("DIRECTORY", shlex.quote(directory)))
         assert keeper.stdin and keeper.stdout
         try:
             if keeper.stdout.readline() != b"made\n":
                 _, said = keeper.communicate()
                 if connection.was_lost(keeper.returncode):
                     raise connection.lost("before anything was done there")
-                raise CoppiceError(f"no folder could be made on {address}: {said.decode().strip()}")
+                raise CoppiceError(
+                    f"no directory could be made on {address}: {said.decode().strip()}"
+                )
             host.explore()
             yield host
         finally:

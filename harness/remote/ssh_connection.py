@@ -77,8 +77,8 @@ class Connection:
         self._environment = {**os.environ, **(environment or {}), "LC_ALL": "C"}
         self._master: subprocess.Popen[bytes] | None = None
         # Short: the path of a socket holds about a hundred bytes.
-        self._folder = Path(tempfile.mkdtemp(prefix="cpc-"))
-        self._log = self._folder / "log"
+        self._directory = Path(tempfile.mkdtemp(prefix="cpc-"))
+        self._log = self._directory / "log"
 
     def __enter__(self) -> Connection:
         try:
@@ -147,7 +147,7 @@ class Connection:
 
     def close(self) -> None:
         self._end_master()
-        shutil.rmtree(self._folder, ignore_errors=True)
+        shutil.rmtree(self._directory, ignore_errors=True)
 
     def _end_master(self) -> None:
         if self._master is not None:
@@ -163,7 +163,7 @@ class Connection:
 
     @property
     def _control(self) -> Path:
-        return self._folder / "c"
+        return self._directory / "c"
 
     def _words(self, *more: str) -> Sequence[str]:
         config = os.environ.get(CONFIG)

@@ -1,7 +1,7 @@
 """The far end of a remote run: its whole text is sent as an argument to a host's Python.
 
 Only the standard library, and no import of ours: it unpacks the harness that follows on stdin,
-runs it, tells what it made by digest, and removes the folder. The end of stdin ends everything:
+runs it, tells what it made by digest, and removes the directory. The end of stdin ends everything:
 while the harness runs it is interrupted first, so that what it made goes away. What is said to the
 near end is a line of stderr that begins with a mark.
 """
@@ -27,8 +27,8 @@ from typing import IO, Any
 PATIENCE_S = 120
 
 
-def parent_folder() -> pathlib.Path:
-    """In the cache folder (harness/host/run.py): what is left there can be found, and removed."""
+def parent_directory() -> pathlib.Path:
+    """In the cache directory (harness/paths.py): what is left there can be found, and removed."""
     base = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
     return (
         pathlib.Path(os.environ.get("COPPICE_CACHE") or pathlib.Path(base) / "coppice") / "remote"
@@ -47,9 +47,9 @@ def exactly(count: int) -> bytes:
     return data
 
 
-def unpack(folder: pathlib.Path, length: int) -> None:
+def unpack(directory: pathlib.Path, length: int) -> None:
     """The archive is on stdin; what is read of it is counted, so that the rest is not taken."""
-    archive = folder / "harness.tar"
+    archive = directory / "harness.tar"
     with archive.open("wb") as file:
         while length:
             piece = exactly(min(length, 1 << 16))
@@ -57,9 +57,9 @@ def unpack(folder: pathlib.Path, length: int) -> None:
             length -= len(piece)
     with tarfile.open(archive) as tar:
         if hasattr(tarfile, "data_filter"):  # from 3.11.4 on
-            tar.extractall(folder, filter="data")
+            tar.extractall(directory, filter="data")
         else:
-            tar.extractall(folder)
+            tar.extractall(directory)
     archive.unlink()
 
 
@@ -70,19 +70,19 @@ def pump(source: IO[bytes], target: int) -> None:
             os.write(target, piece)
 
 
-def run(folder: pathlib.Path, order: dict[str, Any], lock: int) -> tuple[int, threading.Thread]:
+def run(directory: pathlib.Path, order: dict[str, Any], lock: int) -> tuple[int, threading.Thread]:
     """The harness's exit code. It is interrupted when the near end has gone, and a second time
     when that does not end it: then it kills what it started, and clears up after it.
 
-    It holds the lock too: as long as it runs, the folder is somebody's.
+    It holds the lock too: as long as it runs, the directory is somebody's.
     """
-    env = {**os.environ, **order["env"], "PYTHONPATH": str(folder), "PYTHONUNBUFFERED": "1"}
+    env = {**os.environ, **order["env"], "PYTHONPATH": str(directory), "PYTHONUNBUFFERED": "1"}
     argv = list(order["argv"])
     if argv[0] == "run":
-        argv += ["--results", str(folder / "out")]
+        argv += ["--results", str(directory / "out")]
     child = subprocess.Popen(
         [sys.executable, "-m", "harness.cli", *argv],
-        cwd=folder,
+        cwd=directory,
         env=env,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
@@ -122,29 +122,29 @@ def made(out: pathlib.Path) -> dict[str, str]:
 
 def main(mark: str) -> None:
     order = json.loads(exactly(struct.unpack("<Q", exactly(8))[0]))
-    folder = parent_folder() / order["id"]
+    directory = parent_directory() / order["id"]
     try:
-        folder.mkdir(parents=True, mode=0o700)
-        lock = (folder / "owner.lock").open("w")
+        directory.mkdir(parents=True, mode=0o700)
+        lock = (directory / "owner.lock").open("w")
         fcntl.flock(lock, fcntl.LOCK_EX)
         lock.write(str(os.getpid()))
         lock.flush()
-        say(mark, folder=str(folder))
-        unpack(folder, struct.unpack("<Q", exactly(8))[0])
-        out = folder / "out"
+        say(mark, directory=str(directory))
+        unpack(directory, struct.unpack("<Q", exactly(8))[0])
+        out = directory / "out"
         out.mkdir()
         say(mark, unpacked=True)
-        code, watcher = run(folder, order, lock.fileno())
+        code, watcher = run(directory, order, lock.fileno())
         say(mark, exit=code, out=str(out), files=made(out))
         watcher.join()
     except EOFError:
         pass
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        say(mark, failed=f"{error.strerror}: {error.filename or folder}", full=full)
+        say(mark, failed=f"{error.strerror}: {error.filename or directory}", full=full)
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
-        say(mark, gone=not folder.exists())
+        shutil.rmtree(directory, ignore_errors=True)
+        say(mark, gone=not directory.exists())
 
 
 if __name__ == "__main__":

@@ -54,10 +54,10 @@ def listed(
     return sorted({int(one) for one in words}) or otherwise
 
 
-def discover(folder: Path) -> dict[str, tuple[Path, RigInfo]]:
-    """Every rig under `folder` by its id, with the file that holds it."""
+def discover(directory: Path) -> dict[str, tuple[Path, RigInfo]]:
+    """Every rig under `directory` by its id, with the file that holds it."""
     found: dict[str, tuple[Path, RigInfo]] = {}
-    for path in sorted(folder.glob("test_*.py")):
+    for path in sorted(directory.glob("test_*.py")):
         spec = importlib.util.spec_from_file_location(f"rigs.{path.stem}", path)
         assert spec and spec.loader
         module = importlib.util.module_from_spec(spec)

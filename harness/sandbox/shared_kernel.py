@@ -212,7 +212,7 @@ class Log:
     """What a sandbox's programs write on stderr: a file of the run that goes with the sandbox."""
 
     def __init__(self, run: Run, name: str) -> None:
-        self.path = run.folder / f"{name}.log"
+        self.path = run.directory / f"{name}.log"
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC
         self.descriptor = os.open(self.path, flags, 0o600)
 

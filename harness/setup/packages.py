@@ -143,11 +143,11 @@ def _release() -> dict[str, str]:
     return {key: value.strip('"') for key, value in re.findall(r"^(\w+)=(.*)$", text, re.M)}
 
 
-def quietly(command: Sequence[str], folder: Path, lock: int) -> int:
+def quietly(command: Sequence[str], directory: Path, lock: int) -> int:
     """Run to its end, holding the lock too; the exit code. What it said is shown when it fails."""
     done = subprocess.run(
         command,
-        cwd=folder,
+        cwd=directory,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -215,18 +215,18 @@ def elsewhere() -> Iterator[Sequence[str]]:
     components = next((COMPONENTS[one] for one in likes if one in COMPONENTS), "")
     lists = derive(_sources(), release.get("VERSION_CODENAME", ""), components)
     with tempfile.TemporaryDirectory(prefix="coppice-apt-") as name:
-        folder = Path(name)
-        folder.chmod(0o755)  # apt downloads as a user of its own
-        (folder / "parts").mkdir()
-        (folder / "lists" / "partial").mkdir(parents=True)
+        directory = Path(name)
+        directory.chmod(0o755)  # apt downloads as a user of its own
+        (directory / "parts").mkdir()
+        (directory / "lists" / "partial").mkdir(parents=True)
         for file, text in lists.items():
-            (folder / "parts" / file).write_text(text)
+            (directory / "parts" / file).write_text(text)
         yield (
             "-o", "Dir::Etc::SourceList=/dev/null",
-            "-o", f"Dir::Etc::SourceParts={folder / 'parts'}",
-            "-o", f"Dir::State::Lists={folder / 'lists'}",
-            "-o", f"Dir::Cache::pkgcache={folder / 'packages.bin'}",
-            "-o", f"Dir::Cache::srcpkgcache={folder / 'sources.bin'}",
+            "-o", f"Dir::Etc::SourceParts={directory / 'parts'}",
+            "-o", f"Dir::State::Lists={directory / 'lists'}",
+            "-o", f"Dir::Cache::pkgcache={directory / 'packages.bin'}",
+            "-o", f"Dir::Cache::srcpkgcache={directory / 'sources.bin'}",
         )  # fmt: skip
 
 

@@ -17,7 +17,7 @@ FILES = ("tests/site/package.json", "tests/site/package-lock.json")
 STAMP = "installed"
 
 
-def folder(root: Path) -> Path:
+def directory(root: Path) -> Path:
     """Where the packages are, below .venv so that they go with it."""
     return root / ".venv" / "npm"
 
@@ -30,13 +30,13 @@ def current(root: Path) -> bool:
     """Whether what the lock file says is there, or nobody could bring it."""
     if shutil.which("npm") is None or not all((root / one).is_file() for one in FILES):
         return True
-    stamp = folder(root) / STAMP
+    stamp = directory(root) / STAMP
     return stamp.is_file() and stamp.read_text() == _digest(root)
 
 
 def install(root: Path, lock: int) -> None:
     """By npm's lock file, digests checked. Says what went wrong and raises nothing."""
-    target = folder(root)
+    target = directory(root)
     shutil.rmtree(target, ignore_errors=True)
     target.mkdir(parents=True)
     for one in FILES:

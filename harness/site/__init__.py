@@ -1,4 +1,5 @@
-"""Turns run records and published figures into a folder of static pages. Nothing imports it back.
+"""Turns run records and published figures into a directory of static pages. Nothing imports it
+back.
 
 A page is a file in harness/site/pages/ (see page.py); a template is a file in site/templates/.
 """

@@ -15,7 +15,7 @@ from harness.commands import doctor
 from harness.host.requirement import Requirement
 
 RIG = """
-from harness.rig import RigInfo
+from harness.rig.info import RigInfo
 RIG = RigInfo("{id}", "Fake {id}", (), {substrates!r}, {tools!r})
 """
 
@@ -48,7 +48,7 @@ FAKES: dict[str, type] = {
 
 @pytest.fixture
 def rig(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., None]:
-    """Puts a rig into the folder that the doctor looks into, among the fakes."""
+    """Puts a rig into the directory that the doctor looks into, among the fakes."""
 
     def load(name: str) -> object:
         if name == "fake-absent":

@@ -61,8 +61,8 @@ def obtained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     if shutil.which("npm") is None:
         pytest.skip("needs npm: apt-get install npm")
     home = tmp_path_factory.mktemp("home")
-    folders = os.environ["PATH"].split(":")
-    path = ":".join(one for one in folders if not (Path(one) / "mise").exists())
+    directories = os.environ["PATH"].split(":")
+    path = ":".join(one for one in directories if not (Path(one) / "mise").exists())
     env = {**os.environ, "HOME": str(home), "XDG_CACHE_HOME": str(home / "cache"), "PATH": path}
     env = {name: value for name, value in env.items() if not name.startswith("MISE_")}
     if (config := Path.home() / ".npmrc").exists():  # how this machine reaches npm's registry
@@ -76,15 +76,15 @@ def obtained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 
 def test_it_is_obtained_once_whole_and_pinned(obtained: dict[str, str]) -> None:
-    [folder] = (Path(obtained["XDG_CACHE_HOME"]) / "coppice" / "mise").iterdir()
-    assert [one.name for one in folder.iterdir()] == ["mise"]
+    [directory] = (Path(obtained["XDG_CACHE_HOME"]) / "coppice" / "mise").iterdir()
+    assert [one.name for one in directory.iterdir()] == ["mise"]
     without_npm = {**obtained, "PATH": "/usr/bin:/bin", "npm_config_offline": "true"}
     done = _mise("--version", env=without_npm, cwd=Path("/"))
-    assert done.stdout.startswith(folder.name)
+    assert done.stdout.startswith(directory.name)
     assert done.stderr == ""
 
 
-def test_the_tasks_are_there_from_any_folder(obtained: dict[str, str], tmp_path: Path) -> None:
+def test_the_tasks_are_there_from_any_directory(obtained: dict[str, str], tmp_path: Path) -> None:
     link = tmp_path / "link"
     link.symlink_to(ROOT / "bin" / "mise")
     done = _mise("tasks", "--json", env=obtained, cwd=tmp_path, via=link)
@@ -121,7 +121,9 @@ def test_bench_tasks_pass_arguments_output_and_exit_code_on(
     assert done.returncode == 69
 
 
-def test_other_folders_tasks_and_tools_stay_out(obtained: dict[str, str], checkout: Path) -> None:
+def test_other_directories_tasks_and_tools_stay_out(
+    obtained: dict[str, str], checkout: Path
+) -> None:
     """A mise.toml above the checkout may be anybody's, and ask for tools that would be fetched."""
     (checkout.parent / "mise.toml").write_text(
         '[tools]\nnode = "99.0.0"\n[tasks.theirs]\nrun = "true"\n'

@@ -34,21 +34,21 @@ cp "$FAKE" "$3/node_modules/@jdxcode/mise-linux-x64/bin/mise"
 class Launcher:
     """A copied tree with the launcher, pinned to the fake."""
 
-    def __init__(self, folder: Path, digest: str | None = None) -> None:
-        self.root = folder / "tree"
+    def __init__(self, directory: Path, digest: str | None = None) -> None:
+        self.root = directory / "tree"
         (self.root / "bin").mkdir(parents=True)
-        fake = script(folder / "fake-mise", FAKE_MISE)
+        fake = script(directory / "fake-mise", FAKE_MISE)
         text = (ROOT / "bin/mise").read_text()
         pinned = next(line for line in text.splitlines() if line.startswith("digest_linux_x64="))
         digest = digest or hashlib.sha256(fake.read_bytes()).hexdigest()
         self.path = self.root / "bin/mise"
         self.path.write_text(text.replace(pinned, f"digest_linux_x64={digest}"))
         self.path.chmod(0o755)
-        self.tools = only(folder / "tools")
+        self.tools = only(directory / "tools")
         script(self.tools / "npm", FAKE_NPM)
-        self.log = folder / "log"
+        self.log = directory / "log"
         self.log.write_text("")
-        self.home = folder / "home"
+        self.home = directory / "home"
         self.home.mkdir()
         self.environment = {
             **environment(str(self.tools), self.home), "LOG": str(self.log), "FAKE": str(fake),
@@ -105,9 +105,9 @@ def test_a_mise_on_the_path_that_does_not_run_is_not_taken(launcher: Launcher) -
     assert "argv=" in out
 
 
-@pytest.mark.parametrize("how", ["folder", "link"])
+@pytest.mark.parametrize("how", ["directory", "link"])
 def test_with_itself_on_the_path_it_does_not_call_itself(launcher: Launcher, how: str) -> None:
-    if how == "folder":
+    if how == "directory":
         launcher.environment["PATH"] = f"{launcher.root / 'bin'}:{launcher.tools}"
     else:
         (launcher.tools / "mise").symlink_to(launcher.path)

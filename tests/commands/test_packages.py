@@ -118,11 +118,11 @@ def test_apt_finds_in_the_derived_lists_what_the_machines_leave_out(
     names = ["test-main", "test-non-free", "test-absent"]
     assert packages._offered(names) == []
     with packages.elsewhere() as options:
-        folder = Path(options[3].partition("=")[2]).parent
-        # The archive lies in a folder of root's own.
+        directory = Path(options[3].partition("=")[2]).parent
+        # The archive lies in a directory of root's own.
         assert packages._apt(*options, "-o", "APT::Sandbox::User=root", "update") == 0
         assert packages._offered(names, *options) == ["test-main", "test-non-free"]
-    assert not folder.exists()
+    assert not directory.exists()
     assert (etc / "sources.list").read_text() == own
 
 

@@ -18,7 +18,8 @@ import pytest
 from harness.errors import GuestTimeout
 from harness.host.identity import Identity
 from harness.host.requirement import Requirement
-from harness.host.run import Run, open_run
+from harness.host.run import Run
+from harness.host.session import open_run
 from harness.measure.record import RunRecord, digest, find, load
 from harness.procedures.ladder import RUNGS
 from harness.rig.info import discover
@@ -31,9 +32,9 @@ from tests.host.processes import coppice
 
 @pytest.fixture(autouse=True)
 def runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    folder = tmp_path / "runtime"
-    monkeypatch.setenv("COPPICE_RUNTIME", str(folder))
-    return folder
+    directory = tmp_path / "runtime"
+    monkeypatch.setenv("COPPICE_RUNTIME", str(directory))
+    return directory
 
 
 @pytest.fixture
@@ -114,7 +115,7 @@ def test_progress_is_a_line_for_each_measurement_and_one_for_each_reason_why_not
 
 
 def test_a_rig_that_fails_is_a_line_of_its_own_and_the_exit_code() -> None:
-    done = coppice("run", "cold-start", "--substrate", "noop", "--results", "/proc/no-folder")
+    done = coppice("run", "cold-start", "--substrate", "noop", "--results", "/proc/no-directory")
     assert done.returncode == 1
     assert len([line for line in done.stdout.splitlines() if "cold-start " in line]) == 2
     assert done.stdout.count("FAILED   ") == 2 and "INTERNALERROR" not in done.stdout

@@ -13,14 +13,14 @@ PLAIN = (
 )  # fmt: skip
 
 
-def only(folder: Path, programs: tuple[str, ...] = PLAIN) -> Path:
-    """A folder of links to these programs of this host."""
-    folder.mkdir(parents=True, exist_ok=True)
+def only(directory: Path, programs: tuple[str, ...] = PLAIN) -> Path:
+    """A directory of links to these programs of this host."""
+    directory.mkdir(parents=True, exist_ok=True)
     for program in programs:
         found = shutil.which(program)
         if found:
-            (folder / program).symlink_to(Path(found).resolve())
-    return folder
+            (directory / program).symlink_to(Path(found).resolve())
+    return directory
 
 
 def script(path: Path, text: str) -> Path:

@@ -26,17 +26,17 @@ SHA = "a" * 64
 
 def run_in(tmp_path: Path) -> Run:
     """A run with a fixed id, so that names are the same each time."""
-    folder = tmp_path / f"20261125T000000Z-{MARK}"
-    folder.mkdir(parents=True, exist_ok=True)
-    return Run(folder.name, folder, tmp_path / "leases")
+    directory = tmp_path / f"20261125T000000Z-{MARK}"
+    directory.mkdir(parents=True, exist_ok=True)
+    return Run(directory.name, directory, tmp_path / "leases")
 
 
-def identity(number: int = 5, folder: Path = Path("/nowhere")) -> Identity:
+def identity(number: int = 5, directory: Path = Path("/nowhere")) -> Identity:
     address = IPv4Address("10.77.0.0") + number
     id = f"{number:012x}"
     mac = "02:c0:0a:4d:00:" + f"{number:02x}"
     return Identity(id, f"sandbox-{id}", f"{number:032x}", mac, address, 16, bytes([number] * 16),
-                    folder / str(number))  # fmt: skip
+                    directory / str(number))  # fmt: skip
 
 
 BASE: Answers = [

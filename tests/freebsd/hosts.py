@@ -164,7 +164,7 @@ class Documented:
     files: dict[str, bytes] = field(default_factory=dict)
     starts: Sequence[tuple[str, int | None]] = ()
     name: str = "a documented FreeBSD"
-    folder: str = "/var/run/coppice/run"
+    directory: str = "/var/run/coppice/run"
     clock: str = "none"
     log: list[str] = field(default_factory=list)
     stdins: dict[str, str] = field(default_factory=dict)
@@ -189,7 +189,7 @@ class Documented:
         raise Unknown(f"the script does not know: {words}")
 
     def _move_files(self, argv: Sequence[str]) -> None:
-        """What was put there moves and goes with its folder."""
+        """What was put there moves and goes with its directory."""
         if argv[0] in ("mv", "rm"):
             for path in [one for one in self.files if one.startswith(f"{argv[2]}/")]:
                 content = self.files.pop(path)
@@ -243,7 +243,7 @@ class Recording:
 
     def __init__(self, host: Host) -> None:
         self._host = host
-        self.name, self.folder, self.clock = host.name, host.folder, host.clock
+        self.name, self.directory, self.clock = host.name, host.directory, host.clock
         self.events: list[dict[str, Any]] = []
 
     def run(self, argv: Sequence[str], *, stdin: bytes = b"", timeout_s: float = 60.0) -> Done:
@@ -278,7 +278,7 @@ class Recording:
 
     def save(self, path: Path, about: str, host: str) -> None:
         whole = {
-            "about": about, "host": host, "folder": self.folder, "recorded": True,
+            "about": about, "host": host, "folder": self.directory, "recorded": True,
             "events": self.events,
         }  # fmt: skip
         text = json.dumps(whole, indent=1) + "\n"
@@ -320,7 +320,7 @@ class Replay:
         whole = json.loads(path.read_text())
         assert whole["recorded"] is True, "what was not recorded is no transcript"
         self.host = whole["host"]
-        self.name, self.folder = f"the transcript {path.name}", whole.get("folder", "/tmp/run")
+        self.name, self.directory = f"the transcript {path.name}", whole.get("folder", "/tmp/run")
         self.clock = "recorded"
         self._events: list[dict[str, Any]] = whole["events"]
         self._next = 0

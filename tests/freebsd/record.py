@@ -21,7 +21,7 @@ from pathlib import Path
 from harness.errors import CheckpointForeign, CoppiceError, NameTaken, UsageError
 from harness.guest import agent_client
 from harness.host import freebsd, leftovers_freebsd
-from harness.host.leftovers import Leftover
+from harness.host.leftover import Leftover
 from harness.host.protocol import Host, must
 from harness.host.run import Run
 from harness.network.pf_cubenet import open_pf_cubenet
@@ -37,7 +37,7 @@ from tests.freebsd.hosts import TRANSCRIPTS, Recording
 from tests.freebsd.serial import Console, Serial
 
 CACHE = Path("/vms/c")
-FOLDER = "/vms/run"
+DIRECTORY = "/vms/run"
 PATIENCE_S = 3600.0
 Say = Callable[[str], object]
 
@@ -243,16 +243,16 @@ def reached(where: str, run: Run) -> Iterator[Host]:
         return
     console = Console(where)
     try:
-        console.ask(f"rm -rf {FOLDER}")
-        yield Serial(console, FOLDER)
+        console.ask(f"rm -rf {DIRECTORY}")
+        yield Serial(console, DIRECTORY)
     finally:
         console.close()
 
 
 def main(where: str, names: list[str]) -> None:
     for name in names or list(SCENES):
-        with tempfile.TemporaryDirectory() as folder:
-            run = run_in(Path(folder))
+        with tempfile.TemporaryDirectory() as directory:
+            run = run_in(Path(directory))
             with reached(where, run) as real:
                 for one in _left(real):
                     leftovers_freebsd.remove(real, one)
@@ -266,9 +266,9 @@ def main(where: str, names: list[str]) -> None:
 
 
 def _left(host: Host) -> list[Leftover]:
-    """All of a scene's, but for the folder that we work in; other runs are others'."""
+    """All of a scene's, but for the directory that we work in; other runs are others'."""
     found = leftovers_freebsd.find(host, lambda mark: mark != MARK)
-    return [one for one in found if one.what != "folder"]
+    return [one for one in found if one.what != "directory"]
 
 
 def be_patient() -> None:

@@ -127,15 +127,15 @@ class Serial:
     name = "a serial console"
     clock = "none"
 
-    def __init__(self, console: Console, folder: str) -> None:
-        self.folder = folder
+    def __init__(self, console: Console, directory: str) -> None:
+        self.directory = directory
         self._console = console
-        console.ask(f"mkdir -p {folder}")
+        console.ask(f"mkdir -p {directory}")
 
     def run(self, argv: Sequence[str], *, stdin: bytes = b"", timeout_s: float = 600.0) -> Done:
-        given, out = "/dev/null", f"{self.folder}/.out"
+        given, out = "/dev/null", f"{self.directory}/.out"
         if stdin:
-            given = f"{self.folder}/.in"
+            given = f"{self.directory}/.in"
             self._console.ask(f"rm -f {given}")
             self._console.write(stdin, given)
         _, code = self._console.ask(f"( {shlex.join(argv)} ) < {given} > {out} 2> {out}2")
@@ -147,8 +147,10 @@ class Serial:
 
     def put(self, content: bytes | Path, path: str, mode: int = 0o644) -> None:
         data = content.read_bytes() if isinstance(content, Path) else content
-        folder = shlex.quote(path.rpartition("/")[0])
-        self._console.ask(f"mkdir -p {folder}; rm -f {shlex.quote(path)}; : > {shlex.quote(path)}")
+        directory = shlex.quote(path.rpartition("/")[0])
+        self._console.ask(
+            f"mkdir -p {directory}; rm -f {shlex.quote(path)}; : > {shlex.quote(path)}"
+        )
         self._console.write(data, path)
         self._console.ask(f"chmod {mode:o} {shlex.quote(path)}")
 
@@ -161,7 +163,7 @@ class Serial:
     def start(
         self, argv: Sequence[str], name: str, env: Mapping[str, str] | None = None
     ) -> Started:
-        files = f"{self.folder}/{name}"
+        files = f"{self.directory}/{name}"
         inner = (
             f"echo $$ > {files}.pid; exec {shlex.join(argv)} <&3 3>&- > {files}.out 2> {files}.log"
         )

@@ -93,7 +93,7 @@ def test_a_checkpoint_is_made_once_by_suspending_and_sealed_last(run: Run) -> No
     there = host()
     _, template = prepared(there, run, Tier.DURABLE_POOL)
     assert template.checkpoint
-    suspend = there.at(rf"bhyvectl --vm={NAME} --suspend={template.checkpoint.folder}/ram$")
+    suspend = there.at(rf"bhyvectl --vm={NAME} --suspend={template.checkpoint.directory}/ram$")
     assert suspend < there.at(r"sha256 -q \S+/ram.kern") < there.at(r"put \S+/manifest.json")
     assert [image.name for image in template.images] == ["guest", "checkpoint"]
 
@@ -202,7 +202,7 @@ def with_files(*first: tuple[str, Answer]) -> Documented:
 def test_a_linux_guest_boots_by_a_bootrom_from_a_disk_of_these_files(run: Run) -> None:
     there = with_files()
     bhyve, template = prepared(there, run, Tier.FULL)
-    disk = template.image.folder + "/disk"
+    disk = template.image.directory + "/disk"
     assert there.at("cp /images/vmlinuz .*/vmlinuz.efi") < there.at(
         r"makefs -t msdos -s 36m -o fat_type=16 \S+/disk \S+/files"
     )
@@ -230,7 +230,7 @@ def test_a_linux_guest_is_restored_with_what_it_booted_from(run: Run) -> None:
     guest = bhyve.launch(run, template, Tier.DURABLE_POOL, identity())
     guest.awaken(10)
     words = there.log[-1]
-    assert f"-s 2,virtio-blk,{template.image.folder}/disk,ro" in words
+    assert f"-s 2,virtio-blk,{template.image.directory}/disk,ro" in words
     assert f"-l bootrom,{ROM} -o snapshot.vnode_restore=true -r " in words
     guest.destroy()
 
@@ -317,13 +317,13 @@ def test_a_stale_entry_in_dev_vmm_is_not_taken_for_ours(
 def sealed(there: Documented, memory_mib: int = 256) -> dict[str, object]:
     """What a checkpoint is built from; its files are there."""
     built_from: dict[str, object] = {"image": "x", **Shape(memory_mib).facts()}
-    folder = checkpoint.folder_for(str(CACHE), built_from)  # type: ignore[arg-type]
+    directory = checkpoint.directory_for(str(CACHE), built_from)  # type: ignore[arg-type]
     sizes = {"ram": 256 << 20, "ram.kern": 15900, "ram.meta": 2200}
     files = {name: {"bytes": size, "sha256": "a" * 64} for name, size in sizes.items()}
     manifest = {"schema": checkpoint.SCHEMA, "built_from": built_from, "files": files}
     there.files = {
-        f"{folder}/manifest.json": json.dumps(manifest).encode(),
-        f"{folder}/ram.meta": meta(memory_mib),
+        f"{directory}/manifest.json": json.dumps(manifest).encode(),
+        f"{directory}/ram.meta": meta(memory_mib),
     }
     return built_from
 
@@ -397,7 +397,7 @@ def test_a_suspend_that_writes_nothing_is_no_checkpoint(run: Run) -> None:
 
 
 def re_removed(there: Documented) -> bool:
-    """Whether the checkpoint's folder was removed, and the guest too."""
+    """Whether the checkpoint's directory was removed, and the guest too."""
     return there.at(rf"rm -rf {CACHE}/bhyve/\S+$") > there.at(rf"bhyvectl --vm={NAME} --destroy")
 
 

@@ -133,7 +133,7 @@ def test_what_a_dead_run_left_is_found_in_the_order_in_which_it_must_go() -> Non
         ("anchor", f"coppice/{name}"),
         ("limits", f"jail:{name}"),
         ("clone", f"zroot/coppice/{name}"),
-        ("folder", f"/var/tmp/{name}"),
+        ("directory", f"/var/tmp/{name}"),
     ]
     assert {one.run_id for one in found} == {"deadbeef"}
 

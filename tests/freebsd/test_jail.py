@@ -49,7 +49,7 @@ def test_a_jail_is_made_answers_and_is_unmade_the_other_way_round(
     template = jails.prepare(run, CACHE, Tier.FULL)
     begun = len(there.log)
     jail = jails.launch(run, template, Tier.FULL, identity())
-    root = f"/var/db/coppice/zroot/coppice/{ID}" if zfs else f"{there.folder}/{ID}"
+    root = f"/var/db/coppice/zroot/coppice/{ID}" if zfs else f"{there.directory}/{ID}"
     card = "vnet vnet.interface=epair0b" if network else "ip4=disable ip6=disable"
     made = [
         rf"zfs clone zroot/coppice/template\.\w+@base \S+{ID}$" if zfs else "sh -c mkdir",

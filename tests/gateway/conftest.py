@@ -41,7 +41,7 @@ def shared_nothing(run: Run) -> Iterator[Running]:
 @pytest.fixture
 def nothing(shared_nothing: Running) -> Running:
     """The same under a key of its own, which may have 30 sandboxes."""
-    key = new_key(shared_nothing.folder, Limits(sandboxes=30, rate=1e6, burst=10000))
+    key = new_key(shared_nothing.directory, Limits(sandboxes=30, rate=1e6, burst=10000))
     return dataclasses.replace(shared_nothing, key=key)
 
 

@@ -38,22 +38,22 @@ def test_requests_need_a_key_that_is_known(nothing: Running) -> None:
     for key in ("", "e2b_" + "0" * 40, "\xe9"):
         assert error(nothing.ask("GET", "/v2/sandboxes", headers={"X-API-KEY": key})) == 401
     assert nothing.ask("GET", "/health", headers={"X-API-KEY": ""})[0] == 200
-    other = new_key(nothing.folder)
+    other = new_key(nothing.directory)
     assert nothing.ask("GET", "/v2/sandboxes", headers={"X-API-KEY": other})[0] == 200
-    with opened(nothing.folder / FILE) as store:
+    with opened(nothing.directory / FILE) as store:
         assert store.revoke(store.all_keys()[-1].id)
     assert error(nothing.ask("GET", "/v2/sandboxes", headers={"X-API-KEY": other})) == 401
 
 
 def test_a_key_is_kept_as_a_hash_alone(nothing: Running) -> None:
-    whole = b"".join(one.read_bytes() for one in nothing.folder.glob(f"{FILE}*"))
+    whole = b"".join(one.read_bytes() for one in nothing.directory.glob(f"{FILE}*"))
     assert nothing.key.encode() not in whole and whole
-    assert (nothing.folder / FILE).stat().st_mode & 0o077 == 0
+    assert (nothing.directory / FILE).stat().st_mode & 0o077 == 0
 
 
 def test_a_key_neither_sees_nor_names_another_s_sandboxes(nothing: Running) -> None:
     mine = Box.create(nothing)
-    other = {"X-API-KEY": new_key(nothing.folder), **JSON}
+    other = {"X-API-KEY": new_key(nothing.directory), **JSON}
     assert nothing.ask("GET", "/v2/sandboxes", headers=other) == (200, b"[]")
     snapshot = json.loads(nothing.ask("POST", f"/sandboxes/{mine.id}/snapshots", {}, JSON)[1])
     calls = [("GET", ""), ("DELETE", ""), ("POST", "/pause"), ("POST", "/resume"),
@@ -135,7 +135,7 @@ def test_a_key_has_no_more_than_its_limits(nothing: Running) -> None:
 
 
 def test_a_key_asks_no_more_often_than_it_may(nothing: Running) -> None:
-    slow = {"X-API-KEY": new_key(nothing.folder, Limits(rate=0.001, burst=3))}
+    slow = {"X-API-KEY": new_key(nothing.directory, Limits(rate=0.001, burst=3))}
     statuses = [nothing.ask("GET", "/sandboxes", headers=slow)[0] for _ in range(5)]
     assert statuses == [200, 200, 200, 429, 429]
 
@@ -237,7 +237,7 @@ def test_a_thousand_creations_against_a_small_pool(served: Running) -> None:
     """As many as the key may have are made, from the pool and behind it; all others are told why,
     and the pool is full again afterwards."""
     most = 14
-    busy = dataclasses.replace(served, key=new_key(served.folder, Limits(sandboxes=most)))
+    busy = dataclasses.replace(served, key=new_key(served.directory, Limits(sandboxes=most)))
     statuses: Counter[int] = Counter()
 
     def some() -> None:
@@ -259,7 +259,7 @@ def test_a_thousand_creations_against_a_small_pool(served: Running) -> None:
 
 
 def test_a_key_has_no_more_memory_than_its_limit(nothing: Running) -> None:
-    small = {"X-API-KEY": new_key(nothing.folder, Limits(memory_mib=2)), **JSON}
+    small = {"X-API-KEY": new_key(nothing.directory, Limits(memory_mib=2)), **JSON}
     answers = [
         nothing.ask("POST", "/v2/sandboxes", {"templateID": "base"}, small) for _ in range(3)
     ]
@@ -271,7 +271,7 @@ def test_what_happens_is_a_line_of_json_each(run: Run, tmp_path: Path) -> None:
     with gateway(run, "--substrate", "noop", "--verbose") as one:
         Box.create(one).kill()
         one.ask("GET", "/nothing")
-        lines = (one.folder / "log").read_text().splitlines()
+        lines = (one.directory / "log").read_text().splitlines()
     said = [json.loads(line) for line in lines if line.startswith("{")]
     routes = {(line["route"], line["status"]) for line in said if line["what"] == "request"}
     assert {("create_v2", 201), ("kill", 204), ("unknown", 404)} <= routes
@@ -324,7 +324,7 @@ def test_older_sdks_name_a_sandbox_in_calls_of_the_api_and_then_by_its_token(
     named = {"E2b-Sandbox-Id": box.id, "E2b-Sandbox-Port": "49983", **JSON}
     path = f"/sandboxes/{box.id}/connect"
     assert nothing.ask("POST", path, {"timeout": 60}, named)[0] == 200
-    other = {**named, "X-API-KEY": new_key(nothing.folder)}
+    other = {**named, "X-API-KEY": new_key(nothing.directory)}
     assert error(nothing.ask("POST", path, {"timeout": 60}, other)) == 404
 
     def health(token: str) -> int:

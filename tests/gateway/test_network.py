@@ -122,7 +122,7 @@ def test_a_packet_obeys_the_rules_that_were_put_last(own: Running) -> None:
 @contextlib.contextmanager
 def outside(run: Run) -> Iterator[Path]:
     """A network with a server at a public address."""
-    with namespace(run.folder, "outside") as path, contextlib.ExitStack() as stack:
+    with namespace(run.directory, "outside") as path, contextlib.ExitStack() as stack:
         with inside(path):
             for words in (f"addr add {PUBLIC}/32 dev lo", "link set lo up"):
                 subprocess.run(["ip", *words.split()], check=True)
@@ -164,8 +164,8 @@ def test_cards_are_given_or_not_and_who_has_it_otherwise_ends(run: Run, possible
     """A gateway that was killed adopts none whose rules it would not enforce, nor any without."""
     with gateway(run, "--substrate", "oci", "--pool", "1", "--only", "base") as one:
         plain = [*one.words]
-        with opened(one.folder / FILE) as store:
-            folder = run.folder.parent / (store.fact("run") or "none")
+        with opened(one.directory / FILE) as store:
+            directory = run.directory.parent / (store.fact("run") or "none")
         for words in ([*plain, "--no-network"], plain):
             box = Box.create(one)
             one.kill()
@@ -173,7 +173,7 @@ def test_cards_are_given_or_not_and_who_has_it_otherwise_ends(run: Run, possible
             one.begin()
             assert one.ask("GET", f"/sandboxes/{box.id}")[0] == 404
             assert one.ask("GET", "/v2/sandboxes") == (200, b"[]")
-        assert folder.is_dir()
+        assert directory.is_dir()
         one.end()
-        assert not folder.exists()
-        assert f" {folder}/" not in Path("/proc/self/mounts").read_text()
+        assert not directory.exists()
+        assert f" {directory}/" not in Path("/proc/self/mounts").read_text()

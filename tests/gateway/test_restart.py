@@ -24,7 +24,7 @@ JSON = {"Content-Type": "application/json"}
 
 @pytest.fixture(scope="module")
 def runtime(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A runtime folder of its own, so that what a gateway leaves can be counted."""
+    """A runtime directory of its own, so that what a gateway leaves can be counted."""
     return tmp_path_factory.mktemp("restart") / "runtime"
 
 
@@ -48,7 +48,7 @@ def own(shared: Running) -> Running:
 
 
 def vmms(runtime: Path) -> list[int]:
-    """The VMMs, keepers and whatever else of the runs under a folder."""
+    """The VMMs, keepers and whatever else of the runs under a directory."""
     mark = f"COPPICE_RUN={runtime}/".encode()
     found = []
     for entry in Path("/proc").iterdir():
@@ -106,7 +106,7 @@ def test_killed_under_load_it_comes_back_with_what_it_had(own: Running, runtime:
     own.wait_for_pool("base", 2)
 
     def there() -> tuple[int, int]:
-        """VMMs and their folders; what was being made at the end goes."""
+        """VMMs and their directories; what was being made at the end goes."""
         qemus = [pid for pid in vmms(runtime) if is_vmm(pid)]
         return len(qemus), len(list(runtime.glob("*/sandbox-*")))
 
@@ -125,7 +125,8 @@ def is_vmm(pid: int) -> bool:
 
 
 def test_after_the_host_has_lost_its_power(own: Running, runtime: Path) -> None:
-    """Every process and the runtime folder are gone: what was paused resumes, what ran is gone."""
+    """Every process and the runtime directory are gone: what was paused resumes, what ran is
+    gone."""
     lost, paused = Box.create(own), Box.create(own)
     paused.run("echo durable > file.txt")
     assert own.ask("POST", f"/sandboxes/{paused.id}/pause", {}, JSON)[0] == 204

@@ -26,7 +26,7 @@ CHECKS = (
 TO_KILL = 5
 
 
-def described(folder: Path, known: list[str], snapshot: str) -> Path:
+def described(directory: Path, known: list[str], snapshot: str) -> Path:
     """The description with the names of what is there, so that calls come through to it."""
     whole = yaml.safe_load(FILE.read_text())
     parts = whole["components"]
@@ -39,7 +39,7 @@ def described(folder: Path, known: list[str], snapshot: str) -> Path:
     del item["parameters"]
     item["delete"]["parameters"] = [own]
     item["get"]["parameters"] = [{"$ref": "#/components/parameters/id"}]
-    path = folder / "openapi.yaml"
+    path = directory / "openapi.yaml"
     path.write_text(yaml.safe_dump(whole))
     return path
 
@@ -67,7 +67,7 @@ def test_no_call_fails_and_each_answer_is_as_described(
     shared_nothing: Running, tmp_path: Path
 ) -> None:
     pytest.importorskip("schemathesis")
-    key = new_key(shared_nothing.folder, Limits(sandboxes=5000, rate=1e6, burst=10000))
+    key = new_key(shared_nothing.directory, Limits(sandboxes=5000, rate=1e6, burst=10000))
     nothing = dataclasses.replace(shared_nothing, key=key)
     boxes = [Box.create(nothing, timeout=3600).id for _ in range(12)]
     made = nothing.ask("POST", f"/sandboxes/{boxes[0]}/snapshots", b"{}")[1]

@@ -14,19 +14,20 @@ import pytest
 from harness.errors import ImageError, MissingTool
 from harness.guest import image, initramfs
 from harness.guest.kernel import extract, from_path, module_files
-from harness.host.run import Run, cache_folder
+from harness.host.run import Run
 from harness.measure.record import digest
+from harness.paths import cache_directory
 
 
 @pytest.fixture(scope="module")
 def built(run: Run) -> image.GuestImage:
-    return image.build(cache_folder())
+    return image.build(cache_directory())
 
 
-def _cache_with_kernel(folder: Path) -> Path:
-    folder.mkdir()
-    (folder / "kernels").symlink_to(cache_folder() / "kernels")
-    return folder
+def _cache_with_kernel(directory: Path) -> Path:
+    directory.mkdir()
+    (directory / "kernels").symlink_to(cache_directory() / "kernels")
+    return directory
 
 
 def test_equal_inputs_give_equal_bytes(built: image.GuestImage, tmp_path: Path) -> None:
@@ -90,7 +91,7 @@ def test_what_a_pci_bus_needs_is_there_beside_what_every_guest_loads(
 
 
 def test_modules_come_after_what_they_need(built: image.GuestImage) -> None:
-    (kernel,) = sorted((cache_folder() / "kernels").glob("linux-image-*"))[-1:]
+    (kernel,) = sorted((cache_directory() / "kernels").glob("linux-image-*"))[-1:]
     names = [path.stem for path in module_files(kernel / "modules", image.MODULES)]
     assert names.index("virtio_ring") < names.index("virtio_mmio")
     assert names.index("failover") < names.index("net_failover") < names.index("virtio_net")
@@ -101,7 +102,7 @@ def test_modules_come_after_what_they_need(built: image.GuestImage) -> None:
 def test_the_archive_is_one_that_cpio_reads() -> None:
     data = initramfs.archive(
         [
-            initramfs.folder("bin"),
+            initramfs.directory("bin"),
             initramfs.program("bin/tool", b"#!x\n"),
             initramfs.link("bin/sh", "tool"),
         ]
@@ -110,4 +111,4 @@ def test_the_archive_is_one_that_cpio_reads() -> None:
     lines = listed.stdout.decode().splitlines()
     assert lines[1].startswith("-rwxr-xr-x") and lines[2].endswith("bin/sh -> tool")
     assert io.BytesIO(data).read(6) == b"070701"
-    assert stat.S_ISDIR(initramfs.folder("x").mode)
+    assert stat.S_ISDIR(initramfs.directory("x").mode)

@@ -11,7 +11,7 @@ import pytest
 
 from harness.errors import ImageError
 from harness.guest import rootfs
-from harness.host.run import cache_folder
+from harness.paths import cache_directory
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="a root is made and entered by root")
 
@@ -71,7 +71,7 @@ def test_a_root_that_is_the_hosts_or_none_is_refused(tmp_path: Path) -> None:
 @needs_root
 @pytest.mark.skipif(shutil.which("debootstrap") is None, reason="it is made by debootstrap")
 def test_debian_has_a_python_and_nothing_of_this_host(tmp_path: Path) -> None:
-    root = rootfs.debian(cache_folder())
+    root = rootfs.debian(cache_directory())
     code = "import json, ssl, sqlite3; print(json.dumps([6 * 7]))"
     assert _inside(root.path, "python3", "-c", code) == b"[42]\n"
     assert (root.path / "etc/machine-id").read_bytes() == b""
@@ -79,4 +79,4 @@ def test_debian_has_a_python_and_nothing_of_this_host(tmp_path: Path) -> None:
         assert not (root.path / name).exists()
     assert not list((root.path / "dev").iterdir())
     assert b"python3 3." in (root.path.parent / "versions").read_bytes()
-    assert rootfs.debian(cache_folder()) == root
+    assert rootfs.debian(cache_directory()) == root

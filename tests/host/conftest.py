@@ -1,4 +1,4 @@
-"""A runtime folder and a cache of its own for every test, and a look at what processes carry."""
+"""A runtime directory and a cache of its own for every test, and a look at what processes carry."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ import pytest
 
 @pytest.fixture
 def runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where runs of this test have their folders; its processes inherit it."""
-    folder = tmp_path / "runtime"
-    monkeypatch.setenv("COPPICE_RUNTIME", str(folder))
-    return folder
+    """Where runs of this test have their directories; its processes inherit it."""
+    directory = tmp_path / "runtime"
+    monkeypatch.setenv("COPPICE_RUNTIME", str(directory))
+    return directory
 
 
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty cache, for tests that build nothing of a guest's."""
-    folder = tmp_path / "cache"
-    monkeypatch.setenv("COPPICE_CACHE", str(folder))
-    return folder
+    directory = tmp_path / "cache"
+    monkeypatch.setenv("COPPICE_CACHE", str(directory))
+    return directory

@@ -15,8 +15,9 @@ ROOT = Path(__file__).parents[2]
 QEMU_POOL = """
 import sys, time
 from contextlib import nullcontext
-from harness.host.run import cache_folder, open_run
-from harness.sandbox.identity import allocate
+from harness.host.session import open_run
+from harness.paths import cache_directory
+from harness.host.identity import allocate
 from harness.sandbox.pool import Pool
 from harness.sandbox.protocol import Sharing, Tier, load
 
@@ -25,7 +26,7 @@ forked = phase == "forked"
 sharing = Sharing.FORKED if forked else Sharing.MAPPED
 qemu, tier = load("qemu"), Tier.DURABLE_PREWARM_POOL
 with open_run() as run:
-    template = qemu.prepare(run, cache_folder(), tier)
+    template = qemu.prepare(run, cache_directory(), tier)
     if forked and template.accelerator != "tcg":
         print("cannot be forked")
         sys.exit()
@@ -33,21 +34,21 @@ with open_run() as run:
     standing = qemu.zygote(run, template) if forked else nullcontext(template)
     with standing as kept, Pool(launch, 2) as pool:
         if phase == "launching":
-            print(run.folder, flush=True)
+            print(run.directory, flush=True)
         pool.fill()
         if phase == "out":
             pool.check_out().awaken(60)
-        print(run.folder, flush=True)
+        print(run.directory, flush=True)
         while True:
             time.sleep(1)
 """
-"""Holds two sandboxes and hangs; says its run's folder in the phase that was asked for."""
+"""Holds two sandboxes and hangs; says its run's directory in the phase that was asked for."""
 
 HOLD_A_RUN = """
 import sys, time
-from harness.host.run import open_run
+from harness.host.session import open_run
 with open_run() as run:
-    print(run.folder, flush=True)
+    print(run.directory, flush=True)
     time.sleep(600)
 """
 

@@ -14,7 +14,7 @@ from harness.host.identity import allocate
 ALLOCATE_MANY = """
 import sys
 from pathlib import Path
-from harness.sandbox.identity import allocate
+from harness.host.identity import allocate
 sys.stdin.readline()
 for _ in range(100):
     one = allocate(Path(sys.argv[1]), "run")

@@ -14,7 +14,8 @@ from harness.host.cgroups import parent_of
 from harness.host.identity import allocate
 from harness.host.ksm import NOTE
 from harness.host.leftovers import find
-from harness.host.run import VARIABLE, open_run
+from harness.host.run import VARIABLE
+from harness.host.session import open_run
 from harness.sandbox.protocol import load
 from tests.host.processes import (
     HOLD_A_RUN,
@@ -34,23 +35,23 @@ needs_qemu = pytest.mark.skipif(
 
 
 def what_is_there(runtime: Path) -> list[str]:
-    """Everything in the runtime folder but the folder of leases itself."""
+    """Everything in the runtime directory but the directory of leases itself."""
     return sorted(str(path) for path in runtime.rglob("*") if path.name != "leases")
 
 
 @pytest.fixture
 def dead(runtime: Path, cache: Path) -> Iterator[Path]:
-    """The folder of a run that was killed, with a marked process, a lease and a file."""
+    """The directory of a run that was killed, with a marked process, a lease and a file."""
     process = start(HOLD_A_RUN)
-    folder = Path(said(process))
-    allocate(runtime / "leases", folder.name)
-    (folder / "vmm.log").write_text("said")
-    orphan = subprocess.Popen(["sleep", "600"], env={**os.environ, VARIABLE: str(folder)})
+    directory = Path(said(process))
+    allocate(runtime / "leases", directory.name)
+    (directory / "vmm.log").write_text("said")
+    orphan = subprocess.Popen(["sleep", "600"], env={**os.environ, VARIABLE: str(directory)})
     process.kill()
     process.wait()
     assert process.stdout
     process.stdout.close()
-    yield folder
+    yield directory
     orphan.kill()
     orphan.wait()
 
@@ -62,11 +63,11 @@ def test_of_a_killed_harness_nothing_is_left_after_clean(phase: str, runtime: Pa
         try:
             beside = Path(said(neighbour))
             neighbours_lease = allocate(runtime / "leases", beside.name).lease
-            folder = said(process)
-            if folder == "cannot be forked":
-                pytest.skip(folder)
-            mark = f"{VARIABLE}={folder}"
-            assert Path(folder).parent == runtime
+            directory = said(process)
+            if directory == "cannot be forked":
+                pytest.skip(directory)
+            mark = f"{VARIABLE}={directory}"
+            assert Path(directory).parent == runtime
             eventually(lambda: bool(carrying(mark)))
             process.kill()
             process.wait()
@@ -74,13 +75,13 @@ def test_of_a_killed_harness_nothing_is_left_after_clean(phase: str, runtime: Pa
             assert len(carrying(mark)) >= 2 or phase == "launching"
 
             dry = coppice("clean", "--dry-run")
-            assert dry.returncode == 0 and f"would remove folder {folder}" in dry.stdout
+            assert dry.returncode == 0 and f"would remove directory {directory}" in dry.stdout
             assert "would remove process" in dry.stdout or phase == "launching"
-            assert Path(folder).is_dir()
+            assert Path(directory).is_dir()
 
             done = coppice("clean")
             assert done.returncode == 0, done.stderr
-            assert f"removed folder {folder}" in done.stdout
+            assert f"removed directory {directory}" in done.stdout
             assert carrying(mark) == []
             assert beside.is_dir() and neighbours_lease.exists() and neighbour.poll() is None
             kept = {str(beside), str(beside / "owner.lock"), str(neighbours_lease)}
@@ -96,7 +97,7 @@ def test_dry_run_says_it_and_removes_nothing(dead: Path, runtime: Path) -> None:
     dry = coppice("clean", "--dry-run")
     assert dry.returncode == 0
     said_lines = dry.stdout.splitlines()
-    assert {line.split()[2] for line in said_lines} == {"process", "folder", "lease"}
+    assert {line.split()[2] for line in said_lines} == {"process", "directory", "lease"}
     assert all(dead.name in line for line in said_lines)
     assert what_is_there(runtime) == before
     assert carrying(f"{VARIABLE}={dead}")
@@ -106,7 +107,7 @@ def test_the_next_run_reclaims_by_itself(dead: Path, runtime: Path) -> None:
     with open_run() as run:
         # Our own child stays a zombie until it is waited for; a zombie has no environment.
         assert carrying(f"{VARIABLE}={dead}") == []
-        assert what_is_there(runtime) == [str(run.folder), str(run.folder / "owner.lock")]
+        assert what_is_there(runtime) == [str(run.directory), str(run.directory / "owner.lock")]
 
 
 @pytest.mark.parametrize("torn", [b"", b"\0" * 25, b"\xf4\x80 no text", b"../../etc"])
@@ -124,15 +125,15 @@ def test_what_a_crash_of_the_host_tore_is_nobodys(torn: bytes, dead: Path, runti
 KILLED_AT_A_LEASE = """
 import os, signal, sys
 from pathlib import Path
-from harness.host.run import open_run
-from harness.sandbox.identity import allocate
+from harness.host.session import open_run
+from harness.host.identity import allocate
 
 def die(file, *_):
     file.touch()
     os.kill(os.getpid(), signal.SIGKILL)
 
 with open_run() as run:
-    print(run.folder, flush=True)
+    print(run.directory, flush=True)
     if sys.argv[1] == "empty":
         Path.write_text = die
     else:
@@ -146,11 +147,11 @@ def test_a_lease_that_a_killed_run_had_begun_goes_at_once(
     step: str, runtime: Path, cache: Path
 ) -> None:
     with start(KILLED_AT_A_LEASE, step) as process:
-        folder = Path(said(process))
+        directory = Path(said(process))
         assert process.wait(60) == -signal.SIGKILL
     (begun,) = (runtime / "leases").iterdir()
     assert [(one.what, one.run_id) for one in find(runtime)] == [
-        ("folder", folder.name), ("lease", folder.name),
+        ("directory", directory.name), ("lease", directory.name),
     ]  # fmt: skip
     assert coppice("clean").returncode == 0
     assert not begun.exists() and what_is_there(runtime) == []
@@ -161,7 +162,7 @@ def test_clean_with_nothing_to_do_says_so(runtime: Path, cache: Path) -> None:
     assert (done.returncode, done.stdout) == (0, "nothing of ours is left\n")
 
 
-def test_a_process_of_another_runtime_folder_is_not_ours(runtime: Path, cache: Path) -> None:
+def test_a_process_of_another_runtime_directory_is_not_ours(runtime: Path, cache: Path) -> None:
     elsewhere = {**os.environ, VARIABLE: str(runtime.parent / "other" / "run")}
     with subprocess.Popen(["sleep", "600"], env=elsewhere) as other:
         try:
@@ -174,7 +175,7 @@ def test_a_process_of_another_runtime_folder_is_not_ours(runtime: Path, cache: P
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="a mount namespace of its own needs root")
 def test_a_run_of_a_container_is_left_alone(runtime: Path, cache: Path) -> None:
-    """There the same name is another folder: this host's has no run of that name."""
+    """There the same name is another directory: this host's has no run of that name."""
     runtime.parent.mkdir(exist_ok=True)
     inside = f"""
         mount -t tmpfs inside {runtime.parent} && exec {sys.executable} -c "$1"
@@ -182,11 +183,12 @@ def test_a_run_of_a_container_is_left_alone(runtime: Path, cache: Path) -> None:
     holds = """if True:
         import os, subprocess, sys
         from harness.host.cgroups import parent_of
-        from harness.host.run import VARIABLE, open_run
+        from harness.host.run import VARIABLE
+        from harness.host.session import open_run
         with open_run() as run:
-            mark = {**os.environ, VARIABLE: str(run.folder)}
+            mark = {**os.environ, VARIABLE: str(run.directory)}
             with subprocess.Popen(["sleep", "600"], env=mark) as child:
-                print(child.pid, parent_of(run.folder.parent), flush=True)
+                print(child.pid, parent_of(run.directory.parent), flush=True)
                 sys.stdin.read()
                 child.kill()
     """
@@ -208,7 +210,8 @@ def test_a_run_of_a_container_is_left_alone(runtime: Path, cache: Path) -> None:
 def test_a_run_that_begins_while_leftovers_are_looked_for_is_not_taken_for_dead(
     runtime: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The look lists folders first: a run that is not among them has leases and processes, too."""
+    """The look lists directories first: a run that is not among them has leases and processes,
+    too."""
     runtime.mkdir()
     listed = Path.iterdir
     begun: list[subprocess.Popen[str]] = []
@@ -217,9 +220,9 @@ def test_a_run_that_begins_while_leftovers_are_looked_for_is_not_taken_for_dead(
         entries = list(listed(self))
         if self == runtime and not begun:
             begun.append(start(HOLD_A_RUN))
-            folder = Path(said(begun[0]))
-            allocate(runtime / "leases", folder.name)
-            marked = {**os.environ, VARIABLE: str(folder)}
+            directory = Path(said(begun[0]))
+            allocate(runtime / "leases", directory.name)
+            marked = {**os.environ, VARIABLE: str(directory)}
             begun.append(subprocess.Popen(["sleep", "600"], env=marked, text=True))
         return iter(entries)
 
@@ -234,7 +237,7 @@ def test_a_run_that_begins_while_leftovers_are_looked_for_is_not_taken_for_dead(
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")
-def test_what_is_mounted_in_a_dead_runs_folder_is_unmounted(dead: Path) -> None:
+def test_what_is_mounted_in_a_dead_runs_directory_is_unmounted(dead: Path) -> None:
     point = dead / "with space"
     point.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", point], check=True)

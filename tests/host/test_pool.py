@@ -343,13 +343,14 @@ def test_many_threads_get_no_sandbox_twice(launcher: FakeLauncher) -> None:
 
 THREE_SANDBOXES = """
 import json, sys
-from harness.host.run import cache_folder, open_run
-from harness.sandbox.identity import allocate
+from harness.host.session import open_run
+from harness.paths import cache_directory
+from harness.host.identity import allocate
 from harness.sandbox.pool import Pool
 from harness.sandbox.protocol import Tier, load
 qemu, tier = load("qemu"), Tier.DURABLE_PREWARM_POOL
 with open_run() as run:
-    template = qemu.prepare(run, cache_folder(), tier)
+    template = qemu.prepare(run, cache_directory(), tier)
     launch = lambda: qemu.launch(run, template, tier, allocate(run.leases, run.id))
     with Pool(launch, 3, memory_each=qemu.memory_per_sandbox(tier), refill=False) as pool:
         pool.fill()

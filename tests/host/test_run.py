@@ -15,7 +15,10 @@ import pytest
 from harness.host import run as runs
 from harness.host.identity import allocate
 from harness.host.leftovers import find
-from harness.host.run import HALF_BUILT, JOURNAL, LOCK, VARIABLE, half_built, lives, open_run
+from harness.host.locks import HALF_BUILT, half_built, lives
+from harness.host.run import JOURNAL, LOCK, VARIABLE
+from harness.host.session import open_run
+from harness.paths import runtime_directory
 
 
 def test_an_id_says_when_and_no_two_are_equal() -> None:
@@ -26,44 +29,44 @@ def test_an_id_says_when_and_no_two_are_equal() -> None:
     assert abs((datetime.now(UTC) - moment).total_seconds()) < 10
 
 
-def test_a_run_has_a_locked_folder_and_nothing_of_it_stays(runtime: Path, cache: Path) -> None:
+def test_a_run_has_a_locked_directory_and_nothing_of_it_stays(runtime: Path, cache: Path) -> None:
     with open_run() as run:
-        assert run.folder == runtime / run.id
-        assert (run.folder / LOCK).read_text() == str(os.getpid())
-        assert lives(run.folder)
+        assert run.directory == runtime / run.id
+        assert (run.directory / LOCK).read_text() == str(os.getpid())
+        assert lives(run.directory)
         assert find(runtime) == []
         allocate(run.leases, run.id)  # whose maker forgets it
-    assert not lives(run.folder)
+    assert not lives(run.directory)
     assert [path for path in runtime.rglob("*") if path != run.leases] == []
 
 
 def test_a_run_that_raises_leaves_nothing_either(runtime: Path, cache: Path) -> None:
     with pytest.raises(ZeroDivisionError), open_run() as run:
         raise ZeroDivisionError
-    assert not run.folder.exists()
+    assert not run.directory.exists()
 
 
-def test_a_folder_without_a_held_lock_is_dead_unless_it_is_brand_new(tmp_path: Path) -> None:
-    folder = tmp_path / "run"
-    assert not lives(folder)
-    folder.mkdir()
-    assert lives(folder), "between mkdir and the lock file"
-    (folder / LOCK).touch()
-    assert lives(folder), "between the lock file and its lock"
+def test_a_directory_without_a_held_lock_is_dead_unless_it_is_brand_new(tmp_path: Path) -> None:
+    directory = tmp_path / "run"
+    assert not lives(directory)
+    directory.mkdir()
+    assert lives(directory), "between mkdir and the lock file"
+    (directory / LOCK).touch()
+    assert lives(directory), "between the lock file and its lock"
     before = time.time() - 60
-    os.utime(folder, (before, before))
-    assert not lives(folder)
-    os.utime(folder)
-    (folder / LOCK).write_text("12345")
-    assert not lives(folder), "a lock file that names an owner had been locked"
+    os.utime(directory, (before, before))
+    assert not lives(directory)
+    os.utime(directory)
+    (directory / LOCK).write_text("12345")
+    assert not lives(directory), "a lock file that names an owner had been locked"
 
 
-def test_a_relative_runtime_folder_is_the_same_from_everywhere(
+def test_a_relative_runtime_directory_is_the_same_from_everywhere(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COPPICE_RUNTIME", "here")
-    assert runs.runtime_folder() == tmp_path.resolve() / "here"
+    assert runtime_directory() == tmp_path.resolve() / "here"
 
 
 def test_the_environment_is_small_and_marked(
@@ -71,7 +74,7 @@ def test_the_environment_is_small_and_marked(
 ) -> None:
     monkeypatch.setenv("SECRET_OF_MINE", "1")
     with open_run() as run:
-        assert run.environment[VARIABLE] == str(run.folder)
+        assert run.environment[VARIABLE] == str(run.directory)
         assert set(run.environment) <= {VARIABLE, "PATH", "HOME", "LANG", "TERM"}
 
 
@@ -79,20 +82,20 @@ def test_the_journal_keeps_events_in_order_and_outlives_no_run(runtime: Path, ca
     with open_run() as run:
         run.note("began", count=2, where=Path("x"))
         run.note("ended")
-        lines = [json.loads(line) for line in (run.folder / JOURNAL).read_text().splitlines()]
+        lines = [json.loads(line) for line in (run.directory / JOURNAL).read_text().splitlines()]
         assert [line["event"] for line in lines] == ["began", "ended"]
         assert lines[0]["count"] == 2 and lines[0]["where"] == "x"
         assert lines[0]["at"] <= lines[1]["at"] <= time.monotonic()
         assert datetime.fromisoformat(lines[0]["utc"]).tzinfo is not None
     run.note("too late")  # a thread that is still ending does no harm
-    assert not run.folder.exists()
+    assert not run.directory.exists()
 
 
 def test_what_is_built_appears_whole_and_at_once(tmp_path: Path) -> None:
     target = tmp_path / "deep" / "image"
-    with half_built(target) as folder:
-        assert folder.name.startswith(HALF_BUILT)
-        (folder / "file").write_text("whole")
+    with half_built(target) as directory:
+        assert directory.name.startswith(HALF_BUILT)
+        (directory / "file").write_text("whole")
         assert not target.exists()
     assert (target / "file").read_text() == "whole"
     assert target.stat().st_mode & 0o777 == 0o755
@@ -100,8 +103,8 @@ def test_what_is_built_appears_whole_and_at_once(tmp_path: Path) -> None:
 
 
 def test_a_failed_build_leaves_nothing(tmp_path: Path) -> None:
-    with pytest.raises(ZeroDivisionError), half_built(tmp_path / "image") as folder:
-        (folder / "file").write_text("half")
+    with pytest.raises(ZeroDivisionError), half_built(tmp_path / "image") as directory:
+        (directory / "file").write_text("half")
         raise ZeroDivisionError
     assert list(tmp_path.iterdir()) == []
 
@@ -111,8 +114,8 @@ def test_of_two_builders_at_once_one_result_stays(tmp_path: Path) -> None:
     both = threading.Barrier(2)
 
     def build(word: str) -> None:
-        with half_built(target) as folder:
-            (folder / "file").write_text(word)
+        with half_built(target) as directory:
+            (directory / "file").write_text(word)
             both.wait(60)
 
     threads = [threading.Thread(target=build, args=(word,)) for word in ("one", "two")]
@@ -124,7 +127,7 @@ def test_of_two_builders_at_once_one_result_stays(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [target]
 
 
-def test_a_dead_builders_folder_is_found_and_a_living_ones_is_not(
+def test_a_dead_builders_directory_is_found_and_a_living_ones_is_not(
     runtime: Path, cache: Path
 ) -> None:
     dead = cache / "images" / f"{HALF_BUILT}dead"

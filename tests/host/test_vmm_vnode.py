@@ -11,8 +11,8 @@ import pytest
 
 from harness.measure.provenance import CHECKOUT
 
-FOLDER = CHECKOUT / "patches" / "vmm-vnode"
-DIFFS = sorted(FOLDER.glob("*.diff"))
+DIRECTORY = CHECKOUT / "patches" / "vmm-vnode"
+DIFFS = sorted(DIRECTORY.glob("*.diff"))
 
 
 def files(diff: Path) -> dict[str, list[str]]:
@@ -25,7 +25,7 @@ def files(diff: Path) -> dict[str, list[str]]:
 
 
 def apply(*words: str | Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([FOLDER / "apply", *words], capture_output=True, text=True)
+    return subprocess.run([DIRECTORY / "apply", *words], capture_output=True, text=True)
 
 
 def tree(path: Path, release: str) -> Path:

@@ -16,7 +16,8 @@ import pytest
 from harness.guest.image import COMPILE
 from harness.host.identity import allocate
 from harness.host.process import run as run_program
-from harness.host.run import Run, cache_folder
+from harness.host.run import Run
+from harness.paths import cache_directory
 from harness.sandbox.oci import OciSubstrate
 from harness.sandbox.protocol import Sandbox, Tier, load
 
@@ -72,13 +73,13 @@ def cell(request: pytest.FixtureRequest, run: Run, program: bytes) -> Iterator[C
     with ExitStack() as stack:
         if kind == "oci":
             containers = OciSubstrate(network=True)
-            template = containers.prepare(run, cache_folder(), Tier.FULL)
+            template = containers.prepare(run, cache_directory(), Tier.FULL)
 
             def make() -> Sandbox:
                 return containers.launch(run, template, Tier.FULL, allocate(run.leases, run.id))
         else:
             machines = load("qemu")
-            image = machines.prepare(run, cache_folder(), Tier.DURABLE_POOL)
+            image = machines.prepare(run, cache_directory(), Tier.DURABLE_POOL)
 
             def make() -> Sandbox:
                 who = allocate(run.leases, run.id)
@@ -100,9 +101,9 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
     word = f"coppice-secret-{secrets.token_hex(8)}"
     file = tmp_path_factory.mktemp("host") / "secret"
     file.write_text(word)
-    for folder in (file.parent, *file.parent.parents):
-        if folder.stat().st_uid == os.getuid() and folder != Path("/"):
-            folder.chmod(folder.stat().st_mode | 0o111)
+    for directory in (file.parent, *file.parent.parents):
+        if directory.stat().st_uid == os.getuid() and directory != Path("/"):
+            directory.chmod(directory.stat().st_mode | 0o111)
     with ExitStack() as stack:
         child = stack.enter_context(subprocess.Popen(["sleep", "600"], env={"WORD": word}))
         stack.callback(child.kill)

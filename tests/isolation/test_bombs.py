@@ -17,8 +17,9 @@ import pytest
 from harness.errors import SandboxError
 from harness.host import cgroups
 from harness.host.identity import allocate
-from harness.host.run import Run, cache_folder
+from harness.host.run import Run
 from harness.measure.statistics import percentile
+from harness.paths import cache_directory
 from harness.sandbox.oci import OciSubstrate
 from harness.sandbox.oci.config import Limits
 from harness.sandbox.protocol import Sandbox, Substrate, Template, Tier, load
@@ -66,7 +67,7 @@ def pair(
             made_by = OciSubstrate(limits=limits) if kind == "oci" else load("qemu")
             substrate = cast("Substrate[Template]", made_by)
             tier = Tier.FULL if kind == "oci" else Tier.DURABLE_POOL
-            template = substrate.prepare(run, cache_folder(), tier)
+            template = substrate.prepare(run, cache_directory(), tier)
             sandbox = substrate.launch(run, template, tier, allocate(run.leases, run.id))
             stack.callback(sandbox.destroy)
             sandbox.awaken(60)

@@ -1,4 +1,4 @@
-"""Machines that are not there: files in a folder and the output of programs, as typed below."""
+"""Machines that are not there: files in a directory and the output of programs, as typed below."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Canned(System):
 
 
 def linux(root: Path, files: Mapping[str, str], **changes: object) -> Canned:
-    """A Linux machine of these files; a path ends where a folder of the real machine would."""
+    """A Linux machine of these files; a path ends where a directory of the real machine would."""
     for name, text in files.items():
         path = root / name.lstrip("/")
         path.parent.mkdir(parents=True, exist_ok=True)

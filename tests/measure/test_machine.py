@@ -62,7 +62,7 @@ def test_this_machine_is_what_its_other_programs_say(tmp_path: Path) -> None:
 
 
 @needs_linux
-def test_storage_follows_the_folder() -> None:
+def test_storage_follows_the_directory() -> None:
     if not Path("/dev/shm").is_dir():
         pytest.skip("no /dev/shm here")
     assert machine.describe(None, cache=Path("/dev/shm/coppice")).storage == "memory, tmpfs"
@@ -93,7 +93,7 @@ def test_two_machines_of_one_kind_do_not_share_an_id() -> None:
         ("???", "unknown"),
     ],
 )
-def test_a_folder_name_is_short_and_safe(cpu: str, short: str) -> None:
+def test_a_directory_name_is_short_and_safe(cpu: str, short: str) -> None:
     assert machine.slug(cpu, 4, 8 * 2**30, "x").startswith(f"{short}-4c-8g-")
 
 
@@ -235,10 +235,10 @@ def test_what_a_linux_machine_does_not_tell_is_null(tmp_path: Path) -> None:
 def test_throttling_counts_each_package_once(tmp_path: Path) -> None:
     files = {}
     for cpu, package, core_count, package_count in ((0, 0, 1, 7), (1, 0, 2, 7), (2, 1, 4, 30)):
-        folder = f"/sys/devices/system/cpu/cpu{cpu}"
-        files[f"{folder}/thermal_throttle/core_throttle_count"] = f"{core_count}\n"
-        files[f"{folder}/thermal_throttle/package_throttle_count"] = f"{package_count}\n"
-        files[f"{folder}/topology/physical_package_id"] = f"{package}\n"
+        directory = f"/sys/devices/system/cpu/cpu{cpu}"
+        files[f"{directory}/thermal_throttle/core_throttle_count"] = f"{core_count}\n"
+        files[f"{directory}/thermal_throttle/package_throttle_count"] = f"{package_count}\n"
+        files[f"{directory}/topology/physical_package_id"] = f"{package}\n"
     assert _state(tmp_path, files)["throttle_events"] == 1 + 2 + 4 + 7 + 30
 
 

@@ -19,23 +19,23 @@ from harness.measure import provenance, record
 from tests.measure.factory import run_record
 
 
-def _git(folder: Path, *arguments: str) -> str:
+def _git(directory: Path, *arguments: str) -> str:
     identity = ["-c", "user.name=a", "-c", "user.email=a@b", "-c", "init.defaultBranch=main"]
     clean = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
-    argv = ["git", "-C", str(folder), *identity, *arguments]
+    argv = ["git", "-C", str(directory), *identity, *arguments]
     return subprocess.run(argv, check=True, capture_output=True, text=True, env=clean).stdout
 
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
-    folder = tmp_path / "checkout"
-    (folder / "rigs").mkdir(parents=True)
-    (folder / "rigs" / "test_one.py").write_text("one\n")
-    (folder / ".gitignore").write_text("/_site/\n")
-    _git(folder, "init", "--quiet")
-    _git(folder, "add", ".")
-    _git(folder, "commit", "--quiet", "-m", "one")
-    return folder
+    directory = tmp_path / "checkout"
+    (directory / "rigs").mkdir(parents=True)
+    (directory / "rigs" / "test_one.py").write_text("one\n")
+    (directory / ".gitignore").write_text("/_site/\n")
+    _git(directory, "init", "--quiet")
+    _git(directory, "add", ".")
+    _git(directory, "commit", "--quiet", "-m", "one")
+    return directory
 
 
 def test_a_clean_checkout(checkout: Path) -> None:
@@ -144,8 +144,8 @@ def test_passwords_stay_out_of_the_record() -> None:
     }
 
 
-def _program(folder: Path, name: str, script: str) -> str:
-    path = folder / name
+def _program(directory: Path, name: str, script: str) -> str:
+    path = directory / name
     path.write_text(f"#!/bin/sh\n{script}\n")
     path.chmod(0o755)
     return str(path)

@@ -149,16 +149,16 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 64 KiB."""
     if os.geteuid() != 0:
         pytest.skip("mounting a small tmpfs needs root: sudo -E pytest tests/measure")
-    folder = tmp_path / "small"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "coppice-test", str(folder)]
+    directory = tmp_path / "small"
+    directory.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "coppice-test", str(directory)]
     tried = subprocess.run(mount, capture_output=True, text=True)
     if tried.returncode:
         pytest.skip(f"this host mounts no tmpfs for us: {tried.stderr.strip()}")
     try:
-        yield folder
+        yield directory
     finally:
-        subprocess.run(["umount", str(folder)], check=True)
+        subprocess.run(["umount", str(directory)], check=True)
 
 
 def test_a_full_disk_leaves_nothing_half_written(small_disk: Path) -> None:

@@ -30,14 +30,14 @@ from tests.host.processes import coppice, said
 ROOT = Path(__file__).parents[2]
 IN_A_NETWORK = """
 import time
-from harness.host.run import open_run
+from harness.host.session import open_run
 from harness.network.cubenet import open_cubenet
 from harness.network.endpoint import endpoint
-from harness.sandbox.identity import allocate
+from harness.host.identity import allocate
 
 with open_run() as run, open_cubenet(run) as net, endpoint(run, net) as one:
     net.attach_tap(allocate(run.leases, run.id))
-    print(run.folder, flush=True)
+    print(run.directory, flush=True)
     time.sleep(600)
 """
 
@@ -86,7 +86,7 @@ def test_what_is_attached_to_a_namespace_that_is_gone_can_be_detached(
     run: Run, own: Cubenet
 ) -> None:
     one = allocate(run.leases, run.id)
-    with namespace(run.folder, "short") as path:
+    with namespace(run.directory, "short") as path:
         port = own.attach_netns(one, path)
         assert port.name in interfaces(own.namespace)
     own.detach(one.id)
@@ -99,7 +99,7 @@ def test_what_is_attached_to_a_namespace_that_is_gone_can_be_detached(
 
 def test_an_attachment_that_fails_leaves_nothing(run: Run, own: Cubenet) -> None:
     one = allocate(run.leases, run.id)
-    with namespace(run.folder, "twice") as path:
+    with namespace(run.directory, "twice") as path:
         own.attach_netns(one, path)
         other = allocate(run.leases, run.id)
         before = interfaces(own.namespace)
@@ -113,7 +113,10 @@ def test_an_attachment_that_fails_leaves_nothing(run: Run, own: Cubenet) -> None
 
 
 def test_an_identity_has_one_place_only(run: Run, own: Cubenet) -> None:
-    with endpoint(run, own, Policy.of(["192.0.2.1"])) as one, namespace(run.folder, "two") as path:
+    with (
+        endpoint(run, own, Policy.of(["192.0.2.1"])) as one,
+        namespace(run.directory, "two") as path,
+    ):
         before = interfaces(own.namespace)
         with pytest.raises(UsageError, match="attached already"):
             own.attach_netns(one.identity, path)
@@ -124,7 +127,7 @@ def test_an_identity_has_one_place_only(run: Run, own: Cubenet) -> None:
 
 
 def test_a_process_names_its_namespace_too(run: Run, own: Cubenet) -> None:
-    with namespace(run.folder, "process") as path:
+    with namespace(run.directory, "process") as path:
         with inside(path):
             process = subprocess.Popen(["sleep", "60"], env=dict(run.environment))
         try:
@@ -138,12 +141,12 @@ def test_a_process_names_its_namespace_too(run: Run, own: Cubenet) -> None:
 
 
 def test_a_network_goes_with_its_block(run: Run) -> None:
-    before = set(run.folder.iterdir())
+    before = set(run.directory.iterdir())
     with open_cubenet(run) as opened, endpoint(run, opened):
         path = opened.namespace
         opened.attach_tap(allocate(run.leases, run.id))
         assert path.is_file() and str(path) in Path("/proc/self/mounts").read_text()
-    assert set(run.folder.iterdir()) == before
+    assert set(run.directory.iterdir()) == before
     assert str(path) not in Path("/proc/self/mounts").read_text()
 
 
@@ -154,15 +157,15 @@ def test_of_a_killed_harness_clean_removes_the_networks(
     with subprocess.Popen(
         [sys.executable, "-c", IN_A_NETWORK], cwd=ROOT, stdout=subprocess.PIPE, text=True
     ) as process:
-        folder = said(process)
+        directory = said(process)
         os.kill(process.pid, signal.SIGKILL)
     held = [one for one in find(tmp_path / "runtime") if one.what == "mount"]
     assert {Path(one.name).name.partition("-")[0] for one in held} == {BRIDGE, "endpoint"}
-    assert all(one.run_id == Path(folder).name for one in held)
+    assert all(one.run_id == Path(directory).name for one in held)
     done = coppice("clean")
     assert done.returncode == 0 and f"removed mount {held[0].name}" in done.stdout, done.stderr
-    assert folder not in Path("/proc/self/mounts").read_text()
-    assert not Path(folder).exists()
+    assert directory not in Path("/proc/self/mounts").read_text()
+    assert not Path(directory).exists()
 
 
 OUTSIDE, OUTSIDE6 = "203.0.114.5", "2001:db9::5"
@@ -170,7 +173,7 @@ OUTSIDE, OUTSIDE6 = "203.0.114.5", "2001:db9::5"
 
 def test_the_outside_is_reached_as_policy_says_and_as_one_address(run: Run) -> None:
     """The outside is a namespace of ours: nothing leaves the machine."""
-    with namespace(run.folder, "outside") as outside:
+    with namespace(run.directory, "outside") as outside:
         with inside(outside):
             there = Links()
             there.send(links.up(LOOPBACK))

@@ -6,10 +6,11 @@ import pytest
 
 from harness.errors import GuestTimeout, Unsupported
 from harness.host.identity import NETWORK, allocate
-from harness.host.run import Run, cache_folder
+from harness.host.run import Run
 from harness.network.cubenet import Cubenet
 from harness.network.endpoint import endpoint
 from harness.network.policy import Policy
+from harness.paths import cache_directory
 from harness.procedures.echo import WAIT_S, echo
 from harness.procedures.fleet import Fleet
 from harness.sandbox.protocol import Sharing, Tier, load
@@ -25,7 +26,7 @@ def test_each_returns_a_packet_to_who_may_ask_and_to_nobody_else(
     run: Run, net: Cubenet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     substrate = load("qemu")
-    template = substrate.prepare(run, cache_folder(), Tier.DURABLE_POOL)
+    template = substrate.prepare(run, cache_directory(), Tier.DURABLE_POOL)
     source = allocate(run.leases, run.id)
     taken = [source.id]
 

@@ -10,11 +10,12 @@ from contextlib import contextmanager
 import pytest
 
 from harness.host.identity import allocate
-from harness.host.run import Run, cache_folder
+from harness.host.run import Run
 from harness.network.cubenet import NOTHING, Cubenet
 from harness.network.endpoint import Endpoint, endpoint
 from harness.network.namespace import inside
 from harness.network.policy import Policy
+from harness.paths import cache_directory
 from harness.sandbox.protocol import Tier, load
 from harness.sandbox.qemu import QemuSubstrate
 from harness.sandbox.qemu.sandbox import QemuSandbox
@@ -31,7 +32,7 @@ PORT = 7007
 @pytest.fixture(scope="module")
 def guest(run: Run, net: Cubenet) -> Iterator[QemuSandbox]:
     substrate = QemuSubstrate()
-    template = substrate.prepare(run, cache_folder(), TIER)
+    template = substrate.prepare(run, cache_directory(), TIER)
     identity = allocate(run.leases, run.id)
     port = net.attach_tap(identity)
     sandbox = substrate.launch(run, template, TIER, identity, tap=port.descriptor)

@@ -37,7 +37,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture
 def where(run: Run) -> Iterator[Path]:
-    with namespace(run.folder, "filter") as path:
+    with namespace(run.directory, "filter") as path:
         yield path
 
 

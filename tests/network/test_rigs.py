@@ -79,8 +79,8 @@ def test_a_flood_at_a_rate_never_makes_up_for_what_it_was_late_with(tmp_path: Pa
 def test_without_its_tool_a_rig_is_skipped_with_the_command_that_helps(
     rig: str, missing: str, remedy: str, tmp_path: Path
 ) -> None:
-    for folder in os.environ["PATH"].split(":"):
-        for program in Path(folder).iterdir() if Path(folder).is_dir() else ():
+    for directory in os.environ["PATH"].split(":"):
+        for program in Path(directory).iterdir() if Path(directory).is_dir() else ():
             link = tmp_path / program.name
             if program.name != missing and not link.exists():
                 link.symlink_to(program)

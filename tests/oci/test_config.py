@@ -78,5 +78,5 @@ def test_nothing_is_given_that_was_not_meant(tmp_path: Path) -> None:
     assert not allowed & {"mount", "keyctl", "bpf", "ptrace", "unshare", "setns", "init_module"}
 
 
-def test_groups_of_another_folder_of_runs_are_not_ours(tmp_path: Path) -> None:
+def test_groups_of_another_directory_of_runs_are_not_ours(tmp_path: Path) -> None:
     assert cgroups.parent_of(tmp_path / "a") != cgroups.parent_of(tmp_path / "b")

@@ -22,8 +22,10 @@ from harness.guest.protocol import Kind, Tag, field
 from harness.host import cgroups
 from harness.host.identity import allocate
 from harness.host.leftovers import find
-from harness.host.run import Run, cache_folder, open_run
+from harness.host.run import Run
+from harness.host.session import open_run
 from harness.network.policy import Policy
+from harness.paths import cache_directory
 from harness.procedures.ladder import climb
 from harness.sandbox.oci import OciSubstrate
 from harness.sandbox.oci.config import Limits
@@ -49,7 +51,7 @@ def launch(run: Run) -> Iterator[Launch]:
         def one(
             substrate: OciSubstrate, tier: Tier = Tier.FULL, hostname: str = ""
         ) -> SharedSandbox:
-            template = substrate.prepare(run, cache_folder(), tier)
+            template = substrate.prepare(run, cache_directory(), tier)
             identity = allocate(run.leases, run.id)
             identity = replace(identity, hostname=hostname or identity.hostname)
             made = substrate.launch(run, template, tier, identity)
@@ -61,7 +63,7 @@ def launch(run: Run) -> Iterator[Launch]:
 
 def _traces(run: Run, id: str) -> list[str]:
     """What is on this host of a container."""
-    found = [str(path) for path in run.folder.rglob(f"*{id}*")]
+    found = [str(path) for path in run.directory.rglob(f"*{id}*")]
     found += [line for line in Path("/proc/self/mounts").read_text().splitlines() if id in line]
     return found + [str(one) for one in cgroups.find().groups(f"{cgroups.group_of(run)}/{id}")]
 
@@ -79,7 +81,7 @@ def _alive(pid: int) -> bool:
 def test_every_shape_climbs_the_ladder_and_leaves_nothing(name: str, run: Run) -> None:
     substrate = load(name)
     assert substrate.name == name
-    template = substrate.prepare(run, cache_folder(), Tier.FULL)
+    template = substrate.prepare(run, cache_directory(), Tier.FULL)
     identity = allocate(run.leases, run.id)
     done = climb(lambda: substrate.launch(run, template, Tier.FULL, identity), "first-touch", 60)
     assert done.failure is None
@@ -104,7 +106,7 @@ def test_what_one_writes_no_other_sees_and_the_root_stays(launch: Launch, run: R
         first.agent.run(["/bin/rm", "/bin/cat"])
         assert second.agent.run(["/bin/ls", "/bin/mine"]).code != 0
         assert second.agent.run(["/bin/cat", "/etc/hostname"]).code == 0
-    root = rootfs.busybox(cache_folder())
+    root = rootfs.busybox(cache_directory())
     assert rootfs.tree_digest(root.path) == root.sha256
 
 
@@ -115,7 +117,7 @@ def test_one_of_a_pool_does_nothing_until_it_is_woken(launch: Launch, run: Run) 
         Tag.ARG, "while :; do echo x >>/tmp/log; done"))  # fmt: skip
     eventually(lambda: busy.agent.run(["/bin/wc", "-c", "/tmp/log"]).stdout[:1].isdigit())
     busy.stop()
-    path = next((run.folder / "oci" / busy.id).rglob("log"))
+    path = next((run.directory / "oci" / busy.id).rglob("log"))
     before = path.stat().st_size
     time.sleep(0.2)
     assert path.stat().st_size == before
@@ -171,7 +173,7 @@ def test_a_debian_with_python_runs_python(launch: Launch) -> None:
 
 def test_plain_runc_runs_the_same_bundle(run: Run) -> None:
     substrate = OciSubstrate()
-    template = substrate.prepare(run, cache_folder(), Tier.FULL)
+    template = substrate.prepare(run, cache_directory(), Tier.FULL)
     assert 0 < run_echo(run, substrate, template, "word") < 60
 
 
@@ -180,7 +182,7 @@ def test_plain_runc_runs_the_same_bundle(run: Run) -> None:
 
 def test_a_bundle_without_its_binary_says_so(run: Run, tmp_path: Path) -> None:
     substrate = OciSubstrate()
-    template = substrate.prepare(run, cache_folder(), Tier.FULL)
+    template = substrate.prepare(run, cache_directory(), Tier.FULL)
     lower = tmp_path / "lower"
     shutil.copytree(template.lower, lower, symlinks=True)
     (lower / ".agent").unlink()
@@ -196,23 +198,23 @@ def test_a_root_that_is_a_link_to_the_hosts_is_refused(run: Run, tmp_path: Path)
     link.symlink_to("/")
     substrate = OciSubstrate(root=lambda cache: rootfs.from_path(link))
     with pytest.raises(ImageError, match="is a link to /"):
-        substrate.prepare(run, cache_folder(), Tier.FULL)
+        substrate.prepare(run, cache_directory(), Tier.FULL)
 
 
 @pytest.fixture
 def strange() -> Iterator[Path]:
-    """A runtime folder with every separator in its name, open to sandboxes' users."""
-    folder = Path(f"/run/coppice test, a:b\nc\\d {os.getpid()}")
-    folder.mkdir(mode=0o755)
-    yield folder
-    shutil.rmtree(folder)
+    """A runtime directory with every separator in its name, open to sandboxes' users."""
+    directory = Path(f"/run/coppice test, a:b\nc\\d {os.getpid()}")
+    directory.mkdir(mode=0o755)
+    yield directory
+    shutil.rmtree(directory)
 
 
 @pytest.mark.parametrize("overlay", [True, False])
 def test_paths_with_spaces_commas_and_newlines_work(strange: Path, overlay: bool) -> None:
     with open_run(strange) as run:
         substrate = OciSubstrate(overlay=overlay)
-        template = substrate.prepare(run, cache_folder(), Tier.FULL)
+        template = substrate.prepare(run, cache_directory(), Tier.FULL)
         sandbox = substrate.launch(run, template, Tier.FULL, allocate(run.leases, run.id))
         try:
             sandbox.awaken(30)
@@ -223,10 +225,10 @@ def test_paths_with_spaces_commas_and_newlines_work(strange: Path, overlay: bool
 
 
 def test_a_hostname_of_300_characters_makes_nothing(run: Run, launch: Launch) -> None:
-    before = sorted((run.folder / "oci").iterdir()) if (run.folder / "oci").exists() else []
+    before = sorted((run.directory / "oci").iterdir()) if (run.directory / "oci").exists() else []
     with pytest.raises(UsageError, match="this one has 300"):
         launch(OciSubstrate(), hostname="h" * 300)
-    assert sorted((run.folder / "oci").iterdir()) == before
+    assert sorted((run.directory / "oci").iterdir()) == before
 
 
 def test_without_runc_it_is_not_measured_and_says_what_to_install(
@@ -236,7 +238,7 @@ def test_without_runc_it_is_not_measured_and_says_what_to_install(
         (tmp_path / program).symlink_to(shutil.which(program) or "/nowhere")
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(Unsupported, match="apt-get install runc"):
-        OciSubstrate().prepare(run, cache_folder(), Tier.FULL)
+        OciSubstrate().prepare(run, cache_directory(), Tier.FULL)
 
 
 def test_a_runc_that_hangs_on_delete_holds_nobody_up(
@@ -252,7 +254,7 @@ def test_a_runc_that_hangs_on_delete_holds_nobody_up(
     monkeypatch.setattr("harness.sandbox.oci.runc.DELETE_LIMIT_S", 0.3)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     substrate = OciSubstrate()
-    template = substrate.prepare(run, cache_folder(), Tier.FULL)
+    template = substrate.prepare(run, cache_directory(), Tier.FULL)
     assert isinstance(template, OciTemplate)
     sandbox = substrate.launch(run, template, Tier.FULL, allocate(run.leases, run.id))
     pid = sandbox.pid
@@ -264,17 +266,18 @@ def test_a_runc_that_hangs_on_delete_holds_nobody_up(
 HOLDS = """
 import sys, time
 from pathlib import Path
-from harness.host.run import cache_folder, open_run
-from harness.sandbox.identity import allocate
+from harness.host.session import open_run
+from harness.paths import cache_directory
+from harness.host.identity import allocate
 from harness.sandbox.oci import OciSubstrate
 from harness.sandbox.protocol import Tier
 with open_run() as run:
     substrate = OciSubstrate(network=True)
-    template = substrate.prepare(run, cache_folder(), Tier.FULL)
+    template = substrate.prepare(run, cache_directory(), Tier.FULL)
     for tier in (Tier.FULL, Tier.PREWARM_POOL):
         made = substrate.launch(run, template, tier, allocate(run.leases, run.id))
         print(made.pid, flush=True)
-    print(run.folder, flush=True)
+    print(run.directory, flush=True)
     time.sleep(600)
 """
 
@@ -290,7 +293,7 @@ def test_of_a_killed_harness_even_frozen_containers_go(
         holder.kill()
         holder.wait()
     assert _alive(pids[1])  # it is frozen, and waits for ever
-    assert {one.what for one in find(strange)} >= {"cgroup", "mount", "folder"}
+    assert {one.what for one in find(strange)} >= {"cgroup", "mount", "directory"}
     with open_run(strange):  # whoever comes next clears up
         pass
     assert not any(map(_alive, pids))
@@ -301,7 +304,7 @@ def test_of_a_killed_harness_even_frozen_containers_go(
 def test_the_shared_agent_takes_no_name_and_no_clock_even_as_root(run: Run) -> None:
     """In a bare process, where nothing but the program itself would keep it from the host's."""
     substrate = load("process")
-    template = substrate.prepare(run, cache_folder(), Tier.FULL)
+    template = substrate.prepare(run, cache_directory(), Tier.FULL)
     sandbox = substrate.launch(run, template, Tier.FULL, allocate(run.leases, run.id))
     try:
         name, at = os.uname().nodename, time.time()
@@ -320,5 +323,5 @@ def test_the_shared_agent_takes_no_name_and_no_clock_even_as_root(run: Run) -> N
         assert abs(time.time() - at) < 300
     finally:
         sandbox.destroy()
-    program = shared_agent.build(cache_folder()).read_bytes()
+    program = shared_agent.build(cache_directory()).read_bytes()
     assert b"/dev/mem" not in program

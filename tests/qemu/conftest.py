@@ -8,7 +8,8 @@ from contextlib import ExitStack
 import pytest
 
 from harness.host.identity import allocate
-from harness.host.run import Run, cache_folder
+from harness.host.run import Run
+from harness.paths import cache_directory
 from harness.sandbox.protocol import Tier
 from harness.sandbox.qemu import QemuSubstrate
 from harness.sandbox.qemu.sandbox import QemuSandbox
@@ -25,7 +26,7 @@ def substrate() -> QemuSubstrate:
 @pytest.fixture(scope="session")
 def template(run: Run, substrate: QemuSubstrate) -> QemuTemplate:
     """With a checkpoint: good for every tier."""
-    return substrate.prepare(run, cache_folder(), Tier.DURABLE_POOL)
+    return substrate.prepare(run, cache_directory(), Tier.DURABLE_POOL)
 
 
 @pytest.fixture

@@ -63,7 +63,7 @@ def test_a_program_that_is_not_there_is_refused(guest: QemuSandbox) -> None:
     guest.agent.ping()
 
 
-def test_folder_and_environment_are_the_callers(guest: QemuSandbox) -> None:
+def test_directory_and_environment_are_the_callers(guest: QemuSandbox) -> None:
     done = guest.agent.run(
         ["/bin/sh", "-c", "pwd; echo $COLOUR"], cwd="/tmp", env={"COLOUR": "green"}
     )

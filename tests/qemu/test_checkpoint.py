@@ -20,7 +20,10 @@ from harness.errors import (
     SandboxError,
 )
 from harness.host.identity import allocate
-from harness.host.run import HALF_BUILT, Run, cache_folder, open_run
+from harness.host.locks import HALF_BUILT
+from harness.host.run import Run
+from harness.host.session import open_run
+from harness.paths import cache_directory
 from harness.sandbox.pool import Pool
 from harness.sandbox.protocol import Sandbox, Tier
 from harness.sandbox.qemu import QemuSubstrate
@@ -38,11 +41,11 @@ def sealed(template: QemuTemplate) -> Checkpoint:
 @pytest.fixture
 def small(tmp_path: Path) -> Path:
     """A checkpoint that is whole by its own word, and small enough to be damaged at leisure."""
-    with writing(tmp_path, {"qemu": "7"}) as folder:
-        (folder / MEMORY).write_bytes(b"memory" * 1000)
-        (folder / DEVICES).write_bytes(b"devices")
+    with writing(tmp_path, {"qemu": "7"}) as directory:
+        (directory / MEMORY).write_bytes(b"memory" * 1000)
+        (directory / DEVICES).write_bytes(b"devices")
     (made,) = (tmp_path / "checkpoints").iterdir()
-    assert load(made, {"qemu": "7"}).folder == made
+    assert load(made, {"qemu": "7"}).directory == made
     return made
 
 
@@ -96,7 +99,7 @@ def test_a_vmm_that_is_given_garbage_says_so(
     launch: Launch, sealed: Checkpoint, tmp_path: Path
 ) -> None:
     sandbox = launch(Tier.DURABLE_POOL)
-    shutil.copytree(sealed.folder, tmp_path / "damaged", ignore=lambda *_: [MEMORY])
+    shutil.copytree(sealed.directory, tmp_path / "damaged", ignore=lambda *_: [MEMORY])
     (tmp_path / "damaged" / DEVICES).write_bytes(b"\0garbage" * 1000)
     sandbox._checkpoint = Checkpoint(tmp_path / "damaged", "x", {})
     with pytest.raises(SandboxError):
@@ -118,7 +121,7 @@ def tiny_disk(tmp_path: Path) -> Iterator[Path]:
 
 def test_a_full_disk_leaves_nothing_half_written(run: Run, tiny_disk: Path) -> None:
     for kept in ("kernels", "images", "accelerator"):
-        (tiny_disk / kept).symlink_to(cache_folder() / kept)
+        (tiny_disk / kept).symlink_to(cache_directory() / kept)
     with pytest.raises(DiskFull, match="no room for") as refusal:
         QemuSubstrate().prepare(run, tiny_disk, Tier.DURABLE_POOL)
     assert refusal.value.exit_code == 74
@@ -130,7 +133,7 @@ def test_durability(substrate: QemuSubstrate, tmp_path: Path) -> None:
     """Every process killed, the page cache dropped, another run: guests answer with their state."""
 
     def pool(run: Run) -> Pool[Sandbox]:
-        template = substrate.prepare(run, cache_folder(), Tier.DURABLE_PREWARM_POOL)
+        template = substrate.prepare(run, cache_directory(), Tier.DURABLE_PREWARM_POOL)
         return Pool(
             lambda: substrate.launch(
                 run, template, Tier.DURABLE_PREWARM_POOL, allocate(run.leases, run.id)

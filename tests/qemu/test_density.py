@@ -26,10 +26,10 @@ WANTED = ("density", "--substrate", "qemu", "--sharing", "mapped")
 
 @pytest.fixture(autouse=True)
 def runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    folder = tmp_path / "runtime"
-    monkeypatch.setenv("COPPICE_RUNTIME", str(folder))
+    directory = tmp_path / "runtime"
+    monkeypatch.setenv("COPPICE_RUNTIME", str(directory))
     monkeypatch.setenv("PYTEST_ADDOPTS", "-p tests.qemu.hurried")
-    return folder
+    return directory
 
 
 def only(results: Path) -> RunRecord:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from harness.host.identity import allocate
-from harness.host.run import Run, cache_folder
+from harness.host.run import Run
+from harness.paths import cache_directory
 from harness.sandbox.protocol import Tier
 from harness.sandbox.qemu import QemuSubstrate
 
 
 def test_it_speaks_over_a_uart(run: Run) -> None:
     substrate = QemuSubstrate(line="serial")
-    template = substrate.prepare(run, cache_folder(), Tier.FULL)
+    template = substrate.prepare(run, cache_directory(), Tier.FULL)
     sandbox = substrate.launch(run, template, Tier.FULL, allocate(run.leases, run.id))
     try:
         sandbox.awaken(60)

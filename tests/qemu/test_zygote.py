@@ -96,7 +96,7 @@ def test_forks_carry_the_run_and_outlive_their_zygote(
         source.process.wait(60)
         with pytest.raises(GuestDied):
             fork(run, substrate, standing)
-    mark = f"{VARIABLE}={run.folder}".encode()
+    mark = f"{VARIABLE}={run.directory}".encode()
     assert mark in Path(f"/proc/{left.vmm.process.pid}/environ").read_bytes().split(b"\0")
     for one in (left, held):
         one.awaken(60)

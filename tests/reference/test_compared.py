@@ -15,7 +15,8 @@ import pytest
 
 from harness.errors import SandboxError, UsageError
 from harness.host import leftovers
-from harness.host.run import Run, cache_folder
+from harness.host.run import Run
+from harness.paths import cache_directory
 from harness.procedures import reachability, reboot
 from harness.procedures.columns import COLUMNS, Column, Stand, holding
 from harness.procedures.reboot import outlives
@@ -39,24 +40,24 @@ needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="mounts and networks a
 def test_what_outlives_a_reboot(
     column: Column, state: bool, writes: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folders: list[Path] = []
+    directories: list[Path] = []
     volatile = reboot._volatile
 
     @contextmanager
     def noted() -> Iterator[Path]:
-        with volatile() as folder:
-            folders.append(folder)
-            yield folder
+        with volatile() as directory:
+            directories.append(directory)
+            yield directory
 
     monkeypatch.setattr(reboot, "_volatile", noted)
     after = outlives(column)
     assert (after.state, after.writes) == (state, writes)
     assert after.own_kernel is (column.substrate in ("gvisor", "qemu"))
     assert after.seconds > 0
-    (folder,) = folders
-    assert str(folder) not in Path("/proc/self/mounts").read_text()
-    assert not folder.exists()
-    assert not leftovers.mark_of(folder.parent).exists()
+    (directory,) = directories
+    assert str(directory) not in Path("/proc/self/mounts").read_text()
+    assert not directory.exists()
+    assert not leftovers.mark_of(directory.parent).exists()
 
 
 @needs_root
@@ -65,7 +66,7 @@ def test_what_a_killed_rig_leaves_of_a_reboot_is_found(tmp_path: Path) -> None:
     runtime.mkdir()
     code = (
         "import time\n"
-        "from harness.sandbox import reboot\n"
+        "from harness.procedures import reboot\n"
         "from harness.procedures.columns import Column\n"
         "from harness.sandbox.protocol import Tier\n"
         "reboot._power_off = lambda *more, **options: print(flush=True) or time.sleep(60)\n"
@@ -87,8 +88,8 @@ def test_what_a_killed_rig_leaves_of_a_reboot_is_found(tmp_path: Path) -> None:
             os.utime(run, (0, 0))
         os.utime(host, (0, 0))
         found = [one.what for one in leftovers.find(runtime)]
-        assert found[-3:] == ["mount", "file", "folder"]
-        assert "process" in found or "folder" in found[:-1]
+        assert found[-3:] == ["mount", "file", "directory"]
+        assert "process" in found or "directory" in found[:-1]
     finally:
         leftovers.reclaim(runtime)
     assert not host.exists()
@@ -100,19 +101,19 @@ def test_what_a_killed_rig_leaves_of_a_reboot_is_found(tmp_path: Path) -> None:
 @needs_root
 def test_what_lives_on_after_the_power_went_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reboot, "PATIENCE_S", 0.2)
-    with reboot._volatile() as folder:
-        child = subprocess.Popen(["sleep", "60"], cwd=folder)
+    with reboot._volatile() as directory:
+        child = subprocess.Popen(["sleep", "60"], cwd=directory)
         try:
-            assert holding(folder) == set()  # nothing tells whose it is
+            assert holding(directory) == set()  # nothing tells whose it is
             with pytest.raises(SandboxError, match="in use after all was killed"):
-                reboot._power_off(folder)
+                reboot._power_off(directory)
         finally:
             child.kill()
             child.wait()
-        (folder / "leases").mkdir()
-        reboot._power_off(folder)
-        assert list(folder.iterdir()) == []
-    assert not folder.exists()
+        (directory / "leases").mkdir()
+        reboot._power_off(directory)
+        assert list(directory.iterdir()) == []
+    assert not directory.exists()
 
 
 @needs_root
@@ -122,7 +123,7 @@ def test_what_lives_on_after_the_power_went_is_noticed(monkeypatch: pytest.Monke
 def test_whom_a_sandbox_reaches(column: Column, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reachability, "TRIES", 1)
     with ExitStack() as stack:
-        found = reachability.matrix(Stand(run, cache_folder(), column, stack, 1), run)
+        found = reachability.matrix(Stand(run, cache_directory(), column, stack, 1), run)
     assert [one.target for one in found if one.policy == "one" and one.reached] == ["allowed"]
     assert [one.target for one in found if one.policy == "all" and one.reached] == [
         "neighbour", "host", "denied", "allowed",

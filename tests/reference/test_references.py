@@ -15,7 +15,9 @@ import pytest
 from harness.errors import Unsupported, UsageError
 from harness.guest import rootfs
 from harness.host.identity import allocate
-from harness.host.run import Run, cache_folder, open_run
+from harness.host.run import Run
+from harness.host.session import open_run
+from harness.paths import cache_directory
 from harness.procedures.columns import Column, Stand, kernel, marked
 from harness.procedures.ladder import climb
 from harness.sandbox.protocol import Tier, load
@@ -32,7 +34,7 @@ needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="these substrates are 
 )
 def test_it_climbs_the_ladder_and_leaves_nothing(name: str, tier: Tier, run: Run) -> None:
     substrate = load(name)
-    template = substrate.prepare(run, cache_folder(), tier)  # skips where a program is missing
+    template = substrate.prepare(run, cache_directory(), tier)  # skips where a program is missing
     before = marked(run)
     made = climb(
         lambda: substrate.launch(run, template, tier, allocate(run.leases, run.id)),
@@ -52,8 +54,8 @@ def test_it_climbs_the_ladder_and_leaves_nothing(name: str, tier: Tier, run: Run
     assert marked(run) <= before | _daemons(run)
     assert not [
         path
-        for path in run.folder.rglob(f"*{made.sandbox.id}*")
-        if not any(part.startswith(docker.FOLDER) for part in path.parts)
+        for path in run.directory.rglob(f"*{made.sandbox.id}*")
+        if not any(part.startswith(docker.DIRECTORY) for part in path.parts)
     ]
 
 
@@ -63,7 +65,7 @@ def test_it_climbs_the_ladder_and_leaves_nothing(name: str, tier: Tier, run: Run
 )
 def test_a_visit_ends_with_nothing_running(column: Column, run: Run) -> None:
     with ExitStack() as stack:
-        stand = Stand(run, cache_folder(), column, stack, 2)
+        stand = Stand(run, cache_directory(), column, stack, 2)
         before = marked(run)
         climbs = stand.visit(2, "first-exec")
         assert [one.failure for one in climbs] == [None, None]
@@ -85,7 +87,7 @@ def test_without_its_program_it_says_what_to_install(
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr("os.geteuid", lambda: 0)
     with pytest.raises(Unsupported, match="apt-get install"):
-        load(name).prepare(run, cache_folder(), Tier.FULL)
+        load(name).prepare(run, cache_directory(), Tier.FULL)
 
 
 def test_a_program_called_docker_is_believed_when_it_answers_as_docker_does(
@@ -110,17 +112,17 @@ def test_a_program_called_docker_is_believed_when_it_answers_as_docker_does(
 @needs_root
 def test_a_vm_boots_to_its_login(run: Run) -> None:
     """Where its disk was built before: that takes minutes, as booting does without KVM."""
-    if not list((cache_folder() / "disks").glob("*/disk")):
+    if not list((cache_directory() / "disks").glob("*/disk")):
         pytest.skip("its disk takes minutes: bin/mise run bench:compare -- --columns vm-full")
-    assert rootfs.debian(cache_folder(), vm.PACKAGES).path.exists()
+    assert rootfs.debian(cache_directory(), vm.PACKAGES).path.exists()
     if os.environ.get("COPPICE_SLOW") is None:
         pytest.skip("a boot takes most of a minute under emulation: COPPICE_SLOW=1 runs it")
     substrate = load("vm")
-    template = substrate.prepare(run, cache_folder(), Tier.FULL)
+    template = substrate.prepare(run, cache_directory(), Tier.FULL)
     sandbox = substrate.launch(run, template, Tier.FULL, allocate(run.leases, run.id))
     try:
         sandbox.awaken(280)
-        console = next(run.folder.glob("vm-*.console")).read_text(errors="replace")
+        console = next(run.directory.glob("vm-*.console")).read_text(errors="replace")
         assert "login:" in console
         assert kernel(sandbox.agent.hello())[0]
         assert sandbox.agent.run(["/bin/cat", "/proc/1/comm"]).stdout == b"systemd\n"
@@ -130,22 +132,22 @@ def test_a_vm_boots_to_its_login(run: Run) -> None:
 
 @pytest.fixture
 def strange() -> Iterator[Path]:
-    """A runtime folder with every separator in its name, open to sandboxes' users."""
-    folder = Path(f"/run/coppice test, a:b\nc\\d {os.getpid()}")
-    folder.mkdir(mode=0o755)
-    yield folder
-    shutil.rmtree(folder)
+    """A runtime directory with every separator in its name, open to sandboxes' users."""
+    directory = Path(f"/run/coppice test, a:b\nc\\d {os.getpid()}")
+    directory.mkdir(mode=0o755)
+    yield directory
+    shutil.rmtree(directory)
 
 
 @needs_root
 @pytest.mark.parametrize("name", ["bwrap", "docker", "gvisor"])
 def test_a_hostname_of_300_characters_makes_nothing(name: str, run: Run) -> None:
     substrate = load(name)
-    template = substrate.prepare(run, cache_folder(), Tier.FULL)
+    template = substrate.prepare(run, cache_directory(), Tier.FULL)
     identity = replace(allocate(run.leases, run.id), hostname="h" * 300)
     with pytest.raises(UsageError, match="this one has 300"):
         substrate.launch(run, template, Tier.FULL, identity)
-    assert list(run.folder.glob(f"*{identity.id}*")) == []
+    assert list(run.directory.glob(f"*{identity.id}*")) == []
     assert not identity.lease.exists()
 
 
@@ -154,7 +156,7 @@ def test_a_hostname_of_300_characters_makes_nothing(name: str, run: Run) -> None
 def test_paths_with_spaces_commas_and_newlines_work(name: str, strange: Path) -> None:
     substrate = load(name)
     with open_run(strange) as run:
-        template = substrate.prepare(run, cache_folder(), Tier.FULL)
+        template = substrate.prepare(run, cache_directory(), Tier.FULL)
         sandbox = substrate.launch(run, template, Tier.FULL, allocate(run.leases, run.id))
         try:
             sandbox.awaken(30)
@@ -170,7 +172,7 @@ def test_where_docker_cannot_work_it_says_where_it_can(strange: Path) -> None:
         open_run(strange) as run,
         pytest.raises(Unsupported, match="a comma in its path"),
     ):
-        load("docker").prepare(run, cache_folder(), Tier.FULL)
+        load("docker").prepare(run, cache_directory(), Tier.FULL)
 
 
 def test_a_docker_that_hangs_on_removal_holds_nobody_up(

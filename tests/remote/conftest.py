@@ -19,19 +19,19 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         pytest.skip("sshd in a network namespace needs root")
     if not (Path(SSHD).exists() and shutil.which("ssh")):
         pytest.skip("needs sshd: bin/setup --tests")
-    folder = tmp_path_factory.mktemp("sshd")
+    directory = tmp_path_factory.mktemp("sshd")
     env = {
-        "HOME": str(folder),  # its shells read nothing of the user's
-        "XDG_CACHE_HOME": str(folder / "cache"),
-        "COPPICE_RUNTIME": str(folder / "runtime"),
+        "HOME": str(directory),  # its shells read nothing of the user's
+        "XDG_CACHE_HOME": str(directory / "cache"),
+        "COPPICE_RUNTIME": str(directory / "runtime"),
     }
-    with serving(folder, env) as opened:
+    with serving(directory, env) as opened:
         yield opened
 
 
 @pytest.fixture(autouse=True)
 def near(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """This side: the test's own settings of ssh, and a folder of runs of its own."""
+    """This side: the test's own settings of ssh, and a directory of runs of its own."""
     monkeypatch.setenv(CONFIG, str(server.config))
     monkeypatch.setenv("COPPICE_RUNTIME", str(tmp_path / "near"))
     monkeypatch.setenv("COPPICE_CACHE", str(tmp_path / "near-cache"))

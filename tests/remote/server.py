@@ -1,6 +1,7 @@
 """A real sshd of a test's own: own keys, own settings, in a network namespace of its own.
 
-Nothing of the user's or the system's is read or written, but for the folder that sshd insists on.
+Nothing of the user's or the system's is read or written, but for the directory that sshd insists
+on.
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ PORT = 2222
 THERE = "ssh://there"
 _SERVER = """\
 ListenAddress 127.0.0.1:{port}
-HostKey {folder}/host_key
-AuthorizedKeysFile {folder}/key.pub
+HostKey {directory}/host_key
+AuthorizedKeysFile {directory}/key.pub
 PidFile none
 StrictModes no
 UsePAM no
@@ -42,9 +43,9 @@ Host there
   HostName 127.0.0.1
   Port {port}
   User {user}
-  IdentityFile {folder}/key
+  IdentityFile {directory}/key
   IdentitiesOnly yes
-  UserKnownHostsFile {folder}/known
+  UserKnownHostsFile {directory}/known
   GlobalKnownHostsFile /dev/null
   ProxyCommand {python} -c '{proxy}' {namespace} {port}
 """
@@ -64,41 +65,41 @@ _PROXY = (
 class Server:
     """A running sshd. `config` is the client's."""
 
-    folder: Path
+    directory: Path
     namespace: Path
     env: dict[str, str]
     process: subprocess.Popen[bytes] | None = None
 
     @property
     def config(self) -> Path:
-        return self.folder / "config"
+        return self.directory / "config"
 
     def start(self) -> None:
         env = " ".join(f'{name}="{value}"' for name, value in self.env.items())
-        text = _SERVER.format(folder=self.folder, port=PORT, env=env)
-        (self.folder / "sshd_config").write_text(text)
-        with inside(self.namespace), (self.folder / "log").open("ab") as log:
+        text = _SERVER.format(directory=self.directory, port=PORT, env=env)
+        (self.directory / "sshd_config").write_text(text)
+        with inside(self.namespace), (self.directory / "log").open("ab") as log:
             before = log.tell()  # what a former one said
             self.process = subprocess.Popen(
-                [SSHD, "-D", "-e", "-f", self.folder / "sshd_config"],
+                [SSHD, "-D", "-e", "-f", self.directory / "sshd_config"],
                 stdin=subprocess.DEVNULL,
                 stderr=log,
             )
         deadline = time.monotonic() + 60
-        while b"Server listening" not in (self.folder / "log").read_bytes()[before:]:
-            assert self.process.poll() is None, (self.folder / "log").read_text()
+        while b"Server listening" not in (self.directory / "log").read_bytes()[before:]:
+            assert self.process.poll() is None, (self.directory / "log").read_text()
             assert time.monotonic() < deadline, "sshd does not listen"
             time.sleep(0.01)
 
     def new_key(self) -> None:
         """Another host key, known to nobody, from the next start on."""
-        (self.folder / "host_key").unlink(missing_ok=True)
-        keygen(self.folder / "host_key")
+        (self.directory / "host_key").unlink(missing_ok=True)
+        keygen(self.directory / "host_key")
 
     def trust(self) -> None:
         """Let the client know the host key that there is."""
-        public = (self.folder / "host_key.pub").read_text().split()
-        (self.folder / "known").write_text(f"[127.0.0.1]:{PORT} {public[0]} {public[1]}\n")
+        public = (self.directory / "host_key.pub").read_text().split()
+        (self.directory / "known").write_text(f"[127.0.0.1]:{PORT} {public[0]} {public[1]}\n")
 
     def sessions(self) -> list[psutil.Process]:
         """One process of sshd's for each connection."""
@@ -139,21 +140,21 @@ def keygen(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def serving(folder: Path, env: Mapping[str, str]) -> Iterator[Server]:
+def serving(directory: Path, env: Mapping[str, str]) -> Iterator[Server]:
     """A server whose key the client knows."""
     Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)
-    with namespace(folder, "there") as place:
+    with namespace(directory, "there") as place:
         with inside(place):
             own = Links()
             own.send(up(LOOPBACK))
             own.close()
-        keygen(folder / "key")
-        server = Server(folder, place, dict(env))
+        keygen(directory / "key")
+        server = Server(directory, place, dict(env))
         server.new_key()
         server.trust()
         server.config.write_text(
             _CLIENT.format(
-                folder=folder,
+                directory=directory,
                 port=PORT,
                 user=os.environ.get("USER") or "root",
                 python=sys.executable,

@@ -15,7 +15,7 @@ from tests.remote.server import PORT, THERE, Server
 def restored(server: Server) -> Iterator[Server]:
     """The server, whose keys and files are as they were afterwards."""
     names = ("host_key", "host_key.pub", "known", "key.pub")
-    kept = {server.folder / name: (server.folder / name).read_bytes() for name in names}
+    kept = {server.directory / name: (server.directory / name).read_bytes() for name in names}
     yield server
     server.stop()
     for path, content in kept.items():
@@ -40,13 +40,13 @@ def test_a_host_key_that_changed_ends_it_and_says_what_to_do(restored: Server) -
 
 
 def test_a_key_that_nobody_knows_is_not_taken_by_itself(restored: Server) -> None:
-    (restored.folder / "known").write_text("")
+    (restored.directory / "known").write_text("")
     assert "connect once by hand" in str(refused())
-    assert (restored.folder / "known").read_text() == ""
+    assert (restored.directory / "known").read_text() == ""
 
 
 def test_a_host_that_does_not_let_us_in(restored: Server) -> None:
-    (restored.folder / "key.pub").write_text("")
+    (restored.directory / "key.pub").write_text("")
     assert "does not let us in" in str(refused())
 
 
@@ -62,9 +62,9 @@ def test_a_host_that_is_not_there() -> None:
 
 def test_nothing_is_left_of_a_connection(server: Server) -> None:
     with Connection(Address.parse(THERE)) as connection:
-        folder = connection._folder
-        assert folder.exists()
-    assert not folder.exists()
+        directory = connection._directory
+        assert directory.exists()
+    assert not directory.exists()
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,8 @@ from psutil import process_iter as processes
 from harness.errors import CommandFailed, DiskFull, GuestTimeout, HostLost, MissingTool
 from harness.host.local import Local
 from harness.host.protocol import Host, Started, must
-from harness.host.run import Run, open_run
+from harness.host.run import Run
+from harness.host.session import open_run
 from harness.remote.ssh import Ssh, open_ssh
 from harness.remote.ssh_connection import Address
 from tests.host.processes import eventually
@@ -39,7 +40,7 @@ def host(request: pytest.FixtureRequest, own_run: Run) -> Iterator[Host]:
             opened.python = None
             opened._now, opened.clock = "cut -d' ' -f1 /proc/uptime", "/proc/uptime, 10 ms"
         yield opened
-    assert not Path(opened.folder).exists()
+    assert not Path(opened.directory).exists()
 
 
 def test_a_program_runs_with_its_words_its_input_and_its_end(host: Host) -> None:
@@ -70,7 +71,7 @@ def test_a_program_that_must_succeed_says_why_it_did_not(host: Host) -> None:
 
 def test_files_go_there_and_back(host: Host, tmp_path: Path) -> None:
     content = bytes(range(256)) * 1000
-    path = f"{host.folder}/a folder/it's a file"
+    path = f"{host.directory}/a directory/it's a file"
     host.put(content, path, 0o755)
     assert host.get(path) == content and os.access(path, os.X_OK)
     (tmp_path / "source").write_bytes(b"other")
@@ -132,7 +133,7 @@ def test_what_a_process_ended_with_is_told(host: Host) -> None:
     assert process.poll() == 7 and process.said() == "why"
     host.signal(process, signal.SIGCONT)  # nothing happens
     process.end()
-    eventually(lambda: not _naming(f"{host.folder}/two."))  # what carried its line ends too
+    eventually(lambda: not _naming(f"{host.directory}/two."))  # what carried its line ends too
 
 
 def _naming(path: str) -> list[int]:
@@ -148,12 +149,12 @@ def _naming(path: str) -> list[int]:
 def test_what_was_started_ends_with_the_connection(server: Server, own_run: Run) -> None:
     with open_ssh(own_run, Address.parse(THERE)) as host:
         process = host.start(["sleep", "600"], "long")
-        assert Path(host.folder).exists()
+        assert Path(host.directory).exists()
         with pytest.raises(HostLost, match="clean"):
             server.drop()
             eventually(lambda: not host.connection.lives)
             host.run(["true"])
-        eventually(lambda: not Path(host.folder).exists())
+        eventually(lambda: not Path(host.directory).exists())
         eventually(lambda: not Path(f"/proc/{process.pid}").exists())
         process.end()
 

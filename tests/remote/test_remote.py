@@ -14,7 +14,7 @@ import pytest
 
 from harness.cli import main
 from harness.errors import DiskFull, HostKeyChanged, HostLost
-from harness.host.run import lives
+from harness.host.locks import lives
 from harness.measure import provenance
 from harness.measure.record import digest, find, load
 from harness.remote import remote_run
@@ -32,9 +32,9 @@ def there(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def copies(server: Server) -> list[Path]:
-    """Folders of remote runs that are there."""
-    folder = server.folder / "cache" / "coppice" / "remote"
-    return list(folder.iterdir()) if folder.is_dir() else []
+    """Directories of remote runs that are there."""
+    directory = server.directory / "cache" / "coppice" / "remote"
+    return list(directory.iterdir()) if directory.is_dir() else []
 
 
 def test_records_of_a_run_there_come_here_and_nothing_stays(
@@ -51,7 +51,7 @@ def test_records_of_a_run_there_come_here_and_nothing_stays(
     (kept,) = path.parent.glob("*.pytest-benchmark.json")
     assert kept.name.startswith(digest(kept)), "what stands beside it came by its digest too"
     assert copies(server) == []
-    assert [one.name for one in (server.folder / "runtime").rglob("*")] == ["leases"]
+    assert [one.name for one in (server.directory / "runtime").rglob("*")] == ["leases"]
 
 
 def test_an_exit_code_and_an_error_there_are_ours(
@@ -87,7 +87,7 @@ def test_a_connection_lost_in_any_phase_is_one_clear_error_and_leaves_nothing(
         remote_run.run_there(Address.parse(THERE), NOOP, results, phase)
     assert "coppice clean" in str(lost.value) and lost.value.exit_code == 68
     eventually(lambda: copies(server) == [], 60)
-    eventually(lambda: carrying(str(server.folder / "runtime")) == [], 60)
+    eventually(lambda: carrying(str(server.directory / "runtime")) == [], 60)
     assert len(list(find(results))) == (when == "clean"), "what had come is whole"
 
 
@@ -98,9 +98,9 @@ def test_a_full_disk_there_is_said_and_leaves_nothing(
     disk.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", disk], check=True)
     try:
-        folder = tmp_path / "other"
-        folder.mkdir()
-        with serving(folder, {"HOME": str(folder), "XDG_CACHE_HOME": str(disk)}) as small:
+        directory = tmp_path / "other"
+        directory.mkdir()
+        with serving(directory, {"HOME": str(directory), "XDG_CACHE_HOME": str(disk)}) as small:
             monkeypatch.setenv(CONFIG, str(small.config))
             with pytest.raises(DiskFull, match="no room on ssh://there") as full:
                 remote_run.run_there(Address.parse(THERE), NOOP, tmp_path)
@@ -111,9 +111,9 @@ def test_a_full_disk_there_is_said_and_leaves_nothing(
 
 
 def test_a_changed_key_stops_a_run_before_anything_is_sent(server: Server, tmp_path: Path) -> None:
-    known = server.folder / "known"
+    known = server.directory / "known"
     before = known.read_text()
-    other = (server.folder / "key.pub").read_text().split()[1]
+    other = (server.directory / "key.pub").read_text().split()[1]
     known.write_text(f"[127.0.0.1]:2222 ssh-ed25519 {other}\n")
     try:
         with pytest.raises(HostKeyChanged):
@@ -152,13 +152,13 @@ def test_the_doctor_there_is_that_hosts(server: Server, capfd: pytest.CaptureFix
 
 @pytest.fixture
 def killed(server: Server, tmp_path: Path) -> Iterator[Callable[[], None]]:
-    """A far end that was killed with all that it had started: its folder stays."""
+    """A far end that was killed with all that it had started: its directory stays."""
 
     def phase(name: str) -> None:
         if name == "run":
-            (folder,) = copies(server)
+            (directory,) = copies(server)
             # Again and again: the far end may be starting the harness this instant.
-            eventually(lambda: with_kill(str(server.folder / "cache")) and not lives(folder))
+            eventually(lambda: with_kill(str(server.directory / "cache")) and not lives(directory))
 
     def do() -> None:
         with pytest.raises(HostLost):
@@ -182,7 +182,7 @@ def test_clean_there_removes_what_a_killed_far_end_left(
     killed()
     (left,) = copies(server)
     assert main(["clean"]) == 0
-    assert f"removed folder {left}" in capfd.readouterr().out
+    assert f"removed directory {left}" in capfd.readouterr().out
     assert copies(server) == []
 
 
@@ -192,8 +192,8 @@ def test_a_lost_far_end_is_found_by_its_word(server: Server, tmp_path: Path) -> 
 
     def phase(name: str) -> None:
         if name == "fetch":
-            (folder,) = copies(server)
-            record = next((folder / "out").rglob("*.run.json"))
+            (directory,) = copies(server)
+            record = next((directory / "out").rglob("*.run.json"))
             record.write_text(record.read_text() + " ")
             changed.append(record)
 

@@ -1,4 +1,4 @@
-"""A results folder with every kind of made-up run, and the site built of it, once."""
+"""A results directory with every kind of made-up run, and the site built of it, once."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
     listed = subprocess.run(command, capture_output=True, text=True)
     if listed.returncode:
         pytest.skip("this is no git checkout: which records belong to it is not known")
-    folder = tmp_path_factory.mktemp("kept")
+    directory = tmp_path_factory.mktemp("kept")
     for name in listed.stdout.split("\0")[:-1]:
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(ROOT / name, folder / name)
-    return folder / "results"
+        (directory / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, directory / name)
+    return directory / "results"
 
 
 @dataclass(frozen=True)
@@ -42,8 +42,8 @@ class Made:
 
 @pytest.fixture(scope="session")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
-    folder = tmp_path_factory.mktemp("site")
-    results = folder / "results"
+    directory = tmp_path_factory.mktemp("site")
+    results = directory / "results"
     factory.whole(results)
     (results / factory.HOST / "20261103T000000Z-00000000.cold-start.run.json").write_text(
         '{"schema": "coppice.run/9"}'
@@ -51,5 +51,5 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     (results / factory.HOST / "20261104T000000Z-00000000.cold-start.run.json").write_text(
         '{"schema": "coppice.ru'
     )
-    build(results, folder / "out")
-    return Made(results, folder / "out")
+    build(results, directory / "out")
+    return Made(results, directory / "out")

@@ -22,10 +22,10 @@ from tests.site import factory
 from tests.site.conftest import Made
 
 
-def files(folder: Path) -> dict[str, bytes]:
+def files(directory: Path) -> dict[str, bytes]:
     return {
-        path.relative_to(folder).as_posix(): path.read_bytes()
-        for path in folder.rglob("*")
+        path.relative_to(directory).as_posix(): path.read_bytes()
+        for path in directory.rglob("*")
         if path.is_file()
     }
 
@@ -85,11 +85,11 @@ def test_a_sample_that_is_no_number_makes_a_problem(tmp_path: Path, bad: str, re
 def test_unreadable_and_binary_records_do_not_break_the_rest(tmp_path: Path) -> None:
     results = tmp_path / "results"
     record.write(factory.cold_start("full"), results)
-    folder = results / factory.HOST
-    (folder / "a.run.json").write_bytes(b"\xff\xfe\x00\x01")
-    (folder / "b.run.json").mkdir()
-    (folder / "c.run.json").write_text("[" * 100_000)
-    (folder / "d.run.json").write_text("[]")
+    directory = results / factory.HOST
+    (directory / "a.run.json").write_bytes(b"\xff\xfe\x00\x01")
+    (directory / "b.run.json").mkdir()
+    (directory / "c.run.json").write_text("[" * 100_000)
+    (directory / "d.run.json").write_text("[]")
     built = build(results, tmp_path / "out")
     assert built.records == 1
     assert [one.path[-10:] for one in built.problems] == [
@@ -117,8 +117,8 @@ def test_no_record_at_all(tmp_path: Path) -> None:
     assert "There is no record yet" in (tmp_path / "out" / "runs.html").read_text()
 
 
-def test_no_such_results_folder(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="is no folder of records"):
+def test_no_such_results_directory(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="is no directory of records"):
         build(tmp_path / "results", tmp_path / "out")
 
 
@@ -234,10 +234,10 @@ def test_strings_of_a_record_are_harmless_everywhere(tmp_path: Path) -> None:
         one["dimensions"][EVIL] = EVIL
     data["series"][2]["metric"] = "first-reply"
     data["series"][2]["dimensions"].update(substrate=f"qemu{EVIL}", tier=EVIL)
-    folder = tmp_path / "results" / "x<script>"
-    folder.mkdir(parents=True)
-    (folder / "a<script>.run.json").write_text(json.dumps(data))
-    (folder / "b<script>.run.json").write_text("<script>")
+    directory = tmp_path / "results" / "x<script>"
+    directory.mkdir(parents=True)
+    (directory / "a<script>.run.json").write_text(json.dumps(data))
+    (directory / "b<script>.run.json").write_text("<script>")
     built = build(tmp_path / "results", tmp_path / "out")
     assert built.records == 1, built.problems
     shown = 0
@@ -274,7 +274,7 @@ def test_a_failed_build_leaves_the_old_site_whole(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "sources"]
 
 
-def test_a_folder_that_is_not_ours_is_not_replaced(made: Made, tmp_path: Path) -> None:
+def test_a_directory_that_is_not_ours_is_not_replaced(made: Made, tmp_path: Path) -> None:
     (tmp_path / "precious").write_text("mine")
     with pytest.raises(UsageError, match="not a site that this command built"):
         build(made.results, tmp_path)

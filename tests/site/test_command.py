@@ -26,12 +26,12 @@ def test_the_command_builds_and_names_what_it_left_out(
     assert (out / "index.html").is_file()
 
 
-def test_a_missing_results_folder_is_one_clear_error(
+def test_a_missing_results_directory_is_one_clear_error(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     argv = ["site", "--results", str(tmp_path / "none"), "--out", str(tmp_path / "out")]
     assert cli.main(argv) == 64
-    assert "is no folder of records" in capsys.readouterr().err
+    assert "is no directory of records" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 

@@ -66,13 +66,13 @@ def fleet(
     )
 
 
-def built(folder: Path, *records: RunRecord) -> Path:
-    results = folder / "results"
+def built(directory: Path, *records: RunRecord) -> Path:
+    results = directory / "results"
     results.mkdir()
     for one in records:
         record.write(one, results)
-    build(results, folder / "out")
-    return folder / "out"
+    build(results, directory / "out")
+    return directory / "out"
 
 
 def test_each_fleet_has_its_row_and_what_each_sandbox_takes(tmp_path: Path) -> None:

@@ -153,7 +153,7 @@ def test_what_pyperf_cannot_hold_is_refused(
     assert "no series that pyperf can hold" in capsys.readouterr().err
 
 
-def test_the_crate_of_a_results_folder(tmp_path: Path) -> None:
+def test_the_crate_of_a_results_directory(tmp_path: Path) -> None:
     for day in (1, 2):
         record.write(factory.cold_start("full", day=day, seed=str(random.random())), tmp_path)
     assert main(["export", "--ro-crate", "--results", str(tmp_path)]) == 0

@@ -118,8 +118,8 @@ def test_a_million_samples_and_one_and_none(tmp_path: Path) -> None:
     million[777_777] = 2.5
     data["series"] = data["series"][2:3]
     data["series"][0]["samples"] = million
-    folder = results / factory.HOST
-    (folder / f"{data['run_id']}.cold-start.run.json").write_text(json.dumps(data))
+    directory = results / factory.HOST
+    (directory / f"{data['run_id']}.cold-start.run.json").write_text(json.dumps(data))
     built = build(results, tmp_path / "out")
     assert (built.records, built.problems) == (3, ())
     sizes = [path.stat().st_size for path in (tmp_path / "out").glob("runs/*/*.html")]
@@ -182,14 +182,14 @@ class Begun:
 
 @pytest.fixture(scope="module")
 def begun(tmp_path_factory: pytest.TempPathFactory) -> Begun:
-    folder = tmp_path_factory.mktemp("begun")
-    results, out = folder / "results", folder / "out"
+    directory = tmp_path_factory.mktemp("begun")
+    results, out = directory / "results", directory / "out"
     many(results, 8)
     build(results, out)
     record.write(factory.cold_start("full", day=28, n=6), results)
     next(record.find(results)).unlink()
-    build(results, folder / "fresh")
-    return Begun(results, out, files(folder / "fresh"))
+    build(results, directory / "fresh")
+    return Begun(results, out, files(directory / "fresh"))
 
 
 def test_a_build_that_was_killed_before_all_was_ready_is_as_if_it_never_was(
@@ -203,7 +203,7 @@ def test_a_build_that_was_killed_before_all_was_ready_is_as_if_it_never_was(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patched:
-        patched.setattr(output.Folder, "place", full)
+        patched.setattr(output.Directory, "place", full)
         with pytest.raises(DiskFull, match="was there is as it was"):
             build(begun.results, out)
     assert files(out) == before

@@ -9,7 +9,7 @@ import yaml
 
 from harness.claims import published
 from harness.claims.published import PublishedError
-from harness.site.builder.build import RESULTS
+from harness.paths import PUBLISHED
 
 GOOD = {
     "id": "who.what",
@@ -26,10 +26,10 @@ GOOD = {
 }
 
 
-def write(folder: Path, *figures: Any, name: str = "who.yaml", **top: Any) -> Path:
+def write(directory: Path, *figures: Any, name: str = "who.yaml", **top: Any) -> Path:
     data = {"publisher": "Who", "figures": list(figures), **top}
-    (folder / name).write_text(yaml.safe_dump(data, allow_unicode=True))
-    return folder
+    (directory / name).write_text(yaml.safe_dump(data, allow_unicode=True))
+    return directory
 
 
 def test_a_good_file(tmp_path: Path) -> None:
@@ -125,7 +125,7 @@ def test_quantities(text: str, low: float, high: float | None, of: float | None,
 
 
 def test_ours_load_and_hold_what_the_pages_need() -> None:
-    figures = published.load(RESULTS / "published")
+    figures = published.load(PUBLISHED)
     by_id = {one.id: one for one in figures}
     tiers = {
         one.dimensions["tier"]: one.value
@@ -153,7 +153,7 @@ def test_ours_load_and_hold_what_the_pages_need() -> None:
 
 
 def test_the_remark_on_gibibytes_is_right() -> None:
-    by_id = {one.id: one for one in published.load(RESULTS / "published")}
+    by_id = {one.id: one for one in published.load(PUBLISHED)}
     total = by_id["coppice.density.1000.total"].value
     said = re.search(r"is (\d\.\d\d) GiB", by_id["coppice.density.headline"].remark)
     assert total and said and float(said[1]) == round(total / 2**30, 2)

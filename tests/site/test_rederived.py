@@ -12,7 +12,7 @@ from urllib.parse import unquote
 
 import yaml
 
-from harness.site.builder.build import RESULTS
+from harness.paths import PUBLISHED
 from tests.site.conftest import Made
 
 _SIZE = {"s": 1.0, "ms": 1e-3, "µs": 1e-6, "ns": 1e-9}
@@ -164,7 +164,7 @@ def test_every_published_figure_is_shown_as_its_source_writes_it(made: Made) -> 
         for value, address, text, _ in Figures((made.out / "published.html").read_text()).found
     }
     count = 0
-    for path in (RESULTS / "published").glob("*.yaml"):
+    for path in (PUBLISHED).glob("*.yaml"):
         for one in yaml.safe_load(path.read_text())["figures"]:
             if "value" in one:
                 value, text = shown[f"published.html#{one['id']}"]

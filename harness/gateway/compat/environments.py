@@ -16,12 +16,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from harness import paths
 from harness.errors import CoppiceError, MissingTool, Unsupported
+from harness.host.locks import half_built
 from harness.host.process import run
-from harness.host.run import half_built
 from harness.measure.record import digest
 
-HERE = Path(__file__).parent
+HERE = paths.COMPAT
 JAVASCRIPT = HERE / "javascript"
 PYTHON = HERE / "python"
 """What runs in the environments; not imported here."""
@@ -55,12 +56,13 @@ class Sdk:
         version = f"{sys.version_info.major}.{sys.version_info.minor}"
         target = cache / "sdks" / f"{self.name}-{version}-{digest(lock)[:16]}"
         if not target.exists():
-            with half_built(target) as folder:
-                # Programs in it name the folder, so it is asked for by its modules alone.
-                venv.create(folder / "own", with_pip=True, symlinks=True)
+            with half_built(target) as directory:
+                # Programs in it name the directory, so it is asked for by its modules alone.
+                venv.create(directory / "own", with_pip=True, symlinks=True)
                 _made(
-                    f"the SDK {self.name}", str(folder / "own/bin/python"), "-m", "pip", "install",
-                    "-q", "--require-hashes", "--no-deps", "--only-binary=:all:", "-r", lock,
+                    f"the SDK {self.name}", str(directory / "own/bin/python"), "-m", "pip",
+                    "install", "-q", "--require-hashes", "--no-deps",
+                    "--only-binary=:all:", "-r", lock,
                 )  # fmt: skip
         return target / "own/bin/python"
 
@@ -74,12 +76,12 @@ def _javascript(cache: Path) -> Path:
         for program in ("node", "npm"):
             if shutil.which(program) is None:
                 raise MissingTool(f"{program} is not installed", hint="apt-get install npm")
-        with half_built(target) as folder:
+        with half_built(target) as directory:
             for one in JAVASCRIPT.iterdir():
-                shutil.copy(one, folder)
+                shutil.copy(one, directory)
             _made(
                 "the JavaScript SDK", "npm", "ci", "--silent", "--no-audit", "--no-fund",
-                "--ignore-scripts", "--prefix", folder,
+                "--ignore-scripts", "--prefix", directory,
             )  # fmt: skip
     return target
 

@@ -1,0 +1,1 @@
+"""E2B's operations on sandboxes over HTTP, checked against openapi.yaml."""

@@ -5,15 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import fastjsonschema
 import yaml
 
+from harness import paths
 from harness.gateway.errors import ApiError
 
-FILE = Path(__file__).with_name("openapi.yaml")
+FILE = paths.OPENAPI
 METHODS = ("get", "post", "put", "delete")
 
 

@@ -1,0 +1,1 @@
+"""The gateway's side of the channel to envd, the daemon inside each sandbox."""

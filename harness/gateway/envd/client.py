@@ -347,7 +347,7 @@ class Envd(asyncio.Protocol):
     async def watch(
         self, path: str, user: str, recursive: bool, hear: Callable[[Frame | None], None]
     ) -> int:
-        """Watch a folder; `hear` gets each event, and None when the sandbox is gone."""
+        """Watch a directory; `hear` gets each event, and None when the sandbox is gone."""
         self._last_watch += 1
         number = self._last_watch
         self.watches[number] = hear

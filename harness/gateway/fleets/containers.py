@@ -33,8 +33,9 @@ from harness.gateway.fleets.pool_queue import Queue
 from harness.guest.image import AGENT, COMPILE
 from harness.host.cgroups import Usage
 from harness.host.identity import Identity, allocate
+from harness.host.locks import half_built
 from harness.host.process import run as run_program
-from harness.host.run import Run, half_built
+from harness.host.run import Run
 from harness.measure.record import Image, digest
 from harness.sandbox.oci import container, roots
 from harness.sandbox.oci.config import Limits
@@ -140,8 +141,8 @@ def program_of(cache: Path) -> Path:
         whole.update(path.name.encode() + b"\0" + path.read_bytes())
     target = cache / "agents" / whole.hexdigest()
     if not target.exists():
-        with half_built(target) as folder:
-            run_program("musl-gcc", *COMPILE, f"-I{AGENT}", "-o", folder / "agent", *sources)
+        with half_built(target) as directory:
+            run_program("musl-gcc", *COMPILE, f"-I{AGENT}", "-o", directory / "agent", *sources)
     return target / "agent"
 
 
@@ -235,11 +236,11 @@ class ContainerFleet:
             await asyncio.get_running_loop().run_in_executor(None, made.wake)
         return made
 
-    def save(self, live: Live, folder: Path, ends: bool) -> None:
+    def save(self, live: Live, directory: Path, ends: bool) -> None:
         made = _boxed(live)
         made.hold()
         try:
-            with half_built(folder) as target:
+            with half_built(directory) as target:
                 roots.copy(container.written(self.template, made.id), target / UPPER)
                 facts = {
                     "schema": SCHEMA,
@@ -253,17 +254,19 @@ class ContainerFleet:
         if ends:
             made.destroy()
 
-    def resume(self, folder: Path, same: Mapping[str, Any] | None) -> Live:
+    def resume(self, directory: Path, same: Mapping[str, Any] | None) -> Live:
         try:
-            facts = json.loads((folder / MANIFEST).read_text())
+            facts = json.loads((directory / MANIFEST).read_text())
             kind, lower = facts["kind"], facts["lower"]
             if facts["schema"] != SCHEMA:
                 raise ValueError(f"schema {facts['schema']}")
         except (OSError, ValueError, KeyError) as error:
-            raise CheckpointCorrupt(f"{folder} holds no files of a sandbox: {error}") from error
+            raise CheckpointCorrupt(f"{directory} holds no files of a sandbox: {error}") from error
         if lower != self.template.lower.parent.name:
-            raise CheckpointCorrupt(f"{folder} lies on a root file system that is not this one's")
-        return self._make(kind, folder / UPPER, same)
+            raise CheckpointCorrupt(
+                f"{directory} lies on a root file system that is not this one's"
+            )
+        return self._make(kind, directory / UPPER, same)
 
     def adopt(self, about: Mapping[str, Any]) -> Live:
         identity, pid = identity_of(about["identity"]), int(about["pid"])
@@ -284,11 +287,13 @@ class ContainerFleet:
         for name in self._keeper.names():
             if name not in self._adopted and not name.startswith("."):
                 self._keeper.drop(name)
-        lost = [one.name for one in self.template.folder.iterdir() if one.name not in self._adopted]
+        lost = [
+            one.name for one in self.template.directory.iterdir() if one.name not in self._adopted
+        ]
         for id in lost:
             pid = None
             with contextlib.suppress(OSError, ValueError):
-                pid = int((self.template.folder / id / PID_FILE).read_text())
+                pid = int((self.template.directory / id / PID_FILE).read_text())
             container.take_down(self._run, self.template, id, pid)
         free_leases(self._run, self._adopted.values())
         return len(lost)

@@ -15,16 +15,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from harness import paths
 from harness.guest import rootfs
 from harness.guest.rootfs import RootFs
+from harness.host.locks import half_built
 from harness.host.process import need, run
-from harness.host.run import half_built
 from harness.measure.record import Image, digest
 
 SIZE_MIB = 4096
 """What a sandbox sees; the file takes what is used of it."""
 EDITION = 2
-KERNEL_PROGRAM = Path(__file__).with_name("guest") / "interpreter.py"
+KERNEL_PROGRAM = paths.ENVD / "interpreter.py"
 INTERPRETER = "usr/local/lib/coppice/interpreter.py"
 _MAKE = (
     "-q", "-t", "ext4", "-m", "0",
@@ -63,14 +64,14 @@ def base(cache: Path) -> BaseDisk:
     target = cache / "disks" / name
     if not target.exists():
         need("qemu-img")
-        with half_built(target) as folder:
-            run("cp", "-a", "--reflink=auto", root.path, folder / "root")
-            _settle(folder / "root")
-            with (folder / "root.raw").open("wb") as file:
+        with half_built(target) as directory:
+            run("cp", "-a", "--reflink=auto", root.path, directory / "root")
+            _settle(directory / "root")
+            with (directory / "root.raw").open("wb") as file:
                 file.truncate(SIZE_MIB << 20)
             # Not even times differ from one to the next.
-            run("mke2fs", *_MAKE, "-d", folder / "root", folder / "root.raw")
-            shutil.rmtree(folder / "root")
+            run("mke2fs", *_MAKE, "-d", directory / "root", directory / "root.raw")
+            shutil.rmtree(directory / "root")
     return BaseDisk(target / "root.raw", name, inputs)
 
 
@@ -80,15 +81,15 @@ def empty(cache: Path) -> Path:
     target = cache / "disks" / f"empty-{words}"
     if not target.exists():
         need("mke2fs")
-        with half_built(target) as folder:
-            with (folder / "image").open("wb") as file:
+        with half_built(target) as directory:
+            with (directory / "image").open("wb") as file:
                 file.truncate(SIZE_MIB << 20)
-            run("mke2fs", *_MAKE, folder / "image")
+            run("mke2fs", *_MAKE, directory / "image")
     return target / "image"
 
 
 def settled(cache: Path) -> RootFs:
-    """What the image holds as a folder, for containers. Raises what `base` raises."""
+    """What the image holds as a directory, for containers. Raises what `base` raises."""
     root = rootfs.debian(cache)
     inputs = {
         "root": root.sha256,
@@ -98,9 +99,9 @@ def settled(cache: Path) -> RootFs:
     name = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
     target = cache / "roots-gateway" / name
     if not target.exists():
-        with half_built(target) as folder:
-            run("cp", "-a", "--reflink=auto", root.path, folder / "root")
-            _settle(folder / "root")
+        with half_built(target) as directory:
+            run("cp", "-a", "--reflink=auto", root.path, directory / "root")
+            _settle(directory / "root")
     return RootFs("gateway", target / "root", name, inputs)
 
 

@@ -1,7 +1,7 @@
 """Keeps the lines of a gateway's sandboxes open, so that a gateway that is killed finds them again.
 
 A process of its own that does nothing else: it holds descriptors under names, on a socket in the
-run's folder. It belongs to the run, so `coppice clean` ends it with the sandboxes of a gateway
+run's directory. It belongs to the run, so `coppice clean` ends it with the sandboxes of a gateway
 that does not come back. Run as a program it needs the standard library alone.
 """
 
@@ -39,9 +39,9 @@ class Keeper:
         self._lock = threading.Lock()
 
     @classmethod
-    def start(cls, folder: Path, environment: dict[str, str]) -> Keeper:
-        """Connect to the keeper of a run's folder, which is started where there is none."""
-        path = folder / SOCKET
+    def start(cls, directory: Path, environment: dict[str, str]) -> Keeper:
+        """Connect to the keeper of a run's directory, which is started where there is none."""
+        path = directory / SOCKET
         try:
             return cls(_connect(path))
         except OSError:
@@ -89,15 +89,15 @@ class Keeper:
 
 def _connect(path: Path) -> socket.socket:
     line = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    folder = os.open(path.parent, os.O_PATH | os.O_CLOEXEC)
+    directory = os.open(path.parent, os.O_PATH | os.O_CLOEXEC)
     try:
-        # By descriptor: the name of a socket has at most 107 bytes, a folder's may have more.
-        line.connect(f"/proc/self/fd/{folder}/{path.name}")
+        # By descriptor: the name of a socket has at most 107 bytes, a directory's may have more.
+        line.connect(f"/proc/self/fd/{directory}/{path.name}")
     except OSError:
         line.close()
         raise
     finally:
-        os.close(folder)
+        os.close(directory)
     line.settimeout(30)
     return line
 
@@ -107,8 +107,8 @@ def serve(path: str) -> None:
     import selectors
 
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    folder, name = os.path.split(path)
-    os.chdir(folder)
+    directory, name = os.path.split(path)
+    os.chdir(directory)
     listener.bind(name)
     listener.listen(4)
     held: dict[str, list[int]] = {}

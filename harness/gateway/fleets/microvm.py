@@ -19,6 +19,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from harness import paths
 from harness.errors import GuestTimeout, SandboxError
 from harness.gateway.fleets import disk, saved_vm
 from harness.gateway.fleets.adoption import born, free_leases
@@ -37,7 +38,7 @@ from harness.sandbox.qemu.sandbox import State as Condition
 from harness.sandbox.qemu.vmm import LINES, Process, Vmm, spawn
 from harness.sandbox.qemu.zygote import Preload, Zygote
 
-GUEST = Path(__file__).with_name("guest")
+GUEST = paths.ENVD
 ENVD = Addition("envd", GUEST, ("frame.c",), ("virtio_blk", "ext4"))
 MEMORY_MIB = 512
 BOOT_LIMIT_S = 300.0
@@ -62,8 +63,8 @@ class Kit:
         return {"image": self.image.sha256, "disk": self.base.sha256, **self.shape.facts()}
 
     def home(self, identity: Identity) -> Path:
-        """The folder of one sandbox's own files, in the run's."""
-        return self.run.folder / f"sandbox-{identity.id}"
+        """The directory of one sandbox's own files, in the run's."""
+        return self.run.directory / f"sandbox-{identity.id}"
 
 
 class Machine:
@@ -137,13 +138,13 @@ class Machine:
     def save(self, target: Path) -> None:
         """Write a held sandbox to a state; it stays held. Raises SandboxError and DiskFull."""
         vmm = self.guest.vmm
-        with saved_vm.writing(target, self._kit.facts, self.guest.agent.key) as folder:
+        with saved_vm.writing(target, self._kit.facts, self.guest.agent.key) as directory:
             # While it was stopped the VMM wrote what it had not yet: the files are whole.
             vmm.qmp.execute(
-                "xen-save-devices-state", filename=str(folder / saved_vm.DEVICES), live=False
+                "xen-save-devices-state", filename=str(directory / saved_vm.DEVICES), live=False
             )
-            saved_vm.copy_sparse(self.disk, folder / saved_vm.DISK)
-            saved_vm.save_memory(self.pid, self.came_from, folder / saved_vm.MEMORY)
+            saved_vm.copy_sparse(self.disk, directory / saved_vm.DISK)
+            saved_vm.save_memory(self.pid, self.came_from, directory / saved_vm.MEMORY)
 
     def destroy(self) -> None:
         """End it and remove what it had; safe to call twice."""
@@ -214,12 +215,12 @@ def _boot(kit: Kit, identity: Identity, memory: Path) -> Machine:
 def save_booted(machine: Machine, target: Path, kit: Kit) -> None:
     """Write a held guest that `boot` made to a state; its memory is where it was written to."""
     vmm = machine.guest.vmm
-    with saved_vm.writing(target, kit.facts, machine.guest.agent.key) as folder:
+    with saved_vm.writing(target, kit.facts, machine.guest.agent.key) as directory:
         vmm.qmp.execute(
-            "xen-save-devices-state", filename=str(folder / saved_vm.DEVICES), live=False
+            "xen-save-devices-state", filename=str(directory / saved_vm.DEVICES), live=False
         )
-        saved_vm.copy_sparse(machine.disk, folder / saved_vm.DISK)
-        saved_vm.copy_sparse(Path(machine.came_from), folder / saved_vm.MEMORY)
+        saved_vm.copy_sparse(machine.disk, directory / saved_vm.DISK)
+        saved_vm.copy_sparse(Path(machine.came_from), directory / saved_vm.MEMORY)
 
 
 def restore(
@@ -350,7 +351,7 @@ def adopt(
     process: Process = AdoptedProcess(pid)
     near = dict(zip((*LINES, "envd"), (ends[0], ends[1], ends[2], ends[3], ends[4]), strict=True))
     name = f"coppice-{identity.id}"
-    vmm = Vmm.of(name, process, near, kit.run.folder / f"{name}.log", Descriptors(0, 0, 0, 0))
+    vmm = Vmm.of(name, process, near, kit.run.directory / f"{name}.log", Descriptors(0, 0, 0, 0))
     _settle(vmm.qmp)
     guest = QemuSandbox(vmm, identity, Condition.RUNNING, guest_memory=came_from, key=identity.key)
     machine = Machine(kit, guest, near["envd"], came_from, None)
@@ -383,7 +384,7 @@ def sweep(run: Run, kept: Mapping[str, tuple[Path, int]]) -> int:
     `kept` is by the sandbox's id: the lease of its address, and its process. How many there were.
     """
     pids = [pid for _, pid in kept.values()]
-    mark = f"{VARIABLE}={run.folder}".encode()
+    mark = f"{VARIABLE}={run.directory}".encode()
     ended = 0
     for entry in Path("/proc").iterdir():
         with contextlib.suppress(OSError):
@@ -394,7 +395,7 @@ def sweep(run: Run, kept: Mapping[str, tuple[Path, int]]) -> int:
                     os.kill(int(entry.name), signal.SIGKILL)
                     ended += 1
     free_leases(run, [lease for lease, _ in kept.values()])
-    for home in run.folder.glob("sandbox-*"):
+    for home in run.directory.glob("sandbox-*"):
         if home.name.removeprefix("sandbox-") not in kept:
             shutil.rmtree(home, ignore_errors=True)
     return ended

@@ -26,8 +26,8 @@ from harness.gateway.fleets.network import Network
 from harness.gateway.fleets.pool_queue import Queue
 from harness.gateway.fleets.saved_vm import State
 from harness.host.identity import Identity, allocate
-from harness.host.run import cache_folder
 from harness.measure.record import Image
+from harness.paths import cache_directory
 from harness.sandbox.pool import Pool
 from harness.sandbox.qemu.zygote import Zygote, preload
 
@@ -80,11 +80,11 @@ class Fleet(Protocol):
     async def take(self, template: str, timeout_s: float) -> Live:
         """One of a template, awake; GuestTimeout when none is ready in time."""
 
-    def save(self, live: Live, folder: Path, ends: bool) -> None:
-        """Save one to a folder that is not there yet; it ends then, or runs on."""
+    def save(self, live: Live, directory: Path, ends: bool) -> None:
+        """Save one to a directory that is not there yet; it ends then, or runs on."""
 
-    def resume(self, folder: Path, same: Mapping[str, Any] | None) -> Live:
-        """One from a folder; `same` keeps the names of the one that was saved."""
+    def resume(self, directory: Path, same: Mapping[str, Any] | None) -> Live:
+        """One from a directory; `same` keeps the names of the one that was saved."""
 
     def adopt(self, about: Mapping[str, Any]) -> Live:
         """One that a killed gateway left running; SandboxError when it is gone."""
@@ -243,7 +243,10 @@ class MachineFleet:
     @contextlib.contextmanager
     def zygote(self, source: State) -> Iterator[tuple[Zygote, Machine]]:
         """One restored, rehearsed and held, to be forked."""
-        with preload(cache_folder()) as (line, preloaded), self._place() as (identity, tap, undo):
+        with (
+            preload(cache_directory()) as (line, preloaded),
+            self._place() as (identity, tap, undo),
+        ):
             made = microvm.restore(self.kit, source, identity, tap, preloaded)
             undo.callback(made.destroy)
             preloaded.socket.close()
@@ -287,11 +290,11 @@ class MachineFleet:
             await made.rise()
         return MachineLive(self, made)
 
-    def save(self, live: Live, folder: Path, ends: bool) -> None:
+    def save(self, live: Live, directory: Path, ends: bool) -> None:
         made = _machine(live)
         made.hold()
         try:
-            made.save(folder)
+            made.save(directory)
         except BaseException:
             made.wake()
             raise
@@ -300,8 +303,8 @@ class MachineFleet:
         else:
             made.wake()
 
-    def resume(self, folder: Path, same: Mapping[str, Any] | None) -> Live:
-        return MachineLive(self, self._launch(saved_vm.load(folder, self.kit.facts), same))
+    def resume(self, directory: Path, same: Mapping[str, Any] | None) -> Live:
+        return MachineLive(self, self._launch(saved_vm.load(directory, self.kit.facts), same))
 
     def adopt(self, about: Mapping[str, Any]) -> Live:
         identity, pid = identity_of(about["identity"]), int(about["pid"])

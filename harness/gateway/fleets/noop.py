@@ -101,12 +101,12 @@ class NoopFleet:
     async def take(self, template: str, timeout_s: float) -> NoopLive:
         return NoopLive()
 
-    def save(self, live: Any, folder: Path, ends: bool) -> None:
-        folder.mkdir()
+    def save(self, live: Any, directory: Path, ends: bool) -> None:
+        directory.mkdir()
         if ends:
             live.destroy()
 
-    def resume(self, folder: Path, same: Mapping[str, Any] | None) -> NoopLive:
+    def resume(self, directory: Path, same: Mapping[str, Any] | None) -> NoopLive:
         return NoopLive()
 
     def adopt(self, about: Mapping[str, Any]) -> NoopLive:

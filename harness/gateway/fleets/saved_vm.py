@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.errors import CheckpointCorrupt, CheckpointForeign, CheckpointTruncated, DiskFull
-from harness.host.run import half_built
+from harness.host.locks import half_built
 from harness.measure.record import Image, Scalar, digest
 
 SCHEMA = "coppice.gateway-state/1"
@@ -33,7 +33,7 @@ _PRESENT_OR_SWAPPED, _OF_A_FILE = 0b11 << 62, 1 << 61  # bits of the kernel's pa
 class State:
     """An opened, checked state. `facts` are what its VMM and image must be."""
 
-    folder: Path
+    directory: Path
     facts: Mapping[str, Scalar]
     sha256: str
     key: bytes
@@ -41,39 +41,43 @@ class State:
 
     @property
     def memory(self) -> Path:
-        return self.folder / MEMORY
+        return self.directory / MEMORY
 
     @property
     def devices(self) -> Path:
-        return self.folder / DEVICES
+        return self.directory / DEVICES
 
     @property
     def disk(self) -> Path:
-        return self.folder / DISK
+        return self.directory / DISK
 
     def as_record(self) -> Image:
         return Image("gateway-state", self.sha256, self.facts)
 
     def bytes(self) -> int:
         """What it takes on this host's disk."""
-        return sum(one.stat().st_blocks * 512 for one in self.folder.iterdir())
+        return sum(one.stat().st_blocks * 512 for one in self.directory.iterdir())
 
 
 @contextlib.contextmanager
 def writing(target: Path, facts: Mapping[str, Scalar], key: bytes) -> Iterator[Path]:
-    """A folder for the three files of a state, which becomes `target` when the block ends well."""
-    with half_built(target) as folder:
-        yield folder
-        _dig(folder / MEMORY)
+    """A directory for the three files of a state, which becomes `target` when the block ends
+    well."""
+    with half_built(target) as directory:
+        yield directory
+        _dig(directory / MEMORY)
         files = {
-            MEMORY: {"bytes": (folder / MEMORY).stat().st_size, "sha256": _sparse_digest(folder)},
-            DEVICES: _described(folder / DEVICES),
-            DISK: _described(folder / DISK),
+            MEMORY: {
+                "bytes": (directory / MEMORY).stat().st_size,
+                "sha256": _sparse_digest(directory),
+            },
+            DEVICES: _described(directory / DEVICES),
+            DISK: _described(directory / DISK),
         }
         manifest = {"schema": SCHEMA, "facts": dict(facts), "files": files, "key": key.hex()}
-        (folder / MANIFEST).touch(0o600)
-        (folder / MANIFEST).write_text(json.dumps(manifest, indent=1, sort_keys=True))
-        for one in (*folder.iterdir(), folder):
+        (directory / MANIFEST).touch(0o600)
+        (directory / MANIFEST).write_text(json.dumps(manifest, indent=1, sort_keys=True))
+        for one in (*directory.iterdir(), directory):
             handle = os.open(one, os.O_RDONLY)
             try:
                 os.fsync(handle)  # it must be there after this host has lost its power
@@ -85,35 +89,37 @@ def _described(path: Path) -> dict[str, int | str]:
     return {"bytes": path.stat().st_size, "sha256": digest(path)}
 
 
-def load(folder: Path, facts: Mapping[str, Scalar]) -> State:
+def load(directory: Path, facts: Mapping[str, Scalar]) -> State:
     """Open and check a state that must have been made under `facts`.
 
     Raises CheckpointCorrupt, CheckpointTruncated or CheckpointForeign. Reads all of it.
     """
     try:
-        text = (folder / MANIFEST).read_bytes()
+        text = (directory / MANIFEST).read_bytes()
         manifest = json.loads(text)
         schema, found, files = manifest["schema"], manifest["facts"], manifest["files"]
         key = bytes.fromhex(manifest["key"])
         expected = {one: (files[one]["bytes"], files[one]["sha256"]) for one in files}
-        sizes = {one: (folder / one).stat().st_size for one in (MEMORY, DEVICES, DISK)}
+        sizes = {one: (directory / one).stat().st_size for one in (MEMORY, DEVICES, DISK)}
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointCorrupt(f"{folder} is no saved sandbox: {error}") from error
+        raise CheckpointCorrupt(f"{directory} is no saved sandbox: {error}") from error
     if schema != SCHEMA:
-        raise CheckpointForeign(f"{folder} is of schema {schema!r}, not {SCHEMA!r}")
+        raise CheckpointForeign(f"{directory} is of schema {schema!r}, not {SCHEMA!r}")
     for fact in sorted({*found, *facts}):
         if found.get(fact) != facts.get(fact):
             raise CheckpointForeign(
-                f"{folder} was saved with {fact} = {found.get(fact)!r}, "
+                f"{directory} was saved with {fact} = {found.get(fact)!r}, "
                 f"this gateway has {facts.get(fact)!r}"
             )
     for name, size in sizes.items():
         if size != expected[name][0]:
-            raise CheckpointTruncated(f"{folder / name} has {size} bytes of {expected[name][0]}")
-        got = _sparse_digest(folder) if name == MEMORY else digest(folder / name)
+            raise CheckpointTruncated(f"{directory / name} has {size} bytes of {expected[name][0]}")
+        got = _sparse_digest(directory) if name == MEMORY else digest(directory / name)
         if got != expected[name][1]:
-            raise CheckpointCorrupt(f"{folder / name} is not what was written: its digest differs")
-    return State(folder, found, hashlib.sha256(text).hexdigest(), key)
+            raise CheckpointCorrupt(
+                f"{directory / name} is not what was written: its digest differs"
+            )
+    return State(directory, found, hashlib.sha256(text).hexdigest(), key)
 
 
 def _extents(handle: int) -> Iterator[tuple[int, int]]:
@@ -130,11 +136,11 @@ def _extents(handle: int) -> Iterator[tuple[int, int]]:
         yield start, at
 
 
-def _sparse_digest(folder: Path) -> str:
+def _sparse_digest(directory: Path) -> str:
     """Of a memory file: pages that are all zero count as holes, whichever way they are kept."""
     whole = hashlib.sha256()
     nothing = bytes(PIECE)
-    with (folder / MEMORY).open("rb", buffering=0) as file:
+    with (directory / MEMORY).open("rb", buffering=0) as file:
         room = bytearray(PIECE)
         for start, end in _extents(file.fileno()):
             for at in range(start // PIECE * PIECE, end, PIECE):

@@ -40,20 +40,20 @@ def prepare(kit: Kit, cache: Path, name: str) -> State:
         raise UsageError(f"no template is called {name!r}; there are {', '.join(NAMES)}")
     named: dict[str, Scalar] = {**kit.facts, "template": name, "warm_ups": WARM_UPS}
     digest = hashlib.sha256(json.dumps(named, sort_keys=True).encode()).hexdigest()
-    folder = cache / "templates" / digest
-    if not folder.exists():
-        _make(kit, name, folder)
-    return saved_vm.load(folder, kit.facts)
+    directory = cache / "templates" / digest
+    if not directory.exists():
+        _make(kit, name, directory)
+    return saved_vm.load(directory, kit.facts)
 
 
-def _make(kit: Kit, name: str, folder: Path) -> None:
-    memory = kit.run.folder / f"memory-{name}"
+def _make(kit: Kit, name: str, directory: Path) -> None:
+    memory = kit.run.directory / f"memory-{name}"
     guest = microvm.boot(kit, memory)
     try:
         begin(guest, name)
         rehearse(guest, WARM_UPS)
         guest.hold()
-        microvm.save_booted(guest, folder, kit)
+        microvm.save_booted(guest, directory, kit)
     finally:
         guest.destroy()
         memory.unlink(missing_ok=True)

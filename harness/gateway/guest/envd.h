@@ -97,7 +97,7 @@ int person_find(const char *name, struct person *out);
 /* Files are touched as this person until `person_leave`. */
 void person_enter(const struct person *person);
 void person_leave(void);
-/* A path as E2B has it: relative to the home folder, ~ too. */
+/* A path as E2B has it: relative to the home directory, ~ too. */
 int person_path(const struct person *person, const char *path, char *out, size_t room);
 
 int root_enter(const char *device);

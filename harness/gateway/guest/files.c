@@ -38,7 +38,7 @@ static struct handle *vacant(void)
     return NULL;
 }
 
-/* The folders above a file, made with the person's own rights. */
+/* The directories above a file, made with the person's own rights. */
 static int make_above(const char *path)
 {
     char above[4096];
@@ -84,7 +84,7 @@ static int open_to_write(struct handle *handle, const char *path, const struct p
              old ? 'o' : 'n', (int)(handle - handles), name + 1);
     unlink(part);
     handle->fd = open(part, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
-    if (handle->fd < 0) /* a folder that takes no new files may hold one that can be written */
+    if (handle->fd < 0) /* a directory that takes no new files may hold one that can be written */
         handle->fd = open(final, O_WRONLY | O_TRUNC | O_CLOEXEC);
     else {
         fchmod(handle->fd, info.st_mode & 07777);

@@ -217,7 +217,7 @@ static void do_start(const struct frame *request, struct asked *asked)
     else
         bad = person_path(&person, asked->cwd, cwd, sizeof cwd);
     if (!bad && access(cwd, F_OK) != 0) {
-        line_error(request->id, ENOTDIR, cwd); /* no such folder: not the command's ENOENT */
+        line_error(request->id, ENOTDIR, cwd); /* no such directory: not the command's ENOENT */
         return;
     }
     if (!bad) {

@@ -1,4 +1,4 @@
-/* What stands in the sandbox's folders: looked at, listed, made, moved, removed. */
+/* What stands in the sandbox's directories: looked at, listed, made, moved, removed. */
 #include "envd.h"
 
 #include <dirent.h>

@@ -1,4 +1,4 @@
-/* Folders watched with inotify; events are told as they come. */
+/* Directories watched with inotify; events are told as they come. */
 #include "envd.h"
 
 #include <dirent.h>
@@ -11,18 +11,18 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#define FOLDERS_MAX 4096
+#define DIRECTORIES_MAX 4096
 #define EVENTS (IN_CREATE | IN_MODIFY | IN_CLOSE_WRITE | IN_DELETE | IN_MOVED_FROM | IN_MOVED_TO | IN_ATTRIB)
 enum { CREATED = 1, WROTE = 2, REMOVED = 3, RENAMED = 4, CHANGED_MODE = 5 };
 
-struct folder {
+struct directory {
     int descriptor; /* inotify's; 0: free */
     uint32_t watch;
     int recursive;
     char *path, *below; /* below the watched one, "" for itself */
 };
 
-static struct folder folders[FOLDERS_MAX];
+static struct directory directories[DIRECTORIES_MAX];
 static int fd = -1;
 
 int watch_fd(void)
@@ -30,20 +30,20 @@ int watch_fd(void)
     return fd;
 }
 
-/* inotify has one descriptor for a folder, however many watch it: events are told to each. */
+/* inotify has one descriptor for a directory, however many watch it: events are told to each. */
 static int add(uint32_t watch, const char *path, const char *below, int recursive)
 {
-    struct folder *place = NULL;
+    struct directory *place = NULL;
     int descriptor = inotify_add_watch(fd, path, EVENTS | IN_ONLYDIR);
 
     if (descriptor < 0)
         return errno;
-    for (int i = 0; i < FOLDERS_MAX && !place; i++)
-        if (!folders[i].descriptor)
-            place = &folders[i];
+    for (int i = 0; i < DIRECTORIES_MAX && !place; i++)
+        if (!directories[i].descriptor)
+            place = &directories[i];
     if (!place)
         return ENOSPC;
-    *place = (struct folder){descriptor, watch, recursive, strdup(path), strdup(below)};
+    *place = (struct directory){descriptor, watch, recursive, strdup(path), strdup(below)};
     if (recursive) {
         struct dirent **entries;
         int count = scandir(path, &entries, NULL, NULL);
@@ -66,39 +66,39 @@ static int add(uint32_t watch, const char *path, const char *below, int recursiv
     return 0;
 }
 
-static void drop(struct folder *one)
+static void drop(struct directory *one)
 {
     int descriptor = one->descriptor, shared = 0;
 
     free(one->path);
     free(one->below);
-    *one = (struct folder){0};
-    for (int i = 0; i < FOLDERS_MAX; i++)
-        shared |= folders[i].descriptor == descriptor;
+    *one = (struct directory){0};
+    for (int i = 0; i < DIRECTORIES_MAX; i++)
+        shared |= directories[i].descriptor == descriptor;
     if (!shared)
         inotify_rm_watch(fd, descriptor);
 }
 
-static void tell_one(struct folder *folder, const struct inotify_event *event, int what)
+static void tell_one(struct directory *directory, const struct inotify_event *event, int what)
 {
     static struct reply reply, entry;
     char name[PATH_MAX], path[PATH_MAX];
 
-    snprintf(name, sizeof name, "%s%s%s", folder->below, *folder->below ? "/" : "", event->name);
-    snprintf(path, sizeof path, "%s/%s", folder->path, event->name);
-    if (folder->recursive && event->mask & IN_ISDIR && what == CREATED)
-        add(folder->watch, path, name, 1);
+    snprintf(name, sizeof name, "%s%s%s", directory->below, *directory->below ? "/" : "", event->name);
+    snprintf(path, sizeof path, "%s/%s", directory->path, event->name);
+    if (directory->recursive && event->mask & IN_ISDIR && what == CREATED)
+        add(directory->watch, path, name, 1);
     reply.length = 0;
     reply_text(&reply, TAG_NAME, name);
     reply_number(&reply, TAG_EVENT, (uint64_t)what);
     entry_put(path, event->name, &entry);
     if (entry.length && reply.length + 5 + entry.length < FRAME_MAX)
         reply_bytes(&reply, TAG_DATA, entry.bytes, entry.length);
-    line_put(SAY_EVENT, folder->watch, reply.bytes, reply.length);
+    line_put(SAY_EVENT, directory->watch, reply.bytes, reply.length);
 }
 
 /* An upload is written under another name and renamed: it is told as what it is to its user. */
-static void tell(struct folder *folder, const struct inotify_event *event)
+static void tell(struct directory *directory, const struct inotify_event *event)
 {
     static uint32_t uploaded; /* the cookie of the rename of an upload */
     static int replaces;
@@ -120,10 +120,10 @@ static void tell(struct folder *folder, const struct inotify_event *event)
     }
     if (event->mask & IN_MOVED_TO && event->cookie == uploaded) {
         if (!replaces)
-            tell_one(folder, event, CREATED);
+            tell_one(directory, event, CREATED);
         what = WROTE;
     }
-    tell_one(folder, event, what);
+    tell_one(directory, event, what);
 }
 
 void watch_pump(void)
@@ -134,12 +134,12 @@ void watch_pump(void)
     for (char *at = room; got > 0 && at < room + got;) {
         const struct inotify_event *event = (const struct inotify_event *)at;
 
-        for (int i = 0; i < FOLDERS_MAX; i++)
-            if (folders[i].descriptor == event->wd && folders[i].descriptor) {
+        for (int i = 0; i < DIRECTORIES_MAX; i++)
+            if (directories[i].descriptor == event->wd && directories[i].descriptor) {
                 if (event->mask & IN_IGNORED)
-                    folders[i].descriptor = 0, free(folders[i].path), free(folders[i].below);
+                    directories[i].descriptor = 0, free(directories[i].path), free(directories[i].below);
                 else
-                    tell(&folders[i], event);
+                    tell(&directories[i], event);
             }
         at += sizeof *event + event->len;
     }
@@ -156,9 +156,9 @@ int watch_dispatch(const struct frame *request)
         return 0;
     bad = ask(request, &asked);
     if (!bad && request->kind == DO_UNWATCH) {
-        for (int i = 0; i < FOLDERS_MAX; i++)
-            if (folders[i].descriptor && folders[i].watch == (uint32_t)asked.handle)
-                drop(&folders[i]);
+        for (int i = 0; i < DIRECTORIES_MAX; i++)
+            if (directories[i].descriptor && directories[i].watch == (uint32_t)asked.handle)
+                drop(&directories[i]);
     } else if (!bad) {
         if (fd < 0)
             fd = inotify_init1(IN_CLOEXEC | IN_NONBLOCK);

@@ -1,4 +1,4 @@
-"""The folders of sandboxes that were saved: pauses, snapshots and forks."""
+"""The directories of sandboxes that were saved: pauses, snapshots and forks."""
 
 from __future__ import annotations
 
@@ -12,22 +12,23 @@ from harness.gateway.sandboxes.store import Record, Snapshot
 
 
 class Saved:
-    """Of one gateway. A folder is kept while it is written, and while anybody's record names it."""
+    """Of one gateway. A directory is kept while it is written, and while anybody's record names
+    it."""
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._busy: set[Path] = set()
 
     @contextlib.contextmanager
     def begun(self, what: str) -> Iterator[Path]:
         """A place for one more, which is not there yet; needed by nobody else after the block."""
-        folder = self._folder / f"{what}-{secrets.token_hex(8)}"
-        self._busy.add(folder)
+        directory = self._directory / f"{what}-{secrets.token_hex(8)}"
+        self._busy.add(directory)
         try:
-            yield folder
+            yield directory
         finally:
-            self._busy.discard(folder)
+            self._busy.discard(directory)
 
     def unneeded(self, records: Iterable[Record], snapshots: Iterable[Snapshot]) -> Sequence[Path]:
         """Those that no sandbox and no snapshot needs any more."""
@@ -35,10 +36,12 @@ class Saved:
         for one in records:
             for path in (one.saved, one.came_from):
                 needed |= {Path(path), Path(path).parent} if path else set()
-        needed |= {Path(one.folder) for one in snapshots}
-        return [one for one in self._folder.iterdir() if one not in needed and one.name[0] != "."]
+        needed |= {Path(one.directory) for one in snapshots}
+        return [
+            one for one in self._directory.iterdir() if one not in needed and one.name[0] != "."
+        ]
 
 
-def remove_all(folders: Iterable[Path]) -> None:
-    for folder in folders:
-        shutil.rmtree(folder, ignore_errors=True)
+def remove_all(directories: Iterable[Path]) -> None:
+    for directory in directories:
+        shutil.rmtree(directory, ignore_errors=True)

@@ -39,12 +39,12 @@ T = TypeVar("T")
 class Sandboxes:
     """All of one gateway; on its event loop, with threads for what blocks."""
 
-    def __init__(self, fleet: Fleet, store: Store, folder: Path, meter: Meter) -> None:
+    def __init__(self, fleet: Fleet, store: Store, directory: Path, meter: Meter) -> None:
         self.fleet = fleet
         self.store = store
         self.meter = meter
         self.entries: dict[str, Entry] = {}
-        self.saved = Saved(folder / "saved")
+        self.saved = Saved(directory / "saved")
         self._secret = store.secret()
         self.copies = Copies(self)
         self._workers = ThreadPoolExecutor(WORKERS, thread_name_prefix="sandboxes")
@@ -229,8 +229,8 @@ class Sandboxes:
     async def _live(self, template: str, snapshot: Snapshot | None) -> Live:
         if snapshot is None:
             return await self.fleet.take(template, READY_LIMIT_S)
-        folder = Path(snapshot.folder)
-        return await self.in_thread(lambda: self.fleet.resume(folder, None), saver=True)
+        directory = Path(snapshot.directory)
+        return await self.in_thread(lambda: self.fleet.resume(directory, None), saver=True)
 
     async def admitted(self, record: Record, live: Live) -> Entry:
         entry = Entry(record, live)
@@ -286,9 +286,9 @@ class Sandboxes:
     async def _pause(self, entry: Entry) -> None:
         live = entry.live
         assert live
-        with self.saved.begun(entry.id) as folder:
-            await self.in_thread(lambda: self.fleet.save(live, folder, True), saver=True)
-            entry.record.saved, entry.record.state = str(folder), "paused"
+        with self.saved.begun(entry.id) as directory:
+            await self.in_thread(lambda: self.fleet.save(live, directory, True), saver=True)
+            entry.record.saved, entry.record.state = str(directory), "paused"
             entry.record.pid = 0
             self.store.put(entry.record)
             entry.synced = False
@@ -318,8 +318,8 @@ class Sandboxes:
 
     async def _resume(self, entry: Entry, timeout_s: float) -> None:
         record = entry.record
-        folder, names = Path(record.saved), dict(record.identity)
-        live = await self.in_thread(lambda: self.fleet.resume(folder, names), saver=True)
+        directory, names = Path(record.saved), dict(record.identity)
+        live = await self.in_thread(lambda: self.fleet.resume(directory, names), saver=True)
         entry.live = live
         locate(record, live)
         record.state, record.saved = "running", ""

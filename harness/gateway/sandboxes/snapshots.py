@@ -28,21 +28,21 @@ class Copies:
         async with entry.lock:
             self._own.still(entry)
             id = f"{name or 'snapshot'}-{secrets.token_hex(6)}"
-            with self._own.saved.begun("snapshot") as folder:
+            with self._own.saved.begun("snapshot") as directory:
                 if entry.live:
                     live = entry.live
                     await self._own.in_thread(
-                        lambda: self._own.fleet.save(live, folder, False), saver=True
+                        lambda: self._own.fleet.save(live, directory, False), saver=True
                     )
                 else:
                     saved = Path(entry.record.saved)
                     # A state never changes: its files under another name are a copy.
                     await self._own.in_thread(
-                        lambda: run("cp", "-a", "--link", "--", saved, folder), saver=True
+                        lambda: run("cp", "-a", "--link", "--", saved, directory), saver=True
                     )
                 names = [name] if name else []
                 made = Snapshot(
-                    id, entry.record.key_id, names, str(folder), entry.record.template,
+                    id, entry.record.key_id, names, str(directory), entry.record.template,
                     entry.id, time.time(),
                 )  # fmt: skip
                 self._own.store.put_snapshot(made)
@@ -68,18 +68,18 @@ class Copies:
     ) -> Sequence[Entry | ApiError]:
         """Running copies of a live sandbox; what could not be made is an error among them."""
 
-        with self._own.pending_of(key, count), self._own.saved.begun("fork") as folder:
+        with self._own.pending_of(key, count), self._own.saved.begun("fork") as directory:
             async with entry.lock:
                 self._own.still(entry)
                 if not (live := entry.live):
                     raise ApiError(409, f"sandbox {entry.id!r} is paused")
                 await self._own.in_thread(
-                    lambda: self._own.fleet.save(live, folder, False), saver=True
+                    lambda: self._own.fleet.save(live, directory, False), saver=True
                 )
 
             async def one() -> Entry:
                 made = await self._own.in_thread(
-                    lambda: self._own.fleet.resume(folder, None), saver=True
+                    lambda: self._own.fleet.resume(directory, None), saver=True
                 )
                 old = entry.record
                 record = Record(

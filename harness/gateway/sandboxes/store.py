@@ -76,7 +76,7 @@ class Record:
     born: float = 0
     came_from: str = ""
     saved: str = ""
-    """The folder of the state that a paused one resumes from."""
+    """The directory of the state that a paused one resumes from."""
     deadline: float = 0
     boot: str = ""
     """When its time is up by the clock that does not jump, and the boot from which that counts."""
@@ -89,7 +89,7 @@ class Snapshot:
     id: str
     key_id: str
     names: list[str]
-    folder: str
+    directory: str
     template: str
     sandbox_id: str
     created: float

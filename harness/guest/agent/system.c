@@ -53,14 +53,14 @@ static int chosen(const struct dirent *entry)
 }
 
 /* NN-name.ko, in the order of their names, which is the order of their needs. */
-static void load_modules(const char *folder)
+static void load_modules(const char *directory)
 {
     struct dirent **entries;
-    int count = scandir(folder, &entries, chosen, alphasort);
+    int count = scandir(directory, &entries, chosen, alphasort);
 
     for (int i = 0; i < count; i++) {
         char path[300];
-        snprintf(path, sizeof path, "%s/%s", folder, entries[i]->d_name);
+        snprintf(path, sizeof path, "%s/%s", directory, entries[i]->d_name);
         int fd = open(path, O_RDONLY | O_CLOEXEC);
         if (fd < 0 || syscall(SYS_finit_module, fd, "", 0) != 0)
             perror(path);

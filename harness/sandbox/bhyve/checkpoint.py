@@ -38,30 +38,30 @@ _HINT = "it is made anew when it is gone: remove it and run again"
 class Checkpoint:
     """An opened, checked checkpoint."""
 
-    folder: str
+    directory: str
     id: str
     built_from: Mapping[str, Scalar]
 
     @property
     def memory(self) -> str:
-        return f"{self.folder}/{MEMORY}"
+        return f"{self.directory}/{MEMORY}"
 
     def as_record(self) -> Image:
         return Image("checkpoint", self.id, self.built_from)
 
 
-def folder_for(cache: str, built_from: Mapping[str, Scalar]) -> str:
+def directory_for(cache: str, built_from: Mapping[str, Scalar]) -> str:
     """Where a checkpoint is; UsageError when bhyve could not name it, whatever it is built from."""
     name = hashlib.sha256(json.dumps(dict(built_from), sort_keys=True).encode()).hexdigest()[:16]
-    folder = f"{cache}/bhyve/{name}"
-    longest = f"{folder}/{MEMORY}{max(SUFFIXES, key=len)}"
+    directory = f"{cache}/bhyve/{name}"
+    longest = f"{directory}/{MEMORY}{max(SUFFIXES, key=len)}"
     if len(longest.encode()) > LONGEST:
         raise UsageError(
             f"{longest} has {len(longest.encode())} bytes, and bhyve restores from paths of at "
             f"most {LONGEST}",
-            hint="name a folder with a shorter path in COPPICE_CACHE",
+            hint="name a directory with a shorter path in COPPICE_CACHE",
         )
-    return folder
+    return directory
 
 
 @contextlib.contextmanager
@@ -70,23 +70,23 @@ def writing(host: Host, cache: str, built_from: Mapping[str, Scalar]) -> Iterato
 
     Written where it will be restored from: bhyve may keep the path.
     """
-    folder = folder_for(cache, built_from)
-    must(host, ["mkdir", "-p", folder])
+    directory = directory_for(cache, built_from)
+    must(host, ["mkdir", "-p", directory])
     try:
-        yield f"{folder}/{MEMORY}"
-        files = {MEMORY + one: _facts(host, f"{folder}/{MEMORY}{one}") for one in SUFFIXES}
+        yield f"{directory}/{MEMORY}"
+        files = {MEMORY + one: _facts(host, f"{directory}/{MEMORY}{one}") for one in SUFFIXES}
         manifest = {"schema": SCHEMA, "built_from": dict(built_from), "files": files}
-        must(host, ["chmod", "0444", *(f"{folder}/{name}" for name in files)])
+        must(host, ["chmod", "0444", *(f"{directory}/{name}" for name in files)])
         # What has no manifest is no checkpoint: it comes last, and in one step.
         text = json.dumps(manifest, indent=1, sort_keys=True)
-        host.put(text.encode(), f"{folder}/{MANIFEST}")
+        host.put(text.encode(), f"{directory}/{MANIFEST}")
     except BaseException:
-        host.run(["rm", "-rf", folder])
+        host.run(["rm", "-rf", directory])
         raise
 
 
 def exists(host: Host, cache: str, built_from: Mapping[str, Scalar]) -> bool:
-    return host.run(["test", "-e", f"{folder_for(cache, built_from)}/{MANIFEST}"]).code == 0
+    return host.run(["test", "-e", f"{directory_for(cache, built_from)}/{MANIFEST}"]).code == 0
 
 
 def _facts(host: Host, path: str) -> dict[str, Scalar]:
@@ -100,30 +100,30 @@ def load(host: Host, cache: str, expected: Mapping[str, Scalar], memory_mib: int
     Raises CheckpointCorrupt, CheckpointTruncated or CheckpointForeign. Reads all of it: slow once,
     never on a timed path.
     """
-    folder = folder_for(cache, expected)
+    directory = directory_for(cache, expected)
     try:
-        text = host.get(f"{folder}/{MANIFEST}")
+        text = host.get(f"{directory}/{MANIFEST}")
         manifest = json.loads(text)
         schema, built_from = manifest["schema"], dict(manifest["built_from"].items())
         files = {MEMORY + one: manifest["files"][MEMORY + one] for one in SUFFIXES}
         wanted = {name: (int(one["bytes"]), str(one["sha256"])) for name, one in files.items()}
     except (CommandFailed, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointCorrupt(
-            f"{folder} has no readable manifest: {error}", hint=_HINT
+            f"{directory} has no readable manifest: {error}", hint=_HINT
         ) from error
     if schema != SCHEMA:
-        raise CheckpointForeign(f"{folder} is of schema {schema!r}, not {SCHEMA!r}", hint=_HINT)
+        raise CheckpointForeign(f"{directory} is of schema {schema!r}, not {SCHEMA!r}", hint=_HINT)
     for key in sorted({*built_from, *expected}):
         if built_from.get(key) != expected.get(key):
             raise CheckpointForeign(
-                f"{folder} was made with {key} = {built_from.get(key)!r}, "
+                f"{directory} was made with {key} = {built_from.get(key)!r}, "
                 f"this host has {expected.get(key)!r}",
                 hint=_HINT,
             )
     for name, (length, sha256) in wanted.items():
-        _check(host, f"{folder}/{name}", length, sha256)
-    _same_memory(host, folder, memory_mib)
-    return Checkpoint(folder, hashlib.sha256(text).hexdigest(), built_from)
+        _check(host, f"{directory}/{name}", length, sha256)
+    _same_memory(host, directory, memory_mib)
+    return Checkpoint(directory, hashlib.sha256(text).hexdigest(), built_from)
 
 
 def _check(host: Host, path: str, length: int, sha256: str) -> None:
@@ -137,9 +137,9 @@ def _check(host: Host, path: str, length: int, sha256: str) -> None:
         raise CheckpointCorrupt(f"{path} is not what was written: its digest differs", hint=_HINT)
 
 
-def _same_memory(host: Host, folder: str, memory_mib: int) -> None:
+def _same_memory(host: Host, directory: str, memory_mib: int) -> None:
     """bhyve restores into a guest of exactly the size that was saved, or aborts."""
-    path = f"{folder}/{MEMORY}.meta"
+    path = f"{directory}/{MEMORY}.meta"
     try:
         said = json.loads(host.get(path))["basic metadata"]["memsize"]
         size = int(said)
@@ -149,5 +149,6 @@ def _same_memory(host: Host, folder: str, memory_mib: int) -> None:
         ) from error
     if size != memory_mib << 20:
         raise CheckpointForeign(
-            f"{folder} is of a guest with {size >> 20} MiB of memory, not {memory_mib}", hint=_HINT
+            f"{directory} is of a guest with {size >> 20} MiB of memory, not {memory_mib}",
+            hint=_HINT,
         )

@@ -58,8 +58,8 @@ def suspend(name: str, memory: str) -> Sequence[str]:
 
 
 def load(shape: Shape, name: str, stage: str) -> Sequence[str]:
-    """Put a FreeBSD kernel and its memory disk into the virtual machine; `stage` is the folder that
-    is its loader's file system."""
+    """Put a FreeBSD kernel and its memory disk into the virtual machine; `stage` is the directory
+    that is its loader's file system."""
     return ["bhyveload", "-m", f"{shape.memory_mib}M", "-c", "/dev/null", "-h", stage, name]
 
 

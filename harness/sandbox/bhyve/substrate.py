@@ -106,7 +106,7 @@ class BhyveSubstrate:
                 remedy = (need.remedy or "").replace("TIER", tier)
                 raise Unsupported(f"bhyve needs {need.what}; {need.detail}", hint=remedy)
         if tier.restores:
-            checkpoints.folder_for(str(cache), {})  # one that cannot be is refused at once
+            checkpoints.directory_for(str(cache), {})  # one that cannot be is refused at once
         image: FreebsdImage | LinuxImage = (
             efi_disk.build(host, str(cache), LINUX_ARGUMENTS)
             if self._shape.boot == "bootrom"

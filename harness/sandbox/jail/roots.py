@@ -25,13 +25,13 @@ class Roots(Protocol):
 
 @dataclass(frozen=True)
 class Copies:
-    """Implements `Roots`: a whole copy each, in the run's folder."""
+    """Implements `Roots`: a whole copy each, in the run's directory."""
 
     host: Host
     template: str
 
     def make(self, name: str) -> tuple[str, Callable[[], None]]:
-        root = f"{self.host.folder}/{name}"
+        root = f"{self.host.directory}/{name}"
 
         def remove() -> None:
             # System files of a real template are immutable, and rm is refused them.

@@ -37,7 +37,7 @@ class OciTemplate:
     agent: Path
     cgroups: Cgroups
     group: str
-    folder: Path
+    directory: Path
     net: Cubenet | None
     accelerator: str | None = None
 
@@ -70,24 +70,24 @@ def begin(
     """
     config.check(identity)
     id = identity.id
-    folder = template.folder / id
+    directory = template.directory / id
     with contextlib.ExitStack() as undo:
-        folder.mkdir()
+        directory.mkdir()
         pids: list[int] = []
         undo.callback(lambda: take_down(run, template, id, *pids[:1] or (None,)))
         log = Log(run, f"oci-{id}")
         undo.callback(log.close)
-        pid_file = folder / PID_FILE
-        runc, line, configuration = template.runc.begin(folder, id, pid_file, log)
+        pid_file = directory / PID_FILE
+        runc, line, configuration = template.runc.begin(directory, id, pid_file, log)
         undo.callback(ended, runc)
         undo.callback(line.close)
         undo.callback(configuration.close)  # without one it ends
-        root = folder / ROOT
+        root = directory / ROOT
         if overlay:
-            writes = folder
+            writes = directory
             if disk:
-                writes = folder / WRITES
-                roots.mount_copy(disk, folder / DISK, writes)
+                writes = directory / WRITES
+                roots.mount_copy(disk, directory / DISK, writes)
             roots.lay_over(template.lower, writes, root, identity, upper)
         else:
             roots.copy(template.lower, root)
@@ -107,19 +107,19 @@ def begin(
 
 
 def written(template: OciTemplate, id: str) -> Path:
-    """The folder of what an overlay's container has written into its root."""
-    folder = template.folder / id
-    return (folder / WRITES if (folder / WRITES).is_dir() else folder) / UPPER
+    """The directory of what an overlay's container has written into its root."""
+    directory = template.directory / id
+    return (directory / WRITES if (directory / WRITES).is_dir() else directory) / UPPER
 
 
 def take_down(run: Run, template: OciTemplate, id: str, pid: int | None) -> None:
     """End a container and remove what it had, as far as it came; safe to call twice."""
     with contextlib.ExitStack() as each:  # whatever fails, the rest is done
-        folder = template.folder / id
-        each.callback(shutil.rmtree, folder, ignore_errors=True)
-        each.callback((run.folder / f"oci-{id}.log").unlink, missing_ok=True)
-        each.callback(roots.unmount, folder / WRITES)
-        each.callback(roots.unmount, folder / ROOT)
+        directory = template.directory / id
+        each.callback(shutil.rmtree, directory, ignore_errors=True)
+        each.callback((run.directory / f"oci-{id}.log").unlink, missing_ok=True)
+        each.callback(roots.unmount, directory / WRITES)
+        each.callback(roots.unmount, directory / ROOT)
         each.callback(template.cgroups.remove, f"{template.group}/{id}")
         each.callback(template.runc.delete, id, pid)
         if template.net:

@@ -22,17 +22,17 @@ def run_echo(run: Run, substrate: OciSubstrate, template: OciTemplate, word: str
     The bundle is made before and taken away after. SandboxError when something else was printed.
     """
     identity = allocate(run.leases, run.id)
-    folder = template.folder / identity.id
+    directory = template.directory / identity.id
     try:
-        folder.mkdir()
-        roots.lay_over(template.lower, folder, folder / "root", identity)
+        directory.mkdir()
+        roots.lay_over(template.lower, directory, directory / "root", identity)
         bundle = config.bundle(
-            identity, folder / "root", substrate.limits,
+            identity, directory / "root", substrate.limits,
             template.cgroups.unlimited, f"{template.group}/{identity.id}", {},
         )  # fmt: skip
         bundle["process"]["args"] = [ECHO, word]
-        template.runc.write(folder, bundle)
-        words = template.runc.words("run", "--no-new-keyring", "--bundle", folder, identity.id)
+        template.runc.write(directory, bundle)
+        words = template.runc.words("run", "--no-new-keyring", "--bundle", directory, identity.id)
         began = time.perf_counter()
         done = subprocess.run(
             words,
@@ -43,8 +43,8 @@ def run_echo(run: Run, substrate: OciSubstrate, template: OciTemplate, word: str
         )
         took = time.perf_counter() - began
     finally:
-        roots.unmount(folder / "root")
-        shutil.rmtree(folder, ignore_errors=True)
+        roots.unmount(directory / "root")
+        shutil.rmtree(directory, ignore_errors=True)
         identity.release()
     if done.stdout != f"{word}\n".encode():
         raise SandboxError(f"runc run gave {done.stdout!r}: {done.stderr.decode().strip()}")

@@ -17,8 +17,8 @@ from pathlib import Path
 from harness.errors import DiskFull, ImageError, Unsupported
 from harness.guest.rootfs import RootFs
 from harness.host.identity import Identity
+from harness.host.locks import half_built
 from harness.host.process import run as run_program
-from harness.host.run import half_built
 from harness.measure.record import digest
 from harness.sandbox.oci.config import AGENT, USERS
 
@@ -34,12 +34,12 @@ def shifted(root: RootFs, agent: Path, cache: Path) -> Path:
     parts = f"{root.sha256} {digest(agent)} {USERS}"
     target = cache / "roots-shifted" / hashlib.sha256(parts.encode()).hexdigest()
     if not target.exists():
-        with half_built(target) as folder:
-            copy(root.path, folder / "root")
-            inside = folder / "root" / AGENT.lstrip("/")
+        with half_built(target) as directory:
+            copy(root.path, directory / "root")
+            inside = directory / "root" / AGENT.lstrip("/")
             inside.unlink(missing_ok=True)
             shutil.copy(agent, inside)
-            for parent, names, files in os.walk(folder / "root"):
+            for parent, names, files in os.walk(directory / "root"):
                 _shift(Path(parent))
                 for name in (*names, *files):
                     path = Path(parent, name)
@@ -67,26 +67,26 @@ def copy(root: Path, target: Path) -> None:
         if "No space left" in str(error):
             raise DiskFull(
                 f"no room for a copy of the root in {target.parent}",
-                hint="the overlay shapes copy nothing; or name another folder in COPPICE_RUNTIME",
+                hint="the overlay shapes copy nothing; or set COPPICE_RUNTIME to another place",
             ) from error
         raise
 
 
 def lay_over(
-    lower: Path, folder: Path, target: Path, identity: Identity, written: Path | None = None
+    lower: Path, directory: Path, target: Path, identity: Identity, written: Path | None = None
 ) -> None:
-    """Mount at `target` what is `lower` until it is written to; what is written is in `folder`,
+    """Mount at `target` what is `lower` until it is written to; what is written is in `directory`,
     and begins as a copy of `written`, if there is one.
 
     Who the sandbox is stands in the upper layer before it is mounted: through the mount it would
     be three copies of files, and three deletions.
     """
-    upper = folder / "upper"
+    upper = directory / "upper"
     if written:
         copy(written, upper)
     else:
         upper.mkdir()
-    for path in (folder / "work", target):
+    for path in (directory / "work", target):
         path.mkdir()
     os.chown(upper, USERS, USERS)
     upper.chmod(0o755)
@@ -97,7 +97,7 @@ def lay_over(
             (upper / "etc").mkdir()
             os.chown(upper / "etc", found.st_uid, found.st_gid)
             (upper / "etc").chmod(stat.S_IMODE(found.st_mode))
-        # What a sandbox has written may be a link, which would lead to a folder of this host.
+        # What a sandbox has written may be a link, which would lead to a directory of this host.
         if stat.S_ISDIR((upper / "etc").lstat().st_mode):
             name(upper, identity)
     with contextlib.ExitStack() as stack:
@@ -112,7 +112,7 @@ def lay_over(
             (
                 option("lowerdir", lower),
                 option("upperdir", upper),
-                option("workdir", folder / "work"),
+                option("workdir", directory / "work"),
             )
         )
         if _libc.mount(b"overlay", os.fsencode(target), b"overlay", 0, options.encode()) != 0:
@@ -146,18 +146,18 @@ def name(root: Path, identity: Identity) -> None:
         (root / "etc/hosts", f"127.0.0.1 localhost {identity.hostname}\n::1 localhost"),
     ):
         if path.is_dir() and not path.is_symlink():
-            continue  # whoever made a folder of it has no name
+            continue  # whoever made a directory of it has no name
         # Whatever a root has there, even a link that leads out of it, is replaced and not followed.
         path.unlink(missing_ok=True)
         path.write_text(f"{text}\n")
         os.chown(path, USERS, USERS)
 
 
-def check_reachable(folder: Path) -> None:
+def check_reachable(directory: Path) -> None:
     """ImageError when a sandbox's users could not even walk to where their root is."""
-    for parent in (folder, *folder.parents):
+    for parent in (directory, *directory.parents):
         if not parent.stat().st_mode & stat.S_IXOTH:
             raise ImageError(
-                f"sandboxes' users cannot reach {folder}: {parent} is closed to others",
-                hint="name a folder that is open to all in COPPICE_RUNTIME",
+                f"sandboxes' users cannot reach {directory}: {parent} is closed to others",
+                hint="name a directory that is open to all in COPPICE_RUNTIME",
             )

@@ -37,17 +37,17 @@ class Runc:
         """MissingTool where there is no runc."""
         # It lives for some tens of milliseconds: collecting garbage is a twentieth of them.
         environment = {**run.environment, "GOGC": "off"}
-        return cls(need(PROGRAM), run.folder / "runc", environment)
+        return cls(need(PROGRAM), run.directory / "runc", environment)
 
     def words(self, command: str, *arguments: str | Path) -> list[str]:
         return [self.program, "--root", str(self.state), command, *map(str, arguments)]
 
-    def write(self, folder: Path, config: Mapping[str, Any]) -> None:
-        """Make a folder a bundle."""
-        (folder / CONFIG).write_text(json.dumps(config))
+    def write(self, directory: Path, config: Mapping[str, Any]) -> None:
+        """Make a directory a bundle."""
+        (directory / CONFIG).write_text(json.dumps(config))
 
     def begin(
-        self, folder: Path, id: str, pid_file: Path, log: Log
+        self, directory: Path, id: str, pid_file: Path, log: Log
     ) -> tuple[subprocess.Popen[bytes], socket.socket, TextIO]:
         """Start a container whose bundle is still to be made.
 
@@ -58,10 +58,10 @@ class Runc:
         reading, writing = os.pipe()
         into = os.fdopen(writing, "w")
         try:
-            (folder / CONFIG).symlink_to(f"/proc/self/fd/{reading}")
+            (directory / CONFIG).symlink_to(f"/proc/self/fd/{reading}")
             # All sandboxes' keyrings would be one user's, who may have few; none may use any.
             words = self.words(
-                "run", "--detach", "--no-new-keyring", "--bundle", folder,
+                "run", "--detach", "--no-new-keyring", "--bundle", directory,
                 "--pid-file", pid_file, id,
             )  # fmt: skip
             return *start(words, self.environment, log, [reading]), into

@@ -67,14 +67,14 @@ class OciSubstrate:
         if lacking:
             raise Unsupported(f"{lacking[0].what}: {lacking[0].detail}", hint=lacking[0].remedy)
         root, agent = self.root(cache), self.program(cache)
-        folder = run.folder / "oci"
-        folder.mkdir(exist_ok=True)
-        roots.check_reachable(folder)
+        directory = run.directory / "oci"
+        directory.mkdir(exist_ok=True)
+        roots.check_reachable(directory)
         group = cgroups.group_of(run)
         own = cgroups.find()
         run.at_end.callback(own.remove, group)
         return OciTemplate(
-            Runc.of(run), root, roots.shifted(root, agent, cache), agent, own, group, folder,
+            Runc.of(run), root, roots.shifted(root, agent, cache), agent, own, group, directory,
             self.net(run) if self.network else None,
         )  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""A checkpoint on disk: a folder with guest memory, device state and a manifest.
+"""A checkpoint on disk: a directory with guest memory, device state and a manifest.
 
 It is immutable, named by the digest of what built it, and carries the digest of its content.
 Opening one checks both, so a truncated, corrupt or foreign checkpoint is refused before a VMM
@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.errors import CheckpointCorrupt, CheckpointForeign, CheckpointTruncated
-from harness.host.run import half_built
+from harness.host.locks import half_built
 from harness.measure.record import Image, Scalar, digest
 
 SCHEMA = "coppice.checkpoint/1"
@@ -32,17 +32,17 @@ HINT = "it is made anew when it is gone: remove it and run again"
 class Checkpoint:
     """An opened, checked checkpoint. `key` is what its guest signs nonces with when restored."""
 
-    folder: Path
+    directory: Path
     id: str
     built_from: Mapping[str, Scalar]
 
     @property
     def memory(self) -> Path:
-        return self.folder / MEMORY
+        return self.directory / MEMORY
 
     @property
     def devices(self) -> Path:
-        return self.folder / DEVICES
+        return self.directory / DEVICES
 
     @contextmanager
     def private_memory(self) -> Iterator[int]:
@@ -72,29 +72,29 @@ def path_for(cache: Path, built_from: Mapping[str, Scalar]) -> Path:
 
 @contextmanager
 def writing(cache: Path, built_from: Mapping[str, Scalar]) -> Iterator[Path]:
-    """A folder to write memory and device state into; sealed when the block ends well.
+    """A directory to write memory and device state into; sealed when the block ends well.
 
     DiskFull leaves nothing behind.
     """
     target = path_for(cache, built_from)
-    with half_built(target) as folder:
-        yield folder
+    with half_built(target) as directory:
+        yield directory
         files = {
-            name: {"bytes": (folder / name).stat().st_size, "sha256": digest(folder / name)}
+            name: {"bytes": (directory / name).stat().st_size, "sha256": digest(directory / name)}
             for name in (MEMORY, DEVICES)
         }
         manifest = {"schema": SCHEMA, "built_from": dict(built_from), "files": files}
-        (folder / MANIFEST).write_text(json.dumps(manifest, indent=1, sort_keys=True))
+        (directory / MANIFEST).write_text(json.dumps(manifest, indent=1, sort_keys=True))
 
 
-def load(folder: Path, expected: Mapping[str, Scalar]) -> Checkpoint:
+def load(directory: Path, expected: Mapping[str, Scalar]) -> Checkpoint:
     """Open and check a checkpoint that must be built from `expected`.
 
     Raises CheckpointCorrupt, CheckpointTruncated or CheckpointForeign. Reads all of it: slow once,
     never on a timed path.
     """
     try:
-        text = (folder / MANIFEST).read_bytes()
+        text = (directory / MANIFEST).read_bytes()
         manifest = json.loads(text)
         schema, built_from = manifest["schema"], dict(manifest["built_from"].items())
         files = {
@@ -102,18 +102,20 @@ def load(folder: Path, expected: Mapping[str, Scalar]) -> Checkpoint:
             for name in (MEMORY, DEVICES)
         }
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointCorrupt(f"{folder} has no readable manifest: {error}", hint=HINT) from error
+        raise CheckpointCorrupt(
+            f"{directory} has no readable manifest: {error}", hint=HINT
+        ) from error
     if schema != SCHEMA:
-        raise CheckpointForeign(f"{folder} is of schema {schema!r}, not {SCHEMA!r}", hint=HINT)
+        raise CheckpointForeign(f"{directory} is of schema {schema!r}, not {SCHEMA!r}", hint=HINT)
     for key in sorted({*built_from, *expected}):
         if built_from.get(key) != expected.get(key):
             raise CheckpointForeign(
-                f"{folder} was made with {key} = {built_from.get(key)!r}, "
+                f"{directory} was made with {key} = {built_from.get(key)!r}, "
                 f"this host has {expected.get(key)!r}",
                 hint=HINT,
             )
     for name, (length, sha256) in files.items():
-        path = folder / name
+        path = directory / name
         size = path.stat().st_size if path.exists() else 0
         if size != length:
             raise CheckpointTruncated(f"{path} has {size} bytes of {length}", hint=HINT)
@@ -121,4 +123,4 @@ def load(folder: Path, expected: Mapping[str, Scalar]) -> Checkpoint:
             raise CheckpointCorrupt(
                 f"{path} is not what was written: its digest differs", hint=HINT
             )
-    return Checkpoint(folder, hashlib.sha256(text).hexdigest(), built_from)
+    return Checkpoint(directory, hashlib.sha256(text).hexdigest(), built_from)

@@ -223,15 +223,15 @@ class QemuSubstrate:
             **shape.facts(),
             "warm_ups": WARM_UPS,
         }
-        folder = checkpoints.path_for(cache, built_from)
-        if not folder.exists():
-            with checkpoints.writing(cache, built_from) as folder_to_be:
-                self._seal(run, image, shape, folder_to_be)
-        return checkpoints.load(folder, built_from)
+        directory = checkpoints.path_for(cache, built_from)
+        if not directory.exists():
+            with checkpoints.writing(cache, built_from) as directory_to_be:
+                self._seal(run, image, shape, directory_to_be)
+        return checkpoints.load(directory, built_from)
 
-    def _seal(self, run: Run, image: GuestImage, shape: Shape, folder: Path) -> None:
+    def _seal(self, run: Run, image: GuestImage, shape: Shape, directory: Path) -> None:
         """Boot a guest whose memory is a file, warm it up, stop it, write its device state."""
-        memory = folder / checkpoints.MEMORY
+        memory = directory / checkpoints.MEMORY
 
         def boot() -> QemuSandbox:
             with memory.open("wb") as file:
@@ -249,7 +249,7 @@ class QemuSubstrate:
             guest.agent.write_file(SEAL, b"written before the checkpoint")
             _hold(guest)
             _migration_capabilities(guest.vmm)
-            handle = os.open(folder / checkpoints.DEVICES, os.O_WRONLY | os.O_CREAT, 0o644)
+            handle = os.open(directory / checkpoints.DEVICES, os.O_WRONLY | os.O_CREAT, 0o644)
             try:
                 guest.vmm.send_descriptor("devices", handle)
             finally:

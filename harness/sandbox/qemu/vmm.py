@@ -134,7 +134,7 @@ def lines(
 
 def log_of(run: Run, name: str) -> tuple[Path, int]:
     """The file that a VMM writes its words to, and its descriptor."""
-    log = run.folder / f"{name}.log"
+    log = run.directory / f"{name}.log"
     return log, os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
 
 

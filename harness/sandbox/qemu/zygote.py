@@ -21,6 +21,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from harness import paths
 from harness.errors import (
     GuestTimeout,
     MissingTool,
@@ -29,13 +30,14 @@ from harness.errors import (
     Unsupported,
 )
 from harness.host.identity import Identity
+from harness.host.locks import half_built
 from harness.host.process import run as run_program
-from harness.host.run import Run, half_built
+from harness.host.run import Run
 from harness.sandbox.qemu.sandbox import QemuSandbox, State
 from harness.sandbox.qemu.vmm import Vmm, lines, log_of
 from harness.setup.packages import HEADERS
 
-SOURCE = Path(__file__).with_name("programs") / "zygote.c"
+SOURCE = paths.ZYGOTE
 _COMPILE = ("-O2", "-shared", "-fPIC", "-s", "-Wl,-z,now")
 ANSWER_S = 30.0
 
@@ -77,8 +79,8 @@ def library(cache: Path) -> Path:
     built_from = hashlib.sha256(SOURCE.read_bytes() + repr(words).encode()).hexdigest()
     target = cache / "programs" / built_from
     if not target.exists():
-        with half_built(target) as folder:
-            run_program("gcc", *_COMPILE, "-o", folder / "zygote.so", SOURCE)
+        with half_built(target) as directory:
+            run_program("gcc", *_COMPILE, "-o", directory / "zygote.so", SOURCE)
     return target / "zygote.so"
 
 

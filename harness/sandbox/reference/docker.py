@@ -29,14 +29,14 @@ from harness.sandbox.shared_kernel import Log, SharedSandbox, ended, start
 
 INSIDE = "/.agent"
 IMAGE = "coppice"
-FOLDER = "d-"
-"""Begins the name of a daemon's folder: short, for what follows."""
+DIRECTORY = "d-"
+"""Begins the name of a daemon's directory: short, for what follows."""
 LONGEST = "exec/containerd/containerd.sock.ttrpc"
 SOCKET_MAX = 107
 """Bytes of a socket's path, the kernel's bound."""
 UP_LIMIT_S = 60.0
 REMOVE_LIMIT_S = 20.0
-FOLDERS = tuple(
+DIRECTORIES = tuple(
     map(Path, ("/run/docker/plugins", "/run/docker", "/run/containerd/s", "/run/containerd"))
 )
 """Made by the daemons wherever they are told to keep their things."""
@@ -49,7 +49,7 @@ def client() -> str | None:
     """
     daemon = shutil.which("dockerd")
     wanted = _version(Path(daemon)) if daemon else None
-    paths = [Path(folder, "docker") for folder in os.get_exec_path()]
+    paths = [Path(directory, "docker") for directory in os.get_exec_path()]
     found = {path: version for path in paths if (version := _version(path))}
     same = [path for path, version in found.items() if version == wanted]
     return next(map(os.fspath, (*same, *found)), None)
@@ -139,32 +139,32 @@ def _daemon(run: Run, template: Reference) -> Sequence[str]:
     """Start dockerd for a run and import its image; the words that a command of it begins with."""
     path = client()
     assert path
-    folder = Path(tempfile.mkdtemp(prefix=FOLDER, dir=run.folder))
-    if "," in os.fspath(folder) or len(os.fsencode(folder / LONGEST)) > SOCKET_MAX:
-        folder.rmdir()
+    directory = Path(tempfile.mkdtemp(prefix=DIRECTORY, dir=run.directory))
+    if "," in os.fspath(directory) or len(os.fsencode(directory / LONGEST)) > SOCKET_MAX:
+        directory.rmdir()
         raise Unsupported(
-            f"Docker works in no folder with a comma in its path, nor in one of so long a path "
-            f"that its sockets have more than {SOCKET_MAX} bytes: {folder}",
-            hint="name a short folder in COPPICE_RUNTIME",
+            f"Docker works in no directory with a comma in its path, nor in one of so long a path "
+            f"that its sockets have more than {SOCKET_MAX} bytes: {directory}",
+            hint="name a short directory in COPPICE_RUNTIME",
         )
-    made = [path for path in FOLDERS if not path.exists()]
+    made = [path for path in DIRECTORIES if not path.exists()]
     run.at_end.callback(_remove_empty, made)
-    socket = folder / "socket"
+    socket = directory / "socket"
     log = Log(run, "dockerd")
     run.at_end.callback(log.close)
-    group = f"{cgroups.group_of(run)}/{folder.name}"
+    group = f"{cgroups.group_of(run)}/{directory.name}"
     run.at_end.callback(cgroups.find().remove, group)
     daemon = subprocess.Popen(
         [
-            need("dockerd"), "--host", f"unix://{socket}", "--data-root", folder / "data",
-            "--exec-root", folder / "exec", "--pidfile", folder / "pid", "--bridge=none",
+            need("dockerd"), "--host", f"unix://{socket}", "--data-root", directory / "data",
+            "--exec-root", directory / "exec", "--pidfile", directory / "pid", "--bridge=none",
             "--iptables=false", "--ip6tables=false", "--ip-forward=false", "--ip-masq=false",
             "--cgroup-parent", f"/{group}", "--exec-opt", "native.cgroupdriver=cgroupfs",
         ],
         env=run.environment, stdin=subprocess.DEVNULL, stdout=log.descriptor,
-        stderr=log.descriptor, start_new_session=True, cwd=folder,
+        stderr=log.descriptor, start_new_session=True, cwd=directory,
     )  # fmt: skip
-    run.at_end.callback(shutil.rmtree, folder, ignore_errors=True)
+    run.at_end.callback(shutil.rmtree, directory, ignore_errors=True)
     run.at_end.callback(_stop, daemon)
     words = [path, "--host", f"unix://{socket}"]
     deadline = time.monotonic() + UP_LIMIT_S
@@ -191,10 +191,10 @@ def _call(
     )
 
 
-def _remove_empty(folders: Sequence[Path]) -> None:
-    for folder in folders:
+def _remove_empty(directories: Sequence[Path]) -> None:
+    for directory in directories:
         with contextlib.suppress(OSError):
-            folder.rmdir()
+            directory.rmdir()
 
 
 def _stop(daemon: subprocess.Popen[bytes]) -> None:

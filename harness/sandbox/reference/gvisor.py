@@ -20,8 +20,9 @@ import psutil
 
 from harness.errors import CheckpointError, GuestDied
 from harness.host.identity import Identity, allocate
+from harness.host.locks import half_built
 from harness.host.process import kill, need
-from harness.host.run import Run, half_built
+from harness.host.run import Run
 from harness.measure.record import digest
 from harness.sandbox.oci.roots import copy
 from harness.sandbox.protocol import Tier
@@ -36,7 +37,7 @@ SEAL = "/run/sealed"
 
 @dataclass(frozen=True)
 class GvisorTemplate(Reference):
-    """`checkpoint` is the folder of the saved sandbox, where the tier restores one."""
+    """`checkpoint` is the directory of the saved sandbox, where the tier restores one."""
 
     checkpoint: Path | None = None
 
@@ -50,7 +51,7 @@ class GvisorSubstrate(ReferenceSubstrate):
 
     def words(self, run: Run, command: str, *arguments: str | Path) -> list[str]:
         return [
-            need("runsc"), "--root", os.fspath(run.folder / "runsc"), "--platform=ptrace",
+            need("runsc"), "--root", os.fspath(run.directory / "runsc"), "--platform=ptrace",
             "--network=none", "--ignore-cgroups", "--overlay2=root:memory",
             command, *map(str, arguments),
         ]  # fmt: skip
@@ -58,7 +59,7 @@ class GvisorSubstrate(ReferenceSubstrate):
     def prepare(self, run: Run, cache: Path, tier: Tier) -> Reference:
         plain = super().prepare(run, cache, tier)
         # The agent lies in a root of the run's: runsc would make a place for it in the shared one.
-        root = run.folder / "gvisor-root"
+        root = run.directory / "gvisor-root"
         if not root.exists():
             copy(plain.root.path, root)
             shutil.copy(plain.agent, root / INSIDE)
@@ -68,7 +69,7 @@ class GvisorSubstrate(ReferenceSubstrate):
         return replace(template, checkpoint=self._checkpoint(run, cache, template))
 
     def _checkpoint(self, run: Run, cache: Path, template: GvisorTemplate) -> Path:
-        """The folder of a sandbox that was saved once it had worked; a reboot leaves it."""
+        """The directory of a sandbox that was saved once it had worked; a reboot leaves it."""
         parts = (template.root.sha256, digest(template.agent), digest(Path(need("runsc"))))
         target = cache / "checkpoints-gvisor" / hashlib.sha256(" ".join(parts).encode()).hexdigest()
         if not target.exists():
@@ -77,15 +78,15 @@ class GvisorSubstrate(ReferenceSubstrate):
                 sandbox.awaken(START_LIMIT_S)
                 sandbox.first_exec("rehearsal")
                 sandbox.agent.write_file(SEAL, b"")
-                with half_built(target) as folder:
-                    self._save(run, sandbox.id, folder)
+                with half_built(target) as directory:
+                    self._save(run, sandbox.id, directory)
             finally:
                 sandbox.destroy()
         return target
 
-    def _save(self, run: Run, id: str, folder: Path) -> None:
+    def _save(self, run: Run, id: str, directory: Path) -> None:
         done = subprocess.run(
-            self.words(run, "checkpoint", "--image-path", folder, id),
+            self.words(run, "checkpoint", "--image-path", directory, id),
             env=run.environment, stdin=subprocess.DEVNULL, capture_output=True, text=True,
         )  # fmt: skip
         if done.returncode:
@@ -100,13 +101,13 @@ class GvisorSubstrate(ReferenceSubstrate):
         undo: contextlib.ExitStack,
     ) -> SharedSandbox:
         id = identity.id
-        folder = run.folder / f"gvisor-{id}"
-        folder.mkdir()
-        undo.callback(shutil.rmtree, folder, ignore_errors=True)
-        (folder / "config.json").write_text(json.dumps(_config(run, template, identity)))
+        directory = run.directory / f"gvisor-{id}"
+        directory.mkdir()
+        undo.callback(shutil.rmtree, directory, ignore_errors=True)
+        (directory / "config.json").write_text(json.dumps(_config(run, template, identity)))
         log = Log(run, f"gvisor-{id}")
         undo.callback(log.close)
-        undo.callback(_end, run, folder, id)
+        undo.callback(_end, run, directory, id)
         line, far = socket.socketpair()
         undo.callback(line.close)
         undo.callback(far.close)
@@ -116,7 +117,7 @@ class GvisorSubstrate(ReferenceSubstrate):
         def begin() -> None:
             """Run it or restore it; either returns when its first process is there."""
             words = self.words(
-                run, *how, "--detach", "--pid-file", folder / "pid", "--bundle", folder, id
+                run, *how, "--detach", "--pid-file", directory / "pid", "--bundle", directory, id
             )
             with far:
                 code = subprocess.call(
@@ -134,12 +135,12 @@ class GvisorSubstrate(ReferenceSubstrate):
         )
 
 
-def _end(run: Run, folder: Path, id: str) -> None:
+def _end(run: Run, directory: Path, id: str) -> None:
     """Kill a sandbox and what runsc knows of it: `runsc delete` does the same in two seconds."""
-    known = list((run.folder / "runsc").glob(f"{id}*"))
+    known = list((run.directory / "runsc").glob(f"{id}*"))
     pids: list[int] = []
     with contextlib.suppress(OSError, ValueError, psutil.NoSuchProcess):
-        pids.append(int((folder / "pid").read_text()))
+        pids.append(int((directory / "pid").read_text()))
         pids += [one.pid for one in psutil.Process(pids[0]).children(recursive=True)]  # it traces
     for path in known:
         with contextlib.suppress(OSError, ValueError, KeyError):

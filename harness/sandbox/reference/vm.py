@@ -15,8 +15,9 @@ from pathlib import Path
 
 from harness.guest import image, rootfs, shared_agent
 from harness.host.identity import Identity
+from harness.host.locks import half_built
 from harness.host.process import run as run_program
-from harness.host.run import Run, half_built
+from harness.host.run import Run
 from harness.measure.record import Image, digest
 from harness.sandbox.oci.roots import copy
 from harness.sandbox.protocol import Tier
@@ -48,13 +49,13 @@ WantedBy=multi-user.target
 
 @dataclass(frozen=True)
 class VmTemplate(Reference):
-    """`folder` has the disk, the kernel and its initramfs."""
+    """`directory` has the disk, the kernel and its initramfs."""
 
-    folder: Path = Path()
+    directory: Path = Path()
 
     @property
     def images(self) -> Sequence[Image]:
-        disk = Image("vm-disk", (self.folder / "sha256").read_text(), dict(self.root.built_from))
+        disk = Image("vm-disk", (self.directory / "sha256").read_text(), dict(self.root.built_from))
         return [disk, shared_agent.as_record(self.agent)]
 
 
@@ -81,10 +82,10 @@ class VmSubstrate(ReferenceSubstrate):
         undo: contextlib.ExitStack,
     ) -> SharedSandbox:
         assert isinstance(template, VmTemplate)
-        folder = template.folder
+        directory = template.directory
         log = Log(run, f"vm-{identity.id}")
         undo.callback(log.close)
-        console = run.folder / f"vm-{identity.id}.console"
+        console = run.directory / f"vm-{identity.id}.console"
         undo.callback(console.unlink, missing_ok=True)
         line, far = socket.socketpair()
         undo.callback(line.close)
@@ -96,8 +97,8 @@ class VmSubstrate(ReferenceSubstrate):
                     "-cpu", "host" if template.accelerator == "kvm" else "max",
                     "-m", f"{MEMORY_MIB}M",
                     # By descriptors, and thrown away with the VMM: the disk stays as it is.
-                    "-drive", f"file={_plain(folder / 'disk')},format=raw,if=virtio,snapshot=on",
-                    "-kernel", folder / "kernel", "-initrd", folder / "initramfs", "-append",
+                    "-drive", f"file={_plain(directory / 'disk')},format=raw,if=virtio,snapshot=on",
+                    "-kernel", directory / "kernel", "-initrd", directory / "initramfs", "-append",
                     "root=/dev/vda rw console=ttyS0 panic=-1 "
                     f"systemd.hostname={identity.hostname} "
                     f"systemd.machine_id={identity.machine_id}",
@@ -108,7 +109,7 @@ class VmSubstrate(ReferenceSubstrate):
                 ],
                 stdin=subprocess.DEVNULL, stdout=log.descriptor, stderr=log.descriptor,
                 pass_fds=[far.fileno()], start_new_session=True,
-                env={**run.environment, "TMPDIR": os.fspath(run.folder)},
+                env={**run.environment, "TMPDIR": os.fspath(run.directory)},
             )  # fmt: skip
         undo.callback(ended, child)
         undo.callback(child.kill)
@@ -127,12 +128,12 @@ def _plain(path: Path) -> str:
 
 
 def _disk(cache: Path, root: Path, sha256: str, agent: Path) -> Path:
-    """The folder of a disk with this root on it, and the agent as a service."""
+    """The directory of a disk with this root on it, and the agent as a service."""
     parts = hashlib.sha256(" ".join((sha256, digest(agent), SERVICE)).encode()).hexdigest()
     target = cache / "disks" / parts
     if not target.exists():
-        with half_built(target) as folder:
-            tree = folder / "tree"
+        with half_built(target) as directory:
+            tree = directory / "tree"
             copy(root, tree)
             unit = "etc/systemd/system/coppice-agent.service"
             (tree / unit).write_text(SERVICE)
@@ -142,10 +143,10 @@ def _disk(cache: Path, root: Path, sha256: str, agent: Path) -> Path:
             shutil.copy(agent, tree / "usr/local/sbin/agent")
             for name, pattern in (("kernel", "vmlinuz-*"), ("initramfs", "initrd.img-*")):
                 (found,) = (tree / "boot").glob(pattern)
-                shutil.move(found, folder / name)
-            with (folder / "disk").open("wb") as disk:
+                shutil.move(found, directory / name)
+            with (directory / "disk").open("wb") as disk:
                 disk.truncate(DISK_MIB * MIB)
-            run_program("mkfs.ext4", "-q", "-F", "-d", tree, folder / "disk")
+            run_program("mkfs.ext4", "-q", "-F", "-d", tree, directory / "disk")
             shutil.rmtree(tree)
-            (folder / "sha256").write_text(digest(folder / "disk"))
+            (directory / "sha256").write_text(digest(directory / "disk"))
     return target

@@ -1,0 +1,1 @@
+"""Makes the site: renders templates, checks links, writes only what changed."""

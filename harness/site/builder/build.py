@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from harness import paths
 from harness.claims import claims as claiming
 from harness.claims import published
 from harness.errors import DiskFull, UsageError
@@ -24,16 +25,14 @@ from harness.site.builder.renderer import Renderer
 from harness.site.data import record_summary
 from harness.site.data.corpus import Corpus, Entry, Place, Problem, places
 
-CHECKOUT = Path(__file__).parent.parent.parent
-SOURCES = CHECKOUT / "site"
-RESULTS = CHECKOUT / "results"
+SOURCES = paths.SITE
 ADDRESS = "http://127.0.0.1:8000/"
 """Where feeds and the sitemap say that the site is, unless told: where `--serve` shows it."""
 
 
 @dataclass(frozen=True)
 class Built:
-    """What a build made: its folder, how many pages and records, and what was left out.
+    """What a build made: its directory, how many pages and records, and what was left out.
 
     `made` counts the files that had to be made; the rest were taken over as they were.
     """
@@ -68,7 +67,7 @@ def build(
     """
     if not results.is_dir():
         raise UsageError(
-            f"{results} is no folder of records",
+            f"{results} is no directory of records",
             hint="name one with --results, or make the first record: mise run bench",
         )
     if not (sources / "templates").is_dir():
@@ -76,23 +75,23 @@ def build(
             f"the site's templates are not in {sources}",
             hint="they belong to a checkout: install it with pip install -e '.[site]'",
         )
-    folder = Path(__file__).parent / "pages"
+    directory = paths.PACKAGE / "site" / "pages"
     check.check_sources(
-        sorted([*sources.rglob("*.html"), *sources.rglob("*.md")]), sorted(folder.glob("*.py"))
+        sorted([*sources.rglob("*.html"), *sources.rglob("*.md")]), sorted(directory.glob("*.py"))
     )
     own = results / "published"
-    quoted = own if own.is_dir() else RESULTS / "published"
-    known = _Checkout(_rigs(), _patches())
+    quoted = own if own.is_dir() else paths.PUBLISHED
+    known = _Code(_rigs(), _patches())
     code = _code(sources, quoted, options, known)
     with _without_collection(), _room(out):
         try:
-            with output.Folder(out, code, again=options.again) as site:
+            with output.Directory(out, code, again=options.again) as site:
                 return _Build(results, site, sources, quoted, options, known).run()
         except check.SiteError:
             if not site.before.records:
                 raise
         # What is remembered of pages that were kept may be what is wrong.
-        with output.Folder(out, code, again=True) as site:
+        with output.Directory(out, code, again=True) as site:
             return _Build(results, site, sources, quoted, options, known).run()
 
 
@@ -123,21 +122,21 @@ def _without_collection() -> Iterator[None]:
 
 
 @dataclass(frozen=True)
-class _Checkout:
+class _Code:
     """What of the checkout verdicts depend on: digests of rigs and patches."""
 
     rigs: Mapping[str, Sequence[str]]
     patches: Mapping[str, str]
 
 
-def _code(sources: Path, quoted: Path, options: Options, known: _Checkout) -> str:
+def _code(sources: Path, quoted: Path, options: Options, known: _Code) -> str:
     """A digest of everything that pages are made of, but for records."""
     whole = hashlib.sha256(repr((options.today, options.address)).encode())
-    here = Path(__file__).parent
-    for folder in (here, here.parent / "claims", here.parent / "measure", sources, quoted):
-        for path in sorted(folder.rglob("*")):
+    here = paths.PACKAGE
+    for directory in (here / "site", here / "claims", here / "measure", sources, quoted):
+        for path in sorted(directory.rglob("*")):
             if path.is_file() and path.suffix != ".pyc":
-                whole.update(path.relative_to(folder).as_posix().encode())
+                whole.update(path.relative_to(directory).as_posix().encode())
                 whole.update(path.read_bytes())
     for name, digests in sorted({**known.rigs, **known.patches}.items()):
         whole.update(f"{name} {digests}".encode())
@@ -148,20 +147,20 @@ def _rigs() -> Mapping[str, Sequence[str]]:
     """The digests of each rig's file that measure what it measures now, the first as it is."""
     # To ask the rigs, each must be loaded with all that it measures with: that takes as long as
     # pages do, and says the same until one of them is another.
-    files = {path.name: digest(path) for path in sorted((CHECKOUT / "rigs").glob("*.py"))}
+    files = {path.name: digest(path) for path in sorted(paths.RIGS.glob("*.py"))}
     name = hashlib.sha256(repr(sorted(files.items())).encode()).hexdigest()[:24]
     with Cached(f"rigs-{name}.json") as kept:
         if not kept.found:
             kept.found = {
                 f"rigs/{path.name}": [digest(path), *rig.measured_alike]
-                for path, rig in discover(CHECKOUT / "rigs").values()
+                for path, rig in discover(paths.RIGS).values()
             }
         return kept.found
 
 
 def _patches() -> Mapping[str, str]:
-    found = (CHECKOUT / "patches").glob("*/*")
-    return {one.relative_to(CHECKOUT).as_posix(): digest(one) for one in found if one.is_file()}
+    found = paths.PATCHES.glob("*/*")
+    return {one.relative_to(paths.DATA).as_posix(): digest(one) for one in found if one.is_file()}
 
 
 class _Build:
@@ -170,22 +169,22 @@ class _Build:
     def __init__(
         self,
         results: Path,
-        folder: output.Folder,
+        directory: output.Directory,
         sources: Path,
         quoted: Path,
         options: Options,
-        known: _Checkout,
+        known: _Code,
     ) -> None:
-        self.results, self.folder, self.sources = results, folder, sources
+        self.results, self.directory, self.sources = results, directory, sources
         self.options, self.known = options, known
         self.jobs = workers.processes(options.jobs)
         self.seen = Seen(results)
-        self.before, self.after = folder.before, Marker(folder.before.code)
+        self.before, self.after = directory.before, Marker(directory.before.code)
         self.published = published.load(quoted)
         self.claims = claiming.load(self.published)
         self.pages = page.discover()
         render = Renderer(sources, self.pages, options.address)
-        self.maker = workers.Maker(folder, render, self.before, self.claims)
+        self.maker = workers.Maker(directory, render, self.before, self.claims)
         self.files: set[str] = set()
         self.all = workers.Made()
         self.made = 0
@@ -206,11 +205,11 @@ class _Build:
         self._pages(found)
         pages = [path for path in self.files if path.endswith(".html")]
         self._add(["sitemap.xml"])
-        self.folder.write("sitemap.xml", exports.sitemap(found.address, pages))
+        self.directory.write("sitemap.xml", exports.sitemap(found.address, pages))
         self._check(entries)
-        self.folder.place(self.after, self.files)
+        self.directory.place(self.after, self.files)
         self.seen.save()
-        return Built(self.folder.out, len(pages), len(entries), tuple(problems), self.made)
+        return Built(self.directory.out, len(pages), len(entries), tuple(problems), self.made)
 
     def _add(self, paths: Iterable[str]) -> None:
         for path in paths:
@@ -228,7 +227,7 @@ class _Build:
             known = self.before.records.get(place.shown)
             if known and known.sha256 == self.seen.digest(place.path):
                 files = known.files(place.stem)
-                if self.folder.keeps(files):
+                if self.directory.keeps(files):
                     self.after.records[place.shown] = known
                     self._add(files)
                     continue
@@ -259,7 +258,7 @@ class _Build:
             if path.is_file():
                 name = f"static/{path.relative_to(self.sources / 'static').as_posix()}"
                 self._add([name])
-                self.folder.write(name, path.read_bytes())
+                self.directory.write(name, path.read_bytes())
 
     def _pages(self, found: Corpus) -> None:
         """Every other page: what stands alone now, groups where their inputs changed."""

@@ -91,21 +91,21 @@ def twice(path: str, page: Names) -> Sequence[str]:
 
 
 @functools.lru_cache(maxsize=65536)
-def _target(folder: str, path: str) -> str:
-    return posixpath.normpath(posixpath.join(folder, unquote(path)))
+def _target(directory: str, path: str) -> str:
+    return posixpath.normpath(posixpath.join(directory, unquote(path)))
 
 
 def targets(path: str, page: Names) -> Iterable[tuple[str, str, str]]:
     """Each internal link of a page: as it is written, the file and the anchor that it means."""
-    folder = posixpath.dirname(path)
+    directory = posixpath.dirname(path)
     for link in page.links:
         if ":" not in link and "//" not in link and "?" not in link and "%" not in link:
             name, _, anchor = link.partition("#")
-            yield link, _target(folder, name) if name else path, anchor
+            yield link, _target(directory, name) if name else path, anchor
             continue
         parts = urlsplit(link)
         if not parts.scheme and not parts.netloc:
-            target = _target(folder, parts.path) if parts.path else path
+            target = _target(directory, parts.path) if parts.path else path
             yield link, target, unquote(parts.fragment)
 
 

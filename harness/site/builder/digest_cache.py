@@ -1,8 +1,8 @@
 """Digests of files that were read before, so that of thousands only those that changed are read.
 
 A file counts as unchanged while its size, times and inode are what they were, as git has it; one
-that was written while we looked is read again. Kept in the cache folder: a site must not depend on
-when its records were copied.
+that was written while we looked is read again. Kept in the cache directory: a site must not depend
+on when its records were copied.
 """
 
 from __future__ import annotations
@@ -16,19 +16,20 @@ import time
 from pathlib import Path
 from typing import Any
 
-from harness.host.run import cache_folder
 from harness.measure.record import digest
+from harness.paths import cache_directory
 
 _RACY_NS = 2_000_000_000
 """File systems tell times in steps; within one, a second change would go unseen."""
 
 
 class Cached:
-    """A JSON file of the cache folder, as a context manager: `found` is what it has, and is written
-    where it is another in the end. A cache that cannot be read or written is done without."""
+    """A JSON file of the cache directory, as a context manager: `found` is what it has, and is
+    written where it is another in the end. A cache that cannot be read or written is done
+    without."""
 
     def __init__(self, name: str) -> None:
-        self._file = cache_folder() / "site" / name
+        self._file = cache_directory() / "site" / name
         self._before: dict[str, Any] = {}
         with contextlib.suppress(OSError, ValueError):
             found = json.loads(self._file.read_bytes())
@@ -50,7 +51,7 @@ class Cached:
 
 
 class Seen:
-    """What is known of the files of one folder."""
+    """What is known of the files of one directory."""
 
     def __init__(self, results: Path) -> None:
         name = hashlib.sha256(os.fsencode(results.resolve())).hexdigest()[:24]

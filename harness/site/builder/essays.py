@@ -22,6 +22,7 @@ from markdown_it.renderer import RendererHTML
 from markdown_it.token import Token
 from markupsafe import Markup
 
+from harness import paths
 from harness.claims.claims import Claim
 from harness.claims.published import Figure
 from harness.measure.record import Scalar
@@ -31,7 +32,7 @@ from harness.site.data.corpus import Corpus, Entry
 from harness.site.data.evidence import Judged
 from harness.site.data.record_summary import Line, fits, slug
 
-FOLDER = Path(__file__).parents[2] / "site/essays"
+DIRECTORY = paths.ESSAYS
 KINDS = ("essay", "appendix")
 _HEAD = re.compile(r"---\n(.*?)\n---\n", re.S)
 
@@ -53,10 +54,10 @@ class Essay:
 
 
 @functools.cache
-def found(folder: Path = FOLDER) -> Sequence[Essay]:
+def found(directory: Path = DIRECTORY) -> Sequence[Essay]:
     """Every essay, then every appendix, in their order. Raises SiteError for one without a head."""
     made = []
-    for path in sorted(folder.glob("*.md")):
+    for path in sorted(directory.glob("*.md")):
         text = path.read_text()
         head = _HEAD.match(text)
         lines = [line.split(":", 1) for line in (head[1].splitlines() if head else ())]

@@ -2,11 +2,11 @@
 
 A site that nothing can be kept of is made beside the old one and takes its place by renaming. Of
 one that the same code made, only the files that are new or other are made, within the site in a
-hidden folder. Renaming that folder says that they are all there; then they take their places one by
-one, pages that are new before those that lead to them, and what belongs to the site no longer goes
-last. A build that was killed meanwhile is finished by the next one.
+hidden directory. Renaming that directory says that they are all there; then they take their places
+one by one, pages that are new before those that lead to them, and what belongs to the site no
+longer goes last. A build that was killed meanwhile is finished by the next one.
 
-A site's marker says that the folder is ours, and what its files were made of.
+A site's marker says that the directory is ours, and what its files were made of.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from harness.errors import UsageError
 from harness.site.builder.manifest import Marker
 
 MARKER = ".coppice-site"
-"""Says that a folder is a site of ours and may be replaced."""
+"""Says that a directory is a site of ours and may be replaced."""
 _NEXT, _READY = ".coppice-next", ".coppice-ready"
 """Within a site: files that are being made, and files that are all there to take their places."""
 _GONE = ".coppice-gone"
@@ -33,7 +33,7 @@ _UNFINISHED = ".coppice-unfinished"
 """In a whole site that is being made."""
 
 
-class Folder:
+class Directory:
     """A site in the making. As a context manager: what was made goes away unless it is placed.
 
     One build at a time writes to a site; another waits. `before` is what the site that is there was
@@ -47,13 +47,13 @@ class Folder:
         ):
             raise UsageError(
                 f"{self.out} is there already and is not a site that this command built",
-                hint="name another folder with --out, or remove it yourself",
+                hint="name another directory with --out, or remove it yourself",
             )
         self.out.parent.mkdir(parents=True, exist_ok=True)
         self._held = contextlib.ExitStack()
         self._code, self._again = code, again
 
-    def __enter__(self) -> Folder:
+    def __enter__(self) -> Directory:
         with contextlib.ExitStack() as stack:
             if _lock(self.out, stack):
                 _finish(self.out)
@@ -67,7 +67,7 @@ class Folder:
                 stack.callback(shutil.rmtree, self.fresh, ignore_errors=True)
             else:
                 self._beside(stack)
-            self._folders: set[str] = set()
+            self._directories: set[str] = set()
             self._held = stack.pop_all()
         return self
 
@@ -91,10 +91,10 @@ class Folder:
         self._held.close()
 
     def _within(self, path: str) -> str:
-        folder = os.path.dirname(path)  # noqa: PTH120  (for thousands of files)
-        if folder not in self._folders:
-            (self.fresh / folder).mkdir(parents=True, exist_ok=True)
-            self._folders.add(folder)
+        directory = os.path.dirname(path)  # noqa: PTH120  (for thousands of files)
+        if directory not in self._directories:
+            (self.fresh / directory).mkdir(parents=True, exist_ok=True)
+            self._directories.add(directory)
         return f"{self.fresh}/{path}"
 
     def write(self, path: str, content: bytes) -> None:
@@ -132,17 +132,17 @@ class Folder:
         (self.out / _UNFINISHED).unlink()
 
 
-def _lock(folder: Path, stack: contextlib.ExitStack, *, wait: bool = True) -> bool:
-    """Hold a folder until the stack closes; False when there is none, or another has it."""
+def _lock(directory: Path, stack: contextlib.ExitStack, *, wait: bool = True) -> bool:
+    """Hold a directory until the stack closes; False when there is none, or another has it."""
     while True:
         try:
-            handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+            handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
         except FileNotFoundError:
             return False
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
             # Another build may have put a new site in its place while this one waited.
-            if folder.exists() and os.path.samestat(os.fstat(handle), folder.stat()):
+            if directory.exists() and os.path.samestat(os.fstat(handle), directory.stat()):
                 stack.callback(os.close, handle)
                 return True
         except BlockingIOError:
@@ -151,17 +151,17 @@ def _lock(folder: Path, stack: contextlib.ExitStack, *, wait: bool = True) -> bo
         os.close(handle)
 
 
-def _walk(folder: Path) -> Iterator[tuple[str, str]]:
-    """Every file below a folder: the folder it is in, with a slash, and its name."""
-    for where, inner, names in os.walk(folder):
+def _walk(directory: Path) -> Iterator[tuple[str, str]]:
+    """Every file below a directory: the directory it is in, with a slash, and its name."""
+    for where, inner, names in os.walk(directory):
         inner[:] = [one for one in inner if one not in (_NEXT, _READY)]
-        head = f"{os.path.relpath(where, folder)}/" if where != str(folder) else ""
+        head = f"{os.path.relpath(where, directory)}/" if where != str(directory) else ""
         for name in names:
             yield head, name
 
 
-def _files(folder: Path) -> frozenset[str]:
-    return frozenset(head + name for head, name in _walk(folder))
+def _files(directory: Path) -> frozenset[str]:
+    return frozenset(head + name for head, name in _walk(directory))
 
 
 def _finish(out: Path) -> None:
@@ -184,9 +184,9 @@ def _finish(out: Path) -> None:
     for path in gone:
         (out / path).unlink(missing_ok=True)
         emptied.add((out / path).parent)
-    for folder in sorted(emptied, reverse=True):
+    for directory in sorted(emptied, reverse=True):
         with contextlib.suppress(OSError):  # what is not empty stays
-            folder.rmdir()
+            directory.rmdir()
     shutil.rmtree(ready)
 
 

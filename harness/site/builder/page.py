@@ -76,11 +76,11 @@ class Page:
 @functools.lru_cache(maxsize=65536)
 def relative(here: str, target: str) -> str:
     """The address of `target` as seen from the document `here`, both below the root."""
-    folders, parts = here.split("/")[:-1], target.split("/")
+    directories, parts = here.split("/")[:-1], target.split("/")
     same = 0
-    while same < len(folders) and same < len(parts) - 1 and folders[same] == parts[same]:
+    while same < len(directories) and same < len(parts) - 1 and directories[same] == parts[same]:
         same += 1
-    return "../" * (len(folders) - same) + "/".join(parts[same:])
+    return "../" * (len(directories) - same) + "/".join(parts[same:])
 
 
 def discover() -> Sequence[Page]:

@@ -18,17 +18,17 @@ from markupsafe import Markup
 
 from harness.claims import published
 from harness.claims.verdict import Verdict
-from harness.host.run import cache_folder
 from harness.measure import quantity, statistics
 from harness.measure.quantity import thousands
 from harness.measure.record import Scalar, Series
+from harness.paths import cache_directory
 from harness.site.builder import essays, page
 from harness.site.builder.essays import Lookup
 from harness.site.data import corpus, figures
 
 
 class _Compiled(jinja2.FileSystemBytecodeCache):
-    """Templates as Python has compiled them; a folder that cannot be written is done without."""
+    """Templates as Python has compiled them; a directory that cannot be written is done without."""
 
     def get_cache_key(self, name: str, filename: str | None = None) -> str:
         """By name alone: what is kept knows its text, and other copies must not add up."""
@@ -42,12 +42,12 @@ class _Compiled(jinja2.FileSystemBytecodeCache):
 def _compiled() -> _Compiled | None:
     """Kept by what this file says of Jinja too: a template means another thing under others."""
     ways = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:12]
-    folder = cache_folder() / "site" / f"templates-{jinja2.__version__}-{ways}"
+    directory = cache_directory() / "site" / f"templates-{jinja2.__version__}-{ways}"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        directory.mkdir(parents=True, exist_ok=True)
     except OSError:
         return None
-    return _Compiled(str(folder))
+    return _Compiled(str(directory))
 
 
 @functools.lru_cache(maxsize=4)
@@ -134,7 +134,7 @@ class Words:
 
 @dataclass(frozen=True)
 class _Around:
-    """What stands around every page of a folder: links in its head, above and below it."""
+    """What stands around every page of a directory: links in its head, above and below it."""
 
     head: Markup
     above: Markup
@@ -156,7 +156,8 @@ class Renderer:
         self._around: dict[tuple[str, str], _Around] = {}
 
     def _around_of(self, one: page.Document) -> _Around:
-        """The same for all pages of a folder, but for those that the navigation marks as open."""
+        """The same for all pages of a directory, but for those that the navigation marks as
+        open."""
         key = (posixpath.dirname(one.path), one.path if one.path in self._marked else "")
         if key not in self._around:
             template = self.environment.get_template("around.html")

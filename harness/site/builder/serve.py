@@ -14,9 +14,9 @@ class _Handler(http.server.SimpleHTTPRequestHandler):
         """Be quiet: the address was said once."""
 
 
-def server(folder: Path, port: int) -> http.server.ThreadingHTTPServer:
+def server(directory: Path, port: int) -> http.server.ThreadingHTTPServer:
     """Bound to 127.0.0.1; port 0 takes a free one. Raises UsageError when it is taken."""
-    handler = functools.partial(_Handler, directory=str(folder))
+    handler = functools.partial(_Handler, directory=str(directory))
     try:
         return http.server.ThreadingHTTPServer(("127.0.0.1", port), handler)
     except OSError as error:

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from harness.claims.claims import Claim
 from harness.site.builder import check
 from harness.site.builder.manifest import Marker
-from harness.site.builder.output import Folder
+from harness.site.builder.output import Directory
 from harness.site.builder.page import Asset, Document, Group, Page
 from harness.site.builder.renderer import Renderer
 from harness.site.builder.run_page import files_of_run
@@ -54,9 +54,9 @@ class Whole:
 
 @dataclass(frozen=True)
 class Maker:
-    """Makes files in a folder; `before` is what the site that is there was made of."""
+    """Makes files in a directory; `before` is what the site that is there was made of."""
 
-    folder: Folder
+    directory: Directory
     render: Renderer
     before: Marker
     claims: Sequence[Claim] = ()
@@ -66,7 +66,7 @@ class Maker:
         made = Made()
         for one in several:
             content = one.content if isinstance(one, Asset) else self.render(one)
-            self.folder.write(one.path, content)
+            self.directory.write(one.path, content)
             made.files.append(one.path)
             if one.path.endswith(".html"):
                 names = check.names(content.decode())
@@ -111,7 +111,7 @@ class Maker:
                 whole.alone += self.items([item])
                 continue
             known = self.before.same(item.name, key_of(item))
-            if known and self.folder.keeps(known["files"]):
+            if known and self.directory.keeps(known["files"]):
                 whole.kept.append(item.name)
             else:
                 changed.append(item)

@@ -1,0 +1,1 @@
+"""The site's charts, as inline SVG."""

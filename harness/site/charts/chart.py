@@ -11,17 +11,17 @@ import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from markupsafe import Markup
 
+from harness import paths
 from harness.claims.published import Figure
 from harness.site.builder.page import Asset
 from harness.site.data import figures
 from harness.site.data.corpus import Entry
 from harness.site.data.figures import Shown
 
-_STYLE = Path(__file__).parents[2] / "site/static/chart.css"
+_STYLE = paths.SITE / "static" / "chart.css"
 COLUMNS = ("what", "n", "failed", "p50", "low", "high", "p95", "unit", "record", "source")
 
 

@@ -1,0 +1,1 @@
+"""Picks from the records what pages show. Reads samples and renders nothing."""

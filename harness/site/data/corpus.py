@@ -205,13 +205,13 @@ def places(results: Path) -> tuple[Sequence[Place], Sequence[Problem]]:
     found: list[Place] = []
     problems: list[Problem] = []
     taken: dict[str, str] = {}
-    folders: dict[str, str] = {}
+    directories: dict[str, str] = {}
     for path in records.find(results):
-        folder = path.parent.name
-        shown = f"{folder}/{path.name}"
-        if folder not in folders:
-            folders[folder] = slug(folder)
-        stem = f"runs/{folders[folder]}/{slug(path.name.removesuffix('.run.json'))}"
+        directory = path.parent.name
+        shown = f"{directory}/{path.name}"
+        if directory not in directories:
+            directories[directory] = slug(directory)
+        stem = f"runs/{directories[directory]}/{slug(path.name.removesuffix('.run.json'))}"
         if stem in taken:
             problems.append(Problem(shown, f"{shown}: its page would be that of {taken[stem]}"))
             continue
@@ -229,7 +229,7 @@ def read(place: Place) -> tuple[bytes, RunRecord] | Problem:
         return Problem(place.shown, str(error))
 
 
-def load(results: Path, published_folder: Path) -> Corpus:
+def load(results: Path, published_directory: Path) -> Corpus:
     """Read everything below `results`, without making a page of it.
 
     Raises PublishedError: those files are ours, and a page that lost one would mislead.
@@ -244,7 +244,7 @@ def load(results: Path, published_folder: Path) -> Corpus:
             content, record = one
             entries.append(Entry(of(record, hashlib.sha256(content).hexdigest()), place))
     entries.sort(key=lambda entry: (entry.brief.run_id, entry.page))
-    figures = load_published(published_folder)
+    figures = load_published(published_directory)
     today = entries[-1].date if entries else "1970-01-01"
     return Corpus(tuple(entries), tuple(left_out), figures, load_claims(figures), today=today)
 

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 from markupsafe import Markup
 
+from harness import paths
 from harness.site.builder import essays
 from harness.site.builder.page import Document, Item, Nav, Page
 from harness.site.charts import cold_start_charts
 from harness.site.data.corpus import Corpus
 
-_CHECKOUT = Path(__file__).parents[3]
 _LINES = 900
 """Lines of a patch that a page shows."""
 
@@ -23,7 +22,7 @@ def _patches(corpus: Corpus) -> Markup:
     for name, sha256 in sorted(corpus.patches.items()):
         if not name.endswith((".diff", ".patch")):
             continue
-        lines = (_CHECKOUT / name).read_text(errors="replace").splitlines()
+        lines = (paths.DATA / name).read_text(errors="replace").splitlines()
         added = sum(one.startswith("+") and not one.startswith("+++") for one in lines)
         removed = sum(one.startswith("-") and not one.startswith("---") for one in lines)
         parts.append(

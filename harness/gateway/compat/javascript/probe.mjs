@@ -194,9 +194,9 @@ check('filesystem: Move', ENVD, async (one) => {
   assert.equal(await one.files.read('after.txt'), 'moved')
 })
 check('filesystem: Remove', ENVD, async (one) => {
-  await one.files.write('folder/file.txt', '')
-  await one.files.remove('folder')
-  assert.equal(await one.files.exists('folder'), false)
+  await one.files.write('directory/file.txt', '')
+  await one.files.remove('directory')
+  assert.equal(await one.files.exists('directory'), false)
 })
 check('filesystem: WatchDir', ENVD, async (one) => {
   await one.files.makeDir('watched')

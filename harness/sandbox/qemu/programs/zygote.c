@@ -71,7 +71,7 @@ static uintptr_t storage(void)
     return base;
 }
 
-static void number_path(char *into, const char *folder, int number)
+static void number_path(char *into, const char *directory, int number)
 {
     char digits[12];
     int count = 0;
@@ -79,17 +79,17 @@ static void number_path(char *into, const char *folder, int number)
     do
         digits[count++] = (char)('0' + number % 10);
     while (number /= 10);
-    while (*folder)
-        *into++ = *folder++;
+    while (*directory)
+        *into++ = *directory++;
     while (count)
         *into++ = digits[--count];
     *into = 0;
 }
 
-/* Calls `each` with every number that names an entry of a folder of /proc; false when one does. */
-static bool for_numbers(const char *folder, bool (*each)(int number, void *with), void *with)
+/* Calls `each` with every number that names an entry of a directory of /proc; false when one does. */
+static bool for_numbers(const char *directory, bool (*each)(int number, void *with), void *with)
 {
-    int handle = open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    int handle = open(directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     char room[4096] __attribute__((aligned(8)));
     bool good = handle >= 0;
     long got;

@@ -129,9 +129,9 @@ def _(world):
 
 @check("filesystem: Remove", ENVD)
 def _(world):
-    world.one.files.write("folder/file.txt", "")
-    world.one.files.remove("folder")
-    assert not world.one.files.exists("folder")
+    world.one.files.write("directory/file.txt", "")
+    world.one.files.remove("directory")
+    assert not world.one.files.exists("directory")
 
 
 @check("filesystem: CreateWatcher, GetWatcherEvents, RemoveWatcher", ENVD)

@@ -14,7 +14,8 @@ import pytest
 
 from harness.errors import Unsupported
 from harness.host.ksm import NOTE, SETTINGS, abandoned, merging, program, reset
-from harness.host.run import Run, open_run
+from harness.host.run import Run
+from harness.host.session import open_run
 from tests.host.processes import coppice, eventually, said, start
 
 FOUND = {
@@ -27,10 +28,10 @@ FOUND = {
 MERGE_AND_HANG = """
 import sys, time
 from pathlib import Path
-from harness.host.merging import merging
-from harness.host.run import open_run
+from harness.host.ksm import merging
+from harness.host.session import open_run
 with open_run() as run, merging(run, Path(sys.argv[1])):
-    print(run.folder, flush=True)
+    print(run.directory, flush=True)
     time.sleep(600)
 """
 EQUAL_PAGES = """
@@ -47,12 +48,12 @@ needs_merging = pytest.mark.skipif(
 
 @pytest.fixture
 def settings(tmp_path: Path) -> Path:
-    """A folder like the kernel's, with settings of somebody's own."""
-    folder = tmp_path / "ksm"
-    folder.mkdir()
+    """A directory like the kernel's, with settings of somebody's own."""
+    directory = tmp_path / "ksm"
+    directory.mkdir()
     for name, text in FOUND.items():
-        (folder / name).write_text(text)
-    return folder
+        (directory / name).write_text(text)
+    return directory
 
 
 def values(settings: Path) -> dict[str, str]:
@@ -84,7 +85,7 @@ def test_fast_while_it_runs_slow_when_eased_and_as_it_was_afterwards(
         assert int(values(settings)["pages_to_scan"]) < int(fast["pages_to_scan"])
         merger.hurry()
         assert values(settings) == fast
-    assert restored(settings) and not (run.folder / NOTE).exists()
+    assert restored(settings) and not (run.directory / NOTE).exists()
 
 
 def test_after_an_exception(run: Run, settings: Path) -> None:
@@ -100,17 +101,17 @@ def test_a_kernel_that_cannot(run: Run, tmp_path: Path) -> None:
 
 def test_after_sigkill_and_clean(runtime: Path, cache: Path, settings: Path) -> None:
     with start(MERGE_AND_HANG, str(settings)) as process:
-        folder = Path(said(process))
+        directory = Path(said(process))
         assert values(settings)["run"] == "1"
         assert "nothing of ours" in coppice("clean").stdout, "a run that lives keeps its settings"
         process.kill()
         process.wait()
     assert values(settings)["run"] == "1"
     dry = coppice("clean", "--dry-run")
-    assert f"would remove settings {folder / NOTE}" in dry.stdout and not restored(settings)
+    assert f"would remove settings {directory / NOTE}" in dry.stdout and not restored(settings)
     done = coppice("clean")
     assert done.returncode == 0, done.stderr
-    assert restored(settings) and not folder.exists()
+    assert restored(settings) and not directory.exists()
 
 
 def test_a_second_run_does_not_take_the_firsts_settings_for_the_hosts(
@@ -126,15 +127,15 @@ def test_a_second_run_does_not_take_the_firsts_settings_for_the_hosts(
         assert restored(settings), "a new run reclaims what a dead one left"
 
 
-def test_what_a_dead_run_left_whose_folder_is_gone_is_known_by_its_numbers(
+def test_what_a_dead_run_left_whose_directory_is_gone_is_known_by_its_numbers(
     runtime: Path, cache: Path, settings: Path
 ) -> None:
     with start(MERGE_AND_HANG, str(settings)) as process:
-        folder = Path(said(process))
+        directory = Path(said(process))
         assert not abandoned(settings), "it lives"
         process.kill()
         process.wait()
-    shutil.rmtree(folder)
+    shutil.rmtree(directory)
     assert abandoned(settings)
     reset(settings)
     assert values(settings)["run"] == "0" and not abandoned(settings)
@@ -167,7 +168,7 @@ def test_the_kernel_merges_what_was_started_through_the_program_and_nothing_else
     assert {name: (SETTINGS / name).read_text() for name in before} == before
 
 
-def test_a_note_names_the_folder_of_the_settings(run: Run, settings: Path) -> None:
+def test_a_note_names_the_directory_of_the_settings(run: Run, settings: Path) -> None:
     with merging(run, settings):
-        told = json.loads((run.folder / NOTE).read_text())
+        told = json.loads((run.directory / NOTE).read_text())
     assert told["settings"] == str(settings) and told["found"]["advisor_mode"] == "scan-time"

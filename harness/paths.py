@@ -1,0 +1,100 @@
+"""Where files lie: what is packaged with the code, and what runs keep on this machine.
+
+In a checkout, rigs, templates, published figures and patches stand beside `harness/`. A wheel
+carries them in `harness/data/`, laid out in the same way. No other module looks for them.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+__all__ = [
+    "AGENT",
+    "BUILT_FROM",
+    "CHECKOUT",
+    "CLAIMS",
+    "CLOCKS",
+    "COMPAT",
+    "DATA",
+    "ENVD",
+    "ESSAYS",
+    "GUEST_PROGRAMS",
+    "KSM_PROGRAM",
+    "NETWORK_PROGRAMS",
+    "OPENAPI",
+    "PACKAGE",
+    "PATCHES",
+    "PUBLISHED",
+    "RECORD_SCHEMA",
+    "RIGS",
+    "SITE",
+    "ZYGOTE",
+    "cache_directory",
+    "default_results",
+    "runtime_directory",
+]
+
+PACKAGE = Path(__file__).resolve().parent
+"""The package `harness`."""
+
+
+def _checkout() -> Path | None:
+    above = PACKAGE.parent
+    return above if (above / "pyproject.toml").is_file() and (above / "rigs").is_dir() else None
+
+
+CHECKOUT = _checkout()
+"""The checkout that this package lies in; None when it was installed from a wheel."""
+DATA = CHECKOUT or PACKAGE / "data"
+"""The directory that holds rigs/, site/, results/published/ and patches/."""
+BUILT_FROM = PACKAGE / "built-from.json"
+"""In an installed package, `{"commit", "dirty"}` of the checkout that it was built from."""
+
+RIGS = DATA / "rigs"
+SITE = DATA / "site"
+ESSAYS = SITE / "essays"
+PUBLISHED = DATA / "results" / "published"
+PATCHES = DATA / "patches"
+
+AGENT = PACKAGE / "guest" / "agent"
+"""Sources of the guest's agent, in C."""
+GUEST_PROGRAMS = PACKAGE / "guest" / "programs"
+KSM_PROGRAM = PACKAGE / "host" / "programs" / "mergeable.c"
+NETWORK_PROGRAMS = PACKAGE / "procedures" / "programs"
+ZYGOTE = PACKAGE / "sandbox" / "qemu" / "programs" / "zygote.c"
+ENVD = PACKAGE / "gateway" / "guest"
+"""Sources of envd, in C, and the code interpreter that runs beside it."""
+OPENAPI = PACKAGE / "gateway" / "control_plane" / "openapi.yaml"
+COMPAT = PACKAGE / "gateway" / "compat"
+"""Locks of the SDKs that the gateway is tried with, and the probes that use them."""
+RECORD_SCHEMA = PACKAGE / "measure" / "schema" / "run-1.json"
+CLAIMS = PACKAGE / "claims" / "claims.yaml"
+CLOCKS = PACKAGE / "claims" / "clocks.yaml"
+
+
+def default_results() -> Path:
+    """Where every command puts and looks for records unless told: `./results`."""
+    return Path("results")
+
+
+def runtime_directory() -> Path:
+    """Where runs of this user have their directories; gone after a reboot, like what they hold."""
+    named = os.environ.get("COPPICE_RUNTIME")
+    if named:
+        # Processes and mounts are found by this name: it must not depend on the caller.
+        return Path(named).resolve()
+    for place in ("/run", "/var/run"):  # FreeBSD has only the second
+        if os.geteuid() == 0 and os.access(place, os.W_OK):
+            return Path(place, "coppice")
+    user = os.environ.get("XDG_RUNTIME_DIR")
+    return (
+        Path(user) / "coppice" if user else Path(tempfile.gettempdir()) / f"coppice-{os.getuid()}"
+    )
+
+
+def cache_directory() -> Path:
+    """Where images and checkpoints are kept between runs, and across reboots."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(os.environ.get("COPPICE_CACHE") or Path(base) / "coppice")
