@@ -260,7 +260,7 @@ def task_of(case: Case, profile: str) -> str:
     """The command that repeats this case."""
     options = [] if profile == "quick" else [f"--profile {profile}"]
     task = f"bench:{case.substrate}-{case.tier}"
-    if case.substrate.startswith("oci-"):
+    if case.substrate.startswith(("oci-", "jail-")):
         task = f"bench:{case.substrate}"
     if case.substrate == "noop":
         task, options = "bench", ["--substrate noop", *options]

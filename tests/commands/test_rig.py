@@ -6,6 +6,8 @@ import hashlib
 import importlib
 import json
 import os
+import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -85,6 +87,7 @@ def test_at_concurrency_1_the_rungs_of_one_attempt_come_in_order(results: Path) 
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     (record,) = records(results)
+    assert record.command.task == "mise run bench -- --substrate noop"
     columns = [next(one for one in record.series if one.metric == rung).samples for rung in RUNGS]
     assert len(columns[0]) == 12
     for attempt in zip(*columns, strict=True):
@@ -134,6 +137,35 @@ def test_what_can_be_forked_is_measured_so_too() -> None:
     done = rigs("--collect-only", "-q", "-k", "forked and cold_start")
     ids = [line.split("[")[1][:-1] for line in done.stdout.splitlines() if "[" in line]
     assert ids == [f"qemu-durable-prewarm-pool-forked-cc{many}" for many in (1, 10, 50)]
+
+
+def test_the_task_on_a_record_is_one_that_there_is_and_repeats_it() -> None:
+    discover(ROOT / "rigs")
+    rig = importlib.import_module("rigs.test_cold_start")
+    found: dict[str, set[str]] = {}
+    for case in rig.cases():
+        for profile in ("quick", "full"):
+            task, _, options = rig.task_of(case, profile).partition(" -- ")
+            words = shlex.split(task)
+            assert words[:2] == ["mise", "run"] and len(words) == 3
+            found.setdefault(case.substrate, set()).add(words[2])
+            own = words[2] == "bench" and case.substrate == "noop"
+            text = (ROOT / "rigs/tasks" / words[2].replace(":", "/")).read_text() if not own else ""
+            assert f"--substrate {case.substrate} " in f"{text} {options} "
+            assert ("--profile full" in options) == (profile == "full")
+            if "--tier" in text:
+                assert f"--tier {case.tier} " in text
+    assert found["noop"] == {"bench"} and found["jail-raw"] == {"bench:jail-raw"}
+    assert found["qemu"] == {f"bench:qemu-{tier}" for tier in Tier}
+
+
+def test_a_rig_names_no_task_that_there_is_not() -> None:
+    looked = 0
+    for path, _ in discover(ROOT / "rigs").values():
+        for name in re.findall(r"mise run bench:([a-z0-9-]+)", path.read_text()):
+            looked += 1
+            assert (ROOT / "rigs/tasks/bench" / name).is_file(), f"{path.name}: {name}"
+    assert looked >= 8
 
 
 def test_options_leave_other_cases_out() -> None:
