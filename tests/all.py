@@ -25,6 +25,7 @@ ALONE = "tests/isolation/test_bombs.py"
 ASIDE = (
     "tests/claims", "tests/freebsd", "tests/site", "tests/commands",
     "tests/measure/test_benchmark.py", "tests/measure/test_comparison.py",
+    "tests/measure/test_oracle.py",
 )  # fmt: skip
 SECOND_TRIES = 3
 """Where more than this fail in one half, none is tried again."""
