@@ -84,9 +84,10 @@ class Pool(Generic[S]):
         Raises NotEnoughMemory before the first launch, or what the launches raised.
         """
         wanted = self.size if count is None else count
-        missing = wanted - self.ready - self._launching
-        self._admit(missing)
         with self._change:
+            # With the lock: a launch that ends between two looks would be counted in neither.
+            missing = wanted - self.ready - self._launching
+            self._admit(missing)
             self._failures.clear()
             self._failed_in_a_row = 0
             for _ in range(missing):

@@ -127,6 +127,7 @@ def test_a_check_out_waits_for_the_refill(launcher: FakeLauncher) -> None:
     with Pool(launcher, 1) as pool:
         with launcher.opened(lambda: pool.awaited == 1):
             assert fake(pool.check_out()) in launcher.made
+        assert pool.awaited == 0
 
 
 def test_a_check_out_that_waits_too_long_says_so(launcher: FakeLauncher) -> None:
@@ -220,6 +221,46 @@ def test_failures_between_successes_are_not_failing_all_the_time(launcher: FakeL
         assert launcher.outcomes == []
 
 
+def test_what_is_raised_is_the_last_failure(launcher: FakeLauncher) -> None:
+    several = [GuestDied(f"number {count}") for count in range(MAX_FAILURES)]
+    launcher.outcomes = [*several]
+    with Pool(launcher, 1) as pool:
+        with pytest.raises(GuestDied, match=f"number {MAX_FAILURES - 1}"):
+            pool.check_out(30)
+        launcher.outcomes = [GuestDied("of a fill")]
+        with pytest.raises(GuestDied, match="of a fill"):
+            pool.fill()
+
+
+def test_what_is_under_way_counts_when_a_pool_is_filled(launcher: FakeLauncher) -> None:
+    with Pool(launcher, 3) as pool:
+        pool.fill(1)
+        launcher.gate.clear()
+        pool.check_out()
+        with launcher.opened(lambda: launcher.calls == 4):
+            pool.fill()
+        assert (pool.ready, launcher.calls) == (3, 4)
+
+
+def test_a_drained_pool_is_not_filled_again(launcher: FakeLauncher) -> None:
+    pool = Pool(launcher, 2)
+    pool.drain()
+    with pytest.raises(GuestTimeout, match="was drained"):
+        pool.fill()
+    assert launcher.calls == 0
+
+
+def test_one_at_a_time_needs_memory_for_one(
+    launcher: FakeLauncher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pools, "available_memory", lambda: pools.MEMORY_FLOOR + (100 << 20))
+    with Pool(launcher, 6, memory_each=100 << 20) as pool:
+        pool.give_back(pool.check_out(30))
+        eventually(lambda: pool.ready == 1)
+        with pytest.raises(NotEnoughMemory, match="2 sandboxes"):
+            pool.fill(3)
+
+
 def test_a_check_out_after_failures_tries_again(launcher: FakeLauncher) -> None:
     """Who asks later is not told what failed for others: the host may have memory again."""
     launcher.error = GuestDied("for want of something")
@@ -241,6 +282,7 @@ def test_what_is_put_back_is_the_next_to_be_handed_out(launcher: FakeLauncher) -
         assert (pool.ready, pool.check_out()) == (2, first)
         pool.put_back(second)
         assert pool.check_out_now() is second
+        pool.put_back(second)
         assert not any(launcher.destroyed)
     assert launcher.destroyed == [1] * 3
 
