@@ -39,6 +39,16 @@ def test_null_is_kept_apart_from_absent_and_zero(tmp_path: Path) -> None:
     assert "swap_in_bytes" not in loaded.machine.before
 
 
+def test_a_record_that_proves_function_alone_says_so_and_no_other_does(tmp_path: Path) -> None:
+    """Were it lost on the way to the file, times of an emulator would be taken for a machine's."""
+    machine = run_record().machine
+    emulated = dataclasses.replace(machine, function_only="an emulator's clock")
+    written = record.write(run_record(machine=emulated), tmp_path)
+    assert record.load(written).machine.function_only == "an emulator's clock"
+    assert "function_only" not in run_record().to_json()["machine"]
+    assert record.RunRecord.from_json(run_record().to_json()).machine.function_only is None
+
+
 @pytest.mark.parametrize("schema", ["coppice.run/2", "pyperf", None, 1])
 def test_an_unknown_schema_is_refused(tmp_path: Path, schema: object) -> None:
     path = record.write(run_record(), tmp_path)
