@@ -6,8 +6,6 @@ import hashlib
 import importlib
 import json
 import os
-import re
-import shlex
 import shutil
 import subprocess
 import sys
@@ -24,7 +22,7 @@ from harness.host.run import Run
 from harness.host.session import open_run
 from harness.measure.record import RunRecord, digest, find, load
 from harness.procedures.ladder import RUNGS
-from harness.rig.info import discover
+from harness.rig.discovery import discover
 from harness.rig.recorder import RigRun
 from harness.sandbox.noop import NoopSandbox, NoopTemplate
 from harness.sandbox.protocol import Tier
@@ -87,7 +85,7 @@ def test_at_concurrency_1_the_rungs_of_one_attempt_come_in_order(results: Path) 
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     (record,) = records(results)
-    assert record.command.task == "mise run bench -- --substrate noop"
+    assert record.command.task == "mise run bench:noop-durable-prewarm-pool"
     columns = [next(one for one in record.series if one.metric == rung).samples for rung in RUNGS]
     assert len(columns[0]) == 12
     for attempt in zip(*columns, strict=True):
@@ -137,35 +135,6 @@ def test_what_can_be_forked_is_measured_so_too() -> None:
     done = rigs("--collect-only", "-q", "-k", "forked and cold_start")
     ids = [line.split("[")[1][:-1] for line in done.stdout.splitlines() if "[" in line]
     assert ids == [f"qemu-durable-prewarm-pool-forked-cc{many}" for many in (1, 10, 50)]
-
-
-def test_the_task_on_a_record_is_one_that_there_is_and_repeats_it() -> None:
-    discover(ROOT / "rigs")
-    rig = importlib.import_module("rigs.test_cold_start")
-    found: dict[str, set[str]] = {}
-    for case in rig.cases():
-        for profile in ("quick", "full"):
-            task, _, options = rig.task_of(case, profile).partition(" -- ")
-            words = shlex.split(task)
-            assert words[:2] == ["mise", "run"] and len(words) == 3
-            found.setdefault(case.substrate, set()).add(words[2])
-            own = words[2] == "bench" and case.substrate == "noop"
-            text = (ROOT / "rigs/tasks" / words[2].replace(":", "/")).read_text() if not own else ""
-            assert f"--substrate {case.substrate} " in f"{text} {options} "
-            assert ("--profile full" in options) == (profile == "full")
-            if "--tier" in text:
-                assert f"--tier {case.tier} " in text
-    assert found["noop"] == {"bench"} and found["jail-raw"] == {"bench:jail-raw"}
-    assert found["qemu"] == {f"bench:qemu-{tier}" for tier in Tier}
-
-
-def test_a_rig_names_no_task_that_there_is_not() -> None:
-    looked = 0
-    for path, _ in discover(ROOT / "rigs").values():
-        for name in re.findall(r"mise run bench:([a-z0-9-]+)", path.read_text()):
-            looked += 1
-            assert (ROOT / "rigs/tasks/bench" / name).is_file(), f"{path.name}: {name}"
-    assert looked >= 8
 
 
 def test_options_leave_other_cases_out() -> None:
@@ -225,7 +194,7 @@ class FakeBenchmark:
 
 def rig_with(kind: type[NoopSandbox], monkeypatch: pytest.MonkeyPatch) -> Any:
     """The rig's module, which gets sandboxes of that kind."""
-    discover(ROOT / "rigs")
+    discover()
     module = importlib.import_module("rigs.test_cold_start")
     monkeypatch.setattr(module, "load", lambda name: FakeSubstrate(kind))
     return module
@@ -239,7 +208,7 @@ def test_when_every_attempt_fails_the_record_says_so_and_the_test_fails(
     case = module.Case("noop", Tier.DURABLE_PREWARM_POOL, concurrency)
     count = module.PLANS["quick"][case.tier][concurrency]
     with open_run() as run:
-        rig_run = RigRun(ROOT, results, "quick")
+        rig_run = RigRun(results, "quick")
         with pytest.raises(AssertionError, match=r"no cold start succeeded.*did not answer"):
             module.test_cold_start(case, FakeBenchmark(), run, rig_run, "quick")
         assert list(run.leases.iterdir()) == [], "failed sandboxes were destroyed, too"
@@ -258,7 +227,7 @@ def test_failed_attempts_keep_their_place_among_those_that_succeed(
     monkeypatch.setattr(FlakySandbox, "made", 1)  # the warm-up's one attempt succeeds
     case = module.Case("noop", Tier.DURABLE_PREWARM_POOL, 1)
     with open_run() as run:
-        series = module.measure(case, run, RigRun(ROOT, results, "quick"), 10)
+        series = module.measure(case, run, RigRun(results, "quick"), 10)
     for one in series:
         assert len(one.warmup) == (one.metric != "first-touch") and len(one.samples) == 5
         assert [bad.index for bad in one.failures] == [0, 2, 4, 6, 8]
@@ -361,8 +330,8 @@ def test_options_that_no_chosen_rig_declares_are_refused(results: Path) -> None:
 
 def test_an_option_reaches_the_rig_by_its_name(results: Path) -> None:
     given = {"n": "8,50"}
-    assert RigRun(ROOT, results, "quick", given).option("n") == "8,50"
-    assert RigRun(ROOT, results, "quick").option("n") is None
+    assert RigRun(results, "quick", given).option("n") == "8,50"
+    assert RigRun(results, "quick").option("n") is None
 
 
 def test_what_measured_alike_was_once_the_rigs_file() -> None:
@@ -371,7 +340,8 @@ def test_what_measured_alike_was_once_the_rigs_file() -> None:
 
     if not (ROOT / ".git").exists() or git("rev-parse", "--is-shallow-repository") != b"false\n":
         pytest.skip("needs this checkout's history")
-    for path, info in discover(ROOT / "rigs").values():
+    for rig in discover().found.values():
+        path, info = rig.path, rig.info
         file = f"rigs/{path.name}"
         states = (
             git("log", "--format=%H", "--", file).decode().split() if info.measured_alike else ()

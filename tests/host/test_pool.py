@@ -355,6 +355,7 @@ def test_more_than_memory_allows_is_refused_with_figures_before_any_launch(
         pool.fill(5)
         assert pool.ready == 5
         monkeypatch.setattr(pools, "available_memory", lambda: 0)
+        pool.fill(5)  # it is full, and asks for nothing
         for _ in range(5):
             pool.check_out()
         with pytest.raises(NotEnoughMemory, match="0 MiB to give"):
