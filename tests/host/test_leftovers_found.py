@@ -15,7 +15,8 @@ import pytest
 from harness.host import leftovers
 from harness.host.leftover import Leftover
 from harness.host.leftovers import find, reclaim, remove
-from harness.host.locks import HALF_BUILT, LOCK, locking
+from harness.host.locks import HALF_BUILT, locking
+from harness.host.run import LOCK
 
 
 @pytest.fixture
