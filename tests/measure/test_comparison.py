@@ -107,7 +107,7 @@ def test_significant_is_not_enough() -> None:
 
 
 def test_a_comparison_holds_what_was_compared() -> None:
-    one, other = _noise(random.Random(1), 20), _noise(random.Random(2), 31, 1.4)
+    one, other = _noise(random.Random(1), 20), _noise(random.Random(2), 30, 1.4)
     found = compare(one, other)
     assert (found.before, found.after) == (
         statistics.estimate(one, 50),
@@ -115,14 +115,14 @@ def test_a_comparison_holds_what_was_compared() -> None:
     )
     assert found.ratio == statistics.ratio_of_medians(one, other)
     assert found.p == comparison.rank_sum(one, other)
-    assert (found.n, found.pairs) == ((20, 31), None)
+    assert (found.n, found.pairs) == ((20, 30), None)
     assert found.difference == found.after.value - found.before.value > 0
 
 
 def test_a_paired_comparison_holds_the_medians_of_its_rounds() -> None:
     chance = random.Random(3)
-    one = [_noise(chance, 4 + 2 * (k % 3)) for k in range(9)]
-    other = [_noise(chance, 5, 1.2) for _ in range(9)]
+    one = [_noise(chance, 4 + 2 * (k % 3)) for k in range(10)]
+    other = [_noise(chance, 6, 1.2) for _ in range(10)]
     found = compare_paired(one, other)
     left = [statistics.percentile(each, 50) for each in one]
     right = [statistics.percentile(each, 50) for each in other]
@@ -131,7 +131,7 @@ def test_a_paired_comparison_holds_the_medians_of_its_rounds() -> None:
     assert found.after == statistics.estimate(right, 50)
     assert found.ratio == statistics.estimate([b / a for a, b in pairs], 50)
     assert found.p == comparison.signed_rank([b - a for a, b in pairs])
-    assert (found.n, found.pairs) == ((sum(map(len, one)), 45), 9)
+    assert (found.n, found.pairs) == ((sum(map(len, one)), 60), 10)
     nothing = compare_paired([[0.0]] * 9, [[1.0]] * 9)
     assert nothing.ratio.value == math.inf and nothing.outcome is Outcome.WORSE
     for rounds in ((one, other[:8]), ([], [])):
@@ -165,6 +165,7 @@ def test_a_threshold_that_is_met_is_passed_and_alpha_is_not() -> None:
     # Two pairs have four assignments of signs.
     two = [[1.0], [1.0]], [[2.0], [2.5]]
     assert compare_paired(*two, thresholds=Thresholds(alpha=0.51)).outcome is Outcome.WORSE
+    assert compare_paired(*two, thresholds=Thresholds(alpha=0.5)).outcome is Outcome.SAME
     assert compare_paired(*two, thresholds=Thresholds(alpha=0.49)).outcome is Outcome.TOO_FEW
     assert Thresholds() == Thresholds(alpha=0.01, relative=0.05, absolute=0.0)
 
@@ -175,8 +176,13 @@ def test_too_few_samples_say_so() -> None:
     assert compare_paired([[1.0]] * 8, [[2.0]] * 8).outcome is Outcome.WORSE
     with pytest.raises(ValueError, match="do not pair"):
         compare_paired([[1.0]], [])
+    for sides in (([], [1.0]), ([1.0], []), ([], [])):
+        with pytest.raises(ValueError, match="empty set"):
+            comparison.rank_sum(*sides)
     with pytest.raises(ValueError, match="empty set"):
         compare([], [1.0])
+    with pytest.raises(ValueError, match="no pair"):
+        comparison.signed_rank([])
 
 
 TRIALS = 400
