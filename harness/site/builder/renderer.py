@@ -111,13 +111,13 @@ class EssayFunctions:
     def __init__(self, look: Lookup, link: figures.Link) -> None:
         self._look, self._link = look, link
 
-    def said(self, id: str) -> Markup:
+    def published(self, id: str) -> Markup:
         """A published figure as its source writes it, with the publisher's mark."""
         return Markup('<span class="theirs">{}</span>').format(
             figures.quoted(self._look.figure(id), self._link)
         )
 
-    def ours(self, rig: str, metric: str, statistic: str = "p50", **dimensions: Scalar) -> Markup:
+    def measured(self, rig: str, metric: str, statistic: str = "p50", **dimensions: Scalar) -> Markup:
         """A figure measured here, else that it works elsewhere, or that nobody measured it."""
         found = self._look.series(rig, metric, **dimensions)
         found = found or self._look.proof(rig, metric, **dimensions)
@@ -176,7 +176,7 @@ class Renderer:
         look = context.get("look")
         if isinstance(look, Lookup):
             words = EssayFunctions(look, one.link)
-            whole = {**context, "said": words.said, "ours": words.ours, "verdict": words.verdict}
+            whole = {**context, "published": words.published, "measured": words.measured, "verdict": words.verdict}
             context["prose"] = lambda essay, link: essay_html.render(
                 essay.text, self.environment, **whole
             )

@@ -14,7 +14,7 @@ from markupsafe import Markup
 from harness.site.charts import svg
 
 EVENTS = ("request", "object", "resumed", "first-reply", "first-exec", "first-touch")
-WORDS = ("asked", "exists", "runs", "replies", "works", "fills")
+WORDS = ("request", "object", "resumed", "reply", "exec", "touch")
 _TOP, _ROW, _BOTTOM = 30, 52, 8
 _LEFT, _RIGHT = 0.02, 0.03
 

@@ -110,8 +110,8 @@ def clock_chart(id: str = "clock-drawing") -> object:
     return clocks(
         id,
         [
-            ClockSpan("ours", "the guest has answered a nonce", "first-reply"),
-            ClockSpan("CubeSandbox", "the API's headers arrive", "resumed", False, False),
-            ClockSpan("Coppice on FreeBSD", "not stated", None, False, False),
+            ClockSpan("ours", "stops when the guest has answered a nonce", "first-reply"),
+            ClockSpan("CubeSandbox", "stops when the API's headers arrive", "resumed", False, False),
+            ClockSpan("Coppice on FreeBSD", "stop not stated", None, False, False),
         ],
     )

@@ -78,7 +78,7 @@ def history_chart(id: str, title: str, unit: str, runs: Sequence[HistoryPoint]) 
     first, last = runs[0], runs[-1]
     described = (
         f"{len(runs)} runs from {first.day} to {last.day}; the first {show(first.value, unit)}, "
-        f"the last {show(last.value, unit)}. The same figures stand in the table below."
+        f"the last {show(last.value, unit)}. The table below has the same figures."
     )
     return svg.chart(id, title, described, _TOP + _PLOT + _BOTTOM, *parts)
 

@@ -59,7 +59,7 @@ def _describe(wires: Sequence[Wire]) -> str:
     for wire in wires:
         values = ", ".join(f"{name} {show(one, 's')}" for name, one in wire.rungs.items())
         parts.append(f"{wire.label}: {values or 'not measured'}.")
-    return " ".join(parts) + " The same figures stand in the table below."
+    return " ".join(parts) + " The table below has the same figures."
 
 
 def _key(names: Sequence[str]) -> Markup:

@@ -134,7 +134,7 @@ def _describe(
         values = ", ".join(f"{show(one.value, unit)} at {one.n:g}" for one in curve.points)
         parts.append(f"{curve.label}: {values or 'not measured'}.")
     parts += [f"Published by {one.figure.publisher}: {one.text}." for one in references]
-    return f"By {across}. " + " ".join(parts) + " The same figures stand in the table below."
+    return f"By {across}. " + " ".join(parts) + " The table below has the same figures."
 
 
 def _grid(plane: _Plane, across: str, top: float) -> Markup:

@@ -91,7 +91,7 @@ def order_chart(id: str, series: Series, most: int, known: Known) -> Markup:
     crosses: list[Markup] = []
     if n > most:
         drawn = ("envelope", _strokes(samples, scale, most))
-        words = f", {n // most} or so to each stroke, from their lowest to their highest;"
+        words = f", {n // most} or so per stroke, drawn from lowest to highest;"
         end = f"sample {thousands(n)}"
     else:
         failed = {failure.index for failure in failures}

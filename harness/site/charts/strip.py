@@ -85,7 +85,7 @@ def _describe(strips: Sequence[Strip], line: ReferenceLine | None, unit: str) ->
         parts.append(f"{strip.label}: {words}.")
     if line:
         parts.append(f"Dashed line: {line.text}, {line.aside}.")
-    return " ".join(parts) + " The same figures stand in the table below."
+    return " ".join(parts) + " The table below has the same figures."
 
 
 def _grid(scale: axis.Axis, bottom: float) -> Markup:

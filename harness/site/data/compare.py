@@ -11,7 +11,7 @@ from harness.site.data import figures, record_summary
 from harness.site.data.corpus import Corpus, RecordEntry
 
 RIG = "compare"
-FASTEST = ("qemu", "durable-prewarm-pool")
+BASELINE = ("qemu", "durable-prewarm-pool")
 """What the others are compared with: a microVM that was restored and held."""
 
 
@@ -24,14 +24,14 @@ class ComparedSubstrate:
     corpus: Corpus
 
     @property
-    def whose(self) -> dict[str, Scalar]:
+    def selector(self) -> dict[str, Scalar]:
         return {"substrate": self.substrate, "tier": self.tier}
 
     def find(self, metric: str, **dimensions: Scalar) -> tuple[RecordEntry, Series] | None:
         """The series of most samples, of whatever compare record has it."""
-        return newest(self.corpus, metric, **self.whose, **dimensions)
+        return newest(self.corpus, metric, **self.selector, **dimensions)
 
-    def says(self, metric: str) -> tuple[RecordEntry, bool] | None:
+    def flag(self, metric: str) -> tuple[RecordEntry, bool] | None:
         """What was read from inside: yes or no."""
         found = self.find(metric)
         return (found[0], bool(found[1].samples[0])) if found and found[1].samples else None
@@ -40,14 +40,14 @@ class ComparedSubstrate:
     def fleet(self) -> tuple[RecordEntry, Series, int] | None:
         """The host's change with the largest fleet, and how many there were."""
         best: tuple[RecordEntry, Series, int] | None = None
-        for entry, one in _all(self.corpus, "host-change", **self.whose):
+        for entry, one in _all(self.corpus, "host-change", **self.selector):
             up = one.dimensions.get("up")
             if isinstance(up, int) and one.samples and (best is None or up >= best[2]):
                 best = (entry, one, up)
         return best
 
     @property
-    def fits(self) -> tuple[RecordEntry, Series, Estimate] | None:
+    def capacity(self) -> tuple[RecordEntry, Series, Estimate] | None:
         """An estimate: how many would fill this machine's memory at what one more takes.
 
         By the slope between the smallest and the largest fleet of a record; of one fleet alone, by
@@ -57,7 +57,7 @@ class ComparedSubstrate:
         if not fleet:
             return None
         entry, series, up = fleet
-        small = min(_fleets(entry, self.whose), key=lambda one: one[1])
+        small = min(_fleets(entry, self.selector), key=lambda one: one[1])
         below = figures.get(small[0], "p50") if small[1] < up else None
         took = figures.get(series, "p50")
         more = took.value - (below.value if below else 0) if took else 0
@@ -68,41 +68,41 @@ class ComparedSubstrate:
         return entry, series, Estimate(fits, None, None)
 
     @property
-    def reaches(self) -> tuple[RecordEntry, str] | None:
+    def reachability(self) -> tuple[RecordEntry, str] | None:
         """Whom it reached under a policy that allows one address, in words; or that it has no card.
 
         None where nobody asked.
         """
-        for entry, one in _all(self.corpus, "reached", **self.whose, policy="one"):
+        for entry, one in _all(self.corpus, "reached", **self.selector, policy="one"):
             if one.samples:
                 tried = [
                     (str(other.dimensions["target"]), bool(other.samples[0]))
                     for other in entry.record.series
                     if other.metric == "reached"
                     and other.samples
-                    and record_summary.fits(other.dimensions, self.whose | {"policy": "one"})
+                    and record_summary.fits(other.dimensions, self.selector | {"policy": "one"})
                 ]
                 gone = [name for name, reached in tried if reached and name != "allowed"]
-                return entry, f"reaches {', '.join(gone)} too" if gone else "what is allowed alone"
+                return entry, f"also reaches {', '.join(gone)}" if gone else "only permitted traffic passes"
         cards = self.find("cards")
         if not cards:
             return None
         none = cards[1].samples[0] == 0
-        return cards[0], "no card" if none else "not tried"
+        return cards[0], "no NIC" if none else "not tested"
 
     def part(self, metric: str) -> tuple[RecordEntry, Series, int] | None:
         """Another definition of memory, of the same fleet."""
         fleet = self.fleet
-        found = fleet[0].find(metric, **self.whose, up=fleet[2]) if fleet else None
+        found = fleet[0].find(metric, **self.selector, up=fleet[2]) if fleet else None
         return (fleet[0], found, fleet[2]) if fleet and found else None
 
-    def times(self, rung: str) -> tuple[RecordEntry, Series, Estimate] | None:
+    def ratio_to_baseline(self, rung: str) -> tuple[RecordEntry, Series, Estimate] | None:
         """How many times as long as the held microVM in the same record, one at a time."""
         found = self.find(rung, concurrency=1)
         if not found:
             return None
         entry, series = found
-        other = entry.find(rung, substrate=FASTEST[0], tier=FASTEST[1], concurrency=1)
+        other = entry.find(rung, substrate=BASELINE[0], tier=BASELINE[1], concurrency=1)
         ours = figures.get(other, "p50") if other else None
         theirs = figures.get(series, "p50")
         if not ours or not theirs or other is series:
@@ -124,7 +124,7 @@ class PairedRun:
     ratio: Estimate
 
 
-def beside(corpus: Corpus) -> Sequence[PairedRun]:
+def paired_runs(corpus: Corpus) -> Sequence[PairedRun]:
     """Every shape that was paired, from the best record that has it."""
     names = dict.fromkeys(
         str(one.dimensions["substrate"])
@@ -142,11 +142,11 @@ def beside(corpus: Corpus) -> Sequence[PairedRun]:
     return found
 
 
-def _fleets(entry: RecordEntry, whose: Facts) -> Iterator[tuple[Series, int]]:
+def _fleets(entry: RecordEntry, selector: Facts) -> Iterator[tuple[Series, int]]:
     """What each fleet of a column took, and how many there were."""
     for one in entry.record.series:
         up = one.dimensions.get("up")
-        fleet = one.metric == "host-change" and record_summary.fits(one.dimensions, whose)
+        fleet = one.metric == "host-change" and record_summary.fits(one.dimensions, selector)
         if fleet and one.samples and isinstance(up, int):
             yield one, up
 
@@ -173,7 +173,7 @@ def newest(corpus: Corpus, metric: str, **dimensions: Scalar) -> tuple[RecordEnt
     return chosen
 
 
-def kinds(corpus: Corpus) -> Sequence[ComparedSubstrate]:
+def compared(corpus: Corpus) -> Sequence[ComparedSubstrate]:
     """Everything that compare records have, in their order."""
     found: dict[tuple[str, str], None] = {}
     for entry in corpus.of_rig(RIG, corpus.machine):
@@ -183,7 +183,7 @@ def kinds(corpus: Corpus) -> Sequence[ComparedSubstrate]:
     return [ComparedSubstrate(substrate, tier, corpus) for substrate, tier in found]
 
 
-def absent(corpus: Corpus) -> Sequence[tuple[str, str]]:
+def not_measured(corpus: Corpus) -> Sequence[tuple[str, str]]:
     """What the newest record could not measure, and why."""
     entries = corpus.of_rig(RIG, corpus.machine)
     if not entries:

@@ -191,29 +191,29 @@ def rows(corpus: Corpus) -> Sequence[ComparisonRow]:
         by = fleet[2] if fleet else 1
         memory.append(ComparisonCell("", taken, "p50", by, _quotes(corpus, "memory", at), ours))
         fleets.append(
-            ComparisonCell(f"{thousands(by)} at once, alive" if fleet else "", None, "p50", 1,
+            ComparisonCell(f"{thousands(by)} running" if fleet else "", None, "p50", 1,
                  _quotes(corpus, "fleet", at), ours and not fleet)
         )  # fmt: skip
-        sdk.append(_served(corpus, column, _quotes(corpus, "sdk", at)) if ours else
+        sdk.append(_sdk_cell(corpus, column, _quotes(corpus, "sdk", at)) if ours else
                    ComparisonCell(published=_quotes(corpus, "sdk", at)))  # fmt: skip
-    kinds = compare.kinds(corpus)
+    kinds = compare.compared(corpus)
     return (
-        ComparisonRow("Isolation", "what stands between two; whose kernel, read inside", [
-            _said(column, words, kinds, "own-kernel", {True: "kernel of its own",
+        ComparisonRow("Isolation", "boundary between sandboxes; kernel checked from inside", [
+            _flag_cell(column, words, kinds, "own-kernel", {True: "own kernel",
                                                        False: "shared kernel"})
             for column, words in zip(COLUMNS, _ISOLATION, strict=True)
         ]),
         ComparisonRow("Cold start", "one at a time, until a command has run; median", starts),
         ComparisonRow("Ten at once", "the same, p95", tens),
-        ComparisonRow("After a reboot", "of the host, as near as one can be tried", [
-            _said(column, words, kinds, "state-survives", {True: "its state is on disk",
-                                                           False: "starts anew"})
+        ComparisonRow("After a reboot", "simulated host reboot", [
+            _flag_cell(column, words, kinds, "state-survives", {True: "state on disk",
+                                                           False: "starts from scratch"})
             for column, words in zip(COLUMNS, _DURABLE, strict=True)
         ]),
-        ComparisonRow("Memory each", "the host's whole change, at rest", memory),
-        ComparisonRow("How many", "on this host", fleets),
-        ComparisonRow("Network policy", "enforced by; what a sandbox reached", [
-            _reached(column, words, kinds)
+        ComparisonRow("Memory per sandbox", "host memory used, all idle", memory),
+        ComparisonRow("Sandboxes at once", "on this host", fleets),
+        ComparisonRow("Network policy", "enforced by; what a sandbox could reach", [
+            _network_cell(column, words, kinds)
             for column, words in zip(COLUMNS, _NETWORK, strict=True)
         ]),
         ComparisonRow("E2B SDK", "operations that work", sdk),
@@ -228,13 +228,13 @@ def _of_kind(
             yield one
 
 
-def _said(
+def _flag_cell(
     column: Column, words: str, kinds: Sequence[compare.ComparedSubstrate], metric: str,
     means: Mapping[bool, str],
 ) -> ComparisonCell:  # fmt: skip
     """The words, with the record that bears them out; what it says where it says otherwise."""
     for one in _of_kind(column, kinds):
-        if found := one.says(metric):
+        if found := one.flag(metric):
             entry, value = found
             return ComparisonCell(
                 words if means[not value] not in words else means[value], source=entry
@@ -242,60 +242,60 @@ def _said(
     return ComparisonCell(words)
 
 
-def _reached(
+def _network_cell(
     column: Column, words: str, kinds: Sequence[compare.ComparedSubstrate]
 ) -> ComparisonCell:
     """Who enforces it, and what came of trying; the shapes with a card tell of their kind."""
-    found = [reaches for one in _of_kind(column, kinds) if (reaches := one.reaches)]
-    for entry, said in sorted(found, key=lambda one: one[1] in ("no card", "not tried")):
-        return ComparisonCell(said if said == "no card" else f"{words}: {said}", source=entry)
+    found = [reach for one in _of_kind(column, kinds) if (reach := one.reachability)]
+    for entry, outcome in sorted(found, key=lambda one: one[1] in ("no NIC", "not tested")):
+        return ComparisonCell(outcome if outcome == "no NIC" else f"{words}; {outcome}", source=entry)
     return ComparisonCell(words)
 
 
-def _served(corpus: Corpus, column: Column, published: Sequence[Figure]) -> ComparisonCell:
+def _sdk_cell(corpus: Corpus, column: Column, published: Sequence[Figure]) -> ComparisonCell:
     """How many of an SDK's operations work, where our gateway serves this kind."""
     if not column.substrate("qemu"):
-        return ComparisonCell("not served here", published=published)
+        return ComparisonCell("not supported by our gateway", published=published)
     matrix = e2b.matrix(corpus)
     if not matrix:
         return ComparisonCell("through our gateway", published=published)
     scores = [score for plane in matrix.planes for score in plane.scores]
     works, of = sum(one.works for one in scores), sum(one.of for one in scores)
     return ComparisonCell(
-        f"{works} of {of}, over {len(matrix.sdks)} SDKs", published=published, source=matrix.entry
+        f"{works} of {of}, across {len(matrix.sdks)} SDK versions", published=published, source=matrix.entry
     )
 
 
 _ISOLATION = (
-    "kernel of its own, eBPF network",
+    "own kernel, eBPF network",
     "shared kernel, namespaces",
     "shared kernel, namespaces",
-    "kernel of its own, in user space",
-    "kernel of its own",
-    "kernel of its own",
-    "kernel of its own",
+    "own kernel, in user space",
+    "own kernel",
+    "own kernel",
+    "own kernel",
     "shared kernel, jail",
-    "kernel of its own",
+    "own kernel",
 )
 _DURABLE = (
     "snapshots",
-    "starts anew",
-    "starts anew",
-    "starts anew",
+    "starts from scratch",
+    "starts from scratch",
+    "starts from scratch",
     "boots from its disk",
-    "its state is on disk: restored from its checkpoint",
-    "its state is on disk: the pool refills from its checkpoint",
-    "cloned anew",
+    "state on disk: restored from its checkpoint",
+    "state on disk: the pool refills from its checkpoint",
+    "cloned again",
     "restored from its checkpoint",
 )
 _NETWORK = (
-    "eBPF on each card",
-    "iptables, by itself",
-    "nf_tables by netlink",
+    "eBPF on each NIC",
+    "iptables, set up by Docker",
+    "nf_tables via netlink",
     "none here",
     "none here",
-    "nf_tables by netlink",
-    "nf_tables by netlink",
+    "nf_tables via netlink",
+    "nf_tables via netlink",
     "pf anchors",
     "pf anchors",
 )

@@ -177,7 +177,7 @@ def stale(corpus: Corpus, entry: RecordEntry) -> Sequence[str]:
             reasons.append(f"the patch {patch.path} has changed since")
     newest = corpus.machines[one.machine.id][-1].summary
     if newest.machine.kernel != one.machine.kernel:
-        reasons.append("the machine runs another kernel now")
+        reasons.append("the machine now runs another kernel")
     images = _images(corpus, one.machine.id, one.rig.id)
     if any(images.get(image.name, image.sha256) != image.sha256 for image in one.images):
         reasons.append("the image has changed since")

@@ -29,11 +29,11 @@ def _render(corpus: Corpus) -> Iterator[Item]:
         "compare.html",
         "compare.html",
         "Comparison",
-        "Containers, microVMs, a traditional VM and a bare process on one host, in one run.",
+        "Containers, microVMs, a traditional VM and a bare process, measured in one run on one host.",
         {
-            "kinds": compare.kinds(corpus),
-            "absent": compare.absent(corpus),
-            "beside": compare.beside(corpus),
+            "kinds": compare.compared(corpus),
+            "absent": compare.not_measured(corpus),
+            "beside": compare.paired_runs(corpus),
             "others": quoted,
         },
     )

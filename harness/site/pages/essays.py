@@ -39,7 +39,7 @@ def _patches(corpus: Corpus) -> Markup:
                 Markup("&#10;").join(lines[:_LINES]),
             )
         )
-    return Markup("\n\n").join(parts) or Markup("There is no patch in this checkout yet.")
+    return Markup("\n\n").join(parts) or Markup("This checkout contains no patch.")
 
 
 def _render(corpus: Corpus) -> Iterator[Item]:
@@ -66,7 +66,7 @@ def _render(corpus: Corpus) -> Iterator[Item]:
         "essays.html",
         "essays.html",
         "Read",
-        "Essays in the order of the original, and the appendices.",
+        "Essays and appendices.",
         {
             "essays": [one for one in found if one.kind == "essay"],
             "appendices": [one for one in found if one.kind == "appendix"],

@@ -64,9 +64,9 @@ def _heroes(corpus: Corpus, rows: Sequence[ColdStartRow]) -> Sequence[Hero]:
     of = f"{best.substrate}, {best.sharing}" if best else "density"
     return [
         Hero(
-            "microVMs at once, alive",
-            "from one checkpoint: each has answered a nonce, under a name and a random state of "
-            "its own",
+            "microVMs running at once",
+            "all from one checkpoint; each answered a nonce with an identity and random state of its "
+            "own",
             of,
             best.find("reply") if best else None,
             task,
@@ -74,15 +74,15 @@ def _heroes(corpus: Corpus, rows: Sequence[ColdStartRow]) -> Sequence[Hero]:
         ),
         Hero(
             f"of host memory for all {thousands(best.n)}" if best else "of host memory for all",
-            "that the host has no longer available once they are at rest",
+            "used once all are idle",
             of,
             (best.entry, best.change) if best and best.change else None,
             task,
         ),
         Hero(
             "to the first reply, median",
-            "from the request until a microVM, restored from disk and kept stopped in memory, has "
-            "computed an answer",
+            "from the request until a microVM, restored from disk beforehand and frozen in memory, "
+            "has computed an answer",
             f"{row.substrate} {tier}" if row else tier,
             row.series(cold_start.HEADLINE, 1) if row else None,
             (row.task if row else None) or f"mise run bench:qemu-{tier}",

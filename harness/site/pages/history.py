@@ -110,7 +110,7 @@ def _page(track: Track, title: str) -> Iterator[Document | Asset]:
         f"{track.name}.html",
         "history_series.html",
         title,
-        f"{title}: every run on one machine, oldest to newest.",
+        f"{title}: every run on one machine, oldest first.",
         {
             "track": track,
             "chart": Chart(track.name, title, drawing, [rows[n] for n in reversed(recent)]),
@@ -136,7 +136,7 @@ def _lists(machine: str, name: str, found: Sequence[Track]) -> Iterator[Document
         ]
         for rig, several in rigs.items()
     }
-    about = "Series that were measured more than once, and how they moved."
+    about = "Series that were measured more than once, and how they changed."
     yield Document(
         f"{stem}.html",
         "history_machine.html",
@@ -182,7 +182,7 @@ def _render(corpus: Corpus) -> Iterator[Item]:
         "history.html",
         "history.html",
         "History and regressions",
-        "How every series moved from run to run, machine by machine.",
+        "How every series changed from run to run, by machine.",
         {
             "machines": {
                 id: (corpus.machines[id][-1].summary.machine, found, _counts(found))

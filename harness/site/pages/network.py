@@ -15,19 +15,19 @@ from harness.site.page import Document, Item, Nav, Page
 
 _LABELS = {
     "loopback": "loopback",
-    "veth": "veth: a pair of cards",
+    "veth": "veth pair",
     "bridge": "bridge without policy",
     "policy": "cubenet: bridge with policy",
     "microvm": "microVM to microVM",
 }
 _STATISTICS = ("p50", "p90", "p99", "stddev")
 _TRANSPORTS = {
-    "netlink": "nftables by netlink (cubenet)",
-    "netlink from JSON": "the same, from the text of a policy",
-    "libnftables": "nftables by its library",
-    "nft program": "nftables by its program",
-    "batch in place": "eBPF trie, changed in place: not one step",
-    "swap": "eBPF trie, replaced by another",
+    "netlink": "nftables via netlink (cubenet)",
+    "netlink from JSON": "the same, from a JSON policy",
+    "libnftables": "nftables via libnftables",
+    "nft program": "nftables via the nft program",
+    "batch in place": "eBPF trie, changed in place (not atomic)",
+    "swap": "eBPF trie, swapped",
 }
 _REPLACE, _SINGLE = "coppice.policy.replace", "nftban.single"
 _ANCHORS = {"coppice.policy.anchor-1000": 1000, "coppice.policy.anchor-2000": 2000}
@@ -97,7 +97,7 @@ def _update_chart(corpus: Corpus, update: RigRecord) -> Chart:
         for transport, label in _TRANSPORTS.items()
     ]
     marks = [*_reference(corpus, _REPLACE, 1000), *_reference(corpus, _SINGLE, 1)]
-    across = "addresses replaced by others"
+    across = "addresses replaced"
     title = "Replacing a policy's addresses"
     rows = [
         row
@@ -110,13 +110,13 @@ def _update_chart(corpus: Corpus, update: RigRecord) -> Chart:
 
 def _churn_chart(corpus: Corpus, churn: RigRecord) -> Chart:
     curves: list[Curve] = [
-        _curve(churn, "one added", "rule-add"),
-        _curve(churn, "one removed", "rule-remove"),
+        _curve(churn, "rules added", "rule-add"),
+        _curve(churn, "rules removed", "rule-remove"),
     ]
     marks = [one for id, n in _ANCHORS.items() for one in _reference(corpus, id, n)]
-    title = "Rules of one sandbox beside N others"
-    rows = [*_rows(churn, "one added", "rule-add"), *_rows(churn, "one removed", "rule-remove")]
-    drawing = scaling_chart("churn", title, "s", "sandboxes there", curves, marks)
+    title = "Adding and removing one sandbox's rules beside N others"
+    rows = [*_rows(churn, "rules added", "rule-add"), *_rows(churn, "rules removed", "rule-remove")]
+    drawing = scaling_chart("churn", title, "s", "other sandboxes", curves, marks)
     return Chart("charts/policy-churn", title, drawing, [*rows, *_published_rows(marks)])
 
 
@@ -138,7 +138,7 @@ def _render(corpus: Corpus) -> Iterator[Item]:
         "network.html",
         "network.html",
         "Network",
-        "Round trips and throughput between sandboxes under policy, and how policies change.",
+        "Round trips and throughput between sandboxes under policy, and the cost of policy changes.",
         {
             "labels_of": _LABELS,
             "paths": network.PATHS,
