@@ -114,7 +114,7 @@ def test_no_record_at_all(tmp_path: Path) -> None:
     text = (tmp_path / "out" / "index.html").read_text()
     assert text.count('<p class="big absent">not measured on this host</p>') == 3
     assert "mise run bench:qemu-full" in text
-    assert "There is no record yet" in (tmp_path / "out" / "runs.html").read_text()
+    assert "There are no records yet" in (tmp_path / "out" / "runs.html").read_text()
 
 
 def test_no_such_results_directory(tmp_path: Path) -> None:
@@ -409,5 +409,5 @@ def test_the_run_side_imports_nothing_of_the_site() -> None:
 def test_noop_measured_last_does_not_name_the_accelerator(tmp_path: Path) -> None:
     noop = factory.cold_start("durable-prewarm-pool", substrate="noop", day=9)
     text = only(tmp_path, factory.cold_start("full"), noop)
-    assert "Guests ran under tcg." in text
+    assert "These microVMs were emulated in software (TCG)" in text
     assert "noop: the harness alone" in text

@@ -80,5 +80,5 @@ def test_a_claim_answered_by_several_series_says_which_one_decides_and_why(tmp_p
     assert page.count('class="decides"') == 1
     above, below = page.split('id="answers"')
     assert "the verdict rests on <strong>first-reply, qemu, durable-prewarm-pool" in above
-    assert "Our clock has no HTTP API" in above
+    assert "Our clock includes no HTTP API" in above
     assert "first-exec, qemu, durable-pool" in below.split("</table>")[0]
