@@ -1,7 +1,7 @@
 """A series over its runs: the median of each run with its interval, oldest at the left.
 
-Runs stand at equal distances, since what differs from one to the next is what was changed, not how
-long it took. A run that was disturbed is ringed; a run that differs from the one before is marked.
+Runs are equally spaced, since what matters is what changed between two runs, not the time between
+them. A disturbed run has a ring; a run that differs from the previous one has a triangle.
 """
 
 from __future__ import annotations

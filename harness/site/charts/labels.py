@@ -1,6 +1,6 @@
-"""Where the words beside a mark stand so that they cover no other's, on a phone and on a wide page.
+"""Places the labels of marks so that they do not overlap, on a phone and on a wide page.
 
-A chart is as wide as its place: a label has to be free at both ends of what is usual.
+Charts are as wide as the page, so a label must fit at both extremes of usual widths.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _ROUNDS = 4
 
 @dataclass(frozen=True)
 class Spot:
-    """Words from their mark: pixels across and down, and which end of them `dx` speaks of."""
+    """A label's offset from its mark in pixels, and which end of the text `dx` refers to."""
 
     dx: int
     dy: int
@@ -41,7 +41,7 @@ _SPOTS = (
 
 @dataclass(frozen=True)
 class Mark:
-    """A mark at a share of the width and at pixels down, with its words (none: only in the way)."""
+    """A mark at a share of the width and pixels down, with its label, if it has one."""
 
     share: float
     y: float
@@ -52,15 +52,15 @@ _Box = tuple[float, float, float, float]
 
 
 def spots(marks: Sequence[Mark], walls: Iterable[float] = (), *, below: bool = True) -> list[Spot]:
-    """A spot for each mark's words, in turn; upright lines stand at `walls`, shares of the width.
+    """A spot for each mark's label, in order; `walls` are vertical lines, as shares of the width.
 
-    Words stand beside their marks, or above or `below` where that is allowed and better.
+    Labels go beside their marks, or above and `below` if that is allowed and better.
     """
     free = _SPOTS if below else (RIGHT, LEFT)
     lines = list(walls)
     glyphs = [[_glyph(one, width) for one in marks] for width in _WIDTHS]
     found: dict[int, Spot] = {}
-    # Once more after all have a spot, so that the first make room for the last.
+    # Several rounds, so that the first labels can make room for later ones.
     for _ in range(_ROUNDS):
         for number, mark in enumerate(marks):
             if not mark.words:
@@ -87,7 +87,7 @@ def _words(mark: Mark, spot: Spot, width: int) -> _Box:
 
 
 def _cost(mark: Mark, spot: Spot, taken: Sequence[Sequence[_Box]], walls: Sequence[float]) -> int:
-    """How bad a spot is at both widths together; of equals the first is taken."""
+    """The penalty of a spot, summed over both widths; the first of equal spots wins."""
     cost = 0
     for width, boxes in zip(_WIDTHS, taken, strict=True):
         left, top, right, bottom = _words(mark, spot, width)

@@ -1,4 +1,4 @@
-"""Picks from the compare records what the comparison page shows."""
+"""Selects from the compare records what the comparison page shows."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from harness.site.data.corpus import Corpus, RecordEntry
 
 RIG = "compare"
 BASELINE = ("qemu", "durable-prewarm-pool")
-"""What the others are compared with: a microVM that was restored and held."""
+"""What the others are compared with: a microVM that was restored and frozen."""
 
 
 @dataclass(frozen=True)
 class ComparedSubstrate:
-    """A substrate in a tier, and the newest record of each thing that was measured of it."""
+    """A substrate in one tier, with the newest record of each of its measurements."""
 
     substrate: str
     tier: str
@@ -28,17 +28,17 @@ class ComparedSubstrate:
         return {"substrate": self.substrate, "tier": self.tier}
 
     def find(self, metric: str, **dimensions: Scalar) -> tuple[RecordEntry, Series] | None:
-        """The series of most samples, of whatever compare record has it."""
+        """The series with the most samples in any compare record."""
         return newest(self.corpus, metric, **self.selector, **dimensions)
 
     def flag(self, metric: str) -> tuple[RecordEntry, bool] | None:
-        """What was read from inside: yes or no."""
+        """A yes-or-no fact read from inside the sandbox."""
         found = self.find(metric)
         return (found[0], bool(found[1].samples[0])) if found and found[1].samples else None
 
     @property
     def fleet(self) -> tuple[RecordEntry, Series, int] | None:
-        """The host's change with the largest fleet, and how many there were."""
+        """Host memory used by the largest fleet, and the fleet's size."""
         best: tuple[RecordEntry, Series, int] | None = None
         for entry, one in _all(self.corpus, "host-change", **self.selector):
             up = one.dimensions.get("up")
@@ -48,10 +48,10 @@ class ComparedSubstrate:
 
     @property
     def capacity(self) -> tuple[RecordEntry, Series, Estimate] | None:
-        """An estimate: how many would fill this machine's memory at what one more takes.
+        """An estimate of how many sandboxes fit in this machine's memory.
 
-        By the slope between the smallest and the largest fleet of a record; of one fleet alone, by
-        what each took.
+        Uses the slope between the smallest and the largest fleet of a record, or the average of
+        the only fleet.
         """
         fleet = self.fleet
         if not fleet:
@@ -69,9 +69,9 @@ class ComparedSubstrate:
 
     @property
     def reachability(self) -> tuple[RecordEntry, str] | None:
-        """Whom it reached under a policy that allows one address, in words; or that it has no card.
+        """What it reached under a policy that allows one address, as text; or that it has no NIC.
 
-        None where nobody asked.
+        None if it was not tested.
         """
         for entry, one in _all(self.corpus, "reached", **self.selector, policy="one"):
             if one.samples:
@@ -83,7 +83,10 @@ class ComparedSubstrate:
                     and record_summary.fits(other.dimensions, self.selector | {"policy": "one"})
                 ]
                 gone = [name for name, reached in tried if reached and name != "allowed"]
-                return entry, f"also reaches {', '.join(gone)}" if gone else "only permitted traffic passes"
+                return (
+                    entry,
+                    f"also reaches {', '.join(gone)}" if gone else "only permitted traffic passes",
+                )
         cards = self.find("cards")
         if not cards:
             return None
@@ -91,13 +94,13 @@ class ComparedSubstrate:
         return cards[0], "no NIC" if none else "not tested"
 
     def part(self, metric: str) -> tuple[RecordEntry, Series, int] | None:
-        """Another definition of memory, of the same fleet."""
+        """Another memory metric of the same fleet."""
         fleet = self.fleet
         found = fleet[0].find(metric, **self.selector, up=fleet[2]) if fleet else None
         return (fleet[0], found, fleet[2]) if fleet and found else None
 
     def ratio_to_baseline(self, rung: str) -> tuple[RecordEntry, Series, Estimate] | None:
-        """How many times as long as the held microVM in the same record, one at a time."""
+        """The ratio to the frozen microVM in the same record, one start at a time."""
         found = self.find(rung, concurrency=1)
         if not found:
             return None
@@ -115,8 +118,8 @@ class ComparedSubstrate:
 
 @dataclass(frozen=True)
 class PairedRun:
-    """A shape of container beside plain runc in the same bundle, pair by pair: `ratio` is the
-    median of the pairs' ratios."""
+    """A container paired with plain runc in the same bundle; `ratio` is the median ratio of the
+    pairs."""
 
     entry: RecordEntry
     ours: Series
@@ -125,7 +128,7 @@ class PairedRun:
 
 
 def paired_runs(corpus: Corpus) -> Sequence[PairedRun]:
-    """Every shape that was paired, from the best record that has it."""
+    """Every paired container, from the best record that has it."""
     names = dict.fromkeys(
         str(one.dimensions["substrate"])
         for entry in corpus.of_rig(RIG, corpus.machine)
@@ -143,7 +146,7 @@ def paired_runs(corpus: Corpus) -> Sequence[PairedRun]:
 
 
 def _fleets(entry: RecordEntry, selector: Facts) -> Iterator[tuple[Series, int]]:
-    """What each fleet of a column took, and how many there were."""
+    """Host memory used by each fleet of a substrate, and the fleet's size."""
     for one in entry.record.series:
         up = one.dimensions.get("up")
         fleet = one.metric == "host-change" and record_summary.fits(one.dimensions, selector)
@@ -163,7 +166,7 @@ def _all(corpus: Corpus, metric: str, **dimensions: Scalar) -> Iterator[tuple[Re
 
 
 def newest(corpus: Corpus, metric: str, **dimensions: Scalar) -> tuple[RecordEntry, Series] | None:
-    """Of valid records before others, the series of most samples, and the newest of those."""
+    """The series with the most samples, valid records first, newest of equals."""
     chosen: tuple[RecordEntry, Series] | None = None
     best = (False, 1)
     for entry, one in _all(corpus, metric, **dimensions):
@@ -174,7 +177,7 @@ def newest(corpus: Corpus, metric: str, **dimensions: Scalar) -> tuple[RecordEnt
 
 
 def compared(corpus: Corpus) -> Sequence[ComparedSubstrate]:
-    """Everything that compare records have, in their order."""
+    """Every substrate and tier in the compare records, in their order."""
     found: dict[tuple[str, str], None] = {}
     for entry in corpus.of_rig(RIG, corpus.machine):
         for one in entry.summary.series:
@@ -184,7 +187,7 @@ def compared(corpus: Corpus) -> Sequence[ComparedSubstrate]:
 
 
 def not_measured(corpus: Corpus) -> Sequence[tuple[str, str]]:
-    """What the newest record could not measure, and why."""
+    """What the newest record could not measure, with the reason."""
     entries = corpus.of_rig(RIG, corpus.machine)
     if not entries:
         return []

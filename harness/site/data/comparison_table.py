@@ -1,7 +1,7 @@
-"""The front page's comparison: kinds of sandbox side by side, each cell measured here or quoted.
+"""The front page's comparison of kinds of sandbox; each cell is measured here or quoted.
 
-What was measured comes from the `compare` rig where it has the series, else from the cold-start
-and density rigs. A cell without either says that it was not measured on this host.
+Measured figures come from the `compare` rig if it has the series, else from the cold-start and
+density rigs. A cell with neither says that it was not measured on this host.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from harness.site.data.record_summary import SeriesSummary
 
 RIGS = ("compare", "cold-start")
 RUNGS = ("first-exec", "cold-start", "first-reply")
-"""What every kind of sandbox can be asked for: a command's output. Others where it is missing."""
+"""The rung that every kind of sandbox has, a command's output, then fallbacks."""
 
 
 @dataclass(frozen=True)
 class Column:
-    """A kind of sandbox. `substrate` tells the names of substrates that are of this kind, `sharing`
-    which fleets of theirs."""
+    """A kind of sandbox. `substrate` matches the names of its substrates, `sharing` selects their
+    fleets."""
 
     title: str
     aside: str
@@ -34,9 +34,10 @@ class Column:
 
 @dataclass(frozen=True)
 class ComparisonCell:
-    """Words, a figure of ours, and figures that others publish; any may be missing.
+    """Text, our figure, and published figures; any may be missing.
 
-    `by` divides ours. `absent`: it could be measured, and was not; `proved`: it works elsewhere.
+    `by` divides our figure. `absent`: it could have been measured but was not; `proved`: a
+    function-only record shows that it works.
     """
 
     words: str = ""
@@ -47,7 +48,7 @@ class ComparisonCell:
     absent: bool = False
     proved: tuple[RecordEntry, SeriesSummary] | None = None
     source: RecordEntry | None = None
-    """Whose word the words are."""
+    """The record that the text is based on."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,7 @@ _QUOTED: Mapping[str, Mapping[int, Sequence[str]]] = {
 def _measured(
     corpus: Corpus, column: Column, concurrency: int, statistic: str
 ) -> tuple[RecordEntry, SeriesSummary] | None:
-    """The newest series of a command's output; of several shapes of a kind the fastest."""
+    """The newest series of a command's output; the fastest of several variants."""
     for rig in RIGS:
         for metric in RUNGS:
             usable = [
@@ -117,7 +118,7 @@ def _measured(
 
 
 def _proved(corpus: Corpus, column: Column) -> tuple[RecordEntry, SeriesSummary] | None:
-    """Where no figure may be told: the newest series that shows that this kind works."""
+    """The newest function-only series that shows that this kind works."""
     for (rig, _), entries in corpus.function_only_records.items():
         for entry in reversed(entries) if rig in RIGS else ():
             for series in entry.summary.series:
@@ -143,8 +144,8 @@ def _fits(series: SeriesSummary, column: Column, concurrency: int) -> bool:
 
 
 def _fleet(corpus: Corpus, column: Column) -> tuple[RecordEntry, SeriesSummary, int] | None:
-    """The largest fleet at rest of this kind that nothing disturbed, else of any: what all of it
-    takes, and how many came up."""
+    """The largest idle fleet of this kind, undisturbed ones first: host memory used, and how many
+    sandboxes came up."""
     best: tuple[tuple[bool, int, bool, int, int], RecordEntry, SeriesSummary] | None = None
     for rig in ("density", "compare"):
         for kind, several in corpus.series_of(rig, corpus.machine, "host-change").items():
@@ -174,7 +175,7 @@ def _quotes(corpus: Corpus, row: str, column: int) -> Sequence[Figure]:
 
 
 def rows(corpus: Corpus) -> Sequence[ComparisonRow]:
-    """The table, row by row; the same columns in each."""
+    """The rows of the table; all have the same columns."""
     starts, tens, memory, fleets, sdk = [], [], [], [], []
     for at, column in enumerate(COLUMNS):
         ours = at > 0
@@ -232,7 +233,7 @@ def _flag_cell(
     column: Column, words: str, kinds: Sequence[compare.ComparedSubstrate], metric: str,
     means: Mapping[bool, str],
 ) -> ComparisonCell:  # fmt: skip
-    """The words, with the record that bears them out; what it says where it says otherwise."""
+    """The text, linked to a record that confirms it; the record's finding if it differs."""
     for one in _of_kind(column, kinds):
         if found := one.flag(metric):
             entry, value = found
@@ -245,15 +246,17 @@ def _flag_cell(
 def _network_cell(
     column: Column, words: str, kinds: Sequence[compare.ComparedSubstrate]
 ) -> ComparisonCell:
-    """Who enforces it, and what came of trying; the shapes with a card tell of their kind."""
+    """What enforces policy, and the test's outcome; variants with a NIC take precedence."""
     found = [reach for one in _of_kind(column, kinds) if (reach := one.reachability)]
     for entry, outcome in sorted(found, key=lambda one: one[1] in ("no NIC", "not tested")):
-        return ComparisonCell(outcome if outcome == "no NIC" else f"{words}; {outcome}", source=entry)
+        return ComparisonCell(
+            outcome if outcome == "no NIC" else f"{words}; {outcome}", source=entry
+        )
     return ComparisonCell(words)
 
 
 def _sdk_cell(corpus: Corpus, column: Column, published: Sequence[Figure]) -> ComparisonCell:
-    """How many of an SDK's operations work, where our gateway serves this kind."""
+    """How many SDK operations work, if our gateway serves this kind."""
     if not column.substrate("qemu"):
         return ComparisonCell("not supported by our gateway", published=published)
     matrix = e2b.matrix(corpus)
@@ -262,7 +265,9 @@ def _sdk_cell(corpus: Corpus, column: Column, published: Sequence[Figure]) -> Co
     scores = [score for plane in matrix.planes for score in plane.scores]
     works, of = sum(one.works for one in scores), sum(one.of for one in scores)
     return ComparisonCell(
-        f"{works} of {of}, across {len(matrix.sdks)} SDK versions", published=published, source=matrix.entry
+        f"{works} of {of}, across {len(matrix.sdks)} SDK versions",
+        published=published,
+        source=matrix.entry,
     )
 
 

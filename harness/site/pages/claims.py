@@ -1,4 +1,4 @@
-"""The claims: a list with verdicts, and one page for each, with its clocks, chart and limits."""
+"""The claims: a list with verdicts, and a page for each with its clocks, chart and limits."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from harness.site.data.evidence import Judged
 from harness.site.page import Document, Item, Nav, Page
 
 _MACHINES = 24
-"""Machines whose verdicts a claim's page lists."""
+"""The most machines whose verdicts a claim's page lists."""
 
 
 def _clocks(claim: Claim, several: Sequence[Judged]) -> object | None:
-    """The drawing of their clock and of ours, for claims of a start."""
+    """The drawing of their clock and ours, for claims about cold starts."""
     if claim.figure.topic != "cold-start":
         return None
     theirs = published.clocks()[claim.figure.clock]
@@ -47,7 +47,7 @@ def _clocks(claim: Claim, several: Sequence[Judged]) -> object | None:
 
 
 def _chart(claim: Claim, several: Sequence[Judged]) -> Chart | None:
-    """Every sample of each answer on one axis with the claimed value; None where nothing is."""
+    """Every sample of each answer on one axis with the claimed value; None if there are none."""
     strips, rows = [], []
     for one in several:
         found = one.found
@@ -55,9 +55,8 @@ def _chart(claim: Claim, several: Sequence[Judged]) -> Chart | None:
             continue
         if figures.withheld(found.entry, found.summary) or one.answer.statistic in ("sum", "count"):
             continue
-        status = found.entry.summary.validity.status
         label = f"{found.summary.metric}{_short(one)}"
-        note = "" if status == "valid" else status
+        note = found.entry.status_note
         strips.append(Strip(label, found.full_series, note, warn=bool(note), by=found.by))
         rows.append(ChartRow(label, found.entry, found.summary, by=found.by))
     value = claim.figure.value
@@ -73,7 +72,7 @@ def _chart(claim: Claim, several: Sequence[Judged]) -> Chart | None:
 
 
 def _short(one: Judged) -> str:
-    """What tells an answer from the others in one word: a phone is narrow."""
+    """What distinguishes an answer from the others, in one word, since phones are narrow."""
     names = ("tool", "sdk", "transport", "sharing", "vmm", "substrate", "path")
     return next((f", {one.answer.where[name]}" for name in names if name in one.answer.where), "")
 

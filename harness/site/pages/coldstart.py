@@ -1,4 +1,4 @@
-"""The cold-start page: the ladder of every tier, and many at once."""
+"""The cold-start page: the rungs of every tier, and many starts at once."""
 
 from __future__ import annotations
 

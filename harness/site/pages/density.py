@@ -1,4 +1,4 @@
-"""The density page: what N sandboxes from one checkpoint take of a host, in three definitions."""
+"""The density page: memory of N sandboxes from one checkpoint, by three definitions."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from harness.site.page import Document, Item, Nav, Page
 
 _NS = (8, 50, 200, 400, 1000)
 _CUBE_NS = (100, 1000)
-"""The ends of what CubeSandbox publishes; the rest stands in the table below."""
+"""The smallest and largest N that CubeSandbox publishes; the rest is in the table below."""
 _ADVERTISED = "cubesandbox.readme.memory"
 _NAMES = {
     "private": "private: a full copy each",
@@ -44,7 +44,7 @@ def _curves(
 
 
 def _references(corpus: Corpus, ids: dict[str, int], *, round: bool = False) -> Sequence[Reference]:
-    """Published figures by id, each at its N."""
+    """Published figures, by id and N."""
     return [
         Reference(figure, figure.as_written, n, round)
         for id, n in ids.items()

@@ -1,4 +1,4 @@
-"""The front page, in the order of the original: figures, what was measured, the comparison."""
+"""The front page: headline figures, what was measured, the comparison."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ _PUBLISHED_FLEETS = (8, 50, 200, 400, 1000)
 
 @dataclass(frozen=True)
 class Hero:
-    """One large figure: what it is of, its words, and the task that measures it where it was not.
+    """One large figure: its subject and text, and the task that measures it if that was not done.
 
-    `counted` shows how many samples the series has in place of a statistic.
+    `counted` shows the number of samples instead of a statistic.
     """
 
     title: str
@@ -49,7 +49,7 @@ class Hero:
 
 
 def _best(corpus: Corpus) -> MeasuredFleet | None:
-    """The largest fleet that came up whole; among equals the one that takes least."""
+    """The largest fleet that came up completely; among equals the one that uses least memory."""
     fleets = [
         one for one in density.fleets(corpus) if one.change and one.total and one.reached == one.n
     ]
@@ -65,8 +65,7 @@ def _heroes(corpus: Corpus, rows: Sequence[ColdStartRow]) -> Sequence[Hero]:
     return [
         Hero(
             "microVMs running at once",
-            "all from one checkpoint; each answered a nonce with an identity and random state of its "
-            "own",
+            "all from one checkpoint; each answered a nonce with its own identity and random state",
             of,
             best.find("reply") if best else None,
             task,
@@ -91,7 +90,7 @@ def _heroes(corpus: Corpus, rows: Sequence[ColdStartRow]) -> Sequence[Hero]:
 
 
 def _accelerators(rows: Sequence[ColdStartRow]) -> Sequence[str]:
-    """What ran the guests of the rows; `noop` has none."""
+    """The accelerators that ran the guests; `noop` has none."""
     found = {
         entry.summary.machine.accelerator or "no accelerator"
         for row in rows
@@ -102,7 +101,7 @@ def _accelerators(rows: Sequence[ColdStartRow]) -> Sequence[str]:
 
 
 def _fleets(corpus: Corpus) -> Sequence[MeasuredFleet]:
-    """Fleets without a network of their own: a row each, by number."""
+    """Fleets without a network, sorted by size."""
     found = [one for one in density.fleets(corpus) if one.change and "networked" not in one.sharing]
     return sorted(found, key=lambda one: (one.n, one.sharing))
 

@@ -1,4 +1,4 @@
-"""The method page: clocks, the ladder, statistics, tiers, and what the clock leaves out."""
+"""The method page: terms, clocks, rungs, tiers, statistics, and what is not measured."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The network page: round trips, throughput, and how policies change, each beside what it costs."""
+"""The network page: round trips, throughput, and the cost of policy changes."""
 
 from __future__ import annotations
 
@@ -37,8 +37,7 @@ _PUBLISHED = ("network", "policy")
 
 def _rtt_chart(corpus: Corpus, rtt: RigRecord) -> Chart:
     strips, rows = [], []
-    status = rtt.entry.summary.validity.status
-    note = "" if status == "valid" else status
+    note = rtt.entry.status_note
     for path in network.PATHS:
         found = rtt.find("rtt", path=path, cores=1, tool="exchange")
         missing = "" if found else "not measured on this host"
@@ -61,7 +60,7 @@ def _reference(corpus: Corpus, id: str, n: int) -> Sequence[Reference]:
 
 
 def _rows(measured: RigRecord, label: str, metric: str, **dimensions: Scalar) -> Sequence[ChartRow]:
-    """A curve's points as rows of a table."""
+    """A curve's points as table rows."""
     found = [
         (one.dimensions.get("n"), one)
         for one in measured.entry.record.series
@@ -79,7 +78,7 @@ def _published_rows(marks: Sequence[Reference]) -> Sequence[ChartRow]:
 
 
 def _curve(measured: RigRecord, label: str, metric: str, **dimensions: Scalar) -> Curve:
-    """A metric against `n`, of the series with these dimensions; n of 0 has no place on it."""
+    """A metric by `n`, from the series with these dimensions; n of 0 is left out (log axis)."""
     points = []
     for one in measured.entry.record.series:
         n = one.dimensions.get("n")
@@ -87,8 +86,7 @@ def _curve(measured: RigRecord, label: str, metric: str, **dimensions: Scalar) -
         value = figures.get(one, "p50")
         if one.metric == metric and fits and isinstance(n, int) and n > 0 and value:
             points.append(Point(n, value))
-    status = measured.entry.summary.validity.status
-    return Curve(label, points, "" if status == "valid" else status)
+    return Curve(label, points, measured.entry.status_note)
 
 
 def _update_chart(corpus: Corpus, update: RigRecord) -> Chart:
@@ -138,7 +136,7 @@ def _render(corpus: Corpus) -> Iterator[Item]:
         "network.html",
         "network.html",
         "Network",
-        "Round trips and throughput between sandboxes under policy, and the cost of policy changes.",
+        "Round trips and throughput under policy, and the cost of policy changes.",
         {
             "labels_of": _LABELS,
             "paths": network.PATHS,

@@ -1,4 +1,4 @@
-"""What others publish: every figure with who, when, clock, label, source and our remark."""
+"""Published figures, each with publisher, date, clock, label, source and our remark."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _TITLES = {
 
 @dataclass(frozen=True)
 class FigureSet:
-    """Figures of one publisher that were taken under the same conditions."""
+    """Figures of one publisher that were measured under the same conditions."""
 
     conditions: str
     figures: Sequence[Figure]
