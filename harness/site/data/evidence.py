@@ -77,15 +77,15 @@ def find(corpus: Corpus, answer: Answer, machine: str | None) -> Found | None:
 
 
 def _best(
-    corpus: Corpus, by_kind: Sequence[SeriesAt], per: str | None
+    corpus: Corpus, candidates: Sequence[SeriesAt], per: str | None
 ) -> tuple[tuple[bool, bool, bool], int, RecordEntry] | None:
     """The best record with one kind of series, the newest of equals, with its rank and position.
     If the answer needs a divisor, only records that have it count."""
-    key = (_best, id(by_kind), per)
+    key = (_best, id(candidates), per)
     if key not in corpus.memo:
         usable = [
             (_rank(corpus, entry), at, entry)
-            for at, entry, _ in by_kind
+            for at, entry, _ in candidates
             if not per or ((counted := entry.summary.find(per, {})) and counted.n)
         ]
         corpus.memo[key] = max(usable, key=lambda one: one[:2], default=None)
