@@ -1,9 +1,8 @@
-"""What a page module declares.
+"""What a page module declares: its place in the navigation, and the files it yields.
 
-A module in harness/site/pages/ holds one `PAGE = Page(...)`. Its function yields documents
-(a template and what it is given), assets (bytes as they are), and groups of these that are made
-only when what they are made of has changed. Navigation is made of the pages that declare a place in
-it; adding a page is adding a file.
+A module in harness/site/pages/ has one `PAGE = Page(...)`. Its function yields documents (a
+template and its context), assets (plain bytes), and groups of these that are made only if their
+inputs have changed. Adding a page means adding a file.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from harness.site.data.corpus import Corpus
 
 @dataclass(frozen=True)
 class Nav:
-    """A place in the navigation: `order` sorts, lower first; `foot` puts it below the page."""
+    """A place in the navigation, sorted by `order`; `foot` puts it in the footer."""
 
     label: str
     path: str
@@ -48,7 +47,7 @@ class Asset:
 
 @dataclass(frozen=True)
 class Group:
-    """Files that depend on `inputs` and the code alone; `make` is called when they changed."""
+    """Files that depend only on `inputs` and the code; `make` is called if these have changed."""
 
     name: str
     inputs: Sequence[str]
@@ -60,9 +59,9 @@ Item = Document | Asset | Group
 
 @dataclass(frozen=True)
 class Page:
-    """One kind of page: what it renders of the corpus, and whether it is in the navigation.
+    """One kind of page: how to render it from the corpus, and its place in the navigation, if any.
 
-    `long` says that it takes long where there are many records.
+    `long` marks a page that takes long if there are many records.
     """
 
     render: Callable[[Corpus], Iterator[Item]]

@@ -105,7 +105,7 @@ def test_two_records_that_would_share_a_page(tmp_path: Path) -> None:
     shutil.copy(target, target.with_name(target.name.replace("cold-start", "cold_start")))
     built = build(tmp_path / "results", tmp_path / "out")
     assert built.records == 1
-    assert "would be that of" in built.problems[0].error
+    assert "would have the same address as that of" in built.problems[0].error
 
 
 def test_no_record_at_all(tmp_path: Path) -> None:
@@ -114,11 +114,11 @@ def test_no_record_at_all(tmp_path: Path) -> None:
     text = (tmp_path / "out" / "index.html").read_text()
     assert text.count('<p class="big absent">not measured on this host</p>') == 3
     assert "mise run bench:qemu-full" in text
-    assert "There is no record yet" in (tmp_path / "out" / "runs.html").read_text()
+    assert "There are no records yet" in (tmp_path / "out" / "runs.html").read_text()
 
 
 def test_no_such_results_directory(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="is no directory of records"):
+    with pytest.raises(UsageError, match="is not a directory of records"):
         build(tmp_path / "results", tmp_path / "out")
 
 
@@ -267,7 +267,7 @@ def test_a_failed_build_leaves_the_old_site_whole(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Path, "write_bytes", full)
-    with pytest.raises(DiskFull, match="no room for the site"):
+    with pytest.raises(DiskFull, match="no disk space for the site"):
         build(made.results, out, options=building.Options(again=True))
     monkeypatch.undo()
     assert files(out) == before
@@ -409,5 +409,5 @@ def test_the_run_side_imports_nothing_of_the_site() -> None:
 def test_noop_measured_last_does_not_name_the_accelerator(tmp_path: Path) -> None:
     noop = factory.cold_start("durable-prewarm-pool", substrate="noop", day=9)
     text = only(tmp_path, factory.cold_start("full"), noop)
-    assert "Guests ran under tcg." in text
+    assert "These microVMs were emulated in software (TCG)" in text
     assert "noop: the harness alone" in text

@@ -204,7 +204,7 @@ def test_a_build_that_was_killed_before_all_was_ready_is_as_if_it_never_was(
 
     with monkeypatch.context() as patched:
         patched.setattr(output.Directory, "place", full)
-        with pytest.raises(DiskFull, match="was there is as it was"):
+        with pytest.raises(DiskFull, match="the old site is unchanged"):
             build(begun.results, out)
     assert files(out) == before
     # What a killed one leaves, which cleans nothing up.

@@ -17,7 +17,7 @@ from harness.site.data.addresses import slug
 
 
 def render(text: str, environment: jinja2.Environment, **context: object) -> Markup:
-    """The HTML of one essay: headings have anchors, tables scroll within themselves."""
+    """The HTML of one essay: headings have anchors, wide tables scroll."""
     filled = _template(environment, text).render(**context)
     return Markup(_markdown().render(filled))
 
@@ -37,7 +37,7 @@ def _markdown() -> MarkdownIt:
 
 
 def _anchors(state: object) -> None:
-    """Give every heading an id made of its words."""
+    """Give every heading an id made from its text."""
     tokens: list[Token] = state.tokens  # type: ignore[attr-defined]
     for opened, inside in itertools.pairwise(tokens):
         if opened.type == "heading_open":

@@ -1,4 +1,6 @@
-"""The files of one run: its page, the record itself, every sample as CSV, its main chart as SVG."""
+"""The files of one run: its page, the record, every sample as CSV, the main chart as SVG.
+
+Not in pages/, because a run's files are made as soon as its record is read, not from the corpus."""
 
 from __future__ import annotations
 
@@ -19,33 +21,33 @@ from harness.site.data.run_list import answerable, title
 from harness.site.page import Asset, Document
 
 CHARTED = 3
-"""Samples from which a series has charts."""
+"""The fewest samples for which a series has charts."""
 _A_PAGE = 10
-"""Series whose charts stand on one page at most; the rest follow on further pages."""
+"""The most series with charts on one page; the rest follow on further pages."""
 _POINTS, _MOST = 2400, 600
-"""Points of all charts of a page together, and of one chart."""
+"""The most points on a page, and in one chart."""
 _ROWS = 200_000
-"""Samples of a run beyond which its CSV holds them no longer: the record does."""
+"""The most samples for which a run has a CSV file; the record has them in any case."""
 
 
 def files_of_run(
     entry: RecordEntry, content: bytes, claims: Sequence[Claim]
 ) -> Iterator[Document | Asset]:
-    """Everything that the site has of one run; of this record and the claims' list alone."""
+    """All files of one run; they depend on this record and the list of claims only."""
     record = entry.record
     charted = [
         number
         for number, one in enumerate(record.series)
         if len(one.samples) >= CHARTED and not figures.withheld(entry, one)
     ]
-    # The table of a record with many series takes the room of charts.
+    # A long table of series leaves less room for charts.
     size = max(3, _A_PAGE - len(record.series) // 12)
     several = max(1, -(-len(charted) // size))
     stems = [entry.page, *(f"{entry.place.stem}.{n}.html" for n in range(2, several + 1))]
     rows = run_rows.rows(entry, {one: stems[at // size] for at, one in enumerate(charted)})
     parts = [[one for one in rows if one.page == stem] for stem in stems]
     first: Markup | None = None
-    # A table of times says nothing of why they must not be believed; the record does.
+    # A CSV would lack the reason why the figures are not valid; the record has it.
     has_samples = _many(record) <= _ROWS and not entry.summary.function_only
     formats = {entry.raw: "application/json"}
     if has_samples:
@@ -91,7 +93,7 @@ def _many(record: RunRecord) -> int:
 
 
 def _charts(part: Sequence[run_rows.SeriesRow]) -> Iterator[tuple[str, tuple[Markup, Markup]]]:
-    """By the anchor of the series: its samples in order, and their distribution."""
+    """For each series, by anchor: a chart of its samples in order, and of their distribution."""
     most = min(_MOST, _POINTS // max(len(part), 1))
     for one in part:
         known = one.summary.estimates
@@ -100,7 +102,7 @@ def _charts(part: Sequence[run_rows.SeriesRow]) -> Iterator[tuple[str, tuple[Mar
 
 
 def _csv(record: RunRecord) -> bytes:
-    """One line a sample, in measurement order: metric, its dimensions, place, value."""
+    """One line per sample, in measurement order: metric, dimensions, index, value."""
     names = sorted({name for one in record.series for name in one.dimensions})
     lines = [_cells(["metric", *names, "unit", "sample", "value"])]
     for one in record.series:

@@ -1,4 +1,4 @@
-"""Makes pages, one by one or by several processes, and tells where they link to."""
+"""Makes pages, in one process or several, and reports their links."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from harness.site.data.corpus import Corpus, Place, Problem, RecordEntry, read
 from harness.site.page import Asset, Document, Group, Page
 
 FEW = 24
-"""Things to make for which a second process is not worth its start."""
+"""The fewest items for which a second process is worth starting."""
 _FIXED = frozenset(("validity", "figures", "repeat", "clock", "machine", "inputs", "main"))
 
 
 @dataclass
 class Written:
-    """Files, the ids of each page among them, and where they link to: a file or `file#anchor`, by
-    a page that does."""
+    """Written files, the ids of each page, and the links: a file or `file#anchor`, mapped to a page
+    that links to it."""
 
     files: list[str] = field(default_factory=list)
     ids: dict[str, list[str]] = field(default_factory=dict)
@@ -43,9 +43,9 @@ class Written:
 
 @dataclass
 class PageOutput:
-    """What a page module gave: what stands alone, and its groups by name.
+    """What a page module yielded: standalone files, and its groups by name.
 
-    `groups` has what is to be remembered of those that were made, `kept` names the others.
+    `groups` has what to remember of groups that were made, `kept` names the others.
     """
 
     alone: Written = field(default_factory=Written)
@@ -55,7 +55,7 @@ class PageOutput:
 
 @dataclass(frozen=True)
 class PageWriter:
-    """Makes files in a directory; `before` is what the site that is there was made of."""
+    """Writes files to a directory; `before` is the manifest of the existing site."""
 
     directory: Directory
     render: Renderer
@@ -63,7 +63,7 @@ class PageWriter:
     claims: Sequence[Claim] = ()
 
     def items(self, several: Iterable[Document | Asset]) -> Written:
-        """Write files; each page's ids are its own once."""
+        """Write files; ids must be unique within a page."""
         made = Written()
         for one in several:
             content = one.content if isinstance(one, Asset) else self.render(one)
@@ -78,7 +78,7 @@ class PageWriter:
         return made
 
     def run(self, place: Place) -> Problem | tuple[list[Any], record_summary.Shared, Written]:
-        """Read one record and write its files. What they link to of their own is checked here."""
+        """Read one record and write its files. Links among these files are checked here."""
         found = read(place)
         if isinstance(found, Problem):
             return found
@@ -98,14 +98,16 @@ class PageWriter:
         return record_summary.to_json(entry.summary, shared), shared, Written(made.files, {}, links)
 
     def group(self, one: Group) -> Mapping[str, Any]:
-        """Write a group's files; what is remembered of it."""
+        """Write a group's files; returns what to remember of it."""
         made = self.items(one.make())
         key = key_of(one)
         return {"key": key, "files": made.files, "ids": made.ids, "links": sorted(made.links)}
 
     def page(self, found: Corpus, jobs: int, page: Page) -> PageOutput | None:
-        """Everything of a page module. Asked for 0 `jobs`, one of several processes that make pages
-        gives None where so many groups have changed that they had better share them."""
+        """Write everything of a page module.
+
+        With `jobs` 0, this is one of several processes that make pages. It returns None if so many
+        groups have changed that all processes should share them."""
         whole = PageOutput()
         changed: list[Group] = []
         for item in page.render(found):
@@ -126,12 +128,12 @@ class PageWriter:
 
 
 def key_of(group: Group) -> str:
-    """A digest of what a group is made of."""
+    """A digest of a group's inputs."""
     return hashlib.sha256("\n".join(group.inputs).encode()).hexdigest()
 
 
 def anchors(one: record_summary.RecordSummary) -> frozenset[str]:
-    """The ids that a run's page has for others to lead to."""
+    """The ids of a run's page that other pages may link to."""
     found = set(_FIXED)
     for series in one.series:
         found.add(series.anchor)
@@ -140,7 +142,7 @@ def anchors(one: record_summary.RecordSummary) -> frozenset[str]:
 
 
 def has_anchor(one: record_summary.RecordSummary, id: str) -> bool:
-    """Whether it is one of them, without making them all."""
+    """Whether `id` is one of `anchors`, without making them all."""
     if id in _FIXED:
         return True
     number, _, name = id.removeprefix("/series/").partition(".")
@@ -152,7 +154,7 @@ def has_anchor(one: record_summary.RecordSummary, id: str) -> bool:
 def _shown_statistics(
     one: record_summary.RecordSummary, series: record_summary.SeriesSummary
 ) -> Sequence[str]:
-    """The statistics of a series that its run's page has a cell for."""
+    """The statistics of a series for which its run's page has a cell."""
     withheld = one.function_only and series.unit != record_summary.COUNTED
     return ("p50",) if withheld else series.statistics
 
@@ -163,16 +165,16 @@ _WORK: tuple[Callable[[Any], Any], Sequence[Any]] | None = None
 
 
 def processes(asked: int) -> int:
-    """How many processes make pages: so many, or one for each processor."""
+    """How many processes make pages: as requested, or one per CPU."""
     return asked or min(os.cpu_count() or 1, 8)
 
 
 def spread(
     work: Callable[[T], R], items: Sequence[T], jobs: int, few: int, chunk: int = 64
 ) -> Iterator[R]:
-    """`work` of each item, in order; by forked processes where there are not `few`.
+    """`work` of each item, in order; by forked processes unless there are fewer than `few` items.
 
-    What is to be done is inherited by the fork, so that neither it nor the items need be sent.
+    The forked processes inherit the work and the items, so that neither has to be pickled.
     """
     if len(items) < few or jobs == 1:
         yield from map(work, items)

@@ -1,8 +1,7 @@
-"""A chart as it stands on a page and beside it: SVG, CSV and JSON at stable addresses.
+"""A chart on a page, and its files: SVG, CSV and JSON at stable addresses.
 
-What is drawn stands in a table below the drawing, in the same rows as in its files. The drawing is
-made of a picture: what is drawn, without how. harness/site/plots/ draws the same pictures for
-papers.
+The table below the drawing has the same rows as the files. The drawing is made of a
+picture, which says what is drawn but not how: harness/site/plots/ draws the same for papers.
 """
 
 from __future__ import annotations
@@ -28,9 +27,9 @@ COLUMNS = ("what", "n", "failed", "p50", "low", "high", "p95", "unit", "record",
 
 @dataclass(frozen=True)
 class ChartRow:
-    """A row of a chart's table: a series of ours, or a figure that somebody published.
+    """A row of a chart's table: one of our series or a published figure.
 
-    `by` divides the series, such as a host's memory by the sandboxes on it.
+    `by` divides the series' values, such as host memory by the number of sandboxes.
     """
 
     label: str
@@ -78,7 +77,7 @@ class Picture(Protocol):
 
 @dataclass(frozen=True)
 class Chart:
-    """`name` is its address without an ending."""
+    """`name` is its path without a suffix."""
 
     name: str
     title: str
@@ -108,12 +107,12 @@ def _style() -> str:
 
 
 def standalone(drawing: Markup, width: int = 960) -> bytes:
-    """A drawing as a file of its own: with its style, its size, and a ground to stand on."""
+    """A drawing as a standalone file, with its style, size and background."""
     head, rest = str(drawing).split(">", 1)
     head = head.replace('width="100%"', f'width="{width}"', 1).replace(
         "<svg", '<svg xmlns="http://www.w3.org/2000/svg"', 1
     )
-    # The title comes first: it is what a reader is told.
+    # The title must come first for screen readers.
     named, mark, after = rest.partition("</desc>")
     ground = '<rect class="ground" x="-24" y="-24" width="110%" height="110%"/>'
     style = f"<style>{_style()}</style>"

@@ -1,7 +1,7 @@
-"""A small drawing of clocks beside one another: on which event each starts and on which it stops.
+"""A small drawing of several clocks: the events at which each starts and stops.
 
-All stand on one line of events, that of a cold start, so that the eye sees which clock leaves out
-what. A clock that was never described is drawn unsure, dotted to where it may have stopped.
+All share one timeline, the events of a cold start, which shows what each clock leaves out. A clock
+that its publisher did not describe is dotted up to where it may have stopped.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from markupsafe import Markup
 from harness.site.charts import svg
 
 EVENTS = ("request", "object", "resumed", "first-reply", "first-exec", "first-touch")
-WORDS = ("asked", "exists", "runs", "replies", "works", "fills")
+WORDS = ("request", "object", "resumed", "reply", "exec", "touch")
 _TOP, _ROW, _BOTTOM = 30, 52, 8
 _LEFT, _RIGHT = 0.02, 0.03
 
 
 @dataclass(frozen=True)
 class ClockSpan:
-    """`stop` is one of EVENTS, None where nobody knows; `exact` whether it is that very event."""
+    """`stop` is one of EVENTS, None if unknown; `exact` says whether it is exactly that event."""
 
     label: str
     words: str

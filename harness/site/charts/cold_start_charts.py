@@ -19,7 +19,7 @@ _ORIGINAL = "Coppice"
 
 
 def original(corpus: Corpus, tier: str) -> Sequence[Figure]:
-    """What the original Coppice published for a tier, one at a time: means."""
+    """The means that the original Coppice published for a tier, one start at a time."""
     return [
         one
         for one in corpus.published
@@ -31,18 +31,17 @@ def original(corpus: Corpus, tier: str) -> Sequence[Figure]:
 
 
 def name(row: ColdStartRow) -> str:
-    """A row in words; the harness alone makes no sandbox."""
+    """A row's label; `noop` is the harness alone, without a sandbox."""
     noop = row.substrate == cold_start.NOOP
     return "noop: the harness alone" if noop else f"{row.substrate} {row.tier}"
 
 
 def note(found: tuple[RecordEntry, AnySeries] | None) -> str:
-    """What the reader of a row must know beside its median."""
+    """What a reader must know about a row besides its median."""
     if found is None:
         return "not measured on this host"
     entry, series = found
-    status = entry.summary.validity.status
-    notes: list[str] = [status] if status != "valid" else []
+    notes = [entry.status_note] if entry.status_note else []
     if entry.summary.profile != "full":
         notes.append(f"{entry.summary.profile} profile")
     samples, failed = figures.size(series)
@@ -56,7 +55,7 @@ def note(found: tuple[RecordEntry, AnySeries] | None) -> str:
 def tiers_chart(
     corpus: Corpus, rows: Sequence[ColdStartRow], at: str = "charts/cold-start"
 ) -> Chart:
-    """Every sample of every tier to the first reply, with what others publish."""
+    """Every sample up to the first reply in every tier, with published figures."""
     strips, table = [], []
     drawn: set[str] = set()
     for row in rows:
@@ -69,7 +68,7 @@ def tiers_chart(
                 name(row),
                 found[1] if found else None,
                 note(found),
-                warn=found is not None and found[0].summary.validity.status != "valid",
+                warn=found is not None and bool(found[0].status_note),
                 muted=noop,
                 published=[(_ORIGINAL, one) for one in others],
             )
@@ -86,7 +85,7 @@ def tiers_chart(
 
 
 def ladder_chart(rows: Sequence[ColdStartRow]) -> Chart:
-    """The rungs of each tier as one picture."""
+    """The rungs of each tier in one chart."""
     wires, table = [], []
     for row in rows:
         rungs = {}
@@ -97,8 +96,7 @@ def ladder_chart(rows: Sequence[ColdStartRow]) -> Chart:
             if series and median:
                 rungs[rung] = median
                 table.append(ChartRow(f"{name(row)}, {rung}", *series))
-        status = found[0].summary.validity.status if found else "valid"
-        wires.append(Wire(name(row), rungs, "" if status == "valid" else status))
+        wires.append(Wire(name(row), rungs, found[0].status_note if found else ""))
     title = "The rungs of a cold start, by tier"
     return Chart(
         "charts/ladder", title, RungsPicture("rungs", title, cold_start.RUNGS, wires), table
@@ -106,12 +104,14 @@ def ladder_chart(rows: Sequence[ColdStartRow]) -> Chart:
 
 
 def clock_picture(id: str = "clock-drawing") -> ClocksPicture:
-    """Our clock beside the two that it is set against."""
+    """Our clock beside the two it is compared with."""
     return ClocksPicture(
         id,
         [
-            ClockSpan("ours", "the guest has answered a nonce", "first-reply"),
-            ClockSpan("CubeSandbox", "the API's headers arrive", "resumed", False, False),
-            ClockSpan("Coppice on FreeBSD", "not stated", None, False, False),
+            ClockSpan("ours", "stops when the guest has answered a nonce", "first-reply"),
+            ClockSpan(
+                "CubeSandbox", "stops when the API's headers arrive", "resumed", False, False
+            ),
+            ClockSpan("Coppice on FreeBSD", "stop not stated", None, False, False),
         ],
     )

@@ -1,7 +1,7 @@
 """A series over its runs: the median of each run with its interval, oldest at the left.
 
-Runs stand at equal distances, since what differs from one to the next is what was changed, not how
-long it took. A run that was disturbed is ringed; a run that differs from the one before is marked.
+Runs are equally spaced, since what matters is what changed between two runs, not the time between
+them. A disturbed run has a ring; a run that differs from the previous one has a triangle.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ def history_chart(id: str, title: str, unit: str, runs: Sequence[HistoryPoint]) 
     first, last = runs[0], runs[-1]
     described = (
         f"{len(runs)} runs from {first.day} to {last.day}; the first {show(first.value, unit)}, "
-        f"the last {show(last.value, unit)}. The same figures stand in the table below."
+        f"the last {show(last.value, unit)}. The table below has the same figures."
     )
     return svg.chart(id, title, described, _TOP + _PLOT + _BOTTOM, *parts)
 

@@ -1,6 +1,6 @@
-"""Where the words beside a mark stand so that they cover no other's, on a phone and on a wide page.
+"""Places the labels of marks so that they do not overlap, on a phone and on a wide page.
 
-A chart is as wide as its place: a label has to be free at both ends of what is usual.
+Charts are as wide as the page, so a label must fit at both extremes of usual widths.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Sizes:
 
 @dataclass(frozen=True)
 class Spot:
-    """Words from their mark: pixels across and down, and which end of them `dx` speaks of."""
+    """A label's offset from its mark in pixels, and which end of the text `dx` refers to."""
 
     dx: int
     dy: int
@@ -50,7 +50,7 @@ _SPOTS = (
 
 @dataclass(frozen=True)
 class Mark:
-    """A mark at a share of the width and at pixels down, with its words (none: only in the way)."""
+    """A mark at a share of the width and pixels down, with its label, if it has one."""
 
     share: float
     y: float
@@ -67,16 +67,16 @@ def spots(
     below: bool = True,
     sizes: Sizes = Sizes(),
 ) -> list[Spot]:
-    """A spot for each mark's words, in turn; upright lines stand at `walls`, shares of the width.
+    """A spot for each mark's label, in order; `walls` are vertical lines, as shares of the width.
 
-    Words stand beside their marks, or above or `below` where that is allowed and better, at each
-    of the widths.
+    Labels go beside their marks, or above and `below` if that is allowed and better, at each of the
+    widths.
     """
     free = _SPOTS if below else (RIGHT, LEFT)
     lines = list(walls)
     glyphs = [[_glyph(one, width, sizes) for one in marks] for width in sizes.widths]
     found: dict[int, Spot] = {}
-    # Once more after all have a spot, so that the first make room for the last.
+    # Several rounds, so that the first labels can make room for later ones.
     for _ in range(_ROUNDS):
         for number, mark in enumerate(marks):
             if not mark.words:
@@ -109,7 +109,7 @@ def _cost(
     walls: Sequence[float],
     sizes: Sizes,
 ) -> int:
-    """How bad a spot is at all widths together; of equals the first is taken."""
+    """The penalty of a spot, summed over all widths; the first of equal spots wins."""
     cost = 0
     for width, boxes in zip(sizes.widths, taken, strict=True):
         left, top, right, bottom = _words(mark, spot, width, sizes)

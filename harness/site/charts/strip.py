@@ -1,7 +1,7 @@
-"""Range and dot plots: one row a series, every sample a dot, values on a logarithmic axis.
+"""Dot plots: one row per series, one dot per sample, values on a logarithmic axis.
 
-Within a row the samples run from top to bottom in the order they were measured, so that drift
-shows. Others' figures are drawn with marks of another kind, since their clocks are not ours.
+Within a row the samples run from top to bottom in the order of measurement, so that drift shows.
+Published figures have marks of their own, since their clocks differ.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from harness.site.data.figures import divided, get
 _TOP, _ROW, _LANE, _BOTTOM = 46, 92, 30, 30
 _EDGE = 0.012
 MOST = 800
-"""Dots of one row: beyond, they are chosen evenly, and the row says so."""
+"""The most dots in a row; beyond, they are sampled evenly."""
 
 
 @dataclass(frozen=True)
 class Strip:
-    """A row: `note` says what a reader must know, `published` holds others' figures for it.
+    """A row: `note` says what a reader must know, `published` has figures of others for it.
 
-    `by` divides every sample, such as a host's memory by the sandboxes on it.
+    `by` divides every sample, such as host memory by the number of sandboxes.
     """
 
     label: str
@@ -99,7 +99,7 @@ def _describe(strips: Sequence[Strip], line: ReferenceLine | None, unit: str) ->
         parts.append(f"{strip.label}: {words}.")
     if line:
         parts.append(f"Dashed line: {line.text}, {line.aside}.")
-    return " ".join(parts) + " The same figures stand in the table below."
+    return " ".join(parts) + " The table below has the same figures."
 
 
 def _grid(scale: axis.Axis, bottom: float) -> Markup:
@@ -144,7 +144,7 @@ def _strip(strip: Strip, scale: axis.Axis, top: float, unit: str, walls: Sequenc
 
 
 def _published(strip: Strip, scale: axis.Axis, y: float, walls: Sequence[float]) -> list[Markup]:
-    """Others' figures for the row, each a diamond with its words, clear of the dashed line."""
+    """Published figures of a row, each a diamond with its label, clear of the dashed line."""
     parts = []
     known = [(f"{who} {one.as_written}", one.value) for who, one in strip.published
              if one.value is not None]  # fmt: skip
@@ -174,7 +174,7 @@ def estimate_of(strip: Strip, statistic: str) -> Estimate | None:
 
 
 def thinned(samples: Sequence[float], most: int) -> Sequence[float]:
-    """At most so many of the samples, evenly chosen in their order."""
+    """At most `most` samples, evenly chosen, in order."""
     n = len(samples)
     return samples if n <= most else [samples[i * n // most] for i in range(most)]
 
@@ -185,7 +185,7 @@ def _summary(strip: Strip, scale: axis.Axis, lane: float) -> list[Markup]:
     parts = []
     if median.low is not None and median.high is not None:
         low, high = _x(scale, median.low), _x(scale, median.high)
-        # At least a hair's breadth, so that a very sure median still shows its interval.
+        # A minimum width keeps a very narrow interval visible.
         width = svg.percent(max(high - low, 0.002))
         parts.append(
             svg.tag("rect", x=svg.percent(low), y=lane, width=width, height=_LANE, class_="band")

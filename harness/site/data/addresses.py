@@ -7,7 +7,7 @@ import re
 
 
 def slug(text: str) -> str:
-    """Text as it may stand in an address."""
+    """Text in a form that a file name or an anchor can have."""
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-") or "x"
 
 

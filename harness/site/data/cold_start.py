@@ -1,4 +1,4 @@
-"""Picks the cold-start records that a page shows: one per substrate, tier and concurrency."""
+"""Selects the cold-start records that a page shows: one per substrate, tier and concurrency."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ DEFAULT_SUBSTRATE = "qemu"
 class ColdStartRow:
     """One tier of one substrate, with the chosen record for each concurrency measured.
 
-    `tier` has where the VMM comes from after it, if it does not wait: spawned, or forked.
+    If no VMM waited for the request, `tier` has its origin as a suffix: spawned or forked.
     """
 
     substrate: str
@@ -38,7 +38,7 @@ class ColdStartRow:
 
     @property
     def task(self) -> str | None:
-        """The command that measures this tier: as its record says, else as tasks are named."""
+        """The command that measures this tier: from its record, or else by naming convention."""
         for _, entry in sorted(self.entries.items()):
             return entry.summary.task
         return None if self.substrate == NOOP else f"mise run bench:{self.substrate}-{self.tier}"
@@ -57,8 +57,8 @@ def _age(one: SeriesAt) -> tuple[int, int]:
 def rows(corpus: Corpus) -> Sequence[ColdStartRow]:
     """Every tier of every substrate measured on the corpus's machine, then `noop`.
 
-    A tier without a record has a row too: what was not measured must be seen. The newest record
-    of the full profile is chosen, else the newest of any; whether it is valid plays no part.
+    A tier without a record has a row too, so that gaps are visible. The newest record of the full
+    profile is chosen, else the newest of any, valid or not.
     """
     chosen: dict[tuple[str, str, int], RecordEntry] = {}
     newest = corpus.newest(RIG, corpus.machine, HEADLINE, include_empty=True)
@@ -89,7 +89,7 @@ def rows(corpus: Corpus) -> Sequence[ColdStartRow]:
 
 
 def _noop(tiers: Sequence[str], row: object) -> ColdStartRow:
-    """The harness's own cost: one row, of the tier that the headline is about if measured."""
+    """One row for the cost of the harness, for the headline's tier if that was measured."""
     preferred = "durable-prewarm-pool"
     tier = preferred if preferred in tiers or not tiers else tiers[0]
     assert callable(row)

@@ -1,7 +1,7 @@
-"""The front page's comparison: kinds of sandbox side by side, each cell measured here or quoted.
+"""The front page's comparison of kinds of sandbox; each cell is measured here or quoted.
 
-What was measured comes from the `compare` rig where it has the series, else from the cold-start
-and density rigs. A cell without either says that it was not measured on this host.
+Measured figures come from the `compare` rig if it has the series, else from the cold-start and
+density rigs. A cell with neither says that it was not measured on this host.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from harness.site.data.record_summary import SeriesSummary
 
 RIGS = ("compare", "cold-start")
 RUNGS = ("first-exec", "cold-start", "first-reply")
-"""What every kind of sandbox can be asked for: a command's output. Others where it is missing."""
+"""The rung that every kind of sandbox has, a command's output, then fallbacks."""
 
 
 @dataclass(frozen=True)
 class Column:
-    """A kind of sandbox. `substrate` tells the names of substrates that are of this kind, `sharing`
-    which fleets of theirs."""
+    """A kind of sandbox. `substrate` matches the names of its substrates, `sharing` selects their
+    fleets."""
 
     title: str
     aside: str
@@ -34,9 +34,10 @@ class Column:
 
 @dataclass(frozen=True)
 class ComparisonCell:
-    """Words, a figure of ours, and figures that others publish; any may be missing.
+    """Text, our figure, and published figures; any may be missing.
 
-    `by` divides ours. `absent`: it could be measured, and was not; `proved`: it works elsewhere.
+    `by` divides our figure. `absent`: it could have been measured but was not; `proved`: a
+    function-only record shows that it works.
     """
 
     words: str = ""
@@ -47,7 +48,7 @@ class ComparisonCell:
     absent: bool = False
     proved: tuple[RecordEntry, SeriesSummary] | None = None
     source: RecordEntry | None = None
-    """Whose word the words are."""
+    """The record that the text is based on."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,7 @@ _QUOTED: Mapping[str, Mapping[int, Sequence[str]]] = {
 def _measured(
     corpus: Corpus, column: Column, concurrency: int, statistic: str
 ) -> tuple[RecordEntry, SeriesSummary] | None:
-    """The newest series of a command's output; of several shapes of a kind the fastest."""
+    """The newest series of a command's output; the fastest of several variants."""
     for rig in RIGS:
         for metric in RUNGS:
             usable = [
@@ -117,7 +118,7 @@ def _measured(
 
 
 def _proved(corpus: Corpus, column: Column) -> tuple[RecordEntry, SeriesSummary] | None:
-    """Where no figure may be told: the newest series that shows that this kind works."""
+    """The newest function-only series that shows that this kind works."""
     for (rig, _), entries in corpus.function_only_records.items():
         for entry in reversed(entries) if rig in RIGS else ():
             for series in entry.summary.series:
@@ -143,8 +144,8 @@ def _fits(series: SeriesSummary, column: Column, concurrency: int) -> bool:
 
 
 def _fleet(corpus: Corpus, column: Column) -> tuple[RecordEntry, SeriesSummary, int] | None:
-    """The largest fleet at rest of this kind that nothing disturbed, else of any: what all of it
-    takes, and how many came up."""
+    """The largest idle fleet of this kind, undisturbed ones first: host memory used, and how many
+    sandboxes came up."""
     best: tuple[tuple[bool, int, bool, int, int], RecordEntry, SeriesSummary] | None = None
     for rig in ("density", "compare"):
         for kind, several in corpus.series_of(rig, corpus.machine, "host-change").items():
@@ -174,7 +175,7 @@ def _quotes(corpus: Corpus, row: str, column: int) -> Sequence[Figure]:
 
 
 def rows(corpus: Corpus) -> Sequence[ComparisonRow]:
-    """The table, row by row; the same columns in each."""
+    """The rows of the table; all have the same columns."""
     starts, tens, memory, fleets, sdk = [], [], [], [], []
     for at, column in enumerate(COLUMNS):
         ours = at > 0
@@ -191,29 +192,29 @@ def rows(corpus: Corpus) -> Sequence[ComparisonRow]:
         by = fleet[2] if fleet else 1
         memory.append(ComparisonCell("", taken, "p50", by, _quotes(corpus, "memory", at), ours))
         fleets.append(
-            ComparisonCell(f"{thousands(by)} at once, alive" if fleet else "", None, "p50", 1,
+            ComparisonCell(f"{thousands(by)} running" if fleet else "", None, "p50", 1,
                  _quotes(corpus, "fleet", at), ours and not fleet)
         )  # fmt: skip
-        sdk.append(_served(corpus, column, _quotes(corpus, "sdk", at)) if ours else
+        sdk.append(_sdk_cell(corpus, column, _quotes(corpus, "sdk", at)) if ours else
                    ComparisonCell(published=_quotes(corpus, "sdk", at)))  # fmt: skip
-    kinds = compare.kinds(corpus)
+    kinds = compare.compared(corpus)
     return (
-        ComparisonRow("Isolation", "what stands between two; whose kernel, read inside", [
-            _said(column, words, kinds, "own-kernel", {True: "kernel of its own",
+        ComparisonRow("Isolation", "boundary between sandboxes; kernel checked from inside", [
+            _flag_cell(column, words, kinds, "own-kernel", {True: "own kernel",
                                                        False: "shared kernel"})
             for column, words in zip(COLUMNS, _ISOLATION, strict=True)
         ]),
         ComparisonRow("Cold start", "one at a time, until a command has run; median", starts),
         ComparisonRow("Ten at once", "the same, p95", tens),
-        ComparisonRow("After a reboot", "of the host, as near as one can be tried", [
-            _said(column, words, kinds, "state-survives", {True: "its state is on disk",
-                                                           False: "starts anew"})
+        ComparisonRow("After a reboot", "simulated host reboot", [
+            _flag_cell(column, words, kinds, "state-survives", {True: "state on disk",
+                                                           False: "starts from scratch"})
             for column, words in zip(COLUMNS, _DURABLE, strict=True)
         ]),
-        ComparisonRow("Memory each", "the host's whole change, at rest", memory),
-        ComparisonRow("How many", "on this host", fleets),
-        ComparisonRow("Network policy", "enforced by; what a sandbox reached", [
-            _reached(column, words, kinds)
+        ComparisonRow("Memory per sandbox", "host memory used, all idle", memory),
+        ComparisonRow("Sandboxes at once", "on this host", fleets),
+        ComparisonRow("Network policy", "enforced by; what a sandbox could reach", [
+            _network_cell(column, words, kinds)
             for column, words in zip(COLUMNS, _NETWORK, strict=True)
         ]),
         ComparisonRow("E2B SDK", "operations that work", sdk),
@@ -228,13 +229,13 @@ def _of_kind(
             yield one
 
 
-def _said(
+def _flag_cell(
     column: Column, words: str, kinds: Sequence[compare.ComparedSubstrate], metric: str,
     means: Mapping[bool, str],
 ) -> ComparisonCell:  # fmt: skip
-    """The words, with the record that bears them out; what it says where it says otherwise."""
+    """The text, linked to a record that confirms it; the record's finding if it differs."""
     for one in _of_kind(column, kinds):
-        if found := one.says(metric):
+        if found := one.flag(metric):
             entry, value = found
             return ComparisonCell(
                 words if means[not value] not in words else means[value], source=entry
@@ -242,60 +243,64 @@ def _said(
     return ComparisonCell(words)
 
 
-def _reached(
+def _network_cell(
     column: Column, words: str, kinds: Sequence[compare.ComparedSubstrate]
 ) -> ComparisonCell:
-    """Who enforces it, and what came of trying; the shapes with a card tell of their kind."""
-    found = [reaches for one in _of_kind(column, kinds) if (reaches := one.reaches)]
-    for entry, said in sorted(found, key=lambda one: one[1] in ("no card", "not tried")):
-        return ComparisonCell(said if said == "no card" else f"{words}: {said}", source=entry)
+    """What enforces policy, and the test's outcome; variants with a NIC take precedence."""
+    found = [reach for one in _of_kind(column, kinds) if (reach := one.reachability)]
+    for entry, outcome in sorted(found, key=lambda one: one[1] in ("no NIC", "not tested")):
+        return ComparisonCell(
+            outcome if outcome == "no NIC" else f"{words}; {outcome}", source=entry
+        )
     return ComparisonCell(words)
 
 
-def _served(corpus: Corpus, column: Column, published: Sequence[Figure]) -> ComparisonCell:
-    """How many of an SDK's operations work, where our gateway serves this kind."""
+def _sdk_cell(corpus: Corpus, column: Column, published: Sequence[Figure]) -> ComparisonCell:
+    """How many SDK operations work, if our gateway serves this kind."""
     if not column.substrate("qemu"):
-        return ComparisonCell("not served here", published=published)
+        return ComparisonCell("not supported by our gateway", published=published)
     matrix = e2b.matrix(corpus)
     if not matrix:
         return ComparisonCell("through our gateway", published=published)
     scores = [score for plane in matrix.planes for score in plane.scores]
     works, of = sum(one.works for one in scores), sum(one.of for one in scores)
     return ComparisonCell(
-        f"{works} of {of}, over {len(matrix.sdks)} SDKs", published=published, source=matrix.entry
+        f"{works} of {of}, across {len(matrix.sdks)} SDK versions",
+        published=published,
+        source=matrix.entry,
     )
 
 
 _ISOLATION = (
-    "kernel of its own, eBPF network",
+    "own kernel, eBPF network",
     "shared kernel, namespaces",
     "shared kernel, namespaces",
-    "kernel of its own, in user space",
-    "kernel of its own",
-    "kernel of its own",
-    "kernel of its own",
+    "own kernel, in user space",
+    "own kernel",
+    "own kernel",
+    "own kernel",
     "shared kernel, jail",
-    "kernel of its own",
+    "own kernel",
 )
 _DURABLE = (
     "snapshots",
-    "starts anew",
-    "starts anew",
-    "starts anew",
+    "starts from scratch",
+    "starts from scratch",
+    "starts from scratch",
     "boots from its disk",
-    "its state is on disk: restored from its checkpoint",
-    "its state is on disk: the pool refills from its checkpoint",
-    "cloned anew",
+    "state on disk: restored from its checkpoint",
+    "state on disk: the pool refills from its checkpoint",
+    "cloned again",
     "restored from its checkpoint",
 )
 _NETWORK = (
-    "eBPF on each card",
-    "iptables, by itself",
-    "nf_tables by netlink",
+    "eBPF on each NIC",
+    "iptables, set up by Docker",
+    "nf_tables via netlink",
     "none here",
     "none here",
-    "nf_tables by netlink",
-    "nf_tables by netlink",
+    "nf_tables via netlink",
+    "nf_tables via netlink",
     "pf anchors",
     "pf anchors",
 )

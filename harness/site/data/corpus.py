@@ -1,4 +1,4 @@
-"""What pages are made of: every record in brief, every published figure, claim, and problem."""
+"""What pages are made of: summaries of all records, published figures, claims, and problems."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Place:
-    """A record's file, and where the site shows it: `stem` below the site's root."""
+    """A record's file, and its path on the site without a suffix (`stem`)."""
 
     path: Path
     shown: str
@@ -48,23 +48,25 @@ class Place:
 
 @dataclass(frozen=True)
 class RecordEntry:
-    """One record in brief, and in full when it is asked for."""
+    """One record: its summary, and the whole record on demand."""
 
     summary: RecordSummary
     place: Place
 
     @functools.cached_property
     def record(self) -> RunRecord:
-        """The whole record, read when it is first asked for."""
+        """The whole record, read on first use."""
         return records.parse(self.content, self.place.shown)
 
     @property
     def content(self) -> bytes:
-        """The record's file as it is."""
+        """The bytes of the record's file."""
         try:
             return self.place.path.read_bytes()
         except OSError as error:
-            raise RecordError(f"{self.place.shown} went away: {error.strerror}") from error
+            raise RecordError(
+                f"{self.place.shown} cannot be read any more: {error.strerror}"
+            ) from error
 
     @property
     def page(self) -> str:
@@ -79,6 +81,12 @@ class RecordEntry:
         """The day of the run, UTC."""
         return self.summary.date
 
+    @property
+    def status_note(self) -> str:
+        """What a chart notes beside the run's figures: its validity, unless it is valid."""
+        status = self.summary.validity.status
+        return "" if status == "valid" else status
+
     def find(self, metric: str, **dimensions: Scalar) -> Series | None:
         """The series of that metric whose dimensions include all those given."""
         for one in self.record.series:
@@ -88,12 +96,12 @@ class RecordEntry:
 
 
 SeriesAt = tuple[int, RecordEntry, SeriesSummary]
-"""A series that tells figures, its record, and that record's place among the rig's, oldest 0."""
+"""A record's position among its rig's records (oldest is 0), the record, and one of its series."""
 
 
 @dataclass(frozen=True)
 class Problem:
-    """A file that was left out, and the error that says why."""
+    """A file that was left out, and the error."""
 
     path: str
     error: str
@@ -103,8 +111,8 @@ class Problem:
 class Corpus:
     """Everything that pages are made of. `entries` are sorted oldest first.
 
-    `rigs` has the digests of each rig's file that measure as it does now, `today` the day that ages
-    count from.
+    `rigs` has, for each rig, the digests of the file versions that measure the same as today's;
+    ages are counted from `today`.
     """
 
     entries: Sequence[RecordEntry]
@@ -125,7 +133,7 @@ class Corpus:
 
     @functools.cached_property
     def machine(self) -> str | None:
-        """The machine that was measured last; one of function only where there is no other."""
+        """The most recently measured machine; a function-only one if there is no other."""
         real = [one for one in self.entries if not one.summary.function_only]
         chosen = real or self.entries
         return chosen[-1].summary.machine.id if chosen else None
@@ -158,7 +166,7 @@ class Corpus:
         }
 
     def of_rig(self, rig: str, machine: str | None) -> Sequence[RecordEntry]:
-        """Records of one rig on one machine that tell figures, oldest first."""
+        """Records of one rig on one machine, without function-only ones, oldest first."""
         return self._with_figures.get((rig, machine or ""), ())
 
     @functools.cached_property
@@ -179,15 +187,15 @@ class Corpus:
     def series_of(
         self, rig: str, machine: str | None, metric: str
     ) -> Mapping[SeriesKind, Sequence[SeriesAt]]:
-        """Every series of a metric that a rig's records tell figures by, by what it is of, oldest
-        first; thousands of records have a few kinds of series."""
+        """All series of a metric in a rig's records, grouped by kind, oldest first. Thousands of
+        records have only a few kinds of series."""
         return self._by_metric.get((rig, machine or "", metric), {})
 
     def newest(
         self, rig: str, machine: str | None, metric: str, *, include_empty: bool = False
     ) -> Iterator[SeriesAt]:
-        """Of each kind of series the newest of the full profile, else the newest of any; those
-        without a sample count when it was enough that it was `include_empty`."""
+        """The newest series of each kind, full profile preferred; `include_empty` admits series
+        without a sample."""
         for several in self.series_of(rig, machine, metric).values():
             usable = [one for one in several if one[2].n or include_empty]
             full = [one for one in usable if one[1].summary.profile == "full"]
@@ -196,12 +204,12 @@ class Corpus:
 
     @functools.cached_property
     def memo(self) -> dict[object, object]:
-        """What was worked out of this corpus before, for whoever asks for it again."""
+        """Cached results computed from this corpus."""
         return {}
 
     @functools.cached_property
     def function_only_records(self) -> Mapping[tuple[str, str], Sequence[RecordEntry]]:
-        """By rig and machine, the records that prove function only, oldest first."""
+        """Function-only records by rig and machine, oldest first."""
         found = {
             key: [entry for entry in several if entry.summary.function_only]
             for key, several in self._by_rig.items()
@@ -210,7 +218,7 @@ class Corpus:
 
 
 def places(results: Path) -> tuple[Sequence[Place], Sequence[Problem]]:
-    """Every record's file below `results` with its place on the site; and those that have none."""
+    """The place on the site of every record's file below `results`; and files without one."""
     found: list[Place] = []
     problems: list[Problem] = []
     taken: dict[str, str] = {}
@@ -222,7 +230,11 @@ def places(results: Path) -> tuple[Sequence[Place], Sequence[Problem]]:
             directories[directory] = slug(directory)
         stem = f"runs/{directories[directory]}/{slug(path.name.removesuffix('.run.json'))}"
         if stem in taken:
-            problems.append(Problem(shown, f"{shown}: its page would be that of {taken[stem]}"))
+            problems.append(
+                Problem(
+                    shown, f"{shown}: its page would have the same address as that of {taken[stem]}"
+                )
+            )
             continue
         taken[stem] = shown
         found.append(Place(path, shown, stem))
@@ -230,7 +242,7 @@ def places(results: Path) -> tuple[Sequence[Place], Sequence[Problem]]:
 
 
 def read(place: Place) -> tuple[bytes, RunRecord] | Problem:
-    """One record, or why it cannot be shown."""
+    """One record, or the problem that keeps it from being shown."""
     try:
         content = place.path.read_bytes()
         return content, records.parse(content, place.shown)
@@ -239,9 +251,9 @@ def read(place: Place) -> tuple[bytes, RunRecord] | Problem:
 
 
 def load(results: Path, published_directory: Path) -> Corpus:
-    """Read everything below `results`, without making a page of it.
+    """Read everything below `results` without making pages.
 
-    Raises PublishedError: those files are ours, and a page that lost one would mislead.
+    Raises PublishedError: without one of these files, pages would be misleading.
     """
     found, problems = places(results)
     entries, left_out = [], list(problems)
@@ -260,7 +272,7 @@ def load(results: Path, published_directory: Path) -> Corpus:
 
 
 def entry_of(record: RunRecord, stem: str = "runs/a/b", path: Path = Path("none")) -> RecordEntry:
-    """An entry of a record that is in memory already."""
+    """An entry for a record that is already in memory."""
     made = RecordEntry(summarise(record, "0" * 64), Place(path, path.name, stem))
     made.__dict__["record"] = record
     return made

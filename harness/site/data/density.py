@@ -1,4 +1,4 @@
-"""Picks the density records that pages show: one per substrate, sharing and N."""
+"""Selects the density records that pages show: one per substrate, sharing and N."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from harness.site.data.corpus import Corpus, RecordEntry
 
 RIG = "density"
 NETWORKED = "{}, networked"
-"""What a sharing is called where every sandbox had a card on a network."""
+"""The name of a sharing in which every sandbox had a NIC on a network."""
 _ALONE = ("private", "mapped", "merged", "forked")
 SHARINGS = (*_ALONE, *map(NETWORKED.format, _ALONE))
 IDLE = "idle"
@@ -22,7 +22,7 @@ MIB = 1 << 20
 
 @dataclass(frozen=True)
 class MeasuredFleet:
-    """One record: `n` sandboxes of a substrate were asked for in this sharing."""
+    """One record of a fleet: `n` sandboxes of a substrate were requested with this sharing."""
 
     substrate: str
     sharing: str
@@ -41,12 +41,12 @@ class MeasuredFleet:
 
     @property
     def change(self) -> Series | None:
-        """The host's whole change at rest, all sandboxes together."""
+        """Host memory used when idle, for all sandboxes together."""
         return self.entry.find("host-change", counted=COUNTED, work=IDLE)
 
     @property
     def worked(self) -> Series | None:
-        """The same after every guest has written to its memory."""
+        """The same, after every guest has written to its memory."""
         for one in self.entry.record.series:
             counted, work = one.dimensions.get("counted"), one.dimensions.get("work")
             if one.metric == "host-change" and counted == COUNTED and work != IDLE:
@@ -60,13 +60,13 @@ class MeasuredFleet:
 
     @property
     def each(self) -> Estimate | None:
-        """The same, divided by those that came up."""
+        """The same, divided by the number that came up."""
         total = self.total
         return figures.divided(total, self.reached) if total and self.reached else None
 
     @property
     def guest_bytes(self) -> int | None:
-        """What each guest believes to have, from the checkpoint that it came from."""
+        """Each guest's memory size, from its checkpoint."""
         for image in self.entry.record.images:
             size = image.built_from.get("memory_mib")
             if isinstance(size, int):
@@ -75,7 +75,7 @@ class MeasuredFleet:
 
     @property
     def parts(self) -> Sequence[Series]:
-        """What one VMM and its guest hold at rest, one series for each kind of memory."""
+        """Memory of one idle VMM and its guest, one series per kind of memory."""
         return [
             one
             for one in self.entry.record.series
@@ -84,7 +84,7 @@ class MeasuredFleet:
 
     @property
     def wakes(self) -> Sequence[Series]:
-        """What ran in an idle guest because time had passed, most often first."""
+        """Kernel functions that timers ran in an idle guest, most frequent first."""
         found = [one for one in self.entry.record.series if one.metric == "wakes" and one.samples]
         return sorted(found, key=lambda one: -one.samples[0])
 
@@ -111,6 +111,6 @@ def fleets(corpus: Corpus) -> Sequence[MeasuredFleet]:
 
 
 def largest(found: Sequence[MeasuredFleet], sharing: str) -> MeasuredFleet | None:
-    """The fleet of most sandboxes in one sharing that has figures."""
+    """The largest fleet of one sharing that has figures."""
     fits = [one for one in found if one.sharing == sharing and one.each]
     return max(fits, key=lambda one: one.reached) if fits else None

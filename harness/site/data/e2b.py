@@ -1,4 +1,4 @@
-"""The matrix of E2B's operations by SDK, and what CubeSandbox says of itself beside it."""
+"""The matrix of E2B operations by SDK, and CubeSandbox's own table for comparison."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from harness.measure.record import Series
 from harness.site.data.corpus import Corpus, RecordEntry
 from harness.site.data.network import RigRecord, newest
 
-# CubeSandbox's own table of April 2026 (README of CubeAPI): what it has, and what it has not.
+# CubeSandbox's own table of April 2026 (CubeAPI's README): supported and unsupported routes.
 CUBE_SOURCE = "https://github.com/TencentCloud/CubeSandbox"
 CUBE_DATE = "2026-04"
 CUBE: Mapping[str, bool] = {
@@ -35,7 +35,7 @@ CUBE: Mapping[str, bool] = {
 
 @dataclass(frozen=True)
 class OperationResult:
-    """One operation with one SDK; `message` is the SDK's where it does not work."""
+    """One operation with one SDK; `message` is the SDK's error if it fails."""
 
     works: bool
     message: str
@@ -50,7 +50,7 @@ class OperationRow:
 
 @dataclass(frozen=True)
 class Score:
-    """How many of the operations that an SDK has, work."""
+    """How many of an SDK's operations work."""
 
     works: int
     of: int
@@ -69,7 +69,7 @@ class Matrix:
     sdks: Sequence[str]
     planes: Sequence[Plane]
     over_https: Sequence[str]
-    """Those of the SDKs that were given a gateway with TLS."""
+    """The SDKs that were tested against a gateway with TLS."""
 
 
 def _cell(series: Series) -> OperationResult:
@@ -78,7 +78,7 @@ def _cell(series: Series) -> OperationResult:
 
 
 def matrix(corpus: Corpus) -> Matrix | None:
-    """The newest record of every SDK, by plane, operation and SDK."""
+    """The newest record as a table, by plane, operation and SDK."""
     found = newest(corpus, "e2b-compat")
     if found is None:
         return None

@@ -1,10 +1,10 @@
-"""Essays and appendices: Markdown in site/essays/, with figures through the filter of all pages.
+"""Essays and appendices: Markdown in site/essays/, with figures inserted as on all pages.
 
-A file begins with a few lines of `name: value` between two lines of three hyphens: title,
-description, kind (essay or appendix) and order. The text is first filled in as a template, in which
-`ours`, `said` and `verdict` stand for a series, a published figure and a claim; what they give is
-escaped before Markdown sees it. A number with a unit that is typed fails the build, but in a block
-quote whose last line links to its source.
+A file starts with `name: value` lines between two lines of three hyphens: title, description, kind
+(essay or appendix) and order. The text is first rendered as a template, in which `measured`,
+`published` and `verdict` show a series, a published figure and a claim; their output is escaped
+before Markdown sees it. A typed number with a unit fails the build, except in a block quote whose
+last line links to its source.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Essay:
 
 @functools.cache
 def found(directory: Path = DIRECTORY) -> Sequence[Essay]:
-    """Every essay, then every appendix, in their order. Raises SiteError for one without a head."""
+    """Every essay, then every appendix, in order. Raises SiteError for a file without a header."""
     made = []
     for path in sorted(directory.glob("*.md")):
         text = path.read_text()
@@ -73,7 +73,7 @@ def found(directory: Path = DIRECTORY) -> Sequence[Essay]:
 
 
 class Lookup:
-    """What an essay may ask for, by name."""
+    """What an essay can look up by name."""
 
     def __init__(self, corpus: Corpus) -> None:
         self._corpus = corpus
@@ -94,7 +94,7 @@ class Lookup:
     def proof(
         self, rig: str, metric: str, **dimensions: Scalar
     ) -> tuple[RecordEntry, SeriesSummary] | None:
-        """The newest series of any machine that proves function only."""
+        """The newest function-only series of any machine."""
         for (name, _), entries in self._corpus.function_only_records.items():
             for entry in reversed(entries) if name == rig else ():
                 found = entry.summary.find(metric, dimensions)
@@ -103,16 +103,16 @@ class Lookup:
         return None
 
     def figure(self, id: str) -> Figure:
-        """A published figure; an unknown name ends the build."""
+        """A published figure; an unknown id fails the build."""
         found = self._corpus.figure(id)
         if found is None:
-            raise KeyError(f"no published figure is called {id!r}")
+            raise KeyError(f"unknown published figure {id!r}")
         return found
 
     def claim(self, id: str) -> tuple[Claim, Judged | None]:
-        """A claim and what decides it here; an unknown name ends the build."""
+        """A claim and its deciding answer here; an unknown id fails the build."""
         for one in self._corpus.claims:
             if one.id == id:
                 several = evidence.judged(self._corpus, one, self._corpus.machine)
                 return one, evidence.deciding(several)
-        raise KeyError(f"no claim is called {id!r}")
+        raise KeyError(f"unknown claim {id!r}")

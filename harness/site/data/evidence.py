@@ -1,4 +1,4 @@
-"""Finds what of a machine's records answers a claim, and what has changed since it was measured."""
+"""Finds the series on a machine that answer a claim, and what has changed since."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ _HOW_MANY = ("n", "concurrency", "others")
 
 @dataclass(frozen=True)
 class Found:
-    """The series that answers, in its record. `by` is what the answer divides it by.
+    """The series that answers a claim, and its record. `by` is the answer's divisor.
 
-    `pool` has every series where several answer together; `summary` is the first of them.
+    If several series answer together, `pool` has all of them and `summary` is the first.
     """
 
     entry: RecordEntry
@@ -35,7 +35,7 @@ class Found:
 
     @property
     def samples(self) -> Sequence[float]:
-        """Those of the series, or of all of the pool."""
+        """The samples of the series, or of the whole pool."""
         if not self.pool:
             return self.full_series.samples
         wanted = {one.anchor for one in self.pool}
@@ -45,7 +45,7 @@ class Found:
 
     @property
     def full_series(self) -> Series:
-        """With its samples."""
+        """The series with its samples."""
         wanted = self.summary
         for one in self.entry.record.series:
             if one.metric == wanted.metric and dict(one.dimensions) == dict(wanted.dimensions):
@@ -55,7 +55,7 @@ class Found:
 
 @dataclass(frozen=True)
 class Judged:
-    """One answer on one machine: what was found, and what it says."""
+    """One answer on one machine: the series found, and the verdict."""
 
     answer: Answer
     found: Found | None
@@ -63,11 +63,10 @@ class Judged:
 
 
 def find(corpus: Corpus, answer: Answer, machine: str | None) -> Found | None:
-    """The record that answers best: one that nothing disturbed, that is not stale, of the full
-    profile; of several as good the newest."""
-    told = corpus.series_of(answer.rig, machine, answer.metric)
-    kinds = [kind for kind in told if _answers(kind, answer)]
-    best = [one for kind in kinds if (one := _best(corpus, told[kind], answer.per))]
+    """The record that answers best: undisturbed, not stale, full profile; the newest of equals."""
+    by_kind = corpus.series_of(answer.rig, machine, answer.metric)
+    kinds = [kind for kind in by_kind if _answers(kind, answer)]
+    best = [one for kind in kinds if (one := _best(corpus, by_kind[kind], answer.per))]
     if not best:
         return None
     _, _, entry = max(best, key=lambda one: one[:2])
@@ -78,15 +77,15 @@ def find(corpus: Corpus, answer: Answer, machine: str | None) -> Found | None:
 
 
 def _best(
-    corpus: Corpus, told: Sequence[SeriesAt], per: str | None
+    corpus: Corpus, candidates: Sequence[SeriesAt], per: str | None
 ) -> tuple[tuple[bool, bool, bool], int, RecordEntry] | None:
-    """Of the records with one kind of series the best, of several as good the newest: its rank and
-    place; of those that have something to divide by, where the answer is divided."""
-    key = (_best, id(told), per)
+    """The best record with one kind of series, the newest of equals, with its rank and position.
+    If the answer needs a divisor, only records that have it count."""
+    key = (_best, id(candidates), per)
     if key not in corpus.memo:
         usable = [
             (_rank(corpus, entry), at, entry)
-            for at, entry, _ in told
+            for at, entry, _ in candidates
             if not per or ((counted := entry.summary.find(per, {})) and counted.n)
         ]
         corpus.memo[key] = max(usable, key=lambda one: one[:2], default=None)
@@ -94,7 +93,7 @@ def _best(
 
 
 def _rank(corpus: Corpus, entry: RecordEntry) -> tuple[bool, bool, bool]:
-    """Nothing disturbed it, it is not stale, it is of the full profile; the greater, the better."""
+    """Whether it is undisturbed, not stale, and of the full profile; greater is better."""
     key = (_rank, entry.page)
     if key not in corpus.memo:
         one = entry.summary
@@ -104,7 +103,7 @@ def _rank(corpus: Corpus, entry: RecordEntry) -> tuple[bool, bool, bool]:
 
 
 def _answers(kind: SeriesKind, answer: Answer) -> bool:
-    """Whether a series fits; the harness alone, without a sandbox, answers no claim about one."""
+    """Whether a series matches. `noop` has no sandbox, so it answers no claim about one."""
     alone = kind.dimensions.get("substrate") == NOOP and "substrate" not in answer.where
     return not alone and fits(kind.dimensions, answer.where)
 
@@ -131,9 +130,9 @@ def deciding(several: Sequence[Judged]) -> Judged | None:
 
 
 def proofs(corpus: Corpus, claim: Claim, machine: str | None = None) -> Sequence[Found]:
-    """Of each machine that proves function only (or of one), the newest series of each answer.
+    """The newest function-only series of each answer, per machine (or of one machine).
 
-    As many as the claim speaks of need not have been tried: that the thing works is what is shown.
+    The number of sandboxes need not match the claim: these series only show that it works.
     """
     made: dict[tuple[str, str], Found] = {}
     for (rig, host), entries in corpus.function_only_records.items():
@@ -163,7 +162,7 @@ def _evidence(corpus: Corpus, found: Found | None) -> Evidence | None:
 
 
 def stale(corpus: Corpus, entry: RecordEntry) -> Sequence[str]:
-    """Why a record no longer speaks of what would be measured today; empty when it does."""
+    """Why a record may differ from what would be measured today; empty if it is current."""
     one = entry.summary
     reasons = []
     old = verdict.age(one.date, corpus.today)
@@ -177,7 +176,7 @@ def stale(corpus: Corpus, entry: RecordEntry) -> Sequence[str]:
             reasons.append(f"the patch {patch.path} has changed since")
     newest = corpus.machines[one.machine.id][-1].summary
     if newest.machine.kernel != one.machine.kernel:
-        reasons.append("the machine runs another kernel now")
+        reasons.append("the machine now runs another kernel")
     images = _images(corpus, one.machine.id, one.rig.id)
     if any(images.get(image.name, image.sha256) != image.sha256 for image in one.images):
         reasons.append("the image has changed since")
@@ -196,7 +195,7 @@ def _images(corpus: Corpus, machine: str, rig: str) -> Mapping[str, str]:
 
 
 def tally(several: Sequence[Judged | None]) -> Mapping[Verdict, int]:
-    """How many claims have each verdict, in the order of the verdicts."""
+    """The number of claims per verdict, in the order of the verdicts."""
     counts = dict.fromkeys(Verdict, 0)
     for one in several:
         counts[one.finding.verdict if one else Verdict.NOT_MEASURED] += 1

@@ -1,4 +1,4 @@
-"""What the site says to machines, in the formats of others. Equal records give equal bytes."""
+"""The site's machine-readable files, in standard formats. Equal records give equal bytes."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def index(corpus: Corpus) -> bytes:
 
 
 def claims_csv(corpus: Corpus) -> bytes:
-    """One series for each claim and answer on each machine; numbers in plain SI."""
+    """One line per claim, answer and machine; numbers in SI units."""
     rows: list[Sequence[object]] = []
     machines: Sequence[str | None] = list(corpus.machines)[:50] or [None]
     for machine in machines:
@@ -157,7 +157,7 @@ def dataset(corpus: Corpus) -> Mapping[str, Any]:
 def crate(
     corpus: Corpus, path_of: Callable[[RecordEntry], str] = lambda one: one.raw
 ) -> Mapping[str, Any]:
-    """RO-Crate 1.2 with a Process Run: each record is the result of an action of a rig."""
+    """RO-Crate 1.2 with the Process Run profile: each record is the result of running a rig."""
     files, actions, rigs, hosts = [], [], {}, {}
     for one in corpus.entries:
         b = one.summary
@@ -234,7 +234,7 @@ def crate(
 
 
 def statement(corpus: Corpus) -> Mapping[str, Any]:
-    """An in-toto statement, not signed: the digest of every record, and how its run went."""
+    """An unsigned in-toto statement: the digest of every record, and its run's outcome."""
     states = {one.summary.validity.status for one in corpus.entries}
     result = "FAILED" if "failed" in states else "WARNED" if "suspect" in states else "PASSED"
     return {

@@ -1,7 +1,7 @@
-"""How a figure is written: unit, digits that its interval supports, and the way to its record.
+"""How a figure is shown: its unit, the digits that its interval supports, the link to its record.
 
-Every figure on the site passes through here, so that none can be typed and none can lose the
-mark of a suspect run.
+Every figure on the site goes through this module, so that none is typed by hand and none lacks
+the mark of a suspect run.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from harness.site.data.corpus import RecordEntry, anchor
 from harness.site.data.record_summary import COUNTED, PERCENTILES, SeriesSummary, estimates
 
 Link = Callable[[str], str]
-"""From a path below the site's root to an address relative to the page that shows it."""
+"""Turns a path below the site's root into an address relative to the page."""
 
 AnySeries = Series | SeriesSummary
-"""A series with its samples, or what is remembered of one."""
+"""A series with its samples, or a summary of one."""
 STATISTICS = ("min", *PERCENTILES, "max")
 
 
 def get(series: AnySeries, statistic: str) -> Estimate | None:
-    """A statistic of a series; None where there are too few samples for it."""
+    """A statistic of a series; None if there are too few samples for it."""
     if isinstance(series, SeriesSummary):
         return series.get(statistic)
     if statistic == "mean" and series.samples:
@@ -37,8 +37,8 @@ def get(series: AnySeries, statistic: str) -> Estimate | None:
 
 
 def known(series: Series) -> Mapping[str, Estimate]:
-    """The estimates of a series, worked out once: pages and charts ask for the same ones."""
-    # In the object itself, so that they go with it; no field, so that it stays what it was.
+    """The estimates of a series, computed once: pages and charts need the same ones."""
+    # Stored in the object to be freed with it, but not as a field, so that equality ignores it.
     held: dict[str, Mapping[str, Estimate]] = series.__dict__
     if "_known" not in held:
         held["_known"] = estimates(series.samples)
@@ -46,14 +46,14 @@ def known(series: Series) -> Mapping[str, Estimate]:
 
 
 def size(series: AnySeries) -> tuple[int, int]:
-    """How many samples and how many failures."""
+    """The number of samples and of failures."""
     if isinstance(series, SeriesSummary):
         return series.n, series.failed
     return len(series.samples), len(series.failures)
 
 
 def why_absent(series: AnySeries, statistic: str) -> str:
-    """In words, why `get` gave None."""
+    """The reason, as text, why `get` returned None."""
     samples, failed = size(series)
     if not samples:
         return f"all {failed} failed" if failed else "no sample"
@@ -62,12 +62,12 @@ def why_absent(series: AnySeries, statistic: str) -> str:
 
 
 def withheld(entry: RecordEntry, series: AnySeries) -> bool:
-    """Whether no figure of a series may be shown, since its machine tells none; counts hold."""
+    """Whether a series' figures are hidden: on function-only machines, except for counts."""
     return bool(entry.summary.function_only) and series.unit != COUNTED
 
 
 def proved(entry: RecordEntry, series: AnySeries, link: Link | None = None) -> Markup:
-    """What a series of such a machine shows in place of figures: how many attempts worked."""
+    """What a function-only series shows instead of figures: how many attempts worked."""
     samples, failed = size(series)
     words = "function proved" if samples else "function not proved"
     if link:
@@ -79,13 +79,13 @@ def proved(entry: RecordEntry, series: AnySeries, link: Link | None = None) -> M
 
 
 def place(entry: RecordEntry, series: AnySeries, statistic: str = "") -> str:
-    """The anchor of a series, or of one of its statistics, on its run's page."""
+    """The anchor of a series, or of one of its statistics, on the run's page."""
     name = series.anchor if isinstance(series, SeriesSummary) else anchor(entry.record, series)
     return f"{name}.{statistic}" if statistic in STATISTICS else name
 
 
 def data(value: float, text: str, href: str) -> Markup:
-    """The one form in which a figure stands on a page."""
+    """The HTML of every figure."""
     return Markup(f'<data value="{value!r}"><a href="{escape(href)}">{escape(text)}</a></data>')
 
 
@@ -93,7 +93,7 @@ _NO_MARK = Markup("")
 
 
 def mark(entry: RecordEntry, link: Link) -> Markup:
-    """The visible mark of a run that is not valid, or of function only; empty for all others."""
+    """The visible mark of a run that is not valid or function-only; otherwise empty."""
     status = entry.summary.validity.status
     if status == "valid" and not entry.summary.function_only:
         return _NO_MARK
@@ -111,7 +111,7 @@ def mark(entry: RecordEntry, link: Link) -> Markup:
 def figure(
     entry: RecordEntry, series: AnySeries, statistic: str, link: Link, *, interval: bool = False
 ) -> Markup:
-    """A statistic of a record's series, linked to its row on the run's page, with its mark."""
+    """A statistic of a series, linked to its row on the run's page, with the run's mark."""
     if withheld(entry, series):
         return proved(entry, series, link)
     estimate = get(series, statistic)
@@ -128,7 +128,7 @@ def figure(
 
 
 def divided(estimate: Estimate, by: int) -> Estimate:
-    """An estimate of a sum, as what it is for each of so many."""
+    """An estimate divided by a count."""
     low, high = estimate.low, estimate.high
     return Estimate(
         estimate.value / by,
@@ -138,7 +138,7 @@ def divided(estimate: Estimate, by: int) -> Estimate:
 
 
 def bare(series: AnySeries, statistic: str, *, interval: bool = False) -> Markup:
-    """The same on the run's own page, where it need not lead; of a statistic that there is."""
+    """The same without a link, for the run's own page; the statistic must exist."""
     estimate = get(series, statistic)
     assert estimate
     shown = f'<data value="{estimate.value!r}">{escape(show(estimate, series.unit))}</data>'
@@ -150,7 +150,7 @@ _UNKNOWN = Markup('<span class="absent">unknown</span>')
 
 
 def fact(value: Scalar) -> Scalar | Markup:
-    """A fact of a machine or a series, in words."""
+    """A fact about a machine or a series, as text."""
     if value is None:
         return _UNKNOWN
     if isinstance(value, bool):
@@ -176,7 +176,7 @@ def derived(
     link: Link,
     statistic: str = "p50",
 ) -> Markup:
-    """A figure worked out of several series of a record; linked to the one that it is about."""
+    """A figure computed from several series of a record, linked to the main one."""
     href = f"{link(entry.page)}#{place(entry, series, statistic)}"
     shown = data(estimate.value, show(estimate, unit), href)
     bounds = show_interval(estimate, unit)
@@ -194,7 +194,7 @@ def count(
 
 
 def took(entry: RecordEntry, link: Link) -> Markup:
-    """How long a whole run took, as its record states it, in seconds."""
+    """How long the whole run took, according to its record."""
     begun, ended = (
         datetime.fromisoformat(one) for one in (entry.summary.started, entry.summary.finished)
     )
@@ -205,14 +205,14 @@ def took(entry: RecordEntry, link: Link) -> Markup:
 
 
 def clock_figure(entry: RecordEntry, nanoseconds: float, link: Link) -> Markup:
-    """A clock's resolution or overhead, as its record states it."""
+    """A clock's resolution or overhead, according to its record."""
     size, name = scale(nanoseconds * 1e-9, "s")
     text = f"{nanoseconds * 1e-9 / size:.3g} {name}"
     return data(nanoseconds * 1e-9, text, f"{link(entry.page)}#clock")
 
 
 def quoted(one: Figure, link: Link) -> Markup:
-    """A published figure as its source writes it, linked to who says so."""
+    """A published figure as its source writes it, linked to the list of sources."""
     href = f"{link('published.html')}#{one.id}"
     if one.value is None:
         return Markup('<a href="{}">{}</a>').format(href, one.as_written)
@@ -220,5 +220,5 @@ def quoted(one: Figure, link: Link) -> Markup:
 
 
 def bytes_text(value: float) -> str:
-    """A size that is no measurement, such as a machine's memory."""
+    """A size that is not a measurement, such as a machine's memory."""
     return show(Estimate(value, value * 0.999, value * 1.001), "bytes")

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 
 
 def as_json(data: Mapping[str, object]) -> bytes:
-    """JSON for machines: stable, one key a line, and of lists one thing a line."""
+    """JSON with stable bytes: one key per line, and one list item per line."""
     keys = []
     for key, value in data.items():
         if isinstance(value, list | tuple) and value:
@@ -17,7 +17,7 @@ def as_json(data: Mapping[str, object]) -> bytes:
             keys.append(f" {_compact(key)}: [\n  {items}\n ]")
         else:
             keys.append(f" {_compact(key)}: {_compact(value)}")
-    # Not with indent=: that is many times slower, and lists of thousands are written so.
+    # indent= would be many times slower, and some lists have thousands of items.
     return ("{\n" + ",\n".join(keys) + "\n}\n").encode()
 
 
@@ -25,7 +25,7 @@ _compact = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
 
 
 def as_csv(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> bytes:
-    """CSV with a header; a cell that a spreadsheet would compute is quoted against it."""
+    """CSV with a header; cells that a spreadsheet would take for formulas are quoted."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(columns)
@@ -35,7 +35,7 @@ def as_csv(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> bytes:
 
 
 def harmless(cell: object) -> object:
-    """A cell that no spreadsheet takes for a formula."""
+    """A cell value that no spreadsheet takes for a formula."""
     if isinstance(cell, str) and cell[:1] in ("=", "+", "-", "@", "\t", "\r"):
         return f"'{cell}"
     return "" if cell is None else repr(cell) if isinstance(cell, float) else cell

@@ -1,7 +1,7 @@
-"""Picks the network and policy records that a page shows, and works out what compares their series.
+"""Selects the network and policy records that a page shows, and compares their series.
 
-The ways of the ladder take turns in passes. A difference or ratio of two of them is the median of
-what each pass gives, with the order-statistic interval of the passes: what drifts drifts in both.
+The paths are measured in turn, in passes. The difference or ratio of two paths is the median over
+the passes, with an order-statistic interval, so that drift affects both alike.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def newest(corpus: Corpus, rig: str) -> RigRecord | None:
 
 
 def _passes(series: Series, count: int) -> Sequence[float] | None:
-    """The median of each pass, where every pass gave as many samples."""
+    """The median of each pass; None unless all passes have equally many samples."""
     each, rest = divmod(len(series.samples), count) if count else (0, 1)
     if rest or not each:
         return None
@@ -59,7 +59,7 @@ def _passes(series: Series, count: int) -> Sequence[float] | None:
 def compared(
     one: Series, other: Series, passes: int, how: Callable[[float, float], float]
 ) -> Estimate | None:
-    """`how` of two series pass by pass: its median and interval; None where passes are unequal."""
+    """`how` applied to two series pass by pass: median and interval; None if passes are unequal."""
     found = _by_pass(one, other, passes, how)
     return estimate(found, 50) if found else None
 
@@ -75,14 +75,14 @@ def _by_pass(
 
 @dataclass(frozen=True)
 class PolicyCost:
-    """What policy adds to a round trip on so many cores, and the round trip against loopback's."""
+    """What policy adds to a round trip on `cores` cores, and the round trip's ratio to loopback."""
 
     entry: RecordEntry
     series: Series
     cores: int
     added: Estimate | None
     passes: Sequence[Estimate]
-    """The least and the most that a pass says, where they are too few for an interval."""
+    """The smallest and largest value of a pass, if there are too few for an interval."""
     against_loopback: Estimate | None
 
 
@@ -113,7 +113,7 @@ def costs(rtt: RigRecord) -> Sequence[PolicyCost]:
 
 
 def share_of_loopback(measured: RigRecord, cores: int, streams: int) -> Estimate | None:
-    """The throughput under policy as a share of loopback's, pass by pass."""
+    """The throughput with policy divided by loopback's, pass by pass."""
     by: dict[str, Scalar] = {"cores": cores, "streams": streams}
     policy = measured.entry.find("throughput", path="policy", **by)
     loop = measured.entry.find("throughput", path="loopback", **by)

@@ -11,17 +11,17 @@ from harness.site.data.record_summary import RecordSummary, SeriesSummary, fits
 
 
 def headline(one: RecordSummary) -> SeriesSummary | None:
-    """The series that stands for a run in a list."""
+    """The series that represents a run in a list."""
     for series in one.series:
         if series.metric == cold_start.HEADLINE:
             return series
-    # What the harness costs alone stands for a run only where there is nothing else.
+    # `noop` represents a run only if there is nothing else.
     return min(one.series, key=lambda series: series.dimensions.get("substrate") == cold_start.NOOP,
                default=None)  # fmt: skip
 
 
 def title(one: RecordSummary) -> str:
-    """The rig and what distinguishes this run: dimensions that all of its series share."""
+    """The rig and the dimensions that all series of the run share."""
     if not one.series:
         return one.rig.id
     shared = [
@@ -35,7 +35,7 @@ def title(one: RecordSummary) -> str:
 
 
 def answerable(one: RecordSummary, claims: Sequence[Claim]) -> Sequence[Claim]:
-    """Claims that a series of this run can answer."""
+    """Claims that some series of this run can answer."""
     return [
         claim
         for claim in claims
@@ -51,7 +51,7 @@ def answerable(one: RecordSummary, claims: Sequence[Claim]) -> Sequence[Claim]:
 
 
 def rows_of(entries: Sequence[RecordEntry]) -> Sequence[Mapping[str, object]]:
-    """What a list of runs shows of each."""
+    """What a list of runs shows for each run."""
     return [
         {
             "entry": entry,

@@ -1,6 +1,6 @@
-"""The series of one run as its page shows them: a row of its table each, and a section.
+"""The series of one run as its page shows them: a table row and a section each.
 
-Of thousands of pages these are the bulk, so their cells are made here, not by a template.
+These are the bulk of thousands of pages, so their cells are made here and not by a template.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ _WITH_INTERVAL = ("p50", "p95")
 
 @dataclass(frozen=True)
 class SeriesRow:
-    """A series and what its page says of it. `page` is where its charts are, if it has any.
+    """A series and how its page shows it. `page` is the page with its charts, if it has any.
 
-    `own` has what tells it from the others of its metric, `stop` where its clock stops.
+    `own` has the dimensions that distinguish it, `stop` the event at which its clock stops.
     """
 
     number: int
@@ -41,7 +41,7 @@ class SeriesRow:
 
     @property
     def chips(self) -> Markup:
-        """Its dimensions, each on a chip."""
+        """Its dimensions, each as a chip."""
         return Markup("".join(_chip(*one) for one in self.series.dimensions.items()))
 
     @property
@@ -55,13 +55,13 @@ def _chip(name: str, value: Scalar) -> str:
 
 
 def columns(entry: RecordEntry) -> Sequence[str]:
-    """The statistics that the table of a run has columns for: those that one of its series has."""
+    """The columns of a run's table: every statistic that at least one of its series has."""
     shown = [one.statistics for one in entry.summary.series if not figures.withheld(entry, one)]
     return ["p50", *(name for name in _COLUMNS[1:] if any(name in known for known in shown))]
 
 
 def rows(entry: RecordEntry, pages: Mapping[int, str]) -> Sequence[SeriesRow]:
-    """Every series of a record, in its order. `pages` has by number where its charts are."""
+    """Every series of a record, in order. `pages` maps an index to the page with its charts."""
     record, wanted = entry.record, columns(entry)
     stops = record.clock.stop
     return [
@@ -96,7 +96,7 @@ def _cell(summary: SeriesSummary, name: str) -> str:
 
 
 def reasons(series: Series) -> dict[str, str]:
-    """Every reason for failure, with the attempts that it ended, counted from 1: 3, 7–9."""
+    """Every reason for failure, with the numbers of its attempts, from 1: 3, 7–9."""
     by_reason: dict[str, list[int]] = {}
     for failure in series.failures:
         by_reason.setdefault(failure.reason, []).append(failure.index + 1)

@@ -1,4 +1,4 @@
-"""The claims: a list with verdicts, and one page for each, with its clocks, chart and limits."""
+"""The claims: a list with verdicts, and a page for each with its clocks, chart and limits."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from harness.site.data.evidence import Judged
 from harness.site.page import Document, Item, Nav, Page
 
 _MACHINES = 24
-"""Machines whose verdicts a claim's page lists."""
+"""The most machines whose verdicts a claim's page lists."""
 
 
 def clocks(claim: Claim, several: Sequence[Judged]) -> ClocksPicture | None:
-    """The drawing of their clock and of ours, for claims of a start."""
+    """The drawing of their clock and ours, for claims about cold starts."""
     if claim.figure.topic != "cold-start":
         return None
     theirs = published.clocks()[claim.figure.clock]
@@ -42,12 +42,12 @@ def clocks(claim: Claim, several: Sequence[Judged]) -> ClocksPicture | None:
         if metric in EVENTS:
             drawn.append(ClockSpan("ours", f"stops at {metric}", metric))
         elif metric == "create-headers":
-            drawn.append(ClockSpan("ours", "API response", "resumed", False))
+            drawn.append(ClockSpan("ours", "stops at the API response", "resumed", False))
     return ClocksPicture(f"clocks-{claim.id}", drawn)
 
 
 def chart_of(claim: Claim, several: Sequence[Judged]) -> Chart | None:
-    """Every sample of each answer on one axis with the claimed value; None where nothing is."""
+    """Every sample of each answer on one axis with the claimed value; None if there are none."""
     strips, rows = [], []
     for one in several:
         found = one.found
@@ -55,9 +55,8 @@ def chart_of(claim: Claim, several: Sequence[Judged]) -> Chart | None:
             continue
         if figures.withheld(found.entry, found.summary) or one.answer.statistic in ("sum", "count"):
             continue
-        status = found.entry.summary.validity.status
         label = f"{found.summary.metric}{_short(one)}"
-        note = "" if status == "valid" else status
+        note = found.entry.status_note
         strips.append(Strip(label, found.full_series, note, warn=bool(note), by=found.by))
         rows.append(ChartRow(label, found.entry, found.summary, by=found.by))
     value = claim.figure.value
@@ -73,7 +72,7 @@ def chart_of(claim: Claim, several: Sequence[Judged]) -> Chart | None:
 
 
 def _short(one: Judged) -> str:
-    """What tells an answer from the others in one word: a phone is narrow."""
+    """What distinguishes an answer from the others, in one word, since phones are narrow."""
     names = ("tool", "sdk", "transport", "sharing", "vmm", "substrate", "path")
     return next((f", {one.answer.where[name]}" for name in names if name in one.answer.where), "")
 
@@ -109,7 +108,7 @@ def _render(corpus: Corpus) -> Iterator[Item]:
             f"claims/{claim.id}.html",
             "claim.html",
             claim.title,
-            f"{claim.figure.publisher} says: {claim.quote}",
+            f"{claim.figure.publisher}: {claim.quote}",
             {
                 "claim": claim,
                 "decided": decided,

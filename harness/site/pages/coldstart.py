@@ -1,4 +1,4 @@
-"""The cold-start page: the ladder of every tier, and many at once."""
+"""The cold-start page: the rungs of every tier, and many starts at once."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def _render(corpus: Corpus) -> Iterator[Item]:
         "cold-start.html",
         "coldstart.html",
         "Cold start",
-        "From the request to a sandbox that answers, works and fills its memory.",
+        "Time from the request until a sandbox answers, runs a command and writes its memory.",
         {
             "rows": rows,
             "tiers": tiers,

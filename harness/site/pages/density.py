@@ -1,4 +1,4 @@
-"""The density page: what N sandboxes from one checkpoint take of a host, in three definitions."""
+"""The density page: memory of N sandboxes from one checkpoint, by three definitions."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from harness.site.page import Document, Item, Nav, Page
 
 _NS = (8, 50, 200, 400, 1000)
 _CUBE_NS = (100, 1000)
-"""The ends of what CubeSandbox publishes; the rest stands in the table below."""
+"""The smallest and largest N that CubeSandbox publishes; the rest is in the table below."""
 _ADVERTISED = "cubesandbox.readme.memory"
 _NAMES = {
     "private": "private: a full copy each",
-    "mapped": "mapped: one checkpoint",
-    "merged": "merged: and equal pages",
-    "forked": "forked: all that one VMM has",
+    "mapped": "mapped: one checkpoint file",
+    "merged": "merged: mapped, equal pages merged",
+    "forked": "forked: all memory of one VMM",
 }
 _ACROSS = "sandboxes from one checkpoint"
 
@@ -44,7 +44,7 @@ def _curves(
 
 
 def _references(corpus: Corpus, ids: dict[str, int], *, round: bool = False) -> Sequence[Reference]:
-    """Published figures by id, each at its N."""
+    """Published figures, by id and N."""
     return [
         Reference(figure, figure.as_written, n, round)
         for id, n in ids.items()
@@ -80,7 +80,7 @@ def charts(corpus: Corpus, found: Sequence[MeasuredFleet]) -> dict[str, Chart]:
     first = next((one for one in found if one.guest_bytes), None)
     if first and first.guest_bytes:
         start = Point(1, Estimate(first.guest_bytes, None, None))
-        naive = Naive(start, "N times the guest's memory")
+        naive = Naive(start, "N times one guest's memory")
     totals = {f"coppice.density.{n}.total": n for n in _NS}
     each = {f"coppice.density.{n}.per-guest": n for n in _NS}
     cube = {f"cubesandbox.june.density-{n}": n for n in _CUBE_NS}
@@ -97,7 +97,7 @@ def charts(corpus: Corpus, found: Sequence[MeasuredFleet]) -> dict[str, Chart]:
     ]
     total = ScalingPicture(
         "density-total",
-        "The host's whole change",
+        "Host memory used",
         "bytes",
         _ACROSS,
         _curves(found, lambda fleet: fleet.total),
@@ -106,7 +106,7 @@ def charts(corpus: Corpus, found: Sequence[MeasuredFleet]) -> dict[str, Chart]:
     )
     apiece = ScalingPicture(
         "density-each",
-        "The host's whole change, per sandbox",
+        "Host memory used per sandbox",
         "bytes",
         _ACROSS,
         _curves(found, lambda fleet: fleet.each),
@@ -115,13 +115,13 @@ def charts(corpus: Corpus, found: Sequence[MeasuredFleet]) -> dict[str, Chart]:
     return {
         "total": Chart(
             "charts/density-total",
-            "The host's whole change by number of sandboxes",
+            "Host memory used, by number of sandboxes",
             total,
             _rows(corpus, found, False, of_total),
         ),
         "each": Chart(
             "charts/density-each",
-            "The host's whole change per sandbox",
+            "Host memory used per sandbox",
             apiece,
             _rows(corpus, found, True, of_each),
         ),
@@ -138,7 +138,7 @@ def _render(corpus: Corpus) -> Iterator[Item]:
         "density.html",
         "density.html",
         "Density",
-        "How many sandboxes from one checkpoint fit on this host, alive, distinct and idle.",
+        "How many sandboxes from one checkpoint this host can run at once.",
         {
             "charts": drawn,
             "fleets": found,

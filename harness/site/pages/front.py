@@ -1,4 +1,4 @@
-"""The front page, in the order of the original: figures, what was measured, the comparison."""
+"""The front page: headline figures, what was measured, the comparison."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ _PUBLISHED_FLEETS = (8, 50, 200, 400, 1000)
 
 @dataclass(frozen=True)
 class Hero:
-    """One large figure: what it is of, its words, and the task that measures it where it was not.
+    """One large figure: its subject and text, and the task that measures it if that was not done.
 
-    `counted` shows how many samples the series has in place of a statistic.
+    `counted` shows the number of samples instead of a statistic.
     """
 
     title: str
@@ -49,7 +49,7 @@ class Hero:
 
 
 def _best(corpus: Corpus) -> MeasuredFleet | None:
-    """The largest fleet that came up whole; among equals the one that takes least."""
+    """The largest fleet that came up completely; among equals the one that uses least memory."""
     fleets = [
         one for one in density.fleets(corpus) if one.change and one.total and one.reached == one.n
     ]
@@ -64,9 +64,8 @@ def _heroes(corpus: Corpus, rows: Sequence[ColdStartRow]) -> Sequence[Hero]:
     of = f"{best.substrate}, {best.sharing}" if best else "density"
     return [
         Hero(
-            "microVMs at once, alive",
-            "from one checkpoint: each has answered a nonce, under a name and a random state of "
-            "its own",
+            "microVMs running at once",
+            "all from one checkpoint; each answered a nonce with its own identity and random state",
             of,
             best.find("reply") if best else None,
             task,
@@ -74,15 +73,15 @@ def _heroes(corpus: Corpus, rows: Sequence[ColdStartRow]) -> Sequence[Hero]:
         ),
         Hero(
             f"of host memory for all {thousands(best.n)}" if best else "of host memory for all",
-            "that the host has no longer available once they are at rest",
+            "used once all are idle",
             of,
             (best.entry, best.change) if best and best.change else None,
             task,
         ),
         Hero(
             "to the first reply, median",
-            "from the request until a microVM, restored from disk and kept stopped in memory, has "
-            "computed an answer",
+            "from the request until a microVM, restored from disk beforehand and frozen in memory, "
+            "has computed an answer",
             f"{row.substrate} {tier}" if row else tier,
             row.series(cold_start.HEADLINE, 1) if row else None,
             (row.task if row else None) or f"mise run bench:qemu-{tier}",
@@ -91,7 +90,7 @@ def _heroes(corpus: Corpus, rows: Sequence[ColdStartRow]) -> Sequence[Hero]:
 
 
 def _accelerators(rows: Sequence[ColdStartRow]) -> Sequence[str]:
-    """What ran the guests of the rows; `noop` has none."""
+    """The accelerators that ran the guests; `noop` has none."""
     found = {
         entry.summary.machine.accelerator or "no accelerator"
         for row in rows
@@ -102,7 +101,7 @@ def _accelerators(rows: Sequence[ColdStartRow]) -> Sequence[str]:
 
 
 def _fleets(corpus: Corpus) -> Sequence[MeasuredFleet]:
-    """Fleets without a network of their own: a row each, by number."""
+    """Fleets without a network, sorted by size."""
     found = [one for one in density.fleets(corpus) if one.change and "networked" not in one.sharing]
     return sorted(found, key=lambda one: (one.n, one.sharing))
 

@@ -20,14 +20,14 @@ from harness.site.data.record_summary import SeriesSummary
 from harness.site.page import Asset, Document, Group, Item, Nav, Page
 
 _SHOWN = 100
-"""Runs of a series that its chart and table show; the CSV has all."""
+"""The most runs that a series' chart and table show; the CSV has all."""
 _LISTED = 120
-"""Series of one list."""
+"""The most series in one list."""
 DETAILS = ("footprint", "wakes", "host-memory", "retransmits", "cpu", "sent", "idle-switches")
 """Metrics that explain others; they have no history page of their own."""
 
 Key = tuple[str, str, tuple[str, tuple[tuple[str, Scalar], ...]]]
-"""A rig, a profile, and what a series is of."""
+"""A rig, a profile, and the kind of a series."""
 
 
 @dataclass(frozen=True)
@@ -45,13 +45,13 @@ class Track:
 
     @property
     def name(self) -> str:
-        """Its address below history/, without an ending."""
+        """Its path without a suffix."""
         facts = "-".join(f"{k}-{v}" for k, v in sorted(self.series.dimensions.items()))
         return f"history/{slug(self.machine)}/{slug(f'{self.rig}-{self.series.metric}-{facts}')}"
 
     @property
     def last(self) -> Outcome:
-        """How the newest run differs from the one before."""
+        """How the newest run differs from the previous one."""
         return self.changes[-1] if self.changes else Outcome.SAME
 
 
@@ -71,7 +71,7 @@ def tracks(corpus: Corpus, machine: str) -> Sequence[Track]:
             continue
         medians = [_median(series) for _, series in runs]
         one = Track(machine, rig, runs, comparison.changes(medians, runs[-1][1].better))
-        # Of two profiles the full one has the page.
+        # If two profiles qualify, the full one has the page.
         if profile == "full" or (rig, key) not in made:
             made[rig, key] = one
     return sorted(made.values(), key=lambda one: one.name)
@@ -121,7 +121,7 @@ def _page(track: Track) -> Iterator[Document | Asset]:
         f"{track.name}.html",
         "history_series.html",
         title,
-        f"{title}: every run on one machine, oldest to newest.",
+        f"{title}: every run on one machine, oldest first.",
         {
             "track": track,
             "chart": dataclasses.replace(whole, rows=whole.rows[hidden:][::-1]),
@@ -132,7 +132,7 @@ def _page(track: Track) -> Iterator[Document | Asset]:
 
 
 def _lists(machine: str, name: str, found: Sequence[Track]) -> Iterator[Document]:
-    """A machine's page, with what changed in the newest runs; and lists of all, rig by rig."""
+    """A machine's page with what changed in the newest runs, and lists of all series by rig."""
     order = {Outcome.WORSE: 0, Outcome.BETTER: 1}
     changed = [one for one in found if one.last in order]
     changed.sort(key=lambda one: (order[one.last], one.name))
@@ -147,7 +147,7 @@ def _lists(machine: str, name: str, found: Sequence[Track]) -> Iterator[Document
         ]
         for rig, several in rigs.items()
     }
-    about = "Series that were measured more than once, and how they moved."
+    about = "Series that were measured more than once, and how they changed."
     yield Document(
         f"{stem}.html",
         "history_machine.html",
@@ -192,7 +192,7 @@ def _render(corpus: Corpus) -> Iterator[Item]:
         "history.html",
         "history.html",
         "History and regressions",
-        "How every series moved from run to run, machine by machine.",
+        "How every series changed from run to run, by machine.",
         {
             "machines": {
                 id: (corpus.machines[id][-1].summary.machine, found, _counts(found))

@@ -1,4 +1,4 @@
-"""For machines: an index, claims as CSV, JSON-LD, RO-Crate, an Atom feed, in-toto, a sitemap."""
+"""Machine-readable files: index, claims as CSV, schema, JSON-LD, RO-Crate, Atom feed, in-toto."""
 
 from __future__ import annotations
 

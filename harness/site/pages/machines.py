@@ -1,4 +1,4 @@
-"""One page per machine: its card, its claims' verdicts, its rigs over time, and all its records."""
+"""One page per machine: its description, verdicts, rigs over time, and all records."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from harness.site.data.run_list import rows_of
 from harness.site.page import Asset, Document, Group, Item, Page
 
 A_PAGE = 150
-"""Records of one list; older ones stand on further pages, which do not change any more."""
+"""Records per list; older ones are on further pages, which no longer change."""
 
 
 def pages_of(
@@ -20,7 +20,7 @@ def pages_of(
 ) -> list[tuple[str, Sequence[RecordEntry]]]:
     """Addresses of a machine's lists with their records, newest first; the first is its page.
 
-    Cut from the oldest, so that a list that is full stays as it is.
+    Split from the oldest record on, so that a full list never changes.
     """
     parts = [entries[at : at + A_PAGE] for at in range(0, len(entries), A_PAGE)]
     name = f"machines/{slug(machine)}"
@@ -39,7 +39,7 @@ def _rigs(entries: Sequence[RecordEntry]) -> dict[str, dict[str, object]]:
 
 
 def _kernels(entries: Sequence[RecordEntry]) -> list[tuple[str, str, str]]:
-    """What the machine ran, and from which day to which."""
+    """The systems that the machine ran, with the first and last day of each."""
     found: list[tuple[str, str, str]] = []
     for entry in entries:
         name = f"{entry.summary.machine.os}, kernel {entry.summary.machine.kernel}"
@@ -51,7 +51,7 @@ def _kernels(entries: Sequence[RecordEntry]) -> list[tuple[str, str, str]]:
 
 
 def _proved(corpus: Corpus, machine: str) -> list[tuple[Claim, Sequence[evidence.Found]]]:
-    """Claims of which a machine that tells no figures shows that the thing works."""
+    """Claims whose function a function-only machine proves."""
     found = [(claim, evidence.proofs(corpus, claim, machine)) for claim in corpus.claims]
     return [(claim, several) for claim, several in found if several]
 

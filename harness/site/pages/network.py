@@ -1,4 +1,4 @@
-"""The network page: round trips, throughput, and how policies change, each beside what it costs."""
+"""The network page: round trips, throughput, and the cost of policy changes."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from harness.site.page import Document, Item, Nav, Page
 
 _LABELS = {
     "loopback": "loopback",
-    "veth": "veth: a pair of cards",
+    "veth": "veth pair",
     "bridge": "bridge without policy",
     "policy": "cubenet: bridge with policy",
     "microvm": "microVM to microVM",
 }
 _STATISTICS = ("p50", "p90", "p99", "stddev")
 _TRANSPORTS = {
-    "netlink": "nftables by netlink (cubenet)",
-    "netlink from JSON": "the same, from the text of a policy",
-    "libnftables": "nftables by its library",
-    "nft program": "nftables by its program",
-    "batch in place": "eBPF trie, changed in place: not one step",
-    "swap": "eBPF trie, replaced by another",
+    "netlink": "nftables via netlink (cubenet)",
+    "netlink from JSON": "the same, from a JSON policy",
+    "libnftables": "nftables via libnftables",
+    "nft program": "nftables via the nft program",
+    "batch in place": "eBPF trie, changed in place (not atomic)",
+    "swap": "eBPF trie, swapped",
 }
 _REPLACE, _SINGLE = "coppice.policy.replace", "nftban.single"
 _ANCHORS = {"coppice.policy.anchor-1000": 1000, "coppice.policy.anchor-2000": 2000}
@@ -37,8 +37,7 @@ _PUBLISHED = ("network", "policy")
 
 def _rtt_chart(corpus: Corpus, rtt: RigRecord) -> Chart:
     strips, rows = [], []
-    status = rtt.entry.summary.validity.status
-    note = "" if status == "valid" else status
+    note = rtt.entry.status_note
     for path in network.PATHS:
         found = rtt.find("rtt", path=path, cores=1, tool="exchange")
         missing = "" if found else "not measured on this host"
@@ -61,7 +60,7 @@ def _reference(corpus: Corpus, id: str, n: int) -> Sequence[Reference]:
 
 
 def _rows(measured: RigRecord, label: str, metric: str, **dimensions: Scalar) -> Sequence[ChartRow]:
-    """A curve's points as rows of a table."""
+    """A curve's points as table rows."""
     found = [
         (one.dimensions.get("n"), one)
         for one in measured.entry.record.series
@@ -79,7 +78,7 @@ def _published_rows(marks: Sequence[Reference]) -> Sequence[ChartRow]:
 
 
 def _curve(measured: RigRecord, label: str, metric: str, **dimensions: Scalar) -> Curve:
-    """A metric against `n`, of the series with these dimensions; n of 0 has no place on it."""
+    """A metric by `n`, from the series with these dimensions; n of 0 is left out (log axis)."""
     points = []
     for one in measured.entry.record.series:
         n = one.dimensions.get("n")
@@ -87,8 +86,7 @@ def _curve(measured: RigRecord, label: str, metric: str, **dimensions: Scalar) -
         value = figures.get(one, "p50")
         if one.metric == metric and fits and isinstance(n, int) and n > 0 and value:
             points.append(Point(n, value))
-    status = measured.entry.summary.validity.status
-    return Curve(label, points, "" if status == "valid" else status)
+    return Curve(label, points, measured.entry.status_note)
 
 
 def _update_chart(corpus: Corpus, update: RigRecord) -> Chart:
@@ -97,7 +95,7 @@ def _update_chart(corpus: Corpus, update: RigRecord) -> Chart:
         for transport, label in _TRANSPORTS.items()
     ]
     marks = [*_reference(corpus, _REPLACE, 1000), *_reference(corpus, _SINGLE, 1)]
-    across = "addresses replaced by others"
+    across = "addresses replaced"
     title = "Replacing a policy's addresses"
     rows = [
         row
@@ -110,13 +108,13 @@ def _update_chart(corpus: Corpus, update: RigRecord) -> Chart:
 
 def _churn_chart(corpus: Corpus, churn: RigRecord) -> Chart:
     curves: list[Curve] = [
-        _curve(churn, "one added", "rule-add"),
-        _curve(churn, "one removed", "rule-remove"),
+        _curve(churn, "rules added", "rule-add"),
+        _curve(churn, "rules removed", "rule-remove"),
     ]
     marks = [one for id, n in _ANCHORS.items() for one in _reference(corpus, id, n)]
-    title = "Rules of one sandbox beside N others"
-    rows = [*_rows(churn, "one added", "rule-add"), *_rows(churn, "one removed", "rule-remove")]
-    picture = ScalingPicture("churn", title, "s", "sandboxes there", curves, marks)
+    title = "Adding and removing one sandbox's rules beside N others"
+    rows = [*_rows(churn, "rules added", "rule-add"), *_rows(churn, "rules removed", "rule-remove")]
+    picture = ScalingPicture("churn", title, "s", "other sandboxes", curves, marks)
     return Chart("charts/policy-churn", title, picture, [*rows, *_published_rows(marks)])
 
 
@@ -146,7 +144,7 @@ def _render(corpus: Corpus) -> Iterator[Item]:
         "network.html",
         "network.html",
         "Network",
-        "Round trips and throughput between sandboxes under policy, and how policies change.",
+        "Round trips and throughput under policy, and the cost of policy changes.",
         {
             "labels_of": _LABELS,
             "paths": network.PATHS,

@@ -1,6 +1,6 @@
-"""All numbers: the newest figure of every series of one machine, rig by rig.
+"""All numbers: the newest figure of every series of one machine, by rig.
 
-They stand on one page; a rig with more series than that has room for has a list of its own.
+They are on one page; a rig with too many series has additional pages.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from harness.site.page import Document, Item, Nav, Page
 from harness.site.pages.history import DETAILS
 
 _MOST = 300
-"""Series on the page: it must load at once on a telephone."""
+"""The most series on the page, which must load fast on a phone."""
 _PROVED, _MACHINES = 60, 4
-"""Series and machines that prove function only."""
+"""The most function-only series per machine, and machines."""
 
 Key = tuple[str, tuple[str, tuple[tuple[str, Scalar], ...]]]
 
@@ -25,8 +25,8 @@ Key = tuple[str, tuple[str, tuple[tuple[str, Scalar], ...]]]
 def newest(
     corpus: Corpus, machine: str | None
 ) -> dict[str, list[tuple[RecordEntry, SeriesSummary]]]:
-    """By rig, of each series the newest record of the full profile, else the newest of any; one
-    that tells no figures only where there is no other."""
+    """By rig, the newest record of each series: full profile preferred, function-only ones only if
+    there is no other."""
     chosen: dict[Key, tuple[RecordEntry, SeriesSummary]] = {}
     for entry in corpus.machines.get(machine or "", ()):
         for series in entry.summary.series:
@@ -50,8 +50,8 @@ def _rank(entry: RecordEntry) -> tuple[bool, bool]:
 def _proved(
     corpus: Corpus,
 ) -> Sequence[tuple[str, Sequence[tuple[str, RecordEntry, SeriesSummary]], int]]:
-    """Of each other machine that tells no figures, its newest series with their rigs, and how many
-    there are in all."""
+    """For each other function-only machine: its newest series with their rigs, and their total
+    number."""
     made: list[tuple[str, Sequence[tuple[str, RecordEntry, SeriesSummary]], int]] = []
     for id in dict.fromkeys(machine for _, machine in corpus.function_only_records):
         if id == corpus.machine:
@@ -69,7 +69,7 @@ def _proved(
 def _render(corpus: Corpus) -> Iterator[Item]:
     found = newest(corpus, corpus.machine)
     total = sum(map(len, found.values()))
-    # Where all are too many, every rig gives way in proportion.
+    # If there are too many, every rig shows proportionally fewer.
     share = min(1.0, _MOST / total) if total else 1.0
     shown = {rig: several[: max(8, int(len(several) * share))] for rig, several in found.items()}
     machine = corpus.machines[corpus.machine][-1].summary.machine if corpus.machine else None

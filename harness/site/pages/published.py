@@ -1,4 +1,4 @@
-"""What others publish: every figure with who, when, clock, label, source and our remark."""
+"""Published figures, each with publisher, date, clock, label, source and our remark."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _TITLES = {
 
 @dataclass(frozen=True)
 class FigureSet:
-    """Figures of one publisher that were taken under the same conditions."""
+    """Figures of one publisher that were measured under the same conditions."""
 
     conditions: str
     figures: Sequence[Figure]
@@ -43,7 +43,7 @@ def _publisher(name: str, figures: Sequence[Figure]) -> Publisher:
     sets: dict[str, list[Figure]] = {}
     for one in figures:
         text = "; ".join(part for part in (one.conditions, one.when_note) if part)
-        sets.setdefault(text or "conditions not given", []).append(one)
+        sets.setdefault(text or "conditions not stated", []).append(one)
     return Publisher(name, [FigureSet(text, found) for text, found in sets.items()])
 
 
@@ -68,7 +68,7 @@ def _render(corpus: Corpus) -> Iterator[Item]:
         "published.html",
         "published.html",
         "Published figures",
-        "What others say about sandboxes: who, when, under which clock, and where.",
+        "Figures that others publish about sandboxes, with date, clock and source.",
         {
             "groups": {
                 topic: _topic([one for one in corpus.published if one.topic == topic])

@@ -1,6 +1,6 @@
-"""The list of runs: of every machine the newest, and what could not be read.
+"""The list of runs: the newest of every machine, and files that could not be read.
 
-The page of a run itself is made where its record is read: harness/site/builder/run_page.py.
+The page of a single run is made in harness/site/builder/run_page.py, when its record is read.
 """
 
 from __future__ import annotations

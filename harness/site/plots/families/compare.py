@@ -18,7 +18,7 @@ _TITLES = {
 
 
 def _plots(corpus: Corpus) -> Iterator[Plot]:
-    kinds = compare.kinds(corpus)
+    kinds = compare.compared(corpus)
     for rung, title in _TITLES.items():
         strips, rows = [], []
         for kind in kinds:
