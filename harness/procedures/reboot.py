@@ -27,10 +27,9 @@ from harness.host.process import run as run_program
 from harness.host.session import open_run
 from harness.paths import cache_directory, runtime_directory
 from harness.procedures.columns import TIMEOUT_S, Column, Stand, alive, cards, holding, kernel
+from harness.sandbox.base import SEAL
 from harness.sandbox.protocol import Tier
 
-SEAL = "/run/sealed"
-"""In the memory of every guest that was restored: it was there before its checkpoint."""
 PATIENCE_S = 10.0
 
 

@@ -11,6 +11,10 @@ from harness.host.run import Run
 from harness.sandbox.protocol import Compared, Role, Sharing, Tier
 
 MIB = 1 << 20
+ECHO = "/bin/echo"
+"""What `Sandbox.first_exec` runs: every image has it."""
+SEAL = "/run/sealed"
+"""A file written before a checkpoint is taken: a restored sandbox that has it kept its state."""
 
 
 class SubstrateBase:

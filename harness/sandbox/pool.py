@@ -14,23 +14,17 @@ import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from types import TracebackType
-from typing import Generic, Protocol, Self, TypeVar
+from typing import Generic, Self, TypeVar
 
 from harness.errors import GuestTimeout, NotEnoughMemory
 from harness.host.memory import available_memory
+from harness.sandbox.lifetime import Destroyable
 
 MEMORY_FLOOR = 1 << 30
 """Bytes that a pool leaves free on the host, whatever is asked of it."""
 WORKERS = 8
 """Launches at once: most of a launch is waiting."""
 MAX_FAILURES = 3
-
-
-class Destroyable(Protocol):
-    """What a pool asks of its sandboxes."""
-
-    def destroy(self) -> None: ...
 
 
 S = TypeVar("S", bound=Destroyable)
@@ -65,12 +59,7 @@ class Pool(Generic[S]):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.drain()
 
     @property

@@ -23,9 +23,9 @@ from harness.guest.agent_client import Agent, Finished
 from harness.guest.protocol import Kind, Tag, field, siphash
 from harness.host.identity import Identity
 from harness.host.run import Run
+from harness.sandbox.base import ECHO
 from harness.sandbox.protocol import HostProcess, Tier
 
-ECHO = "/bin/echo"
 START_LIMIT_S = 120.0
 WARM_UPS = 2
 """Processes run before a sandbox is held, so that what they read is in memory."""

@@ -24,11 +24,13 @@ from harness.host.locks import HALF_BUILT
 from harness.host.run import Run
 from harness.host.session import open_run
 from harness.paths import cache_directory
+from harness.sandbox.base import SEAL
+from harness.sandbox.manifest import NAME as MANIFEST
 from harness.sandbox.pool import Pool
 from harness.sandbox.protocol import Sandbox, Tier
 from harness.sandbox.qemu import QemuSubstrate
-from harness.sandbox.qemu.checkpoint import DEVICES, MANIFEST, MEMORY, Checkpoint, load, writing
-from harness.sandbox.qemu.substrate import SEAL, QemuTemplate
+from harness.sandbox.qemu.checkpoint import DEVICES, MEMORY, Checkpoint, load, writing
+from harness.sandbox.qemu.substrate import QemuTemplate
 from tests.qemu.conftest import Launch
 
 

@@ -17,11 +17,12 @@ from harness.guest.protocol import Kind, encode
 from harness.host.identity import allocate
 from harness.host.run import Run
 from harness.procedures.ladder import Climb, climb, climb_together, conclude
+from harness.sandbox.lifetime import destroyed_on_failure
 from harness.sandbox.noop import NoopSandbox, NoopSubstrate, NoopTemplate
 from harness.sandbox.protocol import Tier
 from harness.sandbox.qemu import QemuSubstrate, accelerator, boot_retry
 from harness.sandbox.qemu.sandbox import QemuSandbox, _new_ring
-from harness.sandbox.qemu.substrate import QemuTemplate, destroyed_on_failure
+from harness.sandbox.qemu.substrate import QemuTemplate
 from tests.qemu.conftest import Launch
 
 

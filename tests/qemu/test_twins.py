@@ -9,10 +9,11 @@ import pytest
 
 from harness.host.identity import allocate
 from harness.host.run import Run
+from harness.sandbox.base import SEAL
 from harness.sandbox.pool import Pool
 from harness.sandbox.protocol import Tier
 from harness.sandbox.qemu import QemuSubstrate
-from harness.sandbox.qemu.substrate import SEAL, QemuTemplate
+from harness.sandbox.qemu.substrate import QemuTemplate
 from tests.qemu.conftest import Launch
 
 MILLISECOND_NS = 1_000_000

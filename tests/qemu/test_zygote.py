@@ -16,11 +16,12 @@ import pytest
 from harness.errors import GuestDied, MissingTool, SandboxError, Unsupported, UsageError
 from harness.host.identity import allocate
 from harness.host.run import VARIABLE, Run
+from harness.sandbox.base import SEAL
 from harness.sandbox.pool import Pool
 from harness.sandbox.protocol import Sharing, Tier
 from harness.sandbox.qemu import QemuSubstrate, zygote
 from harness.sandbox.qemu.sandbox import QemuSandbox
-from harness.sandbox.qemu.substrate import SEAL, QemuTemplate
+from harness.sandbox.qemu.substrate import QemuTemplate
 from tests.host.processes import eventually
 
 TIER = Tier.DURABLE_POOL

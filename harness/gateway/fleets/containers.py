@@ -16,7 +16,7 @@ import json
 import os
 import socket
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,7 @@ from harness.host.locks import half_built
 from harness.host.process import run as run_program
 from harness.host.run import Run
 from harness.measure.record import Image, digest
+from harness.sandbox.lifetime import destroyed_on_failure
 from harness.sandbox.oci import container, roots
 from harness.sandbox.oci.config import Limits
 from harness.sandbox.oci.container import PID_FILE, UPPER, OciTemplate
@@ -212,7 +213,7 @@ class ContainerFleet:
             made.log.close()
             boxed = Boxed(self, identity, made.pid, made.line, kind)
             undo.pop_all()
-        with _destroyed_on_failure(boxed):
+        with destroyed_on_failure(boxed):
             if self._network:
                 self._network.attach_process(identity, made.pid)
             templates.begin(boxed, kind)
@@ -221,7 +222,7 @@ class ContainerFleet:
 
     def _ready(self, kind: str) -> Boxed:
         made = self._make(kind)
-        with _destroyed_on_failure(made):
+        with destroyed_on_failure(made):
             templates.rehearse(made)
             made.hold()
         return made
@@ -232,7 +233,7 @@ class ContainerFleet:
 
     async def take(self, template: str, timeout_s: float) -> Live:
         made = await self._queues[template].take(timeout_s)
-        with _destroyed_on_failure(made):
+        with destroyed_on_failure(made):
             await asyncio.get_running_loop().run_in_executor(None, made.wake)
         return made
 
@@ -319,12 +320,3 @@ class ContainerFleet:
 def _boxed(live: Live) -> Boxed:
     assert isinstance(live, Boxed)
     return live
-
-
-@contextlib.contextmanager
-def _destroyed_on_failure(made: Boxed) -> Iterator[None]:
-    try:
-        yield
-    except BaseException:
-        made.destroy()
-        raise

@@ -30,13 +30,14 @@ from harness.guest.protocol import RING_ANSWER_LENGTH
 from harness.host.identity import Identity, allocate
 from harness.host.run import VARIABLE, Run
 from harness.measure.record import Scalar
+from harness.sandbox.lifetime import destroyed_on_failure
 from harness.sandbox.qemu.boot_retry import begun_again, see_boot
 from harness.sandbox.qemu.machine import Descriptors, Shape, arguments
 from harness.sandbox.qemu.qmp import Qmp
 from harness.sandbox.qemu.sandbox import QemuSandbox
-from harness.sandbox.qemu.sandbox import State as Condition
 from harness.sandbox.qemu.vmm import LINES, Process, Vmm, spawn
 from harness.sandbox.qemu.zygote import Preload, Zygote
+from harness.sandbox.vm_state import VmState
 
 GUEST = paths.ENVD
 ENVD = Addition("envd", GUEST, ("frame.c",), ("virtio_blk", "ext4"))
@@ -200,7 +201,7 @@ def _boot(kit: Kit, identity: Identity, memory: Path) -> Machine:
         vmm = spawn(
             kit.run, f"coppice-{identity.id}", words, incoming=False, inherited=[theirs.fileno()]
         )
-        guest = QemuSandbox(vmm, identity, Condition.BOOTING, guest_memory=str(memory))
+        guest = QemuSandbox(vmm, identity, VmState.BOOTING, guest_memory=str(memory))
         machine = Machine(kit, guest, ours, str(memory), None)
     with destroyed_on_failure(machine):
         guest.vmm.greeting(30)
@@ -253,7 +254,7 @@ def restore(
             environment=preloaded.environment if preloaded else None,
         )  # fmt: skip
         guest = QemuSandbox(
-            vmm, identity, Condition.EMPTY, _Devices(source.devices),
+            vmm, identity, VmState.EMPTY, _Devices(source.devices),
             guest_memory=str(source.memory), key=source.key,
         )  # fmt: skip
         machine = Machine(kit, guest, ours, str(source.memory), tap)
@@ -308,16 +309,6 @@ class _Devices:
     devices: Path
 
 
-@contextlib.contextmanager
-def destroyed_on_failure(machine: Machine) -> Iterator[None]:
-    """Destroy a machine that its maker cannot hand out."""
-    try:
-        yield
-    except BaseException:
-        machine.destroy()
-        raise
-
-
 class AdoptedProcess:
     """A VMM that a former gateway started: no child of ours, so known by a descriptor."""
 
@@ -353,7 +344,7 @@ def adopt(
     name = f"coppice-{identity.id}"
     vmm = Vmm.of(name, process, near, kit.run.directory / f"{name}.log", Descriptors(0, 0, 0, 0))
     _settle(vmm.qmp)
-    guest = QemuSandbox(vmm, identity, Condition.RUNNING, guest_memory=came_from, key=identity.key)
+    guest = QemuSandbox(vmm, identity, VmState.RUNNING, guest_memory=came_from, key=identity.key)
     machine = Machine(kit, guest, near["envd"], came_from, None)
     status = vmm.qmp.execute("query-status")["status"]
     if status == "running":

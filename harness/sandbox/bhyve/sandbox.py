@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import enum
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,22 +10,10 @@ from harness.errors import GuestDied, SandboxGone
 from harness.guest.agent_client import Agent, Finished, identity_fields
 from harness.guest.protocol import Tag, field
 from harness.host.identity import NO_KEY, Identity
+from harness.sandbox.base import ECHO
 from harness.sandbox.bhyve.vm import Vm
 from harness.sandbox.protocol import HostProcess
-
-ECHO = "/bin/echo"
-
-
-class State(enum.Enum):
-    """What a microVM needs to answer: to finish booting, its process, to be continued, nothing.
-
-    bhyve cannot wait for a checkpoint: of an EMPTY one there is the machine in the kernel alone.
-    """
-
-    BOOTING = "booting"
-    EMPTY = "empty"
-    STOPPED = "stopped"
-    RUNNING = "running"
+from harness.sandbox.vm_state import VmState
 
 
 @dataclass(frozen=True)
@@ -43,7 +30,7 @@ class BhyveSandbox:
         self,
         vm: Vm,
         identity: Identity,
-        state: State,
+        state: VmState,
         start: Start | None = None,
         booted: Callable[[], None] = lambda: None,
     ) -> None:
@@ -83,26 +70,26 @@ class BhyveSandbox:
         Raises GuestTimeout, GuestDied, WrongAnswer.
         """
         try:
-            if self._state is State.EMPTY:
+            if self._state is VmState.EMPTY:
                 assert self._start
                 self.vm.start(self._start.arguments)
                 self._speak()
-            if self._state is State.BOOTING:
+            if self._state is VmState.BOOTING:
                 self.agent.wait_for_start(timeout_s)
                 self._end_of_boot()
             # The nonce waits on the line before the vCPU runs: it is the first thing that it sees.
             asked = self.agent.ask()
-            if self._state is State.STOPPED:
+            if self._state is VmState.STOPPED:
                 self.vm.resume()
                 self._resumed = time.perf_counter()
             self.agent.answered(asked, timeout_s)
         except GuestDied as error:
             raise self.vm.died() from error
         replied = time.perf_counter()
-        if self._state is not State.STOPPED:
+        if self._state is not VmState.STOPPED:
             # bhyve tells nobody when a vCPU begins to run: the reply shows it.
-            self._resumed = 0.0 if self._state is State.BOOTING else replied
-        self._state = State.RUNNING
+            self._resumed = 0.0 if self._state is VmState.BOOTING else replied
+        self._state = VmState.RUNNING
         return replied
 
     def first_exec(self, word: str) -> Finished:
@@ -137,7 +124,7 @@ class BhyveSandbox:
     def stop(self) -> None:
         """Hold the vCPUs by stopping the process."""
         self.vm.stop()
-        self._state = State.STOPPED
+        self._state = VmState.STOPPED
 
     def destroy(self) -> None:
         """End bhyve and the machine, give the address back; safe to call twice."""

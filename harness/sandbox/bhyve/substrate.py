@@ -19,21 +19,20 @@ from harness.host.protocol import Host
 from harness.host.requirement import Requirement
 from harness.host.run import Run
 from harness.measure.record import Image, Scalar
-from harness.sandbox.base import SubstrateBase
+from harness.sandbox.base import ECHO, MIB, SEAL, SubstrateBase
 from harness.sandbox.bhyve import checkpoint as checkpoints
 from harness.sandbox.bhyve.checkpoint import Checkpoint
 from harness.sandbox.bhyve.machine import Drive, Shape, arguments
-from harness.sandbox.bhyve.sandbox import ECHO, BhyveSandbox, Start, State
+from harness.sandbox.bhyve.sandbox import BhyveSandbox, Start
 from harness.sandbox.bhyve.vm import Vm
+from harness.sandbox.lifetime import destroyed_on_failure
 from harness.sandbox.protocol import Sharing, Tier
 from harness.sandbox.qemu.machine import KERNEL_ARGUMENTS
+from harness.sandbox.vm_state import VmState
 
 COUNTERPART = "mise run bench:qemu-TIER measures the same tier with QEMU on this host"
 BOOT_LIMIT_S = 600.0
 WARM_UPS = 8
-SEAL = "/run/sealed"
-"""A file written before the checkpoint: a restored guest that has it kept its state."""
-MIB = 1 << 20
 LINUX_ARGUMENTS = f"{KERNEL_ARGUMENTS} coppice.line=ttyS0"
 WRITTEN_MIB = 24
 """The ladder's last rung writes 16 MiB."""
@@ -159,7 +158,7 @@ class BhyveSubstrate(SubstrateBase):
             vm.start(
                 arguments(self._shape, vm.name, tap=plug, mac=identity.mac, drive=_drive(image))
             )
-        return BhyveSandbox(vm, identity, State.BOOTING)
+        return BhyveSandbox(vm, identity, VmState.BOOTING)
 
     def _empty(
         self, run: Run, template: BhyveTemplate, identity: Identity, share: bool, tap: int | None
@@ -173,7 +172,7 @@ class BhyveSubstrate(SubstrateBase):
             template.shape, vm.name, tap=plug, mac=identity.mac, drive=_drive(template.image),
             restore=template.checkpoint.memory, share=share,
         )  # fmt: skip
-        return BhyveSandbox(vm, identity, State.EMPTY, Start(words))
+        return BhyveSandbox(vm, identity, VmState.EMPTY, Start(words))
 
     # The checkpoint.
 
@@ -237,13 +236,3 @@ def _shares(template: BhyveTemplate, sharing: Sharing | None) -> bool:
         need = freebsd.vnode_patch(template.host)
         raise Unsupported(f"shared memory needs {need.what}; {need.detail}", hint=need.remedy)
     return template.shares if sharing is None else sharing is Sharing.MAPPED
-
-
-@contextlib.contextmanager
-def destroyed_on_failure(guest: BhyveSandbox) -> Iterator[None]:
-    """Destroy a guest that its maker cannot hand out."""
-    try:
-        yield
-    except BaseException:
-        guest.destroy()
-        raise

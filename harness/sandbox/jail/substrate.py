@@ -25,7 +25,7 @@ from harness.host.run import Run
 from harness.measure.record import Image
 from harness.network.pf_cubenet import CARD, PfCubenet, open_pf_cubenet
 from harness.network.policy import Policy
-from harness.sandbox.base import SubstrateBase
+from harness.sandbox.base import MIB, SubstrateBase
 from harness.sandbox.jail.roots import Clones, Copies, Roots, cloned
 from harness.sandbox.protocol import Sharing, Tier
 from harness.sandbox.shared_kernel import PerRun, SharedSandbox, launched
@@ -36,7 +36,6 @@ DEVICES = "4"
 """FreeBSD's own devfs rules for jails: null, zero, random, terminals, and no more."""
 LIMITS = ("memoryuse:deny=256M", "maxproc:deny=128")
 AGENT = "/sbin/init"
-MIB = 1 << 20
 
 
 @dataclass(frozen=True)

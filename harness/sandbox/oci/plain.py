@@ -9,9 +9,9 @@ import time
 from harness.errors import SandboxError
 from harness.host.identity import allocate
 from harness.host.run import Run
+from harness.sandbox.base import ECHO
 from harness.sandbox.oci import config, roots
 from harness.sandbox.oci.substrate import OciSubstrate, OciTemplate
-from harness.sandbox.shared_kernel import ECHO
 
 LIMIT_S = 60.0
 

@@ -19,7 +19,7 @@ from harness.host.requirement import Requirement
 from harness.host.run import Run
 from harness.network.cubenet import Cubenet, open_cubenet
 from harness.network.policy import Policy
-from harness.sandbox.base import SubstrateBase
+from harness.sandbox.base import MIB, SubstrateBase
 from harness.sandbox.oci import container, roots
 from harness.sandbox.oci.config import Limits
 from harness.sandbox.oci.container import OciTemplate as OciTemplate
@@ -27,8 +27,6 @@ from harness.sandbox.oci.requirements import requirements
 from harness.sandbox.oci.runc import PROGRAM, Runc
 from harness.sandbox.protocol import Compared, Sharing, Tier
 from harness.sandbox.shared_kernel import PerRun, SharedSandbox, launched
-
-MIB = 1 << 20
 
 
 @dataclass

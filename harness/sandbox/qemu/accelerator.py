@@ -19,8 +19,9 @@ from harness.guest.image import GuestImage
 from harness.host.identity import allocate
 from harness.host.run import Run
 from harness.sandbox.qemu.machine import Shape, arguments, qemu_version
-from harness.sandbox.qemu.sandbox import QemuSandbox, State
+from harness.sandbox.qemu.sandbox import QemuSandbox
 from harness.sandbox.qemu.vmm import spawn
+from harness.sandbox.vm_state import VmState
 
 KVM = Path("/dev/kvm")
 LIMIT_S = 10.0
@@ -65,7 +66,7 @@ def _try_kvm(run: Run, image: GuestImage) -> Accelerator:
         ),
         incoming=False,
     )
-    guest = QemuSandbox(vmm, identity, State.BOOTING)
+    guest = QemuSandbox(vmm, identity, VmState.BOOTING)
     try:
         guest.vmm.greeting(LIMIT_S)
         guest.awaken(LIMIT_S)

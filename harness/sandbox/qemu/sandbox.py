@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import enum
 import os
 import socket
 import struct
@@ -24,20 +23,11 @@ from harness.guest.protocol import (
     ring_dated,
 )
 from harness.host.identity import NO_KEY, Identity
+from harness.sandbox.base import ECHO
 from harness.sandbox.protocol import HostProcess
 from harness.sandbox.qemu.qmp import Qmp
 from harness.sandbox.qemu.vmm import CONTINUE, STOP, Vmm
-
-ECHO = "/bin/echo"
-
-
-class State(enum.Enum):
-    """What a microVM needs to answer: to finish booting, a checkpoint, to be continued, nothing."""
-
-    BOOTING = "booting"
-    EMPTY = "empty"
-    STOPPED = "stopped"
-    RUNNING = "running"
+from harness.sandbox.vm_state import VmState
 
 
 class Saved(Protocol):
@@ -74,7 +64,7 @@ class QemuSandbox:
         self,
         vmm: Vmm,
         identity: Identity,
-        state: State,
+        state: VmState,
         checkpoint: Saved | None = None,
         booted: Callable[[], None] = lambda: None,
         guest_memory: str = "",
@@ -86,11 +76,11 @@ class QemuSandbox:
         self.agent.key = key
         self.vmm = vmm
         self._state = state
-        self._booted = state is State.BOOTING
+        self._booted = state is VmState.BOOTING
         self._checkpoint = checkpoint
         self._end_of_boot = booted
         self.guest_memory = guest_memory
-        self._pending_identity = state is not State.RUNNING
+        self._pending_identity = state is not VmState.RUNNING
         self._ring = _new_ring(key)
         self._replied = 0.0
 
@@ -102,24 +92,24 @@ class QemuSandbox:
         `dated`: one that is held has its wall clock set before it answers. Raises GuestTimeout,
         GuestDied, WrongAnswer.
         """
-        if self._state is State.STOPPED:
+        if self._state is VmState.STOPPED:
             replied = self._ring_bell(timeout_s, dated)
-        elif self._state is State.EMPTY:
+        elif self._state is VmState.EMPTY:
             self._load(timeout_s)
             replied = self._ring_bell(timeout_s)
         else:
             replied = self._ask(timeout_s)
-        self._state = State.RUNNING
+        self._state = VmState.RUNNING
         self._replied = replied
         return replied
 
     def _ask(self, timeout_s: float) -> float:
         """Put a nonce to a guest that runs, or will when it has booted."""
         try:
-            if self._state is State.BOOTING:
+            if self._state is VmState.BOOTING:
                 self.agent.wait_for_start(timeout_s)
                 self._end_of_boot()
-                self._state = State.RUNNING
+                self._state = VmState.RUNNING
             self.agent.ping(timeout_s)
             return time.perf_counter()
         except GuestDied as error:
@@ -156,7 +146,7 @@ class QemuSandbox:
     def answered(self, answer: bytes) -> None:
         """It runs, if this is its answer; for who has let it go and waits for that by himself."""
         self._believe(answer)
-        self._state = State.RUNNING
+        self._state = VmState.RUNNING
         self._replied = time.perf_counter()
 
     def _believe(self, answer: bytes) -> None:
@@ -219,7 +209,7 @@ class QemuSandbox:
         """Wake a guest that somebody else left at its doorbell."""
         self._ring = _new_ring(self.agent.key)
         self._ring_bell(timeout_s, dated=True)
-        self._state = State.RUNNING
+        self._state = VmState.RUNNING
 
     @property
     def qmp(self) -> Qmp:
@@ -249,11 +239,11 @@ class QemuSandbox:
         self.vmm.control.send(STOP)
         self.qmp.wait_event("STOP", 10)
         self._booted = False
-        self._state = State.STOPPED
+        self._state = VmState.STOPPED
 
     def resume(self) -> None:
         """Let it run and answer, untimed."""
-        if self._state is not State.RUNNING:
+        if self._state is not VmState.RUNNING:
             self.awaken(30)
             self.agent.set_wall_clock()
 

@@ -17,7 +17,8 @@ from harness.host.memory import refuse_huge_pages
 from harness.host.requirement import Requirement
 from harness.host.run import Run
 from harness.measure.record import Image, Scalar
-from harness.sandbox.base import SubstrateBase
+from harness.sandbox.base import ECHO, MIB, SEAL, SubstrateBase
+from harness.sandbox.lifetime import destroyed_on_failure
 from harness.sandbox.protocol import Compared, Sharing, Tier
 from harness.sandbox.qemu import checkpoint as checkpoints
 from harness.sandbox.qemu.accelerator import choose
@@ -26,9 +27,10 @@ from harness.sandbox.qemu.boot_slots import Turns
 from harness.sandbox.qemu.checkpoint import Checkpoint
 from harness.sandbox.qemu.machine import PROGRAM, Descriptors, Shape, arguments
 from harness.sandbox.qemu.requirements import requirements
-from harness.sandbox.qemu.sandbox import ECHO, QemuSandbox, State
+from harness.sandbox.qemu.sandbox import QemuSandbox
 from harness.sandbox.qemu.vmm import Vmm, spawn
 from harness.sandbox.qemu.zygote import Preload, Zygote, preload
+from harness.sandbox.vm_state import VmState
 
 BOOT_LIMIT_S = 300.0
 WARM_UPS = 8
@@ -42,9 +44,6 @@ REHEARSALS = 8
 REHEARSAL_REST_S = 0.4
 """Of a zygote: what it has translated and touched, its forks need not; resting is a part of it.
 Eight of a second each save a fork another 50 KiB."""
-SEAL = "/run/sealed"
-"""A file written before the checkpoint: a restored guest that has it kept its state."""
-MIB = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -181,7 +180,7 @@ class QemuSubstrate(SubstrateBase):
         except BaseException:
             end()
             raise
-        return QemuSandbox(vmm, identity, State.BOOTING, booted=end)
+        return QemuSandbox(vmm, identity, VmState.BOOTING, booted=end)
 
     def _empty(
         self,
@@ -215,7 +214,7 @@ class QemuSubstrate(SubstrateBase):
                 environment=preloaded.environment if preloaded else None,
             )  # fmt: skip
         backing = f"/memfd:{checkpoints.COPY}" if copied else str(sealed.memory)
-        guest = QemuSandbox(vmm, identity, State.EMPTY, sealed, guest_memory=backing)
+        guest = QemuSandbox(vmm, identity, VmState.EMPTY, sealed, guest_memory=backing)
         with destroyed_on_failure(guest):
             guest.vmm.greeting(30)
             _migration_capabilities(guest.vmm)
@@ -303,13 +302,3 @@ def _migration_capabilities(vmm: Vmm) -> None:
     """Guest memory stays in its file: only device state travels. Events tell when it has."""
     states = [{"capability": name, "state": True} for name in ("x-ignore-shared", "events")]
     vmm.qmp.execute("migrate-set-capabilities", capabilities=states)
-
-
-@contextlib.contextmanager
-def destroyed_on_failure(guest: QemuSandbox) -> Iterator[None]:
-    """Destroy a guest that its maker cannot hand out."""
-    try:
-        yield
-    except BaseException:
-        guest.destroy()
-        raise

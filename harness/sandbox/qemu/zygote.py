@@ -33,8 +33,9 @@ from harness.host.identity import Identity
 from harness.host.locks import half_built
 from harness.host.process import run as run_program
 from harness.host.run import Run
-from harness.sandbox.qemu.sandbox import QemuSandbox, State
+from harness.sandbox.qemu.sandbox import QemuSandbox
 from harness.sandbox.qemu.vmm import Vmm, lines, log_of
+from harness.sandbox.vm_state import VmState
 from harness.setup.packages import HEADERS
 
 SOURCE = paths.ZYGOTE
@@ -174,7 +175,7 @@ class Zygote:
         return QemuSandbox(
             vmm,
             identity,
-            State.STOPPED,
+            VmState.STOPPED,
             guest_memory=source.guest_memory,
             key=source.agent.key,
         )

@@ -17,12 +17,10 @@ from harness.host.process import install_command
 from harness.host.requirement import Requirement
 from harness.host.run import VARIABLE, Run
 from harness.measure.record import Image
-from harness.sandbox.base import SubstrateBase
+from harness.sandbox.base import MIB, SubstrateBase
 from harness.sandbox.oci.config import check
 from harness.sandbox.protocol import Role, Sharing, Tier
 from harness.sandbox.shared_kernel import SharedSandbox, launched
-
-MIB = 1 << 20
 
 
 @dataclass(frozen=True)

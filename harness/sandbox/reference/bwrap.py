@@ -6,8 +6,9 @@ import contextlib
 
 from harness.host.identity import Identity
 from harness.host.run import Run
+from harness.sandbox.base import MIB
 from harness.sandbox.protocol import Tier
-from harness.sandbox.reference.base import MIB, Reference, ReferenceSubstrate, mark
+from harness.sandbox.reference.base import Reference, ReferenceSubstrate, mark
 from harness.sandbox.shared_kernel import SharedSandbox, ended, start_logged
 
 INSIDE = "/run/agent"

@@ -23,8 +23,9 @@ from harness.host.identity import Identity
 from harness.host.process import install_command, need
 from harness.host.requirement import Requirement
 from harness.host.run import Run
+from harness.sandbox.base import MIB
 from harness.sandbox.protocol import Tier
-from harness.sandbox.reference.base import MIB, Reference, ReferenceSubstrate, mark
+from harness.sandbox.reference.base import Reference, ReferenceSubstrate, mark
 from harness.sandbox.shared_kernel import Log, SharedSandbox, ended, start
 
 INSIDE = "/.agent"

@@ -24,15 +24,14 @@ from harness.host.locks import half_built
 from harness.host.process import kill, need
 from harness.host.run import Run
 from harness.measure.record import digest
+from harness.sandbox.base import MIB, SEAL
 from harness.sandbox.oci.roots import copy
 from harness.sandbox.protocol import Compared, Tier
-from harness.sandbox.reference.base import MIB, Reference, ReferenceSubstrate, mark
+from harness.sandbox.reference.base import Reference, ReferenceSubstrate, mark
 from harness.sandbox.shared_kernel import START_LIMIT_S, Log, SharedSandbox
 
 INSIDE = ".agent"
 PATIENCE_S = 10.0
-SEAL = "/run/sealed"
-"""A file written before the checkpoint: a restored sandbox that has it kept its state."""
 
 
 @dataclass(frozen=True)

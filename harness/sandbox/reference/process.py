@@ -11,8 +11,9 @@ import psutil
 
 from harness.host.identity import Identity
 from harness.host.run import Run
+from harness.sandbox.base import MIB
 from harness.sandbox.protocol import Tier
-from harness.sandbox.reference.base import MIB, Reference, ReferenceSubstrate
+from harness.sandbox.reference.base import Reference, ReferenceSubstrate
 from harness.sandbox.shared_kernel import SharedSandbox, Signals, start_logged
 
 

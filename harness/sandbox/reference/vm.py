@@ -19,11 +19,12 @@ from harness.host.locks import half_built
 from harness.host.process import run as run_program
 from harness.host.run import Run
 from harness.measure.record import Image, digest
+from harness.sandbox.base import MIB
 from harness.sandbox.oci.roots import copy
 from harness.sandbox.protocol import Tier
 from harness.sandbox.qemu.accelerator import choose
 from harness.sandbox.qemu.machine import PROGRAM
-from harness.sandbox.reference.base import MIB, Reference, ReferenceSubstrate
+from harness.sandbox.reference.base import Reference, ReferenceSubstrate
 from harness.sandbox.shared_kernel import Log, SharedSandbox, ended
 
 PACKAGES = ("kmod", "linux-image-amd64", "login", "systemd-sysv", "udev")
