@@ -20,7 +20,6 @@ from harness.errors import (
     MissingPrivilege,
     NotEnoughMemory,
     PolicyError,
-    SandboxGone,
     Unsupported,
     UsageError,
 )
@@ -28,7 +27,7 @@ from harness.network import nft, ruleset
 from harness.network.netlink import NETFILTER, Netlink, NetlinkError
 from harness.network.nft import Table
 from harness.network.policy import Destination, Policy, Shape
-from harness.network.protocol import Change, Counters, Member
+from harness.network.protocol import Change, Counters, Member, member_of
 from harness.network.ruleset import Role
 
 LONG = 256
@@ -69,14 +68,14 @@ class Nftables:
 
     def apply(self, id: str, policy: Policy) -> Change:
         with self._lock:
-            member = self._member(id)
+            member = member_of(self._members, id)
             change = self._replace(member, self._policies[id], policy)
             self._policies[id] = policy
             return change
 
     def expel(self, id: str) -> None:
         with self._lock:
-            member = self._member(id)
+            member = member_of(self._members, id)
             gone = _disappear(self._table, member)
             self._replace(member, self._policies[id], Policy(), gone)
             del self._members[id], self._policies[id], self._own_sets[id]
@@ -117,7 +116,7 @@ class Nftables:
     def holds(self, id: str, destination: Destination) -> bool:
         """Whether the kernel has exactly this entry in what it allows a sandbox."""
         with self._lock:
-            member = self._member(id)
+            member = member_of(self._members, id)
             plan = Policy([destination]).plan
             ((shape, keys),) = ((one, plan[one]) for one in plan if one.action == "allow")
             own = self._own_sets[id].get(shape)
@@ -136,14 +135,6 @@ class Nftables:
         with self._lock:
             self._members.clear()
             self._netlink.close()
-
-    def _member(self, id: str) -> Member:
-        try:
-            return self._members[id]
-        except KeyError:
-            raise SandboxGone(
-                f"{id} is not in the network", hint="it was detached, or never attached"
-            ) from None
 
     def _replace(
         self, member: Member, before: Policy, after: Policy, first: Iterable[bytes] = ()

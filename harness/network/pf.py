@@ -38,7 +38,7 @@ from harness.host.protocol import Host, must
 from harness.host.run import Run
 from harness.network.pf_rules import ANSWERED, DENIED, FORGED, SENT, Ruleset, ruleset, tightens
 from harness.network.policy import Destination, Policy
-from harness.network.protocol import Change, Counters, Member
+from harness.network.protocol import Change, Counters, Member, member_of
 
 BUSY_LIMIT_S = 60.0
 LOAD_LIMIT_S = 300.0
@@ -83,7 +83,7 @@ class Pf:
 
     def apply(self, id: str, policy: Policy) -> Change:
         with self._lock:
-            member, before = self._member(id), self._policies[id]
+            member, before = member_of(self._members, id), self._policies[id]
             self._load(member, policy)
             self._policies[id] = policy
             if tightens(before, policy):
@@ -92,7 +92,7 @@ class Pf:
 
     def expel(self, id: str) -> None:
         with self._lock:
-            member = self._member(id)
+            member = member_of(self._members, id)
             # First nothing may pass, then what passed is forgotten; the anchor goes last. Whole and
             # uncounted: nobody asks for its counters any more.
             del self._loaded[id]
@@ -108,7 +108,7 @@ class Pf:
 
     def holds(self, id: str, destination: Destination) -> bool:
         with self._lock:
-            places = ruleset(self._member(id), "", Policy([destination])).tables
+            places = ruleset(member_of(self._members, id), "", Policy([destination])).tables
             (name,) = (one for one in places if one != "own")
             words = ["pfctl", "-a", self._anchor(id), "-t", name, "-T", "show"]
             return places[name][0] in self._host.run(words).text.split()
@@ -136,14 +136,6 @@ class Pf:
 
     def _anchor(self, id: str) -> str:
         return f"{ANCHOR}/{self._run.object_name(id)}"
-
-    def _member(self, id: str) -> Member:
-        try:
-            return self._members[id]
-        except KeyError:
-            raise SandboxGone(
-                f"{id} is not in the network", hint="it was detached, or never attached"
-            ) from None
 
     def _load(self, member: Member, policy: Policy) -> None:
         """Give the kernel what differs; in one step, whatever that is."""

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 from typing import Protocol
 
+from harness.errors import SandboxGone
 from harness.network.policy import Destination, Policy
 
 
@@ -23,6 +24,16 @@ class Member:
     mac: bytes
     address: IPv4Address
     address6: IPv6Address
+
+
+def member_of(members: Mapping[str, Member], id: str) -> Member:
+    """The member with this id. Raises SandboxGone."""
+    try:
+        return members[id]
+    except KeyError:
+        raise SandboxGone(
+            f"{id} is not in the network", hint="it was detached, or never attached"
+        ) from None
 
 
 @dataclass(frozen=True)

@@ -70,12 +70,7 @@ class ReferenceSubstrate(SubstrateBase):
         return Reference(rootfs.busybox(cache), shared_agent.build(cache))
 
     def start(
-        self,
-        run: Run,
-        template: Reference,
-        tier: Tier,
-        identity: Identity,
-        undo: contextlib.ExitStack,
+        self, run: Run, template: Reference, identity: Identity, undo: contextlib.ExitStack
     ) -> SharedSandbox:
         """A sandbox whose agent was started. `undo` takes down what was put up for it; the sandbox
         ends by it too."""
@@ -95,7 +90,7 @@ class ReferenceSubstrate(SubstrateBase):
 
         def start(undo: contextlib.ExitStack) -> SharedSandbox:
             check(identity)
-            return self.start(run, template, tier, identity, undo)
+            return self.start(run, template, identity, undo)
 
         return launched(identity, tier, start)
 

@@ -7,7 +7,6 @@ import contextlib
 from harness.host.identity import Identity
 from harness.host.run import Run
 from harness.sandbox.base import MIB
-from harness.sandbox.protocol import Tier
 from harness.sandbox.reference.base import Reference, ReferenceSubstrate, mark
 from harness.sandbox.shared_kernel import SharedSandbox, ended, start_logged
 
@@ -20,12 +19,7 @@ class BwrapSubstrate(ReferenceSubstrate):
     each = 4 * MIB
 
     def start(
-        self,
-        run: Run,
-        template: Reference,
-        tier: Tier,
-        identity: Identity,
-        undo: contextlib.ExitStack,
+        self, run: Run, template: Reference, identity: Identity, undo: contextlib.ExitStack
     ) -> SharedSandbox:
         child, line, log = start_logged(
             run,

@@ -95,12 +95,7 @@ class DockerSubstrate(ReferenceSubstrate):
         return DockerTemplate(plain.root, plain.agent, docker=self._daemons[run.id])
 
     def start(
-        self,
-        run: Run,
-        template: Reference,
-        tier: Tier,
-        identity: Identity,
-        undo: contextlib.ExitStack,
+        self, run: Run, template: Reference, identity: Identity, undo: contextlib.ExitStack
     ) -> SharedSandbox:
         assert isinstance(template, DockerTemplate)
         name = f"coppice-{identity.id}"

@@ -93,12 +93,7 @@ class GvisorSubstrate(ReferenceSubstrate):
             raise CheckpointError(f"runsc does not save a sandbox: {done.stderr.strip()}")
 
     def start(
-        self,
-        run: Run,
-        template: Reference,
-        tier: Tier,
-        identity: Identity,
-        undo: contextlib.ExitStack,
+        self, run: Run, template: Reference, identity: Identity, undo: contextlib.ExitStack
     ) -> SharedSandbox:
         id = identity.id
         directory = run.directory / f"gvisor-{id}"

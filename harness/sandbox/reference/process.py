@@ -23,12 +23,7 @@ class ProcessSubstrate(ReferenceSubstrate):
     each = 2 * MIB
 
     def start(
-        self,
-        run: Run,
-        template: Reference,
-        tier: Tier,
-        identity: Identity,
-        undo: contextlib.ExitStack,
+        self, run: Run, template: Reference, identity: Identity, undo: contextlib.ExitStack
     ) -> SharedSandbox:
         child, line, log = start_logged(
             run, f"process-{identity.id}", [template.agent], run.environment, undo

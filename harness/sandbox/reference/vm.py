@@ -76,12 +76,7 @@ class VmSubstrate(ReferenceSubstrate):
         return VmTemplate(root, agent, accelerator, _disk(cache, root.path, root.sha256, agent))
 
     def start(
-        self,
-        run: Run,
-        template: Reference,
-        tier: Tier,
-        identity: Identity,
-        undo: contextlib.ExitStack,
+        self, run: Run, template: Reference, identity: Identity, undo: contextlib.ExitStack
     ) -> SharedSandbox:
         assert isinstance(template, VmTemplate)
         directory = template.directory
