@@ -28,13 +28,13 @@ from harness.measure.host_memory import HostMemory
 from harness.measure.record import Clock
 from harness.measure.rest_linux import Window
 from harness.network.cubenet import Cubenet, open_cubenet
-from harness.network.endpoint import endpoint
 from harness.network.policy import Policy
-from harness.network.requirements import on_linux
 from harness.paths import cache_directory
 from harness.procedures import fleet_figures
 from harness.procedures.echo import echo
 from harness.procedures.fleet import Bounds, BringUp, Fleet, admit, ask_each
+from harness.procedures.linux_only import require_linux
+from harness.procedures.namespace_endpoint import endpoint
 from harness.rig.info import RigInfo
 from harness.rig.recorder import RigRun, given_options
 from harness.sandbox.protocol import Sandbox, Sharing, Substrate, Template, Tier, load, registered
@@ -187,7 +187,7 @@ def estimate(launch: Callable[[], Sandbox], merger: Merging | None) -> int:
 def measure(case: Case, run: Run, rig_run: RigRun, profile: str) -> Findings:
     """One fleet's whole life; its series, and what made it fail."""
     if case.network:
-        on_linux()
+        require_linux()
     substrate = load(case.substrate)
     template = substrate.prepare(run, cache_directory(), TIER)
     rig_run.prepared(template.images, template.accelerator, substrate.tools)

@@ -23,8 +23,9 @@ from harness.measure.clock import calibrated
 from harness.measure.collector import Collector
 from harness.measure.record import Clock, Facts
 from harness.network.cubenet import open_cubenet
-from harness.network.requirements import on_linux, requirements
+from harness.network.requirements import requirements
 from harness.procedures.endpoints import build, eventually
+from harness.procedures.linux_only import require_linux
 from harness.procedures.network_paths import Way, ways
 from harness.rig.info import RigInfo
 from harness.rig.recorder import RigRun
@@ -127,7 +128,7 @@ def exchange(one: Caller, plan: Plan, into: Collector) -> None:
 
 @pytest.mark.benchmark(timer=STOPWATCH)
 def test_net_rtt(benchmark: BenchmarkFixture, run: Run, rig_run: RigRun, profile: str) -> None:
-    on_linux()
+    require_linux()
     plan = PLANS[profile]
     for tool in RIG.tools:
         need(tool)

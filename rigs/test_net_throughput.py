@@ -24,8 +24,9 @@ from harness.measure.clock import calibrated
 from harness.measure.collector import Collector
 from harness.measure.record import Clock, Facts
 from harness.network.cubenet import open_cubenet
-from harness.network.requirements import on_linux, requirements
+from harness.network.requirements import requirements
 from harness.procedures.endpoints import eventually
+from harness.procedures.linux_only import require_linux
 from harness.procedures.network_paths import Way, ways
 from harness.rig.info import RigInfo
 from harness.rig.recorder import RigRun
@@ -110,7 +111,7 @@ def _end(said: str) -> dict[str, Any]:
 def test_net_throughput(
     benchmark: BenchmarkFixture, run: Run, rig_run: RigRun, profile: str
 ) -> None:
-    on_linux()
+    require_linux()
     plan = PLANS[profile]
     for tool in RIG.tools:
         need(tool)

@@ -85,8 +85,8 @@ def _create(path: Path) -> None:
     _call("mount", _OWN.encode(), os.fsencode(path), b"none", _BIND, None)
 
 
-def apart(work: Callable[[], None]) -> None:
-    """Do something in a namespace that is gone afterwards."""
+def in_scratch_namespace(work: Callable[[], None]) -> None:
+    """Call `work` in a new namespace that is gone afterwards."""
 
     def there() -> None:
         _call("unshare", _NEWNET)

@@ -24,12 +24,12 @@ from harness.host.run import Run
 from harness.measure.record import Scalar
 from harness.network import links
 from harness.network.cubenet import CARD, Cubenet
-from harness.network.endpoint import endpoint
 from harness.network.links import Links
 from harness.network.namespace import inside, namespace
 from harness.network.policy import Policy
 from harness.paths import cache_directory
 from harness.procedures.endpoints import Guest, Party, local
+from harness.procedures.namespace_endpoint import endpoint
 from harness.sandbox.protocol import Tier
 from harness.sandbox.qemu import QemuSubstrate
 

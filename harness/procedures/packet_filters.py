@@ -19,16 +19,16 @@ from harness.host.run import Run
 from harness.measure.record import Facts
 from harness.network import requirements as linux
 from harness.network.cubenet import NOTHING, Cubenet, open_cubenet
-from harness.network.endpoint import Endpoint, endpoint
 from harness.network.namespace import inside, namespace
 from harness.network.nftables import Nftables
 from harness.network.pf import Pf
 from harness.network.pf_cubenet import PfCubenet, open_pf_cubenet
-from harness.network.pf_endpoint import JailEndpoint, jail_endpoint
 from harness.network.policy import Policy
 from harness.network.protocol import Network, PolicyEngine
 from harness.procedures.endpoints import Local as LocalParty
 from harness.procedures.endpoints import jailed, local
+from harness.procedures.jail_endpoint import JailEndpoint, jail_endpoint
+from harness.procedures.namespace_endpoint import Endpoint, endpoint
 
 FREEBSD = sys.platform.startswith("freebsd")
 FACTS: Facts = (

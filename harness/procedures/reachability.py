@@ -23,11 +23,11 @@ from harness.errors import SandboxError
 from harness.host.identity import allocate
 from harness.host.run import Run
 from harness.network.cubenet import Cubenet, open_cubenet
-from harness.network.endpoint import endpoint
 from harness.network.namespace import inside
 from harness.network.policy import Policy
 from harness.network.uplink import GATEWAYS, THERE
 from harness.procedures.columns import TIMEOUT_S, Stand
+from harness.procedures.namespace_endpoint import endpoint
 from harness.sandbox.oci.substrate import OciTemplate
 from harness.sandbox.protocol import Sandbox
 

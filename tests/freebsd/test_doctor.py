@@ -12,6 +12,7 @@ from harness.host.requirement import Requirement
 from harness.measure import memory_freebsd
 from harness.network import requirements as linux
 from harness.procedures.fleet import runnable_on_freebsd
+from harness.procedures.linux_only import require_linux
 from tests.freebsd.documented import FAILS, host
 from tests.freebsd.hosts import Answer
 from tests.measure.systems import Canned
@@ -179,9 +180,11 @@ def test_threads_that_want_a_processor_are_read_of_vmtotal() -> None:
     assert runnable_on_freebsd(said) == 3 and runnable_on_freebsd("") == 0
 
 
-def test_a_ladder_of_namespaces_is_linuxs_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rigs_of_namespaces_refuse_other_systems_than_linux(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr("harness.network.requirements.sys.platform", "freebsd13")
     (need,) = linux.requirements()
     assert not need.satisfied and "policy-enforcement" in (need.remedy or "")
-    with pytest.raises(Unsupported, match="needs Linux: its rungs are network namespaces"):
-        linux.on_linux()
+    with pytest.raises(Unsupported, match="needs Linux: cubenet is made of network namespaces"):
+        require_linux()

@@ -10,8 +10,8 @@ import pytest
 from harness.errors import Unsupported
 from harness.host.run import Run
 from harness.network.cubenet import Cubenet, open_cubenet
-from harness.network.endpoint import Endpoint, endpoint
 from harness.network.requirements import requirements
+from harness.procedures.namespace_endpoint import Endpoint, endpoint
 
 
 @pytest.fixture(scope="session", autouse=True)

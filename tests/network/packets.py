@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from harness.network.cubenet import CARD
-from harness.network.endpoint import Endpoint
 from harness.network.namespace import inside
+from harness.procedures.namespace_endpoint import Endpoint
 
 WAIT_S = 0.15
 """A frame that is coming is there within microseconds: so long is waited for one that is not."""

@@ -19,12 +19,12 @@ from harness.host.leftovers import find
 from harness.host.run import Run
 from harness.network import links
 from harness.network.cubenet import BRIDGE, Cubenet, open_cubenet
-from harness.network.endpoint import endpoint
 from harness.network.links import LOOPBACK, MOST_PORTS, Links
 from harness.network.namespace import inside, namespace
 from harness.network.policy import Policy
 from harness.network.uplink import THERE
 from harness.procedures.endpoints import local
+from harness.procedures.namespace_endpoint import endpoint
 from tests.host.processes import coppice, said
 
 ROOT = Path(__file__).parents[2]
@@ -32,7 +32,7 @@ IN_A_NETWORK = """
 import time
 from harness.host.session import open_run
 from harness.network.cubenet import open_cubenet
-from harness.network.endpoint import endpoint
+from harness.procedures.namespace_endpoint import endpoint
 from harness.host.identity import allocate
 
 with open_run() as run, open_cubenet(run) as net, endpoint(run, net) as one:

@@ -8,11 +8,11 @@ from harness.errors import GuestTimeout, Unsupported
 from harness.host.identity import NETWORK, allocate
 from harness.host.run import Run
 from harness.network.cubenet import Cubenet
-from harness.network.endpoint import endpoint
 from harness.network.policy import Policy
 from harness.paths import cache_directory
 from harness.procedures.echo import WAIT_S, echo
 from harness.procedures.fleet import Fleet
+from harness.procedures.namespace_endpoint import endpoint
 from harness.sandbox.protocol import Sharing, Tier, load
 
 pytestmark = pytest.mark.skipif(

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 import pytest
 
 from harness.network.cubenet import NOTHING, Cubenet
-from harness.network.endpoint import Endpoint
 from harness.network.nftables import Nftables
 from harness.network.policy import Policy
+from harness.procedures.namespace_endpoint import Endpoint
 from tests.network.conftest import Three
 from tests.network.packets import (
     ARP,

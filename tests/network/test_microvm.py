@@ -12,10 +12,10 @@ import pytest
 from harness.host.identity import allocate
 from harness.host.run import Run
 from harness.network.cubenet import NOTHING, Cubenet
-from harness.network.endpoint import Endpoint, endpoint
 from harness.network.namespace import inside
 from harness.network.policy import Policy
 from harness.paths import cache_directory
+from harness.procedures.namespace_endpoint import Endpoint, endpoint
 from harness.sandbox.protocol import Tier, load
 from harness.sandbox.qemu import QemuSubstrate
 from harness.sandbox.qemu.sandbox import QemuSandbox

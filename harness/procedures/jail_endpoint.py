@@ -14,9 +14,9 @@ from harness.host.identity import allocate
 from harness.host.local import Local
 from harness.host.protocol import must
 from harness.host.run import Run
-from harness.network.endpoint import Addressed
 from harness.network.pf_cubenet import CARD, NOTHING, PfCubenet, PfPort
 from harness.network.policy import Policy
+from harness.procedures.namespace_endpoint import Addressed
 
 
 @dataclass(frozen=True)
