@@ -35,7 +35,7 @@ from harness.network.protocol import Change, Counters, Member, PolicyEngine
 from harness.network.uplink import GATEWAY_MAC, GATEWAYS, UPLINK, uplink
 
 BRIDGE = "cubenet"
-CARD = "eth0"
+NIC_NAME = "eth0"
 """What a sandbox in a namespace calls its card."""
 NOTHING = Policy()
 
@@ -92,7 +92,7 @@ class Cubenet:
         try:
 
             def make(name: str) -> Port:
-                self._links.send(links.pair(name, CARD, handle, identity.mac_bytes))
+                self._links.send(links.pair(name, NIC_NAME, handle, identity.mac_bytes))
                 index = self._links.index(name)
                 self._links.try_send(links.large_segments(index))
                 return Port(identity.id, name, index)
@@ -211,7 +211,7 @@ def _configure(identity: Identity, gateways: Iterable[IPv4Address | IPv6Address]
     """In the calling thread's namespace: bring the card up with its addresses."""
     own = Links()
     try:
-        card = socket.if_nametoindex(CARD)
+        card = socket.if_nametoindex(NIC_NAME)
         messages = itertools.chain(
             links.up(links.LOOPBACK),
             links.up(card),

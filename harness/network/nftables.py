@@ -86,7 +86,7 @@ class Nftables:
             messages: list[bytes] = []
             for one in addresses:
                 messages += self._table.add(f"gate{one.version}", [one.packed])
-                messages.append(self._table.map_to(f"card{one.version}", [(one.packed, mac)]))
+                messages.append(self._table.map_to(f"mac{one.version}", [(one.packed, mac)]))
             self._commit(messages)
 
     def counters(self) -> Mapping[str, Counters]:
@@ -104,11 +104,11 @@ class Nftables:
         }
 
     @property
-    def line(self) -> Netlink:
+    def netlink(self) -> Netlink:
         """The socket that the table belongs to: it stays as long as anybody holds that."""
         return self._netlink
 
-    def nothing(self) -> None:
+    def empty_change(self) -> None:
         """A transaction without a change: what asking the kernel costs."""
         with self._lock:
             self._netlink.send(nft.transaction([]))
@@ -351,12 +351,12 @@ def _places(one: Member) -> Mapping[str, bytes]:
 def _appear(table: Table, one: Member) -> Iterator[bytes]:
     for name, key in _places(one).items():
         yield from table.add(name, [key])
-    yield table.map_to("card4", [(one.address.packed, one.mac)])
-    yield table.map_to("card6", [(one.address6.packed, one.mac)])
+    yield table.map_to("mac4", [(one.address.packed, one.mac)])
+    yield table.map_to("mac6", [(one.address6.packed, one.mac)])
 
 
 def _disappear(table: Table, one: Member) -> Iterator[bytes]:
     for name, key in _places(one).items():
         yield from table.remove(name, [key])
-    yield from table.remove("card4", [one.address.packed])
-    yield from table.remove("card6", [one.address6.packed])
+    yield from table.remove("mac4", [one.address.packed])
+    yield from table.remove("mac6", [one.address6.packed])

@@ -53,11 +53,11 @@ class Pf:
     """
 
     def __init__(
-        self, host: Host, run: Run, card: Callable[[int], str] = socket.if_indextoname
+        self, host: Host, run: Run, interface: Callable[[int], str] = socket.if_indextoname
     ) -> None:
         self._host = host
         self._run = run
-        self._card = card
+        self._interface_of = interface
         self._lock = threading.Lock()
         self._members: dict[str, Member] = {}
         self._policies: dict[str, Policy] = {}
@@ -113,14 +113,14 @@ class Pf:
             words = ["pfctl", "-a", self._anchor(id), "-t", name, "-T", "show"]
             return places[name][0] in self._host.run(words).text.split()
 
-    def nothing(self) -> None:
+    def empty_change(self) -> None:
         self._pfctl("-a", ANCHOR, "-s", "Anchors")
 
     def translate(self, egress: str, address: str | None = None) -> None:
         """Let what sandboxes may send outside leave by `egress`, under its address.
 
         Where the way out is a member of a bridge, `egress` is the bridge: pf sees packets there
-        first (`way_out` finds it).
+        first (`egress_interface` finds it).
         """
         to = address or f"({egress})"
         text = f"nat on {egress} inet from {NETWORK} to ! {NETWORK} -> {to}\n"
@@ -140,7 +140,7 @@ class Pf:
     def _load(self, member: Member, policy: Policy) -> None:
         """Give the kernel what differs; in one step, whatever that is."""
         anchor = self._anchor(member.id)
-        new = ruleset(member, self._card(member.port), policy)
+        new = ruleset(member, self._interface_of(member.port), policy)
         old = self._loaded.get(member.id)
         if old is not None and old.rules == new.rules and old.tables.keys() == new.tables.keys():
             changed = [one for one in new.tables if new.tables[one] != old.tables[one]]
@@ -221,7 +221,7 @@ def _change(before: Policy, after: Policy) -> Change:
     return Change(len(new - old), len(old - new), cuts_established=True)
 
 
-def way_out(host: Host) -> str:
+def egress_interface(host: Host) -> str:
     """The interface that translated packets leave by: the default route's, or the bridge that it
     is a member of, since pf sees packets there first. Unsupported where there is no route."""
     route = host.run(["route", "-n", "get", "default"])

@@ -26,12 +26,12 @@ from harness.host.identity import NETWORK, Identity
 from harness.host.leftovers_freebsd import GROUP
 from harness.host.protocol import Host, must
 from harness.host.run import Run
-from harness.network.pf import Pf, way_out
+from harness.network.pf import Pf, egress_interface
 from harness.network.policy import Policy
 from harness.network.protocol import Change, Counters, Member
 
 NOTHING = Policy()
-CARD = "eth0"
+NIC_NAME = "eth0"
 """What a sandbox calls its card."""
 
 
@@ -55,11 +55,11 @@ class PfCubenet:
         self.bridge = bridge
         self._host = host
         self._run = run
-        self._cards: dict[int, str] = {}
+        self._interfaces: dict[int, str] = {}
         self._numbers = itertools.count(1)
         self._lock = threading.Lock()
         self._ports: dict[str, PfPort] = {}
-        self.engine = Pf(host, run, lambda number: self._cards[number])
+        self.engine = Pf(host, run, lambda number: self._interfaces[number])
 
     def attach_epair(self, identity: Identity, policy: Policy = NOTHING) -> PfPort:
         """A pair of cards: one on the bridge, one for a jail with a network of its own."""
@@ -116,7 +116,7 @@ class PfCubenet:
         with self._lock:
             self._ports[identity.id] = port
             number = next(self._numbers)
-            self._cards[number] = port.name
+            self._interfaces[number] = port.name
         mac, address, address6 = identity.mac_bytes, identity.address, identity.address6
         self.engine.admit(Member(identity.id, number, mac, address, address6), policy)
         must(self._host, ["ifconfig", self.bridge, "addm", port.name])
@@ -171,5 +171,5 @@ def open_pf_cubenet(host: Host, run: Run, *, outside: bool = False) -> Iterator[
         stack.callback(net.close)
         if outside:
             must(host, ["ifconfig", bridge, "inet", f"{NETWORK[1]}/{NETWORK.prefixlen}"])
-            net.engine.translate(way_out(host))
+            net.engine.translate(egress_interface(host))
         yield net

@@ -76,7 +76,7 @@ class PolicyEngine(Protocol):
     def holds(self, id: str, destination: Destination) -> bool:
         """Whether the kernel has exactly this entry in what it allows a sandbox."""
 
-    def nothing(self) -> None:
+    def empty_change(self) -> None:
         """Ask for no change at all: what asking costs."""
 
     def close(self) -> None:

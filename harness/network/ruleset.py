@@ -93,13 +93,13 @@ class Role:
         """Look for a frame in the set that all sandboxes share."""
         size = self.own.length
         keys = [self.own.into(0), *self._peer(shape, size // 4), *self._service(shape, size // 2)]
-        asked = [*keys, nft.member(shape.name, 0), nft.goto(self.then)]
+        asked = [*keys, nft.in_set(shape.name, 0), nft.goto(self.then)]
         return table.rule(self.chain, *asked, first=shape.is_host)
 
     def own_rule(self, table: Table, chain: str, shape: Shape, name: str) -> bytes:
         """Look for it in a set of one sandbox's own, from a chain of its own."""
         keys = [*self._peer(shape, 0), *self._service(shape, self.peer.length // 4)]
-        return table.rule(chain, *keys, nft.member(name, 0), nft.goto(self.then))
+        return table.rule(chain, *keys, nft.in_set(name, 0), nft.goto(self.then))
 
     def dispatch(self, table: Table) -> Sequence[bytes]:
         """Send frames of sandboxes with sets of their own there."""
@@ -204,7 +204,7 @@ def sets() -> Iterator[Set]:
     yield Set("now", (Type.MARK,), _GATES)
     for family, address in ADDRESS.items():
         yield Set(f"own{family}", (Type.INTERFACE, Type.ETHER, address), PORTS, counted=True)
-        yield Set(f"card{family}", (address,), PORTS, cards=True)
+        yield Set(f"mac{family}", (address,), PORTS, macs=True)
         yield Set(f"open{family}", (address,), PORTS)
         yield Set(f"gate{family}", (address,), _GATES)
         flow = (address, address, Type.PORT, Type.PORT)
@@ -240,7 +240,7 @@ def port_key(port: int) -> bytes:
 
 def _own(mac: Field, address: Field, name: str) -> Sequence[bytes]:
     """The frame comes from the port, card and address that belong together."""
-    return [nft.meta(Meta.IIF, 0), mac.into(1), address.into(3), nft.member(name, 0)]
+    return [nft.meta(Meta.IIF, 0), mac.into(1), address.into(3), nft.in_set(name, 0)]
 
 
 def _protocol(number: int) -> Sequence[bytes]:
@@ -262,7 +262,7 @@ def number(table: Table, new: int, old: int | None = None) -> Iterator[bytes]:
         yield table.empty_chain("same")
         yield from table.remove("now", [before])
     yield from table.add("now", [after])
-    asked = [nft.constant(0, after), nft.no_member("now", 0), nft.goto("again")]
+    asked = [nft.constant(0, after), nft.not_in_set("now", 0), nft.goto("again")]
     yield table.rule("same", *asked)
 
 
@@ -287,7 +287,7 @@ def _from_port(table: Table, chain: str) -> Iterator[bytes]:
 def _refusing(table: Table) -> Iterator[bytes]:
     yield table.rule("denied", nft.jump("same"))
     for name in ("spoofed", "denied"):
-        yield table.rule(name, nft.meta(Meta.IIF, 0), nft.member(name, 0), nft.DROP)
+        yield table.rule(name, nft.meta(Meta.IIF, 0), nft.in_set(name, 0), nft.DROP)
         yield table.rule(name, nft.DROP)
 
 
@@ -295,7 +295,7 @@ def _to_port(table: Table, chain: str) -> Iterator[bytes]:
     """From the bridge itself, so from outside, comes only what answers an allowed packet."""
     for family, number in ((4, 0x0800), (6, 0x86DD)):
         protocol = _protocol(number)
-        opened = [_DESTINATION[family].into(0), nft.member(f"open{family}", 0)]
+        opened = [_DESTINATION[family].into(0), nft.in_set(f"open{family}", 0)]
         yield table.rule(chain, *protocol, nft.jump(f"answer{family}"))
         yield table.rule(chain, *protocol, nft.jump(f"refuse{family}"))
         yield table.rule(chain, *protocol, *opened, nft.goto(f"back{family}"))
@@ -315,17 +315,17 @@ def _neighbours(table: Table) -> Iterator[bytes]:
     yield table.rule("from6", *_icmp(_ICMP6, _ADVERT), nft.goto("advert"))
     yield table.rule("from6", nft.goto("policy6"))
     told = _own(_ETHER_SOURCE, _ND_TARGET, "own6")
-    to_gate = [_DESTINATION[6].into(0), nft.member("gate6", 0)]
+    to_gate = [_DESTINATION[6].into(0), nft.in_set("gate6", 0)]
     yield table.rule("advert", *told, nft.jump("advert6"))
     yield table.rule("advert", *told, *to_gate, nft.ACCEPT)
     yield table.rule("advert", nft.goto("denied"))
     for family, target in ((4, _ARP_TARGET), (6, _ND_TARGET)):
-        asked = [target.into(0), nft.member(f"gate{family}", 0)]
+        asked = [target.into(0), nft.in_set(f"gate{family}", 0)]
         yield table.rule(f"near{family}", *asked, nft.goto(f"found{family}"))
         yield table.rule(
             f"found{family}",
             target.into(0),
-            nft.translate(f"card{family}", 0, 4),
+            nft.look_up(f"mac{family}", 0, 4),
             nft.store(Base.LINK, 0, _MAC, 4),
             nft.ACCEPT,
         )
@@ -339,7 +339,7 @@ def _policy(table: Table, family: int) -> Iterator[bytes]:
     for network in PRIVATE:
         if network.version == family:
             yield table.rule(chain, *_within(network), nft.goto("denied"))
-    opened = [_SOURCE[family].into(0), nft.member(f"open{family}", 0)]
+    opened = [_SOURCE[family].into(0), nft.in_set(f"open{family}", 0)]
     yield table.rule(chain, *opened, nft.goto(f"out{family}"))
     yield table.rule(chain, nft.goto("denied"))
     for way, then in (("out", "pass"), ("back", "reply")):
@@ -367,12 +367,12 @@ def _passing(table: Table, family: int) -> Iterator[bytes]:
     ]  # fmt: skip
     passing, reply, flows = f"pass{family}", f"reply{family}", f"flows{family}"
     yield table.rule(passing, nft.meta(Meta.L4PROTO, 0), nft.differs(0, bytes([_UDP])), nft.ACCEPT)
-    yield table.rule(passing, *asked, nft.remember(flows, 0))
+    yield table.rule(passing, *asked, nft.add_key(flows, 0))
     yield table.rule(passing, nft.ACCEPT)
     flags = [nft.load(Base.TRANSPORT, 13, 1, 0), nft.mask(0, bytes([_SYN_ACK]))]
     goes_on = nft.differs(0, bytes([_SYN]))
     yield table.rule(reply, *_transport(_TCP), *flags, goes_on, nft.ACCEPT)
-    yield table.rule(reply, *_transport(_UDP), *answered, nft.member(flows, 0), nft.ACCEPT)
+    yield table.rule(reply, *_transport(_UDP), *answered, nft.in_set(flows, 0), nft.ACCEPT)
     icmp = _ICMP if family == 4 else _ICMP6
     for kind in _ANSWERS[icmp]:
         yield table.rule(reply, *_icmp(icmp, kind), nft.ACCEPT)

@@ -109,7 +109,7 @@ class Stand:
         return climbs
 
 
-def kernel(hello: Mapping[str, str]) -> tuple[bool, str]:
+def kernel_of(hello: Mapping[str, str]) -> tuple[bool, str]:
     """Whether who says this runs on a kernel of its own, and which.
 
     By the id that a kernel gives to its boot, and by its release where there is no id.
@@ -120,7 +120,7 @@ def kernel(hello: Mapping[str, str]) -> tuple[bool, str]:
     return own, hello["kernel"]
 
 
-def cards(sandbox: Sandbox) -> int:
+def nic_count(sandbox: Sandbox) -> int:
     """How many network cards a sandbox sees, the loopback aside."""
     seen = sandbox.agent.run(["/bin/cat", "/proc/net/dev"]).stdout.decode()
     names = [line.partition(":")[0].strip() for line in seen.splitlines() if ":" in line]
@@ -128,7 +128,7 @@ def cards(sandbox: Sandbox) -> int:
 
 
 @contextlib.contextmanager
-def alive(stand: Stand) -> Iterator[Sandbox]:
+def awake(stand: Stand) -> Iterator[Sandbox]:
     sandbox = stand.launch()
     try:
         sandbox.awaken(TIMEOUT_S)
@@ -139,7 +139,7 @@ def alive(stand: Stand) -> Iterator[Sandbox]:
 
 
 @dataclass(frozen=True)
-class Held:
+class HeldMemory:
     """Bytes that all processes of a fleet hold. `outside` leaves out guest memory, and whatever
     runs inside a sandbox."""
 
@@ -147,12 +147,12 @@ class Held:
     private_dirty: int
 
 
-def marked(run: Run) -> set[int]:
+def processes_of(run: Run) -> set[int]:
     """Every process of a run, this one not among them."""
-    return holding(run.directory)
+    return processes_under(run.directory)
 
 
-def holding(directory: Path) -> set[int]:
+def processes_under(directory: Path) -> set[int]:
     """Every process of the run of this directory, or of all runs under it; never this one.
 
     By the mark in its environment, or by the directory among its arguments: runsc starts its own
@@ -170,7 +170,7 @@ def holding(directory: Path) -> set[int]:
     return found - {os.getpid()}
 
 
-def held(pids: set[int], sandboxes: Sequence[Sandbox]) -> Held:
+def held_memory(pids: set[int], sandboxes: Sequence[Sandbox]) -> HeldMemory:
     """What these processes hold; sandboxes with a file for their memory are among them."""
     files = {one.process.pid: one.process.guest_memory for one in sandboxes if one.process}
     ours = Path("/proc/self/ns/pid").readlink()
@@ -183,4 +183,4 @@ def held(pids: set[int], sandboxes: Sequence[Sandbox]) -> Held:
         with contextlib.suppress(OSError):
             if Path(f"/proc/{pid}/ns/pid").readlink() == ours:
                 outside += found.vmm.pss
-    return Held(outside, dirty)
+    return HeldMemory(outside, dirty)

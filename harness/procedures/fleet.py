@@ -105,7 +105,7 @@ class BringUp:
     waited_s: float = 0.0
 
 
-class Fleet:
+class SandboxFleet:
     """Holds what it launched, and destroys it at the end. `launch` makes one sandbox."""
 
     def __init__(self, launch: Callable[[], Sandbox], each: int, bounds: Bounds | None = None):

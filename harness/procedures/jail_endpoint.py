@@ -14,7 +14,7 @@ from harness.host.identity import allocate
 from harness.host.local import Local
 from harness.host.protocol import must
 from harness.host.run import Run
-from harness.network.pf_cubenet import CARD, NOTHING, PfCubenet, PfPort
+from harness.network.pf_cubenet import NIC_NAME, NOTHING, PfCubenet, PfPort
 from harness.network.policy import Policy
 from harness.procedures.namespace_endpoint import Addressed
 
@@ -42,9 +42,9 @@ def jail_endpoint(run: Run, net: PfCubenet, policy: Policy = NOTHING) -> Iterato
         # The card comes back from a jail that is gone.
         stack.callback(host.run, ["jail", "-r", name])
         inside = ["jexec", name, "/sbin/ifconfig"]
-        must(host, [*inside, port.jail, "name", CARD])
-        must(host, [*inside, CARD, "ether", identity.mac])
-        must(host, [*inside, CARD, "inet", f"{identity.address}/{identity.prefix}", "up"])
+        must(host, [*inside, port.jail, "name", NIC_NAME])
+        must(host, [*inside, NIC_NAME, "ether", identity.mac])
+        must(host, [*inside, NIC_NAME, "inet", f"{identity.address}/{identity.prefix}", "up"])
         yield JailEndpoint(identity, name, port)
 
 

@@ -23,17 +23,17 @@ from harness.host.identity import Identity, allocate
 from harness.host.run import Run
 from harness.measure.record import Scalar
 from harness.network import links
-from harness.network.cubenet import CARD, Cubenet
+from harness.network.cubenet import NIC_NAME, Cubenet
 from harness.network.links import Links
 from harness.network.namespace import inside, namespace
 from harness.network.policy import Policy
 from harness.paths import cache_directory
-from harness.procedures.endpoints import Guest, Party, local
 from harness.procedures.namespace_endpoint import endpoint
+from harness.procedures.peers import GuestPeer, Peer, namespace_peer
 from harness.sandbox.protocol import Tier
 from harness.sandbox.qemu import QemuSubstrate
 
-Pair = tuple[Party, Party]
+Pair = tuple[Peer, Peer]
 """Who asks, and who answers."""
 _ADDRESSES = IPv4Address("10.0.0.1"), IPv4Address("10.0.0.2")
 """On networks of two, in namespaces of their own."""
@@ -49,7 +49,7 @@ def loopback(run: Run, net: Cubenet) -> Iterator[Pair]:
             # netperf looks for a host in vain where there are loopback addresses only.
             own.send(links.address(links.LOOPBACK, _ADDRESSES[0], 32))
         address = str(_ADDRESSES[0])
-        with local(run, path, address) as one, local(run, path, address) as other:
+        with namespace_peer(run, path, address) as one, namespace_peer(run, path, address) as other:
             yield one, other
 
 
@@ -59,8 +59,8 @@ def veth(run: Run, net: Cubenet) -> Iterator[Pair]:
         handle = os.open(far, os.O_RDONLY)
         try:
             with _links(near) as own:
-                own.send(links.pair(CARD, CARD, handle, _MACS[1]))
-                own.try_send(links.large_segments(own.index(CARD)))
+                own.send(links.pair(NIC_NAME, NIC_NAME, handle, _MACS[1]))
+                own.try_send(links.large_segments(own.index(NIC_NAME)))
         finally:
             os.close(handle)
         with _talking(run, near, far) as pair:
@@ -80,7 +80,7 @@ def bridge(run: Run, net: Cubenet) -> Iterator[Pair]:
             for number, (path, mac) in enumerate(zip((near, far), _MACS, strict=True)):
                 handle = os.open(path, os.O_RDONLY)
                 try:
-                    own.send(links.pair(f"port{number}", CARD, handle, mac))
+                    own.send(links.pair(f"port{number}", NIC_NAME, handle, mac))
                 finally:
                     os.close(handle)
                 port = own.index(f"port{number}")
@@ -95,8 +95,8 @@ def policy(run: Run, net: Cubenet) -> Iterator[Pair]:
     with (
         endpoint(run, net) as answers,
         endpoint(run, net, Policy.of([answers.address])) as asks,
-        local(run, asks.namespace, asks.address) as one,
-        local(run, answers.namespace, answers.address) as other,
+        namespace_peer(run, asks.namespace, asks.address) as one,
+        namespace_peer(run, answers.namespace, answers.address) as other,
     ):
         yield one, other
 
@@ -107,7 +107,7 @@ def microvm(run: Run, net: Cubenet) -> Iterator[Pair]:
     template = substrate.prepare(run, cache_directory(), Tier.DURABLE_PREWARM_POOL)
     with contextlib.ExitStack() as stack:
 
-        def guest(identity: Identity, allowed: Policy) -> Guest:
+        def guest(identity: Identity, allowed: Policy) -> GuestPeer:
             port = net.attach_tap(identity, allowed)
             stack.callback(net.detach, identity.id)
             sandbox = substrate.launch(
@@ -115,7 +115,7 @@ def microvm(run: Run, net: Cubenet) -> Iterator[Pair]:
             )
             stack.callback(sandbox.destroy)
             sandbox.resume()
-            return Guest(sandbox)
+            return GuestPeer(sandbox)
 
         ids = [allocate(run.leases, run.id) for _ in range(2)]
         for one in ids:
@@ -134,13 +134,13 @@ PATHS: Mapping[str, Callable[[Run, Cubenet], contextlib.AbstractContextManager[P
 
 
 @dataclass(frozen=True)
-class Way:
+class OpenPath:
     """One rung of the ladder, with both ends on one core or each on its own."""
 
     path: str
     cores: int
-    asks: Party
-    answers: Party
+    asks: Peer
+    answers: Peer
 
     @property
     def dimensions(self) -> dict[str, Scalar]:
@@ -152,7 +152,7 @@ class Way:
         self.asks.pin(self.cores - 1)
 
 
-def ways(run: Run, net: Cubenet, stack: contextlib.ExitStack) -> Iterator[Way]:
+def open_paths(run: Run, net: Cubenet, stack: contextlib.ExitStack) -> Iterator[OpenPath]:
     """Every rung that this host has, on one core and on two; they end with the stack.
 
     Where microVMs cannot run their rung is left out, and the doctor says why.
@@ -165,7 +165,7 @@ def ways(run: Run, net: Cubenet, stack: contextlib.ExitStack) -> Iterator[Way]:
             if path != "microvm":
                 raise
             continue
-        yield Way(path, cores, *pair)
+        yield OpenPath(path, cores, *pair)
 
 
 @contextlib.contextmanager
@@ -189,12 +189,12 @@ def _talking(run: Run, near: Path, far: Path) -> Iterator[Pair]:
     """Two parties in namespaces whose cards are there and have no addresses yet."""
     for path, own in zip((near, far), _ADDRESSES, strict=True):
         with _links(path) as there, inside(path):
-            card = socket.if_nametoindex(CARD)
+            card = socket.if_nametoindex(NIC_NAME)
             there.send(links.up(card))
             there.send(links.address(card, own, _PREFIX))
             there.try_send(links.large_segments(card))
     with (
-        local(run, near, str(_ADDRESSES[0])) as one,
-        local(run, far, str(_ADDRESSES[1])) as other,
+        namespace_peer(run, near, str(_ADDRESSES[0])) as one,
+        namespace_peer(run, far, str(_ADDRESSES[1])) as other,
     ):
         yield one, other

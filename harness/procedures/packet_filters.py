@@ -25,10 +25,9 @@ from harness.network.pf import Pf
 from harness.network.pf_cubenet import PfCubenet, open_pf_cubenet
 from harness.network.policy import Policy
 from harness.network.protocol import Network, PolicyEngine
-from harness.procedures.endpoints import Local as LocalParty
-from harness.procedures.endpoints import jailed, local
 from harness.procedures.jail_endpoint import JailEndpoint, jail_endpoint
 from harness.procedures.namespace_endpoint import Endpoint, endpoint
+from harness.procedures.peers import LocalPeer, jail_peer, namespace_peer
 
 FREEBSD = sys.platform.startswith("freebsd")
 FACTS: Facts = (
@@ -97,7 +96,9 @@ def open_network(run: Run) -> Iterator[Network]:
 
 
 @contextlib.contextmanager
-def plugged(run: Run, net: Network, policy: Policy = NOTHING) -> Iterator[Endpoint | JailEndpoint]:
+def open_endpoint(
+    run: Run, net: Network, policy: Policy = NOTHING
+) -> Iterator[Endpoint | JailEndpoint]:
     """The least sandbox on a network of `open_network`, until the block ends."""
     if isinstance(net, PfCubenet):
         with jail_endpoint(run, net, policy) as jail:
@@ -108,8 +109,8 @@ def plugged(run: Run, net: Network, policy: Policy = NOTHING) -> Iterator[Endpoi
         yield made
 
 
-def party(run: Run, one: Endpoint | JailEndpoint) -> AbstractContextManager[LocalParty]:
+def peer(run: Run, one: Endpoint | JailEndpoint) -> AbstractContextManager[LocalPeer]:
     """Who runs programs in an endpoint, until the block ends."""
     if isinstance(one, JailEndpoint):
-        return jailed(run, one.jail, one.address)
-    return local(run, one.namespace, one.address)
+        return jail_peer(run, one.jail, one.address)
+    return namespace_peer(run, one.namespace, one.address)

@@ -26,7 +26,15 @@ from harness.host.locks import locking
 from harness.host.process import run as run_program
 from harness.host.session import open_run
 from harness.paths import cache_directory, runtime_directory
-from harness.procedures.columns import TIMEOUT_S, Column, Stand, alive, cards, holding, kernel
+from harness.procedures.columns import (
+    TIMEOUT_S,
+    Column,
+    Stand,
+    awake,
+    kernel_of,
+    nic_count,
+    processes_under,
+)
 from harness.sandbox.base import SEAL
 from harness.sandbox.protocol import Tier
 
@@ -34,7 +42,7 @@ PATIENCE_S = 10.0
 
 
 @dataclass(frozen=True)
-class Outcome:
+class RebootOutcome:
     """What the sandbox made after the reboot says.
 
     `own_kernel` and `release`: on whose kernel it runs. `cards` that it sees, the loopback aside.
@@ -45,13 +53,13 @@ class Outcome:
 
     own_kernel: bool
     release: str
-    cards: int
+    nics: int
     state: bool
     writes: bool
     seconds: float
 
 
-def outlives(column: Column) -> Outcome:
+def simulate_reboot(column: Column) -> RebootOutcome:
     """Make a sandbox, take its host's power away, make another, and ask that. Needs root."""
     with _volatile() as runtime:
         mark = os.fspath(leftovers.mark_of(runtime.parent))
@@ -60,14 +68,14 @@ def outlives(column: Column) -> Outcome:
         with open_run(runtime) as run, ExitStack() as stack:
             stand = Stand(run, cache_directory(), column, stack, 1)
             began = time.perf_counter()
-            with alive(stand) as sandbox:
+            with awake(stand) as sandbox:
                 seconds = time.perf_counter() - began
-                own, release = kernel(sandbox.agent.hello())
+                own, release = kernel_of(sandbox.agent.hello())
                 writes = sandbox.agent.run(["/bin/cat", mark]).code == 0
                 sealed = sandbox.agent.run(["/bin/cat", SEAL]).code == 0
                 state = sealed if column.tier.restores else writes
                 sandbox.agent.run(["/bin/rm", "-f", mark])  # a bare process wrote on this host
-                return Outcome(own, release, cards(sandbox), state, writes, seconds)
+                return RebootOutcome(own, release, nic_count(sandbox), state, writes, seconds)
 
 
 @contextlib.contextmanager
@@ -118,7 +126,7 @@ def _power_off(runtime: Path, *, again: bool = True) -> None:
     os.sync()
     deadline = time.monotonic() + PATIENCE_S
     while True:
-        for pid in holding(runtime):
+        for pid in processes_under(runtime):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         leftovers.reclaim(runtime)
@@ -139,7 +147,7 @@ def _hold(substrate: str, tier: Tier) -> None:
     with open_run() as run, ExitStack() as stack:
         try:
             stand = Stand(run, cache_directory(), Column(substrate, tier), stack, 1)
-            with alive(stand) as sandbox:
+            with awake(stand) as sandbox:
                 mark = leftovers.mark_of(runtime_directory().parent)
                 sandbox.agent.write_file(os.fspath(mark), b"here")
                 print(json.dumps(None), flush=True)

@@ -131,7 +131,7 @@ class Sandbox(Protocol):
         """Bring it to where `stop` may hold it and `awaken` finds it fastest."""
 
     def stop(self) -> None:
-        """Hold every vCPU or process; memory stays."""
+        """ProcessFreezer every vCPU or process; memory stays."""
 
     def destroy(self) -> None:
         """End it and remove all that it had; safe to call twice."""

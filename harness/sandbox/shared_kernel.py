@@ -31,25 +31,25 @@ WARM_UPS = 2
 """Processes run before a sandbox is held, so that what they read is in memory."""
 
 
-class Hold(Protocol):
+class ProcessFreezer(Protocol):
     """Stops every process of a sandbox where it is, and lets them run on."""
 
-    def hold(self) -> None: ...
+    def freeze(self) -> None: ...
 
-    def release(self) -> None: ...
+    def thaw(self) -> None: ...
 
 
 @dataclass(frozen=True)
-class Signals:
+class SignalFreezer:
     """Holds one process by signal; of a namespace's, only who waits for requests, which is enough
     while it has started nothing."""
 
     pid: int
 
-    def hold(self) -> None:
+    def freeze(self) -> None:
         os.kill(self.pid, signal.SIGSTOP)
 
-    def release(self) -> None:
+    def thaw(self) -> None:
         os.kill(self.pid, signal.SIGCONT)
 
 
@@ -64,18 +64,18 @@ class SharedSandbox:
         line: socket.socket,
         end: Callable[[], None],
         *,
-        hold: Hold | None = None,
-        said: Callable[[], str] = str,
+        freezer: ProcessFreezer | None = None,
+        output: Callable[[], str] = str,
         restore: Callable[[], None] | None = None,
     ) -> None:
         self.id = identity.id
         self.identity = identity
         self.agent = Agent(line, f"sandbox {identity.id}")
         self._end: Callable[[], None] | None = end
-        self._hold = hold
-        self._said = said
+        self._freezer = freezer
+        self._output = output
         self._restore = restore
-        self._held = False
+        self._frozen = False
         self._resumed = 0.0
 
     # The timed path.
@@ -88,11 +88,11 @@ class SharedSandbox:
             self._resumed = time.perf_counter()
         nonce = os.urandom(16)
         id = self.agent.send(Kind.PING, bytes(8) + nonce)
-        if self._held:
-            assert self._hold
-            self._hold.release()
+        if self._frozen:
+            assert self._freezer
+            self._freezer.thaw()
             self._resumed = time.perf_counter()
-            self._held = False
+            self._frozen = False
         answer = self.agent.receive(id, time.monotonic() + timeout_s).payload
         replied = time.perf_counter()
         if struct.unpack_from("<Q", answer)[0] != siphash(self.agent.key, nonce):
@@ -121,8 +121,8 @@ class SharedSandbox:
                 self.agent.wait_for_start(timeout_s)
             self.agent.send(Kind.IDENTITY, field(Tag.KEY, self.identity.key))
         except (GuestDied, GuestTimeout) as error:
-            said = self._said()
-            why = f": {said}" if said else ""
+            output = self._output()
+            why = f": {output}" if output else ""
             raise type(error)(f"{self.id} did not start{why}") from error
         self.agent.key = self.identity.key
 
@@ -138,12 +138,12 @@ class SharedSandbox:
         """A held process goes on where it waits: at its socket."""
 
     def stop(self) -> None:
-        if self._hold is None:
+        if self._freezer is None:
             raise SandboxError(f"{self.id} cannot be held")
-        self._hold.hold()
-        self._held = True
+        self._freezer.freeze()
+        self._frozen = True
 
-    def keep(self) -> None:
+    def prewarm(self) -> None:
         """Bring it to where a pool keeps it: having worked once, and held."""
         for _ in range(WARM_UPS):
             self.awaken(START_LIMIT_S)
@@ -155,9 +155,9 @@ class SharedSandbox:
             return
         end, self._end = self._end, None
         try:
-            if self._held and self._hold:
+            if self._frozen and self._freezer:
                 with contextlib.suppress(OSError):
-                    self._hold.release()  # a frozen process does not even die
+                    self._freezer.thaw()  # a frozen process does not even die
             end()
         finally:
             self.agent.close()
@@ -168,7 +168,7 @@ S = TypeVar("S", bound=SharedSandbox)
 T = TypeVar("T")
 
 
-def launched(
+def launch_sandbox(
     identity: Identity,
     tier: Tier,
     start: Callable[[contextlib.ExitStack], S],
@@ -187,7 +187,7 @@ def launched(
         sandbox.wait_for_start()
         attach(sandbox)
         if tier.waits_in_memory:
-            sandbox.keep()
+            sandbox.prewarm()
     except BaseException:
         sandbox.destroy()
         raise
@@ -216,7 +216,7 @@ class Log:
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC
         self.descriptor = os.open(self.path, flags, 0o600)
 
-    def said(self) -> str:
+    def tail(self) -> str:
         """The last lines, in one."""
         with contextlib.suppress(OSError):
             return " | ".join(self.path.read_text(errors="replace").strip().splitlines()[-3:])
@@ -228,7 +228,7 @@ class Log:
 
 
 def start(
-    words: Sequence[str | Path],
+    argv: Sequence[str | Path],
     environment: Mapping[str, str],
     log: Log,
     inherited: Sequence[int] = (),
@@ -241,7 +241,7 @@ def start(
     with far:
         try:
             child = subprocess.Popen(
-                [os.fspath(word) for word in words],
+                [os.fspath(word) for word in argv],
                 stdin=far.fileno(),
                 stdout=far.fileno(),
                 stderr=log.descriptor,
@@ -258,17 +258,17 @@ def start(
 def start_logged(
     run: Run,
     name: str,
-    words: Sequence[str | Path],
+    argv: Sequence[str | Path],
     environment: Mapping[str, str],
     undo: contextlib.ExitStack,
 ) -> tuple[subprocess.Popen[bytes], socket.socket, Log]:
     """The same, with a log of this name that goes with `undo`."""
     log = Log(run, name)
     undo.callback(log.close)
-    return *start(words, environment, log), log
+    return *start(argv, environment, log), log
 
 
-def ended(child: subprocess.Popen[bytes], patience_s: float = 10.0) -> None:
+def reap(child: subprocess.Popen[bytes], patience_s: float = 10.0) -> None:
     """See a child to its end: it has been told to go, and is killed when it does not."""
     try:
         child.wait(patience_s)

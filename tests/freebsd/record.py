@@ -137,7 +137,7 @@ def bhyve(tier: Tier, host: Host, run: Run, say: Say) -> None:
         say(str(guest.agent.hello()))
         guest.touch(16)
     finally:
-        say(guest.vm.said())
+        say(guest.vm.output())
         guest.destroy()
 
 

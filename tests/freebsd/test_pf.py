@@ -17,7 +17,7 @@ from harness.errors import (
 )
 from harness.host.run import Run
 from harness.network import pf as pf_module
-from harness.network.pf import Pf, way_out
+from harness.network.pf import Pf, egress_interface
 from harness.network.pf_cubenet import open_pf_cubenet
 from harness.network.pf_rules import ruleset, tightens
 from harness.network.policy import Policy
@@ -288,7 +288,7 @@ def test_translation_is_on_the_bridge_that_the_way_out_is_a_member_of(run: Run) 
         ("ifconfig bridge0", Answer("bridge0: flags=8843\n")),
         ("ifconfig vm-public", Answer("\tmember: re0 flags=143<LEARNING>\n")),
     )
-    assert way_out(there) == "vm-public"
+    assert egress_interface(there) == "vm-public"
     with open_pf_cubenet(there, run, outside=True):
         loaded = there.stdins[f"pfctl -a coppice/coppice-{MARK}-nat -N -f -"]
         assert loaded.startswith("nat on vm-public inet from 10.77.0.0/16 to ! 10.77.0.0/16 ->")
@@ -296,12 +296,12 @@ def test_translation_is_on_the_bridge_that_the_way_out_is_a_member_of(run: Run) 
         ("route -n get default", Answer(ROUTE)), ("ifconfig -g bridge", Answer("bridge0\n")),
         ("ifconfig bridge0", Answer("bridge0: flags=8843\n")),
     )  # fmt: skip
-    assert way_out(there) == "re0"
+    assert egress_interface(there) == "re0"
 
 
 def test_without_a_route_or_forwarding_there_is_no_outside(run: Run) -> None:
     with pytest.raises(Unsupported, match="no way out"):
-        way_out(host(("route -n get default", Answer("", 1, "route has not been found"))))
+        egress_interface(host(("route -n get default", Answer("", 1, "route has not been found"))))
     with pytest.raises(Unsupported) as refused:
         with open_pf_cubenet(host(("sysctl -n net.inet.ip.forwarding", Answer("0\n"))), run,
                              outside=True):  # fmt: skip

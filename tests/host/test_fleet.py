@@ -9,7 +9,7 @@ import pytest
 from harness.errors import GuestTimeout, NotEnoughMemory, Unsupported
 from harness.host.identity import allocate
 from harness.procedures import fleet as fleets
-from harness.procedures.fleet import Bounds, Fleet, Step, admit, ask_each, next_step
+from harness.procedures.fleet import Bounds, SandboxFleet, Step, admit, ask_each, next_step
 from harness.sandbox.noop import NoopSandbox
 
 MIB, GIB = 1 << 20, 1 << 30
@@ -51,7 +51,7 @@ def test_an_estimate_that_does_not_fit_is_refused_with_its_figures() -> None:
 
 
 def test_all_come_up_and_all_go(tmp_path: Path) -> None:
-    with Fleet(lambda: sandbox(tmp_path), 0) as fleet:
+    with SandboxFleet(lambda: sandbox(tmp_path), 0) as fleet:
         up = fleet.bring_up(20)
         assert len(fleet.sandboxes) == 20 and up.stopped is None and up.failures == []
         assert len(up.took) == len(up.up_at) == 20
@@ -63,7 +63,7 @@ def test_all_come_up_and_all_go(tmp_path: Path) -> None:
 def test_it_stops_at_the_floor_and_says_what_it_reached(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with Fleet(lambda: sandbox(tmp_path), 10 * MIB, BOUNDS) as fleet:
+    with SandboxFleet(lambda: sandbox(tmp_path), 10 * MIB, BOUNDS) as fleet:
         monkeypatch.setattr(
             fleets, "available_memory", lambda: 2 * GIB - 200 * MIB * len(fleet.sandboxes)
         )
@@ -80,7 +80,7 @@ def test_it_slows_down_while_memory_is_short_and_goes_on_when_it_comes_back(
 ) -> None:
     readings = iter([2 * GIB] + [GIB + MIB] * 5 + [2 * GIB] * 100)
     monkeypatch.setattr(fleets, "available_memory", lambda: next(readings))
-    with Fleet(lambda: sandbox(tmp_path), 10 * MIB, BOUNDS) as fleet:
+    with SandboxFleet(lambda: sandbox(tmp_path), 10 * MIB, BOUNDS) as fleet:
         up = fleet.bring_up(3)
         assert len(fleet.sandboxes) == 3 and up.waited_s > 0.04
 
@@ -96,7 +96,7 @@ def test_failures_keep_their_place_and_three_in_a_row_end_it(tmp_path: Path) -> 
         made.append(0)
         return Mute(allocate(tmp_path, "run")) if len(made) > 2 else sandbox(tmp_path)
 
-    with Fleet(launch, 0) as fleet:
+    with SandboxFleet(launch, 0) as fleet:
         up = fleet.bring_up(40)
         assert len(fleet.sandboxes) == 2
         assert len(up.failures) == 38 and up.stopped and "in a row failed" in up.stopped
@@ -106,7 +106,7 @@ def test_failures_keep_their_place_and_three_in_a_row_end_it(tmp_path: Path) -> 
 
 
 def test_answers_keep_the_place_of_what_failed(tmp_path: Path) -> None:
-    with Fleet(lambda: sandbox(tmp_path), 0) as fleet:
+    with SandboxFleet(lambda: sandbox(tmp_path), 0) as fleet:
         fleet.bring_up(3)
         bad = fleet.sandboxes[1]
 
@@ -122,6 +122,6 @@ def test_more_open_files_than_the_host_allows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("resource.getrlimit", lambda _: (100, 500))
-    with Fleet(lambda: sandbox(tmp_path), 0) as fleet:
+    with SandboxFleet(lambda: sandbox(tmp_path), 0) as fleet:
         with pytest.raises(Unsupported, match="open files"):
             fleet.bring_up(1000)

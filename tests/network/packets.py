@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from harness.network.cubenet import CARD
+from harness.network.cubenet import NIC_NAME
 from harness.network.namespace import inside
 from harness.procedures.namespace_endpoint import Endpoint
 
@@ -61,7 +61,7 @@ def raw(where: Path) -> Iterator[socket.socket]:
     """All that a sandbox's card sees, and a way to send whatever one likes."""
     with inside(where):
         line = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ALL_PACKETS))
-        line.bind((CARD, 0))
+        line.bind((NIC_NAME, 0))
     try:
         yield line
     finally:

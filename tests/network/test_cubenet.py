@@ -23,8 +23,8 @@ from harness.network.links import LOOPBACK, MOST_PORTS, Links
 from harness.network.namespace import inside, namespace
 from harness.network.policy import Policy
 from harness.network.uplink import THERE
-from harness.procedures.endpoints import local
 from harness.procedures.namespace_endpoint import endpoint
+from harness.procedures.peers import namespace_peer
 from tests.host.processes import coppice, said
 
 ROOT = Path(__file__).parents[2]
@@ -185,7 +185,7 @@ def test_the_outside_is_reached_as_policy_says_and_as_one_address(run: Run) -> N
             stack.enter_context(server)
             net = stack.enter_context(open_cubenet(run, outside))
             one = stack.enter_context(endpoint(run, net))
-            party = stack.enter_context(local(run, one.namespace, one.address))
+            party = stack.enter_context(namespace_peer(run, one.namespace, one.address))
 
             def reaches(where: str) -> bool:
                 words = ["busybox", "ping", "-c1", "-W1", where]

@@ -11,7 +11,7 @@ from harness.network.cubenet import Cubenet
 from harness.network.policy import Policy
 from harness.paths import cache_directory
 from harness.procedures.echo import WAIT_S, echo
-from harness.procedures.fleet import Fleet
+from harness.procedures.fleet import SandboxFleet
 from harness.procedures.namespace_endpoint import endpoint
 from harness.sandbox.protocol import Sharing, Tier, load
 
@@ -40,7 +40,7 @@ def test_each_returns_a_packet_to_who_may_ask_and_to_nobody_else(
 
     try:
         with substrate.zygote(run, template, net.attach_tap(source).descriptor) as standing:
-            with Fleet(lambda: launch_from(standing), 0) as fleet:  # type: ignore[arg-type,return-value]
+            with SandboxFleet(lambda: launch_from(standing), 0) as fleet:  # type: ignore[arg-type,return-value]
                 fleet.bring_up(N)
                 assert len(fleet.sandboxes) == N
                 addresses = [one.identity.address for one in fleet.sandboxes]

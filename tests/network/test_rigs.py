@@ -16,7 +16,7 @@ from types import ModuleType
 import pytest
 
 from harness.errors import UsageError
-from harness.procedures.endpoints import build
+from harness.procedures.peers import build
 from harness.rig.info import discover
 
 ROOT = Path(__file__).parents[2]

@@ -45,10 +45,10 @@ def test_a_boot_that_stands_still_is_begun_again(
         if len(begun) == 1:  # one without a timer comes of a host without a moment to spare
             os.kill(sandbox.vmm.process.pid, signal.SIGSTOP)
         with destroyed_on_failure(sandbox):
-            boot_retry.see_boot(sandbox, 240)
+            boot_retry.await_boot(sandbox, 240)
         return sandbox
 
-    assert boot_retry.begun_again(begin) is begun[1]
+    assert boot_retry.retry_stalled_boot(begin) is begun[1]
     begun[1].agent.ping()
 
 
@@ -59,11 +59,11 @@ def test_one_that_never_boots_is_said(launch: Launch, monkeypatch: pytest.Monkey
         sandbox = launch(Tier.FULL)
         os.kill(sandbox.vmm.process.pid, signal.SIGSTOP)
         with destroyed_on_failure(sandbox):
-            boot_retry.see_boot(sandbox, 240)
+            boot_retry.await_boot(sandbox, 240)
         return sandbox
 
     with pytest.raises(GuestStalled, match="stands still"):
-        boot_retry.begun_again(begin)
+        boot_retry.retry_stalled_boot(begin)
 
 
 def test_a_guest_that_answers_another_nonce(launch: Launch) -> None:

@@ -14,7 +14,7 @@ from harness.host.ksm import SETTINGS, merging
 from harness.host.run import Run
 from harness.measure import footprint_linux
 from harness.measure.footprint_linux import Footprint
-from harness.procedures.fleet import Fleet, ask_each
+from harness.procedures.fleet import SandboxFleet, ask_each
 from harness.sandbox.protocol import Sandbox, Sharing, Tier
 from harness.sandbox.qemu import QemuSubstrate
 from harness.sandbox.qemu.substrate import QemuTemplate
@@ -33,14 +33,14 @@ def footprint(sandbox: Sandbox) -> Footprint | None:
 @contextmanager
 def up(
     run: Run, substrate: QemuSubstrate, template: QemuTemplate, sharing: Sharing
-) -> Iterator[Fleet]:
+) -> Iterator[SandboxFleet]:
     with ExitStack() as stack:
         if sharing is Sharing.MERGED:
             stack.enter_context(merging(run))
         if sharing is Sharing.FORKED:
             template = stack.enter_context(substrate.zygote(run, template))
         fleet = stack.enter_context(
-            Fleet(
+            SandboxFleet(
                 lambda: substrate.launch(
                     run,
                     template,

@@ -18,8 +18,8 @@ from harness.host import leftovers
 from harness.host.run import Run
 from harness.paths import cache_directory
 from harness.procedures import reachability, reboot
-from harness.procedures.columns import COLUMNS, Column, Stand, holding
-from harness.procedures.reboot import outlives
+from harness.procedures.columns import COLUMNS, Column, Stand, processes_under
+from harness.procedures.reboot import simulate_reboot
 from harness.sandbox.protocol import Tier, load
 
 rig = importlib.import_module("rigs.test_compare")
@@ -50,7 +50,7 @@ def test_what_outlives_a_reboot(
             yield directory
 
     monkeypatch.setattr(reboot, "_volatile", noted)
-    after = outlives(column)
+    after = simulate_reboot(column)
     assert (after.state, after.writes) == (state, writes)
     assert after.own_kernel is (column.substrate in ("gvisor", "qemu"))
     assert after.seconds > 0
@@ -70,7 +70,7 @@ def test_what_a_killed_rig_leaves_of_a_reboot_is_found(tmp_path: Path) -> None:
         "from harness.procedures.columns import Column\n"
         "from harness.sandbox.protocol import Tier\n"
         "reboot._power_off = lambda *more, **options: print(flush=True) or time.sleep(60)\n"
-        "reboot.outlives(Column('process', Tier.FULL))\n"
+        "reboot.simulate_reboot(Column('process', Tier.FULL))\n"
     )
     with subprocess.Popen(
         [sys.executable, "-c", code],
@@ -104,7 +104,7 @@ def test_what_lives_on_after_the_power_went_is_noticed(monkeypatch: pytest.Monke
     with reboot._volatile() as directory:
         child = subprocess.Popen(["sleep", "60"], cwd=directory)
         try:
-            assert holding(directory) == set()  # nothing tells whose it is
+            assert processes_under(directory) == set()  # nothing tells whose it is
             with pytest.raises(SandboxError, match="in use after all was killed"):
                 reboot._power_off(directory)
         finally:

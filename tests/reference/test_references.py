@@ -18,7 +18,7 @@ from harness.host.identity import allocate
 from harness.host.run import Run
 from harness.host.session import open_run
 from harness.paths import cache_directory
-from harness.procedures.columns import Column, Stand, kernel, marked
+from harness.procedures.columns import Column, Stand, kernel_of, processes_of
 from harness.procedures.ladder import climb
 from harness.sandbox.protocol import Tier, load
 from harness.sandbox.reference import docker, vm
@@ -35,7 +35,7 @@ needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="these substrates are 
 def test_it_climbs_the_ladder_and_leaves_nothing(name: str, tier: Tier, run: Run) -> None:
     substrate = load(name)
     template = substrate.prepare(run, cache_directory(), tier)  # skips where a program is missing
-    before = marked(run)
+    before = processes_of(run)
     made = climb(
         lambda: substrate.launch(run, template, tier, allocate(run.leases, run.id)),
         "first-touch", 120,
@@ -44,14 +44,14 @@ def test_it_climbs_the_ladder_and_leaves_nothing(name: str, tier: Tier, run: Run
     assert made.sandbox
     try:
         hello = made.sandbox.agent.hello()
-        assert kernel(hello)[0] is substrate.own_kernel
+        assert kernel_of(hello)[0] is substrate.own_kernel
         if name != "process" and not tier.restores:  # what is restored has the name it had
             assert hello["hostname"] == made.sandbox.identity.hostname
         if tier.restores:
             assert made.sandbox.agent.run(["/bin/cat", "/run/sealed"]).code == 0
     finally:
         made.sandbox.destroy()
-    assert marked(run) <= before | _daemons(run)
+    assert processes_of(run) <= before | _daemons(run)
     assert not [
         path
         for path in run.directory.rglob(f"*{made.sandbox.id}*")
@@ -66,16 +66,18 @@ def test_it_climbs_the_ladder_and_leaves_nothing(name: str, tier: Tier, run: Run
 def test_a_visit_ends_with_nothing_running(column: Column, run: Run) -> None:
     with ExitStack() as stack:
         stand = Stand(run, cache_directory(), column, stack, 2)
-        before = marked(run)
+        before = processes_of(run)
         climbs = stand.visit(2, "first-exec")
         assert [one.failure for one in climbs] == [None, None]
-        assert marked(run) <= before
+        assert processes_of(run) <= before
 
 
 def _daemons(run: Run) -> set[int]:
     """What docker keeps running for all containers of a run."""
     names = ("dockerd", "containerd")
-    return {pid for pid in marked(run) if Path(f"/proc/{pid}/comm").read_text().strip() in names}
+    return {
+        pid for pid in processes_of(run) if Path(f"/proc/{pid}/comm").read_text().strip() in names
+    }
 
 
 @pytest.mark.parametrize("name", ["bwrap", "docker", "gvisor", "vm"])
@@ -124,7 +126,7 @@ def test_a_vm_boots_to_its_login(run: Run) -> None:
         sandbox.awaken(280)
         console = next(run.directory.glob("vm-*.console")).read_text(errors="replace")
         assert "login:" in console
-        assert kernel(sandbox.agent.hello())[0]
+        assert kernel_of(sandbox.agent.hello())[0]
         assert sandbox.agent.run(["/bin/cat", "/proc/1/comm"]).stdout == b"systemd\n"
     finally:
         sandbox.destroy()
@@ -163,7 +165,7 @@ def test_paths_with_spaces_commas_and_newlines_work(name: str, strange: Path) ->
             assert sandbox.first_exec("word").stdout == b"word\n"
         finally:
             sandbox.destroy()
-        assert marked(run) == set()
+        assert processes_of(run) == set()
 
 
 @needs_root
@@ -186,7 +188,7 @@ def test_a_docker_that_hangs_on_removal_holds_nobody_up(
     template = docker.DockerTemplate(
         rootfs.RootFs("made-up", tmp_path, "0" * 64, {}), tmp_path, docker=[str(fake)]
     )
-    before, began = marked(run), time.monotonic()
+    before, began = processes_of(run), time.monotonic()
     docker._remove(run, template, "coppice-made-up")
     assert time.monotonic() - began < 120
-    assert marked(run) <= before
+    assert processes_of(run) <= before

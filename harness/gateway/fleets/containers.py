@@ -86,7 +86,7 @@ class Boxed:
         self.kind = kind
         self._born = born(pid)
         self._fleet = fleet
-        self._hold = fleet.template.hold_of(self.id, pid)
+        self._freezer = fleet.template.freezer_of(self.id, pid)
         self._held = self._ended = False
 
     @property
@@ -115,11 +115,11 @@ class Boxed:
 
     def hold(self) -> None:
         """Freeze it."""
-        self._hold.hold()
+        self._freezer.freeze()
         self._held = True
 
     def wake(self) -> None:
-        self._hold.release()
+        self._freezer.thaw()
         self._held = False
 
     def destroy(self) -> None:
@@ -209,9 +209,9 @@ class ContainerFleet:
                 disk=self._disk,
             )  # fmt: skip
             for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
-                made.line.setsockopt(socket.SOL_SOCKET, option, LINE_BYTES)
+                made.channel.setsockopt(socket.SOL_SOCKET, option, LINE_BYTES)
             made.log.close()
-            boxed = Boxed(self, identity, made.pid, made.line, kind)
+            boxed = Boxed(self, identity, made.pid, made.channel, kind)
             undo.pop_all()
         with destroyed_on_failure(boxed):
             if self._network:

@@ -79,24 +79,24 @@ def arguments(
     without them a process that was stopped and continued stays stuck at times. `restore` is a
     checkpoint's memory file, which `share` maps instead of reading.
     """
-    words = ["bhyve", "-H", "-A", "-P", "-u", "-w"]
-    words += ["-c", str(shape.cpus), "-m", f"{shape.memory_mib}M"]
-    words += ["-s", "0,hostbridge"]
+    argv = ["bhyve", "-H", "-A", "-P", "-u", "-w"]
+    argv += ["-c", str(shape.cpus), "-m", f"{shape.memory_mib}M"]
+    argv += ["-s", "0,hostbridge"]
     if drive:
-        words += ["-s", f"2,virtio-blk,{drive.disk},ro"]
+        argv += ["-s", f"2,virtio-blk,{drive.disk},ro"]
     if tap is not None:
-        words += ["-s", f"3,virtio-net,tap{tap}" + (f",mac={mac}" if mac else "")]
-    words += ["-s", "31,lpc", "-l", "com1,stdio"]
+        argv += ["-s", f"3,virtio-net,tap{tap}" + (f",mac={mac}" if mac else "")]
+    argv += ["-s", "31,lpc", "-l", "com1,stdio"]
     if drive:
-        words += ["-l", f"bootrom,{drive.bootrom}"]
+        argv += ["-l", f"bootrom,{drive.bootrom}"]
     if restore:
-        words += ["-o", VNODE_RESTORE] if share else []
-        words += ["-r", restore]
-    return [*words, name]
+        argv += ["-o", VNODE_RESTORE] if share else []
+        argv += ["-r", restore]
+    return [*argv, name]
 
 
 def ending(code: int | None) -> str:
-    """What an exit code of bhyve means, in words."""
+    """What an exit code of bhyve means, in argv."""
     if code is None:
         return "bhyve still runs"
     if code < 0 or code > 128:

@@ -32,14 +32,14 @@ class BhyveSandbox:
         identity: Identity,
         state: VmState,
         start: Start | None = None,
-        booted: Callable[[], None] = lambda: None,
+        on_booted: Callable[[], None] = lambda: None,
     ) -> None:
         self.id = identity.id
         self.identity = identity
         self.vm = vm
         self._state = state
         self._start = start
-        self._end_of_boot = booted
+        self._on_booted = on_booted
         self._agent: Agent | None = None
         self._pending_identity = True
         self._resumed = 0.0
@@ -76,7 +76,7 @@ class BhyveSandbox:
                 self._speak()
             if self._state is VmState.BOOTING:
                 self.agent.wait_for_start(timeout_s)
-                self._end_of_boot()
+                self._on_booted()
             # The nonce waits on the line before the vCPU runs: it is the first thing that it sees.
             asked = self.agent.ask()
             if self._state is VmState.STOPPED:
@@ -122,12 +122,12 @@ class BhyveSandbox:
         """The agent waits in a blocking read of com1, which is where `stop` may hold it."""
 
     def stop(self) -> None:
-        """Hold the vCPUs by stopping the process."""
+        """ProcessFreezer the vCPUs by stopping the process."""
         self.vm.stop()
         self._state = VmState.STOPPED
 
     def destroy(self) -> None:
         """End bhyve and the machine, give the address back; safe to call twice."""
         self.vm.destroy()
-        self._end_of_boot()
+        self._on_booted()
         self.identity.release()

@@ -163,16 +163,16 @@ class BhyveSubstrate(SubstrateBase):
     def _empty(
         self, run: Run, template: BhyveTemplate, identity: Identity, share: bool, tap: int | None
     ) -> BhyveSandbox:
-        """A machine in the kernel, and the words that will make a guest of it."""
+        """A machine in the kernel, and the argv that will make a guest of it."""
         assert template.checkpoint
         with _made(template.host, run, identity) as vm:
             plug = vm.plug(tap)
             vm.create()
-        words = arguments(
+        argv = arguments(
             template.shape, vm.name, tap=plug, mac=identity.mac, drive=_drive(template.image),
             restore=template.checkpoint.memory, share=share,
         )  # fmt: skip
-        return BhyveSandbox(vm, identity, VmState.EMPTY, Start(words))
+        return BhyveSandbox(vm, identity, VmState.EMPTY, Start(argv))
 
     # The checkpoint.
 

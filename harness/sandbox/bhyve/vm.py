@@ -58,7 +58,7 @@ class Vm:
         return self.process
 
     def stop(self) -> None:
-        """Hold every vCPU: their threads are the process's."""
+        """ProcessFreezer every vCPU: their threads are the process's."""
         assert self.process
         self.host.signal(self.process, signal.SIGSTOP)
 
@@ -87,19 +87,19 @@ class Vm:
                     failure(self.host, done)
                     if done.said
                     else SandboxError(
-                        f"{self.name} was suspended, and {path} is not there: {self.said()}"
+                        f"{self.name} was suspended, and {path} is not there: {self.output()}"
                     )
                 )
 
     def died(self) -> GuestDied:
         """The error for a guest that is gone or going, with what bhyve ended with."""
         code = self.process.poll() if self.process else None
-        said = self.said()
+        said = self.output()
         return GuestDied(
             f"{self.name} went away: {machine.ending(code)}" + (f": {said}" if said else "")
         )
 
-    def said(self) -> str:
+    def output(self) -> str:
         return self.process.said() if self.process else ""
 
     def destroy(self, keep: bool = False) -> None:

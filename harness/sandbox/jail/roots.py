@@ -24,7 +24,7 @@ class Roots(Protocol):
 
 
 @dataclass(frozen=True)
-class Copies:
+class CopiedRoots:
     """Implements `Roots`: a whole copy each, in the run's directory."""
 
     host: Host
@@ -47,7 +47,7 @@ class Copies:
 
 
 @dataclass(frozen=True)
-class Clones:
+class ClonedRoots:
     """Implements `Roots`: a clone each of one snapshot, which shares every block not written to."""
 
     host: Host
@@ -69,7 +69,7 @@ class Clones:
             raise
 
 
-def cloned(host: Host, pool: str, image: FreebsdImage) -> Clones:
+def cloned(host: Host, pool: str, image: FreebsdImage) -> ClonedRoots:
     """The template as a snapshot on a pool, made the first time. Raises DiskFull.
 
     A half-made one has no snapshot, and is made anew.
@@ -77,7 +77,7 @@ def cloned(host: Host, pool: str, image: FreebsdImage) -> Clones:
     parent = f"{pool}/{PARENT}"
     template = f"{parent}/template.{image.sha256[:16]}"
     if host.run(["zfs", "list", "-H", "-t", "snapshot", f"{template}@{SNAPSHOT}"]).code == 0:
-        return Clones(host, parent, template)
+        return ClonedRoots(host, parent, template)
     host.run(["zfs", "destroy", "-r", template])
     if host.run(["zfs", "list", "-H", parent]).code:
         must(host, ["zfs", "create", "-o", f"mountpoint=/var/db/{PARENT}", parent])
@@ -91,4 +91,4 @@ def cloned(host: Host, pool: str, image: FreebsdImage) -> Clones:
     except BaseException:
         host.run(["zfs", "destroy", "-r", template])
         raise
-    return Clones(host, parent, template)
+    return ClonedRoots(host, parent, template)

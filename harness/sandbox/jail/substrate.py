@@ -23,12 +23,12 @@ from harness.host.protocol import Done, Host, Started, failure, must
 from harness.host.requirement import Requirement
 from harness.host.run import Run
 from harness.measure.record import Image
-from harness.network.pf_cubenet import CARD, PfCubenet, open_pf_cubenet
+from harness.network.pf_cubenet import NIC_NAME, PfCubenet, open_pf_cubenet
 from harness.network.policy import Policy
 from harness.sandbox.base import MIB, SubstrateBase
-from harness.sandbox.jail.roots import Clones, Copies, Roots, cloned
+from harness.sandbox.jail.roots import ClonedRoots, CopiedRoots, Roots, cloned
 from harness.sandbox.protocol import Sharing, Tier
-from harness.sandbox.shared_kernel import PerRun, SharedSandbox, launched
+from harness.sandbox.shared_kernel import PerRun, SharedSandbox, launch_sandbox
 
 POOL = "COPPICE_POOL"
 """Names the ZFS pool to use, where it is not the first."""
@@ -51,22 +51,22 @@ class JailTemplate:
 
     @property
     def images(self) -> Sequence[Image]:
-        root = "ZFS clone" if isinstance(self.roots, Clones) else "copy"
+        root = "ZFS clone" if isinstance(self.roots, ClonedRoots) else "copy"
         facts = {**self.image.built_from, "root": root, "limits": ", ".join(self.limits) or "none"}
         return [Image("jail", self.image.sha256, facts)]
 
 
 @dataclass(frozen=True)
-class _Hold:
+class _JailFreezer:
     """Stops and continues the agent, which has started nothing while it is held."""
 
     host: Host
     process: Started
 
-    def hold(self) -> None:
+    def freeze(self) -> None:
         self.host.signal(self.process, signal.SIGSTOP)
 
-    def release(self) -> None:
+    def thaw(self) -> None:
         self.host.signal(self.process, signal.SIGCONT)
 
 
@@ -128,7 +128,7 @@ class JailSubstrate(SubstrateBase):
                 raise Unsupported(f"{self.name} needs {need.what}; {need.detail}", hint=need.remedy)
         host = self._host(run)
         image = build(host, str(cache), kernel=False)
-        roots: Roots = Copies(host, image.root)
+        roots: Roots = CopiedRoots(host, image.root)
         if self.zfs:
             pool = os.environ.get(POOL) or freebsd.pools(host)[0]
             roots = cloned(host, pool, image)
@@ -150,7 +150,9 @@ class JailSubstrate(SubstrateBase):
     ) -> SharedSandbox:
         if tap is not None:
             raise UsageError("a jail has no tap: the shapes with vnet attach it themselves")
-        return launched(identity, tier, lambda undo: self._start(run, template, identity, undo))
+        return launch_sandbox(
+            identity, tier, lambda undo: self._start(run, template, identity, undo)
+        )
 
     def _start(
         self, run: Run, template: JailTemplate, identity: Identity, undo: contextlib.ExitStack
@@ -181,27 +183,31 @@ class JailSubstrate(SubstrateBase):
         undo.callback(process.end)
         end = undo.pop_all()
         return SharedSandbox(
-            identity, process.line, end.close, hold=_Hold(host, process), said=process.said
+            identity,
+            process.line,
+            end.close,
+            freezer=_JailFreezer(host, process),
+            output=process.said,
         )
 
 
 def creation(name: str, root: str, identity: Identity, card: str) -> Sequence[str]:
     """The command line that makes a jail without a process in it."""
-    words = ["jail", "-c", f"name={name}", f"path={root}", f"host.hostname={identity.hostname}"]
-    words += ["persist", "enforce_statfs=2", "children.max=0", f"devfs_ruleset={DEVICES}"]
+    argv = ["jail", "-c", f"name={name}", f"path={root}", f"host.hostname={identity.hostname}"]
+    argv += ["persist", "enforce_statfs=2", "children.max=0", f"devfs_ruleset={DEVICES}"]
     if card:
-        return [*words, "vnet", f"vnet.interface={card}"]
+        return [*argv, "vnet", f"vnet.interface={card}"]
     # It shares the host's network stack, and is given no address of it.
-    return [*words, "ip4=disable", "ip6=disable"]
+    return [*argv, "ip4=disable", "ip6=disable"]
 
 
 def _configure(host: Host, name: str, card: str, identity: Identity) -> None:
     """Give the card that the jail has its name and addresses; with the jail's own program."""
     inside = ["jexec", name, "/bin/ifconfig"]
-    must(host, [*inside, card, "name", CARD])
-    must(host, [*inside, CARD, "ether", identity.mac])
-    must(host, [*inside, CARD, "inet", f"{identity.address}/{identity.prefix}", "up"])
-    must(host, [*inside, CARD, "inet6", f"{identity.address6}/{NETWORK6.prefixlen}", "no_dad"])
+    must(host, [*inside, card, "name", NIC_NAME])
+    must(host, [*inside, NIC_NAME, "ether", identity.mac])
+    must(host, [*inside, NIC_NAME, "inet", f"{identity.address}/{identity.prefix}", "up"])
+    must(host, [*inside, NIC_NAME, "inet6", f"{identity.address6}/{NETWORK6.prefixlen}", "no_dad"])
     must(host, [*inside, "lo0", "inet", "127.0.0.1/8", "up"])
 
 

@@ -20,8 +20,8 @@ from harness.measure.record import Image
 from harness.network.cubenet import Cubenet
 from harness.sandbox.oci import config, roots
 from harness.sandbox.oci.config import Limits
-from harness.sandbox.oci.runc import Runc, init_of
-from harness.sandbox.shared_kernel import Hold, Log, Signals, ended
+from harness.sandbox.oci.runc import Runc, read_pid
+from harness.sandbox.shared_kernel import Log, ProcessFreezer, SignalFreezer, reap
 
 ROOT, UPPER, WRITES, DISK, PID_FILE = "root", "upper", "writes", "disk.ext4", "pid"
 
@@ -45,9 +45,9 @@ class OciTemplate:
     def images(self) -> Sequence[Image]:
         return [self.root.as_record(), shared_agent.as_record(self.agent)]
 
-    def hold_of(self, id: str, pid: int) -> Hold:
+    def freezer_of(self, id: str, pid: int) -> ProcessFreezer:
         """What stops the processes of one."""
-        return self.cgroups.freezer(f"{self.group}/{id}") or Signals(pid)
+        return self.cgroups.freezer(f"{self.group}/{id}") or SignalFreezer(pid)
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Container:
     """`line` is our end of its first process's standard input and output."""
 
     pid: int
-    line: socket.socket
+    channel: socket.socket
     log: Log
 
 
@@ -79,7 +79,7 @@ def begin(
         undo.callback(log.close)
         pid_file = directory / PID_FILE
         runc, line, configuration = template.runc.begin(directory, id, pid_file, log)
-        undo.callback(ended, runc)
+        undo.callback(reap, runc)
         undo.callback(line.close)
         undo.callback(configuration.close)  # without one it ends
         root = directory / ROOT
@@ -100,8 +100,8 @@ def begin(
         with contextlib.suppress(BrokenPipeError), configuration:
             configuration.write(json.dumps(bundle))
         if runc.wait():
-            raise GuestDied(f"runc did not start {id}: {log.said() or runc.returncode}")
-        pids.append(init_of(pid_file, log.said()))
+            raise GuestDied(f"runc did not start {id}: {log.tail() or runc.returncode}")
+        pids.append(read_pid(pid_file, log.tail()))
         undo.pop_all()
     return Container(pids[0], line, log)
 

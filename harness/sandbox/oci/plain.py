@@ -32,10 +32,10 @@ def run_echo(run: Run, substrate: OciSubstrate, template: OciTemplate, word: str
         )  # fmt: skip
         bundle["process"]["args"] = [ECHO, word]
         template.runc.write(directory, bundle)
-        words = template.runc.words("run", "--no-new-keyring", "--bundle", directory, identity.id)
+        argv = template.runc.argv("run", "--no-new-keyring", "--bundle", directory, identity.id)
         began = time.perf_counter()
         done = subprocess.run(
-            words,
+            argv,
             env=run.environment,
             stdin=subprocess.DEVNULL,
             capture_output=True,

@@ -39,7 +39,7 @@ class Runc:
         environment = {**run.environment, "GOGC": "off"}
         return cls(need(PROGRAM), run.directory / "runc", environment)
 
-    def words(self, command: str, *arguments: str | Path) -> list[str]:
+    def argv(self, command: str, *arguments: str | Path) -> list[str]:
         return [self.program, "--root", str(self.state), command, *map(str, arguments)]
 
     def write(self, directory: Path, config: Mapping[str, Any]) -> None:
@@ -60,11 +60,11 @@ class Runc:
         try:
             (directory / CONFIG).symlink_to(f"/proc/self/fd/{reading}")
             # All sandboxes' keyrings would be one user's, who may have few; none may use any.
-            words = self.words(
+            argv = self.argv(
                 "run", "--detach", "--no-new-keyring", "--bundle", directory,
                 "--pid-file", pid_file, id,
             )  # fmt: skip
-            return *start(words, self.environment, log, [reading]), into
+            return *start(argv, self.environment, log, [reading]), into
         except BaseException:
             into.close()
             raise
@@ -78,7 +78,7 @@ class Runc:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         with subprocess.Popen(
-            self.words("delete", "--force", id),
+            self.argv("delete", "--force", id),
             env=self.environment,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
@@ -92,7 +92,7 @@ class Runc:
         shutil.rmtree(self.state / id, ignore_errors=True)
 
 
-def init_of(pid_file: Path, said: str) -> int:
+def read_pid(pid_file: Path, said: str) -> int:
     """The id of a container's first process, as runc has written it."""
     try:
         return int(pid_file.read_text())

@@ -26,7 +26,7 @@ from harness.sandbox.oci.container import OciTemplate as OciTemplate
 from harness.sandbox.oci.requirements import requirements
 from harness.sandbox.oci.runc import PROGRAM, Runc
 from harness.sandbox.protocol import Compared, Sharing, Tier
-from harness.sandbox.shared_kernel import PerRun, SharedSandbox, launched
+from harness.sandbox.shared_kernel import PerRun, SharedSandbox, launch_sandbox
 
 
 @dataclass
@@ -95,7 +95,9 @@ class OciSubstrate(SubstrateBase):
             if template.net:
                 template.net.attach_netns(identity, sandbox.pid, self.policy)
 
-        return launched(identity, tier, lambda _: self._start(run, template, identity), attach)
+        return launch_sandbox(
+            identity, tier, lambda _: self._start(run, template, identity), attach
+        )
 
     def _start(self, run: Run, template: OciTemplate, identity: Identity) -> OciSandbox:
         made = container.begin(run, template, identity, self.limits, overlay=self.overlay)
@@ -104,8 +106,8 @@ class OciSubstrate(SubstrateBase):
             container.take_down(run, template, identity.id, made.pid)
             made.log.close()
 
-        hold = template.hold_of(identity.id, made.pid)
-        sandbox = OciSandbox(identity, made.line, end, hold=hold, said=made.log.said)
+        freezer = template.freezer_of(identity.id, made.pid)
+        sandbox = OciSandbox(identity, made.channel, end, freezer=freezer, output=made.log.tail)
         sandbox.pid = made.pid
         return sandbox
 

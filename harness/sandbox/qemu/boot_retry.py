@@ -22,7 +22,7 @@ LEAST_S = 0.05
 """Of processor that a guest with a timer has had or waited for, within LOOK_S."""
 
 
-def begun_again(begin: Callable[[], T]) -> T:
+def retry_stalled_boot(begin: Callable[[], T]) -> T:
     """What `begin` makes, which is asked again where its guest came to a standstill."""
     for _ in range(TRIES - 1):
         with contextlib.suppress(GuestStalled):
@@ -30,7 +30,7 @@ def begun_again(begin: Callable[[], T]) -> T:
     return begin()
 
 
-def see_boot(guest: QemuSandbox, limit_s: float) -> None:
+def await_boot(guest: QemuSandbox, limit_s: float) -> None:
     """Wait until a guest has booted and answers. Raises GuestStalled when it stands still, and
     what `awaken` raises."""
     deadline = time.monotonic() + limit_s

@@ -12,13 +12,13 @@ from collections.abc import Callable
 from harness.host.cpus import usable
 
 
-class Turns:
+class BootSlots:
     """Hands out so many turns at once, first come, first served."""
 
     def __init__(self, at_once: int | None = None) -> None:
         self._free = threading.Semaphore(at_once or usable())
 
-    def take(self) -> Callable[[], None]:
+    def acquire(self) -> Callable[[], None]:
         """Wait for a turn; returns what ends it, safe to call more than once."""
         self._free.acquire()
         ended = threading.Lock()

@@ -83,10 +83,10 @@ def tsc_khz() -> int:
 
 def kernel_arguments(shape: Shape) -> str:
     """The guest kernel's command line."""
-    words = KERNEL_ARGUMENTS
+    argv = KERNEL_ARGUMENTS
     if shape.accelerator == "tcg" and tsc_khz():
-        words += f" tsc_early_khz={tsc_khz()} lpj={tsc_khz() * 1000 // HZ}"
-    return words + (" coppice.line=ttyS0" if shape.line == "serial" else "")
+        argv += f" tsc_early_khz={tsc_khz()} lpj={tsc_khz() * 1000 // HZ}"
+    return argv + (" coppice.line=ttyS0" if shape.line == "serial" else "")
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ class Descriptors:
 def arguments(
     shape: Shape,
     name: str,
-    line: Descriptors,
+    ends: Descriptors,
     *,
     memory: Path | None = None,
     share: bool = False,
@@ -133,26 +133,26 @@ def arguments(
         else "kvm"
     )
     merge = "on" if mergeable else "off"  # QEMU's default is on: a host that merges would merge us
-    agent = ["-chardev", f"socket,id=agent,fd={line.agent}"]
-    bell = ["-chardev", f"socket,id=bell,fd={line.bell}"]
+    agent = ["-chardev", f"socket,id=agent,fd={ends.agent}"]
+    bell = ["-chardev", f"socket,id=bell,fd={ends.bell}"]
     serial = "agent" if shape.line == "serial" else "bell"
     # A checkpoint knows the card, not what it is plugged into.
     plug = [] if tap is None else ["-netdev", f"tap,id=net,fd={tap},vhost=off"]
-    words = [
+    argv = [
         PROGRAM, "-name", name, "-nodefaults", "-no-user-config", "-display", "none",
         "-machine", f"{shape.machine},memory-backend=ram,mem-merge={merge}", "-accel", accelerator,
         "-cpu", shape.cpu_model, "-m", f"{shape.memory_mib}M", "-object", backend,
         *agent, *bell, "-serial", f"chardev:{serial}",
         "-device", f"virtio-serial-device,max_ports={ports + 1}",
         *plug, "-device", "virtio-net-device" + (",netdev=net" if plug else ""),
-        "-chardev", f"socket,id=qmp,fd={line.qmp}", "-mon", "chardev=qmp,mode=control",
-        "-chardev", f"socket,id=control,fd={line.control}", "-gdb", "chardev:control",
+        "-chardev", f"socket,id=qmp,fd={ends.qmp}", "-mon", "chardev=qmp,mode=control",
+        "-chardev", f"socket,id=control,fd={ends.control}", "-gdb", "chardev:control",
     ]  # fmt: skip
     if shape.line == "virtio":
-        words += ["-device", "virtserialport,chardev=agent,name=coppice"]
+        argv += ["-device", "virtserialport,chardev=agent,name=coppice"]
     if kernel:
-        words += ["-kernel", str(kernel), "-initrd", str(initramfs)]
-        words += ["-append", kernel_arguments(shape)]
+        argv += ["-kernel", str(kernel), "-initrd", str(initramfs)]
+        argv += ["-append", kernel_arguments(shape)]
     else:
-        words += ["-incoming", f"fd:{line.incoming}"]
-    return words
+        argv += ["-incoming", f"fd:{ends.incoming}"]
+    return argv

@@ -17,24 +17,24 @@ from harness.errors import GuestDied, GuestTimeout, SandboxError
 class Qmp:
     """One QMP connection, which it owns. Not for several threads at once."""
 
-    def __init__(self, line: socket.socket, name: str) -> None:
-        self.line = line
+    def __init__(self, channel: socket.socket, name: str) -> None:
+        self.channel = channel
         self._name = name
         self._buffer = b""
         self._events: list[dict[str, Any]] = []
         self._unread_returns = 0
 
     def close(self) -> None:
-        self.line.close()
+        self.channel.close()
 
     def _message(self, deadline: float) -> dict[str, Any]:
         while b"\n" not in self._buffer:
             left = deadline - time.monotonic()
             if left <= 0:
                 raise GuestTimeout(f"the VMM of {self._name} does not answer")
-            self.line.settimeout(left)
+            self.channel.settimeout(left)
             try:
-                data = self.line.recv(1 << 16)
+                data = self.channel.recv(1 << 16)
             except TimeoutError:
                 continue
             except OSError as error:
@@ -61,7 +61,7 @@ class Qmp:
     def _send(self, request: dict[str, Any], descriptor: int | None = None) -> None:
         data = json.dumps(request, separators=(",", ":")).encode() + b"\n"
         try:
-            socket.send_fds(self.line, [data], [] if descriptor is None else [descriptor])
+            socket.send_fds(self.channel, [data], [] if descriptor is None else [descriptor])
         except OSError as error:
             raise GuestDied(f"the VMM of {self._name} went away") from error
 

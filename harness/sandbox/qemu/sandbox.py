@@ -50,7 +50,7 @@ def _new_ring(key: bytes) -> _Ring:
     return _Ring(ring(nonce), ring_answer(key, nonce))
 
 
-def _patience(line: socket.socket, seconds: float) -> None:
+def _limit_reads(line: socket.socket, seconds: float) -> None:
     """Give blocking reads of a socket a limit in the kernel: no poll call before each of them."""
     line.setblocking(True)
     limit = struct.pack("ll", int(seconds), int(seconds % 1 * 1e6))
@@ -66,7 +66,7 @@ class QemuSandbox:
         identity: Identity,
         state: VmState,
         checkpoint: Saved | None = None,
-        booted: Callable[[], None] = lambda: None,
+        on_booted: Callable[[], None] = lambda: None,
         guest_memory: str = "",
         key: bytes = NO_KEY,
     ) -> None:
@@ -78,7 +78,7 @@ class QemuSandbox:
         self._state = state
         self._booted = state is VmState.BOOTING
         self._checkpoint = checkpoint
-        self._end_of_boot = booted
+        self._on_booted = on_booted
         self.guest_memory = guest_memory
         self._pending_identity = state is not VmState.RUNNING
         self._ring = _new_ring(key)
@@ -108,7 +108,7 @@ class QemuSandbox:
         try:
             if self._state is VmState.BOOTING:
                 self.agent.wait_for_start(timeout_s)
-                self._end_of_boot()
+                self._on_booted()
                 self._state = VmState.RUNNING
             self.agent.ping(timeout_s)
             return time.perf_counter()
@@ -118,9 +118,9 @@ class QemuSandbox:
     def _ring_bell(self, timeout_s: float, dated: bool = False) -> float:
         """Put a nonce before the guest, let it run, wait for its answer."""
         bell = self.vmm.bell
-        _patience(bell, timeout_s)
+        _limit_reads(bell, timeout_s)
         try:
-            self.let_go(dated)
+            self.ring_and_continue(dated)
             answer = bell.recv(64)
             while len(answer) < RING_ANSWER_LENGTH:
                 piece = bell.recv(64)
@@ -132,10 +132,10 @@ class QemuSandbox:
             raise GuestTimeout(f"{self.vmm.name} did not answer the doorbell") from error
         except OSError as error:
             raise self.vmm.died() from error
-        self._believe(answer)
+        self._verify(answer)
         return replied
 
-    def let_go(self, dated: bool) -> None:
+    def ring_and_continue(self, dated: bool) -> None:
         """Put a nonce before a guest that is held, and let it run."""
         if dated:
             message = ring_dated(os.urandom(4), time.time_ns())
@@ -143,13 +143,13 @@ class QemuSandbox:
         self.vmm.bell.send(self._ring.message)
         self.vmm.control.send(CONTINUE)
 
-    def answered(self, answer: bytes) -> None:
+    def accept_answer(self, answer: bytes) -> None:
         """It runs, if this is its answer; for who has let it go and waits for that by himself."""
-        self._believe(answer)
+        self._verify(answer)
         self._state = VmState.RUNNING
         self._replied = time.perf_counter()
 
-    def _believe(self, answer: bytes) -> None:
+    def _verify(self, answer: bytes) -> None:
         if answer != self._ring.answer:
             if len(answer) < RING_ANSWER_LENGTH:
                 raise self.vmm.died()
@@ -168,7 +168,9 @@ class QemuSandbox:
             if status == "completed":
                 return
             if status == "failed":
-                raise SandboxError(f"{self.vmm.name} refused the checkpoint: {self.vmm.said()}")
+                raise SandboxError(
+                    f"{self.vmm.name} refused the checkpoint: {self.vmm.stderr_tail()}"
+                )
 
     def first_exec(self, word: str) -> Finished:
         """The first process after waking. What the guest does not know yet of itself (identity,
@@ -205,7 +207,7 @@ class QemuSandbox:
 
     # Off the timed path.
 
-    def ring_again(self, timeout_s: float) -> None:
+    def ring_adopted(self, timeout_s: float) -> None:
         """Wake a guest that somebody else left at its doorbell."""
         self._ring = _new_ring(self.agent.key)
         self._ring_bell(timeout_s, dated=True)
@@ -229,13 +231,13 @@ class QemuSandbox:
     def arm(self) -> None:
         """Leave the guest in its doorbell loop, with a nonce ready for it."""
         self.agent.arm()
-        _patience(self.vmm.bell, 10)
+        _limit_reads(self.vmm.bell, 10)
         if self.vmm.bell.recv(1) != ARMED:
             raise self.vmm.died()
         self._ring = _new_ring(self.agent.key)
 
     def stop(self) -> None:
-        """Hold the vCPU; the guest must be armed."""
+        """ProcessFreezer the vCPU; the guest must be armed."""
         self.vmm.control.send(STOP)
         self.qmp.wait_event("STOP", 10)
         self._booted = False
@@ -250,5 +252,5 @@ class QemuSandbox:
     def destroy(self) -> None:
         """End the VMM and give the address back; safe to call twice."""
         self.vmm.kill()
-        self._end_of_boot()
+        self._on_booted()
         self.identity.release()

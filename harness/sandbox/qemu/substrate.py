@@ -22,8 +22,8 @@ from harness.sandbox.lifetime import destroyed_on_failure
 from harness.sandbox.protocol import Compared, Sharing, Tier
 from harness.sandbox.qemu import checkpoint as checkpoints
 from harness.sandbox.qemu.accelerator import choose
-from harness.sandbox.qemu.boot_retry import begun_again, see_boot
-from harness.sandbox.qemu.boot_slots import Turns
+from harness.sandbox.qemu.boot_retry import await_boot, retry_stalled_boot
+from harness.sandbox.qemu.boot_slots import BootSlots
 from harness.sandbox.qemu.checkpoint import Checkpoint
 from harness.sandbox.qemu.machine import PROGRAM, Descriptors, Shape, arguments
 from harness.sandbox.qemu.requirements import requirements
@@ -85,7 +85,7 @@ class QemuSubstrate(SubstrateBase):
 
     def __init__(self, line: str = "virtio") -> None:
         self._line = line
-        self._turns = Turns()
+        self._slots = BootSlots()
 
     def requirements(self) -> Sequence[Requirement]:
         return requirements()
@@ -128,12 +128,12 @@ class QemuSubstrate(SubstrateBase):
                 guest.adopt_identity()
                 if sharing is not Sharing.FORKED:  # its zygote has rehearsed
                     _warm_up(guest)
-                _hold(guest)
+                _arm_and_stop(guest)
                 # Once through what a caller will do: waking takes paths that nothing else warms.
                 guest.awaken(BOOT_LIMIT_S)
                 guest.first_exec("rehearsal")
                 time.sleep(REST_S)
-                _hold(guest)
+                _arm_and_stop(guest)
         return guest
 
     @contextlib.contextmanager
@@ -152,7 +152,7 @@ class QemuSubstrate(SubstrateBase):
                 guest.awaken(BOOT_LIMIT_S)
                 for _ in range(REHEARSALS):
                     _rehearse(guest)
-                _hold(guest)
+                _arm_and_stop(guest)
                 yield replace(template, zygote=Zygote(guest, line, tap))
             finally:
                 guest.destroy()
@@ -168,19 +168,19 @@ class QemuSubstrate(SubstrateBase):
     ) -> QemuSandbox:
         name = f"coppice-{identity.id}"
 
-        def words(line: Descriptors) -> Sequence[str]:
+        def argv(ends: Descriptors) -> Sequence[str]:
             return arguments(
-                shape, name, line, memory=memory, share=memory is not None,
+                shape, name, ends, memory=memory, share=memory is not None,
                 tap=tap, kernel=image.kernel, initramfs=image.initramfs,
             )  # fmt: skip
 
-        end = self._turns.take()
+        end = self._slots.acquire()
         try:
-            vmm = spawn(run, name, words, incoming=False, inherited=_open(tap))
+            vmm = spawn(run, name, argv, incoming=False, inherited=_open(tap))
         except BaseException:
             end()
             raise
-        return QemuSandbox(vmm, identity, VmState.BOOTING, booted=end)
+        return QemuSandbox(vmm, identity, VmState.BOOTING, on_booted=end)
 
     def _empty(
         self,
@@ -200,16 +200,16 @@ class QemuSubstrate(SubstrateBase):
             inherited = [until_spawned.enter_context(sealed.private_memory())] if copied else []
             memory = Path(f"/proc/self/fd/{inherited[0]}") if copied else sealed.memory
 
-            def words(line: Descriptors) -> Sequence[str]:
+            def argv(ends: Descriptors) -> Sequence[str]:
                 return arguments(
-                    template.shape, name, line,
+                    template.shape, name, ends,
                     memory=memory, share=copied, populate=copied, mergeable=merged, tap=tap,
                 )  # fmt: skip
 
             inherited += _open(tap)
             inherited += [preloaded.descriptor] if preloaded else []
             vmm = spawn(
-                run, name, words, incoming=True, inherited=inherited,
+                run, name, argv, incoming=True, inherited=inherited,
                 through=template.mergeable if merged else None,
                 environment=preloaded.environment if preloaded else None,
             )  # fmt: skip
@@ -245,14 +245,14 @@ class QemuSubstrate(SubstrateBase):
             guest = self._boot(run, image, shape, allocate(run.leases, run.id), memory)
             with destroyed_on_failure(guest):
                 guest.vmm.greeting(30)
-                see_boot(guest, BOOT_LIMIT_S)
+                await_boot(guest, BOOT_LIMIT_S)
             return guest
 
-        guest = begun_again(boot)
+        guest = retry_stalled_boot(boot)
         try:
             _warm_up(guest)
             guest.agent.write_file(SEAL, b"written before the checkpoint")
-            _hold(guest)
+            _arm_and_stop(guest)
             _migration_capabilities(guest.vmm)
             handle = os.open(directory / checkpoints.DEVICES, os.O_WRONLY | os.O_CREAT, 0o644)
             try:
@@ -265,7 +265,7 @@ class QemuSubstrate(SubstrateBase):
             ) != "completed":
                 if status == "failed":
                     raise SandboxError(
-                        f"{guest.vmm.name} could not be checkpointed: {guest.vmm.said()}"
+                        f"{guest.vmm.name} could not be checkpointed: {guest.vmm.stderr_tail()}"
                     )
         finally:
             guest.destroy()
@@ -289,11 +289,11 @@ def _rehearse(guest: QemuSandbox) -> None:
     guest.agent.ping()
     guest.first_exec("rehearsal")
     time.sleep(REHEARSAL_REST_S)
-    _hold(guest)
+    _arm_and_stop(guest)
     guest.awaken(BOOT_LIMIT_S)
 
 
-def _hold(guest: QemuSandbox) -> None:
+def _arm_and_stop(guest: QemuSandbox) -> None:
     guest.arm()
     guest.stop()
 

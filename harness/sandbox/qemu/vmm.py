@@ -30,7 +30,7 @@ CONTINUE = b"$c#63"
 STOP = b"\x03"
 
 
-LINES = ("agent", "qmp", "control", "bell")
+CHANNELS = ("agent", "qmp", "control", "bell")
 
 
 class Process(Protocol):
@@ -82,7 +82,7 @@ class Vmm:
             descriptors,
         )
 
-    def said(self) -> str:
+    def stderr_tail(self) -> str:
         """What the VMM wrote on stderr, for an error message."""
         with contextlib.suppress(OSError):
             lines = self.log.read_text(errors="replace").strip().splitlines()
@@ -96,7 +96,7 @@ class Vmm:
         code = self.process.poll()
         return GuestDied(
             f"the VMM of {self.name} ended" + (f" with {code}" if code is not None else "")
-            + (f": {self.said()}" if self.said() else "")
+            + (f": {self.stderr_tail()}" if self.stderr_tail() else "")
         )  # fmt: skip
 
     def greeting(self, timeout_s: float) -> None:
@@ -121,19 +121,19 @@ class Vmm:
         self.log.unlink(missing_ok=True)
 
 
-def lines(
+def channels(
     ours: contextlib.ExitStack, theirs: contextlib.ExitStack, *more: str
 ) -> tuple[dict[str, socket.socket], dict[str, socket.socket]]:
     """Socket pairs by the line's name: our ends and theirs, each closed by its stack."""
     near, far = {}, {}
-    for line in (*LINES, *more):
+    for line in (*CHANNELS, *more):
         one, other = socket.socketpair()
         near[line], far[line] = ours.enter_context(one), theirs.enter_context(other)
     return near, far
 
 
-def log_of(run: Run, name: str) -> tuple[Path, int]:
-    """The file that a VMM writes its words to, and its descriptor."""
+def open_log(run: Run, name: str) -> tuple[Path, int]:
+    """The file that a VMM writes its argv to, and its descriptor."""
     log = run.directory / f"{name}.log"
     return log, os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
 
@@ -154,16 +154,16 @@ def spawn(
     program that becomes the VMM.
     """
     with contextlib.ExitStack() as theirs, contextlib.ExitStack() as ours:
-        near, far = lines(ours, theirs, *(["incoming"] if incoming else []))
+        near, far = channels(ours, theirs, *(["incoming"] if incoming else []))
         numbers = Descriptors(**{line: end.fileno() for line, end in far.items()})
-        words = list(arguments(numbers))
-        words[0] = need(words[0])
+        argv = list(arguments(numbers))
+        argv[0] = need(argv[0])
         if through:
-            words.insert(0, str(through))
-        log, handle = log_of(run, name)
+            argv.insert(0, str(through))
+        log, handle = open_log(run, name)
         theirs.callback(os.close, handle)
         process = subprocess.Popen(
-            words,
+            argv,
             stdin=subprocess.DEVNULL,
             stdout=handle,
             stderr=handle,

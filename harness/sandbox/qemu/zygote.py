@@ -34,7 +34,7 @@ from harness.host.locks import half_built
 from harness.host.process import run as run_program
 from harness.host.run import Run
 from harness.sandbox.qemu.sandbox import QemuSandbox
-from harness.sandbox.qemu.vmm import Vmm, lines, log_of
+from harness.sandbox.qemu.vmm import Vmm, channels, open_log
 from harness.sandbox.vm_state import VmState
 from harness.setup.packages import HEADERS
 
@@ -76,8 +76,8 @@ def library(cache: Path) -> Path:
             "the C library's headers are not installed",
             hint="apt-get install libc6-dev   (or: bin/mise run setup)",
         )
-    words = (*_COMPILE, *platform.libc_ver())
-    built_from = hashlib.sha256(SOURCE.read_bytes() + repr(words).encode()).hexdigest()
+    argv = (*_COMPILE, *platform.libc_ver())
+    built_from = hashlib.sha256(SOURCE.read_bytes() + repr(argv).encode()).hexdigest()
     target = cache / "programs" / built_from
     if not target.exists():
         with half_built(target) as directory:
@@ -137,12 +137,12 @@ class Zygote:
     `tap` is the descriptor of the guest's card; forks of one that has a card need one each.
     """
 
-    def __init__(self, guest: QemuSandbox, line: socket.socket, tap: int | None) -> None:
+    def __init__(self, guest: QemuSandbox, channel: socket.socket, tap: int | None) -> None:
         self.guest = guest
-        self._line = line
+        self._channel = channel
         self._tap = tap
         self._lock = threading.Lock()
-        line.settimeout(ANSWER_S)
+        channel.settimeout(ANSWER_S)
 
     def fork(
         self,
@@ -161,8 +161,8 @@ class Zygote:
         name = f"coppice-{identity.id}"
         place = self.guest.vmm.descriptors
         with contextlib.ExitStack() as theirs, contextlib.ExitStack() as ours:
-            near, far = lines(ours, theirs)
-            log, handle = log_of(run, name)
+            near, far = channels(ours, theirs)
+            log, handle = open_log(run, name)
             theirs.callback(os.close, handle)
             pairs = [(getattr(place, line), end.fileno()) for line, end in far.items()]
             pairs += [(1, handle), (2, handle), *others]
@@ -185,8 +185,8 @@ class Zygote:
         numbers = struct.pack(f"={len(pairs)}i", *(number for number, _ in pairs))
         try:
             with self._lock:
-                socket.send_fds(self._line, [numbers], [ours for _, ours in pairs])
-                answer = self._line.recv(4)
+                socket.send_fds(self._channel, [numbers], [ours for _, ours in pairs])
+                answer = self._channel.recv(4)
         except TimeoutError as error:
             raise GuestTimeout(f"{self.guest.vmm.name} was not forked in time") from error
         except OSError as error:

@@ -20,11 +20,11 @@ from harness.measure.record import Image
 from harness.sandbox.base import MIB, SubstrateBase
 from harness.sandbox.oci.config import check
 from harness.sandbox.protocol import Role, Sharing, Tier
-from harness.sandbox.shared_kernel import SharedSandbox, launched
+from harness.sandbox.shared_kernel import SharedSandbox, launch_sandbox
 
 
 @dataclass(frozen=True)
-class Reference:
+class ReferenceTemplate:
     """A template: the smallest root, and the agent that runs in it."""
 
     root: RootFs
@@ -43,10 +43,10 @@ class ReferenceSubstrate(SubstrateBase):
 
     role = Role.REFERENCE
     programs: Sequence[str] = ()
-    each = 16 * MIB
+    memory_each = 16 * MIB
 
     def requirements(self) -> Sequence[Requirement]:
-        lines = [as_root()]
+        lines = [root_requirement()]
         for program in (*self.programs, "musl-gcc", "busybox"):
             path = shutil.which(program)
             lines.append(
@@ -57,7 +57,7 @@ class ReferenceSubstrate(SubstrateBase):
         return lines
 
     def memory_per_sandbox(self, tier: Tier) -> int:
-        return self.each
+        return self.memory_each
 
     def check(self) -> None:
         """Unsupported, with the first requirement that is not met."""
@@ -65,12 +65,12 @@ class ReferenceSubstrate(SubstrateBase):
             if not one.satisfied:
                 raise Unsupported(f"{one.what}: {one.detail}", hint=one.remedy)
 
-    def prepare(self, run: Run, cache: Path, tier: Tier) -> Reference:
+    def prepare(self, run: Run, cache: Path, tier: Tier) -> ReferenceTemplate:
         self.check()
-        return Reference(rootfs.busybox(cache), shared_agent.build(cache))
+        return ReferenceTemplate(rootfs.busybox(cache), shared_agent.build(cache))
 
     def start(
-        self, run: Run, template: Reference, identity: Identity, undo: contextlib.ExitStack
+        self, run: Run, template: ReferenceTemplate, identity: Identity, undo: contextlib.ExitStack
     ) -> SharedSandbox:
         """A sandbox whose agent was started. `undo` takes down what was put up for it; the sandbox
         ends by it too."""
@@ -79,7 +79,7 @@ class ReferenceSubstrate(SubstrateBase):
     def launch(
         self,
         run: Run,
-        template: Reference,
+        template: ReferenceTemplate,
         tier: Tier,
         identity: Identity,
         sharing: Sharing = Sharing.MAPPED,
@@ -92,14 +92,14 @@ class ReferenceSubstrate(SubstrateBase):
             check(identity)
             return self.start(run, template, identity, undo)
 
-        return launched(identity, tier, start)
+        return launch_sandbox(identity, tier, start)
 
 
-def as_root() -> Requirement:
+def root_requirement() -> Requirement:
     root = os.geteuid() == 0
     return Requirement("root", root, "yes" if root else "no", "run it again as root, or with sudo")
 
 
-def mark(run: Run) -> Mapping[str, str]:
+def run_mark(run: Run) -> Mapping[str, str]:
     """The environment of an agent: by it, what a killed run leaves is found."""
     return {VARIABLE: run.environment[VARIABLE]}

@@ -25,8 +25,8 @@ from harness.host.requirement import Requirement
 from harness.host.run import Run
 from harness.sandbox.base import MIB
 from harness.sandbox.protocol import Tier
-from harness.sandbox.reference.base import Reference, ReferenceSubstrate, mark
-from harness.sandbox.shared_kernel import Log, SharedSandbox, ended, start
+from harness.sandbox.reference.base import ReferenceSubstrate, ReferenceTemplate, run_mark
+from harness.sandbox.shared_kernel import Log, SharedSandbox, reap, start
 
 INSIDE = "/.agent"
 IMAGE = "coppice"
@@ -66,7 +66,7 @@ def _version(program: Path) -> str | None:
 
 
 @dataclass(frozen=True)
-class DockerTemplate(Reference):
+class DockerTemplate(ReferenceTemplate):
     docker: Sequence[str] = ()
     """The client and the socket that it speaks to."""
 
@@ -74,7 +74,7 @@ class DockerTemplate(Reference):
 class DockerSubstrate(ReferenceSubstrate):
     name = "docker"
     programs = tools = ("dockerd",)
-    each = 48 * MIB
+    memory_each = 48 * MIB
 
     def __init__(self) -> None:
         self._daemons: dict[str, Sequence[str]] = {}
@@ -95,13 +95,13 @@ class DockerSubstrate(ReferenceSubstrate):
         return DockerTemplate(plain.root, plain.agent, docker=self._daemons[run.id])
 
     def start(
-        self, run: Run, template: Reference, identity: Identity, undo: contextlib.ExitStack
+        self, run: Run, template: ReferenceTemplate, identity: Identity, undo: contextlib.ExitStack
     ) -> SharedSandbox:
         assert isinstance(template, DockerTemplate)
         name = f"coppice-{identity.id}"
         log = Log(run, f"docker-{identity.id}")
         undo.callback(log.close)
-        variables = [f"--env={key}={value}" for key, value in mark(run).items()]
+        variables = [f"--env={key}={value}" for key, value in run_mark(run).items()]
         child, line = start(
             [
                 *template.docker, "run", "--interactive", "--rm", "--name", name,
@@ -112,11 +112,11 @@ class DockerSubstrate(ReferenceSubstrate):
             run.environment,
             log,
         )  # fmt: skip
-        undo.callback(ended, child)
+        undo.callback(reap, child)
         undo.callback(_remove, run, template, name)
         undo.callback(line.close)  # its agent goes when nobody is there any more
         end = undo.pop_all()
-        return SharedSandbox(identity, line, end.close, said=log.said)
+        return SharedSandbox(identity, line, end.close, output=log.tail)
 
 
 def _remove(run: Run, template: DockerTemplate, name: str) -> None:
@@ -131,8 +131,8 @@ def _remove(run: Run, template: DockerTemplate, name: str) -> None:
         )
 
 
-def _daemon(run: Run, template: Reference) -> Sequence[str]:
-    """Start dockerd for a run and import its image; the words that a command of it begins with."""
+def _daemon(run: Run, template: ReferenceTemplate) -> Sequence[str]:
+    """Start dockerd for a run and import its image; the argv that a command of it begins with."""
     path = client()
     assert path
     directory = Path(tempfile.mkdtemp(prefix=DIRECTORY, dir=run.directory))
@@ -162,28 +162,28 @@ def _daemon(run: Run, template: Reference) -> Sequence[str]:
     )  # fmt: skip
     run.at_end.callback(shutil.rmtree, directory, ignore_errors=True)
     run.at_end.callback(_stop, daemon)
-    words = [path, "--host", f"unix://{socket}"]
+    argv = [path, "--host", f"unix://{socket}"]
     deadline = time.monotonic() + UP_LIMIT_S
-    while not socket.exists() or _call(run, [*words, "version"]).returncode:
+    while not socket.exists() or _call(run, [*argv, "version"]).returncode:
         if daemon.poll() is not None or time.monotonic() > deadline:
-            raise SandboxError(f"dockerd does not come up: {log.said()}")
+            raise SandboxError(f"dockerd does not come up: {log.tail()}")
         time.sleep(0.05)
     with subprocess.Popen(
         ["tar", "--create", "--directory", template.root.path, "."],
         stdout=subprocess.PIPE, env=run.environment,
     ) as archive:  # fmt: skip
         assert archive.stdout
-        done = _call(run, [*words, "import", "-", IMAGE], archive.stdout.fileno())
+        done = _call(run, [*argv, "import", "-", IMAGE], archive.stdout.fileno())
     if done.returncode:
         raise SandboxError(f"docker does not import the root: {done.stderr.decode().strip()}")
-    return words
+    return argv
 
 
 def _call(
-    run: Run, words: Sequence[str], stdin: int = subprocess.DEVNULL
+    run: Run, argv: Sequence[str], stdin: int = subprocess.DEVNULL
 ) -> subprocess.CompletedProcess[bytes]:
     return subprocess.run(
-        words, env=run.environment, stdin=stdin, capture_output=True, timeout=UP_LIMIT_S
+        argv, env=run.environment, stdin=stdin, capture_output=True, timeout=UP_LIMIT_S
     )
 
 
@@ -196,4 +196,4 @@ def _remove_empty(directories: Sequence[Path]) -> None:
 def _stop(daemon: subprocess.Popen[bytes]) -> None:
     """dockerd ends its containerd and unmounts what it mounted, if it is asked."""
     daemon.send_signal(signal.SIGTERM)
-    ended(daemon, 20)
+    reap(daemon, 20)

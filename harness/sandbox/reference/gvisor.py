@@ -27,7 +27,7 @@ from harness.measure.record import digest
 from harness.sandbox.base import MIB, SEAL
 from harness.sandbox.oci.roots import copy
 from harness.sandbox.protocol import Compared, Tier
-from harness.sandbox.reference.base import Reference, ReferenceSubstrate, mark
+from harness.sandbox.reference.base import ReferenceSubstrate, ReferenceTemplate, run_mark
 from harness.sandbox.shared_kernel import START_LIMIT_S, Log, SharedSandbox
 
 INSIDE = ".agent"
@@ -35,7 +35,7 @@ PATIENCE_S = 10.0
 
 
 @dataclass(frozen=True)
-class GvisorTemplate(Reference):
+class GvisorTemplate(ReferenceTemplate):
     """`checkpoint` is the directory of the saved sandbox, where the tier restores one."""
 
     checkpoint: Path | None = None
@@ -47,16 +47,16 @@ class GvisorSubstrate(ReferenceSubstrate):
     tiers = (Tier.FULL, Tier.DURABLE_POOL)
     compared = Compared((Tier.FULL, Tier.DURABLE_POOL))
     programs = tools = ("runsc",)
-    each = 96 * MIB
+    memory_each = 96 * MIB
 
-    def words(self, run: Run, command: str, *arguments: str | Path) -> list[str]:
+    def argv(self, run: Run, command: str, *arguments: str | Path) -> list[str]:
         return [
             need("runsc"), "--root", os.fspath(run.directory / "runsc"), "--platform=ptrace",
             "--network=none", "--ignore-cgroups", "--overlay2=root:memory",
             command, *map(str, arguments),
         ]  # fmt: skip
 
-    def prepare(self, run: Run, cache: Path, tier: Tier) -> Reference:
+    def prepare(self, run: Run, cache: Path, tier: Tier) -> ReferenceTemplate:
         plain = super().prepare(run, cache, tier)
         # The agent lies in a root of the run's: runsc would make a place for it in the shared one.
         root = run.directory / "gvisor-root"
@@ -86,14 +86,14 @@ class GvisorSubstrate(ReferenceSubstrate):
 
     def _save(self, run: Run, id: str, directory: Path) -> None:
         done = subprocess.run(
-            self.words(run, "checkpoint", "--image-path", directory, id),
+            self.argv(run, "checkpoint", "--image-path", directory, id),
             env=run.environment, stdin=subprocess.DEVNULL, capture_output=True, text=True,
         )  # fmt: skip
         if done.returncode:
             raise CheckpointError(f"runsc does not save a sandbox: {done.stderr.strip()}")
 
     def start(
-        self, run: Run, template: Reference, identity: Identity, undo: contextlib.ExitStack
+        self, run: Run, template: ReferenceTemplate, identity: Identity, undo: contextlib.ExitStack
     ) -> SharedSandbox:
         id = identity.id
         directory = run.directory / f"gvisor-{id}"
@@ -111,22 +111,22 @@ class GvisorSubstrate(ReferenceSubstrate):
 
         def begin() -> None:
             """Run it or restore it; either returns when its first process is there."""
-            words = self.words(
+            argv = self.argv(
                 run, *how, "--detach", "--pid-file", directory / "pid", "--bundle", directory, id
             )
             with far:
                 code = subprocess.call(
-                    words, env=run.environment, stdin=far.fileno(), stdout=far.fileno(),
+                    argv, env=run.environment, stdin=far.fileno(), stdout=far.fileno(),
                     stderr=log.descriptor,
                 )  # fmt: skip
             if code:
-                raise GuestDied(f"runsc did not {how[0]} {id}: {log.said() or code}")
+                raise GuestDied(f"runsc did not {how[0]} {id}: {log.tail() or code}")
 
         if not checkpoint:
             begin()
         end = undo.pop_all()
         return SharedSandbox(
-            identity, line, end.close, said=log.said, restore=begin if checkpoint else None
+            identity, line, end.close, output=log.tail, restore=begin if checkpoint else None
         )
 
 
@@ -146,7 +146,7 @@ def _end(run: Run, directory: Path, id: str) -> None:
         path.unlink(missing_ok=True)
 
 
-def _config(run: Run, template: Reference, identity: Identity) -> dict[str, Any]:
+def _config(run: Run, template: ReferenceTemplate, identity: Identity) -> dict[str, Any]:
     plain = ["nosuid", "noexec", "nodev"]
     return {
         "ociVersion": "1.0.2",
@@ -156,7 +156,7 @@ def _config(run: Run, template: Reference, identity: Identity) -> dict[str, Any]
             "terminal": False,
             "user": {"uid": 0, "gid": 0},
             "args": [f"/{INSIDE}"],
-            "env": [f"{name}={value}" for name, value in mark(run).items()],
+            "env": [f"{name}={value}" for name, value in run_mark(run).items()],
             "cwd": "/",
         },
         "mounts": [

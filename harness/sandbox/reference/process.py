@@ -13,24 +13,26 @@ from harness.host.identity import Identity
 from harness.host.run import Run
 from harness.sandbox.base import MIB
 from harness.sandbox.protocol import Tier
-from harness.sandbox.reference.base import Reference, ReferenceSubstrate
-from harness.sandbox.shared_kernel import SharedSandbox, Signals, start_logged
+from harness.sandbox.reference.base import ReferenceSubstrate, ReferenceTemplate
+from harness.sandbox.shared_kernel import SharedSandbox, SignalFreezer, start_logged
 
 
 class ProcessSubstrate(ReferenceSubstrate):
     name = "process"
     tiers = (Tier.FULL, Tier.PREWARM_POOL)
-    each = 2 * MIB
+    memory_each = 2 * MIB
 
     def start(
-        self, run: Run, template: Reference, identity: Identity, undo: contextlib.ExitStack
+        self, run: Run, template: ReferenceTemplate, identity: Identity, undo: contextlib.ExitStack
     ) -> SharedSandbox:
         child, line, log = start_logged(
             run, f"process-{identity.id}", [template.agent], run.environment, undo
         )
         undo.callback(_end_all, child)
         end = undo.pop_all()
-        return SharedSandbox(identity, line, end.close, hold=Signals(child.pid), said=log.said)
+        return SharedSandbox(
+            identity, line, end.close, freezer=SignalFreezer(child.pid), output=log.tail
+        )
 
 
 def _end_all(child: subprocess.Popen[bytes]) -> None:

@@ -24,8 +24,8 @@ from harness.sandbox.oci.roots import copy
 from harness.sandbox.protocol import Tier
 from harness.sandbox.qemu.accelerator import choose
 from harness.sandbox.qemu.machine import PROGRAM
-from harness.sandbox.reference.base import Reference, ReferenceSubstrate
-from harness.sandbox.shared_kernel import Log, SharedSandbox, ended
+from harness.sandbox.reference.base import ReferenceSubstrate, ReferenceTemplate
+from harness.sandbox.shared_kernel import Log, SharedSandbox, reap
 
 PACKAGES = ("kmod", "linux-image-amd64", "login", "systemd-sysv", "udev")
 MEMORY_MIB = 512
@@ -49,7 +49,7 @@ WantedBy=multi-user.target
 
 
 @dataclass(frozen=True)
-class VmTemplate(Reference):
+class VmTemplate(ReferenceTemplate):
     """`directory` has the disk, the kernel and its initramfs."""
 
     directory: Path = Path()
@@ -66,7 +66,7 @@ class VmSubstrate(ReferenceSubstrate):
     boot_cpu_s = 40.0
     programs = (PROGRAM, "debootstrap", "mkfs.ext4")
     tools = (PROGRAM,)
-    each = (MEMORY_MIB + 128) * MIB
+    memory_each = (MEMORY_MIB + 128) * MIB
 
     def prepare(self, run: Run, cache: Path, tier: Tier) -> VmTemplate:
         """The disk takes minutes to build, the first time."""
@@ -76,7 +76,7 @@ class VmSubstrate(ReferenceSubstrate):
         return VmTemplate(root, agent, accelerator, _disk(cache, root.path, root.sha256, agent))
 
     def start(
-        self, run: Run, template: Reference, identity: Identity, undo: contextlib.ExitStack
+        self, run: Run, template: ReferenceTemplate, identity: Identity, undo: contextlib.ExitStack
     ) -> SharedSandbox:
         assert isinstance(template, VmTemplate)
         directory = template.directory
@@ -108,12 +108,12 @@ class VmSubstrate(ReferenceSubstrate):
                 pass_fds=[far.fileno()], start_new_session=True,
                 env={**run.environment, "TMPDIR": os.fspath(run.directory)},
             )  # fmt: skip
-        undo.callback(ended, child)
+        undo.callback(reap, child)
         undo.callback(child.kill)
         end = undo.pop_all()
         # Its key waits in the port until its agent comes up, and the first that asks waits too.
         sandbox = SharedSandbox(
-            identity, line, end.close, said=log.said,
+            identity, line, end.close, output=log.tail,
             restore=lambda: sandbox.agent.wait_for_start(BOOT_LIMIT_S),
         )  # fmt: skip
         return sandbox

@@ -35,7 +35,7 @@ def build(name: str, directory: Path) -> Path:
     return target
 
 
-class Party(Protocol):
+class Peer(Protocol):
     """Somebody with an address who runs programs."""
 
     address: str
@@ -47,14 +47,14 @@ class Party(Protocol):
         """Make a program of this machine ready to run there: how to call it."""
 
     def serve(self, words: Sequence[str]) -> None:
-        """Start a program that stays until the party ends."""
+        """Start a program that stays until the peer ends."""
 
     def run(self, words: Sequence[str], timeout_s: float) -> str:
         """Run a program to its end; its output. SandboxError when it fails."""
 
 
-class Local:
-    """Implements `Party` on this machine. Made by `local` or `jailed`.
+class LocalPeer:
+    """Implements `Peer` on this machine. Made by `local` or `jail_peer`.
 
     What it starts is started within `entered`, and by the words that go `before` its own.
     """
@@ -84,7 +84,7 @@ class Local:
         return [need(str(program))]
 
     def start(self, words: Sequence[str], *, listens: bool = False) -> subprocess.Popen[bytes]:
-        """Start a program that is killed when the party ends; its stdin is a pipe if it listens."""
+        """Start a program that is killed when the peer ends; its stdin is a pipe if it listens."""
         with self._entered(), _starting_on(self._core):
             process = subprocess.Popen(
                 [*self._before, *words],
@@ -146,21 +146,21 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 
 @contextlib.contextmanager
-def local(run: Run, namespace: Path, address: str) -> Iterator[Local]:
-    """A party in a namespace, until the block ends."""
+def namespace_peer(run: Run, namespace: Path, address: str) -> Iterator[LocalPeer]:
+    """A peer in a namespace, until the block ends."""
     with contextlib.ExitStack() as stack:
-        yield Local(run, address, stack, lambda: inside(namespace))
+        yield LocalPeer(run, address, stack, lambda: inside(namespace))
 
 
 @contextlib.contextmanager
-def jailed(run: Run, jail: str, address: str) -> Iterator[Local]:
-    """A party in a jail, until the block ends."""
+def jail_peer(run: Run, jail: str, address: str) -> Iterator[LocalPeer]:
+    """A peer in a jail, until the block ends."""
     with contextlib.ExitStack() as stack:
-        yield Local(run, address, stack, before=("jexec", jail))
+        yield LocalPeer(run, address, stack, before=("jexec", jail))
 
 
-class Guest:
-    """Implements `Party` in a microVM that answers."""
+class GuestPeer:
+    """Implements `Peer` in a microVM that answers."""
 
     def __init__(self, sandbox: QemuSandbox) -> None:
         self.address = str(sandbox.identity.address)
@@ -200,12 +200,12 @@ def _static(program: Path) -> bool:
     return b"ld-linux" not in program.read_bytes()[:4096]
 
 
-def eventually(party: Party, words: Sequence[str]) -> str:
+def eventually(peer: Peer, words: Sequence[str]) -> str:
     """Run a program until it succeeds: a server may need a moment."""
     deadline = time.monotonic() + _PATIENCE_S
     while True:
         try:
-            return party.run(words, _PATIENCE_S)
+            return peer.run(words, _PATIENCE_S)
         except SandboxError:
             if time.monotonic() > deadline:
                 raise
