@@ -306,7 +306,7 @@ def test_a_stale_entry_in_dev_vmm_is_not_taken_for_ours(
     ]
     there.files[f"/dev/vmm/{run.object_name(identity().id)}"] = b""
     count = len(there.log)
-    with pytest.raises(NameTaken, match="is there already") as taken:
+    with pytest.raises(NameTaken, match="exists already") as taken:
         bhyve.launch(run, template, tier, identity())
     assert "coppice clean" in str(taken.value)
     after = "\n".join(there.log[count:])
@@ -391,7 +391,7 @@ def test_a_disk_that_fills_up_while_suspending_leaves_no_checkpoint(run: Run) ->
 
 def test_a_suspend_that_writes_nothing_is_no_checkpoint(run: Run) -> None:
     there = host((r"test -s \S+/ram.kern", FAILS))
-    with pytest.raises(SandboxError, match=r"ram\.kern is not there"):
+    with pytest.raises(SandboxError, match=r"ram\.kern is missing"):
         prepared(there, run, Tier.DURABLE_POOL)
     assert re_removed(there)
 

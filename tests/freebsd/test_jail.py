@@ -125,7 +125,7 @@ def test_a_jail_of_the_same_name_is_left_alone_and_nothing_of_ours_stays(run: Ru
     jails = substrate(there, network=True, zfs=True)
     template = jails.prepare(run, CACHE, Tier.FULL)
     begun = len(there.log)
-    with pytest.raises(NameTaken, match="is there already; it was left as it is"):
+    with pytest.raises(NameTaken, match="exists already and was left alone"):
         jails.launch(run, template, Tier.FULL, identity())
     log = there.log[begun:]
     assert not any(line.startswith("jail -r") for line in log)

@@ -1,9 +1,8 @@
-"""A checkpoint of bhyve's on disk: guest memory, the kernel's state of it, what bhyve says of both,
-and our manifest.
+"""bhyve checkpoints on disk: guest memory, kernel state, bhyve's metadata, and a manifest.
 
-It is immutable, named by the digest of what built it, and carries the digests of its files.
-Opening one checks all of them, and the size of the guest's memory by bhyve's own word, so that what
-must not be restored is refused before a virtual machine is made for it.
+A checkpoint is immutable and named by the digest of what it was built from. Its manifest has the
+digests of its files; `load` checks them, and the size of guest memory in bhyve's metadata, so that
+a checkpoint that must not be restored is refused before a virtual machine is created for it.
 """
 
 from __future__ import annotations
@@ -30,12 +29,12 @@ SCHEMA = "coppice.bhyve-checkpoint/1"
 MEMORY = "ram"
 SUFFIXES = ("", ".kern", ".meta")
 LONGEST = 99
-"""Bytes that bhyve's snapshot code has room for, of the longest of a checkpoint's paths."""
+"""The longest path, in bytes, that bhyve's snapshot code has room for."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """An opened, checked checkpoint."""
+    """A checkpoint that `load` has checked."""
 
     directory: str
     id: str
@@ -50,23 +49,23 @@ class Checkpoint:
 
 
 def directory_for(cache: str, built_from: Mapping[str, Scalar]) -> str:
-    """Where a checkpoint is; UsageError when bhyve could not name it, whatever it is built from."""
+    """The directory of a checkpoint. UsageError when its paths are too long for bhyve."""
     directory = f"{cache}/bhyve/{manifest.name_of(built_from)[:16]}"
     longest = f"{directory}/{MEMORY}{max(SUFFIXES, key=len)}"
     if len(longest.encode()) > LONGEST:
         raise UsageError(
-            f"{longest} has {len(longest.encode())} bytes, and bhyve restores from paths of at "
-            f"most {LONGEST}",
-            hint="name a directory with a shorter path in COPPICE_CACHE",
+            f"the path {longest} has {len(longest.encode())} bytes; bhyve restores from "
+            f"paths of at most {LONGEST} bytes",
+            hint="set COPPICE_CACHE to a directory with a shorter path",
         )
     return directory
 
 
 @contextlib.contextmanager
 def writing(host: Host, cache: str, built_from: Mapping[str, Scalar]) -> Iterator[str]:
-    """The path to suspend to; sealed when the block ends well, and nothing is left otherwise.
+    """The path to suspend to. When the block fails, the checkpoint is removed.
 
-    Written where it will be restored from: bhyve may keep the path.
+    It is written at its final path: bhyve may store the path.
     """
     directory = directory_for(cache, built_from)
     must(host, ["mkdir", "-p", directory])
@@ -74,7 +73,7 @@ def writing(host: Host, cache: str, built_from: Mapping[str, Scalar]) -> Iterato
         yield f"{directory}/{MEMORY}"
         files = {MEMORY + one: _facts(host, f"{directory}/{MEMORY}{one}") for one in SUFFIXES}
         must(host, ["chmod", "0444", *(f"{directory}/{name}" for name in files)])
-        # What has no manifest is no checkpoint: it comes last, and in one step.
+        # The manifest makes it a checkpoint, so it is written last, and atomically.
         text = manifest.render(SCHEMA, built_from, files)
         host.put(text.encode(), f"{directory}/{manifest.NAME}")
     except BaseException:
@@ -92,10 +91,10 @@ def _facts(host: Host, path: str) -> dict[str, int | str]:
 
 
 def load(host: Host, cache: str, expected: Mapping[str, Scalar], memory_mib: int) -> Checkpoint:
-    """Open and check the checkpoint that must be built from `expected`.
+    """Open and check the checkpoint that must have been built from `expected`.
 
-    Raises CheckpointCorrupt, CheckpointTruncated or CheckpointForeign. Reads all of it: slow once,
-    never on a timed path.
+    Raises CheckpointCorrupt, CheckpointTruncated or CheckpointForeign. Reads every byte, so never
+    call it on a timed path.
     """
     directory = directory_for(cache, expected)
     try:
@@ -120,7 +119,7 @@ def _check(host: Host, path: str, length: int, sha256: str) -> None:
 
 
 def _check_memory_size(host: Host, directory: str, memory_mib: int) -> None:
-    """bhyve restores into a guest of exactly the size that was saved, or aborts."""
+    """bhyve aborts unless the guest has exactly the memory size that was saved."""
     path = f"{directory}/{MEMORY}.meta"
     try:
         said = json.loads(host.get(path))["basic metadata"]["memsize"]
@@ -131,6 +130,6 @@ def _check_memory_size(host: Host, directory: str, memory_mib: int) -> None:
         ) from error
     if size != memory_mib << 20:
         raise CheckpointForeign(
-            f"{directory} is of a guest with {size >> 20} MiB of memory, not {memory_mib}",
+            f"{directory} is of a guest with {size >> 20} MiB of memory, not {memory_mib} MiB",
             hint=HINT,
         )

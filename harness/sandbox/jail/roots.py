@@ -1,4 +1,4 @@
-"""Where a jail's root comes from: a copy of the template, or a clone of its ZFS snapshot."""
+"""Roots for jails: a copy of the template, or a clone of its ZFS snapshot."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from harness.guest.freebsd import FreebsdImage
 from harness.host.protocol import Host, failure, must
 
 PARENT = "coppice"
-"""The data set below a pool that holds all of ours."""
+"""The data set, directly below a pool, that holds all of our data sets."""
 SNAPSHOT = "base"
 _COPY = 'mkdir -p "$1" && tar -cf - -C "$0" . | tar -xf - -C "$1"'
-"""tar keeps the one program under many names one file."""
+"""tar preserves hard links: most programs of the root are one file with many names."""
 
 
 class Roots(Protocol):
     """Makes roots for jails."""
 
     def make(self, name: str) -> tuple[str, Callable[[], None]]:
-        """A root of a jail's own, and what takes it away again."""
+        """A new root's path, and the function that removes it."""
 
 
 @dataclass(frozen=True)
 class CopiedRoots:
-    """Implements `Roots`: a whole copy each, in the run's directory."""
+    """Implements `Roots`: a full copy for each jail, in the run's directory."""
 
     host: Host
     template: str
@@ -34,7 +34,7 @@ class CopiedRoots:
         root = f"{self.host.directory}/{name}"
 
         def remove() -> None:
-            # System files of a real template are immutable, and rm is refused them.
+            # System files of a real template are immutable, so rm alone fails.
             self.host.run(["chflags", "-R", "noschg", root])
             self.host.run(["rm", "-rf", root])
 
@@ -48,7 +48,7 @@ class CopiedRoots:
 
 @dataclass(frozen=True)
 class ClonedRoots:
-    """Implements `Roots`: a clone each of one snapshot, which shares every block not written to."""
+    """Implements `Roots`: a clone of one snapshot for each jail, which shares unwritten blocks."""
 
     host: Host
     parent: str
@@ -70,9 +70,9 @@ class ClonedRoots:
 
 
 def cloned(host: Host, pool: str, image: FreebsdImage) -> ClonedRoots:
-    """The template as a snapshot on a pool, made the first time. Raises DiskFull.
+    """Roots on a pool; the template's snapshot is made the first time. Raises DiskFull.
 
-    A half-made one has no snapshot, and is made anew.
+    An incomplete template has no snapshot, and is made anew.
     """
     parent = f"{pool}/{PARENT}"
     template = f"{parent}/template.{image.sha256[:16]}"

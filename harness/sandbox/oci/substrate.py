@@ -1,7 +1,7 @@
-"""The oci substrates: containers by runc, of four shapes.
+"""The oci substrates: containers run by runc, in four shapes.
 
-The root is copied for each (`raw`, `net`) or laid under each (`overlay`, `net-overlay`); those
-with `net` have a card on cubenet.
+The root is copied for each container (`raw`, `net`) or is the lower layer of an overlay (`overlay`,
+`net-overlay`); shapes with `net` have a NIC on cubenet.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ from harness.sandbox.shared_kernel import PerRun, SharedSandbox, launch_sandbox
 
 @dataclass
 class OciSubstrate(SubstrateBase):
-    """Implements `harness.sandbox.protocol.Substrate`. `root` makes the root file system, `policy`
-    is what networked sandboxes may reach from their start, `program` their first process."""
+    """Implements `harness.sandbox.protocol.Substrate`. `root` builds the root file system,
+    `program` the first process; `policy` is what networked sandboxes may reach from their start."""
 
     overlay: bool = True
     network: bool = False
@@ -56,11 +56,11 @@ class OciSubstrate(SubstrateBase):
         return requirements(overlay=self.overlay, network=self.network)
 
     def memory_per_sandbox(self, tier: Tier) -> int:
-        """Bytes, estimated from above: measured 0.5 MiB, and the root where /run is in memory."""
+        """An upper estimate: measured are 0.5 MiB, plus the root where /run is in memory."""
         return 8 * MIB
 
     def prepare(self, run: Run, cache: Path, tier: Tier) -> OciTemplate:
-        lacking = [one for one in self.requirements() if not one.satisfied]
+        lacking = [need for need in self.requirements() if not need.satisfied]
         if lacking:
             raise Unsupported(f"{lacking[0].what}: {lacking[0].detail}", hint=lacking[0].remedy)
         root, agent = self.root(cache), self.program(cache)
@@ -76,7 +76,7 @@ class OciSubstrate(SubstrateBase):
         )  # fmt: skip
 
     def net(self, run: Run) -> Cubenet:
-        """The network of a run's sandboxes, opened with the first that needs it."""
+        """The network of a run's sandboxes, opened on first use."""
         return self._nets.of(run, lambda: open_cubenet(run))
 
     def launch(
@@ -89,7 +89,7 @@ class OciSubstrate(SubstrateBase):
         tap: int | None = None,
     ) -> OciSandbox:
         if tap is not None:
-            raise UsageError("a container has no tap: the shapes with `net` attach it themselves")
+            raise UsageError("a container takes no tap: the shapes with `net` attach their own NIC")
 
         def attach(sandbox: OciSandbox) -> None:
             if template.net:

@@ -1,8 +1,8 @@
-"""A checkpoint on disk: a directory with guest memory, device state and a manifest.
+"""QEMU checkpoints on disk: a directory with guest memory, device state and a manifest.
 
-It is immutable, named by the digest of what built it, and carries the digest of its content.
-Opening one checks both, so a truncated, corrupt or foreign checkpoint is refused before a VMM
-maps it. Guest memory is mapped privately by every sandbox restored from it.
+A checkpoint is immutable and named by the digest of what it was built from. Its manifest has the
+digests of its files; `load` checks everything, so that a truncated, corrupt or foreign checkpoint
+is refused before a VMM maps it. Every restored sandbox maps guest memory privately.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ SCHEMA = "coppice.checkpoint/1"
 MEMORY = "memory"
 DEVICES = "devices"
 COPY = "coppice-guest"
-"""The name that a list of mappings shows for a private copy of guest memory."""
+"""The name of a private copy of guest memory in /proc/PID/maps."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """An opened, checked checkpoint. `key` is what its guest signs nonces with when restored."""
+    """A checkpoint that `load` has checked."""
 
     directory: Path
     id: str
@@ -42,7 +42,7 @@ class Checkpoint:
 
     @contextmanager
     def private_memory(self) -> Iterator[int]:
-        """A whole copy of guest memory in a file without a name; its descriptor, for one VMM."""
+        """A full copy of guest memory in an anonymous file, for one VMM; its descriptor."""
         copy = os.memfd_create(COPY, os.MFD_CLOEXEC)
         try:
             with self.memory.open("rb") as file:
@@ -63,9 +63,9 @@ def path_for(cache: Path, built_from: Mapping[str, Scalar]) -> Path:
 
 @contextmanager
 def writing(cache: Path, built_from: Mapping[str, Scalar]) -> Iterator[Path]:
-    """A directory to write memory and device state into; sealed when the block ends well.
+    """A directory to write memory and device state into; complete once the block succeeds.
 
-    DiskFull leaves nothing behind.
+    Nothing is left when it fails, DiskFull included.
     """
     target = path_for(cache, built_from)
     with half_built(target) as directory:
@@ -78,10 +78,10 @@ def writing(cache: Path, built_from: Mapping[str, Scalar]) -> Iterator[Path]:
 
 
 def load(directory: Path, expected: Mapping[str, Scalar]) -> Checkpoint:
-    """Open and check a checkpoint that must be built from `expected`.
+    """Open and check a checkpoint that must have been built from `expected`.
 
-    Raises CheckpointCorrupt, CheckpointTruncated or CheckpointForeign. Reads all of it: slow once,
-    never on a timed path.
+    Raises CheckpointCorrupt, CheckpointTruncated or CheckpointForeign. Reads every byte, so never
+    call it on a timed path.
     """
     try:
         text = (directory / manifest.NAME).read_bytes()

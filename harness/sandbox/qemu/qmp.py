@@ -1,7 +1,7 @@
-"""The little of QMP that this substrate needs, synchronous, on a socket that we already hold.
+"""A small synchronous QMP client on a connected socket.
 
-The library qemu.qmp is asyncio throughout; our callers are threads that time single exchanges,
-and an event loop per thread would stand on the timed path.
+The library qemu.qmp is asyncio throughout; the callers here are threads that time single exchanges,
+and an event loop per thread would be on the timed path.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from harness.errors import GuestDied, GuestTimeout, SandboxError
 
 
 class Qmp:
-    """One QMP connection, which it owns. Not for several threads at once."""
+    """One QMP connection; it owns the socket. Not thread-safe."""
 
     def __init__(self, channel: socket.socket, name: str) -> None:
         self.channel = channel
@@ -50,9 +50,9 @@ class Qmp:
         return message
 
     def greeting(self, timeout_s: float) -> None:
-        """Wait for the VMM to introduce itself: it exists from then on.
+        """Wait for QMP's greeting: the VMM exists from then on.
 
-        Its events come only after a negotiation, which is sent here and not waited for.
+        Events need a capabilities negotiation, which is sent here and not waited for.
         """
         self._message(time.monotonic() + timeout_s)
         self._unread_returns = 1
@@ -73,9 +73,9 @@ class Qmp:
         descriptor: int | None = None,
         **arguments: Any,
     ) -> Any:
-        """Run one command; its result. SandboxError carries what the VMM said.
+        """Run one command and return its result. SandboxError has the VMM's error message.
 
-        `descriptor` travels along with the command.
+        `descriptor` is passed along with the command.
         """
         self._send(
             {"execute": command} | ({"arguments": arguments} if arguments else {}), descriptor
@@ -91,7 +91,7 @@ class Qmp:
                 return message["return"]
 
     def wait_event(self, name: str, timeout_s: float = 30) -> dict[str, Any]:
-        """The next event of this name, from those that came already or from now on."""
+        """The next event of this name, among those received and those to come."""
         deadline = time.monotonic() + timeout_s
         while True:
             while self._events:

@@ -1,4 +1,4 @@
-"""The qemu substrate: prepares an image and a checkpoint, launches microVMs of every tier."""
+"""The qemu substrate: builds the image and the checkpoint, launches microVMs in every tier."""
 
 from __future__ import annotations
 
@@ -34,28 +34,29 @@ from harness.sandbox.vm_state import VmState
 
 BOOT_LIMIT_S = 300.0
 WARM_UPS = 8
-"""Processes run before a guest is checkpointed or stopped, so that translated code is at hand."""
+"""Processes run before a guest is checkpointed or stopped, so that TCG has translated the code."""
 SETTLE_S = 1.0
-"""Seconds that a guest lives before it is stopped: its kernel's housekeeping is translated then."""
+"""Seconds that a guest runs before it is stopped, so that TCG has translated its kernel's
+housekeeping."""
 REST_S = 0.2
-"""Seconds that a guest idles after its last process before it is stopped: its kernel still has the
-dead process to clear away, and would do so at the moment somebody waits for it."""
+"""Seconds that a guest idles after its last process before it is stopped: otherwise its kernel
+cleans up that process later, while a caller waits."""
 REHEARSALS = 8
 REHEARSAL_REST_S = 0.4
-"""Of a zygote: what it has translated and touched, its forks need not; resting is a part of it.
-Eight of a second each save a fork another 50 KiB."""
+"""Seconds of rest in each rehearsal of a zygote, whose forks share what it has translated and
+touched; rests of a second would save another 50 KiB per fork."""
 
 
 @dataclass(frozen=True)
 class QemuTemplate:
-    """What sandboxes are launched from. `note` says why this accelerator."""
+    """What sandboxes are launched from. `note` is why the accelerator was chosen."""
 
     shape: Shape
     image: GuestImage
     checkpoint: Checkpoint | None
     note: str
     mergeable: Path
-    """The program that becomes a VMM whose memory may be merged."""
+    """A wrapper that executes a VMM with mergeable memory (KSM)."""
     cache: Path
     zygote: Zygote | None = None
 
@@ -91,7 +92,7 @@ class QemuSubstrate(SubstrateBase):
         return requirements()
 
     def memory_per_sandbox(self, tier: Tier) -> int:
-        """Bytes, estimated from above: measured 18 to 40 MiB restored, 90 to 130 MiB booted."""
+        """An upper estimate: measured are 18 to 40 MiB restored, 90 to 130 MiB booted."""
         return (64 if tier.restores else 176) * MIB
 
     def prepare(self, run: Run, cache: Path, tier: Tier) -> QemuTemplate:
@@ -112,24 +113,31 @@ class QemuSubstrate(SubstrateBase):
         sharing: Sharing = Sharing.MAPPED,
         tap: int | None = None,
     ) -> QemuSandbox:
-        if not tier.restores:
-            guest = self._boot(run, template.image, template.shape, identity, tap=tap)
-        elif sharing is Sharing.FORKED:
-            if template.zygote is None:
-                raise UsageError("forked sandboxes are of a template that has a zygote")
-            guest = template.zygote.fork(run, identity, tap)
-        else:
-            guest = self._empty(run, template, identity, sharing, tap)
+        forked = tier.restores and sharing is Sharing.FORKED
+        if forked and template.zygote is None:
+            raise UsageError(
+                "this template has no zygote to fork sandboxes from",
+                hint="launch with the template that `zygote` yields",
+            )
+        with contextlib.ExitStack() as undo:
+            undo.callback(identity.release)
+            if not tier.restores:
+                guest = self._boot(run, template.image, template.shape, identity, tap=tap)
+            elif forked and template.zygote:
+                guest = template.zygote.fork(run, identity, tap)
+            else:
+                guest = self._empty(run, template, identity, sharing, tap)
+            undo.pop_all()
         with destroyed_on_failure(guest):
             if not tier.restores:
                 guest.vmm.greeting(30)
             if tier.waits_in_memory:
                 guest.awaken(BOOT_LIMIT_S)
                 guest.adopt_identity()
-                if sharing is not Sharing.FORKED:  # its zygote has rehearsed
+                if sharing is not Sharing.FORKED:  # its zygote is warm
                     _warm_up(guest)
                 _arm_and_stop(guest)
-                # Once through what a caller will do: waking takes paths that nothing else warms.
+                # Rehearse what a caller will do: nothing else warms the paths of a wake-up.
                 guest.awaken(BOOT_LIMIT_S)
                 guest.first_exec("rehearsal")
                 time.sleep(REST_S)
@@ -142,7 +150,8 @@ class QemuSubstrate(SubstrateBase):
     ) -> Iterator[QemuTemplate]:
         if template.accelerator != "tcg":
             raise Unsupported(
-                f"a guest under {template.accelerator} cannot be forked: the kernel holds its state"
+                f"{template.accelerator} guests cannot be forked: their state is in the kernel",
+                hint="COPPICE_ACCELERATOR=tcg",
             )
         identity = allocate(run.leases, run.id)
         with preload(template.cache) as (line, preloaded):
@@ -191,7 +200,7 @@ class QemuSubstrate(SubstrateBase):
         tap: int | None,
         preloaded: Preload | None = None,
     ) -> QemuSandbox:
-        """A VMM that waits for device state; of the guest it has only the mapping of a file."""
+        """A VMM that waits for device state, with guest memory mapped."""
         name = f"coppice-{identity.id}"
         sealed = template.checkpoint
         assert sealed
@@ -235,12 +244,12 @@ class QemuSubstrate(SubstrateBase):
         return checkpoints.load(directory, built_from)
 
     def _seal(self, run: Run, image: GuestImage, shape: Shape, directory: Path) -> None:
-        """Boot a guest whose memory is a file, warm it up, stop it, write its device state."""
+        """Boot a guest whose memory is a file, warm it up, stop it, save its device state."""
         memory = directory / checkpoints.MEMORY
 
         def boot() -> QemuSandbox:
             with memory.open("wb") as file:
-                # Reserved at once: a full disk says so here, not as a bus error in the VMM.
+                # Reserve the space: a full disk fails here instead of as SIGBUS in the VMM.
                 os.posix_fallocate(file.fileno(), 0, shape.memory_mib * MIB)
             guest = self._boot(run, image, shape, allocate(run.leases, run.id), memory)
             with destroyed_on_failure(guest):
@@ -283,7 +292,7 @@ def _warm_up(guest: QemuSandbox) -> None:
 
 
 def _rehearse(guest: QemuSandbox) -> None:
-    """Once through what a fork will do, from held to held, and a rest."""
+    """Do what a fork will do, rest, stop and wake."""
     guest.adopt_identity()
     guest.agent.hello()
     guest.agent.ping()
@@ -299,6 +308,6 @@ def _arm_and_stop(guest: QemuSandbox) -> None:
 
 
 def _migration_capabilities(vmm: Vmm) -> None:
-    """Guest memory stays in its file: only device state travels. Events tell when it has."""
+    """Migrate device state only (guest memory stays in its file), and report with events."""
     states = [{"capability": name, "state": True} for name in ("x-ignore-shared", "events")]
     vmm.qmp.execute("migrate-set-capabilities", capabilities=states)

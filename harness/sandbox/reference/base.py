@@ -1,4 +1,4 @@
-"""What the reference substrates have in common: one agent, one root, started on demand."""
+"""What the reference substrates share: one agent, one root, a start on demand."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from harness.sandbox.shared_kernel import SharedSandbox, launch_sandbox
 
 @dataclass(frozen=True)
 class ReferenceTemplate:
-    """A template: the smallest root, and the agent that runs in it."""
+    """The smallest root, and the agent that runs in it."""
 
     root: RootFs
     agent: Path
@@ -37,9 +37,10 @@ class ReferenceTemplate:
 
 
 class ReferenceSubstrate(SubstrateBase):
-    """Implements `harness.sandbox.protocol.Substrate` but for `start`.
+    """Implements `harness.sandbox.protocol.Substrate` except `start`.
 
-    `programs` are what it runs; without one it is "not measured on this host"."""
+    `programs` are what it runs; where one is missing it is "not measured on this host".
+    """
 
     role = Role.REFERENCE
     programs: Sequence[str] = ()
@@ -60,10 +61,10 @@ class ReferenceSubstrate(SubstrateBase):
         return self.memory_each
 
     def check(self) -> None:
-        """Unsupported, with the first requirement that is not met."""
-        for one in self.requirements():
-            if not one.satisfied:
-                raise Unsupported(f"{one.what}: {one.detail}", hint=one.remedy)
+        """Raise Unsupported for the first requirement that is not met."""
+        for need in self.requirements():
+            if not need.satisfied:
+                raise Unsupported(f"{need.what}: {need.detail}", hint=need.remedy)
 
     def prepare(self, run: Run, cache: Path, tier: Tier) -> ReferenceTemplate:
         self.check()
@@ -72,8 +73,8 @@ class ReferenceSubstrate(SubstrateBase):
     def start(
         self, run: Run, template: ReferenceTemplate, identity: Identity, undo: contextlib.ExitStack
     ) -> SharedSandbox:
-        """A sandbox whose agent was started. `undo` takes down what was put up for it; the sandbox
-        ends by it too."""
+        """A sandbox whose agent has been started. `undo` reverts an incomplete start; the sandbox's
+        own end takes over its callbacks (`pop_all`)."""
         raise NotImplementedError
 
     def launch(
@@ -86,7 +87,7 @@ class ReferenceSubstrate(SubstrateBase):
         tap: int | None = None,
     ) -> SharedSandbox:
         if tap is not None:
-            raise UsageError(f"{self.name} is for comparison and has no network")
+            raise UsageError(f"{self.name} takes no tap: reference substrates have no network")
 
         def start(undo: contextlib.ExitStack) -> SharedSandbox:
             check(identity)
@@ -101,5 +102,5 @@ def root_requirement() -> Requirement:
 
 
 def run_mark(run: Run) -> Mapping[str, str]:
-    """The environment of an agent: by it, what a killed run leaves is found."""
+    """The environment variable that marks an agent as a process of the run."""
     return {VARIABLE: run.environment[VARIABLE]}

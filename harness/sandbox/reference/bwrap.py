@@ -1,4 +1,4 @@
-"""bubblewrap: every namespace, a read-only root, and nothing else."""
+"""bubblewrap: all namespaces and a read-only root."""
 
 from __future__ import annotations
 
@@ -34,6 +34,6 @@ class BwrapSubstrate(ReferenceSubstrate):
             undo,
         )  # fmt: skip
         undo.callback(reap, child)
-        undo.callback(line.close)  # its agent goes when nobody is there any more
+        undo.callback(line.close)  # the agent exits at end of file
         end = undo.pop_all()
         return SharedSandbox(identity, line, end.close, output=log.tail)

@@ -1,6 +1,6 @@
-"""Docker: the distribution's dockerd, started for a run on a socket and data of its own.
+"""Docker: the distribution's dockerd, started for one run with a socket and data of its own.
 
-It gets no bridge and touches no firewall; its image is our root, imported.
+It creates no bridge and changes no firewall; its image is the imported root.
 """
 
 from __future__ import annotations
@@ -31,22 +31,22 @@ from harness.sandbox.shared_kernel import Log, SharedSandbox, reap, start
 INSIDE = "/.agent"
 IMAGE = "coppice"
 DIRECTORY = "d-"
-"""Begins the name of a daemon's directory: short, for what follows."""
+"""The prefix of a daemon's directory: short, because socket paths are bounded."""
 LONGEST = "exec/containerd/containerd.sock.ttrpc"
 SOCKET_MAX = 107
-"""Bytes of a socket's path, the kernel's bound."""
+"""The kernel's limit for the path of a Unix socket, in bytes."""
 UP_LIMIT_S = 60.0
 REMOVE_LIMIT_S = 20.0
 DIRECTORIES = tuple(
     map(Path, ("/run/docker/plugins", "/run/docker", "/run/containerd/s", "/run/containerd"))
 )
-"""Made by the daemons wherever they are told to keep their things."""
+"""Created by the daemons regardless of their options."""
 
 
 def client() -> str | None:
-    """The docker that answers as Docker does, of the daemon's version if there is one.
+    """The path of a Docker client, preferably of the daemon's version; None where there is none.
 
-    A program of that name may be something else, and may be another release's.
+    Other programs are named docker too, and clients of several releases may be installed.
     """
     daemon = shutil.which("dockerd")
     wanted = _version(Path(daemon)) if daemon else None
@@ -57,7 +57,7 @@ def client() -> str | None:
 
 
 def _version(program: Path) -> str | None:
-    """The release that a program of Docker's says it is; None when it is none."""
+    """The version that a program of Docker reports; None for any other program."""
     with contextlib.suppress(OSError, subprocess.TimeoutExpired):
         said = subprocess.run([program, "--version"], capture_output=True, text=True, timeout=10)
         if found := re.match(r"Docker version (\S+),", said.stdout):
@@ -68,7 +68,7 @@ def _version(program: Path) -> str | None:
 @dataclass(frozen=True)
 class DockerTemplate(ReferenceTemplate):
     docker: Sequence[str] = ()
-    """The client and the socket that it speaks to."""
+    """The argv of the client, with its socket."""
 
 
 class DockerSubstrate(ReferenceSubstrate):
@@ -82,7 +82,7 @@ class DockerSubstrate(ReferenceSubstrate):
     def requirements(self) -> Sequence[Requirement]:
         path = client()
         one = Requirement(
-            "docker", path is not None, path or "none that answers as Docker's client does",
+            "docker", path is not None, path or "no program that reports itself as Docker's client",
             install_command("dockerd"),
         )  # fmt: skip
         return [*super().requirements(), one]
@@ -114,7 +114,7 @@ class DockerSubstrate(ReferenceSubstrate):
         )  # fmt: skip
         undo.callback(reap, child)
         undo.callback(_remove, run, template, name)
-        undo.callback(line.close)  # its agent goes when nobody is there any more
+        undo.callback(line.close)  # the agent exits at end of file
         end = undo.pop_all()
         return SharedSandbox(identity, line, end.close, output=log.tail)
 
@@ -132,16 +132,16 @@ def _remove(run: Run, template: DockerTemplate, name: str) -> None:
 
 
 def _daemon(run: Run, template: ReferenceTemplate) -> Sequence[str]:
-    """Start dockerd for a run and import its image; the argv that a command of it begins with."""
+    """Start dockerd for a run and import its image; returns the argv prefix of the client."""
     path = client()
     assert path
     directory = Path(tempfile.mkdtemp(prefix=DIRECTORY, dir=run.directory))
     if "," in os.fspath(directory) or len(os.fsencode(directory / LONGEST)) > SOCKET_MAX:
         directory.rmdir()
         raise Unsupported(
-            f"Docker works in no directory with a comma in its path, nor in one of so long a path "
-            f"that its sockets have more than {SOCKET_MAX} bytes: {directory}",
-            hint="name a short directory in COPPICE_RUNTIME",
+            f"Docker cannot work in {directory}: its path has a comma, or sockets there would have "
+            f"paths of more than {SOCKET_MAX} bytes",
+            hint="set COPPICE_RUNTIME to a directory with a short path",
         )
     made = [path for path in DIRECTORIES if not path.exists()]
     run.at_end.callback(_remove_empty, made)
@@ -166,7 +166,7 @@ def _daemon(run: Run, template: ReferenceTemplate) -> Sequence[str]:
     deadline = time.monotonic() + UP_LIMIT_S
     while not socket.exists() or _call(run, [*argv, "version"]).returncode:
         if daemon.poll() is not None or time.monotonic() > deadline:
-            raise SandboxError(f"dockerd does not come up: {log.tail()}")
+            raise SandboxError(f"dockerd does not start: {log.tail()}")
         time.sleep(0.05)
     with subprocess.Popen(
         ["tar", "--create", "--directory", template.root.path, "."],
@@ -175,7 +175,7 @@ def _daemon(run: Run, template: ReferenceTemplate) -> Sequence[str]:
         assert archive.stdout
         done = _call(run, [*argv, "import", "-", IMAGE], archive.stdout.fileno())
     if done.returncode:
-        raise SandboxError(f"docker does not import the root: {done.stderr.decode().strip()}")
+        raise SandboxError(f"docker cannot import the root: {done.stderr.decode().strip()}")
     return argv
 
 
@@ -194,6 +194,6 @@ def _remove_empty(directories: Sequence[Path]) -> None:
 
 
 def _stop(daemon: subprocess.Popen[bytes]) -> None:
-    """dockerd ends its containerd and unmounts what it mounted, if it is asked."""
+    """On SIGTERM dockerd ends its containerd and unmounts what it has mounted."""
     daemon.send_signal(signal.SIGTERM)
     reap(daemon, 20)

@@ -1,6 +1,6 @@
 """gVisor: a kernel in a process (runsc), on its ptrace platform, which needs no KVM.
 
-Its durable tier is a checkpoint of a sandbox that has started, restored for every request.
+In the durable tier every request restores a checkpoint of a started sandbox.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ PATIENCE_S = 10.0
 
 @dataclass(frozen=True)
 class GvisorTemplate(ReferenceTemplate):
-    """`checkpoint` is the directory of the saved sandbox, where the tier restores one."""
+    """`checkpoint` is the directory of the saved sandbox, if the tier restores one."""
 
     checkpoint: Path | None = None
 
@@ -58,7 +58,7 @@ class GvisorSubstrate(ReferenceSubstrate):
 
     def prepare(self, run: Run, cache: Path, tier: Tier) -> ReferenceTemplate:
         plain = super().prepare(run, cache, tier)
-        # The agent lies in a root of the run's: runsc would make a place for it in the shared one.
+        # The agent is copied into a root of the run: mounting it would change the shared root.
         root = run.directory / "gvisor-root"
         if not root.exists():
             copy(plain.root.path, root)
@@ -69,7 +69,7 @@ class GvisorSubstrate(ReferenceSubstrate):
         return replace(template, checkpoint=self._checkpoint(run, cache, template))
 
     def _checkpoint(self, run: Run, cache: Path, template: GvisorTemplate) -> Path:
-        """The directory of a sandbox that was saved once it had worked; a reboot leaves it."""
+        """The directory of a sandbox that was saved after it had worked; it survives a reboot."""
         parts = (template.root.sha256, digest(template.agent), digest(Path(need("runsc"))))
         target = cache / "checkpoints-gvisor" / hashlib.sha256(" ".join(parts).encode()).hexdigest()
         if not target.exists():
@@ -90,7 +90,7 @@ class GvisorSubstrate(ReferenceSubstrate):
             env=run.environment, stdin=subprocess.DEVNULL, capture_output=True, text=True,
         )  # fmt: skip
         if done.returncode:
-            raise CheckpointError(f"runsc does not save a sandbox: {done.stderr.strip()}")
+            raise CheckpointError(f"runsc cannot save a sandbox: {done.stderr.strip()}")
 
     def start(
         self, run: Run, template: ReferenceTemplate, identity: Identity, undo: contextlib.ExitStack
@@ -110,7 +110,7 @@ class GvisorSubstrate(ReferenceSubstrate):
         how = ["restore", "--image-path", os.fspath(checkpoint)] if checkpoint else ["run"]
 
         def begin() -> None:
-            """Run it or restore it; either returns when its first process is there."""
+            """Run or restore it; both return when its first process exists."""
             argv = self.argv(
                 run, *how, "--detach", "--pid-file", directory / "pid", "--bundle", directory, id
             )
@@ -131,7 +131,7 @@ class GvisorSubstrate(ReferenceSubstrate):
 
 
 def _end(run: Run, directory: Path, id: str) -> None:
-    """Kill a sandbox and what runsc knows of it: `runsc delete` does the same in two seconds."""
+    """Kill a sandbox and delete runsc's state of it: `runsc delete` takes two seconds."""
     known = list((run.directory / "runsc").glob(f"{id}*"))
     pids: list[int] = []
     with contextlib.suppress(OSError, ValueError, psutil.NoSuchProcess):

@@ -1,4 +1,4 @@
-"""A bare process: no sandbox at all, and the floor under every other figure."""
+"""A bare process: not a sandbox, but the lower bound of every other figure."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class ProcessSubstrate(ReferenceSubstrate):
 
 
 def _end_all(child: subprocess.Popen[bytes]) -> None:
-    """The agent, and what it has started: nothing else ends them with it."""
+    """Kill the agent and its descendants, which would otherwise survive it."""
     with contextlib.suppress(psutil.NoSuchProcess):
         for one in psutil.Process(child.pid).children(recursive=True):
             with contextlib.suppress(ProcessLookupError):
