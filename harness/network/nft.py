@@ -1,8 +1,8 @@
-"""nf_tables in netlink messages: tables, sets, chains and rules as bytes.
+"""nf_tables netlink messages: tables, sets, chains and rules as bytes.
 
-Only what cubenet says to the kernel is here, for tables of any family. The numbers are those of
-linux/netfilter/nf_tables.h. A concatenated key is its fields one after another, each padded to
-four bytes; registers are counted in four-byte words from 0.
+Only the parts that cubenet uses, for tables of any family. Numbers are those of
+linux/netfilter/nf_tables.h. A concatenated key is its fields in sequence, each padded to four
+bytes; registers are counted in four-byte units from 0.
 """
 
 from __future__ import annotations
@@ -28,14 +28,15 @@ from harness.network.netlink import (
 INET, BRIDGE = 1, 7
 _SUBSYSTEM = 10
 OWNER = 2
-"""A table of this flag is its socket's: nobody else may change it, and it goes with the socket."""
+"""NFT_TABLE_F_OWNER: only the socket that created the table can change it; it is removed with the
+socket."""
 MAP, TIMEOUT, EVAL = 0x08, 0x10, 0x20
 _VERDICT_DATA = 0xFFFFFF00, 16
 _FIRST_REGISTER = 8
-"""The number of the first four-byte register."""
+"""The number of the first four-byte register (NFT_REG32_00)."""
 _TYPE_BITS = 6
 _ELEMENTS = 0xF000
-"""Bytes of elements in one message: an attribute's length has sixteen bits."""
+"""Maximum bytes of elements per message: an attribute's length has sixteen bits."""
 
 
 class MessageType(IntEnum):
@@ -52,14 +53,14 @@ class MessageType(IntEnum):
 
 
 class Hook(IntEnum):
-    """Of the bridge family."""
+    """Hooks of the bridge family."""
 
     PREROUTING = 0
     OUTPUT = 3
 
 
 class Type(IntEnum):
-    """What a field of a key is, in the numbers of the `nft` program, which shows it so."""
+    """Data types of key fields, by the numbers of the `nft` program, which prints sets by them."""
 
     IPV4 = 7
     IPV6 = 8
@@ -71,13 +72,13 @@ class Type(IntEnum):
 
     @property
     def size(self) -> int:
-        """Bytes in a key, padding included."""
+        """Size in a key, in bytes with padding."""
         return {Type.IPV6: 16, Type.ETHER: 8}.get(self, 4)
 
 
 @functools.lru_cache(1024)
 def u32(kind: int, value: int) -> bytes:
-    """An attribute of four bytes in network order, which is how nf_tables has its numbers."""
+    """An attribute with a 32-bit number in network byte order, as nf_tables has its numbers."""
     return attribute(kind, struct.pack(">I", value & 0xFFFFFFFF))
 
 
@@ -91,7 +92,7 @@ _END = message(0x11, 0, struct.pack(">BBH", 0, 0, _SUBSYSTEM))
 
 
 def transaction(messages: Sequence[bytes]) -> bytes:
-    """All of the messages or none: what `Netlink.send` takes. The last one is acknowledged."""
+    """An atomic batch of messages for `Netlink.send`; the last one is acknowledged."""
     if not messages:
         return _BEGIN + _END
     last = bytearray(messages[-1])
@@ -99,7 +100,7 @@ def transaction(messages: Sequence[bytes]) -> bytes:
     return b"".join((_BEGIN, *messages[:-1], last, _END))
 
 
-# Expressions, of which rules are made. Those that do not name a set are few and made once.
+# Expressions, which make up rules. Those without a set name are few, and cached.
 
 
 def _expression(name: str, *parts: bytes) -> bytes:
@@ -136,14 +137,14 @@ class Base(IntEnum):
 
 @functools.cache
 def load(base: Base, offset: int, length: int, register: int) -> bytes:
-    """Bytes of the packet into a register; a packet that has them not leaves the rule."""
+    """Load bytes of the packet into a register; packets that are too short do not match."""
     return _expression(
         "payload", _register(1, register), u32(2, base), u32(3, offset), u32(4, length)
     )
 
 
 def store(base: Base, offset: int, length: int, register: int) -> bytes:
-    """A register into the packet, without care for checksums."""
+    """Write a register into the packet; checksums are not updated."""
     return _expression(
         "payload", _register(5, register), u32(2, base), u32(3, offset), u32(4, length)
     )
@@ -158,7 +159,7 @@ def differs(register: int, value: bytes) -> bytes:
 
 
 def constant(register: int, value: bytes) -> bytes:
-    """Bytes that the rule itself holds into a register."""
+    """Load a constant into a register."""
     return _expression("immediate", _register(1, register), nest(2, attribute(1, value)))
 
 
@@ -176,27 +177,27 @@ def mask(register: int, bits: bytes) -> bytes:
 
 
 def in_set(name: str, register: int) -> bytes:
-    """Go on only when the key in the registers is in the set, whose counters then count."""
+    """Match if the key in the registers is in the set; the element's counter then counts."""
     return _expression("lookup", text(1, name), _register(2, register))
 
 
 def not_in_set(name: str, register: int) -> bytes:
-    """Go on only when the key in the registers is not in the set."""
+    """Match if the key in the registers is not in the set."""
     return _expression("lookup", text(1, name), _register(2, register), u32(5, 1))
 
 
 def look_up(name: str, register: int, into: int) -> bytes:
-    """The data of the key in a map; go on only when it is there."""
+    """Load the value of a map's key into a register; match if the key is in the map."""
     return _expression("lookup", text(1, name), _register(2, register), _register(3, into))
 
 
 def dispatch(name: str, register: int) -> bytes:
-    """The verdict of the key in a verdict map."""
+    """Apply the verdict that a verdict map has for the key."""
     return _expression("lookup", text(1, name), _register(2, register), u32(3, 0))
 
 
 def add_key(name: str, register: int) -> bytes:
-    """Add the key to a set from the packet's path, or renew its timeout."""
+    """Add the key to a set from the packet path, or renew its timeout."""
     return _expression("dynset", text(1, name), u32(3, 1), _register(4, register))
 
 
@@ -226,12 +227,11 @@ def masquerade() -> bytes:
 
 @dataclass(frozen=True)
 class Set:
-    """A hash set: `key` names the fields of its keys, `size` the most elements it holds.
+    """A hash set: `key` has the types of its key fields, `size` is its maximum number of elements.
 
-    With `size` the kernel makes a table of fixed width, into which inserting is cheapest.
+    With `size` the kernel uses a hash table of fixed size, where insertion is cheapest.
     `verdicts` or `macs` (Ethernet addresses) make it a map; `counted` gives every element a
-    counter; elements of one with a `timeout` in milliseconds come from the packets' path and go
-    by themselves.
+    counter; with a `timeout`, in milliseconds, elements come from the packet path and expire.
     """
 
     name: str
@@ -244,13 +244,13 @@ class Set:
 
     @property
     def data(self) -> tuple[int, int] | None:
-        """The type and length of what a map's keys lead to."""
+        """Type and length of a map's values; None for a set."""
         return _VERDICT_DATA if self.verdicts else (Type.ETHER, 6) if self.macs else None
 
 
 @dataclass(frozen=True)
 class Table:
-    """Messages about one table and what is in it."""
+    """Messages about one table and its content."""
 
     family: int
     name: str
@@ -267,7 +267,7 @@ class Table:
     def base_chain(
         self, name: str, hook: int, priority: int, *, kind: str = "filter", accept: bool = False
     ) -> bytes:
-        """A chain that every packet at `hook` passes; what no rule decides is dropped."""
+        """A chain for every packet at `hook`. Its policy is drop, or accept with `accept`."""
         return self._request(
             MessageType.NEWCHAIN,
             CREATE,
@@ -278,11 +278,11 @@ class Table:
         )
 
     def delete_chain(self, name: str) -> bytes:
-        """Only an empty one that nothing leads to can go."""
+        """Delete a chain; it must be empty and no rule or map may refer to it."""
         return self._request(MessageType.DELCHAIN, 0, text(3, name))
 
     def rule(self, chain: str, *expressions: bytes, first: bool = False) -> bytes:
-        """A rule at the end of a chain, or before all others."""
+        """Append a rule to a chain, or insert it `first`."""
         flags = CREATE if first else CREATE | APPEND
         return self._request(MessageType.NEWRULE, flags, text(2, chain), nest(4, *expressions))
 
@@ -292,7 +292,7 @@ class Table:
 
     def set(self, made: Set) -> bytes:
         flags = (MAP if made.data else 0) | (TIMEOUT | EVAL if made.timeout else 0)
-        kind = functools.reduce(lambda all, one: all << _TYPE_BITS | one, made.key, 0)
+        kind = functools.reduce(lambda types, field: types << _TYPE_BITS | field, made.key, 0)
         length = sum(field.size for field in made.key)
         parts = [text(2, made.name), u32(3, flags), u32(4, kind), u32(5, length)]
         if made.data:
@@ -310,7 +310,7 @@ class Table:
         return self._request(MessageType.DELSET, 0, text(2, name))
 
     def add(self, name: str, keys: Sequence[bytes]) -> Iterator[bytes]:
-        """Elements of a set whose keys have one length."""
+        """Add elements to a set; all keys must have the same length."""
         return self._elements(MessageType.NEWELEMENT, CREATE, name, keys)
 
     def remove(self, name: str, keys: Sequence[bytes]) -> Iterator[bytes]:
@@ -322,7 +322,7 @@ class Table:
         if not keys:
             return
         size = len(keys[0])
-        # The headers before a key are the same for all: joining is all that remains to be done.
+        # All keys have the same header, so joining builds the message.
         before = struct.pack("=HHHHHH", 12 + size, 1 | NESTED, 8 + size, 1 | NESTED, 4 + size, 1)
         step = _ELEMENTS // (12 + size)
         for start in range(0, len(keys), step):
@@ -330,25 +330,25 @@ class Table:
             yield self._request(kind, flags, text(2, name), attribute(3 | NESTED, body))
 
     def map_to(self, name: str, pairs: Iterable[tuple[bytes, bytes]]) -> bytes:
-        """Elements of a map: key and data."""
+        """Add elements, pairs of key and value, to a map."""
         elements = [
             nest(1, nest(1, attribute(1, key)), nest(2, attribute(1, data))) for key, data in pairs
         ]
         return self._request(MessageType.NEWELEMENT, CREATE, text(2, name), nest(3, *elements))
 
     def send_to(self, name: str, key: bytes, chain: str) -> bytes:
-        """An element of a verdict map: jump to `chain`."""
+        """Add an element to a verdict map: jump to `chain`."""
         element = nest(1, nest(1, attribute(1, key)), nest(2, _code(-3, chain)))
         return self._request(MessageType.NEWELEMENT, CREATE, text(2, name), nest(3, element))
 
     def query(self, name: str, keys: Iterable[bytes]) -> bytes:
-        """Ask for elements of a set, with their counters: see `counted`."""
+        """Request elements of a set, with their counters (see `counted`)."""
         elements = [nest(1, nest(1, attribute(1, key))) for key in keys]
         return self._request(MessageType.GETELEMENT, ACK, text(2, name), nest(3, *elements))
 
 
 def counted(answer: bytes) -> tuple[int, int]:
-    """Packets and bytes that an element's counter has seen, from the answer to a query."""
+    """An element's counter, in packets and bytes, from the answer to a query."""
     element = attributes(attributes(attributes(answer[4:])[3])[1])
     counter = attributes(attributes(element[7])[2])
     count, packets = (struct.unpack(">Q", counter[kind])[0] for kind in (1, 2))

@@ -1,9 +1,9 @@
-"""Policies in nf_tables, by netlink: one transaction a change, no program, no text.
+"""Policies in nf_tables via netlink: one transaction per change, no program, no text.
 
-Short lists share one set for each shape (see `ruleset`): adding a sandbox is adding elements. A
-long list is a set of its sandbox's own, which the kernel drops whole: taking a thousand elements
-out of a shared set one by one would double the time of replacing them. The kernel checks every
-chain that can be reached whenever a rule changes, so chains of a sandbox's own are for few.
+Short lists share one set per shape (see `ruleset`): adding a sandbox adds elements. A long list is
+a set of its own, which the kernel drops as a whole: removing a thousand elements one by one from a
+shared set would double the time of a replacement. Whenever a rule changes the kernel validates all
+reachable chains, so only sandboxes with long lists have chains of their own.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ from harness.network.protocol import Change, Counters, Member, member_of
 from harness.network.ruleset import Role
 
 LONG = 256
-"""Entries of one shape from which on they are a set of the sandbox's own."""
+"""From this number of entries of one shape on, they are a set of the sandbox's own."""
 MOST = 1 << 17
-"""Entries of one shape that a policy may have."""
+"""Maximum number of entries of one shape in a policy."""
 
 
 class Nftables:
     """Implements `harness.network.protocol.PolicyEngine` in the bridge family.
 
-    Made in the network namespace that its bridge is in. The table belongs to this object's socket:
-    no other program can change it, and the kernel removes it when this process ends.
+    Create it in the network namespace of its bridge. This object's socket owns the table: no other
+    program can change it, and the kernel removes it when this process ends.
     """
 
     def __init__(self, name: str) -> None:
@@ -81,7 +81,7 @@ class Nftables:
             del self._members[id], self._policies[id], self._own_sets[id]
 
     def open_gate(self, mac: bytes, addresses: Sequence[IPv4Address | IPv6Address]) -> None:
-        """Let every sandbox ask for the bridge's own card, by the bridge's addresses."""
+        """Let every sandbox resolve the bridge's own addresses to its MAC address."""
         with self._lock:
             messages: list[bytes] = []
             for one in addresses:
@@ -105,16 +105,16 @@ class Nftables:
 
     @property
     def netlink(self) -> Netlink:
-        """The socket that the table belongs to: it stays as long as anybody holds that."""
+        """The socket that owns the table: the table lasts as long as any process holds it."""
         return self._netlink
 
     def empty_change(self) -> None:
-        """A transaction without a change: what asking the kernel costs."""
+        """An empty transaction: the cost of a request to the kernel."""
         with self._lock:
             self._netlink.send(nft.transaction([]))
 
     def holds(self, id: str, destination: Destination) -> bool:
-        """Whether the kernel has exactly this entry in what it allows a sandbox."""
+        """See `PolicyEngine.holds`."""
         with self._lock:
             member = member_of(self._members, id)
             plan = Policy([destination]).plan
@@ -131,7 +131,7 @@ class Nftables:
             return True
 
     def close(self) -> None:
-        """The table goes with the socket that it belongs to."""
+        """The kernel removes the table with the socket that owns it."""
         with self._lock:
             self._members.clear()
             self._netlink.close()
@@ -139,7 +139,7 @@ class Nftables:
     def _replace(
         self, member: Member, before: Policy, after: Policy, first: Iterable[bytes] = ()
     ) -> Change:
-        """Commit what makes one policy of another; what is known changes when the kernel has."""
+        """Commit the difference of two policies; this object's state changes after the kernel's."""
         own = self._own_sets.get(member.id, {})
         draft = _Draft(self._table, member, self._known, own, self._generation)
         draft.messages += first
@@ -157,13 +157,13 @@ class Nftables:
             raise _explained(error) from error
 
     def _counts(self, name: str, keys: Sequence[bytes]) -> Sequence[tuple[int, int]]:
-        """Packets and bytes of each key's element."""
+        """The counter of each key's element, in packets and bytes."""
         query = self._table.query
         return [nft.counted(self._netlink.ask(query(name, [key]))[0]) for key in keys]
 
 
 def _explained(error: NetlinkError) -> CoppiceError:
-    """What the kernel's refusal means to somebody who wants a network."""
+    """The error for a refusal by the kernel, with its cause and remedy."""
     said = error.strerror
     if error.errno in (errno.EPERM, errno.EACCES):
         return MissingPrivilege(
@@ -172,19 +172,19 @@ def _explained(error: NetlinkError) -> CoppiceError:
         )
     if error.errno in (errno.EOPNOTSUPP, errno.EPROTONOSUPPORT, errno.EAFNOSUPPORT):
         return Unsupported(
-            f"this kernel lacks a part of nf_tables: {said}",
+            f"this kernel lacks a feature of nf_tables: {said}",
             hint="needs CONFIG_NF_TABLES and CONFIG_NF_TABLES_BRIDGE: modprobe nf_tables",
         )
     if error.errno in (errno.ENFILE, errno.ENOMEM, errno.ENOBUFS):
         return NotEnoughMemory(f"the packet filter has no room for this: {said}")
-    return CoppiceError(f"nf_tables refused a change, and none of it was made: {said}")
+    return CoppiceError(f"nf_tables refused a change, which had no effect: {said}")
 
 
 @dataclass(frozen=True)
 class _Known:
-    """Which shapes have their sets and rules, and which roles send on to chains of sandboxes.
+    """Which shapes have a set and rules, and which roles dispatch to chains of single sandboxes.
 
-    `number` is that of the latest change of several places (see `ruleset`).
+    `number` is that of the latest change in several places (see `ruleset`).
     """
 
     shapes: frozenset[Shape]
@@ -194,14 +194,14 @@ class _Known:
 
 @dataclass(frozen=True)
 class _OwnSet:
-    """A set of one sandbox's own, and the roles whose chains ask it."""
+    """A set of one sandbox, and the roles whose chains look it up."""
 
     name: str
     roles: Sequence[Role]
 
 
 class _Draft:
-    """One change in the making: its messages, and what will be true when they are committed."""
+    """One pending change: its messages, and the state once they are committed."""
 
     def __init__(
         self,
@@ -233,8 +233,8 @@ class _Draft:
                 continue
             if len(new) > MOST:
                 raise PolicyError(
-                    f"{len(new)} entries of one kind in a policy: at most {MOST} are taken",
-                    hint="write neighbouring addresses as prefixes",
+                    f"a policy has {len(new)} entries of one kind; the limit is {MOST}",
+                    hint="combine neighbouring addresses into prefixes",
                 )
             touched.append(shape)
             self.added, self.removed = self.added + len(new), self.removed + len(old)
@@ -246,7 +246,8 @@ class _Draft:
             self._rewire(moved)
         closed = before.default == after.default == "deny" and not (before.plan and after.plan)
         if before.default != after.default or (
-            # From or to nothing: who finds an entry obeys one policy, who finds none the other.
+            # From or to an empty policy no number is needed: a frame that finds an entry obeys one
+            # policy, a frame that finds none the other.
             not closed and _mixed(touched, moved, self._before, self.own_sets)
         ):
             number = self.known.number
@@ -257,7 +258,7 @@ class _Draft:
         return (self._member.address if family == 4 else self._member.address6).packed
 
     def _shared(self, shape: Shape, old: Sequence[bytes], new: Sequence[bytes]) -> None:
-        """Elements of the set that all sandboxes share."""
+        """Change elements of the set that all sandboxes share."""
         if new and shape not in self.known.shapes:
             self._introduce(shape)
         own = self._own_address(shape.family)
@@ -268,13 +269,13 @@ class _Draft:
         self.messages += self._table.add(shape.name, come)
 
     def _introduce(self, shape: Shape) -> None:
-        """The set of a shape, and the rules that ask it."""
+        """Create the set of a shape, and the rules that look it up."""
         self.messages.append(self._table.set(ruleset.shared_set(shape)))
         self.messages += [role.rule(self._table, shape) for role in ruleset.roles(shape)]
         self.known = replace(self.known, shapes=self.known.shapes | {shape})
 
     def _own(self, shape: Shape, keys: Sequence[bytes], near: bool) -> None:
-        """A new set of the sandbox's own, or none; the old one goes when no rule asks it."""
+        """Create a set of the sandbox's own, if it has keys; `_rewire` deletes the old one."""
         self.own_sets.pop(shape, None)
         if keys:
             name = f"{shape.name}.{next(self._generation):x}"
@@ -283,7 +284,7 @@ class _Draft:
             self.own_sets[shape] = _OwnSet(name, ruleset.roles(shape, near))
 
     def _rewire(self, moved: Sequence[Shape]) -> None:
-        """Make the sandbox's own chains ask the sets that it has now."""
+        """Make the sandbox's own chains look up its present sets."""
         table = self._table
         before = {shape: self._before[shape] for shape in moved if shape in self._before}
         after = {shape: self.own_sets[shape] for shape in moved if shape in self.own_sets}
@@ -306,7 +307,7 @@ class _Draft:
         self.messages += [table.delete_set(one.name) for one in before.values()]
 
     def _open(self, role: Role, key: bytes, chain: str) -> None:
-        """A chain of the sandbox's own, and the way to it."""
+        """Create a chain of the sandbox's own, and the dispatch to it."""
         if role.name not in self.known.dispatching:
             self.messages += role.dispatch(self._table)
             self.known = replace(self.known, dispatching=self.known.dispatching | {role.name})
@@ -320,9 +321,10 @@ def _mixed(
     before: Mapping[Shape, _OwnSet],
     after: Mapping[Shape, _OwnSet],
 ) -> bool:
-    """Whether some frame may ask in two places that a change touches.
+    """Whether a frame may look into two places that a change touches.
 
-    A set that all share is one place. Sets of its own are asked by rules that change all at once.
+    A shared set is one place. A sandbox's own sets are looked up by rules, which all change at
+    once.
     """
     if any((shape in before) != (shape in after) for shape in moved):
         return True
@@ -343,7 +345,7 @@ def _own6(one: Member) -> bytes:
 
 
 def _places(one: Member) -> Mapping[str, bytes]:
-    """The sets that every sandbox is in, and its key there."""
+    """The sets that contain every sandbox, and its key in each."""
     port = ruleset.port_key(one.port)
     return {"own4": _own4(one), "own6": _own6(one), "spoofed": port, "denied": port}
 

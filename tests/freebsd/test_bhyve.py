@@ -150,9 +150,9 @@ def test_without_the_patch_guests_have_copies_and_asking_for_more_is_refused(run
 @pytest.mark.parametrize(
     ("code", "meaning"),
     [(0, "rebooted"), (1, "powered off"), (2, "halted"), (3, "triple fault"), (4, "error"),
-     (134, "signal 6"), (-9, "signal 9"), (70, "fault"), (None, "still runs")],
+     (134, "signal 6"), (-9, "signal 9"), (70, "unexpected exit code 70"), (None, "still runs")],
 )  # fmt: skip
-def test_what_bhyve_ends_with_is_said_in_words(code: int | None, meaning: str) -> None:
+def test_exit_codes_of_bhyve_are_explained(code: int | None, meaning: str) -> None:
     assert meaning in machine.ending(code)
 
 
