@@ -1,4 +1,4 @@
-"""One column of the comparison: a substrate in a tier, visited in turn with the others."""
+"""A column of the comparison: a substrate in a tier. Columns are measured alternately."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ COLUMNS = (
 
 
 class Stand:
-    """A column with its template, ready to be visited."""
+    """A column with its template and, for pooled tiers, its pool."""
 
     def __init__(self, run: Run, cache: Path, column: Column, stack: ExitStack, most: int) -> None:
         self.column = column
@@ -79,7 +79,7 @@ class Stand:
         if self._pool:
             return self._pool.check_out()
         sandbox = self.launch()
-        self._stack.callback(sandbox.destroy)  # an interrupt leaves none behind
+        self._stack.callback(sandbox.destroy)  # also after an interrupt
         return sandbox
 
     def _release(self, sandbox: Sandbox) -> None:
@@ -89,7 +89,7 @@ class Stand:
             sandbox.destroy()
 
     def visit(self, concurrency: int, upto: str) -> Sequence[Climb]:
-        """So many cold starts at once up to a rung; a pool that does not fill fails them all."""
+        """Concurrent cold starts up to a rung; if the pool cannot be filled, all of them fail."""
         if self._pool:
             try:
                 self._pool.fill(concurrency)
@@ -110,9 +110,9 @@ class Stand:
 
 
 def kernel_of(hello: Mapping[str, str]) -> tuple[bool, str]:
-    """Whether who says this runs on a kernel of its own, and which.
+    """Whether the agent of this `hello` runs on another kernel than this host's, and its release.
 
-    By the id that a kernel gives to its boot, and by its release where there is no id.
+    Kernels are compared by boot id, or by release where the agent has no boot id.
     """
     ours = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     release = Path("/proc/sys/kernel/osrelease").read_text().strip()
@@ -121,7 +121,7 @@ def kernel_of(hello: Mapping[str, str]) -> tuple[bool, str]:
 
 
 def nic_count(sandbox: Sandbox) -> int:
-    """How many network cards a sandbox sees, the loopback aside."""
+    """The number of NICs inside a sandbox, without the loopback interface."""
     seen = sandbox.agent.run(["/bin/cat", "/proc/net/dev"]).stdout.decode()
     names = [line.partition(":")[0].strip() for line in seen.splitlines() if ":" in line]
     return sum(name != "lo" for name in names)
@@ -140,23 +140,23 @@ def awake(stand: Stand) -> Iterator[Sandbox]:
 
 @dataclass(frozen=True)
 class HeldMemory:
-    """Bytes that all processes of a fleet hold. `outside` leaves out guest memory, and whatever
-    runs inside a sandbox."""
+    """Memory of all processes of a fleet, in bytes. `outside` excludes guest memory and processes
+    inside sandboxes."""
 
     outside: int
     private_dirty: int
 
 
 def processes_of(run: Run) -> set[int]:
-    """Every process of a run, this one not among them."""
+    """The PIDs of a run's processes, without this one."""
     return processes_under(run.directory)
 
 
 def processes_under(directory: Path) -> set[int]:
-    """Every process of the run of this directory, or of all runs under it; never this one.
+    """The PIDs of the run with this directory, or of all runs below it, without this process.
 
-    By the mark in its environment, or by the directory among its arguments: runsc starts its own
-    with neither of ours. With all that they have started.
+    Found by the mark in the environment, or by the directory in the argv (processes that runsc
+    starts lack the mark), together with all their descendants.
     """
     found = {pid for pid, one in leftovers.processes() if directory in (one, one.parent)}
     name = os.fsencode(directory)
@@ -171,7 +171,7 @@ def processes_under(directory: Path) -> set[int]:
 
 
 def held_memory(pids: set[int], sandboxes: Sequence[Sandbox]) -> HeldMemory:
-    """What these processes hold; sandboxes with a file for their memory are among them."""
+    """The memory of processes, some of which are `sandboxes` whose memory is a file."""
     files = {one.process.pid: one.process.guest_memory for one in sandboxes if one.process}
     ours = Path("/proc/self/ns/pid").readlink()
     outside = dirty = 0

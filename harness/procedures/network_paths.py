@@ -1,9 +1,9 @@
-"""The ladder of ways between two who talk: what each rung adds is what it costs.
+"""Network paths between two peers, from loopback to microVMs: each adds a layer and its cost.
 
 loopback   inside one namespace
-veth       two namespaces, a pair of cards between them
+veth       two namespaces, connected by a veth pair
 bridge     two namespaces, each a port of a bridge that filters nothing
-policy     two sandboxes on cubenet: deny by default, and one allows the other
+policy     two sandboxes on cubenet: deny by default, one is allowed to reach the other
 microvm    two microVMs on cubenet, under the same policy
 """
 
@@ -34,9 +34,9 @@ from harness.sandbox.protocol import Tier
 from harness.sandbox.qemu import QemuSubstrate
 
 Pair = tuple[Peer, Peer]
-"""Who asks, and who answers."""
+"""The peer that asks, and the one that answers."""
 _ADDRESSES = IPv4Address("10.0.0.1"), IPv4Address("10.0.0.2")
-"""On networks of two, in namespaces of their own."""
+"""Addresses of two peers on a network of their own."""
 _MACS = bytes.fromhex("02c000000001"), bytes.fromhex("02c000000002")
 _PREFIX = 24
 
@@ -46,11 +46,14 @@ def loopback(run: Run, net: Cubenet) -> Iterator[Pair]:
     with namespace(run.directory, "loopback") as path:
         with _links(path) as own:
             own.send(links.up(links.LOOPBACK))
-            # netperf looks for a host in vain where there are loopback addresses only.
+            # netperf finds no host if all addresses are loopback addresses.
             own.send(links.address(links.LOOPBACK, _ADDRESSES[0], 32))
         address = str(_ADDRESSES[0])
-        with namespace_peer(run, path, address) as one, namespace_peer(run, path, address) as other:
-            yield one, other
+        with (
+            namespace_peer(run, path, address) as asks,
+            namespace_peer(run, path, address) as answers,
+        ):
+            yield asks, answers
 
 
 @contextlib.contextmanager
@@ -63,7 +66,7 @@ def veth(run: Run, net: Cubenet) -> Iterator[Pair]:
                 own.try_send(links.large_segments(own.index(NIC_NAME)))
         finally:
             os.close(handle)
-        with _talking(run, near, far) as pair:
+        with _connected(run, near, far) as pair:
             yield pair
 
 
@@ -86,7 +89,7 @@ def bridge(run: Run, net: Cubenet) -> Iterator[Pair]:
                 port = own.index(f"port{number}")
                 own.send(links.plain_port(port, index))
                 own.try_send(links.large_segments(port))
-        with _talking(run, near, far) as pair:
+        with _connected(run, near, far) as pair:
             yield pair
 
 
@@ -135,7 +138,7 @@ PATHS: Mapping[str, Callable[[Run, Cubenet], contextlib.AbstractContextManager[P
 
 @dataclass(frozen=True)
 class OpenPath:
-    """One rung of the ladder, with both ends on one core or each on its own."""
+    """An open network path with both peers on one core, or each on its own."""
 
     path: str
     cores: int
@@ -147,15 +150,15 @@ class OpenPath:
         return {"path": self.path, "cores": self.cores}
 
     def pin(self) -> None:
-        """Put both ends, and what runs there, on their cores."""
+        """Pin both peers, and their programs, to their cores."""
         self.answers.pin(0)
         self.asks.pin(self.cores - 1)
 
 
 def open_paths(run: Run, net: Cubenet, stack: contextlib.ExitStack) -> Iterator[OpenPath]:
-    """Every rung that this host has, on one core and on two; they end with the stack.
+    """Every path that this host supports, on one core and on two; the stack closes them.
 
-    Where microVMs cannot run their rung is left out, and the doctor says why.
+    Where microVMs cannot run their path is omitted; `coppice doctor` shows why.
     """
     here = range(1, min(2, os.cpu_count() or 1) + 1)
     for path, cores in itertools.product(PATHS, here):
@@ -185,14 +188,14 @@ def _two_namespaces(run: Run, name: str) -> Iterator[tuple[Path, Path]]:
 
 
 @contextlib.contextmanager
-def _talking(run: Run, near: Path, far: Path) -> Iterator[Pair]:
-    """Two parties in namespaces whose cards are there and have no addresses yet."""
+def _connected(run: Run, near: Path, far: Path) -> Iterator[Pair]:
+    """Two peers in namespaces whose NICs exist and have no addresses yet."""
     for path, own in zip((near, far), _ADDRESSES, strict=True):
         with _links(path) as there, inside(path):
-            card = socket.if_nametoindex(NIC_NAME)
-            there.send(links.up(card))
-            there.send(links.address(card, own, _PREFIX))
-            there.try_send(links.large_segments(card))
+            nic = socket.if_nametoindex(NIC_NAME)
+            there.send(links.up(nic))
+            there.send(links.address(nic, own, _PREFIX))
+            there.try_send(links.large_segments(nic))
     with (
         namespace_peer(run, near, str(_ADDRESSES[0])) as one,
         namespace_peer(run, far, str(_ADDRESSES[1])) as other,

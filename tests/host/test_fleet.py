@@ -71,7 +71,7 @@ def test_it_stops_at_the_floor_and_says_what_it_reached(
         up = fleet.bring_up(50)
         assert 5 <= len(fleet.sandboxes) <= 7
         assert len(up.failures) == 50 - len(fleet.sandboxes)
-        assert up.stopped and "1024 MiB are kept free" in up.stopped
+        assert up.stopped and "1024 MiB must stay free" in up.stopped
         assert {why for _, why in up.failures} == {up.stopped}
 
 

@@ -228,7 +228,7 @@ def test_more_than_memory_allows_is_refused_with_figures_before_any_launch(
             pool.fill()
         assert "6 sandboxes of about 100 MiB need 600 MiB" in str(caught.value)
         assert "has 500 MiB to give and keeps 1024 MiB free" in str(caught.value)
-        assert caught.value.hint == "ask for at most 5"
+        assert caught.value.hint == "request at most 5"
         assert launcher.calls == 0
         pool.fill(5)
         assert pool.ready == 5
