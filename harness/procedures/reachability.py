@@ -31,8 +31,6 @@ from harness.procedures.namespace_endpoint import endpoint
 from harness.sandbox.oci.substrate import OciTemplate
 from harness.sandbox.protocol import Sandbox
 
-NETWORKED = ("oci-net", "oci-net-overlay", "qemu")
-"""Substrates whose sandboxes have a NIC on cubenet."""
 PORT = 7007
 TRIES = 2
 """Attempts: a guest whose neighbour discovery failed retries it only after a while."""

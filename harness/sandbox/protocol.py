@@ -241,9 +241,9 @@ class Substrate(Protocol[T]):
         identity; after a UsageError the caller still owns it.
 
         `sharing` applies to tiers that restore: for `merged` the caller keeps `harness.host.ksm`
-        enabled, for `forked` `template` is one that `zygote` yields. `tap` is a descriptor that
-        connects the sandbox's NIC to a network (`Cubenet.attach_tap`); substrates without taps
-        raise UsageError.
+        enabled; for `forked` `template` is one that `zygote` yields, and the sandbox is stopped in
+        memory whatever the tier. `tap` is a descriptor that connects the sandbox's NIC to a network
+        (`Cubenet.attach_tap`); substrates without taps raise UsageError.
         """
 
     def zygote(self, run: Run, template: T, tap: int | None = None) -> AbstractContextManager[T]:
@@ -254,9 +254,16 @@ class Substrate(Protocol[T]):
         """
 
 
-def registered() -> dict[str, str]:
-    """The names of the registered substrates, each with its implementation (module:attribute)."""
-    return {entry.name: entry.value for entry in entry_points(group=GROUP)}
+def registered(distribution: str | None = None) -> dict[str, str]:
+    """The names of the registered substrates, each with its implementation (module:attribute).
+
+    With a `distribution`, only those of its entry points.
+    """
+    return {
+        entry.name: entry.value
+        for entry in entry_points(group=GROUP)
+        if distribution is None or (entry.dist is not None and entry.dist.name == distribution)
+    }
 
 
 def load(name: str) -> Substrate[Template]:
