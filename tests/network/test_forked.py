@@ -1,4 +1,4 @@
-"""Forked microVMs on a network: each has its own card, and reaches what policy allows it."""
+"""Forked microVMs on a network: each has its own NIC and policy."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.skipif(
 N = 3
 
 
-def test_each_returns_a_packet_to_who_may_ask_and_to_nobody_else(
+def test_each_fork_answers_only_an_allowed_peer(
     run: Run, net: Cubenet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     substrate = load("qemu")

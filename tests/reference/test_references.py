@@ -1,4 +1,4 @@
-"""Each reference substrate really runs a sandbox to the top of the ladder, and leaves nothing."""
+"""Each reference substrate runs a real sandbox up the ladder, and leaves nothing."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="these substrates are 
     ("name", "tier"),
     [*((name, Tier.FULL) for name in NAMES), ("gvisor", Tier.DURABLE_POOL)],
 )
-def test_it_climbs_the_ladder_and_leaves_nothing(name: str, tier: Tier, run: Run) -> None:
+def test_the_ladder_leaves_nothing(name: str, tier: Tier, run: Run) -> None:
     substrate = load(name)
     template = substrate.prepare(run, cache_directory(), tier)  # skips where a program is missing
     before = processes_of(run)
@@ -45,7 +45,7 @@ def test_it_climbs_the_ladder_and_leaves_nothing(name: str, tier: Tier, run: Run
     try:
         hello = made.sandbox.agent.hello()
         assert kernel_of(hello)[0] is substrate.own_kernel
-        if name != "process" and not tier.restores:  # what is restored has the name it had
+        if name != "process" and not tier.restores:  # a restored sandbox keeps its hostname
             assert hello["hostname"] == made.sandbox.identity.hostname
         if tier.restores:
             assert made.sandbox.agent.run(["/bin/cat", "/run/sealed"]).code == 0
@@ -73,7 +73,7 @@ def test_a_visit_ends_with_nothing_running(column: Column, run: Run) -> None:
 
 
 def _daemons(run: Run) -> set[int]:
-    """What docker keeps running for all containers of a run."""
+    """Processes that docker runs for all containers of a run."""
     names = ("dockerd", "containerd")
     return {
         pid for pid in processes_of(run) if Path(f"/proc/{pid}/comm").read_text().strip() in names
@@ -81,7 +81,7 @@ def _daemons(run: Run) -> set[int]:
 
 
 @pytest.mark.parametrize("name", ["bwrap", "docker", "gvisor", "vm"])
-def test_without_its_program_it_says_what_to_install(
+def test_a_missing_program_is_reported_with_its_package(
     name: str, run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     for program in ("musl-gcc", "busybox"):
@@ -92,7 +92,7 @@ def test_without_its_program_it_says_what_to_install(
         load(name).prepare(run, cache_directory(), Tier.FULL)
 
 
-def test_a_program_called_docker_is_believed_when_it_answers_as_docker_does(
+def test_other_programs_named_docker_are_ignored(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     stand_in = tmp_path / "docker"
@@ -113,7 +113,7 @@ def test_a_program_called_docker_is_believed_when_it_answers_as_docker_does(
 
 @needs_root
 def test_a_vm_boots_to_its_login(run: Run) -> None:
-    """Where its disk was built before: that takes minutes, as booting does without KVM."""
+    """Only if its disk exists: building it takes minutes, as does booting without KVM."""
     if not list((cache_directory() / "disks").glob("*/disk")):
         pytest.skip("its disk takes minutes: bin/mise run bench:compare -- --columns vm-full")
     assert rootfs.debian(cache_directory(), vm.PACKAGES).path.exists()
@@ -134,7 +134,7 @@ def test_a_vm_boots_to_its_login(run: Run) -> None:
 
 @pytest.fixture
 def strange() -> Iterator[Path]:
-    """A runtime directory with every separator in its name, open to sandboxes' users."""
+    """A runtime directory with separators in its name, open to all users."""
     directory = Path(f"/run/coppice test, a:b\nc\\d {os.getpid()}")
     directory.mkdir(mode=0o755)
     yield directory
@@ -143,7 +143,7 @@ def strange() -> Iterator[Path]:
 
 @needs_root
 @pytest.mark.parametrize("name", ["bwrap", "docker", "gvisor"])
-def test_a_hostname_of_300_characters_makes_nothing(name: str, run: Run) -> None:
+def test_a_hostname_of_300_characters_is_refused(name: str, run: Run) -> None:
     substrate = load(name)
     template = substrate.prepare(run, cache_directory(), Tier.FULL)
     identity = replace(allocate(run.leases, run.id), hostname="h" * 300)
@@ -169,7 +169,7 @@ def test_paths_with_spaces_commas_and_newlines_work(name: str, strange: Path) ->
 
 
 @needs_root
-def test_where_docker_cannot_work_it_says_where_it_can(strange: Path) -> None:
+def test_unsuitable_directories_for_docker_are_refused_with_a_hint(strange: Path) -> None:
     with (
         open_run(strange) as run,
         pytest.raises(Unsupported, match="its path has a comma"),
@@ -177,10 +177,10 @@ def test_where_docker_cannot_work_it_says_where_it_can(strange: Path) -> None:
         load("docker").prepare(run, cache_directory(), Tier.FULL)
 
 
-def test_a_docker_that_hangs_on_removal_holds_nobody_up(
+def test_a_docker_that_hangs_on_removal_is_killed(
     run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """A fake client, since no real one hangs when it is asked to."""
+    """A fake client that hangs."""
     fake = tmp_path / "docker"
     fake.write_text("#!/bin/sh\nexec sleep 600\n")
     fake.chmod(0o755)
