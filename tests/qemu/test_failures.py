@@ -1,4 +1,4 @@
-"""Guests that never answer, answer wrongly or die: each is one clear error, and one failure."""
+"""Guests that never answer, answer wrongly or die: each gives a clear error and one failure."""
 
 from __future__ import annotations
 
@@ -33,9 +33,7 @@ def test_a_guest_that_never_answers(launch: Launch) -> None:
         sandbox.awaken(0.3)
 
 
-def test_a_boot_that_stands_still_is_begun_again(
-    launch: Launch, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_stalled_boot_is_retried(launch: Launch, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(boot_retry, "LOOK_S", 1.0)
     begun: list[QemuSandbox] = []
 
@@ -52,7 +50,7 @@ def test_a_boot_that_stands_still_is_begun_again(
     begun[1].agent.ping()
 
 
-def test_one_that_never_boots_is_said(launch: Launch, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_boot_is_reported(launch: Launch, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(boot_retry, "LOOK_S", 0.2)
 
     def begin() -> QemuSandbox:
@@ -69,13 +67,13 @@ def test_one_that_never_boots_is_said(launch: Launch, monkeypatch: pytest.Monkey
 def test_a_guest_that_answers_another_nonce(launch: Launch) -> None:
     sandbox = launch(Tier.DURABLE_PREWARM_POOL)
     sandbox.agent.key = bytes(16)
-    sandbox._ring = _new_ring(bytes(16))  # the answer expected is another guest's
+    sandbox._ring = _new_ring(bytes(16))  # expects the answer of another guest
     with pytest.raises(WrongAnswer):
         sandbox.awaken(60)
 
 
-def test_a_ping_that_is_answered_wrongly() -> None:
-    """The guest is a fake here: no real one lies."""
+def test_a_wrong_answer_to_a_ping() -> None:
+    """The guest is a fake: no real one answers wrongly."""
     ours, theirs = socket.socketpair()
 
     def lie() -> None:
@@ -90,7 +88,7 @@ def test_a_ping_that_is_answered_wrongly() -> None:
         liar.join()
 
 
-def test_a_guest_that_dies_in_the_middle_of_a_request(launch: Launch) -> None:
+def test_a_guest_that_dies_during_a_request(launch: Launch) -> None:
     sandbox = launch(Tier.DURABLE_PREWARM_POOL)
     sandbox.resume()
     with pytest.raises(GuestDied):
@@ -109,7 +107,7 @@ def test_a_vmm_that_is_gone_before_the_bell(launch: Launch) -> None:
         sandbox.awaken(5)
 
 
-def test_failures_keep_their_reason_and_free_the_sandbox(launch: Launch) -> None:
+def test_failures_have_a_reason_and_release_the_sandbox(launch: Launch) -> None:
     sandbox = launch(Tier.DURABLE_PREWARM_POOL)
     sandbox.vmm.process.kill()
     sandbox.vmm.process.wait()
@@ -119,7 +117,7 @@ def test_failures_keep_their_reason_and_free_the_sandbox(launch: Launch) -> None
     assert one.rungs == {} and not sandbox.identity.lease.exists()
 
 
-def test_a_pool_that_cannot_give_is_a_failure_too() -> None:
+def test_an_empty_pool_is_a_failure() -> None:
     def refuse() -> NoopSandbox:
         raise GuestTimeout("nothing ready")
 
@@ -127,7 +125,7 @@ def test_a_pool_that_cannot_give_is_a_failure_too() -> None:
 
 
 class Pretender(NoopSubstrate):
-    """A fake: the noop substrate under a microVM's name."""
+    """A fake: the noop substrate with the name of a microVM substrate."""
 
     name = "qemu"
     own_kernel = True
@@ -148,7 +146,7 @@ def test_noop_cannot_pass_for_a_microvm(run: Run) -> None:
     assert climbs[0].failure == "GuestDied: a noop sandbox has no guest"
 
 
-def test_this_hosts_own_kernel_is_no_proof(launch: Launch, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_hosts_kernel_is_detected(launch: Launch, monkeypatch: pytest.MonkeyPatch) -> None:
     sandbox = launch(Tier.DURABLE_PREWARM_POOL)
     sandbox.resume()
     ours = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
@@ -158,7 +156,7 @@ def test_this_hosts_own_kernel_is_no_proof(launch: Launch, monkeypatch: pytest.M
     assert one.failure and "this host's kernel" in one.failure
 
 
-def test_kvm_is_not_believed_for_being_there(
+def test_an_existing_kvm_device_is_not_sufficient(
     run: Run, template: QemuTemplate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("COPPICE_ACCELERATOR", raising=False)
@@ -190,7 +188,7 @@ def test_the_trial_of_kvm_is_a_real_guest(run: Run, template: QemuTemplate) -> N
     assert found.name in ("kvm", "tcg") and "guest answered" in found.reason
 
 
-def test_a_vmm_that_cannot_start_says_why(run: Run, template: QemuTemplate) -> None:
+def test_a_vmm_that_cannot_start_is_explained(run: Run, template: QemuTemplate) -> None:
     broken = replace(template, shape=replace(template.shape, cpu="no-such-cpu"))
     identity = allocate(run.leases, run.id)
     # It may introduce itself before it looks at the CPU's name, or not.
