@@ -20,6 +20,9 @@ from harness.host.session import open_run
 from harness.rig import progress
 from harness.rig.recorder import RigRun, given_options
 
+# Its assertions are explained like those of a test.
+pytest.register_assert_rewrite("harness.testing.contract")
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("coppice")

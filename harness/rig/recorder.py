@@ -107,7 +107,7 @@ class RigRun:
         `broken` says why the run failed although it has samples.
         """
         origin = origins.of(file)
-        ours = {rig.id: discovery.Rig(file, rig)} if origin.root == paths.DATA else {}
+        ours = {rig.id: discovery.Rig(file, rig)} if origin.root == paths.CHECKOUT else {}
         declared = {name for name in self._options if name in (*rig.options, *rig.flags)}
         given = {name: self._options[name] for name in declared if self._options[name]}
         again = {**given, **(repeat or {}), "profile": self._profile}
