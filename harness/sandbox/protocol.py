@@ -2,7 +2,7 @@
 
 A substrate launches sandboxes. A sandbox boots, or is restored from a checkpoint on disk; it can be
 stopped and continued (by a monitor, a signal or a control group); an agent inside answers requests
-over one channel. How this is done is up to the substrate.
+over one channel. How this is done is up to the substrate. `harness.testing` tests this contract.
 
 Order of calls, each by the rig or by a `Pool`:
 
@@ -137,7 +137,8 @@ class Sandbox(Protocol):
     def adopt_identity(self) -> None:
         """Apply its identity (hostname, machine id, addresses, key) now.
 
-        Without this call `first_exec` applies it. Call it after `awaken`, at most once.
+        Without this call `first_exec` applies it. Call it after `awaken`; a second call does no
+        harm.
         """
 
     def first_exec(self, word: str) -> Finished:
