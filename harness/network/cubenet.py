@@ -190,14 +190,14 @@ class Cubenet:
 
     def _remove(self, ports: Sequence[Port]) -> None:
         try:
-            self._links.send(links.delete([one.index for one in ports], next(self._groups)))
+            self._links.send(links.delete([port.index for port in ports], next(self._groups)))
         except OSError as error:
             if not missing(error):  # a veth pair is deleted with the namespace of its peer
                 raise
         finally:
-            for one in ports:
-                if one.descriptor is not None:
-                    os.close(one.descriptor)
+            for port in ports:
+                if port.descriptor is not None:
+                    os.close(port.descriptor)
 
     def close(self) -> None:
         """Remove all ports: an open tap would keep the namespace alive."""

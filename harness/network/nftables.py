@@ -84,21 +84,23 @@ class Nftables:
         """Let every sandbox resolve the bridge's own addresses to its MAC address."""
         with self._lock:
             messages: list[bytes] = []
-            for one in addresses:
-                messages += self._table.add(f"gate{one.version}", [one.packed])
-                messages.append(self._table.map_to(f"mac{one.version}", [(one.packed, mac)]))
+            for address in addresses:
+                messages += self._table.add(f"gate{address.version}", [address.packed])
+                messages.append(
+                    self._table.map_to(f"mac{address.version}", [(address.packed, mac)])
+                )
             self._commit(messages)
 
     def counters(self) -> Mapping[str, Counters]:
         with self._lock:
             members = list(self._members.values())
-            ports = [ruleset.port_key(one.port) for one in members]
-            sent4 = self._counts("own4", [_own4(one) for one in members])
-            sent6 = self._counts("own6", [_own6(one) for one in members])
+            ports = [ruleset.port_key(member.port) for member in members]
+            sent4 = self._counts("own4", [_own4(member) for member in members])
+            sent6 = self._counts("own6", [_own6(member) for member in members])
             denied, spoofed = self._counts("denied", ports), self._counts("spoofed", ports)
         return {
-            one.id: Counters(four[0] + six[0], four[1] + six[1], refused[0], forged[0])
-            for one, four, six, refused, forged in zip(
+            member.id: Counters(four[0] + six[0], four[1] + six[1], refused[0], forged[0])
+            for member, four, six, refused, forged in zip(
                 members, sent4, sent6, denied, spoofed, strict=True
             )
         }
@@ -118,7 +120,7 @@ class Nftables:
         with self._lock:
             member = member_of(self._members, id)
             plan = Policy([destination]).plan
-            ((shape, keys),) = ((one, plan[one]) for one in plan if one.action == "allow")
+            ((shape, keys),) = ((shape, plan[shape]) for shape in plan if shape.action == "allow")
             own = self._own_sets[id].get(shape)
             address = member.address if destination.family == 4 else member.address6
             key = keys[0] if own else address.packed + keys[0]
@@ -164,20 +166,20 @@ class Nftables:
 
 def _explained(error: NetlinkError) -> CoppiceError:
     """The error for a refusal by the kernel, with its cause and remedy."""
-    said = error.strerror
+    why = error.strerror
     if error.errno in (errno.EPERM, errno.EACCES):
         return MissingPrivilege(
-            f"the packet filter may not be changed: {said}",
+            f"the packet filter may not be changed: {why}",
             hint="run it again as root, or with sudo",
         )
     if error.errno in (errno.EOPNOTSUPP, errno.EPROTONOSUPPORT, errno.EAFNOSUPPORT):
         return Unsupported(
-            f"this kernel lacks a feature of nf_tables: {said}",
+            f"this kernel lacks a feature of nf_tables: {why}",
             hint="needs CONFIG_NF_TABLES and CONFIG_NF_TABLES_BRIDGE: modprobe nf_tables",
         )
     if error.errno in (errno.ENFILE, errno.ENOMEM, errno.ENOBUFS):
-        return NotEnoughMemory(f"the packet filter has no room for this: {said}")
-    return CoppiceError(f"nf_tables refused a change, which had no effect: {said}")
+        return NotEnoughMemory(f"the packet filter has no room for this: {why}")
+    return CoppiceError(f"nf_tables refused a change, which had no effect: {why}")
 
 
 @dataclass(frozen=True)
@@ -289,22 +291,22 @@ class _Draft:
         before = {shape: self._before[shape] for shape in moved if shape in self._before}
         after = {shape: self.own_sets[shape] for shape in moved if shape in self.own_sets}
         for role in dict.fromkeys(
-            role for one in (*before.values(), *after.values()) for role in one.roles
+            role for owned in (*before.values(), *after.values()) for role in owned.roles
         ):
-            asked = {shape: one for shape, one in self.own_sets.items() if role in one.roles}
+            asked = {shape: owned for shape, owned in self.own_sets.items() if role in owned.roles}
             chain = f"{role.name}.{self._member.id}"
             key = self._own_address(4 if role.own.length == 4 else 6)
-            there = any(role in one.roles for one in self._before.values())
+            there = any(role in owned.roles for owned in self._before.values())
             if there:
                 self.messages.append(table.empty_chain(chain))
             else:
                 self._open(role, key, chain)
-            for shape, one in asked.items():
-                self.messages.append(role.own_rule(table, chain, shape, one.name))
+            for shape, owned in asked.items():
+                self.messages.append(role.own_rule(table, chain, shape, owned.name))
             if not asked:
                 self.messages += table.remove(role.verdicts, [key])
                 self.messages.append(table.delete_chain(chain))
-        self.messages += [table.delete_set(one.name) for one in before.values()]
+        self.messages += [table.delete_set(owned.name) for owned in before.values()]
 
     def _open(self, role: Role, key: bytes, chain: str) -> None:
         """Create a chain of the sandbox's own, and the dispatch to it."""
@@ -336,29 +338,29 @@ def _short(keys: Sequence[bytes]) -> Sequence[bytes]:
     return keys if len(keys) < LONG else ()
 
 
-def _own4(one: Member) -> bytes:
-    return ruleset.own_key(one.port, one.mac, one.address.packed)
+def _own4(member: Member) -> bytes:
+    return ruleset.own_key(member.port, member.mac, member.address.packed)
 
 
-def _own6(one: Member) -> bytes:
-    return ruleset.own_key(one.port, one.mac, one.address6.packed)
+def _own6(member: Member) -> bytes:
+    return ruleset.own_key(member.port, member.mac, member.address6.packed)
 
 
-def _places(one: Member) -> Mapping[str, bytes]:
+def _places(member: Member) -> Mapping[str, bytes]:
     """The sets that contain every sandbox, and its key in each."""
-    port = ruleset.port_key(one.port)
-    return {"own4": _own4(one), "own6": _own6(one), "spoofed": port, "denied": port}
+    port = ruleset.port_key(member.port)
+    return {"own4": _own4(member), "own6": _own6(member), "spoofed": port, "denied": port}
 
 
-def _appear(table: Table, one: Member) -> Iterator[bytes]:
-    for name, key in _places(one).items():
+def _appear(table: Table, member: Member) -> Iterator[bytes]:
+    for name, key in _places(member).items():
         yield from table.add(name, [key])
-    yield table.map_to("mac4", [(one.address.packed, one.mac)])
-    yield table.map_to("mac6", [(one.address6.packed, one.mac)])
+    yield table.map_to("mac4", [(member.address.packed, member.mac)])
+    yield table.map_to("mac6", [(member.address6.packed, member.mac)])
 
 
-def _disappear(table: Table, one: Member) -> Iterator[bytes]:
-    for name, key in _places(one).items():
+def _disappear(table: Table, member: Member) -> Iterator[bytes]:
+    for name, key in _places(member).items():
         yield from table.remove(name, [key])
-    yield from table.remove("mac4", [one.address.packed])
-    yield from table.remove("mac6", [one.address6.packed])
+    yield from table.remove("mac4", [member.address.packed])
+    yield from table.remove("mac6", [member.address6.packed])

@@ -109,7 +109,7 @@ class Pf:
     def holds(self, id: str, destination: Destination) -> bool:
         with self._lock:
             places = ruleset(member_of(self._members, id), "", Policy([destination])).tables
-            (name,) = (one for one in places if one != "own")
+            (name,) = (name for name in places if name != "own")
             argv = ["pfctl", "-a", self._anchor(id), "-t", name, "-T", "show"]
             return places[name][0] in self._host.run(argv).text.split()
 
@@ -143,7 +143,7 @@ class Pf:
         new = ruleset(member, self._interface_of(member.port), policy)
         old = self._loaded.get(member.id)
         if old is not None and old.rules == new.rules and old.tables.keys() == new.tables.keys():
-            changed = [one for one in new.tables if new.tables[one] != old.tables[one]]
+            changed = [table for table in new.tables if new.tables[table] != old.tables[table]]
             if not changed:
                 return
             if len(changed) == 1:
@@ -172,7 +172,7 @@ class Pf:
             if label in found and len(numbers) >= 5:
                 packets, size = int(numbers[3]), int(numbers[4])
                 found[label] = found[label][0] + packets, found[label][1] + size
-        counted = [found[one] for one in (SENT, ANSWERED, DENIED)]
+        counted = [found[label] for label in (SENT, ANSWERED, DENIED)]
         sent, sent_bytes = (sum(column) for column in zip(*counted, strict=True))
         kept = self._kept.get(id, Counters(0, 0, 0, 0))
         return Counters(
@@ -216,8 +216,8 @@ def _explained(error: CommandFailed) -> Exception:
 
 
 def _change(before: Policy, after: Policy) -> Change:
-    old = {(name, one) for name in ("allow", "deny", "dns") for one in getattr(before, name)}
-    new = {(name, one) for name in ("allow", "deny", "dns") for one in getattr(after, name)}
+    old = {(name, entry) for name in ("allow", "deny", "dns") for entry in getattr(before, name)}
+    new = {(name, entry) for name in ("allow", "deny", "dns") for entry in getattr(after, name)}
     return Change(len(new - old), len(old - new), cuts_established=True)
 
 

@@ -54,23 +54,23 @@ def ruleset(member: Member, port: str, policy: Policy) -> Ruleset:
         f'block drop in quick on {port} inet6 from ! <own> to any label "{FORGED}"',
     ]
     if policy.dns:
-        tables["dns"] = [_written(one) for one in policy.dns]
+        tables["dns"] = [_written(resolver) for resolver in policy.dns]
         rules.append(
             f"pass in quick on {port} proto {{ tcp, udp }} from <own> to <dns> port 53 "
             f'{_KEEP} label "{SENT}"'
         )
-    for name, one in _places(policy.allow, tables, "allow"):
+    for name, protocol in _places(policy.allow, tables, "allow"):
         rules.append(
-            f'pass in quick on {port} {one}from <own> to <{name}>{_port(one, name)} '
+            f'pass in quick on {port} {protocol}from <own> to <{name}>{_port(protocol, name)} '
             f'{_KEEP} label "{SENT}"'
         )  # fmt: skip
     if policy.default == "allow":
-        for name, one in _places(policy.deny, tables, "deny"):
+        for name, protocol in _places(policy.deny, tables, "deny"):
             rules.append(
-                f'block drop in quick on {port} {one}from <own> to <{name}>{_port(one, name)} '
-                f'label "{DENIED}"'
+                f'block drop in quick on {port} {protocol}from <own> '
+                f'to <{name}>{_port(protocol, name)} label "{DENIED}"'
             )  # fmt: skip
-        tables["private"] = [str(one) for one in PRIVATE]
+        tables["private"] = [str(network) for network in PRIVATE]
         rules.append(f'block drop in quick on {port} from <own> to <private> label "{DENIED}"')
         rules.append(f'pass in quick on {port} from <own> to any {_KEEP} label "{SENT}"')
     rules.append(f'block drop in quick on {port} all label "{DENIED}"')
@@ -83,13 +83,13 @@ def _places(
 ) -> list[tuple[str, str]]:
     """Fill one table for whole addresses and one per service; their names, each with a protocol."""
     found: dict[str, str] = {}
-    for one in destinations:
-        if one.protocol is None:
+    for destination in destinations:
+        if destination.protocol is None:
             name, protocol = action, ""
         else:
-            service = _NAMES[one.protocol]
-            name, protocol = f"{action}.{service}.{one.port}", f"proto {service} "
-        tables.setdefault(name, []).append(_written(one))
+            service = _NAMES[destination.protocol]
+            name, protocol = f"{action}.{service}.{destination.port}", f"proto {service} "
+        tables.setdefault(name, []).append(_written(destination))
         found[name] = protocol
     return list(found.items())
 
@@ -98,9 +98,13 @@ def _port(protocol: str, table: str) -> str:
     return f" port {table.rpartition('.')[2]}" if protocol else ""
 
 
-def _written(one: Destination) -> str:
-    where = str(ip_address(one.address))
-    return where if one.length == 8 * len(one.address) else f"{where}/{one.length}"
+def _written(destination: Destination) -> str:
+    where = str(ip_address(destination.address))
+    return (
+        where
+        if destination.length == 8 * len(destination.address)
+        else f"{where}/{destination.length}"
+    )
 
 
 def tightens(before: Policy, after: Policy) -> bool:
@@ -108,6 +112,6 @@ def tightens(before: Policy, after: Policy) -> bool:
     if before.default == "allow" and (after.default == "deny" or after.deny != before.deny):
         return True
     kept = set(after.allow)
-    return any(one not in kept for one in before.allow) or any(
-        one not in after.dns for one in before.dns
+    return any(destination not in kept for destination in before.allow) or any(
+        destination not in after.dns for destination in before.dns
     )

@@ -138,7 +138,7 @@ class Policy:
     def __post_init__(self) -> None:
         if self.default not in ("deny", "allow"):
             raise PolicyError(f"a policy's default must be deny or allow, not {self.default!r}")
-        if any(one.port is not None for one in self.dns):
+        if any(resolver.port is not None for resolver in self.dns):
             raise PolicyError("a resolver must be an address without a port")
         for name in ("allow", "deny", "dns"):
             object.__setattr__(self, name, _merged(getattr(self, name)))
@@ -155,14 +155,14 @@ class Policy:
         """A policy from destinations as text."""
         parse = Destination.parse
         return cls(
-            [parse(one) for one in allow],
-            [parse(one) for one in deny],
-            [parse(one) for one in dns],
+            [parse(text) for text in allow],
+            [parse(text) for text in deny],
+            [parse(text) for text in dns],
             default,
         )
 
     def to_json(self) -> dict[str, Any]:
-        lists = {name: [str(one) for one in getattr(self, name)] for name in _LISTS}
+        lists = {name: [str(destination) for destination in getattr(self, name)] for name in _LISTS}
         return {**lists, "default": self.default}
 
     @classmethod
@@ -178,7 +178,7 @@ class Policy:
         if unknown:
             raise PolicyError(f"a policy has no {', '.join(unknown)}", hint=", ".join(_LISTS))
         lists = {name: data.get(name, []) for name in _LISTS}
-        if not all(isinstance(one, list) for one in lists.values()):
+        if not all(isinstance(value, list) for value in lists.values()):
             raise PolicyError("allow, deny and dns must be lists of destinations")
         return cls.of(**lists, default=data.get("default", "deny"))
 
@@ -186,18 +186,18 @@ class Policy:
     def plan(self) -> Plan:
         """The policy's entries by shape. If the default is deny, `deny` adds nothing."""
         plan: dict[Shape, list[bytes]] = {}
-        for one in self.allow:
-            _plan(plan, "allow", one)
-            if one.port is not None:
-                _plan(plan, "near", Destination(one.address, one.length))
+        for destination in self.allow:
+            _plan(plan, "allow", destination)
+            if destination.port is not None:
+                _plan(plan, "near", Destination(destination.address, destination.length))
         for resolver in self.dns:
             for protocol in (PROTOCOLS["udp"], PROTOCOLS["tcp"]):
                 service = replace(resolver, protocol=protocol, port=DNS_PORT)
                 _plan(plan, "dns", service)
             _plan(plan, "near", resolver)
         if self.default == "allow":
-            for one in self.deny:
-                _plan(plan, "deny", one)
+            for destination in self.deny:
+                _plan(plan, "deny", destination)
         return {shape: tuple(dict.fromkeys(keys)) for shape, keys in plan.items()}
 
     @functools.cached_property
@@ -216,12 +216,14 @@ _LISTS = ("allow", "deny", "dns")
 def _plan(
     plan: dict[Shape, list[bytes]],
     action: Literal["allow", "deny", "dns", "near"],
-    one: Destination,
+    destination: Destination,
 ) -> None:
-    shape = Shape(action, one.family, one.length, one.port is not None)
-    key = one.address
-    if one.port is not None and one.protocol is not None:
-        key += bytes((one.protocol, 0, 0, 0)) + one.port.to_bytes(2, "big") + b"\0\0"
+    shape = Shape(action, destination.family, destination.length, destination.port is not None)
+    key = destination.address
+    if destination.port is not None and destination.protocol is not None:
+        key += (
+            bytes((destination.protocol, 0, 0, 0)) + destination.port.to_bytes(2, "big") + b"\0\0"
+        )
     plan.setdefault(shape, []).append(key)
 
 
@@ -239,10 +241,12 @@ def _merged(destinations: Iterable[Destination]) -> Sequence[Destination]:
     """Remove duplicates, and destinations inside a prefix of the same service."""
     kept: dict[tuple[int, int | None, int | None], dict[int, set[int]]] = {}
     merged = []
-    for one in sorted(destinations, key=lambda one: (one.family, one.length)):
-        lengths = kept.setdefault((one.family, one.protocol, one.port), {})
-        number, bits = int.from_bytes(one.address), 8 * len(one.address)
+    for destination in sorted(
+        destinations, key=lambda destination: (destination.family, destination.length)
+    ):
+        lengths = kept.setdefault((destination.family, destination.protocol, destination.port), {})
+        number, bits = int.from_bytes(destination.address), 8 * len(destination.address)
         if not any(number >> (bits - length) in found for length, found in lengths.items()):
-            lengths.setdefault(one.length, set()).add(number >> (bits - one.length))
-            merged.append(one)
+            lengths.setdefault(destination.length, set()).add(number >> (bits - destination.length))
+            merged.append(destination)
     return tuple(merged)

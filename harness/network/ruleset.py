@@ -44,8 +44,8 @@ _ANSWERS = {_ICMP: (0, 3, 11), _ICMP6: (1, 2, 3, 4, 129)}
 """ICMP types that answer a packet: echo replies and errors."""
 _SOLICIT, _ADVERT = 135, 136
 PRIVATE = tuple(
-    ip_network(one)
-    for one in (
+    ip_network(text)
+    for text in (
         "0.0.0.0/8", "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16",
         "172.16.0.0/12", "192.168.0.0/16", "198.18.0.0/15", "224.0.0.0/3",
         "::/8", "64:ff9b::/96", "fc00::/7", "fe80::/10", "fec0::/10", "ff00::/8",
@@ -257,7 +257,7 @@ def _icmp(protocol: int, kind: int) -> Sequence[bytes]:
 
 def number(table: Table, new: int, old: int | None = None) -> Iterator[bytes]:
     """Number a transaction, so that a frame can detect that it came during its evaluation."""
-    before, after = (struct.pack("=I", (one or 0) & 0xFFFFFFFF) for one in (old, new))
+    before, after = (struct.pack("=I", (value or 0) & 0xFFFFFFFF) for value in (old, new))
     if old is not None:
         yield table.empty_chain("same")
         yield from table.remove("now", [before])

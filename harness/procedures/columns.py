@@ -124,7 +124,7 @@ def processes_under(directory: Path) -> set[int]:
     Found by the mark in the environment, or by the directory in the argv (processes that runsc
     starts lack the mark), together with all their descendants.
     """
-    found = {pid for pid, one in leftovers.processes() if directory in (one, one.parent)}
+    found = {pid for pid, mark in leftovers.processes() if directory in (mark, mark.parent)}
     name = os.fsencode(directory)
     for process in psutil.process_iter():
         with contextlib.suppress(OSError):
@@ -132,13 +132,14 @@ def processes_under(directory: Path) -> set[int]:
                 found.add(process.pid)
     for pid in list(found):
         with contextlib.suppress(psutil.NoSuchProcess):
-            found |= {one.pid for one in psutil.Process(pid).children(recursive=True)}
+            found |= {child.pid for child in psutil.Process(pid).children(recursive=True)}
     return found - {os.getpid()}
 
 
 def held_memory(pids: set[int], sandboxes: Sequence[Sandbox]) -> HeldMemory:
     """The memory of processes, some of which are `sandboxes` whose memory is a file."""
-    files = {one.process.pid: one.process.guest_memory for one in sandboxes if one.process}
+    processes = [sandbox.process for sandbox in sandboxes]
+    files = {process.pid: process.guest_memory for process in processes if process}
     ours = Path("/proc/self/ns/pid").readlink()
     outside = dirty = 0
     for pid in pids:

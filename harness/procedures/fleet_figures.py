@@ -45,7 +45,7 @@ def memory_figures(
         readings.append(host_memory.read())
         time.sleep(0.1)
     for counted in ("to_be_had", "free_and_caches"):
-        change = [getattr(before, counted) - getattr(one, counted) for one in readings]
+        change = [getattr(before, counted) - getattr(reading, counted) for reading in readings]
         name = counted.replace("_", "-")
         findings.add("host-change", "bytes", change, counted=name, work=work)
     host_memory_parts(findings, work, readings[-1])
@@ -60,13 +60,13 @@ def memory_figures(
             gone.append((number, "its VMM is gone"))
     if gone:
         findings.broken.append(f"{len(gone)} of {len(sandboxes)} VMMs are gone")
-    both = [(one.vmm, one.guest) for one in found]
+    both = [(footprint.vmm, footprint.guest) for footprint in found]
     findings.add("vmm-pss", "bytes", [vmm.pss for vmm, _ in both], gone, work=work)
     findings.add("guest-pss", "bytes", [guest.pss for _, guest in both], gone, work=work)
     dirty = [vmm.private_dirty + guest.private_dirty for vmm, guest in both]
     findings.add("private-dirty", "bytes", dirty, gone, work=work)
     for part in footprint_linux.PARTS:
-        sizes = [one.part(part) for one in found]
+        sizes = [footprint.part(part) for footprint in found]
         findings.add("footprint", "bytes", sizes, gone, part=part, work=work)
 
 

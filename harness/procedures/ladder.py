@@ -103,19 +103,19 @@ def conclude(climbs: Sequence[Climb], release: Callable[[Sandbox], None], own_ke
 
     A climb that fails this has no times.
     """
-    for one in climbs:
-        if one.sandbox is None:
+    for done in climbs:
+        if done.sandbox is None:
             continue
         try:
-            if one.failure is None:
+            if done.failure is None:
                 # The vCPU ran before the reply, whatever the VMM's timestamp.
-                resumed = one.sandbox.resumed_at() - one.start
-                bounded = min(max(resumed, one.rungs["object"]), one.rungs["first-reply"])
-                one.rungs["resumed"] = bounded
+                resumed = done.sandbox.resumed_at() - done.start
+                bounded = min(max(resumed, done.rungs["object"]), done.rungs["first-reply"])
+                done.rungs["resumed"] = bounded
                 if own_kernel:
-                    prove_own_kernel(one.sandbox)
+                    prove_own_kernel(done.sandbox)
         except CoppiceError as error:
-            one.failure, one.rungs = f"{type(error).__name__}: {error.args[0]}", {}
+            done.failure, done.rungs = f"{type(error).__name__}: {error.args[0]}", {}
         finally:
-            release(one.sandbox)
-            one.sandbox = None
+            release(done.sandbox)
+            done.sandbox = None

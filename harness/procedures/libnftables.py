@@ -31,8 +31,8 @@ class Libnftables:
     def run(self, commands: bytes) -> None:
         """Run commands in one transaction. Raises CoppiceError with the library's message."""
         if self._library.nft_run_cmd_from_buffer(self._context, commands):
-            said = self._library.nft_ctx_get_error_buffer(self._context).decode().strip()
-            raise CoppiceError(f"nftables refused a command: {said[:300]}")
+            message = self._library.nft_ctx_get_error_buffer(self._context).decode().strip()
+            raise CoppiceError(f"nftables refused a command: {message[:300]}")
 
     def close(self) -> None:
         self._library.nft_ctx_free(self._context)

@@ -98,10 +98,10 @@ def policy(run: Run, net: Cubenet) -> Iterator[Pair]:
     with (
         endpoint(run, net) as answers,
         endpoint(run, net, Policy.of([answers.address])) as asks,
-        namespace_peer(run, asks.namespace, asks.address) as one,
-        namespace_peer(run, answers.namespace, answers.address) as other,
+        namespace_peer(run, asks.namespace, asks.address) as asking,
+        namespace_peer(run, answers.namespace, answers.address) as answering,
     ):
-        yield one, other
+        yield asking, answering
 
 
 @contextlib.contextmanager
@@ -121,8 +121,8 @@ def microvm(run: Run, net: Cubenet) -> Iterator[Pair]:
             return GuestPeer(sandbox)
 
         ids = [allocate(run.leases, run.id) for _ in range(2)]
-        for one in ids:
-            stack.callback(one.release)
+        for identity in ids:
+            stack.callback(identity.release)
         answers = guest(ids[0], Policy())
         yield guest(ids[1], Policy.of([answers.address])), answers
 
@@ -197,7 +197,7 @@ def _connected(run: Run, near: Path, far: Path) -> Iterator[Pair]:
             there.send(links.address(nic, own, _PREFIX))
             there.try_send(links.large_segments(nic))
     with (
-        namespace_peer(run, near, str(_ADDRESSES[0])) as one,
-        namespace_peer(run, far, str(_ADDRESSES[1])) as other,
+        namespace_peer(run, near, str(_ADDRESSES[0])) as asking,
+        namespace_peer(run, far, str(_ADDRESSES[1])) as answering,
     ):
-        yield one, other
+        yield asking, answering

@@ -78,12 +78,13 @@ def matrix(stand: Stand, run: Run) -> Sequence[Reached]:
         attacker.agent.run(["/bin/ip", "route", "add", "default", "via", str(GATEWAYS[0])])
         found: list[Reached] = []
         for policy, allowed in (("one", targets[-1:]), ("all", targets)):
-            net.apply(attacker.id, Policy.of([str(one.address) for one in allowed]))
-            reached = _reached(attacker, targets, {one.name for one in allowed})
+            net.apply(attacker.id, Policy.of([str(target.address) for target in allowed]))
+            reached = _reached(attacker, targets, {target.name for target in allowed})
             found += [
-                Reached(one.name, policy, one in allowed, one.name in reached) for one in targets
+                Reached(target.name, policy, target in allowed, target.name in reached)
+                for target in targets
             ]
-        missed = [one.target for one in found if one.allowed and not one.reached]
+        missed = [result.target for result in found if result.allowed and not result.reached]
         if missed:
             raise SandboxError(
                 f"{stand.column} does not reach {', '.join(missed)} although its policy allows it"
@@ -141,7 +142,7 @@ def _serve(listener: socket.socket, word: bytes) -> None:
 def _reached(sandbox: Sandbox, targets: Sequence[_Target], allowed: set[str]) -> set[str]:
     """The names of the targets that it reaches, all tried at once: a dropped packet is noticed only
     by a timeout."""
-    asks = [_ASK.format(address=one.address, port=one.port) for one in targets]
+    asks = [_ASK.format(address=target.address, port=target.port) for target in targets]
     script = " & ".join([*asks, "wait"])
     found: set[str] = set()
     tries, deadline = 0, time.monotonic() + PATIENCE_S
@@ -149,6 +150,6 @@ def _reached(sandbox: Sandbox, targets: Sequence[_Target], allowed: set[str]) ->
         if tries >= TRIES and (found >= allowed or time.monotonic() > deadline):
             break
         output = sandbox.agent.run(["/bin/sh", "-c", script]).stdout
-        found |= {one.name for one in targets if one.word.encode() in output}
+        found |= {target.name for target in targets if target.word.encode() in output}
         tries += 1
     return found

@@ -56,7 +56,9 @@ def parse(
         data = json.loads(text)
         found, built_from = data["schema"], dict(data["built_from"].items())
         entries = {name: data["files"][name] for name in names}
-        files = {name: (int(one["bytes"]), str(one["sha256"])) for name, one in entries.items()}
+        files = {
+            name: (int(entry["bytes"]), str(entry["sha256"])) for name, entry in entries.items()
+        }
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise unreadable(directory, error) from error
     if found != schema:

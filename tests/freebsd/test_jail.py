@@ -48,13 +48,13 @@ def test_a_jail_is_removed_in_reverse_order(network: bool, zfs: bool, run: Run) 
     begun = len(there.log)
     jail = jails.launch(run, template, Tier.FULL, identity())
     root = f"/var/db/coppice/zroot/coppice/{ID}" if zfs else f"{there.directory}/{ID}"
-    card = "vnet vnet.interface=epair0b" if network else "ip4=disable ip6=disable"
+    stack = "vnet vnet.interface=epair0b" if network else "ip4=disable ip6=disable"
     made = [
         rf"zfs clone zroot/coppice/template\.\w+@base \S+{ID}$" if zfs else "sh -c mkdir",
         f"mount -t devfs -o ruleset=4 devfs {root}/dev$",
         *([f"ifconfig epair create description {ID} group coppice up$",
            rf"pfctl -a coppice/{ID} -f -", "ifconfig bridge0 addm epair0a"] if network else []),
-        f"jail -c name={ID} path={root} host.hostname=sandbox-000000000005 persist .* {card}$",
+        f"jail -c name={ID} path={root} host.hostname=sandbox-000000000005 persist .* {stack}$",
         *([f"jexec {ID} /bin/ifconfig eth0 inet 10.77.0.5/16 up"] if network else []),
         f"rctl -a jail:{ID}:memoryuse:deny=256M$",
         f"rctl -a jail:{ID}:maxproc:deny=128$",

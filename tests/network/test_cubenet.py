@@ -155,11 +155,11 @@ def test_clean_removes_the_networks_of_a_killed_run(
     ) as process:
         directory = said(process)
         os.kill(process.pid, signal.SIGKILL)
-    held = [one for one in find(tmp_path / "runtime") if one.what == "mount"]
-    assert {Path(one.name).name.partition("-")[0] for one in held} == {BRIDGE, "endpoint"}
-    assert all(one.run_id == Path(directory).name for one in held)
+    mounts = [one for one in find(tmp_path / "runtime") if one.what == "mount"]
+    assert {Path(one.name).name.partition("-")[0] for one in mounts} == {BRIDGE, "endpoint"}
+    assert all(one.run_id == Path(directory).name for one in mounts)
     done = coppice("clean")
-    assert done.returncode == 0 and f"removed mount {held[0].name}" in done.stdout, done.stderr
+    assert done.returncode == 0 and f"removed mount {mounts[0].name}" in done.stdout, done.stderr
     assert directory not in Path("/proc/self/mounts").read_text()
     assert not Path(directory).exists()
 

@@ -1,6 +1,6 @@
-"""Who reaches whom, shown with packets: the receiver's card is watched, not the sender's word.
+"""Isolation, tested with packets: what arrives at the receiver's NIC counts.
 
-Frames are made by hand, so that a sandbox can say of itself what it likes.
+Frames are hand-made, so that a sandbox can forge any address.
 """
 
 from __future__ import annotations

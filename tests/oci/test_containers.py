@@ -90,8 +90,8 @@ def test_every_shape_climbs_the_ladder_and_leaves_nothing(name: str, run: Run) -
     assert done.sandbox
     hello = done.sandbox.agent.hello()
     assert (hello["hostname"], hello["machine_id"]) == (identity.hostname, identity.machine_id)
-    card = (identity.mac, str(identity.address)) if "net" in name else ("", "")
-    assert (hello["mac"], hello["address"]) == card
+    addresses = (identity.mac, str(identity.address)) if "net" in name else ("", "")
+    assert (hello["mac"], hello["address"]) == addresses
     assert _traces(run, identity.id)
     done.sandbox.destroy()
     done.sandbox.destroy()
@@ -111,7 +111,7 @@ def test_writes_are_private_and_the_root_is_unchanged(launch: Launch, run: Run) 
 
 
 def test_a_pooled_container_is_frozen_until_it_is_woken(launch: Launch, run: Run) -> None:
-    held = launch(OciSubstrate(), Tier.PREWARM_POOL)
+    frozen = launch(OciSubstrate(), Tier.PREWARM_POOL)
     busy = launch(OciSubstrate())
     busy.agent.send(Kind.EXEC, field(Tag.ARG, "/bin/sh") + field(Tag.ARG, "-c") + field(
         Tag.ARG, "while :; do echo x >>/tmp/log; done"))  # fmt: skip
@@ -124,9 +124,9 @@ def test_a_pooled_container_is_frozen_until_it_is_woken(launch: Launch, run: Run
     busy.awaken(60)
     eventually(lambda: path.stat().st_size > before)
     began = time.perf_counter()
-    assert held.awaken(60) > began
-    assert held.resumed_at() > began
-    assert held.first_exec("word").stdout == b"word\n"
+    assert frozen.awaken(60) > began
+    assert frozen.resumed_at() > began
+    assert frozen.first_exec("word").stdout == b"word\n"
 
 
 def test_limits_bound_memory_and_processes(launch: Launch) -> None:

@@ -90,7 +90,7 @@ def test_forks_are_marked_and_survive_their_zygote(
 ) -> None:
     with substrate.zygote(run, template) as standing:
         left = fork(run, substrate, standing)
-        held = fork(run, substrate, standing)
+        kept = fork(run, substrate, standing)
         assert standing.zygote
         source = standing.zygote.guest.vmm
         source.process.kill()
@@ -99,7 +99,7 @@ def test_forks_are_marked_and_survive_their_zygote(
             fork(run, substrate, standing)
     mark = f"{VARIABLE}={run.directory}".encode()
     assert mark in Path(f"/proc/{left.vmm.process.pid}/environ").read_bytes().split(b"\0")
-    for one in (left, held):
+    for one in (left, kept):
         one.awaken(60)
         assert one.first_exec("x").stdout == b"x\n"
         assert one.resumed_at() > 0

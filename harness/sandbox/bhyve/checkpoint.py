@@ -71,7 +71,9 @@ def writing(host: Host, cache: str, built_from: Mapping[str, Scalar]) -> Iterato
     must(host, ["mkdir", "-p", directory])
     try:
         yield f"{directory}/{MEMORY}"
-        files = {MEMORY + one: _facts(host, f"{directory}/{MEMORY}{one}") for one in SUFFIXES}
+        files = {
+            MEMORY + suffix: _facts(host, f"{directory}/{MEMORY}{suffix}") for suffix in SUFFIXES
+        }
         must(host, ["chmod", "0444", *(f"{directory}/{name}" for name in files)])
         # The manifest makes it a checkpoint, so it is written last, and atomically.
         text = manifest.render(SCHEMA, built_from, files)
@@ -122,8 +124,8 @@ def _check_memory_size(host: Host, directory: str, memory_mib: int) -> None:
     """bhyve aborts unless the guest has exactly the memory size that was saved."""
     path = f"{directory}/{MEMORY}.meta"
     try:
-        said = json.loads(host.get(path))["basic metadata"]["memsize"]
-        size = int(said)
+        memsize = json.loads(host.get(path))["basic metadata"]["memsize"]
+        size = int(memsize)
     except (ValueError, KeyError, TypeError) as error:
         raise CheckpointCorrupt(
             f"{shlex.quote(path)} cannot be read: {error}", hint=HINT

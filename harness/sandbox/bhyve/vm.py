@@ -94,9 +94,9 @@ class Vm:
     def died(self) -> GuestDied:
         """The error for a guest that has ended or is ending, with bhyve's exit code."""
         code = self.process.poll() if self.process else None
-        said = self.output()
+        output = self.output()
         return GuestDied(
-            f"{self.name} went away: {machine.ending(code)}" + (f": {said}" if said else "")
+            f"{self.name} went away: {machine.ending(code)}" + (f": {output}" if output else "")
         )
 
     def output(self) -> str:

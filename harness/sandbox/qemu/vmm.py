@@ -122,13 +122,13 @@ class Vmm:
 
 
 def channels(
-    ours: contextlib.ExitStack, theirs: contextlib.ExitStack, *more: str
+    own_ends: contextlib.ExitStack, other_ends: contextlib.ExitStack, *more: str
 ) -> tuple[dict[str, socket.socket], dict[str, socket.socket]]:
     """Socket pairs by channel name: this process's ends and the VMM's, each closed by its stack."""
     near, far = {}, {}
     for name in (*CHANNELS, *more):
-        ours_end, theirs_end = socket.socketpair()
-        near[name], far[name] = ours.enter_context(ours_end), theirs.enter_context(theirs_end)
+        own, other = socket.socketpair()
+        near[name], far[name] = own_ends.enter_context(own), other_ends.enter_context(other)
     return near, far
 
 
@@ -153,15 +153,15 @@ def spawn(
     The VMM also inherits the descriptors `inherited`, and `environment` extends the run's.
     `through` is a program that executes its arguments (a wrapper).
     """
-    with contextlib.ExitStack() as theirs, contextlib.ExitStack() as ours:
-        near, far = channels(ours, theirs, *(["incoming"] if incoming else []))
+    with contextlib.ExitStack() as other_ends, contextlib.ExitStack() as own_ends:
+        near, far = channels(own_ends, other_ends, *(["incoming"] if incoming else []))
         numbers = Descriptors(**{name: end.fileno() for name, end in far.items()})
         argv = list(arguments(numbers))
         argv[0] = need(argv[0])
         if through:
             argv.insert(0, str(through))
         log, handle = open_log(run, name)
-        theirs.callback(os.close, handle)
+        other_ends.callback(os.close, handle)
         process = subprocess.Popen(
             argv,
             stdin=subprocess.DEVNULL,
@@ -173,5 +173,5 @@ def spawn(
             # (autogroups), so all callers together would get as much as one VMM.
             process_group=0,
         )
-        ours.pop_all()
+        own_ends.pop_all()
         return Vmm.of(name, process, near, log, numbers)

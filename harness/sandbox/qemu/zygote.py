@@ -89,9 +89,9 @@ def library(cache: Path) -> Path:
 def preload(cache: Path) -> Iterator[tuple[socket.socket, Preload]]:
     """Our end of a future zygote's socket, and what to start its VMM with."""
     built = library(cache)
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    with ours, theirs:
-        yield ours, Preload(built, theirs)
+    own, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with own, other:
+        yield own, Preload(built, other)
 
 
 class ForkedProcess:
@@ -160,16 +160,16 @@ class Zygote:
             raise SandboxError("a fork needs a tap if its zygote has one, and takes none otherwise")
         name = f"coppice-{identity.id}"
         place = self.guest.vmm.descriptors
-        with contextlib.ExitStack() as theirs, contextlib.ExitStack() as ours:
-            near, far = channels(ours, theirs)
+        with contextlib.ExitStack() as other_ends, contextlib.ExitStack() as own_ends:
+            near, far = channels(own_ends, other_ends)
             log, handle = open_log(run, name)
-            theirs.callback(os.close, handle)
+            other_ends.callback(os.close, handle)
             pairs = [(getattr(place, channel), end.fileno()) for channel, end in far.items()]
             pairs += [(1, handle), (2, handle), *others]
             if tap is not None and self._tap is not None:
                 pairs.append((self._tap, tap))
             process = ForkedProcess(self._ask(pairs))
-            ours.pop_all()
+            own_ends.pop_all()
         vmm = Vmm.of(name, process, near, log, place)
         source = self.guest
         return QemuSandbox(
@@ -185,7 +185,7 @@ class Zygote:
         numbers = struct.pack(f"={len(pairs)}i", *(number for number, _ in pairs))
         try:
             with self._lock:
-                socket.send_fds(self._channel, [numbers], [ours for _, ours in pairs])
+                socket.send_fds(self._channel, [numbers], [descriptor for _, descriptor in pairs])
                 answer = self._channel.recv(4)
         except TimeoutError as error:
             raise GuestTimeout(

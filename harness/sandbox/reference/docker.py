@@ -59,8 +59,8 @@ def client() -> str | None:
 def _version(program: Path) -> str | None:
     """The version that a program of Docker reports; None for any other program."""
     with contextlib.suppress(OSError, subprocess.TimeoutExpired):
-        said = subprocess.run([program, "--version"], capture_output=True, text=True, timeout=10)
-        if found := re.match(r"Docker version (\S+),", said.stdout):
+        done = subprocess.run([program, "--version"], capture_output=True, text=True, timeout=10)
+        if found := re.match(r"Docker version (\S+),", done.stdout):
             return found[1]
     return None
 
@@ -81,11 +81,11 @@ class DockerSubstrate(ReferenceSubstrate):
 
     def requirements(self) -> Sequence[Requirement]:
         path = client()
-        one = Requirement(
+        client_found = Requirement(
             "docker", path is not None, path or "no program that reports itself as Docker's client",
             install_command("dockerd"),
         )  # fmt: skip
-        return [*super().requirements(), one]
+        return [*super().requirements(), client_found]
 
     def prepare(self, run: Run, cache: Path, tier: Tier) -> DockerTemplate:
         plain = super().prepare(run, cache, tier)

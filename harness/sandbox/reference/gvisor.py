@@ -136,7 +136,9 @@ def _end(run: Run, directory: Path, id: str) -> None:
     pids: list[int] = []
     with contextlib.suppress(OSError, ValueError, psutil.NoSuchProcess):
         pids.append(int((directory / "pid").read_text()))
-        pids += [one.pid for one in psutil.Process(pids[0]).children(recursive=True)]  # it traces
+        pids += [
+            child.pid for child in psutil.Process(pids[0]).children(recursive=True)
+        ]  # it traces
     for path in known:
         with contextlib.suppress(OSError, ValueError, KeyError):
             pids.append(json.loads(path.read_text())["goferPid"])

@@ -38,8 +38,8 @@ class ProcessSubstrate(ReferenceSubstrate):
 def _end_all(child: subprocess.Popen[bytes]) -> None:
     """Kill the agent and its descendants, which would otherwise survive it."""
     with contextlib.suppress(psutil.NoSuchProcess):
-        for one in psutil.Process(child.pid).children(recursive=True):
+        for descendant in psutil.Process(child.pid).children(recursive=True):
             with contextlib.suppress(ProcessLookupError):
-                os.kill(one.pid, signal.SIGKILL)
+                os.kill(descendant.pid, signal.SIGKILL)
     child.kill()
     child.wait()
