@@ -163,7 +163,7 @@ def test_an_existing_kvm_device_is_not_sufficient(
     monkeypatch.setattr(accelerator, "KVM", tmp_path / "kvm")
     absent = accelerator.choose(run, tmp_path, template.image)
     assert absent.name == "tcg" and "cannot be opened" in absent.reason
-    # A device that opens and is no KVM: the trial must fail, and its answer is kept.
+    # A file that opens but is not KVM: the trial must fail, and its result is cached.
     (tmp_path / "kvm").write_text("")
     tried: list[int] = []
 
@@ -177,7 +177,7 @@ def test_an_existing_kvm_device_is_not_sufficient(
     monkeypatch.setenv("COPPICE_ACCELERATOR", "kvm")
     assert accelerator.choose(run, tmp_path, template.image).name == "kvm"
     monkeypatch.setenv("COPPICE_ACCELERATOR", "magic")
-    with pytest.raises(UsageError, match="may be kvm or tcg"):
+    with pytest.raises(UsageError, match="must be kvm or tcg"):
         accelerator.choose(run, tmp_path, template.image)
 
 
@@ -191,7 +191,7 @@ def test_the_trial_of_kvm_is_a_real_guest(run: Run, template: QemuTemplate) -> N
 def test_a_vmm_that_cannot_start_is_explained(run: Run, template: QemuTemplate) -> None:
     broken = replace(template, shape=replace(template.shape, cpu="no-such-cpu"))
     identity = allocate(run.leases, run.id)
-    # It may introduce itself before it looks at the CPU's name, or not.
+    # QEMU may send its greeting before or after it checks the CPU model.
     with pytest.raises(GuestDied, match="no-such-cpu"):
         sandbox = QemuSubstrate().launch(run, broken, Tier.FULL, identity)
         try:

@@ -155,7 +155,7 @@ def test_what_cannot_be_forked_is_refused(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    with pytest.raises(UsageError, match="has a zygote"):
+    with pytest.raises(UsageError, match="has no zygote"):
         fork(run, substrate, template)
     under_kvm = replace(template, shape=replace(template.shape, accelerator="kvm"))
     with pytest.raises(Unsupported, match="kvm"), substrate.zygote(run, under_kvm):

@@ -105,7 +105,7 @@ def test_survivors_of_the_power_loss_are_noticed(monkeypatch: pytest.MonkeyPatch
         child = subprocess.Popen(["sleep", "60"], cwd=directory)
         try:
             assert processes_under(directory) == set()  # nothing identifies its run
-            with pytest.raises(SandboxError, match="in use after all was killed"):
+            with pytest.raises(SandboxError, match="still in use after every process was killed"):
                 reboot._power_off(directory)
         finally:
             child.kill()
