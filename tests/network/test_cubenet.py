@@ -26,6 +26,7 @@ from harness.network.uplink import THERE
 from harness.procedures.namespace_endpoint import endpoint
 from harness.procedures.peers import namespace_peer
 from tests.host.processes import coppice, said
+from tests.network.packets import patiently
 
 ROOT = Path(__file__).parents[2]
 IN_A_NETWORK = """
@@ -125,7 +126,7 @@ def test_an_identity_can_be_attached_once(run: Run, own: Cubenet) -> None:
 def test_attaching_by_pid(run: Run, own: Cubenet) -> None:
     with namespace(run.directory, "process") as path:
         with inside(path):
-            process = subprocess.Popen(["sleep", "60"], env=dict(run.environment))
+            process = subprocess.Popen(["sleep", "600"], env=dict(run.environment))
         try:
             one = allocate(run.leases, run.id)
             own.attach_netns(one, process.pid)
@@ -189,7 +190,7 @@ def test_uplink_follows_policy_and_translates_addresses(run: Run) -> None:
 
             def reaches_eventually(where: str) -> bool:
                 """Retried: on a busy machine the first request may be lost."""
-                return any(reaches(where) for _ in range(5))
+                return patiently(lambda: reaches(where))
 
             assert not reaches(OUTSIDE) and not reaches(OUTSIDE6)
             net.apply(one.id, Policy(default="allow"))

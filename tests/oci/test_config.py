@@ -80,3 +80,5 @@ def test_privileges_are_minimal(tmp_path: Path) -> None:
 
 def test_groups_belong_to_one_runtime_directory(tmp_path: Path) -> None:
     assert cgroups.parent_of(tmp_path / "a") != cgroups.parent_of(tmp_path / "b")
+    # The same path on the same file system under another root is the directory of another machine.
+    assert cgroups.parent_of(tmp_path / "a", tmp_path) != cgroups.parent_of(tmp_path / "a")

@@ -50,10 +50,8 @@ def test_stdin_reaches_the_process_completely(guest: QemuSandbox, size: int) -> 
 
 
 def test_a_process_is_killed_at_its_timeout(guest: QemuSandbox) -> None:
-    start = time.monotonic()
-    done = guest.agent.run(["/bin/sleep", "30"], timeout_s=0.5)
+    done = guest.agent.run(["/bin/sleep", "600"], timeout_s=0.5)
     assert (done.signal, done.stdout) == (9, b"")
-    assert time.monotonic() - start < 25
 
 
 def test_a_missing_program_is_refused(guest: QemuSandbox) -> None:

@@ -23,6 +23,8 @@ class Qmp:
         self._buffer = b""
         self._events: list[dict[str, Any]] = []
         self._unread_returns = 0
+        self.version = (0, 0)
+        """QEMU's major and minor version; known once the greeting has been read."""
 
     def close(self) -> None:
         self.channel.close()
@@ -54,7 +56,9 @@ class Qmp:
 
         Events need a capabilities negotiation, which is sent here and not waited for.
         """
-        self._message(time.monotonic() + timeout_s)
+        greeting = self._message(time.monotonic() + timeout_s)
+        version = greeting["QMP"]["version"]["qemu"]
+        self.version = (version["major"], version["minor"])
         self._unread_returns = 1
         self._send({"execute": "qmp_capabilities"})
 

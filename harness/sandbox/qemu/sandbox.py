@@ -69,6 +69,7 @@ class QemuSandbox:
         on_booted: Callable[[], None] = lambda: None,
         guest_memory: str = "",
         key: bytes = NO_KEY,
+        on_loaded: Callable[[], None] = lambda: None,
     ) -> None:
         self.id = identity.id
         self.identity = identity
@@ -79,6 +80,7 @@ class QemuSandbox:
         self._booted = state is VmState.BOOTING
         self._checkpoint = checkpoint
         self._on_booted = on_booted
+        self._on_loaded = on_loaded
         self.guest_memory = guest_memory
         self._pending_identity = state is not VmState.RUNNING
         self._ring = _new_ring(key)
@@ -166,6 +168,7 @@ class QemuSandbox:
         while True:
             status = self.vmm.qmp.wait_event("MIGRATION", timeout_s)["data"]["status"]
             if status == "completed":
+                self._on_loaded()
                 return
             if status == "failed":
                 raise SandboxError(

@@ -83,7 +83,7 @@ class DockerSubstrate(ReferenceSubstrate):
         path = client()
         client_found = Requirement(
             "docker", path is not None, path or "no program that reports itself as Docker's client",
-            install_command("dockerd"),
+            install_command("docker"),
         )  # fmt: skip
         return [*super().requirements(), client_found]
 
