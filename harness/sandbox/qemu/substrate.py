@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -33,6 +34,7 @@ from harness.sandbox.qemu.zygote import Preload, Zygote, preload
 from harness.sandbox.vm_state import VmState
 
 BOOT_LIMIT_S = 300.0
+SAVE_LIMIT_S = 120.0
 WARM_UPS = 8
 """Processes run before a guest is checkpointed or stopped, so that TCG has translated the code."""
 SETTLE_S = 1.0
@@ -263,14 +265,9 @@ class QemuSubstrate(SubstrateBase):
             guest.agent.write_file(SEAL, b"written before the checkpoint")
             _arm_and_stop(guest)
             _migration_capabilities(guest.vmm)
-            handle = os.open(directory / checkpoints.DEVICES, os.O_WRONLY | os.O_CREAT, 0o644)
-            try:
-                guest.vmm.send_descriptor("devices", handle)
-            finally:
-                os.close(handle)
-            guest.qmp.execute("migrate", uri="fd:devices")
+            _save_devices(guest, directory / checkpoints.DEVICES)
             while (
-                status := guest.qmp.wait_event("MIGRATION", 120)["data"]["status"]
+                status := guest.qmp.wait_event("MIGRATION", SAVE_LIMIT_S)["data"]["status"]
             ) != "completed":
                 if status == "failed":
                     raise SandboxError(
@@ -278,6 +275,22 @@ class QemuSubstrate(SubstrateBase):
                     )
         finally:
             guest.destroy()
+
+
+def _save_devices(guest: QemuSandbox, target: Path) -> None:
+    """Have the VMM send its device state, and write it to a file.
+
+    It goes through a socket: since 11.0 QEMU refuses the descriptor of a file, and the file: that
+    it wants instead is not known before 8.2.
+    """
+    ours, theirs = socket.socketpair()
+    with ours, target.open("wb") as file:
+        with theirs:
+            guest.vmm.send_descriptor("devices", theirs.fileno())
+        guest.qmp.execute("migrate", uri="fd:devices")
+        ours.settimeout(SAVE_LIMIT_S)
+        while piece := ours.recv(1 << 20):
+            file.write(piece)
 
 
 def _open(descriptor: int | None) -> Sequence[int]:
