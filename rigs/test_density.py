@@ -23,7 +23,7 @@ from harness.host.run import Run
 from harness.measure import footprint_linux, host_memory, rest_linux
 from harness.measure.benchmark import STOPWATCH
 from harness.measure.clock import calibrated
-from harness.measure.findings import Findings
+from harness.measure.collector import Collector
 from harness.measure.host_memory import HostMemory
 from harness.measure.record import Clock
 from harness.measure.rest_linux import Window
@@ -184,14 +184,14 @@ def estimate(launch: Callable[[], Sandbox], merger: Merging | None) -> int:
     return round(MARGIN * max(one.own for one in found))
 
 
-def measure(case: Case, run: Run, rig_run: RigRun, profile: str) -> Findings:
+def measure(case: Case, run: Run, rig_run: RigRun, profile: str) -> Collector:
     """One fleet's whole life; its series, and what made it fail."""
     if case.network:
         on_linux()
     substrate = load(case.substrate)
     template = substrate.prepare(run, cache_directory(), TIER)
     rig_run.prepared(template.images, template.accelerator, substrate.tools)
-    findings = Findings(
+    findings = Collector(
         substrate=case.substrate,
         n=case.n,
         sharing=str(case.sharing),
@@ -221,12 +221,10 @@ def measure(case: Case, run: Run, rig_run: RigRun, profile: str) -> Findings:
             if profile == "full":
                 fleet_figures.wakes(findings, fleet.sandboxes[0])
         rig_run.end()
-    # The parts of the host's total are many: they come last.
-    findings.series.sort(key=lambda one: one.metric == "host-memory")
     return findings
 
 
-def packets(findings: Findings, sandboxes: Sequence[Sandbox], run: Run, net: Cubenet) -> None:
+def packets(findings: Collector, sandboxes: Sequence[Sandbox], run: Run, net: Cubenet) -> None:
     """A packet to every sandbox and back, from a neighbour that may ask all of them."""
     with endpoint(run, net, ASKERS) as asker, echo(asker.namespace) as asking:
         found = ask_each(sandboxes, lambda one: asking.ask(one.identity.address))
@@ -243,7 +241,7 @@ def _admit(case: Case, each: int) -> None:
         pytest.skip(f"not measured on this host: {refusal.args[0]}")
 
 
-def bring_up(findings: Findings, up: BringUp) -> None:
+def bring_up(findings: Collector, up: BringUp) -> None:
     """How long each took, and the curve: when each was up."""
     findings.add("bring-up", "s", up.took, up.failures)
     findings.add("bring-up-at", "s", up.up_at)
@@ -254,7 +252,7 @@ def bring_up(findings: Findings, up: BringUp) -> None:
 
 
 def live(
-    findings: Findings,
+    findings: Collector,
     sandboxes: Sequence[Sandbox],
     before: HostMemory,
     merger: Merging | None,
@@ -282,7 +280,7 @@ def live(
 
 
 def work(
-    findings: Findings, sandboxes: Sequence[Sandbox], before: HostMemory, merger: Merging | None
+    findings: Collector, sandboxes: Sequence[Sandbox], before: HostMemory, merger: Merging | None
 ) -> None:
     """The cost of work: every guest writes to its memory, then the same figures again."""
     touched = ask_each(sandboxes, _touch)
@@ -302,7 +300,7 @@ def pids_of(sandboxes: Sequence[Sandbox]) -> Sequence[int]:
 
 
 def rest(
-    findings: Findings,
+    findings: Collector,
     sandboxes: Sequence[Sandbox],
     before: HostMemory,
     merger: Merging | None,
@@ -360,17 +358,19 @@ def test_density(
     case: Case, benchmark: BenchmarkFixture, run: Run, rig_run: RigRun, profile: str
 ) -> None:
     findings = measure(case, run, rig_run, profile)
+    # The parts of the host's total are many: they come last.
+    series = sorted(findings.series, key=lambda one: one.metric == "host-memory")
     options = f"--substrate {case.substrate} --sharing {case.sharing} --n {case.n}"
     options += " --network" if case.network else ""
     record = rig_run.write(
         RIG,
         Path(__file__),
-        findings.series,
+        series,
         clock(),
         task=f"mise run bench:density -- {options} --profile {profile}",
         broken=findings.broken,
     )
-    replies = next((one for one in findings.series if one.metric == "reply"), None)
+    replies = next((one for one in series if one.metric == "reply"), None)
     assert replies and replies.samples, (
         f"no sandbox of the fleet answered: {findings.broken or 'none came up'}"
     )

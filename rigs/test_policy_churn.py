@@ -114,10 +114,10 @@ def test_policy_churn(benchmark: BenchmarkFixture, run: Run, rig_run: RigRun, pr
             for world in worlds if number % 2 == 0 else reversed(worlds):
                 dimensions: Facts = {**packet_filters.FACTS, "n": world.n}
                 for added, removed in [world.turn() for _ in range(TURNS)]:
-                    into.add("rule-add", [added], dimensions)
-                    into.add("rule-remove", [removed], dimensions)
+                    into.add("rule-add", "s", [added], **dimensions)
+                    into.add("rule-remove", "s", [removed], **dimensions)
         rig_run.end()
-    series = into.series()
+    series = into.series
     options = f" --rule-sets {asked}" if asked else ""
     options += "" if profile == "quick" else f" --profile {profile}"
     task = f"mise run bench:policy-churn{' --' if options else ''}{options}"

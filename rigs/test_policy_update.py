@@ -314,9 +314,9 @@ def test_policy_update(
             for one in found if number % 2 == 0 else reversed(found):
                 rounds = ROUNDS[profile] if one.n < FEW_FROM else ROUNDS[profile] // FEWER
                 times = one.times(max(rounds // PASSES, 2))
-                into.add("policy-update", times, one.dimensions)
+                into.add("policy-update", "s", times, **one.dimensions)
         rig_run.end()
-    series = into.series()
+    series = into.series
     options = f" --others {asked}" if asked else ""
     options += "" if profile == "quick" else f" --profile {profile}"
     task = f"mise run bench:policy-update{' --' if options else ''}{options}"

@@ -9,7 +9,7 @@ from harness.errors import CoppiceError
 from harness.guest.wakeups import trace
 from harness.host.ksm import Merging
 from harness.measure import footprint_linux, host_memory, memory_linux
-from harness.measure.findings import Findings
+from harness.measure.collector import Collector
 from harness.measure.footprint_linux import Footprint
 from harness.measure.host_memory import HostMemory
 from harness.measure.record import Scalar
@@ -21,7 +21,9 @@ READINGS = 11
 TRACED_S = 20.0
 
 
-def answers(findings: Findings, metric: str, found: Answers, of: int, **dimensions: Scalar) -> None:
+def answers(
+    findings: Collector, metric: str, found: Answers, of: int, **dimensions: Scalar
+) -> None:
     """Latencies of what every sandbox was asked; one that failed makes the record a failure."""
     findings.add(metric, "s", found.seconds, found.failures, **dimensions)
     if found.failures:
@@ -31,13 +33,13 @@ def answers(findings: Findings, metric: str, found: Answers, of: int, **dimensio
         )
 
 
-def host_memory_parts(findings: Findings, when: str, memory: HostMemory) -> None:
+def host_memory_parts(findings: Collector, when: str, memory: HostMemory) -> None:
     for part, value in memory.parts():
         findings.add("host-memory", "bytes", [value], part=part, when=when)
 
 
 def memory_figures(
-    findings: Findings, work: str, before: HostMemory, sandboxes: Sequence[Sandbox]
+    findings: Collector, work: str, before: HostMemory, sandboxes: Sequence[Sandbox]
 ) -> None:
     """The three definitions: the host's whole change, VMM only, private and dirty."""
     readings = []
@@ -75,13 +77,13 @@ def footprint_of(sandbox: Sandbox) -> Footprint | None:
     return footprint_linux.read(process.pid, process.guest_memory) if process else None
 
 
-def merged_pages(findings: Findings, merger: Merging) -> None:
+def merged_pages(findings: Collector, merger: Merging) -> None:
     for state in ("shared", "sharing", "unshared", "volatile"):
         pages = merger.count(f"pages_{state}")
         findings.add("merged-pages", "bytes", [pages * memory_linux.PAGE], state=state)
 
 
-def distinct(findings: Findings, sandboxes: Sequence[Sandbox]) -> None:
+def distinct(findings: Collector, sandboxes: Sequence[Sandbox]) -> None:
     """How many different values the guests give of what no two may share, by their own word."""
     said: list[dict[str, str]] = []
     asked = ask_each(sandboxes, lambda one: said.append(one.agent.hello()))
@@ -92,7 +94,7 @@ def distinct(findings: Findings, sandboxes: Sequence[Sandbox]) -> None:
             findings.broken.append(f"{len(said)} guests have {different} of {what} between them")
 
 
-def wakes(findings: Findings, sandbox: Sandbox) -> None:
+def wakes(findings: Collector, sandbox: Sandbox) -> None:
     """What wakes one idle guest, by the function of its kernel."""
     try:
         found = trace(sandbox.agent, TRACED_S)
