@@ -63,6 +63,30 @@ class Sharing(enum.StrEnum):
     FORKED = "forked"
 
 
+class Role(enum.StrEnum):
+    """Which rigs run a substrate.
+
+    `subject`: every rig that its capabilities suit. `reference`: the comparison, and other rigs
+    when the user names it with --substrate. `control`: makes no sandbox, and shows what the
+    harness itself costs.
+    """
+
+    SUBJECT = "subject"
+    REFERENCE = "reference"
+    CONTROL = "control"
+
+
+@dataclass(frozen=True)
+class Compared:
+    """How a substrate takes part in the comparison: one column for each of `tiers`.
+
+    `fleet` is the tier in which many of its sandboxes are brought up at once; None: no fleet.
+    """
+
+    tiers: Sequence[Tier] = (Tier.FULL,)
+    fleet: Tier | None = Tier.FULL
+
+
 @dataclass(frozen=True)
 class HostProcess:
     """The process that a sandbox is on its host; `guest_memory` begins the path of the file that
@@ -131,8 +155,17 @@ class Substrate(Protocol[T]):
 
     name: str
     own_kernel: bool
+    """Whether each sandbox runs a kernel of its own, which the ladder then proves."""
     tiers: Sequence[Tier]
     sharings: Sequence[Sharing]
+    """How restored sandboxes can share memory; empty: density is not measured."""
+    network: bool
+    """Whether `launch` takes a tap, or gives each sandbox an address under network policy."""
+    role: Role
+    compared: Compared | None
+    """None: not in the comparison."""
+    boot_cpu_s: float
+    """Processor seconds that one boot takes, as an estimate: rigs plan how many boots to try."""
     tools: Sequence[str]
     """Programs whose versions belong on the record."""
 
