@@ -149,12 +149,14 @@ class HostLost(HostError):
 
 
 class CommandFailed(CoppiceError):
-    """`code` is what the program ended with, `said` what it wrote on stderr."""
+    """`code` is what the program ended with, `error_text` what it wrote on stderr."""
 
-    def __init__(self, message: str, code: int, said: str, *, hint: str | None = None) -> None:
+    def __init__(
+        self, message: str, code: int, error_text: str, *, hint: str | None = None
+    ) -> None:
         super().__init__(message, hint=hint)
         self.code = code
-        self.said = said
+        self.error_text = error_text
 
 
 class SandboxError(CoppiceError):

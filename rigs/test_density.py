@@ -175,13 +175,13 @@ def estimate(launch: Callable[[], Sandbox], merger: Merging | None) -> int:
             while merger.count("full_scans") < scans + SCANS and time.monotonic() < deadline:
                 time.sleep(0.1)
         found = [one for one in map(fleet_figures.footprint_of, pilots.sandboxes) if one]
-        if pilots.sandboxes and not footprint_linux.TOLD:
+        if pilots.sandboxes and not footprint_linux.AVAILABLE:
             taken = before.to_be_had - host_memory.read().to_be_had
             return round(MARGIN * max(taken, 0) / len(pilots.sandboxes))
     if not found:
         why = up.failures[0][1] if up.failures else "its memory cannot be read"
         pytest.fail(f"no sandbox could be measured before the fleet: {why}", pytrace=False)
-    return round(MARGIN * max(one.own for one in found))
+    return round(MARGIN * max(one.private for one in found))
 
 
 def measure(case: Case, run: Run, rig_run: RigRun, profile: str) -> Collector:
@@ -261,7 +261,7 @@ def live(
     """A fleet at rest, asked, and at work."""
     window = rest(findings, sandboxes, before, merger, "idle")
     if merger:
-        merger.ease()
+        merger.scan_slowly()
         window = rest_linux.watch(pids_of(sandboxes))
         findings.add("scanner-cpu", "1", [window.scanner_cpu_s / window.seconds])
     findings.add("idle-cpu", "1", [window.fleet.cpu_s / window.seconds])
@@ -313,7 +313,7 @@ def rest(
         return merger is None or merger.count("full_scans") >= scans + SCANS
 
     if merger:
-        merger.hurry()
+        merger.scan_fast()
     pids = pids_of(sandboxes)
     found = rest_linux.settle(before, lambda: rest_linux.watch(pids), scanned)
     failures = [] if found.reached else [(0, "not at rest within the limit")]

@@ -19,7 +19,7 @@ from harness.guest.protocol import (
     PAYLOAD_MAX,
     Decoder,
     Frame,
-    Kind,
+    FrameKind,
     Tag,
     encode,
     field,
@@ -40,7 +40,7 @@ class Pong:
 
 
 @dataclass(frozen=True)
-class Asked:
+class PendingPing:
     """A ping that is on its way: the number of its request, and the nonce."""
 
     id: int
@@ -73,7 +73,7 @@ class Agent:
 
     # Frames.
 
-    def send(self, kind: Kind, payload: bytes = b"", flags: int = 0) -> int:
+    def send(self, kind: FrameKind, payload: bytes = b"", flags: int = 0) -> int:
         """Send one request; its id."""
         self._last_id += 1
         self._write(encode(kind, self._last_id, payload, flags))
@@ -95,7 +95,7 @@ class Agent:
         while True:
             frame = self.receive_any(deadline)
             if frame.id == id:
-                if frame.kind == Kind.ERROR:
+                if frame.kind == FrameKind.ERROR:
                     number = struct.unpack_from("<I", frame.payload)[0]
                     said = frame.payload[4:].decode(errors="replace")
                     raise GuestRefused(f"{self._name} refused: {said}", number)
@@ -120,7 +120,7 @@ class Agent:
         return self._frames.pop(0)
 
     def call(
-        self, kind: Kind, payload: bytes = b"", timeout_s: float = TIMEOUT_S, flags: int = 0
+        self, kind: FrameKind, payload: bytes = b"", timeout_s: float = TIMEOUT_S, flags: int = 0
     ) -> bytes:
         """Send one request and return the payload of its one answer."""
         id = self.send(kind, payload, flags)
@@ -137,45 +137,45 @@ class Agent:
 
         `wall_ns` sets the guest's wall clock first, unless it is 0.
         """
-        return self.answered(self.ask(wall_ns), timeout_s)
+        return self.receive_pong(self.send_ping(wall_ns), timeout_s)
 
-    def ask(self, wall_ns: int = 0) -> Asked:
+    def send_ping(self, wall_ns: int = 0) -> PendingPing:
         """Put a ping on the line, perhaps before the guest runs that shall answer it."""
         nonce = os.urandom(16)
-        return Asked(self.send(Kind.PING, struct.pack("<Q", wall_ns) + nonce), nonce)
+        return PendingPing(self.send(FrameKind.PING, struct.pack("<Q", wall_ns) + nonce), nonce)
 
-    def answered(self, asked: Asked, timeout_s: float = TIMEOUT_S) -> Pong:
+    def receive_pong(self, pending: PendingPing, timeout_s: float = TIMEOUT_S) -> Pong:
         """Wait for the answer to a ping; WrongAnswer when it is not the nonce's hash."""
-        answer = self.receive(asked.id, time.monotonic() + timeout_s).payload
+        answer = self.receive(pending.id, time.monotonic() + timeout_s).payload
         signed, wall, monotonic = struct.unpack("<QQQ", answer)
-        if signed != siphash(self.key, asked.nonce):
+        if signed != siphash(self.key, pending.nonce):
             raise WrongAnswer(f"{self._name} answered a nonce with something else than its hash")
         return Pong(wall, monotonic)
 
     def hello(self) -> dict[str, str]:
         """What the guest is and calls itself: kernel, boot_id, hostname, machine_id, mac,
         address, wall_ns, and 16 fresh bytes of its /dev/urandom in hexadecimal as `random`."""
-        lines = self.call(Kind.HELLO).decode().splitlines()
+        lines = self.call(FrameKind.HELLO).decode().splitlines()
         return dict(line.split("=", 1) for line in lines)
 
     def take_identity(self, identity: Identity) -> None:
         """Make the guest somebody: name, addresses, wall clock, entropy, key."""
         wall = field(Tag.WALL_NS, time.time_ns())
-        self.call(Kind.IDENTITY, identity_fields(identity) + wall)
+        self.call(FrameKind.IDENTITY, identity_fields(identity) + wall)
         self.key = identity.key
 
     def set_wall_clock(self) -> None:
         """Set the guest's wall clock to this host's, which stood still while it was stopped."""
-        self.call(Kind.IDENTITY, field(Tag.WALL_NS, time.time_ns()))
+        self.call(FrameKind.IDENTITY, field(Tag.WALL_NS, time.time_ns()))
 
-    def begin(self, identity: bytes, argv: Sequence[str]) -> Finished:
+    def identify_and_run(self, identity: bytes, argv: Sequence[str]) -> Finished:
         """Identity and a first process in one message: what a guest does first after a restore.
 
         GuestRefused when either is refused.
         """
         exec_id = self._last_id + 2
-        data = encode(Kind.IDENTITY, self._last_id + 1, identity)
-        data += encode(Kind.EXEC, exec_id, exec_fields(argv))
+        data = encode(FrameKind.IDENTITY, self._last_id + 1, identity)
+        data += encode(FrameKind.EXEC, exec_id, exec_fields(argv))
         self._last_id = exec_id
         self._write(data)
         self.receive(exec_id - 1, time.monotonic() + TIMEOUT_S)  # it is answered before the rest
@@ -189,7 +189,7 @@ class Agent:
         env: Mapping[str, str] | None = None,
         cwd: str = "",
         timeout_s: float = TIMEOUT_S,
-        on_output: Callable[[Kind, bytes], None] | None = None,
+        on_output: Callable[[FrameKind, bytes], None] | None = None,
     ) -> Finished:
         """Run a process in the guest to its end; it is killed there when `timeout_s` is over.
 
@@ -200,27 +200,27 @@ class Agent:
         small = len(fields) + len(stdin) + 5 <= PAYLOAD_MAX
         if small:
             fields += field(Tag.STDIN, stdin) if stdin else b""
-        id = self.send(Kind.EXEC, fields, flags=0 if small else KEEP_STDIN)
+        id = self.send(FrameKind.EXEC, fields, flags=0 if small else KEEP_STDIN)
         if not small:
             for at in range(0, len(stdin), READ_PIECE):
-                self._write(encode(Kind.STDIN, id, stdin[at : at + READ_PIECE]))
-            self._write(encode(Kind.STDIN, id))
+                self._write(encode(FrameKind.STDIN, id, stdin[at : at + READ_PIECE]))
+            self._write(encode(FrameKind.STDIN, id))
         # The guest kills it at its limit and says so; the little more is for that message.
         return self._finish(id, timeout_s + 5, on_output)
 
     def _finish(
-        self, id: int, timeout_s: float, on_output: Callable[[Kind, bytes], None] | None = None
+        self, id: int, timeout_s: float, on_output: Callable[[FrameKind, bytes], None] | None = None
     ) -> Finished:
         deadline = time.monotonic() + timeout_s
-        output = {Kind.STDOUT: bytearray(), Kind.STDERR: bytearray()}
+        output = {FrameKind.STDOUT: bytearray(), FrameKind.STDERR: bytearray()}
         while True:
             frame = self.receive(id, deadline)
-            if frame.kind == Kind.EXIT:
+            if frame.kind == FrameKind.EXIT:
                 code, signal = struct.unpack("<II", frame.payload)
                 return Finished(
-                    code, signal, bytes(output[Kind.STDOUT]), bytes(output[Kind.STDERR])
+                    code, signal, bytes(output[FrameKind.STDOUT]), bytes(output[FrameKind.STDERR])
                 )
-            kind = Kind(frame.kind)
+            kind = FrameKind(frame.kind)
             output[kind] += frame.payload
             if on_output:
                 on_output(kind, frame.payload)
@@ -231,7 +231,7 @@ class Agent:
         offset = 0
         while True:
             request = field(Tag.PATH, path) + field(Tag.OFFSET, offset)
-            piece = self.call(Kind.READ, request + field(Tag.LENGTH, READ_PIECE))
+            piece = self.call(FrameKind.READ, request + field(Tag.LENGTH, READ_PIECE))
             pieces.append(piece)
             offset += len(piece)
             if len(piece) < READ_PIECE:
@@ -242,14 +242,16 @@ class Agent:
         for offset in range(0, max(len(data), 1), READ_PIECE):
             request = field(Tag.PATH, path) + field(Tag.OFFSET, offset) + field(Tag.MODE, mode)
             request += field(Tag.TRUNCATE, b"") if offset == 0 else b""
-            self.call(Kind.WRITE, request + field(Tag.DATA, data[offset : offset + READ_PIECE]))
+            self.call(
+                FrameKind.WRITE, request + field(Tag.DATA, data[offset : offset + READ_PIECE])
+            )
 
     def touch(self, mib: int, first: int = 1) -> None:
         """Write one word in every page of `mib` MiB of the guest's memory, and read it back.
 
         Words count up from `first`: guests given others hold no equal pages.
         """
-        answer = self.call(Kind.TOUCH, struct.pack("<IQ", mib, first))
+        answer = self.call(FrameKind.TOUCH, struct.pack("<IQ", mib, first))
         pages = mib * 256
         if struct.unpack("<Q", answer)[0] != (pages * first + pages * (pages - 1) // 2) % (1 << 64):
             raise WrongAnswer(f"{self._name} did not touch {mib} MiB")
@@ -257,7 +259,7 @@ class Agent:
     def memory(self) -> dict[str, int]:
         """The guest's /proc/meminfo in bytes, and `agent`: the agent's resident bytes."""
         report: dict[str, int] = {}
-        for line in self.call(Kind.MEMORY).decode().splitlines():
+        for line in self.call(FrameKind.MEMORY).decode().splitlines():
             name, _, rest = line.partition(":")
             if rest:
                 number, _, unit = rest.strip().partition(" ")
@@ -268,11 +270,11 @@ class Agent:
 
     def arm(self) -> None:
         """Send the guest into its doorbell loop; it speaks on the doorbell next."""
-        self.call(Kind.ARM)
+        self.call(FrameKind.ARM)
 
     def shutdown(self) -> None:
         """Ask the guest to power off."""
-        self.call(Kind.SHUTDOWN)
+        self.call(FrameKind.SHUTDOWN)
 
 
 def identity_fields(identity: Identity) -> bytes:

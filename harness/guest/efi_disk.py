@@ -44,7 +44,7 @@ class LinuxImage:
         return Image(name, self.sha256, self.built_from)
 
 
-def asked_for() -> bool:
+def is_requested() -> bool:
     """Whether guests are to be Linux."""
     return bool(os.environ.get(INITRAMFS))
 

@@ -155,7 +155,7 @@ def _compiled(host: Host, half: str) -> str:
     try:
         must(host, [*COMPILE, "-o", f"{half}/agent.bin", *files], timeout_s=300)
     except CommandFailed as error:
-        raise ImageError(f"the agent does not compile there: {error.said}") from error
+        raise ImageError(f"the agent does not compile there: {error.error_text}") from error
     return f"{half}/agent.bin"
 
 

@@ -19,7 +19,7 @@ KEEP_STDIN = 1
 """Flag of an exec: stdin frames will follow."""
 
 
-class Kind(enum.IntEnum):
+class FrameKind(enum.IntEnum):
     """What a frame is; those from 128 on come from the guest."""
 
     HELLO = 1
@@ -80,7 +80,7 @@ def checksum(data: bytes | bytearray) -> int:
     return value
 
 
-def encode(kind: Kind, id: int, payload: bytes = b"", flags: int = 0) -> bytes:
+def encode(kind: FrameKind, id: int, payload: bytes = b"", flags: int = 0) -> bytes:
     """One frame, ready to send; ValueError when the payload is too long for one."""
     if len(payload) > PAYLOAD_MAX:
         raise ValueError(f"{len(payload)} bytes do not fit one frame of {PAYLOAD_MAX}")

@@ -15,7 +15,7 @@ from dataclasses import replace
 from harness.host.leftovers_freebsd import ANCHOR
 from harness.host.protocol import Host
 from harness.host.requirement import Requirement
-from harness.host.run import OURS
+from harness.host.run import NAME_PREFIX
 
 BOOTROM = "/usr/local/share/uefi-firmware/BHYVE_UEFI.fd"
 ANCHORS_WANTED = 4096
@@ -77,7 +77,7 @@ def vmm(host: Host) -> Requirement:
     loaded = host.run(["kldstat", "-q", "-m", "vmm"]).code == 0
     if not loaded:
         return Requirement("vmm", False, "not loaded", "kldload vmm")
-    name = f"{OURS}{secrets.token_hex(4)}-doctor"
+    name = f"{NAME_PREFIX}{secrets.token_hex(4)}-doctor"
     made = host.run(["bhyvectl", f"--vm={name}", "--create"])
     if made.code == 0:
         host.run(["bhyvectl", f"--vm={name}", "--destroy"])
@@ -85,7 +85,7 @@ def vmm(host: Host) -> Requirement:
     said = ask(host, "sh", "-c", "dmesg | grep -E 'vmm|SVM|VMX|NRIP' | tail -n 2") or ""
     if ask(host, "sysctl", "-n", "hw.vmm.create") is None and not said:
         said = "hw.vmm is not there"
-    why = " | ".join(said.splitlines()) or made.said
+    why = " | ".join(said.splitlines()) or made.error_text
     return Requirement(
         "vmm",
         False,
@@ -272,7 +272,7 @@ def programs(host: Host, *names: str) -> Sequence[Requirement]:
     return lines
 
 
-def everything(host: Host, pool: str | None = None) -> Sequence[Requirement]:
+def all_requirements(host: Host, pool: str | None = None) -> Sequence[Requirement]:
     """All lines, for a machine that has no Python to ask its substrates."""
     lines = [root(host), *virtual_machines(host), snapshots(host), vnode_patch(host)]
     lines += [vimage(host), *bridging(host), *pf(host), limits(host), *zfs(host, pool)]

@@ -57,11 +57,11 @@ class Merging:
         """One of the kernel's counters: full_scans, pages_shared, pages_sharing, ..."""
         return int((self.settings / name).read_text())
 
-    def hurry(self) -> None:
+    def scan_fast(self) -> None:
         """There are new pages to merge: scan fast."""
         _put(self.settings, _FAST)
 
-    def ease(self) -> None:
+    def scan_slowly(self) -> None:
         """What could be merged is: scan slowly from now on."""
         _put(self.settings, _SLOW)
 

@@ -18,8 +18,8 @@ from pathlib import Path
 from harness.host import cgroups, leftovers_freebsd
 from harness.host.ksm import NOTE, SETTINGS, abandoned, reset, restore
 from harness.host.leftover import Leftover
-from harness.host.local import Local
-from harness.host.locks import HALF_BUILT, lives, locked
+from harness.host.local import LocalHost
+from harness.host.locks import HALF_BUILT, is_alive, locked
 from harness.host.run import LEASE_BEGUN, VARIABLE
 from harness.paths import cache_directory
 
@@ -70,7 +70,7 @@ def _lives_elsewhere(pid: int, directory: Path) -> bool:
     """Whether the run of this process lives where the process is: in a container or a chroot the
     same name is another directory."""
     with contextlib.suppress(OSError):
-        return lives(Path(f"/proc/{pid}/root", *directory.parts[1:]))
+        return is_alive(Path(f"/proc/{pid}/root", *directory.parts[1:]))
     return False
 
 
@@ -84,16 +84,16 @@ def _of_runtime(runtime: Path) -> list[Leftover]:
     found = [
         Leftover("cgroup", id, f"{cgroups.parent_of(runtime)}/{id}")
         for id in cgroups.find().of_runs(runtime)
-        if runtime / id not in elsewhere and not lives(runtime / id)
+        if runtime / id not in elsewhere and not is_alive(runtime / id)
     ]
     found += [
         Leftover("process", directory.name, str(pid))
         for pid, directory in marked
         # Asked of each by itself: a run may have begun since the directories were listed.
-        if directory not in elsewhere and not lives(directory)
+        if directory not in elsewhere and not is_alive(directory)
     ]
     for directory in directories:
-        if not lives(directory):
+        if not is_alive(directory):
             if (directory / NOTE).exists():
                 found.append(Leftover("settings", directory.name, str(directory / NOTE)))
             found += [
@@ -104,7 +104,7 @@ def _of_runtime(runtime: Path) -> list[Leftover]:
     for lease in leases.iterdir() if leases.is_dir() else ():
         with contextlib.suppress(FileNotFoundError):
             run = _holder(lease)
-            if run is None or not lives(runtime / run):
+            if run is None or not is_alive(runtime / run):
                 found.append(Leftover("lease", run or "?", str(lease)))
     return found
 
@@ -121,7 +121,7 @@ def _of_cache(cache: Path) -> list[Leftover]:
     found = [Leftover("half-built", "?", str(built)) for built in _abandoned(cache)]
     copies = cache / "remote"  # of the harness, by runs that came from another machine
     for copy in copies.iterdir() if copies.is_dir() else ():
-        if not lives(copy):
+        if not is_alive(copy):
             found.append(Leftover("directory", copy.name, str(copy)))
     return found
 
@@ -133,7 +133,7 @@ def _of_reboot(host: Path) -> Sequence[Leftover]:
         # Whoever makes one locks it at once: one that is young may not be locked yet.
         if locked(host) or time.time() - host.stat().st_mtime < 5:
             return []
-        if inner.is_dir() and any(lives(run) for run in inner.iterdir()):
+        if inner.is_dir() and any(is_alive(run) for run in inner.iterdir()):
             return []
         mounts = [Leftover("mount", host.name, point) for point in _mounts_under(host)]
         found = [*_of_runtime(inner), *mounts]
@@ -152,8 +152,10 @@ def _of_freebsd(runtime: Path) -> Sequence[Leftover]:
     """What is in this kernel and on its pools, if it is FreeBSD's."""
     if not FREEBSD:
         return []
-    living = {one.name[-8:] for one in runtime.iterdir() if lives(one)} if runtime.is_dir() else ()
-    return leftovers_freebsd.find(Local(), lambda mark: mark in living)
+    living = (
+        {one.name[-8:] for one in runtime.iterdir() if is_alive(one)} if runtime.is_dir() else ()
+    )
+    return leftovers_freebsd.find(LocalHost(), lambda mark: mark in living)
 
 
 def _abandoned(cache: Path) -> Iterator[Path]:
@@ -188,7 +190,7 @@ def remove(one: Leftover) -> None:
     elif one.what == "settings":
         reset() if one.name == str(SETTINGS) else restore(Path(one.name))
     elif FREEBSD and one.what not in ("lease", "directory", "half-built"):
-        leftovers_freebsd.remove(Local(), one)
+        leftovers_freebsd.remove(LocalHost(), one)
     elif one.what == "mount":
         import sh
 

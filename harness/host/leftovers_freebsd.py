@@ -12,22 +12,22 @@ from collections.abc import Callable, Iterator, Sequence
 
 from harness.host.leftover import Leftover
 from harness.host.protocol import Host
-from harness.host.run import OURS
+from harness.host.run import NAME_PREFIX
 
 ANCHOR = "coppice"
 """The root anchor: everything of ours in pf is below it."""
 GROUP = "coppice"
 """The group of every interface that we make; its description is the name of what it belongs to."""
-_NAME = re.compile(rf"{OURS}([0-9a-f]{{8}})-[0-9a-z]+")
+_NAME = re.compile(rf"{NAME_PREFIX}([0-9a-f]{{8}})-[0-9a-z]+")
 
 
-def find(host: Host, lives: Callable[[str], bool]) -> list[Leftover]:
+def find(host: Host, is_alive: Callable[[str], bool]) -> list[Leftover]:
     """Everything of runs that do not live, in the order in which it must go.
 
     `lives` says of a run's mark whether that run does. `what` of what is found is bhyve, jail,
     mount, vm, interface, anchor, limits, clone or directory.
     """
-    return [one for one in _all(host) if not lives(one.run_id)]
+    return [one for one in _all(host) if not is_alive(one.run_id)]
 
 
 def _all(host: Host) -> Iterator[Leftover]:

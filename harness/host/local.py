@@ -14,23 +14,23 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from harness.errors import CommandFailed, DiskFull, GuestTimeout, MissingTool
-from harness.host.protocol import NOT_FOUND, Done, Started
+from harness.host.protocol import NOT_FOUND, Done, HostProcess
 from harness.host.run import Run
 
 
-class LocalStarted:
-    """Implements `harness.host.protocol.Started`. Its group is its own: no interrupt reaches it."""
+class LocalProcess:
+    """Implements `HostProcess`. Its process group is its own: no interrupt reaches it."""
 
-    def __init__(self, process: subprocess.Popen[bytes], line: socket.socket, log: Path) -> None:
+    def __init__(self, process: subprocess.Popen[bytes], channel: socket.socket, log: Path) -> None:
         self.pid = process.pid
-        self.line = line
+        self.channel = channel
         self._process = process
         self._log = log
 
     def poll(self) -> int | None:
         return self._process.poll()
 
-    def said(self) -> str:
+    def error_text(self) -> str:
         with contextlib.suppress(OSError):
             return " | ".join(self._log.read_text(errors="replace").strip().splitlines()[-4:])
         return ""
@@ -39,11 +39,11 @@ class LocalStarted:
         if self._process.poll() is None:
             self._process.kill()
         self._process.wait()
-        self.line.close()
+        self.channel.close()
         self._log.unlink(missing_ok=True)
 
 
-class Local:
+class LocalHost:
     """Implements `harness.host.protocol.Host`; `run` owns what is started.
 
     Without one it can be asked, and starts nothing.
@@ -97,7 +97,7 @@ class Local:
 
     def start(
         self, argv: Sequence[str], name: str, env: Mapping[str, str] | None = None
-    ) -> LocalStarted:
+    ) -> LocalProcess:
         near, far = socket.socketpair()
         log = Path(self.directory, f"{name}.log")
         try:
@@ -116,8 +116,8 @@ class Local:
         except BaseException:
             near.close()
             raise
-        return LocalStarted(process, near, log)
+        return LocalProcess(process, near, log)
 
-    def signal(self, process: Started, number: int) -> None:
+    def signal(self, process: HostProcess, number: int) -> None:
         if process.poll() is None:  # a number that was reaped may be somebody else's by now
             os.kill(process.pid, number)

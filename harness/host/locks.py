@@ -80,7 +80,7 @@ def _building(target: Path) -> Iterator[Path]:
         shutil.rmtree(directory, ignore_errors=True)
 
 
-def lives(directory: Path) -> bool:
+def is_alive(directory: Path) -> bool:
     """Whether the run of this directory still has its owner."""
     try:
         with (directory / LOCK).open(errors="replace") as lock:

@@ -39,25 +39,25 @@ class Done:
         return self.stdout.decode(errors="replace").rstrip("\n")
 
     @property
-    def said(self) -> str:
+    def error_text(self) -> str:
         """The last lines that it wrote on stderr, for an error message."""
         lines = self.stderr.decode(errors="replace").strip().splitlines()
         return " | ".join(lines[-3:])
 
 
-class Started(Protocol):
+class HostProcess(Protocol):
     """A process that outlives the call that started it, and the connection too.
 
-    `line` is a connected stream of bytes to its stdin and from its stdout.
+    `channel` is a connected stream of bytes to its stdin and from its stdout.
     """
 
     pid: int
-    line: socket.socket
+    channel: socket.socket
 
     def poll(self) -> int | None:
         """What it ended with; None while it lives."""
 
-    def said(self) -> str:
+    def error_text(self) -> str:
         """The end of what it wrote on stderr."""
 
     def end(self) -> None:
@@ -87,10 +87,10 @@ class Host(Protocol):
 
     def start(
         self, argv: Sequence[str], name: str, env: Mapping[str, str] | None = None
-    ) -> Started:
+    ) -> HostProcess:
         """Start a process that outlives the call. `name` names its files in the run's directory."""
 
-    def signal(self, process: Started, number: int) -> None:
+    def signal(self, process: HostProcess, number: int) -> None:
         """Send a signal, by this system's number, to a process of `start`; nothing happens when it
         has ended."""
 
@@ -127,7 +127,7 @@ def failure(
         return MissingTool(
             f"{done.argv[0]} is not installed on {host.name}", hint="coppice doctor says what is"
         )
-    said = done.said or "no message"
+    said = done.error_text or "no message"
     if any(one.lower() in said.lower() for one in _NO_SPACE):
         return DiskFull(
             f"{words} found no room on {host.name}: {said}",

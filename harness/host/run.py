@@ -20,7 +20,7 @@ from typing import Any
 
 VARIABLE = "COPPICE_RUN"
 """In the environment of every process that a run starts: the run's directory."""
-OURS = "coppice-"
+NAME_PREFIX = "coppice-"
 """Begins the name of whatever a run makes outside of its directory."""
 LOCK = "owner.lock"
 JOURNAL = "journal.jsonl"
@@ -60,7 +60,7 @@ class Run:
 
     def object_name(self, id: str) -> str:
         """The name of a jail, virtual machine or data set of this run (29 bytes)."""
-        return f"{OURS}{self.mark}-{id}"
+        return f"{NAME_PREFIX}{self.mark}-{id}"
 
     def note(self, event: str, **facts: Any) -> None:
         """Add a line to the run's journal: what was done, with monotonic and UTC times."""

@@ -20,13 +20,13 @@ _MIB = 1 << 20
 _ARENA = 64 * _MIB
 """Where the C library aligns the heaps of further threads."""
 _STACK = 8 * _MIB
-TOLD = not sys.platform.startswith("freebsd")
+AVAILABLE = not sys.platform.startswith("freebsd")
 """Whether this system tells what a process shares with others, page by page."""
 KERNEL_STACK = 16384
 """Bytes of a thread's stack in the kernel on x86-64."""
 
 
-class Kind(enum.StrEnum):
+class MappingKind(enum.StrEnum):
     """What a mapping is for."""
 
     GUEST = "guest memory"
@@ -39,7 +39,7 @@ class Kind(enum.StrEnum):
 
 
 PAGE_TABLES, KERNEL_STACKS = "page tables", "kernel stacks"
-PARTS = (*(str(kind) for kind in Kind), PAGE_TABLES, KERNEL_STACKS)
+PARTS = (*(str(kind) for kind in MappingKind), PAGE_TABLES, KERNEL_STACKS)
 """All that a process takes of its host: its mappings, and what the kernel holds for it."""
 
 
@@ -63,21 +63,23 @@ class Share:
 class Footprint:
     """One process. `page_tables` and `kernel_stacks` are the kernel's, in bytes, and its alone."""
 
-    kinds: Mapping[Kind, Share]
+    kinds: Mapping[MappingKind, Share]
     page_tables: int
     kernel_stacks: int
 
     @property
     def guest(self) -> Share:
-        return self.kinds[Kind.GUEST]
+        return self.kinds[MappingKind.GUEST]
 
     @property
     def vmm(self) -> Share:
         """All that is not guest memory."""
-        return sum((one for kind, one in self.kinds.items() if kind is not Kind.GUEST), Share())
+        return sum(
+            (one for kind, one in self.kinds.items() if kind is not MappingKind.GUEST), Share()
+        )
 
     @property
-    def own(self) -> int:
+    def private(self) -> int:
         """Bytes that one more such process takes: what it shares with none."""
         dirty = sum(share.private_dirty for share in self.kinds.values())
         return dirty + self.page_tables + self.kernel_stacks
@@ -85,7 +87,7 @@ class Footprint:
     def part(self, name: str) -> int:
         """Bytes of one of PARTS: proportional, for mappings."""
         kernel = {PAGE_TABLES: self.page_tables, KERNEL_STACKS: self.kernel_stacks}
-        return kernel[name] if name in kernel else self.kinds[Kind(name)].pss
+        return kernel[name] if name in kernel else self.kinds[MappingKind(name)].pss
 
 
 def read(pid: int, guest_memory: str, system: System | None = None) -> Footprint | None:
@@ -96,7 +98,7 @@ def read(pid: int, guest_memory: str, system: System | None = None) -> Footprint
     status = system.read(f"/proc/{pid}/status")
     if not text or not status:
         return None
-    kinds = dict.fromkeys(Kind, Share())
+    kinds = dict.fromkeys(MappingKind, Share())
     for kind, share in _mappings(text, guest_memory):
         kinds[kind] += share
     tables, threads = _status(status, "VmPTE"), _status(status, "Threads")
@@ -108,8 +110,8 @@ def _status(text: str, name: str) -> int:
     return int(found[1]) if found else 0
 
 
-def _mappings(text: str, guest_memory: str) -> Iterator[tuple[Kind, Share]]:
-    kind, kib = Kind.ANONYMOUS, dict[str, int]()
+def _mappings(text: str, guest_memory: str) -> Iterator[tuple[MappingKind, Share]]:
+    kind, kib = MappingKind.ANONYMOUS, dict[str, int]()
     guard = None
     for line in text.splitlines():
         if head := _HEAD.match(line):
@@ -129,19 +131,21 @@ def _share(kib: Mapping[str, int]) -> Share:
     return Share(*(kib.get(name, 0) * 1024 for name in ("Pss", "Private_Dirty", "KSM")))
 
 
-def _kind(head: re.Match[str], guest_memory: str, guard: str | None) -> Kind:
+def _kind(head: re.Match[str], guest_memory: str, guard: str | None) -> MappingKind:
     """`guard` is where a mapping without any rights ended just before, as under a stack."""
     start, end, rights, path = int(head[1], 16), int(head[2], 16), head[3], head[6]
     if path.startswith(guest_memory):
-        return Kind.GUEST
+        return MappingKind.GUEST
     if path == "[heap]":
-        return Kind.HEAP
+        return MappingKind.HEAP
     if path == "[stack]":
-        return Kind.STACK
+        return MappingKind.STACK
     if path and not path.startswith("[anon"):
-        return Kind.FILE
+        return MappingKind.FILE
     if "x" in rights:
-        return Kind.TRANSLATED
+        return MappingKind.TRANSLATED
     if start % _ARENA == 0:
-        return Kind.ARENA
-    return Kind.STACK if end - start == _STACK and guard == head[1] else Kind.ANONYMOUS
+        return MappingKind.ARENA
+    return (
+        MappingKind.STACK if end - start == _STACK and guard == head[1] else MappingKind.ANONYMOUS
+    )

@@ -25,8 +25,8 @@ from harness.measure.system import System
 FUNCTION_ONLY = "COPPICE_FUNCTION_ONLY"
 """Names the reason why no time of this machine may be believed, such as an emulated processor."""
 
-Collector = Callable[[System], Scalar]
-Kind = Literal["identity", "gauge", "counter", "setting"]
+FactReader = Callable[[System], Scalar]
+FactKind = Literal["identity", "gauge", "counter", "setting"]
 
 
 @dataclass(frozen=True)
@@ -40,9 +40,9 @@ class Fact:
     name: str
     type: type[str] | type[int] | type[float] | type[bool]
     unit: Literal["s", "bytes", "1", ""]
-    kind: Kind
-    linux: Collector | None
-    freebsd: Collector | None
+    kind: FactKind
+    linux: FactReader | None
+    freebsd: FactReader | None
 
     def collect(self, system: System) -> Scalar:
         """The fact of this machine now, or None; Unsupported on a system without collectors."""

@@ -27,7 +27,7 @@ Key = tuple[str, str, str, tuple[tuple[str, Scalar], ...]]
 """Rig, metric, unit, and the dimensions that must agree."""
 
 
-def turn(record: RunRecord) -> tuple[str, str, int] | None:
+def interleaving(record: RunRecord) -> tuple[str, str, int] | None:
     """The session, the arm and the round of a run that took turns with others."""
     parts = record.command.env.get(INTERLEAVE, "").split("/")
     if len(parts) != 3 or not parts[2].isdigit():
@@ -41,7 +41,7 @@ _OF_RECORD: Mapping[str, Callable[[RunRecord, str], bool]] = {
     "commit": lambda one, value: (one.git.commit or "").startswith(value),
     "profile": lambda one, value: one.profile == value,
     "kernel": lambda one, value: one.machine.kernel == value,
-    "interleave": lambda one, value: "/".join((turn(one) or ("", ""))[:2]) == value,
+    "interleave": lambda one, value: "/".join((interleaving(one) or ("", ""))[:2]) == value,
 }
 
 
@@ -54,7 +54,7 @@ class Side:
 
     @property
     def interleaved(self) -> bool:
-        return bool(self.found) and all(turn(record) for record, _ in self.found)
+        return bool(self.found) and all(interleaving(record) for record, _ in self.found)
 
     def shared(self) -> Mapping[str, Scalar]:
         """Dimensions that all of its series have, with one value."""
@@ -120,7 +120,7 @@ def _plain(value: Scalar) -> str:
 
 
 @dataclass(frozen=True)
-class Row:
+class SeriesComparison:
     """One series that both sides have, compared."""
 
     rig: str
@@ -132,7 +132,7 @@ class Row:
     comparison: Comparison
 
 
-def compared(a: Side, b: Side, thresholds: Thresholds) -> Sequence[Row]:
+def compare_sides(a: Side, b: Side, thresholds: Thresholds) -> Sequence[SeriesComparison]:
     """Every series that both sides have samples of. UsageError when there is none.
 
     Dimensions in which the sides differ as a whole are what is compared; all others must agree.
@@ -177,7 +177,7 @@ def _keyed(side: Side, without: set[str]) -> dict[Key, Found]:
     return found
 
 
-def _row(key: Key, left: Found, right: Found, thresholds: Thresholds) -> Row:
+def _row(key: Key, left: Found, right: Found, thresholds: Thresholds) -> SeriesComparison:
     better = left[-1][1].better
     rounds = _rounds(left, right)
     if rounds:
@@ -186,7 +186,7 @@ def _row(key: Key, left: Found, right: Found, thresholds: Thresholds) -> Row:
         one, other = left[-1][1].samples, right[-1][1].samples
         result = compare(one, other, better, thresholds)
     ids = [record.run_id for record, _ in left], [record.run_id for record, _ in right]
-    return Row(key[0], key[1], key[2], better, dict(key[3]), ids, result)
+    return SeriesComparison(key[0], key[1], key[2], better, dict(key[3]), ids, result)
 
 
 def _rounds(
@@ -205,7 +205,7 @@ def _rounds(
 def _by_round(found: Found) -> dict[tuple[str, int], Sequence[float]]:
     rounds = {}
     for record, series in found:
-        place = turn(record)
+        place = interleaving(record)
         if place:
             rounds[place[0], place[2]] = series.samples
     return rounds

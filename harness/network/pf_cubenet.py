@@ -136,7 +136,7 @@ def make_interface(host: Host, kind: str, described: str) -> str:
         return must(host, words).text.strip()
     except CommandFailed as error:
         raise Unsupported(
-            f"this kernel makes no {kind}: {error.said}", hint=f"kldload if_{kind}"
+            f"this kernel makes no {kind}: {error.error_text}", hint=f"kldload if_{kind}"
         ) from error
 
 

@@ -51,7 +51,7 @@ def memory_figures(
         name = counted.replace("_", "-")
         findings.add("host-change", "bytes", change, counted=name, work=work)
     host_memory_parts(findings, work, readings[-1])
-    if not footprint_linux.TOLD:
+    if not footprint_linux.AVAILABLE:
         return  # this system counts no page by the processes that share it
     found, gone = [], []
     for number, sandbox in enumerate(sandboxes):

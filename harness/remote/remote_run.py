@@ -169,7 +169,7 @@ def _show(channel: IO[bytes]) -> None:
         sys.stdout.flush()
 
 
-class FarRun:
+class RemoteRun:
     """One run at the other end, from the copy to the empty place that it leaves."""
 
     def __init__(self, connection: Connection, id: str, phase: Phase) -> None:
@@ -270,7 +270,7 @@ class FarRun:
         with contextlib.suppress(OSError):
             process.stdin.close()
         try:
-            process.wait(_PATIENCE_S if self._connection.lives else 5)
+            process.wait(_PATIENCE_S if self._connection.is_alive else 5)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
@@ -287,7 +287,7 @@ _PASSED_ON = (
 )
 
 
-def run_there(
+def run_remotely(
     address: Address, argv: Sequence[str], results: Path | None, phase: Phase = lambda name: None
 ) -> int:
     """Run `coppice ARGV` at an address; its exit code. `phase` is told what begins.
@@ -296,7 +296,7 @@ def run_there(
     """
     with open_run() as run, Connection(address, {VARIABLE: str(run.directory)}) as connection:
         phase("connected")
-        return FarRun(connection, run.id, phase).run(argv, results)
+        return RemoteRun(connection, run.id, phase).run(argv, results)
 
 
 def address() -> Address:
@@ -304,7 +304,7 @@ def address() -> Address:
     return Address.parse(os.environ[HOST])
 
 
-def without(argv: Sequence[str], *options: str, flags: Sequence[str] = ()) -> list[str]:
+def drop_options(argv: Sequence[str], *options: str, flags: Sequence[str] = ()) -> list[str]:
     """A command line without some options (each with its value) and flags."""
     kept, skip = [], False
     for word in argv:

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from harness.errors import CoppiceError, GuestDied, GuestTimeout, HostLost
-from harness.host.protocol import Done, Started, failure, must, signal_name
+from harness.host.protocol import Done, HostProcess, failure, must, signal_name
 from harness.host.run import VARIABLE, Run
 from harness.remote.ssh_connection import Address, Connection
 
@@ -48,14 +48,14 @@ _FIND_PYTHON = (
 )
 
 
-class SshStarted:
-    """Implements `harness.host.protocol.Started`."""
+class SshProcess:
+    """Implements `harness.host.protocol.HostProcess`."""
 
-    def __init__(self, host: Ssh, name: str, pid: int) -> None:
+    def __init__(self, host: SshHost, name: str, pid: int) -> None:
         self.pid = pid
         self._host = host
         self._files = f"{host.directory}/{name}"
-        self.line, far = socket.socketpair()
+        self.channel, far = socket.socketpair()
         # tail begins at the first byte: nothing that was said before is missed.
         # Opened for both first: for writing alone it would wait for a reader, who may be dead.
         into = self._q(".in")
@@ -75,7 +75,7 @@ class SshStarted:
         text = self._host.shell(f"cat {self._q('.exit')} 2>/dev/null || true").text.strip()
         return int(text) if text else None
 
-    def said(self) -> str:
+    def error_text(self) -> str:
         with contextlib.suppress(CoppiceError):
             text = self._host.shell(f"tail -n 4 {self._q('.log')}").text
             return " | ".join(text.splitlines())
@@ -83,7 +83,7 @@ class SshStarted:
 
     def end(self) -> None:
         """Kill it and wait until it is gone."""
-        self.line.close()
+        self.channel.close()
         self._pump.terminate()
         self._pump.wait()
         with contextlib.suppress(HostLost):
@@ -98,7 +98,7 @@ class SshStarted:
         return " ".join(self._q(one) for one in (".in", ".out", ".log", ".pid", ".exit"))
 
 
-class Ssh:
+class SshHost:
     """Implements `harness.host.protocol.Host`. Open one with `open_ssh`."""
 
     def __init__(self, connection: Connection, directory: str, mark: str = "") -> None:
@@ -185,7 +185,7 @@ class Ssh:
 
     def start(
         self, argv: Sequence[str], name: str, env: Mapping[str, str] | None = None
-    ) -> SshStarted:
+    ) -> SshProcess:
         variables = {**(env or {}), **({VARIABLE: self._mark} if self._mark else {})}
         exports = "".join(
             f"export {key}={shlex.quote(value)}; " for key, value in variables.items()
@@ -199,22 +199,22 @@ class Ssh:
             "</dev/null >/dev/null 2>&1 & "
             f"while ! test -s {base}.pid; do sleep 0.02; done"
         )
-        return SshStarted(self, name, int(self.get(f"{self.directory}/{name}.pid")))
+        return SshProcess(self, name, int(self.get(f"{self.directory}/{name}.pid")))
 
-    def signal(self, process: Started, number: int) -> None:
+    def signal(self, process: HostProcess, number: int) -> None:
         # By name: SIGSTOP is 19 on Linux and 17 on FreeBSD, where 19 lets a process go on.
         self.run(["kill", "-s", signal_name(number), str(process.pid)])
 
 
 @contextlib.contextmanager
-def open_ssh(run: Run, address: Address) -> Iterator[Ssh]:
+def open_ssh(run: Run, address: Address) -> Iterator[SshHost]:
     """That host with a directory of its own for this run.
 
     The directory and what was started go when the block ends, or when the connection does.
     """
     with Connection(address, {VARIABLE: str(run.directory)}) as connection:
         directory = f"/var/tmp/{run.object_name('host')}"
-        host = Ssh(connection, directory, directory)
+        host = SshHost(connection, directory, directory)
         keeper = connection.popen(_KEEPER.replace("DIRECTORY", shlex.quote(directory)))
         assert keeper.stdin and keeper.stdout
         try:
@@ -231,7 +231,7 @@ def open_ssh(run: Run, address: Address) -> Iterator[Ssh]:
             with contextlib.suppress(OSError):
                 keeper.stdin.close()
             try:
-                keeper.wait(30 if connection.lives else 1)
+                keeper.wait(30 if connection.is_alive else 1)
             except subprocess.TimeoutExpired:
                 keeper.kill()
                 keeper.wait()

@@ -112,7 +112,7 @@ class Connection:
             time.sleep(0.01)
 
     @property
-    def lives(self) -> bool:
+    def is_alive(self) -> bool:
         return self._master is not None and self._master.poll() is None
 
     def popen(
@@ -124,7 +124,7 @@ class Connection:
         stderr: int | None = subprocess.PIPE,
     ) -> subprocess.Popen[bytes]:
         """A channel that runs one line of shell there. HostLost when the connection has ended."""
-        if not self.lives:  # ssh would connect anew, by itself and unseen
+        if not self.is_alive:  # ssh would connect anew, by itself and unseen
             raise self.lost("before a command")
         return subprocess.Popen(
             [*self._words("-o", "ControlMaster=no"), command],
@@ -137,7 +137,7 @@ class Connection:
 
     def was_lost(self, code: int) -> bool:
         """Whether a channel that ended so says that the connection did."""
-        return code == _BROKEN or code < 0 or not self.lives
+        return code == _BROKEN or code < 0 or not self.is_alive
 
     def lost(self, when: str) -> HostLost:
         return HostLost(

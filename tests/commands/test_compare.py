@@ -74,7 +74,7 @@ def test_a_side_that_mixes_configurations_is_matched_and_not_guessed(tmp_path: P
     _store(tmp_path, _series(1, 9, "y", n=10), day=2, commit="b")
     a = selection.select("commit=aaaa", tmp_path)
     b = selection.select("commit=bbbb,n=10", tmp_path)
-    (row,) = selection.compared(a, b, Thresholds())
+    (row,) = selection.compare_sides(a, b, Thresholds())
     assert row.dimensions["n"] == 10
 
 
@@ -131,7 +131,7 @@ def test_interleaved_runs_take_turns_and_say_so(
     for path in record.find(tmp_path):
         made = record.load(path)
         if made.series[0].dimensions.get("vmm") in (None, "waits"):
-            turns.append((made.command.env["COPPICE_ARM"], selection.turn(made)))
+            turns.append((made.command.env["COPPICE_ARM"], selection.interleaving(made)))
     turns.sort(key=lambda one: (one[1] or ("", "", 0))[2])
     assert len(turns) == 4
     assert {arm: {turn[1] for name, turn in turns if turn and name == arm} for arm, _ in turns} == {

@@ -23,7 +23,7 @@ REFUSED: list[tuple[str, Answer]] = [
 
 
 def lines(*first: tuple[str, Answer]) -> dict[str, Requirement]:
-    return {line.what: line for line in freebsd.everything(host(*first, *REFUSED))}
+    return {line.what: line for line in freebsd.all_requirements(host(*first, *REFUSED))}
 
 
 def test_a_complete_host_lacks_nothing() -> None:

@@ -176,7 +176,7 @@ def test_rule_sets_without_a_network_name_cards_that_pf_takes(
 ) -> None:
     there = host()
     monkeypatch.setattr(packet_filters, "FREEBSD", True)
-    monkeypatch.setattr(packet_filters, "Local", lambda run: there)
+    monkeypatch.setattr(packet_filters, "LocalHost", lambda run: there)
     with packet_filters.packet_filter(run, "a-long-name-of-a-filter") as filter:
         member = Member(WHO.id, 12345, WHO.mac_bytes, WHO.address, WHO.address6)
         filter.engine.admit(member, Policy())

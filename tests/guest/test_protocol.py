@@ -12,7 +12,7 @@ from harness.guest.protocol import (
     RING,
     Decoder,
     Frame,
-    Kind,
+    FrameKind,
     Tag,
     encode,
     field,
@@ -34,29 +34,29 @@ def test_siphash_gives_the_published_vectors(length: int, expected: int) -> None
 
 
 def test_frames_arrive_whole_however_the_bytes_are_cut() -> None:
-    data = encode(Kind.PING, 7, b"abc") + encode(Kind.HELLO, 8)
+    data = encode(FrameKind.PING, 7, b"abc") + encode(FrameKind.HELLO, 8)
     for cut in range(len(data) + 1):
         decoder = Decoder()
         found = [*decoder.feed(data[:cut]), *decoder.feed(data[cut:])]
-        assert found == [Frame(Kind.PING, 7, b"abc"), Frame(Kind.HELLO, 8, b"")]
+        assert found == [Frame(FrameKind.PING, 7, b"abc"), Frame(FrameKind.HELLO, 8, b"")]
 
 
 def test_noise_between_frames_is_stepped_over() -> None:
     noise = b"[    0.000000] Linux version \xb1\xc0" + struct.pack("<H", 0xC0B1)
-    data = noise + encode(Kind.PING, 1, b"x") + noise + encode(Kind.PING, 2, b"y")
+    data = noise + encode(FrameKind.PING, 1, b"x") + noise + encode(FrameKind.PING, 2, b"y")
     assert [frame.id for frame in Decoder().feed(data)] == [1, 2]
 
 
 def test_a_lying_length_is_noise() -> None:
-    whole = encode(Kind.PING, 1, b"x" * 100)
+    whole = encode(FrameKind.PING, 1, b"x" * 100)
     lie = bytearray(whole)
     lie[8:12] = struct.pack("<I", PAYLOAD_MAX + 1)
-    assert [frame.id for frame in Decoder().feed(bytes(lie) + encode(Kind.PING, 2))] == [2]
+    assert [frame.id for frame in Decoder().feed(bytes(lie) + encode(FrameKind.PING, 2))] == [2]
 
 
 def test_a_payload_too_long_for_a_frame_is_refused() -> None:
     with pytest.raises(ValueError, match="do not fit"):
-        encode(Kind.WRITE, 1, bytes(PAYLOAD_MAX + 1))
+        encode(FrameKind.WRITE, 1, bytes(PAYLOAD_MAX + 1))
 
 
 def test_fields_carry_tag_length_and_bytes() -> None:

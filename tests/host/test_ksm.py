@@ -81,9 +81,9 @@ def test_fast_while_it_runs_slow_when_eased_and_as_it_was_afterwards(
         assert fast["run"] == "1" and fast["advisor_mode"] == "none"
         assert int(fast["pages_to_scan"]) > 1000
         assert merger.count("full_scans") == 5
-        merger.ease()
+        merger.scan_slowly()
         assert int(values(settings)["pages_to_scan"]) < int(fast["pages_to_scan"])
-        merger.hurry()
+        merger.scan_fast()
         assert values(settings) == fast
     assert restored(settings) and not (run.directory / NOTE).exists()
 

@@ -15,7 +15,7 @@ import pytest
 from harness.host import run as runs
 from harness.host.identity import allocate
 from harness.host.leftovers import find
-from harness.host.locks import HALF_BUILT, half_built, lives
+from harness.host.locks import HALF_BUILT, half_built, is_alive
 from harness.host.run import JOURNAL, LOCK, VARIABLE
 from harness.host.session import open_run
 from harness.paths import runtime_directory
@@ -33,10 +33,10 @@ def test_a_run_has_a_locked_directory_and_nothing_of_it_stays(runtime: Path, cac
     with open_run() as run:
         assert run.directory == runtime / run.id
         assert (run.directory / LOCK).read_text() == str(os.getpid())
-        assert lives(run.directory)
+        assert is_alive(run.directory)
         assert find(runtime) == []
         allocate(run.leases, run.id)  # whose maker forgets it
-    assert not lives(run.directory)
+    assert not is_alive(run.directory)
     assert [path for path in runtime.rglob("*") if path != run.leases] == []
 
 
@@ -48,17 +48,17 @@ def test_a_run_that_raises_leaves_nothing_either(runtime: Path, cache: Path) -> 
 
 def test_a_directory_without_a_held_lock_is_dead_unless_it_is_brand_new(tmp_path: Path) -> None:
     directory = tmp_path / "run"
-    assert not lives(directory)
+    assert not is_alive(directory)
     directory.mkdir()
-    assert lives(directory), "between mkdir and the lock file"
+    assert is_alive(directory), "between mkdir and the lock file"
     (directory / LOCK).touch()
-    assert lives(directory), "between the lock file and its lock"
+    assert is_alive(directory), "between the lock file and its lock"
     before = time.time() - 60
     os.utime(directory, (before, before))
-    assert not lives(directory)
+    assert not is_alive(directory)
     os.utime(directory)
     (directory / LOCK).write_text("12345")
-    assert not lives(directory), "a lock file that names an owner had been locked"
+    assert not is_alive(directory), "a lock file that names an owner had been locked"
 
 
 def test_a_relative_runtime_directory_is_the_same_from_everywhere(

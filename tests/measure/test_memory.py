@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from harness.measure import footprint_linux, memory_linux
-from harness.measure.footprint_linux import Kind, Share
+from harness.measure.footprint_linux import MappingKind, Share
 from harness.measure.system import System
 
 MIB = 1 << 20
@@ -117,18 +117,18 @@ def test_mappings_by_kind(tmp_path: Path) -> None:
     assert found
     in_kib = {kind: share.pss // KIB for kind, share in found.kinds.items()}
     assert in_kib == {
-        Kind.GUEST: 1000,
-        Kind.TRANSLATED: 700,
-        Kind.HEAP: 80,
-        Kind.ARENA: 30,
-        Kind.STACK: 12 + 8,
-        Kind.FILE: 5,
-        Kind.ANONYMOUS: 3 + 1,
+        MappingKind.GUEST: 1000,
+        MappingKind.TRANSLATED: 700,
+        MappingKind.HEAP: 80,
+        MappingKind.ARENA: 30,
+        MappingKind.STACK: 12 + 8,
+        MappingKind.FILE: 5,
+        MappingKind.ANONYMOUS: 3 + 1,
     }
     assert found.guest == Share(1000 * KIB, 600 * KIB, 40 * KIB)
     assert found.vmm.pss == (700 + 80 + 30 + 20 + 5 + 4) * KIB
     assert found.page_tables == 300 * KIB and found.kernel_stacks == 64 * KIB
-    assert found.own == (600 + 700 + 80 + 30 + 20 + 4 + 3 + 300 + 64) * KIB
+    assert found.private == (600 + 700 + 80 + 30 + 20 + 4 + 3 + 300 + 64) * KIB
     assert sum(found.part(name) for name in footprint_linux.PARTS) == (
         found.vmm.pss + found.guest.pss + 364 * KIB
     )
@@ -151,7 +151,7 @@ def test_a_process_that_we_know(tmp_path: Path) -> None:
         process.communicate(b"")
     assert found and bare
     assert found.guest.private_dirty == 2 * MIB
-    assert 8 * MIB <= found.kinds[Kind.ANONYMOUS].private_dirty < 12 * MIB
+    assert 8 * MIB <= found.kinds[MappingKind.ANONYMOUS].private_dirty < 12 * MIB
     assert bare.guest == Share()
     # Not of the proportional share: others may meanwhile have come to share what is shared.
     assert bare.vmm.private_dirty >= found.vmm.private_dirty + 2 * MIB

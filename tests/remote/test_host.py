@@ -14,11 +14,11 @@ import pytest
 from psutil import process_iter as processes
 
 from harness.errors import CommandFailed, DiskFull, GuestTimeout, HostLost, MissingTool
-from harness.host.local import Local
-from harness.host.protocol import Host, Started, must
+from harness.host.local import LocalHost
+from harness.host.protocol import Host, HostProcess, must
 from harness.host.run import Run
 from harness.host.session import open_run
-from harness.remote.ssh import Ssh, open_ssh
+from harness.remote.ssh import SshHost, open_ssh
 from harness.remote.ssh_connection import Address
 from tests.host.processes import eventually
 from tests.remote.server import THERE, Server
@@ -33,7 +33,7 @@ def own_run(tmp_path: Path) -> Iterator[Run]:
 @pytest.fixture(params=["local", "ssh", "ssh without Python"])
 def host(request: pytest.FixtureRequest, own_run: Run) -> Iterator[Host]:
     if request.param == "local":
-        yield Local(own_run)
+        yield LocalHost(own_run)
         return
     with open_ssh(own_run, Address.parse(THERE)) as opened:
         if request.param == "ssh without Python":
@@ -96,11 +96,11 @@ def test_a_full_disk_leaves_nothing_half_written(host: Host, tmp_path: Path) -> 
         subprocess.run(["umount", disk], check=True)
 
 
-def _hear(process: Started, count: int) -> bytes:
-    process.line.settimeout(60)
+def _hear(process: HostProcess, count: int) -> bytes:
+    process.channel.settimeout(60)
     got = b""
     while len(got) < count:
-        piece = process.line.recv(100)
+        piece = process.channel.recv(100)
         assert piece
         got += piece
     return got
@@ -109,12 +109,12 @@ def _hear(process: Started, count: int) -> bytes:
 def test_a_started_process_outlives_the_call_and_has_a_line(host: Host) -> None:
     process = host.start(["sh", "-c", "echo begun >&2; echo $NAME; exec cat"], "one", {"NAME": "x"})
     try:
-        process.line.sendall(b"hello\0")
+        process.channel.sendall(b"hello\0")
         assert _hear(process, 8) == b"x\nhello\0"
-        assert process.poll() is None and process.said() == "begun"
+        assert process.poll() is None and process.error_text() == "begun"
         host.signal(process, signal.SIGSTOP)
         eventually(lambda: _state(process.pid) == "T")
-        process.line.sendall(b"held")
+        process.channel.sendall(b"held")
         host.signal(process, signal.SIGCONT)
         assert _hear(process, 4) == b"held"
     finally:
@@ -130,7 +130,7 @@ def _state(pid: int) -> str:
 def test_what_a_process_ended_with_is_told(host: Host) -> None:
     process = host.start(["sh", "-c", "echo why >&2; exit 7"], "two")
     eventually(lambda: process.poll() is not None)
-    assert process.poll() == 7 and process.said() == "why"
+    assert process.poll() == 7 and process.error_text() == "why"
     host.signal(process, signal.SIGCONT)  # nothing happens
     process.end()
     eventually(lambda: not _naming(f"{host.directory}/two."))  # what carried its line ends too
@@ -152,7 +152,7 @@ def test_what_was_started_ends_with_the_connection(server: Server, own_run: Run)
         assert Path(host.directory).exists()
         with pytest.raises(HostLost, match="clean"):
             server.drop()
-            eventually(lambda: not host.connection.lives)
+            eventually(lambda: not host.connection.is_alive)
             host.run(["true"])
         eventually(lambda: not Path(host.directory).exists())
         eventually(lambda: not Path(f"/proc/{process.pid}").exists())
@@ -178,7 +178,7 @@ def test_a_connection_that_ends_under_a_command_is_lost(server: Server, own_run:
 
 def test_many_commands_share_one_connection(server: Server, own_run: Run) -> None:
     with open_ssh(own_run, Address.parse(THERE)) as host:
-        assert isinstance(host, Ssh)
+        assert isinstance(host, SshHost)
         for number in range(5):
             assert host.run(["echo", str(number)]).text == str(number)
             assert len(server.sessions()) == 1

@@ -14,7 +14,7 @@ import pytest
 
 from harness.cli import main
 from harness.errors import DiskFull, HostKeyChanged, HostLost
-from harness.host.locks import lives
+from harness.host.locks import is_alive
 from harness.measure import provenance
 from harness.measure.record import digest, find, load
 from harness.remote import remote_run
@@ -84,7 +84,7 @@ def test_a_connection_lost_in_any_phase_is_one_clear_error_and_leaves_nothing(
 
     results = tmp_path / "results"
     with pytest.raises(HostLost, match="ended ") as lost:
-        remote_run.run_there(Address.parse(THERE), NOOP, results, phase)
+        remote_run.run_remotely(Address.parse(THERE), NOOP, results, phase)
     assert "coppice clean" in str(lost.value) and lost.value.exit_code == 68
     eventually(lambda: copies(server) == [], 60)
     eventually(lambda: carrying(str(server.directory / "runtime")) == [], 60)
@@ -103,7 +103,7 @@ def test_a_full_disk_there_is_said_and_leaves_nothing(
         with serving(directory, {"HOME": str(directory), "XDG_CACHE_HOME": str(disk)}) as small:
             monkeypatch.setenv(CONFIG, str(small.config))
             with pytest.raises(DiskFull, match="no room on ssh://there") as full:
-                remote_run.run_there(Address.parse(THERE), NOOP, tmp_path)
+                remote_run.run_remotely(Address.parse(THERE), NOOP, tmp_path)
             assert full.value.exit_code == 74
         assert list(disk.rglob("*.py")) == [] and list((disk / "coppice/remote").iterdir()) == []
     finally:
@@ -117,7 +117,7 @@ def test_a_changed_key_stops_a_run_before_anything_is_sent(server: Server, tmp_p
     known.write_text(f"[127.0.0.1]:2222 ssh-ed25519 {other}\n")
     try:
         with pytest.raises(HostKeyChanged):
-            remote_run.run_there(Address.parse(THERE), NOOP, tmp_path)
+            remote_run.run_remotely(Address.parse(THERE), NOOP, tmp_path)
     finally:
         known.write_text(before)
     assert copies(server) == []
@@ -158,11 +158,13 @@ def killed(server: Server, tmp_path: Path) -> Iterator[Callable[[], None]]:
         if name == "run":
             (directory,) = copies(server)
             # Again and again: the far end may be starting the harness this instant.
-            eventually(lambda: with_kill(str(server.directory / "cache")) and not lives(directory))
+            eventually(
+                lambda: with_kill(str(server.directory / "cache")) and not is_alive(directory)
+            )
 
     def do() -> None:
         with pytest.raises(HostLost):
-            remote_run.run_there(Address.parse(THERE), NOOP, tmp_path, phase)
+            remote_run.run_remotely(Address.parse(THERE), NOOP, tmp_path, phase)
 
     yield do
 
@@ -198,6 +200,6 @@ def test_a_lost_far_end_is_found_by_its_word(server: Server, tmp_path: Path) -> 
             changed.append(record)
 
     with pytest.raises(HostLost, match="its digest differs"):
-        remote_run.run_there(Address.parse(THERE), NOOP, tmp_path / "results", phase)
+        remote_run.run_remotely(Address.parse(THERE), NOOP, tmp_path / "results", phase)
     assert changed and list(find(tmp_path / "results")) == []
     eventually(lambda: copies(server) == [])

@@ -130,7 +130,9 @@ def _check(host: Host, path: str, length: int, sha256: str) -> None:
     try:
         found = _facts(host, path)
     except CommandFailed as error:
-        raise CheckpointTruncated(f"{path} cannot be read: {error.said}", hint=_HINT) from error
+        raise CheckpointTruncated(
+            f"{path} cannot be read: {error.error_text}", hint=_HINT
+        ) from error
     if found["bytes"] != length:
         raise CheckpointTruncated(f"{path} has {found['bytes']} bytes of {length}", hint=_HINT)
     if found["sha256"] != sha256:

@@ -18,8 +18,8 @@ from harness.errors import CommandFailed, NameTaken, SandboxGone, Unsupported, U
 from harness.guest.freebsd import FreebsdImage, build
 from harness.host import freebsd
 from harness.host.identity import NETWORK6, Identity
-from harness.host.local import Local
-from harness.host.protocol import Done, Host, Started, failure, must
+from harness.host.local import LocalHost
+from harness.host.protocol import Done, Host, HostProcess, failure, must
 from harness.host.requirement import Requirement
 from harness.host.run import Run
 from harness.measure.record import Image
@@ -62,7 +62,7 @@ class _Hold:
     """Stops and continues the agent, which has started nothing while it is held."""
 
     host: Host
-    process: Started
+    process: HostProcess
 
     def hold(self) -> None:
         self.host.signal(self.process, signal.SIGSTOP)
@@ -83,7 +83,7 @@ class JailSubstrate(SubstrateBase):
         network: bool = False,
         zfs: bool = False,
         policy: Policy | None = None,
-        host: Callable[[Run | None], Host] = Local,
+        host: Callable[[Run | None], Host] = LocalHost,
     ) -> None:
         self.network = network
         self.zfs = zfs
@@ -182,7 +182,7 @@ class JailSubstrate(SubstrateBase):
         undo.callback(process.end)
         end = undo.pop_all()
         return SharedSandbox(
-            identity, process.line, end.close, hold=_Hold(host, process), said=process.said
+            identity, process.channel, end.close, hold=_Hold(host, process), said=process.error_text
         )
 
 
@@ -208,7 +208,7 @@ def _configure(host: Host, name: str, card: str, identity: Identity) -> None:
 
 def _explained(host: Host, name: str, done: Done) -> Exception:
     error = failure(host, done)
-    if isinstance(error, CommandFailed) and "already exists" in error.said:
+    if isinstance(error, CommandFailed) and "already exists" in error.error_text:
         return NameTaken(
             f"a jail {name} is there already; it was left as it is",
             hint=f"coppice clean removes it if a dead run left it, or: jail -r {name}",
