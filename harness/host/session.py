@@ -1,4 +1,4 @@
-"""A run from its beginning to its end: what dead runs have left goes away first and last."""
+"""Opens and closes a run; leftovers of dead runs are removed before and after."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from harness.paths import runtime_directory
 
 @contextlib.contextmanager
 def open_run(runtime: Path | None = None, resume_id: str | None = None) -> Iterator[Run]:
-    """A new run. Whoever made something removes it; its directory goes away with the run.
+    """A new run, whose directory is removed at the end. Callers remove what else they create.
 
-    What dead runs have left is reclaimed first; what an interrupt kept this one's makers from
-    removing, last. The dead run `resume_id`, where anything is left of it, is taken over and not
-    reclaimed: its processes are this one's then.
+    Leftovers of dead runs are removed first, and at the end those of this run, in case an
+    interrupt kept its owners from removing them. If the directory of the dead run `resume_id`
+    exists, that run is continued instead, and its processes are kept.
     """
     runtime = runtime or runtime_directory()
     if resume_id and (runtime / resume_id).is_dir():

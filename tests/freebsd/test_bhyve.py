@@ -268,15 +268,15 @@ def test_a_module_that_is_there_and_refused_the_processor_is_found_by_trying(run
         ("sh -c dmesg .*", Answer("SVM: missing NRIP save feature\n")),
         ("sysctl -n hw.vmm.create", FAILS),
     )
-    with pytest.raises(Unsupported, match="refuses to work: SVM: missing NRIP"):
+    with pytest.raises(Unsupported, match="but does not work: SVM: missing NRIP"):
         prepared(there, run, Tier.FULL)
 
 
 @pytest.mark.parametrize(
     ("command", "answer", "why"),
     [
-        ("bhyvectl --help", Answer("", 1, "Usage: [--create]\n"), "does not know --suspend"),
-        ("bhyve -h", Answer("", 0, "  -p: pin\n"), "does not know -r"),
+        ("bhyvectl --help", Answer("", 1, "Usage: [--create]\n"), "has no option --suspend"),
+        ("bhyve -h", Answer("", 0, "  -p: pin\n"), "has no option -r"),
         ("sysctl -n kern.conftxt", Answer("options\tSMP\n"), "built without it"),
     ],
 )

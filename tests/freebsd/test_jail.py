@@ -143,13 +143,13 @@ def test_without_zfs_the_clone_shapes_say_so_and_the_others_run(run: Run) -> Non
 
 def test_a_pool_that_is_named_and_not_there(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COPPICE_POOL", "tank")
-    with pytest.raises(Unsupported, match="no pool is called tank; there are zroot"):
+    with pytest.raises(Unsupported, match="no pool is named tank; existing pools: zroot"):
         substrate(host(), zfs=True).prepare(run, CACHE, Tier.FULL)
 
 
 def test_a_pool_that_is_full_before_and_one_that_fills_up(run: Run) -> None:
     there = host((r"zfs get -H -p -o value available \S+", Answer("1048576\n")))
-    with pytest.raises(Unsupported, match=r"room in it; 0\.0 GiB free"):
+    with pytest.raises(Unsupported, match=r"free space in it; 0\.0 GiB free"):
         substrate(there, zfs=True).prepare(run, CACHE, Tier.FULL)
     full = Answer("", 1, "cannot create 'zroot/coppice/x': out of space\n")
     there = host((r"zfs clone .*", full))

@@ -59,7 +59,7 @@ def test_its_times_are_of_that_hosts_monotonic_clock(host: Host) -> None:
 
 def test_a_program_that_must_succeed_says_why_it_did_not(host: Host) -> None:
     with pytest.raises(
-        CommandFailed, match=r"cat /nowhere on .* ended with 1: .*No such file"
+        CommandFailed, match=r"cat /nowhere on .* exited with 1: .*No such file"
     ) as e:
         must(host, ["cat", "/nowhere"])
     assert e.value.code == 1
