@@ -1,7 +1,6 @@
-"""A real sshd of a test's own: own keys, own settings, in a network namespace of its own.
+"""A real sshd for tests, with its own keys, settings and network namespace.
 
-Nothing of the user's or the system's is read or written, but for the directory that sshd insists
-on.
+It reads and writes no file of the user or the system, except the directory that sshd requires.
 """
 
 from __future__ import annotations
@@ -49,7 +48,7 @@ Host there
   GlobalKnownHostsFile /dev/null
   ProxyCommand {python} -c '{proxy}' {namespace} {port}
 """
-# Enters the namespace and passes bytes on, both ways.
+# Enters the namespace and relays bytes in both directions.
 _PROXY = (
     "import os, select, socket, sys; "
     "from pathlib import Path; from harness.network.namespace import inside; "
