@@ -91,7 +91,7 @@ def test_turns_are_compared_round_by_round(
     assert "worse (9 rounds)" in capsys.readouterr().out
     # Without turns, drift hides it.
     ends = selection.select("20261101", tmp_path), selection.select("20261101", tmp_path)
-    assert ends[0].found
+    assert ends[0].matches
 
 
 @pytest.mark.parametrize(
