@@ -97,10 +97,10 @@ def test_turns_are_compared_round_by_round(
 @pytest.mark.parametrize(
     ("a", "b", "words"),
     [
-        ("tier=none", "tier=full", "no record fits"),
-        ("nothing", "tier=full", "no record fits"),
-        ("tier=", "tier=full", "no selector"),
-        ("n=1", "rig=cold-start,tier=durable-pool", "no record fits"),
+        ("tier=none", "tier=full", "no record matches"),
+        ("nothing", "tier=full", "no record matches"),
+        ("tier=", "tier=full", "invalid selector"),
+        ("n=1", "rig=cold-start,tier=durable-pool", "no record matches"),
     ],
 )
 def test_what_cannot_be_compared_says_why(

@@ -301,8 +301,8 @@ def test_a_full_disk_is_one_clear_error_and_leaves_no_half(kib: int, results: Pa
     try:
         done = coppice("run", "cold-start", "--substrate", "noop", "--results", str(results))
         assert done.returncode in (1, 74), "1 when the record itself found no room"
-        assert "no room to write" in done.stdout + done.stderr
-        assert "nothing was left half-written" in done.stdout + done.stderr
+        assert "no space left to write" in done.stdout + done.stderr
+        assert "no partial file was kept" in done.stdout + done.stderr
         assert "Traceback" not in done.stderr
         for path in results.rglob("*"):
             assert path.is_dir() or path.name.endswith(".json"), f"{path} is half-written"
