@@ -244,10 +244,10 @@ def test_a_linux_guest_needs_a_bootrom_a_kernel_that_it_starts_and_no_loader(
     assert refused.value.hint == "pkg install -y edk2-bhyve"
     prepared(with_files(("which bhyveload", FAILS)), run, Tier.FULL)
     elf = with_files(("head -c 2 /images/vmlinuz", Answer("\x7fE")))
-    with pytest.raises(ImageError, match="no kernel that a bootrom starts"):
+    with pytest.raises(ImageError, match="has no EFI stub"):
         prepared(elf, run, Tier.FULL)
     monkeypatch.delenv("COPPICE_KERNEL")
-    with pytest.raises(UsageError, match="COPPICE_INITRAMFS is set and COPPICE_KERNEL is not"):
+    with pytest.raises(UsageError, match="COPPICE_INITRAMFS is set, but COPPICE_KERNEL is not"):
         prepared(with_files(), run, Tier.FULL)
 
 

@@ -1,4 +1,4 @@
-"""The guest image: equal bytes from equal inputs, and clear refusals."""
+"""The guest image: equal inputs give equal bytes, and errors are clear."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_a_changed_agent_gives_another_image(
     assert other.initramfs.parent.name != built.initramfs.parent.name
 
 
-def test_what_is_no_kernel_is_refused(tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_kernel_is_refused(tmp_path: Path) -> None:
     bogus = tmp_path / "vmlinuz"
     bogus.write_bytes(b"not a kernel" * 100)
     with pytest.raises(ImageError, match="is not a kernel") as refusal:
@@ -79,7 +79,7 @@ def test_a_missing_compiler_is_named_with_its_package(
     assert "apt-get install musl-tools" in str(refusal.value)
 
 
-def test_what_a_pci_bus_needs_is_there_beside_what_every_guest_loads(
+def test_modules_for_pci_are_kept_apart_from_those_of_every_guest(
     built: image.GuestImage,
 ) -> None:
     names = re.findall(rb"modules/(?:pci/)?\d\d-\w+\.ko", built.initramfs.read_bytes())
@@ -90,7 +90,7 @@ def test_what_a_pci_bus_needs_is_there_beside_what_every_guest_loads(
     )
 
 
-def test_modules_come_after_what_they_need(built: image.GuestImage) -> None:
+def test_modules_come_after_their_dependencies(built: image.GuestImage) -> None:
     (kernel,) = sorted((cache_directory() / "kernels").glob("linux-image-*"))[-1:]
     names = [path.stem for path in module_files(kernel / "modules", image.MODULES)]
     assert names.index("virtio_ring") < names.index("virtio_mmio")
@@ -99,7 +99,7 @@ def test_modules_come_after_what_they_need(built: image.GuestImage) -> None:
         module_files(kernel / "modules", ["nonsense"])
 
 
-def test_the_archive_is_one_that_cpio_reads() -> None:
+def test_cpio_reads_the_archive() -> None:
     data = initramfs.archive(
         [
             initramfs.directory("bin"),

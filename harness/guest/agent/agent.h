@@ -48,8 +48,7 @@ void process_stdin(const struct frame *request);
 void process_signal(const struct frame *request);
 /* Fills `set` with what to poll; returns its length, and the timeout in ms (-1: none). */
 int process_poll_set(struct pollfd *set, int *timeout_ms);
-/* Moves stdin and output, reaps, and kills processes at their time limit. Called after every poll.
- * */
+/* Moves stdin and output, reaps, and enforces time limits. Called after every poll. */
 void process_pump(void);
 
 /* files.c */
