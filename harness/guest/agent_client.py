@@ -154,8 +154,8 @@ class Agent:
         return Pong(wall, monotonic)
 
     def hello(self) -> dict[str, str]:
-        """The guest's protocol, kernel, boot_id, hostname, machine_id, mac, address, wall_ns, and in
-        `random` 16 fresh bytes of its /dev/urandom in hexadecimal."""
+        """The guest's protocol, kernel, boot_id, hostname, machine_id, mac, address, wall_ns, and
+        in `random` 16 fresh bytes of its /dev/urandom in hexadecimal."""
         lines = self.call(FrameKind.HELLO).decode().splitlines()
         return dict(line.split("=", 1) for line in lines)
 

@@ -25,7 +25,7 @@ from harness.network.namespace import inside, namespace
 from harness.network.policy import Policy
 from harness.network.uplink import THERE
 from harness.procedures.endpoints import local
-from tests.host.processes import coppice, said
+from tests.host.processes import coppice, next_line
 
 ROOT = Path(__file__).parents[2]
 IN_A_NETWORK = """
@@ -157,7 +157,7 @@ def test_of_a_killed_harness_clean_removes_the_networks(
     with subprocess.Popen(
         [sys.executable, "-c", IN_A_NETWORK], cwd=ROOT, stdout=subprocess.PIPE, text=True
     ) as process:
-        directory = said(process)
+        directory = next_line(process)
         os.kill(process.pid, signal.SIGKILL)
     held = [one for one in find(tmp_path / "runtime") if one.what == "mount"]
     assert {Path(one.name).name.partition("-")[0] for one in held} == {BRIDGE, "endpoint"}
