@@ -1,4 +1,4 @@
-"""The tasks of mise, and bhyve's on a host that is not FreeBSD."""
+"""The mise tasks, and bhyve's tasks on a host that is not FreeBSD."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def test_there_is_a_task_for_every_substrate_and_tier() -> None:
 
 
 @pytest.mark.parametrize(("substrate", "tier"), CASES)
-def test_a_task_runs_its_tier_and_passes_arguments_on(
+def test_a_task_runs_its_tier_and_passes_on_arguments(
     substrate: str, tier: str, tmp_path: Path
 ) -> None:
     task = ROOT / "rigs/tasks/bench" / f"{substrate}-{tier}"
@@ -68,7 +68,7 @@ def test_a_task_runs_its_tier_and_passes_arguments_on(
         ),
     ],
 )
-def test_tasks_of_density_pass_on_what_overrides_them(
+def test_tasks_of_density_pass_on_overriding_options(
     name: str, words: list[str], tmp_path: Path
 ) -> None:
     task = ROOT / "rigs/tasks/bench" / name
@@ -79,7 +79,7 @@ def test_tasks_of_density_pass_on_what_overrides_them(
     assert done.returncode == 7
 
 
-def test_the_front_doors_tasks_are_there_and_set_up_first() -> None:
+def test_the_main_tasks_exist_and_set_up_first() -> None:
     tasks = tomllib.loads((ROOT / "mise.toml").read_text())["tasks"]
     assert {"setup", "bench", "test", "doctor", "site", "clean"} <= set(tasks)
     assert tasks["test"]["run"][0] == "bin/setup --tests"
@@ -96,7 +96,7 @@ def test_ci_runs_the_test_task() -> None:
 
 @pytest.mark.skipif(sys.platform.startswith("freebsd"), reason="bhyve's own host")
 @pytest.mark.parametrize("tier", list(Tier))
-def test_bhyve_elsewhere_ends_at_once_and_says_what_helps(tier: Tier, tmp_path: Path) -> None:
+def test_bhyve_on_another_system_fails_at_once_with_a_remedy(tier: Tier, tmp_path: Path) -> None:
     done = coppice(
         "run", "cold-start", "--substrate", "bhyve", "--tier", tier, "--results", str(tmp_path)
     )
