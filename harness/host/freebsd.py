@@ -82,10 +82,10 @@ def vmm(host: Host) -> Requirement:
     if made.code == 0:
         host.run(["bhyvectl", f"--vm={name}", "--destroy"])
         return Requirement("vmm", True, "created and destroyed a virtual machine")
-    said = ask(host, "sh", "-c", "dmesg | grep -E 'vmm|SVM|VMX|NRIP' | tail -n 2") or ""
-    if ask(host, "sysctl", "-n", "hw.vmm.create") is None and not said:
-        said = "hw.vmm does not exist"
-    why = " | ".join(said.splitlines()) or made.error_text
+    messages = ask(host, "sh", "-c", "dmesg | grep -E 'vmm|SVM|VMX|NRIP' | tail -n 2") or ""
+    if ask(host, "sysctl", "-n", "hw.vmm.create") is None and not messages:
+        messages = "hw.vmm does not exist"
+    why = " | ".join(messages.splitlines()) or made.error_text
     return Requirement(
         "vmm",
         False,
@@ -118,23 +118,31 @@ def snapshots(host: Host) -> Requirement:
     return Requirement(what, True, where)
 
 
+def _by_sysctl(
+    host: Host, what: str, name: str, details: tuple[str, str], remedy: str
+) -> Requirement:
+    """A requirement that is satisfied when a sysctl is 1; `details` are for yes and no."""
+    satisfied = ask(host, "sysctl", "-n", name) == "1"
+    return Requirement(what, satisfied, details[0] if satisfied else details[1], remedy)
+
+
 def vnode_patch(host: Host) -> Requirement:
     """The kernel patch of patches/vmm-vnode: clones share their checkpoint's pages."""
-    there = ask(host, "sysctl", "-n", "hw.vmm.vnode_restore") == "1"
-    return Requirement(
+    return _by_sysctl(
+        host,
         "the vnode patch, for shared guest memory",
-        there,
-        "in this kernel" if there else "not in this kernel, so every clone has a full copy",
+        "hw.vmm.vnode_restore",
+        ("in this kernel", "not in this kernel, so every clone has a full copy"),
         _PATCH_HINT,
     )
 
 
 def vimage(host: Host) -> Requirement:
-    yes = ask(host, "sysctl", "-n", "kern.features.vimage") == "1"
-    return Requirement(
+    return _by_sysctl(
+        host,
         "VIMAGE, for jails with networks",
-        yes,
-        "in this kernel" if yes else "not in this kernel",
+        "kern.features.vimage",
+        ("in this kernel", "not in this kernel"),
         "use a GENERIC kernel, or build one with `options VIMAGE`",
     )
 
@@ -202,11 +210,11 @@ def pf(host: Host) -> Sequence[Requirement]:
 
 
 def limits(host: Host) -> Requirement:
-    yes = ask(host, "sysctl", "-n", "kern.racct.enable") == "1"
-    return Requirement(
+    return _by_sysctl(
+        host,
         "racct and rctl, for jail limits",
-        yes,
-        "enabled" if yes else "off",
+        "kern.racct.enable",
+        ("enabled", "off"),
         "add kern.racct.enable=1 to /boot/loader.conf, and reboot",
     )
 

@@ -175,9 +175,9 @@ def _gib(memory_bytes: int) -> int:
 def slug(cpu: str, cores: int, memory_bytes: int, private: str) -> str:
     """A stable directory name: "amd-epyc-2c-24g-1f00ba". The last six digits are a keyed hash of
     `private`."""
-    words = re.sub(r"[^a-z0-9]+", "-", _short(cpu).lower()).strip("-")[:40].strip("-")
+    model = re.sub(r"[^a-z0-9]+", "-", _short(cpu).lower()).strip("-")[:40].strip("-")
     mark = hmac.digest(b"coppice machine", private.encode(), hashlib.sha256).hex()[:6]
-    return f"{words or 'unknown'}-{cores}c-{_gib(memory_bytes)}g-{mark}"
+    return f"{model or 'unknown'}-{cores}c-{_gib(memory_bytes)}g-{mark}"
 
 
 def name(cpu: str, cores: int, memory_bytes: int, virtualisation: str) -> str:
