@@ -34,12 +34,25 @@ Facts = Mapping[str, Scalar]
 
 
 @dataclass(frozen=True)
+class Distribution:
+    """An installed Python package, as pip names it."""
+
+    name: str
+    version: str
+
+
+@dataclass(frozen=True)
 class Rig:
-    """The rig: its id, its file relative to the checkout, and that file's digest."""
+    """The rig: its id, its file relative to its checkout, and that file's digest.
+
+    `distribution` is the package that provides the rig, whose commit is then the record's `git`;
+    None for our own rigs.
+    """
 
     id: str
     path: str
     sha256: str
+    distribution: Distribution | None = None
 
 
 @dataclass(frozen=True)
@@ -162,8 +175,9 @@ class RunRecord:
         """The record as JSON types, with the schema's names. RecordError for other types."""
         plain: dict[str, Any] = {"schema": SCHEMA, **dataclasses.asdict(self)}
         plain["machine"]["class"] = plain["machine"].pop("class_")
-        if plain["machine"]["function_only"] is None:
-            del plain["machine"]["function_only"]
+        for part, optional in (("machine", "function_only"), ("rig", "distribution")):
+            if plain[part][optional] is None:
+                del plain[part][optional]
         # asdict keeps tuples, but the schema has only lists.
         try:
             return json.loads(json.dumps(plain, allow_nan=False))  # type: ignore[no-any-return]
@@ -181,7 +195,7 @@ class RunRecord:
             started=data["started"],
             finished=data["finished"],
             profile=data["profile"],
-            rig=Rig(**data["rig"]),
+            rig=_rig(data["rig"]),
             claims=tuple(data["claims"]),
             command=Command(**data["command"]),
             git=Git(**data["git"]),
@@ -199,6 +213,11 @@ class RunRecord:
             tools=dict(data["tools"]),
             harness=Harness(**data["harness"]),
         )
+
+
+def _rig(data: Mapping[str, Any]) -> Rig:
+    brought_by = data.get("distribution")
+    return Rig(**{**data, "distribution": Distribution(**brought_by) if brought_by else None})
 
 
 @functools.cache

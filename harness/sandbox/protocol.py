@@ -204,9 +204,16 @@ class Substrate(Protocol[T]):
         """
 
 
-def registered() -> dict[str, str]:
-    """Names of the registered substrates, each with where it is implemented."""
-    return {one.name: one.value for one in entry_points(group=GROUP)}
+def registered(distribution: str | None = None) -> dict[str, str]:
+    """Names of the registered substrates, each with where it is implemented.
+
+    With a `distribution`, only those that it brings.
+    """
+    return {
+        entry.name: entry.value
+        for entry in entry_points(group=GROUP)
+        if distribution is None or (entry.dist is not None and entry.dist.name == distribution)
+    }
 
 
 def load(name: str) -> Substrate[Template]:
