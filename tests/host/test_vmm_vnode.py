@@ -70,12 +70,12 @@ def test_an_unknown_release_is_refused_and_the_known_ones_are_named(tmp_path: Pa
 def test_modified_files_are_refused_and_left_alone(tmp_path: Path) -> None:
     strange = tree(tmp_path, "13.2") / "sys" / "amd64" / "vmm" / "vmm.c"
     strange.parent.mkdir(parents=True)
-    strange.write_text("changed by somebody\n")
+    strange.write_text("changed locally\n")
     done = apply(tmp_path)
     assert done.returncode == 1
     assert "nothing is changed" in done.stderr
     assert " sys/amd64/vmm/vmm.c" in done.stderr
-    assert strange.read_text() == "changed by somebody\n"
+    assert strange.read_text() == "changed locally\n"
     assert not (tmp_path / "sys" / "amd64" / "vmm" / "vmm_shadow.c").exists()
 
 
