@@ -30,10 +30,14 @@
         ├── SandboxGone                       the sandbox no longer exists
         └── NameTaken                         the name is used by something else
 
-Exit codes follow sysexits.h where it covers the case. 130 means interrupted by the user.
+Exit codes follow sysexits.h where it covers the case. A command ended by a signal (`Interrupted`,
+which is not a CoppiceError) exits with 128 plus the signal's number: 130 after SIGINT, 143 after
+SIGTERM, 129 after SIGHUP.
 """
 
 from __future__ import annotations
+
+import signal
 
 __all__ = [
     "CheckpointCorrupt",
@@ -51,6 +55,7 @@ __all__ = [
     "HostKeyChanged",
     "HostLost",
     "ImageError",
+    "Interrupted",
     "MissingPrivilege",
     "MissingTool",
     "NameTaken",
@@ -78,6 +83,20 @@ class CoppiceError(Exception):
     def __str__(self) -> str:
         message = super().__str__()
         return f"{message}\n  {self.hint}" if self.hint else message
+
+
+class Interrupted(KeyboardInterrupt):
+    """A signal ended a command, which has cleaned up. `number` is the signal."""
+
+    def __init__(self, number: int = signal.SIGINT) -> None:
+        super().__init__(number)
+        self.exit_code = 128 + number
+
+    def __str__(self) -> str:
+        number: int = self.args[0]
+        return (
+            "interrupted" if number == signal.SIGINT else f"ended by {signal.Signals(number).name}"
+        )
 
 
 class UsageError(CoppiceError):
