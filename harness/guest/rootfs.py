@@ -84,7 +84,7 @@ def debian(cache: Path, packages: Sequence[str] = USUAL) -> RootFs:
     The packages come from the mirror of this machine's apt, and are not updated later. Raises
     MissingPrivilege, MissingTool, CoppiceError (no mirror, or debootstrap failed) and DiskFull.
     """
-    mirror, suite = _mirror()
+    site, suite = mirror()
     wanted = ",".join(sorted(set(packages)))
     inputs = {"suite": suite, "packages": wanted, "edition": str(EDITION)}
     target = _place(cache, "debian", inputs)
@@ -99,7 +99,7 @@ def debian(cache: Path, packages: Sequence[str] = USUAL) -> RootFs:
             run(
                 "unshare", "--mount", "--propagation", "private", "env", *_environment(),
                 "debootstrap", "--variant=minbase", f"--include={wanted}", suite,
-                directory / "root", mirror,
+                directory / "root", site,
             )  # fmt: skip
             versions = _versions(directory / "root")
             _strip(directory / "root")
@@ -168,7 +168,7 @@ def _found(name: str, target: Path) -> RootFs:
     return RootFs(name, target / "root", (target / "sha256").read_text(), built_from)
 
 
-def _mirror() -> tuple[str, str]:
+def mirror() -> tuple[str, str]:
     """The mirror and suite from which apt gets this distribution's main packages."""
     if shutil.which("apt-get") is None:
         raise MissingTool("apt-get is not installed, so no Debian mirror is known")

@@ -152,12 +152,13 @@ class Freezer:
         return self.file.read_bytes().strip() == self.on
 
 
-def parent_of(runtime: Path) -> str:
-    """The parent group of all runs of a runtime directory, named by a hash of device and path:
-    a container may see this host's groups and have a different /run."""
+def parent_of(runtime: Path, root: Path = Path("/")) -> str:
+    """The parent group of all runs of a runtime directory, named by a hash of root, device and
+    path: a container or chroot may see this host's groups and have a different /run, perhaps on
+    the same file system."""
     existing = next(path for path in (runtime, *runtime.parents) if path.exists())
-    device = existing.stat().st_dev
-    place = f"{device}:".encode() + os.fsencode(runtime)
+    device, seen = existing.stat().st_dev, root.stat()
+    place = f"{seen.st_dev}:{seen.st_ino}:{device}:".encode() + os.fsencode(runtime)
     return f"coppice-{hashlib.sha256(place).hexdigest()[:8]}"
 
 

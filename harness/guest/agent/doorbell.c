@@ -71,7 +71,7 @@ static uint16_t check(uint64_t nonce)
 static void take(uint8_t *into)
 {
     while (!(inb(LINE_STATUS) & DATA_READY))
-        for (int i = 0; i < 8000; i++) /* reading the port takes the lock that the VMM needs to ring */
+        for (int i = 0; i < 8000; i++) /* reading the port takes the lock that the VMM needs */
             __asm__ volatile("");
     *into = inb(PORT);
 }

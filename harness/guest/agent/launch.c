@@ -126,9 +126,14 @@ static pid_t spawn(struct start *start, int *pidfd)
 {
     /* Reusable, because this process is suspended until the child no longer needs it. */
     static uint8_t stack[32 * 1024] __attribute__((aligned(16)));
-    pid_t pid = clone(run_child, stack + sizeof stack,
-                      CLONE_VM | CLONE_VFORK | CLONE_PIDFD | SIGCHLD, start, pidfd);
+    static int pidfd_flag = CLONE_PIDFD;
+    const int flags = CLONE_VM | CLONE_VFORK | SIGCHLD;
+    pid_t pid = clone(run_child, stack + sizeof stack, flags | pidfd_flag, start, pidfd);
 
+    if (pid < 0 && errno == EINVAL && pidfd_flag) {
+        pidfd_flag = 0; /* gVisor has no pidfds: process_poll_set polls the child instead */
+        pid = clone(run_child, stack + sizeof stack, flags, start, pidfd);
+    }
     if (pid < 0)
         start->failed = errno;
     return pid;

@@ -23,7 +23,8 @@ struct launch {
 int launch_parse(const struct frame *request, char *text, struct launch *out);
 
 /* Starts the program in its own process group, with these descriptors as stdin, stdout and stderr.
- * 0 with its PID and a descriptor that becomes readable when it ends; or an errno. */
+ * 0 with its PID and a descriptor that becomes readable when it ends (-1 where the kernel has no
+ * pidfds); or an errno. */
 int launch_start(const struct launch *launch, int in, int out, int err, pid_t *pid, int *pidfd);
 
 #endif

@@ -13,11 +13,12 @@
 
 #define STDIN_MAX (1024u * 1024u)
 #define CHUNK (32u * 1024u)
+#define WITHOUT_PIDFD_MS 20
 
 struct child {
     pid_t pid; /* 0: this entry is free */
     uint32_t id;
-    int pidfd;        /* readable when it has ended */
+    int pidfd;        /* readable when it has ended; -1 where the kernel has no pidfds */
     int in, out, err; /* our ends of its pipes, -1 when closed */
     int status, ended;
     uint64_t deadline_ms;
@@ -199,6 +200,11 @@ int process_poll_set(struct pollfd *set, int *timeout_ms)
             if (*timeout_ms < 0 || left < *timeout_ms)
                 *timeout_ms = left;
         }
+        /* Without a pidfd, the end of a process closes its pipes. One that closed them before, or
+         * left them to a child, is polled. */
+        int interval_ms = child->out < 0 && child->err < 0 ? 1 : WITHOUT_PIDFD_MS;
+        if (child->pidfd < 0 && (*timeout_ms < 0 || *timeout_ms > interval_ms))
+            *timeout_ms = interval_ms;
         /* Pending stdin is rare: retried every millisecond, which keeps the poll set small. */
         if (child->pending_end > child->pending_start && (*timeout_ms < 0 || *timeout_ms > 1))
             *timeout_ms = 1;
