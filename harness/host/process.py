@@ -11,6 +11,7 @@ from pathlib import Path
 
 import sh
 
+from harness import paths
 from harness.errors import CoppiceError, MissingTool
 from harness.host import package_names
 
@@ -22,7 +23,7 @@ def install_command(program: str) -> str:
 
 def install_packages(*packages: str) -> str:
     """The command that installs these packages."""
-    return f"apt-get install {' '.join(packages)}   (or: bin/mise run setup)"
+    return f"apt-get install {' '.join(packages)}   (or: {paths.front_door('setup')})"
 
 
 def need(program: str) -> str:

@@ -119,7 +119,10 @@ def test_a_second_run_does_not_save_the_settings_of_the_first(
 ) -> None:
     with start(MERGE_AND_HANG, str(settings)) as process:
         next_line(process)
-        with open_run(runtime) as run, pytest.raises(Unsupported, match="is using samepage merging"):
+        with (
+            open_run(runtime) as run,
+            pytest.raises(Unsupported, match="is using samepage merging"),
+        ):
             with merging(run, settings):
                 pass
         process.kill()

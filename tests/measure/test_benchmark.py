@@ -180,7 +180,7 @@ def test_a_missing_timer_is_an_error(pytester: pytest.Pytester) -> None:
     pytester.makepyfile(rig)
     result = pytester.runpytest_subprocess(*INNER, "--benchmark-json=out.json")
     result.assert_outcomes(failed=1)
-    result.stdout.fnmatch_lines(["*mark the test: @pytest.mark.benchmark(timer=STOPWATCH)*"])
+    result.stdout.fnmatch_lines(["*mark the test with @pytest.mark.benchmark(timer=STOPWATCH)*"])
     # A failed benchmark stores no invalid samples.
     assert _benchmarks() == []
 
