@@ -119,13 +119,13 @@ class Cgroups:
 
 @dataclass(frozen=True)
 class Freezer:
-    """Freezes one control group; implements `harness.sandbox.shared_kernel.Hold`."""
+    """Freezes one control group; implements `harness.sandbox.shared_kernel.ProcessFreezer`."""
 
     file: Path
     on: bytes
     off: bytes
 
-    def hold(self) -> None:
+    def freeze(self) -> None:
         """Freeze all processes, and wait until they are frozen. SandboxError after 5 s."""
         self._write(self.on)
         deadline = time.monotonic() + PATIENCE_S
@@ -136,7 +136,7 @@ class Freezer:
                 )
             time.sleep(0.0005)
 
-    def release(self) -> None:
+    def thaw(self) -> None:
         self._write(self.off)
 
     def _write(self, state: bytes) -> None:
