@@ -403,7 +403,7 @@ def re_removed(there: Documented) -> bool:
 
 def test_an_agent_that_does_not_compile_is_reported(run: Run) -> None:
     there = host(("cc -static .*", Answer("", 1, "error: no")))
-    with pytest.raises(ImageError, match="does not compile"):
+    with pytest.raises(ImageError, match="cannot compile the agent"):
         prepared(there, run, Tier.FULL)
 
 
