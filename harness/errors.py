@@ -17,6 +17,7 @@
     ├── PolicyError                       65  invalid network policy
     ├── RecordError                       65  invalid run record
     │   └── UnknownSchema                     a newer or unknown record format
+    ├── SiteError                         65  the site cannot be built; the old one was kept
     ├── HostError                         68  another machine cannot be reached
     │   ├── HostKeyChanged                    its host key is unknown or has changed
     │   └── HostLost                          the connection was lost
@@ -64,6 +65,7 @@ __all__ = [
     "RecordError",
     "SandboxError",
     "SandboxGone",
+    "SiteError",
     "UnknownSchema",
     "Unsupported",
     "UsageError",
@@ -153,6 +155,12 @@ class RecordError(CoppiceError):
 
 class UnknownSchema(RecordError):
     pass
+
+
+class SiteError(CoppiceError):
+    """The site cannot be built from its sources; nothing was replaced."""
+
+    exit_code = 65
 
 
 class HostError(CoppiceError):

@@ -25,6 +25,8 @@ INTERLEAVE = "COPPICE_INTERLEAVE"
 
 Key = tuple[str, str, str, tuple[tuple[str, Scalar], ...]]
 """Rig, metric, unit, and the dimensions that must be equal."""
+Located = Sequence[tuple[Path, RunRecord, Series]]
+"""Series, each with its record and the record's file."""
 
 
 def interleaving(record: RunRecord) -> tuple[str, str, int] | None:
@@ -72,52 +74,55 @@ class Side:
 
 def select(text: str, results: Path) -> Side:
     """The series that a selector matches. UsageError when it is invalid or matches none."""
+    return Side(text, [(record, series) for _, record, series in located(text, results)])
+
+
+def located(text: str, results: Path) -> Located:
+    """The matches of `select` with each record's file, oldest run first."""
     path = Path(text)
     if path.is_file():
         record = load(path)
-        return Side(text, [(record, series) for series in record.series])
+        return [(path, record, series) for series in record.series]
     if "=" not in text:
         files = [file for file in find(results) if len(text) >= 8 and file.name.startswith(text)]
-        records = [load(file) for file in files]
-        return _some(
-            Side(text, [(record, series) for record in records for series in record.series])
-        )
+        records = [(file, load(file)) for file in files]
+        return _some(text, [(file, r, series) for file, r in records for series in r.series])
     wanted = dict(pair.strip().partition("=")[::2] for pair in text.split(","))
     if bad := [name for name, value in wanted.items() if not name or not value]:
         raise UsageError(f"invalid selector {text!r}: {bad[0] or 'a name'} has no value")
     own = {name: value for name, value in wanted.items() if name not in _OF_RECORD}
     matching = [
-        (record, series)
-        for record in _readable(find(results))
+        (path, record, series)
+        for path, record in _readable(find(results))
         if all(_OF_RECORD[n](record, v) for n, v in wanted.items() if n in _OF_RECORD)
         for series in record.series
-        if all(_plain(series.dimensions.get(name)) == value for name, value in own.items())
+        if all(plain(series.dimensions.get(name)) == value for name, value in own.items())
     ]
-    matching.sort(key=lambda item: item[0].run_id)
-    return _some(Side(text, matching))
+    matching.sort(key=lambda item: item[1].run_id)
+    return _some(text, matching)
 
 
-def _some(side: Side) -> Side:
-    if not side.matches:
+def _some(text: str, matches: Located) -> Located:
+    if not matches:
         raise UsageError(
-            f"no record matches {side.text!r}",
+            f"no record matches {text!r}",
             hint="give a record's file, the start of a run's id, or NAME=VALUE pairs: "
             f"{', '.join(_OF_RECORD)}, or a dimension",
         )
-    return side
+    return matches
 
 
-def _readable(paths: Iterable[Path]) -> Iterable[RunRecord]:
+def _readable(paths: Iterable[Path]) -> Iterable[tuple[Path, RunRecord]]:
     """Skips unreadable records; the site lists them."""
     for path in paths:
         try:
-            yield load(path)
+            yield path, load(path)
         except RecordError:
             continue
 
 
-def _plain(value: Scalar) -> str:
-    """A dimension's value as written in a selector."""
+def plain(value: Scalar) -> str:
+    """A dimension's value as it is typed in a selector."""
     if isinstance(value, bool):
         return "yes" if value else "no"
     return "none" if value is None else str(value)
