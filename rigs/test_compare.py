@@ -23,7 +23,7 @@ from harness.host.run import Run
 from harness.measure import memory_linux
 from harness.measure.benchmark import STOPWATCH
 from harness.measure.clock import LADDER, START, calibrated
-from harness.measure.findings import Findings
+from harness.measure.collector import Collector
 from harness.measure.record import Clock, Image, Series
 from harness.paths import cache_directory
 from harness.procedures import reachability, reboot
@@ -187,7 +187,7 @@ def stands(
 def absent(column: Column, why: str, **dimensions: int) -> list[Series]:
     """What says on the record that a column was not measured."""
     tier = str(column.tier)
-    findings = Findings(substrate=column.substrate, tier=tier, reason=why, **dimensions)
+    findings = Collector(substrate=column.substrate, tier=tier, reason=why, **dimensions)
     findings.add("measured-here", "1", [0])
     return findings.series
 
@@ -219,7 +219,7 @@ def cold_starts(plan: Plan, part: str, found: Sequence[Stand], say: Say) -> list
             done += stand.visit(concurrency, upto)
         rungs = RUNGS if concurrency == 1 else RUNGS[:3] if upto == "first-reply" else (upto,)
         for column, done in climbs.items():
-            findings = Findings(
+            findings = Collector(
                 substrate=column.substrate, tier=str(column.tier), concurrency=concurrency
             )
             failures = [(i, one.failure) for i, one in enumerate(done) if one.failure]
@@ -277,7 +277,7 @@ def pairs(plan: Plan, found: Sequence[Stand], run: Run, say: Say) -> list[Series
                 ours.append(climb.rungs["first-exec"])
                 plain.append(by_hand)
         substrate, tier = stand.column.substrate, str(stand.column.tier)
-        findings = Findings(beside=substrate)
+        findings = Collector(beside=substrate)
         findings.add("paired-run", "s", ours, failures, substrate=substrate, tier=tier)
         findings.add("plain-run", "s", plain, program="runc")
         series += findings.series
@@ -306,13 +306,13 @@ def fleets(plan: Plan, found: Sequence[Stand], run: Run, say: Say) -> list[Serie
                 continue
             many = min(n, HEAVY_N) if heavy(column) else n
             say(f"memory: {many} of {column}")
-            findings = Findings(substrate=column.substrate, tier=str(column.tier), n=many)
+            findings = Collector(substrate=column.substrate, tier=str(column.tier), n=many)
             _fleet(stand, many, run, findings, REST_S[plan.profile])
             series += findings.series
     return series
 
 
-def _fleet(stand: Stand, n: int, run: Run, findings: Findings, rest_s: float) -> None:
+def _fleet(stand: Stand, n: int, run: Run, findings: Collector, rest_s: float) -> None:
     before, processes = memory_linux.read(), processes_of(run)
     each = stand.substrate.memory_per_sandbox(stand.column.tier)
     try:
@@ -359,7 +359,7 @@ def networks(found: Sequence[Stand], run: Run, say: Say) -> list[Series]:
         if not stand.substrate.network:
             continue
         say(f"network: {stand.column}")
-        findings = Findings(substrate=stand.column.substrate, tier=str(stand.column.tier))
+        findings = Collector(substrate=stand.column.substrate, tier=str(stand.column.tier))
         try:
             for one in reachability.matrix(stand, run):
                 findings.add(
@@ -376,7 +376,7 @@ def reboots(found: Sequence[Stand], say: Say) -> list[Series]:
     series: list[Series] = []
     for stand in found:
         say(f"reboot: {stand.column}")
-        findings = Findings(substrate=stand.column.substrate, tier=str(stand.column.tier))
+        findings = Collector(substrate=stand.column.substrate, tier=str(stand.column.tier))
         try:
             after = reboot.simulate_reboot(stand.column)
         except CoppiceError as error:

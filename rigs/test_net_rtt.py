@@ -111,11 +111,11 @@ def netperf(one: Caller, plan: Plan, into: Collector) -> None:
         values = [float(value) for value in said.split(",")]
     except (SandboxError, ValueError, IndexError) as error:
         for name in STATISTICS.values():
-            into.fail("rtt", f"netperf: {error.args[0]}", one.by("netperf", name))
+            into.fail("rtt", "s", f"netperf: {error.args[0]}", **one.by("netperf", name))
         return
     for name, value in zip(STATISTICS.values(), values, strict=False):
-        into.add("rtt", [value * MICROSECOND], one.by("netperf", name))
-    into.add("transactions", values[-1:], one.by("netperf"), "1/s", "higher")
+        into.add("rtt", "s", [value * MICROSECOND], **one.by("netperf", name))
+    into.add("transactions", "1/s", values[-1:], (), "higher", **one.by("netperf"))
 
 
 def exchange(one: Caller, plan: Plan, into: Collector) -> None:
@@ -125,9 +125,9 @@ def exchange(one: Caller, plan: Plan, into: Collector) -> None:
     words = [*one.exchange, "ask", one.way.answers.address, EXCHANGE_PORT, str(count), str(keep)]
     try:
         said = one.way.asks.run(words, TIMEOUT_S)
-        into.add("rtt", [int(line) * 1e-9 for line in said.split()], one.by("exchange"))
+        into.add("rtt", "s", [int(line) * 1e-9 for line in said.split()], **one.by("exchange"))
     except SandboxError as error:
-        into.fail("rtt", f"exchange: {error.args[0]}", one.by("exchange"))
+        into.fail("rtt", "s", f"exchange: {error.args[0]}", **one.by("exchange"))
 
 
 @pytest.mark.benchmark(timer=STOPWATCH)
@@ -148,7 +148,7 @@ def test_net_rtt(benchmark: BenchmarkFixture, run: Run, rig_run: RigRun, profile
                 netperf(one, plan, into)
                 exchange(one, plan, into)
         rig_run.end()
-    series = into.series()
+    series = into.series
     record = rig_run.write(RIG, Path(__file__), series, clock())
     claimed = [one for one in series if one.dimensions == CLAIMED]
     assert claimed and claimed[0].samples, "no round trip under policy was measured"

@@ -89,14 +89,15 @@ def measure(one: Caller, streams: int, plan: Plan, into: Collector) -> None:
     try:
         end = _end(one.way.asks.run(words, plan.seconds + plan.omitted + TIMEOUT_S))
     except (SandboxError, ValueError, KeyError) as error:
-        into.fail("throughput", f"iperf3: {error.args[0]}", by, "bytes/s", "higher")
+        into.fail("throughput", "bytes/s", f"iperf3: {error.args[0]}", "higher", **by)
         return
     # What has arrived, not what was given to the kernel.
-    into.add("throughput", [end["sum_received"]["bits_per_second"] / BITS], by, "bytes/s", "higher")
-    into.add("retransmits", [end["sum_sent"]["retransmits"]], by, "1")
+    received = end["sum_received"]["bits_per_second"] / BITS
+    into.add("throughput", "bytes/s", [received], (), "higher", **by)
+    into.add("retransmits", "1", [end["sum_sent"]["retransmits"]], **by)
     for side, name in (("asks", "host_total"), ("answers", "remote_total")):
         share = end["cpu_utilization_percent"][name] / 100
-        into.add("cpu", [share], {**by, "end": side}, "1")
+        into.add("cpu", "1", [share], **by, end=side)
 
 
 def _end(said: str) -> dict[str, Any]:
@@ -126,7 +127,7 @@ def test_net_throughput(
                 for streams in STREAMS:
                     measure(one, streams, plan, into)
         rig_run.end()
-    series = into.series()
+    series = into.series
     record = rig_run.write(RIG, Path(__file__), series, clock())
     claimed = [
         one

@@ -261,17 +261,17 @@ def collect(traffic: Traffic, changes: Sequence[Change], by: Facts, into: Collec
         reason = "nothing was sent between this call's return and the next call"
         for kind, nanoseconds in (("allow", one.allowing_ns), ("deny", one.denying_ns)):
             if nanoseconds is None:
-                into.fail("enforcement", reason, {**by, "change": kind})
+                into.fail("enforcement", "s", reason, **by, change=kind)
             else:
-                into.add("enforcement", [nanoseconds * 1e-9], {**by, "change": kind})
+                into.add("enforcement", "s", [nanoseconds * 1e-9], **by, change=kind)
         for metric, count in (("leaked-packets", one.leaked), ("torn-packets", one.torn)):
             if one.after or count:
-                into.add(metric, [count], by, "1")
+                into.add(metric, "1", [count], **by)
             else:
-                into.fail(metric, reason, by, "1")
-    into.add("policy-update", [(c.returned_ns - c.called_ns) * 1e-9 for c in changes], by)
+                into.fail(metric, "1", reason, **by)
+    into.add("policy-update", "s", [(c.returned_ns - c.called_ns) * 1e-9 for c in changes], **by)
     seconds = (traffic.sent_ns[-1] - traffic.sent_ns[0]) * 1e-9
-    into.add("sent", [len(traffic.sent_ns) / seconds], by, "1/s", "higher")
+    into.add("sent", "1/s", [len(traffic.sent_ns) / seconds], (), "higher", **by)
 
 
 @pytest.mark.benchmark(timer=STOPWATCH)
@@ -298,7 +298,7 @@ def test_policy_enforcement(
         rig_run.end()
         for case, traffic, changes in seen:
             collect(traffic, changes, case.dimensions, into)
-    series = into.series()
+    series = into.series
     record = rig_run.write(RIG, Path(__file__), series, clock())
     claimed = next(
         one

@@ -192,14 +192,14 @@ class Pf:
                 text = stdin.encode()
                 return must(self._host, ["pfctl", *argv], stdin=text, timeout_s=LOAD_LIMIT_S).text
             except CommandFailed as error:
-                if "Device busy" not in error.said or time.monotonic() > deadline:
+                if "Device busy" not in error.error_text or time.monotonic() > deadline:
                     raise _explained(error) from error
             time.sleep(random.uniform(0.01, 0.1))
 
 
 def _explained(error: CommandFailed) -> Exception:
     """The error for a refusal by pf, with its cause and remedy."""
-    said = error.said
+    said = error.error_text
     if re.search(r"Permission denied|Operation not permitted", said):
         return MissingPrivilege(f"pf may not be changed: {said}", hint="run it again as root")
     if re.search(r"/dev/pf.*(No such file|not configured)", said):

@@ -135,7 +135,8 @@ def make_interface(host: Host, kind: str, described: str) -> str:
         return must(host, argv).text.strip()
     except CommandFailed as error:
         raise Unsupported(
-            f"this kernel cannot create {kind} interfaces: {error.said}", hint=f"kldload if_{kind}"
+            f"this kernel cannot create {kind} interfaces: {error.error_text}",
+            hint=f"kldload if_{kind}",
         ) from error
 
 

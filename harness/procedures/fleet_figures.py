@@ -9,7 +9,7 @@ from harness.errors import CoppiceError
 from harness.guest.wakeups import trace
 from harness.host.ksm import Merging
 from harness.measure import footprint_linux, host_memory, memory_linux
-from harness.measure.findings import Findings
+from harness.measure.collector import Collector
 from harness.measure.footprint_linux import Footprint
 from harness.measure.host_memory import HostMemory
 from harness.measure.record import Scalar
@@ -21,7 +21,9 @@ READINGS = 11
 TRACED_S = 20.0
 
 
-def answers(findings: Findings, metric: str, found: Answers, of: int, **dimensions: Scalar) -> None:
+def answers(
+    findings: Collector, metric: str, found: Answers, of: int, **dimensions: Scalar
+) -> None:
     """Add the latencies of a request to every sandbox; any failure makes the record a failure."""
     findings.add(metric, "s", found.seconds, found.failures, **dimensions)
     if found.failures:
@@ -31,13 +33,13 @@ def answers(findings: Findings, metric: str, found: Answers, of: int, **dimensio
         )
 
 
-def host_memory_parts(findings: Findings, when: str, memory: HostMemory) -> None:
+def host_memory_parts(findings: Collector, when: str, memory: HostMemory) -> None:
     for part, value in memory.parts():
         findings.add("host-memory", "bytes", [value], part=part, when=when)
 
 
 def memory_figures(
-    findings: Findings, work: str, before: HostMemory, sandboxes: Sequence[Sandbox]
+    findings: Collector, work: str, before: HostMemory, sandboxes: Sequence[Sandbox]
 ) -> None:
     """Add memory by three definitions: change of the host's memory, VMM only, private dirty."""
     readings = []
@@ -49,7 +51,7 @@ def memory_figures(
         name = counted.replace("_", "-")
         findings.add("host-change", "bytes", change, counted=name, work=work)
     host_memory_parts(findings, work, readings[-1])
-    if not footprint_linux.TOLD:
+    if not footprint_linux.AVAILABLE:
         return  # this system does not report proportional set sizes
     found, gone = [], []
     for number, sandbox in enumerate(sandboxes):
@@ -75,13 +77,13 @@ def footprint_of(sandbox: Sandbox) -> Footprint | None:
     return footprint_linux.read(process.pid, process.guest_memory) if process else None
 
 
-def merged_pages(findings: Findings, merger: Merging) -> None:
+def merged_pages(findings: Collector, merger: Merging) -> None:
     for state in ("shared", "sharing", "unshared", "volatile"):
         pages = merger.count(f"pages_{state}")
         findings.add("merged-pages", "bytes", [pages * memory_linux.PAGE], state=state)
 
 
-def distinct(findings: Findings, sandboxes: Sequence[Sandbox]) -> None:
+def distinct(findings: Collector, sandboxes: Sequence[Sandbox]) -> None:
     """Add the number of distinct values that guests report of what must differ between them."""
     hellos: list[dict[str, str]] = []
     asked = ask_each(sandboxes, lambda sandbox: hellos.append(sandbox.agent.hello()))
@@ -92,7 +94,7 @@ def distinct(findings: Findings, sandboxes: Sequence[Sandbox]) -> None:
             findings.broken.append(f"{len(hellos)} guests have only {different} values of {what}")
 
 
-def wakes(findings: Findings, sandbox: Sandbox) -> None:
+def wakes(findings: Collector, sandbox: Sandbox) -> None:
     """Add the wake-ups of one idle guest, by kernel function."""
     try:
         found = trace(sandbox.agent, TRACED_S)

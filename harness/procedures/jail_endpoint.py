@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from harness.errors import SandboxGone
 from harness.host.identity import allocate
-from harness.host.local import Local
+from harness.host.local import LocalHost
 from harness.host.protocol import must
 from harness.host.run import Run
 from harness.network.pf_cubenet import NIC_NAME, NOTHING, PfCubenet, PfPort
@@ -30,7 +30,7 @@ class JailEndpoint(Addressed):
 @contextlib.contextmanager
 def jail_endpoint(run: Run, net: PfCubenet, policy: Policy = NOTHING) -> Iterator[JailEndpoint]:
     """A new endpoint of a run on its network, until the block ends."""
-    host = Local(run)
+    host = LocalHost(run)
     identity = allocate(run.leases, run.id)
     name = run.object_name(identity.id)
     with contextlib.ExitStack() as stack:

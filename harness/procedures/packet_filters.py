@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 from harness.host import freebsd
-from harness.host.local import Local
+from harness.host.local import LocalHost
 from harness.host.requirement import Requirement
 from harness.host.run import Run
 from harness.measure.record import Facts
@@ -44,7 +44,7 @@ def requirements() -> Sequence[Requirement]:
     """What cubenet needs on this host, for `coppice doctor`."""
     if not FREEBSD:
         return linux.requirements()
-    host = Local(None)
+    host = LocalHost(None)
     return [
         freebsd.root(host),
         freebsd.vimage(host),
@@ -69,7 +69,7 @@ def packet_filter(run: Run, name: str) -> Iterator[PacketFilter]:
     names. Their interfaces do not exist; pf limits an interface's name to 15 bytes.
     """
     if FREEBSD:
-        pf = Pf(Local(run), run, lambda port: f"none{port}")
+        pf = Pf(LocalHost(run), run, lambda port: f"none{port}")
         try:
             yield PacketFilter(pf, contextlib.nullcontext)
         finally:
@@ -88,7 +88,7 @@ def packet_filter(run: Run, name: str) -> Iterator[PacketFilter]:
 def open_network(run: Run) -> Iterator[Network]:
     """Cubenet on this system, until the block ends."""
     if FREEBSD:
-        with open_pf_cubenet(Local(run), run) as pf:
+        with open_pf_cubenet(LocalHost(run), run) as pf:
             yield pf
         return
     with open_cubenet(run) as net:

@@ -20,7 +20,7 @@ from typing import Generic, Protocol, TypeVar
 
 from harness.errors import GuestDied, GuestTimeout, SandboxError, WrongAnswer
 from harness.guest.agent_client import Agent, Finished
-from harness.guest.protocol import Kind, Tag, field, siphash
+from harness.guest.protocol import FrameKind, Tag, field, siphash
 from harness.host.identity import Identity
 from harness.host.run import Run
 from harness.sandbox.base import ECHO
@@ -91,7 +91,7 @@ class SharedSandbox:
             restore()
             self._resumed = time.perf_counter()
         nonce = os.urandom(16)
-        id = self.agent.send(Kind.PING, bytes(8) + nonce)
+        id = self.agent.send(FrameKind.PING, bytes(8) + nonce)
         if self._frozen:
             assert self._freezer
             self._freezer.thaw()
@@ -123,7 +123,7 @@ class SharedSandbox:
         try:
             if not self._restore:
                 self.agent.wait_for_start(timeout_s)
-            self.agent.send(Kind.IDENTITY, field(Tag.KEY, self.identity.key))
+            self.agent.send(FrameKind.IDENTITY, field(Tag.KEY, self.identity.key))
         except (GuestDied, GuestTimeout) as error:
             output = self._output()
             why = f": {output}" if output else ""

@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import CommandFailed
-from harness.guest.protocol import Decoder, Kind, Tag, encode, siphash
-from harness.host.protocol import Done, Host, Started
+from harness.guest.protocol import Decoder, FrameKind, Tag, encode, siphash
+from harness.host.protocol import Done, Host, HostProcess
 
 TRANSCRIPTS = Path(__file__).parents[1] / "transcripts"
 AGENT = "/agent"
@@ -64,42 +64,44 @@ class Guest(threading.Thread):
         decoder = Decoder()
         try:
             if self._greets:
-                self._line.sendall(encode(Kind.HELLO, 0))
+                self._line.sendall(encode(FrameKind.HELLO, 0))
             while data := self._line.recv(1 << 16):
                 self.runs.wait()
                 for frame in decoder.feed(data):
-                    for answer in self._answer(Kind(frame.kind), frame.id, frame.payload):
+                    for answer in self._answer(FrameKind(frame.kind), frame.id, frame.payload):
                         self._line.sendall(answer)
         except OSError:
             pass  # the harness has closed the channel
         finally:
             self._line.close()
 
-    def _answer(self, kind: Kind, id: int, payload: bytes) -> Sequence[bytes]:
-        if kind is Kind.PING:
+    def _answer(self, kind: FrameKind, id: int, payload: bytes) -> Sequence[bytes]:
+        if kind is FrameKind.PING:
             signed = siphash(self._key, payload[8:])
-            return [encode(Kind.ANSWER, id, signed.to_bytes(8, "little") + bytes(16))]
-        if kind is Kind.IDENTITY:
+            return [encode(FrameKind.ANSWER, id, signed.to_bytes(8, "little") + bytes(16))]
+        if kind is FrameKind.IDENTITY:
             fields = _fields(payload)
             self._key = fields.get(Tag.KEY, [self._key])[0]
             self.hostname = fields.get(Tag.HOSTNAME, [b""])[0].decode() or self.hostname
-            return [encode(Kind.ANSWER, id)]
-        if kind is Kind.EXEC:
+            return [encode(FrameKind.ANSWER, id)]
+        if kind is FrameKind.EXEC:
             words = _fields(payload)[Tag.ARG][1:]
             return [
-                encode(Kind.STDOUT, id, b" ".join(words) + b"\n"),
-                encode(Kind.EXIT, id, bytes(8)),
+                encode(FrameKind.STDOUT, id, b" ".join(words) + b"\n"),
+                encode(FrameKind.EXIT, id, bytes(8)),
             ]
-        if kind is Kind.TOUCH:
+        if kind is FrameKind.TOUCH:
             mib, first = (
                 int.from_bytes(payload[:4], "little"),
                 int.from_bytes(payload[4:], "little"),
             )
             total = sum(range(first, first + mib * 256)) % (1 << 64)
-            return [encode(Kind.ANSWER, id, total.to_bytes(8, "little"))]
-        if kind is Kind.HELLO:
-            return [encode(Kind.ANSWER, id, f"boot_id=guest\nhostname={self.hostname}\n".encode())]
-        return [encode(Kind.ANSWER, id)]
+            return [encode(FrameKind.ANSWER, id, total.to_bytes(8, "little"))]
+        if kind is FrameKind.HELLO:
+            return [
+                encode(FrameKind.ANSWER, id, f"boot_id=guest\nhostname={self.hostname}\n".encode())
+            ]
+        return [encode(FrameKind.ANSWER, id)]
 
 
 def _fields(payload: bytes) -> dict[int, list[bytes]]:
@@ -112,14 +114,14 @@ def _fields(payload: bytes) -> dict[int, list[bytes]]:
 
 
 class ScriptedProcess:
-    """Implements `Started`: a guest that answers, or a process that ended with `code`."""
+    """Implements `HostProcess`: a guest that answers, or a process that ended with `code`."""
 
     def __init__(self, pid: int, guest: Callable[[socket.socket], Guest] | None, code: int | None,
                  said: str = "") -> None:  # fmt: skip
         self.pid = pid
         self.code = code
         self._said = said
-        self.line, far = socket.socketpair()
+        self.channel, far = socket.socketpair()
         self.guest = guest(far) if guest and code is None else None
         if self.guest:
             self.guest.start()
@@ -129,13 +131,13 @@ class ScriptedProcess:
     def poll(self) -> int | None:
         return self.code
 
-    def said(self) -> str:
+    def error_text(self) -> str:
         return self._said
 
     def end(self) -> None:
         if self.guest:
             self.guest.runs.set()
-        self.line.close()
+        self.channel.close()
 
 
 @dataclass(frozen=True)
@@ -224,7 +226,7 @@ class Documented:
                 return process
         raise Unknown(f"the script does not know how to start: {words}")
 
-    def signal(self, process: Started, number: int) -> None:
+    def signal(self, process: HostProcess, number: int) -> None:
         assert isinstance(process, ScriptedProcess)
         self.log.append(f"signal {signal.Signals(number).name}")
         if process.guest:
@@ -266,12 +268,12 @@ class Recording:
 
     def start(
         self, argv: Sequence[str], name: str, env: Mapping[str, str] | None = None
-    ) -> Started:
+    ) -> HostProcess:
         process = self._host.start(argv, name, env)
         self.events.append({"start": list(argv), "name": name})
         return _Recorded(self, process)
 
-    def signal(self, process: Started, number: int) -> None:
+    def signal(self, process: HostProcess, number: int) -> None:
         assert isinstance(process, _Recorded)
         self._host.signal(process.real, number)
         self.events.append({"signal": signal.Signals(number).name})
@@ -289,9 +291,9 @@ class Recording:
 class _Recorded:
     """A started process whose output is recorded, but not its channel."""
 
-    def __init__(self, recording: Recording, real: Started) -> None:
+    def __init__(self, recording: Recording, real: HostProcess) -> None:
         self.real = real
-        self.pid, self.line = real.pid, real.line
+        self.pid, self.channel = real.pid, real.channel
         self._recording = recording
 
     def poll(self) -> int | None:
@@ -299,8 +301,8 @@ class _Recorded:
         self._recording.events.append({"poll": code})
         return code
 
-    def said(self) -> str:
-        said = self.real.said()
+    def error_text(self) -> str:
+        said = self.real.error_text()
         self._recording.events.append({"said": said})
         return said
 
@@ -356,11 +358,11 @@ class Replay:
 
     def start(
         self, argv: Sequence[str], name: str, env: Mapping[str, str] | None = None
-    ) -> Started:
+    ) -> HostProcess:
         self._take("start", " ".join(argv))
         return _Replayed(self, functools.partial(Guest, greets="-r" not in argv))
 
-    def signal(self, process: Started, number: int) -> None:
+    def signal(self, process: HostProcess, number: int) -> None:
         self._take("signal", signal.Signals(number).name)
         assert isinstance(process, _Replayed)
         if process.guest:
@@ -377,7 +379,7 @@ class _Replayed(ScriptedProcess):
         self._replay._next += 1
         return code
 
-    def said(self) -> str:
+    def error_text(self) -> str:
         text: str = self._replay._events[self._replay._next]["said"]
         self._replay._next += 1
         return text

@@ -44,7 +44,7 @@ Say = Callable[[str], object]
 
 def doctor(host: Host, run: Run, say: Say) -> None:
     """Every requirement of `coppice doctor`."""
-    for line in freebsd.everything(host):
+    for line in freebsd.all_requirements(host):
         say(f"{'ok' if line.satisfied else 'missing'} {line.what}: {line.detail}")
 
 

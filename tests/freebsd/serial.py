@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from harness.errors import CommandFailed, GuestTimeout
-from harness.host.protocol import Done, Started, signal_name
+from harness.host.protocol import Done, HostProcess, signal_name
 from harness.remote.ssh import WAITER
 
 PIECE = 180
@@ -73,11 +73,11 @@ class Console:
 
 
 class SerialStarted:
-    """Implements `Started`: a process between a named pipe and a file; a thread carries."""
+    """Implements `HostProcess`: a process between a named pipe and a file; a thread carries."""
 
     def __init__(self, console: Console, files: str, pid: int) -> None:
         self.pid = pid
-        self.line, self._far = socket.socketpair()
+        self.channel, self._far = socket.socketpair()
         self._console = console
         self._files = files
         self._ended = threading.Event()
@@ -105,14 +105,14 @@ class SerialStarted:
         output, _ = self._console.ask(f"cat {self._files}.exit 2>/dev/null")
         return int(output) if output.strip() else None
 
-    def said(self) -> str:
+    def error_text(self) -> str:
         output, _ = self._console.ask(f"tail -n 4 {self._files}.log")
         return " | ".join(output.decode(errors="replace").strip().splitlines())
 
     def end(self) -> None:
         self._ended.set()
         self._thread.join()
-        self.line.close()
+        self.channel.close()
         self._far.close()
         self._console.ask(
             f"test -e {self._files}.exit || kill -9 {self.pid} 2>/dev/null; "
@@ -162,7 +162,7 @@ class Serial:
 
     def start(
         self, argv: Sequence[str], name: str, env: Mapping[str, str] | None = None
-    ) -> Started:
+    ) -> HostProcess:
         files = f"{self.directory}/{name}"
         inner = (
             f"echo $$ > {files}.pid; exec {shlex.join(argv)} <&3 3>&- > {files}.out 2> {files}.log"
@@ -176,7 +176,7 @@ class Serial:
             time.sleep(0.1)
         return SerialStarted(self._console, files, int(pid))
 
-    def signal(self, process: Started, number: int) -> None:
+    def signal(self, process: HostProcess, number: int) -> None:
         self._console.ask(f"kill -s {signal_name(number)} {process.pid}")
 
 

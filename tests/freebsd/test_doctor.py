@@ -24,7 +24,7 @@ REFUSED: list[tuple[str, Answer]] = [
 
 
 def lines(*first: tuple[str, Answer]) -> dict[str, Requirement]:
-    return {line.what: line for line in freebsd.everything(host(*first, *REFUSED))}
+    return {line.what: line for line in freebsd.all_requirements(host(*first, *REFUSED))}
 
 
 def test_a_complete_host_satisfies_everything() -> None:
@@ -36,17 +36,17 @@ def test_a_complete_host_satisfies_everything() -> None:
 CASES = [
     ("id -u", Answer("1001\n"), "root", "as root"),
     ("grep -E .*", Answer("  VT-x: PAT,HLT,MTF,PAUSE,EPT,VPID\n"),
-     "a processor for vmm", "firmware"),
-    ("grep -E .*", Answer("  SVM: NP,NAsids=16\n"), "a processor for vmm", "NRIP"),
-    ("grep -E .*", FAILS, "a processor for vmm", "firmware"),
+     "a CPU for vmm", "firmware"),
+    ("grep -E .*", Answer("  SVM: NP,NAsids=16\n"), "a CPU for vmm", "NRIP"),
+    ("grep -E .*", FAILS, "a CPU for vmm", "firmware"),
     ("kldstat -q -m vmm", FAILS, "vmm", "kldload vmm"),
     (r"bhyvectl --vm=coppice-\*-doctor --create", Answer("", 1, "vm_create: Device not conf"),
-     "vmm", "refuses to work: SVM: missing NRIP"),
+     "vmm", "but does not work: SVM: missing NRIP"),
     ("bhyvectl --help", Answer("[--create]\n"),
      "BHYVE_SNAPSHOT, for the durable tiers", "options BHYVE_SNAPSHOT"),
     ("sysctl -n hw.vmm.vnode_restore", FAILS,
      "the vnode patch, for shared guest memory", "patches/vmm-vnode"),
-    ("sysctl -n kern.features.vimage", FAILS, "VIMAGE, for networks of jails", "options VIMAGE"),
+    ("sysctl -n kern.features.vimage", FAILS, "VIMAGE, for jails with networks", "options VIMAGE"),
     ("kldstat -q -m if_epair", FAILS, "epair and bridge", "kldload if_epair"),
     ("sysctl -n net.link.bridge.pfil_member", Answer("0\n"),
      "net.link.bridge.pfil_member=1", "sysctl net.link.bridge.pfil_member=1"),
@@ -56,11 +56,11 @@ CASES = [
     ("pfctl -s info", Answer("Status: Disabled\n"), "pf", "pfctl -e"),
     ("pfctl -s rules", Answer(""), "pf's root anchor coppice/*", 'anchor "coppice/*"'),
     ("pfctl -s memory", Answer("anchors  hard limit  512\n"),
-     "pf's limit of anchors", "set limit anchors 4096"),
+     "pf's anchor limit", "set limit anchors 4096"),
     ("sysctl -n kern.racct.enable", Answer("0\n"),
-     "racct and rctl, for limits of jails", "kern.racct.enable=1"),
+     "racct and rctl, for jail limits", "kern.racct.enable=1"),
     ("zpool list -H -o name", Answer(""), "a ZFS pool", "zpool create"),
-    (r"zfs get -H -p -o value available \S+", Answer("4096\n"), "room in it", "zfs list"),
+    (r"zfs get -H -p -o value available \S+", Answer("4096\n"), "free space in it", "zfs list"),
     ("sysctl -n hw.physmem", Answer("536870912\n"), "memory", "more"),
     (r"test -r \S+BHYVE_UEFI.fd", FAILS, "a bootrom, for Linux guests", "pkg install"),
 ]  # fmt: skip
@@ -70,23 +70,21 @@ BROKEN = (r"bhyvectl --vm=coppice-\*-doctor --create", Answer("", 1, "vm_create:
 
 
 def test_a_processor_that_vmm_supports_is_enough() -> None:
-    line = lines(("grep -E .*", Answer("  SVM: NP,NAsids=16\n")))["a processor for vmm"]
-    assert line.satisfied and "without NRIP, and vmm works with it" in line.detail
+    line = lines(("grep -E .*", Answer("  SVM: NP,NAsids=16\n")))["a CPU for vmm"]
+    assert line.satisfied and "without NRIP, but vmm works" in line.detail
 
 
 @pytest.mark.parametrize(("command", "answer", "what", "remedy"), CASES)
 def test_every_missing_requirement_has_a_remedy(
     command: str, answer: Answer, what: str, remedy: str
 ) -> None:
-    more = [BROKEN] if what == "a processor for vmm" else []
+    more = [BROKEN] if what == "a CPU for vmm" else []
     line = lines((command, answer), *more)[what]
     assert not line.satisfied and remedy in (line.remedy or "") + line.detail
 
 
 def test_an_old_pf_without_a_limit_of_anchors_is_accepted() -> None:
-    assert "pf's limit of anchors" not in lines(
-        ("pfctl -s memory", Answer("states hard limit 1\n"))
-    )
+    assert "pf's anchor limit" not in lines(("pfctl -s memory", Answer("states hard limit 1\n")))
 
 
 LEFT = [

@@ -141,13 +141,13 @@ def test_without_zfs_only_the_clone_shapes_are_unsupported(run: Run) -> None:
 
 def test_a_named_pool_that_does_not_exist(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COPPICE_POOL", "tank")
-    with pytest.raises(Unsupported, match="no pool is called tank; there are zroot"):
+    with pytest.raises(Unsupported, match="no pool is named tank; existing pools: zroot"):
         substrate(host(), zfs=True).prepare(run, CACHE, Tier.FULL)
 
 
 def test_full_pools(run: Run) -> None:
     there = host((r"zfs get -H -p -o value available \S+", Answer("1048576\n")))
-    with pytest.raises(Unsupported, match=r"room in it; 0\.0 GiB free"):
+    with pytest.raises(Unsupported, match=r"free space in it; 0\.0 GiB free"):
         substrate(there, zfs=True).prepare(run, CACHE, Tier.FULL)
     full = Answer("", 1, "cannot create 'zroot/coppice/x': out of space\n")
     there = host((r"zfs clone .*", full))

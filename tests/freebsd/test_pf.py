@@ -176,7 +176,7 @@ def test_filters_without_a_network_have_valid_interface_names(
 ) -> None:
     there = host()
     monkeypatch.setattr(packet_filters, "FREEBSD", True)
-    monkeypatch.setattr(packet_filters, "Local", lambda run: there)
+    monkeypatch.setattr(packet_filters, "LocalHost", lambda run: there)
     with packet_filters.packet_filter(run, "a-long-name-of-a-filter") as filter:
         member = Member(WHO.id, 12345, WHO.mac_bytes, WHO.address, WHO.address6)
         filter.engine.admit(member, Policy())
@@ -208,7 +208,7 @@ def test_a_kernel_without_pf_and_one_with_it_off(run: Run) -> None:
 
 def test_main_rules_without_our_anchor_are_not_changed(run: Run) -> None:
     there = host(("pfctl -s rules", Answer("block drop all\n")))
-    with pytest.raises(Unsupported, match="the main rules do not name it") as refused:
+    with pytest.raises(Unsupported, match="missing from the main rules") as refused:
         engine(there, run)
     assert 'anchor "coppice/*"' in (refused.value.hint or "")
     assert not any(" -f " in line for line in there.log)

@@ -1,4 +1,4 @@
-"""A rig host needs no site: the run side imports nothing that only charts and pages need."""
+"""Running rigs imports nothing that only charts and pages need."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def _python(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True)
 
 
-def test_the_run_side_imports_nothing_of_the_site() -> None:
+def test_running_rigs_imports_nothing_of_the_site() -> None:
     listed = _python(NAMES)
     names = listed.stdout.split()
     assert {"harness.measure.machine", "harness.measure.validity", "harness.cli"} <= set(names)
@@ -44,7 +44,7 @@ def test_the_run_side_imports_nothing_of_the_site() -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
-def test_the_watch_sees_what_it_looks_for() -> None:
+def test_forbidden_imports_are_detected() -> None:
     assert "imported pandas" in _python(CHILD, ",".join(FORBIDDEN), "pandas").stdout
     assert "imported harness.site" in _python(CHILD, ",".join(FORBIDDEN), "harness.site").stdout
     assert (

@@ -25,7 +25,7 @@ from harness.network.policy import Policy
 from harness.network.uplink import THERE
 from harness.procedures.namespace_endpoint import endpoint
 from harness.procedures.peers import namespace_peer
-from tests.host.processes import coppice, said
+from tests.host.processes import coppice, next_line
 from tests.network.packets import patiently
 
 ROOT = Path(__file__).parents[2]
@@ -154,7 +154,7 @@ def test_clean_removes_the_networks_of_a_killed_run(
     with subprocess.Popen(
         [sys.executable, "-c", IN_A_NETWORK], cwd=ROOT, stdout=subprocess.PIPE, text=True
     ) as process:
-        directory = said(process)
+        directory = next_line(process)
         os.kill(process.pid, signal.SIGKILL)
     mounts = [one for one in find(tmp_path / "runtime") if one.what == "mount"]
     assert {Path(one.name).name.partition("-")[0] for one in mounts} == {BRIDGE, "endpoint"}

@@ -18,7 +18,7 @@ import pytest
 
 from harness.errors import GuestDied, ImageError, Unsupported, UsageError
 from harness.guest import rootfs, shared_agent
-from harness.guest.protocol import Kind, Tag, field
+from harness.guest.protocol import FrameKind, Tag, field
 from harness.host import cgroups
 from harness.host.identity import allocate
 from harness.host.leftovers import find
@@ -113,7 +113,7 @@ def test_writes_are_private_and_the_root_is_unchanged(launch: Launch, run: Run) 
 def test_a_pooled_container_is_frozen_until_it_is_woken(launch: Launch, run: Run) -> None:
     frozen = launch(OciSubstrate(), Tier.PREWARM_POOL)
     busy = launch(OciSubstrate())
-    busy.agent.send(Kind.EXEC, field(Tag.ARG, "/bin/sh") + field(Tag.ARG, "-c") + field(
+    busy.agent.send(FrameKind.EXEC, field(Tag.ARG, "/bin/sh") + field(Tag.ARG, "-c") + field(
         Tag.ARG, "while :; do echo x >>/tmp/log; done"))  # fmt: skip
     eventually(lambda: busy.agent.run(["/bin/wc", "-c", "/tmp/log"]).stdout[:1].isdigit())
     busy.stop()
@@ -146,7 +146,7 @@ def test_neighbours_are_isolated_until_a_policy_allows_traffic(run: Run, launch:
     server, client = launch(substrate), launch(substrate)
     serve = "while :; do echo hello | busybox nc -l -p 8080 -w 5; done"
     words = ("/bin/sh", "-c", serve)
-    server.agent.send(Kind.EXEC, b"".join(field(Tag.ARG, word) for word in words))
+    server.agent.send(FrameKind.EXEC, b"".join(field(Tag.ARG, word) for word in words))
     ask = f"busybox nc -w 1 {server.identity.address} 8080 </dev/null"
     assert client.agent.run(["/bin/sh", "-c", ask]).stdout == b""
     net = substrate.net(run)
@@ -317,7 +317,7 @@ def test_the_shared_agent_sets_no_hostname_and_no_clock(run: Run) -> None:
             field(Tag.ENTROPY, bytes(64)),
         ):
             with pytest.raises(Exception, match="Operation not permitted"):
-                sandbox.agent.call(Kind.IDENTITY, request)
+                sandbox.agent.call(FrameKind.IDENTITY, request)
         sandbox.agent.ping(wall_ns=10**18)
         assert os.uname().nodename == name
         assert abs(time.time() - at) < 300

@@ -8,7 +8,7 @@ import time
 import pytest
 
 from harness.errors import GuestDied, GuestRefused
-from harness.guest.protocol import KEEP_STDIN, Kind, Tag, encode, field
+from harness.guest.protocol import KEEP_STDIN, FrameKind, Tag, encode, field
 from harness.sandbox.protocol import Tier
 from harness.sandbox.qemu.sandbox import QemuSandbox
 from tests.host.processes import eventually
@@ -34,13 +34,13 @@ def test_a_process_has_two_streams_and_a_code(guest: QemuSandbox) -> None:
 def test_output_is_streamed(guest: QemuSandbox) -> None:
     started = field(Tag.ARG, "/bin/sh") + field(Tag.ARG, "-c") + field(
         Tag.ARG, "echo one; read word; echo $word")  # fmt: skip
-    id = guest.agent.send(Kind.EXEC, started, flags=KEEP_STDIN)
+    id = guest.agent.send(FrameKind.EXEC, started, flags=KEEP_STDIN)
     deadline = time.monotonic() + 60
     first = guest.agent.receive(id, deadline)
-    assert (first.kind, first.payload) == (Kind.STDOUT, b"one\n")
-    guest.agent._write(encode(Kind.STDIN, id, b"two\n"))  # the shell waits for it
+    assert (first.kind, first.payload) == (FrameKind.STDOUT, b"one\n")
+    guest.agent._write(encode(FrameKind.STDIN, id, b"two\n"))  # the shell waits for it
     assert guest.agent.receive(id, deadline).payload == b"two\n"
-    assert guest.agent.receive(id, deadline).kind == Kind.EXIT
+    assert guest.agent.receive(id, deadline).kind == FrameKind.EXIT
 
 
 @pytest.mark.parametrize("size", [0, 5, 300 * 1024])
@@ -103,7 +103,7 @@ def test_touching_uses_guest_memory(guest: QemuSandbox) -> None:
 
 def test_unknown_requests_are_refused(guest: QemuSandbox) -> None:
     with pytest.raises(GuestRefused) as refusal:
-        guest.agent.call(Kind.STDOUT)
+        guest.agent.call(FrameKind.STDOUT)
     assert refusal.value.number == errno.ENOSYS
 
 
@@ -112,7 +112,7 @@ def test_unknown_requests_are_refused(guest: QemuSandbox) -> None:
 )
 def test_malformed_requests_are_refused(guest: QemuSandbox, payload: bytes) -> None:
     with pytest.raises(GuestRefused):
-        guest.agent.call(Kind.EXEC, payload)
+        guest.agent.call(FrameKind.EXEC, payload)
     guest.agent.ping()
 
 
@@ -123,12 +123,12 @@ def test_noise_in_the_channel_is_ignored(guest: QemuSandbox) -> None:
 
 def test_the_thirty_third_process_is_refused(guest: QemuSandbox) -> None:
     sleep = field(Tag.ARG, "/bin/sleep") + field(Tag.ARG, "300")
-    running = [guest.agent.send(Kind.EXEC, sleep) for _ in range(32)]
+    running = [guest.agent.send(FrameKind.EXEC, sleep) for _ in range(32)]
     with pytest.raises(GuestRefused) as refusal:
-        guest.agent.call(Kind.EXEC, sleep)
+        guest.agent.call(FrameKind.EXEC, sleep)
     assert refusal.value.number == errno.EAGAIN
     for id in running:
-        guest.agent._write(encode(Kind.SIGNAL, id, (9).to_bytes(4, "little")))
+        guest.agent._write(encode(FrameKind.SIGNAL, id, (9).to_bytes(4, "little")))
     deadline = time.monotonic() + 60
     ended = [guest.agent.receive_any(deadline) for _ in running]  # in the order in which they end
     assert sorted(frame.id for frame in ended) == running

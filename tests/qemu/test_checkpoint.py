@@ -124,7 +124,7 @@ def tiny_disk(tmp_path: Path) -> Iterator[Path]:
 def test_a_full_disk_leaves_nothing(run: Run, tiny_disk: Path) -> None:
     for kept in ("kernels", "images", "accelerator"):
         (tiny_disk / kept).symlink_to(cache_directory() / kept)
-    with pytest.raises(DiskFull, match="no room for") as refusal:
+    with pytest.raises(DiskFull, match="no space left for") as refusal:
         QemuSubstrate().prepare(run, tiny_disk, Tier.DURABLE_POOL)
     assert refusal.value.exit_code == 74
     assert not list((tiny_disk / "checkpoints").glob(f"{HALF_BUILT}*"))

@@ -13,7 +13,7 @@ import pytest
 
 from harness.errors import GuestDied, GuestStalled, GuestTimeout, UsageError, WrongAnswer
 from harness.guest.agent_client import Agent
-from harness.guest.protocol import Kind, encode
+from harness.guest.protocol import FrameKind, encode
 from harness.host.identity import allocate
 from harness.host.run import Run
 from harness.procedures.ladder import Climb, climb, climb_together, conclude
@@ -79,7 +79,7 @@ def test_a_wrong_answer_to_a_ping() -> None:
 
     def lie() -> None:
         theirs.recv(4096)
-        theirs.sendall(encode(Kind.ANSWER, 1, bytes(24)))
+        theirs.sendall(encode(FrameKind.ANSWER, 1, bytes(24)))
 
     with ours, theirs:
         liar = threading.Thread(target=lie)

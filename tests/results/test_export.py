@@ -60,7 +60,7 @@ def test_selectors_are_those_of_compare(kept: Path, capsys: pytest.CaptureFixtur
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
-        (["--csv", "tier=none"], 64, "no record fits"),
+        (["--csv", "tier=none"], 64, "no record matches"),
         (["--csv", "--metric", "none"], 64, "nothing in"),
         (["--parquet"], 64, "add --out FILE"),
         (["--ro-crate", "tier=full"], 64, "selectors are for --csv"),

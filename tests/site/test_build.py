@@ -67,8 +67,8 @@ def test_records_that_cannot_be_read_are_listed_with_their_error(made: Made) -> 
 @pytest.mark.parametrize(
     ("bad", "reason"),
     [
-        ("NaN", "NaN is no number of JSON's"),
-        ("-Infinity", "-Infinity is no number of JSON's"),
+        ("NaN", "NaN is not a JSON number"),
+        ("-Infinity", "-Infinity is not a JSON number"),
         ("1e999", "'first-reply' holds a sample that is not finite"),
     ],
 )

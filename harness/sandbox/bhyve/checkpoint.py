@@ -115,7 +115,9 @@ def _check(host: Host, path: str, length: int, sha256: str) -> None:
     try:
         found = _facts(host, path)
     except CommandFailed as error:
-        raise CheckpointTruncated(f"{path} cannot be read: {error.said}", hint=HINT) from error
+        raise CheckpointTruncated(
+            f"{path} cannot be read: {error.error_text}", hint=HINT
+        ) from error
     manifest.check_length(path, int(found["bytes"]), length)
     manifest.check_digest(path, str(found["sha256"]), sha256)
 

@@ -55,7 +55,7 @@ class BhyveSandbox:
 
     def _speak(self) -> None:
         assert self.vm.process
-        self._agent = Agent(self.vm.process.line, self.vm.name)
+        self._agent = Agent(self.vm.process.channel, self.vm.name)
         self._agent.key = NO_KEY
 
     # The timed path.
@@ -73,11 +73,11 @@ class BhyveSandbox:
                 self.agent.wait_for_start(timeout_s)
                 self._on_booted()
             # The nonce is in the channel before the vCPU runs: the guest reads it first.
-            asked = self.agent.ask()
+            pending = self.agent.send_ping()
             if self._state is VmState.STOPPED:
                 self.vm.resume()
                 self._resumed = time.perf_counter()
-            self.agent.answered(asked, timeout_s)
+            self.agent.receive_pong(pending, timeout_s)
         except GuestDied as error:
             raise self.vm.died() from error
         replied = time.perf_counter()
@@ -95,7 +95,7 @@ class BhyveSandbox:
             fields += identity_fields(self.identity)
             self._pending_identity = False
             self.agent.key = self.identity.key
-        return self.agent.begin(fields, (ECHO, word))
+        return self.agent.identify_and_run(fields, (ECHO, word))
 
     def touch(self, mib: int) -> None:
         """Write one word in every page of `mib` MiB of the guest's memory."""

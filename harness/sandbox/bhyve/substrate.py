@@ -14,7 +14,7 @@ from harness.guest.efi_disk import LinuxImage
 from harness.guest.freebsd import FreebsdImage, build
 from harness.host import freebsd
 from harness.host.identity import Identity, allocate
-from harness.host.local import Local
+from harness.host.local import LocalHost
 from harness.host.protocol import Host
 from harness.host.requirement import Requirement
 from harness.host.run import Run
@@ -68,12 +68,12 @@ class BhyveSubstrate(SubstrateBase):
 
     def __init__(
         self,
-        host: Callable[[Run | None], Host] = Local,
+        host: Callable[[Run | None], Host] = LocalHost,
         shape: Shape | None = None,
     ) -> None:
         self._host = host
         self._shape = shape or Shape()
-        if efi_disk.asked_for():
+        if efi_disk.is_requested():
             self._shape = replace(self._shape, boot="bootrom")
 
     def requirements(self) -> Sequence[Requirement]:

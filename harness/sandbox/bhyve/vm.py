@@ -14,7 +14,7 @@ from harness.errors import (
     SandboxError,
     Unsupported,
 )
-from harness.host.protocol import Host, Started, failure, must
+from harness.host.protocol import Host, HostProcess, failure, must
 from harness.network.pf_cubenet import make_interface, remove_interface, tap_number
 from harness.sandbox.bhyve import machine
 from harness.sandbox.bhyve.machine import Shape
@@ -30,7 +30,7 @@ class Vm:
     def __init__(self, host: Host, name: str) -> None:
         self.host = host
         self.name = name
-        self.process: Started | None = None
+        self.process: HostProcess | None = None
         self._own_tap: str | None = None
 
     def plug(self, tap: int | None) -> int:
@@ -52,7 +52,7 @@ class Vm:
         """Load a kernel into its memory."""
         must(self.host, machine.load(shape, self.name, stage), timeout_s=LOAD_LIMIT_S)
 
-    def start(self, arguments: Sequence[str]) -> Started:
+    def start(self, arguments: Sequence[str]) -> HostProcess:
         """Start its process and return at once."""
         self.process = self.host.start(arguments, self.name)
         return self.process
@@ -77,7 +77,9 @@ class Vm:
         deadline = time.monotonic() + SUSPEND_LIMIT_S
         while self.process.poll() is None:
             if time.monotonic() > deadline:
-                raise GuestTimeout(f"{self.name} was told to suspend but still runs: {done.said}")
+                raise GuestTimeout(
+                    f"{self.name} was told to suspend but still runs: {done.error_text}"
+                )
             if done.code and self.host.run(["test", "-e", memory]).code:
                 raise failure(self.host, done)  # it did not start
             time.sleep(POLL_S)
@@ -85,7 +87,7 @@ class Vm:
             if self.host.run(["test", "-s", path]).code:
                 raise (
                     failure(self.host, done)
-                    if done.said
+                    if done.error_text
                     else SandboxError(
                         f"{self.name} was suspended, but {path} is missing: {self.output()}"
                     )
@@ -100,7 +102,7 @@ class Vm:
         )
 
     def output(self) -> str:
-        return self.process.said() if self.process else ""
+        return self.process.error_text() if self.process else ""
 
     def destroy(self, keep: bool = False) -> None:
         """Kill the process, then destroy the virtual machine, which would otherwise stay in the
@@ -117,7 +119,7 @@ class Vm:
 
     def _explained(self, error: Exception) -> Exception:
         """The error for a name that is taken, for a kernel without vmm, or `error` itself."""
-        said = error.said if isinstance(error, CommandFailed) else ""
+        said = error.error_text if isinstance(error, CommandFailed) else ""
         # 13.2's bhyvectl exits with 255 and prints nothing, whatever the reason.
         if self.host.run(["test", "-e", f"/dev/vmm/{self.name}"]).code == 0:
             return NameTaken(

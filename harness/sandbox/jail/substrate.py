@@ -17,8 +17,8 @@ from harness.errors import CommandFailed, NameTaken, SandboxGone, Unsupported, U
 from harness.guest.freebsd import FreebsdImage, build
 from harness.host import freebsd
 from harness.host.identity import NETWORK6, Identity
-from harness.host.local import Local
-from harness.host.protocol import Done, Host, Started, failure, must
+from harness.host.local import LocalHost
+from harness.host.protocol import Done, Host, HostProcess, failure, must
 from harness.host.requirement import Requirement
 from harness.host.run import Run
 from harness.measure.record import Image
@@ -60,7 +60,7 @@ class _JailFreezer:
     """Stops and continues the agent, which has no children while it is frozen."""
 
     host: Host
-    process: Started
+    process: HostProcess
 
     def freeze(self) -> None:
         self.host.signal(self.process, signal.SIGSTOP)
@@ -81,7 +81,7 @@ class JailSubstrate(SubstrateBase):
         network: bool = False,
         zfs: bool = False,
         policy: Policy | None = None,
-        host: Callable[[Run | None], Host] = Local,
+        host: Callable[[Run | None], Host] = LocalHost,
     ) -> None:
         self.network = network
         self.zfs = zfs
@@ -183,10 +183,10 @@ class JailSubstrate(SubstrateBase):
         end = undo.pop_all()
         return SharedSandbox(
             identity,
-            process.line,
+            process.channel,
             end.close,
             freezer=_JailFreezer(host, process),
-            output=process.said,
+            output=process.error_text,
         )
 
 
@@ -212,7 +212,7 @@ def _configure(host: Host, name: str, nic: str, identity: Identity) -> None:
 
 def _explained(host: Host, name: str, done: Done) -> Exception:
     error = failure(host, done)
-    if isinstance(error, CommandFailed) and "already exists" in error.said:
+    if isinstance(error, CommandFailed) and "already exists" in error.error_text:
         return NameTaken(
             f"a jail {name} exists already and was left alone",
             hint=f"coppice clean removes it if a dead run left it, or: jail -r {name}",

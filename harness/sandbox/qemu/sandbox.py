@@ -183,7 +183,7 @@ class QemuSandbox:
             fields += identity_fields(self.identity)
             self._pending_identity = False
             self.agent.key = self.identity.key
-        return self.agent.begin(fields, (ECHO, word))
+        return self.agent.identify_and_run(fields, (ECHO, word))
 
     def _wall_clock(self) -> bytes:
         """The wall-clock time at a moment that the guest knows: when it answered the doorbell."""
