@@ -64,8 +64,8 @@ class UnshareSubstrate(SubstrateBase):
         tap: int | None = None,
     ) -> SharedSandbox:
         def start(undo: contextlib.ExitStack) -> SharedSandbox:
-            shell = ["sh", "-c", START, "sh", identity.hostname, template.agent]
-            argv = ["unshare", *NAMESPACES, *shell]
+            shell = ("sh", "-c", START, "sh", identity.hostname, str(template.agent))
+            argv = ("unshare", *NAMESPACES, *shell)
             name = f"unshare-{identity.id}"
             child, channel, log = start_logged(run, name, argv, run.environment, undo)
             undo.callback(reap, child)
