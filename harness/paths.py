@@ -27,12 +27,14 @@ __all__ = [
     "PACKAGE",
     "PATCHES",
     "PUBLISHED",
+    "PYTEST_INI",
     "RECORD_SCHEMA",
     "RIGS",
     "SITE",
     "ZYGOTE",
     "cache_directory",
     "default_results",
+    "front_door",
     "runtime_directory",
 ]
 
@@ -69,9 +71,16 @@ ENVD = PACKAGE / "gateway" / "guest"
 OPENAPI = PACKAGE / "gateway" / "control_plane" / "openapi.yaml"
 COMPAT = PACKAGE / "gateway" / "compat"
 """Locks of the SDKs that the gateway is tried with, and the probes that use them."""
+PYTEST_INI = PACKAGE / "rig" / "pytest.ini"
+"""How `coppice run` starts pytest, wherever the rigs come from."""
 RECORD_SCHEMA = PACKAGE / "measure" / "schema" / "run-1.json"
 CLAIMS = PACKAGE / "claims" / "claims.yaml"
 CLOCKS = PACKAGE / "claims" / "clocks.yaml"
+
+
+def front_door(command: str) -> str:
+    """How the user runs a command of `coppice` here: by mise in a checkout."""
+    return f"bin/mise run {command}" if CHECKOUT else f"coppice {command}"
 
 
 def default_results() -> Path:

@@ -35,9 +35,12 @@ from harness.paths import cache_directory
 from harness.procedures import fleet_figures
 from harness.procedures.echo import echo
 from harness.procedures.fleet import Bounds, BringUp, Fleet, admit, ask_each
+from harness.rig.discovery import substrates_of
 from harness.rig.info import RigInfo
 from harness.rig.recorder import RigRun, given_options
-from harness.sandbox.protocol import Sandbox, Sharing, Substrate, Template, Tier, load, registered
+from harness.rig.stages import AT_REST
+from harness.rig.tasks import Task
+from harness.sandbox.protocol import Sandbox, Sharing, Substrate, Template, Tier, load
 
 
 def asked(options: Mapping[str, str]) -> tuple[Sequence[int], Sequence[Sharing]]:
@@ -52,11 +55,32 @@ def asked(options: Mapping[str, str]) -> tuple[Sequence[int], Sequence[Sharing]]
     return sizes, sharings
 
 
+TIER = Tier.DURABLE_POOL
+
+
+def tasks() -> Sequence[Task]:
+    """The whole plan, and the largest fleet of each substrate of ours."""
+    fleets = {"qemu": "forked,merged", "bhyve": "mapped"}
+    return [
+        Task("bench:density", "density", "How many sandboxes fit", {"profile": "full"}),
+        *(
+            Task(
+                f"bench:{name}-fanout-1000",
+                "density",
+                f"A thousand {name} microVMs from one checkpoint, alive",
+                {"substrate": name, "profile": "full", "sharing": sharing, "n": "1000"},
+            )
+            for name, sharing in fleets.items()
+        ),
+    ]
+
+
 RIG = RigInfo(
     id="density",
     title="Density: many sandboxes from one checkpoint",
     claims=("coppice-density", "cubesandbox-memory"),
-    substrates=("qemu", "bhyve"),
+    wants=lambda substrate: TIER in substrate.tiers and bool(substrate.sharings),
+    tasks=tasks,
     options={
         "n": "how many sandboxes, such as 8,50",
         "sharing": "of guest memory: private, mapped, merged, forked, or several",
@@ -69,9 +93,10 @@ RIG = RigInfo(
     measured_alike=(
         "4e53227d9e88db9222b28d125f84e92d8d2b6866c8f27fcf87cbe6f400045e8f",
         "fe481ce83157d33273b26cebae32e22b4eefc31f10cac3aeefd1ad8dae126bda",
+        "b673a303b64a09e768319049af6f1b32ddf33196596687c7ea131c72d0026862",
+        "3007f4cc20282c43daf3f011ba472524d6bbb9575d4c548b46fee16d10ce2971",
     ),
 )
-TIER = Tier.DURABLE_POOL
 TOUCHED_MIB = 16
 
 TOUCHED_IN_QUICK = (Sharing.MAPPED,)
@@ -89,6 +114,7 @@ SCAN_LIMIT_S = 30.0
 
 # N by profile. Full private copies fit only a few times.
 PLANS: dict[str, dict[Sharing, Sequence[int]]] = {
+    "smoke": dict.fromkeys(Sharing, (2,)),
     "quick": dict.fromkeys(Sharing, (8,)),
     "full": {
         Sharing.PRIVATE: (8, 50),
@@ -114,21 +140,22 @@ class Case:
         return f"{self.substrate}-{self.sharing}-n{self.n}{'-network' if self.network else ''}"
 
 
-def cases(profile: str, options: Mapping[str, str]) -> Iterator[Case]:
+def cases(profile: str, options: Mapping[str, str], named: Sequence[str] = ()) -> Iterator[Case]:
     """What the options ask for, else what the profile plans; small fleets first."""
     sizes, sharings = asked(options)
-    for substrate in sorted(set(RIG.substrates) & set(registered())):
-        for sharing in sharings or load(substrate).sharings:
+    for substrate in substrates_of(RIG, named):
+        for sharing in sharings or substrate.sharings:
             for n in sorted(sizes or PLANS[profile][sharing]):
                 # Full copies are left out where they do not fit, unless asked for by name.
                 insists = sharings or sharing is not Sharing.PRIVATE
                 largest = max(sizes, default=0) if insists else 0
-                yield Case(substrate, sharing, n, largest, "network" in options)
+                yield Case(substrate.name, sharing, n, largest, "network" in options)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     options = given_options(metafunc.config.getoption("--set"))
-    found = list(cases(metafunc.config.getoption("--profile"), options))
+    named = metafunc.config.getoption("--substrate") or ()
+    found = list(cases(metafunc.config.getoption("--profile"), options, named))
     metafunc.parametrize("case", found, ids=str)
 
 
@@ -215,7 +242,7 @@ def measure(case: Case, run: Run, rig_run: RigRun, profile: str) -> Findings:
         bring_up(findings, fleet.bring_up(case.n, began))
         if fleet.sandboxes:
             touch = profile == "full" or case.sharing in TOUCHED_IN_QUICK
-            live(findings, fleet.sandboxes, before, merger, touch)
+            live(findings, fleet.sandboxes, before, merger, touch, rig_run.reached)
             if net:
                 packets(findings, fleet.sandboxes, run, net)
             if profile == "full":
@@ -259,9 +286,11 @@ def live(
     before: HostMemory,
     merger: Merging | None,
     touch: bool,
+    reached: Callable[[str], object],
 ) -> None:
     """A fleet at rest, asked, and at work."""
     window = rest(findings, sandboxes, before, merger, "idle")
+    reached(AT_REST)
     if merger:
         merger.ease()
         window = rest_linux.watch(pids_of(sandboxes))
@@ -360,15 +389,9 @@ def test_density(
     case: Case, benchmark: BenchmarkFixture, run: Run, rig_run: RigRun, profile: str
 ) -> None:
     findings = measure(case, run, rig_run, profile)
-    options = f"--substrate {case.substrate} --sharing {case.sharing} --n {case.n}"
-    options += " --network" if case.network else ""
+    repeat = {"substrate": case.substrate, "sharing": str(case.sharing), "n": str(case.n)}
     record = rig_run.write(
-        RIG,
-        Path(__file__),
-        findings.series,
-        clock(),
-        task=f"mise run bench:density -- {options} --profile {profile}",
-        broken=findings.broken,
+        RIG, Path(__file__), findings.series, clock(), repeat, broken=findings.broken
     )
     replies = next((one for one in findings.series if one.metric == "reply"), None)
     assert replies and replies.samples, (

@@ -45,15 +45,18 @@ def chosen(options: Mapping[str, str], profile: str = "quick") -> Sequence[Sdk]:
     return [by[one] for one in named.split(",")]
 
 
+POOL = {"smoke": "2", "quick": "4", "full": "4"}
+"""Sandboxes of each template that wait."""
+
 RIG = RigInfo(
     id="e2b-compat",
     title="E2B operations by SDK version",
     claims=("coppice-e2b-sdk", "cubesandbox-e2b-compat"),
-    substrates=(),
     tools=("qemu-system-x86_64",),
     requirements=requirements,
     options={"sdk": "only these SDKs, as python-2.51.0,javascript-…"},
     check=chosen,
+    measured_alike=("e27cdef4a56374dbd3b32fde43f933a879e10b1b1dde9e0993e8414d3b51c62c",),
 )
 LIMIT_S = 400.0
 
@@ -82,7 +85,9 @@ def test_e2b_compat(benchmark: BenchmarkFixture, run: Run, rig_run: RigRun, prof
     sdks = chosen(given, profile)
     with ExitStack() as stack:
         served = {
-            tls: stack.enter_context(gateway(run, "--pool", "4", *(["--tls"] if tls else [])))
+            tls: stack.enter_context(
+                gateway(run, "--pool", POOL[profile], *(["--tls"] if tls else []))
+            )
             for tls in sorted({sdk.insists_on_tls for sdk in sdks})
         }
         rig_run.prepared((), None, RIG.tools)
@@ -100,9 +105,7 @@ def test_e2b_compat(benchmark: BenchmarkFixture, run: Run, rig_run: RigRun, prof
     series = into.series()
     if not series:
         raise Unsupported("; ".join(missing))
-    options = "" if profile == "quick" else f" -- --profile {profile}"
-    task = f"mise run bench:e2b-compat{options}"
-    record = rig_run.write(RIG, Path(__file__), series, clock(), task)
+    record = rig_run.write(RIG, Path(__file__), series, clock())
     score = replace(series[0], samples=[one.samples[0] for one in series])
     rig_run.deliver(benchmark, score, record)
 

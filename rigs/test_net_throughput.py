@@ -34,12 +34,12 @@ RIG = RigInfo(
     id="net-throughput",
     title="Throughput between two sandboxes",
     claims=("coppice-network-throughput",),
-    substrates=(),
     tools=("iperf3",),
     requirements=requirements,
     measured_alike=(
         "d75604e6b0b8dc84f82e31c68563399152837996179dcc615ea6c4db1d114b2b",
         "9aa71a2d08dae48c0bc4c04daf4ea19814a33df7eb032034ec36ac24a51200b2",
+        "2f76d64320ebe885814de47be86688d301ad795ad82b66b1a41a54081b3ae6c8",
     ),
 )
 PORT = "5201"
@@ -57,7 +57,7 @@ class Plan:
     omitted: int
 
 
-PLANS = {"quick": Plan(2, 1, 0), "full": Plan(10, 3, 1)}
+PLANS = {"smoke": Plan(1, 1, 0), "quick": Plan(2, 1, 0), "full": Plan(10, 3, 1)}
 
 
 @dataclass(frozen=True)
@@ -126,9 +126,7 @@ def test_net_throughput(
                     measure(one, streams, plan, into)
         rig_run.end()
     series = into.series()
-    options = "" if profile == "quick" else f" -- --profile {profile}"
-    task = f"mise run bench:net-throughput{options}"
-    record = rig_run.write(RIG, Path(__file__), series, clock(), task)
+    record = rig_run.write(RIG, Path(__file__), series, clock())
     claimed = [
         one
         for one in series

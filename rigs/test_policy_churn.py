@@ -8,7 +8,6 @@ port by its number.
 
 from __future__ import annotations
 
-import gc
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -20,7 +19,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from harness.host.identity import NETWORK, NETWORK6
 from harness.host.run import Run
 from harness.measure.benchmark import STOPWATCH
-from harness.measure.clock import calibrated
+from harness.measure.clock import calibrated, without_collector
 from harness.measure.collector import Collector
 from harness.measure.record import Clock, Facts
 from harness.network.policy import Policy
@@ -41,7 +40,6 @@ RIG = RigInfo(
     id="policy-churn",
     title="Rule sets of sandboxes added and removed",
     claims=("coppice-policy-anchor",),
-    substrates=(),
     requirements=packet_filters.requirements,
     check=sizes,
     options={"rule-sets": "beside how many, such as 10,100, where the host is slow (policy-churn)"},
@@ -49,9 +47,10 @@ RIG = RigInfo(
         "53d227a6eb1b1e3f4e2372ccf1c7cd6bcfd858e1996d5d2a4f15de22df9a9656",
         "2df107696086675c5db889716da1f56af95b57a41e94e9e5cf3a193a28385fe0",
         "977196d24b43f79ea42dc32e9acd3e556fae180a3d710a6fdf9addbeaf19428a",
+        "ac41b87177e18891bf6343fba6f2c72cd306e7e00b6b89765aa1ce4f81cbac52",
     ),
 )
-PASSES = {"quick": 20, "full": 100}
+PASSES = {"smoke": 2, "quick": 20, "full": 100}
 TURNS = 5
 """Additions and removals in each pass."""
 CLAIMED = 1000
@@ -107,9 +106,7 @@ def test_policy_churn(benchmark: BenchmarkFixture, run: Run, rig_run: RigRun, pr
             world.turn()
         rig_run.prepared((), None, ())
         rig_run.begin()
-        gc.collect()
-        gc.disable()
-        stack.callback(gc.enable)
+        stack.enter_context(without_collector())
         for number in range(PASSES[profile]):
             for world in worlds if number % 2 == 0 else reversed(worlds):
                 dimensions: Facts = {**packet_filters.FACTS, "n": world.n}
@@ -118,10 +115,7 @@ def test_policy_churn(benchmark: BenchmarkFixture, run: Run, rig_run: RigRun, pr
                     into.add("rule-remove", [removed], dimensions)
         rig_run.end()
     series = into.series()
-    options = f" --rule-sets {asked}" if asked else ""
-    options += "" if profile == "quick" else f" --profile {profile}"
-    task = f"mise run bench:policy-churn{' --' if options else ''}{options}"
-    record = rig_run.write(RIG, Path(__file__), series, clock(), task)
+    record = rig_run.write(RIG, Path(__file__), series, clock())
     adds = [one for one in series if one.metric == "rule-add"]
     claimed = next((one for one in adds if one.dimensions["n"] == CLAIMED), adds[-1])
     rig_run.deliver(benchmark, claimed, record)

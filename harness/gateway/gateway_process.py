@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
+import select
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -27,18 +28,21 @@ if TYPE_CHECKING:
 
 START_S = 280.0
 FILE = "gateway.sqlite"
+PORT = re.compile(rb"https?://127\.0\.0\.1:(\d+) ")
+"""What a gateway says when it serves."""
 
 
 @dataclass
 class Running:
-    """A gateway process; `directory` is its state. `run` may be ended and begun again."""
+    """A gateway process; `directory` is its state. It may be ended and begun again: it has another
+    port then."""
 
     directory: Path
-    port: int
     key: str
     words: Sequence[str]
     environment: Mapping[str, str]
     process: subprocess.Popen[bytes] | None = None
+    port: int = 0
 
     @property
     def certificate(self) -> Path | None:
@@ -61,22 +65,20 @@ class Running:
         }
 
     def begin(self) -> None:
-        """Start it and wait until it answers. SandboxError with what it said when it does not."""
+        """Start it and wait until it serves. SandboxError with what it said when it does not."""
         with (self.directory / "log").open("ab") as log:
             self.process = subprocess.Popen(
-                self.words, env=dict(self.environment), stdin=subprocess.DEVNULL, stdout=log,
-                stderr=log, process_group=0,
+                self.words, env=dict(self.environment), stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE, stderr=log, process_group=0,
             )  # fmt: skip
-        deadline = time.monotonic() + START_S
-        while time.monotonic() < deadline:
-            with contextlib.suppress(OSError):
-                if self.ask("GET", "/health")[0] == 200:
-                    return
-            if self.process.poll() is not None:
-                break
-            time.sleep(0.05)
-        self.end()
-        raise SandboxError(f"the gateway does not start: {self.said()}")
+        assert self.process.stdout
+        # It binds a port that is free and says which: one chosen here might be taken by then.
+        ready, _, _ = select.select([self.process.stdout], [], [], START_S)
+        found = PORT.match(self.process.stdout.readline()) if ready else None
+        if not found:
+            self.end()
+            raise SandboxError(f"the gateway does not start: {self.said()}")
+        self.port = int(found[1])
 
     def said(self) -> str:
         return (self.directory / "log").read_text(errors="replace")[-2000:]
@@ -120,9 +122,10 @@ class Running:
 
     def kill(self) -> None:
         """As a crash would."""
-        assert self.process
+        assert self.process and self.process.stdout
         self.process.kill()
         self.process.wait()
+        self.process.stdout.close()
 
     def end(self, timeout_s: float = 120) -> None:
         """As an operator would; safe to call twice."""
@@ -133,6 +136,8 @@ class Running:
             except subprocess.TimeoutExpired:
                 self.process.kill()
                 self.process.wait()
+        if self.process and self.process.stdout:
+            self.process.stdout.close()
 
 
 def new_key(directory: Path, limits: Limits | None = None) -> str:
@@ -141,28 +146,21 @@ def new_key(directory: Path, limits: Limits | None = None) -> str:
         return store.new_key("rig", limits)[1]
 
 
-def _free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        port: int = one.getsockname()[1]
-        return port
-
-
 @contextlib.contextmanager
 def gateway(
     run: Run, *options: str, limits: Limits | None = None, runtime: Path | None = None
 ) -> Iterator[Running]:
     """A gateway with a state of its own, until the block ends. `options` are of the command."""
     with tempfile.TemporaryDirectory(prefix="gateway-", dir=run.directory) as name:
-        directory, port = Path(name), _free_port()
+        directory = Path(name)
         words = (
             sys.executable, "-m", "harness.cli", "gateway", "--state", str(directory),
-            "--port", str(port), *options,
+            "--port", "0", *options,
         )  # fmt: skip
         # It is a process of this run, so that it does not outlive a rig that is killed.
         environment = {**os.environ, **run.environment}
         environment |= {"COPPICE_RUNTIME": str(runtime)} if runtime else {}
-        one = Running(directory, port, new_key(directory, limits), words, environment)
+        one = Running(directory, new_key(directory, limits), words, environment)
         try:
             one.begin()
             yield one

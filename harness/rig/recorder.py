@@ -12,6 +12,7 @@ from pathlib import Path
 
 from pytest_benchmark.fixture import BenchmarkFixture
 
+from harness import paths
 from harness.host.run import new_run_id
 from harness.measure import benchmark as adaptor
 from harness.measure import machine, provenance, validity
@@ -25,7 +26,11 @@ from harness.measure.record import (
     digest,
     write,
 )
+from harness.rig import discovery, tasks
+from harness.rig import origin as origins
 from harness.rig.info import RigInfo
+from harness.rig.stages import BEGUN, ENDED, WRITTEN
+from harness.rig.tasks import Options
 
 
 def given_options(pairs: Sequence[str]) -> dict[str, str]:
@@ -42,19 +47,20 @@ class RigRun:
 
     def __init__(
         self,
-        root: Path,
         results: Path,
         profile: str,
         options: Mapping[str, str] | None = None,
         say: Callable[[str], None] = lambda text: None,
         counted: Callable[[], float] | None = None,
+        reached: Callable[[str], object] = lambda stage: None,
     ) -> None:
-        self._root = root
         self._results = results
         self._profile = profile
         self._options = options or {}
         self.say = say
         """Shows how far a long measurement has come; to be called between two samples."""
+        self.reached = reached
+        """Announces a stage (harness/rig/stages.py); to be called where no clock runs."""
         self._images: Sequence[Image] = ()
         self._accelerator: str | None = None
         self._tools: Sequence[str] = ()
@@ -83,11 +89,13 @@ class RigRun:
         self._started = provenance.utc_now()
         self._before = machine.state()
         self._own_cpu.__enter__()
+        self.reached(BEGUN)
 
     def end(self) -> None:
         """The last sample is taken."""
         self._own_cpu.__exit__(None, None, None)
         self._after = machine.state()
+        self.reached(ENDED)
 
     def write(
         self,
@@ -95,14 +103,20 @@ class RigRun:
         file: Path,
         series: Sequence[Series],
         clock: Clock,
-        task: str,
+        repeat: Options | None = None,
         broken: Sequence[str] = (),
     ) -> Path:
         """Judge the run's validity and store its record; its path.
 
+        `repeat` are the options that select this measurement among the rig's; what the user gave
+        for the rig and the profile are added to the command that repeats it.
         `broken` says why the run failed although it has samples.
         """
-        git = provenance.git(self._root)
+        origin = origins.of(file)
+        ours = {rig.id: discovery.Rig(file, rig)} if origin.root == paths.CHECKOUT else {}
+        declared = {name for name in self._options if name in (*rig.options, *rig.flags)}
+        given = {name: self._options[name] for name in declared if self._options[name]}
+        again = {**given, **(repeat or {}), "profile": self._profile}
         host = dataclasses.replace(
             machine.describe(self._accelerator), before=self._before, after=self._after
         )
@@ -111,7 +125,7 @@ class RigRun:
             self._after,
             self._own_cpu.seconds,
             self._own_cpu.elapsed_s,
-            git,
+            origin.git,
             series,
         )
         if broken:
@@ -122,20 +136,22 @@ class RigRun:
             started=self._started,
             finished=provenance.utc_now(),
             profile=self._profile,
-            rig=provenance.rig(rig.id, file, self._root),
+            rig=provenance.rig(rig.id, file, origin.root, origin.distribution),
             claims=rig.claims,
-            command=provenance.command(task),
-            git=git,
-            patches=provenance.patches(self._root),
+            command=provenance.command(tasks.repeat(discovery.table(ours), rig.id, again)),
+            git=origin.git,
+            patches=provenance.patches(),
             images=self._images,
             machine=host,
             clock=clock,
             series=series,
             validity=judged,
-            tools=provenance.tools(self._tools),
+            tools=provenance.tools(self._tools) | origins.packages(series),
             harness=provenance.harness(),
         )
-        return write(record, self._results)
+        path = write(record, self._results)
+        self.reached(WRITTEN)
+        return path
 
     def deliver(
         self,

@@ -9,7 +9,6 @@ import os
 import signal
 import subprocess
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -203,23 +202,28 @@ def test_a_full_disk_is_told_and_is_nobody_else_s(own: Running) -> None:
 
 def test_a_killed_gateway_finds_them_again_and_nothing_else_is_left(own: Running, box: Box) -> None:
     cell(box, "before = 5")
-    with box.start("sleep 2; echo after > after.txt") as stream:
+    waits = "while ! test -e go; do sleep 0.1; done"
+    with box.start(f"{waits}; echo after > after.txt") as stream:
         next(stream.messages())
     stop = threading.Event()
+    made: list[str] = []
 
     def load() -> None:
         while not stop.is_set():
             with contextlib.suppress(Exception):
-                Box.create(own, timeout=600).kill()
+                one = Box.create(own, timeout=600)
+                made.append(one.id)
+                one.kill()
 
     thread = threading.Thread(target=load)
     thread.start()
-    time.sleep(1)
+    eventually(lambda: len(made) >= 3, 120)
     own.kill()
     stop.set()
     thread.join()
     own.begin()
     assert cell(box, "before + 1")[1]["text"] == "6"
+    box.run("touch go")
     eventually(lambda: box.run("cat after.txt")[0] == "after\n", 120)
     own.wait_for_pool("base", 2)
     own.wait_for_pool("code-interpreter-v1", 2)

@@ -8,7 +8,6 @@ import json
 import os
 import socket
 import threading
-import time
 
 import psutil
 import pytest
@@ -21,6 +20,7 @@ SERVER = """
 import hashlib, http.server, socketserver, sys, threading
 
 GO_ON = threading.Semaphore(0)
+WRITTEN = [0]
 
 class Handler(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
@@ -31,6 +31,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.end_headers()
             for _ in range(96):
                 self.wfile.write(b"x" * (1 << 20))
+                WRITTEN[0] += 1
+            return
+        if self.path == "/written":
+            self.answer(b"%d" % WRITTEN[0])
             return
         if self.path == "/short":
             self.send_response(200)
@@ -158,7 +162,15 @@ def test_much_passes_each_way_in_little_memory(server: Box) -> None:
     line = line_to(server)
     line.request("GET", "/large", headers={"Host": f"{PORT}-{server.id}.sandboxes.test"})
     answer = line.getresponse()
-    time.sleep(1)  # it does not run ahead of who reads
+    written: list[bytes] = []
+
+    def stalled() -> bool:
+        """It does not run ahead of who reads."""
+        written.append(ask(server, "GET", "/written")[1])
+        return len(written) > 2 and written[-1] == written[-2]
+
+    eventually(stalled, 120)
+    assert int(written[-1]) < 96
     assert resident(server.served) - before < 48 << 20
     got = 0
     while piece := answer.read(1 << 20):

@@ -68,7 +68,8 @@ def test_killed_under_load_it_comes_back_with_what_it_had(own: Running, runtime:
     paused = Box.create(own)
     paused.run("echo asleep > file.txt")
     assert own.ask("POST", f"/sandboxes/{paused.id}/pause", {}, JSON)[0] == 204
-    with kept.start("sleep 3; echo after >> file.txt") as lasting:
+    waits = "while ! test -e go; do sleep 0.1; done"
+    with kept.start(f"{waits}; echo after >> file.txt") as lasting:
         next(lasting.messages())
     stop = threading.Event()
     said: list[str] = []  # sandboxes that a caller was told of, and not of their end
@@ -113,6 +114,7 @@ def test_killed_under_load_it_comes_back_with_what_it_had(own: Running, runtime:
     many = len(running) + 2 + 1  # the pool, and what the pool is forked from
     eventually(lambda: there() == (many, many))
 
+    kept.run("touch go")
     eventually(lambda: kept.run("cat file.txt")[0] == "before\nafter\n", 120)
     assert own.ask("POST", f"/v2/sandboxes/{paused.id}/connect", {}, JSON)[0] == 201
     assert paused.run("cat file.txt") == ("asleep\n", 0)

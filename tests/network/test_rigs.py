@@ -6,9 +6,9 @@ import array
 import itertools
 import os
 import shutil
+import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -17,7 +17,7 @@ import pytest
 
 from harness.errors import UsageError
 from harness.procedures.endpoints import build
-from harness.rig.info import discover
+from harness.rig.discovery import discover, table
 
 ROOT = Path(__file__).parents[2]
 RIGS = ("net-rtt", "net-throughput", "policy-update", "policy-enforcement", "policy-churn")
@@ -25,15 +25,15 @@ RIGS = ("net-rtt", "net-throughput", "policy-update", "policy-enforcement", "pol
 
 @pytest.fixture(scope="module")
 def enforcement() -> ModuleType:
-    discover(ROOT / "rigs")
+    discover()
     return sys.modules["rigs.test_policy_enforcement"]
 
 
 @pytest.mark.parametrize("id", RIGS)
 def test_every_rig_has_its_task_and_says_what_it_needs(id: str) -> None:
-    _, info = discover(ROOT / "rigs")[id]
-    task = ROOT / "rigs/tasks/bench" / id
-    assert os.access(task, os.X_OK) and f"coppice run {id} " in task.read_text()
+    found = discover().found
+    assert f"bench:{id}" in {task.name for task in table(found)}
+    info = found[id].info
     assert [need.what for need in info.requirements()]
 
 
@@ -42,7 +42,7 @@ def test_every_rig_has_its_task_and_says_what_it_needs(id: str) -> None:
     [("policy-churn", "rule-sets"), ("policy-update", "others"), ("policy-enforcement", "rate")],
 )
 def test_a_slow_host_is_asked_for_less_by_an_option_that_makes_sense(id: str, option: str) -> None:
-    _, info = discover(ROOT / "rigs")[id]
+    info = discover().found[id].info
     assert option in info.options
     info.check({option: "10"})
     for none in ("x", "-1", "1.5"):
@@ -55,15 +55,24 @@ def test_a_slow_host_is_asked_for_less_by_an_option_that_makes_sense(id: str, op
 
 def test_a_flood_at_a_rate_never_makes_up_for_what_it_was_late_with(tmp_path: Path) -> None:
     flood, rate, sent = build("flood", tmp_path), 500, tmp_path / "sent"
-    with subprocess.Popen(
-        [str(flood), "127.0.0.1", str(sent), str(rate), "9", "10"],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-    ) as process:  # fmt: skip
-        assert process.stdout and process.stdin
-        assert process.stdout.readline() == b"ready\n"
-        time.sleep(0.2)
-        process.stdin.close()
-        assert process.wait(120) == 0
+    with socket.socket(type=socket.SOCK_DGRAM) as one, socket.socket(type=socket.SOCK_DGRAM) as two:
+        ports = []
+        for line in (one, two):
+            line.bind(("127.0.0.1", 0))
+            line.settimeout(120)
+            ports.append(str(line.getsockname()[1]))
+        process = subprocess.Popen(
+            [str(flood), "127.0.0.1", str(sent), str(rate), *ports],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        )  # fmt: skip
+        with process:
+            assert process.stdout and process.stdin
+            assert process.stdout.readline() == b"ready\n"
+            for _ in range(50):
+                one.recv(100)
+                two.recv(100)
+            process.stdin.close()
+            assert process.wait(120) == 0
     times = array.array("Q", sent.read_bytes())
     assert len(times) > 2
     assert min(b - a for a, b in itertools.pairwise(times)) >= 1_000_000_000 // rate

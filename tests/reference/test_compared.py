@@ -18,7 +18,7 @@ from harness.host import leftovers
 from harness.host.run import Run
 from harness.paths import cache_directory
 from harness.procedures import reachability, reboot
-from harness.procedures.columns import COLUMNS, Column, Stand, holding
+from harness.procedures.columns import Column, Stand, columns, holding
 from harness.procedures.reboot import outlives
 from harness.sandbox.protocol import Tier, load
 
@@ -69,7 +69,7 @@ def test_what_a_killed_rig_leaves_of_a_reboot_is_found(tmp_path: Path) -> None:
         "from harness.procedures import reboot\n"
         "from harness.procedures.columns import Column\n"
         "from harness.sandbox.protocol import Tier\n"
-        "reboot._power_off = lambda *more, **options: print(flush=True) or time.sleep(60)\n"
+        "reboot._power_off = lambda *more, **options: print(flush=True) or time.sleep(600)\n"
         "reboot.outlives(Column('process', Tier.FULL))\n"
     )
     with subprocess.Popen(
@@ -102,7 +102,7 @@ def test_what_a_killed_rig_leaves_of_a_reboot_is_found(tmp_path: Path) -> None:
 def test_what_lives_on_after_the_power_went_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reboot, "PATIENCE_S", 0.2)
     with reboot._volatile() as directory:
-        child = subprocess.Popen(["sleep", "60"], cwd=directory)
+        child = subprocess.Popen(["sleep", "600"], cwd=directory)
         try:
             assert holding(directory) == set()  # nothing tells whose it is
             with pytest.raises(SandboxError, match="in use after all was killed"):
@@ -132,7 +132,7 @@ def test_whom_a_sandbox_reaches(column: Column, run: Run, monkeypatch: pytest.Mo
 
 def test_a_plan_visits_every_column_there_and_back() -> None:
     plan = rig.planned({}, "full")
-    assert plan.columns == list(COLUMNS)
+    assert plan.columns == columns()
     assert plan.parts == list(rig.PARTS)
     assert list(plan.visits["cc10"]) == list(plan.visits["cc50"]) == list(rig.ENDS)
     assert list(rig.planned({"rungs": "first-exec"}, "full").visits["cc50"]) == ["first-exec"]
@@ -159,11 +159,13 @@ def test_many_at_once_of_what_boots_long_are_left_out_and_the_record_says_so() -
 
 
 def test_of_each_substrate_one_tier_is_tried_in_the_quick_profile() -> None:
-    found = [SimpleNamespace(column=one) for one in COLUMNS]
+    found = [SimpleNamespace(column=one) for one in columns()]
     tried = rig.one_of_each(rig.planned({}), found)
     assert len(tried) == len({one.column.substrate for one in found})
     assert tried[0] is found[0]
     assert rig.one_of_each(rig.planned({}, "full"), found) == found
+    few = rig.one_of_each(rig.planned({}, "smoke"), found)
+    assert [bool(load(one.column.substrate).network) for one in few] == [True, False]
     assert rig.one_of_each(rig.planned({"columns": "qemu-full"}), found) == found
 
 

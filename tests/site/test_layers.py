@@ -29,9 +29,9 @@ def upward(layer: str, source: str) -> list[str]:
     found = []
     for name in imports(source):
         parts = name.split(".")
-        if parts[:2] == ["harness", "site"] and len(parts) > 2 and parts[2] in LAYERS:
-            if LAYERS.index(parts[2]) > LAYERS.index(layer):
-                found.append(name)
+        room = parts[2] if parts[:2] == ["harness", "site"] and len(parts) > 2 else ""
+        if room in LAYERS and LAYERS.index(room) > LAYERS.index(layer):
+            found.append(name)
     return found
 
 

@@ -254,7 +254,7 @@ def restore(
         )  # fmt: skip
         guest = QemuSandbox(
             vmm, identity, Condition.EMPTY, _Devices(source.devices),
-            guest_memory=str(source.memory), key=source.key,
+            guest_memory=str(source.memory), key=source.key, loaded=lambda: _activate(vmm.qmp),
         )  # fmt: skip
         machine = Machine(kit, guest, ours, str(source.memory), tap)
         machine.envd_number = theirs.fileno()
@@ -264,6 +264,16 @@ def restore(
             "migrate-set-capabilities", capabilities=[{"capability": "events", "state": True}]
         )
     return machine
+
+
+def _activate(qmp: Qmp) -> None:
+    """Give a VMM that has loaded a state the right to write to its disks.
+
+    Since 10.0 QEMU gives it when QMP's `cont` starts a guest, whatever loaded the state before.
+    The gdb stub, which continues ours, does not, and the first write to the disk aborts the VMM.
+    """
+    if qmp.version >= (10, 0):
+        qmp.execute("blockdev-set-active", active=True)
 
 
 def fork(kit: Kit, zygote: Zygote, source: Machine, identity: Identity, tap: int | None) -> Machine:

@@ -25,7 +25,7 @@ from harness.host.process import kill, need
 from harness.host.run import Run
 from harness.measure.record import digest
 from harness.sandbox.oci.roots import copy
-from harness.sandbox.protocol import Tier
+from harness.sandbox.protocol import Compared, Tier
 from harness.sandbox.reference.base import MIB, Reference, ReferenceSubstrate, mark
 from harness.sandbox.shared_kernel import START_LIMIT_S, Log, SharedSandbox
 
@@ -46,6 +46,7 @@ class GvisorSubstrate(ReferenceSubstrate):
     name = "gvisor"
     own_kernel = True
     tiers = (Tier.FULL, Tier.DURABLE_POOL)
+    compared = Compared((Tier.FULL, Tier.DURABLE_POOL))
     programs = tools = ("runsc",)
     each = 96 * MIB
 
@@ -137,7 +138,7 @@ class GvisorSubstrate(ReferenceSubstrate):
 
 def _end(run: Run, directory: Path, id: str) -> None:
     """Kill a sandbox and what runsc knows of it: `runsc delete` does the same in two seconds."""
-    known = list((run.directory / "runsc").glob(f"{id}*"))
+    known = list((run.directory / "runsc").glob(f"*{id}*"))  # also a socket since 2024
     pids: list[int] = []
     with contextlib.suppress(OSError, ValueError, psutil.NoSuchProcess):
         pids.append(int((directory / "pid").read_text()))

@@ -17,7 +17,7 @@ from harness.claims import claims as claiming
 from harness.claims import published
 from harness.errors import DiskFull, SiteError, UsageError
 from harness.measure.record import digest
-from harness.rig.info import discover
+from harness.rig.discovery import OURS, discover
 from harness.site import pages
 from harness.site.builder import check, output, workers
 from harness.site.builder.digest_cache import CachedJson, DigestCache
@@ -154,8 +154,9 @@ def _rigs() -> Mapping[str, Sequence[str]]:
     with CachedJson(f"rigs-{name}.json") as kept:
         if not kept.found:
             kept.found = {
-                f"rigs/{path.name}": [digest(path), *rig.measured_alike]
-                for path, rig in discover(paths.RIGS).values()
+                f"rigs/{rig.path.name}": [digest(rig.path), *rig.info.measured_alike]
+                for rig in discover().found.values()
+                if rig.distribution == OURS
             }
         return kept.found
 

@@ -108,9 +108,9 @@ def clock_chart(id: str = "clock-drawing") -> object:
     return clocks(
         id,
         [
-            ClockSpan("ours", "stops when the guest has answered a nonce", "first-reply"),
+            ClockSpan("ours", "stops at the guest's answer", "first-reply"),
             ClockSpan(
-                "CubeSandbox", "stops when the API's headers arrive", "resumed", False, False
+                "CubeSandbox", "stops at API response", "resumed", False, False
             ),
             ClockSpan("Coppice on FreeBSD", "stop not stated", None, False, False),
         ],
