@@ -109,9 +109,7 @@ def clock_chart(id: str = "clock-drawing") -> object:
         id,
         [
             ClockSpan("ours", "stops at the guest's answer", "first-reply"),
-            ClockSpan(
-                "CubeSandbox", "stops at API response", "resumed", False, False
-            ),
+            ClockSpan("CubeSandbox", "stops at API response", "resumed", False, False),
             ClockSpan("Coppice on FreeBSD", "stop not stated", None, False, False),
         ],
     )
