@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("jinja2", reason="the site's packages are not installed: pip install .[site]")
+pytest.importorskip("jinja2", reason="the site's packages are not installed: pip install .")
 
 from harness.measure import record
 from harness.measure.record import Rig, Scalar, Series

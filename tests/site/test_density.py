@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("jinja2", reason="the site's packages are not installed: pip install .[site]")
+pytest.importorskip("jinja2", reason="the site's packages are not installed: pip install .")
 
 from harness.measure import record
 from harness.measure.record import Failure, Image, Rig, RunRecord, Series, Validity

@@ -1,4 +1,4 @@
-"""The rooms of harness/site import one way: builder -> pages -> charts -> page.py -> data."""
+"""The directories of harness/site import one way: builder, plots, pages, charts, page.py, data."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from harness import paths
 
 SITE = paths.PACKAGE / "site"
-LAYERS = ("data", "page", "charts", "pages", "builder")
+LAYERS = ("data", "page", "charts", "pages", "plots", "builder")
 """From the lowest to the highest."""
 
 
@@ -29,8 +29,8 @@ def upward(layer: str, source: str) -> list[str]:
     found = []
     for name in imports(source):
         parts = name.split(".")
-        room = parts[2] if parts[:2] == ["harness", "site"] and len(parts) > 2 else ""
-        if room in LAYERS and LAYERS.index(room) > LAYERS.index(layer):
+        inside = parts[:2] == ["harness", "site"] and len(parts) > 2 and parts[2] in LAYERS
+        if inside and LAYERS.index(parts[2]) > LAYERS.index(layer):
             found.append(name)
     return found
 

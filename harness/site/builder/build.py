@@ -75,7 +75,7 @@ def build(
     if not (sources / "templates").is_dir():
         raise UsageError(
             f"the site's templates are not in {sources}",
-            hint="they belong to a checkout: install it with pip install -e '.[site]'",
+            hint="they belong to a checkout: install it with pip install -e .",
         )
     directory = paths.PACKAGE / "site" / "pages"
     check.check_sources(

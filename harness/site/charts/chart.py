@@ -1,6 +1,7 @@
 """A chart on a page, and its files: SVG, CSV and JSON at stable addresses.
 
-The table below the drawing has the same rows as the files.
+The table below the drawing has the same rows as the files. The drawing is made of a
+picture, which says what is drawn but not how: harness/site/plots/ draws the same for papers.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from markupsafe import Markup
 
@@ -62,14 +64,30 @@ class ChartRow:
         )
 
 
+class Picture(Protocol):
+    """What a chart draws: its marks and words, which each kind of picture has fields for."""
+
+    @property
+    def title(self) -> str: ...
+
+    def svg(self) -> Markup:
+        """The drawing as it stands in a page."""
+        ...
+
+
 @dataclass(frozen=True)
 class Chart:
-    """`name` is its path without a suffix; `drawing` is the inline SVG."""
+    """`name` is its path without a suffix."""
 
     name: str
     title: str
-    drawing: Markup
+    picture: Picture
     rows: Sequence[ChartRow]
+
+    @functools.cached_property
+    def drawing(self) -> Markup:
+        """The SVG as it stands in a page."""
+        return self.picture.svg()
 
     def assets(self) -> Iterator[Asset]:
         """The three files beside the page."""

@@ -30,6 +30,18 @@ class ClockSpan:
     ours: bool = True
 
 
+@dataclass(frozen=True)
+class ClocksPicture:
+    """What `clocks` draws."""
+
+    id: str
+    several: Sequence[ClockSpan]
+    title: str = "Where each clock starts and stops"
+
+    def svg(self) -> Markup:
+        return clocks(self.id, self.several)
+
+
 def _x(number: int) -> float:
     return _LEFT + (1 - _LEFT - _RIGHT) * number / (len(EVENTS) - 1)
 

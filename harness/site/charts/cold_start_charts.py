@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 from harness.claims.published import Figure
 from harness.site.charts.chart import Chart, ChartRow
-from harness.site.charts.clock import ClockSpan, clocks
-from harness.site.charts.rungs import Wire, rungs_chart
-from harness.site.charts.strip import ReferenceLine, Strip, strip_chart
+from harness.site.charts.clock import ClockSpan, ClocksPicture
+from harness.site.charts.rungs import RungsPicture, Wire
+from harness.site.charts.strip import ReferenceLine, Strip, StripPicture
 from harness.site.data import cold_start, figures
 from harness.site.data.cold_start import ColdStartRow
 from harness.site.data.corpus import Corpus, RecordEntry
@@ -81,7 +81,7 @@ def tiers_chart(
         line = ReferenceLine(claim, f"CubeSandbox: {claim.as_written}", "advertised; other clock")
         table.append(ChartRow(f"CubeSandbox: {claim.what}", published=claim))
     title = "Cold start to the first reply, one at a time"
-    return Chart(at, title, strip_chart("cold-start", title, strips, line), table)
+    return Chart(at, title, StripPicture("cold-start", title, strips, line), table)
 
 
 def ladder_chart(rows: Sequence[ColdStartRow]) -> Chart:
@@ -99,13 +99,13 @@ def ladder_chart(rows: Sequence[ColdStartRow]) -> Chart:
         wires.append(Wire(name(row), rungs, found[0].status_note if found else ""))
     title = "The rungs of a cold start, by tier"
     return Chart(
-        "charts/ladder", title, rungs_chart("rungs", title, cold_start.RUNGS, wires), table
+        "charts/ladder", title, RungsPicture("rungs", title, cold_start.RUNGS, wires), table
     )
 
 
-def clock_chart(id: str = "clock-drawing") -> object:
+def clock_picture(id: str = "clock-drawing") -> ClocksPicture:
     """Our clock beside the two it is compared with."""
-    return clocks(
+    return ClocksPicture(
         id,
         [
             ClockSpan("ours", "stops at the guest's answer", "first-reply"),

@@ -31,6 +31,19 @@ class HistoryPoint:
     change: Outcome = Outcome.SAME
 
 
+@dataclass(frozen=True)
+class HistoryPicture:
+    """What `history_chart` draws."""
+
+    id: str
+    title: str
+    unit: str
+    runs: Sequence[HistoryPoint]
+
+    def svg(self) -> Markup:
+        return history_chart(self.id, self.title, self.unit, self.runs)
+
+
 def history_chart(id: str, title: str, unit: str, runs: Sequence[HistoryPoint]) -> Markup:
     """The chart of at least one run."""
     values = [

@@ -10,9 +10,18 @@ from dataclasses import dataclass
 
 _WIDTHS = (350, 1180)
 """Of a chart in pixels: on a phone, and on a page that is as wide as it gets."""
-_LETTER, _UP, _DOWN, _MARK = 7.2, 11, 3, 7
+_UP, _DOWN = 11, 3
 _OUTSIDE, _COVERED, _CROSSED = 100, 10, 1
 _ROUNDS = 4
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """In pixels: the widths at which words must be free, of a letter, and of half a mark."""
+
+    widths: Sequence[float] = _WIDTHS
+    letter: float = 7.2
+    mark: float = 7
 
 
 @dataclass(frozen=True)
@@ -51,14 +60,21 @@ class Mark:
 _Box = tuple[float, float, float, float]
 
 
-def spots(marks: Sequence[Mark], walls: Iterable[float] = (), *, below: bool = True) -> list[Spot]:
+def spots(
+    marks: Sequence[Mark],
+    walls: Iterable[float] = (),
+    *,
+    below: bool = True,
+    sizes: Sizes = Sizes(),
+) -> list[Spot]:
     """A spot for each mark's label, in order; `walls` are vertical lines, as shares of the width.
 
-    Labels go beside their marks, or above and `below` if that is allowed and better.
+    Labels go beside their marks, or above and `below` if that is allowed and better, at each of the
+    widths.
     """
     free = _SPOTS if below else (RIGHT, LEFT)
     lines = list(walls)
-    glyphs = [[_glyph(one, width) for one in marks] for width in _WIDTHS]
+    glyphs = [[_glyph(one, width, sizes) for one in marks] for width in sizes.widths]
     found: dict[int, Spot] = {}
     # Several rounds, so that the first labels can make room for later ones.
     for _ in range(_ROUNDS):
@@ -67,30 +83,36 @@ def spots(marks: Sequence[Mark], walls: Iterable[float] = (), *, below: bool = T
                 continue
             others = [(marks[k], spot) for k, spot in found.items() if k != number]
             taken = [
-                [*boxes, *(_words(one, spot, width) for one, spot in others)]
-                for width, boxes in zip(_WIDTHS, glyphs, strict=True)
+                [*boxes, *(_words(one, spot, width, sizes) for one, spot in others)]
+                for width, boxes in zip(sizes.widths, glyphs, strict=True)
             ]
-            found[number] = min(free, key=lambda spot: _cost(mark, spot, taken, lines))
+            found[number] = min(free, key=lambda spot: _cost(mark, spot, taken, lines, sizes))
     return [found.get(number, RIGHT) for number in range(len(marks))]
 
 
-def _glyph(mark: Mark, width: int) -> _Box:
+def _glyph(mark: Mark, width: float, sizes: Sizes) -> _Box:
     x = mark.share * width
-    return x - _MARK, mark.y - _MARK, x + _MARK, mark.y + _MARK
+    return x - sizes.mark, mark.y - sizes.mark, x + sizes.mark, mark.y + sizes.mark
 
 
-def _words(mark: Mark, spot: Spot, width: int) -> _Box:
-    length = _LETTER * len(mark.words)
+def _words(mark: Mark, spot: Spot, width: float, sizes: Sizes) -> _Box:
+    length = sizes.letter * len(mark.words)
     start = mark.share * width + spot.dx
     start -= {"start": 0.0, "middle": length / 2, "end": length}[spot.anchor]
     return start, mark.y + spot.dy - _UP, start + length, mark.y + spot.dy + _DOWN
 
 
-def _cost(mark: Mark, spot: Spot, taken: Sequence[Sequence[_Box]], walls: Sequence[float]) -> int:
-    """The penalty of a spot, summed over both widths; the first of equal spots wins."""
+def _cost(
+    mark: Mark,
+    spot: Spot,
+    taken: Sequence[Sequence[_Box]],
+    walls: Sequence[float],
+    sizes: Sizes,
+) -> int:
+    """The penalty of a spot, summed over all widths; the first of equal spots wins."""
     cost = 0
-    for width, boxes in zip(_WIDTHS, taken, strict=True):
-        left, top, right, bottom = _words(mark, spot, width)
+    for width, boxes in zip(sizes.widths, taken, strict=True):
+        left, top, right, bottom = _words(mark, spot, width, sizes)
         cost += _OUTSIDE * (left < 0 or right > width)
         cost += _COVERED * sum(
             left < box[2] and box[0] < right and top < box[3] and box[1] < bottom for box in boxes

@@ -21,6 +21,19 @@ class Rung:
     worker: str
 
 
+@dataclass(frozen=True)
+class LadderPicture:
+    """What `ladder` draws."""
+
+    id: str
+    start: str
+    rungs: Sequence[Rung]
+    title: str = "One cold start and the rungs of its clock"
+
+    def svg(self) -> Markup:
+        return ladder(self.id, self.start, self.rungs)
+
+
 def ladder(id: str, start: str, rungs: Sequence[Rung]) -> Markup:
     """From top to bottom, with one column of text: readable on a phone."""
     parts: list[object] = [_event(_TOP, "request", start, first=True)]

@@ -30,6 +30,19 @@ class Wire:
     note: str = ""
 
 
+@dataclass(frozen=True)
+class RungsPicture:
+    """What `rungs_chart` draws."""
+
+    id: str
+    title: str
+    names: Sequence[str]
+    wires: Sequence[Wire]
+
+    def svg(self) -> Markup:
+        return rungs_chart(self.id, self.title, self.names, self.wires)
+
+
 def rungs_chart(id: str, title: str, names: Sequence[str], wires: Sequence[Wire]) -> Markup:
     """The chart; a tier without rungs is shown as not measured."""
     values = [one.value for wire in wires for one in wire.rungs.values()]

@@ -63,6 +63,38 @@ class Naive:
 
 
 @dataclass(frozen=True)
+class ScalingPicture:
+    """What `scaling_chart` draws."""
+
+    id: str
+    title: str
+    unit: str
+    across: str
+    curves: Sequence[Curve]
+    references: Sequence[Reference] = ()
+    naive: Naive | None = None
+
+    @property
+    def axes(self) -> tuple[axis.Axis, axis.Axis]:
+        """That of N, and that of the values."""
+        return (
+            axis.decades(_ns(self.curves, self.references), "1"),
+            axis.decades(_values(self.curves, self.references), self.unit),
+        )
+
+    def svg(self) -> Markup:
+        return scaling_chart(
+            self.id,
+            self.title,
+            self.unit,
+            self.across,
+            self.curves,
+            self.references,
+            self.naive,
+        )
+
+
+@dataclass(frozen=True)
 class _Plane:
     """Maps n to a share of the width and a value to pixels below the plot's top."""
 

@@ -21,7 +21,7 @@ from harness.site.data.figures import divided, get
 
 _TOP, _ROW, _LANE, _BOTTOM = 46, 92, 30, 30
 _EDGE = 0.012
-_MOST = 800
+MOST = 800
 """The most dots in a row; beyond, they are sampled evenly."""
 
 
@@ -50,11 +50,25 @@ class ReferenceLine:
     aside: str
 
 
+@dataclass(frozen=True)
+class StripPicture:
+    """What `strip_chart` draws."""
+
+    id: str
+    title: str
+    strips: Sequence[Strip]
+    line: ReferenceLine | None
+    unit: str = "s"
+
+    def svg(self) -> Markup:
+        return strip_chart(self.id, self.title, self.strips, self.line, self.unit)
+
+
 def strip_chart(
     id: str, title: str, strips: Sequence[Strip], line: ReferenceLine | None, unit: str = "s"
 ) -> Markup:
     """The chart; every series must be in `unit`."""
-    scale = axis.decades(_values(strips, line), unit)
+    scale = axis.decades(values_of(strips, line), unit)
     bottom = _TOP + _ROW * len(strips)
     parts: list[object] = [_grid(scale, bottom)]
     if line and line.figure.value is not None:
@@ -65,7 +79,7 @@ def strip_chart(
     return svg.chart(id, title, _describe(strips, line, unit), bottom + _BOTTOM, *parts)
 
 
-def _values(strips: Sequence[Strip], line: ReferenceLine | None) -> list[float]:
+def values_of(strips: Sequence[Strip], line: ReferenceLine | None) -> list[float]:
     found = [line.figure.value] if line and line.figure.value else []
     for strip in strips:
         found += [one / strip.by for one in strip.series.samples] if strip.series else ()
@@ -80,7 +94,7 @@ def _x(scale: axis.Axis, value: float) -> float:
 def _describe(strips: Sequence[Strip], line: ReferenceLine | None, unit: str) -> str:
     parts = []
     for strip in strips:
-        median = _estimate(strip, "p50")
+        median = estimate_of(strip, "p50")
         words = f"median {show(median, unit)}" if median else strip.note or "not measured"
         parts.append(f"{strip.label}: {words}.")
     if line:
@@ -112,8 +126,8 @@ def _strip(strip: Strip, scale: axis.Axis, top: float, unit: str, walls: Sequenc
         svg.tag("text", strip.label, x="0", y=top + 18, class_="row"),
     ]
     kind = "warn" if strip.warn else "note"
-    samples = thinned(strip.series.samples, _MOST) if strip.series else ()
-    median = _estimate(strip, "p50")
+    samples = thinned(strip.series.samples, MOST) if strip.series else ()
+    median = estimate_of(strip, "p50")
     if strip.series and median:
         step = (_LANE - 6) / max(len(samples) - 1, 1)
         points = ((_x(scale, value / strip.by), 3 + step * i) for i, value in enumerate(samples))
@@ -154,7 +168,7 @@ def _published(strip: Strip, scale: axis.Axis, y: float, walls: Sequence[float])
     return parts
 
 
-def _estimate(strip: Strip, statistic: str) -> Estimate | None:
+def estimate_of(strip: Strip, statistic: str) -> Estimate | None:
     found = get(strip.series, statistic) if strip.series else None
     return divided(found, strip.by) if found else None
 
@@ -166,7 +180,7 @@ def thinned(samples: Sequence[float], most: int) -> Sequence[float]:
 
 
 def _summary(strip: Strip, scale: axis.Axis, lane: float) -> list[Markup]:
-    median = _estimate(strip, "p50")
+    median = estimate_of(strip, "p50")
     assert median
     parts = []
     if median.low is not None and median.high is not None:
@@ -178,7 +192,7 @@ def _summary(strip: Strip, scale: axis.Axis, lane: float) -> list[Markup]:
         )
     x = svg.percent(_x(scale, median.value))
     parts.append(svg.tag("line", x1=x, x2=x, y1=lane - 2, y2=lane + _LANE + 2, class_="median"))
-    tail = _estimate(strip, "p95")
+    tail = estimate_of(strip, "p95")
     if tail:
         parts.append(svg.glyph(_x(scale, tail.value), lane + _LANE + 2, svg.TRIANGLE, "tail"))
     return parts

@@ -8,8 +8,8 @@ from harness.claims import published
 from harness.claims.claims import Claim
 from harness.claims.verdict import Verdict
 from harness.site.charts.chart import Chart, ChartRow
-from harness.site.charts.clock import EVENTS, ClockSpan, clocks
-from harness.site.charts.strip import ReferenceLine, Strip, strip_chart
+from harness.site.charts.clock import EVENTS, ClockSpan, ClocksPicture
+from harness.site.charts.strip import ReferenceLine, Strip, StripPicture
 from harness.site.data import evidence, figures
 from harness.site.data.corpus import Corpus
 from harness.site.data.evidence import Judged
@@ -19,7 +19,7 @@ _MACHINES = 24
 """The most machines whose verdicts a claim's page lists."""
 
 
-def _clocks(claim: Claim, several: Sequence[Judged]) -> object | None:
+def clocks(claim: Claim, several: Sequence[Judged]) -> ClocksPicture | None:
     """The drawing of their clock and ours, for claims about cold starts."""
     if claim.figure.topic != "cold-start":
         return None
@@ -43,10 +43,10 @@ def _clocks(claim: Claim, several: Sequence[Judged]) -> object | None:
             drawn.append(ClockSpan("ours", f"stops at {metric}", metric))
         elif metric == "create-headers":
             drawn.append(ClockSpan("ours", "stops at API response", "resumed", False))
-    return clocks(f"clocks-{claim.id}", drawn)
+    return ClocksPicture(f"clocks-{claim.id}", drawn)
 
 
-def _chart(claim: Claim, several: Sequence[Judged]) -> Chart | None:
+def chart_of(claim: Claim, several: Sequence[Judged]) -> Chart | None:
     """Every sample of each answer on one axis with the claimed value; None if there are none."""
     strips, rows = [], []
     for one in several:
@@ -66,9 +66,9 @@ def _chart(claim: Claim, several: Sequence[Judged]) -> Chart | None:
     line = ReferenceLine(
         figure, f"{figure.publisher}: {figure.as_written}", f"{figure.statistic}, published"
     )
-    drawing = strip_chart(f"chart-{claim.id}", claim.title, strips, line, figure.unit)
+    picture = StripPicture(f"chart-{claim.id}", claim.title, strips, line, figure.unit)
     rows.append(ChartRow(f"{figure.publisher}: {figure.what}", published=figure))
-    return Chart(f"claims/{claim.id}", claim.title, drawing, rows)
+    return Chart(f"claims/{claim.id}", claim.title, picture, rows)
 
 
 def _short(one: Judged) -> str:
@@ -96,7 +96,7 @@ def _render(corpus: Corpus) -> Iterator[Item]:
         several = evidence.judged(corpus, claim, corpus.machine)
         decided = evidence.deciding(several)
         rows.append((claim, decided))
-        chart = _chart(claim, several)
+        chart, spans = chart_of(claim, several), clocks(claim, several)
         if chart:
             yield from chart.assets()
         others = [
@@ -116,7 +116,7 @@ def _render(corpus: Corpus) -> Iterator[Item]:
                 "proofs": evidence.proofs(corpus, claim)[:_MACHINES],
                 "where": _where,
                 "chart": chart,
-                "clock_drawing": _clocks(claim, several),
+                "clock_drawing": spans.svg() if spans else None,
                 "others": [(machine, one) for machine, one in others if one and one.found],
                 "machine": corpus.machines[corpus.machine][-1].summary.machine
                 if corpus.machine

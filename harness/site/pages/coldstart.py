@@ -25,7 +25,7 @@ def _render(corpus: Corpus) -> Iterator[Item]:
             "rows": rows,
             "tiers": tiers,
             "ladder": ladder,
-            "clock_drawing": cold_start_charts.clock_chart(),
+            "clock_drawing": cold_start_charts.clock_picture().svg(),
             "rungs": cold_start.RUNGS,
             "headline": cold_start.HEADLINE,
             "concurrencies": cold_start.CONCURRENCIES,

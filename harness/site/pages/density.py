@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from harness.measure.quantity import thousands
 from harness.measure.statistics import Estimate
 from harness.site.charts.chart import Chart, ChartRow
-from harness.site.charts.scaling import Curve, Naive, Point, Reference, scaling_chart
+from harness.site.charts.scaling import Curve, Naive, Point, Reference, ScalingPicture
 from harness.site.data import density
 from harness.site.data.corpus import Corpus
 from harness.site.data.density import MeasuredFleet
@@ -75,7 +75,7 @@ def _rows(
     return [*ours, *theirs]
 
 
-def _charts(corpus: Corpus, found: Sequence[MeasuredFleet]) -> dict[str, Chart]:
+def charts(corpus: Corpus, found: Sequence[MeasuredFleet]) -> dict[str, Chart]:
     naive = None
     first = next((one for one in found if one.guest_bytes), None)
     if first and first.guest_bytes:
@@ -95,7 +95,7 @@ def _charts(corpus: Corpus, found: Sequence[MeasuredFleet]) -> dict[str, Chart]:
             else []
         ),
     ]
-    total = scaling_chart(
+    total = ScalingPicture(
         "density-total",
         "Host memory used",
         "bytes",
@@ -104,7 +104,7 @@ def _charts(corpus: Corpus, found: Sequence[MeasuredFleet]) -> dict[str, Chart]:
         of_total,
         naive,
     )
-    apiece = scaling_chart(
+    apiece = ScalingPicture(
         "density-each",
         "Host memory used per sandbox",
         "bytes",
@@ -131,8 +131,8 @@ def _charts(corpus: Corpus, found: Sequence[MeasuredFleet]) -> dict[str, Chart]:
 def _render(corpus: Corpus) -> Iterator[Item]:
     found = density.fleets(corpus)
     published = [one for one in corpus.published if one.topic == "memory" and one.value is not None]
-    charts = _charts(corpus, found) if found else None
-    for one in (charts or {}).values():
+    drawn = charts(corpus, found) if found else None
+    for one in (drawn or {}).values():
         yield from one.assets()
     yield Document(
         "density.html",
@@ -140,7 +140,7 @@ def _render(corpus: Corpus) -> Iterator[Item]:
         "Density",
         "How many sandboxes from one checkpoint this host can run at once.",
         {
-            "charts": charts,
+            "charts": drawn,
             "fleets": found,
             "merged": density.largest(found, "merged"),
             "forked": density.largest(found, "forked"),

@@ -57,7 +57,7 @@ def _render(corpus: Corpus) -> Iterator[Item]:
                 "look": look,
                 "before": found[number - 1] if number else None,
                 "after": found[number + 1] if number + 1 < len(found) else None,
-                "drawing": cold_start_charts.clock_chart("essay-clock"),
+                "drawing": cold_start_charts.clock_picture("essay-clock").svg(),
                 "patches": shown,
                 "errata": [one for one in corpus.published if one.remark],
             },

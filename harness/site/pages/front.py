@@ -125,7 +125,7 @@ def _render(corpus: Corpus) -> Iterator[Item]:
             "rows": rows,
             "heroes": _heroes(corpus, rows),
             "chart": chart,
-            "clock_drawing": cold_start_charts.clock_chart(),
+            "clock_drawing": cold_start_charts.clock_picture().svg(),
             "claim": corpus.figure(cold_start_charts.CLAIM),
             "machine": machine,
             "others": [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -10,7 +11,7 @@ from harness.measure.comparison import Outcome
 from harness.measure.record import Scalar
 from harness.measure.statistics import Estimate
 from harness.site.charts.chart import Chart, ChartRow
-from harness.site.charts.history import HistoryPoint, history_chart
+from harness.site.charts.history import HistoryPicture, HistoryPoint
 from harness.site.data import figures
 from harness.site.data.addresses import slug
 from harness.site.data.corpus import Corpus, RecordEntry
@@ -82,9 +83,13 @@ def _median(series: SeriesSummary) -> Estimate:
     return found
 
 
-def _page(track: Track, title: str) -> Iterator[Document | Asset]:
-    recent = list(range(max(0, len(track.runs) - _SHOWN), len(track.runs)))
-    series = track.series
+def title_of(track: Track) -> str:
+    return f"{track.rig}: {track.series.name}"
+
+
+def chart_of(track: Track) -> Chart:
+    """The newest runs as a picture, and all of them as rows."""
+    recent = range(max(0, len(track.runs) - _SHOWN), len(track.runs))
     runs = [
         HistoryPoint(
             track.runs[n][0].date,
@@ -94,12 +99,18 @@ def _page(track: Track, title: str) -> Iterator[Document | Asset]:
         )
         for n in recent
     ]
-    drawing = history_chart("history", f"{title}, run by run", series.unit, runs)
+    title = title_of(track)
+    picture = HistoryPicture("history", f"{title}, run by run", track.series.unit, runs)
     rows = [
         ChartRow(f"{entry.date} {entry.summary.run_id[-8:]}", entry, one)
         for entry, one in track.runs
     ]
-    whole = Chart(track.name, title, drawing, rows)
+    return Chart(track.name, title, picture, rows)
+
+
+def _page(track: Track) -> Iterator[Document | Asset]:
+    whole, title = chart_of(track), title_of(track)
+    hidden = max(0, len(track.runs) - _SHOWN)
     yield from whole.assets()
     changed = [
         (track.runs[n][0], track.runs[n - 1][0], track.changes[n - 1])
@@ -113,9 +124,9 @@ def _page(track: Track, title: str) -> Iterator[Document | Asset]:
         f"{title}: every run on one machine, oldest first.",
         {
             "track": track,
-            "chart": Chart(track.name, title, drawing, [rows[n] for n in reversed(recent)]),
+            "chart": dataclasses.replace(whole, rows=whole.rows[hidden:][::-1]),
             "changed": changed[-30:][::-1],
-            "hidden": len(track.runs) - len(recent),
+            "hidden": hidden,
         },
     )
 
@@ -172,10 +183,9 @@ def _render(corpus: Corpus) -> Iterator[Item]:
         yield from _lists(machine, corpus.machines[machine][-1].summary.machine.name, found)
         for track in found:
             inputs = [f"{e.summary.sha256} {series.anchor}" for e, series in track.runs]
-            title = f"{track.rig}: {track.series.name}"
 
-            def make(track: Track = track, title: str = title) -> Iterator[Document | Asset]:
-                return _page(track, title)
+            def make(track: Track = track) -> Iterator[Document | Asset]:
+                return _page(track)
 
             yield Group(track.name, inputs, make)
     yield Document(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from harness.measure import statistics
-from harness.site.charts.ladder import Rung, ladder
+from harness.site.charts.ladder import LadderPicture, Rung
 from harness.site.data import cold_start, density
 from harness.site.data.corpus import Corpus
 from harness.site.page import Document, Item, Nav, Page
@@ -21,6 +21,11 @@ _EXAMPLES = (10, 30, 100, 400)
 _PERCENTILES = (50, 90, 95, 99)
 
 
+def picture() -> LadderPicture:
+    """One cold start from rung to rung."""
+    return LadderPicture("ladder", "a caller asks for a sandbox", _RUNGS)
+
+
 def _render(corpus: Corpus) -> Iterator[Item]:
     runs = corpus.of_rig(cold_start.RIG, corpus.machine)
     fleets = density.fleets(corpus)
@@ -32,7 +37,7 @@ def _render(corpus: Corpus) -> Iterator[Item]:
         "Method",
         "Terms, clocks, tiers and statistics: what a figure on this site means.",
         {
-            "drawing": ladder("ladder", "a caller asks for a sandbox", _RUNGS),
+            "drawing": picture().svg(),
             "holds": holds,
             "woken_fleets": [one for one in holds if one.wakes][:1],
             "parts": [one.dimensions["part"] for one in holds[0].parts] if holds else [],

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 
 from harness.measure.record import Scalar
 from harness.site.charts.chart import Chart, ChartRow
-from harness.site.charts.scaling import Curve, Point, Reference, scaling_chart
-from harness.site.charts.strip import ReferenceLine, Strip, strip_chart
+from harness.site.charts.scaling import Curve, Point, Reference, ScalingPicture
+from harness.site.charts.strip import ReferenceLine, Strip, StripPicture
 from harness.site.data import figures, network
 from harness.site.data.corpus import Corpus
 from harness.site.data.network import RigRecord
@@ -51,7 +51,7 @@ def _rtt_chart(corpus: Corpus, rtt: RigRecord) -> Chart:
         line = ReferenceLine(figure, f"Coppice: {figure.as_written}", "pf on FreeBSD, p50")
         rows.append(ChartRow(f"{figure.publisher}: {figure.what}", published=figure))
     title = "Round trip, both ends on one core"
-    return Chart("charts/rtt", title, strip_chart("rtt", title, strips, line), rows)
+    return Chart("charts/rtt", title, StripPicture("rtt", title, strips, line), rows)
 
 
 def _reference(corpus: Corpus, id: str, n: int) -> Sequence[Reference]:
@@ -102,8 +102,8 @@ def _update_chart(corpus: Corpus, update: RigRecord) -> Chart:
         for transport, label in _TRANSPORTS.items()
         for row in _rows(update, label, "policy-update", transport=transport, others=0)
     ]
-    drawing = scaling_chart("update", title, "s", across, curves, marks)
-    return Chart("charts/policy-update", title, drawing, [*rows, *_published_rows(marks)])
+    picture = ScalingPicture("update", title, "s", across, curves, marks)
+    return Chart("charts/policy-update", title, picture, [*rows, *_published_rows(marks)])
 
 
 def _churn_chart(corpus: Corpus, churn: RigRecord) -> Chart:
@@ -114,8 +114,20 @@ def _churn_chart(corpus: Corpus, churn: RigRecord) -> Chart:
     marks = [one for id, n in _ANCHORS.items() for one in _reference(corpus, id, n)]
     title = "Adding and removing one sandbox's rules beside N others"
     rows = [*_rows(churn, "rules added", "rule-add"), *_rows(churn, "rules removed", "rule-remove")]
-    drawing = scaling_chart("churn", title, "s", "other sandboxes", curves, marks)
-    return Chart("charts/policy-churn", title, drawing, [*rows, *_published_rows(marks)])
+    picture = ScalingPicture("churn", title, "s", "other sandboxes", curves, marks)
+    return Chart("charts/policy-churn", title, picture, [*rows, *_published_rows(marks)])
+
+
+def charts(corpus: Corpus) -> dict[str, Chart | None]:
+    """The charts of the page by name; None where this machine has no record of it."""
+    rtt = network.newest(corpus, "net-rtt")
+    update = network.newest(corpus, "policy-update")
+    churn = network.newest(corpus, "policy-churn")
+    return {
+        "rtt": _rtt_chart(corpus, rtt) if rtt else None,
+        "update": _update_chart(corpus, update) if update else None,
+        "churn": _churn_chart(corpus, churn) if churn else None,
+    }
 
 
 def _render(corpus: Corpus) -> Iterator[Item]:
@@ -124,12 +136,8 @@ def _render(corpus: Corpus) -> Iterator[Item]:
     update = network.newest(corpus, "policy-update")
     churn = network.newest(corpus, "policy-churn")
     enforcement = network.newest(corpus, "policy-enforcement")
-    charts = {
-        "rtt": _rtt_chart(corpus, rtt) if rtt else None,
-        "update": _update_chart(corpus, update) if update else None,
-        "churn": _churn_chart(corpus, churn) if churn else None,
-    }
-    for chart in charts.values():
+    drawn = charts(corpus)
+    for chart in drawn.values():
         if chart:
             yield from chart.assets()
     yield Document(
@@ -144,14 +152,14 @@ def _render(corpus: Corpus) -> Iterator[Item]:
             "statistics": _STATISTICS,
             "transports": _TRANSPORTS,
             "rtt": rtt,
-            "rtt_chart": charts["rtt"],
+            "rtt_chart": drawn["rtt"],
             "costs": network.costs(rtt) if rtt else (),
             "throughput": throughput,
             "share_of_loopback": network.share_of_loopback,
             "update": update,
-            "update_chart": charts["update"],
+            "update_chart": drawn["update"],
             "churn": churn,
-            "churn_chart": charts["churn"],
+            "churn_chart": drawn["churn"],
             "enforcement": enforcement,
             "published": [one for one in corpus.published if one.topic in _PUBLISHED],
         },
