@@ -208,13 +208,13 @@ def test_every_claim_of_ours_is_whole_and_every_front_page_claim_is_there() -> N
             "- {id: a, title: t, quote: q, figure: coppice.refill, uses: u, answers: [{rig: x}]}",
             "invalid answer",
         ),
-        ("- {id: a, title: t, quote: q, figure: coppice.refill, uses: u}\n" * 2, "is taken"),
+        ("- {id: a, title: t, quote: q, figure: coppice.refill, uses: u}\n" * 2, "duplicate id"),
         ("- [", "not YAML"),
         (
             "- {id: a, title: t, quote: q, figure: coppice.policy.enforcement, uses: u, answers: ["
             "{rig: r, metric: m, statistic: p50, holds: at-most, comparable: true, why: w,"
             " task: t}]}",
-            "give m a bound",
+            "give the answer m a bound",
         ),
     ],
 )

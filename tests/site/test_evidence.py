@@ -74,7 +74,7 @@ def test_a_record_is_stale_when_what_it_measured_has_changed() -> None:
     assert why(rigs={file: ["0" * 64, "1" * 64]}) == ["the rig has changed since"]
     elsewhere = dataclasses.replace(newer.machine, kernel="6.2.0-test")
     moved = dataclasses.replace(newer, machine=elsewhere)
-    assert why(moved) == ["the machine runs another kernel now"]
+    assert why(moved) == ["the machine now runs another kernel"]
     other_host = dataclasses.replace(elsewhere, id="other-host")
     assert why(dataclasses.replace(newer, machine=other_host)) == []
     image = dataclasses.replace(newer.images[0], sha256="0" * 64)

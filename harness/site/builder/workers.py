@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import multiprocessing
 import os
+import signal
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -182,11 +183,17 @@ def spread(
     global _WORK
     _WORK = (work, items)
     try:
-        with multiprocessing.get_context("fork").Pool(jobs) as pool:
+        with multiprocessing.get_context("fork").Pool(jobs, _die_quietly) as pool:
             size = max(1, min(chunk, len(items) // (jobs * 4)))
             yield from pool.imap(_nth, range(len(items)), chunksize=size)
     finally:
         _WORK = None
+
+
+def _die_quietly() -> None:
+    # A forked worker inherits the command's handler, which would print a traceback when the pool
+    # ends its workers by SIGTERM.
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _nth(number: int) -> Any:

@@ -108,10 +108,8 @@ def clock_picture(id: str = "clock-drawing") -> ClocksPicture:
     return ClocksPicture(
         id,
         [
-            ClockSpan("ours", "stops when the guest has answered a nonce", "first-reply"),
-            ClockSpan(
-                "CubeSandbox", "stops when the API's headers arrive", "resumed", False, False
-            ),
+            ClockSpan("ours", "stops at the guest's answer", "first-reply"),
+            ClockSpan("CubeSandbox", "stops at API response", "resumed", False, False),
             ClockSpan("Coppice on FreeBSD", "stop not stated", None, False, False),
         ],
     )

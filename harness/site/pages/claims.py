@@ -42,7 +42,7 @@ def clocks(claim: Claim, several: Sequence[Judged]) -> ClocksPicture | None:
         if metric in EVENTS:
             drawn.append(ClockSpan("ours", f"stops at {metric}", metric))
         elif metric == "create-headers":
-            drawn.append(ClockSpan("ours", "stops at the API response", "resumed", False))
+            drawn.append(ClockSpan("ours", "stops at API response", "resumed", False))
     return ClocksPicture(f"clocks-{claim.id}", drawn)
 
 
