@@ -1,4 +1,4 @@
-"""A gateway in a process of its own, as the rigs and tests use it."""
+"""A gateway in a process of its own, for rigs and tests."""
 
 from __future__ import annotations
 
@@ -19,99 +19,100 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.errors import GuestTimeout, SandboxError
-from harness.gateway.sandboxes.store import Limits, opened
+from harness.gateway.sandboxes.store import FILE, Limits, opened
 from harness.host.run import Run
 
 if TYPE_CHECKING:
     import ssl
 
 START_S = 280.0
-FILE = "gateway.sqlite"
 
 
 @dataclass
-class Running:
-    """A gateway process; `directory` is its state. `run` may be ended and begun again."""
+class GatewayProcess:
+    """A gateway, which can be stopped and started again. `directory` is that of its state."""
 
     directory: Path
     port: int
     key: str
-    words: Sequence[str]
+    argv: Sequence[str]
     environment: Mapping[str, str]
     process: subprocess.Popen[bytes] | None = None
 
     @property
     def certificate(self) -> Path | None:
-        """What clients are to believe, of one that speaks TLS."""
-        return self.directory / "tls" / "certificate.pem" if "--tls" in self.words else None
+        """The certificate that clients must trust, with TLS."""
+        return self.directory / "tls" / "certificate.pem" if "--tls" in self.argv else None
 
     @property
     def address(self) -> str:
         return f"http{'s' if self.certificate else ''}://127.0.0.1:{self.port}"
 
     @property
-    def variables(self) -> Mapping[str, str]:
-        """What the SDK needs to know of it."""
-        believed = {"SSL_CERT_FILE": str(self.certificate)} if self.certificate else {}
+    def sdk_environment(self) -> Mapping[str, str]:
+        """The environment variables with which the SDK uses it."""
+        trust = {"SSL_CERT_FILE": str(self.certificate)} if self.certificate else {}
         return {
             "E2B_API_KEY": self.key,
             "E2B_API_URL": self.address,
             "E2B_SANDBOX_URL": self.address,
-            **believed,
+            **trust,
         }
 
-    def begin(self) -> None:
-        """Start it and wait until it answers. SandboxError with what it said when it does not."""
+    def start(self) -> None:
+        """Start it and wait until it answers; SandboxError with the end of its log if it fails."""
         with (self.directory / "log").open("ab") as log:
             self.process = subprocess.Popen(
-                self.words, env=dict(self.environment), stdin=subprocess.DEVNULL, stdout=log,
+                self.argv, env=dict(self.environment), stdin=subprocess.DEVNULL, stdout=log,
                 stderr=log, process_group=0,
             )  # fmt: skip
         deadline = time.monotonic() + START_S
         while time.monotonic() < deadline:
             with contextlib.suppress(OSError):
-                if self.ask("GET", "/health")[0] == 200:
+                if self.request("GET", "/health")[0] == 200:
                     return
             if self.process.poll() is not None:
                 break
             time.sleep(0.05)
-        self.end()
-        raise SandboxError(f"the gateway does not start: {self.said()}")
+        self.stop()
+        raise SandboxError(f"the gateway did not start: {self.log_tail()}")
 
-    def said(self) -> str:
+    def log_tail(self) -> str:
         return (self.directory / "log").read_text(errors="replace")[-2000:]
 
     def wait_for_pool(self, template: str, count: int, timeout_s: float = START_S) -> None:
-        """Wait until so many sandboxes of a template stand ready."""
+        """Wait until this many sandboxes of a template are ready."""
         deadline = time.monotonic() + timeout_s
         while self.metric(f'coppice_pool_ready{{template="{template}"}}') < count:
             if time.monotonic() > deadline:
-                raise GuestTimeout(f"the pool of {template} is not full: {self.said()}")
+                raise GuestTimeout(f"the pool of {template} is not full: {self.log_tail()}")
             time.sleep(0.05)
 
     def metric(self, name: str) -> float:
-        """One figure of /metrics; 0 when it is not there."""
-        for line in self.ask("GET", "/metrics")[1].decode().splitlines():
+        """A value of /metrics; 0 if it is missing."""
+        for line in self.request("GET", "/metrics")[1].decode().splitlines():
             if line.startswith(name + " "):
                 return float(line.rpartition(" ")[2])
         return 0.0
 
-    def ask(
+    def request(
         self, method: str, path: str, body: Any = None, headers: Mapping[str, str] | None = None
     ) -> tuple[int, bytes]:
-        """One request under the gateway's key: status and body."""
+        """Make a request with the gateway's key; the status and body of the response."""
         data = body if isinstance(body, bytes | None) else json.dumps(body).encode()
-        asked = urllib.request.Request(self.address + path, data, method=method)
+        request = urllib.request.Request(self.address + path, data, method=method)
         for name, value in {"X-API-KEY": self.key, **(headers or {})}.items():
-            asked.add_header(name, value)
+            request.add_header(name, value)
         try:
-            with urllib.request.urlopen(asked, timeout=120, context=self._believing()) as answer:
-                return answer.status, answer.read()
+            with urllib.request.urlopen(
+                request, timeout=120, context=self._tls_context()
+            ) as response:
+                return response.status, response.read()
         except urllib.error.HTTPError as error:
             with error:
                 return error.code, error.read()
 
-    def _believing(self) -> ssl.SSLContext | None:
+    def _tls_context(self) -> ssl.SSLContext | None:
         if not (certificate := self.certificate):
             return None
         import ssl  # slow to import, and not in every Python
@@ -119,13 +120,13 @@ class Running:
         return ssl.create_default_context(cafile=certificate)
 
     def kill(self) -> None:
-        """As a crash would."""
+        """End it as a crash would."""
         assert self.process
         self.process.kill()
         self.process.wait()
 
-    def end(self, timeout_s: float = 120) -> None:
-        """As an operator would; safe to call twice."""
+    def stop(self, timeout_s: float = 120) -> None:
+        """Stop it as an operator would; safe to call twice."""
         if self.process and self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
             try:
@@ -136,7 +137,7 @@ class Running:
 
 
 def new_key(directory: Path, limits: Limits | None = None) -> str:
-    """A key for a gateway with this state, which may run."""
+    """A key for the gateway with this state, running or not."""
     with opened(directory / FILE) as store:
         return store.new_key("rig", limits)[1]
 
@@ -149,22 +150,22 @@ def _free_port() -> int:
 
 
 @contextlib.contextmanager
-def gateway(
+def running_gateway(
     run: Run, *options: str, limits: Limits | None = None, runtime: Path | None = None
-) -> Iterator[Running]:
-    """A gateway with a state of its own, until the block ends. `options` are of the command."""
+) -> Iterator[GatewayProcess]:
+    """A gateway with its own state, until the block ends. `options` are those of the command."""
     with tempfile.TemporaryDirectory(prefix="gateway-", dir=run.directory) as name:
         directory, port = Path(name), _free_port()
-        words = (
+        argv = (
             sys.executable, "-m", "harness.cli", "gateway", "--state", str(directory),
             "--port", str(port), *options,
         )  # fmt: skip
-        # It is a process of this run, so that it does not outlive a rig that is killed.
+        # A process of this run, so that it does not outlive a rig that is killed.
         environment = {**os.environ, **run.environment}
         environment |= {"COPPICE_RUNTIME": str(runtime)} if runtime else {}
-        one = Running(directory, port, new_key(directory, limits), words, environment)
+        process = GatewayProcess(directory, port, new_key(directory, limits), argv, environment)
         try:
-            one.begin()
-            yield one
+            process.start()
+            yield process
         finally:
-            one.end()
+            process.stop()
