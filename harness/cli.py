@@ -1,4 +1,8 @@
-"""The `coppice` command: finds its subcommands, turns errors into one sentence and an exit code."""
+"""The `coppice` command: finds its subcommands, turns errors into a message and an exit code.
+
+A subcommand is a module with `HELP` (one line), `arguments(parser)` and `main(options) -> int`,
+registered under the entry point group `coppice.commands`; ours are the files in harness/commands/.
+"""
 
 from __future__ import annotations
 
@@ -7,26 +11,42 @@ import importlib
 import os
 import pkgutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from importlib.metadata import entry_points
+from typing import Any
 
 from harness import __version__, commands
 from harness.errors import CoppiceError
 
+GROUP = "coppice.commands"
 HOST = "COPPICE_HOST"
 
 
+def modules() -> Iterator[tuple[str, Any]]:
+    """Every subcommand's name and module, ours first; one that does not load is reported."""
+    ours = sorted(found.name for found in pkgutil.iter_modules(commands.__path__))
+    for name in ours:
+        yield name, importlib.import_module(f"{commands.__name__}.{name}")
+    for entry in sorted(entry_points(group=GROUP), key=lambda entry: entry.name):
+        if entry.name in ours:
+            continue
+        try:
+            yield entry.name, entry.load()
+        except Exception as error:  # another package may fail in any way
+            print(f"coppice: left out the command {entry.name}: {error!r}", file=sys.stderr)
+
+
 def parser(asked: str | None = None) -> argparse.ArgumentParser:
-    """The command line: of one command, when it is known which, else the whole.
+    """The command line: of one command, where it is known which, else of all.
 
     A command's options may take long to find: `run` loads every rig for those that they declare.
     """
     top = argparse.ArgumentParser(prog="coppice", description="Benchmarks of sandbox hosts.")
     top.add_argument("--version", action="version", version=f"coppice {__version__}")
     sub = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for found in sorted(pkgutil.iter_modules(commands.__path__), key=lambda one: one.name):
-        module = importlib.import_module(f"harness.commands.{found.name}")
-        own = sub.add_parser(found.name, help=module.HELP, description=module.__doc__)
-        if asked in (None, found.name):
+    for name, module in modules():
+        own = sub.add_parser(name, help=module.HELP, description=module.__doc__)
+        if asked in (None, name):
             module.arguments(own)
         own.set_defaults(main=module.main)
         if hasattr(module, "there"):  # what it does on the host that COPPICE_HOST names
@@ -36,11 +56,12 @@ def parser(asked: str | None = None) -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; its exit code (see harness/errors.py)."""
-    words = sys.argv[1:] if argv is None else list(argv)
-    options = parser(words[0] if words and not words[0].startswith("-") else None).parse_args(words)
+    arguments = sys.argv[1:] if argv is None else list(argv)
+    asked = arguments[0] if arguments and not arguments[0].startswith("-") else None
+    options = parser(asked).parse_args(arguments)
     try:
         if os.environ.get(HOST) and hasattr(options, "there"):
-            return int(options.there(options, words))
+            return int(options.there(options, arguments))
         return int(options.main(options))
     except CoppiceError as error:
         print(f"coppice: {error}", file=sys.stderr)

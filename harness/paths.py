@@ -27,6 +27,7 @@ __all__ = [
     "PACKAGE",
     "PATCHES",
     "PUBLISHED",
+    "PYTEST_INI",
     "RECORD_SCHEMA",
     "RIGS",
     "SITE",
@@ -69,6 +70,8 @@ ENVD = PACKAGE / "gateway" / "guest"
 OPENAPI = PACKAGE / "gateway" / "control_plane" / "openapi.yaml"
 COMPAT = PACKAGE / "gateway" / "compat"
 """Locks of the SDKs that the gateway is tried with, and the probes that use them."""
+PYTEST_INI = PACKAGE / "rig" / "pytest.ini"
+"""How `coppice run` starts pytest, wherever the rigs come from."""
 RECORD_SCHEMA = PACKAGE / "measure" / "schema" / "run-1.json"
 CLAIMS = PACKAGE / "claims" / "claims.yaml"
 CLOCKS = PACKAGE / "claims" / "clocks.yaml"

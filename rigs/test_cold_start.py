@@ -7,10 +7,8 @@ It measures and never judges: nothing here fails because something is slow.
 from __future__ import annotations
 
 import enum
-import functools
-import gc
 import itertools
-from collections.abc import Callable
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,26 +17,39 @@ import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from harness.errors import SandboxError
-from harness.host.identity import allocate
 from harness.host.run import Run
 from harness.measure.benchmark import STOPWATCH
-from harness.measure.clock import cold_start_clock
+from harness.measure.clock import cold_start_clock, without_collector
 from harness.measure.record import Facts, Failure, Scalar, Series
 from harness.paths import cache_directory
 from harness.procedures.ladder import RUNGS, Climb, climb_together, conclude
+from harness.procedures.launcher import Launcher
+from harness.rig.discovery import OURS, substrates_of
 from harness.rig.info import RigInfo
 from harness.rig.recorder import RigRun
-from harness.sandbox.pool import Pool
-from harness.sandbox.protocol import Sandbox, Sharing, Substrate, Template, Tier, load, registered
+from harness.rig.tasks import Task
+from harness.sandbox.protocol import Sharing, Tier, load, registered
+
+
+def tasks() -> Sequence[Task]:
+    """`bench:SUBSTRATE` runs every tier of a substrate of ours, `bench:SUBSTRATE-TIER` one."""
+    found = []
+    for name in registered(OURS):
+        about = f"Cold start of {name}"
+        found.append(Task(f"bench:{name}", "cold-start", about, {"substrate": name}))
+        for tier in load(name).tiers:
+            options = {"substrate": name, "tier": str(tier)}
+            one_tier = f"{about}, tier {tier}"
+            found.append(Task(f"bench:{name}-{tier}", "cold-start", one_tier, options))
+    return found
+
 
 RIG = RigInfo(
     id="cold-start",
     title="Cold start, the whole clock ladder",
     claims=("coppice-cold-start", "cubesandbox-cold-start"),
-    substrates=(
-        *("qemu", "bhyve", "oci-raw", "oci-net", "oci-overlay", "oci-net-overlay"),
-        *("jail-raw", "jail-vnet-pf", "jail-zfs-clone", "jail-vnet-zfs-clone", "noop"),
-    ),
+    wants=lambda substrate: bool(substrate.tiers),
+    tasks=tasks,
     measured_alike=("53d608701a6365e0c13ae3b6b3b00548f00b5c1d9f355ae132f12d072cc59463",),
 )
 TIMEOUT_S = 120.0
@@ -98,67 +109,21 @@ class Case:
         return (FORKED[profile] if forked else PLANS[profile][self.tier])[self.concurrency]
 
 
-def cases() -> list[Case]:
-    """Every combination of the registered substrates that this rig knows."""
-    found = []
-    for name in sorted(set(RIG.substrates) & set(registered())):
-        substrate = load(name)
+def cases(named: Sequence[str] = ()) -> Iterator[Case]:
+    """Every combination of what the substrates can do; of `named` ones, if any are."""
+    for substrate in substrates_of(RIG, named):
+        name = substrate.name
         for tier, concurrency in itertools.product(substrate.tiers, CONCURRENCIES):
-            found.append(Case(name, tier, concurrency))
+            yield Case(name, tier, concurrency)
             if tier is Tier.DURABLE_POOL and concurrency == 1:
-                found.append(Case(name, tier, concurrency, Vmm.SPAWNED))
+                yield Case(name, tier, concurrency, Vmm.SPAWNED)
             if tier is Tier.DURABLE_PREWARM_POOL and Sharing.FORKED in substrate.sharings:
-                found.append(Case(name, tier, concurrency, Vmm.FORKED))
-    return found
+                yield Case(name, tier, concurrency, Vmm.FORKED)
 
 
-class Launcher:
-    """Hands out sandboxes of one case, ready as its tier has them."""
-
-    def __init__(
-        self,
-        case: Case,
-        run: Run,
-        substrate: Substrate[Template],
-        template: Template,
-        stack: ExitStack,
-    ) -> None:
-        if case.vmm is Vmm.FORKED:
-            template = stack.enter_context(substrate.zygote(run, template))
-            # As forks come: held, not once more rehearsed as those are that a pool keeps.
-            launch = functools.partial(
-                substrate.launch, run, template, Tier.DURABLE_POOL, sharing=Sharing.FORKED
-            )
-        else:
-            launch = functools.partial(substrate.launch, run, template, case.tier)
-        self._launch: Callable[[], Sandbox] = lambda: launch(allocate(run.leases, run.id))
-        self._unpooled = stack
-        self._pool = None
-        if case.tier is not Tier.FULL and case.vmm is Vmm.WAITS:
-            size = case.concurrency if case.concurrency > 1 else BATCH
-            each = substrate.memory_per_sandbox(case.tier)
-            # Nothing is launched while something is measured: two cores have nothing to spare.
-            self._pool = stack.enter_context(
-                Pool(self._launch, size, memory_each=each, refill=False)
-            )
-
-    def ready(self, count: int) -> None:
-        """Have this many sandboxes waiting, where the tier has any wait."""
-        if self._pool:
-            self._pool.fill(count)
-
-    def acquire(self) -> Sandbox:
-        if self._pool:
-            return self._pool.check_out()
-        sandbox = self._launch()
-        self._unpooled.callback(sandbox.destroy)  # an interrupt leaves none behind
-        return sandbox
-
-    def release(self, sandbox: Sandbox) -> None:
-        if self._pool:
-            self._pool.give_back(sandbox)
-        else:
-            sandbox.destroy()
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    named = metafunc.config.getoption("--substrate") or ()
+    metafunc.parametrize("case", list(cases(named)), ids=str)
 
 
 def attempts(
@@ -174,17 +139,13 @@ def attempts(
             why = f"the pool could not be filled: {type(error).__name__}: {error.args[0]}"
             climbs += [Climb({}, why) for _ in range(batch)]
             continue
-        gc.collect()
-        gc.disable()
-        try:
+        with without_collector():
             for _ in range(batch // case.concurrency or 1):
                 together = climb_together(
                     min(case.concurrency, batch), launcher.acquire, upto, TIMEOUT_S
                 )
                 conclude(together, launcher.release, own_kernel)
                 climbs += together
-        finally:
-            gc.enable()
     return climbs
 
 
@@ -217,7 +178,16 @@ def measure(case: Case, run: Run, rig_run: RigRun, count: int) -> list[Series]:
         dimensions["vmm"] = str(case.vmm)
     series = []
     with ExitStack() as stack:
-        launcher = Launcher(case, run, substrate, template, stack)
+        launcher = Launcher(
+            run,
+            substrate,
+            template,
+            case.tier,
+            stack,
+            case.concurrency if case.concurrency > 1 else BATCH,
+            pooled=case.vmm is Vmm.WAITS,
+            forked=case.vmm is Vmm.FORKED,
+        )
         warmup = attempts(
             case, launcher, substrate.own_kernel, min(case.concurrency, WARM_UPS), "first-exec"
         )
@@ -238,7 +208,6 @@ def measure(case: Case, run: Run, rig_run: RigRun, count: int) -> list[Series]:
 @pytest.mark.benchmark(timer=STOPWATCH)
 # When every attempt fails there is nothing to deliver: the record says so, and the test fails.
 @pytest.mark.filterwarnings("ignore:Benchmark fixture was not used")
-@pytest.mark.parametrize("case", cases(), ids=str)
 def test_cold_start(
     case: Case, benchmark: BenchmarkFixture, run: Run, rig_run: RigRun, profile: str
 ) -> None:
@@ -247,21 +216,9 @@ def test_cold_start(
         pytest.skip(f"not in the {profile} profile: run with --profile full")
     series = measure(case, run, rig_run, count)
     claimed = next(one for one in series if one.metric == CLAIMED_RUNG)
-    record = rig_run.write(
-        RIG, Path(__file__), series, cold_start_clock(), task=task_of(case, profile)
-    )
+    repeat = {"substrate": case.substrate, "tier": str(case.tier)}
+    record = rig_run.write(RIG, Path(__file__), series, cold_start_clock(), repeat)
     assert claimed.samples, (
         f"no cold start succeeded, the first because {claimed.failures[0].reason}"
     )
     rig_run.deliver(benchmark, claimed, record)
-
-
-def task_of(case: Case, profile: str) -> str:
-    """The command that repeats this case."""
-    options = [] if profile == "quick" else [f"--profile {profile}"]
-    task = f"bench:{case.substrate}-{case.tier}"
-    if case.substrate.startswith("oci-"):
-        task = f"bench:{case.substrate}"
-    if case.substrate == "noop":
-        task, options = "bench", ["--substrate noop", *options]
-    return " -- ".join([f"mise run {task}", *([" ".join(options)] if options else [])])

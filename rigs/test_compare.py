@@ -6,6 +6,7 @@ of them; sizes of fleets are, too. One record holds everything. It measures and 
 
 from __future__ import annotations
 
+import functools
 import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -26,26 +27,28 @@ from harness.measure.findings import Findings
 from harness.measure.record import Clock, Image, Series
 from harness.paths import cache_directory
 from harness.procedures import reachability, reboot
-from harness.procedures.columns import COLUMNS, Column, Stand, held, marked
+from harness.procedures.columns import Column, Stand, columns, held, marked
 from harness.procedures.fleet import Bounds, Fleet, admit, reason
 from harness.procedures.ladder import RUNGS, Climb
 from harness.rig.info import RigInfo
 from harness.rig.recorder import RigRun
 from harness.sandbox.oci.plain import run_echo
 from harness.sandbox.oci.substrate import OciSubstrate, OciTemplate
-from harness.sandbox.protocol import Tier
+from harness.sandbox.protocol import Tier, load
 
 PARTS = ("cc1", "cc10", "cc50", "memory", "network", "reboot")
 """In this order: a reboot, as near as it can be had, leaves the file cache empty."""
 ENDS = ("first-reply", "first-exec", "first-touch")
 CONCURRENCIES = {"cc1": 1, "cc10": 10, "cc50": 50}
 Say = Callable[[str], None]
-SHAPES = (Column("oci-overlay", Tier.FULL), Column("oci-net-overlay", Tier.FULL))
-"""Whose bundle plain `runc run` gets too, each time beside one of theirs."""
 PAIRS = {"quick": 2, "full": 40}
-HEAVY = ("vm",)
-"""Not in the quick profile, and many at once where their column is named alone: a boot takes most
-of a minute of a processor here."""
+HEAVY_BOOT_S = 10.0
+"""Processor seconds of a boot from which on a substrate is left out of the quick profile, and is
+started many at once only where its column was named."""
+SLOW_BOOT_S = 0.5
+"""Processor seconds of a boot from which on many at once climb to one rung, and half as often; in
+the quick profile once."""
+SLOW_RUNG = "first-exec"
 HEAVY_VISITS, HEAVY_N = 2, 2
 SETTLE_S = 0.1
 """Before every visit: the kernel takes namespaces and mounts down after their last process has
@@ -64,16 +67,27 @@ VISITS: Mapping[str, Mapping[str, Mapping[str, int]]] = {
         "cc50": {"first-reply": 1, "first-exec": 1, "first-touch": 1},
     },
 }
-SLOW, SLOW_RUNG = (Column("qemu", Tier.FULL),), "first-exec"
-"""Boot for seconds of CPU time each: many at once climb to one rung, and half as often; in the
-quick profile once."""
 SIZES: Mapping[str, Sequence[int]] = {"quick": (2,), "full": (50, 200)}
-# Fleets are measured in the tier in which a sandbox is made for its caller and kept running.
-NO_FLEET = ("qemu", "oci-raw", "oci-net")
-FLEETS = (
-    *(one for one in COLUMNS if one.tier is Tier.FULL and one.substrate not in NO_FLEET),
-    Column("qemu", Tier.DURABLE_POOL),
-)
+
+
+@functools.cache
+def heavy(column: Column) -> bool:
+    """Whether a boot takes most of a minute of a processor."""
+    return load(column.substrate).boot_cpu_s >= HEAVY_BOOT_S
+
+
+@functools.cache
+def slow(column: Column) -> bool:
+    """Whether each start boots a kernel for seconds of processor time."""
+    return column.tier is Tier.FULL and load(column.substrate).boot_cpu_s >= SLOW_BOOT_S
+
+
+@functools.cache
+def fleet(column: Column) -> bool:
+    """Whether many are brought up in this tier: the one in which a sandbox is made for its caller
+    and kept running."""
+    compared = load(column.substrate).compared
+    return compared is not None and compared.fleet is column.tier
 
 
 @dataclass(frozen=True)
@@ -95,7 +109,8 @@ def planned(options: Mapping[str, str], profile: str = "quick") -> Plan:
     parts = [one for one in options.get("part", "").split(",") if one] or list(PARTS)
     rungs = [one for one in options.get("rungs", "").split(",") if one] or list(ENDS)
     named = [one for one in options.get("columns", "").split(",") if one]
-    known = {str(one): one for one in COLUMNS}
+    every = columns()
+    known = {str(one): one for one in every}
     try:
         visits = int(options.get("visits", "0"))
         sizes = [int(one) for one in options.get("n", "").split(",") if one] or SIZES[profile]
@@ -110,8 +125,8 @@ def planned(options: Mapping[str, str], profile: str = "quick") -> Plan:
             raise UsageError(f"the comparison has no {one!r}", hint=f"there are {', '.join(all)}")
     if visits < 0 or any(n < 1 for n in sizes):
         raise UsageError("--visits and --n count sandboxes: at least one")
-    columns = [known[one] for one in named] or [
-        one for one in COLUMNS if profile == "full" or one.substrate not in HEAVY
+    chosen = [known[one] for one in named] or [
+        one for one in every if profile == "full" or not heavy(one)
     ]
     often = {
         part: {
@@ -121,14 +136,13 @@ def planned(options: Mapping[str, str], profile: str = "quick") -> Plan:
         }
         for part, by_rung in VISITS[profile].items()
     }
-    return Plan(parts, columns, often, sizes, profile, bool(named))
+    return Plan(parts, chosen, often, sizes, profile, bool(named))
 
 
 RIG = RigInfo(
     id="compare",
     title="Comparison: every substrate in one interleaved run",
     claims=("coppice-cold-start", "coppice-density", "cubesandbox-cold-start"),
-    substrates=(),
     options={
         "part": f"of the comparison: {', '.join(PARTS)}, or several",
         "columns": "such as docker-full,qemu-durable-prewarm-pool",
@@ -218,7 +232,7 @@ def left_out(plan: Plan, stand: Stand, concurrency: int) -> str | None:
     """Why so many of a column are not started at once; None when they are."""
     if concurrency == 1:
         return None
-    if stand.column.substrate in HEAVY and not plan.named:
+    if heavy(stand.column) and not plan.named:
         return f"{concurrency} boots of it take minutes: --columns {stand.column} has it tried"
     each = stand.substrate.memory_per_sandbox(stand.column.tier)
     try:
@@ -230,11 +244,11 @@ def left_out(plan: Plan, stand: Stand, concurrency: int) -> str | None:
 
 def _most(column: Column, concurrency: int, upto: str, visits: int, profile: str) -> int:
     """How often a column is visited of so many times."""
-    if column.substrate in HEAVY:
+    if heavy(column):
         return min(visits, HEAVY_VISITS if concurrency == 1 else 1)
-    if column in SLOW and profile == "quick":
+    if slow(column) and profile == "quick":
         return 1
-    if concurrency > 1 and column in SLOW:
+    if concurrency > 1 and slow(column):
         return (visits + 1) // 2 if upto == SLOW_RUNG else 0
     return visits
 
@@ -244,7 +258,7 @@ def pairs(plan: Plan, found: Sequence[Stand], run: Run, say: Say) -> list[Series
     bundle, one right after the other; who is first takes turns."""
     series: list[Series] = []
     for stand in found:
-        if stand.column not in SHAPES:
+        if not (_runs_under_runc(stand) and fleet(stand.column)):
             continue
         say(f"plain runc beside {stand.column}")
         ours: list[float] = []
@@ -268,6 +282,11 @@ def pairs(plan: Plan, found: Sequence[Stand], run: Run, say: Say) -> list[Series
     return series
 
 
+def _runs_under_runc(stand: Stand) -> bool:
+    """Whether plain `runc run` can have the same bundle, beside each of its starts."""
+    return isinstance(stand.substrate, OciSubstrate)
+
+
 def _plain(run: Run, stand: Stand) -> float:
     assert isinstance(stand.substrate, OciSubstrate) and isinstance(stand.template, OciTemplate)
     time.sleep(SETTLE_S)
@@ -277,14 +296,13 @@ def _plain(run: Run, stand: Stand) -> float:
 def fleets(plan: Plan, found: Sequence[Stand], run: Run, say: Say) -> list[Series]:
     """Memory of N sandboxes that run, in three definitions, all together; there and back."""
     series: list[Series] = []
-    chosen = [one for one in found if one.column in FLEETS]
+    chosen = [one for one in found if fleet(one.column)]
     for number, n in enumerate(plan.sizes):
         for stand in chosen if number % 2 == 0 else reversed(chosen):
             column = stand.column
-            heavy = column.substrate in HEAVY
-            if heavy and number:
+            if heavy(column) and number:
                 continue
-            many = min(n, HEAVY_N) if heavy else n
+            many = min(n, HEAVY_N) if heavy(column) else n
             say(f"memory: {many} of {column}")
             findings = Findings(substrate=column.substrate, tier=str(column.tier), n=many)
             _fleet(stand, many, run, findings, REST_S[plan.profile])
@@ -331,7 +349,7 @@ def networks(found: Sequence[Stand], run: Run, say: Say) -> list[Series]:
     """Whom a sandbox with a card reaches, and whom not."""
     series: list[Series] = []
     for stand in found:
-        if stand.column.substrate not in reachability.NETWORKED:
+        if not stand.substrate.network:
             continue
         say(f"network: {stand.column}")
         findings = Findings(substrate=stand.column.substrate, tier=str(stand.column.tier))
@@ -374,7 +392,7 @@ def test_compare(benchmark: BenchmarkFixture, run: Run, rig_run: RigRun, profile
     with ExitStack() as stack:
         found = stands(plan, run, rig_run, stack, series)
         for stand in found:  # warm: what each reads is in memory
-            if stand.column.substrate not in HEAVY:
+            if not heavy(stand.column):
                 stand.visit(1, "first-exec")
         rig_run.begin()
         for part in PARTS:
@@ -391,10 +409,7 @@ def test_compare(benchmark: BenchmarkFixture, run: Run, rig_run: RigRun, profile
             else:
                 series += reboots(one_of_each(plan, found), rig_run.say)
         rig_run.end()
-    options = [f"--profile {profile}"] if profile != "quick" else []
-    options += [f"--{name} {value}" for name, value in given.items() if value]
-    task = " -- ".join(["mise run bench:compare", *([" ".join(options)] if options else [])])
-    record = rig_run.write(RIG, Path(__file__), series, the_clock(), task=task)
+    record = rig_run.write(RIG, Path(__file__), series, the_clock())
     replies = [one for one in series if one.metric == "first-reply" and one.samples]
     if replies:
         rig_run.deliver(benchmark, replies[0], record)

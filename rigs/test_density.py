@@ -35,9 +35,11 @@ from harness.paths import cache_directory
 from harness.procedures import fleet_figures
 from harness.procedures.echo import echo
 from harness.procedures.fleet import Bounds, BringUp, Fleet, admit, ask_each
+from harness.rig.discovery import substrates_of
 from harness.rig.info import RigInfo
 from harness.rig.recorder import RigRun, given_options
-from harness.sandbox.protocol import Sandbox, Sharing, Substrate, Template, Tier, load, registered
+from harness.rig.tasks import Task
+from harness.sandbox.protocol import Sandbox, Sharing, Substrate, Template, Tier, load
 
 
 def asked(options: Mapping[str, str]) -> tuple[Sequence[int], Sequence[Sharing]]:
@@ -52,11 +54,32 @@ def asked(options: Mapping[str, str]) -> tuple[Sequence[int], Sequence[Sharing]]
     return sizes, sharings
 
 
+TIER = Tier.DURABLE_POOL
+
+
+def tasks() -> Sequence[Task]:
+    """The whole plan, and the largest fleet of each substrate of ours."""
+    fleets = {"qemu": "forked,merged", "bhyve": "mapped"}
+    return [
+        Task("bench:density", "density", "How many sandboxes fit", {"profile": "full"}),
+        *(
+            Task(
+                f"bench:{name}-fanout-1000",
+                "density",
+                f"A thousand {name} microVMs from one checkpoint, alive",
+                {"substrate": name, "profile": "full", "sharing": sharing, "n": "1000"},
+            )
+            for name, sharing in fleets.items()
+        ),
+    ]
+
+
 RIG = RigInfo(
     id="density",
     title="Density: many sandboxes from one checkpoint",
     claims=("coppice-density", "cubesandbox-memory"),
-    substrates=("qemu", "bhyve"),
+    wants=lambda substrate: TIER in substrate.tiers and bool(substrate.sharings),
+    tasks=tasks,
     options={
         "n": "how many sandboxes, such as 8,50",
         "sharing": "of guest memory: private, mapped, merged, forked, or several",
@@ -71,7 +94,6 @@ RIG = RigInfo(
         "fe481ce83157d33273b26cebae32e22b4eefc31f10cac3aeefd1ad8dae126bda",
     ),
 )
-TIER = Tier.DURABLE_POOL
 TOUCHED_MIB = 16
 
 TOUCHED_IN_QUICK = (Sharing.MAPPED,)
@@ -114,21 +136,22 @@ class Case:
         return f"{self.substrate}-{self.sharing}-n{self.n}{'-network' if self.network else ''}"
 
 
-def cases(profile: str, options: Mapping[str, str]) -> Iterator[Case]:
+def cases(profile: str, options: Mapping[str, str], named: Sequence[str] = ()) -> Iterator[Case]:
     """What the options ask for, else what the profile plans; small fleets first."""
     sizes, sharings = asked(options)
-    for substrate in sorted(set(RIG.substrates) & set(registered())):
-        for sharing in sharings or load(substrate).sharings:
+    for substrate in substrates_of(RIG, named):
+        for sharing in sharings or substrate.sharings:
             for n in sorted(sizes or PLANS[profile][sharing]):
                 # Full copies are left out where they do not fit, unless asked for by name.
                 insists = sharings or sharing is not Sharing.PRIVATE
                 largest = max(sizes, default=0) if insists else 0
-                yield Case(substrate, sharing, n, largest, "network" in options)
+                yield Case(substrate.name, sharing, n, largest, "network" in options)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     options = given_options(metafunc.config.getoption("--set"))
-    found = list(cases(metafunc.config.getoption("--profile"), options))
+    named = metafunc.config.getoption("--substrate") or ()
+    found = list(cases(metafunc.config.getoption("--profile"), options, named))
     metafunc.parametrize("case", found, ids=str)
 
 
@@ -360,15 +383,9 @@ def test_density(
     case: Case, benchmark: BenchmarkFixture, run: Run, rig_run: RigRun, profile: str
 ) -> None:
     findings = measure(case, run, rig_run, profile)
-    options = f"--substrate {case.substrate} --sharing {case.sharing} --n {case.n}"
-    options += " --network" if case.network else ""
+    repeat = {"substrate": case.substrate, "sharing": str(case.sharing), "n": str(case.n)}
     record = rig_run.write(
-        RIG,
-        Path(__file__),
-        findings.series,
-        clock(),
-        task=f"mise run bench:density -- {options} --profile {profile}",
-        broken=findings.broken,
+        RIG, Path(__file__), findings.series, clock(), repeat, broken=findings.broken
     )
     replies = next((one for one in findings.series if one.metric == "reply"), None)
     assert replies and replies.samples, (

@@ -49,7 +49,6 @@ RIG = RigInfo(
     id="e2b-compat",
     title="E2B operations by SDK version",
     claims=("coppice-e2b-sdk", "cubesandbox-e2b-compat"),
-    substrates=(),
     tools=("qemu-system-x86_64",),
     requirements=requirements,
     options={"sdk": "only these SDKs, as python-2.51.0,javascript-…"},
@@ -102,9 +101,7 @@ def test_e2b_compat(benchmark: BenchmarkFixture, run: Run, rig_run: RigRun, prof
     series = into.series()
     if not series:
         raise Unsupported("; ".join(missing))
-    options = "" if profile == "quick" else f" -- --profile {profile}"
-    task = f"mise run bench:e2b-compat{options}"
-    record = rig_run.write(RIG, Path(__file__), series, clock(), task)
+    record = rig_run.write(RIG, Path(__file__), series, clock())
     score = replace(series[0], samples=[one.samples[0] for one in series])
     rig_run.deliver(benchmark, score, record)
 

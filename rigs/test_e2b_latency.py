@@ -11,7 +11,6 @@ client cost by themselves.
 from __future__ import annotations
 
 import base64
-import gc
 import http.client
 import json
 import os
@@ -33,7 +32,7 @@ from harness.gateway.gateway_process import GatewayProcess, running_gateway
 from harness.gateway.requirements import requirements
 from harness.host.run import Run
 from harness.measure.benchmark import STOPWATCH
-from harness.measure.clock import calibrated
+from harness.measure.clock import calibrated, without_collector
 from harness.measure.collector import Collector
 from harness.measure.record import Clock, Facts, Scalar
 from harness.paths import cache_directory
@@ -59,7 +58,6 @@ RIG = RigInfo(
     id="e2b-latency",
     title="Creation, first command and first cell over the E2B API",
     claims=("cubesandbox-e2b-create",),
-    substrates=(),
     tools=("qemu-system-x86_64",),
     requirements=requirements,
 )
@@ -248,18 +246,12 @@ def test_e2b_latency(benchmark: BenchmarkFixture, run: Run, rig_run: RigRun, pro
         served.wait_for_pool(TEMPLATE, pool)
         rig_run.prepared((), None, RIG.tools)
         rig_run.begin()
-        gc.collect()
-        gc.disable()
-        try:
+        with without_collector():
             measure(nothing, "noop", profile, pool, into)
             measure(served, "qemu", profile, pool, into)
-        finally:
-            gc.enable()
         rig_run.end()
-    options = "" if profile == "quick" else f" -- --profile {profile}"
-    task = f"mise run bench:e2b-latency{options}"
     series = into.series()
-    record = rig_run.write(RIG, Path(__file__), series, clock(), task)
+    record = rig_run.write(RIG, Path(__file__), series, clock())
     shown = next(one for one in series if one.dimensions["substrate"] == "qemu" and one.samples)
     rig_run.deliver(benchmark, shown, record)
 

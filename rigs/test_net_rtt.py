@@ -33,7 +33,6 @@ RIG = RigInfo(
     id="net-rtt",
     title="Round trip between two sandboxes",
     claims=("coppice-network-rtt",),
-    substrates=(),
     tools=("netperf", "netserver", "musl-gcc"),
     requirements=requirements,
     measured_alike=(
@@ -144,10 +143,7 @@ def test_net_rtt(benchmark: BenchmarkFixture, run: Run, rig_run: RigRun, profile
                 exchange(one, plan, into)
         rig_run.end()
     series = into.series()
-    options = "" if profile == "quick" else f" -- --profile {profile}"
-    record = rig_run.write(
-        RIG, Path(__file__), series, clock(), task=f"mise run bench:net-rtt{options}"
-    )
+    record = rig_run.write(RIG, Path(__file__), series, clock())
     claimed = [one for one in series if one.dimensions == CLAIMED]
     assert claimed and claimed[0].samples, "no round trip under policy was measured"
     rig_run.deliver(benchmark, claimed[0], record)

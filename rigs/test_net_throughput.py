@@ -34,7 +34,6 @@ RIG = RigInfo(
     id="net-throughput",
     title="Throughput between two sandboxes",
     claims=("coppice-network-throughput",),
-    substrates=(),
     tools=("iperf3",),
     requirements=requirements,
     measured_alike=(
@@ -126,9 +125,7 @@ def test_net_throughput(
                     measure(one, streams, plan, into)
         rig_run.end()
     series = into.series()
-    options = "" if profile == "quick" else f" -- --profile {profile}"
-    task = f"mise run bench:net-throughput{options}"
-    record = rig_run.write(RIG, Path(__file__), series, clock(), task)
+    record = rig_run.write(RIG, Path(__file__), series, clock())
     claimed = [
         one
         for one in series

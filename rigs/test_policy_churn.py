@@ -8,7 +8,6 @@ port by its number.
 
 from __future__ import annotations
 
-import gc
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -20,7 +19,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from harness.host.identity import NETWORK, NETWORK6
 from harness.host.run import Run
 from harness.measure.benchmark import STOPWATCH
-from harness.measure.clock import calibrated
+from harness.measure.clock import calibrated, without_collector
 from harness.measure.collector import Collector
 from harness.measure.record import Clock, Facts
 from harness.network.policy import Policy
@@ -41,7 +40,6 @@ RIG = RigInfo(
     id="policy-churn",
     title="Rule sets of sandboxes added and removed",
     claims=("coppice-policy-anchor",),
-    substrates=(),
     requirements=packet_filters.requirements,
     check=sizes,
     options={"rule-sets": "beside how many, such as 10,100, where the host is slow (policy-churn)"},
@@ -107,9 +105,7 @@ def test_policy_churn(benchmark: BenchmarkFixture, run: Run, rig_run: RigRun, pr
             world.turn()
         rig_run.prepared((), None, ())
         rig_run.begin()
-        gc.collect()
-        gc.disable()
-        stack.callback(gc.enable)
+        stack.enter_context(without_collector())
         for number in range(PASSES[profile]):
             for world in worlds if number % 2 == 0 else reversed(worlds):
                 dimensions: Facts = {**packet_filters.FACTS, "n": world.n}
@@ -118,10 +114,7 @@ def test_policy_churn(benchmark: BenchmarkFixture, run: Run, rig_run: RigRun, pr
                     into.add("rule-remove", [removed], dimensions)
         rig_run.end()
     series = into.series()
-    options = f" --rule-sets {asked}" if asked else ""
-    options += "" if profile == "quick" else f" --profile {profile}"
-    task = f"mise run bench:policy-churn{' --' if options else ''}{options}"
-    record = rig_run.write(RIG, Path(__file__), series, clock(), task)
+    record = rig_run.write(RIG, Path(__file__), series, clock())
     adds = [one for one in series if one.metric == "rule-add"]
     claimed = next((one for one in adds if one.dimensions["n"] == CLAIMED), adds[-1])
     rig_run.deliver(benchmark, claimed, record)

@@ -71,7 +71,6 @@ RIG = RigInfo(
     id="policy-enforcement",
     title="From which packet on a changed policy is obeyed",
     claims=("coppice-policy-enforcement",),
-    substrates=(),
     tools=packet_filters.COMPILER,
     requirements=packet_filters.requirements,
     check=planned,
@@ -299,11 +298,7 @@ def test_policy_enforcement(
         for case, traffic, changes in seen:
             collect(traffic, changes, case.dimensions, into)
     series = into.series()
-    options = f" --changes {asked}" if asked else ""
-    options += f" --rate {limit}" if limit else ""
-    options += "" if profile == "quick" else f" --profile {profile}"
-    task = f"mise run bench:policy-enforcement{' --' if options else ''}{options}"
-    record = rig_run.write(RIG, Path(__file__), series, clock(), task)
+    record = rig_run.write(RIG, Path(__file__), series, clock())
     claimed = next(
         one
         for one in series

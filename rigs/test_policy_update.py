@@ -8,7 +8,6 @@ take turns, forward and back. `n` of 0 is a transaction in which nothing happens
 from __future__ import annotations
 
 import functools
-import gc
 import itertools
 import json
 import random
@@ -30,7 +29,7 @@ from harness.host.identity import NETWORK, NETWORK6
 from harness.host.process import need
 from harness.host.run import Run
 from harness.measure.benchmark import STOPWATCH
-from harness.measure.clock import calibrated
+from harness.measure.clock import calibrated, without_collector
 from harness.measure.collector import Collector
 from harness.measure.record import Clock, Facts
 from harness.network.namespace import inside, namespace
@@ -55,7 +54,6 @@ RIG = RigInfo(
     id="policy-update",
     title="Replacing the addresses of a policy",
     claims=("coppice-policy-update",),
-    substrates=(),
     tools=packet_filters.TOOLS,
     requirements=packet_filters.requirements,
     check=neighbours,
@@ -307,9 +305,7 @@ def test_policy_update(
             one.prove()
         rig_run.prepared((), None, RIG.tools)
         rig_run.begin()
-        gc.collect()
-        gc.disable()
-        stack.callback(gc.enable)
+        stack.enter_context(without_collector())
         for number in range(PASSES):
             for one in found if number % 2 == 0 else reversed(found):
                 rounds = ROUNDS[profile] if one.n < FEW_FROM else ROUNDS[profile] // FEWER
@@ -317,10 +313,7 @@ def test_policy_update(
                 into.add("policy-update", times, one.dimensions)
         rig_run.end()
     series = into.series()
-    options = f" --others {asked}" if asked else ""
-    options += "" if profile == "quick" else f" --profile {profile}"
-    task = f"mise run bench:policy-update{' --' if options else ''}{options}"
-    record = rig_run.write(RIG, Path(__file__), series, clock(), task)
+    record = rig_run.write(RIG, Path(__file__), series, clock())
     claimed = next((one for one in series if one.dimensions == CLAIMED), series[-1])
     rig_run.deliver(benchmark, claimed, record)
 

@@ -5,15 +5,15 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from harness import paths
 from harness.errors import UsageError
 
-ROOT = Path(__file__).parents[2]
 HELP = "draw the README's chart from the records"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--results", type=Path, default=ROOT / "results")
-    parser.add_argument("--out", type=Path, default=ROOT / "site" / "cold-start.svg")
+    parser.add_argument("--results", type=Path, default=paths.default_results())
+    parser.add_argument("--out", type=Path, default=Path("cold-start.svg"))
 
 
 def main(options: argparse.Namespace) -> int:
@@ -21,7 +21,7 @@ def main(options: argparse.Namespace) -> int:
     from harness.site.charts import readme
     from harness.site.data import corpus
 
-    found = corpus.load(options.results, ROOT / "results" / "published")
+    found = corpus.load(options.results, paths.PUBLISHED)
     try:
         options.out.write_bytes(readme.draw(found))
     except ValueError as error:

@@ -14,11 +14,11 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from harness import paths
 from harness.measure.comparison import Outcome, Thresholds
 from harness.measure.quantity import show, show_interval
 from harness.measure.selection import Row, Side, compared, select
 
-ROOT = Path(__file__).parents[2]
 HELP = "compare two records, configurations, commits or machines"
 FAIL_ON = ("worse", "different", "never")
 
@@ -26,7 +26,7 @@ FAIL_ON = ("worse", "different", "never")
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("a", metavar="A")
     parser.add_argument("b", metavar="B")
-    parser.add_argument("--results", type=Path, default=ROOT / "results", metavar="DIR")
+    parser.add_argument("--results", type=Path, default=paths.default_results(), metavar="DIR")
     parser.add_argument("--metric", action="append", default=[], help="only this metric")
     parser.add_argument("--alpha", type=float, default=Thresholds.alpha, help="default: 0.01")
     parser.add_argument(

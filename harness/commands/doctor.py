@@ -18,16 +18,15 @@ import os
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 from harness.host import freebsd
 from harness.host.local import Local
 from harness.host.process import install_command
 from harness.host.requirement import Requirement
-from harness.rig.info import RigInfo, discover
+from harness.rig.discovery import discover, substrates_of
+from harness.rig.info import RigInfo
 from harness.sandbox.protocol import load, registered
 
-RIGS = Path(__file__).parents[2] / "rigs"
 CONTROL = "noop"
 """Runs everywhere and shows what the harness itself costs: alone it measures no sandbox."""
 PYTHON = "a Python with what a run needs"
@@ -67,14 +66,15 @@ def report(
 
 
 def _rig(info: RigInfo, runs: Mapping[str, bool]) -> dict[str, object]:
-    runs_on = [name for name in info.substrates if runs.get(name)]
+    suitable = [substrate.name for substrate in substrates_of(info)]
+    runs_on = [name for name in suitable if runs.get(name)]
     missing = [tool for tool in info.tools if shutil.which(tool) is None]
     needs = info.requirements()
-    has_sandboxes = bool(set(runs_on) - {CONTROL}) or not info.substrates
+    has_sandboxes = bool(set(runs_on) - {CONTROL}) or info.wants is None
     return {
         "title": info.title,
         "runs": has_sandboxes and not missing and all(need.satisfied for need in needs),
-        "substrates": list(info.substrates),
+        "substrates": suitable,
         "runs_on": runs_on,
         "missing_tools": missing,
         "requirements": [dataclasses.asdict(need) for need in needs],
@@ -104,8 +104,11 @@ def there(options: argparse.Namespace, words: Sequence[str]) -> int:
 
 
 def main(options: argparse.Namespace) -> int:
-    rigs = {id: info for id, (_, info) in discover(RIGS).items()}
+    discovered = discover()
+    rigs = {id: rig.info for id, rig in discovered.found.items()}
     found = report(examine(sorted(registered())), rigs)
+    if discovered.broken:
+        found["broken"] = {where: {"why": why} for where, why in discovered.broken.items()}
     if sys.platform.startswith("freebsd"):
         lines = freebsd.everything(Local(), os.environ.get("COPPICE_POOL"))
         found["host"] = {"requirements": {"all": [dataclasses.asdict(line) for line in lines]}}
@@ -113,7 +116,8 @@ def main(options: argparse.Namespace) -> int:
         print(json.dumps(found, indent=1))
     else:
         _print(found)
-    return 0 if all(rig["runs"] for rig in found["rigs"].values()) else 69
+    everything = all(rig["runs"] for rig in found["rigs"].values())
+    return 0 if everything and not discovered.broken else 69
 
 
 def _print(found: Mapping[str, Mapping[str, Mapping[str, object]]]) -> None:
@@ -125,6 +129,8 @@ def _print(found: Mapping[str, Mapping[str, Mapping[str, object]]]) -> None:
         print(f"  {name}: {'runs here' if substrate['runs'] else 'does not run here'}")
         _print_needs(substrate["requirements"])
     print("Rigs")
+    for where, broken in found.get("broken", {}).items():
+        print(f"  {where}: {broken['why']}")
     for id, rig in found["rigs"].items():
         runs_on, tools = rig["runs_on"], rig["missing_tools"]
         assert isinstance(runs_on, list) and isinstance(tools, list)

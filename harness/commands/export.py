@@ -11,11 +11,11 @@ import json
 import sys
 from pathlib import Path
 
+from harness import paths
 from harness.errors import MissingTool, UsageError
 from harness.measure import pyperf
 from harness.measure.record import load
 
-ROOT = Path(__file__).parents[2]
 HELP = "give records to other tools: pyperf, RO-Crate"
 CRATE = "ro-crate-metadata.json"
 
@@ -28,7 +28,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--metric", action="append", default=[], help="only this metric")
     parser.add_argument("--out", type=Path, metavar="FILE", help="default: standard output")
-    parser.add_argument("--results", type=Path, default=ROOT / "results", metavar="DIR")
+    parser.add_argument("--results", type=Path, default=paths.default_results(), metavar="DIR")
 
 
 def main(options: argparse.Namespace) -> int:
@@ -51,7 +51,7 @@ def main(options: argparse.Namespace) -> int:
             hint="pip install -e '.[site]' in the checkout",
         ) from error
     own = options.results / "published"
-    found = corpus.load(options.results, own if own.is_dir() else ROOT / "results/published")
+    found = corpus.load(options.results, own if own.is_dir() else paths.PUBLISHED)
     target = options.results / CRATE
     crate = exports.crate(found, lambda entry: entry.place.shown)
     target.write_bytes(exports.as_json(crate))

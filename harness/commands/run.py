@@ -16,18 +16,21 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from harness import paths
 from harness.errors import Unsupported, UsageError
 from harness.host.leftovers import reclaim
 from harness.measure.record import digest, find, write_atomically
 from harness.measure.selection import INTERLEAVE
 from harness.paths import runtime_directory
 from harness.rig import summary
-from harness.rig.info import RigInfo, discover
+from harness.rig.discovery import discover, substrates_of
+from harness.rig.info import RigInfo
 from harness.sandbox.protocol import Tier
 from harness.sandbox.protocol import load as load_substrate
 
-ROOT = Path(__file__).parents[2]
 HELP = "run rigs and keep their records"
+ISOLATED = (sys.executable, "-P")
+"""A Python that does not import from the directory that the user happens to be in."""
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -38,7 +41,13 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--concurrency", action="append", type=int, default=[])
     parser.add_argument("--profile", choices=("quick", "full"), default="quick")
     parser.add_argument("--site", action="store_true", help="build the site afterwards")
-    parser.add_argument("--results", type=Path, default=ROOT / "results")
+    parser.add_argument(
+        "--results",
+        type=Path,
+        default=paths.default_results(),
+        metavar="DIR",
+        help="where records go (default: ./results)",
+    )
     parser.add_argument(
         "--interleave",
         nargs=2,
@@ -64,14 +73,17 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def _options_of_rigs() -> dict[str, tuple[RigInfo, list[str]]]:
     """The options and flags that rigs declare: name -> a rig that says what it means, and whose."""
     found: dict[str, tuple[RigInfo, list[str]]] = {}
-    for id, (_, info) in discover(ROOT / "rigs").items():
-        for name in (*info.options, *info.flags):
-            found.setdefault(name, (info, []))[1].append(id)
+    for id, rig in discover().found.items():
+        for name in (*rig.info.options, *rig.info.flags):
+            found.setdefault(name, (rig.info, []))[1].append(id)
     return found
 
 
 def main(options: argparse.Namespace) -> int:
-    rigs = discover(ROOT / "rigs")
+    discovered = discover()
+    rigs = discovered.found
+    for where, why in discovered.broken.items():
+        print(f"coppice: left out {where}: {why}", file=sys.stderr)
     if options.rig is not None and options.rig not in rigs:
         raise UsageError(f"no rig is called {options.rig!r}; there are {', '.join(sorted(rigs))}")
     if options.rig is None and not options.all:
@@ -81,12 +93,14 @@ def main(options: argparse.Namespace) -> int:
             raise UsageError(f"no tier is called {tier!r}; there are {', '.join(Tier)}")
     for name in options.substrate:
         _refuse_at_once(name, (options.tier or ["full"])[0])
-    chosen = {id: one for id, one in rigs.items() if options.rig in (None, id)}
-    given = _given(options, [info for _, info in chosen.values()])
-    files = [path for path, _ in chosen.values()]
+    chosen = [rig for id, rig in rigs.items() if options.rig in (None, id)]
+    infos = [rig.info for rig in chosen]
+    _refuse_unwanted(infos, options.substrate)
+    given = _given(options, infos)
+    files = [rig.path for rig in chosen]
     before = set(find(options.results))
     if options.interleave:
-        return _take_turns(files, options, [info for _, info in chosen.values()])
+        return _take_turns(files, options, infos)
     code = _pytest(files, options, given)
     made = [path for path in find(options.results) if path not in before]
     for line in summary.lines(made) if options.rig else ():
@@ -120,8 +134,8 @@ def there(options: argparse.Namespace, words: Sequence[str]) -> int:
 
 def _build_site(results: Path) -> int:
     # In a process of its own: what renders pages is never loaded beside a measurement.
-    site = [sys.executable, "-m", "harness.cli", "site", "--results", str(results)]
-    return subprocess.call(site, cwd=ROOT)
+    site = [*ISOLATED, "-m", "harness.cli", "site", "--results", str(results)]
+    return subprocess.call(site)
 
 
 LISTS = ("substrate", "tier", "concurrency")
@@ -191,6 +205,19 @@ def _refuse_at_once(name: str, tier: str) -> None:
             raise Unsupported(f"{name} needs {need.what}; {need.detail}", hint=remedy)
 
 
+def _refuse_unwanted(rigs: Sequence[RigInfo], named: Sequence[str]) -> None:
+    """Refuse substrates that none of the chosen rigs can measure."""
+    for name in named:
+        choosing = [info for info in rigs if info.wants is not None]
+        if choosing and not any(substrates_of(info, [name]) for info in choosing):
+            suitable = sorted({one.name for info in choosing for one in substrates_of(info)})
+            raise UsageError(
+                f"{', '.join(info.id for info in choosing)} cannot measure {name}: "
+                "it lacks a tier or sharing that the rig needs",
+                hint=f"it measures {', '.join(suitable)}",
+            )
+
+
 def _given(options: argparse.Namespace, rigs: Sequence[RigInfo]) -> dict[str, str]:
     """The values of options that rigs declare; UsageError where no chosen rig knows one."""
     given: dict[str, str] = {
@@ -215,15 +242,10 @@ def _pytest(
     """Run the rigs in a process of their own, which has imported nothing that they do not need."""
     with tempfile.TemporaryDirectory(prefix="coppice-") as directory:
         benchmarks = Path(directory) / "benchmark.json"
-        command = [sys.executable, "-m", "pytest", *map(str, files), "-p", "no:cacheprovider"]
-        command += ["--rootdir", str(ROOT), "-c", str(ROOT / "pyproject.toml"), "--tb=short"]
-        command += ["-p", "harness.rig.progress", "-o", "addopts=", "-q", "--no-header", "-rN"]
-        command += ["--strict-markers", "--strict-config"]
-        command += [
-            "--timeout=0",
-            f"--benchmark-json={benchmarks}",
-            "--benchmark-quiet",
-        ]
+        command = [*ISOLATED, "-m", "pytest", *map(str, files)]
+        command += ["-c", str(paths.PYTEST_INI), "--rootdir", str(paths.DATA)]
+        command += ["-p", "harness.rig.plugin", "-p", "harness.rig.progress"]
+        command += [f"--benchmark-json={benchmarks}", "--benchmark-quiet"]
         command += [f"--profile={options.profile}", f"--results={options.results.absolute()}"]
         for name in LISTS:
             command += [f"--{name}={value}" for value in getattr(options, name)]
@@ -242,7 +264,7 @@ def _patiently(command: list[str], environment: Mapping[str, str]) -> int:
     want to wait for a guest that does not answer, and kills it all.
     """
     whole = {**os.environ, **environment}
-    with subprocess.Popen(command, cwd=ROOT, start_new_session=True, env=whole) as process:
+    with subprocess.Popen(command, start_new_session=True, env=whole) as process:
         try:
             return process.wait()
         except KeyboardInterrupt:

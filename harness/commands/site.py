@@ -8,6 +8,7 @@ import sys
 from datetime import date
 from pathlib import Path
 
+from harness import paths
 from harness.errors import MissingTool, UsageError
 
 HELP = "build the static site from the records"
@@ -17,7 +18,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--results",
         type=Path,
-        default=Path("results"),
+        default=paths.default_results(),
         metavar="DIR",
         help="the directory of records (default: results)",
     )

@@ -6,10 +6,12 @@ and the events that stop them are data here; who takes the times is the rig.
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import itertools
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from harness.measure import record
@@ -76,3 +78,14 @@ def calibrated(id: str, start: str, stop: Mapping[str, str]) -> record.Clock:
 def cold_start_clock() -> record.Clock:
     """The record's clock of a cold start."""
     return calibrated("cold-start", START, {rung.name: rung.stop for rung in LADDER})
+
+
+@contextlib.contextmanager
+def without_collector() -> Iterator[None]:
+    """Collect garbage now, and never while the block measures."""
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()

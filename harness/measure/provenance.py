@@ -14,16 +14,11 @@ from collections.abc import Collection, Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
-from harness import __version__
+from harness import __version__, paths
 from harness.errors import UsageError
 from harness.measure import record
 from harness.measure.system import System
 
-CHECKOUT = Path(__file__).resolve().parents[2]
-"""The directory that holds harness/, rigs/, patches/ and results/ in a checkout."""
-
-COPIED_FROM = ".copied-from.json"
-"""In a copy of a checkout, as a remote run makes it: the commit, and whether it was clean."""
 PACKAGES = ("pytest", "pytest-benchmark", "psutil")
 _PREFIX = "COPPICE_"
 _VERSION_OPTION = {
@@ -63,16 +58,19 @@ def _git(checkout: Path, *arguments: str) -> str | None:
     return done.stdout.strip() if done.returncode == 0 else None
 
 
-def git(checkout: Path = CHECKOUT, apart: Collection[str] = ("results",)) -> record.Git:
+def git(
+    checkout: Path | None = paths.CHECKOUT, apart: Collection[str] = ("results",)
+) -> record.Git:
     """Commit and dirty flag of a checkout; both None where it is none, or git is not installed.
 
     Untracked files count, ignored ones do not. The directories `apart` never make it dirty: a run
     leaves its record there, and the next run would be suspect for it.
     """
+    if checkout is None:  # installed, or copied to this host
+        if paths.BUILT_FROM.exists():
+            return record.Git(**json.loads(paths.BUILT_FROM.read_text()))
+        return record.Git(None, None)
     checkout = checkout.resolve()
-    copied = checkout / COPIED_FROM
-    if copied.exists():
-        return record.Git(**json.loads(copied.read_text()))
     top = _git(checkout, "rev-parse", "--show-toplevel")
     if top is None or Path(top) != checkout:  # perhaps unpacked inside another repository
         return record.Git(None, None)
@@ -119,7 +117,7 @@ def _from_home(text: str) -> str:
 
 
 def _from_checkout(text: str) -> str:
-    return re.sub(rf"{re.escape(str(CHECKOUT))}(?=/|$)", ".", text)
+    return re.sub(rf"{re.escape(str(paths.DATA))}(?=/|$)", ".", text)
 
 
 def tools(programs: Iterable[str] = (), system: System | None = None) -> dict[str, str]:
@@ -148,18 +146,20 @@ def _version(program: str, system: System) -> str | None:
     return lines[0] if lines else "unknown"
 
 
-def rig(id: str, path: Path, checkout: Path = CHECKOUT) -> record.Rig:
-    """The rig's file by name and content; UsageError when it is not there."""
+def rig(
+    id: str, path: Path, root: Path = paths.DATA, distribution: record.Distribution | None = None
+) -> record.Rig:
+    """The rig's file by content and by its path from `root`; UsageError when it is not there."""
     try:
         sha256 = record.digest(path)
     except OSError as error:
         raise UsageError(f"the rig {id} has no file {path}: {error.strerror}") from error
-    resolved, root = path.resolve(), checkout.resolve()
+    resolved, root = path.resolve(), root.resolve()
     inside = resolved.relative_to(root) if resolved.is_relative_to(root) else Path(resolved.name)
-    return record.Rig(id, inside.as_posix(), sha256)
+    return record.Rig(id, inside.as_posix(), sha256, distribution)
 
 
-def patches(checkout: Path = CHECKOUT, applied: Collection[str] = ()) -> tuple[record.Patch, ...]:
+def patches(checkout: Path = paths.DATA, applied: Collection[str] = ()) -> tuple[record.Patch, ...]:
     """Every patches/*/*.{diff,patch}; `applied` names those that the running kernel has."""
     found = sorted(
         path for suffix in ("diff", "patch") for path in checkout.glob(f"patches/*/*.{suffix}")
@@ -177,5 +177,12 @@ def patches(checkout: Path = CHECKOUT, applied: Collection[str] = ()) -> tuple[r
 
 
 def harness() -> record.Harness:
-    """The version of this harness."""
-    return record.Harness(__version__)
+    """The version of this harness, which names the commit that runs.
+
+    A checkout's version is of the day it was installed: its commit is asked for anew.
+    """
+    found = git()
+    if paths.CHECKOUT is None or found.commit is None:
+        return record.Harness(__version__)
+    release = re.sub(r"\.dev\d+", ".dev0", __version__.partition("+")[0])
+    return record.Harness(f"{release}+g{found.commit[:9]}{'.dirty' if found.dirty else ''}")

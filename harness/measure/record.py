@@ -34,12 +34,25 @@ Facts = Mapping[str, Scalar]
 
 
 @dataclass(frozen=True)
+class Distribution:
+    """An installed Python package, as pip names it."""
+
+    name: str
+    version: str
+
+
+@dataclass(frozen=True)
 class Rig:
-    """`id` names the rig, `path` is its file relative to the checkout, `sha256` that file's."""
+    """`id` names the rig, `path` is its file relative to its checkout, `sha256` that file's.
+
+    `distribution` is the package that brings the rig; None: ours does. The record's `git` is then
+    that package's commit.
+    """
 
     id: str
     path: str
     sha256: str
+    distribution: Distribution | None = None
 
 
 @dataclass(frozen=True)
@@ -162,8 +175,9 @@ class RunRecord:
         """The record as JSON's own types, in the schema's names."""
         plain: dict[str, Any] = {"schema": SCHEMA, **dataclasses.asdict(self)}
         plain["machine"]["class"] = plain["machine"].pop("class_")
-        if plain["machine"]["function_only"] is None:
-            del plain["machine"]["function_only"]
+        for part, optional in (("machine", "function_only"), ("rig", "distribution")):
+            if plain[part][optional] is None:
+                del plain[part][optional]
         # asdict keeps tuples; the schema and JSON know lists only.
         try:
             return json.loads(json.dumps(plain, allow_nan=False))  # type: ignore[no-any-return]
@@ -181,7 +195,7 @@ class RunRecord:
             started=data["started"],
             finished=data["finished"],
             profile=data["profile"],
-            rig=Rig(**data["rig"]),
+            rig=_rig(data["rig"]),
             claims=tuple(data["claims"]),
             command=Command(**data["command"]),
             git=Git(**data["git"]),
@@ -197,6 +211,11 @@ class RunRecord:
             tools=dict(data["tools"]),
             harness=Harness(**data["harness"]),
         )
+
+
+def _rig(data: Mapping[str, Any]) -> Rig:
+    brought_by = data.get("distribution")
+    return Rig(**{**data, "distribution": Distribution(**brought_by) if brought_by else None})
 
 
 @functools.cache

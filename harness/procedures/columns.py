@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import gc
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,12 +14,12 @@ import psutil
 
 from harness.errors import CoppiceError
 from harness.host import leftovers
-from harness.host.identity import allocate
 from harness.host.run import Run
 from harness.measure import footprint_linux
+from harness.measure.clock import without_collector
 from harness.procedures.ladder import Climb, climb_together, conclude
-from harness.sandbox.pool import Pool
-from harness.sandbox.protocol import Sandbox, Sharing, Substrate, Template, Tier, load
+from harness.procedures.launcher import Launcher
+from harness.sandbox.protocol import Sandbox, Substrate, Template, Tier, load, registered
 
 TIMEOUT_S = 600.0
 WORKERS = 8
@@ -35,22 +34,17 @@ class Column:
         return f"{self.substrate}-{self.tier}"
 
 
-COLUMNS = (
-    Column("process", Tier.FULL),
-    Column("bwrap", Tier.FULL),
-    Column("oci-overlay", Tier.PREWARM_POOL),
-    Column("oci-raw", Tier.FULL),
-    Column("oci-net", Tier.FULL),
-    Column("oci-overlay", Tier.FULL),
-    Column("oci-net-overlay", Tier.FULL),
-    Column("docker", Tier.FULL),
-    Column("gvisor", Tier.FULL),
-    Column("gvisor", Tier.DURABLE_POOL),
-    Column("qemu", Tier.DURABLE_PREWARM_POOL),
-    Column("qemu", Tier.DURABLE_POOL),
-    Column("qemu", Tier.FULL),
-    Column("vm", Tier.FULL),
-)
+def columns() -> Sequence[Column]:
+    """Every column of the comparison: what each registered substrate says it is compared in.
+
+    A substrate whose package does not load has none; `coppice doctor` says why.
+    """
+    found = []
+    for name in sorted(registered()):
+        with contextlib.suppress(Exception):  # another package may fail in any way
+            compared = load(name).compared
+            found += [Column(name, tier) for tier in (compared.tiers if compared else ())]
+    return found
 
 
 class Stand:
@@ -60,52 +54,24 @@ class Stand:
         self.column = column
         self.substrate: Substrate[Template] = load(column.substrate)
         self.template = self.substrate.prepare(run, cache, column.tier)
-        self._run = run
-        self._stack = stack
-        self._pool = None
-        if column.tier is not Tier.FULL:
-            each = self.substrate.memory_per_sandbox(column.tier)
-            self._pool = stack.enter_context(
-                Pool(self.launch, most, memory_each=each, refill=False)
-            )
+        self.launcher = Launcher(run, self.substrate, self.template, column.tier, stack, most)
 
     def launch(self) -> Sandbox:
-        run = self._run
-        return self.substrate.launch(
-            run, self.template, self.column.tier, allocate(run.leases, run.id), Sharing.MAPPED
-        )
-
-    def _acquire(self) -> Sandbox:
-        if self._pool:
-            return self._pool.check_out()
-        sandbox = self.launch()
-        self._stack.callback(sandbox.destroy)  # an interrupt leaves none behind
-        return sandbox
-
-    def _release(self, sandbox: Sandbox) -> None:
-        if self._pool:
-            self._pool.give_back(sandbox)
-        else:
-            sandbox.destroy()
+        return self.launcher.launch()
 
     def visit(self, concurrency: int, upto: str) -> Sequence[Climb]:
         """So many cold starts at once up to a rung; a pool that does not fill fails them all."""
-        if self._pool:
-            try:
-                self._pool.fill(concurrency)
-            except CoppiceError as error:
-                why = f"the pool could not be filled: {error.args[0]}"
-                return [Climb({}, why) for _ in range(concurrency)]
-        done: list[Sandbox] = []
-        gc.collect()
-        gc.disable()
         try:
-            climbs = climb_together(concurrency, self._acquire, upto, TIMEOUT_S)
+            self.launcher.ready(concurrency)
+        except CoppiceError as error:
+            why = f"the pool could not be filled: {error.args[0]}"
+            return [Climb({}, why) for _ in range(concurrency)]
+        done: list[Sandbox] = []
+        with without_collector():
+            climbs = climb_together(concurrency, self.launcher.acquire, upto, TIMEOUT_S)
             conclude(climbs, done.append, self.substrate.own_kernel)
-        finally:
-            gc.enable()
         with ThreadPoolExecutor(WORKERS) as workers:
-            list(workers.map(self._release, done))
+            list(workers.map(self.launcher.release, done))
         return climbs
 
 

@@ -31,8 +31,6 @@ from harness.procedures.columns import TIMEOUT_S, Stand
 from harness.sandbox.oci.substrate import OciTemplate
 from harness.sandbox.protocol import Sandbox
 
-NETWORKED = ("oci-net", "oci-net-overlay", "qemu")
-"""Substrates that cubenet gives a card."""
 PORT = 7007
 TRIES = 2
 """A guest that found no neighbour before asks again in its own time."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import importlib.metadata
 import io
 import json
 import os
@@ -25,7 +26,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
-from harness import __version__
+from harness import __version__, paths
 from harness.errors import CoppiceError, DiskFull, HostLost, MissingTool, RecordError
 from harness.host.run import VARIABLE
 from harness.host.session import open_run
@@ -38,10 +39,11 @@ from harness.remote.ssh_connection import Address, Connection
 
 PYTHON = "COPPICE_HOST_PYTHON"
 """Names the other host's Python, where `python3` there is not the one that has the packages."""
-ROOT = Path(__file__).parents[2]
-COPIED = ("harness", "rigs", "patches")
-FILES = ("conftest.py", "pyproject.toml", "README.md")
+COPIED = ("rigs", "patches")
+"""Directories of data that a run needs, beside the package itself."""
 NEEDED = ("fastjsonschema", "psutil", "pytest", "pytest_benchmark", "yaml", "sh")
+OURS = "coppice-harness"
+"""The distribution that this package is installed as."""
 _PACKAGES = {
     "FreeBSD": "pkg install -y python311 py311-fastjsonschema py311-psutil py311-pytest "
     "py311-pytest-benchmark py311-pyyaml py311-sh",
@@ -57,8 +59,8 @@ def archive() -> bytes:
     """The harness as a tar, with what tells Python of its entry points, and of its commit."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as tar:
-        for path in (*_sources(), *(ROOT / name for name in FILES)):
-            tar.add(path, path.relative_to(ROOT).as_posix(), recursive=False)
+        for path, name in _sources():
+            tar.add(path, name, recursive=False)
         for name, text in _metadata().items():
             data = text.encode()
             info = tarfile.TarInfo(name)
@@ -67,28 +69,32 @@ def archive() -> bytes:
     return buffer.getvalue()
 
 
-def _sources() -> Iterator[Path]:
-    for directory in COPIED:
-        for path in sorted((ROOT / directory).rglob("*")):
-            if path.is_file() and "__pycache__" not in path.parts:
-                yield path
+def _sources() -> Iterator[tuple[Path, str]]:
+    """Every file of the package and of its data, with its name where a wheel has it."""
+    data = paths.PACKAGE / "data"
+    places = [(paths.PACKAGE, "harness")]
+    places += [(paths.DATA / name, f"harness/data/{name}") for name in COPIED]
+    for directory, name in places:
+        for path in sorted(directory.rglob("*")):
+            if not path.is_file() or "__pycache__" in path.parts:
+                continue
+            if directory is paths.PACKAGE and path.is_relative_to(data):
+                continue
+            yield path, f"{name}/{path.relative_to(directory).as_posix()}"
 
 
 def _metadata() -> Mapping[str, str]:
-    import tomllib
-
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    lines = []
-    for group, entries in project["entry-points"].items():
-        lines += [f"[{group}]", *(f"{name} = {value}" for name, value in entries.items())]
-    directory = f"{project['name'].replace('-', '_')}-{__version__}.dist-info"
-    git = provenance.git(ROOT)
+    distribution = importlib.metadata.distribution(OURS)
+    groups: dict[str, list[str]] = {}
+    for entry in distribution.entry_points:
+        groups.setdefault(entry.group, []).append(f"{entry.name} = {entry.value}")
+    lines = [line for group, entries in groups.items() for line in (f"[{group}]", *entries)]
+    directory = f"{OURS.replace('-', '_')}-{__version__}.dist-info"
+    git = provenance.git()
     return {
-        f"{directory}/METADATA": (
-            f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: {__version__}\n"
-        ),
+        f"{directory}/METADATA": (f"Metadata-Version: 2.1\nName: {OURS}\nVersion: {__version__}\n"),
         f"{directory}/entry_points.txt": "\n".join(lines) + "\n",
-        provenance.COPIED_FROM: json.dumps({"commit": git.commit, "dirty": git.dirty}),
+        f"harness/{paths.BUILT_FROM.name}": json.dumps({"commit": git.commit, "dirty": git.dirty}),
     }
 
 

@@ -39,8 +39,8 @@ WAITER = "timeout --foreground 0"
 # Ends when the connection does, and takes with it what was started and the directory.
 _KEEPER = (
     "umask 077; mkdir DIRECTORY && echo $$ > DIRECTORY/owner && echo made || exit; "
-    'cat > /dev/null; for p in DIRECTORY/*.pid; do test -e "$p" && kill -9 $(cat "$p") 2>/dev/null; '
-    "done; rm -rf DIRECTORY"
+    'cat > /dev/null; for p in DIRECTORY/*.pid; do test -e "$p" && kill -9 $(cat "$p") '
+    "2>/dev/null; done; rm -rf DIRECTORY"
 )
 _FIND_PYTHON = (
     "for p in python3 python3.14 python3.13 python3.12 python3.11; do "

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from pytest_benchmark.fixture import BenchmarkFixture
 
+from harness import paths
 from harness.host.run import new_run_id
 from harness.measure import benchmark as adaptor
 from harness.measure import machine, provenance, validity
@@ -25,7 +26,10 @@ from harness.measure.record import (
     digest,
     write,
 )
+from harness.rig import discovery, tasks
+from harness.rig import origin as origins
 from harness.rig.info import RigInfo
+from harness.rig.tasks import Options
 
 
 def given_options(pairs: Sequence[str]) -> dict[str, str]:
@@ -42,14 +46,12 @@ class RigRun:
 
     def __init__(
         self,
-        root: Path,
         results: Path,
         profile: str,
         options: Mapping[str, str] | None = None,
         say: Callable[[str], None] = lambda text: None,
         counted: Callable[[], float] | None = None,
     ) -> None:
-        self._root = root
         self._results = results
         self._profile = profile
         self._options = options or {}
@@ -95,14 +97,20 @@ class RigRun:
         file: Path,
         series: Sequence[Series],
         clock: Clock,
-        task: str,
+        repeat: Options | None = None,
         broken: Sequence[str] = (),
     ) -> Path:
         """Judge the run's validity and store its record; its path.
 
+        `repeat` are the options that select this measurement among the rig's; what the user gave
+        for the rig and the profile are added to the command that repeats it.
         `broken` says why the run failed although it has samples.
         """
-        git = provenance.git(self._root)
+        origin = origins.of(file)
+        ours = {rig.id: discovery.Rig(file, rig)} if origin.root == paths.CHECKOUT else {}
+        declared = {name for name in self._options if name in (*rig.options, *rig.flags)}
+        given = {name: self._options[name] for name in declared if self._options[name]}
+        again = {**given, **(repeat or {}), "profile": self._profile}
         host = dataclasses.replace(
             machine.describe(self._accelerator), before=self._before, after=self._after
         )
@@ -111,7 +119,7 @@ class RigRun:
             self._after,
             self._own_cpu.seconds,
             self._own_cpu.elapsed_s,
-            git,
+            origin.git,
             series,
         )
         if broken:
@@ -122,11 +130,11 @@ class RigRun:
             started=self._started,
             finished=provenance.utc_now(),
             profile=self._profile,
-            rig=provenance.rig(rig.id, file, self._root),
+            rig=provenance.rig(rig.id, file, origin.root, origin.distribution),
             claims=rig.claims,
-            command=provenance.command(task),
-            git=git,
-            patches=provenance.patches(self._root),
+            command=provenance.command(tasks.repeat(discovery.table(ours), rig.id, again)),
+            git=origin.git,
+            patches=provenance.patches(),
             images=self._images,
             machine=host,
             clock=clock,

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.errors import GuestDied, Unsupported
+from harness.errors import GuestDied
 from harness.guest.agent_client import Agent, Finished
 from harness.host.identity import Identity
 from harness.host.requirement import Requirement
 from harness.host.run import Run
 from harness.measure.record import Image
-from harness.sandbox.protocol import HostProcess, Sharing, Tier
+from harness.sandbox.base import SubstrateBase
+from harness.sandbox.protocol import HostProcess, Role, Sharing, Tier
 
 
 @dataclass(frozen=True)
@@ -65,14 +65,13 @@ class NoopSandbox:
         self.identity.release()
 
 
-class NoopSubstrate:
+class NoopSubstrate(SubstrateBase):
     """Implements `harness.sandbox.protocol.Substrate`."""
 
     name = "noop"
-    own_kernel = False
     tiers = (Tier.DURABLE_PREWARM_POOL,)
-    sharings: Sequence[Sharing] = ()
-    tools: Sequence[str] = ()
+    role = Role.CONTROL
+    compared = None
 
     def requirements(self) -> Sequence[Requirement]:
         return [Requirement("nothing", True, "it makes no sandbox")]
@@ -93,8 +92,3 @@ class NoopSubstrate:
         tap: int | None = None,
     ) -> NoopSandbox:
         return NoopSandbox(identity)
-
-    def zygote(
-        self, run: Run, template: NoopTemplate, tap: int | None = None
-    ) -> AbstractContextManager[NoopTemplate]:
-        raise Unsupported("a sandbox that is nothing cannot be forked")

@@ -63,6 +63,30 @@ class Sharing(enum.StrEnum):
     FORKED = "forked"
 
 
+class Role(enum.StrEnum):
+    """Which rigs run a substrate.
+
+    `subject`: every rig that its capabilities suit. `reference`: the comparison, and other rigs
+    when the user names it with --substrate. `control`: makes no sandbox, and shows what the
+    harness itself costs.
+    """
+
+    SUBJECT = "subject"
+    REFERENCE = "reference"
+    CONTROL = "control"
+
+
+@dataclass(frozen=True)
+class Compared:
+    """How a substrate takes part in the comparison: one column for each of `tiers`.
+
+    `fleet` is the tier in which many of its sandboxes are brought up at once; None: no fleet.
+    """
+
+    tiers: Sequence[Tier] = (Tier.FULL,)
+    fleet: Tier | None = Tier.FULL
+
+
 @dataclass(frozen=True)
 class HostProcess:
     """The process that a sandbox is on its host; `guest_memory` begins the path of the file that
@@ -131,8 +155,17 @@ class Substrate(Protocol[T]):
 
     name: str
     own_kernel: bool
+    """Whether each sandbox runs a kernel of its own, which the ladder then proves."""
     tiers: Sequence[Tier]
     sharings: Sequence[Sharing]
+    """How restored sandboxes can share memory; empty: density is not measured."""
+    network: bool
+    """Whether `launch` takes a tap, or gives each sandbox an address under network policy."""
+    role: Role
+    compared: Compared | None
+    """None: not in the comparison."""
+    boot_cpu_s: float
+    """Processor seconds that one boot takes, as an estimate: rigs plan how many boots to try."""
     tools: Sequence[str]
     """Programs whose versions belong on the record."""
 
@@ -171,9 +204,16 @@ class Substrate(Protocol[T]):
         """
 
 
-def registered() -> dict[str, str]:
-    """Names of the registered substrates, each with where it is implemented."""
-    return {one.name: one.value for one in entry_points(group=GROUP)}
+def registered(distribution: str | None = None) -> dict[str, str]:
+    """Names of the registered substrates, each with where it is implemented.
+
+    With a `distribution`, only those that it brings.
+    """
+    return {
+        entry.name: entry.value
+        for entry in entry_points(group=GROUP)
+        if distribution is None or (entry.dist is not None and entry.dist.name == distribution)
+    }
 
 
 def load(name: str) -> Substrate[Template]:

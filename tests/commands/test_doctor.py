@@ -10,22 +10,28 @@ from pathlib import Path
 
 import pytest
 
+from harness import paths
 from harness.cli import main
 from harness.commands import doctor
 from harness.host.requirement import Requirement
+from harness.rig import discovery
+from harness.sandbox import protocol
+from harness.sandbox.base import SubstrateBase
 
 RIG = """
 from harness.rig.info import RigInfo
-RIG = RigInfo("{id}", "Fake {id}", (), {substrates!r}, {tools!r})
+RIG = RigInfo(
+    "{id}", "Fake {id}", (), lambda substrate: substrate.name in {substrates!r}, {tools!r}
+)
 """
 
 
-class FakeRuns:
+class FakeRuns(SubstrateBase):
     def requirements(self) -> Sequence[Requirement]:
         return [Requirement("a fake tool", True, "in its place")]
 
 
-class FakeLacks:
+class FakeLacks(SubstrateBase):
     def requirements(self) -> Sequence[Requirement]:
         return [
             Requirement("a fake tool", True, "in its place"),
@@ -33,7 +39,7 @@ class FakeLacks:
         ]
 
 
-class FakeRaises:
+class FakeRaises(SubstrateBase):
     def requirements(self) -> Sequence[Requirement]:
         raise OSError("the fake bus is on fire")
 
@@ -53,11 +59,15 @@ def rig(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., None]:
     def load(name: str) -> object:
         if name == "fake-absent":
             raise ModuleNotFoundError("No module named 'absent'")
-        return FAKES[name]()
+        fake = FAKES[name]()
+        fake.name = name
+        return fake
 
-    monkeypatch.setattr(doctor, "registered", lambda: {**FAKES, "fake-absent": "absent:Absent"})
-    monkeypatch.setattr(doctor, "load", load)
-    monkeypatch.setattr(doctor, "RIGS", tmp_path)
+    known = {**FAKES, "fake-absent": "absent:Absent"}
+    for module in (doctor, protocol):
+        monkeypatch.setattr(module, "registered", lambda distribution=None: known)
+        monkeypatch.setattr(module, "load", load)
+    monkeypatch.setattr(paths, "RIGS", tmp_path)
 
     def write(id: str, *substrates: str, tools: Sequence[str] = ()) -> None:
         text = RIG.format(id=id, substrates=substrates, tools=tuple(tools))
@@ -90,8 +100,8 @@ def test_json_has_the_documented_shape(
         "cold": {
             "title": "Fake cold",
             "runs": True,
-            "substrates": ["noop", "fake-runs", "fake-lacks"],
-            "runs_on": ["noop", "fake-runs"],
+            "substrates": ["fake-lacks", "fake-runs", "noop"],
+            "runs_on": ["fake-runs", "noop"],
             "missing_tools": [],
             "requirements": [],
         }
@@ -137,6 +147,26 @@ def test_a_rig_without_its_tool_does_not_run(
     assert "missing fake-netperf" in out
     assert "apt-get install fake-netperf" in out
     assert "missing sh" not in out
+
+
+def test_a_rig_that_does_not_load_is_reported_and_the_others_are_shown(
+    rig: Callable[..., None],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rig("good", "fake-runs")
+    theirs = tmp_path / "theirs"
+    theirs.mkdir()
+    (theirs / "test_bad.py").write_text("import no_such_module\n")
+    monkeypatch.setattr(
+        discovery, "directories", lambda broken: iter([("ours", tmp_path), ("theirs", theirs)])
+    )
+    monkeypatch.setattr(discovery, "OURS", "ours")
+    assert main(["doctor"]) == 69
+    out = capsys.readouterr().out
+    assert "test_bad.py: does not load" in out and "no_such_module" in out
+    assert "  good (Fake good): runs here" in out
 
 
 def test_on_this_host_the_code_is_what_the_report_says() -> None:

@@ -22,7 +22,7 @@ from harness.host.run import Run
 from harness.host.session import open_run
 from harness.measure.record import RunRecord, digest, find, load
 from harness.procedures.ladder import RUNGS
-from harness.rig.info import discover
+from harness.rig.discovery import discover
 from harness.rig.recorder import RigRun
 from harness.sandbox.noop import NoopSandbox, NoopTemplate
 from harness.sandbox.protocol import Tier
@@ -193,7 +193,7 @@ class FakeBenchmark:
 
 def rig_with(kind: type[NoopSandbox], monkeypatch: pytest.MonkeyPatch) -> Any:
     """The rig's module, which gets sandboxes of that kind."""
-    discover(ROOT / "rigs")
+    discover()
     module = importlib.import_module("rigs.test_cold_start")
     monkeypatch.setattr(module, "load", lambda name: FakeSubstrate(kind))
     return module
@@ -207,7 +207,7 @@ def test_when_every_attempt_fails_the_record_says_so_and_the_test_fails(
     case = module.Case("noop", Tier.DURABLE_PREWARM_POOL, concurrency)
     count = module.PLANS["quick"][case.tier][concurrency]
     with open_run() as run:
-        rig_run = RigRun(ROOT, results, "quick")
+        rig_run = RigRun(results, "quick")
         with pytest.raises(AssertionError, match=r"no cold start succeeded.*did not answer"):
             module.test_cold_start(case, FakeBenchmark(), run, rig_run, "quick")
         assert list(run.leases.iterdir()) == [], "failed sandboxes were destroyed, too"
@@ -226,7 +226,7 @@ def test_failed_attempts_keep_their_place_among_those_that_succeed(
     monkeypatch.setattr(FlakySandbox, "made", 1)  # the warm-up's one attempt succeeds
     case = module.Case("noop", Tier.DURABLE_PREWARM_POOL, 1)
     with open_run() as run:
-        series = module.measure(case, run, RigRun(ROOT, results, "quick"), 10)
+        series = module.measure(case, run, RigRun(results, "quick"), 10)
     for one in series:
         assert len(one.warmup) == (one.metric != "first-touch") and len(one.samples) == 5
         assert [bad.index for bad in one.failures] == [0, 2, 4, 6, 8]
@@ -329,8 +329,8 @@ def test_options_that_no_chosen_rig_declares_are_refused(results: Path) -> None:
 
 def test_an_option_reaches_the_rig_by_its_name(results: Path) -> None:
     given = {"n": "8,50"}
-    assert RigRun(ROOT, results, "quick", given).option("n") == "8,50"
-    assert RigRun(ROOT, results, "quick").option("n") is None
+    assert RigRun(results, "quick", given).option("n") == "8,50"
+    assert RigRun(results, "quick").option("n") is None
 
 
 def test_what_measured_alike_was_once_the_rigs_file() -> None:
@@ -339,7 +339,8 @@ def test_what_measured_alike_was_once_the_rigs_file() -> None:
 
     if not (ROOT / ".git").exists() or git("rev-parse", "--is-shallow-repository") != b"false\n":
         pytest.skip("needs this checkout's history")
-    for path, info in discover(ROOT / "rigs").values():
+    for rig in discover().found.values():
+        path, info = rig.path, rig.info
         file = f"rigs/{path.name}"
         states = (
             git("log", "--format=%H", "--", file).decode().split() if info.measured_alike else ()

@@ -1,82 +1,150 @@
-"""The tasks of mise, and bhyve's on a host that is not FreeBSD."""
+"""The table of tasks: what mise reads, what records name, and what README and pages print."""
 
 from __future__ import annotations
 
+import json
 import os
-import shutil
+import re
 import subprocess
 import sys
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from harness.measure.record import find
+from harness.rig.discovery import discover, table
+from harness.rig.tasks import Task, as_toml, repeat
 from harness.sandbox.protocol import Tier
 from tests.commands.tools import ROOT, script
 from tests.host.processes import coppice
 
-CASES = [(substrate, str(tier)) for substrate in ("qemu", "bhyve") for tier in Tier]
+MISE = ROOT / "bin/mise"
+FANOUT = {"substrate": "qemu", "profile": "full", "sharing": "forked", "n": "1000"}
+TASKS = [
+    Task("bench:cold", "cold", "every tier", {}),
+    Task("bench:qemu", "cold", "qemu", {"substrate": "qemu"}),
+    Task("bench:qemu-full", "cold", "qemu, booted", {"substrate": "qemu", "tier": "full"}),
+    Task("bench:density", "density", "how many", {"profile": "full"}),
+    Task("bench:fanout", "density", "a thousand", FANOUT),
+]
 
 
-def test_there_is_a_task_for_every_substrate_and_tier() -> None:
-    found = {path.name for path in (ROOT / "rigs/tasks/bench").iterdir()}
-    assert found >= {f"{substrate}-{tier}" for substrate, tier in CASES}
+def mise(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([MISE, *arguments], cwd=cwd, capture_output=True, text=True)
 
 
-@pytest.mark.parametrize(("substrate", "tier"), CASES)
-def test_a_task_runs_its_tier_and_passes_arguments_on(
-    substrate: str, tier: str, tmp_path: Path
-) -> None:
-    task = ROOT / "rigs/tasks/bench" / f"{substrate}-{tier}"
-    assert os.access(task, os.X_OK)
-    text = task.read_text()
-    assert "#MISE description=" in text and '#MISE depends=["setup"]' in text
-    copied = tmp_path / "rigs/tasks/bench" / task.name
-    copied.parent.mkdir(parents=True)
-    shutil.copy(task, copied)
-    script(tmp_path / ".venv/bin/coppice", 'printf "%s\\n" "$@"\nexit 7\n')
-    done = subprocess.run(
-        [copied, "--profile", "full", "two words"], cwd=tmp_path, capture_output=True, text=True
+@pytest.fixture(scope="module")
+def known() -> set[str]:
+    """The names of all tasks, as mise lists them."""
+    done = mise("tasks", "ls", "--json")
+    if done.returncode == 69:
+        pytest.skip(f"mise cannot be had here: {done.stderr}")
+    assert done.returncode == 0, done.stderr
+    return {task["name"] for task in json.loads(done.stdout)}
+
+
+def test_the_file_that_mise_reads_is_the_table() -> None:
+    made = as_toml(table(discover().found))
+    assert (ROOT / "rigs/tasks.toml").read_text() == made, (
+        "make it anew: .venv/bin/python -m harness.rig.tasks > rigs/tasks.toml"
     )
-    assert done.stdout.splitlines() == [
-        "run", "cold-start", "--substrate", substrate, "--tier", tier,
-        "--profile", "full", "two words",
-    ]  # fmt: skip
-    assert done.returncode == 7, "the exit code is the command's"
+
+
+def test_every_substrate_of_ours_has_a_task_for_each_tier(known: set[str]) -> None:
+    tiers = {f"bench:{name}-{tier}" for name in ("qemu", "bhyve") for tier in Tier}
+    shapes = {f"bench:jail-{shape}-full" for shape in ("raw", "vnet-pf", "zfs-clone")}
+    assert known >= tiers | shapes | {"bench:oci-overlay", "bench:oci-overlay-prewarm-pool"}
+
+
+def named() -> Iterator[tuple[str, str]]:
+    """Every task that a record, a claim, a page, an essay or a document names, and where."""
+    for path in find(ROOT / "results"):
+        yield json.loads(path.read_text())["command"]["task"], path.name
+    places = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/*.md")]
+    for directory in ("site", "harness", "rigs"):
+        for suffix in ("md", "html", "yaml", "py"):
+            places += (ROOT / directory).rglob(f"*.{suffix}")
+    for path in places:
+        yield path.read_text(), str(path.relative_to(ROOT))
+
+
+def test_every_task_that_is_named_anywhere_exists(known: set[str]) -> None:
+    found = [
+        (task, where)
+        for text, where in named()
+        for task in re.findall(r"mise run ([a-z][a-z0-9:-]*[a-z0-9])(?!\w)", text)
+    ]
+    assert len(found) > 100
+    assert [one for one in found if one[0] not in known] == []
 
 
 @pytest.mark.parametrize(
-    ("name", "words"),
+    ("rig", "options", "command"),
     [
-        ("density", ["--profile", "full"]),
+        ("cold", {"profile": "quick"}, "mise run bench:cold"),
         (
-            "qemu-fanout-1000",
-            [
-                "--substrate",
-                "qemu",
-                "--profile",
-                "full",
-                "--sharing",
-                "forked,merged",
-                "--n",
-                "1000",
-            ],
+            "cold",
+            {"substrate": "qemu", "tier": "full", "profile": "quick"},
+            "mise run bench:qemu-full",
         ),
         (
-            "bhyve-fanout-1000",
-            ["--substrate", "bhyve", "--profile", "full", "--sharing", "mapped", "--n", "1000"],
+            "cold",
+            {"substrate": "qemu", "tier": "full", "profile": "full"},
+            "mise run bench:qemu-full -- --profile full",
         ),
+        (
+            "cold",
+            {"substrate": "qemu", "tier": "durable-pool", "profile": "quick"},
+            "mise run bench:qemu -- --tier durable-pool",
+        ),
+        (
+            "cold",
+            {"substrate": "oci", "tier": "full", "profile": "quick"},
+            "mise run bench:cold -- --substrate oci --tier full",
+        ),
+        ("density", {"n": "8", "profile": "full"}, "mise run bench:density -- --n 8"),
+        (
+            "density",
+            {"n": "8", "network": "yes", "profile": "quick"},
+            "mise run bench:density -- --n 8 --network --profile quick",
+        ),
+        ("density", FANOUT, "mise run bench:fanout"),
+        ("other", {"name": "two words", "profile": "full"},
+         "coppice run other --name 'two words' --profile full"),
     ],
-)
-def test_tasks_of_density_pass_on_what_overrides_them(
-    name: str, words: list[str], tmp_path: Path
-) -> None:
-    task = ROOT / "rigs/tasks/bench" / name
-    assert os.access(task, os.X_OK) and '#MISE depends=["setup"]' in task.read_text()
+)  # fmt: skip
+def test_the_command_that_repeats_a_run(rig: str, options: dict[str, str], command: str) -> None:
+    assert repeat(TASKS, rig, options) == command
+
+
+@pytest.mark.parametrize("name", [task.name for task in TASKS])
+def test_a_task_repeats_itself(name: str) -> None:
+    task = next(task for task in TASKS if task.name == name)
+    assert repeat(TASKS, task.rig, {"profile": "quick", **task.options}) == f"mise run {name}"
+
+
+def test_mise_runs_a_task_with_its_arguments_and_exit_code(known: set[str], tmp_path: Path) -> None:
+    (tmp_path / "mise.toml").write_text(
+        '[task_config]\nincludes = ["rigs/tasks.toml"]\n[tasks.setup]\nrun = "true"\n'
+    )
+    (tmp_path / "rigs").mkdir()
+    (tmp_path / "rigs/tasks.toml").write_text((ROOT / "rigs/tasks.toml").read_text())
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/mise").write_bytes(MISE.read_bytes())
+    (tmp_path / "bin/mise").chmod(0o755)
     script(tmp_path / ".venv/bin/coppice", 'printf "%s\\n" "$@"\nexit 7\n')
-    done = subprocess.run([task, "--n", "8"], cwd=tmp_path, capture_output=True, text=True)
-    assert done.stdout.splitlines() == ["run", "density", *words, "--n", "8"]
-    assert done.returncode == 7
+    done = subprocess.run(
+        [tmp_path / "bin/mise", "run", "bench:qemu-full", "--", "--profile", "full", "two words"],
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout.splitlines() == [
+        "run", "cold-start", "--substrate", "qemu", "--tier", "full",
+        "--profile", "full", "two words",
+    ]  # fmt: skip
+    assert done.returncode == 7, "the exit code is the command's"
 
 
 def test_the_front_doors_tasks_are_there_and_set_up_first() -> None:

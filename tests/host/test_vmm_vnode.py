@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from harness.measure.provenance import CHECKOUT
+from harness.paths import PATCHES
 
-DIRECTORY = CHECKOUT / "patches" / "vmm-vnode"
+DIRECTORY = PATCHES / "vmm-vnode"
 DIFFS = sorted(DIRECTORY.glob("*.diff"))
 
 

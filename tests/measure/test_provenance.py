@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from harness import __version__
+from harness import __version__, paths
 from harness.errors import UsageError
 from harness.measure import provenance, record
 from tests.measure.factory import run_record
@@ -103,7 +103,7 @@ def test_the_command_is_what_was_run(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     monkeypatch.setenv("COPPICE_ACCELERATOR", "tcg")
     monkeypatch.setenv("OTHER_SECRET", "x")
     here, home = Path("/srv/checkout"), Path("/home/somebody")
-    monkeypatch.setattr(provenance, "CHECKOUT", here)
+    monkeypatch.setattr(paths, "DATA", here)
     monkeypatch.setenv("HOME", str(home))
     given = [f"{here}/.venv/bin/python", f"{here}-else", f"--out={home}/lab", f"{home}-else", "x"]
     monkeypatch.setattr(sys, "orig_argv", given)
@@ -205,6 +205,19 @@ def test_times_are_utc() -> None:
     assert abs((datetime.now(UTC) - now).total_seconds()) < 60
 
 
-def test_the_version_is_the_packages() -> None:
-    assert provenance.harness() == record.Harness(__version__)
-    assert Path(__file__).parents[2] == provenance.CHECKOUT
+def test_the_version_names_the_commit_that_runs() -> None:
+    assert Path(__file__).parents[2] == paths.CHECKOUT
+    commit = provenance.git().commit
+    if commit is None:
+        pytest.skip("needs git and this checkout's history")
+    version = provenance.harness().version
+    assert f"+g{commit[:9]}" in version and version.startswith(__version__.split(".dev")[0])
+
+
+def test_an_installed_package_knows_the_commit_that_it_was_built_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(paths, "BUILT_FROM", tmp_path / "built-from.json")
+    assert provenance.git(None) == record.Git(None, None)
+    paths.BUILT_FROM.write_text('{"commit": "abc", "dirty": false}')
+    assert provenance.git(None) == record.Git("abc", False)

@@ -17,7 +17,7 @@ import pytest
 
 from harness.errors import UsageError
 from harness.procedures.endpoints import build
-from harness.rig.info import discover
+from harness.rig.discovery import discover, table
 
 ROOT = Path(__file__).parents[2]
 RIGS = ("net-rtt", "net-throughput", "policy-update", "policy-enforcement", "policy-churn")
@@ -25,15 +25,15 @@ RIGS = ("net-rtt", "net-throughput", "policy-update", "policy-enforcement", "pol
 
 @pytest.fixture(scope="module")
 def enforcement() -> ModuleType:
-    discover(ROOT / "rigs")
+    discover()
     return sys.modules["rigs.test_policy_enforcement"]
 
 
 @pytest.mark.parametrize("id", RIGS)
 def test_every_rig_has_its_task_and_says_what_it_needs(id: str) -> None:
-    _, info = discover(ROOT / "rigs")[id]
-    task = ROOT / "rigs/tasks/bench" / id
-    assert os.access(task, os.X_OK) and f"coppice run {id} " in task.read_text()
+    found = discover().found
+    assert f"bench:{id}" in {task.name for task in table(found)}
+    info = found[id].info
     assert [need.what for need in info.requirements()]
 
 
@@ -42,7 +42,7 @@ def test_every_rig_has_its_task_and_says_what_it_needs(id: str) -> None:
     [("policy-churn", "rule-sets"), ("policy-update", "others"), ("policy-enforcement", "rate")],
 )
 def test_a_slow_host_is_asked_for_less_by_an_option_that_makes_sense(id: str, option: str) -> None:
-    _, info = discover(ROOT / "rigs")[id]
+    info = discover().found[id].info
     assert option in info.options
     info.check({option: "10"})
     for none in ("x", "-1", "1.5"):

@@ -18,7 +18,7 @@ from harness.host import leftovers
 from harness.host.run import Run
 from harness.paths import cache_directory
 from harness.procedures import reachability, reboot
-from harness.procedures.columns import COLUMNS, Column, Stand, holding
+from harness.procedures.columns import Column, Stand, columns, holding
 from harness.procedures.reboot import outlives
 from harness.sandbox.protocol import Tier, load
 
@@ -132,7 +132,7 @@ def test_whom_a_sandbox_reaches(column: Column, run: Run, monkeypatch: pytest.Mo
 
 def test_a_plan_visits_every_column_there_and_back() -> None:
     plan = rig.planned({}, "full")
-    assert plan.columns == list(COLUMNS)
+    assert plan.columns == columns()
     assert plan.parts == list(rig.PARTS)
     assert list(plan.visits["cc10"]) == list(plan.visits["cc50"]) == list(rig.ENDS)
     assert list(rig.planned({"rungs": "first-exec"}, "full").visits["cc50"]) == ["first-exec"]
@@ -159,7 +159,7 @@ def test_many_at_once_of_what_boots_long_are_left_out_and_the_record_says_so() -
 
 
 def test_of_each_substrate_one_tier_is_tried_in_the_quick_profile() -> None:
-    found = [SimpleNamespace(column=one) for one in COLUMNS]
+    found = [SimpleNamespace(column=one) for one in columns()]
     tried = rig.one_of_each(rig.planned({}), found)
     assert len(tried) == len({one.column.substrate for one in found})
     assert tried[0] is found[0]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from harness.host.protocol import Host
 from harness.host.requirement import Requirement
 from harness.host.run import Run
 from harness.measure.record import Image, Scalar
+from harness.sandbox.base import SubstrateBase
 from harness.sandbox.bhyve import checkpoint as checkpoints
 from harness.sandbox.bhyve.checkpoint import Checkpoint
 from harness.sandbox.bhyve.machine import Drive, Shape, arguments
@@ -56,13 +56,15 @@ class BhyveTemplate:
         return [self.image.as_record("guest"), *sealed]
 
 
-class BhyveSubstrate:
+class BhyveSubstrate(SubstrateBase):
     """Implements `harness.sandbox.protocol.Substrate`. `host` gives the one that a run works on."""
 
     name = "bhyve"
     own_kernel = True
     tiers = tuple(Tier)
     sharings = (Sharing.PRIVATE, Sharing.MAPPED)
+    compared = None
+    boot_cpu_s = 2.0
     tools: Sequence[str] = ("bhyve", "bhyvectl")
 
     def __init__(
@@ -140,11 +142,6 @@ class BhyveSubstrate:
                 guest.first_exec("rehearsal")
                 guest.stop()
         return guest
-
-    def zygote(
-        self, run: Run, template: BhyveTemplate, tap: int | None = None
-    ) -> AbstractContextManager[BhyveTemplate]:
-        raise Unsupported("a bhyve guest cannot be forked: the kernel holds its state")
 
     def _boot(
         self,

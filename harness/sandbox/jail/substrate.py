@@ -11,7 +11,6 @@ import contextlib
 import os
 import signal
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +25,7 @@ from harness.host.run import Run
 from harness.measure.record import Image
 from harness.network.pf_cubenet import CARD, PfCubenet, open_pf_cubenet
 from harness.network.policy import Policy
+from harness.sandbox.base import SubstrateBase
 from harness.sandbox.jail.roots import Clones, Copies, Roots, cloned
 from harness.sandbox.protocol import Sharing, Tier
 from harness.sandbox.shared_kernel import PerRun, SharedSandbox, launched
@@ -71,12 +71,11 @@ class _Hold:
         self.host.signal(self.process, signal.SIGCONT)
 
 
-class JailSubstrate:
+class JailSubstrate(SubstrateBase):
     """Implements `harness.sandbox.protocol.Substrate`."""
 
-    own_kernel = False
     tiers = (Tier.FULL, Tier.PREWARM_POOL)
-    sharings: Sequence[Sharing] = ()
+    compared = None
 
     def __init__(
         self,
@@ -92,14 +91,12 @@ class JailSubstrate:
         self._host = host
         self._nets = PerRun[PfCubenet]()
         tools = ["jail", *(["pfctl"] if network else []), *(["zfs"] if zfs else [])]
-        self.tools: Sequence[str] = tools
-
-    @property
-    def name(self) -> str:
-        """As published: raw, vnet-pf, zfs-clone, vnet-zfs-clone, each after jail-."""
-        if self.zfs:
-            return f"jail-{'vnet-' if self.network else ''}zfs-clone"
-        return f"jail-{'vnet-pf' if self.network else 'raw'}"
+        self.tools = tools
+        # As published: raw, vnet-pf, zfs-clone, vnet-zfs-clone, each after jail-.
+        if zfs:
+            self.name = f"jail-{'vnet-' if network else ''}zfs-clone"
+        else:
+            self.name = f"jail-{'vnet-pf' if network else 'raw'}"
 
     def requirements(self) -> Sequence[Requirement]:
         host = self._host(None)
@@ -155,11 +152,6 @@ class JailSubstrate:
         if tap is not None:
             raise UsageError("a jail has no tap: the shapes with vnet attach it themselves")
         return launched(identity, tier, lambda undo: self._start(run, template, identity, undo))
-
-    def zygote(
-        self, run: Run, template: JailTemplate, tap: int | None = None
-    ) -> AbstractContextManager[JailTemplate]:
-        raise Unsupported("a jail cannot be forked")
 
     def _start(
         self, run: Run, template: JailTemplate, identity: Identity, undo: contextlib.ExitStack

@@ -7,7 +7,6 @@ with `net` have a card on cubenet.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,19 +19,20 @@ from harness.host.requirement import Requirement
 from harness.host.run import Run
 from harness.network.cubenet import Cubenet, open_cubenet
 from harness.network.policy import Policy
+from harness.sandbox.base import SubstrateBase
 from harness.sandbox.oci import container, roots
 from harness.sandbox.oci.config import Limits
 from harness.sandbox.oci.container import OciTemplate as OciTemplate
 from harness.sandbox.oci.requirements import requirements
 from harness.sandbox.oci.runc import PROGRAM, Runc
-from harness.sandbox.protocol import Sharing, Tier
+from harness.sandbox.protocol import Compared, Sharing, Tier
 from harness.sandbox.shared_kernel import PerRun, SharedSandbox, launched
 
 MIB = 1 << 20
 
 
 @dataclass
-class OciSubstrate:
+class OciSubstrate(SubstrateBase):
     """Implements `harness.sandbox.protocol.Substrate`. `root` makes the root file system, `policy`
     is what networked sandboxes may reach from their start, `program` their first process."""
 
@@ -42,18 +42,17 @@ class OciSubstrate:
     root: Callable[[Path], RootFs] = rootfs.busybox
     policy: Policy = Policy()  # noqa: RUF009 - it is frozen
     program: Callable[[Path], Path] = shared_agent.build
-    own_kernel: bool = False
     tiers: Sequence[Tier] = (Tier.FULL, Tier.PREWARM_POOL)
-    sharings: Sequence[Sharing] = ()
     tools: Sequence[str] = (PROGRAM,)
 
     def __post_init__(self) -> None:
         self._nets = PerRun[Cubenet]()
-
-    @property
-    def name(self) -> str:
         parts = ("oci", "net" if self.network else "", "overlay" if self.overlay else "")
-        return "-".join(filter(None, parts)) if any(parts[1:]) else "oci-raw"
+        self.name = "-".join(filter(None, parts)) if any(parts[1:]) else "oci-raw"
+        pooled = self.overlay and not self.network
+        self.compared = Compared(
+            self.tiers if pooled else (Tier.FULL,), Tier.FULL if self.overlay else None
+        )
 
     def requirements(self) -> Sequence[Requirement]:
         return requirements(overlay=self.overlay, network=self.network)
@@ -111,11 +110,6 @@ class OciSubstrate:
         sandbox = OciSandbox(identity, made.line, end, hold=hold, said=made.log.said)
         sandbox.pid = made.pid
         return sandbox
-
-    def zygote(
-        self, run: Run, template: OciTemplate, tap: int | None = None
-    ) -> AbstractContextManager[OciTemplate]:
-        raise Unsupported("a container cannot be forked with all its namespaces")
 
 
 class OciSandbox(SharedSandbox):

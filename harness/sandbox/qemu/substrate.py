@@ -17,7 +17,8 @@ from harness.host.memory import refuse_huge_pages
 from harness.host.requirement import Requirement
 from harness.host.run import Run
 from harness.measure.record import Image, Scalar
-from harness.sandbox.protocol import Sharing, Tier
+from harness.sandbox.base import SubstrateBase
+from harness.sandbox.protocol import Compared, Sharing, Tier
 from harness.sandbox.qemu import checkpoint as checkpoints
 from harness.sandbox.qemu.accelerator import choose
 from harness.sandbox.qemu.boot_retry import begun_again, see_boot
@@ -69,13 +70,18 @@ class QemuTemplate:
         return [self.image.as_record(), *sealed]
 
 
-class QemuSubstrate:
+class QemuSubstrate(SubstrateBase):
     """Implements `harness.sandbox.protocol.Substrate`."""
 
     name = "qemu"
     own_kernel = True
     tiers = tuple(Tier)
     sharings = tuple(Sharing)
+    network = True
+    compared = Compared(
+        (Tier.DURABLE_PREWARM_POOL, Tier.DURABLE_POOL, Tier.FULL), fleet=Tier.DURABLE_POOL
+    )
+    boot_cpu_s = 2.0
     tools = (PROGRAM,)
 
     def __init__(self, line: str = "virtio") -> None:

@@ -6,7 +6,6 @@ import contextlib
 import os
 import shutil
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,8 +17,9 @@ from harness.host.process import install_command
 from harness.host.requirement import Requirement
 from harness.host.run import VARIABLE, Run
 from harness.measure.record import Image
+from harness.sandbox.base import SubstrateBase
 from harness.sandbox.oci.config import check
-from harness.sandbox.protocol import Sharing, Tier
+from harness.sandbox.protocol import Role, Sharing, Tier
 from harness.sandbox.shared_kernel import SharedSandbox, launched
 
 MIB = 1 << 20
@@ -38,16 +38,12 @@ class Reference:
         return [self.root.as_record(), shared_agent.as_record(self.agent)]
 
 
-class ReferenceSubstrate:
+class ReferenceSubstrate(SubstrateBase):
     """Implements `harness.sandbox.protocol.Substrate` but for `start`.
 
     `programs` are what it runs; without one it is "not measured on this host"."""
 
-    name: str
-    own_kernel = False
-    tiers: Sequence[Tier] = (Tier.FULL,)
-    sharings: Sequence[Sharing] = ()
-    tools: Sequence[str] = ()
+    role = Role.REFERENCE
     programs: Sequence[str] = ()
     each = 16 * MIB
 
@@ -104,11 +100,6 @@ class ReferenceSubstrate:
             return self.start(run, template, tier, identity, undo)
 
         return launched(identity, tier, start)
-
-    def zygote(
-        self, run: Run, template: Reference, tap: int | None = None
-    ) -> AbstractContextManager[Reference]:
-        raise Unsupported(f"{self.name} sandboxes cannot be forked")
 
 
 def as_root() -> Requirement:

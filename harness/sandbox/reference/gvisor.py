@@ -25,7 +25,7 @@ from harness.host.process import kill, need
 from harness.host.run import Run
 from harness.measure.record import digest
 from harness.sandbox.oci.roots import copy
-from harness.sandbox.protocol import Tier
+from harness.sandbox.protocol import Compared, Tier
 from harness.sandbox.reference.base import MIB, Reference, ReferenceSubstrate, mark
 from harness.sandbox.shared_kernel import START_LIMIT_S, Log, SharedSandbox
 
@@ -46,6 +46,7 @@ class GvisorSubstrate(ReferenceSubstrate):
     name = "gvisor"
     own_kernel = True
     tiers = (Tier.FULL, Tier.DURABLE_POOL)
+    compared = Compared((Tier.FULL, Tier.DURABLE_POOL))
     programs = tools = ("runsc",)
     each = 96 * MIB
 

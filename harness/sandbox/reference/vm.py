@@ -62,6 +62,7 @@ class VmTemplate(Reference):
 class VmSubstrate(ReferenceSubstrate):
     name = "vm"
     own_kernel = True
+    boot_cpu_s = 40.0
     programs = (PROGRAM, "debootstrap", "mkfs.ext4")
     tools = (PROGRAM,)
     each = (MEMORY_MIB + 128) * MIB

@@ -17,7 +17,7 @@ from harness.claims import claims as claiming
 from harness.claims import published
 from harness.errors import DiskFull, UsageError
 from harness.measure.record import digest
-from harness.rig.info import discover
+from harness.rig.discovery import OURS, discover
 from harness.site.builder import check, exports, output, page, workers
 from harness.site.builder.digest_cache import Cached, Seen
 from harness.site.builder.manifest import Marker, Run
@@ -152,8 +152,9 @@ def _rigs() -> Mapping[str, Sequence[str]]:
     with Cached(f"rigs-{name}.json") as kept:
         if not kept.found:
             kept.found = {
-                f"rigs/{path.name}": [digest(path), *rig.measured_alike]
-                for path, rig in discover(paths.RIGS).values()
+                f"rigs/{rig.path.name}": [digest(rig.path), *rig.info.measured_alike]
+                for rig in discover().found.values()
+                if rig.distribution == OURS
             }
         return kept.found
 

@@ -1,0 +1,69 @@
+"""Which code measured: the distribution, version and commit of a rig's file."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from harness import paths
+from harness.measure import provenance
+from harness.measure.record import Distribution, Git
+from harness.rig import discovery
+
+
+@dataclass(frozen=True)
+class Origin:
+    """`root` is the directory that the rig's path is written from; `git` the state of its code.
+
+    `distribution` is None for our own rigs: the record's harness version says the same.
+    """
+
+    root: Path
+    git: Git
+    distribution: Distribution | None = None
+
+
+def of(file: Path) -> Origin:
+    """The origin of a rig's file: ours, another package's, or a file of the user's own."""
+    file = file.resolve()
+    if file.is_relative_to(paths.RIGS.resolve()):
+        return Origin(paths.DATA, provenance.git())
+    for name, directory in discovery.directories({}):
+        if name != discovery.OURS and file.is_relative_to(directory.resolve()):
+            found = importlib.metadata.distribution(name)
+            return Origin(directory.parent, _git(found), Distribution(found.name, found.version))
+    root = _top(file.parent)
+    return Origin(root or file.parent, provenance.git(root) if root else Git(None, None))
+
+
+def _git(distribution: importlib.metadata.Distribution) -> Git:
+    """The commit that a distribution was installed from; Git(None, None) where it is not known.
+
+    PEP 610: pip writes where a package came from, unless that was an index.
+    """
+    try:
+        source = json.loads(distribution.read_text("direct_url.json") or "{}")
+    except ValueError:
+        source = {}
+    if commit := source.get("vcs_info", {}).get("commit_id"):
+        return Git(str(commit), False)
+    editable = source.get("dir_info", {}).get("editable")
+    top = _top(Path(unquote(urlsplit(source["url"]).path))) if editable else None
+    return provenance.git(top) if top else Git(None, None)
+
+
+def _top(directory: Path) -> Path | None:
+    """The top directory of the git checkout that a directory lies in."""
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(directory), "-c", "safe.directory=*", "rev-parse", "--show-toplevel"],
+            capture_output=True,
+            text=True,
+        )
+    except OSError:
+        return None
+    return Path(done.stdout.strip()) if done.returncode == 0 else None

@@ -1,0 +1,116 @@
+"""The pytest plugin: the options of a measurement, and the run that owns its sandboxes.
+
+Registered under `pytest11`, so that rigs of any package find its fixtures.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from harness import paths
+from harness.errors import NotEnoughMemory, Unsupported
+from harness.host import cgroups
+from harness.host.run import Run
+from harness.host.session import open_run
+from harness.rig import progress
+from harness.rig.recorder import RigRun, given_options
+
+# Its assertions are explained like those of a test.
+pytest.register_assert_rewrite("harness.testing.contract")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("coppice")
+    group.addoption(
+        "--profile", default="quick", choices=("quick", "full"), help="how many samples"
+    )
+    where = paths.default_results()
+    group.addoption("--results", type=Path, default=where, help=f"where records go ({where})")
+    group.addoption(
+        "--set",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="an option that a rig declares (RigInfo.options)",
+    )
+    group.addoption("--substrate", action="append", help="only rigs of this substrate")
+    group.addoption("--tier", action="append", help="only this tier")
+    group.addoption("--concurrency", action="append", type=int, help="only this concurrency")
+
+
+def pytest_configure() -> None:
+    """A shell that runs us in the background hands down ignored interrupts, which tests send."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Deselect what --substrate, --tier and --concurrency leave out."""
+    wanted = {name: config.getoption(name) for name in ("substrate", "tier", "concurrency")}
+    kept: list[pytest.Item] = []
+    left_out: list[pytest.Item] = []
+    for item in items:
+        case = getattr(getattr(item, "callspec", None), "params", {}).get("case")
+        fits = all(
+            not values or case is None or getattr(case, name, None) in values
+            for name, values in wanted.items()
+        )
+        (kept if fits else left_out).append(item)
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = kept
+
+
+@contextlib.contextmanager
+def _skipped_where_unsupported() -> Iterator[None]:
+    """What this host cannot do is skipped, with the reason and the remedy.
+
+    What was asked for and does not fit its memory ends the session, with the error's exit code.
+    """
+    try:
+        yield
+    except Unsupported as reason:
+        pytest.skip(f"not measured on this host: {reason}")
+    except NotEnoughMemory as refusal:
+        pytest.exit(str(refusal), returncode=refusal.exit_code)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_setup() -> Iterator[None]:
+    with _skipped_where_unsupported():
+        yield
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call() -> Iterator[None]:
+    with _skipped_where_unsupported():
+        yield
+
+
+@pytest.fixture(scope="session")
+def run() -> Iterator[Run]:
+    """The run that everything created in this session belongs to."""
+    with open_run() as opened:
+        yield opened
+
+
+@pytest.fixture
+def profile(request: pytest.FixtureRequest) -> str:
+    name: str = request.config.getoption("--profile")
+    return name
+
+
+@pytest.fixture
+def rig_run(request: pytest.FixtureRequest, profile: str, run: Run) -> Iterator[RigRun]:
+    """The record in the making of one rig."""
+    given = given_options(request.config.getoption("--set"))
+    shown = request.config.pluginmanager.getplugin(progress.NAME)
+    say = shown.say if isinstance(shown, progress.Progress) else lambda text: None
+    results = request.config.getoption("--results")
+    with cgroups.counted(run) as seconds:
+        yield RigRun(results, profile, given, say, seconds)

@@ -1,0 +1,250 @@
+"""What every substrate promises to rigs, as tests against real sandboxes.
+
+Skipped where the host lacks what the substrate requires. Needs the pytest plugin of this package,
+which gives the `run` that owns the sandboxes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from harness.errors import GuestDied, Unsupported, WrongAnswer
+from harness.host import leftovers
+from harness.host.identity import allocate
+from harness.host.run import VARIABLE, Run
+from harness.paths import cache_directory
+from harness.procedures.ladder import climb, prove_own_kernel
+from harness.sandbox.protocol import (
+    Role,
+    Sandbox,
+    Sharing,
+    Substrate,
+    Template,
+    Tier,
+    load,
+    registered,
+)
+
+TIMEOUT_S = 120.0
+_HOLD = """
+import sys, time
+from harness.host.identity import allocate
+from harness.host.session import open_run
+from harness.paths import cache_directory
+from harness.sandbox.protocol import Tier, load
+substrate, tier = load(sys.argv[1]), Tier(sys.argv[2])
+with open_run() as run:
+    template = substrate.prepare(run, cache_directory(), tier)
+    sandbox = substrate.launch(run, template, tier, allocate(run.leases, run.id))
+    sandbox.awaken(120)
+    print(run.directory, flush=True)
+    time.sleep(600)
+"""
+"""A process with one sandbox that answers; it prints its run's directory and waits to be killed."""
+
+Launch = Callable[[], Sandbox]
+
+
+class SubstrateContract:
+    """Inherit it in a class named Test... and set `substrate` to a registered name."""
+
+    substrate: str
+    own_names: Sequence[str] = ("hostname", "machine_id")
+    """What an agent reports that no two sandboxes share, beside their random bytes; fewer for one
+    that keeps its host's name, as a bare process does."""
+
+    def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
+        if "tier" in metafunc.fixturenames:
+            metafunc.parametrize("tier", list(load(self.substrate).tiers), ids=str)
+
+    @pytest.fixture
+    def tested(self) -> Substrate[Template]:
+        """The substrate; skips where this host cannot run it."""
+        substrate = load(self.substrate)
+        for need in substrate.requirements():
+            if not need.satisfied:
+                pytest.skip(f"{self.substrate} needs {need.what}; {need.detail}")
+        if substrate.role is Role.CONTROL:
+            pytest.skip(f"{self.substrate} makes no sandboxes")
+        return substrate
+
+    @pytest.fixture
+    def launch(self, tested: Substrate[Template], tier: Tier, run: Run) -> Iterator[Launch]:
+        """Launches sandboxes in `tier`; they are destroyed with the test."""
+        try:
+            template = tested.prepare(run, cache_directory(), tier)
+        except Unsupported as reason:
+            pytest.skip(str(reason))
+        with ExitStack() as stack:
+
+            def make() -> Sandbox:
+                sandbox = tested.launch(run, template, tier, allocate(run.leases, run.id))
+                stack.callback(sandbox.destroy)
+                return sandbox
+
+            yield make
+
+    def test_it_says_what_it_can_do(self) -> None:
+        substrate = load(self.substrate)
+        assert self.substrate in registered()
+        assert substrate.name == self.substrate
+        assert substrate.tiers and all(isinstance(tier, Tier) for tier in substrate.tiers)
+        assert all(isinstance(sharing, Sharing) for sharing in substrate.sharings)
+        assert not substrate.sharings or any(tier.restores for tier in substrate.tiers)
+        assert isinstance(substrate.role, Role)
+        if compared := substrate.compared:
+            assert set(compared.tiers) <= set(substrate.tiers)
+            assert compared.fleet is None or compared.fleet in substrate.tiers
+        for need in substrate.requirements():
+            assert need.satisfied or need.remedy, f"{need.what}: name the command that helps"
+
+    def test_it_climbs_the_ladder(
+        self, tested: Substrate[Template], tier: Tier, launch: Launch
+    ) -> None:
+        """A nonce, a first process and a working set, timed in this order; a kernel of its own
+        exactly where it claims one."""
+        assert tested.memory_per_sandbox(tier) > 0
+        done = climb(launch, "first-touch", TIMEOUT_S)
+        assert done.failure is None, done.failure
+        assert done.sandbox is not None
+        times = [done.rungs[rung] for rung in ("object", "first-reply", "first-exec")]
+        assert times == sorted(times) and times[0] > 0
+        assert done.sandbox.resumed_at() <= done.start + done.rungs["first-reply"]
+        if tested.own_kernel:
+            prove_own_kernel(done.sandbox)
+        else:
+            with pytest.raises(Exception, match="not on one of its own"):
+                prove_own_kernel(done.sandbox)
+
+    def test_a_frozen_sandbox_answers_again(self, tier: Tier, launch: Launch) -> None:
+        if not tier.waits_in_memory:
+            pytest.skip(f"tier {tier} keeps no sandbox in memory")
+        sandbox = launch()
+        for _ in range(2):
+            sandbox.awaken(TIMEOUT_S)
+            sandbox.arm()
+            sandbox.stop()
+        sandbox.awaken(TIMEOUT_S)
+
+    def test_a_wrong_answer_is_refused(self, tier: Tier, launch: Launch) -> None:
+        """The agent's key is not the one that the host expects: its hash must not count."""
+        if tier is not Tier.FULL:
+            pytest.skip("tried on a sandbox that starts on request")
+        sandbox = launch()
+        sandbox.agent.key = bytes(reversed(range(16)))
+        with pytest.raises(WrongAnswer):
+            sandbox.awaken(TIMEOUT_S)
+
+    def test_twins_are_distinct(self, tier: Tier, launch: Launch) -> None:
+        """Two sandboxes of one template differ before their first process runs."""
+        reports = []
+        for sandbox in [launch(), launch()]:
+            sandbox.awaken(TIMEOUT_S)
+            sandbox.adopt_identity()
+            reports.append(sandbox.agent.hello())
+        for name in ("random", *self.own_names):
+            assert reports[0][name] != reports[1][name], f"both have the same {name}"
+
+    def test_destroying_it_releases_its_identity_and_may_be_repeated(
+        self, tier: Tier, launch: Launch, run: Run
+    ) -> None:
+        before = _leases(run)
+        sandbox = launch()
+        assert _leases(run) > before, "an identity is leased"
+        sandbox.awaken(TIMEOUT_S)
+        process = sandbox.process
+        sandbox.destroy()
+        sandbox.destroy()
+        assert _leases(run) == before
+        with pytest.raises(GuestDied):
+            sandbox.agent.ping(1.0)
+        if process is not None:
+            assert not _runs(process.pid)
+
+    def test_sigkill_leaves_only_what_clean_finds(
+        self, tested: Substrate[Template], tier: Tier, runtime: Path
+    ) -> None:
+        """Its owner is killed while it lives: `coppice clean` finds and removes all of it."""
+        try:
+            directory = self._killed(tier, runtime)
+        except Unsupported as reason:
+            pytest.skip(str(reason))
+        left = leftovers.reclaim(runtime)
+        assert left, "something of a killed run is left, and is found"
+        assert leftovers.find(runtime) == [], "and nothing is, once it was removed"
+        assert not _marked(directory), "no process carries the run any more"
+        assert not any(str(directory) in mount for mount in _mounts())
+
+    @pytest.fixture
+    def runtime(self) -> Iterator[Path]:
+        """A directory for runs, open to all users: a container's root is not this host's.
+
+        Its name is short, as sockets in it must have short paths.
+        """
+        with tempfile.TemporaryDirectory(prefix="c-", dir="/tmp") as made:
+            Path(made).chmod(0o755)
+            yield Path(made)
+
+    def _killed(self, tier: Tier, runtime: Path) -> Path:
+        """The directory of a run whose owner was killed while its sandbox answered."""
+        environment = {**os.environ, "COPPICE_RUNTIME": str(runtime)}
+        with subprocess.Popen(
+            [sys.executable, "-P", "-c", _HOLD, self.substrate, str(tier)],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as owner:
+            assert owner.stdout and owner.stderr
+            directory = owner.stdout.readline().strip()
+            owner.send_signal(signal.SIGKILL)
+            if not directory:
+                error = owner.stderr.read().strip().splitlines() or ["no message"]
+                if "Unsupported" in error[-1] or "Missing" in error[-1]:
+                    raise Unsupported(error[-1])
+                pytest.fail(f"the sandbox did not come up: {error[-1]}")
+        return Path(directory)
+
+
+def _leases(run: Run) -> set[str]:
+    """The leases of this run; other runs of this host have theirs beside them."""
+    found = set()
+    for lease in run.leases.iterdir() if run.leases.is_dir() else ():
+        with contextlib.suppress(OSError):  # another run has just released it
+            if lease.read_text(errors="replace") == run.id:
+                found.add(lease.name)
+    return found
+
+
+def _runs(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return state not in "ZX"
+
+
+def _marked(directory: Path) -> list[int]:
+    """Processes that carry a run in their environment, looked for without our own code."""
+    mark, found = f"{VARIABLE}={directory}".encode(), []
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            if mark in (entry / "environ").read_bytes().split(b"\0") and _runs(int(entry.name)):
+                found.append(int(entry.name))
+        except OSError:
+            continue
+    return found
+
+
+def _mounts() -> list[str]:
+    return Path("/proc/self/mounts").read_text().splitlines()

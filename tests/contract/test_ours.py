@@ -1,0 +1,29 @@
+"""Every substrate of ours passes the contract that other packages' substrates are held to."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from harness.rig.discovery import OURS
+from harness.sandbox.protocol import registered
+from harness.testing import SubstrateContract
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="these substrates are started by root")
+OWN_NAMES = {"process": (), "gvisor": (), "bwrap": ("hostname",), "docker": ("hostname",)}
+"""References that share more with their host, or with the checkpoint that they come from."""
+SLOW = {"vm": "a boot takes most of a minute under emulation: COPPICE_SLOW=1 runs it"}
+
+
+def contract(name: str) -> type[SubstrateContract]:
+    """The contract of one substrate, as a class that pytest collects."""
+    attributes = {"substrate": name, "own_names": OWN_NAMES.get(name, ("hostname", "machine_id"))}
+    made = type(f"Test_{name}", (SubstrateContract,), attributes)
+    if name in SLOW and not os.environ.get("COPPICE_SLOW"):
+        made = pytest.mark.skip(reason=SLOW[name])(made)
+    return made
+
+
+for name in registered(OURS):
+    globals()[f"Test_{name}"] = contract(name)
