@@ -43,25 +43,25 @@ async def download(request: Request, envd: Envd, user: str) -> Response:
         raise as_http(error) from error
 
     async def pieces() -> AsyncIterator[bytes]:
-        requests: deque[asyncio.Task[bytes]] = deque()
+        reads: deque[asyncio.Task[bytes]] = deque()
         at = requested = 0
         try:
             while at < size:
-                while len(requests) < AHEAD and requested < size:
-                    requests.append(asyncio.ensure_future(envd.read(handle, requested)))
+                while len(reads) < AHEAD and requested < size:
+                    reads.append(asyncio.ensure_future(envd.read(handle, requested)))
                     requested += PIECE
-                piece = (await requests.popleft())[: size - at]
+                piece = (await reads.popleft())[: size - at]
                 if not piece:
                     break  # it was truncated meanwhile: the client notices that bytes are missing
                 at += len(piece)
                 yield piece
                 if len(piece) < PIECE and at < size:
-                    for task in requests:
+                    for task in reads:
                         task.cancel()
-                    requests.clear()
+                    reads.clear()
                     requested = at
         finally:
-            for task in requests:
+            for task in reads:
                 task.cancel()
             with contextlib.suppress(CoppiceError, TimeoutError):
                 await envd.close_handle(handle)

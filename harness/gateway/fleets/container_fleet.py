@@ -11,10 +11,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import dataclasses
 import json
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -28,6 +27,7 @@ from harness.gateway.fleets.container_envd import MEMORY_MIB, ContainerEnvd
 from harness.gateway.fleets.fd_holder import FdHolder
 from harness.gateway.fleets.network import Network
 from harness.gateway.fleets.pool_queue import PoolQueue
+from harness.gateway.fleets.pooled_fleet import PooledFleet, with_names
 from harness.gateway.fleets.protocol import RunningSandbox
 from harness.host.cgroups import Usage
 from harness.host.identity import Identity, allocate
@@ -106,7 +106,7 @@ class RunningContainer:
         self.envd.close()
 
 
-class ContainerFleet:
+class ContainerFleet(PooledFleet[Pool[RunningContainer]]):
     """Implements `harness.gateway.fleets.protocol.SandboxFleet`."""
 
     memory_mib = MEMORY_MIB
@@ -118,16 +118,15 @@ class ContainerFleet:
     )
 
     def __init__(self, run: Run, cache: Path, fd_holder: FdHolder, network: Network | None) -> None:
+        super().__init__(network)
         self._run = run
         self._fd_holder = fd_holder
-        self._network = network
         self._limits = Limits(memory=MEMORY_MIB << 20, pids=PIDS)
         substrate = OciSubstrate(
             limits=self._limits, root=disk.root_directory, program=container_envd.build
         )
         self.template: OciTemplate = substrate.prepare(run, cache, Tier.PREWARM_POOL)
         self._disk = disk.empty_image(cache)
-        self._pools: dict[str, Pool[RunningContainer]] = {}
         self._queues: dict[str, PoolQueue[RunningContainer]] = {}
         self._adopted: dict[str, Path] = {}
 
@@ -139,17 +138,6 @@ class ContainerFleet:
         stack.callback(queue.close)
         stack.callback(pool.drain)
 
-    def fill(self) -> None:
-        """Wait until the pools are full."""
-        for pool in self._pools.values():
-            pool.fill()
-
-    def templates(self) -> Sequence[str]:
-        return list(self._pools)
-
-    def ready(self) -> Mapping[str, int]:
-        return {template: pool.ready for template, pool in self._pools.items()}
-
     def _start(
         self, template: str, upper: Path | None = None, names: Mapping[str, Any] | None = None
     ) -> RunningContainer:
@@ -157,8 +145,7 @@ class ContainerFleet:
         identity = allocate(self._run.leases, self._run.id)
         with ExitStack() as undo:
             undo.callback(identity.release)
-            kept = {name: names[name] for name in ("hostname", "machine_id")} if names else {}
-            identity = dataclasses.replace(identity, **kept)
+            identity = with_names(identity, names)
             process = container.begin(
                 self._run, self.template, identity, self._limits, overlay=True, upper=upper,
                 disk=self._disk,
@@ -182,10 +169,6 @@ class ContainerFleet:
             templates.rehearse(running)
             running.freeze()
         return running
-
-    def port(self, id: str) -> str | None:
-        """The name of a sandbox's network port."""
-        return self._network.port(id) if self._network else None
 
     async def take(self, template: str, timeout_s: float) -> RunningSandbox:
         running = await self._queues[template].take(timeout_s)
@@ -268,7 +251,3 @@ class ContainerFleet:
     def usage(self, id: str) -> Usage:
         """What a container has used."""
         return self.template.cgroups.usage(f"{self.template.group}/{id}")
-
-    def set_network_rules(self, sandbox: RunningSandbox, rules: Mapping[str, Any]) -> None:
-        if self._network:
-            self._network.set_rules(sandbox.id, rules)

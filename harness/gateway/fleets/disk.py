@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from harness.guest import rootfs
 from harness.guest.rootfs import RootFs
 from harness.host.locks import half_built
 from harness.host.process import need, run
-from harness.measure.record import Image, digest
+from harness.measure.record import digest
 
 SIZE_MIB = 4096
 """The size that a sandbox sees; the file is sparse."""
@@ -43,10 +43,6 @@ class BaseDisk:
 
     path: Path
     sha256: str
-    built_from: Mapping[str, str]
-
-    def as_record(self) -> Image:
-        return Image("disk", self.sha256, self.built_from)
 
 
 def base(cache: Path) -> BaseDisk:
@@ -72,7 +68,7 @@ def base(cache: Path) -> BaseDisk:
                 file.truncate(SIZE_MIB << 20)
             run("mke2fs", *_MAKE, "-d", directory / "root", directory / "root.raw")
             shutil.rmtree(directory / "root")
-    return BaseDisk(target / "root.raw", name, inputs)
+    return BaseDisk(target / "root.raw", name)
 
 
 def empty_image(cache: Path) -> Path:

@@ -175,15 +175,15 @@ def _arguments(spec: MicroVmSpec, overlay: Path, envd: int) -> Sequence[str]:
 
 @contextlib.contextmanager
 def _envd_channel() -> Iterator[tuple[socket.socket, socket.socket]]:
-    ours, theirs = socket.socketpair()
-    for end in (ours, theirs):
+    our_end, vmm_end = socket.socketpair()
+    for end in (our_end, vmm_end):
         for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
             end.setsockopt(socket.SOL_SOCKET, option, 1 << 20)
-    with theirs:
+    with vmm_end:
         try:
-            yield ours, theirs
+            yield our_end, vmm_end
         except BaseException:
-            ours.close()
+            our_end.close()
             raise
 
 
@@ -204,20 +204,20 @@ def _boot(spec: MicroVmSpec, identity: Identity, memory: Path) -> MicroVm:
     disk.create_overlay(spec.base, overlay)
     with memory.open("wb") as file:
         os.posix_fallocate(file.fileno(), 0, spec.shape.memory_mib << 20)
-    with _envd_channel() as (ours, theirs):
+    with _envd_channel() as (our_end, vmm_end):
 
         def argv(descriptors: Descriptors) -> Sequence[str]:
             common = arguments(
                 spec.shape, f"coppice-{identity.id}", descriptors, memory=memory, share=True,
                 kernel=spec.image.kernel, initramfs=spec.image.initramfs, ports=2,
             )  # fmt: skip
-            return (*common, *_arguments(spec, overlay, theirs.fileno()))
+            return (*common, *_arguments(spec, overlay, vmm_end.fileno()))
 
         vmm = spawn(
-            spec.run, f"coppice-{identity.id}", argv, incoming=False, inherited=[theirs.fileno()]
+            spec.run, f"coppice-{identity.id}", argv, incoming=False, inherited=[vmm_end.fileno()]
         )
         guest = QemuSandbox(vmm, identity, Condition.BOOTING, guest_memory=str(memory))
-        vm = MicroVm(spec, guest, ours, str(memory), None)
+        vm = MicroVm(spec, guest, our_end, str(memory), None)
     with destroyed_on_failure(vm):
         guest.vmm.greeting(30)
         see_boot(guest, BOOT_LIMIT_S)
@@ -238,19 +238,19 @@ def restore(
     """A microVM restored from a saved one, stopped at its doorbell; `resume` it next."""
     overlay = _new_overlay(spec, identity)
     saved_vm.copy_sparse(source.disk, overlay)
-    with _envd_channel() as (ours, theirs):
+    with _envd_channel() as (our_end, vmm_end):
 
         def argv(descriptors: Descriptors) -> Sequence[str]:
             common = arguments(
                 spec.shape, f"coppice-{identity.id}", descriptors, memory=source.memory, tap=tap,
                 ports=2,
             )  # fmt: skip
-            return (*common, *_arguments(spec, overlay, theirs.fileno()), *_LOADING)
+            return (*common, *_arguments(spec, overlay, vmm_end.fileno()), *_LOADING)
 
         vmm = spawn(
             spec.run, f"coppice-{identity.id}", argv, incoming=True,
             inherited=[
-                theirs.fileno(),
+                vmm_end.fileno(),
                 *([] if tap is None else [tap]),
                 *([preloaded.descriptor] if preloaded else []),
             ],
@@ -260,8 +260,8 @@ def restore(
             vmm, identity, Condition.EMPTY, _Devices(source.devices),
             guest_memory=str(source.memory), key=source.key,
         )  # fmt: skip
-        vm = MicroVm(spec, guest, ours, str(source.memory), tap)
-        vm.envd_descriptor = theirs.fileno()
+        vm = MicroVm(spec, guest, our_end, str(source.memory), tap)
+        vm.envd_descriptor = vmm_end.fileno()
     with destroyed_on_failure(vm):
         vmm.greeting(30)
         vmm.qmp.execute(
@@ -283,14 +283,14 @@ def fork(
         undo = opened.enter_context(contextlib.ExitStack())
         undo.callback(_remove, overlay.parent)
         saved_vm.copy_sparse(source.overlay, overlay)
-        ours, theirs = opened.enter_context(_envd_channel())
+        our_end, vmm_end = opened.enter_context(_envd_channel())
         handle = os.open(overlay, os.O_RDWR | os.O_CLOEXEC)
         opened.callback(os.close, handle)
         others = [(number, handle) for number in _descriptors_of(source.pid, source.overlay)]
-        others.append((source.envd_descriptor, theirs.fileno()))
+        others.append((source.envd_descriptor, vmm_end.fileno()))
         guest = zygote.fork(spec.run, identity, tap, others)
         undo.pop_all()
-    return MicroVm(spec, guest, ours, source.came_from, tap)
+    return MicroVm(spec, guest, our_end, source.came_from, tap)
 
 
 def _descriptors_of(pid: int, path: Path) -> Sequence[int]:

@@ -7,10 +7,9 @@ event loop; methods that block are called from threads.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import logging
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from harness.gateway.fleets.fd_holder import FdHolder
 from harness.gateway.fleets.microvm import RESUME_LIMIT_S, MicroVm, MicroVmSpec
 from harness.gateway.fleets.network import Network
 from harness.gateway.fleets.pool_queue import PoolQueue
+from harness.gateway.fleets.pooled_fleet import PooledFleet, with_names
 from harness.gateway.fleets.protocol import RunningSandbox
 from harness.gateway.fleets.saved_vm import SavedVm
 from harness.host.identity import Identity, allocate
@@ -83,6 +83,10 @@ class TemplatePool:
         self.pool = Pool(self._make, size, memory_each=POOL_MEMORY)
         self.queue = PoolQueue(self.pool)
 
+    @property
+    def ready(self) -> int:
+        return self.pool.ready
+
     def fill(self) -> None:
         """Wait until the pool is full."""
         if self._fleet.accelerator == "tcg":
@@ -109,7 +113,7 @@ class TemplatePool:
         self._stack.close()
 
 
-class MicroVmFleet:
+class MicroVmFleet(PooledFleet[TemplatePool]):
     """Implements `harness.gateway.fleets.protocol.SandboxFleet`."""
 
     disk_mib = disk.SIZE_MIB
@@ -119,12 +123,11 @@ class MicroVmFleet:
     )
 
     def __init__(self, spec: MicroVmSpec, fd_holder: FdHolder, network: Network | None) -> None:
+        super().__init__(network)
         self.spec = spec
         self.memory_mib = spec.shape.memory_mib
         self.accelerator = spec.shape.accelerator
         self._fd_holder = fd_holder
-        self._network = network
-        self._pools: dict[str, TemplatePool] = {}
         self._adopted: dict[str, tuple[Path, int]] = {}
 
     def offer(self, template: str, cache: Path, size: int, stack: ExitStack) -> None:
@@ -132,17 +135,6 @@ class MicroVmFleet:
         source = templates.prepare(self.spec, cache, template)
         self._pools[template] = pool = TemplatePool(self, source, size)
         stack.callback(pool.close)
-
-    def fill(self) -> None:
-        """Wait until the pools are full."""
-        for pool in self._pools.values():
-            pool.fill()
-
-    def templates(self) -> Sequence[str]:
-        return list(self._pools)
-
-    def ready(self) -> Mapping[str, int]:
-        return {template: pool.pool.ready for template, pool in self._pools.items()}
 
     @contextlib.contextmanager
     def _allocated(self) -> Iterator[tuple[Identity, int | None, ExitStack]]:
@@ -157,15 +149,10 @@ class MicroVmFleet:
             yield identity, tap, undo
             undo.pop_all()
 
-    def port(self, id: str) -> str | None:
-        """The name of a sandbox's network port."""
-        return self._network.port(id) if self._network else None
-
     def _restored(self, source: SavedVm, names: Mapping[str, Any] | None = None) -> MicroVm:
         """Restored, resumed, identity set."""
         with self._allocated() as (identity, tap, undo):
-            kept = {name: names[name] for name in ("hostname", "machine_id")} if names else {}
-            vm = microvm.restore(self.spec, source, dataclasses.replace(identity, **kept), tap)
+            vm = microvm.restore(self.spec, source, with_names(identity, names), tap)
             undo.callback(vm.destroy)
             self._settle(vm)
         return vm
@@ -269,7 +256,3 @@ class MicroVmFleet:
             self._fd_holder.drop(vm.id)
         if self._network:
             self._network.detach(vm.id)
-
-    def set_network_rules(self, sandbox: RunningSandbox, rules: Mapping[str, Any]) -> None:
-        if self._network:
-            self._network.set_rules(sandbox.id, rules)
