@@ -7,16 +7,18 @@ registered under the entry point group `coppice.commands`; ours are the files in
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
 import os
 import pkgutil
+import signal
 import sys
 from collections.abc import Iterator, Sequence
 from importlib.metadata import entry_points
 from typing import Any
 
 from harness import __version__, commands
-from harness.errors import CoppiceError
+from harness.errors import CoppiceError, Interrupted
 
 GROUP = "coppice.commands"
 HOST = "COPPICE_HOST"
@@ -54,18 +56,42 @@ def parser(asked: str | None = None) -> argparse.ArgumentParser:
     return top
 
 
+@contextlib.contextmanager
+def _ended_by(*numbers: int) -> Iterator[None]:
+    """Let signals that would kill this process end it as an interrupt does: everything that it has
+    made is taken down."""
+
+    def end(number: int, _: object) -> None:
+        raise Interrupted(number)
+
+    ours = [number for number in numbers if signal.getsignal(number) is signal.SIG_DFL]
+    for number in ours:
+        signal.signal(number, end)
+    try:
+        yield
+    finally:
+        for number in ours:
+            signal.signal(number, signal.SIG_DFL)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; its exit code (see harness/errors.py)."""
     arguments = sys.argv[1:] if argv is None else list(argv)
     asked = arguments[0] if arguments and not arguments[0].startswith("-") else None
     options = parser(asked).parse_args(arguments)
+    # A gateway has a way of its own to end.
+    ends = () if options.command == "gateway" else (signal.SIGTERM, signal.SIGHUP)
     try:
-        if os.environ.get(HOST) and hasattr(options, "there"):
-            return int(options.there(options, arguments))
-        return int(options.main(options))
+        with _ended_by(*ends):
+            if os.environ.get(HOST) and hasattr(options, "there"):
+                return int(options.there(options, arguments))
+            return int(options.main(options))
     except CoppiceError as error:
         print(f"coppice: {error}", file=sys.stderr)
         return error.exit_code
+    except Interrupted as end:
+        print(f"coppice: {end}", file=sys.stderr)
+        return end.exit_code
     except KeyboardInterrupt:
         print("coppice: interrupted", file=sys.stderr)
         return 130

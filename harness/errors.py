@@ -30,10 +30,14 @@
         ├── SandboxGone                       what was asked for is of a sandbox that is not there
         └── NameTaken                         something of that name is there, and it is not ours
 
-Exit codes follow sysexits.h where it has a word for the case. 130 is an interrupt by the user.
+Exit codes follow sysexits.h where it has a word for the case. A command that a signal has ended
+(`Interrupted`, which is no CoppiceError) ends with 128 and the signal's number: 130 after SIGINT,
+143 after SIGTERM, 129 after SIGHUP.
 """
 
 from __future__ import annotations
+
+import signal
 
 __all__ = [
     "CheckpointCorrupt",
@@ -51,6 +55,7 @@ __all__ = [
     "HostKeyChanged",
     "HostLost",
     "ImageError",
+    "Interrupted",
     "MissingPrivilege",
     "MissingTool",
     "NameTaken",
@@ -78,6 +83,20 @@ class CoppiceError(Exception):
     def __str__(self) -> str:
         message = super().__str__()
         return f"{message}\n  {self.hint}" if self.hint else message
+
+
+class Interrupted(KeyboardInterrupt):
+    """A signal told a command to end, and it has ended cleanly. `number` is the signal's."""
+
+    def __init__(self, number: int = signal.SIGINT) -> None:
+        super().__init__(number)
+        self.exit_code = 128 + number
+
+    def __str__(self) -> str:
+        number: int = self.args[0]
+        return (
+            "interrupted" if number == signal.SIGINT else f"ended by {signal.Signals(number).name}"
+        )
 
 
 class UsageError(CoppiceError):

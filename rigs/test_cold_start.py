@@ -7,8 +7,9 @@ It measures and never judges: nothing here fails because something is slow.
 from __future__ import annotations
 
 import enum
+import functools
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,7 @@ from harness.procedures.launcher import Launcher
 from harness.rig.discovery import OURS, substrates_of
 from harness.rig.info import RigInfo
 from harness.rig.recorder import RigRun
+from harness.rig.stages import ANSWERED
 from harness.rig.tasks import Task
 from harness.sandbox.protocol import Sharing, Tier, load, registered
 
@@ -50,7 +52,10 @@ RIG = RigInfo(
     claims=("coppice-cold-start", "cubesandbox-cold-start"),
     wants=lambda substrate: bool(substrate.tiers),
     tasks=tasks,
-    measured_alike=("53d608701a6365e0c13ae3b6b3b00548f00b5c1d9f355ae132f12d072cc59463",),
+    measured_alike=(
+        "53d608701a6365e0c13ae3b6b3b00548f00b5c1d9f355ae132f12d072cc59463",
+        "042e4764797b146d2b5b4c00659c9653dec806a7625588a0db87cef2c818023f",
+    ),
 )
 TIMEOUT_S = 120.0
 CONCURRENCIES = (1, 10, 50)
@@ -69,6 +74,12 @@ PLANS: dict[str, dict[Tier, dict[int, int]]] = {
         Tier.DURABLE_PREWARM_POOL: {1: 12, 10: 10, 50: 0},
         Tier.PREWARM_POOL: {1: 3, 10: 0, 50: 0},
     },
+    "smoke": {
+        Tier.FULL: {1: 1, 10: 0, 50: 0},
+        Tier.DURABLE_POOL: {1: 2, 10: 0, 50: 0},
+        Tier.DURABLE_PREWARM_POOL: {1: 2, 10: 4, 50: 0},
+        Tier.PREWARM_POOL: {1: 2, 10: 0, 50: 0},
+    },
     "full": {
         Tier.FULL: {1: 30, 10: 30, 50: 50},
         Tier.DURABLE_POOL: {1: 100, 10: 100, 50: 100},
@@ -78,7 +89,11 @@ PLANS: dict[str, dict[Tier, dict[int, int]]] = {
 }
 
 
-FORKED = {"quick": {1: 8, 10: 0, 50: 0}, "full": {1: 400, 10: 100, 50: 100}}
+FORKED = {
+    "smoke": {1: 2, 10: 0, 50: 0},
+    "quick": {1: 8, 10: 0, 50: 0},
+    "full": {1: 400, 10: 100, 50: 100},
+}
 """The same for sandboxes forked on demand."""
 
 
@@ -127,7 +142,12 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def attempts(
-    case: Case, launcher: Launcher, own_kernel: bool, count: int, upto: str
+    case: Case,
+    launcher: Launcher,
+    own_kernel: bool,
+    count: int,
+    upto: str,
+    reached: Callable[[str], object],
 ) -> list[Climb]:
     """`count` cold starts up to a rung, in batches; the collector rests while they run."""
     climbs: list[Climb] = []
@@ -144,6 +164,7 @@ def attempts(
                 together = climb_together(
                     min(case.concurrency, batch), launcher.acquire, upto, TIMEOUT_S
                 )
+                reached(ANSWERED)
                 conclude(together, launcher.release, own_kernel)
                 climbs += together
     return climbs
@@ -188,17 +209,18 @@ def measure(case: Case, run: Run, rig_run: RigRun, count: int) -> list[Series]:
             pooled=case.vmm is Vmm.WAITS,
             forked=case.vmm is Vmm.FORKED,
         )
-        warmup = attempts(
-            case, launcher, substrate.own_kernel, min(case.concurrency, WARM_UPS), "first-exec"
+        some = functools.partial(
+            attempts, case, launcher, substrate.own_kernel, reached=rig_run.reached
         )
+        warmup = some(min(case.concurrency, WARM_UPS), "first-exec")
         rig_run.begin()
         # A boot outweighs what comes after it, so its later rungs slow nobody's earlier ones.
         if case.concurrency == 1 or case.tier is Tier.FULL:
-            climbs = attempts(case, launcher, substrate.own_kernel, count, RUNGS[-1])
+            climbs = some(count, RUNGS[-1])
             series = [series_of(rung, dimensions, warmup, climbs) for rung in RUNGS]
         else:
             for upto in ("first-reply", "first-exec", "first-touch"):
-                climbs = attempts(case, launcher, substrate.own_kernel, count, upto)
+                climbs = some(count, upto)
                 rungs = RUNGS[:3] if upto == "first-reply" else (upto,)
                 series += [series_of(rung, dimensions, warmup, climbs) for rung in rungs]
         rig_run.end()

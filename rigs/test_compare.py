@@ -41,7 +41,7 @@ PARTS = ("cc1", "cc10", "cc50", "memory", "network", "reboot")
 ENDS = ("first-reply", "first-exec", "first-touch")
 CONCURRENCIES = {"cc1": 1, "cc10": 10, "cc50": 50}
 Say = Callable[[str], None]
-PAIRS = {"quick": 2, "full": 40}
+PAIRS = {"smoke": 1, "quick": 2, "full": 40}
 HEAVY_BOOT_S = 10.0
 """Processor seconds of a boot from which on a substrate is left out of the quick profile, and is
 started many at once only where its column was named."""
@@ -53,13 +53,14 @@ HEAVY_VISITS, HEAVY_N = 2, 2
 SETTLE_S = 0.1
 """Before every visit: the kernel takes namespaces and mounts down after their last process has
 ended, and whoever makes some meanwhile waits for it."""
-REST_S = {"quick": 0.2, "full": 1.0}
+REST_S = {"smoke": 0.2, "quick": 0.2, "full": 1.0}
 """Between a fleet's coming up and the reading of what it takes."""
 READINGS = 5
 
 # Visits of each column to climb to a rung (at concurrency 1 to all of them, see
 # harness/procedures/ladder.py). Eight of ten sandboxes are samples enough for a p95.
 VISITS: Mapping[str, Mapping[str, Mapping[str, int]]] = {
+    "smoke": {"cc1": {"first-touch": 1}},
     "quick": {"cc1": {"first-touch": 2}},
     "full": {
         "cc1": {"first-touch": 16},
@@ -67,7 +68,7 @@ VISITS: Mapping[str, Mapping[str, Mapping[str, int]]] = {
         "cc50": {"first-reply": 1, "first-exec": 1, "first-touch": 1},
     },
 }
-SIZES: Mapping[str, Sequence[int]] = {"quick": (2,), "full": (50, 200)}
+SIZES: Mapping[str, Sequence[int]] = {"smoke": (1,), "quick": (2,), "full": (50, 200)}
 
 
 @functools.cache
@@ -151,6 +152,7 @@ RIG = RigInfo(
         "n": "how many sandboxes, such as 8,50",
     },
     check=planned,
+    measured_alike=("a532161bc8c591b306bbea26466a8eb0e0e14fd1d8ca2980668b5a2065a3266d",),
 )
 
 
@@ -246,7 +248,7 @@ def _most(column: Column, concurrency: int, upto: str, visits: int, profile: str
     """How often a column is visited of so many times."""
     if heavy(column):
         return min(visits, HEAVY_VISITS if concurrency == 1 else 1)
-    if slow(column) and profile == "quick":
+    if slow(column) and profile != "full":
         return 1
     if concurrency > 1 and slow(column):
         return (visits + 1) // 2 if upto == SLOW_RUNG else 0
@@ -338,11 +340,16 @@ def _read() -> int:
 
 
 def one_of_each(plan: Plan, found: Sequence[Stand]) -> Sequence[Stand]:
-    """Whose network and durability are tried: in the quick profile one tier of each substrate,
-    unless columns were named."""
+    """Whose network and durability are tried: in the quick profile one tier of each substrate, in
+    the smoke profile of some, unless columns were named."""
     if plan.profile == "full" or plan.named:
         return found
-    return list({one.column.substrate: one for one in reversed(found)}.values())[::-1]
+    chosen = list({one.column.substrate: one for one in reversed(found)}.values())[::-1]
+    if plan.profile == "smoke":
+        # tests/reference tries both procedures on the others.
+        networked = [one for one in chosen if load(one.column.substrate).network]
+        return [*networked[:1], *(one for one in chosen if one not in networked)][:2]
+    return chosen
 
 
 def networks(found: Sequence[Stand], run: Run, say: Say) -> list[Series]:

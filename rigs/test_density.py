@@ -38,6 +38,7 @@ from harness.procedures.fleet import Bounds, BringUp, Fleet, admit, ask_each
 from harness.rig.discovery import substrates_of
 from harness.rig.info import RigInfo
 from harness.rig.recorder import RigRun, given_options
+from harness.rig.stages import AT_REST
 from harness.rig.tasks import Task
 from harness.sandbox.protocol import Sandbox, Sharing, Substrate, Template, Tier, load
 
@@ -92,6 +93,8 @@ RIG = RigInfo(
     measured_alike=(
         "4e53227d9e88db9222b28d125f84e92d8d2b6866c8f27fcf87cbe6f400045e8f",
         "fe481ce83157d33273b26cebae32e22b4eefc31f10cac3aeefd1ad8dae126bda",
+        "b673a303b64a09e768319049af6f1b32ddf33196596687c7ea131c72d0026862",
+        "3007f4cc20282c43daf3f011ba472524d6bbb9575d4c548b46fee16d10ce2971",
     ),
 )
 TOUCHED_MIB = 16
@@ -111,6 +114,7 @@ SCAN_LIMIT_S = 30.0
 
 # N by profile. Full private copies fit only a few times.
 PLANS: dict[str, dict[Sharing, Sequence[int]]] = {
+    "smoke": dict.fromkeys(Sharing, (2,)),
     "quick": dict.fromkeys(Sharing, (8,)),
     "full": {
         Sharing.PRIVATE: (8, 50),
@@ -238,7 +242,7 @@ def measure(case: Case, run: Run, rig_run: RigRun, profile: str) -> Findings:
         bring_up(findings, fleet.bring_up(case.n, began))
         if fleet.sandboxes:
             touch = profile == "full" or case.sharing in TOUCHED_IN_QUICK
-            live(findings, fleet.sandboxes, before, merger, touch)
+            live(findings, fleet.sandboxes, before, merger, touch, rig_run.reached)
             if net:
                 packets(findings, fleet.sandboxes, run, net)
             if profile == "full":
@@ -282,9 +286,11 @@ def live(
     before: HostMemory,
     merger: Merging | None,
     touch: bool,
+    reached: Callable[[str], object],
 ) -> None:
     """A fleet at rest, asked, and at work."""
     window = rest(findings, sandboxes, before, merger, "idle")
+    reached(AT_REST)
     if merger:
         merger.ease()
         window = rest_linux.watch(pids_of(sandboxes))

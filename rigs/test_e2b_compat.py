@@ -45,6 +45,9 @@ def chosen(options: Mapping[str, str], profile: str = "quick") -> Sequence[Sdk]:
     return [by[one] for one in named.split(",")]
 
 
+POOL = {"smoke": "2", "quick": "4", "full": "4"}
+"""Sandboxes that are kept ready for each template."""
+
 RIG = RigInfo(
     id="e2b-compat",
     title="E2B operations by SDK version",
@@ -53,6 +56,7 @@ RIG = RigInfo(
     requirements=requirements,
     options={"sdk": "only these SDKs, as python-2.51.0,javascript-…"},
     check=chosen,
+    measured_alike=("e27cdef4a56374dbd3b32fde43f933a879e10b1b1dde9e0993e8414d3b51c62c",),
 )
 LIMIT_S = 400.0
 
@@ -82,7 +86,7 @@ def test_e2b_compat(benchmark: BenchmarkFixture, run: Run, rig_run: RigRun, prof
     with ExitStack() as stack:
         served = {
             tls: stack.enter_context(
-                running_gateway(run, "--pool", "4", *(["--tls"] if tls else []))
+                running_gateway(run, "--pool", POOL[profile], *(["--tls"] if tls else []))
             )
             for tls in sorted({sdk.requires_tls for sdk in sdks})
         }

@@ -40,9 +40,10 @@ from harness.rig.info import RigInfo
 from harness.rig.recorder import RigRun
 
 TEMPLATE = "code-interpreter-v1"
-CONCURRENCIES = {"quick": (1, 10), "full": (1, 10, 50)}
+CONCURRENCIES = {"smoke": (1, 2), "quick": (1, 10), "full": (1, 10, 50)}
 KINDS = ("create", "command", "code")
 ROUNDS = {
+    "smoke": {1: (0, 1, 1), 2: (1, 1, 1)},
     "quick": {1: (0, 8, 8), 10: (1, 1, 1)},
     "full": {1: (176, 96, 96), 10: (8, 8, 8), 50: (2, 2, 2)},
 }
@@ -60,6 +61,7 @@ RIG = RigInfo(
     claims=("cubesandbox-e2b-create",),
     tools=("qemu-system-x86_64",),
     requirements=requirements,
+    measured_alike=("6def5e452b02e9eb4b06e7dd2a720373c6bd59022cf30543840803b513cdb778",),
 )
 Sample = Mapping[str, Any]
 Batch = Callable[[str, int], Sequence[Sample]]

@@ -39,6 +39,7 @@ RIG = RigInfo(
     measured_alike=(
         "d75604e6b0b8dc84f82e31c68563399152837996179dcc615ea6c4db1d114b2b",
         "9aa71a2d08dae48c0bc4c04daf4ea19814a33df7eb032034ec36ac24a51200b2",
+        "2f76d64320ebe885814de47be86688d301ad795ad82b66b1a41a54081b3ae6c8",
     ),
 )
 PORT = "5201"
@@ -56,7 +57,7 @@ class Plan:
     omitted: int
 
 
-PLANS = {"quick": Plan(2, 1, 0), "full": Plan(10, 3, 1)}
+PLANS = {"smoke": Plan(1, 1, 0), "quick": Plan(2, 1, 0), "full": Plan(10, 3, 1)}
 
 
 @dataclass(frozen=True)

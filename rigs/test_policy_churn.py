@@ -47,9 +47,10 @@ RIG = RigInfo(
         "53d227a6eb1b1e3f4e2372ccf1c7cd6bcfd858e1996d5d2a4f15de22df9a9656",
         "2df107696086675c5db889716da1f56af95b57a41e94e9e5cf3a193a28385fe0",
         "977196d24b43f79ea42dc32e9acd3e556fae180a3d710a6fdf9addbeaf19428a",
+        "ac41b87177e18891bf6343fba6f2c72cd306e7e00b6b89765aa1ce4f81cbac52",
     ),
 )
-PASSES = {"quick": 20, "full": 100}
+PASSES = {"smoke": 2, "quick": 20, "full": 100}
 TURNS = 5
 """Additions and removals in each pass."""
 CLAIMED = 1000

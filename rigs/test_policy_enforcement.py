@@ -53,7 +53,7 @@ from harness.procedures.endpoints import build
 from harness.rig.info import RigInfo
 from harness.rig.recorder import RigRun
 
-CHANGES = {"quick": 1200, "full": 4800}
+CHANGES = {"smoke": 200, "quick": 1200, "full": 4800}
 """More than a thousand: one during which the sender was not let run shows nothing."""
 
 
@@ -81,6 +81,7 @@ RIG = RigInfo(
     measured_alike=(
         "c9211fadafad84cb5b13273fd6e04c0178736af87144a3729f2afc25c38e712f",
         "d3a0567b2d9b04ad4bb0538bd10622f5fb5d32014ea8822d7a3e4cce9d02e528",
+        "d31669970614d46bd1be98e5933319ca097fe436ccee5e79e86c9e0ba6b50f43",
     ),
 )
 KEPT, FIRST, SECOND, NEVER = PORTS = (9001, 9002, 9003, 9004)

@@ -62,11 +62,12 @@ RIG = RigInfo(
         "9d96f11b7b32b637eb8f478ebeb37896cefea47caedd50d1203245e11ba96944",
         "3c0df00e5cfff55e7264c10290c3fca48be477541e90e5d926a2b5408994d7cb",
         "12965e362ebb600763126e634a77c95188134b4eaf853601d82b0a3ead84450a",
+        "075155a39d864fb19b8377f9e3db19ee13c1dc4ae16eeeb027d7de8ae2030d0c",
     ),
 )
 EACH_OTHER_HAS = 4
 """Addresses that every other sandbox may reach."""
-ROUNDS = {"quick": 16, "full": 400}
+ROUNDS = {"smoke": 8, "quick": 16, "full": 400}
 PASSES = 4
 FEW_FROM, FEWER = 10000, 4
 """Of the longest lists so many times fewer."""

@@ -1,6 +1,7 @@
 """Run rigs and keep their records; then say in a table what was measured.
 
-Exit codes: 0 all that could run did; 1 a rig failed; 69 what was asked for cannot run here.
+Exit codes: 0 all that could run did; 1 a rig failed; 69 what was asked for cannot run here. SIGINT,
+SIGTERM and SIGHUP end it once everything is taken down: 130, 143, 129. A second one does not wait.
 """
 
 from __future__ import annotations
@@ -15,9 +16,10 @@ import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any, Self
 
 from harness import paths
-from harness.errors import Unsupported, UsageError
+from harness.errors import Interrupted, Unsupported, UsageError
 from harness.host.leftovers import reclaim
 from harness.measure.record import digest, find, write_atomically
 from harness.measure.selection import INTERLEAVE
@@ -29,6 +31,7 @@ from harness.sandbox.protocol import Tier
 from harness.sandbox.protocol import load as load_substrate
 
 HELP = "run rigs and keep their records"
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 ISOLATED = (sys.executable, "-P")
 """A Python that does not import from the directory that the user happens to be in."""
 
@@ -250,32 +253,76 @@ def _pytest(
         for name in LISTS:
             command += [f"--{name}={value}" for value in getattr(options, name)]
         command += [f"--set={name}={value}" for name, value in given.items()]
-        code = _patiently(command, environment or {})
-        if benchmarks.exists() and benchmarks.stat().st_size:
-            _keep(benchmarks, options.results)
+        try:
+            code = _patiently(command, environment or {})
+        finally:  # of an interrupted run, too: it may have stored records before
+            if benchmarks.exists() and benchmarks.stat().st_size:
+                _keep(benchmarks, options.results)
     return 0 if code == 5 else code
 
 
-def _patiently(command: list[str], environment: Mapping[str, str]) -> int:
-    """Run a command; an interrupt is passed on, once, and what it has to take down is waited for.
+class _Ending:
+    """Ends a process once when this one is told to end, and kills it when told again.
 
-    subprocess.call would kill it a quarter of a second after the interrupt. The session of its own
-    keeps the terminal from interrupting it a second time: a second interrupt is for who does not
-    want to wait for a guest that does not answer, and kills it all.
+    The signals are noted, and raise nothing: an exception that came while the process was being
+    started would leave it behind.
+    """
+
+    def __init__(self) -> None:
+        self.signal: int | None = None
+        self.killed = False
+        self._process: subprocess.Popen[bytes] | None = None
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> Self:
+        for number in ENDING:
+            before = signal.getsignal(number)
+            if before is not signal.SIG_IGN:  # by nohup, or a shell that runs us in the background
+                self._before[number] = before
+                signal.signal(number, self._told)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, before in self._before.items():
+            signal.signal(number, before)
+
+    def watch(self, process: subprocess.Popen[bytes]) -> None:
+        """The process that is to be ended; it may have been asked for already."""
+        self._process = process
+        if self.signal:
+            process.send_signal(signal.SIGINT)
+
+    def _told(self, number: int, _: object) -> None:
+        again, self.signal = self.signal is not None, self.signal or number
+        if not self._process:
+            return
+        if again:
+            self.killed = True
+            self._process.kill()
+        else:
+            self._process.send_signal(signal.SIGINT)
+
+
+def _patiently(command: list[str], environment: Mapping[str, str]) -> int:
+    """Run a command. SIGINT, SIGTERM and SIGHUP interrupt it, once, and what it has to take down is
+    waited for; then Interrupted is raised.
+
+    The command has a session of its own, so that the terminal does not interrupt it a second time.
+    A second signal is for a user who does not want to wait for a guest that does not answer: it
+    kills everything.
     """
     whole = {**os.environ, **environment}
-    with subprocess.Popen(command, start_new_session=True, env=whole) as process:
-        try:
-            return process.wait()
-        except KeyboardInterrupt:
-            process.send_signal(signal.SIGINT)
-            try:
-                process.wait()
-            except KeyboardInterrupt:
-                process.kill()
-                process.wait()
-                reclaim(runtime_directory())
-            raise
+    with (
+        _Ending() as ending,
+        subprocess.Popen(command, start_new_session=True, env=whole) as process,
+    ):
+        ending.watch(process)
+        code = process.wait()
+    if ending.killed:
+        reclaim(runtime_directory())
+    if ending.signal:
+        raise Interrupted(ending.signal)
+    return code
 
 
 def _keep(benchmarks: Path, results: Path) -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
+import select
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -26,18 +27,21 @@ if TYPE_CHECKING:
     import ssl
 
 START_S = 280.0
+PORT = re.compile(rb"https?://127\.0\.0\.1:(\d+) ")
+"""The first line that a gateway prints, once it serves."""
 
 
 @dataclass
 class GatewayProcess:
-    """A gateway, which can be stopped and started again. `directory` is that of its state."""
+    """A gateway, which can be stopped and started again, on another port. `directory` is that of
+    its state."""
 
     directory: Path
-    port: int
     key: str
     argv: Sequence[str]
     environment: Mapping[str, str]
     process: subprocess.Popen[bytes] | None = None
+    port: int = 0
 
     @property
     def certificate(self) -> Path | None:
@@ -60,22 +64,20 @@ class GatewayProcess:
         }
 
     def start(self) -> None:
-        """Start it and wait until it answers; SandboxError with the end of its log if it fails."""
+        """Start it and wait until it serves; SandboxError with the end of its log if it fails."""
         with (self.directory / "log").open("ab") as log:
             self.process = subprocess.Popen(
-                self.argv, env=dict(self.environment), stdin=subprocess.DEVNULL, stdout=log,
-                stderr=log, process_group=0,
+                self.argv, env=dict(self.environment), stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE, stderr=log, process_group=0,
             )  # fmt: skip
-        deadline = time.monotonic() + START_S
-        while time.monotonic() < deadline:
-            with contextlib.suppress(OSError):
-                if self.request("GET", "/health")[0] == 200:
-                    return
-            if self.process.poll() is not None:
-                break
-            time.sleep(0.05)
-        self.stop()
-        raise SandboxError(f"the gateway did not start: {self.log_tail()}")
+        assert self.process.stdout
+        # It binds a free port and prints it: a port chosen here might be taken by then.
+        ready, _, _ = select.select([self.process.stdout], [], [], START_S)
+        found = PORT.match(self.process.stdout.readline()) if ready else None
+        if not found:
+            self.stop()
+            raise SandboxError(f"the gateway did not start: {self.log_tail()}")
+        self.port = int(found[1])
 
     def log_tail(self) -> str:
         return (self.directory / "log").read_text(errors="replace")[-2000:]
@@ -121,9 +123,10 @@ class GatewayProcess:
 
     def kill(self) -> None:
         """End it as a crash would."""
-        assert self.process
+        assert self.process and self.process.stdout
         self.process.kill()
         self.process.wait()
+        self.process.stdout.close()
 
     def stop(self, timeout_s: float = 120) -> None:
         """Stop it as an operator would; safe to call twice."""
@@ -134,6 +137,8 @@ class GatewayProcess:
             except subprocess.TimeoutExpired:
                 self.process.kill()
                 self.process.wait()
+        if self.process and self.process.stdout:
+            self.process.stdout.close()
 
 
 def new_key(directory: Path, limits: Limits | None = None) -> str:
@@ -142,28 +147,21 @@ def new_key(directory: Path, limits: Limits | None = None) -> str:
         return store.new_key("rig", limits)[1]
 
 
-def _free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        port: int = one.getsockname()[1]
-        return port
-
-
 @contextlib.contextmanager
 def running_gateway(
     run: Run, *options: str, limits: Limits | None = None, runtime: Path | None = None
 ) -> Iterator[GatewayProcess]:
     """A gateway with its own state, until the block ends. `options` are those of the command."""
     with tempfile.TemporaryDirectory(prefix="gateway-", dir=run.directory) as name:
-        directory, port = Path(name), _free_port()
+        directory = Path(name)
         argv = (
             sys.executable, "-m", "harness.cli", "gateway", "--state", str(directory),
-            "--port", str(port), *options,
+            "--port", "0", *options,
         )  # fmt: skip
         # A process of this run, so that it does not outlive a rig that is killed.
         environment = {**os.environ, **run.environment}
         environment |= {"COPPICE_RUNTIME": str(runtime)} if runtime else {}
-        process = GatewayProcess(directory, port, new_key(directory, limits), argv, environment)
+        process = GatewayProcess(directory, new_key(directory, limits), argv, environment)
         try:
             process.start()
             yield process

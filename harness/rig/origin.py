@@ -5,14 +5,16 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import subprocess
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from harness import paths
 from harness.measure import provenance
-from harness.measure.record import Distribution, Git
+from harness.measure.record import Distribution, Git, Series
 from harness.rig import discovery
+from harness.sandbox import protocol
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,16 @@ def of(file: Path) -> Origin:
             return Origin(directory.parent, _git(found), Distribution(found.name, found.version))
     root = _top(file.parent)
     return Origin(root or file.parent, provenance.git(root) if root else Git(None, None))
+
+
+def packages(series: Sequence[Series]) -> dict[str, str]:
+    """Versions of the packages, other than ours, whose substrates these series measured."""
+    measured = {one.dimensions.get("substrate") for one in series}
+    return {
+        entry.dist.name: entry.dist.version
+        for entry in importlib.metadata.entry_points(group=protocol.GROUP)
+        if entry.name in measured and entry.dist and entry.dist.name != discovery.OURS
+    }
 
 
 def _git(distribution: importlib.metadata.Distribution) -> Git:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import signal
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -17,17 +18,24 @@ from harness.errors import NotEnoughMemory, Unsupported
 from harness.host import cgroups
 from harness.host.run import Run
 from harness.host.session import open_run
-from harness.rig import progress
+from harness.rig import progress, stages
 from harness.rig.recorder import RigRun, given_options
 
 # Its assertions are explained like those of a test.
 pytest.register_assert_rewrite("harness.testing.contract")
 
 
+def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
+    pluginmanager.add_hookspecs(stages)
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("coppice")
     group.addoption(
-        "--profile", default="quick", choices=("quick", "full"), help="how many samples"
+        "--profile",
+        default="quick",
+        choices=("smoke", "quick", "full"),
+        help="how many samples; smoke: as few as show that a rig works",
     )
     where = paths.default_results()
     group.addoption("--results", type=Path, default=where, help=f"where records go ({where})")
@@ -43,10 +51,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--concurrency", action="append", type=int, help="only this concurrency")
 
 
-def pytest_configure() -> None:
-    """A shell that runs us in the background hands down ignored interrupts, which tests send."""
+def interruptible() -> None:
+    """Let a signal that asks this process to end interrupt it: what the session made is taken down.
+
+    A shell that runs it in the background hands down ignored interrupts.
+    """
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -95,6 +109,7 @@ def pytest_runtest_call() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def run() -> Iterator[Run]:
     """The run that everything created in this session belongs to."""
+    interruptible()
     with open_run() as opened:
         yield opened
 
@@ -112,5 +127,10 @@ def rig_run(request: pytest.FixtureRequest, profile: str, run: Run) -> Iterator[
     shown = request.config.pluginmanager.getplugin(progress.NAME)
     say = shown.say if isinstance(shown, progress.Progress) else lambda text: None
     results = request.config.getoption("--results")
+    reached = partial(_announce, request.config, run)
     with cgroups.counted(run) as seconds:
-        yield RigRun(results, profile, given, say, seconds)
+        yield RigRun(results, profile, given, say, seconds, reached)
+
+
+def _announce(config: pytest.Config, run: Run, stage: str) -> None:
+    config.hook.pytest_coppice_stage(stage=stage, run=run)

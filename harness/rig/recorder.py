@@ -29,6 +29,7 @@ from harness.measure.record import (
 from harness.rig import discovery, tasks
 from harness.rig import origin as origins
 from harness.rig.info import RigInfo
+from harness.rig.stages import BEGUN, ENDED, WRITTEN
 from harness.rig.tasks import Options
 
 
@@ -51,12 +52,15 @@ class RigRun:
         options: Mapping[str, str] | None = None,
         say: Callable[[str], None] = lambda text: None,
         counted: Callable[[], float] | None = None,
+        reached: Callable[[str], object] = lambda stage: None,
     ) -> None:
         self._results = results
         self._profile = profile
         self._options = options or {}
         self.say = say
         """Shows how far a long measurement has come; to be called between two samples."""
+        self.reached = reached
+        """Announces a stage (harness/rig/stages.py); to be called where no clock runs."""
         self._images: Sequence[Image] = ()
         self._accelerator: str | None = None
         self._tools: Sequence[str] = ()
@@ -85,11 +89,13 @@ class RigRun:
         self._started = provenance.utc_now()
         self._before = machine.state()
         self._own_cpu.__enter__()
+        self.reached(BEGUN)
 
     def end(self) -> None:
         """The last sample is taken."""
         self._own_cpu.__exit__(None, None, None)
         self._after = machine.state()
+        self.reached(ENDED)
 
     def write(
         self,
@@ -140,10 +146,12 @@ class RigRun:
             clock=clock,
             series=series,
             validity=judged,
-            tools=provenance.tools(self._tools),
+            tools=provenance.tools(self._tools) | origins.packages(series),
             harness=provenance.harness(),
         )
-        return write(record, self._results)
+        path = write(record, self._results)
+        self.reached(WRITTEN)
+        return path
 
     def deliver(
         self,

@@ -1,6 +1,6 @@
 """Named runs of rigs: one table from which mise's tasks and every "Repeat it" line come.
 
-`python -m harness.rig.tasks` prints the table as mise reads it; rigs/tasks.toml is that text.
+`python -m harness.rig` prints the table as mise reads it; rigs/tasks.toml is that text.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def _matching(task: Task, options: Options) -> tuple[int, int]:
 def as_toml(tasks: Sequence[Task]) -> str:
     """The tasks as a file that mise includes."""
     lines = [
-        "# Made from the rigs by `.venv/bin/python -m harness.rig.tasks > rigs/tasks.toml`;",
+        "# Made from the rigs by `.venv/bin/python -m harness.rig > rigs/tasks.toml`;",
         "# a test compares the two. Arguments after `--` go to `coppice run`.",
     ]
     for task in sorted(tasks, key=lambda task: task.name):
@@ -82,9 +82,3 @@ def as_toml(tasks: Sequence[Task]) -> str:
             "quiet = true",
         ]
     return "\n".join(lines) + "\n"
-
-
-if __name__ == "__main__":
-    from harness.rig.discovery import discover, table
-
-    print(as_toml(table(discover().found)), end="")

@@ -66,7 +66,7 @@ class Launcher:
 
     def run(self, *arguments: str) -> tuple[int, str, str]:
         process = self.start(*arguments)
-        out, err = process.communicate(timeout=120)
+        out, err = process.communicate()
         return process.returncode, out, err
 
     @property
@@ -140,7 +140,7 @@ def test_without_mise_and_npm_it_says_what_to_install(launcher: Launcher) -> Non
 
 def test_two_launchers_at_once_both_run(launcher: Launcher) -> None:
     both = [launcher.start("tasks"), launcher.start("tasks")]
-    said = [one.communicate(timeout=120) for one in both]
+    said = [one.communicate() for one in both]
     assert [one.returncode for one in both] == [0, 0], said
     assert all("argv=" in out for out, _ in said)
     assert launcher.kept() == ["mise"]

@@ -50,7 +50,6 @@ def rigs(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str
         env={**os.environ, **environment},
         capture_output=True,
         text=True,
-        timeout=240,
     )
 
 

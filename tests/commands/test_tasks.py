@@ -48,7 +48,7 @@ def known() -> set[str]:
 def test_the_file_that_mise_reads_is_the_table() -> None:
     made = as_toml(table(discover().found))
     assert (ROOT / "rigs/tasks.toml").read_text() == made, (
-        "make it anew: .venv/bin/python -m harness.rig.tasks > rigs/tasks.toml"
+        "make it anew: .venv/bin/python -m harness.rig > rigs/tasks.toml"
     )
 
 

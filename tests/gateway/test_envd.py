@@ -108,7 +108,7 @@ def test_an_upload_is_complete_or_absent(box: Box) -> None:
     head = "POST /files?path=half.bin HTTP/1.1\r\nHost: x\r\nContent-Length: 10000000\r\n"
     with socket.create_connection(("127.0.0.1", box.served.port)) as connection:
         connection.sendall((head + "\r\n".join(lines) + "\r\n\r\n").encode() + bytes(1_000_000))
-        time.sleep(0.2)
+        eventually(lambda: box.run("ls -A | grep -c half")[0] == "1\n", 120)  # the upload has begun
     eventually(lambda: box.run("ls -A | grep -c half")[0] == "0\n", 120)
     form = b"--b\r\nContent-Disposition: form-data; name=file; filename=cut.txt\r\n\r\ncut"
     content_type = {"Content-Type": "multipart/form-data; boundary=b"}
@@ -167,12 +167,21 @@ def _peak(served: GatewayProcess) -> int:
 def test_a_slow_reader_of_a_flood_delays_no_other_process(box: Box) -> None:
     before = _resident(box.served)
     _reset_peak(box.served)
-    with box.start(f"head -c {FLOOD} /dev/zero") as slow:
-        time.sleep(1)
+    with box.start(f"exec head -c {FLOOD} /dev/zero") as slow:
+        messages = slow.messages()
+        pid = next(messages)[1]["event"]["start"]["pid"]
+        written: list[str] = []
+
+        def stalled() -> bool:
+            """Its output is no longer read."""
+            written.append(box.run(f"grep wchar /proc/{pid}/io")[0])
+            return len(written) > 2 and written[-1] == written[-2] != "wchar: 0\n"
+
+        eventually(stalled, 120)
         for _ in range(3):
             assert box.run("echo meanwhile") == ("meanwhile\n", 0)
         got = 0
-        for _, body in slow.messages():
+        for _, body in messages:
             for data in body.get("event", {}).get("data", {}).values():
                 got += len(base64.b64decode(data))
         assert got == FLOOD
@@ -206,9 +215,14 @@ def test_a_time_limit_ends_a_process_whose_caller_has_disconnected(box: Box) -> 
 
 
 def test_keepalives_come_at_the_requested_interval(box: Box) -> None:
-    with box.start("sleep 3.5", **{"Keepalive-Ping-Interval": "1"}) as stream:
-        events = [body.get("event", {}) for _, body in stream.messages()]
-    assert sum("keepalive" in event for event in events) >= 2
+    begun = time.monotonic()
+    with box.start("exec sleep 600", **{"Keepalive-Ping-Interval": "1"}) as stream:
+        messages = stream.messages()
+        pid = next(messages)[1]["event"]["start"]["pid"]
+        assert ["keepalive" in next(messages)[1]["event"] for _ in range(3)] == [True] * 3
+        assert time.monotonic() - begun > 2.9, "more often than requested"
+    selector = {"process": {"pid": pid}, "signal": "SIGNAL_SIGKILL"}
+    assert box.rpc("process.Process/SendSignal", selector)[0] == 200
 
 
 def test_a_full_disk_is_reported_and_leaves_no_partial_file(served: GatewayProcess) -> None:

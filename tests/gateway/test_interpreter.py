@@ -6,7 +6,6 @@ import json
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -51,14 +50,14 @@ def test_an_interrupt_just_before_a_system_call_ends_the_cell(run: Run) -> None:
     code = """
 import signal, threading, time
 def late():
-    time.sleep(0.3)
+    main = threading.main_thread().native_id
+    while "nanosleep" not in open(f"/proc/self/task/{main}/wchan").read():
+        time.sleep(0.01)
     signal.pthread_kill(threading.get_ident(), signal.SIGINT)
 threading.Thread(target=late).start()
-time.sleep(30)
+time.sleep(600)
 """
-    begun = time.monotonic()
     assert any(line.get("name") == "KeyboardInterrupt" for line in run(code))
-    assert time.monotonic() - begun < 20
     assert any(line.get("text") == "2" for line in run("1+1"))
 
 

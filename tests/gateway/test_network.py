@@ -22,6 +22,9 @@ from tests.host.processes import eventually
 
 PUBLIC = "198.51.100.7"
 JSON = {"Content-Type": "application/json"}
+PATIENCE_S = 60.0
+ALONE_S = 3.0
+"""How long no gateway runs, at first: an attempt takes up to a second and should fall within."""
 LISTEN = (
     "import socket\\n"
     "s = socket.socket()\\n"
@@ -42,6 +45,20 @@ CONNECT = (
     "except OSError as e:\\n"
     '    print("no")\\n'
 )
+
+ATTEMPTS = (
+    "import os, socket, sys, time\\n"
+    'while not os.path.exists("stop"):\\n'
+    "    began = time.time()\\n"
+    "    try:\\n"
+    "        s = socket.create_connection((sys.argv[1], 7000), 1)\\n"
+    "        what = s.recv(9).decode()\\n"
+    "    except OSError:\\n"
+    '        what = "no"\\n'
+    "    print(began, what, time.time(), flush=True)\\n"
+    "    time.sleep(0.1)\\n"
+)
+"""Connects repeatedly; prints when each attempt began, its result, and when it ended."""
 
 ADDRESS = (
     "import fcntl, socket, struct\\n"
@@ -74,8 +91,11 @@ def reaches(box: Box, target: str) -> bool:
 
 
 def comes_to_reach(box: Box, target: str) -> bool:
-    """Within seconds: after a failed ARP request, the kernel does not repeat it at once."""
-    return any(reaches(box, target) for _ in range(9))
+    """Within a minute: after a failed ARP request, the kernel does not repeat it at once."""
+    deadline = time.monotonic() + PATIENCE_S
+    while not (reached := reaches(box, target)) and time.monotonic() < deadline:
+        pass
+    return reached
 
 
 def rule(box: Box, **rules: object) -> None:
@@ -102,15 +122,23 @@ def test_packets_obey_the_latest_rules(own: GatewayProcess) -> None:
 
     # The rules stay in force while no gateway runs.
     rule(near, denyOut=[there])
-    with near.start(
-        f"for i in $(seq 6); do python3 c.py {there}; sleep 0.3; done > tries"
-    ) as tries:
+    command = f"printf '{ATTEMPTS}' > t.py; python3 t.py {there} > tries; touch stopped"
+    with near.start(command) as tries:
         next(tries.messages())
+    eventually(lambda: len(_attempts(near)) > 0, 120)
+    meanwhile: list[str] = []
+    alone_s = ALONE_S
+    while not meanwhile:  # on a busy host an attempt may take longer
         own.kill()
-        time.sleep(2)
-    own.start()
-    eventually(lambda: len(near.run("cat tries")[0].split()) >= 6, 120)
-    assert near.run("cat tries")[0].split() == ["no"] * 6
+        killed = time.time()
+        time.sleep(alone_s)
+        alone_s *= 2
+        begun = time.time()
+        own.start()
+        meanwhile = [what for at, what, end in _attempts(near) if killed < at and end < begun]
+    near.run("touch stop")
+    eventually(lambda: near.run("cat stopped")[1] == 0, 120)
+    assert {what for _, what, _ in _attempts(near)} == {"no"}
     assert not reaches(near, there)
     rule(near, allowOut=[there])
     assert comes_to_reach(near, there)
@@ -119,6 +147,13 @@ def test_packets_obey_the_latest_rules(own: GatewayProcess) -> None:
     # The other sandbox is still listed.
     listed = json.loads(own.request("GET", "/v2/sandboxes")[1])
     assert [sandbox["sandboxID"] for sandbox in listed] == [near.id]
+
+
+def _attempts(box: Box) -> list[tuple[float, str, float]]:
+    """When each attempt began, its result, and when it ended."""
+    fields = box.run("cat tries")[0].split()
+    complete = len(fields) // 3 * 3
+    return [(float(fields[i]), fields[i + 1], float(fields[i + 2])) for i in range(0, complete, 3)]
 
 
 @contextlib.contextmanager

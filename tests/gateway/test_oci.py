@@ -9,7 +9,6 @@ import os
 import signal
 import subprocess
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -212,23 +211,28 @@ def test_after_a_crash_sandboxes_are_adopted_and_nothing_else_is_left(
     own: GatewayProcess, box: Box
 ) -> None:
     cell(box, "before = 5")
-    with box.start("sleep 2; echo after > after.txt") as stream:
+    waits = "while ! test -e go; do sleep 0.1; done"
+    with box.start(f"{waits}; echo after > after.txt") as stream:
         next(stream.messages())
     stop = threading.Event()
+    ids: list[str] = []
 
     def load() -> None:
         while not stop.is_set():
             with contextlib.suppress(Exception):
-                Box.create(own, timeout=600).kill()
+                created = Box.create(own, timeout=600)
+                ids.append(created.id)
+                created.kill()
 
     thread = threading.Thread(target=load)
     thread.start()
-    time.sleep(1)
+    eventually(lambda: len(ids) >= 3, 120)
     own.kill()
     stop.set()
     thread.join()
     own.start()
     assert cell(box, "before + 1")[1]["text"] == "6"
+    box.run("touch go")
     eventually(lambda: box.run("cat after.txt")[0] == "after\n", 120)
     own.wait_for_pool("base", 2)
     own.wait_for_pool("code-interpreter-v1", 2)

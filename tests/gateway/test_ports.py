@@ -8,7 +8,6 @@ import json
 import os
 import socket
 import threading
-import time
 
 import psutil
 import pytest
@@ -21,6 +20,7 @@ SERVER = """
 import hashlib, http.server, socketserver, sys, threading
 
 GO_ON = threading.Semaphore(0)
+WRITTEN = [0]
 
 class Handler(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
@@ -31,6 +31,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.end_headers()
             for _ in range(96):
                 self.wfile.write(b"x" * (1 << 20))
+                WRITTEN[0] += 1
+            return
+        if self.path == "/written":
+            self.answer(b"%d" % WRITTEN[0])
             return
         if self.path == "/short":
             self.send_response(200)
@@ -163,7 +167,15 @@ def test_large_bodies_are_forwarded_in_little_memory(server: Box) -> None:
     connection = connect_to(server)
     connection.request("GET", "/large", headers={"Host": f"{PORT}-{server.id}.sandboxes.test"})
     response = connection.getresponse()
-    time.sleep(1)  # the gateway does not read ahead of the client
+    written: list[bytes] = []
+
+    def stalled() -> bool:
+        """The gateway does not read ahead of the client."""
+        written.append(request(server, "GET", "/written")[1])
+        return len(written) > 2 and written[-1] == written[-2]
+
+    eventually(stalled, 120)
+    assert int(written[-1]) < 96
     assert resident(server.served) - before < 48 << 20
     received = 0
     while piece := response.read(1 << 20):

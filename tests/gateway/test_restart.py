@@ -72,7 +72,8 @@ def test_after_a_crash_under_load_sandboxes_are_adopted(own: GatewayProcess, run
     paused = Box.create(own)
     paused.run("echo asleep > file.txt")
     assert own.request("POST", f"/sandboxes/{paused.id}/pause", {}, JSON)[0] == 204
-    with kept.start("sleep 3; echo after >> file.txt") as lasting:
+    waits = "while ! test -e go; do sleep 0.1; done"
+    with kept.start(f"{waits}; echo after >> file.txt") as lasting:
         next(lasting.messages())
     stop = threading.Event()
     confirmed: list[str] = []  # created, and not killed, as far as the callers know
@@ -117,6 +118,7 @@ def test_after_a_crash_under_load_sandboxes_are_adopted(own: GatewayProcess, run
     expected = len(running) + 2 + 1  # the pool and its zygote
     eventually(lambda: counts() == (expected, expected))
 
+    kept.run("touch go")
     eventually(lambda: kept.run("cat file.txt")[0] == "before\nafter\n", 120)
     assert own.request("POST", f"/v2/sandboxes/{paused.id}/connect", {}, JSON)[0] == 201
     assert paused.run("cat file.txt") == ("asleep\n", 0)

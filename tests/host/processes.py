@@ -73,7 +73,6 @@ def coppice(*arguments: str, **environment: str) -> subprocess.CompletedProcess[
         env={**os.environ, **environment},
         capture_output=True,
         text=True,
-        timeout=240,
     )
 
 

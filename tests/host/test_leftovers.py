@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -16,6 +17,8 @@ from harness.host.ksm import NOTE
 from harness.host.leftovers import find
 from harness.host.run import VARIABLE
 from harness.host.session import open_run
+from harness.measure.record import find as records_in
+from harness.rig.stages import ANSWERED, BEGUN
 from harness.sandbox.protocol import load
 from tests.host.processes import (
     HOLD_A_RUN,
@@ -27,6 +30,7 @@ from tests.host.processes import (
     said,
     start,
 )
+from tests.stages import Stages
 
 needs_qemu = pytest.mark.skipif(
     not all(need.satisfied for need in load("qemu").requirements()),
@@ -252,60 +256,107 @@ def test_what_is_mounted_in_a_dead_runs_directory_is_unmounted(dead: Path) -> No
 
 
 def rig(tier: str, results: Path) -> list[str]:
-    """The command of a rig that is still at it when it is interrupted."""
+    """The command of a rig that is interrupted."""
     return [
         "run", "cold-start", "--substrate", "qemu", "--tier", tier, "--concurrency", "1",
         "--results", str(results),
     ]  # fmt: skip
 
 
+def begun(argv: list[str], stages: Stages) -> subprocess.Popen[str]:
+    """A process that runs a rig, which reports its stages."""
+    return subprocess.Popen(
+        [sys.executable, "-m", *argv], cwd=ROOT, env={**os.environ, **stages.environment},
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+
+
 @needs_qemu
-@pytest.mark.parametrize("tier", ["full", "durable-prewarm-pool"])
-def test_an_interrupted_command_takes_everything_down(
-    tier: str, runtime: Path, tmp_path: Path
+@pytest.mark.parametrize(
+    ("tier", "number", "code", "said"),
+    [
+        ("full", signal.SIGINT, 130, "interrupted"),
+        ("durable-prewarm-pool", signal.SIGINT, 130, "interrupted"),
+        ("durable-prewarm-pool", signal.SIGTERM, 143, "ended by SIGTERM"),
+        ("durable-prewarm-pool", signal.SIGHUP, 129, "ended by SIGHUP"),
+    ],
+)
+def test_a_command_that_is_told_to_end_takes_everything_down(
+    tier: str, number: signal.Signals, code: int, said: str, runtime: Path, tmp_path: Path
 ) -> None:
-    argv = [sys.executable, "-m", "harness.cli", *rig(tier, tmp_path / "results")]
-    with subprocess.Popen(
-        argv, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    ) as process:
-        eventually(lambda: bool(carrying(f"{VARIABLE}={runtime}/")))
-        process.send_signal(signal.SIGINT)
-        output = process.communicate(timeout=200)[0]
-    assert process.returncode == 130, output
-    assert "coppice: interrupted" in output
+    with Stages(tmp_path, ANSWERED) as stages:
+        with begun(["harness.cli", *rig(tier, tmp_path / "results")], stages) as process:
+            with stages.at(ANSWERED, process):
+                assert carrying(f"{VARIABLE}={runtime}/")
+                process.send_signal(number)
+                output = process.communicate(timeout=200)[0]
+    assert process.returncode == code, output
+    assert f"coppice: {said}" in output
     assert carrying(str(runtime)) == []
     assert what_is_there(runtime) == []
     assert not list((tmp_path / "results").rglob("*.json"))
 
 
+def test_what_was_measured_before_the_end_is_kept_whole(runtime: Path, tmp_path: Path) -> None:
+    """The record of the first case, and pytest-benchmark's file beside it."""
+    results = tmp_path / "results"
+    words = ["run", "cold-start", "--substrate", "noop", "--results", str(results)]
+    with Stages(tmp_path, BEGUN) as stages:
+        with begun(["harness.cli", *words], stages) as process:
+            with stages.at(BEGUN, process):
+                pass
+            with stages.at(BEGUN, process):
+                process.send_signal(signal.SIGTERM)
+                output = process.communicate(timeout=200)[0]
+    assert process.returncode == 143, output
+    (path,) = records_in(results)
+    (beside,) = path.parent.glob("*.pytest-benchmark.json")
+    (one,) = json.loads(beside.read_text())["benchmarks"]
+    assert one["extra_info"]["record"] == path.name
+    assert what_is_there(runtime) == []
+
+
+def pending(pid: int) -> set[int]:
+    """Signals that were sent to a process and not taken by any of its threads yet."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    found = 0
+    for line in lines:
+        if line.startswith(("SigPnd:", "ShdPnd:")):
+            found |= int(line.split()[1], 16)
+    return {number for number in range(1, 65) if found >> (number - 1) & 1}
+
+
 @needs_qemu
 def test_a_second_interrupt_does_not_wait(runtime: Path, tmp_path: Path) -> None:
-    argv = [sys.executable, "-m", "harness.cli", *rig("full", tmp_path / "results")]
-    with subprocess.Popen(
-        argv, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    ) as process:
-        eventually(lambda: bool(carrying(f"{VARIABLE}={runtime}/")))
-        (pytest_process,) = psutil.Process(process.pid).children()
-        pytest_process.suspend()  # as one that waits for a guest which does not answer
-        process.send_signal(signal.SIGINT)
-        # It has taken note once it has passed the interrupt on.
-        pending = Path(f"/proc/{pytest_process.pid}/status")
-        eventually(lambda: "ShdPnd:\t0000000000000002" in pending.read_text())
-        process.send_signal(signal.SIGINT)
-        output = process.communicate(timeout=200)[0]
+    with Stages(tmp_path, ANSWERED) as stages:
+        with begun(
+            ["harness.cli", *rig("durable-prewarm-pool", tmp_path / "results")], stages
+        ) as process:
+            with stages.at(ANSWERED, process):
+                (pytest_process,) = psutil.Process(process.pid).children()
+                pytest_process.suspend()  # as one that waits for a guest which does not answer
+                process.send_signal(signal.SIGINT)
+                # It has taken note once it has passed the interrupt on.
+                eventually(lambda: signal.SIGINT in pending(pytest_process.pid))
+                process.send_signal(signal.SIGINT)
+                output = process.communicate(timeout=200)[0]
     assert process.returncode == 130, output
     assert carrying(str(runtime)) == []
     assert what_is_there(runtime) == []
 
 
 @needs_qemu
-def test_an_interrupted_pytest_takes_everything_down(runtime: Path, tmp_path: Path) -> None:
-    argv = [sys.executable, "-m", "pytest", "rigs", "-p", "no:cacheprovider"]
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_pytest_takes_everything_down(
+    number: signal.Signals, runtime: Path, tmp_path: Path
+) -> None:
+    argv = ["pytest", "rigs", "-p", "no:cacheprovider"]
     argv += ["-k", "qemu-durable-prewarm-pool-cc1", f"--results={tmp_path}"]
-    with subprocess.Popen(argv, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
-        eventually(lambda: len(carrying(f"{VARIABLE}={runtime}/")) >= 1)
-        process.send_signal(signal.SIGINT)
-        output = process.communicate(timeout=200)[0]
+    with Stages(tmp_path, ANSWERED) as stages, begun(argv, stages) as process:
+        with stages.at(ANSWERED, process):
+            assert carrying(f"{VARIABLE}={runtime}/")
+            process.send_signal(number)
+            output = process.communicate(timeout=200)[0]
     assert process.returncode == 2, output
     assert carrying(f"{VARIABLE}={runtime}/") == []
     assert what_is_there(runtime) == []

@@ -105,7 +105,7 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
         if directory.stat().st_uid == os.getuid() and directory != Path("/"):
             directory.chmod(directory.stat().st_mode | 0o111)
     with ExitStack() as stack:
-        child = stack.enter_context(subprocess.Popen(["sleep", "600"], env={"WORD": word}))
+        child = stack.enter_context(subprocess.Popen(["sleep", "3600"], env={"WORD": word}))
         stack.callback(child.kill)
         listener = stack.enter_context(socket.socket(socket.AF_UNIX))
         listener.bind(f"\0{word}")

@@ -26,7 +26,7 @@ from harness.sandbox.protocol import Sandbox, Substrate, Template, Tier, load
 from tests.isolation.conftest import INSIDE
 
 SMALL = Limits(memory=48 << 20, pids=24, cpus=0.2)
-TRIES, ROUNDS, STARTS = 8, 3, {"oci": 100, "qemu": 50}
+TRIES, ROUNDS, STARTS = 8, 6, {"oci": 50, "qemu": 25}
 """Attempts until one meets the goal; in each, quiet and bombed turn about, so that whoever else is
 at work on the host falls on both."""
 BOUND = 2

@@ -201,7 +201,7 @@ import time
 while time.process_time() < {BURNT_S}:
     pass
 """
-LIVE_ON = BURN + "print('burnt', flush=True); time.sleep(60)"
+LIVE_ON = BURN + "print('burnt', flush=True); time.sleep(600)"
 GRANDCHILD = f"""
 import subprocess, sys, time
 child = subprocess.Popen([sys.executable, "-c", {LIVE_ON!r}], stdout=subprocess.PIPE)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import select
 import socket
 import struct
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -54,6 +55,15 @@ def transport(protocol: int, port: int, mark: bytes, source_port: int, flags: in
 
 def arp(operation: int, mac: bytes, source: bytes, target_mac: bytes, target: bytes) -> bytes:
     return struct.pack(">HHBBH", 1, IPV4, 6, 4, operation) + mac + source + target_mac + target
+
+
+def patiently(attempt: Callable[[], bool]) -> bool:
+    """Whether what must succeed in the end does; each attempt takes its own time."""
+    deadline = time.monotonic() + 2 * PATIENCE_S
+    while not attempt():
+        if time.monotonic() > deadline:
+            return False
+    return True
 
 
 @contextmanager

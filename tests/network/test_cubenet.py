@@ -26,6 +26,7 @@ from harness.network.policy import Policy
 from harness.network.uplink import THERE
 from harness.procedures.endpoints import local
 from tests.host.processes import coppice, said
+from tests.network.packets import patiently
 
 ROOT = Path(__file__).parents[2]
 IN_A_NETWORK = """
@@ -129,7 +130,7 @@ def test_an_identity_has_one_place_only(run: Run, own: Cubenet) -> None:
 def test_a_process_names_its_namespace_too(run: Run, own: Cubenet) -> None:
     with namespace(run.directory, "process") as path:
         with inside(path):
-            process = subprocess.Popen(["sleep", "60"], env=dict(run.environment))
+            process = subprocess.Popen(["sleep", "600"], env=dict(run.environment))
         try:
             one = allocate(run.leases, run.id)
             own.attach_netns(one, process.pid)
@@ -194,7 +195,7 @@ def test_the_outside_is_reached_as_policy_says_and_as_one_address(run: Run) -> N
 
             def surely_reaches(where: str) -> bool:
                 """A first question may be lost while somebody else has the machine."""
-                return any(reaches(where) for _ in range(5))
+                return patiently(lambda: reaches(where))
 
             assert not reaches(OUTSIDE) and not reaches(OUTSIDE6)
             net.apply(one.id, Policy(default="allow"))

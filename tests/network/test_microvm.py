@@ -19,7 +19,18 @@ from harness.paths import cache_directory
 from harness.sandbox.protocol import Tier, load
 from harness.sandbox.qemu import QemuSubstrate
 from harness.sandbox.qemu.sandbox import QemuSandbox
-from tests.network.packets import ICMP, IPV4, PATIENCE_S, TCP, UDP, WAIT_S, packets, raw
+from tests.host.processes import eventually
+from tests.network.packets import (
+    ICMP,
+    IPV4,
+    PATIENCE_S,
+    TCP,
+    UDP,
+    WAIT_S,
+    packets,
+    patiently,
+    raw,
+)
 
 pytestmark = pytest.mark.skipif(
     not all(need.satisfied for need in load("qemu").requirements()),
@@ -57,7 +68,7 @@ def pings(guest: QemuSandbox, where: str) -> bool:
 
 def reaches(guest: QemuSandbox, where: str) -> bool:
     """A guest that found no neighbour before asks again in its own time."""
-    return any(pings(guest, where) for _ in range(8))
+    return patiently(lambda: pings(guest, where))
 
 
 def connect(one: Endpoint, to: tuple[str, int]) -> socket.socket:
@@ -119,20 +130,18 @@ def test_the_matrix_from_a_guest(
     before = net.counters()[guest.id].denied
     command = PROGRAMS[protocol].format(where=where, port=PORT)
     with raw(beside.namespace) as there:
-        # Where it must arrive a guest may need to ask again for its neighbour's card.
-        for _ in range(8):
+
+        def comes() -> bool:
+            """Where it must: a guest may need to ask again for its neighbour's card."""
             with _running(guest, command):
-                if passes:
-                    came = any(_is(one, NUMBERS[protocol]) for one in packets(there, 1))
-                else:
-                    deadline = time.monotonic() + PATIENCE_S
-                    while net.counters()[guest.id].denied == before:
-                        assert time.monotonic() < deadline, "it was not even sent"
-                        time.sleep(0.01)
-                    came = any(_is(one, NUMBERS[protocol]) for one in packets(there))
-            if came or not passes:
-                break
-    assert came == passes
+                return any(_is(one, NUMBERS[protocol]) for one in packets(there, 1))
+
+        if passes:
+            assert patiently(comes)
+            return
+        with _running(guest, command):
+            eventually(lambda: net.counters()[guest.id].denied > before)  # it was sent
+            assert not any(_is(one, NUMBERS[protocol]) for one in packets(there))
 
 
 @contextmanager

@@ -6,9 +6,9 @@ import array
 import itertools
 import os
 import shutil
+import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -55,15 +55,24 @@ def test_a_slow_host_is_asked_for_less_by_an_option_that_makes_sense(id: str, op
 
 def test_a_flood_at_a_rate_never_makes_up_for_what_it_was_late_with(tmp_path: Path) -> None:
     flood, rate, sent = build("flood", tmp_path), 500, tmp_path / "sent"
-    with subprocess.Popen(
-        [str(flood), "127.0.0.1", str(sent), str(rate), "9", "10"],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-    ) as process:  # fmt: skip
-        assert process.stdout and process.stdin
-        assert process.stdout.readline() == b"ready\n"
-        time.sleep(0.2)
-        process.stdin.close()
-        assert process.wait(120) == 0
+    with socket.socket(type=socket.SOCK_DGRAM) as one, socket.socket(type=socket.SOCK_DGRAM) as two:
+        ports = []
+        for line in (one, two):
+            line.bind(("127.0.0.1", 0))
+            line.settimeout(120)
+            ports.append(str(line.getsockname()[1]))
+        process = subprocess.Popen(
+            [str(flood), "127.0.0.1", str(sent), str(rate), *ports],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        )  # fmt: skip
+        with process:
+            assert process.stdout and process.stdin
+            assert process.stdout.readline() == b"ready\n"
+            for _ in range(50):
+                one.recv(100)
+                two.recv(100)
+            process.stdin.close()
+            assert process.wait(120) == 0
     times = array.array("Q", sent.read_bytes())
     assert len(times) > 2
     assert min(b - a for a, b in itertools.pairwise(times)) >= 1_000_000_000 // rate

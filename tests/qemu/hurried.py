@@ -5,13 +5,11 @@ What is measured then is no fleet at rest; these tests look at everything else.
 
 from __future__ import annotations
 
-import os
 from functools import partial
 
 from harness.measure import rest_linux
 
-WINDOW_S = float(os.environ.get("HURRIED_WINDOW_S", "0.5"))
-"""How long a fleet is watched at rest; a test that must find it so gives itself time."""
+WINDOW_S = 0.5
 LIMIT_S = 3.0
 
 rest_linux.watch = partial(rest_linux.watch, seconds=WINDOW_S)

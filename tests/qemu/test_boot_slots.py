@@ -10,7 +10,7 @@ from harness.sandbox.qemu.boot_slots import Turns
 def test_no_more_at_once_than_there_are_turns() -> None:
     turns = Turns(2)
     lock, inside, most = threading.Lock(), 0, 0
-    rest = threading.Event()
+    rest, two = threading.Event(), threading.Barrier(2)
 
     def boot() -> None:
         nonlocal inside, most
@@ -18,12 +18,13 @@ def test_no_more_at_once_than_there_are_turns() -> None:
         with lock:
             inside += 1
             most = max(most, inside)
-        rest.wait(0.02)
+        two.wait(60)  # two are inside at once
+        rest.wait(0.02)  # and a third would come meanwhile
         with lock:
             inside -= 1
         end()
 
-    threads = [threading.Thread(target=boot) for _ in range(9)]
+    threads = [threading.Thread(target=boot) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:

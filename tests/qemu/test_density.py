@@ -6,16 +6,15 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from contextlib import suppress
 from pathlib import Path
 
-import psutil
 import pytest
 
 from harness.measure.record import RunRecord, find, load
+from harness.rig.stages import AT_REST
 from harness.sandbox.protocol import load as load_substrate
 from tests.host.processes import ROOT, carrying, coppice, eventually
+from tests.stages import Stages
 
 pytestmark = pytest.mark.skipif(
     not all(need.satisfied for need in load_substrate("qemu").requirements()),
@@ -56,20 +55,21 @@ def test_bhyve_explains_itself(tmp_path: Path) -> None:
 
 
 def test_a_guest_killed_in_a_fleets_life_makes_the_record_a_failure(
-    runtime: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    runtime: Path, tmp_path: Path
 ) -> None:
     results = tmp_path / "results"
-    monkeypatch.setenv("HURRIED_WINDOW_S", "12")  # of tests/qemu/hurried.py
     command = [sys.executable, "-m", "harness.cli", "run", *WANTED, "--n", "3"]
-    with subprocess.Popen([*command, "--results", results], cwd=ROOT) as process:
-
-        def vmms() -> list[int]:
-            found = [pid for pid in carrying(str(runtime)) if _is_vmm(pid)]
-            return found if len(found) == 3 else []
-
-        # Two came before them, to be measured. Those that come up use a processor until they are.
-        eventually(lambda: bool(vmms()) and _rests(vmms()) and _rests(vmms()), 120)
-        os.kill(vmms()[0], signal.SIGKILL)
+    with (
+        Stages(tmp_path, AT_REST) as stages,
+        subprocess.Popen(
+            [*command, "--results", results], cwd=ROOT, env={**os.environ, **stages.environment}
+        ) as process,
+    ):
+        with stages.at(AT_REST, process):
+            vmms = [pid for pid in carrying(str(runtime)) if _is_vmm(pid)]
+            assert len(vmms) == 3
+            os.kill(vmms[0], signal.SIGKILL)
+            eventually(lambda: not _is_vmm(vmms[0]))
         process.wait(280)
     record = only(results)
     assert record.validity.status == "failed"
@@ -79,16 +79,6 @@ def test_a_guest_killed_in_a_fleets_life_makes_the_record_a_failure(
     change = next(one for one in record.series if one.metric == "host-change")
     assert change.samples, "what was measured is kept"
     assert carrying(str(runtime)) == []
-
-
-def _rests(pids: list[int]) -> bool:
-    """Whether these have run before, and hardly do for a second."""
-    with suppress(psutil.NoSuchProcess):
-        before = [sum(psutil.Process(pid).cpu_times()[:2]) for pid in pids]
-        time.sleep(1)
-        after = [sum(psutil.Process(pid).cpu_times()[:2]) for pid in pids]
-        return min(before, default=0) > 0.1 and sum(after) - sum(before) < 0.2
-    return False
 
 
 def _is_vmm(pid: int) -> bool:

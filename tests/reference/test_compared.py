@@ -69,7 +69,7 @@ def test_what_a_killed_rig_leaves_of_a_reboot_is_found(tmp_path: Path) -> None:
         "from harness.procedures import reboot\n"
         "from harness.procedures.columns import Column\n"
         "from harness.sandbox.protocol import Tier\n"
-        "reboot._power_off = lambda *more, **options: print(flush=True) or time.sleep(60)\n"
+        "reboot._power_off = lambda *more, **options: print(flush=True) or time.sleep(600)\n"
         "reboot.outlives(Column('process', Tier.FULL))\n"
     )
     with subprocess.Popen(
@@ -102,7 +102,7 @@ def test_what_a_killed_rig_leaves_of_a_reboot_is_found(tmp_path: Path) -> None:
 def test_what_lives_on_after_the_power_went_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reboot, "PATIENCE_S", 0.2)
     with reboot._volatile() as directory:
-        child = subprocess.Popen(["sleep", "60"], cwd=directory)
+        child = subprocess.Popen(["sleep", "600"], cwd=directory)
         try:
             assert holding(directory) == set()  # nothing tells whose it is
             with pytest.raises(SandboxError, match="in use after all was killed"):
@@ -164,6 +164,8 @@ def test_of_each_substrate_one_tier_is_tried_in_the_quick_profile() -> None:
     assert len(tried) == len({one.column.substrate for one in found})
     assert tried[0] is found[0]
     assert rig.one_of_each(rig.planned({}, "full"), found) == found
+    few = rig.one_of_each(rig.planned({}, "smoke"), found)
+    assert [bool(load(one.column.substrate).network) for one in few] == [True, False]
     assert rig.one_of_each(rig.planned({"columns": "qemu-full"}), found) == found
 
 

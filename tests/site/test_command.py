@@ -35,7 +35,10 @@ def test_a_missing_results_directory_is_one_clear_error(
     assert not (tmp_path / "out").exists()
 
 
-def test_serve_shows_the_site_on_loopback_and_ends_on_interrupt(made: Made, tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_serve_shows_the_site_on_loopback_and_ends_on_a_signal(
+    number: signal.Signals, made: Made, tmp_path: Path
+) -> None:
     argv = [
         sys.executable,
         "-m",
@@ -54,11 +57,11 @@ def test_serve_shows_the_site_on_loopback_and_ends_on_interrupt(made: Made, tmp_
         address = next(line for line in process.stdout if line.startswith("http")).split()[0]
         try:
             assert address.startswith("http://127.0.0.1:")
-            with urllib.request.urlopen(address, timeout=10) as answer:
+            with urllib.request.urlopen(address, timeout=120) as answer:
                 assert b"Coppice" in answer.read()
         finally:
-            process.send_signal(signal.SIGINT)
-        assert process.wait(timeout=10) == 0
+            process.send_signal(number)
+        assert process.wait(timeout=120) == 0
 
 
 def test_a_taken_port_is_one_clear_error(tmp_path: Path) -> None:

@@ -1,0 +1,1 @@
+"""A rig for Coppice, in rigs/."""

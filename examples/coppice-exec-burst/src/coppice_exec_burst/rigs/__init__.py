@@ -1,0 +1,1 @@
+"""Every test_*.py here with a RIG is a rig."""

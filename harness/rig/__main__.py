@@ -1,0 +1,6 @@
+"""Prints the tasks of our rigs as mise reads them: python -m harness.rig > rigs/tasks.toml"""
+
+from harness.rig.discovery import discover, table
+from harness.rig.tasks import as_toml
+
+print(as_toml(table(discover().found)), end="")
