@@ -34,6 +34,7 @@ __all__ = [
     "ZYGOTE",
     "cache_directory",
     "default_results",
+    "front_door",
     "runtime_directory",
 ]
 
@@ -75,6 +76,11 @@ PYTEST_INI = PACKAGE / "rig" / "pytest.ini"
 RECORD_SCHEMA = PACKAGE / "measure" / "schema" / "run-1.json"
 CLAIMS = PACKAGE / "claims" / "claims.yaml"
 CLOCKS = PACKAGE / "claims" / "clocks.yaml"
+
+
+def front_door(command: str) -> str:
+    """How the user runs a command of `coppice` here: by mise in a checkout."""
+    return f"bin/mise run {command}" if CHECKOUT else f"coppice {command}"
 
 
 def default_results() -> Path:

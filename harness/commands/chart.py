@@ -25,6 +25,6 @@ def main(options: argparse.Namespace) -> int:
     try:
         options.out.write_bytes(readme.draw(found))
     except ValueError as error:
-        raise UsageError(str(error), hint="bin/mise run bench") from error
+        raise UsageError(str(error), hint="coppice run --all") from error
     print(options.out)
     return 0

@@ -84,7 +84,7 @@ def debian(cache: Path, packages: Sequence[str] = USUAL) -> RootFs:
     They come from where this machine's own apt gets them, and stay as they were then. Raises
     MissingPrivilege, MissingTool, CoppiceError (no mirror, or what debootstrap says), DiskFull.
     """
-    mirror, suite = _mirror()
+    site, suite = mirror()
     wanted = ",".join(sorted(set(packages)))
     inputs = {"suite": suite, "packages": wanted, "edition": str(EDITION)}
     target = _place(cache, "debian", inputs)
@@ -97,7 +97,7 @@ def debian(cache: Path, packages: Sequence[str] = USUAL) -> RootFs:
             run(
                 "unshare", "--mount", "--propagation", "private", "env", *_environment(),
                 "debootstrap", "--variant=minbase", f"--include={wanted}", suite,
-                directory / "root", mirror,
+                directory / "root", site,
             )  # fmt: skip
             versions = _versions(directory / "root")
             _strip(directory / "root")
@@ -166,7 +166,7 @@ def _found(name: str, target: Path) -> RootFs:
     return RootFs(name, target / "root", (target / "sha256").read_text(), built_from)
 
 
-def _mirror() -> tuple[str, str]:
+def mirror() -> tuple[str, str]:
     """Where apt gets this distribution's main packages from, and which suite that is."""
     if shutil.which("apt-get") is None:
         raise MissingTool("apt-get is not installed, and only it knows a mirror of Debian")

@@ -150,11 +150,13 @@ class Freezer:
         return self.file.read_bytes().strip() == self.on
 
 
-def parent_of(runtime: Path) -> str:
-    """The group that holds those of all runs of a directory: of this path on its file system, for
-    the /run of a container that sees this host's groups is another."""
+def parent_of(runtime: Path, root: Path = Path("/")) -> str:
+    """The group that holds those of all runs of a directory: of this path on its file system under
+    this root, for a container or another root that sees this host's groups has a /run of its own,
+    which may lie on the same file system."""
     device = next(one for one in (runtime, *runtime.parents) if one.exists()).stat().st_dev
-    place = f"{device}:".encode() + os.fsencode(runtime)
+    seen = root.stat()
+    place = f"{seen.st_dev}:{seen.st_ino}:{device}:".encode() + os.fsencode(runtime)
     return f"coppice-{hashlib.sha256(place).hexdigest()[:8]}"
 
 

@@ -11,28 +11,19 @@ from pathlib import Path
 
 import sh
 
+from harness import paths
 from harness.errors import CoppiceError, MissingTool
-
-PACKAGES = {
-    "qemu-system-x86_64": "qemu-system-x86",
-    "musl-gcc": "musl-tools",
-    "busybox": "busybox-static",
-    "lz4": "lz4",
-    "dpkg-deb": "dpkg",
-    "apt-get": "apt",
-    "nft": "nftables",
-    "ip": "iproute2",
-    "netserver": "netperf",
-    "bwrap": "bubblewrap",
-    "dockerd": "docker.io",
-    "mkfs.ext4": "e2fsprogs",
-}
-"""The Debian package that brings a program, where its name differs or is worth saying."""
+from harness.host import package_names
 
 
 def install_command(program: str) -> str:
-    """The command that brings a program on Debian and Ubuntu."""
-    return f"apt-get install {PACKAGES.get(program, program)}   (or: bin/mise run setup)"
+    """The command that brings a program on this host's release of Debian or Ubuntu."""
+    return install_packages(package_names.package(program))
+
+
+def install_packages(*packages: str) -> str:
+    """The command that installs packages."""
+    return f"apt-get install {' '.join(packages)}   (or: {paths.front_door('setup')})"
 
 
 def need(program: str) -> str:

@@ -8,6 +8,8 @@ from __future__ import annotations
 import ctypes
 
 from harness.errors import CoppiceError, MissingTool
+from harness.host import package_names
+from harness.host.process import install_packages
 
 _NAME = "libnftables.so.1"
 
@@ -20,7 +22,7 @@ class Libnftables:
             self._library = ctypes.CDLL(_NAME)
         except OSError as error:
             raise MissingTool(
-                f"{_NAME} is not installed", hint="apt-get install nftables"
+                f"{_NAME} is not installed", hint=install_packages(package_names.LIBNFTABLES)
             ) from error
         self._library.nft_ctx_new.restype = ctypes.c_void_p
         self._library.nft_ctx_get_error_buffer.restype = ctypes.c_char_p

@@ -84,9 +84,10 @@ class Pool(Generic[S]):
         Raises NotEnoughMemory before the first launch, or what the launches raised.
         """
         wanted = self.size if count is None else count
-        missing = wanted - self.ready - self._launching
-        self._admit(missing)
         with self._change:
+            # With the lock: a launch that ends between two looks would be counted in neither.
+            missing = wanted - self.ready - self._launching
+            self._admit(missing)
             self._failures.clear()
             self._failed_in_a_row = 0
             for _ in range(missing):
@@ -142,7 +143,7 @@ class Pool(Generic[S]):
         when they keep failing.
         """
         with self._change:
-            if not self._ready:
+            if not self._ready or self._closed:
                 self.awaited += 1
                 try:
                     self._wait_for_one(time.monotonic() + timeout_s)
@@ -176,7 +177,10 @@ class Pool(Generic[S]):
         sandbox.destroy()
 
     def _wait_for_one(self, deadline: float) -> None:
-        while not self._ready:
+        if not self._launching:
+            # What failed for earlier callers, for want of memory perhaps, is tried again.
+            self._failed_in_a_row = 0
+        while not self._ready or self._closed:
             if self._closed:
                 raise self._drained()
             if self._failed_in_a_row >= MAX_FAILURES:

@@ -84,6 +84,7 @@ def test_at_concurrency_1_the_rungs_of_one_attempt_come_in_order(results: Path) 
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     (record,) = records(results)
+    assert record.command.task == "mise run bench:noop-durable-prewarm-pool"
     columns = [next(one for one in record.series if one.metric == rung).samples for rung in RUNGS]
     assert len(columns[0]) == 12
     for attempt in zip(*columns, strict=True):

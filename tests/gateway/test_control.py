@@ -157,6 +157,18 @@ def test_a_sandbox_ends_when_its_time_is_up(served: GatewayProcess) -> None:
     assert (status, body["message"]) == (502, "sandbox was not found")
 
 
+def test_writes_of_a_restored_sandbox_reach_its_disk(served: GatewayProcess) -> None:
+    """Since 10.0, QEMU aborts at the first write unless its disk was activated."""
+    box = Box.create(served)
+    try:
+        assert box.run("echo one > file.txt; sync; cat file.txt") == ("one\n", 0)
+        assert served.request("POST", f"/sandboxes/{box.id}/pause", {}, JSON)[0] == 204
+        assert served.request("POST", f"/v2/sandboxes/{box.id}/connect", {}, JSON)[0] == 201
+        assert box.run("echo two >> file.txt; sync; cat file.txt") == ("one\ntwo\n", 0)
+    finally:
+        box.kill()
+
+
 def test_a_sandbox_that_pauses_when_its_time_is_up_resumes_with_traffic(
     served: GatewayProcess,
 ) -> None:

@@ -39,6 +39,16 @@ def test_null_is_kept_apart_from_absent_and_zero(tmp_path: Path) -> None:
     assert "swap_in_bytes" not in loaded.machine.before
 
 
+def test_a_record_that_proves_function_alone_says_so_and_no_other_does(tmp_path: Path) -> None:
+    """Were it lost on the way to the file, times of an emulator would be taken for a machine's."""
+    machine = run_record().machine
+    emulated = dataclasses.replace(machine, function_only="an emulator's clock")
+    written = record.write(run_record(machine=emulated), tmp_path)
+    assert record.load(written).machine.function_only == "an emulator's clock"
+    assert "function_only" not in run_record().to_json()["machine"]
+    assert record.RunRecord.from_json(run_record().to_json()).machine.function_only is None
+
+
 @pytest.mark.parametrize("schema", ["coppice.run/2", "pyperf", None, 1])
 def test_an_unknown_schema_is_refused(tmp_path: Path, schema: object) -> None:
     path = record.write(run_record(), tmp_path)
@@ -169,6 +179,23 @@ def test_a_full_disk_leaves_nothing_half_written(small_disk: Path) -> None:
     assert [path for path in small_disk.rglob("*") if path.is_file()] == []
     # There is room for a small one: the failure has freed what it took.
     record.load(record.write(run_record(), small_disk))
+
+
+def test_what_is_written_is_on_the_disk_before_it_is_told_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """First the file, so that its name never stands for nothing; then the directory with the
+    name, without which a crash of the host takes a record away that was said to be there."""
+    synced: list[tuple[int, bool]] = []
+
+    def fsync(handle: int) -> None:
+        synced.append((os.fstat(handle).st_ino, any(record.find(tmp_path))))
+        real(handle)
+
+    real = os.fsync
+    monkeypatch.setattr(os, "fsync", fsync)
+    path = record.write(run_record(), tmp_path)
+    assert synced == [(path.stat().st_ino, False), (path.parent.stat().st_ino, True)]
 
 
 _KILLED = """

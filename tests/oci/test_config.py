@@ -80,3 +80,5 @@ def test_nothing_is_given_that_was_not_meant(tmp_path: Path) -> None:
 
 def test_groups_of_another_directory_of_runs_are_not_ours(tmp_path: Path) -> None:
     assert cgroups.parent_of(tmp_path / "a") != cgroups.parent_of(tmp_path / "b")
+    # The same path on the same file system under another root is the directory of another machine.
+    assert cgroups.parent_of(tmp_path / "a", tmp_path) != cgroups.parent_of(tmp_path / "a")

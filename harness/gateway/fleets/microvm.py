@@ -29,6 +29,7 @@ from harness.host.run import Run
 from harness.measure.record import Scalar
 from harness.sandbox.qemu.boot_retry import begun_again, see_boot
 from harness.sandbox.qemu.machine import Descriptors, Shape, arguments
+from harness.sandbox.qemu.qmp import Qmp
 from harness.sandbox.qemu.sandbox import QemuSandbox
 from harness.sandbox.qemu.sandbox import State as Condition
 from harness.sandbox.qemu.vmm import spawn
@@ -258,7 +259,7 @@ def restore(
         )  # fmt: skip
         guest = QemuSandbox(
             vmm, identity, Condition.EMPTY, _Devices(source.devices),
-            guest_memory=str(source.memory), key=source.key,
+            guest_memory=str(source.memory), key=source.key, loaded=lambda: _activate(vmm.qmp),
         )  # fmt: skip
         vm = MicroVm(spec, guest, our_end, str(source.memory), tap)
         vm.envd_descriptor = vmm_end.fileno()
@@ -268,6 +269,16 @@ def restore(
             "migrate-set-capabilities", capabilities=[{"capability": "events", "state": True}]
         )
     return vm
+
+
+def _activate(qmp: Qmp) -> None:
+    """Allow a VMM that has loaded its devices to write to its disk.
+
+    Since QEMU 10.0, `cont` on QMP does this when it starts a guest. We continue guests through the
+    gdb stub, which does not, and the VMM aborts at the first write.
+    """
+    if qmp.version >= (10, 0):
+        qmp.execute("blockdev-set-active", active=True)
 
 
 def fork(

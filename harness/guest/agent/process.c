@@ -20,11 +20,12 @@
 #define ARGUMENTS_MAX 256
 #define STDIN_MAX (1024u * 1024u)
 #define CHUNK (32u * 1024u)
+#define WITHOUT_PIDFD_MS 20
 
 struct child {
     pid_t pid; /* 0: a free place */
     uint32_t id;
-    int self;         /* its pidfd, readable when it has ended */
+    int self;         /* its pidfd, readable when it has ended; -1 where the kernel has none */
     int in, out, err; /* our ends of its pipes, -1 when closed */
     int status, ended;
     uint64_t deadline_ms;
@@ -193,9 +194,14 @@ static pid_t spawn(struct birth *birth, int *self)
 static pid_t spawn(struct birth *birth, int *self)
 {
     static uint8_t stack[32 * 1024] __attribute__((aligned(16))); /* we are held until it is free */
-    pid_t pid = clone(become, stack + sizeof stack, CLONE_VM | CLONE_VFORK | CLONE_PIDFD | SIGCHLD,
-                      birth, self);
+    static int pidfd = CLONE_PIDFD;
+    const int flags = CLONE_VM | CLONE_VFORK | SIGCHLD;
+    pid_t pid = clone(become, stack + sizeof stack, flags | pidfd, birth, self);
 
+    if (pid < 0 && errno == EINVAL && pidfd) {
+        pidfd = 0; /* gVisor has none: process_poll_set looks at the child now and then */
+        pid = clone(become, stack + sizeof stack, flags, birth, self);
+    }
     if (pid < 0)
         birth->failed = errno;
     return pid;
@@ -339,6 +345,11 @@ int process_poll_set(struct pollfd *set, int *timeout_ms)
             if (*timeout_ms < 0 || left < *timeout_ms)
                 *timeout_ms = left;
         }
+        /* Without a pidfd the closing of its pipes tells of its end; what closed them earlier, or
+         * left them to a child of its own, is looked at by the clock. */
+        int look_ms = child->out < 0 && child->err < 0 ? 1 : WITHOUT_PIDFD_MS;
+        if (child->self < 0 && (*timeout_ms < 0 || *timeout_ms > look_ms))
+            *timeout_ms = look_ms;
         /* A pipe that takes stdin is looked at every millisecond rather than polled for:
          * it is rare, and the set stays small. */
         if (child->pending_end > child->pending_start && (*timeout_ms < 0 || *timeout_ms > 1))

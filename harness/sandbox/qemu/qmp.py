@@ -23,6 +23,8 @@ class Qmp:
         self._buffer = b""
         self._events: list[dict[str, Any]] = []
         self._unread_returns = 0
+        self.version = (0, 0)
+        """QEMU's major and minor; known once it has introduced itself."""
 
     def close(self) -> None:
         self.line.close()
@@ -54,7 +56,9 @@ class Qmp:
 
         Its events come only after a negotiation, which is sent here and not waited for.
         """
-        self._message(time.monotonic() + timeout_s)
+        greeting = self._message(time.monotonic() + timeout_s)
+        version = greeting["QMP"]["version"]["qemu"]
+        self.version = (version["major"], version["minor"])
         self._unread_returns = 1
         self._send({"execute": "qmp_capabilities"})
 

@@ -11,7 +11,7 @@ from harness.host.requirement import Requirement
 from harness.sandbox.qemu.accelerator import KVM
 from harness.sandbox.qemu.machine import PROGRAM
 
-BUILDS_THE_GUEST = ("musl-gcc", "busybox", "lz4", "dpkg-deb")
+BUILDS_THE_GUEST = ("musl-gcc", "busybox", "lz4", "zstd", "dpkg-deb")
 
 
 def requirements() -> Sequence[Requirement]:

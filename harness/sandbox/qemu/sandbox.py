@@ -79,6 +79,7 @@ class QemuSandbox:
         booted: Callable[[], None] = lambda: None,
         guest_memory: str = "",
         key: bytes = NO_KEY,
+        loaded: Callable[[], None] = lambda: None,
     ) -> None:
         self.id = identity.id
         self.identity = identity
@@ -89,6 +90,7 @@ class QemuSandbox:
         self._booted = state is State.BOOTING
         self._checkpoint = checkpoint
         self._end_of_boot = booted
+        self._loaded = loaded
         self.guest_memory = guest_memory
         self._pending_identity = state is not State.RUNNING
         self._ring = _new_ring(key)
@@ -176,6 +178,7 @@ class QemuSandbox:
         while True:
             status = self.vmm.qmp.wait_event("MIGRATION", timeout_s)["data"]["status"]
             if status == "completed":
+                self._loaded()
                 return
             if status == "failed":
                 raise SandboxError(f"{self.vmm.name} refused the checkpoint: {self.vmm.said()}")

@@ -29,8 +29,10 @@ from harness.errors import (
     SandboxError,
     Unsupported,
 )
+from harness.host import package_names
 from harness.host.identity import Identity
 from harness.host.locks import half_built
+from harness.host.process import install_packages
 from harness.host.process import run as run_program
 from harness.host.run import Run
 from harness.sandbox.qemu.sandbox import QemuSandbox, State
@@ -73,7 +75,7 @@ def library(cache: Path) -> Path:
     if not HEADERS.exists():
         raise MissingTool(
             "the C library's headers are not installed",
-            hint="apt-get install libc6-dev   (or: bin/mise run setup)",
+            hint=install_packages(package_names.HEADERS),
         )
     words = (*_COMPILE, *platform.libc_ver())
     built_from = hashlib.sha256(SOURCE.read_bytes() + repr(words).encode()).hexdigest()

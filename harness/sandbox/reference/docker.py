@@ -82,7 +82,7 @@ class DockerSubstrate(ReferenceSubstrate):
         path = client()
         one = Requirement(
             "docker", path is not None, path or "none that answers as Docker's client does",
-            install_command("dockerd"),
+            install_command("docker"),
         )  # fmt: skip
         return [*super().requirements(), one]
 

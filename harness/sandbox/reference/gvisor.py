@@ -138,7 +138,7 @@ class GvisorSubstrate(ReferenceSubstrate):
 
 def _end(run: Run, directory: Path, id: str) -> None:
     """Kill a sandbox and what runsc knows of it: `runsc delete` does the same in two seconds."""
-    known = list((run.directory / "runsc").glob(f"{id}*"))
+    known = list((run.directory / "runsc").glob(f"*{id}*"))  # also a socket since 2024
     pids: list[int] = []
     with contextlib.suppress(OSError, ValueError, psutil.NoSuchProcess):
         pids.append(int((directory / "pid").read_text()))

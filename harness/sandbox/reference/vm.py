@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.guest import image, rootfs, shared_agent
+from harness.host import package_names
 from harness.host.identity import Identity
 from harness.host.locks import half_built
 from harness.host.process import run as run_program
@@ -26,7 +27,7 @@ from harness.sandbox.qemu.machine import PROGRAM
 from harness.sandbox.reference.base import MIB, Reference, ReferenceSubstrate
 from harness.sandbox.shared_kernel import Log, SharedSandbox, ended
 
-PACKAGES = ("kmod", "linux-image-amd64", "login", "systemd-sysv", "udev")
+PACKAGES = ("kmod", "login", "systemd-sysv", "udev", package_names.generic_kernel())
 MEMORY_MIB = 512
 DISK_MIB = 1536
 BOOT_LIMIT_S = 600.0
