@@ -17,6 +17,7 @@
     ├── PolicyError                       65  a network policy that says nothing a packet could obey
     ├── RecordError                       65  a run record that must not be read or written
     │   └── UnknownSchema                     newer than this harness, or not ours
+    ├── SiteError                         65  the site cannot be built; the old one was kept
     ├── HostError                         68  another machine cannot be reached, or was lost
     │   ├── HostKeyChanged                    it shows another key than the one that is known of it
     │   └── HostLost                          the connection ended in the middle of something
@@ -64,6 +65,7 @@ __all__ = [
     "RecordError",
     "SandboxError",
     "SandboxGone",
+    "SiteError",
     "UnknownSchema",
     "Unsupported",
     "UsageError",
@@ -153,6 +155,12 @@ class RecordError(CoppiceError):
 
 class UnknownSchema(RecordError):
     pass
+
+
+class SiteError(CoppiceError):
+    """The site cannot be built from its sources; nothing was replaced."""
+
+    exit_code = 65
 
 
 class HostError(CoppiceError):

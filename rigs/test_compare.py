@@ -27,8 +27,8 @@ from harness.measure.findings import Findings
 from harness.measure.record import Clock, Image, Series
 from harness.paths import cache_directory
 from harness.procedures import reachability, reboot
-from harness.procedures.columns import Column, Stand, columns, held, marked
-from harness.procedures.fleet import Bounds, Fleet, admit, reason
+from harness.procedures.columns import Column, Stand, columns, held_memory, processes_of
+from harness.procedures.fleet import Bounds, SandboxFleet, admit, reason
 from harness.procedures.ladder import RUNGS, Climb
 from harness.rig.info import RigInfo
 from harness.rig.recorder import RigRun
@@ -313,18 +313,18 @@ def fleets(plan: Plan, found: Sequence[Stand], run: Run, say: Say) -> list[Serie
 
 
 def _fleet(stand: Stand, n: int, run: Run, findings: Findings, rest_s: float) -> None:
-    before, processes = memory_linux.read(), marked(run)
+    before, processes = memory_linux.read(), processes_of(run)
     each = stand.substrate.memory_per_sandbox(stand.column.tier)
     try:
         admit(n, each, available_memory(), Bounds())
     except NotEnoughMemory as refusal:
         findings.add("host-change", "bytes", [], [(0, reason(refusal))])
         return
-    with Fleet(stand.launch, each) as fleet:
+    with SandboxFleet(stand.launch, each) as fleet:
         came = fleet.bring_up(n)
         time.sleep(rest_s)
         after = [_read() for _ in range(READINGS)]
-        took = held(marked(run) - processes, fleet.sandboxes)
+        took = held_memory(processes_of(run) - processes, fleet.sandboxes)
         up = len(fleet.sandboxes)
     findings.add("bring-up", "s", came.took, came.failures)
     if up:
@@ -378,12 +378,12 @@ def reboots(found: Sequence[Stand], say: Say) -> list[Series]:
         say(f"reboot: {stand.column}")
         findings = Findings(substrate=stand.column.substrate, tier=str(stand.column.tier))
         try:
-            after = reboot.outlives(stand.column)
+            after = reboot.simulate_reboot(stand.column)
         except CoppiceError as error:
             findings.add("state-survives", "1", [], [(0, reason(error))])
         else:
             findings.add("own-kernel", "1", [int(after.own_kernel)], kernel=after.release)
-            findings.add("cards", "1", [after.cards])
+            findings.add("cards", "1", [after.nics])
             findings.add("state-survives", "1", [int(after.state)])
             findings.add("writes-survive", "1", [int(after.writes)])
             findings.add("reply-after-reboot", "s", [after.seconds])

@@ -28,13 +28,13 @@ from harness.measure.host_memory import HostMemory
 from harness.measure.record import Clock
 from harness.measure.rest_linux import Window
 from harness.network.cubenet import Cubenet, open_cubenet
-from harness.network.endpoint import endpoint
 from harness.network.policy import Policy
-from harness.network.requirements import on_linux
 from harness.paths import cache_directory
 from harness.procedures import fleet_figures
 from harness.procedures.echo import echo
-from harness.procedures.fleet import Bounds, BringUp, Fleet, admit, ask_each
+from harness.procedures.fleet import Bounds, BringUp, SandboxFleet, admit, ask_each
+from harness.procedures.linux_only import require_linux
+from harness.procedures.namespace_endpoint import endpoint
 from harness.rig.discovery import substrates_of
 from harness.rig.info import RigInfo
 from harness.rig.recorder import RigRun, given_options
@@ -194,7 +194,7 @@ def estimate(launch: Callable[[], Sandbox], merger: Merging | None) -> int:
     """Bytes that one sandbox takes which answers and has run a process, as measured on two; merged
     with each other first, where the fleet will be."""
     before = host_memory.read()
-    with Fleet(launch, 0) as pilots:
+    with SandboxFleet(launch, 0) as pilots:
         up = pilots.bring_up(PILOTS)
         ask_each(pilots.sandboxes, lambda sandbox: sandbox.first_exec("pilot"))
         if merger:
@@ -214,7 +214,7 @@ def estimate(launch: Callable[[], Sandbox], merger: Merging | None) -> int:
 def measure(case: Case, run: Run, rig_run: RigRun, profile: str) -> Findings:
     """One fleet's whole life; its series, and what made it fail."""
     if case.network:
-        on_linux()
+        require_linux()
     substrate = load(case.substrate)
     template = substrate.prepare(run, cache_directory(), TIER)
     rig_run.prepared(template.images, template.accelerator, substrate.tools)
@@ -238,7 +238,7 @@ def measure(case: Case, run: Run, rig_run: RigRun, profile: str) -> Findings:
         fleet_figures.host_memory_parts(findings, "before", before)
         began = time.perf_counter()
         launch = stack.enter_context(maker.standing())
-        fleet = stack.enter_context(Fleet(launch, each))
+        fleet = stack.enter_context(SandboxFleet(launch, each))
         bring_up(findings, fleet.bring_up(case.n, began))
         if fleet.sandboxes:
             touch = profile == "full" or case.sharing in TOUCHED_IN_QUICK

@@ -23,9 +23,10 @@ from harness.measure.clock import calibrated
 from harness.measure.collector import Collector
 from harness.measure.record import Clock, Facts
 from harness.network.cubenet import open_cubenet
-from harness.network.requirements import on_linux, requirements
-from harness.procedures.endpoints import build, eventually
-from harness.procedures.network_paths import Way, ways
+from harness.network.requirements import requirements
+from harness.procedures.linux_only import require_linux
+from harness.procedures.network_paths import OpenPath, open_paths
+from harness.procedures.peers import build, eventually
 from harness.rig.info import RigInfo
 from harness.rig.recorder import RigRun
 
@@ -79,7 +80,7 @@ IN_GUESTS = 10
 class Caller:
     """One way with its servers running, and how their clients are called there."""
 
-    way: Way
+    way: OpenPath
     netperf: Sequence[str]
     exchange: Sequence[str]
 
@@ -89,7 +90,7 @@ class Caller:
         return {**self.way.dimensions, "tool": tool, **said}
 
 
-def caller(way: Way, own: Path) -> Caller:
+def caller(way: OpenPath, own: Path) -> Caller:
     """Start both servers and wait until they answer."""
     asks, answers = way.asks, way.answers
     answers.serve([*answers.equip("netserver"), "-D", "-4", "-p", NETPERF_PORT])
@@ -131,7 +132,7 @@ def exchange(one: Caller, plan: Plan, into: Collector) -> None:
 
 @pytest.mark.benchmark(timer=STOPWATCH)
 def test_net_rtt(benchmark: BenchmarkFixture, run: Run, rig_run: RigRun, profile: str) -> None:
-    on_linux()
+    require_linux()
     plan = PLANS[profile]
     for tool in RIG.tools:
         need(tool)
@@ -139,7 +140,7 @@ def test_net_rtt(benchmark: BenchmarkFixture, run: Run, rig_run: RigRun, profile
     with ExitStack() as stack:
         net = stack.enter_context(open_cubenet(run))
         own = build("exchange", run.directory)
-        found = [caller(way, own) for way in ways(run, net, stack)]
+        found = [caller(way, own) for way in open_paths(run, net, stack)]
         rig_run.prepared((), None, ("netperf", "qemu-system-x86_64"))
         rig_run.begin()
         for number in range(plan.passes):

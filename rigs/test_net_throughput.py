@@ -24,9 +24,10 @@ from harness.measure.clock import calibrated
 from harness.measure.collector import Collector
 from harness.measure.record import Clock, Facts
 from harness.network.cubenet import open_cubenet
-from harness.network.requirements import on_linux, requirements
-from harness.procedures.endpoints import eventually
-from harness.procedures.network_paths import Way, ways
+from harness.network.requirements import requirements
+from harness.procedures.linux_only import require_linux
+from harness.procedures.network_paths import OpenPath, open_paths
+from harness.procedures.peers import eventually
 from harness.rig.info import RigInfo
 from harness.rig.recorder import RigRun
 
@@ -64,14 +65,14 @@ PLANS = {"smoke": Plan(1, 1, 0), "quick": Plan(2, 1, 0), "full": Plan(10, 3, 1)}
 class Caller:
     """One way with its server running, and how the client is called there."""
 
-    way: Way
+    way: OpenPath
     iperf3: Sequence[str]
 
     def by(self, streams: int) -> Facts:
         return {**self.way.dimensions, "streams": streams, "tool": "iperf3"}
 
 
-def caller(way: Way) -> Caller:
+def caller(way: OpenPath) -> Caller:
     """Start the server and wait until it answers."""
     way.answers.serve([*way.answers.equip("iperf3"), "-s", "-4", "-p", PORT])
     found = Caller(way, way.asks.equip("iperf3"))
@@ -110,14 +111,14 @@ def _end(said: str) -> dict[str, Any]:
 def test_net_throughput(
     benchmark: BenchmarkFixture, run: Run, rig_run: RigRun, profile: str
 ) -> None:
-    on_linux()
+    require_linux()
     plan = PLANS[profile]
     for tool in RIG.tools:
         need(tool)
     into = Collector()
     with ExitStack() as stack:
         net = stack.enter_context(open_cubenet(run))
-        found = [caller(way) for way in ways(run, net, stack)]
+        found = [caller(way) for way in open_paths(run, net, stack)]
         rig_run.prepared((), None, ("iperf3", "qemu-system-x86_64"))
         rig_run.begin()
         for number in range(plan.passes):

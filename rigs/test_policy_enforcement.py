@@ -49,7 +49,7 @@ from harness.network.cubenet import NOTHING
 from harness.network.policy import Policy
 from harness.network.protocol import Network
 from harness.procedures import packet_filters
-from harness.procedures.endpoints import build
+from harness.procedures.peers import build
 from harness.rig.info import RigInfo
 from harness.rig.recorder import RigRun
 
@@ -156,12 +156,12 @@ class Traffic:
 
 def flip(net: Network, run: Run, case: Case, stack: ExitStack) -> tuple[Traffic, Sequence[Change]]:
     """Send, and change the policy so many times; what happened."""
-    answers = stack.enter_context(packet_filters.plugged(run, net))
-    asks = stack.enter_context(packet_filters.plugged(run, net))
+    answers = stack.enter_context(packet_filters.open_endpoint(run, net))
+    asks = stack.enter_context(packet_filters.open_endpoint(run, net))
     first, second = policies(answers.address, case)
     net.apply(asks.id, first)
-    sender = stack.enter_context(packet_filters.party(run, asks))
-    receiver = stack.enter_context(packet_filters.party(run, answers))
+    sender = stack.enter_context(packet_filters.peer(run, asks))
+    receiver = stack.enter_context(packet_filters.peer(run, answers))
     sender.pin(0)
     receiver.pin(1)
     ports = [str(port) for port in PORTS]

@@ -129,7 +129,7 @@ class ByCubenet:
         if new.allow:
             self._engine.apply(self._subject, new)
         else:
-            self._engine.nothing()
+            self._engine.empty_change()
 
     def holds(self, address: str) -> bool:
         return self._engine.holds(self._subject, Destination.parse(address))

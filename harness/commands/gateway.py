@@ -7,7 +7,8 @@ import dataclasses
 from datetime import UTC, datetime
 from pathlib import Path
 
-from harness.errors import MissingTool, UsageError
+from harness import extras
+from harness.errors import UsageError
 
 HELP = "serve the E2B API for sandboxes on this host; `gateway keys` manages API keys"
 
@@ -59,10 +60,7 @@ def main(options: argparse.Namespace) -> int:
         from harness.gateway import server
         from harness.gateway.options import Options
     except ModuleNotFoundError as error:
-        raise MissingTool(
-            f"the gateway needs the Python package {error.name}",
-            hint="pip install -e '.[gateway]' in the checkout",
-        ) from error
+        raise extras.missing("the gateway", error) from error
     if options.what == "keys":
         return _keys(options)
 

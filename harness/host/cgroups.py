@@ -119,13 +119,13 @@ class Cgroups:
 
 @dataclass(frozen=True)
 class Freezer:
-    """Implements `harness.sandbox.shared_kernel.Hold` for a control group."""
+    """Implements `harness.sandbox.shared_kernel.ProcessFreezer` for a control group."""
 
     file: Path
     on: bytes
     off: bytes
 
-    def hold(self) -> None:
+    def freeze(self) -> None:
         """Freeze, and wait until all are frozen."""
         self._write(self.on)
         deadline = time.monotonic() + PATIENCE_S
@@ -134,7 +134,7 @@ class Freezer:
                 raise SandboxError(f"{self.file.parent.name} does not freeze")
             time.sleep(0.0005)
 
-    def release(self) -> None:
+    def thaw(self) -> None:
         self._write(self.off)
 
     def _write(self, word: bytes) -> None:

@@ -25,6 +25,8 @@ INTERLEAVE = "COPPICE_INTERLEAVE"
 
 Key = tuple[str, str, str, tuple[tuple[str, Scalar], ...]]
 """Rig, metric, unit, and the dimensions that must agree."""
+Located = Sequence[tuple[Path, RunRecord, Series]]
+"""Series, each with its record and that record's file."""
 
 
 def turn(record: RunRecord) -> tuple[str, str, int] | None:
@@ -70,49 +72,54 @@ class Side:
 
 def select(text: str, results: Path) -> Side:
     """The series that a selector means. Raises UsageError when it means none."""
+    return Side(text, [(record, one) for _, record, one in located(text, results)])
+
+
+def located(text: str, results: Path) -> Located:
+    """The same with each record's file, oldest run first."""
     path = Path(text)
     if path.is_file():
         record = load(path)
-        return Side(text, [(record, one) for one in record.series])
+        return [(path, record, one) for one in record.series]
     if "=" not in text:
         files = [one for one in find(results) if len(text) >= 8 and one.name.startswith(text)]
-        records = [load(one) for one in files]
-        return _some(Side(text, [(r, one) for r in records for one in r.series]))
+        records = [(one, load(one)) for one in files]
+        return _some(text, [(path, r, one) for path, r in records for one in r.series])
     wanted = dict(one.strip().partition("=")[::2] for one in text.split(","))
     if bad := [name for name, value in wanted.items() if not name or not value]:
         raise UsageError(f"{text!r} is no selector: {bad[0] or 'a name'} has no value")
     own = {name: value for name, value in wanted.items() if name not in _OF_RECORD}
     matching = [
-        (record, one)
-        for record in _readable(find(results))
+        (path, record, one)
+        for path, record in _readable(find(results))
         if all(_OF_RECORD[n](record, v) for n, v in wanted.items() if n in _OF_RECORD)
         for one in record.series
-        if all(_plain(one.dimensions.get(name)) == value for name, value in own.items())
+        if all(plain(one.dimensions.get(name)) == value for name, value in own.items())
     ]
-    matching.sort(key=lambda item: item[0].run_id)
-    return _some(Side(text, matching))
+    matching.sort(key=lambda item: item[1].run_id)
+    return _some(text, matching)
 
 
-def _some(side: Side) -> Side:
-    if not side.found:
+def _some(text: str, found: Located) -> Located:
+    if not found:
         raise UsageError(
-            f"no record fits {side.text!r}",
+            f"no record fits {text!r}",
             hint="name a record's file, the beginning of a run's id, or NAME=VALUE pairs: "
             f"{', '.join(_OF_RECORD)}, or a dimension",
         )
-    return side
+    return found
 
 
-def _readable(paths: Iterable[Path]) -> Iterable[RunRecord]:
+def _readable(paths: Iterable[Path]) -> Iterable[tuple[Path, RunRecord]]:
     """What cannot be read is none of those that were asked for; the site lists it."""
     for path in paths:
         try:
-            yield load(path)
+            yield path, load(path)
         except RecordError:
             continue
 
 
-def _plain(value: Scalar) -> str:
+def plain(value: Scalar) -> str:
     """A dimension's value as it is typed in a selector."""
     if isinstance(value, bool):
         return "yes" if value else "no"

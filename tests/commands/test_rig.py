@@ -272,7 +272,7 @@ def test_without_qemu_the_command_ends_with_69(results: Path, without_qemu: str)
     ("arguments", "said"),
     [
         (["nope"], "no rig is called 'nope'; there are cold-start"),
-        (["cold-start", "--substrate", "nope"], "no substrate is called 'nope'; there are bhyve"),
+        (["cold-start", "--substrate", "nope"], "no substrate is named 'nope'"),
         (["cold-start", "--tier", "nope"], "no tier is called 'nope'; there are full"),
         ([], "name a rig, or say --all"),
     ],

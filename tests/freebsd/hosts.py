@@ -1,9 +1,9 @@
-"""Hosts for contract tests: one that plays a transcript, one that records it, and one that is
-written from documentation. Each fails on a command that it does not know.
+"""Hosts for contract tests: one replays a transcript, one records it, one is written from
+documentation. Each fails on a command that it does not know.
 
-A transcript is a JSON file in tests/transcripts/: `about`, `host`, `recorded` (true: these are real
-commands with their real output), and `events` in the order in which they happened. What differs
-from run to run (names that are drawn, sizes in bytes of what is built) is written as `*`.
+A transcript is a JSON file in tests/transcripts/: `about`, `host`, `recorded` (true: real commands
+with their real output), and `events` in their order. Values that differ from run to run (random
+names, sizes of built files) are written as `*`.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from harness.host.protocol import Done, Host, Started
 
 TRANSCRIPTS = Path(__file__).parents[1] / "transcripts"
 AGENT = "/agent"
-"""Where a transcript says that a ready agent lies, wherever it lay."""
+"""The path of a built agent in transcripts, whatever its real path."""
 _DRAWN = (
     (re.compile(r"\.building-[0-9a-f]{8}"), ".building-*"),
     (re.compile(r"coppice-[0-9a-f]{8}-doctor"), "coppice-*-doctor"),
-    # Sandboxes of scenes have small numbers for names; that of a checkpoint's guest is drawn.
+    # Sandboxes of scenes are named by small numbers; the guest of a checkpoint has a random name.
     (re.compile(r"(coppice-[0-9a-f]{8})-(?!000000)[0-9a-f]{12}"), r"\1-*"),
     (re.compile(r"mac=(02:c0:0a:4d):(?!00)[0-9a-f]{2}:[0-9a-f]{2}"), r"mac=\1:*"),
     (re.compile(r"\.half-[0-9a-f-]+"), ".half-*"),
@@ -38,17 +38,17 @@ _DRAWN = (
 
 
 def fixed(text: str) -> str:
-    """Text without what is drawn anew each time."""
+    """Replace the random parts of a text."""
     for pattern, instead in _DRAWN:
         text = pattern.sub(instead, text)
     return text
 
 
 class Guest(threading.Thread):
-    """Stands for an agent at the other end of a line: what it computes no transcript can hold.
+    """A fake agent at the other end of a channel, since its computed answers cannot be replayed.
 
-    It answers nonces under its key, takes an identity, echoes what it is told to run, and writes
-    the words that it is told to touch. `alive` cleared: it answers nobody, as when it is stopped.
+    It answers nonces with its key, takes an identity, echoes commands, and accepts touch requests.
+    While `runs` is cleared it answers nothing, like a stopped guest.
     """
 
     def __init__(self, line: socket.socket, *, greets: bool) -> None:
@@ -71,7 +71,7 @@ class Guest(threading.Thread):
                     for answer in self._answer(Kind(frame.kind), frame.id, frame.payload):
                         self._line.sendall(answer)
         except OSError:
-            pass  # the harness has hung up
+            pass  # the harness has closed the channel
         finally:
             self._line.close()
 
@@ -140,7 +140,7 @@ class ScriptedProcess:
 
 @dataclass(frozen=True)
 class Answer:
-    """What a program prints and ends with."""
+    """A program's output and exit code."""
 
     stdout: str = ""
     code: int = 0
@@ -182,14 +182,14 @@ class Documented:
             if found := re.fullmatch(pattern, words, re.S):
                 given = answer if isinstance(answer, Answer) else answer(found)
                 if "--suspend=" in words and given.code in (0, 64):
-                    self.processes[-1].code = 0  # it ends with its checkpoint
+                    self.processes[-1].code = 0  # suspending ends it
                 return Done(
                     argv, given.code, given.stdout.encode(), given.stderr.encode(), 0.0, 0.0
                 )
         raise Unknown(f"the script does not know: {words}")
 
     def _move_files(self, argv: Sequence[str]) -> None:
-        """What was put there moves and goes with its directory."""
+        """Move or remove files with their directory."""
         if argv[0] in ("mv", "rm"):
             for path in [one for one in self.files if one.startswith(f"{argv[2]}/")]:
                 content = self.files.pop(path)
@@ -231,7 +231,7 @@ class Documented:
             (process.guest.runs.clear if number == signal.SIGSTOP else process.guest.runs.set)()
 
     def at(self, pattern: str) -> int:
-        """Where in the log the first line is that matches."""
+        """The index of the first matching line in the log."""
         for number, line in enumerate(self.log):
             if re.search(pattern, line):
                 return number
@@ -239,7 +239,7 @@ class Documented:
 
 
 class Recording:
-    """Implements `Host` before a real one, and keeps all that was asked and said."""
+    """Implements `Host` by a real one, and records every command and answer."""
 
     def __init__(self, host: Host) -> None:
         self._host = host
@@ -282,12 +282,12 @@ class Recording:
             "events": self.events,
         }  # fmt: skip
         text = json.dumps(whole, indent=1) + "\n"
-        # Where the agent lies there is of that machine alone.
+        # The agent's path there is specific to that machine.
         path.write_text(text.replace(os.environ.get("COPPICE_GUEST_AGENT", AGENT), AGENT))
 
 
 class _Recorded:
-    """A started process whose words are kept; what is said on its line is not."""
+    """A started process whose output is recorded, but not its channel."""
 
     def __init__(self, recording: Recording, real: Started) -> None:
         self.real = real
@@ -318,7 +318,7 @@ class Replay:
 
     def __init__(self, path: Path) -> None:
         whole = json.loads(path.read_text())
-        assert whole["recorded"] is True, "what was not recorded is no transcript"
+        assert whole["recorded"] is True, "only recordings are transcripts"
         self.host = whole["host"]
         self.name, self.directory = f"the transcript {path.name}", whole.get("folder", "/tmp/run")
         self.clock = "recorded"
@@ -343,7 +343,7 @@ class Replay:
 
     def run(self, argv: Sequence[str], *, stdin: bytes = b"", timeout_s: float = 60.0) -> Done:
         event = self._take("run", " ".join(argv))
-        assert fixed(_text(stdin)) == fixed(event["stdin"]), f"{argv} was given something else"
+        assert fixed(_text(stdin)) == fixed(event["stdin"]), f"{argv} got another stdin"
         out, err = (event[name].encode("latin-1") for name in ("stdout", "stderr"))
         return Done(argv, event["code"], out, err, 0.0, event.get("seconds", 0.0))
 

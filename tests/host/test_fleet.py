@@ -9,7 +9,7 @@ import pytest
 from harness.errors import GuestTimeout, NotEnoughMemory, Unsupported
 from harness.host.identity import allocate
 from harness.procedures import fleet as fleets
-from harness.procedures.fleet import Bounds, Fleet, Step, admit, ask_each, next_step
+from harness.procedures.fleet import Bounds, SandboxFleet, Step, admit, ask_each, next_step
 from harness.sandbox.noop import NoopSandbox
 
 MIB, GIB = 1 << 20, 1 << 30
@@ -46,13 +46,13 @@ def test_an_estimate_that_does_not_fit_is_refused_with_its_figures() -> None:
         admit(1000, 10 * MIB, 2 * GIB, BOUNDS)
     text = str(refused.value)
     assert "1000 sandboxes of 10.0 MiB" in text and "need 9.8 GiB" in text
-    assert "1.0 GiB to give" in text and "at most 102" in text and "--force" in text
+    assert "1.0 GiB available" in text and "at most 102" in text and "--force" in text
     assert refused.value.exit_code == 71
 
 
 def test_all_come_up_and_all_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fleets, "WORKERS", 1)  # one after the other
-    with Fleet(lambda: sandbox(tmp_path), 0) as fleet:
+    with SandboxFleet(lambda: sandbox(tmp_path), 0) as fleet:
         up = fleet.bring_up(20)
         assert len(fleet.sandboxes) == 20 and up.stopped is None and up.failures == []
         assert len(up.took) == len(up.up_at) == 20
@@ -65,7 +65,7 @@ def test_all_come_up_and_all_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 def test_it_stops_at_the_floor_and_says_what_it_reached(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with Fleet(lambda: sandbox(tmp_path), 10 * MIB, BOUNDS) as fleet:
+    with SandboxFleet(lambda: sandbox(tmp_path), 10 * MIB, BOUNDS) as fleet:
         monkeypatch.setattr(
             fleets, "available_memory", lambda: 2 * GIB - 200 * MIB * len(fleet.sandboxes)
         )
@@ -73,7 +73,7 @@ def test_it_stops_at_the_floor_and_says_what_it_reached(
         up = fleet.bring_up(50)
         assert 5 <= len(fleet.sandboxes) <= 7
         assert len(up.failures) == 50 - len(fleet.sandboxes)
-        assert up.stopped and "1024 MiB are kept free" in up.stopped
+        assert up.stopped and "1024 MiB must stay free" in up.stopped
         assert {why for _, why in up.failures} == {up.stopped}
 
 
@@ -82,8 +82,8 @@ def test_it_slows_down_while_memory_is_short_and_goes_on_when_it_comes_back(
 ) -> None:
     readings = iter([2 * GIB] + [GIB + MIB] * 5 + [2 * GIB] * 100)
     monkeypatch.setattr(fleets, "available_memory", lambda: next(readings))
-    monkeypatch.setattr(fleets, "runnable_threads", lambda: 0)  # whoever else is at work here
-    with Fleet(lambda: sandbox(tmp_path), 10 * MIB, BOUNDS) as fleet:
+    monkeypatch.setattr(fleets, "runnable_threads", lambda: 0)  # other load on this machine
+    with SandboxFleet(lambda: sandbox(tmp_path), 10 * MIB, BOUNDS) as fleet:
         up = fleet.bring_up(3)
         assert len(fleet.sandboxes) == 3 and up.waited_s > 0.04
 
@@ -99,7 +99,7 @@ def test_failures_keep_their_place_and_three_in_a_row_end_it(tmp_path: Path) -> 
         made.append(0)
         return Mute(allocate(tmp_path, "run")) if len(made) > 2 else sandbox(tmp_path)
 
-    with Fleet(launch, 0) as fleet:
+    with SandboxFleet(launch, 0) as fleet:
         up = fleet.bring_up(40)
         assert len(fleet.sandboxes) == 2
         assert len(up.failures) == 38 and up.stopped and "in a row failed" in up.stopped
@@ -109,7 +109,7 @@ def test_failures_keep_their_place_and_three_in_a_row_end_it(tmp_path: Path) -> 
 
 
 def test_answers_keep_the_place_of_what_failed(tmp_path: Path) -> None:
-    with Fleet(lambda: sandbox(tmp_path), 0) as fleet:
+    with SandboxFleet(lambda: sandbox(tmp_path), 0) as fleet:
         fleet.bring_up(3)
         bad = fleet.sandboxes[1]
 
@@ -125,6 +125,6 @@ def test_more_open_files_than_the_host_allows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("resource.getrlimit", lambda _: (100, 500))
-    with Fleet(lambda: sandbox(tmp_path), 0) as fleet:
+    with SandboxFleet(lambda: sandbox(tmp_path), 0) as fleet:
         with pytest.raises(Unsupported, match="open files"):
             fleet.bring_up(1000)

@@ -349,8 +349,8 @@ def test_more_than_memory_allows_is_refused_with_figures_before_any_launch(
         with pytest.raises(NotEnoughMemory) as caught:
             pool.fill()
         assert "6 sandboxes of about 100 MiB need 600 MiB" in str(caught.value)
-        assert "has 500 MiB to give and keeps 1024 MiB free" in str(caught.value)
-        assert caught.value.hint == "ask for at most 5"
+        assert "has 500 MiB available beyond the 1024 MiB that stay free" in str(caught.value)
+        assert caught.value.hint == "request at most 5"
         assert launcher.calls == 0
         pool.fill(5)
         assert pool.ready == 5
@@ -358,7 +358,7 @@ def test_more_than_memory_allows_is_refused_with_figures_before_any_launch(
         pool.fill(5)  # it is full, and asks for nothing
         for _ in range(5):
             pool.check_out()
-        with pytest.raises(NotEnoughMemory, match="0 MiB to give"):
+        with pytest.raises(NotEnoughMemory, match="0 MiB available"):
             pool.check_out(10)
         assert launcher.calls == 5
 

@@ -13,11 +13,12 @@ import importlib, pkgutil, sys
 
 class Watch:
     def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in FORBIDDEN or name.startswith("harness.site"):
+        if name.partition(".")[0] in FORBIDDEN or name.startswith(SITE):
             print("imported", name, flush=True)
             raise ImportError(name)
 
 FORBIDDEN = sys.argv[1].split(",")
+SITE = ("harness.site", "harness.results")
 sys.meta_path.insert(0, Watch())
 for name in sys.argv[2:]:
     importlib.import_module(name)
@@ -25,7 +26,8 @@ for name in sys.argv[2:]:
 NAMES = """
 import pkgutil, harness
 for one in pkgutil.walk_packages(harness.__path__, "harness."):
-    if not one.name.startswith("harness.site") and not one.name.endswith("__main__"):
+    site = one.name.startswith(("harness.site", "harness.results"))
+    if not site and not one.name.endswith("__main__"):
         print(one.name)
 """
 
@@ -45,3 +47,6 @@ def test_the_run_side_imports_nothing_of_the_site() -> None:
 def test_the_watch_sees_what_it_looks_for() -> None:
     assert "imported pandas" in _python(CHILD, ",".join(FORBIDDEN), "pandas").stdout
     assert "imported harness.site" in _python(CHILD, ",".join(FORBIDDEN), "harness.site").stdout
+    assert (
+        "imported harness.results" in _python(CHILD, ",".join(FORBIDDEN), "harness.results").stdout
+    )

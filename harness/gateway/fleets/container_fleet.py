@@ -22,7 +22,6 @@ from harness.errors import CheckpointCorrupt, SandboxError
 from harness.gateway.envd.client import Envd
 from harness.gateway.fleets import container_envd, disk, templates
 from harness.gateway.fleets.adoption import check_location, free_leases, location, start_ticks
-from harness.gateway.fleets.cleanup import destroyed_on_failure
 from harness.gateway.fleets.container_envd import MEMORY_MIB, ContainerEnvd
 from harness.gateway.fleets.fd_holder import FdHolder
 from harness.gateway.fleets.network import Network
@@ -34,6 +33,7 @@ from harness.host.identity import Identity, allocate
 from harness.host.locks import half_built
 from harness.host.process import run as run_program
 from harness.host.run import Run
+from harness.sandbox.lifetime import destroyed_on_failure
 from harness.sandbox.oci import container, roots
 from harness.sandbox.oci.config import Limits
 from harness.sandbox.oci.container import PID_FILE, UPPER, OciTemplate
@@ -66,7 +66,7 @@ class RunningContainer:
         self.template = template
         self._start_ticks = start_ticks(pid)
         self._fleet = fleet
-        self._freezer = fleet.template.hold_of(self.id, pid)
+        self._freezer = fleet.template.freezer_of(self.id, pid)
         self._frozen = self._destroyed = False
 
     @property
@@ -87,11 +87,11 @@ class RunningContainer:
         return envd
 
     def freeze(self) -> None:
-        self._freezer.hold()
+        self._freezer.freeze()
         self._frozen = True
 
     def thaw(self) -> None:
-        self._freezer.release()
+        self._freezer.thaw()
         self._frozen = False
 
     def destroy(self) -> None:
@@ -151,9 +151,9 @@ class ContainerFleet(PooledFleet[Pool[RunningContainer]]):
                 disk=self._disk,
             )  # fmt: skip
             for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
-                process.line.setsockopt(socket.SOL_SOCKET, option, CHANNEL_BYTES)
+                process.channel.setsockopt(socket.SOL_SOCKET, option, CHANNEL_BYTES)
             process.log.close()
-            running = RunningContainer(self, identity, process.pid, process.line, template)
+            running = RunningContainer(self, identity, process.pid, process.channel, template)
             undo.pop_all()
         with destroyed_on_failure(running):
             if self._network:

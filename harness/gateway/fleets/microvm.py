@@ -19,7 +19,6 @@ from harness import paths
 from harness.errors import GuestTimeout, SandboxError
 from harness.gateway.fleets import disk, saved_vm
 from harness.gateway.fleets.adoption import start_ticks
-from harness.gateway.fleets.cleanup import destroyed_on_failure
 from harness.gateway.fleets.disk import BaseDisk
 from harness.gateway.fleets.saved_vm import SavedVm
 from harness.guest.image import Addition, GuestImage
@@ -27,13 +26,14 @@ from harness.guest.protocol import RING_ANSWER_LENGTH
 from harness.host.identity import Identity, allocate
 from harness.host.run import Run
 from harness.measure.record import Scalar
-from harness.sandbox.qemu.boot_retry import begun_again, see_boot
+from harness.sandbox.lifetime import destroyed_on_failure
+from harness.sandbox.qemu.boot_retry import await_boot, retry_stalled_boot
 from harness.sandbox.qemu.machine import Descriptors, Shape, arguments
 from harness.sandbox.qemu.qmp import Qmp
 from harness.sandbox.qemu.sandbox import QemuSandbox
-from harness.sandbox.qemu.sandbox import State as Condition
 from harness.sandbox.qemu.vmm import spawn
 from harness.sandbox.qemu.zygote import Preload, Zygote
+from harness.sandbox.vm_state import VmState
 
 GUEST = paths.ENVD
 ENVD = Addition("envd", GUEST, ("frame.c",), ("virtio_blk", "ext4"))
@@ -99,7 +99,7 @@ class MicroVm:
     def channels(self) -> Sequence[socket.socket]:
         """Our ends of its channels, in the order that `adopt` expects."""
         vmm = self.guest.vmm
-        return (vmm.agent, vmm.qmp.line, vmm.control, vmm.bell, self.envd)
+        return (vmm.agent, vmm.qmp.channel, vmm.control, vmm.bell, self.envd)
 
     def alive(self) -> bool:
         return self.guest.vmm.process.poll() is None
@@ -127,7 +127,7 @@ class MicroVm:
         bell.setblocking(False)
         loop.add_reader(bell, read)
         try:
-            self.guest.let_go(dated=True)
+            self.guest.ring_and_continue(dated=True)
             async with asyncio.timeout(RESUME_LIMIT_S):
                 await answered
         except TimeoutError as error:
@@ -136,7 +136,7 @@ class MicroVm:
             raise self.guest.vmm.died() from error
         finally:
             loop.remove_reader(bell)
-        self.guest.answered(bytes(answer))
+        self.guest.accept_answer(bytes(answer))
 
     def save(self, target: Path) -> None:
         """Save it; it must be stopped and stays so. Raises SandboxError and DiskFull."""
@@ -197,7 +197,7 @@ def _new_overlay(spec: MicroVmSpec, identity: Identity) -> Path:
 
 def boot(spec: MicroVmSpec, memory: Path) -> MicroVm:
     """A microVM that has booted; its memory is a shared mapping of a file."""
-    return begun_again(lambda: _boot(spec, allocate(spec.run.leases, spec.run.id), memory))
+    return retry_stalled_boot(lambda: _boot(spec, allocate(spec.run.leases, spec.run.id), memory))
 
 
 def _boot(spec: MicroVmSpec, identity: Identity, memory: Path) -> MicroVm:
@@ -217,11 +217,11 @@ def _boot(spec: MicroVmSpec, identity: Identity, memory: Path) -> MicroVm:
         vmm = spawn(
             spec.run, f"coppice-{identity.id}", argv, incoming=False, inherited=[vmm_end.fileno()]
         )
-        guest = QemuSandbox(vmm, identity, Condition.BOOTING, guest_memory=str(memory))
+        guest = QemuSandbox(vmm, identity, VmState.BOOTING, guest_memory=str(memory))
         vm = MicroVm(spec, guest, our_end, str(memory), None)
     with destroyed_on_failure(vm):
         guest.vmm.greeting(30)
-        see_boot(guest, BOOT_LIMIT_S)
+        await_boot(guest, BOOT_LIMIT_S)
         done = guest.agent.run(("/bin/envd", PORT, DEVICE), timeout_s=60)
         if done.code:
             stderr = done.stderr.decode(errors="replace").strip()
@@ -258,8 +258,8 @@ def restore(
             environment=preloaded.environment if preloaded else None,
         )  # fmt: skip
         guest = QemuSandbox(
-            vmm, identity, Condition.EMPTY, _Devices(source.devices),
-            guest_memory=str(source.memory), key=source.key, loaded=lambda: _activate(vmm.qmp),
+            vmm, identity, VmState.EMPTY, _Devices(source.devices),
+            guest_memory=str(source.memory), key=source.key, on_loaded=lambda: _activate(vmm.qmp),
         )  # fmt: skip
         vm = MicroVm(spec, guest, our_end, str(source.memory), tap)
         vm.envd_descriptor = vmm_end.fileno()

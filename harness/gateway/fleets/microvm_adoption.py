@@ -21,8 +21,8 @@ from harness.host.run import VARIABLE, Run
 from harness.sandbox.qemu.machine import Descriptors
 from harness.sandbox.qemu.qmp import Qmp
 from harness.sandbox.qemu.sandbox import QemuSandbox
-from harness.sandbox.qemu.sandbox import State as Condition
-from harness.sandbox.qemu.vmm import LINES, Process, Vmm
+from harness.sandbox.qemu.vmm import CHANNELS, Process, Vmm
+from harness.sandbox.vm_state import VmState
 
 
 class AdoptedProcess:
@@ -60,11 +60,11 @@ def adopt(
     Raises SandboxError when it does not answer any more.
     """
     process: Process = AdoptedProcess(pid)
-    ours = dict(zip((*LINES, "envd"), channels, strict=True))
+    ours = dict(zip((*CHANNELS, "envd"), channels, strict=True))
     name = f"coppice-{identity.id}"
     vmm = Vmm.of(name, process, ours, spec.run.directory / f"{name}.log", Descriptors(0, 0, 0, 0))
     _skip_stale_replies(vmm.qmp)
-    guest = QemuSandbox(vmm, identity, Condition.RUNNING, guest_memory=came_from, key=identity.key)
+    guest = QemuSandbox(vmm, identity, VmState.RUNNING, guest_memory=came_from, key=identity.key)
     vm = MicroVm(spec, guest, ours["envd"], came_from, None)
     status = vmm.qmp.execute("query-status")["status"]
     if status == "running":
@@ -72,18 +72,18 @@ def adopt(
             guest.agent.ping(3)
             return vm
     # The former gateway was about to save it: it is stopped at its doorbell.
-    guest.ring_again(RESUME_LIMIT_S)
+    guest.ring_adopted(RESUME_LIMIT_S)
     return vm
 
 
 def _skip_stale_replies(qmp: Qmp) -> None:
     """Read past the replies to the former gateway."""
-    qmp.line.settimeout(5)
-    qmp.line.sendall(b'{"execute":"query-name","id":"adopted"}\n')
+    qmp.channel.settimeout(5)
+    qmp.channel.sendall(b'{"execute":"query-name","id":"adopted"}\n')
     received = b""
     deadline = time.monotonic() + 5
     while b'"adopted"' not in received or not received.endswith(b"\n"):
-        piece = qmp.line.recv(1 << 16)
+        piece = qmp.channel.recv(1 << 16)
         if not piece or time.monotonic() > deadline:
             raise SandboxError("a VMM does not answer on QMP")
         received = received[-4096:] + piece

@@ -18,7 +18,6 @@ from harness.errors import CoppiceError, SandboxError, Unsupported
 from harness.gateway.envd.client import Envd
 from harness.gateway.fleets import disk, microvm, microvm_adoption, saved_vm, templates
 from harness.gateway.fleets.adoption import check_location, location
-from harness.gateway.fleets.cleanup import destroyed_on_failure
 from harness.gateway.fleets.fd_holder import FdHolder
 from harness.gateway.fleets.microvm import RESUME_LIMIT_S, MicroVm, MicroVmSpec
 from harness.gateway.fleets.network import Network
@@ -28,6 +27,7 @@ from harness.gateway.fleets.protocol import RunningSandbox
 from harness.gateway.fleets.saved_vm import SavedVm
 from harness.host.identity import Identity, allocate
 from harness.paths import cache_directory
+from harness.sandbox.lifetime import destroyed_on_failure
 from harness.sandbox.pool import Pool
 from harness.sandbox.qemu.zygote import Zygote, preload
 

@@ -90,5 +90,5 @@ def opened(run: Run, outside: Path | int | None, fd_holder: FdHolder) -> Iterato
     """
     with open_cubenet(run, outside, lambda: fd_holder.drop(RULES)) as net:
         assert isinstance(net.engine, Nftables)
-        fd_holder.keep(RULES, [net.engine.line])
+        fd_holder.keep(RULES, [net.engine.netlink])
         yield Network(net)
