@@ -32,7 +32,7 @@ PREFIX = "coppice-release-"
 ENTER = Path(__file__).with_name("enter.sh")
 TESTS = (
     "tests/qemu tests/oci tests/reference tests/network tests/gateway tests/guest "
-    "tests/host/test_package_names.py"
+    "tests/contract tests/package tests/host/test_package_names.py"
 )
 VERSIONS = (
     "python3 --version; qemu-system-x86_64 --version | head -1; runc --version | head -1; "
@@ -41,7 +41,7 @@ VERSIONS = (
 )
 STEPS = {
     "bench": "bin/mise run bench",
-    "tests": f"bin/setup --tests && .venv/bin/pytest -q {TESTS} --results=.pytest-results",
+    "tests": f"bin/setup --tests && .venv/bin/pytest -v {TESTS} --results=.pytest-results",
     "clean": ".venv/bin/coppice clean",
     "versions": VERSIONS,
 }
