@@ -11,6 +11,8 @@
 
 #define HEADER 16u
 #define ROOM (2u * (FRAME_MAX + HEADER))
+#define OPEN_TRIES 2000
+#define OPEN_PAUSE_US 1000
 
 static int line = -1, line_out = -1;
 static uint8_t inbox[ROOM], outbox[ROOM];
@@ -64,6 +66,20 @@ int line_open(const char *path)
         tcsetattr(line, TCSANOW, &raw);
     }
     return line < 0 ? -1 : 0;
+}
+
+/* Waits for the open to succeed, not for the path to appear: Linux shows a virtio port in /dev
+ * before it can be opened (ENXIO). */
+int line_open_patiently(const char *path)
+{
+    int tries = 0;
+
+    while (line_open(path) < 0) {
+        if (++tries == OPEN_TRIES)
+            return -1;
+        usleep(OPEN_PAUSE_US);
+    }
+    return 0;
 }
 
 void line_use(int in, int out)

@@ -89,6 +89,8 @@ uint64_t field_number(const struct field *field);
 /* The channel to the harness: a path, two descriptors, or stdin and stdout (which then lead to
  * /dev/null). 0, or -1 and errno. */
 int line_open(const char *path);
+/* The same for a device that may still be starting. */
+int line_open_patiently(const char *path);
 void line_use(int in, int out);
 int line_use_stdio(void);
 int line_fd(void);

@@ -97,9 +97,7 @@ int system_open_line(void)
         named[strcspn(named, " \n")] = 0;
     }
     snprintf(path, sizeof path, "/dev/%s", named ? named : "vport0p1");
-    for (int tries = 0; access(path, F_OK) != 0 && tries < 2000; tries++)
-        usleep(1000);
-    if (line_open(path) == 0)
+    if (line_open_patiently(path) == 0)
         return 0;
     fprintf(stderr, "coppice agent: cannot open %s: %s\n", path, strerror(errno));
     return -1;

@@ -76,12 +76,7 @@ void system_load_modules(void)
 
 int system_open_line(void)
 {
-    if (is_init()) {
-        for (int tries = 0; access(LINE, F_OK) != 0 && tries < 2000; tries++)
-            usleep(1000);
-        return line_open(LINE);
-    }
-    return line_use_stdio();
+    return is_init() ? line_open_patiently(LINE) : line_use_stdio();
 }
 
 void system_hung_up(void)
