@@ -126,9 +126,7 @@ int main(int argc, char **argv)
     }
     setsid();
     prepare();
-    for (int tries = 0; access(argv[1], F_OK) != 0 && tries < 2000; tries++)
-        usleep(1000);
-    if (line_open(argv[1]) < 0) {
+    if (line_open_patiently(argv[1]) < 0) {
         perror(argv[1]);
         return 1;
     }

@@ -45,6 +45,19 @@ static void loopback_up(void)
         close(fd);
 }
 
+/* Linux shows a disk in /dev before it can be opened. The mount reports one that never can be. */
+static void await_device(const char *device)
+{
+    for (int tries = 0; tries < 2000; tries++) {
+        int fd = open(device, O_RDONLY | O_CLOEXEC);
+        if (fd >= 0) {
+            close(fd);
+            return;
+        }
+        usleep(1000);
+    }
+}
+
 int root_enter(const char *device)
 {
     static const struct { const char *type, *at, *options; } table[] = {
@@ -53,8 +66,7 @@ int root_enter(const char *device)
         {"tmpfs", ROOT "/dev/shm", "mode=1777"}, {"tmpfs", ROOT "/run", "mode=755"},
     };
 
-    for (int tries = 0; access(device, F_OK) != 0 && tries < 2000; tries++)
-        usleep(1000);
+    await_device(device);
     loopback_up();
     mkdir(ROOT, 0755);
     if (check(unshare(CLONE_NEWNS), "unshare") || check(mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL), "/") ||
