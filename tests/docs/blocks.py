@@ -45,6 +45,13 @@ def blocks(page: Path) -> Iterator[Block]:
         yield Block(language, {name: value or "yes" for name, _, value in pairs}, match["text"])
 
 
+def shell(page: Path) -> Iterator[str]:
+    """The shell commands that a page shows: fenced blocks of sh, and indented ones."""
+    yield from (block.text for block in blocks(page) if block.language == "sh")
+    plain = _BLOCK.sub("", page.read_text())
+    yield from re.findall(r"(?:^ {4}(?! ).*\n(?:^ {6,}.*\n)*)+", plain, re.MULTILINE)
+
+
 def commands(text: str) -> Iterator[str]:
     """The commands of a shell block, each on one line, without comments."""
     for line in text.replace("\\\n", " ").splitlines():
