@@ -46,8 +46,10 @@ def blocks(page: Path) -> Iterator[Block]:
 
 
 def shell(page: Path) -> Iterator[str]:
-    """The shell commands that a page shows: fenced blocks of sh, and indented ones."""
-    yield from (block.text for block in blocks(page) if block.language == "sh")
+    """The shell commands that a page shows and no test runs: blocks of sh, and indented ones."""
+    for block in blocks(page):
+        if block.language == "sh" and "run" not in block.attributes:
+            yield block.text
     plain = _BLOCK.sub("", page.read_text())
     yield from re.findall(r"(?:^ {4}(?! ).*\n(?:^ {6,}.*\n)*)+", plain, re.MULTILINE)
 
