@@ -102,7 +102,7 @@ def test_e2b_compat(benchmark: BenchmarkFixture, run: Run, rig_run: RigRun, prof
                 if not cell.get("absent"):
                     note(cell, sdk, into)
         rig_run.end()
-    series = into.series()
+    series = into.series
     if not series:
         raise Unsupported("; ".join(missing))
     record = rig_run.write(RIG, Path(__file__), series, clock())
@@ -115,9 +115,9 @@ def note(cell: Mapping[str, Any], sdk: Sdk, into: Collector) -> None:
         "sdk": sdk.name, "operation": cell["operation"], "plane": cell["plane"],
         **({"over": "https"} if sdk.insists_on_tls else {}),
     }  # fmt: skip
-    into.add("endpoint", [float(cell["works"])], what, "1", "higher")
+    into.add("endpoint", "1", [float(cell["works"])], (), "higher", **what)
     if not cell["works"]:
-        into.fail("endpoint", cell["message"], what, "1", "higher")
+        into.fail("endpoint", "1", cell["message"], "higher", **what)
 
 
 def clock() -> Clock:

@@ -196,12 +196,12 @@ def over_sdk(served: Running, concurrency: int) -> Iterator[Batch]:
 def take(into: Collector, kind: str, said: Sequence[Sample], what: Facts) -> None:
     for one in said:
         if "failed" in one:
-            into.fail(_WHOLE[kind], one["failed"], what)
+            into.fail(_WHOLE[kind], "s", one["failed"], **what)
         for metric in METRICS:
             # Of many at once, some are asked for more while others are being created.
             mixed = metric == "create-headers" and kind != "create" and what["concurrency"] != 1
             if metric in one and not mixed:
-                into.add(metric, [one[metric]], what)
+                into.add(metric, "s", [one[metric]], **what)
 
 
 _WHOLE = {"create": "create-headers", "command": "first-command", "code": "first-run-code"}
@@ -250,7 +250,7 @@ def test_e2b_latency(benchmark: BenchmarkFixture, run: Run, rig_run: RigRun, pro
             measure(nothing, "noop", profile, pool, into)
             measure(served, "qemu", profile, pool, into)
         rig_run.end()
-    series = into.series()
+    series = into.series
     record = rig_run.write(RIG, Path(__file__), series, clock())
     shown = next(one for one in series if one.dimensions["substrate"] == "qemu" and one.samples)
     rig_run.deliver(benchmark, shown, record)

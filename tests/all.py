@@ -22,6 +22,7 @@ ALONE = "tests/isolation/test_bombs.py"
 ASIDE = (
     "tests/claims", "tests/freebsd", "tests/site", "tests/commands",
     "tests/measure/test_benchmark.py", "tests/measure/test_comparison.py",
+    "tests/measure/test_oracle.py",
 )  # fmt: skip
 RIGS = ("rigs", "--profile=smoke", "-p", "tests.qemu.hurried")
 

@@ -7,7 +7,8 @@ import dataclasses
 from datetime import UTC, datetime
 from pathlib import Path
 
-from harness.errors import MissingTool, UsageError
+from harness import extras
+from harness.errors import UsageError
 
 HELP = "the E2B API over sandboxes of this host; `gateway keys` for API keys"
 
@@ -51,10 +52,7 @@ def main(options: argparse.Namespace) -> int:
         # Here, not above: a rig host has no web server, and its other commands must work.
         from harness.gateway import server
     except ModuleNotFoundError as error:
-        raise MissingTool(
-            f"the gateway needs the Python package {error.name}",
-            hint="pip install -e '.[gateway]' in the checkout",
-        ) from error
+        raise extras.missing("the gateway", error) from error
     if options.what == "keys":
         return _keys(options)
 

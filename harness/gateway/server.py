@@ -181,7 +181,7 @@ def serve(options: Options) -> None:
         directory = options.state or state_directory()
         store = stack.enter_context(state_of(directory))
         listener = stack.enter_context(_listen(options.host, options.port))
-        run = stack.enter_context(open_run(goes_on=store.fact("run")))
+        run = stack.enter_context(open_run(resume_id=store.fact("run")))
         store.note("run", run.id)
         fleet = _fleet(options, run, stack)
         sandboxes = Sandboxes(fleet, store, directory, Meter())

@@ -16,10 +16,11 @@ from pathlib import Path
 
 from harness import paths
 from harness.errors import ImageError
-from harness.guest import initramfs
-from harness.guest.kernel import Kernel, from_distribution, from_path, module_files
+from harness.guest import initramfs, modules
+from harness.guest.kernel import Kernel, from_distribution, from_path
+from harness.host import package_names
 from harness.host.locks import half_built
-from harness.host.process import need, run
+from harness.host.process import install_packages, need, run
 from harness.measure.record import Image, digest
 
 AGENT = paths.AGENT
@@ -149,22 +150,28 @@ def _initramfs(kernel: Kernel, busybox: Path, work: Path, addition: Addition | N
         )
     entries += [initramfs.link(f"bin/{name}", "busybox") for name in APPLETS]
     entries.append(initramfs.file("etc/passwd", b"root:x:0:0:root:/root:/bin/sh\n"))
-    modules: Sequence[str] = MODULES
+    wanted: Sequence[str] = MODULES
     if addition:
         parts = [path for path in _sources(addition.sources) if path.suffix == ".c"]
         parts += [AGENT / name for name in addition.shared]
         built = _compile(parts, work / addition.program, f"-I{AGENT}")
         entries.append(initramfs.program(f"bin/{addition.program}", built))
         entries.append(initramfs.directory("mnt"))
-        modules = (*MODULES, *addition.modules)
-    found = module_files(kernel.modules, modules) if kernel.modules else []
-    for number, path in enumerate(found):
-        entries.append(initramfs.file(f"modules/{number:02}-{path.name}", path.read_bytes()))
-    more = module_files(kernel.modules, PCI_MODULES) if kernel.modules else []
+        wanted = (*MODULES, *addition.modules)
+    found = modules.wanted(kernel.modules, wanted) if kernel.modules else []
+    entries += _numbered("modules", found)
+    more = modules.wanted(kernel.modules, PCI_MODULES) if kernel.modules else []
     entries.append(initramfs.directory("modules/pci"))
-    for number, path in enumerate(one for one in more if one not in found):
-        entries.append(initramfs.file(f"modules/pci/{number:02}-{path.name}", path.read_bytes()))
-    return initramfs.archive(entries)
+    entries += _numbered("modules/pci", [one for one in more if one not in found])
+    return initramfs.clear_of_tables(initramfs.archive(entries))
+
+
+def _numbered(directory: str, found: Sequence[modules.Module]) -> list[initramfs.Entry]:
+    """Files whose names are in the order in which the agent must load them."""
+    return [
+        initramfs.file(f"{directory}/{number:02}-{module.name}.ko", module.content)
+        for number, module in enumerate(found)
+    ]
 
 
 def static_busybox() -> Path:
@@ -173,7 +180,7 @@ def static_busybox() -> Path:
     if b"ld-linux" in path.read_bytes()[:4096]:
         raise ImageError(
             f"{path} is not statically linked, so no guest can run it",
-            hint="apt-get install busybox-static",
+            hint=install_packages(package_names.package("busybox")),
         )
     return path
 

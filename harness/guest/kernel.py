@@ -6,22 +6,18 @@ the guest does not spend half a second of emulated time on decompression.
 
 from __future__ import annotations
 
-import bz2
-import gzip
-import lzma
 import re
 import struct
-import zlib
-from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from harness.errors import ImageError
+from harness.guest import compression, modules
+from harness.host import package_names
 from harness.host.locks import half_built
 from harness.host.process import run
 from harness.measure.record import digest
 
-META_PACKAGE = "linux-image-cloud-amd64"
 ELF = b"\x7fELF"
 
 
@@ -35,30 +31,60 @@ class Kernel:
 
 
 def from_distribution(cache: Path) -> Kernel:
-    """The newest cloud kernel of this distribution; fetched once, then kept in the cache."""
-    kept = sorted((cache / "kernels").glob("linux-image-*"))
+    """The newest kernel for virtual machines of this distribution; fetched once, then kept.
+
+    Raises MissingTool, ImageError and CoppiceError (what apt says).
+    """
+    kept = sorted((cache / "kernels").glob("linux-image-*"), key=_version_order)
     if not kept:
+        meta = package_names.kernel()
         run("apt-get", "--version")
-        depends = run("apt-cache", "depends", META_PACKAGE).decode()
-        named = re.search(r"Depends: (linux-image-\S+)", depends)
+        named = re.search(r"Depends: (linux-image-\d\S*)", _depends(meta))
         if not named:
             raise ImageError(
-                f"no {META_PACKAGE} in the package lists", hint="apt-get update, then run it again"
+                f"no {meta} in the package lists", hint="apt-get update, then run it again"
             )
         target = cache / "kernels" / named[1]
         with half_built(target) as directory:
-            run("apt-get", "download", "-o", "APT::Sandbox::User=root", named[1], cwd=directory)
-            (package,) = directory.glob("*.deb")
-            run("dpkg-deb", "-x", package, directory / "unpacked")
-            package.unlink()
-            (compressed,) = (directory / "unpacked/boot").glob("vmlinuz-*")
+            for package in (named[1], *parts_of(named[1], _depends(named[1]))):
+                run("apt-get", "download", "-o", "APT::Sandbox::User=root", package, cwd=directory)
+            for file in directory.glob("*.deb"):
+                run("dpkg-deb", "-x", file, directory / "unpacked")
+                file.unlink()
+            compressed = image_in(directory / "unpacked")
             (directory / "vmlinux").write_bytes(extract(compressed.read_bytes(), str(compressed)))
-            (modules,) = (directory / "unpacked/lib/modules").iterdir()
-            modules.rename(directory / "modules")
-            (directory / "version").write_text(modules.name)
+            found = modules.directory_in(directory / "unpacked")
+            found.rename(directory / "modules")
+            (directory / "version").write_text(found.name)
         kept = [target]
     home = kept[-1]
     return Kernel(home / "vmlinux", home / "modules", (home / "version").read_text())
+
+
+def _depends(package: str) -> str:
+    return run("apt-cache", "depends", package).decode()
+
+
+def parts_of(package: str, depends: str) -> list[str]:
+    """The packages that a kernel's is divided into, from what `apt-cache depends` says of it: its
+    modules are a package of their own on Ubuntu, and since Debian 14 all that it has is."""
+    version = re.escape(package.removeprefix("linux-image-"))
+    return sorted(set(re.findall(rf"Depends: (linux-[a-z]+-{version})$", depends, re.M)))
+
+
+def image_in(unpacked: Path) -> Path:
+    """The kernel in unpacked packages; ImageError when there is none, or more than one."""
+    among_modules = (f"{layout}/*/vmlinuz" for layout in modules.LAYOUTS)
+    found = [path for name in ("boot/vmlinuz-*", *among_modules) for path in unpacked.glob(name)]
+    if len(found) != 1:
+        names = ", ".join(str(path.relative_to(unpacked)) for path in found) or "none"
+        raise ImageError(f"a kernel's packages must have one vmlinuz; found: {names}")
+    return found[0]
+
+
+def _version_order(path: Path) -> list[tuple[int, str]]:
+    """6.1.0-9 comes before 6.1.0-57, which no order of texts says."""
+    return [(int(part or 0), word) for word, part in re.findall(r"(\D+)(\d*)", path.name)]
 
 
 def from_path(path: Path, modules: Path | None, cache: Path) -> Kernel:
@@ -77,29 +103,6 @@ def from_path(path: Path, modules: Path | None, cache: Path) -> Kernel:
     return Kernel(target / "vmlinux", modules, path.name)
 
 
-def _lz4(data: bytes) -> bytes:
-    # The kernel's lz4 stream has its size appended, which the program takes for one more block.
-    import subprocess
-
-    from harness.host.process import need
-
-    done = subprocess.run(
-        [need("lz4"), "-dc", "-"],
-        input=data[:-4],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-    )
-    return done.stdout
-
-
-_FORMATS: Mapping[bytes, Callable[[bytes], bytes]] = {
-    b"\x02\x21\x4c\x18": _lz4,
-    b"\x1f\x8b\x08": gzip.decompress,
-    b"\xfd7zXZ\x00": lambda data: lzma.LZMADecompressor().decompress(data),
-    b"BZh": bz2.decompress,
-}
-
-
 def extract(data: bytes, where: str) -> bytes:
     """The ELF kernel inside a bzImage (offsets from the x86 boot protocol).
 
@@ -116,38 +119,13 @@ def extract(data: bytes, where: str) -> bytes:
     payload = data[start : start + length]
     if len(payload) < length:
         raise ImageError(f"{where} is truncated: {len(payload)} bytes of {length} of its payload")
-    for magic, unpack in _FORMATS.items():
-        if payload.startswith(magic):
-            try:
-                elf = unpack(payload)
-            except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
-                raise ImageError(f"{where}: its payload does not unpack: {error}") from error
-            if elf[:4] == ELF:
-                return elf
-    raise ImageError(f"{where}: its payload is compressed in a way that this harness cannot unpack")
-
-
-def module_files(modules: Path, wanted: Sequence[str]) -> list[Path]:
-    """The wanted modules and what they need, in the order in which they must be loaded."""
-    files = {path.stem.replace("-", "_"): path for path in modules.rglob("*.ko")}
-    built_in = (
-        (modules / "modules.builtin").read_text() if (modules / "modules.builtin").exists() else ""
-    )
-    ordered: list[Path] = []
-
-    def add(name: str) -> None:
-        path = files.get(name)
-        if path is None:
-            if re.search(rf"/{name.replace('_', '[-_]')}\.ko", built_in):
-                return
-            raise ImageError(f"{modules} has no module {name}")
-        if path in ordered:
-            return
-        depends = re.search(rb"\0depends=([^\0]*)\0", path.read_bytes())
-        for needed in depends[1].decode().split(",") if depends and depends[1] else ():
-            add(needed.replace("-", "_"))
-        ordered.append(path)
-
-    for name in wanted:
-        add(name)
-    return ordered
+    found = compression.find(payload)
+    # The kernel's build puts the unpacked size behind every format that does not end with it.
+    packed = payload if found and found.name == "gzip" else payload[:-4]
+    elf = compression.unpack(packed, f"the payload of {where}")
+    (size,) = struct.unpack("<I", payload[-4:])
+    if len(elf) != size:
+        raise ImageError(f"{where} is damaged: its payload holds {len(elf)} bytes, not {size}")
+    if elf[:4] != ELF:
+        raise ImageError(f"{where} is not a kernel: its payload is no ELF vmlinux")
+    return elf

@@ -1,7 +1,8 @@
 """Installs what is missing from the distribution; runs before anything else is there.
 
-Only the standard library, and no import of ours. The machine's own source lists are never edited:
-for a package of a component that they leave out, temporary lists derived from them serve.
+Only the standard library, and those modules of ours that need no more. The machine's own source
+lists are never edited: for a package of a component that they leave out, temporary lists derived
+from them serve.
 """
 
 from __future__ import annotations
@@ -18,32 +19,16 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-# A program that shows the package is there, and the package.
-NEEDED = {
-    "qemu-system-x86_64": "qemu-system-x86",
-    "nft": "nftables",
-    "ip": "iproute2",
-    "iperf3": "iperf3",
-    "netperf": "netperf",
-    "runc": "runc",
-    "busybox": "busybox-static",
-    "cpio": "cpio",
-    "lz4": "lz4",
-    "gcc": "gcc",
-    "musl-gcc": "musl-tools",
-    "git": "git",
-    "qemu-img": "qemu-utils",
-    "debootstrap": "debootstrap",
-    "bwrap": "bubblewrap",
-    "runsc": "runsc",
-    "dockerd": "docker.io",
-}
-FOR_TESTS = {
-    "chromium": "chromium",
-    "java": "default-jre-headless",
-    "ssh": "openssh-client",
-    "sshd": "openssh-server",
-}
+from harness.host import package_names
+
+NEEDED = (
+    "qemu-system-x86_64", "nft", "ip", "iperf3", "netperf", "runc", "busybox", "cpio", "lz4",
+    "zstd", "gcc", "musl-gcc", "git", "qemu-img", "mke2fs", "debootstrap", "bwrap", "runsc",
+    "dockerd", "docker", "openssl",
+)  # fmt: skip
+"""Programs that rigs and the gateway need."""
+FOR_TESTS = ("chromium", "java", "ssh", "sshd")
+"""What the tests need beside."""
 SERVICES = {
     "docker.io": ("docker.service", "docker.socket", "containerd.service"),
     "openssh-server": ("ssh.service", "ssh.socket"),
@@ -62,16 +47,19 @@ THE_LISTS = "the package lists"
 
 def missing(tests: bool = False) -> list[str]:
     """Debian packages that are not here."""
-    wanted = {**NEEDED, **FOR_TESTS} if tests else NEEDED
-    packages = [package for program, package in wanted.items() if shutil.which(program) is None]
+    wanted = (*NEEDED, *FOR_TESTS) if tests else NEEDED
+    absent = [program for program in wanted if shutil.which(program) is None]
+    packages = list(dict.fromkeys(map(package_names.package, absent)))  # one may bring two
     busybox = shutil.which("busybox")
     if busybox and b"ld-linux" in Path(busybox).resolve().read_bytes()[:4096]:
-        packages.append("busybox-static")  # the one that is here is not static
+        packages.append(package_names.package("busybox"))  # the one that is here is not static
     if not HEADERS.exists():
-        packages.append("libc6-dev")  # gcc does without, for programs that musl's compiler makes
+        packages.append(
+            package_names.HEADERS
+        )  # gcc does without, for programs that musl's compiler makes
     importlib.invalidate_caches()
     if sys.base_prefix == "/usr" and importlib.util.find_spec("ensurepip") is None:
-        packages.append("python3-venv")
+        packages.append(package_names.VENV)
     if shutil.which("apt-get") and not any(LISTS.glob("*_Packages*")):
         packages.append(THE_LISTS)
     return packages
@@ -138,11 +126,6 @@ def _sources() -> dict[str, str]:
     return {path.name: path.read_text(errors="replace") for path in files if path.is_file()}
 
 
-def _release() -> dict[str, str]:
-    text = Path("/etc/os-release").read_text()
-    return {key: value.strip('"') for key, value in re.findall(r"^(\w+)=(.*)$", text, re.M)}
-
-
 def quietly(command: Sequence[str], directory: Path, lock: int) -> int:
     """Run to its end, holding the lock too; the exit code. What it said is shown when it fails."""
     done = subprocess.run(
@@ -160,7 +143,8 @@ def quietly(command: Sequence[str], directory: Path, lock: int) -> int:
     return done.returncode
 
 
-def _apt(*arguments: str) -> int:
+def apt(*arguments: str) -> int:
+    """Run apt-get without questions; the exit code."""
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "LC_ALL": "C"}
     command = ["apt-get", "-qq", "-o", "DPkg::Lock::Timeout=600", *arguments]
     # What it unpacks fills pages; what goes wrong comes on stderr.
@@ -168,7 +152,7 @@ def _apt(*arguments: str) -> int:
     return subprocess.call(command, env=environment, stdin=quiet, stdout=quiet)
 
 
-def _offered(packages: Sequence[str], *options: str) -> list[str]:
+def offered(packages: Sequence[str], *options: str) -> list[str]:
     """Those that the machine's own lists have, or the lists that the options name."""
     answer = subprocess.run(
         ["apt-cache", *options, "policy", *packages],
@@ -184,9 +168,9 @@ def _install(packages: Sequence[str], *options: str) -> None:
     """All at once; where that fails, one by one, so that one package costs only itself."""
     how = (*options, "install", "-y", "--no-install-recommends")
     with _no_service_started():
-        if packages and _apt(*how, *packages) and len(packages) > 1:
+        if packages and apt(*how, *packages) and len(packages) > 1:
             for package in packages:
-                _apt(*how, package)
+                apt(*how, package)
     units = [unit for package in packages for unit in SERVICES.get(package, ())]
     if units and shutil.which("systemctl"):
         # Installed by us, so nobody else has wished them on.
@@ -210,10 +194,9 @@ def _no_service_started() -> Iterator[None]:
 @contextlib.contextmanager
 def elsewhere() -> Iterator[Sequence[str]]:
     """Options of apt for as long as temporary lists of all components stand; none elsewhere."""
-    release = _release()
-    likes = [release.get("ID", ""), *release.get("ID_LIKE", "").split()]
-    components = next((COMPONENTS[one] for one in likes if one in COMPONENTS), "")
-    lists = derive(_sources(), release.get("VERSION_CODENAME", ""), components)
+    release = package_names.release()
+    components = next((COMPONENTS[one] for one in release.family if one in COMPONENTS), "")
+    lists = derive(_sources(), release.codename, components)
     with tempfile.TemporaryDirectory(prefix="coppice-apt-") as name:
         directory = Path(name)
         directory.chmod(0o755)  # apt downloads as a user of its own
@@ -251,13 +234,13 @@ def install(
         return list(look(tests))
     _say(f"installing {' '.join(packages) or THE_LISTS} (may take some minutes)")
     # A broken list of somebody else makes the update fail, and the packages may be there.
-    _apt("update")
-    offered = _offered(packages) if packages else []
-    _install(offered)
-    others = [package for package in packages if package not in offered]
+    apt("update")
+    at_hand = offered(packages) if packages else []
+    _install(at_hand)
+    others = [package for package in packages if package not in at_hand]
     if others:
         with elsewhere() as options:
-            _apt(*options, "update")
+            apt(*options, "update")
             _install(others, *options)
     left = list(look(tests))
     for package in left:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import replace
+from datetime import date, timedelta
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,8 @@ import pytest
 from harness.claims import claims, published, verdict
 from harness.claims.claims import Answer, Claim, ClaimError
 from harness.claims.verdict import Evidence, Verdict, judge
+from harness.measure import statistics
+from harness.measure.statistics import samples_needed
 
 PUBLISHED = Path(__file__).parents[2] / "results/published"
 FIGURES = published.load(PUBLISHED)
@@ -60,7 +63,7 @@ def test_another_clock_concludes_nothing_however_far_apart() -> None:
     [
         (None, "no record"),
         (Evidence([], 3), "all 3 attempts failed"),
-        (Evidence([]), "nothing was tried"),
+        (Evidence([]), "nothing was attempted"),
     ],
 )
 def test_not_measured_says_why(evidence: Evidence | None, words: str) -> None:
@@ -80,8 +83,84 @@ def test_a_stale_record_keeps_the_verdict_of_its_day_beside_it() -> None:
     found = judge(CLAIM, ANSWER, stale)
     assert (found.verdict, found.was) == (Verdict.STALE, Verdict.SUPPORTED)
     assert found.reasons == ("the rig has changed since",)
-    assert verdict.age("2026-01-01", "2026-11-25") == "measured 328 days ago"
-    assert verdict.age("2026-11-01", "2026-11-25") is None
+
+
+def test_a_record_is_old_from_the_day_after_the_last_that_is_allowed() -> None:
+    last = date(2026, 11, 25) - timedelta(days=verdict.OLD_DAYS)
+    assert verdict.age(last.isoformat(), "2026-11-25") is None
+    before = last - timedelta(days=1)
+    assert verdict.age(before.isoformat(), "2026-11-25") == "measured 181 days ago"
+    assert verdict.OLD_DAYS == 180
+
+
+def test_what_it_would_take_is_asked_of_samples_that_are_not_divided() -> None:
+    samples = around(1.003 * BOUND)
+    whole = judge(CLAIM, ANSWER, Evidence(samples))
+    each = judge(CLAIM, ANSWER, Evidence([10 * one for one in samples], divisor=10))
+    assert whole.verdict is each.verdict is Verdict.INCONCLUSIVE
+    assert whole.needed == each.needed == samples_needed(samples, 50, BOUND)
+    few = judge(CLAIM, ANSWER, Evidence([10 * one for one in samples[:5]], divisor=10))
+    assert few.verdict is Verdict.INCONCLUSIVE
+    assert few.needed == samples_needed(samples[:5], 50, BOUND)
+
+
+def test_an_interval_that_ends_at_the_claimed_value_excludes_it_not() -> None:
+    ends = statistics.estimate(around(BOUND), 50)
+    assert ends.low is not None and ends.high is not None
+    for end in (ends.low, ends.high):
+        at = replace(ANSWER, bound=end)
+        assert judge(CLAIM, at, Evidence(around(BOUND))).verdict is Verdict.INCONCLUSIVE
+        beyond = replace(ANSWER, bound=end * (1 + 1e-9 if end == ends.high else 1 - 1e-9))
+        assert judge(CLAIM, beyond, Evidence(around(BOUND))).verdict is not Verdict.INCONCLUSIVE
+
+
+@pytest.mark.parametrize("percent", [50, 90, 95, 99])
+def test_an_answers_percentile_is_the_one_that_it_names(percent: int) -> None:
+    samples = around(BOUND, 400)
+    named = replace(ANSWER, statistic=f"p{percent}")
+    found = verdict.estimate(named, Evidence([4 * one for one in samples], divisor=4))
+    assert found == statistics.estimate(samples, percent)
+    # As many as would tell that very percentile from the claimed value.
+    close = replace(named, bound=found.value)
+    assert judge(CLAIM, close, Evidence(samples)).needed == samples_needed(
+        samples, percent, found.value
+    )
+
+
+def test_other_statistics_are_of_all_there_was() -> None:
+    samples = [3.0, 1.0, 2.0, 6.0]
+    for name, value in (("min", 1.0), ("max", 6.0), ("sum", 12.0), ("count", 4.0)):
+        of = replace(ANSWER, statistic=name)
+        assert verdict.estimate(of, Evidence(samples, divisor=2)).value == value / 2
+        # Counted, not estimated: the claimed value itself is met.
+        for holds in ("at-most", "at-least"):
+            exact = replace(of, holds=holds, bound=value)
+            assert judge(CLAIM, exact, Evidence(samples)).verdict is Verdict.SUPPORTED
+    mean = replace(ANSWER, statistic="mean", bound=1.001 * BOUND)
+    found = judge(CLAIM, mean, Evidence(around(BOUND)))
+    assert found.verdict is Verdict.INCONCLUSIVE
+    assert found.needed == samples_needed(around(BOUND), 50, 1.001 * BOUND)
+
+
+def test_what_cannot_be_compared_is_not_made_comparable_by_age() -> None:
+    other = replace(ANSWER, comparable=False, why="another clock")
+    found = judge(CLAIM, other, Evidence(around(BOUND), stale=("it is old",)))
+    assert (found.verdict, found.was) == (Verdict.NOT_COMPARABLE, None)
+    assert found.reasons == ("another clock", "it is old")
+
+
+def test_of_a_published_range_ours_must_be_within_the_end_that_is_worse() -> None:
+    """Of times, the upper end is what was promised at most; of rates, the lower one at least."""
+    ranged = replace(CLAIM, figure=replace(FIGURE, value=BOUND, upper=3 * BOUND))
+    at_least = replace(ANSWER, holds="at-least")
+    assert (ranged.bound(ANSWER), ranged.bound(at_least)) == (3 * BOUND, BOUND)
+    between = Evidence(around(2 * BOUND))
+    assert judge(ranged, ANSWER, between).verdict is Verdict.SUPPORTED
+    assert judge(ranged, at_least, between).verdict is Verdict.SUPPORTED
+    assert judge(ranged, ANSWER, Evidence(around(4 * BOUND))).verdict is Verdict.CONTRADICTED
+    below = Evidence(around(0.5 * BOUND))
+    assert judge(ranged, at_least, below).verdict is Verdict.CONTRADICTED
+    assert replace(ranged, answers=[]).bound(replace(ANSWER, bound=1.0)) == 1.0
 
 
 def test_counts_are_exact_and_divided_sums_are_divided() -> None:
@@ -123,19 +202,19 @@ def test_every_claim_of_ours_is_whole_and_every_front_page_claim_is_there() -> N
     [
         ("- {id: a}", "missing"),
         ("- 1", "must be a mapping"),
-        ("- {id: a, title: t, quote: q, figure: none.such, uses: u}", "no published figure"),
+        ("- {id: a, title: t, quote: q, figure: none.such, uses: u}", "unknown published figure"),
         ("- {id: a, title: t, quote: q, figure: coppice.refill, uses: u, colour: x}", "unknown"),
         (
             "- {id: a, title: t, quote: q, figure: coppice.refill, uses: u, answers: [{rig: x}]}",
-            "an answer is wrong",
+            "invalid answer",
         ),
-        ("- {id: a, title: t, quote: q, figure: coppice.refill, uses: u}\n" * 2, "is taken"),
+        ("- {id: a, title: t, quote: q, figure: coppice.refill, uses: u}\n" * 2, "duplicate id"),
         ("- [", "not YAML"),
         (
             "- {id: a, title: t, quote: q, figure: coppice.policy.enforcement, uses: u, answers: ["
             "{rig: r, metric: m, statistic: p50, holds: at-most, comparable: true, why: w,"
             " task: t}]}",
-            "give m a bound",
+            "give the answer m a bound",
         ),
     ],
 )

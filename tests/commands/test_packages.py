@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from harness.host import package_names
 from harness.setup import packages
 
 MORE = "main contrib non-free"
@@ -96,7 +97,7 @@ Description: made by a test
 def test_apt_finds_in_the_derived_lists_what_the_machines_leave_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    codename = packages._release()["VERSION_CODENAME"]
+    codename = package_names.release().codename
     suite = tmp_path / "archive" / "dists" / codename
     sums = []
     for component in packages.COMPONENTS["debian"].split():
@@ -116,19 +117,19 @@ def test_apt_finds_in_the_derived_lists_what_the_machines_leave_out(
     monkeypatch.setattr(packages, "APT", etc)
     monkeypatch.setattr(packages, "COMPONENTS", {"debian": MORE, "ubuntu": MORE})
     names = ["test-main", "test-non-free", "test-absent"]
-    assert packages._offered(names) == []
+    assert packages.offered(names) == []
     with packages.elsewhere() as options:
         directory = Path(options[3].partition("=")[2]).parent
         # The archive lies in a directory of root's own.
-        assert packages._apt(*options, "-o", "APT::Sandbox::User=root", "update") == 0
-        assert packages._offered(names, *options) == ["test-main", "test-non-free"]
+        assert packages.apt(*options, "-o", "APT::Sandbox::User=root", "update") == 0
+        assert packages.offered(names, *options) == ["test-main", "test-non-free"]
     assert not directory.exists()
     assert (etc / "sources.list").read_text() == own
 
 
 @pytest.mark.skipif(shutil.which("apt-cache") is None, reason="apt-cache itself is asked")
 def test_what_no_list_offers_is_told_from_what_one_does() -> None:
-    assert packages._offered(["dpkg", "no-such-package-as-this"]) == ["dpkg"]
+    assert packages.offered(["dpkg", "no-such-package-as-this"]) == ["dpkg"]
 
 
 def test_a_program_that_is_not_here_is_a_package_that_is_missing(
@@ -139,7 +140,9 @@ def test_a_program_that_is_not_here_is_a_package_that_is_missing(
         (tmp_path / program).chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
     assert packages.missing() == []
-    assert packages.missing(tests=True) == list(packages.FOR_TESTS.values())
+    assert packages.missing(tests=True) == [
+        package_names.package(one) for one in packages.FOR_TESTS
+    ]
     (tmp_path / "qemu-system-x86_64").unlink()
     (tmp_path / "busybox").write_bytes(b"\x7fELF /lib64/ld-linux-x86-64.so.2")
     assert packages.missing() == ["qemu-system-x86", "busybox-static"]

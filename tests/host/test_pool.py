@@ -1,4 +1,4 @@
-"""The pool with fake sandboxes, and once with real ones in two processes at once."""
+"""The pool, with fake sandboxes, and with real ones in two processes at once."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.host.processes import ROOT, eventually
 
 
 class FakeSandbox:
-    """No guest at all: it only remembers how often it was destroyed."""
+    """Not a guest: only counts how often it is destroyed."""
 
     def __init__(self) -> None:
         self.destroyed = 0
@@ -31,7 +31,7 @@ class FakeSandbox:
 
 
 class FakeLauncher:
-    """Makes fake sandboxes; can be made to wait and to fail."""
+    """Launches fake sandboxes; launches can be made to wait and to fail."""
 
     def __init__(self) -> None:
         self.made: list[FakeSandbox] = []
@@ -39,18 +39,21 @@ class FakeLauncher:
         self.gate = threading.Event()
         self.gate.set()
         self.error: Exception | None = None
+        self.outcomes: list[Exception | None] = []
+        """Of the next launches, in order; after them `error` counts."""
 
     def __call__(self) -> Sandbox:
         self.calls += 1
         assert self.gate.wait(60)
-        if self.error:
-            raise self.error
+        error = self.outcomes.pop(0) if self.outcomes else self.error
+        if error:
+            raise error
         self.made.append(FakeSandbox())
         return cast(Sandbox, self.made[-1])
 
     @contextmanager
     def opened(self, when: Callable[[], bool]) -> Iterator[None]:
-        """Let those go that wait, as soon as something is so."""
+        """Let waiting launches go on as soon as a condition is true."""
 
         def wait() -> None:
             eventually(when)
@@ -79,7 +82,7 @@ def fake(sandbox: Sandbox) -> FakeSandbox:
 
 
 def drain(pool: Pool[Sandbox], launcher: FakeLauncher) -> None:
-    """Drain it while launches are under way, which go on when it is closed."""
+    """Drain the pool during launches, which go on once it is closed."""
     with launcher.opened(lambda: pool._closed):
         pool.drain()
 
@@ -94,7 +97,7 @@ def test_it_fills_to_its_size_and_no_further(launcher: FakeLauncher) -> None:
     assert launcher.destroyed == [1] * 20
 
 
-def test_what_is_given_back_is_destroyed_and_never_handed_out_again(
+def test_a_returned_sandbox_is_destroyed_and_never_handed_out_again(
     launcher: FakeLauncher,
 ) -> None:
     with Pool(launcher, 2, refill=False) as pool:
@@ -112,7 +115,7 @@ def test_it_refills_in_the_background(launcher: FakeLauncher) -> None:
     with Pool(launcher, 2) as pool:
         pool.fill()
         launcher.gate.clear()
-        pool.check_out()  # it does not wait for the replacement, which waits for us
+        pool.check_out()  # does not wait for the replacement, which waits for us
         assert pool.ready == 1
         launcher.gate.set()
         eventually(lambda: pool.ready == 2)
@@ -124,9 +127,10 @@ def test_a_check_out_waits_for_the_refill(launcher: FakeLauncher) -> None:
     with Pool(launcher, 1) as pool:
         with launcher.opened(lambda: pool.awaited == 1):
             assert fake(pool.check_out()) in launcher.made
+        assert pool.awaited == 0
 
 
-def test_a_check_out_that_waits_too_long_says_so(launcher: FakeLauncher) -> None:
+def test_a_check_out_has_a_time_limit(launcher: FakeLauncher) -> None:
     launcher.gate.clear()
     with Pool(launcher, 4) as pool:
         with pytest.raises(GuestTimeout, match="the pool of 4 had no sandbox ready in time"):
@@ -148,7 +152,7 @@ def test_draining_destroys_what_is_ready_and_what_is_out(launcher: FakeLauncher)
     assert launcher.calls == calls
 
 
-def test_draining_while_launching_waits_and_destroys_what_comes(launcher: FakeLauncher) -> None:
+def test_draining_waits_for_launches_and_destroys_their_sandboxes(launcher: FakeLauncher) -> None:
     launcher.gate.clear()
     pool = Pool(launcher, 12)
     ended: list[Exception] = []
@@ -165,7 +169,7 @@ def test_draining_while_launching_waits_and_destroys_what_comes(launcher: FakeLa
     drain(pool, launcher)
     filling.join()
     assert len(ended) == 1 and "was drained" in str(ended[0])
-    assert launcher.calls == pools.WORKERS, "what had not begun never begins"
+    assert launcher.calls == pools.WORKERS, "launches that had not begun never begin"
     assert launcher.destroyed == [1] * pools.WORKERS
     assert pool.ready == 0
 
@@ -190,14 +194,14 @@ def test_a_drain_ends_a_waiting_check_out(launcher: FakeLauncher) -> None:
 
 
 @pytest.mark.parametrize("error", [GuestDied("it went away"), OSError("no more handles")])
-def test_launches_that_fail_are_raised_by_fill(launcher: FakeLauncher, error: Exception) -> None:
+def test_fill_raises_the_error_of_a_launch(launcher: FakeLauncher, error: Exception) -> None:
     launcher.error = error
     with Pool(launcher, 2) as pool, pytest.raises(type(error), match=str(error)):
         pool.fill()
 
 
 @pytest.mark.parametrize("error", [GuestDied("it went away"), OSError("no more handles")])
-def test_launches_that_keep_failing_end_a_check_out(
+def test_repeated_failures_of_launches_end_a_check_out(
     launcher: FakeLauncher, error: Exception
 ) -> None:
     launcher.error = error
@@ -207,19 +211,137 @@ def test_launches_that_keep_failing_end_a_check_out(
         assert launcher.calls == MAX_FAILURES
 
 
-def test_failures_between_successes_are_not_failing_all_the_time(launcher: FakeLauncher) -> None:
+def test_failures_between_successes_do_not_end_it(launcher: FakeLauncher) -> None:
+    """Only failures in a row end a check-out: two, a success, and two more are not four."""
+    few = [GuestDied("now and then")] * (MAX_FAILURES - 1)
+    launcher.outcomes = [*few, None, *few, None, *few, None]
     with Pool(launcher, 1) as pool:
-        for _ in range(MAX_FAILURES + 1):
+        for _ in range(3):
+            pool.give_back(pool.check_out(30))
+        assert launcher.outcomes == []
+
+
+def test_what_is_raised_is_the_last_failure(launcher: FakeLauncher) -> None:
+    several = [GuestDied(f"number {count}") for count in range(MAX_FAILURES)]
+    launcher.outcomes = [*several]
+    with Pool(launcher, 1) as pool:
+        with pytest.raises(GuestDied, match=f"number {MAX_FAILURES - 1}"):
+            pool.check_out(30)
+        launcher.outcomes = [GuestDied("of a fill")]
+        with pytest.raises(GuestDied, match="of a fill"):
             pool.fill()
-            launcher.error = GuestDied("once")
-            pool.give_back(pool.check_out())
-            eventually(lambda: pool._launching == 0)
-            launcher.error = None
-            pool.give_back(pool.check_out())
-            eventually(lambda: pool.ready == 1)
 
 
-def test_more_than_memory_allows_is_refused_with_figures_before_any_launch(
+def test_what_is_under_way_counts_when_a_pool_is_filled(launcher: FakeLauncher) -> None:
+    with Pool(launcher, 3) as pool:
+        pool.fill(1)
+        launcher.gate.clear()
+        pool.check_out()
+        with launcher.opened(lambda: launcher.calls == 4):
+            pool.fill()
+        assert (pool.ready, launcher.calls) == (3, 4)
+
+
+def test_a_drained_pool_is_not_filled_again(launcher: FakeLauncher) -> None:
+    pool = Pool(launcher, 2)
+    pool.drain()
+    with pytest.raises(GuestTimeout, match="was drained"):
+        pool.fill()
+    assert launcher.calls == 0
+
+
+def test_one_at_a_time_needs_memory_for_one(
+    launcher: FakeLauncher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pools, "available_memory", lambda: pools.MEMORY_FLOOR + (100 << 20))
+    with Pool(launcher, 6, memory_each=100 << 20) as pool:
+        pool.give_back(pool.check_out(30))
+        eventually(lambda: pool.ready == 1)
+        with pytest.raises(NotEnoughMemory, match="2 sandboxes"):
+            pool.fill(3)
+
+
+def test_a_check_out_after_failures_tries_again(launcher: FakeLauncher) -> None:
+    """Who asks later is not told what failed for others: the host may have memory again."""
+    launcher.error = GuestDied("for want of something")
+    with Pool(launcher, 1) as pool:
+        for times in (1, 2):
+            with pytest.raises(GuestDied):
+                pool.check_out(30)
+            assert launcher.calls == times * MAX_FAILURES
+        launcher.error = None
+        assert fake(pool.check_out(30)) in launcher.made
+
+
+def test_what_is_put_back_is_the_next_to_be_handed_out(launcher: FakeLauncher) -> None:
+    """It has been rehearsed, and its memory is as warm as any: the others were made before it."""
+    with Pool(launcher, 3, refill=False) as pool:
+        pool.fill()
+        first, second = pool.check_out(), pool.check_out()
+        pool.put_back(first)
+        assert (pool.ready, pool.check_out()) == (2, first)
+        pool.put_back(second)
+        assert pool.check_out_now() is second
+        pool.put_back(second)
+        assert not any(launcher.destroyed)
+    assert launcher.destroyed == [1] * 3
+
+
+def test_what_is_put_back_is_had_by_who_waits(launcher: FakeLauncher) -> None:
+    with Pool(launcher, 1) as pool:
+        pool.fill()
+        launcher.gate.clear()
+        first = pool.check_out()
+        got: list[Sandbox] = []
+        waiting = threading.Thread(target=lambda: got.append(pool.check_out(30)))
+        waiting.start()
+        eventually(lambda: pool.awaited == 1)
+        pool.put_back(first)
+        waiting.join(20)
+        assert got == [first], "it does not wait for the launch"
+        launcher.gate.set()
+        waiting.join()
+
+
+def test_what_is_ready_is_had_at_once_or_not_at_all(launcher: FakeLauncher) -> None:
+    with Pool(launcher, 2) as pool:
+        assert pool.check_out_now() is None and launcher.calls == 0
+        pool.fill()
+        launcher.gate.clear()
+        got = [pool.check_out_now(), pool.check_out_now()]
+        assert [one and fake(one) for one in got] == launcher.made
+        assert pool.check_out_now() is None
+        launcher.gate.set()
+        eventually(lambda: pool.ready == 2)
+    assert launcher.destroyed == [1] * 4, "those that were out as well"
+
+
+def test_a_pool_that_is_being_drained_hands_out_nothing_that_is_ready(
+    launcher: FakeLauncher,
+) -> None:
+    """It waits for launches under way; what it handed out meanwhile it would destroy in use."""
+    pool = Pool(launcher, 2)
+    pool.fill()
+    launcher.gate.clear()
+    out = pool.check_out()
+    eventually(lambda: launcher.calls == 3)  # its replacement is under way
+    draining = threading.Thread(target=pool.drain)
+    draining.start()
+    eventually(lambda: pool._closed)
+    try:
+        assert pool.ready == 1
+        assert pool.check_out_now() is None
+        with pytest.raises(GuestTimeout, match="was drained"):
+            pool.check_out(5)
+        pool.put_back(out)
+        assert (pool.ready, fake(out).destroyed) == (1, 1), "no one could have it any more"
+    finally:
+        launcher.gate.set()
+        draining.join()
+    assert launcher.destroyed == [1] * 3
+
+
+def test_a_pool_that_exceeds_the_memory_is_refused_before_any_launch(
     launcher: FakeLauncher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pools, "available_memory", lambda: pools.MEMORY_FLOOR + (500 << 20))
@@ -227,15 +349,16 @@ def test_more_than_memory_allows_is_refused_with_figures_before_any_launch(
         with pytest.raises(NotEnoughMemory) as caught:
             pool.fill()
         assert "6 sandboxes of about 100 MiB need 600 MiB" in str(caught.value)
-        assert "has 500 MiB to give and keeps 1024 MiB free" in str(caught.value)
-        assert caught.value.hint == "ask for at most 5"
+        assert "has 500 MiB available beyond the 1024 MiB that stay free" in str(caught.value)
+        assert caught.value.hint == "request at most 5"
         assert launcher.calls == 0
         pool.fill(5)
         assert pool.ready == 5
         monkeypatch.setattr(pools, "available_memory", lambda: 0)
+        pool.fill(5)  # it is full, and asks for nothing
         for _ in range(5):
             pool.check_out()
-        with pytest.raises(NotEnoughMemory, match="0 MiB to give"):
+        with pytest.raises(NotEnoughMemory, match="0 MiB available"):
             pool.check_out(10)
         assert launcher.calls == 5
 
@@ -290,7 +413,7 @@ with open_run() as run:
     not all(need.satisfied for need in load("qemu").requirements()),
     reason="QEMU is not installed: bin/mise run setup",
 )
-def test_two_processes_with_real_pools_share_nothing(runtime: Path) -> None:
+def test_two_processes_with_real_pools_share_no_sandbox(runtime: Path) -> None:
     processes = [
         subprocess.Popen(
             [sys.executable, "-c", THREE_SANDBOXES],
@@ -306,7 +429,7 @@ def test_two_processes_with_real_pools_share_nothing(runtime: Path) -> None:
         for process in processes:
             assert process.stdout
             every += json.loads(process.stdout.readline())
-        assert len(list((runtime / "leases").iterdir())) == 6, "both hold theirs at once"
+        assert len(list((runtime / "leases").iterdir())) == 6, "both have theirs at the same time"
         for process in processes:
             process.communicate("end\n", timeout=120)
         assert [process.returncode for process in processes] == [0, 0]

@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness import paths
-from harness.errors import CoppiceError, MissingTool, Unsupported
+from harness.errors import CoppiceError, Unsupported
 from harness.host.locks import half_built
-from harness.host.process import run
+from harness.host.process import need, run
 from harness.measure.record import digest
 
 HERE = paths.COMPAT
@@ -74,8 +74,7 @@ def _javascript(cache: Path) -> Path:
     target = cache / "sdks" / f"javascript-{whole.hexdigest()[:16]}"
     if not target.exists():
         for program in ("node", "npm"):
-            if shutil.which(program) is None:
-                raise MissingTool(f"{program} is not installed", hint="apt-get install npm")
+            need(program)
         with half_built(target) as directory:
             for one in JAVASCRIPT.iterdir():
                 shutil.copy(one, directory)

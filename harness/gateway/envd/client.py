@@ -17,7 +17,7 @@ from typing import Any
 
 from harness.errors import GuestDied, GuestRefused
 from harness.gateway.envd.wire import ENTRY, EVENT, STREAMS, Do, Name, encode, field_of, fields_of
-from harness.guest.protocol import PAYLOAD_MAX, Decoder, Frame, Kind, Tag
+from harness.guest.protocol import PAYLOAD_MAX, Decoder, Frame, FrameKind, Tag
 
 TIMEOUT_S = 30.0
 HIGH, LOW = 1 << 20, 1 << 18
@@ -170,11 +170,11 @@ class Envd(asyncio.Protocol):
             self._transport.abort()
 
     def _take(self, frame: Frame) -> None:
-        if frame.kind in STREAMS or frame.kind == Kind.EXIT:
+        if frame.kind in STREAMS or frame.kind == FrameKind.EXIT:
             process = self.processes.get(frame.id) or self.links.get(frame.id)
             if process is None:
                 return
-            if frame.kind == Kind.EXIT:
+            if frame.kind == FrameKind.EXIT:
                 code, signal = struct.unpack("<II", frame.payload)
                 process.ended = Said("exit", code=code, signal=signal)
                 (self.links if frame.id in self.links else self.processes).pop(frame.id)
@@ -223,7 +223,7 @@ class Envd(asyncio.Protocol):
                 entries.append(frame.payload)
             elif future.done():
                 pass
-            elif frame.kind == Kind.ERROR:
+            elif frame.kind == FrameKind.ERROR:
                 number = struct.unpack_from("<I", frame.payload)[0]
                 text = frame.payload[4:].decode(errors="replace")
                 future.set_exception(GuestRefused(text, number))

@@ -10,7 +10,7 @@ import struct
 from collections.abc import Mapping
 
 from harness.guest import protocol
-from harness.guest.protocol import Kind
+from harness.guest.protocol import FrameKind
 
 
 class Do(enum.IntEnum):
@@ -45,7 +45,7 @@ class Do(enum.IntEnum):
 
 
 ENTRY, EVENT, PTY = 132, 133, 134
-STREAMS: Mapping[int, str] = {Kind.STDOUT: "stdout", Kind.STDERR: "stderr", PTY: "pty"}
+STREAMS: Mapping[int, str] = {FrameKind.STDOUT: "stdout", FrameKind.STDERR: "stderr", PTY: "pty"}
 
 
 class Name(enum.IntEnum):

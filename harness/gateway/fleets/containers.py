@@ -16,7 +16,7 @@ import json
 import os
 import socket
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,7 @@ from harness.host.locks import half_built
 from harness.host.process import run as run_program
 from harness.host.run import Run
 from harness.measure.record import Image, digest
+from harness.sandbox.lifetime import destroyed_on_failure
 from harness.sandbox.oci import container, roots
 from harness.sandbox.oci.config import Limits
 from harness.sandbox.oci.container import PID_FILE, UPPER, OciTemplate
@@ -85,7 +86,7 @@ class Boxed:
         self.kind = kind
         self._born = born(pid)
         self._fleet = fleet
-        self._hold = fleet.template.hold_of(self.id, pid)
+        self._freezer = fleet.template.freezer_of(self.id, pid)
         self._held = self._ended = False
 
     @property
@@ -114,11 +115,11 @@ class Boxed:
 
     def hold(self) -> None:
         """Freeze it."""
-        self._hold.hold()
+        self._freezer.freeze()
         self._held = True
 
     def wake(self) -> None:
-        self._hold.release()
+        self._freezer.thaw()
         self._held = False
 
     def destroy(self) -> None:
@@ -208,11 +209,11 @@ class ContainerFleet:
                 disk=self._disk,
             )  # fmt: skip
             for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
-                made.line.setsockopt(socket.SOL_SOCKET, option, LINE_BYTES)
+                made.channel.setsockopt(socket.SOL_SOCKET, option, LINE_BYTES)
             made.log.close()
-            boxed = Boxed(self, identity, made.pid, made.line, kind)
+            boxed = Boxed(self, identity, made.pid, made.channel, kind)
             undo.pop_all()
-        with _destroyed_on_failure(boxed):
+        with destroyed_on_failure(boxed):
             if self._network:
                 self._network.attach_process(identity, made.pid)
             templates.begin(boxed, kind)
@@ -221,7 +222,7 @@ class ContainerFleet:
 
     def _ready(self, kind: str) -> Boxed:
         made = self._make(kind)
-        with _destroyed_on_failure(made):
+        with destroyed_on_failure(made):
             templates.rehearse(made)
             made.hold()
         return made
@@ -232,7 +233,7 @@ class ContainerFleet:
 
     async def take(self, template: str, timeout_s: float) -> Live:
         made = await self._queues[template].take(timeout_s)
-        with _destroyed_on_failure(made):
+        with destroyed_on_failure(made):
             await asyncio.get_running_loop().run_in_executor(None, made.wake)
         return made
 
@@ -319,12 +320,3 @@ class ContainerFleet:
 def _boxed(live: Live) -> Boxed:
     assert isinstance(live, Boxed)
     return live
-
-
-@contextlib.contextmanager
-def _destroyed_on_failure(made: Boxed) -> Iterator[None]:
-    try:
-        yield
-    except BaseException:
-        made.destroy()
-        raise

@@ -30,13 +30,14 @@ from harness.guest.protocol import RING_ANSWER_LENGTH
 from harness.host.identity import Identity, allocate
 from harness.host.run import VARIABLE, Run
 from harness.measure.record import Scalar
-from harness.sandbox.qemu.boot_retry import begun_again, see_boot
+from harness.sandbox.lifetime import destroyed_on_failure
+from harness.sandbox.qemu.boot_retry import await_boot, retry_stalled_boot
 from harness.sandbox.qemu.machine import Descriptors, Shape, arguments
 from harness.sandbox.qemu.qmp import Qmp
 from harness.sandbox.qemu.sandbox import QemuSandbox
-from harness.sandbox.qemu.sandbox import State as Condition
-from harness.sandbox.qemu.vmm import LINES, Process, Vmm, spawn
+from harness.sandbox.qemu.vmm import CHANNELS, Process, Vmm, spawn
 from harness.sandbox.qemu.zygote import Preload, Zygote
+from harness.sandbox.vm_state import VmState
 
 GUEST = paths.ENVD
 ENVD = Addition("envd", GUEST, ("frame.c",), ("virtio_blk", "ext4"))
@@ -96,7 +97,7 @@ class Machine:
     def lines(self) -> Sequence[socket.socket]:
         """Our ends, in the order in which `adopt` takes them."""
         vmm = self.guest.vmm
-        return (vmm.agent, vmm.qmp.line, vmm.control, vmm.bell, self.envd)
+        return (vmm.agent, vmm.qmp.channel, vmm.control, vmm.bell, self.envd)
 
     def alive(self) -> bool:
         return self.guest.vmm.process.poll() is None
@@ -124,7 +125,7 @@ class Machine:
         bell.setblocking(False)
         loop.add_reader(bell, hear)
         try:
-            self.guest.let_go(dated=True)
+            self.guest.ring_and_continue(dated=True)
             async with asyncio.timeout(WAKE_LIMIT_S):
                 await heard
         except TimeoutError as error:
@@ -133,7 +134,7 @@ class Machine:
             raise self.guest.vmm.died() from error
         finally:
             loop.remove_reader(bell)
-        self.guest.answered(bytes(answer))
+        self.guest.accept_answer(bytes(answer))
 
     def save(self, target: Path) -> None:
         """Write a held sandbox to a state; it stays held. Raises SandboxError and DiskFull."""
@@ -178,7 +179,7 @@ def _envd_line() -> Iterator[tuple[socket.socket, socket.socket]]:
 
 def boot(kit: Kit, memory: Path) -> Machine:
     """A guest that has booted; its memory is a file, written through."""
-    return begun_again(lambda: _boot(kit, allocate(kit.run.leases, kit.run.id), memory))
+    return retry_stalled_boot(lambda: _boot(kit, allocate(kit.run.leases, kit.run.id), memory))
 
 
 def _boot(kit: Kit, identity: Identity, memory: Path) -> Machine:
@@ -190,9 +191,9 @@ def _boot(kit: Kit, identity: Identity, memory: Path) -> Machine:
         os.posix_fallocate(file.fileno(), 0, kit.shape.memory_mib << 20)
     with _envd_line() as (ours, theirs):
 
-        def words(line: Descriptors) -> Sequence[str]:
+        def words(ends: Descriptors) -> Sequence[str]:
             usual = arguments(
-                kit.shape, f"coppice-{identity.id}", line, memory=memory, share=True,
+                kit.shape, f"coppice-{identity.id}", ends, memory=memory, share=True,
                 kernel=kit.image.kernel, initramfs=kit.image.initramfs, ports=2,
             )  # fmt: skip
             return (*usual, *_words(kit, own, theirs.fileno()))
@@ -200,11 +201,11 @@ def _boot(kit: Kit, identity: Identity, memory: Path) -> Machine:
         vmm = spawn(
             kit.run, f"coppice-{identity.id}", words, incoming=False, inherited=[theirs.fileno()]
         )
-        guest = QemuSandbox(vmm, identity, Condition.BOOTING, guest_memory=str(memory))
+        guest = QemuSandbox(vmm, identity, VmState.BOOTING, guest_memory=str(memory))
         machine = Machine(kit, guest, ours, str(memory), None)
     with destroyed_on_failure(machine):
         guest.vmm.greeting(30)
-        see_boot(guest, BOOT_LIMIT_S)
+        await_boot(guest, BOOT_LIMIT_S)
         done = guest.agent.run(("/bin/envd", PORT, DEVICE), timeout_s=60)
         if done.code:
             said = done.stderr.decode(errors="replace").strip()
@@ -237,9 +238,9 @@ def restore(
     saved_vm.copy_sparse(source.disk, own)
     with _envd_line() as (ours, theirs):
 
-        def words(line: Descriptors) -> Sequence[str]:
+        def words(ends: Descriptors) -> Sequence[str]:
             usual = arguments(
-                kit.shape, f"coppice-{identity.id}", line, memory=source.memory, tap=tap, ports=2
+                kit.shape, f"coppice-{identity.id}", ends, memory=source.memory, tap=tap, ports=2
             )
             return (*usual, *_words(kit, own, theirs.fileno()), *_LOADING)
 
@@ -253,8 +254,8 @@ def restore(
             environment=preloaded.environment if preloaded else None,
         )  # fmt: skip
         guest = QemuSandbox(
-            vmm, identity, Condition.EMPTY, _Devices(source.devices),
-            guest_memory=str(source.memory), key=source.key,
+            vmm, identity, VmState.EMPTY, _Devices(source.devices),
+            guest_memory=str(source.memory), key=source.key, on_loaded=lambda: _activate(vmm.qmp),
         )  # fmt: skip
         machine = Machine(kit, guest, ours, str(source.memory), tap)
         machine.envd_number = theirs.fileno()
@@ -264,6 +265,16 @@ def restore(
             "migrate-set-capabilities", capabilities=[{"capability": "events", "state": True}]
         )
     return machine
+
+
+def _activate(qmp: Qmp) -> None:
+    """Give a VMM that has loaded a state the right to write to its disks.
+
+    Since 10.0 QEMU gives it when QMP's `cont` starts a guest, whatever loaded the state before.
+    The gdb stub, which continues ours, does not, and the first write to the disk aborts the VMM.
+    """
+    if qmp.version >= (10, 0):
+        qmp.execute("blockdev-set-active", active=True)
 
 
 def fork(kit: Kit, zygote: Zygote, source: Machine, identity: Identity, tap: int | None) -> Machine:
@@ -308,16 +319,6 @@ class _Devices:
     devices: Path
 
 
-@contextlib.contextmanager
-def destroyed_on_failure(machine: Machine) -> Iterator[None]:
-    """Destroy a machine that its maker cannot hand out."""
-    try:
-        yield
-    except BaseException:
-        machine.destroy()
-        raise
-
-
 class AdoptedProcess:
     """A VMM that a former gateway started: no child of ours, so known by a descriptor."""
 
@@ -349,11 +350,13 @@ def adopt(
     Raises SandboxError when it does not answer any more.
     """
     process: Process = AdoptedProcess(pid)
-    near = dict(zip((*LINES, "envd"), (ends[0], ends[1], ends[2], ends[3], ends[4]), strict=True))
+    near = dict(
+        zip((*CHANNELS, "envd"), (ends[0], ends[1], ends[2], ends[3], ends[4]), strict=True)
+    )
     name = f"coppice-{identity.id}"
     vmm = Vmm.of(name, process, near, kit.run.directory / f"{name}.log", Descriptors(0, 0, 0, 0))
     _settle(vmm.qmp)
-    guest = QemuSandbox(vmm, identity, Condition.RUNNING, guest_memory=came_from, key=identity.key)
+    guest = QemuSandbox(vmm, identity, VmState.RUNNING, guest_memory=came_from, key=identity.key)
     machine = Machine(kit, guest, near["envd"], came_from, None)
     status = vmm.qmp.execute("query-status")["status"]
     if status == "running":
@@ -361,18 +364,18 @@ def adopt(
             guest.agent.ping(3)
             return machine
     # It was about to be saved: it waits at its doorbell.
-    guest.ring_again(WAKE_LIMIT_S)
+    guest.ring_adopted(WAKE_LIMIT_S)
     return machine
 
 
 def _settle(qmp: Qmp) -> None:
     """Read past what was answered to a gateway that is gone."""
-    qmp.line.settimeout(5)
-    qmp.line.sendall(b'{"execute":"query-name","id":"adopted"}\n')
+    qmp.channel.settimeout(5)
+    qmp.channel.sendall(b'{"execute":"query-name","id":"adopted"}\n')
     seen = b""
     deadline = time.monotonic() + 5
     while b'"adopted"' not in seen or not seen.endswith(b"\n"):
-        piece = qmp.line.recv(1 << 16)
+        piece = qmp.channel.recv(1 << 16)
         if not piece or time.monotonic() > deadline:
             raise SandboxError("a VMM does not answer on QMP")
         seen = seen[-4096:] + piece

@@ -28,6 +28,7 @@ from harness.gateway.fleets.saved_vm import State
 from harness.host.identity import Identity, allocate
 from harness.measure.record import Image
 from harness.paths import cache_directory
+from harness.sandbox.lifetime import destroyed_on_failure
 from harness.sandbox.pool import Pool
 from harness.sandbox.qemu.zygote import Zygote, preload
 
@@ -272,7 +273,7 @@ class MachineFleet:
                 self._settle(made)
         else:
             made = self._launch(source)
-        with microvm.destroyed_on_failure(made):
+        with destroyed_on_failure(made):
             if not zygote:
                 templates.rehearse(made)
                 made.hold()
@@ -286,7 +287,7 @@ class MachineFleet:
         offered = self._offered[template]
         offered.taken = time.monotonic()
         made = await offered.queue.take(timeout_s)
-        with microvm.destroyed_on_failure(made):
+        with destroyed_on_failure(made):
             await made.rise()
         return MachineLive(self, made)
 

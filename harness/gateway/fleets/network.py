@@ -90,5 +90,5 @@ def opened(run: Run, outside: Path | int | None, keeper: Keeper) -> Iterator[Net
     """
     with open_cubenet(run, outside, lambda: keeper.drop(RULES)) as net:
         assert isinstance(net.engine, Nftables)
-        keeper.keep(RULES, [net.engine.line])
+        keeper.keep(RULES, [net.engine.netlink])
         yield Network(net)

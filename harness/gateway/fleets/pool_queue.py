@@ -7,7 +7,8 @@ import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Generic, TypeVar
 
-from harness.sandbox.pool import Destroyable, Pool
+from harness.sandbox.lifetime import Destroyable
+from harness.sandbox.pool import Pool
 
 S = TypeVar("S", bound=Destroyable)
 

@@ -1,4 +1,4 @@
-"""Two who talk: each a namespace, a jail or a microVM, with programs that run there."""
+"""Traffic peers: a namespace, a jail or a microVM that runs programs on the network."""
 
 from __future__ import annotations
 
@@ -28,35 +28,38 @@ _PATIENCE_S = 10.0
 
 
 def build(name: str, directory: Path) -> Path:
-    """One of our programs, static, so that a guest runs it too. Raises MissingTool."""
+    """Compile one of the harness's C programs, statically, so that guests can run it too.
+
+    Raises MissingTool.
+    """
     target = directory / name
     if not target.exists():
         run(_COMPILER, *_COMPILE, "-o", target, _SOURCES / f"{name}.c")
     return target
 
 
-class Party(Protocol):
-    """Somebody with an address who runs programs."""
+class Peer(Protocol):
+    """A place with an address that runs programs."""
 
     address: str
 
     def pin(self, core: int) -> None:
-        """Run on this core from now on, what runs already too."""
+        """Run on this core from now on, including programs that run already."""
 
     def equip(self, program: str | Path) -> Sequence[str]:
-        """Make a program of this machine ready to run there: how to call it."""
+        """Make a program of this machine available there; the argv prefix to call it."""
 
-    def serve(self, words: Sequence[str]) -> None:
-        """Start a program that stays until the party ends."""
+    def serve(self, argv: Sequence[str]) -> None:
+        """Start a program that stays until the peer ends."""
 
-    def run(self, words: Sequence[str], timeout_s: float) -> str:
-        """Run a program to its end; its output. SandboxError when it fails."""
+    def run(self, argv: Sequence[str], timeout_s: float) -> str:
+        """Run a program to its end and return its output. Raises SandboxError when it fails."""
 
 
-class Local:
-    """Implements `Party` on this machine. Made by `local` or `jailed`.
+class LocalPeer:
+    """Implements `Peer` on this machine. Made by `namespace_peer` or `jail_peer`.
 
-    What it starts is started within `entered`, and by the words that go `before` its own.
+    Programs are started within the context `entered`, with the argv prefix `before`.
     """
 
     def __init__(
@@ -83,11 +86,11 @@ class Local:
     def equip(self, program: str | Path) -> Sequence[str]:
         return [need(str(program))]
 
-    def start(self, words: Sequence[str], *, listens: bool = False) -> subprocess.Popen[bytes]:
-        """Start a program that is killed when the party ends; its stdin is a pipe if it listens."""
+    def start(self, argv: Sequence[str], *, listens: bool = False) -> subprocess.Popen[bytes]:
+        """Start a program that is killed when the peer ends. `listens`: its stdin is a pipe."""
         with self._entered(), _starting_on(self._core):
             process = subprocess.Popen(
-                [*self._before, *words],
+                [*self._before, *argv],
                 stdin=subprocess.PIPE if listens else subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
@@ -98,23 +101,25 @@ class Local:
             _pin(process.pid, self._core)
         return process
 
-    def serve(self, words: Sequence[str]) -> None:
-        self._servers.append(self.start(words))
+    def serve(self, argv: Sequence[str]) -> None:
+        self._servers.append(self.start(argv))
 
-    def run(self, words: Sequence[str], timeout_s: float) -> str:
-        process = self.start(words)
+    def run(self, argv: Sequence[str], timeout_s: float) -> str:
+        process = self.start(argv)
         try:
-            said = process.communicate(timeout=timeout_s)[0].decode(errors="replace")
+            output = process.communicate(timeout=timeout_s)[0].decode(errors="replace")
         except subprocess.TimeoutExpired as error:
             process.kill()
-            raise SandboxError(f"{words[0]} did not end within {timeout_s:g} s") from error
+            raise SandboxError(f"{argv[0]} did not end within {timeout_s:g} s") from error
         if process.returncode:
-            raise SandboxError(f"{words[0]} ended with {process.returncode}: {said.strip()[-300:]}")
-        return said
+            raise SandboxError(
+                f"{argv[0]} ended with {process.returncode}: {output.strip()[-300:]}"
+            )
+        return output
 
 
 _INHERITED = hasattr(os, "sched_setaffinity")
-"""Whether a child starts where its parent may run; elsewhere it is moved once it runs."""
+"""Whether children inherit the CPU affinity; on other systems they are moved once they run."""
 
 
 @contextlib.contextmanager
@@ -146,21 +151,21 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 
 @contextlib.contextmanager
-def local(run: Run, namespace: Path, address: str) -> Iterator[Local]:
-    """A party in a namespace, until the block ends."""
+def namespace_peer(run: Run, namespace: Path, address: str) -> Iterator[LocalPeer]:
+    """A peer in a namespace, until the block ends."""
     with contextlib.ExitStack() as stack:
-        yield Local(run, address, stack, lambda: inside(namespace))
+        yield LocalPeer(run, address, stack, lambda: inside(namespace))
 
 
 @contextlib.contextmanager
-def jailed(run: Run, jail: str, address: str) -> Iterator[Local]:
-    """A party in a jail, until the block ends."""
+def jail_peer(run: Run, jail: str, address: str) -> Iterator[LocalPeer]:
+    """A peer in a jail, until the block ends."""
     with contextlib.ExitStack() as stack:
-        yield Local(run, address, stack, before=("jexec", jail))
+        yield LocalPeer(run, address, stack, before=("jexec", jail))
 
 
-class Guest:
-    """Implements `Party` in a microVM that answers."""
+class GuestPeer:
+    """Implements `Peer` in a running microVM."""
 
     def __init__(self, sandbox: QemuSandbox) -> None:
         self.address = str(sandbox.identity.address)
@@ -171,41 +176,41 @@ class Guest:
             os.sched_setaffinity(int(thread.name), {core})
 
     def equip(self, program: str | Path) -> Sequence[str]:
-        """Carry it in, with its libraries and their loader where it has any."""
+        """Copy the program into the guest, with its libraries and dynamic loader, if it has any."""
         agent = self._sandbox.agent
         path = Path(need(str(program)))
         agent.run(("/bin/mkdir", "-p", _TOOLS))
         libraries = [] if _static(path) else re.findall(r"(/\S+)", run("ldd", path).decode())
-        for one in (str(path), *libraries):
-            agent.write_file(f"{_TOOLS}/{Path(one).name}", Path(one).read_bytes(), 0o755)
-        loader = [Path(one).name for one in libraries if "ld-linux" in one]
+        for file in (str(path), *libraries):
+            agent.write_file(f"{_TOOLS}/{Path(file).name}", Path(file).read_bytes(), 0o755)
+        loader = [Path(file).name for file in libraries if "ld-linux" in file]
         before = [f"{_TOOLS}/{loader[0]}", "--library-path", _TOOLS] if loader else []
         return [*before, f"{_TOOLS}/{path.name}"]
 
-    def serve(self, words: Sequence[str]) -> None:
-        line = " ".join(words)
-        self._sandbox.agent.run(("/bin/sh", "-c", f"{line} >/tmp/served 2>&1 &"))
+    def serve(self, argv: Sequence[str]) -> None:
+        command = " ".join(argv)
+        self._sandbox.agent.run(("/bin/sh", "-c", f"{command} >/tmp/served 2>&1 &"))
 
-    def run(self, words: Sequence[str], timeout_s: float) -> str:
-        done = self._sandbox.agent.run(words, timeout_s=timeout_s)
-        said = (done.stdout + done.stderr).decode(errors="replace")
+    def run(self, argv: Sequence[str], timeout_s: float) -> str:
+        done = self._sandbox.agent.run(argv, timeout_s=timeout_s)
+        output = (done.stdout + done.stderr).decode(errors="replace")
         if done.signal:
-            raise GuestTimeout(f"{words[0]} in the guest did not end within {timeout_s:g} s")
+            raise GuestTimeout(f"{argv[0]} in the guest did not end within {timeout_s:g} s")
         if done.code:
-            raise SandboxError(f"{words[0]} in the guest ended with {done.code}: {said[-300:]}")
-        return said
+            raise SandboxError(f"{argv[0]} in the guest ended with {done.code}: {output[-300:]}")
+        return output
 
 
 def _static(program: Path) -> bool:
     return b"ld-linux" not in program.read_bytes()[:4096]
 
 
-def eventually(party: Party, words: Sequence[str]) -> str:
-    """Run a program until it succeeds: a server may need a moment."""
+def eventually(peer: Peer, argv: Sequence[str]) -> str:
+    """Run a program until it succeeds, since its server may still be starting."""
     deadline = time.monotonic() + _PATIENCE_S
     while True:
         try:
-            return party.run(words, _PATIENCE_S)
+            return peer.run(argv, _PATIENCE_S)
         except SandboxError:
             if time.monotonic() > deadline:
                 raise

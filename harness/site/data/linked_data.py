@@ -1,6 +1,6 @@
-"""schema.org's Dataset within a page, as search engines read it: data in a script element.
+"""A schema.org Dataset in a page, for search engines: data in a script element.
 
-Nothing in it can end the element or begin a comment: <, > and & are written as JSON's escapes.
+<, > and & are written as JSON escapes, so that no content can end the element or start a comment.
 """
 
 from __future__ import annotations
@@ -12,20 +12,20 @@ from typing import Any
 from markupsafe import Markup
 
 from harness.measure.record import RunRecord
-from harness.site.builder.page import relative
+from harness.site.data.addresses import relative
 
 LICENCE = "https://spdx.org/licenses/BSD-2-Clause"
 _ESCAPES = str.maketrans({one: f"\\u{ord(one):04x}" for one in "<>&\u2028\u2029"})
 
 
 def within(data: Mapping[str, Any]) -> Markup:
-    """JSON as it may stand between the tags of a script element."""
+    """JSON that is safe inside a script element."""
     text = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     return Markup(text.translate(_ESCAPES))
 
 
 def of_run(record: RunRecord, title: str, page: str, files: Mapping[str, str]) -> Markup:
-    """One run as a Dataset. `files` are its paths below the site's root, with their types."""
+    """One run as a Dataset. `files` maps its paths below the site's root to media types."""
     metrics = {one.metric: one for one in record.series}
     return within(
         {

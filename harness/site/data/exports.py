@@ -1,4 +1,4 @@
-"""What the site says to machines, in the formats of others. Equal records give equal bytes."""
+"""The site's machine-readable files, in standard formats. Equal records give equal bytes."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from xml.sax.saxutils import escape, quoteattr
 from harness import __version__
 from harness.measure.quantity import show
 from harness.measure.record import SCHEMA_FILE
-from harness.site.builder.linked_data import LICENCE
-from harness.site.builder.run_page import headline, title
-from harness.site.charts.chart import as_json, table
 from harness.site.data import evidence, figures
-from harness.site.data.corpus import Corpus, Entry
-from harness.site.data.record_summary import Brief
+from harness.site.data.corpus import Corpus, RecordEntry
+from harness.site.data.files import as_csv, as_json
+from harness.site.data.linked_data import LICENCE
+from harness.site.data.record_summary import RecordSummary
+from harness.site.data.run_list import headline, title
 
 __all__ = ["as_json", "claims_csv", "crate", "dataset", "feed", "index", "sitemap", "statement"]
 
@@ -36,24 +36,24 @@ def index(corpus: Corpus) -> bytes:
             "machines": [
                 {
                     "id": id,
-                    "name": several[-1].brief.machine.name,
-                    "class": several[-1].brief.machine.class_,
+                    "name": several[-1].summary.machine.name,
+                    "class": several[-1].summary.machine.class_,
                     "records": len(several),
                 }
                 for id, several in corpus.machines.items()
             ],
             "records": [
                 {
-                    "run_id": one.brief.run_id,
-                    "rig": one.brief.rig.id,
-                    "profile": one.brief.profile,
-                    "machine": one.brief.machine.id,
-                    "validity": one.brief.validity.status,
-                    "function_only": one.brief.function_only or None,
-                    "series": len(one.brief.lines),
+                    "run_id": one.summary.run_id,
+                    "rig": one.summary.rig.id,
+                    "profile": one.summary.profile,
+                    "machine": one.summary.machine.id,
+                    "validity": one.summary.validity.status,
+                    "function_only": one.summary.function_only or None,
+                    "series": len(one.summary.series),
                     "page": one.page,
                     "record": one.raw,
-                    "sha256": one.brief.sha256,
+                    "sha256": one.summary.sha256,
                 }
                 for one in corpus.entries
             ],
@@ -77,7 +77,7 @@ def index(corpus: Corpus) -> bytes:
 
 
 def claims_csv(corpus: Corpus) -> bytes:
-    """One line for each claim and answer on each machine; numbers in plain SI."""
+    """One line per claim, answer and machine; numbers in SI units."""
     rows: list[Sequence[object]] = []
     machines: Sequence[str | None] = list(corpus.machines)[:50] or [None]
     for machine in machines:
@@ -107,15 +107,15 @@ def claims_csv(corpus: Corpus) -> bytes:
                         judged.answer.why,
                     )
                 )
-    return table(CLAIM_COLUMNS, rows)
+    return as_csv(CLAIM_COLUMNS, rows)
 
 
 def dataset(corpus: Corpus) -> Mapping[str, Any]:
     """schema.org's Dataset, as search engines read it."""
     lines = {
-        (line.metric, line.unit): one.brief.rig.id
+        (series.metric, series.unit): one.summary.rig.id
         for one in corpus.entries
-        for line in one.brief.lines
+        for series in one.summary.series
     }
     days = [one.date for one in corpus.entries]
     return {
@@ -155,12 +155,12 @@ def dataset(corpus: Corpus) -> Mapping[str, Any]:
 
 
 def crate(
-    corpus: Corpus, path_of: Callable[[Entry], str] = lambda one: one.raw
+    corpus: Corpus, path_of: Callable[[RecordEntry], str] = lambda one: one.raw
 ) -> Mapping[str, Any]:
-    """RO-Crate 1.2 with a Process Run: each record is the result of an action of a rig."""
+    """RO-Crate 1.2 with the Process Run profile: each record is the result of running a rig."""
     files, actions, rigs, hosts = [], [], {}, {}
     for one in corpus.entries:
-        b = one.brief
+        b = one.summary
         path = path_of(one)
         files.append(
             {
@@ -234,13 +234,13 @@ def crate(
 
 
 def statement(corpus: Corpus) -> Mapping[str, Any]:
-    """An in-toto statement, not signed: the digest of every record, and how its run went."""
-    states = {one.brief.validity.status for one in corpus.entries}
+    """An unsigned in-toto statement: the digest of every record, and its run's outcome."""
+    states = {one.summary.validity.status for one in corpus.entries}
     result = "FAILED" if "failed" in states else "WARNED" if "suspect" in states else "PASSED"
     return {
         "_type": "https://in-toto.io/Statement/v1",
         "subject": [
-            {"name": one.raw, "digest": {"sha256": one.brief.sha256}} for one in corpus.entries
+            {"name": one.raw, "digest": {"sha256": one.summary.sha256}} for one in corpus.entries
         ],
         "predicateType": "https://in-toto.io/attestation/test-result/v0.1",
         "predicate": {
@@ -248,7 +248,7 @@ def statement(corpus: Corpus) -> Mapping[str, Any]:
             "configuration": [
                 {"name": path, "digest": {"sha256": sha256}}
                 for path, sha256 in sorted({
-                    (one.brief.rig.path, one.brief.rig.sha256) for one in corpus.entries
+                    (one.summary.rig.path, one.summary.rig.sha256) for one in corpus.entries
                 })
             ],
             "passedTests": _runs(corpus, "valid"),
@@ -259,13 +259,13 @@ def statement(corpus: Corpus) -> Mapping[str, Any]:
 
 
 def _runs(corpus: Corpus, status: str) -> list[str]:
-    return [one.brief.run_id for one in corpus.entries if one.brief.validity.status == status]
+    return [one.summary.run_id for one in corpus.entries if one.summary.validity.status == status]
 
 
 def feed(corpus: Corpus) -> bytes:
     """Atom: the newest results, newest first."""
     newest = corpus.entries[: -_NEWEST - 1 : -1]
-    updated = newest[0].brief.finished if newest else f"{corpus.today}T00:00:00Z"
+    updated = newest[0].summary.finished if newest else f"{corpus.today}T00:00:00Z"
     parts = [
         '<?xml version="1.0" encoding="utf-8"?>',
         '<feed xmlns="http://www.w3.org/2005/Atom">',
@@ -279,26 +279,28 @@ def feed(corpus: Corpus) -> bytes:
     for one in newest:
         parts += [
             "<entry>",
-            f"<title>{escape(title(one.brief))}</title>",
+            f"<title>{escape(title(one.summary))}</title>",
             f"<id>{escape(corpus.address + one.page)}</id>",
             f"<link href={quoteattr(corpus.address + one.page)}/>",
-            f"<updated>{escape(one.brief.finished)}</updated>",
+            f"<updated>{escape(one.summary.finished)}</updated>",
             f"<summary>{escape(_summary(one))}</summary>",
             "</entry>",
         ]
     return ("\n".join([*parts, "</feed>"]) + "\n").encode()
 
 
-def _summary(one: Entry) -> str:
-    line = headline(one.brief)
-    median = line and not figures.withheld(one, line) and figures.get(line, "p50")
-    words = f"{line.metric}: median {show(median, line.unit)}" if line and median else ""
-    if line and one.brief.function_only:
-        words = f"function only, {line.metric}: {line.n} of {line.n + line.failed}"
-    return ", ".join(part for part in (_state(one.brief), words, one.brief.machine.name) if part)
+def _summary(one: RecordEntry) -> str:
+    series = headline(one.summary)
+    median = series and not figures.withheld(one, series) and figures.get(series, "p50")
+    words = f"{series.metric}: median {show(median, series.unit)}" if series and median else ""
+    if series and one.summary.function_only:
+        words = f"function only, {series.metric}: {series.n} of {series.n + series.failed}"
+    return ", ".join(
+        part for part in (_state(one.summary), words, one.summary.machine.name) if part
+    )
 
 
-def _state(one: Brief) -> str:
+def _state(one: RecordSummary) -> str:
     return "" if one.validity.status == "valid" else one.validity.status
 
 

@@ -1,4 +1,4 @@
-"""The least sandbox that has a network: a namespace with a card on cubenet, and no more."""
+"""The smallest network endpoint: a namespace with a NIC on cubenet."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from harness.network.policy import Policy
 
 @dataclass(frozen=True)
 class Addressed:
-    """Who somebody is on the network."""
+    """An identity on the network."""
 
     identity: Identity
 
@@ -36,7 +36,7 @@ class Addressed:
 
 @dataclass(frozen=True)
 class Endpoint(Addressed):
-    """A namespace and who it is on the network."""
+    """A namespace with an identity on the network."""
 
     namespace: Path
     port: Port
@@ -52,7 +52,7 @@ def endpoint(run: Run, net: Cubenet, policy: Policy = NOTHING) -> Iterator[Endpo
             try:
                 yield Endpoint(identity, path, port)
             finally:
-                with contextlib.suppress(SandboxGone):  # its user detached it
+                with contextlib.suppress(SandboxGone):  # the caller detached it
                     net.detach(identity.id)
     finally:
         identity.release()

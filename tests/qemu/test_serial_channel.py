@@ -1,4 +1,4 @@
-"""The agent over a plain serial line: what a VMM without virtio-serial has."""
+"""The agent over a UART, for VMMs without virtio-serial."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from harness.sandbox.protocol import Tier
 from harness.sandbox.qemu import QemuSubstrate
 
 
-def test_it_speaks_over_a_uart(run: Run) -> None:
+def test_the_agent_over_a_uart(run: Run) -> None:
     substrate = QemuSubstrate(line="serial")
     template = substrate.prepare(run, cache_directory(), Tier.FULL)
     sandbox = substrate.launch(run, template, Tier.FULL, allocate(run.leases, run.id))

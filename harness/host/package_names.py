@@ -1,0 +1,138 @@
+"""Which package of the distribution brings a program, by release.
+
+Set-up installs from this table and every remedy names packages from it. Only the standard library,
+and no import of ours: set-up runs before anything is installed.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+OS_RELEASE = Path("/etc/os-release")
+
+
+@dataclass(frozen=True)
+class Release:
+    """A distribution's release as /etc/os-release states it: `debian` and `13`, say.
+
+    `version` is empty for Debian's testing and unstable, `family` has the distributions that it is
+    like, itself first.
+    """
+
+    family: Sequence[str]
+    version: str
+    codename: str
+
+    @property
+    def name(self) -> str:
+        return f"{self.family[0]} {self.version}".strip()
+
+
+DEBIAN_12 = Release(("debian",), "12", "bookworm")
+DEBIAN_13 = Release(("debian",), "13", "trixie")
+UBUNTU_24 = Release(("ubuntu", "debian"), "24.04", "noble")
+
+PACKAGES: Mapping[str, str] = {
+    "apt-cache": "apt",
+    "apt-config": "apt",
+    "apt-get": "apt",
+    "busybox": "busybox-static",
+    "bwrap": "bubblewrap",
+    "chromium": "chromium",
+    "cp": "coreutils",
+    "cpio": "cpio",
+    "debootstrap": "debootstrap",
+    "docker": "docker-cli",
+    "dockerd": "docker.io",
+    "dpkg-deb": "dpkg",
+    "dpkg-query": "dpkg",
+    "fallocate": "util-linux",
+    "gcc": "gcc",
+    "git": "git",
+    "ip": "iproute2",
+    "iperf3": "iperf3",
+    "java": "default-jre-headless",
+    "ldd": "libc-bin",
+    "lz4": "lz4",
+    "lzop": "lzop",
+    "mke2fs": "e2fsprogs",
+    "mkfs.ext4": "e2fsprogs",
+    "modprobe": "kmod",
+    "mount": "mount",
+    "musl-gcc": "musl-tools",
+    "netperf": "netperf",
+    "netserver": "netperf",
+    "nft": "nftables",
+    "node": "nodejs",
+    "npm": "npm",
+    "openssl": "openssl",
+    "qemu-img": "qemu-utils",
+    "qemu-system-x86_64": "qemu-system-x86",
+    "runc": "runc",
+    "runsc": "runsc",
+    "ssh": "openssh-client",
+    "sshd": "openssh-server",
+    "sync": "coreutils",
+    "sysctl": "procps",
+    "tar": "tar",
+    "umount": "mount",
+    "unshare": "util-linux",
+    "zstd": "zstd",
+}
+"""The package of each program that the harness starts, in the newest release known here."""
+
+HEADERS = "libc6-dev"
+"""The C library's headers and libraries to link with, which no program's name stands for."""
+VENV = "python3-venv"
+LIBNFTABLES = "nftables"
+"""Brings libnftables with it."""
+
+DIFFERENT: Mapping[tuple[str, str], Mapping[str, str]] = {
+    # One package has the daemon and the client there.
+    ("debian", "12"): {"docker": "docker.io"},
+    ("ubuntu", "24.04"): {"docker": "docker.io", "chromium": "chromium-browser"},
+}
+"""What is called otherwise, by distribution and release. Ubuntu's names come from what is known of
+its packages: no test has asked its apt."""
+
+KERNELS: Mapping[str, str] = {
+    "debian": "linux-image-cloud-amd64",
+    "ubuntu": "linux-image-virtual",
+}
+"""By distribution, the package that depends on its newest kernel for virtual machines."""
+GENERIC_KERNELS: Mapping[str, str] = {
+    "debian": "linux-image-amd64",
+    "ubuntu": "linux-image-generic",
+}
+
+
+def release(file: Path = OS_RELEASE) -> Release:
+    """This host's release; one that says nothing of itself is taken for Debian's newest."""
+    text = file.read_text() if file.exists() else ""
+    fields = {key: value.strip("\"'") for key, value in re.findall(r"^(\w+)=(.*)$", text, re.M)}
+    family = (fields.get("ID", "debian"), *fields.get("ID_LIKE", "").split())
+    return Release(family, fields.get("VERSION_ID", ""), fields.get("VERSION_CODENAME", ""))
+
+
+def package(program: str, of: Release | None = None) -> str:
+    """The package that brings a program in a release, this host's unless told."""
+    of = of or release()
+    names = DIFFERENT.get((of.family[0], of.version), {})
+    return names.get(program) or PACKAGES.get(program, program)
+
+
+def kernel(of: Release | None = None) -> str:
+    """The package of the kernel for virtual machines; a derivative has its origin's."""
+    return _of_family(KERNELS, of or release())
+
+
+def generic_kernel(of: Release | None = None) -> str:
+    """The package of the kernel for real machines, which a traditional VM boots."""
+    return _of_family(GENERIC_KERNELS, of or release())
+
+
+def _of_family(names: Mapping[str, str], of: Release) -> str:
+    return next((names[one] for one in of.family if one in names), names["debian"])

@@ -1,0 +1,141 @@
+"""Run the main job and the tests of the sandboxes on a minimal Debian of another release.
+
+    .venv/bin/python -m tests.releases.run trixie [--only bench|tests] [-- COMMAND ...]
+
+Needs root, debootstrap and a Debian. The release gets a root file system of its own, made by
+debootstrap's minbase and entered by pivot_root in its own namespaces (enter.sh); the kernel and
+the network are this machine's. All of it goes away at the end, however it ends. The exit code is
+that of the first step that failed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import fcntl
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from harness.host.process import need
+from tests.releases import root
+
+PLACE = Path("/var/tmp")
+PREFIX = "coppice-release-"
+ENTER = Path(__file__).with_name("enter.sh")
+TESTS = (
+    "tests/qemu tests/oci tests/reference tests/network tests/gateway tests/guest "
+    "tests/host/test_package_names.py"
+)
+VERSIONS = (
+    "python3 --version; qemu-system-x86_64 --version | head -1; runc --version | head -1; "
+    "runsc --version | head -1; dockerd --version; "
+    "sed -n 's/^PRETTY_NAME=//p' /etc/os-release; ls ~/.cache/coppice/kernels"
+)
+STEPS = {
+    "bench": "bin/mise run bench",
+    "tests": f"bin/setup --tests && .venv/bin/pytest -q {TESTS} --results=.pytest-results",
+    "clean": ".venv/bin/coppice clean",
+    "versions": VERSIONS,
+}
+
+
+@contextlib.contextmanager
+def place(release: str) -> Iterator[Path]:
+    """An empty directory for a root; it goes away, and so do those that killed runs left."""
+    for old in PLACE.glob(f"{PREFIX}*"):
+        with contextlib.suppress(BlockingIOError), _locked(old):
+            shutil.rmtree(old)
+    made = Path(tempfile.mkdtemp(prefix=PREFIX, dir=PLACE))
+    try:
+        with _locked(made):
+            (made / release).mkdir()
+            yield made / release
+    finally:
+        shutil.rmtree(made)
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(handle)
+
+
+def enter(where: Path, command: str) -> int:
+    """Run a shell's command in the checkout inside a root; its exit code."""
+    environment = root.variables(os.environ)
+    environment["COPPICE_RELEASE_DIRECTORIES"] = " ".join(root.directories())
+    started = subprocess.Popen(
+        [
+            # Whoever kills us kills it, and with process 1 of the namespace all that runs there.
+            need("setpriv"), "--pdeathsig", "KILL",
+            need("unshare"), "--mount", "--pid", "--fork", "--kill-child", "--uts", "--ipc",
+            "--cgroup", "sh", ENTER, where, "sh", "-c", f"cd /{root.INSIDE} && {{ {command}; }}",
+        ],
+        env=environment,
+        stdin=subprocess.DEVNULL,
+    )  # fmt: skip
+    try:
+        return started.wait()
+    finally:
+        started.kill()
+        started.wait()
+
+
+def arguments(words: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="tests.releases.run", description=__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("release", choices=root.RELEASES)
+    parser.add_argument("--only", choices=("bench", "tests"), help="one of the two parts")
+    parser.add_argument("--results", type=Path, help="copy the records of bench to this directory")
+    parser.add_argument("command", nargs="*", metavar="COMMAND", help="run this instead")
+    return parser.parse_args(words)
+
+
+def steps(options: argparse.Namespace) -> dict[str, str]:
+    """What is run, by name, in order."""
+    if options.command:
+        return {"command": f"bin/setup && {shlex.join(options.command)}"}
+    chosen = [options.only] if options.only else ["bench", "tests"]
+    return {name: STEPS[name] for name in (*chosen, "clean", "versions")}
+
+
+def main(words: Sequence[str]) -> int:
+    options = arguments(words)
+    if os.geteuid() != 0:
+        print("a root file system is made and entered by root: run it with sudo", file=sys.stderr)
+        return 77
+    worst = 0
+    with place(options.release) as where:
+        began = time.monotonic()
+        root.make(options.release, where)
+        print(f"{options.release}: made in {time.monotonic() - began:.0f} s", flush=True)
+        for name, command in steps(options).items():
+            began = time.monotonic()
+            print(f"{options.release}: {name}: {command}", flush=True)
+            code = enter(where, command)
+            took = time.monotonic() - began
+            print(f"{options.release}: {name}: exit code {code} after {took:.0f} s", flush=True)
+            worst = worst or code
+        if options.results:
+            ignored = shutil.ignore_patterns("published")
+            shutil.copytree(
+                where / root.INSIDE / "results", options.results, ignore=ignored, dirs_exist_ok=True
+            )
+    return worst
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    sys.exit(main(sys.argv[1:]))
