@@ -22,8 +22,8 @@ HEAD = """\
 
 {title}. This page describes every key of schema `{name}`. The schema
 itself is [run-1.json](../harness/measure/schema/run-1.json), and each record is checked against it
-when it is written and when it is read. No other key is allowed. A record holds plain SI units, nothing
-rounded and nothing derived; [reading-records.md](reading-records.md) shows how to load it.
+when it is written and when it is read. No other key is allowed. A record holds plain SI units,
+nothing rounded and nothing derived; [reading-records.md](reading-records.md) shows how to load it.
 
 A record is the file `RESULTS/MACHINE/RUN.RIG.run.json`: `machine.id`, `run_id` and `rig.id`. It is
 written once and never edited.

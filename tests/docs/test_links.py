@@ -14,6 +14,8 @@ from tests.commands.tools import ROOT
 _LINK = re.compile(r"!?\[[^\]]*\]\(\s*<?([^)\s>]+)>?[^)]*\)")
 _FENCED = re.compile(r"^( *)```.*?^\1```", re.MULTILINE | re.DOTALL)
 _CODE = re.compile(r"`[^`\n]*`")
+OF_OTHERS = ("CHANGELOG.md", "patches/")
+"""What was, and what is in the sources of FreeBSD."""
 ESSAYS = "site/essays/"
 """Their links are between pages of the site, whose tests follow them."""
 
@@ -64,3 +66,23 @@ def test_a_broken_link_is_found(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text("# A head\n[x](nowhere.md) [y](page.md#a-head) [z](#none) `[c](no)`\n")
     assert list(broken(page)) == ["nowhere.md", "#none"]
+
+
+@pytest.mark.parametrize("name", [name for name in pages() if not name.startswith(OF_OTHERS)])
+def test_files_and_modules_that_a_page_names_are_there(name: str) -> None:
+    """`harness/measure/clock.py` and `harness.measure.clock`, or a name in that module."""
+    text = (ROOT / name).read_text()
+    # A name before a star is the beginning of several.
+    files = re.findall(r"(?<![\w./-])(?:harness|rigs|tests|examples)/[\w/.-]+\w(?![\w/*-])", text)
+    assert [path for path in files if "NAME" not in path and not _file(path)] == []
+    modules = re.findall(r"(?<![\w./-])harness(?:\.[a-z_]+)+", text)
+    assert [module for module in modules if not _module(module)] == []
+
+
+def _file(path: str) -> bool:
+    return (ROOT / path.replace("VERSION", "2.63.0")).exists() or path.startswith("harness/data")
+
+
+def _module(name: str) -> bool:
+    path = ROOT / name.replace(".", "/")
+    return any(one.with_suffix(".py").exists() or one.is_dir() for one in (path, path.parent))
