@@ -1,4 +1,4 @@
-"""What the gateway needs of this host, for the doctor."""
+"""What the gateway requires of the host, for `coppice doctor`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PACKAGES = ("starlette", "uvicorn", "uvloop", "httptools", "python_multipart")
 
 
 def requirements() -> Sequence[Requirement]:
-    """Programs, packages of Python and privileges."""
+    """Programs, Python packages and privileges."""
     found = list(of_qemu())
     for program in PROGRAMS:
         path = shutil.which(program)
