@@ -92,7 +92,7 @@ def test_the_glossary_has_every_word_that_records_and_commands_use() -> None:
 def layers() -> list[list[str]]:
     """The layers that import-linter holds, top first; those of one line stand side by side."""
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]
-    (contract,) = [one for one in settings["contracts"] if one["type"] == "layers"]
+    (contract,) = [one for one in settings["contracts"] if one["name"] == "layers"]
     return [
         [name.strip().removeprefix("harness.") for name in re.split(r"[|:]", line)]
         for line in contract["layers"]
