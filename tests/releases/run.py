@@ -51,15 +51,16 @@ STEPS = {
 def place(release: str) -> Iterator[Path]:
     """An empty directory for a root; it goes away, and so do those that killed runs left."""
     for old in PLACE.glob(f"{PREFIX}*"):
-        with contextlib.suppress(BlockingIOError), _locked(old):
+        # It is in use, or another driver has just removed it.
+        with contextlib.suppress(BlockingIOError, FileNotFoundError), _locked(old):
             shutil.rmtree(old)
     made = Path(tempfile.mkdtemp(prefix=PREFIX, dir=PLACE))
-    try:
-        with _locked(made):
+    with _locked(made):  # until it is gone: a driver that starts now would remove it too
+        try:
             (made / release).mkdir()
             yield made / release
-    finally:
-        shutil.rmtree(made)
+        finally:
+            shutil.rmtree(made)
 
 
 @contextlib.contextmanager

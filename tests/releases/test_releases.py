@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -70,6 +71,22 @@ def test_a_root_goes_away_and_so_does_what_a_killed_driver_left(
             assert first.is_dir() and second.is_dir()
         assert first.is_dir() and not second.exists()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_root_is_locked_until_it_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run, "PLACE", tmp_path)
+    remove, removed = shutil.rmtree, []
+
+    def noted(path: Path) -> None:
+        with pytest.raises(BlockingIOError), run._locked(path):
+            pass
+        removed.append(path)
+        remove(path)
+
+    monkeypatch.setattr(shutil, "rmtree", noted)
+    with run.place("trixie") as made:
+        pass
+    assert removed == [made.parent] and not made.parent.exists()
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="namespaces of their own need root")
