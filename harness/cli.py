@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import importlib
+import itertools
 import os
 import pkgutil
 import signal
@@ -17,7 +18,7 @@ from collections.abc import Iterator, Sequence
 from importlib.metadata import entry_points
 from typing import Any
 
-from harness import __version__, commands
+from harness import __version__, command_log, commands
 from harness.errors import CoppiceError, Interrupted
 
 GROUP = "coppice.commands"
@@ -45,6 +46,11 @@ def parser(asked: str | None = None) -> argparse.ArgumentParser:
     """
     top = argparse.ArgumentParser(prog="coppice", description="Benchmarks of sandbox hosts.")
     top.add_argument("--version", action="version", version=f"coppice {__version__}")
+    top.add_argument(
+        "-v", dest="commands_shown", action="store_true",
+        help="show every external command on stderr, as COPPICE_LOG=1 does; COPPICE_LOG=FILE "
+        "adds them to a file",
+    )  # fmt: skip
     sub = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, module in modules():
         own = sub.add_parser(name, help=module.HELP, description=module.__doc__)
@@ -77,14 +83,16 @@ def _ended_by(*numbers: int) -> Iterator[None]:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; its exit code (see harness/errors.py)."""
     arguments = sys.argv[1:] if argv is None else list(argv)
-    asked = arguments[0] if arguments and not arguments[0].startswith("-") else None
+    own = list(itertools.takewhile(lambda word: word == "-v", arguments))
+    asked = next((word for word in arguments[len(own) :][:1] if not word.startswith("-")), None)
     options = parser(asked).parse_args(arguments)
+    command_log.start("1" if own else None)
     # A gateway has a way of its own to end.
     ends = () if options.command == "gateway" else (signal.SIGTERM, signal.SIGHUP)
     try:
         with _ended_by(*ends):
             if os.environ.get(HOST) and hasattr(options, "there"):
-                return int(options.there(options, arguments))
+                return int(options.there(options, arguments[len(own) :]))
             return int(options.main(options))
     except CoppiceError as error:
         print(f"coppice: {error}", file=sys.stderr)

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness.errors import GuestTimeout, SandboxError
 from harness.gateway.sandboxes.store import Limits, opened
+from harness.host import evidence
 from harness.host.run import Run
 
 if TYPE_CHECKING:
@@ -160,9 +161,14 @@ def gateway(
         # It is a process of this run, so that it does not outlive a rig that is killed.
         environment = {**os.environ, **run.environment}
         environment |= {"COPPICE_RUNTIME": str(runtime)} if runtime else {}
+        ended = directory / "ended"
+        environment |= {evidence.VARIABLE: str(ended)} if evidence.wanted() else {}
         one = Running(directory, new_key(directory, limits), words, environment)
         try:
             one.begin()
             yield one
         finally:
             one.end()
+            for left in sorted(ended.glob("*")):
+                evidence.drop(left)
+            evidence.drop(directory / "log", name=f"{directory.name}.log")

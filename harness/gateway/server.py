@@ -21,6 +21,7 @@ from typing import Any
 
 import uvicorn
 
+from harness import paths
 from harness.errors import CoppiceError, MissingPrivilege, Unsupported, UsageError
 from harness.gateway import certificate
 from harness.gateway.app import Gateway
@@ -37,6 +38,7 @@ from harness.gateway.metrics import Meter
 from harness.gateway.sandboxes.service import Sandboxes
 from harness.gateway.sandboxes.store import Store, opened
 from harness.guest.image import build
+from harness.host import evidence
 from harness.host.cpus import usable
 from harness.host.memory import refuse_huge_pages
 from harness.host.run import Run
@@ -54,8 +56,7 @@ log = logging.getLogger("coppice.gateway")
 
 def state_directory() -> Path:
     """Where a gateway keeps what outlives it; COPPICE_STATE names another."""
-    base = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local/state"
-    return Path(os.environ.get("COPPICE_STATE") or Path(base) / "coppice") / "gateway"
+    return paths.state_directory() / "gateway"
 
 
 @dataclass(frozen=True)
@@ -175,6 +176,7 @@ def _network(options: Options, run: Run, keeper: Keeper, stack: ExitStack) -> Ne
 def serve(options: Options) -> None:
     """Run a gateway until it is told to end (SIGINT, SIGTERM)."""
     _speak(options.verbose)
+    evidence.leave_where_asked(os.environ)
     # uvicorn sends itself again what ended it: by then what we hold must still be let go of.
     signal.signal(signal.SIGTERM, lambda *_: None)
     with ExitStack() as stack:

@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from harness import command_log
 from harness.host import cgroups, leftovers_freebsd
 from harness.host.ksm import NOTE, SETTINGS, abandoned, reset, restore
 from harness.host.leftover import Leftover
@@ -193,7 +194,8 @@ def remove(one: Leftover) -> None:
         import sh
 
         with contextlib.suppress(sh.ErrorReturnCode):  # who else clears up may have been first
-            sh.umount("-l", one.name)
+            with command_log.announced(["umount", "-l", one.name]):
+                sh.umount("-l", one.name)
     elif Path(one.name).is_dir():
         shutil.rmtree(one.name, ignore_errors=True)
     else:

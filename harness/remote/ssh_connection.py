@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from harness import command_log
 from harness.errors import HostError, HostKeyChanged, HostLost, UsageError
 from harness.host.process import need
 
@@ -122,18 +123,28 @@ class Connection:
         stdin: int | None = subprocess.PIPE,
         stdout: int | None = subprocess.PIPE,
         stderr: int | None = subprocess.PIPE,
+        shown: str = "",
     ) -> subprocess.Popen[bytes]:
-        """A channel that runs one line of shell there. HostLost when the connection has ended."""
+        """A channel that runs one line of shell there. HostLost when the connection has ended.
+
+        `shown` is the same without what only a program reads: the command log has that.
+        """
         if not self.lives:  # ssh would connect anew, by itself and unseen
             raise self.lost("before a command")
-        return subprocess.Popen(
-            [*self._words("-o", "ControlMaster=no"), command],
-            stdin=stdin,
-            stdout=stdout,
-            stderr=stderr,
-            env=self._environment,
-            process_group=0,
-        )
+        with command_log.shown_as(self._by_hand(shown or command)):
+            return subprocess.Popen(
+                [*self._words("-o", "ControlMaster=no"), command],
+                stdin=stdin,
+                stdout=stdout,
+                stderr=stderr,
+                env=self._environment,
+                process_group=0,
+            )
+
+    def _by_hand(self, command: str) -> Sequence[str]:
+        """A command as the user would give it, by a connection of its own."""
+        config = os.environ.get(CONFIG)
+        return ["ssh", *(["-F", config] if config else []), str(self.address), command]
 
     def was_lost(self, code: int) -> bool:
         """Whether a channel that ended so says that the connection did."""

@@ -13,12 +13,13 @@ from pathlib import Path
 
 import pytest
 
-from harness import paths
+from harness import command_log, paths
 from harness.errors import NotEnoughMemory, Unsupported
 from harness.host import cgroups
 from harness.host.run import Run
 from harness.host.session import open_run
-from harness.rig import progress, stages
+from harness.rig import evidence, progress, stages
+from harness.rig.evidence import Evidence, of_session
 from harness.rig.recorder import RigRun, given_options
 
 # Its assertions are explained like those of a test.
@@ -27,6 +28,16 @@ pytest.register_assert_rewrite("harness.testing.contract")
 
 def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
     pluginmanager.add_hookspecs(stages)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_load_initial_conftests() -> Iterator[None]:
+    command_log.start()  # before pytest captures stderr
+    yield
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.register(Evidence(), evidence.NAME)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -107,10 +118,12 @@ def pytest_runtest_call() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def run() -> Iterator[Run]:
+def run(request: pytest.FixtureRequest) -> Iterator[Run]:
     """The run that everything created in this session belongs to."""
     interruptible()
-    with open_run() as opened:
+    evidence = of_session(request.config)
+    with evidence.collecting(), open_run() as opened:
+        evidence.opened(opened)
         yield opened
 
 
@@ -129,8 +142,12 @@ def rig_run(request: pytest.FixtureRequest, profile: str, run: Run) -> Iterator[
     results = request.config.getoption("--results")
     reached = partial(_announce, request.config, run)
     with cgroups.counted(run) as seconds:
-        yield RigRun(results, profile, given, say, seconds, reached)
+        try:
+            yield RigRun(results, profile, given, say, seconds, reached)
+        finally:
+            command_log.release()
 
 
 def _announce(config: pytest.Config, run: Run, stage: str) -> None:
+    command_log.flush()
     config.hook.pytest_coppice_stage(stage=stage, run=run)

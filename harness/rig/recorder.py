@@ -12,7 +12,7 @@ from pathlib import Path
 
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from harness import paths
+from harness import command_log, paths
 from harness.host.run import new_run_id
 from harness.measure import benchmark as adaptor
 from harness.measure import machine, provenance, validity
@@ -73,6 +73,8 @@ class RigRun:
         """The series that the measurement is about, once delivered."""
         self.doubts: Sequence[str] = ()
         """Why the record is not valid, once written."""
+        self.failed = False
+        """Whether something that was to be measured failed, once written."""
 
     def option(self, name: str) -> str | None:
         """What was given for an option of this rig; None when nothing was."""
@@ -90,11 +92,13 @@ class RigRun:
         self._before = machine.state()
         self._own_cpu.__enter__()
         self.reached(BEGUN)
+        command_log.hold()
 
     def end(self) -> None:
         """The last sample is taken."""
         self._own_cpu.__exit__(None, None, None)
         self._after = machine.state()
+        command_log.release()
         self.reached(ENDED)
 
     def write(
@@ -131,6 +135,7 @@ class RigRun:
         if broken:
             judged = Validity("failed", (*broken, *judged.reasons))
         self.doubts = judged.reasons
+        self.failed = judged.status == "failed" or any(one.failures for one in series)
         record = RunRecord(
             run_id=self.run_id,
             started=self._started,

@@ -17,6 +17,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from harness import command_log
 from harness.setup import packages, web_checks
 
 ROOT = Path(__file__).parents[2]
@@ -122,6 +123,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--tests", action="store_true", help="also what only the tests need")
     parser.add_argument("--again", action="store_true", help="even what was done or given up")
     options = parser.parse_args(argv)
+    command_log.start()
     try:
         set_up(ROOT, options.tests, options.again)
     except SetupFailed as error:
