@@ -93,7 +93,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         with _ended_by(*ends):
             if os.environ.get(HOST) and hasattr(options, "there"):
                 return int(options.there(options, arguments[len(own) :]))
-            return int(options.main(options))
+            code = int(options.main(options))
+            sys.stdout.flush()
+            return code
+    except BrokenPipeError:
+        # The reader, such as `head`, has seen enough; nor may the interpreter flush at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     except CoppiceError as error:
         print(f"coppice: {error}", file=sys.stderr)
         return error.exit_code

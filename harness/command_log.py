@@ -96,9 +96,12 @@ def release() -> None:
 
 
 @contextlib.contextmanager
-def shown_as(argv: Sequence[str]) -> Iterator[None]:
-    """Show the next command, which cannot be pasted, as one that does the same."""
-    token = _shown_as.set(argv)
+def shown_as(argv: Callable[[], Sequence[str]]) -> Iterator[None]:
+    """Show the block's command, which cannot be pasted, as one that does the same."""
+    if _log is None:
+        yield
+        return
+    token = _shown_as.set(argv())
     try:
         yield
     finally:

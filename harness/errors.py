@@ -1,38 +1,39 @@
-"""Everything this harness raises on purpose, and the exit code each ends the program with.
+"""The errors that the harness raises on purpose, and the exit code of each.
 
 ::
 
-    CoppiceError                          70  a defect, when nothing below fits
+    CoppiceError                          70  a defect of the harness: nothing below applies
     ├── UsageError                        64  the command line or an argument is wrong
-    ├── Unsupported                       69  this host cannot do it; says what would
+    ├── Unsupported                       69  this host cannot do it; the hint names what is missing
     │   ├── MissingTool                   69  a program or library is not installed
-    │   └── MissingPrivilege              77  needs root, or a device we may not open
-    ├── NotEnoughMemory                   71  an estimate says that the host would not bear it
-    ├── DiskFull                          74  no room; nothing half-written is left
-    ├── ImageError                        65  a kernel that is none, an image that does not build
-    ├── CheckpointError                   65  a checkpoint that must not be restored
+    │   └── MissingPrivilege              77  needs root, or a device that this user may not open
+    ├── NotEnoughMemory                   71  more would exceed the host's memory or addresses
+    ├── DiskFull                          74  no space left; no partial file remains
+    ├── ImageError                        65  not a kernel, or an image that does not build
+    ├── CheckpointError                   65  a checkpoint that cannot be restored safely
     │   ├── CheckpointTruncated
     │   ├── CheckpointCorrupt
     │   └── CheckpointForeign                 made by another VMM, machine type or harness
-    ├── PolicyError                       65  a network policy that says nothing a packet could obey
-    ├── RecordError                       65  a run record that must not be read or written
-    │   └── UnknownSchema                     newer than this harness, or not ours
-    ├── HostError                         68  another machine cannot be reached, or was lost
-    │   ├── HostKeyChanged                    it shows another key than the one that is known of it
-    │   └── HostLost                          the connection ended in the middle of something
-    ├── CommandFailed                     70  a program on a host ended badly; says what it said
-    └── SandboxError                      76  a sandbox did not do what it was asked
-        ├── GuestTimeout                      no answer within the limit
-        │   └── GuestStalled                  nor does it do anything
-        ├── GuestDied                         the guest or its VMM went away
-        ├── WrongAnswer                       it answered, but did not compute the nonce
-        ├── GuestRefused                      the agent answered with an error number
-        ├── SandboxGone                       what was asked for is of a sandbox that is not there
-        └── NameTaken                         something of that name is there, and it is not ours
+    ├── PolicyError                       65  invalid network policy
+    ├── RecordError                       65  invalid run record
+    │   └── UnknownSchema                     a newer or unknown record format
+    ├── SiteError                         65  the site cannot be built; the old one was kept
+    ├── HostError                         68  another machine cannot be reached
+    │   ├── HostKeyChanged                    its host key is unknown or has changed
+    │   └── HostLost                          the connection was lost
+    ├── CommandFailed                     70  a program failed; carries its exit code and stderr
+    └── SandboxError                      76  a request to a sandbox failed
+        ├── GuestTimeout                      no answer within the time limit
+        │   └── GuestStalled                  no answer and no activity either
+        ├── GuestDied                         the guest or its VMM has exited
+        ├── WrongAnswer                       the answer is not the nonce's hash
+        ├── GuestRefused                      the agent returned an errno
+        ├── SandboxGone                       the sandbox no longer exists
+        └── NameTaken                         the name is used by something else
 
-Exit codes follow sysexits.h where it has a word for the case. A command that a signal has ended
-(`Interrupted`, which is no CoppiceError) ends with 128 and the signal's number: 130 after SIGINT,
-143 after SIGTERM, 129 after SIGHUP.
+Exit codes follow sysexits.h where it covers the case. A command ended by a signal (`Interrupted`,
+which is not a CoppiceError) exits with 128 plus the signal's number: 130 after SIGINT, 143 after
+SIGTERM, 129 after SIGHUP.
 """
 
 from __future__ import annotations
@@ -64,6 +65,7 @@ __all__ = [
     "RecordError",
     "SandboxError",
     "SandboxGone",
+    "SiteError",
     "UnknownSchema",
     "Unsupported",
     "UsageError",
@@ -72,7 +74,7 @@ __all__ = [
 
 
 class CoppiceError(Exception):
-    """What happened and why, and in `hint` the command that helps, if one does."""
+    """Base class. The message says what happened and why; `hint` is the command that helps."""
 
     exit_code = 70
 
@@ -86,7 +88,7 @@ class CoppiceError(Exception):
 
 
 class Interrupted(KeyboardInterrupt):
-    """A signal told a command to end, and it has ended cleanly. `number` is the signal's."""
+    """A signal ended a command, which has cleaned up. `number` is the signal."""
 
     def __init__(self, number: int = signal.SIGINT) -> None:
         super().__init__(number)
@@ -108,7 +110,7 @@ class Unsupported(CoppiceError):
 
 
 class MissingTool(Unsupported):
-    """A program that a substrate or rig runs is not installed."""
+    """A program that a substrate or rig needs is not installed."""
 
 
 class MissingPrivilege(Unsupported):
@@ -155,6 +157,12 @@ class UnknownSchema(RecordError):
     pass
 
 
+class SiteError(CoppiceError):
+    """The site cannot be built from its sources; nothing was replaced."""
+
+    exit_code = 65
+
+
 class HostError(CoppiceError):
     exit_code = 68
 
@@ -168,12 +176,14 @@ class HostLost(HostError):
 
 
 class CommandFailed(CoppiceError):
-    """`code` is what the program ended with, `said` what it wrote on stderr."""
+    """`code` is the program's exit code, `error_text` the end of its stderr."""
 
-    def __init__(self, message: str, code: int, said: str, *, hint: str | None = None) -> None:
+    def __init__(
+        self, message: str, code: int, error_text: str, *, hint: str | None = None
+    ) -> None:
         super().__init__(message, hint=hint)
         self.code = code
-        self.said = said
+        self.error_text = error_text
 
 
 class SandboxError(CoppiceError):

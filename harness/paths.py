@@ -1,7 +1,7 @@
-"""Where files lie: what is packaged with the code, and what runs keep on this machine.
+"""Locations of packaged data, and of what runs keep on this machine.
 
-In a checkout, rigs, templates, published figures and patches stand beside `harness/`. A wheel
-carries them in `harness/data/`, laid out in the same way. No other module looks for them.
+In a checkout, rigs, templates, published figures and patches are next to `harness/`; in a wheel
+they are in `harness/data/`, with the same layout. Other modules take these locations from here.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ __all__ = [
 ]
 
 PACKAGE = Path(__file__).resolve().parent
-"""The package `harness`."""
+"""The directory of the package `harness`."""
 
 
 def _checkout() -> Path | None:
@@ -50,11 +50,11 @@ def _checkout() -> Path | None:
 
 
 CHECKOUT = _checkout()
-"""The checkout that this package lies in; None when it was installed from a wheel."""
+"""The checkout that contains this package; None when installed from a wheel."""
 DATA = CHECKOUT or PACKAGE / "data"
 """The directory that holds rigs/, site/, results/published/ and patches/."""
 BUILT_FROM = PACKAGE / "built-from.json"
-"""In an installed package, `{"commit", "dirty"}` of the checkout that it was built from."""
+"""In an installed package: `{"commit", "dirty"}` of the checkout it was built from."""
 
 RIGS = DATA / "rigs"
 SITE = DATA / "site"
@@ -63,16 +63,16 @@ PUBLISHED = DATA / "results" / "published"
 PATCHES = DATA / "patches"
 
 AGENT = PACKAGE / "guest" / "agent"
-"""Sources of the guest's agent, in C."""
+"""C sources of the guest agent."""
 GUEST_PROGRAMS = PACKAGE / "guest" / "programs"
 KSM_PROGRAM = PACKAGE / "host" / "programs" / "mergeable.c"
 NETWORK_PROGRAMS = PACKAGE / "procedures" / "programs"
 ZYGOTE = PACKAGE / "sandbox" / "qemu" / "programs" / "zygote.c"
 ENVD = PACKAGE / "gateway" / "guest"
-"""Sources of envd, in C, and the code interpreter that runs beside it."""
+"""C sources of envd, and the code interpreter that runs with it."""
 OPENAPI = PACKAGE / "gateway" / "control_plane" / "openapi.yaml"
 COMPAT = PACKAGE / "gateway" / "compat"
-"""Locks of the SDKs that the gateway is tried with, and the probes that use them."""
+"""Lock files of the SDKs that the gateway is tested with, and the probes that use them."""
 PYTEST_INI = PACKAGE / "rig" / "pytest.ini"
 """How `coppice run` starts pytest, wherever the rigs come from."""
 RECORD_SCHEMA = PACKAGE / "measure" / "schema" / "run-1.json"
@@ -86,15 +86,15 @@ def front_door(command: str) -> str:
 
 
 def default_results() -> Path:
-    """Where every command puts and looks for records unless told: `./results`."""
+    """The default directory of run records for every command: `./results`."""
     return Path("results")
 
 
 def runtime_directory() -> Path:
-    """Where runs of this user have their directories; gone after a reboot, like what they hold."""
+    """The parent of this user's run directories; its content does not survive a reboot."""
     named = os.environ.get("COPPICE_RUNTIME")
     if named:
-        # Processes and mounts are found by this name: it must not depend on the caller.
+        # Processes and mounts are found by this path, so it must not depend on the caller's cwd.
         return Path(named).resolve()
     for place in ("/run", "/var/run"):  # FreeBSD has only the second
         if os.geteuid() == 0 and os.access(place, os.W_OK):
@@ -106,7 +106,7 @@ def runtime_directory() -> Path:
 
 
 def cache_directory() -> Path:
-    """Where images and checkpoints are kept between runs, and across reboots."""
+    """The cache of images and checkpoints, kept between runs and across reboots."""
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(os.environ.get("COPPICE_CACHE") or Path(base) / "coppice")
 

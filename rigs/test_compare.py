@@ -23,12 +23,12 @@ from harness.host.run import Run
 from harness.measure import memory_linux
 from harness.measure.benchmark import STOPWATCH
 from harness.measure.clock import LADDER, START, calibrated
-from harness.measure.findings import Findings
+from harness.measure.collector import Collector
 from harness.measure.record import Clock, Image, Series
 from harness.paths import cache_directory
 from harness.procedures import reachability, reboot
-from harness.procedures.columns import Column, Stand, columns, held, marked
-from harness.procedures.fleet import Bounds, Fleet, admit, reason
+from harness.procedures.columns import Column, Stand, columns, held_memory, processes_of
+from harness.procedures.fleet import Bounds, SandboxFleet, admit, reason
 from harness.procedures.ladder import RUNGS, Climb
 from harness.rig.info import RigInfo
 from harness.rig.recorder import RigRun
@@ -187,7 +187,7 @@ def stands(
 def absent(column: Column, why: str, **dimensions: int) -> list[Series]:
     """What says on the record that a column was not measured."""
     tier = str(column.tier)
-    findings = Findings(substrate=column.substrate, tier=tier, reason=why, **dimensions)
+    findings = Collector(substrate=column.substrate, tier=tier, reason=why, **dimensions)
     findings.add("measured-here", "1", [0])
     return findings.series
 
@@ -219,7 +219,7 @@ def cold_starts(plan: Plan, part: str, found: Sequence[Stand], say: Say) -> list
             done += stand.visit(concurrency, upto)
         rungs = RUNGS if concurrency == 1 else RUNGS[:3] if upto == "first-reply" else (upto,)
         for column, done in climbs.items():
-            findings = Findings(
+            findings = Collector(
                 substrate=column.substrate, tier=str(column.tier), concurrency=concurrency
             )
             failures = [(i, one.failure) for i, one in enumerate(done) if one.failure]
@@ -277,7 +277,7 @@ def pairs(plan: Plan, found: Sequence[Stand], run: Run, say: Say) -> list[Series
                 ours.append(climb.rungs["first-exec"])
                 plain.append(by_hand)
         substrate, tier = stand.column.substrate, str(stand.column.tier)
-        findings = Findings(beside=substrate)
+        findings = Collector(beside=substrate)
         findings.add("paired-run", "s", ours, failures, substrate=substrate, tier=tier)
         findings.add("plain-run", "s", plain, program="runc")
         series += findings.series
@@ -306,25 +306,25 @@ def fleets(plan: Plan, found: Sequence[Stand], run: Run, say: Say) -> list[Serie
                 continue
             many = min(n, HEAVY_N) if heavy(column) else n
             say(f"memory: {many} of {column}")
-            findings = Findings(substrate=column.substrate, tier=str(column.tier), n=many)
+            findings = Collector(substrate=column.substrate, tier=str(column.tier), n=many)
             _fleet(stand, many, run, findings, REST_S[plan.profile])
             series += findings.series
     return series
 
 
-def _fleet(stand: Stand, n: int, run: Run, findings: Findings, rest_s: float) -> None:
-    before, processes = memory_linux.read(), marked(run)
+def _fleet(stand: Stand, n: int, run: Run, findings: Collector, rest_s: float) -> None:
+    before, processes = memory_linux.read(), processes_of(run)
     each = stand.substrate.memory_per_sandbox(stand.column.tier)
     try:
         admit(n, each, available_memory(), Bounds())
     except NotEnoughMemory as refusal:
         findings.add("host-change", "bytes", [], [(0, reason(refusal))])
         return
-    with Fleet(stand.launch, each) as fleet:
+    with SandboxFleet(stand.launch, each) as fleet:
         came = fleet.bring_up(n)
         time.sleep(rest_s)
         after = [_read() for _ in range(READINGS)]
-        took = held(marked(run) - processes, fleet.sandboxes)
+        took = held_memory(processes_of(run) - processes, fleet.sandboxes)
         up = len(fleet.sandboxes)
     findings.add("bring-up", "s", came.took, came.failures)
     if up:
@@ -359,7 +359,7 @@ def networks(found: Sequence[Stand], run: Run, say: Say) -> list[Series]:
         if not stand.substrate.network:
             continue
         say(f"network: {stand.column}")
-        findings = Findings(substrate=stand.column.substrate, tier=str(stand.column.tier))
+        findings = Collector(substrate=stand.column.substrate, tier=str(stand.column.tier))
         try:
             for one in reachability.matrix(stand, run):
                 findings.add(
@@ -376,14 +376,14 @@ def reboots(found: Sequence[Stand], say: Say) -> list[Series]:
     series: list[Series] = []
     for stand in found:
         say(f"reboot: {stand.column}")
-        findings = Findings(substrate=stand.column.substrate, tier=str(stand.column.tier))
+        findings = Collector(substrate=stand.column.substrate, tier=str(stand.column.tier))
         try:
-            after = reboot.outlives(stand.column)
+            after = reboot.simulate_reboot(stand.column)
         except CoppiceError as error:
             findings.add("state-survives", "1", [], [(0, reason(error))])
         else:
             findings.add("own-kernel", "1", [int(after.own_kernel)], kernel=after.release)
-            findings.add("cards", "1", [after.cards])
+            findings.add("cards", "1", [after.nics])
             findings.add("state-survives", "1", [int(after.state)])
             findings.add("writes-survive", "1", [int(after.writes)])
             findings.add("reply-after-reboot", "s", [after.seconds])

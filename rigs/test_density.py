@@ -23,18 +23,18 @@ from harness.host.run import Run
 from harness.measure import footprint_linux, host_memory, rest_linux
 from harness.measure.benchmark import STOPWATCH
 from harness.measure.clock import calibrated
-from harness.measure.findings import Findings
+from harness.measure.collector import Collector
 from harness.measure.host_memory import HostMemory
 from harness.measure.record import Clock
 from harness.measure.rest_linux import Window
 from harness.network.cubenet import Cubenet, open_cubenet
-from harness.network.endpoint import endpoint
 from harness.network.policy import Policy
-from harness.network.requirements import on_linux
 from harness.paths import cache_directory
 from harness.procedures import fleet_figures
 from harness.procedures.echo import echo
-from harness.procedures.fleet import Bounds, BringUp, Fleet, admit, ask_each
+from harness.procedures.fleet import Bounds, BringUp, SandboxFleet, admit, ask_each
+from harness.procedures.linux_only import require_linux
+from harness.procedures.namespace_endpoint import endpoint
 from harness.rig.discovery import substrates_of
 from harness.rig.info import RigInfo
 from harness.rig.recorder import RigRun, given_options
@@ -194,7 +194,7 @@ def estimate(launch: Callable[[], Sandbox], merger: Merging | None) -> int:
     """Bytes that one sandbox takes which answers and has run a process, as measured on two; merged
     with each other first, where the fleet will be."""
     before = host_memory.read()
-    with Fleet(launch, 0) as pilots:
+    with SandboxFleet(launch, 0) as pilots:
         up = pilots.bring_up(PILOTS)
         ask_each(pilots.sandboxes, lambda sandbox: sandbox.first_exec("pilot"))
         if merger:
@@ -202,23 +202,23 @@ def estimate(launch: Callable[[], Sandbox], merger: Merging | None) -> int:
             while merger.count("full_scans") < scans + SCANS and time.monotonic() < deadline:
                 time.sleep(0.1)
         found = [one for one in map(fleet_figures.footprint_of, pilots.sandboxes) if one]
-        if pilots.sandboxes and not footprint_linux.TOLD:
+        if pilots.sandboxes and not footprint_linux.AVAILABLE:
             taken = before.to_be_had - host_memory.read().to_be_had
             return round(MARGIN * max(taken, 0) / len(pilots.sandboxes))
     if not found:
         why = up.failures[0][1] if up.failures else "its memory cannot be read"
         pytest.fail(f"no sandbox could be measured before the fleet: {why}", pytrace=False)
-    return round(MARGIN * max(one.own for one in found))
+    return round(MARGIN * max(one.private for one in found))
 
 
-def measure(case: Case, run: Run, rig_run: RigRun, profile: str) -> Findings:
+def measure(case: Case, run: Run, rig_run: RigRun, profile: str) -> Collector:
     """One fleet's whole life; its series, and what made it fail."""
     if case.network:
-        on_linux()
+        require_linux()
     substrate = load(case.substrate)
     template = substrate.prepare(run, cache_directory(), TIER)
     rig_run.prepared(template.images, template.accelerator, substrate.tools)
-    findings = Findings(
+    findings = Collector(
         substrate=case.substrate,
         n=case.n,
         sharing=str(case.sharing),
@@ -238,7 +238,7 @@ def measure(case: Case, run: Run, rig_run: RigRun, profile: str) -> Findings:
         fleet_figures.host_memory_parts(findings, "before", before)
         began = time.perf_counter()
         launch = stack.enter_context(maker.standing())
-        fleet = stack.enter_context(Fleet(launch, each))
+        fleet = stack.enter_context(SandboxFleet(launch, each))
         bring_up(findings, fleet.bring_up(case.n, began))
         if fleet.sandboxes:
             touch = profile == "full" or case.sharing in TOUCHED_IN_QUICK
@@ -248,12 +248,10 @@ def measure(case: Case, run: Run, rig_run: RigRun, profile: str) -> Findings:
             if profile == "full":
                 fleet_figures.wakes(findings, fleet.sandboxes[0])
         rig_run.end()
-    # The parts of the host's total are many: they come last.
-    findings.series.sort(key=lambda one: one.metric == "host-memory")
     return findings
 
 
-def packets(findings: Findings, sandboxes: Sequence[Sandbox], run: Run, net: Cubenet) -> None:
+def packets(findings: Collector, sandboxes: Sequence[Sandbox], run: Run, net: Cubenet) -> None:
     """A packet to every sandbox and back, from a neighbour that may ask all of them."""
     with endpoint(run, net, ASKERS) as asker, echo(asker.namespace) as asking:
         found = ask_each(sandboxes, lambda one: asking.ask(one.identity.address))
@@ -270,7 +268,7 @@ def _admit(case: Case, each: int) -> None:
         pytest.skip(f"not measured on this host: {refusal.args[0]}")
 
 
-def bring_up(findings: Findings, up: BringUp) -> None:
+def bring_up(findings: Collector, up: BringUp) -> None:
     """How long each took, and the curve: when each was up."""
     findings.add("bring-up", "s", up.took, up.failures)
     findings.add("bring-up-at", "s", up.up_at)
@@ -281,7 +279,7 @@ def bring_up(findings: Findings, up: BringUp) -> None:
 
 
 def live(
-    findings: Findings,
+    findings: Collector,
     sandboxes: Sequence[Sandbox],
     before: HostMemory,
     merger: Merging | None,
@@ -292,7 +290,7 @@ def live(
     window = rest(findings, sandboxes, before, merger, "idle")
     reached(AT_REST)
     if merger:
-        merger.ease()
+        merger.scan_slowly()
         window = rest_linux.watch(pids_of(sandboxes))
         findings.add("scanner-cpu", "1", [window.scanner_cpu_s / window.seconds])
     findings.add("idle-cpu", "1", [window.fleet.cpu_s / window.seconds])
@@ -311,7 +309,7 @@ def live(
 
 
 def work(
-    findings: Findings, sandboxes: Sequence[Sandbox], before: HostMemory, merger: Merging | None
+    findings: Collector, sandboxes: Sequence[Sandbox], before: HostMemory, merger: Merging | None
 ) -> None:
     """The cost of work: every guest writes to its memory, then the same figures again."""
     touched = ask_each(sandboxes, _touch)
@@ -331,7 +329,7 @@ def pids_of(sandboxes: Sequence[Sandbox]) -> Sequence[int]:
 
 
 def rest(
-    findings: Findings,
+    findings: Collector,
     sandboxes: Sequence[Sandbox],
     before: HostMemory,
     merger: Merging | None,
@@ -344,7 +342,7 @@ def rest(
         return merger is None or merger.count("full_scans") >= scans + SCANS
 
     if merger:
-        merger.hurry()
+        merger.scan_fast()
     pids = pids_of(sandboxes)
     found = rest_linux.settle(before, lambda: rest_linux.watch(pids), scanned)
     failures = [] if found.reached else [(0, "not at rest within the limit")]
@@ -389,11 +387,11 @@ def test_density(
     case: Case, benchmark: BenchmarkFixture, run: Run, rig_run: RigRun, profile: str
 ) -> None:
     findings = measure(case, run, rig_run, profile)
+    # The parts of the host's total are many: they come last.
+    series = sorted(findings.series, key=lambda one: one.metric == "host-memory")
     repeat = {"substrate": case.substrate, "sharing": str(case.sharing), "n": str(case.n)}
-    record = rig_run.write(
-        RIG, Path(__file__), findings.series, clock(), repeat, broken=findings.broken
-    )
-    replies = next((one for one in findings.series if one.metric == "reply"), None)
+    record = rig_run.write(RIG, Path(__file__), series, clock(), repeat, broken=findings.broken)
+    replies = next((one for one in series if one.metric == "reply"), None)
     assert replies and replies.samples, (
         f"no sandbox of the fleet answered: {findings.broken or 'none came up'}"
     )

@@ -21,7 +21,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 
 from harness.errors import SandboxError, Unsupported, UsageError
 from harness.gateway.compat.environments import Sdk, all_sdks, newest
-from harness.gateway.gateway_process import Running, gateway
+from harness.gateway.gateway_process import GatewayProcess, running_gateway
 from harness.gateway.requirements import requirements
 from harness.host.run import Run
 from harness.measure.benchmark import STOPWATCH
@@ -46,7 +46,7 @@ def chosen(options: Mapping[str, str], profile: str = "quick") -> Sequence[Sdk]:
 
 
 POOL = {"smoke": "2", "quick": "4", "full": "4"}
-"""Sandboxes of each template that wait."""
+"""Sandboxes that are kept ready for each template."""
 
 RIG = RigInfo(
     id="e2b-compat",
@@ -61,12 +61,12 @@ RIG = RigInfo(
 LIMIT_S = 400.0
 
 
-def cells(sdk: Sdk, served: Running) -> Iterator[Mapping[str, Any]]:
+def cells(sdk: Sdk, served: GatewayProcess) -> Iterator[Mapping[str, Any]]:
     """What the probe says of every operation, from one run with this SDK."""
     words = sdk.command(cache_directory())
     kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
     done = subprocess.run(
-        words, env={**kept, **served.variables}, capture_output=True, timeout=LIMIT_S
+        words, env={**kept, **served.sdk_environment}, capture_output=True, timeout=LIMIT_S
     )
     lines = done.stdout.decode().splitlines()
     if not lines:
@@ -86,15 +86,15 @@ def test_e2b_compat(benchmark: BenchmarkFixture, run: Run, rig_run: RigRun, prof
     with ExitStack() as stack:
         served = {
             tls: stack.enter_context(
-                gateway(run, "--pool", POOL[profile], *(["--tls"] if tls else []))
+                running_gateway(run, "--pool", POOL[profile], *(["--tls"] if tls else []))
             )
-            for tls in sorted({sdk.insists_on_tls for sdk in sdks})
+            for tls in sorted({sdk.requires_tls for sdk in sdks})
         }
         rig_run.prepared((), None, RIG.tools)
         rig_run.begin()
         for sdk in sdks:
             try:
-                found = list(cells(sdk, served[sdk.insists_on_tls]))
+                found = list(cells(sdk, served[sdk.requires_tls]))
             except Unsupported as error:
                 missing.append(str(error))
                 continue
@@ -102,7 +102,7 @@ def test_e2b_compat(benchmark: BenchmarkFixture, run: Run, rig_run: RigRun, prof
                 if not cell.get("absent"):
                     note(cell, sdk, into)
         rig_run.end()
-    series = into.series()
+    series = into.series
     if not series:
         raise Unsupported("; ".join(missing))
     record = rig_run.write(RIG, Path(__file__), series, clock())
@@ -113,11 +113,11 @@ def test_e2b_compat(benchmark: BenchmarkFixture, run: Run, rig_run: RigRun, prof
 def note(cell: Mapping[str, Any], sdk: Sdk, into: Collector) -> None:
     what: dict[str, Scalar] = {
         "sdk": sdk.name, "operation": cell["operation"], "plane": cell["plane"],
-        **({"over": "https"} if sdk.insists_on_tls else {}),
+        **({"over": "https"} if sdk.requires_tls else {}),
     }  # fmt: skip
-    into.add("endpoint", [float(cell["works"])], what, "1", "higher")
+    into.add("endpoint", "1", [float(cell["works"])], (), "higher", **what)
     if not cell["works"]:
-        into.fail("endpoint", cell["message"], what, "1", "higher")
+        into.fail("endpoint", "1", cell["message"], "higher", **what)
 
 
 def clock() -> Clock:

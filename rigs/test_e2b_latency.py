@@ -28,7 +28,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 
 from harness.errors import SandboxError, Unsupported
 from harness.gateway.compat.environments import PYTHON, newest
-from harness.gateway.gateway_process import Running, gateway
+from harness.gateway.gateway_process import GatewayProcess, running_gateway
 from harness.gateway.requirements import requirements
 from harness.host.run import Run
 from harness.measure.benchmark import STOPWATCH
@@ -71,7 +71,7 @@ Batch = Callable[[str, int], Sequence[Sample]]
 class Client:
     """Plain HTTP, without an SDK: what the API itself takes."""
 
-    def __init__(self, served: Running) -> None:
+    def __init__(self, served: GatewayProcess) -> None:
         self._served = served
         self._line = http.client.HTTPConnection("127.0.0.1", served.port, timeout=120)
         self._line.connect()
@@ -130,7 +130,7 @@ _EXPECTED = {"command": base64.b64encode(b"ready\n"), "code": b'"text": "2"'}
 
 
 @contextmanager
-def over_http(served: Running, concurrency: int) -> Iterator[Batch]:
+def over_http(served: GatewayProcess, concurrency: int) -> Iterator[Batch]:
     """A batch over plain HTTP."""
 
     def batch(kind: str, rounds: int) -> Sequence[Sample]:
@@ -167,13 +167,13 @@ def over_http(served: Running, concurrency: int) -> Iterator[Batch]:
 
 
 @contextmanager
-def over_sdk(served: Running, concurrency: int) -> Iterator[Batch]:
+def over_sdk(served: GatewayProcess, concurrency: int) -> Iterator[Batch]:
     """A batch over the newest SDK, in a process of its own."""
     python = newest().python(cache_directory())
     kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
     words = [str(python), str(PYTHON / "latency.py"), str(concurrency)]
     with subprocess.Popen(
-        words, env={**kept, **served.variables}, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        words, env={**kept, **served.sdk_environment}, stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as process:
         assert process.stdin and process.stdout
         if process.stdout.readline() != b"warm\n":
@@ -196,18 +196,20 @@ def over_sdk(served: Running, concurrency: int) -> Iterator[Batch]:
 def take(into: Collector, kind: str, said: Sequence[Sample], what: Facts) -> None:
     for one in said:
         if "failed" in one:
-            into.fail(_WHOLE[kind], one["failed"], what)
+            into.fail(_WHOLE[kind], "s", one["failed"], **what)
         for metric in METRICS:
             # Of many at once, some are asked for more while others are being created.
             mixed = metric == "create-headers" and kind != "create" and what["concurrency"] != 1
             if metric in one and not mixed:
-                into.add(metric, [one[metric]], what)
+                into.add(metric, "s", [one[metric]], **what)
 
 
 _WHOLE = {"create": "create-headers", "command": "first-command", "code": "first-run-code"}
 
 
-def measure(served: Running, substrate: str, profile: str, pool: int, into: Collector) -> None:
+def measure(
+    served: GatewayProcess, substrate: str, profile: str, pool: int, into: Collector
+) -> None:
     """Every concurrency over HTTP and over the SDK."""
 
     def measured(batch: Batch, concurrency: int, what: Facts) -> None:
@@ -240,8 +242,8 @@ def test_e2b_latency(benchmark: BenchmarkFixture, run: Run, rig_run: RigRun, pro
     into = Collector()
     pool = max(CONCURRENCIES[profile])
     with (
-        gateway(run, "--pool", str(pool), "--no-network", "--only", TEMPLATE) as served,
-        gateway(run, "--substrate", "noop") as nothing,
+        running_gateway(run, "--pool", str(pool), "--no-network", "--only", TEMPLATE) as served,
+        running_gateway(run, "--substrate", "noop") as nothing,
     ):
         served.wait_for_pool(TEMPLATE, pool)
         rig_run.prepared((), None, RIG.tools)
@@ -250,7 +252,7 @@ def test_e2b_latency(benchmark: BenchmarkFixture, run: Run, rig_run: RigRun, pro
             measure(nothing, "noop", profile, pool, into)
             measure(served, "qemu", profile, pool, into)
         rig_run.end()
-    series = into.series()
+    series = into.series
     record = rig_run.write(RIG, Path(__file__), series, clock())
     shown = next(one for one in series if one.dimensions["substrate"] == "qemu" and one.samples)
     rig_run.deliver(benchmark, shown, record)

@@ -23,9 +23,10 @@ from harness.measure.clock import calibrated
 from harness.measure.collector import Collector
 from harness.measure.record import Clock, Facts
 from harness.network.cubenet import open_cubenet
-from harness.network.requirements import on_linux, requirements
-from harness.procedures.endpoints import build, eventually
-from harness.procedures.network_paths import Way, ways
+from harness.network.requirements import requirements
+from harness.procedures.linux_only import require_linux
+from harness.procedures.network_paths import OpenPath, open_paths
+from harness.procedures.peers import build, eventually
 from harness.rig.info import RigInfo
 from harness.rig.recorder import RigRun
 
@@ -79,7 +80,7 @@ IN_GUESTS = 10
 class Caller:
     """One way with its servers running, and how their clients are called there."""
 
-    way: Way
+    way: OpenPath
     netperf: Sequence[str]
     exchange: Sequence[str]
 
@@ -89,7 +90,7 @@ class Caller:
         return {**self.way.dimensions, "tool": tool, **said}
 
 
-def caller(way: Way, own: Path) -> Caller:
+def caller(way: OpenPath, own: Path) -> Caller:
     """Start both servers and wait until they answer."""
     asks, answers = way.asks, way.answers
     answers.serve([*answers.equip("netserver"), "-D", "-4", "-p", NETPERF_PORT])
@@ -110,11 +111,11 @@ def netperf(one: Caller, plan: Plan, into: Collector) -> None:
         values = [float(value) for value in said.split(",")]
     except (SandboxError, ValueError, IndexError) as error:
         for name in STATISTICS.values():
-            into.fail("rtt", f"netperf: {error.args[0]}", one.by("netperf", name))
+            into.fail("rtt", "s", f"netperf: {error.args[0]}", **one.by("netperf", name))
         return
     for name, value in zip(STATISTICS.values(), values, strict=False):
-        into.add("rtt", [value * MICROSECOND], one.by("netperf", name))
-    into.add("transactions", values[-1:], one.by("netperf"), "1/s", "higher")
+        into.add("rtt", "s", [value * MICROSECOND], **one.by("netperf", name))
+    into.add("transactions", "1/s", values[-1:], (), "higher", **one.by("netperf"))
 
 
 def exchange(one: Caller, plan: Plan, into: Collector) -> None:
@@ -124,14 +125,14 @@ def exchange(one: Caller, plan: Plan, into: Collector) -> None:
     words = [*one.exchange, "ask", one.way.answers.address, EXCHANGE_PORT, str(count), str(keep)]
     try:
         said = one.way.asks.run(words, TIMEOUT_S)
-        into.add("rtt", [int(line) * 1e-9 for line in said.split()], one.by("exchange"))
+        into.add("rtt", "s", [int(line) * 1e-9 for line in said.split()], **one.by("exchange"))
     except SandboxError as error:
-        into.fail("rtt", f"exchange: {error.args[0]}", one.by("exchange"))
+        into.fail("rtt", "s", f"exchange: {error.args[0]}", **one.by("exchange"))
 
 
 @pytest.mark.benchmark(timer=STOPWATCH)
 def test_net_rtt(benchmark: BenchmarkFixture, run: Run, rig_run: RigRun, profile: str) -> None:
-    on_linux()
+    require_linux()
     plan = PLANS[profile]
     for tool in RIG.tools:
         need(tool)
@@ -139,7 +140,7 @@ def test_net_rtt(benchmark: BenchmarkFixture, run: Run, rig_run: RigRun, profile
     with ExitStack() as stack:
         net = stack.enter_context(open_cubenet(run))
         own = build("exchange", run.directory)
-        found = [caller(way, own) for way in ways(run, net, stack)]
+        found = [caller(way, own) for way in open_paths(run, net, stack)]
         rig_run.prepared((), None, ("netperf", "qemu-system-x86_64"))
         rig_run.begin()
         for number in range(plan.passes):
@@ -147,7 +148,7 @@ def test_net_rtt(benchmark: BenchmarkFixture, run: Run, rig_run: RigRun, profile
                 netperf(one, plan, into)
                 exchange(one, plan, into)
         rig_run.end()
-    series = into.series()
+    series = into.series
     record = rig_run.write(RIG, Path(__file__), series, clock())
     claimed = [one for one in series if one.dimensions == CLAIMED]
     assert claimed and claimed[0].samples, "no round trip under policy was measured"

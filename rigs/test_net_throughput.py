@@ -24,9 +24,10 @@ from harness.measure.clock import calibrated
 from harness.measure.collector import Collector
 from harness.measure.record import Clock, Facts
 from harness.network.cubenet import open_cubenet
-from harness.network.requirements import on_linux, requirements
-from harness.procedures.endpoints import eventually
-from harness.procedures.network_paths import Way, ways
+from harness.network.requirements import requirements
+from harness.procedures.linux_only import require_linux
+from harness.procedures.network_paths import OpenPath, open_paths
+from harness.procedures.peers import eventually
 from harness.rig.info import RigInfo
 from harness.rig.recorder import RigRun
 
@@ -64,14 +65,14 @@ PLANS = {"smoke": Plan(1, 1, 0), "quick": Plan(2, 1, 0), "full": Plan(10, 3, 1)}
 class Caller:
     """One way with its server running, and how the client is called there."""
 
-    way: Way
+    way: OpenPath
     iperf3: Sequence[str]
 
     def by(self, streams: int) -> Facts:
         return {**self.way.dimensions, "streams": streams, "tool": "iperf3"}
 
 
-def caller(way: Way) -> Caller:
+def caller(way: OpenPath) -> Caller:
     """Start the server and wait until it answers."""
     way.answers.serve([*way.answers.equip("iperf3"), "-s", "-4", "-p", PORT])
     found = Caller(way, way.asks.equip("iperf3"))
@@ -88,14 +89,15 @@ def measure(one: Caller, streams: int, plan: Plan, into: Collector) -> None:
     try:
         end = _end(one.way.asks.run(words, plan.seconds + plan.omitted + TIMEOUT_S))
     except (SandboxError, ValueError, KeyError) as error:
-        into.fail("throughput", f"iperf3: {error.args[0]}", by, "bytes/s", "higher")
+        into.fail("throughput", "bytes/s", f"iperf3: {error.args[0]}", "higher", **by)
         return
     # What has arrived, not what was given to the kernel.
-    into.add("throughput", [end["sum_received"]["bits_per_second"] / BITS], by, "bytes/s", "higher")
-    into.add("retransmits", [end["sum_sent"]["retransmits"]], by, "1")
+    received = end["sum_received"]["bits_per_second"] / BITS
+    into.add("throughput", "bytes/s", [received], (), "higher", **by)
+    into.add("retransmits", "1", [end["sum_sent"]["retransmits"]], **by)
     for side, name in (("asks", "host_total"), ("answers", "remote_total")):
         share = end["cpu_utilization_percent"][name] / 100
-        into.add("cpu", [share], {**by, "end": side}, "1")
+        into.add("cpu", "1", [share], **by, end=side)
 
 
 def _end(said: str) -> dict[str, Any]:
@@ -110,14 +112,14 @@ def _end(said: str) -> dict[str, Any]:
 def test_net_throughput(
     benchmark: BenchmarkFixture, run: Run, rig_run: RigRun, profile: str
 ) -> None:
-    on_linux()
+    require_linux()
     plan = PLANS[profile]
     for tool in RIG.tools:
         need(tool)
     into = Collector()
     with ExitStack() as stack:
         net = stack.enter_context(open_cubenet(run))
-        found = [caller(way) for way in ways(run, net, stack)]
+        found = [caller(way) for way in open_paths(run, net, stack)]
         rig_run.prepared((), None, ("iperf3", "qemu-system-x86_64"))
         rig_run.begin()
         for number in range(plan.passes):
@@ -125,7 +127,7 @@ def test_net_throughput(
                 for streams in STREAMS:
                     measure(one, streams, plan, into)
         rig_run.end()
-    series = into.series()
+    series = into.series
     record = rig_run.write(RIG, Path(__file__), series, clock())
     claimed = [
         one

@@ -111,10 +111,10 @@ def test_policy_churn(benchmark: BenchmarkFixture, run: Run, rig_run: RigRun, pr
             for world in worlds if number % 2 == 0 else reversed(worlds):
                 dimensions: Facts = {**packet_filters.FACTS, "n": world.n}
                 for added, removed in [world.turn() for _ in range(TURNS)]:
-                    into.add("rule-add", [added], dimensions)
-                    into.add("rule-remove", [removed], dimensions)
+                    into.add("rule-add", "s", [added], **dimensions)
+                    into.add("rule-remove", "s", [removed], **dimensions)
         rig_run.end()
-    series = into.series()
+    series = into.series
     record = rig_run.write(RIG, Path(__file__), series, clock())
     adds = [one for one in series if one.metric == "rule-add"]
     claimed = next((one for one in adds if one.dimensions["n"] == CLAIMED), adds[-1])

@@ -49,7 +49,7 @@ from harness.network.cubenet import NOTHING
 from harness.network.policy import Policy
 from harness.network.protocol import Network
 from harness.procedures import packet_filters
-from harness.procedures.endpoints import build
+from harness.procedures.peers import build
 from harness.rig.info import RigInfo
 from harness.rig.recorder import RigRun
 
@@ -156,12 +156,12 @@ class Traffic:
 
 def flip(net: Network, run: Run, case: Case, stack: ExitStack) -> tuple[Traffic, Sequence[Change]]:
     """Send, and change the policy so many times; what happened."""
-    answers = stack.enter_context(packet_filters.plugged(run, net))
-    asks = stack.enter_context(packet_filters.plugged(run, net))
+    answers = stack.enter_context(packet_filters.open_endpoint(run, net))
+    asks = stack.enter_context(packet_filters.open_endpoint(run, net))
     first, second = policies(answers.address, case)
     net.apply(asks.id, first)
-    sender = stack.enter_context(packet_filters.party(run, asks))
-    receiver = stack.enter_context(packet_filters.party(run, answers))
+    sender = stack.enter_context(packet_filters.peer(run, asks))
+    receiver = stack.enter_context(packet_filters.peer(run, answers))
     sender.pin(0)
     receiver.pin(1)
     ports = [str(port) for port in PORTS]
@@ -261,17 +261,17 @@ def collect(traffic: Traffic, changes: Sequence[Change], by: Facts, into: Collec
         reason = "nothing was sent between this call's return and the next call"
         for kind, nanoseconds in (("allow", one.allowing_ns), ("deny", one.denying_ns)):
             if nanoseconds is None:
-                into.fail("enforcement", reason, {**by, "change": kind})
+                into.fail("enforcement", "s", reason, **by, change=kind)
             else:
-                into.add("enforcement", [nanoseconds * 1e-9], {**by, "change": kind})
+                into.add("enforcement", "s", [nanoseconds * 1e-9], **by, change=kind)
         for metric, count in (("leaked-packets", one.leaked), ("torn-packets", one.torn)):
             if one.after or count:
-                into.add(metric, [count], by, "1")
+                into.add(metric, "1", [count], **by)
             else:
-                into.fail(metric, reason, by, "1")
-    into.add("policy-update", [(c.returned_ns - c.called_ns) * 1e-9 for c in changes], by)
+                into.fail(metric, "1", reason, **by)
+    into.add("policy-update", "s", [(c.returned_ns - c.called_ns) * 1e-9 for c in changes], **by)
     seconds = (traffic.sent_ns[-1] - traffic.sent_ns[0]) * 1e-9
-    into.add("sent", [len(traffic.sent_ns) / seconds], by, "1/s", "higher")
+    into.add("sent", "1/s", [len(traffic.sent_ns) / seconds], (), "higher", **by)
 
 
 @pytest.mark.benchmark(timer=STOPWATCH)
@@ -298,7 +298,7 @@ def test_policy_enforcement(
         rig_run.end()
         for case, traffic, changes in seen:
             collect(traffic, changes, case.dimensions, into)
-    series = into.series()
+    series = into.series
     record = rig_run.write(RIG, Path(__file__), series, clock())
     claimed = next(
         one

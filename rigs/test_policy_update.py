@@ -129,7 +129,7 @@ class ByCubenet:
         if new.allow:
             self._engine.apply(self._subject, new)
         else:
-            self._engine.nothing()
+            self._engine.empty_change()
 
     def holds(self, address: str) -> bool:
         return self._engine.holds(self._subject, Destination.parse(address))
@@ -311,9 +311,9 @@ def test_policy_update(
             for one in found if number % 2 == 0 else reversed(found):
                 rounds = ROUNDS[profile] if one.n < FEW_FROM else ROUNDS[profile] // FEWER
                 times = one.times(max(rounds // PASSES, 2))
-                into.add("policy-update", times, one.dimensions)
+                into.add("policy-update", "s", times, **one.dimensions)
         rig_run.end()
-    series = into.series()
+    series = into.series
     record = rig_run.write(RIG, Path(__file__), series, clock())
     claimed = next((one for one in series if one.dimensions == CLAIMED), series[-1])
     rig_run.deliver(benchmark, claimed, record)

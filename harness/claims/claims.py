@@ -1,8 +1,7 @@
-"""Claims as data: who says what, under which clock, and which series of ours can answer.
+"""Claims as data: who claims what, under which clock, and which of our series can answer.
 
-`claims.yaml` beside this file holds them. What a claim says stands in results/published/, once;
-here stands its wording, what it is thought to have measured, and what answers it. Adding a claim is
-adding an entry.
+`claims.yaml` beside this file has the wording of each claim, what it probably measured, and what
+answers it; the claimed value is in results/published/ only. Adding a claim means adding an entry.
 """
 
 from __future__ import annotations
@@ -24,17 +23,18 @@ STATISTICS = ("p50", "p90", "p95", "p99", "mean", "min", "max", "sum", "count")
 
 
 class ClaimError(PublishedError):
-    """An entry of claims.yaml that must not be shown as it stands."""
+    """An invalid entry in claims.yaml."""
 
 
 @dataclass(frozen=True)
 class Answer:
-    """A series of ours that speaks to a claim.
+    """One of our series that can answer a claim.
 
-    `where` are dimensions that it must have; `holds` says on which side of the claimed value ours
-    must lie; `comparable` whether the two measure the same thing, and `why` or why not. `per`
-    names a metric of the same record whose samples are counted, to divide by. `pooled` takes the
-    samples of every series that fits, not of one. `bound` stands for a claim that is no number.
+    `where` has the dimensions that it must have; `holds` says on which side of the claimed value
+    our figure must be; `comparable` whether both measure the same thing, and `why` or why not.
+    `per` names a metric of the same record; our figure is divided by the number of its samples.
+    `pooled` uses the samples of all matching series together. `bound` is the limit if the claim
+    has no number.
     """
 
     rig: str
@@ -51,16 +51,16 @@ class Answer:
 
     def __post_init__(self) -> None:
         if self.holds not in HOLDS or self.statistic not in STATISTICS:
-            raise ValueError(f"holds is one of {HOLDS}, statistic one of {STATISTICS}")
+            raise ValueError(f"holds must be one of {HOLDS} and statistic one of {STATISTICS}")
         if not isinstance(self.comparable, bool) or not self.why:
-            raise ValueError("comparable is true or false, and why says why")
+            raise ValueError("comparable must be true or false, and why must not be empty")
 
 
 @dataclass(frozen=True)
 class Claim:
-    """One claim: `figure` is its value as published; `uses` the rung or definition behind it.
+    """One claim: `figure` is its value as published, `uses` the rung or definition behind it.
 
-    `quote` is its wording, or where `verbatim` is False what it says in ours.
+    `quote` is its wording, or our paraphrase if `verbatim` is False.
     """
 
     id: str
@@ -74,7 +74,7 @@ class Claim:
     verbatim: bool = True
 
     def bound(self, answer: Answer) -> float | None:
-        """The value that ours is set against, in the figure's unit."""
+        """The value that our figure is compared with, in the figure's unit."""
         if answer.bound is not None:
             return answer.bound
         if answer.holds == "at-most" and self.figure.upper is not None:
@@ -86,7 +86,7 @@ _KEYS = {one.name for one in fields(Claim)}
 
 
 def load(figures: Sequence[Figure], file: Path = CLAIMS_FILE) -> Sequence[Claim]:
-    """Every claim in the file's order. Raises ClaimError, which names the entry."""
+    """Every claim, in the file's order. Raises ClaimError, which names the entry."""
     known = {one.id: one for one in figures}
     try:
         data = yaml.load(file.read_text(), SAFE)
@@ -97,7 +97,7 @@ def load(figures: Sequence[Figure], file: Path = CLAIMS_FILE) -> Sequence[Claim]
         name = f"{file.name}: {one.get('id', number) if isinstance(one, dict) else number}"
         found.append(_claim(one, known, name))
         if any(before.id == found[-1].id for before in found[:-1]):
-            raise ClaimError(f"{name}: that id is taken")
+            raise ClaimError(f"{name}: duplicate id")
     return found
 
 
@@ -110,15 +110,17 @@ def _claim(data: Any, known: Mapping[str, Figure], name: str) -> Claim:
         raise ClaimError(f"{name}: missing {missing}, unknown {unknown}")
     if data["figure"] not in known:
         raise ClaimError(
-            f"{name}: no published figure is called {data['figure']!r}",
+            f"{name}: unknown published figure {data['figure']!r}",
             hint="add it to a file in results/published/, with its source and date",
         )
     try:
         answers = [Answer(**one) for one in data.get("answers", ())]
     except (TypeError, ValueError) as error:
-        raise ClaimError(f"{name}: an answer is wrong: {error}") from error
+        raise ClaimError(f"{name}: invalid answer: {error}") from error
     claim = Claim(**{**data, "figure": known[data["figure"]], "answers": answers})
     for answer in answers:
         if answer.comparable and claim.bound(answer) is None:
-            raise ClaimError(f"{name}: nothing to compare with: give {answer.metric} a bound")
+            raise ClaimError(
+                f"{name}: the claim has no number: give the answer {answer.metric} a bound"
+            )
     return claim

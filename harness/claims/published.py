@@ -9,7 +9,7 @@ One file per publisher::
         as_written: 3 906 ms     # how the source writes it: that is what pages show
         value: 3.906             # the same in plain SI, seconds or bytes; `unit` says which
 
-`value` and `as_written` are checked against each other, so that neither can slip alone.
+`value` and `as_written` are checked against each other, so that a typing error in either is found.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from harness import paths
 from harness.errors import CoppiceError
 
 SAFE: type[yaml.SafeLoader] | type[yaml.CSafeLoader] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-"""Loads plain data only; ten times as fast where libyaml is there."""
+"""Loads plain data only; ten times as fast if libyaml is installed."""
 
 LABELS = {
-    "advertised": "the vendor says so, without a method that could be repeated",
-    "vendor-measured": "the vendor measured it and says how",
-    "third-party": "somebody else measured it",
+    "advertised": "stated by the vendor, without a repeatable method",
+    "vendor-measured": "measured by the vendor, with a stated method",
+    "third-party": "measured by another party",
 }
 UNITS = ("s", "bytes", "1", "bytes/s", "1/s")
 CLOCKS_FILE = paths.CLOCKS
@@ -68,14 +68,14 @@ _ID = re.compile(r"[a-z0-9]+([.-][a-z0-9]+)*")
 
 
 class PublishedError(CoppiceError):
-    """A file under results/published/ that must not be shown as it stands."""
+    """An invalid file under results/published/."""
 
     exit_code = 65
 
 
 @dataclass(frozen=True)
 class PublishedClock:
-    """How figures of one clock were taken; `ours` is our nearest rung or metric."""
+    """How figures of one clock were measured; `ours` is our nearest rung or metric."""
 
     id: str
     kind: str
@@ -87,7 +87,7 @@ class PublishedClock:
 
 @dataclass(frozen=True)
 class Figure:
-    """One published figure. `value` (and `upper`, of a range) is in `unit`; None: no number."""
+    """One published figure. `value` (and `upper`, for a range) is in `unit`; None: no number."""
 
     id: str
     publisher: str
@@ -113,7 +113,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class Quantity:
-    """What `as_written` says, in plain SI."""
+    """The value of `as_written`, in SI units."""
 
     low: float
     high: float | None
@@ -138,9 +138,9 @@ _REQUIRED = (
 
 
 def quantity(written: str) -> Quantity | None:
-    """Parse text such as "~26 MiB", "6–16 ms", "9/17"; None when it holds no digit.
+    """Parse text such as "~26 MiB", "6–16 ms", "9/17"; None if it has no digit.
 
-    Raises ValueError when it holds one and is not of that form.
+    Raises ValueError if it has a digit but another form.
     """
     if not any(sign.isdigit() for sign in written):
         return None
@@ -159,13 +159,13 @@ def quantity(written: str) -> Quantity | None:
 
 @functools.cache
 def clocks() -> Mapping[str, PublishedClock]:
-    """Every clock id that a published figure may name."""
+    """Every clock that a published figure may name, by id."""
     found = yaml.safe_load(CLOCKS_FILE.read_text())
     return {name: PublishedClock(id=name, **facts) for name, facts in found.items()}
 
 
 def load(directory: Path) -> Sequence[Figure]:
-    """Every figure under `directory`, by file and then in the file's order.
+    """Every figure under `directory`, file by file, in order.
 
     Raises PublishedError, which names the file and the figure's id.
     """
@@ -174,7 +174,7 @@ def load(directory: Path) -> Sequence[Figure]:
     for path in sorted(directory.glob("*.yaml")):
         for one in _load_file(path):
             if one.id in seen:
-                raise PublishedError(f"{path}: {one.id}: that id is in {seen[one.id]} already")
+                raise PublishedError(f"{path}: {one.id}: duplicate id, also in {seen[one.id]}")
             seen[one.id] = path
             figures.append(one)
     return figures
@@ -212,18 +212,18 @@ def _figure(facts: Mapping[str, Any], name: str) -> Figure:
         raise PublishedError(f"{name}: {', '.join(not_text)} must be text (put it in quotes)")
     one = Figure(**facts)
     if not _ID.fullmatch(one.id):
-        raise PublishedError(f"{name}: an id is lower-case words joined by dots and hyphens")
+        raise PublishedError(f"{name}: an id must be lower-case words joined by dots and hyphens")
     if one.clock not in clocks():
         raise PublishedError(
             f"{name}: unknown clock {one.clock!r}",
-            hint=f"one of {', '.join(clocks())}, or a new one in {CLOCKS_FILE.name}",
+            hint=f"one of {', '.join(clocks())}, or add a new one to {CLOCKS_FILE.name}",
         )
     if one.label not in LABELS:
         raise PublishedError(f"{name}: unknown label {one.label!r}: one of {', '.join(LABELS)}")
     if one.unit not in UNITS:
         raise PublishedError(f"{name}: unknown unit {one.unit!r}: one of {', '.join(UNITS)}")
     if not _WHEN.fullmatch(one.when):
-        raise PublishedError(f"{name}: when is a date, a year or unknown, not {one.when!r}")
+        raise PublishedError(f"{name}: when must be a date, a year or unknown, not {one.when!r}")
     if not one.source.startswith("https://"):
         raise PublishedError(f"{name}: source must be an https address, not {one.source!r}")
     _agrees(one, name)
@@ -231,14 +231,14 @@ def _figure(facts: Mapping[str, Any], name: str) -> Figure:
 
 
 def _agrees(one: Figure, name: str) -> None:
-    """Raise unless value, upper, of and unit say what as_written says."""
+    """Raise unless value, upper, of and unit agree with as_written."""
     try:
         read = quantity(one.as_written)
     except ValueError as error:
         raise PublishedError(f"{name}: {error}") from error
     if read is None:
         if one.value is not None:
-            raise PublishedError(f"{name}: a value, but no number in {one.as_written!r}")
+            raise PublishedError(f"{name}: value given, but no number in {one.as_written!r}")
         return
     if read.unit != one.unit:
         raise PublishedError(f"{name}: {one.as_written!r} is in {read.unit}, not {one.unit}")

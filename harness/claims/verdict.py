@@ -1,4 +1,4 @@
-"""What a record says of a claim. Reads samples and never measures; has no input or output."""
+"""The verdict of a record on a claim. Pure functions of samples: no input or output."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from harness.measure import statistics
 from harness.measure.statistics import Estimate
 
 OLD_DAYS = 180
-"""A record older than this says nothing of today."""
+"""A record older than this is stale."""
 _PERCENT = {"p50": 50, "p90": 90, "p95": 95, "p99": 99}
 _COUNTED = ("min", "max", "sum", "count")
-"""Statistics that are of all there was: nothing is estimated."""
+"""Statistics of all samples, which need no estimate or interval."""
 
 
 class Verdict(enum.StrEnum):
-    """In the words that pages use."""
+    """The verdicts, as pages show them."""
 
     SUPPORTED = "supported"
     CONTRADICTED = "contradicted"
@@ -31,7 +31,7 @@ class Verdict(enum.StrEnum):
 
 @dataclass(frozen=True)
 class Evidence:
-    """The series that answers, from one record. `divisor` is what the answer's `per` counted."""
+    """The series that answers, from one record. `divisor` counts the answer's `per` metric."""
 
     samples: Sequence[float]
     failed: int = 0
@@ -42,10 +42,10 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Finding:
-    """A verdict, our estimate in the claim's unit, and what a reader must know.
+    """A verdict, our estimate in the claim's unit, and the reasons.
 
-    `needed`: how many samples it would take, for an inconclusive one. `was`: the verdict that a
-    stale record gave when it was measured.
+    `needed` is the number of samples that would decide an inconclusive one. `was` is the verdict
+    that a stale record had when it was measured.
     """
 
     verdict: Verdict
@@ -56,11 +56,13 @@ class Finding:
 
 
 def judge(claim: Claim, answer: Answer, evidence: Evidence | None) -> Finding:
-    """Supported or contradicted only where the interval excludes the claimed value."""
+    """The verdict is supported or contradicted only if the interval excludes the claimed value."""
     if evidence is None:
-        return Finding(Verdict.NOT_MEASURED, None, ("no record of it is among these",))
+        return Finding(Verdict.NOT_MEASURED, None, ("there is no record of it here",))
     if not evidence.samples:
-        what = f"all {evidence.failed} attempts failed" if evidence.failed else "nothing was tried"
+        what = (
+            f"all {evidence.failed} attempts failed" if evidence.failed else "nothing was attempted"
+        )
         return Finding(Verdict.NOT_MEASURED, None, (what,))
     found = estimate(answer, evidence)
     fresh = _fresh(claim, answer, evidence, found)
@@ -96,13 +98,13 @@ def _fresh(claim: Claim, answer: Answer, evidence: Evidence, found: Estimate) ->
     return Finding(
         Verdict.INCONCLUSIVE,
         found,
-        ("the interval holds the claimed value",),
+        ("the interval includes the claimed value",),
         _needed(answer, evidence, bound),
     )
 
 
 def estimate(answer: Answer, evidence: Evidence) -> Estimate:
-    """The answer's statistic of the evidence, divided where it says so."""
+    """The answer's statistic of the evidence, divided by the divisor."""
     samples = evidence.samples
     if answer.statistic == "mean":
         found = statistics.mean(samples)
@@ -121,22 +123,24 @@ def estimate(answer: Answer, evidence: Evidence) -> Estimate:
 
 def _needed(answer: Answer, evidence: Evidence, bound: float) -> int | None:
     percent = _PERCENT.get(answer.statistic, 50)
-    # A mean is told apart by about as many samples as a median is.
+    # A mean needs about as many samples as a median.
     return statistics.samples_needed(evidence.samples, percent, bound * evidence.divisor)
 
 
 def deciding(findings: Sequence[Finding]) -> Finding:
-    """Of a claim's answers the one that decides: the first with a verdict on the merits."""
+    """The finding that decides a claim: the first with a verdict on the merits."""
     for one in findings:
         if one.verdict not in (Verdict.NOT_MEASURED, Verdict.NOT_COMPARABLE):
             return one
     for one in findings:
         if one.verdict is Verdict.NOT_COMPARABLE:
             return one
-    return findings[0] if findings else Finding(Verdict.NOT_MEASURED, None, ("no rig answers it",))
+    return (
+        findings[0] if findings else Finding(Verdict.NOT_MEASURED, None, ("no rig measures this",))
+    )
 
 
 def age(day: str, today: str) -> str | None:
-    """In words, when a record of `day` is too old to say something of `today`; ISO dates."""
+    """Why a record of `day` is too old on `today`, or None if it is not; ISO dates."""
     days = (date.fromisoformat(today) - date.fromisoformat(day)).days
     return f"measured {days} days ago" if days > OLD_DAYS else None

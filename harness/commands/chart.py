@@ -1,30 +1,91 @@
-"""Draw the README's chart anew from the newest records of the machine measured last."""
+"""Draw a chart of the site as a PDF, SVG or PNG file that is fit for a paper.
+
+coppice chart --list [PREFIX]
+coppice chart NAME --out FILE.pdf [--width 3.5in] [--results DIR] [--machine MACHINE]
+
+The caption goes to standard output and into the file's metadata: how the chart is read, the
+machine, and of every series n, the day and the run. Equal records give equal files.
+"""
 
 from __future__ import annotations
 
 import argparse
+import re
 from pathlib import Path
 
-from harness import paths
+from harness import extras, paths
 from harness.errors import UsageError
 
-HELP = "draw the README's chart from the records"
+HELP = "draw a chart of the site for a paper: PDF, SVG, PNG"
+_INCHES = {"in": 1.0, "cm": 1 / 2.54, "mm": 1 / 25.4, "pt": 1 / 72.27, "": 1.0}
+_NARROWEST, _WIDEST = 2.0, 20.0
+
+
+def inches(text: str) -> float:
+    """A width such as 3.5in, 89mm or 252pt (of TeX)."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(in|cm|mm|pt|)", text.strip())
+    if not found:
+        raise argparse.ArgumentTypeError(f"{text!r} is no width such as 3.5in, 89mm or 252pt")
+    width = float(found[1]) * _INCHES[found[2]]
+    if not _NARROWEST <= width <= _WIDEST:
+        raise argparse.ArgumentTypeError(
+            f"{text} is not between {_NARROWEST:g}in and {_WIDEST:g}in"
+        )
+    return width
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--results", type=Path, default=paths.default_results())
-    parser.add_argument("--out", type=Path, default=Path("cold-start.svg"))
+    parser.add_argument("name", nargs="?", metavar="NAME", help="which chart; see --list")
+    parser.add_argument(
+        "--list",
+        nargs="?",
+        const="",
+        metavar="PREFIX",
+        help="name the charts that the records have; of PREFIX all",
+    )
+    parser.add_argument("--out", type=Path, metavar="FILE", help="a .pdf, .svg or .png file")
+    parser.add_argument("--width", type=inches, default=3.5, help="default: 3.5in, one column")
+    parser.add_argument("--results", type=Path, default=paths.default_results(), metavar="DIR")
+    parser.add_argument(
+        "--machine", help="an id of a machine, or its beginning; default: the one measured last"
+    )
 
 
 def main(options: argparse.Namespace) -> int:
-    # What draws is loaded only when it draws: a rig host needs none of it.
-    from harness.site.charts import readme
-    from harness.site.data import corpus
-
-    found = corpus.load(options.results, paths.PUBLISHED)
+    if options.list is None and (not options.name or not options.out):
+        raise UsageError(
+            "a chart needs a name and a file",
+            hint="coppice chart NAME --out FILE.pdf; coppice chart --list has the names",
+        )
+    if not options.results.is_dir():
+        raise UsageError(f"{options.results} is no directory of records", hint="name it: --results")
     try:
-        options.out.write_bytes(readme.draw(found))
-    except ValueError as error:
-        raise UsageError(str(error), hint="coppice run --all") from error
-    print(options.out)
+        # What draws is loaded only when it draws: a rig host needs none of it.
+        from harness.site.data import corpus
+        from harness.site.plots import catalogue, drawing, plot, style
+    except ModuleNotFoundError as error:
+        raise extras.missing("a chart", error) from error
+    own = options.results / "published"
+    found = corpus.load(options.results, own if own.is_dir() else paths.PUBLISHED)
+    if options.machine:
+        found = catalogue.of_machine(found, options.machine)
+    if options.list is not None:
+        for name, title in catalogue.listed(found, options.list):
+            print(f"{name:34} {title}")
+        return 0
+    kind = options.out.suffix.removeprefix(".")
+    if kind not in style.FORMATS:
+        raise UsageError(
+            f"{options.out} does not say which format",
+            hint=f"end it with {', '.join(f'.{one}' for one in style.FORMATS)}",
+        )
+    chosen = catalogue.named(found, options.name)
+    lines = plot.caption(chosen, drawing.key(chosen.picture))
+    figure = drawing.draw(chosen.picture, options.width)
+    content = style.content(figure, kind, plot.metadata(chosen, lines))
+    try:
+        options.out.write_bytes(content)
+    except OSError as error:
+        raise UsageError(f"{options.out} cannot be written: {error.strerror}") from error
+    print("\n".join(lines))
     return 0

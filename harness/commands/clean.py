@@ -33,7 +33,7 @@ def there(options: argparse.Namespace, words: Sequence[str]) -> int:
     from harness.remote.ssh import open_ssh
 
     try:
-        return remote_run.run_there(remote_run.address(), words, None)
+        return remote_run.run_remotely(remote_run.address(), words, None)
     except MissingTool:
         # No run of ours can live there without a Python: whatever carries our names is left over.
         with open_run() as run, open_ssh(run, remote_run.address()) as host:

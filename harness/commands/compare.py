@@ -17,7 +17,7 @@ from pathlib import Path
 from harness import paths
 from harness.measure.comparison import Outcome, Thresholds
 from harness.measure.quantity import show, show_interval
-from harness.measure.selection import Row, Side, compared, select
+from harness.measure.selection import SeriesComparison, Side, compare_sides, select
 
 HELP = "compare two records, configurations, commits or machines"
 FAIL_ON = ("worse", "different", "never")
@@ -52,7 +52,7 @@ def main(options: argparse.Namespace) -> int:
     a, b = select(options.a, options.results), select(options.b, options.results)
     rows = [
         row
-        for row in compared(a, b, thresholds)
+        for row in compare_sides(a, b, thresholds)
         if not options.metric or row.metric in options.metric
     ]
     if options.json:
@@ -64,7 +64,9 @@ def main(options: argparse.Namespace) -> int:
     return int(any(row.comparison.outcome in bad.get(options.fail_on, ()) for row in rows))
 
 
-def as_json(a: Side, b: Side, rows: Sequence[Row], thresholds: Thresholds) -> dict[str, object]:
+def as_json(
+    a: Side, b: Side, rows: Sequence[SeriesComparison], thresholds: Thresholds
+) -> dict[str, object]:
     """The comparison as JSON's own types; medians in the records' units, ratio B by A."""
     return {
         "schema": "coppice.comparison/1",
@@ -92,7 +94,7 @@ def as_json(a: Side, b: Side, rows: Sequence[Row], thresholds: Thresholds) -> di
     }
 
 
-def table(a: Side, b: Side, rows: Sequence[Row]) -> Sequence[str]:
+def table(a: Side, b: Side, rows: Sequence[SeriesComparison]) -> Sequence[str]:
     """The comparison as lines of text."""
     lines = [f"A: {a.text}", f"B: {b.text}", ""]
     lines.append(f"{'':44} {'A':>11} {'B':>11} {'B / A':>7} {'interval':>13} {'p':>8}")

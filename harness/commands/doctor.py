@@ -20,7 +20,7 @@ import sys
 from collections.abc import Mapping, Sequence
 
 from harness.host import freebsd
-from harness.host.local import Local
+from harness.host.local import LocalHost
 from harness.host.process import install_command
 from harness.host.requirement import Requirement
 from harness.rig.discovery import discover, substrates_of
@@ -89,12 +89,12 @@ def there(options: argparse.Namespace, words: Sequence[str]) -> int:
     from harness.remote.ssh import open_ssh
 
     try:
-        return remote_run.run_there(remote_run.address(), words, None)
+        return remote_run.run_remotely(remote_run.address(), words, None)
     except MissingTool as error:
         lines = [Requirement(PYTHON, False, str(error.args[0]), error.hint)]
         with open_run() as run, open_ssh(run, remote_run.address()) as host:
             if freebsd.is_freebsd(host):
-                lines += freebsd.everything(host, os.environ.get("COPPICE_POOL"))
+                lines += freebsd.all_requirements(host, os.environ.get("COPPICE_POOL"))
         if options.json:
             print(json.dumps({"host": [dataclasses.asdict(line) for line in lines]}, indent=1))
         else:
@@ -110,7 +110,7 @@ def main(options: argparse.Namespace) -> int:
     if discovered.broken:
         found["broken"] = {where: {"why": why} for where, why in discovered.broken.items()}
     if sys.platform.startswith("freebsd"):
-        lines = freebsd.everything(Local(), os.environ.get("COPPICE_POOL"))
+        lines = freebsd.all_requirements(LocalHost(), os.environ.get("COPPICE_POOL"))
         found["host"] = {"requirements": {"all": [dataclasses.asdict(line) for line in lines]}}
     if options.json:
         print(json.dumps(found, indent=1))

@@ -1,27 +1,48 @@
-"""Give records to the tools of others: pyperf's JSON, or RO-Crate metadata for a results directory.
+"""Give records to other tools: CSV, Parquet, pyperf's JSON, or RO-Crate metadata.
 
+coppice export --csv [SELECTOR ...] [--metric NAME] [--out FILE]
+coppice export --parquet [SELECTOR ...] [--metric NAME] --out FILE
 coppice export --pyperf RECORD [--metric NAME] [--out FILE]
 coppice export --ro-crate [--results DIR]
+
+CSV and Parquet have one row for each sample, warm-up sample and failure, with the columns of
+harness/results.py. A SELECTOR is what `coppice compare` takes: a record's file, the beginning of a
+run's id, or NAME=VALUE pairs joined by commas; without one, all records are exported.
 """
 
 from __future__ import annotations
 
 import argparse
+import errno
 import json
+import os
 import sys
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from harness import paths
-from harness.errors import MissingTool, UsageError
+from harness import extras, paths
+from harness.errors import DiskFull, UsageError
 from harness.measure import pyperf
-from harness.measure.record import load
+from harness.measure.record import RunRecord, load
+from harness.measure.selection import located
 
-HELP = "give records to other tools: pyperf, RO-Crate"
+if TYPE_CHECKING:
+    import pandas
+
+HELP = "give records to other tools: CSV, Parquet, pyperf, RO-Crate"
 CRATE = "ro-crate-metadata.json"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "selectors", nargs="*", metavar="SELECTOR", help="which records and series (CSV, Parquet)"
+    )
     what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--csv", action="store_true", help="one row a sample, as CSV")
+    what.add_argument("--parquet", action="store_true", help="one row a sample, as Parquet")
     what.add_argument("--pyperf", type=Path, metavar="RECORD", help="a record as pyperf's JSON")
     what.add_argument(
         "--ro-crate", action="store_true", help=f"write {CRATE} into the directory of results"
@@ -32,6 +53,13 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(options: argparse.Namespace) -> int:
+    if options.selectors and not (options.csv or options.parquet):
+        raise UsageError(
+            f"{options.selectors[0]!r} selects nothing here",
+            hint="selectors are for --csv and --parquet",
+        )
+    if options.csv or options.parquet:
+        return _samples(options)
     if options.pyperf:
         data = pyperf.suite(load(options.pyperf), options.metric)
         text = json.dumps(data, indent=1, ensure_ascii=False, sort_keys=True) + "\n"
@@ -40,20 +68,108 @@ def main(options: argparse.Namespace) -> int:
         else:
             sys.stdout.write(text)
         return 0
-    if not options.results.is_dir():
-        raise UsageError(f"{options.results} is no directory of records")
+    return _crate(options.results)
+
+
+def _crate(results: Path) -> int:
+    if not results.is_dir():
+        raise UsageError(f"{results} is no directory of records")
     try:
-        from harness.site.builder import exports
-        from harness.site.data import corpus
+        from harness.site.data import corpus, exports
     except ModuleNotFoundError as error:
-        raise MissingTool(
-            f"RO-Crate metadata needs the Python package {error.name}",
-            hint="pip install -e '.[site]' in the checkout",
-        ) from error
-    own = options.results / "published"
-    found = corpus.load(options.results, own if own.is_dir() else paths.PUBLISHED)
-    target = options.results / CRATE
+        raise extras.missing("RO-Crate metadata", error) from error
+    own = results / "published"
+    found = corpus.load(results, own if own.is_dir() else paths.PUBLISHED)
+    target = results / CRATE
     crate = exports.crate(found, lambda entry: entry.place.shown)
     target.write_bytes(exports.as_json(crate))
     print(f"{target}: {len(found.entries)} records")
     return 0
+
+
+def _samples(options: argparse.Namespace) -> int:
+    if options.parquet and not options.out:
+        raise UsageError("Parquet is no text for a terminal", hint="add --out FILE")
+    try:
+        # pandas takes a second to load: only what writes a frame loads it.
+        if options.parquet:
+            import pyarrow  # noqa: F401
+        from harness import results
+    except ModuleNotFoundError as error:
+        what, extra = ("Parquet", "parquet") if options.parquet else ("CSV", "")
+        raise extras.missing(what, error, extra) from error
+    frame = results.frame(_chosen(options.selectors, options.results, set(options.metric)))
+    if frame.empty:
+        raise UsageError(
+            f"nothing in {options.results} was selected",
+            hint="coppice export --csv without --metric has every metric",
+        )
+    if options.parquet:
+        _replace(options.out, lambda path: frame.to_parquet(path, engine="pyarrow", index=False))
+    elif options.out:
+        _replace(options.out, lambda path: _csv(frame, path))
+    else:
+        _csv(frame, sys.stdout)
+    if options.out:
+        runs = frame["run_id"].nunique()
+        print(f"{options.out}: {len(frame)} rows of {runs} {'run' if runs == 1 else 'runs'}")
+    return 0
+
+
+def _chosen(
+    selectors: list[str], directory: Path, metrics: set[str]
+) -> Iterator[tuple[Path, RunRecord, list[int]]]:
+    """Each record once, with the series that any selector and `metrics` mean."""
+    chosen: dict[Path, tuple[RunRecord, set[int]]] = {}
+    if not selectors:
+        from harness import results
+
+        if not directory.is_dir():
+            raise UsageError(f"{directory} is no directory of records", hint="name it by --results")
+        with warnings.catch_warnings(record=True) as skipped:
+            warnings.simplefilter("always", results.RecordSkipped)
+            for path, record in results.read(directory, errors="skip"):
+                chosen[path] = record, set(range(len(record.series)))
+        for one in skipped:
+            print(f"coppice: {one.message}", file=sys.stderr)
+    for selector in selectors:
+        for path, record, series in located(selector, directory):
+            known, numbers = chosen.setdefault(path, (record, set()))
+            # By identity where it can be: equality would compare all samples.
+            numbers.add(next(n for n, one in enumerate(record.series) if one is series))
+            assert known.run_id == record.run_id
+    for path, (record, numbers) in chosen.items():
+        wanted = [n for n in sorted(numbers) if not metrics or record.series[n].metric in metrics]
+        if wanted:
+            yield path, record, wanted
+
+
+def _csv(frame: pandas.DataFrame, target: Any) -> None:
+    from harness.site.data.files import harmless
+
+    guarded = frame.copy(deep=False)
+    for name in frame.columns:
+        if frame[name].dtype == "category":
+            # Records may be anybody's: no cell of theirs may be a spreadsheet's formula.
+            guarded[name] = frame[name].cat.rename_categories(harmless)
+    guarded.to_csv(target, index=False, date_format="%Y-%m-%dT%H:%M:%S.%fZ", lineterminator="\n")
+
+
+def _replace(target: Path, write: Callable[[Path], object]) -> None:
+    """Write a file whole or not at all."""
+    try:
+        handle, name = tempfile.mkstemp(dir=target.parent, prefix=".half-written-")
+    except OSError as error:
+        raise UsageError(f"{target} cannot be written: {error.strerror}") from error
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        write(temporary)
+        temporary.chmod(0o644)
+        temporary.replace(target)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise DiskFull(f"no room to write {target}: {error.strerror}") from error
+        raise UsageError(f"{target} cannot be written: {error.strerror or error}") from error
+    finally:
+        temporary.unlink(missing_ok=True)

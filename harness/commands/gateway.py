@@ -1,4 +1,4 @@
-"""Serve E2B's API on sandboxes of this host, or make and revoke the API keys that it asks for."""
+"""Serves E2B's API for sandboxes on this host, and manages its API keys."""
 
 from __future__ import annotations
 
@@ -7,93 +7,102 @@ import dataclasses
 from datetime import UTC, datetime
 from pathlib import Path
 
-from harness.errors import MissingTool, UsageError
+from harness import extras
+from harness.errors import UsageError
 
-HELP = "the E2B API over sandboxes of this host; `gateway keys` for API keys"
+HELP = "serve the E2B API for sandboxes on this host; `gateway keys` manages API keys"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("what", nargs="?", choices=("serve", "keys"), default="serve")
-    parser.add_argument("--state", type=Path, metavar="DIR", help="what outlives a gateway")
+    parser.add_argument(
+        "--state", type=Path, metavar="DIR", help="the directory of the gateway's persistent state"
+    )
     serve = parser.add_argument_group("serve")
     serve.add_argument("--host", default="127.0.0.1", help="default: 127.0.0.1")
     serve.add_argument("--port", type=int, default=3000, metavar="N", help="default: 3000")
     serve.add_argument(
         "--substrate",
         default="qemu",
-        help="qemu (default), oci for containers, or noop to see what the gateway itself costs",
+        help="qemu (default), oci for containers, or noop to measure the gateway alone",
     )
     serve.add_argument(
         "--pool", type=int, default=4, metavar="N",
-        help="sandboxes of each template that wait, restored and held (default: 4)",
+        help="sandboxes to keep ready for each template, restored and stopped (default: 4)",
     )  # fmt: skip
-    serve.add_argument("--only", metavar="TEMPLATE", help="offer this template alone")
-    serve.add_argument("--domain", help="sandboxes are at PORT-ID.DOMAIN too")
+    serve.add_argument("--only", metavar="TEMPLATE", help="offer only this template")
+    serve.add_argument("--domain", help="also serve sandboxes at PORT-ID.DOMAIN")
     serve.add_argument(
         "--tls", action="store_true",
-        help="https, with a certificate of its own making: for SDKs that insist on it",
+        help="serve HTTPS with a self-signed certificate, for SDKs that require it",
     )  # fmt: skip
-    serve.add_argument("--no-network", action="store_true", help="no card is plugged in")
     serve.add_argument(
-        "--outside", metavar="NAMESPACE", help="path or process whose network they may reach"
+        "--no-network", action="store_true", help="give sandboxes no network interface"
     )
-    serve.add_argument("--verbose", action="store_true", help="a line for every request")
+    serve.add_argument(
+        "--outside", metavar="NAMESPACE",
+        help="the network namespace that sandboxes may reach: its path, or the PID of a process",
+    )  # fmt: skip
+    serve.add_argument("--verbose", action="store_true", help="log each request")
     keys = parser.add_argument_group("keys")
-    keys.add_argument("--new", metavar="NAME", help="make a key; its secret is shown once")
-    keys.add_argument("--revoke", metavar="ID", help="a key's id, from the list")
-    keys.add_argument("--sandboxes", type=int, metavar="N", help="a new key's limit")
-    keys.add_argument("--memory-mib", type=int, metavar="N", help="a new key's limit")
-    keys.add_argument("--rate", type=float, metavar="N", help="a new key's requests a second")
+    keys.add_argument("--new", metavar="NAME", help="create a key; its secret is shown only once")
+    keys.add_argument("--revoke", metavar="ID", help="revoke the key with this id from the list")
+    keys.add_argument("--sandboxes", type=int, metavar="N", help="a new key's limit of sandboxes")
+    keys.add_argument("--memory-mib", type=int, metavar="N", help="a new key's limit of memory")
+    keys.add_argument(
+        "--rate", type=float, metavar="N", help="a new key's limit of requests per second"
+    )
 
 
 def main(options: argparse.Namespace) -> int:
     try:
-        # Here, not above: a rig host has no web server, and its other commands must work.
+        # Not at the top: hosts without a web server must be able to run the other commands.
         from harness.gateway import server
+        from harness.gateway.options import Options
     except ModuleNotFoundError as error:
-        raise MissingTool(
-            f"the gateway needs the Python package {error.name}",
-            hint="pip install -e '.[gateway]' in the checkout",
-        ) from error
+        raise extras.missing("the gateway", error) from error
     if options.what == "keys":
         return _keys(options)
 
-    def ready(address: str, certificate: Path | None) -> None:
-        print(f"{address} (Ctrl-C ends)", flush=True)
-        believed = f" SSL_CERT_FILE={certificate}" if certificate else ""
-        words = f"E2B_API_URL={address} E2B_SANDBOX_URL={address}{believed} E2B_API_KEY=..."
-        print(f"  {words}", flush=True)
+    def on_ready(address: str, certificate: Path | None) -> None:
+        print(f"{address} (stop with Ctrl-C)", flush=True)
+        trust = f" SSL_CERT_FILE={certificate}" if certificate else ""
+        variables = f"E2B_API_URL={address} E2B_SANDBOX_URL={address}{trust} E2B_API_KEY=..."
+        print(f"  {variables}", flush=True)
 
     pool = {options.only: options.pool} if options.only else options.pool
     server.serve(
-        server.Options(
+        Options(
             host=options.host, port=options.port, state=options.state,
             substrate=options.substrate, pool=pool, domain=options.domain,
-            plugged=not options.no_network, outside=options.outside, verbose=options.verbose,
-            tls=options.tls, ready=ready,
+            network=not options.no_network, outside=options.outside, verbose=options.verbose,
+            tls=options.tls, on_ready=on_ready,
         )
     )  # fmt: skip
     return 0
 
 
 def _keys(options: argparse.Namespace) -> int:
-    from harness.gateway.sandboxes.store import Limits, opened
-    from harness.gateway.server import FILE, state_directory
+    from harness.gateway.options import state_directory
+    from harness.gateway.sandboxes.store import FILE, Limits, opened
 
-    # A gateway that runs need not be told: it looks into the same file.
+    # A running gateway reads the same database, so it need not be notified.
     with opened((options.state or state_directory()) / FILE) as store:
         if options.new is not None:
             given = {name: getattr(options, name) for name in ("sandboxes", "memory_mib", "rate")}
             chosen = {name: value for name, value in given.items() if value is not None}
             key, secret = store.new_key(options.new, dataclasses.replace(Limits(), **chosen))
-            print(f"{secret}\n  key {key.id} ({key.name}); this is shown once, keep it")
+            print(f"{secret}\n  key {key.id} ({key.name}); keep it: it is not shown again")
         elif options.revoke is not None:
             if not store.revoke(options.revoke):
-                raise UsageError(f"no key has the id {options.revoke!r}, or it is revoked already")
+                raise UsageError(
+                    f"no valid key has the id {options.revoke!r}",
+                    hint="coppice gateway keys   (lists the keys and their ids)",
+                )
             print(f"revoked {options.revoke}")
         else:
             for key in store.all_keys():
-                made = datetime.fromtimestamp(key.created, UTC)
+                created = datetime.fromtimestamp(key.created, UTC)
                 state = "revoked" if key.revoked else f"{key.limits.sandboxes} sandboxes at most"
-                print(f"{key.id}  {key.mask}  {made:%Y-%m-%d}  {state}  {key.name}")
+                print(f"{key.id}  {key.mask}  {created:%Y-%m-%d}  {state}  {key.name}")
     return 0

@@ -122,9 +122,9 @@ def there(options: argparse.Namespace, words: Sequence[str]) -> int:
     from harness.remote import remote_run
 
     before = set(find(options.results))
-    code = remote_run.run_there(
+    code = remote_run.run_remotely(
         remote_run.address(),
-        remote_run.without(words, "--results", flags=["--site"]),
+        remote_run.drop_options(words, "--results", flags=["--site"]),
         options.results,
     )
     made = [path for path in find(options.results) if path not in before]

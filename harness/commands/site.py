@@ -8,8 +8,8 @@ import sys
 from datetime import date
 from pathlib import Path
 
-from harness import paths
-from harness.errors import MissingTool, UsageError
+from harness import extras, paths
+from harness.errors import UsageError
 
 HELP = "build the static site from the records"
 
@@ -56,10 +56,7 @@ def main(options: argparse.Namespace) -> int:
         # Here, not above: a rig host has no jinja2, and its other commands must work.
         from harness.site.builder import build, serve
     except ModuleNotFoundError as error:
-        raise MissingTool(
-            f"the site needs the Python package {error.name}",
-            hint="pip install -e '.[site]' in the checkout",
-        ) from error
+        raise extras.missing("the site", error) from error
     if options.today is not None:
         try:
             date.fromisoformat(options.today)

@@ -1,1 +1,1 @@
-"""The E2B API over sandboxes of this host: what the unmodified SDK talks to."""
+"""The E2B API for sandboxes on this host, for the unmodified SDK."""

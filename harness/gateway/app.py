@@ -1,4 +1,4 @@
-"""The whole gateway as one ASGI application: which of its parts a request is for."""
+"""The gateway as an ASGI application: routes requests to the control plane or the data plane."""
 
 from __future__ import annotations
 
@@ -10,73 +10,78 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.types import Receive, Scope, Send
 
-from harness.gateway.control_plane.operations import Control
+from harness.gateway.control_plane.operations import ControlPlane
 from harness.gateway.data_plane.port_proxy import Headers
-from harness.gateway.data_plane.router import ENVD_PORT, Data
-from harness.gateway.envd.client import Listener
-from harness.gateway.envd.connections import Link
+from harness.gateway.data_plane.router import ENVD_PORT, DataPlane
+from harness.gateway.envd.connections import ServerConnection
+from harness.gateway.envd.process import Listener
 from harness.gateway.errors import ApiError
 from harness.gateway.sandboxes.service import Sandboxes
+from harness.gateway.sandboxes.snapshots import Snapshots
 
-_OF_SANDBOX = re.compile(rb"(\d{1,5})-([a-z0-9]+)\.")
-"""How a host names a sandbox and its port."""
-_OF_API = ("/sandboxes", "/v2/sandboxes")
+_SANDBOX_HOST = re.compile(rb"(\d{1,5})-([a-z0-9]+)\.")
+"""A host name that starts with a port and a sandbox."""
+_API_PATHS = ("/sandboxes", "/v2/sandboxes")
 
 
 class Gateway:
-    """An ASGI application. `opened` and `closed` are called within its event loop."""
+    """An ASGI application. `on_start` is awaited on its event loop before it serves."""
 
     def __init__(
-        self, sandboxes: Sandboxes, domain: str | None, opened: Callable[[], Awaitable[Any]]
+        self, sandboxes: Sandboxes, domain: str | None, on_start: Callable[[], Awaitable[Any]]
     ) -> None:
         self._sandboxes = sandboxes
-        self._control = Control(sandboxes, domain)
-        self._data = Data(sandboxes)
-        self._opened = opened
+        self._control = ControlPlane(sandboxes, Snapshots(sandboxes), domain)
+        self._data = DataPlane(sandboxes)
+        self._on_start = on_start
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
-            await self._live(receive, send)
+            await self._lifespan(receive, send)
             return
         if scope["type"] != "http":
             return
         request = Request(scope, receive)
-        if sandbox := self._meant(scope):
-            response = await self._data.answer(*sandbox, request)
+        if target := self._target(scope):
+            response = await self._data.answer(*target, request)
         elif scope["path"] == "/metrics" and scope["method"] == "GET":
             response = PlainTextResponse(self._metrics())
         else:
             response = await self._control.answer(request)
         await response(scope, receive, send)
 
-    async def tunnel(self, headers: Headers) -> tuple[Link, Listener]:
-        """The connection to a sandbox's server that a WebSocket's request is for."""
-        if not (sandbox := _sandbox_of(headers)):
-            raise ApiError(404, "there is no WebSocket here: name a sandbox and its port")
-        return await self._data.open(*sandbox, headers)
+    async def connect(self, headers: Headers) -> tuple[ServerConnection, Listener]:
+        """Connect to the sandbox's server that a WebSocket request names."""
+        if not (target := _named_target(headers)):
+            raise ApiError(404, "the gateway has no WebSockets: name a sandbox and a port")
+        return await self._data.open(*target, headers)
 
-    def _meant(self, scope: Scope) -> tuple[str, int] | None:
-        """The sandbox and port that a request is for; None where it is for the API.
+    def _target(self, scope: Scope) -> tuple[str, int] | None:
+        """The sandbox and port that a request is for; None for the control plane.
 
-        SDKs before 2.29 name both in calls of the API too, and after `connect` neither: then a
-        sandbox is known by its token for envd alone.
+        SDKs before 2.29 name both in calls of the control plane too, and neither after `connect`:
+        then the token for envd identifies the sandbox.
         """
         headers: dict[bytes, bytes] = dict(scope["headers"])
-        named = _sandbox_of(scope["headers"])
+        named = _named_target(scope["headers"])
         if b"x-api-key" in headers:
             envd = named is not None and named[1] == ENVD_PORT
-            return None if envd and scope["path"].startswith(_OF_API) else named
+            return None if envd and scope["path"].startswith(_API_PATHS) else named
         token = headers.get(b"x-access-token")
-        if named is None and token and (id := self._sandboxes.holder_of(token)):
+        if (
+            named is None
+            and token
+            and (id := self._sandboxes.tokens.sandbox_with(token, self._sandboxes.by_id))
+        ):
             return id, ENVD_PORT
         return named
 
-    async def _live(self, receive: Receive, send: Send) -> None:
+    async def _lifespan(self, receive: Receive, send: Send) -> None:
         while True:
             message = await receive()
             if message["type"] == "lifespan.startup":
                 try:
-                    await self._opened()
+                    await self._on_start()
                 except BaseException as error:
                     await send({"type": "lifespan.startup.failed", "message": str(error)})
                     raise
@@ -87,23 +92,25 @@ class Gateway:
                 return
 
     def _metrics(self) -> str:
-        entries = self._sandboxes.entries.values()
+        sandboxes = self._sandboxes.by_id.values()
         gauges: dict[tuple[str, str, str], float] = {
-            ("coppice_sandboxes", "state", state): sum(one.record.state == state for one in entries)
+            ("coppice_sandboxes", "state", state): sum(
+                sandbox.stored.state == state for sandbox in sandboxes
+            )
             for state in ("running", "paused")
         }
         for template, count in self._sandboxes.fleet.ready().items():
             gauges["coppice_pool_ready", "template", template] = count
-        gauges["coppice_creations_waiting", "", ""] = self._sandboxes.waiting
-        return self._sandboxes.meter.text(gauges)
+        gauges["coppice_creations_waiting", "", ""] = self._sandboxes.admission.waiting
+        return self._sandboxes.metrics.text(gauges)
 
 
-def _sandbox_of(headers: Headers) -> tuple[str, int] | None:
-    """The sandbox and the port that a request names, by its headers or its host."""
-    given = dict(headers)
-    id, port = given.get(b"e2b-sandbox-id"), given.get(b"e2b-sandbox-port", b"0")
-    if id is None and (found := _OF_SANDBOX.match(given.get(b"host", b""))):
-        port, id = found.groups()
+def _named_target(headers: Headers) -> tuple[str, int] | None:
+    """The sandbox and port that a request names, in its headers or its host name."""
+    values = dict(headers)
+    id, port = values.get(b"e2b-sandbox-id"), values.get(b"e2b-sandbox-port", b"0")
+    if id is None and (match := _SANDBOX_HOST.match(values.get(b"host", b""))):
+        port, id = match.groups()
     if id is None:
         return None
     return id.decode("latin-1"), int(port) if port.isdigit() and len(port) < 6 else 0

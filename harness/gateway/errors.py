@@ -1,4 +1,4 @@
-"""What the API answers when it cannot do what it was asked, in E2B's shape."""
+"""Errors of the API, in E2B's format, and how the harness's errors map to them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from harness.errors import (
 
 
 class ApiError(Exception):
-    """An HTTP status and a sentence. `retry` tells the SDK that asking again may help."""
+    """An HTTP status and a message. `retry` tells the SDK that a retry may succeed."""
 
     def __init__(self, status: int, message: str, *, retry: bool = False) -> None:
         super().__init__(message)
@@ -34,7 +34,7 @@ def not_found(id: str) -> ApiError:
     return ApiError(404, f"sandbox {id!r} was not found")
 
 
-# Connect's codes, and the HTTP status of each for a unary call.
+# The codes of Connect, and their HTTP status in unary calls.
 CODES = {
     "canceled": 499, "unknown": 500, "invalid_argument": 400, "deadline_exceeded": 504,
     "not_found": 404, "already_exists": 409, "permission_denied": 403, "resource_exhausted": 429,
@@ -44,7 +44,7 @@ CODES = {
 
 
 class RpcError(Exception):
-    """An error of envd's services: one of Connect's codes and a sentence."""
+    """An error of envd's services: a code of Connect and a message."""
 
     def __init__(self, code: str, message: str) -> None:
         super().__init__(message)
@@ -59,7 +59,7 @@ class RpcError(Exception):
         return {"code": self.code, "message": self.message}
 
 
-_BY_NUMBER = {
+_CODE_BY_ERRNO = {
     errno.ENOENT: "not_found", errno.ESRCH: "not_found", errno.EBADF: "not_found",
     errno.EEXIST: "already_exists", errno.EACCES: "permission_denied",
     errno.EPERM: "permission_denied", errno.ENOSPC: "resource_exhausted",
@@ -70,11 +70,11 @@ _BY_NUMBER = {
 
 
 def as_rpc(error: Exception) -> RpcError:
-    """What envd's services answer for an error of the harness."""
+    """The error that envd's services return for an exception."""
     if isinstance(error, RpcError):
         return error
     if isinstance(error, GuestRefused):
-        return RpcError(_BY_NUMBER.get(error.number, "invalid_argument"), str(error))
+        return RpcError(_CODE_BY_ERRNO.get(error.number, "invalid_argument"), str(error))
     if isinstance(error, GuestDied):
         return RpcError("unavailable", str(error))
     if isinstance(error, TimeoutError | GuestTimeout):
@@ -83,12 +83,12 @@ def as_rpc(error: Exception) -> RpcError:
 
 
 def as_http(error: Exception) -> ApiError:
-    """What the control plane and file transfers answer for an error of the harness."""
+    """The error that the control plane and file transfers return for an exception."""
     if isinstance(error, ApiError):
         return error
     if isinstance(error, GuestRefused):
-        by = {errno.ENOENT: 404, errno.ENOSPC: 507, errno.EACCES: 403, errno.EPERM: 401}
-        return ApiError(by.get(error.number, 400), str(error))
+        statuses = {errno.ENOENT: 404, errno.ENOSPC: 507, errno.EACCES: 403, errno.EPERM: 401}
+        return ApiError(statuses.get(error.number, 400), str(error))
     if isinstance(error, GuestDied):
         return ApiError(502, "sandbox was not found")
     if isinstance(error, NotEnoughMemory | GuestTimeout | TimeoutError):

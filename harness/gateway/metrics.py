@@ -1,4 +1,4 @@
-"""What a gateway counts, in Prometheus's text format."""
+"""The gateway's counters, in the text format of Prometheus."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from collections.abc import Iterator, Mapping
 BOUNDS_S = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 5.0, 30.0)
 
 
-class Meter:
-    """Counters and one histogram a route; on the event loop only."""
+class Metrics:
+    """Counters, and a histogram for each route; for the event loop only."""
 
     def __init__(self) -> None:
         self._events: Counter[str] = Counter()
@@ -29,7 +29,7 @@ class Meter:
         self._seconds[route] = self._seconds.get(route, 0.0) + seconds
 
     def text(self, gauges: Mapping[tuple[str, str, str], float]) -> str:
-        """Everything; `gauges` by metric, label and value of the label."""
+        """All metrics; `gauges` by metric, label, and value of the label."""
         return "\n".join(self._lines(gauges)) + "\n"
 
     def _lines(self, gauges: Mapping[tuple[str, str, str], float]) -> Iterator[str]:
@@ -48,10 +48,10 @@ class Meter:
                 yield f'coppice_request_seconds_bucket{{route="{route}",le="{le}"}} {total}'
             yield f'coppice_request_seconds_sum{{route="{route}"}} {self._seconds[route]}'
             yield f'coppice_request_seconds_count{{route="{route}"}} {total}'
-        seen = ""
+        previous = ""
         for (name, label, value), level in sorted(gauges.items()):
-            if name != seen:
+            if name != previous:
                 yield f"# TYPE {name} gauge"
-                seen = name
-            of = f'{{{label}="{value}"}}' if label else ""
-            yield f"{name}{of} {level}"
+                previous = name
+            labels = f'{{{label}="{value}"}}' if label else ""
+            yield f"{name}{labels} {level}"

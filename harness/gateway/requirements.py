@@ -1,4 +1,4 @@
-"""What the gateway needs of this host, for the doctor."""
+"""What the gateway requires of the host, for `coppice doctor`."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 import shutil
 from collections.abc import Sequence
 
+from harness import extras
 from harness.host.process import install_command
 from harness.host.requirement import Requirement
 from harness.sandbox.qemu.requirements import requirements as of_qemu
@@ -16,7 +17,7 @@ PACKAGES = ("starlette", "uvicorn", "uvloop", "httptools", "python_multipart")
 
 
 def requirements() -> Sequence[Requirement]:
-    """Programs, packages of Python and privileges."""
+    """Programs, Python packages and privileges."""
     found = list(of_qemu())
     for program in PROGRAMS:
         path = shutil.which(program)
@@ -28,7 +29,7 @@ def requirements() -> Sequence[Requirement]:
     for package in PACKAGES:
         there = importlib.util.find_spec(package) is not None
         detail = "installed" if there else "not installed"
-        found.append(Requirement(package, there, detail, "pip install -e '.[gateway]'"))
+        found.append(Requirement(package, there, detail, extras.install_command()))
     root = os.geteuid() == 0
     found.append(Requirement("root", root, "for the sandboxes' root file system", "run as root"))
     return found

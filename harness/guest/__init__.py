@@ -1,1 +1,1 @@
-"""The guest: how its image is built, and the protocol its agent speaks."""
+"""The guest: its images, and the protocol of its agent."""

@@ -1,10 +1,9 @@
-"""A Linux guest for bhyve: QEMU's kernel and initramfs on a disk that a bootrom starts from.
+"""A Linux guest for bhyve: QEMU's kernel and initramfs on a disk that a UEFI bootrom boots.
 
-Both are made on Linux (harness/guest/image.py), and named by their paths on the FreeBSD host. The
-bootrom finds no program of the name that it starts by itself; its shell, which it tries last, runs
-`startup.nsh` after some seconds, and so the kernel's EFI stub, with its arguments. A bootrom that
-boots from networks may try the guest's card before. com1 is the agent's: what the bootrom prints
-there the harness steps over.
+Both are built on Linux (harness/guest/image.py) and given by their paths on the FreeBSD host. The
+disk has no default boot program, so after some seconds the bootrom falls back to its shell, which
+runs `startup.nsh`: the kernel's EFI stub with its arguments. A bootrom may try to boot from the
+NIC before. com1 is the agent's channel; the harness skips what the bootrom prints on it.
 """
 
 from __future__ import annotations
@@ -25,12 +24,12 @@ INITRAMFS = "COPPICE_INITRAMFS"
 MIB = 1 << 20
 SPARE_MIB = 4
 LEAST_MIB = 36
-"""Smaller ones are no FAT16."""
+"""A smaller file system cannot be FAT16."""
 
 
 @dataclass(frozen=True)
 class LinuxImage:
-    """A directory on the host that holds `disk`; `sha256` is of the disk's files."""
+    """A directory on the host that contains `disk`; `sha256` identifies the disk's files."""
 
     directory: str
     sha256: str
@@ -44,27 +43,26 @@ class LinuxImage:
         return Image(name, self.sha256, self.built_from)
 
 
-def asked_for() -> bool:
-    """Whether guests are to be Linux."""
+def is_requested() -> bool:
+    """Whether guests should run Linux."""
     return bool(os.environ.get(INITRAMFS))
 
 
 def build(host: Host, cache: str, arguments: str) -> LinuxImage:
-    """The disk of these files, from the host's cache or built now with its makefs; `arguments` are
-    the kernel's.
+    """The disk with these kernel `arguments`, from the host's cache or built now with its makefs.
 
-    Raises UsageError, ImageError (a kernel that no bootrom starts) and DiskFull.
+    Raises UsageError (no kernel is named), ImageError (a kernel without an EFI stub), DiskFull.
     """
     kernel, initramfs = os.environ.get(KERNEL), os.environ[INITRAMFS]
     if not kernel:
         raise UsageError(
-            f"{INITRAMFS} is set and {KERNEL} is not: a Linux guest needs both",
-            hint=f"name there the vmlinuz of that host that goes with {initramfs}",
+            f"{INITRAMFS} is set, but {KERNEL} is not: a Linux guest needs both",
+            hint=f"set {KERNEL} to the path, on that host, of the vmlinuz for {initramfs}",
         )
     if host.run(["head", "-c", "2", kernel]).stdout != b"MZ":
         raise ImageError(
-            f"{kernel} is no kernel that a bootrom starts: a vmlinuz with an EFI stub is one",
-            hint="an ELF vmlinux has none: name the vmlinuz that it was unpacked from",
+            f"{kernel} has no EFI stub, so a bootrom cannot boot it",
+            hint="name a vmlinuz; an ELF vmlinux that was unpacked from one has no EFI stub",
         )
     found = {
         "kernel_sha256": must(host, ["sha256", "-q", kernel]).text,

@@ -1,8 +1,8 @@
-"""What a FreeBSD host makes guests and jails of: its own kernel and rescue programs, and our agent.
+"""The image of FreeBSD guests and jails: the host's own kernel and rescue programs, and our agent.
 
-Built on that host, with its own tools, in its cache: named by the digest of everything that it is
-made of. The agent is compiled there by the base system's compiler; COPPICE_GUEST_AGENT names a
-ready one where there is none.
+It is built on that host with its own tools, and named in its cache by the digest of all inputs. The
+agent is compiled there with the base system's compiler; where there is none, COPPICE_GUEST_AGENT
+names a compiled agent.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ COMPILE = ("cc", "-static", "-Os", "-s", "-Wall", "-Wextra")
 NAMED_AGENT = "COPPICE_GUEST_AGENT"
 KERNEL = "/boot/kernel/kernel"
 RESCUE = "/rescue/rescue"
-"""One static program that is every other, told by its name."""
+"""A static multi-call binary."""
 APPLETS = (
     "sh", "cat", "chmod", "cp", "date", "dd", "df", "echo", "ed", "expr", "hostname", "ifconfig",
     "kenv", "kill", "ln", "ls", "md5", "mkdir", "mount", "mv", "ping", "ps", "pwd", "realpath",
     "rm", "rmdir", "route", "sleep", "stty", "sync", "sysctl", "tail", "tar", "test", "umount",
 )  # fmt: skip
 _LINUX = ("doorbell.c", "self.c", "system.c")
-"""Parts of the agent that agent/freebsd stands in for."""
+"""Parts of the agent that agent/freebsd replaces."""
 DIRECTORIES = ("bin", "dev", "etc", "proc", "root", "run", "sbin", "tmp", "usr", "var")
 _LOADER_CONF = """\
 autoboot_delay="-1"
@@ -48,12 +48,12 @@ init_path="/sbin/init"
 hint.uart.0.flags="0x0"
 kern.random.initial_seeding.bypass_before_seeding="1"
 """
-"""com1 is the agent's: the kernel's console must not be there."""
+"""com1 is the agent's channel, so the kernel's console must not use it."""
 
 
 @dataclass(frozen=True)
 class FreebsdImage:
-    """A directory on the host: `root`, and for a microVM `stage`, its loader's file system."""
+    """A directory on the host with `root`, and for a microVM `stage`, the loader's file system."""
 
     directory: str
     sha256: str
@@ -72,7 +72,7 @@ class FreebsdImage:
 
 
 def sources() -> Sequence[Path]:
-    """The agent's: what every system shares, and FreeBSD's own instead of Linux's."""
+    """The agent's source files: the common ones, and FreeBSD's instead of Linux's."""
     own = {path.name: path for path in sorted((AGENT / "freebsd").glob("*.c"))}
     shared = {path.name: path for path in sorted(AGENT.glob("*.[ch]")) if path.name not in _LINUX}
     return list({**shared, **own}.values())
@@ -83,9 +83,9 @@ def _digest(host: Host, path: str) -> str:
 
 
 def build(host: Host, cache: str, *, kernel: bool) -> FreebsdImage:
-    """The image for this host, from its cache or built now; with a `kernel`, for a microVM.
+    """The image for a host, from its cache or built now; with `kernel`, for a microVM.
 
-    Raises ImageError, MissingTool and DiskFull, and leaves nothing half-built.
+    Raises ImageError, MissingTool and DiskFull, and leaves no partial image.
     """
     inputs = _inputs(host, kernel)
     name = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
@@ -103,8 +103,8 @@ def build(host: Host, cache: str, *, kernel: bool) -> FreebsdImage:
 
 @contextlib.contextmanager
 def building(host: Host, directory: str) -> Iterator[str]:
-    """A directory there that becomes `directory` in one step; another builder's stays where it
-    was."""
+    """A temporary directory on the host that is renamed to `directory` at the end, unless another
+    builder was first."""
     half = f"{directory}.building-{secrets.token_hex(4)}"
     must(host, ["mkdir", "-p", half])
     try:
@@ -135,11 +135,11 @@ def _inputs(host: Host, kernel: bool) -> dict[str, str]:
 
 
 def _root(host: Host, half: str) -> None:
-    """A root of one program under many names, and the agent."""
+    """Build a root file system: the rescue program under many names, and the agent."""
     root = f"{half}/tree"
     must(host, ["mkdir", "-p", *(f"{root}/{name}" for name in DIRECTORIES)])
     must(host, ["cp", RESCUE, f"{root}/bin/sh"])
-    links = " ".join(one for one in APPLETS if one != "sh")
+    links = " ".join(name for name in APPLETS if name != "sh")
     must(host, ["sh", "-c", f'cd "$0" && for n in {links}; do ln sh $n; done', f"{root}/bin"])
     host.put(b"root:*:0:0:root:/root:/bin/sh\n", f"{root}/etc/passwd")
     agent = os.environ.get(NAMED_AGENT) or _compiled(host, half)
@@ -155,12 +155,12 @@ def _compiled(host: Host, half: str) -> str:
     try:
         must(host, [*COMPILE, "-o", f"{half}/agent.bin", *files], timeout_s=300)
     except CommandFailed as error:
-        raise ImageError(f"the agent does not compile there: {error.said}") from error
+        raise ImageError(f"cannot compile the agent on {host.name}: {error.error_text}") from error
     return f"{half}/agent.bin"
 
 
 def _stage(host: Host, half: str) -> None:
-    """What bhyveload reads: loader scripts, kernel, memory disk."""
+    """Build what bhyveload reads: loader scripts, kernel and memory disk."""
     boot = f"{half}/stage/boot"
     must(host, ["mkdir", "-p", f"{boot}/kernel"])
     must(host, ["cp", KERNEL, f"{boot}/kernel/kernel"])

@@ -1,6 +1,6 @@
-"""Frames between the harness and the agent: the Python side of agent/frame.h and agent/doorbell.c.
+"""The protocol of the guest's agent: the Python side of agent/frame.h and agent/doorbell.c.
 
-PROTOCOL.md beside this file is the reference. Pure functions: nothing here reads or writes.
+PROTOCOL.md, next to this file, is the reference. This module does no input or output.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ HEADER_LENGTH = HEADER.size + CHECK.size
 MAGIC = 0xC0B1
 PAYLOAD_MAX = 64 * 1024
 KEEP_STDIN = 1
-"""Flag of an exec: stdin frames will follow."""
+"""Flag of EXEC: STDIN frames will follow."""
 
 
-class Kind(enum.IntEnum):
-    """What a frame is; those from 128 on come from the guest."""
+class FrameKind(enum.IntEnum):
+    """The kind of a frame; from 128 on, frames come from the guest."""
 
     HELLO = 1
     PING = 2
@@ -42,7 +42,7 @@ class Kind(enum.IntEnum):
 
 
 class Tag(enum.IntEnum):
-    """Field of a request."""
+    """The tag of a request's field."""
 
     HOSTNAME = 1
     MACHINE_ID = 2
@@ -73,23 +73,23 @@ class Frame:
 
 
 def checksum(data: bytes | bytearray) -> int:
-    """FNV-1a, 32 bits."""
+    """The 32-bit FNV-1a hash."""
     value = 2166136261
     for byte in data:
         value = (value ^ byte) * 16777619 & 0xFFFFFFFF
     return value
 
 
-def encode(kind: Kind, id: int, payload: bytes = b"", flags: int = 0) -> bytes:
-    """One frame, ready to send; ValueError when the payload is too long for one."""
+def encode(kind: FrameKind, id: int, payload: bytes = b"", flags: int = 0) -> bytes:
+    """The bytes of a frame. ValueError when the payload exceeds PAYLOAD_MAX."""
     if len(payload) > PAYLOAD_MAX:
-        raise ValueError(f"{len(payload)} bytes do not fit one frame of {PAYLOAD_MAX}")
+        raise ValueError(f"a payload of {len(payload)} bytes exceeds the limit of {PAYLOAD_MAX}")
     head = HEADER.pack(MAGIC, kind, flags, id, len(payload))
     return head + CHECK.pack(checksum(head)) + payload
 
 
 def field(tag: Tag, value: bytes | str | int) -> bytes:
-    """One (tag, length, bytes) field; numbers are 64-bit little-endian."""
+    """The bytes of a field: tag, length, value. Numbers are 64-bit little-endian."""
     if isinstance(value, int):
         value = struct.pack("<Q", value)
     elif isinstance(value, str):
@@ -98,13 +98,13 @@ def field(tag: Tag, value: bytes | str | int) -> bytes:
 
 
 class Decoder:
-    """Takes bytes as they come and gives whole frames; steps over noise between them."""
+    """Turns a stream of bytes into frames, skipping noise between them."""
 
     def __init__(self) -> None:
         self._buffer = bytearray()
 
     def feed(self, data: bytes) -> Iterator[Frame]:
-        """The frames that are whole now."""
+        """Add bytes; yields the frames that are complete."""
         self._buffer += data
         while len(self._buffer) >= HEADER_LENGTH:
             magic, kind, _flags, id, length = HEADER.unpack_from(self._buffer)
@@ -134,20 +134,20 @@ RING_ANSWER_LENGTH = 4
 
 
 def ring(nonce: bytes) -> bytes:
-    """A nonce of 8 bytes as the doorbell takes it."""
+    """The doorbell message for a nonce of 8 bytes."""
     number = int.from_bytes(nonce, "little")
     check = (number + (number >> 16) + (number >> 32) + (number >> 48)) & 0xFFFF
     return RING.pack(RING_MAGIC, check, number)
 
 
 def ring_dated(nonce: bytes, wall_ns: int) -> bytes:
-    """A nonce of 4 bytes with the wall clock, which the guest sets before it answers. What it
-    signs is all but the first two bytes."""
+    """The doorbell message for a nonce of 4 bytes and the wall clock, which the guest sets before
+    it answers. The guest signs everything but the first two bytes."""
     return struct.pack("<H4sQ", RING_DATED, nonce, wall_ns)
 
 
 def ring_answer(key: bytes, nonce: bytes) -> bytes:
-    """What a guest that holds `key` answers on the doorbell."""
+    """The answer on the doorbell of a guest with this key."""
     return struct.pack("<I", siphash(key, nonce) & 0xFFFFFFFF)
 
 
@@ -155,7 +155,7 @@ _MASK = 0xFFFFFFFFFFFFFFFF
 
 
 def siphash(key: bytes, data: bytes) -> int:
-    """SipHash-2-4 (Aumasson and Bernstein, 2012) of `data` under a key of 16 bytes."""
+    """SipHash-2-4 (Aumasson and Bernstein, 2012) of `data`; the key has 16 bytes."""
     k0, k1 = struct.unpack("<QQ", key)
     v0, v1 = k0 ^ 0x736F6D6570736575, k1 ^ 0x646F72616E646F6D
     v2, v3 = k0 ^ 0x6C7967656E657261, k1 ^ 0x7465646279746573

@@ -1,8 +1,8 @@
-"""Root file systems: busybox for the smallest, and a Debian with Python made by debootstrap.
+"""Root file systems: busybox, the smallest, and Debian with Python, made by debootstrap.
 
-A root is a directory in the cache, named by the digest of its recipe and built once; nobody writes
-to it afterwards, who needs a root of his own copies it or lays a file system over it. Its sha256 is
-of all that is in it, but for times. Inside are no devices, no machine id, no names of this host.
+A root is a directory in the cache, named by the digest of its recipe and built once. It is never
+written to afterwards: a sandbox gets a copy or an overlay. Its sha256 covers all content except
+timestamps. It has no devices, no machine id and no name of this host.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from harness.measure.record import Image, digest
 DIRECTORIES = ("dev", "etc", "proc", "root", "run", "sys", "tmp", "var")
 PASSWD = "root:x:0:0:root:/root:/bin/sh\n"
 USUAL = ("bash-static", "python3")
-"""Debian packages beside the essential ones; the gateway's shell is the former."""
+"""Debian packages besides the essential ones; bash-static is the gateway's shell."""
 EDITION = 1
-"""Of the recipe below: a change of what it does to a root must give other roots."""
-# What a sandbox does not need, and what would name this host or the hour.
+"""The version of the recipe below; increased when the recipe changes, so that roots are rebuilt."""
+# What a sandbox does not need, or what depends on this host or the time.
 NOT_KEPT = (
     "dev/*", "etc/hostname", "etc/machine-id", "etc/resolv.conf", "run/*", "tmp/*",
     "usr/share/doc/*", "usr/share/info/*", "usr/share/locale/*", "usr/share/man/*",
@@ -40,7 +40,7 @@ NOT_KEPT = (
 
 @dataclass(frozen=True)
 class RootFs:
-    """A root file system in the cache; `sha256` is of its content, `built_from` says of what."""
+    """A root file system; `sha256` is of its content, `built_from` names its inputs."""
 
     name: str
     path: Path
@@ -52,7 +52,7 @@ class RootFs:
 
 
 def busybox(cache: Path) -> RootFs:
-    """The smallest: busybox under its names, and an echo that does nothing else.
+    """The smallest root: busybox with its applets, and a minimal echo.
 
     Raises MissingTool, ImageError (a busybox that needs libraries) and DiskFull.
     """
@@ -79,10 +79,10 @@ def busybox(cache: Path) -> RootFs:
 
 
 def debian(cache: Path, packages: Sequence[str] = USUAL) -> RootFs:
-    """This distribution's essential packages and `packages`; a minute or two the first time.
+    """This distribution's essential packages and `packages`; takes a minute or two the first time.
 
-    They come from where this machine's own apt gets them, and stay as they were then. Raises
-    MissingPrivilege, MissingTool, CoppiceError (no mirror, or what debootstrap says), DiskFull.
+    The packages come from the mirror of this machine's apt, and are not updated later. Raises
+    MissingPrivilege, MissingTool, CoppiceError (no mirror, or debootstrap failed) and DiskFull.
     """
     site, suite = mirror()
     wanted = ",".join(sorted(set(packages)))
@@ -90,10 +90,12 @@ def debian(cache: Path, packages: Sequence[str] = USUAL) -> RootFs:
     target = _place(cache, "debian", inputs)
     if not (target / "sha256").exists():
         if os.geteuid() != 0:
-            raise MissingPrivilege("debootstrap needs root to make a root file system of Debian")
+            raise MissingPrivilege(
+                "building a Debian root file system needs root", hint="run it again as root"
+            )
         need("debootstrap")
         with half_built(target) as directory:
-            # What it mounts goes away with it, however it ends.
+            # Its mounts disappear with its mount namespace, however it ends.
             run(
                 "unshare", "--mount", "--propagation", "private", "env", *_environment(),
                 "debootstrap", "--variant=minbase", f"--include={wanted}", suite,
@@ -107,23 +109,23 @@ def debian(cache: Path, packages: Sequence[str] = USUAL) -> RootFs:
 
 
 def from_path(path: Path) -> RootFs:
-    """A root of the user's own; ImageError when it is this host's, or has no program to start."""
+    """A root directory given by the user. ImageError when it is unsuitable."""
     if path.is_symlink():
         raise ImageError(
             f"the root file system {path} is a link to {path.resolve()}",
-            hint="name the directory itself: what a sandbox may change must be plain to see",
+            hint="name the directory itself, so that it is clear what a sandbox may change",
         )
     if not path.is_dir():
         raise ImageError(f"there is no root file system at {path}")
     if path.samefile("/"):
         raise ImageError(f"{path} is this host's own root file system")
     if not (path / "bin/echo").is_file():
-        raise ImageError(f"{path} has no /bin/echo, which is the first process of every sandbox")
+        raise ImageError(f"{path} has no /bin/echo, which every sandbox runs as its first process")
     return RootFs(path.name, path.resolve(), tree_digest(path), {"path": path.name})
 
 
 def tree_digest(root: Path) -> str:
-    """SHA-256 of names, kinds, modes, owners and contents of everything under a directory."""
+    """The SHA-256 of the names, types, modes, owners and contents of all files in a directory."""
     whole = hashlib.sha256()
     for path in _walk(root):
         found = path.lstat()
@@ -167,9 +169,9 @@ def _found(name: str, target: Path) -> RootFs:
 
 
 def mirror() -> tuple[str, str]:
-    """Where apt gets this distribution's main packages from, and which suite that is."""
+    """The mirror and suite from which apt gets this distribution's main packages."""
     if shutil.which("apt-get") is None:
-        raise MissingTool("apt-get is not installed, and only it knows a mirror of Debian")
+        raise MissingTool("apt-get is not installed, so no Debian mirror is known")
     codename = re.search(r"^VERSION_CODENAME=(\S+)", Path("/etc/os-release").read_text(), re.M)
     listed = run(
         "apt-get", "indextargets", "--format", "$(SITE) $(RELEASE) $(COMPONENT)",
@@ -181,19 +183,19 @@ def mirror() -> tuple[str, str]:
             return site, release
     raise CoppiceError(
         "apt knows no mirror of this distribution's main packages",
-        hint="add one to the machine's sources, then: apt-get update",
+        hint="add a mirror to the machine's sources, then: apt-get update",
     )
 
 
 def _environment() -> list[str]:
-    """Variables for debootstrap: the proxy that apt uses, and no sync after every file."""
-    told = run("apt-config", "shell", "PROXY", "Acquire::http::Proxy").decode()
-    proxy = re.match(r"PROXY='([^']+)'", told)
+    """Environment variables for debootstrap: apt's proxy, and no fsync for every file."""
+    output = run("apt-config", "shell", "PROXY", "Acquire::http::Proxy").decode()
+    proxy = re.match(r"PROXY='([^']+)'", output)
     return ["DPKG_FORCE=unsafe-io", *([f"http_proxy={proxy[1]}"] if proxy else [])]
 
 
 def _versions(root: Path) -> bytes:
-    """What is installed in a root, one `package version` a line."""
+    """The packages installed in a root, as lines of `package version`."""
     shown = "${Package} ${Version}\\n"
     return run("dpkg-query", f"--admindir={root / 'var/lib/dpkg'}", "-W", "-f", shown)
 

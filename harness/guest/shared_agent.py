@@ -1,5 +1,5 @@
-"""The agent for sandboxes on their host's kernel: the guest's agent, with nothing in it that sets
-a clock, a name, a card or the kernel's random state (see agent/shared/self.c)."""
+"""The agent for sandboxes on their host's kernel: the guest's agent without the code that sets
+clocks, host names, NICs or the kernel's random state (see agent/shared/self.c)."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from harness.host.process import run
 from harness.measure.record import Image, digest
 
 SHARED = AGENT / "shared"
-OF_A_GUEST = ("doorbell.c", "self.c", "system.c")
-"""Parts that need a kernel of their own; `SHARED` stands in for them."""
+GUEST_ONLY = ("doorbell.c", "self.c", "system.c")
+"""Parts that need a kernel of their own; `SHARED` replaces them."""
 
 
 def build(cache: Path) -> Path:
-    """The program, from the cache or compiled now. Raises MissingTool and DiskFull."""
-    own = (path for path in sorted(AGENT.glob("*.c")) if path.name not in OF_A_GUEST)
+    """The path of the agent, from the cache or compiled now. Raises MissingTool and DiskFull."""
+    own = (path for path in sorted(AGENT.glob("*.c")) if path.name not in GUEST_ONLY)
     sources = [*own, *sorted(SHARED.glob("*.c"))]
     whole = hashlib.sha256(" ".join(COMPILE).encode())
     for path in (*sources, *sorted(AGENT.glob("*.h"))):
@@ -31,5 +31,5 @@ def build(cache: Path) -> Path:
 
 
 def as_record(program: Path) -> Image:
-    """How a record names it."""
+    """The agent as an image of a record."""
     return Image("agent", digest(program), {"sources_sha256": program.parent.name})

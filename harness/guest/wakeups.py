@@ -1,6 +1,6 @@
-"""What wakes an idle guest: its kernel's own trace of timers that went off and what they set off.
+"""Finds what wakes an idle guest, from its kernel's trace of timers and work items.
 
-Tracing is itself work in the guest, so it is done in one guest, after everything else is measured.
+Tracing is work for the guest itself, so it is done in one guest, after all other measurements.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ _TRACE = "/run/trace"
 _EVENTS = "timer/timer_expire_entry timer/hrtimer_expire_entry workqueue/workqueue_execute_start"
 _START = (
     f"mkdir -p {_DIRECTORY}; mount -t tracefs none {_DIRECTORY} 2>/dev/null; cd {_DIRECTORY} && "
-    f"for one in {_EVENTS}; do echo 1 > events/$one/enable || exit 1; done; echo > trace"
+    f"for event in {_EVENTS}; do echo 1 > events/$event/enable || exit 1; done; echo > trace"
 )
 _STOP = f"cd {_DIRECTORY} && echo 0 > tracing_on && cat trace > {_TRACE}"
 _LINE = re.compile(
     r"^.{16}-\d+\s+\[\d+\]\s+\S+\s+(?P<at>[\d.]+): \w+: .*?\bfunction[ =](?P<function>\w+)", re.M
 )
 _SETTLE_S = 1.0
-"""What is left out at the start: the shell that began the trace still ends there."""
+"""Seconds ignored at the start, while the shell that started the trace exits."""
 
 
 def trace(agent: Agent, seconds: float) -> dict[str, float]:
-    """How often a second each function ran in an idle guest, most often first.
+    """Calls per second of each function in an idle guest, most frequent first.
 
     SandboxError when the guest's kernel cannot trace.
     """
@@ -38,15 +38,15 @@ def trace(agent: Agent, seconds: float) -> dict[str, float]:
     return count(agent.read_file(_TRACE).decode(errors="replace"), seconds)
 
 
-def _shell(agent: Agent, words: str) -> None:
-    done = agent.run(("/bin/sh", "-c", words))
+def _shell(agent: Agent, command: str) -> None:
+    done = agent.run(("/bin/sh", "-c", command))
     if done.code:
-        said = done.stderr.decode(errors="replace").strip()
-        raise SandboxError(f"the guest's kernel cannot be traced: {said}")
+        message = done.stderr.decode(errors="replace").strip()
+        raise SandboxError(f"cannot trace the guest's kernel: {message}")
 
 
 def count(text: str, seconds: float) -> dict[str, float]:
-    """Functions of a trace and how often a second each ran, over `seconds` from its settling on."""
+    """Calls per second of each function in a trace, over `seconds` after the settling time."""
     seen = [(float(line["at"]), line["function"]) for line in _LINE.finditer(text)]
     if not seen:
         return {}

@@ -1,4 +1,4 @@
-"""Which boot of a kernel this is: what tells a guest's kernel from its host's."""
+"""The boot id of the running kernel, which distinguishes a guest's kernel from its host's."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ LINUX = Path("/proc/sys/kernel/random/boot_id")
 
 
 def boot_id() -> str | None:
-    """As the agent tells its guest's: on FreeBSD the 16 bytes of kern.boot_id in hexadecimal."""
+    """In the agent's format: a UUID on Linux, 32 hex digits on FreeBSD; None where unknown."""
     with contextlib.suppress(OSError):
         return LINUX.read_text().strip()
     if sys.platform.startswith("freebsd"):

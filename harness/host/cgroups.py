@@ -1,8 +1,8 @@
-"""Control groups of this host: what there is of either version, and those of a run.
+"""Control groups of this host (v1, v2 or hybrid), and those of a run.
 
-A run's groups are `coppice-RUNTIME/RUN/SANDBOX` in every hierarchy, where RUNTIME stands for the
-directory of runs: those of another are not for us to judge. Version 1 mounts each controller by
-itself (a hybrid has version 2 beside them, without controllers); version 2 has one tree for all.
+A run's groups are `coppice-RUNTIME/RUN/SANDBOX` in every hierarchy. RUNTIME is a hash of the
+runtime directory, so that groups of another runtime directory are never touched. Version 1 has one
+hierarchy per controller (a hybrid also mounts version 2, without controllers); version 2 has one.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ if TYPE_CHECKING:
     from harness.host.run import Run
 
 LIMITS = ("memory", "pids", "cpu", "cpuset")
-"""Controllers that bound what a sandbox takes."""
+"""Controllers that limit a sandbox."""
 PATIENCE_S = 5.0
-PLAIN = ("rw", "nosuid", "nodev", "noexec", "relatime", "xattr", "clone_children")
+NOT_CONTROLLERS = ("rw", "nosuid", "nodev", "noexec", "relatime", "xattr", "clone_children")
 
 
 @dataclass(frozen=True)
 class Usage:
-    """Of one group: seconds of processor, and bytes of memory with what of that is page cache."""
+    """Use of one group: CPU seconds, bytes of memory, and how many of these are page cache."""
 
     processor_s: float
     memory: int
@@ -39,32 +39,29 @@ class Usage:
 
 @dataclass(frozen=True)
 class Cgroups:
-    """`mounts` has where each controller of version 1 is mounted, or where the one tree of version
-    2 is, for each of its controllers."""
+    """`mounts` maps each controller to its mount point; in version 2 they all share one."""
 
     version: int
     mounts: Mapping[str, Path]
 
     @property
     def unlimited(self) -> Sequence[str]:
-        """Limits that this host cannot set."""
+        """Controllers of `LIMITS` that this host lacks."""
         return [name for name in LIMITS if name not in self.mounts]
 
     def groups(self, path: str) -> list[Path]:
-        """The directories of a group in every hierarchy, where they are."""
-        return [one for mount in self._trees() if (one := mount / path).is_dir()]
+        """The directories of a group, one for each hierarchy that has it."""
+        return [group for mount in self._hierarchies() if (group := mount / path).is_dir()]
 
     def of_runs(self, runtime: Path) -> list[str]:
-        """The ids of runs that have groups."""
-        directories = (
-            one for parent in self.groups(parent_of(runtime)) for one in parent.iterdir()
-        )
-        return sorted({directory.name for directory in directories if directory.is_dir()})
+        """The ids of all runs of a runtime directory that have groups, sorted."""
+        groups = (group for parent in self.groups(parent_of(runtime)) for group in parent.iterdir())
+        return sorted({group.name for group in groups if group.is_dir()})
 
     def freezer(self, path: str) -> Freezer | None:
-        """What holds all processes of a group; None where this host has no such thing."""
+        """The freezer of a group; None where this host has none."""
         if self.version == 2:
-            return Freezer(next(iter(self._trees())) / path / "cgroup.freeze", b"1", b"0")
+            return Freezer(next(iter(self._hierarchies())) / path / "cgroup.freeze", b"1", b"0")
         if "freezer" in self.mounts:
             state = self.mounts["freezer"] / path / "freezer.state"
             return Freezer(state, b"FROZEN", b"THAWED")
@@ -74,7 +71,7 @@ class Cgroups:
         """What a group has used; 0 where this host does not count it. OSError when it is gone."""
         spent = self.processor_s(path)
         if self.version == 2:
-            directory = next(iter(self._trees())) / path
+            directory = next(iter(self._hierarchies())) / path
             now, kept = directory / "memory.current", "file"
         else:
             directory = self.mounts.get("memory", Path()) / path
@@ -84,21 +81,24 @@ class Cgroups:
         return Usage(spent, int(now.read_text()), _numbers(directory / "memory.stat").get(kept, 0))
 
     def processor_s(self, path: str) -> float:
-        """Seconds of processor of a group and of all that is or was under it, or 0."""
+        """CPU seconds of a group and its descendants, past ones included; 0 if not counted."""
         if self.version == 2:
-            directory = next(iter(self._trees())) / path
+            directory = next(iter(self._hierarchies())) / path
             return _numbers(directory / "cpu.stat").get("usage_usec", 0) / 1e6
         if "cpuacct" not in self.mounts:
             return 0.0
         return int((self.mounts["cpuacct"] / path / "cpuacct.usage").read_text()) / 1e9
 
     def remove(self, path: str) -> None:
-        """Kill all that is in a group and those under it, and remove them; they may be gone."""
+        """Kill every process in a group and its descendants, then remove them; safe if gone."""
         deadline = time.monotonic() + PATIENCE_S
         while directories := self.groups(path):
             freezer = self.freezer(path)
             for directory in directories:
-                for group in (directory, *(one for one in directory.rglob("*") if one.is_dir())):
+                for group in (
+                    directory,
+                    *(below for below in directory.rglob("*") if below.is_dir()),
+                ):
                     if freezer:
                         with contextlib.suppress(OSError):
                             (group / freezer.file.name).write_bytes(freezer.off)
@@ -113,34 +113,36 @@ class Cgroups:
             with contextlib.suppress(OSError):  # it may hold others
                 parent.rmdir()
 
-    def _trees(self) -> set[Path]:
+    def _hierarchies(self) -> set[Path]:
         return set(self.mounts.values())
 
 
 @dataclass(frozen=True)
 class Freezer:
-    """Implements `harness.sandbox.shared_kernel.Hold` for a control group."""
+    """Freezes one control group; implements `harness.sandbox.shared_kernel.ProcessFreezer`."""
 
     file: Path
     on: bytes
     off: bytes
 
-    def hold(self) -> None:
-        """Freeze, and wait until all are frozen."""
+    def freeze(self) -> None:
+        """Freeze all processes, and wait until they are frozen. SandboxError after 5 s."""
         self._write(self.on)
         deadline = time.monotonic() + PATIENCE_S
         while not self._frozen():
             if time.monotonic() > deadline:
-                raise SandboxError(f"{self.file.parent.name} does not freeze")
+                raise SandboxError(
+                    f"control group {self.file.parent.name} did not freeze in {PATIENCE_S:g} s"
+                )
             time.sleep(0.0005)
 
-    def release(self) -> None:
+    def thaw(self) -> None:
         self._write(self.off)
 
-    def _write(self, word: bytes) -> None:
+    def _write(self, state: bytes) -> None:
         handle = os.open(self.file, os.O_WRONLY | os.O_CLOEXEC)
         try:
-            os.write(handle, word)
+            os.write(handle, state)
         finally:
             os.close(handle)
 
@@ -151,32 +153,34 @@ class Freezer:
 
 
 def parent_of(runtime: Path, root: Path = Path("/")) -> str:
-    """The group that holds those of all runs of a directory: of this path on its file system under
-    this root, for a container or another root that sees this host's groups has a /run of its own,
-    which may lie on the same file system."""
-    device = next(one for one in (runtime, *runtime.parents) if one.exists()).stat().st_dev
-    seen = root.stat()
+    """The parent group of all runs of a runtime directory, named by a hash of root, device and
+    path: a container or chroot may see this host's groups and have a different /run, perhaps on
+    the same file system."""
+    existing = next(path for path in (runtime, *runtime.parents) if path.exists())
+    device, seen = existing.stat().st_dev, root.stat()
     place = f"{seen.st_dev}:{seen.st_ino}:{device}:".encode() + os.fsencode(runtime)
     return f"coppice-{hashlib.sha256(place).hexdigest()[:8]}"
 
 
 def group_of(run: Run) -> str:
-    """A run's group."""
+    """The path of a run's group, below each hierarchy."""
     return f"{parent_of(run.directory.parent)}/{run.id}"
 
 
 @contextlib.contextmanager
 def counted(run: Run) -> Iterator[Callable[[], float] | None]:
-    """This process and all that it starts in a group of the run, for as long as the block runs.
+    """Put this process, and what it starts, into a group of the run while the block runs.
 
-    Yields what tells the processor seconds of the run's groups so far, those of its sandboxes and
-    of daemons that left their parent among them; None where this host counts none, or lets us not.
+    Yields a function that returns the CPU seconds of all groups of the run so far, including its
+    sandboxes and daemons that left their parent. Yields None where this host does not count CPU
+    time, or where this process may not change its group.
     """
     own = find()
-    controller = "cpuacct" if own.version == 1 else "freezer"  # of version 2 any: it is one tree
+    # In version 2 all controllers share one hierarchy, so any of them will do.
+    controller = "cpuacct" if own.version == 1 else "freezer"
     mount = own.mounts.get(controller)
-    before = mount and mount / _place(controller if own.version == 1 else "")
-    # A leaf: of version 2 a group with processes has no groups under it that limit anything.
+    before = mount and mount / _own_group(controller if own.version == 1 else "")
+    # A leaf, because in version 2 a group with processes cannot have children with limits.
     if mount and before and _enter(before) and _enter(mount / group_of(run) / "rig"):
         try:
             yield lambda: own.processor_s(group_of(run))
@@ -187,7 +191,7 @@ def counted(run: Run) -> Iterator[Callable[[], float] | None]:
 
 
 def _enter(group: Path) -> bool:
-    """Put this process into a group, which is made where it is missing; whether that went."""
+    """Move this process into a group, created if missing; False when that is not allowed."""
     try:
         group.mkdir(parents=True, exist_ok=True)
         (group / "cgroup.procs").write_text(str(os.getpid()))
@@ -196,8 +200,8 @@ def _enter(group: Path) -> bool:
     return True
 
 
-def _place(controller: str) -> str:
-    """The group that this process is in: of a controller, or with no name of version 2."""
+def _own_group(controller: str) -> str:
+    """The group of this process for a controller of version 1, or for version 2 ("")."""
     for line in Path("/proc/self/cgroup").read_text().splitlines():
         _, names, path = line.split(":", 2)
         if controller in names.split(","):
@@ -206,7 +210,7 @@ def _place(controller: str) -> str:
 
 
 def find() -> Cgroups:
-    """This host's control groups; version 0 where it has none that this process may use."""
+    """This host's control groups; version 0 where this process may not write to any."""
     mounts: dict[str, Path] = {}
     unified: dict[str, Path] = {}
     with contextlib.suppress(OSError):
@@ -215,26 +219,28 @@ def find() -> Cgroups:
             if not os.access(point, os.W_OK):
                 continue
             if kind == "cgroup":
-                # Controllers stand among the options.
-                mounts |= {name: Path(point) for name in options.split(",") if name not in PLAIN}
+                # The controllers are among the mount options.
+                mounts |= {
+                    name: Path(point) for name in options.split(",") if name not in NOT_CONTROLLERS
+                }
             elif kind == "cgroup2":
                 controllers = (Path(point) / "cgroup.controllers").read_text().split()
                 unified = dict.fromkeys((*controllers, "freezer"), Path(point))
     if mounts:
-        # Of a hybrid the second version limits nothing, but groups are made in it all the same.
+        # In a hybrid, version 2 limits nothing, but runs still have groups in it.
         return Cgroups(1, mounts | ({"unified": unified["freezer"]} if unified else {}))
     return Cgroups(2, unified) if unified else Cgroups(0, {})
 
 
 def _numbers(file: Path) -> dict[str, int]:
-    words = (line.split() for line in file.read_text().splitlines())
-    return {line[0]: int(line[1]) for line in words if len(line) == 2}
+    fields = (line.split() for line in file.read_text().splitlines())
+    return {pair[0]: int(pair[1]) for pair in fields if len(pair) == 2}
 
 
 def _kill_all(group: Path) -> None:
     with contextlib.suppress(OSError):
         for pid in (group / "cgroup.procs").read_text().split():
-            # 0 is one of a namespace that we cannot see.
+            # 0 stands for a process outside this PID namespace.
             if int(pid) not in (0, os.getpid()):
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(int(pid), signal.SIGKILL)

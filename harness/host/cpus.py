@@ -1,4 +1,4 @@
-"""How many processors this process may use."""
+"""The number of CPUs that this process may use."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 
 
 def usable() -> int:
-    """At least one. FreeBSD's Python tells of no affinity: there it is all that there are."""
+    """At least 1. FreeBSD's Python has no affinity API; there it is the CPU count."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

@@ -1,8 +1,8 @@
-"""What FreeBSD has and lacks for us: the doctor's lines, each with the command that mends it.
+"""The requirements of a FreeBSD host: lines of `coppice doctor`, each with a command as remedy.
 
-Everything is asked of a host by programs, so that a workstation can ask it of another machine. It
-looks, and changes nothing, but for one virtual machine that is made and destroyed: `kldload vmm`
-ends well and `kldstat` lists the module even where it has refused the processor.
+All checks are programs run through a `Host`, so that a workstation can check another machine. They
+change nothing, except that one virtual machine is created and destroyed: `kldload vmm` succeeds,
+and `kldstat` lists the module, even where it has rejected the CPU.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from dataclasses import replace
 from harness.host.leftovers_freebsd import ANCHOR
 from harness.host.protocol import Host
 from harness.host.requirement import Requirement
-from harness.host.run import OURS
+from harness.host.run import NAME_PREFIX
 
 BOOTROM = "/usr/local/share/uefi-firmware/BHYVE_UEFI.fd"
 ANCHORS_WANTED = 4096
-"""pf's own limit is 512, and a density run has an anchor for each sandbox."""
+"""pf's default limit is 512; a density run needs one anchor per sandbox."""
 MEMORY_WANTED = 2 << 30
 ROOM_WANTED = 4 << 30
 _SNAPSHOT_HINT = (
@@ -29,7 +29,7 @@ _PATCH_HINT = "patches/vmm-vnode/README.md says how to apply and build it"
 
 
 def ask(host: Host, *argv: str) -> str | None:
-    """What a program prints, stripped; None when it fails or is not there."""
+    """The stripped stdout of a program; None when it fails or is not installed."""
     done = host.run(argv)
     return None if done.code else done.text.strip()
 
@@ -44,73 +44,73 @@ def root(host: Host) -> Requirement:
 
 
 def processor(host: Host) -> Requirement:
-    """What vmm needs of the processor, by what the kernel said of it at boot."""
-    said = ask(host, "grep", "-E", "VT-x|SVM:|Features", "/var/run/dmesg.boot") or ""
-    intel = re.search(r"VT-x: .*", said)
-    amd = re.search(r"SVM: .*", said)
+    """The CPU features that vmm requires, from the kernel's boot messages."""
+    features = ask(host, "grep", "-E", "VT-x|SVM:|Features", "/var/run/dmesg.boot") or ""
+    intel = re.search(r"VT-x: .*", features)
+    amd = re.search(r"SVM: .*", features)
     if intel:
-        missing = [one for one in ("EPT", "UG") if one not in intel[0]]
+        missing = [name for name in ("EPT", "UG") if name not in intel[0]]
         return Requirement(
-            "a processor for vmm",
+            "a CPU for vmm",
             not missing,
             f"Intel, {'without ' + ' and '.join(missing) if missing else 'with EPT and UG'}",
-            "vmm needs VT-x with EPT and unrestricted guests: switch it on in the firmware",
+            "vmm needs VT-x with EPT and unrestricted guests: enable VT-x in the firmware",
         )
     if amd:
-        missing = [one for one in ("NP", "NRIP") if one not in amd[0]]
+        missing = [name for name in ("NP", "NRIP") if name not in amd[0]]
         return Requirement(
-            "a processor for vmm",
+            "a CPU for vmm",
             not missing,
             f"AMD, {'without ' + ' and '.join(missing) if missing else 'with NP and NRIP'}",
-            "vmm needs SVM with nested paging and NRIP save: switch SVM on in the firmware",
+            "vmm needs SVM with nested paging and NRIP save: enable SVM in the firmware",
         )
     return Requirement(
-        "a processor for vmm",
+        "a CPU for vmm",
         False,
-        "the kernel tells neither of VT-x nor of SVM",
-        "switch virtualisation on in the firmware, or use a machine that has it",
+        "the kernel reports neither VT-x nor SVM",
+        "enable virtualisation in the firmware, or use a machine that has it",
     )
 
 
 def vmm(host: Host) -> Requirement:
-    """Whether a virtual machine can really be made: one is, and destroyed."""
+    """Whether vmm works: a virtual machine is created and destroyed."""
     loaded = host.run(["kldstat", "-q", "-m", "vmm"]).code == 0
     if not loaded:
         return Requirement("vmm", False, "not loaded", "kldload vmm")
-    name = f"{OURS}{secrets.token_hex(4)}-doctor"
+    name = f"{NAME_PREFIX}{secrets.token_hex(4)}-doctor"
     made = host.run(["bhyvectl", f"--vm={name}", "--create"])
     if made.code == 0:
         host.run(["bhyvectl", f"--vm={name}", "--destroy"])
-        return Requirement("vmm", True, "made a virtual machine and destroyed it")
-    said = ask(host, "sh", "-c", "dmesg | grep -E 'vmm|SVM|VMX|NRIP' | tail -n 2") or ""
-    if ask(host, "sysctl", "-n", "hw.vmm.create") is None and not said:
-        said = "hw.vmm is not there"
-    why = " | ".join(said.splitlines()) or made.said
+        return Requirement("vmm", True, "created and destroyed a virtual machine")
+    messages = ask(host, "sh", "-c", "dmesg | grep -E 'vmm|SVM|VMX|NRIP' | tail -n 2") or ""
+    if ask(host, "sysctl", "-n", "hw.vmm.create") is None and not messages:
+        messages = "hw.vmm does not exist"
+    why = " | ".join(messages.splitlines()) or made.error_text
     return Requirement(
         "vmm",
         False,
-        f"loaded, and refuses to work: {why}",
-        "the kernel's word for it: dmesg | grep -iE 'vmm|svm|vmx'",
+        f"loaded, but does not work: {why}",
+        "see the kernel's messages: dmesg | grep -iE 'vmm|svm|vmx'",
     )
 
 
 def virtual_machines(host: Host) -> Sequence[Requirement]:
-    """The processor and vmm. What a working vmm makes do with is enough, whatever it lacks."""
+    """The CPU and vmm. Where vmm works, a missing CPU feature is not an error."""
     cpu, works = processor(host), vmm(host)
     if works.satisfied and not cpu.satisfied:
-        cpu = replace(cpu, satisfied=True, detail=f"{cpu.detail}, and vmm works with it")
+        cpu = replace(cpu, satisfied=True, detail=f"{cpu.detail}, but vmm works")
     return [cpu, works]
 
 
 def snapshots(host: Host) -> Requirement:
-    """BHYVE_SNAPSHOT in bhyve, bhyvectl and the kernel; each may lack it alone."""
+    """BHYVE_SNAPSHOT in bhyve, bhyvectl and the kernel, which are built separately."""
     what = "BHYVE_SNAPSHOT, for the durable tiers"
     usage = host.run(["bhyvectl", "--help"])
     if b"--suspend" not in usage.stdout + usage.stderr:
-        return Requirement(what, False, "bhyvectl does not know --suspend", _SNAPSHOT_HINT)
+        return Requirement(what, False, "bhyvectl has no option --suspend", _SNAPSHOT_HINT)
     usage = host.run(["bhyve", "-h"])
     if not re.search(rb"(?m)^\s*-r\b", usage.stdout + usage.stderr):
-        return Requirement(what, False, "bhyve does not know -r", _SNAPSHOT_HINT)
+        return Requirement(what, False, "bhyve has no option -r", _SNAPSHOT_HINT)
     options = ask(host, "sysctl", "-n", "kern.conftxt")
     if options and "BHYVE_SNAPSHOT" not in options:
         return Requirement(what, False, "the kernel was built without it", _SNAPSHOT_HINT)
@@ -118,24 +118,32 @@ def snapshots(host: Host) -> Requirement:
     return Requirement(what, True, where)
 
 
+def _by_sysctl(
+    host: Host, what: str, name: str, details: tuple[str, str], remedy: str
+) -> Requirement:
+    """A requirement that is satisfied when a sysctl is 1; `details` are for yes and no."""
+    satisfied = ask(host, "sysctl", "-n", name) == "1"
+    return Requirement(what, satisfied, details[0] if satisfied else details[1], remedy)
+
+
 def vnode_patch(host: Host) -> Requirement:
-    """Ours, of patches/vmm-vnode: clones share their checkpoint's pages with it."""
-    there = ask(host, "sysctl", "-n", "hw.vmm.vnode_restore") == "1"
-    return Requirement(
+    """The kernel patch of patches/vmm-vnode: clones share their checkpoint's pages."""
+    return _by_sysctl(
+        host,
         "the vnode patch, for shared guest memory",
-        there,
-        "in this kernel" if there else "not in this kernel: every clone has a full copy",
+        "hw.vmm.vnode_restore",
+        ("in this kernel", "not in this kernel, so every clone has a full copy"),
         _PATCH_HINT,
     )
 
 
 def vimage(host: Host) -> Requirement:
-    yes = ask(host, "sysctl", "-n", "kern.features.vimage") == "1"
-    return Requirement(
-        "VIMAGE, for networks of jails",
-        yes,
-        "in this kernel" if yes else "not in this kernel",
-        "GENERIC has it: build the kernel with `options VIMAGE`",
+    return _by_sysctl(
+        host,
+        "VIMAGE, for jails with networks",
+        "kern.features.vimage",
+        ("in this kernel", "not in this kernel"),
+        "use a GENERIC kernel, or build one with `options VIMAGE`",
     )
 
 
@@ -150,15 +158,15 @@ def bridging(host: Host) -> Sequence[Requirement]:
         )
     ]
     for name, wanted, why in (
-        ("net.link.bridge.pfil_member", "1", "or nothing on a bridge is filtered"),
-        ("net.link.bridge.pfil_bridge", "0", "or every packet is judged once more"),
+        ("net.link.bridge.pfil_member", "1", "without it bridges are not filtered"),
+        ("net.link.bridge.pfil_bridge", "0", "else packets are filtered twice"),
     ):
         found = ask(host, "sysctl", "-n", name)
         lines.append(
             Requirement(
                 f"{name}={wanted}",
                 found == wanted,
-                found or f"not there, as long as if_bridge is not loaded: {why}",
+                found or f"unknown until if_bridge is loaded; {why}",
                 f"sysctl {name}={wanted}",
             )
         )
@@ -181,20 +189,20 @@ def pf(host: Host) -> Sequence[Requirement]:
         Requirement(
             f"pf's root anchor {ANCHOR}/*",
             anchored,
-            "in the main rules" if anchored else "the main rules do not name it",
-            f'write  anchor "{ANCHOR}/*"  into /etc/pf.conf (and  nat-anchor "{ANCHOR}/*"  '
+            "in the main rules" if anchored else "missing from the main rules",
+            f'add  anchor "{ANCHOR}/*"  to /etc/pf.conf (and  nat-anchor "{ANCHOR}/*"  '
             "before its first filter rule), then: pfctl -f /etc/pf.conf",
         )
     )
     limit = re.search(r"anchors\s+hard limit\s+(\d+)", ask(host, "pfctl", "-s", "memory") or "")
-    if limit:  # older ones have none to show
+    if limit:  # older versions have no such limit
         enough = int(limit[1]) >= ANCHORS_WANTED
         lines.append(
             Requirement(
-                "pf's limit of anchors",
+                "pf's anchor limit",
                 enough,
-                f"{limit[1]}, of {ANCHORS_WANTED} for a large fleet",
-                f"write  set limit anchors {ANCHORS_WANTED}  into /etc/pf.conf, then: "
+                f"{limit[1]}; a large fleet needs {ANCHORS_WANTED}",
+                f"add  set limit anchors {ANCHORS_WANTED}  to /etc/pf.conf, then: "
                 "pfctl -f /etc/pf.conf",
             )
         )
@@ -202,43 +210,43 @@ def pf(host: Host) -> Sequence[Requirement]:
 
 
 def limits(host: Host) -> Requirement:
-    yes = ask(host, "sysctl", "-n", "kern.racct.enable") == "1"
-    return Requirement(
-        "racct and rctl, for limits of jails",
-        yes,
-        "enabled" if yes else "off",
-        "write kern.racct.enable=1 into /boot/loader.conf, and reboot",
+    return _by_sysctl(
+        host,
+        "racct and rctl, for jail limits",
+        "kern.racct.enable",
+        ("enabled", "off"),
+        "add kern.racct.enable=1 to /boot/loader.conf, and reboot",
     )
 
 
 def pools(host: Host) -> Sequence[str]:
-    """The ZFS pools of a host."""
+    """The names of a host's ZFS pools."""
     return (ask(host, "zpool", "list", "-H", "-o", "name") or "").split()
 
 
 def zfs(host: Host, pool: str | None) -> Sequence[Requirement]:
-    """`pool` is the one that was asked for; else the first there is."""
+    """Checks `pool`, or the first pool where none is named."""
     there = pools(host)
     chosen = pool or (there[0] if there else None)
     if chosen is None or chosen not in there:
-        named = f"no pool is called {pool}" if pool else "no pool"
+        problem = f"no pool is named {pool}" if pool else "no pool"
         return [
             Requirement(
                 "a ZFS pool",
                 False,
-                f"{named}; there are {', '.join(there) or 'none'}",
-                "truncate -s 8G /var/coppice.pool && zpool create coppice /var/coppice.pool, and "
-                "COPPICE_POOL names the pool to use",
+                f"{problem}; existing pools: {', '.join(there) or 'none'}",
+                "truncate -s 8G /var/coppice.pool && zpool create coppice /var/coppice.pool, or "
+                "name another pool in COPPICE_POOL",
             )
         ]
     free = int(ask(host, "zfs", "get", "-H", "-p", "-o", "value", "available", chosen) or 0)
     return [
         Requirement("a ZFS pool", True, chosen),
         Requirement(
-            "room in it",
+            "free space in it",
             free >= ROOM_WANTED,
-            f"{free / 2**30:.1f} GiB free, {ROOM_WANTED / 2**30:.0f} wanted",
-            f"free some: zfs list -o space -r {chosen}",
+            f"{free / 2**30:.1f} GiB free, {ROOM_WANTED / 2**30:.0f} needed",
+            f"free some space; to see what uses it: zfs list -o space -r {chosen}",
         ),
     ]
 
@@ -248,8 +256,8 @@ def memory(host: Host) -> Requirement:
     return Requirement(
         "memory",
         size >= MEMORY_WANTED,
-        f"{size / 2**30:.1f} GiB, {MEMORY_WANTED / 2**30:.0f} wanted",
-        "a machine with more of it",
+        f"{size / 2**30:.1f} GiB, {MEMORY_WANTED / 2**30:.0f} needed",
+        "use a machine with more memory",
     )
 
 
@@ -272,8 +280,8 @@ def programs(host: Host, *names: str) -> Sequence[Requirement]:
     return lines
 
 
-def everything(host: Host, pool: str | None = None) -> Sequence[Requirement]:
-    """All lines, for a machine that has no Python to ask its substrates."""
+def all_requirements(host: Host, pool: str | None = None) -> Sequence[Requirement]:
+    """Every check, for a machine that has no Python to run its substrates' own."""
     lines = [root(host), *virtual_machines(host), snapshots(host), vnode_patch(host)]
     lines += [vimage(host), *bridging(host), *pf(host), limits(host), *zfs(host, pool)]
     return [*lines, memory(host), bootrom(host)]

@@ -1,4 +1,4 @@
-"""Who a sandbox is: the names and addresses that no two sandboxes of this host share."""
+"""A sandbox's identity: names and addresses that are unique on this host."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from harness.errors import NotEnoughMemory
 from harness.host.run import LEASE_BEGUN
 
 NETWORK = IPv4Network("10.77.0.0/16")
-"""Addresses of sandboxes; the first is the gateway's, the last is broadcast."""
+"""IPv4 addresses of sandboxes; the first is the gateway's, the last is broadcast."""
 NETWORK6 = IPv6Network("fd77:c0bb:1ce::/64")
-"""Their addresses of IPv6, which end with those of IPv4."""
+"""IPv6 addresses of sandboxes; they end with the IPv4 address."""
 NO_KEY = bytes(16)
-"""The key of a guest that has not been given an identity."""
+"""The key of a guest before it gets an identity."""
 
 
 @dataclass(frozen=True)
 class Identity:
-    """`key` signs the sandbox's answers to nonces; `lease` is the file that holds its address."""
+    """`key` (16 bytes) signs answers to nonces; `lease` is the file that reserves the address."""
 
     id: str
     hostname: str
@@ -41,15 +41,16 @@ class Identity:
         return NETWORK6[int(self.address)]
 
     def release(self) -> None:
-        """Give the address back; safe to call twice."""
+        """Free the address; safe to call twice."""
         self.lease.unlink(missing_ok=True)
 
 
 def allocate(leases: Path, run_id: str) -> Identity:
-    """A new identity. `leases` is shared by every run of this host; one file is one address.
+    """A new identity. `leases` is shared by every run of this host and has one file per address.
 
-    That the file appears is the lock, so any number of threads and processes may do this at once.
-    It appears with the run's id in it: who is killed leaves no lease of nobody's.
+    Linking the file into place is the lock, so threads and processes may call this at once. The
+    file holds the run's id from the start: a killed process never leaves an unowned lease.
+    Raises NotEnoughMemory when every address is in use.
     """
     leases.mkdir(parents=True, exist_ok=True)
     begun = leases / f"{LEASE_BEGUN}{run_id}.{secrets.token_hex(4)}"
@@ -84,5 +85,5 @@ def _take(leases: Path, begun: Path) -> Identity:
         )
     raise NotEnoughMemory(
         f"all {usable} addresses of {NETWORK} are in use",
-        hint="coppice clean frees those of dead runs",
+        hint="coppice clean frees the addresses of dead runs",
     )

@@ -1,10 +1,10 @@
-"""Kernel samepage merging for the processes of one run, and the host's own settings back after it.
+"""Kernel samepage merging (KSM) for the processes of one run, with the host's settings restored.
 
-Only processes started through `program()` are merged, and whatever else on this host asked for it
-before. The settings that were found stand in the run's directory while ours hold, so that they are
-put back after a crash too (harness/host/leftovers.py). The scanner is the whole host's, and runs
-have several directories: who sets it up locks it, and numbers that only we write tell what is ours
-where that directory is gone.
+Only processes started through `program()` are merged, and those that had asked for it before. The
+previous settings are saved in the run's directory, so that they are restored after a crash too
+(harness/host/leftovers.py). The scanner belongs to the whole host, and runtime directories are
+several: a run locks the scanner, and sets page counts that nothing else uses, which identify its
+settings when its directory is gone.
 """
 
 from __future__ import annotations
@@ -26,20 +26,23 @@ from harness.host.run import Run
 
 SETTINGS = Path("/sys/kernel/mm/ksm")
 NOTE = "merging.json"
-"""In the directory of a run that changed the settings: what they were."""
+"""The file in the run's directory that holds the previous settings."""
 SOURCE = paths.KSM_PROGRAM
 _ADVISOR = "advisor_mode"
 _FAST = {"pages_to_scan": "4001", "sleep_millisecs": "20"}
-"""About 200,000 pages a second at most: half a core, so that what runs is not starved."""
+"""At most about 200,000 pages a second: half a core, so that sandboxes are not starved."""
 _SLOW = {"pages_to_scan": "101", "sleep_millisecs": "20"}
-"""About what the kernel does by default: keeps merged what is, at little cost."""
+"""About the kernel's default: keeps pages merged at little cost."""
 _ON = "1"
 _UNTOUCHED = {"pages_to_scan": "100", "sleep_millisecs": "20", "run": "0"}
-"""The kernel's own: what is put back where nobody knows what was."""
+"""The kernel's defaults, restored where the previous settings are lost."""
 
 
 def program(cache: Path) -> Path:
-    """The program that becomes another whose memory may be merged; built once."""
+    """A launcher that execs another program with mergeable memory; built once, then cached.
+
+    Raises MissingTool, CoppiceError (it does not compile) and DiskFull.
+    """
     target = cache / "programs" / hashlib.sha256(SOURCE.read_bytes()).hexdigest()
     if not target.exists():
         with half_built(target) as directory:
@@ -49,32 +52,33 @@ def program(cache: Path) -> Path:
 
 @dataclass(frozen=True)
 class Merging:
-    """The kernel's scanner at work for us; `settings` is where the kernel keeps its own."""
+    """The kernel's scanner while a run uses it; `settings` is its directory in /sys."""
 
     settings: Path
 
     def count(self, name: str) -> int:
-        """One of the kernel's counters: full_scans, pages_shared, pages_sharing, ..."""
+        """A counter of the kernel: full_scans, pages_shared, pages_sharing, ..."""
         return int((self.settings / name).read_text())
 
-    def hurry(self) -> None:
-        """There are new pages to merge: scan fast."""
+    def scan_fast(self) -> None:
+        """For new pages that should be merged soon."""
         _put(self.settings, _FAST)
 
-    def ease(self) -> None:
-        """What could be merged is: scan slowly from now on."""
+    def scan_slowly(self) -> None:
+        """For when everything mergeable has been merged."""
         _put(self.settings, _SLOW)
 
 
 @contextlib.contextmanager
 def merging(run: Run, settings: Path = SETTINGS) -> Iterator[Merging]:
-    """Scan fast while the block runs, then put back what was.
+    """Run the scanner, fast at first, while the block runs; then restore the settings.
 
-    Raises Unsupported where the kernel cannot merge, or where another run is at it.
+    Raises Unsupported where the kernel has no KSM or another run uses it, MissingPrivilege where
+    its settings cannot be written.
     """
     if not (settings / "run").exists():
         raise Unsupported(
-            "this kernel has no samepage merging", hint="a kernel with CONFIG_KSM=y has it"
+            "this kernel has no samepage merging", hint="boot a kernel built with CONFIG_KSM=y"
         )
     if not os.access(settings / "run", os.W_OK):
         raise MissingPrivilege(f"{settings} cannot be written", hint="run it again as root")
@@ -83,12 +87,12 @@ def merging(run: Run, settings: Path = SETTINGS) -> Iterator[Merging]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise Unsupported(
-                "another run has samepage merging set up for itself", hint="wait until it has ended"
+                "another run is using samepage merging", hint="run it again when that run has ended"
             ) from error
-        if _marked(settings):  # a dead run's, whose directory is gone
+        if _marked(settings):  # by a dead run whose directory is gone
             _put(settings, _UNTOUCHED)
         note = run.directory / NOTE
-        note.write_text(json.dumps({"settings": str(settings), "found": _found(settings)}))
+        note.write_text(json.dumps({"settings": str(settings), "found": _current(settings)}))
         try:
             _put(settings, {_ADVISOR: "none"} | _FAST | {"run": _ON})
             yield Merging(settings)
@@ -97,7 +101,7 @@ def merging(run: Run, settings: Path = SETTINGS) -> Iterator[Merging]:
 
 
 def abandoned(settings: Path = SETTINGS) -> bool:
-    """Whether a run that is dead has left the scanner set up, and we may put it back."""
+    """Whether a dead run has left its settings, and this process may reset them."""
     if not _marked(settings) or not os.access(settings / "run", os.W_OK):
         return False
     with (settings / "run").open() as lock:
@@ -109,7 +113,7 @@ def abandoned(settings: Path = SETTINGS) -> bool:
 
 
 def reset(settings: Path = SETTINGS) -> None:
-    """Put back the kernel's own settings, if a dead run's are still there."""
+    """Reset the scanner to the kernel's defaults, if a dead run has left its settings."""
     if abandoned(settings):
         _put(settings, _UNTOUCHED)
 
@@ -121,10 +125,10 @@ def _marked(settings: Path) -> bool:
     return False
 
 
-def _found(settings: Path) -> Mapping[str, str]:
+def _current(settings: Path) -> Mapping[str, str]:
     found = {name: (settings / name).read_text().strip() for name in (*_FAST, "run")}
     if (settings / _ADVISOR).exists():
-        # The kernel lists every mode and has the chosen one in brackets.
+        # The kernel lists every mode, with the active one in brackets.
         listed = (settings / _ADVISOR).read_text()
         found[_ADVISOR] = listed.partition("[")[2].partition("]")[0] or listed.strip()
     return found
@@ -132,20 +136,20 @@ def _found(settings: Path) -> Mapping[str, str]:
 
 def _put(settings: Path, values: Mapping[str, str]) -> None:
     for name, value in values.items():
-        if (settings / name).exists():  # the advisor came later than the rest
+        if (settings / name).exists():  # older kernels have no advisor
             (settings / name).write_text(value)
 
 
 def restore(note: Path) -> None:
-    """Put back the settings that a note tells of, and remove it; safe to call twice."""
+    """Restore the settings saved in `note`, and remove it; safe to call twice."""
     with contextlib.suppress(FileNotFoundError):
         try:
-            told = json.loads(note.read_text(errors="replace"))
-        except ValueError:  # the host crashed before it was on disk, and with it the settings
+            saved = json.loads(note.read_text(errors="replace"))
+        except ValueError:  # the host crashed while it was written, which also reset the settings
             note.unlink()
             return
-        settings, found = Path(told["settings"]), dict(told["found"])
-        # A chosen advisor rules pages_to_scan itself: it goes last.
+        settings, found = Path(saved["settings"]), dict(saved["found"])
+        # An active advisor sets pages_to_scan itself, so it is restored last.
         advisor = found.pop(_ADVISOR, None)
         _put(settings, found | ({_ADVISOR: advisor} if advisor else {}))
         note.unlink()

@@ -1,4 +1,4 @@
-"""One thing that a dead run has left."""
+"""What a dead run has left behind."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Leftover:
-    """One thing of a dead run: `what` is cgroup, process, settings, mount, lease, file, directory
-    or half-built; on FreeBSD also what leftovers_freebsd.py names."""
+    """One object of a dead run. `what` is its kind: cgroup, process, settings, mount, lease, file,
+    directory or half-built, and on FreeBSD also those of leftovers_freebsd.py. `name` identifies
+    it among its kind (a path, a PID); `run_id` is "?" where the run is unknown."""
 
     what: str
     run_id: str

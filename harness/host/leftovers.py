@@ -1,6 +1,6 @@
-"""What dead runs have left on this machine, and how it goes away.
+"""Finds and removes what dead runs have left on this machine.
 
-Only what carries a run's id is touched, and only when that run's lock shows that it is dead.
+Only objects that carry a run's id are touched, and only when that run's lock shows that it is dead.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from harness import command_log
 from harness.host import cgroups, leftovers_freebsd
 from harness.host.ksm import NOTE, SETTINGS, abandoned, reset, restore
 from harness.host.leftover import Leftover
-from harness.host.local import Local
-from harness.host.locks import HALF_BUILT, lives, locked
+from harness.host.local import LocalHost
+from harness.host.locks import HALF_BUILT, is_alive, locked
 from harness.host.run import LEASE_BEGUN, VARIABLE
 from harness.paths import cache_directory
 
 REBOOTED, RUNTIME = "coppice-off-", "r"
-"""A directory beside the runtime directory that begins so stands for a host that is turned off and
-on (harness/procedures/reboot.py); in it, the runtime directory there."""
+"""Prefix of a directory next to the runtime directory that simulates a host that is rebooted
+(harness/procedures/reboot.py), and the name of the runtime directory in it."""
 FREEBSD = sys.platform.startswith("freebsd")
 
 
 def processes() -> Iterator[tuple[int, Path]]:
-    """Every process that carries a run's directory. Other users' environments are not readable."""
+    """(PID, run directory) of every process whose environment is readable and names a run."""
     if FREEBSD:
         import psutil
 
@@ -58,43 +58,43 @@ def _mounts_under(directory: Path) -> Sequence[str]:
 
 
 def find(runtime: Path, cache: Path | None = None) -> list[Leftover]:
-    """Everything that dead runs have left, in the order in which it must go."""
+    """Everything that dead runs have left, in the order in which it must be removed."""
     found = _of_runtime(runtime)
     for host in runtime.parent.glob(f"{REBOOTED}*"):
         found += _of_reboot(host)
-    if abandoned() and not any(one.what == "settings" for one in found):
+    if abandoned() and not any(leftover.what == "settings" for leftover in found):
         found.append(Leftover("settings", "?", str(SETTINGS)))
     return [*found, *_of_freebsd(runtime), *_of_cache(cache or cache_directory())]
 
 
 def _lives_elsewhere(pid: int, directory: Path) -> bool:
-    """Whether the run of this process lives where the process is: in a container or a chroot the
-    same name is another directory."""
+    """Whether the run lives as the process itself sees it: in a container or a chroot the same
+    path is another directory."""
     with contextlib.suppress(OSError):
-        return lives(Path(f"/proc/{pid}/root", *directory.parts[1:]))
+        return is_alive(Path(f"/proc/{pid}/root", *directory.parts[1:]))
     return False
 
 
 def _of_runtime(runtime: Path) -> list[Leftover]:
     directories = (
-        [one for one in runtime.iterdir() if one.name != "leases"] if runtime.is_dir() else []
+        [entry for entry in runtime.iterdir() if entry.name != "leases"] if runtime.is_dir() else []
     )
     marked = [(pid, directory) for pid, directory in processes() if directory.parent == runtime]
     elsewhere = {directory for pid, directory in marked if _lives_elsewhere(pid, directory)}
-    # First: what a group holds frozen would not die.
+    # First, because the processes of a frozen group cannot die.
     found = [
         Leftover("cgroup", id, f"{cgroups.parent_of(runtime)}/{id}")
         for id in cgroups.find().of_runs(runtime)
-        if runtime / id not in elsewhere and not lives(runtime / id)
+        if runtime / id not in elsewhere and not is_alive(runtime / id)
     ]
     found += [
         Leftover("process", directory.name, str(pid))
         for pid, directory in marked
-        # Asked of each by itself: a run may have begun since the directories were listed.
-        if directory not in elsewhere and not lives(directory)
+        # Checked again for each: a run may have begun since the directories were listed.
+        if directory not in elsewhere and not is_alive(directory)
     ]
     for directory in directories:
-        if not lives(directory):
+        if not is_alive(directory):
             if (directory / NOTE).exists():
                 found.append(Leftover("settings", directory.name, str(directory / NOTE)))
             found += [
@@ -105,13 +105,13 @@ def _of_runtime(runtime: Path) -> list[Leftover]:
     for lease in leases.iterdir() if leases.is_dir() else ():
         with contextlib.suppress(FileNotFoundError):
             run = _holder(lease)
-            if run is None or not lives(runtime / run):
+            if run is None or not is_alive(runtime / run):
                 found.append(Leftover("lease", run or "?", str(lease)))
     return found
 
 
 def _holder(lease: Path) -> str | None:
-    """The id of the run that a lease names; None where a crash of the host left something else."""
+    """The id of the run that owns a lease; None where a host crash has damaged the file."""
     if lease.name.startswith(LEASE_BEGUN):
         return lease.name.removeprefix(LEASE_BEGUN).partition(".")[0]
     id = lease.read_text(errors="replace")
@@ -120,21 +120,21 @@ def _holder(lease: Path) -> str | None:
 
 def _of_cache(cache: Path) -> list[Leftover]:
     found = [Leftover("half-built", "?", str(built)) for built in _abandoned(cache)]
-    copies = cache / "remote"  # of the harness, by runs that came from another machine
+    copies = cache / "remote"  # of the harness, made by runs from another machine
     for copy in copies.iterdir() if copies.is_dir() else ():
-        if not lives(copy):
+        if not is_alive(copy):
             found.append(Leftover("directory", copy.name, str(copy)))
     return found
 
 
 def _of_reboot(host: Path) -> Sequence[Leftover]:
-    """What is left of a host that nobody turns off and on any more."""
+    """What is left of a simulated host whose owner is dead."""
     with contextlib.suppress(FileNotFoundError):
         inner = host / RUNTIME
-        # Whoever makes one locks it at once: one that is young may not be locked yet.
+        # Its owner locks it right after making it: a new one may not be locked yet.
         if locked(host) or time.time() - host.stat().st_mtime < 5:
             return []
-        if inner.is_dir() and any(lives(run) for run in inner.iterdir()):
+        if inner.is_dir() and any(is_alive(run) for run in inner.iterdir()):
             return []
         mounts = [Leftover("mount", host.name, point) for point in _mounts_under(host)]
         found = [*_of_runtime(inner), *mounts]
@@ -145,25 +145,27 @@ def _of_reboot(host: Path) -> Sequence[Leftover]:
 
 
 def mark_of(host: Path) -> Path:
-    """What a sandbox writes there to be looked for later; a bare process writes it on this host."""
+    """The file that a sandbox writes before the reboot; a bare process writes it on this host."""
     return Path("/tmp", host.name)
 
 
 def _of_freebsd(runtime: Path) -> Sequence[Leftover]:
-    """What is in this kernel and on its pools, if it is FreeBSD's."""
+    """Objects in a FreeBSD kernel and on its ZFS pools; nothing on other systems."""
     if not FREEBSD:
         return []
-    living = {one.name[-8:] for one in runtime.iterdir() if lives(one)} if runtime.is_dir() else ()
-    return leftovers_freebsd.find(Local(), lambda mark: mark in living)
+    living = (
+        {run.name[-8:] for run in runtime.iterdir() if is_alive(run)} if runtime.is_dir() else ()
+    )
+    return leftovers_freebsd.find(LocalHost(), lambda mark: mark in living)
 
 
 def _abandoned(cache: Path) -> Iterator[Path]:
-    """Directories in the cache that somebody began to build and died.
+    """Directories in the cache whose builder died.
 
-    They stand beside what they were to become: a thing of some kind. What is in a thing that is
-    whole, such as a distribution's root, is not looked at: it takes a second.
+    They are siblings of their target, at `cache/KIND/`. Finished targets are not searched: a
+    distribution's root alone would take a second.
     """
-    # os.walk, unlike glob, bears that directories vanish while it looks.
+    # os.walk, unlike glob, tolerates directories that vanish meanwhile.
     for parent, names, _ in os.walk(cache):
         begun_here = [name for name in names if name.startswith(HALF_BUILT)]
         if Path(parent) == cache:
@@ -173,41 +175,41 @@ def _abandoned(cache: Path) -> Iterator[Path]:
         for name in begun_here:
             built = Path(parent, name)
             with contextlib.suppress(FileNotFoundError):
-                # Its builder locks it before putting anything in: an empty one may be brand-new.
+                # Its builder locks it before writing into it: an empty one may be new.
                 begun = any(built.iterdir()) or time.time() - built.stat().st_mtime > 5
                 if begun and not locked(built):
                     yield built
 
 
-def remove(one: Leftover) -> None:
-    """Make one leftover go away; it may have gone by itself."""
-    if one.what == "cgroup":
-        cgroups.find().remove(one.name)
-    elif one.what == "process":
+def remove(leftover: Leftover) -> None:
+    """Remove one leftover; safe if it is gone already."""
+    if leftover.what == "cgroup":
+        cgroups.find().remove(leftover.name)
+    elif leftover.what == "process":
         with contextlib.suppress(ProcessLookupError):
-            os.kill(int(one.name), signal.SIGKILL)
-    elif one.what == "settings":
-        reset() if one.name == str(SETTINGS) else restore(Path(one.name))
-    elif FREEBSD and one.what not in ("lease", "directory", "half-built"):
-        leftovers_freebsd.remove(Local(), one)
-    elif one.what == "mount":
+            os.kill(int(leftover.name), signal.SIGKILL)
+    elif leftover.what == "settings":
+        reset() if leftover.name == str(SETTINGS) else restore(Path(leftover.name))
+    elif FREEBSD and leftover.what not in ("lease", "directory", "half-built"):
+        leftovers_freebsd.remove(LocalHost(), leftover)
+    elif leftover.what == "mount":
         import sh
 
-        with contextlib.suppress(sh.ErrorReturnCode):  # who else clears up may have been first
-            with command_log.announced(["umount", "-l", one.name]):
-                sh.umount("-l", one.name)
-    elif Path(one.name).is_dir():
-        shutil.rmtree(one.name, ignore_errors=True)
+        with contextlib.suppress(sh.ErrorReturnCode):  # another process may have unmounted it
+            with command_log.announced(["umount", "-l", leftover.name]):
+                sh.umount("-l", leftover.name)
+    elif Path(leftover.name).is_dir():
+        shutil.rmtree(leftover.name, ignore_errors=True)
     else:
-        Path(one.name).unlink(missing_ok=True)
+        Path(leftover.name).unlink(missing_ok=True)
 
 
 def reclaim(runtime: Path) -> list[Leftover]:
-    """Remove what dead runs have left; what it was. Processes go first, and are waited for."""
+    """Remove what dead runs have left, and return it. Waits up to 5 s for processes to end."""
     found = find(runtime)
-    for one in found:
-        remove(one)
-    pids = [one.name for one in found if one.what == "process"]
+    for leftover in found:
+        remove(leftover)
+    pids = [leftover.name for leftover in found if leftover.what == "process"]
     deadline = time.monotonic() + 5
     while any(_alive(pid) for pid in pids) and time.monotonic() < deadline:
         time.sleep(0.005)

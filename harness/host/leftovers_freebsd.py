@@ -1,8 +1,8 @@
-"""What dead runs have left in a FreeBSD kernel and on its pools: found by name, removed in order.
+"""Finds and removes what dead runs have left in a FreeBSD kernel and on its ZFS pools.
 
-Names carry the last eight digits of a run's id (`Run.object_name`). What does not begin as ours do
-is never looked at, let alone touched. Everything goes through a host, so it works from a
-workstation too, and where there is no Python.
+Objects are found by name, which contains the last eight digits of a run's id (`Run.object_name`);
+others are never touched. All commands go through a `Host`, so that this also works on another
+machine, and on one without Python.
 """
 
 from __future__ import annotations
@@ -12,28 +12,28 @@ from collections.abc import Callable, Iterator, Sequence
 
 from harness.host.leftover import Leftover
 from harness.host.protocol import Host
-from harness.host.run import OURS
+from harness.host.run import NAME_PREFIX
 
 ANCHOR = "coppice"
-"""The root anchor: everything of ours in pf is below it."""
+"""The root anchor of all our pf rules."""
 GROUP = "coppice"
-"""The group of every interface that we make; its description is the name of what it belongs to."""
-_NAME = re.compile(rf"{OURS}([0-9a-f]{{8}})-[0-9a-z]+")
+"""The group of every interface that runs create; its description names the object it serves."""
+_NAME = re.compile(rf"{NAME_PREFIX}([0-9a-f]{{8}})-[0-9a-z]+")
 
 
-def find(host: Host, lives: Callable[[str], bool]) -> list[Leftover]:
-    """Everything of runs that do not live, in the order in which it must go.
+def find(host: Host, is_alive: Callable[[str], bool]) -> list[Leftover]:
+    """Everything that dead runs have left, in the order in which it must be removed.
 
-    `lives` says of a run's mark whether that run does. `what` of what is found is bhyve, jail,
-    mount, vm, interface, anchor, limits, clone or directory.
+    `is_alive` takes a run's mark. `what` of the leftovers is bhyve, jail, mount, vm, interface,
+    anchor, limits, clone or directory.
     """
-    return [one for one in _all(host) if not lives(one.run_id)]
+    return [leftover for leftover in _all(host) if not is_alive(leftover.run_id)]
 
 
 def _all(host: Host) -> Iterator[Leftover]:
     for line in _lines(host, ["ps", "-axww", "-o", "pid=", "-o", "command="]):
         pid, _, command = line.strip().partition(" ")
-        # bhyve's title is its machine's name; a jail's programs go with their jail.
+        # bhyve's title contains its VM's name; a jail's processes end with the jail.
         if (name := _NAME.search(command)) and "bhyve" in command and "ctl" not in command:
             yield Leftover("bhyve", name[1], pid)
     for name in _ours(_lines(host, ["jls", "name"])):
@@ -54,9 +54,9 @@ def _all(host: Host) -> Iterator[Leftover]:
         name = _NAME.fullmatch(line.strip().rpartition("/")[2])
         if name and _filled(host, line.strip()):
             yield Leftover("anchor", name[1], line.strip())
-    limited = [re.match(rf"jail:({_NAME.pattern}):", line) for line in _lines(host, ["rctl"])]
-    for jail, mark in dict.fromkeys((one[1], one[2]) for one in limited if one):
-        yield Leftover("limits", mark, f"jail:{jail}")  # all of a jail's go at once
+    matches = [re.match(rf"jail:({_NAME.pattern}):", line) for line in _lines(host, ["rctl"])]
+    for jail, mark in dict.fromkeys((match[1], match[2]) for match in matches if match):
+        yield Leftover("limits", mark, f"jail:{jail}")  # removes all limits of a jail
     for name in _ours(_lines(host, ["zfs", "list", "-H", "-o", "name", "-t", "filesystem"])):
         yield Leftover("clone", name[1], name.string)
     for name in _ours(_lines(host, ["ls", "/var/tmp"])):
@@ -64,21 +64,20 @@ def _all(host: Host) -> Iterator[Leftover]:
 
 
 def _lines(host: Host, argv: Sequence[str]) -> list[str]:
-    """What a program prints; nothing when it fails: without pf there are no anchors, say."""
+    """The lines of a program's stdout; none when it fails (pfctl without pf, for example)."""
     done = host.run(argv)
     return [] if done.code else done.stdout.decode(errors="replace").splitlines()
 
 
 def _filled(host: Host, anchor: str) -> bool:
-    """Whether an anchor judges anything: a flushed one is listed for some ten seconds more, until
-    the kernel has forgotten its rules."""
+    """Whether an anchor has rules: a flushed one stays listed for about ten seconds."""
     return any(
-        _lines(host, ["pfctl", "-a", anchor, "-s", one]) for one in ("rules", "Tables", "nat")
+        _lines(host, ["pfctl", "-a", anchor, "-s", what]) for what in ("rules", "Tables", "nat")
     )
 
 
 def _ours(lines: Sequence[str]) -> Iterator[re.Match[str]]:
-    """Lines whose last part is a name of ours."""
+    """Matches of the lines whose last path component is an object of a run."""
     for line in lines:
         if found := re.search(rf"(?:^|/)({_NAME.pattern})$", line.strip()):
             match = _NAME.search(line.strip(), found.start(1))
@@ -87,7 +86,7 @@ def _ours(lines: Sequence[str]) -> Iterator[re.Match[str]]:
 
 
 _REMOVE: dict[str, Callable[[str], Sequence[Sequence[str]]]] = {
-    # One that is stopped does not see a signal before it is continued, but for this one.
+    # SIGKILL, because a stopped process handles no other signal.
     "bhyve": lambda name: [["kill", "-9", name]],
     "jail": lambda name: [["jail", "-r", name]],
     "mount": lambda name: [["umount", "-f", name]],
@@ -100,7 +99,7 @@ _REMOVE: dict[str, Callable[[str], Sequence[Sequence[str]]]] = {
 }
 
 
-def remove(host: Host, one: Leftover) -> None:
-    """Make one leftover go away; it may have gone by itself."""
-    for argv in _REMOVE[one.what](one.name):
+def remove(host: Host, leftover: Leftover) -> None:
+    """Remove one leftover; safe if it is gone already."""
+    for argv in _REMOVE[leftover.what](leftover.name):
         host.run(argv)

@@ -1,4 +1,4 @@
-"""This machine, as drivers see it."""
+"""This machine as a `Host`."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from pathlib import Path
 
 from harness.errors import CommandFailed, DiskFull, GuestTimeout, MissingTool
 from harness.host import evidence
-from harness.host.protocol import NOT_FOUND, Done, Started
+from harness.host.protocol import NOT_FOUND, Done, HostProcess
 from harness.host.run import Run
 
 
-class LocalStarted:
-    """Implements `harness.host.protocol.Started`. Its group is its own: no interrupt reaches it."""
+class LocalProcess:
+    """Implements `HostProcess`. It has a process group of its own: no interrupt reaches it."""
 
-    def __init__(self, process: subprocess.Popen[bytes], line: socket.socket, log: Path) -> None:
+    def __init__(self, process: subprocess.Popen[bytes], channel: socket.socket, log: Path) -> None:
         self.pid = process.pid
-        self.line = line
+        self.channel = channel
         self._process = process
         self._log = log
 
     def poll(self) -> int | None:
         return self._process.poll()
 
-    def said(self) -> str:
+    def error_text(self) -> str:
         with contextlib.suppress(OSError):
             return " | ".join(self._log.read_text(errors="replace").strip().splitlines()[-4:])
         return ""
@@ -41,14 +41,14 @@ class LocalStarted:
         if code is None:
             self._process.kill()
         self._process.wait()
-        self.line.close()
+        self.channel.close()
         evidence.drop(self._log, evidence.ended_by_itself(code))
 
 
-class Local:
-    """Implements `harness.host.protocol.Host`; `run` owns what is started.
+class LocalHost:
+    """Implements `Host`. `run` owns the processes that are started.
 
-    Without one it can be asked, and starts nothing.
+    Without a run, commands can be run, but no process can be started.
     """
 
     name = "this machine"
@@ -65,50 +65,50 @@ class Local:
                 argv, input=stdin, capture_output=True, timeout=timeout_s, env=self._environment
             )
         except FileNotFoundError as error:
-            said = f"{argv[0]}: {error.strerror}".encode()
-            return Done(argv, NOT_FOUND, b"", said, started, time.perf_counter())
+            message = f"{argv[0]}: {error.strerror}".encode()
+            return Done(argv, NOT_FOUND, b"", message, started, time.perf_counter())
         except subprocess.TimeoutExpired as error:
-            words = shlex.join(argv)
-            raise GuestTimeout(f"{words} did not end within {timeout_s:g} s") from error
+            command = shlex.join(argv)
+            raise GuestTimeout(f"{command} did not end within {timeout_s:g} s") from error
         ended = time.perf_counter()
         return Done(argv, done.returncode, done.stdout, done.stderr, started, ended)
 
     def put(self, content: bytes | Path, path: str, mode: int = 0o644) -> None:
         target = Path(path)
-        half = target.with_name(f"{target.name}.half-{os.getpid()}")
+        partial = target.with_name(f"{target.name}.half-{os.getpid()}")
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
             if isinstance(content, Path):
-                shutil.copyfile(content, half)
+                shutil.copyfile(content, partial)
             else:
-                half.write_bytes(content)
-            half.chmod(mode)
-            half.replace(target)
+                partial.write_bytes(content)
+            partial.chmod(mode)
+            partial.replace(target)
         except OSError as error:
-            half.unlink(missing_ok=True)
+            partial.unlink(missing_ok=True)
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise
-            raise DiskFull(f"no room for {path}", hint="free some space") from error
+            raise DiskFull(f"no space left for {path}", hint="free some space") from error
 
     def get(self, path: str) -> bytes:
         try:
             return Path(path).read_bytes()
         except OSError as error:
-            said = error.strerror or "no message"
-            raise CommandFailed(f"{path} cannot be read: {said}", 1, said) from error
+            reason = error.strerror or "no message"
+            raise CommandFailed(f"cannot read {path}: {reason}", 1, reason) from error
 
     def start(
         self, argv: Sequence[str], name: str, env: Mapping[str, str] | None = None
-    ) -> LocalStarted:
+    ) -> LocalProcess:
         near, far = socket.socketpair()
         log = Path(self.directory, f"{name}.log")
         try:
-            with far, log.open("wb") as said:
+            with far, log.open("wb") as stderr:
                 process = subprocess.Popen(
                     argv,
                     stdin=far.fileno(),
                     stdout=far.fileno(),
-                    stderr=said,
+                    stderr=stderr,
                     env=self._environment | dict(env or {}),
                     process_group=0,
                 )
@@ -118,8 +118,8 @@ class Local:
         except BaseException:
             near.close()
             raise
-        return LocalStarted(process, near, log)
+        return LocalProcess(process, near, log)
 
-    def signal(self, process: Started, number: int) -> None:
-        if process.poll() is None:  # a number that was reaped may be somebody else's by now
+    def signal(self, process: HostProcess, number: int) -> None:
+        if process.poll() is None:  # the PID of a reaped process may be reused
             os.kill(process.pid, number)

@@ -1,6 +1,6 @@
-"""Locks on directories: which run lives, and who is still building what.
+"""Locks on directories: they show which runs are alive, and which builds are still going on.
 
-A lock goes away with the process that holds it, however that ends.
+The kernel releases a lock when the process that holds it ends, however it ends.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ HALF_BUILT = ".building-"
 
 
 def locked(directory: Path) -> bool:
-    """Whether somebody holds a lock on the directory itself."""
+    """Whether a process holds a lock on the directory itself."""
     handle = os.open(directory, os.O_RDONLY)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -36,7 +36,7 @@ def locked(directory: Path) -> bool:
 
 @contextlib.contextmanager
 def locking(directory: Path) -> Iterator[None]:
-    """Hold a lock on a directory itself, until the block ends or this process does."""
+    """Lock a directory itself while the block runs; waits for another holder."""
     handle = os.open(directory, os.O_RDONLY)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX)
@@ -47,12 +47,11 @@ def locking(directory: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def half_built(target: Path) -> Iterator[Path]:
-    """A directory to build in that becomes `target` in one step when the block ends well.
+    """A temporary directory that is renamed to `target` when the block ends without an error.
 
-    In the cache, targets are `KIND/NAME`: no deeper are the directories of dead builders looked
-    for. It is locked while it is built in, so that a dead builder's is told from a living one's.
-    When another builder was first, its result stays and this one goes. DiskFull leaves nothing
-    behind.
+    In the cache, targets are at `KIND/NAME`; leftovers.py searches no deeper. The directory is
+    locked while the block runs, which shows that its builder is alive. If another builder finishes
+    first, its result is kept and this one is removed. Raises DiskFull, and leaves nothing behind.
     """
     try:
         with _building(target) as directory:
@@ -61,7 +60,7 @@ def half_built(target: Path) -> Iterator[Path]:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         raise DiskFull(
-            f"no room for {target}; nothing was left half-written",
+            f"no space left for {target}; no partial result was kept",
             hint="free some space, or name another directory in COPPICE_CACHE",
         ) from error
 
@@ -80,8 +79,8 @@ def _building(target: Path) -> Iterator[Path]:
         shutil.rmtree(directory, ignore_errors=True)
 
 
-def lives(directory: Path) -> bool:
-    """Whether the run of this directory still has its owner."""
+def is_alive(directory: Path) -> bool:
+    """Whether the run of this directory is alive."""
     try:
         with (directory / LOCK).open(errors="replace") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -91,7 +90,7 @@ def lives(directory: Path) -> bool:
         return True
     except FileNotFoundError:
         pass
-    # Until a new run has its lock, the file is missing or empty; one that stays so is dead.
+    # A new run has no lock file, or an empty one, at first; after 5 s it must be dead.
     try:
         return time.time() - directory.stat().st_mtime < 5
     except FileNotFoundError:

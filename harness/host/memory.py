@@ -1,4 +1,4 @@
-"""How much memory this host has to give, and in what pages our processes take it."""
+"""The host's available memory, and the page size that our processes use."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ _PR_SET_THP_DISABLE = 41
 
 
 def available_memory() -> int:
-    """Bytes that can be had without swapping, by the kernel's own estimate."""
+    """Bytes available without swapping, by the kernel's own estimate."""
     return int(psutil.virtual_memory().available)
 
 
 def refuse_huge_pages() -> None:
-    """From now on this process and what it starts get small pages only; nothing outside Linux.
+    """Disable transparent huge pages for this process and its children. Does nothing off Linux.
 
-    Translated code lies in a region that QEMU asks huge pages for, and would take 2 MiB where a
-    guest needs some hundred KiB: 2.5 MiB less for each guest, at the same speed.
+    QEMU requests huge pages for its region of translated code, which would then take 2 MiB where a
+    guest needs a few hundred KiB. Without them a guest takes 2.5 MiB less, at the same speed.
     """
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_THP_DISABLE, 1, 0, 0, 0)

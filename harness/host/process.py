@@ -1,4 +1,4 @@
-"""Programs for set-up: run one, say clearly what went wrong. Nothing here is on a timed path."""
+"""Runs programs for set-up, with clear errors. Not for timed paths."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from harness.host import package_names
 
 
 def install_command(program: str) -> str:
-    """The command that brings a program on this host's release of Debian or Ubuntu."""
+    """The command that installs a program on this host's release of Debian or Ubuntu."""
     return install_packages(package_names.package(program))
 
 
 def install_packages(*packages: str) -> str:
-    """The command that installs packages."""
+    """The command that installs these packages."""
     return f"apt-get install {' '.join(packages)}   (or: {paths.front_door('setup')})"
 
 
 def need(program: str) -> str:
-    """The path of a program; MissingTool says how to get it."""
+    """The path of a program. MissingTool says how to install it."""
     path = shutil.which(program)
     if path is None:
         raise MissingTool(f"{program} is not installed", hint=install_command(program))
@@ -35,24 +35,27 @@ def need(program: str) -> str:
 
 
 def run(program: str, *arguments: str | Path, cwd: Path | None = None) -> bytes:
-    """Run a program to its end; its stdout. CoppiceError carries the command and its stderr."""
+    """Run a program and return its stdout.
+
+    Raises MissingTool, or CoppiceError with the command and the end of its stderr.
+    """
     command = sh.Command(need(program))
-    words = [str(argument) for argument in arguments]
+    argv = [str(argument) for argument in arguments]
     try:
-        with command_log.announced([program, *words], str(cwd) if cwd else None):
-            result = command(*words, _return_cmd=True, _tty_out=False, _cwd=str(cwd or Path.cwd()))
+        with command_log.announced([program, *argv], str(cwd) if cwd else None):
+            result = command(*argv, _return_cmd=True, _tty_out=False, _cwd=str(cwd or Path.cwd()))
     except sh.ErrorReturnCode as error:
         lines = error.stderr.decode(errors="replace").strip().splitlines()
-        said = " | ".join(lines[-3:]) or "no message"
-        raise CoppiceError(f"{error.full_cmd} ended with {error.exit_code}: {said}") from error
+        message = " | ".join(lines[-3:]) or "no message"
+        raise CoppiceError(f"{error.full_cmd} exited with {error.exit_code}: {message}") from error
     output: bytes = result.stdout
     return output
 
 
 def kill(pid: int, patience_s: float) -> None:
-    """Kill a process that may be another's child, and wait until it has ended.
+    """Kill a process, which need not be a child, and wait up to `patience_s` until it has ended.
 
-    Its parent may take note of that much later: a process that has ended holds nothing.
+    Its parent may reap it much later; by then it holds no resources.
     """
     with contextlib.suppress(ProcessLookupError):
         handle = os.pidfd_open(pid)

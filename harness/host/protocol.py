@@ -1,7 +1,6 @@
-"""What a driver asks of the host that it works on: this machine, or one at the end of a connection.
+"""The interface to a host on which drivers work: this machine, or one reached over ssh.
 
-A driver that speaks through this knows neither where it runs nor how words get there. Paths are
-the host's own, as text.
+Drivers that use it need not know which. Paths are strings, valid on that host.
 """
 
 from __future__ import annotations
@@ -17,14 +16,14 @@ from typing import Protocol
 from harness.errors import CommandFailed, DiskFull, MissingTool
 
 NOT_FOUND = 127
-"""What a shell ends with when there is no such program."""
+"""A shell's exit code for a program that it does not find."""
 _NO_SPACE = ("No space left on device", "filesystem full", "out of space", "Disc quota exceeded")
 
 
 @dataclass(frozen=True)
 class Done:
-    """A program that ended. `started` and `ended` are seconds of that host's monotonic clock;
-    `code` is negative, or above 128, when a signal ended it."""
+    """A program that has ended. `started` and `ended` are in seconds of that host's monotonic
+    clock; `code` is negative, or above 128, when a signal ended it."""
 
     argv: Sequence[str]
     code: int
@@ -35,68 +34,68 @@ class Done:
 
     @property
     def text(self) -> str:
-        """What it printed, without the last line's end."""
+        """Its stdout, without trailing newlines."""
         return self.stdout.decode(errors="replace").rstrip("\n")
 
     @property
-    def said(self) -> str:
-        """The last lines that it wrote on stderr, for an error message."""
+    def error_text(self) -> str:
+        """The last lines of its stderr, for an error message."""
         lines = self.stderr.decode(errors="replace").strip().splitlines()
         return " | ".join(lines[-3:])
 
 
-class Started(Protocol):
-    """A process that outlives the call that started it, and the connection too.
+class HostProcess(Protocol):
+    """A process that outlives the call that started it, and the connection to its host.
 
-    `line` is a connected stream of bytes to its stdin and from its stdout.
+    `channel` is a stream socket, connected to its stdin and stdout.
     """
 
     pid: int
-    line: socket.socket
+    channel: socket.socket
 
     def poll(self) -> int | None:
-        """What it ended with; None while it lives."""
+        """Its exit code; None while it runs."""
 
-    def said(self) -> str:
-        """The end of what it wrote on stderr."""
+    def error_text(self) -> str:
+        """The last lines of its stderr."""
 
     def end(self) -> None:
-        """Kill it, wait for it, close the line; safe to call twice."""
+        """Kill it, wait for it, and close the channel; safe to call twice."""
 
 
 class Host(Protocol):
-    """One machine, for as long as a run lasts. Several threads may use it at once.
+    """One machine during a run; safe for use by several threads.
 
-    `directory` is there for this run and goes with it. Everything raises HostLost when the
-    connection ends in between.
+    `directory` is the run's directory there, removed with the run. Every method raises HostLost
+    when the connection is lost.
     """
 
     name: str
     directory: str
     clock: str
-    """Where the times of `Done` come from, with their resolution."""
+    """The source of the times in `Done`, with its resolution."""
 
     def run(self, argv: Sequence[str], *, stdin: bytes = b"", timeout_s: float = 60.0) -> Done:
-        """Run a program to its end, whatever it ends with. GuestTimeout when that takes longer."""
+        """Run a program to its end, with any exit code. GuestTimeout after `timeout_s`."""
 
     def put(self, content: bytes | Path, path: str, mode: int = 0o644) -> None:
-        """Write a file there, in one step; missing directories are made. DiskFull leaves none."""
+        """Write a file atomically, with missing directories. DiskFull leaves no partial file."""
 
     def get(self, path: str) -> bytes:
-        """The content of a file there. CommandFailed when it cannot be read."""
+        """The content of a file. CommandFailed when it cannot be read."""
 
     def start(
         self, argv: Sequence[str], name: str, env: Mapping[str, str] | None = None
-    ) -> Started:
-        """Start a process that outlives the call. `name` names its files in the run's directory."""
+    ) -> HostProcess:
+        """Start a process that outlives the call. `name` prefixes its files in `directory`."""
 
-    def signal(self, process: Started, number: int) -> None:
-        """Send a signal, by this system's number, to a process of `start`; nothing happens when it
-        has ended."""
+    def signal(self, process: HostProcess, number: int) -> None:
+        """Send a signal, given by this system's number, to a process of `start`. Does nothing when
+        the process has ended."""
 
 
 def signal_name(number: int) -> str:
-    """A signal's name as kill(1) takes it: numbers differ from one system to the next."""
+    """A signal's name for kill(1), because numbers differ between systems."""
     return signal.Signals(number).name.removeprefix("SIG")
 
 
@@ -108,9 +107,9 @@ def must(
     timeout_s: float = 60.0,
     hint: str | None = None,
 ) -> Done:
-    """Run a program that has to succeed.
+    """Run a program that must succeed.
 
-    Raises MissingTool, DiskFull or CommandFailed, with the command and what it said.
+    Raises MissingTool, DiskFull or CommandFailed, with the command and the end of its stderr.
     """
     done = host.run(argv, stdin=stdin, timeout_s=timeout_s)
     if done.code:
@@ -121,18 +120,22 @@ def must(
 def failure(
     host: Host, done: Done, hint: str | None = None
 ) -> CommandFailed | MissingTool | DiskFull:
-    """The error for a program that ended badly."""
-    words = shlex.join(done.argv)
+    """The error for a program that has failed."""
+    command = shlex.join(done.argv)
     if done.code == NOT_FOUND:
         return MissingTool(
-            f"{done.argv[0]} is not installed on {host.name}", hint="coppice doctor says what is"
+            f"{done.argv[0]} is not installed on {host.name}",
+            hint="see what is missing there: coppice doctor",
         )
-    said = done.said or "no message"
-    if any(one.lower() in said.lower() for one in _NO_SPACE):
+    message = done.error_text or "no message"
+    if any(phrase.lower() in message.lower() for phrase in _NO_SPACE):
         return DiskFull(
-            f"{words} found no room on {host.name}: {said}",
+            f"{command} found no space left on {host.name}: {message}",
             hint="free some space there, or name another directory in COPPICE_CACHE",
         )
     return CommandFailed(
-        f"{words} on {host.name} ended with {done.code}: {said}", done.code, said, hint=hint
+        f"{command} on {host.name} exited with {done.code}: {message}",
+        done.code,
+        message,
+        hint=hint,
     )

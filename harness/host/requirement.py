@@ -1,4 +1,4 @@
-"""One thing that a substrate or a rig needs of its host."""
+"""What a substrate or a rig requires of its host."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Requirement:
-    """One line of the doctor: `remedy` is the command that brings what is missing."""
+    """One line of `coppice doctor`. `remedy` is the command that provides what is missing."""
 
     what: str
     satisfied: bool

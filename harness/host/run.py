@@ -1,8 +1,8 @@
-"""One run of the harness: its id, its directory, and the lock that tells whether it still lives.
+"""One run of the harness: its id, its directory, and the lock that shows that it is alive.
 
-Everything a run creates is marked with its id: processes carry it in their environment, files
-stand in its directory, addresses in lease files that name it. The directory holds a lock file that
-the run keeps locked, so a run that was killed is told from one that lives by trying that lock.
+Everything a run creates carries its id: processes have it in their environment, files are in its
+directory, and the lease files of its addresses contain it. The run keeps a lock on a file in its
+directory; when that lock is free, the run is dead.
 """
 
 from __future__ import annotations
@@ -19,25 +19,26 @@ from pathlib import Path
 from typing import Any
 
 VARIABLE = "COPPICE_RUN"
-"""In the environment of every process that a run starts: the run's directory."""
-OURS = "coppice-"
-"""Begins the name of whatever a run makes outside of its directory."""
+"""The environment variable of a run's processes that names the run's directory."""
+NAME_PREFIX = "coppice-"
+"""Prefix of the name of every object that a run creates outside of its directory."""
 LOCK = "owner.lock"
 JOURNAL = "journal.jsonl"
 LEASE_BEGUN = "."
-"""Prefix of a file that is about to become a lease; its run's id follows, and a dot."""
+"""Prefix of a file that will be linked as a lease; the run's id and a dot follow."""
 
 
 def new_run_id() -> str:
-    """UTC time to the second and eight random hexadecimal digits; sorts by time."""
+    """UTC time in seconds and eight random hex digits; sorts by time."""
     return f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(4)}"
 
 
 @dataclass(frozen=True)
 class Run:
-    """A living run. `directory` is its own; `leases` is shared with every other run.
+    """A run that is alive. `directory` is its own; `leases` is shared by all runs.
 
-    `at_end` closes what lives as long as the run, such as a daemon that all its sandboxes share.
+    `at_end` closes resources that last as long as the run, such as a daemon that its sandboxes
+    share.
     """
 
     id: str
@@ -47,7 +48,7 @@ class Run:
 
     @property
     def environment(self) -> Mapping[str, str]:
-        """The environment of every process of this run: small, and marked."""
+        """The environment of every process of this run: a few variables, and `VARIABLE`."""
         kept = ("PATH", "HOME", "LANG", "TERM")
         return {name: os.environ[name] for name in kept if name in os.environ} | {
             VARIABLE: str(self.directory)
@@ -55,15 +56,15 @@ class Run:
 
     @property
     def mark(self) -> str:
-        """What this run's objects in a kernel are called by, where names must be short."""
+        """The part of the id used in names of kernel objects, which must be short."""
         return self.id[-8:]
 
     def object_name(self, id: str) -> str:
-        """The name of a jail, virtual machine or data set of this run (29 bytes)."""
-        return f"{OURS}{self.mark}-{id}"
+        """The name of a jail, virtual machine or dataset of this run (29 bytes)."""
+        return f"{NAME_PREFIX}{self.mark}-{id}"
 
     def note(self, event: str, **facts: Any) -> None:
-        """Add a line to the run's journal: what was done, with monotonic and UTC times."""
-        line = {"at": time.monotonic(), "utc": datetime.now(UTC).isoformat(), "event": event}
+        """Append an event to the run's journal, with monotonic and UTC times."""
+        entry = {"at": time.monotonic(), "utc": datetime.now(UTC).isoformat(), "event": event}
         with contextlib.suppress(FileNotFoundError), (self.directory / JOURNAL).open("a") as file:
-            file.write(json.dumps(line | facts, default=str) + "\n")
+            file.write(json.dumps(entry | facts, default=str) + "\n")

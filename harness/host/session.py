@@ -1,4 +1,4 @@
-"""A run from its beginning to its end: what dead runs have left goes away first and last."""
+"""Opens and closes a run; leftovers of dead runs are removed before and after."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from harness.paths import runtime_directory
 
 
 @contextlib.contextmanager
-def open_run(runtime: Path | None = None, goes_on: str | None = None) -> Iterator[Run]:
-    """A new run. Whoever made something removes it; its directory goes away with the run.
+def open_run(runtime: Path | None = None, resume_id: str | None = None) -> Iterator[Run]:
+    """A new run, whose directory is removed at the end. Callers remove what else they create.
 
-    What dead runs have left is reclaimed first; what an interrupt kept this one's makers from
-    removing, last. The dead run `goes_on`, where anything is left of it, is taken over and not
-    reclaimed: its processes are this one's then.
+    Leftovers of dead runs are removed first, and at the end those of this run, in case an
+    interrupt kept its owners from removing them. If the directory of the dead run `resume_id`
+    exists, that run is continued instead, and its processes are kept.
     """
     runtime = runtime or runtime_directory()
-    if goes_on and (runtime / goes_on).is_dir():
-        id = goes_on
+    if resume_id and (runtime / resume_id).is_dir():
+        id = resume_id
     else:
         reclaim(runtime)
         id = new_run_id()
@@ -34,7 +34,7 @@ def open_run(runtime: Path | None = None, goes_on: str | None = None) -> Iterato
             fcntl.flock(lock, fcntl.LOCK_EX)
             lock.write(str(os.getpid()))
             lock.flush()
-            if id == goes_on:
+            if id == resume_id:
                 reclaim(runtime)
             with run.at_end:
                 yield run

@@ -1,8 +1,8 @@
-"""Durations that we measured ourselves, handed to pytest-benchmark through its public interface.
+"""Passes durations that a rig has measured to pytest-benchmark, through its public interface.
 
-The clock of a cold start runs from a request to a nonce, perhaps in many threads at once: not from
-before to after a call. So the rig measures first and delivers then: a timer that reads 0 and then
-the duration makes pytest-benchmark keep exactly that sample, one per round, in order.
+A cold start is timed from a request to the answer to a nonce, perhaps in many threads at once, and
+not around one call. So the rig measures first and delivers afterwards: a timer that returns 0 and
+then the duration makes pytest-benchmark keep exactly that sample, one per round, in order.
 
 ::
 
@@ -24,7 +24,7 @@ from harness.errors import SandboxError, UsageError
 
 
 class Benchmark(Protocol):
-    """What is used of pytest-benchmark's fixture."""
+    """The part of pytest-benchmark's fixture that is used."""
 
     extra_info: dict[str, Any]
 
@@ -42,19 +42,19 @@ class Benchmark(Protocol):
 
 
 class Stopwatch:
-    """A timer that shows a duration which was measured elsewhere: read twice, 0 and then it.
+    """A timer for durations measured elsewhere: it returns 0, and then the duration in seconds.
 
-    For `pytest.mark.benchmark(timer=...)`; seconds. Its name stands in pytest-benchmark's file.
+    For `pytest.mark.benchmark(timer=...)`; pytest-benchmark stores its name.
     """
 
     def __init__(self) -> None:
         self.__name__ = "STOPWATCH"
         self._shown = 0.0
         self.running = False
-        """Whether an interval has begun and not ended."""
+        """Whether an interval has begun but not ended."""
 
     def show(self, seconds: float) -> None:
-        """What the next interval shall show."""
+        """Set the duration of the next interval."""
         self._shown, self.running = seconds, False
 
     def __call__(self) -> float:
@@ -70,21 +70,22 @@ def deliver(
 ) -> dict[str, Any]:
     """Give pytest-benchmark these samples (seconds), one per round, in order.
 
-    `extra` goes to the benchmark's extra_info, which is returned and may be added to until the
-    session ends. With --benchmark-disable nothing is kept and nothing fails. Raises SandboxError
-    when there is no sample, UsageError when the test's timer is another.
+    `extra` is added to the benchmark's extra_info, which is returned and may be changed until the
+    session ends. With --benchmark-disable nothing is stored. Raises SandboxError when there is no
+    sample, ValueError for a sample that is no duration, and UsageError when the test uses another
+    timer.
     """
     benchmark.extra_info.update(extra)
     waiting = iter(samples)
 
     def show_next() -> None:
-        # A profiler (--benchmark-cprofile) asks for one round more than there are samples.
+        # A profiler (--benchmark-cprofile) runs one more round than there are samples.
         stopwatch.show(next(waiting, 0.0))
 
     first = True
 
     def target() -> None:
-        """Does nothing: all work was done before. What is refused here leaves no samples."""
+        """Does nothing but check: an error raised here leaves no samples stored."""
         nonlocal first
         if first:
             _check(samples, benchmark.enabled and not stopwatch.running)
@@ -95,9 +96,9 @@ def deliver(
 
 
 def _check(samples: Sequence[float], timed_by_another: bool) -> None:
-    bad = [one for one in samples if not (math.isfinite(one) and one >= 0)]
+    bad = [sample for sample in samples if not (math.isfinite(sample) and sample >= 0)]
     if bad:
-        raise ValueError(f"{len(bad)} samples are no durations, the first is {bad[0]}")
+        raise ValueError(f"{len(bad)} samples are not durations, the first is {bad[0]}")
     if not samples:
         raise SandboxError(
             "no sample to deliver: every attempt failed",
@@ -105,6 +106,6 @@ def _check(samples: Sequence[float], timed_by_another: bool) -> None:
         )
     if timed_by_another:
         raise UsageError(
-            "pytest-benchmark timed this test itself instead of taking our samples",
-            hint="mark the test: @pytest.mark.benchmark(timer=STOPWATCH)",
+            "pytest-benchmark timed this test itself instead of using the rig's samples",
+            hint="mark the test with @pytest.mark.benchmark(timer=STOPWATCH)",
         )

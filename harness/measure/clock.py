@@ -1,7 +1,7 @@
 """The clock of every measurement: monotonic, of the machine that runs the sandbox.
 
-One cold start has one start event and yields a whole ladder of durations, one per rung. The rungs
-and the events that stop them are data here; who takes the times is the rig.
+A cold start has one start event and several stop events, the rungs of a ladder; each rung gives one
+duration. Rungs and events are defined here; the rig takes the times.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from harness.measure import record
 
 now_ns: Callable[[], int] = time.perf_counter_ns
-"""Nanoseconds on CLOCK_MONOTONIC; readings of two processes of one machine are comparable."""
+"""Nanoseconds of CLOCK_MONOTONIC; comparable between processes of one machine."""
 
 START = "the caller's request"
 
@@ -45,11 +45,11 @@ LADDER = (
 def calibrate(
     clock: Callable[[], int] = now_ns, rounds: int = 101, readings: int = 100
 ) -> tuple[float, float]:
-    """(resolution_ns, overhead_ns) of a clock that gives nanoseconds, each a median over rounds.
+    """(resolution_ns, overhead_ns) of a clock in nanoseconds, each the median of `rounds`.
 
-    The resolution is the smallest step above zero seen in a round, so the finest difference that
-    a caller can tell, not the one that the system claims. The overhead is what an empty interval
-    reads: the mean distance of two readings one directly after the other.
+    The resolution is the smallest positive step seen in a round: the finest difference that a
+    caller can observe, not the one that the system claims. The overhead is the duration that an
+    empty interval shows: the mean difference of consecutive readings.
     """
     steps: list[int] = []
     costs: list[float] = []
@@ -63,7 +63,7 @@ def calibrate(
 
 
 def calibrated(id: str, start: str, stop: Mapping[str, str]) -> record.Clock:
-    """A record's clock, calibrated now (about a millisecond); `stop` has one event per metric."""
+    """A record's clock, calibrated now (takes about 1 ms); `stop` has one event per metric."""
     resolution, overhead = calibrate()
     return record.Clock(
         id=id,
@@ -76,7 +76,7 @@ def calibrated(id: str, start: str, stop: Mapping[str, str]) -> record.Clock:
 
 
 def cold_start_clock() -> record.Clock:
-    """The record's clock of a cold start."""
+    """The clock of a cold-start record, calibrated now."""
     return calibrated("cold-start", START, {rung.name: rung.stop for rung in LADDER})
 
 

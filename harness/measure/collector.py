@@ -1,79 +1,88 @@
-"""Series in the making: samples in the order of measurement, by metric and dimensions."""
+"""Collects a run's samples and failures into the series of its record."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 
 from harness.measure.record import Facts, Failure, Scalar, Series
 
 Unit = Literal["s", "bytes", "1", "bytes/s", "1/s"]
+Better = Literal["lower", "higher"]
 
 
 @dataclass
 class _Growing:
     unit: Unit
-    better: Literal["lower", "higher"]
+    better: Better
     dimensions: Facts
     samples: list[float] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
 
-    @property
-    def attempts(self) -> int:
-        return len(self.samples) + len(self.failures)
-
 
 class Collector:
-    """Takes samples and failures; `loop` is the record's word for how requests came."""
+    """Samples and failures by metric and dimensions, and what makes the record a failure.
 
-    def __init__(self, loop: Literal["closed", "open"] = "closed") -> None:
-        self._loop = loop
+    `dimensions` are added to those of every series. `broken` holds the reasons for which the
+    record is written as failed. Requests follow each other, so every series has a closed loop.
+    """
+
+    def __init__(self, **dimensions: Scalar) -> None:
+        self._dimensions = dimensions
         self._growing: dict[tuple[str, frozenset[tuple[str, Scalar]]], _Growing] = {}
+        self.broken: list[str] = []
 
     def add(
         self,
         metric: str,
+        unit: Unit,
         samples: Iterable[float],
-        dimensions: Facts,
-        unit: Unit = "s",
-        better: Literal["lower", "higher"] = "lower",
+        failures: Iterable[tuple[int, str]] = (),
+        better: Better = "lower",
+        /,
+        **dimensions: Scalar,
     ) -> None:
-        self._of(metric, unit, better, dimensions).samples.extend(samples)
+        """Append samples in `unit`, and failures as (attempt, counted from 0; reason).
+
+        Creates no series when nothing was attempted.
+        """
+        taken, failed = list(samples), [Failure(*each) for each in failures]
+        if taken or failed:
+            series = self._of(metric, unit, better, dimensions)
+            series.samples += taken
+            series.failures += failed
 
     def fail(
         self,
         metric: str,
-        reason: str,
-        dimensions: Facts,
-        unit: Unit = "s",
-        better: Literal["lower", "higher"] = "lower",
-    ) -> None:
-        """An attempt that gave no sample."""
-        one = self._of(metric, unit, better, dimensions)
-        one.failures.append(Failure(one.attempts, reason))
-
-    def _of(
-        self,
-        metric: str,
         unit: Unit,
-        better: Literal["lower", "higher"],
-        dimensions: Facts,
-    ) -> _Growing:
+        reason: str,
+        better: Better = "lower",
+        /,
+        **dimensions: Scalar,
+    ) -> None:
+        """Append the failure of the next attempt, which gave no sample."""
+        series = self._of(metric, unit, better, dimensions)
+        series.failures.append(Failure(len(series.samples) + len(series.failures), reason))
+
+    def _of(self, metric: str, unit: Unit, better: Better, own: Facts) -> _Growing:
+        dimensions = {**self._dimensions, **own}
         key = metric, frozenset(dimensions.items())
         return self._growing.setdefault(key, _Growing(unit, better, dimensions))
 
-    def series(self) -> Sequence[Series]:
-        """All of them, in the order of their first samples."""
+    @property
+    def series(self) -> list[Series]:
+        """Every series, in the order of their first attempts."""
         return [
             Series(
                 metric=metric,
-                unit=one.unit,
-                better=one.better,
-                dimensions=one.dimensions,
-                loop=self._loop,
-                samples=one.samples,
-                failures=one.failures,
+                unit=growing.unit,
+                better=growing.better,
+                dimensions=growing.dimensions,
+                loop="closed",
+                samples=growing.samples,
+                failures=growing.failures,
             )
-            for (metric, _), one in self._growing.items()
+            for (metric, _), growing in self._growing.items()
         ]

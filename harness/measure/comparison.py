@@ -1,10 +1,10 @@
-"""Whether two sets of samples differ: exact permutation tests on ranks, and thresholds beside them.
+"""Whether two sets of samples differ, by exact permutation tests on ranks and by thresholds.
 
-Without input or output, and of the standard library alone, so that a host which measures can also
-compare. Ranks make the test indifferent to the shape of a distribution and to its tail; under the
-hypothesis that nothing changed, every assignment of the ranks is as likely as any other, and how
-many of them are as extreme as the one seen is counted, not drawn. Significance alone is no verdict:
-a difference must also be as large as the thresholds say.
+Pure functions on the standard library alone, so that a measuring host can also compare. Ranks make
+the test independent of a distribution's shape and robust to its tail. Under the null hypothesis
+every assignment of the ranks is equally likely; the assignments as extreme as the observed one are
+counted exactly, not sampled. Significance alone is not enough: a difference must also exceed the
+thresholds.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from dataclasses import dataclass
 from harness.measure.statistics import Estimate, estimate, percentile, ratio_of_medians
 
 _EXACT = 100
-"""Samples of both sides together up to which assignments are counted exactly."""
+"""Up to this many samples of both sides together, assignments are counted exactly."""
 _EXACT_PAIRS = 60
 
 
 class Outcome(enum.StrEnum):
-    """What a comparison says of the second set."""
+    """How the second set differs from the first."""
 
     SAME = "no difference"
     BETTER = "better"
@@ -34,9 +34,9 @@ class Outcome(enum.StrEnum):
 
 @dataclass(frozen=True)
 class Thresholds:
-    """A difference counts when p is below `alpha` and the medians differ by at least both others.
+    """A difference counts when p is below `alpha` and the medians differ by at least the others.
 
-    `absolute` is in the unit of the samples, `relative` a share of the first median.
+    `absolute` is in the samples' unit, `relative` a share of the first median.
     """
 
     alpha: float = 0.01
@@ -46,9 +46,10 @@ class Thresholds:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two sets: their medians, the ratio of the second to the first, and whether they differ.
+    """The medians of two sets, the ratio of the second to the first, and whether they differ.
 
-    `pairs` counts interleaved rounds, None where the sets are independent.
+    `n` is the number of samples of each set. `pairs` is the number of interleaved rounds; None for
+    independent sets.
     """
 
     before: Estimate
@@ -61,7 +62,7 @@ class Comparison:
 
     @property
     def difference(self) -> float:
-        """Of the medians, in the unit of the samples."""
+        """The second median minus the first, in the samples' unit."""
         return self.after.value - self.before.value
 
 
@@ -71,11 +72,11 @@ def compare(
     better: str = "lower",
     thresholds: Thresholds = Thresholds(),
 ) -> Comparison:
-    """Two independent sets of samples. ValueError when one is empty."""
+    """Compare two independent sets of samples. ValueError when one is empty."""
     p = rank_sum(before, after)
     ratio = ratio_of_medians(before, after)
     found = estimate(before, 50), estimate(after, 50)
-    # The least p that so few could give must be able to pass.
+    # With very few samples even the smallest possible p exceeds alpha.
     able = 2 / math.comb(len(before) + len(after), len(before)) <= thresholds.alpha
     outcome = _outcome(*found, p, able, better, thresholds)
     return Comparison(*found, ratio, p, (len(before), len(after)), None, outcome)
@@ -87,15 +88,15 @@ def compare_paired(
     better: str = "lower",
     thresholds: Thresholds = Thresholds(),
 ) -> Comparison:
-    """Rounds that took turns, each with its samples: one pair of medians a round.
+    """Compare interleaved rounds by one pair of medians per round.
 
-    Samples of one round resemble one another more than those of the next, so a round counts once;
-    what drifts between rounds drifts in both. Raises ValueError unless the rounds pair up.
+    Samples of one round are more alike than those of different rounds, so a round counts once.
+    Drift between rounds affects both sides. Raises ValueError unless both have equally many rounds.
     """
     if len(before) != len(after) or not before:
         raise ValueError(f"{len(before)} rounds do not pair with {len(after)}")
-    left = [estimate(one, 50).value for one in before]
-    right = [estimate(one, 50).value for one in after]
+    left = [estimate(samples, 50).value for samples in before]
+    right = [estimate(samples, 50).value for samples in after]
     ratios = [b / a if a else math.inf for a, b in zip(left, right, strict=True)]
     p = signed_rank([b - a for a, b in zip(left, right, strict=True)])
     found = estimate(left, 50), estimate(right, 50)
@@ -122,7 +123,7 @@ def _outcome(
 
 
 def _doubled_ranks(values: Sequence[float]) -> list[int]:
-    """Twice the rank of each value, counted from 1; equal values share the mean of their ranks."""
+    """Twice the rank of each value, from 1; ties get the mean of their ranks (hence twice)."""
     order = sorted(range(len(values)), key=values.__getitem__)
     ranks = [0] * len(values)
     start = 0
@@ -136,16 +137,16 @@ def _doubled_ranks(values: Sequence[float]) -> list[int]:
     return ranks
 
 
-def rank_sum(one: Sequence[float], other: Sequence[float]) -> float:
-    """Two-sided p of the permutation test on ranks (Wilcoxon, Mann and Whitney).
+def rank_sum(before: Sequence[float], after: Sequence[float]) -> float:
+    """Two-sided p of the rank-sum permutation test (Wilcoxon, Mann and Whitney).
 
-    Exact, ties included, up to 100 samples together; beyond by the permutation distribution's own
-    mean and variance, which ties enter, and the normal law that it tends to.
+    Exact, ties included, for up to 100 samples together. Above, it is the normal approximation with
+    the mean and variance of the permutation distribution, corrected for ties.
     """
-    if not one or not other:
-        raise ValueError("nothing to compare with an empty set")
-    ranks = _doubled_ranks([*one, *other])
-    chosen, total = len(one), len(ranks)
+    if not before or not after:
+        raise ValueError("cannot compare with an empty set")
+    ranks = _doubled_ranks([*before, *after])
+    chosen, total = len(before), len(ranks)
     seen = sum(ranks[:chosen])
     middle = chosen * sum(ranks) / total
     if total <= _EXACT:
@@ -157,11 +158,11 @@ def rank_sum(one: Sequence[float], other: Sequence[float]) -> float:
 
 
 def _exact_sum(ranks: Sequence[int], chosen: int, distance: float) -> float:
-    """The share of choices of so many ranks whose sum is at least `distance` from the middle.
+    """The share of subsets of `chosen` ranks whose sum is at least `distance` from the mean.
 
-    Counted by a generating function whose coefficients stand side by side in one large integer.
+    Counted with a generating function, whose coefficients are packed into one large integer.
     """
-    width = len(ranks)  # bits: no count exceeds 2 to the number of ranks
+    width = len(ranks)  # bits per coefficient: no count exceeds 2 ** len(ranks)
     least = min(ranks)
     by_size = [1] + [0] * chosen
     for place, rank in enumerate(ranks):
@@ -181,15 +182,16 @@ def _blocks(number: int, width: int) -> Sequence[int]:
 
 
 def signed_rank(differences: Sequence[float]) -> float:
-    """Two-sided p of the permutation test on signed ranks (Wilcoxon): signs are exchanged.
+    """Two-sided p of the signed-rank permutation test (Wilcoxon).
 
-    A difference of 0 keeps its rank and counts for neither side. Exact up to 60 pairs.
+    A difference of 0 keeps its rank but counts for neither side. Exact up to 60 pairs, not counting
+    differences of 0; above, the normal approximation.
     """
     if not differences:
         raise ValueError("no pair to compare")
-    ranks = _doubled_ranks([abs(one) for one in differences])
-    used = [rank for rank, one in zip(ranks, differences, strict=True) if one]
-    seen = sum(rank for rank, one in zip(ranks, differences, strict=True) if one > 0)
+    ranks = _doubled_ranks([abs(difference) for difference in differences])
+    used = [rank for rank, sign in zip(ranks, differences, strict=True) if sign]
+    seen = sum(rank for rank, sign in zip(ranks, differences, strict=True) if sign > 0)
     middle = sum(used) / 2
     distance = abs(seen - middle)
     if len(used) > _EXACT_PAIRS:
@@ -207,20 +209,22 @@ def signed_rank(differences: Sequence[float]) -> float:
 def _two_sided(distance: float, variance: float) -> float:
     if variance <= 0 or distance <= 0:
         return 1.0
-    return math.erfc(distance / math.sqrt(2 * variance))  # exact far out, where 1 - cdf is 0
+    return math.erfc(
+        distance / math.sqrt(2 * variance)
+    )  # accurate in the far tail, where 1 - cdf is 0
 
 
 FENCE_RUNS = 8
-"""Earlier changes from which a series' own noise is known."""
+"""The number of earlier changes needed to know a series' own noise."""
 
 
 def changes(medians: Sequence[Estimate], better: str, relative: float = 0.10) -> list[Outcome]:
-    """For each run of a series after the first, in order: how it differs from the one before.
+    """For each run of a series after the first: how it differs from the run before.
 
-    Runs of one series differ by more than their samples tell: other boots, other neighbours. So a
-    change counts when the two intervals have nothing in common, it is at least `relative`, and,
-    once FENCE_RUNS earlier changes are known, it lies beyond their quartile by three times their
-    spread (Q3 + 3 IQR of the absolute logarithms, as rustc-perf does).
+    Runs differ by more than the spread of their samples shows: other boots, other neighbours. So a
+    change counts when the intervals of the medians do not overlap, the change is at least
+    `relative`, and, given FENCE_RUNS earlier changes, it exceeds Q3 + 3 IQR of these (of absolute
+    logarithms, as rustc-perf does).
     """
     found: list[Outcome] = []
     ordered: list[float] = []
@@ -242,7 +246,7 @@ def changes(medians: Sequence[Estimate], better: str, relative: float = 0.10) ->
     return found
 
 
-def _apart(one: Estimate, other: Estimate) -> bool:
-    if one.low is None or one.high is None or other.low is None or other.high is None:
+def _apart(old: Estimate, new: Estimate) -> bool:
+    if old.low is None or old.high is None or new.low is None or new.high is None:
         return False
-    return one.high < other.low or other.high < one.low
+    return old.high < new.low or new.high < old.low

@@ -1,7 +1,7 @@
-"""Collectors of facts on FreeBSD, from sysctl(8) and its neighbours; None: not to be had here.
+"""Reads facts about a FreeBSD machine with sysctl(8) and related programs; None: not available.
 
-Written from the manual pages' knowledge and tested with typed output only, on no FreeBSD machine.
-FreeBSD counts neither out-of-memory kills nor steal, and its message buffer keeps no levels.
+Written from the manual pages and tested only with simulated output, not on a FreeBSD machine.
+FreeBSD counts neither out-of-memory kills nor steal time, and its message buffer has no levels.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def _integer(system: System, name: str) -> int | None:
 
 
 def _pages(system: System, *names: str) -> int | None:
-    """Bytes in the sum of some page counters."""
+    """The sum of page counters, in bytes."""
     size = _integer(system, "hw.pagesize")
     counts = [_integer(system, f"vm.stats.vm.{name}") for name in names]
     known = [count for count in counts if count is not None]
@@ -50,13 +50,13 @@ def os_name(system: System) -> str | None:
 
 
 def kernel(system: System) -> str | None:
-    """Release and kernel configuration: a patched kernel shows by its name."""
+    """Release and kernel configuration; the latter names a patched kernel."""
     release, ident = _sysctl(system, "kern.osrelease"), _sysctl(system, "kern.ident")
     return f"FreeBSD {release} {ident or ''}".strip() if release else None
 
 
 def secret_id(system: System) -> str | None:
-    """What tells this machine from its equals. Private: only a keyed hash of it may be stored."""
+    """A private identifier of this machine: only a keyed hash of it may be stored."""
     return _sysctl(system, "kern.hostuuid") or _sysctl(system, "kern.hostname")
 
 
@@ -64,12 +64,14 @@ _DISKS = {"nda": "NVMe SSD", "nvd": "NVMe SSD", "vtbd": "virtio disk", "md": "me
 
 
 def storage(system: System) -> str | None:
-    """The kind of device and file system under the cache directory: "NVMe SSD, zfs"."""
+    """The device kind and file system of the cache directory: "NVMe SSD, zfs"."""
     directory = system.cache
     while not (listing := system.run(["df", "-T", str(directory)])):
         if directory == directory.parent:
             return None
-        directory = directory.parent  # not made yet; it will be on the file system of its parent
+        directory = (
+            directory.parent
+        )  # it does not exist yet, and will be on its parent's file system
     source, filesystem = listing.splitlines()[-1].split()[:2]
     if filesystem == "tmpfs":
         return "memory, tmpfs"
@@ -123,7 +125,7 @@ def load_15m(system: System) -> float | None:
 
 
 def memory_available(system: System) -> int | None:
-    """Free, inactive and laundry pages; what ZFS would give back of its cache is not counted."""
+    """Bytes of free, inactive and laundry pages; ZFS's reclaimable cache is not counted."""
     return _pages(system, "v_free_count", "v_inactive_count", "v_laundry_count")
 
 

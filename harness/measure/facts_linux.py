@@ -1,4 +1,4 @@
-"""Collectors of facts on Linux, from /proc, /sys and the kernel's log; None: not to be had here."""
+"""Reads facts about a Linux machine from /proc, /sys and the kernel log; None: not available."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _WARNING = 4
 
 
 def _field(system: System, path: str, name: str, separator: str = ":") -> str | None:
-    """The first `name: value` of a file."""
+    """The value of the first `name: value` line of a file."""
     found = re.search(
         rf"^{re.escape(name)}\s*{separator}\s*(.+?)\s*$", system.read(path) or "", re.MULTILINE
     )
@@ -30,7 +30,7 @@ def _number(text: str | None) -> int | None:
 
 
 def cpu(system: System) -> str | None:
-    """The model's name; on Arm, which has none, its implementer and part numbers."""
+    """The model name; on Arm, which has none, implementer and part numbers."""
     for name in ("model name", "Model", "cpu model", "uarch"):
         if found := _field(system, "/proc/cpuinfo", name):
             return found
@@ -44,7 +44,7 @@ def microcode(system: System) -> str | None:
 
 
 def cores(system: System) -> int | None:
-    """Logical processors that are online."""
+    """The number of logical CPUs that are online."""
     online = system.read("/sys/devices/system/cpu/online")
     if not online:
         return len(re.findall(r"^processor\s*:", system.read("/proc/cpuinfo") or "", re.M)) or None
@@ -67,7 +67,7 @@ def kernel(system: System) -> str | None:
 
 
 def secret_id(system: System) -> str | None:
-    """What tells this machine from its equals. Private: only a keyed hash of it may be stored."""
+    """A private identifier of this machine: only a keyed hash of it may be stored."""
     for path in ("/etc/machine-id", "/var/lib/dbus/machine-id", "/proc/sys/kernel/hostname"):
         found = system.read(path)
         if found and found != "uninitialized":
@@ -87,7 +87,7 @@ _DISKS = {
 
 
 def storage(system: System) -> str | None:
-    """The kind of device and file system under the cache directory: "virtio disk, ext4"."""
+    """The device kind and file system of the cache directory: "virtio disk, ext4"."""
     mounts = [
         (parts[0].split(), parts[1].split())
         for line in (system.read("/proc/self/mountinfo") or "").splitlines()
@@ -98,7 +98,7 @@ def storage(system: System) -> str | None:
     for left, right in mounts:
         point = re.sub(r"\\(\d{3})", lambda octal: chr(int(octal[1], 8)), left[4])
         inside = wanted == point or wanted.startswith(point.rstrip("/") + "/")
-        # Of two mounts on one point the later one is seen.
+        # Of two mounts on one mount point, the later hides the earlier.
         if inside and len(point) >= len(best):
             best, kind = point, _kind(system, left[2], right[0], right[1])
     return kind
@@ -116,7 +116,7 @@ def _kind(system: System, device: str, filesystem: str, source: str) -> str:
 def _disk(system: System, node: str) -> str:
     below = system.glob(f"{node}/slaves/*")
     if below:
-        return f"mapped {' and '.join(sorted({_disk(system, one) for one in below}))}"
+        return f"mapped {' and '.join(sorted({_disk(system, node) for node in below}))}"
     if system.read(f"{node}/partition") is not None:
         node = f"{node}/.."
     name = _field(system, f"{node}/uevent", "DEVNAME", "=") or ""
@@ -146,10 +146,10 @@ _DMI = {
 
 
 def virtualisation(system: System) -> str:
-    """What this machine itself runs on: none, kvm, xen, hyper-v, ..., qemu-tcg, or unknown.
+    """The hypervisor that this machine runs on: none, kvm, xen, hyper-v, ..., qemu-tcg, or unknown.
 
-    By the kernel's own traces of a hypervisor, then the firmware's tables, then what lscpu asks of
-    the processor. Bare metal in a cloud has a cloud's tables but no hypervisor flag.
+    Detected by the kernel's traces of a hypervisor, then by the firmware's DMI tables, then by what
+    lscpu reads from the CPU. Bare metal in a cloud has a cloud's tables, but no hypervisor flag.
     """
     flags = (_field(system, "/proc/cpuinfo", "flags") or "").split()
     if (system.read("/sys/hypervisor/type") or "") == "xen":
@@ -177,7 +177,7 @@ def virtualisation(system: System) -> str:
     asked = re.search(r"^Hypervisor vendor:\s*(.+)$", system.run(["lscpu"]) or "", re.MULTILINE)
     if asked:
         return asked[1].strip().lower()
-    # Under TCG, too, QEMU sets the hypervisor bit, but then KVM's clock and vendor are not there.
+    # QEMU sets the hypervisor bit under TCG too, but without KVM's clock and vendor id.
     return "qemu-tcg" if named == "qemu" or "QEMU" in (cpu(system) or "") else "unknown"
 
 
@@ -210,7 +210,7 @@ def memory_free(system: System) -> int | None:
 
 
 def memory_stall(system: System) -> float | None:
-    """Seconds in which at least one task waited for memory, since boot."""
+    """Seconds since boot during which at least one task waited for memory."""
     total = re.search(r"^some .*total=(\d+)", system.read("/proc/pressure/memory") or "", re.M)
     return int(total[1]) / 1e6 if total else None
 
@@ -237,14 +237,14 @@ _CPU_COLUMNS = ("user", "nice", "system", "idle", "iowait", "irq", "softirq", "s
 
 
 def _cpu_seconds(system: System, *wanted: str) -> float:
-    """Seconds in some columns of the first line of /proc/stat, all processors together."""
+    """The sum of these columns of /proc/stat, in seconds, over all CPUs."""
     line = (system.read("/proc/stat") or "").split("\n", 1)[0].split()
     ticks = dict(zip(_CPU_COLUMNS, line[1:9], strict=True))
     return sum(int(ticks[name]) for name in wanted) / _TICKS_PER_S
 
 
 def cpu_busy(system: System) -> float:
-    """All processors together, interrupts and guests included, steal and waiting not."""
+    """CPU seconds of all CPUs, with interrupts and guests, without steal and I/O wait."""
     return _cpu_seconds(system, "user", "nice", "system", "irq", "softirq")
 
 
@@ -261,10 +261,10 @@ def cpu_interrupts(system: System) -> float:
 
 
 def cpu_kernel_threads(system: System) -> float | None:
-    """CPU seconds of the kernel threads that live now; None where they cannot be seen."""
+    """CPU seconds of all current kernel threads; None where they are not visible."""
     ticks, seen = 0, False
     for path in system.glob("/proc/[0-9]*/stat"):
-        # A command's name may hold spaces and brackets; what follows the last bracket does not.
+        # A command name may contain spaces and brackets; the fields after the last one do not.
         fields = (system.read(path) or "").rpartition(")")[2].split()
         if len(fields) > 12 and int(fields[6]) & _KERNEL_THREAD:
             seen = True
@@ -273,7 +273,7 @@ def cpu_kernel_threads(system: System) -> float | None:
 
 
 def throttle_events(system: System) -> int | None:
-    """Thermal throttling so far: every core's own, and each package's once."""
+    """Thermal throttling events so far: of every core, and once of each package."""
     found = False
     core_events, packages = 0, dict[str, int]()
     for path in system.glob("/sys/devices/system/cpu/cpu[0-9]*/thermal_throttle"):
@@ -286,12 +286,12 @@ def throttle_events(system: System) -> int | None:
 
 
 def _warnings(system: System) -> list[int] | None:
-    """Sequence numbers of the kernel's own log records of level 4 (warning) or worse."""
+    """Sequence numbers of the kernel's own log records of level 4 (warning) or more severe."""
     log = system.kernel_log()
     if log is None:
         return None
     heads = [record.split(",", 2) for record in log]
-    # Priority is facility * 8 + level; facilities above 0 are programs that wrote to the log.
+    # Priority is facility * 8 + level; facility 0 is the kernel, others are programs.
     return [int(head[1]) for head in heads if len(head) == 3 and int(head[0]) <= _WARNING]
 
 
@@ -301,7 +301,7 @@ def kernel_warnings(system: System) -> int | None:
 
 
 def kernel_newest_warning(system: System) -> int | None:
-    """Sequence number of the newest warning, -1 for none: tells news when the log wraps round."""
+    """Sequence number of the newest warning, -1 for none; valid even after the log wraps."""
     found = _warnings(system)
     return None if found is None else max(found, default=-1)
 
@@ -320,12 +320,12 @@ def huge_pages(system: System) -> str | None:
 
 
 def governor(system: System) -> str | None:
-    """The frequency governors in use, "+" between them where cores differ."""
+    """The frequency governors in use, joined by "+" where cores differ."""
     found = {
         system.read(path)
         for path in system.glob("/sys/devices/system/cpu/cpu[0-9]*/cpufreq/scaling_governor")
     }
-    return "+".join(sorted(one for one in found if one)) or None
+    return "+".join(sorted(name for name in found if name)) or None
 
 
 def boost(system: System) -> bool | None:

@@ -1,8 +1,8 @@
-"""What one VMM holds in memory, by kind of mapping, from /proc/PID/smaps.
+"""The memory of one VMM by kind of mapping, from /proc/PID/smaps.
 
-Guest memory is told from the VMM's own by the file that backs it. Proportional set size (PSS)
-divides every page by the number of processes that map it, so that the sums over a fleet count each
-page once; pages that the kernel has merged are divided in the same way.
+Guest memory is recognised by the file that backs it. Proportional set size (PSS) divides every page
+by the number of processes that map it, so that the sum over a fleet counts each page once; pages
+merged by KSM are divided in the same way.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from harness.measure.system import System
 _HEAD = re.compile(r"^([0-9a-f]+)-([0-9a-f]+) (\S{4}) \S+ (\S+) (\d+) *(.*)$")
 _MIB = 1 << 20
 _ARENA = 64 * _MIB
-"""Where the C library aligns the heaps of further threads."""
+"""The C library aligns the heaps of further threads to this."""
 _STACK = 8 * _MIB
-TOLD = not sys.platform.startswith("freebsd")
-"""Whether this system tells what a process shares with others, page by page."""
+AVAILABLE = not sys.platform.startswith("freebsd")
+"""Whether this system reports how much of its memory a process shares with others."""
 KERNEL_STACK = 16384
-"""Bytes of a thread's stack in the kernel on x86-64."""
+"""Bytes of a thread's kernel stack on x86-64."""
 
 
-class Kind(enum.StrEnum):
-    """What a mapping is for."""
+class MappingKind(enum.StrEnum):
+    """The purpose of a mapping."""
 
     GUEST = "guest memory"
     TRANSLATED = "translated code"
@@ -39,13 +39,13 @@ class Kind(enum.StrEnum):
 
 
 PAGE_TABLES, KERNEL_STACKS = "page tables", "kernel stacks"
-PARTS = (*(str(kind) for kind in Kind), PAGE_TABLES, KERNEL_STACKS)
-"""All that a process takes of its host: its mappings, and what the kernel holds for it."""
+PARTS = (*(str(kind) for kind in MappingKind), PAGE_TABLES, KERNEL_STACKS)
+"""All host memory of a process: its mappings, and kernel memory allocated for it."""
 
 
 @dataclass(frozen=True)
 class Share:
-    """Bytes of some mappings: proportional, private and dirty, merged with equal pages."""
+    """Bytes of a set of mappings: PSS, private dirty, and merged by KSM."""
 
     pss: int = 0
     private_dirty: int = 0
@@ -61,42 +61,47 @@ class Share:
 
 @dataclass(frozen=True)
 class Footprint:
-    """One process. `page_tables` and `kernel_stacks` are the kernel's, in bytes, and its alone."""
+    """The memory of one process; `page_tables` and `kernel_stacks` are in bytes."""
 
-    kinds: Mapping[Kind, Share]
+    kinds: Mapping[MappingKind, Share]
     page_tables: int
     kernel_stacks: int
 
     @property
     def guest(self) -> Share:
-        return self.kinds[Kind.GUEST]
+        return self.kinds[MappingKind.GUEST]
 
     @property
     def vmm(self) -> Share:
-        """All that is not guest memory."""
-        return sum((one for kind, one in self.kinds.items() if kind is not Kind.GUEST), Share())
+        """Every mapping that is not guest memory."""
+        return sum(
+            (share for kind, share in self.kinds.items() if kind is not MappingKind.GUEST), Share()
+        )
 
     @property
-    def own(self) -> int:
-        """Bytes that one more such process takes: what it shares with none."""
+    def private(self) -> int:
+        """Bytes that one more such process would take: what it shares with no other."""
         dirty = sum(share.private_dirty for share in self.kinds.values())
         return dirty + self.page_tables + self.kernel_stacks
 
     def part(self, name: str) -> int:
-        """Bytes of one of PARTS: proportional, for mappings."""
+        """Bytes of one of PARTS; PSS for mappings."""
         kernel = {PAGE_TABLES: self.page_tables, KERNEL_STACKS: self.kernel_stacks}
-        return kernel[name] if name in kernel else self.kinds[Kind(name)].pss
+        return kernel[name] if name in kernel else self.kinds[MappingKind(name)].pss
 
 
 def read(pid: int, guest_memory: str, system: System | None = None) -> Footprint | None:
-    """The footprint of a process, or None when it is gone. `guest_memory` begins the path of the
-    file behind its guest's memory. Takes milliseconds of CPU: never on a timed path."""
+    """The footprint of a process, or None when it is gone.
+
+    `guest_memory` is a prefix of the path of the file that backs guest memory. This takes
+    milliseconds of CPU, so it must not be on a timed path.
+    """
     system = system or System()
     text = system.read(f"/proc/{pid}/smaps")
     status = system.read(f"/proc/{pid}/status")
     if not text or not status:
         return None
-    kinds = dict.fromkeys(Kind, Share())
+    kinds = dict.fromkeys(MappingKind, Share())
     for kind, share in _mappings(text, guest_memory):
         kinds[kind] += share
     tables, threads = _status(status, "VmPTE"), _status(status, "Threads")
@@ -108,8 +113,8 @@ def _status(text: str, name: str) -> int:
     return int(found[1]) if found else 0
 
 
-def _mappings(text: str, guest_memory: str) -> Iterator[tuple[Kind, Share]]:
-    kind, kib = Kind.ANONYMOUS, dict[str, int]()
+def _mappings(text: str, guest_memory: str) -> Iterator[tuple[MappingKind, Share]]:
+    kind, kib = MappingKind.ANONYMOUS, dict[str, int]()
     guard = None
     for line in text.splitlines():
         if head := _HEAD.match(line):
@@ -129,19 +134,21 @@ def _share(kib: Mapping[str, int]) -> Share:
     return Share(*(kib.get(name, 0) * 1024 for name in ("Pss", "Private_Dirty", "KSM")))
 
 
-def _kind(head: re.Match[str], guest_memory: str, guard: str | None) -> Kind:
-    """`guard` is where a mapping without any rights ended just before, as under a stack."""
+def _kind(head: re.Match[str], guest_memory: str, guard: str | None) -> MappingKind:
+    """`guard` is the end of a preceding mapping without permissions, as before a stack."""
     start, end, rights, path = int(head[1], 16), int(head[2], 16), head[3], head[6]
     if path.startswith(guest_memory):
-        return Kind.GUEST
+        return MappingKind.GUEST
     if path == "[heap]":
-        return Kind.HEAP
+        return MappingKind.HEAP
     if path == "[stack]":
-        return Kind.STACK
+        return MappingKind.STACK
     if path and not path.startswith("[anon"):
-        return Kind.FILE
+        return MappingKind.FILE
     if "x" in rights:
-        return Kind.TRANSLATED
+        return MappingKind.TRANSLATED
     if start % _ARENA == 0:
-        return Kind.ARENA
-    return Kind.STACK if end - start == _STACK and guard == head[1] else Kind.ANONYMOUS
+        return MappingKind.ARENA
+    return (
+        MappingKind.STACK if end - start == _STACK and guard == head[1] else MappingKind.ANONYMOUS
+    )

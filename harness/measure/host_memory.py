@@ -1,4 +1,4 @@
-"""The host's memory, whichever system counts it."""
+"""The host's memory, on Linux and FreeBSD."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from harness.measure import memory_freebsd, memory_linux
 
 
 class HostMemory(Protocol):
-    """One reading. Two definitions of what can be had, in bytes, and the parts they are made of."""
+    """One reading in bytes: two definitions of available memory, and their parts."""
 
     @property
     def to_be_had(self) -> int: ...
@@ -19,7 +19,7 @@ class HostMemory(Protocol):
     def free_and_caches(self) -> int: ...
 
     def parts(self) -> Iterator[tuple[str, int]]:
-        """Every part by the name that records use."""
+        """(name, bytes) of every part, with the names that records use."""
 
 
 def read() -> HostMemory:

@@ -1,7 +1,7 @@
-"""The facts of a machine: what it is, and how it is doing before and after a run.
+"""The facts about a machine: its description, and its state before and after a run.
 
-One table names every fact with its type, unit and collector per operating system. A fact that
-cannot be had is None and stays in the record as null: not the same as 0, and never guessed.
+Tables define every fact with its type, unit and reader for each operating system. A fact that is
+not available is None, and null in the record; it is never guessed, and not the same as 0.
 """
 
 from __future__ import annotations
@@ -23,44 +23,44 @@ from harness.measure.record import Facts, Scalar
 from harness.measure.system import System
 
 FUNCTION_ONLY = "COPPICE_FUNCTION_ONLY"
-"""Names the reason why no time of this machine may be believed, such as an emulated processor."""
+"""Marks all timings of this machine as invalid; the value is the reason (an emulated CPU)."""
 
-Collector = Callable[[System], Scalar]
-Kind = Literal["identity", "gauge", "counter", "setting"]
+FactReader = Callable[[System], Scalar]
+FactKind = Literal["identity", "gauge", "counter", "setting"]
 
 
 @dataclass(frozen=True)
 class Fact:
-    """One fact: a gauge may go both ways, a counter only up, a setting should not move at all.
+    """One fact. A gauge goes up and down, a counter only up; a setting should not change.
 
-    `unit` is s, bytes, 1 (a count), or empty for words and switches. A collector that is None
-    says that this system keeps no such fact.
+    `unit` is s, bytes, 1 (a count), or empty for text and booleans. `linux` and `freebsd` read the
+    fact; None where that system does not have it.
     """
 
     name: str
     type: type[str] | type[int] | type[float] | type[bool]
     unit: Literal["s", "bytes", "1", ""]
-    kind: Kind
-    linux: Collector | None
-    freebsd: Collector | None
+    kind: FactKind
+    linux: FactReader | None
+    freebsd: FactReader | None
 
     def collect(self, system: System) -> Scalar:
-        """The fact of this machine now, or None; Unsupported on a system without collectors."""
-        collectors = {"linux": self.linux, "freebsd": self.freebsd}
-        if system.platform not in collectors:
+        """The current value, or None. Unsupported on systems other than Linux and FreeBSD."""
+        readers = {"linux": self.linux, "freebsd": self.freebsd}
+        if system.platform not in readers:
             raise Unsupported(
-                f"no facts of a machine are known on {system.platform}",
-                hint="run on Linux or FreeBSD, where records say what they were measured on",
+                f"machine facts are not supported on {system.platform}",
+                hint="run it on Linux or FreeBSD",
             )
-        collector = collectors[system.platform]
-        if collector is None:
+        reader = readers[system.platform]
+        if reader is None:
             return None
         try:
-            value = collector(system)
+            value = reader(system)
         except (ValueError, IndexError):
-            return None  # the system writes it in a form that we do not read
+            return None  # in a format that the reader does not know
         if value is not None and type(value) is not self.type:
-            raise TypeError(f"{self.name} is {value!r}, which is no {self.type.__name__}")
+            raise TypeError(f"{self.name} is {value!r}, not of type {self.type.__name__}")
         return value
 
 
@@ -108,17 +108,18 @@ def facts_of(table: tuple[Fact, ...], system: System) -> dict[str, Scalar]:
 
 
 def state(system: System | None = None) -> Facts:
-    """How the machine is doing now; takes some milliseconds, so keep it off any timed path."""
+    """The machine's current state. Takes milliseconds, so it must not be on a timed path."""
     return facts_of(STATE, system or System())
 
 
 def describe(
     accelerator: str | None, cache: Path | None = None, system: System | None = None
 ) -> record.Machine:
-    """What this machine is. `accelerator` ran the guests; `cache` is where checkpoints are kept.
+    """The description of this machine. `accelerator` ran the guests; `cache` holds checkpoints.
 
-    `before` and `after` are left empty: `dataclasses.replace` puts `state()` there. Where
-    COPPICE_FUNCTION_ONLY gives a reason, it stands on the machine's card.
+    `before` and `after` are left empty; the caller fills in `state()` with `dataclasses.replace`.
+    The reason in COPPICE_FUNCTION_ONLY becomes `function_only`. Raises Unsupported where the number
+    of CPUs or the memory size is not available.
     """
     if system is None:
         system = System(cache=cache.resolve()) if cache else System()
@@ -126,7 +127,7 @@ def describe(
     cores, memory = found["cores"], found["memory_bytes"]
     if not isinstance(cores, int) or not isinstance(memory, int):
         raise Unsupported(
-            "this machine does not tell its processors and memory: are /proc and /sys mounted?",
+            "cannot read this machine's CPU count and memory size: are /proc and /sys mounted?",
             hint="mount -t proc proc /proc; mount -t sysfs sysfs /sys",
         )
     text = {name: str(value) if value else "unknown" for name, value in found.items()}
@@ -148,44 +149,44 @@ def describe(
 
 
 def class_of(virtualisation: str) -> Literal["bare-metal", "virtual-machine", "emulated"]:
-    """The machine's class from what it runs on; unknown hypervisors count as hypervisors."""
+    """The class of a machine by its hypervisor; an unknown one counts as a hypervisor."""
     if virtualisation == "none":
         return "bare-metal"
     return "emulated" if virtualisation.endswith("-tcg") else "virtual-machine"
 
 
 def secret(system: System) -> str:
-    """What tells this machine from its equals; for `slug` only, which does not show it."""
+    """A private identifier of this machine, for `slug` only, which stores a keyed hash of it."""
     found = {"linux": linux.secret_id, "freebsd": freebsd.secret_id}[system.platform](system)
     return found or ""
 
 
 def _short(cpu: str) -> str:
-    """A processor's name without what vendors add to it."""
+    """A CPU's name without the vendor's additions."""
     bare = re.sub(r"\((?:R|TM|C)\)|\bCPU\b|\b\d+-Core\b|\bProcessor\b|@.*|\bwith .*", " ", cpu)
     return " ".join(bare.split())
 
 
 def _gib(memory_bytes: int) -> int:
-    # Firmware and kernel keep some for themselves: rounding gives what was built in or assigned.
+    # Firmware and kernel reserve some memory; rounding gives the installed or assigned size.
     return max(1, round(memory_bytes / 2**30))
 
 
 def slug(cpu: str, cores: int, memory_bytes: int, private: str) -> str:
-    """A directory name that stays: "amd-epyc-2c-24g-1f00ba"; the last six digits are a keyed
-    hash."""
-    words = re.sub(r"[^a-z0-9]+", "-", _short(cpu).lower()).strip("-")[:40].strip("-")
+    """A stable directory name: "amd-epyc-2c-24g-1f00ba". The last six digits are a keyed hash of
+    `private`."""
+    model = re.sub(r"[^a-z0-9]+", "-", _short(cpu).lower()).strip("-")[:40].strip("-")
     mark = hmac.digest(b"coppice machine", private.encode(), hashlib.sha256).hex()[:6]
-    return f"{words or 'unknown'}-{cores}c-{_gib(memory_bytes)}g-{mark}"
+    return f"{model or 'unknown'}-{cores}c-{_gib(memory_bytes)}g-{mark}"
 
 
 def name(cpu: str, cores: int, memory_bytes: int, virtualisation: str) -> str:
-    """For people: "AMD EPYC, 2 cores, 24 GiB, under kvm"."""
+    """A readable name: "AMD EPYC, 2 cores, 24 GiB, under kvm"."""
     count = "1 core" if cores == 1 else f"{cores} cores"
     where = {"none": ", bare metal", "unknown": ""}.get(virtualisation, f", under {virtualisation}")
     return f"{_short(cpu)}, {count}, {_gib(memory_bytes)} GiB{where}"
 
 
 def settings() -> Mapping[str, Fact]:
-    """The facts of a machine's state that should not move during a run."""
+    """The facts of a machine's state that should not change during a run, by name."""
     return {fact.name: fact for fact in STATE if fact.kind == "setting"}

@@ -1,8 +1,8 @@
-"""The host's memory in its parts on FreeBSD, from the counters that vmstat(8) reads.
+"""The host's memory on FreeBSD, from the counters that vmstat(8) reads.
 
-Guest memory of bhyve is anonymous, so a fleet shows in what is neither free nor inactive. ZFS keeps
-its own cache, which counts as wired: it is read beside, and given back by the kernel when memory
-gets short, so the second definition counts it as to be had.
+bhyve's guest memory is anonymous, so it is neither free nor inactive. ZFS's cache (ARC) counts as
+wired, but the kernel reclaims it under memory pressure: the second definition counts it as
+available.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _ARC = "kstat.zfs.misc.arcstats.size"
 
 @dataclass(frozen=True)
 class HostMemory:
-    """One reading, in bytes; `arc` is ZFS's cache, a part of `wire`."""
+    """One reading, in bytes; `arc` is ZFS's cache, which is part of `wire`."""
 
     free: int
     inactive: int
@@ -30,7 +30,7 @@ class HostMemory:
 
     @property
     def to_be_had(self) -> int:
-        """What the kernel can give without asking ZFS."""
+        """Available without reclaiming ZFS's cache."""
         return self.free + self.inactive + self.laundry
 
     @property
@@ -38,18 +38,18 @@ class HostMemory:
         return self.to_be_had + self.arc
 
     def parts(self) -> Iterator[tuple[str, int]]:
-        """Every part by the name that records use."""
-        for one in fields(self):
-            yield one.name, getattr(self, one.name)
+        """(name, bytes) of every part, with the names that records use."""
+        for part in fields(self):
+            yield part.name, getattr(self, part.name)
         yield "to-be-had", self.to_be_had
         yield "free-and-caches", self.free_and_caches
 
 
 def read(system: System | None = None) -> HostMemory:
-    """The host's memory now; some milliseconds, so never on a timed path."""
-    names = [f"vm.stats.vm.v_{one}_count" for one in _COUNTS]
+    """The host's memory now. Takes milliseconds, so it must not be on a timed path."""
+    names = [f"vm.stats.vm.v_{name}_count" for name in _COUNTS]
     text = (system or System()).run(["sysctl", "-i", "hw.pagesize", *names, _ARC]) or ""
-    told = {name: int(value) for name, value in re.findall(r"^(\S+): (\d+)$", text, re.MULTILINE)}
-    page = told["hw.pagesize"]
-    counts = {name: told[key] * page for name, key in zip(_COUNTS, names, strict=True)}
-    return HostMemory(**counts, arc=told.get(_ARC, 0))
+    values = {name: int(value) for name, value in re.findall(r"^(\S+): (\d+)$", text, re.MULTILINE)}
+    page = values["hw.pagesize"]
+    counts = {name: values[key] * page for name, key in zip(_COUNTS, names, strict=True)}
+    return HostMemory(**counts, arc=values.get(_ARC, 0))

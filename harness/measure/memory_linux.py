@@ -1,11 +1,10 @@
-"""The host's memory in its parts on Linux, and when it has come to rest.
+"""The host's memory on Linux.
 
-What a fleet takes of a host is the difference of two readings. Pages that were freed wait in lists
-of the processors for their next use, a gigabyte at times, and the kernel counts them neither as
-free nor as available: both totals here add them, or a fleet that ends would hide in the next one's
-figure. Page cache of files that the fleet
-maps (the checkpoint, the VMM's program) counts as free in both definitions here, because the kernel
-may take it back: who wants it counted once adds the proportional shares of footprint_linux.py.
+A fleet's memory is the difference of two readings. Freed pages wait in per-CPU lists, up to a
+gigabyte at times, and the kernel counts them neither as free nor as available. Both totals here
+include them; else the memory of an ended fleet would be counted in the next reading. Page cache of
+files that the fleet maps (the checkpoint, the VMM's program) counts as free in both definitions,
+because the kernel can reclaim it. To count it once, add the PSS of footprint_linux.py.
 """
 
 from __future__ import annotations
@@ -33,9 +32,9 @@ _NAMES = {
 
 @dataclass(frozen=True)
 class HostMemory:
-    """One reading of /proc/meminfo, and of /proc/zoneinfo for `in_lists`; bytes.
+    """One reading, in bytes, of /proc/meminfo and, for `in_lists` (per-CPU lists), /proc/zoneinfo.
 
-    `shared` is tmpfs and memfd, a part of `cached`. `available` is the kernel's MemAvailable.
+    `shared` is tmpfs and memfd, which is part of `cached`. `available` is MemAvailable.
     """
 
     available: int
@@ -51,25 +50,24 @@ class HostMemory:
 
     @property
     def to_be_had(self) -> int:
-        """Available, and what waits in the processors' lists."""
+        """MemAvailable, and the pages in per-CPU lists."""
         return self.available + self.in_lists
 
     @property
     def free_and_caches(self) -> int:
-        """Free (in lists too), cached and buffers; without what is in the cache only because it
-        has no file."""
+        """Free pages (per-CPU lists included), page cache and buffers, without tmpfs and memfd."""
         return self.free + self.in_lists + self.cached + self.buffers - self.shared
 
     def parts(self) -> Iterator[tuple[str, int]]:
-        """Every part by the name that records use."""
-        for one in fields(self):
-            yield one.name.replace("_", "-"), getattr(self, one.name)
+        """(name, bytes) of every part, with the names that records use."""
+        for part in fields(self):
+            yield part.name.replace("_", "-"), getattr(self, part.name)
         yield "to-be-had", self.to_be_had
         yield "free-and-caches", self.free_and_caches
 
 
 def read(system: System | None = None) -> HostMemory:
-    """The host's memory now; less than a millisecond."""
+    """The host's memory now. Takes less than a millisecond."""
     system = system or System()
     text = system.read("/proc/meminfo") or ""
     kib = {name: int(value) for name, value in re.findall(r"^(\w+):\s+(\d+)", text, re.MULTILINE)}

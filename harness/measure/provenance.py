@@ -1,4 +1,4 @@
-"""Where a record comes from: the code, the command, the tools and the time."""
+"""The origin of a record: code, command, tools and time."""
 
 from __future__ import annotations
 
@@ -31,18 +31,18 @@ _VERSION_OPTION = {
     "pfctl": None,
     "tc": "-V",
 }
-"""Programs that do not know --version; None: it tells no version and must not be run for it."""
+"""Version options of programs without --version; None: it has none and must not be run."""
 
 
 def utc_now(now: datetime | None = None) -> str:
-    """The time in the record's form: "2026-11-23T16:55:25.123456Z"."""
+    """The time in the record's format: "2026-11-23T16:55:25.123456Z"."""
     return f"{(now or datetime.now(UTC)).astimezone(UTC):%Y-%m-%dT%H:%M:%S.%fZ}"
 
 
 def _git(checkout: Path, *arguments: str) -> str | None:
-    # A hook of another repository may have set GIT_DIR; a run must not look there.
+    # A hook of another repository may have set GIT_DIR, which must not be used here.
     clean = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
-    # Root may measure in the checkout of somebody else, which git refuses unless it is told.
+    # Root may measure in another user's checkout, which git refuses unless it is declared safe.
     argv = ["git", "-C", str(checkout), "-c", f"safe.directory={checkout}", *arguments]
     try:
         done = subprocess.run(
@@ -61,10 +61,10 @@ def _git(checkout: Path, *arguments: str) -> str | None:
 def git(
     checkout: Path | None = paths.CHECKOUT, apart: Collection[str] = ("results",)
 ) -> record.Git:
-    """Commit and dirty flag of a checkout; both None where it is none, or git is not installed.
+    """Commit and dirty flag of a checkout; both None without git or outside of a checkout.
 
-    Untracked files count, ignored ones do not. The directories `apart` never make it dirty: a run
-    leaves its record there, and the next run would be suspect for it.
+    Untracked files make it dirty, ignored files do not. Directories in `apart` never do: a run
+    writes its record there, which must not make the next run suspect.
     """
     if checkout is None:  # installed, or copied to this host
         if paths.BUILT_FROM.exists():
@@ -85,7 +85,7 @@ def git(
 
 
 def environment(variables: Mapping[str, str] | None = None) -> dict[str, str]:
-    """The COPPICE_* variables; what looks like a password in them is left out."""
+    """The COPPICE_* variables, with apparent passwords replaced by "(left out)"."""
     found = os.environ if variables is None else variables
     return {
         name: _without_secret(name, value)
@@ -101,12 +101,12 @@ def _without_secret(name: str, value: str) -> str:
 
 
 def command(task: str) -> record.Command:
-    """What was run, exactly, interpreter included; `task` is the command that repeats it.
+    """The exact command, interpreter included; `task` is the command that repeats it.
 
-    Paths in this checkout are written from it (`./rigs/...`), those in the user's home from `~`:
-    where either lies is nobody's matter.
+    Paths in this checkout are written as `./...` and those in the user's home as `~/...`, so that
+    records do not disclose their locations.
     """
-    argv = tuple(_from_home(_from_checkout(word)) for word in sys.orig_argv)
+    argv = tuple(_from_home(_from_checkout(argument)) for argument in sys.orig_argv)
     env = {name: _from_home(value) for name, value in environment().items()}
     return record.Command(argv, _from_home(_from_checkout(str(Path.cwd()))), env, task)
 
@@ -121,10 +121,10 @@ def _from_checkout(text: str) -> str:
 
 
 def tools(programs: Iterable[str] = (), system: System | None = None) -> dict[str, str]:
-    """Versions by name: Python, the packages that measure, and these programs.
+    """Versions by name: of Python, of the measuring packages, and of these programs.
 
-    A program's version is the first line that it prints of itself. One that is not installed is
-    absent; one that tells no version is "unknown".
+    A program's version is the first line that it prints for its version option, or "unknown".
+    Programs that are not installed are omitted.
     """
     system = system or System()
     found = {"python": f"{platform.python_implementation()} {platform.python_version()}"}
@@ -141,26 +141,31 @@ def _version(program: str, system: System) -> str | None:
         return None
     name = Path(program).name
     option = _VERSION_OPTION.get(name, "--version")
-    told = system.run([program, option]) if option else None
-    lines = [line.strip() for line in (told or "").splitlines() if line.strip()]
+    output = system.run([program, option]) if option else None
+    lines = [line.strip() for line in (output or "").splitlines() if line.strip()]
     return lines[0] if lines else "unknown"
 
 
 def rig(
     id: str, path: Path, root: Path = paths.DATA, distribution: record.Distribution | None = None
 ) -> record.Rig:
-    """The rig's file by content and by its path from `root`; UsageError when it is not there."""
+    """A rig's id, its file's path from `root`, and the digest. UsageError when it is unreadable."""
     try:
         sha256 = record.digest(path)
     except OSError as error:
-        raise UsageError(f"the rig {id} has no file {path}: {error.strerror}") from error
+        raise UsageError(
+            f"cannot read the file {path} of the rig {id}: {error.strerror}"
+        ) from error
     resolved, root = path.resolve(), root.resolve()
     inside = resolved.relative_to(root) if resolved.is_relative_to(root) else Path(resolved.name)
     return record.Rig(id, inside.as_posix(), sha256, distribution)
 
 
 def patches(checkout: Path = paths.DATA, applied: Collection[str] = ()) -> tuple[record.Patch, ...]:
-    """Every patches/*/*.{diff,patch}; `applied` names those that the running kernel has."""
+    """Every patches/*/*.{diff,patch}; `applied` names those in the running kernel.
+
+    UsageError when `applied` names an unknown patch.
+    """
     found = sorted(
         path for suffix in ("diff", "patch") for path in checkout.glob(f"patches/*/*.{suffix}")
     )
@@ -168,8 +173,8 @@ def patches(checkout: Path = paths.DATA, applied: Collection[str] = ()) -> tuple
     unknown = sorted(set(applied) - set(names))
     if unknown:
         raise UsageError(
-            f"no patch here is called {', '.join(unknown)}",
-            hint=f"known: {', '.join(names) or 'none'}",
+            f"unknown patch: {', '.join(unknown)}",
+            hint=f"known patches: {', '.join(names) or 'none'}",
         )
     return tuple(
         record.Patch(name, record.digest(path), name in applied) for name, path in names.items()

@@ -1,7 +1,7 @@
-"""A record as pyperf's JSON (format 1.0), for its compare_to, hist and check.
+"""Exports a record as pyperf JSON (format 1.0), for its commands compare_to, hist and check.
 
-pyperf knows times, bytes and counts above zero. Each series becomes a benchmark, each sample a run
-of one value, so that their order is kept.
+pyperf supports times, bytes and counts above zero. A series becomes a benchmark, and each sample a
+run with one value, which keeps their order.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ _UNITS = {"s": "second", "bytes": "byte", "1": "integer"}
 
 
 def suite(record: RunRecord, metrics: Sequence[str] = ()) -> dict[str, Any]:
-    """The series that pyperf can hold, or those of `metrics`. UsageError when there is none."""
+    """The series that pyperf supports, or those of `metrics`. UsageError when there is none."""
     chosen = [
-        one
-        for one in record.series
-        if one.unit in _UNITS
-        and one.samples
-        and min(one.samples) > 0
-        and (not metrics or one.metric in metrics)
+        series
+        for series in record.series
+        if series.unit in _UNITS
+        and series.samples
+        and min(series.samples) > 0
+        and (not metrics or series.metric in metrics)
     ]
     if not chosen:
         raise UsageError(
-            f"{record.run_id} has no series that pyperf can hold",
-            hint="it knows seconds, bytes and counts, all above zero; name one with --metric",
+            f"{record.run_id} has no series that pyperf supports",
+            hint="pyperf supports seconds, bytes and counts above zero; choose one with --metric",
         )
     common = {
         "hostname": record.machine.id,
@@ -41,19 +41,19 @@ def suite(record: RunRecord, metrics: Sequence[str] = ()) -> dict[str, Any]:
     return {
         "version": "1.0",
         "metadata": common,
-        "benchmarks": [_benchmark(record, one) for one in chosen],
+        "benchmarks": [_benchmark(record, series) for series in chosen],
     }
 
 
 def _benchmark(record: RunRecord, series: Series) -> dict[str, Any]:
     facts = [f"{name}={value}" for name, value in sorted(series.dimensions.items())]
     unit = _UNITS[series.unit]
-    values = [int(one) if unit == "integer" else one for one in series.samples]
+    values = [int(value) if unit == "integer" else value for value in series.samples]
     return {
         "metadata": {
             "name": " ".join([record.rig.id, series.metric, *facts]),
             "unit": unit,
             "loops": 1,
         },
-        "runs": [{"values": [one]} for one in values],
+        "runs": [{"values": [value]} for value in values],
     }

@@ -1,4 +1,4 @@
-"""How a quantity is written: in the unit that people read it in, to the digits it supports."""
+"""Formats quantities with readable units, to the digits that their intervals support."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _FEWEST, _MOST = 2, 4
 
 
 def scale(value: float, unit: str) -> tuple[float, str]:
-    """The size and name of the unit that people read `value` in; `unit` is the record's."""
+    """The size and name of a readable unit for `value`; `unit` is the record's unit."""
     for threshold, name in _STEPS[unit]:
         if abs(value) >= threshold:
             return _SIZE.get(name, threshold), name
@@ -30,9 +30,9 @@ def _exponent(value: float) -> int:
 
 
 def decimals(value: float, width: float | None) -> int:
-    """Decimal places for `value`, down to the first digit of its interval's `width`.
+    """Decimal places for `value`, to the first digit of its interval's `width`.
 
-    Between 2 and 4 significant digits; without an interval 2. May be negative.
+    That is 2 to 4 significant digits, and 2 without an interval. May be negative.
     """
     digits = _FEWEST
     if width is not None:
@@ -42,12 +42,12 @@ def decimals(value: float, width: float | None) -> int:
 
 
 def thousands(count: float) -> str:
-    """A whole number, its thousands apart: 1 000."""
+    """A whole number with separated thousands: 1 000."""
     return f"{count:,.0f}".replace(",", "\u202f")
 
 
 def _fixed(value: float, places: int) -> str:
-    """Its thousands apart, a minus sign where it is negative."""
+    """A number with separated thousands, and a true minus sign."""
     if not value:
         return "0"
     text = f"{round(abs(value), places):.{max(places, 0)}f}"
@@ -56,7 +56,7 @@ def _fixed(value: float, places: int) -> str:
 
 
 def show(estimate: Estimate, unit: str) -> str:
-    """The value with its unit: 0.51 ms."""
+    """The value and its unit: 0.51 ms."""
     size, name = scale(estimate.value, unit)
     value = estimate.value / size
     return f"{_fixed(value, decimals(value, _width(estimate, size)))} {name}".strip()
@@ -69,14 +69,14 @@ def _width(estimate: Estimate, size: float) -> float | None:
 
 
 def show_interval(estimate: Estimate, unit: str) -> str:
-    """Both bounds in the value's unit, rounded outwards: 0.50–0.52; empty without bounds."""
+    """Both bounds in the value's unit, rounded outward: 0.50–0.52. Empty without bounds."""
     width = _width(estimate, 1)
     if width is None or estimate.low is None or estimate.high is None:
         return ""
     size, _ = scale(estimate.value, unit)
     places = decimals(estimate.value / size, width / size)
     step = 10.0**places
-    # A bound that is already a multiple of the step must not move by a rounding error.
+    # A floating-point error must not move a bound that is a multiple of the step.
     low = math.floor(round(estimate.low / size * step, 6)) / step
     high = math.ceil(round(estimate.high / size * step, 6)) / step
     between = "–" if low >= 0 else " to "

@@ -1,8 +1,8 @@
-"""The run record: one JSON file per rig run, checked on every way in and out, never overwritten.
+"""The run record: one JSON file per rig run, validated on reading and writing, never overwritten.
 
-`schema/run-1.json` beside this file says what each key means. Samples are in measurement order,
-in seconds or bytes, nothing rounded and nothing derived; an attempt that failed has no sample
-and one entry in `failures`, whose `index` counts attempts from 0.
+The schema, `schema/run-1.json`, documents each key. Samples are in measurement order, neither
+rounded nor derived. A failed attempt has no sample but an entry in `failures`, whose `index` counts
+attempts from 0.
 """
 
 from __future__ import annotations
@@ -43,10 +43,10 @@ class Distribution:
 
 @dataclass(frozen=True)
 class Rig:
-    """`id` names the rig, `path` is its file relative to its checkout, `sha256` that file's.
+    """The rig: its id, its file relative to its checkout, and that file's digest.
 
-    `distribution` is the package that brings the rig; None: ours does. The record's `git` is then
-    that package's commit.
+    `distribution` is the package that provides the rig, whose commit is then the record's `git`;
+    None for our own rigs.
     """
 
     id: str
@@ -57,7 +57,7 @@ class Rig:
 
 @dataclass(frozen=True)
 class Command:
-    """What was run: `argv` and `cwd` exactly, `env` of COPPICE_* only, `task` to repeat it."""
+    """The exact `argv` and `cwd`, `env` with COPPICE_* only, and the `task` that repeats it."""
 
     argv: Sequence[str]
     cwd: str
@@ -89,7 +89,7 @@ class Image:
 class Machine:
     """The host that ran the sandboxes; `before` and `after` are its state around the run.
 
-    `function_only` says why its clocks tell no time, if so: a run there proves function alone.
+    `function_only` is the reason why its timings are invalid, if they are.
     """
 
     id: str
@@ -111,7 +111,7 @@ class Machine:
 
 @dataclass(frozen=True)
 class Clock:
-    """Named start and stop events; `stop` has one event per metric."""
+    """The start event, and in `stop` the stop event of each metric."""
 
     id: str
     start: str
@@ -172,13 +172,13 @@ class RunRecord:
     harness: Harness
 
     def to_json(self) -> dict[str, Any]:
-        """The record as JSON's own types, in the schema's names."""
+        """The record as JSON types, with the schema's names. RecordError for other types."""
         plain: dict[str, Any] = {"schema": SCHEMA, **dataclasses.asdict(self)}
         plain["machine"]["class"] = plain["machine"].pop("class_")
         for part, optional in (("machine", "function_only"), ("rig", "distribution")):
             if plain[part][optional] is None:
                 del plain[part][optional]
-        # asdict keeps tuples; the schema and JSON know lists only.
+        # asdict keeps tuples, but the schema has only lists.
         try:
             return json.loads(json.dumps(plain, allow_nan=False))  # type: ignore[no-any-return]
         except (TypeError, ValueError) as error:
@@ -186,7 +186,7 @@ class RunRecord:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> RunRecord:
-        """Raises UnknownSchema or RecordError; an accepted record is whole."""
+        """A validated record. Raises UnknownSchema or RecordError."""
         check(data)
         machine = dict(data["machine"])
         machine["class_"] = machine.pop("class")
@@ -204,8 +204,10 @@ class RunRecord:
             machine=Machine(**machine),
             clock=Clock(**data["clock"]),
             series=tuple(
-                Series(**{**one, "failures": tuple(Failure(**bad) for bad in one["failures"])})
-                for one in data["series"]
+                Series(
+                    **{**series, "failures": tuple(Failure(**bad) for bad in series["failures"])}
+                )
+                for series in data["series"]
             ),
             validity=Validity(**data["validity"]),
             tools=dict(data["tools"]),
@@ -220,7 +222,7 @@ def _rig(data: Mapping[str, Any]) -> Rig:
 
 @functools.cache
 def _validator(samples: bool) -> Callable[[Any], Any]:
-    """The schema as a function; without `samples` it does not look at them one by one."""
+    """The compiled schema; without `samples` it does not validate each sample."""
     schema = json.loads(SCHEMA_FILE.read_text())
     if not samples:
         del schema["definitions"]["samples"]["items"]
@@ -229,12 +231,12 @@ def _validator(samples: bool) -> Callable[[Any], Any]:
 
 
 def _only_numbers(data: Mapping[str, Any]) -> bool:
-    """Whether every sample is a number of JSON's, as the schema demands, seen at once: the
-    validator takes microseconds for each, and there may be a million."""
+    """Whether every sample is a JSON number, as the schema requires. This is fast; the validator
+    takes microseconds for each of perhaps a million samples."""
     try:
         return all(
-            set(map(type, one[name])) <= {int, float}
-            for one in data["series"]
+            set(map(type, series[name])) <= {int, float}
+            for series in data["series"]
             for name in ("samples", "warmup")
         )
     except (TypeError, LookupError):
@@ -242,34 +244,34 @@ def _only_numbers(data: Mapping[str, Any]) -> bool:
 
 
 def check(data: object) -> None:
-    """Raises unless `data` is a record of the schema that this harness writes."""
+    """Validate `data`. Raises UnknownSchema or RecordError."""
     schema = data.get("schema") if isinstance(data, Mapping) else None
     if schema != SCHEMA:
         raise UnknownSchema(
-            f"the record says schema {schema!r}; this harness reads {SCHEMA!r} only",
-            hint="a newer record needs a newer harness: git pull, then run it again",
+            f"the record has schema {schema!r}, but this harness reads only {SCHEMA!r}",
+            hint="a newer record needs a newer harness; in a checkout: git pull",
         )
     try:
-        # What is not plainly right goes through the whole schema, which says what is wrong.
+        # On the slow path the whole schema is checked, for a message that names the fault.
         _validator(samples=not _only_numbers(data))(data)  # type: ignore[arg-type]
     except fastjsonschema.JsonSchemaValueException as error:
         raise RecordError(f"not a valid run record: {error.message}") from error
-    names = [(one["metric"], sorted(one["dimensions"].items())) for one in data["series"]]  # type: ignore[index]
+    names = [(series["metric"], sorted(series["dimensions"].items())) for series in data["series"]]  # type: ignore[index]
     for name in names:
         if names.count(name) > 1:
             raise RecordError(f"two series of the same name and dimensions: {name}")
-    for one in data["series"]:  # type: ignore[index]
-        # A number too large for a float is infinite by now.
-        if not all(map(math.isfinite, chain(one["samples"], one["warmup"]))):
-            raise RecordError(f"series {one['metric']!r} holds a sample that is not finite")
+    for series in data["series"]:  # type: ignore[index]
+        # JSON numbers too large for a float have been read as infinite.
+        if not all(map(math.isfinite, chain(series["samples"], series["warmup"]))):
+            raise RecordError(f"series {series['metric']!r} holds a sample that is not finite")
 
 
 def _refuse(constant: str) -> None:
-    raise ValueError(f"{constant} is no number of JSON's")
+    raise ValueError(f"{constant} is not a JSON number")
 
 
 def parse(text: str | bytes, where: str = "the record") -> RunRecord:
-    """A record from its text; RecordError names `where` it stood."""
+    """Parse a record; `where` names it in errors. Raises UnknownSchema or RecordError."""
     try:
         data = json.loads(text, parse_constant=_refuse)
     except ValueError as error:
@@ -281,7 +283,7 @@ def parse(text: str | bytes, where: str = "the record") -> RunRecord:
 
 
 def load(path: Path) -> RunRecord:
-    """Read and check one record file."""
+    """Read and validate one record file. Raises UnknownSchema or RecordError."""
     try:
         text = path.read_bytes()
     except OSError as error:
@@ -290,17 +292,17 @@ def load(path: Path) -> RunRecord:
 
 
 def find(results: Path) -> Iterator[Path]:
-    """The record files under `results`, oldest run first within each machine's directory."""
+    """The record files under `results`, by machine, oldest run first."""
     for machine in sorted(results.iterdir()) if results.is_dir() else ():
         if machine.is_dir() and machine.name != "published":
-            names = sorted(one for one in os.listdir(machine) if one.endswith(".run.json"))  # noqa: PTH208
-            yield from (machine / one for one in names)
+            names = sorted(file for file in os.listdir(machine) if file.endswith(".run.json"))  # noqa: PTH208
+            yield from (machine / file for file in names)
 
 
 def write(record: RunRecord, results: Path) -> Path:
-    """Check and store a record under `results`/<machine>/; atomic, never over another.
+    """Validate a record and store it atomically as `results`/<machine>/<run>.<rig>.run.json.
 
-    Raises RecordError (invalid, or that run is there already) and DiskFull.
+    Returns its path. Raises RecordError (invalid, or already stored) and DiskFull.
     """
     data = record.to_json()
     check(data)
@@ -312,13 +314,16 @@ def write(record: RunRecord, results: Path) -> Path:
 
 
 def digest(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
+    """The SHA-256 of a file, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_atomically(target: Path, content: bytes) -> None:
-    """Temporary file, fsync, then a link that fails where `target` exists."""
+    """Write a new file durably and atomically: temporary file, fsync, link, fsync of the directory.
+
+    Raises RecordError where `target` exists, and DiskFull.
+    """
     temporary = None
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -331,9 +336,7 @@ def write_atomically(target: Path, content: bytes) -> None:
         try:
             os.link(temporary, target)
         except FileExistsError as error:
-            raise RecordError(
-                f"{target} is there already; a record is never overwritten"
-            ) from error
+            raise RecordError(f"{target} exists already; a record is never overwritten") from error
         directory = os.open(target.parent, os.O_RDONLY)
         try:
             os.fsync(directory)
@@ -342,8 +345,8 @@ def write_atomically(target: Path, content: bytes) -> None:
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise DiskFull(
-                f"no room to write {target}: {error.strerror}; nothing was left half-written",
-                hint="free some space, or name another directory with --results",
+                f"no space left to write {target}: {error.strerror}; no partial file was kept",
+                hint="free some space, or choose another directory with --results",
             ) from error
         raise
     finally:

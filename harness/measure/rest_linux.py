@@ -1,8 +1,8 @@
-"""What a fleet does while nobody asks anything of it, and when its host has come to rest.
+"""Waits until a host is at rest, and measures what an idle fleet does then.
 
-The host is watched window by window. It is at rest after a window in which its available memory
-moved by less than a bound, so waiting has no fixed length; the CPU time and the switches of that
-window are those of the fleet at rest.
+The host is observed in windows. It is at rest after a window in which its available memory changed
+by less than a bound, so the wait has no fixed length. The CPU time and context switches of that
+window are those of the idle fleet.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from harness.measure.system import System
 
 WINDOW_S = 10.0
 BOUND_BYTES = 8 << 20
-"""How far available memory may move in a window of a host at rest, whatever the fleet holds..."""
+"""By how much available memory may change in a window at rest, for any fleet..."""
 BOUND_SHARE = 0.01
-"""... or this share of what the fleet has taken, where that is more."""
+"""... or this share of the memory that the fleet uses, if that is more."""
 LIMIT_S = 180.0
 SCANNER = "ksmd"
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
@@ -31,7 +31,7 @@ _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
 @dataclass(frozen=True)
 class Activity:
-    """Counters of processes so far: CPU seconds, and how often their threads were switched."""
+    """Totals of processes: CPU seconds, and context switches of their threads."""
 
     cpu_s: float
     switches: int
@@ -39,7 +39,7 @@ class Activity:
 
 @dataclass(frozen=True)
 class Window:
-    """One stretch of watching. `moved` is how far available memory went, in bytes, either way."""
+    """One window of observation."""
 
     seconds: float
     before: HostMemory
@@ -49,11 +49,12 @@ class Window:
 
     @property
     def moved(self) -> int:
+        """By how many bytes available memory changed, in either direction."""
         return abs(self.after.to_be_had - self.before.to_be_had)
 
 
 def activity(pids: Sequence[int], system: System | None = None) -> Activity:
-    """What these processes have done so far, all their threads together; those gone count 0."""
+    """The totals of these processes, all threads together; 0 for those that have ended."""
     if sys.platform.startswith("freebsd") and system is None:
         return _by_psutil(pids)
     system = system or System()
@@ -63,12 +64,12 @@ def activity(pids: Sequence[int], system: System | None = None) -> Activity:
         ticks += int(fields[11]) + int(fields[12]) if len(fields) > 12 else 0
         for path in system.glob(f"/proc/{pid}/task/[0-9]*/status"):
             text = system.read(path) or ""
-            switches += sum(int(one) for one in re.findall(r"ctxt_switches:\s+(\d+)", text))
+            switches += sum(int(count) for count in re.findall(r"ctxt_switches:\s+(\d+)", text))
     return Activity(ticks / _TICKS_PER_S, switches)
 
 
 def _by_psutil(pids: Sequence[int]) -> Activity:
-    """Where there is no /proc."""
+    """`activity` on systems without /proc."""
     import psutil
 
     cpu, switches = 0.0, 0
@@ -82,7 +83,7 @@ def _by_psutil(pids: Sequence[int]) -> Activity:
 
 
 def scanner_pid(system: System | None = None) -> int | None:
-    """The kernel thread that looks for equal pages."""
+    """The PID of the kernel thread that merges pages (ksmd), or None."""
     system = system or System()
     for path in system.glob("/proc/[0-9]*/comm"):
         if system.read(path) == SCANNER:
@@ -91,10 +92,10 @@ def scanner_pid(system: System | None = None) -> int | None:
 
 
 def watch(pids: Sequence[int], seconds: float = WINDOW_S) -> Window:
-    """Let the fleet be for so long, and see what it did.
+    """Observe these processes and the host for `seconds`.
 
-    Reading a large fleet takes a while: both readings go in the same order, so that each process
-    is seen over the same time, from one reading to the next.
+    Reading a large fleet takes a while. Both readings go in the same order, so that every process
+    is observed for the same time.
     """
     scanner = scanner_pid()
 
@@ -120,13 +121,13 @@ def watch(pids: Sequence[int], seconds: float = WINDOW_S) -> Window:
 
 
 def bound(taken: int) -> float:
-    """Bytes that available memory may move in a window at rest; `taken` is the fleet's so far."""
+    """Bytes by which available memory may change at rest; `taken` is the fleet's memory."""
     return max(BOUND_BYTES, BOUND_SHARE * taken)
 
 
 @dataclass(frozen=True)
 class Rest:
-    """How waiting went: every window in order; the last is of a host at rest if `reached`."""
+    """Every window in order. If `reached`, the host was at rest in the last."""
 
     windows: Sequence[Window]
     reached: bool
@@ -142,13 +143,13 @@ def settle(
     ready: Callable[[], bool] = lambda: True,
     limit_s: float = LIMIT_S,
 ) -> Rest:
-    """Watch window after window until the host is at rest, or the limit is over.
+    """Observe windows until the host is at rest, or for `limit_s` seconds.
 
-    `before` is the host without the fleet. While `ready` says no (a scanner has not been round
-    yet, say) a quiet window is no rest.
+    `before` is the host's memory without the fleet. A quiet window counts only when `ready`
+    returns True (when a scanner has passed over all pages, for example).
     """
     windows: list[Window] = []
-    while sum(one.seconds for one in windows) < limit_s:
+    while sum(done.seconds for done in windows) < limit_s:
         windows.append(window())
         newest = windows[-1]
         taken = before.to_be_had - newest.after.to_be_had

@@ -1,10 +1,10 @@
-"""Which records and series a person means: by file, by run, or by what they have in common.
+"""Selects records and series for a comparison: by file, by run, or by their properties.
 
 ::
 
     results/a-machine/20261123T….cold-start.run.json    one record
-    20261123T181242Z                                    the run whose id begins so
-    commit=3f19571,tier=durable-pool                    all that fit; of equal series the newest
+    20261123T181242Z                                    the run whose id starts with this
+    commit=3f19571,tier=durable-pool                    all matches; of equal series the newest
 
 Names are `rig`, `machine`, `commit`, `profile`, `kernel`, `interleave` and every dimension of a
 series.
@@ -21,14 +21,16 @@ from harness.measure.comparison import Comparison, Thresholds, compare, compare_
 from harness.measure.record import RunRecord, Scalar, Series, find, load
 
 INTERLEAVE = "COPPICE_INTERLEAVE"
-"""In the environment, and so on the record, of runs that took turns: SESSION/ARM/ROUND."""
+"""The environment variable, kept in the record, of interleaved runs: SESSION/ARM/ROUND."""
 
 Key = tuple[str, str, str, tuple[tuple[str, Scalar], ...]]
-"""Rig, metric, unit, and the dimensions that must agree."""
+"""Rig, metric, unit, and the dimensions that must be equal."""
+Located = Sequence[tuple[Path, RunRecord, Series]]
+"""Series, each with its record and the record's file."""
 
 
-def turn(record: RunRecord) -> tuple[str, str, int] | None:
-    """The session, the arm and the round of a run that took turns with others."""
+def interleaving(record: RunRecord) -> tuple[str, str, int] | None:
+    """The session, arm and round of an interleaved run; None for others."""
     parts = record.command.env.get(INTERLEAVE, "").split("/")
     if len(parts) != 3 or not parts[2].isdigit():
         return None
@@ -36,83 +38,90 @@ def turn(record: RunRecord) -> tuple[str, str, int] | None:
 
 
 _OF_RECORD: Mapping[str, Callable[[RunRecord, str], bool]] = {
-    "rig": lambda one, value: one.rig.id == value,
-    "machine": lambda one, value: one.machine.id == value,
-    "commit": lambda one, value: (one.git.commit or "").startswith(value),
-    "profile": lambda one, value: one.profile == value,
-    "kernel": lambda one, value: one.machine.kernel == value,
-    "interleave": lambda one, value: "/".join((turn(one) or ("", ""))[:2]) == value,
+    "rig": lambda record, value: record.rig.id == value,
+    "machine": lambda record, value: record.machine.id == value,
+    "commit": lambda record, value: (record.git.commit or "").startswith(value),
+    "profile": lambda record, value: record.profile == value,
+    "kernel": lambda record, value: record.machine.kernel == value,
+    "interleave": lambda record, value: "/".join((interleaving(record) or ("", ""))[:2]) == value,
 }
 
 
 @dataclass(frozen=True)
 class Side:
-    """What one selector means: each series with its record, oldest first."""
+    """One side of a comparison: the series that a selector matches, with records, oldest first."""
 
     text: str
-    found: Sequence[tuple[RunRecord, Series]]
+    matches: Sequence[tuple[RunRecord, Series]]
 
     @property
     def interleaved(self) -> bool:
-        return bool(self.found) and all(turn(record) for record, _ in self.found)
+        """Whether every record is of an interleaved run."""
+        return bool(self.matches) and all(interleaving(record) for record, _ in self.matches)
 
     def shared(self) -> Mapping[str, Scalar]:
-        """Dimensions that all of its series have, with one value."""
-        first = self.found[0][1].dimensions if self.found else {}
+        """The dimensions that all series have with the same value."""
+        first = self.matches[0][1].dimensions if self.matches else {}
         return {
             name: value
             for name, value in first.items()
             if all(
-                name in one.dimensions and one.dimensions[name] == value for _, one in self.found
+                name in series.dimensions and series.dimensions[name] == value
+                for _, series in self.matches
             )
         }
 
 
 def select(text: str, results: Path) -> Side:
-    """The series that a selector means. Raises UsageError when it means none."""
+    """The series that a selector matches. UsageError when it is invalid or matches none."""
+    return Side(text, [(record, series) for _, record, series in located(text, results)])
+
+
+def located(text: str, results: Path) -> Located:
+    """The matches of `select` with each record's file, oldest run first."""
     path = Path(text)
     if path.is_file():
         record = load(path)
-        return Side(text, [(record, one) for one in record.series])
+        return [(path, record, series) for series in record.series]
     if "=" not in text:
-        files = [one for one in find(results) if len(text) >= 8 and one.name.startswith(text)]
-        records = [load(one) for one in files]
-        return _some(Side(text, [(r, one) for r in records for one in r.series]))
-    wanted = dict(one.strip().partition("=")[::2] for one in text.split(","))
+        files = [file for file in find(results) if len(text) >= 8 and file.name.startswith(text)]
+        records = [(file, load(file)) for file in files]
+        return _some(text, [(file, r, series) for file, r in records for series in r.series])
+    wanted = dict(pair.strip().partition("=")[::2] for pair in text.split(","))
     if bad := [name for name, value in wanted.items() if not name or not value]:
-        raise UsageError(f"{text!r} is no selector: {bad[0] or 'a name'} has no value")
+        raise UsageError(f"invalid selector {text!r}: {bad[0] or 'a name'} has no value")
     own = {name: value for name, value in wanted.items() if name not in _OF_RECORD}
     matching = [
-        (record, one)
-        for record in _readable(find(results))
+        (path, record, series)
+        for path, record in _readable(find(results))
         if all(_OF_RECORD[n](record, v) for n, v in wanted.items() if n in _OF_RECORD)
-        for one in record.series
-        if all(_plain(one.dimensions.get(name)) == value for name, value in own.items())
+        for series in record.series
+        if all(plain(series.dimensions.get(name)) == value for name, value in own.items())
     ]
-    matching.sort(key=lambda item: item[0].run_id)
-    return _some(Side(text, matching))
+    matching.sort(key=lambda item: item[1].run_id)
+    return _some(text, matching)
 
 
-def _some(side: Side) -> Side:
-    if not side.found:
+def _some(text: str, matches: Located) -> Located:
+    if not matches:
         raise UsageError(
-            f"no record fits {side.text!r}",
-            hint="name a record's file, the beginning of a run's id, or NAME=VALUE pairs: "
+            f"no record matches {text!r}",
+            hint="give a record's file, the start of a run's id, or NAME=VALUE pairs: "
             f"{', '.join(_OF_RECORD)}, or a dimension",
         )
-    return side
+    return matches
 
 
-def _readable(paths: Iterable[Path]) -> Iterable[RunRecord]:
-    """What cannot be read is none of those that were asked for; the site lists it."""
+def _readable(paths: Iterable[Path]) -> Iterable[tuple[Path, RunRecord]]:
+    """Skips unreadable records; the site lists them."""
     for path in paths:
         try:
-            yield load(path)
+            yield path, load(path)
         except RecordError:
             continue
 
 
-def _plain(value: Scalar) -> str:
+def plain(value: Scalar) -> str:
     """A dimension's value as it is typed in a selector."""
     if isinstance(value, bool):
         return "yes" if value else "no"
@@ -120,8 +129,8 @@ def _plain(value: Scalar) -> str:
 
 
 @dataclass(frozen=True)
-class Row:
-    """One series that both sides have, compared."""
+class SeriesComparison:
+    """The comparison of a series that both sides have; `records` are the run ids of each."""
 
     rig: str
     metric: str
@@ -132,80 +141,83 @@ class Row:
     comparison: Comparison
 
 
-def compared(a: Side, b: Side, thresholds: Thresholds) -> Sequence[Row]:
-    """Every series that both sides have samples of. UsageError when there is none.
+def compare_sides(a: Side, b: Side, thresholds: Thresholds) -> Sequence[SeriesComparison]:
+    """Compare every series of which both sides have samples. UsageError when there is none.
 
-    Dimensions in which the sides differ as a whole are what is compared; all others must agree.
+    Dimensions in which the sides differ as a whole are ignored; all others must be equal.
     """
     differing = _differing(a, b) | _differing(b, a)
     left, right = _keyed(a, differing), _keyed(b, differing)
     rows = []
     for key in left:
         if key in right:
-            rows.append(_row(key, left[key], right[key], thresholds))
+            rows.append(_compare_series(key, left[key], right[key], thresholds))
     if not rows:
         raise UsageError(
             f"{a.text!r} and {b.text!r} have no series in common",
-            hint="they must be of one rig, and agree in every dimension that is not compared",
+            hint="both must be of the same rig, with equal values of every other dimension",
         )
     return rows
 
 
-def _differing(one: Side, other: Side) -> set[str]:
-    """Dimensions that one side has fixed, and the other to another value or not at all."""
-    ours, theirs = one.shared(), other.shared()
+def _differing(side: Side, other: Side) -> set[str]:
+    """Dimensions with one value on one side, and another value or none on the other."""
+    own, others = side.shared(), other.shared()
     return {
         name
-        for name, value in ours.items()
-        if (name in theirs and theirs[name] != value)
-        or not any(name in series.dimensions for _, series in other.found)
+        for name, value in own.items()
+        if (name in others and others[name] != value)
+        or not any(name in series.dimensions for _, series in other.matches)
     }
 
 
-Found = list[tuple[RunRecord, Series]]
+Matches = list[tuple[RunRecord, Series]]
 
 
-def _keyed(side: Side, without: set[str]) -> dict[Key, Found]:
-    found: dict[Key, Found] = {}
-    for record, one in side.found:
-        if one.samples:
-            own = tuple(sorted((n, v) for n, v in one.dimensions.items() if n not in without))
-            found.setdefault((record.rig.id, one.metric, one.unit, own), []).append((record, one))
+def _keyed(side: Side, without: set[str]) -> dict[Key, Matches]:
+    keyed: dict[Key, Matches] = {}
+    for record, series in side.matches:
+        if series.samples:
+            own = tuple(sorted((n, v) for n, v in series.dimensions.items() if n not in without))
+            key = (record.rig.id, series.metric, series.unit, own)
+            keyed.setdefault(key, []).append((record, series))
     if not side.interleaved:
-        # Not pooled: runs apart differ by more than their samples, so the newest stands alone.
-        found = {key: several[-1:] for key, several in found.items()}
-    return found
+        # Not pooled, because separate runs differ by more than their samples: only the newest.
+        keyed = {key: matches[-1:] for key, matches in keyed.items()}
+    return keyed
 
 
-def _row(key: Key, left: Found, right: Found, thresholds: Thresholds) -> Row:
+def _compare_series(
+    key: Key, left: Matches, right: Matches, thresholds: Thresholds
+) -> SeriesComparison:
     better = left[-1][1].better
     rounds = _rounds(left, right)
     if rounds:
         result = compare_paired(*rounds, better, thresholds)
     else:
-        one, other = left[-1][1].samples, right[-1][1].samples
-        result = compare(one, other, better, thresholds)
+        before, after = left[-1][1].samples, right[-1][1].samples
+        result = compare(before, after, better, thresholds)
     ids = [record.run_id for record, _ in left], [record.run_id for record, _ in right]
-    return Row(key[0], key[1], key[2], better, dict(key[3]), ids, result)
+    return SeriesComparison(key[0], key[1], key[2], better, dict(key[3]), ids, result)
 
 
 def _rounds(
-    left: Found, right: Found
+    left: Matches, right: Matches
 ) -> tuple[Sequence[Sequence[float]], Sequence[Sequence[float]]] | None:
-    """The samples of each round that both have, of the newest session; None without turns."""
-    one, other = _by_round(left), _by_round(right)
-    both = sorted(set(one) & set(other))
+    """The samples of the rounds that both have of the newest session; None if not interleaved."""
+    before, after = _by_round(left), _by_round(right)
+    both = sorted(set(before) & set(after))
     if not both:
         return None
     newest = both[-1][0]
-    chosen = [each for each in both if each[0] == newest]
-    return [one[each] for each in chosen], [other[each] for each in chosen]
+    chosen = [(session, number) for session, number in both if session == newest]
+    return [before[each] for each in chosen], [after[each] for each in chosen]
 
 
-def _by_round(found: Found) -> dict[tuple[str, int], Sequence[float]]:
+def _by_round(matches: Matches) -> dict[tuple[str, int], Sequence[float]]:
     rounds = {}
-    for record, series in found:
-        place = turn(record)
+    for record, series in matches:
+        place = interleaving(record)
         if place:
             rounds[place[0], place[2]] = series.samples
     return rounds

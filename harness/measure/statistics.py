@@ -1,10 +1,10 @@
-"""Statistics without input or output: nearest-rank percentiles and their order-statistic intervals,
-and bootstrap intervals for means and ratios of medians, which have no such ranks.
+"""Pure statistics: nearest-rank percentiles with order-statistic intervals, and bootstrap intervals
+for means and for ratios of medians.
 
-The interval of a percentile is made of two of the samples themselves, chosen by the binomial
-distribution of how many samples lie below it. It assumes nothing of the samples' distribution
-and says when there are too few of them for a bound: a percentile is shown only where both of
-its bounds exist (p95 from 72 samples, p99 from 368, at 95 % confidence).
+The bounds of a percentile's interval are two of the samples, chosen by the binomial distribution
+of the number of samples below it. This assumes nothing about the samples' distribution. A bound
+does not exist for too few samples: a percentile is shown only where both bounds exist (p95 from 72
+samples, p99 from 368, at 95 % confidence).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _NORMAL = NormalDist()
 
 @dataclass(frozen=True)
 class Estimate:
-    """A percentile and the bounds of its interval, in the unit of the samples; None: no bound."""
+    """A value and the bounds of its confidence interval, in the samples' unit; None: no bound."""
 
     value: float
     low: float | None
@@ -30,23 +30,27 @@ class Estimate:
 
     @property
     def bounded(self) -> bool:
+        """Whether both bounds exist."""
         return self.low is not None and self.high is not None
 
 
 def percentile(samples: Sequence[float], percent: float) -> float:
-    """The smallest sample that at least `percent` of the samples do not exceed (nearest rank)."""
+    """The nearest-rank percentile: the smallest sample not exceeded by `percent` of the samples.
+
+    ValueError without samples, or for a percent outside of (0, 100].
+    """
     if not samples or not 0 < percent <= 100:
         raise ValueError(f"no percentile {percent} of {len(samples)} samples")
     return sorted(samples)[_rank(len(samples), percent) - 1]
 
 
 def _rank(n: int, percent: float) -> int:
-    # The product is rounded first: 0.95 * 20 must not become rank 20.
+    # Rounded first, so that 0.95 * 20 does not become rank 20.
     return math.ceil(round(percent / 100 * n, 9))
 
 
 def _binomial_below(n: int, probability: float) -> list[float]:
-    """P(X <= k) for k = 0..n, X binomial; in logarithms, so that n may be large."""
+    """P(X <= k) for k = 0..n, X binomial; computed with logarithms, for large n."""
     total, table = 0.0, []
     for k in range(n + 1):
         log = (
@@ -65,7 +69,8 @@ def _binomial_below(n: int, probability: float) -> list[float]:
 def ranks(n: int, percent: float, confidence: float = CONFIDENCE) -> tuple[int | None, int | None]:
     """Ranks (from 1) of the two samples that bound a percentile; None where n is too small.
 
-    Each tail is held to (1 - confidence) / 2: the coverage is at least `confidence`.
+    Each tail has a probability of at most (1 - confidence) / 2, so the coverage is at least
+    `confidence`.
     """
     tail = (1 - confidence) / 2
     if n > _MANY:
@@ -79,17 +84,17 @@ def ranks(n: int, percent: float, confidence: float = CONFIDENCE) -> tuple[int |
 
 
 _MANY = 20_000
-"""Samples above which the binomial is normal to far less than one rank in a hundred."""
+"""Above this, the normal approximation errs by far less than 1 % of a rank."""
 
 
 def _ranks_of_many(n: int, p: float, tail: float) -> tuple[int, int]:
-    """`ranks` by the normal approximation, with one rank to spare on either side."""
+    """`ranks` by the normal approximation, widened by one rank on either side."""
     reach = _NORMAL.inv_cdf(1 - tail) * math.sqrt(n * p * (1 - p))
     return math.floor(n * p - reach), math.ceil(n * p + reach) + 1
 
 
 def estimate(samples: Sequence[float], percent: float, confidence: float = CONFIDENCE) -> Estimate:
-    """A percentile of the samples with its order-statistic interval."""
+    """A percentile of the samples with its order-statistic interval. ValueError without samples."""
     if not samples:
         raise ValueError(f"no percentile {percent} of 0 samples")
     return estimate_ordered(sorted(samples), percent, confidence)
@@ -98,7 +103,7 @@ def estimate(samples: Sequence[float], percent: float, confidence: float = CONFI
 def estimate_ordered(
     ordered: Sequence[float], percent: float, confidence: float = CONFIDENCE
 ) -> Estimate:
-    """The same of samples that are sorted already; of many, sorting is most of the work."""
+    """`estimate` for sorted samples: of many samples, sorting is most of the work."""
     low, high = ranks(len(ordered), percent, confidence)
     return Estimate(
         ordered[_rank(len(ordered), percent) - 1],
@@ -108,14 +113,14 @@ def estimate_ordered(
 
 
 def smallest_n(percent: float, confidence: float = CONFIDENCE) -> int:
-    """The fewest samples from which this percentile has both bounds."""
+    """The number of samples from which on this percentile has both bounds."""
     share = max(percent, 100 - percent) / 100
     return math.ceil(round(math.log((1 - confidence) / 2) / math.log(share), 9))
 
 
 @dataclass(frozen=True)
 class Summary:
-    """What is shown of a series; `percentiles` holds only those that n allows."""
+    """Summary of a series; `percentiles` has only those with enough samples."""
 
     n: int
     minimum: float
@@ -125,21 +130,21 @@ class Summary:
 
 
 def summarise(samples: Sequence[float], wanted: Sequence[int] = (90, 95, 99)) -> Summary:
-    """Raises ValueError when there is no sample."""
+    """The summary of samples. ValueError when there is none."""
     shown = {p: estimate(samples, p) for p in wanted if len(samples) >= smallest_n(p)}
     return Summary(len(samples), min(samples), max(samples), estimate(samples, 50), shown)
 
 
 RESAMPLES = 999
-"""Of a bootstrap; a mean of more samples than this needs none (see `mean`)."""
+"""Resamples of a bootstrap. A mean of more samples than this needs none (see `mean`)."""
 
 
 def mean(samples: Sequence[float], confidence: float = CONFIDENCE, seed: int = 0) -> Estimate:
     """The arithmetic mean, with a bias-corrected and accelerated bootstrap interval (BCa).
 
-    Below 8 samples it has no bounds: a bootstrap can show no tail that it has not seen. Above
-    RESAMPLES samples the mean's distribution is normal for all that matters here, and its interval
-    is computed, not drawn. Equal samples and seeds give equal bounds. ValueError without a sample.
+    There are no bounds for fewer than 8 samples, which say too little about the tails. Above
+    RESAMPLES samples, the mean is close enough to normal, and its interval is computed instead.
+    Equal samples and seeds give equal bounds. ValueError without samples.
     """
     n = len(samples)
     if not n:
@@ -148,17 +153,17 @@ def mean(samples: Sequence[float], confidence: float = CONFIDENCE, seed: int = 0
     if n < 8:
         return Estimate(centre, None, None)
     tail = (1 - confidence) / 2
-    spread = math.sqrt(math.fsum((one - centre) ** 2 for one in samples) / (n - 1))
+    spread = math.sqrt(math.fsum((sample - centre) ** 2 for sample in samples) / (n - 1))
     if n > RESAMPLES or not spread:
         reach = _NORMAL.inv_cdf(1 - tail) * spread / math.sqrt(n)
         return Estimate(centre, centre - reach, centre + reach)
     chance = random.Random(seed)
     drawn = sorted(math.fsum(chance.choices(samples, k=n)) / n for _ in range(RESAMPLES))
-    below = sum(one < centre for one in drawn) + sum(one == centre for one in drawn) / 2
+    below = sum(mean < centre for mean in drawn) + sum(mean == centre for mean in drawn) / 2
     bias = _NORMAL.inv_cdf(min(max(below / RESAMPLES, 1e-4), 1 - 1e-4))
-    # Of a mean the jackknife's deviations are the samples' own, turned round and shrunk.
-    skew = math.fsum((one - centre) ** 3 for one in samples)
-    acceleration = skew / (6 * math.fsum((one - centre) ** 2 for one in samples) ** 1.5)
+    # For a mean, the jackknife deviations are the samples' own deviations, negated and scaled.
+    skew = math.fsum((sample - centre) ** 3 for sample in samples)
+    acceleration = skew / (6 * math.fsum((sample - centre) ** 2 for sample in samples) ** 1.5)
 
     def bound(share: float) -> float:
         z = bias + _NORMAL.inv_cdf(share)
@@ -169,15 +174,15 @@ def mean(samples: Sequence[float], confidence: float = CONFIDENCE, seed: int = 0
 
 
 def ratio_of_medians(
-    one: Sequence[float], other: Sequence[float], confidence: float = CONFIDENCE, seed: int = 0
+    before: Sequence[float], after: Sequence[float], confidence: float = CONFIDENCE, seed: int = 0
 ) -> Estimate:
-    """The median of `other` by that of `one`, with a percentile bootstrap interval.
+    """The median of `after` divided by that of `before`, with a percentile bootstrap interval.
 
-    A resample's median is one of the samples, and its rank follows a Beta distribution: it is drawn
-    directly, whatever the number of samples. No bounds below 6 samples of either, nor where a
-    median of 0 is divided by. ValueError without samples.
+    A resample's median is one of the samples, whose rank follows a Beta distribution; the rank is
+    drawn directly, for any number of samples. There are no bounds for fewer than 6 samples on
+    either side, nor where a resampled divisor could be 0. ValueError without samples.
     """
-    left, right = sorted(one), sorted(other)
+    left, right = sorted(before), sorted(after)
     below = percentile(left, 50)
     value = percentile(right, 50) / below if below else math.inf
     if min(len(left), len(right)) < smallest_n(50) or left[0] <= 0:
@@ -199,13 +204,13 @@ def _resampled(ordered: Sequence[float], chance: random.Random) -> float:
 def samples_needed(
     samples: Sequence[float], percent: float, value: float, confidence: float = CONFIDENCE
 ) -> int | None:
-    """How many samples it would take to tell a percentile from `value`, if they lay as these do.
+    """The number of samples needed to distinguish a percentile from `value`, at this spread.
 
-    From the share of the samples that do not exceed `value`: the fewest of which the normal
-    approximation of the binomial would exclude that share. None: no number would do, since
-    the value is where the percentile is.
+    It is the smallest number for which the normal approximation of the binomial excludes the
+    observed share of samples that do not exceed `value`. None: no number is enough, because
+    `value` is at the percentile.
     """
-    share = sum(one <= value for one in samples) / len(samples)
+    share = sum(sample <= value for sample in samples) / len(samples)
     p = percent / 100
     if abs(share - p) < 1e-9:
         return None

@@ -1,6 +1,6 @@
-"""How facts are read of a machine: files, programs and the kernel's log, and nothing else.
+"""Access to a machine's facts: its files, programs and kernel log.
 
-Collectors take a `System`, so that they can be shown the output of a machine that is not there.
+Readers of facts take a `System`, so that tests can simulate other machines.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ PROGRAM_LIMIT_S = 10.0
 
 @dataclass(frozen=True)
 class System:
-    """This machine. `platform` is sys.platform without a version: linux, freebsd.
+    """This machine. `platform` is sys.platform without its version: linux, freebsd.
 
-    `cache` is where checkpoints are kept: the directory whose storage matters to a restore.
+    `cache` is the directory of checkpoints, whose storage matters to restores.
     """
 
     platform: str = field(default_factory=lambda: sys.platform.rstrip("0123456789"))
@@ -30,19 +30,19 @@ class System:
     cache: Path = field(default_factory=lambda: cache_directory().resolve())
 
     def read(self, path: str) -> str | None:
-        """The stripped text of a file; None where it is not there or may not be read."""
+        """The stripped text of a file; None where it cannot be read."""
         try:
             return (self.root / path.lstrip("/")).read_text(errors="replace").strip()
         except OSError:
             return None
 
     def glob(self, pattern: str) -> Sequence[str]:
-        """The paths that match, sorted, as `read` takes them."""
+        """The matching paths, sorted, in the form that `read` takes."""
         found = self.root.glob(pattern.lstrip("/"))
         return sorted(f"/{path.relative_to(self.root)}" for path in found)
 
     def run(self, argv: Sequence[str]) -> str | None:
-        """What a program printed, stripped; None when it is missing, failed or hung."""
+        """A program's stripped stdout; None when it is missing, fails, or takes over 10 s."""
         try:
             done = subprocess.run(
                 argv,
@@ -58,7 +58,7 @@ class System:
         return done.stdout.strip() if done.returncode == 0 else None
 
     def kernel_log(self) -> Sequence[str] | None:
-        """The records of /dev/kmsg that are there now; None where it may not be read."""
+        """The current records of /dev/kmsg; None where it may not be read."""
         path = self.root / "dev/kmsg"
         try:
             handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -86,15 +86,15 @@ class System:
 
 
 def _records(handle: int) -> list[str]:
-    """What /dev/kmsg has from where its descriptor stands."""
+    """The records of /dev/kmsg from the descriptor's position on."""
     records: list[str] = []
-    # One read gives one record; BlockingIOError is the end of what there is.
+    # Each read returns one record; BlockingIOError means that there are no more.
     with contextlib.suppress(BlockingIOError):
         while True:
             try:
                 line = os.read(handle, 8192)
             except BrokenPipeError:
-                continue  # overwritten while we read; the next one is whole
+                continue  # overwritten meanwhile; the next record is whole
             if not line:
                 break
             records.append(line.decode(errors="replace"))
@@ -104,7 +104,7 @@ def _records(handle: int) -> list[str]:
 class KernelLines:
     """What the kernel has logged since `mark`, as dmesg prints it.
 
-    Without /dev/kmsg (FreeBSD, or no permission) it is what dmesg prints more than at the start.
+    Without /dev/kmsg (FreeBSD, or no permission): what dmesg prints beyond the first call's output.
     """
 
     def __init__(self, system: System, handle: int | None) -> None:
@@ -114,7 +114,7 @@ class KernelLines:
         self.mark()
 
     def mark(self) -> None:
-        """From here on."""
+        """Forget what was logged before."""
         if self._handle is not None:
             with contextlib.suppress(OSError):
                 os.lseek(self._handle, 0, os.SEEK_END)
@@ -123,11 +123,11 @@ class KernelLines:
         """The lines since then; none where the log may not be read."""
         if self._handle is None:
             now = self._dmesg()
-            begun = self._before[-1:] and self._before[-1] in now
-            start = len(now) - now[::-1].index(self._before[-1]) if begun else 0
+            known = self._before[-1:] and self._before[-1] in now
+            start = len(now) - now[::-1].index(self._before[-1]) if known else 0
             return now[start:]
         try:
-            return [_as_dmesg(one) for one in _records(self._handle)]
+            return [_as_dmesg(record) for record in _records(self._handle)]
         except OSError:
             return []
 

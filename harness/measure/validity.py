@@ -1,6 +1,6 @@
-"""Whether a run was disturbed: judged from the machine's state before and after, never silently.
+"""Judges whether a run was disturbed, from the machine's state before and after.
 
-A suspect record keeps its samples and says why not to trust them. A run without a sample failed.
+A suspect record keeps its samples and states the reasons for doubt. A run without samples failed.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import resource
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Literal
 
 import psutil
@@ -19,45 +18,46 @@ from harness.measure.machine import settings
 from harness.measure.record import Facts, Git, Series, Validity
 
 STEAL_SHARE = 0.05
-"""Of all CPU time: what the hypervisor may have given to others."""
+"""The largest acceptable share of CPU time that the hypervisor gave to other guests."""
 OTHERS_SHARE = 0.10
-"""Of all CPU time: what programs that are none of ours may have used."""
+"""The largest acceptable share of CPU time used by programs outside of the run."""
 LEAST_CPU_S = 0.1
-"""CPU time below which no share is judged: the counters move in ticks, most often of 10 ms."""
+"""CPU seconds below which shares are not judged: counters advance in ticks, mostly 10 ms."""
 STALL_SHARE = 0.01
-"""Of the run's time: how long tasks may have waited for memory."""
+"""The largest acceptable share of the run's time in which tasks waited for memory."""
 MEMORY_FLOOR_BYTES = 512 * 2**20
-"""Memory available, before and after; below it the kernel takes pages back while we measure."""
+"""Least available memory, before and after: below it the kernel reclaims pages meanwhile."""
 
 _MIB = 2**20
 
 
 @dataclass(frozen=True)
 class _Change:
-    """The machine's state around a run; a fact that either side lacks has moved by None."""
+    """The machine's state before and after a run."""
 
     before: Facts
     after: Facts
 
     def moved(self, name: str) -> float | None:
+        """By how much a fact changed; None where either state lacks it."""
         old, new = self.before.get(name), self.after.get(name)
         if not isinstance(old, int | float) or not isinstance(new, int | float):
             return None
         return new - old
 
     def cpu_seconds(self) -> float | None:
-        """CPU time that passed on all processors together, whoever had it."""
+        """Seconds of CPU time that passed on all CPUs together, idle and stolen time included."""
         busy, idle = self.moved("cpu_busy_s"), self.moved("cpu_idle_s")
         if busy is None or idle is None:
             return None
         return busy + idle + (self.moved("cpu_steal_s") or 0)
 
     def others_cpu_seconds(self, own: float) -> float | None:
-        """What programs other than ours used. Interrupts and kernel threads are nobody's."""
+        """CPU seconds of programs outside of the run, without interrupts and kernel threads."""
         busy = self.moved("cpu_busy_s")
         if busy is None:
             return None
-        # Threads of the kernel may have ended in between and taken their seconds with them.
+        # Kernel threads that have ended no longer count, so the difference may be negative.
         kernel = max(0.0, self.moved("cpu_kernel_threads_s") or 0.0)
         return max(0.0, busy - kernel - (self.moved("cpu_interrupts_s") or 0.0) - own)
 
@@ -70,10 +70,10 @@ def judge(
     git: Git,
     series: Sequence[Series],
 ) -> Validity:
-    """Valid, suspect or failed, with every reason in one sentence each.
+    """Valid, suspect or failed, with a sentence for every reason.
 
-    `before` and `after` are `machine.state()`; `own_cpu_seconds` and `elapsed_s` are what `OwnCpu`
-    told for the time between them; `series` are the record's. A fact that is null gives no reason.
+    `before` and `after` are from `machine.state()`; `own_cpu_seconds` and `elapsed_s` are from
+    `OwnCpu`, for the time between them; `series` are the record's. A missing fact is no reason.
     """
     change = _Change(before, after)
     reasons = [
@@ -88,7 +88,7 @@ def judge(
             "the checkout had changes that were not committed: no commit names this code"
         )
     status: Literal["valid", "suspect", "failed"] = "suspect" if reasons else "valid"
-    if not any(one.samples for one in series):
+    if not any(each.samples for each in series):
         status = "failed"
     return Validity(status, tuple(reasons))
 
@@ -96,17 +96,17 @@ def judge(
 def _samples(series: Sequence[Series]) -> Iterator[str]:
     if not series:
         yield "nothing was measured"
-    for one in series:
-        if one.samples:
+    for each in series:
+        if each.samples:
             continue
-        where = ", ".join(f"{name} {value}" for name, value in one.dimensions.items())
-        named = f"{one.metric} ({where})" if where else one.metric
-        if not one.failures:
+        where = ", ".join(f"{name} {value}" for name, value in each.dimensions.items())
+        named = f"{each.metric} ({where})" if where else each.metric
+        if not each.failures:
             yield f"no sample of {named}: it was never attempted"
         else:
-            count = len(one.failures)
+            count = len(each.failures)
             tries = "the only attempt" if count == 1 else f"all {count} attempts"
-            yield f"no sample of {named}: {tries} failed, first with: {one.failures[0].reason}"
+            yield f"no sample of {named}: {tries} failed, first with: {each.failures[0].reason}"
 
 
 def _memory(change: _Change, elapsed_s: float) -> Iterator[str]:
@@ -139,9 +139,9 @@ def _events(change: _Change) -> Iterator[str]:
         yield f"the processor got too hot and was slowed down {_count(throttled, 'time')}"
     newer = change.moved("kernel_newest_warning")
     if newer is not None and newer > 0:
-        # The log is a ring: older warnings may have gone while new ones came.
-        told = max(1, change.moved("kernel_warnings") or 0)
-        new = _count(told, "new warning")
+        # The log is a ring buffer: new warnings may have overwritten older ones.
+        at_least = max(1, change.moved("kernel_warnings") or 0)
+        new = _count(at_least, "new warning")
         yield f"the kernel logged at least {new}: dmesg --level=emerg,alert,crit,err,warn"
 
 
@@ -175,12 +175,11 @@ def _count(number: float, one: str, many: str | None = None) -> str:
 
 
 class OwnCpu:
-    """The CPU seconds of this process and all it started, while the block runs.
+    """The CPU seconds of this process and of all that it started, while the block runs.
 
-    `counted` tells them so far, where a control group counts them (`cgroups.counted`). Without it
-    counted are this process, children that were reaped (with theirs), and descendants that still
-    live, each to one clock tick (10 ms); a descendant whose parent died without waiting for it is
-    then counted no more.
+    `counted` returns them where a control group counts them (`cgroups.counted`). Otherwise they are
+    the sum of this process, its reaped children (with theirs), and descendants that are alive, each
+    to one clock tick (10 ms); a descendant whose parent has died without reaping it is not counted.
     """
 
     def __init__(self, counted: Callable[[], float] | None = None) -> None:
@@ -192,12 +191,7 @@ class OwnCpu:
         self._start_s, self._start = time.monotonic(), self._counted()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._end = self._now()
 
     def _now(self) -> tuple[float, float]:
@@ -210,7 +204,7 @@ class OwnCpu:
 
     @property
     def elapsed_s(self) -> float:
-        """Seconds that passed so far, or in the whole block once it has ended."""
+        """Elapsed seconds so far, or of the whole block once it has ended."""
         return (self._end or self._now())[1]
 
 
@@ -220,7 +214,7 @@ def _reaped() -> float:
 
 
 def _own_cpu_seconds(tries: int = 5) -> float:
-    """Repeated while children are reaped under our hands, so that none is missed or taken twice."""
+    """Repeated when children are reaped meanwhile, so that none is missed or counted twice."""
     reaped = _reaped()
     for _ in range(tries):
         living = _living(psutil.Process(os.getpid()).children(recursive=True))
@@ -237,8 +231,8 @@ def _living(processes: Sequence[psutil.Process]) -> float:
         try:
             times = process.cpu_times()
         except psutil.Error:
-            continue  # gone since it was listed; its parent has its seconds now
+            continue  # ended since it was listed; its seconds are its parent's now
         total += times.user + times.system
-        # What its own children had, once reaped; psutil tells it on Linux and FreeBSD.
+        # Its reaped children; psutil reports them on Linux and FreeBSD.
         total += getattr(times, "children_user", 0.0) + getattr(times, "children_system", 0.0)
     return total

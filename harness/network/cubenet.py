@@ -1,12 +1,12 @@
-"""A network for sandboxes: a bridge in a namespace of our own; its ports reach what policy allows.
+"""A network for sandboxes: a bridge in its own namespace, whose ports reach what policies allow.
 
     with open_cubenet(run) as net:
-        port = net.attach_netns(identity, path_of_its_namespace, Policy.of(["10.77.3.4 tcp/80"]))
-        tap = net.attach_tap(other_identity)          # tap.descriptor is for the VMM
-        net.apply(identity.id, Policy())              # from its return on, nothing passes
+        port = net.attach_netns(identity, its_namespace, Policy.of(["10.77.3.4 tcp/80"]))
+        tap = net.attach_tap(other_identity)          # the VMM inherits tap.descriptor
+        net.apply(identity.id, Policy())              # nothing passes once it returns
         net.detach(identity.id)
 
-What is attached reaches nothing until a policy says so, and sends as itself only.
+A sandbox reaches nothing until a policy allows it, and can send only with its own addresses.
 """
 
 from __future__ import annotations
@@ -35,16 +35,16 @@ from harness.network.protocol import Change, Counters, Member, PolicyEngine
 from harness.network.uplink import GATEWAY_MAC, GATEWAYS, UPLINK, uplink
 
 BRIDGE = "cubenet"
-CARD = "eth0"
-"""What a sandbox in a namespace calls its card."""
+NIC_NAME = "eth0"
+"""The NIC's name inside a namespace."""
 NOTHING = Policy()
 
 
 @dataclass(frozen=True)
 class Port:
-    """A sandbox's place on the bridge: the interface's name and number in cubenet's namespace.
+    """A sandbox's port on the bridge: the interface's name and index in cubenet's namespace.
 
-    `descriptor` is the tap's, for a VMM to inherit; None for a namespace's. Cubenet closes it.
+    `descriptor` is a tap's, for a VMM to inherit, and None for a veth pair's. Cubenet closes it.
     """
 
     id: str
@@ -54,7 +54,7 @@ class Port:
 
 
 class Cubenet:
-    """Ports and policies of one bridge; safe for many threads. `namespace` is where the bridge is.
+    """Ports and policies of one bridge, in the namespace `namespace`. Thread-safe.
 
     Open one with `open_cubenet`.
     """
@@ -82,9 +82,10 @@ class Cubenet:
     def attach_netns(
         self, identity: Identity, target: Path | int, policy: Policy = NOTHING
     ) -> Port:
-        """Give the namespace of a path, or of a process id, a card with this identity's addresses.
+        """Create a NIC with the identity's addresses in a namespace, given as a path or a PID.
 
-        NotEnoughMemory when every port of the bridge is taken, UsageError when it has one already.
+        Raises NotEnoughMemory when the bridge has no free port, UsageError when the identity is
+        attached already.
         """
         handle = os.open(
             f"/proc/{target}/ns/net" if isinstance(target, int) else target, os.O_RDONLY
@@ -92,7 +93,7 @@ class Cubenet:
         try:
 
             def make(name: str) -> Port:
-                self._links.send(links.pair(name, CARD, handle, identity.mac_bytes))
+                self._links.send(links.pair(name, NIC_NAME, handle, identity.mac_bytes))
                 index = self._links.index(name)
                 self._links.try_send(links.large_segments(index))
                 return Port(identity.id, name, index)
@@ -104,7 +105,7 @@ class Cubenet:
             os.close(handle)
 
     def attach_tap(self, identity: Identity, policy: Policy = NOTHING) -> Port:
-        """A tap for a VMM, whose guest must have this identity's card and address."""
+        """A tap for a VMM, whose guest must use the identity's MAC and IP addresses."""
 
         def make(name: str) -> Port:
             with inside(self.namespace):
@@ -115,7 +116,7 @@ class Cubenet:
             return port
 
     def adopt(self, identity: Identity, name: str, policy: Policy = NOTHING) -> Port:
-        """Take in a sandbox whose port, of this name, a former owner of this network has made."""
+        """Attach a sandbox by an existing port, which a former owner of this network created."""
 
         def find(_: str) -> Port:
             return Port(identity.id, name, self._links.index(name))
@@ -124,23 +125,23 @@ class Cubenet:
             return port
 
     def port(self, id: str) -> Port:
-        """A sandbox's place. Raises SandboxGone."""
+        """A sandbox's port. Raises SandboxGone."""
         with self._lock:
             if id in self._ports:
                 return self._ports[id]
         raise SandboxGone(f"{id} is not in the network", hint="it was detached, or never attached")
 
     def apply(self, id: str, policy: Policy) -> Change:
-        """Replace a sandbox's policy in one step. Raises SandboxGone."""
+        """Replace a sandbox's policy, atomically. Raises SandboxGone."""
         return self.engine.apply(id, policy)
 
     def counters(self) -> Mapping[str, Counters]:
         return self.engine.counters()
 
     def detach(self, *ids: str) -> None:
-        """Take sandboxes off the network: first their policies, so that no packet slips through.
+        """Detach sandboxes, their policies first, so that no packet passes meanwhile.
 
-        Many at once take no longer than one. Raises SandboxGone.
+        Detaching many at once takes no longer than one. Raises SandboxGone.
         """
         with self._lock:
             gone = [id for id in ids if id not in self._ports]
@@ -151,7 +152,7 @@ class Cubenet:
                 )
             ports = [self._ports.pop(id) for id in ids]
         for id in ids:
-            with contextlib.suppress(SandboxGone):  # it failed before it was admitted
+            with contextlib.suppress(SandboxGone):  # attaching failed before it was admitted
                 self.engine.expel(id)
         self._remove(ports)
 
@@ -159,12 +160,12 @@ class Cubenet:
     def _attached(
         self, identity: Identity, policy: Policy, make: Callable[[str], Port]
     ) -> Iterator[Port]:
-        """Make a port; when the block fails nothing of it stays."""
+        """Create a port, and remove it if the block fails."""
         with self._lock:
             if identity.id in self._ports:
                 raise UsageError(
                     f"{identity.id} is attached already",
-                    hint="detach it first, or allocate another",
+                    hint="detach it first, or allocate another identity",
                 )
             if len(self._ports) >= links.MOST_PORTS:
                 raise NotEnoughMemory(
@@ -189,17 +190,17 @@ class Cubenet:
 
     def _remove(self, ports: Sequence[Port]) -> None:
         try:
-            self._links.send(links.delete([one.index for one in ports], next(self._groups)))
+            self._links.send(links.delete([port.index for port in ports], next(self._groups)))
         except OSError as error:
-            if not missing(error):  # a card goes with the namespace at its other end
+            if not missing(error):  # a veth pair is deleted with the namespace of its peer
                 raise
         finally:
-            for one in ports:
-                if one.descriptor is not None:
-                    os.close(one.descriptor)
+            for port in ports:
+                if port.descriptor is not None:
+                    os.close(port.descriptor)
 
     def close(self) -> None:
-        """Take everything off; a tap would keep the namespace as long as it is open."""
+        """Remove all ports: an open tap would keep the namespace alive."""
         with self._lock:
             ports = list(self._ports.values())
             self._ports.clear()
@@ -208,27 +209,27 @@ class Cubenet:
 
 
 def _configure(identity: Identity, gateways: Iterable[IPv4Address | IPv6Address]) -> None:
-    """In the calling thread's namespace: bring the card up with its addresses."""
+    """In the calling thread's namespace: bring the NIC up with its addresses."""
     own = Links()
     try:
-        card = socket.if_nametoindex(CARD)
+        nic = socket.if_nametoindex(NIC_NAME)
         messages = itertools.chain(
             links.up(links.LOOPBACK),
-            links.up(card),
-            links.address(card, identity.address, identity.prefix),
-            links.address(card, identity.address6, NETWORK6.prefixlen),
+            links.up(nic),
+            links.address(nic, identity.address, identity.prefix),
+            links.address(nic, identity.address6, NETWORK6.prefixlen),
             *map(links.default_route, gateways),
         )
         own.send(messages)
-        own.try_send(links.large_segments(card))
+        own.try_send(links.large_segments(nic))
     finally:
         own.close()
 
 
-def _see_bridged_frames_once() -> None:
-    """In the calling thread's namespace: rules of the internet families pass the bridge by.
+def _bypass_iptables() -> None:
+    """In the calling thread's namespace: keep bridged frames out of iptables and its kin.
 
-    Where the kernel has them seen too, every frame would go through both.
+    With br_netfilter they would pass both rule sets.
     """
     for family in ("iptables", "ip6tables", "arptables"):
         setting = Path(f"/proc/sys/net/bridge/bridge-nf-call-{family}")
@@ -236,10 +237,10 @@ def _see_bridged_frames_once() -> None:
             setting.write_text("0")
 
 
-def _cut(own: Links) -> int:
-    """In the calling thread's namespace: take a former owner's bridge and uplink away.
+def _remove_bridge(own: Links) -> int:
+    """In the calling thread's namespace: delete a former owner's bridge and uplink.
 
-    Its ports stay, connected to nothing; the number that the next port may have.
+    Its ports stay, connected to nothing. Returns the first free port number.
     """
     there = {name: index for index, name in socket.if_nameindex()}
     last = max((int(name[4:]) for name in there if re.fullmatch(r"port\d+", name)), default=0)
@@ -253,23 +254,24 @@ def _cut(own: Links) -> int:
 def open_cubenet(
     run: Run, outside: Path | int | None = None, again: Callable[[], object] | None = None
 ) -> Iterator[Cubenet]:
-    """A network that belongs to a run and goes with the block: its namespace is a file there.
+    """A network of a run, until the block ends. Its namespace is mounted in the run's directory.
 
-    `outside` is a namespace, by its path or a process in it, that sandboxes reach through address
-    translation as far as their policies let them (see `uplink`); without one nothing leaves.
-    `again` goes on with the network of a process of this run that was killed: it is called once
-    nothing passes there any more, to let go of that one's rules; then take in what is still to be
-    in it (`Cubenet.adopt`). Raises MissingPrivilege, and Unsupported where the kernel lacks a part.
+    `outside` is a namespace (a path, or the PID of a process in it) that sandboxes reach through
+    address translation, within their policies (see `uplink`); without it nothing leaves the bridge.
+    `again` takes over the network of a killed process of this run: it is called once no packet
+    passes there any more, and must release that process's rules; afterwards attach the sandboxes
+    that remain (`Cubenet.adopt`). Raises MissingPrivilege, and Unsupported where the kernel lacks a
+    feature.
     """
     with contextlib.ExitStack() as stack:
         path = stack.enter_context(namespace(run.directory, BRIDGE, again=again is not None))
         first = 1
         with inside(path):
-            _see_bridged_frames_once()
+            _bypass_iptables()
             own = Links()
             stack.callback(own.close)
             if again:
-                first = _cut(own)
+                first = _remove_bridge(own)
                 again()
             own.send(links.bridge(BRIDGE, GATEWAY_MAC))
             bridge = own.index(BRIDGE)

@@ -1,6 +1,6 @@
-"""Links by rtnetlink: the bridge, its ports, veth pairs, addresses, and forwarding entries.
+"""rtnetlink messages: bridges, ports, veth pairs, addresses, and forwarding entries.
 
-Many messages go in one send, and no program is started: a thousand ports take a moment.
+Many messages go into one send, and no program is started.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _BRIDGE = 7
 _TUN = "/dev/net/tun"
 _TUNSETIFF, _TAP, _NO_PI = 0x400454CA, 0x0002, 0x1000
 MOST_PORTS = 1023
-"""Of one bridge, by the kernel's BR_MAX_PORTS."""
+"""Ports of one bridge (the kernel's BR_MAX_PORTS)."""
 LOOPBACK = 1
 
 
@@ -57,9 +57,9 @@ def _number(kind: int, value: int) -> bytes:
 
 
 class Links:
-    """The links of the namespace that the calling thread is in when this is made.
+    """An rtnetlink socket in the namespace that the calling thread is in when this is created.
 
-    Threads may use one at once: each has its answers before the next one asks.
+    Thread-safe: one exchange at a time.
     """
 
     def __init__(self) -> None:
@@ -70,53 +70,53 @@ class Links:
         self._netlink.close()
 
     def send(self, messages: Iterable[bytes]) -> None:
-        """Messages made by this module's functions, in their order, in as few sends as may be.
+        """Send messages made by this module's functions, in order, in one send.
 
-        The first that the kernel refuses is raised; those after it are carried out nevertheless.
+        Raises NetlinkError for the first that the kernel refuses; the later ones still take effect.
         """
         whole = b"".join(messages)
         with self._lock:
             self._netlink.send(whole)
 
     def try_send(self, messages: Iterable[bytes]) -> None:
-        """The same for what is only an improvement: an older kernel goes on without."""
+        """`send` for optional settings: refusals by older kernels are ignored."""
         with contextlib.suppress(NetlinkError):
             self.send(messages)
 
     def index(self, name: str) -> int:
-        """The number of an interface."""
+        """The index of an interface."""
         with self._lock:
             answers = self._netlink.ask(message(_GETLINK, ACK, _link() + text(_NAME, name)))
         return int(struct.unpack_from("=i", answers[0], 4)[0])
 
 
 def bridge(name: str, mac: bytes | None = None) -> Iterator[bytes]:
-    """A bridge without spanning tree and multicast snooping, with the card `mac` if it matters."""
+    """A bridge without spanning tree and multicast snooping; `mac` is its MAC address, if given."""
     kind = nest(_LINKINFO, text(1, "bridge"), nest(2, _byte(23, 0), _number(5, 0)))
-    card = attribute(_ADDRESS, mac) if mac else b""
-    yield message(_NEWLINK, ACK | CREATE | EXCL, _link() + text(_NAME, name) + card + kind)
+    lladdr = attribute(_ADDRESS, mac) if mac else b""
+    yield message(_NEWLINK, ACK | CREATE | EXCL, _link() + text(_NAME, name) + lladdr + kind)
 
 
 def pair(name: str, peer: str, namespace: int, mac: bytes) -> Iterator[bytes]:
-    """A veth pair: `name` here, `peer` with the card `mac` in the namespace of a descriptor."""
+    """A veth pair: `name` here, `peer` with the address `mac` in the namespace of a descriptor."""
     there = _link() + text(_NAME, peer) + attribute(_ADDRESS, mac) + _number(_NETNS, namespace)
     kind = nest(_LINKINFO, text(1, "veth"), nest(2, nest(1, there)))
     yield message(_NEWLINK, ACK | CREATE | EXCL, _link() + text(_NAME, name) + kind)
 
 
 def up(index: int) -> Iterator[bytes]:
-    """Bring an interface up without an address of its own making.
+    """Bring an interface up without an IPv6 link-local address.
 
-    A sandbox sends as what it was given, and as nothing else.
+    A sandbox must send only with the addresses of its identity.
     """
     silent = nest(_AF_SPEC, nest(socket.AF_INET6, _byte(_ADDR_GEN_MODE, 1)))
     yield message(_NEWLINK, ACK, _link(index, up=True) + silent)
 
 
 def large_segments(index: int) -> Iterator[bytes]:
-    """Let TCP hand an interface the largest pieces that this kernel knows (BIG TCP).
+    """Allow TCP the largest segments that this kernel supports (BIG TCP).
 
-    They are cut where a card that cannot take them is reached. Kernels before 6.3 refuse.
+    They are split before a NIC that cannot take them. Kernels before 6.3 refuse this.
     """
     sizes = _number(_GSO_SIZE, _LARGEST) + _number(_GSO_SIZE_IPV4, _LARGEST)
     yield message(_NEWLINK, ACK, _link(index) + sizes)
@@ -129,7 +129,7 @@ def plain_port(index: int, bridge: int) -> Iterator[bytes]:
 
 
 def port(index: int, bridge: int, mac: bytes) -> Iterator[bytes]:
-    """Make an interface a port for one card alone: nothing is learned, nothing flooded to it."""
+    """Make an interface a port for a single MAC address: no learning, no flooding to it."""
     yield from plain_port(index, bridge)
     silent = [_byte(kind, 0) for kind in (8, 9, 27, 30)]  # learning; flooding of three kinds
     yield message(_SETLINK, ACK, _link(index, family=_BRIDGE) + nest(_PROTINFO, *silent))
@@ -139,9 +139,9 @@ def port(index: int, bridge: int, mac: bytes) -> Iterator[bytes]:
 
 
 def delete(indexes: Iterable[int], group: int) -> Iterator[bytes]:
-    """Delete interfaces all at once, by way of a group that has no others.
+    """Delete interfaces in one request, by putting them into the otherwise empty group `group`.
 
-    The kernel waits for every packet under way before an interface goes: once, not once for each.
+    The kernel waits for packets in flight once per request instead of once per interface.
     """
     for index in indexes:
         yield message(_NEWLINK, ACK, _link(index) + _number(_GROUP, group))
@@ -149,7 +149,7 @@ def delete(indexes: Iterable[int], group: int) -> Iterator[bytes]:
 
 
 def address(index: int, own: IPv4Address | IPv6Address, prefix: int) -> Iterator[bytes]:
-    """Give an interface an address, at once valid: no other can have it."""
+    """Give an interface an address without duplicate address detection."""
     family = socket.AF_INET if own.version == 4 else socket.AF_INET6
     no_detection = 0x02 if own.version == 6 else 0
     header = struct.pack("=BBBBi", family, prefix, no_detection, 0, index)
@@ -158,15 +158,15 @@ def address(index: int, own: IPv4Address | IPv6Address, prefix: int) -> Iterator
 
 
 def default_route(gateway: IPv4Address | IPv6Address) -> Iterator[bytes]:
-    """Send what is for elsewhere to a gateway."""
+    """A default route via a gateway."""
     family = socket.AF_INET if gateway.version == 4 else socket.AF_INET6
-    # The main table, made by an administrator (RTPROT_STATIC), global, a gateway or direct route.
+    # The main table, RTPROT_STATIC, RT_SCOPE_UNIVERSE, RTN_UNICAST.
     header = struct.pack("=BBBBBBBBI", family, 0, 0, 0, 254, 4, 0, 1, 0)
     yield message(_NEWROUTE, ACK | CREATE | REPLACE, header + attribute(5, gateway.packed))
 
 
 def neighbour(index: int, own: IPv4Address | IPv6Address, mac: bytes) -> Iterator[bytes]:
-    """Whose card an address is, for good: nobody needs to ask."""
+    """A permanent neighbour entry, which makes ARP and neighbour discovery unnecessary."""
     family = socket.AF_INET if own.version == 4 else socket.AF_INET6
     entry = struct.pack("=BBHiHBB", family, 0, 0, index, _PERMANENT, 0, 0)
     both = attribute(1, own.packed) + attribute(2, mac)
@@ -174,10 +174,10 @@ def neighbour(index: int, own: IPv4Address | IPv6Address, mac: bytes) -> Iterato
 
 
 def tap(name: str) -> int:
-    """A tap in the calling thread's namespace: its descriptor, with which it goes away.
+    """A tap in the calling thread's namespace, which lasts as long as the returned descriptor.
 
-    Frames have no header before them: a guest restored from a checkpoint that was taken without
-    one goes on without.
+    Frames have no virtio header: a restored guest's NIC works with the format of its checkpoint,
+    which was taken without a tap.
     """
     try:
         handle = os.open(_TUN, os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK)

@@ -1,7 +1,7 @@
-"""Network namespaces: made with a name in the run's directory, entered for a moment, gone with it.
+"""Network namespaces: created under a name in the run's directory, entered by single threads.
 
-A namespace is a mount in the directory of its run, so what a killed run leaves is found and removed
-with the directory (see `harness.host.leftovers`); everything in it goes with it.
+A namespace is a mount in the directory of its run, so that the one of a killed run is found and
+removed with the directory (see `harness.host.leftovers`), with everything inside.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def _call(name: str, *arguments: object) -> None:
-    """A function of libc that gives 0 or sets errno."""
+    """Call a libc function that returns 0 or sets errno."""
     if getattr(_libc, name)(*arguments) == 0:
         return
     number = ctypes.get_errno()
@@ -38,9 +38,9 @@ def _call(name: str, *arguments: object) -> None:
 
 @contextlib.contextmanager
 def inside(namespace: Path | int) -> Iterator[None]:
-    """The calling thread in a namespace: of a path, or of a process by its id.
+    """Move the calling thread into a namespace (a path, or a process's by PID) for the block.
 
-    Sockets that it opens and programs that it starts belong there for good; other threads stay.
+    Sockets opened and programs started there stay in the namespace. Other threads do not move.
     """
     path = f"/proc/{namespace}/ns/net" if isinstance(namespace, int) else os.fspath(namespace)
     there = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
@@ -60,13 +60,13 @@ def inside(namespace: Path | int) -> Iterator[None]:
 
 @contextlib.contextmanager
 def namespace(directory: Path, name: str, *, again: bool = False) -> Iterator[Path]:
-    """A new network namespace, mounted on a file of `directory` that is yielded, until the block
+    """A new network namespace, mounted on the file in `directory` that is yielded, until the block
     ends.
 
-    The file's name begins with `name`. `again` takes the one that a killed process has left there,
-    if there is one.
+    The file's name begins with `name`. `again` reuses the namespace that a killed process has left
+    there, if any.
     """
-    left = [one for one in directory.glob(f"{name}-*") if os.path.ismount(one)] if again else []
+    left = [path for path in directory.glob(f"{name}-*") if os.path.ismount(path)] if again else []
     path = left[0] if left else directory / f"{name}-{secrets.token_hex(4)}"
     try:
         if not left:
@@ -85,8 +85,8 @@ def _create(path: Path) -> None:
     _call("mount", _OWN.encode(), os.fsencode(path), b"none", _BIND, None)
 
 
-def apart(work: Callable[[], None]) -> None:
-    """Do something in a namespace that is gone afterwards."""
+def in_scratch_namespace(work: Callable[[], None]) -> None:
+    """Call `work` in a new namespace that is gone afterwards."""
 
     def there() -> None:
         _call("unshare", _NEWNET)
@@ -96,7 +96,7 @@ def apart(work: Callable[[], None]) -> None:
 
 
 def _in_a_thread(work: Callable[[], None]) -> None:
-    """Run something in a thread that ends with it, since it changes the thread for good."""
+    """Run `work` in a new thread, since it changes its thread's namespace for good."""
     failures: list[BaseException] = []
 
     def guarded() -> None:

@@ -1,7 +1,7 @@
-"""Netlink as bytes: attributes, messages, and one socket that sends them and reads the verdict.
+"""Netlink framing: attributes, messages, and a socket that sends them and reads the answers.
 
-The kernel handles a request within sendto, so an answer is there when sendto returns. Nothing here
-knows what the messages mean (see `links` and `nft`).
+The kernel handles a request within sendto, so the answer is available when sendto returns. What the
+messages mean is in `links` and `nft`.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ _ERROR, _DONE = 2, 3
 _ACK_TLVS = 0x200
 _HEADER = struct.Struct("=IHHII")
 BUFFER = 64 << 20
-"""Bytes that one send may hold: a transaction of several hundred thousand addresses."""
+"""Socket buffer size in bytes: enough for a transaction of several hundred thousand addresses."""
 
 
 class NetlinkError(OSError):
-    """The kernel refused a message, in its own words where it has some."""
+    """The kernel refused a message; with its extended error text, if any."""
 
-    def __init__(self, number: int, said: str) -> None:
-        super().__init__(number, said or os.strerror(number))
+    def __init__(self, number: int, why: str) -> None:
+        super().__init__(number, why or os.strerror(number))
 
 
 def attribute(kind: int, payload: bytes) -> bytes:
@@ -41,7 +41,7 @@ def attribute(kind: int, payload: bytes) -> bytes:
 
 
 def nest(kind: int, *parts: bytes) -> bytes:
-    """An attribute made of attributes."""
+    """An attribute that contains attributes."""
     return attribute(kind | NESTED, b"".join(parts))
 
 
@@ -55,7 +55,7 @@ def message(kind: int, flags: int, payload: bytes) -> bytes:
 
 
 def attributes(data: bytes) -> dict[int, bytes]:
-    """The attributes in `data` by their kind; of equal ones the last."""
+    """The attributes in `data` by kind; the last of several equal ones."""
     return dict(each_attribute(data))
 
 
@@ -68,7 +68,7 @@ def each_attribute(data: bytes) -> Iterator[tuple[int, bytes]]:
 
 
 class Netlink:
-    """A socket to one family of the network namespace that the calling thread is in."""
+    """A netlink socket in the network namespace that the calling thread is in."""
 
     def __init__(self, family: int) -> None:
         try:
@@ -94,9 +94,9 @@ class Netlink:
         self._socket.close()
 
     def send(self, messages: bytes | Sequence[bytes]) -> None:
-        """Send messages of which the last asks for an acknowledgement; NetlinkError if refused.
+        """Send messages, the last of which requests an acknowledgement.
 
-        Of several refused messages the first is raised.
+        Raises NetlinkError for the first message that was refused.
         """
         whole = messages if isinstance(messages, bytes) else b"".join(messages)
         self._socket.send(whole)
@@ -110,12 +110,12 @@ class Netlink:
                 if kind == _ERROR:
                     number = -struct.unpack_from("=i", payload)[0]
                     if number and refused is None:
-                        refused = NetlinkError(number, _said(flags, payload))
+                        refused = NetlinkError(number, _error_text(flags, payload))
         if refused:
             raise refused
 
     def ask(self, request: bytes) -> Sequence[bytes]:
-        """What a request that ends with an acknowledgement, or a dump, is answered with."""
+        """The answers to a request for an acknowledgement or a dump. Raises NetlinkError."""
         self._socket.send(request)
         found: list[bytes] = []
         while True:
@@ -123,7 +123,7 @@ class Netlink:
                 if kind == _ERROR:
                     number = -struct.unpack_from("=i", payload)[0]
                     if number:
-                        raise NetlinkError(number, _said(flags, payload))
+                        raise NetlinkError(number, _error_text(flags, payload))
                 if kind in (_DONE, _ERROR):
                     return found
                 found.append(payload)
@@ -137,13 +137,13 @@ def _split(data: bytes) -> Iterator[tuple[int, int, bytes]]:
         at += (length + 3) & ~3
 
 
-def _said(flags: int, payload: bytes) -> str:
-    """The kernel's own words about an error, where it has some."""
+def _error_text(flags: int, payload: bytes) -> str:
+    """The kernel's extended error text, if any."""
     if not flags & _ACK_TLVS:
         return ""
     return attributes(payload[20:]).get(1, b"").rstrip(b"\0").decode()
 
 
 def missing(error: OSError) -> bool:
-    """Whether an error says that what was asked for is not there."""
+    """Whether an error means that the object does not exist."""
     return error.errno in (errno.ENOENT, errno.ENODEV, errno.ESRCH)

@@ -1,8 +1,8 @@
-"""nf_tables in netlink messages: tables, sets, chains and rules as bytes.
+"""nf_tables netlink messages: tables, sets, chains and rules as bytes.
 
-Only what cubenet says to the kernel is here, for tables of any family. The numbers are those of
-linux/netfilter/nf_tables.h. A concatenated key is its fields one after another, each padded to
-four bytes; registers are counted in four-byte words from 0.
+Only the parts that cubenet uses, for tables of any family. Numbers are those of
+linux/netfilter/nf_tables.h. A concatenated key is its fields in sequence, each padded to four
+bytes; registers are counted in four-byte units from 0.
 """
 
 from __future__ import annotations
@@ -28,17 +28,18 @@ from harness.network.netlink import (
 INET, BRIDGE = 1, 7
 _SUBSYSTEM = 10
 OWNER = 2
-"""A table of this flag is its socket's: nobody else may change it, and it goes with the socket."""
+"""NFT_TABLE_F_OWNER: only the socket that created the table can change it; it is removed with the
+socket."""
 MAP, TIMEOUT, EVAL = 0x08, 0x10, 0x20
 _VERDICT_DATA = 0xFFFFFF00, 16
-_WORD = 8
-"""The number of the first four-byte register."""
+_FIRST_REGISTER = 8
+"""The number of the first four-byte register (NFT_REG32_00)."""
 _TYPE_BITS = 6
 _ELEMENTS = 0xF000
-"""Bytes of elements in one message: an attribute's length has sixteen bits."""
+"""Maximum bytes of elements per message: an attribute's length has sixteen bits."""
 
 
-class Kind(IntEnum):
+class MessageType(IntEnum):
     NEWTABLE = 0
     NEWCHAIN = 3
     DELCHAIN = 5
@@ -52,14 +53,14 @@ class Kind(IntEnum):
 
 
 class Hook(IntEnum):
-    """Of the bridge family."""
+    """Hooks of the bridge family."""
 
     PREROUTING = 0
     OUTPUT = 3
 
 
 class Type(IntEnum):
-    """What a field of a key is, in the numbers of the `nft` program, which shows it so."""
+    """Data types of key fields, by the numbers of the `nft` program, which prints sets by them."""
 
     IPV4 = 7
     IPV6 = 8
@@ -71,17 +72,17 @@ class Type(IntEnum):
 
     @property
     def size(self) -> int:
-        """Bytes in a key, padding included."""
+        """Size in a key, in bytes with padding."""
         return {Type.IPV6: 16, Type.ETHER: 8}.get(self, 4)
 
 
 @functools.lru_cache(1024)
-def word(kind: int, value: int) -> bytes:
-    """An attribute of four bytes in network order, which is how nf_tables has its numbers."""
+def u32(kind: int, value: int) -> bytes:
+    """An attribute with a 32-bit number in network byte order, as nf_tables has its numbers."""
     return attribute(kind, struct.pack(">I", value & 0xFFFFFFFF))
 
 
-def request(family: int, kind: Kind, flags: int, *parts: bytes) -> bytes:
+def request(family: int, kind: MessageType, flags: int, *parts: bytes) -> bytes:
     header = struct.pack("=BBH", family, 0, 0)
     return message(_SUBSYSTEM << 8 | kind, flags, header + b"".join(parts))
 
@@ -91,7 +92,7 @@ _END = message(0x11, 0, struct.pack(">BBH", 0, 0, _SUBSYSTEM))
 
 
 def transaction(messages: Sequence[bytes]) -> bytes:
-    """All of the messages or none: what `Netlink.send` takes. The last one is acknowledged."""
+    """An atomic batch of messages for `Netlink.send`; the last one is acknowledged."""
     if not messages:
         return _BEGIN + _END
     last = bytearray(messages[-1])
@@ -99,7 +100,7 @@ def transaction(messages: Sequence[bytes]) -> bytes:
     return b"".join((_BEGIN, *messages[:-1], last, _END))
 
 
-# Expressions, of which rules are made. Those that do not name a set are few and made once.
+# Expressions, which make up rules. Those without a set name are few, and cached.
 
 
 def _expression(name: str, *parts: bytes) -> bytes:
@@ -107,7 +108,7 @@ def _expression(name: str, *parts: bytes) -> bytes:
 
 
 def _register(kind: int, number: int) -> bytes:
-    return word(kind, _WORD + number)
+    return u32(kind, _FIRST_REGISTER + number)
 
 
 class Meta(IntEnum):
@@ -120,12 +121,12 @@ class Meta(IntEnum):
 
 @functools.cache
 def meta(key: Meta, register: int) -> bytes:
-    return _expression("meta", word(2, key), _register(1, register))
+    return _expression("meta", u32(2, key), _register(1, register))
 
 
 @functools.cache
 def set_meta(key: Meta, register: int) -> bytes:
-    return _expression("meta", word(2, key), _register(3, register))
+    return _expression("meta", u32(2, key), _register(3, register))
 
 
 class Base(IntEnum):
@@ -136,29 +137,29 @@ class Base(IntEnum):
 
 @functools.cache
 def load(base: Base, offset: int, length: int, register: int) -> bytes:
-    """Bytes of the packet into a register; a packet that has them not leaves the rule."""
+    """Load bytes of the packet into a register; packets that are too short do not match."""
     return _expression(
-        "payload", _register(1, register), word(2, base), word(3, offset), word(4, length)
+        "payload", _register(1, register), u32(2, base), u32(3, offset), u32(4, length)
     )
 
 
 def store(base: Base, offset: int, length: int, register: int) -> bytes:
-    """A register into the packet, without care for checksums."""
+    """Write a register into the packet; checksums are not updated."""
     return _expression(
-        "payload", _register(5, register), word(2, base), word(3, offset), word(4, length)
+        "payload", _register(5, register), u32(2, base), u32(3, offset), u32(4, length)
     )
 
 
 def equal(register: int, value: bytes) -> bytes:
-    return _expression("cmp", _register(1, register), word(2, 0), nest(3, attribute(1, value)))
+    return _expression("cmp", _register(1, register), u32(2, 0), nest(3, attribute(1, value)))
 
 
 def differs(register: int, value: bytes) -> bytes:
-    return _expression("cmp", _register(1, register), word(2, 1), nest(3, attribute(1, value)))
+    return _expression("cmp", _register(1, register), u32(2, 1), nest(3, attribute(1, value)))
 
 
 def constant(register: int, value: bytes) -> bytes:
-    """Bytes that the rule itself holds into a register."""
+    """Load a constant into a register."""
     return _expression("immediate", _register(1, register), nest(2, attribute(1, value)))
 
 
@@ -169,44 +170,44 @@ def mask(register: int, bits: bytes) -> bytes:
         "bitwise",
         _register(1, register),
         _register(2, register),
-        word(3, len(bits)),
+        u32(3, len(bits)),
         nest(4, attribute(1, bits)),
         nest(5, attribute(1, bytes(len(bits)))),
     )
 
 
-def member(name: str, register: int) -> bytes:
-    """Go on only when the key in the registers is in the set, whose counters then count."""
+def in_set(name: str, register: int) -> bytes:
+    """Match if the key in the registers is in the set; the element's counter then counts."""
     return _expression("lookup", text(1, name), _register(2, register))
 
 
-def no_member(name: str, register: int) -> bytes:
-    """Go on only when the key in the registers is not in the set."""
-    return _expression("lookup", text(1, name), _register(2, register), word(5, 1))
+def not_in_set(name: str, register: int) -> bytes:
+    """Match if the key in the registers is not in the set."""
+    return _expression("lookup", text(1, name), _register(2, register), u32(5, 1))
 
 
-def translate(name: str, register: int, into: int) -> bytes:
-    """The data of the key in a map; go on only when it is there."""
+def look_up(name: str, register: int, into: int) -> bytes:
+    """Load the value of a map's key into a register; match if the key is in the map."""
     return _expression("lookup", text(1, name), _register(2, register), _register(3, into))
 
 
 def dispatch(name: str, register: int) -> bytes:
-    """The verdict of the key in a verdict map."""
-    return _expression("lookup", text(1, name), _register(2, register), word(3, 0))
+    """Apply the verdict that a verdict map has for the key."""
+    return _expression("lookup", text(1, name), _register(2, register), u32(3, 0))
 
 
-def remember(name: str, register: int) -> bytes:
-    """Add the key to a set from the packet's path, or renew its timeout."""
-    return _expression("dynset", text(1, name), word(3, 1), _register(4, register))
+def add_key(name: str, register: int) -> bytes:
+    """Add the key to a set from the packet path, or renew its timeout."""
+    return _expression("dynset", text(1, name), u32(3, 1), _register(4, register))
 
 
 def _code(code: int, chain: str | None = None) -> bytes:
-    return nest(2, word(1, code), *([text(2, chain)] if chain else []))
+    return nest(2, u32(1, code), *([text(2, chain)] if chain else []))
 
 
 @functools.cache
 def _verdict(code: int, chain: str | None = None) -> bytes:
-    return _expression("immediate", word(1, 0), nest(2, _code(code, chain)))
+    return _expression("immediate", u32(1, 0), nest(2, _code(code, chain)))
 
 
 DROP, ACCEPT = _verdict(0), _verdict(1)
@@ -226,103 +227,102 @@ def masquerade() -> bytes:
 
 @dataclass(frozen=True)
 class Set:
-    """A hash set: `key` names the fields of its keys, `size` the most elements it holds.
+    """A hash set: `key` has the types of its key fields, `size` is its maximum number of elements.
 
-    With `size` the kernel makes a table of fixed width, into which inserting is cheapest.
-    `verdicts` or `cards` (Ethernet addresses) make it a map; `counted` gives every element a
-    counter; elements of one with a `timeout` in milliseconds come from the packets' path and go
-    by themselves.
+    With `size` the kernel uses a hash table of fixed size, where insertion is cheapest.
+    `verdicts` or `macs` (Ethernet addresses) make it a map; `counted` gives every element a
+    counter; with a `timeout`, in milliseconds, elements come from the packet path and expire.
     """
 
     name: str
     key: tuple[Type, ...]
     size: int | None = None
     verdicts: bool = False
-    cards: bool = False
+    macs: bool = False
     counted: bool = False
     timeout: int | None = None
 
     @property
     def data(self) -> tuple[int, int] | None:
-        """The type and length of what a map's keys lead to."""
-        return _VERDICT_DATA if self.verdicts else (Type.ETHER, 6) if self.cards else None
+        """Type and length of a map's values; None for a set."""
+        return _VERDICT_DATA if self.verdicts else (Type.ETHER, 6) if self.macs else None
 
 
 @dataclass(frozen=True)
 class Table:
-    """Messages about one table and what is in it."""
+    """Messages about one table and its content."""
 
     family: int
     name: str
 
-    def _request(self, kind: Kind, flags: int, *parts: bytes) -> bytes:
+    def _request(self, kind: MessageType, flags: int, *parts: bytes) -> bytes:
         return request(self.family, kind, flags, text(1, self.name), *parts)
 
     def create(self, flags: int = 0) -> bytes:
-        return self._request(Kind.NEWTABLE, CREATE, word(2, flags))
+        return self._request(MessageType.NEWTABLE, CREATE, u32(2, flags))
 
     def chain(self, name: str) -> bytes:
-        return self._request(Kind.NEWCHAIN, CREATE, text(3, name))
+        return self._request(MessageType.NEWCHAIN, CREATE, text(3, name))
 
     def base_chain(
         self, name: str, hook: int, priority: int, *, kind: str = "filter", accept: bool = False
     ) -> bytes:
-        """A chain that every packet at `hook` passes; what no rule decides is dropped."""
+        """A chain for every packet at `hook`. Its policy is drop, or accept with `accept`."""
         return self._request(
-            Kind.NEWCHAIN,
+            MessageType.NEWCHAIN,
             CREATE,
             text(3, name),
-            nest(4, word(1, hook), word(2, priority)),
-            word(5, int(accept)),
+            nest(4, u32(1, hook), u32(2, priority)),
+            u32(5, int(accept)),
             text(7, kind),
         )
 
     def delete_chain(self, name: str) -> bytes:
-        """Only an empty one that nothing leads to can go."""
-        return self._request(Kind.DELCHAIN, 0, text(3, name))
+        """Delete a chain; it must be empty and no rule or map may refer to it."""
+        return self._request(MessageType.DELCHAIN, 0, text(3, name))
 
     def rule(self, chain: str, *expressions: bytes, first: bool = False) -> bytes:
-        """A rule at the end of a chain, or before all others."""
+        """Append a rule to a chain, or insert it `first`."""
         flags = CREATE if first else CREATE | APPEND
-        return self._request(Kind.NEWRULE, flags, text(2, chain), nest(4, *expressions))
+        return self._request(MessageType.NEWRULE, flags, text(2, chain), nest(4, *expressions))
 
     def empty_chain(self, name: str) -> bytes:
         """Delete a chain's rules."""
-        return self._request(Kind.DELRULE, 0, text(2, name))
+        return self._request(MessageType.DELRULE, 0, text(2, name))
 
     def set(self, made: Set) -> bytes:
         flags = (MAP if made.data else 0) | (TIMEOUT | EVAL if made.timeout else 0)
-        kind = functools.reduce(lambda all, one: all << _TYPE_BITS | one, made.key, 0)
+        kind = functools.reduce(lambda types, field: types << _TYPE_BITS | field, made.key, 0)
         length = sum(field.size for field in made.key)
-        parts = [text(2, made.name), word(3, flags), word(4, kind), word(5, length)]
+        parts = [text(2, made.name), u32(3, flags), u32(4, kind), u32(5, length)]
         if made.data:
-            parts += [word(6, made.data[0]), word(7, made.data[1])]
+            parts += [u32(6, made.data[0]), u32(7, made.data[1])]
         if made.size is not None:
-            parts.append(nest(9, word(1, made.size)))
-        parts.append(word(10, 1))
+            parts.append(nest(9, u32(1, made.size)))
+        parts.append(u32(10, 1))
         if made.timeout:
             parts.append(attribute(11, struct.pack(">Q", made.timeout)))
         if made.counted:
             parts.append(nest(17, text(1, "counter")))
-        return self._request(Kind.NEWSET, CREATE, *parts)
+        return self._request(MessageType.NEWSET, CREATE, *parts)
 
     def delete_set(self, name: str) -> bytes:
-        return self._request(Kind.DELSET, 0, text(2, name))
+        return self._request(MessageType.DELSET, 0, text(2, name))
 
     def add(self, name: str, keys: Sequence[bytes]) -> Iterator[bytes]:
-        """Elements of a set whose keys have one length."""
-        return self._elements(Kind.NEWELEMENT, CREATE, name, keys)
+        """Add elements to a set; all keys must have the same length."""
+        return self._elements(MessageType.NEWELEMENT, CREATE, name, keys)
 
     def remove(self, name: str, keys: Sequence[bytes]) -> Iterator[bytes]:
-        return self._elements(Kind.DELELEMENT, 0, name, keys)
+        return self._elements(MessageType.DELELEMENT, 0, name, keys)
 
     def _elements(
-        self, kind: Kind, flags: int, name: str, keys: Sequence[bytes]
+        self, kind: MessageType, flags: int, name: str, keys: Sequence[bytes]
     ) -> Iterator[bytes]:
         if not keys:
             return
         size = len(keys[0])
-        # The headers before a key are the same for all: joining is all that remains to be done.
+        # All keys have the same header, so joining builds the message.
         before = struct.pack("=HHHHHH", 12 + size, 1 | NESTED, 8 + size, 1 | NESTED, 4 + size, 1)
         step = _ELEMENTS // (12 + size)
         for start in range(0, len(keys), step):
@@ -330,25 +330,25 @@ class Table:
             yield self._request(kind, flags, text(2, name), attribute(3 | NESTED, body))
 
     def map_to(self, name: str, pairs: Iterable[tuple[bytes, bytes]]) -> bytes:
-        """Elements of a map: key and data."""
+        """Add elements, pairs of key and value, to a map."""
         elements = [
             nest(1, nest(1, attribute(1, key)), nest(2, attribute(1, data))) for key, data in pairs
         ]
-        return self._request(Kind.NEWELEMENT, CREATE, text(2, name), nest(3, *elements))
+        return self._request(MessageType.NEWELEMENT, CREATE, text(2, name), nest(3, *elements))
 
     def send_to(self, name: str, key: bytes, chain: str) -> bytes:
-        """An element of a verdict map: jump to `chain`."""
+        """Add an element to a verdict map: jump to `chain`."""
         element = nest(1, nest(1, attribute(1, key)), nest(2, _code(-3, chain)))
-        return self._request(Kind.NEWELEMENT, CREATE, text(2, name), nest(3, element))
+        return self._request(MessageType.NEWELEMENT, CREATE, text(2, name), nest(3, element))
 
     def query(self, name: str, keys: Iterable[bytes]) -> bytes:
-        """Ask for elements of a set, with their counters: see `counted`."""
+        """Request elements of a set, with their counters (see `counted`)."""
         elements = [nest(1, nest(1, attribute(1, key))) for key in keys]
-        return self._request(Kind.GETELEMENT, ACK, text(2, name), nest(3, *elements))
+        return self._request(MessageType.GETELEMENT, ACK, text(2, name), nest(3, *elements))
 
 
 def counted(answer: bytes) -> tuple[int, int]:
-    """Packets and bytes that an element's counter has seen, from the answer to a query."""
+    """An element's counter, in packets and bytes, from the answer to a query."""
     element = attributes(attributes(attributes(answer[4:])[3])[1])
     counter = attributes(attributes(element[7])[2])
     count, packets = (struct.unpack(">Q", counter[kind])[0] for kind in (1, 2))

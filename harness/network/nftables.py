@@ -1,9 +1,9 @@
-"""Policies in nf_tables, by netlink: one transaction a change, no program, no text.
+"""Policies in nf_tables via netlink: one transaction per change, no program, no text.
 
-Short lists share one set for each shape (see `ruleset`): adding a sandbox is adding elements. A
-long list is a set of its sandbox's own, which the kernel drops whole: taking a thousand elements
-out of a shared set one by one would double the time of replacing them. The kernel checks every
-chain that can be reached whenever a rule changes, so chains of a sandbox's own are for few.
+Short lists share one set per shape (see `ruleset`): adding a sandbox adds elements. A long list is
+a set of its own, which the kernel drops as a whole: removing a thousand elements one by one from a
+shared set would double the time of a replacement. Whenever a rule changes the kernel validates all
+reachable chains, so only sandboxes with long lists have chains of their own.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from harness.errors import (
     MissingPrivilege,
     NotEnoughMemory,
     PolicyError,
-    SandboxGone,
     Unsupported,
     UsageError,
 )
@@ -28,20 +27,20 @@ from harness.network import nft, ruleset
 from harness.network.netlink import NETFILTER, Netlink, NetlinkError
 from harness.network.nft import Table
 from harness.network.policy import Destination, Policy, Shape
-from harness.network.protocol import Change, Counters, Member
+from harness.network.protocol import Change, Counters, Member, member_of
 from harness.network.ruleset import Role
 
 LONG = 256
-"""Entries of one shape from which on they are a set of the sandbox's own."""
+"""From this number of entries of one shape on, they are a set of the sandbox's own."""
 MOST = 1 << 17
-"""Entries of one shape that a policy may have."""
+"""Maximum number of entries of one shape in a policy."""
 
 
 class Nftables:
     """Implements `harness.network.protocol.PolicyEngine` in the bridge family.
 
-    Made in the network namespace that its bridge is in. The table belongs to this object's socket:
-    no other program can change it, and the kernel removes it when this process ends.
+    Create it in the network namespace of its bridge. This object's socket owns the table: no other
+    program can change it, and the kernel removes it when this process ends.
     """
 
     def __init__(self, name: str) -> None:
@@ -69,57 +68,59 @@ class Nftables:
 
     def apply(self, id: str, policy: Policy) -> Change:
         with self._lock:
-            member = self._member(id)
+            member = member_of(self._members, id)
             change = self._replace(member, self._policies[id], policy)
             self._policies[id] = policy
             return change
 
     def expel(self, id: str) -> None:
         with self._lock:
-            member = self._member(id)
+            member = member_of(self._members, id)
             gone = _disappear(self._table, member)
             self._replace(member, self._policies[id], Policy(), gone)
             del self._members[id], self._policies[id], self._own_sets[id]
 
     def open_gate(self, mac: bytes, addresses: Sequence[IPv4Address | IPv6Address]) -> None:
-        """Let every sandbox ask for the bridge's own card, by the bridge's addresses."""
+        """Let every sandbox resolve the bridge's own addresses to its MAC address."""
         with self._lock:
             messages: list[bytes] = []
-            for one in addresses:
-                messages += self._table.add(f"gate{one.version}", [one.packed])
-                messages.append(self._table.map_to(f"card{one.version}", [(one.packed, mac)]))
+            for address in addresses:
+                messages += self._table.add(f"gate{address.version}", [address.packed])
+                messages.append(
+                    self._table.map_to(f"mac{address.version}", [(address.packed, mac)])
+                )
             self._commit(messages)
 
     def counters(self) -> Mapping[str, Counters]:
         with self._lock:
             members = list(self._members.values())
-            ports = [ruleset.port_key(one.port) for one in members]
-            sent4 = self._counts("own4", [_own4(one) for one in members])
-            sent6 = self._counts("own6", [_own6(one) for one in members])
+            ports = [ruleset.port_key(member.port) for member in members]
+            sent4 = self._counts("own4", [_own4(member) for member in members])
+            sent6 = self._counts("own6", [_own6(member) for member in members])
             denied, spoofed = self._counts("denied", ports), self._counts("spoofed", ports)
         return {
-            one.id: Counters(four[0] + six[0], four[1] + six[1], refused[0], forged[0])
-            for one, four, six, refused, forged in zip(
+            member.id: Counters(four[0] + six[0], four[1] + six[1], refused[0], forged[0])
+            for member, four, six, refused, forged in zip(
                 members, sent4, sent6, denied, spoofed, strict=True
             )
         }
 
     @property
-    def line(self) -> Netlink:
-        """The socket that the table belongs to: it stays as long as anybody holds that."""
+    def netlink(self) -> Netlink:
+        """The socket that owns the table: the table lasts as long as any process holds it."""
         return self._netlink
 
-    def nothing(self) -> None:
-        """A transaction without a change: what asking the kernel costs."""
+    def empty_change(self) -> None:
+        """An empty transaction: the cost of a request to the kernel."""
         with self._lock:
             self._netlink.send(nft.transaction([]))
 
     def holds(self, id: str, destination: Destination) -> bool:
-        """Whether the kernel has exactly this entry in what it allows a sandbox."""
+        """See `PolicyEngine.holds`."""
         with self._lock:
-            member = self._member(id)
+            member = member_of(self._members, id)
             plan = Policy([destination]).plan
-            ((shape, keys),) = ((one, plan[one]) for one in plan if one.action == "allow")
+            ((shape, keys),) = ((shape, plan[shape]) for shape in plan if shape.action == "allow")
             own = self._own_sets[id].get(shape)
             address = member.address if destination.family == 4 else member.address6
             key = keys[0] if own else address.packed + keys[0]
@@ -132,23 +133,15 @@ class Nftables:
             return True
 
     def close(self) -> None:
-        """The table goes with the socket that it belongs to."""
+        """The kernel removes the table with the socket that owns it."""
         with self._lock:
             self._members.clear()
             self._netlink.close()
 
-    def _member(self, id: str) -> Member:
-        try:
-            return self._members[id]
-        except KeyError:
-            raise SandboxGone(
-                f"{id} is not in the network", hint="it was detached, or never attached"
-            ) from None
-
     def _replace(
         self, member: Member, before: Policy, after: Policy, first: Iterable[bytes] = ()
     ) -> Change:
-        """Commit what makes one policy of another; what is known changes when the kernel has."""
+        """Commit the difference of two policies; this object's state changes after the kernel's."""
         own = self._own_sets.get(member.id, {})
         draft = _Draft(self._table, member, self._known, own, self._generation)
         draft.messages += first
@@ -166,34 +159,34 @@ class Nftables:
             raise _explained(error) from error
 
     def _counts(self, name: str, keys: Sequence[bytes]) -> Sequence[tuple[int, int]]:
-        """Packets and bytes of each key's element."""
+        """The counter of each key's element, in packets and bytes."""
         query = self._table.query
         return [nft.counted(self._netlink.ask(query(name, [key]))[0]) for key in keys]
 
 
 def _explained(error: NetlinkError) -> CoppiceError:
-    """What the kernel's refusal means to somebody who wants a network."""
-    said = error.strerror
+    """The error for a refusal by the kernel, with its cause and remedy."""
+    why = error.strerror
     if error.errno in (errno.EPERM, errno.EACCES):
         return MissingPrivilege(
-            f"the packet filter may not be changed: {said}",
+            f"the packet filter may not be changed: {why}",
             hint="run it again as root, or with sudo",
         )
     if error.errno in (errno.EOPNOTSUPP, errno.EPROTONOSUPPORT, errno.EAFNOSUPPORT):
         return Unsupported(
-            f"this kernel lacks a part of nf_tables: {said}",
+            f"this kernel lacks a feature of nf_tables: {why}",
             hint="needs CONFIG_NF_TABLES and CONFIG_NF_TABLES_BRIDGE: modprobe nf_tables",
         )
     if error.errno in (errno.ENFILE, errno.ENOMEM, errno.ENOBUFS):
-        return NotEnoughMemory(f"the packet filter has no room for this: {said}")
-    return CoppiceError(f"nf_tables refused a change, and none of it was made: {said}")
+        return NotEnoughMemory(f"the packet filter has no room for this: {why}")
+    return CoppiceError(f"nf_tables refused a change, which had no effect: {why}")
 
 
 @dataclass(frozen=True)
 class _Known:
-    """Which shapes have their sets and rules, and which roles send on to chains of sandboxes.
+    """Which shapes have a set and rules, and which roles dispatch to chains of single sandboxes.
 
-    `number` is that of the latest change of several places (see `ruleset`).
+    `number` is that of the latest change in several places (see `ruleset`).
     """
 
     shapes: frozenset[Shape]
@@ -203,14 +196,14 @@ class _Known:
 
 @dataclass(frozen=True)
 class _OwnSet:
-    """A set of one sandbox's own, and the roles whose chains ask it."""
+    """A set of one sandbox, and the roles whose chains look it up."""
 
     name: str
     roles: Sequence[Role]
 
 
 class _Draft:
-    """One change in the making: its messages, and what will be true when they are committed."""
+    """One pending change: its messages, and the state once they are committed."""
 
     def __init__(
         self,
@@ -242,8 +235,8 @@ class _Draft:
                 continue
             if len(new) > MOST:
                 raise PolicyError(
-                    f"{len(new)} entries of one kind in a policy: at most {MOST} are taken",
-                    hint="write neighbouring addresses as prefixes",
+                    f"a policy has {len(new)} entries of one kind; the limit is {MOST}",
+                    hint="combine neighbouring addresses into prefixes",
                 )
             touched.append(shape)
             self.added, self.removed = self.added + len(new), self.removed + len(old)
@@ -255,7 +248,8 @@ class _Draft:
             self._rewire(moved)
         closed = before.default == after.default == "deny" and not (before.plan and after.plan)
         if before.default != after.default or (
-            # From or to nothing: who finds an entry obeys one policy, who finds none the other.
+            # From or to an empty policy no number is needed: a frame that finds an entry obeys one
+            # policy, a frame that finds none the other.
             not closed and _mixed(touched, moved, self._before, self.own_sets)
         ):
             number = self.known.number
@@ -266,7 +260,7 @@ class _Draft:
         return (self._member.address if family == 4 else self._member.address6).packed
 
     def _shared(self, shape: Shape, old: Sequence[bytes], new: Sequence[bytes]) -> None:
-        """Elements of the set that all sandboxes share."""
+        """Change elements of the set that all sandboxes share."""
         if new and shape not in self.known.shapes:
             self._introduce(shape)
         own = self._own_address(shape.family)
@@ -277,13 +271,13 @@ class _Draft:
         self.messages += self._table.add(shape.name, come)
 
     def _introduce(self, shape: Shape) -> None:
-        """The set of a shape, and the rules that ask it."""
+        """Create the set of a shape, and the rules that look it up."""
         self.messages.append(self._table.set(ruleset.shared_set(shape)))
         self.messages += [role.rule(self._table, shape) for role in ruleset.roles(shape)]
         self.known = replace(self.known, shapes=self.known.shapes | {shape})
 
     def _own(self, shape: Shape, keys: Sequence[bytes], near: bool) -> None:
-        """A new set of the sandbox's own, or none; the old one goes when no rule asks it."""
+        """Create a set of the sandbox's own, if it has keys; `_rewire` deletes the old one."""
         self.own_sets.pop(shape, None)
         if keys:
             name = f"{shape.name}.{next(self._generation):x}"
@@ -292,30 +286,30 @@ class _Draft:
             self.own_sets[shape] = _OwnSet(name, ruleset.roles(shape, near))
 
     def _rewire(self, moved: Sequence[Shape]) -> None:
-        """Make the sandbox's own chains ask the sets that it has now."""
+        """Make the sandbox's own chains look up its present sets."""
         table = self._table
         before = {shape: self._before[shape] for shape in moved if shape in self._before}
         after = {shape: self.own_sets[shape] for shape in moved if shape in self.own_sets}
         for role in dict.fromkeys(
-            role for one in (*before.values(), *after.values()) for role in one.roles
+            role for owned in (*before.values(), *after.values()) for role in owned.roles
         ):
-            asked = {shape: one for shape, one in self.own_sets.items() if role in one.roles}
+            asked = {shape: owned for shape, owned in self.own_sets.items() if role in owned.roles}
             chain = f"{role.name}.{self._member.id}"
             key = self._own_address(4 if role.own.length == 4 else 6)
-            there = any(role in one.roles for one in self._before.values())
+            there = any(role in owned.roles for owned in self._before.values())
             if there:
                 self.messages.append(table.empty_chain(chain))
             else:
                 self._open(role, key, chain)
-            for shape, one in asked.items():
-                self.messages.append(role.own_rule(table, chain, shape, one.name))
+            for shape, owned in asked.items():
+                self.messages.append(role.own_rule(table, chain, shape, owned.name))
             if not asked:
                 self.messages += table.remove(role.verdicts, [key])
                 self.messages.append(table.delete_chain(chain))
-        self.messages += [table.delete_set(one.name) for one in before.values()]
+        self.messages += [table.delete_set(owned.name) for owned in before.values()]
 
     def _open(self, role: Role, key: bytes, chain: str) -> None:
-        """A chain of the sandbox's own, and the way to it."""
+        """Create a chain of the sandbox's own, and the dispatch to it."""
         if role.name not in self.known.dispatching:
             self.messages += role.dispatch(self._table)
             self.known = replace(self.known, dispatching=self.known.dispatching | {role.name})
@@ -329,9 +323,10 @@ def _mixed(
     before: Mapping[Shape, _OwnSet],
     after: Mapping[Shape, _OwnSet],
 ) -> bool:
-    """Whether some frame may ask in two places that a change touches.
+    """Whether a frame may look into two places that a change touches.
 
-    A set that all share is one place. Sets of its own are asked by rules that change all at once.
+    A shared set is one place. A sandbox's own sets are looked up by rules, which all change at
+    once.
     """
     if any((shape in before) != (shape in after) for shape in moved):
         return True
@@ -343,29 +338,29 @@ def _short(keys: Sequence[bytes]) -> Sequence[bytes]:
     return keys if len(keys) < LONG else ()
 
 
-def _own4(one: Member) -> bytes:
-    return ruleset.own_key(one.port, one.mac, one.address.packed)
+def _own4(member: Member) -> bytes:
+    return ruleset.own_key(member.port, member.mac, member.address.packed)
 
 
-def _own6(one: Member) -> bytes:
-    return ruleset.own_key(one.port, one.mac, one.address6.packed)
+def _own6(member: Member) -> bytes:
+    return ruleset.own_key(member.port, member.mac, member.address6.packed)
 
 
-def _places(one: Member) -> Mapping[str, bytes]:
-    """The sets that every sandbox is in, and its key there."""
-    port = ruleset.port_key(one.port)
-    return {"own4": _own4(one), "own6": _own6(one), "spoofed": port, "denied": port}
+def _places(member: Member) -> Mapping[str, bytes]:
+    """The sets that contain every sandbox, and its key in each."""
+    port = ruleset.port_key(member.port)
+    return {"own4": _own4(member), "own6": _own6(member), "spoofed": port, "denied": port}
 
 
-def _appear(table: Table, one: Member) -> Iterator[bytes]:
-    for name, key in _places(one).items():
+def _appear(table: Table, member: Member) -> Iterator[bytes]:
+    for name, key in _places(member).items():
         yield from table.add(name, [key])
-    yield table.map_to("card4", [(one.address.packed, one.mac)])
-    yield table.map_to("card6", [(one.address6.packed, one.mac)])
+    yield table.map_to("mac4", [(member.address.packed, member.mac)])
+    yield table.map_to("mac6", [(member.address6.packed, member.mac)])
 
 
-def _disappear(table: Table, one: Member) -> Iterator[bytes]:
-    for name, key in _places(one).items():
+def _disappear(table: Table, member: Member) -> Iterator[bytes]:
+    for name, key in _places(member).items():
         yield from table.remove(name, [key])
-    yield from table.remove("card4", [one.address.packed])
-    yield from table.remove("card6", [one.address6.packed])
+    yield from table.remove("mac4", [member.address.packed])
+    yield from table.remove("mac6", [member.address6.packed])

@@ -1,15 +1,15 @@
-"""Policies in FreeBSD's pf: an anchor with its tables for each sandbox, below one root anchor.
+"""Policies in FreeBSD's pf: an anchor with tables for each sandbox, below one root anchor.
 
-A change of addresses alone replaces one table; any other loads the anchor anew: either is one
-transaction of the kernel's. Where a policy tightens, the sandbox's states are killed after it;
-what is still allowed makes its state anew with its next packet. Once the call has returned, nothing
-was seen to pass that is denied; while it lasts, changes in one step have shown 2 to 7 packets each
-that no single policy explains (policy-enforcement, 100 packets a second, an emulated 13.2). By what
-mechanism was not followed. Rules of others are never touched: the main rules must name our root
-anchor, and an anchor of our name that somebody else filled is refused.
+A change of addresses in one table replaces that table; any other change loads the anchor again.
+Either is one transaction of the kernel. When a policy becomes stricter, the sandbox's states are
+killed afterwards; traffic that is still allowed creates its state again with its next packet. No
+denied packet was seen to pass after the call had returned. During the call, one-step changes let
+through 2 to 7 packets each that neither policy explains (policy-enforcement, 100 packets a second,
+an emulated 13.2); the mechanism was not investigated. Other rules are never touched: the main rules
+must contain our root anchor, and an anchor of our name with foreign content is refused.
 
-pf judges packets, not frames: a forged source address is blocked, a forged card is not, nor are
-ARP and neighbour discovery. The bridge must show its members to pf (net.link.bridge.pfil_member).
+pf filters packets, not frames: a forged source IP address is blocked, a forged MAC address is not,
+nor are ARP and neighbour discovery. pf must see bridge members (net.link.bridge.pfil_member).
 """
 
 from __future__ import annotations
@@ -38,26 +38,26 @@ from harness.host.protocol import Host, must
 from harness.host.run import Run
 from harness.network.pf_rules import ANSWERED, DENIED, FORGED, SENT, Ruleset, ruleset, tightens
 from harness.network.policy import Destination, Policy
-from harness.network.protocol import Change, Counters, Member
+from harness.network.protocol import Change, Counters, Member, member_of
 
 BUSY_LIMIT_S = 60.0
 LOAD_LIMIT_S = 300.0
-"""A thousand services are a thousand rules, which an emulated host takes ten seconds for."""
+"""A thousand services are a thousand rules, which take an emulated host ten seconds to load."""
 
 
 class Pf:
     """Implements `harness.network.protocol.PolicyEngine`.
 
-    `card` names the interface of a port's number. Raises Unsupported where pf is not ready for us,
-    with the line that mends it; the limit of anchors is no reason.
+    `interface` returns the name of a port's interface by its number. Raises Unsupported where pf is
+    not set up, with the remedy; a low limit of anchors is accepted.
     """
 
     def __init__(
-        self, host: Host, run: Run, card: Callable[[int], str] = socket.if_indextoname
+        self, host: Host, run: Run, interface: Callable[[int], str] = socket.if_indextoname
     ) -> None:
         self._host = host
         self._run = run
-        self._card = card
+        self._interface_of = interface
         self._lock = threading.Lock()
         self._members: dict[str, Member] = {}
         self._policies: dict[str, Policy] = {}
@@ -74,8 +74,8 @@ class Pf:
             anchor = self._anchor(member.id)
             if self._pfctl("-a", anchor, "-s", "rules") + self._pfctl("-a", anchor, "-s", "Tables"):
                 raise NameTaken(
-                    f"pf has an anchor {anchor} that is not of this network; it was left as it is",
-                    hint="coppice clean removes it if a dead run left it",
+                    f"pf has an anchor {anchor} of another network, which was left alone",
+                    hint="coppice clean removes it if a killed run left it",
                 )
             self._load(member, policy)
             self._members[member.id], self._policies[member.id] = member, policy
@@ -83,7 +83,7 @@ class Pf:
 
     def apply(self, id: str, policy: Policy) -> Change:
         with self._lock:
-            member, before = self._member(id), self._policies[id]
+            member, before = member_of(self._members, id), self._policies[id]
             self._load(member, policy)
             self._policies[id] = policy
             if tightens(before, policy):
@@ -92,9 +92,9 @@ class Pf:
 
     def expel(self, id: str) -> None:
         with self._lock:
-            member = self._member(id)
-            # First nothing may pass, then what passed is forgotten; the anchor goes last. Whole and
-            # uncounted: nobody asks for its counters any more.
+            member = member_of(self._members, id)
+            # First deny everything, then kill the states; flush the anchor last. Loaded without
+            # saving counters, which are no longer needed.
             del self._loaded[id]
             self._load(member, Policy())
             self._kill_states(member)
@@ -108,19 +108,19 @@ class Pf:
 
     def holds(self, id: str, destination: Destination) -> bool:
         with self._lock:
-            places = ruleset(self._member(id), "", Policy([destination])).tables
-            (name,) = (one for one in places if one != "own")
-            words = ["pfctl", "-a", self._anchor(id), "-t", name, "-T", "show"]
-            return places[name][0] in self._host.run(words).text.split()
+            places = ruleset(member_of(self._members, id), "", Policy([destination])).tables
+            (name,) = (name for name in places if name != "own")
+            argv = ["pfctl", "-a", self._anchor(id), "-t", name, "-T", "show"]
+            return places[name][0] in self._host.run(argv).text.split()
 
-    def nothing(self) -> None:
+    def empty_change(self) -> None:
         self._pfctl("-a", ANCHOR, "-s", "Anchors")
 
     def translate(self, egress: str, address: str | None = None) -> None:
-        """Let what sandboxes may send outside leave by `egress`, under its address.
+        """Translate what sandboxes may send outside to the address of the interface `egress`.
 
-        Where the way out is a member of a bridge, `egress` is the bridge: pf sees packets there
-        first (`way_out` finds it).
+        If the outgoing interface is a member of a bridge, `egress` must be the bridge, where pf
+        sees packets first (`egress_interface` returns it).
         """
         to = address or f"({egress})"
         text = f"nat on {egress} inet from {NETWORK} to ! {NETWORK} -> {to}\n"
@@ -128,7 +128,7 @@ class Pf:
         self._pfctl("-a", self._anchor("nat"), "-N", "-f", "-", stdin=text)
 
     def close(self) -> None:
-        """Take every anchor off, and the states; also what was translated."""
+        """Flush every anchor, translation included, and kill the states."""
         with contextlib.suppress(SandboxGone):
             for id in list(self._members):
                 self.expel(id)
@@ -137,32 +137,24 @@ class Pf:
     def _anchor(self, id: str) -> str:
         return f"{ANCHOR}/{self._run.object_name(id)}"
 
-    def _member(self, id: str) -> Member:
-        try:
-            return self._members[id]
-        except KeyError:
-            raise SandboxGone(
-                f"{id} is not in the network", hint="it was detached, or never attached"
-            ) from None
-
     def _load(self, member: Member, policy: Policy) -> None:
-        """Give the kernel what differs; in one step, whatever that is."""
+        """Load the differences, in one transaction."""
         anchor = self._anchor(member.id)
-        new = ruleset(member, self._card(member.port), policy)
+        new = ruleset(member, self._interface_of(member.port), policy)
         old = self._loaded.get(member.id)
         if old is not None and old.rules == new.rules and old.tables.keys() == new.tables.keys():
-            changed = [one for one in new.tables if new.tables[one] != old.tables[one]]
+            changed = [table for table in new.tables if new.tables[table] != old.tables[table]]
             if not changed:
                 return
             if len(changed) == 1:
                 entries = "\n".join(new.tables[changed[0]])
-                words = ("-a", anchor, "-t", changed[0], "-T", "replace", "-f", "-")
-                self._pfctl(*words, stdin=entries + "\n")
+                argv = ("-a", anchor, "-t", changed[0], "-T", "replace", "-f", "-")
+                self._pfctl(*argv, stdin=entries + "\n")
                 self._loaded[member.id] = new
                 return
         if old is not None:
-            # New rules count from nothing: what the old ones counted is kept here. Packets between
-            # this look and the load are not counted.
+            # New rules start at zero, so save the counters. Packets between this reading and the
+            # load are not counted.
             self._kept[member.id] = self._counters(member.id)
         self._pfctl("-a", anchor, "-f", "-", stdin=new.text())
         self._loaded[member.id] = new
@@ -172,15 +164,15 @@ class Pf:
             self._pfctl("-k", str(address))
 
     def _counters(self, id: str) -> Counters:
-        """From the labels of rules: name, evaluations, packets, bytes; those in; those out. With
-        what was counted before the rules were loaded anew."""
+        """Counters from the rules' labels, plus those saved before rules were loaded again. A line
+        has the label, evaluations, packets, bytes, then packets and bytes in and out."""
         found = dict.fromkeys((SENT, DENIED, FORGED, ANSWERED), (0, 0))
         for line in self._pfctl("-a", self._anchor(id), "-s", "labels").splitlines():
             label, *numbers = line.split()
             if label in found and len(numbers) >= 5:
                 packets, size = int(numbers[3]), int(numbers[4])
                 found[label] = found[label][0] + packets, found[label][1] + size
-        counted = [found[one] for one in (SENT, ANSWERED, DENIED)]
+        counted = [found[label] for label in (SENT, ANSWERED, DENIED)]
         sent, sent_bytes = (sum(column) for column in zip(*counted, strict=True))
         kept = self._kept.get(id, Counters(0, 0, 0, 0))
         return Counters(
@@ -190,31 +182,31 @@ class Pf:
             kept.spoofed + found[FORGED][0],
         )
 
-    def _pfctl(self, *words: str, stdin: str = "") -> str:
-        """pfctl's output. Loading is done again while another program's loading comes between: the
-        kernel has one buffer for the addresses of rules, and a load that lost it changed nothing.
+    def _pfctl(self, *argv: str, stdin: str = "") -> str:
+        """pfctl's output. Retries while another program is loading rules: the kernel has a single
+        buffer for rules' addresses, and a load that loses it has no effect.
         """
         deadline = time.monotonic() + BUSY_LIMIT_S
         while True:
             try:
                 text = stdin.encode()
-                return must(self._host, ["pfctl", *words], stdin=text, timeout_s=LOAD_LIMIT_S).text
+                return must(self._host, ["pfctl", *argv], stdin=text, timeout_s=LOAD_LIMIT_S).text
             except CommandFailed as error:
-                if "Device busy" not in error.said or time.monotonic() > deadline:
+                if "Device busy" not in error.error_text or time.monotonic() > deadline:
                     raise _explained(error) from error
             time.sleep(random.uniform(0.01, 0.1))
 
 
 def _explained(error: CommandFailed) -> Exception:
-    """What pf's refusal means to somebody who wants a network."""
-    said = error.said
+    """The error for a refusal by pf, with its cause and remedy."""
+    said = error.error_text
     if re.search(r"Permission denied|Operation not permitted", said):
         return MissingPrivilege(f"pf may not be changed: {said}", hint="run it again as root")
     if re.search(r"/dev/pf.*(No such file|not configured)", said):
-        return Unsupported("this kernel has no pf now", hint="kldload pf && pfctl -e")
+        return Unsupported("pf is not loaded", hint="kldload pf && pfctl -e")
     if "Device busy" in said:
         why = f"another program kept loading rules into pf for {BUSY_LIMIT_S:g} s: {said}"
-        return CommandFailed(why, error.code, said, hint="pgrep -fl pfctl names it")
+        return CommandFailed(why, error.code, said, hint="pgrep -fl pfctl shows it")
     if re.search(r"Cannot allocate memory|too many anchors|Too many", said):
         return NotEnoughMemory(
             f"pf has no room for this: {said}",
@@ -224,18 +216,18 @@ def _explained(error: CommandFailed) -> Exception:
 
 
 def _change(before: Policy, after: Policy) -> Change:
-    old = {(name, one) for name in ("allow", "deny", "dns") for one in getattr(before, name)}
-    new = {(name, one) for name in ("allow", "deny", "dns") for one in getattr(after, name)}
+    old = {(name, entry) for name in ("allow", "deny", "dns") for entry in getattr(before, name)}
+    new = {(name, entry) for name in ("allow", "deny", "dns") for entry in getattr(after, name)}
     return Change(len(new - old), len(old - new), cuts_established=True)
 
 
-def way_out(host: Host) -> str:
-    """The interface that translated packets leave by: the default route's, or the bridge that it
-    is a member of, since pf sees packets there first. Unsupported where there is no route."""
+def egress_interface(host: Host) -> str:
+    """The interface for translated packets: the default route's, or the bridge that it is a member
+    of, where pf sees packets first. Unsupported without a default route."""
     route = host.run(["route", "-n", "get", "default"])
     found = re.search(r"interface: (\S+)", route.text)
     if route.code or not found:
-        raise Unsupported("this host has no way out", hint="route add default ADDRESS")
+        raise Unsupported("this host has no default route", hint="route add default ADDRESS")
     groups = host.run(["ifconfig", "-g", "bridge"])
     for bridge in groups.text.split() if groups.code == 0 else ():
         if re.search(rf"member: {re.escape(found[1])} ", host.run(["ifconfig", bridge]).text):

@@ -1,7 +1,7 @@
-"""What a packet filter does for cubenet: nf_tables does it here, pf on FreeBSD.
+"""The interface between cubenet and packet filters: nf_tables on Linux, pf on FreeBSD.
 
-A policy is applied whole and atomically: every packet obeys the old one or the new one, and from
-the return of `apply` on, the new one.
+A policy is applied atomically: every packet obeys the old policy or the new one, and after `apply`
+has returned, the new one.
 """
 
 from __future__ import annotations
@@ -11,12 +11,13 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 from typing import Protocol
 
+from harness.errors import SandboxGone
 from harness.network.policy import Destination, Policy
 
 
 @dataclass(frozen=True)
 class Member:
-    """A sandbox to a packet filter: the number of its port, and what it may send as."""
+    """A sandbox as packet filters see it: its port's index, and the addresses it may send from."""
 
     id: str
     port: int
@@ -25,11 +26,21 @@ class Member:
     address6: IPv6Address
 
 
+def member_of(members: Mapping[str, Member], id: str) -> Member:
+    """The member with this id. Raises SandboxGone."""
+    try:
+        return members[id]
+    except KeyError:
+        raise SandboxGone(
+            f"{id} is not in the network", hint="it was detached, or never attached"
+        ) from None
+
+
 @dataclass(frozen=True)
 class Counters:
-    """Frames of one sandbox: sent as itself (allowed or not), refused by policy, and forged.
+    """Frames of one sandbox: sent from its own addresses (allowed or not), denied, and forged.
 
-    A frame that is judged again, because its policy changed meanwhile, counts again as sent.
+    A frame that is evaluated again, because the policy changed meanwhile, counts as sent twice.
     """
 
     sent: int
@@ -40,7 +51,8 @@ class Counters:
 
 @dataclass(frozen=True)
 class Change:
-    """What a change of policy did. `cuts_established`: connections that it no longer allows end."""
+    """Entries that a change of policy added and removed. `cuts_established`: it also ends existing
+    connections that are no longer allowed."""
 
     added: int
     removed: int
@@ -48,38 +60,38 @@ class Change:
 
 
 class PolicyEngine(Protocol):
-    """A packet filter that enforces the policies of sandboxes; safe for many threads."""
+    """A packet filter that enforces the policies of sandboxes. Thread-safe."""
 
     def admit(self, member: Member, policy: Policy) -> Change:
-        """Begin to let a sandbox send, under this policy, in one step."""
+        """Add a sandbox with this policy, atomically."""
 
     def apply(self, id: str, policy: Policy) -> Change:
-        """Replace a sandbox's policy in one step. Raises SandboxGone."""
+        """Replace a sandbox's policy, atomically. Raises SandboxGone."""
 
     def expel(self, id: str) -> None:
-        """Forget a sandbox and all that it was allowed. Raises SandboxGone."""
+        """Remove a sandbox and its policy. Raises SandboxGone."""
 
     def counters(self) -> Mapping[str, Counters]:
         """The counters of every sandbox, by its id."""
 
     def holds(self, id: str, destination: Destination) -> bool:
-        """Whether the kernel has exactly this entry in what it allows a sandbox."""
+        """Whether the kernel's entries that allow a sandbox something include exactly this one."""
 
-    def nothing(self) -> None:
-        """Ask for no change at all: what asking costs."""
+    def empty_change(self) -> None:
+        """Send a request that changes nothing, to measure its cost."""
 
     def close(self) -> None:
-        """Take the filter and all of its state off the system."""
+        """Remove the filter and all of its state from the system."""
 
 
 class Network(Protocol):
-    """Sandboxes' ports on one bridge, and the policies that they send under."""
+    """Sandboxes on one bridge, and their policies."""
 
     def apply(self, id: str, policy: Policy) -> Change:
-        """Replace a sandbox's policy in one step. Raises SandboxGone."""
+        """Replace a sandbox's policy, atomically. Raises SandboxGone."""
 
     def counters(self) -> Mapping[str, Counters]:
         """The counters of every sandbox, by its id."""
 
     def detach(self, *ids: str) -> None:
-        """Take sandboxes off the network. Raises SandboxGone."""
+        """Detach sandboxes. Raises SandboxGone."""

@@ -1,4 +1,4 @@
-"""What cubenet needs of this host, for the doctor; looked at in a namespace that is thrown away."""
+"""What cubenet needs of this host, for the doctor; tried in a namespace that is then discarded."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from harness.errors import CoppiceError, Unsupported
+from harness.errors import CoppiceError
 from harness.host.requirement import Requirement
 from harness.network import links, nft, ruleset
 from harness.network.links import Links
-from harness.network.namespace import apart
+from harness.network.namespace import in_scratch_namespace
 from harness.network.netlink import NETFILTER, Netlink
 
 _AS_ROOT = "run it as root, or with sudo"
@@ -20,12 +20,12 @@ _TUN = Path("/dev/net/tun")
 
 
 def requirements() -> Sequence[Requirement]:
-    """Root, network namespaces, a bridge, nf_tables for it, and taps; elsewhere than on Linux the
-    one that rules the others out."""
+    """Root, network namespaces, a bridge, nf_tables for it, and taps; on other systems than Linux
+    only the requirement of Linux."""
     if not sys.platform.startswith("linux"):
-        return [_elsewhere()]
+        return [linux_only()]
     if os.geteuid() != 0:
-        return [Requirement("root", False, "networks are the administrator's", _AS_ROOT)]
+        return [Requirement("root", False, "only root may make networks", _AS_ROOT)]
     return [
         Requirement("root", True, "yes"),
         _tried("a bridge", _bridge, "modprobe bridge"),
@@ -39,30 +39,24 @@ def requirements() -> Sequence[Requirement]:
     ]
 
 
-def on_linux() -> None:
-    """Raise Unsupported where there are no namespaces to lay a ladder of ways in."""
-    if not sys.platform.startswith("linux"):
-        need = _elsewhere()
-        raise Unsupported(f"this needs {need.what}; {need.detail}", hint=need.remedy)
-
-
-def _elsewhere() -> Requirement:
+def linux_only() -> Requirement:
+    """The requirement that every other system fails."""
     return Requirement(
-        "Linux: its rungs are network namespaces, pairs of their cards, and nf_tables",
+        "Linux: cubenet is made of network namespaces, veth pairs and nf_tables",
         False,
         f"this host is {platform.system()}",
-        "run it on Linux; of FreeBSD's pf bench:policy-enforcement, bench:policy-update and "
-        "bench:policy-churn measure what a policy costs",
+        "run it on Linux; on FreeBSD bench:policy-enforcement, bench:policy-update and "
+        "bench:policy-churn measure what a policy costs under pf",
     )
 
 
 def _tried(what: str, attempt: Callable[[], None], remedy: str) -> Requirement:
-    """Whether something can be done: only trying tells."""
+    """Whether something can be done: only an attempt shows it."""
     try:
-        apart(attempt)
+        in_scratch_namespace(attempt)
     except (CoppiceError, OSError) as error:
         return Requirement(what, False, error.args[-1] if error.args else str(error), remedy)
-    return Requirement(what, True, "made one and removed it")
+    return Requirement(what, True, "made and removed")
 
 
 def _bridge() -> None:

@@ -1,19 +1,19 @@
-"""The rules that frames on the bridge pass: the same few however many sandboxes there are.
+"""The rules for frames on the bridge: the same few, whatever the number of sandboxes.
 
-Everything that differs between sandboxes is an element of a hash set, keyed by whose it is, so
-that a frame costs as much beside two thousand sandboxes as beside one, and so does adding one.
-Bridged frames are seen by the bridge family alone, where this kernel keeps no connections: what
-answers an allowed packet is told by looking the other way in the sets of who allowed it.
+Everything that differs between sandboxes is an element of a hash set, keyed by the sandbox. So the
+cost of a frame, and of adding a sandbox, does not depend on the number of sandboxes. Bridged frames
+pass only the bridge family, which is used here without connection tracking: an answer to an allowed
+packet is recognised by a lookup with source and destination exchanged.
 
-    a frame from a port -> is it from its own card and address? -> neighbours   ARP, discovery
-                                                                -> policy4, policy6
+    frame from a port -> its own MAC and IP address? -> neighbours          ARP, discovery
+                                                     -> policy4, policy6
     policy: allow -> answer -> deny -> private ranges -> open (default allow) -> denied
 
-A frame's rules are all of the time when it came, but each look into a set is of its own moment: a
-change that moves what is allowed from one set to another may happen between two of them, so that
-neither finds it. So a change of more than one place has a number, which stands in a rule and in the
-set `now`: where nothing was found they are compared, and if they differ the frame is judged again,
-by rules of a later time.
+The rules that a frame passes are those of the moment it arrived, but every lookup sees the set at
+the moment of the lookup. A change that moves an entry from one set to another may come between two
+lookups, so that neither finds it. Therefore a change in more than one place has a number, which is
+in a rule and in the set `now`. They are compared where nothing was found; if they differ, the frame
+is evaluated again, by later rules.
 """
 
 from __future__ import annotations
@@ -29,29 +29,29 @@ from harness.network.nft import Base, Meta, Set, Table, Type
 from harness.network.policy import Shape
 
 PORTS = 1 << 14
-"""Elements that a set with one entry a sandbox may hold."""
+"""Maximum size of a set with one element per sandbox."""
 FLOWS = 1 << 16
-"""Exchanges of datagrams that are remembered at once, each for half a minute."""
+"""Maximum number of UDP flows, each remembered for half a minute."""
 _FLOW_MS = 30_000
 _GATES = 4
 ADDRESS: Mapping[int, Type] = {4: Type.IPV4, 6: Type.IPV6}
 _MAC, _PRIORITY = 6, -200
 AGAIN = b"cube"
-"""The mark of a frame that is judged again: it cannot bring it, a card takes marks off."""
+"""The mark of a frame to evaluate again. A sandbox cannot set it: marks do not cross a NIC."""
 _ICMP, _TCP, _UDP, _ICMP6 = 1, 6, 17, 58
 _SYN, _SYN_ACK = 0x02, 0x12
 _ANSWERS = {_ICMP: (0, 3, 11), _ICMP6: (1, 2, 3, 4, 129)}
-"""Types of ICMP that answer something: echo replies and errors."""
+"""ICMP types that answer a packet: echo replies and errors."""
 _SOLICIT, _ADVERT = 135, 136
 PRIVATE = tuple(
-    ip_network(one)
-    for one in (
+    ip_network(text)
+    for text in (
         "0.0.0.0/8", "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16",
         "172.16.0.0/12", "192.168.0.0/16", "198.18.0.0/15", "224.0.0.0/3",
         "::/8", "64:ff9b::/96", "fc00::/7", "fe80::/10", "fec0::/10", "ff00::/8",
     )
 )  # fmt: skip
-"""What a default of allow does not open: private, link-local, shared, multicast, reserved."""
+"""Ranges that a default of allow excludes: private, link-local, shared, multicast, reserved."""
 _CHAINS = (
     "policy", "allow", "answer", "deny", "refuse", "near", "found",
     "out", "pass", "back", "reply",
@@ -60,7 +60,7 @@ _CHAINS = (
 
 @dataclass(frozen=True)
 class Field:
-    """Where an address or number stands in a packet."""
+    """The position of an address or number in a packet."""
 
     base: Base
     offset: int
@@ -78,9 +78,9 @@ _ARP_MAC, _ARP_SOURCE = Field(Base.NETWORK, 8, 6), Field(Base.NETWORK, 14, 4)
 _ARP_TARGET, _ND_TARGET = Field(Base.NETWORK, 24, 4), Field(Base.TRANSPORT, 8, 16)
 
 
-@dataclass(frozen=True, eq=False)  # one object each: a change asks for them by the dozen
+@dataclass(frozen=True, eq=False)  # compared by identity: a change compares dozens
 class Role:
-    """A question in `chain`: is `own` allowed, or denied, `peer`? A hit goes to `then`."""
+    """A lookup in `chain`: do the entries of sandbox `own` have `peer`? If so, go to `then`."""
 
     name: str
     chain: str
@@ -90,19 +90,19 @@ class Role:
     port: Field | None = None
 
     def rule(self, table: Table, shape: Shape) -> bytes:
-        """Look for a frame in the set that all sandboxes share."""
+        """The lookup in the set that all sandboxes share."""
         size = self.own.length
         keys = [self.own.into(0), *self._peer(shape, size // 4), *self._service(shape, size // 2)]
-        asked = [*keys, nft.member(shape.name, 0), nft.goto(self.then)]
+        asked = [*keys, nft.in_set(shape.name, 0), nft.goto(self.then)]
         return table.rule(self.chain, *asked, first=shape.is_host)
 
     def own_rule(self, table: Table, chain: str, shape: Shape, name: str) -> bytes:
-        """Look for it in a set of one sandbox's own, from a chain of its own."""
+        """The lookup in a set of one sandbox, in a chain of that sandbox."""
         keys = [*self._peer(shape, 0), *self._service(shape, self.peer.length // 4)]
-        return table.rule(chain, *keys, nft.member(name, 0), nft.goto(self.then))
+        return table.rule(chain, *keys, nft.in_set(name, 0), nft.goto(self.then))
 
     def dispatch(self, table: Table) -> Sequence[bytes]:
-        """Send frames of sandboxes with sets of their own there."""
+        """The verdict map to chains of single sandboxes, and the rule that uses it."""
         own = ADDRESS[4 if self.own.length == 4 else 6]
         verdicts = Set(self.verdicts, (own,), verdicts=True)
         rule = table.rule(self.chain, self.own.into(0), nft.dispatch(self.verdicts, 0))
@@ -110,7 +110,7 @@ class Role:
 
     @property
     def verdicts(self) -> str:
-        """The map from a sandbox's address to its own chain."""
+        """The name of the map from a sandbox's address to its own chain."""
         return f"{self.name}.own"
 
     def _peer(self, shape: Shape, register: int) -> Iterator[bytes]:
@@ -157,7 +157,7 @@ _ROLES = {family: _roles(family) for family in (4, 6)}
 
 @functools.cache
 def roles(shape: Shape, near: bool = True) -> Sequence[Role]:
-    """Where entries of a shape are asked for; `near` if some of them are on the bridge itself."""
+    """The lookups for entries of a shape; `near`: some of the entries are on the bridge itself."""
     known = _ROLES[shape.family]
     if shape.action == "allow" and near and not shape.service:
         return [*known["allow"], *known["near"]]
@@ -165,7 +165,7 @@ def roles(shape: Shape, near: bool = True) -> Sequence[Role]:
 
 
 def skeleton(table: Table) -> Iterator[bytes]:
-    """The table before there is any sandbox."""
+    """The table without sandboxes."""
     yield table.create(nft.OWNER)
     yield from map(table.set, sets())
     for name in ("same", "again", "spoofed", "denied", "arp", "from6", "advert", "advert6"):
@@ -192,19 +192,19 @@ def skeleton(table: Table) -> Iterator[bytes]:
 
 
 def sets() -> Iterator[Set]:
-    """The sets that are there from the start; those of shapes come with the first that needs one.
+    """The initial sets; the set of a shape is created with its first entry.
 
-    own4, own6   port, card, address: what a sandbox may send as; counts what it sent
-    card4, card6 address to card, for those who ask
-    spoofed, denied  port: what did not pass, counted
+    own4, own6   port, MAC, address: what a sandbox may send from; counts what it sent
+    mac4, mac6   address to MAC address, for ARP and neighbour discovery
+    spoofed, denied  port; counts the frames that were dropped
     open4, open6 addresses whose default is allow
-    gate4, gate6 the bridge's own addresses, where there is a way to the outside
-    now          the number of the latest change of several places
+    gate4, gate6 the bridge's own addresses, if there is an uplink
+    now          the number of the latest change in several places
     """
     yield Set("now", (Type.MARK,), _GATES)
     for family, address in ADDRESS.items():
         yield Set(f"own{family}", (Type.INTERFACE, Type.ETHER, address), PORTS, counted=True)
-        yield Set(f"card{family}", (address,), PORTS, cards=True)
+        yield Set(f"mac{family}", (address,), PORTS, macs=True)
         yield Set(f"open{family}", (address,), PORTS)
         yield Set(f"gate{family}", (address,), _GATES)
         flow = (address, address, Type.PORT, Type.PORT)
@@ -214,12 +214,12 @@ def sets() -> Iterator[Set]:
 
 
 def shared_set(shape: Shape) -> Set:
-    """The set of a shape: whose the entry is, and the entry."""
+    """The set of a shape, whose keys are a sandbox's address and an entry."""
     return Set(shape.name, (ADDRESS[shape.family], *_entry(shape)))
 
 
 def own_set(shape: Shape, name: str, size: int) -> Set:
-    """A set of one sandbox's own."""
+    """A set of a single sandbox, whose keys are entries."""
     return Set(name, _entry(shape), size)
 
 
@@ -229,7 +229,7 @@ def _entry(shape: Shape) -> tuple[Type, ...]:
 
 
 def own_key(port: int, mac: bytes, address: bytes) -> bytes:
-    """A key of own4 or own6: the port's interface number, the card, the address."""
+    """A key of own4 or own6: the port's interface index, the MAC and the IP address."""
     return struct.pack("=I", port) + mac + b"\0\0" + address
 
 
@@ -239,8 +239,8 @@ def port_key(port: int) -> bytes:
 
 
 def _own(mac: Field, address: Field, name: str) -> Sequence[bytes]:
-    """The frame comes from the port, card and address that belong together."""
-    return [nft.meta(Meta.IIF, 0), mac.into(1), address.into(3), nft.member(name, 0)]
+    """Match a frame whose port, MAC and IP address belong to one sandbox."""
+    return [nft.meta(Meta.IIF, 0), mac.into(1), address.into(3), nft.in_set(name, 0)]
 
 
 def _protocol(number: int) -> Sequence[bytes]:
@@ -256,18 +256,19 @@ def _icmp(protocol: int, kind: int) -> Sequence[bytes]:
 
 
 def number(table: Table, new: int, old: int | None = None) -> Iterator[bytes]:
-    """Give a transaction a number, by which frames know that it came while they were judged."""
-    before, after = (struct.pack("=I", (one or 0) & 0xFFFFFFFF) for one in (old, new))
+    """Number a transaction, so that a frame can detect that it came during its evaluation."""
+    before, after = (struct.pack("=I", (value or 0) & 0xFFFFFFFF) for value in (old, new))
     if old is not None:
         yield table.empty_chain("same")
         yield from table.remove("now", [before])
     yield from table.add("now", [after])
-    asked = [nft.constant(0, after), nft.no_member("now", 0), nft.goto("again")]
-    yield table.rule("same", *asked)
+    changed = [nft.constant(0, after), nft.not_in_set("now", 0), nft.goto("again")]
+    yield table.rule("same", *changed)
 
 
 def _settling(table: Table) -> Iterator[bytes]:
-    """`same` returns if no change came meanwhile; else `again`, in a later hook, or not at all."""
+    """`same` returns if no change came meanwhile; else `again` accepts the frame for a second
+    evaluation in a later hook, or drops it if this was the second."""
     yield from number(table, 0)
     marked = [nft.meta(Meta.MARK, 0), nft.equal(0, AGAIN)]
     yield table.rule("again", *marked, nft.DROP)
@@ -287,15 +288,15 @@ def _from_port(table: Table, chain: str) -> Iterator[bytes]:
 def _refusing(table: Table) -> Iterator[bytes]:
     yield table.rule("denied", nft.jump("same"))
     for name in ("spoofed", "denied"):
-        yield table.rule(name, nft.meta(Meta.IIF, 0), nft.member(name, 0), nft.DROP)
+        yield table.rule(name, nft.meta(Meta.IIF, 0), nft.in_set(name, 0), nft.DROP)
         yield table.rule(name, nft.DROP)
 
 
 def _to_port(table: Table, chain: str) -> Iterator[bytes]:
-    """From the bridge itself, so from outside, comes only what answers an allowed packet."""
+    """Frames from the bridge itself, thus from outside, must answer an allowed packet."""
     for family, number in ((4, 0x0800), (6, 0x86DD)):
         protocol = _protocol(number)
-        opened = [_DESTINATION[family].into(0), nft.member(f"open{family}", 0)]
+        opened = [_DESTINATION[family].into(0), nft.in_set(f"open{family}", 0)]
         yield table.rule(chain, *protocol, nft.jump(f"answer{family}"))
         yield table.rule(chain, *protocol, nft.jump(f"refuse{family}"))
         yield table.rule(chain, *protocol, *opened, nft.goto(f"back{family}"))
@@ -305,9 +306,9 @@ def _to_port(table: Table, chain: str) -> Iterator[bytes]:
 
 
 def _neighbours(table: Table) -> Iterator[bytes]:
-    """Who asks for a card gets to the one asked for alone, and only where policy lets either talk.
+    """A request for a MAC address reaches only its target, and only if a policy allows traffic.
 
-    The question goes to that card: nothing is ever flooded to all.
+    The request is rewritten to a unicast frame for the target: nothing is flooded.
     """
     yield table.rule("arp", *_own(_ARP_MAC, _ARP_SOURCE, "own4"), nft.jump("near4"))
     yield table.rule("arp", nft.goto("denied"))
@@ -315,17 +316,17 @@ def _neighbours(table: Table) -> Iterator[bytes]:
     yield table.rule("from6", *_icmp(_ICMP6, _ADVERT), nft.goto("advert"))
     yield table.rule("from6", nft.goto("policy6"))
     told = _own(_ETHER_SOURCE, _ND_TARGET, "own6")
-    to_gate = [_DESTINATION[6].into(0), nft.member("gate6", 0)]
+    to_gate = [_DESTINATION[6].into(0), nft.in_set("gate6", 0)]
     yield table.rule("advert", *told, nft.jump("advert6"))
     yield table.rule("advert", *told, *to_gate, nft.ACCEPT)
     yield table.rule("advert", nft.goto("denied"))
     for family, target in ((4, _ARP_TARGET), (6, _ND_TARGET)):
-        asked = [target.into(0), nft.member(f"gate{family}", 0)]
+        asked = [target.into(0), nft.in_set(f"gate{family}", 0)]
         yield table.rule(f"near{family}", *asked, nft.goto(f"found{family}"))
         yield table.rule(
             f"found{family}",
             target.into(0),
-            nft.translate(f"card{family}", 0, 4),
+            nft.look_up(f"mac{family}", 0, 4),
             nft.store(Base.LINK, 0, _MAC, 4),
             nft.ACCEPT,
         )
@@ -339,7 +340,7 @@ def _policy(table: Table, family: int) -> Iterator[bytes]:
     for network in PRIVATE:
         if network.version == family:
             yield table.rule(chain, *_within(network), nft.goto("denied"))
-    opened = [_SOURCE[family].into(0), nft.member(f"open{family}", 0)]
+    opened = [_SOURCE[family].into(0), nft.in_set(f"open{family}", 0)]
     yield table.rule(chain, *opened, nft.goto(f"out{family}"))
     yield table.rule(chain, nft.goto("denied"))
     for way, then in (("out", "pass"), ("back", "reply")):
@@ -354,7 +355,7 @@ def _within(network: IPv4Network | IPv6Network) -> Sequence[bytes]:
 
 
 def _passing(table: Table, family: int) -> Iterator[bytes]:
-    """What is allowed passes, and what answers it: no new connection, no datagram unasked for."""
+    """Accept what is allowed, and its answers, but no new connection or unsolicited datagram."""
     word = _SOURCE[family].length // 4
     source, destination = _SOURCE[family], _DESTINATION[family]
     asked = [
@@ -367,12 +368,12 @@ def _passing(table: Table, family: int) -> Iterator[bytes]:
     ]  # fmt: skip
     passing, reply, flows = f"pass{family}", f"reply{family}", f"flows{family}"
     yield table.rule(passing, nft.meta(Meta.L4PROTO, 0), nft.differs(0, bytes([_UDP])), nft.ACCEPT)
-    yield table.rule(passing, *asked, nft.remember(flows, 0))
+    yield table.rule(passing, *asked, nft.add_key(flows, 0))
     yield table.rule(passing, nft.ACCEPT)
     flags = [nft.load(Base.TRANSPORT, 13, 1, 0), nft.mask(0, bytes([_SYN_ACK]))]
     goes_on = nft.differs(0, bytes([_SYN]))
     yield table.rule(reply, *_transport(_TCP), *flags, goes_on, nft.ACCEPT)
-    yield table.rule(reply, *_transport(_UDP), *answered, nft.member(flows, 0), nft.ACCEPT)
+    yield table.rule(reply, *_transport(_UDP), *answered, nft.in_set(flows, 0), nft.ACCEPT)
     icmp = _ICMP if family == 4 else _ICMP6
     for kind in _ANSWERS[icmp]:
         yield table.rule(reply, *_icmp(icmp, kind), nft.ACCEPT)

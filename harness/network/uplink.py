@@ -1,7 +1,7 @@
-"""A way to the outside: cubenet's bridge as a gateway that translates addresses.
+"""Cubenet's uplink: the bridge as a gateway with address translation.
 
-Sandboxes appear outside as one address of a link of two. What the outside does with it (forwarding
-it further, say) is its own affair: nothing is changed there but that this link exists.
+Outside, all sandboxes have the address of one end of a veth pair. The outer namespace gets the
+other end and is not changed otherwise; whether it forwards packets is up to its owner.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ GATEWAYS: tuple[IPv4Address | IPv6Address, ...] = (NETWORK[1], NETWORK6[1])
 GATEWAY_MAC = b"\x02\xc0" + NETWORK[1].packed
 HERE = IPv4Interface("169.254.77.1/30"), IPv6Interface("fd77:c0bb:1cf::1/126")
 THERE = IPv4Interface("169.254.77.2/30"), IPv6Interface("fd77:c0bb:1cf::2/126")
-"""The link's ends: what the outside sees sandboxes as, and what it is to them."""
+"""The addresses of the pair: that of all sandboxes as seen outside, and that of the outer end."""
 UPLINK = "uplink"
 _FAR_MAC = bytes.fromhex("02c0a9fe4d02")
 _POSTROUTING, _SOURCE_NAT = 4, 100
@@ -34,7 +34,7 @@ _FORWARDING = ("ipv4/ip_forward", "ipv6/conf/all/forwarding")
 
 @contextlib.contextmanager
 def uplink(network: Path, own: Links, bridge: int, outside: Path | int) -> Iterator[None]:
-    """Open the way out of the namespace `network`, until the block ends."""
+    """Connect the namespace `network` to `outside`, until the block ends."""
     far = f"cube-{os.urandom(4).hex()}"
     where = f"/proc/{outside}/ns/net" if isinstance(outside, int) else outside
     handle = os.open(where, os.O_RDONLY)
@@ -71,7 +71,7 @@ def uplink(network: Path, own: Links, bridge: int, outside: Path | int) -> Itera
 
 
 def _translate(near: int) -> Iterator[bytes]:
-    """What leaves by the link has the link's own address."""
+    """Masquerade what leaves by the uplink."""
     table = Table(nft.INET, "uplink")
     yield table.create(nft.OWNER)
     yield table.base_chain("leaving", _POSTROUTING, _SOURCE_NAT, kind="nat", accept=True)

@@ -1,1 +1,1 @@
-"""What rigs share: the ladder of a cold start, fleets, network paths, reachability, a reboot."""
+"""Measurement procedures that rigs share: cold starts, fleets, network paths, policies, reboots."""

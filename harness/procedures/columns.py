@@ -1,4 +1,4 @@
-"""One column of the comparison: a substrate in a tier, visited in turn with the others."""
+"""A column of the comparison: a substrate in a tier. Columns are measured alternately."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ class Column:
 
 
 def columns() -> Sequence[Column]:
-    """Every column of the comparison: what each registered substrate says it is compared in.
+    """Every column of the comparison, by the `compared` of each registered substrate.
 
-    A substrate whose package does not load has none; `coppice doctor` says why.
+    A substrate whose package cannot be loaded has no columns; `coppice doctor` shows why.
     """
     found = []
     for name in sorted(registered()):
@@ -48,7 +48,7 @@ def columns() -> Sequence[Column]:
 
 
 class Stand:
-    """A column with its template, ready to be visited."""
+    """A column with its template and, for pooled tiers, its pool."""
 
     def __init__(self, run: Run, cache: Path, column: Column, stack: ExitStack, most: int) -> None:
         self.column = column
@@ -60,7 +60,7 @@ class Stand:
         return self.launcher.launch()
 
     def visit(self, concurrency: int, upto: str) -> Sequence[Climb]:
-        """So many cold starts at once up to a rung; a pool that does not fill fails them all."""
+        """Concurrent cold starts up to a rung; if the pool cannot be filled, all of them fail."""
         try:
             self.launcher.ready(concurrency)
         except CoppiceError as error:
@@ -75,10 +75,10 @@ class Stand:
         return climbs
 
 
-def kernel(hello: Mapping[str, str]) -> tuple[bool, str]:
-    """Whether who says this runs on a kernel of its own, and which.
+def kernel_of(hello: Mapping[str, str]) -> tuple[bool, str]:
+    """Whether the agent of this `hello` runs on another kernel than this host's, and its release.
 
-    By the id that a kernel gives to its boot, and by its release where there is no id.
+    Kernels are compared by boot id, or by release where the agent has no boot id.
     """
     ours = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     release = Path("/proc/sys/kernel/osrelease").read_text().strip()
@@ -86,15 +86,15 @@ def kernel(hello: Mapping[str, str]) -> tuple[bool, str]:
     return own, hello["kernel"]
 
 
-def cards(sandbox: Sandbox) -> int:
-    """How many network cards a sandbox sees, the loopback aside."""
+def nic_count(sandbox: Sandbox) -> int:
+    """The number of NICs inside a sandbox, without the loopback interface."""
     seen = sandbox.agent.run(["/bin/cat", "/proc/net/dev"]).stdout.decode()
     names = [line.partition(":")[0].strip() for line in seen.splitlines() if ":" in line]
     return sum(name != "lo" for name in names)
 
 
 @contextlib.contextmanager
-def alive(stand: Stand) -> Iterator[Sandbox]:
+def awake(stand: Stand) -> Iterator[Sandbox]:
     sandbox = stand.launch()
     try:
         sandbox.awaken(TIMEOUT_S)
@@ -105,26 +105,26 @@ def alive(stand: Stand) -> Iterator[Sandbox]:
 
 
 @dataclass(frozen=True)
-class Held:
-    """Bytes that all processes of a fleet hold. `outside` leaves out guest memory, and whatever
-    runs inside a sandbox."""
+class HeldMemory:
+    """Memory of all processes of a fleet, in bytes. `outside` excludes guest memory and processes
+    inside sandboxes."""
 
     outside: int
     private_dirty: int
 
 
-def marked(run: Run) -> set[int]:
-    """Every process of a run, this one not among them."""
-    return holding(run.directory)
+def processes_of(run: Run) -> set[int]:
+    """The PIDs of a run's processes, without this one."""
+    return processes_under(run.directory)
 
 
-def holding(directory: Path) -> set[int]:
-    """Every process of the run of this directory, or of all runs under it; never this one.
+def processes_under(directory: Path) -> set[int]:
+    """The PIDs of the run with this directory, or of all runs below it, without this process.
 
-    By the mark in its environment, or by the directory among its arguments: runsc starts its own
-    with neither of ours. With all that they have started.
+    Found by the mark in the environment, or by the directory in the argv (processes that runsc
+    starts lack the mark), together with all their descendants.
     """
-    found = {pid for pid, one in leftovers.processes() if directory in (one, one.parent)}
+    found = {pid for pid, mark in leftovers.processes() if directory in (mark, mark.parent)}
     name = os.fsencode(directory)
     for process in psutil.process_iter():
         with contextlib.suppress(OSError):
@@ -132,13 +132,14 @@ def holding(directory: Path) -> set[int]:
                 found.add(process.pid)
     for pid in list(found):
         with contextlib.suppress(psutil.NoSuchProcess):
-            found |= {one.pid for one in psutil.Process(pid).children(recursive=True)}
+            found |= {child.pid for child in psutil.Process(pid).children(recursive=True)}
     return found - {os.getpid()}
 
 
-def held(pids: set[int], sandboxes: Sequence[Sandbox]) -> Held:
-    """What these processes hold; sandboxes with a file for their memory are among them."""
-    files = {one.process.pid: one.process.guest_memory for one in sandboxes if one.process}
+def held_memory(pids: set[int], sandboxes: Sequence[Sandbox]) -> HeldMemory:
+    """The memory of processes, some of which are `sandboxes` whose memory is a file."""
+    processes = [sandbox.process for sandbox in sandboxes]
+    files = {process.pid: process.guest_memory for process in processes if process}
     ours = Path("/proc/self/ns/pid").readlink()
     outside = dirty = 0
     for pid in pids:
@@ -149,4 +150,4 @@ def held(pids: set[int], sandboxes: Sequence[Sandbox]) -> Held:
         with contextlib.suppress(OSError):
             if Path(f"/proc/{pid}/ns/pid").readlink() == ours:
                 outside += found.vmm.pss
-    return Held(outside, dirty)
+    return HeldMemory(outside, dirty)

@@ -1,8 +1,8 @@
-"""Policies in eBPF maps, the other mechanism: a trie for each sandbox, in a map of maps.
+"""Policies in eBPF maps, for comparison: a trie for each sandbox, in a map of maps.
 
-By bpf(2) itself, without a library. No program is loaded: what is measured is the update alone.
-The trie can be changed in place, which is not one step for who reads it meanwhile, or be replaced
-by another, which is, and for which the kernel waits until no reader has the old one any more.
+Uses bpf(2) directly, without a library. No program is loaded: only updates are measured. A trie is
+changed in place, which is not atomic for readers, or replaced, which is atomic, and for which the
+kernel waits until no reader uses the old one (RCU).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 def _bpf(command: int, attributes: bytes) -> int:
     number = _CALLS.get(platform.machine())
     if number is None:
-        raise Unsupported(f"bpf(2) has an unknown number on {platform.machine()}")
+        raise Unsupported(f"the system call number of bpf(2) on {platform.machine()} is unknown")
     found = _libc.syscall(number, command, attributes, len(attributes))
     if found < 0:
         code = ctypes.get_errno()
@@ -52,13 +52,13 @@ def _address(data: bytes) -> int:
 
 
 def pack(addresses: Sequence[bytes]) -> bytes:
-    """Keys of a trie: whole IPv4 addresses, each with its length in bits before it."""
+    """Keys of a trie: IPv4 addresses, each preceded by its prefix length, 32."""
     before = struct.pack("=I", 32)
     return before + before.join(addresses) if addresses else b""
 
 
 class Tries:
-    """A map from a sandbox's number to its trie of what it may reach."""
+    """A map from a sandbox's number to the trie of addresses that it may reach."""
 
     def __init__(self) -> None:
         sample = _create(_LPM_TRIE, 4, _KEY.size)
@@ -74,17 +74,17 @@ class Tries:
         self._inner.clear()
 
     def add(self, sandbox: int, keys: bytes) -> None:
-        """A sandbox with its trie, of keys made by `pack`."""
+        """Add a sandbox with a trie of keys made by `pack`."""
         self.swap(sandbox, keys)
 
     def update(self, sandbox: int, old: bytes, new: bytes) -> None:
-        """Take keys out of a trie and put others in, in two batches."""
+        """Remove keys from a trie and add others, in two batches."""
         handle = self._inner[sandbox]
         _batch(_DELETE_BATCH, handle, old)
         _batch(_UPDATE_BATCH, handle, new)
 
     def swap(self, sandbox: int, keys: bytes) -> None:
-        """Fill a new trie and put it in the place of the old one, in one step."""
+        """Fill a new trie and replace the old one by it, atomically."""
         handle = _create(_LPM_TRIE, 4, _KEY.size)
         try:
             _batch(_UPDATE_BATCH, handle, keys)

@@ -1,8 +1,8 @@
-"""Many sandboxes from one checkpoint, brought up at the pace that the host bears and left running.
+"""Fleets: many sandboxes, brought up at a pace that the host can sustain, and left running.
 
-The fleet slows down when the host's run queue grows or its free memory shrinks, and stops at a
-floor of free memory: what runs is not starved for what is still to come, and what was reached is
-told. Every sandbox is awake, has its identity, and waits for requests.
+A bring-up slows down when the host's run queue grows or its free memory shrinks, and stops at a
+floor of free memory, so that new sandboxes do not starve running ones; the number reached is
+reported. Every sandbox is awake, has its identity, and waits for requests.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 from harness.errors import CoppiceError, NotEnoughMemory, Unsupported
@@ -30,15 +29,16 @@ from harness.sandbox.protocol import Sandbox
 WORKERS = 4
 WAKE_LIMIT_S = 120.0
 FILES_EACH = 8
-"""Descriptors that this process holds per sandbox, from above."""
+"""Descriptors that this process has open per sandbox; an upper estimate."""
 MAX_FAILURES = 3
-"""Failures one after the other that end a bring-up."""
+"""Consecutive failures that end a bring-up."""
 
 
 @dataclass(frozen=True)
 class Bounds:
-    """What a bring-up spares of its host. Memory in bytes; `runnable` counts threads that want a
-    CPU, the fleet's own included; `patience_s` is how long it waits for memory to come back."""
+    """What a bring-up leaves to its host: `floor` bytes of free memory; at most `runnable` threads
+    that run or wait for a CPU, the fleet's included; `patience_s` is how long it waits for memory
+    to be freed."""
 
     floor: int = MEMORY_FLOOR
     runnable: int = 4 * usable()
@@ -46,7 +46,7 @@ class Bounds:
 
 
 class Step(enum.Enum):
-    """What a bring-up does next."""
+    """The next step of a bring-up."""
 
     GO = "go"
     WAIT = "wait"
@@ -56,9 +56,9 @@ class Step(enum.Enum):
 def next_step(
     bounds: Bounds, available: int, runnable: int, each: int, under_way: int, waited_s: float
 ) -> Step:
-    """Whether one more sandbox of `each` bytes may start while `under_way` others do.
+    """Whether another sandbox of `each` bytes may start while `under_way` others are starting.
 
-    One at a time goes on however many threads want a CPU: it is slow then, and not stuck.
+    A single one may always start, however many threads wait for a CPU: progress is then slow.
     """
     if available < bounds.floor:
         return Step.STOP
@@ -68,35 +68,35 @@ def next_step(
 
 
 def runnable_threads() -> int:
-    """Threads of this host that run or want to, now."""
+    """The host's current number of runnable threads."""
     if sys.platform.startswith("freebsd"):
         return runnable_on_freebsd(System().run(["sysctl", "-n", "vm.vmtotal"]) or "")
     return int(Path("/proc/loadavg").read_text().split()[3].partition("/")[0])
 
 
 def runnable_on_freebsd(text: str) -> int:
-    """The same of what vm.vmtotal prints; 0 where it says nothing of it."""
+    """The number of runnable threads in the output of vm.vmtotal; 0 where it is missing."""
     found = re.search(r"RUNQ:\s*(\d+)", text)
     return int(found[1]) if found else 0
 
 
 def admit(count: int, each: int, available: int, bounds: Bounds) -> None:
-    """NotEnoughMemory, with the figures, when the host would not bear so many of `each` bytes."""
+    """Raise NotEnoughMemory if the host lacks memory for `count` sandboxes of `each` bytes."""
     need, have = count * each, available - bounds.floor
     if need > have:
         raise NotEnoughMemory(
-            f"{count} sandboxes of {each / 2**20:.1f} MiB, as two of them take here, need "
-            f"{need / 2**30:.1f} GiB; this host has {max(have, 0) / 2**30:.1f} GiB to give and "
-            f"keeps {bounds.floor / 2**30:.1f} GiB free",
-            hint=f"ask for at most {max(have, 0) // max(each, 1)}, or insist with --force",
+            f"{count} sandboxes of {each / 2**20:.1f} MiB, measured with two of them, need "
+            f"{need / 2**30:.1f} GiB; this host has {max(have, 0) / 2**30:.1f} GiB available "
+            f"beyond the {bounds.floor / 2**30:.1f} GiB that stay free",
+            hint=f"request at most {max(have, 0) // max(each, 1)}, or override with --force",
         )
 
 
 @dataclass
 class BringUp:
-    """How it went, in the order of the attempts: seconds each took, and when each was up since
-    the fleet was asked for. `failures` has an attempt's number and why; `stopped` says why it
-    ended early.
+    """The course of a bring-up: for each sandbox, the seconds it took, and when it was up, in
+    seconds since the request. `failures` has an attempt's number and reason; `stopped` is why
+    the bring-up ended early.
     """
 
     took: list[float] = field(default_factory=list)
@@ -106,8 +106,8 @@ class BringUp:
     waited_s: float = 0.0
 
 
-class Fleet:
-    """Holds what it launched, and destroys it at the end. `launch` makes one sandbox."""
+class SandboxFleet:
+    """Launches sandboxes of about `each` bytes with `launch`; destroys them at the end."""
 
     def __init__(self, launch: Callable[[], Sandbox], each: int, bounds: Bounds | None = None):
         self._launch = launch
@@ -119,20 +119,15 @@ class Fleet:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         with ThreadPoolExecutor(WORKERS) as workers:
             list(workers.map(lambda sandbox: sandbox.destroy(), self.sandboxes))
         self.sandboxes.clear()
 
     def bring_up(self, count: int, asked_at: float | None = None) -> BringUp:
-        """Launch, wake and name `count` sandboxes, as far as the host bears them.
+        """Launch and wake `count` sandboxes and apply their identities, within the bounds.
 
-        `asked_at` is when the fleet was asked for (time.perf_counter), if not now.
+        `asked_at` is the moment of the request (time.perf_counter), if not now.
         """
         _allow_files(count * FILES_EACH)
         result = BringUp()
@@ -140,7 +135,7 @@ class Fleet:
         under_way: set[int] = set()
         in_a_row = 0
 
-        def one(number: int) -> None:
+        def start(number: int) -> None:
             nonlocal in_a_row
             began = time.perf_counter()
             made = None
@@ -149,7 +144,7 @@ class Fleet:
                 made.awaken(WAKE_LIMIT_S)
                 made.adopt_identity()
                 failure = None
-            except Exception as error:  # whatever it is, its place in the record is here
+            except Exception as error:  # every failure belongs on the record
                 failure = reason(error)
             ended = time.perf_counter()
             with self._lock:
@@ -169,20 +164,20 @@ class Fleet:
             for number in range(count):
                 result.waited_s += self._wait(under_way, result)
                 if in_a_row >= MAX_FAILURES:
-                    result.stopped = f"{in_a_row} in a row failed"
+                    result.stopped = f"{in_a_row} launches in a row failed"
                 if result.stopped:
                     result.failures += [(left, result.stopped) for left in range(number, count)]
                     break
                 with self._lock:
                     under_way.add(number)
-                workers.submit(one, number)
+                workers.submit(start, number)
         result.failures.sort()
         return result
 
     def _wait(self, under_way: set[int], result: BringUp) -> float:
-        """Until one more may start, or `result.stopped` is set; the seconds that this took.
+        """Wait until another sandbox may start or `result.stopped` is set; returns the seconds.
 
-        Waiting for a worker is part of the pace and not counted.
+        Waiting for a free worker is not counted.
         """
         while len(under_way) >= WORKERS:
             time.sleep(0.001)
@@ -197,21 +192,21 @@ class Fleet:
                 return waited
             if step is Step.STOP:
                 result.stopped = (
-                    f"not started: {len(self.sandboxes)} sandboxes left "
-                    f"{available / 2**20:.0f} MiB of memory available, and "
-                    f"{self._bounds.floor / 2**20:.0f} MiB are kept free"
+                    f"not started: with {len(self.sandboxes)} sandboxes "
+                    f"{available / 2**20:.0f} MiB of memory are available, and "
+                    f"{self._bounds.floor / 2**20:.0f} MiB must stay free"
                 )
                 return waited
             time.sleep(0.01)
 
 
 def _allow_files(more: int) -> None:
-    """Let this process open so many files more; Unsupported where the host does not allow it."""
+    """Raise the limit of open files. Unsupported where the hard limit is too low."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     need = more + 256
     if need > hard != resource.RLIM_INFINITY:
         raise Unsupported(
-            f"so many sandboxes need {need} open files, and this host allows {hard}",
+            f"so many sandboxes need {need} open files; the hard limit is {hard}",
             hint=f"ulimit -n {need}",
         )
     if soft < need:
@@ -219,20 +214,20 @@ def _allow_files(more: int) -> None:
 
 
 def reason(error: Exception) -> str:
-    """What happened, in one line, as a record keeps it."""
+    """An error as one line, for a record."""
     return f"{type(error).__name__}: {error.args[0] if error.args else 'no message'}"
 
 
 @dataclass
 class Answers:
-    """What came of asking every sandbox of a fleet the same, by its place in the fleet."""
+    """The results of the same request to every sandbox; failures by the index in the fleet."""
 
     seconds: list[float] = field(default_factory=list)
     failures: list[tuple[int, str]] = field(default_factory=list)
 
 
 def ask_each(sandboxes: Sequence[Sandbox], question: Callable[[Sandbox], object]) -> Answers:
-    """Ask one after the other, and time each answer; a failure keeps its place and its reason."""
+    """Put a question to every sandbox, one after the other, and time each answer."""
     answers = Answers()
     for number, sandbox in enumerate(sandboxes):
         began = time.perf_counter()

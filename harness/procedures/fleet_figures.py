@@ -1,4 +1,4 @@
-"""What a fleet's figures are: its memory in three definitions, its answers, who its guests are."""
+"""A fleet's figures: its memory by three definitions, its answers, its guests' identities."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from harness.errors import CoppiceError
 from harness.guest.wakeups import trace
 from harness.host.ksm import Merging
 from harness.measure import footprint_linux, host_memory, memory_linux
-from harness.measure.findings import Findings
+from harness.measure.collector import Collector
 from harness.measure.footprint_linux import Footprint
 from harness.measure.host_memory import HostMemory
 from harness.measure.record import Scalar
@@ -17,12 +17,14 @@ from harness.procedures.fleet import Answers, ask_each, reason
 from harness.sandbox.protocol import Sandbox
 
 READINGS = 11
-"""Of the host's memory once it is at rest; one every tenth of a second."""
+"""Readings of the host's memory when the fleet is idle, one every tenth of a second."""
 TRACED_S = 20.0
 
 
-def answers(findings: Findings, metric: str, found: Answers, of: int, **dimensions: Scalar) -> None:
-    """Latencies of what every sandbox was asked; one that failed makes the record a failure."""
+def answers(
+    findings: Collector, metric: str, found: Answers, of: int, **dimensions: Scalar
+) -> None:
+    """Add the latencies of a request to every sandbox; any failure makes the record a failure."""
     findings.add(metric, "s", found.seconds, found.failures, **dimensions)
     if found.failures:
         findings.broken.append(
@@ -31,26 +33,26 @@ def answers(findings: Findings, metric: str, found: Answers, of: int, **dimensio
         )
 
 
-def host_memory_parts(findings: Findings, when: str, memory: HostMemory) -> None:
+def host_memory_parts(findings: Collector, when: str, memory: HostMemory) -> None:
     for part, value in memory.parts():
         findings.add("host-memory", "bytes", [value], part=part, when=when)
 
 
 def memory_figures(
-    findings: Findings, work: str, before: HostMemory, sandboxes: Sequence[Sandbox]
+    findings: Collector, work: str, before: HostMemory, sandboxes: Sequence[Sandbox]
 ) -> None:
-    """The three definitions: the host's whole change, VMM only, private and dirty."""
+    """Add memory by three definitions: change of the host's memory, VMM only, private dirty."""
     readings = []
     for _ in range(READINGS):
         readings.append(host_memory.read())
         time.sleep(0.1)
     for counted in ("to_be_had", "free_and_caches"):
-        change = [getattr(before, counted) - getattr(one, counted) for one in readings]
+        change = [getattr(before, counted) - getattr(reading, counted) for reading in readings]
         name = counted.replace("_", "-")
         findings.add("host-change", "bytes", change, counted=name, work=work)
     host_memory_parts(findings, work, readings[-1])
-    if not footprint_linux.TOLD:
-        return  # this system counts no page by the processes that share it
+    if not footprint_linux.AVAILABLE:
+        return  # this system does not report proportional set sizes
     found, gone = [], []
     for number, sandbox in enumerate(sandboxes):
         footprint = footprint_of(sandbox)
@@ -60,13 +62,13 @@ def memory_figures(
             gone.append((number, "its VMM is gone"))
     if gone:
         findings.broken.append(f"{len(gone)} of {len(sandboxes)} VMMs are gone")
-    both = [(one.vmm, one.guest) for one in found]
+    both = [(footprint.vmm, footprint.guest) for footprint in found]
     findings.add("vmm-pss", "bytes", [vmm.pss for vmm, _ in both], gone, work=work)
     findings.add("guest-pss", "bytes", [guest.pss for _, guest in both], gone, work=work)
     dirty = [vmm.private_dirty + guest.private_dirty for vmm, guest in both]
     findings.add("private-dirty", "bytes", dirty, gone, work=work)
     for part in footprint_linux.PARTS:
-        sizes = [one.part(part) for one in found]
+        sizes = [footprint.part(part) for footprint in found]
         findings.add("footprint", "bytes", sizes, gone, part=part, work=work)
 
 
@@ -75,25 +77,25 @@ def footprint_of(sandbox: Sandbox) -> Footprint | None:
     return footprint_linux.read(process.pid, process.guest_memory) if process else None
 
 
-def merged_pages(findings: Findings, merger: Merging) -> None:
+def merged_pages(findings: Collector, merger: Merging) -> None:
     for state in ("shared", "sharing", "unshared", "volatile"):
         pages = merger.count(f"pages_{state}")
         findings.add("merged-pages", "bytes", [pages * memory_linux.PAGE], state=state)
 
 
-def distinct(findings: Findings, sandboxes: Sequence[Sandbox]) -> None:
-    """How many different values the guests give of what no two may share, by their own word."""
-    said: list[dict[str, str]] = []
-    asked = ask_each(sandboxes, lambda one: said.append(one.agent.hello()))
+def distinct(findings: Collector, sandboxes: Sequence[Sandbox]) -> None:
+    """Add the number of distinct values that guests report of what must differ between them."""
+    hellos: list[dict[str, str]] = []
+    asked = ask_each(sandboxes, lambda sandbox: hellos.append(sandbox.agent.hello()))
     for what in ("hostname", "machine_id", "mac", "address", "random"):
-        different = len({one[what] for one in said})
+        different = len({hello[what] for hello in hellos})
         findings.add("distinct", "1", [different], asked.failures, what=what)
-        if different < len(said):
-            findings.broken.append(f"{len(said)} guests have {different} of {what} between them")
+        if different < len(hellos):
+            findings.broken.append(f"{len(hellos)} guests have only {different} values of {what}")
 
 
-def wakes(findings: Findings, sandbox: Sandbox) -> None:
-    """What wakes one idle guest, by the function of its kernel."""
+def wakes(findings: Collector, sandbox: Sandbox) -> None:
+    """Add the wake-ups of one idle guest, by kernel function."""
     try:
         found = trace(sandbox.agent, TRACED_S)
     except CoppiceError as error:

@@ -1,11 +1,11 @@
-"""One cold start, timed from the caller's request up every rung of the ladder.
+"""One cold start, timed from the caller's request to every rung of the ladder.
 
     object -> resumed -> first-reply -> first-exec -> first-touch
 
-All rungs of one cold start have one start event. Nothing is imported or spawned between them.
+All rungs of a cold start are timed from the same event. Nothing is imported or spawned in between.
 At concurrency 1 one cold start gives every rung. At higher concurrency a cold start ends at the
-rung that is measured: sandboxes that are at work already would slow those still on their way, and
-that mixture is another claim.
+rung that is measured: sandboxes that go on would slow down those still on their way, and the result
+would be of a mixture.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from harness.sandbox.protocol import Sandbox
 RUNGS = tuple(rung.name for rung in LADDER)
 WORKING_SET_MIB = 16
 GATHERING_S = 0.05
-"""What the callers' threads get to reach the gate before it opens."""
+"""Seconds for the callers' threads to reach the gate before it opens."""
 
 
 @dataclass
 class Climb:
-    """Seconds from the request to each rung reached, or why there are none."""
+    """Seconds from the request to each rung reached, or the reason for having none."""
 
     rungs: dict[str, float]
     failure: str | None = None
@@ -39,7 +39,7 @@ class Climb:
 
 
 def climb(acquire: Callable[[], Sandbox], upto: str, timeout_s: float) -> Climb:
-    """One cold start as far as the rung `upto`; the sandbox is still there afterwards."""
+    """One cold start up to the rung `upto`; the caller destroys the sandbox."""
     clock = time.perf_counter
     word = secrets.token_hex(8)
     sandbox = None
@@ -63,25 +63,24 @@ def climb(acquire: Callable[[], Sandbox], upto: str, timeout_s: float) -> Climb:
 
 
 def prove_own_kernel(sandbox: Sandbox) -> None:
-    """SandboxError unless a kernel other than this host's answers; no microVM's record without."""
-    theirs = sandbox.agent.hello()["boot_id"]
-    if theirs == boot_id():
+    """Raise SandboxError if the sandbox runs on this host's kernel; checked for every microVM."""
+    if sandbox.agent.hello()["boot_id"] == boot_id():
         raise SandboxError(f"{sandbox.id} runs on this host's kernel, not on one of its own")
 
 
 def climb_together(
     count: int, acquire: Callable[[], Sandbox], upto: str, timeout_s: float
 ) -> Sequence[Climb]:
-    """`count` cold starts at once, each from a thread of its own, let go by one gate.
+    """`count` concurrent cold starts, one thread each, started by one gate.
 
-    They return when all have reached `upto`: what is done with a sandbox afterwards must not
-    load the host while others are still on their way.
+    Returns when all have reached `upto`, so that what the caller does with a sandbox does not load
+    the host while others are still on their way.
     """
     if count == 1:
         return [climb(acquire, upto, timeout_s)]
     climbs: list[Climb] = [Climb({}, "never started")] * count
-    # A pipe that is closed lets all go with one system call; threading.Barrier wakes them one
-    # after the other, and each must take its lock again while the first are already timed.
+    # Closing a pipe releases all threads with one system call; threading.Barrier wakes them one by
+    # one, and each takes its lock while the first are already being timed.
     gate, key = os.pipe()
 
     def run(index: int) -> None:
@@ -100,23 +99,23 @@ def climb_together(
 
 
 def conclude(climbs: Sequence[Climb], release: Callable[[Sandbox], None], own_kernel: bool) -> None:
-    """Check who answered and ask the VMM when it resumed, then release every sandbox.
+    """Verify the kernels, get the moments of resuming, and release every sandbox.
 
-    A climb that fails the check has no times.
+    A climb that fails this has no times.
     """
-    for one in climbs:
-        if one.sandbox is None:
+    for done in climbs:
+        if done.sandbox is None:
             continue
         try:
-            if one.failure is None:
-                # A reply shows that the vCPU runs: the VMM's own word cannot be later than it.
-                resumed = one.sandbox.resumed_at() - one.start
-                bounded = min(max(resumed, one.rungs["object"]), one.rungs["first-reply"])
-                one.rungs["resumed"] = bounded
+            if done.failure is None:
+                # The vCPU ran before the reply, whatever the VMM's timestamp.
+                resumed = done.sandbox.resumed_at() - done.start
+                bounded = min(max(resumed, done.rungs["object"]), done.rungs["first-reply"])
+                done.rungs["resumed"] = bounded
                 if own_kernel:
-                    prove_own_kernel(one.sandbox)
+                    prove_own_kernel(done.sandbox)
         except CoppiceError as error:
-            one.failure, one.rungs = f"{type(error).__name__}: {error.args[0]}", {}
+            done.failure, done.rungs = f"{type(error).__name__}: {error.args[0]}", {}
         finally:
-            release(one.sandbox)
-            one.sandbox = None
+            release(done.sandbox)
+            done.sandbox = None

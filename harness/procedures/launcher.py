@@ -1,4 +1,4 @@
-"""Hands out sandboxes of one substrate in one tier, ready as that tier keeps them."""
+"""A launcher of sandboxes of one substrate in one tier, with a pool where the tier has one."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from harness.sandbox.protocol import Sandbox, Sharing, Substrate, Template, Tier
 
 
 class Launcher:
-    """Tiers that wait have a pool of `size` sandboxes, filled only by `ready`: nothing is launched
-    while something is measured, since two cores have nothing to spare.
+    """All tiers but FULL have a pool of `size` sandboxes. Only `ready` fills it, so that no launch
+    takes CPU time from a measurement.
 
-    `pooled` False launches on request whatever the tier; `forked` forks each sandbox off one that
-    was restored before. Everything goes away with `stack`.
+    `pooled=False` launches on request in every tier; `forked` forks each sandbox from a zygote.
+    `stack` destroys everything.
     """
 
     def __init__(
@@ -34,7 +34,7 @@ class Launcher:
     ) -> None:
         if forked:
             template = stack.enter_context(substrate.zygote(run, template))
-            # A fork comes frozen; a pool would rehearse it once more.
+            # A fork is stopped in memory in any tier; a pooled tier would rehearse it again.
             make = functools.partial(
                 substrate.launch, run, template, Tier.DURABLE_POOL, sharing=Sharing.FORKED
             )
@@ -50,7 +50,7 @@ class Launcher:
             )
 
     def ready(self, count: int) -> None:
-        """Have this many sandboxes waiting, where the tier keeps any. Raises SandboxError."""
+        """Fill the pool, if there is one, with `count` sandboxes. Raises CoppiceError."""
         if self._pool:
             self._pool.fill(count)
 
@@ -59,7 +59,7 @@ class Launcher:
         if self._pool:
             return self._pool.check_out()
         sandbox = self.launch()
-        self._unpooled.callback(sandbox.destroy)  # an interrupt leaves none behind
+        self._unpooled.callback(sandbox.destroy)  # also after an interrupt
         return sandbox
 
     def release(self, sandbox: Sandbox) -> None:

@@ -1,4 +1,4 @@
-"""The library behind the `nft` program, in this process: commands as text, by ctypes.
+"""libnftables, the library behind the `nft` program, by ctypes: commands as text.
 
 Cubenet does not use it; the rig that measures updates compares with it.
 """
@@ -15,7 +15,7 @@ _NAME = "libnftables.so.1"
 
 
 class Libnftables:
-    """A context of the library, for the network namespace that the calling thread is in."""
+    """A libnftables context in the network namespace that the calling thread is in."""
 
     def __init__(self) -> None:
         try:
@@ -31,10 +31,10 @@ class Libnftables:
         self._library.nft_ctx_buffer_error(self._context)
 
     def run(self, commands: bytes) -> None:
-        """Commands, one transaction. CoppiceError with the library's own words."""
+        """Run commands in one transaction. Raises CoppiceError with the library's message."""
         if self._library.nft_run_cmd_from_buffer(self._context, commands):
-            said = self._library.nft_ctx_get_error_buffer(self._context).decode().strip()
-            raise CoppiceError(f"nftables refused a command: {said[:300]}")
+            message = self._library.nft_ctx_get_error_buffer(self._context).decode().strip()
+            raise CoppiceError(f"nftables refused a command: {message[:300]}")
 
     def close(self) -> None:
         self._library.nft_ctx_free(self._context)

@@ -1,9 +1,9 @@
-"""The ladder of ways between two who talk: what each rung adds is what it costs.
+"""Network paths between two peers, from loopback to microVMs: each adds a layer and its cost.
 
 loopback   inside one namespace
-veth       two namespaces, a pair of cards between them
+veth       two namespaces, connected by a veth pair
 bridge     two namespaces, each a port of a bridge that filters nothing
-policy     two sandboxes on cubenet: deny by default, and one allows the other
+policy     two sandboxes on cubenet: deny by default, one is allowed to reach the other
 microvm    two microVMs on cubenet, under the same policy
 """
 
@@ -23,20 +23,20 @@ from harness.host.identity import Identity, allocate
 from harness.host.run import Run
 from harness.measure.record import Scalar
 from harness.network import links
-from harness.network.cubenet import CARD, Cubenet
-from harness.network.endpoint import endpoint
+from harness.network.cubenet import NIC_NAME, Cubenet
 from harness.network.links import Links
 from harness.network.namespace import inside, namespace
 from harness.network.policy import Policy
 from harness.paths import cache_directory
-from harness.procedures.endpoints import Guest, Party, local
+from harness.procedures.namespace_endpoint import endpoint
+from harness.procedures.peers import GuestPeer, Peer, namespace_peer
 from harness.sandbox.protocol import Tier
 from harness.sandbox.qemu import QemuSubstrate
 
-Pair = tuple[Party, Party]
-"""Who asks, and who answers."""
+Pair = tuple[Peer, Peer]
+"""The peer that asks, and the one that answers."""
 _ADDRESSES = IPv4Address("10.0.0.1"), IPv4Address("10.0.0.2")
-"""On networks of two, in namespaces of their own."""
+"""Addresses of two peers on a network of their own."""
 _MACS = bytes.fromhex("02c000000001"), bytes.fromhex("02c000000002")
 _PREFIX = 24
 
@@ -46,11 +46,14 @@ def loopback(run: Run, net: Cubenet) -> Iterator[Pair]:
     with namespace(run.directory, "loopback") as path:
         with _links(path) as own:
             own.send(links.up(links.LOOPBACK))
-            # netperf looks for a host in vain where there are loopback addresses only.
+            # netperf finds no host if all addresses are loopback addresses.
             own.send(links.address(links.LOOPBACK, _ADDRESSES[0], 32))
         address = str(_ADDRESSES[0])
-        with local(run, path, address) as one, local(run, path, address) as other:
-            yield one, other
+        with (
+            namespace_peer(run, path, address) as asks,
+            namespace_peer(run, path, address) as answers,
+        ):
+            yield asks, answers
 
 
 @contextlib.contextmanager
@@ -59,11 +62,11 @@ def veth(run: Run, net: Cubenet) -> Iterator[Pair]:
         handle = os.open(far, os.O_RDONLY)
         try:
             with _links(near) as own:
-                own.send(links.pair(CARD, CARD, handle, _MACS[1]))
-                own.try_send(links.large_segments(own.index(CARD)))
+                own.send(links.pair(NIC_NAME, NIC_NAME, handle, _MACS[1]))
+                own.try_send(links.large_segments(own.index(NIC_NAME)))
         finally:
             os.close(handle)
-        with _talking(run, near, far) as pair:
+        with _connected(run, near, far) as pair:
             yield pair
 
 
@@ -80,13 +83,13 @@ def bridge(run: Run, net: Cubenet) -> Iterator[Pair]:
             for number, (path, mac) in enumerate(zip((near, far), _MACS, strict=True)):
                 handle = os.open(path, os.O_RDONLY)
                 try:
-                    own.send(links.pair(f"port{number}", CARD, handle, mac))
+                    own.send(links.pair(f"port{number}", NIC_NAME, handle, mac))
                 finally:
                     os.close(handle)
                 port = own.index(f"port{number}")
                 own.send(links.plain_port(port, index))
                 own.try_send(links.large_segments(port))
-        with _talking(run, near, far) as pair:
+        with _connected(run, near, far) as pair:
             yield pair
 
 
@@ -95,10 +98,10 @@ def policy(run: Run, net: Cubenet) -> Iterator[Pair]:
     with (
         endpoint(run, net) as answers,
         endpoint(run, net, Policy.of([answers.address])) as asks,
-        local(run, asks.namespace, asks.address) as one,
-        local(run, answers.namespace, answers.address) as other,
+        namespace_peer(run, asks.namespace, asks.address) as asking,
+        namespace_peer(run, answers.namespace, answers.address) as answering,
     ):
-        yield one, other
+        yield asking, answering
 
 
 @contextlib.contextmanager
@@ -107,7 +110,7 @@ def microvm(run: Run, net: Cubenet) -> Iterator[Pair]:
     template = substrate.prepare(run, cache_directory(), Tier.DURABLE_PREWARM_POOL)
     with contextlib.ExitStack() as stack:
 
-        def guest(identity: Identity, allowed: Policy) -> Guest:
+        def guest(identity: Identity, allowed: Policy) -> GuestPeer:
             port = net.attach_tap(identity, allowed)
             stack.callback(net.detach, identity.id)
             sandbox = substrate.launch(
@@ -115,11 +118,11 @@ def microvm(run: Run, net: Cubenet) -> Iterator[Pair]:
             )
             stack.callback(sandbox.destroy)
             sandbox.resume()
-            return Guest(sandbox)
+            return GuestPeer(sandbox)
 
         ids = [allocate(run.leases, run.id) for _ in range(2)]
-        for one in ids:
-            stack.callback(one.release)
+        for identity in ids:
+            stack.callback(identity.release)
         answers = guest(ids[0], Policy())
         yield guest(ids[1], Policy.of([answers.address])), answers
 
@@ -134,28 +137,28 @@ PATHS: Mapping[str, Callable[[Run, Cubenet], contextlib.AbstractContextManager[P
 
 
 @dataclass(frozen=True)
-class Way:
-    """One rung of the ladder, with both ends on one core or each on its own."""
+class OpenPath:
+    """An open network path with both peers on one core, or each on its own."""
 
     path: str
     cores: int
-    asks: Party
-    answers: Party
+    asks: Peer
+    answers: Peer
 
     @property
     def dimensions(self) -> dict[str, Scalar]:
         return {"path": self.path, "cores": self.cores}
 
     def pin(self) -> None:
-        """Put both ends, and what runs there, on their cores."""
+        """Pin both peers, and their programs, to their cores."""
         self.answers.pin(0)
         self.asks.pin(self.cores - 1)
 
 
-def ways(run: Run, net: Cubenet, stack: contextlib.ExitStack) -> Iterator[Way]:
-    """Every rung that this host has, on one core and on two; they end with the stack.
+def open_paths(run: Run, net: Cubenet, stack: contextlib.ExitStack) -> Iterator[OpenPath]:
+    """Every path that this host supports, on one core and on two; the stack closes them.
 
-    Where microVMs cannot run their rung is left out, and the doctor says why.
+    Where microVMs cannot run their path is omitted; `coppice doctor` shows why.
     """
     here = range(1, min(2, os.cpu_count() or 1) + 1)
     for path, cores in itertools.product(PATHS, here):
@@ -165,7 +168,7 @@ def ways(run: Run, net: Cubenet, stack: contextlib.ExitStack) -> Iterator[Way]:
             if path != "microvm":
                 raise
             continue
-        yield Way(path, cores, *pair)
+        yield OpenPath(path, cores, *pair)
 
 
 @contextlib.contextmanager
@@ -185,16 +188,16 @@ def _two_namespaces(run: Run, name: str) -> Iterator[tuple[Path, Path]]:
 
 
 @contextlib.contextmanager
-def _talking(run: Run, near: Path, far: Path) -> Iterator[Pair]:
-    """Two parties in namespaces whose cards are there and have no addresses yet."""
+def _connected(run: Run, near: Path, far: Path) -> Iterator[Pair]:
+    """Two peers in namespaces whose NICs exist and have no addresses yet."""
     for path, own in zip((near, far), _ADDRESSES, strict=True):
         with _links(path) as there, inside(path):
-            card = socket.if_nametoindex(CARD)
-            there.send(links.up(card))
-            there.send(links.address(card, own, _PREFIX))
-            there.try_send(links.large_segments(card))
+            nic = socket.if_nametoindex(NIC_NAME)
+            there.send(links.up(nic))
+            there.send(links.address(nic, own, _PREFIX))
+            there.try_send(links.large_segments(nic))
     with (
-        local(run, near, str(_ADDRESSES[0])) as one,
-        local(run, far, str(_ADDRESSES[1])) as other,
+        namespace_peer(run, near, str(_ADDRESSES[0])) as asking,
+        namespace_peer(run, far, str(_ADDRESSES[1])) as answering,
     ):
-        yield one, other
+        yield asking, answering

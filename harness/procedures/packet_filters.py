@@ -1,7 +1,7 @@
-"""The network that this system has: rigs of policies say what they measure, and this what with.
+"""The packet filter and network of this system, for rigs that measure policies.
 
-Linux has nf_tables, and a namespace for each network. FreeBSD has pf, where all networks lie side
-by side below our root anchor, and jails stand for namespaces.
+Linux has nf_tables, and a namespace for each network. FreeBSD has pf, where all networks are below
+one root anchor, and jails instead of namespaces.
 """
 
 from __future__ import annotations
@@ -13,22 +13,21 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 from harness.host import freebsd
-from harness.host.local import Local
+from harness.host.local import LocalHost
 from harness.host.requirement import Requirement
 from harness.host.run import Run
 from harness.measure.record import Facts
 from harness.network import requirements as linux
 from harness.network.cubenet import NOTHING, Cubenet, open_cubenet
-from harness.network.endpoint import Endpoint, endpoint
 from harness.network.namespace import inside, namespace
 from harness.network.nftables import Nftables
 from harness.network.pf import Pf
 from harness.network.pf_cubenet import PfCubenet, open_pf_cubenet
-from harness.network.pf_endpoint import JailEndpoint, jail_endpoint
 from harness.network.policy import Policy
 from harness.network.protocol import Network, PolicyEngine
-from harness.procedures.endpoints import Local as LocalParty
-from harness.procedures.endpoints import jailed, local
+from harness.procedures.jail_endpoint import JailEndpoint, jail_endpoint
+from harness.procedures.namespace_endpoint import Endpoint, endpoint
+from harness.procedures.peers import LocalPeer, jail_peer, namespace_peer
 
 FREEBSD = sys.platform.startswith("freebsd")
 FACTS: Facts = (
@@ -36,16 +35,16 @@ FACTS: Facts = (
     if FREEBSD
     else {"mechanism": "nftables", "transport": "netlink"}
 )
-"""How a record names this system's way of changing a policy."""
+"""How records name this system's mechanism for changing a policy."""
 TOOLS: Sequence[str] = ("pfctl",) if FREEBSD else ("nft",)
 COMPILER: Sequence[str] = ("cc",) if FREEBSD else ("musl-gcc",)
 
 
 def requirements() -> Sequence[Requirement]:
-    """What networks of ours need of this host, for the doctor."""
+    """What cubenet needs on this host, for `coppice doctor`."""
     if not FREEBSD:
         return linux.requirements()
-    host = Local(None)
+    host = LocalHost(None)
     return [
         freebsd.root(host),
         freebsd.vimage(host),
@@ -56,7 +55,7 @@ def requirements() -> Sequence[Requirement]:
 
 @dataclass(frozen=True)
 class PacketFilter:
-    """An engine, and how a thread gets to where it works."""
+    """A policy engine, and the context in which a thread is in its namespace."""
 
     engine: PolicyEngine
     inside: Callable[[], AbstractContextManager[None]]
@@ -64,13 +63,13 @@ class PacketFilter:
 
 @contextlib.contextmanager
 def packet_filter(run: Run, name: str) -> Iterator[PacketFilter]:
-    """A filter without a network to judge, until the block ends: rule sets and no more.
+    """A packet filter without a network, until the block ends: rule sets only.
 
-    pf has one for all: names of members must differ between filters of one run. Their cards are
-    none that there are; a name of one has at most 15 bytes.
+    There is one pf for all networks, so members of different filters of a run must have different
+    names. Their interfaces do not exist; pf limits an interface's name to 15 bytes.
     """
     if FREEBSD:
-        pf = Pf(Local(run), run, lambda port: f"none{port}")
+        pf = Pf(LocalHost(run), run, lambda port: f"none{port}")
         try:
             yield PacketFilter(pf, contextlib.nullcontext)
         finally:
@@ -87,9 +86,9 @@ def packet_filter(run: Run, name: str) -> Iterator[PacketFilter]:
 
 @contextlib.contextmanager
 def open_network(run: Run) -> Iterator[Network]:
-    """Cubenet on this system; goes with the block."""
+    """Cubenet on this system, until the block ends."""
     if FREEBSD:
-        with open_pf_cubenet(Local(run), run) as pf:
+        with open_pf_cubenet(LocalHost(run), run) as pf:
             yield pf
         return
     with open_cubenet(run) as net:
@@ -97,8 +96,10 @@ def open_network(run: Run) -> Iterator[Network]:
 
 
 @contextlib.contextmanager
-def plugged(run: Run, net: Network, policy: Policy = NOTHING) -> Iterator[Endpoint | JailEndpoint]:
-    """The least sandbox on a network of `open_network`, until the block ends."""
+def open_endpoint(
+    run: Run, net: Network, policy: Policy = NOTHING
+) -> Iterator[Endpoint | JailEndpoint]:
+    """An endpoint on a network of `open_network`, until the block ends."""
     if isinstance(net, PfCubenet):
         with jail_endpoint(run, net, policy) as jail:
             yield jail
@@ -108,8 +109,8 @@ def plugged(run: Run, net: Network, policy: Policy = NOTHING) -> Iterator[Endpoi
         yield made
 
 
-def party(run: Run, one: Endpoint | JailEndpoint) -> AbstractContextManager[LocalParty]:
-    """Who runs programs in an endpoint, until the block ends."""
-    if isinstance(one, JailEndpoint):
-        return jailed(run, one.jail, one.address)
-    return local(run, one.namespace, one.address)
+def peer(run: Run, at: Endpoint | JailEndpoint) -> AbstractContextManager[LocalPeer]:
+    """A peer that runs programs in an endpoint, until the block ends."""
+    if isinstance(at, JailEndpoint):
+        return jail_peer(run, at.jail, at.address)
+    return namespace_peer(run, at.namespace, at.address)

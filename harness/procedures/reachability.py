@@ -1,8 +1,8 @@
-"""Whom a networked sandbox reaches: a neighbour, its host, and two others on its network.
+"""What a networked sandbox reaches: a neighbour, its host, and two endpoints on its network.
 
-Each of them sends a word to whoever connects, and who has the word has reached it. It is tried
-under a policy that allows one of them, and again under one that allows all: what was refused
-before and is reached then was there all the time.
+Each target sends a random word to every client; a sandbox that has the word has reached the target.
+This is done under a policy that allows one target, and again under one that allows all of them: a
+target that is reached only then was available before, and was blocked by the policy.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from harness.errors import SandboxError
 from harness.host.identity import allocate
 from harness.host.run import Run
 from harness.network.cubenet import Cubenet, open_cubenet
-from harness.network.endpoint import endpoint
 from harness.network.namespace import inside
 from harness.network.policy import Policy
 from harness.network.uplink import GATEWAYS, THERE
 from harness.procedures.columns import TIMEOUT_S, Stand
+from harness.procedures.namespace_endpoint import endpoint
 from harness.sandbox.oci.substrate import OciTemplate
 from harness.sandbox.protocol import Sandbox
 
 PORT = 7007
 TRIES = 2
-"""A guest that found no neighbour before asks again in its own time."""
+"""Attempts: a guest whose neighbour discovery failed retries it only after a while."""
 PATIENCE_S = 10.0
 _SERVE = "while :; do echo {word} | busybox nc -l -p {port}; done >/dev/null 2>&1 </dev/null &"
 _ASK = "busybox nc -w 1 {address} {port} </dev/null"
@@ -41,8 +41,8 @@ _ASK = "busybox nc -w 1 {address} {port} </dev/null"
 
 @dataclass(frozen=True)
 class Reached:
-    """One try. `policy` in force allowed `one` of the targets, or `all` of them; `allowed` is what
-    it said of this one."""
+    """One result. `policy`: whether the policy in force allowed `one` target or `all` of them;
+    `allowed`: whether it allowed this one."""
 
     target: str
     policy: str
@@ -59,9 +59,9 @@ class _Target:
 
 
 def matrix(stand: Stand, run: Run) -> Sequence[Reached]:
-    """What one sandbox of a column reaches, on a network of its own that this host is outside of.
+    """What a sandbox of a column reaches, on a network of its own with an uplink to this host.
 
-    Raises SandboxError when even what is allowed is not reached: then nothing was shown.
+    Raises SandboxError when an allowed target is not reached: then the result proves nothing.
     """
     with ExitStack() as stack:
         net = stack.enter_context(open_cubenet(run, os.getpid()))
@@ -74,16 +74,17 @@ def matrix(stand: Stand, run: Run) -> Sequence[Reached]:
             other = stack.enter_context(endpoint(run, net))
             address = other.identity.address
             targets.append(stack.enter_context(_serving(name, address, other.namespace)))
-        # As its root may: nothing outside depends on what a sandbox has been told.
+        # Root inside may do so: the isolation must not depend on the sandbox's configuration.
         attacker.agent.run(["/bin/ip", "route", "add", "default", "via", str(GATEWAYS[0])])
         found: list[Reached] = []
         for policy, allowed in (("one", targets[-1:]), ("all", targets)):
-            net.apply(attacker.id, Policy.of([str(one.address) for one in allowed]))
-            reached = _reached(attacker, targets, {one.name for one in allowed})
+            net.apply(attacker.id, Policy.of([str(target.address) for target in allowed]))
+            reached = _reached(attacker, targets, {target.name for target in allowed})
             found += [
-                Reached(one.name, policy, one in allowed, one.name in reached) for one in targets
+                Reached(target.name, policy, target in allowed, target.name in reached)
+                for target in targets
             ]
-        missed = [one.target for one in found if one.allowed and not one.reached]
+        missed = [result.target for result in found if result.allowed and not result.reached]
         if missed:
             raise SandboxError(
                 f"{stand.column} does not reach {', '.join(missed)} although its policy allows it"
@@ -93,12 +94,12 @@ def matrix(stand: Stand, run: Run) -> Sequence[Reached]:
 
 @contextlib.contextmanager
 def _attached(stand: Stand, run: Run, net: Cubenet) -> Iterator[Sandbox]:
-    """One that answers, on this network and allowed nothing."""
+    """A sandbox that answers, on this network, with nothing allowed."""
     identity = allocate(run.leases, run.id)
     tier, template, tap = stand.column.tier, stand.template, None
     with ExitStack() as stack:
         if isinstance(template, OciTemplate):
-            template = replace(template, net=net)  # it attaches and detaches itself
+            template = replace(template, net=net)  # its sandboxes attach and detach themselves
         else:
             tap = net.attach_tap(identity).descriptor
             stack.callback(net.detach, identity.id)
@@ -126,7 +127,7 @@ def _serving(name: str, address: IPv4Address, namespace: Path | None) -> Iterato
     try:
         yield _Target(name, address, listener.getsockname()[1], word)
     finally:
-        listener.shutdown(socket.SHUT_RDWR)  # which wakes who accepts
+        listener.shutdown(socket.SHUT_RDWR)  # wakes the thread in accept
         thread.join()
         listener.close()
 
@@ -139,16 +140,16 @@ def _serve(listener: socket.socket, word: bytes) -> None:
 
 
 def _reached(sandbox: Sandbox, targets: Sequence[_Target], allowed: set[str]) -> set[str]:
-    """The names of those that it reaches, all asked at once: who drops a packet says nothing, and
-    is waited for."""
-    asks = [_ASK.format(address=one.address, port=one.port) for one in targets]
+    """The names of the targets that it reaches, all tried at once: a dropped packet is noticed only
+    by a timeout."""
+    asks = [_ASK.format(address=target.address, port=target.port) for target in targets]
     script = " & ".join([*asks, "wait"])
     found: set[str] = set()
     tries, deadline = 0, time.monotonic() + PATIENCE_S
     while len(found) < len(targets):
         if tries >= TRIES and (found >= allowed or time.monotonic() > deadline):
             break
-        said = sandbox.agent.run(["/bin/sh", "-c", script]).stdout
-        found |= {one.name for one in targets if one.word.encode() in said}
+        output = sandbox.agent.run(["/bin/sh", "-c", script]).stdout
+        found |= {target.name for target in targets if target.word.encode() in output}
         tries += 1
     return found

@@ -1,8 +1,8 @@
-"""What of a sandbox outlives its host, tried as near as can be without turning the host off.
+"""A simulated host reboot: what of a sandbox survives it.
 
-A process of its own makes a sandbox, in a runtime directory that is a tmpfs as /run is. It is
-killed with all that it started; the tmpfs is unmounted, which fails while anything of it lives; the
-file cache is dropped. Then another process makes a sandbox of what lies on disk.
+A separate process makes a sandbox, in a runtime directory on a tmpfs, as /run is. The process is
+killed with everything it started; the tmpfs is unmounted, which fails as long as anything uses it;
+the page cache is dropped. Then another sandbox is made from what is on disk.
 """
 
 from __future__ import annotations
@@ -26,55 +26,62 @@ from harness.host.locks import locking
 from harness.host.process import run as run_program
 from harness.host.session import open_run
 from harness.paths import cache_directory, runtime_directory
-from harness.procedures.columns import TIMEOUT_S, Column, Stand, alive, cards, holding, kernel
+from harness.procedures.columns import (
+    TIMEOUT_S,
+    Column,
+    Stand,
+    awake,
+    kernel_of,
+    nic_count,
+    processes_under,
+)
+from harness.sandbox.base import SEAL
 from harness.sandbox.protocol import Tier
 
-SEAL = "/run/sealed"
-"""In the memory of every guest that was restored: it was there before its checkpoint."""
 PATIENCE_S = 10.0
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What the sandbox made after the reboot says.
+class RebootOutcome:
+    """What the sandbox made after the reboot reports.
 
-    `own_kernel` and `release`: on whose kernel it runs. `cards` that it sees, the loopback aside.
-    `state`: what a sandbox held before is there, by way of its checkpoint where the tier has one.
-    `writes`: what was written last, after any checkpoint, is there too. `seconds` from the request
-    to its first reply, with nothing of it in memory before.
+    `own_kernel` and `release`: the kernel that it runs on. `nics`: its NICs without loopback.
+    `state`: the state of the sandbox before is there, in the checkpoint if the tier has one.
+    `writes`: what was written last, after any checkpoint, is there too. `seconds`: from the request
+    to its first reply, with cold caches.
     """
 
     own_kernel: bool
     release: str
-    cards: int
+    nics: int
     state: bool
     writes: bool
     seconds: float
 
 
-def outlives(column: Column) -> Outcome:
-    """Make a sandbox, take its host's power away, make another, and ask that. Needs root."""
+def simulate_reboot(column: Column) -> RebootOutcome:
+    """Make a sandbox, simulate a power loss, make another, and examine it. Needs root."""
     with _volatile() as runtime:
         mark = os.fspath(leftovers.mark_of(runtime.parent))
-        _until_the_power_goes(column, runtime)
+        _run_until_killed(column, runtime)
         _power_off(runtime)
         with open_run(runtime) as run, ExitStack() as stack:
             stand = Stand(run, cache_directory(), column, stack, 1)
             began = time.perf_counter()
-            with alive(stand) as sandbox:
+            with awake(stand) as sandbox:
                 seconds = time.perf_counter() - began
-                own, release = kernel(sandbox.agent.hello())
+                own, release = kernel_of(sandbox.agent.hello())
                 writes = sandbox.agent.run(["/bin/cat", mark]).code == 0
                 sealed = sandbox.agent.run(["/bin/cat", SEAL]).code == 0
                 state = sealed if column.tier.restores else writes
-                sandbox.agent.run(["/bin/rm", "-f", mark])  # a bare process wrote on this host
-                return Outcome(own, release, cards(sandbox), state, writes, seconds)
+                sandbox.agent.run(["/bin/rm", "-f", mark])  # a bare process wrote it here
+                return RebootOutcome(own, release, nic_count(sandbox), state, writes, seconds)
 
 
 @contextlib.contextmanager
 def _volatile() -> Iterator[Path]:
-    """A runtime directory in memory, open to sandboxes' users. It lies in one that is locked as
-    long as this block lasts, so that what a killed run leaves of it is found."""
+    """A runtime directory on a tmpfs, accessible to all users, until the block ends. Its parent is
+    locked meanwhile, so that leftovers of a killed run are recognised."""
     above = runtime_directory().parent
     above.mkdir(parents=True, exist_ok=True)
     host = Path(tempfile.mkdtemp(prefix=leftovers.REBOOTED, dir=above))
@@ -95,31 +102,31 @@ def _mount(directory: Path) -> None:
     run_program("mount", "-t", "tmpfs", "-o", "mode=755", "tmpfs", directory)
 
 
-def _until_the_power_goes(column: Column, runtime: Path) -> None:
-    """A sandbox in a process of its own, which is killed when the sandbox has written."""
-    words = [sys.executable, "-m", __name__, column.substrate, column.tier]
+def _run_until_killed(column: Column, runtime: Path) -> None:
+    """Make a sandbox in another process, which is killed once the sandbox has written its mark."""
+    argv = [sys.executable, "-m", __name__, column.substrate, column.tier]
     environment = {**os.environ, "COPPICE_RUNTIME": os.fspath(runtime)}
-    with subprocess.Popen(words, env=environment, stdout=subprocess.PIPE, text=True) as child:
+    with subprocess.Popen(argv, env=environment, stdout=subprocess.PIPE, text=True) as child:
         assert child.stdout
-        said = child.stdout.readline()
+        report = child.stdout.readline()
         child.kill()
     try:
-        failure: str | None = json.loads(said)
+        failure: str | None = json.loads(report)
     except ValueError as error:
         raise SandboxError(
-            f"{column} made no sandbox that a reboot could be tried on",
-            hint=f"COPPICE_RUNTIME={runtime} {' '.join(words[1:])}",
+            f"{column} made no sandbox for the simulated reboot",
+            hint=f"COPPICE_RUNTIME={runtime} {' '.join(argv[1:])}",
         ) from error
     if failure:
         raise SandboxError(failure)
 
 
 def _power_off(runtime: Path, *, again: bool = True) -> None:
-    """End all that runs by this directory, and take it away with all that it holds in memory."""
+    """Kill every process that belongs to this directory, and unmount its tmpfs."""
     os.sync()
     deadline = time.monotonic() + PATIENCE_S
     while True:
-        for pid in holding(runtime):
+        for pid in processes_under(runtime):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         leftovers.reclaim(runtime)
@@ -128,19 +135,21 @@ def _power_off(runtime: Path, *, again: bool = True) -> None:
             break
         except CoppiceError as error:
             if time.monotonic() > deadline:
-                raise SandboxError(f"{runtime} is in use after all was killed: {error}") from error
+                raise SandboxError(
+                    f"{runtime} is still in use after every process was killed: {error}"
+                ) from error
             time.sleep(0.05)
     if again:
         Path("/proc/sys/vm/drop_caches").write_text("1")
         _mount(runtime)
 
 
-def _hold(substrate: str, tier: Tier) -> None:
-    """Make a sandbox, write in it, say so, and wait for the end."""
+def _make_and_wait(substrate: str, tier: Tier) -> None:
+    """Make a sandbox, write a mark in it, report that, and wait to be killed."""
     with open_run() as run, ExitStack() as stack:
         try:
             stand = Stand(run, cache_directory(), Column(substrate, tier), stack, 1)
-            with alive(stand) as sandbox:
+            with awake(stand) as sandbox:
                 mark = leftovers.mark_of(runtime_directory().parent)
                 sandbox.agent.write_file(os.fspath(mark), b"here")
                 print(json.dumps(None), flush=True)
@@ -150,4 +159,4 @@ def _hold(substrate: str, tier: Tier) -> None:
 
 
 if __name__ == "__main__":
-    _hold(sys.argv[1], Tier(sys.argv[2]))
+    _make_and_wait(sys.argv[1], Tier(sys.argv[2]))

@@ -1,1 +1,1 @@
-"""Other hosts: an OpenSSH connection, and a whole run at its other end."""
+"""Other hosts: OpenSSH connections, and whole runs on a remote host."""

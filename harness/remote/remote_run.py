@@ -1,9 +1,8 @@
-"""A whole run on another host: the harness is copied there, runs there, and goes away again.
+"""A whole run on another host: the harness is copied there, runs there, and is removed again.
 
-The near end keeps one channel to the far end (far_end.py), whose stdin stays open as long as it
-is wanted: a connection that is lost ends the run there, and removes its directory. What was
-measured comes back file by file, each checked by its digest, and is stored as if it had been
-measured here.
+This side has one channel to the worker there (worker.py), and keeps the worker's stdin open while
+the run is wanted: a lost connection ends the run there and removes its directory. The records are
+fetched file by file, checked by digest, and stored like those of a local run.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ from harness.remote.ssh_connection import VARIABLE as HOST
 from harness.remote.ssh_connection import Address, Connection
 
 PYTHON = "COPPICE_HOST_PYTHON"
-"""Names the other host's Python, where `python3` there is not the one that has the packages."""
+"""The environment variable that names the remote Python, if `python3` lacks the packages."""
 COPIED = ("rigs", "patches")
 """Directories of data that a run needs, beside the package itself."""
 NEEDED = ("fastjsonschema", "psutil", "pytest", "pytest_benchmark", "yaml", "sh")
@@ -51,12 +50,12 @@ _PACKAGES = {
 }
 _PATIENCE_S = 180.0
 ANSWER_LIMIT_S = 300.0
-"""A first start of Python takes minutes on a host that is emulated."""
+"""On an emulated host the first start of Python takes minutes."""
 Phase = Callable[[str], object]
 
 
 def archive() -> bytes:
-    """The harness as a tar, with what tells Python of its entry points, and of its commit."""
+    """The harness as a tar, with the metadata of its entry points and commit."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as tar:
         for path, name in _sources():
@@ -99,74 +98,79 @@ def _metadata() -> Mapping[str, str]:
 
 
 def find_python(connection: Connection) -> str:
-    """The other host's Python that has what a run needs; MissingTool names the packages."""
+    """The path of a remote Python with the packages that a run needs.
+
+    Raises MissingTool, which names the packages, and HostLost.
+    """
     named = os.environ.get(PYTHON)
     candidates = [named] if named else ["python3", *(f"python3.{n}" for n in (14, 13, 12, 11))]
     code = f"import sys, {', '.join(NEEDED)}; assert sys.version_info >= (3, 11)"
     tries = [
-        f"{{ {shlex.join([one, '-c', code])} >/dev/null 2>&1 && command -v {shlex.quote(one)}; }}"
-        for one in candidates
+        f"{{ {shlex.join([name, '-c', code])} >/dev/null 2>&1 && command -v {shlex.quote(name)}; }}"
+        for name in candidates
     ]
     done = ask(connection, f"{' || '.join(tries)} || {{ uname -s; exit 3; }}")
     if done.returncode == 0:
         return done.stdout.decode().strip()
     if done.returncode != 3:
-        raise connection.lost("while its Python was looked for")
+        raise connection.lost("while looking for its Python")
     system = done.stdout.decode().strip()
     raise MissingTool(
-        f"{connection.address} ({system}) has no Python from 3.11 on with {', '.join(NEEDED)}",
-        hint=_PACKAGES.get(system, f"install them there, or name its Python in {PYTHON}"),
+        f"{connection.address} ({system}) has no Python 3.11 or newer with {', '.join(NEEDED)}",
+        hint=_PACKAGES.get(
+            system, f"install them there, or name a Python that has them in {PYTHON}"
+        ),
     )
 
 
 def ask(connection: Connection, command: str) -> subprocess.CompletedProcess[bytes]:
-    """A short line of shell there, to its end; HostLost when that does not come."""
+    """Run a short shell command there. HostLost after ANSWER_LIMIT_S seconds."""
     with connection.popen(command, stdin=subprocess.DEVNULL) as process:
         try:
             stdout, stderr = process.communicate(timeout=ANSWER_LIMIT_S)
         except subprocess.TimeoutExpired as error:
             process.kill()
             raise HostLost(
-                f"{connection.address} did not end within {ANSWER_LIMIT_S:g} s: {command[:80]}",
-                hint=f"is it busy, or stuck? {HOST}={connection.address} coppice doctor asks it",
+                f"{connection.address} did not finish within {ANSWER_LIMIT_S:g} s: {command[:80]}",
+                hint=f"is that host overloaded? {HOST}={connection.address} coppice doctor",
             ) from error
     return subprocess.CompletedProcess(command, process.returncode, stdout, stderr)
 
 
 @dataclass
-class _Said:
-    """What the far end has said so far; `change` is notified at each."""
+class _Reports:
+    """What the worker has reported so far; `change` is notified of each report."""
 
-    words: dict[str, object] = field(default_factory=dict)
+    values: dict[str, object] = field(default_factory=dict)
     change: threading.Condition = field(default_factory=threading.Condition)
     ended: bool = False
 
     def wait_for(self, *names: str, timeout_s: float | None = None) -> str | None:
-        """The first of these that was said; None when the channel ended before."""
+        """Wait for one of these reports and return its name; None when the channel has ended."""
         with self.change:
             self.change.wait_for(
-                lambda: self.ended or any(name in self.words for name in names), timeout_s
+                lambda: self.ended or any(name in self.values for name in names), timeout_s
             )
-            return next((name for name in names if name in self.words), None)
+            return next((name for name in names if name in self.values), None)
 
 
-def _listen(channel: IO[bytes], mark: str, said: _Said) -> None:
-    """Pass stderr on, but for what is meant for us."""
+def _listen(channel: IO[bytes], mark: str, reports: _Reports) -> None:
+    """Pass stderr on, except for the worker's reports."""
     prefix = f"{mark} ".encode()
-    blank = b""  # the far end begins a line of its own before each word
+    blank = b""  # the worker prints an empty line before each report
     for line in channel:
         if line.startswith(prefix):
             blank = b""
-            with said.change:
-                said.words |= json.loads(line[len(prefix) :])
-                said.change.notify_all()
+            with reports.change:
+                reports.values |= json.loads(line[len(prefix) :])
+                reports.change.notify_all()
             continue
         sys.stderr.write((blank + (b"" if line == b"\n" else line)).decode(errors="replace"))
         blank = line if line == b"\n" else b""
         sys.stderr.flush()
-    with said.change:
-        said.ended = True
-        said.change.notify_all()
+    with reports.change:
+        reports.ended = True
+        reports.change.notify_all()
 
 
 def _show(channel: IO[bytes]) -> None:
@@ -175,18 +179,18 @@ def _show(channel: IO[bytes]) -> None:
         sys.stdout.flush()
 
 
-class FarRun:
-    """One run at the other end, from the copy to the empty place that it leaves."""
+class RemoteRun:
+    """One run on another host, from copying the harness to removing it."""
 
     def __init__(self, connection: Connection, id: str, phase: Phase) -> None:
         self._connection = connection
         self._id = id
         self._phase = phase
         self._mark = secrets.token_hex(16)
-        self._said = _Said()
+        self._reports = _Reports()
 
     def run(self, argv: Sequence[str], results: Path | None) -> int:
-        """The exit code of `coppice ARGV` there, whose records then stand in `results`."""
+        """Run `coppice ARGV` there, fetch its records into `results`, and return its exit code."""
         python = find_python(self._connection)
         source = Path(worker.__file__).read_text()
         with contextlib.ExitStack() as stack:
@@ -198,13 +202,13 @@ class FarRun:
             for pipe in (process.stdout, process.stderr):
                 stack.callback(pipe.close)
             for target, arguments in (
-                (_listen, (process.stderr, self._mark, self._said)),
+                (_listen, (process.stderr, self._mark, self._reports)),
                 (_show, (process.stdout,)),
             ):
                 thread = threading.Thread(target=target, args=arguments)
                 thread.start()
                 stack.callback(thread.join)
-            stack.callback(self._end, process)  # the first to go: the threads wait for it
+            stack.callback(self._end, process)  # called first, because the threads wait for its end
             self._send(process.stdin, argv)
             return self._see_through(process, results)
 
@@ -216,72 +220,71 @@ class FarRun:
         order = json.dumps({"id": self._id, "argv": list(argv), "env": env}).encode()
         tar = archive()
         self._phase("copy")
-        # A far end that has no room, or is gone, takes no more: what it says of it comes first.
+        # A worker without disk space stops reading; its report says why.
         with contextlib.suppress(BrokenPipeError):
             stdin.write(struct.pack("<Q", len(order)) + order + struct.pack("<Q", len(tar)))
             stdin.flush()
-            self._said.wait_for("directory", "failed")
+            self._reports.wait_for("directory", "failed")
             self._phase("copying")
             stdin.write(tar)
             stdin.flush()
 
     def _see_through(self, process: subprocess.Popen[bytes], results: Path | None) -> int:
         address = self._connection.address
-        if self._expect("while the harness was copied", "unpacked", "failed") == "unpacked":
+        if self._expect("while copying the harness", "unpacked", "failed") == "unpacked":
             self._phase("run")
-            self._expect("while it measured there", "exit", "failed")
-        if "failed" in self._said.words:
-            said = str(self._said.words["failed"])
-            if self._said.words.get("full"):
+            self._expect("during the run there", "exit", "failed")
+        if "failed" in self._reports.values:
+            reason = str(self._reports.values["failed"])
+            if self._reports.values.get("full"):
                 raise DiskFull(
-                    f"no room on {address} for the run: {said}",
+                    f"no space left on {address} for the run: {reason}",
                     hint="free some space there, or name another directory in its XDG_CACHE_HOME",
                 )
-            raise CoppiceError(f"the run on {address} could not begin: {said}")
+            raise CoppiceError(f"the run on {address} could not start: {reason}")
         self._phase("fetch")
         if results is not None:
             self._fetch(results)
         self._phase("clean")
         assert process.stdin
         process.stdin.close()
-        self._expect("while it cleaned up there", "gone")
-        if not self._said.words["gone"]:
-            raise self._connection.lost("and its directory could not be removed")
-        code = self._said.words["exit"]
+        self._expect("while cleaning up there", "gone")
+        if not self._reports.values["gone"]:
+            raise self._connection.lost("before the run's directory was removed")
+        code = self._reports.values["exit"]
         assert isinstance(code, int)
         return code if code >= 0 else 128 - code
 
     def _expect(self, when: str, *names: str) -> str:
-        found = self._said.wait_for(*names)
+        found = self._reports.wait_for(*names)
         if found is None:
             raise self._connection.lost(when)
         return found
 
     def _fetch(self, results: Path) -> None:
-        """Every file that was made there, by its digest."""
-        files, out = self._said.words["files"], self._said.words["out"]
+        """Fetch every file that the run has made, and check its digest."""
+        files, out = self._reports.values["files"], self._reports.values["out"]
         assert isinstance(files, dict)
         for name, digest in files.items():
             if ".." in Path(name).parts or Path(name).is_absolute():
-                raise RecordError(f"{self._connection.address} offers a file called {name!r}")
+                raise RecordError(f"{self._connection.address} sent an unsafe file name: {name!r}")
             done = ask(self._connection, f"cat {shlex.quote(f'{out}/{name}')}")
             if done.returncode:
-                raise self._connection.lost(f"while {name} was brought back")
+                raise self._connection.lost(f"while fetching {name}")
             if hashlib.sha256(done.stdout).hexdigest() != digest:
                 raise HostLost(
-                    f"{name} of {self._connection.address} is not what was written there: "
-                    "its digest differs",
-                    hint="run it again; nothing of this one was kept under that name",
+                    f"{name} from {self._connection.address} is damaged: its digest differs",
+                    hint="run it again; this file was not stored",
                 )
             write_atomically(results / name, done.stdout)
 
     def _end(self, process: subprocess.Popen[bytes]) -> None:
-        """Whatever happened: the end of stdin tells the far end, which is waited for."""
+        """Close the worker's stdin, which ends it, and wait for it."""
         assert process.stdin
         with contextlib.suppress(OSError):
             process.stdin.close()
         try:
-            process.wait(_PATIENCE_S if self._connection.lives else 5)
+            process.wait(_PATIENCE_S if self._connection.is_alive else 5)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
@@ -298,16 +301,17 @@ _PASSED_ON = (
 )
 
 
-def run_there(
+def run_remotely(
     address: Address, argv: Sequence[str], results: Path | None, phase: Phase = lambda name: None
 ) -> int:
-    """Run `coppice ARGV` at an address; its exit code. `phase` is told what begins.
+    """Run `coppice ARGV` on another host and return its exit code.
 
-    Raises HostError, MissingTool, DiskFull, RecordError.
+    `phase` is called with the name of each phase as it begins: connected, copy, copying, run,
+    fetch, clean. Raises HostError, MissingTool, DiskFull, RecordError.
     """
     with open_run() as run, Connection(address, {VARIABLE: str(run.directory)}) as connection:
         phase("connected")
-        return FarRun(connection, run.id, phase).run(argv, results)
+        return RemoteRun(connection, run.id, phase).run(argv, results)
 
 
 def address() -> Address:
@@ -315,14 +319,14 @@ def address() -> Address:
     return Address.parse(os.environ[HOST])
 
 
-def without(argv: Sequence[str], *options: str, flags: Sequence[str] = ()) -> list[str]:
-    """A command line without some options (each with its value) and flags."""
+def drop_options(argv: Sequence[str], *options: str, flags: Sequence[str] = ()) -> list[str]:
+    """A command line without these options (and their values) and flags."""
     kept, skip = [], False
-    for word in argv:
+    for argument in argv:
         if skip:
             skip = False
-        elif word in options:
+        elif argument in options:
             skip = True
-        elif word not in flags and not word.startswith(tuple(f"{one}=" for one in options)):
-            kept.append(word)
+        elif argument not in flags and not argument.startswith(tuple(f"{o}=" for o in options)):
+            kept.append(argument)
     return kept

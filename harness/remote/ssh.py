@@ -1,9 +1,9 @@
-"""A host at the other end of an OpenSSH connection.
+"""A host reached over an OpenSSH connection.
 
-Each call is one channel of one connection. Programs run under a little of that host's Python,
-which reads the clock and starts nothing else; where there is none, under its shell, whose clock is
-coarse. A started process belongs to no channel: its stdin is a named pipe and its stdout a file,
-so that a lost connection takes nothing from it, and what it said can be read again.
+Each call is a channel of one shared connection. Programs are started and timed by a few lines of
+Python on that host or, where it has no Python, by its shell, whose clock is coarse. A started
+process depends on no channel: its stdin is a named pipe and its stdout a file, so that it outlives
+a lost connection, and its output can be read again.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 
 from harness.errors import CoppiceError, GuestDied, GuestTimeout, HostLost
 from harness.host import evidence
-from harness.host.protocol import Done, Started, failure, must, signal_name
+from harness.host.protocol import Done, HostProcess, failure, must, signal_name
 from harness.host.run import VARIABLE, Run
 from harness.remote.ssh_connection import Address, Connection
 
@@ -36,8 +36,8 @@ sys.stderr.write("\\n%s %d %r %r\\n" % (sys.argv[1], c, a, b))
 _UPTIME = "cut -d' ' -f1 /proc/uptime"
 _ETIMES = "ps -o etimes= -p 1"
 WAITER = "timeout --foreground 0"
-"""Sees a process to its end: FreeBSD's shell takes one that is stopped for one that ended."""
-# Ends when the connection does, and takes with it what was started and the directory.
+"""Waits for a process to end. FreeBSD's shell takes a stopped process for one that has ended."""
+# Ends with the connection; it then kills what was started and removes the directory.
 _KEEPER = (
     "umask 077; mkdir DIRECTORY && echo $$ > DIRECTORY/owner && echo made || exit; "
     'cat > /dev/null; for p in DIRECTORY/*.pid; do test -e "$p" && kill -9 $(cat "$p") '
@@ -49,24 +49,24 @@ _FIND_PYTHON = (
 )
 
 
-class SshStarted:
-    """Implements `harness.host.protocol.Started`."""
+class SshProcess:
+    """Implements `HostProcess`."""
 
-    def __init__(self, host: Ssh, name: str, pid: int) -> None:
+    def __init__(self, host: SshHost, name: str, pid: int) -> None:
         self.pid = pid
         self._host = host
         self._files = f"{host.directory}/{name}"
-        self.line, far = socket.socketpair()
-        # tail begins at the first byte: nothing that was said before is missed.
-        # Opened for both first: for writing alone it would wait for a reader, who may be dead.
+        self.channel, far = socket.socketpair()
+        # tail starts at the first byte, so earlier output is not missed.
+        # Opened for reading too: opening for writing alone would wait for a reader, perhaps dead.
         into = self._q(".in")
-        words = (
+        command = (
             f'tail -c +1 -f {self._q(".out")} & trap "kill $!" EXIT; '
             f"exec 4<>{into} 5>{into} 4<&-; cat >&5"
         )
         with far:
             self._pump = host.connection.popen(
-                words, stdin=far.fileno(), stdout=far.fileno(), stderr=subprocess.DEVNULL
+                command, stdin=far.fileno(), stdout=far.fileno(), stderr=subprocess.DEVNULL
             )
 
     def _q(self, suffix: str) -> str:
@@ -76,15 +76,15 @@ class SshStarted:
         text = self._host.shell(f"cat {self._q('.exit')} 2>/dev/null || true").text.strip()
         return int(text) if text else None
 
-    def said(self) -> str:
+    def error_text(self) -> str:
         with contextlib.suppress(CoppiceError):
             text = self._host.shell(f"tail -n 4 {self._q('.log')}").text
             return " | ".join(text.splitlines())
         return ""
 
     def end(self) -> None:
-        """Kill it and wait until it is gone."""
-        self.line.close()
+        """Kill the process, wait until it has ended, and remove its files."""
+        self.channel.close()
         self._pump.terminate()
         self._pump.wait()
         self._hand_over()
@@ -97,7 +97,7 @@ class SshStarted:
             )
 
     def _hand_over(self) -> None:
-        """Fetch the end of its log, where a failure may still have to be explained."""
+        """Fetch the end of the log while a failure may still have to be explained."""
         if not evidence.wanted():
             return
         with contextlib.suppress(CoppiceError):
@@ -107,11 +107,11 @@ class SshStarted:
             evidence.add(f"{Path(self._files).name}.log", log, note)
 
     def _files_all(self) -> str:
-        return " ".join(self._q(one) for one in (".in", ".out", ".log", ".pid", ".exit"))
+        return " ".join(self._q(suffix) for suffix in (".in", ".out", ".log", ".pid", ".exit"))
 
 
-class Ssh:
-    """Implements `harness.host.protocol.Host`. Open one with `open_ssh`."""
+class SshHost:
+    """Implements `Host`; opened by `open_ssh`."""
 
     def __init__(self, connection: Connection, directory: str, mark: str = "") -> None:
         self.connection = connection
@@ -123,7 +123,7 @@ class Ssh:
         self.clock = "ps -o etimes of process 1, 1 s"
 
     def explore(self) -> None:
-        """Find that host's Python and clock."""
+        """Find the host's Python, and the clock to use."""
         self.python = self.shell(_FIND_PYTHON).text.strip() or None
         if self.python:
             self.clock = f"time.perf_counter of {self.python}"
@@ -132,12 +132,12 @@ class Ssh:
 
     def run(self, argv: Sequence[str], *, stdin: bytes = b"", timeout_s: float = 60.0) -> Done:
         mark = secrets.token_hex(8)
-        words = shlex.join(argv)
+        command_line = shlex.join(argv)
         if self.python:
             command = shlex.join([self.python, "-c", _PYTHON, mark, *argv])
         else:
             command = (
-                f"a=$({self._now}); {words}; c=$?; b=$({self._now}); "
+                f"a=$({self._now}); {command_line}; c=$?; b=$({self._now}); "
                 f"printf '\\n%s %d %s %s\\n' {mark} $c $a $b >&2"
             )
         if self._mark:
@@ -152,9 +152,9 @@ class Ssh:
                 stdout, stderr = process.communicate(stdin, timeout_s)
             except subprocess.TimeoutExpired as error:
                 process.kill()
-                words = shlex.join(argv)
+                command_line = shlex.join(argv)
                 raise GuestTimeout(
-                    f"{words} on {self.name} did not end within {timeout_s:g} s"
+                    f"{command_line} on {self.name} did not end within {timeout_s:g} s"
                 ) from error
             except BaseException:
                 process.kill()
@@ -163,16 +163,16 @@ class Ssh:
         fields = trailer.split()
         if not found or len(fields) != 3:
             if self.connection.was_lost(process.returncode):
-                raise self.connection.lost(f"while {shlex.join(argv)} ran")
-            said = stderr.decode(errors="replace").strip()
-            raise GuestDied(f"the shell of {self.name} ended with {process.returncode}: {said}")
+                raise self.connection.lost(f"while running: {shlex.join(argv)}")
+            message = stderr.decode(errors="replace").strip()
+            raise GuestDied(f"the shell of {self.name} exited with {process.returncode}: {message}")
         code, started, ended = int(fields[0]), float(fields[1]), float(fields[2])
         return Done(argv, code, stdout, before, started, ended)
 
     def shell(
         self, text: str, *, stdin: bytes = b"", timeout_s: float = 60, check: bool = True
     ) -> Done:
-        """A line of shell of our own making, untimed."""
+        """Run a shell command of the harness itself, without timing it."""
         mark = secrets.token_hex(8)
         command = f"( {text} ); printf '\\n%s %d 0 0\\n' {mark} $? >&2"
         done = self._channel(["sh", "-c", text], command, mark, stdin, timeout_s)
@@ -184,7 +184,7 @@ class Ssh:
         data = content.read_bytes() if isinstance(content, Path) else content
         target, half = shlex.quote(path), shlex.quote(f"{path}.half-{secrets.token_hex(4)}")
         directory = shlex.quote(path.rpartition("/")[0] or "/")
-        # A pipe that breaks early must not look like the end: the length is checked there.
+        # A broken pipe must not pass for the end of the file, so the length is checked there.
         self.shell(
             f"mkdir -p {directory} && cat > {half} && test $(wc -c < {half}) -eq {len(data)} && "
             f"chmod {mode:o} {half} && mv {half} {target} || {{ rm -f {half}; exit 1; }}",
@@ -197,13 +197,13 @@ class Ssh:
 
     def start(
         self, argv: Sequence[str], name: str, env: Mapping[str, str] | None = None
-    ) -> SshStarted:
+    ) -> SshProcess:
         variables = {**(env or {}), **({VARIABLE: self._mark} if self._mark else {})}
         exports = "".join(
             f"export {key}={shlex.quote(value)}; " for key, value in variables.items()
         )
         base = shlex.quote(f"{self.directory}/{name}")
-        # The pipe is open for reading and writing in the process itself: it never meets its end.
+        # The process has the pipe open for reading and writing, so it never reads end of file.
         inner = f"echo $$ > {base}.pid; exec {shlex.join(argv)} <&3 3>&- > {base}.out 2> {base}.log"
         self.shell(
             f"{exports} mkfifo {base}.in || exit; exec 3<>{base}.in; "
@@ -211,31 +211,32 @@ class Ssh:
             "</dev/null >/dev/null 2>&1 & "
             f"while ! test -s {base}.pid; do sleep 0.02; done"
         )
-        return SshStarted(self, name, int(self.get(f"{self.directory}/{name}.pid")))
+        return SshProcess(self, name, int(self.get(f"{self.directory}/{name}.pid")))
 
-    def signal(self, process: Started, number: int) -> None:
-        # By name: SIGSTOP is 19 on Linux and 17 on FreeBSD, where 19 lets a process go on.
+    def signal(self, process: HostProcess, number: int) -> None:
+        # By name: SIGSTOP is 19 on Linux and 17 on FreeBSD, where 19 is SIGCONT.
         self.run(["kill", "-s", signal_name(number), str(process.pid)])
 
 
 @contextlib.contextmanager
-def open_ssh(run: Run, address: Address) -> Iterator[Ssh]:
-    """That host with a directory of its own for this run.
+def open_ssh(run: Run, address: Address) -> Iterator[SshHost]:
+    """Connect to a host, with a directory there for this run.
 
-    The directory and what was started go when the block ends, or when the connection does.
+    When the block ends, or the connection does, started processes are killed and the directory is
+    removed. Raises HostError, MissingTool (ssh) and CoppiceError (the directory cannot be made).
     """
     with Connection(address, {VARIABLE: str(run.directory)}) as connection:
         directory = f"/var/tmp/{run.object_name('host')}"
-        host = Ssh(connection, directory, directory)
+        host = SshHost(connection, directory, directory)
         keeper = connection.popen(_KEEPER.replace("DIRECTORY", shlex.quote(directory)))
         assert keeper.stdin and keeper.stdout
         try:
             if keeper.stdout.readline() != b"made\n":
-                _, said = keeper.communicate()
+                _, stderr = keeper.communicate()
                 if connection.was_lost(keeper.returncode):
-                    raise connection.lost("before anything was done there")
+                    raise connection.lost("before anything was started there")
                 raise CoppiceError(
-                    f"no directory could be made on {address}: {said.decode().strip()}"
+                    f"cannot make the directory {directory} on {address}: {stderr.decode().strip()}"
                 )
             host.explore()
             yield host
@@ -243,7 +244,7 @@ def open_ssh(run: Run, address: Address) -> Iterator[Ssh]:
             with contextlib.suppress(OSError):
                 keeper.stdin.close()
             try:
-                keeper.wait(30 if connection.lives else 1)
+                keeper.wait(30 if connection.is_alive else 1)
             except subprocess.TimeoutExpired:
                 keeper.kill()
                 keeper.wait()

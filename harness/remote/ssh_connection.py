@@ -1,7 +1,7 @@
-"""One OpenSSH connection that many commands share, and what its failures mean.
+"""One OpenSSH connection shared by many commands, and errors that explain its failures.
 
 Settings are the user's own (~/.ssh/config, agent, known hosts), or those of the file that
-COPPICE_SSH_CONFIG names. No password is ever asked for.
+COPPICE_SSH_CONFIG names. ssh never asks for a password.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from harness.host.process import need
 VARIABLE = "COPPICE_HOST"
 CONFIG = "COPPICE_SSH_CONFIG"
 _BROKEN = 255
-"""What ssh ends with when the connection, and not the command, failed."""
+"""The exit code of ssh when the connection, not the command, has failed."""
 _PATIENCE_S = 30.0
 _OPTIONS = {
     "BatchMode": "yes",
     "ConnectTimeout": "10",
-    # A host that says nothing for so long is lost: a dead connection must not hang a run.
+    # A host that is silent for 15 s counts as lost: a dead connection must not hang a run.
     "ServerAliveInterval": "5",
     "ServerAliveCountMax": "3",
     "LogLevel": "ERROR",
@@ -39,7 +39,7 @@ _OPTIONS = {
 
 @dataclass(frozen=True)
 class Address:
-    """Where to: `user` and `port` are None where ssh's own settings shall decide."""
+    """The address of a host; `user` and `port` are None where ssh's settings decide."""
 
     host: str
     user: str | None = None
@@ -47,18 +47,20 @@ class Address:
 
     @classmethod
     def parse(cls, text: str) -> Address:
-        """From ssh://user@host:port; UsageError says what is wrong with it."""
+        """Parse ssh://user@host:port. Raises UsageError."""
         try:
             parts = urlsplit(text)
             port = parts.port
         except ValueError as error:
-            raise UsageError(f"{text!r} is no address of a host: {error}", hint=_FORM) from error
+            raise UsageError(f"invalid host address {text!r}: {error}", hint=_FORM) from error
         if parts.scheme != "ssh" or not parts.hostname or parts.path.strip("/") or parts.query:
-            raise UsageError(f"{text!r} is no address of a host", hint=_FORM)
+            raise UsageError(f"invalid host address {text!r}", hint=_FORM)
         if parts.password is not None:
-            raise UsageError("a host's address holds no password", hint="use a key: ssh-copy-id")
+            raise UsageError(
+                "a host address must not contain a password", hint="use a key: ssh-copy-id"
+            )
         if parts.hostname.startswith("-") or (parts.username or "").startswith("-"):
-            raise UsageError(f"{text!r} would be taken for an option of ssh", hint=_FORM)
+            raise UsageError(f"ssh would read {text!r} as an option", hint=_FORM)
         return cls(parts.hostname, parts.username, port)
 
     def __str__(self) -> str:
@@ -67,17 +69,17 @@ class Address:
         return f"ssh://{user}{host}" + (f":{self.port}" if self.port else "")
 
 
-_FORM = f"{VARIABLE}=ssh://user@host, with :port after it where that is not 22"
+_FORM = f"{VARIABLE}=ssh://user@host or ssh://user@host:port"
 
 
 class Connection:
-    """A master connection, until the block ends; commands go through it, each by a channel."""
+    """An ssh master connection while the block runs; each command is a channel of it."""
 
     def __init__(self, address: Address, environment: Mapping[str, str] | None = None) -> None:
         self.address = address
         self._environment = {**os.environ, **(environment or {}), "LC_ALL": "C"}
         self._master: subprocess.Popen[bytes] | None = None
-        # Short: the path of a socket holds about a hundred bytes.
+        # A short path: that of a Unix socket is limited to about 100 bytes.
         self._directory = Path(tempfile.mkdtemp(prefix="cpc-"))
         self._log = self._directory / "log"
 
@@ -93,11 +95,11 @@ class Connection:
         self.close()
 
     def connect(self) -> None:
-        """Connect, and only then return. Raises HostError, HostKeyChanged, MissingTool."""
+        """Connect, and return once connected. Raises HostError, HostKeyChanged, MissingTool."""
         self._end_master()
         with self._log.open("wb") as log:
             self._master = subprocess.Popen(
-                self._words("-o", "ControlMaster=yes", "-N"),
+                self._argv("-o", "ControlMaster=yes", "-N"),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -107,13 +109,15 @@ class Connection:
         deadline = time.monotonic() + _PATIENCE_S
         while not self._control.exists():
             if self._master.poll() is not None:
-                raise explained(self.address, self._log.read_text(errors="replace"))
+                raise explain(self.address, self._log.read_text(errors="replace"))
             if time.monotonic() > deadline:
-                raise HostError(f"{self.address} did not let us in within {_PATIENCE_S:g} s")
+                raise HostError(
+                    f"{self.address} did not accept the connection in {_PATIENCE_S:g} s"
+                )
             time.sleep(0.01)
 
     @property
-    def lives(self) -> bool:
+    def is_alive(self) -> bool:
         return self._master is not None and self._master.poll() is None
 
     def popen(
@@ -125,15 +129,15 @@ class Connection:
         stderr: int | None = subprocess.PIPE,
         shown: str = "",
     ) -> subprocess.Popen[bytes]:
-        """A channel that runs one line of shell there. HostLost when the connection has ended.
+        """Run a shell command there in a new channel. HostLost when the connection has ended.
 
-        `shown` is the same without what only a program reads: the command log has that.
+        `shown` is what the command log has: the command without what only a program reads.
         """
-        if not self.lives:  # ssh would connect anew, by itself and unseen
-            raise self.lost("before a command")
-        with command_log.shown_as(self._by_hand(shown or command)):
+        if not self.is_alive:  # else ssh would silently make a new connection
+            raise self.lost("before a command was run")
+        with command_log.shown_as(lambda: self._by_hand(shown or command)):
             return subprocess.Popen(
-                [*self._words("-o", "ControlMaster=no"), command],
+                [*self._argv("-o", "ControlMaster=no"), command],
                 stdin=stdin,
                 stdout=stdout,
                 stderr=stderr,
@@ -147,13 +151,14 @@ class Connection:
         return ["ssh", *(["-F", config] if config else []), str(self.address), command]
 
     def was_lost(self, code: int) -> bool:
-        """Whether a channel that ended so says that the connection did."""
-        return code == _BROKEN or code < 0 or not self.lives
+        """Whether a channel's exit code means that the connection has ended."""
+        return code == _BROKEN or code < 0 or not self.is_alive
 
     def lost(self, when: str) -> HostLost:
+        """The error for a lost connection; `when` completes the sentence."""
         return HostLost(
             f"the connection to {self.address} ended {when}",
-            hint=f"{VARIABLE}={self.address} coppice clean removes what may be left there",
+            hint=f"to remove what may be left there: {VARIABLE}={self.address} coppice clean",
         )
 
     def close(self) -> None:
@@ -176,37 +181,37 @@ class Connection:
     def _control(self) -> Path:
         return self._directory / "c"
 
-    def _words(self, *more: str) -> Sequence[str]:
+    def _argv(self, *more: str) -> Sequence[str]:
         config = os.environ.get(CONFIG)
-        words = [need("ssh"), *(["-F", config] if config else [])]
+        argv = [need("ssh"), *(["-F", config] if config else [])]
         for name, value in _OPTIONS.items():
-            words += ["-o", f"{name}={value}"]
-        words += ["-o", f"ControlPath={self._control}", *more]
-        words += ["-l", self.address.user] if self.address.user else []
-        words += ["-p", str(self.address.port)] if self.address.port else []
-        return [*words, "--", self.address.host]
+            argv += ["-o", f"{name}={value}"]
+        argv += ["-o", f"ControlPath={self._control}", *more]
+        argv += ["-l", self.address.user] if self.address.user else []
+        argv += ["-p", str(self.address.port)] if self.address.port else []
+        return [*argv, "--", self.address.host]
 
 
-def explained(address: Address, said: str) -> HostError:
-    """What ssh's words mean to somebody who wants to measure there."""
-    lines = [line for line in said.strip().splitlines() if line.strip("@ \r")]
-    last = lines[-1].strip() if lines else "ssh said nothing"
+def explain(address: Address, stderr: str) -> HostError:
+    """The error that explains ssh's messages, with a hint how to fix it."""
+    lines = [line for line in stderr.strip().splitlines() if line.strip("@ \r")]
+    last = lines[-1].strip() if lines else "ssh printed no message"
     name = f"[{address.host}]:{address.port}" if address.port else address.host
-    if "REMOTE HOST IDENTIFICATION HAS CHANGED" in said:
+    if "REMOTE HOST IDENTIFICATION HAS CHANGED" in stderr:
         return HostKeyChanged(
-            f"{address} shows another key than the one that is known of it: it was set up anew, "
-            "or somebody is in between",
-            hint=f"when you know why: ssh-keygen -R '{name}', then connect once by hand",
+            f"the host key of {address} has changed: it was reinstalled, "
+            "or another machine is intercepting the connection",
+            hint=f"if you know why: ssh-keygen -R '{name}', then connect once by hand",
         )
-    if "Host key verification failed" in said:
+    if "Host key verification failed" in stderr:
         return HostKeyChanged(
-            f"nobody knows the key of {address} yet", hint="connect once by hand: ssh " + name
+            f"the host key of {address} is unknown", hint="connect once by hand: ssh " + name
         )
-    if "Permission denied" in said:
+    if "Permission denied" in stderr:
         return HostError(
-            f"{address} does not let us in: {last}",
-            hint="a key without a passphrase, or one in the agent, must be allowed there",
+            f"{address} denied access: {last}",
+            hint="authorize a key there that has no passphrase or is in the ssh agent: ssh-copy-id",
         )
-    if re.search(r"Could not resolve|Name or service not known", said):
-        return HostError(f"no host is called {address.host}: {last}")
-    return HostError(f"{address} cannot be reached: {last}", hint=f"is sshd there? {_FORM}")
+    if re.search(r"Could not resolve|Name or service not known", stderr):
+        return HostError(f"cannot resolve the host name {address.host}: {last}")
+    return HostError(f"cannot reach {address}: {last}", hint=f"check that sshd runs there; {_FORM}")

@@ -1,9 +1,9 @@
-"""The far end of a remote run: its whole text is sent as an argument to a host's Python.
+"""The remote side of a remote run; its source is passed as an argument to the other host's Python.
 
-Only the standard library, and no import of ours: it unpacks the harness that follows on stdin,
-runs it, tells what it made by digest, and removes the directory. The end of stdin ends everything:
-while the harness runs it is interrupted first, so that what it made goes away. What is said to the
-near end is a line of stderr that begins with a mark.
+It uses only the standard library, and imports nothing from the harness. It unpacks the harness from
+stdin, runs it, reports the digests of the files it has made, and removes the directory. The end of
+stdin ends everything; a harness that is running is interrupted first, so that it cleans up. Reports
+are lines on stderr that begin with a mark.
 """
 
 from __future__ import annotations
@@ -28,19 +28,21 @@ PATIENCE_S = 120
 
 
 def parent_directory() -> pathlib.Path:
-    """In the cache directory (harness/paths.py): what is left there can be found, and removed."""
+    """In the cache directory (see harness/paths.py), so that `coppice clean` finds leftovers."""
     base = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
     return (
         pathlib.Path(os.environ.get("COPPICE_CACHE") or pathlib.Path(base) / "coppice") / "remote"
     )
 
 
-def say(mark: str, **words: object) -> None:
+def report(mark: str, **values: object) -> None:
+    """Write one line of JSON for the other side."""
     with contextlib.suppress(OSError):
-        os.write(2, f"\n{mark} {json.dumps(words)}\n".encode())
+        os.write(2, f"\n{mark} {json.dumps(values)}\n".encode())
 
 
-def exactly(count: int) -> bytes:
+def read_exactly(count: int) -> bytes:
+    """Read `count` bytes of stdin. EOFError when it ends before."""
     data = sys.stdin.buffer.read(count)
     if len(data) != count:
         raise EOFError
@@ -48,15 +50,15 @@ def exactly(count: int) -> bytes:
 
 
 def unpack(directory: pathlib.Path, length: int) -> None:
-    """The archive is on stdin; what is read of it is counted, so that the rest is not taken."""
+    """Unpack the tar of `length` bytes on stdin; no byte after it is read."""
     archive = directory / "harness.tar"
     with archive.open("wb") as file:
         while length:
-            piece = exactly(min(length, 1 << 16))
+            piece = read_exactly(min(length, 1 << 16))
             file.write(piece)
             length -= len(piece)
     with tarfile.open(archive) as tar:
-        if hasattr(tarfile, "data_filter"):  # from 3.11.4 on
+        if hasattr(tarfile, "data_filter"):  # since 3.11.4
             tar.extractall(directory, filter="data")
         else:
             tar.extractall(directory)
@@ -64,17 +66,18 @@ def unpack(directory: pathlib.Path, length: int) -> None:
 
 
 def pump(source: IO[bytes], target: int) -> None:
-    """Pass output on; it is read on when nobody takes it any more, so that no writer waits."""
+    """Copy output to `target`; drained even if the peer has gone, so that no writer blocks."""
     while piece := os.read(source.fileno(), 1 << 16):
         with contextlib.suppress(OSError):
             os.write(target, piece)
 
 
 def run(directory: pathlib.Path, order: dict[str, Any], lock: int) -> tuple[int, threading.Thread]:
-    """The harness's exit code. It is interrupted when the near end has gone, and a second time
-    when that does not end it: then it kills what it started, and clears up after it.
+    """Run the harness; its exit code, and the thread that waits for the end of stdin.
 
-    It holds the lock too: as long as it runs, the directory is somebody's.
+    When the other side has gone, the harness is interrupted, and once more if it does not end: the
+    second interrupt makes it kill what it started. It inherits the lock, so that the directory has
+    an owner while it runs.
     """
     env = {**os.environ, **order["env"], "PYTHONPATH": str(directory), "PYTHONUNBUFFERED": "1"}
     argv = list(order["argv"])
@@ -113,7 +116,8 @@ def run(directory: pathlib.Path, order: dict[str, Any], lock: int) -> tuple[int,
     return code, watcher
 
 
-def made(out: pathlib.Path) -> dict[str, str]:
+def digests(out: pathlib.Path) -> dict[str, str]:
+    """SHA-256 of every file in a directory, by relative path."""
     files = sorted(path for path in out.rglob("*") if path.is_file())
     return {
         str(path.relative_to(out)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files
@@ -121,7 +125,7 @@ def made(out: pathlib.Path) -> dict[str, str]:
 
 
 def main(mark: str) -> None:
-    order = json.loads(exactly(struct.unpack("<Q", exactly(8))[0]))
+    order = json.loads(read_exactly(struct.unpack("<Q", read_exactly(8))[0]))
     directory = parent_directory() / order["id"]
     try:
         directory.mkdir(parents=True, mode=0o700)
@@ -129,22 +133,22 @@ def main(mark: str) -> None:
         fcntl.flock(lock, fcntl.LOCK_EX)
         lock.write(str(os.getpid()))
         lock.flush()
-        say(mark, directory=str(directory))
-        unpack(directory, struct.unpack("<Q", exactly(8))[0])
+        report(mark, directory=str(directory))
+        unpack(directory, struct.unpack("<Q", read_exactly(8))[0])
         out = directory / "out"
         out.mkdir()
-        say(mark, unpacked=True)
+        report(mark, unpacked=True)
         code, watcher = run(directory, order, lock.fileno())
-        say(mark, exit=code, out=str(out), files=made(out))
+        report(mark, exit=code, out=str(out), files=digests(out))
         watcher.join()
     except EOFError:
         pass
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        say(mark, failed=f"{error.strerror}: {error.filename or directory}", full=full)
+        report(mark, failed=f"{error.strerror}: {error.filename or directory}", full=full)
     finally:
         shutil.rmtree(directory, ignore_errors=True)
-        say(mark, gone=not directory.exists())
+        report(mark, gone=not directory.exists())
 
 
 if __name__ == "__main__":

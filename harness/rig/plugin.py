@@ -121,9 +121,9 @@ def pytest_runtest_call() -> Iterator[None]:
 def run(request: pytest.FixtureRequest) -> Iterator[Run]:
     """The run that everything created in this session belongs to."""
     interruptible()
-    evidence = of_session(request.config)
-    with evidence.collecting(), open_run() as opened:
-        evidence.opened(opened)
+    kept = of_session(request.config)
+    with kept.collecting(), open_run() as opened:
+        kept.opened(opened)
         yield opened
 
 

@@ -1,1 +1,1 @@
-"""Substrates and what they make: sandboxes, checkpoints, pools."""
+"""Substrates, and the sandboxes, checkpoints and pools that they make."""

@@ -1,4 +1,4 @@
-"""What a substrate has unless it says otherwise: a base class for those that add little."""
+"""A base class with the capabilities of the plainest substrate."""
 
 from __future__ import annotations
 
@@ -11,10 +11,15 @@ from harness.host.run import Run
 from harness.sandbox.protocol import Compared, Role, Sharing, Tier
 
 MIB = 1 << 20
+ECHO = "/bin/echo"
+"""What `Sandbox.first_exec` runs: every image has it."""
+SEAL = "/run/sealed"
+"""A file written before a checkpoint is taken: a restored sandbox that has it kept its state."""
 
 
 class SubstrateBase:
-    """Capabilities of the plainest substrate: boots on request, shares a kernel, cannot be forked.
+    """Capabilities of the plainest substrate: it boots on request, shares the host's kernel and
+    cannot be forked.
 
     A subclass sets `name` and adds `requirements`, `prepare` and `launch`
     (`harness.sandbox.protocol.Substrate`).
@@ -31,7 +36,7 @@ class SubstrateBase:
     tools: Sequence[str] = ()
 
     def memory_per_sandbox(self, tier: Tier) -> int:
-        """Bytes that one more sandbox of a tier takes from the host, estimated from above."""
+        """Host memory that one more sandbox of a tier takes, in bytes; an upper estimate."""
         return 16 * MIB
 
     def zygote(

@@ -1,4 +1,4 @@
-"""The substrate that makes nothing: a rig run against it shows what the harness itself costs."""
+"""A substrate without sandboxes: a rig run against it measures the harness itself."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class NoopTemplate:
 
 
 class NoopSandbox:
-    """Answers at once, for nobody; it has no agent that could speak for a guest."""
+    """Answers at once. It has no guest, and so no agent."""
 
     def __init__(self, identity: Identity) -> None:
         self.id = identity.id
@@ -40,7 +40,7 @@ class NoopSandbox:
         return None
 
     def adopt_identity(self) -> None:
-        """There is nobody to become anybody."""
+        """No guest; nothing to do."""
 
     def awaken(self, timeout_s: float) -> float:
         self._awake = time.perf_counter()
@@ -50,16 +50,16 @@ class NoopSandbox:
         return Finished(0, 0, f"{word}\n".encode(), b"")
 
     def touch(self, mib: int) -> None:
-        """There is no memory to touch."""
+        """No guest memory; nothing to do."""
 
     def resumed_at(self) -> float:
         return self._awake
 
     def arm(self) -> None:
-        """There is nothing to bring anywhere."""
+        """No guest; nothing to do."""
 
     def stop(self) -> None:
-        """There is nothing to hold."""
+        """No guest; nothing to do."""
 
     def destroy(self) -> None:
         self.identity.release()
@@ -74,7 +74,7 @@ class NoopSubstrate(SubstrateBase):
     compared = None
 
     def requirements(self) -> Sequence[Requirement]:
-        return [Requirement("nothing", True, "it makes no sandbox")]
+        return [Requirement("nothing", True, "it makes no sandboxes")]
 
     def memory_per_sandbox(self, tier: Tier) -> int:
         return 0

@@ -1,10 +1,10 @@
-"""Sandboxes that are ready before they are asked for.
+"""Pools: sandboxes that are launched before a caller asks for one.
 
-A pool is filled, checked out of, returned to (what comes back is destroyed, never used again) and
-drained. With `refill` it replaces what went out, in the background. Threads may use one pool at
-once, and several processes may have pools of the same checkpoint at once: what they share are the
-address leases (harness/host/identity.py) and the host's memory, which every launch looks at.
-What a killed owner leaves is found by its run's id (harness/host/leftovers.py).
+A caller checks a sandbox out and gives it back; it is then destroyed, never reused. With `refill`
+the pool replaces what was checked out, in the background. A pool is thread-safe. Several processes
+may have pools of the same checkpoint: they share only the address leases (harness/host/identity.py)
+and the host's free memory, which is checked before every launch. What a killed owner leaves behind
+is found by its run's id (harness/host/leftovers.py).
 """
 
 from __future__ import annotations
@@ -14,30 +14,25 @@ import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from types import TracebackType
-from typing import Generic, Protocol, Self, TypeVar
+from typing import Generic, Self, TypeVar
 
 from harness.errors import GuestTimeout, NotEnoughMemory
 from harness.host.memory import available_memory
+from harness.sandbox.lifetime import Destroyable
 
 MEMORY_FLOOR = 1 << 30
-"""Bytes that a pool leaves free on the host, whatever is asked of it."""
+"""Bytes of host memory that a pool always leaves free."""
 WORKERS = 8
-"""Launches at once: most of a launch is waiting."""
+"""Concurrent launches: a launch mostly waits."""
 MAX_FAILURES = 3
-
-
-class Destroyable(Protocol):
-    """What a pool asks of its sandboxes."""
-
-    def destroy(self) -> None: ...
 
 
 S = TypeVar("S", bound=Destroyable)
 
 
 class Pool(Generic[S]):
-    """`launch` makes one ready sandbox; `memory_each` is what it takes, in bytes."""
+    """Up to `size` ready sandboxes. `launch` makes one; `memory_each` is the memory it takes, in
+    bytes."""
 
     def __init__(
         self,
@@ -54,7 +49,7 @@ class Pool(Generic[S]):
         self._ready: deque[S] = deque()
         self._out: set[S] = set()
         self.awaited = 0
-        """Callers that wait for one to be ready."""
+        """Number of callers that are waiting in `check_out`."""
         self._change = threading.Condition()
         self._launching = 0
         self._failures: list[Exception] = []
@@ -65,23 +60,18 @@ class Pool(Generic[S]):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.drain()
 
     @property
     def ready(self) -> int:
-        """How many sandboxes wait to be checked out."""
+        """Number of sandboxes that can be checked out now."""
         return len(self._ready)
 
     def fill(self, count: int | None = None) -> None:
-        """Launch until `count` (all of `size` when not given) are ready; returns when they are.
+        """Launch sandboxes until `count` (default: `size`) are ready, and wait for them.
 
-        Raises NotEnoughMemory before the first launch, or what the launches raised.
+        Raises NotEnoughMemory before the first launch, or the last launch's error.
         """
         wanted = self.size if count is None else count
         with self._change:
@@ -104,13 +94,13 @@ class Pool(Generic[S]):
         if count > 0 and need > have:
             raise NotEnoughMemory(
                 f"{count} sandboxes of about {self._memory_each >> 20} MiB need {need >> 20} MiB; "
-                f"this host has {max(have, 0) >> 20} MiB to give "
-                f"and keeps {MEMORY_FLOOR >> 20} MiB free",
-                hint=f"ask for at most {max(have, 0) // max(self._memory_each, 1)}",
+                f"this host has {max(have, 0) >> 20} MiB available "
+                f"beyond the {MEMORY_FLOOR >> 20} MiB that stay free",
+                hint=f"request at most {max(have, 0) // max(self._memory_each, 1)}",
             )
 
     def _start_one(self) -> None:
-        """Called with the lock held."""
+        """The caller holds the lock."""
         if self._closed:
             return
         self._launching += 1
@@ -121,7 +111,7 @@ class Pool(Generic[S]):
         try:
             self._admit(1)
             made = self._launch()
-        except Exception as error:  # raised again where somebody waits for this sandbox
+        except Exception as error:  # raised again in the caller that waits for this sandbox
             with self._change:
                 self._failures.append(error)
                 self._failed_in_a_row += 1
@@ -137,10 +127,10 @@ class Pool(Generic[S]):
             made.destroy()
 
     def check_out(self, timeout_s: float = 60) -> S:
-        """A ready sandbox, from the moment of the return on the caller's.
+        """Take a ready sandbox; the caller owns it from the return on.
 
-        Waits for the refill when none is ready. Raises GuestTimeout, or what the launches raised
-        when they keep failing.
+        Waits for the refill when none is ready. Raises GuestTimeout, or the last launch's error
+        after MAX_FAILURES failures in a row.
         """
         with self._change:
             if not self._ready or self._closed:
@@ -156,7 +146,7 @@ class Pool(Generic[S]):
         return sandbox
 
     def check_out_now(self) -> S | None:
-        """`check_out` of one that is ready; None when none is."""
+        """Take a ready sandbox without waiting; None when none is ready."""
         with self._change:
             if not self._ready or self._closed:
                 return None
@@ -167,7 +157,7 @@ class Pool(Generic[S]):
         return sandbox
 
     def put_back(self, sandbox: S) -> None:
-        """Return one that was checked out and not touched: the next caller gets it."""
+        """Return an unused sandbox: the next caller gets it."""
         with self._change:
             self._out.discard(sandbox)
             if not self._closed:
@@ -197,13 +187,13 @@ class Pool(Generic[S]):
         return GuestTimeout(f"the pool of {self.size} was drained")
 
     def give_back(self, sandbox: S) -> None:
-        """Destroy a sandbox that was checked out; it is not used a second time."""
+        """Destroy a sandbox that was checked out: sandboxes are never reused."""
         with self._change:
             self._out.discard(sandbox)
         sandbox.destroy()
 
     def drain(self) -> None:
-        """Destroy every sandbox, ready or out, and launch no more. The pool is done then."""
+        """Destroy every sandbox, ready or checked out. The pool cannot be used afterwards."""
         with self._change:
             self._closed = True
             self._change.notify_all()

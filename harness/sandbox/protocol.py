@@ -1,8 +1,24 @@
-"""What a substrate must offer, so that every rig can drive it.
+"""The contract between substrates and rigs: what a substrate must implement.
 
-A substrate makes sandboxes. The protocols fit QEMU, bhyve and shared-kernel sandboxes alike: a
-sandbox boots or is restored from a checkpoint on disk, can be stopped and continued (by a monitor
-or by a signal), and is spoken to through an agent on one line. Nothing here says how.
+A substrate launches sandboxes. A sandbox boots, or is restored from a checkpoint on disk; it can be
+stopped and continued (by a monitor, a signal or a control group); an agent inside answers requests
+over one channel. How this is done is up to the substrate. `harness.testing` tests this contract.
+
+Order of calls, each by the rig or by a `Pool`:
+
+    requirements -> prepare -> launch, any number of times      one template serves all launches
+    launch -> awaken -> first_exec -> touch -> destroy          the ladder of a cold start
+              awaken -> adopt_identity -> ... -> destroy        a fleet, whose sandboxes stay
+              awaken -> arm -> stop -> awaken -> ...            stopped and woken again
+
+`destroy` may be called at any time, and more than once. `launch` may be called from several threads
+at once; the methods of one sandbox are called from one thread at a time. `awaken`, `first_exec` and
+`touch` are timed: they must not import modules or start programs that the sandbox does not need.
+
+Times are seconds of `time.perf_counter`, memory is in bytes unless a name says MiB. Errors are
+classes of `harness.errors`: SandboxError (GuestDied, GuestTimeout, WrongAnswer) when a sandbox
+fails, Unsupported when the host cannot do what is asked, UsageError for a wrong call. A rig counts
+these as failures of one sandbox; any other exception ends the run.
 """
 
 from __future__ import annotations
@@ -26,11 +42,12 @@ GROUP = "coppice.substrates"
 
 
 class Tier(enum.StrEnum):
-    """How a sandbox comes to be.
+    """The state in which sandboxes wait for a request.
 
-    `full` boots a kernel. `durable-pool` restores the checkpoint from disk on demand; a VMM may
-    wait, guest state may not. `durable-prewarm-pool` keeps sandboxes restored and stopped in
-    memory. `prewarm-pool` keeps booted sandboxes stopped in memory, gone after a reboot.
+    `full`: none exists; a request boots one. `durable-pool`: a checkpoint on disk, which a request
+    restores; an empty VMM may wait in memory, guest state may not. `durable-prewarm-pool`:
+    sandboxes restored from the checkpoint and stopped in memory. `prewarm-pool`: sandboxes booted
+    and stopped in memory; a reboot of the host loses them.
     """
 
     FULL = "full"
@@ -40,21 +57,21 @@ class Tier(enum.StrEnum):
 
     @property
     def restores(self) -> bool:
-        """Whether its guests come from a checkpoint."""
+        """Whether sandboxes come from a checkpoint."""
         return self in (Tier.DURABLE_POOL, Tier.DURABLE_PREWARM_POOL)
 
     @property
     def waits_in_memory(self) -> bool:
-        """Whether its guests stand ready before they are asked for."""
+        """Whether sandboxes wait in memory, running no code, before a request."""
         return self in (Tier.DURABLE_PREWARM_POOL, Tier.PREWARM_POOL)
 
 
 class Sharing(enum.StrEnum):
-    """What restored sandboxes share of their memory.
+    """Which memory pages restored sandboxes share, until one of them writes to the page.
 
-    `private`: nothing, each has a full copy. `mapped`: the checkpoint's pages, each until it is
-    written to. `merged`: these, and whatever else the kernel finds equal (samepage merging).
-    `forked`: all that one restored sandbox and its VMM hold, each page until it is written to.
+    `private`: none, each sandbox has a full copy. `mapped`: the checkpoint's pages. `merged`: the
+    same, and all pages that the kernel finds equal (KSM). `forked`: all pages of one restored
+    sandbox and its VMM.
     """
 
     PRIVATE = "private"
@@ -89,15 +106,15 @@ class Compared:
 
 @dataclass(frozen=True)
 class HostProcess:
-    """The process that a sandbox is on its host; `guest_memory` begins the path of the file that
-    backs the guest's memory, as the process's list of mappings has it."""
+    """A sandbox's process on this host. `guest_memory` is a prefix of the path that
+    /proc/PID/maps shows for the file that backs guest memory; empty where no file does."""
 
     pid: int
     guest_memory: str
 
 
 class Sandbox(Protocol):
-    """One sandbox. Whoever launched it destroys it, on every way out."""
+    """One sandbox. The caller of `launch` must call `destroy`, whatever happens."""
 
     id: str
     identity: Identity
@@ -106,39 +123,63 @@ class Sandbox(Protocol):
     def agent(self) -> Agent: ...
 
     def awaken(self, timeout_s: float) -> float:
-        """From whatever state it is in to the verified answer to a random nonce.
+        """Bring it to a verified answer from any state: booting, empty, stopped or running.
 
-        Returns when the answer was there, in seconds of time.perf_counter. Raises SandboxError.
+        Sends a random nonce (timed with the rest) that the agent must answer correctly. Returns the
+        moment at which the answer arrived. Raises GuestTimeout after `timeout_s` seconds, GuestDied
+        when the sandbox ended, WrongAnswer.
         """
 
     @property
     def process(self) -> HostProcess | None:
-        """Its process on this host; None where it has none, or the guest's memory has no file."""
+        """Its process on this host, whose memory can be counted; None where there is none."""
 
     def adopt_identity(self) -> None:
-        """Make the guest who it is, now rather than with its first process."""
+        """Apply its identity (hostname, machine id, addresses, key) now.
+
+        Without this call `first_exec` applies it. Call it after `awaken`; a second call does no
+        harm.
+        """
 
     def first_exec(self, word: str) -> Finished:
-        """Run the first process, which prints `word`; identity or wall clock go before it."""
+        """Run `/bin/echo word` inside, and return its exit code and output.
+
+        Before that the sandbox gets what it lacks: its identity after a restore, its wall clock
+        after a stop. Call it after `awaken`.
+        """
 
     def touch(self, mib: int) -> None:
-        """Write one word in every page of `mib` MiB of its memory."""
+        """Write one word into every page of `mib` MiB of memory inside. Call it after `awaken`."""
 
     def resumed_at(self) -> float:
-        """When its vCPU or processes were let run by the last `awaken`; perf_counter seconds."""
+        """The moment at which the last `awaken` let its vCPU or processes run.
+
+        0 where they ran as soon as the sandbox existed. Called once after `awaken`, off the timed
+        path; may ask the VMM, and raise what `awaken` raises.
+        """
 
     def arm(self) -> None:
-        """Bring it to where `stop` may hold it and `awaken` finds it fastest."""
+        """Prepare for `stop`: afterwards the agent waits where `awaken` reaches it fastest.
+
+        Called directly before `stop`. May do nothing.
+        """
 
     def stop(self) -> None:
-        """Hold every vCPU or process; memory stays."""
+        """Stop every vCPU or process; memory is kept. `awaken` continues it."""
 
     def destroy(self) -> None:
-        """End it and remove all that it had; safe to call twice."""
+        """End it, remove everything it had on the host, and release its identity.
+
+        Works in every state; a second call does nothing.
+        """
 
 
 class Template(Protocol):
-    """What a substrate prepared once for launching: images, and a checkpoint where one is used."""
+    """What `prepare` returns and `launch` needs, such as images and a checkpoint. Immutable.
+
+    `images` are recorded with every measurement; `accelerator` names the kind of virtualisation,
+    None where there is none.
+    """
 
     @property
     def images(self) -> Sequence[Image]: ...
@@ -151,11 +192,15 @@ T = TypeVar("T", bound=Template)
 
 
 class Substrate(Protocol[T]):
-    """Makes sandboxes. Registered under the entry point group `coppice.substrates`."""
+    """Launches sandboxes.
+
+    An entry point of the group `coppice.substrates` names a class or function that returns a
+    substrate when called without arguments.
+    """
 
     name: str
     own_kernel: bool
-    """Whether each sandbox runs a kernel of its own, which the ladder then proves."""
+    """Whether each sandbox runs its own kernel; the ladder then verifies it."""
     tiers: Sequence[Tier]
     sharings: Sequence[Sharing]
     """How restored sandboxes can share memory; empty: density is not measured."""
@@ -165,20 +210,21 @@ class Substrate(Protocol[T]):
     compared: Compared | None
     """None: not in the comparison."""
     boot_cpu_s: float
-    """Processor seconds that one boot takes, as an estimate: rigs plan how many boots to try."""
+    """CPU seconds that one boot takes, estimated: rigs plan the number of boots by it."""
     tools: Sequence[str]
-    """Programs whose versions belong on the record."""
+    """Programs whose versions are recorded."""
 
     def requirements(self) -> Sequence[Requirement]:
-        """What this host must have; looks, and changes nothing."""
+        """What this host must have, for `coppice doctor` and `prepare`. Changes nothing."""
 
     def memory_per_sandbox(self, tier: Tier) -> int:
-        """Bytes that one more sandbox of a tier takes from the host, estimated from above."""
+        """Host memory that one more sandbox of a tier takes, in bytes; an upper estimate."""
 
     def prepare(self, run: Run, cache: Path, tier: Tier) -> T:
-        """Build or find images, and the checkpoint where the tier needs one. Slow the first time.
+        """Build images, and the checkpoint where the tier restores one, or find them in `cache`.
 
-        Raises Unsupported when this host cannot run the substrate.
+        Slow the first time. Called once for a run and tier, before the first `launch`. Raises
+        Unsupported when this host cannot run the substrate.
         """
 
     def launch(
@@ -190,24 +236,29 @@ class Substrate(Protocol[T]):
         sharing: Sharing = Sharing.MAPPED,
         tap: int | None = None,
     ) -> Sandbox:
-        """A sandbox as its tier keeps it: booting, an empty VMM, or stopped in memory.
+        """Launch a sandbox in the state of its tier: booting, empty, or stopped in memory.
 
-        `sharing` is of a tier that restores. For `merged` the caller holds harness.host.ksm;
-        for `forked`, which are always held in memory, the template is one of `zygote`. `tap` is the
-        descriptor that plugs its card into a network (`Cubenet.attach_tap`).
+        The sandbox owns `identity`. A launch that fails leaves nothing behind and releases the
+        identity; after a UsageError the caller still owns it.
+
+        `sharing` applies to tiers that restore: for `merged` the caller keeps `harness.host.ksm`
+        enabled; for `forked` `template` is one that `zygote` yields, and the sandbox is stopped in
+        memory whatever the tier. `tap` is a descriptor that connects the sandbox's NIC to a network
+        (`Cubenet.attach_tap`); substrates without taps raise UsageError.
         """
 
     def zygote(self, run: Run, template: T, tap: int | None = None) -> AbstractContextManager[T]:
-        """The template with one sandbox restored and held, which `forked` ones are copies of.
+        """A copy of the template with a zygote: a restored, stopped sandbox to fork others from.
 
-        With a `tap` its copies need one each. Raises Unsupported where nothing can be forked.
+        Leaving the context ends the zygote. With a `tap` every fork needs one of its own. Raises
+        Unsupported where `sharings` has no FORKED.
         """
 
 
 def registered(distribution: str | None = None) -> dict[str, str]:
-    """Names of the registered substrates, each with where it is implemented.
+    """The names of the registered substrates, each with its implementation (module:attribute).
 
-    With a `distribution`, only those that it brings.
+    With a `distribution`, only those of its entry points.
     """
     return {
         entry.name: entry.value
@@ -217,11 +268,11 @@ def registered(distribution: str | None = None) -> dict[str, str]:
 
 
 def load(name: str) -> Substrate[Template]:
-    """The substrate of this name; UsageError when none is registered under it."""
-    for one in entry_points(group=GROUP):
-        if one.name == name:
-            substrate: Substrate[Template] = one.load()()
+    """The substrate registered under a name. Raises UsageError when there is none."""
+    for entry in entry_points(group=GROUP):
+        if entry.name == name:
+            substrate: Substrate[Template] = entry.load()()
             return substrate
     raise UsageError(
-        f"no substrate is called {name!r}; there are {', '.join(sorted(registered()))}"
+        f"no substrate is named {name!r}", hint=f"one of: {', '.join(sorted(registered()))}"
     )

@@ -1,6 +1,6 @@
-"""A sandbox whose agent runs on the host's kernel, or under a monitor that shows only its socket.
+"""Sandboxes on the host's kernel, or under a monitor of which only the agent's socket is visible.
 
-What starts and ends it differs from substrate to substrate; what is asked of it does not.
+Each substrate starts and ends its sandboxes differently; everything else is the same and is here.
 """
 
 from __future__ import annotations
@@ -20,84 +20,88 @@ from typing import Generic, Protocol, TypeVar
 
 from harness.errors import GuestDied, GuestTimeout, SandboxError, WrongAnswer
 from harness.guest.agent_client import Agent, Finished
-from harness.guest.protocol import Kind, Tag, field, siphash
+from harness.guest.protocol import FrameKind, Tag, field, siphash
 from harness.host import evidence
 from harness.host.identity import Identity
 from harness.host.run import Run
+from harness.sandbox.base import ECHO
 from harness.sandbox.protocol import HostProcess, Tier
 
-ECHO = "/bin/echo"
 START_LIMIT_S = 120.0
 WARM_UPS = 2
-"""Processes run before a sandbox is held, so that what they read is in memory."""
+"""Processes run before a sandbox is frozen, so that the files they read are cached."""
 
 
-class Hold(Protocol):
-    """Stops every process of a sandbox where it is, and lets them run on."""
+class ProcessFreezer(Protocol):
+    """Stops every process of a sandbox, and lets them continue."""
 
-    def hold(self) -> None: ...
+    def freeze(self) -> None: ...
 
-    def release(self) -> None: ...
+    def thaw(self) -> None: ...
 
 
 @dataclass(frozen=True)
-class Signals:
-    """Holds one process by signal; of a namespace's, only who waits for requests, which is enough
-    while it has started nothing."""
+class SignalFreezer:
+    """Stops one process by signal. Where a sandbox is a namespace of several processes this stops
+    only the agent, which suffices while the agent has no children."""
 
     pid: int
 
-    def hold(self) -> None:
+    def freeze(self) -> None:
         os.kill(self.pid, signal.SIGSTOP)
 
-    def release(self) -> None:
+    def thaw(self) -> None:
         os.kill(self.pid, signal.SIGCONT)
 
 
 class SharedSandbox:
-    """Implements `harness.sandbox.protocol.Sandbox`. `end` takes down what `launch` put up, and is
-    called once; `said` is what the starting program wrote, for an error's message. `restore` brings
-    one that has no process yet to where its agent waits, when it is first woken."""
+    """Implements `harness.sandbox.protocol.Sandbox`.
+
+    `channel` is a socket to the agent, which this owns. `end` undoes the launch and is called once.
+    `freezer` is needed by `stop` only. `output` returns what the starting program printed, for
+    error messages. With `restore` the sandbox has no process yet: the first `awaken` calls it, and
+    the agent waits for requests when it returns.
+    """
 
     def __init__(
         self,
         identity: Identity,
-        line: socket.socket,
+        channel: socket.socket,
         end: Callable[[], None],
         *,
-        hold: Hold | None = None,
-        said: Callable[[], str] = str,
+        freezer: ProcessFreezer | None = None,
+        output: Callable[[], str] = str,
         restore: Callable[[], None] | None = None,
     ) -> None:
         self.id = identity.id
         self.identity = identity
-        self.agent = Agent(line, f"sandbox {identity.id}")
+        self.agent = Agent(channel, f"sandbox {identity.id}")
         self._end: Callable[[], None] | None = end
-        self._hold = hold
-        self._said = said
+        self._freezer = freezer
+        self._output = output
         self._restore = restore
-        self._held = False
+        self._frozen = False
         self._resumed = 0.0
 
     # The timed path.
 
     def awaken(self, timeout_s: float) -> float:
-        """Put a nonce before the agent, let it run if it is held, wait for its answer."""
+        """Send a nonce to the agent, thaw it if it is frozen, and verify its answer."""
         if self._restore:
             restore, self._restore = self._restore, None
             restore()
             self._resumed = time.perf_counter()
         nonce = os.urandom(16)
-        id = self.agent.send(Kind.PING, bytes(8) + nonce)
-        if self._held:
-            assert self._hold
-            self._hold.release()
+        id = self.agent.send(FrameKind.PING, bytes(8) + nonce)
+        if self._frozen:
+            assert self._freezer
+            self._freezer.thaw()
             self._resumed = time.perf_counter()
-            self._held = False
+            self._frozen = False
         answer = self.agent.receive(id, time.monotonic() + timeout_s).payload
         replied = time.perf_counter()
         if struct.unpack_from("<Q", answer)[0] != siphash(self.agent.key, nonce):
-            raise WrongAnswer(f"{self.id} answered a nonce with something else than its hash")
+            raise WrongAnswer(f"{self.id} answered a nonce with a wrong hash")
         return replied
 
     def first_exec(self, word: str) -> Finished:
@@ -107,45 +111,45 @@ class SharedSandbox:
         self.agent.touch(mib, int.from_bytes(self.identity.key[:8]))
 
     def resumed_at(self) -> float:
-        """When it was let run; 0 when it was started, since a process runs once it exists."""
+        """When `awaken` restored or thawed it; 0 if it was started, since it ran at once."""
         return self._resumed
 
     # Off the timed path.
 
     def wait_for_start(self, timeout_s: float = START_LIMIT_S) -> None:
-        """Wait until its agent says that it runs, and give it the key that it answers with.
+        """Wait until the agent reports its start, and send the key that it answers with.
 
-        One that is to be restored said so long ago, and finds its key when it wakes.
+        A restored agent reported its start before the checkpoint; it reads the key when it wakes.
         """
         try:
             if not self._restore:
                 self.agent.wait_for_start(timeout_s)
-            self.agent.send(Kind.IDENTITY, field(Tag.KEY, self.identity.key))
+            self.agent.send(FrameKind.IDENTITY, field(Tag.KEY, self.identity.key))
         except (GuestDied, GuestTimeout) as error:
-            said = self._said()
-            why = f": {said}" if said else ""
+            output = self._output()
+            why = f": {output}" if output else ""
             raise type(error)(f"{self.id} did not start{why}") from error
         self.agent.key = self.identity.key
 
     @property
     def process(self) -> HostProcess | None:
-        """None: its memory has no file."""
+        """None: no file backs its memory."""
         return None
 
     def adopt_identity(self) -> None:
-        """It has its names from its namespaces, and its key from its start."""
+        """Nothing to do: its namespaces have its names, and it got its key at its start."""
 
     def arm(self) -> None:
-        """A held process goes on where it waits: at its socket."""
+        """Nothing to do: a frozen agent continues where it is, reading its socket."""
 
     def stop(self) -> None:
-        if self._hold is None:
-            raise SandboxError(f"{self.id} cannot be held")
-        self._hold.hold()
-        self._held = True
+        if self._freezer is None:
+            raise SandboxError(f"{self.id} cannot be frozen: its substrate has no means to")
+        self._freezer.freeze()
+        self._frozen = True
 
-    def keep(self) -> None:
-        """Bring it to where a pool keeps it: having worked once, and held."""
+    def prewarm(self) -> None:
+        """Let it work, then freeze it, as a pool keeps it."""
         for _ in range(WARM_UPS):
             self.awaken(START_LIMIT_S)
             self.first_exec("rehearsal")
@@ -156,9 +160,9 @@ class SharedSandbox:
             return
         end, self._end = self._end, None
         try:
-            if self._held and self._hold:
+            if self._frozen and self._freezer:
                 with contextlib.suppress(OSError):
-                    self._hold.release()  # a frozen process does not even die
+                    self._freezer.thaw()  # a frozen process does not even die
             end()
         finally:
             self.agent.close()
@@ -169,16 +173,16 @@ S = TypeVar("S", bound=SharedSandbox)
 T = TypeVar("T")
 
 
-def launched(
+def launch_sandbox(
     identity: Identity,
     tier: Tier,
     start: Callable[[contextlib.ExitStack], S],
     attach: Callable[[S], object] = lambda sandbox: None,
 ) -> S:
-    """A sandbox as its tier keeps it, or nothing of it at all.
+    """Launch a sandbox and bring it to the state its tier keeps it in; leave nothing on failure.
 
-    `start` puts one up, and on the stack what takes down again what is up so far; `attach` is done
-    once its agent runs.
+    `start` starts one; what it pushes on the stack undoes an incomplete start. `attach` is called
+    once the agent runs.
     """
     with contextlib.ExitStack() as undo:
         undo.callback(identity.release)
@@ -188,7 +192,7 @@ def launched(
         sandbox.wait_for_start()
         attach(sandbox)
         if tier.waits_in_memory:
-            sandbox.keep()
+            sandbox.prewarm()
     except BaseException:
         sandbox.destroy()
         raise
@@ -196,8 +200,7 @@ def launched(
 
 
 class PerRun(Generic[T]):
-    """What all sandboxes of a run share: opened with the first that needs it, closed with the
-    run."""
+    """A context that all sandboxes of a run share: entered on first use, exited with the run."""
 
     def __init__(self) -> None:
         self._opened: dict[str, T] = {}
@@ -210,15 +213,15 @@ class PerRun(Generic[T]):
 
 
 class Log:
-    """What a sandbox's programs write on stderr: a file of the run that goes with the sandbox."""
+    """The stderr of a sandbox's programs: a file of the run that is removed with the sandbox."""
 
     def __init__(self, run: Run, name: str) -> None:
         self.path = run.directory / f"{name}.log"
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC
         self.descriptor = os.open(self.path, flags, 0o600)
 
-    def said(self) -> str:
-        """The last lines, in one."""
+    def tail(self) -> str:
+        """The last three lines, joined."""
         with contextlib.suppress(OSError):
             return " | ".join(self.path.read_text(errors="replace").strip().splitlines()[-3:])
         return ""
@@ -229,26 +232,26 @@ class Log:
 
 
 def start(
-    words: Sequence[str | Path],
+    argv: Sequence[str | Path],
     environment: Mapping[str, str],
     log: Log,
     inherited: Sequence[int] = (),
 ) -> tuple[subprocess.Popen[bytes], socket.socket]:
-    """Start a program with a socket for its standard input and output: it, and our end of that.
+    """Start a program whose stdin and stdout are a socket; the process, and our end of the socket.
 
-    It has the open files `inherited` too, under their numbers here.
+    The program also inherits the descriptors `inherited`, under the same numbers.
     """
     near, far = socket.socketpair()
     with far:
         try:
             child = subprocess.Popen(
-                [os.fspath(word) for word in words],
+                [os.fspath(word) for word in argv],
                 stdin=far.fileno(),
                 stdout=far.fileno(),
                 stderr=log.descriptor,
                 env=environment,
                 pass_fds=inherited,
-                start_new_session=True,  # an interrupt from the keyboard is for us alone
+                start_new_session=True,  # a keyboard interrupt must reach this process only
             )
         except BaseException:
             near.close()
@@ -259,18 +262,18 @@ def start(
 def start_logged(
     run: Run,
     name: str,
-    words: Sequence[str | Path],
+    argv: Sequence[str | Path],
     environment: Mapping[str, str],
     undo: contextlib.ExitStack,
 ) -> tuple[subprocess.Popen[bytes], socket.socket, Log]:
-    """The same, with a log of this name that goes with `undo`."""
+    """`start` with a new log of this name, which `undo` removes."""
     log = Log(run, name)
     undo.callback(log.close)
-    return *start(words, environment, log), log
+    return *start(argv, environment, log), log
 
 
-def ended(child: subprocess.Popen[bytes], patience_s: float = 10.0) -> None:
-    """See a child to its end: it has been told to go, and is killed when it does not."""
+def reap(child: subprocess.Popen[bytes], patience_s: float = 10.0) -> None:
+    """Wait for a child that was told to exit; kill it after `patience_s`."""
     try:
         child.wait(patience_s)
     except subprocess.TimeoutExpired:

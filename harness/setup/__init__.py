@@ -1,1 +1,1 @@
-"""Set-up of a machine: the distribution's packages, .venv, and the tools that check pages."""
+"""Set-up of a machine: distribution packages, .venv, and the tools that check web pages."""

@@ -1,7 +1,8 @@
-"""Set-up: the distribution's packages, then .venv from pinned, hashed requirements.
+"""Set-up: distribution packages, then .venv from pinned requirements with hashes.
 
-Runs under the system's Python before anything is installed: only the standard library. A stamp says
-what was done, so that a second run does nothing; a lock lets one set-up run at a time.
+It runs under the system's Python before anything is installed, so it uses only the standard
+library. A stamp file records what is done, so that a second run does nothing; a lock lets only one
+set-up run at a time.
 """
 
 from __future__ import annotations
@@ -26,15 +27,15 @@ STAMP = ".setup-stamp"
 
 
 class SetupFailed(Exception):
-    """One sentence for the user."""
+    """A step failed; the message is one sentence for the user."""
 
 
 @contextlib.contextmanager
 def locked(root: Path) -> Iterator[int]:
-    """Be the only set-up of this checkout.
+    """Hold the set-up lock of a checkout; waits for another set-up.
 
-    Yields the lock's descriptor: children get it, so that a pip whose parent was killed still keeps
-    the next set-up waiting.
+    Yields the lock's file descriptor. Children inherit it, so that a pip whose parent was killed
+    still blocks the next set-up.
     """
     descriptor = os.open(root / ".setup.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
@@ -49,9 +50,9 @@ def locked(root: Path) -> Iterator[int]:
 
 
 def state(root: Path) -> str:
-    """A digest of what .venv was made from and lies at; an environment cannot be moved."""
+    """A digest of what .venv is made from and of its path: an environment cannot be moved."""
     whole = hashlib.sha256(os.fsencode(root))
-    # Its interpreter may have been replaced by another version, or be gone.
+    # The interpreter may have been replaced by another version, or removed.
     whole.update(os.fsencode(os.path.realpath(root / ".venv" / "bin" / "python")))
     for name in INPUTS:
         path = root / name
@@ -60,7 +61,7 @@ def state(root: Path) -> str:
 
 
 def read_stamp(root: Path) -> dict[str, object]:
-    """What was done; empty when nothing was, or not to its end."""
+    """The content of the stamp; empty where there is none, or an unreadable one."""
     try:
         found = json.loads((root / ".venv" / STAMP).read_bytes())
     except (OSError, ValueError):
@@ -69,7 +70,7 @@ def read_stamp(root: Path) -> dict[str, object]:
 
 
 def write_stamp(root: Path, **done: object) -> None:
-    """Replace the stamp in one step."""
+    """Update the stamp atomically."""
     path = root / ".venv" / STAMP
     new = path.with_suffix(".new")
     new.write_text(json.dumps({**read_stamp(root), **done}))
@@ -77,16 +78,16 @@ def write_stamp(root: Path, **done: object) -> None:
 
 
 def environment_is_current(root: Path) -> bool:
-    """Whether .venv is what the lock says."""
+    """Whether .venv exists and was made from the current inputs."""
     python = root / ".venv" / "bin" / "python"
     return os.access(python, os.X_OK) and read_stamp(root).get("environment") == state(root)
 
 
 def make_environment(root: Path, lock: int) -> None:
-    """Make .venv anew; raises SetupFailed. The stamp goes first and comes last."""
+    """Recreate .venv. Raises SetupFailed."""
     venv = root / ".venv"
     print("setup: the virtual environment .venv (about a minute)", file=sys.stderr, flush=True)
-    # What is stamped must be whole: a set-up that is broken off here leaves none.
+    # Removed first, written last: an interrupted set-up must leave no stamp.
     (venv / STAMP).unlink(missing_ok=True)
     _run([sys.executable, "-m", "venv", "--clear", str(venv)], root, lock)
     pip = [str(venv / "bin" / "pip"), "--disable-pip-version-check", "--no-input", "install", "-q"]
@@ -96,15 +97,15 @@ def make_environment(root: Path, lock: int) -> None:
 
 def _run(command: Sequence[str], root: Path, lock: int) -> None:
     if code := packages.quietly(command, root, lock):
-        raise SetupFailed(f"{shlex.join(command)} ended with {code}; what it said is above")
+        raise SetupFailed(f"{shlex.join(command)} exited with {code}; its output is above")
 
 
 def set_up(root: Path, tests: bool, again: bool) -> None:
-    """Do what is not done yet."""
+    """Do the missing steps, or every step `again`. Raises SetupFailed."""
     with locked(root) as lock:
         given_up = set() if again else read_stamp(root).get("given_up", ())
         assert isinstance(given_up, set | list | tuple)
-        # What could not be had before is not tried at every run.
+        # Packages that were unavailable before are not tried at every run.
         wanted = set(packages.missing(tests)) - set(given_up)
         left = packages.install(tests) if wanted else None
         if again or not environment_is_current(root):
@@ -120,8 +121,12 @@ def set_up(root: Path, tests: bool, again: bool) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """0 done; 69 a step failed; 130 interrupted."""
     parser = argparse.ArgumentParser(prog="setup", description=__doc__)
-    parser.add_argument("--tests", action="store_true", help="also what only the tests need")
-    parser.add_argument("--again", action="store_true", help="even what was done or given up")
+    parser.add_argument(
+        "--tests", action="store_true", help="also install what only the tests need"
+    )
+    parser.add_argument(
+        "--again", action="store_true", help="repeat every step, and retry unavailable packages"
+    )
     options = parser.parse_args(argv)
     command_log.start()
     try:
@@ -130,7 +135,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"setup: {error}", file=sys.stderr)
         return 69
     except KeyboardInterrupt:
-        print("setup: interrupted; the next one begins anew", file=sys.stderr)
+        print("setup: interrupted; run it again to finish", file=sys.stderr)
         return 130
     return 0
 

@@ -1,7 +1,7 @@
-"""Brings what checks built pages, axe and the Nu HTML checker, by npm into .venv/npm.
+"""Installs the checkers of built pages, axe and the Nu HTML checker, with npm into .venv/npm.
 
-Runs in set-up, before anything is installed: only the standard library. Nothing of these packages
-is run on installing them. Where npm is not there, the checks that need them are skipped.
+It runs during set-up, before anything is installed, so it uses only the standard library. The
+packages' install scripts are not run. Without npm, the tests that need the checkers are skipped.
 """
 
 from __future__ import annotations
@@ -18,32 +18,32 @@ STAMP = "installed"
 
 
 def directory(root: Path) -> Path:
-    """Where the packages are, below .venv so that they go with it."""
+    """The directory of the packages; inside .venv, so that both are removed together."""
     return root / ".venv" / "npm"
 
 
 def _digest(root: Path) -> str:
-    return hashlib.sha256(b"".join((root / one).read_bytes() for one in FILES)).hexdigest()
+    return hashlib.sha256(b"".join((root / name).read_bytes() for name in FILES)).hexdigest()
 
 
 def current(root: Path) -> bool:
-    """Whether what the lock file says is there, or nobody could bring it."""
-    if shutil.which("npm") is None or not all((root / one).is_file() for one in FILES):
+    """Whether the packages of the lock file are installed, or cannot be."""
+    if shutil.which("npm") is None or not all((root / name).is_file() for name in FILES):
         return True
     stamp = directory(root) / STAMP
     return stamp.is_file() and stamp.read_text() == _digest(root)
 
 
 def install(root: Path, lock: int) -> None:
-    """By npm's lock file, digests checked. Says what went wrong and raises nothing."""
+    """Install what npm's lock file pins. Prints an error instead of raising one."""
     target = directory(root)
     shutil.rmtree(target, ignore_errors=True)
     target.mkdir(parents=True)
-    for one in FILES:
-        shutil.copy(root / one, target)
+    for name in FILES:
+        shutil.copy(root / name, target)
     command = ["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"]
     if packages.quietly(command, target, lock):
-        print("setup: npm could not bring axe and vnu-jar; their checks are skipped",
+        print("setup: npm could not install axe and vnu-jar; the tests that use them are skipped",
               file=sys.stderr)  # fmt: skip
         return
     (target / STAMP).write_text(_digest(root))

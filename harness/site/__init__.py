@@ -1,5 +1,6 @@
-"""Turns run records and published figures into a directory of static pages. Nothing imports it
-back.
+"""Turns run records and published figures into a directory of static pages. Nothing else
+in the harness imports it, except its commands.
 
-A page is a file in harness/site/pages/ (see page.py); a template is a file in site/templates/.
+Imports go one way: builder -> pages -> charts -> page.py -> data. A page is a module in pages/, a
+template a file in site/templates/.
 """

@@ -63,7 +63,7 @@ def test_another_clock_concludes_nothing_however_far_apart() -> None:
     [
         (None, "no record"),
         (Evidence([], 3), "all 3 attempts failed"),
-        (Evidence([]), "nothing was tried"),
+        (Evidence([]), "nothing was attempted"),
     ],
 )
 def test_not_measured_says_why(evidence: Evidence | None, words: str) -> None:
@@ -202,19 +202,19 @@ def test_every_claim_of_ours_is_whole_and_every_front_page_claim_is_there() -> N
     [
         ("- {id: a}", "missing"),
         ("- 1", "must be a mapping"),
-        ("- {id: a, title: t, quote: q, figure: none.such, uses: u}", "no published figure"),
+        ("- {id: a, title: t, quote: q, figure: none.such, uses: u}", "unknown published figure"),
         ("- {id: a, title: t, quote: q, figure: coppice.refill, uses: u, colour: x}", "unknown"),
         (
             "- {id: a, title: t, quote: q, figure: coppice.refill, uses: u, answers: [{rig: x}]}",
-            "an answer is wrong",
+            "invalid answer",
         ),
-        ("- {id: a, title: t, quote: q, figure: coppice.refill, uses: u}\n" * 2, "is taken"),
+        ("- {id: a, title: t, quote: q, figure: coppice.refill, uses: u}\n" * 2, "duplicate id"),
         ("- [", "not YAML"),
         (
             "- {id: a, title: t, quote: q, figure: coppice.policy.enforcement, uses: u, answers: ["
             "{rig: r, metric: m, statistic: p50, holds: at-most, comparable: true, why: w,"
             " task: t}]}",
-            "give m a bound",
+            "give the answer m a bound",
         ),
     ],
 )

@@ -1,4 +1,4 @@
-"""`coppice compare` and `coppice run --interleave`, on made-up records and on the noop rig."""
+"""`coppice compare` and `coppice run --interleave`, with invented records and the noop rig."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def _store(results: Path, *series: Series, day: int, commit: str = "a", env: str
     return record.write(made, results)
 
 
-def test_two_records_as_a_table_and_an_exit_code(
+def test_two_records_give_a_table_and_an_exit_code(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     old = _store(tmp_path, _series(1.0, 60, "a"), day=1)
@@ -59,7 +59,7 @@ def test_commits_and_configurations_as_json(
     assert main(command) == 0
     found = json.loads(capsys.readouterr().out)
     assert [row["dimensions"]["n"] for row in found["rows"]] == [1, 10]
-    # Of several runs that fit, the newest: never pooled.
+    # Of several matching runs, the newest: they are never pooled.
     assert [len(row["records"][1]) for row in found["rows"]] == [1, 1]
     assert found["rows"][0]["records"][1][0].startswith("20261103")
     assert {row["outcome"] for row in found["rows"]} == {"no difference"}
@@ -68,42 +68,42 @@ def test_commits_and_configurations_as_json(
     assert "n" not in row["dimensions"] and row["dimensions"]["tier"] == "full"
 
 
-def test_a_side_that_mixes_configurations_is_matched_and_not_guessed(tmp_path: Path) -> None:
+def test_a_side_with_several_configurations_is_matched_by_dimensions(tmp_path: Path) -> None:
     several = [_series(1, 9, f"x{n}", n=n) for n in (1, 10)]
     _store(tmp_path, *several, day=1, commit="a")
     _store(tmp_path, _series(1, 9, "y", n=10), day=2, commit="b")
     a = selection.select("commit=aaaa", tmp_path)
     b = selection.select("commit=bbbb,n=10", tmp_path)
-    (row,) = selection.compared(a, b, Thresholds())
+    (row,) = selection.compare_sides(a, b, Thresholds())
     assert row.dimensions["n"] == 10
 
 
-def test_turns_are_compared_round_by_round(
+def test_interleaved_runs_are_compared_round_by_round(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for number in range(9):
-        level = 1 + number  # the host gets slower and slower
+        level = 1 + number  # the host becomes slower
         for arm, scale in (("a", 1.0), ("b", 1.2)):
             one = _series(level * scale, 25, f"{number}{arm}")
             _store(tmp_path, one, day=1 + number, env=f"s1/{arm}/{number}")
     argv = ["compare", "interleave=s1/a", "interleave=s1/b", "--results", str(tmp_path)]
     assert main(argv) == 1
     assert "worse (9 rounds)" in capsys.readouterr().out
-    # Without turns, drift hides it.
+    # Without interleaving, drift hides the difference.
     ends = selection.select("20261101", tmp_path), selection.select("20261101", tmp_path)
-    assert ends[0].found
+    assert ends[0].matches
 
 
 @pytest.mark.parametrize(
     ("a", "b", "words"),
     [
-        ("tier=none", "tier=full", "no record fits"),
-        ("nothing", "tier=full", "no record fits"),
-        ("tier=", "tier=full", "no selector"),
-        ("n=1", "rig=cold-start,tier=durable-pool", "no record fits"),
+        ("tier=none", "tier=full", "no record matches"),
+        ("nothing", "tier=full", "no record matches"),
+        ("tier=", "tier=full", "invalid selector"),
+        ("n=1", "rig=cold-start,tier=durable-pool", "no record matches"),
     ],
 )
-def test_what_cannot_be_compared_says_why(
+def test_impossible_comparisons_are_refused_with_the_reason(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], a: str, b: str, words: str
 ) -> None:
     _store(tmp_path, _series(1, 9, "a", n=1), day=1)
@@ -111,7 +111,9 @@ def test_what_cannot_be_compared_says_why(
     assert words in capsys.readouterr().err
 
 
-def test_nothing_in_common(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_sides_without_common_series_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     one = _store(tmp_path, _series(1, 9, "a"), day=1)
     other = Series("throughput", "bytes/s", "higher", {}, "closed", (), [1e9] * 9)
     two = _store(tmp_path, other, day=2)
@@ -119,7 +121,7 @@ def test_nothing_in_common(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert "no series in common" in capsys.readouterr().err
 
 
-def test_interleaved_runs_take_turns_and_say_so(
+def test_interleaved_runs_alternate_and_record_it(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     arms = ["COPPICE_ARM=one,substrate=noop", "COPPICE_ARM=two,substrate=noop"]
@@ -131,7 +133,7 @@ def test_interleaved_runs_take_turns_and_say_so(
     for path in record.find(tmp_path):
         made = record.load(path)
         if made.series[0].dimensions.get("vmm") in (None, "waits"):
-            turns.append((made.command.env["COPPICE_ARM"], selection.turn(made)))
+            turns.append((made.command.env["COPPICE_ARM"], selection.interleaving(made)))
     turns.sort(key=lambda one: (one[1] or ("", "", 0))[2])
     assert len(turns) == 4
     assert {arm: {turn[1] for name, turn in turns if turn and name == arm} for arm, _ in turns} == {
@@ -141,7 +143,7 @@ def test_interleaved_runs_take_turns_and_say_so(
 
 
 @pytest.mark.parametrize("arm", ["tier", "colour=red", "vmm=spawned"])
-def test_a_configuration_that_nobody_knows(
+def test_an_unknown_configuration_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], arm: str
 ) -> None:
     argv = ["run", "cold-start", "--results", str(tmp_path), "--interleave", arm, "tier=full"]

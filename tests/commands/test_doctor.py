@@ -1,4 +1,4 @@
-"""The doctor, over small fake substrates of these tests; and over the host itself, once."""
+"""The doctor, with small fake substrates, and once on this host itself."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ FAKES: dict[str, type] = {
 
 @pytest.fixture
 def rig(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., None]:
-    """Puts a rig into the directory that the doctor looks into, among the fakes."""
+    """Puts a rig into the directory that the doctor searches."""
 
     def load(name: str) -> object:
         if name == "fake-absent":
@@ -76,7 +76,7 @@ def rig(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., None]:
     return write
 
 
-def test_text_names_what_is_missing_and_the_command(
+def test_text_names_what_is_missing_and_the_remedy(
     rig: Callable[..., None], capsys: pytest.CaptureFixture[str]
 ) -> None:
     rig("cold", "fake-runs", "fake-lacks")
@@ -116,7 +116,7 @@ def test_json_has_the_documented_shape(
     }
 
 
-def test_a_substrate_that_breaks_is_shown_and_stops_nothing(
+def test_a_broken_substrate_is_shown_and_does_not_stop_the_report(
     rig: Callable[..., None], capsys: pytest.CaptureFixture[str]
 ) -> None:
     rig("cold", "fake-runs", "fake-raises", "fake-absent")
@@ -128,7 +128,7 @@ def test_a_substrate_that_breaks_is_shown_and_stops_nothing(
 
 
 @pytest.mark.parametrize("substrates", [("fake-lacks",), ("noop", "fake-lacks"), ("unheard-of",)])
-def test_one_rig_that_cannot_run_decides_the_exit_code(
+def test_a_rig_that_cannot_run_decides_the_exit_code(
     rig: Callable[..., None], substrates: Sequence[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     rig("good", "fake-runs")
@@ -169,7 +169,7 @@ def test_a_rig_that_does_not_load_is_reported_and_the_others_are_shown(
     assert "  good (Fake good): runs here" in out
 
 
-def test_on_this_host_the_code_is_what_the_report_says() -> None:
+def test_the_exit_code_agrees_with_the_report_on_this_host() -> None:
     command = [sys.executable, "-m", "harness.cli", "doctor", "--json"]
     done = subprocess.run(command, capture_output=True, text=True)
     found = json.loads(done.stdout)
@@ -179,6 +179,6 @@ def test_on_this_host_the_code_is_what_the_report_says() -> None:
     assert "noop" in found["rigs"]["cold-start"]["runs_on"]
     for substrate in found["substrates"].values():
         for need in substrate["requirements"]:
-            assert need["satisfied"] or need["remedy"], "what is missing comes with its remedy"
+            assert need["satisfied"] or need["remedy"], "a missing requirement has a remedy"
     everything = all(one["runs"] for one in found["rigs"].values())
     assert done.returncode == (0 if everything else 69)

@@ -1,4 +1,4 @@
-"""bin/mise with the real mise, as npm brings it; and what its arguments and refusals come to."""
+"""bin/mise with the real mise from npm: its arguments, exit codes and errors."""
 
 from __future__ import annotations
 
@@ -56,38 +56,38 @@ def bare(tmp_path: Path) -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def obtained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """An environment with an empty home and cache, after two launchers at once obtained mise."""
+def downloaded(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """An environment with a fresh home and cache, after two launchers downloaded mise at once."""
     if shutil.which("npm") is None:
         pytest.skip("needs npm: apt-get install npm")
     home = tmp_path_factory.mktemp("home")
     directories = os.environ["PATH"].split(":")
-    path = ":".join(one for one in directories if not (Path(one) / "mise").exists())
+    path = ":".join(place for place in directories if not (Path(place) / "mise").exists())
     env = {**os.environ, "HOME": str(home), "XDG_CACHE_HOME": str(home / "cache"), "PATH": path}
     env = {name: value for name, value in env.items() if not name.startswith("MISE_")}
     if (config := Path.home() / ".npmrc").exists():  # how this machine reaches npm's registry
         env["NPM_CONFIG_USERCONFIG"] = str(config)
     command = [str(ROOT / "bin" / "mise"), "--version"]
     both = [subprocess.Popen(command, env=env, cwd="/", text=True, stdout=-1) for _ in range(2)]
-    said = [one.communicate()[0] for one in both]
-    assert [one.returncode for one in both] == [0, 0]
-    assert said[0] == said[1]
+    outputs = [process.communicate()[0] for process in both]
+    assert [process.returncode for process in both] == [0, 0]
+    assert outputs[0] == outputs[1]
     return env
 
 
-def test_it_is_obtained_once_whole_and_pinned(obtained: dict[str, str]) -> None:
-    [directory] = (Path(obtained["XDG_CACHE_HOME"]) / "coppice" / "mise").iterdir()
-    assert [one.name for one in directory.iterdir()] == ["mise"]
-    without_npm = {**obtained, "PATH": "/usr/bin:/bin", "npm_config_offline": "true"}
+def test_it_is_downloaded_once_and_is_the_pinned_version(downloaded: dict[str, str]) -> None:
+    [directory] = (Path(downloaded["XDG_CACHE_HOME"]) / "coppice" / "mise").iterdir()
+    assert [path.name for path in directory.iterdir()] == ["mise"]
+    without_npm = {**downloaded, "PATH": "/usr/bin:/bin", "npm_config_offline": "true"}
     done = _mise("--version", env=without_npm, cwd=Path("/"))
     assert done.stdout.startswith(directory.name)
     assert done.stderr == ""
 
 
-def test_the_tasks_are_there_from_any_directory(obtained: dict[str, str], tmp_path: Path) -> None:
+def test_tasks_are_available_from_any_directory(downloaded: dict[str, str], tmp_path: Path) -> None:
     link = tmp_path / "link"
     link.symlink_to(ROOT / "bin" / "mise")
-    done = _mise("tasks", "--json", env=obtained, cwd=tmp_path, via=link)
+    done = _mise("tasks", "--json", env=downloaded, cwd=tmp_path, via=link)
     tasks = {task["name"]: task for task in json.loads(done.stdout)}
     assert {"setup", "bench", "test", "site", "doctor", "clean"} <= tasks.keys()
     for substrate in ("qemu", "bhyve"):
@@ -97,7 +97,7 @@ def test_the_tasks_are_there_from_any_directory(obtained: dict[str, str], tmp_pa
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
-    """A checkout with the real launcher and tasks, whose set-up and coppice only say what came."""
+    """A checkout with the real launcher and tasks; its setup and coppice print their arguments."""
     root = tmp_path / "a checkout"
     shutil.copytree(ROOT / "rigs" / "tasks", root / "rigs" / "tasks")
     (root / "bin").mkdir()
@@ -110,29 +110,29 @@ def checkout(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("tier", TIERS)
 @pytest.mark.parametrize("substrate", ["qemu", "bhyve"])
-def test_bench_tasks_pass_arguments_output_and_exit_code_on(
-    obtained: dict[str, str], checkout: Path, substrate: str, tier: str
+def test_bench_tasks_pass_on_arguments_output_and_exit_code(
+    downloaded: dict[str, str], checkout: Path, substrate: str, tier: str
 ) -> None:
     task = f"bench:{substrate}-{tier}"
-    done = _mise("run", task, "--", "--profile", "full", "a b", root=checkout, env=obtained)
+    done = _mise("run", task, "--", "--profile", "full", "a b", root=checkout, env=downloaded)
     own = ["run", "cold-start", "--substrate", substrate, "--tier", tier]
-    words = [*own, "--profile", "full", "a b"]
-    assert done.stdout.splitlines() == ["set up", *(f"<{word}>" for word in words)]
+    argv = [*own, "--profile", "full", "a b"]
+    assert done.stdout.splitlines() == ["set up", *(f"<{argument}>" for argument in argv)]
     assert done.returncode == 69
 
 
-def test_other_directories_tasks_and_tools_stay_out(
-    obtained: dict[str, str], checkout: Path
+def test_tasks_and_tools_of_other_directories_are_ignored(
+    downloaded: dict[str, str], checkout: Path
 ) -> None:
-    """A mise.toml above the checkout may be anybody's, and ask for tools that would be fetched."""
+    """A mise.toml above the checkout may belong to another project, and require downloads."""
     (checkout.parent / "mise.toml").write_text(
         '[tools]\nnode = "99.0.0"\n[tasks.theirs]\nrun = "true"\n'
     )
-    done = _mise("tasks", "--json", root=checkout, env=obtained)
+    done = _mise("tasks", "--json", root=checkout, env=downloaded)
     names = {task["name"] for task in json.loads(done.stdout)}
     assert "doctor" in names
     assert "theirs" not in names
-    assert _mise("run", "doctor", root=checkout, env=obtained).stdout == "set up\n<doctor>\n"
+    assert _mise("run", "doctor", root=checkout, env=downloaded).stdout == "set up\n<doctor>\n"
 
 
 def test_a_mise_on_path_is_used_with_every_argument(bare: dict[str, str], tmp_path: Path) -> None:
@@ -153,17 +153,17 @@ def test_a_mise_that_is_too_old_is_not_used(
     assert done.stdout == ""
 
 
-def _fails(env: Mapping[str, str], words: str) -> None:
+def _fails(env: Mapping[str, str], message: str) -> None:
     done = _mise("--version", env=env)
     assert done.returncode == 69
     last = done.stderr.splitlines()[-1]
     assert last.startswith("bin/mise: ")
-    assert words in last
+    assert message in last
     left = Path(env["HOME"]).rglob("*")
-    assert [one for one in left if one.is_file() or one.name.startswith(".obtaining")] == []
+    assert [path for path in left if path.is_file() or path.name.startswith(".obtaining")] == []
 
 
-def test_another_binary_than_the_pinned_one_is_never_run(
+def test_a_binary_other_than_the_pinned_one_is_never_run(
     bare: dict[str, str], tmp_path: Path
 ) -> None:
     ran = tmp_path / "ran"
@@ -174,7 +174,9 @@ def test_another_binary_than_the_pinned_one_is_never_run(
     assert not ran.exists()
 
 
-def test_another_platform_one_sentence(bare: dict[str, str], tmp_path: Path) -> None:
+def test_an_unsupported_platform_is_refused_in_one_sentence(
+    bare: dict[str, str], tmp_path: Path
+) -> None:
     (tmp_path / "path" / "uname").unlink()
     _program(tmp_path / "path" / "uname", "echo Plan9")
     _fails(bare, "npm has no mise for this platform")

@@ -1,4 +1,4 @@
-"""The launcher bin/mise, with a fake npm that 'installs' a file: nothing is fetched."""
+"""The launcher bin/mise, with a fake npm that 'installs' a file: nothing is downloaded."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ cp "$FAKE" "$3/node_modules/@jdxcode/mise-linux-x64/bin/mise"
 
 
 class Launcher:
-    """A copied tree with the launcher, pinned to the fake."""
+    """A copied tree with the launcher, pinned to the fake mise."""
 
     def __init__(self, directory: Path, digest: str | None = None) -> None:
         self.root = directory / "tree"
@@ -70,11 +70,11 @@ class Launcher:
         return process.returncode, out, err
 
     @property
-    def obtained(self) -> int:
+    def downloads(self) -> int:
         return self.log.read_text().count("npm install")
 
     def kept(self) -> list[str]:
-        """What stands in the cache."""
+        """The files in the cache."""
         return sorted(path.name for path in self.home.rglob("*") if path.is_file())
 
 
@@ -83,30 +83,30 @@ def launcher(tmp_path: Path) -> Launcher:
     return Launcher(tmp_path)
 
 
-def test_it_obtains_mise_once_and_runs_it_for_this_checkout(launcher: Launcher) -> None:
+def test_it_downloads_mise_once_and_runs_it_for_this_checkout(launcher: Launcher) -> None:
     code, out, err = launcher.run("run", "setup", "two words")
     assert code == 0, err
     assert out == f"trusted={launcher.root}\ncwd={launcher.root}\nargv=run setup two words\n"
     assert launcher.run("run", "setup")[0] == 0
-    assert launcher.obtained == 1
+    assert launcher.downloads == 1
     assert launcher.kept() == ["mise"]
 
 
-def test_a_mise_on_the_path_is_taken(launcher: Launcher, tmp_path: Path) -> None:
+def test_a_mise_on_the_path_is_used(launcher: Launcher, tmp_path: Path) -> None:
     shutil.copy(tmp_path / "fake-mise", launcher.tools / "mise")
     assert launcher.run("tasks")[0] == 0
-    assert launcher.obtained == 0
+    assert launcher.downloads == 0
 
 
-def test_a_mise_on_the_path_that_does_not_run_is_not_taken(launcher: Launcher) -> None:
+def test_a_broken_mise_on_the_path_is_not_used(launcher: Launcher) -> None:
     script(launcher.tools / "mise", "exit 1\n")
     code, out, _ = launcher.run("tasks")
-    assert (code, launcher.obtained) == (0, 1)
+    assert (code, launcher.downloads) == (0, 1)
     assert "argv=" in out
 
 
 @pytest.mark.parametrize("how", ["directory", "link"])
-def test_with_itself_on_the_path_it_does_not_call_itself(launcher: Launcher, how: str) -> None:
+def test_the_launcher_on_the_path_does_not_call_itself(launcher: Launcher, how: str) -> None:
     if how == "directory":
         launcher.environment["PATH"] = f"{launcher.root / 'bin'}:{launcher.tools}"
     else:
@@ -116,7 +116,7 @@ def test_with_itself_on_the_path_it_does_not_call_itself(launcher: Launcher, how
     assert out.count("argv=") == 1
 
 
-def test_a_mise_of_another_digest_is_refused_and_not_kept(tmp_path: Path) -> None:
+def test_a_mise_with_another_digest_is_refused_and_not_kept(tmp_path: Path) -> None:
     launcher = Launcher(tmp_path, digest="0" * 64)
     code, out, err = launcher.run("tasks")
     assert (code, out) == (69, "")
@@ -124,25 +124,27 @@ def test_a_mise_of_another_digest_is_refused_and_not_kept(tmp_path: Path) -> Non
     assert launcher.kept() == []
 
 
-def test_an_npm_that_fails_is_one_clear_error(launcher: Launcher) -> None:
+def test_a_failed_npm_is_a_clear_error(launcher: Launcher) -> None:
     script(launcher.tools / "npm", "exit 1\n")
     code, _, err = launcher.run("tasks")
-    assert code == 69 and "bin/mise: npm could not bring mise" in err
+    assert code == 69 and "bin/mise: npm could not download mise" in err
     assert launcher.kept() == []
 
 
 def test_without_mise_and_npm_it_says_what_to_install(launcher: Launcher) -> None:
     (launcher.tools / "npm").unlink()
     code, _, err = launcher.run("tasks")
-    sentence = "bin/mise: neither mise nor npm is here: install one of them and run this again\n"
-    assert (code, err) == (69, sentence)
+    message = (
+        "bin/mise: neither mise nor npm is installed: install one of them and run this again\n"
+    )
+    assert (code, err) == (69, message)
 
 
 def test_two_launchers_at_once_both_run(launcher: Launcher) -> None:
     both = [launcher.start("tasks"), launcher.start("tasks")]
-    said = [one.communicate() for one in both]
-    assert [one.returncode for one in both] == [0, 0], said
-    assert all("argv=" in out for out, _ in said)
+    outputs = [process.communicate() for process in both]
+    assert [process.returncode for process in both] == [0, 0], outputs
+    assert all("argv=" in out for out, _ in outputs)
     assert launcher.kept() == ["mise"]
 
 

@@ -43,7 +43,7 @@ def results(tmp_path: Path) -> Path:
 
 
 def rigs(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """pytest over rigs/, as a user calls it."""
+    """Run pytest on rigs/, as a user would."""
     return subprocess.run(
         [sys.executable, "-m", "pytest", "rigs/", "-p", "no:cacheprovider", *arguments],
         cwd=ROOT,
@@ -57,7 +57,9 @@ def records(results: Path) -> list[RunRecord]:
     return [load(path) for path in find(results)]
 
 
-def test_pytest_holds_the_samples_of_the_record_in_order(results: Path, tmp_path: Path) -> None:
+def test_pytest_benchmark_has_the_samples_of_the_record_in_order(
+    results: Path, tmp_path: Path
+) -> None:
     out = tmp_path / "out.json"
     done = rigs(f"--benchmark-json={out}", "-k", "noop", f"--results={results}")
     assert done.returncode == 0, done.stdout
@@ -77,7 +79,7 @@ def test_pytest_holds_the_samples_of_the_record_in_order(results: Path, tmp_path
         assert all(not series.failures for series in record.series)
 
 
-def test_at_concurrency_1_the_rungs_of_one_attempt_come_in_order(results: Path) -> None:
+def test_at_concurrency_1_the_rungs_of_an_attempt_are_in_order(results: Path) -> None:
     done = coppice(
         "run", "cold-start", "--substrate", "noop", "--concurrency", "1",
         "--results", str(results),
@@ -96,7 +98,7 @@ def test_at_concurrency_1_the_rungs_of_one_attempt_come_in_order(results: Path) 
     assert f"records: {next(iter(find(results))).parent}" in done.stdout
 
 
-def test_progress_is_a_line_for_each_measurement_and_one_for_each_reason_why_not(
+def test_progress_has_a_line_for_each_measurement_and_each_reason_to_skip(
     results: Path,
 ) -> None:
     done = coppice("run", "cold-start", "--substrate", "noop", "--results", str(results))
@@ -114,14 +116,14 @@ def test_progress_is_a_line_for_each_measurement_and_one_for_each_reason_why_not
     assert "Not measured:\n  1 case: not in the quick profile" in done.stdout
 
 
-def test_a_rig_that_fails_is_a_line_of_its_own_and_the_exit_code() -> None:
+def test_a_failed_rig_has_its_own_line_and_decides_the_exit_code() -> None:
     done = coppice("run", "cold-start", "--substrate", "noop", "--results", "/proc/no-directory")
     assert done.returncode == 1
     assert len([line for line in done.stdout.splitlines() if "cold-start " in line]) == 2
     assert done.stdout.count("FAILED   ") == 2 and "INTERNALERROR" not in done.stdout
 
 
-def test_a_tier_is_found_by_its_name(results: Path) -> None:
+def test_a_tier_is_selected_by_its_name(results: Path) -> None:
     done = rigs("--collect-only", "-q", "-k", "qemu-durable-pool")
     ids = [line.split("[")[1][:-1] for line in done.stdout.splitlines() if "[" in line]
     assert ids == [
@@ -130,7 +132,7 @@ def test_a_tier_is_found_by_its_name(results: Path) -> None:
     ]  # fmt: skip
 
 
-def test_what_can_be_forked_is_measured_so_too() -> None:
+def test_forkable_tiers_are_measured_forked_too() -> None:
     done = rigs("--collect-only", "-q", "-k", "forked and cold_start")
     ids = [line.split("[")[1][:-1] for line in done.stdout.splitlines() if "[" in line]
     assert ids == [f"qemu-durable-prewarm-pool-forked-cc{many}" for many in (1, 10, 50)]
@@ -150,7 +152,7 @@ class MuteSandbox(NoopSandbox):
 
 
 class FlakySandbox(NoopSandbox):
-    """A fake of which every other one answers."""
+    """A fake: every second one answers."""
 
     made = 0
 
@@ -188,11 +190,11 @@ class FakeSubstrate:
 
 
 class FakeBenchmark:
-    """Keeps what it is given, as far as the rig asks."""
+    """Records what the rig gives it."""
 
 
 def rig_with(kind: type[NoopSandbox], monkeypatch: pytest.MonkeyPatch) -> Any:
-    """The rig's module, which gets sandboxes of that kind."""
+    """The rig's module, with sandboxes of the given class."""
     discover()
     module = importlib.import_module("rigs.test_cold_start")
     monkeypatch.setattr(module, "load", lambda name: FakeSubstrate(kind))
@@ -200,7 +202,7 @@ def rig_with(kind: type[NoopSandbox], monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 @pytest.mark.parametrize("concurrency", [1, 10])
-def test_when_every_attempt_fails_the_record_says_so_and_the_test_fails(
+def test_when_every_attempt_fails_the_record_and_the_test_fail(
     concurrency: int, results: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     module = rig_with(MuteSandbox, monkeypatch)
@@ -210,7 +212,7 @@ def test_when_every_attempt_fails_the_record_says_so_and_the_test_fails(
         rig_run = RigRun(results, "quick")
         with pytest.raises(AssertionError, match=r"no cold start succeeded.*did not answer"):
             module.test_cold_start(case, FakeBenchmark(), run, rig_run, "quick")
-        assert list(run.leases.iterdir()) == [], "failed sandboxes were destroyed, too"
+        assert list(run.leases.iterdir()) == [], "failed sandboxes must be destroyed too"
     (record,) = records(results)
     for series in record.series:
         assert not series.samples
@@ -219,11 +221,11 @@ def test_when_every_attempt_fails_the_record_says_so_and_the_test_fails(
     assert record.validity.status != "valid"
 
 
-def test_failed_attempts_keep_their_place_among_those_that_succeed(
+def test_failed_attempts_keep_their_index_among_the_successful(
     results: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     module = rig_with(FlakySandbox, monkeypatch)
-    monkeypatch.setattr(FlakySandbox, "made", 1)  # the warm-up's one attempt succeeds
+    monkeypatch.setattr(FlakySandbox, "made", 1)  # the only attempt of the warm-up succeeds
     case = module.Case("noop", Tier.DURABLE_PREWARM_POOL, 1)
     with open_run() as run:
         series = module.measure(case, run, RigRun(results, "quick"), 10)
@@ -234,7 +236,7 @@ def test_failed_attempts_keep_their_place_among_those_that_succeed(
 
 @pytest.fixture(scope="module")
 def without_qemu(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A PATH with everything of this host's but QEMU."""
+    """A PATH with every program of this host except QEMU."""
     tools = tmp_path_factory.mktemp("tools")
     for place in dict.fromkeys(Path(one).resolve() for one in os.environ["PATH"].split(":")):
         for program in place.iterdir() if place.is_dir() else ():
@@ -258,7 +260,7 @@ def test_without_qemu_a_rig_is_skipped_with_the_reason_and_the_command(
     assert not list(find(results))
 
 
-def test_without_qemu_the_command_ends_with_69(results: Path, without_qemu: str) -> None:
+def test_without_qemu_the_command_exits_with_69(results: Path, without_qemu: str) -> None:
     done = coppice(
         "run", "cold-start", "--substrate", "qemu", "--results", str(results),
         PATH=without_qemu,
@@ -272,18 +274,18 @@ def test_without_qemu_the_command_ends_with_69(results: Path, without_qemu: str)
     ("arguments", "said"),
     [
         (["nope"], "no rig is called 'nope'; there are cold-start"),
-        (["cold-start", "--substrate", "nope"], "no substrate is called 'nope'; there are bhyve"),
+        (["cold-start", "--substrate", "nope"], "no substrate is named 'nope'"),
         (["cold-start", "--tier", "nope"], "no tier is called 'nope'; there are full"),
         ([], "name a rig, or say --all"),
     ],
 )
-def test_an_unknown_name_is_refused_with_those_there_are(arguments: list[str], said: str) -> None:
+def test_an_unknown_name_is_refused_with_the_known_ones(arguments: list[str], said: str) -> None:
     done = coppice("run", *arguments)
     assert (done.returncode, done.stdout) == (64, "")
     assert done.stderr.startswith(f"coppice: {said}")
 
 
-def test_what_no_rig_measures_is_said_and_is_no_success(results: Path) -> None:
+def test_a_selection_that_no_rig_measures_is_an_error(results: Path) -> None:
     done = coppice(
         "run", "cold-start", "--substrate", "noop", "--tier", "full", "--results", str(results)
     )
@@ -294,24 +296,24 @@ def test_what_no_rig_measures_is_said_and_is_no_success(results: Path) -> None:
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")
 @pytest.mark.parametrize("kib", [4, 16])
-def test_a_full_disk_is_one_clear_error_and_leaves_no_half(kib: int, results: Path) -> None:
-    """4 KiB do not hold the record; 16 do, but not all that comes with both cases."""
+def test_a_full_disk_is_a_clear_error_and_leaves_no_partial_file(kib: int, results: Path) -> None:
+    """4 KiB are too small for the record; 16 KiB have room for it, but not for both cases."""
     results.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={kib}k", "tmpfs", results], check=True)
     try:
         done = coppice("run", "cold-start", "--substrate", "noop", "--results", str(results))
-        assert done.returncode in (1, 74), "1 when the record itself found no room"
-        assert "no room to write" in done.stdout + done.stderr
-        assert "nothing was left half-written" in done.stdout + done.stderr
+        assert done.returncode in (1, 74), "1 when there was no space for the record itself"
+        assert "no space left to write" in done.stdout + done.stderr
+        assert "no partial file was kept" in done.stdout + done.stderr
         assert "Traceback" not in done.stderr
         for path in results.rglob("*"):
-            assert path.is_dir() or path.name.endswith(".json"), f"{path} is half-written"
-        records(results)  # each is whole
+            assert path.is_dir() or path.name.endswith(".json"), f"{path} is incomplete"
+        records(results)  # checks that each is complete
     finally:
         subprocess.run(["umount", results], check=True)
 
 
-def test_git_is_no_must(results: Path, tmp_path: Path) -> None:
+def test_git_is_optional(results: Path, tmp_path: Path) -> None:
     path = str(only(tmp_path / "tools", ("sh",)))
     assert shutil.which("git", path=path) is None
     done = coppice(
@@ -333,7 +335,7 @@ def test_an_option_reaches_the_rig_by_its_name(results: Path) -> None:
     assert RigRun(results, "quick").option("n") is None
 
 
-def test_what_measured_alike_was_once_the_rigs_file() -> None:
+def test_equivalent_files_are_former_files_of_the_rig() -> None:
     def git(*words: str) -> bytes:
         return subprocess.run(["git", *words], cwd=ROOT, capture_output=True, check=True).stdout
 

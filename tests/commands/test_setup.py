@@ -1,4 +1,4 @@
-"""Set-up: what is made, stamped, locked and mended."""
+"""Set-up: what it creates, stamps, locks and repairs."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture
 def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A small project with a lock of one package, on a machine where no package is missing."""
+    """A small project that locks one package, on a machine where no package is missing."""
     root = tmp_path / "checkout"
     (root / "harness" / "host").mkdir(parents=True)
     (root / "pyproject.toml").write_text(
@@ -44,7 +44,7 @@ def _set_up(root: Path, again: bool = False) -> None:
 
 
 @pytest.mark.timeout(900)  # two environments, at whatever priority
-def test_it_is_made_once_and_again_when_the_lock_changes(
+def test_it_is_made_once_and_again_after_the_lock_changes(
     checkout: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     _set_up(checkout)
@@ -61,7 +61,7 @@ def test_it_is_made_once_and_again_when_the_lock_changes(
 
     lock = checkout / "requirements.lock"
     lock.write_text(re.sub(r"sha256:\w{8}", "sha256:00000000", lock.read_text()))
-    with pytest.raises(environment.SetupFailed, match=r"pip .* ended with"):
+    with pytest.raises(environment.SetupFailed, match=r"pip .* exited with"):
         _set_up(checkout)
     assert "hashes" in capsys.readouterr().err.lower()
     assert not environment.environment_is_current(checkout)
@@ -70,7 +70,7 @@ def test_it_is_made_once_and_again_when_the_lock_changes(
 
 @pytest.fixture
 def made(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> list[Sequence[str]]:
-    """The commands that set-up would run; the first makes an interpreter's place."""
+    """The commands that set-up would run; the one for venv creates an interpreter."""
     ran: list[Sequence[str]] = []
 
     def run(command: Sequence[str], root: Path, lock: int) -> None:
@@ -101,7 +101,7 @@ def _interpreter_replaced(root: Path) -> None:
     (root / ".venv" / "bin" / "python").symlink_to(shutil.which("true") or "")
 
 
-def _stamp_half_written(root: Path) -> None:
+def _stamp_truncated(root: Path) -> None:
     (root / ".venv" / environment.STAMP).write_text('{"environment": "')
 
 
@@ -111,9 +111,9 @@ def _project_changed(root: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "spoil", [_interpreter_gone, _interpreter_replaced, _stamp_half_written, _project_changed]
+    "spoil", [_interpreter_gone, _interpreter_replaced, _stamp_truncated, _project_changed]
 )
-def test_what_is_not_whole_is_made_anew(
+def test_an_incomplete_environment_is_made_again(
     checkout: Path, made: list[Sequence[str]], spoil: Callable[[Path], None]
 ) -> None:
     _set_up(checkout)
@@ -126,25 +126,25 @@ def test_what_is_not_whole_is_made_anew(
     assert environment.environment_is_current(checkout)
 
 
-def test_a_checkout_that_moved_is_set_up_anew(checkout: Path, made: list[Sequence[str]]) -> None:
+def test_a_checkout_that_moved_is_set_up_again(checkout: Path, made: list[Sequence[str]]) -> None:
     _set_up(checkout)
     moved = checkout.rename(checkout.with_name("moved"))
     _set_up(moved)
     assert len(made) == 6
 
 
-def test_a_broken_off_set_up_is_mended_by_the_next(
+def test_an_interrupted_set_up_is_completed_by_the_next(
     checkout: Path, made: list[Sequence[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _set_up(checkout)
     whole = environment._run
 
-    def broken_off(command: Sequence[str], root: Path, lock: int) -> None:
+    def interrupted(command: Sequence[str], root: Path, lock: int) -> None:
         if "--require-hashes" in command:
             raise KeyboardInterrupt
         whole(command, root, lock)
 
-    monkeypatch.setattr(environment, "_run", broken_off)
+    monkeypatch.setattr(environment, "_run", interrupted)
     with pytest.raises(KeyboardInterrupt):
         _set_up(checkout, again=True)
     assert not environment.environment_is_current(checkout)
@@ -153,7 +153,7 @@ def test_a_broken_off_set_up_is_mended_by_the_next(
     assert environment.environment_is_current(checkout)
 
 
-def test_what_could_not_be_had_is_tried_again_only_when_asked(
+def test_unavailable_packages_are_retried_only_on_request(
     checkout: Path, made: list[Sequence[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     absent = ["netperf"]
@@ -168,13 +168,13 @@ def test_what_could_not_be_had_is_tried_again_only_when_asked(
     _set_up(checkout)
     _set_up(checkout)
     assert tried == [["netperf"]]
-    absent.append("lz4")  # somebody removed it
+    absent.append("lz4")  # removed by the user
     _set_up(checkout)
     assert len(tried) == 2
     absent.remove("lz4")
     _set_up(checkout)
     assert len(tried) == 2
-    assert len(made) == 3  # packages are no reason to make the environment anew
+    assert len(made) == 3  # missing packages do not cause a new environment
     _set_up(checkout, again=True)
     assert len(tried) == 3
 
@@ -192,7 +192,7 @@ with locked(Path(sys.argv[1])) as lock:
 
 
 class _Touching(io.StringIO):
-    """Standard error that lets the holder's child end when something is said."""
+    """A stderr whose first write lets the holder's child end."""
 
     def __init__(self, flag: Path) -> None:
         super().__init__()
@@ -217,13 +217,13 @@ def test_one_set_up_at_a_time_even_when_only_its_child_is_left(
         assert holder.stdout and holder.stdout.readline() == "held\n"
         if killed:
             os.kill(holder.pid, signal.SIGKILL)
-        with contextlib.redirect_stderr(_Touching(flag)) as said:
+        with contextlib.redirect_stderr(_Touching(flag)) as stderr:
             with environment.locked(checkout):
-                assert flag.exists(), "it was had before it was let go"
-    assert "waiting for another set-up" in said.getvalue()
+                assert flag.exists(), "the lock was taken before it was released"
+    assert "waiting for another set-up" in stderr.getvalue()
 
 
-def test_an_older_python_gets_one_sentence(tmp_path: Path) -> None:
+def test_an_older_python_is_refused_in_one_sentence(tmp_path: Path) -> None:
     fake = tmp_path / "python3"
     pretend = "import sys; sys.version_info = (3, 9, 2); exec(sys.argv.pop(1))"
     fake.write_text(f"#!/bin/sh\nshift\nexec {sys.executable} -c '{pretend}' \"$@\"\n")
@@ -232,10 +232,10 @@ def test_an_older_python_gets_one_sentence(tmp_path: Path) -> None:
     done = subprocess.run([ROOT / "bin" / "setup"], env=env, capture_output=True, text=True)
     assert done.returncode == 69
     [sentence] = done.stderr.splitlines()
-    assert "Python 3.11 or newer is needed, and python3 is 3.9" in sentence
+    assert "python3 is 3.9, but 3.11 or newer is needed" in sentence
 
 
-def test_the_lock_pins_and_hashes_all_that_the_project_asks_for_and_names_no_place() -> None:
+def test_the_lock_pins_and_hashes_every_requirement_and_names_no_location() -> None:
     text = (ROOT / "requirements.lock").read_text()
     pinned = {}
     for entry in re.findall(r"^[^\s#].*(?:\n    .*)*", text, re.M):
@@ -248,23 +248,30 @@ def test_the_lock_pins_and_hashes_all_that_the_project_asks_for_and_names_no_pla
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = itertools.chain(*project["optional-dependencies"].values())
     wanted = [*project["dependencies"], *extras]
-    names = {re.split(r"[<>=~ ]", one)[0].lower().replace("_", "-") for one in wanted}
+    names = {re.split(r"[<>=~ ]", name)[0].lower().replace("_", "-") for name in wanted}
     assert names - pinned.keys() == set()
 
 
-def test_in_this_checkout_it_has_nothing_to_do_and_is_quick() -> None:
+def test_a_second_set_up_of_this_checkout_is_fast() -> None:
     if not environment.environment_is_current(ROOT) or packages.missing(tests=True):
-        pytest.skip("set-up has not run in this checkout, or could not bring everything")
+        pytest.skip("set-up has not run in this checkout, or packages are unavailable")
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     done = subprocess.run([ROOT / "bin" / "setup"], capture_output=True, text=True)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert (done.returncode, done.stdout + done.stderr) == (0, "")
-    # Of a processor's time: by the clock it depends on who else is at work.
+    # CPU seconds, because elapsed time depends on what else runs.
     assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 1
 
 
 def test_no_file_names_a_registrys_host() -> None:
     hosts = ["registry.npm" + "js", "py" + "pi.org", "files.python" + "hosted", "deb." + "debian"]
-    command = ["git", "grep", "-l", "-I", "-F", *(word for one in hosts for word in ("-e", one))]
+    command = [
+        "git",
+        "grep",
+        "-l",
+        "-I",
+        "-F",
+        *(option for host in hosts for option in ("-e", host)),
+    ]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (1, "")

@@ -147,7 +147,7 @@ def test_mise_runs_a_task_with_its_arguments_and_exit_code(known: set[str], tmp_
     assert done.returncode == 7, "the exit code is the command's"
 
 
-def test_the_front_doors_tasks_are_there_and_set_up_first() -> None:
+def test_the_main_tasks_exist_and_set_up_first() -> None:
     tasks = tomllib.loads((ROOT / "mise.toml").read_text())["tasks"]
     assert {"setup", "bench", "test", "doctor", "site", "clean"} <= set(tasks)
     assert tasks["test"]["run"][0] == "bin/setup --tests"
@@ -164,7 +164,7 @@ def test_ci_runs_the_test_task() -> None:
 
 @pytest.mark.skipif(sys.platform.startswith("freebsd"), reason="bhyve's own host")
 @pytest.mark.parametrize("tier", list(Tier))
-def test_bhyve_elsewhere_ends_at_once_and_says_what_helps(tier: Tier, tmp_path: Path) -> None:
+def test_bhyve_on_another_system_fails_at_once_with_a_remedy(tier: Tier, tmp_path: Path) -> None:
     done = coppice(
         "run", "cold-start", "--substrate", "bhyve", "--tier", tier, "--results", str(tmp_path)
     )

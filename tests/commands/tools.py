@@ -1,4 +1,4 @@
-"""A PATH that holds exactly what a test put there."""
+"""A PATH with exactly the programs that a test needs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PLAIN = (
 
 
 def only(directory: Path, programs: tuple[str, ...] = PLAIN) -> Path:
-    """A directory of links to these programs of this host."""
+    """A directory of links to these programs."""
     directory.mkdir(parents=True, exist_ok=True)
     for program in programs:
         found = shutil.which(program)
@@ -32,7 +32,7 @@ def script(path: Path, text: str) -> Path:
 
 
 def environment(path: str, home: Path) -> dict[str, str]:
-    """This test's environment with that PATH and a home and cache of its own."""
+    """The environment with this PATH, and a home and cache of the test's own."""
     kept = {
         name: value
         for name, value in os.environ.items()

@@ -1,7 +1,7 @@
-"""A FreeBSD host as documentation and the issue's facts describe it. NOT recorded anywhere.
+"""A FreeBSD host written from documentation and known facts. NOT recorded.
 
-Every test that uses this proves what a driver asks and how it takes the answers; it does not prove
-that a real FreeBSD answers so. Recorded transcripts do that, where there are any.
+Tests with this prove which commands a driver runs and how it handles the answers, not that a real
+FreeBSD gives these answers. Recorded transcripts prove that, where they exist.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ SHA = "a" * 64
 
 
 def run_in(tmp_path: Path) -> Run:
-    """A run with a fixed id, so that names are the same each time."""
+    """A run with a fixed id, for reproducible names."""
     directory = tmp_path / f"20261125T000000Z-{MARK}"
     directory.mkdir(parents=True, exist_ok=True)
     return Run(directory.name, directory, tmp_path / "leases")
@@ -128,7 +128,7 @@ JAIL: Answers = [
 
 BHYVE: Answers = [
     (rf"bhyvectl --vm={NAME} --(create|destroy)", OK),
-    # 64 is what 13.2 ends with when all went well (tests/transcripts/freebsd-13.2).
+    # On 13.2 its exit code is 64 on success (tests/transcripts/freebsd-13.2).
     (rf"bhyvectl --vm={NAME} --suspend=\S+", Answer("", 64)),
     (rf"bhyveload -m 256M -c /dev/null -h \S+/stage {NAME}", OK),
 ]
@@ -140,7 +140,7 @@ STARTS: list[tuple[str, int | None]] = [
 
 
 def host(*first: tuple[str, Answer | Callable[[Match[str]], Answer]], **more: object) -> Documented:
-    """A complete host; what is given `first` is asked before the rest."""
+    """A complete host; the answers `first` take precedence."""
     found = Documented([*first, *ALL], starts=STARTS)
     for name, value in more.items():
         setattr(found, name, value)
@@ -148,6 +148,6 @@ def host(*first: tuple[str, Answer | Callable[[Match[str]], Answer]], **more: ob
 
 
 def meta(memory_mib: int) -> bytes:
-    """What bhyve writes of a guest beside its memory, as far as we read it."""
+    """The part of bhyve's metadata of a guest that the driver reads."""
     basic = {"ncpus": 1, "vmname": "other", "memsize": memory_mib << 20, "memflags": 0}
     return json.dumps({"basic metadata": basic}).encode()

@@ -1,9 +1,9 @@
-"""Hosts for contract tests: one that plays a transcript, one that records it, and one that is
-written from documentation. Each fails on a command that it does not know.
+"""Hosts for contract tests: one replays a transcript, one records it, one is written from
+documentation. Each fails on a command that it does not know.
 
-A transcript is a JSON file in tests/transcripts/: `about`, `host`, `recorded` (true: these are real
-commands with their real output), and `events` in the order in which they happened. What differs
-from run to run (names that are drawn, sizes in bytes of what is built) is written as `*`.
+A transcript is a JSON file in tests/transcripts/: `about`, `host`, `recorded` (true: real commands
+with their real output), and `events` in their order. Values that differ from run to run (random
+names, sizes of built files) are written as `*`.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import CommandFailed
-from harness.guest.protocol import Decoder, Kind, Tag, encode, siphash
-from harness.host.protocol import Done, Host, Started
+from harness.guest.protocol import Decoder, FrameKind, Tag, encode, siphash
+from harness.host.protocol import Done, Host, HostProcess
 
 TRANSCRIPTS = Path(__file__).parents[1] / "transcripts"
 AGENT = "/agent"
-"""Where a transcript says that a ready agent lies, wherever it lay."""
+"""The path of a built agent in transcripts, whatever its real path."""
 _DRAWN = (
     (re.compile(r"\.building-[0-9a-f]{8}"), ".building-*"),
     (re.compile(r"coppice-[0-9a-f]{8}-doctor"), "coppice-*-doctor"),
-    # Sandboxes of scenes have small numbers for names; that of a checkpoint's guest is drawn.
+    # Sandboxes of scenes are named by small numbers; the guest of a checkpoint has a random name.
     (re.compile(r"(coppice-[0-9a-f]{8})-(?!000000)[0-9a-f]{12}"), r"\1-*"),
     (re.compile(r"mac=(02:c0:0a:4d):(?!00)[0-9a-f]{2}:[0-9a-f]{2}"), r"mac=\1:*"),
     (re.compile(r"\.half-[0-9a-f-]+"), ".half-*"),
@@ -38,17 +38,17 @@ _DRAWN = (
 
 
 def fixed(text: str) -> str:
-    """Text without what is drawn anew each time."""
+    """Replace the random parts of a text."""
     for pattern, instead in _DRAWN:
         text = pattern.sub(instead, text)
     return text
 
 
 class Guest(threading.Thread):
-    """Stands for an agent at the other end of a line: what it computes no transcript can hold.
+    """A fake agent at the other end of a channel, since its computed answers cannot be replayed.
 
-    It answers nonces under its key, takes an identity, echoes what it is told to run, and writes
-    the words that it is told to touch. `alive` cleared: it answers nobody, as when it is stopped.
+    It answers nonces with its key, takes an identity, echoes commands, and accepts touch requests.
+    While `runs` is cleared it answers nothing, like a stopped guest.
     """
 
     def __init__(self, line: socket.socket, *, greets: bool) -> None:
@@ -64,42 +64,44 @@ class Guest(threading.Thread):
         decoder = Decoder()
         try:
             if self._greets:
-                self._line.sendall(encode(Kind.HELLO, 0))
+                self._line.sendall(encode(FrameKind.HELLO, 0))
             while data := self._line.recv(1 << 16):
                 self.runs.wait()
                 for frame in decoder.feed(data):
-                    for answer in self._answer(Kind(frame.kind), frame.id, frame.payload):
+                    for answer in self._answer(FrameKind(frame.kind), frame.id, frame.payload):
                         self._line.sendall(answer)
         except OSError:
-            pass  # the harness has hung up
+            pass  # the harness has closed the channel
         finally:
             self._line.close()
 
-    def _answer(self, kind: Kind, id: int, payload: bytes) -> Sequence[bytes]:
-        if kind is Kind.PING:
+    def _answer(self, kind: FrameKind, id: int, payload: bytes) -> Sequence[bytes]:
+        if kind is FrameKind.PING:
             signed = siphash(self._key, payload[8:])
-            return [encode(Kind.ANSWER, id, signed.to_bytes(8, "little") + bytes(16))]
-        if kind is Kind.IDENTITY:
+            return [encode(FrameKind.ANSWER, id, signed.to_bytes(8, "little") + bytes(16))]
+        if kind is FrameKind.IDENTITY:
             fields = _fields(payload)
             self._key = fields.get(Tag.KEY, [self._key])[0]
             self.hostname = fields.get(Tag.HOSTNAME, [b""])[0].decode() or self.hostname
-            return [encode(Kind.ANSWER, id)]
-        if kind is Kind.EXEC:
+            return [encode(FrameKind.ANSWER, id)]
+        if kind is FrameKind.EXEC:
             words = _fields(payload)[Tag.ARG][1:]
             return [
-                encode(Kind.STDOUT, id, b" ".join(words) + b"\n"),
-                encode(Kind.EXIT, id, bytes(8)),
+                encode(FrameKind.STDOUT, id, b" ".join(words) + b"\n"),
+                encode(FrameKind.EXIT, id, bytes(8)),
             ]
-        if kind is Kind.TOUCH:
+        if kind is FrameKind.TOUCH:
             mib, first = (
                 int.from_bytes(payload[:4], "little"),
                 int.from_bytes(payload[4:], "little"),
             )
             total = sum(range(first, first + mib * 256)) % (1 << 64)
-            return [encode(Kind.ANSWER, id, total.to_bytes(8, "little"))]
-        if kind is Kind.HELLO:
-            return [encode(Kind.ANSWER, id, f"boot_id=guest\nhostname={self.hostname}\n".encode())]
-        return [encode(Kind.ANSWER, id)]
+            return [encode(FrameKind.ANSWER, id, total.to_bytes(8, "little"))]
+        if kind is FrameKind.HELLO:
+            return [
+                encode(FrameKind.ANSWER, id, f"boot_id=guest\nhostname={self.hostname}\n".encode())
+            ]
+        return [encode(FrameKind.ANSWER, id)]
 
 
 def _fields(payload: bytes) -> dict[int, list[bytes]]:
@@ -112,14 +114,14 @@ def _fields(payload: bytes) -> dict[int, list[bytes]]:
 
 
 class ScriptedProcess:
-    """Implements `Started`: a guest that answers, or a process that ended with `code`."""
+    """Implements `HostProcess`: a guest that answers, or a process that ended with `code`."""
 
     def __init__(self, pid: int, guest: Callable[[socket.socket], Guest] | None, code: int | None,
                  said: str = "") -> None:  # fmt: skip
         self.pid = pid
         self.code = code
         self._said = said
-        self.line, far = socket.socketpair()
+        self.channel, far = socket.socketpair()
         self.guest = guest(far) if guest and code is None else None
         if self.guest:
             self.guest.start()
@@ -129,18 +131,18 @@ class ScriptedProcess:
     def poll(self) -> int | None:
         return self.code
 
-    def said(self) -> str:
+    def error_text(self) -> str:
         return self._said
 
     def end(self) -> None:
         if self.guest:
             self.guest.runs.set()
-        self.line.close()
+        self.channel.close()
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What a program prints and ends with."""
+    """A program's output and exit code."""
 
     stdout: str = ""
     code: int = 0
@@ -182,14 +184,14 @@ class Documented:
             if found := re.fullmatch(pattern, words, re.S):
                 given = answer if isinstance(answer, Answer) else answer(found)
                 if "--suspend=" in words and given.code in (0, 64):
-                    self.processes[-1].code = 0  # it ends with its checkpoint
+                    self.processes[-1].code = 0  # suspending ends it
                 return Done(
                     argv, given.code, given.stdout.encode(), given.stderr.encode(), 0.0, 0.0
                 )
         raise Unknown(f"the script does not know: {words}")
 
     def _move_files(self, argv: Sequence[str]) -> None:
-        """What was put there moves and goes with its directory."""
+        """Move or remove files with their directory."""
         if argv[0] in ("mv", "rm"):
             for path in [one for one in self.files if one.startswith(f"{argv[2]}/")]:
                 content = self.files.pop(path)
@@ -224,14 +226,14 @@ class Documented:
                 return process
         raise Unknown(f"the script does not know how to start: {words}")
 
-    def signal(self, process: Started, number: int) -> None:
+    def signal(self, process: HostProcess, number: int) -> None:
         assert isinstance(process, ScriptedProcess)
         self.log.append(f"signal {signal.Signals(number).name}")
         if process.guest:
             (process.guest.runs.clear if number == signal.SIGSTOP else process.guest.runs.set)()
 
     def at(self, pattern: str) -> int:
-        """Where in the log the first line is that matches."""
+        """The index of the first matching line in the log."""
         for number, line in enumerate(self.log):
             if re.search(pattern, line):
                 return number
@@ -239,7 +241,7 @@ class Documented:
 
 
 class Recording:
-    """Implements `Host` before a real one, and keeps all that was asked and said."""
+    """Implements `Host` by a real one, and records every command and answer."""
 
     def __init__(self, host: Host) -> None:
         self._host = host
@@ -266,12 +268,12 @@ class Recording:
 
     def start(
         self, argv: Sequence[str], name: str, env: Mapping[str, str] | None = None
-    ) -> Started:
+    ) -> HostProcess:
         process = self._host.start(argv, name, env)
         self.events.append({"start": list(argv), "name": name})
         return _Recorded(self, process)
 
-    def signal(self, process: Started, number: int) -> None:
+    def signal(self, process: HostProcess, number: int) -> None:
         assert isinstance(process, _Recorded)
         self._host.signal(process.real, number)
         self.events.append({"signal": signal.Signals(number).name})
@@ -282,16 +284,16 @@ class Recording:
             "events": self.events,
         }  # fmt: skip
         text = json.dumps(whole, indent=1) + "\n"
-        # Where the agent lies there is of that machine alone.
+        # The agent's path there is specific to that machine.
         path.write_text(text.replace(os.environ.get("COPPICE_GUEST_AGENT", AGENT), AGENT))
 
 
 class _Recorded:
-    """A started process whose words are kept; what is said on its line is not."""
+    """A started process whose output is recorded, but not its channel."""
 
-    def __init__(self, recording: Recording, real: Started) -> None:
+    def __init__(self, recording: Recording, real: HostProcess) -> None:
         self.real = real
-        self.pid, self.line = real.pid, real.line
+        self.pid, self.channel = real.pid, real.channel
         self._recording = recording
 
     def poll(self) -> int | None:
@@ -299,8 +301,8 @@ class _Recorded:
         self._recording.events.append({"poll": code})
         return code
 
-    def said(self) -> str:
-        said = self.real.said()
+    def error_text(self) -> str:
+        said = self.real.error_text()
         self._recording.events.append({"said": said})
         return said
 
@@ -318,7 +320,7 @@ class Replay:
 
     def __init__(self, path: Path) -> None:
         whole = json.loads(path.read_text())
-        assert whole["recorded"] is True, "what was not recorded is no transcript"
+        assert whole["recorded"] is True, "only recordings are transcripts"
         self.host = whole["host"]
         self.name, self.directory = f"the transcript {path.name}", whole.get("folder", "/tmp/run")
         self.clock = "recorded"
@@ -343,7 +345,7 @@ class Replay:
 
     def run(self, argv: Sequence[str], *, stdin: bytes = b"", timeout_s: float = 60.0) -> Done:
         event = self._take("run", " ".join(argv))
-        assert fixed(_text(stdin)) == fixed(event["stdin"]), f"{argv} was given something else"
+        assert fixed(_text(stdin)) == fixed(event["stdin"]), f"{argv} got another stdin"
         out, err = (event[name].encode("latin-1") for name in ("stdout", "stderr"))
         return Done(argv, event["code"], out, err, 0.0, event.get("seconds", 0.0))
 
@@ -356,11 +358,11 @@ class Replay:
 
     def start(
         self, argv: Sequence[str], name: str, env: Mapping[str, str] | None = None
-    ) -> Started:
+    ) -> HostProcess:
         self._take("start", " ".join(argv))
         return _Replayed(self, functools.partial(Guest, greets="-r" not in argv))
 
-    def signal(self, process: Started, number: int) -> None:
+    def signal(self, process: HostProcess, number: int) -> None:
         self._take("signal", signal.Signals(number).name)
         assert isinstance(process, _Replayed)
         if process.guest:
@@ -377,7 +379,7 @@ class _Replayed(ScriptedProcess):
         self._replay._next += 1
         return code
 
-    def said(self) -> str:
+    def error_text(self) -> str:
         text: str = self._replay._events[self._replay._next]["said"]
         self._replay._next += 1
         return text

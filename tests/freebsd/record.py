@@ -1,11 +1,11 @@
-"""Drive the drivers on a real FreeBSD and keep what was said: how the transcripts are made.
+"""Run the drivers on a real FreeBSD and record every command: this makes the transcripts.
 
     python -m tests.freebsd.record WHERE [NAME ...]
 
 WHERE is ssh://root@host, or the socket of a serial console with a root shell.
 COPPICE_GUEST_AGENT is the agent's path on that machine. Each NAME of `SCENES` makes
-tests/transcripts/NAME.json. The same scenes are played back in test_transcripts.py. Names are
-fixed, so that both say the same.
+tests/transcripts/NAME.json. test_transcripts.py replays the same scenes. Names are fixed, so that
+both run the same commands.
 """
 
 from __future__ import annotations
@@ -43,13 +43,13 @@ Say = Callable[[str], object]
 
 
 def doctor(host: Host, run: Run, say: Say) -> None:
-    """Every line of the doctor."""
-    for line in freebsd.everything(host):
+    """Every requirement of `coppice doctor`."""
+    for line in freebsd.all_requirements(host):
         say(f"{'ok' if line.satisfied else 'missing'} {line.what}: {line.detail}")
 
 
 def jail(shape: str, host: Host, run: Run, say: Say) -> None:
-    """One jail of a shape, in both tiers: made, asked, held, continued, unmade."""
+    """A jail of a shape, in both tiers: launched, asked, frozen, thawed, destroyed."""
     jails = JailSubstrate(network=shape == "vnet-pf", host=lambda run: host)
     with run.at_end:
         template = jails.prepare(run, CACHE, Tier.FULL)
@@ -65,7 +65,7 @@ def jail(shape: str, host: Host, run: Run, say: Say) -> None:
 
 
 def policy(host: Host, run: Run, say: Say) -> None:
-    """Two jails on cubenet: what may pass passes, what may not does not, and pf counts both."""
+    """Two jails on cubenet: policies are enforced, and pf counts what passes and what is denied."""
     jails = JailSubstrate(network=True, host=lambda run: host)
     with run.at_end:
         template = jails.prepare(run, CACHE, Tier.FULL)
@@ -90,7 +90,7 @@ def policy(host: Host, run: Run, say: Say) -> None:
         say(str(net.apply(first.id, Policy.of(["192.0.2.1"]))))
         reaches(False)
         say(str(net.apply(first.id, Policy.of([], ["198.51.100.0/24"], ["192.0.2.53"], "allow"))))
-        reaches(False)  # its neighbour is private, and private is denied unless it is allowed
+        reaches(False)  # its neighbour has a private address, which must be allowed explicitly
         found = net.counters()
         say(str(found))
         assert found[first.id].sent > 0 and found[first.id].denied > 0
@@ -102,7 +102,7 @@ def policy(host: Host, run: Run, say: Say) -> None:
 
 
 def outside(host: Host, run: Run, say: Say) -> None:
-    """The bridge with a way out: its address, and the translation."""
+    """The bridge with an uplink: its address, and the translation."""
     with open_pf_cubenet(host, run) as net:
         must(host, ["ifconfig", net.bridge, "inet", "10.77.0.1/16"])
         net.engine.translate("lo0")
@@ -110,7 +110,7 @@ def outside(host: Host, run: Run, say: Say) -> None:
 
 
 def left(host: Host, run: Run, say: Say) -> None:
-    """What a killed run leaves is found, and removed in an order that works."""
+    """Leftovers of a killed run are found, and removed in a working order."""
     jails = JailSubstrate(network=True, host=lambda run: host)
     with contextlib.ExitStack() as stack:
         run.at_end.enter_context(stack)
@@ -126,7 +126,7 @@ def left(host: Host, run: Run, say: Say) -> None:
 
 
 def bhyve(tier: Tier, host: Host, run: Run, say: Say) -> None:
-    """One microVM of a tier, from nothing to an answer and away again."""
+    """A microVM of a tier, from its launch to an answer and its end."""
     substrate = BhyveSubstrate(lambda run: host)
     template = substrate.prepare(run, CACHE, tier)
     began = time.monotonic()
@@ -137,17 +137,17 @@ def bhyve(tier: Tier, host: Host, run: Run, say: Say) -> None:
         say(str(guest.agent.hello()))
         guest.touch(16)
     finally:
-        say(guest.vm.said())
+        say(guest.vm.output())
         guest.destroy()
 
 
 def in_the_way(host: Host, run: Run, say: Say) -> None:
-    """What is somebody else's under a name of ours is refused, and left as it is."""
+    """Foreign objects with a name of the harness are refused and left alone."""
     name = run.object_name(identity(5).id)
     anchor = f"{leftovers_freebsd.ANCHOR}/{name}"
     rules = ["pfctl", "-a", "others/firewall", "-s", "rules"]
     before = must(host, rules).text
-    assert before, "somebody else's rules belong to the scene: load some into others/firewall"
+    assert before, "the scene needs foreign rules: load some into others/firewall"
     jails = JailSubstrate(network=True, host=lambda run: host)
     with run.at_end:
         template = jails.prepare(run, CACHE, Tier.FULL)
@@ -179,7 +179,7 @@ def unfit(host: Host, run: Run, say: Say) -> None:
     _refused(CheckpointForeign, say, lambda: load(128))
     long = CACHE / ("x" * 70)
     _refused(UsageError, say, lambda: bhyve.prepare(run, long, Tier.DURABLE_POOL))
-    assert host.run(["test", "-e", str(long)]).code, "it was refused before anything was made"
+    assert host.run(["test", "-e", str(long)]).code, "refused before anything was created"
 
 
 def _refused(error: type[CoppiceError], say: Say, act: Callable[[], object]) -> None:
@@ -192,7 +192,7 @@ def _refused(error: type[CoppiceError], say: Say, act: Callable[[], object]) -> 
 
 
 def density(count: int, sharing: Sharing, host: Host, run: Run, say: Say) -> None:
-    """So many guests of one checkpoint, alive at once; free memory before and with them."""
+    """Concurrent guests of one checkpoint; free memory before and with them."""
     substrate = BhyveSubstrate(lambda run: host)
     template = substrate.prepare(run, CACHE, Tier.DURABLE_POOL)
     counter = ["sysctl", "-n", "vm.stats.vm.v_free_count"]
@@ -236,7 +236,7 @@ SCENES: dict[str, Callable[[Host, Run, Say], None]] = {
 
 @contextlib.contextmanager
 def reached(where: str, run: Run) -> Iterator[Host]:
-    """The host at an address of ssh, or at the end of a console."""
+    """A host by ssh address or serial console."""
     if where.startswith("ssh://"):
         with open_ssh(run, Address.parse(where)) as host:
             yield host
@@ -266,13 +266,13 @@ def main(where: str, names: list[str]) -> None:
 
 
 def _left(host: Host) -> list[Leftover]:
-    """All of a scene's, but for the directory that we work in; other runs are others'."""
+    """Leftovers of a scene, without its own directory and without other runs."""
     found = leftovers_freebsd.find(host, lambda mark: mark != MARK)
     return [one for one in found if one.what != "directory"]
 
 
 def be_patient() -> None:
-    """No answer comes in time from a machine that is emulated, and held at times."""
+    """Lift time limits: an emulated machine is slow, and is paused at times."""
     agent_client.TIMEOUT_S = PATIENCE_S
     named = agent_client.Agent.run.__kwdefaults__ or {}
     named["timeout_s"] = PATIENCE_S

@@ -1,7 +1,7 @@
-"""A host at the end of a serial console, for a machine that has neither ssh nor Python. Test-only.
+"""A host at the end of a serial console, for a machine without ssh or Python. For tests only.
 
-A shell waits on the console. Every call is one line to it, and what it prints up to a mark; bytes
-that are no text go as octal one way and as hexadecimal the other. Slow, and nothing is timed by it.
+A shell waits on the console. A call is one line, and its output up to a mark; binary data is sent
+in octal and received in hexadecimal. Slow, so nothing is timed with it.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from harness.errors import CommandFailed, GuestTimeout
-from harness.host.protocol import Done, Started, signal_name
+from harness.host.protocol import Done, HostProcess, signal_name
 from harness.remote.ssh import WAITER
 
 PIECE = 180
-"""Bytes that one line carries: a terminal takes about a thousand characters."""
+"""Bytes per line: a terminal accepts about a thousand characters."""
 PATIENCE_S = 3600.0
-"""An emulated machine may be held for long while something else is measured here."""
+"""An emulated machine may be paused for long during other measurements."""
 
 
 class Console:
@@ -34,7 +34,7 @@ class Console:
         self._socket = socket.socket(socket.AF_UNIX)
         self._socket.connect(path)
         self._socket.settimeout(1)
-        # A shell that edits its line takes what is sent meanwhile for typing: one that does not.
+        # A shell without line editing, which would take later input for typing.
         self._socket.sendall(b"\nexec sh -s 2>/dev/null\n")
         time.sleep(2)
         self.ask("stty -echo -onlcr")
@@ -43,9 +43,9 @@ class Console:
         self._socket.close()
 
     def ask(self, line: str, timeout_s: float = PATIENCE_S) -> tuple[bytes, int]:
-        """What a line prints, and what it ends with."""
+        """The output and the exit code of a command line."""
         mark = secrets.token_hex(6)
-        # The mark is put together there: an echo of the line does not hold it.
+        # The shell assembles the mark, so that the echo of the line does not contain it.
         words = f"printf 'B%s\\n' {mark}; {line} ; printf '\\nE%s=%d\\n' {mark} $?\n"
         with self._lock:
             self._socket.sendall(words.encode())
@@ -57,8 +57,8 @@ class Console:
                 with contextlib.suppress(TimeoutError):
                     got += self._socket.recv(1 << 16)
         begin = got.rfind(b"B" + mark.encode())
-        said = got[begin + 1 + len(mark) : found.start()].lstrip(b"\r")
-        return said.removeprefix(b"\n").replace(b"\r\n", b"\n"), int(found[1])
+        output = got[begin + 1 + len(mark) : found.start()].lstrip(b"\r")
+        return output.removeprefix(b"\n").replace(b"\r\n", b"\n"), int(found[1])
 
     def write(self, data: bytes, path: str) -> None:
         """Append bytes to a file or a named pipe there."""
@@ -68,16 +68,16 @@ class Console:
 
     def read(self, path: str, offset: int = 0) -> bytes:
         """A file from an offset on."""
-        said, _ = self.ask(f"tail -c +{offset + 1} {shlex.quote(path)} | od -An -v -tx1")
-        return bytes.fromhex(said.decode().replace("\n", " "))
+        output, _ = self.ask(f"tail -c +{offset + 1} {shlex.quote(path)} | od -An -v -tx1")
+        return bytes.fromhex(output.decode().replace("\n", " "))
 
 
 class SerialStarted:
-    """Implements `Started`: a process between a named pipe and a file; a thread carries."""
+    """Implements `HostProcess`: a process between a named pipe and a file; a thread carries."""
 
     def __init__(self, console: Console, files: str, pid: int) -> None:
         self.pid = pid
-        self.line, self._far = socket.socketpair()
+        self.channel, self._far = socket.socketpair()
         self._console = console
         self._files = files
         self._ended = threading.Event()
@@ -102,17 +102,17 @@ class SerialStarted:
                     return
 
     def poll(self) -> int | None:
-        said, _ = self._console.ask(f"cat {self._files}.exit 2>/dev/null")
-        return int(said) if said.strip() else None
+        output, _ = self._console.ask(f"cat {self._files}.exit 2>/dev/null")
+        return int(output) if output.strip() else None
 
-    def said(self) -> str:
-        said, _ = self._console.ask(f"tail -n 4 {self._files}.log")
-        return " | ".join(said.decode(errors="replace").strip().splitlines())
+    def error_text(self) -> str:
+        output, _ = self._console.ask(f"tail -n 4 {self._files}.log")
+        return " | ".join(output.decode(errors="replace").strip().splitlines())
 
     def end(self) -> None:
         self._ended.set()
         self._thread.join()
-        self.line.close()
+        self.channel.close()
         self._far.close()
         self._console.ask(
             f"test -e {self._files}.exit || kill -9 {self.pid} 2>/dev/null; "
@@ -162,7 +162,7 @@ class Serial:
 
     def start(
         self, argv: Sequence[str], name: str, env: Mapping[str, str] | None = None
-    ) -> Started:
+    ) -> HostProcess:
         files = f"{self.directory}/{name}"
         inner = (
             f"echo $$ > {files}.pid; exec {shlex.join(argv)} <&3 3>&- > {files}.out 2> {files}.log"
@@ -176,7 +176,7 @@ class Serial:
             time.sleep(0.1)
         return SerialStarted(self._console, files, int(pid))
 
-    def signal(self, process: Started, number: int) -> None:
+    def signal(self, process: HostProcess, number: int) -> None:
         self._console.ask(f"kill -s {signal_name(number)} {process.pid}")
 
 

@@ -1,4 +1,4 @@
-"""The bhyve driver before a host written from documentation (documented.py): NOT recorded."""
+"""The bhyve driver on a host written from documentation (documented.py): NOT recorded."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ def run(tmp_path: Path) -> Run:
 
 
 def substrate(there: Documented) -> BhyveSubstrate:
-    """On that host, whose checkpoint's files are there once bhyve has been told to write them."""
+    """The documented host, where a suspend creates the files of a checkpoint."""
     return BhyveSubstrate(lambda run: there)
 
 
 class Written(dict[str, bytes]):
-    """Files of the host; bhyve's own word of a checkpoint is there whatever its name."""
+    """Files of the host; the metadata of every checkpoint exists."""
 
     def __init__(self, memory_mib: int = 256) -> None:
         super().__init__()
@@ -65,7 +65,7 @@ def prepared(there: Documented, run: Run, tier: Tier) -> tuple[BhyveSubstrate, B
     return bhyve, bhyve.prepare(run, CACHE, tier)
 
 
-def test_a_full_boot_loads_runs_answers_and_leaves_nothing(run: Run) -> None:
+def test_a_full_boot(run: Run) -> None:
     there = host()
     bhyve, template = prepared(there, run, Tier.FULL)
     assert template.checkpoint is None
@@ -76,7 +76,7 @@ def test_a_full_boot_loads_runs_answers_and_leaves_nothing(run: Run) -> None:
         f"mac=02:c0:0a:4d:00:05 -s 31,lpc -l com1,stdio {name}"
     )
     guest.awaken(10)
-    assert guest.resumed_at() == 0.0, "its vCPU ran as soon as its machine did"
+    assert guest.resumed_at() == 0.0, "its vCPU has run since its process exists"
     assert guest.first_exec("word").stdout == b"word\n"
     assert (
         there.processes[-1].guest and there.processes[-1].guest.hostname == "sandbox-000000000005"
@@ -89,7 +89,7 @@ def test_a_full_boot_loads_runs_answers_and_leaves_nothing(run: Run) -> None:
     assert [line for line in there.log[count:] if "tap" in line] == []
 
 
-def test_a_checkpoint_is_made_once_by_suspending_and_sealed_last(run: Run) -> None:
+def test_a_checkpoint_is_made_once_and_its_manifest_last(run: Run) -> None:
     there = host()
     _, template = prepared(there, run, Tier.DURABLE_POOL)
     assert template.checkpoint
@@ -99,7 +99,7 @@ def test_a_checkpoint_is_made_once_by_suspending_and_sealed_last(run: Run) -> No
 
 
 @pytest.mark.parametrize("sharing", [None, Sharing.MAPPED, Sharing.PRIVATE])
-def test_a_restore_makes_the_machine_first_and_the_guest_when_it_is_asked(
+def test_a_restore_creates_the_machine_at_launch_and_the_guest_on_request(
     sharing: Sharing | None, run: Run
 ) -> None:
     there = host()
@@ -118,7 +118,7 @@ def test_a_restore_makes_the_machine_first_and_the_guest_when_it_is_asked(
 
 
 @pytest.mark.parametrize("tier", [Tier.PREWARM_POOL, Tier.DURABLE_PREWARM_POOL])
-def test_what_waits_in_memory_is_held_and_continued_by_signals(tier: Tier, run: Run) -> None:
+def test_pooled_guests_are_stopped_and_continued_by_signals(tier: Tier, run: Run) -> None:
     there = host()
     bhyve, template = prepared(there, run, tier)
     guest = bhyve.launch(run, template, tier, identity())
@@ -131,7 +131,7 @@ def test_what_waits_in_memory_is_held_and_continued_by_signals(tier: Tier, run: 
     assert there.at(f"signal {signal.SIGSTOP.name}")
 
 
-def test_without_the_patch_guests_have_copies_and_asking_for_more_is_refused(run: Run) -> None:
+def test_without_the_patch_guests_have_copies_and_sharing_is_refused(run: Run) -> None:
     there = host(("sysctl -n hw.vmm.vnode_restore", FAILS))
     bhyve, template = prepared(there, run, Tier.DURABLE_POOL)
     assert not template.shares
@@ -150,13 +150,13 @@ def test_without_the_patch_guests_have_copies_and_asking_for_more_is_refused(run
 @pytest.mark.parametrize(
     ("code", "meaning"),
     [(0, "rebooted"), (1, "powered off"), (2, "halted"), (3, "triple fault"), (4, "error"),
-     (134, "signal 6"), (-9, "signal 9"), (70, "fault"), (None, "still runs")],
+     (134, "signal 6"), (-9, "signal 9"), (70, "unexpected exit code 70"), (None, "still runs")],
 )  # fmt: skip
-def test_what_bhyve_ends_with_is_said_in_words(code: int | None, meaning: str) -> None:
+def test_exit_codes_of_bhyve_are_explained(code: int | None, meaning: str) -> None:
     assert meaning in machine.ending(code)
 
 
-def test_a_guest_that_ends_under_us_says_how(run: Run) -> None:
+def test_the_end_of_a_guest_is_explained(run: Run) -> None:
     there = host(starts=[(STARTS[0][0], 3)])
     bhyve, template = prepared(host(), run, Tier.FULL)
     template = BhyveTemplate(there, template.shape, template.image, None, True)
@@ -167,7 +167,7 @@ def test_a_guest_that_ends_under_us_says_how(run: Run) -> None:
 
 
 def test_a_restore_that_aborts_leaves_nothing(run: Run) -> None:
-    """As stock 13.2 does on AMD."""
+    """As on stock 13.2 on AMD."""
     there = host()
     bhyve, template = prepared(there, run, Tier.DURABLE_PREWARM_POOL)
     there.starts = [(STARTS[0][0], 134)]
@@ -199,7 +199,7 @@ def with_files(*first: tuple[str, Answer]) -> Documented:
 
 
 @pytest.mark.usefixtures("linux")
-def test_a_linux_guest_boots_by_a_bootrom_from_a_disk_of_these_files(run: Run) -> None:
+def test_a_linux_guest_boots_from_a_disk_by_a_bootrom(run: Run) -> None:
     there = with_files()
     bhyve, template = prepared(there, run, Tier.FULL)
     disk = template.image.directory + "/disk"
@@ -211,7 +211,7 @@ def test_a_linux_guest_boots_by_a_bootrom_from_a_disk_of_these_files(run: Run) -
     assert script.endswith(" coppice.line=ttyS0\r\n") and "rdinit=/init" in script
     guest = bhyve.launch(run, template, Tier.FULL, identity())
     name = f"coppice-{MARK}-000000000005"
-    # It is made first: bhyve would take a machine of that name that somebody else has for its own.
+    # It is created first: bhyve would use an existing virtual machine of that name.
     assert there.at(f"bhyvectl --vm={name} --create") < there.at(
         f"start bhyve -H -A -P -u -w -c 1 -m 256M -s 0,hostbridge -s 2,virtio-blk,{disk},ro "
         f"-s 3,virtio-net,tap0,mac=02:c0:0a:4d:00:05 -s 31,lpc -l com1,stdio "
@@ -244,43 +244,43 @@ def test_a_linux_guest_needs_a_bootrom_a_kernel_that_it_starts_and_no_loader(
     assert refused.value.hint == "pkg install -y edk2-bhyve"
     prepared(with_files(("which bhyveload", FAILS)), run, Tier.FULL)
     elf = with_files(("head -c 2 /images/vmlinuz", Answer("\x7fE")))
-    with pytest.raises(ImageError, match="no kernel that a bootrom starts"):
+    with pytest.raises(ImageError, match="has no EFI stub"):
         prepared(elf, run, Tier.FULL)
     monkeypatch.delenv("COPPICE_KERNEL")
-    with pytest.raises(UsageError, match="COPPICE_INITRAMFS is set and COPPICE_KERNEL is not"):
+    with pytest.raises(UsageError, match="COPPICE_INITRAMFS is set, but COPPICE_KERNEL is not"):
         prepared(with_files(), run, Tier.FULL)
 
 
 # Bad input.
 
 
-def test_a_host_without_vmm_is_told_to_load_it(run: Run) -> None:
+def test_a_host_without_vmm(run: Run) -> None:
     there = host(("kldstat -q -m vmm", FAILS))
     with pytest.raises(Unsupported, match="vmm; not loaded") as refused:
         prepared(there, run, Tier.FULL)
     assert refused.value.hint == "kldload vmm" and refused.value.exit_code == 69
 
 
-def test_a_module_that_is_there_and_refused_the_processor_is_found_by_trying(run: Run) -> None:
-    """kldload ends with 0 and kldstat lists it all the same."""
+def test_a_loaded_module_that_refuses_the_processor_is_found_by_trying(run: Run) -> None:
+    """kldload exits with 0 and kldstat lists the module nevertheless."""
     there = host(
         (r"bhyvectl --vm=coppice-\*-doctor --create", Answer("", 1, "vm_create: Device not conf")),
         ("sh -c dmesg .*", Answer("SVM: missing NRIP save feature\n")),
         ("sysctl -n hw.vmm.create", FAILS),
     )
-    with pytest.raises(Unsupported, match="refuses to work: SVM: missing NRIP"):
+    with pytest.raises(Unsupported, match="but does not work: SVM: missing NRIP"):
         prepared(there, run, Tier.FULL)
 
 
 @pytest.mark.parametrize(
     ("command", "answer", "why"),
     [
-        ("bhyvectl --help", Answer("", 1, "Usage: [--create]\n"), "does not know --suspend"),
-        ("bhyve -h", Answer("", 0, "  -p: pin\n"), "does not know -r"),
+        ("bhyvectl --help", Answer("", 1, "Usage: [--create]\n"), "has no option --suspend"),
+        ("bhyve -h", Answer("", 0, "  -p: pin\n"), "has no option -r"),
         ("sysctl -n kern.conftxt", Answer("options\tSMP\n"), "built without it"),
     ],
 )
-def test_snapshots_are_needed_by_the_durable_tiers_alone(
+def test_only_durable_tiers_need_snapshots(
     command: str, answer: Answer, why: str, run: Run
 ) -> None:
     there = host((command, answer))
@@ -292,10 +292,10 @@ def test_snapshots_are_needed_by_the_durable_tiers_alone(
 
 @pytest.mark.parametrize("tier", [Tier.FULL, Tier.DURABLE_POOL])
 @pytest.mark.parametrize("system", ["FreeBSD", "Linux"])
-def test_a_stale_entry_in_dev_vmm_is_not_taken_for_ours(
+def test_a_stale_entry_in_dev_vmm_is_refused(
     tier: Tier, system: str, run: Run, request: pytest.FixtureRequest
 ) -> None:
-    """bhyveload would take it, and bhyve with a bootrom: each makes anew what is there."""
+    """bhyveload, and bhyve with a bootrom, would use it."""
     if system == "Linux":
         request.getfixturevalue("linux")
     there = with_files()
@@ -306,16 +306,16 @@ def test_a_stale_entry_in_dev_vmm_is_not_taken_for_ours(
     ]
     there.files[f"/dev/vmm/{run.object_name(identity().id)}"] = b""
     count = len(there.log)
-    with pytest.raises(NameTaken, match="is there already") as taken:
+    with pytest.raises(NameTaken, match="exists already") as taken:
         bhyve.launch(run, template, tier, identity())
     assert "coppice clean" in str(taken.value)
     after = "\n".join(there.log[count:])
     for touched in ("--destroy", "bhyveload", "start bhyve"):
-        assert touched not in after, "it may be somebody else's"
+        assert touched not in after, "it may belong to another process"
 
 
 def sealed(there: Documented, memory_mib: int = 256) -> dict[str, object]:
-    """What a checkpoint is built from; its files are there."""
+    """The inputs of a checkpoint whose files exist."""
     built_from: dict[str, object] = {"image": "x", **Shape(memory_mib).facts()}
     directory = checkpoint.directory_for(str(CACHE), built_from)  # type: ignore[arg-type]
     sizes = {"ram": 256 << 20, "ram.kern": 15900, "ram.meta": 2200}
@@ -332,7 +332,7 @@ def load(there: Documented, built_from: dict[str, object], memory_mib: int = 256
     checkpoint.load(there, str(CACHE), built_from, memory_mib)  # type: ignore[arg-type]
 
 
-def test_a_whole_checkpoint_is_opened() -> None:
+def test_an_intact_checkpoint_is_opened() -> None:
     there = host()
     load(there, sealed(there))
 
@@ -375,7 +375,7 @@ def test_a_checkpoint_without_a_readable_manifest_is_refused() -> None:
 def test_a_path_that_bhyve_cannot_hold_is_refused_with_its_length(run: Run) -> None:
     there = host()
     long = Path("/var/cache/" + "x" * 70)
-    with pytest.raises(UsageError, match=r"has \d+ bytes, and bhyve restores .* at most 99") as e:
+    with pytest.raises(UsageError, match=r"has \d+ bytes; bhyve restores .* at most 99") as e:
         substrate(there).prepare(run, long, Tier.DURABLE_POOL)
     assert "COPPICE_CACHE" in str(e.value)
     assert not any(line.startswith("bhyveload") for line in there.log)
@@ -391,23 +391,23 @@ def test_a_disk_that_fills_up_while_suspending_leaves_no_checkpoint(run: Run) ->
 
 def test_a_suspend_that_writes_nothing_is_no_checkpoint(run: Run) -> None:
     there = host((r"test -s \S+/ram.kern", FAILS))
-    with pytest.raises(SandboxError, match=r"ram\.kern is not there"):
+    with pytest.raises(SandboxError, match=r"ram\.kern is missing"):
         prepared(there, run, Tier.DURABLE_POOL)
     assert re_removed(there)
 
 
 def re_removed(there: Documented) -> bool:
-    """Whether the checkpoint's directory was removed, and the guest too."""
+    """Whether the checkpoint's directory and the guest were removed."""
     return there.at(rf"rm -rf {CACHE}/bhyve/\S+$") > there.at(rf"bhyvectl --vm={NAME} --destroy")
 
 
-def test_an_agent_that_does_not_compile_is_said(run: Run) -> None:
+def test_an_agent_that_does_not_compile_is_reported(run: Run) -> None:
     there = host(("cc -static .*", Answer("", 1, "error: no")))
-    with pytest.raises(ImageError, match="does not compile"):
+    with pytest.raises(ImageError, match="cannot compile the agent"):
         prepared(there, run, Tier.FULL)
 
 
-def test_on_another_system_the_way_there_is_said(run: Run) -> None:
+def test_other_systems_get_a_remedy(run: Run) -> None:
     there = host(("uname -s", Answer("Linux\n")))
     (need,) = substrate(there).requirements()
     assert not need.satisfied and "COPPICE_HOST=ssh://" in (need.remedy or "")

@@ -1,4 +1,4 @@
-"""The doctor's lines and the cleaner, before a host written from documentation: NOT recorded."""
+"""`coppice doctor` and `clean` on a host written from documentation: NOT recorded."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from harness.host.requirement import Requirement
 from harness.measure import memory_freebsd
 from harness.network import requirements as linux
 from harness.procedures.fleet import runnable_on_freebsd
+from harness.procedures.linux_only import require_linux
 from tests.freebsd.documented import FAILS, host
 from tests.freebsd.hosts import Answer
 from tests.measure.systems import Canned
@@ -23,10 +24,10 @@ REFUSED: list[tuple[str, Answer]] = [
 
 
 def lines(*first: tuple[str, Answer]) -> dict[str, Requirement]:
-    return {line.what: line for line in freebsd.everything(host(*first, *REFUSED))}
+    return {line.what: line for line in freebsd.all_requirements(host(*first, *REFUSED))}
 
 
-def test_a_complete_host_lacks_nothing() -> None:
+def test_a_complete_host_satisfies_everything() -> None:
     found = lines()
     assert [line.what for line in found.values() if not line.satisfied] == []
     assert len(found) >= 16
@@ -35,17 +36,17 @@ def test_a_complete_host_lacks_nothing() -> None:
 CASES = [
     ("id -u", Answer("1001\n"), "root", "as root"),
     ("grep -E .*", Answer("  VT-x: PAT,HLT,MTF,PAUSE,EPT,VPID\n"),
-     "a processor for vmm", "firmware"),
-    ("grep -E .*", Answer("  SVM: NP,NAsids=16\n"), "a processor for vmm", "NRIP"),
-    ("grep -E .*", FAILS, "a processor for vmm", "firmware"),
+     "a CPU for vmm", "firmware"),
+    ("grep -E .*", Answer("  SVM: NP,NAsids=16\n"), "a CPU for vmm", "NRIP"),
+    ("grep -E .*", FAILS, "a CPU for vmm", "firmware"),
     ("kldstat -q -m vmm", FAILS, "vmm", "kldload vmm"),
     (r"bhyvectl --vm=coppice-\*-doctor --create", Answer("", 1, "vm_create: Device not conf"),
-     "vmm", "refuses to work: SVM: missing NRIP"),
+     "vmm", "but does not work: SVM: missing NRIP"),
     ("bhyvectl --help", Answer("[--create]\n"),
      "BHYVE_SNAPSHOT, for the durable tiers", "options BHYVE_SNAPSHOT"),
     ("sysctl -n hw.vmm.vnode_restore", FAILS,
      "the vnode patch, for shared guest memory", "patches/vmm-vnode"),
-    ("sysctl -n kern.features.vimage", FAILS, "VIMAGE, for networks of jails", "options VIMAGE"),
+    ("sysctl -n kern.features.vimage", FAILS, "VIMAGE, for jails with networks", "options VIMAGE"),
     ("kldstat -q -m if_epair", FAILS, "epair and bridge", "kldload if_epair"),
     ("sysctl -n net.link.bridge.pfil_member", Answer("0\n"),
      "net.link.bridge.pfil_member=1", "sysctl net.link.bridge.pfil_member=1"),
@@ -55,11 +56,11 @@ CASES = [
     ("pfctl -s info", Answer("Status: Disabled\n"), "pf", "pfctl -e"),
     ("pfctl -s rules", Answer(""), "pf's root anchor coppice/*", 'anchor "coppice/*"'),
     ("pfctl -s memory", Answer("anchors  hard limit  512\n"),
-     "pf's limit of anchors", "set limit anchors 4096"),
+     "pf's anchor limit", "set limit anchors 4096"),
     ("sysctl -n kern.racct.enable", Answer("0\n"),
-     "racct and rctl, for limits of jails", "kern.racct.enable=1"),
+     "racct and rctl, for jail limits", "kern.racct.enable=1"),
     ("zpool list -H -o name", Answer(""), "a ZFS pool", "zpool create"),
-    (r"zfs get -H -p -o value available \S+", Answer("4096\n"), "room in it", "zfs list"),
+    (r"zfs get -H -p -o value available \S+", Answer("4096\n"), "free space in it", "zfs list"),
     ("sysctl -n hw.physmem", Answer("536870912\n"), "memory", "more"),
     (r"test -r \S+BHYVE_UEFI.fd", FAILS, "a bootrom, for Linux guests", "pkg install"),
 ]  # fmt: skip
@@ -68,24 +69,22 @@ CASES = [
 BROKEN = (r"bhyvectl --vm=coppice-\*-doctor --create", Answer("", 1, "vm_create: Device not conf"))
 
 
-def test_a_processor_that_vmm_works_with_is_enough() -> None:
-    line = lines(("grep -E .*", Answer("  SVM: NP,NAsids=16\n")))["a processor for vmm"]
-    assert line.satisfied and "without NRIP, and vmm works with it" in line.detail
+def test_a_processor_that_vmm_supports_is_enough() -> None:
+    line = lines(("grep -E .*", Answer("  SVM: NP,NAsids=16\n")))["a CPU for vmm"]
+    assert line.satisfied and "without NRIP, but vmm works" in line.detail
 
 
 @pytest.mark.parametrize(("command", "answer", "what", "remedy"), CASES)
-def test_each_thing_that_is_missing_comes_with_what_mends_it(
+def test_every_missing_requirement_has_a_remedy(
     command: str, answer: Answer, what: str, remedy: str
 ) -> None:
-    more = [BROKEN] if what == "a processor for vmm" else []
+    more = [BROKEN] if what == "a CPU for vmm" else []
     line = lines((command, answer), *more)[what]
     assert not line.satisfied and remedy in (line.remedy or "") + line.detail
 
 
-def test_an_old_pf_that_tells_no_limit_of_anchors_is_not_asked_for_one() -> None:
-    assert "pf's limit of anchors" not in lines(
-        ("pfctl -s memory", Answer("states hard limit 1\n"))
-    )
+def test_an_old_pf_without_a_limit_of_anchors_is_accepted() -> None:
+    assert "pf's anchor limit" not in lines(("pfctl -s memory", Answer("states hard limit 1\n")))
 
 
 LEFT = [
@@ -108,7 +107,7 @@ LEFT = [
     ("pfctl -a coppice -s Anchors", Answer(
         "  coppice/coppice-deadbeef-0000000000aa\n  coppice/coppice-deadbeef-0000000000ab\n"
         "  coppice/somebodys\n")),
-    # The second was flushed: the kernel lists it until it has forgotten its rules.
+    # The second has been flushed: the kernel lists it until its rules are gone.
     (r"pfctl -a coppice/coppice-deadbeef-0000000000aa -s rules", Answer("block drop all\n")),
     (r"pfctl -a coppice/coppice-deadbeef-0000000000ab -s \S+", Answer("")),
     ("rctl", Answer(
@@ -121,7 +120,7 @@ LEFT = [
 ]  # fmt: skip
 
 
-def test_what_a_dead_run_left_is_found_in_the_order_in_which_it_must_go() -> None:
+def test_leftovers_are_found_in_order_of_removal() -> None:
     found = leftovers_freebsd.find(host(*LEFT), lambda mark: mark == "0123abcd")
     name = "coppice-deadbeef-0000000000aa"
     assert [(one.what, one.name) for one in found] == [
@@ -138,7 +137,7 @@ def test_what_a_dead_run_left_is_found_in_the_order_in_which_it_must_go() -> Non
     assert {one.run_id for one in found} == {"deadbeef"}
 
 
-def test_what_was_found_is_removed_and_nothing_else() -> None:
+def test_only_leftovers_are_removed() -> None:
     gone = [
         "kill -9 812", "jail -r coppice-deadbeef-0000000000aa", "umount -f /var/run/.*/dev",
         "bhyvectl --vm=coppice-deadbeef-0000000000aa --destroy", "ifconfig epair3a destroy",
@@ -155,12 +154,12 @@ def test_what_was_found_is_removed_and_nothing_else() -> None:
     assert len(there.log) - begun == len(gone)
 
 
-def test_a_host_that_has_nothing_of_all_this_is_clean() -> None:
+def test_a_host_without_leftovers_is_clean() -> None:
     there = host(*((command, FAILS) for command, _ in LEFT))
     assert leftovers_freebsd.find(there, lambda mark: False) == []
 
 
-def test_the_hosts_memory_is_read_of_vmstats_counters(tmp_path: Path) -> None:
+def test_host_memory_is_read_from_sysctl(tmp_path: Path) -> None:
     said = (
         "hw.pagesize: 4096\nvm.stats.vm.v_free_count: 1000\nvm.stats.vm.v_inactive_count: 200\n"
         "vm.stats.vm.v_laundry_count: 30\nvm.stats.vm.v_active_count: 4\n"
@@ -174,14 +173,16 @@ def test_the_hosts_memory_is_read_of_vmstats_counters(tmp_path: Path) -> None:
     assert dict(memory.parts())["wire"] == 500 * 4096
 
 
-def test_threads_that_want_a_processor_are_read_of_vmtotal() -> None:
+def test_runnable_threads_are_read_from_vmtotal() -> None:
     said = "System wide totals:\nProcesses:\t\t(RUNQ: 3 Disk Wait: 0 Page Wait: 0 Sleep: 44)\n"
     assert runnable_on_freebsd(said) == 3 and runnable_on_freebsd("") == 0
 
 
-def test_a_ladder_of_namespaces_is_linuxs_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rigs_of_namespaces_refuse_other_systems_than_linux(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr("harness.network.requirements.sys.platform", "freebsd13")
     (need,) = linux.requirements()
     assert not need.satisfied and "policy-enforcement" in (need.remedy or "")
-    with pytest.raises(Unsupported, match="needs Linux: its rungs are network namespaces"):
-        linux.on_linux()
+    with pytest.raises(Unsupported, match="needs Linux: cubenet is made of network namespaces"):
+        require_linux()

@@ -1,5 +1,5 @@
-"""Nothing that only Linux has is asked for when the harness begins. The system is pretended: no
-FreeBSD runs here, but names that its Python lacks are taken away before anything is imported."""
+"""Importing the harness needs nothing that only Linux has. FreeBSD is simulated: names that its
+Python lacks are removed before anything is imported."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tests.commands.tools import ROOT
 
 CHILD = """
 import os, socket, sys
-# What others bring looks at the system by itself.
+# Third-party packages check the system themselves.
 import concurrent.futures, ctypes, fastjsonschema, psutil, pytest, pytest_benchmark.fixture
 import sh, subprocess, yaml
 sys.modules["sqlite3"] = None  # a package of its own there

@@ -1,4 +1,4 @@
-"""The jail drivers before a host written from documentation (documented.py): NOT recorded."""
+"""The jail drivers on a host written from documentation (documented.py): NOT recorded."""
 
 from __future__ import annotations
 
@@ -41,22 +41,20 @@ def test_the_four_shapes_are_registered_under_their_published_names() -> None:
 
 
 @pytest.mark.parametrize(("network", "zfs"), SHAPES)
-def test_a_jail_is_made_answers_and_is_unmade_the_other_way_round(
-    network: bool, zfs: bool, run: Run
-) -> None:
+def test_a_jail_is_removed_in_reverse_order(network: bool, zfs: bool, run: Run) -> None:
     there = host()
     jails = substrate(there, network, zfs)
     template = jails.prepare(run, CACHE, Tier.FULL)
     begun = len(there.log)
     jail = jails.launch(run, template, Tier.FULL, identity())
     root = f"/var/db/coppice/zroot/coppice/{ID}" if zfs else f"{there.directory}/{ID}"
-    card = "vnet vnet.interface=epair0b" if network else "ip4=disable ip6=disable"
+    stack = "vnet vnet.interface=epair0b" if network else "ip4=disable ip6=disable"
     made = [
         rf"zfs clone zroot/coppice/template\.\w+@base \S+{ID}$" if zfs else "sh -c mkdir",
         f"mount -t devfs -o ruleset=4 devfs {root}/dev$",
         *([f"ifconfig epair create description {ID} group coppice up$",
            rf"pfctl -a coppice/{ID} -f -", "ifconfig bridge0 addm epair0a"] if network else []),
-        f"jail -c name={ID} path={root} host.hostname=sandbox-000000000005 persist .* {card}$",
+        f"jail -c name={ID} path={root} host.hostname=sandbox-000000000005 persist .* {stack}$",
         *([f"jexec {ID} /bin/ifconfig eth0 inet 10.77.0.5/16 up"] if network else []),
         f"rctl -a jail:{ID}:memoryuse:deny=256M$",
         f"rctl -a jail:{ID}:maxproc:deny=128$",
@@ -90,7 +88,7 @@ def _in_order(log: list[str], patterns: list[str]) -> None:
         at = found + 1
 
 
-def test_a_jail_that_waits_is_held_by_signal(run: Run) -> None:
+def test_a_pooled_jail_is_frozen_by_a_signal(run: Run) -> None:
     there = host()
     jails = substrate(there)
     template = jails.prepare(run, CACHE, Tier.PREWARM_POOL)
@@ -107,7 +105,7 @@ def test_a_template_is_made_once_on_a_pool(run: Run) -> None:
     assert not any(line.startswith(("zfs create", "zfs snapshot")) for line in there.log)
 
 
-def test_where_nothing_is_accounted_jails_have_no_limits_and_the_record_says_so(run: Run) -> None:
+def test_without_accounting_jails_have_no_limits_and_the_record_has_a_note(run: Run) -> None:
     there = host(("sysctl -n kern.racct.enable", Answer("0\n")))
     jails = substrate(there)
     template = jails.prepare(run, CACHE, Tier.FULL)
@@ -119,20 +117,20 @@ def test_where_nothing_is_accounted_jails_have_no_limits_and_the_record_says_so(
 # Bad input.
 
 
-def test_a_jail_of_the_same_name_is_left_alone_and_nothing_of_ours_stays(run: Run) -> None:
+def test_a_jail_of_the_same_name_is_left_alone(run: Run) -> None:
     said = f'jail: jail "{ID}" already exists\n'
     there = host((rf"jail -c name={NAME} .*", Answer("", 1, said)))
     jails = substrate(there, network=True, zfs=True)
     template = jails.prepare(run, CACHE, Tier.FULL)
     begun = len(there.log)
-    with pytest.raises(NameTaken, match="is there already; it was left as it is"):
+    with pytest.raises(NameTaken, match="exists already and was left alone"):
         jails.launch(run, template, Tier.FULL, identity())
     log = there.log[begun:]
     assert not any(line.startswith("jail -r") for line in log)
     _in_order(log, ["jail -c", "ifconfig epair0a destroy", "umount -f", "zfs destroy"])
 
 
-def test_without_zfs_the_clone_shapes_say_so_and_the_others_run(run: Run) -> None:
+def test_without_zfs_only_the_clone_shapes_are_unsupported(run: Run) -> None:
     there = host(("zpool list -H -o name", FAILS))
     for network in (False, True):
         with pytest.raises(Unsupported, match="a ZFS pool; no pool") as refused:
@@ -141,15 +139,15 @@ def test_without_zfs_the_clone_shapes_say_so_and_the_others_run(run: Run) -> Non
     substrate(there).prepare(run, CACHE, Tier.FULL)
 
 
-def test_a_pool_that_is_named_and_not_there(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_named_pool_that_does_not_exist(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COPPICE_POOL", "tank")
-    with pytest.raises(Unsupported, match="no pool is called tank; there are zroot"):
+    with pytest.raises(Unsupported, match="no pool is named tank; existing pools: zroot"):
         substrate(host(), zfs=True).prepare(run, CACHE, Tier.FULL)
 
 
-def test_a_pool_that_is_full_before_and_one_that_fills_up(run: Run) -> None:
+def test_full_pools(run: Run) -> None:
     there = host((r"zfs get -H -p -o value available \S+", Answer("1048576\n")))
-    with pytest.raises(Unsupported, match=r"room in it; 0\.0 GiB free"):
+    with pytest.raises(Unsupported, match=r"free space in it; 0\.0 GiB free"):
         substrate(there, zfs=True).prepare(run, CACHE, Tier.FULL)
     full = Answer("", 1, "cannot create 'zroot/coppice/x': out of space\n")
     there = host((r"zfs clone .*", full))
@@ -163,7 +161,7 @@ def test_a_pool_that_is_full_before_and_one_that_fills_up(run: Run) -> None:
     assert half.log[-1].startswith("zfs destroy -r zroot/coppice/template.")
 
 
-def test_without_pf_or_vimage_the_networked_shapes_say_so(run: Run) -> None:
+def test_without_pf_or_vimage_the_networked_shapes_are_unsupported(run: Run) -> None:
     for command, word in (
         ("kldstat -q -m pf", "kldload pf"),
         ("sysctl -n kern.features.vimage", "VIMAGE"),
@@ -176,9 +174,9 @@ def test_without_pf_or_vimage_the_networked_shapes_say_so(run: Run) -> None:
         substrate(there).prepare(run, CACHE, Tier.FULL)
 
 
-def test_devices_without_rules_are_not_shown_to_anybody(run: Run) -> None:
+def test_without_devfs_rules_no_jail_is_made(run: Run) -> None:
     there = host(("devfs rule -s 4 show", Answer("")))
-    with pytest.raises(Unsupported, match="a jail would see every device"):
+    with pytest.raises(Unsupported, match="a jail would see all devices"):
         substrate(there).prepare(run, CACHE, Tier.FULL)
 
 
@@ -191,7 +189,7 @@ def test_an_agent_that_does_not_start_leaves_no_jail(run: Run) -> None:
     assert there.at(f"jail -r {ID}") < there.at(r"umount -f")
 
 
-def test_a_jail_has_no_tap_and_cannot_be_forked(run: Run) -> None:
+def test_a_jail_takes_no_tap_and_cannot_be_forked(run: Run) -> None:
     there = host()
     jails = substrate(there)
     template = jails.prepare(run, CACHE, Tier.FULL)
@@ -201,11 +199,11 @@ def test_a_jail_has_no_tap_and_cannot_be_forked(run: Run) -> None:
         jails.zygote(run, template)
 
 
-def test_what_a_jail_may_reach_is_given_when_it_is_made(run: Run) -> None:
+def test_a_jails_policy_is_loaded_at_launch(run: Run) -> None:
     there = host()
     jails = JailSubstrate(network=True, policy=Policy.of(["192.0.2.1"]), host=lambda run: there)
     template = jails.prepare(run, CACHE, Tier.FULL)
     jails.launch(run, template, Tier.FULL, identity()).destroy()
     loaded = there.stdins[f"pfctl -a coppice/{ID} -f -"]
-    assert "table <own>" in loaded  # the last that was loaded allows nothing
+    assert "table <own>" in loaded  # the last load allows nothing
     assert "192.0.2.1" not in loaded

@@ -1,4 +1,4 @@
-"""pf behind cubenet's protocol, before a host written from documentation: NOT recorded."""
+"""pf behind cubenet's protocol, on a host written from documentation: NOT recorded."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from harness.errors import (
 )
 from harness.host.run import Run
 from harness.network import pf as pf_module
-from harness.network.pf import Pf, way_out
+from harness.network.pf import Pf, egress_interface
 from harness.network.pf_cubenet import open_pf_cubenet
 from harness.network.pf_rules import ruleset, tightens
 from harness.network.policy import Policy
@@ -40,7 +40,7 @@ def engine(there: Documented, run: Run) -> Pf:
     return Pf(there, run, lambda number: f"epair{number}a")
 
 
-def test_nothing_is_allowed_by_default_and_every_rule_is_scoped_by_the_card() -> None:
+def test_the_default_denies_and_every_rule_names_the_interface() -> None:
     made = ruleset(MEMBER, "epair1a", Policy())
     rules = made.rules.splitlines()
     assert all(" quick on epair1a " in rule for rule in rules)
@@ -50,7 +50,7 @@ def test_nothing_is_allowed_by_default_and_every_rule_is_scoped_by_the_card() ->
     assert all(rule.split()[6] in ("inet", "inet6") and "! <own>" in rule for rule in rules[:2])
 
 
-def test_allow_goes_over_deny_over_private_ranges_over_the_default() -> None:
+def test_precedence_of_allow_deny_private_ranges_and_default() -> None:
     policy = Policy.of(
         ["10.1.0.0/16", "192.0.2.7 tcp/443", "192.0.2.8 tcp/443", "2001:db8::/32"],
         ["198.51.100.0/24"],
@@ -76,12 +76,12 @@ def test_a_change_of_addresses_is_one_replacement_of_one_table(run: Run) -> None
     begun = len(there.log)
     change = pf.apply(WHO.id, Policy.of(["192.0.2.1", "192.0.2.2"]))
     words = f"pfctl -a {ANCHOR} -t allow -T replace -f -"
-    assert there.log[begun:] == [words], "widening kills no state"
+    assert there.log[begun:] == [words], "allowing more kills no state"
     assert there.stdins[words] == "192.0.2.1\n192.0.2.2\n"
     assert (change.added, change.removed, change.cuts_established) == (1, 0, True)
 
 
-def test_where_a_policy_tightens_its_states_are_killed_after_the_change(run: Run) -> None:
+def test_a_stricter_policy_kills_states_after_the_change(run: Run) -> None:
     there = host()
     pf = engine(there, run)
     pf.admit(MEMBER, Policy.of(["192.0.2.1", "192.0.2.2"]))
@@ -95,19 +95,19 @@ def test_where_a_policy_tightens_its_states_are_killed_after_the_change(run: Run
     assert (change.added, change.removed) == (0, 1)
 
 
-def test_any_other_change_loads_the_anchor_anew_in_one_transaction(run: Run) -> None:
+def test_any_other_change_loads_the_anchor_again(run: Run) -> None:
     there = host()
     pf = engine(there, run)
     pf.admit(MEMBER, Policy.of(["192.0.2.1"]))
     begun = len(there.log)
     pf.apply(WHO.id, Policy.of(["192.0.2.1 tcp/80"]))
-    # New rules count from nothing: what the old ones counted is asked for before they go.
+    # New rules start at zero: the counters of the old ones are read before.
     assert there.log[begun : begun + 2] == [
         f"pfctl -a {ANCHOR} -s labels",
         f"pfctl -a {ANCHOR} -f -",
     ]
     pf.apply(WHO.id, Policy.of(["192.0.2.1 tcp/80"]))
-    assert len(there.log) == begun + 4, "what is as it was asks nothing of the kernel"
+    assert len(there.log) == begun + 4, "an unchanged policy runs no command"
 
 
 @pytest.mark.parametrize(
@@ -122,11 +122,11 @@ def test_any_other_change_loads_the_anchor_anew_in_one_transaction(run: Run) -> 
         (Policy(), Policy.of(default="allow"), False),
     ],
 )
-def test_what_tightens(before: Policy, after: Policy, tighter: bool) -> None:
+def test_tightens(before: Policy, after: Policy, tighter: bool) -> None:
     assert tightens(before, after) == tighter
 
 
-def test_expelling_stops_what_passes_before_it_forgets(run: Run) -> None:
+def test_expelling_denies_first(run: Run) -> None:
     there = host()
     pf = engine(there, run)
     pf.admit(MEMBER, Policy.of(["192.0.2.1"]))
@@ -153,45 +153,45 @@ def test_counters_come_from_labels(run: Run) -> None:
     assert (found.sent, found.sent_bytes, found.denied, found.spoofed) == (26, 1920, 2, 3)
 
 
-def test_counters_outlive_the_rules_that_counted(run: Run) -> None:
+def test_counters_survive_new_rules(run: Run) -> None:
     labels = "sent 27 25 2000 20 1500 5 500 2\ndenied 2 2 120 2 120 0 0 0\n"
     there = host((rf"pfctl -a {ANCHOR} -s labels", Answer(labels)))
     pf = engine(there, run)
     pf.admit(MEMBER, Policy.of(["192.0.2.1"]))
     pf.apply(WHO.id, Policy.of(["192.0.2.1 tcp/80"]))
-    assert pf.counters()[WHO.id].denied == 4, "those of the old rules and those of the new"
+    assert pf.counters()[WHO.id].denied == 4, "the sum of the old and the new rules' counters"
     pf.expel(WHO.id)
     pf.admit(MEMBER, Policy())
-    assert pf.counters()[WHO.id].denied == 2, "a sandbox of the same name begins anew"
+    assert pf.counters()[WHO.id].denied == 2, "a new sandbox of the same name starts at zero"
 
 
-def test_it_is_an_engine_of_cubenets_protocol(run: Run) -> None:
+def test_pf_is_a_policy_engine(run: Run) -> None:
     pf: PolicyEngine = engine(host(), run)
     pf.admit(MEMBER, Policy())
     pf.close()
 
 
-def test_rule_sets_without_a_network_name_cards_that_pf_takes(
+def test_filters_without_a_network_have_valid_interface_names(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     there = host()
     monkeypatch.setattr(packet_filters, "FREEBSD", True)
-    monkeypatch.setattr(packet_filters, "Local", lambda run: there)
+    monkeypatch.setattr(packet_filters, "LocalHost", lambda run: there)
     with packet_filters.packet_filter(run, "a-long-name-of-a-filter") as filter:
         member = Member(WHO.id, 12345, WHO.mac_bytes, WHO.address, WHO.address6)
         filter.engine.admit(member, Policy())
         loaded = there.stdins[f"pfctl -a {ANCHOR} -f -"]
-    cards = set(re.findall(r" on (\S+)", loaded))
-    assert cards and all(len(card) < 16 for card in cards), "the room that a name has"
+    nics = set(re.findall(r" on (\S+)", loaded))
+    assert nics and all(len(nic) < 16 for nic in nics), "pf's limit for names"
 
 
 # Bad input.
 
 
 @pytest.mark.parametrize("what", ["rules", "Tables"])
-def test_an_anchor_that_somebody_else_filled_is_never_touched(what: str, run: Run) -> None:
+def test_a_foreign_anchor_is_never_touched(what: str, run: Run) -> None:
     there = host((rf"pfctl -a {ANCHOR} -s {what}", Answer("pass all\n")))
-    with pytest.raises(NameTaken, match="it was left as it is"):
+    with pytest.raises(NameTaken, match="of another network, which was left alone"):
         engine(there, run).admit(MEMBER, Policy())
     assert not any("-f" in line or "-F" in line for line in there.log)
 
@@ -206,9 +206,9 @@ def test_a_kernel_without_pf_and_one_with_it_off(run: Run) -> None:
         assert refused.value.hint == hint
 
 
-def test_main_rules_that_do_not_name_our_anchor_are_not_changed(run: Run) -> None:
+def test_main_rules_without_our_anchor_are_not_changed(run: Run) -> None:
     there = host(("pfctl -s rules", Answer("block drop all\n")))
-    with pytest.raises(Unsupported, match="the main rules do not name it") as refused:
+    with pytest.raises(Unsupported, match="missing from the main rules") as refused:
         engine(there, run)
     assert 'anchor "coppice/*"' in (refused.value.hint or "")
     assert not any(" -f " in line for line in there.log)
@@ -222,7 +222,7 @@ def test_main_rules_that_do_not_name_our_anchor_are_not_changed(run: Run) -> Non
         ("pfctl: DIOCXBEGIN: Cannot allocate memory", NotEnoughMemory),
     ],
 )
-def test_what_pf_refuses_is_told_apart(said: str, error: type[Exception], run: Run) -> None:
+def test_refusals_by_pf_are_distinguished(said: str, error: type[Exception], run: Run) -> None:
     there = host((rf"pfctl -a {ANCHOR} -f -", Answer("", 1, said)))
     pf = engine(there, run)
     with pytest.raises(error):
@@ -233,25 +233,25 @@ def test_what_pf_refuses_is_told_apart(said: str, error: type[Exception], run: R
 BUSY = Answer("", 1, "pfctl: DIOCADDRULENV: Device busy")
 
 
-def test_a_load_that_another_programs_came_between_is_done_again(run: Run) -> None:
+def test_a_load_is_repeated_when_pf_is_busy(run: Run) -> None:
     answers = iter([BUSY, BUSY, Answer()])
     there = host((rf"pfctl -a {ANCHOR} -f -", lambda found: next(answers)))
     engine(there, run).admit(MEMBER, Policy())
     assert there.log[-3:] == [f"pfctl -a {ANCHOR} -f -"] * 3
 
 
-def test_who_loads_without_end_is_named(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_pf_that_stays_busy_is_reported(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pf_module, "BUSY_LIMIT_S", 0.0)
     pf = engine(host((rf"pfctl -a {ANCHOR} -f -", BUSY)), run)
     with pytest.raises(CommandFailed, match="another program kept loading") as refused:
         pf.admit(MEMBER, Policy())
-    assert refused.value.hint == "pgrep -fl pfctl names it"
+    assert refused.value.hint == "pgrep -fl pfctl shows it"
 
 
 # The bridge.
 
 
-def test_a_card_is_judged_before_it_is_on_the_bridge_and_goes_the_other_way(run: Run) -> None:
+def test_a_port_is_filtered_before_it_joins_the_bridge(run: Run) -> None:
     there = host()
     with open_pf_cubenet(there, run) as net:
         port = net.attach_epair(WHO, Policy())
@@ -269,7 +269,7 @@ def test_a_card_is_judged_before_it_is_on_the_bridge_and_goes_the_other_way(run:
     assert there.at("ifconfig tap0 destroy") < len(there.log) - 1
 
 
-def test_a_card_that_cannot_be_judged_is_on_no_bridge_and_gone(run: Run) -> None:
+def test_a_port_that_cannot_be_filtered_is_removed(run: Run) -> None:
     there = host((rf"pfctl -a {ANCHOR} -f -", Answer("", 1, "syntax error")))
     with open_pf_cubenet(there, run) as net:
         with pytest.raises(Exception, match="syntax error"):
@@ -281,14 +281,14 @@ def test_a_card_that_cannot_be_judged_is_on_no_bridge_and_gone(run: Run) -> None
 ROUTE = "   route to: default\ndestination: default\n  interface: re0\n      flags: <UP,GATEWAY>\n"
 
 
-def test_translation_is_on_the_bridge_that_the_way_out_is_a_member_of(run: Run) -> None:
+def test_translation_is_on_the_bridge_of_the_egress_interface(run: Run) -> None:
     there = host(
         ("route -n get default", Answer(ROUTE)),
         ("ifconfig -g bridge", Answer("bridge0\nvm-public\n")),
         ("ifconfig bridge0", Answer("bridge0: flags=8843\n")),
         ("ifconfig vm-public", Answer("\tmember: re0 flags=143<LEARNING>\n")),
     )
-    assert way_out(there) == "vm-public"
+    assert egress_interface(there) == "vm-public"
     with open_pf_cubenet(there, run, outside=True):
         loaded = there.stdins[f"pfctl -a coppice/coppice-{MARK}-nat -N -f -"]
         assert loaded.startswith("nat on vm-public inet from 10.77.0.0/16 to ! 10.77.0.0/16 ->")
@@ -296,12 +296,12 @@ def test_translation_is_on_the_bridge_that_the_way_out_is_a_member_of(run: Run) 
         ("route -n get default", Answer(ROUTE)), ("ifconfig -g bridge", Answer("bridge0\n")),
         ("ifconfig bridge0", Answer("bridge0: flags=8843\n")),
     )  # fmt: skip
-    assert way_out(there) == "re0"
+    assert egress_interface(there) == "re0"
 
 
-def test_without_a_route_or_forwarding_there_is_no_outside(run: Run) -> None:
-    with pytest.raises(Unsupported, match="no way out"):
-        way_out(host(("route -n get default", Answer("", 1, "route has not been found"))))
+def test_an_uplink_needs_a_route_and_forwarding(run: Run) -> None:
+    with pytest.raises(Unsupported, match="no default route"):
+        egress_interface(host(("route -n get default", Answer("", 1, "route has not been found"))))
     with pytest.raises(Unsupported) as refused:
         with open_pf_cubenet(host(("sysctl -n net.inet.ip.forwarding", Answer("0\n"))), run,
                              outside=True):  # fmt: skip

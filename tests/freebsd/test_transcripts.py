@@ -1,8 +1,8 @@
-"""Transcripts of real commands on a real FreeBSD, played back to the drivers in CI.
+"""Transcripts of real commands on a real FreeBSD, replayed to the drivers in CI.
 
-Each file was recorded by record.py on FreeBSD under emulation: it shows that a driver's commands do
-there what it believes. Played back, a driver that asks for anything else, or in another order,
-fails. What is computed in a guest no transcript holds; hosts.Guest stands for it.
+record.py recorded each file on FreeBSD under emulation: the commands work there as the driver
+expects. In a replay, a driver fails that runs another command, or in another order. Answers that
+guests compute are not in transcripts; hosts.Guest computes them.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from tests.freebsd.record import SCENES
 RECORDED = sorted(path.stem for path in TRANSCRIPTS.glob("*.json"))
 
 
-def test_there_are_transcripts_and_each_is_of_a_scene() -> None:
+def test_every_transcript_is_of_a_scene() -> None:
     assert "doctor" in RECORDED and set(RECORDED) <= set(SCENES)
 
 
 @pytest.mark.parametrize("name", RECORDED)
-def test_a_driver_asks_what_it_asked_on_a_real_freebsd(
+def test_drivers_run_the_recorded_commands(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COPPICE_GUEST_AGENT", AGENT)
     host = Replay(TRANSCRIPTS / f"{name}.json")
     assert "FreeBSD" in host.host and "emulated" in host.host
     SCENES[name](host, run_in(tmp_path), lambda text: None)
-    assert host.ended, "the driver left out what it did there"
+    assert host.ended, "the driver ran fewer commands than recorded"

@@ -1,4 +1,4 @@
-"""Plain HTTP to a gateway, for what the SDK would never send."""
+"""Plain HTTP to a gateway, for requests that the SDK would not send."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from harness.gateway.gateway_process import Running
+from harness.gateway.gateway_process import GatewayProcess
 
 ENVD, INTERPRETER = 49983, 49999
 
@@ -19,20 +19,22 @@ ENVD, INTERPRETER = 49983, 49999
 class Box:
     """A sandbox with its tokens."""
 
-    served: Running
+    served: GatewayProcess
     id: str
     token: str
     traffic: str
 
     @classmethod
-    def create(cls, served: Running, template: str = "base", **body: Any) -> Box:
-        wanted = {"templateID": template, "timeout": 300, **body}
-        status, data = served.ask(
-            "POST", "/v2/sandboxes", wanted, {"Content-Type": "application/json"}
+    def create(cls, served: GatewayProcess, template: str = "base", **body: Any) -> Box:
+        request = {"templateID": template, "timeout": 300, **body}
+        status, data = served.request(
+            "POST", "/v2/sandboxes", request, {"Content-Type": "application/json"}
         )
         assert status == 201, data
-        made = json.loads(data)
-        return cls(served, made["sandboxID"], made["envdAccessToken"], made["trafficAccessToken"])
+        created = json.loads(data)
+        return cls(
+            served, created["sandboxID"], created["envdAccessToken"], created["trafficAccessToken"]
+        )
 
     def headers(self, port: int = ENVD, /, **more: str) -> dict[str, str]:
         return {
@@ -43,36 +45,40 @@ class Box:
         }
 
     def state(self) -> str:
-        """What is said of it: running or paused."""
-        told: str = json.loads(self.served.ask("GET", f"/sandboxes/{self.id}")[1])["state"]
-        return told
+        """running or paused."""
+        state: str = json.loads(self.served.request("GET", f"/sandboxes/{self.id}")[1])["state"]
+        return state
 
-    def end_soon(self) -> None:
-        """Let its time be up in a second, whatever it was."""
-        kind = {"Content-Type": "application/json"}
-        answer = self.served.ask("POST", f"/sandboxes/{self.id}/timeout", {"timeout": 1}, kind)
-        assert answer[0] == 204, answer
+    def end_in(self, seconds: int) -> None:
+        """Set its time limit; one that resumes by itself gets the same limit again."""
+        response = self.served.request(
+            "POST",
+            f"/sandboxes/{self.id}/timeout",
+            {"timeout": seconds},
+            {"Content-Type": "application/json"},
+        )
+        assert response[0] == 204, response
 
     def kill(self) -> int:
-        return self.served.ask("DELETE", f"/sandboxes/{self.id}")[0]
+        return self.served.request("DELETE", f"/sandboxes/{self.id}")[0]
 
     def rpc(self, method: str, body: Any, user: str = "") -> tuple[int, Any]:
-        """A unary call: its status and answer."""
+        """A unary call; its status and response."""
         headers = {"Content-Type": "application/json"}
         if user:
             headers["Authorization"] = f"Basic {base64.b64encode(user.encode() + b':').decode()}"
-        status, data = self.served.ask("POST", f"/{method}", body, self.headers(**headers))
+        status, data = self.served.request("POST", f"/{method}", body, self.headers(**headers))
         return status, json.loads(data or b"{}")
 
     def begin(self, data: bytes, method: str = "process.Process/Start", **more: str) -> Stream:
-        """Send bytes as a stream's request and leave its answer to be read."""
-        line = http.client.HTTPConnection("127.0.0.1", self.served.port, timeout=120)
+        """Send bytes as the request of a stream; the response is read later."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.served.port, timeout=120)
         headers = self.headers(**{"Content-Type": "application/connect+json", **more})
         try:
-            line.request("POST", f"/{method}", data, headers)
-            return Stream(line, line.getresponse())
+            connection.request("POST", f"/{method}", data, headers)
+            return Stream(connection, connection.getresponse())
         except BaseException:
-            line.close()
+            connection.close()
             raise
 
     def start(self, command: str, **more: str) -> Stream:
@@ -82,14 +88,14 @@ class Box:
     def run(self, command: str) -> tuple[str, int]:
         """A command's output and exit code."""
         with self.start(command) as stream:
-            return stream.whole()
+            return stream.result()
 
 
 @dataclass
 class Stream:
-    """The answer of a server stream."""
+    """The response of a server stream."""
 
-    line: http.client.HTTPConnection
+    connection: http.client.HTTPConnection
     response: http.client.HTTPResponse
 
     def __enter__(self) -> Stream:
@@ -97,7 +103,7 @@ class Stream:
 
     def __exit__(self, *_: object) -> None:
         self.response.close()
-        self.line.close()
+        self.connection.close()
 
     def messages(self) -> Iterator[tuple[int, Mapping[str, Any]]]:
         """Flag and body of each envelope."""
@@ -112,18 +118,19 @@ class Stream:
         error: Mapping[str, Any] = last["error"]
         return error
 
-    def whole(self) -> tuple[str, int]:
-        said, code = b"", None
+    def result(self) -> tuple[str, int]:
+        """The output and exit code."""
+        output, code = b"", None
         for flag, body in self.messages():
             event = body.get("event", {})
             for data in event.get("data", {}).values():
-                said += base64.b64decode(data)
+                output += base64.b64decode(data)
             if "end" in event:
                 code = event["end"].get("exitCode", 0)
             if flag == 2:
                 assert body == {}, body
         assert code is not None
-        return said.decode(), code
+        return output.decode(), code
 
 
 def envelope(body: Any, flag: int = 0) -> bytes:

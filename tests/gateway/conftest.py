@@ -1,4 +1,4 @@
-"""A real gateway for tests: over microVMs once for all of them, over nothing where that will do."""
+"""Gateways for tests: one with microVMs for all of them, and one with the noop fleet."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from harness.errors import Unsupported
-from harness.gateway.gateway_process import Running, gateway, new_key
+from harness.gateway.gateway_process import GatewayProcess, new_key, running_gateway
 from harness.gateway.requirements import requirements
 from harness.gateway.sandboxes.store import Limits
 from harness.host.run import Run
@@ -17,37 +17,41 @@ from tests.gateway.client import Box
 
 @pytest.fixture(scope="package")
 def possible() -> None:
-    for need in requirements():
-        if not need.satisfied:
-            raise Unsupported(f"the gateway needs {need.what}; {need.detail}", hint=need.remedy)
+    """What the gateway requires of the host."""
+    for requirement in requirements():
+        if not requirement.satisfied:
+            raise Unsupported(
+                f"the gateway needs {requirement.what}; {requirement.detail}",
+                hint=requirement.remedy,
+            )
 
 
 @pytest.fixture(scope="package")
-def served(run: Run, possible: None) -> Iterator[Running]:
-    """A gateway over microVMs, with small pools."""
-    with gateway(run, "--pool", "3", "--domain", "sandboxes.test") as one:
-        one.wait_for_pool("code-interpreter-v1", 1)
-        yield one
+def served(run: Run, possible: None) -> Iterator[GatewayProcess]:
+    """A gateway with microVMs and small pools."""
+    with running_gateway(run, "--pool", "3", "--domain", "sandboxes.test") as process:
+        process.wait_for_pool("code-interpreter-v1", 1)
+        yield process
 
 
 @pytest.fixture(scope="package")
-def shared_nothing(run: Run) -> Iterator[Running]:
-    """A gateway over the noop fleet."""
+def shared_nothing(run: Run) -> Iterator[GatewayProcess]:
+    """A gateway with the noop fleet."""
     pytest.importorskip("uvicorn")
-    with gateway(run, "--substrate", "noop") as one:
-        yield one
+    with running_gateway(run, "--substrate", "noop") as process:
+        yield process
 
 
 @pytest.fixture
-def nothing(shared_nothing: Running) -> Running:
-    """The same under a key of its own, which may have 30 sandboxes."""
+def nothing(shared_nothing: GatewayProcess) -> GatewayProcess:
+    """The same gateway with a new key, which may have 30 sandboxes."""
     key = new_key(shared_nothing.directory, Limits(sandboxes=30, rate=1e6, burst=10000))
     return dataclasses.replace(shared_nothing, key=key)
 
 
 @pytest.fixture(scope="module")
-def box(served: Running) -> Iterator[Box]:
-    """One sandbox for the tests of a module."""
-    made = Box.create(served)
-    yield made
-    made.kill()
+def box(served: GatewayProcess) -> Iterator[Box]:
+    """A sandbox for the tests of a module."""
+    created = Box.create(served)
+    yield created
+    created.kill()

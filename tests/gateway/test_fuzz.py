@@ -1,4 +1,4 @@
-"""Ten thousand calls derived from the control plane's own description: none makes it fail."""
+"""Ten thousand calls derived from openapi.yaml: none may cause a server error."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from urllib.parse import quote, urlencode
 import yaml
 
 from harness.gateway.control_plane.schemas import FILE, METHODS
-from harness.gateway.gateway_process import Running
+from harness.gateway.gateway_process import GatewayProcess
 
 CALLS = 10_000
 WORDS = ("", "base", "0", "-1", "é", "\0", "a" * 300, "../../etc", "%00", "{}", "null", "base'--")
@@ -21,30 +21,30 @@ NUMBERS = (0, 1, -1, 20, 86400, 86401, 1 << 31, 1 << 64, 1e99, 0.5, True)
 
 
 class Maker:
-    """Values that fit a schema, mostly."""
+    """Makes values that match a schema, most of the time."""
 
-    def __init__(self, whole: Any, chance: random.Random) -> None:
+    def __init__(self, whole: Any, random_source: random.Random) -> None:
         self._whole = whole
-        self._chance = chance
+        self._random = random_source
         self.known = ["base", "code-interpreter-v1"]
 
     def value(self, schema: Any, depth: int = 0) -> Any:
-        pick = self._chance
+        random_source = self._random
         if "$ref" in schema:
-            found = self._whole
+            target = self._whole
             for step in schema["$ref"].removeprefix("#/").split("/"):
-                found = found[step]
-            return self.value(found, depth)
-        if pick.random() < 0.08 or depth > 5:
-            return pick.choice([None, [], {}, "x", 7, -0.5, [[]], {"a": {"b": []}}])
+                target = target[step]
+            return self.value(target, depth)
+        if random_source.random() < 0.08 or depth > 5:
+            return random_source.choice([None, [], {}, "x", 7, -0.5, [[]], {"a": {"b": []}}])
         if "enum" in schema:
-            return pick.choice(schema["enum"])
+            return random_source.choice(schema["enum"])
         makers: dict[str, Callable[[], Any]] = {
-            "string": lambda: pick.choice([*WORDS, *self.known]),
-            "integer": lambda: pick.choice(NUMBERS),
-            "boolean": lambda: pick.random() < 0.5,
+            "string": lambda: random_source.choice([*WORDS, *self.known]),
+            "integer": lambda: random_source.choice(NUMBERS),
+            "boolean": lambda: random_source.random() < 0.5,
             "array": lambda: [
-                self.value(schema["items"], depth + 1) for _ in range(pick.randrange(4))
+                self.value(schema["items"], depth + 1) for _ in range(random_source.randrange(4))
             ],
             "object": lambda: self._object(schema, depth),
         }
@@ -52,59 +52,61 @@ class Maker:
 
     def _object(self, schema: Any, depth: int) -> Any:
         required = schema.get("required", ())
-        made = {
-            name: self.value(one, depth + 1)
-            for name, one in schema.get("properties", {}).items()
-            if self._chance.random() < (0.95 if name in required else 0.4)
+        values = {
+            name: self.value(part, depth + 1)
+            for name, part in schema.get("properties", {}).items()
+            if self._random.random() < (0.95 if name in required else 0.4)
         }
-        if self._chance.random() < 0.1:
-            made[self._chance.choice(WORDS)] = self.value({"type": "string"}, depth + 1)
-        return made
+        if self._random.random() < 0.1:
+            values[self._random.choice(WORDS)] = self.value({"type": "string"}, depth + 1)
+        return values
 
 
-def test_no_call_makes_it_fail(nothing: Running) -> None:
-    whole = yaml.safe_load(FILE.read_text())
-    chance = random.Random(20260822)
-    maker = Maker(whole, chance)
+def test_no_call_causes_a_server_error(nothing: GatewayProcess) -> None:
+    document = yaml.safe_load(FILE.read_text())
+    random_source = random.Random(20260822)
+    maker = Maker(document, random_source)
     calls = [
-        (method.upper(), path, one, item.get("parameters", []))
-        for path, item in whole["paths"].items()
-        for method, one in item.items()
+        (method.upper(), path, operation, item.get("parameters", []))
+        for path, item in document["paths"].items()
+        for method, operation in item.items()
         if method in METHODS
     ]
-    line = http.client.HTTPConnection("127.0.0.1", nothing.port, timeout=60)
+    connection = http.client.HTTPConnection("127.0.0.1", nothing.port, timeout=60)
     seen: Counter[int] = Counter()
     reached: Counter[str] = Counter()
     for number in range(CALLS):
-        method, path, one, shared = chance.choice(calls)
-        id = chance.choice([*maker.known[-20:], "inothing"])
+        method, path, operation, shared = random_source.choice(calls)
+        id = random_source.choice([*maker.known[-20:], "inothing"])
         path = path.replace("{id}", quote(str(id), safe="")).replace("//", "/x/")
         query = {}
-        for parameter in (*one.get("parameters", []), *shared):
+        for parameter in (*operation.get("parameters", []), *shared):
             if "$ref" in parameter:
-                parameter = whole["components"]["parameters"][parameter["$ref"].rpartition("/")[2]]
-            if parameter["in"] == "query" and chance.random() < 0.5:
+                parameter = document["components"]["parameters"][
+                    parameter["$ref"].rpartition("/")[2]
+                ]
+            if parameter["in"] == "query" and random_source.random() < 0.5:
                 query[parameter["name"]] = maker.value(parameter["schema"])
         if query:
             path += "?" + urlencode(query, doseq=True)
         body = None
-        if "requestBody" in one:
-            schema = one["requestBody"]["content"]["application/json"]["schema"]
+        if "requestBody" in operation:
+            schema = operation["requestBody"]["content"]["application/json"]["schema"]
             body = json.dumps(maker.value(schema)).encode()
-            if chance.random() < 0.05:
-                body = body[: chance.randrange(len(body) + 1)] + chance.randbytes(3)
-        line.request(method, path, body, {"X-API-KEY": nothing.key})
-        answer = line.getresponse()
-        data = answer.read()
-        assert answer.status < 500, (number, method, path, body, data)
-        assert answer.status < 400 or json.loads(data)["code"] == answer.status
-        seen[answer.status] += 1
-        if answer.status < 300:
-            reached[one["operationId"]] += 1
-        if answer.status == 201 and data.startswith(b"{"):
-            made = json.loads(data)
-            maker.known.append(made.get("sandboxID") or made["snapshotID"])
-    line.close()
-    # It did not only knock: every operation was also done.
-    assert set(reached) == {one["operationId"] for _, _, one, _ in calls}, reached
+            if random_source.random() < 0.05:
+                body = body[: random_source.randrange(len(body) + 1)] + random_source.randbytes(3)
+        connection.request(method, path, body, {"X-API-KEY": nothing.key})
+        response = connection.getresponse()
+        data = response.read()
+        assert response.status < 500, (number, method, path, body, data)
+        assert response.status < 400 or json.loads(data)["code"] == response.status
+        seen[response.status] += 1
+        if response.status < 300:
+            reached[operation["operationId"]] += 1
+        if response.status == 201 and data.startswith(b"{"):
+            created = json.loads(data)
+            maker.known.append(created.get("sandboxID") or created["snapshotID"])
+    connection.close()
+    # Every operation also succeeded at least once.
+    assert set(reached) == {operation["operationId"] for _, _, operation, _ in calls}, reached
     assert seen[404] and seen[400]

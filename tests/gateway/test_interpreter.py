@@ -1,4 +1,4 @@
-"""A context of the code interpreter by itself: what interrupts a cell."""
+"""A context of the code interpreter on its own: interrupts of cells."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ Run = Callable[[str], list[dict[str, object]]]
 
 @pytest.fixture
 def process(tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
-    words = [sys.executable, str(KERNEL_PROGRAM)]
+    argv = [sys.executable, str(KERNEL_PROGRAM)]
     with subprocess.Popen(
-        words, cwd=tmp_path, stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    ) as one:
-        yield one
-        one.kill()
+        argv, cwd=tmp_path, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as started:
+        yield started
+        started.kill()
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def run(process: subprocess.Popen[bytes]) -> Run:
     stdin, stdout = process.stdin, process.stdout
     assert json.loads(stdout.readline())["type"] == "ready"
 
-    def one(code: str) -> list[dict[str, object]]:
+    def run_cell(code: str) -> list[dict[str, object]]:
         stdin.write(json.dumps({"code": code}).encode() + b"\n")
         stdin.flush()
         lines: list[dict[str, object]] = []
@@ -41,11 +41,12 @@ def run(process: subprocess.Popen[bytes]) -> Run:
             lines.append(json.loads(stdout.readline()))
         return lines
 
-    return one
+    return run_cell
 
 
-def test_an_interrupt_that_ends_no_system_call_ends_the_cell(run: Run) -> None:
-    # To another thread: the main one sleeps on, as when the signal comes just before it does.
+def test_an_interrupt_just_before_a_system_call_ends_the_cell(run: Run) -> None:
+    # Another thread gets the signal: the main thread sleeps on, as when the signal arrives just
+    # before the system call.
     code = """
 import signal, threading, time
 def late():
@@ -56,14 +57,14 @@ def late():
 threading.Thread(target=late).start()
 time.sleep(600)
 """
-    assert any(one.get("name") == "KeyboardInterrupt" for one in run(code))
-    assert any(one.get("text") == "2" for one in run("1+1"))
+    assert any(line.get("name") == "KeyboardInterrupt" for line in run(code))
+    assert any(line.get("text") == "2" for line in run("1+1"))
 
 
-def test_an_interrupt_that_comes_late_does_not_hit_the_next_cell(
+def test_a_late_interrupt_does_not_end_the_next_cell(
     process: subprocess.Popen[bytes], run: Run
 ) -> None:
     for _ in range(20):
         run("x = 1")
         process.send_signal(signal.SIGINT)
-        assert any(one.get("text") == "2" for one in run("x + 1"))
+        assert any(line.get("text") == "2" for line in run("x + 1"))

@@ -1,4 +1,4 @@
-"""What comes while a sandbox resumes, which is held there until it has come."""
+"""A kill that arrives while a sandbox resumes."""
 
 from __future__ import annotations
 
@@ -11,48 +11,48 @@ from typing import Any
 import pytest
 
 from harness.gateway.errors import ApiError
-from harness.gateway.fleets.noop import NoopFleet, NoopLive
-from harness.gateway.metrics import Meter
+from harness.gateway.fleets.noop import NoopFleet, NoopSandbox
+from harness.gateway.metrics import Metrics
 from harness.gateway.sandboxes.service import Sandboxes
 from harness.gateway.sandboxes.store import Store
 
 
-class Held(NoopFleet):
-    """One that resumes a sandbox when it is let."""
+class WaitingFleet(NoopFleet):
+    """A fleet that resumes a sandbox only when the test allows it."""
 
     def __init__(self) -> None:
         self.begun, self.go_on = threading.Event(), threading.Event()
-        self.made: list[NoopLive] = []
+        self.resumed: list[NoopSandbox] = []
 
-    def resume(self, folder: Path, same: Mapping[str, Any] | None) -> NoopLive:
+    def resume(self, directory: Path, names: Mapping[str, Any] | None) -> NoopSandbox:
         self.begun.set()
         assert self.go_on.wait(60)
-        self.made.append(NoopLive())
-        return self.made[-1]
+        self.resumed.append(NoopSandbox())
+        return self.resumed[-1]
 
 
-def test_one_killed_while_it_resumes_is_gone(tmp_path: Path) -> None:
-    async def live(store: Store) -> None:
-        fleet = Held()
-        own = Sandboxes(fleet, store, tmp_path, Meter())
+def test_a_sandbox_killed_while_it_resumes_is_gone(tmp_path: Path) -> None:
+    async def run(store: Store) -> None:
+        fleet = WaitingFleet()
+        own = Sandboxes(fleet, store, tmp_path, Metrics())
         await own.open()
-        entry = await own.create(store.new_key("k")[0], {"templateID": "base"}, 600)
-        await own.pause(entry)
-        resuming = asyncio.create_task(own.resume(entry, 600))
+        sandbox = await own.create(store.new_key("k")[0], {"templateID": "base"}, 600)
+        await own.pause(sandbox)
+        resuming = asyncio.create_task(own.resume(sandbox, 600))
         assert await asyncio.to_thread(fleet.begun.wait, 60)
-        killing = asyncio.create_task(own.kill(entry))
-        await asyncio.sleep(0)  # it has been asked for
+        killing = asyncio.create_task(own.kill(sandbox))
+        await asyncio.sleep(0)  # the kill waits for the lock
         fleet.go_on.set()
         await resuming
         await killing
-        assert entry.id not in own.entries
-        assert [one.alive() for one in fleet.made] == [False]
+        assert sandbox.id not in own.by_id
+        assert [resumed.alive() for resumed in fleet.resumed] == [False]
         with pytest.raises(ApiError, match="not"):
-            await own.resume(entry, 600)
+            await own.resume(sandbox, 600)
         await own.close()
 
     store = Store(tmp_path / "state.sqlite")
     try:
-        asyncio.run(live(store))
+        asyncio.run(run(store))
     finally:
         store.close()

@@ -1,4 +1,4 @@
-"""Network rules as packets meet them: from one sandbox to another, before and after a PUT."""
+"""Network rules, tested with packets between sandboxes and to an outside network."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from harness.gateway.gateway_process import FILE, Running, gateway
-from harness.gateway.sandboxes.store import opened
+from harness.gateway.gateway_process import GatewayProcess, running_gateway
+from harness.gateway.sandboxes.store import FILE, opened
 from harness.host.run import Run
 from harness.network.namespace import inside, namespace
 from tests.gateway.client import Box
@@ -24,7 +24,7 @@ PUBLIC = "198.51.100.7"
 JSON = {"Content-Type": "application/json"}
 PATIENCE_S = 60.0
 ALONE_S = 3.0
-"""How long there is no gateway, at first: at least one try, of a second, should fall into it."""
+"""How long no gateway runs, at first: an attempt takes up to a second and should fall within."""
 LISTEN = (
     "import socket\\n"
     "s = socket.socket()\\n"
@@ -46,7 +46,7 @@ CONNECT = (
     '    print("no")\\n'
 )
 
-TRIES = (
+ATTEMPTS = (
     "import os, socket, sys, time\\n"
     'while not os.path.exists("stop"):\\n'
     "    began = time.time()\\n"
@@ -58,56 +58,58 @@ TRIES = (
     "    print(began, what, time.time(), flush=True)\\n"
     "    time.sleep(0.1)\\n"
 )
-"""Tries to connect, again and again: when each began, what came of it, when it ended."""
+"""Connects repeatedly; prints when each attempt began, its result, and when it ended."""
 
 ADDRESS = (
     "import fcntl, socket, struct\\n"
-    'card = struct.pack("256s", b"eth0")\\n'
-    "found = fcntl.ioctl(socket.socket(), 0x8915, card)\\n"
+    'request = struct.pack("256s", b"eth0")\\n'
+    "found = fcntl.ioctl(socket.socket(), 0x8915, request)\\n"
     "print(socket.inet_ntoa(found[20:24]))\\n"
 )
 
 
 @pytest.fixture
-def own(run: Run, possible: None, tmp_path: Path) -> Iterator[Running]:
-    """A gateway over microVMs of its own, which may be killed."""
-    with gateway(run, "--pool", "2", "--only", "base", runtime=tmp_path / "runtime") as one:
-        one.wait_for_pool("base", 2)
-        yield one
+def own(run: Run, possible: None, tmp_path: Path) -> Iterator[GatewayProcess]:
+    """A gateway with microVMs that a test may kill."""
+    with running_gateway(
+        run, "--pool", "2", "--only", "base", runtime=tmp_path / "runtime"
+    ) as process:
+        process.wait_for_pool("base", 2)
+        yield process
 
 
 def address(box: Box) -> str:
-    said, code = box.run(f"printf '{ADDRESS}' | python3 -")
+    output, code = box.run(f"printf '{ADDRESS}' | python3 -")
     assert code == 0
-    return said.strip()
+    return output.strip()
 
 
 def reaches(box: Box, target: str) -> bool:
-    said, _ = box.run(f"printf '{CONNECT}' > c.py; python3 c.py {target}")
-    assert said in ("well\n", "no\n")
-    return said == "well\n"
+    output, _ = box.run(f"printf '{CONNECT}' > c.py; python3 c.py {target}")
+    assert output in ("well\n", "no\n")
+    return output == "well\n"
 
 
 def comes_to_reach(box: Box, target: str) -> bool:
-    """In the end: who asked in vain for a card does not ask again at once."""
+    """Within a minute: after a failed ARP request, the kernel does not repeat it at once."""
     deadline = time.monotonic() + PATIENCE_S
-    while not (found := reaches(box, target)) and time.monotonic() < deadline:
+    while not (reached := reaches(box, target)) and time.monotonic() < deadline:
         pass
-    return found
+    return reached
 
 
 def rule(box: Box, **rules: object) -> None:
-    assert box.served.ask("PUT", f"/sandboxes/{box.id}/network", rules, JSON)[0] == 204
+    assert box.served.request("PUT", f"/sandboxes/{box.id}/network", rules, JSON)[0] == 204
 
 
-def test_a_packet_obeys_the_rules_that_were_put_last(own: Running) -> None:
-    """Both ends must be allowed to send; what is denied is denied again after the next rules, and
-    by a gateway that was killed and started anew."""
+def test_packets_obey_the_latest_rules(own: GatewayProcess) -> None:
+    """Both ends must be allowed to send. New rules replace the old ones, and they outlive a gateway
+    that is killed and started again."""
     near, far = Box.create(own), Box.create(own)
     with far.start(f"printf '{LISTEN}' > l.py; exec python3 l.py") as stream:
         messages = stream.messages()
         next(messages)
-        next(messages)  # it listens
+        next(messages)  # it listens now
     here, there = address(near), address(far)
     assert not reaches(near, there)
     rule(near, allowOut=[there])
@@ -118,40 +120,40 @@ def test_a_packet_obeys_the_rules_that_were_put_last(own: Running) -> None:
     rule(near, allowOut=[there])
     assert comes_to_reach(near, there)
 
-    # With nobody there to enforce them the rules stand: what is denied stays denied meanwhile.
+    # The rules stay in force while no gateway runs.
     rule(near, denyOut=[there])
-    command = f"printf '{TRIES}' > t.py; python3 t.py {there} > tries; touch stopped"
+    command = f"printf '{ATTEMPTS}' > t.py; python3 t.py {there} > tries; touch stopped"
     with near.start(command) as tries:
         next(tries.messages())
-    eventually(lambda: len(_tries(near)) > 0, 120)
+    eventually(lambda: len(_attempts(near)) > 0, 120)
     meanwhile: list[str] = []
     alone_s = ALONE_S
-    while not meanwhile:  # a try that a busy host draws out is not wholly within
+    while not meanwhile:  # on a busy host an attempt may take longer
         own.kill()
         killed = time.time()
         time.sleep(alone_s)
         alone_s *= 2
         begun = time.time()
-        own.begin()
-        meanwhile = [what for at, what, end in _tries(near) if killed < at and end < begun]
+        own.start()
+        meanwhile = [what for at, what, end in _attempts(near) if killed < at and end < begun]
     near.run("touch stop")
     eventually(lambda: near.run("cat stopped")[1] == 0, 120)
-    assert {what for _, what, _ in _tries(near)} == {"no"}
+    assert {what for _, what, _ in _attempts(near)} == {"no"}
     assert not reaches(near, there)
     rule(near, allowOut=[there])
     assert comes_to_reach(near, there)
-    assert own.ask("DELETE", f"/sandboxes/{far.id}")[0] == 204
+    assert own.request("DELETE", f"/sandboxes/{far.id}")[0] == 204
     assert not reaches(near, there)
-    # What one who is allowed much may do is kept too.
-    listed = json.loads(own.ask("GET", "/v2/sandboxes")[1])
-    assert [one["sandboxID"] for one in listed] == [near.id]
+    # The other sandbox is still listed.
+    listed = json.loads(own.request("GET", "/v2/sandboxes")[1])
+    assert [sandbox["sandboxID"] for sandbox in listed] == [near.id]
 
 
-def _tries(box: Box) -> list[tuple[float, str, float]]:
-    """When each try to connect began, what came of it, and when it ended."""
-    words = box.run("cat tries")[0].split()
-    whole = len(words) // 3 * 3
-    return [(float(words[i]), words[i + 1], float(words[i + 2])) for i in range(0, whole, 3)]
+def _attempts(box: Box) -> list[tuple[float, str, float]]:
+    """When each attempt began, its result, and when it ended."""
+    fields = box.run("cat tries")[0].split()
+    complete = len(fields) // 3 * 3
+    return [(float(fields[i]), fields[i + 1], float(fields[i + 2])) for i in range(0, complete, 3)]
 
 
 @contextlib.contextmanager
@@ -159,8 +161,8 @@ def outside(run: Run) -> Iterator[Path]:
     """A network with a server at a public address."""
     with namespace(run.directory, "outside") as path, contextlib.ExitStack() as stack:
         with inside(path):
-            for words in (f"addr add {PUBLIC}/32 dev lo", "link set lo up"):
-                subprocess.run(["ip", *words.split()], check=True)
+            for arguments in (f"addr add {PUBLIC}/32 dev lo", "link set lo up"):
+                subprocess.run(["ip", *arguments.split()], check=True)
             listener = stack.enter_context(socket.create_server(("", 7000)))
         thread = threading.Thread(target=_answer, args=(listener,), daemon=True)
         thread.start()
@@ -172,16 +174,16 @@ def outside(run: Run) -> Iterator[Path]:
 def _answer(listener: socket.socket) -> None:
     with contextlib.suppress(OSError):
         while True:
-            with listener.accept()[0] as line:
-                line.sendall(b"well")
+            with listener.accept()[0] as connection:
+                connection.sendall(b"well")
 
 
-def test_the_outside_is_reached_unless_the_rules_say_otherwise(run: Run, possible: None) -> None:
-    """E2B's default is that it is."""
+def test_the_outside_is_reachable_unless_rules_deny_it(run: Run, possible: None) -> None:
+    """E2B's default is to allow it."""
     with outside(run) as path:
         options = ("--substrate", "oci", "--pool", "2", "--only", "base", "--outside", str(path))
-        with gateway(run, *options) as one:
-            box = Box.create(one)
+        with running_gateway(run, *options) as process:
+            box = Box.create(process)
             assert comes_to_reach(box, PUBLIC)
             rule(box, allow_internet_access=False)
             assert not reaches(box, PUBLIC)
@@ -191,24 +193,27 @@ def test_the_outside_is_reached_unless_the_rules_say_otherwise(run: Run, possibl
             assert not reaches(box, PUBLIC)
             rule(box)
             assert comes_to_reach(box, PUBLIC)
-            shut = Box.create(one, allow_internet_access=False)
-            assert not reaches(shut, PUBLIC)
+            closed = Box.create(process, allow_internet_access=False)
+            assert not reaches(closed, PUBLIC)
 
 
-def test_cards_are_given_or_not_and_who_has_it_otherwise_ends(run: Run, possible: None) -> None:
-    """A gateway that was killed adopts none whose rules it would not enforce, nor any without."""
-    with gateway(run, "--substrate", "oci", "--pool", "1", "--only", "base") as one:
-        plain = [*one.words]
-        with opened(one.directory / FILE) as store:
+def test_sandboxes_whose_network_does_not_match_the_gateway_s_are_ended(
+    run: Run, possible: None
+) -> None:
+    """After a crash, a gateway adopts no sandbox whose rules it would not enforce; with a network,
+    none that lacks a network interface."""
+    with running_gateway(run, "--substrate", "oci", "--pool", "1", "--only", "base") as process:
+        plain = [*process.argv]
+        with opened(process.directory / FILE) as store:
             directory = run.directory.parent / (store.fact("run") or "none")
-        for words in ([*plain, "--no-network"], plain):
-            box = Box.create(one)
-            one.kill()
-            one.words = words
-            one.begin()
-            assert one.ask("GET", f"/sandboxes/{box.id}")[0] == 404
-            assert one.ask("GET", "/v2/sandboxes") == (200, b"[]")
+        for argv in ([*plain, "--no-network"], plain):
+            box = Box.create(process)
+            process.kill()
+            process.argv = argv
+            process.start()
+            assert process.request("GET", f"/sandboxes/{box.id}")[0] == 404
+            assert process.request("GET", "/v2/sandboxes") == (200, b"[]")
         assert directory.is_dir()
-        one.end()
+        process.stop()
         assert not directory.exists()
         assert f" {directory}/" not in Path("/proc/self/mounts").read_text()

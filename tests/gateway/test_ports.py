@@ -1,4 +1,4 @@
-"""Servers that run in a sandbox, as callers from outside reach them."""
+"""Requests from outside to servers that run in a sandbox."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import threading
 import psutil
 import pytest
 
-from harness.gateway.gateway_process import Running
+from harness.gateway.gateway_process import GatewayProcess
 from tests.gateway.client import Box
 from tests.host.processes import eventually
 
@@ -102,146 +102,151 @@ def server(box: Box) -> Box:
 def start_server(box: Box) -> None:
     kind = {"Content-Type": "application/octet-stream"}
     assert (
-        box.served.ask("POST", "/files?path=s.py", SERVER.encode(), box.headers(**kind))[0] == 200
+        box.served.request("POST", "/files?path=s.py", SERVER.encode(), box.headers(**kind))[0]
+        == 200
     )
     with box.start(f"exec python3 s.py {PORT}") as stream:
         next(stream.messages())
-    eventually(lambda: ask(box, "GET", "/")[0] != 502, 120)
+    eventually(lambda: request(box, "GET", "/")[0] != 502, 120)
 
 
-def ask(
+def request(
     box: Box, method: str, path: str, body: bytes | None = None, token: str = ""
 ) -> tuple[int, bytes]:
-    named = {"Host": f"{PORT}-{box.id}.sandboxes.test", "E2b-Traffic-Access-Token": token}
-    return box.served.ask(method, path, body, named)
+    headers = {"Host": f"{PORT}-{box.id}.sandboxes.test", "E2b-Traffic-Access-Token": token}
+    return box.served.request(method, path, body, headers)
 
 
-def line_to(box: Box) -> http.client.HTTPConnection:
+def connect_to(box: Box) -> http.client.HTTPConnection:
     return http.client.HTTPConnection("127.0.0.1", box.served.port, timeout=120)
 
 
-def test_a_request_reaches_the_server_and_its_answer_comes_back(server: Box) -> None:
-    line = line_to(server)
+def test_requests_and_responses_are_forwarded(server: Box) -> None:
+    connection = connect_to(server)
     host = {"Host": f"{PORT}-{server.id}.sandboxes.test", "X-Mine": "1", "X-API-KEY": "secret"}
-    line.request("GET", "/some%20where?a=b&c=%2F", headers=host)
-    answer = line.getresponse()
-    path, names = answer.read().decode().split(" ")
-    assert path == "/some%20where?a=b&c=%2F" and answer.headers["X-Its-Own"] == "kept"
+    connection.request("GET", "/some%20where?a=b&c=%2F", headers=host)
+    response = connection.getresponse()
+    path, names = response.read().decode().split(" ")
+    assert path == "/some%20where?a=b&c=%2F" and response.headers["X-Its-Own"] == "kept"
     assert "x-mine" in names.split(",") and "host" in names.split(",")
     assert "x-api-key" not in names and "e2b" not in names
-    line.request("HEAD", "/", headers=host)  # on the same connection
-    answer = line.getresponse()
-    assert answer.status == 200 and answer.read() == b"" and int(answer.headers["content-length"])
-    line.close()
+    connection.request("HEAD", "/", headers=host)  # on the same connection
+    response = connection.getresponse()
+    assert (
+        response.status == 200
+        and response.read() == b""
+        and int(response.headers["content-length"])
+    )
+    connection.close()
 
 
-def test_where_nobody_listens_that_is_said(server: Box) -> None:
+def test_a_closed_port_is_reported(server: Box) -> None:
     host = {"Host": f"{PORT + 1}-{server.id}.sandboxes.test"}
-    status, data = server.served.ask("GET", "/", None, host)
+    status, data = server.served.request("GET", "/", None, host)
     assert (status, json.loads(data)["port"]) == (502, PORT + 1)
     assert "port is not open" in json.loads(data)["message"]
 
 
 @pytest.mark.parametrize("number", ["0", "99999", "x"])
-def test_a_port_that_is_none_is_refused(server: Box, number: str) -> None:
+def test_an_invalid_port_is_refused(server: Box, number: str) -> None:
     headers = {"E2b-Sandbox-Id": server.id, "E2b-Sandbox-Port": number}
-    assert server.served.ask("GET", "/", None, headers)[0] == 502
+    assert server.served.request("GET", "/", None, headers)[0] == 502
 
 
-def resident(served: Running) -> int:
+def resident(served: GatewayProcess) -> int:
     assert served.process
-    found: int = psutil.Process(served.process.pid).memory_info().rss
-    return found
+    resident: int = psutil.Process(served.process.pid).memory_info().rss
+    return resident
 
 
-def test_much_passes_each_way_in_little_memory(server: Box) -> None:
+def test_large_bodies_are_forwarded_in_little_memory(server: Box) -> None:
     before = resident(server.served)
     data = os.urandom(8 << 20)
-    status, said = ask(server, "POST", "/", data)
-    assert (status, said.decode()) == (200, hashlib.sha256(data).hexdigest())
-    line = line_to(server)
-    line.request("GET", "/large", headers={"Host": f"{PORT}-{server.id}.sandboxes.test"})
-    answer = line.getresponse()
+    status, digest = request(server, "POST", "/", data)
+    assert (status, digest.decode()) == (200, hashlib.sha256(data).hexdigest())
+    connection = connect_to(server)
+    connection.request("GET", "/large", headers={"Host": f"{PORT}-{server.id}.sandboxes.test"})
+    response = connection.getresponse()
     written: list[bytes] = []
 
     def stalled() -> bool:
-        """It does not run ahead of who reads."""
-        written.append(ask(server, "GET", "/written")[1])
+        """The gateway does not read ahead of the client."""
+        written.append(request(server, "GET", "/written")[1])
         return len(written) > 2 and written[-1] == written[-2]
 
     eventually(stalled, 120)
     assert int(written[-1]) < 96
     assert resident(server.served) - before < 48 << 20
-    got = 0
-    while piece := answer.read(1 << 20):
-        got += len(piece)
-    line.close()
-    assert got == 96 << 20
+    received = 0
+    while piece := response.read(1 << 20):
+        received += len(piece)
+    connection.close()
+    assert received == 96 << 20
     assert resident(server.served) - before < 48 << 20
 
 
-def test_pieces_come_as_the_server_gives_them(server: Box) -> None:
-    line = line_to(server)
-    line.request("GET", "/slow", headers={"Host": f"{PORT}-{server.id}.sandboxes.test"})
-    answer = line.getresponse()
-    for number in range(3):  # each is there while the next is not written yet
-        assert answer.read(1) == b"%d" % number
-        assert ask(server, "GET", "/go-on")[0] == 200
-    assert answer.read() == b""
-    line.close()
+def test_responses_are_streamed(server: Box) -> None:
+    connection = connect_to(server)
+    connection.request("GET", "/slow", headers={"Host": f"{PORT}-{server.id}.sandboxes.test"})
+    response = connection.getresponse()
+    for number in range(3):  # each arrives before the next is written
+        assert response.read(1) == b"%d" % number
+        assert request(server, "GET", "/go-on")[0] == 200
+    assert response.read() == b""
+    connection.close()
 
 
-def test_an_answer_that_is_none_or_cut_short_is_not_taken_for_one(server: Box) -> None:
-    assert ask(server, "GET", "/noise")[0] == 502
-    line = line_to(server)
-    line.request("GET", "/short", headers={"Host": f"{PORT}-{server.id}.sandboxes.test"})
-    answer = line.getresponse()
+def test_malformed_and_truncated_responses_are_errors(server: Box) -> None:
+    assert request(server, "GET", "/noise")[0] == 502
+    connection = connect_to(server)
+    connection.request("GET", "/short", headers={"Host": f"{PORT}-{server.id}.sandboxes.test"})
+    response = connection.getresponse()
     with pytest.raises((http.client.IncompleteRead, ConnectionError)):
-        answer.read()
-    line.close()
-    assert ask(server, "GET", "/")[0] == 200
+        response.read()
+    connection.close()
+    assert request(server, "GET", "/")[0] == 200
 
 
-def test_a_websocket_is_carried(server: Box) -> None:
+def test_a_websocket_is_forwarded(server: Box) -> None:
     head = (
         f"GET /socket HTTP/1.1\r\nHost: {PORT}-{server.id}.sandboxes.test\r\n"
         "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
         "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
     )
-    with socket.create_connection(("127.0.0.1", server.served.port), timeout=120) as line:
-        line.sendall(head.encode())
-        with line.makefile("rb") as answer:
-            assert answer.readline().startswith(b"HTTP/1.1 101 ")
-            while answer.readline() != b"\r\n":
+    with socket.create_connection(("127.0.0.1", server.served.port), timeout=120) as connection:
+        connection.sendall(head.encode())
+        with connection.makefile("rb") as response:
+            assert response.readline().startswith(b"HTTP/1.1 101 ")
+            while response.readline() != b"\r\n":
                 pass
-            line.sendall(b"Hello")
-            assert answer.read(5) == b"hELLO"
+            connection.sendall(b"Hello")
+            assert response.read(5) == b"hELLO"
             flood = b"ab" * (2 << 20)
-            sender = threading.Thread(target=line.sendall, args=(flood,))
+            sender = threading.Thread(target=connection.sendall, args=(flood,))
             sender.start()
-            assert answer.read(len(flood)) == flood.swapcase()
+            assert response.read(len(flood)) == flood.swapcase()
             sender.join()
     wrong = head.replace(f"{PORT}-", f"{PORT + 1}-").replace("/socket", "/")
-    with socket.create_connection(("127.0.0.1", server.served.port), timeout=120) as line:
-        line.sendall(wrong.encode())
-        assert line.recv(4096).startswith(b"HTTP/1.1 502 ")
+    with socket.create_connection(("127.0.0.1", server.served.port), timeout=120) as connection:
+        connection.sendall(wrong.encode())
+        assert connection.recv(4096).startswith(b"HTTP/1.1 502 ")
 
 
-def test_who_leaves_early_leaves_no_connection_behind(server: Box) -> None:
-    for _ in range(150):  # more than there may be at once
-        with socket.create_connection(("127.0.0.1", server.served.port)) as line:
+def test_clients_that_disconnect_leave_no_connection_behind(server: Box) -> None:
+    for _ in range(150):  # more than the limit of open connections
+        with socket.create_connection(("127.0.0.1", server.served.port)) as connection:
             host = f"Host: {PORT}-{server.id}.sandboxes.test"
-            line.sendall(f"GET /large HTTP/1.1\r\n{host}\r\n\r\n".encode())
-            line.recv(1000)
-    eventually(lambda: ask(server, "GET", "/")[0] == 200, 120)
+            connection.sendall(f"GET /large HTTP/1.1\r\n{host}\r\n\r\n".encode())
+            connection.recv(1000)
+    eventually(lambda: request(server, "GET", "/")[0] == 200, 120)
 
 
-def test_ports_may_be_closed_to_who_has_no_token(served: Running) -> None:
+def test_ports_can_require_a_token(served: GatewayProcess) -> None:
     box = Box.create(served, network={"allowPublicTraffic": False})
-    assert ask(box, "GET", "/")[0] == 403
-    assert ask(box, "GET", "/", token=box.token)[0] == 403
-    assert ask(box, "GET", "/", token=box.traffic)[0] == 502
+    assert request(box, "GET", "/")[0] == 403
+    assert request(box, "GET", "/", token=box.token)[0] == 403
+    assert request(box, "GET", "/", token=box.traffic)[0] == 502
     kind = {"Content-Type": "application/json"}
-    assert served.ask("PUT", f"/sandboxes/{box.id}/network", {"denyOut": []}, kind)[0] == 204
-    assert ask(box, "GET", "/")[0] == 403
+    assert served.request("PUT", f"/sandboxes/{box.id}/network", {"denyOut": []}, kind)[0] == 204
+    assert request(box, "GET", "/")[0] == 403
     assert box.kill() == 204

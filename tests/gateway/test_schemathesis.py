@@ -1,4 +1,4 @@
-"""Schemathesis over the control plane's own description: nothing fails, all is as described."""
+"""Schemathesis with openapi.yaml: no server errors, and responses as described."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from harness.gateway.control_plane.schemas import FILE
-from harness.gateway.gateway_process import Running, new_key
+from harness.gateway.gateway_process import GatewayProcess, new_key
 from harness.gateway.sandboxes.store import Limits
 from tests.gateway.client import Box
 
@@ -27,32 +27,32 @@ TO_KILL = 5
 
 
 def described(directory: Path, known: list[str], snapshot: str) -> Path:
-    """The description with the names of what is there, so that calls come through to it."""
-    whole = yaml.safe_load(FILE.read_text())
-    parts = whole["components"]
+    """The description with ids of existing sandboxes, so that calls reach them."""
+    document = yaml.safe_load(FILE.read_text())
+    parts = document["components"]
     parts["parameters"]["id"]["schema"]["enum"] = known[TO_KILL:]
     parts["schemas"]["NewSandbox"]["properties"]["templateID"]["enum"] = ["base", snapshot]
     parts["schemas"]["Seconds"]["minimum"] = 600
-    # What is killed is not what all others are tried on.
-    own = {"name": "id", "in": "path", "required": True, "schema": {"enum": known[:TO_KILL]}}
-    item = whole["paths"]["/sandboxes/{id}"]
-    del item["parameters"]
-    item["delete"]["parameters"] = [own]
-    item["get"]["parameters"] = [{"$ref": "#/components/parameters/id"}]
+    # Sandboxes to kill are not those that the other calls use.
+    to_kill = {"name": "id", "in": "path", "required": True, "schema": {"enum": known[:TO_KILL]}}
+    by_id = document["paths"]["/sandboxes/{id}"]
+    del by_id["parameters"]
+    by_id["delete"]["parameters"] = [to_kill]
+    by_id["get"]["parameters"] = [{"$ref": "#/components/parameters/id"}]
     path = directory / "openapi.yaml"
-    path.write_text(yaml.safe_dump(whole))
+    path.write_text(yaml.safe_dump(document))
     return path
 
 
-def answered(served: Running) -> Counter[str]:
-    text = served.ask("GET", "/metrics")[1].decode()
-    found: Counter[str] = Counter()
+def response_counts(served: GatewayProcess) -> Counter[str]:
+    text = served.request("GET", "/metrics")[1].decode()
+    counts: Counter[str] = Counter()
     for route, status, count in re.findall(
         r'coppice_requests_total\{route="(\w+)",status="(\d+)"\} (\d+)', text
     ):
-        found[status] += int(count)
-        found[route] += int(count) if status < "400" else 0
-    return found
+        counts[status] += int(count)
+        counts[route] += int(count) if status < "400" else 0
+    return counts
 
 
 REACHED = (
@@ -60,19 +60,19 @@ REACHED = (
     "connect_v2", "fork", "timeout", "refreshes", "network", "snapshot", "snapshots", "logs",
     "logs_v2", "metrics", "metrics_of_many", "health",
 )  # fmt: skip
-"""Operations that must also have been done; what is forgotten must be named as nobody can guess."""
+"""Operations that must also succeed; snapshots are not deleted, since their ids are random."""
 
 
-def test_no_call_fails_and_each_answer_is_as_described(
-    shared_nothing: Running, tmp_path: Path
+def test_no_call_fails_and_each_response_is_as_described(
+    shared_nothing: GatewayProcess, tmp_path: Path
 ) -> None:
     pytest.importorskip("schemathesis")
     key = new_key(shared_nothing.directory, Limits(sandboxes=5000, rate=1e6, burst=10000))
     nothing = dataclasses.replace(shared_nothing, key=key)
     boxes = [Box.create(nothing, timeout=3600).id for _ in range(12)]
-    made = nothing.ask("POST", f"/sandboxes/{boxes[0]}/snapshots", b"{}")[1]
-    schema = described(tmp_path, boxes, yaml.safe_load(made)["snapshotID"])
-    before = answered(nothing)
+    created = nothing.request("POST", f"/sandboxes/{boxes[0]}/snapshots", b"{}")[1]
+    schema = described(tmp_path, boxes, yaml.safe_load(created)["snapshotID"])
+    before = response_counts(nothing)
     seed, calls = 0, 0
     while calls < CALLS:
         seed += 1
@@ -87,7 +87,7 @@ def test_no_call_fails_and_each_answer_is_as_described(
             cwd=tmp_path, capture_output=True, text=True,
         )  # fmt: skip
         assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
-        now = answered(nothing) - before
+        now = response_counts(nothing) - before
         calls = sum(number for name, number in now.items() if name.isdigit())
     print(f"{calls} calls: {dict(now)}")
     assert not [status for status in now if status >= "500" and status.isdigit()]

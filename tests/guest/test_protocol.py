@@ -1,4 +1,4 @@
-"""Frames, fields, the doorbell and its hash; nothing here needs a guest."""
+"""Frames, fields, the doorbell and its hash, without a guest."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from harness.guest.protocol import (
     RING,
     Decoder,
     Frame,
-    Kind,
+    FrameKind,
     Tag,
     encode,
     field,
@@ -29,43 +29,43 @@ KEY = bytes(range(16))
     ("length", "expected"),
     [(0, 0x726FDB47DD0E0E31), (8, 0x93F5F5799A932462), (15, 0xA129CA6149BE45E5)],
 )
-def test_siphash_gives_the_published_vectors(length: int, expected: int) -> None:
+def test_siphash_of_the_published_vectors(length: int, expected: int) -> None:
     assert siphash(KEY, bytes(range(length))) == expected
 
 
-def test_frames_arrive_whole_however_the_bytes_are_cut() -> None:
-    data = encode(Kind.PING, 7, b"abc") + encode(Kind.HELLO, 8)
+def test_frames_are_complete_however_the_bytes_are_split() -> None:
+    data = encode(FrameKind.PING, 7, b"abc") + encode(FrameKind.HELLO, 8)
     for cut in range(len(data) + 1):
         decoder = Decoder()
         found = [*decoder.feed(data[:cut]), *decoder.feed(data[cut:])]
-        assert found == [Frame(Kind.PING, 7, b"abc"), Frame(Kind.HELLO, 8, b"")]
+        assert found == [Frame(FrameKind.PING, 7, b"abc"), Frame(FrameKind.HELLO, 8, b"")]
 
 
-def test_noise_between_frames_is_stepped_over() -> None:
+def test_noise_between_frames_is_skipped() -> None:
     noise = b"[    0.000000] Linux version \xb1\xc0" + struct.pack("<H", 0xC0B1)
-    data = noise + encode(Kind.PING, 1, b"x") + noise + encode(Kind.PING, 2, b"y")
+    data = noise + encode(FrameKind.PING, 1, b"x") + noise + encode(FrameKind.PING, 2, b"y")
     assert [frame.id for frame in Decoder().feed(data)] == [1, 2]
 
 
-def test_a_lying_length_is_noise() -> None:
-    whole = encode(Kind.PING, 1, b"x" * 100)
+def test_a_header_with_a_wrong_length_is_noise() -> None:
+    whole = encode(FrameKind.PING, 1, b"x" * 100)
     lie = bytearray(whole)
     lie[8:12] = struct.pack("<I", PAYLOAD_MAX + 1)
-    assert [frame.id for frame in Decoder().feed(bytes(lie) + encode(Kind.PING, 2))] == [2]
+    assert [frame.id for frame in Decoder().feed(bytes(lie) + encode(FrameKind.PING, 2))] == [2]
 
 
 def test_a_payload_too_long_for_a_frame_is_refused() -> None:
-    with pytest.raises(ValueError, match="do not fit"):
-        encode(Kind.WRITE, 1, bytes(PAYLOAD_MAX + 1))
+    with pytest.raises(ValueError, match="exceeds the limit"):
+        encode(FrameKind.WRITE, 1, bytes(PAYLOAD_MAX + 1))
 
 
-def test_fields_carry_tag_length_and_bytes() -> None:
+def test_a_field_has_a_tag_a_length_and_bytes() -> None:
     assert field(Tag.ARG, "ls") == b"\x10\x02\x00\x00\x00ls"
     assert field(Tag.OFFSET, 5)[5:] == struct.pack("<Q", 5)
     assert HEADER.size == 12
 
 
-def test_a_ring_carries_its_nonce_and_the_sum_of_its_words() -> None:
+def test_a_ring_has_its_nonce_and_the_sum_of_its_words() -> None:
     nonce = struct.pack("<HHHH", 1, 2, 3, 0xFFFF)
     magic, check, number = RING.unpack(ring(nonce))
     assert (magic, check, number) == (0xC0BE, 5, int.from_bytes(nonce, "little"))

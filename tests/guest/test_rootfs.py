@@ -1,4 +1,4 @@
-"""Root file systems: equal bytes from equal inputs, nothing of this host inside, clear refusals."""
+"""Root file systems: equal inputs give equal bytes, with nothing of this host; clear errors."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def _inside(root: Path, *words: str) -> bytes:
     return subprocess.run(["chroot", root, *words], stdout=subprocess.PIPE, check=True).stdout
 
 
-def test_the_smallest_is_the_same_each_time_and_has_no_device(tmp_path: Path) -> None:
+def test_the_smallest_root_is_reproducible_and_has_no_devices(tmp_path: Path) -> None:
     first, second = (rootfs.busybox(tmp_path / name) for name in ("a", "b"))
     assert first.path != second.path
     assert first.sha256 == second.sha256 == rootfs.tree_digest(first.path)
@@ -29,13 +29,13 @@ def test_the_smallest_is_the_same_each_time_and_has_no_device(tmp_path: Path) ->
 
 
 @needs_root
-def test_the_smallest_runs_its_programs(tmp_path: Path) -> None:
+def test_programs_of_the_smallest_root_run(tmp_path: Path) -> None:
     root = rootfs.busybox(tmp_path).path
     assert _inside(root, "/bin/echo", "one two") == b"one two\n"
     assert _inside(root, "/bin/sh", "-c", "printf %s $((6 * 7)) | cat") == b"42"
 
 
-def test_a_digest_sees_names_modes_links_and_contents(tmp_path: Path) -> None:
+def test_a_digest_depends_on_names_modes_links_and_contents(tmp_path: Path) -> None:
     root = tmp_path / "root"
     root.mkdir()
     seen = [rootfs.tree_digest(root)]
@@ -55,7 +55,7 @@ def test_a_digest_sees_names_modes_links_and_contents(tmp_path: Path) -> None:
     assert rootfs.tree_digest(root) == seen[-1]
 
 
-def test_a_root_that_is_the_hosts_or_none_is_refused(tmp_path: Path) -> None:
+def test_an_unsuitable_root_directory_is_refused(tmp_path: Path) -> None:
     link = tmp_path / "link"
     link.symlink_to("/")
     for path, why in (
@@ -70,7 +70,7 @@ def test_a_root_that_is_the_hosts_or_none_is_refused(tmp_path: Path) -> None:
 
 @needs_root
 @pytest.mark.skipif(shutil.which("debootstrap") is None, reason="it is made by debootstrap")
-def test_debian_has_a_python_and_nothing_of_this_host(tmp_path: Path) -> None:
+def test_a_debian_root_has_python_and_nothing_of_this_host(tmp_path: Path) -> None:
     root = rootfs.debian(cache_directory())
     code = "import json, ssl, sqlite3; print(json.dumps([6 * 7]))"
     assert _inside(root.path, "python3", "-c", code) == b"[42]\n"

@@ -13,9 +13,9 @@ TRACE = """\
 """  # noqa: E501
 
 
-def test_functions_of_a_trace_a_second_and_none_of_its_start_or_after_its_end() -> None:
+def test_calls_per_second_without_the_start_and_after_the_end_of_a_trace() -> None:
     assert count(TRACE, 2.0) == {"tick": 1.0, "shepherd": 0.5}
 
 
-def test_a_trace_of_nothing() -> None:
+def test_an_empty_trace() -> None:
     assert count("# tracer: nop\n", 2.0) == {}

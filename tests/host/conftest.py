@@ -1,4 +1,4 @@
-"""A runtime directory and a cache of its own for every test, and a look at what processes carry."""
+"""Gives every test its own runtime directory and cache."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 @pytest.fixture
 def runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where runs of this test have their directories; its processes inherit it."""
+    """The runtime directory of this test; its processes inherit it."""
     directory = tmp_path / "runtime"
     monkeypatch.setenv("COPPICE_RUNTIME", str(directory))
     return directory
@@ -17,7 +17,7 @@ def runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty cache, for tests that build nothing of a guest's."""
+    """An empty cache, for tests that build no guest image."""
     directory = tmp_path / "cache"
     monkeypatch.setenv("COPPICE_CACHE", str(directory))
     return directory

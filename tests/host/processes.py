@@ -1,4 +1,4 @@
-"""Harness processes that tests start, kill and look for."""
+"""Starts, kills and finds harness processes for tests."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ with open_run() as run:
         while True:
             time.sleep(1)
 """
-"""Holds two sandboxes and hangs; says its run's directory in the phase that was asked for."""
+"""Makes two sandboxes and hangs; prints its run's directory in the given phase."""
 
 HOLD_A_RUN = """
 import sys, time
@@ -54,19 +54,19 @@ with open_run() as run:
 
 
 def start(script: str, *arguments: str) -> subprocess.Popen[str]:
-    """A Python process of a script; what it prints can be read."""
+    """Start a Python script whose stdout can be read."""
     argv = [sys.executable, "-c", script, *arguments]
     return subprocess.Popen(argv, stdout=subprocess.PIPE, text=True, cwd=ROOT)
 
 
-def said(process: subprocess.Popen[str]) -> str:
-    """The next line that a process printed."""
+def next_line(process: subprocess.Popen[str]) -> str:
+    """The next line that a process prints."""
     assert process.stdout
     return process.stdout.readline().strip()
 
 
 def coppice(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """The command, as a process of its own, run to its end."""
+    """Run the command `coppice` as a separate process, to its end."""
     return subprocess.run(
         [sys.executable, "-m", "harness.cli", *arguments],
         cwd=ROOT,
@@ -76,25 +76,25 @@ def coppice(*arguments: str, **environment: str) -> subprocess.CompletedProcess[
     )
 
 
-def carrying(word: str) -> list[int]:
-    """Processes, this one left out, with `word` somewhere in their environment or arguments.
+def carrying(text: str) -> list[int]:
+    """PIDs of other processes with a text in their environment or arguments.
 
-    Looks by itself rather than through what is tested.
+    It does not use the code under test.
     """
     found = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit() and int(entry.name) != os.getpid():
             with contextlib.suppress(OSError):
                 held = (entry / "environ").read_bytes() + (entry / "cmdline").read_bytes()
-                if word.encode() in held:
+                if text.encode() in held:
                     found.append(int(entry.name))
     return found
 
 
 def eventually(what: Callable[[], bool], seconds: float = 60) -> None:
-    """Wait until something is so."""
+    """Wait until a condition is true."""
     deadline, pause = time.monotonic() + seconds, 0.01
     while not what():
-        assert time.monotonic() < deadline, "it did not come about"
+        assert time.monotonic() < deadline, f"not true after {seconds:g} s"
         time.sleep(pause)
-        pause = min(pause * 1.5, 0.1)  # who asks often keeps from work whom it waits for
+        pause = min(pause * 1.5, 0.1)  # frequent polling would slow down what it waits for

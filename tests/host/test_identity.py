@@ -22,7 +22,7 @@ for _ in range(100):
 """
 
 
-def test_what_an_identity_holds(tmp_path: Path) -> None:
+def test_the_parts_of_an_identity(tmp_path: Path) -> None:
     one = allocate(tmp_path / "leases", "some-run")
     assert one.address in identity.NETWORK
     assert one.lease.read_text() == "some-run"
@@ -33,13 +33,13 @@ def test_what_an_identity_holds(tmp_path: Path) -> None:
     assert len(one.machine_id) == 32
 
 
-def test_four_processes_at_once_share_nothing(tmp_path: Path) -> None:
+def test_four_processes_at_once_get_different_identities(tmp_path: Path) -> None:
     argv = [sys.executable, "-c", ALLOCATE_MANY, str(tmp_path / "leases")]
     processes = [
         subprocess.Popen(argv, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         for _ in range(4)
     ]
-    for process in processes:  # all have started before any is let go
+    for process in processes:  # all have started before any may go on
         assert process.stdin
         process.stdin.write("go\n")
         process.stdin.flush()
@@ -51,7 +51,7 @@ def test_four_processes_at_once_share_nothing(tmp_path: Path) -> None:
     assert {path.name for path in (tmp_path / "leases").iterdir()} == {line[5] for line in lines}
 
 
-def test_a_network_that_is_used_up_says_so_and_a_released_address_serves_again(
+def test_a_full_network_is_reported_and_a_released_address_is_reused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     network = IPv4Network("10.99.0.0/29")
@@ -65,7 +65,7 @@ def test_a_network_that_is_used_up_says_so_and_a_released_address_serves_again(
         allocate(tmp_path, "run")
     assert e.value.hint and "coppice clean" in e.value.hint
     held[3].release()
-    held[3].release()  # twice does no harm
+    held[3].release()  # safe to call twice
     again = allocate(tmp_path, "run")
     assert again.address == held[3].address
     assert again.machine_id != held[3].machine_id and again.key != held[3].key

@@ -1,4 +1,4 @@
-"""Samepage merging for our processes only, and the host's settings back whatever happens."""
+"""Samepage merging affects only our processes, and the host's settings are always restored."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from harness.errors import Unsupported
 from harness.host.ksm import NOTE, SETTINGS, abandoned, merging, program, reset
 from harness.host.run import Run
 from harness.host.session import open_run
-from tests.host.processes import coppice, eventually, said, start
+from tests.host.processes import coppice, eventually, next_line, start
 
 FOUND = {
     "run": "0\n",
@@ -48,7 +48,7 @@ needs_merging = pytest.mark.skipif(
 
 @pytest.fixture
 def settings(tmp_path: Path) -> Path:
-    """A directory like the kernel's, with settings of somebody's own."""
+    """A directory like the kernel's, with settings made by the user."""
     directory = tmp_path / "ksm"
     directory.mkdir()
     for name, text in FOUND.items():
@@ -61,7 +61,7 @@ def values(settings: Path) -> dict[str, str]:
 
 
 def restored(settings: Path) -> bool:
-    """The kernel shows the chosen advisor in brackets when it is written by its name."""
+    """The kernel shows the active advisor in brackets after its name is written."""
     return values(settings) == {name: text.strip() for name, text in FOUND.items()} | {
         "advisor_mode": "scan-time"
     }
@@ -73,37 +73,37 @@ def run(runtime: Path, cache: Path) -> Iterator[Run]:
         yield opened
 
 
-def test_fast_while_it_runs_slow_when_eased_and_as_it_was_afterwards(
-    run: Run, settings: Path
-) -> None:
+def test_settings_while_scanning_fast_and_slowly_and_afterwards(run: Run, settings: Path) -> None:
     with merging(run, settings) as merger:
         fast = values(settings)
         assert fast["run"] == "1" and fast["advisor_mode"] == "none"
         assert int(fast["pages_to_scan"]) > 1000
         assert merger.count("full_scans") == 5
-        merger.ease()
+        merger.scan_slowly()
         assert int(values(settings)["pages_to_scan"]) < int(fast["pages_to_scan"])
-        merger.hurry()
+        merger.scan_fast()
         assert values(settings) == fast
     assert restored(settings) and not (run.directory / NOTE).exists()
 
 
-def test_after_an_exception(run: Run, settings: Path) -> None:
+def test_settings_are_restored_after_an_exception(run: Run, settings: Path) -> None:
     with pytest.raises(KeyboardInterrupt), merging(run, settings):
         raise KeyboardInterrupt
     assert restored(settings)
 
 
-def test_a_kernel_that_cannot(run: Run, tmp_path: Path) -> None:
+def test_a_kernel_without_ksm_is_refused(run: Run, tmp_path: Path) -> None:
     with pytest.raises(Unsupported, match="no samepage merging"), merging(run, tmp_path):
         pass
 
 
-def test_after_sigkill_and_clean(runtime: Path, cache: Path, settings: Path) -> None:
+def test_settings_are_restored_by_clean_after_sigkill(
+    runtime: Path, cache: Path, settings: Path
+) -> None:
     with start(MERGE_AND_HANG, str(settings)) as process:
-        directory = Path(said(process))
+        directory = Path(next_line(process))
         assert values(settings)["run"] == "1"
-        assert "nothing of ours" in coppice("clean").stdout, "a run that lives keeps its settings"
+        assert "nothing of ours" in coppice("clean").stdout, "a living run keeps its settings"
         process.kill()
         process.wait()
     assert values(settings)["run"] == "1"
@@ -114,25 +114,28 @@ def test_after_sigkill_and_clean(runtime: Path, cache: Path, settings: Path) -> 
     assert restored(settings) and not directory.exists()
 
 
-def test_a_second_run_does_not_take_the_firsts_settings_for_the_hosts(
+def test_a_second_run_does_not_save_the_settings_of_the_first(
     runtime: Path, cache: Path, settings: Path
 ) -> None:
     with start(MERGE_AND_HANG, str(settings)) as process:
-        said(process)
-        with open_run(runtime) as run, pytest.raises(Unsupported, match="has samepage merging"):
+        next_line(process)
+        with (
+            open_run(runtime) as run,
+            pytest.raises(Unsupported, match="is using samepage merging"),
+        ):
             with merging(run, settings):
                 pass
         process.kill()
     with open_run(runtime):
-        assert restored(settings), "a new run reclaims what a dead one left"
+        assert restored(settings), "a new run reclaims the settings of a dead run"
 
 
-def test_what_a_dead_run_left_whose_directory_is_gone_is_known_by_its_numbers(
+def test_settings_of_a_dead_run_without_directory_are_recognised_by_value(
     runtime: Path, cache: Path, settings: Path
 ) -> None:
     with start(MERGE_AND_HANG, str(settings)) as process:
-        directory = Path(said(process))
-        assert not abandoned(settings), "it lives"
+        directory = Path(next_line(process))
+        assert not abandoned(settings), "the run is alive"
         process.kill()
         process.wait()
     shutil.rmtree(directory)
@@ -142,7 +145,7 @@ def test_what_a_dead_run_left_whose_directory_is_gone_is_known_by_its_numbers(
 
 
 @needs_merging
-def test_the_kernel_merges_what_was_started_through_the_program_and_nothing_else(
+def test_the_kernel_merges_only_processes_started_through_the_program(
     run: Run, cache: Path
 ) -> None:
     before = {name: (SETTINGS / name).read_text() for name in ("run", "pages_to_scan")}

@@ -27,7 +27,7 @@ from tests.host.processes import (
     carrying,
     coppice,
     eventually,
-    said,
+    next_line,
     start,
 )
 from tests.stages import Stages
@@ -39,15 +39,15 @@ needs_qemu = pytest.mark.skipif(
 
 
 def what_is_there(runtime: Path) -> list[str]:
-    """Everything in the runtime directory but the directory of leases itself."""
+    """Everything in the runtime directory except the directory of leases."""
     return sorted(str(path) for path in runtime.rglob("*") if path.name != "leases")
 
 
 @pytest.fixture
 def dead(runtime: Path, cache: Path) -> Iterator[Path]:
-    """The directory of a run that was killed, with a marked process, a lease and a file."""
+    """The directory of a killed run, with a marked process, a lease and a file."""
     process = start(HOLD_A_RUN)
-    directory = Path(said(process))
+    directory = Path(next_line(process))
     allocate(runtime / "leases", directory.name)
     (directory / "vmm.log").write_text("said")
     orphan = subprocess.Popen(["sleep", "600"], env={**os.environ, VARIABLE: str(directory)})
@@ -62,12 +62,12 @@ def dead(runtime: Path, cache: Path) -> Iterator[Path]:
 
 @needs_qemu
 @pytest.mark.parametrize("phase", ["launching", "ready", "out", "forked"])
-def test_of_a_killed_harness_nothing_is_left_after_clean(phase: str, runtime: Path) -> None:
+def test_clean_removes_everything_of_a_killed_harness(phase: str, runtime: Path) -> None:
     with start(HOLD_A_RUN) as neighbour, start(QEMU_POOL, phase) as process:
         try:
-            beside = Path(said(neighbour))
+            beside = Path(next_line(neighbour))
             neighbours_lease = allocate(runtime / "leases", beside.name).lease
-            directory = said(process)
+            directory = next_line(process)
             if directory == "cannot be forked":
                 pytest.skip(directory)
             mark = f"{VARIABLE}={directory}"
@@ -75,7 +75,7 @@ def test_of_a_killed_harness_nothing_is_left_after_clean(phase: str, runtime: Pa
             eventually(lambda: bool(carrying(mark)))
             process.kill()
             process.wait()
-            # A VMM that still waits for its checkpoint ends with its harness; others do not.
+            # A VMM that is still waiting for its checkpoint ends with the harness; others do not.
             assert len(carrying(mark)) >= 2 or phase == "launching"
 
             dry = coppice("clean", "--dry-run")
@@ -96,29 +96,29 @@ def test_of_a_killed_harness_nothing_is_left_after_clean(phase: str, runtime: Pa
     assert set(what_is_there(runtime)) <= {str(neighbours_lease)}
 
 
-def test_dry_run_says_it_and_removes_nothing(dead: Path, runtime: Path) -> None:
+def test_dry_run_lists_leftovers_and_removes_nothing(dead: Path, runtime: Path) -> None:
     before = what_is_there(runtime)
     dry = coppice("clean", "--dry-run")
     assert dry.returncode == 0
-    said_lines = dry.stdout.splitlines()
-    assert {line.split()[2] for line in said_lines} == {"process", "directory", "lease"}
-    assert all(dead.name in line for line in said_lines)
+    lines = dry.stdout.splitlines()
+    assert {line.split()[2] for line in lines} == {"process", "directory", "lease"}
+    assert all(dead.name in line for line in lines)
     assert what_is_there(runtime) == before
     assert carrying(f"{VARIABLE}={dead}")
 
 
-def test_the_next_run_reclaims_by_itself(dead: Path, runtime: Path) -> None:
+def test_the_next_run_reclaims_leftovers(dead: Path, runtime: Path) -> None:
     with open_run() as run:
-        # Our own child stays a zombie until it is waited for; a zombie has no environment.
+        # Our child stays a zombie until it is reaped; a zombie has no environment.
         assert carrying(f"{VARIABLE}={dead}") == []
         assert what_is_there(runtime) == [str(run.directory), str(run.directory / "owner.lock")]
 
 
 @pytest.mark.parametrize("torn", [b"", b"\0" * 25, b"\xf4\x80 no text", b"../../etc"])
-def test_what_a_crash_of_the_host_tore_is_nobodys(torn: bytes, dead: Path, runtime: Path) -> None:
-    # /var/run outlives a reboot on FreeBSD: what was not on disk yet comes back as anything.
+def test_files_torn_by_a_host_crash_are_leftovers(torn: bytes, dead: Path, runtime: Path) -> None:
+    # /var/run survives a reboot on FreeBSD; unsynced files may then have any content.
     (runtime / "leases" / "7").write_bytes(torn)
-    (dead / "owner.lock").write_bytes(torn or b"1")  # an empty one may be about to be locked
+    (dead / "owner.lock").write_bytes(torn or b"1")  # an empty file may be about to be locked
     (dead / NOTE).write_bytes(torn)
     done = coppice("clean")
     assert done.returncode == 0, done.stderr
@@ -147,11 +147,11 @@ with open_run() as run:
 
 
 @pytest.mark.parametrize("step", ["empty", "whole"])
-def test_a_lease_that_a_killed_run_had_begun_goes_at_once(
+def test_an_incomplete_lease_of_a_killed_run_is_removed_at_once(
     step: str, runtime: Path, cache: Path
 ) -> None:
     with start(KILLED_AT_A_LEASE, step) as process:
-        directory = Path(said(process))
+        directory = Path(next_line(process))
         assert process.wait(60) == -signal.SIGKILL
     (begun,) = (runtime / "leases").iterdir()
     assert [(one.what, one.run_id) for one in find(runtime)] == [
@@ -161,12 +161,12 @@ def test_a_lease_that_a_killed_run_had_begun_goes_at_once(
     assert not begun.exists() and what_is_there(runtime) == []
 
 
-def test_clean_with_nothing_to_do_says_so(runtime: Path, cache: Path) -> None:
+def test_clean_reports_when_there_is_nothing_to_do(runtime: Path, cache: Path) -> None:
     done = coppice("clean")
     assert (done.returncode, done.stdout) == (0, "nothing of ours is left\n")
 
 
-def test_a_process_of_another_runtime_directory_is_not_ours(runtime: Path, cache: Path) -> None:
+def test_a_process_of_another_runtime_directory_is_left_alone(runtime: Path, cache: Path) -> None:
     elsewhere = {**os.environ, VARIABLE: str(runtime.parent / "other" / "run")}
     with subprocess.Popen(["sleep", "600"], env=elsewhere) as other:
         try:
@@ -179,7 +179,7 @@ def test_a_process_of_another_runtime_directory_is_not_ours(runtime: Path, cache
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="a mount namespace of its own needs root")
 def test_a_run_of_a_container_is_left_alone(runtime: Path, cache: Path) -> None:
-    """There the same name is another directory: this host's has no run of that name."""
+    """In the container, the same path is another directory, which this host does not have."""
     runtime.parent.mkdir(exist_ok=True)
     inside = f"""
         mount -t tmpfs inside {runtime.parent} && exec {sys.executable} -c "$1"
@@ -211,10 +211,10 @@ def test_a_run_of_a_container_is_left_alone(runtime: Path, cache: Path) -> None:
     assert process.returncode == 0
 
 
-def test_a_run_that_begins_while_leftovers_are_looked_for_is_not_taken_for_dead(
+def test_a_run_that_begins_during_the_search_is_not_taken_for_dead(
     runtime: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The look lists directories first: a run that is not among them has leases and processes,
+    """The search lists directories first; a run that is not listed has leases and processes,
     too."""
     runtime.mkdir()
     listed = Path.iterdir
@@ -224,7 +224,7 @@ def test_a_run_that_begins_while_leftovers_are_looked_for_is_not_taken_for_dead(
         entries = list(listed(self))
         if self == runtime and not begun:
             begun.append(start(HOLD_A_RUN))
-            directory = Path(said(begun[0]))
+            directory = Path(next_line(begun[0]))
             allocate(runtime / "leases", directory.name)
             marked = {**os.environ, VARIABLE: str(directory)}
             begun.append(subprocess.Popen(["sleep", "600"], env=marked, text=True))
@@ -241,7 +241,7 @@ def test_a_run_that_begins_while_leftovers_are_looked_for_is_not_taken_for_dead(
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")
-def test_what_is_mounted_in_a_dead_runs_directory_is_unmounted(dead: Path) -> None:
+def test_mounts_in_a_dead_runs_directory_are_unmounted(dead: Path) -> None:
     point = dead / "with space"
     point.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", point], check=True)
@@ -281,7 +281,7 @@ def begun(argv: list[str], stages: Stages) -> subprocess.Popen[str]:
         ("durable-prewarm-pool", signal.SIGHUP, 129, "ended by SIGHUP"),
     ],
 )
-def test_a_command_that_is_told_to_end_takes_everything_down(
+def test_a_command_ended_by_a_signal_removes_everything(
     tier: str, number: signal.Signals, code: int, said: str, runtime: Path, tmp_path: Path
 ) -> None:
     with Stages(tmp_path, ANSWERED) as stages:
@@ -297,8 +297,8 @@ def test_a_command_that_is_told_to_end_takes_everything_down(
     assert not list((tmp_path / "results").rglob("*.json"))
 
 
-def test_what_was_measured_before_the_end_is_kept_whole(runtime: Path, tmp_path: Path) -> None:
-    """The record of the first case, and pytest-benchmark's file beside it."""
+def test_records_written_before_the_signal_are_kept(runtime: Path, tmp_path: Path) -> None:
+    """The first case has its record and its pytest-benchmark file."""
     results = tmp_path / "results"
     words = ["run", "cold-start", "--substrate", "noop", "--results", str(results)]
     with Stages(tmp_path, BEGUN) as stages:
@@ -317,7 +317,7 @@ def test_what_was_measured_before_the_end_is_kept_whole(runtime: Path, tmp_path:
 
 
 def pending(pid: int) -> set[int]:
-    """Signals that were sent to a process and not taken by any of its threads yet."""
+    """Signals pending for a process and all of its threads."""
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     found = 0
     for line in lines:

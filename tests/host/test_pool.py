@@ -1,4 +1,4 @@
-"""The pool with fake sandboxes, and once with real ones in two processes at once."""
+"""The pool, with fake sandboxes, and with real ones in two processes at once."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.host.processes import ROOT, eventually
 
 
 class FakeSandbox:
-    """No guest at all: it only remembers how often it was destroyed."""
+    """Not a guest: only counts how often it is destroyed."""
 
     def __init__(self) -> None:
         self.destroyed = 0
@@ -31,7 +31,7 @@ class FakeSandbox:
 
 
 class FakeLauncher:
-    """Makes fake sandboxes; can be made to wait and to fail."""
+    """Launches fake sandboxes; launches can be made to wait and to fail."""
 
     def __init__(self) -> None:
         self.made: list[FakeSandbox] = []
@@ -53,7 +53,7 @@ class FakeLauncher:
 
     @contextmanager
     def opened(self, when: Callable[[], bool]) -> Iterator[None]:
-        """Let those go that wait, as soon as something is so."""
+        """Let waiting launches go on as soon as a condition is true."""
 
         def wait() -> None:
             eventually(when)
@@ -82,7 +82,7 @@ def fake(sandbox: Sandbox) -> FakeSandbox:
 
 
 def drain(pool: Pool[Sandbox], launcher: FakeLauncher) -> None:
-    """Drain it while launches are under way, which go on when it is closed."""
+    """Drain the pool during launches, which go on once it is closed."""
     with launcher.opened(lambda: pool._closed):
         pool.drain()
 
@@ -97,7 +97,7 @@ def test_it_fills_to_its_size_and_no_further(launcher: FakeLauncher) -> None:
     assert launcher.destroyed == [1] * 20
 
 
-def test_what_is_given_back_is_destroyed_and_never_handed_out_again(
+def test_a_returned_sandbox_is_destroyed_and_never_handed_out_again(
     launcher: FakeLauncher,
 ) -> None:
     with Pool(launcher, 2, refill=False) as pool:
@@ -115,7 +115,7 @@ def test_it_refills_in_the_background(launcher: FakeLauncher) -> None:
     with Pool(launcher, 2) as pool:
         pool.fill()
         launcher.gate.clear()
-        pool.check_out()  # it does not wait for the replacement, which waits for us
+        pool.check_out()  # does not wait for the replacement, which waits for us
         assert pool.ready == 1
         launcher.gate.set()
         eventually(lambda: pool.ready == 2)
@@ -130,7 +130,7 @@ def test_a_check_out_waits_for_the_refill(launcher: FakeLauncher) -> None:
         assert pool.awaited == 0
 
 
-def test_a_check_out_that_waits_too_long_says_so(launcher: FakeLauncher) -> None:
+def test_a_check_out_has_a_time_limit(launcher: FakeLauncher) -> None:
     launcher.gate.clear()
     with Pool(launcher, 4) as pool:
         with pytest.raises(GuestTimeout, match="the pool of 4 had no sandbox ready in time"):
@@ -152,7 +152,7 @@ def test_draining_destroys_what_is_ready_and_what_is_out(launcher: FakeLauncher)
     assert launcher.calls == calls
 
 
-def test_draining_while_launching_waits_and_destroys_what_comes(launcher: FakeLauncher) -> None:
+def test_draining_waits_for_launches_and_destroys_their_sandboxes(launcher: FakeLauncher) -> None:
     launcher.gate.clear()
     pool = Pool(launcher, 12)
     ended: list[Exception] = []
@@ -169,7 +169,7 @@ def test_draining_while_launching_waits_and_destroys_what_comes(launcher: FakeLa
     drain(pool, launcher)
     filling.join()
     assert len(ended) == 1 and "was drained" in str(ended[0])
-    assert launcher.calls == pools.WORKERS, "what had not begun never begins"
+    assert launcher.calls == pools.WORKERS, "launches that had not begun never begin"
     assert launcher.destroyed == [1] * pools.WORKERS
     assert pool.ready == 0
 
@@ -194,14 +194,14 @@ def test_a_drain_ends_a_waiting_check_out(launcher: FakeLauncher) -> None:
 
 
 @pytest.mark.parametrize("error", [GuestDied("it went away"), OSError("no more handles")])
-def test_launches_that_fail_are_raised_by_fill(launcher: FakeLauncher, error: Exception) -> None:
+def test_fill_raises_the_error_of_a_launch(launcher: FakeLauncher, error: Exception) -> None:
     launcher.error = error
     with Pool(launcher, 2) as pool, pytest.raises(type(error), match=str(error)):
         pool.fill()
 
 
 @pytest.mark.parametrize("error", [GuestDied("it went away"), OSError("no more handles")])
-def test_launches_that_keep_failing_end_a_check_out(
+def test_repeated_failures_of_launches_end_a_check_out(
     launcher: FakeLauncher, error: Exception
 ) -> None:
     launcher.error = error
@@ -211,7 +211,7 @@ def test_launches_that_keep_failing_end_a_check_out(
         assert launcher.calls == MAX_FAILURES
 
 
-def test_failures_between_successes_are_not_failing_all_the_time(launcher: FakeLauncher) -> None:
+def test_failures_between_successes_do_not_end_it(launcher: FakeLauncher) -> None:
     """Only failures in a row end a check-out: two, a success, and two more are not four."""
     few = [GuestDied("now and then")] * (MAX_FAILURES - 1)
     launcher.outcomes = [*few, None, *few, None, *few, None]
@@ -341,7 +341,7 @@ def test_a_pool_that_is_being_drained_hands_out_nothing_that_is_ready(
     assert launcher.destroyed == [1] * 3
 
 
-def test_more_than_memory_allows_is_refused_with_figures_before_any_launch(
+def test_a_pool_that_exceeds_the_memory_is_refused_before_any_launch(
     launcher: FakeLauncher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pools, "available_memory", lambda: pools.MEMORY_FLOOR + (500 << 20))
@@ -349,8 +349,8 @@ def test_more_than_memory_allows_is_refused_with_figures_before_any_launch(
         with pytest.raises(NotEnoughMemory) as caught:
             pool.fill()
         assert "6 sandboxes of about 100 MiB need 600 MiB" in str(caught.value)
-        assert "has 500 MiB to give and keeps 1024 MiB free" in str(caught.value)
-        assert caught.value.hint == "ask for at most 5"
+        assert "has 500 MiB available beyond the 1024 MiB that stay free" in str(caught.value)
+        assert caught.value.hint == "request at most 5"
         assert launcher.calls == 0
         pool.fill(5)
         assert pool.ready == 5
@@ -358,7 +358,7 @@ def test_more_than_memory_allows_is_refused_with_figures_before_any_launch(
         pool.fill(5)  # it is full, and asks for nothing
         for _ in range(5):
             pool.check_out()
-        with pytest.raises(NotEnoughMemory, match="0 MiB to give"):
+        with pytest.raises(NotEnoughMemory, match="0 MiB available"):
             pool.check_out(10)
         assert launcher.calls == 5
 
@@ -413,7 +413,7 @@ with open_run() as run:
     not all(need.satisfied for need in load("qemu").requirements()),
     reason="QEMU is not installed: bin/mise run setup",
 )
-def test_two_processes_with_real_pools_share_nothing(runtime: Path) -> None:
+def test_two_processes_with_real_pools_share_no_sandbox(runtime: Path) -> None:
     processes = [
         subprocess.Popen(
             [sys.executable, "-c", THREE_SANDBOXES],
@@ -429,7 +429,7 @@ def test_two_processes_with_real_pools_share_nothing(runtime: Path) -> None:
         for process in processes:
             assert process.stdout
             every += json.loads(process.stdout.readline())
-        assert len(list((runtime / "leases").iterdir())) == 6, "both hold theirs at once"
+        assert len(list((runtime / "leases").iterdir())) == 6, "both have theirs at the same time"
         for process in processes:
             process.communicate("end\n", timeout=120)
         assert [process.returncode for process in processes] == [0, 0]

@@ -15,13 +15,13 @@ import pytest
 from harness.host import run as runs
 from harness.host.identity import allocate
 from harness.host.leftovers import find
-from harness.host.locks import HALF_BUILT, half_built, lives
+from harness.host.locks import HALF_BUILT, half_built, is_alive
 from harness.host.run import JOURNAL, LOCK, VARIABLE
 from harness.host.session import open_run
 from harness.paths import runtime_directory
 
 
-def test_an_id_says_when_and_no_two_are_equal() -> None:
+def test_ids_contain_the_time_and_are_unique() -> None:
     ids = [runs.new_run_id() for _ in range(100)]
     assert all(re.fullmatch(r"\d{8}T\d{6}Z-[0-9a-f]{8}", one) for one in ids)
     assert len(set(ids)) == len(ids)
@@ -29,39 +29,39 @@ def test_an_id_says_when_and_no_two_are_equal() -> None:
     assert abs((datetime.now(UTC) - moment).total_seconds()) < 10
 
 
-def test_a_run_has_a_locked_directory_and_nothing_of_it_stays(runtime: Path, cache: Path) -> None:
+def test_a_run_has_a_locked_directory_and_leaves_nothing(runtime: Path, cache: Path) -> None:
     with open_run() as run:
         assert run.directory == runtime / run.id
         assert (run.directory / LOCK).read_text() == str(os.getpid())
-        assert lives(run.directory)
+        assert is_alive(run.directory)
         assert find(runtime) == []
-        allocate(run.leases, run.id)  # whose maker forgets it
-    assert not lives(run.directory)
+        allocate(run.leases, run.id)  # never released by its owner
+    assert not is_alive(run.directory)
     assert [path for path in runtime.rglob("*") if path != run.leases] == []
 
 
-def test_a_run_that_raises_leaves_nothing_either(runtime: Path, cache: Path) -> None:
+def test_a_run_that_raises_leaves_nothing(runtime: Path, cache: Path) -> None:
     with pytest.raises(ZeroDivisionError), open_run() as run:
         raise ZeroDivisionError
     assert not run.directory.exists()
 
 
-def test_a_directory_without_a_held_lock_is_dead_unless_it_is_brand_new(tmp_path: Path) -> None:
+def test_a_directory_without_a_lock_is_dead_unless_it_is_new(tmp_path: Path) -> None:
     directory = tmp_path / "run"
-    assert not lives(directory)
+    assert not is_alive(directory)
     directory.mkdir()
-    assert lives(directory), "between mkdir and the lock file"
+    assert is_alive(directory), "between mkdir and the lock file"
     (directory / LOCK).touch()
-    assert lives(directory), "between the lock file and its lock"
+    assert is_alive(directory), "between the lock file and its lock"
     before = time.time() - 60
     os.utime(directory, (before, before))
-    assert not lives(directory)
+    assert not is_alive(directory)
     os.utime(directory)
     (directory / LOCK).write_text("12345")
-    assert not lives(directory), "a lock file that names an owner had been locked"
+    assert not is_alive(directory), "a lock file with a PID was locked before"
 
 
-def test_a_relative_runtime_directory_is_the_same_from_everywhere(
+def test_a_relative_runtime_directory_becomes_absolute(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -69,7 +69,7 @@ def test_a_relative_runtime_directory_is_the_same_from_everywhere(
     assert runtime_directory() == tmp_path.resolve() / "here"
 
 
-def test_the_environment_is_small_and_marked(
+def test_the_environment_is_small_and_names_the_run(
     runtime: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SECRET_OF_MINE", "1")
@@ -78,7 +78,7 @@ def test_the_environment_is_small_and_marked(
         assert set(run.environment) <= {VARIABLE, "PATH", "HOME", "LANG", "TERM"}
 
 
-def test_the_journal_keeps_events_in_order_and_outlives_no_run(runtime: Path, cache: Path) -> None:
+def test_the_journal_keeps_events_in_order_until_the_run_ends(runtime: Path, cache: Path) -> None:
     with open_run() as run:
         run.note("began", count=2, where=Path("x"))
         run.note("ended")
@@ -87,11 +87,11 @@ def test_the_journal_keeps_events_in_order_and_outlives_no_run(runtime: Path, ca
         assert lines[0]["count"] == 2 and lines[0]["where"] == "x"
         assert lines[0]["at"] <= lines[1]["at"] <= time.monotonic()
         assert datetime.fromisoformat(lines[0]["utc"]).tzinfo is not None
-    run.note("too late")  # a thread that is still ending does no harm
+    run.note("too late")  # a thread that ends late does no harm
     assert not run.directory.exists()
 
 
-def test_what_is_built_appears_whole_and_at_once(tmp_path: Path) -> None:
+def test_a_built_directory_appears_atomically(tmp_path: Path) -> None:
     target = tmp_path / "deep" / "image"
     with half_built(target) as directory:
         assert directory.name.startswith(HALF_BUILT)
@@ -109,7 +109,7 @@ def test_a_failed_build_leaves_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_of_two_builders_at_once_one_result_stays(tmp_path: Path) -> None:
+def test_one_result_of_two_concurrent_builders_is_kept(tmp_path: Path) -> None:
     target = tmp_path / "image"
     both = threading.Barrier(2)
 
@@ -127,12 +127,12 @@ def test_of_two_builders_at_once_one_result_stays(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [target]
 
 
-def test_a_dead_builders_directory_is_found_and_a_living_ones_is_not(
+def test_directories_of_dead_builders_are_found_and_of_living_ones_are_not(
     runtime: Path, cache: Path
 ) -> None:
     dead = cache / "images" / f"{HALF_BUILT}dead"
     dead.mkdir(parents=True)
-    assert find(runtime) == [], "it is empty and new: its builder may be about to lock it"
+    assert find(runtime) == [], "an empty, new directory may be about to be locked"
     (dead / "file").touch()
     with half_built(cache / "images" / "image") as living:
         (living / "file").touch()
@@ -143,7 +143,7 @@ def test_a_dead_builders_directory_is_found_and_a_living_ones_is_not(
     assert (cache / "images" / "image").is_dir()
 
 
-def test_what_refuses_huge_pages_hands_that_on() -> None:
+def test_children_inherit_the_refusal_of_huge_pages() -> None:
     code = (
         "from harness.host.memory import refuse_huge_pages as f; import subprocess; f();"
         "print(subprocess.check_output(['cat', '/proc/self/status'], text=True))"

@@ -1,4 +1,4 @@
-"""The patch for vmm, as far as a machine without FreeBSD's source can hold it to its word."""
+"""The patch for vmm, as far as it can be tested without FreeBSD's source."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ DIFFS = sorted(DIRECTORY.glob("*.diff"))
 
 
 def files(diff: Path) -> dict[str, list[str]]:
-    """The lines of a diff by the path that they change, without its two header lines."""
+    """The lines of a diff by path, without the two header lines."""
     found: dict[str, list[str]] = {}
     for part in re.split(r"(?m)^(?=--- )", diff.read_text())[1:]:
         _, new, *lines = part.splitlines()
@@ -50,34 +50,34 @@ def test_the_digests_name_the_files_of_the_diff(diff: Path) -> None:
     changed = files(diff)
     assert sorted(path for _, _, path in listed) == sorted(changed)
     for before, after, path in listed:
-        if before == "absent":  # what the diff makes is all of it
+        if before == "absent":  # a new file is entirely in the diff
             text = "".join(line[1:] + "\n" for line in changed[path] if line.startswith("+"))
             assert hashlib.sha256(text.encode()).hexdigest() == after, path
 
 
-def test_what_is_no_source_tree_is_refused(tmp_path: Path) -> None:
+def test_a_directory_without_sources_is_refused(tmp_path: Path) -> None:
     done = apply(tmp_path)
     assert done.returncode == 1
     assert "no FreeBSD source tree" in done.stderr
 
 
-def test_another_release_is_refused_and_the_known_ones_are_named(tmp_path: Path) -> None:
+def test_an_unknown_release_is_refused_and_the_known_ones_are_named(tmp_path: Path) -> None:
     done = apply(tree(tmp_path, "14.3"))
     assert done.returncode == 1
     assert "no diff for FreeBSD 14.3, only for: 13.2 15.1" in done.stderr
 
 
-def test_files_that_are_not_the_releases_are_refused_and_left_alone(tmp_path: Path) -> None:
+def test_modified_files_are_refused_and_left_alone(tmp_path: Path) -> None:
     strange = tree(tmp_path, "13.2") / "sys" / "amd64" / "vmm" / "vmm.c"
     strange.parent.mkdir(parents=True)
-    strange.write_text("changed by somebody\n")
+    strange.write_text("changed locally\n")
     done = apply(tmp_path)
     assert done.returncode == 1
     assert "nothing is changed" in done.stderr
     assert " sys/amd64/vmm/vmm.c" in done.stderr
-    assert strange.read_text() == "changed by somebody\n"
+    assert strange.read_text() == "changed locally\n"
     assert not (tmp_path / "sys" / "amd64" / "vmm" / "vmm_shadow.c").exists()
 
 
-def test_a_word_too_many_is_misuse(tmp_path: Path) -> None:
+def test_an_extra_argument_is_a_usage_error(tmp_path: Path) -> None:
     assert apply(tmp_path, tmp_path).returncode == 2

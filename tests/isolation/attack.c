@@ -1,6 +1,5 @@
-/* Tries one thing that a sandbox must not be able to do: `attack NAME [ARGUMENT]`. Exits 0 when it
- * succeeded, 1 when the kernel refused, with the error's number on standard output, 2 when it does
- * not know the name. */
+/* Attempts something that a sandbox must not be able to do: `attack NAME [ARGUMENT]`. Exits with 0
+ * if it succeeded, 1 if the kernel refused, with errno on stdout, 2 if the name is unknown. */
 #include <errno.h>
 #include <fcntl.h>
 #include <sched.h>
@@ -32,7 +31,7 @@ static long number(void)
 }
 
 static long signal_process(void) { return kill((pid_t)number(), 0); }
-static long kill_everything(void) { return kill(-1, SIGUSR1); } /* all that this process can see */
+static long kill_everything(void) { return kill(-1, SIGUSR1); } /* every process that is visible */
 static long trace_process(void) { return ptrace(PTRACE_SEIZE, (pid_t)number(), NULL, NULL); }
 
 static long read_process(void)
@@ -49,7 +48,7 @@ static long write_file(void)
     return fd < 0 ? -1 : write(fd, "1", 1);
 }
 
-/* A handle made of a guess (inode 2 is the root of an ext4) opens any file of a file system. */
+/* Guesses a file handle (inode 2 is the root of ext4): handles open any file of a file system. */
 static long open_by_handle(void)
 {
     struct { uint32_t bytes; int type; uint32_t inode, generation; } handle = {8, 1, 2, 0};
@@ -111,7 +110,7 @@ static long load_kernel(void) { return syscall(SYS_kexec_load, 0, 0, NULL, 0); }
 static long load_bpf(void) { return syscall(SYS_bpf, 5, "", 48); }
 static long perf(void)
 {
-    uint32_t attribute[32] = {1, sizeof attribute}; /* a software clock, of every process */
+    uint32_t attribute[32] = {1, sizeof attribute}; /* a software clock for all processes */
     return syscall(SYS_perf_event_open, attribute, -1, 0, -1, 0);
 }
 static long io_uring(void) { char room[120] = {0}; return syscall(SYS_io_uring_setup, 1, room); }
@@ -128,7 +127,7 @@ static long set_hostname(void) { return sethostname("taken", 5); }
 static long set_priority(void) { struct sched_param most = {50}; return syscall(
     SYS_sched_setscheduler, 0, SCHED_FIFO, &most); }
 
-/* Until nothing more can be started; all of them spin. */
+/* Forks until the limit is reached; every process spins. */
 static long fork_bomb(void)
 {
     for (;;)

@@ -1,4 +1,4 @@
-"""Sandboxes of two kinds, each with a neighbour, and what on the host they must not reach."""
+"""Attacking sandboxes of two kinds, each with a neighbour, and targets on the host."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ INSIDE = "/attack"
 
 @dataclass(frozen=True)
 class Host:
-    """What is there to be found: a process, a file, an abstract socket, shared memory, a key; each
-    is known by `word`."""
+    """Targets on the host: a process, a file, an abstract socket, shared memory, a key; each
+    contains `word`."""
 
     word: str
     pid: int
@@ -36,8 +36,8 @@ class Host:
 
 
 @dataclass(frozen=True)
-class Cell:
-    """A sandbox that attacks, and its neighbour."""
+class Attacker:
+    """An attacking sandbox, and its neighbour."""
 
     kind: str
     sandbox: Sandbox
@@ -48,7 +48,7 @@ class Cell:
         return self.kind == "oci"
 
     def attack(self, name: str, argument: object = "") -> int:
-        """The error that an attack ends with; 0 when it succeeded."""
+        """Run an attack; its errno, or 0 if it succeeded."""
         done = self.sandbox.agent.run([INSIDE, name, str(argument)])
         assert done.signal or done.code in (0, 1), f"{name}: {done}"
         return int(done.stdout or b"-1")
@@ -59,14 +59,14 @@ class Cell:
 
 @pytest.fixture(scope="package")
 def program(tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    """The attacker's program."""
+    """The binary of attack.c."""
     target = tmp_path_factory.mktemp("attack") / "attack"
     run_program("musl-gcc", *COMPILE, "-o", target, Path(__file__).with_name("attack.c"))
     return target.read_bytes()
 
 
 @pytest.fixture(scope="package", params=["oci", "qemu"])
-def cell(request: pytest.FixtureRequest, run: Run, program: bytes) -> Iterator[Cell]:
+def attacker(request: pytest.FixtureRequest, run: Run, program: bytes) -> Iterator[Attacker]:
     if os.geteuid() != 0:
         pytest.skip("sandboxes that are attacked are made by root")
     kind: str = request.param
@@ -82,8 +82,8 @@ def cell(request: pytest.FixtureRequest, run: Run, program: bytes) -> Iterator[C
             image = machines.prepare(run, cache_directory(), Tier.DURABLE_POOL)
 
             def make() -> Sandbox:
-                who = allocate(run.leases, run.id)
-                return machines.launch(run, image, Tier.DURABLE_POOL, who)
+                identity = allocate(run.leases, run.id)
+                return machines.launch(run, image, Tier.DURABLE_POOL, identity)
 
         made = []
         for _ in range(2):
@@ -93,7 +93,7 @@ def cell(request: pytest.FixtureRequest, run: Run, program: bytes) -> Iterator[C
             sandbox.adopt_identity()
             made.append(sandbox)
         made[0].agent.write_file(INSIDE, program, 0o755)
-        yield Cell(kind, *made)
+        yield Attacker(kind, *made)
 
 
 @pytest.fixture(scope="package")

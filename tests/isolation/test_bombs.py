@@ -1,6 +1,6 @@
-"""A sandbox that takes all it can get: it is bounded, and its neighbour hardly feels it.
+"""Fork and memory bombs: they stay within their limits, and hardly slow down a neighbour.
 
-The bombs run with small limits; the neighbour starts a process again and again meanwhile.
+The bombs have small limits; meanwhile the neighbour repeatedly starts a process.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ from tests.isolation.conftest import INSIDE
 
 SMALL = Limits(memory=48 << 20, pids=24, cpus=0.2)
 TRIES, ROUNDS, STARTS = 8, 6, {"oci": 50, "qemu": 25}
-"""Attempts until one meets the goal; in each, quiet and bombed turn about, so that whoever else is
-at work on the host falls on both."""
+"""Attempts until one meets the goal. In each, quiet and bombed rounds alternate, so that other load
+on the host affects both."""
 BOUND = 2
-"""Of the neighbour's p99 against its quiet value, in the best attempt."""
+"""Limit for the neighbour's p99 relative to its quiet value, in the best attempt."""
 GOES_OFF_S = 0.3
 MORE = 1.25
-"""Of its processors, what a bomb may have taken: the kernel charges overdrafts a period later."""
+"""Limit for a bomb's CPU time relative to its quota: overdrafts are charged a period later."""
 
 
 def _starts(sandbox: Sandbox, count: int) -> list[float]:
-    """Seconds that each of so many processes took to start and give back its output."""
+    """The times to start a process and get its output, in seconds."""
     times = []
     for _ in range(count):
         began = time.perf_counter()
@@ -47,7 +47,7 @@ def _starts(sandbox: Sandbox, count: int) -> list[float]:
 
 
 def _cpu_seconds(run: Run, sandbox: Sandbox) -> float:
-    """CPU time that all processes of a container have had."""
+    """The CPU time of all processes of a container."""
     return cgroups.find().processor_s(f"{cgroups.group_of(run)}/{sandbox.id}")
 
 
@@ -55,7 +55,7 @@ def _cpu_seconds(run: Run, sandbox: Sandbox) -> float:
 def pair(
     request: pytest.FixtureRequest, run: Run, program: bytes
 ) -> Iterator[tuple[str, Sandbox, Sandbox]]:
-    """The kind, one that will explode, and its neighbour."""
+    """The kind of sandbox, one for the bombs, and its neighbour."""
     if os.geteuid() != 0:
         pytest.skip("sandboxes that are attacked are made by root")
     kind: str = request.param
@@ -78,7 +78,7 @@ def pair(
 
 
 @pytest.mark.parametrize("bomb", ["fork_bomb", "memory_bomb"])
-def test_a_bomb_is_bounded_and_its_neighbour_hardly_feels_it(
+def test_a_bomb_is_limited_and_hardly_affects_its_neighbour(
     pair: tuple[str, Sandbox, Sandbox], bomb: str, run: Run
 ) -> None:
     kind, bad, neighbour = pair
@@ -94,20 +94,20 @@ def test_a_bomb_is_bounded_and_its_neighbour_hardly_feels_it(
                 began, had = time.perf_counter(), _cpu_seconds(run, bad) if kind == "oci" else 0.0
                 bombed += _starts(neighbour, STARTS[kind])
                 if kind == "oci":
-                    time.sleep(0.1)  # many of the periods in which its time is counted
+                    time.sleep(0.1)  # many accounting periods
                     had = _cpu_seconds(run, bad) - had
                     shares.append((had, time.perf_counter() - began))
         ratios.append(percentile(bombed, 99) / percentile(quiet, 99))
     print(f"{kind} {bomb}: p99 while it goes off, in quiet ones: {ratios}")
     if kind == "oci":
         share = sum(had for had, _ in shares) / sum(long for _, long in shares)
-        assert share <= SMALL.cpus * MORE, f"it had {share:.2f} processors"
+        assert share <= SMALL.cpus * MORE, f"it used {share:.2f} CPUs"
     assert min(ratios) <= BOUND, ratios
 
 
 @contextmanager
 def _exploding(sandbox: Sandbox, bomb: str) -> Iterator[None]:
-    """It goes off again and again until the block ends."""
+    """Run the bomb repeatedly until the block ends."""
     stop = threading.Event()
 
     def explode() -> None:

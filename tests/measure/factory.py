@@ -1,4 +1,4 @@
-"""Records to test with; every value is made up and none is ever written below results/."""
+"""Records for tests, with invented values; none is ever written to results/."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Machines that are not there: files in a directory and the output of programs, as typed below."""
+"""Simulated machines: files in a directory, and recorded output of programs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from harness.measure.system import System
 
 @dataclass(frozen=True)
 class Canned(System):
-    """`programs` holds the output by command line; `log` the records of the kernel."""
+    """`programs` maps command lines to output; `log` has the kernel's log records."""
 
     programs: Mapping[str, str] = field(default_factory=dict)
     log: Sequence[str] | None = None
@@ -24,7 +24,7 @@ class Canned(System):
 
 
 def linux(root: Path, files: Mapping[str, str], **changes: object) -> Canned:
-    """A Linux machine of these files; a path ends where a directory of the real machine would."""
+    """A Linux machine with these files."""
     for name, text in files.items():
         path = root / name.lstrip("/")
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Durations measured elsewhere, as pytest-benchmark keeps them: exact, in order, failures apart."""
+"""pytest-benchmark stores the durations that rigs measured: exactly, in order, no failures."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_rig(benchmark):
 def _run(
     pytester: pytest.Pytester, rig: str, *options: str, **outcomes: int
 ) -> list[dict[str, Any]]:
-    """Run a rig in a process of its own; the benchmarks in the file that it wrote."""
+    """Run a rig in its own process; the benchmarks in the file that it writes."""
     pytester.makepyfile(rig)
     result = pytester.runpytest_subprocess(*INNER, *options, "--benchmark-json=out.json")
     result.assert_outcomes(**(outcomes or {"passed": 1}))
@@ -55,7 +55,7 @@ def _run(
 
 
 def _benchmarks() -> list[dict[str, Any]]:
-    """What stands in the file; pytest-benchmark leaves it empty when nothing was measured."""
+    """The file's benchmarks; pytest-benchmark leaves it empty when nothing was measured."""
     text = Path("out.json").read_text() if Path("out.json").exists() else ""
     found: list[dict[str, Any]] = json.loads(text)["benchmarks"] if text else []
     return found
@@ -65,7 +65,7 @@ def test_the_file_holds_exactly_the_samples_in_order(pytester: pytest.Pytester) 
     (found,) = _run(pytester, PLAIN)
     assert found["stats"]["data"] == SAMPLES
     assert (found["stats"]["rounds"], found["stats"]["iterations"]) == (len(SAMPLES), 1)
-    # The file says itself that the clock was not Python's.
+    # The file shows that the clock was not Python's.
     assert "STOPWATCH" in found["options"]["timer"]
     assert found["group"] == "cold start"
     assert found["extra_info"] == {"run_id": "20260102T030405Z-0123abcd"}
@@ -86,7 +86,7 @@ def test_no_option_changes_the_samples(pytester: pytest.Pytester, options: tuple
     assert found["stats"]["data"] == SAMPLES
 
 
-def test_disabled_keeps_nothing_and_does_not_fail(pytester: pytest.Pytester) -> None:
+def test_disabled_stores_nothing_and_does_not_fail(pytester: pytest.Pytester) -> None:
     assert _run(pytester, PLAIN, "--benchmark-disable") == []
 
 
@@ -109,7 +109,7 @@ def test_rig(benchmark, count):
     assert [one["extra_info"]["count"] for one in found] == [1, 3, 2]
 
 
-def test_the_records_digest_may_come_later(pytester: pytest.Pytester, tmp_path: Path) -> None:
+def test_the_records_digest_may_be_added_later(pytester: pytest.Pytester, tmp_path: Path) -> None:
     path = record.write(run_record(), tmp_path)
     rig = (
         HEAD
@@ -132,7 +132,7 @@ def test_rig(benchmark, delivered):
     assert found["extra_info"] == {"run_id": "x", "record_sha256": record.digest(path)}
 
 
-def test_samples_that_threads_took_at_once(pytester: pytest.Pytester) -> None:
+def test_samples_taken_by_concurrent_threads(pytester: pytest.Pytester) -> None:
     rig = (
         HEAD
         + """
@@ -155,11 +155,11 @@ def test_rig(benchmark):
     )
     (found,) = _run(pytester, rig)
     assert found["stats"]["data"] == found["extra_info"]["took"]
-    # All at once: the sum would be 20 times as long as the test took.
+    # They overlapped: the sum is 20 times as long as the test took.
     assert len(found["stats"]["data"]) == 20 and min(found["stats"]["data"]) >= 0.02
 
 
-def test_a_rig_without_a_sample_fails_and_says_why(pytester: pytest.Pytester) -> None:
+def test_a_rig_without_samples_fails_with_the_reason(pytester: pytest.Pytester) -> None:
     rig = (
         HEAD
         + """
@@ -175,36 +175,36 @@ def test_rig(benchmark):
     assert _benchmarks() == []
 
 
-def test_a_test_that_forgot_the_timer_is_told(pytester: pytest.Pytester) -> None:
+def test_a_missing_timer_is_an_error(pytester: pytest.Pytester) -> None:
     rig = HEAD + "def test_rig(benchmark):\n    deliver(benchmark, SAMPLES)\n"
     pytester.makepyfile(rig)
     result = pytester.runpytest_subprocess(*INNER, "--benchmark-json=out.json")
     result.assert_outcomes(failed=1)
-    result.stdout.fnmatch_lines(["*mark the test: @pytest.mark.benchmark(timer=STOPWATCH)*"])
-    # A benchmark that failed leaves no samples that are none.
+    result.stdout.fnmatch_lines(["*mark the test with @pytest.mark.benchmark(timer=STOPWATCH)*"])
+    # A failed benchmark stores no invalid samples.
     assert _benchmarks() == []
 
 
 @pytest.mark.parametrize("bad", ["nan", "inf", "-0.001"])
-def test_what_is_no_duration_is_refused(pytester: pytest.Pytester, bad: str) -> None:
+def test_samples_that_are_not_durations_are_refused(pytester: pytest.Pytester, bad: str) -> None:
     rig = PLAIN.replace("benchmark, SAMPLES,", f"benchmark, [0.1, float({bad!r})],")
     pytester.makepyfile(rig)
     result = pytester.runpytest_subprocess(*INNER, "--benchmark-json=out.json")
     result.assert_outcomes(failed=1)
-    result.stdout.fnmatch_lines(["*ValueError: 1 samples are no durations, the first is *"])
+    result.stdout.fnmatch_lines(["*ValueError: 1 samples are not durations, the first is *"])
     assert _benchmarks() == []
 
 
-def test_a_rig_without_a_sample_fails_when_disabled_too(pytester: pytest.Pytester) -> None:
+def test_a_rig_without_samples_fails_when_disabled_too(pytester: pytest.Pytester) -> None:
     pytester.makepyfile(PLAIN.replace("SAMPLES,", "[],"))
     result = pytester.runpytest_subprocess(*INNER, "--benchmark-disable")
     result.assert_outcomes(failed=1)
 
 
-def test_a_stopwatch_reads_nought_and_then_the_duration() -> None:
+def test_a_stopwatch_returns_0_and_then_the_duration() -> None:
     watch = Stopwatch()
     watch.show(0.017)
     assert (watch(), watch()) == (0.0, 0.017)
-    watch()  # an interval that was broken off does not spoil the next
+    watch()  # an interrupted interval does not affect the next
     watch.show(2.0)
     assert (watch(), watch()) == (0.0, 2.0)

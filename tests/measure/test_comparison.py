@@ -1,4 +1,4 @@
-"""Comparisons against published p-values and by simulation of what cannot be looked up."""
+"""Comparisons are checked against published p-values, and by simulation."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_published_p_values() -> None:
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_ties_too_are_counted_exactly(seed: int) -> None:
+def test_ties_are_counted_exactly(seed: int) -> None:
     chance = random.Random(seed)
     one = [chance.randint(0, 3) for _ in range(4)]
     other = [chance.randint(1, 4) for _ in range(5)]
@@ -40,13 +40,13 @@ def test_ties_too_are_counted_exactly(seed: int) -> None:
     assert comparison.rank_sum(pool[4:], pool[:4]) == pytest.approx(extreme / len(picks))
 
 
-def test_the_normal_law_meets_the_exact_count_where_one_takes_over() -> None:
+def test_the_normal_approximation_agrees_with_the_exact_count_at_the_limit() -> None:
     chance = random.Random(3)
     for shift in (0.0, 0.2, 0.5):
         one = [chance.gauss(0, 1) for _ in range(50)]
         other = [chance.gauss(shift, 1) for _ in range(50)]
         exact = comparison.rank_sum(one, other)
-        # The same samples with one more on a side are beyond the limit of exact counts.
+        # One more sample exceeds the limit of exact counting.
         more = comparison.rank_sum([*one, 0.0], other)
         assert more == pytest.approx(exact, abs=0.03)
         pairs = [a - b for a, b in zip(one, other, strict=True)]
@@ -60,18 +60,18 @@ def _noise(chance: random.Random, n: int, scale: float = 1.0) -> list[float]:
 
 
 @pytest.mark.parametrize("n", [12, 25, 200])
-def test_a_against_a_is_no_difference(n: int) -> None:
+def test_equal_distributions_do_not_differ(n: int) -> None:
     chance = random.Random(20260104)
     outcomes = [compare(_noise(chance, n), _noise(chance, n)).outcome for _ in range(100)]
     assert outcomes.count(Outcome.SAME) >= 95
-    # And without thresholds of size no more often wrong than alpha says, within three errors.
+    # Without size thresholds, the error rate is alpha, within three standard errors.
     wrong = sum(
         comparison.rank_sum(_noise(chance, n), _noise(chance, n)) < 0.01 for _ in range(100)
     )
     assert wrong / 100 <= 0.01 + 3 * math.sqrt(0.01 * 0.99 / 100)
 
 
-def test_interleaved_a_against_a_is_no_difference_although_the_host_drifts() -> None:
+def test_equal_interleaved_distributions_do_not_differ_on_a_drifting_host() -> None:
     chance = random.Random(20260105)
     same = 0
     for _ in range(100):
@@ -82,7 +82,7 @@ def test_interleaved_a_against_a_is_no_difference_although_the_host_drifts() -> 
     assert same >= 95
 
 
-def test_a_shift_is_seen_in_its_direction_and_through_drift() -> None:
+def test_a_shift_is_detected_with_its_direction_despite_drift() -> None:
     chance = random.Random(20260106)
     worse = better = paired = 0
     for _ in range(50):
@@ -96,7 +96,7 @@ def test_a_shift_is_seen_in_its_direction_and_through_drift() -> None:
     assert min(worse, better, paired) >= 45
 
 
-def test_significant_is_not_enough() -> None:
+def test_significance_alone_is_not_enough() -> None:
     one = [1 + 0.0001 * k for k in range(100)]
     other = [value * 1.02 for value in one]
     assert compare(one, other).p < 0.01
@@ -170,7 +170,7 @@ def test_a_threshold_that_is_met_is_passed_and_alpha_is_not() -> None:
     assert Thresholds() == Thresholds(alpha=0.01, relative=0.05, absolute=0.0)
 
 
-def test_too_few_samples_say_so() -> None:
+def test_too_few_samples_are_reported() -> None:
     assert compare([1.0, 1.1, 1.2], [9.0, 9.1, 9.2]).outcome is Outcome.TOO_FEW
     assert compare_paired([[1.0]] * 7, [[2.0]] * 7).outcome is Outcome.TOO_FEW
     assert compare_paired([[1.0]] * 8, [[2.0]] * 8).outcome is Outcome.WORSE
@@ -189,7 +189,7 @@ TRIALS = 400
 TOLERANCE = 3 * math.sqrt(0.95 * 0.05 / TRIALS)
 
 
-def test_the_ratio_of_medians_and_the_mean_are_covered_as_often_as_they_say() -> None:
+def test_intervals_cover_the_true_ratio_of_medians_and_mean_as_stated() -> None:
     """From both sides: an interval that always holds the truth is too wide to be one of 95 %."""
     chance = random.Random(20260107)
     ratios = means = 0
@@ -203,11 +203,11 @@ def test_the_ratio_of_medians_and_the_mean_are_covered_as_often_as_they_say() ->
         assert mean.low is not None and mean.high is not None
         means += mean.low <= true_mean <= mean.high
     assert abs(ratios / TRIALS - 0.95) <= TOLERANCE
-    # A bootstrap of so few skewed samples is known to be some points short: 0.92 at 30.
+    # With so few skewed samples a bootstrap covers a little less: 0.92 at 30.
     assert abs(means / TRIALS - 0.92) <= TOLERANCE
 
 
-def test_bootstraps_are_the_same_twice_and_have_no_bounds_where_they_could_not() -> None:
+def test_bootstraps_are_reproducible_and_have_no_bounds_for_few_samples() -> None:
     samples = _noise(random.Random(1), 40)
     assert statistics.mean(samples) == statistics.mean(samples)
     assert not statistics.mean(samples[:7]).bounded
@@ -218,7 +218,7 @@ def test_bootstraps_are_the_same_twice_and_have_no_bounds_where_they_could_not()
         statistics.mean([])
 
 
-def test_how_many_samples_would_tell() -> None:
+def test_the_samples_needed_for_a_decision() -> None:
     samples = [float(k) for k in range(1, 101)]
     # Of 100 even steps 40 lie below 40: a median of 40 needs (0.98 / 0.1)^2 samples to exclude.
     assert statistics.samples_needed(samples, 50, 40.0) == 97
@@ -226,7 +226,7 @@ def test_how_many_samples_would_tell() -> None:
     assert statistics.samples_needed(samples, 95, 1000.0) == 73
 
 
-def test_the_samples_needed_suffice_by_simulation() -> None:
+def test_the_samples_needed_suffice_in_simulation() -> None:
     chance = random.Random(20260108)
     need = statistics.samples_needed(_noise(chance, 2000), 50, 1.06)
     assert need and 150 < need < 800
@@ -237,7 +237,7 @@ def test_the_samples_needed_suffice_by_simulation() -> None:
     assert told >= 40
 
 
-def test_many_samples_have_ranks_by_the_normal_law_which_meets_the_exact() -> None:
+def test_ranks_of_many_samples_agree_with_the_exact_ones() -> None:
     for percent in (50, 95, 99):
         exact = statistics.ranks(20_000, percent)
         near = statistics.ranks(20_001, percent)
@@ -252,7 +252,7 @@ def _run(median: float, reach: float = 0.02) -> Estimate:
 def test_changes_of_a_history_must_exceed_its_own_noise() -> None:
     steady = [_run(1.0 + 0.15 * (k % 2)) for k in range(12)]
     found = comparison.changes(steady, "lower")
-    # Until the noise is known an interval apart counts; then swings of that size do not.
+    # Until the noise is known, disjoint intervals are enough; afterwards they are not.
     assert found[:2] == [Outcome.WORSE, Outcome.BETTER]
     assert found[8:] == [Outcome.SAME] * 3
     assert comparison.changes([*steady, _run(3.0)], "lower")[-1] is Outcome.WORSE

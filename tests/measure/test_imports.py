@@ -1,4 +1,4 @@
-"""A rig host needs no site: the run side imports nothing that only charts and pages need."""
+"""Running rigs imports nothing that only charts and pages need."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ import importlib, pkgutil, sys
 
 class Watch:
     def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in FORBIDDEN or name.startswith("harness.site"):
+        if name.partition(".")[0] in FORBIDDEN or name.startswith(SITE):
             print("imported", name, flush=True)
             raise ImportError(name)
 
 FORBIDDEN = sys.argv[1].split(",")
+SITE = ("harness.site", "harness.results")
 sys.meta_path.insert(0, Watch())
 for name in sys.argv[2:]:
     importlib.import_module(name)
@@ -25,7 +26,8 @@ for name in sys.argv[2:]:
 NAMES = """
 import pkgutil, harness
 for one in pkgutil.walk_packages(harness.__path__, "harness."):
-    if not one.name.startswith("harness.site") and not one.name.endswith("__main__"):
+    site = one.name.startswith(("harness.site", "harness.results"))
+    if not site and not one.name.endswith("__main__"):
         print(one.name)
 """
 
@@ -34,7 +36,7 @@ def _python(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True)
 
 
-def test_the_run_side_imports_nothing_of_the_site() -> None:
+def test_running_rigs_imports_nothing_of_the_site() -> None:
     listed = _python(NAMES)
     names = listed.stdout.split()
     assert {"harness.measure.machine", "harness.measure.validity", "harness.cli"} <= set(names)
@@ -42,6 +44,9 @@ def test_the_run_side_imports_nothing_of_the_site() -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
-def test_the_watch_sees_what_it_looks_for() -> None:
+def test_forbidden_imports_are_detected() -> None:
     assert "imported pandas" in _python(CHILD, ",".join(FORBIDDEN), "pandas").stdout
     assert "imported harness.site" in _python(CHILD, ",".join(FORBIDDEN), "harness.site").stdout
+    assert (
+        "imported harness.results" in _python(CHILD, ",".join(FORBIDDEN), "harness.results").stdout
+    )

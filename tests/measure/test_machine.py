@@ -1,4 +1,4 @@
-"""Facts of this machine against what other programs say of it, and of machines typed by hand."""
+"""Facts of this machine, checked against other programs, and of simulated machines."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.measure.systems import FREEBSD, Canned, linux
 needs_linux = pytest.mark.skipif(System().platform != "linux", reason="reads Linux's own programs")
 
 
-def _told(*argv: str) -> str:
+def _output(*argv: str) -> str:
     if shutil.which(argv[0]) is None:
         pytest.skip(f"{argv[0]} is not installed, nothing to compare with")
     done = subprocess.run(argv, capture_output=True, text=True, env=os.environ | {"LC_ALL": "C"})
@@ -32,14 +32,14 @@ def _told(*argv: str) -> str:
 
 
 def _lscpu() -> dict[str, str]:
-    fields = [line.split(":", 1) for line in _told("lscpu").splitlines() if ":" in line]
+    fields = [line.split(":", 1) for line in _output("lscpu").splitlines() if ":" in line]
     return {name.strip(): value.strip() for name, value in fields}
 
 
 @needs_linux
-def test_this_machine_is_what_lscpu_says() -> None:
+def test_the_cpu_facts_agree_with_lscpu() -> None:
     found, told = machine.describe("tcg"), _lscpu()
-    assert found.cores == int(_told("getconf", "_NPROCESSORS_ONLN"))
+    assert found.cores == int(_output("getconf", "_NPROCESSORS_ONLN"))
     if "model name" in Path("/proc/cpuinfo").read_text():
         assert found.cpu == told["Model name"]
     if found.virtualisation not in ("none", "unknown") and "Hypervisor vendor" in told:
@@ -48,27 +48,27 @@ def test_this_machine_is_what_lscpu_says() -> None:
 
 
 @needs_linux
-def test_this_machine_is_what_its_other_programs_say(tmp_path: Path) -> None:
+def test_other_facts_agree_with_system_programs(tmp_path: Path) -> None:
     found = machine.describe("tcg", cache=tmp_path)
     assert found.memory_bytes == psutil.virtual_memory().total
-    assert found.kernel == _told("uname", "-sr").strip()
+    assert found.kernel == _output("uname", "-sr").strip()
     release = dict(
         line.split("=", 1) for line in Path("/etc/os-release").read_text().splitlines() if line
     )
     assert found.os == release["PRETTY_NAME"].strip('"')
-    filesystem = _told("df", "--output=fstype", str(tmp_path)).split()[-1]
+    filesystem = _output("df", "--output=fstype", str(tmp_path)).split()[-1]
     assert found.storage.split(", ")[-1] == filesystem
     assert found.accelerator == "tcg"
 
 
 @needs_linux
-def test_storage_follows_the_directory() -> None:
+def test_storage_depends_on_the_directory() -> None:
     if not Path("/dev/shm").is_dir():
         pytest.skip("no /dev/shm here")
     assert machine.describe(None, cache=Path("/dev/shm/coppice")).storage == "memory, tmpfs"
 
 
-def test_the_description_holds_nothing_private() -> None:
+def test_the_description_contains_nothing_private() -> None:
     found = machine.describe("kvm")
     text = json.dumps(run_record(machine=found).to_json()["machine"])
     secret = machine.secret(System())
@@ -78,7 +78,7 @@ def test_the_description_holds_nothing_private() -> None:
     assert machine.describe("tcg").id == found.id
 
 
-def test_two_machines_of_one_kind_do_not_share_an_id() -> None:
+def test_two_machines_of_the_same_model_have_different_ids() -> None:
     ids = {machine.slug("AMD EPYC", 2, 2**34, f"machine {n}") for n in range(50)}
     assert len(ids) == 50
     assert all(one.startswith("amd-epyc-2c-16g-") for one in ids)
@@ -98,7 +98,7 @@ def test_a_directory_name_is_short_and_safe(cpu: str, short: str) -> None:
 
 
 @needs_linux
-def test_the_state_of_this_machine_is_what_others_read() -> None:
+def test_the_state_agrees_with_other_programs() -> None:
     state = machine.state()
     times, memory = psutil.cpu_times(), psutil.virtual_memory()
     assert state["cpu_busy_s"] == pytest.approx(
@@ -114,20 +114,20 @@ def test_the_state_of_this_machine_is_what_others_read() -> None:
 
 
 @needs_linux
-def test_kernel_warnings_are_those_that_dmesg_shows() -> None:
+def test_kernel_warnings_are_those_of_dmesg() -> None:
     words = ("dmesg", "--kernel", "--level", "emerg,alert,crit,err,warn", "--json")
     for _ in range(20):
-        first = _told(*words)
+        first = _output(*words)
         found = machine.state()["kernel_warnings"]
         if found is None:
             pytest.skip("/dev/kmsg may not be read here: run as root")
-        if (told := _told(*words)) == first:  # else something was logged between
+        if (told := _output(*words)) == first:  # otherwise something was logged meanwhile
             break
-    # Of no warning at all dmesg prints nothing, not an empty list.
+    # Without warnings dmesg prints nothing, not an empty list.
     assert found == (len(json.loads(told)["dmesg"]) if told else 0)
 
 
-def test_every_fact_has_the_type_its_table_says() -> None:
+def test_every_fact_has_the_type_of_its_table() -> None:
     names = [fact.name for fact in machine.DESCRIPTION + machine.STATE]
     assert len(set(names)) == len(names)
     for fact in machine.DESCRIPTION + machine.STATE:
@@ -139,12 +139,12 @@ def test_every_fact_has_the_type_its_table_says() -> None:
 
 def test_a_fact_of_the_wrong_type_is_a_defect() -> None:
     wrong = machine.Fact("cores", int, "1", "identity", lambda _: "two", None)
-    with pytest.raises(TypeError, match="cores is 'two', which is no int"):
+    with pytest.raises(TypeError, match="cores is 'two', not of type int"):
         wrong.collect(replace(System(), platform="linux"))
 
 
-def test_another_system_is_refused_with_a_reason() -> None:
-    with pytest.raises(Unsupported, match="known on darwin"):
+def test_an_unsupported_system_is_refused_with_a_reason() -> None:
+    with pytest.raises(Unsupported, match="not supported on darwin"):
         machine.state(replace(System(), platform="darwin"))
 
 
@@ -174,7 +174,7 @@ CLOCKS = "/sys/devices/system/clocksource/clocksource0/available_clocksource"
          "bare-metal"),
     ],
 )  # fmt: skip
-def test_what_a_linux_machine_runs_on(
+def test_the_virtualisation_of_a_linux_machine(
     tmp_path: Path, flag: str, files: dict[str, str], lscpu: str, expected: str, class_: str
 ) -> None:
     basic = {"/proc/cpuinfo": CPUINFO.format(flag=flag), "/proc/meminfo": "MemTotal: 1048576 kB"}
@@ -228,7 +228,7 @@ def _state(tmp_path: Path, files: dict[str, str], log: Sequence[str] | None = No
     return machine.state(linux(tmp_path, files, log=log))
 
 
-def test_what_a_linux_machine_does_not_tell_is_null(tmp_path: Path) -> None:
+def test_unavailable_facts_of_a_linux_machine_are_null(tmp_path: Path) -> None:
     assert set(_state(tmp_path, {}).values()) == {None}
 
 
@@ -242,7 +242,7 @@ def test_throttling_counts_each_package_once(tmp_path: Path) -> None:
     assert _state(tmp_path, files)["throttle_events"] == 1 + 2 + 4 + 7 + 30
 
 
-def test_the_kernels_own_warnings_are_counted(tmp_path: Path) -> None:
+def test_only_the_kernels_own_warnings_are_counted(tmp_path: Path) -> None:
     log = [
         "6,100,5,-;fine",
         "4,101,6,-;a warning\n SUBSYSTEM=pci",
@@ -256,7 +256,7 @@ def test_the_kernels_own_warnings_are_counted(tmp_path: Path) -> None:
     assert (state["kernel_warnings"], state["kernel_newest_warning"]) == (0, -1)
 
 
-def test_kernel_threads_are_told_from_programs(tmp_path: Path) -> None:
+def test_kernel_threads_are_distinguished_from_programs(tmp_path: Path) -> None:
     tick = os.sysconf("SC_CLK_TCK")
     stat = "{pid} ({name}) S 2 0 0 0 -1 {flags} 0 0 0 0 {user} {system} 900 900 20 0 1 0"
     kernel = stat.format(pid=20, name="kswapd (0) x", flags=2129984, user=tick, system=2 * tick)
@@ -293,7 +293,7 @@ def _freebsd(**changes: str) -> Canned:
     return Canned("freebsd", Path("/"), Path("/var/cache/coppice"), FREEBSD | changes)
 
 
-def test_a_canned_freebsd_machine_is_described() -> None:
+def test_the_description_of_a_simulated_freebsd_machine() -> None:
     found = machine.describe("vmm", system=_freebsd())
     assert found.cpu == "AMD Ryzen 9 7950X 16-Core Processor"
     assert (found.cores, found.memory_bytes, found.microcode) == (32, 68441210880, None)
@@ -304,12 +304,12 @@ def test_a_canned_freebsd_machine_is_described() -> None:
     record.check(run_record(machine=found).to_json())
 
 
-def test_a_canned_freebsd_guest_says_so() -> None:
+def test_the_virtualisation_of_a_simulated_freebsd_guest() -> None:
     found = machine.describe("vmm", system=_freebsd(**{"sysctl -n kern.vm_guest": "hv"}))
     assert (found.virtualisation, found.class_) == ("hyper-v", "virtual-machine")
 
 
-def test_a_canned_freebsd_hard_disk() -> None:
+def test_the_storage_of_a_simulated_freebsd_machine_with_a_hard_disk() -> None:
     changes = {
         "df -T /var": "Filesystem Type 1K\n/dev/ada0p2 ufs 100 1 99 1% /",
         "diskinfo -v ada0": "ada0\n\t512  # sectorsize\n\t7200 # Rotation rate in RPM\n",
@@ -317,7 +317,7 @@ def test_a_canned_freebsd_hard_disk() -> None:
     assert machine.describe(None, system=_freebsd(**changes)).storage == "hard disk, ufs"
 
 
-def test_the_state_of_a_canned_freebsd_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_state_of_a_simulated_freebsd_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("time.time", lambda: 1767225600 + 90.0)
     found = machine.state(_freebsd())
     assert (found["load_1m"], found["load_5m"], found["load_15m"]) == (0.52, 0.41, 0.30)
@@ -326,13 +326,13 @@ def test_the_state_of_a_canned_freebsd_machine(monkeypatch: pytest.MonkeyPatch) 
     assert (found["swap_in_bytes"], found["swap_out_bytes"]) == (3 * 4096, 4 * 4096)
     assert (found["cpu_busy_s"], found["cpu_idle_s"], found["cpu_interrupts_s"]) == (33, 1000, 2)
     assert (found["huge_pages"], found["uptime_s"]) == ("on", 90)
-    # FreeBSD keeps no such facts: they are null, not nought.
+    # FreeBSD has no such facts: they are null, not 0.
     for name in ("oom_kills", "cpu_steal_s", "throttle_events", "kernel_warnings", "governor"):
         assert found[name] is None
 
 
-def test_a_freebsd_machine_without_sysctl_is_no_machine() -> None:
+def test_a_freebsd_machine_without_sysctl_is_refused() -> None:
     silent = Canned("freebsd", Path("/"), Path("/var"))
     assert set(machine.state(silent).values()) == {None}
-    with pytest.raises(Unsupported, match="does not tell its processors"):
+    with pytest.raises(Unsupported, match="cannot read this machine's CPU count"):
         machine.describe(None, system=silent)

@@ -1,4 +1,4 @@
-"""Host memory in its parts, and a process's by kind, against figures and a process that we know."""
+"""The parts of host memory, and of a process's memory, for known files and a known process."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from harness.measure import footprint_linux, memory_linux
-from harness.measure.footprint_linux import Kind, Share
+from harness.measure.footprint_linux import MappingKind, Share
 from harness.measure.system import System
 
 MIB = 1 << 20
@@ -64,7 +64,7 @@ for at in range(0, 2 * mib, 4096): guest[at] = 1
 print("ready", flush=True)
 sys.stdin.read()
 """
-"""Holds 8 MiB of its own, and has written to 2 MiB of a private mapping of a file."""
+"""Uses 8 MiB of its own, and has written to 2 MiB of a private file mapping."""
 
 
 def fake(tmp_path: Path, files: dict[str, str]) -> System:
@@ -75,7 +75,7 @@ def fake(tmp_path: Path, files: dict[str, str]) -> System:
     return System(root=tmp_path)
 
 
-def test_the_hosts_parts_and_both_totals(tmp_path: Path) -> None:
+def test_the_parts_of_host_memory_and_both_totals(tmp_path: Path) -> None:
     text = "".join(f"{name}: {number * 1000} kB\n" for number, name in enumerate(NAMES, 1))
     zones = "Node 0, zone Normal\n  pagesets\n    cpu: 0\n              count:    100\n"
     zones += "              high:     900\n    cpu: 1\n              count:    150\n"
@@ -93,13 +93,13 @@ def test_the_hosts_parts_and_both_totals(tmp_path: Path) -> None:
     assert len(parts) == 12
 
 
-def test_this_host_has_them_all() -> None:
+def test_this_host_has_every_part() -> None:
     parts = dict(memory_linux.read().parts())
     assert all(value > 0 for name, value in parts.items() if name not in ("shared", "in-lists"))
 
 
-def test_what_a_process_gives_back_is_to_be_had_at_once() -> None:
-    """The kernel itself may not call it available for a while."""
+def test_memory_freed_by_a_process_is_available_at_once() -> None:
+    """The kernel's own MemAvailable may lag behind."""
     size = 512 * MIB
     before = memory_linux.read().to_be_had
     with subprocess.Popen(
@@ -117,28 +117,28 @@ def test_mappings_by_kind(tmp_path: Path) -> None:
     assert found
     in_kib = {kind: share.pss // KIB for kind, share in found.kinds.items()}
     assert in_kib == {
-        Kind.GUEST: 1000,
-        Kind.TRANSLATED: 700,
-        Kind.HEAP: 80,
-        Kind.ARENA: 30,
-        Kind.STACK: 12 + 8,
-        Kind.FILE: 5,
-        Kind.ANONYMOUS: 3 + 1,
+        MappingKind.GUEST: 1000,
+        MappingKind.TRANSLATED: 700,
+        MappingKind.HEAP: 80,
+        MappingKind.ARENA: 30,
+        MappingKind.STACK: 12 + 8,
+        MappingKind.FILE: 5,
+        MappingKind.ANONYMOUS: 3 + 1,
     }
     assert found.guest == Share(1000 * KIB, 600 * KIB, 40 * KIB)
     assert found.vmm.pss == (700 + 80 + 30 + 20 + 5 + 4) * KIB
     assert found.page_tables == 300 * KIB and found.kernel_stacks == 64 * KIB
-    assert found.own == (600 + 700 + 80 + 30 + 20 + 4 + 3 + 300 + 64) * KIB
+    assert found.private == (600 + 700 + 80 + 30 + 20 + 4 + 3 + 300 + 64) * KIB
     assert sum(found.part(name) for name in footprint_linux.PARTS) == (
         found.vmm.pss + found.guest.pss + 364 * KIB
     )
 
 
-def test_a_process_that_is_gone_has_no_footprint(tmp_path: Path) -> None:
+def test_an_ended_process_has_no_footprint(tmp_path: Path) -> None:
     assert footprint_linux.read(7, "/x", System(root=tmp_path)) is None
 
 
-def test_a_process_that_we_know(tmp_path: Path) -> None:
+def test_the_footprint_of_a_known_process(tmp_path: Path) -> None:
     memory = tmp_path / "memory"
     memory.write_bytes(bytes(6 * MIB))
     with subprocess.Popen(
@@ -151,14 +151,14 @@ def test_a_process_that_we_know(tmp_path: Path) -> None:
         process.communicate(b"")
     assert found and bare
     assert found.guest.private_dirty == 2 * MIB
-    assert 8 * MIB <= found.kinds[Kind.ANONYMOUS].private_dirty < 12 * MIB
+    assert 8 * MIB <= found.kinds[MappingKind.ANONYMOUS].private_dirty < 12 * MIB
     assert bare.guest == Share()
     # Not of the proportional share: others may meanwhile have come to share what is shared.
     assert bare.vmm.private_dirty >= found.vmm.private_dirty + 2 * MIB
     assert 0 < found.page_tables < MIB and found.kernel_stacks >= footprint_linux.KERNEL_STACK
 
 
-def test_reading_footprints_does_not_eat_what_is_measured() -> None:
+def test_reading_footprints_uses_little_memory() -> None:
     def held() -> int:
         now = memory_linux.read()
         return now.slab + now.page_tables + now.kernel_stacks

@@ -1,4 +1,4 @@
-"""Where a record comes from, tried in git repositories made for it."""
+"""The origin of a record, tested with git repositories made for it."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_changes_that_make_it_dirty(checkout: Path) -> None:
     assert provenance.git(checkout).dirty is True
 
 
-def test_what_does_not_make_it_dirty(checkout: Path) -> None:
+def test_changes_that_do_not_make_it_dirty(checkout: Path) -> None:
     for name in ("results/machine/x.run.json", "_site/index.html"):
         (checkout / name).parent.mkdir(parents=True)
         (checkout / name).write_text("{}")
@@ -63,7 +63,7 @@ def test_what_does_not_make_it_dirty(checkout: Path) -> None:
     assert provenance.git(checkout, apart=()).dirty is True
 
 
-def test_no_checkout_and_no_git_are_null(
+def test_without_a_checkout_or_git_both_are_null(
     checkout: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     nothing = record.Git(None, None)
@@ -74,13 +74,13 @@ def test_no_checkout_and_no_git_are_null(
     assert provenance.git(checkout) == nothing
 
 
-def test_a_repository_without_a_commit_has_none(tmp_path: Path) -> None:
+def test_a_repository_without_commits_has_no_commit(tmp_path: Path) -> None:
     _git(tmp_path, "init", "--quiet")
     (tmp_path / "file").write_text("x")
     assert provenance.git(tmp_path) == record.Git(None, True)
 
 
-def test_the_repository_of_a_hook_is_not_taken_for_ours(
+def test_git_variables_of_a_hook_are_ignored(
     checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     other = tmp_path / "other"
@@ -92,13 +92,13 @@ def test_the_repository_of_a_hook_is_not_taken_for_ours(
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="giving a file away needs root")
-def test_root_reads_the_checkout_of_somebody_else(checkout: Path) -> None:
+def test_root_reads_the_checkout_of_another_user(checkout: Path) -> None:
     for path in (checkout, checkout / ".git"):
         os.chown(path, 12345, 12345)
     assert provenance.git(checkout).dirty is False
 
 
-def test_the_command_is_what_was_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_command_is_recorded_exactly(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COPPICE_ACCELERATOR", "tcg")
     monkeypatch.setenv("OTHER_SECRET", "x")
@@ -116,7 +116,7 @@ def test_the_command_is_what_was_run(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     record.check(run_record(command=found).to_json())
 
 
-def test_where_a_home_lies_is_in_no_record(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_record_does_not_disclose_the_home_directory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/me")
     monkeypatch.setenv("COPPICE_GUEST_AGENT", "/home/me/agent")
     monkeypatch.setattr(sys, "orig_argv", ["x", "--results=/home/me/r", "/home/me", "/home/mel/r"])
@@ -125,7 +125,7 @@ def test_where_a_home_lies_is_in_no_record(monkeypatch: pytest.MonkeyPatch) -> N
     assert found.env["COPPICE_GUEST_AGENT"] == "~/agent"
 
 
-def test_passwords_stay_out_of_the_record() -> None:
+def test_passwords_are_left_out_of_the_record() -> None:
     given = {
         "COPPICE_HOST": "ssh://me:hunter2@host/x",
         "COPPICE_API_KEY": "hunter2",
@@ -168,20 +168,22 @@ def test_versions_of_tools(tmp_path: Path) -> None:
     record.check(run_record(tools=found).to_json())
 
 
-def test_a_rig_is_its_files_content(checkout: Path) -> None:
+def test_a_rig_is_identified_by_its_files_content(checkout: Path) -> None:
     found = provenance.rig("one", checkout / "rigs" / "test_one.py", checkout)
     assert found == record.Rig("one", "rigs/test_one.py", hashlib.sha256(b"one\n").hexdigest())
-    with pytest.raises(UsageError, match="the rig two has no file"):
+    with pytest.raises(UsageError, match=r"cannot read the file .* of the rig two"):
         provenance.rig("two", checkout / "rigs" / "test_two.py", checkout)
 
 
-def test_a_rig_outside_the_checkout_does_not_tell_where(checkout: Path, tmp_path: Path) -> None:
+def test_a_rig_outside_of_the_checkout_does_not_disclose_its_path(
+    checkout: Path, tmp_path: Path
+) -> None:
     outside = tmp_path / "test_other.py"
     outside.write_text("x")
     assert provenance.rig("other", outside, checkout).path == "test_other.py"
 
 
-def test_patches_are_listed_and_applied_only_when_told(tmp_path: Path) -> None:
+def test_patches_are_listed_and_marked_applied_on_request(tmp_path: Path) -> None:
     for name in ("b/0001-one.patch", "a/one.diff", "a/README.md"):
         (tmp_path / "patches" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "patches" / name).write_text(name)
@@ -193,7 +195,7 @@ def test_patches_are_listed_and_applied_only_when_told(tmp_path: Path) -> None:
     assert found[0].sha256 == hashlib.sha256(b"a/one.diff").hexdigest()
     told = provenance.patches(tmp_path, applied=["patches/a/one.diff"])
     assert [one.applied for one in told] == [True, False]
-    with pytest.raises(UsageError, match="no patch here is called c"):
+    with pytest.raises(UsageError, match="unknown patch: c"):
         provenance.patches(tmp_path, applied=["c"])
     assert provenance.patches(tmp_path / "patches") == ()
 

@@ -1,4 +1,4 @@
-"""The run record: round trip, refusals, and that nothing half-written is ever taken for one."""
+"""The run record: round trips, refused records, and incomplete files."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from harness.measure import record
 from tests.measure.factory import RUN_ID, run_record, series
 
 
-def test_a_record_comes_back_as_it_was_written(tmp_path: Path) -> None:
+def test_a_record_is_read_back_as_written(tmp_path: Path) -> None:
     written = run_record()
     path = record.write(written, tmp_path)
     assert path == tmp_path / "a-machine" / f"{RUN_ID}.cold-start.run.json"
@@ -32,7 +32,7 @@ def test_a_record_comes_back_as_it_was_written(tmp_path: Path) -> None:
     assert path.stat().st_mode & 0o777 == 0o644
 
 
-def test_null_is_kept_apart_from_absent_and_zero(tmp_path: Path) -> None:
+def test_null_is_distinct_from_absent_and_zero(tmp_path: Path) -> None:
     loaded = record.load(record.write(run_record(git=record.Git(None, None)), tmp_path))
     assert loaded.git == record.Git(None, None)
     assert loaded.machine.before["governor"] is None
@@ -54,19 +54,19 @@ def test_an_unknown_schema_is_refused(tmp_path: Path, schema: object) -> None:
     path = record.write(run_record(), tmp_path)
     data = json.loads(path.read_text()) | {"schema": schema}
     path.write_text(json.dumps(data))
-    with pytest.raises(UnknownSchema, match=r"this harness reads 'coppice\.run/1'") as caught:
+    with pytest.raises(UnknownSchema, match=r"this harness reads only 'coppice\.run/1'") as caught:
         record.load(path)
     assert str(path) in str(caught.value)
     assert caught.value.hint and "newer harness" in caught.value.hint
 
 
 @pytest.mark.parametrize("text", ["[]", "null", '"coppice.run/1"', "{}"])
-def test_json_that_is_no_record_is_refused(text: str) -> None:
+def test_json_that_is_not_a_record_is_refused(text: str) -> None:
     with pytest.raises(UnknownSchema):
         record.parse(text)
 
 
-def test_a_half_written_record_is_refused_by_name(tmp_path: Path) -> None:
+def test_a_truncated_record_is_refused_with_its_name(tmp_path: Path) -> None:
     path = record.write(run_record(), tmp_path)
     whole = path.read_bytes()
     for length in (0, 1, len(whole) // 2, len(whole) - 3):
@@ -76,7 +76,7 @@ def test_a_half_written_record_is_refused_by_name(tmp_path: Path) -> None:
         assert str(path) in str(caught.value)
 
 
-def test_a_record_that_is_not_there_is_a_clear_error(tmp_path: Path) -> None:
+def test_a_missing_record_is_a_clear_error(tmp_path: Path) -> None:
     with pytest.raises(RecordError, match=r"none\.run\.json cannot be read: No such file"):
         record.load(tmp_path / "none.run.json")
 
@@ -108,7 +108,7 @@ def _with(where: str, key: str, value: object) -> Callable[[dict[str, Any]], Non
         lambda data: data["machine"]["before"].__setitem__("nested", {}),
     ],
 )
-def test_what_the_schema_forbids_is_refused(spoil: Callable[[dict[str, Any]], None]) -> None:
+def test_data_that_violates_the_schema_is_refused(spoil: Callable[[dict[str, Any]], None]) -> None:
     data = run_record().to_json()
     record.check(data)
     spoil(data)
@@ -116,7 +116,7 @@ def test_what_the_schema_forbids_is_refused(spoil: Callable[[dict[str, Any]], No
         record.check(data)
 
 
-def test_two_series_of_one_name_are_refused(tmp_path: Path) -> None:
+def test_two_series_with_the_same_name_are_refused(tmp_path: Path) -> None:
     same = series(dimensions={"tier": None, "pinned": False, "concurrency": 1, "substrate": "noop"})
     with pytest.raises(RecordError, match="two series of the same name"):
         record.write(run_record(series=(series(), same)), tmp_path)
@@ -125,12 +125,12 @@ def test_two_series_of_one_name_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
-def test_what_is_no_number_is_refused_on_both_ways(tmp_path: Path, value: float) -> None:
+def test_numbers_that_json_lacks_are_neither_written_nor_read(tmp_path: Path, value: float) -> None:
     with pytest.raises(RecordError, match="not plain data"):
         record.write(run_record(series=(series(samples=(value,)),)), tmp_path)
     assert not list(tmp_path.rglob("*.json"))
     text = json.dumps(run_record().to_json()).replace("0.30000000000000004", json.dumps(value))
-    with pytest.raises(RecordError, match="is no number"):
+    with pytest.raises(RecordError, match="is not a JSON number"):
         record.parse(text)
 
 
@@ -143,7 +143,7 @@ def test_a_record_is_never_overwritten(tmp_path: Path) -> None:
     assert [entry.name for entry in path.parent.iterdir()] == [path.name]
 
 
-def test_find_gives_whole_records_of_machines_only(tmp_path: Path) -> None:
+def test_find_returns_only_complete_records_of_machines(tmp_path: Path) -> None:
     later = dataclasses.replace(run_record(), run_id="20260102T030406Z-00000000")
     paths = [record.write(run_record(), tmp_path), record.write(later, tmp_path)]
     (tmp_path / "published").mkdir()
@@ -164,20 +164,20 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "coppice-test", str(directory)]
     tried = subprocess.run(mount, capture_output=True, text=True)
     if tried.returncode:
-        pytest.skip(f"this host mounts no tmpfs for us: {tried.stderr.strip()}")
+        pytest.skip(f"cannot mount a tmpfs on this host: {tried.stderr.strip()}")
     try:
         yield directory
     finally:
         subprocess.run(["umount", str(directory)], check=True)
 
 
-def test_a_full_disk_leaves_nothing_half_written(small_disk: Path) -> None:
+def test_a_full_disk_leaves_no_partial_file(small_disk: Path) -> None:
     big = run_record(series=(series(samples=tuple(n / 7 for n in range(8000))),))
-    with pytest.raises(DiskFull, match="no room to write") as caught:
+    with pytest.raises(DiskFull, match="no space left to write") as caught:
         record.write(big, small_disk)
     assert caught.value.hint and "--results" in caught.value.hint
     assert [path for path in small_disk.rglob("*") if path.is_file()] == []
-    # There is room for a small one: the failure has freed what it took.
+    # A small one fits: the failure has freed its space.
     record.load(record.write(run_record(), small_disk))
 
 
@@ -225,13 +225,13 @@ record.write(run_record(), Path(sys.argv[1]))
 
 
 @pytest.mark.parametrize("moment", ["write", "fsync", "fchmod", "link"])
-def test_a_writer_that_is_killed_leaves_no_record(tmp_path: Path, moment: str) -> None:
+def test_a_killed_writer_leaves_no_record(tmp_path: Path, moment: str) -> None:
     child = [sys.executable, "-c", _KILLED, str(tmp_path), moment]
     here = Path(__file__).parents[2]
     assert subprocess.run(child, cwd=here).returncode == -signal.SIGKILL
     left = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert len(left) == 1 and left[0].name.startswith(".half-written-")
     assert list(record.find(tmp_path)) == []
-    # The run may be written again: what was left is in nobody's way.
+    # The run can be written again despite what was left.
     again = record.write(run_record(), tmp_path)
     assert list(record.find(tmp_path)) == [again]

@@ -1,4 +1,4 @@
-"""When a host is at rest, and what processes did meanwhile."""
+"""Detection of a host at rest, and the activity of processes."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ SLEEPY = (
 
 
 def windows(*available: int) -> Callable[[], Window]:
-    """Windows of ten seconds between these readings of available memory."""
+    """Windows of 10 s between these readings of available memory."""
     readings = [replace(HOST, available=one) for one in available]
     pairs = itertools.pairwise(readings)
 
@@ -47,22 +47,22 @@ def test_the_bound_is_absolute_for_small_fleets_and_relative_for_large_ones() ->
     assert bound(10 * GIB) == BOUND_SHARE * 10 * GIB > BOUND_BYTES
 
 
-def test_at_rest_after_the_first_window_that_moves_little() -> None:
+def test_at_rest_after_the_first_window_with_little_change() -> None:
     found = settle(HOST, windows(18 * GIB, 17 * GIB, 17 * GIB - BOUND_BYTES, 0))
     assert found.reached and len(found.windows) == 2 and found.seconds == 20
 
 
-def test_pages_that_wait_in_a_processors_list_are_to_be_had() -> None:
+def test_pages_in_per_cpu_lists_are_available() -> None:
     before, after = replace(HOST, in_lists=GIB), replace(HOST, available=21 * GIB)
     assert Window(10, before, after, Activity(0, 0), 0).moved == 0
 
 
-def test_memory_that_comes_back_moves_too() -> None:
+def test_freed_memory_is_a_change_too() -> None:
     found = settle(HOST, windows(17 * GIB, 18 * GIB, 18 * GIB))
     assert len(found.windows) == 2
 
 
-def test_a_quiet_window_is_no_rest_before_the_scanner_has_been_round() -> None:
+def test_a_quiet_window_does_not_count_before_the_scanner_is_ready() -> None:
     answers = iter([False, False, True])
     found = settle(HOST, windows(*[18 * GIB] * 9), lambda: next(answers))
     assert found.reached and len(found.windows) == 3
@@ -73,7 +73,7 @@ def test_waiting_has_a_limit() -> None:
     assert not found.reached and found.seconds == 50
 
 
-def test_what_processes_did() -> None:
+def test_the_activity_of_processes() -> None:
     with (
         subprocess.Popen([sys.executable, "-c", BUSY], stdout=subprocess.PIPE) as busy,
         subprocess.Popen([sys.executable, "-c", SLEEPY], stdout=subprocess.PIPE) as sleepy,
@@ -97,7 +97,7 @@ def test_what_processes_did() -> None:
             sleepy.kill()
 
 
-def test_processes_that_are_gone_count_nothing() -> None:
+def test_processes_that_have_ended_count_0() -> None:
     with subprocess.Popen(["true"]) as gone:
         gone.wait()
     assert activity([gone.pid]) == Activity(0, 0)

@@ -11,7 +11,7 @@ from harness.errors import UsageError
 from harness.measure import record, selection
 from harness.measure.comparison import Thresholds
 from harness.measure.record import RunRecord, Scalar, Series
-from harness.measure.selection import Side, compared, select
+from harness.measure.selection import Side, compare_sides, select
 from tests.measure.factory import run_record, series
 
 HIGHER = Series("rate", "1/s", "higher", {"n": 1}, "closed", (), [1.0 + k / 9 for k in range(9)])
@@ -54,20 +54,20 @@ def test_records_by_what_they_say(name: str, first: str, second: str, tmp_path: 
     for one in made:
         record.write(one, tmp_path)
     for value, one in zip((first, second), made, strict=True):
-        found = select(f"{name}={value}", tmp_path).found
+        found = select(f"{name}={value}", tmp_path).matches
         assert [each.run_id for each, _ in found] == [one.run_id]
     both = select("metric-free=none, pinned=no", tmp_path)
-    assert [each.run_id for each, _ in both.found] == [one.run_id for one in made]
-    with pytest.raises(UsageError, match="no record fits"):
+    assert [each.run_id for each, _ in both.matches] == [one.run_id for one in made]
+    with pytest.raises(UsageError, match="no record matches"):
         select(f"{name}={first}-not", tmp_path)
 
 
 def test_a_dimension_is_typed_as_it_is_read(tmp_path: Path) -> None:
     record.write(_record(1), tmp_path)
     for text in ("substrate=noop", "concurrency=1", "pinned=no", "tier=none", "rig=cold-start"):
-        assert len(select(text, tmp_path).found) == 1
+        assert len(select(text, tmp_path).matches) == 1
     for text in ("substrate=qemu", "concurrency=2", "pinned=yes", "tier=full"):
-        with pytest.raises(UsageError, match="no record fits"):
+        with pytest.raises(UsageError, match="no record matches"):
             select(text, tmp_path)
     with pytest.raises(UsageError, match="a name has no value"):
         select("=x", tmp_path)
@@ -76,12 +76,12 @@ def test_a_dimension_is_typed_as_it_is_read(tmp_path: Path) -> None:
 def test_a_run_by_the_beginning_of_its_id_or_its_file(tmp_path: Path) -> None:
     path = record.write(_record(1), tmp_path)
     record.write(_record(2), tmp_path)
-    assert [one.run_id for one, _ in select("20260102T030401", tmp_path).found] == [
+    assert [one.run_id for one, _ in select("20260102T030401", tmp_path).matches] == [
         "20260102T030401Z-0123abcd"
     ]
-    assert len(select("20260102", tmp_path).found) == 2
-    assert len(select(str(path), tmp_path).found) == 1
-    with pytest.raises(UsageError, match="no record fits"):
+    assert len(select("20260102", tmp_path).matches) == 2
+    assert len(select(str(path), tmp_path).matches) == 1
+    with pytest.raises(UsageError, match="no record matches"):
         select("2026010", tmp_path)  # shorter than a day is no run's id
 
 
@@ -95,7 +95,7 @@ def test_a_run_by_the_beginning_of_its_id_or_its_file(tmp_path: Path) -> None:
 def test_a_turn_is_a_session_an_arm_and_a_round(
     turn: str, place: tuple[str, str, int] | None
 ) -> None:
-    assert selection.turn(_record(1, turn)) == place
+    assert selection.interleaving(_record(1, turn)) == place
 
 
 def _side(*records: RunRecord) -> Side:
@@ -114,7 +114,7 @@ def _of(value: float, **dimensions: Scalar) -> Series:
 
 def test_the_newest_of_several_runs_stands_alone() -> None:
     old, new = _record(1, "", _of(1.0, n=1)), _record(2, "", _of(5.0, n=1))
-    (row,) = compared(_side(old, new), _side(_record(3, "", _of(9.0, n=1))), Thresholds())
+    (row,) = compare_sides(_side(old, new), _side(_record(3, "", _of(9.0, n=1))), Thresholds())
     assert row.records == ([new.run_id], ["20260102T030403Z-0123abcd"])
     assert (row.comparison.before.value, row.comparison.after.value) == (5.04, 9.04)
     assert (row.rig, row.metric, row.unit, row.better) == (
@@ -125,7 +125,7 @@ def test_the_newest_of_several_runs_stands_alone() -> None:
 def test_rounds_of_the_newest_session_that_both_sides_have() -> None:
     left = [_record(k, f"s{1 + k // 3}/a/{k % 3}", _of(1.0 + k, n=1)) for k in range(9)]
     right = [_record(20 + k, f"s{1 + k // 3}/b/{k % 3}", _of(2.0 + k, n=1)) for k in range(5)]
-    (row,) = compared(_side(*left), _side(*right), Thresholds())
+    (row,) = compare_sides(_side(*left), _side(*right), Thresholds())
     # Of the second session, which is the newest of both, the first two rounds: 3 and 4.
     assert row.comparison.pairs == 2 and row.comparison.n == (18, 18)
     assert row.comparison.before.value == pytest.approx(1.0 + 3 + 0.04)
@@ -135,20 +135,20 @@ def test_rounds_of_the_newest_session_that_both_sides_have() -> None:
 def test_more_is_better_where_the_series_says_so() -> None:
     slower = dataclasses.replace(HIGHER, samples=[one / 2 for one in HIGHER.samples])
     one, other = _side(_record(1, "", HIGHER)), _side(_record(2, "", slower))
-    (row,) = compared(one, other, Thresholds(alpha=0.5))
+    (row,) = compare_sides(one, other, Thresholds(alpha=0.5))
     assert (row.better, row.comparison.outcome.value) == ("higher", "worse")
 
 
 def test_what_differs_as_a_whole_is_compared_and_all_else_must_agree() -> None:
     one = _side(_record(1, "", _of(1.0, n=1, tier="full"), _of(2.0, n=10, tier="full")))
     other = _side(_record(2, "", _of(3.0, n=1, tier="pool"), _of(4.0, n=10, tier="pool")))
-    rows = compared(one, other, Thresholds())
+    rows = compare_sides(one, other, Thresholds())
     assert [dict(row.dimensions) for row in rows] == [{"n": 1}, {"n": 10}]
     assert [row.comparison.after.value for row in rows] == [3.04, 4.04]
     # A dimension that one side has not at all is compared, too.
     bare = _side(_record(3, "", _of(5.0, n=1)))
-    (row,) = compared(one, bare, Thresholds())
+    (row,) = compare_sides(one, bare, Thresholds())
     assert dict(row.dimensions) == {"n": 1} and row.comparison.after.value == 5.04
     empty = dataclasses.replace(_of(1.0, n=1), samples=())
     with pytest.raises(UsageError, match="no series in common"):
-        compared(one, _side(_record(4, "", empty)), Thresholds())
+        compare_sides(one, _side(_record(4, "", empty)), Thresholds())

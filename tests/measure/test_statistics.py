@@ -1,4 +1,4 @@
-"""Percentiles against worked examples, and their intervals against exact sums and simulation."""
+"""Percentiles checked against examples; intervals against exact sums and simulation."""
 
 from __future__ import annotations
 
@@ -33,13 +33,15 @@ def test_nearest_rank(samples: tuple[float, ...], percent: float, expected: floa
 
 @pytest.mark.parametrize("n", [20, 100, 200, 1000])
 @pytest.mark.parametrize("percent", [5, 35, 55, 95, 99, 99.9])
-def test_the_rank_does_not_slip_by_a_rounding_of_the_product(n: int, percent: float) -> None:
+def test_the_rank_is_not_changed_by_a_rounding_error(n: int, percent: float) -> None:
     exact = math.ceil(Fraction(str(percent)) * n / 100)
     assert statistics.percentile([float(rank) for rank in range(1, n + 1)], percent) == exact
 
 
 @pytest.mark.parametrize(("samples", "percent"), [((), 50), ((1.0,), 0), ((1.0,), 100.1)])
-def test_no_percentile_of_nothing(samples: tuple[float, ...], percent: float) -> None:
+def test_a_percentile_without_samples_is_refused(
+    samples: tuple[float, ...], percent: float
+) -> None:
     with pytest.raises(ValueError, match="no percentile"):
         statistics.percentile(samples, percent)
 
@@ -55,7 +57,7 @@ def test_smallest_n(percent: float, n: int) -> None:
     ("n", "expected"),
     [(5, (None, None)), (6, (1, 6)), (10, (2, 9)), (30, (10, 21)), (100, (40, 61))],
 )
-def test_ranks_of_the_median_as_in_published_tables(
+def test_ranks_of_the_median_agree_with_published_tables(
     n: int, expected: tuple[int | None, int | None]
 ) -> None:
     assert statistics.ranks(n, 50) == expected
@@ -70,9 +72,7 @@ def _below(n: int, p: Fraction, k: int) -> Fraction:
 
 @pytest.mark.parametrize("n", [7, 30, 72, 100])
 @pytest.mark.parametrize("percent", [25, 50, 90, 95])
-def test_each_tail_is_as_small_as_promised_and_no_smaller_than_it_must_be(
-    n: int, percent: int
-) -> None:
+def test_each_tail_is_within_its_bound_and_no_smaller_than_necessary(n: int, percent: int) -> None:
     p, tail = Fraction(percent, 100), Fraction(25, 1000)
     low, high = statistics.ranks(n, percent)
     if low is None:
@@ -104,7 +104,7 @@ def test_the_interval_covers_the_true_percentile_of_a_lognormal(n: int, percent:
         assert found.bounded == (n >= statistics.smallest_n(percent))
     assert covered / TRIALS >= 0.95 - TOLERANCE
     if n == 400 and percent == 50:
-        # Nor is it so wide that it says nothing.
+        # Nor is it too wide to be useful.
         assert covered / TRIALS <= 0.95 + TOLERANCE
 
 

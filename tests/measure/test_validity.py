@@ -1,4 +1,4 @@
-"""Every reason to distrust a run: each made by hand, and load from elsewhere made for real."""
+"""Every reason to distrust a run, simulated, and load by other programs for real."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def _judge(after: Facts | None = None, before: Facts = BEFORE, git: Git = CLEAN)
     return validity.judge(before, _after(after or {}), 5.0, 10.0, git, [series()])
 
 
-def test_a_run_that_nothing_disturbed_is_valid() -> None:
+def test_an_undisturbed_run_is_valid() -> None:
     assert _judge() == Validity("valid", ())
 
 
@@ -79,7 +79,7 @@ def test_a_run_that_nothing_disturbed_is_valid() -> None:
             {"kernel_warnings": 7, "kernel_newest_warning": 300},
             "the kernel logged at least 2 new warnings: dmesg --level=emerg,alert,crit,err,warn",
         ),
-        (  # the log went round: fewer warnings in it than before, but a newer one
+        (  # the log has wrapped: fewer warnings than before, but a newer one
             {"kernel_warnings": 3, "kernel_newest_warning": 9000},
             "the kernel logged at least 1 new warning: dmesg --level=emerg,alert,crit,err,warn",
         ),
@@ -108,18 +108,18 @@ def test_a_run_that_nothing_disturbed_is_valid() -> None:
         ({"uptime_s": 20.0}, "the machine was restarted during the run"),
     ],
 )  # fmt: skip
-def test_each_disturbance_makes_it_suspect(changes: dict[str, Scalar], reason: str) -> None:
+def test_each_disturbance_makes_a_run_suspect(changes: dict[str, Scalar], reason: str) -> None:
     assert _judge(changes) == Validity("suspect", (reason,))
 
 
-def test_memory_that_was_short_before_counts_too() -> None:
+def test_little_memory_before_the_run_counts_too() -> None:
     found = _judge(before=BEFORE | {"memory_available_bytes": 2**20})
     assert found.reasons == (
         "only 1 MiB of memory were available before the run, below the floor of 512 MiB",
     )
 
 
-def test_a_dirty_tree_is_suspect_and_no_tree_is_not() -> None:
+def test_a_dirty_checkout_is_suspect_and_a_missing_one_is_not() -> None:
     found = _judge(git=Git("a" * 40, True))
     assert found.status == "suspect" and "not committed" in found.reasons[0]
     assert _judge(git=Git(None, None)).status == "valid"
@@ -132,7 +132,7 @@ def test_a_dirty_tree_is_suspect_and_no_tree_is_not() -> None:
         {"cpu_busy_s": 107.4, "cpu_idle_s": 512.1},  # others below 10 %
         {"memory_stall_s": 1.09},
         {"memory_available_bytes": validity.MEMORY_FLOOR_BYTES},
-        {"kernel_warnings": 3},  # old ones have left the log, none came
+        {"kernel_warnings": 3},  # old warnings have left the log, and none is new
         {
             "cpu_busy_s": 112.0,
             "cpu_kernel_threads_s": 8.3,
@@ -140,7 +140,7 @@ def test_a_dirty_tree_is_suspect_and_no_tree_is_not() -> None:
         },  # the kernel's work
     ],
 )
-def test_what_stays_within_a_bound_is_valid(changes: dict[str, Scalar]) -> None:
+def test_changes_within_the_bounds_are_valid(changes: dict[str, Scalar]) -> None:
     assert _judge(changes) == Validity("valid", ())
 
 
@@ -150,14 +150,14 @@ def test_a_fact_that_is_null_or_absent_gives_no_reason(name: str) -> None:
     assert _judge(before={key: BEFORE[key] for key in BEFORE if key != name}).status == "valid"
 
 
-def test_a_few_ticks_in_a_short_run_tell_nothing() -> None:
+def test_a_few_ticks_of_a_short_run_are_not_judged() -> None:
     after = {**BEFORE, "cpu_busy_s": 100.09, "cpu_idle_s": 500.1, "cpu_steal_s": 3.09}
     assert validity.judge(BEFORE, after, 0.0, 0.14, CLEAN, [series()]).status == "valid"
     after |= {"cpu_busy_s": 100.2, "cpu_steal_s": 3.2}
     assert len(validity.judge(BEFORE, after, 0.0, 0.25, CLEAN, [series()]).reasons) == 2
 
 
-def test_all_reasons_are_told_at_once() -> None:
+def test_all_reasons_are_reported_together() -> None:
     found = _judge({"oom_kills": 2, "throttle_events": 13, "boost": False}, git=Git("a" * 40, True))
     assert len(found.reasons) == 4
 
@@ -167,7 +167,7 @@ def _failing(count: int, metric: str = "first-exec") -> Series:
     return series(metric=metric, samples=(), failures=failures)
 
 
-def test_a_run_without_a_sample_failed() -> None:
+def test_a_run_without_samples_has_failed() -> None:
     found = validity.judge(BEFORE, _after({}), 5, 10, CLEAN, [_failing(30), _failing(1, "object")])
     assert found.status == "failed"
     assert "all 30 attempts failed, first with: GuestDied: number 0" in found.reasons[0]
@@ -175,12 +175,12 @@ def test_a_run_without_a_sample_failed() -> None:
     assert "the only attempt failed" in found.reasons[1]
 
 
-def test_a_run_that_lost_one_series_is_suspect() -> None:
+def test_a_run_with_an_empty_series_is_suspect() -> None:
     found = validity.judge(BEFORE, _after({}), 5, 10, CLEAN, [series(), _failing(30)])
     assert found.status == "suspect" and len(found.reasons) == 1
 
 
-def test_a_run_that_measured_nothing_failed() -> None:
+def test_a_run_that_measured_nothing_has_failed() -> None:
     assert validity.judge(BEFORE, _after({}), 5, 10, CLEAN, []) == Validity(
         "failed", ("nothing was measured",)
     )
@@ -189,7 +189,7 @@ def test_a_run_that_measured_nothing_failed() -> None:
     assert found.status == "failed" and "never attempted" in found.reasons[0]
 
 
-def test_failures_beside_samples_are_data_and_no_disturbance() -> None:
+def test_failures_next_to_samples_are_no_disturbance() -> None:
     assert series().failures and _judge().status == "valid"
 
 
@@ -240,7 +240,7 @@ def _wait_for_line(child: subprocess.Popen[bytes]) -> bytes:
 
 
 def _burn_elsewhere(seconds: float) -> psutil.Process:
-    """A process that is not below us, as another user's would be; it ends by itself."""
+    """A busy process that is not our descendant, like another user's; it ends by itself."""
     burn = f"while time.process_time() < {seconds}: pass"
     with _child(AWAY.format(burn=burn)) as child:
         away = psutil.Process(int(_wait_for_line(child)))
@@ -249,7 +249,7 @@ def _burn_elsewhere(seconds: float) -> psutil.Process:
 
 
 def _runs(process: psutil.Process) -> bool:
-    """Whether it has not ended; who adopted it need not have taken note of that."""
+    """Whether it is running; its new parent may not have reaped it yet."""
     with suppress(psutil.NoSuchProcess):
         return bool(process.status() != psutil.STATUS_ZOMBIE)
     return False
@@ -260,13 +260,13 @@ def _is_burnt(seconds: float, times: int = 1) -> bool:
     return times * (BURNT_S - 0.03) <= seconds < times * (BURNT_S + 0.6)
 
 
-def test_a_child_that_lives_on_is_ours() -> None:
+def test_a_living_child_is_counted() -> None:
     with validity.OwnCpu() as own, _child(LIVE_ON) as child:
         _wait_for_line(child)
         assert _is_burnt(own.seconds)
 
 
-def test_a_child_that_was_killed_and_reaped_is_ours_once() -> None:
+def test_a_killed_and_reaped_child_is_counted_once() -> None:
     with validity.OwnCpu() as own:
         with _child(LIVE_ON) as child:
             _wait_for_line(child)
@@ -275,7 +275,7 @@ def test_a_child_that_was_killed_and_reaped_is_ours_once() -> None:
     assert _is_burnt(own.seconds)
 
 
-def test_a_child_that_was_killed_and_not_reaped_yet_is_ours() -> None:
+def test_a_killed_child_that_is_not_reaped_is_counted() -> None:
     with _child(LIVE_ON) as child:
         with validity.OwnCpu() as own:
             _wait_for_line(child)
@@ -284,7 +284,7 @@ def test_a_child_that_was_killed_and_not_reaped_yet_is_ours() -> None:
         assert _is_burnt(own.seconds)
 
 
-def test_grandchildren_are_ours_alive_and_dead() -> None:
+def test_grandchildren_are_counted_alive_and_dead() -> None:
     with validity.OwnCpu() as own, _child(GRANDCHILD) as child:
         _wait_for_line(child)
         assert _is_burnt(own.seconds)
@@ -292,7 +292,7 @@ def test_grandchildren_are_ours_alive_and_dead() -> None:
         assert _is_burnt(own.seconds)
 
 
-def test_who_left_his_parent_is_ours_where_a_group_counts(run: Run) -> None:
+def test_a_daemon_is_counted_by_its_control_group(run: Run) -> None:
     with cgroups.counted(run) as seconds:
         if seconds is None:
             pytest.skip("no control group of this host counts processor time for us")
@@ -301,7 +301,7 @@ def test_who_left_his_parent_is_ours_where_a_group_counts(run: Run) -> None:
             eventually(lambda: not _runs(away), 60)
         burnt = own.seconds
     assert _is_burnt(burnt)
-    # Outside of the block this process is counted where it was.
+    # After the block this process is in its former group again.
     before = seconds()
     end = time.process_time() + 0.1
     while time.process_time() < end:
@@ -309,18 +309,18 @@ def test_who_left_his_parent_is_ours_where_a_group_counts(run: Run) -> None:
     assert seconds() == before
 
 
-def test_what_was_used_before_the_block_does_not_count() -> None:
+def test_cpu_time_before_the_block_is_not_counted() -> None:
     with _child(LIVE_ON) as child:
         _wait_for_line(child)
         with validity.OwnCpu() as own:
             time.sleep(0.05)
         inside = own.seconds
     assert 0 <= inside < 0.2
-    assert own.seconds == inside  # the block has ended: it moves no more
+    assert own.seconds == inside  # fixed once the block has ended
     assert 0.05 <= own.elapsed_s < 60
 
 
-def test_our_own_work_is_ours() -> None:
+def test_our_own_work_is_counted() -> None:
     with validity.OwnCpu() as own:
         end = time.process_time() + 0.1
         while time.process_time() < end:
@@ -329,8 +329,8 @@ def test_our_own_work_is_ours() -> None:
 
 
 @pytest.mark.skipif(not Path("/proc/stat").exists(), reason="reads the CPU time of Linux")
-def test_a_busy_program_of_somebody_else_makes_a_run_suspect() -> None:
-    # A quarter of the machine's processors for a second: above the bound of a tenth.
+def test_another_busy_program_makes_a_run_suspect() -> None:
+    # A quarter of the machine's CPUs for a second, above the bound of a tenth.
     busy = max(1, math.ceil((os.cpu_count() or 1) / 4))
     before = machine.state()
     with validity.OwnCpu() as own:
@@ -342,6 +342,6 @@ def test_a_busy_program_of_somebody_else_makes_a_run_suspect() -> None:
                 with suppress(psutil.NoSuchProcess):
                     process.kill()
     found = validity.judge(before, machine.state(), own.seconds, own.elapsed_s, CLEAN, [series()])
-    assert own.seconds < 0.6 * busy  # starting interpreters, not what they burnt
+    assert own.seconds < 0.6 * busy  # the start of interpreters, not their work
     assert found.status == "suspect"
     assert any(reason.startswith("other programs used") for reason in found.reasons)

@@ -1,4 +1,4 @@
-"""A real network for tests: cubenet and endpoints on it. Skipped where this host has none."""
+"""A real cubenet with endpoints for tests. Skipped on hosts that cannot have one."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import pytest
 from harness.errors import Unsupported
 from harness.host.run import Run
 from harness.network.cubenet import Cubenet, open_cubenet
-from harness.network.endpoint import Endpoint, endpoint
 from harness.network.requirements import requirements
+from harness.procedures.namespace_endpoint import Endpoint, endpoint
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -32,14 +32,14 @@ Three = tuple[Endpoint, Endpoint, Endpoint]
 
 @pytest.fixture
 def three(run: Run, net: Cubenet) -> Iterator[Three]:
-    """Three new sandboxes that may reach nothing."""
+    """Three new endpoints with nothing allowed."""
     with _three(run, net) as found:
         yield found
 
 
 @pytest.fixture(scope="module")
 def same_three(run: Run, net: Cubenet) -> Iterator[Three]:
-    """Three for all tests of a module."""
+    """Three endpoints for all tests of a module."""
     with _three(run, net) as found:
         yield found
 

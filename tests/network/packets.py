@@ -1,4 +1,4 @@
-"""Frames made by hand, and sockets in namespaces: what isolation is tested with."""
+"""Hand-made frames, and sockets in namespaces, for tests of isolation."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from harness.network.cubenet import CARD
-from harness.network.endpoint import Endpoint
+from harness.network.cubenet import NIC_NAME
 from harness.network.namespace import inside
+from harness.procedures.namespace_endpoint import Endpoint
 
 WAIT_S = 0.15
-"""A frame that is coming is there within microseconds: so long is waited for one that is not."""
+"""How long to wait for a frame that must not arrive; others arrive within microseconds."""
 PATIENCE_S = 30.0
-"""One that must come may be held up by whoever else uses this machine."""
+"""How long to wait for a frame that must arrive: this machine may be busy."""
 BROADCAST = b"\xff" * 6
 ALL_PACKETS, IPV4, ARP, IPV6 = 0x0003, 0x0800, 0x0806, 0x86DD
 TCP, UDP, ICMP, ICMP6 = 6, 17, 1, 58
@@ -44,7 +44,7 @@ def ipv6(source: bytes, destination: bytes, protocol: int, payload: bytes) -> by
 
 
 def transport(protocol: int, port: int, mark: bytes, source_port: int, flags: int) -> bytes:
-    """A datagram, a segment, or an echo request, with a mark to know it by."""
+    """A datagram, a segment or an echo request that contains a mark."""
     if protocol == UDP:
         return struct.pack(">HHHH", source_port, port, 8 + len(mark), 0) + mark
     if protocol == TCP:
@@ -58,7 +58,7 @@ def arp(operation: int, mac: bytes, source: bytes, target_mac: bytes, target: by
 
 
 def patiently(attempt: Callable[[], bool]) -> bool:
-    """Whether what must succeed in the end does; each attempt takes its own time."""
+    """Retry an attempt that must succeed eventually, however long each takes."""
     deadline = time.monotonic() + 2 * PATIENCE_S
     while not attempt():
         if time.monotonic() > deadline:
@@ -68,43 +68,43 @@ def patiently(attempt: Callable[[], bool]) -> bool:
 
 @contextmanager
 def raw(where: Path) -> Iterator[socket.socket]:
-    """All that a sandbox's card sees, and a way to send whatever one likes."""
+    """A raw socket on a sandbox's NIC."""
     with inside(where):
-        line = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ALL_PACKETS))
-        line.bind((CARD, 0))
+        sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ALL_PACKETS))
+        sock.bind((NIC_NAME, 0))
     try:
-        yield line
+        yield sock
     finally:
-        line.close()
+        sock.close()
 
 
 def frame(destination: bytes, source: bytes, kind: int, payload: bytes) -> bytes:
     return destination + source + struct.pack(">H", kind) + payload
 
 
-def packets(line: socket.socket, seconds: float = WAIT_S) -> Iterator[bytes]:
-    """Frames that came in from others, until nothing has come for so long."""
-    while select.select([line], [], [], seconds)[0]:
-        data, address = line.recvfrom(65536)
+def packets(sock: socket.socket, seconds: float = WAIT_S) -> Iterator[bytes]:
+    """Received frames, until none has come for `seconds`."""
+    while select.select([sock], [], [], seconds)[0]:
+        data, address = sock.recvfrom(65536)
         if address[2] != socket.PACKET_OUTGOING:
             yield data
 
 
-def saw(line: socket.socket, mark: bytes, *, expected: bool = False) -> bool:
-    """Whether a frame with the mark has come; one that is expected is waited for patiently."""
-    return any(mark in one for one in packets(line, PATIENCE_S if expected else WAIT_S))
+def saw(sock: socket.socket, mark: bytes, *, expected: bool = False) -> bool:
+    """Whether a frame with the mark arrives; an `expected` one may take long."""
+    return any(mark in data for data in packets(sock, PATIENCE_S if expected else WAIT_S))
 
 
-def udp_server(one: Endpoint, port: int, family: int) -> socket.socket:
-    with inside(one.namespace):
+def udp_server(at: Endpoint, port: int, family: int) -> socket.socket:
+    with inside(at.namespace):
         server = socket.socket(family, socket.SOCK_DGRAM)
         server.bind(("", port))
     server.settimeout(PATIENCE_S)
     return server
 
 
-def tcp_server(one: Endpoint, port: int, family: int) -> socket.socket:
-    with inside(one.namespace):
+def tcp_server(at: Endpoint, port: int, family: int) -> socket.socket:
+    with inside(at.namespace):
         server = socket.socket(family, socket.SOCK_STREAM)
         server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         server.bind(("", port))
@@ -112,8 +112,8 @@ def tcp_server(one: Endpoint, port: int, family: int) -> socket.socket:
     return server
 
 
-def client(one: Endpoint, family: int, kind: int) -> socket.socket:
-    with inside(one.namespace):
-        line = socket.socket(family, kind)
-    line.settimeout(PATIENCE_S)
-    return line
+def client(at: Endpoint, family: int, kind: int) -> socket.socket:
+    with inside(at.namespace):
+        sock = socket.socket(family, kind)
+    sock.settimeout(PATIENCE_S)
+    return sock

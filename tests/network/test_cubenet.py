@@ -19,13 +19,13 @@ from harness.host.leftovers import find
 from harness.host.run import Run
 from harness.network import links
 from harness.network.cubenet import BRIDGE, Cubenet, open_cubenet
-from harness.network.endpoint import endpoint
 from harness.network.links import LOOPBACK, MOST_PORTS, Links
 from harness.network.namespace import inside, namespace
 from harness.network.policy import Policy
 from harness.network.uplink import THERE
-from harness.procedures.endpoints import local
-from tests.host.processes import coppice, said
+from harness.procedures.namespace_endpoint import endpoint
+from harness.procedures.peers import namespace_peer
+from tests.host.processes import coppice, next_line
 from tests.network.packets import patiently
 
 ROOT = Path(__file__).parents[2]
@@ -33,7 +33,7 @@ IN_A_NETWORK = """
 import time
 from harness.host.session import open_run
 from harness.network.cubenet import open_cubenet
-from harness.network.endpoint import endpoint
+from harness.procedures.namespace_endpoint import endpoint
 from harness.host.identity import allocate
 
 with open_run() as run, open_cubenet(run) as net, endpoint(run, net) as one:
@@ -56,14 +56,14 @@ def own(run: Run) -> Iterator[Cubenet]:
 
 @pytest.fixture
 def identities(run: Run) -> Iterator[list[Identity]]:
-    """As many as a bridge has ports, and one more."""
+    """One more than a bridge has ports."""
     found = [allocate(run.leases, run.id) for _ in range(MOST_PORTS + 1)]
     yield found
     for one in found:
         one.release()
 
 
-def test_a_bridge_full_of_taps_and_not_one_more(own: Cubenet, identities: list[Identity]) -> None:
+def test_a_full_bridge_refuses_another_tap(own: Cubenet, identities: list[Identity]) -> None:
     ports = [own.attach_tap(one) for one in identities[:-1]]
     assert len({one.index for one in ports}) == MOST_PORTS
     with pytest.raises(NotEnoughMemory, match="all 1023 ports"):
@@ -73,9 +73,7 @@ def test_a_bridge_full_of_taps_and_not_one_more(own: Cubenet, identities: list[I
     own.attach_tap(identities[-1])
 
 
-def test_a_pool_of_addresses_that_is_used_up(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_exhausted_address_pool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(identity, "NETWORK", IPv4Network("10.77.0.0/29"))
     for _ in range(5):
         allocate(tmp_path, "run")
@@ -83,9 +81,7 @@ def test_a_pool_of_addresses_that_is_used_up(
         allocate(tmp_path, "run")
 
 
-def test_what_is_attached_to_a_namespace_that_is_gone_can_be_detached(
-    run: Run, own: Cubenet
-) -> None:
+def test_detaching_after_the_namespace_is_gone(run: Run, own: Cubenet) -> None:
     one = allocate(run.leases, run.id)
     with namespace(run.directory, "short") as path:
         port = own.attach_netns(one, path)
@@ -98,14 +94,14 @@ def test_what_is_attached_to_a_namespace_that_is_gone_can_be_detached(
     one.release()
 
 
-def test_an_attachment_that_fails_leaves_nothing(run: Run, own: Cubenet) -> None:
+def test_a_failed_attachment_leaves_nothing(run: Run, own: Cubenet) -> None:
     one = allocate(run.leases, run.id)
     with namespace(run.directory, "twice") as path:
         own.attach_netns(one, path)
         other = allocate(run.leases, run.id)
         before = interfaces(own.namespace)
         with pytest.raises(OSError, match="exist"):
-            own.attach_netns(other, path)  # it has its card already
+            own.attach_netns(other, path)  # the namespace has a NIC of that name already
         assert interfaces(own.namespace) == before
         own.detach(one.id)
         own.attach_netns(other, path)
@@ -113,7 +109,7 @@ def test_an_attachment_that_fails_leaves_nothing(run: Run, own: Cubenet) -> None
     other.release()
 
 
-def test_an_identity_has_one_place_only(run: Run, own: Cubenet) -> None:
+def test_an_identity_can_be_attached_once(run: Run, own: Cubenet) -> None:
     with (
         endpoint(run, own, Policy.of(["192.0.2.1"])) as one,
         namespace(run.directory, "two") as path,
@@ -124,10 +120,10 @@ def test_an_identity_has_one_place_only(run: Run, own: Cubenet) -> None:
         with pytest.raises(UsageError, match="attached already"):
             own.attach_tap(one.identity)
         assert interfaces(own.namespace) == before and interfaces(path) == {"lo"}
-        own.apply(one.id, Policy())  # the first is there as it was
+        own.apply(one.id, Policy())  # the first attachment is unchanged
 
 
-def test_a_process_names_its_namespace_too(run: Run, own: Cubenet) -> None:
+def test_attaching_by_pid(run: Run, own: Cubenet) -> None:
     with namespace(run.directory, "process") as path:
         with inside(path):
             process = subprocess.Popen(["sleep", "600"], env=dict(run.environment))
@@ -141,7 +137,7 @@ def test_a_process_names_its_namespace_too(run: Run, own: Cubenet) -> None:
             process.wait()
 
 
-def test_a_network_goes_with_its_block(run: Run) -> None:
+def test_a_network_ends_with_its_block(run: Run) -> None:
     before = set(run.directory.iterdir())
     with open_cubenet(run) as opened, endpoint(run, opened):
         path = opened.namespace
@@ -151,20 +147,20 @@ def test_a_network_goes_with_its_block(run: Run) -> None:
     assert str(path) not in Path("/proc/self/mounts").read_text()
 
 
-def test_of_a_killed_harness_clean_removes_the_networks(
+def test_clean_removes_the_networks_of_a_killed_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COPPICE_RUNTIME", str(tmp_path / "runtime"))
     with subprocess.Popen(
         [sys.executable, "-c", IN_A_NETWORK], cwd=ROOT, stdout=subprocess.PIPE, text=True
     ) as process:
-        directory = said(process)
+        directory = next_line(process)
         os.kill(process.pid, signal.SIGKILL)
-    held = [one for one in find(tmp_path / "runtime") if one.what == "mount"]
-    assert {Path(one.name).name.partition("-")[0] for one in held} == {BRIDGE, "endpoint"}
-    assert all(one.run_id == Path(directory).name for one in held)
+    mounts = [one for one in find(tmp_path / "runtime") if one.what == "mount"]
+    assert {Path(one.name).name.partition("-")[0] for one in mounts} == {BRIDGE, "endpoint"}
+    assert all(one.run_id == Path(directory).name for one in mounts)
     done = coppice("clean")
-    assert done.returncode == 0 and f"removed mount {held[0].name}" in done.stdout, done.stderr
+    assert done.returncode == 0 and f"removed mount {mounts[0].name}" in done.stdout, done.stderr
     assert directory not in Path("/proc/self/mounts").read_text()
     assert not Path(directory).exists()
 
@@ -172,8 +168,8 @@ def test_of_a_killed_harness_clean_removes_the_networks(
 OUTSIDE, OUTSIDE6 = "203.0.114.5", "2001:db9::5"
 
 
-def test_the_outside_is_reached_as_policy_says_and_as_one_address(run: Run) -> None:
-    """The outside is a namespace of ours: nothing leaves the machine."""
+def test_uplink_follows_policy_and_translates_addresses(run: Run) -> None:
+    """A namespace stands for the outside: nothing leaves this machine."""
     with namespace(run.directory, "outside") as outside:
         with inside(outside):
             there = Links()
@@ -186,27 +182,26 @@ def test_the_outside_is_reached_as_policy_says_and_as_one_address(run: Run) -> N
             stack.enter_context(server)
             net = stack.enter_context(open_cubenet(run, outside))
             one = stack.enter_context(endpoint(run, net))
-            party = stack.enter_context(local(run, one.namespace, one.address))
+            peer_inside = stack.enter_context(namespace_peer(run, one.namespace, one.address))
 
             def reaches(where: str) -> bool:
-                words = ["busybox", "ping", "-c1", "-W1", where]
-                process = party.start(words)
+                process = peer_inside.start(["busybox", "ping", "-c1", "-W1", where])
                 return process.wait() == 0
 
-            def surely_reaches(where: str) -> bool:
-                """A first question may be lost while somebody else has the machine."""
+            def reaches_eventually(where: str) -> bool:
+                """Retried: on a busy machine the first request may be lost."""
                 return patiently(lambda: reaches(where))
 
             assert not reaches(OUTSIDE) and not reaches(OUTSIDE6)
             net.apply(one.id, Policy(default="allow"))
-            assert surely_reaches(OUTSIDE) and surely_reaches(OUTSIDE6)
+            assert reaches_eventually(OUTSIDE) and reaches_eventually(OUTSIDE6)
             assert not reaches(str(THERE[0].ip)), "private, and not allowed"
             with inside(one.namespace):
                 line = stack.enter_context(socket.create_connection((OUTSIDE, 7007), 60))
             peer, seen_as = server.accept()
             assert seen_as[0] == "169.254.77.1"
             net.apply(one.id, Policy.of(deny=[f"{OUTSIDE}/32"], default="allow"))
-            assert not reaches(OUTSIDE) and surely_reaches(OUTSIDE6)
+            assert not reaches(OUTSIDE) and reaches_eventually(OUTSIDE6)
             peer.sendall(b"still there?")
             line.settimeout(0.2)
             with pytest.raises(TimeoutError):

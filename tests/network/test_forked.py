@@ -1,4 +1,4 @@
-"""Forked microVMs on a network: each has its own card, and reaches what policy allows it."""
+"""Forked microVMs on a network: each has its own NIC and policy."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from harness.errors import GuestTimeout, Unsupported
 from harness.host.identity import NETWORK, allocate
 from harness.host.run import Run
 from harness.network.cubenet import Cubenet
-from harness.network.endpoint import endpoint
 from harness.network.policy import Policy
 from harness.paths import cache_directory
 from harness.procedures.echo import WAIT_S, echo
-from harness.procedures.fleet import Fleet
+from harness.procedures.fleet import SandboxFleet
+from harness.procedures.namespace_endpoint import endpoint
 from harness.sandbox.protocol import Sharing, Tier, load
 
 pytestmark = pytest.mark.skipif(
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.skipif(
 N = 3
 
 
-def test_each_returns_a_packet_to_who_may_ask_and_to_nobody_else(
+def test_each_fork_answers_only_an_allowed_peer(
     run: Run, net: Cubenet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     substrate = load("qemu")
@@ -40,7 +40,7 @@ def test_each_returns_a_packet_to_who_may_ask_and_to_nobody_else(
 
     try:
         with substrate.zygote(run, template, net.attach_tap(source).descriptor) as standing:
-            with Fleet(lambda: launch_from(standing), 0) as fleet:  # type: ignore[arg-type,return-value]
+            with SandboxFleet(lambda: launch_from(standing), 0) as fleet:  # type: ignore[arg-type,return-value]
                 fleet.bring_up(N)
                 assert len(fleet.sandboxes) == N
                 addresses = [one.identity.address for one in fleet.sandboxes]

@@ -1,6 +1,6 @@
-"""Who reaches whom, shown with packets: the receiver's card is watched, not the sender's word.
+"""Isolation, tested with packets: what arrives at the receiver's NIC counts.
 
-Frames are made by hand, so that a sandbox can say of itself what it likes.
+Frames are hand-made, so that a sandbox can forge any address.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from dataclasses import dataclass
 import pytest
 
 from harness.network.cubenet import NOTHING, Cubenet
-from harness.network.endpoint import Endpoint
 from harness.network.nftables import Nftables
 from harness.network.policy import Policy
+from harness.procedures.namespace_endpoint import Endpoint
 from tests.network.conftest import Three
 from tests.network.packets import (
     ARP,
@@ -50,7 +50,7 @@ FORGERIES = ("none", "mac", "address", "both")
 
 @dataclass(frozen=True)
 class Case:
-    """One cell of the matrix. `rule` is what the sender's policy says of the receiver."""
+    """One cell of the matrix. `rule`: what the sender's policy allows of the receiver."""
 
     family: int
     protocol: int
@@ -121,15 +121,15 @@ def test_the_matrix(case: Case, net: Cubenet, same_three: Three) -> None:
         assert saw(there, mark, expected=case.passes) == case.passes
     after = net.counters()[sender.id]
     forged = case.forged != "none"
-    # Its kernel has its say too: it announces groups from no address, and tells its card.
+    # Its kernel sends too: multicast reports from no address, and neighbour advertisements.
     assert after.spoofed - before.spoofed >= int(forged)
     assert after.sent - before.sent >= int(not forged)
     assert after.denied - before.denied == int(not forged and not case.passes)
 
 
 @pytest.mark.parametrize("family", [4, 6])
-def test_what_was_not_asked_for_is_no_answer(family: int, net: Cubenet, three: Three) -> None:
-    """The receiver allows nothing: it answers, and begins nothing."""
+def test_unsolicited_packets_are_not_answers(family: int, net: Cubenet, three: Three) -> None:
+    """The receiver has nothing allowed: it may answer, but start no exchange."""
     sender, receiver, _ = three
     net.apply(sender.id, Policy.of([address(receiver, family)]))
     build, kind = (ipv4, IPV4) if family == 4 else (ipv6, IPV6)
@@ -144,9 +144,7 @@ def test_what_was_not_asked_for_is_no_answer(family: int, net: Cubenet, three: T
 
 
 @pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_INET6])
-def test_a_connection_works_and_ends_when_policy_does(
-    family: int, net: Cubenet, three: Three
-) -> None:
+def test_a_connection_ends_with_its_policy(family: int, net: Cubenet, three: Three) -> None:
     sender, receiver, _ = three
     where = address(receiver, 4 if family == socket.AF_INET else 6)
     net.apply(sender.id, Policy.of([f"{where} tcp/{PORT}"]))
@@ -171,13 +169,11 @@ def test_a_connection_works_and_ends_when_policy_does(
         net.apply(sender.id, Policy.of([where]))
         for end, words in ((peer, b"still there?"), (line, b"and you?")):
             end.settimeout(2 * PATIENCE_S)
-            assert end.recv(64) == words, "TCP sends again what was cut"
+            assert end.recv(64) == words, "TCP retransmits what was dropped"
 
 
 @pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_INET6])
-def test_a_datagram_is_answered_and_only_to_who_asked(
-    family: int, net: Cubenet, three: Three
-) -> None:
+def test_a_datagram_is_answered_only_to_its_sender(family: int, net: Cubenet, three: Three) -> None:
     sender, receiver, _ = three
     where = address(receiver, 4 if family == socket.AF_INET else 6)
     net.apply(sender.id, Policy.of([f"{where} udp/{PORT}"]))
@@ -203,7 +199,7 @@ def test_a_datagram_is_answered_and_only_to_who_asked(
             line.recv(64)
 
 
-def test_nothing_is_broadcast_and_nobody_is_seen_without_policy(net: Cubenet, three: Three) -> None:
+def test_no_broadcasts_and_no_discovery_without_policy(net: Cubenet, three: Three) -> None:
     sender, receiver, third = three
     mac, own = sender.identity.mac_bytes, packed(sender, 4)
     asks = frame(BROADCAST, mac, ARP, arp(1, mac, own, bytes(6), packed(receiver, 4)))
@@ -213,14 +209,14 @@ def test_nothing_is_broadcast_and_nobody_is_seen_without_policy(net: Cubenet, th
         raw(third.namespace) as beside,
     ):
         out.send(asks)
-        assert not list(packets(there)), "without policy not even a question arrives"
+        assert not list(packets(there)), "without a policy not even an ARP request arrives"
         net.apply(sender.id, Policy.of([f"{receiver.address} tcp/80"]))
         out.send(asks)
         assert saw(there, own + bytes(6) + packed(receiver, 4), expected=True)
-        assert not list(packets(beside)), "it is for one alone"
+        assert not list(packets(beside)), "it is unicast"
 
 
-def test_a_neighbour_cannot_be_lied_about(net: Cubenet, three: Three) -> None:
+def test_neighbour_spoofing_is_blocked(net: Cubenet, three: Three) -> None:
     sender, receiver, third = three
     net.apply(sender.id, Policy.of([receiver.address, receiver.address6]))
     mac, other = sender.identity.mac_bytes, third.identity.mac_bytes
@@ -228,7 +224,7 @@ def test_a_neighbour_cannot_be_lied_about(net: Cubenet, three: Three) -> None:
         arp(2, mac, packed(third, 4), receiver.identity.mac_bytes, packed(receiver, 4)),
         arp(2, other, packed(sender, 4), receiver.identity.mac_bytes, packed(receiver, 4)),
     ]
-    # An advertisement for somebody else's address, from one's own.
+    # An advertisement for another sandbox's address, from its own.
     advert = b"\x88\0\0\0\x60\0\0\0" + packed(third, 6) + b"\2\1" + mac
     with raw(sender.namespace) as out, raw(receiver.namespace) as there:
         for lie in lies:
@@ -238,7 +234,7 @@ def test_a_neighbour_cannot_be_lied_about(net: Cubenet, three: Three) -> None:
         assert not list(packets(there))
 
 
-def test_other_kinds_of_frames_do_not_pass(net: Cubenet, three: Three) -> None:
+def test_other_ethertypes_are_dropped(net: Cubenet, three: Three) -> None:
     sender, receiver, _ = three
     net.apply(sender.id, Policy.of([receiver.address], default="allow"))
     mac, to = sender.identity.mac_bytes, receiver.identity.mac_bytes
@@ -250,7 +246,7 @@ def test_other_kinds_of_frames_do_not_pass(net: Cubenet, three: Three) -> None:
         assert not list(packets(there))
 
 
-def test_fragments_without_ports_do_not_pass_a_rule_for_a_port(net: Cubenet, three: Three) -> None:
+def test_later_fragments_do_not_match_a_service(net: Cubenet, three: Three) -> None:
     sender, receiver, _ = three
     net.apply(sender.id, Policy.of([f"{receiver.address} udp/{PORT}"]))
     mark = os.urandom(16)
@@ -263,10 +259,8 @@ def test_fragments_without_ports_do_not_pass_a_rule_for_a_port(net: Cubenet, thr
 
 
 @pytest.mark.parametrize("length", [2, 600])
-def test_allow_goes_over_deny_and_deny_over_the_default(
-    length: int, net: Cubenet, three: Three
-) -> None:
-    """What is not on the bridge is watched by the counters: nothing leaves the machine."""
+def test_precedence_of_allow_deny_and_default(length: int, net: Cubenet, three: Three) -> None:
+    """Destinations outside the bridge are checked by counters: nothing leaves the machine."""
     sender, *_ = three
     fill = [f"192.0.2.{1 + n % 250} tcp/{n + 1}" for n in range(length)]
     policy = Policy.of(
@@ -282,10 +276,8 @@ def test_allow_goes_over_deny_and_deny_over_the_default(
         assert _denied(net, sender, where, PORT) is not passes, where
 
 
-def test_where_a_change_came_meanwhile_nothing_is_decided_by_what_was_not_found(
-    net: Cubenet, three: Three
-) -> None:
-    """The number in `now` is made another than the rule's, as a frame sees it during a change."""
+def test_a_change_during_evaluation_evaluates_the_frame_again(net: Cubenet, three: Three) -> None:
+    """The number in `now` is made to differ from the rule's, as during a change."""
     sender, *_ = three
     engine = net.engine
     assert isinstance(engine, Nftables)
@@ -297,16 +289,16 @@ def test_where_a_change_came_meanwhile_nothing_is_decided_by_what_was_not_found(
         for where in ("198.51.100.1", "10.1.2.3"):  # by the default, and private
             send_udp(sender, where, PORT)
         after = net.counters()[sender.id]
-        assert after.sent == before.sent + 4, "judged again, and the second time dropped"
+        assert after.sent == before.sent + 4, "evaluated again, then dropped"
         assert after.denied == before.denied
-        assert not _denied(net, sender, "192.0.2.1", PORT), "what is found is decided"
+        assert not _denied(net, sender, "192.0.2.1", PORT), "an entry that is found decides"
     finally:
         engine._commit(list(engine._table.add("now", [number])))
     assert not _denied(net, sender, "198.51.100.1", PORT)
     assert _denied(net, sender, "10.1.2.3", PORT)
 
 
-def test_dns_is_allowed_by_a_set_of_its_own(net: Cubenet, three: Three) -> None:
+def test_dns_allows_port_53_only(net: Cubenet, three: Three) -> None:
     sender, *_ = three
     net.apply(sender.id, Policy.of(dns=["10.77.0.1"]))
     assert not _denied(net, sender, "10.77.0.1", 53)
@@ -315,7 +307,7 @@ def test_dns_is_allowed_by_a_set_of_its_own(net: Cubenet, three: Three) -> None:
 
 
 def _denied(net: Cubenet, sender: Endpoint, where: str, port: int) -> bool:
-    """Whether policy refuses a datagram from its own sender to an address."""
+    """Whether policy denies a datagram with correct source addresses to an address."""
     before = net.counters()[sender.id]
     send_udp(sender, where, port)
     after = net.counters()[sender.id]
@@ -324,7 +316,7 @@ def _denied(net: Cubenet, sender: Endpoint, where: str, port: int) -> bool:
 
 
 def send_udp(sender: Endpoint, where: str, port: int) -> None:
-    """A datagram that is the sender's own, to an address that need not be there."""
+    """A datagram with correct source addresses, to an address that need not exist."""
     packet = ipv4(
         packed(sender, 4), socket.inet_aton(where), UDP, transport(UDP, port, b"x", 50000, 0)
     )

@@ -1,4 +1,4 @@
-"""Isolation through a microVM: a guest with a card on cubenet, and a namespace beside it."""
+"""Isolation of a microVM: a guest with a NIC on cubenet, and a namespace next to it."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ import pytest
 from harness.host.identity import allocate
 from harness.host.run import Run
 from harness.network.cubenet import NOTHING, Cubenet
-from harness.network.endpoint import Endpoint, endpoint
 from harness.network.namespace import inside
 from harness.network.policy import Policy
 from harness.paths import cache_directory
+from harness.procedures.namespace_endpoint import Endpoint, endpoint
 from harness.sandbox.protocol import Tier, load
 from harness.sandbox.qemu import QemuSubstrate
 from harness.sandbox.qemu.sandbox import QemuSandbox
@@ -67,12 +67,12 @@ def pings(guest: QemuSandbox, where: str) -> bool:
 
 
 def reaches(guest: QemuSandbox, where: str) -> bool:
-    """A guest that found no neighbour before asks again in its own time."""
+    """Retried: after a failed neighbour discovery a guest waits before the next."""
     return patiently(lambda: pings(guest, where))
 
 
 def connect(one: Endpoint, to: tuple[str, int]) -> socket.socket:
-    """From a namespace to a server in the guest that is about to listen."""
+    """Connect from a namespace to a server that is starting in the guest."""
     deadline = time.monotonic() + 2 * PATIENCE_S
     while True:
         try:
@@ -94,7 +94,7 @@ def test_a_guest_reaches_what_policy_allows_and_nothing_else(
 ) -> None:
     with raw(beside.namespace) as there:
         assert not pings(guest, beside.address)
-        assert not list(packets(there)), "not even a question for its card"
+        assert not list(packets(there)), "not even an ARP request"
         net.apply(guest.id, Policy.of([beside.address]))
         assert reaches(guest, beside.address)
         assert list(packets(there))
@@ -132,7 +132,7 @@ def test_the_matrix_from_a_guest(
     with raw(beside.namespace) as there:
 
         def comes() -> bool:
-            """Where it must: a guest may need to ask again for its neighbour's card."""
+            """Retried: a guest may have to repeat neighbour discovery."""
             with _running(guest, command):
                 return any(_is(one, NUMBERS[protocol]) for one in packets(there, 1))
 
@@ -146,7 +146,7 @@ def test_the_matrix_from_a_guest(
 
 @contextmanager
 def _running(guest: QemuSandbox, command: str) -> Iterator[None]:
-    """A program in the guest, which is not waited for and ends with the block."""
+    """A program that runs in the guest until the block ends."""
     script = f"{command} >/dev/null 2>&1 & echo $!"
     pid = guest.agent.run(("/bin/sh", "-c", script)).stdout.decode().strip()
     try:
@@ -173,7 +173,7 @@ def test_a_guest_is_reached_as_policy_allows(
             other.connect((where, PORT + 1))
 
 
-def test_a_guest_that_lies_about_itself_is_heard_by_nobody(
+def test_forged_addresses_of_a_guest_are_dropped(
     net: Cubenet, guest: QemuSandbox, beside: Endpoint
 ) -> None:
     net.apply(guest.id, Policy.of(["10.77.0.0/16", "fd77:c0bb:1ce::/64"]))
@@ -201,9 +201,7 @@ def _readdress(guest: QemuSandbox, old: str, new: str) -> None:
     set_address(guest, "addr", "add", f"{new}/16", "dev", "eth0")
 
 
-def test_a_guest_talks_ipv6_under_the_same_policy(
-    net: Cubenet, guest: QemuSandbox, beside: Endpoint
-) -> None:
+def test_ipv6_follows_the_same_policy(net: Cubenet, guest: QemuSandbox, beside: Endpoint) -> None:
     own = str(guest.identity.address6)
     for setting in ("disable_ipv6", "accept_dad"):
         guest.agent.write_file(f"/proc/sys/net/ipv6/conf/eth0/{setting}", b"0")
@@ -218,7 +216,7 @@ def test_a_guest_talks_ipv6_under_the_same_policy(
 def test_large_segments_from_a_namespace_reach_a_guest_whole(
     net: Cubenet, guest: QemuSandbox, beside: Endpoint
 ) -> None:
-    """A card that takes larger pieces than a tap does: they are cut on the way."""
+    """The veth accepts larger segments than a tap: they are split on the way."""
     where = str(guest.identity.address)
     net.apply(beside.id, Policy.of([where]))
     guest.agent.run(("/bin/sh", "-c", f"/bin/busybox nc -l -p {PORT + 2} >/tmp/all &"))
@@ -227,7 +225,7 @@ def test_large_segments_from_a_namespace_reach_a_guest_whole(
         line.sendall(bytes(size))
         line.shutdown(socket.SHUT_WR)
         line.recv(1)
-    # It closes its own direction at once: that says nothing of what it has written down.
+    # nc closes its direction at once, before it has written everything.
     deadline = time.monotonic() + 2 * PATIENCE_S
     while (came := int(guest.agent.run(("/bin/wc", "-c", "/tmp/all")).stdout.split()[0])) < size:
         assert time.monotonic() < deadline, came

@@ -73,14 +73,14 @@ def listing(where: Path) -> str:
 
 
 def unnumbered(where: Path) -> str:
-    """The listing without the number of the latest change, in `now` and in the rule that asks."""
+    """The listing without the number of the latest change, which is in `now` and in a rule."""
     return re.sub(r"0x[0-9a-f]+( \[invalid type\] != @now| })", r"\1", listing(where))
 
 
 LENGTHS = (0, 1, LONG - 1, LONG, 3 * LONG, 5, 0, LONG, 0)
 
 
-def test_a_list_that_grows_and_shrinks_is_always_the_last_one(engine: Nftables) -> None:
+def test_growing_and_shrinking_lists(engine: Nftables) -> None:
     engine.admit(member(), Policy())
     before: list[str] = []
     for turn, length in enumerate(LENGTHS):
@@ -93,7 +93,7 @@ def test_a_list_that_grows_and_shrinks_is_always_the_last_one(engine: Nftables) 
         before = new
 
 
-def test_what_is_taken_away_leaves_the_table_as_it_was(engine: Nftables, where: Path) -> None:
+def test_expelling_restores_the_table(engine: Nftables, where: Path) -> None:
     mixed = [*some(LONG), "10.77.0.0/16", "2001:db8::/32", "192.0.2.1 tcp/80", "fd00::1"]
     engine.admit(member(1), Policy.of(mixed, ["198.51.100.7"], ["10.77.0.1"], "allow"))
     engine.expel("1")
@@ -104,7 +104,7 @@ def test_what_is_taken_away_leaves_the_table_as_it_was(engine: Nftables, where: 
     assert unnumbered(where) == before
 
 
-def test_a_change_has_a_number_when_a_frame_may_see_it_from_two_places(engine: Nftables) -> None:
+def test_changes_in_several_places_are_numbered(engine: Nftables) -> None:
     def numbered(*allow: str, default: Literal["deny", "allow"] = "deny") -> bool:
         before = engine._known.number
         engine.apply("0", Policy.of(allow, default=default))
@@ -112,19 +112,19 @@ def test_a_change_has_a_number_when_a_frame_may_see_it_from_two_places(engine: N
 
     many, others = some(LONG, 1), some(LONG, 2)
     engine.admit(member(), Policy())
-    assert not numbered("192.0.2.1", "198.51.100.0/24"), "all from nothing"
+    assert not numbered("192.0.2.1", "198.51.100.0/24"), "from an empty policy"
     assert not numbered("192.0.2.2", "198.51.100.0/24"), "one set"
-    assert numbered("198.51.100.0/25"), "from a set to another"
+    assert numbered("198.51.100.0/25"), "from one set to another"
     assert numbered("198.51.100.0/25", default="allow")
     assert numbered("198.51.100.0/25")
-    assert not numbered("198.51.100.0/25", "2001:db8::1"), "the other family's frames"
+    assert not numbered("198.51.100.0/25", "2001:db8::1"), "frames of another family"
     assert numbered(*many), "a chain of its own appears"
-    assert not numbered(*others), "its rules change all at once"
-    assert numbered("192.0.2.1"), "and goes"
-    assert not numbered(), "to nothing"
+    assert not numbered(*others), "its rules change atomically"
+    assert numbered("192.0.2.1"), "the chain is removed"
+    assert not numbered(), "to an empty policy"
 
 
-def test_long_lists_of_two_shapes_share_a_chain_and_go_one_by_one(engine: Nftables) -> None:
+def test_long_lists_of_two_shapes_share_a_chain(engine: Nftables) -> None:
     hosts = some(LONG)
     prefixes = [
         f"{one}/30" for one in {str(IPv4Address(int(IPv4Address(o)) & ~3)) for o in some(600, 9)}
@@ -146,9 +146,9 @@ def test_a_set_of_a_hundred_thousand(engine: Nftables) -> None:
     assert not holds(engine, many[0])
 
 
-def test_more_than_may_be_is_refused_and_nothing_changes(engine: Nftables) -> None:
+def test_too_long_a_list_is_refused_without_effect(engine: Nftables) -> None:
     engine.admit(member(), Policy.of(["192.0.2.1"]))
-    with pytest.raises(PolicyError, match="at most"):
+    with pytest.raises(PolicyError, match="the limit is 131072"):
         engine.apply("0", Policy.of(some(MOST + 1)))
     assert holds(engine, "192.0.2.1")
     engine.apply("0", Policy.of(["192.0.2.2"]))
@@ -160,9 +160,9 @@ def test_a_refused_transaction_changes_nothing(
 ) -> None:
     engine.admit(member(), Policy.of(["192.0.2.1"]))
     table = engine._table
-    broken = [*table.remove("allow4.32", [bytes(8)])]  # an element that is not there
+    broken = [*table.remove("allow4.32", [bytes(8)])]  # an element that does not exist
     monkeypatch.setattr(nftables._Draft, "replace", lambda self, *_: self.messages.extend(broken))
-    with pytest.raises(Exception, match="none of it was made"):
+    with pytest.raises(Exception, match="which had no effect"):
         engine.apply("0", Policy.of(["192.0.2.2"]))
     monkeypatch.undo()
     assert holds(engine, "192.0.2.1") and not holds(engine, "192.0.2.2")
@@ -170,7 +170,7 @@ def test_a_refused_transaction_changes_nothing(
     assert holds(engine, "192.0.2.2") and not holds(engine, "192.0.2.1")
 
 
-def test_a_policy_for_a_sandbox_that_is_gone(engine: Nftables) -> None:
+def test_a_policy_for_a_detached_sandbox(engine: Nftables) -> None:
     engine.admit(member(), Policy())
     engine.expel("0")
     for call in (lambda: engine.apply("0", Policy()), lambda: engine.expel("0")):
@@ -178,13 +178,13 @@ def test_a_policy_for_a_sandbox_that_is_gone(engine: Nftables) -> None:
             call()
 
 
-def test_nobody_is_admitted_twice(engine: Nftables) -> None:
+def test_admitting_twice_is_refused(engine: Nftables) -> None:
     engine.admit(member(), Policy())
     with pytest.raises(UsageError, match="already"):
         engine.admit(member(), Policy())
 
 
-def test_two_writers_at_once_leave_one_of_their_policies_whole(engine: Nftables) -> None:
+def test_concurrent_changes_leave_one_complete_policy(engine: Nftables) -> None:
     engine.admit(member(), Policy())
     lists = [some(LONG + 50, 1), some(LONG + 50, 2)]
     policies = [Policy.of(one) for one in lists]
@@ -208,9 +208,7 @@ def test_two_writers_at_once_leave_one_of_their_policies_whole(engine: Nftables)
     assert sorted(map(any, found)) == [False, True]
 
 
-def test_another_program_cannot_write_and_another_engine_is_refused(
-    engine: Nftables, where: Path
-) -> None:
+def test_no_other_program_or_engine_can_change_the_table(engine: Nftables, where: Path) -> None:
     with inside(where):
         done = subprocess.run(
             ["nft", "flush chain bridge coppice-test from-port"], capture_output=True, text=True
@@ -222,7 +220,7 @@ def test_another_program_cannot_write_and_another_engine_is_refused(
     assert holds(engine, "192.0.2.1")
 
 
-def test_the_table_goes_with_its_owner(where: Path) -> None:
+def test_the_table_ends_with_its_owner(where: Path) -> None:
     with inside(where):
         made = Nftables("coppice-test")
     assert "table bridge coppice-test" in listing(where)
@@ -230,7 +228,7 @@ def test_the_table_goes_with_its_owner(where: Path) -> None:
     assert "coppice-test" not in listing(where)
 
 
-def test_without_privileges_it_says_so() -> None:
+def test_missing_privileges_are_reported() -> None:
     code = (
         "import os; os.setgroups([]); os.setgid(65534); os.setuid(65534)\n"
         "from harness.errors import MissingPrivilege\n"
@@ -240,7 +238,7 @@ def test_without_privileges_it_says_so() -> None:
         "except MissingPrivilege as error:\n    print(error.hint)\n"
         "print([need.satisfied for need in requirements()], requirements()[0].remedy)\n"
     )
-    # All is imported before the privileges go: the checkout may be readable to us alone.
+    # Import before dropping privileges: the checkout may be readable to root only.
     head = "import harness.network.nftables, harness.network.requirements\n"
     done = subprocess.run(
         [sys.executable, "-c", head + code], cwd=ROOT, capture_output=True, text=True
@@ -252,7 +250,7 @@ def test_without_privileges_it_says_so() -> None:
 def test_a_kernel_without_nf_tables_is_unsupported(
     number: int, where: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """No kernel here lacks it: the refusal is put into its mouth, at the socket or at the table."""
+    """The refusal is faked, at the socket or at the table: the kernels here have nf_tables."""
 
     def refuse(*_: object) -> None:
         raise OSError(number, os.strerror(number))
@@ -266,7 +264,7 @@ def test_a_kernel_without_nf_tables_is_unsupported(
         Nftables("coppice-test")
 
 
-def test_a_policy_of_json_is_what_the_kernel_has(engine: Nftables) -> None:
+def test_a_json_policy_reaches_the_kernel(engine: Nftables) -> None:
     text = json.dumps({"allow": ["192.0.2.1 tcp/443", "2001:db8::/32"]})
     engine.admit(member(), Policy.from_json(text))
     assert holds(engine, "192.0.2.1 tcp/443") and holds(engine, "2001:db8::/32")

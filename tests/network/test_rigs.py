@@ -1,4 +1,4 @@
-"""The network rigs: what they skip, and that what judges packets sees what it should."""
+"""The network rigs: when they skip, and whether wrong packets are counted as wrong."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from types import ModuleType
 import pytest
 
 from harness.errors import UsageError
-from harness.procedures.endpoints import build
+from harness.procedures.peers import build
 from harness.rig.discovery import discover, table
 
 ROOT = Path(__file__).parents[2]
@@ -53,7 +53,7 @@ def test_a_slow_host_is_asked_for_less_by_an_option_that_makes_sense(id: str, op
             info.check({option: "1,2"})
 
 
-def test_a_flood_at_a_rate_never_makes_up_for_what_it_was_late_with(tmp_path: Path) -> None:
+def test_a_delayed_flood_sends_no_burst(tmp_path: Path) -> None:
     flood, rate, sent = build("flood", tmp_path), 500, tmp_path / "sent"
     with socket.socket(type=socket.SOCK_DGRAM) as one, socket.socket(type=socket.SOCK_DGRAM) as two:
         ports = []
@@ -93,7 +93,7 @@ def test_without_its_tool_a_rig_is_skipped_with_the_command_that_helps(
             link = tmp_path / program.name
             if program.name != missing and not link.exists():
                 link.symlink_to(program)
-    assert shutil.which(missing), "otherwise this shows nothing"
+    assert shutil.which(missing), "otherwise the test proves nothing"
     done = subprocess.run(
         [sys.executable, "-m", "pytest", f"rigs/{rig}", "-rs", "-p", "no:cacheprovider"],
         cwd=ROOT,
@@ -122,7 +122,7 @@ def traffic(enforcement: ModuleType, arrived: Sequence[bool]) -> object:
 
 
 def changes(enforcement: ModuleType, *returned: int) -> list[object]:
-    """Changes whose calls took one step, first to the second policy, and back."""
+    """Atomic changes, first to the second policy, then back."""
     made = []
     for turn, number in enumerate(returned):
         ports = (enforcement.SECOND, enforcement.FIRST)
@@ -134,7 +134,7 @@ def changes(enforcement: ModuleType, *returned: int) -> list[object]:
 
 @pytest.fixture
 def ideal(enforcement: ModuleType) -> Iterator[list[bool]]:
-    """What arrives of 400 packets when the policy changes at 100, 200 and 300, atomically."""
+    """What arrives of 400 packets when the policy changes atomically at 100, 200 and 300."""
     found = []
     for number in range(400):
         port = enforcement.PORTS[number % 4]

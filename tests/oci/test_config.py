@@ -1,4 +1,4 @@
-"""What a container is given, before there is one."""
+"""The configuration of containers."""
 
 from __future__ import annotations
 
@@ -26,23 +26,23 @@ from harness.sandbox.oci.seccomp import PROFILE
         ("pids", 0), ("pids", 1 << 40), ("cpus", 0.0), ("cpus", 100_000.0), ("cpus", float("nan")),
     ],
 )  # fmt: skip
-def test_limits_of_nothing_or_of_more_than_the_host_are_refused(name: str, value: float) -> None:
+def test_zero_and_excessive_limits_are_refused(name: str, value: float) -> None:
     with pytest.raises(UsageError) as refusal:
-        Limits(**{name: value})  # type: ignore[arg-type]  # also what is no whole number
+        Limits(**{name: value})  # type: ignore[arg-type]  # some are not integers
     assert refusal.value.exit_code == 64
     if value > psutil.virtual_memory().total:
         assert "this host has" in str(refusal.value)
 
 
 @pytest.mark.parametrize("length", [0, 65, 300])
-def test_a_hostname_that_the_kernel_would_not_take_is_refused(length: int, tmp_path: Path) -> None:
+def test_invalid_hostnames_are_refused(length: int, tmp_path: Path) -> None:
     identity = dataclasses.replace(allocate(tmp_path, "run"), hostname="h" * length)
     with pytest.raises(UsageError, match=f"this one has {length}"):
         config.check(identity)
     config.check(dataclasses.replace(identity, hostname="h" * 64))
 
 
-def test_a_limit_that_the_host_cannot_set_is_left_out(tmp_path: Path) -> None:
+def test_limits_the_host_cannot_set_are_omitted(tmp_path: Path) -> None:
     identity = allocate(tmp_path, "run")
     bundle = config.bundle(identity, tmp_path, Limits(), ["memory"], "group", {})
     resources = bundle["linux"]["resources"]
@@ -51,7 +51,7 @@ def test_a_limit_that_the_host_cannot_set_is_left_out(tmp_path: Path) -> None:
     assert Cgroups(1, {"pids": tmp_path, "cpu": tmp_path}).unlimited == ["memory", "cpuset"]
 
 
-def test_who_may_take_less_than_a_processor_is_kept_to_one(tmp_path: Path) -> None:
+def test_less_than_one_cpu_pins_to_one(tmp_path: Path) -> None:
     def cpu(limits: Limits, unlimited: Sequence[str] = ()) -> dict[str, object]:
         bundle = config.bundle(allocate(tmp_path, "run"), tmp_path, limits, unlimited, "group", {})
         found: dict[str, object] = bundle["linux"]["resources"]["cpu"]
@@ -63,7 +63,7 @@ def test_who_may_take_less_than_a_processor_is_kept_to_one(tmp_path: Path) -> No
     assert "cpus" not in cpu(Limits(cpus=0.5), ["cpuset"])
 
 
-def test_nothing_is_given_that_was_not_meant(tmp_path: Path) -> None:
+def test_privileges_are_minimal(tmp_path: Path) -> None:
     bundle = config.bundle(allocate(tmp_path, "run"), tmp_path, Limits(), [], "group", {})
     process, linux = bundle["process"], bundle["linux"]
     assert process["noNewPrivileges"]
@@ -78,7 +78,7 @@ def test_nothing_is_given_that_was_not_meant(tmp_path: Path) -> None:
     assert not allowed & {"mount", "keyctl", "bpf", "ptrace", "unshare", "setns", "init_module"}
 
 
-def test_groups_of_another_directory_of_runs_are_not_ours(tmp_path: Path) -> None:
+def test_groups_belong_to_one_runtime_directory(tmp_path: Path) -> None:
     assert cgroups.parent_of(tmp_path / "a") != cgroups.parent_of(tmp_path / "b")
     # The same path on the same file system under another root is the directory of another machine.
     assert cgroups.parent_of(tmp_path / "a", tmp_path) != cgroups.parent_of(tmp_path / "a")

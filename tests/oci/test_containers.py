@@ -1,4 +1,4 @@
-"""Containers of every shape: they start, are somebody, are bounded, and leave nothing behind."""
+"""Containers of every shape: start, identity, limits, and no leftovers."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import pytest
 
 from harness.errors import GuestDied, ImageError, Unsupported, UsageError
 from harness.guest import rootfs, shared_agent
-from harness.guest.protocol import Kind, Tag, field
+from harness.guest.protocol import FrameKind, Tag, field
 from harness.host import cgroups
 from harness.host.identity import allocate
 from harness.host.leftovers import find
@@ -45,7 +45,7 @@ Launch = Callable[..., SharedSandbox]
 
 @pytest.fixture
 def launch(run: Run) -> Iterator[Launch]:
-    """Makes containers that go with the test."""
+    """Launches containers that are destroyed after the test."""
     with ExitStack() as stack:
 
         def one(
@@ -62,14 +62,14 @@ def launch(run: Run) -> Iterator[Launch]:
 
 
 def _traces(run: Run, id: str) -> list[str]:
-    """What is on this host of a container."""
+    """What a container has on this host."""
     found = [str(path) for path in run.directory.rglob(f"*{id}*")]
     found += [line for line in Path("/proc/self/mounts").read_text().splitlines() if id in line]
     return found + [str(one) for one in cgroups.find().groups(f"{cgroups.group_of(run)}/{id}")]
 
 
 def _alive(pid: int) -> bool:
-    """Whether a process is there, and more than an end that nobody has taken note of."""
+    """Whether a process exists and is not a zombie."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
     except OSError:
@@ -90,8 +90,8 @@ def test_every_shape_climbs_the_ladder_and_leaves_nothing(name: str, run: Run) -
     assert done.sandbox
     hello = done.sandbox.agent.hello()
     assert (hello["hostname"], hello["machine_id"]) == (identity.hostname, identity.machine_id)
-    card = (identity.mac, str(identity.address)) if "net" in name else ("", "")
-    assert (hello["mac"], hello["address"]) == card
+    addresses = (identity.mac, str(identity.address)) if "net" in name else ("", "")
+    assert (hello["mac"], hello["address"]) == addresses
     assert _traces(run, identity.id)
     done.sandbox.destroy()
     done.sandbox.destroy()
@@ -99,7 +99,7 @@ def test_every_shape_climbs_the_ladder_and_leaves_nothing(name: str, run: Run) -
     assert not identity.lease.exists()
 
 
-def test_what_one_writes_no_other_sees_and_the_root_stays(launch: Launch, run: Run) -> None:
+def test_writes_are_private_and_the_root_is_unchanged(launch: Launch, run: Run) -> None:
     for overlay in (True, False):
         first, second = (launch(OciSubstrate(overlay=overlay)) for _ in range(2))
         first.agent.write_file("/bin/mine", b"mine")
@@ -110,10 +110,10 @@ def test_what_one_writes_no_other_sees_and_the_root_stays(launch: Launch, run: R
     assert rootfs.tree_digest(root.path) == root.sha256
 
 
-def test_one_of_a_pool_does_nothing_until_it_is_woken(launch: Launch, run: Run) -> None:
-    held = launch(OciSubstrate(), Tier.PREWARM_POOL)
+def test_a_pooled_container_is_frozen_until_it_is_woken(launch: Launch, run: Run) -> None:
+    frozen = launch(OciSubstrate(), Tier.PREWARM_POOL)
     busy = launch(OciSubstrate())
-    busy.agent.send(Kind.EXEC, field(Tag.ARG, "/bin/sh") + field(Tag.ARG, "-c") + field(
+    busy.agent.send(FrameKind.EXEC, field(Tag.ARG, "/bin/sh") + field(Tag.ARG, "-c") + field(
         Tag.ARG, "while :; do echo x >>/tmp/log; done"))  # fmt: skip
     eventually(lambda: busy.agent.run(["/bin/wc", "-c", "/tmp/log"]).stdout[:1].isdigit())
     busy.stop()
@@ -124,9 +124,9 @@ def test_one_of_a_pool_does_nothing_until_it_is_woken(launch: Launch, run: Run) 
     busy.awaken(60)
     eventually(lambda: path.stat().st_size > before)
     began = time.perf_counter()
-    assert held.awaken(60) > began
-    assert held.resumed_at() > began
-    assert held.first_exec("word").stdout == b"word\n"
+    assert frozen.awaken(60) > began
+    assert frozen.resumed_at() > began
+    assert frozen.first_exec("word").stdout == b"word\n"
 
 
 def test_limits_bound_memory_and_processes(launch: Launch) -> None:
@@ -141,12 +141,12 @@ def test_limits_bound_memory_and_processes(launch: Launch) -> None:
     small.awaken(60)
 
 
-def test_neighbours_are_apart_until_policy_says_so(run: Run, launch: Launch) -> None:
+def test_neighbours_are_isolated_until_a_policy_allows_traffic(run: Run, launch: Launch) -> None:
     substrate = OciSubstrate(network=True)
     server, client = launch(substrate), launch(substrate)
     serve = "while :; do echo hello | busybox nc -l -p 8080 -w 5; done"
     words = ("/bin/sh", "-c", serve)
-    server.agent.send(Kind.EXEC, b"".join(field(Tag.ARG, word) for word in words))
+    server.agent.send(FrameKind.EXEC, b"".join(field(Tag.ARG, word) for word in words))
     ask = f"busybox nc -w 1 {server.identity.address} 8080 </dev/null"
     assert client.agent.run(["/bin/sh", "-c", ask]).stdout == b""
     net = substrate.net(run)
@@ -154,11 +154,11 @@ def test_neighbours_are_apart_until_policy_says_so(run: Run, launch: Launch) -> 
     eventually(lambda: client.agent.run(["/bin/sh", "-c", ask]).stdout == b"hello\n")
 
 
-def test_many_on_one_network_come_up_at_once(launch: Launch) -> None:
+def test_concurrent_launches_on_one_network(launch: Launch) -> None:
     with ThreadPoolExecutor(8) as workers:
         made = list(workers.map(lambda _: launch(OciSubstrate(network=True)), range(16)))
-    said = [one.agent.hello() for one in made]
-    assert [one["address"] for one in said] == [str(one.identity.address) for one in made]
+    hellos = [one.agent.hello() for one in made]
+    assert [one["address"] for one in hellos] == [str(one.identity.address) for one in made]
 
 
 def test_a_debian_with_python_runs_python(launch: Launch) -> None:
@@ -180,7 +180,7 @@ def test_plain_runc_runs_the_same_bundle(run: Run) -> None:
 # Bad input.
 
 
-def test_a_bundle_without_its_binary_says_so(run: Run, tmp_path: Path) -> None:
+def test_a_missing_binary_is_reported(run: Run, tmp_path: Path) -> None:
     substrate = OciSubstrate()
     template = substrate.prepare(run, cache_directory(), Tier.FULL)
     lower = tmp_path / "lower"
@@ -193,7 +193,7 @@ def test_a_bundle_without_its_binary_says_so(run: Run, tmp_path: Path) -> None:
     assert not identity.lease.exists()
 
 
-def test_a_root_that_is_a_link_to_the_hosts_is_refused(run: Run, tmp_path: Path) -> None:
+def test_a_root_that_links_to_the_hosts_is_refused(run: Run, tmp_path: Path) -> None:
     link = tmp_path / "root"
     link.symlink_to("/")
     substrate = OciSubstrate(root=lambda cache: rootfs.from_path(link))
@@ -203,7 +203,7 @@ def test_a_root_that_is_a_link_to_the_hosts_is_refused(run: Run, tmp_path: Path)
 
 @pytest.fixture
 def strange() -> Iterator[Path]:
-    """A runtime directory with every separator in its name, open to sandboxes' users."""
+    """A runtime directory with separators in its name, open to all users."""
     directory = Path(f"/run/coppice test, a:b\nc\\d {os.getpid()}")
     directory.mkdir(mode=0o755)
     yield directory
@@ -224,14 +224,14 @@ def test_paths_with_spaces_commas_and_newlines_work(strange: Path, overlay: bool
     assert "coppice test" not in Path("/proc/self/mounts").read_text().replace("\\040", " ")
 
 
-def test_a_hostname_of_300_characters_makes_nothing(run: Run, launch: Launch) -> None:
+def test_a_hostname_of_300_characters_is_refused(run: Run, launch: Launch) -> None:
     before = sorted((run.directory / "oci").iterdir()) if (run.directory / "oci").exists() else []
     with pytest.raises(UsageError, match="this one has 300"):
         launch(OciSubstrate(), hostname="h" * 300)
     assert sorted((run.directory / "oci").iterdir()) == before
 
 
-def test_without_runc_it_is_not_measured_and_says_what_to_install(
+def test_missing_runc_is_reported_with_the_package(
     run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     for program in ("musl-gcc", "busybox", "cp"):
@@ -241,10 +241,10 @@ def test_without_runc_it_is_not_measured_and_says_what_to_install(
         OciSubstrate().prepare(run, cache_directory(), Tier.FULL)
 
 
-def test_a_runc_that_hangs_on_delete_holds_nobody_up(
+def test_a_runc_that_hangs_on_delete_is_killed(
     run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """A fake runc: the real one but for `delete`, since no real one hangs when it is asked to."""
+    """A wrapper of runc that hangs on `delete`."""
     fake = tmp_path / "runc"
     fake.write_text(
         '#!/bin/sh\nfor word; do [ "$word" = delete ] && exec sleep 600; done\n'
@@ -263,7 +263,7 @@ def test_a_runc_that_hangs_on_delete_holds_nobody_up(
     assert _traces(run, sandbox.id) == []
 
 
-HOLDS = """
+FROZEN = """
 import sys, time
 from pathlib import Path
 from harness.host.session import open_run
@@ -282,27 +282,27 @@ with open_run() as run:
 """
 
 
-def test_of_a_killed_harness_even_frozen_containers_go(
+def test_frozen_containers_of_a_killed_run_are_removed(
     strange: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COPPICE_RUNTIME", str(strange))
-    holder = subprocess.Popen([sys.executable, "-c", HOLDS], stdout=subprocess.PIPE, text=True)
+    holder = subprocess.Popen([sys.executable, "-c", FROZEN], stdout=subprocess.PIPE, text=True)
     assert holder.stdout
     with holder.stdout:
         pids = [int(holder.stdout.readline()) for _ in range(2)]
         holder.kill()
         holder.wait()
-    assert _alive(pids[1])  # it is frozen, and waits for ever
+    assert _alive(pids[1])  # it is frozen
     assert {one.what for one in find(strange)} >= {"cgroup", "mount", "directory"}
-    with open_run(strange):  # whoever comes next clears up
+    with open_run(strange):  # the next run removes leftovers
         pass
     assert not any(map(_alive, pids))
     assert find(strange) == []
     assert not cgroups.find().groups(cgroups.parent_of(strange))
 
 
-def test_the_shared_agent_takes_no_name_and_no_clock_even_as_root(run: Run) -> None:
-    """In a bare process, where nothing but the program itself would keep it from the host's."""
+def test_the_shared_agent_sets_no_hostname_and_no_clock(run: Run) -> None:
+    """In a bare process, where only the program itself protects the host's name and clock."""
     substrate = load("process")
     template = substrate.prepare(run, cache_directory(), Tier.FULL)
     sandbox = substrate.launch(run, template, Tier.FULL, allocate(run.leases, run.id))
@@ -317,7 +317,7 @@ def test_the_shared_agent_takes_no_name_and_no_clock_even_as_root(run: Run) -> N
             field(Tag.ENTROPY, bytes(64)),
         ):
             with pytest.raises(Exception, match="Operation not permitted"):
-                sandbox.agent.call(Kind.IDENTITY, request)
+                sandbox.agent.call(FrameKind.IDENTITY, request)
         sandbox.agent.ping(wall_ns=10**18)
         assert os.uname().nodename == name
         assert abs(time.time() - at) < 300

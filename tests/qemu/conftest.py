@@ -1,4 +1,4 @@
-"""Real microVMs for tests: prepared once, launched on demand, destroyed on every way out."""
+"""Real microVMs for tests: prepared once, launched on demand, always destroyed."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def substrate() -> QemuSubstrate:
 
 @pytest.fixture(scope="session")
 def template(run: Run, substrate: QemuSubstrate) -> QemuTemplate:
-    """With a checkpoint: good for every tier."""
+    """A template with a checkpoint, for every tier."""
     return substrate.prepare(run, cache_directory(), Tier.DURABLE_POOL)
 
 
@@ -43,7 +43,7 @@ def launch(run: Run, substrate: QemuSubstrate, template: QemuTemplate) -> Iterat
 
 @pytest.fixture(scope="module")
 def guest(run: Run, substrate: QemuSubstrate, template: QemuTemplate) -> Iterator[QemuSandbox]:
-    """One guest that answers, with its identity, for the tests of a module."""
+    """A running guest with its identity, for the tests of a module."""
     tier = Tier.DURABLE_PREWARM_POOL
     sandbox = substrate.launch(run, template, tier, allocate(run.leases, run.id))
     try:

@@ -1,4 +1,4 @@
-"""What the agent does, asked of a real guest."""
+"""The agent in a real guest."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import time
 import pytest
 
 from harness.errors import GuestDied, GuestRefused
-from harness.guest.protocol import KEEP_STDIN, Kind, Tag, encode, field
+from harness.guest.protocol import KEEP_STDIN, FrameKind, Tag, encode, field
 from harness.sandbox.protocol import Tier
 from harness.sandbox.qemu.sandbox import QemuSandbox
 from tests.host.processes import eventually
@@ -31,37 +31,37 @@ def test_a_process_has_two_streams_and_a_code(guest: QemuSandbox) -> None:
     assert (done.code, done.signal, done.stdout, done.stderr) == (3, 0, b"out\n", b"err\n")
 
 
-def test_output_is_streamed_while_the_process_runs(guest: QemuSandbox) -> None:
+def test_output_is_streamed(guest: QemuSandbox) -> None:
     started = field(Tag.ARG, "/bin/sh") + field(Tag.ARG, "-c") + field(
         Tag.ARG, "echo one; read word; echo $word")  # fmt: skip
-    id = guest.agent.send(Kind.EXEC, started, flags=KEEP_STDIN)
+    id = guest.agent.send(FrameKind.EXEC, started, flags=KEEP_STDIN)
     deadline = time.monotonic() + 60
     first = guest.agent.receive(id, deadline)
-    assert (first.kind, first.payload) == (Kind.STDOUT, b"one\n")
-    guest.agent._write(encode(Kind.STDIN, id, b"two\n"))  # for which it has waited
+    assert (first.kind, first.payload) == (FrameKind.STDOUT, b"one\n")
+    guest.agent._write(encode(FrameKind.STDIN, id, b"two\n"))  # the shell waits for it
     assert guest.agent.receive(id, deadline).payload == b"two\n"
-    assert guest.agent.receive(id, deadline).kind == Kind.EXIT
+    assert guest.agent.receive(id, deadline).kind == FrameKind.EXIT
 
 
 @pytest.mark.parametrize("size", [0, 5, 300 * 1024])
-def test_stdin_reaches_the_process_whole(guest: QemuSandbox, size: int) -> None:
+def test_stdin_reaches_the_process_completely(guest: QemuSandbox, size: int) -> None:
     data = bytes(i * 7 % 251 for i in range(size))
     assert guest.agent.run(["/bin/cat"], stdin=data).stdout == data
 
 
-def test_a_process_that_outlives_its_time_is_killed(guest: QemuSandbox) -> None:
+def test_a_process_is_killed_at_its_timeout(guest: QemuSandbox) -> None:
     done = guest.agent.run(["/bin/sleep", "600"], timeout_s=0.5)
     assert (done.signal, done.stdout) == (9, b"")
 
 
-def test_a_program_that_is_not_there_is_refused(guest: QemuSandbox) -> None:
+def test_a_missing_program_is_refused(guest: QemuSandbox) -> None:
     with pytest.raises(GuestRefused, match="/bin/nothing") as refusal:
         guest.agent.run(["/bin/nothing"])
     assert refusal.value.number == errno.ENOENT
     guest.agent.ping()
 
 
-def test_directory_and_environment_are_the_callers(guest: QemuSandbox) -> None:
+def test_directory_and_environment(guest: QemuSandbox) -> None:
     done = guest.agent.run(
         ["/bin/sh", "-c", "pwd; echo $COLOUR"], cwd="/tmp", env={"COLOUR": "green"}
     )
@@ -70,7 +70,7 @@ def test_directory_and_environment_are_the_callers(guest: QemuSandbox) -> None:
         guest.agent.run(["/bin/true"], cwd="/nowhere")
 
 
-def test_files_are_written_and_read_whole(guest: QemuSandbox) -> None:
+def test_files_are_written_and_read_completely(guest: QemuSandbox) -> None:
     data = bytes(range(256)) * 4096
     guest.agent.write_file("/tmp/file", data, mode=0o600)
     assert guest.agent.read_file("/tmp/file") == data
@@ -82,17 +82,17 @@ def test_files_are_written_and_read_whole(guest: QemuSandbox) -> None:
         assert refusal.value.number == number
 
 
-def test_identity_is_what_the_guest_says_of_itself(guest: QemuSandbox) -> None:
-    said, wanted = guest.agent.hello(), guest.identity
-    assert said["hostname"] == wanted.hostname
-    assert said["machine_id"] == wanted.machine_id
-    assert said["mac"] == wanted.mac
-    assert said["address"] == str(wanted.address)
+def test_the_guest_reports_its_identity(guest: QemuSandbox) -> None:
+    hello, wanted = guest.agent.hello(), guest.identity
+    assert hello["hostname"] == wanted.hostname
+    assert hello["machine_id"] == wanted.machine_id
+    assert hello["mac"] == wanted.mac
+    assert hello["address"] == str(wanted.address)
     inside = guest.agent.run(["/bin/sh", "-c", "hostname; cat /etc/machine-id"]).stdout
     assert inside.decode().split() == [wanted.hostname, wanted.machine_id]
 
 
-def test_touching_takes_memory_of_the_guest(guest: QemuSandbox) -> None:
+def test_touching_uses_guest_memory(guest: QemuSandbox) -> None:
     before = guest.agent.memory()["MemAvailable"]
     guest.touch(32)
     after = guest.agent.memory()
@@ -101,36 +101,36 @@ def test_touching_takes_memory_of_the_guest(guest: QemuSandbox) -> None:
     guest.touch(0)
 
 
-def test_what_it_does_not_know_is_refused(guest: QemuSandbox) -> None:
+def test_unknown_requests_are_refused(guest: QemuSandbox) -> None:
     with pytest.raises(GuestRefused) as refusal:
-        guest.agent.call(Kind.STDOUT)
+        guest.agent.call(FrameKind.STDOUT)
     assert refusal.value.number == errno.ENOSYS
 
 
 @pytest.mark.parametrize(
     "payload", [b"", b"\x10\xff\xff\xff\xff", b"\x10\x05\x00\x00\x00ab", b"\x01"]
 )
-def test_malformed_requests_are_refused_and_survived(guest: QemuSandbox, payload: bytes) -> None:
+def test_malformed_requests_are_refused(guest: QemuSandbox, payload: bytes) -> None:
     with pytest.raises(GuestRefused):
-        guest.agent.call(Kind.EXEC, payload)
+        guest.agent.call(FrameKind.EXEC, payload)
     guest.agent.ping()
 
 
-def test_noise_on_the_line_is_survived(guest: QemuSandbox) -> None:
+def test_noise_in_the_channel_is_ignored(guest: QemuSandbox) -> None:
     guest.agent._write(b"\xb1\xc0 noise " * 50)
     guest.agent.ping()
 
 
 def test_the_thirty_third_process_is_refused(guest: QemuSandbox) -> None:
     sleep = field(Tag.ARG, "/bin/sleep") + field(Tag.ARG, "300")
-    running = [guest.agent.send(Kind.EXEC, sleep) for _ in range(32)]
+    running = [guest.agent.send(FrameKind.EXEC, sleep) for _ in range(32)]
     with pytest.raises(GuestRefused) as refusal:
-        guest.agent.call(Kind.EXEC, sleep)
+        guest.agent.call(FrameKind.EXEC, sleep)
     assert refusal.value.number == errno.EAGAIN
     for id in running:
-        guest.agent._write(encode(Kind.SIGNAL, id, (9).to_bytes(4, "little")))
+        guest.agent._write(encode(FrameKind.SIGNAL, id, (9).to_bytes(4, "little")))
     deadline = time.monotonic() + 60
-    ended = [guest.agent.receive_any(deadline) for _ in running]  # in the order of their deaths
+    ended = [guest.agent.receive_any(deadline) for _ in running]  # in the order in which they end
     assert sorted(frame.id for frame in ended) == running
     assert {frame.payload for frame in ended} == {b"\0\0\0\0\x09\0\0\0"}
     assert guest.agent.run(["/bin/echo", "again"]).stdout == b"again\n"
@@ -143,13 +143,13 @@ def test_orphans_are_reaped_and_a_closed_pipe_ends_a_process(guest: QemuSandbox)
         return guest.agent.run(["/bin/ps", "-o", "stat,comm"]).stdout.replace(b"STAT", b"")
 
     eventually(lambda: b"sleep" not in (found := processes()) and b"Z" not in found)
-    # SIGPIPE has its default effect in what the agent starts.
+    # The agent starts programs with the default action for SIGPIPE.
     done = guest.agent.run(["/bin/sh", "-c", "yes | head -n 1"], timeout_s=60)
     assert done.stdout == b"y\n" and done.code == 0
     eventually(lambda: b"yes" not in (found := processes()) and b"Z" not in found)
 
 
-def test_it_powers_off_when_asked(launch: Launch) -> None:
+def test_power_off(launch: Launch) -> None:
     sandbox = launch(Tier.DURABLE_PREWARM_POOL)
     sandbox.resume()
     sandbox.agent.shutdown()

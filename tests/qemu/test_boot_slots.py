@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import threading
 
-from harness.sandbox.qemu.boot_slots import Turns
+from harness.sandbox.qemu.boot_slots import BootSlots
 
 
 def test_no_more_at_once_than_there_are_turns() -> None:
-    turns = Turns(2)
+    slots = BootSlots(2)
     lock, inside, most = threading.Lock(), 0, 0
     rest, two = threading.Event(), threading.Barrier(2)
 
     def boot() -> None:
         nonlocal inside, most
-        end = turns.take()
+        end = slots.acquire()
         with lock:
             inside += 1
             most = max(most, inside)
@@ -33,16 +33,16 @@ def test_no_more_at_once_than_there_are_turns() -> None:
 
 
 def test_a_turn_that_is_ended_twice_is_given_back_once() -> None:
-    turns = Turns(1)
-    end = turns.take()
+    slots = BootSlots(1)
+    end = slots.acquire()
     end()
     end()
-    turns.take()
+    slots.acquire()
     taken = threading.Event()
 
-    def take() -> None:
-        turns.take()
+    def acquire() -> None:
+        slots.acquire()
         taken.set()
 
-    threading.Thread(target=take, daemon=True).start()
+    threading.Thread(target=acquire, daemon=True).start()
     assert not taken.wait(0.1), "two turns were handed out of one"

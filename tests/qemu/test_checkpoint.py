@@ -1,4 +1,4 @@
-"""Checkpoints that must not be restored, and one that is restored after everything has died."""
+"""Checkpoints that must not be restored, and one that survives all processes."""
 
 from __future__ import annotations
 
@@ -24,11 +24,13 @@ from harness.host.locks import HALF_BUILT
 from harness.host.run import Run
 from harness.host.session import open_run
 from harness.paths import cache_directory
+from harness.sandbox.base import SEAL
+from harness.sandbox.manifest import NAME as MANIFEST
 from harness.sandbox.pool import Pool
 from harness.sandbox.protocol import Sandbox, Tier
 from harness.sandbox.qemu import QemuSubstrate
-from harness.sandbox.qemu.checkpoint import DEVICES, MANIFEST, MEMORY, Checkpoint, load, writing
-from harness.sandbox.qemu.substrate import SEAL, QemuTemplate
+from harness.sandbox.qemu.checkpoint import DEVICES, MEMORY, Checkpoint, load, writing
+from harness.sandbox.qemu.substrate import QemuTemplate
 from tests.qemu.conftest import Launch
 
 
@@ -40,7 +42,7 @@ def sealed(template: QemuTemplate) -> Checkpoint:
 
 @pytest.fixture
 def small(tmp_path: Path) -> Path:
-    """A checkpoint that is whole by its own word, and small enough to be damaged at leisure."""
+    """A tiny checkpoint with a valid manifest, to be damaged by tests."""
     with writing(tmp_path, {"qemu": "7"}) as directory:
         (directory / MEMORY).write_bytes(b"memory" * 1000)
         (directory / DEVICES).write_bytes(b"devices")
@@ -73,7 +75,7 @@ def test_corrupt(small: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"schema": "coppice.checkpoint/1"}'])
-def test_a_manifest_that_says_nothing(small: Path, text: str) -> None:
+def test_an_invalid_manifest(small: Path, text: str) -> None:
     (small / MANIFEST).write_text(text)
     with pytest.raises(CheckpointCorrupt, match="no readable manifest"):
         load(small, {"qemu": "7"})
@@ -95,7 +97,7 @@ def test_each_refusal_is_a_checkpoint_error() -> None:
         assert issubclass(kind, CheckpointError)
 
 
-def test_a_vmm_that_is_given_garbage_says_so(
+def test_a_vmm_that_is_given_garbage_reports_it(
     launch: Launch, sealed: Checkpoint, tmp_path: Path
 ) -> None:
     sandbox = launch(Tier.DURABLE_POOL)
@@ -119,10 +121,10 @@ def tiny_disk(tmp_path: Path) -> Iterator[Path]:
         subprocess.run(["umount", "-l", disk], check=True)
 
 
-def test_a_full_disk_leaves_nothing_half_written(run: Run, tiny_disk: Path) -> None:
+def test_a_full_disk_leaves_nothing(run: Run, tiny_disk: Path) -> None:
     for kept in ("kernels", "images", "accelerator"):
         (tiny_disk / kept).symlink_to(cache_directory() / kept)
-    with pytest.raises(DiskFull, match="no room for") as refusal:
+    with pytest.raises(DiskFull, match="no space left for") as refusal:
         QemuSubstrate().prepare(run, tiny_disk, Tier.DURABLE_POOL)
     assert refusal.value.exit_code == 74
     assert not list((tiny_disk / "checkpoints").glob(f"{HALF_BUILT}*"))
@@ -130,7 +132,7 @@ def test_a_full_disk_leaves_nothing_half_written(run: Run, tiny_disk: Path) -> N
 
 
 def test_durability(substrate: QemuSubstrate, tmp_path: Path) -> None:
-    """Every process killed, the page cache dropped, another run: guests answer with their state."""
+    """All processes killed, the page cache dropped, a new run: guests answer with their state."""
 
     def pool(run: Run) -> Pool[Sandbox]:
         template = substrate.prepare(run, cache_directory(), Tier.DURABLE_PREWARM_POOL)

@@ -1,4 +1,4 @@
-"""Guests that never answer, answer wrongly or die: each is one clear error, and one failure."""
+"""Guests that never answer, answer wrongly or die: each gives a clear error and one failure."""
 
 from __future__ import annotations
 
@@ -13,15 +13,16 @@ import pytest
 
 from harness.errors import GuestDied, GuestStalled, GuestTimeout, UsageError, WrongAnswer
 from harness.guest.agent_client import Agent
-from harness.guest.protocol import Kind, encode
+from harness.guest.protocol import FrameKind, encode
 from harness.host.identity import allocate
 from harness.host.run import Run
 from harness.procedures.ladder import Climb, climb, climb_together, conclude
+from harness.sandbox.lifetime import destroyed_on_failure
 from harness.sandbox.noop import NoopSandbox, NoopSubstrate, NoopTemplate
 from harness.sandbox.protocol import Tier
 from harness.sandbox.qemu import QemuSubstrate, accelerator, boot_retry
 from harness.sandbox.qemu.sandbox import QemuSandbox, _new_ring
-from harness.sandbox.qemu.substrate import QemuTemplate, destroyed_on_failure
+from harness.sandbox.qemu.substrate import QemuTemplate
 from tests.qemu.conftest import Launch
 
 
@@ -32,9 +33,7 @@ def test_a_guest_that_never_answers(launch: Launch) -> None:
         sandbox.awaken(0.3)
 
 
-def test_a_boot_that_stands_still_is_begun_again(
-    launch: Launch, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_stalled_boot_is_retried(launch: Launch, monkeypatch: pytest.MonkeyPatch) -> None:
     usual = boot_retry.LOOK_S
     begun: list[QemuSandbox] = []
 
@@ -45,42 +44,42 @@ def test_a_boot_that_stands_still_is_begun_again(
             os.kill(sandbox.vmm.process.pid, signal.SIGSTOP)
         monkeypatch.setattr(boot_retry, "LOOK_S", 1.0 if len(begun) == 1 else usual)
         with destroyed_on_failure(sandbox):
-            boot_retry.see_boot(sandbox, 240)
+            boot_retry.await_boot(sandbox, 240)
         return sandbox
 
-    assert boot_retry.begun_again(begin) is begun[1]
+    assert boot_retry.retry_stalled_boot(begin) is begun[1]
     begun[1].agent.ping()
 
 
-def test_one_that_never_boots_is_said(launch: Launch, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_boot_is_reported(launch: Launch, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(boot_retry, "LOOK_S", 0.2)
 
     def begin() -> QemuSandbox:
         sandbox = launch(Tier.FULL)
         os.kill(sandbox.vmm.process.pid, signal.SIGSTOP)
         with destroyed_on_failure(sandbox):
-            boot_retry.see_boot(sandbox, 240)
+            boot_retry.await_boot(sandbox, 240)
         return sandbox
 
     with pytest.raises(GuestStalled, match="stands still"):
-        boot_retry.begun_again(begin)
+        boot_retry.retry_stalled_boot(begin)
 
 
 def test_a_guest_that_answers_another_nonce(launch: Launch) -> None:
     sandbox = launch(Tier.DURABLE_PREWARM_POOL)
     sandbox.agent.key = bytes(16)
-    sandbox._ring = _new_ring(bytes(16))  # the answer expected is another guest's
+    sandbox._ring = _new_ring(bytes(16))  # expects the answer of another guest
     with pytest.raises(WrongAnswer):
         sandbox.awaken(60)
 
 
-def test_a_ping_that_is_answered_wrongly() -> None:
-    """The guest is a fake here: no real one lies."""
+def test_a_wrong_answer_to_a_ping() -> None:
+    """The guest is a fake: no real one answers wrongly."""
     ours, theirs = socket.socketpair()
 
     def lie() -> None:
         theirs.recv(4096)
-        theirs.sendall(encode(Kind.ANSWER, 1, bytes(24)))
+        theirs.sendall(encode(FrameKind.ANSWER, 1, bytes(24)))
 
     with ours, theirs:
         liar = threading.Thread(target=lie)
@@ -90,7 +89,7 @@ def test_a_ping_that_is_answered_wrongly() -> None:
         liar.join()
 
 
-def test_a_guest_that_dies_in_the_middle_of_a_request(launch: Launch) -> None:
+def test_a_guest_that_dies_during_a_request(launch: Launch) -> None:
     sandbox = launch(Tier.DURABLE_PREWARM_POOL)
     sandbox.resume()
     with pytest.raises(GuestDied):
@@ -109,7 +108,7 @@ def test_a_vmm_that_is_gone_before_the_bell(launch: Launch) -> None:
         sandbox.awaken(5)
 
 
-def test_failures_keep_their_reason_and_free_the_sandbox(launch: Launch) -> None:
+def test_failures_have_a_reason_and_release_the_sandbox(launch: Launch) -> None:
     sandbox = launch(Tier.DURABLE_PREWARM_POOL)
     sandbox.vmm.process.kill()
     sandbox.vmm.process.wait()
@@ -119,7 +118,7 @@ def test_failures_keep_their_reason_and_free_the_sandbox(launch: Launch) -> None
     assert one.rungs == {} and not sandbox.identity.lease.exists()
 
 
-def test_a_pool_that_cannot_give_is_a_failure_too() -> None:
+def test_an_empty_pool_is_a_failure() -> None:
     def refuse() -> NoopSandbox:
         raise GuestTimeout("nothing ready")
 
@@ -127,7 +126,7 @@ def test_a_pool_that_cannot_give_is_a_failure_too() -> None:
 
 
 class Pretender(NoopSubstrate):
-    """A fake: the noop substrate under a microVM's name."""
+    """A fake: the noop substrate with the name of a microVM substrate."""
 
     name = "qemu"
     own_kernel = True
@@ -148,7 +147,7 @@ def test_noop_cannot_pass_for_a_microvm(run: Run) -> None:
     assert climbs[0].failure == "GuestDied: a noop sandbox has no guest"
 
 
-def test_this_hosts_own_kernel_is_no_proof(launch: Launch, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_hosts_kernel_is_detected(launch: Launch, monkeypatch: pytest.MonkeyPatch) -> None:
     sandbox = launch(Tier.DURABLE_PREWARM_POOL)
     sandbox.resume()
     ours = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
@@ -158,14 +157,14 @@ def test_this_hosts_own_kernel_is_no_proof(launch: Launch, monkeypatch: pytest.M
     assert one.failure and "this host's kernel" in one.failure
 
 
-def test_kvm_is_not_believed_for_being_there(
+def test_an_existing_kvm_device_is_not_sufficient(
     run: Run, template: QemuTemplate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("COPPICE_ACCELERATOR", raising=False)
     monkeypatch.setattr(accelerator, "KVM", tmp_path / "kvm")
     absent = accelerator.choose(run, tmp_path, template.image)
     assert absent.name == "tcg" and "cannot be opened" in absent.reason
-    # A device that opens and is no KVM: the trial must fail, and its answer is kept.
+    # A file that opens but is not KVM: the trial must fail, and its result is cached.
     (tmp_path / "kvm").write_text("")
     tried: list[int] = []
 
@@ -179,7 +178,7 @@ def test_kvm_is_not_believed_for_being_there(
     monkeypatch.setenv("COPPICE_ACCELERATOR", "kvm")
     assert accelerator.choose(run, tmp_path, template.image).name == "kvm"
     monkeypatch.setenv("COPPICE_ACCELERATOR", "magic")
-    with pytest.raises(UsageError, match="may be kvm or tcg"):
+    with pytest.raises(UsageError, match="must be kvm or tcg"):
         accelerator.choose(run, tmp_path, template.image)
 
 
@@ -190,10 +189,10 @@ def test_the_trial_of_kvm_is_a_real_guest(run: Run, template: QemuTemplate) -> N
     assert found.name in ("kvm", "tcg") and "guest answered" in found.reason
 
 
-def test_a_vmm_that_cannot_start_says_why(run: Run, template: QemuTemplate) -> None:
+def test_a_vmm_that_cannot_start_is_explained(run: Run, template: QemuTemplate) -> None:
     broken = replace(template, shape=replace(template.shape, cpu="no-such-cpu"))
     identity = allocate(run.leases, run.id)
-    # It may introduce itself before it looks at the CPU's name, or not.
+    # QEMU may send its greeting before or after it checks the CPU model.
     with pytest.raises(GuestDied, match="no-such-cpu"):
         sandbox = QemuSubstrate().launch(run, broken, Tier.FULL, identity)
         try:

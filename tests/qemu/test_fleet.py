@@ -1,4 +1,4 @@
-"""Real fleets of three, in every sharing: alive, distinct, accounted for, honest of the dead."""
+"""Real fleets of three, in every sharing: answers, identities, memory, and dead guests."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from harness.host.ksm import SETTINGS, merging
 from harness.host.run import Run
 from harness.measure import footprint_linux
 from harness.measure.footprint_linux import Footprint
-from harness.procedures.fleet import Fleet, ask_each
+from harness.procedures.fleet import SandboxFleet, ask_each
 from harness.sandbox.protocol import Sandbox, Sharing, Tier
 from harness.sandbox.qemu import QemuSubstrate
 from harness.sandbox.qemu.substrate import QemuTemplate
@@ -33,14 +33,14 @@ def footprint(sandbox: Sandbox) -> Footprint | None:
 @contextmanager
 def up(
     run: Run, substrate: QemuSubstrate, template: QemuTemplate, sharing: Sharing
-) -> Iterator[Fleet]:
+) -> Iterator[SandboxFleet]:
     with ExitStack() as stack:
         if sharing is Sharing.MERGED:
             stack.enter_context(merging(run))
         if sharing is Sharing.FORKED:
             template = stack.enter_context(substrate.zygote(run, template))
         fleet = stack.enter_context(
-            Fleet(
+            SandboxFleet(
                 lambda: substrate.launch(
                     run,
                     template,
@@ -57,23 +57,23 @@ def up(
 
 
 @pytest.mark.parametrize("sharing", Sharing)
-def test_all_answer_work_and_are_somebody(
+def test_all_answer_work_and_have_an_identity(
     run: Run, substrate: QemuSubstrate, template: QemuTemplate, sharing: Sharing
 ) -> None:
     if sharing is Sharing.MERGED and not (SETTINGS / "run").exists():
         pytest.skip("this kernel does not merge")
     with up(run, substrate, template, sharing) as fleet:
-        said: list[dict[str, str]] = []
+        hellos: list[dict[str, str]] = []
         for question in (
             lambda one: one.agent.ping(),
             lambda one: one.first_exec("x"),
-            lambda one: said.append(one.agent.hello()),
+            lambda one: hellos.append(one.agent.hello()),
             lambda one: one.touch(16),
         ):
             answers = ask_each(fleet.sandboxes, question)
             assert len(answers.seconds) == N and not answers.failures
         for what in ("hostname", "machine_id", "mac", "address", "random"):
-            assert len({one[what] for one in said}) == N, what
+            assert len({one[what] for one in hellos}) == N, what
         pids = [one.process.pid for one in fleet.sandboxes if one.process]
         found = [one for one in map(footprint, fleet.sandboxes) if one]
         assert len(found) == N
@@ -84,7 +84,7 @@ def test_all_answer_work_and_are_somebody(
             else:
                 assert one.guest.pss < 64 * MIB
         if sharing is Sharing.MERGED:
-            # The VMMs' own pages are merged, and what the guests wrote is not: it differs.
+            # Pages of the VMMs are merged, but not what the guests wrote, which differs.
             def merged() -> int:
                 return sum(one.vmm.merged for one in map(footprint, fleet.sandboxes) if one)
 
@@ -96,7 +96,7 @@ def test_all_answer_work_and_are_somebody(
     assert all(footprint_linux.read(pid, "/none") is None for pid in pids)
 
 
-def test_a_guest_that_is_killed_fails_at_its_place(
+def test_a_killed_guest_is_a_failure_at_its_index(
     run: Run, substrate: QemuSubstrate, template: QemuTemplate
 ) -> None:
     with up(run, substrate, template, Sharing.MAPPED) as fleet:

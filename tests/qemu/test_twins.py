@@ -9,31 +9,32 @@ import pytest
 
 from harness.host.identity import allocate
 from harness.host.run import Run
+from harness.sandbox.base import SEAL
 from harness.sandbox.pool import Pool
 from harness.sandbox.protocol import Tier
 from harness.sandbox.qemu import QemuSubstrate
-from harness.sandbox.qemu.substrate import SEAL, QemuTemplate
+from harness.sandbox.qemu.substrate import QemuTemplate
 from tests.qemu.conftest import Launch
 
 MILLISECOND_NS = 1_000_000
 
 
-def test_without_an_identity_they_would_be(launch: Launch) -> None:
-    """What the other tests show could not be shown if restored guests differed by themselves."""
-    said = []
+def test_without_an_identity_they_are_equal(launch: Launch) -> None:
+    """Restored guests are equal before they get an identity, so the other tests prove something."""
+    hellos = []
     for _ in range(2):
         sandbox = launch(Tier.DURABLE_POOL)
         sandbox.awaken(30)
-        said.append(sandbox.agent.hello())
+        hellos.append(sandbox.agent.hello())
     for what in ("hostname", "machine_id", "address"):
-        assert said[0][what] == said[1][what], what
-    assert abs(int(said[0]["wall_ns"]) - time.time_ns()) > 1000 * MILLISECOND_NS
+        assert hellos[0][what] == hellos[1][what], what
+    assert abs(int(hellos[0]["wall_ns"]) - time.time_ns()) > 1000 * MILLISECOND_NS
 
 
 @pytest.mark.parametrize(
     ("tier", "count"), [(Tier.DURABLE_PREWARM_POOL, 50), (Tier.DURABLE_POOL, 12)]
 )
-def test_no_two_share_anything(
+def test_identities_clocks_and_random_numbers_differ(
     run: Run, substrate: QemuSubstrate, template: QemuTemplate, tier: Tier, count: int
 ) -> None:
     inside: list[dict[str, str]] = []
@@ -50,17 +51,17 @@ def test_no_two_share_anything(
             sandbox = pool.check_out()
             asked = time.time_ns()
             sandbox.awaken(60)
-            # The first process reads what it would make keys of: nothing asked before it.
+            # The first process reads random bytes, before any other request.
             assert sandbox.first_exec("x").stdout == b"x\n"
             early = time.time_ns()
-            # Its clock is behind by what the message with the time was under way at most.
+            # Its clock is behind by the transit time of the message that set it.
             slack = early - asked + 50 * MILLISECOND_NS
-            said = sandbox.agent.hello()
+            hello = sandbox.agent.hello()
             late = time.time_ns()
-            assert early - slack < int(said["wall_ns"]) < late + 50 * MILLISECOND_NS
+            assert early - slack < int(hello["wall_ns"]) < late + 50 * MILLISECOND_NS
             read = "dd if=/dev/urandom bs=16 count=1 2>/dev/null"
             drawn = sandbox.agent.run(["/bin/sh", "-c", read]).stdout
-            inside.append(said | {"drawn": drawn.hex()})
+            inside.append(hello | {"drawn": drawn.hex()})
             assert sandbox.agent.read_file(SEAL), "it comes from the checkpoint"
             pool.give_back(sandbox)
     for what in ("hostname", "machine_id", "mac", "address", "random", "drawn"):

@@ -1,4 +1,4 @@
-"""Forks of one held guest: alive, of their own, and gone when they should be."""
+"""Forks of a stopped guest: independent of each other, and gone at their end."""
 
 from __future__ import annotations
 
@@ -16,11 +16,12 @@ import pytest
 from harness.errors import GuestDied, MissingTool, SandboxError, Unsupported, UsageError
 from harness.host.identity import allocate
 from harness.host.run import VARIABLE, Run
+from harness.sandbox.base import SEAL
 from harness.sandbox.pool import Pool
 from harness.sandbox.protocol import Sharing, Tier
 from harness.sandbox.qemu import QemuSubstrate, zygote
 from harness.sandbox.qemu.sandbox import QemuSandbox
-from harness.sandbox.qemu.substrate import SEAL, QemuTemplate
+from harness.sandbox.qemu.substrate import QemuTemplate
 from tests.host.processes import eventually
 
 TIER = Tier.DURABLE_POOL
@@ -54,7 +55,7 @@ def two(
         yield both
 
 
-def test_what_one_writes_no_other_has(two: tuple[QemuSandbox, QemuSandbox]) -> None:
+def test_writes_are_private(two: tuple[QemuSandbox, QemuSandbox]) -> None:
     one, other = two
     assert one.agent.read_file(SEAL) == b"written before the checkpoint"
     one.agent.write_file("/tmp/mine", b"secret")
@@ -66,7 +67,7 @@ def test_what_one_writes_no_other_has(two: tuple[QemuSandbox, QemuSandbox]) -> N
     assert one.agent.key != other.agent.key
 
 
-def test_one_that_dies_takes_no_other_with_it(
+def test_the_death_of_a_fork_affects_no_other(
     run: Run,
     substrate: QemuSubstrate,
     forking: QemuTemplate,
@@ -81,15 +82,15 @@ def test_one_that_dies_takes_no_other_with_it(
     third = fork(run, substrate, forking)
     third.awaken(60)
     third.destroy()
-    assert not Path(f"/proc/{third.vmm.process.pid}").exists(), "it is waited for"
+    assert not Path(f"/proc/{third.vmm.process.pid}").exists(), "it is reaped"
 
 
-def test_forks_carry_the_run_and_outlive_their_zygote(
+def test_forks_are_marked_and_survive_their_zygote(
     run: Run, substrate: QemuSubstrate, template: QemuTemplate
 ) -> None:
     with substrate.zygote(run, template) as standing:
         left = fork(run, substrate, standing)
-        held = fork(run, substrate, standing)
+        kept = fork(run, substrate, standing)
         assert standing.zygote
         source = standing.zygote.guest.vmm
         source.process.kill()
@@ -98,26 +99,26 @@ def test_forks_carry_the_run_and_outlive_their_zygote(
             fork(run, substrate, standing)
     mark = f"{VARIABLE}={run.directory}".encode()
     assert mark in Path(f"/proc/{left.vmm.process.pid}/environ").read_bytes().split(b"\0")
-    for one in (left, held):
+    for one in (left, kept):
         one.awaken(60)
         assert one.first_exec("x").stdout == b"x\n"
         assert one.resumed_at() > 0
         one.destroy()
 
 
-def test_many_threads_fork_and_fill_a_pool_at_once(
+def test_concurrent_forks_fill_a_pool(
     run: Run, substrate: QemuSubstrate, forking: QemuTemplate
 ) -> None:
     tier = Tier.DURABLE_PREWARM_POOL
     with Pool(lambda: fork(run, substrate, forking, tier), 8, refill=False) as pool:
         pool.fill()
-        said: list[dict[str, str]] = []
+        hellos: list[dict[str, str]] = []
 
         def use() -> None:
             one = pool.check_out()
             one.awaken(60)
             assert one.first_exec(one.id).stdout.decode().strip() == one.id
-            said.append(one.agent.hello())
+            hellos.append(one.agent.hello())
             pool.give_back(one)
 
         users = [threading.Thread(target=use) for _ in range(8)]
@@ -126,10 +127,10 @@ def test_many_threads_fork_and_fill_a_pool_at_once(
         for user in users:
             user.join()
     for what in ("hostname", "machine_id", "mac", "address", "random"):
-        assert len({one[what] for one in said}) == 8, what
+        assert len({one[what] for one in hellos}) == 8, what
 
 
-def test_a_fork_that_would_share_an_open_line_does_not_run(
+def test_a_fork_that_would_share_a_channel_ends(
     run: Run, substrate: QemuSubstrate, template: QemuTemplate
 ) -> None:
     with substrate.zygote(run, template) as standing:
@@ -146,7 +147,7 @@ def test_a_fork_that_would_share_an_open_line_does_not_run(
             one.destroy()
 
 
-def test_what_cannot_be_forked_says_so(
+def test_what_cannot_be_forked_is_refused(
     run: Run,
     substrate: QemuSubstrate,
     template: QemuTemplate,
@@ -154,7 +155,7 @@ def test_what_cannot_be_forked_says_so(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    with pytest.raises(UsageError, match="has a zygote"):
+    with pytest.raises(UsageError, match="has no zygote"):
         fork(run, substrate, template)
     under_kvm = replace(template, shape=replace(template.shape, accelerator="kvm"))
     with pytest.raises(Unsupported, match="kvm"), substrate.zygote(run, under_kvm):

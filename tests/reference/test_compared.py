@@ -1,4 +1,4 @@
-"""What the comparison tries of a column for real: a reboot of its host, and its network."""
+"""The comparison's procedures on real columns: a simulated reboot, and the network."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from harness.host import leftovers
 from harness.host.run import Run
 from harness.paths import cache_directory
 from harness.procedures import reachability, reboot
-from harness.procedures.columns import Column, Stand, columns, holding
-from harness.procedures.reboot import outlives
+from harness.procedures.columns import Column, Stand, columns, processes_under
+from harness.procedures.reboot import simulate_reboot
 from harness.sandbox.protocol import Tier, load
 
 rig = importlib.import_module("rigs.test_compare")
@@ -30,14 +30,14 @@ needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="mounts and networks a
 @pytest.mark.parametrize(
     ("column", "state", "writes"),
     [
-        (Column("process", Tier.FULL), True, True),  # it has written on this host
+        (Column("process", Tier.FULL), True, True),  # it wrote to this host's disk
         (Column("oci-overlay", Tier.PREWARM_POOL), False, False),
         (Column("gvisor", Tier.DURABLE_POOL), True, False),
         (Column("qemu", Tier.DURABLE_POOL), True, False),
     ],
     ids=str,
 )
-def test_what_outlives_a_reboot(
+def test_simulated_reboot(
     column: Column, state: bool, writes: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     directories: list[Path] = []
@@ -50,7 +50,7 @@ def test_what_outlives_a_reboot(
             yield directory
 
     monkeypatch.setattr(reboot, "_volatile", noted)
-    after = outlives(column)
+    after = simulate_reboot(column)
     assert (after.state, after.writes) == (state, writes)
     assert after.own_kernel is (column.substrate in ("gvisor", "qemu"))
     assert after.seconds > 0
@@ -61,7 +61,7 @@ def test_what_outlives_a_reboot(
 
 
 @needs_root
-def test_what_a_killed_rig_leaves_of_a_reboot_is_found(tmp_path: Path) -> None:
+def test_leftovers_of_a_killed_rebooting_rig_are_found(tmp_path: Path) -> None:
     runtime = tmp_path / "coppice"
     runtime.mkdir()
     code = (
@@ -70,7 +70,7 @@ def test_what_a_killed_rig_leaves_of_a_reboot_is_found(tmp_path: Path) -> None:
         "from harness.procedures.columns import Column\n"
         "from harness.sandbox.protocol import Tier\n"
         "reboot._power_off = lambda *more, **options: print(flush=True) or time.sleep(600)\n"
-        "reboot.outlives(Column('process', Tier.FULL))\n"
+        "reboot.simulate_reboot(Column('process', Tier.FULL))\n"
     )
     with subprocess.Popen(
         [sys.executable, "-c", code],
@@ -78,10 +78,10 @@ def test_what_a_killed_rig_leaves_of_a_reboot_is_found(tmp_path: Path) -> None:
         stdout=subprocess.PIPE,
     ) as rig_process:
         assert rig_process.stdout
-        assert rig_process.stdout.readline(), "the other process was killed, and the power not yet"
+        assert rig_process.stdout.readline(), "the process was killed; the power loss comes next"
         (host,) = tmp_path.glob(f"{leftovers.REBOOTED}*")
-        os.utime(host, (0, 0))  # a new one is left alone in any case
-        assert leftovers.find(runtime) == [], "somebody lives who will take it away"
+        os.utime(host, (0, 0))  # new directories are never leftovers
+        assert leftovers.find(runtime) == [], "a live process will remove it"
         rig_process.kill()
     try:
         for run in (host / leftovers.RUNTIME).iterdir():
@@ -99,13 +99,13 @@ def test_what_a_killed_rig_leaves_of_a_reboot_is_found(tmp_path: Path) -> None:
 
 
 @needs_root
-def test_what_lives_on_after_the_power_went_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_survivors_of_the_power_loss_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reboot, "PATIENCE_S", 0.2)
     with reboot._volatile() as directory:
         child = subprocess.Popen(["sleep", "600"], cwd=directory)
         try:
-            assert holding(directory) == set()  # nothing tells whose it is
-            with pytest.raises(SandboxError, match="in use after all was killed"):
+            assert processes_under(directory) == set()  # nothing identifies its run
+            with pytest.raises(SandboxError, match="still in use after every process was killed"):
                 reboot._power_off(directory)
         finally:
             child.kill()
@@ -120,7 +120,7 @@ def test_what_lives_on_after_the_power_went_is_noticed(monkeypatch: pytest.Monke
 @pytest.mark.parametrize(
     "column", [Column("oci-net-overlay", Tier.FULL), Column("qemu", Tier.DURABLE_POOL)], ids=str
 )
-def test_whom_a_sandbox_reaches(column: Column, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reachability(column: Column, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reachability, "TRIES", 1)
     with ExitStack() as stack:
         found = reachability.matrix(Stand(run, cache_directory(), column, stack, 1), run)
@@ -130,7 +130,7 @@ def test_whom_a_sandbox_reaches(column: Column, run: Run, monkeypatch: pytest.Mo
     ]  # fmt: skip
 
 
-def test_a_plan_visits_every_column_there_and_back() -> None:
+def test_a_plan_visits_every_column_in_both_directions() -> None:
     plan = rig.planned({}, "full")
     assert plan.columns == columns()
     assert plan.parts == list(rig.PARTS)
@@ -145,7 +145,7 @@ def test_a_plan_visits_every_column_there_and_back() -> None:
     assert rig._most(slow, 1, "first-touch", 2, "quick") == 1
 
 
-def test_many_at_once_of_what_boots_long_are_left_out_and_the_record_says_so() -> None:
+def test_slow_boots_are_omitted_at_high_concurrency_with_a_note() -> None:
     vm = SimpleNamespace(column=Column("vm", Tier.FULL), substrate=load("vm"))
     plan = rig.planned({"part": "cc10,cc50"}, "full")
     made = rig.cold_starts(plan, "cc10", [vm], lambda text: None)
@@ -172,6 +172,6 @@ def test_of_each_substrate_one_tier_is_tried_in_the_quick_profile() -> None:
 @pytest.mark.parametrize(
     "options", [{"part": "cc2"}, {"columns": "docker"}, {"n": "0"}, {"visits": "often"}]
 )
-def test_a_plan_that_makes_no_sense(options: dict[str, str]) -> None:
+def test_invalid_plans_are_refused(options: dict[str, str]) -> None:
     with pytest.raises(UsageError):
         rig.planned(options)

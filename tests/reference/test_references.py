@@ -1,4 +1,4 @@
-"""Each reference substrate really runs a sandbox to the top of the ladder, and leaves nothing."""
+"""Each reference substrate runs a real sandbox up the ladder, and leaves nothing."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from harness.host.identity import allocate
 from harness.host.run import Run
 from harness.host.session import open_run
 from harness.paths import cache_directory
-from harness.procedures.columns import Column, Stand, kernel, marked
+from harness.procedures.columns import Column, Stand, kernel_of, processes_of
 from harness.procedures.ladder import climb
 from harness.sandbox.protocol import Tier, load
 from harness.sandbox.reference import docker, vm
@@ -32,10 +32,10 @@ needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="these substrates are 
     ("name", "tier"),
     [*((name, Tier.FULL) for name in NAMES), ("gvisor", Tier.DURABLE_POOL)],
 )
-def test_it_climbs_the_ladder_and_leaves_nothing(name: str, tier: Tier, run: Run) -> None:
+def test_the_ladder_leaves_nothing(name: str, tier: Tier, run: Run) -> None:
     substrate = load(name)
     template = substrate.prepare(run, cache_directory(), tier)  # skips where a program is missing
-    before = marked(run)
+    before = processes_of(run)
     made = climb(
         lambda: substrate.launch(run, template, tier, allocate(run.leases, run.id)),
         "first-touch", 120,
@@ -44,14 +44,14 @@ def test_it_climbs_the_ladder_and_leaves_nothing(name: str, tier: Tier, run: Run
     assert made.sandbox
     try:
         hello = made.sandbox.agent.hello()
-        assert kernel(hello)[0] is substrate.own_kernel
-        if name != "process" and not tier.restores:  # what is restored has the name it had
+        assert kernel_of(hello)[0] is substrate.own_kernel
+        if name != "process" and not tier.restores:  # a restored sandbox keeps its hostname
             assert hello["hostname"] == made.sandbox.identity.hostname
         if tier.restores:
             assert made.sandbox.agent.run(["/bin/cat", "/run/sealed"]).code == 0
     finally:
         made.sandbox.destroy()
-    assert marked(run) <= before | _daemons(run)
+    assert processes_of(run) <= before | _daemons(run)
     assert not [
         path
         for path in run.directory.rglob(f"*{made.sandbox.id}*")
@@ -66,20 +66,22 @@ def test_it_climbs_the_ladder_and_leaves_nothing(name: str, tier: Tier, run: Run
 def test_a_visit_ends_with_nothing_running(column: Column, run: Run) -> None:
     with ExitStack() as stack:
         stand = Stand(run, cache_directory(), column, stack, 2)
-        before = marked(run)
+        before = processes_of(run)
         climbs = stand.visit(2, "first-exec")
         assert [one.failure for one in climbs] == [None, None]
-        assert marked(run) <= before
+        assert processes_of(run) <= before
 
 
 def _daemons(run: Run) -> set[int]:
-    """What docker keeps running for all containers of a run."""
+    """Processes that docker runs for all containers of a run."""
     names = ("dockerd", "containerd")
-    return {pid for pid in marked(run) if Path(f"/proc/{pid}/comm").read_text().strip() in names}
+    return {
+        pid for pid in processes_of(run) if Path(f"/proc/{pid}/comm").read_text().strip() in names
+    }
 
 
 @pytest.mark.parametrize("name", ["bwrap", "docker", "gvisor", "vm"])
-def test_without_its_program_it_says_what_to_install(
+def test_a_missing_program_is_reported_with_its_package(
     name: str, run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     for program in ("musl-gcc", "busybox"):
@@ -90,7 +92,7 @@ def test_without_its_program_it_says_what_to_install(
         load(name).prepare(run, cache_directory(), Tier.FULL)
 
 
-def test_a_program_called_docker_is_believed_when_it_answers_as_docker_does(
+def test_other_programs_named_docker_are_ignored(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     stand_in = tmp_path / "docker"
@@ -111,7 +113,7 @@ def test_a_program_called_docker_is_believed_when_it_answers_as_docker_does(
 
 @needs_root
 def test_a_vm_boots_to_its_login(run: Run) -> None:
-    """Where its disk was built before: that takes minutes, as booting does without KVM."""
+    """Only if its disk exists: building it takes minutes, as does booting without KVM."""
     if not list((cache_directory() / "disks").glob("*/disk")):
         pytest.skip("its disk takes minutes: bin/mise run bench:compare -- --columns vm-full")
     assert rootfs.debian(cache_directory(), vm.PACKAGES).path.exists()
@@ -124,7 +126,7 @@ def test_a_vm_boots_to_its_login(run: Run) -> None:
         sandbox.awaken(280)
         console = next(run.directory.glob("vm-*.console")).read_text(errors="replace")
         assert "login:" in console
-        assert kernel(sandbox.agent.hello())[0]
+        assert kernel_of(sandbox.agent.hello())[0]
         assert sandbox.agent.run(["/bin/cat", "/proc/1/comm"]).stdout == b"systemd\n"
     finally:
         sandbox.destroy()
@@ -132,7 +134,7 @@ def test_a_vm_boots_to_its_login(run: Run) -> None:
 
 @pytest.fixture
 def strange() -> Iterator[Path]:
-    """A runtime directory with every separator in its name, open to sandboxes' users."""
+    """A runtime directory with separators in its name, open to all users."""
     directory = Path(f"/run/coppice test, a:b\nc\\d {os.getpid()}")
     directory.mkdir(mode=0o755)
     yield directory
@@ -141,7 +143,7 @@ def strange() -> Iterator[Path]:
 
 @needs_root
 @pytest.mark.parametrize("name", ["bwrap", "docker", "gvisor"])
-def test_a_hostname_of_300_characters_makes_nothing(name: str, run: Run) -> None:
+def test_a_hostname_of_300_characters_is_refused(name: str, run: Run) -> None:
     substrate = load(name)
     template = substrate.prepare(run, cache_directory(), Tier.FULL)
     identity = replace(allocate(run.leases, run.id), hostname="h" * 300)
@@ -163,22 +165,22 @@ def test_paths_with_spaces_commas_and_newlines_work(name: str, strange: Path) ->
             assert sandbox.first_exec("word").stdout == b"word\n"
         finally:
             sandbox.destroy()
-        assert marked(run) == set()
+        assert processes_of(run) == set()
 
 
 @needs_root
-def test_where_docker_cannot_work_it_says_where_it_can(strange: Path) -> None:
+def test_unsuitable_directories_for_docker_are_refused_with_a_hint(strange: Path) -> None:
     with (
         open_run(strange) as run,
-        pytest.raises(Unsupported, match="a comma in its path"),
+        pytest.raises(Unsupported, match="its path has a comma"),
     ):
         load("docker").prepare(run, cache_directory(), Tier.FULL)
 
 
-def test_a_docker_that_hangs_on_removal_holds_nobody_up(
+def test_a_docker_that_hangs_on_removal_is_killed(
     run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """A fake client, since no real one hangs when it is asked to."""
+    """A fake client that hangs."""
     fake = tmp_path / "docker"
     fake.write_text("#!/bin/sh\nexec sleep 600\n")
     fake.chmod(0o755)
@@ -186,7 +188,7 @@ def test_a_docker_that_hangs_on_removal_holds_nobody_up(
     template = docker.DockerTemplate(
         rootfs.RootFs("made-up", tmp_path, "0" * 64, {}), tmp_path, docker=[str(fake)]
     )
-    before, began = marked(run), time.monotonic()
+    before, began = processes_of(run), time.monotonic()
     docker._remove(run, template, "coppice-made-up")
     assert time.monotonic() - began < 120
-    assert marked(run) <= before
+    assert processes_of(run) <= before

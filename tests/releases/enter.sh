@@ -50,6 +50,13 @@ for node in null zero full random urandom tty kvm net/tun fuse; do
     touch "$root/dev/$node"
     mount --bind "/dev/$node" "$root/dev/$node"
 done
+# Containers with a disk of their own are mounted from files; the kernel chooses the number.
+[ ! -e /dev/loop-control ] || mknod "$root/dev/loop-control" c 10 237
+number=0
+while [ $number -lt 64 ]; do
+    mknod "$root/dev/loop$number" b 7 $number
+    number=$((number + 1))
+done
 mkdir "$root/dev/pts" "$root/dev/shm"
 mount -t devpts -o newinstance,ptmxmode=0666,mode=620 devpts "$root/dev/pts"
 mount -t tmpfs -o mode=1777 tmpfs "$root/dev/shm"

@@ -1,4 +1,4 @@
-"""The other host: this machine behind a real sshd. Skipped where there is none."""
+"""The remote host: this machine behind a real sshd. Skipped where there is no sshd."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         pytest.skip("needs sshd: bin/setup --tests")
     directory = tmp_path_factory.mktemp("sshd")
     env = {
-        "HOME": str(directory),  # its shells read nothing of the user's
+        "HOME": str(directory),  # its shells read none of the user's files
         "XDG_CACHE_HOME": str(directory / "cache"),
         "COPPICE_RUNTIME": str(directory / "runtime"),
     }
@@ -30,8 +30,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 @pytest.fixture(autouse=True)
-def near(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """This side: the test's own settings of ssh, and a directory of runs of its own."""
+def local_side(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The local side: ssh settings and a runtime directory of the test's own."""
     monkeypatch.setenv(CONFIG, str(server.config))
     monkeypatch.setenv("COPPICE_RUNTIME", str(tmp_path / "near"))
     monkeypatch.setenv("COPPICE_CACHE", str(tmp_path / "near-cache"))

@@ -1,7 +1,6 @@
-"""A real sshd of a test's own: own keys, own settings, in a network namespace of its own.
+"""A real sshd for tests, with its own keys, settings and network namespace.
 
-Nothing of the user's or the system's is read or written, but for the directory that sshd insists
-on.
+It reads and writes no file of the user or the system, except the directory that sshd requires.
 """
 
 from __future__ import annotations
@@ -49,7 +48,7 @@ Host there
   GlobalKnownHostsFile /dev/null
   ProxyCommand {python} -c '{proxy}' {namespace} {port}
 """
-# Enters the namespace and passes bytes on, both ways.
+# Enters the namespace and relays bytes in both directions.
 _PROXY = (
     "import os, select, socket, sys; "
     "from pathlib import Path; from harness.network.namespace import inside; "
@@ -79,7 +78,7 @@ class Server:
         text = _SERVER.format(directory=self.directory, port=PORT, env=env)
         (self.directory / "sshd_config").write_text(text)
         with inside(self.namespace), (self.directory / "log").open("ab") as log:
-            before = log.tell()  # what a former one said
+            before = log.tell()  # the output of a former sshd
             self.process = subprocess.Popen(
                 [SSHD, "-D", "-e", "-f", self.directory / "sshd_config"],
                 stdin=subprocess.DEVNULL,
@@ -92,32 +91,33 @@ class Server:
             time.sleep(0.01)
 
     def new_key(self) -> None:
-        """Another host key, known to nobody, from the next start on."""
+        """Make a new host key, unknown to the client, used from the next start on."""
         (self.directory / "host_key").unlink(missing_ok=True)
         keygen(self.directory / "host_key")
 
     def trust(self) -> None:
-        """Let the client know the host key that there is."""
+        """Add the current host key to the client's known hosts."""
         public = (self.directory / "host_key.pub").read_text().split()
         (self.directory / "known").write_text(f"[127.0.0.1]:{PORT} {public[0]} {public[1]}\n")
 
     def sessions(self) -> list[psutil.Process]:
-        """One process of sshd's for each connection."""
+        """The sshd process of each connection."""
         assert self.process
         with contextlib.suppress(psutil.NoSuchProcess):
-            return [one for one in psutil.Process(self.process.pid).children() if _is_sshd(one)]
+            children = psutil.Process(self.process.pid).children()
+            return [child for child in children if _is_sshd(child)]
         return []
 
     def drop(self) -> None:
-        """End every connection at once; what was started in them may live on."""
+        """End every connection at once; processes started in them may continue."""
         for session in self.sessions():
             below: list[psutil.Process] = []
             with contextlib.suppress(psutil.NoSuchProcess):  # it may be ending by itself
                 below = session.children()
-            for one in (*below, session):
+            for process in (*below, session):
                 with contextlib.suppress(psutil.NoSuchProcess):
-                    if _is_sshd(one):
-                        one.kill()
+                    if _is_sshd(process):
+                        process.kill()
 
     def stop(self) -> None:
         if self.process is None:
@@ -128,9 +128,9 @@ class Server:
         self.process = None
 
 
-def _is_sshd(one: psutil.Process) -> bool:
+def _is_sshd(process: psutil.Process) -> bool:
     try:
-        return one.name().startswith("sshd")
+        return process.name().startswith("sshd")
     except psutil.NoSuchProcess:
         return False
 
@@ -141,7 +141,7 @@ def keygen(path: Path) -> None:
 
 @contextlib.contextmanager
 def serving(directory: Path, env: Mapping[str, str]) -> Iterator[Server]:
-    """A server whose key the client knows."""
+    """A running server whose host key the client knows."""
     Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)
     with namespace(directory, "there") as place:
         with inside(place):

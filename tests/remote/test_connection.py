@@ -1,4 +1,4 @@
-"""Connections that do not come about, each with its own reason; and what an address may be."""
+"""Connections that fail, each with its own error, and the syntax of addresses."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.remote.server import PORT, THERE, Server
 
 @pytest.fixture
 def restored(server: Server) -> Iterator[Server]:
-    """The server, whose keys and files are as they were afterwards."""
+    """The server; its keys and files are restored after the test."""
     names = ("host_key", "host_key.pub", "known", "key.pub")
     kept = {server.directory / name: (server.directory / name).read_bytes() for name in names}
     yield server
@@ -30,37 +30,37 @@ def refused() -> HostError:
     return error.value
 
 
-def test_a_host_key_that_changed_ends_it_and_says_what_to_do(restored: Server) -> None:
+def test_a_changed_host_key_is_refused_with_the_command_that_helps(restored: Server) -> None:
     restored.stop()
     restored.new_key()
     restored.start()
     error = refused()
-    assert isinstance(error, HostKeyChanged) and "another key" in str(error)
+    assert isinstance(error, HostKeyChanged) and "has changed" in str(error)
     assert "ssh-keygen -R" in str(error)
 
 
-def test_a_key_that_nobody_knows_is_not_taken_by_itself(restored: Server) -> None:
+def test_an_unknown_host_key_is_not_accepted_silently(restored: Server) -> None:
     (restored.directory / "known").write_text("")
     assert "connect once by hand" in str(refused())
     assert (restored.directory / "known").read_text() == ""
 
 
-def test_a_host_that_does_not_let_us_in(restored: Server) -> None:
+def test_a_host_that_denies_access(restored: Server) -> None:
     (restored.directory / "key.pub").write_text("")
-    assert "does not let us in" in str(refused())
+    assert "denied access" in str(refused())
 
 
-def test_a_host_where_nobody_listens(restored: Server) -> None:
+def test_a_host_without_a_running_sshd(restored: Server) -> None:
     restored.stop()
-    assert "cannot be reached" in str(refused())
+    assert "cannot reach" in str(refused())
 
 
-def test_a_host_that_is_not_there() -> None:
-    with pytest.raises(HostError, match=r"no host is called|cannot be reached"):
+def test_a_host_name_that_does_not_resolve() -> None:
+    with pytest.raises(HostError, match=r"cannot resolve|cannot reach"):
         Connection(Address.parse("ssh://nowhere.invalid")).__enter__()
 
 
-def test_nothing_is_left_of_a_connection(server: Server) -> None:
+def test_a_closed_connection_leaves_no_directory(server: Server) -> None:
     with Connection(Address.parse(THERE)) as connection:
         directory = connection._directory
         assert directory.exists()
@@ -86,6 +86,6 @@ def test_addresses(text: str, address: Address) -> None:
     ["honor", "ssh://", "http://honor", "ssh://honor/path", "ssh://honor:port", "ssh://a:b@honor",
      "ssh://-oProxyCommand=x", "ssh://-l@honor", f"ssh://honor:{PORT}{PORT}"],
 )  # fmt: skip
-def test_what_is_no_address(text: str) -> None:
+def test_invalid_addresses(text: str) -> None:
     with pytest.raises(UsageError):
         Address.parse(text)

@@ -1,4 +1,4 @@
-"""What a driver asks of a host is the same of this one, and of one behind a real sshd."""
+"""The `Host` interface behaves the same on this machine and behind a real sshd."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ import pytest
 from psutil import process_iter as processes
 
 from harness.errors import CommandFailed, DiskFull, GuestTimeout, HostLost, MissingTool
-from harness.host.local import Local
-from harness.host.protocol import Host, Started, must
+from harness.host.local import LocalHost
+from harness.host.protocol import Host, HostProcess, must
 from harness.host.run import Run
 from harness.host.session import open_run
-from harness.remote.ssh import Ssh, open_ssh
+from harness.remote.ssh import SshHost, open_ssh
 from harness.remote.ssh_connection import Address
 from tests.host.processes import eventually
 from tests.remote.server import THERE, Server
@@ -33,7 +33,7 @@ def own_run(tmp_path: Path) -> Iterator[Run]:
 @pytest.fixture(params=["local", "ssh", "ssh without Python"])
 def host(request: pytest.FixtureRequest, own_run: Run) -> Iterator[Host]:
     if request.param == "local":
-        yield Local(own_run)
+        yield LocalHost(own_run)
         return
     with open_ssh(own_run, Address.parse(THERE)) as opened:
         if request.param == "ssh without Python":
@@ -43,13 +43,13 @@ def host(request: pytest.FixtureRequest, own_run: Run) -> Iterator[Host]:
     assert not Path(opened.directory).exists()
 
 
-def test_a_program_runs_with_its_words_its_input_and_its_end(host: Host) -> None:
+def test_a_program_gets_its_argv_and_stdin_and_returns_its_exit_code(host: Host) -> None:
     done = host.run(["sh", "-c", 'cat; printf "%s|" "$@" >&2; exit 3', "x", "a b", "$HOME", "'"],
                     stdin=b"in\0put\n")  # fmt: skip
     assert (done.code, done.stdout, done.stderr) == (3, b"in\0put\n", b"a b|$HOME|'|")
 
 
-def test_its_times_are_of_that_hosts_monotonic_clock(host: Host) -> None:
+def test_times_are_of_the_hosts_monotonic_clock(host: Host) -> None:
     first = host.run(["sleep", "0.2"])
     second = host.run(["true"])
     assert 0.17 < first.ended - first.started < 60
@@ -57,9 +57,9 @@ def test_its_times_are_of_that_hosts_monotonic_clock(host: Host) -> None:
     assert host.clock
 
 
-def test_a_program_that_must_succeed_says_why_it_did_not(host: Host) -> None:
+def test_a_failed_program_that_must_succeed_raises_with_its_reason(host: Host) -> None:
     with pytest.raises(
-        CommandFailed, match=r"cat /nowhere on .* ended with 1: .*No such file"
+        CommandFailed, match=r"cat /nowhere on .* exited with 1: .*No such file"
     ) as e:
         must(host, ["cat", "/nowhere"])
     assert e.value.code == 1
@@ -69,7 +69,7 @@ def test_a_program_that_must_succeed_says_why_it_did_not(host: Host) -> None:
         host.run(["sleep", "20"], timeout_s=0.3)
 
 
-def test_files_go_there_and_back(host: Host, tmp_path: Path) -> None:
+def test_files_are_written_and_read(host: Host, tmp_path: Path) -> None:
     content = bytes(range(256)) * 1000
     path = f"{host.directory}/a directory/it's a file"
     host.put(content, path, 0o755)
@@ -82,7 +82,7 @@ def test_files_go_there_and_back(host: Host, tmp_path: Path) -> None:
         host.get(path + "-not")
 
 
-def test_a_full_disk_leaves_nothing_half_written(host: Host, tmp_path: Path) -> None:
+def test_a_full_disk_leaves_no_partial_file(host: Host, tmp_path: Path) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", disk], check=True)
@@ -96,27 +96,27 @@ def test_a_full_disk_leaves_nothing_half_written(host: Host, tmp_path: Path) -> 
         subprocess.run(["umount", disk], check=True)
 
 
-def _hear(process: Started, count: int) -> bytes:
-    process.line.settimeout(60)
+def _read(process: HostProcess, count: int) -> bytes:
+    process.channel.settimeout(60)
     got = b""
     while len(got) < count:
-        piece = process.line.recv(100)
+        piece = process.channel.recv(100)
         assert piece
         got += piece
     return got
 
 
-def test_a_started_process_outlives_the_call_and_has_a_line(host: Host) -> None:
+def test_a_started_process_outlives_the_call_and_has_a_channel(host: Host) -> None:
     process = host.start(["sh", "-c", "echo begun >&2; echo $NAME; exec cat"], "one", {"NAME": "x"})
     try:
-        process.line.sendall(b"hello\0")
-        assert _hear(process, 8) == b"x\nhello\0"
-        assert process.poll() is None and process.said() == "begun"
+        process.channel.sendall(b"hello\0")
+        assert _read(process, 8) == b"x\nhello\0"
+        assert process.poll() is None and process.error_text() == "begun"
         host.signal(process, signal.SIGSTOP)
         eventually(lambda: _state(process.pid) == "T")
-        process.line.sendall(b"held")
+        process.channel.sendall(b"after")
         host.signal(process, signal.SIGCONT)
-        assert _hear(process, 4) == b"held"
+        assert _read(process, 5) == b"after"
     finally:
         process.end()
     process.end()
@@ -127,58 +127,60 @@ def _state(pid: int) -> str:
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
 
 
-def test_what_a_process_ended_with_is_told(host: Host) -> None:
+def test_the_exit_code_and_stderr_of_a_process_are_reported(host: Host) -> None:
     process = host.start(["sh", "-c", "echo why >&2; exit 7"], "two")
     eventually(lambda: process.poll() is not None)
-    assert process.poll() == 7 and process.said() == "why"
+    assert process.poll() == 7 and process.error_text() == "why"
     host.signal(process, signal.SIGCONT)  # nothing happens
     process.end()
-    eventually(lambda: not _naming(f"{host.directory}/two."))  # what carried its line ends too
+    eventually(
+        lambda: not _naming(f"{host.directory}/two.")
+    )  # the process behind its channel ends too
 
 
 def _naming(path: str) -> list[int]:
-    """Processes with a word that has this in it."""
+    """PIDs of processes with this path in an argument."""
     found = processes(["pid", "cmdline"])
     return [
-        one.pid
-        for one in found
-        if one.pid != os.getpid() and any(path in word for word in one.info["cmdline"] or ())
+        process.pid
+        for process in found
+        if process.pid != os.getpid() and any(path in arg for arg in process.info["cmdline"] or ())
     ]
 
 
-def test_what_was_started_ends_with_the_connection(server: Server, own_run: Run) -> None:
+def test_started_processes_end_with_the_connection(server: Server, own_run: Run) -> None:
     with open_ssh(own_run, Address.parse(THERE)) as host:
         process = host.start(["sleep", "600"], "long")
         assert Path(host.directory).exists()
         with pytest.raises(HostLost, match="clean"):
             server.drop()
-            eventually(lambda: not host.connection.lives)
+            eventually(lambda: not host.connection.is_alive)
             host.run(["true"])
         eventually(lambda: not Path(host.directory).exists())
         eventually(lambda: not Path(f"/proc/{process.pid}").exists())
         process.end()
 
 
-def test_a_connection_that_ends_under_a_command_is_lost(server: Server, own_run: Run) -> None:
-    # Its own: what an earlier run's connection lost sleeps on.
-    words = ["sleep", f"3.{secrets.randbelow(10**9):09}e3"]
+def test_a_connection_that_ends_during_a_command_raises(server: Server, own_run: Run) -> None:
+    # A unique duration: a process of an earlier test's lost connection may still sleep.
+    argv = ["sleep", f"3.{secrets.randbelow(10**9):09}e3"]
     with open_ssh(own_run, Address.parse(THERE)) as host:
 
         def drop() -> None:
-            # The program itself, not the client that is about to ask for it.
-            eventually(lambda: words in [one.info["cmdline"] for one in processes(["cmdline"])])
+            # The program itself must run, not just the client that will request it.
+            eventually(lambda: argv in [found.info["cmdline"] for found in processes(["cmdline"])])
             server.drop()
 
         dropping = threading.Thread(target=drop)
         dropping.start()
-        with pytest.raises(HostLost, match=f"while {' '.join(words)} ran"):
-            host.run(words)
+        with pytest.raises(HostLost, match=f"while running: {' '.join(argv)}"):
+            host.run(argv)
         dropping.join()
 
 
 def test_many_commands_share_one_connection(server: Server, own_run: Run) -> None:
     with open_ssh(own_run, Address.parse(THERE)) as host:
-        assert isinstance(host, Ssh)
+        assert isinstance(host, SshHost)
         for number in range(5):
             assert host.run(["echo", str(number)]).text == str(number)
             assert len(server.sessions()) == 1

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("jinja2", reason="the site's packages are not installed: pip install .[site]")
+pytest.importorskip("jinja2", reason="the site's packages are not installed: pip install .")
 
 from harness.site.builder.build import build
 from tests.site import factory

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from harness.errors import DiskFull, UsageError
+from harness.errors import DiskFull, SiteError, UsageError
 from harness.measure import record
 from harness.measure.record import Failure, RunRecord, Series, Validity
 from harness.site.builder import build as building
-from harness.site.builder import check, page
+from harness.site.builder import check
 from harness.site.builder.build import build
 from tests.site import factory
 from tests.site.conftest import Made
@@ -67,8 +67,8 @@ def test_records_that_cannot_be_read_are_listed_with_their_error(made: Made) -> 
 @pytest.mark.parametrize(
     ("bad", "reason"),
     [
-        ("NaN", "NaN is no number of JSON's"),
-        ("-Infinity", "-Infinity is no number of JSON's"),
+        ("NaN", "NaN is not a JSON number"),
+        ("-Infinity", "-Infinity is not a JSON number"),
         ("1e999", "'first-reply' holds a sample that is not finite"),
     ],
 )
@@ -105,7 +105,7 @@ def test_two_records_that_would_share_a_page(tmp_path: Path) -> None:
     shutil.copy(target, target.with_name(target.name.replace("cold-start", "cold_start")))
     built = build(tmp_path / "results", tmp_path / "out")
     assert built.records == 1
-    assert "would be that of" in built.problems[0].error
+    assert "would have the same address as that of" in built.problems[0].error
 
 
 def test_no_record_at_all(tmp_path: Path) -> None:
@@ -114,11 +114,11 @@ def test_no_record_at_all(tmp_path: Path) -> None:
     text = (tmp_path / "out" / "index.html").read_text()
     assert text.count('<p class="big absent">not measured on this host</p>') == 3
     assert "mise run bench:qemu-full" in text
-    assert "There is no record yet" in (tmp_path / "out" / "runs.html").read_text()
+    assert "There are no records yet" in (tmp_path / "out" / "runs.html").read_text()
 
 
 def test_no_such_results_directory(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="is no directory of records"):
+    with pytest.raises(UsageError, match="is not a directory of records"):
         build(tmp_path / "results", tmp_path / "out")
 
 
@@ -267,7 +267,7 @@ def test_a_failed_build_leaves_the_old_site_whole(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Path, "write_bytes", full)
-    with pytest.raises(DiskFull, match="no room for the site"):
+    with pytest.raises(DiskFull, match="no disk space for the site"):
         build(made.results, out, options=building.Options(again=True))
     monkeypatch.undo()
     assert files(out) == before
@@ -299,7 +299,7 @@ def test_a_directory_that_is_not_ours_is_not_replaced(made: Made, tmp_path: Path
 def test_a_typed_figure_is_found(tmp_path: Path, text: str) -> None:
     path = tmp_path / "page.md"
     path.write_text(f"line\n{text}\n")
-    with pytest.raises(check.SiteError, match=r"page\.md:2"):
+    with pytest.raises(SiteError, match=r"page\.md:2"):
         check.check_sources([path], [])
 
 
@@ -324,7 +324,7 @@ def test_other_numbers_are_no_figures(text: str) -> None:
 def test_a_typed_figure_in_a_page_module_is_found(tmp_path: Path) -> None:
     path = tmp_path / "module.py"
     path.write_text("x = 20 * s\ny = 'only 20 ms'\n")
-    with pytest.raises(check.SiteError, match=r"module\.py:2: '20 ms'"):
+    with pytest.raises(SiteError, match=r"module\.py:2: '20 ms'"):
         check.check_sources([], [path])
 
 
@@ -347,7 +347,7 @@ def test_a_broken_link_or_anchor_fails_the_build() -> None:
     }
     check.refuse(wrong_links(good))
     for bad in (b'<a href="../none.html">', b'<a href="../a.html#none">', b'<i id="y"><i id="y">'):
-        with pytest.raises(check.SiteError, match=r"b/c\.html"):
+        with pytest.raises(SiteError, match=r"b/c\.html"):
             check.refuse(wrong_links({**good, "b/c.html": bad}))
 
 
@@ -359,7 +359,7 @@ def test_a_page_module_without_a_declaration_is_named(monkeypatch: pytest.Monkey
     monkeypatch.setitem(sys.modules, "harness.site.pages.method", empty)
     assert pages.__path__
     with pytest.raises(Exception, match="has no PAGE"):
-        page.discover()
+        pages.discover()
 
 
 def test_a_page_is_a_file_added(
@@ -369,7 +369,7 @@ def test_a_page_is_a_file_added(
 
     (tmp_path / "extra").mkdir()
     (tmp_path / "extra" / "added.py").write_text(
-        "from harness.site.builder.page import Asset, Nav, Page\n"
+        "from harness.site.page import Asset, Nav, Page\n"
         "def render(corpus):\n"
         "    yield Asset('added.html', b'<p>' + str(len(corpus.entries)).encode())\n"
         "PAGE = Page(render, Nav('Added', 'added.html', 99))\n"
@@ -409,5 +409,5 @@ def test_the_run_side_imports_nothing_of_the_site() -> None:
 def test_noop_measured_last_does_not_name_the_accelerator(tmp_path: Path) -> None:
     noop = factory.cold_start("durable-prewarm-pool", substrate="noop", day=9)
     text = only(tmp_path, factory.cold_start("full"), noop)
-    assert "Guests ran under tcg." in text
+    assert "These microVMs were emulated in software (TCG)" in text
     assert "noop: the harness alone" in text

@@ -31,7 +31,7 @@ def test_a_missing_results_directory_is_one_clear_error(
 ) -> None:
     argv = ["site", "--results", str(tmp_path / "none"), "--out", str(tmp_path / "out")]
     assert cli.main(argv) == 64
-    assert "is no directory of records" in capsys.readouterr().err
+    assert "is not a directory of records" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 

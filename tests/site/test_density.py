@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("jinja2", reason="the site's packages are not installed: pip install .[site]")
+pytest.importorskip("jinja2", reason="the site's packages are not installed: pip install .")
 
 from harness.measure import record
 from harness.measure.record import Failure, Image, Rig, RunRecord, Series, Validity
@@ -89,7 +89,7 @@ def test_each_fleet_has_its_row_and_what_each_sandbox_takes(tmp_path: Path) -> N
         assert shown[2][0] == 4 * MIB and shown[3][0] == 3 * MIB
         assert shown[4][0] == 2 * each * MIB and shown[5][0] == pytest.approx(0.03 * n)
         assert shown[-1][0] == 0, "none failed to reply"
-    assert "N times the guest's memory" in text.replace("&#39;", "'")
+    assert "N times one guest's memory" in text.replace("&#39;", "'")
     assert "9 117 MiB" in text and "&lt;5 MB" in text, "others' figures stand beside ours"
 
 

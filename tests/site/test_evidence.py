@@ -12,7 +12,7 @@ from harness.measure import record
 from harness.measure.record import RunRecord, Series
 from harness.site.builder.build import build
 from harness.site.data import corpus, evidence
-from harness.site.data.corpus import Corpus, Entry
+from harness.site.data.corpus import Corpus, RecordEntry
 from harness.site.data.record_summary import fits
 from tests.site import factory
 
@@ -38,7 +38,7 @@ def answer(**changed: object) -> Answer:
 def test_the_harness_alone_answers_no_claim_of_a_sandbox() -> None:
     both = corpus_of(of(1.0, substrate="noop"), of(2.0, substrate="qemu"))
     found = evidence.find(both, answer(), factory.HOST)
-    assert found and found.line.dimensions["substrate"] == "qemu"
+    assert found and found.summary.dimensions["substrate"] == "qemu"
     assert evidence.find(corpus_of(of(1.0, substrate="noop")), answer(), factory.HOST) is None
     asked = answer(where={"substrate": "noop"})
     assert evidence.find(both, asked, factory.HOST)
@@ -52,7 +52,7 @@ def test_pooled_takes_every_series_that_fits() -> None:
     assert one and one.n == 3 and list(one.samples) == [1.0] * 3
 
 
-def _two(newer: RunRecord, **known: object) -> tuple[Corpus, Entry]:
+def _two(newer: RunRecord, **known: object) -> tuple[Corpus, RecordEntry]:
     """A record of the second day, after it another one of its machine, and what is known today."""
     older = factory.cold_start("full", n=1, day=2)
     entries = [corpus.entry_of(older), corpus.entry_of(newer, "runs/a/c")]
@@ -74,7 +74,7 @@ def test_a_record_is_stale_when_what_it_measured_has_changed() -> None:
     assert why(rigs={file: ["0" * 64, "1" * 64]}) == ["the rig has changed since"]
     elsewhere = dataclasses.replace(newer.machine, kernel="6.2.0-test")
     moved = dataclasses.replace(newer, machine=elsewhere)
-    assert why(moved) == ["the machine runs another kernel now"]
+    assert why(moved) == ["the machine now runs another kernel"]
     other_host = dataclasses.replace(elsewhere, id="other-host")
     assert why(dataclasses.replace(newer, machine=other_host)) == []
     image = dataclasses.replace(newer.images[0], sha256="0" * 64)
@@ -119,7 +119,7 @@ def test_no_answer_picks_one_of_several_series_by_their_order(kept: Path) -> Non
     looked = 0
     for one in (answer for claim in claims for answer in claim.answers if not answer.pooled):
         for entry in known.of_rig(one.rig, known.machine):
-            lines = [line for line in entry.brief.lines if line.metric == one.metric]
+            lines = [line for line in entry.summary.series if line.metric == one.metric]
             fitting = [line.name for line in lines if fits(line.dimensions, one.where)]
             assert len(fitting) < 2, (one, entry.place.shown, fitting)
             looked += len(fitting)
@@ -139,5 +139,5 @@ def test_a_claim_answered_by_several_series_says_which_one_decides_and_why(tmp_p
     assert page.count('class="decides"') == 1
     above, below = page.split('id="answers"')
     assert "the verdict rests on <strong>first-reply, qemu, durable-prewarm-pool" in above
-    assert "Our clock has no HTTP API" in above
+    assert "Our clock includes no HTTP API" in above
     assert "first-exec, qemu, durable-pool" in below.split("</table>")[0]

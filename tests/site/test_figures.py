@@ -76,7 +76,7 @@ def test_interval_always_contains_the_samples_that_bound_it() -> None:
         assert float(high) * size >= estimate.high * (1 - 1e-6)
 
 
-def entry(status: str) -> corpus.Entry:
+def entry(status: str) -> corpus.RecordEntry:
     validity = Validity(status, ("why",))  # type: ignore[arg-type]
     made = factory.cold_start("durable-pool", validity=validity)
     return corpus.entry_of(made)

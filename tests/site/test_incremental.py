@@ -17,7 +17,7 @@ from harness.measure.record import Validity
 from harness.site.builder import build as building
 from harness.site.builder import digest_cache, output
 from harness.site.builder.build import Options, build
-from harness.site.builder.digest_cache import Seen
+from harness.site.builder.digest_cache import DigestCache
 from tests.site import factory
 from tests.site.test_build import files
 
@@ -150,7 +150,7 @@ def test_a_record_touched_or_changed_in_place_is_read_again_and_others_are_not(
         os.utime(path, ns=(10**18, 10**18))
     # What was written a moment ago may change again within one step of the clock.
     monkeypatch.setattr(digest_cache, "_RACY_NS", -(10**18))
-    looked = Seen(tmp_path / "results")
+    looked = DigestCache(tmp_path / "results")
     digests = {path: looked.digest(path) for path in paths}
     looked.save()
     read: list[Path] = []
@@ -163,12 +163,12 @@ def test_a_record_touched_or_changed_in_place_is_read_again_and_others_are_not(
     # The same size, and the same time of its content.
     first.write_bytes(first.read_bytes().replace(b"Imaginary", b"imaginary"))
     os.utime(first, ns=(10**18, 10**18))
-    again = Seen(tmp_path / "results")
+    again = DigestCache(tmp_path / "results")
     found = {path: again.digest(path) for path in paths}
     assert read == [first] and found[first] != digests[first]
     assert all(found[path] == digests[path] for path in paths[1:])
     second.unlink()
-    assert Seen(tmp_path / "results").digest(second) == ""
+    assert DigestCache(tmp_path / "results").digest(second) == ""
 
 
 @dataclass(frozen=True)
@@ -204,7 +204,7 @@ def test_a_build_that_was_killed_before_all_was_ready_is_as_if_it_never_was(
 
     with monkeypatch.context() as patched:
         patched.setattr(output.Directory, "place", full)
-        with pytest.raises(DiskFull, match="was there is as it was"):
+        with pytest.raises(DiskFull, match="the old site is unchanged"):
             build(begun.results, out)
     assert files(out) == before
     # What a killed one leaves, which cleans nothing up.

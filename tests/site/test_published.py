@@ -80,7 +80,9 @@ def test_each_error_names_the_file_and_the_figure(
 def test_an_id_stands_once_over_all_files(tmp_path: Path) -> None:
     write(tmp_path, GOOD, name="a.yaml")
     write(tmp_path, GOOD, name="b.yaml")
-    with pytest.raises(PublishedError, match=r"b\.yaml: who\.what: that id is in .*a\.yaml"):
+    with pytest.raises(
+        PublishedError, match=r"b\.yaml: who\.what: duplicate id, also in .*a\.yaml"
+    ):
         published.load(tmp_path)
 
 

@@ -17,7 +17,7 @@ from harness.host.run import Run
 from harness.measure.record import Image
 from harness.sandbox.base import SubstrateBase
 from harness.sandbox.protocol import Sharing, Tier
-from harness.sandbox.shared_kernel import SharedSandbox, ended, launched, start_logged
+from harness.sandbox.shared_kernel import SharedSandbox, launch_sandbox, reap, start_logged
 
 NAMESPACES = ("--fork", "--kill-child", "--pid", "--mount-proc", "--uts", "--ipc", "--net")
 START = 'hostname "$1" && exec "$2"'
@@ -64,12 +64,12 @@ class UnshareSubstrate(SubstrateBase):
         tap: int | None = None,
     ) -> SharedSandbox:
         def start(undo: contextlib.ExitStack) -> SharedSandbox:
-            shell = ["sh", "-c", START, "sh", identity.hostname, template.agent]
-            argv = ["unshare", *NAMESPACES, *shell]
+            shell = ("sh", "-c", START, "sh", identity.hostname, str(template.agent))
+            argv = ("unshare", *NAMESPACES, *shell)
             name = f"unshare-{identity.id}"
             child, channel, log = start_logged(run, name, argv, run.environment, undo)
-            undo.callback(ended, child)
+            undo.callback(reap, child)
             undo.callback(channel.close)  # the agent ends when its channel does
-            return SharedSandbox(identity, channel, undo.pop_all().close, said=log.said)
+            return SharedSandbox(identity, channel, undo.pop_all().close, output=log.tail)
 
-        return launched(identity, tier, start)
+        return launch_sandbox(identity, tier, start)

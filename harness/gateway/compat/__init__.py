@@ -1,1 +1,1 @@
-"""How compatible the gateway is: calls of unmodified SDKs, each in an environment of its own."""
+"""Compatibility with unmodified SDKs, each in its own environment."""

@@ -1,7 +1,7 @@
-"""An environment for each SDK: made once in the cache, from versions and hashes that stand here.
+"""An environment for each SDK, built once in the cache from pinned versions and hashes.
 
-A Python SDK is `python-VERSION.txt`, which pip installs with its hashes; the JavaScript SDK is
-`javascript/`, which npm installs from its lock. Where packages come from is the machine's affair.
+A Python SDK is `python-VERSION.txt`, which pip installs with hashes; the JavaScript SDK is
+`javascript/`, which npm installs from its lock file. Package indexes are configured by the host.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from harness.measure.record import digest
 HERE = paths.COMPAT
 JAVASCRIPT = HERE / "javascript"
 PYTHON = HERE / "python"
-"""What runs in the environments; not imported here."""
+"""Programs that run in the environments; not imported here."""
 
 
 @dataclass(frozen=True)
@@ -37,29 +37,29 @@ class Sdk:
     version: str
 
     @property
-    def insists_on_tls(self) -> bool:
-        """Whether its code interpreter knows nothing but https to a sandbox's own name."""
+    def requires_tls(self) -> bool:
+        """Whether its code interpreter accepts only HTTPS to the host name of a sandbox."""
         return self.language == "python" and _numbers(self.version) < (2, 29)
 
     def command(self, cache: Path) -> Sequence[str]:
-        """What runs the probe with this SDK; its environment is made first.
+        """The command that runs the probe with this SDK; builds the environment first.
 
-        Raises Unsupported with what pip or npm said, or MissingTool.
+        Raises Unsupported with the message of pip or npm, or MissingTool.
         """
         if self.language == "python":
             return (str(self.python(cache)), str(PYTHON / "probe"))
         return ("node", str(_javascript(cache) / "probe.mjs"))
 
     def python(self, cache: Path) -> Path:
-        """The interpreter of a Python SDK's environment."""
+        """The Python interpreter of an SDK's environment."""
         lock = HERE / f"{self.name}.txt"
         version = f"{sys.version_info.major}.{sys.version_info.minor}"
         target = cache / "sdks" / f"{self.name}-{version}-{digest(lock)[:16]}"
         if not target.exists():
             with half_built(target) as directory:
-                # Programs in it name the directory, so it is asked for by its modules alone.
+                # Its scripts contain the temporary path, so use `python -m` only.
                 venv.create(directory / "own", with_pip=True, symlinks=True)
-                _made(
+                _install(
                     f"the SDK {self.name}", str(directory / "own/bin/python"), "-m", "pip",
                     "install", "-q", "--require-hashes", "--no-deps",
                     "--only-binary=:all:", "-r", lock,
@@ -68,34 +68,34 @@ class Sdk:
 
 
 def _javascript(cache: Path) -> Path:
-    whole = hashlib.sha256()
-    for one in sorted(JAVASCRIPT.iterdir()):
-        whole.update(one.read_bytes())
-    target = cache / "sdks" / f"javascript-{whole.hexdigest()[:16]}"
+    inputs = hashlib.sha256()
+    for path in sorted(JAVASCRIPT.iterdir()):
+        inputs.update(path.read_bytes())
+    target = cache / "sdks" / f"javascript-{inputs.hexdigest()[:16]}"
     if not target.exists():
         for program in ("node", "npm"):
             need(program)
         with half_built(target) as directory:
-            for one in JAVASCRIPT.iterdir():
-                shutil.copy(one, directory)
-            _made(
+            for path in JAVASCRIPT.iterdir():
+                shutil.copy(path, directory)
+            _install(
                 "the JavaScript SDK", "npm", "ci", "--silent", "--no-audit", "--no-fund",
                 "--ignore-scripts", "--prefix", directory,
             )  # fmt: skip
     return target
 
 
-def _made(what: str, program: str, *words: str | Path) -> None:
+def _install(what: str, program: str, *arguments: str | Path) -> None:
     try:
-        run(program, *words)
+        run(program, *arguments)
     except CoppiceError as error:
         raise Unsupported(f"{what} could not be installed: {error}") from error
 
 
 def python_sdks() -> Sequence[Sdk]:
-    """Every version that there is a lock for, oldest first."""
-    found = [re.fullmatch(r"python-([\d.]+)\.txt", one.name) for one in HERE.iterdir()]
-    versions = sorted((one[1] for one in found if one), key=_numbers)
+    """All versions with a lock file, the oldest first."""
+    matches = [re.fullmatch(r"python-([\d.]+)\.txt", path.name) for path in HERE.iterdir()]
+    versions = sorted((match[1] for match in matches if match), key=_numbers)
     return [Sdk(f"python-{version}", "python", version) for version in versions]
 
 
@@ -114,4 +114,4 @@ def all_sdks() -> Sequence[Sdk]:
 
 
 def _numbers(version: str) -> tuple[int, ...]:
-    return tuple(int(one) for one in version.split("."))
+    return tuple(int(part) for part in version.split("."))

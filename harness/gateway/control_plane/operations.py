@@ -4,98 +4,88 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from datetime import UTC, datetime
-from typing import Any
+from collections.abc import Awaitable, Callable, Sequence
 from urllib.parse import parse_qsl
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
-from harness.gateway.control_plane.call import Call, instant, page, place, read
+from harness.gateway.control_plane.call import Call, page, parse_time, position
+from harness.gateway.control_plane.rate_limit import RateLimiter
 from harness.gateway.control_plane.schemas import Operation, operations
+from harness.gateway.control_plane.views import Views, log_entry, log_line, snapshot_json
 from harness.gateway.errors import ApiError, as_http
-from harness.gateway.sandboxes import usage
-from harness.gateway.sandboxes.entries import Entry
+from harness.gateway.request_body import read_body
+from harness.gateway.sandboxes import forks, usage
+from harness.gateway.sandboxes.sandbox import Sandbox
 from harness.gateway.sandboxes.service import Sandboxes
+from harness.gateway.sandboxes.snapshots import Snapshots
 from harness.gateway.sandboxes.store import Key, Limits
 
-ENVD_VERSION = "0.6.1"
-CLIENT = "coppice"
 V1_TIMEOUT_S, V2_TIMEOUT_S, FORK_TIMEOUT_S = 15, 300, 15
+NO_KEY = Key("", "", "", Limits(), 0)
+"""For operations that need none."""
 log = logging.getLogger("coppice.gateway")
 
 
-class Buckets:
-    """How often each key may still ask: so many at once, and so many a second."""
-
-    def __init__(self) -> None:
-        self._left: dict[str, tuple[float, float]] = {}
-
-    def take(self, key: Key) -> None:
-        now = time.monotonic()
-        left, at = self._left.get(key.id, (float(key.limits.burst), now))
-        left = min(left + (now - at) * key.limits.rate, key.limits.burst)
-        if left < 1:
-            self._left[key.id] = (left, now)
-            raise ApiError(429, f"this key may ask {key.limits.rate:g} times a second")
-        self._left[key.id] = (left - 1, now)
-
-
-class Control:
+class ControlPlane:
     """Answers what openapi.yaml describes. Methods are named after its operations."""
 
-    def __init__(self, sandboxes: Sandboxes, domain: str | None) -> None:
+    def __init__(self, sandboxes: Sandboxes, snapshots: Snapshots, domain: str | None) -> None:
         self._sandboxes = sandboxes
-        self._domain = domain
-        self._buckets = Buckets()
+        self._snapshots = snapshots
+        self._views = Views(sandboxes, domain)
+        self._rate_limiter = RateLimiter()
         self._by_path: dict[tuple[str, str], tuple[Operation, Handler]] = {}
         self._patterns: list[tuple[str, Sequence[str], Operation, Handler]] = []
-        for one in operations():
-            handler: Handler = getattr(self, f"do_{one.id}")
-            if "{" in one.path:
-                self._patterns.append((one.method, one.path.split("/"), one, handler))
+        for operation in operations():
+            handler: Handler = getattr(self, f"do_{operation.id}")
+            method, path = operation.method, operation.path
+            if "{" in path:
+                self._patterns.append((method, path.split("/"), operation, handler))
             else:
-                self._by_path[one.method, one.path] = (one, handler)
+                self._by_path[method, path] = (operation, handler)
 
     def _find(self, method: str, path: str) -> tuple[Operation, Handler, str]:
         found = self._by_path.get((method, path))
         if found:
             return (*found, "")
-        words = path.split("/")
-        others = any(at == path for _, at in self._by_path)
-        for of, pattern, one, handler in self._patterns:
-            if len(words) == len(pattern) and all(
-                b == "{id}" or a == b for a, b in zip(words, pattern, strict=True)
+        parts = path.split("/")
+        other_methods = any(known == path for _, known in self._by_path)
+        for offered, pattern, operation, handler in self._patterns:
+            if len(parts) == len(pattern) and all(
+                expected in ("{id}", part) for part, expected in zip(parts, pattern, strict=True)
             ):
-                if of == method:
-                    return one, handler, words[pattern.index("{id}")]
-                others = True
-        if others:
-            raise ApiError(405, f"{method} is not offered at {path}")
-        raise ApiError(404, f"there is nothing at {path}")
+                if offered == method:
+                    return operation, handler, parts[pattern.index("{id}")]
+                other_methods = True
+        if other_methods:
+            raise ApiError(405, f"{path} does not support {method}")
+        raise ApiError(404, f"there is no operation at {path}")
 
     async def answer(self, request: Request) -> Response:
-        """Answer a request, whatever it is."""
+        """The response to any request; errors are responses too."""
         begun = time.perf_counter()
         route = "unknown"
         try:
-            one, handler, id = self._find(request.method, request.scope["path"])
-            route = one.id
-            key = ANYONE if one.open else self._key(request)
-            limit = key.limits.request_bytes
-            body = one.body(await read(request, limit)) if request.method != "GET" else {}
+            operation, handler, id = self._find(request.method, request.scope["path"])
+            route = operation.id
+            key = NO_KEY if operation.open else self._key(request)
+            data = b""
+            if request.method != "GET":
+                data = await read_body(request, key.limits.request_bytes)
+            body = operation.body(data) if request.method != "GET" else {}
             response = await handler(Call(key, id, request, body))
         except ClientDisconnect:
             response = Response(status_code=499)
         except Exception as error:
-            said = as_http(error)
-            if said.status >= 500:
+            failure = as_http(error)
+            if failure.status >= 500:
                 log.error(route, exc_info=not isinstance(error, ApiError))
-            headers = {"Should-Retry": "true" if said.retry else "false"}
-            response = JSONResponse(said.body(), said.status, headers)
+            headers = {"Should-Retry": "true" if failure.retry else "false"}
+            response = JSONResponse(failure.body(), failure.status, headers)
         took = time.perf_counter() - begun
-        self._sandboxes.meter.request(route, response.status_code, took)
+        self._sandboxes.metrics.request(route, response.status_code, took)
         log.info(
             "request",
             extra={"fields": {"route": route, "status": response.status_code,
@@ -106,15 +96,15 @@ class Control:
     def _key(self, request: Request) -> Key:
         secret = request.headers.get("x-api-key", "")
         if not secret:
-            raise ApiError(401, "an API key is needed, in the header X-API-KEY")
+            raise ApiError(401, "an API key is required, in the header X-API-KEY")
         key = self._sandboxes.store.key_of(secret)
         if key is None:
-            raise ApiError(401, "the API key is not known here")
-        self._buckets.take(key)
+            raise ApiError(401, "unknown or revoked API key")
+        self._rate_limiter.take(key)
         return key
 
-    def _of(self, call: Call) -> Entry:
-        return self._sandboxes.of(call.key, call.id)
+    def _sandbox(self, call: Call) -> Sandbox:
+        return self._sandboxes.get(call.key, call.id)
 
     # Sandboxes.
 
@@ -128,67 +118,73 @@ class Control:
         return await self._create(call, V2_TIMEOUT_S)
 
     async def _create(self, call: Call, default_s: float) -> Response:
-        creating = self._sandboxes.create(call.key, call.body, default_s)
-        if self._sandboxes.has_ready(call.body["templateID"]):
-            return JSONResponse(self.sandbox(await creating), 201)
-        made, left = await call.watched(creating)
-        if left:
-            if made:  # nobody will ever name it
-                await self._sandboxes.kill(made)
+        sandboxes, template = self._sandboxes, call.body["templateID"]
+        snapshot = None
+        if template not in sandboxes.fleet.templates():
+            snapshot = self._snapshots.find(call.key, template)
+        creating = sandboxes.create(call.key, call.body, default_s, snapshot)
+        if sandboxes.has_ready(template):
+            return JSONResponse(self._views.access(await creating), 201)
+        sandbox, disconnected = await call.unless_disconnected(creating)
+        if disconnected:
+            if sandbox:  # the caller does not learn its id
+                await sandboxes.kill(sandbox)
             return Response(status_code=499)
-        assert made
-        return JSONResponse(self.sandbox(made), 201)
+        assert sandbox
+        return JSONResponse(self._views.access(sandbox), 201)
 
     async def do_info(self, call: Call) -> Response:
-        entry = self._of(call)
-        return JSONResponse({**self.detail(entry), **self._tokens(entry)})
+        sandbox = self._sandbox(call)
+        return JSONResponse({**self._views.detail(sandbox), **self._views.envd_token(sandbox)})
 
     async def do_list(self, call: Call) -> Response:
-        """The first version: running ones only, all at once."""
-        found = self._found(call, ["running"])
-        return JSONResponse([self.detail(one) for one in found])
+        """Version 1: the running ones, without pages."""
+        matching = self._matching(call, ["running"])
+        return JSONResponse([self._views.detail(sandbox) for sandbox in matching])
 
     async def do_list_v2(self, call: Call) -> Response:
-        states = [one for one in ",".join(call.queries("state")).split(",") if one]
+        states = call.comma_list("state")
         if not set(states) <= {"running", "paused"}:
-            raise ApiError(400, "a state is running or paused")
-        found = self._found(call, states or ["running", "paused"])
+            raise ApiError(400, "state must be running or paused")
+        matching = self._matching(call, states or ["running", "paused"])
         order = call.query("order") or "desc"
         if order not in ("asc", "desc"):
-            raise ApiError(400, "order is asc or desc")
+            raise ApiError(400, "order must be asc or desc")
         if after := call.query("startedAfter"):
-            since = instant(after)
-            found = [one for one in found if one.record.started > since]
+            since = parse_time(after)
+            matching = [sandbox for sandbox in matching if sandbox.stored.started > since]
         if template := call.query("template"):
-            found = [one for one in found if one.record.template == template]
-        found.sort(key=place, reverse=order == "desc")
-        chosen, headers = page(call, [(place(one), one) for one in found], order == "desc")
-        return JSONResponse([self.detail(one) for one in chosen], headers=headers)
+            matching = [sandbox for sandbox in matching if sandbox.stored.template == template]
+        matching.sort(key=position, reverse=order == "desc")
+        items = [(position(sandbox), sandbox) for sandbox in matching]
+        chosen, headers = page(call, items, order == "desc")
+        return JSONResponse([self._views.detail(sandbox) for sandbox in chosen], headers=headers)
 
-    def _found(self, call: Call, states: Sequence[str]) -> list[Entry]:
-        wanted = dict(parse_qsl(call.query("metadata") or "", keep_blank_values=True))
+    def _matching(self, call: Call, states: Sequence[str]) -> list[Sandbox]:
+        """The key's sandboxes in these states that have the metadata of the query."""
+        wanted = dict(parse_qsl(call.query("metadata") or "", keep_blank_values=True)).items()
         return [
-            one
-            for one in self._sandboxes.entries.values()
-            if one.record.key_id == call.key.id
-            and one.record.state in states
-            and all(one.record.metadata.get(name) == value for name, value in wanted.items())
+            sandbox
+            for sandbox in self._sandboxes.by_id.values()
+            if sandbox.stored.key_id == call.key.id
+            and sandbox.stored.state in states
+            and all(sandbox.stored.metadata.get(name) == value for name, value in wanted)
         ]
 
     async def do_kill(self, call: Call) -> Response:
-        await self._sandboxes.kill(self._of(call))
+        await self._sandboxes.kill(self._sandbox(call))
         return Response(status_code=204)
 
     async def do_pause(self, call: Call) -> Response:
-        entry = self._of(call)
-        self._sandboxes.admit_kind(call.body.get("memory") is not False)
-        await self._sandboxes.pause(entry)
+        sandbox = self._sandbox(call)
+        self._sandboxes.require_saving(call.body.get("memory") is not False)
+        await self._sandboxes.pause(sandbox)
         return Response(status_code=204)
 
     async def do_resume(self, call: Call) -> Response:
-        entry = self._of(call)
-        await self._sandboxes.resume(entry, float(call.body.get("timeout", V1_TIMEOUT_S)))
-        return JSONResponse(self.sandbox(entry), 201)
+        sandbox = self._sandbox(call)
+        await self._sandboxes.resume(sandbox, float(call.body.get("timeout", V1_TIMEOUT_S)))
+        return JSONResponse(self._views.access(sandbox), 201)
 
     async def do_connect(self, call: Call) -> Response:
         return await self._connect(call, V1_TIMEOUT_S)
@@ -197,138 +193,96 @@ class Control:
         return await self._connect(call, V2_TIMEOUT_S)
 
     async def _connect(self, call: Call, default_s: float) -> Response:
-        entry = self._of(call)
-        resumed = await self._sandboxes.connect(entry, float(call.body.get("timeout", default_s)))
-        return JSONResponse(self.sandbox(entry), 201 if resumed else 200)
+        sandbox = self._sandbox(call)
+        timeout_s = float(call.body.get("timeout", default_s))
+        resumed = await self._sandboxes.connect(sandbox, timeout_s)
+        return JSONResponse(self._views.access(sandbox), 201 if resumed else 200)
 
     async def do_timeout(self, call: Call) -> Response:
-        await self._sandboxes.set_timeout(self._of(call), float(call.body["timeout"]))
+        await self._sandboxes.set_timeout(self._sandbox(call), float(call.body["timeout"]))
         return Response(status_code=204)
 
     async def do_refreshes(self, call: Call) -> Response:
-        await self._sandboxes.refresh(self._of(call), float(call.body.get("duration", 60)))
+        await self._sandboxes.refresh(self._sandbox(call), float(call.body.get("duration", 60)))
         return Response(status_code=204)
 
     async def do_network(self, call: Call) -> Response:
-        rules = {name: one for name, one in call.body.items() if one is not None}
-        await self._sandboxes.police(self._of(call), rules)
+        rules = {name: rule for name, rule in call.body.items() if rule is not None}
+        await self._sandboxes.set_network_rules(self._sandbox(call), rules)
         return Response(status_code=204)
 
     async def do_fork(self, call: Call) -> Response:
-        entry = self._of(call)
-        self._sandboxes.admit_kind(True)
+        sandbox = self._sandbox(call)
+        self._sandboxes.require_saving(True)
         timeout_s = float(call.body.get("timeout", FORK_TIMEOUT_S))
         count = int(call.body.get("count", 1))
-        made = await self._sandboxes.copies.fork(call.key, entry, count, timeout_s)
+        copies = await forks.fork(self._sandboxes, call.key, sandbox, count, timeout_s)
         results = [
-            {"error": one.body()} if isinstance(one, ApiError) else {"sandbox": self.sandbox(one)}
-            for one in made
+            {"error": copy.body()}
+            if isinstance(copy, ApiError)
+            else {"sandbox": self._views.access(copy)}
+            for copy in copies
         ]
         return JSONResponse(results, 201)
 
     async def do_snapshot(self, call: Call) -> Response:
-        entry = self._of(call)
-        self._sandboxes.admit_kind(call.body.get("memory") is not False)
-        made = await self._sandboxes.copies.take(entry, call.body.get("name"))
-        return JSONResponse({"snapshotID": made.id, "names": made.names}, 201)
+        sandbox = self._sandbox(call)
+        self._sandboxes.require_saving(call.body.get("memory") is not False)
+        snapshot = await self._snapshots.take(sandbox, call.body.get("name"))
+        return JSONResponse(snapshot_json(snapshot), 201)
 
     async def do_snapshots(self, call: Call) -> Response:
-        of = call.query("sandboxID")
-        found = [
-            one for one in self._sandboxes.copies.all(call.key) if of in (None, one.sandbox_id)
+        source = call.query("sandboxID")
+        items = [
+            ((snapshot.created, snapshot.id), snapshot)
+            for snapshot in self._snapshots.of(call.key)
+            if source in (None, snapshot.sandbox_id)
         ]
-        places = [((one.created, one.id), one) for one in found]
-        chosen, headers = page(call, places, True)
-        shown = [{"snapshotID": one.id, "names": one.names} for one in chosen]
-        return JSONResponse(shown, headers=headers)
+        chosen, headers = page(call, items, True)
+        return JSONResponse([snapshot_json(snapshot) for snapshot in chosen], headers=headers)
 
     async def do_forget_snapshot(self, call: Call) -> Response:
-        self._sandboxes.copies.forget(self._sandboxes.copies.find(call.key, call.id))
+        self._snapshots.remove(self._snapshots.find(call.key, call.id))
         return Response(status_code=204)
 
-    # What is known of them.
+    # Logs and metrics.
 
     async def do_logs(self, call: Call) -> Response:
         start, limit = call.number("start", 0), call.number("limit", 1000)
-        kept = [one for one in self._of(call).logs if one["at"] * 1000 >= start][:limit]
-        lines = [{"timestamp": _utc(one["at"]), "line": one["message"]} for one in kept]
-        return JSONResponse({"logs": lines, "logEntries": [_entry(one) for one in kept]})
+        logs = self._sandbox(call).logs
+        entries = [entry for entry in logs if entry["at"] * 1000 >= start][:limit]
+        lines = [log_line(entry) for entry in entries]
+        return JSONResponse({"logs": lines, "logEntries": [log_entry(entry) for entry in entries]})
 
     async def do_logs_v2(self, call: Call) -> Response:
         cursor, limit = call.number("cursor", -1), call.number("limit", 1000)
-        backward = call.query("direction") == "backward"
-        kept = list(self._of(call).logs)
-        if backward:
-            kept = [one for one in reversed(kept) if cursor < 0 or one["at"] * 1000 <= cursor]
+        entries = list(self._sandbox(call).logs)
+        if call.query("direction") == "backward":
+            entries.reverse()
+            entries = [entry for entry in entries if cursor < 0 or entry["at"] * 1000 <= cursor]
         else:
-            kept = [one for one in kept if one["at"] * 1000 >= cursor]
-        return JSONResponse({"logs": [_entry(one) for one in kept[:limit]]})
+            entries = [entry for entry in entries if entry["at"] * 1000 >= cursor]
+        return JSONResponse({"logs": [log_entry(entry) for entry in entries[:limit]]})
 
     async def do_metrics(self, call: Call) -> Response:
-        entry = self._of(call)
-        await usage.sample(entry, self._sandboxes.fleet.disk_mib)
+        sandbox = self._sandbox(call)
+        await usage.sample(sandbox, self._sandboxes.fleet.disk_mib)
         start, end = call.number("start", 0), call.number("end", 1 << 62)
-        kept = [one for one in entry.usage if start <= one["timestampUnix"] <= end]
-        return JSONResponse(kept)
+        samples = [sample for sample in sandbox.usage if start <= sample["timestampUnix"] <= end]
+        return JSONResponse(samples)
 
     async def do_metrics_of_many(self, call: Call) -> Response:
-        ids = [one for one in ",".join(call.queries("sandbox_ids")).split(",") if one]
+        ids = call.comma_list("sandbox_ids")
         if not 0 < len(ids) <= 100:
-            raise ApiError(400, "sandbox_ids names 1 to 100 sandboxes")
-        found = {}
+            raise ApiError(400, "sandbox_ids must name 1 to 100 sandboxes")
+        latest = {}
         for id in ids:
-            entry = self._sandboxes.entries.get(id)
-            if entry and entry.record.key_id == call.key.id:
-                await usage.sample(entry, self._sandboxes.fleet.disk_mib)
-                if entry.usage:
-                    found[id] = entry.usage[-1]
-        return JSONResponse({"sandboxes": found})
-
-    def _tokens(self, entry: Entry) -> Mapping[str, Any]:
-        if not entry.record.secure:
-            return {}
-        return {"envdAccessToken": self._sandboxes.token(entry, "envd")}
-
-    def sandbox(self, entry: Entry) -> Mapping[str, Any]:
-        return {
-            "templateID": entry.record.template,
-            "sandboxID": entry.id,
-            "clientID": CLIENT,
-            "envdVersion": ENVD_VERSION,
-            "domain": self._domain,
-            "trafficAccessToken": self._sandboxes.token(entry, "traffic"),
-            **self._tokens(entry),
-        }
-
-    def detail(self, entry: Entry) -> Mapping[str, Any]:
-        record, fleet = entry.record, self._sandboxes.fleet
-        when = "pause" if record.auto_pause else "kill"
-        return {
-            "templateID": record.template,
-            "sandboxID": record.id,
-            "clientID": CLIENT,
-            "envdVersion": ENVD_VERSION,
-            "domain": self._domain,
-            "startedAt": _utc(record.started),
-            "endAt": _utc(entry.ends),
-            "cpuCount": 1,
-            "memoryMB": fleet.memory_mib,
-            "diskSizeMB": fleet.disk_mib,
-            "state": record.state,
-            "metadata": record.metadata,
-            "lifecycle": {"autoResume": record.auto_resume, "onTimeout": when},
-        }
+            sandbox = self._sandboxes.by_id.get(id)
+            if sandbox and sandbox.stored.key_id == call.key.id:
+                await usage.sample(sandbox, self._sandboxes.fleet.disk_mib)
+                if sandbox.usage:
+                    latest[id] = sandbox.usage[-1]
+        return JSONResponse({"sandboxes": latest})
 
 
 Handler = Callable[[Call], Awaitable[Response]]
-ANYONE = Key("", "", "", Limits(), 0)
-
-
-def _utc(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, UTC).isoformat().replace("+00:00", "Z")
-
-
-def _entry(one: Mapping[str, Any]) -> Mapping[str, Any]:
-    fields = {name: str(value) for name, value in one["fields"].items()}
-    return {"timestamp": _utc(one["at"]), "message": one["message"], "level": one["level"],
-            "fields": fields}  # fmt: skip

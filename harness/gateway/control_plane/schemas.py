@@ -1,4 +1,4 @@
-"""The control plane's description, and checks of requests against it."""
+"""openapi.yaml as operations, and checks of request bodies against its schemas."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ METHODS = ("get", "post", "put", "delete")
 
 @dataclass(frozen=True)
 class Operation:
-    """One operation; `check` raises ApiError for a body that does not fit."""
+    """`check` raises JsonSchemaException for a body that does not match the schema."""
 
     id: str
     method: str
@@ -27,57 +27,59 @@ class Operation:
     check: Callable[[Any], Any] | None
     body_required: bool
     open: bool
-    """Whether it needs no key."""
+    """Whether it needs no API key."""
 
     def body(self, data: bytes) -> Mapping[str, Any]:
-        """A request's body, read and checked."""
+        """A request's body, parsed and checked; ApiError 400 for an invalid one."""
         if not data and not self.body_required:
             return {}
         try:
-            found = json.loads(data)
+            body = json.loads(data)
         except ValueError as error:
             raise ApiError(400, f"the body is not JSON: {error}") from error
-        if found is None and not self.body_required:
+        if body is None and not self.body_required:
             return {}
         if self.check:
             try:
-                self.check(found)
+                self.check(body)
             except fastjsonschema.JsonSchemaException as error:
-                raise ApiError(400, f"the body does not fit: {error}") from error
-        if not isinstance(found, dict):
-            raise ApiError(400, "the body is no object")
-        return found
+                raise ApiError(400, f"the body does not match the schema: {error}") from error
+        if not isinstance(body, dict):
+            raise ApiError(400, "the body must be a JSON object")
+        return body
 
 
 def operations() -> Iterator[Operation]:
-    """Every operation of the description, in its order."""
-    whole = yaml.safe_load(FILE.read_text())
-    for path, item in whole["paths"].items():
+    """All operations, in the order of the file."""
+    document = yaml.safe_load(FILE.read_text())
+    for path, item in document["paths"].items():
         for method in METHODS:
             if method not in item:
                 continue
-            one = item[method]
-            body = one.get("requestBody", {})
+            described = item[method]
+            body = described.get("requestBody", {})
             schema = body.get("content", {}).get("application/json", {}).get("schema")
-            check = fastjsonschema.compile(_plain(schema, whole)) if schema else None
+            check = fastjsonschema.compile(_json_schema(schema, document)) if schema else None
             yield Operation(
-                one["operationId"], method.upper(), path, check,
-                bool(body.get("required")), one.get("security") == [],
+                described["operationId"], method.upper(), path, check,
+                bool(body.get("required")), described.get("security") == [],
             )  # fmt: skip
 
 
-def _plain(schema: Any, whole: Mapping[str, Any]) -> Any:
-    """A schema of OpenAPI 3.0 as JSON Schema: references resolved, `nullable` spelt out."""
+def _json_schema(schema: Any, document: Mapping[str, Any]) -> Any:
+    """An OpenAPI 3.0 schema as JSON Schema: `$ref` resolved, `nullable` expanded."""
     if isinstance(schema, list):
-        return [_plain(one, whole) for one in schema]
+        return [_json_schema(item, document) for item in schema]
     if not isinstance(schema, dict):
         return schema
     if "$ref" in schema:
-        found: Any = whole
+        target: Any = document
         for step in schema["$ref"].removeprefix("#/").split("/"):
-            found = found[step]
-        return _plain(found, whole)
-    plain = {name: _plain(one, whole) for name, one in schema.items() if name != "nullable"}
+            target = target[step]
+        return _json_schema(target, document)
+    expanded = {
+        name: _json_schema(value, document) for name, value in schema.items() if name != "nullable"
+    }
     if schema.get("nullable"):
-        return {"anyOf": [plain, {"type": "null"}]}
-    return plain
+        return {"anyOf": [expanded, {"type": "null"}]}
+    return expanded

@@ -1,1 +1,1 @@
-"""Requests to a sandbox itself: processes, files, code, and the ports of its own servers."""
+"""Requests to a sandbox: processes, files, code, and the ports of its servers."""

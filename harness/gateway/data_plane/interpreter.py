@@ -1,137 +1,120 @@
-"""The code interpreter: contexts are processes of the sandbox, told apart by their labels.
-
-What a cell says comes as lines of JSON from guest/interpreter.py and goes on as it is. Contexts
-live in the guest and nowhere else, so they are there after a pause, in a fork, and after a restart.
-"""
+"""The code interpreter's HTTP service: cells and contexts."""
 
 from __future__ import annotations
 
-import asyncio
 import json
-import secrets
-from collections import deque
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass
+from typing import Any
 
-from harness.errors import GuestDied
-from harness.gateway.envd.client import Envd, Listener, RunningProcess
-from harness.gateway.fleets.disk import INTERPRETER
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
 
-DEFAULT = "default"
-MARK = "coppice-context"
-HOME = "/home/user"
-WORDS = ("/usr/bin/python3", "-X", "utf8", f"/{INTERPRETER}")
-PYTHON = ("python", "python3", None, "")
+from harness.errors import CoppiceError
+from harness.gateway.envd import interpreter
+from harness.gateway.envd.client import Envd
+from harness.gateway.envd.interpreter import CodeCell, Context
+from harness.gateway.errors import ApiError
+from harness.gateway.request_body import read_body
+from harness.gateway.sandboxes.sandbox import Sandbox
 
-
-@dataclass(frozen=True)
-class Context:
-    id: str
-    language: str
-    cwd: str
-    process: RunningProcess
-
-    def as_json(self) -> Mapping[str, str]:
-        return {"id": self.id, "language": self.language, "cwd": self.cwd}
+BODY_MAX = 16 << 20
+SIGKILL = 9
 
 
-@dataclass(frozen=True)
-class Cell:
-    """Code and the environment of its run. A `rehearsal` leaves no trace in the context."""
+class InterpreterService:
+    """For one sandbox and one request, which the caller may make."""
 
-    code: str
-    environment: Mapping[str, str]
-    rehearsal: bool = False
+    def __init__(self, sandbox: Sandbox, envd: Envd) -> None:
+        self._sandbox = sandbox
+        self._envd = envd
+
+    async def answer(self, request: Request) -> Response:
+        await self._sandbox.learn_processes()
+        path = request.url.path
+        method, parts = request.method, path.strip("/").split("/")
+        if (method, parts) == ("POST", ["execute"]):
+            return await self._execute(await _json_object(request))
+        if (method, parts) == ("GET", ["contexts"]):
+            contexts = interpreter.contexts(self._envd)
+            return JSONResponse([context.as_json() for context in contexts])
+        if (method, parts) == ("POST", ["contexts"]):
+            return await self._create_context(await _json_object(request))
+        if len(parts) >= 2 and parts[0] == "contexts":
+            try:
+                context = interpreter.context(self._envd, parts[1])
+            except LookupError as error:
+                raise ApiError(404, str(error)) from error
+            if method == "DELETE" and len(parts) == 2:
+                await self._end(context)
+                return Response(status_code=204)
+            if method == "POST" and parts[2:] == ["restart"]:
+                await self._end(context)
+                await interpreter.start_context(
+                    self._envd, context.id, context.language, context.cwd
+                )
+                return Response(status_code=204)
+        raise ApiError(404, f"the code interpreter does not support {method} {path}")
+
+    async def _end(self, context: Context) -> None:
+        await self._envd.signal(context.process.pid, SIGKILL)
+        self._envd.processes.pop(context.process.pid, None)
+
+    async def _execute(self, body: Mapping[str, Any]) -> Response:
+        code, variables = body.get("code"), body.get("env_vars") or {}
+        if not isinstance(code, str):
+            raise ApiError(400, "code must be a string")
+        if not isinstance(variables, Mapping):
+            raise ApiError(400, "env_vars must be an object of strings")
+        _require_python(body.get("language"))
+        environment = {
+            **self._sandbox.stored.environment,
+            **{name: str(value) for name, value in variables.items()},
+        }
+        lines = interpreter.execute(
+            self._envd,
+            body.get("context_id") or interpreter.DEFAULT,
+            CodeCell(code, environment),
+        )
+        try:
+            first = await anext(lines)
+        except LookupError as error:
+            raise ApiError(404, str(error)) from error
+        return StreamingResponse(_streamed(first, lines), media_type="application/x-ndjson")
+
+    async def _create_context(self, body: Mapping[str, Any]) -> Response:
+        _require_python(body.get("language"))
+        cwd = body.get("cwd") or ""
+        if not isinstance(cwd, str):
+            raise ApiError(400, "cwd must be a path")
+        context = await interpreter.start_context(self._envd, interpreter.new_id(), "python", cwd)
+        return JSONResponse(context.as_json())
 
 
-def contexts(envd: Envd) -> list[Context]:
-    """Those of the processes that the gateway knows (`Envd.sync`)."""
-    found = []
-    for process in envd.processes.values():
-        mark, _, rest = process.label.partition(" ")
-        if mark == MARK:
-            id, language = rest.split(" ", 1)
-            found.append(Context(id, language, process.cwd, process))
-    return found
+def _require_python(language: Any) -> None:
+    if language not in interpreter.PYTHON:
+        raise ApiError(400, f"the language {language} is not supported; python is")
 
 
-def context(envd: Envd, id: str) -> Context:
-    """LookupError when there is none of this id."""
-    for one in contexts(envd):
-        if one.id == id:
-            return one
-    raise LookupError(f"context {id} was not found")
-
-
-async def start_context(envd: Envd, id: str, language: str, cwd: str) -> Context:
-    """Start an interpreter and wait until it takes cells."""
-    process, listener = await envd.start(
-        WORDS, cwd=cwd or HOME, label=f"{MARK} {id} {language}", keep_input=True
-    )
+async def _streamed(first: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
     try:
-        async with asyncio.timeout(60):
-            async for _ in Answers(listener).until("ready"):
-                pass
-    finally:
-        listener.close()
-    return Context(id, language, cwd or HOME, process)
-
-
-def new_id() -> str:
-    return secrets.token_hex(8)
-
-
-async def execute(envd: Envd, id: str, cell: Cell) -> AsyncIterator[bytes]:
-    """Run a cell; its lines as they come. LookupError when there is no such context.
-
-    When the caller goes away the cell is interrupted.
-    """
-    one = context(envd, id)
-    number = secrets.token_hex(8)
-    request = {"code": cell.code, "envs": dict(cell.environment), "rehearsal": cell.rehearsal,
-               "cell": number}  # fmt: skip
-    begins = json.dumps({"type": "begin", "cell": number}).encode()
-    listener = one.process.listen()
-    begun = ended = False
-    try:
-        await envd.input(one.process.pid, json.dumps(request).encode() + b"\n")
-        # What comes before is of a cell that somebody else runs, or has left.
-        answers = Answers(listener)
-        while not begun:
-            async for line in answers.until("begin"):
-                begun = line.startswith(begins)
-        async for line in answers.until("end_of_execution"):
+        yield first
+        async for line in rest:
             yield line
-        ended = True
+    except CoppiceError as error:
+        fields = {"type": "error", "name": "SandboxError", "value": str(error), "traceback": ""}
+        yield json.dumps(fields).encode() + b"\n"
     finally:
-        listener.close()
-        if begun and not ended and not envd.gone and not one.process.ended:
-            await envd.signal(one.process.pid, 2)
+        close = getattr(rest, "aclose", None)
+        if close:
+            await close()
 
 
-class Answers:
-    """Whole lines of what an interpreter says."""
-
-    def __init__(self, listener: Listener) -> None:
-        self._listener = listener
-        self._whole: deque[bytes] = deque()
-        self._rest = b""
-
-    async def until(self, last: str) -> AsyncIterator[bytes]:
-        """The lines up to the one of type `last`, and that one."""
-        final = f'{{"type": "{last}"'.encode()
-        while True:
-            while self._whole:
-                line = self._whole.popleft()
-                yield line + b"\n"
-                if line.startswith(final):
-                    return
-            one = await self._listener.get()
-            if one is None:
-                raise GuestDied("the sandbox is gone")
-            if one.what == "exit":
-                how = f"signal {one.signal}" if one.signal else f"exit code {one.code}"
-                raise GuestDied(f"the interpreter ended with {how}")
-            if one.what == "stdout":
-                *whole, self._rest = (self._rest + one.data).split(b"\n")
-                self._whole.extend(whole)
+async def _json_object(request: Request) -> Mapping[str, Any]:
+    data = await read_body(request, BODY_MAX)
+    try:
+        body = json.loads(data or b"{}")
+    except ValueError as error:
+        raise ApiError(400, f"the body is not JSON: {error}") from error
+    if not isinstance(body, dict):
+        raise ApiError(400, "the body must be a JSON object")
+    return body

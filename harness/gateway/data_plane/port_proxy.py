@@ -1,15 +1,14 @@
-"""Ports of a sandbox beside those of E2B's own services: HTTP to the servers that run in it.
+"""HTTP to the servers that run in a sandbox, on ports other than those of E2B's own services.
 
-A request goes on as it came, but for the headers that were for us, and the answer comes back as
-the server gives it: piece by piece, each way, and never more than some of them are held. What is
-upgraded to a WebSocket is carried as bytes (tunnel.py).
+Requests are forwarded without the headers for the gateway, and responses are streamed back; only a
+few pieces are in memory at a time, in each direction. A connection that becomes a WebSocket is
+forwarded as bytes (websocket_proxy.py).
 """
 
 from __future__ import annotations
 
 import asyncio
 import errno
-import hmac
 from collections.abc import Iterable, Sequence
 
 import httptools
@@ -17,38 +16,34 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
 from harness.errors import GuestDied, GuestRefused
-from harness.gateway.envd.client import Envd, Listener
-from harness.gateway.envd.connections import Link, dial
-from harness.gateway.errors import ApiError
-from harness.gateway.sandboxes.entries import Entry
+from harness.gateway.envd.client import Envd
+from harness.gateway.envd.connections import ServerConnection, dial
+from harness.gateway.envd.process import Listener
 
 TOKEN = "e2b-traffic-access-token"
-OURS = (b"e2b-sandbox-id", b"e2b-sandbox-port", TOKEN.encode(), b"x-api-key")
-"""Headers that a sandbox need not see."""
-HOP = (
+GATEWAY_HEADERS = (b"e2b-sandbox-id", b"e2b-sandbox-port", TOKEN.encode(), b"x-api-key")
+"""Headers that are not forwarded to a sandbox."""
+HOP_BY_HOP = (
     b"connection", b"keep-alive", b"proxy-authenticate", b"proxy-authorization",
     b"proxy-connection", b"te", b"trailer", b"transfer-encoding", b"upgrade", b"expect",
 )  # fmt: skip
 HEAD_MAX = 1 << 16
+PORT_IS_CLOSED = "The sandbox is running but port is not open"
+"""The message of E2B's own proxy."""
 Headers = Sequence[tuple[bytes, bytes]]
 
 
-def closed(id: str, port: int) -> Response:
-    """What E2B's own proxy says where nobody listens."""
-    message = "The sandbox is running but port is not open"
+def port_is_closed(id: str, port: int) -> Response:
+    """The response where no server listens."""
+    return _bad_gateway(id, port, PORT_IS_CLOSED)
+
+
+def _bad_gateway(id: str, port: int, message: str) -> Response:
     return JSONResponse({"sandboxId": id, "message": message, "port": port, "code": 502}, 502)
 
 
-def admit(entry: Entry, expected: str, given: str) -> None:
-    """Traffic is public unless the sandbox's network rules say that it is not. ApiError 403."""
-    if entry.record.network.get("allowPublicTraffic") is not False:
-        return
-    if not hmac.compare_digest(expected.encode(), given.encode()):
-        raise ApiError(403, f"this sandbox's ports need its token, in the header {TOKEN}")
-
-
-async def opened(envd: Envd, port: int) -> tuple[Link, Listener] | None:
-    """A connection to a server; None where nobody listens."""
+async def connect(envd: Envd, port: int) -> tuple[ServerConnection, Listener] | None:
+    """A connection to a server; None where no server listens."""
     try:
         return await dial(envd, port)
     except GuestRefused as error:
@@ -57,140 +52,143 @@ async def opened(envd: Envd, port: int) -> tuple[Link, Listener] | None:
         raise
 
 
-def head(method: str, target: bytes, headers: Iterable[tuple[bytes, bytes]]) -> bytes:
-    """A request's first lines."""
+def request_head(method: str, target: bytes, headers: Iterable[tuple[bytes, bytes]]) -> bytes:
+    """The request line and headers."""
     lines = [b"%s %s HTTP/1.1" % (method.encode("ascii", "replace"), target)]
-    lines += [b"%s: %s" % one for one in headers]
+    lines += [b"%s: %s" % header for header in headers]
     return b"\r\n".join((*lines, b"", b""))
 
 
-class Passage(Response):
-    """One request to a server in a sandbox, and its answer."""
+class ProxiedRequest(Response):
+    """A request to a server in a sandbox, and the server's response."""
 
-    def __init__(self, id: str, port: int, link: Link, listener: Listener) -> None:
+    def __init__(
+        self, id: str, port: int, connection: ServerConnection, listener: Listener
+    ) -> None:
         super().__init__()
         self._id, self._port = id, port
-        self._link, self._listener = link, listener
-        self._begun = False
+        self._connection, self._listener = connection, listener
+        self._started = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        there = asyncio.ensure_future(self._there(scope, receive))
-        back = asyncio.ensure_future(self._back(scope["method"], send))
+        forward = asyncio.ensure_future(self._forward(scope, receive))
+        back = asyncio.ensure_future(self._return(scope["method"], send))
         try:
-            await asyncio.wait({there, back}, return_when=asyncio.FIRST_COMPLETED)
-            if there.done() and not back.done() and there.result():
-                await back  # the request was given up by the server, not by who asked
+            await asyncio.wait({forward, back}, return_when=asyncio.FIRST_COMPLETED)
+            if forward.done() and not back.done() and forward.result():
+                await back  # the server, not the client, ended the request early
             if back.done():
                 back.result()
         except (GuestDied, GuestRefused, TimeoutError, httptools.HttpParserError) as error:
-            if self._begun:
-                raise ConnectionResetError(str(error)) from error  # cut short, and seen to be
+            if self._started:
+                raise ConnectionResetError(str(error)) from error  # the client sees a truncation
             self.status_code = 502
-            said = {"sandboxId": self._id, "message": str(error), "port": self._port, "code": 502}
-            await JSONResponse(said, 502)(scope, receive, send)
+            response = _bad_gateway(self._id, self._port, str(error))
+            await response(scope, receive, send)
         finally:
             self._listener.close()
-            self._link.drop()
-            for task in (there, back):
+            self._connection.drop()
+            for task in (forward, back):
                 task.cancel()
-            await asyncio.gather(there, back, return_exceptions=True)
+            await asyncio.gather(forward, back, return_exceptions=True)
 
-    async def _there(self, scope: Scope, receive: Receive) -> bool:
-        """Send the request; returns when who asked has gone away (False), or the server takes no
-        more of it (True)."""
+    async def _forward(self, scope: Scope, receive: Receive) -> bool:
+        """Send the request until the client disconnects (False) or the server accepts no more
+        (True)."""
         headers: Headers = scope["headers"]
-        kept = [one for one in headers if one[0] not in HOP and one[0] not in OURS]
+        dropped = {*HOP_BY_HOP, *GATEWAY_HEADERS}
+        kept = [header for header in headers if header[0] not in dropped]
         sized = any(name == b"content-length" for name, _ in headers)
         chunked = not sized and any(name == b"transfer-encoding" for name, _ in headers)
         more = [(b"transfer-encoding", b"chunked")] if chunked else []
         query = b"?" + scope["query_string"] if scope["query_string"] else b""
         target = scope["raw_path"] + query
+        head = request_head(scope["method"], target, (*kept, *more, (b"connection", b"close")))
         try:
-            await self._link.send(
-                head(scope["method"], target, (*kept, *more, (b"connection", b"close")))
-            )
+            await self._connection.write(head)
             while True:
                 message = await receive()
                 if message["type"] == "http.disconnect":
                     return False
                 data = message.get("body", b"")
                 if data:
-                    await self._link.send(b"%x\r\n%s\r\n" % (len(data), data) if chunked else data)
+                    chunk = b"%x\r\n%s\r\n" % (len(data), data) if chunked else data
+                    await self._connection.write(chunk)
                 if chunked and not message.get("more_body"):
-                    await self._link.send(b"0\r\n\r\n")
+                    await self._connection.write(b"0\r\n\r\n")
         except GuestRefused:
             return True
 
-    async def _back(self, method: str, send: Send) -> None:
-        answer = Answer(method)
-        while not answer.whole:
-            said = await self._listener.get()
-            if said is None:
+    async def _return(self, method: str, send: Send) -> None:
+        response = ServerResponse(method)
+        while not response.complete:
+            event = await self._listener.get()
+            if event is None:
                 raise GuestDied("the sandbox is gone")
-            if said.what == "exit":
-                answer.end()
-                if not answer.whole:
-                    raise GuestDied("the server in the sandbox closed the connection too soon")
+            if event.kind == "exit":
+                response.end()
+                if not response.complete:
+                    raise GuestDied("the server in the sandbox closed the connection too early")
             else:
-                answer.feed(said.data)
-            if answer.status and not self._begun:
-                self._begun = True
-                self.status_code = answer.status
-                await send({"type": "http.response.start", "status": answer.status,
-                            "headers": answer.headers})  # fmt: skip
-            if answer.body:
-                data, answer.body = bytes(answer.body), bytearray()
+                response.feed(event.data)
+            if response.status and not self._started:
+                self._started = True
+                self.status_code = response.status
+                await send({"type": "http.response.start", "status": response.status,
+                            "headers": response.headers})  # fmt: skip
+            if response.body:
+                data, response.body = bytes(response.body), bytearray()
                 await send({"type": "http.response.body", "body": data, "more_body": True})
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
-class Answer:
-    """A server's answer as it comes; the callbacks are those of httptools."""
+class ServerResponse:
+    """Parses a server's response as it arrives; the `on_` methods are callbacks of httptools."""
 
     def __init__(self, method: str) -> None:
         self.status = 0
         self.headers: list[tuple[bytes, bytes]] = []
         self.body = bytearray()
-        self.whole = False
+        self.complete = False
         self._bodiless = method == "HEAD"
         self._sized = False
-        self._before = 0
+        self._head_bytes = 0
         self._parser = httptools.HttpResponseParser(self)
 
     def feed(self, data: bytes) -> None:
-        """Raises HttpParserError for what is no answer."""
+        """Raises HttpParserError for malformed data."""
         if not self.status:
-            self._before += len(data)
-            if self._before > HEAD_MAX:
-                raise httptools.HttpParserError("the head of the server's answer is too long")
-        if not self.whole:
+            self._head_bytes += len(data)
+            if self._head_bytes > HEAD_MAX:
+                raise httptools.HttpParserError("the head of the server's response is too long")
+        if not self.complete:
             self._parser.feed_data(data)
 
     def end(self) -> None:
-        """The server has closed: the end of an answer that does not say how long it is."""
+        """The server has closed the connection, which ends a response without a length."""
         if self.status and not self._sized:
-            self.whole = True
+            self.complete = True
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        lower = name.lower()
-        if lower in (b"content-length", b"transfer-encoding"):
+        name = name.lower()
+        if name in (b"content-length", b"transfer-encoding"):
             self._sized = True
-        if lower not in HOP:
-            self.headers.append((lower, value))
+        if name not in HOP_BY_HOP:
+            self.headers.append((name, value))
 
     def on_headers_complete(self) -> None:
         status = self._parser.get_status_code()
         if status < 200:
-            self.headers.clear()  # it says that it has not begun
+            self.headers.clear()  # an interim response
             return
         self.status = status
         if self._bodiless:
-            self.whole = True
+            self.complete = True
 
     def on_body(self, data: bytes) -> None:
-        if not self.whole:
+        if not self.complete:
             self.body += data
 
     def on_message_complete(self) -> None:
         if self.status:
-            self.whole = True
+            self.complete = True

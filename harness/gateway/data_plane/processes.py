@@ -1,4 +1,4 @@
-"""envd's service `process.Process`: what the SDK's `commands` and `pty` call."""
+"""envd's service `process.Process`, behind the SDK's `commands` and `pty`."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ from starlette.responses import Response
 from harness.errors import CoppiceError, GuestDied
 from harness.gateway.data_plane import connect_rpc
 from harness.gateway.data_plane.connect_rpc import Body
-from harness.gateway.envd.client import Envd, Listener, RunningProcess, Said
+from harness.gateway.envd.client import Envd
+from harness.gateway.envd.process import Listener, ProcessEvent, RunningProcess
 from harness.gateway.errors import RpcError
-from harness.gateway.sandboxes.entries import Entry
+from harness.gateway.sandboxes.sandbox import Sandbox
 
 KILL, TERM = 9, 15
 _SIGNALS = {"SIGNAL_SIGKILL": KILL, "SIGNAL_SIGTERM": TERM, KILL: KILL, TERM: TERM}
@@ -25,10 +26,10 @@ _NAMES = {1: "hangup", 2: "interrupt", 6: "aborted", 9: "killed", 11: "segmentat
 
 
 class ProcessService:
-    """For one sandbox and one request; `user` is who asks."""
+    """For one sandbox and one request; `user` is the requesting user."""
 
-    def __init__(self, entry: Entry, envd: Envd, user: str) -> None:
-        self._entry = entry
+    def __init__(self, sandbox: Sandbox, envd: Envd, user: str) -> None:
+        self._sandbox = sandbox
         self._envd = envd
         self._user = user
 
@@ -46,20 +47,15 @@ class ProcessService:
             return await connect_rpc.client_stream(request, self._stream_input)
         if method in unary:
             return await connect_rpc.unary(request, unary[method])
-        raise RpcError("unimplemented", f"process.Process has no {method}")
-
-    async def _known(self) -> None:
-        if not self._entry.synced:
-            await self._envd.sync()
-            self._entry.synced = True
+        raise RpcError("unimplemented", f"process.Process has no method {method}")
 
     async def _find(self, body: Body) -> RunningProcess:
-        await self._known()
-        which = body.get("process") or {}
-        if not isinstance(which, Mapping):
-            raise RpcError("invalid_argument", "process names none")
-        which = which.get("selector") or which
-        pid, tag = which.get("pid"), which.get("tag")
+        await self._sandbox.learn_processes()
+        selector = body.get("process") or {}
+        if not isinstance(selector, Mapping):
+            raise RpcError("invalid_argument", "process must be an object with a pid or a tag")
+        selector = selector.get("selector") or selector
+        pid, tag = selector.get("pid"), selector.get("tag")
         if isinstance(pid, int) and pid in self._envd.processes:
             return self._envd.processes[pid]
         for process in self._envd.processes.values():
@@ -71,21 +67,23 @@ class ProcessService:
 
     async def _start(self, body: Body, limit: float | None) -> AsyncIterator[Body]:
         config = body.get("process") or {}
-        words = [config.get("cmd") or "", *(config.get("args") or [])]
-        given = config.get("envs") or {}
-        if not words[0] or not all(isinstance(one, str) for one in words):
-            raise RpcError("invalid_argument", "a process needs a command")
-        if not isinstance(given, Mapping) or any("\0" in f"{k}{v}" for k, v in given.items()):
-            raise RpcError("invalid_argument", "envs are names and texts")
-        if any("\0" in one for one in words):
-            raise RpcError("invalid_argument", "an argument cannot hold a zero byte")
+        argv = [config.get("cmd") or "", *(config.get("args") or [])]
+        variables = config.get("envs") or {}
+        if not argv[0] or not all(isinstance(argument, str) for argument in argv):
+            raise RpcError("invalid_argument", "cmd and args must be strings, and cmd not empty")
+        if not isinstance(variables, Mapping) or any(
+            "\0" in f"{name}{value}" for name, value in variables.items()
+        ):
+            raise RpcError("invalid_argument", "envs must be an object of strings without NUL")
+        if any("\0" in argument for argument in argv):
+            raise RpcError("invalid_argument", "arguments must not contain NUL")
         size = None
         if "pty" in body:
-            shape = (body["pty"] or {}).get("size") or {}
-            size = (int(shape.get("cols") or 80), int(shape.get("rows") or 24))
+            given = (body["pty"] or {}).get("size") or {}
+            size = (int(given.get("cols") or 80), int(given.get("rows") or 24))
         process, listener = await self._envd.start(
-            words,
-            environment={**self._entry.record.environment, **given},
+            argv,
+            environment={**self._sandbox.stored.environment, **variables},
             cwd=str(config.get("cwd") or ""),
             user=self._user,
             label=str(body.get("tag") or ""),
@@ -106,33 +104,35 @@ class ProcessService:
     async def _events(
         self, process: RunningProcess, listener: Listener, limit: float | None, kill: bool
     ) -> AsyncIterator[Body]:
-        """What it says until it ends. The caller who started it has it killed at his limit, even
-        when he has gone away meanwhile; who goes away otherwise leaves it running."""
+        """Its output until it ends. With `kill` it is killed at the time limit, even if the caller
+        has disconnected meanwhile; a disconnect alone leaves it running."""
         loop = asyncio.get_running_loop()
-        # He is told a little before he stops listening.
-        over = loop.time() + limit - min(limit / 20, 0.1) if limit else None
-        if over and kill:
-            loop.call_at(over, lambda: _kill(process))
+        # A little early, so that the caller still receives the error.
+        end_time = loop.time() + limit - min(limit / 20, 0.1) if limit else None
+        if end_time and kill:
+            loop.call_at(end_time, lambda: _kill(self._envd, process))
         try:
             while True:
                 try:
-                    async with asyncio.timeout_at(over):
-                        said = await listener.get()
+                    async with asyncio.timeout_at(end_time):
+                        event = await listener.get()
                 except TimeoutError:
-                    raise RpcError("deadline_exceeded", "the process has had its time") from None
-                if said is None:
+                    raise RpcError(
+                        "deadline_exceeded", "the process reached its time limit"
+                    ) from None
+                if event is None:
                     raise GuestDied("the connection to the sandbox ended before the process did")
-                if said.what == "exit":
-                    yield {"event": {"end": _end(said)}}
+                if event.kind == "exit":
+                    yield {"event": {"end": _end(event)}}
                     return
-                data = base64.b64encode(said.data).decode()
-                yield {"event": {"data": {said.what: data}}}
+                data = base64.b64encode(event.data).decode()
+                yield {"event": {"data": {event.kind: data}}}
         finally:
             listener.close()
 
     async def _list(self, body: Body) -> Body:
-        await self._known()
-        return {"processes": [_shown(one) for one in self._envd.processes.values()]}
+        await self._sandbox.learn_processes()
+        return {"processes": [_process_json(process) for process in self._envd.processes.values()]}
 
     async def _send_input(self, body: Body) -> Body:
         process = await self._find(body)
@@ -147,14 +147,14 @@ class ProcessService:
                 process = await self._find(message["start"])
             elif "data" in message:
                 if process is None:
-                    raise RpcError("invalid_argument", "the stream begins with data")
+                    raise RpcError("invalid_argument", "the stream must begin with start")
                 await self._envd.input(process.pid, _input(message["data"].get("input")))
         return {}
 
     async def _send_signal(self, body: Body) -> Body:
         number = _SIGNALS.get(body.get("signal", 0))
         if number is None:
-            raise RpcError("unimplemented", f"the signal {body.get('signal')!r} cannot be sent")
+            raise RpcError("unimplemented", f"the signal {body.get('signal')!r} is not supported")
         process = await self._find(body)
         await self._envd.signal(process.pid, number)
         return {}
@@ -171,50 +171,50 @@ class ProcessService:
         return {}
 
 
-def _kill(process: RunningProcess) -> None:
-    async def do() -> None:
+def _kill(envd: Envd, process: RunningProcess) -> None:
+    async def kill() -> None:
         with contextlib.suppress(CoppiceError, TimeoutError):
-            await process.envd.signal(process.pid, KILL)
+            await envd.signal(process.pid, KILL)
 
     if not process.ended:
-        task = asyncio.get_running_loop().create_task(do())
-        _KILLING.add(task)
-        task.add_done_callback(_KILLING.discard)
+        task = asyncio.get_running_loop().create_task(kill())
+        _kill_tasks.add(task)
+        task.add_done_callback(_kill_tasks.discard)
 
 
-_KILLING: set[asyncio.Task[None]] = set()
+_kill_tasks: set[asyncio.Task[None]] = set()
 
 
-def _input(found: Any) -> bytes:
-    if not isinstance(found, Mapping):
-        raise RpcError("invalid_argument", "there is no input")
-    found = found.get("input") or found
-    text = found.get("stdin") or found.get("pty") or ""
+def _input(message: Any) -> bytes:
+    if not isinstance(message, Mapping):
+        raise RpcError("invalid_argument", "the input is missing")
+    message = message.get("input") or message
+    text = message.get("stdin") or message.get("pty") or ""
     try:
         return base64.b64decode(text, validate=True)
     except (ValueError, TypeError) as error:
-        raise RpcError("invalid_argument", "input is in base64") from error
+        raise RpcError("invalid_argument", "the input must be base64") from error
 
 
-def _end(said: Said) -> Body:
-    if said.signal:
-        what = f"signal: {_NAMES.get(said.signal, said.signal)}"
-        return {"exitCode": -1, "exited": False, "status": what, "error": what}
-    end: dict[str, Any] = {"exited": True, "status": f"exit status {said.code}"}
-    if said.code:
-        end |= {"exitCode": said.code, "error": end["status"]}
+def _end(event: ProcessEvent) -> Body:
+    if event.signal:
+        status = f"signal: {_NAMES.get(event.signal, event.signal)}"
+        return {"exitCode": -1, "exited": False, "status": status, "error": status}
+    end: dict[str, Any] = {"exited": True, "status": f"exit status {event.code}"}
+    if event.code:
+        end |= {"exitCode": event.code, "error": end["status"]}
     return end
 
 
-def _shown(process: RunningProcess) -> Body:
+def _process_json(process: RunningProcess) -> Body:
     config: dict[str, Any] = {
-        "cmd": process.words[0],
-        "args": list(process.words[1:]),
+        "cmd": process.argv[0],
+        "args": list(process.argv[1:]),
         "envs": dict(process.environment),
     }
     if process.cwd:
         config["cwd"] = process.cwd
-    shown: dict[str, Any] = {"config": config, "pid": process.pid}
+    description: dict[str, Any] = {"config": config, "pid": process.pid}
     if process.label:
-        shown["tag"] = process.label
-    return shown
+        description["tag"] = process.label
+    return description

@@ -1,13 +1,9 @@
-"""Files over HTTP, in and out of a sandbox, as streams: no more than some pieces are ever held."""
+"""Upload and download of files as streams: only a few pieces are in memory at a time."""
 
 from __future__ import annotations
 
 import asyncio
-import base64
 import contextlib
-import hashlib
-import hmac
-import time
 import zlib
 from collections import deque
 from collections.abc import AsyncIterator, Mapping
@@ -19,46 +15,27 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from harness.errors import CoppiceError
-from harness.gateway.envd.client import PIECE, Envd
+from harness.gateway.envd.channel import PIECE
+from harness.gateway.envd.client import Envd
 from harness.gateway.errors import ApiError, as_http
 
 AHEAD = 4
-"""Pieces that are asked for before they are sent on."""
+"""Pieces that are requested before they can be sent."""
 DRAIN_S = 5.0
 IDLE_S = 60.0
-"""Seconds after which an upload from which nothing comes is given up."""
-
-
-def signature(path: str, operation: str, user: str, token: str, expiration: str) -> str:
-    """What E2B's SDK puts into the address of a file instead of a token."""
-    words = [path, operation, user, token, *([expiration] if expiration else [])]
-    digest = hashlib.sha256(":".join(words).encode()).digest()
-    return "v1_" + base64.b64encode(digest).decode().rstrip("=")
-
-
-def check_signature(request: Request, operation: str, token: str) -> None:
-    """Raises ApiError 401 where the address of a file is not signed for what is done with it."""
-    query = request.query_params
-    expiration = query.get("signature_expiration", "")
-    expected = signature(
-        query.get("path", ""), operation, query.get("username", ""), token, expiration
-    )
-    if not hmac.compare_digest(expected.encode(), query.get("signature", "").encode()):
-        raise ApiError(401, "the signature does not fit")
-    if expiration and (not expiration.isdecimal() or int(expiration) < time.time()):
-        raise ApiError(401, "the signature has expired")
+"""Seconds without data after which an upload is aborted."""
 
 
 def _path(text: str | None) -> str:
     if not text:
-        raise ApiError(400, "a path is needed")
+        raise ApiError(400, "a path is required")
     if "\0" in text or len(text) > 4000:
-        raise ApiError(400, "this is no path")
+        raise ApiError(400, "the path is invalid or too long")
     return text
 
 
 async def download(request: Request, envd: Envd, user: str) -> Response:
-    """A file as it is; its length is what it had when it was opened."""
+    """A file, with the length that it had when it was opened."""
     path = _path(request.query_params.get("path"))
     try:
         handle, size = await envd.open(path, user)
@@ -66,25 +43,25 @@ async def download(request: Request, envd: Envd, user: str) -> Response:
         raise as_http(error) from error
 
     async def pieces() -> AsyncIterator[bytes]:
-        coming: deque[asyncio.Task[bytes]] = deque()
-        at = asked = 0
+        reads: deque[asyncio.Task[bytes]] = deque()
+        at = requested = 0
         try:
             while at < size:
-                while len(coming) < AHEAD and asked < size:
-                    coming.append(asyncio.ensure_future(envd.read(handle, asked)))
-                    asked += PIECE
-                piece = (await coming.popleft())[: size - at]
+                while len(reads) < AHEAD and requested < size:
+                    reads.append(asyncio.ensure_future(envd.read(handle, requested)))
+                    requested += PIECE
+                piece = (await reads.popleft())[: size - at]
                 if not piece:
-                    break  # it was cut short meanwhile: the client sees that bytes are missing
+                    break  # it was truncated meanwhile: the client notices that bytes are missing
                 at += len(piece)
                 yield piece
                 if len(piece) < PIECE and at < size:
-                    for task in coming:
+                    for task in reads:
                         task.cancel()
-                    coming.clear()
-                    asked = at
+                    reads.clear()
+                    requested = at
         finally:
-            for task in coming:
+            for task in reads:
                 task.cancel()
             with contextlib.suppress(CoppiceError, TimeoutError):
                 await envd.close_handle(handle)
@@ -97,75 +74,75 @@ async def download(request: Request, envd: Envd, user: str) -> Response:
 
 
 class Upload:
-    """One file on its way into a sandbox; whole, or not at all."""
+    """A file being written to a sandbox: completely or not at all."""
 
     def __init__(self, envd: Envd, path: str, user: str) -> None:
         self.path = path
         self._envd = envd
         self._user = user
         self._handle: int | None = None
-        self._room = bytearray()
+        self._buffer = bytearray()
 
-    async def begin(self) -> None:
+    async def open(self) -> None:
         self._handle, _ = await self._envd.open(self.path, self._user, write=True)
 
-    async def take(self, data: bytes | memoryview) -> None:
-        self._room += data
-        while len(self._room) >= PIECE:
-            piece = bytes(self._room[:PIECE])
-            del self._room[:PIECE]
-            await self._write(piece)
+    async def write(self, data: bytes | memoryview) -> None:
+        self._buffer += data
+        while len(self._buffer) >= PIECE:
+            piece = bytes(self._buffer[:PIECE])
+            del self._buffer[:PIECE]
+            await self._send(piece)
 
-    async def _write(self, piece: bytes) -> None:
+    async def _send(self, piece: bytes) -> None:
         assert self._handle is not None
         await self._envd.write(self._handle, piece)
 
-    async def end(self, whole: bool) -> None:
+    async def close(self, complete: bool) -> None:
         handle = self._handle
         if handle is None:
             return
         try:
-            if whole and self._room:
-                await self._write(bytes(self._room))
+            if complete and self._buffer:
+                await self._send(bytes(self._buffer))
         finally:
             self._handle = None
-            await self._envd.close_handle(handle, whole)
+            await self._envd.close_handle(handle, complete)
 
 
 async def upload(request: Request, envd: Envd, user: str) -> Response:
-    """One file as it is, or any number as a form; what was written."""
-    kind, options = parse_options_header(request.headers.get("content-type", ""))
+    """Write a request's body to a file, or the files of a form; the response lists them."""
+    content_type, options = parse_options_header(request.headers.get("content-type", ""))
     try:
-        if kind == b"multipart/form-data":
-            written = await _form(request, envd, user, options)
+        if content_type == b"multipart/form-data":
+            written = await _write_form(request, envd, user, options)
         else:
-            written = [await _one(request, envd, user)]
+            written = [await _write_body(request, envd, user)]
     except ClientDisconnect:
         raise
     except Exception as error:
         await _drain(request)
         raise as_http(error) from error
-    return JSONResponse([_told(path) for path in written])
+    return JSONResponse([_entry(path) for path in written])
 
 
 async def _drain(request: Request) -> None:
-    """Read on for a while: a client that still sends would not see what it is answered."""
+    """Read on for a while: a client that is still sending would not see the response."""
     with contextlib.suppress(TimeoutError, RuntimeError):
         async with asyncio.timeout(DRAIN_S):
             async for _ in request.stream():
                 pass
 
 
-def _told(path: str) -> Mapping[str, Any]:
+def _entry(path: str) -> Mapping[str, Any]:
     return {"path": path, "name": PurePosixPath(path).name, "type": "file"}
 
 
 async def _body(request: Request) -> AsyncIterator[bytes]:
-    """The body, unpacked where it is packed; what does not move on is given up."""
-    packed = request.headers.get("content-encoding", "").lower()
-    if packed not in ("", "identity", "gzip"):
-        raise ApiError(415, f"{packed} cannot be unpacked here")
-    unpack = zlib.decompressobj(31) if packed == "gzip" else None
+    """The body, decompressed if it is compressed; aborted when no data arrives."""
+    encoding = request.headers.get("content-encoding", "").lower()
+    if encoding not in ("", "identity", "gzip"):
+        raise ApiError(415, f"the content encoding {encoding} is not supported; gzip is")
+    gzip = zlib.decompressobj(31) if encoding == "gzip" else None
     stream = aiter(request.stream())
     while True:
         try:
@@ -174,98 +151,98 @@ async def _body(request: Request) -> AsyncIterator[bytes]:
         except StopAsyncIteration:
             break
         except TimeoutError as error:
-            raise ApiError(408, "nothing came for too long") from error
-        if unpack is None:
+            raise ApiError(408, f"no data arrived for {IDLE_S:g} seconds") from error
+        if gzip is None:
             yield piece
             continue
         try:
-            yield unpack.decompress(piece, PIECE)
-            while unpack.unconsumed_tail:
-                yield unpack.decompress(unpack.unconsumed_tail, PIECE)
+            yield gzip.decompress(piece, PIECE)
+            while gzip.unconsumed_tail:
+                yield gzip.decompress(gzip.unconsumed_tail, PIECE)
         except zlib.error as error:
             raise ApiError(400, f"the body is not gzip: {error}") from error
-    if unpack is not None and not unpack.eof:
-        raise ApiError(400, "the packed body ends too soon")
+    if gzip is not None and not gzip.eof:
+        raise ApiError(400, "the gzip body is truncated")
 
 
-async def _one(request: Request, envd: Envd, user: str) -> str:
-    one = Upload(envd, _path(request.query_params.get("path")), user)
-    whole = False
-    await one.begin()
+async def _write_body(request: Request, envd: Envd, user: str) -> str:
+    upload = Upload(envd, _path(request.query_params.get("path")), user)
+    complete = False
+    await upload.open()
     try:
         async for piece in _body(request):
             if piece:
-                await one.take(piece)
-        whole = True
+                await upload.write(piece)
+        complete = True
     finally:
-        await one.end(whole)
-    return one.path
+        await upload.close(complete)
+    return upload.path
 
 
-async def _form(
+async def _write_form(
     request: Request, envd: Envd, user: str, options: Mapping[bytes, bytes]
 ) -> list[str]:
-    """The fields of a form that are files, each to the path that it names or the request does."""
+    """Write the files of a form, each to the path in the request or else its own name."""
     if not options.get(b"boundary"):
-        raise ApiError(400, "the form names no boundary")
+        raise ApiError(400, "the form has no boundary")
     default = request.query_params.get("path")
     events: deque[tuple[str, bytes]] = deque()
 
-    def note(what: str) -> Any:
-        return lambda data, start, end: events.append((what, bytes(data[start:end])))
+    def append(event: str) -> Any:
+        return lambda data, start, end: events.append((event, bytes(data[start:end])))
 
     parser = MultipartParser(
         options[b"boundary"],
         {
             "on_part_begin": lambda: events.append(("part", b"")),
-            "on_part_data": note("data"),
+            "on_part_data": append("data"),
             "on_part_end": lambda: events.append(("end", b"")),
-            "on_header_field": note("field"),
-            "on_header_value": note("value"),
+            "on_header_field": append("field"),
+            "on_header_value": append("value"),
             "on_header_end": lambda: events.append(("header", b"")),
             "on_headers_finished": lambda: events.append(("headers", b"")),
         },
     )
     written: list[str] = []
-    open_now: Upload | None = None
+    current: Upload | None = None
     field = value = b""
     headers: dict[bytes, bytes] = {}
-    whole = False
+    complete = False
     try:
         async for piece in _body(request):
             try:
                 parser.write(piece)
             except Exception as error:
-                raise ApiError(400, f"the form cannot be read: {error}") from error
+                raise ApiError(400, f"the form is malformed: {error}") from error
             while events:
-                what, data = events.popleft()
-                if what == "part":
+                event, data = events.popleft()
+                if event == "part":
                     headers = {}
-                elif what == "field":
+                elif event == "field":
                     field += data
-                elif what == "value":
+                elif event == "value":
                     value += data
-                elif what == "header":
+                elif event == "header":
                     headers[field.lower()] = value
                     field = value = b""
-                elif what == "headers":
-                    open_now = _part(headers, default, envd, user)
-                    if open_now:
-                        await open_now.begin()
-                elif what == "data" and open_now:
-                    await open_now.take(data)
-                elif what == "end" and open_now:
-                    done, open_now = open_now, None
-                    await done.end(True)
+                elif event == "headers":
+                    current = _part(headers, default, envd, user)
+                    if current:
+                        await current.open()
+                elif event == "data" and current:
+                    await current.write(data)
+                elif event == "end" and current:
+                    done, current = current, None
+                    await done.close(True)
                     written.append(done.path)
-        whole = not open_now
+        complete = not current
     finally:
-        if open_now:
-            await open_now.end(False)
-    if not whole:
-        raise ApiError(400, "the form ends within a file")
+        if current:
+            await current.close(False)
+    if not complete:
+        raise ApiError(400, "the form ends in the middle of a file")
     if not written:
-        raise ApiError(400, "the form has no file")
+        raise ApiError(400, "the form has no field named file")
     return written
 
 

@@ -1,7 +1,7 @@
-"""WebSockets to servers that run in a sandbox: after the request, bytes each way.
+"""WebSockets to servers that run in a sandbox: after the request, bytes in both directions.
 
-The web server hands a connection over when its request asks to become a WebSocket. Nothing of what
-follows is read here, so whatever the two ends agree on works.
+uvicorn hands a connection over when its request asks for an upgrade. The bytes after that are not
+interpreted, so any extension that the two ends negotiate works.
 """
 
 from __future__ import annotations
@@ -13,28 +13,27 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from harness.errors import CoppiceError
-from harness.gateway.data_plane.port_proxy import OURS, Headers, head
-from harness.gateway.envd.client import Listener
-from harness.gateway.envd.connections import Link
+from harness.gateway.data_plane.port_proxy import GATEWAY_HEADERS, Headers, request_head
+from harness.gateway.envd.connections import ServerConnection
+from harness.gateway.envd.process import Listener
 from harness.gateway.errors import ApiError, as_http
 
-AHEAD = 1 << 18
-"""Bytes that wait for the sandbox's server before the client is told to wait."""
+BUFFER_MAX = 1 << 18
+"""Bytes buffered for the sandbox's server before the client's connection is paused."""
 HEAD_MAX = 1 << 16
-Opened = tuple[Link, Listener]
-Open = Callable[[Headers], Awaitable[Opened]]
-"""The connection that a request's headers ask for; raises ApiError and CoppiceError."""
+Connect = Callable[[Headers], Awaitable[tuple[ServerConnection, Listener]]]
+"""Connects to the server that a request's headers name; raises ApiError and CoppiceError."""
 
 
-class Tunnel(asyncio.Protocol):
-    """One connection; made by uvicorn, with `opener` given beforehand."""
+class WebSocketProxy(asyncio.Protocol):
+    """A client's connection; created by uvicorn."""
 
-    def __init__(self, opener: Open, server_state: Any) -> None:
-        self._opener = opener
-        self._connections = server_state.connections
+    def __init__(self, connect: Connect, server_state: Any) -> None:
+        self._connect = connect
+        self._open_connections = server_state.connections
         self._transport: Any = None
-        self._room = bytearray()
-        self._there: asyncio.Event = asyncio.Event()
+        self._buffer = bytearray()
+        self._readable = asyncio.Event()
         self._writable = asyncio.Event()
         self._writable.set()
         self._ended = False
@@ -42,13 +41,13 @@ class Tunnel(asyncio.Protocol):
 
     def connection_made(self, transport: Any) -> None:
         self._transport = transport
-        self._connections.add(self)
+        self._open_connections.add(self)
         self._task = asyncio.get_running_loop().create_task(self._serve())
 
     def data_received(self, data: bytes) -> None:
-        self._room += data
-        self._there.set()
-        if len(self._room) > AHEAD:
+        self._buffer += data
+        self._readable.set()
+        if len(self._buffer) > BUFFER_MAX:
             self._transport.pause_reading()
 
     def eof_received(self) -> bool:
@@ -57,8 +56,8 @@ class Tunnel(asyncio.Protocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         self._ended = True
-        self._connections.discard(self)
-        self._there.set()
+        self._open_connections.discard(self)
+        self._readable.set()
         self._writable.set()
         if self._task:
             self._task.cancel()
@@ -70,56 +69,57 @@ class Tunnel(asyncio.Protocol):
         self._writable.set()
 
     def shutdown(self) -> None:
-        """The gateway ends."""
+        """Called by uvicorn when the gateway stops."""
         self._transport.close()
 
     async def _serve(self) -> None:
         try:
             method, target, headers = await self._request()
-            link, listener = await self._opener(headers)
+            connection, listener = await self._connect(headers)
         except (ApiError, CoppiceError, TimeoutError) as error:
             self._refuse(as_http(error))
             return
-        kept = [one for one in headers if one[0] not in OURS]
-        there = asyncio.ensure_future(self._forward(link, head(method, target, kept)))
-        back = asyncio.ensure_future(self._back(listener))
+        kept = [header for header in headers if header[0] not in GATEWAY_HEADERS]
+        head = request_head(method, target, kept)
+        forward = asyncio.ensure_future(self._forward(connection, head))
+        back = asyncio.ensure_future(self._return(listener))
         try:
-            await asyncio.wait({there, back}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({forward, back}, return_when=asyncio.FIRST_COMPLETED)
         finally:
             listener.close()
-            link.drop()
-            for task in (there, back):
+            connection.drop()
+            for task in (forward, back):
                 task.cancel()
-            await asyncio.gather(there, back, return_exceptions=True)
+            await asyncio.gather(forward, back, return_exceptions=True)
             self._transport.close()
 
     async def _request(self) -> tuple[str, bytes, Headers]:
-        """The web server writes it anew, so it is whole and well-formed."""
-        while b"\r\n\r\n" not in self._room and len(self._room) < HEAD_MAX:
-            self._there.clear()
-            await self._there.wait()
-        whole, _, rest = bytes(self._room).partition(b"\r\n\r\n")
-        self._room[:] = rest
-        first, *lines = whole.split(b"\r\n")
+        """The request, which uvicorn has parsed and written again: it is well-formed."""
+        while b"\r\n\r\n" not in self._buffer and len(self._buffer) < HEAD_MAX:
+            self._readable.clear()
+            await self._readable.wait()
+        head, _, rest = bytes(self._buffer).partition(b"\r\n\r\n")
+        self._buffer[:] = rest
+        first, *lines = head.split(b"\r\n")
         method, target, _ = first.split(b" ", 2)
         headers = [line.split(b": ", 1) for line in lines]
         return method.decode(), target, [(name.lower(), value) for name, value in headers]
 
-    async def _forward(self, link: Link, first: bytes) -> None:
-        await link.send(first)
+    async def _forward(self, connection: ServerConnection, head: bytes) -> None:
+        await connection.write(head)
         while not self._ended:
-            data = bytes(self._room)
-            self._room.clear()
-            self._there.clear()
+            data = bytes(self._buffer)
+            self._buffer.clear()
+            self._readable.clear()
             self._transport.resume_reading()
             if data:
-                await link.send(data)
+                await connection.write(data)
             else:
-                await self._there.wait()
+                await self._readable.wait()
 
-    async def _back(self, listener: Listener) -> None:
-        while (said := await listener.get()) and said.what != "exit":
-            self._transport.write(said.data)
+    async def _return(self, listener: Listener) -> None:
+        while (event := await listener.get()) and event.kind != "exit":
+            self._transport.write(event.data)
             await self._writable.wait()
 
     def _refuse(self, error: ApiError) -> None:

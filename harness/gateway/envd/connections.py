@@ -1,59 +1,67 @@
-"""Connections to servers that run in a sandbox: made by envd, over the line that all else uses."""
+"""Connections to servers in a sandbox: opened by envd, carried over its channel."""
 
 from __future__ import annotations
 
 import asyncio
 import struct
 
-from harness.gateway.envd.client import Envd, Listener, RunningProcess
-from harness.gateway.envd.wire import Do, Name, field_of
+from harness.gateway.envd.client import Envd
+from harness.gateway.envd.process import Listener, RunningProcess
+from harness.gateway.envd.wire import EnvdTag, RequestKind, encode_field
 from harness.guest.protocol import Frame
 
 
-class Link(RunningProcess):
-    """What the server says is its stdout, its end an exit whose code is an errno."""
+class ServerConnection(RunningProcess):
+    """What the server sends arrives as stdout, its close as an exit whose code is an errno."""
 
-    def flow(self, on: bool) -> None:
-        self.envd.tell(Do.LET if on else Do.HOLD, field_of(Name.HANDLE, self.pid))
+    channel: Envd
 
-    async def send(self, data: bytes) -> None:
-        """Raises GuestRefused (EPIPE) when the server takes no more."""
-        await self.envd.feed(Do.SEND, field_of(Name.HANDLE, self.pid), data)
+    def set_reading(self, on: bool) -> None:
+        kind = RequestKind.RESUME_CONNECTION if on else RequestKind.PAUSE_CONNECTION
+        self.channel.send(kind, encode_field(EnvdTag.HANDLE, self.pid))
+
+    async def write(self, data: bytes) -> None:
+        """Raises GuestRefused (EPIPE) once the server accepts no more."""
+        await self.channel.send_data(RequestKind.SEND, encode_field(EnvdTag.HANDLE, self.pid), data)
 
     def drop(self) -> None:
         """Close it; safe to call twice."""
-        if self.envd.links.pop(self.pid, None):
-            self.envd.tell(Do.DROP, field_of(Name.HANDLE, self.pid))
+        if self.channel.connections.pop(self.pid, None):
+            self.channel.send(RequestKind.DROP, encode_field(EnvdTag.HANDLE, self.pid))
 
 
-async def dial(envd: Envd, port: int) -> tuple[Link, Listener]:
-    """Connect to a server at a port of the sandbox. GuestRefused where none listens."""
-    if not envd.dialed:
-        # Those of a former gateway, or of who this sandbox is a copy of, are nobody's.
-        envd.dialed = True
-        envd.tell(Do.DROP, field_of(Name.HANDLE, 0))
-    made: list[tuple[Link, Listener]] = []
+async def dial(envd: Envd, port: int) -> tuple[ServerConnection, Listener]:
+    """Connect to a server at a port of the sandbox. Raises GuestRefused where nothing listens."""
+    if envd.stale_connections:
+        # Left by a former gateway, or by the sandbox that this is a copy of.
+        envd.stale_connections = False
+        envd.send(RequestKind.DROP, encode_field(EnvdTag.HANDLE, 0))
+    opened: list[tuple[ServerConnection, Listener]] = []
 
-    def note(frame: Frame) -> None:
+    def register(frame: Frame) -> None:
         (number,) = struct.unpack("<I", frame.payload)
-        link = Link(envd, number, (), "", "")
-        envd.links[number] = link
-        made.append((link, link.listen()))
+        connection = ServerConnection(envd, number, (), "", "")
+        envd.connections[number] = connection
+        opened.append((connection, connection.listen()))
 
-    asking = asyncio.ensure_future(
-        envd.ask(Do.DIAL, field_of(Name.NUMBER, port), on_answer=note)
+    dialing = asyncio.ensure_future(
+        envd.request(
+            RequestKind.DIAL, encode_field(EnvdTag.NUMBER, port), on_answer=register
+        )
     )  # fmt: skip
     try:
-        await asyncio.shield(asking)
+        await asyncio.shield(dialing)
     except asyncio.CancelledError:
-        # Who asked is gone before the server has answered.
-        asking.add_done_callback(lambda done: _discard(done, made))
+        # The caller left before the server answered.
+        dialing.add_done_callback(lambda done: _discard(done, opened))
         raise
-    return made[0]
+    return opened[0]
 
 
-def _discard(done: asyncio.Future[list[bytes]], made: list[tuple[Link, Listener]]) -> None:
+def _discard(
+    done: asyncio.Future[list[bytes]], opened: list[tuple[ServerConnection, Listener]]
+) -> None:
     if not done.cancelled():
         done.exception()
-    for link, _ in made:
-        link.drop()
+    for connection, _ in opened:
+        connection.drop()

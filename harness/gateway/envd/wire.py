@@ -1,6 +1,6 @@
-"""What the gateway and envd say to each other: the Python side of guest/envd.h.
+"""The protocol between the gateway and envd: the Python side of guest/envd.h.
 
-Frames are the agent's (harness/guest/protocol.py), kinds and most fields are envd's own.
+Frames are the agent's (harness/guest/protocol.py); the kinds and most fields are envd's own.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ import struct
 from collections.abc import Mapping
 
 from harness.guest import protocol
-from harness.guest.protocol import Kind
+from harness.guest.protocol import FrameKind
 
 
-class Do(enum.IntEnum):
-    """A request's kind."""
+class RequestKind(enum.IntEnum):
+    """The kind of a request frame."""
 
     HELLO = 1
     START = 2
@@ -39,17 +39,17 @@ class Do(enum.IntEnum):
     STATS = 21
     DIAL = 22
     SEND = 23
-    HOLD = 24
-    LET = 25
+    PAUSE_CONNECTION = 24
+    RESUME_CONNECTION = 25
     DROP = 26
 
 
 ENTRY, EVENT, PTY = 132, 133, 134
-STREAMS: Mapping[int, str] = {Kind.STDOUT: "stdout", Kind.STDERR: "stderr", PTY: "pty"}
+STREAMS: Mapping[int, str] = {FrameKind.STDOUT: "stdout", FrameKind.STDERR: "stderr", PTY: "pty"}
 
 
-class Name(enum.IntEnum):
-    """Fields beside those of the agent."""
+class EnvdTag(enum.IntEnum):
+    """Tags of fields, in addition to the agent's."""
 
     PID = 64
     NAME = 65
@@ -71,8 +71,8 @@ class Name(enum.IntEnum):
     EVENT = 81
 
 
-def field_of(tag: int, value: bytes | str | int) -> bytes:
-    """One field; numbers have eight bytes."""
+def encode_field(tag: int, value: bytes | str | int) -> bytes:
+    """A field; integers take eight bytes."""
     if isinstance(value, int):
         value = struct.pack("<Q", value)
     elif isinstance(value, str):
@@ -80,17 +80,17 @@ def field_of(tag: int, value: bytes | str | int) -> bytes:
     return struct.pack("<BI", tag, len(value)) + value
 
 
-def fields_of(payload: bytes) -> list[tuple[int, bytes]]:
-    """The (tag, bytes) fields of an answer."""
-    found, at = [], 0
+def decode_fields(payload: bytes) -> list[tuple[int, bytes]]:
+    """The fields of an answer as (tag, bytes)."""
+    fields, at = [], 0
     while at + 5 <= len(payload):
         tag, length = struct.unpack_from("<BI", payload, at)
-        found.append((tag, payload[at + 5 : at + 5 + length]))
+        fields.append((tag, payload[at + 5 : at + 5 + length]))
         at += 5 + length
-    return found
+    return fields
 
 
-def encode(kind: int, id: int, payload: bytes) -> bytes:
-    """One request, ready to send."""
+def encode_request(kind: int, id: int, payload: bytes) -> bytes:
+    """The frame of a request."""
     head = protocol.HEADER.pack(protocol.MAGIC, kind, 0, id, len(payload))
     return head + protocol.CHECK.pack(protocol.checksum(head)) + payload

@@ -1,1 +1,1 @@
-"""Where a gateway's sandboxes come from: microVMs, containers, or nothing at all."""
+"""The sources of a gateway's sandboxes: microVMs, containers, or no guests at all."""

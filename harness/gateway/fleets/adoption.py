@@ -1,4 +1,4 @@
-"""How a record tells where a sandbox is, so that a gateway that is started anew finds it."""
+"""How a stored sandbox tells where it runs, so that the next gateway finds it again."""
 
 from __future__ import annotations
 
@@ -12,56 +12,81 @@ from harness.errors import SandboxError
 from harness.host.identity import Identity
 from harness.host.run import Run
 
+LOCATION_FIELDS = ("identity", "pid", "born", "came_from")
+"""The fields of a stored sandbox that `location` fills."""
 
-def told(identity: Identity) -> Mapping[str, Any]:
+
+def location(
+    identity: Identity,
+    pid: int,
+    ticks: float,
+    port: str | None,
+    came_from: str = "",
+    **details: str,
+) -> Mapping[str, Any]:
+    """Where a sandbox runs: its process, the name of its network port, and its memory file."""
     plain = ("id", "hostname", "machine_id", "mac", "prefix")
     return {
-        **{name: getattr(identity, name) for name in plain},
-        "address": str(identity.address),
-        "key": identity.key.hex(),
-        "lease": str(identity.lease),
+        "identity": {
+            **{name: getattr(identity, name) for name in plain},
+            "address": str(identity.address),
+            "key": identity.key.hex(),
+            "lease": str(identity.lease),
+            **details,
+            "port": port,
+        },
+        "pid": pid,
+        "born": ticks,
+        "came_from": came_from,
     }
 
 
-def identity_of(told: Mapping[str, Any]) -> Identity:
+def check_location(
+    location: Mapping[str, Any], network: object | None
+) -> tuple[Identity, int, str | None]:
+    """The identity, process and network port of a sandbox that still runs.
+
+    SandboxError when it has ended, and when it has a network interface and this gateway has no
+    network, or the other way round: its rules would not be enforced.
+    """
+    identity, pid = _identity(location["identity"]), int(location["pid"])
+    if start_ticks(pid) != location["born"]:
+        raise SandboxError(f"the sandbox {identity.id} has ended")
+    port: str | None = location["identity"].get("port")
+    if bool(port) != (network is not None):
+        has, gives = ("has a", "gives none") if port else ("has no", "gives one to each")
+        raise SandboxError(f"the sandbox {has} network interface, and this gateway {gives}")
+    return identity, pid, port
+
+
+def _identity(stored: Mapping[str, Any]) -> Identity:
     return Identity(
-        id=told["id"],
-        hostname=told["hostname"],
-        machine_id=told["machine_id"],
-        mac=told["mac"],
-        address=IPv4Address(told["address"]),
-        prefix=told["prefix"],
-        key=bytes.fromhex(told["key"]),
-        lease=Path(told["lease"]),
+        id=stored["id"],
+        hostname=stored["hostname"],
+        machine_id=stored["machine_id"],
+        mac=stored["mac"],
+        address=IPv4Address(stored["address"]),
+        prefix=stored["prefix"],
+        key=bytes.fromhex(stored["key"]),
+        lease=Path(stored["lease"]),
     )
 
 
-def port_of(about: Mapping[str, Any], network: object | None) -> str | None:
-    """The name of a sandbox's port, None without a card. SandboxError where the gateway that had
-    it gave cards and this one does not, or the other way: nobody would enforce its rules, or it
-    would be where no rules are."""
-    port: str | None = about["identity"].get("port")
-    if bool(port) != (network is not None):
-        has, does = ("a", "gives none") if port else ("no", "gives one")
-        raise SandboxError(f"the sandbox has {has} card, and this gateway {does}")
-    return port
-
-
 def free_leases(run: Run, kept: Collection[Path]) -> None:
-    """Give back the addresses that a run holds for sandboxes that it no longer has."""
+    """Release the addresses that a run has leased for sandboxes that no longer exist."""
     for lease in run.leases.iterdir() if run.leases.is_dir() else ():
         with contextlib.suppress(OSError):
             if lease not in kept and lease.read_text() == run.id:
                 lease.unlink()
 
 
-def born(pid: int) -> float:
-    """When a process was started, in ticks since this host's boot: its number may come again.
+def start_ticks(pid: int) -> float:
+    """When a process was started, in ticks since boot: PIDs are reused.
 
-    -1 for one that has ended, whether or not its parent has been told.
+    -1 for a process that has ended, reaped or not.
     """
     try:
-        found = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
         return -1.0
-    return -1.0 if found[0] in "ZX" else float(found[19])
+    return -1.0 if fields[0] in "ZX" else float(fields[19])

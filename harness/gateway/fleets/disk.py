@@ -1,8 +1,8 @@
-"""The sandboxes' disk: one image of Debian for all of them, and what each has written beside it.
+"""The sandboxes' disk: a shared image of Debian, and an overlay for each sandbox.
 
-The image is an ext4 file system made without mounting anything, read by every VMM and written by
-none. What a sandbox writes goes to a qcow2 file of its own, which begins empty: a new sandbox
-copies some hundred kilobytes, and a snapshot copies what was written.
+The image is an ext4 file system built without mounting anything; VMMs open it read-only. What a
+sandbox writes goes to its own qcow2 file, which starts empty: a new sandbox copies some hundred
+kilobytes, and a snapshot copies what was written.
 """
 
 from __future__ import annotations
@@ -11,45 +11,42 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from harness import paths
+from harness.gateway.envd.interpreter import PROGRAM
 from harness.guest import rootfs
 from harness.guest.rootfs import RootFs
 from harness.host.locks import half_built
 from harness.host.process import need, run
-from harness.measure.record import Image, digest
+from harness.measure.record import digest
 
 SIZE_MIB = 4096
-"""What a sandbox sees; the file takes what is used of it."""
+"""The size that a sandbox sees; the file is sparse."""
 EDITION = 2
+"""Raise it when the image is built differently from the same inputs."""
 KERNEL_PROGRAM = paths.ENVD / "interpreter.py"
-INTERPRETER = "usr/local/lib/coppice/interpreter.py"
 _MAKE = (
     "-q", "-t", "ext4", "-m", "0",
-    # No journal, no checksums: a sandbox that dies is gone, and one that is saved is saved whole.
+    # No journal, no checksums: a disk is saved only when its sandbox is stopped, or discarded.
     "-O", "^has_journal,^metadata_csum", "-E", "lazy_itable_init=0,nodiscard",
 )  # fmt: skip
-# Scripts that a login runs cost tens of milliseconds under emulation, and say nothing here.
-_NOT_KEPT = ("root/.profile", "root/.bashrc", "etc/profile.d", "etc/bash.bashrc")
+# Login scripts take tens of milliseconds under emulation and set nothing that is needed here.
+_REMOVED = ("root/.profile", "root/.bashrc", "etc/profile.d", "etc/bash.bashrc")
 
 
 @dataclass(frozen=True)
 class BaseDisk:
-    """An image that overlays lie on; `sha256` is of what it was made from."""
+    """The image below the overlays; `sha256` is of its inputs."""
 
     path: Path
     sha256: str
-    built_from: Mapping[str, str]
-
-    def as_record(self) -> Image:
-        return Image("disk", self.sha256, self.built_from)
 
 
 def base(cache: Path) -> BaseDisk:
-    """The image, from the cache or made now (some seconds; some minutes where Debian is not there).
+    """The image, from the cache or built now (seconds, or minutes when Debian is not cached).
 
     Raises what `rootfs.debian` raises, MissingTool and DiskFull.
     """
@@ -66,19 +63,18 @@ def base(cache: Path) -> BaseDisk:
         need("qemu-img")
         with half_built(target) as directory:
             run("cp", "-a", "--reflink=auto", root.path, directory / "root")
-            _settle(directory / "root")
+            _adapt(directory / "root")
             with (directory / "root.raw").open("wb") as file:
                 file.truncate(SIZE_MIB << 20)
-            # Not even times differ from one to the next.
             run("mke2fs", *_MAKE, "-d", directory / "root", directory / "root.raw")
             shutil.rmtree(directory / "root")
-    return BaseDisk(target / "root.raw", name, inputs)
+    return BaseDisk(target / "root.raw", name)
 
 
-def empty(cache: Path) -> Path:
-    """An image of a file system of the sandboxes' size with nothing in it, for containers."""
-    words = hashlib.sha256(" ".join((*_MAKE, str(SIZE_MIB))).encode()).hexdigest()
-    target = cache / "disks" / f"empty-{words}"
+def empty_image(cache: Path) -> Path:
+    """An image of an empty file system of the sandboxes' size, for containers."""
+    name = hashlib.sha256(" ".join((*_MAKE, str(SIZE_MIB))).encode()).hexdigest()
+    target = cache / "disks" / f"empty-{name}"
     if not target.exists():
         need("mke2fs")
         with half_built(target) as directory:
@@ -88,8 +84,8 @@ def empty(cache: Path) -> Path:
     return target / "image"
 
 
-def settled(cache: Path) -> RootFs:
-    """What the image holds as a directory, for containers. Raises what `base` raises."""
+def root_directory(cache: Path) -> RootFs:
+    """The contents of the image as a directory, for containers. Raises what `base` raises."""
     root = rootfs.debian(cache)
     inputs = {
         "root": root.sha256,
@@ -101,20 +97,20 @@ def settled(cache: Path) -> RootFs:
     if not target.exists():
         with half_built(target) as directory:
             run("cp", "-a", "--reflink=auto", root.path, directory / "root")
-            _settle(directory / "root")
+            _adapt(directory / "root")
     return RootFs("gateway", target / "root", name, inputs)
 
 
-def _settle(root: Path) -> None:
-    """A user, and what makes a first command quick."""
-    for relative in _NOT_KEPT:
+def _adapt(root: Path) -> None:
+    """Add the user and the interpreter, and remove what slows a first command down."""
+    for relative in _REMOVED:
         path = root / relative
         if path.is_dir():
             shutil.rmtree(path)
         else:
             path.unlink(missing_ok=True)
     (root / "etc/profile").write_text("")
-    # Bash that needs no libraries: under emulation to link them is a third of a first command.
+    # A static bash: under emulation, dynamic linking is a third of the time of a first command.
     (root / "usr/bin/bash-static").replace(root / "usr/bin/bash")
     (root / "etc/hosts").write_text("127.0.0.1 localhost\n")
     for file, line in (
@@ -127,19 +123,19 @@ def _settle(root: Path) -> None:
     home = root / "home/user"
     home.mkdir()
     os.chown(home, 1000, 1000)
-    interpreter = root / INTERPRETER
+    interpreter = root / PROGRAM
     interpreter.parent.mkdir(parents=True)
     shutil.copyfile(KERNEL_PROGRAM, interpreter)
 
 
-def overlay(disk: BaseDisk, target: Path) -> None:
-    """An empty file for what one sandbox writes."""
+def create_overlay(disk: BaseDisk, target: Path) -> None:
+    """Create the empty overlay of a sandbox."""
     run("qemu-img", "create", "-q", "-f", "qcow2", "-b", disk.path, "-F", "raw", target)
 
 
-def words(disk: BaseDisk, own: str) -> Sequence[str]:
-    """Arguments of the VMM that make `own`, over the image, the guest's disk."""
-    # The page cache of this host is where a sandbox's disk lives: nothing waits for the real one.
+def vmm_arguments(disk: BaseDisk, own: str) -> Sequence[str]:
+    """The VMM's arguments for a disk with the overlay `own` over the image."""
+    # no-flush: overlays may stay in the host's page cache, since saving copies and syncs them.
     file = "driver=file,locking=off,node-name"
     return (
         "-blockdev", f"{file}=base-file,filename={disk.path},read-only=on",

@@ -1,8 +1,8 @@
-"""Keeps the lines of a gateway's sandboxes open, so that a gateway that is killed finds them again.
+"""Keeps the channels to a gateway's sandboxes open, so that its successor finds them after a crash.
 
-A process of its own that does nothing else: it holds descriptors under names, on a socket in the
-run's directory. It belongs to the run, so `coppice clean` ends it with the sandboxes of a gateway
-that does not come back. Run as a program it needs the standard library alone.
+A separate process holds file descriptors by name and listens on a socket in the run's directory. It
+belongs to the run, so `coppice clean` ends it together with the sandboxes of a gateway that is not
+restarted. As a program, this module needs only the standard library.
 """
 
 from __future__ import annotations
@@ -20,27 +20,27 @@ from pathlib import Path
 from typing import Protocol
 
 
-class Line(Protocol):
-    """What has a descriptor."""
+class HasFileno(Protocol):
+    """A socket or file."""
 
     def fileno(self) -> int: ...
 
 
 SOCKET = "keeper.sock"
-MOST = 16
-"""Descriptors under one name."""
+DESCRIPTORS_MAX = 16
+"""Under one name."""
 
 
-class Keeper:
-    """A gateway's connection to its keeper."""
+class FdHolder:
+    """A gateway's connection to the process that holds its descriptors; for any thread."""
 
-    def __init__(self, line: socket.socket) -> None:
-        self._line = line
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
         self._lock = threading.Lock()
 
     @classmethod
-    def start(cls, directory: Path, environment: dict[str, str]) -> Keeper:
-        """Connect to the keeper of a run's directory, which is started where there is none."""
+    def start(cls, directory: Path, environment: dict[str, str]) -> FdHolder:
+        """Connect to the process of a run, started if there is none."""
         path = directory / SOCKET
         try:
             return cls(_connect(path))
@@ -59,51 +59,51 @@ class Keeper:
                     raise
                 time.sleep(0.01)
 
-    def keep(self, name: str, lines: Sequence[Line]) -> None:
-        """Hold these under a name, in this order."""
-        self._ask(f"keep {name}", [line.fileno() for line in lines])
+    def keep(self, name: str, files: Sequence[HasFileno]) -> None:
+        """Hold copies of these descriptors under a name, in this order."""
+        self._request(f"keep {name}", [file.fileno() for file in files])
 
     def drop(self, name: str) -> None:
-        self._ask(f"drop {name}")
+        self._request(f"drop {name}")
 
     def names(self) -> list[str]:
-        return self._ask("names")[0].split()
+        return self._request("names")[0].split()
 
     def get(self, name: str) -> list[socket.socket]:
-        """Lines of their own to what is held under a name."""
-        _, descriptors = self._ask(f"get {name}")
-        return [socket.socket(fileno=one) for one in descriptors]
+        """Copies of the sockets held under a name."""
+        _, descriptors = self._request(f"get {name}")
+        return [socket.socket(fileno=descriptor) for descriptor in descriptors]
 
     def end(self) -> None:
-        """The keeper goes, with all that it holds."""
+        """End the process and close all that it holds."""
         with contextlib.suppress(OSError):
-            self._line.send(b"end")
-        self._line.close()
+            self._connection.send(b"end")
+        self._connection.close()
 
-    def _ask(self, text: str, descriptors: Sequence[int] = ()) -> tuple[str, list[int]]:
+    def _request(self, text: str, descriptors: Sequence[int] = ()) -> tuple[str, list[int]]:
         with self._lock:
-            socket.send_fds(self._line, [text.encode()], list(descriptors))
-            data, got, _, _ = socket.recv_fds(self._line, 1 << 20, MOST)
-        return data.decode(), got
+            socket.send_fds(self._connection, [text.encode()], list(descriptors))
+            data, received, _, _ = socket.recv_fds(self._connection, 1 << 20, DESCRIPTORS_MAX)
+        return data.decode(), received
 
 
 def _connect(path: Path) -> socket.socket:
-    line = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     directory = os.open(path.parent, os.O_PATH | os.O_CLOEXEC)
     try:
-        # By descriptor: the name of a socket has at most 107 bytes, a directory's may have more.
-        line.connect(f"/proc/self/fd/{directory}/{path.name}")
+        # Through a descriptor: a socket's path has at most 107 bytes.
+        connection.connect(f"/proc/self/fd/{directory}/{path.name}")
     except OSError:
-        line.close()
+        connection.close()
         raise
     finally:
         os.close(directory)
-    line.settimeout(30)
-    return line
+    connection.settimeout(30)
+    return connection
 
 
 def serve(path: str) -> None:
-    """Hold what one gateway after the other hands over, until one says that it is over."""
+    """Hold descriptors for one gateway after the other, until a gateway ends the process."""
     import selectors
 
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -119,31 +119,31 @@ def serve(path: str) -> None:
             if key.fileobj is listener:
                 ready.register(listener.accept()[0], selectors.EVENT_READ)
                 continue
-            line = key.fileobj
-            assert isinstance(line, socket.socket)
+            connection = key.fileobj
+            assert isinstance(connection, socket.socket)
             try:
-                data, got, _, _ = socket.recv_fds(line, 4096, MOST)
+                data, received, _, _ = socket.recv_fds(connection, 4096, DESCRIPTORS_MAX)
             except OSError:
-                data, got = b"", []
+                data, received = b"", []
             if data == b"end":
                 return
             if not data:
-                ready.unregister(line)
-                line.close()
+                ready.unregister(connection)
+                connection.close()
                 continue
-            what, _, name = data.decode().partition(" ")
+            command, _, name = data.decode().partition(" ")
             answer, sent = "ok", array.array("i")
-            if what == "keep":
-                held[name] = list(got)
-            elif what == "drop":
-                for one in held.pop(name, []):
-                    os.close(one)
-            elif what == "names":
+            if command == "keep":
+                held[name] = list(received)
+            elif command == "drop":
+                for descriptor in held.pop(name, []):
+                    os.close(descriptor)
+            elif command == "names":
                 answer = "\n".join(held)
-            elif what == "get":
+            elif command == "get":
                 sent = array.array("i", held.get(name, []))
             with contextlib.suppress(OSError):
-                socket.send_fds(line, [answer.encode() or b" "], sent.tolist())
+                socket.send_fds(connection, [answer.encode() or b" "], sent.tolist())
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""A sandbox of the gateway: a microVM with a disk, and envd's line beside the agent's.
+"""A microVM with a disk, and a channel to envd beside the agent's.
 
-What the substrate of the rigs does (harness/sandbox/qemu) does here too: the same VMM arguments,
-agent, doorbell and zygote. Added are the disk, a second serial port, and saving one that runs.
+It uses the VMM arguments, agent, doorbell and zygote of the rigs' substrate (harness/sandbox/qemu),
+and adds the disk, a second serial port, and a way to save a microVM that runs.
 """
 
 from __future__ import annotations
@@ -9,12 +9,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import select
 import shutil
-import signal
 import socket
-import subprocess
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,36 +18,37 @@ from pathlib import Path
 from harness import paths
 from harness.errors import GuestTimeout, SandboxError
 from harness.gateway.fleets import disk, saved_vm
-from harness.gateway.fleets.adoption import born, free_leases
+from harness.gateway.fleets.adoption import start_ticks
 from harness.gateway.fleets.disk import BaseDisk
-from harness.gateway.fleets.saved_vm import State
+from harness.gateway.fleets.saved_vm import SavedVm
 from harness.guest.image import Addition, GuestImage
 from harness.guest.protocol import RING_ANSWER_LENGTH
 from harness.host.identity import Identity, allocate
-from harness.host.run import VARIABLE, Run
+from harness.host.run import Run
 from harness.measure.record import Scalar
-from harness.sandbox.qemu.boot_retry import begun_again, see_boot
+from harness.sandbox.lifetime import destroyed_on_failure
+from harness.sandbox.qemu.boot_retry import await_boot, retry_stalled_boot
 from harness.sandbox.qemu.machine import Descriptors, Shape, arguments
 from harness.sandbox.qemu.qmp import Qmp
 from harness.sandbox.qemu.sandbox import QemuSandbox
-from harness.sandbox.qemu.sandbox import State as Condition
-from harness.sandbox.qemu.vmm import LINES, Process, Vmm, spawn
+from harness.sandbox.qemu.vmm import spawn
 from harness.sandbox.qemu.zygote import Preload, Zygote
+from harness.sandbox.vm_state import VmState
 
 GUEST = paths.ENVD
 ENVD = Addition("envd", GUEST, ("frame.c",), ("virtio_blk", "ext4"))
 MEMORY_MIB = 512
 BOOT_LIMIT_S = 300.0
-WAKE_LIMIT_S = 30.0
+RESUME_LIMIT_S = 30.0
 PORT, DEVICE = "/dev/vport0p2", "/dev/vda"
-OWN_DISK = "disk"
-# Devices alone, without what a whole migration says before them.
+OVERLAY = "disk"
+# The devices of a saved VM lack the configuration section of a migration stream.
 _LOADING = ("-global", "migration.send-configuration=off", "-S")
 
 
 @dataclass(frozen=True)
-class Kit:
-    """What every sandbox of one gateway is made with."""
+class MicroVmSpec:
+    """What all microVMs of a gateway are made from."""
 
     run: Run
     image: GuestImage
@@ -62,16 +59,21 @@ class Kit:
     def facts(self) -> Mapping[str, Scalar]:
         return {"image": self.image.sha256, "disk": self.base.sha256, **self.shape.facts()}
 
-    def home(self, identity: Identity) -> Path:
-        """The directory of one sandbox's own files, in the run's."""
+    def directory(self, identity: Identity) -> Path:
+        """The directory of a sandbox's own files, in the run's."""
         return self.run.directory / f"sandbox-{identity.id}"
 
 
-class Machine:
-    """One microVM. `envd` is our end of envd's line; `came_from` is what its memory file is."""
+class MicroVm:
+    """`envd` is our end of the channel to envd; `came_from` is the memory file that it maps."""
 
     def __init__(
-        self, kit: Kit, guest: QemuSandbox, envd: socket.socket, came_from: str, tap: int | None
+        self,
+        spec: MicroVmSpec,
+        guest: QemuSandbox,
+        envd: socket.socket,
+        came_from: str,
+        tap: int | None,
     ) -> None:
         self.id = guest.id
         self.identity = guest.identity
@@ -79,333 +81,244 @@ class Machine:
         self.envd = envd
         self.came_from = came_from
         self.tap = tap
-        self.born = born(self.pid)
-        self.envd_number = -1
-        """Of envd's line in the VMM."""
-        self._kit = kit
+        self.start_ticks = start_ticks(self.pid)
+        self.envd_descriptor = -1
+        """The number of the channel to envd in the VMM."""
+        self._spec = spec
 
     @property
     def pid(self) -> int:
         return self.guest.vmm.process.pid
 
     @property
-    def disk(self) -> Path:
-        return self._kit.home(self.identity) / OWN_DISK
+    def overlay(self) -> Path:
+        """What it has written to its disk."""
+        return self._spec.directory(self.identity) / OVERLAY
 
     @property
-    def lines(self) -> Sequence[socket.socket]:
-        """Our ends, in the order in which `adopt` takes them."""
+    def channels(self) -> Sequence[socket.socket]:
+        """Our ends of its channels, in the order that `adopt` expects."""
         vmm = self.guest.vmm
-        return (vmm.agent, vmm.qmp.line, vmm.control, vmm.bell, self.envd)
+        return (vmm.agent, vmm.qmp.channel, vmm.control, vmm.bell, self.envd)
 
     def alive(self) -> bool:
         return self.guest.vmm.process.poll() is None
 
-    def hold(self) -> None:
-        """Stop it at its doorbell, where it is saved, and found fastest."""
+    def stop(self) -> None:
+        """Stop it at its doorbell: there it can be saved, and resumes fastest."""
         self.guest.arm()
         self.guest.stop()
 
-    def wake(self) -> None:
-        """Let it run with the wall clock of now: its answer to a nonce is there at the return."""
-        self.guest.awaken(WAKE_LIMIT_S, dated=True)
+    def resume(self) -> None:
+        """Resume it with the current time; returns once it has answered a nonce."""
+        self.guest.awaken(RESUME_LIMIT_S, dated=True)
 
-    async def rise(self) -> None:
-        """`wake`, on the event loop. Raises GuestTimeout, GuestDied, WrongAnswer."""
+    async def resume_on_loop(self) -> None:
+        """`resume` on the event loop. Raises GuestTimeout, GuestDied, WrongAnswer."""
         loop = asyncio.get_running_loop()
-        heard, bell, answer = loop.create_future(), self.guest.vmm.bell, bytearray()
+        answered, bell, answer = loop.create_future(), self.guest.vmm.bell, bytearray()
 
-        def hear() -> None:
+        def read() -> None:
             piece = bell.recv(64)
             answer.extend(piece)
-            if not heard.done() and (not piece or len(answer) >= RING_ANSWER_LENGTH):
-                heard.set_result(None)
+            if not answered.done() and (not piece or len(answer) >= RING_ANSWER_LENGTH):
+                answered.set_result(None)
 
         bell.setblocking(False)
-        loop.add_reader(bell, hear)
+        loop.add_reader(bell, read)
         try:
-            self.guest.let_go(dated=True)
-            async with asyncio.timeout(WAKE_LIMIT_S):
-                await heard
+            self.guest.ring_and_continue(dated=True)
+            async with asyncio.timeout(RESUME_LIMIT_S):
+                await answered
         except TimeoutError as error:
             raise GuestTimeout(f"{self.guest.vmm.name} did not answer the doorbell") from error
         except OSError as error:
             raise self.guest.vmm.died() from error
         finally:
             loop.remove_reader(bell)
-        self.guest.answered(bytes(answer))
+        self.guest.accept_answer(bytes(answer))
 
     def save(self, target: Path) -> None:
-        """Write a held sandbox to a state; it stays held. Raises SandboxError and DiskFull."""
-        vmm = self.guest.vmm
-        with saved_vm.writing(target, self._kit.facts, self.guest.agent.key) as directory:
-            # While it was stopped the VMM wrote what it had not yet: the files are whole.
-            vmm.qmp.execute(
+        """Save it; it must be stopped and stays so. Raises SandboxError and DiskFull."""
+        with self._saving(target) as directory:
+            saved_vm.save_memory(self.pid, self.came_from, directory / saved_vm.MEMORY)
+
+    def save_booted(self, target: Path) -> None:
+        """`save` for a microVM that `boot` made: its memory file is complete."""
+        with self._saving(target) as directory:
+            saved_vm.copy_sparse(Path(self.came_from), directory / saved_vm.MEMORY)
+
+    @contextlib.contextmanager
+    def _saving(self, target: Path) -> Iterator[Path]:
+        with saved_vm.writing(target, self._spec.facts, self.guest.agent.key) as directory:
+            # Stopping it made the VMM finish its disk requests, so the overlay is complete.
+            self.guest.vmm.qmp.execute(
                 "xen-save-devices-state", filename=str(directory / saved_vm.DEVICES), live=False
             )
-            saved_vm.copy_sparse(self.disk, directory / saved_vm.DISK)
-            saved_vm.save_memory(self.pid, self.came_from, directory / saved_vm.MEMORY)
+            saved_vm.copy_sparse(self.overlay, directory / saved_vm.DISK)
+            yield directory
 
     def destroy(self) -> None:
         """End it and remove what it had; safe to call twice."""
         self.guest.destroy()
         self.envd.close()
-        _remove_home(self._kit.home(self.identity))
+        _remove(self._spec.directory(self.identity))
 
 
-def _words(kit: Kit, own: Path, envd: int) -> Sequence[str]:
+def _arguments(spec: MicroVmSpec, overlay: Path, envd: int) -> Sequence[str]:
     return (
-        *disk.words(kit.base, str(own)),
-        "-no-reboot",  # a guest that panics is gone, and its VMM with it
+        *disk.vmm_arguments(spec.base, str(overlay)),
+        "-no-reboot",  # the VMM exits when its guest panics
         "-chardev", f"socket,id=envd,fd={envd}",
         "-device", "virtserialport,chardev=envd,name=envd,nr=2",
     )  # fmt: skip
 
 
 @contextlib.contextmanager
-def _envd_line() -> Iterator[tuple[socket.socket, socket.socket]]:
-    ours, theirs = socket.socketpair()
-    for end in (ours, theirs):
+def _envd_channel() -> Iterator[tuple[socket.socket, socket.socket]]:
+    our_end, vmm_end = socket.socketpair()
+    for end in (our_end, vmm_end):
         for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
             end.setsockopt(socket.SOL_SOCKET, option, 1 << 20)
-    with theirs:
+    with vmm_end:
         try:
-            yield ours, theirs
+            yield our_end, vmm_end
         except BaseException:
-            ours.close()
+            our_end.close()
             raise
 
 
-def boot(kit: Kit, memory: Path) -> Machine:
-    """A guest that has booted; its memory is a file, written through."""
-    return begun_again(lambda: _boot(kit, allocate(kit.run.leases, kit.run.id), memory))
+def _new_overlay(spec: MicroVmSpec, identity: Identity) -> Path:
+    """The path of a new sandbox's overlay, in its new directory."""
+    directory = spec.directory(identity)
+    directory.mkdir()
+    return directory / OVERLAY
 
 
-def _boot(kit: Kit, identity: Identity, memory: Path) -> Machine:
-    home = kit.home(identity)
-    home.mkdir()
-    own = home / OWN_DISK
-    disk.overlay(kit.base, own)
+def boot(spec: MicroVmSpec, memory: Path) -> MicroVm:
+    """A microVM that has booted; its memory is a shared mapping of a file."""
+    return retry_stalled_boot(lambda: _boot(spec, allocate(spec.run.leases, spec.run.id), memory))
+
+
+def _boot(spec: MicroVmSpec, identity: Identity, memory: Path) -> MicroVm:
+    overlay = _new_overlay(spec, identity)
+    disk.create_overlay(spec.base, overlay)
     with memory.open("wb") as file:
-        os.posix_fallocate(file.fileno(), 0, kit.shape.memory_mib << 20)
-    with _envd_line() as (ours, theirs):
+        os.posix_fallocate(file.fileno(), 0, spec.shape.memory_mib << 20)
+    with _envd_channel() as (our_end, vmm_end):
 
-        def words(line: Descriptors) -> Sequence[str]:
-            usual = arguments(
-                kit.shape, f"coppice-{identity.id}", line, memory=memory, share=True,
-                kernel=kit.image.kernel, initramfs=kit.image.initramfs, ports=2,
+        def argv(descriptors: Descriptors) -> Sequence[str]:
+            common = arguments(
+                spec.shape, f"coppice-{identity.id}", descriptors, memory=memory, share=True,
+                kernel=spec.image.kernel, initramfs=spec.image.initramfs, ports=2,
             )  # fmt: skip
-            return (*usual, *_words(kit, own, theirs.fileno()))
+            return (*common, *_arguments(spec, overlay, vmm_end.fileno()))
 
         vmm = spawn(
-            kit.run, f"coppice-{identity.id}", words, incoming=False, inherited=[theirs.fileno()]
+            spec.run, f"coppice-{identity.id}", argv, incoming=False, inherited=[vmm_end.fileno()]
         )
-        guest = QemuSandbox(vmm, identity, Condition.BOOTING, guest_memory=str(memory))
-        machine = Machine(kit, guest, ours, str(memory), None)
-    with destroyed_on_failure(machine):
+        guest = QemuSandbox(vmm, identity, VmState.BOOTING, guest_memory=str(memory))
+        vm = MicroVm(spec, guest, our_end, str(memory), None)
+    with destroyed_on_failure(vm):
         guest.vmm.greeting(30)
-        see_boot(guest, BOOT_LIMIT_S)
+        await_boot(guest, BOOT_LIMIT_S)
         done = guest.agent.run(("/bin/envd", PORT, DEVICE), timeout_s=60)
         if done.code:
-            said = done.stderr.decode(errors="replace").strip()
-            raise SandboxError(f"envd does not start: {said}")
-    return machine
-
-
-def save_booted(machine: Machine, target: Path, kit: Kit) -> None:
-    """Write a held guest that `boot` made to a state; its memory is where it was written to."""
-    vmm = machine.guest.vmm
-    with saved_vm.writing(target, kit.facts, machine.guest.agent.key) as directory:
-        vmm.qmp.execute(
-            "xen-save-devices-state", filename=str(directory / saved_vm.DEVICES), live=False
-        )
-        saved_vm.copy_sparse(machine.disk, directory / saved_vm.DISK)
-        saved_vm.copy_sparse(Path(machine.came_from), directory / saved_vm.MEMORY)
+            stderr = done.stderr.decode(errors="replace").strip()
+            raise SandboxError(f"envd did not start: {stderr}")
+    return vm
 
 
 def restore(
-    kit: Kit,
-    source: State,
+    spec: MicroVmSpec,
+    source: SavedVm,
     identity: Identity,
     tap: int | None = None,
     preloaded: Preload | None = None,
-) -> Machine:
-    """A guest restored from a state and held at its doorbell; `wake` it next."""
-    home = kit.home(identity)
-    home.mkdir()
-    own = home / OWN_DISK
-    saved_vm.copy_sparse(source.disk, own)
-    with _envd_line() as (ours, theirs):
+) -> MicroVm:
+    """A microVM restored from a saved one, stopped at its doorbell; `resume` it next."""
+    overlay = _new_overlay(spec, identity)
+    saved_vm.copy_sparse(source.disk, overlay)
+    with _envd_channel() as (our_end, vmm_end):
 
-        def words(line: Descriptors) -> Sequence[str]:
-            usual = arguments(
-                kit.shape, f"coppice-{identity.id}", line, memory=source.memory, tap=tap, ports=2
-            )
-            return (*usual, *_words(kit, own, theirs.fileno()), *_LOADING)
+        def argv(descriptors: Descriptors) -> Sequence[str]:
+            common = arguments(
+                spec.shape, f"coppice-{identity.id}", descriptors, memory=source.memory, tap=tap,
+                ports=2,
+            )  # fmt: skip
+            return (*common, *_arguments(spec, overlay, vmm_end.fileno()), *_LOADING)
 
         vmm = spawn(
-            kit.run, f"coppice-{identity.id}", words, incoming=True,
+            spec.run, f"coppice-{identity.id}", argv, incoming=True,
             inherited=[
-                theirs.fileno(),
+                vmm_end.fileno(),
                 *([] if tap is None else [tap]),
                 *([preloaded.descriptor] if preloaded else []),
             ],
             environment=preloaded.environment if preloaded else None,
         )  # fmt: skip
         guest = QemuSandbox(
-            vmm, identity, Condition.EMPTY, _Devices(source.devices),
-            guest_memory=str(source.memory), key=source.key, loaded=lambda: _activate(vmm.qmp),
+            vmm, identity, VmState.EMPTY, _Devices(source.devices),
+            guest_memory=str(source.memory), key=source.key, on_loaded=lambda: _activate(vmm.qmp),
         )  # fmt: skip
-        machine = Machine(kit, guest, ours, str(source.memory), tap)
-        machine.envd_number = theirs.fileno()
-    with destroyed_on_failure(machine):
+        vm = MicroVm(spec, guest, our_end, str(source.memory), tap)
+        vm.envd_descriptor = vmm_end.fileno()
+    with destroyed_on_failure(vm):
         vmm.greeting(30)
         vmm.qmp.execute(
             "migrate-set-capabilities", capabilities=[{"capability": "events", "state": True}]
         )
-    return machine
+    return vm
 
 
 def _activate(qmp: Qmp) -> None:
-    """Give a VMM that has loaded a state the right to write to its disks.
+    """Allow a VMM that has loaded its devices to write to its disk.
 
-    Since 10.0 QEMU gives it when QMP's `cont` starts a guest, whatever loaded the state before.
-    The gdb stub, which continues ours, does not, and the first write to the disk aborts the VMM.
+    Since QEMU 10.0, `cont` on QMP does this when it starts a guest. We continue guests through the
+    gdb stub, which does not, and the VMM aborts at the first write.
     """
     if qmp.version >= (10, 0):
         qmp.execute("blockdev-set-active", active=True)
 
 
-def fork(kit: Kit, zygote: Zygote, source: Machine, identity: Identity, tap: int | None) -> Machine:
-    """A copy of a held machine's whole VMM, with lines, a card and a disk of its own; `wake` it.
+def fork(
+    spec: MicroVmSpec, zygote: Zygote, source: MicroVm, identity: Identity, tap: int | None
+) -> MicroVm:
+    """A fork of a stopped microVM's VMM, with channels, network interface and disk of its own;
+    `resume` it next.
 
-    The zygote's disk stands still while it is held: what its VMM remembers of it holds for a copy.
+    The source stays stopped, so what its VMM caches of the overlay is true of the copy too.
     """
-    home = kit.home(identity)
-    home.mkdir()
-    own = home / OWN_DISK
+    overlay = _new_overlay(spec, identity)
     with contextlib.ExitStack() as opened:
         undo = opened.enter_context(contextlib.ExitStack())
-        undo.callback(_remove_home, home)
-        saved_vm.copy_sparse(source.disk, own)
-        ours, theirs = opened.enter_context(_envd_line())
-        handle = os.open(own, os.O_RDWR | os.O_CLOEXEC)
+        undo.callback(_remove, overlay.parent)
+        saved_vm.copy_sparse(source.overlay, overlay)
+        our_end, vmm_end = opened.enter_context(_envd_channel())
+        handle = os.open(overlay, os.O_RDWR | os.O_CLOEXEC)
         opened.callback(os.close, handle)
-        others = [(number, handle) for number in _numbers_of(source.pid, source.disk)]
-        others.append((source.envd_number, theirs.fileno()))
-        guest = zygote.fork(kit.run, identity, tap, others)
+        others = [(number, handle) for number in _descriptors_of(source.pid, source.overlay)]
+        others.append((source.envd_descriptor, vmm_end.fileno()))
+        guest = zygote.fork(spec.run, identity, tap, others)
         undo.pop_all()
-    return Machine(kit, guest, ours, source.came_from, tap)
+    return MicroVm(spec, guest, our_end, source.came_from, tap)
 
 
-def _numbers_of(pid: int, path: Path) -> Sequence[int]:
-    """The open files of a process that are this one."""
+def _descriptors_of(pid: int, path: Path) -> Sequence[int]:
+    """The descriptors with which a process has a file open."""
     return [
-        int(one.name)
-        for one in Path(f"/proc/{pid}/fd").iterdir()
-        if os.path.realpath(one) == os.path.realpath(path)
+        int(entry.name)
+        for entry in Path(f"/proc/{pid}/fd").iterdir()
+        if os.path.realpath(entry) == os.path.realpath(path)
     ]
 
 
-def _remove_home(home: Path) -> None:
-    shutil.rmtree(home, ignore_errors=True)
+def _remove(directory: Path) -> None:
+    shutil.rmtree(directory, ignore_errors=True)
 
 
 @dataclass(frozen=True)
 class _Devices:
-    """What QemuSandbox asks of a checkpoint."""
+    """What QemuSandbox needs of a checkpoint."""
 
     devices: Path
-
-
-@contextlib.contextmanager
-def destroyed_on_failure(machine: Machine) -> Iterator[None]:
-    """Destroy a machine that its maker cannot hand out."""
-    try:
-        yield
-    except BaseException:
-        machine.destroy()
-        raise
-
-
-class AdoptedProcess:
-    """A VMM that a former gateway started: no child of ours, so known by a descriptor."""
-
-    def __init__(self, pid: int) -> None:
-        self.pid = pid
-        self._handle = os.pidfd_open(pid)
-
-    def poll(self) -> int | None:
-        return 0 if select.select([self._handle], [], [], 0)[0] else None
-
-    def wait(self, timeout: float | None = None) -> int:
-        if not select.select([self._handle], [], [], timeout)[0]:
-            raise subprocess.TimeoutExpired(f"VMM {self.pid}", timeout or 0)
-        return 0
-
-    def kill(self) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            signal.pidfd_send_signal(self._handle, signal.SIGKILL)
-
-    def __del__(self) -> None:
-        os.close(self._handle)
-
-
-def adopt(
-    kit: Kit, identity: Identity, pid: int, came_from: str, ends: Sequence[socket.socket]
-) -> Machine:
-    """A running sandbox of a gateway that was killed, from the lines that its keeper kept.
-
-    Raises SandboxError when it does not answer any more.
-    """
-    process: Process = AdoptedProcess(pid)
-    near = dict(zip((*LINES, "envd"), (ends[0], ends[1], ends[2], ends[3], ends[4]), strict=True))
-    name = f"coppice-{identity.id}"
-    vmm = Vmm.of(name, process, near, kit.run.directory / f"{name}.log", Descriptors(0, 0, 0, 0))
-    _settle(vmm.qmp)
-    guest = QemuSandbox(vmm, identity, Condition.RUNNING, guest_memory=came_from, key=identity.key)
-    machine = Machine(kit, guest, near["envd"], came_from, None)
-    status = vmm.qmp.execute("query-status")["status"]
-    if status == "running":
-        with contextlib.suppress(GuestTimeout):
-            guest.agent.ping(3)
-            return machine
-    # It was about to be saved: it waits at its doorbell.
-    guest.ring_again(WAKE_LIMIT_S)
-    return machine
-
-
-def _settle(qmp: Qmp) -> None:
-    """Read past what was answered to a gateway that is gone."""
-    qmp.line.settimeout(5)
-    qmp.line.sendall(b'{"execute":"query-name","id":"adopted"}\n')
-    seen = b""
-    deadline = time.monotonic() + 5
-    while b'"adopted"' not in seen or not seen.endswith(b"\n"):
-        piece = qmp.line.recv(1 << 16)
-        if not piece or time.monotonic() > deadline:
-            raise SandboxError("a VMM does not answer on QMP")
-        seen = seen[-4096:] + piece
-
-
-def sweep(run: Run, kept: Mapping[str, tuple[Path, int]]) -> int:
-    """End the VMMs of a run that are not of these sandboxes, and remove what they had.
-
-    `kept` is by the sandbox's id: the lease of its address, and its process. How many there were.
-    """
-    pids = [pid for _, pid in kept.values()]
-    mark = f"{VARIABLE}={run.directory}".encode()
-    ended = 0
-    for entry in Path("/proc").iterdir():
-        with contextlib.suppress(OSError):
-            if entry.name.isdigit() and mark in (entry / "environ").read_bytes().split(b"\0"):
-                # Forks are called as their zygote is, so names do not tell them apart.
-                vmm = b"\0-name\0coppice-" in (entry / "cmdline").read_bytes()
-                if vmm and int(entry.name) not in pids:
-                    os.kill(int(entry.name), signal.SIGKILL)
-                    ended += 1
-    free_leases(run, [lease for lease, _ in kept.values()])
-    for home in run.directory.glob("sandbox-*"):
-        if home.name.removeprefix("sandbox-") not in kept:
-            shutil.rmtree(home, ignore_errors=True)
-    return ended

@@ -1,166 +1,111 @@
-"""Where sandboxes come from: the interface that the API needs of a substrate, and microVMs.
+"""Sandboxes that are microVMs under QEMU, with a pool for each template.
 
-A `Fleet` has templates, and for each a pool of sandboxes restored from it, rehearsed and held.
-`take` is of the event loop; what blocks is called from threads.
+The sandboxes of a pool are restored from the template, rehearsed and stopped. `take` runs on the
+event loop; methods that block are called from threads.
 """
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import logging
-import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from harness.errors import CoppiceError, SandboxError, Unsupported
 from harness.gateway.envd.client import Envd
-from harness.gateway.fleets import adoption, disk, microvm, saved_vm, templates
-from harness.gateway.fleets.adoption import born, identity_of, told
-from harness.gateway.fleets.fd_holder import Keeper
-from harness.gateway.fleets.microvm import Kit, Machine
+from harness.gateway.fleets import disk, microvm, microvm_adoption, saved_vm, templates
+from harness.gateway.fleets.adoption import check_location, location
+from harness.gateway.fleets.fd_holder import FdHolder
+from harness.gateway.fleets.microvm import RESUME_LIMIT_S, MicroVm, MicroVmSpec
 from harness.gateway.fleets.network import Network
-from harness.gateway.fleets.pool_queue import Queue
-from harness.gateway.fleets.saved_vm import State
+from harness.gateway.fleets.pool_queue import PoolQueue
+from harness.gateway.fleets.pooled_fleet import PooledFleet, with_names
+from harness.gateway.fleets.protocol import RunningSandbox
+from harness.gateway.fleets.saved_vm import SavedVm
 from harness.host.identity import Identity, allocate
-from harness.measure.record import Image
 from harness.paths import cache_directory
+from harness.sandbox.lifetime import destroyed_on_failure
 from harness.sandbox.pool import Pool
 from harness.sandbox.qemu.zygote import Zygote, preload
 
-MEMORY_EACH = 96 << 20
-"""Bytes that one more sandbox takes from the host, estimated from above."""
-REST_S = 0.2
+POOL_MEMORY = 96 << 20
+"""Bytes of host memory that a sandbox in the pool takes, an upper estimate."""
+SETTLE_S = 0.2
+"""Seconds that a guest gets after a rehearsal before it is stopped."""
 TRIES = 3
 CALM_S = 0.3
-"""Seconds without a creation after which a pool is filled up, unless somebody waits for it."""
-log = logging.getLogger("coppice.gateway")
+"""Seconds without a creation before a pool is refilled, unless a caller waits for it."""
 ZYGOTE_REHEARSALS = 4
+CHANNELS = 5
+log = logging.getLogger("coppice.gateway")
 
 
-class Live(Protocol):
-    """A sandbox that runs. `about` is what `adopt` needs to find it again."""
+class RunningMicroVm:
+    """A microVM of a fleet. Implements `RunningSandbox`."""
 
-    id: str
-
-    @property
-    def about(self) -> Mapping[str, Any]: ...
-
-    @property
-    def pid(self) -> int: ...
-
-    def alive(self) -> bool: ...
-
-    async def connect(self) -> Envd: ...
-
-    def destroy(self) -> None: ...
-
-
-class Fleet(Protocol):
-    """Makes sandboxes of templates and of saved states. Everything but `take` may block."""
-
-    memory_mib: int
-    disk_mib: int
-    keeps_memory: bool
-    """Whether what it saves are sandboxes as they run, or else their files alone."""
-    cannot: str
-    """Why not the other."""
-
-    @property
-    def images(self) -> Sequence[Image]: ...
-
-    @property
-    def accelerator(self) -> str | None: ...
-
-    def templates(self) -> Sequence[str]: ...
-
-    async def take(self, template: str, timeout_s: float) -> Live:
-        """One of a template, awake; GuestTimeout when none is ready in time."""
-
-    def save(self, live: Live, directory: Path, ends: bool) -> None:
-        """Save one to a directory that is not there yet; it ends then, or runs on."""
-
-    def resume(self, directory: Path, same: Mapping[str, Any] | None) -> Live:
-        """One from a directory; `same` keeps the names of the one that was saved."""
-
-    def adopt(self, about: Mapping[str, Any]) -> Live:
-        """One that a killed gateway left running; SandboxError when it is gone."""
-
-    def sweep(self) -> int:
-        """End what runs and is nobody's, after the last `adopt`; how many there were."""
-
-    def police(self, live: Live, rules: Mapping[str, Any]) -> None:
-        """Make a sandbox obey E2B's network rules from now on."""
-
-    def ready(self) -> Mapping[str, int]:
-        """How many wait, by template."""
-
-
-class MachineLive:
-    """Implements `Live`."""
-
-    def __init__(self, fleet: MachineFleet, own: Machine) -> None:
-        self.id = own.id
-        self.machine = own
+    def __init__(self, fleet: MicroVmFleet, vm: MicroVm) -> None:
+        self.id = vm.id
+        self.vm = vm
         self._fleet = fleet
 
     @property
-    def about(self) -> Mapping[str, Any]:
-        return {
-            "identity": {**told(self.machine.identity), "port": self._fleet.port(self.id)},
-            "pid": self.machine.pid,
-            "born": self.machine.born,
-            "came_from": self.machine.came_from,
-        }
+    def location(self) -> Mapping[str, Any]:
+        vm = self.vm
+        return location(vm.identity, vm.pid, vm.start_ticks, self._fleet.port(vm.id), vm.came_from)
 
     @property
     def pid(self) -> int:
-        return self.machine.pid
+        return self.vm.pid
 
     def alive(self) -> bool:
-        return self.machine.alive()
+        return self.vm.alive()
 
     async def connect(self) -> Envd:
-        return await Envd.connect(self.machine.envd, self.id)
+        return await Envd.connect(self.vm.envd, self.id)
 
     def destroy(self) -> None:
-        self._fleet.end(self.machine)
+        self._fleet.end(self.vm)
 
 
-class Offered:
-    """A template that is offered, with its pool. Where the VMM can be forked, one sandbox is
-    restored and rehearsed for all of them, and the pool's are its copies."""
+class TemplatePool:
+    """A template and its pool. Under TCG a single sandbox is restored and rehearsed, and those of
+    the pool are forks of it."""
 
-    def __init__(self, fleet: MachineFleet, source: State, size: int) -> None:
-        self.state = source
-        self.zygote: tuple[Zygote, Machine] | None = None
-        self.taken = 0.0
+    def __init__(self, fleet: MicroVmFleet, source: SavedVm, size: int) -> None:
+        self.last_take = 0.0
+        self._source = source
+        self._zygote: tuple[Zygote, MicroVm] | None = None
         self._fleet = fleet
         self._stack = ExitStack()
-        self.pool = Pool(self._make, size, memory_each=MEMORY_EACH)
-        self.queue = Queue(self.pool)
+        self.pool = Pool(self._make, size, memory_each=POOL_MEMORY)
+        self.queue = PoolQueue(self.pool)
+
+    @property
+    def ready(self) -> int:
+        return self.pool.ready
 
     def fill(self) -> None:
-        """Begin, and wait until the pool is full."""
+        """Wait until the pool is full."""
         if self._fleet.accelerator == "tcg":
             with contextlib.suppress(Unsupported):
-                self.zygote = self._stack.enter_context(self._fleet.zygote(self.state))
+                self._zygote = self._stack.enter_context(self._fleet.zygote(self._source))
         self.pool.fill()
 
-    def _make(self) -> Machine:
-        """One more for the pool, which does not ask again for one that failed."""
-        # Who is being served now goes first: making another takes a processor for itself.
-        while not self.pool.awaited and time.monotonic() - self.taken < CALM_S:
+    def _make(self) -> MicroVm:
+        """A microVM for the pool, which itself does not try again after a failure."""
+        # Callers that are being served go first: making a sandbox keeps a processor busy.
+        while not self.pool.awaited and time.monotonic() - self.last_take < CALM_S:
             time.sleep(CALM_S / 10)
         for _ in range(TRIES - 1):
             try:
-                return self._fleet.rehearsed(self.state, self.zygote)
+                return self._fleet.rehearsed(self._source, self._zygote)
             except (CoppiceError, OSError, TimeoutError) as error:
-                log.error("not made", extra={"fields": {"why": f"{type(error).__name__}: {error}"}})
-        return self._fleet.rehearsed(self.state, self.zygote)
+                fields = {"why": f"{type(error).__name__}: {error}"}
+                log.error("a sandbox for the pool could not be made", extra={"fields": fields})
+        return self._fleet.rehearsed(self._source, self._zygote)
 
     def close(self) -> None:
         self.pool.drain()
@@ -168,50 +113,33 @@ class Offered:
         self._stack.close()
 
 
-class MachineFleet:
-    """MicroVMs under QEMU. Implements `Fleet`; made by `opened`."""
+class MicroVmFleet(PooledFleet[TemplatePool]):
+    """Implements `harness.gateway.fleets.protocol.SandboxFleet`."""
 
     disk_mib = disk.SIZE_MIB
-    keeps_memory = True
-    cannot = "a pause or snapshot of a microVM keeps its memory: leave out `memory: false`"
+    saves_memory = True
+    saving_limits = (
+        "pauses and snapshots of a microVM include its memory: leave out `memory: false`"
+    )
 
-    def __init__(self, kit: Kit, keeper: Keeper, network: Network | None, note: str) -> None:
-        self.kit = kit
-        self.memory_mib = kit.shape.memory_mib
-        self.accelerator = kit.shape.accelerator
-        self.note = note
-        self._keeper = keeper
-        self._network = network
-        self._lock = threading.Lock()  # of the keeper's one line
-        self._offered: dict[str, Offered] = {}
+    def __init__(self, spec: MicroVmSpec, fd_holder: FdHolder, network: Network | None) -> None:
+        super().__init__(network)
+        self.spec = spec
+        self.memory_mib = spec.shape.memory_mib
+        self.accelerator = spec.shape.accelerator
+        self._fd_holder = fd_holder
         self._adopted: dict[str, tuple[Path, int]] = {}
 
-    @property
-    def images(self) -> Sequence[Image]:
-        of_templates = [one.state.as_record() for one in self._offered.values()]
-        return [self.kit.image.as_record(), self.kit.base.as_record(), *of_templates]
-
     def offer(self, template: str, cache: Path, size: int, stack: ExitStack) -> None:
-        """Prepare a template and begin to fill its pool."""
-        source = templates.prepare(self.kit, cache, template)
-        self._offered[template] = offered = Offered(self, source, size)
-        stack.callback(offered.close)
-
-    def fill(self) -> None:
-        """Wait until the pools are full."""
-        for one in self._offered.values():
-            one.fill()
-
-    def templates(self) -> Sequence[str]:
-        return list(self._offered)
-
-    def ready(self) -> Mapping[str, int]:
-        return {name: one.pool.ready for name, one in self._offered.items()}
+        """Offer a template, with a pool of this size that `fill` fills."""
+        source = templates.prepare(self.spec, cache, template)
+        self._pools[template] = pool = TemplatePool(self, source, size)
+        stack.callback(pool.close)
 
     @contextlib.contextmanager
-    def _place(self) -> Iterator[tuple[Identity, int | None, ExitStack]]:
-        """Addresses and a plug for a sandbox to be; given back when the block fails."""
-        identity = allocate(self.kit.run.leases, self.kit.run.id)
+    def _allocated(self) -> Iterator[tuple[Identity, int | None, ExitStack]]:
+        """An identity and a tap device for a new sandbox; released if the block fails."""
+        identity = allocate(self.spec.run.leases, self.spec.run.id)
         with ExitStack() as undo:
             undo.callback(identity.release)
             tap = None
@@ -221,128 +149,110 @@ class MachineFleet:
             yield identity, tap, undo
             undo.pop_all()
 
-    def port(self, id: str) -> str | None:
-        """The name of a sandbox's port."""
-        return self._network.port(id) if self._network else None
+    def _restored(self, source: SavedVm, names: Mapping[str, Any] | None = None) -> MicroVm:
+        """Restored, resumed, identity set."""
+        with self._allocated() as (identity, tap, undo):
+            vm = microvm.restore(self.spec, source, with_names(identity, names), tap)
+            undo.callback(vm.destroy)
+            self._settle(vm)
+        return vm
 
-    def _launch(self, source: State, names: Mapping[str, Any] | None = None) -> Machine:
-        """Restored, awake and somebody."""
-        with self._place() as (identity, tap, undo):
-            kept = {name: names[name] for name in ("hostname", "machine_id")} if names else {}
-            made = microvm.restore(self.kit, source, dataclasses.replace(identity, **kept), tap)
-            undo.callback(made.destroy)
-            self._settle(made)
-        return made
-
-    def _settle(self, made: Machine) -> None:
-        made.guest.awaken(microvm.WAKE_LIMIT_S)
-        made.guest.adopt_identity()
-        with self._lock:
-            self._keeper.keep(made.id, made.lines)
+    def _settle(self, vm: MicroVm) -> None:
+        vm.guest.awaken(RESUME_LIMIT_S)
+        vm.guest.adopt_identity()
+        self._fd_holder.keep(vm.id, vm.channels)
 
     @contextlib.contextmanager
-    def zygote(self, source: State) -> Iterator[tuple[Zygote, Machine]]:
-        """One restored, rehearsed and held, to be forked."""
+    def zygote(self, source: SavedVm) -> Iterator[tuple[Zygote, MicroVm]]:
+        """A microVM that is restored, rehearsed and stopped, to be forked."""
         with (
             preload(cache_directory()) as (line, preloaded),
-            self._place() as (identity, tap, undo),
+            self._allocated() as (identity, tap, undo),
         ):
-            made = microvm.restore(self.kit, source, identity, tap, preloaded)
-            undo.callback(made.destroy)
+            vm = microvm.restore(self.spec, source, identity, tap, preloaded)
+            undo.callback(vm.destroy)
             preloaded.socket.close()
-            made.guest.awaken(microvm.WAKE_LIMIT_S)
+            vm.guest.awaken(RESUME_LIMIT_S)
             for _ in range(ZYGOTE_REHEARSALS):
-                made.guest.adopt_identity()
-                templates.rehearse(made)
-                time.sleep(REST_S)
-                made.hold()
-                made.wake()
-            made.hold()
+                vm.guest.adopt_identity()
+                templates.rehearse(vm)
+                time.sleep(SETTLE_S)
+                vm.stop()
+                vm.resume()
+            vm.stop()
             try:
-                yield Zygote(made.guest, line, tap), made
+                yield Zygote(vm.guest, line, tap), vm
             finally:
-                made.destroy()
+                vm.destroy()
 
-    def rehearsed(self, source: State, zygote: tuple[Zygote, Machine] | None) -> Machine:
-        """Held again after it has once done what callers do first: its code is translated then."""
+    def rehearsed(self, source: SavedVm, zygote: tuple[Zygote, MicroVm] | None) -> MicroVm:
+        """Stopped after it has done what callers do first: the VMM has translated that code."""
         if zygote:
-            with self._place() as (identity, tap, undo):
-                made = microvm.fork(self.kit, *zygote, identity, tap)
-                undo.callback(made.destroy)
-                self._settle(made)
+            with self._allocated() as (identity, tap, undo):
+                vm = microvm.fork(self.spec, *zygote, identity, tap)
+                undo.callback(vm.destroy)
+                self._settle(vm)
         else:
-            made = self._launch(source)
-        with microvm.destroyed_on_failure(made):
+            vm = self._restored(source)
+        with destroyed_on_failure(vm):
             if not zygote:
-                templates.rehearse(made)
-                made.hold()
-                made.wake()
-            templates.rehearse(made, times=1)
-            time.sleep(REST_S)
-            made.hold()
-        return made
+                templates.rehearse(vm)
+                vm.stop()
+                vm.resume()
+            templates.rehearse(vm, times=1)
+            time.sleep(SETTLE_S)
+            vm.stop()
+        return vm
 
-    async def take(self, template: str, timeout_s: float) -> Live:
-        offered = self._offered[template]
-        offered.taken = time.monotonic()
-        made = await offered.queue.take(timeout_s)
-        with microvm.destroyed_on_failure(made):
-            await made.rise()
-        return MachineLive(self, made)
+    async def take(self, template: str, timeout_s: float) -> RunningSandbox:
+        pool = self._pools[template]
+        pool.last_take = time.monotonic()
+        vm = await pool.queue.take(timeout_s)
+        with destroyed_on_failure(vm):
+            await vm.resume_on_loop()
+        return RunningMicroVm(self, vm)
 
-    def save(self, live: Live, directory: Path, ends: bool) -> None:
-        made = _machine(live)
-        made.hold()
+    def save(self, sandbox: RunningSandbox, directory: Path, ends: bool) -> None:
+        assert isinstance(sandbox, RunningMicroVm)
+        vm = sandbox.vm
+        vm.stop()
         try:
-            made.save(directory)
+            vm.save(directory)
         except BaseException:
-            made.wake()
+            vm.resume()
             raise
         if ends:
-            self.end(made)
+            self.end(vm)
         else:
-            made.wake()
+            vm.resume()
 
-    def resume(self, directory: Path, same: Mapping[str, Any] | None) -> Live:
-        return MachineLive(self, self._launch(saved_vm.load(directory, self.kit.facts), same))
+    def resume(self, directory: Path, names: Mapping[str, Any] | None) -> RunningSandbox:
+        return RunningMicroVm(
+            self, self._restored(saved_vm.load(directory, self.spec.facts), names)
+        )
 
-    def adopt(self, about: Mapping[str, Any]) -> Live:
-        identity, pid = identity_of(about["identity"]), int(about["pid"])
-        if born(pid) != about["born"]:
-            raise SandboxError(f"the sandbox {identity.id} has ended")
-        port = adoption.port_of(about, self._network)
-        with self._lock:
-            ends = self._keeper.get(identity.id)
-        if len(ends) != 5:
-            raise SandboxError(f"nobody has kept the lines of the sandbox {identity.id}")
-        made = microvm.adopt(self.kit, identity, pid, about["came_from"], ends)
+    def adopt(self, location: Mapping[str, Any]) -> RunningSandbox:
+        identity, pid, port = check_location(location, self._network)
+        channels = self._fd_holder.get(identity.id)
+        if len(channels) != CHANNELS:
+            raise SandboxError(f"the channels to the sandbox {identity.id} were not kept open")
+        vm = microvm_adoption.adopt(self.spec, identity, pid, location["came_from"], channels)
         if self._network and port:
             self._network.adopt(identity, port)
         self._adopted[identity.id] = (identity.lease, pid)
-        return MachineLive(self, made)
+        return RunningMicroVm(self, vm)
 
     def sweep(self) -> int:
-        with self._lock:
-            # What begins with a dot is no sandbox's.
-            lost = [
-                one for one in self._keeper.names() if one[0] != "." and one not in self._adopted
-            ]
-            for name in lost:
-                self._keeper.drop(name)
-        return microvm.sweep(self.kit.run, self._adopted)
+        # Names that begin with a dot are not of sandboxes.
+        for name in self._fd_holder.names():
+            if name[0] != "." and name not in self._adopted:
+                self._fd_holder.drop(name)
+        return microvm_adoption.sweep(self.spec.run, self._adopted)
 
-    def end(self, made: Machine) -> None:
-        made.destroy()
-        with self._lock, contextlib.suppress(OSError):
-            self._keeper.drop(made.id)
+    def end(self, vm: MicroVm) -> None:
+        """Destroy a microVM and release its channels and network port."""
+        vm.destroy()
+        with contextlib.suppress(OSError):
+            self._fd_holder.drop(vm.id)
         if self._network:
-            self._network.detach(made.id)
-
-    def police(self, live: Live, rules: Mapping[str, Any]) -> None:
-        if self._network:
-            self._network.police(live.id, rules)
-
-
-def _machine(live: Live) -> Machine:
-    assert isinstance(live, MachineLive)
-    return live.machine
+            self._network.detach(vm.id)

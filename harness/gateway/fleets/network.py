@@ -1,4 +1,4 @@
-"""E2B's network rules as policies of cubenet: a port for each sandbox, closed until it is taken."""
+"""E2B's network rules as cubenet policies. Each sandbox has a port."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import PolicyError, SandboxGone
-from harness.gateway.fleets.fd_holder import Keeper
+from harness.gateway.fleets.fd_holder import FdHolder
 from harness.host.identity import Identity
 from harness.host.run import Run
 from harness.network.cubenet import NOTHING, Cubenet, open_cubenet
@@ -16,79 +16,79 @@ from harness.network.nftables import Nftables
 from harness.network.policy import Policy
 
 RULES = ".rules"
-"""What the keeper calls the socket of the rules; no sandbox is called so."""
+"""The name under which the nftables socket is held; not a sandbox's id."""
 EVERYTHING = ("0.0.0.0/0", "::/0", "*")
 
 
 def policy(rules: Mapping[str, Any]) -> Policy:
-    """The policy that rules mean: allowOut over denyOut, and what neither names is allowed unless
-    internet access is denied. Private ranges are denied unless they are allowed.
+    """The policy for E2B's rules: allowOut takes precedence over denyOut; other traffic is allowed
+    unless internet access is denied. Private ranges are denied unless allowed explicitly.
 
-    Raises PolicyError, for names of hosts too: cubenet knows addresses.
+    Raises PolicyError, also for host names: cubenet filters by address.
     """
     allow, deny = _list(rules, "allowOut"), _list(rules, "denyOut")
-    closed = rules.get("allow_internet_access") is False or any(one in EVERYTHING for one in deny)
-    if any(one in EVERYTHING for one in allow):
-        closed, allow = False, [one for one in allow if one not in EVERYTHING]
+    closed = rules.get("allow_internet_access") is False or bool({*deny} & {*EVERYTHING})
+    if {*allow} & {*EVERYTHING}:
+        closed, allow = False, [address for address in allow if address not in EVERYTHING]
     return Policy.of(
         allow,
-        [one for one in deny if one not in EVERYTHING],
+        [address for address in deny if address not in EVERYTHING],
         default="deny" if closed else "allow",
     )
 
 
 def _list(rules: Mapping[str, Any], name: str) -> Sequence[str]:
-    found = rules.get(name) or []
-    if not isinstance(found, list) or not all(
-        isinstance(one, str) and one.isprintable() for one in found
+    addresses = rules.get(name) or []
+    if not isinstance(addresses, list) or not all(
+        isinstance(address, str) and address.isprintable() for address in addresses
     ):
-        raise PolicyError(f"{name} is a list of addresses")
-    return found
+        raise PolicyError(f"{name} must be a list of addresses")
+    return addresses
 
 
 class Network:
-    """Cubenet for a fleet."""
+    """A fleet's cubenet."""
 
     def __init__(self, net: Cubenet) -> None:
         self._net = net
-        # What E2B's sandboxes may do without rules; where nothing is outside there is nothing.
-        self._usual = policy({}) if net.outside else NOTHING
+        # E2B's default for sandboxes without rules; nothing where there is no outside network.
+        self._default = policy({}) if net.outside else NOTHING
 
     def attach(self, identity: Identity) -> int:
-        """The descriptor that plugs a new sandbox's card in; nobody is in there yet."""
-        port = self._net.attach_tap(identity, self._usual)
+        """The descriptor of the tap device for a new sandbox's network interface."""
+        port = self._net.attach_tap(identity, self._default)
         assert port.descriptor is not None
         return port.descriptor
 
     def attach_process(self, identity: Identity, pid: int) -> None:
-        """Give the namespace of a process its card."""
-        self._net.attach_netns(identity, pid, self._usual)
+        """Create the network interface in a process's namespace."""
+        self._net.attach_netns(identity, pid, self._default)
 
     def port(self, id: str) -> str:
-        """The name of a sandbox's port, by which `adopt` finds it again."""
+        """The name of a sandbox's port, for `adopt`."""
         return self._net.port(id).name
 
     def adopt(self, identity: Identity, name: str) -> None:
-        """Take in one that a killed gateway has plugged in; it reaches nothing until `police`."""
+        """Take over the port of a killed gateway; it passes no traffic until `set_rules`."""
         self._net.adopt(identity, name)
 
     def detach(self, id: str) -> None:
         with contextlib.suppress(SandboxGone):
             self._net.detach(id)
 
-    def police(self, id: str, rules: Mapping[str, Any]) -> None:
-        """Raises SandboxGone for one that is not plugged in."""
+    def set_rules(self, id: str, rules: Mapping[str, Any]) -> None:
+        """Raises SandboxGone for a sandbox without a port."""
         self._net.apply(id, policy(rules))
 
 
 @contextlib.contextmanager
-def opened(run: Run, outside: Path | int | None, keeper: Keeper) -> Iterator[Network]:
-    """The network of a run, or of the killed gateway that this one goes on with.
+def opened(run: Run, outside: Path | int | None, fd_holder: FdHolder) -> Iterator[Network]:
+    """The network of a run, new or taken over from a killed gateway.
 
-    The rules belong to a socket, and the kernel drops them with it; the keeper holds it too, so
-    that no sandbox is without rules while there is no gateway.
+    The kernel drops the rules when their netlink socket is closed. The fd holder has a copy of it,
+    so the rules stay in force while no gateway runs.
     """
-    with open_cubenet(run, outside, lambda: keeper.drop(RULES)) as net:
+    with open_cubenet(run, outside, lambda: fd_holder.drop(RULES)) as net:
         assert isinstance(net.engine, Nftables)
-        keeper.keep(RULES, [net.engine.line])
+        fd_holder.keep(RULES, [net.engine.netlink])
         yield Network(net)

@@ -1,6 +1,6 @@
-"""The fleet that makes nothing: what the gateway itself costs, shown beside real sandboxes.
+"""A fleet of sandboxes that do nothing, to measure the gateway itself beside real sandboxes.
 
-Its processes end at once and say what they were given; its interpreter answers every cell with 2.
+Their processes end at once and print their argument; the interpreter answers every cell with 2.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import GuestRefused, SandboxError
-from harness.gateway.data_plane.interpreter import DEFAULT, MARK, WORDS
-from harness.gateway.envd.client import Envd, Listener, RunningProcess, Said
-from harness.gateway.envd.wire import Do
+from harness.gateway.envd.client import Envd
+from harness.gateway.envd.interpreter import ARGV, DEFAULT, LABEL
+from harness.gateway.envd.process import Listener, ProcessEvent, RunningProcess
+from harness.gateway.envd.wire import RequestKind
 from harness.gateway.fleets.templates import NAMES
-from harness.measure.record import Image
 
-_CELL = b"".join(
+_CELL_OUTPUT = b"".join(
     json.dumps(line).encode() + b"\n"
     for line in (
         {"type": "number_of_executions", "execution_count": 1},
@@ -29,42 +29,42 @@ _CELL = b"".join(
 
 
 class NoopEnvd(Envd):
-    """Answers for nobody."""
+    """Answers without a guest."""
 
     def __init__(self, name: str) -> None:
         super().__init__(name)
         self._pids = iter(range(100, 1 << 30))
-        label = f"{MARK} {DEFAULT} python"
-        self.processes[1] = RunningProcess(self, 1, WORDS, "/", label)
+        self.processes[1] = RunningProcess(self, 1, ARGV, "/", f"{LABEL} {DEFAULT} python")
 
-    def tell(self, kind: Do, payload: bytes) -> int:
+    def send(self, kind: RequestKind, payload: bytes) -> int:
         return 0
 
-    async def ask(self, kind: Do, *rest: Any, **more: Any) -> list[bytes]:
-        raise GuestRefused("a sandbox that is nothing has no files", 38)
+    async def request(self, kind: RequestKind, *rest: Any, **more: Any) -> list[bytes]:
+        raise GuestRefused("sandboxes of the substrate noop have no files", 38)
 
     async def sync(self) -> None:
-        """There is nothing to learn."""
+        """No guest: nothing to ask."""
 
     async def stats(self) -> str:
         return ""
 
-    async def start(self, words: Sequence[str], **more: Any) -> tuple[RunningProcess, Listener]:
-        process = RunningProcess(self, next(self._pids), words, "", "")
+    async def start(self, argv: Sequence[str], **more: Any) -> tuple[RunningProcess, Listener]:
+        process = RunningProcess(self, next(self._pids), argv, "", "")
         listener = process.listen()
-        said = words[-1].removeprefix("echo ") + "\n"
-        listener.put(Said("stdout", said.encode()))
-        process.ended = Said("exit")
+        output = argv[-1].removeprefix("echo ") + "\n"
+        listener.put(ProcessEvent("stdout", output.encode()))
+        process.ended = ProcessEvent("exit")
         listener.put(process.ended)
         return process, listener
 
     async def input(self, pid: int, data: bytes) -> None:
-        begun = {"type": "begin", "cell": json.loads(data)["cell"]}
-        self.processes[1].hear(Said("stdout", json.dumps(begun).encode() + b"\n" + _CELL))
+        begin = {"type": "begin", "cell": json.loads(data)["cell"]}
+        lines = json.dumps(begin).encode() + b"\n" + _CELL_OUTPUT
+        self.processes[1].publish(ProcessEvent("stdout", lines))
 
 
-class NoopLive:
-    """Implements `harness.gateway.fleets.microvm_fleet.Live`."""
+class NoopSandbox:
+    """Implements `harness.gateway.fleets.protocol.RunningSandbox`."""
 
     def __init__(self) -> None:
         self.id = secrets.token_hex(6)
@@ -72,7 +72,7 @@ class NoopLive:
         self._envd = NoopEnvd(self.id)
 
     @property
-    def about(self) -> Mapping[str, Any]:
+    def location(self) -> Mapping[str, Any]:
         return {}
 
     def alive(self) -> bool:
@@ -86,37 +86,35 @@ class NoopLive:
 
 
 class NoopFleet:
-    """Implements `harness.gateway.fleets.microvm_fleet.Fleet`."""
+    """Implements `harness.gateway.fleets.protocol.SandboxFleet`."""
 
     memory_mib = 1
     disk_mib = 1
-    keeps_memory = True
-    cannot = "nothing is kept whole: leave out `memory: false`"
-    images: Sequence[Image] = ()
-    accelerator = None
+    saves_memory = True
+    saving_limits = "the substrate noop accepts saves with memory only: leave out `memory: false`"
 
     def templates(self) -> Sequence[str]:
         return NAMES
 
-    async def take(self, template: str, timeout_s: float) -> NoopLive:
-        return NoopLive()
+    async def take(self, template: str, timeout_s: float) -> NoopSandbox:
+        return NoopSandbox()
 
-    def save(self, live: Any, directory: Path, ends: bool) -> None:
+    def save(self, sandbox: Any, directory: Path, ends: bool) -> None:
         directory.mkdir()
         if ends:
-            live.destroy()
+            sandbox.destroy()
 
-    def resume(self, directory: Path, same: Mapping[str, Any] | None) -> NoopLive:
-        return NoopLive()
+    def resume(self, directory: Path, names: Mapping[str, Any] | None) -> NoopSandbox:
+        return NoopSandbox()
 
-    def adopt(self, about: Mapping[str, Any]) -> NoopLive:
-        raise SandboxError("nothing is left of a sandbox that is nothing")
+    def adopt(self, location: Mapping[str, Any]) -> NoopSandbox:
+        raise SandboxError("sandboxes of the substrate noop end with their gateway")
 
     def sweep(self) -> int:
         return 0
 
-    def police(self, live: Any, rules: Mapping[str, Any]) -> None:
-        """There is nobody to obey."""
+    def set_network_rules(self, sandbox: Any, rules: Mapping[str, Any]) -> None:
+        """No network: nothing to do."""
 
     def ready(self) -> Mapping[str, int]:
         return {}

@@ -1,4 +1,4 @@
-/* Files, read and written in pieces by handle, as the person who asks. */
+/* Files, read and written in pieces through handles, with the rights of the requesting user. */
 #include "envd.h"
 
 #include <errno.h>
@@ -13,33 +13,33 @@
 
 struct handle {
     int fd; /* -1: free */
-    int part; /* `path` is to be renamed to `final` */
+    int part; /* an upload: `path` becomes `final` when it is complete */
     int bad;  /* the first error of a write */
     char *path, *final;
 };
 
 static struct handle handles[HANDLES_MAX];
-static int begun;
+static int initialised;
 
 static struct handle *find(uint64_t number)
 {
-    return number < HANDLES_MAX && begun && handles[number].fd >= 0 ? &handles[number] : NULL;
+    return number < HANDLES_MAX && initialised && handles[number].fd >= 0 ? &handles[number] : NULL;
 }
 
-static struct handle *vacant(void)
+static struct handle *unused_handle(void)
 {
-    if (!begun)
+    if (!initialised)
         for (int i = 0; i < HANDLES_MAX; i++)
             handles[i].fd = -1;
-    begun = 1;
+    initialised = 1;
     for (int i = 0; i < HANDLES_MAX; i++)
         if (handles[i].fd < 0)
             return &handles[i];
     return NULL;
 }
 
-/* The directories above a file, made with the person's own rights. */
-static int make_above(const char *path)
+/* Creates a file's parent directories with the user's rights. */
+static int make_parents(const char *path)
 {
     char above[4096];
 
@@ -51,19 +51,19 @@ static int make_above(const char *path)
     return 0;
 }
 
-static int open_to_write(struct handle *handle, const char *path, const struct person *person)
+static int open_to_write(struct handle *handle, const char *path, const struct user *user)
 {
     char final[4096], part[4200];
     const char *name;
     struct stat info;
-    int bad = make_above(path), old = 0;
+    int bad = make_parents(path), old = 0;
 
     if (bad)
         return bad;
-    if (!realpath(path, final)) { /* a symbolic link is written through, as a shell would */
+    if (!realpath(path, final)) { /* follow a symbolic link, as a shell does */
         if (errno != ENOENT)
             return errno;
-        if (lstat(path, &info) == 0) { /* a link to what is not there: made, where it may be */
+        if (lstat(path, &info) == 0) { /* a dangling link: create its target */
             handle->fd = open(path, O_WRONLY | O_CREAT | O_CLOEXEC | O_NOCTTY, 0644);
             return handle->fd < 0 ? errno : 0;
         }
@@ -78,17 +78,17 @@ static int open_to_write(struct handle *handle, const char *path, const struct p
             return handle->fd < 0 ? errno : 0;
         }
     } else
-        info.st_mode = 0644, info.st_uid = person->uid, info.st_gid = person->gid;
+        info.st_mode = 0644, info.st_uid = user->uid, info.st_gid = user->gid;
     name = strrchr(final, '/');
     snprintf(part, sizeof part, "%.*s/" PART "%c%d-%.200s", (int)(name - final), final,
              old ? 'o' : 'n', (int)(handle - handles), name + 1);
     unlink(part);
     handle->fd = open(part, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
-    if (handle->fd < 0) /* a directory that takes no new files may hold one that can be written */
+    if (handle->fd < 0) /* the directory may be read-only and the file writable */
         handle->fd = open(final, O_WRONLY | O_TRUNC | O_CLOEXEC);
     else {
         fchmod(handle->fd, info.st_mode & 07777);
-        if (fchown(handle->fd, info.st_uid, info.st_gid) != 0 && person->uid == 0)
+        if (fchown(handle->fd, info.st_uid, info.st_gid) != 0 && user->uid == 0)
             bad = errno;
         handle->part = 1;
         handle->path = strdup(part);
@@ -97,10 +97,10 @@ static int open_to_write(struct handle *handle, const char *path, const struct p
     return handle->fd < 0 ? errno : bad;
 }
 
-static int do_open(const struct asked *asked, const struct person *person, const char *path,
+static int do_open(const struct request *request, const struct user *user, const char *path,
                    uint8_t answer[12])
 {
-    struct handle *handle = vacant();
+    struct handle *handle = unused_handle();
     struct stat info;
     uint32_t number;
     uint64_t size = 0;
@@ -109,8 +109,8 @@ static int do_open(const struct asked *asked, const struct person *person, const
     if (!handle)
         return EMFILE;
     *handle = (struct handle){.fd = -1};
-    if (asked->truncate)
-        bad = open_to_write(handle, path, person);
+    if (request->truncate)
+        bad = open_to_write(handle, path, user);
     else {
         handle->fd = open(path, O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK);
         if (handle->fd < 0 || fstat(handle->fd, &info) != 0)
@@ -148,12 +148,12 @@ static int do_close(struct handle *handle, int keep)
     return bad;
 }
 
-static int do_write(struct handle *handle, const struct asked *asked)
+static int do_write(struct handle *handle, const struct request *request)
 {
     size_t done = 0;
 
-    while (!handle->bad && done < asked->data_length) {
-        ssize_t wrote = write(handle->fd, asked->data + done, asked->data_length - done);
+    while (!handle->bad && done < request->data_length) {
+        ssize_t wrote = write(handle->fd, request->data + done, request->data_length - done);
         if (wrote > 0)
             done += (size_t)wrote;
         else if (errno != EINTR)
@@ -162,51 +162,51 @@ static int do_write(struct handle *handle, const struct asked *asked)
     return handle->bad;
 }
 
-int files_dispatch(const struct frame *request)
+int files_dispatch(const struct frame *frame)
 {
     static uint8_t bytes[FRAME_MAX];
-    struct asked asked;
-    struct person person;
+    struct request request;
+    struct user user;
     struct handle *handle;
     char path[4096];
     uint8_t answer[12];
     int bad;
 
-    if (request->kind < DO_OPEN || request->kind > DO_CLOSE)
+    if (frame->kind < DO_OPEN || frame->kind > DO_CLOSE)
         return 0;
-    bad = ask(request, &asked);
-    handle = find(asked.handle);
-    if (!bad && request->kind == DO_OPEN) {
-        bad = person_find(asked.user, &person) ? EPERM : 0;
+    bad = request_parse(frame, &request);
+    handle = find(request.handle);
+    if (!bad && frame->kind == DO_OPEN) {
+        bad = user_find(request.user, &user) ? EPERM : 0;
         if (!bad)
-            bad = person_path(&person, asked.path, path, sizeof path);
+            bad = user_path(&user, request.path, path, sizeof path);
         if (!bad) {
-            person_enter(&person);
-            bad = do_open(&asked, &person, path, answer);
-            person_leave();
+            user_enter(&user);
+            bad = do_open(&request, &user, path, answer);
+            user_leave();
         }
         if (!bad)
-            line_put(KIND_ANSWER, request->id, answer, sizeof answer);
+            line_put(KIND_ANSWER, frame->id, answer, sizeof answer);
     } else if (!bad && !handle)
         bad = EBADF;
-    else if (!bad && request->kind == DO_READ) {
-        size_t want = asked.length < sizeof bytes ? (size_t)asked.length : sizeof bytes;
-        ssize_t got = pread(handle->fd, bytes, want, (off_t)asked.offset);
+    else if (!bad && frame->kind == DO_READ) {
+        size_t want = request.length < sizeof bytes ? (size_t)request.length : sizeof bytes;
+        ssize_t got = pread(handle->fd, bytes, want, (off_t)request.offset);
 
         if (got < 0 && errno == ESPIPE)
             got = read(handle->fd, bytes, want);
         if (got < 0)
             bad = errno;
         else
-            line_put(KIND_ANSWER, request->id, bytes, (size_t)got);
+            line_put(KIND_ANSWER, frame->id, bytes, (size_t)got);
     } else if (!bad) {
-        bad = request->kind == DO_WRITE ? do_write(handle, &asked)
-                                        : do_close(handle, asked.mode != 0);
+        bad = frame->kind == DO_WRITE ? do_write(handle, &request)
+                                        : do_close(handle, request.mode != 0);
         if (!bad)
-            line_put(KIND_ANSWER, request->id, "", 0);
+            line_put(KIND_ANSWER, frame->id, "", 0);
     }
     if (bad)
-        line_error(request->id, bad, request->kind == DO_OPEN ? asked.path : "file");
-    forget(&asked);
+        line_error(frame->id, bad, frame->kind == DO_OPEN ? request.path : "file");
+    request_free(&request);
     return 1;
 }

@@ -1,7 +1,7 @@
-"""One context of the code interpreter, in the sandbox: runs cells, says what comes of them.
+"""A context of the code interpreter, in the sandbox: runs cells and reports their output.
 
-A request is a line of JSON on standard input (code, envs); what it answers are lines on standard
-output, the objects that `POST /execute` streams. It is started before the template's checkpoint.
+A request is a line of JSON on standard input (code, envs). Its answer is lines on standard output:
+the objects that `POST /execute` streams. The program is started before the template is saved.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ import traceback
 _answers = os.fdopen(os.dup(1), "w", buffering=1, encoding="utf-8")
 _requests = os.fdopen(os.dup(0), "r", encoding="utf-8")
 _lock = threading.Lock()
-_RICH = (
+_REPR_METHODS = (
     ("html", "_repr_html_"), ("markdown", "_repr_markdown_"), ("svg", "_repr_svg_"),
     ("png", "_repr_png_"), ("jpeg", "_repr_jpeg_"), ("pdf", "_repr_pdf_"),
     ("latex", "_repr_latex_"), ("json", "_repr_json_"), ("javascript", "_repr_javascript_"),
 )  # fmt: skip
-_KINDS = {
+_FORMS = {
     "text/html": "html", "text/plain": "text", "image/png": "png", "image/svg+xml": "svg",
     "application/json": "json", "text/markdown": "markdown", "image/jpeg": "jpeg",
     "text/latex": "latex",
@@ -37,7 +37,7 @@ _KINDS = {
 _BINARY = ("png", "jpeg", "pdf")
 
 
-def say(kind, **fields):
+def send(kind, **fields):
     line = json.dumps({"type": kind, **fields}, ensure_ascii=False, default=str)
     with _lock:
         _answers.write(line + "\n")
@@ -45,7 +45,7 @@ def say(kind, **fields):
 
 
 class Stream:
-    """What Python code writes to stdout or stderr; `encoding` and the rest as programs expect."""
+    """sys.stdout or sys.stderr of the cells, with the attributes that programs expect."""
 
     encoding = "utf-8"
     errors = "replace"
@@ -54,13 +54,13 @@ class Stream:
     def __init__(self, kind, fd):
         self._kind = kind
         self._fd = fd
-        self._held = ""
+        self._buffer = ""
 
     def write(self, text):
         if not isinstance(text, str):
             raise TypeError(f"write() argument must be str, not {type(text).__name__}")
-        self._held += text
-        if "\n" in text or len(self._held) > 8192:
+        self._buffer += text
+        if "\n" in text or len(self._buffer) > 8192:
             self.flush()
         return len(text)
 
@@ -69,9 +69,9 @@ class Stream:
             self.write(line)
 
     def flush(self):
-        held, self._held = self._held, ""
-        if held:
-            say(self._kind, text=held, timestamp=time.time_ns())
+        text, self._buffer = self._buffer, ""
+        if text:
+            send(self._kind, text=text, timestamp=time.time_ns())
 
     def fileno(self):
         return self._fd
@@ -87,68 +87,70 @@ class Stream:
 
 
 class Pipes:
-    """What programs started by a cell write, which know descriptors only. Read by threads that
-    start with the first use, so that a plain cell has none to wait for."""
+    """Descriptors 1 and 2, to which programs started by a cell write."""
 
     def __init__(self):
         self._ends = {}
         for number, kind in ((1, "stdout"), (2, "stderr")):
-            mine, theirs = os.pipe()
-            os.dup2(theirs, number)
-            os.close(theirs)
-            os.set_blocking(mine, False)
-            self._ends[kind] = mine
+            read_end, write_end = os.pipe()
+            os.dup2(write_end, number)
+            os.close(write_end)
+            os.set_blocking(read_end, False)
+            self._ends[kind] = read_end
 
     def drain(self):
-        """What is there now."""
+        """Send what has been written so far."""
         for kind, end in self._ends.items():
             with contextlib.suppress(BlockingIOError):
                 while data := os.read(end, 65536):
-                    say(kind, text=data.decode("utf-8", "replace"), timestamp=time.time_ns())
+                    send(kind, text=data.decode("utf-8", "replace"), timestamp=time.time_ns())
 
 
 class Interrupts:
-    """SIGINT for the cell that runs, and for nothing else.
+    """Delivers SIGINT to the running cell only.
 
-    Python looks at signals between its instructions: one that comes just before a system call
-    would wait for that call to end. The pipe tells what has come and was not looked at yet.
+    Python handles signals between instructions: a signal that arrives just before a system call
+    would wait for the call to end. The pipe has a byte for each signal that is not handled yet.
     """
 
     def __init__(self):
-        self.wanted = False
-        self._come, end = os.pipe()
-        for one in (self._come, end):
-            os.set_blocking(one, False)
+        self.cell_runs = False
+        self._pending, end = os.pipe()
+        for descriptor in (self._pending, end):
+            os.set_blocking(descriptor, False)
         signal.set_wakeup_fd(end, warn_on_full_buffer=False)
-        signal.signal(signal.SIGURG, self._seen)
+        signal.signal(signal.SIGURG, self._handled)
         signal.signal(signal.SIGINT, self._interrupt)
 
-    def _seen(self, *_):
+    def _handled(self, *_):
         with contextlib.suppress(BlockingIOError):
-            os.read(self._come, 4096)
+            os.read(self._pending, 4096)
 
     def _interrupt(self, *_):
-        self._seen()
-        if self.wanted:
-            self.wanted = False
+        self._handled()
+        if self.cell_runs:
+            self.cell_runs = False
             raise KeyboardInterrupt
 
     def push(self):
-        """Ends the main thread's system call if a signal waits behind it."""
-        if select.select([self._come], [], [], 0)[0]:
+        """Interrupt the main thread's system call if a signal is pending."""
+        if select.select([self._pending], [], [], 0)[0]:
             signal.pthread_kill(threading.main_thread().ident, signal.SIGURG)
 
 
-def bundle(value, main):
-    """A result in every form in which the value can show itself."""
+def send_result(value, main):
+    """Send a value in all forms in which it can represent itself."""
     forms = {}
-    many = getattr(value, "_repr_mimebundle_", None)
-    if callable(many):
+    bundle = getattr(value, "_repr_mimebundle_", None)
+    if callable(bundle):
         with contextlib.suppress(Exception):
-            found = many()
-            found = found[0] if isinstance(found, tuple) else found
-            forms.update({_KINDS[kind]: data for kind, data in found.items() if kind in _KINDS})
-    for name, method in _RICH:
+            data_by_type = bundle()
+            if isinstance(data_by_type, tuple):
+                data_by_type = data_by_type[0]
+            forms.update(
+                {_FORMS[kind]: data for kind, data in data_by_type.items() if kind in _FORMS}
+            )
+    for name, method in _REPR_METHODS:
         show = getattr(value, method, None)
         if name not in forms and callable(show):
             with contextlib.suppress(Exception):
@@ -161,51 +163,51 @@ def bundle(value, main):
             forms[name] = base64.b64encode(forms[name]).decode()
     if "text" not in forms:
         forms["text"] = repr(value)
-    say("result", **forms, is_main_result=main)
+    send("result", **forms, is_main_result=main)
 
 
 def display(*values):
-    """Show values, as notebooks do."""
+    """Show values, as in a notebook."""
     for value in values:
-        bundle(value, False)
+        send_result(value, False)
 
 
-def figures():
-    """Figures of matplotlib that the cell left open, as png."""
+def send_figures():
+    """Send the matplotlib figures that the cell left open, as PNG, and close them."""
     pyplot = sys.modules.get("matplotlib.pyplot")
     if pyplot is None:
         return
     import io
 
     for number in pyplot.get_fignums():
-        room = io.BytesIO()
+        file = io.BytesIO()
         figure = pyplot.figure(number)
-        figure.savefig(room, format="png", bbox_inches="tight")
-        data = base64.b64encode(room.getvalue()).decode()
-        say("result", text=repr(figure), png=data, is_main_result=False)
+        figure.savefig(file, format="png", bbox_inches="tight")
+        data = base64.b64encode(file.getvalue()).decode()
+        send("result", text=repr(figure), png=data, is_main_result=False)
     pyplot.close("all")
 
 
-def prepared(code):
-    """Lines that begin with `!` are for the shell, those with `%` are left out but for a few."""
+def translate_magics(code):
+    """Replace the lines `!command`, `%cd` and `%pip` with Python."""
     if "!" not in code and "%" not in code:
         return code
     lines = []
     for line in code.split("\n"):
-        bare = line.lstrip()
-        indent = line[: len(line) - len(bare)]
-        if bare.startswith("!"):
-            line = f"{indent}__shell__({bare[1:]!r})"
-        elif bare.startswith("%cd "):
-            line = f"{indent}__import__('os').chdir({bare[4:].strip()!r})"
-        elif bare.startswith("%pip "):
-            line = f"{indent}__shell__({'python3 -m ' + bare[1:]!r})"
+        stripped = line.lstrip()
+        indent = line[: len(line) - len(stripped)]
+        if stripped.startswith("!"):
+            line = f"{indent}__shell__({stripped[1:]!r})"
+        elif stripped.startswith("%cd "):
+            line = f"{indent}__import__('os').chdir({stripped[4:].strip()!r})"
+        elif stripped.startswith("%pip "):
+            line = f"{indent}__shell__({'python3 -m ' + stripped[1:]!r})"
         lines.append(line)
     return "\n".join(lines)
 
 
-def shell(words):
-    subprocess.run(words, shell=True, stdin=subprocess.DEVNULL)
+def shell(command):
+    subprocess.run(command, shell=True, stdin=subprocess.DEVNULL)
 
 
 class Context:
@@ -223,21 +225,21 @@ class Context:
 
     def run(self, code, envs):
         self.count += 1
-        say("number_of_executions", execution_count=self.count)
+        send("number_of_executions", execution_count=self.count)
         file = f"<cell {self.count}>"
         before = {name: os.environ.get(name) for name in envs}
         os.environ.update(envs)
         ended = threading.Event()
         watcher = threading.Thread(target=self.watch, args=(ended,), daemon=True)
         try:
-            self.interrupts.wanted = True
-            self._run(prepared(code), file, watcher)
-            self.interrupts.wanted = False
+            self.interrupts.cell_runs = True
+            self._run(translate_magics(code), file, watcher)
+            self.interrupts.cell_runs = False
         except BaseException as error:
-            self.interrupts.wanted = False
+            self.interrupts.cell_runs = False
             sys.stdout.flush()
             sys.stderr.flush()
-            self._blame(error, file)
+            self._send_error(error, file)
         ended.set()
         if watcher.is_alive():
             watcher.join()
@@ -249,7 +251,7 @@ class Context:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
-        say("end_of_execution")
+        send("end_of_execution")
 
     def _run(self, code, file, watcher):
         linecache.cache[file] = (len(code), None, code.splitlines(True), file)
@@ -257,7 +259,7 @@ class Context:
         last = None
         if tree.body and isinstance(tree.body[-1], ast.Expr) and not code.rstrip().endswith(";"):
             last = ast.Expression(tree.body.pop().value)
-        # Only what takes long, or starts programs, is worth a thread.
+        # A trivial expression needs no watcher thread.
         if tree.body or not isinstance(last and last.body, (ast.BinOp, ast.Constant, ast.Name)):
             watcher.start()
         if tree.body:
@@ -267,38 +269,38 @@ class Context:
             if value is not None:
                 self.names["_"] = value
                 sys.stdout.flush()
-                bundle(value, True)
-        figures()
+                send_result(value, True)
+        send_figures()
 
-    def _blame(self, error, file):
+    def _send_error(self, error, file):
         trace = error.__traceback__
         while trace is not None and trace.tb_frame.f_code.co_filename != file:
             trace = trace.tb_next
         lines = traceback.format_exception(type(error), error, trace or None)
         name = type(error).__name__
-        say("error", name=name, value=str(error), traceback="".join(lines))
+        send("error", name=name, value=str(error), traceback="".join(lines))
 
 
 def main():
     sys.stdout, sys.stderr = Stream("stdout", 1), Stream("stderr", 2)
     sys.__stdout__, sys.__stderr__ = sys.stdout, sys.stderr
     context = Context()
-    nothing = os.open("/dev/null", os.O_RDONLY)
-    os.dup2(nothing, 0)
+    null = os.open("/dev/null", os.O_RDONLY)
+    os.dup2(null, 0)
     sys.stdin = open(0, closefd=False)  # noqa: SIM115
     sys.path.insert(0, "")
-    say("ready")
+    send("ready")
     while True:
         try:
             line = _requests.readline()
             if not line:
                 return
             request = json.loads(line)
-            say("begin", cell=request.get("cell"))
-            if request.get("rehearsal"):  # before anybody is there: leaves no trace
-                kept, count = dict(context.names), context.count
+            send("begin", cell=request.get("cell"))
+            if request.get("rehearsal"):  # restore the context afterwards
+                names, count = dict(context.names), context.count
                 context.run(request["code"], {})
-                context.names, context.count = kept, count
+                context.names, context.count = names, count
             else:
                 context.run(request["code"], request.get("envs") or {})
         except KeyboardInterrupt:

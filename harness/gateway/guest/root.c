@@ -1,4 +1,4 @@
-/* The sandbox's disk becomes envd's root; the agent stays where the kernel put it. */
+/* Makes the sandbox's disk envd's root; the agent keeps the initramfs. */
 #include "envd.h"
 
 #include <errno.h>
@@ -14,15 +14,15 @@
 
 #define ROOT "/mnt"
 
-static int must(int result, const char *what)
+static int check(int result, const char *what)
 {
     if (result != 0)
         perror(what);
     return result;
 }
 
-/* The agent writes the guest's names into its own files; here the same files show. */
-static void show(const char *file, const char *at)
+/* Bind-mounts a file of the agent, which writes the guest's names there. */
+static void bind_file(const char *file, const char *at)
 {
     int fd = open(file, O_RDONLY | O_CREAT | O_CLOEXEC, 0444);
 
@@ -31,16 +31,16 @@ static void show(const char *file, const char *at)
     fd = open(at, O_RDONLY | O_CREAT | O_CLOEXEC, 0444);
     if (fd >= 0)
         close(fd);
-    must(mount(file, at, NULL, MS_BIND, NULL), at);
+    check(mount(file, at, NULL, MS_BIND, NULL), at);
 }
 
-/* Servers listen, and are reached, on the loopback. */
+/* Servers in the sandbox listen on the loopback interface and are reached there. */
 static void loopback_up(void)
 {
-    struct ifreq card = {.ifr_name = "lo", .ifr_flags = IFF_UP | IFF_RUNNING};
+    struct ifreq interface = {.ifr_name = "lo", .ifr_flags = IFF_UP | IFF_RUNNING};
     int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
 
-    must(fd < 0 ? -1 : ioctl(fd, SIOCSIFFLAGS, &card), "lo");
+    check(fd < 0 ? -1 : ioctl(fd, SIOCSIFFLAGS, &interface), "lo");
     if (fd >= 0)
         close(fd);
 }
@@ -57,16 +57,16 @@ int root_enter(const char *device)
         usleep(1000);
     loopback_up();
     mkdir(ROOT, 0755);
-    if (must(unshare(CLONE_NEWNS), "unshare") || must(mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL), "/") ||
-        must(mount(device, ROOT, "ext4", MS_NOATIME, ""), device))
+    if (check(unshare(CLONE_NEWNS), "unshare") || check(mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL), "/") ||
+        check(mount(device, ROOT, "ext4", MS_NOATIME, ""), device))
         return -1;
     for (size_t i = 0; i < sizeof table / sizeof *table; i++) {
         mkdir(table[i].at, 0755);
-        must(mount(table[i].type, table[i].at, table[i].type, 0, table[i].options), table[i].at);
+        check(mount(table[i].type, table[i].at, table[i].type, 0, table[i].options), table[i].at);
     }
-    show("/etc/hostname", ROOT "/etc/hostname");
-    show("/etc/machine-id", ROOT "/etc/machine-id");
-    if (must(chdir(ROOT), ROOT) || must(mount(ROOT, "/", NULL, MS_MOVE, NULL), "move") || must(chroot("."), ROOT))
+    bind_file("/etc/hostname", ROOT "/etc/hostname");
+    bind_file("/etc/machine-id", ROOT "/etc/machine-id");
+    if (check(chdir(ROOT), ROOT) || check(mount(ROOT, "/", NULL, MS_MOVE, NULL), "move") || check(chroot("."), ROOT))
         return -1;
     symlink("/proc/self/fd", "/dev/fd");
     symlink("/proc/self/fd/0", "/dev/stdin");
@@ -74,5 +74,5 @@ int root_enter(const char *device)
     symlink("/proc/self/fd/2", "/dev/stderr");
     symlink("pts/ptmx", "/dev/ptmx");
     chmod("/dev/pts/ptmx", 0666);
-    return must(chdir("/"), "/");
+    return check(chdir("/"), "/");
 }

@@ -1,4 +1,4 @@
-/* What stands in the sandbox's directories: looked at, listed, made, moved, removed. */
+/* Directory entries: stat, list, make, move, remove. */
 #include "envd.h"
 
 #include <dirent.h>
@@ -14,7 +14,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#define MOST_ENTRIES 20000
+#define ENTRIES_MAX 20000
 
 static void owner_of(const struct stat *info, struct reply *reply)
 {
@@ -28,8 +28,8 @@ static void owner_of(const struct stat *info, struct reply *reply)
     reply_text(reply, TAG_GROUP, group ? group->gr_name : number);
 }
 
-/* Fields of one entry; none when it is not there (any more). A link is described by what it leads
- * to, and its target beside it. */
+/* The fields of an entry; none if it does not exist. A symbolic link has the fields of the file
+ * that it points to, and its target. */
 void entry_put(const char *path, const char *name, struct reply *reply)
 {
     struct stat info, link;
@@ -71,16 +71,16 @@ static int list(uint32_t id, const char *path, uint64_t depth, int *left)
     for (int i = 0; i < count; i++) {
         const char *name = entries[i]->d_name;
         char below[PATH_MAX];
-        int whole = snprintf(below, sizeof below, "%s/%s", strcmp(path, "/") ? path : "", name);
+        int length = snprintf(below, sizeof below, "%s/%s", strcmp(path, "/") ? path : "", name);
 
-        if (strcmp(name, ".") && strcmp(name, "..") && whole < (int)sizeof below && *left > 0) {
+        if (strcmp(name, ".") && strcmp(name, "..") && length < (int)sizeof below && *left > 0) {
             struct stat info;
             entry_put(below, name, &reply);
             if (reply.length) {
                 --*left;
                 line_put(SAY_ENTRY, id, reply.bytes, reply.length);
                 if (depth > 1 && lstat(below, &info) == 0 && S_ISDIR(info.st_mode))
-                    list(id, below, depth - 1, left); /* one that may not be read is left out */
+                    list(id, below, depth - 1, left); /* unreadable directories are skipped */
             }
         }
         free(entries[i]);
@@ -105,7 +105,7 @@ static int make(const char *path)
     return mkdir(path, 0755) != 0 ? errno : 0;
 }
 
-static int remove_one(const char *path, const struct stat *info, int kind, struct FTW *where)
+static int remove_entry(const char *path, const struct stat *info, int kind, struct FTW *where)
 {
     (void)info;
     (void)kind;
@@ -137,53 +137,53 @@ static void trim(char *path)
         path[--length] = 0;
 }
 
-int tree_dispatch(const struct frame *request)
+int tree_dispatch(const struct frame *frame)
 {
     static struct reply reply;
-    struct asked asked;
-    struct person person;
+    struct request request;
+    struct user user;
     char path[PATH_MAX], target[PATH_MAX];
-    int bad, left = MOST_ENTRIES;
+    int bad, left = ENTRIES_MAX;
 
-    if (request->kind < DO_STAT || request->kind > DO_REMOVE)
+    if (frame->kind < DO_STAT || frame->kind > DO_REMOVE)
         return 0;
-    bad = ask(request, &asked);
+    bad = request_parse(frame, &request);
     if (!bad)
-        bad = person_find(asked.user, &person) ? EPERM : 0;
+        bad = user_find(request.user, &user) ? EPERM : 0;
     if (!bad)
-        bad = person_path(&person, asked.path, path, sizeof path);
+        bad = user_path(&user, request.path, path, sizeof path);
     if (!bad)
-        bad = person_path(&person, asked.target, target, sizeof target);
+        bad = user_path(&user, request.target, target, sizeof target);
     reply.length = 0;
     if (!bad) {
         trim(path);
         trim(target);
-        person_enter(&person);
-        switch (request->kind) {
-        case DO_LIST: bad = list(request->id, path, asked.depth ? asked.depth : 1, &left); break;
+        user_enter(&user);
+        switch (frame->kind) {
+        case DO_LIST: bad = list(frame->id, path, request.depth ? request.depth : 1, &left); break;
         case DO_MAKE:
             bad = make(path);
-            if (!bad && person.uid == 0)
-                chown(path, person.uid, person.gid);
+            if (!bad && user.uid == 0)
+                chown(path, user.uid, user.gid);
             break;
         case DO_MOVE: bad = move(path, target); break;
         case DO_REMOVE:
-            if (nftw(path, remove_one, 32, FTW_DEPTH | FTW_PHYS) != 0)
-                bad = errno == ENOENT ? 0 : errno; /* what is not there is removed */
+            if (nftw(path, remove_entry, 32, FTW_DEPTH | FTW_PHYS) != 0)
+                bad = errno == ENOENT ? 0 : errno; /* already removed */
             break;
         }
-        if (!bad && request->kind != DO_REMOVE && request->kind != DO_LIST) {
-            const char *shown = request->kind == DO_MOVE ? target : path;
+        if (!bad && frame->kind != DO_REMOVE && frame->kind != DO_LIST) {
+            const char *shown = frame->kind == DO_MOVE ? target : path;
             entry_put(shown, name_of(shown), &reply);
             if (!reply.length)
                 bad = ENOENT;
         }
-        person_leave();
+        user_leave();
     }
     if (bad)
-        line_error(request->id, bad, asked.path);
+        line_error(frame->id, bad, request.path);
     else
-        line_put(KIND_ANSWER, request->id, reply.bytes, reply.length);
-    forget(&asked);
+        line_put(KIND_ANSWER, frame->id, reply.bytes, reply.length);
+    request_free(&request);
     return 1;
 }

@@ -1,4 +1,4 @@
-/* Directories watched with inotify; events are told as they come. */
+/* Directories watched with inotify; events are sent as they arrive. */
 #include "envd.h"
 
 #include <dirent.h>
@@ -16,10 +16,10 @@
 enum { CREATED = 1, WROTE = 2, REMOVED = 3, RENAMED = 4, CHANGED_MODE = 5 };
 
 struct directory {
-    int descriptor; /* inotify's; 0: free */
+    int descriptor; /* of inotify; 0: unused */
     uint32_t watch;
     int recursive;
-    char *path, *below; /* below the watched one, "" for itself */
+    char *path, *below; /* relative to the watched directory */
 };
 
 static struct directory directories[DIRECTORIES_MAX];
@@ -30,7 +30,7 @@ int watch_fd(void)
     return fd;
 }
 
-/* inotify has one descriptor for a directory, however many watch it: events are told to each. */
+/* inotify has a single descriptor for a directory with several watches: each gets the events. */
 static int add(uint32_t watch, const char *path, const char *below, int recursive)
 {
     struct directory *place = NULL;
@@ -66,20 +66,20 @@ static int add(uint32_t watch, const char *path, const char *below, int recursiv
     return 0;
 }
 
-static void drop(struct directory *one)
+static void drop(struct directory *directory)
 {
-    int descriptor = one->descriptor, shared = 0;
+    int descriptor = directory->descriptor, shared = 0;
 
-    free(one->path);
-    free(one->below);
-    *one = (struct directory){0};
+    free(directory->path);
+    free(directory->below);
+    *directory = (struct directory){0};
     for (int i = 0; i < DIRECTORIES_MAX; i++)
         shared |= directories[i].descriptor == descriptor;
     if (!shared)
         inotify_rm_watch(fd, descriptor);
 }
 
-static void tell_one(struct directory *directory, const struct inotify_event *event, int what)
+static void send_event(struct directory *directory, const struct inotify_event *event, int what)
 {
     static struct reply reply, entry;
     char name[PATH_MAX], path[PATH_MAX];
@@ -97,8 +97,9 @@ static void tell_one(struct directory *directory, const struct inotify_event *ev
     line_put(SAY_EVENT, directory->watch, reply.bytes, reply.length);
 }
 
-/* An upload is written under another name and renamed: it is told as what it is to its user. */
-static void tell(struct directory *directory, const struct inotify_event *event)
+/* An upload is written under another name and renamed: report the creation and write that the user
+ * would expect. */
+static void handle_event(struct directory *directory, const struct inotify_event *event)
 {
     static uint32_t uploaded; /* the cookie of the rename of an upload */
     static int replaces;
@@ -120,10 +121,10 @@ static void tell(struct directory *directory, const struct inotify_event *event)
     }
     if (event->mask & IN_MOVED_TO && event->cookie == uploaded) {
         if (!replaces)
-            tell_one(directory, event, CREATED);
+            send_event(directory, event, CREATED);
         what = WROTE;
     }
-    tell_one(directory, event, what);
+    send_event(directory, event, what);
 }
 
 void watch_pump(void)
@@ -139,42 +140,42 @@ void watch_pump(void)
                 if (event->mask & IN_IGNORED)
                     directories[i].descriptor = 0, free(directories[i].path), free(directories[i].below);
                 else
-                    tell(&directories[i], event);
+                    handle_event(&directories[i], event);
             }
         at += sizeof *event + event->len;
     }
 }
 
-int watch_dispatch(const struct frame *request)
+int watch_dispatch(const struct frame *frame)
 {
-    struct asked asked;
-    struct person person;
+    struct request request;
+    struct user user;
     char path[PATH_MAX];
     int bad;
 
-    if (request->kind != DO_WATCH && request->kind != DO_UNWATCH)
+    if (frame->kind != DO_WATCH && frame->kind != DO_UNWATCH)
         return 0;
-    bad = ask(request, &asked);
-    if (!bad && request->kind == DO_UNWATCH) {
+    bad = request_parse(frame, &request);
+    if (!bad && frame->kind == DO_UNWATCH) {
         for (int i = 0; i < DIRECTORIES_MAX; i++)
-            if (directories[i].descriptor && directories[i].watch == (uint32_t)asked.handle)
+            if (directories[i].descriptor && directories[i].watch == (uint32_t)request.handle)
                 drop(&directories[i]);
     } else if (!bad) {
         if (fd < 0)
             fd = inotify_init1(IN_CLOEXEC | IN_NONBLOCK);
-        bad = fd < 0 ? errno : person_find(asked.user, &person) ? EPERM : 0;
+        bad = fd < 0 ? errno : user_find(request.user, &user) ? EPERM : 0;
         if (!bad)
-            bad = person_path(&person, asked.path, path, sizeof path);
+            bad = user_path(&user, request.path, path, sizeof path);
         if (!bad) {
-            person_enter(&person);
-            bad = add((uint32_t)asked.handle, path, "", asked.recursive);
-            person_leave();
+            user_enter(&user);
+            bad = add((uint32_t)request.handle, path, "", request.recursive);
+            user_leave();
         }
     }
     if (bad)
-        line_error(request->id, bad, asked.path);
+        line_error(frame->id, bad, request.path);
     else
-        line_put(KIND_ANSWER, request->id, "", 0);
-    forget(&asked);
+        line_put(KIND_ANSWER, frame->id, "", 0);
+    request_free(&request);
     return 1;
 }

@@ -1,1 +1,1 @@
-"""Sandboxes by API key: their states, what is stored of them, snapshots, what they use."""
+"""The sandboxes of API keys: their lifecycle, storage, snapshots and usage."""

@@ -1,10 +1,9 @@
-"""Sandboxes of API keys, from creation to their end: states, time limits, snapshots, restarts."""
+"""The lifecycle of sandboxes, from creation to removal: states, time limits, restarts."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import hmac
 import logging
 import secrets
 import time
@@ -16,106 +15,106 @@ from typing import Any, TypeVar
 from harness.errors import CoppiceError
 from harness.gateway.envd.client import Envd
 from harness.gateway.errors import ApiError, not_found
-from harness.gateway.fleets.microvm_fleet import Fleet, Live
+from harness.gateway.fleets.adoption import LOCATION_FIELDS
 from harness.gateway.fleets.network import policy
-from harness.gateway.metrics import Meter
-from harness.gateway.sandboxes.entries import ABOUT, Entry, deadline_of, locate, now
-from harness.gateway.sandboxes.saved import Saved, remove_all
-from harness.gateway.sandboxes.snapshots import Copies
-from harness.gateway.sandboxes.store import Key, Record, Snapshot, Store
+from harness.gateway.fleets.protocol import RunningSandbox, SandboxFleet
+from harness.gateway.metrics import Metrics
+from harness.gateway.sandboxes.admission import Admission
+from harness.gateway.sandboxes.sandbox import Sandbox, now, restored_deadline, store_location
+from harness.gateway.sandboxes.saved_directories import SavedDirectories, remove_all
+from harness.gateway.sandboxes.store import Key, Snapshot, Store, StoredSandbox
+from harness.gateway.sandboxes.tokens import Tokens
 
-LONGEST_S = 24 * 3600
 TICK_S = 0.1
 READY_LIMIT_S = 60.0
 WORKERS = 8
-ITS_OWN = ("allowPublicTraffic",)
-"""Network rules that a change of the others leaves."""
-MOST_WAITING = 1000
-"""Creations that wait for the pool at once; one more is told to come again."""
+KEPT_RULES = ("allowPublicTraffic",)
+"""Network rules that stay when the others are replaced."""
 log = logging.getLogger("coppice.gateway")
 T = TypeVar("T")
 
 
 class Sandboxes:
-    """All of one gateway; on its event loop, with threads for what blocks."""
+    """All sandboxes of a gateway. Runs on the event loop; blocking work is done in threads."""
 
-    def __init__(self, fleet: Fleet, store: Store, directory: Path, meter: Meter) -> None:
+    def __init__(
+        self, fleet: SandboxFleet, store: Store, directory: Path, metrics: Metrics
+    ) -> None:
         self.fleet = fleet
         self.store = store
-        self.meter = meter
-        self.entries: dict[str, Entry] = {}
-        self.saved = Saved(directory / "saved")
-        self._secret = store.secret()
-        self.copies = Copies(self)
+        self.metrics = metrics
+        self.by_id: dict[str, Sandbox] = {}
+        self.saved = SavedDirectories(directory / "saved")
+        self.tokens = Tokens(store.secret())
+        self.admission = Admission(fleet.memory_mib)
         self._workers = ThreadPoolExecutor(WORKERS, thread_name_prefix="sandboxes")
         self._savers = ThreadPoolExecutor(2, thread_name_prefix="savers")
-        self._pending: dict[str, int] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
         self._reaper: asyncio.Task[None] | None = None
 
-    # Its own life.
+    # Start and stop of the gateway.
 
     async def open(self) -> None:
-        """Adopt what runs, report what is gone, end what is nobody's."""
-        for record in list(self.store.records()):
-            await self._recall(record)
-        swept = await self.in_thread(self.fleet.sweep)
-        if swept:
-            log.warning("ended sandboxes that no record had", extra={"fields": {"count": swept}})
-        for entry in list(self.entries.values()):
-            if entry.record.held:
-                await self._let_go(entry)
+        """Adopt the sandboxes that run, drop those that are gone, end orphaned ones."""
+        for stored in list(self.store.sandboxes()):
+            await self._restore(stored)
+        orphans = await self.in_thread(self.fleet.sweep)
+        if orphans:
+            _warn("ended orphaned sandboxes", count=orphans)
+        for sandbox in list(self.by_id.values()):
+            if sandbox.stored.held:
+                await self._resume_held(sandbox)
         remove_all(self._unneeded())
         self._reaper = asyncio.create_task(self._reap())
 
-    async def _recall(self, record: Record) -> None:
-        entry = Entry(record, deadline=deadline_of(record))
-        self.entries[record.id] = entry
-        if record.state == "running" and record.pid:
+    async def _restore(self, stored: StoredSandbox) -> None:
+        sandbox = Sandbox(stored, deadline=restored_deadline(stored))
+        self.by_id[stored.id] = sandbox
+        if stored.state == "running" and stored.pid:
             try:
-                about = {name: getattr(record, name) for name in ABOUT}
-                entry.live = await self.in_thread(lambda: self.fleet.adopt(about))
-                entry.envd = await entry.live.connect()
-                self.fleet.police(entry.live, record.network)
-                entry.say("adopted after a restart of the gateway")
-                self.meter.count("adopted")
+                location = {name: getattr(stored, name) for name in LOCATION_FIELDS}
+                sandbox.running = await self.in_thread(lambda: self.fleet.adopt(location))
+                sandbox.envd = await sandbox.running.connect()
+                self.fleet.set_network_rules(sandbox.running, stored.network)
+                sandbox.log("adopted after a restart of the gateway")
+                self.metrics.count("adopted")
                 return
             except (CoppiceError, OSError) as error:
-                log.warning("gone", extra={"fields": {"sandbox": record.id, "why": str(error)}})
-                self.meter.count("gone")
-        if record.saved and Path(record.saved).is_dir():
-            record.state, record.pid = "paused", 0
-            self.store.put(record)
+                _warn("sandbox is gone", sandbox=stored.id, why=str(error))
+                self.metrics.count("gone")
+        if stored.saved and Path(stored.saved).is_dir():
+            stored.state, stored.pid = "paused", 0
+            self.store.put(stored)
             return
-        del self.entries[record.id]
-        self.store.remove(record.id)
+        del self.by_id[stored.id]
+        self.store.remove(stored.id)
 
-    async def _let_go(self, entry: Entry) -> None:
-        """One that was held because its gateway was stopped runs again."""
-        entry.record.held = False
+    async def _resume_held(self, sandbox: Sandbox) -> None:
+        """Resume a sandbox that was paused only because its gateway was stopped."""
+        sandbox.stored.held = False
         try:
-            async with entry.lock:
-                await self._resume(entry, entry.record.timeout_s)
+            async with sandbox.lock:
+                await self._resume(sandbox, sandbox.stored.timeout_s)
         except (CoppiceError, OSError) as error:  # it stays paused
-            log.error("not resumed", extra={"fields": {"sandbox": entry.id, "why": str(error)}})
-            self.store.put(entry.record)
+            _error("sandbox was not resumed", sandbox=sandbox.id, why=str(error))
+            self.store.put(sandbox.stored)
 
     async def close(self) -> None:
-        """Save what runs, so that the next gateway has it running again."""
+        """Pause what runs; the next gateway resumes it."""
         if self._reaper:
             self._reaper.cancel()
         for task in list(self._tasks):
             task.cancel()
-        running = [entry for entry in self.entries.values() if entry.live]
+        running = [sandbox for sandbox in self.by_id.values() if sandbox.running]
 
-        async def hold(entry: Entry) -> None:
+        async def hold(sandbox: Sandbox) -> None:
             with contextlib.suppress(CoppiceError, ApiError, OSError):
-                async with entry.lock:
-                    entry.record.held = True
-                    await self._pause(entry)
-            self._end(entry)
+                async with sandbox.lock:
+                    sandbox.stored.held = True
+                    await self._pause(sandbox)
+            self._destroy(sandbox)
 
-        await asyncio.gather(*(hold(entry) for entry in running))
+        await asyncio.gather(*(hold(sandbox) for sandbox in running))
         self._workers.shutdown(cancel_futures=True)
         self._savers.shutdown()
 
@@ -123,98 +122,85 @@ class Sandboxes:
         while True:
             await asyncio.sleep(TICK_S)
             at = now()
-            for entry in list(self.entries.values()):
-                running = entry.record.state == "running"
-                if entry.lock.locked() or not entry.live:
+            for sandbox in list(self.by_id.values()):
+                if sandbox.lock.locked() or not sandbox.running:
                     continue
-                if running and at >= entry.deadline:
-                    self.spawn(self._time_is_up(entry))
-                elif entry.envd and entry.envd.gone:
-                    self.spawn(self._has_died(entry))
+                if sandbox.stored.state == "running" and at >= sandbox.deadline:
+                    self.spawn(self._time_is_up(sandbox))
+                elif sandbox.envd and sandbox.envd.gone:
+                    self.spawn(self._remove_if_dead(sandbox))
 
     def spawn(self, work: Any) -> None:
+        """Run a coroutine in the background."""
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _time_is_up(self, entry: Entry) -> None:
-        async with entry.lock:
-            if now() < entry.deadline or not entry.live:
+    async def _time_is_up(self, sandbox: Sandbox) -> None:
+        async with sandbox.lock:
+            if now() < sandbox.deadline or not sandbox.running:
                 return
-            self.meter.count("timeouts")
+            self.metrics.count("timeouts")
             try:
-                if entry.record.auto_pause:
-                    await self._pause(entry)
+                if sandbox.stored.auto_pause:
+                    await self._pause(sandbox)
                     return
             except CoppiceError as error:
-                log.error("not paused", extra={"fields": {"sandbox": entry.id, "why": str(error)}})
-            await self._remove(entry)
+                _error("sandbox was not paused", sandbox=sandbox.id, why=str(error))
+            await self._remove(sandbox)
 
-    async def _has_died(self, entry: Entry) -> None:
-        async with entry.lock:
-            if entry.live and not entry.live.alive():
-                self.meter.count("died")
-                log.warning("died", extra={"fields": {"sandbox": entry.id}})
-                await self._remove(entry)
+    async def _remove_if_dead(self, sandbox: Sandbox) -> None:
+        async with sandbox.lock:
+            if sandbox.running and not sandbox.running.alive():
+                self.metrics.count("died")
+                _warn("sandbox died", sandbox=sandbox.id)
+                await self._remove(sandbox)
 
     async def in_thread(self, work: Callable[[], T], saver: bool = False) -> T:
+        """Run blocking work; `saver` for saving and restoring, which take long."""
         pool = self._savers if saver else self._workers
         return await asyncio.get_running_loop().run_in_executor(pool, work)
 
-    # Creation and end.
+    # Creation and removal.
 
-    def _admit(self, key: Key, count: int = 1) -> None:
-        own = [one.record for one in self.entries.values() if one.record.key_id == key.id]
-        running = sum(one.state != "paused" for one in own) + self._pending.get(key.id, 0)
-        if running + count > key.limits.sandboxes:
-            raise ApiError(429, f"this key may have {key.limits.sandboxes} sandboxes at once")
-        if (running + count) * self.fleet.memory_mib > key.limits.memory_mib:
-            raise ApiError(429, f"this key may have {key.limits.memory_mib} MiB of memory at once")
-
-    @property
-    def waiting(self) -> int:
-        """Creations that have begun and not ended."""
-        return sum(self._pending.values())
+    def running_of(self, key: Key) -> int:
+        """The sandboxes of a key that are not paused."""
+        own = (one.stored for one in self.by_id.values() if one.stored.key_id == key.id)
+        return sum(stored.state != "paused" for stored in own)
 
     def has_ready(self, template: str) -> bool:
-        """Whether a sandbox of this template need not be waited for."""
+        """Whether a sandbox of this template is ready in the pool."""
         fleet = self.fleet
         return template in fleet.templates() and fleet.ready().get(template, 1) > 0
 
-    @contextlib.contextmanager
-    def pending_of(self, key: Key, count: int = 1) -> Any:
-        self._admit(key, count)
-        if self.waiting >= MOST_WAITING:
-            raise ApiError(503, "too many sandboxes are being created; try again in a moment")
-        self._pending[key.id] = self._pending.get(key.id, 0) + count
-        try:
-            yield
-        finally:
-            self._pending[key.id] -= count
+    def require_saving(self, memory: bool) -> None:
+        """ApiError 400 unless this fleet saves sandboxes with (or without) their memory."""
+        if memory != self.fleet.saves_memory:
+            raise ApiError(400, self.fleet.saving_limits)
 
-    def admit_kind(self, memory: bool) -> None:
-        """ApiError 400 where what is to be saved, memory or files alone, cannot be here."""
-        if memory != self.fleet.keeps_memory:
-            raise ApiError(400, self.fleet.cannot)
-
-    async def create(self, key: Key, body: Mapping[str, Any], default_s: float) -> Entry:
-        """A running sandbox, as E2B's body asks for it."""
-        timeout_s = _timeout(body, default_s)
+    async def create(
+        self,
+        key: Key,
+        body: Mapping[str, Any],
+        default_s: float,
+        snapshot: Snapshot | None = None,
+    ) -> Sandbox:
+        """A running sandbox as the body of E2B's request describes it, from its template or from
+        the snapshot that the template names."""
+        given = body.get("timeout")
+        timeout_s = float(default_s if given is None else given)
         rules = dict(body.get("network") or {})
         if body.get("allow_internet_access") is not None:
             rules["allow_internet_access"] = body["allow_internet_access"]
         if rules:
-            policy(rules)  # refused before anything is made
+            policy(rules)  # invalid rules are refused before anything is created
         if body.get("autoPause"):
-            self.admit_kind(body.get("autoPauseMemory") is not False)
-        template, snapshot = body["templateID"], None
-        if template not in self.fleet.templates():
-            snapshot = self.copies.find(key, template)
-        with self.pending_of(key):
-            live = await self._live(template, snapshot)
+            self.require_saving(body.get("autoPauseMemory") is not False)
+        with self.admission.creating(key, self.running_of(key)):
+            running = await self._start(body["templateID"], snapshot)
             resume = body.get("autoResume") or {}
-            record = Record(
-                "i" + secrets.token_hex(10), key.id, template, "running", time.time(),
+            stored = StoredSandbox(
+                new_id(), key.id, body["templateID"], "running", time.time(),
                 time.time() + timeout_s,
                 metadata=dict(body.get("metadata") or {}),
                 environment=dict(body.get("envVars") or {}),
@@ -224,179 +210,175 @@ class Sandboxes:
                 secure=body.get("secure") is not False,
                 timeout_s=timeout_s,
             )  # fmt: skip
-            return await self.admitted(record, live)
+            return await self.add(stored, running)
 
-    async def _live(self, template: str, snapshot: Snapshot | None) -> Live:
+    async def _start(self, template: str, snapshot: Snapshot | None) -> RunningSandbox:
         if snapshot is None:
             return await self.fleet.take(template, READY_LIMIT_S)
         directory = Path(snapshot.directory)
         return await self.in_thread(lambda: self.fleet.resume(directory, None), saver=True)
 
-    async def admitted(self, record: Record, live: Live) -> Entry:
-        entry = Entry(record, live)
-        entry.end_at(now() + record.timeout_s)
-        locate(record, live)
-        self.entries[record.id] = entry
-        self.store.put(record)
+    async def add(self, stored: StoredSandbox, running: RunningSandbox) -> Sandbox:
+        """Store a new sandbox, apply its rules and connect to it."""
+        sandbox = Sandbox(stored, running)
+        sandbox.set_deadline(now() + stored.timeout_s)
+        store_location(stored, running)
+        self.by_id[stored.id] = sandbox
+        self.store.put(stored)
         try:
-            if record.network:
-                self.fleet.police(live, record.network)
-            entry.envd = await live.connect()
+            if stored.network:
+                self.fleet.set_network_rules(running, stored.network)
+            sandbox.envd = await running.connect()
         except BaseException:
-            await self._remove(entry)
+            await self._remove(sandbox)
             raise
-        entry.say("sandbox created", template=record.template)
-        self.meter.count("created")
-        return entry
+        sandbox.log("sandbox created", template=stored.template)
+        self.metrics.count("created")
+        return sandbox
 
-    def of(self, key: Key, id: str) -> Entry:
-        """A key's sandbox; ApiError 404 for one that is another's, as for one that is not."""
-        entry = self.entries.get(id)
-        if entry is None or entry.record.key_id != key.id:
+    def get(self, key: Key, id: str) -> Sandbox:
+        """A key's sandbox; ApiError 404 for unknown ones and for those of other keys alike."""
+        sandbox = self.by_id.get(id)
+        if sandbox is None or sandbox.stored.key_id != key.id:
             raise not_found(id)
-        return entry
+        return sandbox
 
-    async def kill(self, entry: Entry) -> None:
-        async with entry.lock:
-            if entry.id not in self.entries:
-                raise not_found(entry.id)
-            await self._remove(entry)
+    async def kill(self, sandbox: Sandbox) -> None:
+        async with sandbox.lock:
+            self.require_known(sandbox)
+            await self._remove(sandbox)
 
-    async def _remove(self, entry: Entry) -> None:
-        self.entries.pop(entry.id, None)
-        self.store.remove(entry.id)
-        await self.in_thread(lambda: self._end(entry))
-        self.spawn(self.clear())
-        self.meter.count("ended")
+    async def _remove(self, sandbox: Sandbox) -> None:
+        self.by_id.pop(sandbox.id, None)
+        self.store.remove(sandbox.id)
+        await self.in_thread(lambda: self._destroy(sandbox))
+        self.spawn(self.remove_unneeded())
+        self.metrics.count("ended")
 
-    def _end(self, entry: Entry) -> None:
-        live, entry.live = entry.live, None
-        if live:
-            live.destroy()
+    def _destroy(self, sandbox: Sandbox) -> None:
+        running, sandbox.running = sandbox.running, None
+        if running:
+            running.destroy()
 
-    # Pausing and resuming.
+    # Pause and resume.
 
-    async def pause(self, entry: Entry) -> None:
-        async with entry.lock:
-            self.still(entry)
-            if entry.record.state == "paused":
-                raise ApiError(409, f"sandbox {entry.id!r} is paused already")
-            await self._pause(entry)
+    async def pause(self, sandbox: Sandbox) -> None:
+        async with sandbox.lock:
+            self.require_known(sandbox)
+            if sandbox.stored.state == "paused":
+                raise ApiError(409, f"sandbox {sandbox.id!r} is already paused")
+            await self._pause(sandbox)
 
-    async def _pause(self, entry: Entry) -> None:
-        live = entry.live
-        assert live
-        with self.saved.begun(entry.id) as directory:
-            await self.in_thread(lambda: self.fleet.save(live, directory, True), saver=True)
-            entry.record.saved, entry.record.state = str(directory), "paused"
-            entry.record.pid = 0
-            self.store.put(entry.record)
-            entry.synced = False
-            if entry.envd:
-                entry.envd.close()
-            entry.envd = entry.live = None
-        self.spawn(self.clear())
-        entry.say("sandbox paused")
-        self.meter.count("paused")
+    async def _pause(self, sandbox: Sandbox) -> None:
+        running = sandbox.running
+        assert running
+        with self.saved.new(sandbox.id) as directory:
+            await self.in_thread(lambda: self.fleet.save(running, directory, True), saver=True)
+            sandbox.stored.saved, sandbox.stored.state = str(directory), "paused"
+            sandbox.stored.pid = 0
+            self.store.put(sandbox.stored)
+            sandbox.processes_known = False
+            if sandbox.envd:
+                sandbox.envd.close()
+            sandbox.envd = sandbox.running = None
+        self.spawn(self.remove_unneeded())
+        sandbox.log("sandbox paused")
+        self.metrics.count("paused")
 
-    async def connect(self, entry: Entry, timeout_s: float) -> bool:
-        """Make sure that it runs, for at least so long; whether it was paused."""
-        async with entry.lock:
-            self.still(entry)
-            if entry.record.state == "paused":
-                await self._resume(entry, timeout_s)
+    async def connect(self, sandbox: Sandbox, timeout_s: float) -> bool:
+        """Resume it if it is paused, extend its time to at least this; whether it was paused."""
+        async with sandbox.lock:
+            self.require_known(sandbox)
+            if sandbox.stored.state == "paused":
+                await self._resume(sandbox, timeout_s)
                 return True
-            self._prolong(entry, max(timeout_s, entry.deadline - now()))
+            self._set_timeout(sandbox, max(timeout_s, sandbox.deadline - now()))
             return False
 
-    async def resume(self, entry: Entry, timeout_s: float) -> None:
-        async with entry.lock:
-            self.still(entry)
-            if entry.record.state == "running":
-                raise ApiError(409, f"sandbox {entry.id!r} is running already")
-            await self._resume(entry, timeout_s)
+    async def resume(self, sandbox: Sandbox, timeout_s: float) -> None:
+        async with sandbox.lock:
+            self.require_known(sandbox)
+            if sandbox.stored.state == "running":
+                raise ApiError(409, f"sandbox {sandbox.id!r} is already running")
+            await self._resume(sandbox, timeout_s)
 
-    async def _resume(self, entry: Entry, timeout_s: float) -> None:
-        record = entry.record
-        directory, names = Path(record.saved), dict(record.identity)
-        live = await self.in_thread(lambda: self.fleet.resume(directory, names), saver=True)
-        entry.live = live
-        locate(record, live)
-        record.state, record.saved = "running", ""
-        self._prolong(entry, timeout_s)
-        if record.network:
-            self.fleet.police(live, record.network)
-        entry.envd = await live.connect()
-        entry.say("sandbox resumed")
-        self.meter.count("resumed")
+    async def _resume(self, sandbox: Sandbox, timeout_s: float) -> None:
+        stored = sandbox.stored
+        directory, names = Path(stored.saved), dict(stored.identity)
+        running = await self.in_thread(lambda: self.fleet.resume(directory, names), saver=True)
+        sandbox.running = running
+        store_location(stored, running)
+        stored.state, stored.saved = "running", ""
+        self._set_timeout(sandbox, timeout_s)
+        if stored.network:
+            self.fleet.set_network_rules(running, stored.network)
+        sandbox.envd = await running.connect()
+        sandbox.log("sandbox resumed")
+        self.metrics.count("resumed")
 
-    def still(self, entry: Entry) -> None:
-        if entry.id not in self.entries:
-            raise not_found(entry.id)
+    def require_known(self, sandbox: Sandbox) -> None:
+        """ApiError 404 if it was removed while the caller waited for its lock."""
+        if sandbox.id not in self.by_id:
+            raise not_found(sandbox.id)
 
-    async def set_timeout(self, entry: Entry, timeout_s: float) -> None:
-        async with entry.lock:
-            self.still(entry)
-            if entry.record.state != "running":
-                raise not_found(entry.id)
-            self._prolong(entry, timeout_s)
+    async def set_timeout(self, sandbox: Sandbox, timeout_s: float) -> None:
+        async with sandbox.lock:
+            self.require_known(sandbox)
+            if sandbox.stored.state != "running":
+                raise not_found(sandbox.id)
+            self._set_timeout(sandbox, timeout_s)
 
-    async def refresh(self, entry: Entry, duration_s: float) -> None:
-        """Let it live so much longer from now, never shorter than it would."""
-        async with entry.lock:
-            self.still(entry)
-            self._prolong(entry, max(duration_s, entry.deadline - now()))
+    async def refresh(self, sandbox: Sandbox, duration_s: float) -> None:
+        """Extend its time to at least this from now."""
+        async with sandbox.lock:
+            self.require_known(sandbox)
+            self._set_timeout(sandbox, max(duration_s, sandbox.deadline - now()))
 
-    def _prolong(self, entry: Entry, timeout_s: float) -> None:
-        entry.end_at(now() + timeout_s)
-        entry.record.timeout_s = timeout_s
-        self.store.put(entry.record)
+    def _set_timeout(self, sandbox: Sandbox, timeout_s: float) -> None:
+        sandbox.set_deadline(now() + timeout_s)
+        sandbox.stored.timeout_s = timeout_s
+        self.store.put(sandbox.stored)
 
-    async def envd_of(self, id: str) -> tuple[Entry, Envd]:
-        """For traffic to a sandbox: one that resumes by itself does so now."""
-        entry = self.entries.get(id)
-        if entry and entry.record.state == "paused" and entry.record.auto_resume:
-            await self.connect(entry, entry.record.timeout_s or 300)
-        if entry is None or entry.envd is None or entry.envd.gone:
+    async def connected(self, id: str) -> tuple[Sandbox, Envd]:
+        """A sandbox and its envd, for traffic to it; one with auto-resume is resumed."""
+        sandbox = self.by_id.get(id)
+        if sandbox and sandbox.stored.state == "paused" and sandbox.stored.auto_resume:
+            await self.connect(sandbox, sandbox.stored.timeout_s or 300)
+        if sandbox is None or sandbox.envd is None or sandbox.envd.gone:
             raise ApiError(502, "sandbox was not found")
-        return entry, entry.envd
+        return sandbox, sandbox.envd
 
-    # Network.
-
-    async def police(self, entry: Entry, rules: Mapping[str, Any]) -> None:
+    async def set_network_rules(self, sandbox: Sandbox, rules: Mapping[str, Any]) -> None:
         policy(rules)
-        async with entry.lock:
-            self.still(entry)
-            if not entry.live:
-                raise ApiError(409, f"sandbox {entry.id!r} is paused")
-            self.fleet.police(entry.live, rules)
-            kept = {name: one for name, one in entry.record.network.items() if name in ITS_OWN}
-            entry.record.network = {**kept, **rules}
-            self.store.put(entry.record)
+        async with sandbox.lock:
+            self.require_known(sandbox)
+            if not sandbox.running:
+                raise ApiError(409, f"sandbox {sandbox.id!r} is paused")
+            self.fleet.set_network_rules(sandbox.running, rules)
+            former = sandbox.stored.network.items()
+            kept = {name: rule for name, rule in former if name in KEPT_RULES}
+            sandbox.stored.network = {**kept, **rules}
+            self.store.put(sandbox.stored)
 
-    async def clear(self) -> None:
+    async def remove_unneeded(self) -> None:
+        """Remove saved directories that nothing refers to."""
         unneeded = self._unneeded()
         if unneeded:
             await self.in_thread(lambda: remove_all(unneeded), saver=True)
 
     def _unneeded(self) -> Sequence[Path]:
-        records = [one.record for one in self.entries.values()]
-        return self.saved.unneeded(records, self.store.snapshots())
-
-    # Tokens.
-
-    def holder_of(self, token: bytes) -> str | None:
-        """The id of the sandbox that has this token for envd; None when none has it."""
-        for entry in self.entries.values():
-            if hmac.compare_digest(self.token(entry, "envd").encode(), token):
-                return entry.id
-        return None
-
-    def token(self, entry: Entry, what: str) -> str:
-        """A sandbox's token: for envd, or for traffic to its ports."""
-        return hmac.digest(self._secret, f"{what}:{entry.id}".encode(), "sha256").hex()
+        stored = [sandbox.stored for sandbox in self.by_id.values()]
+        return self.saved.unneeded(stored, self.store.snapshots())
 
 
-def _timeout(body: Mapping[str, Any], default_s: float) -> float:
-    found = body.get("timeout")
-    return float(default_s if found is None else found)
+def new_id() -> str:
+    """The id of a new sandbox."""
+    return "i" + secrets.token_hex(10)
+
+
+def _warn(message: str, **fields: Any) -> None:
+    log.warning(message, extra={"fields": fields})
+
+
+def _error(message: str, **fields: Any) -> None:
+    log.error(message, extra={"fields": fields})

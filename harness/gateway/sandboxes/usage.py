@@ -1,36 +1,37 @@
-"""What a sandbox uses, as its own kernel counts it: asked for when somebody wants to know."""
+"""A sandbox's use of processor, memory and disk, read from its kernel on request."""
 
 from __future__ import annotations
 
 import re
 import time
-from datetime import UTC, datetime
 
 from harness.errors import CoppiceError
-from harness.gateway.sandboxes.entries import Entry
+from harness.gateway.sandboxes.sandbox import Sandbox
+from harness.gateway.timestamps import utc_text
 
 
-async def sample(entry: Entry, disk_mib: int) -> None:
-    """Add one sample to a sandbox's usage, unless it is paused or does not answer."""
-    if entry.envd is None or entry.envd.gone:
+async def sample(sandbox: Sandbox, disk_mib: int) -> None:
+    """Add a sample to a sandbox's usage, unless it is paused or does not answer."""
+    if sandbox.envd is None or sandbox.envd.gone:
         return
     try:
-        text = await entry.envd.stats()
+        text = await sandbox.envd.stats()
     except (CoppiceError, TimeoutError):
         return
     now = time.time()
     memory = {name: int(kib) * 1024 for name, kib in re.findall(r"^(\w+):\s+(\d+) kB", text, re.M)}
-    ticks = [int(one) for one in re.findall(r"\d+", text.split("\n", 1)[0].partition(" ")[2])]
+    first_line = text.split("\n", 1)[0]
+    ticks = [int(count) for count in re.findall(r"\d+", first_line.partition(" ")[2])]
     idle, total = sum(ticks[3:5]), sum(ticks)
-    busy_before, total_before = entry.ticks
+    busy_before, total_before = sandbox.cpu_ticks
     busy = total - idle
     share = (busy - busy_before) / max(total - total_before, 1)
-    entry.ticks = (busy, total)
+    sandbox.cpu_ticks = (busy, total)
     disk = re.search(r"^disk (\d+) (\d+)", text, re.M)
     all_memory = memory.get("MemTotal", 0)
-    entry.usage.append(
+    sandbox.usage.append(
         {
-            "timestamp": datetime.fromtimestamp(now, UTC).isoformat().replace("+00:00", "Z"),
+            "timestamp": utc_text(now),
             "timestampUnix": int(now),
             "cpuCount": 1,
             "cpuUsedPct": round(100 * share, 2),

@@ -1,18 +1,18 @@
-/* The doorbell: a nonce answered from a loop that needs no interrupt, no system call, no wake-up.
+/* The doorbell: answers a nonce from a loop without interrupts, system calls or wake-ups.
  *
- * An armed guest waits in this loop when it is stopped or checkpointed, so the first thing that it
- * does when it runs again is to look for a nonce. Under emulation, where code is translated anew
- * after a restore, that is the difference between 60 blocks of code and 3,000. It reads the first
- * UART (16550) at its port, which the kernel leaves alone unless told otherwise.
+ * An armed guest is stopped or checkpointed in this loop, so that it looks for a nonce as soon as
+ * it runs again. Under emulation, where code is translated again after a restore, this executes 60
+ * blocks of code instead of 3,000. It polls the first UART (16550), which the kernel does not use
+ * by default.
  *
  * Armed:  'R'.
  * Ring:   u16 magic 0xC0BE, u16 check, u64 nonce.
- * Dated:  u16 magic 0xC0BF, u32 nonce, u64 wall clock in ns, which is set before the answer. Its 14
- *         bytes are what the UART takes while the guest is stopped: for one more a guest that runs
- *         waits until its VMM is scheduled.
- * check:  the four 16-bit words of the nonce, added.
- * Answer: the lower 32 bits of SipHash(key, nonce), of a dated one of nonce and wall clock: the VMM
- *         passes each byte on by itself, so few.
+ * Dated:  u16 magic 0xC0BF, u32 nonce, u64 wall clock in ns, which is set before the answer. The
+ *         UART accepts these 14 bytes while the guest is stopped; for one more, a running guest
+ *         would have to wait until its VMM is scheduled.
+ * check:  the sum of the nonce's four 16-bit words.
+ * Answer: the lower 32 bits of SipHash(key, nonce), or of nonce and wall clock when dated. Few
+ *         bytes, because the VMM passes on each byte separately.
  */
 #include "agent.h"
 
@@ -71,14 +71,13 @@ static uint16_t check(uint64_t nonce)
 static void take(uint8_t *into)
 {
     while (!(inb(LINE_STATUS) & DATA_READY))
-        for (int i = 0; i < 8000; i++) /* a look holds the lock that the VMM needs to ring */
+        for (int i = 0; i < 8000; i++) /* reading the port takes the lock that the VMM needs */
             __asm__ volatile("");
     *into = inb(PORT);
 }
 
-/* Masks every interrupt through the local APIC's task priority, as `cli` would if a process could:
- * the timer's tick must not be the first thing that a restored guest runs. NULL: not possible here,
- * and the tick costs what it costs. */
+/* Maps the local APIC, whose task priority masks every interrupt, as `cli` would if a process
+ * could use it: a restored guest must not run the timer's tick first. NULL when not possible. */
 static volatile uint32_t *open_apic(void)
 {
     int fd = open("/dev/mem", O_RDWR | O_SYNC | O_CLOEXEC);
@@ -105,7 +104,7 @@ static void wait_ring(union message *message)
         }
         if (message->magic == MAGIC && message->ring.check == check(message->ring.nonce))
             return;
-        memmove(bytes, bytes + 1, --have); /* noise: look for the magic one byte on */
+        memmove(bytes, bytes + 1, --have); /* noise: look for the magic at the next byte */
     }
 }
 
@@ -120,7 +119,7 @@ void doorbell_wait(const struct frame *request)
         return;
     }
     outb(0, INTERRUPT_ENABLE);
-    outb(0xc7, FIFO_CONTROL); /* on, empty, and offering the VMM 14 bytes of room at once */
+    outb(0xc7, FIFO_CONTROL); /* enabled, cleared, with a trigger level of 14 bytes */
     line_put(KIND_ANSWER, request->id, "", 0);
     line_flush();
     if (!apic)

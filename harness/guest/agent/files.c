@@ -1,4 +1,4 @@
-/* Files of the guest, read and written in pieces that fit one frame. */
+/* Files of the guest, read and written in pieces that fit a frame. */
 #include "agent.h"
 
 #include <errno.h>
@@ -42,7 +42,18 @@ static int parse(const struct frame *request, struct piece *piece)
     return more < 0 || !piece->path[0] ? EINVAL : 0;
 }
 
-/* -> the bytes; fewer than asked for at the end of the file. */
+int files_write_line(const char *path, const struct field *field)
+{
+    int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0444);
+    int failed = fd < 0 || write(fd, field->bytes, field->length) != (ssize_t)field->length ||
+                 write(fd, "\n", 1) != 1;
+
+    if (fd >= 0)
+        close(fd);
+    return failed ? -1 : 0;
+}
+
+/* -> the bytes; fewer than requested at the end of the file. */
 void files_read(const struct frame *request)
 {
     static uint8_t bytes[FRAME_MAX];

@@ -1,4 +1,4 @@
-/* Reading and writing frames on the line to the harness. */
+/* Reads and writes frames on the channel to the harness. */
 #include "frame.h"
 
 #include <errno.h>
@@ -72,13 +72,26 @@ void line_use(int in, int out)
     line_out = out;
 }
 
+int line_use_stdio(void)
+{
+    int null;
+
+    line_use(fcntl(0, F_DUPFD_CLOEXEC, 3), fcntl(1, F_DUPFD_CLOEXEC, 3));
+    null = open("/dev/null", O_RDWR | O_CLOEXEC);
+    if (null >= 0) {
+        dup2(null, 0);
+        dup2(null, 1);
+    }
+    return line < 0 ? -1 : 0;
+}
+
 int line_fd(void)
 {
     return line;
 }
 
-/* After a call that was interrupted, or would have to wait where none should: gVisor says so of a
- * host's socket at times. 0: try again. */
+/* 0 to retry after EINTR, or after EAGAIN once ready: gVisor returns EAGAIN for blocking host
+ * sockets at times. -1 for other errors. */
 static int again(int fd, short events)
 {
     struct pollfd ready = {.fd = fd, .events = events};
@@ -119,7 +132,7 @@ int line_next(struct frame *out)
 
         if ((head[0] | head[1] << 8) != (int)FRAME_MAGIC || length > FRAME_MAX ||
             load32(head + 12) != fnv1a(head, 12)) {
-            in_start++; /* noise on the line: look for the next header */
+            in_start++; /* noise: look for the next header */
             continue;
         }
         if (in_end - in_start < HEADER + length)
@@ -179,7 +192,7 @@ void line_flush(void)
         if (wrote < 0 && again(line_out, POLLOUT) == 0)
             continue;
         if (wrote <= 0)
-            break; /* nobody listens; the caller will ask again */
+            break; /* the harness has gone; it will ask again */
         sent += (size_t)wrote;
     }
     out_end = 0;

@@ -9,7 +9,7 @@
  *   u32 length  bytes of payload, at most FRAME_MAX
  *   u32 check   FNV-1a of the twelve bytes before it
  *
- * The check lets a reader find the next frame on a line that also carries kernel messages.
+ * The check lets a reader find the next frame on a UART that also carries kernel messages.
  * Requests and answers with several fields use (u8 tag, u32 length, bytes) triples.
  */
 #ifndef COPPICE_FRAME_H
@@ -43,7 +43,7 @@ enum kind {
 };
 
 enum flag {
-    FLAG_KEEP_STDIN = 1, /* of an exec: stdin frames will follow */
+    FLAG_KEEP_STDIN = 1, /* of EXEC: STDIN frames will follow */
 };
 
 enum tag {
@@ -86,15 +86,17 @@ struct field {
 int field_next(const uint8_t **at, const uint8_t *end, struct field *out);
 uint64_t field_number(const struct field *field);
 
-/* The one line to the harness: a path, or a descriptor for each way. 0, or -1 and errno. */
+/* The channel to the harness: a path, two descriptors, or stdin and stdout (which then lead to
+ * /dev/null). 0, or -1 and errno. */
 int line_open(const char *path);
 void line_use(int in, int out);
+int line_use_stdio(void);
 int line_fd(void);
-/* Reads what is there, blocking if `wait`; -1 when the other side has gone. */
+/* Reads available bytes, blocking if `wait`. -1 when the other side has closed it. */
 int line_fill(int wait);
-/* Takes the next whole frame out of what was read; 0 when there is none. */
+/* Takes the next whole frame from what was read. 0 when there is none. */
 int line_next(struct frame *out);
-/* Answers are gathered and leave in one write. */
+/* Answers are buffered, and sent in one write by line_flush. */
 void line_put(uint8_t kind, uint32_t id, const void *payload, size_t length);
 void line_error(uint32_t id, int number, const char *what);
 void line_flush(void);

@@ -1,4 +1,4 @@
-/* Who this guest is: answers to nonces, and taking on an identity after a restore. */
+/* The guest's identity: answers to nonces, and the identity it is given after a restore. */
 #include "agent.h"
 #include "siphash.h"
 
@@ -8,6 +8,7 @@
 #include <net/if.h>
 #include <netinet/in.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
@@ -55,7 +56,7 @@ void identity_ping(const struct frame *request)
     line_put(KIND_ANSWER, request->id, answer, sizeof answer);
 }
 
-static void read_word(const char *path, char *out, size_t room)
+static void read_line(const char *path, char *out, size_t room)
 {
     int fd = open(path, O_RDONLY | O_CLOEXEC);
     ssize_t got = fd < 0 ? 0 : read(fd, out, room - 1);
@@ -80,15 +81,15 @@ static void read_boot_id(char *out, size_t room)
 
 static void read_mac(char *out, size_t room)
 {
-    struct ifaddrs *all = NULL, *one;
+    struct ifaddrs *all = NULL, *entry;
 
     *out = 0;
     if (getifaddrs(&all) != 0)
         return;
-    for (one = all; one; one = one->ifa_next)
-        if (one->ifa_addr && one->ifa_addr->sa_family == AF_LINK &&
-            strcmp(one->ifa_name, INTERFACE) == 0) {
-            const struct sockaddr_dl *link = (const void *)one->ifa_addr;
+    for (entry = all; entry; entry = entry->ifa_next)
+        if (entry->ifa_addr && entry->ifa_addr->sa_family == AF_LINK &&
+            strcmp(entry->ifa_name, INTERFACE) == 0) {
+            const struct sockaddr_dl *link = (const void *)entry->ifa_addr;
             const uint8_t *mac = (const uint8_t *)LLADDR(link);
             snprintf(out, room, "%02x:%02x:%02x:%02x:%02x:%02x", mac[0], mac[1], mac[2], mac[3],
                      mac[4], mac[5]);
@@ -98,16 +99,16 @@ static void read_mac(char *out, size_t room)
 #else
 static void read_boot_id(char *out, size_t room)
 {
-    read_word("/proc/sys/kernel/random/boot_id", out, room);
+    read_line("/proc/sys/kernel/random/boot_id", out, room);
 }
 
 static void read_mac(char *out, size_t room)
 {
-    read_word("/sys/class/net/" INTERFACE "/address", out, room);
+    read_line("/sys/class/net/" INTERFACE "/address", out, room);
 }
 #endif
 
-/* -> "key=value" lines: what this guest is and how it calls itself now. */
+/* -> "key=value" lines: the guest's kernel, names and addresses. */
 void identity_hello(const struct frame *request)
 {
     char text[1024], boot[64], machine[64], mac[64], random[33] = "";
@@ -119,7 +120,7 @@ void identity_hello(const struct frame *request)
 
     uname(&name);
     read_boot_id(boot, sizeof boot);
-    read_word("/etc/machine-id", machine, sizeof machine);
+    read_line("/etc/machine-id", machine, sizeof machine);
     read_mac(mac, sizeof mac);
     fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
     if (fd >= 0) {
@@ -143,40 +144,57 @@ void identity_hello(const struct frame *request)
     line_put(KIND_ANSWER, request->id, text, (size_t)length);
 }
 
+int identity_parse_address(const struct field *field, struct in_addr *address, int *prefix)
+{
+    char text[32];
+    char *slash;
+
+    snprintf(text, sizeof text, "%.*s", (int)field->length, (const char *)field->bytes);
+    slash = strchr(text, '/');
+    *prefix = slash ? atoi(slash + 1) : -1;
+    if (slash)
+        *slash = 0;
+    if (*prefix < 1 || *prefix > 32 || inet_pton(AF_INET, text, address) != 1) {
+        errno = EINVAL;
+        return -1;
+    }
+    return 0;
+}
+
 void identity_take(const struct frame *request)
 {
     const uint8_t *at = request->payload, *end = at + request->length;
     struct field field;
-    int more, bad = 0;
+    int more, failed = 0;
 
-    while (!bad && (more = field_next(&at, end, &field)) != 0) {
+    while (!failed && (more = field_next(&at, end, &field)) != 0) {
         if (more < 0) {
             errno = EINVAL;
-            bad = -1;
+            failed = -1;
             break;
         }
         switch (field.tag) {
-        case TAG_HOSTNAME: bad = self_hostname(&field); break;
-        case TAG_MACHINE_ID: bad = self_machine_id(&field); break;
-        case TAG_MAC: bad = self_mac(&field); break;
-        case TAG_ADDRESS: bad = self_address(&field); break;
-        case TAG_WALL_NS: bad = self_wall(field_number(&field)); break;
-        case TAG_WALL_AT_RING_NS: /* exact, however long this request was on its way */
-            bad = self_wall(field_number(&field) + doorbell_age_ns());
+        case TAG_HOSTNAME: failed = self_hostname(&field); break;
+        case TAG_MACHINE_ID: failed = self_machine_id(&field); break;
+        case TAG_MAC: failed = self_mac(&field); break;
+        case TAG_ADDRESS: failed = self_address(&field); break;
+        case TAG_WALL_NS: failed = self_wall(field_number(&field)); break;
+        case TAG_WALL_AT_RING_NS: /* exact, whatever the delay of this request */
+            failed = self_wall(field_number(&field) + doorbell_age_ns());
             break;
-        case TAG_ENTROPY: bad = self_entropy(&field); break;
+        case TAG_ENTROPY: failed = self_entropy(&field); break;
         case TAG_KEY:
             if (field.length == sizeof key)
                 memcpy(key, field.bytes, sizeof key);
             else {
                 errno = EINVAL;
-                bad = -1;
+                failed = -1;
             }
             break;
-        default: errno = EINVAL; bad = -1;
+        default: errno = EINVAL; failed = -1;
         }
     }
-    if (bad) {
+    if (failed) {
         char what[32];
         snprintf(what, sizeof what, "identity field %d", field.tag);
         line_error(request->id, errno, what);

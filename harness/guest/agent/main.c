@@ -1,4 +1,4 @@
-/* The agent: PID 1 of the guest, which does what the harness asks on one line. */
+/* The agent: PID 1 of the guest. It serves the harness's requests on one channel. */
 #include "agent.h"
 
 #include <errno.h>
@@ -33,8 +33,8 @@ static void dispatch(const struct frame *request)
     }
 }
 
-/* A process that writes must not be interrupted by the agent waking to read: under emulation each
- * switch empties the TLB. Its children are scheduled as usual. */
+/* SCHED_BATCH, so that the agent does not preempt a process that writes to it: under emulation
+ * every switch flushes the TLB. Children get the usual policy. */
 static void yield_to_children(void)
 {
 #ifdef __linux__
@@ -43,7 +43,7 @@ static void yield_to_children(void)
 #endif
 }
 
-static void survive(int number)
+static void ignore(int number)
 {
     (void)number;
 }
@@ -55,11 +55,11 @@ int main(void)
     system_mount();
     system_quiet();
     system_load_modules();
-    signal(SIGPIPE, survive); /* not SIG_IGN, which a started process would inherit */
+    signal(SIGPIPE, ignore); /* not SIG_IGN, which processes would inherit */
     yield_to_children();
     if (system_open_line() < 0)
         system_halt();
-    line_put(KIND_HELLO, 0, "", 0); /* tells a waiting harness that the guest is up */
+    line_put(KIND_HELLO, 0, "", 0); /* the harness may be waiting for the guest to start */
     line_flush();
 
     for (;;) {
@@ -73,7 +73,7 @@ int main(void)
             poll(set, (nfds_t)(1 + children), timeout_ms);
             ready = set[0].revents & POLLIN;
         }
-        /* With no child to watch, one blocking read is the whole wait. */
+        /* Without children, a blocking read is enough. */
         if (ready && line_fill(1) < 0)
             system_hung_up();
         while (line_next(&request))

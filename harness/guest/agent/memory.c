@@ -1,4 +1,4 @@
-/* A stated working set, and what memory the guest has left. */
+/* Touches a working set, and reports the guest's memory. */
 #include "agent.h"
 
 #include <errno.h>
@@ -12,9 +12,9 @@
 #define PAGE 4096u
 #define MIB (1024u * 1024u)
 
-/* u32 MiB, u64 first word -> u64 sum of what was written, read back. The words count up from page
- * to page, so that no two guests with other first words hold an equal page. The memory stays until
- * the next touch. */
+/* u32 MiB, u64 first word -> u64 sum of the words, read back. Each page gets the next word, so that
+ * guests with different first words have no equal pages. The memory is kept until the next touch.
+ * */
 void memory_touch(const struct frame *request)
 {
     static uint8_t *held = NULL;

@@ -1,13 +1,10 @@
-/* What a guest with a kernel of its own is told to be: names, addresses, clock, random state. */
+/* Sets a Linux guest's clock, names, entropy and addresses. */
 #include "agent.h"
 
-#include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <net/if.h>
 #include <net/if_arp.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
@@ -31,31 +28,20 @@ int self_wall(uint64_t ns)
     return clock_settime(CLOCK_REALTIME, &wall);
 }
 
-static int write_word(const char *path, const struct field *field)
-{
-    int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0444);
-    int bad = fd < 0 || write(fd, field->bytes, field->length) != (ssize_t)field->length ||
-              write(fd, "\n", 1) != 1;
-
-    if (fd >= 0)
-        close(fd);
-    return bad ? -1 : 0;
-}
-
 int self_hostname(const struct field *field)
 {
     return sethostname((const char *)field->bytes, field->length) ||
-                   write_word("/etc/hostname", field)
+                   files_write_line("/etc/hostname", field)
                ? -1
                : 0;
 }
 
 int self_machine_id(const struct field *field)
 {
-    return write_word("/etc/machine-id", field);
+    return files_write_line("/etc/machine-id", field);
 }
 
-/* Credits the bytes and re-keys the generator, so that two restored twins part here. */
+/* Credits the bytes and reseeds the generator, so that restored twins differ from here on. */
 int self_entropy(const struct field *field)
 {
     struct entropy pool;
@@ -74,7 +60,7 @@ int self_entropy(const struct field *field)
     return bad ? -1 : 0;
 }
 
-/* An ioctl on a socket that is there for nothing else. */
+/* An ioctl on a temporary socket. */
 static int configure(unsigned long what, struct ifreq *request)
 {
     int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
@@ -102,20 +88,11 @@ int self_address(const struct field *field)
 {
     struct ifreq request = {.ifr_name = INTERFACE};
     struct sockaddr_in *at = (struct sockaddr_in *)&request.ifr_addr;
-    char text[32];
-    char *slash;
     int prefix;
 
-    snprintf(text, sizeof text, "%.*s", (int)field->length, (const char *)field->bytes);
-    slash = strchr(text, '/');
-    prefix = slash ? atoi(slash + 1) : -1;
-    if (slash)
-        *slash = 0;
     at->sin_family = AF_INET;
-    if (prefix < 1 || prefix > 32 || inet_pton(AF_INET, text, &at->sin_addr) != 1) {
-        errno = EINVAL;
+    if (identity_parse_address(field, &at->sin_addr, &prefix) != 0)
         return -1;
-    }
     if (configure(SIOCSIFADDR, &request) != 0)
         return -1;
     at->sin_addr.s_addr = htonl(0xffffffffu << (32 - prefix));

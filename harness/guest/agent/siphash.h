@@ -1,4 +1,4 @@
-/* SipHash-2-4 (Aumasson and Bernstein, 2012), the keyed hash of a nonce. */
+/* SipHash-2-4 (Aumasson and Bernstein, 2012), a keyed hash. */
 #ifndef COPPICE_SIPHASH_H
 #define COPPICE_SIPHASH_H
 

@@ -1,4 +1,4 @@
-/* PID 1's duties: file systems, modules, the line, halting. */
+/* PID 1's duties on Linux: file systems, modules, the channel, power off. */
 #include "agent.h"
 
 #include <dirent.h>
@@ -27,8 +27,8 @@ void system_mount(void)
     setenv("HOME", "/root", 1);
 }
 
-/* What an idle kernel of ours need not wake up for: memory compacted ahead of need, statistics
- * folded every second, dirty pages that have no disk to go to, tasks that may hang. */
+/* Disables periodic kernel work that wakes an idle guest: proactive compaction, statistics every
+ * second, writeback (there is no disk), detection of hung tasks. */
 void system_quiet(void)
 {
     static const struct { const char *path, *value; } table[] = {
@@ -40,7 +40,7 @@ void system_quiet(void)
     for (size_t i = 0; i < sizeof table / sizeof *table; i++) {
         int fd = open(table[i].path, O_WRONLY | O_CLOEXEC);
         if (fd < 0)
-            continue; /* a kernel without it */
+            continue; /* a kernel without this setting */
         if (write(fd, table[i].value, strlen(table[i].value)) < 0)
             perror(table[i].path);
         close(fd);
@@ -52,7 +52,7 @@ static int chosen(const struct dirent *entry)
     return strstr(entry->d_name, ".ko") != NULL;
 }
 
-/* NN-name.ko, in the order of their names, which is the order of their needs. */
+/* Loads NN-name.ko in the order of their numbers, which follows their dependencies. */
 static void load_modules(const char *directory)
 {
     struct dirent **entries;
@@ -74,12 +74,12 @@ static void load_modules(const char *directory)
 void system_load_modules(void)
 {
     load_modules("/modules");
-    /* A microVM of QEMU's has no such bus; one of bhyve's has its card there. */
+    /* QEMU's microvm has no PCI bus; a bhyve guest has its NIC on it. */
     if (access("/sys/bus/pci/devices/0000:00:00.0", F_OK) == 0)
         load_modules("/modules/pci");
 }
 
-/* The line is the virtio port, unless the kernel's arguments name another (coppice.line=ttyS0). */
+/* The channel is the virtio port, unless the kernel arguments name another (coppice.line=ttyS0). */
 int system_open_line(void)
 {
     char arguments[4096] = "", path[64];
@@ -107,7 +107,7 @@ int system_open_line(void)
 
 void system_hung_up(void)
 {
-    usleep(10000); /* it may come back */
+    usleep(10000); /* the harness may reconnect */
 }
 
 void system_halt(void)

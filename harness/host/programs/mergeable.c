@@ -1,7 +1,7 @@
-/* Becomes the program of its arguments, whose memory the kernel may merge with equal pages.
+/* Execs the program given by its arguments, with memory that the kernel may merge (KSM).
  *
- * Both settings survive the exec, and only a process itself can make them. Without random addresses
- * pointers in heaps and relocated tables are equal from one process to the next. */
+ * A process can make both settings only for itself; they survive the exec. Without address space
+ * randomization, pointers in heaps and in relocated tables are equal in all processes. */
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
@@ -14,15 +14,15 @@
 #endif
 #define NOT_SUPPORTED 69
 
-int main(int count, char **words)
+int main(int argc, char **argv)
 {
-    if (count < 2)
+    if (argc < 2)
         return NOT_SUPPORTED;
     if (personality(ADDR_NO_RANDOMIZE) < 0 || prctl(PR_SET_MEMORY_MERGE, 1, 0, 0, 0) < 0) {
         fprintf(stderr, "memory cannot be made mergeable: %s\n", strerror(errno));
         return NOT_SUPPORTED;
     }
-    execv(words[1], words + 1);
-    fprintf(stderr, "%s: %s\n", words[1], strerror(errno));
+    execv(argv[1], argv + 1);
+    fprintf(stderr, "%s: %s\n", argv[1], strerror(errno));
     return NOT_SUPPORTED;
 }

@@ -1,9 +1,9 @@
-/* Round trips of one byte over TCP, each timed by itself.
+/* Round trips of one byte over TCP, each timed separately.
  *
- *   exchange serve ADDRESS PORT               answers for ever
- *   exchange ask ADDRESS PORT COUNT KEEP      one line a kept exchange: its nanoseconds
+ *   exchange serve ADDRESS PORT               answers forever
+ *   exchange ask ADDRESS PORT COUNT KEEP      prints the nanoseconds of each kept exchange
  *
- * Of COUNT exchanges after a tenth as many to warm up, every KEEPth is kept. */
+ * After COUNT/10 exchanges to warm up, COUNT are timed and every KEEPth is kept. */
 #include <arpa/inet.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
@@ -30,7 +30,7 @@ static void fail(const char *what)
     exit(1);
 }
 
-static int line(const char *address, const char *port, struct sockaddr_in *to)
+static int tcp_socket(const char *address, const char *port, struct sockaddr_in *to)
 {
     int one = 1, fd = socket(AF_INET, SOCK_STREAM, 0);
 
@@ -45,7 +45,7 @@ static int line(const char *address, const char *port, struct sockaddr_in *to)
 static void serve(const char *address, const char *port)
 {
     struct sockaddr_in here;
-    int fd = line(address, port, &here), one = 1;
+    int fd = tcp_socket(address, port, &here), one = 1;
     char byte;
 
     if (bind(fd, (void *)&here, sizeof here) != 0 || listen(fd, 8) != 0)
@@ -73,7 +73,7 @@ static uint64_t once(int fd)
 static void ask(const char *address, const char *port, long count, long keep)
 {
     struct sockaddr_in there;
-    int fd = line(address, port, &there);
+    int fd = tcp_socket(address, port, &there);
     uint64_t *kept = malloc((size_t)(count / keep + 1) * sizeof *kept);
 
     if (!kept || connect(fd, (void *)&there, sizeof there) != 0)
@@ -81,18 +81,18 @@ static void ask(const char *address, const char *port, long count, long keep)
     for (long i = 0; i < count / 10; i++)
         once(fd);
     for (long i = 0; i < count; i++)
-        kept[i / keep] = once(fd); /* the last of each group stands */
+        kept[i / keep] = once(fd); /* the last of each group is kept */
     for (long i = 0; i < count / keep; i++)
         printf("%llu\n", (unsigned long long)kept[i]);
 }
 
-int main(int count, char **words)
+int main(int argc, char **argv)
 {
     signal(SIGPIPE, SIG_IGN);
-    if (count == 4 && strcmp(words[1], "serve") == 0)
-        serve(words[2], words[3]);
-    else if (count == 6 && strcmp(words[1], "ask") == 0)
-        ask(words[2], words[3], atol(words[4]), atol(words[5]));
+    if (argc == 4 && strcmp(argv[1], "serve") == 0)
+        serve(argv[2], argv[3]);
+    else if (argc == 6 && strcmp(argv[1], "ask") == 0)
+        ask(argv[2], argv[3], atol(argv[4]), atol(argv[5]));
     else
         return 64;
     return 0;

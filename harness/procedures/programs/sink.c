@@ -2,8 +2,8 @@
  *
  *   sink FILE PORT...
  *
- * FILE gets the number (u64) of every one, in the order of arrival at each port, port by port as
- * they are read. Prints how many the sockets had no room for, where the system tells (Linux). */
+ * FILE gets the number (u64) of every datagram as it is read, which is in the order of arrival for
+ * each port. Prints how many were dropped for lack of buffer space, where this is known (Linux). */
 #ifdef __linux__
 #define _GNU_SOURCE
 #else
@@ -50,17 +50,17 @@ static ssize_t take(int fd, int port, FILE *file)
     return got;
 }
 
-int main(int count, char **words)
+int main(int argc, char **argv)
 {
     struct pollfd set[PORTS + 1] = {{.fd = 0, .events = POLLIN}};
-    int ports = count - 2, room = ROOM, one = 1, open_end = 1;
-    FILE *file = count > 2 ? fopen(words[1], "wb") : NULL;
+    int ports = argc - 2, room = ROOM, one = 1, open_end = 1;
+    FILE *file = argc > 2 ? fopen(argv[1], "wb") : NULL;
 
     if (!file || ports > PORTS)
         return 64;
     for (int i = 0; i < ports; i++) {
         struct sockaddr_in here = {.sin_family = AF_INET,
-                                   .sin_port = htons((uint16_t)atoi(words[2 + i]))};
+                                   .sin_port = htons((uint16_t)atoi(argv[2 + i]))};
         int fd = socket(AF_INET, SOCK_DGRAM, 0);
         setsockopt(fd, SOL_SOCKET, SO_RCVBUFFORCE, &room, sizeof room);
 #ifdef SO_RXQ_OVFL

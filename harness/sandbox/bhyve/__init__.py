@@ -1,4 +1,4 @@
-"""microVMs under FreeBSD's bhyve: booted, restored from a checkpoint, held by signals."""
+"""microVMs under FreeBSD's bhyve: booted or restored from a checkpoint, stopped by signals."""
 
 from harness.sandbox.bhyve.substrate import BhyveSubstrate
 

@@ -1,7 +1,7 @@
-"""The microVM's shape and the command lines that make it with bhyve.
+"""The microVM's shape, and the bhyve command lines for it.
 
-Few devices: a host bridge, the LPC bridge with com1 for the agent, one network card where there is
-a tap. Source and destination of a checkpoint must be made from the same `Shape`.
+Few devices: a host bridge, the LPC bridge with com1 for the agent, a NIC if there is a tap. A
+checkpoint is restored into the `Shape` that it was taken from.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ EXITS = {
     3: "the guest ended in a triple fault",
     4: "bhyve ended in an error",
 }
-"""What bhyve ends with. A reboot is 0: a guest that is gone has not necessarily failed."""
+"""bhyve's exit codes. A reboot is 0: a guest that has gone has not necessarily failed."""
 
 
 @dataclass(frozen=True)
 class Shape:
-    """What a microVM is made of; a checkpoint is restored under an equal shape only.
+    """The virtual hardware; a checkpoint can only be restored into an equal shape.
 
-    `boot` is how its kernel gets there: bhyveload, or bootrom.
+    `boot` is how the kernel is loaded: bhyveload, or bootrom.
     """
 
     memory_mib: int = 256
@@ -53,13 +53,13 @@ def destroy(name: str) -> Sequence[str]:
 
 
 def suspend(name: str, memory: str) -> Sequence[str]:
-    """Write the guest to `memory`, `memory`.kern and `memory`.meta; it ends then."""
+    """Save the guest to `memory`, `memory`.kern and `memory`.meta, and end it."""
     return ["bhyvectl", f"--vm={name}", f"--suspend={memory}"]
 
 
 def load(shape: Shape, name: str, stage: str) -> Sequence[str]:
-    """Put a FreeBSD kernel and its memory disk into the virtual machine; `stage` is the directory
-    that is its loader's file system."""
+    """Load a FreeBSD kernel and its memory disk; `stage` is the directory that the loader sees as
+    its file system."""
     return ["bhyveload", "-m", f"{shape.memory_mib}M", "-c", "/dev/null", "-h", stage, name]
 
 
@@ -73,32 +73,32 @@ def arguments(
     restore: str = "",
     share: bool = False,
 ) -> Sequence[str]:
-    """The command line of one bhyve; com1 is its stdin and stdout.
+    """bhyve's argv; com1 is its stdin and stdout.
 
-    -H -A -P: a guest that idles gives its CPU away, has ACPI, and leaves the guest on PAUSE;
-    without them a process that was stopped and continued stays stuck at times. `restore` is a
-    checkpoint's memory file, which `share` maps instead of reading.
+    -H -A -P: exit to the host on HLT, ACPI tables, exit on PAUSE; without them a process that was
+    stopped and continued sometimes stays stuck. `restore` is a checkpoint's memory file; `share`
+    maps it instead of reading it.
     """
-    words = ["bhyve", "-H", "-A", "-P", "-u", "-w"]
-    words += ["-c", str(shape.cpus), "-m", f"{shape.memory_mib}M"]
-    words += ["-s", "0,hostbridge"]
+    argv = ["bhyve", "-H", "-A", "-P", "-u", "-w"]
+    argv += ["-c", str(shape.cpus), "-m", f"{shape.memory_mib}M"]
+    argv += ["-s", "0,hostbridge"]
     if drive:
-        words += ["-s", f"2,virtio-blk,{drive.disk},ro"]
+        argv += ["-s", f"2,virtio-blk,{drive.disk},ro"]
     if tap is not None:
-        words += ["-s", f"3,virtio-net,tap{tap}" + (f",mac={mac}" if mac else "")]
-    words += ["-s", "31,lpc", "-l", "com1,stdio"]
+        argv += ["-s", f"3,virtio-net,tap{tap}" + (f",mac={mac}" if mac else "")]
+    argv += ["-s", "31,lpc", "-l", "com1,stdio"]
     if drive:
-        words += ["-l", f"bootrom,{drive.bootrom}"]
+        argv += ["-l", f"bootrom,{drive.bootrom}"]
     if restore:
-        words += ["-o", VNODE_RESTORE] if share else []
-        words += ["-r", restore]
-    return [*words, name]
+        argv += ["-o", VNODE_RESTORE] if share else []
+        argv += ["-r", restore]
+    return [*argv, name]
 
 
 def ending(code: int | None) -> str:
-    """What an exit code of bhyve means, in words."""
+    """What an exit code of bhyve means, in English."""
     if code is None:
         return "bhyve still runs"
     if code < 0 or code > 128:
         return f"bhyve was killed by signal {-code if code < 0 else code - 128}"
-    return EXITS.get(code, f"bhyve ended with {code}, which is a fault")
+    return EXITS.get(code, f"bhyve ended with the unexpected exit code {code}")

@@ -1,58 +1,41 @@
-"""A microVM under bhyve, from an empty machine in the kernel to a guest that answers."""
+"""A microVM under bhyve, from an empty virtual machine to a guest that answers."""
 
 from __future__ import annotations
 
-import enum
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 from harness.errors import GuestDied, SandboxGone
 from harness.guest.agent_client import Agent, Finished, identity_fields
 from harness.guest.protocol import Tag, field
 from harness.host.identity import NO_KEY, Identity
+from harness.sandbox.base import ECHO
 from harness.sandbox.bhyve.vm import Vm
 from harness.sandbox.protocol import HostProcess
-
-ECHO = "/bin/echo"
-
-
-class State(enum.Enum):
-    """What a microVM needs to answer: to finish booting, its process, to be continued, nothing.
-
-    bhyve cannot wait for a checkpoint: of an EMPTY one there is the machine in the kernel alone.
-    """
-
-    BOOTING = "booting"
-    EMPTY = "empty"
-    STOPPED = "stopped"
-    RUNNING = "running"
-
-
-@dataclass(frozen=True)
-class Start:
-    """How an empty machine becomes a guest: bhyve's arguments, and who it may be."""
-
-    arguments: Sequence[str]
+from harness.sandbox.vm_state import VmState
 
 
 class BhyveSandbox:
-    """Implements `harness.sandbox.protocol.Sandbox`."""
+    """Implements `harness.sandbox.protocol.Sandbox`.
+
+    An EMPTY one is a virtual machine in the kernel without a process: bhyve cannot wait for a
+    checkpoint. `restore` is the argv of its process.
+    """
 
     def __init__(
         self,
         vm: Vm,
         identity: Identity,
-        state: State,
-        start: Start | None = None,
-        booted: Callable[[], None] = lambda: None,
+        state: VmState,
+        restore: Sequence[str] = (),
+        on_booted: Callable[[], None] = lambda: None,
     ) -> None:
         self.id = identity.id
         self.identity = identity
         self.vm = vm
         self._state = state
-        self._start = start
-        self._end_of_boot = booted
+        self._restore = restore
+        self._on_booted = on_booted
         self._agent: Agent | None = None
         self._pending_identity = True
         self._resumed = 0.0
@@ -67,80 +50,79 @@ class BhyveSandbox:
 
     @property
     def process(self) -> HostProcess | None:
-        """Its bhyve; guest memory is no file of that process's."""
+        """Its bhyve process, in which no file backs guest memory."""
         return HostProcess(self.vm.process.pid, "") if self.vm.process else None
 
     def _speak(self) -> None:
         assert self.vm.process
-        self._agent = Agent(self.vm.process.line, self.vm.name)
+        self._agent = Agent(self.vm.process.channel, self.vm.name)
         self._agent.key = NO_KEY
 
     # The timed path.
 
     def awaken(self, timeout_s: float) -> float:
-        """From whatever state it is in to a verified answer; when that was (perf_counter).
+        """Bring the guest to a verified answer from any state; returns when that came.
 
         Raises GuestTimeout, GuestDied, WrongAnswer.
         """
         try:
-            if self._state is State.EMPTY:
-                assert self._start
-                self.vm.start(self._start.arguments)
+            if self._state is VmState.EMPTY:
+                self.vm.start(self._restore)
                 self._speak()
-            if self._state is State.BOOTING:
+            if self._state is VmState.BOOTING:
                 self.agent.wait_for_start(timeout_s)
-                self._end_of_boot()
-            # The nonce waits on the line before the vCPU runs: it is the first thing that it sees.
-            asked = self.agent.ask()
-            if self._state is State.STOPPED:
+                self._on_booted()
+            # The nonce is in the channel before the vCPU runs: the guest reads it first.
+            pending = self.agent.send_ping()
+            if self._state is VmState.STOPPED:
                 self.vm.resume()
                 self._resumed = time.perf_counter()
-            self.agent.answered(asked, timeout_s)
+            self.agent.receive_pong(pending, timeout_s)
         except GuestDied as error:
             raise self.vm.died() from error
         replied = time.perf_counter()
-        if self._state is not State.STOPPED:
-            # bhyve tells nobody when a vCPU begins to run: the reply shows it.
-            self._resumed = 0.0 if self._state is State.BOOTING else replied
-        self._state = State.RUNNING
+        if self._state is not VmState.STOPPED:
+            # bhyve does not report when a vCPU starts to run; the reply is an upper bound.
+            self._resumed = 0.0 if self._state is VmState.BOOTING else replied
+        self._state = VmState.RUNNING
         return replied
 
     def first_exec(self, word: str) -> Finished:
-        """The first process after waking. What the guest does not know yet of itself (identity,
-        or only the wall clock, which stood still) goes before it in the same message."""
+        """The first process after waking. The message that starts it also carries what the guest
+        lacks: its identity and wall clock, or only the wall clock."""
         fields = field(Tag.WALL_NS, time.time_ns())
         if self._pending_identity:
             fields += identity_fields(self.identity)
             self._pending_identity = False
             self.agent.key = self.identity.key
-        return self.agent.begin(fields, (ECHO, word))
+        return self.agent.identify_and_run(fields, (ECHO, word))
 
     def touch(self, mib: int) -> None:
         """Write one word in every page of `mib` MiB of the guest's memory."""
         self.agent.touch(mib, int.from_bytes(self.identity.key[:8]))
 
     def resumed_at(self) -> float:
-        """When the signal that lets its vCPU run was sent; the reply, where none was. 0 for a
-        guest that booted: its vCPU ran as soon as its machine did."""
+        """When SIGCONT was sent; the time of the reply for a restored guest; 0 for a guest that
+        booted: its vCPU has run since its process exists."""
         return self._resumed
 
     # Off the timed path.
 
     def adopt_identity(self) -> None:
-        """Make the guest who it is, now rather than with its first process."""
+        """Apply the guest's identity now instead of with its first process."""
         self.agent.take_identity(self.identity)
         self._pending_identity = False
 
     def arm(self) -> None:
-        """The agent waits in a blocking read of com1, which is where `stop` may hold it."""
+        """Nothing to do: the agent waits in a blocking read of com1, where it may be stopped."""
 
     def stop(self) -> None:
-        """Hold the vCPUs by stopping the process."""
+        """Stop the vCPUs by stopping the process."""
         self.vm.stop()
-        self._state = State.STOPPED
+        self._state = VmState.STOPPED
 
     def destroy(self) -> None:
-        """End bhyve and the machine, give the address back; safe to call twice."""
+        """Kill bhyve, destroy the virtual machine, release the identity; may be called twice."""
         self.vm.destroy()
-        self._end_of_boot()
+        self._on_booted()
         self.identity.release()

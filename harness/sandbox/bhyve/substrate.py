@@ -1,4 +1,4 @@
-"""The bhyve substrate: an image, a checkpoint, microVMs of every tier, on whichever host."""
+"""The bhyve substrate: an image, a checkpoint and microVMs in every tier, local or over ssh."""
 
 from __future__ import annotations
 
@@ -14,34 +14,33 @@ from harness.guest.efi_disk import LinuxImage
 from harness.guest.freebsd import FreebsdImage, build
 from harness.host import freebsd
 from harness.host.identity import Identity, allocate
-from harness.host.local import Local
+from harness.host.local import LocalHost
 from harness.host.protocol import Host
 from harness.host.requirement import Requirement
 from harness.host.run import Run
 from harness.measure.record import Image, Scalar
-from harness.sandbox.base import SubstrateBase
+from harness.sandbox.base import ECHO, MIB, SEAL, SubstrateBase
 from harness.sandbox.bhyve import checkpoint as checkpoints
 from harness.sandbox.bhyve.checkpoint import Checkpoint
 from harness.sandbox.bhyve.machine import Drive, Shape, arguments
-from harness.sandbox.bhyve.sandbox import ECHO, BhyveSandbox, Start, State
+from harness.sandbox.bhyve.sandbox import BhyveSandbox
 from harness.sandbox.bhyve.vm import Vm
+from harness.sandbox.lifetime import destroyed_on_failure
 from harness.sandbox.protocol import Sharing, Tier
 from harness.sandbox.qemu.machine import KERNEL_ARGUMENTS
+from harness.sandbox.vm_state import VmState
 
 COUNTERPART = "mise run bench:qemu-TIER measures the same tier with QEMU on this host"
 BOOT_LIMIT_S = 600.0
 WARM_UPS = 8
-SEAL = "/run/sealed"
-"""A file written before the checkpoint: a restored guest that has it kept its state."""
-MIB = 1 << 20
 LINUX_ARGUMENTS = f"{KERNEL_ARGUMENTS} coppice.line=ttyS0"
 WRITTEN_MIB = 24
-"""The ladder's last rung writes 16 MiB."""
+"""What a restored guest writes until the end of the ladder, whose last rung writes 16 MiB."""
 
 
 @dataclass(frozen=True)
 class BhyveTemplate:
-    """What sandboxes are launched from; `shares` says whether the kernel can share their memory."""
+    """What sandboxes are launched from. `shares`: this kernel can map a checkpoint's memory."""
 
     host: Host
     shape: Shape
@@ -57,7 +56,7 @@ class BhyveTemplate:
 
 
 class BhyveSubstrate(SubstrateBase):
-    """Implements `harness.sandbox.protocol.Substrate`. `host` gives the one that a run works on."""
+    """Implements `harness.sandbox.protocol.Substrate`. `host` returns the host of a run."""
 
     name = "bhyve"
     own_kernel = True
@@ -69,18 +68,18 @@ class BhyveSubstrate(SubstrateBase):
 
     def __init__(
         self,
-        host: Callable[[Run | None], Host] = Local,
+        host: Callable[[Run | None], Host] = LocalHost,
         shape: Shape | None = None,
     ) -> None:
         self._host = host
         self._shape = shape or Shape()
-        if efi_disk.asked_for():
+        if efi_disk.is_requested():
             self._shape = replace(self._shape, boot="bootrom")
 
     def requirements(self) -> Sequence[Requirement]:
-        """On FreeBSD line by line; elsewhere the one that rules the others out.
+        """Every requirement on FreeBSD; on other systems only the requirement of FreeBSD.
 
-        TIER in a remedy stands for the tier that was asked for.
+        TIER in a remedy stands for the requested tier.
         """
         host = self._host(None)
         if not freebsd.is_freebsd(host):
@@ -91,12 +90,12 @@ class BhyveSubstrate(SubstrateBase):
         return [freebsd.root(host), *freebsd.virtual_machines(host), *rom, *programs]
 
     def restoring(self) -> Sequence[Requirement]:
-        """What the tiers that restore need beside."""
+        """What the tiers that restore a checkpoint need in addition."""
         return [freebsd.snapshots(self._host(None))]
 
     def memory_per_sandbox(self, tier: Tier) -> int:
-        """Bytes, from above: what bhyve takes itself, and a full copy of the guest's memory; or,
-        where restored guests share theirs, what one writes until the ladder's end."""
+        """An upper estimate: bhyve and all of the guest's memory; where restored guests share
+        memory, only what one of them writes until the end of the ladder."""
         shared = tier.restores and freebsd.vnode_patch(self._host(None)).satisfied
         return (20 + (WRITTEN_MIB if shared else self._shape.memory_mib)) * MIB
 
@@ -108,7 +107,7 @@ class BhyveSubstrate(SubstrateBase):
                 remedy = (need.remedy or "").replace("TIER", tier)
                 raise Unsupported(f"bhyve needs {need.what}; {need.detail}", hint=remedy)
         if tier.restores:
-            checkpoints.directory_for(str(cache), {})  # one that cannot be is refused at once
+            checkpoints.directory_for(str(cache), {})  # a path may be too long
         image: FreebsdImage | LinuxImage = (
             efi_disk.build(host, str(cache), LINUX_ARGUMENTS)
             if self._shape.boot == "bootrom"
@@ -127,8 +126,8 @@ class BhyveSubstrate(SubstrateBase):
         sharing: Sharing | None = None,
         tap: int | None = None,
     ) -> BhyveSandbox:
-        """As the protocol has it. Without a `sharing` guests share what this kernel can share;
-        `tap` is the number of a tap."""
+        """See `Substrate.launch`. Without `sharing` guests share memory if this kernel can; `tap`
+        is the tap interface's unit number."""
         share = _shares(template, sharing)
         if tier.restores:
             guest = self._empty(run, template, identity, share, tap)
@@ -138,7 +137,7 @@ class BhyveSubstrate(SubstrateBase):
             if tier.waits_in_memory:
                 guest.awaken(BOOT_LIMIT_S)
                 guest.adopt_identity()
-                # Once through what a caller will do, then held until one comes.
+                # Rehearse what a caller will do, then stop.
                 guest.first_exec("rehearsal")
                 guest.stop()
         return guest
@@ -159,21 +158,21 @@ class BhyveSubstrate(SubstrateBase):
             vm.start(
                 arguments(self._shape, vm.name, tap=plug, mac=identity.mac, drive=_drive(image))
             )
-        return BhyveSandbox(vm, identity, State.BOOTING)
+        return BhyveSandbox(vm, identity, VmState.BOOTING)
 
     def _empty(
         self, run: Run, template: BhyveTemplate, identity: Identity, share: bool, tap: int | None
     ) -> BhyveSandbox:
-        """A machine in the kernel, and the words that will make a guest of it."""
+        """A virtual machine without a process, to restore later."""
         assert template.checkpoint
         with _made(template.host, run, identity) as vm:
             plug = vm.plug(tap)
             vm.create()
-        words = arguments(
+        argv = arguments(
             template.shape, vm.name, tap=plug, mac=identity.mac, drive=_drive(template.image),
             restore=template.checkpoint.memory, share=share,
         )  # fmt: skip
-        return BhyveSandbox(vm, identity, State.EMPTY, Start(words))
+        return BhyveSandbox(vm, identity, VmState.EMPTY, argv)
 
     # The checkpoint.
 
@@ -191,7 +190,7 @@ class BhyveSubstrate(SubstrateBase):
         return checkpoints.load(host, cache, built_from, self._shape.memory_mib)
 
     def _seal(self, host: Host, run: Run, image: FreebsdImage | LinuxImage, memory: str) -> None:
-        """Boot a guest, warm it up, and have bhyve write it down."""
+        """Boot a guest, warm it up, and save it."""
         guest = self._boot(host, run, image, allocate(run.leases, run.id))
         try:
             guest.awaken(BOOT_LIMIT_S)
@@ -218,8 +217,8 @@ def _drive(image: FreebsdImage | LinuxImage) -> Drive | None:
 
 @contextlib.contextmanager
 def _made(host: Host, run: Run, identity: Identity) -> Iterator[Vm]:
-    """A machine of this identity; when the block fails nothing of either stays, but for a machine
-    of that name that is somebody else's."""
+    """A new virtual machine for an identity. If the block fails both are released, but a virtual
+    machine of that name that another process created is left alone."""
     vm = Vm(host, run.object_name(identity.id))
     try:
         yield vm
@@ -230,20 +229,10 @@ def _made(host: Host, run: Run, identity: Identity) -> Iterator[Vm]:
 
 
 def _shares(template: BhyveTemplate, sharing: Sharing | None) -> bool:
-    """Whether guests are to map their checkpoint; Unsupported where that was asked for in vain."""
+    """Whether guests will map their checkpoint. Unsupported if it was requested in vain."""
     if sharing in (Sharing.MERGED, Sharing.FORKED):
-        raise Unsupported(f"bhyve's guests cannot be {sharing}")
+        raise Unsupported(f"bhyve guests cannot be {sharing}")
     if sharing is Sharing.MAPPED and not template.shares:
         need = freebsd.vnode_patch(template.host)
         raise Unsupported(f"shared memory needs {need.what}; {need.detail}", hint=need.remedy)
     return template.shares if sharing is None else sharing is Sharing.MAPPED
-
-
-@contextlib.contextmanager
-def destroyed_on_failure(guest: BhyveSandbox) -> Iterator[None]:
-    """Destroy a guest that its maker cannot hand out."""
-    try:
-        yield
-    except BaseException:
-        guest.destroy()
-        raise

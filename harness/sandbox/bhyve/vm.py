@@ -14,7 +14,7 @@ from harness.errors import (
     SandboxError,
     Unsupported,
 )
-from harness.host.protocol import Host, Started, failure, must
+from harness.host.protocol import Host, HostProcess, failure, must
 from harness.network.pf_cubenet import make_interface, remove_interface, tap_number
 from harness.sandbox.bhyve import machine
 from harness.sandbox.bhyve.machine import Shape
@@ -25,40 +25,40 @@ POLL_S = 0.05
 
 
 class Vm:
-    """A virtual machine by its name; `destroy` is its only end. `process` runs it."""
+    """A virtual machine by its name. `process` runs it; `destroy` is the only way to end it."""
 
     def __init__(self, host: Host, name: str) -> None:
         self.host = host
         self.name = name
-        self.process: Started | None = None
+        self.process: HostProcess | None = None
         self._own_tap: str | None = None
 
     def plug(self, tap: int | None) -> int:
-        """The tap of its card: that one, or one of its own, which leads nowhere. A guest has a
-        card in any case, so that it has an address to be told from its twins by."""
+        """The unit number of the NIC's tap: `tap`, or a new tap that is connected to nothing. Every
+        guest has a NIC, whose address distinguishes it from its twins."""
         if tap is not None:
             return tap
         self._own_tap = make_interface(self.host, "tap", self.name)
         return tap_number(self._own_tap)
 
     def create(self) -> None:
-        """Make it in the kernel, empty. NameTaken when one of that name is there already, which
-        bhyveload, and bhyve with a bootrom, would take for their own."""
+        """Create it, empty. NameTaken when the name exists: bhyveload, and bhyve with a bootrom,
+        would use that virtual machine."""
         done = self.host.run(machine.create(self.name))
         if done.code:
             raise self._explained(failure(self.host, done))
 
     def load(self, shape: Shape, stage: str) -> None:
-        """Put a kernel in the memory of one that was made."""
+        """Load a kernel into its memory."""
         must(self.host, machine.load(shape, self.name, stage), timeout_s=LOAD_LIMIT_S)
 
-    def start(self, arguments: Sequence[str]) -> Started:
-        """Run it, not waiting for it."""
+    def start(self, arguments: Sequence[str]) -> HostProcess:
+        """Start its process and return at once."""
         self.process = self.host.start(arguments, self.name)
         return self.process
 
     def stop(self) -> None:
-        """Hold every vCPU: their threads are the process's."""
+        """Stop every vCPU: they are threads of the process."""
         assert self.process
         self.host.signal(self.process, signal.SIGSTOP)
 
@@ -67,45 +67,47 @@ class Vm:
         self.host.signal(self.process, signal.SIGCONT)
 
     def suspend(self, memory: str) -> None:
-        """Write a checkpoint; bhyve ends with it.
+        """Save a checkpoint, which ends bhyve.
 
-        What counts is that bhyve has ended and the files are there: on 13.2 bhyvectl ends with 64
-        when all went well.
+        Success is bhyve's exit and the presence of the files: on 13.2 bhyvectl exits with 64 when
+        everything went well.
         """
         assert self.process
         done = self.host.run(machine.suspend(self.name, memory), timeout_s=SUSPEND_LIMIT_S)
         deadline = time.monotonic() + SUSPEND_LIMIT_S
         while self.process.poll() is None:
             if time.monotonic() > deadline:
-                raise GuestTimeout(f"{self.name} was told to suspend, and has not: {done.said}")
+                raise GuestTimeout(
+                    f"{self.name} was told to suspend but still runs: {done.error_text}"
+                )
             if done.code and self.host.run(["test", "-e", memory]).code:
-                raise failure(self.host, done)  # it was not even begun
+                raise failure(self.host, done)  # it did not start
             time.sleep(POLL_S)
         for path in (memory, f"{memory}.kern", f"{memory}.meta"):
             if self.host.run(["test", "-s", path]).code:
                 raise (
                     failure(self.host, done)
-                    if done.said
+                    if done.error_text
                     else SandboxError(
-                        f"{self.name} was suspended, and {path} is not there: {self.said()}"
+                        f"{self.name} was suspended, but {path} is missing: {self.output()}"
                     )
                 )
 
     def died(self) -> GuestDied:
-        """The error for a guest that is gone or going, with what bhyve ended with."""
+        """The error for a guest that has ended or is ending, with bhyve's exit code."""
         code = self.process.poll() if self.process else None
-        said = self.said()
+        output = self.output()
         return GuestDied(
-            f"{self.name} went away: {machine.ending(code)}" + (f": {said}" if said else "")
+            f"{self.name} went away: {machine.ending(code)}" + (f": {output}" if output else "")
         )
 
-    def said(self) -> str:
-        return self.process.said() if self.process else ""
+    def output(self) -> str:
+        return self.process.error_text() if self.process else ""
 
     def destroy(self, keep: bool = False) -> None:
-        """End the process, then the machine, which stays in the kernel otherwise; safe to call
-        twice. Killed, not asked: a process that is stopped hears nothing else. `keep` leaves a
-        machine that is somebody else's."""
+        """Kill the process, then destroy the virtual machine, which would otherwise stay in the
+        kernel; may be called twice. SIGKILL, because a stopped process handles no other signal.
+        `keep` leaves a virtual machine that another process created."""
         if self.process is not None:
             self.process.end()
             self.process = None
@@ -116,12 +118,12 @@ class Vm:
             self._own_tap = None
 
     def _explained(self, error: Exception) -> Exception:
-        """A stale /dev/vmm entry, and a kernel without vmm, told from other failures."""
-        said = error.said if isinstance(error, CommandFailed) else ""
-        # 13.2's bhyvectl ends with 255 and says nothing, whatever the reason.
+        """The error for a name that is taken, for a kernel without vmm, or `error` itself."""
+        said = error.error_text if isinstance(error, CommandFailed) else ""
+        # 13.2's bhyvectl exits with 255 and prints nothing, whatever the reason.
         if self.host.run(["test", "-e", f"/dev/vmm/{self.name}"]).code == 0:
             return NameTaken(
-                f"/dev/vmm/{self.name} is there already; it was left as it is",
+                f"/dev/vmm/{self.name} exists already and was left alone",
                 hint=f"coppice clean, or: bhyvectl --vm={self.name} --destroy",
             )
         if "No such file" in said or "not configured" in said:

@@ -1,4 +1,4 @@
-"""Jails of FreeBSD in four shapes: a root copied or cloned by ZFS, with a network or without."""
+"""FreeBSD jails in four shapes: a root copied or cloned by ZFS, with or without a network."""
 
 from harness.sandbox.jail.substrate import (
     jail_raw,

@@ -1,4 +1,4 @@
-"""Where a jail's root comes from: a copy of the template, or a clone of its ZFS snapshot."""
+"""Roots for jails: a copy of the template, or a clone of its ZFS snapshot."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from harness.guest.freebsd import FreebsdImage
 from harness.host.protocol import Host, failure, must
 
 PARENT = "coppice"
-"""The data set below a pool that holds all of ours."""
+"""The data set, directly below a pool, that holds all of our data sets."""
 SNAPSHOT = "base"
 _COPY = 'mkdir -p "$1" && tar -cf - -C "$0" . | tar -xf - -C "$1"'
-"""tar keeps the one program under many names one file."""
+"""tar preserves hard links: most programs of the root are one file with many names."""
 
 
 class Roots(Protocol):
     """Makes roots for jails."""
 
     def make(self, name: str) -> tuple[str, Callable[[], None]]:
-        """A root of a jail's own, and what takes it away again."""
+        """A new root's path, and the function that removes it."""
 
 
 @dataclass(frozen=True)
-class Copies:
-    """Implements `Roots`: a whole copy each, in the run's directory."""
+class CopiedRoots:
+    """Implements `Roots`: a full copy for each jail, in the run's directory."""
 
     host: Host
     template: str
@@ -34,7 +34,7 @@ class Copies:
         root = f"{self.host.directory}/{name}"
 
         def remove() -> None:
-            # System files of a real template are immutable, and rm is refused them.
+            # System files of a real template are immutable, so rm alone fails.
             self.host.run(["chflags", "-R", "noschg", root])
             self.host.run(["rm", "-rf", root])
 
@@ -47,8 +47,8 @@ class Copies:
 
 
 @dataclass(frozen=True)
-class Clones:
-    """Implements `Roots`: a clone each of one snapshot, which shares every block not written to."""
+class ClonedRoots:
+    """Implements `Roots`: a clone of one snapshot for each jail, which shares unwritten blocks."""
 
     host: Host
     parent: str
@@ -69,15 +69,15 @@ class Clones:
             raise
 
 
-def cloned(host: Host, pool: str, image: FreebsdImage) -> Clones:
-    """The template as a snapshot on a pool, made the first time. Raises DiskFull.
+def cloned(host: Host, pool: str, image: FreebsdImage) -> ClonedRoots:
+    """Roots on a pool; the template's snapshot is made the first time. Raises DiskFull.
 
-    A half-made one has no snapshot, and is made anew.
+    An incomplete template has no snapshot, and is made anew.
     """
     parent = f"{pool}/{PARENT}"
     template = f"{parent}/template.{image.sha256[:16]}"
     if host.run(["zfs", "list", "-H", "-t", "snapshot", f"{template}@{SNAPSHOT}"]).code == 0:
-        return Clones(host, parent, template)
+        return ClonedRoots(host, parent, template)
     host.run(["zfs", "destroy", "-r", template])
     if host.run(["zfs", "list", "-H", parent]).code:
         must(host, ["zfs", "create", "-o", f"mountpoint=/var/db/{PARENT}", parent])
@@ -91,4 +91,4 @@ def cloned(host: Host, pool: str, image: FreebsdImage) -> Clones:
     except BaseException:
         host.run(["zfs", "destroy", "-r", template])
         raise
-    return Clones(host, parent, template)
+    return ClonedRoots(host, parent, template)

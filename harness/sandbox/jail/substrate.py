@@ -1,8 +1,7 @@
 """The jail substrates: sandboxes on FreeBSD's own kernel, in four shapes.
 
-A jail is made in the order root, devices, card, jail, limits, agent, and unmade the other way
-round: what is mounted in a root keeps its data set busy, and a card that a jail has comes back only
-when the jail is gone.
+A jail is made in the order root, devices, NIC, jail, limits, agent, and removed in reverse: a mount
+in the root keeps its data set busy, and a jail's NIC returns to the host only when the jail ends.
 """
 
 from __future__ import annotations
@@ -18,30 +17,29 @@ from harness.errors import CommandFailed, NameTaken, SandboxGone, Unsupported, U
 from harness.guest.freebsd import FreebsdImage, build
 from harness.host import freebsd
 from harness.host.identity import NETWORK6, Identity
-from harness.host.local import Local
-from harness.host.protocol import Done, Host, Started, failure, must
+from harness.host.local import LocalHost
+from harness.host.protocol import Done, Host, HostProcess, failure, must
 from harness.host.requirement import Requirement
 from harness.host.run import Run
 from harness.measure.record import Image
-from harness.network.pf_cubenet import CARD, PfCubenet, open_pf_cubenet
+from harness.network.pf_cubenet import NIC_NAME, PfCubenet, open_pf_cubenet
 from harness.network.policy import Policy
-from harness.sandbox.base import SubstrateBase
-from harness.sandbox.jail.roots import Clones, Copies, Roots, cloned
+from harness.sandbox.base import MIB, SubstrateBase
+from harness.sandbox.jail.roots import ClonedRoots, CopiedRoots, Roots, cloned
 from harness.sandbox.protocol import Sharing, Tier
-from harness.sandbox.shared_kernel import PerRun, SharedSandbox, launched
+from harness.sandbox.shared_kernel import PerRun, SharedSandbox, launch_sandbox
 
 POOL = "COPPICE_POOL"
-"""Names the ZFS pool to use, where it is not the first."""
+"""The variable that names the ZFS pool to use instead of the first."""
 DEVICES = "4"
-"""FreeBSD's own devfs rules for jails: null, zero, random, terminals, and no more."""
+"""FreeBSD's devfs ruleset for jails: null, zero, random and terminals only."""
 LIMITS = ("memoryuse:deny=256M", "maxproc:deny=128")
 AGENT = "/sbin/init"
-MIB = 1 << 20
 
 
 @dataclass(frozen=True)
 class JailTemplate:
-    """What jails are made of. `limits` are empty where the kernel accounts for nobody."""
+    """What jails are made from. `limits` is empty where the kernel has no resource accounting."""
 
     host: Host
     image: FreebsdImage
@@ -52,22 +50,22 @@ class JailTemplate:
 
     @property
     def images(self) -> Sequence[Image]:
-        root = "ZFS clone" if isinstance(self.roots, Clones) else "copy"
+        root = "ZFS clone" if isinstance(self.roots, ClonedRoots) else "copy"
         facts = {**self.image.built_from, "root": root, "limits": ", ".join(self.limits) or "none"}
         return [Image("jail", self.image.sha256, facts)]
 
 
 @dataclass(frozen=True)
-class _Hold:
-    """Stops and continues the agent, which has started nothing while it is held."""
+class _JailFreezer:
+    """Stops and continues the agent, which has no children while it is frozen."""
 
     host: Host
-    process: Started
+    process: HostProcess
 
-    def hold(self) -> None:
+    def freeze(self) -> None:
         self.host.signal(self.process, signal.SIGSTOP)
 
-    def release(self) -> None:
+    def thaw(self) -> None:
         self.host.signal(self.process, signal.SIGCONT)
 
 
@@ -83,7 +81,7 @@ class JailSubstrate(SubstrateBase):
         network: bool = False,
         zfs: bool = False,
         policy: Policy | None = None,
-        host: Callable[[Run | None], Host] = Local,
+        host: Callable[[Run | None], Host] = LocalHost,
     ) -> None:
         self.network = network
         self.zfs = zfs
@@ -120,7 +118,7 @@ class JailSubstrate(SubstrateBase):
         return lines
 
     def memory_per_sandbox(self, tier: Tier) -> int:
-        """Bytes, from above; what was published for a jail is about 2 MB."""
+        """An upper estimate; the published figure for a jail is about 2 MB."""
         return 8 * MIB
 
     def prepare(self, run: Run, cache: Path, tier: Tier) -> JailTemplate:
@@ -129,7 +127,7 @@ class JailSubstrate(SubstrateBase):
                 raise Unsupported(f"{self.name} needs {need.what}; {need.detail}", hint=need.remedy)
         host = self._host(run)
         image = build(host, str(cache), kernel=False)
-        roots: Roots = Copies(host, image.root)
+        roots: Roots = CopiedRoots(host, image.root)
         if self.zfs:
             pool = os.environ.get(POOL) or freebsd.pools(host)[0]
             roots = cloned(host, pool, image)
@@ -137,7 +135,7 @@ class JailSubstrate(SubstrateBase):
         return JailTemplate(host, image, roots, self.net(host, run), limits)
 
     def net(self, host: Host, run: Run) -> PfCubenet | None:
-        """The network of a run's jails, opened with the first that needs it."""
+        """The network of a run's jails, opened on first use."""
         return self._nets.of(run, lambda: open_pf_cubenet(host, run)) if self.network else None
 
     def launch(
@@ -150,13 +148,15 @@ class JailSubstrate(SubstrateBase):
         tap: int | None = None,
     ) -> SharedSandbox:
         if tap is not None:
-            raise UsageError("a jail has no tap: the shapes with vnet attach it themselves")
-        return launched(identity, tier, lambda undo: self._start(run, template, identity, undo))
+            raise UsageError("a jail takes no tap: the shapes with vnet attach their own NIC")
+        return launch_sandbox(
+            identity, tier, lambda undo: self._start(run, template, identity, undo)
+        )
 
     def _start(
         self, run: Run, template: JailTemplate, identity: Identity, undo: contextlib.ExitStack
     ) -> SharedSandbox:
-        """A jail whose agent was started; `undo` takes down what was put up so far."""
+        """A jail whose agent has been started; `undo` reverts an incomplete start."""
         host, name = template.host, run.object_name(identity.id)
         root, remove = template.roots.make(name)
         undo.callback(remove)
@@ -164,60 +164,64 @@ class JailSubstrate(SubstrateBase):
         devices = f"{root}/dev"
         must(host, ["mount", "-t", "devfs", "-o", f"ruleset={DEVICES}", "devfs", devices])
         undo.callback(host.run, ["umount", "-f", devices])
-        card = ""
+        nic = ""
         if template.net:
-            card = template.net.attach_epair(identity, self.policy).jail
+            nic = template.net.attach_epair(identity, self.policy).jail
             undo.callback(_detach, template.net, identity.id)
-        done = host.run(creation(name, root, identity, card))
+        done = host.run(creation(name, root, identity, nic))
         if done.code:
             raise _explained(host, name, done)
         undo.callback(host.run, ["jail", "-r", name])
-        if card:
-            _configure(host, name, card, identity)
+        if nic:
+            _configure(host, name, nic, identity)
         if template.limits:
             undo.callback(host.run, ["rctl", "-r", f"jail:{name}"])
-            for one in template.limits:  # rctl takes one rule a call
-                must(host, ["rctl", "-a", f"jail:{name}:{one}"])
+            for limit in template.limits:  # rctl takes one rule per call
+                must(host, ["rctl", "-a", f"jail:{name}:{limit}"])
         process = host.start(["jexec", name, AGENT], name)
         undo.callback(process.end)
         end = undo.pop_all()
         return SharedSandbox(
-            identity, process.line, end.close, hold=_Hold(host, process), said=process.said
+            identity,
+            process.channel,
+            end.close,
+            freezer=_JailFreezer(host, process),
+            output=process.error_text,
         )
 
 
-def creation(name: str, root: str, identity: Identity, card: str) -> Sequence[str]:
-    """The command line that makes a jail without a process in it."""
-    words = ["jail", "-c", f"name={name}", f"path={root}", f"host.hostname={identity.hostname}"]
-    words += ["persist", "enforce_statfs=2", "children.max=0", f"devfs_ruleset={DEVICES}"]
-    if card:
-        return [*words, "vnet", f"vnet.interface={card}"]
-    # It shares the host's network stack, and is given no address of it.
-    return [*words, "ip4=disable", "ip6=disable"]
+def creation(name: str, root: str, identity: Identity, nic: str) -> Sequence[str]:
+    """The argv that creates a jail without processes."""
+    argv = ["jail", "-c", f"name={name}", f"path={root}", f"host.hostname={identity.hostname}"]
+    argv += ["persist", "enforce_statfs=2", "children.max=0", f"devfs_ruleset={DEVICES}"]
+    if nic:
+        return [*argv, "vnet", f"vnet.interface={nic}"]
+    # It shares the host's network stack, but may use none of its addresses.
+    return [*argv, "ip4=disable", "ip6=disable"]
 
 
-def _configure(host: Host, name: str, card: str, identity: Identity) -> None:
-    """Give the card that the jail has its name and addresses; with the jail's own program."""
+def _configure(host: Host, name: str, nic: str, identity: Identity) -> None:
+    """Name the jail's NIC and give it addresses, by the jail's own ifconfig."""
     inside = ["jexec", name, "/bin/ifconfig"]
-    must(host, [*inside, card, "name", CARD])
-    must(host, [*inside, CARD, "ether", identity.mac])
-    must(host, [*inside, CARD, "inet", f"{identity.address}/{identity.prefix}", "up"])
-    must(host, [*inside, CARD, "inet6", f"{identity.address6}/{NETWORK6.prefixlen}", "no_dad"])
+    must(host, [*inside, nic, "name", NIC_NAME])
+    must(host, [*inside, NIC_NAME, "ether", identity.mac])
+    must(host, [*inside, NIC_NAME, "inet", f"{identity.address}/{identity.prefix}", "up"])
+    must(host, [*inside, NIC_NAME, "inet6", f"{identity.address6}/{NETWORK6.prefixlen}", "no_dad"])
     must(host, [*inside, "lo0", "inet", "127.0.0.1/8", "up"])
 
 
 def _explained(host: Host, name: str, done: Done) -> Exception:
     error = failure(host, done)
-    if isinstance(error, CommandFailed) and "already exists" in error.said:
+    if isinstance(error, CommandFailed) and "already exists" in error.error_text:
         return NameTaken(
-            f"a jail {name} is there already; it was left as it is",
+            f"a jail {name} exists already and was left alone",
             hint=f"coppice clean removes it if a dead run left it, or: jail -r {name}",
         )
     return error
 
 
 def _detach(net: PfCubenet, id: str) -> None:
-    with contextlib.suppress(SandboxGone):  # the network was closed before
+    with contextlib.suppress(SandboxGone):  # the network has been closed
         net.detach(id)
 
 
@@ -226,7 +230,7 @@ def _device_rules(host: Host) -> Requirement:
     return Requirement(
         f"devfs rules for jails (set {DEVICES})",
         there,
-        "loaded" if there else "not loaded: a jail would see every device",
+        "loaded" if there else "not loaded: a jail would see all devices",
         "service devfs onestart",
     )
 

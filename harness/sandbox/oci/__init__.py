@@ -1,4 +1,4 @@
-"""Containers by runc, in four shapes."""
+"""Containers run by runc, in four shapes."""
 
 from harness.sandbox.oci.substrate import (
     OciSubstrate,

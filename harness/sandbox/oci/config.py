@@ -1,7 +1,7 @@
-"""The bundle's config.json: what a container sees, what it may do, and how much of it.
+"""The bundle's config.json: a container's mounts, privileges and limits.
 
-By the OCI runtime specification 1.0. Root inside is a user of the host's that owns nothing there;
-no privilege can be gained; of the kernel's calls, those that a program needs.
+It follows the OCI runtime specification 1.0. Root inside is an unprivileged user of the host that
+owns no files there; privileges cannot be gained; a seccomp filter allows ordinary system calls.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from harness.host.identity import Identity
 from harness.sandbox.oci.seccomp import PROFILE
 
 USERS = 0x70000000
-"""The host's user that root inside is: beyond those that distributions and systemd give out."""
+"""The host's UID of root inside: above the ranges that distributions and systemd assign."""
 USER_COUNT = 65536
 AGENT = "/.agent"
 CPU_PERIOD_US = 20_000
-"""Shorter than the kernel's default: a sandbox that is out of time waits less for its next."""
+"""Shorter than the kernel's default, so that a throttled sandbox waits less."""
 HOSTNAME_MAX = 64
-"""Of the kernel's (HOST_NAME_MAX)."""
+"""The kernel's HOST_NAME_MAX."""
 
 NAMESPACES = ("pid", "network", "ipc", "uts", "mount", "user", "cgroup")
-# Root inside may own its files and change users; everything else is not for a sandbox.
+# Root inside may change the owner of its files and change users, and nothing more.
 CAPABILITIES = (
     "CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FOWNER", "CAP_FSETID", "CAP_KILL", "CAP_SETGID",
     "CAP_SETUID",
@@ -43,17 +43,17 @@ MASKED = (
 )  # fmt: skip
 READ_ONLY = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")
 PID_MAX = Path("/proc/sys/kernel/pid_max")
-"""Absent where no sandbox of these starts."""
+"""Absent on systems other than Linux, where no container starts."""
 _PLAIN = ("nosuid", "noexec", "nodev")
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What one sandbox may take: bytes of memory, processes and threads, processors (0.5: half
-    of one). UsageError for nothing, and for more than this host has.
+    """A sandbox's limits: bytes of memory, processes and threads, CPUs (0.5 is half of one).
 
-    Who may take less than a processor is kept to one: his share, taken on all of them at once,
-    would leave his neighbours none for as long as it lasts.
+    Raises UsageError for zero, and for more than this host has. A sandbox with less than one CPU is
+    pinned to one: if it spent its quota on all CPUs at once, its neighbours would get none
+    meanwhile.
     """
 
     memory: int = 512 << 20
@@ -67,19 +67,19 @@ class Limits:
             "cpus": os.cpu_count() or 1,
         }
         for name, limit in most.items():
-            asked = getattr(self, name)
-            if not 0 < asked <= limit:
+            value = getattr(self, name)
+            if not 0 < value <= limit:
                 raise UsageError(
-                    f"a sandbox cannot be limited to {asked} of {name}: "
-                    f"it needs some, and this host has {limit}"
+                    f"a sandbox cannot have a limit of {value} for {name}: "
+                    f"it must be above 0 and at most {limit}, which this host has"
                 )
         if self.memory < 8 << 20:
-            raise UsageError(f"no sandbox starts in {self.memory} bytes of memory: give it 8 MiB")
+            raise UsageError(f"{self.memory} bytes of memory are too few: allow at least 8 MiB")
 
     def as_config(self, unlimited: Sequence[str], number: int) -> dict[str, Any]:
-        """The specification's resources, without what this host cannot limit.
+        """The `resources` object of the specification, without limits this host cannot set.
 
-        `number` is the sandbox's: those that are kept to one processor take turns by it.
+        `number` is any number of the sandbox: it chooses the CPU of a sandbox pinned to one.
         """
         cpu: dict[str, Any] = {
             "shares": 256,
@@ -94,10 +94,10 @@ class Limits:
 
 
 def check(identity: Identity) -> None:
-    """UsageError for names that the kernel would not take, before anything is made."""
+    """Raise UsageError for a hostname that the kernel would refuse."""
     if not 0 < len(identity.hostname.encode()) <= HOSTNAME_MAX:
         raise UsageError(
-            f"a hostname has 1 to {HOSTNAME_MAX} bytes, and this one has "
+            f"a hostname has 1 to {HOSTNAME_MAX} bytes; this one has "
             f"{len(identity.hostname.encode())}: {identity.hostname[:20]}…"
         )
 
@@ -110,8 +110,8 @@ def bundle(
     group: str,
     environment: Mapping[str, str],
 ) -> dict[str, Any]:
-    """config.json for one container. `unlimited` are limits that this host cannot set, `group` is
-    its control group, `environment` its agent's."""
+    """config.json of a container. `unlimited`: limits that this host cannot set; `group`: its
+    control group; `environment`: its agent's."""
     none: Mapping[str, Sequence[str]] = {"ambient": (), "inheritable": ()}
     sets = ("bounding", "effective", "permitted")
     mapping = [{"containerID": 0, "hostID": USERS, "size": USER_COUNT}]

@@ -1,4 +1,4 @@
-"""One container from its bundle to its end; its first process is the caller's choice."""
+"""One container, from its bundle to its end; the caller chooses its first process."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from harness.measure.record import Image
 from harness.network.cubenet import Cubenet
 from harness.sandbox.oci import config, roots
 from harness.sandbox.oci.config import Limits
-from harness.sandbox.oci.runc import Runc, init_of
-from harness.sandbox.shared_kernel import Hold, Log, Signals, ended
+from harness.sandbox.oci.runc import Runc, read_pid
+from harness.sandbox.shared_kernel import Log, ProcessFreezer, SignalFreezer, reap
 
 ROOT, UPPER, WRITES, DISK, PID_FILE = "root", "upper", "writes", "disk.ext4", "pid"
 
 
 @dataclass(frozen=True)
 class OciTemplate:
-    """What containers are made of. `lower` is the root as sandboxes' users own it; `net` is where
-    they are attached, if the shape has a network."""
+    """What containers are made from. `lower` is the root with its owners shifted to the UIDs of
+    sandboxes; `net` is their network, if the shape has one."""
 
     runc: Runc
     root: RootFs
@@ -46,17 +46,17 @@ class OciTemplate:
     def images(self) -> Sequence[Image]:
         return [self.root.as_record(), shared_agent.as_record(self.agent)]
 
-    def hold_of(self, id: str, pid: int) -> Hold:
-        """What stops the processes of one."""
-        return self.cgroups.freezer(f"{self.group}/{id}") or Signals(pid)
+    def freezer_of(self, id: str, pid: int) -> ProcessFreezer:
+        """What freezes the processes of a container."""
+        return self.cgroups.freezer(f"{self.group}/{id}") or SignalFreezer(pid)
 
 
 @dataclass(frozen=True)
 class Container:
-    """`line` is our end of its first process's standard input and output."""
+    """`channel` is the other end of its first process's stdin and stdout."""
 
     pid: int
-    line: socket.socket
+    channel: socket.socket
     log: Log
 
 
@@ -64,10 +64,10 @@ def begin(
     run: Run, template: OciTemplate, identity: Identity, limits: Limits, *,
     overlay: bool, upper: Path | None = None, disk: Path | None = None,
 ) -> Container:  # fmt: skip
-    """A container whose first process was started; `take_down` ends it.
+    """A container whose first process has been started; `take_down` ends it.
 
-    Of an overlay, `upper` is what another one wrote into its root, which this one's begins with,
-    and `disk` an image of an empty file system that bounds what it may write; each has a copy.
+    With an overlay, `upper` is the upper directory of another container to start from, and `disk`
+    the image of an empty file system that limits what the container writes; both are copied.
     """
     config.check(identity)
     id = identity.id
@@ -79,10 +79,10 @@ def begin(
         log = Log(run, f"oci-{id}")
         undo.callback(log.close)
         pid_file = directory / PID_FILE
-        runc, line, configuration = template.runc.begin(directory, id, pid_file, log)
-        undo.callback(ended, runc)
-        undo.callback(line.close)
-        undo.callback(configuration.close)  # without one it ends
+        runc, channel, configuration = template.runc.begin(directory, id, pid_file, log)
+        undo.callback(reap, runc)
+        undo.callback(channel.close)
+        undo.callback(configuration.close)  # runc exits when this pipe closes
         root = directory / ROOT
         if overlay:
             writes = directory
@@ -101,21 +101,21 @@ def begin(
         with contextlib.suppress(BrokenPipeError), configuration:
             configuration.write(json.dumps(bundle))
         if runc.wait():
-            raise GuestDied(f"runc did not start {id}: {log.said() or runc.returncode}")
-        pids.append(init_of(pid_file, log.said()))
+            raise GuestDied(f"runc did not start {id}: {log.tail() or runc.returncode}")
+        pids.append(read_pid(pid_file, log.tail()))
         undo.pop_all()
-    return Container(pids[0], line, log)
+    return Container(pids[0], channel, log)
 
 
 def written(template: OciTemplate, id: str) -> Path:
-    """The directory of what an overlay's container has written into its root."""
+    """The upper directory of a container with an overlay: what it has written into its root."""
     directory = template.directory / id
     return (directory / WRITES if (directory / WRITES).is_dir() else directory) / UPPER
 
 
 def take_down(run: Run, template: OciTemplate, id: str, pid: int | None) -> None:
-    """End a container and remove what it had, as far as it came; safe to call twice."""
-    with contextlib.ExitStack() as each:  # whatever fails, the rest is done
+    """End a container and remove everything of it, started or not; may be called twice."""
+    with contextlib.ExitStack() as each:  # a failure does not skip the rest
         directory = template.directory / id
         each.callback(shutil.rmtree, directory, ignore_errors=True)
         each.callback(evidence.drop, run.directory / f"oci-{id}.log")
@@ -124,5 +124,5 @@ def take_down(run: Run, template: OciTemplate, id: str, pid: int | None) -> None
         each.callback(template.cgroups.remove, f"{template.group}/{id}")
         each.callback(template.runc.delete, id, pid)
         if template.net:
-            with contextlib.suppress(SandboxGone):  # it had not come so far
+            with contextlib.suppress(SandboxGone):  # it was not attached yet
                 template.net.detach(id)

@@ -1,4 +1,4 @@
-"""`runc run` of an echo in the bundle that our containers have: what a caller could do by hand."""
+"""`runc run` of an echo in the same bundle that sandboxes have: what a user can do by hand."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ import time
 from harness.errors import SandboxError
 from harness.host.identity import allocate
 from harness.host.run import Run
+from harness.sandbox.base import ECHO
 from harness.sandbox.oci import config, roots
 from harness.sandbox.oci.substrate import OciSubstrate, OciTemplate
-from harness.sandbox.shared_kernel import ECHO
 
 LIMIT_S = 60.0
 
 
 def run_echo(run: Run, substrate: OciSubstrate, template: OciTemplate, word: str) -> float:
-    """Seconds from the call of runc to its end, the word having been printed.
+    """Seconds from runc's start to its end; it must have printed the word.
 
-    The bundle is made before and taken away after. SandboxError when something else was printed.
+    The bundle is made before and removed afterwards. SandboxError for any other output.
     """
     identity = allocate(run.leases, run.id)
     directory = template.directory / identity.id
@@ -32,10 +32,10 @@ def run_echo(run: Run, substrate: OciSubstrate, template: OciTemplate, word: str
         )  # fmt: skip
         bundle["process"]["args"] = [ECHO, word]
         template.runc.write(directory, bundle)
-        words = template.runc.words("run", "--no-new-keyring", "--bundle", directory, identity.id)
+        argv = template.runc.argv("run", "--no-new-keyring", "--bundle", directory, identity.id)
         began = time.perf_counter()
         done = subprocess.run(
-            words,
+            argv,
             env=run.environment,
             stdin=subprocess.DEVNULL,
             capture_output=True,
@@ -47,5 +47,5 @@ def run_echo(run: Run, substrate: OciSubstrate, template: OciTemplate, word: str
         shutil.rmtree(directory, ignore_errors=True)
         identity.release()
     if done.stdout != f"{word}\n".encode():
-        raise SandboxError(f"runc run gave {done.stdout!r}: {done.stderr.decode().strip()}")
+        raise SandboxError(f"runc run printed {done.stdout!r}: {done.stderr.decode().strip()}")
     return took

@@ -1,4 +1,4 @@
-"""What the oci substrates need of this host, for the doctor."""
+"""What the oci substrates need on this host, for `coppice doctor`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _NAMESPACES = ("cgroup", "ipc", "mnt", "net", "pid", "user", "uts")
 
 
 def requirements(*, overlay: bool, network: bool) -> Sequence[Requirement]:
-    """Programs, privileges, what the kernel has; limits that it cannot set are said, not needed."""
+    """Programs, privileges, kernel features; limits it cannot set are reported, not required."""
     lines = [
         Requirement(
             "root", os.geteuid() == 0, "yes" if os.geteuid() == 0 else "no",
@@ -62,7 +62,7 @@ def requirements(*, overlay: bool, network: bool) -> Sequence[Requirement]:
 
 
 def _limits() -> Requirement:
-    """Never missing: a sandbox runs without limits, and it is said that it does."""
+    """Always satisfied: sandboxes run without limits too, and the detail reports it."""
     found = cgroups.find()
     if not found.version:
         detail = "no control groups that this process may use: sandboxes are not limited"

@@ -1,7 +1,7 @@
-"""Root file systems of containers: one that sandboxes' users own, copied or laid under each.
+"""Root file systems of containers: one cached root, copied for each container or under an overlay.
 
-The users inside are other users outside, so a root is shifted once, in the cache: every owner
-becomes the one that its sandboxes have for him.
+Containers run in a user namespace, so the cached root has its owners shifted by the namespace's
+offset.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def shifted(root: RootFs, agent: Path, cache: Path) -> Path:
-    """The root with its owners shifted by USERS and the agent in it; made the first time.
+    """The root with its owners shifted by USERS and the agent copied in; made the first time.
 
-    A mount of the agent would show inside where it lies on this host. Raises DiskFull.
+    Copied, because a bind mount of the agent would reveal its path on this host. Raises DiskFull.
     """
     parts = f"{root.sha256} {digest(agent)} {USERS}"
     target = cache / "roots-shifted" / hashlib.sha256(parts.encode()).hexdigest()
@@ -51,14 +51,14 @@ def shifted(root: RootFs, agent: Path, cache: Path) -> Path:
 def _shift(path: Path) -> None:
     found = path.lstat()
     if found.st_uid >= USERS:
-        return  # a second name of a file that was shifted already
+        return  # another hard link to a file that was shifted already
     os.lchown(path, found.st_uid + USERS, found.st_gid + USERS)
     if stat.S_ISREG(found.st_mode):
-        path.chmod(stat.S_IMODE(found.st_mode))  # the change of owner took set-user-ID away
+        path.chmod(stat.S_IMODE(found.st_mode))  # lchown has cleared set-user-ID
 
 
 def copy(root: Path, target: Path) -> None:
-    """A copy of a root with owners, times and links. Raises DiskFull."""
+    """Copy a root with owners, times and links. Raises DiskFull."""
     try:
         target.mkdir()
         run_program("cp", "-a", "--reflink=auto", "--", f"{root}/.", target)
@@ -67,7 +67,7 @@ def copy(root: Path, target: Path) -> None:
         if "No space left" in str(error):
             raise DiskFull(
                 f"no room for a copy of the root in {target.parent}",
-                hint="the overlay shapes copy nothing; or set COPPICE_RUNTIME to another place",
+                hint="use a shape with an overlay, or set COPPICE_RUNTIME to another disk",
             ) from error
         raise
 
@@ -75,11 +75,10 @@ def copy(root: Path, target: Path) -> None:
 def lay_over(
     lower: Path, directory: Path, target: Path, identity: Identity, written: Path | None = None
 ) -> None:
-    """Mount at `target` what is `lower` until it is written to; what is written is in `directory`,
-    and begins as a copy of `written`, if there is one.
+    """Mount an overlay of `lower` at `target`, with its upper directory in `directory`.
 
-    Who the sandbox is stands in the upper layer before it is mounted: through the mount it would
-    be three copies of files, and three deletions.
+    The upper directory starts as a copy of `written`, if given. The identity's files are written to
+    it before it is mounted: through the mount, overlayfs would copy three files up and delete them.
     """
     upper = directory / "upper"
     if written:
@@ -97,13 +96,13 @@ def lay_over(
             (upper / "etc").mkdir()
             os.chown(upper / "etc", found.st_uid, found.st_gid)
             (upper / "etc").chmod(stat.S_IMODE(found.st_mode))
-        # What a sandbox has written may be a link, which would lead to a directory of this host.
+        # A sandbox may have replaced its /etc by a link, which must not be followed on this host.
         if stat.S_ISDIR((upper / "etc").lstat().st_mode):
             name(upper, identity)
     with contextlib.ExitStack() as stack:
 
         def option(name: str, path: Path) -> str:
-            # By descriptor: a path may hold what separates options.
+            # By descriptor: a path may contain the separators of options.
             handle = os.open(path, os.O_PATH | os.O_CLOEXEC)
             stack.callback(os.close, handle)
             return f"{name}=/proc/self/fd/{handle}"
@@ -119,45 +118,45 @@ def lay_over(
             number = ctypes.get_errno()
             raise Unsupported(
                 f"overlayfs cannot be mounted: {os.strerror(number)}",
-                hint="modprobe overlay   (as root); the other shapes copy the root",
+                hint="modprobe overlay   (as root), or use a shape that copies the root",
             )
 
-    if not named:  # whatever its /etc is, it is not for us to lay another over it
+    if not named:  # its /etc is no directory: it must not be replaced in the upper layer
         name(target, identity)
 
 
 def mount_copy(image: Path, own: Path, target: Path) -> None:
-    """Mount a copy of a file system's image, `own`, at `target`. Raises DiskFull."""
+    """Copy a file system image to `own` and mount it at `target`. Raises DiskFull."""
     target.mkdir()
     run_program("cp", "--sparse=always", "--reflink=auto", "--", image, own)
     run_program("mount", "-o", "loop,nosuid,nodev,noatime", "--", own, target)
 
 
 def unmount(target: Path) -> None:
-    """Take a mount away, now or when its last user ends; nothing where there is none."""
+    """Unmount, lazily if it is in use; does nothing where nothing is mounted."""
     _libc.umount2(os.fsencode(target), _DETACH)
 
 
 def name(root: Path, identity: Identity) -> None:
-    """Write who a sandbox is where its programs look for it."""
+    """Write an identity to the files in /etc where programs look for it."""
     for path, text in (
         (root / "etc/machine-id", identity.machine_id),
         (root / "etc/hostname", identity.hostname),
         (root / "etc/hosts", f"127.0.0.1 localhost {identity.hostname}\n::1 localhost"),
     ):
         if path.is_dir() and not path.is_symlink():
-            continue  # whoever made a directory of it has no name
-        # Whatever a root has there, even a link that leads out of it, is replaced and not followed.
+            continue  # its root has a directory there: leave it
+        # A link there could lead out of the root: replace it, do not follow it.
         path.unlink(missing_ok=True)
         path.write_text(f"{text}\n")
         os.chown(path, USERS, USERS)
 
 
 def check_reachable(directory: Path) -> None:
-    """ImageError when a sandbox's users could not even walk to where their root is."""
+    """Raise ImageError if users inside sandboxes could not reach their root's directory."""
     for parent in (directory, *directory.parents):
         if not parent.stat().st_mode & stat.S_IXOTH:
             raise ImageError(
-                f"sandboxes' users cannot reach {directory}: {parent} is closed to others",
-                hint="name a directory that is open to all in COPPICE_RUNTIME",
+                f"users inside sandboxes cannot reach {directory}: {parent} is closed to others",
+                hint="set COPPICE_RUNTIME to a directory that is open to all users",
             )

@@ -1,4 +1,4 @@
-"""runc: starts the process of a bundle, and takes down what is left of one."""
+"""runc: starts the process of a bundle, and deletes containers."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ DELETE_LIMIT_S = 10.0
 
 @dataclass(frozen=True)
 class Runc:
-    """The containers of one run; runc keeps what it knows of them in `state`."""
+    """runc for the containers of one run, with its state directory."""
 
     program: str
     state: Path
@@ -34,37 +34,37 @@ class Runc:
 
     @classmethod
     def of(cls, run: Run) -> Runc:
-        """MissingTool where there is no runc."""
-        # It lives for some tens of milliseconds: collecting garbage is a twentieth of them.
+        """Raises MissingTool where runc is not installed."""
+        # runc lives for some tens of milliseconds, a twentieth of which is garbage collection.
         environment = {**run.environment, "GOGC": "off"}
         return cls(need(PROGRAM), run.directory / "runc", environment)
 
-    def words(self, command: str, *arguments: str | Path) -> list[str]:
+    def argv(self, command: str, *arguments: str | Path) -> list[str]:
         return [self.program, "--root", str(self.state), command, *map(str, arguments)]
 
     def write(self, directory: Path, config: Mapping[str, Any]) -> None:
-        """Make a directory a bundle."""
+        """Write config.json into a bundle's directory."""
         (directory / CONFIG).write_text(json.dumps(config))
 
     def begin(
         self, directory: Path, id: str, pid_file: Path, log: Log
     ) -> tuple[subprocess.Popen[bytes], socket.socket, TextIO]:
-        """Start a container whose bundle is still to be made.
+        """Start a container before its bundle is complete, since runc needs milliseconds to start.
 
-        Returns runc, which ends when the container runs; our end of its first process's line; and
-        where its configuration goes as JSON, once all that it names is there. For some milliseconds
-        runc does nothing but become a process: meanwhile a bundle is made.
+        Returns runc, which exits when the container runs; a socket that is its first process's
+        stdin and stdout; and a file that takes the configuration as JSON once the bundle is
+        complete.
         """
         reading, writing = os.pipe()
         into = os.fdopen(writing, "w")
         try:
             (directory / CONFIG).symlink_to(f"/proc/self/fd/{reading}")
-            # All sandboxes' keyrings would be one user's, who may have few; none may use any.
-            words = self.words(
+            # All keyrings would belong to one user, who may have few; sandboxes cannot use them.
+            argv = self.argv(
                 "run", "--detach", "--no-new-keyring", "--bundle", directory,
                 "--pid-file", pid_file, id,
             )  # fmt: skip
-            return *start(words, self.environment, log, [reading]), into
+            return *start(argv, self.environment, log, [reading]), into
         except BaseException:
             into.close()
             raise
@@ -72,13 +72,13 @@ class Runc:
             os.close(reading)
 
     def delete(self, id: str, pid: int | None) -> None:
-        """End a container and what runc knows of it. Never hangs: after ten seconds its processes
-        are killed and its state removed without runc."""
+        """Kill a container and delete runc's state of it. Bounded in time: after DELETE_LIMIT_S
+        runc is killed and the state removed without it."""
         if pid is not None:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         with subprocess.Popen(
-            self.words("delete", "--force", id),
+            self.argv("delete", "--force", id),
             env=self.environment,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
@@ -92,9 +92,9 @@ class Runc:
         shutil.rmtree(self.state / id, ignore_errors=True)
 
 
-def init_of(pid_file: Path, said: str) -> int:
-    """The id of a container's first process, as runc has written it."""
+def read_pid(pid_file: Path, output: str) -> int:
+    """The PID of a container's first process, which runc wrote to a file."""
     try:
         return int(pid_file.read_text())
     except (OSError, ValueError) as error:
-        raise SandboxError(f"runc started nothing{f': {said}' if said else ''}") from error
+        raise SandboxError(f"runc started no process{f': {output}' if output else ''}") from error

@@ -1,9 +1,9 @@
-"""The calls of the kernel that a sandbox may make, by what they are for; all others give EPERM.
+"""The system calls that a sandbox may make, by purpose; all others fail with EPERM.
 
-Left out are those that make or enter namespaces, mount, trace or read other processes, load code
-into the kernel, set clocks and names, use keyrings, and those whose checks have failed often
-(io_uring, userfaultfd, bpf, perf). Names are Linux's on x86-64 and arm64; a library that does not
-know one leaves it out.
+Excluded are calls that create or enter namespaces, mount, trace or read other processes, load code
+into the kernel, set clocks and names, or use keyrings, and those with a history of vulnerabilities
+(io_uring, userfaultfd, bpf, perf). The names are Linux's on x86-64 and arm64; libseccomp ignores
+names that it does not know.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ PROFILE: dict[str, Any] = {
             _allow("socket", args=[{"index": 0, "value": family, "op": "SCMP_CMP_EQ"}])
             for family in _FAMILIES
         ),
-        # Its flags lie in memory, where no filter sees them: libraries then take clone.
+        # Its flags are in memory, which no filter can read. On ENOSYS libraries fall back to clone.
         {"names": ["clone3"], "action": "SCMP_ACT_ERRNO", "errnoRet": errno.ENOSYS},
     ],
 }  # fmt: skip

@@ -1,7 +1,7 @@
-"""The oci substrates: containers by runc, of four shapes.
+"""The oci substrates: containers run by runc, in four shapes.
 
-The root is copied for each (`raw`, `net`) or laid under each (`overlay`, `net-overlay`); those
-with `net` have a card on cubenet.
+The root is copied for each container (`raw`, `net`) or is the lower layer of an overlay (`overlay`,
+`net-overlay`); shapes with `net` have a NIC on cubenet.
 """
 
 from __future__ import annotations
@@ -19,22 +19,20 @@ from harness.host.requirement import Requirement
 from harness.host.run import Run
 from harness.network.cubenet import Cubenet, open_cubenet
 from harness.network.policy import Policy
-from harness.sandbox.base import SubstrateBase
+from harness.sandbox.base import MIB, SubstrateBase
 from harness.sandbox.oci import container, roots
 from harness.sandbox.oci.config import Limits
 from harness.sandbox.oci.container import OciTemplate as OciTemplate
 from harness.sandbox.oci.requirements import requirements
 from harness.sandbox.oci.runc import PROGRAM, Runc
 from harness.sandbox.protocol import Compared, Sharing, Tier
-from harness.sandbox.shared_kernel import PerRun, SharedSandbox, launched
-
-MIB = 1 << 20
+from harness.sandbox.shared_kernel import PerRun, SharedSandbox, launch_sandbox
 
 
 @dataclass
 class OciSubstrate(SubstrateBase):
-    """Implements `harness.sandbox.protocol.Substrate`. `root` makes the root file system, `policy`
-    is what networked sandboxes may reach from their start, `program` their first process."""
+    """Implements `harness.sandbox.protocol.Substrate`. `root` builds the root file system,
+    `program` the first process; `policy` is what networked sandboxes may reach from their start."""
 
     overlay: bool = True
     network: bool = False
@@ -58,11 +56,11 @@ class OciSubstrate(SubstrateBase):
         return requirements(overlay=self.overlay, network=self.network)
 
     def memory_per_sandbox(self, tier: Tier) -> int:
-        """Bytes, estimated from above: measured 0.5 MiB, and the root where /run is in memory."""
+        """An upper estimate: measured are 0.5 MiB, plus the root where /run is in memory."""
         return 8 * MIB
 
     def prepare(self, run: Run, cache: Path, tier: Tier) -> OciTemplate:
-        lacking = [one for one in self.requirements() if not one.satisfied]
+        lacking = [need for need in self.requirements() if not need.satisfied]
         if lacking:
             raise Unsupported(f"{lacking[0].what}: {lacking[0].detail}", hint=lacking[0].remedy)
         root, agent = self.root(cache), self.program(cache)
@@ -78,7 +76,7 @@ class OciSubstrate(SubstrateBase):
         )  # fmt: skip
 
     def net(self, run: Run) -> Cubenet:
-        """The network of a run's sandboxes, opened with the first that needs it."""
+        """The network of a run's sandboxes, opened on first use."""
         return self._nets.of(run, lambda: open_cubenet(run))
 
     def launch(
@@ -91,13 +89,15 @@ class OciSubstrate(SubstrateBase):
         tap: int | None = None,
     ) -> OciSandbox:
         if tap is not None:
-            raise UsageError("a container has no tap: the shapes with `net` attach it themselves")
+            raise UsageError("a container takes no tap: the shapes with `net` attach their own NIC")
 
         def attach(sandbox: OciSandbox) -> None:
             if template.net:
                 template.net.attach_netns(identity, sandbox.pid, self.policy)
 
-        return launched(identity, tier, lambda _: self._start(run, template, identity), attach)
+        return launch_sandbox(
+            identity, tier, lambda _: self._start(run, template, identity), attach
+        )
 
     def _start(self, run: Run, template: OciTemplate, identity: Identity) -> OciSandbox:
         made = container.begin(run, template, identity, self.limits, overlay=self.overlay)
@@ -106,8 +106,8 @@ class OciSubstrate(SubstrateBase):
             container.take_down(run, template, identity.id, made.pid)
             made.log.close()
 
-        hold = template.hold_of(identity.id, made.pid)
-        sandbox = OciSandbox(identity, made.line, end, hold=hold, said=made.log.said)
+        freezer = template.freezer_of(identity.id, made.pid)
+        sandbox = OciSandbox(identity, made.channel, end, freezer=freezer, output=made.log.tail)
         sandbox.pid = made.pid
         return sandbox
 

@@ -1,4 +1,4 @@
-"""microVMs under QEMU: KVM where it really works, else TCG."""
+"""microVMs under QEMU: with KVM where it works, else with TCG."""
 
 from harness.sandbox.qemu.substrate import QemuSubstrate
 

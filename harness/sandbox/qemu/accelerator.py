@@ -1,8 +1,7 @@
-"""Which accelerator runs guests here: KVM only after a guest has answered under it, else TCG.
+"""The choice of accelerator: KVM if a guest has answered under it, else TCG.
 
 `/dev/kvm` may open and still be unable to run an unmodified Linux guest (a paravirtual KVM inside
-a VM does that), so a real guest is booted once; what came of it is kept in the cache, under the
-kernel and the VMM it was tried with.
+a VM, for example). So a guest is booted once; the result is cached by kernel, VMM and image.
 """
 
 from __future__ import annotations
@@ -19,8 +18,9 @@ from harness.guest.image import GuestImage
 from harness.host.identity import allocate
 from harness.host.run import Run
 from harness.sandbox.qemu.machine import Shape, arguments, qemu_version
-from harness.sandbox.qemu.sandbox import QemuSandbox, State
+from harness.sandbox.qemu.sandbox import QemuSandbox
 from harness.sandbox.qemu.vmm import spawn
+from harness.sandbox.vm_state import VmState
 
 KVM = Path("/dev/kvm")
 LIMIT_S = 10.0
@@ -28,7 +28,7 @@ LIMIT_S = 10.0
 
 @dataclass(frozen=True)
 class Accelerator:
-    """`name` is kvm or tcg; `reason` says why."""
+    """`name` is kvm or tcg, `reason` why it was chosen."""
 
     name: str
     reason: str
@@ -39,8 +39,8 @@ def choose(run: Run, cache: Path, image: GuestImage) -> Accelerator:
     named = os.environ.get("COPPICE_ACCELERATOR")
     if named:
         if named not in ("kvm", "tcg"):
-            raise UsageError(f"COPPICE_ACCELERATOR is {named!r}; it may be kvm or tcg")
-        return Accelerator(named, "named in COPPICE_ACCELERATOR")
+            raise UsageError(f"COPPICE_ACCELERATOR is {named!r}; it must be kvm or tcg")
+        return Accelerator(named, "set in COPPICE_ACCELERATOR")
     if not os.access(KVM, os.R_OK | os.W_OK):
         return Accelerator("tcg", f"{KVM} cannot be opened")
     tried = json.dumps([platform.release(), qemu_version(), image.sha256])
@@ -60,12 +60,12 @@ def _try_kvm(run: Run, image: GuestImage) -> Accelerator:
     vmm = spawn(
         run,
         f"kvm-trial-{identity.id}",
-        lambda line: arguments(
-            shape, "kvm-trial", line, kernel=image.kernel, initramfs=image.initramfs
+        lambda ends: arguments(
+            shape, "kvm-trial", ends, kernel=image.kernel, initramfs=image.initramfs
         ),
         incoming=False,
     )
-    guest = QemuSandbox(vmm, identity, State.BOOTING)
+    guest = QemuSandbox(vmm, identity, VmState.BOOTING)
     try:
         guest.vmm.greeting(LIMIT_S)
         guest.awaken(LIMIT_S)

@@ -1,7 +1,7 @@
-"""Boots that nobody times: a guest that has come to a standstill is begun again.
+"""Retries of boots that are not measured: a guest that hangs during boot is booted again.
 
-A kernel that measures its timer's rate while the host is overloaded may give the timer up. Such a
-guest waits for ever, and so shows: its VMM neither uses a processor nor waits for one.
+A kernel that calibrates its timer while the host is overloaded may give up on the timer. Such a
+guest waits forever, which is visible: its VMM neither uses a CPU nor waits for one.
 """
 
 from __future__ import annotations
@@ -19,20 +19,22 @@ T = TypeVar("T")
 TRIES = 3
 LOOK_S = 5.0
 LEAST_S = 0.05
-"""Of processor that a guest with a timer has had or waited for, within LOOK_S."""
+"""CPU seconds, used or waited for within LOOK_S, by a guest that does have a timer."""
 
 
-def begun_again(begin: Callable[[], T]) -> T:
-    """What `begin` makes, which is asked again where its guest came to a standstill."""
+def retry_stalled_boot(begin: Callable[[], T]) -> T:
+    """Call `begin` again as long as its guest stalls, TRIES times at most."""
     for _ in range(TRIES - 1):
         with contextlib.suppress(GuestStalled):
             return begin()
     return begin()
 
 
-def see_boot(guest: QemuSandbox, limit_s: float) -> None:
-    """Wait until a guest has booted and answers. Raises GuestStalled when it stands still, and
-    what `awaken` raises."""
+def await_boot(guest: QemuSandbox, limit_s: float) -> None:
+    """Wait until a guest has booted and answers.
+
+    Raises GuestStalled when it makes no progress, and whatever `awaken` raises.
+    """
     deadline = time.monotonic() + limit_s
     had = _processor_s(guest.vmm.process.pid)
     while True:
@@ -45,14 +47,14 @@ def see_boot(guest: QemuSandbox, limit_s: float) -> None:
         before, had = had, _processor_s(guest.vmm.process.pid)
         if had is not None and before is not None and had - before < LEAST_S:
             raise GuestStalled(
-                f"{guest.vmm.name} stands still: in {LOOK_S:g} s its VMM asked for no processor",
-                hint="its kernel found no timer; a host with less to do boots it",
+                f"{guest.vmm.name} stands still: its VMM asked for no CPU in {LOOK_S:g} s",
+                hint="its kernel found no timer; boot it again when the host is less busy",
             )
 
 
 def _processor_s(pid: int) -> float | None:
-    """Seconds that a process's threads had a processor or waited for one; None where the kernel
-    does not say."""
+    """Seconds that a process's threads ran or waited for a CPU; None where the kernel does not
+    report it."""
     total = 0.0
     for task in Path(f"/proc/{pid}/task").glob("*/schedstat"):
         with contextlib.suppress(OSError):

@@ -1,36 +1,32 @@
-"""A checkpoint on disk: a directory with guest memory, device state and a manifest.
+"""QEMU checkpoints on disk: a directory with guest memory, device state and a manifest.
 
-It is immutable, named by the digest of what built it, and carries the digest of its content.
-Opening one checks both, so a truncated, corrupt or foreign checkpoint is refused before a VMM
-maps it. Guest memory is mapped privately by every sandbox restored from it.
+A checkpoint is immutable and named by the digest of what it was built from. Its manifest has the
+digests of its files; `load` checks everything, so that a truncated, corrupt or foreign checkpoint
+is refused before a VMM maps it. Every restored sandbox maps guest memory privately.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.errors import CheckpointCorrupt, CheckpointForeign, CheckpointTruncated
 from harness.host.locks import half_built
 from harness.measure.record import Image, Scalar, digest
+from harness.sandbox import manifest
 
 SCHEMA = "coppice.checkpoint/1"
 MEMORY = "memory"
 DEVICES = "devices"
-MANIFEST = "manifest.json"
 COPY = "coppice-guest"
-"""The name that a list of mappings shows for a private copy of guest memory."""
-HINT = "it is made anew when it is gone: remove it and run again"
+"""The name of a private copy of guest memory in /proc/PID/maps."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """An opened, checked checkpoint. `key` is what its guest signs nonces with when restored."""
+    """A checkpoint that `load` has checked."""
 
     directory: Path
     id: str
@@ -46,7 +42,7 @@ class Checkpoint:
 
     @contextmanager
     def private_memory(self) -> Iterator[int]:
-        """A whole copy of guest memory in a file without a name; its descriptor, for one VMM."""
+        """A full copy of guest memory in an anonymous file, for one VMM; its descriptor."""
         copy = os.memfd_create(COPY, os.MFD_CLOEXEC)
         try:
             with self.memory.open("rb") as file:
@@ -61,20 +57,15 @@ class Checkpoint:
         return Image("checkpoint", self.id, self.built_from)
 
 
-def name_of(built_from: Mapping[str, Scalar]) -> str:
-    """A checkpoint's name: the digest of what it is built from."""
-    return hashlib.sha256(json.dumps(dict(built_from), sort_keys=True).encode()).hexdigest()
-
-
 def path_for(cache: Path, built_from: Mapping[str, Scalar]) -> Path:
-    return cache / "checkpoints" / name_of(built_from)
+    return cache / "checkpoints" / manifest.name_of(built_from)
 
 
 @contextmanager
 def writing(cache: Path, built_from: Mapping[str, Scalar]) -> Iterator[Path]:
-    """A directory to write memory and device state into; sealed when the block ends well.
+    """A directory to write memory and device state into; complete once the block succeeds.
 
-    DiskFull leaves nothing behind.
+    Nothing is left when it fails, DiskFull included.
     """
     target = path_for(cache, built_from)
     with half_built(target) as directory:
@@ -83,44 +74,22 @@ def writing(cache: Path, built_from: Mapping[str, Scalar]) -> Iterator[Path]:
             name: {"bytes": (directory / name).stat().st_size, "sha256": digest(directory / name)}
             for name in (MEMORY, DEVICES)
         }
-        manifest = {"schema": SCHEMA, "built_from": dict(built_from), "files": files}
-        (directory / MANIFEST).write_text(json.dumps(manifest, indent=1, sort_keys=True))
+        (directory / manifest.NAME).write_text(manifest.render(SCHEMA, built_from, files))
 
 
 def load(directory: Path, expected: Mapping[str, Scalar]) -> Checkpoint:
-    """Open and check a checkpoint that must be built from `expected`.
+    """Open and check a checkpoint that must have been built from `expected`.
 
-    Raises CheckpointCorrupt, CheckpointTruncated or CheckpointForeign. Reads all of it: slow once,
-    never on a timed path.
+    Raises CheckpointCorrupt, CheckpointTruncated or CheckpointForeign. Reads every byte, so never
+    call it on a timed path.
     """
     try:
-        text = (directory / MANIFEST).read_bytes()
-        manifest = json.loads(text)
-        schema, built_from = manifest["schema"], dict(manifest["built_from"].items())
-        files = {
-            name: (manifest["files"][name]["bytes"], manifest["files"][name]["sha256"])
-            for name in (MEMORY, DEVICES)
-        }
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointCorrupt(
-            f"{directory} has no readable manifest: {error}", hint=HINT
-        ) from error
-    if schema != SCHEMA:
-        raise CheckpointForeign(f"{directory} is of schema {schema!r}, not {SCHEMA!r}", hint=HINT)
-    for key in sorted({*built_from, *expected}):
-        if built_from.get(key) != expected.get(key):
-            raise CheckpointForeign(
-                f"{directory} was made with {key} = {built_from.get(key)!r}, "
-                f"this host has {expected.get(key)!r}",
-                hint=HINT,
-            )
-    for name, (length, sha256) in files.items():
+        text = (directory / manifest.NAME).read_bytes()
+    except OSError as error:
+        raise manifest.unreadable(directory, error) from error
+    found = manifest.parse(text, directory, SCHEMA, (MEMORY, DEVICES), expected)
+    for name, (length, sha256) in found.files.items():
         path = directory / name
-        size = path.stat().st_size if path.exists() else 0
-        if size != length:
-            raise CheckpointTruncated(f"{path} has {size} bytes of {length}", hint=HINT)
-        if digest(path) != sha256:
-            raise CheckpointCorrupt(
-                f"{path} is not what was written: its digest differs", hint=HINT
-            )
-    return Checkpoint(directory, hashlib.sha256(text).hexdigest(), built_from)
+        manifest.check_length(path, path.stat().st_size if path.exists() else 0, length)
+        manifest.check_digest(path, digest(path), sha256)
+    return Checkpoint(directory, found.sha256, found.built_from)

@@ -1,7 +1,7 @@
-"""The microVM's shape and the arguments that give it to QEMU.
+"""The microVM's shape, and the QEMU command line for it.
 
-Few devices: one virtio-serial line for the agent, one UART for the doorbell, one network card.
-Source and destination of a checkpoint must be built from the same `Shape`.
+Few devices: a virtio-serial port for the agent, a UART for the doorbell, a NIC. A checkpoint is
+restored into the `Shape` that it was taken from.
 """
 
 from __future__ import annotations
@@ -15,22 +15,21 @@ from pathlib import Path
 from harness.host.process import run
 
 PROGRAM = "qemu-system-x86_64"
-# An old Intel without what AMD's K8 makes Linux work around, and with a timer that never stops
-# (arat): without it the kernel has no high-resolution timers here and ticks 250 times a second.
+# An old Intel model: Linux enables workarounds for AMD's K8. arat is a timer that never stops:
+# without it the kernel has no high-resolution timers here and ticks 250 times a second.
 EMULATED_CPU = "Nehalem,+arat"
-# MiB of TCG's translation cache: a boot translates 35 MiB and would start over when they do not
-# fit; a restored guest at work needs 10.
+# MiB of TCG's translation cache. A boot translates 35 MiB, and TCG starts over when the cache is
+# full; a restored guest at work needs 10.
 BOOT_CACHE_MIB = 64
 RESTORE_CACHE_MIB = 32
-HZ = 250  # of Debian's kernels, for lpj
-# Each argument saves time at boot or keeps the guest from waking without a reason:
-# no console at all; no calibration (tsc_early_khz and lpj are computed below); no self tests; no
-# mitigations, which under emulation protect nothing; lock prefixes stay, since every instruction
-# that is patched throws translated code away; /dev/mem reaches the local APIC (doorbell.c);
-# tracing, quotas, certificates, security modules, hibernation, the battery's clock and disks, which
-# this guest does not use, are not initialised; programs start at fixed addresses, since moving a
-# new stack costs a flush of the TLB; nobody watches for lock-ups, counts pressure or compacts
-# memory; IPv6 comes when asked.
+HZ = 250  # CONFIG_HZ of Debian's kernels, for lpj
+# Each argument shortens the boot or avoids wake-ups of an idle guest: no console; no calibration
+# (tsc_early_khz and lpj are computed below); no self tests; no mitigations, which protect nothing
+# under emulation; lock prefixes stay, because patching an instruction discards translated code;
+# /dev/mem may map the local APIC (doorbell.c); unused subsystems are not initialised (tracing,
+# quotas, certificates, security modules, hibernation, the RTC, disks); no address randomisation of
+# programs, because moving a new stack flushes the TLB; no lock-up detector, pressure accounting or
+# memory compaction; IPv6 is off until it is enabled.
 KERNEL_ARGUMENTS = (
     "quiet panic=-1 reboot=t rdinit=/init nokaslr mitigations=off cryptomgr.notests "
     "random.trust_cpu=on i8042.noaux i8042.nokbd i8042.nopnp iomem=relaxed "
@@ -45,14 +44,15 @@ KERNEL_ARGUMENTS = (
 
 @dataclass(frozen=True)
 class Shape:
-    """What a microVM is made of; a checkpoint is restored under an equal shape only."""
+    """The virtual hardware; a checkpoint can only be restored into an equal shape."""
 
     accelerator: str
     memory_mib: int = 256
     machine: str = "microvm,acpi=on,pit=off,pic=on,rtc=on,isa-serial=on"
     cpu: str = ""
     line: str = "virtio"
-    """What the agent speaks over: virtio, or serial (a UART, and no doorbell then)."""
+    """The agent's channel: virtio, or serial (its UART; there is no doorbell then). The name is
+    stored in manifests."""
 
     @property
     def cpu_model(self) -> str:
@@ -70,28 +70,28 @@ class Shape:
 
 @functools.cache
 def qemu_version() -> str:
-    """What the program calls itself; a checkpoint is bound to it."""
+    """QEMU's version line; a checkpoint is bound to it."""
     return run(PROGRAM, "--version").decode().splitlines()[0]
 
 
 @functools.cache
 def tsc_khz() -> int:
-    """Rate of this host's time-stamp counter, which an emulated guest sees unscaled."""
+    """Frequency of this host's TSC, which an emulated guest sees unscaled."""
     found = re.search(r"bogomips\s*:\s*([\d.]+)", Path("/proc/cpuinfo").read_text())
     return round(float(found[1]) * 500) if found else 0
 
 
 def kernel_arguments(shape: Shape) -> str:
     """The guest kernel's command line."""
-    words = KERNEL_ARGUMENTS
+    line = KERNEL_ARGUMENTS
     if shape.accelerator == "tcg" and tsc_khz():
-        words += f" tsc_early_khz={tsc_khz()} lpj={tsc_khz() * 1000 // HZ}"
-    return words + (" coppice.line=ttyS0" if shape.line == "serial" else "")
+        line += f" tsc_early_khz={tsc_khz()} lpj={tsc_khz() * 1000 // HZ}"
+    return line + (" coppice.line=ttyS0" if shape.line == "serial" else "")
 
 
 @dataclass(frozen=True)
 class Descriptors:
-    """Our sockets' other ends, as numbers that the VMM inherits."""
+    """The VMM's ends of its channels: descriptors that it inherits."""
 
     agent: int
     qmp: int
@@ -103,7 +103,7 @@ class Descriptors:
 def arguments(
     shape: Shape,
     name: str,
-    line: Descriptors,
+    ends: Descriptors,
     *,
     memory: Path | None = None,
     share: bool = False,
@@ -114,12 +114,12 @@ def arguments(
     initramfs: Path | None = None,
     ports: int = 1,
 ) -> Sequence[str]:
-    """The whole command line of one VMM.
+    """QEMU's argv.
 
-    `memory` backs guest memory with a file, `share` says whether writes go to it, `mergeable`
-    whether the kernel may merge it with equal pages, `populate` whether it is mapped whole from the
-    start. `tap` is the descriptor of the network card's other end. Without `kernel` the VMM waits
-    for a checkpoint on the descriptor `incoming`. There is room for `ports` serial lines.
+    `memory` is a file that backs guest memory; `share` sends writes to it, `mergeable` lets the
+    kernel merge equal pages (KSM), `populate` maps all of it at the start. `tap` is the descriptor
+    of the NIC's tap. Without `kernel` the VMM waits for a checkpoint on the descriptor
+    `ends.incoming`. `ports` is the number of virtio-serial ports.
     """
     backend = (
         f"memory-backend-file,id=ram,size={shape.memory_mib}M,mem-path={memory},"
@@ -132,27 +132,27 @@ def arguments(
         if shape.accelerator == "tcg"
         else "kvm"
     )
-    merge = "on" if mergeable else "off"  # QEMU's default is on: a host that merges would merge us
-    agent = ["-chardev", f"socket,id=agent,fd={line.agent}"]
-    bell = ["-chardev", f"socket,id=bell,fd={line.bell}"]
+    merge = "on" if mergeable else "off"  # QEMU's default is on
+    agent = ["-chardev", f"socket,id=agent,fd={ends.agent}"]
+    bell = ["-chardev", f"socket,id=bell,fd={ends.bell}"]
     serial = "agent" if shape.line == "serial" else "bell"
-    # A checkpoint knows the card, not what it is plugged into.
+    # A checkpoint has the NIC's state, not its back end.
     plug = [] if tap is None else ["-netdev", f"tap,id=net,fd={tap},vhost=off"]
-    words = [
+    argv = [
         PROGRAM, "-name", name, "-nodefaults", "-no-user-config", "-display", "none",
         "-machine", f"{shape.machine},memory-backend=ram,mem-merge={merge}", "-accel", accelerator,
         "-cpu", shape.cpu_model, "-m", f"{shape.memory_mib}M", "-object", backend,
         *agent, *bell, "-serial", f"chardev:{serial}",
         "-device", f"virtio-serial-device,max_ports={ports + 1}",
         *plug, "-device", "virtio-net-device" + (",netdev=net" if plug else ""),
-        "-chardev", f"socket,id=qmp,fd={line.qmp}", "-mon", "chardev=qmp,mode=control",
-        "-chardev", f"socket,id=control,fd={line.control}", "-gdb", "chardev:control",
+        "-chardev", f"socket,id=qmp,fd={ends.qmp}", "-mon", "chardev=qmp,mode=control",
+        "-chardev", f"socket,id=control,fd={ends.control}", "-gdb", "chardev:control",
     ]  # fmt: skip
     if shape.line == "virtio":
-        words += ["-device", "virtserialport,chardev=agent,name=coppice"]
+        argv += ["-device", "virtserialport,chardev=agent,name=coppice"]
     if kernel:
-        words += ["-kernel", str(kernel), "-initrd", str(initramfs)]
-        words += ["-append", kernel_arguments(shape)]
+        argv += ["-kernel", str(kernel), "-initrd", str(initramfs)]
+        argv += ["-append", kernel_arguments(shape)]
     else:
-        words += ["-incoming", f"fd:{line.incoming}"]
-    return words
+        argv += ["-incoming", f"fd:{ends.incoming}"]
+    return argv

@@ -1,7 +1,7 @@
-"""The little of QMP that this substrate needs, synchronous, on a socket that we already hold.
+"""A small synchronous QMP client on a connected socket.
 
-The library qemu.qmp is asyncio throughout; our callers are threads that time single exchanges,
-and an event loop per thread would stand on the timed path.
+The library qemu.qmp is asyncio throughout; the callers here are threads that time single exchanges,
+and an event loop per thread would be on the timed path.
 """
 
 from __future__ import annotations
@@ -15,28 +15,28 @@ from harness.errors import GuestDied, GuestTimeout, SandboxError
 
 
 class Qmp:
-    """One QMP connection, which it owns. Not for several threads at once."""
+    """One QMP connection; it owns the socket. Not thread-safe."""
 
-    def __init__(self, line: socket.socket, name: str) -> None:
-        self.line = line
+    def __init__(self, channel: socket.socket, name: str) -> None:
+        self.channel = channel
         self._name = name
         self._buffer = b""
         self._events: list[dict[str, Any]] = []
         self._unread_returns = 0
         self.version = (0, 0)
-        """QEMU's major and minor; known once it has introduced itself."""
+        """QEMU's major and minor version; known once the greeting has been read."""
 
     def close(self) -> None:
-        self.line.close()
+        self.channel.close()
 
     def _message(self, deadline: float) -> dict[str, Any]:
         while b"\n" not in self._buffer:
             left = deadline - time.monotonic()
             if left <= 0:
                 raise GuestTimeout(f"the VMM of {self._name} does not answer")
-            self.line.settimeout(left)
+            self.channel.settimeout(left)
             try:
-                data = self.line.recv(1 << 16)
+                data = self.channel.recv(1 << 16)
             except TimeoutError:
                 continue
             except OSError as error:
@@ -52,9 +52,9 @@ class Qmp:
         return message
 
     def greeting(self, timeout_s: float) -> None:
-        """Wait for the VMM to introduce itself: it exists from then on.
+        """Wait for QMP's greeting: the VMM exists from then on.
 
-        Its events come only after a negotiation, which is sent here and not waited for.
+        Events need a capabilities negotiation, which is sent here and not waited for.
         """
         greeting = self._message(time.monotonic() + timeout_s)
         version = greeting["QMP"]["version"]["qemu"]
@@ -65,7 +65,7 @@ class Qmp:
     def _send(self, request: dict[str, Any], descriptor: int | None = None) -> None:
         data = json.dumps(request, separators=(",", ":")).encode() + b"\n"
         try:
-            socket.send_fds(self.line, [data], [] if descriptor is None else [descriptor])
+            socket.send_fds(self.channel, [data], [] if descriptor is None else [descriptor])
         except OSError as error:
             raise GuestDied(f"the VMM of {self._name} went away") from error
 
@@ -77,9 +77,9 @@ class Qmp:
         descriptor: int | None = None,
         **arguments: Any,
     ) -> Any:
-        """Run one command; its result. SandboxError carries what the VMM said.
+        """Run one command and return its result. SandboxError has the VMM's error message.
 
-        `descriptor` travels along with the command.
+        `descriptor` is passed along with the command.
         """
         self._send(
             {"execute": command} | ({"arguments": arguments} if arguments else {}), descriptor
@@ -95,7 +95,7 @@ class Qmp:
                 return message["return"]
 
     def wait_event(self, name: str, timeout_s: float = 30) -> dict[str, Any]:
-        """The next event of this name, from those that came already or from now on."""
+        """The next event of this name, among those received and those to come."""
         deadline = time.monotonic() + timeout_s
         while True:
             while self._events:

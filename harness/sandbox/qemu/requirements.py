@@ -1,4 +1,4 @@
-"""What the qemu substrate needs of this host, for the doctor."""
+"""What the qemu substrate needs on this host, for `coppice doctor`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ BUILDS_THE_GUEST = ("musl-gcc", "busybox", "lz4", "zstd", "dpkg-deb")
 
 
 def requirements() -> Sequence[Requirement]:
-    """Programs, privileges, and what is known of KVM before a guest was tried under it."""
+    """Programs, a guest kernel, and whether /dev/kvm opens; no guest is booted here."""
     lines = []
     for program in (PROGRAM, *BUILDS_THE_GUEST):
         path = shutil.which(program)
@@ -34,6 +34,6 @@ def requirements() -> Sequence[Requirement]:
         )
     )
     opens = os.access(KVM, os.R_OK | os.W_OK)
-    detail = "opens; believed only after a guest has answered" if opens else "does not open"
+    detail = "opens; used once a guest has answered under it" if opens else "does not open"
     lines.append(Requirement(str(KVM), True, f"{detail}; TCG otherwise"))
     return lines

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import enum
 import os
 import socket
 import struct
@@ -24,24 +23,15 @@ from harness.guest.protocol import (
     ring_dated,
 )
 from harness.host.identity import NO_KEY, Identity
+from harness.sandbox.base import ECHO
 from harness.sandbox.protocol import HostProcess
 from harness.sandbox.qemu.qmp import Qmp
 from harness.sandbox.qemu.vmm import CONTINUE, STOP, Vmm
-
-ECHO = "/bin/echo"
-
-
-class State(enum.Enum):
-    """What a microVM needs to answer: to finish booting, a checkpoint, to be continued, nothing."""
-
-    BOOTING = "booting"
-    EMPTY = "empty"
-    STOPPED = "stopped"
-    RUNNING = "running"
+from harness.sandbox.vm_state import VmState
 
 
 class Saved(Protocol):
-    """What a guest is restored from: the file of its device state."""
+    """The source of a restore: the file of device state."""
 
     @property
     def devices(self) -> Path: ...
@@ -49,7 +39,7 @@ class Saved(Protocol):
 
 @dataclass(frozen=True)
 class _Ring:
-    """A nonce for the doorbell and the answer that only this guest can give, made beforehand."""
+    """A nonce for the doorbell and the one right answer, computed before the timed path."""
 
     message: bytes
     answer: bytes
@@ -60,8 +50,8 @@ def _new_ring(key: bytes) -> _Ring:
     return _Ring(ring(nonce), ring_answer(key, nonce))
 
 
-def _patience(line: socket.socket, seconds: float) -> None:
-    """Give blocking reads of a socket a limit in the kernel: no poll call before each of them."""
+def _limit_reads(line: socket.socket, seconds: float) -> None:
+    """Set a timeout for blocking reads in the kernel, which saves a poll before each."""
     line.setblocking(True)
     limit = struct.pack("ll", int(seconds), int(seconds % 1 * 1e6))
     line.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
@@ -74,12 +64,12 @@ class QemuSandbox:
         self,
         vmm: Vmm,
         identity: Identity,
-        state: State,
+        state: VmState,
         checkpoint: Saved | None = None,
-        booted: Callable[[], None] = lambda: None,
+        on_booted: Callable[[], None] = lambda: None,
         guest_memory: str = "",
         key: bytes = NO_KEY,
-        loaded: Callable[[], None] = lambda: None,
+        on_loaded: Callable[[], None] = lambda: None,
     ) -> None:
         self.id = identity.id
         self.identity = identity
@@ -87,52 +77,52 @@ class QemuSandbox:
         self.agent.key = key
         self.vmm = vmm
         self._state = state
-        self._booted = state is State.BOOTING
+        self._booted = state is VmState.BOOTING
         self._checkpoint = checkpoint
-        self._end_of_boot = booted
-        self._loaded = loaded
+        self._on_booted = on_booted
+        self._on_loaded = on_loaded
         self.guest_memory = guest_memory
-        self._pending_identity = state is not State.RUNNING
+        self._pending_identity = state is not VmState.RUNNING
         self._ring = _new_ring(key)
         self._replied = 0.0
 
     # The timed path.
 
     def awaken(self, timeout_s: float, dated: bool = False) -> float:
-        """From whatever state it is in to a verified answer; when that was (perf_counter).
+        """Bring the guest to a verified answer from any state; returns when that came.
 
-        `dated`: one that is held has its wall clock set before it answers. Raises GuestTimeout,
+        `dated`: a stopped guest sets its wall clock before it answers. Raises GuestTimeout,
         GuestDied, WrongAnswer.
         """
-        if self._state is State.STOPPED:
+        if self._state is VmState.STOPPED:
             replied = self._ring_bell(timeout_s, dated)
-        elif self._state is State.EMPTY:
+        elif self._state is VmState.EMPTY:
             self._load(timeout_s)
             replied = self._ring_bell(timeout_s)
         else:
             replied = self._ask(timeout_s)
-        self._state = State.RUNNING
+        self._state = VmState.RUNNING
         self._replied = replied
         return replied
 
     def _ask(self, timeout_s: float) -> float:
-        """Put a nonce to a guest that runs, or will when it has booted."""
+        """Ping a guest that runs, or that is still booting."""
         try:
-            if self._state is State.BOOTING:
+            if self._state is VmState.BOOTING:
                 self.agent.wait_for_start(timeout_s)
-                self._end_of_boot()
-                self._state = State.RUNNING
+                self._on_booted()
+                self._state = VmState.RUNNING
             self.agent.ping(timeout_s)
             return time.perf_counter()
         except GuestDied as error:
             raise self.vmm.died() from error
 
     def _ring_bell(self, timeout_s: float, dated: bool = False) -> float:
-        """Put a nonce before the guest, let it run, wait for its answer."""
+        """Send a nonce over the doorbell, continue the guest, and verify its answer."""
         bell = self.vmm.bell
-        _patience(bell, timeout_s)
+        _limit_reads(bell, timeout_s)
         try:
-            self.let_go(dated)
+            self.ring_and_continue(dated)
             answer = bell.recv(64)
             while len(answer) < RING_ANSWER_LENGTH:
                 piece = bell.recv(64)
@@ -144,31 +134,31 @@ class QemuSandbox:
             raise GuestTimeout(f"{self.vmm.name} did not answer the doorbell") from error
         except OSError as error:
             raise self.vmm.died() from error
-        self._believe(answer)
+        self._verify(answer)
         return replied
 
-    def let_go(self, dated: bool) -> None:
-        """Put a nonce before a guest that is held, and let it run."""
+    def ring_and_continue(self, dated: bool) -> None:
+        """Send a nonce to a stopped guest and continue it, without waiting for the answer."""
         if dated:
             message = ring_dated(os.urandom(4), time.time_ns())
             self._ring = _Ring(message, ring_answer(self.agent.key, message[2:]))
         self.vmm.bell.send(self._ring.message)
         self.vmm.control.send(CONTINUE)
 
-    def answered(self, answer: bytes) -> None:
-        """It runs, if this is its answer; for who has let it go and waits for that by himself."""
-        self._believe(answer)
-        self._state = State.RUNNING
+    def accept_answer(self, answer: bytes) -> None:
+        """Verify the answer after `ring_and_continue`, for a caller that has read it itself."""
+        self._verify(answer)
+        self._state = VmState.RUNNING
         self._replied = time.perf_counter()
 
-    def _believe(self, answer: bytes) -> None:
+    def _verify(self, answer: bytes) -> None:
         if answer != self._ring.answer:
             if len(answer) < RING_ANSWER_LENGTH:
                 raise self.vmm.died()
-            raise WrongAnswer(f"{self.vmm.name} answered a nonce with something else than its hash")
+            raise WrongAnswer(f"{self.vmm.name} answered a nonce with a wrong hash")
 
     def _load(self, timeout_s: float) -> None:
-        """Give an empty VMM the device state; its memory is mapped from the checkpoint already."""
+        """Load device state into an empty VMM, which has mapped the checkpoint's memory already."""
         assert self._checkpoint and self.vmm.incoming
         try:
             self.vmm.incoming.sendall(self._checkpoint.devices.read_bytes())
@@ -178,23 +168,25 @@ class QemuSandbox:
         while True:
             status = self.vmm.qmp.wait_event("MIGRATION", timeout_s)["data"]["status"]
             if status == "completed":
-                self._loaded()
+                self._on_loaded()
                 return
             if status == "failed":
-                raise SandboxError(f"{self.vmm.name} refused the checkpoint: {self.vmm.said()}")
+                raise SandboxError(
+                    f"{self.vmm.name} refused the checkpoint: {self.vmm.stderr_tail()}"
+                )
 
     def first_exec(self, word: str) -> Finished:
-        """The first process after waking. What the guest does not know yet of itself (identity,
-        or only the wall clock) goes before it in the same message."""
+        """The first process after waking. The message that starts it also carries what the guest
+        lacks: its identity and wall clock, or only the wall clock."""
         fields = self._wall_clock()
         if self._pending_identity:
             fields += identity_fields(self.identity)
             self._pending_identity = False
             self.agent.key = self.identity.key
-        return self.agent.begin(fields, (ECHO, word))
+        return self.agent.identify_and_run(fields, (ECHO, word))
 
     def _wall_clock(self) -> bytes:
-        """The wall clock as it was at a moment that the guest knows: when it answered the bell."""
+        """The wall-clock time at a moment that the guest knows: when it answered the doorbell."""
         if self._booted:
             return field(Tag.WALL_NS, time.time_ns())
         age_ns = int((time.perf_counter() - self._replied) * 1e9)
@@ -202,13 +194,13 @@ class QemuSandbox:
 
     def touch(self, mib: int) -> None:
         """Write one word in every page of `mib` MiB of the guest's memory."""
-        # Its own words: the same in every guest would be merged, as no real working set is.
+        # Seeded per sandbox: KSM would merge equal words, and real working sets are not equal.
         self.agent.touch(mib, int.from_bytes(self.identity.key[:8]))
 
     def resumed_at(self) -> float:
-        """When the VMM let the vCPU run, by its own word; perf_counter seconds.
+        """When the VMM continued the vCPU, by the timestamp of its RESUME event.
 
-        0 for a guest that booted: its vCPU ran as soon as its VMM existed.
+        0 for a guest that booted: its vCPU has run since its VMM exists.
         """
         if self._booted:
             return 0.0
@@ -218,11 +210,11 @@ class QemuSandbox:
 
     # Off the timed path.
 
-    def ring_again(self, timeout_s: float) -> None:
-        """Wake a guest that somebody else left at its doorbell."""
+    def ring_adopted(self, timeout_s: float) -> None:
+        """Wake a guest that another process left in its doorbell loop."""
         self._ring = _new_ring(self.agent.key)
         self._ring_bell(timeout_s, dated=True)
-        self._state = State.RUNNING
+        self._state = VmState.RUNNING
 
     @property
     def qmp(self) -> Qmp:
@@ -235,33 +227,33 @@ class QemuSandbox:
         return HostProcess(self.vmm.process.pid, self.guest_memory)
 
     def adopt_identity(self) -> None:
-        """Make the guest who it is, now rather than with its first process."""
+        """Apply the guest's identity now instead of with its first process."""
         self.agent.take_identity(self.identity)
         self._pending_identity = False
 
     def arm(self) -> None:
-        """Leave the guest in its doorbell loop, with a nonce ready for it."""
+        """Put the guest into its doorbell loop, and compute the next nonce and answer."""
         self.agent.arm()
-        _patience(self.vmm.bell, 10)
+        _limit_reads(self.vmm.bell, 10)
         if self.vmm.bell.recv(1) != ARMED:
             raise self.vmm.died()
         self._ring = _new_ring(self.agent.key)
 
     def stop(self) -> None:
-        """Hold the vCPU; the guest must be armed."""
+        """Stop the vCPU; the guest must be armed."""
         self.vmm.control.send(STOP)
         self.qmp.wait_event("STOP", 10)
         self._booted = False
-        self._state = State.STOPPED
+        self._state = VmState.STOPPED
 
     def resume(self) -> None:
-        """Let it run and answer, untimed."""
-        if self._state is not State.RUNNING:
+        """Wake it unless it runs, and set its clock; not for timed paths."""
+        if self._state is not VmState.RUNNING:
             self.awaken(30)
             self.agent.set_wall_clock()
 
     def destroy(self) -> None:
-        """End the VMM and give the address back; safe to call twice."""
+        """Kill the VMM and release the identity; may be called twice."""
         self.vmm.kill()
-        self._end_of_boot()
+        self._on_booted()
         self.identity.release()

@@ -1,9 +1,10 @@
-"""The qemu substrate: prepares an image and a checkpoint, launches microVMs of every tier."""
+"""The qemu substrate: builds the image and the checkpoint, launches microVMs in every tier."""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import socket
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -17,46 +18,47 @@ from harness.host.memory import refuse_huge_pages
 from harness.host.requirement import Requirement
 from harness.host.run import Run
 from harness.measure.record import Image, Scalar
-from harness.sandbox.base import SubstrateBase
+from harness.sandbox.base import ECHO, MIB, SEAL, SubstrateBase
+from harness.sandbox.lifetime import destroyed_on_failure
 from harness.sandbox.protocol import Compared, Sharing, Tier
 from harness.sandbox.qemu import checkpoint as checkpoints
 from harness.sandbox.qemu.accelerator import choose
-from harness.sandbox.qemu.boot_retry import begun_again, see_boot
-from harness.sandbox.qemu.boot_slots import Turns
+from harness.sandbox.qemu.boot_retry import await_boot, retry_stalled_boot
+from harness.sandbox.qemu.boot_slots import BootSlots
 from harness.sandbox.qemu.checkpoint import Checkpoint
 from harness.sandbox.qemu.machine import PROGRAM, Descriptors, Shape, arguments
 from harness.sandbox.qemu.requirements import requirements
-from harness.sandbox.qemu.sandbox import ECHO, QemuSandbox, State
+from harness.sandbox.qemu.sandbox import QemuSandbox
 from harness.sandbox.qemu.vmm import Vmm, spawn
 from harness.sandbox.qemu.zygote import Preload, Zygote, preload
+from harness.sandbox.vm_state import VmState
 
 BOOT_LIMIT_S = 300.0
+SAVE_LIMIT_S = 120.0
 WARM_UPS = 8
-"""Processes run before a guest is checkpointed or stopped, so that translated code is at hand."""
+"""Processes run before a guest is checkpointed or stopped, so that TCG has translated the code."""
 SETTLE_S = 1.0
-"""Seconds that a guest lives before it is stopped: its kernel's housekeeping is translated then."""
+"""Seconds that a guest runs before it is stopped, so that TCG has translated its kernel's
+housekeeping."""
 REST_S = 0.2
-"""Seconds that a guest idles after its last process before it is stopped: its kernel still has the
-dead process to clear away, and would do so at the moment somebody waits for it."""
+"""Seconds that a guest idles after its last process before it is stopped: otherwise its kernel
+cleans up that process later, while a caller waits."""
 REHEARSALS = 8
 REHEARSAL_REST_S = 0.4
-"""Of a zygote: what it has translated and touched, its forks need not; resting is a part of it.
-Eight of a second each save a fork another 50 KiB."""
-SEAL = "/run/sealed"
-"""A file written before the checkpoint: a restored guest that has it kept its state."""
-MIB = 1 << 20
+"""Seconds of rest in each rehearsal of a zygote, whose forks share what it has translated and
+touched; rests of a second would save another 50 KiB per fork."""
 
 
 @dataclass(frozen=True)
 class QemuTemplate:
-    """What sandboxes are launched from. `note` says why this accelerator."""
+    """What sandboxes are launched from. `note` is why the accelerator was chosen."""
 
     shape: Shape
     image: GuestImage
     checkpoint: Checkpoint | None
     note: str
     mergeable: Path
-    """The program that becomes a VMM whose memory may be merged."""
+    """A wrapper that executes a VMM with mergeable memory (KSM)."""
     cache: Path
     zygote: Zygote | None = None
 
@@ -86,13 +88,13 @@ class QemuSubstrate(SubstrateBase):
 
     def __init__(self, line: str = "virtio") -> None:
         self._line = line
-        self._turns = Turns()
+        self._slots = BootSlots()
 
     def requirements(self) -> Sequence[Requirement]:
         return requirements()
 
     def memory_per_sandbox(self, tier: Tier) -> int:
-        """Bytes, estimated from above: measured 18 to 40 MiB restored, 90 to 130 MiB booted."""
+        """An upper estimate: measured are 18 to 40 MiB restored, 90 to 130 MiB booted."""
         return (64 if tier.restores else 176) * MIB
 
     def prepare(self, run: Run, cache: Path, tier: Tier) -> QemuTemplate:
@@ -113,28 +115,35 @@ class QemuSubstrate(SubstrateBase):
         sharing: Sharing = Sharing.MAPPED,
         tap: int | None = None,
     ) -> QemuSandbox:
-        if not tier.restores:
-            guest = self._boot(run, template.image, template.shape, identity, tap=tap)
-        elif sharing is Sharing.FORKED:
-            if template.zygote is None:
-                raise UsageError("forked sandboxes are of a template that has a zygote")
-            guest = template.zygote.fork(run, identity, tap)
-        else:
-            guest = self._empty(run, template, identity, sharing, tap)
+        forked = tier.restores and sharing is Sharing.FORKED
+        if forked and template.zygote is None:
+            raise UsageError(
+                "this template has no zygote to fork sandboxes from",
+                hint="launch with the template that `zygote` yields",
+            )
+        with contextlib.ExitStack() as undo:
+            undo.callback(identity.release)
+            if not tier.restores:
+                guest = self._boot(run, template.image, template.shape, identity, tap=tap)
+            elif forked and template.zygote:
+                guest = template.zygote.fork(run, identity, tap)
+            else:
+                guest = self._empty(run, template, identity, sharing, tap)
+            undo.pop_all()
         with destroyed_on_failure(guest):
             if not tier.restores:
                 guest.vmm.greeting(30)
             if tier.waits_in_memory:
                 guest.awaken(BOOT_LIMIT_S)
                 guest.adopt_identity()
-                if sharing is not Sharing.FORKED:  # its zygote has rehearsed
+                if sharing is not Sharing.FORKED:  # its zygote is warm
                     _warm_up(guest)
-                _hold(guest)
-                # Once through what a caller will do: waking takes paths that nothing else warms.
+                _arm_and_stop(guest)
+                # Rehearse what a caller will do: nothing else warms the paths of a wake-up.
                 guest.awaken(BOOT_LIMIT_S)
                 guest.first_exec("rehearsal")
                 time.sleep(REST_S)
-                _hold(guest)
+                _arm_and_stop(guest)
         return guest
 
     @contextlib.contextmanager
@@ -143,7 +152,8 @@ class QemuSubstrate(SubstrateBase):
     ) -> Iterator[QemuTemplate]:
         if template.accelerator != "tcg":
             raise Unsupported(
-                f"a guest under {template.accelerator} cannot be forked: the kernel holds its state"
+                f"{template.accelerator} guests cannot be forked: their state is in the kernel",
+                hint="COPPICE_ACCELERATOR=tcg",
             )
         identity = allocate(run.leases, run.id)
         with preload(template.cache) as (line, preloaded):
@@ -153,7 +163,7 @@ class QemuSubstrate(SubstrateBase):
                 guest.awaken(BOOT_LIMIT_S)
                 for _ in range(REHEARSALS):
                     _rehearse(guest)
-                _hold(guest)
+                _arm_and_stop(guest)
                 yield replace(template, zygote=Zygote(guest, line, tap))
             finally:
                 guest.destroy()
@@ -169,19 +179,19 @@ class QemuSubstrate(SubstrateBase):
     ) -> QemuSandbox:
         name = f"coppice-{identity.id}"
 
-        def words(line: Descriptors) -> Sequence[str]:
+        def argv(ends: Descriptors) -> Sequence[str]:
             return arguments(
-                shape, name, line, memory=memory, share=memory is not None,
+                shape, name, ends, memory=memory, share=memory is not None,
                 tap=tap, kernel=image.kernel, initramfs=image.initramfs,
             )  # fmt: skip
 
-        end = self._turns.take()
+        end = self._slots.acquire()
         try:
-            vmm = spawn(run, name, words, incoming=False, inherited=_open(tap))
+            vmm = spawn(run, name, argv, incoming=False, inherited=_open(tap))
         except BaseException:
             end()
             raise
-        return QemuSandbox(vmm, identity, State.BOOTING, booted=end)
+        return QemuSandbox(vmm, identity, VmState.BOOTING, on_booted=end)
 
     def _empty(
         self,
@@ -192,7 +202,7 @@ class QemuSubstrate(SubstrateBase):
         tap: int | None,
         preloaded: Preload | None = None,
     ) -> QemuSandbox:
-        """A VMM that waits for device state; of the guest it has only the mapping of a file."""
+        """A VMM that waits for device state, with guest memory mapped."""
         name = f"coppice-{identity.id}"
         sealed = template.checkpoint
         assert sealed
@@ -201,21 +211,21 @@ class QemuSubstrate(SubstrateBase):
             inherited = [until_spawned.enter_context(sealed.private_memory())] if copied else []
             memory = Path(f"/proc/self/fd/{inherited[0]}") if copied else sealed.memory
 
-            def words(line: Descriptors) -> Sequence[str]:
+            def argv(ends: Descriptors) -> Sequence[str]:
                 return arguments(
-                    template.shape, name, line,
+                    template.shape, name, ends,
                     memory=memory, share=copied, populate=copied, mergeable=merged, tap=tap,
                 )  # fmt: skip
 
             inherited += _open(tap)
             inherited += [preloaded.descriptor] if preloaded else []
             vmm = spawn(
-                run, name, words, incoming=True, inherited=inherited,
+                run, name, argv, incoming=True, inherited=inherited,
                 through=template.mergeable if merged else None,
                 environment=preloaded.environment if preloaded else None,
             )  # fmt: skip
         backing = f"/memfd:{checkpoints.COPY}" if copied else str(sealed.memory)
-        guest = QemuSandbox(vmm, identity, State.EMPTY, sealed, guest_memory=backing)
+        guest = QemuSandbox(vmm, identity, VmState.EMPTY, sealed, guest_memory=backing)
         with destroyed_on_failure(guest):
             guest.vmm.greeting(30)
             _migration_capabilities(guest.vmm)
@@ -236,40 +246,51 @@ class QemuSubstrate(SubstrateBase):
         return checkpoints.load(directory, built_from)
 
     def _seal(self, run: Run, image: GuestImage, shape: Shape, directory: Path) -> None:
-        """Boot a guest whose memory is a file, warm it up, stop it, write its device state."""
+        """Boot a guest whose memory is a file, warm it up, stop it, save its device state."""
         memory = directory / checkpoints.MEMORY
 
         def boot() -> QemuSandbox:
             with memory.open("wb") as file:
-                # Reserved at once: a full disk says so here, not as a bus error in the VMM.
+                # Reserve the space: a full disk fails here instead of as SIGBUS in the VMM.
                 os.posix_fallocate(file.fileno(), 0, shape.memory_mib * MIB)
             guest = self._boot(run, image, shape, allocate(run.leases, run.id), memory)
             with destroyed_on_failure(guest):
                 guest.vmm.greeting(30)
-                see_boot(guest, BOOT_LIMIT_S)
+                await_boot(guest, BOOT_LIMIT_S)
             return guest
 
-        guest = begun_again(boot)
+        guest = retry_stalled_boot(boot)
         try:
             _warm_up(guest)
             guest.agent.write_file(SEAL, b"written before the checkpoint")
-            _hold(guest)
+            _arm_and_stop(guest)
             _migration_capabilities(guest.vmm)
-            handle = os.open(directory / checkpoints.DEVICES, os.O_WRONLY | os.O_CREAT, 0o644)
-            try:
-                guest.vmm.send_descriptor("devices", handle)
-            finally:
-                os.close(handle)
-            guest.qmp.execute("migrate", uri="fd:devices")
+            _save_devices(guest, directory / checkpoints.DEVICES)
             while (
-                status := guest.qmp.wait_event("MIGRATION", 120)["data"]["status"]
+                status := guest.qmp.wait_event("MIGRATION", SAVE_LIMIT_S)["data"]["status"]
             ) != "completed":
                 if status == "failed":
                     raise SandboxError(
-                        f"{guest.vmm.name} could not be checkpointed: {guest.vmm.said()}"
+                        f"{guest.vmm.name} could not be checkpointed: {guest.vmm.stderr_tail()}"
                     )
         finally:
             guest.destroy()
+
+
+def _save_devices(guest: QemuSandbox, target: Path) -> None:
+    """Have the VMM send its device state, and write it to a file.
+
+    It goes through a socket: since 11.0 QEMU refuses the descriptor of a file, and the file: that
+    it wants instead is not known before 8.2.
+    """
+    ours, theirs = socket.socketpair()
+    with ours, target.open("wb") as file:
+        with theirs:
+            guest.vmm.send_descriptor("devices", theirs.fileno())
+        guest.qmp.execute("migrate", uri="fd:devices")
+        ours.settimeout(SAVE_LIMIT_S)
+        while piece := ours.recv(1 << 20):
+            file.write(piece)
 
 
 def _open(descriptor: int | None) -> Sequence[int]:
@@ -284,32 +305,22 @@ def _warm_up(guest: QemuSandbox) -> None:
 
 
 def _rehearse(guest: QemuSandbox) -> None:
-    """Once through what a fork will do, from held to held, and a rest."""
+    """Do what a fork will do, rest, stop and wake."""
     guest.adopt_identity()
     guest.agent.hello()
     guest.agent.ping()
     guest.first_exec("rehearsal")
     time.sleep(REHEARSAL_REST_S)
-    _hold(guest)
+    _arm_and_stop(guest)
     guest.awaken(BOOT_LIMIT_S)
 
 
-def _hold(guest: QemuSandbox) -> None:
+def _arm_and_stop(guest: QemuSandbox) -> None:
     guest.arm()
     guest.stop()
 
 
 def _migration_capabilities(vmm: Vmm) -> None:
-    """Guest memory stays in its file: only device state travels. Events tell when it has."""
+    """Migrate device state only (guest memory stays in its file), and report with events."""
     states = [{"capability": name, "state": True} for name in ("x-ignore-shared", "events")]
     vmm.qmp.execute("migrate-set-capabilities", capabilities=states)
-
-
-@contextlib.contextmanager
-def destroyed_on_failure(guest: QemuSandbox) -> Iterator[None]:
-    """Destroy a guest that its maker cannot hand out."""
-    try:
-        yield
-    except BaseException:
-        guest.destroy()
-        raise

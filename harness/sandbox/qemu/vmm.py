@@ -1,10 +1,10 @@
-"""One QEMU process and our four lines to it.
+"""One QEMU process and the four channels to it.
 
 `agent`    the guest's virtio port (or its UART)
 `bell`     the guest's UART, for the doorbell
 `qmp`      QMP, for set-up
-`control`  the gdb stub, only to stop and continue: QMP reads its input one byte at a time, which
-           alone costs more than the continuing
+`control`  the gdb stub, used only to stop and continue: QMP reads its input byte by byte, which
+           takes longer than the continue itself
 
 All are socket pairs, connected before the process starts: no file, no listener, no race.
 """
@@ -31,11 +31,11 @@ CONTINUE = b"$c#63"
 STOP = b"\x03"
 
 
-LINES = ("agent", "qmp", "control", "bell")
+CHANNELS = ("agent", "qmp", "control", "bell")
 
 
 class Process(Protocol):
-    """What this module asks of a process that it has: started, or forked."""
+    """A VMM process that this one has started or forked: the part of Popen that is used."""
 
     pid: int
 
@@ -48,8 +48,8 @@ class Process(Protocol):
 
 @dataclass
 class Vmm:
-    """A VMM process; `kill` is its only end. `descriptors` are the numbers of the lines' other
-    ends there."""
+    """A VMM process; `kill` is the only way to end it. `descriptors` are the other ends of the
+    channels, by their numbers in the VMM."""
 
     name: str
     process: Process
@@ -70,7 +70,7 @@ class Vmm:
         log: Path,
         descriptors: Descriptors,
     ) -> Self:
-        """A process with our ends of its lines."""
+        """A process with this process's ends of its channels."""
         return cls(
             name,
             process,
@@ -83,36 +83,36 @@ class Vmm:
             descriptors,
         )
 
-    def said(self) -> str:
-        """What the VMM wrote on stderr, for an error message."""
+    def stderr_tail(self) -> str:
+        """The end of the VMM's stderr, for error messages."""
         with contextlib.suppress(OSError):
             lines = self.log.read_text(errors="replace").strip().splitlines()
             return " | ".join(line for line in lines if "has no peer" not in line)[-400:]
         return ""
 
     def died(self) -> GuestDied:
-        """The error for a VMM that is gone or going, with what it said last."""
+        """The error for a VMM that has ended or is ending, with the end of its stderr."""
         with contextlib.suppress(subprocess.TimeoutExpired):
-            self.process.wait(1)  # its line may break before it has ended
+            self.process.wait(1)  # its channel may break before the process has ended
         code = self.process.poll()
         return GuestDied(
             f"the VMM of {self.name} ended" + (f" with {code}" if code is not None else "")
-            + (f": {self.said()}" if self.said() else "")
+            + (f": {self.stderr_tail()}" if self.stderr_tail() else "")
         )  # fmt: skip
 
     def greeting(self, timeout_s: float) -> None:
-        """Wait for the VMM to introduce itself; GuestDied says why it did not."""
+        """Wait for QMP's greeting. GuestDied has the VMM's stderr."""
         try:
             self.qmp.greeting(timeout_s)
         except GuestDied as error:
             raise self.died() from error
 
     def send_descriptor(self, name: str, descriptor: int) -> None:
-        """Hand an open file to the VMM, which knows it by `name` from then on."""
+        """Pass an open file to the VMM, under a name for later commands."""
         self.qmp.execute("getfd", descriptor=descriptor, fdname=name)
 
     def kill(self) -> None:
-        """End the process and close every line; safe to call twice."""
+        """Kill the process and close every channel; may be called twice."""
         code = self.process.poll()
         if code is None:
             self.process.kill()
@@ -120,35 +120,35 @@ class Vmm:
         note = evidence.ended_by_itself(code)
         if evidence.wanted(bool(note)) and self.bell.fileno() >= 0:
             evidence.add(f"{self.name}.serial", _unread(self.bell))
-        for line in (self.agent, self.bell, self.qmp, self.control, self.incoming):
-            if line is not None:
-                line.close()
+        for channel in (self.agent, self.bell, self.qmp, self.control, self.incoming):
+            if channel is not None:
+                channel.close()
         evidence.drop(self.log, note)
 
 
-def _unread(line: socket.socket) -> bytes:
-    """What a guest has written to its UART that was not read: it speaks there alone."""
+def _unread(channel: socket.socket) -> bytes:
+    """What the guest has written to its UART and nobody has read."""
     data = b""
     with contextlib.suppress(OSError):
-        line.setblocking(False)
-        while len(data) < evidence.FILE_LIMIT and (piece := line.recv(1 << 16)):
+        channel.setblocking(False)
+        while len(data) < evidence.FILE_LIMIT and (piece := channel.recv(1 << 16)):
             data += piece
     return data
 
 
-def lines(
-    ours: contextlib.ExitStack, theirs: contextlib.ExitStack, *more: str
+def channels(
+    own_ends: contextlib.ExitStack, other_ends: contextlib.ExitStack, *more: str
 ) -> tuple[dict[str, socket.socket], dict[str, socket.socket]]:
-    """Socket pairs by the line's name: our ends and theirs, each closed by its stack."""
+    """Socket pairs by channel name: this process's ends and the VMM's, each closed by its stack."""
     near, far = {}, {}
-    for line in (*LINES, *more):
-        one, other = socket.socketpair()
-        near[line], far[line] = ours.enter_context(one), theirs.enter_context(other)
+    for name in (*CHANNELS, *more):
+        own, other = socket.socketpair()
+        near[name], far[name] = own_ends.enter_context(own), other_ends.enter_context(other)
     return near, far
 
 
-def log_of(run: Run, name: str) -> tuple[Path, int]:
-    """The file that a VMM writes its words to, and its descriptor."""
+def open_log(run: Run, name: str) -> tuple[Path, int]:
+    """A VMM's log file, and an open descriptor of it."""
     log = run.directory / f"{name}.log"
     return log, os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
 
@@ -163,30 +163,30 @@ def spawn(
     through: Path | None = None,
     environment: Mapping[str, str] | None = None,
 ) -> Vmm:
-    """Start a VMM, not waiting for it. `arguments` makes its command line from our descriptors.
+    """Start a VMM and return at once. `arguments` makes its argv from its ends of the channels.
 
-    It has the open files `inherited` too, and `environment` beside the run's. `through` is a
-    program that becomes the VMM.
+    The VMM also inherits the descriptors `inherited`, and `environment` extends the run's.
+    `through` is a program that executes its arguments (a wrapper).
     """
-    with contextlib.ExitStack() as theirs, contextlib.ExitStack() as ours:
-        near, far = lines(ours, theirs, *(["incoming"] if incoming else []))
-        numbers = Descriptors(**{line: end.fileno() for line, end in far.items()})
-        words = list(arguments(numbers))
-        words[0] = need(words[0])
+    with contextlib.ExitStack() as other_ends, contextlib.ExitStack() as own_ends:
+        near, far = channels(own_ends, other_ends, *(["incoming"] if incoming else []))
+        numbers = Descriptors(**{name: end.fileno() for name, end in far.items()})
+        argv = list(arguments(numbers))
+        argv[0] = need(argv[0])
         if through:
-            words.insert(0, str(through))
-        log, handle = log_of(run, name)
-        theirs.callback(os.close, handle)
+            argv.insert(0, str(through))
+        log, handle = open_log(run, name)
+        other_ends.callback(os.close, handle)
         process = subprocess.Popen(
-            words,
+            argv,
             stdin=subprocess.DEVNULL,
             stdout=handle,
             stderr=handle,
             pass_fds=[*(end.fileno() for end in far.values()), *inherited],
             env={**run.environment, **(environment or {})},
-            # An interrupt at the terminal is not for it. No session of its own: the scheduler
-            # shares CPUs between sessions, and all callers together would count as one VMM.
+            # Ctrl-C must not reach it. No new session: the scheduler shares CPUs among sessions
+            # (autogroups), so all callers together would get as much as one VMM.
             process_group=0,
         )
-        ours.pop_all()
+        own_ends.pop_all()
         return Vmm.of(name, process, near, log, numbers)

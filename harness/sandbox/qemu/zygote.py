@@ -1,8 +1,8 @@
-"""A zygote: one restored guest, warm and held, whose whole VMM is forked for each sandbox.
+"""A zygote: a restored, warm and stopped guest whose VMM process is forked for each sandbox.
 
-What a restored VMM has of its own (relocated libraries, its heap, the code that it translated) is
-the same in all of them, and forks of one share it until they write to it. `programs/zygote.c` is
-preloaded into QEMU and copies every thread; a guest in the kernel (KVM) cannot be copied so.
+The private memory of a restored VMM (relocated libraries, heap, translated code) is the same in
+all of them; forks of one VMM share it copy-on-write. `programs/zygote.c` is preloaded into QEMU and
+forks all threads. KVM guests cannot be forked: their state is in the kernel.
 """
 
 from __future__ import annotations
@@ -35,8 +35,9 @@ from harness.host.locks import half_built
 from harness.host.process import install_packages
 from harness.host.process import run as run_program
 from harness.host.run import Run
-from harness.sandbox.qemu.sandbox import QemuSandbox, State
-from harness.sandbox.qemu.vmm import Vmm, lines, log_of
+from harness.sandbox.qemu.sandbox import QemuSandbox
+from harness.sandbox.qemu.vmm import Vmm, channels, open_log
+from harness.sandbox.vm_state import VmState
 from harness.setup.packages import HEADERS
 
 SOURCE = paths.ZYGOTE
@@ -46,9 +47,9 @@ ANSWER_S = 30.0
 
 @dataclass(frozen=True)
 class Preload:
-    """What makes a VMM a zygote: a library, and the socket that it is asked through.
+    """What makes a VMM a zygote: a library to preload, and the zygote's end of its socket.
 
-    Close the socket once the VMM has it: then the end of the VMM is the end of the line.
+    Close the socket once the VMM has started: then the VMM's end is seen as end of file.
     """
 
     library: Path
@@ -63,22 +64,22 @@ class Preload:
         return {
             "LD_PRELOAD": str(self.library),
             "COPPICE_ZYGOTE": str(self.descriptor),
-            # A kernel that writes which CPU a thread runs on dirties a page of each.
+            # With rseq the kernel writes into a page of every thread, which unshares it.
             "GLIBC_TUNABLES": "glibc.pthread.rseq=0",
         }
 
 
 def library(cache: Path) -> Path:
-    """The library to preload; built once. MissingTool without a compiler."""
+    """The library to preload; built once. Raises MissingTool without a compiler."""
     if platform.machine() != "x86_64":
-        raise Unsupported(f"a VMM cannot be forked on {platform.machine()}: x86_64 alone")
+        raise Unsupported(f"a VMM cannot be forked on {platform.machine()}: only on x86_64")
     if not HEADERS.exists():
         raise MissingTool(
             "the C library's headers are not installed",
             hint=install_packages(package_names.HEADERS),
         )
-    words = (*_COMPILE, *platform.libc_ver())
-    built_from = hashlib.sha256(SOURCE.read_bytes() + repr(words).encode()).hexdigest()
+    argv = (*_COMPILE, *platform.libc_ver())
+    built_from = hashlib.sha256(SOURCE.read_bytes() + repr(argv).encode()).hexdigest()
     target = cache / "programs" / built_from
     if not target.exists():
         with half_built(target) as directory:
@@ -88,15 +89,15 @@ def library(cache: Path) -> Path:
 
 @contextlib.contextmanager
 def preload(cache: Path) -> Iterator[tuple[socket.socket, Preload]]:
-    """Our end of the line to a zygote-to-be, and what its VMM is started with."""
+    """Our end of a future zygote's socket, and what to start its VMM with."""
     built = library(cache)
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    with ours, theirs:
-        yield ours, Preload(built, theirs)
+    own, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with own, other:
+        yield own, Preload(built, other)
 
 
 class ForkedProcess:
-    """A VMM that was forked: a child of this process, though not started by it."""
+    """A forked VMM: a child of this process that Popen does not know."""
 
     def __init__(self, pid: int) -> None:
         self.pid = pid
@@ -133,17 +134,17 @@ class ForkedProcess:
 
 
 class Zygote:
-    """Forks sandboxes of one held guest; for any number of threads, one fork at a time.
+    """Forks sandboxes from one stopped guest. Thread-safe; one fork at a time.
 
-    `tap` is the descriptor of the guest's card; forks of one that has a card need one each.
+    `tap` is the descriptor of the guest's tap, if it has one; every fork then needs its own.
     """
 
-    def __init__(self, guest: QemuSandbox, line: socket.socket, tap: int | None) -> None:
+    def __init__(self, guest: QemuSandbox, channel: socket.socket, tap: int | None) -> None:
         self.guest = guest
-        self._line = line
+        self._channel = channel
         self._tap = tap
         self._lock = threading.Lock()
-        line.settimeout(ANSWER_S)
+        channel.settimeout(ANSWER_S)
 
     def fork(
         self,
@@ -152,51 +153,53 @@ class Zygote:
         tap: int | None = None,
         others: Sequence[tuple[int, int]] = (),
     ) -> QemuSandbox:
-        """A sandbox that is held where the zygote is, with lines of its own.
+        """Fork a sandbox: stopped like the zygote, with channels of its own.
 
-        `others` are more open files of its own: their numbers in the zygote, and our descriptors.
-        Raises NotEnoughMemory, or a SandboxError that says what became of the zygote.
+        `others` are further descriptors to replace: the number in the zygote, and the descriptor
+        here to put there. Raises NotEnoughMemory, or a SandboxError with the zygote's failure.
         """
         if (tap is None) != (self._tap is None):
-            raise SandboxError("a fork has a network card's tap exactly if its zygote has one")
+            raise SandboxError("a fork needs a tap if its zygote has one, and takes none otherwise")
         name = f"coppice-{identity.id}"
         place = self.guest.vmm.descriptors
-        with contextlib.ExitStack() as theirs, contextlib.ExitStack() as ours:
-            near, far = lines(ours, theirs)
-            log, handle = log_of(run, name)
-            theirs.callback(os.close, handle)
-            pairs = [(getattr(place, line), end.fileno()) for line, end in far.items()]
+        with contextlib.ExitStack() as other_ends, contextlib.ExitStack() as own_ends:
+            near, far = channels(own_ends, other_ends)
+            log, handle = open_log(run, name)
+            other_ends.callback(os.close, handle)
+            pairs = [(getattr(place, channel), end.fileno()) for channel, end in far.items()]
             pairs += [(1, handle), (2, handle), *others]
             if tap is not None and self._tap is not None:
                 pairs.append((self._tap, tap))
             process = ForkedProcess(self._ask(pairs))
-            ours.pop_all()
+            own_ends.pop_all()
         vmm = Vmm.of(name, process, near, log, place)
         source = self.guest
         return QemuSandbox(
             vmm,
             identity,
-            State.STOPPED,
+            VmState.STOPPED,
             guest_memory=source.guest_memory,
             key=source.agent.key,
         )
 
     def _ask(self, pairs: list[tuple[int, int]]) -> int:
-        """Have it forked with open files in place of its own: (its number, our descriptor)."""
+        """Request a fork; `pairs` are (number in the zygote, descriptor here). Returns its PID."""
         numbers = struct.pack(f"={len(pairs)}i", *(number for number, _ in pairs))
         try:
             with self._lock:
-                socket.send_fds(self._line, [numbers], [ours for _, ours in pairs])
-                answer = self._line.recv(4)
+                socket.send_fds(self._channel, [numbers], [descriptor for _, descriptor in pairs])
+                answer = self._channel.recv(4)
         except TimeoutError as error:
-            raise GuestTimeout(f"{self.guest.vmm.name} was not forked in time") from error
+            raise GuestTimeout(
+                f"{self.guest.vmm.name} was not forked within {ANSWER_S:g} s"
+            ) from error
         except OSError as error:
             raise self.guest.vmm.died() from error
         if len(answer) < 4:
             raise self.guest.vmm.died()
         (pid,) = struct.unpack("=i", answer)
         if pid < 0:
-            said = os.strerror(-pid)
+            why = os.strerror(-pid)
             kind = NotEnoughMemory if -pid == errno.ENOMEM else SandboxError
-            raise kind(f"{self.guest.vmm.name} cannot be forked: {said}")
+            raise kind(f"{self.guest.vmm.name} cannot be forked: {why}")
         return int(pid)

@@ -1,4 +1,4 @@
-"""What the reference substrates have in common: one agent, one root, started on demand."""
+"""What the reference substrates share: one agent, one root, a start on demand."""
 
 from __future__ import annotations
 
@@ -17,17 +17,15 @@ from harness.host.process import install_command
 from harness.host.requirement import Requirement
 from harness.host.run import VARIABLE, Run
 from harness.measure.record import Image
-from harness.sandbox.base import SubstrateBase
+from harness.sandbox.base import MIB, SubstrateBase
 from harness.sandbox.oci.config import check
 from harness.sandbox.protocol import Role, Sharing, Tier
-from harness.sandbox.shared_kernel import SharedSandbox, launched
-
-MIB = 1 << 20
+from harness.sandbox.shared_kernel import SharedSandbox, launch_sandbox
 
 
 @dataclass(frozen=True)
-class Reference:
-    """A template: the smallest root, and the agent that runs in it."""
+class ReferenceTemplate:
+    """The smallest root, and the agent that runs in it."""
 
     root: RootFs
     agent: Path
@@ -39,16 +37,17 @@ class Reference:
 
 
 class ReferenceSubstrate(SubstrateBase):
-    """Implements `harness.sandbox.protocol.Substrate` but for `start`.
+    """Implements `harness.sandbox.protocol.Substrate` except `start`.
 
-    `programs` are what it runs; without one it is "not measured on this host"."""
+    `programs` are what it runs; where one is missing it is "not measured on this host".
+    """
 
     role = Role.REFERENCE
     programs: Sequence[str] = ()
-    each = 16 * MIB
+    memory_each = 16 * MIB
 
     def requirements(self) -> Sequence[Requirement]:
-        lines = [as_root()]
+        lines = [root_requirement()]
         for program in (*self.programs, "musl-gcc", "busybox"):
             path = shutil.which(program)
             lines.append(
@@ -59,54 +58,49 @@ class ReferenceSubstrate(SubstrateBase):
         return lines
 
     def memory_per_sandbox(self, tier: Tier) -> int:
-        return self.each
+        return self.memory_each
 
     def check(self) -> None:
-        """Unsupported, with the first requirement that is not met."""
-        for one in self.requirements():
-            if not one.satisfied:
-                raise Unsupported(f"{one.what}: {one.detail}", hint=one.remedy)
+        """Raise Unsupported for the first requirement that is not met."""
+        for need in self.requirements():
+            if not need.satisfied:
+                raise Unsupported(f"{need.what}: {need.detail}", hint=need.remedy)
 
-    def prepare(self, run: Run, cache: Path, tier: Tier) -> Reference:
+    def prepare(self, run: Run, cache: Path, tier: Tier) -> ReferenceTemplate:
         self.check()
-        return Reference(rootfs.busybox(cache), shared_agent.build(cache))
+        return ReferenceTemplate(rootfs.busybox(cache), shared_agent.build(cache))
 
     def start(
-        self,
-        run: Run,
-        template: Reference,
-        tier: Tier,
-        identity: Identity,
-        undo: contextlib.ExitStack,
+        self, run: Run, template: ReferenceTemplate, identity: Identity, undo: contextlib.ExitStack
     ) -> SharedSandbox:
-        """A sandbox whose agent was started. `undo` takes down what was put up for it; the sandbox
-        ends by it too."""
+        """A sandbox whose agent has been started. `undo` reverts an incomplete start; the sandbox's
+        own end takes over its callbacks (`pop_all`)."""
         raise NotImplementedError
 
     def launch(
         self,
         run: Run,
-        template: Reference,
+        template: ReferenceTemplate,
         tier: Tier,
         identity: Identity,
         sharing: Sharing = Sharing.MAPPED,
         tap: int | None = None,
     ) -> SharedSandbox:
         if tap is not None:
-            raise UsageError(f"{self.name} is for comparison and has no network")
+            raise UsageError(f"{self.name} takes no tap: reference substrates have no network")
 
         def start(undo: contextlib.ExitStack) -> SharedSandbox:
             check(identity)
-            return self.start(run, template, tier, identity, undo)
+            return self.start(run, template, identity, undo)
 
-        return launched(identity, tier, start)
+        return launch_sandbox(identity, tier, start)
 
 
-def as_root() -> Requirement:
+def root_requirement() -> Requirement:
     root = os.geteuid() == 0
     return Requirement("root", root, "yes" if root else "no", "run it again as root, or with sudo")
 
 
-def mark(run: Run) -> Mapping[str, str]:
-    """The environment of an agent: by it, what a killed run leaves is found."""
+def run_mark(run: Run) -> Mapping[str, str]:
+    """The environment variable that marks an agent as a process of the run."""
     return {VARIABLE: run.environment[VARIABLE]}

@@ -1,4 +1,4 @@
-"""bubblewrap: every namespace, a read-only root, and nothing else."""
+"""bubblewrap: all namespaces and a read-only root."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import contextlib
 
 from harness.host.identity import Identity
 from harness.host.run import Run
-from harness.sandbox.protocol import Tier
-from harness.sandbox.reference.base import MIB, Reference, ReferenceSubstrate, mark
-from harness.sandbox.shared_kernel import SharedSandbox, ended, start_logged
+from harness.sandbox.base import MIB
+from harness.sandbox.reference.base import ReferenceSubstrate, ReferenceTemplate, run_mark
+from harness.sandbox.shared_kernel import SharedSandbox, reap, start_logged
 
 INSIDE = "/run/agent"
 
@@ -16,15 +16,10 @@ INSIDE = "/run/agent"
 class BwrapSubstrate(ReferenceSubstrate):
     name = "bwrap"
     programs = tools = ("bwrap",)
-    each = 4 * MIB
+    memory_each = 4 * MIB
 
     def start(
-        self,
-        run: Run,
-        template: Reference,
-        tier: Tier,
-        identity: Identity,
-        undo: contextlib.ExitStack,
+        self, run: Run, template: ReferenceTemplate, identity: Identity, undo: contextlib.ExitStack
     ) -> SharedSandbox:
         child, line, log = start_logged(
             run,
@@ -35,10 +30,10 @@ class BwrapSubstrate(ReferenceSubstrate):
                 "--ro-bind", template.root.path, "/", "--proc", "/proc", "--dev", "/dev",
                 "--tmpfs", "/tmp", "--tmpfs", "/run", "--ro-bind", template.agent, INSIDE, INSIDE,
             ],
-            {**run.environment, **mark(run)},
+            {**run.environment, **run_mark(run)},
             undo,
         )  # fmt: skip
-        undo.callback(ended, child)
-        undo.callback(line.close)  # its agent goes when nobody is there any more
+        undo.callback(reap, child)
+        undo.callback(line.close)  # the agent exits at end of file
         end = undo.pop_all()
-        return SharedSandbox(identity, line, end.close, said=log.said)
+        return SharedSandbox(identity, line, end.close, output=log.tail)

@@ -1,6 +1,6 @@
-"""Docker: the distribution's dockerd, started for a run on a socket and data of its own.
+"""Docker: the distribution's dockerd, started for one run with a socket and data of its own.
 
-It gets no bridge and touches no firewall; its image is our root, imported.
+It creates no bridge and changes no firewall; its image is the imported root.
 """
 
 from __future__ import annotations
@@ -23,29 +23,30 @@ from harness.host.identity import Identity
 from harness.host.process import install_command, need
 from harness.host.requirement import Requirement
 from harness.host.run import Run
+from harness.sandbox.base import MIB
 from harness.sandbox.protocol import Tier
-from harness.sandbox.reference.base import MIB, Reference, ReferenceSubstrate, mark
-from harness.sandbox.shared_kernel import Log, SharedSandbox, ended, start
+from harness.sandbox.reference.base import ReferenceSubstrate, ReferenceTemplate, run_mark
+from harness.sandbox.shared_kernel import Log, SharedSandbox, reap, start
 
 INSIDE = "/.agent"
 IMAGE = "coppice"
 DIRECTORY = "d-"
-"""Begins the name of a daemon's directory: short, for what follows."""
+"""The prefix of a daemon's directory: short, because socket paths are bounded."""
 LONGEST = "exec/containerd/containerd.sock.ttrpc"
 SOCKET_MAX = 107
-"""Bytes of a socket's path, the kernel's bound."""
+"""The kernel's limit for the path of a Unix socket, in bytes."""
 UP_LIMIT_S = 60.0
 REMOVE_LIMIT_S = 20.0
 DIRECTORIES = tuple(
     map(Path, ("/run/docker/plugins", "/run/docker", "/run/containerd/s", "/run/containerd"))
 )
-"""Made by the daemons wherever they are told to keep their things."""
+"""Created by the daemons regardless of their options."""
 
 
 def client() -> str | None:
-    """The docker that answers as Docker does, of the daemon's version if there is one.
+    """The path of a Docker client, preferably of the daemon's version; None where there is none.
 
-    A program of that name may be something else, and may be another release's.
+    Other programs are named docker too, and clients of several releases may be installed.
     """
     daemon = shutil.which("dockerd")
     wanted = _version(Path(daemon)) if daemon else None
@@ -56,35 +57,35 @@ def client() -> str | None:
 
 
 def _version(program: Path) -> str | None:
-    """The release that a program of Docker's says it is; None when it is none."""
+    """The version that a program of Docker reports; None for any other program."""
     with contextlib.suppress(OSError, subprocess.TimeoutExpired):
-        said = subprocess.run([program, "--version"], capture_output=True, text=True, timeout=10)
-        if found := re.match(r"Docker version (\S+),", said.stdout):
+        done = subprocess.run([program, "--version"], capture_output=True, text=True, timeout=10)
+        if found := re.match(r"Docker version (\S+),", done.stdout):
             return found[1]
     return None
 
 
 @dataclass(frozen=True)
-class DockerTemplate(Reference):
+class DockerTemplate(ReferenceTemplate):
     docker: Sequence[str] = ()
-    """The client and the socket that it speaks to."""
+    """The argv of the client, with its socket."""
 
 
 class DockerSubstrate(ReferenceSubstrate):
     name = "docker"
     programs = tools = ("dockerd",)
-    each = 48 * MIB
+    memory_each = 48 * MIB
 
     def __init__(self) -> None:
         self._daemons: dict[str, Sequence[str]] = {}
 
     def requirements(self) -> Sequence[Requirement]:
         path = client()
-        one = Requirement(
-            "docker", path is not None, path or "none that answers as Docker's client does",
+        client_found = Requirement(
+            "docker", path is not None, path or "no program that reports itself as Docker's client",
             install_command("docker"),
         )  # fmt: skip
-        return [*super().requirements(), one]
+        return [*super().requirements(), client_found]
 
     def prepare(self, run: Run, cache: Path, tier: Tier) -> DockerTemplate:
         plain = super().prepare(run, cache, tier)
@@ -94,18 +95,13 @@ class DockerSubstrate(ReferenceSubstrate):
         return DockerTemplate(plain.root, plain.agent, docker=self._daemons[run.id])
 
     def start(
-        self,
-        run: Run,
-        template: Reference,
-        tier: Tier,
-        identity: Identity,
-        undo: contextlib.ExitStack,
+        self, run: Run, template: ReferenceTemplate, identity: Identity, undo: contextlib.ExitStack
     ) -> SharedSandbox:
         assert isinstance(template, DockerTemplate)
         name = f"coppice-{identity.id}"
         log = Log(run, f"docker-{identity.id}")
         undo.callback(log.close)
-        variables = [f"--env={key}={value}" for key, value in mark(run).items()]
+        variables = [f"--env={key}={value}" for key, value in run_mark(run).items()]
         child, line = start(
             [
                 *template.docker, "run", "--interactive", "--rm", "--name", name,
@@ -116,11 +112,11 @@ class DockerSubstrate(ReferenceSubstrate):
             run.environment,
             log,
         )  # fmt: skip
-        undo.callback(ended, child)
+        undo.callback(reap, child)
         undo.callback(_remove, run, template, name)
-        undo.callback(line.close)  # its agent goes when nobody is there any more
+        undo.callback(line.close)  # the agent exits at end of file
         end = undo.pop_all()
-        return SharedSandbox(identity, line, end.close, said=log.said)
+        return SharedSandbox(identity, line, end.close, output=log.tail)
 
 
 def _remove(run: Run, template: DockerTemplate, name: str) -> None:
@@ -135,17 +131,17 @@ def _remove(run: Run, template: DockerTemplate, name: str) -> None:
         )
 
 
-def _daemon(run: Run, template: Reference) -> Sequence[str]:
-    """Start dockerd for a run and import its image; the words that a command of it begins with."""
+def _daemon(run: Run, template: ReferenceTemplate) -> Sequence[str]:
+    """Start dockerd for a run and import its image; returns the argv prefix of the client."""
     path = client()
     assert path
     directory = Path(tempfile.mkdtemp(prefix=DIRECTORY, dir=run.directory))
     if "," in os.fspath(directory) or len(os.fsencode(directory / LONGEST)) > SOCKET_MAX:
         directory.rmdir()
         raise Unsupported(
-            f"Docker works in no directory with a comma in its path, nor in one of so long a path "
-            f"that its sockets have more than {SOCKET_MAX} bytes: {directory}",
-            hint="name a short directory in COPPICE_RUNTIME",
+            f"Docker cannot work in {directory}: its path has a comma, or sockets there would have "
+            f"paths of more than {SOCKET_MAX} bytes",
+            hint="set COPPICE_RUNTIME to a directory with a short path",
         )
     made = [path for path in DIRECTORIES if not path.exists()]
     run.at_end.callback(_remove_empty, made)
@@ -166,28 +162,28 @@ def _daemon(run: Run, template: Reference) -> Sequence[str]:
     )  # fmt: skip
     run.at_end.callback(shutil.rmtree, directory, ignore_errors=True)
     run.at_end.callback(_stop, daemon)
-    words = [path, "--host", f"unix://{socket}"]
+    argv = [path, "--host", f"unix://{socket}"]
     deadline = time.monotonic() + UP_LIMIT_S
-    while not socket.exists() or _call(run, [*words, "version"]).returncode:
+    while not socket.exists() or _call(run, [*argv, "version"]).returncode:
         if daemon.poll() is not None or time.monotonic() > deadline:
-            raise SandboxError(f"dockerd does not come up: {log.said()}")
+            raise SandboxError(f"dockerd does not start: {log.tail()}")
         time.sleep(0.05)
     with subprocess.Popen(
         ["tar", "--create", "--directory", template.root.path, "."],
         stdout=subprocess.PIPE, env=run.environment,
     ) as archive:  # fmt: skip
         assert archive.stdout
-        done = _call(run, [*words, "import", "-", IMAGE], archive.stdout.fileno())
+        done = _call(run, [*argv, "import", "-", IMAGE], archive.stdout.fileno())
     if done.returncode:
-        raise SandboxError(f"docker does not import the root: {done.stderr.decode().strip()}")
-    return words
+        raise SandboxError(f"docker cannot import the root: {done.stderr.decode().strip()}")
+    return argv
 
 
 def _call(
-    run: Run, words: Sequence[str], stdin: int = subprocess.DEVNULL
+    run: Run, argv: Sequence[str], stdin: int = subprocess.DEVNULL
 ) -> subprocess.CompletedProcess[bytes]:
     return subprocess.run(
-        words, env=run.environment, stdin=stdin, capture_output=True, timeout=UP_LIMIT_S
+        argv, env=run.environment, stdin=stdin, capture_output=True, timeout=UP_LIMIT_S
     )
 
 
@@ -198,6 +194,6 @@ def _remove_empty(directories: Sequence[Path]) -> None:
 
 
 def _stop(daemon: subprocess.Popen[bytes]) -> None:
-    """dockerd ends its containerd and unmounts what it mounted, if it is asked."""
+    """On SIGTERM dockerd ends its containerd and unmounts what it has mounted."""
     daemon.send_signal(signal.SIGTERM)
-    ended(daemon, 20)
+    reap(daemon, 20)

@@ -1,6 +1,6 @@
 """gVisor: a kernel in a process (runsc), on its ptrace platform, which needs no KVM.
 
-Its durable tier is a checkpoint of a sandbox that has started, restored for every request.
+In the durable tier every request restores a checkpoint of a started sandbox.
 """
 
 from __future__ import annotations
@@ -24,20 +24,19 @@ from harness.host.locks import half_built
 from harness.host.process import kill, need
 from harness.host.run import Run
 from harness.measure.record import digest
+from harness.sandbox.base import MIB, SEAL
 from harness.sandbox.oci.roots import copy
 from harness.sandbox.protocol import Compared, Tier
-from harness.sandbox.reference.base import MIB, Reference, ReferenceSubstrate, mark
+from harness.sandbox.reference.base import ReferenceSubstrate, ReferenceTemplate, run_mark
 from harness.sandbox.shared_kernel import START_LIMIT_S, Log, SharedSandbox
 
 INSIDE = ".agent"
 PATIENCE_S = 10.0
-SEAL = "/run/sealed"
-"""A file written before the checkpoint: a restored sandbox that has it kept its state."""
 
 
 @dataclass(frozen=True)
-class GvisorTemplate(Reference):
-    """`checkpoint` is the directory of the saved sandbox, where the tier restores one."""
+class GvisorTemplate(ReferenceTemplate):
+    """`checkpoint` is the directory of the saved sandbox, if the tier restores one."""
 
     checkpoint: Path | None = None
 
@@ -48,18 +47,18 @@ class GvisorSubstrate(ReferenceSubstrate):
     tiers = (Tier.FULL, Tier.DURABLE_POOL)
     compared = Compared((Tier.FULL, Tier.DURABLE_POOL))
     programs = tools = ("runsc",)
-    each = 96 * MIB
+    memory_each = 96 * MIB
 
-    def words(self, run: Run, command: str, *arguments: str | Path) -> list[str]:
+    def argv(self, run: Run, command: str, *arguments: str | Path) -> list[str]:
         return [
             need("runsc"), "--root", os.fspath(run.directory / "runsc"), "--platform=ptrace",
             "--network=none", "--ignore-cgroups", "--overlay2=root:memory",
             command, *map(str, arguments),
         ]  # fmt: skip
 
-    def prepare(self, run: Run, cache: Path, tier: Tier) -> Reference:
+    def prepare(self, run: Run, cache: Path, tier: Tier) -> ReferenceTemplate:
         plain = super().prepare(run, cache, tier)
-        # The agent lies in a root of the run's: runsc would make a place for it in the shared one.
+        # The agent is copied into a root of the run: mounting it would change the shared root.
         root = run.directory / "gvisor-root"
         if not root.exists():
             copy(plain.root.path, root)
@@ -70,7 +69,7 @@ class GvisorSubstrate(ReferenceSubstrate):
         return replace(template, checkpoint=self._checkpoint(run, cache, template))
 
     def _checkpoint(self, run: Run, cache: Path, template: GvisorTemplate) -> Path:
-        """The directory of a sandbox that was saved once it had worked; a reboot leaves it."""
+        """The directory of a sandbox that was saved after it had worked; it survives a reboot."""
         parts = (template.root.sha256, digest(template.agent), digest(Path(need("runsc"))))
         target = cache / "checkpoints-gvisor" / hashlib.sha256(" ".join(parts).encode()).hexdigest()
         if not target.exists():
@@ -87,19 +86,14 @@ class GvisorSubstrate(ReferenceSubstrate):
 
     def _save(self, run: Run, id: str, directory: Path) -> None:
         done = subprocess.run(
-            self.words(run, "checkpoint", "--image-path", directory, id),
+            self.argv(run, "checkpoint", "--image-path", directory, id),
             env=run.environment, stdin=subprocess.DEVNULL, capture_output=True, text=True,
         )  # fmt: skip
         if done.returncode:
-            raise CheckpointError(f"runsc does not save a sandbox: {done.stderr.strip()}")
+            raise CheckpointError(f"runsc cannot save a sandbox: {done.stderr.strip()}")
 
     def start(
-        self,
-        run: Run,
-        template: Reference,
-        tier: Tier,
-        identity: Identity,
-        undo: contextlib.ExitStack,
+        self, run: Run, template: ReferenceTemplate, identity: Identity, undo: contextlib.ExitStack
     ) -> SharedSandbox:
         id = identity.id
         directory = run.directory / f"gvisor-{id}"
@@ -116,33 +110,35 @@ class GvisorSubstrate(ReferenceSubstrate):
         how = ["restore", "--image-path", os.fspath(checkpoint)] if checkpoint else ["run"]
 
         def begin() -> None:
-            """Run it or restore it; either returns when its first process is there."""
-            words = self.words(
+            """Run or restore it; both return when its first process exists."""
+            argv = self.argv(
                 run, *how, "--detach", "--pid-file", directory / "pid", "--bundle", directory, id
             )
             with far:
                 code = subprocess.call(
-                    words, env=run.environment, stdin=far.fileno(), stdout=far.fileno(),
+                    argv, env=run.environment, stdin=far.fileno(), stdout=far.fileno(),
                     stderr=log.descriptor,
                 )  # fmt: skip
             if code:
-                raise GuestDied(f"runsc did not {how[0]} {id}: {log.said() or code}")
+                raise GuestDied(f"runsc did not {how[0]} {id}: {log.tail() or code}")
 
         if not checkpoint:
             begin()
         end = undo.pop_all()
         return SharedSandbox(
-            identity, line, end.close, said=log.said, restore=begin if checkpoint else None
+            identity, line, end.close, output=log.tail, restore=begin if checkpoint else None
         )
 
 
 def _end(run: Run, directory: Path, id: str) -> None:
-    """Kill a sandbox and what runsc knows of it: `runsc delete` does the same in two seconds."""
+    """Kill a sandbox and delete runsc's state of it: `runsc delete` takes two seconds."""
     known = list((run.directory / "runsc").glob(f"*{id}*"))  # also a socket since 2024
     pids: list[int] = []
     with contextlib.suppress(OSError, ValueError, psutil.NoSuchProcess):
         pids.append(int((directory / "pid").read_text()))
-        pids += [one.pid for one in psutil.Process(pids[0]).children(recursive=True)]  # it traces
+        pids += [
+            child.pid for child in psutil.Process(pids[0]).children(recursive=True)
+        ]  # it traces
     for path in known:
         with contextlib.suppress(OSError, ValueError, KeyError):
             pids.append(json.loads(path.read_text())["goferPid"])
@@ -152,7 +148,7 @@ def _end(run: Run, directory: Path, id: str) -> None:
         path.unlink(missing_ok=True)
 
 
-def _config(run: Run, template: Reference, identity: Identity) -> dict[str, Any]:
+def _config(run: Run, template: ReferenceTemplate, identity: Identity) -> dict[str, Any]:
     plain = ["nosuid", "noexec", "nodev"]
     return {
         "ociVersion": "1.0.2",
@@ -162,7 +158,7 @@ def _config(run: Run, template: Reference, identity: Identity) -> dict[str, Any]
             "terminal": False,
             "user": {"uid": 0, "gid": 0},
             "args": [f"/{INSIDE}"],
-            "env": [f"{name}={value}" for name, value in mark(run).items()],
+            "env": [f"{name}={value}" for name, value in run_mark(run).items()],
             "cwd": "/",
         },
         "mounts": [

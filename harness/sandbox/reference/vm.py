@@ -1,5 +1,5 @@
 """The traditional VM: QEMU's q35 with firmware, a disk, the distribution's generic kernel, and
-systemd up to a login. The agent is a service of it, started when the login is there."""
+systemd up to a login prompt. The agent is a systemd service that starts after the prompt."""
 
 from __future__ import annotations
 
@@ -20,12 +20,13 @@ from harness.host.locks import half_built
 from harness.host.process import run as run_program
 from harness.host.run import Run
 from harness.measure.record import Image, digest
+from harness.sandbox.base import MIB
 from harness.sandbox.oci.roots import copy
 from harness.sandbox.protocol import Tier
 from harness.sandbox.qemu.accelerator import choose
 from harness.sandbox.qemu.machine import PROGRAM
-from harness.sandbox.reference.base import MIB, Reference, ReferenceSubstrate
-from harness.sandbox.shared_kernel import Log, SharedSandbox, ended
+from harness.sandbox.reference.base import ReferenceSubstrate, ReferenceTemplate
+from harness.sandbox.shared_kernel import Log, SharedSandbox, reap
 
 PACKAGES = ("kmod", "login", "systemd-sysv", "udev", package_names.generic_kernel())
 MEMORY_MIB = 512
@@ -49,8 +50,8 @@ WantedBy=multi-user.target
 
 
 @dataclass(frozen=True)
-class VmTemplate(Reference):
-    """`directory` has the disk, the kernel and its initramfs."""
+class VmTemplate(ReferenceTemplate):
+    """`directory` has the disk, the kernel and the initramfs."""
 
     directory: Path = Path()
 
@@ -66,22 +67,17 @@ class VmSubstrate(ReferenceSubstrate):
     boot_cpu_s = 40.0
     programs = (PROGRAM, "debootstrap", "mkfs.ext4")
     tools = (PROGRAM,)
-    each = (MEMORY_MIB + 128) * MIB
+    memory_each = (MEMORY_MIB + 128) * MIB
 
     def prepare(self, run: Run, cache: Path, tier: Tier) -> VmTemplate:
-        """The disk takes minutes to build, the first time."""
+        """Builds the disk the first time, which takes minutes."""
         self.check()
         accelerator = choose(run, cache, image.build(cache)).name
         root, agent = rootfs.debian(cache, PACKAGES), shared_agent.build(cache)
         return VmTemplate(root, agent, accelerator, _disk(cache, root.path, root.sha256, agent))
 
     def start(
-        self,
-        run: Run,
-        template: Reference,
-        tier: Tier,
-        identity: Identity,
-        undo: contextlib.ExitStack,
+        self, run: Run, template: ReferenceTemplate, identity: Identity, undo: contextlib.ExitStack
     ) -> SharedSandbox:
         assert isinstance(template, VmTemplate)
         directory = template.directory
@@ -98,7 +94,7 @@ class VmSubstrate(ReferenceSubstrate):
                     "-display", "none", "-machine", "q35", "-accel", template.accelerator or "tcg",
                     "-cpu", "host" if template.accelerator == "kvm" else "max",
                     "-m", f"{MEMORY_MIB}M",
-                    # By descriptors, and thrown away with the VMM: the disk stays as it is.
+                    # snapshot=on: writes go to a temporary file, so the disk stays unchanged.
                     "-drive", f"file={_plain(directory / 'disk')},format=raw,if=virtio,snapshot=on",
                     "-kernel", directory / "kernel", "-initrd", directory / "initramfs", "-append",
                     "root=/dev/vda rw console=ttyS0 panic=-1 "
@@ -113,24 +109,24 @@ class VmSubstrate(ReferenceSubstrate):
                 pass_fds=[far.fileno()], start_new_session=True,
                 env={**run.environment, "TMPDIR": os.fspath(run.directory)},
             )  # fmt: skip
-        undo.callback(ended, child)
+        undo.callback(reap, child)
         undo.callback(child.kill)
         end = undo.pop_all()
-        # Its key waits in the port until its agent comes up, and the first that asks waits too.
+        # Its key stays buffered in the port until the agent starts; `awaken` waits for that.
         sandbox = SharedSandbox(
-            identity, line, end.close, said=log.said,
+            identity, line, end.close, output=log.tail,
             restore=lambda: sandbox.agent.wait_for_start(BOOT_LIMIT_S),
         )  # fmt: skip
         return sandbox
 
 
 def _plain(path: Path) -> str:
-    """A path as an option of QEMU's: a comma in it is doubled."""
+    """A path as part of a QEMU option: commas are doubled."""
     return os.fspath(path).replace(",", ",,")
 
 
 def _disk(cache: Path, root: Path, sha256: str, agent: Path) -> Path:
-    """The directory of a disk with this root on it, and the agent as a service."""
+    """The directory of a disk with this root and the agent as a service."""
     parts = hashlib.sha256(" ".join((sha256, digest(agent), SERVICE)).encode()).hexdigest()
     target = cache / "disks" / parts
     if not target.exists():

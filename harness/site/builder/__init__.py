@@ -1,1 +1,1 @@
-"""Makes the site: renders templates, checks links, writes only what changed."""
+"""Builds the site: renders templates, checks links, writes only what changed."""

@@ -1,4 +1,4 @@
-"""The build: read what is new, make what has changed, check links, put it into its place."""
+"""The build: read new records, make what has changed, check links, put the files in place."""
 
 from __future__ import annotations
 
@@ -15,26 +15,27 @@ from typing import Any
 from harness import paths
 from harness.claims import claims as claiming
 from harness.claims import published
-from harness.errors import DiskFull, UsageError
+from harness.errors import DiskFull, SiteError, UsageError
 from harness.measure.record import digest
 from harness.rig.discovery import OURS, discover
-from harness.site.builder import check, exports, output, page, workers
-from harness.site.builder.digest_cache import Cached, Seen
-from harness.site.builder.manifest import Marker, Run
+from harness.site import pages
+from harness.site.builder import check, output, workers
+from harness.site.builder.digest_cache import CachedJson, DigestCache
+from harness.site.builder.manifest import Manifest, RememberedRun
 from harness.site.builder.renderer import Renderer
-from harness.site.data import record_summary
-from harness.site.data.corpus import Corpus, Entry, Place, Problem, places
+from harness.site.data import exports, record_summary
+from harness.site.data.corpus import Corpus, Place, Problem, RecordEntry, places
 
 SOURCES = paths.SITE
 ADDRESS = "http://127.0.0.1:8000/"
-"""Where feeds and the sitemap say that the site is, unless told: where `--serve` shows it."""
+"""The address that feeds and the sitemap use by default: where `--serve` shows the site."""
 
 
 @dataclass(frozen=True)
-class Built:
-    """What a build made: its directory, how many pages and records, and what was left out.
+class BuildResult:
+    """The result of a build: its directory, the number of pages and records, and what was left out.
 
-    `made` counts the files that had to be made; the rest were taken over as they were.
+    `made` counts the files that were made; the others were kept from the previous build.
     """
 
     out: Path
@@ -46,9 +47,10 @@ class Built:
 
 @dataclass(frozen=True)
 class Options:
-    """How a site is built. `today` is the day that ages count from: the newest record's, if None.
+    """How to build a site. Ages are counted from `today`, or from the newest record if it is None.
 
-    `address` is where the site will be found; `jobs` how many processes make pages.
+    `address` is where the site will be served; `jobs` is the number of processes; `again` ignores
+    the previous build.
     """
 
     today: str | None = None
@@ -59,21 +61,21 @@ class Options:
 
 def build(
     results: Path, out: Path, *, sources: Path = SOURCES, options: Options = Options()
-) -> Built:
-    """Build the site of `results` into `out`; a build that fails leaves what was there.
+) -> BuildResult:
+    """Build the site of `results` into `out`; a failed build leaves the old site in place.
 
-    Published figures come from `results`/published, or from this checkout when that is absent.
+    Published figures come from `results`/published, or if that is absent from the built-in ones.
     Equal inputs give equal bytes. Raises SiteError, PublishedError and UsageError.
     """
     if not results.is_dir():
         raise UsageError(
-            f"{results} is no directory of records",
-            hint="name one with --results, or make the first record: mise run bench",
+            f"{results} is not a directory of records",
+            hint="name a directory with --results, or make the first record: mise run bench",
         )
     if not (sources / "templates").is_dir():
         raise UsageError(
             f"the site's templates are not in {sources}",
-            hint="they belong to a checkout: install it with pip install -e '.[site]'",
+            hint="they belong to a checkout: install it with pip install -e .",
         )
     directory = paths.PACKAGE / "site" / "pages"
     check.check_sources(
@@ -87,10 +89,10 @@ def build(
         try:
             with output.Directory(out, code, again=options.again) as site:
                 return _Build(results, site, sources, quoted, options, known).run()
-        except check.SiteError:
+        except SiteError:
             if not site.before.records:
                 raise
-        # What is remembered of pages that were kept may be what is wrong.
+        # The error may come from pages kept from the previous build: build all of it again.
         with output.Directory(out, code, again=True) as site:
             return _Build(results, site, sources, quoted, options, known).run()
 
@@ -103,15 +105,15 @@ def _room(out: Path) -> Iterator[None]:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         raise DiskFull(
-            f"no room for the site beside {out}: what was there is as it was",
-            hint=f"make room, then build again: df -h {out.parent}",
+            f"no disk space for the site beside {out}; the old site is unchanged",
+            hint=f"free some space, then build again: df -h {out.parent}",
         ) from error
 
 
 @contextlib.contextmanager
 def _without_collection() -> Iterator[None]:
-    """Millions of small objects live until the end: looking for garbage among them takes as long
-    as all the rest. What a page leaves behind goes with the process that made it."""
+    """Turn the garbage collector off: millions of small objects live until the end, and scanning
+    them takes as long as everything else. Garbage goes away with the process that made it."""
     was = gc.isenabled()
     gc.disable()
     try:
@@ -123,14 +125,14 @@ def _without_collection() -> Iterator[None]:
 
 @dataclass(frozen=True)
 class _Code:
-    """What of the checkout verdicts depend on: digests of rigs and patches."""
+    """What verdicts depend on besides records: digests of rigs and patches."""
 
     rigs: Mapping[str, Sequence[str]]
     patches: Mapping[str, str]
 
 
 def _code(sources: Path, quoted: Path, options: Options, known: _Code) -> str:
-    """A digest of everything that pages are made of, but for records."""
+    """A digest of everything that pages are made of, except records."""
     whole = hashlib.sha256(repr((options.today, options.address)).encode())
     here = paths.PACKAGE
     for directory in (here / "site", here / "claims", here / "measure", sources, quoted):
@@ -144,12 +146,12 @@ def _code(sources: Path, quoted: Path, options: Options, known: _Code) -> str:
 
 
 def _rigs() -> Mapping[str, Sequence[str]]:
-    """The digests of each rig's file that measure what it measures now, the first as it is."""
-    # To ask the rigs, each must be loaded with all that it measures with: that takes as long as
-    # pages do, and says the same until one of them is another.
+    """For each rig's file, the digests of versions that measure the same; the current one first."""
+    # Loading the rigs imports everything they measure with, which takes as long as making pages.
+    # The answer is cached until a rig's file changes.
     files = {path.name: digest(path) for path in sorted(paths.RIGS.glob("*.py"))}
     name = hashlib.sha256(repr(sorted(files.items())).encode()).hexdigest()[:24]
-    with Cached(f"rigs-{name}.json") as kept:
+    with CachedJson(f"rigs-{name}.json") as kept:
         if not kept.found:
             kept.found = {
                 f"rigs/{rig.path.name}": [digest(rig.path), *rig.info.measured_alike]
@@ -165,7 +167,7 @@ def _patches() -> Mapping[str, str]:
 
 
 class _Build:
-    """One build, with what it knows so far."""
+    """One build and its state."""
 
     def __init__(
         self,
@@ -179,18 +181,18 @@ class _Build:
         self.results, self.directory, self.sources = results, directory, sources
         self.options, self.known = options, known
         self.jobs = workers.processes(options.jobs)
-        self.seen = Seen(results)
-        self.before, self.after = directory.before, Marker(directory.before.code)
+        self.seen = DigestCache(results)
+        self.before, self.after = directory.before, Manifest(directory.before.code)
         self.published = published.load(quoted)
         self.claims = claiming.load(self.published)
-        self.pages = page.discover()
+        self.pages = pages.discover()
         render = Renderer(sources, self.pages, options.address)
-        self.maker = workers.Maker(directory, render, self.before, self.claims)
+        self.maker = workers.PageWriter(directory, render, self.before, self.claims)
         self.files: set[str] = set()
-        self.all = workers.Made()
+        self.all = workers.Written()
         self.made = 0
 
-    def run(self) -> Built:
+    def run(self) -> BuildResult:
         entries, problems = self._records()
         found = Corpus(
             entries,
@@ -210,16 +212,16 @@ class _Build:
         self._check(entries)
         self.directory.place(self.after, self.files)
         self.seen.save()
-        return Built(self.directory.out, len(pages), len(entries), tuple(problems), self.made)
+        return BuildResult(self.directory.out, len(pages), len(entries), tuple(problems), self.made)
 
     def _add(self, paths: Iterable[str]) -> None:
         for path in paths:
             if path in self.files:
-                raise check.SiteError(f"two pages write {path}")
+                raise SiteError(f"two pages write {path}")
             self.files.add(path)
 
-    def _records(self) -> tuple[Sequence[Entry], Sequence[Problem]]:
-        """Every record's page, made anew where its file is not the one that it was made of."""
+    def _records(self) -> tuple[Sequence[RecordEntry], Sequence[Problem]]:
+        """Every record's pages, made again only if the record's file has changed."""
         found, problems = places(self.results)
         outgoing = dict.fromkeys(self.before.outgoing)
         shared = self.after.shared = dict(self.before.shared)
@@ -242,16 +244,18 @@ class _Build:
             data, also, made = result
             shared.update(also)
             endings = [path.removeprefix(place.stem) for path in made.files]
-            self.after.records[place.shown] = Run.of(place.shown, data[-1], endings, data)
+            self.after.records[place.shown] = RememberedRun.of(place.shown, data[-1], endings, data)
             self._add(made.files)
             self.made += len(made.files)
             outgoing.update(dict.fromkeys(made.links))
         self.after.outgoing = sorted(outgoing)
         read, known_runs = record_summary.Reader(shared), self.after.records
         entries = [
-            Entry(read(known_runs[one.shown].data), one) for one in found if one.shown in known_runs
+            RecordEntry(read(known_runs[one.shown].data), one)
+            for one in found
+            if one.shown in known_runs
         ]
-        entries.sort(key=lambda entry: (entry.brief.run_id, entry.page))
+        entries.sort(key=lambda entry: (entry.summary.run_id, entry.page))
         return entries, sorted(left_out, key=lambda one: one.path)
 
     def _static(self) -> None:
@@ -262,8 +266,8 @@ class _Build:
                 self.directory.write(name, path.read_bytes())
 
     def _pages(self, found: Corpus) -> None:
-        """Every other page: what stands alone now, groups where their inputs changed."""
-        # What takes long where there are many records comes first, that it not be waited for.
+        """All other pages: standalone ones always, groups only if their inputs have changed."""
+        # Start the slow pages first, so that no process waits for them at the end.
         pages = sorted(self.pages, key=lambda one: not one.long)
         work = partial(self.maker.page, found, 0)
         for one, result in zip(pages, workers.spread(work, pages, self.jobs, 2, 1), strict=True):
@@ -282,10 +286,10 @@ class _Build:
         self.after.groups[name] = known
         self._add(known["files"])
         links = dict.fromkeys(known["links"], known["files"][0])
-        self.all += workers.Made([], known["ids"], links)
+        self.all += workers.Written([], known["ids"], links)
 
-    def _check(self, entries: Sequence[Entry]) -> None:
-        by_page = {entry.page: entry.brief for entry in entries}
+    def _check(self, entries: Sequence[RecordEntry]) -> None:
+        by_page = {entry.page: entry.summary for entry in entries}
         ids = {path: frozenset(several) for path, several in self.all.ids.items()}
 
         def has(path: str, id: str) -> bool:

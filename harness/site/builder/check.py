@@ -1,4 +1,4 @@
-"""Checks that end a build: no typed figure in what people write, no link that leads nowhere."""
+"""Checks at the end of a build: no figures typed by hand, no dangling links."""
 
 from __future__ import annotations
 
@@ -12,27 +12,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from harness.errors import CoppiceError
-
-
-class SiteError(CoppiceError):
-    """The site cannot be built as it stands; nothing was replaced."""
-
-    exit_code = 65
-
+from harness.errors import SiteError
 
 _FIGURE = re.compile(
     r"(?<![\w.#-])\d[\d.,\u202f\u00a0 ]*(?:&nbsp;|[ \u202f\u00a0-])?"
     r"(?:ns|[µμu]s|ms|s|sec|seconds?|milliseconds?|microseconds?|min|minutes?"
     r"|[KMGT]i?B|kB|bytes?|[kMG]?bit/s|%|×|percent)(?![\w-])"
 )
-# A quotation in an essay: lines of a block quote whose last one names its source by a link.
+# A quotation in an essay: a block quote whose last line links to its source.
 _QUOTATION = re.compile(r"(?m)^(?:>.*\n)*> .*\]\(https://[^)]+\).*$")
 
 
 def typed_figures(text: str) -> list[tuple[int, str]]:
-    """Line and text of every number with a unit in `text`, but for quotations of a named source."""
-    # The percent sign of a template's own delimiters is no unit.
+    """Line and text of every number with a unit in `text`, except in quotations with a source."""
+    # The percent sign in a template's delimiters is not a unit.
     text = text.replace("{%", "{ ").replace("%}", " }")
     text = _QUOTATION.sub(lambda quote: re.sub(r"\d", "n", quote.group()), text)
     return [
@@ -52,15 +45,15 @@ def check_sources(templates: Iterable[Path], modules: Iterable[Path]) -> None:
     if found:
         lines = "".join(f"\n  {path.name}:{line}: {text!r}" for path, line, text in found)
         raise SiteError(
-            f"a figure is typed where it must be computed:{lines}",
-            hint="take it from a record with figure(...), or from results/published/ with "
-            "quoted(...)",
+            f"figures are typed by hand where they must be computed:{lines}",
+            hint="use figure(...) for a record's figure, or quoted(...) for one from "
+            "results/published/",
         )
 
 
 @dataclass(frozen=True)
 class Names:
-    """The ids of one page in their order, and the addresses that it links to."""
+    """The ids of a page, in order, and the addresses that it links to."""
 
     ids: Sequence[str]
     links: Collection[str]
@@ -70,7 +63,7 @@ _ATTRIBUTE = re.compile(r'\s(id|href|src)="([^"]*)"')
 
 
 def names(text: str) -> Names:
-    """What a page of ours names and links to; all our attributes stand in double quotes."""
+    """The ids and links of a page; templates write all attributes in double quotes."""
     ids: list[str] = []
     links: dict[str, None] = {}
     for kind, value in _ATTRIBUTE.findall(text):
@@ -82,7 +75,7 @@ def names(text: str) -> Names:
 
 
 def twice(path: str, page: Names) -> Sequence[str]:
-    """What to say of ids that stand more than once on a page."""
+    """An error message for each id that occurs more than once on a page."""
     if len(set(page.ids)) == len(page.ids):
         return ()
     seen: set[str] = set()
@@ -96,7 +89,7 @@ def _target(directory: str, path: str) -> str:
 
 
 def targets(path: str, page: Names) -> Iterable[tuple[str, str, str]]:
-    """Each internal link of a page: as it is written, the file and the anchor that it means."""
+    """Each internal link of a page: as written, the file, and the anchor."""
     directory = posixpath.dirname(path)
     for link in page.links:
         if ":" not in link and "//" not in link and "?" not in link and "%" not in link:
@@ -115,9 +108,9 @@ def dangling(
     ids: Mapping[str, Collection[str]],
     has: Callable[[str, str], bool] = lambda path, id: False,
 ) -> Sequence[str]:
-    """What leads nowhere of `links`: a file or `file#anchor`, and a page that links to it.
+    """The dangling ones of `links`, which maps a file or `file#anchor` to a page that links to it.
 
-    `ids` are those of pages; `has` knows ids of pages that are not among them.
+    `ids` has the ids of pages; `has` answers for pages that are not in it.
     """
     wrong = []
     for link, page in links.items():
@@ -130,6 +123,6 @@ def dangling(
 
 
 def refuse(wrong: Sequence[str]) -> None:
-    """Raise SiteError where there is something wrong."""
+    """Raise SiteError if there are any errors."""
     if wrong:
-        raise SiteError("links that lead nowhere:" + "".join(f"\n  {one}" for one in wrong[:50]))
+        raise SiteError("dangling links:" + "".join(f"\n  {one}" for one in wrong[:50]))

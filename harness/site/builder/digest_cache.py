@@ -1,8 +1,8 @@
-"""Digests of files that were read before, so that of thousands only those that changed are read.
+"""A cache of file digests, so that of thousands of files only changed ones are read.
 
-A file counts as unchanged while its size, times and inode are what they were, as git has it; one
-that was written while we looked is read again. Kept in the cache directory: a site must not depend
-on when its records were copied.
+As in git, a file counts as unchanged while its size, times and inode are the same; a file that was
+written very recently is read again. The cache is not part of the site, which must not depend on
+when its records were copied.
 """
 
 from __future__ import annotations
@@ -20,13 +20,12 @@ from harness.measure.record import digest
 from harness.paths import cache_directory
 
 _RACY_NS = 2_000_000_000
-"""File systems tell times in steps; within one, a second change would go unseen."""
+"""File systems have coarse timestamps: a second change within one step would go unnoticed."""
 
 
-class Cached:
-    """A JSON file of the cache directory, as a context manager: `found` is what it has, and is
-    written where it is another in the end. A cache that cannot be read or written is done
-    without."""
+class CachedJson:
+    """A JSON file in the cache directory, as a context manager. `found` is its content, and is
+    written back if it has changed. A cache that cannot be read or written is ignored."""
 
     def __init__(self, name: str) -> None:
         self._file = cache_directory() / "site" / name
@@ -36,7 +35,7 @@ class Cached:
             self._before = found if isinstance(found, dict) else {}
         self.found = self._before
 
-    def __enter__(self) -> Cached:
+    def __enter__(self) -> CachedJson:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
@@ -50,12 +49,12 @@ class Cached:
             Path(temporary).replace(self._file)
 
 
-class Seen:
-    """What is known of the files of one directory."""
+class DigestCache:
+    """Known digests of the files of one directory."""
 
     def __init__(self, results: Path) -> None:
         name = hashlib.sha256(os.fsencode(results.resolve())).hexdigest()[:24]
-        self._kept = Cached(f"seen-{name}.json")
+        self._kept = CachedJson(f"seen-{name}.json")
         self._before: dict[str, list[object]] = self._kept.found
         self._after: dict[str, list[object]] = {}
         self._recent = time.time_ns() - _RACY_NS
@@ -64,17 +63,17 @@ class Seen:
         """SHA-256 of a file; empty when it cannot be read."""
         name = str(path)
         try:
-            told = os.stat(name)  # noqa: PTH116  (for thousands of files)
-            state = [told.st_size, told.st_mtime_ns, told.st_ctime_ns, told.st_ino]
+            stat = os.stat(name)  # noqa: PTH116  (for thousands of files)
+            state = [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]
             known = self._before.get(name)
             found = str(known[4]) if known and known[:4] == state else digest(path)
         except (OSError, IndexError, TypeError):
             return ""
-        if told.st_mtime_ns < self._recent > told.st_ctime_ns:
+        if stat.st_mtime_ns < self._recent > stat.st_ctime_ns:
             self._after[name] = [*state, found]
         return found
 
     def save(self) -> None:
-        """Keep it for the next build."""
+        """Save the digests for the next build."""
         with self._kept as kept:
             kept.found = self._after

@@ -1,8 +1,8 @@
-"""What a site's marker remembers: what each of its files was made of, so that the next build makes
-only what has changed.
+"""The manifest of a built site: what each file was made from, so that the next build makes only
+what has changed.
 
-One line of JSON for each record and group, so that what did not change need not be written anew;
-the first line has a digest of the rest. What does not fit it, or is not whole, counts as nothing.
+One line of JSON per record and group, so that unchanged lines are not encoded again; the first line
+has a digest of the rest. A manifest that does not match its digest is ignored.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from harness.site.data.record_summary import compact
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
-    """What is remembered of a record: its digest, its files and it in brief, and as it was written.
+class RememberedRun:
+    """What is remembered of a run: its record's digest, files and summary, and the encoded line.
 
-    Files are told by what they have after the place of the run. Written once: of thousands of
-    records, one build changes a few.
+    Files are stored as suffixes of the run's path. The line is kept because most builds change only
+    a few of thousands of records.
     """
 
     sha256: str
@@ -31,30 +31,32 @@ class Run:
     line: str
 
     @classmethod
-    def of(cls, shown: str, sha256: str, endings: Sequence[str], data: list[Any]) -> Run:
+    def of(cls, shown: str, sha256: str, endings: Sequence[str], data: list[Any]) -> RememberedRun:
         return cls(sha256, endings, data, compact([shown, sha256, endings, data]))
 
     def files(self, stem: str) -> Sequence[str]:
-        """Their addresses."""
+        """The files' addresses."""
         return [stem + one for one in self.endings]
 
 
 @dataclass
-class Marker:
-    """What a site was made of: `code` of everything but records, then by name and content.
+class Manifest:
+    """What a site was made from. `code` is the digest of everything except records.
 
-    `shared` has what records in brief have in common. `groups`: by name, their key, files, the ids
-    of their pages and what these link to. `outgoing`: everything that pages of runs link to.
+    `shared`: data that several record summaries share. `groups`: by name, their key, files, page
+    ids and links. `outgoing`: everything that pages of runs link to.
     """
 
     code: str = ""
     shared: record_summary.Shared = field(default_factory=dict)
-    records: dict[str, Run] = field(default_factory=dict)
+    records: dict[str, RememberedRun] = field(default_factory=dict)
     groups: dict[str, Mapping[str, Any]] = field(default_factory=dict)
     outgoing: list[str] = field(default_factory=list)
 
     def dump(self) -> bytes:
-        used = {name for run in self.records.values() for name in record_summary.names(run.data)}
+        used: set[str] = set()
+        for run in self.records.values():
+            used.update(record_summary.shared_names(run.data))
         shared = {name: self.shared[name] for name in sorted(used)}
         lines = [compact([self.outgoing, shared, len(self.records)])]
         lines += [one.line for _, one in sorted(self.records.items())]
@@ -63,8 +65,8 @@ class Marker:
         return f"{self.code} {hashlib.sha256(body).hexdigest()}\n".encode() + body
 
     @classmethod
-    def load(cls, file: IO[bytes], code: str) -> Marker | None:
-        """The opposite; None unless it is whole and of that code."""
+    def load(cls, file: IO[bytes], code: str) -> Manifest | None:
+        """The inverse of `dump`; None if it is damaged or was made by other code."""
         head = file.readline().split()
         if len(head) != 2 or head[0].decode(errors="replace") != code:
             return None
@@ -74,14 +76,14 @@ class Marker:
         first, *lines = body.decode().split("\n")[:-1]
         outgoing, shared, many = json.loads(first)
         found = cls(code, shared, outgoing=outgoing)
-        # At once: thousands of small documents take several times as long.
+        # Parsed at once, which is several times as fast as parsing thousands of small documents.
         of_records = json.loads(f"[{','.join(lines[:many])}]")
         for (shown, sha256, endings, data), line in zip(of_records, lines, strict=False):
-            found.records[shown] = Run(sha256, endings, data, line)
+            found.records[shown] = RememberedRun(sha256, endings, data, line)
         found.groups = dict(map(json.loads, lines[many:]))
         return found
 
     def same(self, name: str, key: str) -> Mapping[str, Any] | None:
-        """What is known of a group that was made of the same."""
+        """What is known of a group that was made from the same inputs."""
         found = self.groups.get(name)
         return found if found and found["key"] == key else None

@@ -1,12 +1,12 @@
-"""Where a build puts its files, so that whoever reads the site meanwhile sees whole pages only.
+"""Writes the site atomically, so that readers see only complete pages during a build.
 
-A site that nothing can be kept of is made beside the old one and takes its place by renaming. Of
-one that the same code made, only the files that are new or other are made, within the site in a
-hidden directory. Renaming that directory says that they are all there; then they take their places
-one by one, pages that are new before those that lead to them, and what belongs to the site no
-longer goes last. A build that was killed meanwhile is finished by the next one.
+If nothing of the old site can be kept, the new one is made beside it and replaces it by renaming.
+If the same code made the old site, only new and changed files are made, in a hidden directory
+within the site. Renaming that directory commits them; then the files are moved into place one by
+one, new pages before pages that link to them, and obsolete files are removed last. The next build
+finishes a build that was killed in between.
 
-A site's marker says that the directory is ours, and what its files were made of.
+A site's manifest marks the directory as built by this command, and says what it was made from.
 """
 
 from __future__ import annotations
@@ -21,23 +21,23 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from harness.errors import UsageError
-from harness.site.builder.manifest import Marker
+from harness.site.builder.manifest import Manifest
 
 MARKER = ".coppice-site"
-"""Says that a directory is a site of ours and may be replaced."""
+"""Marks a directory as a site built by this command, which may be replaced."""
 _NEXT, _READY = ".coppice-next", ".coppice-ready"
-"""Within a site: files that are being made, and files that are all there to take their places."""
+"""Within a site: files being made, and files that are complete and ready to be moved."""
 _GONE = ".coppice-gone"
-"""Among those that are ready: the names of files that go."""
+"""Among the ready files: the names of files to remove."""
 _UNFINISHED = ".coppice-unfinished"
-"""In a whole site that is being made."""
+"""Marks a whole site that is still being made."""
 
 
 class Directory:
-    """A site in the making. As a context manager: what was made goes away unless it is placed.
+    """A site being built. As a context manager: its files are removed unless they are placed.
 
-    One build at a time writes to a site; another waits. `before` is what the site that is there was
-    made of: nothing, if other code made it, or `again` asks for all of it.
+    One build at a time writes to a site; another waits. `before` is the manifest of the existing
+    site: empty if other code made it or if `again` is set.
     """
 
     def __init__(self, out: Path, code: str, *, again: bool = False) -> None:
@@ -46,8 +46,8 @@ class Directory:
             not self.out.is_dir() or (any(self.out.iterdir()) and not (self.out / MARKER).exists())
         ):
             raise UsageError(
-                f"{self.out} is there already and is not a site that this command built",
-                hint="name another directory with --out, or remove it yourself",
+                f"{self.out} exists and is not a site that this command built",
+                hint="name another directory with --out, or remove this one",
             )
         self.out.parent.mkdir(parents=True, exist_ok=True)
         self._held = contextlib.ExitStack()
@@ -58,7 +58,7 @@ class Directory:
             if _lock(self.out, stack):
                 _finish(self.out)
             found = None if self._again else _remembered(self.out, self._code)
-            self.before = found or Marker(self._code)
+            self.before = found or Manifest(self._code)
             self._kept = _files(self.out) if found else frozenset()
             if found:
                 self.fresh = self.out / _NEXT
@@ -72,7 +72,7 @@ class Directory:
         return self
 
     def _beside(self, stack: contextlib.ExitStack) -> None:
-        """Make a whole site beside the old one; what killed builds left there goes."""
+        """Make a whole site beside the old one; remove leftovers of killed builds."""
         for left in self.out.parent.glob(f".{self.out.name}-*/{_UNFINISHED}"):
             with contextlib.ExitStack() as theirs:
                 if _lock(left.parent, theirs, wait=False):
@@ -98,7 +98,7 @@ class Directory:
         return f"{self.fresh}/{path}"
 
     def write(self, path: str, content: bytes) -> None:
-        """Make a file, unless the site that is there has the very same."""
+        """Write a file, unless the existing site has an identical one."""
         if path in self._kept:
             old = Path(f"{self.out}/{path}")
             with contextlib.suppress(OSError):
@@ -107,11 +107,11 @@ class Directory:
         Path(self._within(path)).write_bytes(content)
 
     def keeps(self, paths: Iterable[str]) -> bool:
-        """Whether the site that is there has these files."""
+        """Whether the existing site has these files."""
         return self._kept.issuperset(paths)
 
-    def place(self, marker: Marker, files: Iterable[str]) -> None:
-        """Make the site out of `files`: those that were written, and those that it kept."""
+    def place(self, marker: Manifest, files: Iterable[str]) -> None:
+        """Commit the site: `files` are those written and those kept."""
         self.write(MARKER, marker.dump())
         if self._kept:
             gone = sorted(self._kept.difference(files, (MARKER,)))
@@ -133,7 +133,7 @@ class Directory:
 
 
 def _lock(directory: Path, stack: contextlib.ExitStack, *, wait: bool = True) -> bool:
-    """Hold a directory until the stack closes; False when there is none, or another has it."""
+    """Lock a directory until the stack closes; False if it does not exist or is locked already."""
     while True:
         try:
             handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
@@ -141,7 +141,7 @@ def _lock(directory: Path, stack: contextlib.ExitStack, *, wait: bool = True) ->
             return False
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-            # Another build may have put a new site in its place while this one waited.
+            # Another build may have replaced the site while this one waited.
             if directory.exists() and os.path.samestat(os.fstat(handle), directory.stat()):
                 stack.callback(os.close, handle)
                 return True
@@ -152,7 +152,7 @@ def _lock(directory: Path, stack: contextlib.ExitStack, *, wait: bool = True) ->
 
 
 def _walk(directory: Path) -> Iterator[tuple[str, str]]:
-    """Every file below a directory: the directory it is in, with a slash, and its name."""
+    """Every file below a directory: its relative directory with a slash, and its name."""
     for where, inner, names in os.walk(directory):
         inner[:] = [one for one in inner if one not in (_NEXT, _READY)]
         head = f"{os.path.relpath(where, directory)}/" if where != str(directory) else ""
@@ -165,7 +165,7 @@ def _files(directory: Path) -> frozenset[str]:
 
 
 def _finish(out: Path) -> None:
-    """Put what is ready into its place; what a killed build did not come to, too."""
+    """Move ready files into place, also those of a build that was killed."""
     ready = out / _READY
     if not ready.is_dir():
         return
@@ -185,15 +185,15 @@ def _finish(out: Path) -> None:
         (out / path).unlink(missing_ok=True)
         emptied.add((out / path).parent)
     for directory in sorted(emptied, reverse=True):
-        with contextlib.suppress(OSError):  # what is not empty stays
+        with contextlib.suppress(OSError):  # not empty: stays
             directory.rmdir()
     shutil.rmtree(ready)
 
 
-def _remembered(out: Path, code: str) -> Marker | None:
-    """What the site in `out` was made of, if the same code made it and its marker is whole."""
+def _remembered(out: Path, code: str) -> Manifest | None:
+    """The manifest of the site in `out`, if the same code made it and it is intact."""
     try:
         with (out / MARKER).open("rb") as file:
-            return Marker.load(file, code)
+            return Manifest.load(file, code)
     except OSError:
         return None

@@ -1,4 +1,4 @@
-"""How templates are filled: figures only through functions that link from the page they are on."""
+"""Renders templates. Figures come only from functions that link relative to the current page."""
 
 from __future__ import annotations
 
@@ -22,16 +22,18 @@ from harness.measure import quantity, statistics
 from harness.measure.quantity import thousands
 from harness.measure.record import Scalar, Series
 from harness.paths import cache_directory
-from harness.site.builder import essays, page
-from harness.site.builder.essays import Lookup
+from harness.site.builder import essay_html
 from harness.site.data import corpus, figures
+from harness.site.data.addresses import slug
+from harness.site.data.essays import Lookup
+from harness.site.page import Document, Page
 
 
 class _Compiled(jinja2.FileSystemBytecodeCache):
-    """Templates as Python has compiled them; a directory that cannot be written is done without."""
+    """Compiled templates; does without a cache if the directory cannot be written."""
 
     def get_cache_key(self, name: str, filename: str | None = None) -> str:
-        """By name alone: what is kept knows its text, and other copies must not add up."""
+        """By name alone: the cache checks the source, and other checkouts must not add copies."""
         return super().get_cache_key(name)
 
     def dump_bytecode(self, bucket: Bucket) -> None:
@@ -40,7 +42,7 @@ class _Compiled(jinja2.FileSystemBytecodeCache):
 
 
 def _compiled() -> _Compiled | None:
-    """Kept by what this file says of Jinja too: a template means another thing under others."""
+    """The cache depends on this file too: its Jinja settings change what a template compiles to."""
     ways = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:12]
     directory = cache_directory() / "site" / f"templates-{jinja2.__version__}-{ways}"
     try:
@@ -52,7 +54,7 @@ def _compiled() -> _Compiled | None:
 
 @functools.lru_cache(maxsize=4)
 def environment(sources: Path) -> jinja2.Environment:
-    """Jinja over site/templates, with autoescape, strict names and our figures."""
+    """Jinja over site/templates, with autoescaping, strict names and the figure functions."""
     made = jinja2.Environment(
         loader=jinja2.FileSystemLoader(sources / "templates"),
         autoescape=True,
@@ -66,7 +68,7 @@ def environment(sources: Path) -> jinja2.Environment:
     made.globals.update(
         anchor=corpus.anchor,
         bounds_of=_bounds,
-        slug=corpus.slug,
+        slug=slug,
         bytes_text=figures.bytes_text,
         thousands=thousands,
         smallest_n=statistics.smallest_n,
@@ -91,11 +93,11 @@ _LINKED = (
     figures.quoted,
     figures.mark,
 )
-"""What templates show figures by; each links from the page that is being rendered."""
+"""The functions by which templates show figures; each links relative to the page being rendered."""
 
 
 def _bounds(series: Series, statistic: str) -> str:
-    """The interval of a statistic with its unit, or nothing."""
+    """The interval of a statistic with its unit, or an empty string."""
     estimate = figures.get(series, statistic)
     bounds = estimate and quantity.show_interval(estimate, series.unit)
     return (
@@ -103,20 +105,22 @@ def _bounds(series: Series, statistic: str) -> str:
     )
 
 
-class Words:
-    """What an essay says of series, figures and claims, linked from the page that it is on."""
+class EssayFunctions:
+    """The functions that essays use to show series, figures and claims, with links."""
 
     def __init__(self, look: Lookup, link: figures.Link) -> None:
         self._look, self._link = look, link
 
-    def said(self, id: str) -> Markup:
-        """A published figure as its source writes it, with the publisher's mark."""
+    def published(self, id: str) -> Markup:
+        """A published figure as its source writes it, marked as such."""
         return Markup('<span class="theirs">{}</span>').format(
             figures.quoted(self._look.figure(id), self._link)
         )
 
-    def ours(self, rig: str, metric: str, statistic: str = "p50", **dimensions: Scalar) -> Markup:
-        """A figure measured here, else that it works elsewhere, or that nobody measured it."""
+    def measured(
+        self, rig: str, metric: str, statistic: str = "p50", **dimensions: Scalar
+    ) -> Markup:
+        """A figure measured here, else a function-only result, else "not measured"."""
         found = self._look.series(rig, metric, **dimensions)
         found = found or self._look.proof(rig, metric, **dimensions)
         if not found:
@@ -128,13 +132,13 @@ class Words:
         claim, judged = self._look.claim(id)
         words = str(judged.finding.verdict if judged else Verdict.NOT_MEASURED)
         return Markup('<a href="{}">{}</a>: <span class="badge {}">{}</span>').format(
-            self._link(f"claims/{claim.id}.html"), claim.title, corpus.slug(words), words
+            self._link(f"claims/{claim.id}.html"), claim.title, slug(words), words
         )
 
 
 @dataclass(frozen=True)
 class _Around:
-    """What stands around every page of a directory: links in its head, above and below it."""
+    """The frame of every page in a directory: head links, header and footer."""
 
     head: Markup
     above: Markup
@@ -142,9 +146,9 @@ class _Around:
 
 
 class Renderer:
-    """Turns documents into bytes. One for each process: templates are compiled once."""
+    """Turns documents into bytes. There is one per process: templates are compiled once."""
 
-    def __init__(self, sources: Path, pages: Sequence[page.Page], address: str) -> None:
+    def __init__(self, sources: Path, pages: Sequence[Page], address: str) -> None:
         self.environment = environment(sources)
         navs = [one.nav for one in pages if one.nav]
         self.environment.globals.update(
@@ -155,9 +159,8 @@ class Renderer:
         self._marked = {one.path for one in navs}
         self._around: dict[tuple[str, str], _Around] = {}
 
-    def _around_of(self, one: page.Document) -> _Around:
-        """The same for all pages of a directory, but for those that the navigation marks as
-        open."""
+    def _around_of(self, one: Document) -> _Around:
+        """The frame; pages of a directory share it, except those that the navigation highlights."""
         key = (posixpath.dirname(one.path), one.path if one.path in self._marked else "")
         if key not in self._around:
             template = self.environment.get_template("around.html")
@@ -165,17 +168,22 @@ class Renderer:
             self._around[key] = _Around(made.head(), made.above(), made.below())
         return self._around[key]
 
-    def __call__(self, one: page.Document) -> bytes:
+    def __call__(self, one: Document) -> bytes:
         template = self.environment.get_template(one.template)
         context = {**one.context, "document": one, "link": one.link}
-        # Not by Jinja's pass_context: for every call within a loop it copies the whole context.
+        # Not with Jinja's pass_context, which copies the context for every call within a loop.
         context.update({made.__name__: partial(made, link=one.link) for made in _LINKED})
         context["around"] = self._around_of(one)
         look = context.get("look")
         if isinstance(look, Lookup):
-            words = Words(look, one.link)
-            whole = {**context, "said": words.said, "ours": words.ours, "verdict": words.verdict}
-            context["prose"] = lambda essay, link: essays.render(
+            words = EssayFunctions(look, one.link)
+            whole = {
+                **context,
+                "published": words.published,
+                "measured": words.measured,
+                "verdict": words.verdict,
+            }
+            context["prose"] = lambda essay, link: essay_html.render(
                 essay.text, self.environment, **whole
             )
         return template.render(context).encode()

@@ -1,4 +1,4 @@
-"""Shows a built site on loopback, for looking at it; not a server for others."""
+"""Serves a built site on loopback for viewing; not a public server."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from harness.errors import UsageError
 
 class _Handler(http.server.SimpleHTTPRequestHandler):
     def log_message(self, format: str, *args: object) -> None:
-        """Be quiet: the address was said once."""
+        """Log nothing: the address was printed at start."""
 
 
 def server(directory: Path, port: int) -> http.server.ThreadingHTTPServer:
-    """Bound to 127.0.0.1; port 0 takes a free one. Raises UsageError when it is taken."""
+    """A server on 127.0.0.1; port 0 picks a free port. Raises UsageError if the port is taken."""
     handler = functools.partial(_Handler, directory=str(directory))
     try:
         return http.server.ThreadingHTTPServer(("127.0.0.1", port), handler)
     except OSError as error:
         raise UsageError(
             f"cannot listen on 127.0.0.1:{port}: {error.strerror}",
-            hint="name another one with --port, or 0 for any",
+            hint="name another port with --port, or 0 for any free one",
         ) from error

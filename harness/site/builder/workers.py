@@ -1,39 +1,41 @@
-"""Makes pages, one by one or by several processes, and tells where they link to."""
+"""Makes pages, in one process or several, and reports their links."""
 
 from __future__ import annotations
 
 import hashlib
 import multiprocessing
 import os
+import signal
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from harness.claims.claims import Claim
+from harness.errors import SiteError
 from harness.site.builder import check
-from harness.site.builder.manifest import Marker
+from harness.site.builder.manifest import Manifest
 from harness.site.builder.output import Directory
-from harness.site.builder.page import Asset, Document, Group, Page
 from harness.site.builder.renderer import Renderer
 from harness.site.builder.run_page import files_of_run
 from harness.site.data import record_summary
-from harness.site.data.corpus import Corpus, Entry, Place, Problem, read
+from harness.site.data.corpus import Corpus, Place, Problem, RecordEntry, read
+from harness.site.page import Asset, Document, Group, Page
 
 FEW = 24
-"""Things to make for which a second process is not worth its start."""
+"""The fewest items for which a second process is worth starting."""
 _FIXED = frozenset(("validity", "figures", "repeat", "clock", "machine", "inputs", "main"))
 
 
 @dataclass
-class Made:
-    """Files, the ids of each page among them, and where they link to: a file or `file#anchor`, by
-    a page that does."""
+class Written:
+    """Written files, the ids of each page, and the links: a file or `file#anchor`, mapped to a page
+    that links to it."""
 
     files: list[str] = field(default_factory=list)
     ids: dict[str, list[str]] = field(default_factory=dict)
     links: dict[str, str] = field(default_factory=dict)
 
-    def __iadd__(self, other: Made) -> Made:
+    def __iadd__(self, other: Written) -> Written:
         self.files += other.files
         self.ids.update(other.ids)
         self.links.update(other.links)
@@ -41,29 +43,29 @@ class Made:
 
 
 @dataclass
-class Whole:
-    """What a page module gave: what stands alone, and its groups by name.
+class PageOutput:
+    """What a page module yielded: standalone files, and its groups by name.
 
-    `groups` has what is to be remembered of those that were made, `kept` names the others.
+    `groups` has what to remember of groups that were made, `kept` names the others.
     """
 
-    alone: Made = field(default_factory=Made)
+    alone: Written = field(default_factory=Written)
     groups: dict[str, Mapping[str, Any]] = field(default_factory=dict)
     kept: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
-class Maker:
-    """Makes files in a directory; `before` is what the site that is there was made of."""
+class PageWriter:
+    """Writes files to a directory; `before` is the manifest of the existing site."""
 
     directory: Directory
     render: Renderer
-    before: Marker
+    before: Manifest
     claims: Sequence[Claim] = ()
 
-    def items(self, several: Iterable[Document | Asset]) -> Made:
-        """Write files; each page's ids are its own once."""
-        made = Made()
+    def items(self, several: Iterable[Document | Asset]) -> Written:
+        """Write files; ids must be unique within a page."""
+        made = Written()
         for one in several:
             content = one.content if isinstance(one, Asset) else self.render(one)
             self.directory.write(one.path, content)
@@ -76,35 +78,38 @@ class Maker:
                     made.links[f"{target}#{anchor}" if anchor else target] = one.path
         return made
 
-    def run(self, place: Place) -> Problem | tuple[list[Any], record_summary.Shared, Made]:
-        """Read one record and write its files. What they link to of their own is checked here."""
+    def run(self, place: Place) -> Problem | tuple[list[Any], record_summary.Shared, Written]:
+        """Read one record and write its files. Links among these files are checked here."""
         found = read(place)
         if isinstance(found, Problem):
             return found
         content, record = found
-        entry = Entry(record_summary.of(record, hashlib.sha256(content).hexdigest()), place)
+        sha256 = hashlib.sha256(content).hexdigest()
+        entry = RecordEntry(record_summary.summarise(record, sha256), place)
         entry.__dict__["record"] = record
         made = self.items(files_of_run(entry, content, self.claims))
-        missing = anchors(entry.brief) - set(made.ids[entry.page])
+        missing = anchors(entry.summary) - set(made.ids[entry.page])
         if missing:
-            raise check.SiteError(f"{entry.page} has no {', '.join(sorted(missing)[:3])}")
+            raise SiteError(f"{entry.page} has no {', '.join(sorted(missing)[:3])}")
         own = set(made.files)
         inner = {link: page for link, page in made.links.items() if link.partition("#")[0] in own}
         check.refuse(check.dangling(inner, own, {path: set(ids) for path, ids in made.ids.items()}))
         links = {link: page for link, page in made.links.items() if link not in inner}
         shared: record_summary.Shared = {}
-        return record_summary.to_json(entry.brief, shared), shared, Made(made.files, {}, links)
+        return record_summary.to_json(entry.summary, shared), shared, Written(made.files, {}, links)
 
     def group(self, one: Group) -> Mapping[str, Any]:
-        """Write a group's files; what is remembered of it."""
+        """Write a group's files; returns what to remember of it."""
         made = self.items(one.make())
         key = key_of(one)
         return {"key": key, "files": made.files, "ids": made.ids, "links": sorted(made.links)}
 
-    def page(self, found: Corpus, jobs: int, page: Page) -> Whole | None:
-        """Everything of a page module. Asked for 0 `jobs`, one of several processes that make pages
-        gives None where so many groups have changed that they had better share them."""
-        whole = Whole()
+    def page(self, found: Corpus, jobs: int, page: Page) -> PageOutput | None:
+        """Write everything of a page module.
+
+        With `jobs` 0, this is one of several processes that make pages. It returns None if so many
+        groups have changed that all processes should share them."""
+        whole = PageOutput()
         changed: list[Group] = []
         for item in page.render(found):
             if not isinstance(item, Group):
@@ -124,33 +129,35 @@ class Maker:
 
 
 def key_of(group: Group) -> str:
-    """A digest of what a group is made of."""
+    """A digest of a group's inputs."""
     return hashlib.sha256("\n".join(group.inputs).encode()).hexdigest()
 
 
-def anchors(one: record_summary.Brief) -> frozenset[str]:
-    """The ids that a run's page has for others to lead to."""
+def anchors(one: record_summary.RecordSummary) -> frozenset[str]:
+    """The ids of a run's page that other pages may link to."""
     found = set(_FIXED)
-    for line in one.lines:
-        found.add(line.anchor)
-        found.update(f"{line.anchor}.{name}" for name in _told(one, line))
+    for series in one.series:
+        found.add(series.anchor)
+        found.update(f"{series.anchor}.{name}" for name in _shown_statistics(one, series))
     return frozenset(found)
 
 
-def has_anchor(one: record_summary.Brief, id: str) -> bool:
-    """Whether it is one of them, without making them all."""
+def has_anchor(one: record_summary.RecordSummary, id: str) -> bool:
+    """Whether `id` is one of `anchors`, without making them all."""
     if id in _FIXED:
         return True
     number, _, name = id.removeprefix("/series/").partition(".")
-    if not id.startswith("/series/") or not number.isdecimal() or int(number) >= len(one.lines):
+    if not id.startswith("/series/") or not number.isdecimal() or int(number) >= len(one.series):
         return False
-    return not name or name in _told(one, one.lines[int(number)])
+    return not name or name in _shown_statistics(one, one.series[int(number)])
 
 
-def _told(one: record_summary.Brief, line: record_summary.Line) -> Sequence[str]:
-    """The statistics of a series that its run's page has a cell for."""
-    withheld = one.function_only and line.unit != record_summary.COUNTED
-    return ("p50",) if withheld else line.statistics
+def _shown_statistics(
+    one: record_summary.RecordSummary, series: record_summary.SeriesSummary
+) -> Sequence[str]:
+    """The statistics of a series for which its run's page has a cell."""
+    withheld = one.function_only and series.unit != record_summary.COUNTED
+    return ("p50",) if withheld else series.statistics
 
 
 T = TypeVar("T")
@@ -159,16 +166,16 @@ _WORK: tuple[Callable[[Any], Any], Sequence[Any]] | None = None
 
 
 def processes(asked: int) -> int:
-    """How many processes make pages: so many, or one for each processor."""
+    """How many processes make pages: as requested, or one per CPU."""
     return asked or min(os.cpu_count() or 1, 8)
 
 
 def spread(
     work: Callable[[T], R], items: Sequence[T], jobs: int, few: int, chunk: int = 64
 ) -> Iterator[R]:
-    """`work` of each item, in order; by forked processes where there are not `few`.
+    """`work` of each item, in order; by forked processes unless there are fewer than `few` items.
 
-    What is to be done is inherited by the fork, so that neither it nor the items need be sent.
+    The forked processes inherit the work and the items, so that neither has to be pickled.
     """
     if len(items) < few or jobs == 1:
         yield from map(work, items)
@@ -176,11 +183,17 @@ def spread(
     global _WORK
     _WORK = (work, items)
     try:
-        with multiprocessing.get_context("fork").Pool(jobs) as pool:
+        with multiprocessing.get_context("fork").Pool(jobs, _die_quietly) as pool:
             size = max(1, min(chunk, len(items) // (jobs * 4)))
             yield from pool.imap(_nth, range(len(items)), chunksize=size)
     finally:
         _WORK = None
+
+
+def _die_quietly() -> None:
+    # A forked worker inherits the command's handler, which would print a traceback when the pool
+    # ends its workers by SIGTERM.
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _nth(number: int) -> Any:

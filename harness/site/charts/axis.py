@@ -1,4 +1,4 @@
-"""Axes: where a value stands between 0 and 1, and which ticks to label."""
+"""Axes: the position of a value between 0 and 1, and which ticks to label."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Axis:
         return [min(max(share, 0.0), 1.0) for share in found]
 
     def place(self, value: float) -> float:
-        """0 at `low`, 1 at `high`; a value outside stands at the edge."""
+        """0 at `low`, 1 at `high`; values outside are clamped."""
         if self.log:
             if value <= 0:
                 return 0.0
@@ -52,8 +52,8 @@ class Axis:
 
 
 def label(value: float, unit: str, like: float | None = None) -> str:
-    """A tick's label, plain: 10 ms. `like` picks the unit for a whole axis."""
-    # A tick of 1 ms must not be called 1000 µs because of the last bit of a float.
+    """A tick's label, such as 10 ms. `like` is the value whose unit the whole axis uses."""
+    # A rounding error in the last bit must not turn 1 ms into 1000 µs.
     size, name = scale((value if like is None else like) * (1 + _TINY), unit)
     return f"{value / size:.6g} {name}".strip()
 
@@ -61,7 +61,7 @@ def label(value: float, unit: str, like: float | None = None) -> str:
 def decades(values: Iterable[float], unit: str) -> Axis:
     """A logarithmic axis from one power of ten to another, with every decade labelled.
 
-    Of bytes the decades are of MiB: a power of ten of bytes is a round number of nothing.
+    For bytes the decades are powers of ten of MiB: powers of ten of bytes are round in no unit.
     """
     one = float(_MIB) if unit == "bytes" else 1.0
     positive = [value / one for value in values if value > 0] or [1e-3, 1.0]
@@ -78,7 +78,7 @@ def _decade(exponent: int, unit: str) -> str:
         return f"{10.0**exponent:,.6g} MiB".replace(",", "\u202f")
     if unit != "s":
         return label(10.0**exponent, unit)
-    # By threes, so that 100 µs is not written 0.1 ms beside 10 µs.
+    # In steps of three, so that 100 µs is not written 0.1 ms beside 10 µs.
     index = min(exponent // 3, 0)
     names = {0: "s", -1: "ms", -2: "µs", -3: "ns"}
     index = max(index, -3)

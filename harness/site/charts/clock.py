@@ -1,7 +1,7 @@
-"""A small drawing of clocks beside one another: on which event each starts and on which it stops.
+"""A small drawing of several clocks: the events at which each starts and stops.
 
-All stand on one line of events, that of a cold start, so that the eye sees which clock leaves out
-what. A clock that was never described is drawn unsure, dotted to where it may have stopped.
+All share one timeline, the events of a cold start, which shows what each clock leaves out. A clock
+that its publisher did not describe is dotted up to where it may have stopped.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from markupsafe import Markup
 from harness.site.charts import svg
 
 EVENTS = ("request", "object", "resumed", "first-reply", "first-exec", "first-touch")
-WORDS = ("asked", "exists", "runs", "replies", "works", "fills")
+WORDS = ("request", "object", "resumed", "reply", "exec", "touch")
 _TOP, _ROW, _BOTTOM = 30, 52, 8
 _LEFT, _RIGHT = 0.02, 0.03
 
 
 @dataclass(frozen=True)
-class Clock:
-    """`stop` is one of EVENTS, None where nobody knows; `exact` whether it is that very event."""
+class ClockSpan:
+    """`stop` is one of EVENTS, None if unknown; `exact` says whether it is exactly that event."""
 
     label: str
     words: str
@@ -30,11 +30,23 @@ class Clock:
     ours: bool = True
 
 
+@dataclass(frozen=True)
+class ClocksPicture:
+    """What `clocks` draws."""
+
+    id: str
+    several: Sequence[ClockSpan]
+    title: str = "Where each clock starts and stops"
+
+    def svg(self) -> Markup:
+        return clocks(self.id, self.several)
+
+
 def _x(number: int) -> float:
     return _LEFT + (1 - _LEFT - _RIGHT) * number / (len(EVENTS) - 1)
 
 
-def clocks(id: str, several: Sequence[Clock]) -> Markup:
+def clocks(id: str, several: Sequence[ClockSpan]) -> Markup:
     """The drawing; readable on a phone."""
     height = _TOP + _ROW * len(several) + _BOTTOM
     parts: list[object] = []
@@ -51,13 +63,13 @@ def clocks(id: str, several: Sequence[Clock]) -> Markup:
     return svg.chart(id, "Where each clock starts and stops", described, height, *parts)
 
 
-def _end(one: Clock) -> str:
+def _end(one: ClockSpan) -> str:
     if one.stop is None:
         return "an event that is not stated"
     return one.stop if one.exact else f"an event near {one.stop}"
 
 
-def _clock(one: Clock, y: float) -> Markup:
+def _clock(one: ClockSpan, y: float) -> Markup:
     whose = "" if one.ours else " theirs"
     start = svg.percent(_x(0))
     last = EVENTS.index(one.stop) if one.stop else len(EVENTS) - 1

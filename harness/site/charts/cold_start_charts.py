@@ -5,22 +5,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from harness.claims.published import Figure
-from harness.site.charts.chart import Chart
-from harness.site.charts.chart import Row as TableRow
-from harness.site.charts.clock import Clock, clocks
-from harness.site.charts.rungs import Wire, rungs_chart
-from harness.site.charts.strip import Line, Strip, strip_chart
+from harness.site.charts.chart import Chart, ChartRow
+from harness.site.charts.clock import ClockSpan, ClocksPicture
+from harness.site.charts.rungs import RungsPicture, Wire
+from harness.site.charts.strip import ReferenceLine, Strip, StripPicture
 from harness.site.data import cold_start, figures
-from harness.site.data.cold_start import Row
-from harness.site.data.corpus import Corpus, Entry
-from harness.site.data.figures import Shown
+from harness.site.data.cold_start import ColdStartRow
+from harness.site.data.corpus import Corpus, RecordEntry
+from harness.site.data.figures import AnySeries
 
 CLAIM = "cubesandbox.readme.cc1"
 _ORIGINAL = "Coppice"
 
 
 def original(corpus: Corpus, tier: str) -> Sequence[Figure]:
-    """What the original Coppice published for a tier, one at a time: means."""
+    """The means that the original Coppice published for a tier, one start at a time."""
     return [
         one
         for one in corpus.published
@@ -31,21 +30,20 @@ def original(corpus: Corpus, tier: str) -> Sequence[Figure]:
     ]
 
 
-def name(row: Row) -> str:
-    """A row in words; the harness alone makes no sandbox."""
+def name(row: ColdStartRow) -> str:
+    """A row's label; `noop` is the harness alone, without a sandbox."""
     noop = row.substrate == cold_start.NOOP
     return "noop: the harness alone" if noop else f"{row.substrate} {row.tier}"
 
 
-def note(found: tuple[Entry, Shown] | None) -> str:
-    """What the reader of a row must know beside its median."""
+def note(found: tuple[RecordEntry, AnySeries] | None) -> str:
+    """What a reader must know about a row besides its median."""
     if found is None:
         return "not measured on this host"
     entry, series = found
-    status = entry.brief.validity.status
-    notes: list[str] = [status] if status != "valid" else []
-    if entry.brief.profile != "full":
-        notes.append(f"{entry.brief.profile} profile")
+    notes = [entry.status_note] if entry.status_note else []
+    if entry.summary.profile != "full":
+        notes.append(f"{entry.summary.profile} profile")
     samples, failed = figures.size(series)
     if failed:
         notes.append(f"{failed} failed")
@@ -54,8 +52,10 @@ def note(found: tuple[Entry, Shown] | None) -> str:
     return ", ".join(notes)
 
 
-def tiers_chart(corpus: Corpus, rows: Sequence[Row], at: str = "charts/cold-start") -> Chart:
-    """Every sample of every tier to the first reply, with what others publish."""
+def tiers_chart(
+    corpus: Corpus, rows: Sequence[ColdStartRow], at: str = "charts/cold-start"
+) -> Chart:
+    """Every sample up to the first reply in every tier, with published figures."""
     strips, table = [], []
     drawn: set[str] = set()
     for row in rows:
@@ -68,24 +68,24 @@ def tiers_chart(corpus: Corpus, rows: Sequence[Row], at: str = "charts/cold-star
                 name(row),
                 found[1] if found else None,
                 note(found),
-                warn=found is not None and found[0].brief.validity.status != "valid",
+                warn=found is not None and bool(found[0].status_note),
                 muted=noop,
                 published=[(_ORIGINAL, one) for one in others],
             )
         )
-        table.append(TableRow(name(row), *(found or (None, None))))
-        table += [TableRow(f"{_ORIGINAL}: {one.what}", published=one) for one in others]
+        table.append(ChartRow(name(row), *(found or (None, None))))
+        table += [ChartRow(f"{_ORIGINAL}: {one.what}", published=one) for one in others]
     claim = corpus.figure(CLAIM)
     line = None
     if claim:
-        line = Line(claim, f"CubeSandbox: {claim.as_written}", "advertised; other clock")
-        table.append(TableRow(f"CubeSandbox: {claim.what}", published=claim))
+        line = ReferenceLine(claim, f"CubeSandbox: {claim.as_written}", "advertised; other clock")
+        table.append(ChartRow(f"CubeSandbox: {claim.what}", published=claim))
     title = "Cold start to the first reply, one at a time"
-    return Chart(at, title, strip_chart("cold-start", title, strips, line), table)
+    return Chart(at, title, StripPicture("cold-start", title, strips, line), table)
 
 
-def ladder_chart(rows: Sequence[Row]) -> Chart:
-    """The rungs of each tier as one picture."""
+def ladder_chart(rows: Sequence[ColdStartRow]) -> Chart:
+    """The rungs of each tier in one chart."""
     wires, table = [], []
     for row in rows:
         rungs = {}
@@ -95,22 +95,21 @@ def ladder_chart(rows: Sequence[Row]) -> Chart:
             median = figures.get(series[1], "p50") if series else None
             if series and median:
                 rungs[rung] = median
-                table.append(TableRow(f"{name(row)}, {rung}", *series))
-        status = found[0].brief.validity.status if found else "valid"
-        wires.append(Wire(name(row), rungs, "" if status == "valid" else status))
+                table.append(ChartRow(f"{name(row)}, {rung}", *series))
+        wires.append(Wire(name(row), rungs, found[0].status_note if found else ""))
     title = "The rungs of a cold start, by tier"
     return Chart(
-        "charts/ladder", title, rungs_chart("rungs", title, cold_start.RUNGS, wires), table
+        "charts/ladder", title, RungsPicture("rungs", title, cold_start.RUNGS, wires), table
     )
 
 
-def clock_chart(id: str = "clock-drawing") -> object:
-    """Our clock beside the two that it is set against."""
-    return clocks(
+def clock_picture(id: str = "clock-drawing") -> ClocksPicture:
+    """Our clock beside the two it is compared with."""
+    return ClocksPicture(
         id,
         [
-            Clock("ours", "the guest has answered a nonce", "first-reply"),
-            Clock("CubeSandbox", "the API's headers arrive", "resumed", False, False),
-            Clock("Coppice on FreeBSD", "not stated", None, False, False),
+            ClockSpan("ours", "stops at the guest's answer", "first-reply"),
+            ClockSpan("CubeSandbox", "stops at API response", "resumed", False, False),
+            ClockSpan("Coppice on FreeBSD", "stop not stated", None, False, False),
         ],
     )

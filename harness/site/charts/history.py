@@ -1,7 +1,7 @@
 """A series over its runs: the median of each run with its interval, oldest at the left.
 
-Runs stand at equal distances, since what differs from one to the next is what was changed, not how
-long it took. A run that was disturbed is ringed; a run that differs from the one before is marked.
+Runs are equally spaced, since what matters is what changed between two runs, not the time between
+them. A disturbed run has a ring; a run that differs from the previous one has a triangle.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _UP, _DOWN = "M0-14 5-6h-10z", "M0 14 5 6h-10z"
 
 
 @dataclass(frozen=True)
-class Run:
+class HistoryPoint:
     """One run of the series: the day, the median, its validity, and how it differs."""
 
     day: str
@@ -31,7 +31,20 @@ class Run:
     change: Outcome = Outcome.SAME
 
 
-def history_chart(id: str, title: str, unit: str, runs: Sequence[Run]) -> Markup:
+@dataclass(frozen=True)
+class HistoryPicture:
+    """What `history_chart` draws."""
+
+    id: str
+    title: str
+    unit: str
+    runs: Sequence[HistoryPoint]
+
+    def svg(self) -> Markup:
+        return history_chart(self.id, self.title, self.unit, self.runs)
+
+
+def history_chart(id: str, title: str, unit: str, runs: Sequence[HistoryPoint]) -> Markup:
     """The chart of at least one run."""
     values = [
         part
@@ -78,7 +91,7 @@ def history_chart(id: str, title: str, unit: str, runs: Sequence[Run]) -> Markup
     first, last = runs[0], runs[-1]
     described = (
         f"{len(runs)} runs from {first.day} to {last.day}; the first {show(first.value, unit)}, "
-        f"the last {show(last.value, unit)}. The same figures stand in the table below."
+        f"the last {show(last.value, unit)}. The table below has the same figures."
     )
     return svg.chart(id, title, described, _TOP + _PLOT + _BOTTOM, *parts)
 
@@ -87,7 +100,7 @@ def _x(number: int, count: int) -> float:
     return _LEFT + (1 - _LEFT - _RIGHT) * ((number + 0.5) / count)
 
 
-def _days(runs: Sequence[Run]) -> list[Markup]:
+def _days(runs: Sequence[HistoryPoint]) -> list[Markup]:
     """The days of the first and of the last run."""
     y = _TOP + _PLOT + 24
     parts = [svg.tag("text", runs[0].day, x=svg.percent(_LEFT), y=y, class_="tick")]

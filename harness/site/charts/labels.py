@@ -1,6 +1,6 @@
-"""Where the words beside a mark stand so that they cover no other's, on a phone and on a wide page.
+"""Places the labels of marks so that they do not overlap, on a phone and on a wide page.
 
-A chart is as wide as its place: a label has to be free at both ends of what is usual.
+Charts are as wide as the page, so a label must fit at both extremes of usual widths.
 """
 
 from __future__ import annotations
@@ -10,14 +10,23 @@ from dataclasses import dataclass
 
 _WIDTHS = (350, 1180)
 """Of a chart in pixels: on a phone, and on a page that is as wide as it gets."""
-_LETTER, _UP, _DOWN, _MARK = 7.2, 11, 3, 7
+_UP, _DOWN = 11, 3
 _OUTSIDE, _COVERED, _CROSSED = 100, 10, 1
 _ROUNDS = 4
 
 
 @dataclass(frozen=True)
+class Sizes:
+    """In pixels: the widths at which words must be free, of a letter, and of half a mark."""
+
+    widths: Sequence[float] = _WIDTHS
+    letter: float = 7.2
+    mark: float = 7
+
+
+@dataclass(frozen=True)
 class Spot:
-    """Words from their mark: pixels across and down, and which end of them `dx` speaks of."""
+    """A label's offset from its mark in pixels, and which end of the text `dx` refers to."""
 
     dx: int
     dy: int
@@ -41,7 +50,7 @@ _SPOTS = (
 
 @dataclass(frozen=True)
 class Mark:
-    """A mark at a share of the width and at pixels down, with its words (none: only in the way)."""
+    """A mark at a share of the width and pixels down, with its label, if it has one."""
 
     share: float
     y: float
@@ -51,46 +60,59 @@ class Mark:
 _Box = tuple[float, float, float, float]
 
 
-def spots(marks: Sequence[Mark], walls: Iterable[float] = (), *, below: bool = True) -> list[Spot]:
-    """A spot for each mark's words, in turn; upright lines stand at `walls`, shares of the width.
+def spots(
+    marks: Sequence[Mark],
+    walls: Iterable[float] = (),
+    *,
+    below: bool = True,
+    sizes: Sizes = Sizes(),
+) -> list[Spot]:
+    """A spot for each mark's label, in order; `walls` are vertical lines, as shares of the width.
 
-    Words stand beside their marks, or above or `below` where that is allowed and better.
+    Labels go beside their marks, or above and `below` if that is allowed and better, at each of the
+    widths.
     """
     free = _SPOTS if below else (RIGHT, LEFT)
     lines = list(walls)
-    glyphs = [[_glyph(one, width) for one in marks] for width in _WIDTHS]
+    glyphs = [[_glyph(one, width, sizes) for one in marks] for width in sizes.widths]
     found: dict[int, Spot] = {}
-    # Once more after all have a spot, so that the first make room for the last.
+    # Several rounds, so that the first labels can make room for later ones.
     for _ in range(_ROUNDS):
         for number, mark in enumerate(marks):
             if not mark.words:
                 continue
             others = [(marks[k], spot) for k, spot in found.items() if k != number]
             taken = [
-                [*boxes, *(_words(one, spot, width) for one, spot in others)]
-                for width, boxes in zip(_WIDTHS, glyphs, strict=True)
+                [*boxes, *(_words(one, spot, width, sizes) for one, spot in others)]
+                for width, boxes in zip(sizes.widths, glyphs, strict=True)
             ]
-            found[number] = min(free, key=lambda spot: _cost(mark, spot, taken, lines))
+            found[number] = min(free, key=lambda spot: _cost(mark, spot, taken, lines, sizes))
     return [found.get(number, RIGHT) for number in range(len(marks))]
 
 
-def _glyph(mark: Mark, width: int) -> _Box:
+def _glyph(mark: Mark, width: float, sizes: Sizes) -> _Box:
     x = mark.share * width
-    return x - _MARK, mark.y - _MARK, x + _MARK, mark.y + _MARK
+    return x - sizes.mark, mark.y - sizes.mark, x + sizes.mark, mark.y + sizes.mark
 
 
-def _words(mark: Mark, spot: Spot, width: int) -> _Box:
-    length = _LETTER * len(mark.words)
+def _words(mark: Mark, spot: Spot, width: float, sizes: Sizes) -> _Box:
+    length = sizes.letter * len(mark.words)
     start = mark.share * width + spot.dx
     start -= {"start": 0.0, "middle": length / 2, "end": length}[spot.anchor]
     return start, mark.y + spot.dy - _UP, start + length, mark.y + spot.dy + _DOWN
 
 
-def _cost(mark: Mark, spot: Spot, taken: Sequence[Sequence[_Box]], walls: Sequence[float]) -> int:
-    """How bad a spot is at both widths together; of equals the first is taken."""
+def _cost(
+    mark: Mark,
+    spot: Spot,
+    taken: Sequence[Sequence[_Box]],
+    walls: Sequence[float],
+    sizes: Sizes,
+) -> int:
+    """The penalty of a spot, summed over all widths; the first of equal spots wins."""
     cost = 0
-    for width, boxes in zip(_WIDTHS, taken, strict=True):
-        left, top, right, bottom = _words(mark, spot, width)
+    for width, boxes in zip(sizes.widths, taken, strict=True):
+        left, top, right, bottom = _words(mark, spot, width, sizes)
         cost += _OUTSIDE * (left < 0 or right > width)
         cost += _COVERED * sum(
             left < box[2] and box[0] < right and top < box[3] and box[1] < bottom for box in boxes

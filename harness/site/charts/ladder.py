@@ -1,4 +1,4 @@
-"""The drawing on the method page: one cold start, the rungs of its ladder, and who is at work."""
+"""The drawing on the method page: one cold start, its rungs, and what works in between."""
 
 from __future__ import annotations
 
@@ -14,11 +14,24 @@ _STEP, _TOP, _RAIL = 58, 22, 10
 
 @dataclass(frozen=True)
 class Rung:
-    """`worker` is who works between the event before and this one."""
+    """`worker` says what happens between the previous event and this one."""
 
     name: str
     event: str
     worker: str
+
+
+@dataclass(frozen=True)
+class LadderPicture:
+    """What `ladder` draws."""
+
+    id: str
+    start: str
+    rungs: Sequence[Rung]
+    title: str = "One cold start and the rungs of its clock"
+
+    def svg(self) -> Markup:
+        return ladder(self.id, self.start, self.rungs)
 
 
 def ladder(id: str, start: str, rungs: Sequence[Rung]) -> Markup:

@@ -1,7 +1,7 @@
-"""The rungs of one cold start as one picture: each tier a wire, each rung a bead, time across.
+"""The rungs of a cold start in one chart: a wire per tier, a bead per rung, time across.
 
-All rungs of a tier are of the same cold starts, so the gap between two beads is the work between
-their events. The axis is logarithmic: a bead twice as far to the right is many times as late.
+All rungs of a tier come from the same cold starts, so the gap between two beads is the work between
+their events. The axis is logarithmic.
 """
 
 from __future__ import annotations
@@ -17,21 +17,34 @@ from harness.site.charts import axis, svg
 
 _KEY, _ROW, _BOTTOM = 56, 58, 30
 _BESIDE = 3
-"""Names of rungs in a row of the key: more would touch on a phone."""
+"""Rung names per row of the key: more would overlap on a phone."""
 _EDGE = 0.02
 
 
 @dataclass(frozen=True)
 class Wire:
-    """A tier with the median of each rung, in seconds; `note` stands beside its name."""
+    """A tier with the median of each rung, in seconds; `note` is shown beside its name."""
 
     label: str
     rungs: Mapping[str, Estimate]
     note: str = ""
 
 
+@dataclass(frozen=True)
+class RungsPicture:
+    """What `rungs_chart` draws."""
+
+    id: str
+    title: str
+    names: Sequence[str]
+    wires: Sequence[Wire]
+
+    def svg(self) -> Markup:
+        return rungs_chart(self.id, self.title, self.names, self.wires)
+
+
 def rungs_chart(id: str, title: str, names: Sequence[str], wires: Sequence[Wire]) -> Markup:
-    """The picture; a tier without rungs says that it was not measured."""
+    """The chart; a tier without rungs is shown as not measured."""
     values = [one.value for wire in wires for one in wire.rungs.values()]
     scale = axis.decades(values, "s")
     bottom = _KEY + _ROW * len(wires)
@@ -59,7 +72,7 @@ def _describe(wires: Sequence[Wire]) -> str:
     for wire in wires:
         values = ", ".join(f"{name} {show(one, 's')}" for name, one in wire.rungs.items())
         parts.append(f"{wire.label}: {values or 'not measured'}.")
-    return " ".join(parts) + " The same figures stand in the table below."
+    return " ".join(parts) + " The table below has the same figures."
 
 
 def _key(names: Sequence[str]) -> Markup:

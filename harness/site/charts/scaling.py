@@ -1,7 +1,7 @@
-"""How a value grows with N: both axes logarithmic, one curve a series, others' figures as marks.
+"""How a value grows with N: log-log axes, one curve per series, published figures as marks.
 
-Each point is a median with its interval as a whisker. A naive line, where given, shows what simple
-multiplication of the first point would predict, so that a curve's bend is seen.
+Each point is a median with its interval as a whisker. An optional naive line shows what
+multiplying the first point by N would predict.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from harness.site.charts.labels import Mark, Spot
 _KEY, _PLOT, _BOTTOM = 24, 300, 52
 _LEFT, _RIGHT = 0.11, 0.02
 HUES = 6
-"""Curves that the style sheet tells apart (curve-0 and on); later ones begin anew."""
+"""Curve colours in the style sheet (curve-0 and on); further curves start over."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Curve:
-    """A named series; `note` stands beside its name, such as "suspect"."""
+    """A named series; `note` is shown beside its name, such as "suspect"."""
 
     label: str
     points: Sequence[Point]
@@ -43,9 +43,9 @@ class Curve:
 
 @dataclass(frozen=True)
 class Reference:
-    """Somebody else's figure: a diamond at `n`, or a dashed line across when `n` is None.
+    """A published figure: a diamond at `n`, or a dashed horizontal line if `n` is None.
 
-    `round` makes a circle of the diamond, for a second publisher.
+    `round` draws a circle instead, for a second publisher.
     """
 
     figure: Figure
@@ -56,15 +56,47 @@ class Reference:
 
 @dataclass(frozen=True)
 class Naive:
-    """The dashed line through `start` that grows in proportion to n."""
+    """The dotted line through `start`, proportional to n."""
 
     start: Point
     text: str
 
 
 @dataclass(frozen=True)
+class ScalingPicture:
+    """What `scaling_chart` draws."""
+
+    id: str
+    title: str
+    unit: str
+    across: str
+    curves: Sequence[Curve]
+    references: Sequence[Reference] = ()
+    naive: Naive | None = None
+
+    @property
+    def axes(self) -> tuple[axis.Axis, axis.Axis]:
+        """That of N, and that of the values."""
+        return (
+            axis.decades(_ns(self.curves, self.references), "1"),
+            axis.decades(_values(self.curves, self.references), self.unit),
+        )
+
+    def svg(self) -> Markup:
+        return scaling_chart(
+            self.id,
+            self.title,
+            self.unit,
+            self.across,
+            self.curves,
+            self.references,
+            self.naive,
+        )
+
+
+@dataclass(frozen=True)
 class _Plane:
-    """Where a pair of n and value stands: a share of the width, and pixels below the plot's top."""
+    """Maps n to a share of the width and a value to pixels below the plot's top."""
 
     n: axis.Axis
     value: axis.Axis
@@ -76,11 +108,11 @@ class _Plane:
         return _PLOT * (1 - self.value.place(value))
 
     def step(self, n: float) -> int:
-        """The place across in steps of a stretched drawing."""
+        """The horizontal position in steps of a stretched drawing."""
         return round(self.x(n) * svg.GRAIN)
 
     def step_down(self, value: float) -> int:
-        """The place down in steps of a stretched drawing."""
+        """The vertical position in steps of a stretched drawing."""
         return svg.down(self.y(value))
 
 
@@ -134,7 +166,7 @@ def _describe(
         values = ", ".join(f"{show(one.value, unit)} at {one.n:g}" for one in curve.points)
         parts.append(f"{curve.label}: {values or 'not measured'}.")
     parts += [f"Published by {one.figure.publisher}: {one.text}." for one in references]
-    return f"By {across}. " + " ".join(parts) + " The same figures stand in the table below."
+    return f"By {across}. " + " ".join(parts) + " The table below has the same figures."
 
 
 def _grid(plane: _Plane, across: str, top: float) -> Markup:
@@ -167,7 +199,7 @@ def _grid(plane: _Plane, across: str, top: float) -> Markup:
 
 
 def _key(curve: Curve, number: int, unit: str) -> Markup:
-    """A line above the plot: the curve's colour, its name, and its value at the largest N."""
+    """One line of the key: the curve's colour, its name, and its value at the largest N."""
     y = _KEY * number + 14
     note = [svg.tag("tspan", f" {curve.note}", class_="warn")] if curve.note else []
     parts: list[object] = [
@@ -210,7 +242,7 @@ def _curve(curve: Curve, number: int, plane: _Plane, top: float) -> Markup:
 
 
 def _naive(naive: Naive, plane: _Plane, top: float) -> Markup:
-    """From the start to where the line leaves the plot, at its right edge or at its top."""
+    """From the start to where the line leaves the plot, at the right edge or the top."""
     start = naive.start
     end = min(plane.n.high, start.n * plane.value.high / start.value.value)
     path = (
@@ -236,7 +268,7 @@ def _naive(naive: Naive, plane: _Plane, top: float) -> Markup:
 def _references(
     curves: Sequence[Curve], references: Sequence[Reference], plane: _Plane, top: float
 ) -> list[Markup]:
-    """Others' figures, their words where they cover neither another's nor a point of a curve."""
+    """Published figures, with labels that cover neither each other nor a curve's points."""
     known = [(one, one.figure.value) for one in references if one.figure.value is not None]
     marks = [
         Mark(plane.x(one.n), top + plane.y(value), one.text)

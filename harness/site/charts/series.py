@@ -1,4 +1,4 @@
-"""Charts of one series on its run's page: samples in measurement order, and their distribution."""
+"""Charts of one series on a run's page: samples in measurement order, and their distribution."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ _HEIGHT, _TOP, _BOTTOM = 210, 14, 30
 _LEFT, _RIGHT = 0.13, 0.01
 _PLOT = _HEIGHT - _TOP - _BOTTOM
 Known = Mapping[str, Estimate]
-"""The estimates of a series that were worked out before, by name."""
+"""The precomputed estimates of a series, by name."""
 
 
 _CROSSES = 200
-"""Failed attempts of one chart that are drawn; the text counts them all."""
+"""The most failed attempts that a chart draws; the text counts all."""
 
 
 def _across(share: float) -> float:
@@ -42,13 +42,13 @@ def _scale(low: float, high: float, unit: str) -> axis.Axis:
 
 @functools.lru_cache(maxsize=64)
 def _places(attempts: int) -> Sequence[int]:
-    """Where each attempt stands across."""
+    """The horizontal position of each attempt."""
     return [_step(_share(index, attempts)) for index in range(attempts)]
 
 
 @functools.lru_cache(maxsize=256)
 def _beside(scale: axis.Axis) -> tuple[Markup, str]:
-    """The labels of a vertical axis at the left, and the path of its grid lines."""
+    """The labels of the vertical axis, and the path of its grid lines."""
     labels, grid = [], ""
     left, width = round(_LEFT * svg.GRAIN), round((1 - _LEFT) * svg.GRAIN)
     for tick in scale.ticks:
@@ -72,7 +72,7 @@ def _below(labels: Sequence[tuple[float, str]]) -> tuple[Markup, str]:
 
 
 def _ticks(anchor: str, shift: str, labels: Sequence[str]) -> Markup:
-    """Labels of an axis, which are numbers and units of ours."""
+    """Axis labels; our own numbers and units, so nothing needs escaping."""
     return Markup(
         f'<g class="tick" text-anchor="{anchor}" transform="translate({shift})" '
         f'aria-hidden="true">{"".join(labels)}</g>'
@@ -82,8 +82,8 @@ def _ticks(anchor: str, shift: str, labels: Sequence[str]) -> Markup:
 def order_chart(id: str, series: Series, most: int, known: Known) -> Markup:
     """Every attempt from left to right; a failed one is a cross at the top.
 
-    Where there are more than `most`, a stroke from the lowest to the highest stands for as many
-    neighbours as it takes, so that no outlier is lost.
+    With more than `most` samples, one stroke from lowest to highest stands for several neighbours,
+    so that no outlier is lost.
     """
     samples, failures = series.samples, series.failures
     n, attempts = len(samples), len(samples) + len(failures)
@@ -91,7 +91,7 @@ def order_chart(id: str, series: Series, most: int, known: Known) -> Markup:
     crosses: list[Markup] = []
     if n > most:
         drawn = ("envelope", _strokes(samples, scale, most))
-        words = f", {n // most} or so to each stroke, from their lowest to their highest;"
+        words = f", {n // most} or so per stroke, drawn from lowest to highest;"
         end = f"sample {thousands(n)}"
     else:
         failed = {failure.index for failure in failures}
@@ -112,13 +112,13 @@ def order_chart(id: str, series: Series, most: int, known: Known) -> Markup:
         ]
         drawn, words, end = ("samples", svg.dots_at(points)), " and", f"attempt {attempts}"
     median = known.get("p50")
-    told = show(median, series.unit) if median else "none"
+    shown_median = show(median, series.unit) if median else "none"
     labels, grid = _beside(scale)
     ends, _ = _below(((0.0, "first"), (1.0, end)))
     return svg.chart(
         id,
         f"{series.metric}: samples in the order they were measured",
-        f"{n} samples{words} {len(failures)} failures; median {told}.",
+        f"{n} samples{words} {len(failures)} failures; median {shown_median}.",
         _HEIGHT,
         labels,
         ends,
@@ -138,7 +138,7 @@ def _strokes(samples: Sequence[float], scale: axis.Axis, most: int) -> str:
 
 
 def _share(index: int, attempts: int) -> float:
-    # Half a step of air at both ends.
+    # Half a step of margin at both ends.
     return (index + 0.5) / max(attempts, 1)
 
 
@@ -146,7 +146,7 @@ _LEVELS = axis.Axis(0, 1, False, tuple(axis.Tick(k / 4, f"{25 * k} %") for k in 
 
 
 def ecdf_chart(id: str, series: Series, most: int, known: Known) -> Markup:
-    """The share of samples that do not exceed a value, in at most so many steps."""
+    """The share of samples up to each value, in at most `most` steps."""
     ordered = sorted(series.samples)
     n = len(ordered)
     scale = _scale(ordered[0], ordered[-1], series.unit)
@@ -155,7 +155,7 @@ def ecdf_chart(id: str, series: Series, most: int, known: Known) -> Markup:
         ranks = [step * n // most for step in range(1, most + 1)]
         ordered = [ordered[rank - 1] for rank in ranks]
     floor = svg.down(_PLOT)
-    # By place across: of steps on one pixel the last, and highest, is drawn.
+    # By horizontal position: of several steps on one pixel, the last and highest is drawn.
     steps = {
         _step(share): round(floor * (1 - rank / n))
         for rank, share in zip(ranks, scale.places(ordered), strict=True)

@@ -1,7 +1,7 @@
-"""Range and dot plots: one row a series, every sample a dot, values on a logarithmic axis.
+"""Dot plots: one row per series, one dot per sample, values on a logarithmic axis.
 
-Within a row the samples run from top to bottom in the order they were measured, so that drift
-shows. Others' figures are drawn with marks of another kind, since their clocks are not ours.
+Within a row the samples run from top to bottom in the order of measurement, so that drift shows.
+Published figures have marks of their own, since their clocks differ.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from harness.site.data.figures import divided, get
 
 _TOP, _ROW, _LANE, _BOTTOM = 46, 92, 30, 30
 _EDGE = 0.012
-_MOST = 800
-"""Dots of one row: beyond, they are chosen evenly, and the row says so."""
+MOST = 800
+"""The most dots in a row; beyond, they are sampled evenly."""
 
 
 @dataclass(frozen=True)
 class Strip:
-    """A row: `note` says what a reader must know, `published` holds others' figures for it.
+    """A row: `note` says what a reader must know, `published` has figures of others for it.
 
-    `by` divides every sample, such as a host's memory by the sandboxes on it.
+    `by` divides every sample, such as host memory by the number of sandboxes.
     """
 
     label: str
@@ -42,7 +42,7 @@ class Strip:
 
 
 @dataclass(frozen=True)
-class Line:
+class ReferenceLine:
     """A dashed line across all rows at a published value."""
 
     figure: Figure
@@ -50,11 +50,25 @@ class Line:
     aside: str
 
 
+@dataclass(frozen=True)
+class StripPicture:
+    """What `strip_chart` draws."""
+
+    id: str
+    title: str
+    strips: Sequence[Strip]
+    line: ReferenceLine | None
+    unit: str = "s"
+
+    def svg(self) -> Markup:
+        return strip_chart(self.id, self.title, self.strips, self.line, self.unit)
+
+
 def strip_chart(
-    id: str, title: str, strips: Sequence[Strip], line: Line | None, unit: str = "s"
+    id: str, title: str, strips: Sequence[Strip], line: ReferenceLine | None, unit: str = "s"
 ) -> Markup:
     """The chart; every series must be in `unit`."""
-    scale = axis.decades(_values(strips, line), unit)
+    scale = axis.decades(values_of(strips, line), unit)
     bottom = _TOP + _ROW * len(strips)
     parts: list[object] = [_grid(scale, bottom)]
     if line and line.figure.value is not None:
@@ -65,7 +79,7 @@ def strip_chart(
     return svg.chart(id, title, _describe(strips, line, unit), bottom + _BOTTOM, *parts)
 
 
-def _values(strips: Sequence[Strip], line: Line | None) -> list[float]:
+def values_of(strips: Sequence[Strip], line: ReferenceLine | None) -> list[float]:
     found = [line.figure.value] if line and line.figure.value else []
     for strip in strips:
         found += [one / strip.by for one in strip.series.samples] if strip.series else ()
@@ -77,15 +91,15 @@ def _x(scale: axis.Axis, value: float) -> float:
     return _EDGE + (1 - 2 * _EDGE) * scale.place(value)
 
 
-def _describe(strips: Sequence[Strip], line: Line | None, unit: str) -> str:
+def _describe(strips: Sequence[Strip], line: ReferenceLine | None, unit: str) -> str:
     parts = []
     for strip in strips:
-        median = _estimate(strip, "p50")
+        median = estimate_of(strip, "p50")
         words = f"median {show(median, unit)}" if median else strip.note or "not measured"
         parts.append(f"{strip.label}: {words}.")
     if line:
         parts.append(f"Dashed line: {line.text}, {line.aside}.")
-    return " ".join(parts) + " The same figures stand in the table below."
+    return " ".join(parts) + " The table below has the same figures."
 
 
 def _grid(scale: axis.Axis, bottom: float) -> Markup:
@@ -112,8 +126,8 @@ def _strip(strip: Strip, scale: axis.Axis, top: float, unit: str, walls: Sequenc
         svg.tag("text", strip.label, x="0", y=top + 18, class_="row"),
     ]
     kind = "warn" if strip.warn else "note"
-    samples = thinned(strip.series.samples, _MOST) if strip.series else ()
-    median = _estimate(strip, "p50")
+    samples = thinned(strip.series.samples, MOST) if strip.series else ()
+    median = estimate_of(strip, "p50")
     if strip.series and median:
         step = (_LANE - 6) / max(len(samples) - 1, 1)
         points = ((_x(scale, value / strip.by), 3 + step * i) for i, value in enumerate(samples))
@@ -130,7 +144,7 @@ def _strip(strip: Strip, scale: axis.Axis, top: float, unit: str, walls: Sequenc
 
 
 def _published(strip: Strip, scale: axis.Axis, y: float, walls: Sequence[float]) -> list[Markup]:
-    """Others' figures for the row, each a diamond with its words, clear of the dashed line."""
+    """Published figures of a row, each a diamond with its label, clear of the dashed line."""
     parts = []
     known = [(f"{who} {one.as_written}", one.value) for who, one in strip.published
              if one.value is not None]  # fmt: skip
@@ -154,37 +168,37 @@ def _published(strip: Strip, scale: axis.Axis, y: float, walls: Sequence[float])
     return parts
 
 
-def _estimate(strip: Strip, statistic: str) -> Estimate | None:
+def estimate_of(strip: Strip, statistic: str) -> Estimate | None:
     found = get(strip.series, statistic) if strip.series else None
     return divided(found, strip.by) if found else None
 
 
 def thinned(samples: Sequence[float], most: int) -> Sequence[float]:
-    """At most so many of the samples, evenly chosen in their order."""
+    """At most `most` samples, evenly chosen, in order."""
     n = len(samples)
     return samples if n <= most else [samples[i * n // most] for i in range(most)]
 
 
 def _summary(strip: Strip, scale: axis.Axis, lane: float) -> list[Markup]:
-    median = _estimate(strip, "p50")
+    median = estimate_of(strip, "p50")
     assert median
     parts = []
     if median.low is not None and median.high is not None:
         low, high = _x(scale, median.low), _x(scale, median.high)
-        # At least a hair's breadth, so that a very sure median still shows its interval.
+        # A minimum width keeps a very narrow interval visible.
         width = svg.percent(max(high - low, 0.002))
         parts.append(
             svg.tag("rect", x=svg.percent(low), y=lane, width=width, height=_LANE, class_="band")
         )
     x = svg.percent(_x(scale, median.value))
     parts.append(svg.tag("line", x1=x, x2=x, y1=lane - 2, y2=lane + _LANE + 2, class_="median"))
-    tail = _estimate(strip, "p95")
+    tail = estimate_of(strip, "p95")
     if tail:
         parts.append(svg.glyph(_x(scale, tail.value), lane + _LANE + 2, svg.TRIANGLE, "tail"))
     return parts
 
 
-def _line(line: Line, x: float, bottom: float) -> Markup:
+def _line(line: ReferenceLine, x: float, bottom: float) -> Markup:
     place = "end" if x > 0.5 else "start"
     shift = -8 if place == "end" else 8
     at = svg.percent(x)

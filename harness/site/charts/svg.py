@@ -1,7 +1,10 @@
-"""SVG by hand: elements whose text is escaped, and dots that stay round when a drawing stretches.
+"""SVG elements with escaped text, and dots that stay round when a drawing is stretched.
 
-A chart is as wide as its place on the page: across, coordinates are percentages, so that text
-keeps its size on a phone; down, they are pixels.
+The site draws its own inline SVG; matplotlib draws the figures for papers and the README. CSS
+restyles inline SVG in light and in dark mode; it needs no script, can link every mark to its
+record, keeps its text readable on a phone, and has equal bytes for equal records.
+
+A chart is as wide as its container: horizontal coordinates are percentages, vertical ones pixels.
 """
 
 from __future__ import annotations
@@ -37,7 +40,7 @@ _special = re.compile("[&<>\"']").search
 
 
 def _text(value: object) -> str:
-    """What stands for a value between tags or quotes. Thousands are made: most need nothing."""
+    """A value as text or attribute. There are thousands; most need no escaping."""
     kind = type(value)
     if kind is int or kind is float:
         return str(value)
@@ -56,7 +59,7 @@ def percent(share: float) -> str:
 
 
 def chart(id: str, title: str, description: str, height: int, *children: object) -> Markup:
-    """The whole drawing, named and described for those who do not see it."""
+    """The whole drawing, with a title and a description for screen readers."""
     return Markup(
         f'<svg class="chart" role="img" width="100%" height="{height}" '
         f'aria-labelledby="{id}-title {id}-desc"><title id="{id}-title">{_text(title)}</title>'
@@ -65,9 +68,9 @@ def chart(id: str, title: str, description: str, height: int, *children: object)
 
 
 def stretched(y: float, height: float, *paths: tuple[str, str]) -> Markup:
-    """Paths of a class each, in GRAIN steps across the whole width and TENTHS of pixels down.
+    """Paths with one class each, in GRAIN steps across the whole width and TENTHS of pixels down.
 
-    Their strokes do not stretch with them: the style sheet says so.
+    The style sheet keeps strokes from being stretched.
     """
     drawn = "".join([f'<path class="{kind}" d="{path}"/>' for kind, path in paths])
     return Markup(
@@ -77,27 +80,27 @@ def stretched(y: float, height: float, *paths: tuple[str, str]) -> Markup:
 
 
 def dots(points: Iterable[tuple[float, float]]) -> str:
-    """Path of one dot a point; x is a share of the width, y pixels. Drawn by a round line cap."""
+    """A path of dots, drawn by round line caps; x is a share of the width, y is in pixels."""
     return dots_at([(round(x * GRAIN), round(y * TENTHS)) for x, y in points])
 
 
 def dots_at(points: Sequence[tuple[int, int]]) -> str:
-    """The same of points in the steps of a stretched drawing."""
+    """The same, with points in steps of a stretched drawing."""
     if not points:
         return ""
-    # From one to the next, which is shorter than where each is.
+    # Relative moves are shorter than absolute coordinates.
     x, y = points[0]
     moves = [f"m{there[0] - here[0]}{there[1] - here[1]: d}h0" for here, there in pairwise(points)]
     return f"M{x} {y}h0{''.join(moves)}"
 
 
 def down(pixels: float) -> int:
-    """A place down a stretched drawing."""
+    """A vertical position in a stretched drawing."""
     return round(pixels * TENTHS)
 
 
 def glyph(share: float, y: float, path: str, class_: str) -> Markup:
-    """A small shape in pixels around a point whose place across is a share of the width."""
+    """A small shape in pixels, around a point at a share of the width."""
     return tag(
         "svg",
         tag("path", d=path, class_=class_),

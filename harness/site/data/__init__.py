@@ -1,1 +1,1 @@
-"""Picks from the records what pages show. Reads samples and renders nothing."""
+"""Selects from the records what pages show, and makes machine-readable files. Renders no page."""

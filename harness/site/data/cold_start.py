@@ -1,4 +1,4 @@
-"""Picks the cold-start records that a page shows: one per substrate, tier and concurrency."""
+"""Selects the cold-start records that a page shows: one per substrate, tier and concurrency."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from harness.measure.record import Facts, Series
-from harness.site.data.corpus import Corpus, Entry, Told
-from harness.site.data.record_summary import Line
+from harness.site.data.corpus import Corpus, RecordEntry, SeriesAt
+from harness.site.data.record_summary import SeriesSummary
 
 RIG = "cold-start"
 RUNGS = ("object", "resumed", "first-reply", "first-exec", "first-touch")
@@ -20,17 +20,17 @@ DEFAULT_SUBSTRATE = "qemu"
 
 
 @dataclass(frozen=True)
-class Row:
+class ColdStartRow:
     """One tier of one substrate, with the chosen record for each concurrency measured.
 
-    `tier` has where the VMM comes from after it, if it does not wait: spawned, or forked.
+    If no VMM waited for the request, `tier` has its origin as a suffix: spawned or forked.
     """
 
     substrate: str
     tier: str
-    entries: Mapping[int, Entry]
+    entries: Mapping[int, RecordEntry]
 
-    def series(self, metric: str, concurrency: int) -> tuple[Entry, Series] | None:
+    def series(self, metric: str, concurrency: int) -> tuple[RecordEntry, Series] | None:
         entry = self.entries.get(concurrency)
         wanted: Facts = {"substrate": self.substrate, "concurrency": concurrency}
         found = entry and entry.find(metric, **wanted)
@@ -38,42 +38,43 @@ class Row:
 
     @property
     def task(self) -> str | None:
-        """The command that measures this tier: as its record says, else as tasks are named."""
+        """The command that measures this tier: from its record, or else by naming convention."""
         for _, entry in sorted(self.entries.items()):
-            return entry.brief.task
+            return entry.summary.task
         return None if self.substrate == NOOP else f"mise run bench:{self.substrate}-{self.tier}"
 
 
-def _tier(series: Line) -> str:
+def _tier(series: SeriesSummary) -> str:
     """A series' tier; with a suffix when no VMM waited for the request."""
     tier, vmm = series.dimensions.get("tier"), series.dimensions.get("vmm", WAITS)
     return str(tier) if vmm == WAITS else f"{tier}-{vmm}"
 
 
-def _age(one: Told) -> tuple[int, int]:
+def _age(one: SeriesAt) -> tuple[int, int]:
     return one[0], one[2].number
 
 
-def rows(corpus: Corpus) -> Sequence[Row]:
+def rows(corpus: Corpus) -> Sequence[ColdStartRow]:
     """Every tier of every substrate measured on the corpus's machine, then `noop`.
 
-    A tier without a record has a row too: what was not measured must be seen. The newest record
-    of the full profile is chosen, else the newest of any; whether it is valid plays no part.
+    A tier without a record has a row too, so that gaps are visible. The newest record of the full
+    profile is chosen, else the newest of any, valid or not.
     """
-    chosen: dict[tuple[str, str, int], Entry] = {}
-    for _, entry, one in sorted(corpus.newest(RIG, corpus.machine, HEADLINE, tried=True), key=_age):
+    chosen: dict[tuple[str, str, int], RecordEntry] = {}
+    newest = corpus.newest(RIG, corpus.machine, HEADLINE, include_empty=True)
+    for _, entry, one in sorted(newest, key=_age):
         key = (
             str(one.dimensions.get("substrate")),
             _tier(one),
             one.dimensions.get("concurrency"),
         )
         before = chosen.get(key)  # type: ignore[arg-type]
-        if before and before.brief.profile == "full" != entry.brief.profile:
+        if before and before.summary.profile == "full" != entry.summary.profile:
             continue
         chosen[key] = entry  # type: ignore[index]
 
-    def row(substrate: str, tier: str) -> Row:
-        return Row(
+    def row(substrate: str, tier: str) -> ColdStartRow:
+        return ColdStartRow(
             substrate,
             tier,
             {key[2]: e for key, e in chosen.items() if key[:2] == (substrate, tier)},
@@ -87,11 +88,11 @@ def rows(corpus: Corpus) -> Sequence[Row]:
     return [*found, _noop(sorted({key[1] for key in chosen if key[0] == NOOP}), row)]
 
 
-def _noop(tiers: Sequence[str], row: object) -> Row:
-    """The harness's own cost: one row, of the tier that the headline is about if measured."""
+def _noop(tiers: Sequence[str], row: object) -> ColdStartRow:
+    """One row for the cost of the harness, for the headline's tier if that was measured."""
     preferred = "durable-prewarm-pool"
     tier = preferred if preferred in tiers or not tiers else tiers[0]
     assert callable(row)
     found = row(NOOP, tier)
-    assert isinstance(found, Row)
+    assert isinstance(found, ColdStartRow)
     return found

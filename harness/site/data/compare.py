@@ -1,4 +1,4 @@
-"""Picks from the compare records what the comparison page shows."""
+"""Selects from the compare records what the comparison page shows."""
 
 from __future__ import annotations
 
@@ -8,101 +8,104 @@ from dataclasses import dataclass
 from harness.measure.record import Facts, Scalar, Series
 from harness.measure.statistics import Estimate, estimate
 from harness.site.data import figures, record_summary
-from harness.site.data.corpus import Corpus, Entry
+from harness.site.data.corpus import Corpus, RecordEntry
 
 RIG = "compare"
-FASTEST = ("qemu", "durable-prewarm-pool")
-"""What the others are compared with: a microVM that was restored and held."""
+BASELINE = ("qemu", "durable-prewarm-pool")
+"""What the others are compared with: a microVM that was restored and frozen."""
 
 
 @dataclass(frozen=True)
-class Kind:
-    """A substrate in a tier, and the newest record of each thing that was measured of it."""
+class ComparedSubstrate:
+    """A substrate in one tier, with the newest record of each of its measurements."""
 
     substrate: str
     tier: str
     corpus: Corpus
 
     @property
-    def whose(self) -> dict[str, Scalar]:
+    def selector(self) -> dict[str, Scalar]:
         return {"substrate": self.substrate, "tier": self.tier}
 
-    def find(self, metric: str, **dimensions: Scalar) -> tuple[Entry, Series] | None:
-        """The series of most samples, of whatever compare record has it."""
-        return newest(self.corpus, metric, **self.whose, **dimensions)
+    def find(self, metric: str, **dimensions: Scalar) -> tuple[RecordEntry, Series] | None:
+        """The series with the most samples in any compare record."""
+        return newest(self.corpus, metric, **self.selector, **dimensions)
 
-    def says(self, metric: str) -> tuple[Entry, bool] | None:
-        """What was read from inside: yes or no."""
+    def flag(self, metric: str) -> tuple[RecordEntry, bool] | None:
+        """A yes-or-no fact read from inside the sandbox."""
         found = self.find(metric)
         return (found[0], bool(found[1].samples[0])) if found and found[1].samples else None
 
     @property
-    def fleet(self) -> tuple[Entry, Series, int] | None:
-        """The host's change with the largest fleet, and how many there were."""
-        best: tuple[Entry, Series, int] | None = None
-        for entry, one in _all(self.corpus, "host-change", **self.whose):
+    def fleet(self) -> tuple[RecordEntry, Series, int] | None:
+        """Host memory used by the largest fleet, and the fleet's size."""
+        best: tuple[RecordEntry, Series, int] | None = None
+        for entry, one in _all(self.corpus, "host-change", **self.selector):
             up = one.dimensions.get("up")
             if isinstance(up, int) and one.samples and (best is None or up >= best[2]):
                 best = (entry, one, up)
         return best
 
     @property
-    def fits(self) -> tuple[Entry, Series, Estimate] | None:
-        """An estimate: how many would fill this machine's memory at what one more takes.
+    def capacity(self) -> tuple[RecordEntry, Series, Estimate] | None:
+        """An estimate of how many sandboxes fit in this machine's memory.
 
-        By the slope between the smallest and the largest fleet of a record; of one fleet alone, by
-        what each took.
+        Uses the slope between the smallest and the largest fleet of a record, or the average of
+        the only fleet.
         """
         fleet = self.fleet
         if not fleet:
             return None
         entry, series, up = fleet
-        small = min(_fleets(entry, self.whose), key=lambda one: one[1])
+        small = min(_fleets(entry, self.selector), key=lambda one: one[1])
         below = figures.get(small[0], "p50") if small[1] < up else None
         took = figures.get(series, "p50")
         more = took.value - (below.value if below else 0) if took else 0
         if more <= 0:
             return None
         many = up - (small[1] if below else 0)
-        fits = entry.brief.machine.memory_bytes * many / more
+        fits = entry.summary.machine.memory_bytes * many / more
         return entry, series, Estimate(fits, None, None)
 
     @property
-    def reaches(self) -> tuple[Entry, str] | None:
-        """Whom it reached under a policy that allows one address, in words; or that it has no card.
+    def reachability(self) -> tuple[RecordEntry, str] | None:
+        """What it reached under a policy that allows one address, as text; or that it has no NIC.
 
-        None where nobody asked.
+        None if it was not tested.
         """
-        for entry, one in _all(self.corpus, "reached", **self.whose, policy="one"):
+        for entry, one in _all(self.corpus, "reached", **self.selector, policy="one"):
             if one.samples:
                 tried = [
                     (str(other.dimensions["target"]), bool(other.samples[0]))
                     for other in entry.record.series
                     if other.metric == "reached"
                     and other.samples
-                    and record_summary.fits(other.dimensions, self.whose | {"policy": "one"})
+                    and record_summary.fits(other.dimensions, self.selector | {"policy": "one"})
                 ]
                 gone = [name for name, reached in tried if reached and name != "allowed"]
-                return entry, f"reaches {', '.join(gone)} too" if gone else "what is allowed alone"
+                return (
+                    entry,
+                    f"also reaches {', '.join(gone)}" if gone else "only permitted traffic passes",
+                )
         cards = self.find("cards")
         if not cards:
             return None
         none = cards[1].samples[0] == 0
-        return cards[0], "no card" if none else "not tried"
+        return cards[0], "no NIC" if none else "not tested"
 
-    def part(self, metric: str) -> tuple[Entry, Series, int] | None:
-        """Another definition of memory, of the same fleet."""
+    def part(self, metric: str) -> tuple[RecordEntry, Series, int] | None:
+        """Another memory metric of the same fleet."""
         fleet = self.fleet
-        found = fleet[0].find(metric, **self.whose, up=fleet[2]) if fleet else None
+        found = fleet[0].find(metric, **self.selector, up=fleet[2]) if fleet else None
         return (fleet[0], found, fleet[2]) if fleet and found else None
 
-    def times(self, rung: str) -> tuple[Entry, Series, Estimate] | None:
-        """How many times as long as the held microVM in the same record, one at a time."""
+    def ratio_to_baseline(self, rung: str) -> tuple[RecordEntry, Series, Estimate] | None:
+        """The ratio to the frozen microVM in the same record, one start at a time."""
         found = self.find(rung, concurrency=1)
         if not found:
             return None
         entry, series = found
-        other = entry.find(rung, substrate=FASTEST[0], tier=FASTEST[1], concurrency=1)
+        other = entry.find(rung, substrate=BASELINE[0], tier=BASELINE[1], concurrency=1)
         ours = figures.get(other, "p50") if other else None
         theirs = figures.get(series, "p50")
         if not ours or not theirs or other is series:
@@ -114,22 +117,22 @@ class Kind:
 
 
 @dataclass(frozen=True)
-class Beside:
-    """A shape of container beside plain runc in the same bundle, pair by pair: `ratio` is the
-    median of the pairs' ratios."""
+class PairedRun:
+    """A container paired with plain runc in the same bundle; `ratio` is the median ratio of the
+    pairs."""
 
-    entry: Entry
+    entry: RecordEntry
     ours: Series
     plain: Series
     ratio: Estimate
 
 
-def beside(corpus: Corpus) -> Sequence[Beside]:
-    """Every shape that was paired, from the best record that has it."""
+def paired_runs(corpus: Corpus) -> Sequence[PairedRun]:
+    """Every paired container, from the best record that has it."""
     names = dict.fromkeys(
         str(one.dimensions["substrate"])
         for entry in corpus.of_rig(RIG, corpus.machine)
-        for one in entry.brief.lines
+        for one in entry.summary.series
         if one.metric == "paired-run"
     )
     found = []
@@ -138,22 +141,22 @@ def beside(corpus: Corpus) -> Sequence[Beside]:
         plain = best and best[0].find("plain-run", beside=name)
         if best and plain and len(plain.samples) == len(best[1].samples):
             ratios = [a / b for a, b in zip(best[1].samples, plain.samples, strict=True)]
-            found.append(Beside(best[0], best[1], plain, estimate(ratios, 50)))
+            found.append(PairedRun(best[0], best[1], plain, estimate(ratios, 50)))
     return found
 
 
-def _fleets(entry: Entry, whose: Facts) -> Iterator[tuple[Series, int]]:
-    """What each fleet of a column took, and how many there were."""
+def _fleets(entry: RecordEntry, selector: Facts) -> Iterator[tuple[Series, int]]:
+    """Host memory used by each fleet of a substrate, and the fleet's size."""
     for one in entry.record.series:
         up = one.dimensions.get("up")
-        fleet = one.metric == "host-change" and record_summary.fits(one.dimensions, whose)
+        fleet = one.metric == "host-change" and record_summary.fits(one.dimensions, selector)
         if fleet and one.samples and isinstance(up, int):
             yield one, up
 
 
-def _all(corpus: Corpus, metric: str, **dimensions: Scalar) -> Iterator[tuple[Entry, Series]]:
+def _all(corpus: Corpus, metric: str, **dimensions: Scalar) -> Iterator[tuple[RecordEntry, Series]]:
     for entry in corpus.of_rig(RIG, corpus.machine):
-        if not any(line.metric == metric for line in entry.brief.lines):
+        if not any(series.metric == metric for series in entry.summary.series):
             continue
         for one in entry.record.series:
             if one.metric == metric and all(
@@ -162,33 +165,33 @@ def _all(corpus: Corpus, metric: str, **dimensions: Scalar) -> Iterator[tuple[En
                 yield entry, one
 
 
-def newest(corpus: Corpus, metric: str, **dimensions: Scalar) -> tuple[Entry, Series] | None:
-    """Of valid records before others, the series of most samples, and the newest of those."""
-    chosen: tuple[Entry, Series] | None = None
+def newest(corpus: Corpus, metric: str, **dimensions: Scalar) -> tuple[RecordEntry, Series] | None:
+    """The series with the most samples, valid records first, newest of equals."""
+    chosen: tuple[RecordEntry, Series] | None = None
     best = (False, 1)
     for entry, one in _all(corpus, metric, **dimensions):
-        rank = (entry.brief.validity.status == "valid", len(one.samples))
+        rank = (entry.summary.validity.status == "valid", len(one.samples))
         if one.samples and rank >= best:
             chosen, best = (entry, one), rank
     return chosen
 
 
-def kinds(corpus: Corpus) -> Sequence[Kind]:
-    """Everything that compare records have, in their order."""
+def compared(corpus: Corpus) -> Sequence[ComparedSubstrate]:
+    """Every substrate and tier in the compare records, in their order."""
     found: dict[tuple[str, str], None] = {}
     for entry in corpus.of_rig(RIG, corpus.machine):
-        for one in entry.brief.lines:
+        for one in entry.summary.series:
             if "tier" in one.dimensions:
                 found[str(one.dimensions["substrate"]), str(one.dimensions["tier"])] = None
-    return [Kind(substrate, tier, corpus) for substrate, tier in found]
+    return [ComparedSubstrate(substrate, tier, corpus) for substrate, tier in found]
 
 
-def absent(corpus: Corpus) -> Sequence[tuple[str, str]]:
-    """What the newest record could not measure, and why."""
+def not_measured(corpus: Corpus) -> Sequence[tuple[str, str]]:
+    """What the newest record could not measure, with the reason."""
     entries = corpus.of_rig(RIG, corpus.machine)
     if not entries:
         return []
-    missing = (one for one in entries[-1].brief.lines if one.metric == "measured-here")
+    missing = (one for one in entries[-1].summary.series if one.metric == "measured-here")
     found = []
     for one in missing:
         many = one.dimensions.get("concurrency")

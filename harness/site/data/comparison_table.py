@@ -1,7 +1,7 @@
-"""The front page's comparison: kinds of sandbox side by side, each cell measured here or quoted.
+"""The front page's comparison of kinds of sandbox; each cell is measured here or quoted.
 
-What was measured comes from the `compare` rig where it has the series, else from the cold-start
-and density rigs. A cell without either says that it was not measured on this host.
+Measured figures come from the `compare` rig if it has the series, else from the cold-start and
+density rigs. A cell with neither says that it was not measured on this host.
 """
 
 from __future__ import annotations
@@ -12,18 +12,18 @@ from dataclasses import dataclass
 from harness.claims.published import Figure
 from harness.measure.quantity import thousands
 from harness.site.data import compare, e2b, figures
-from harness.site.data.corpus import Corpus, Entry
-from harness.site.data.record_summary import Line
+from harness.site.data.corpus import Corpus, RecordEntry
+from harness.site.data.record_summary import SeriesSummary
 
 RIGS = ("compare", "cold-start")
 RUNGS = ("first-exec", "cold-start", "first-reply")
-"""What every kind of sandbox can be asked for: a command's output. Others where it is missing."""
+"""The rung that every kind of sandbox has, a command's output, then fallbacks."""
 
 
 @dataclass(frozen=True)
 class Column:
-    """A kind of sandbox. `substrate` tells the names of substrates that are of this kind, `sharing`
-    which fleets of theirs."""
+    """A kind of sandbox. `substrate` matches the names of its substrates, `sharing` selects their
+    fleets."""
 
     title: str
     aside: str
@@ -33,28 +33,29 @@ class Column:
 
 
 @dataclass(frozen=True)
-class Cell:
-    """Words, a figure of ours, and figures that others publish; any may be missing.
+class ComparisonCell:
+    """Text, our figure, and published figures; any may be missing.
 
-    `by` divides ours. `absent`: it could be measured, and was not; `proved`: it works elsewhere.
+    `by` divides our figure. `absent`: it could have been measured but was not; `proved`: a
+    function-only record shows that it works.
     """
 
     words: str = ""
-    measured: tuple[Entry, Line] | None = None
+    measured: tuple[RecordEntry, SeriesSummary] | None = None
     statistic: str = "p50"
     by: int = 1
     published: Sequence[Figure] = ()
     absent: bool = False
-    proved: tuple[Entry, Line] | None = None
-    source: Entry | None = None
-    """Whose word the words are."""
+    proved: tuple[RecordEntry, SeriesSummary] | None = None
+    source: RecordEntry | None = None
+    """The record that the text is based on."""
 
 
 @dataclass(frozen=True)
-class TableRow:
+class ComparisonRow:
     title: str
     aside: str
-    cells: Sequence[Cell]
+    cells: Sequence[ComparisonCell]
 
 
 COLUMNS = (
@@ -102,38 +103,38 @@ _QUOTED: Mapping[str, Mapping[int, Sequence[str]]] = {
 
 def _measured(
     corpus: Corpus, column: Column, concurrency: int, statistic: str
-) -> tuple[Entry, Line] | None:
-    """The newest series of a command's output; of several shapes of a kind the fastest."""
+) -> tuple[RecordEntry, SeriesSummary] | None:
+    """The newest series of a command's output; the fastest of several variants."""
     for rig in RIGS:
         for metric in RUNGS:
             usable = [
-                (entry, line)
-                for _, entry, line in corpus.newest(rig, corpus.machine, metric)
-                if _fits(line, column, concurrency) and line.get(statistic)
+                (entry, series)
+                for _, entry, series in corpus.newest(rig, corpus.machine, metric)
+                if _fits(series, column, concurrency) and series.get(statistic)
             ]
             if usable:
                 return min(usable, key=lambda one: _value(one[1], statistic))
     return None
 
 
-def _proved(corpus: Corpus, column: Column) -> tuple[Entry, Line] | None:
-    """Where no figure may be told: the newest series that shows that this kind works."""
-    for (rig, _), entries in corpus.proving.items():
+def _proved(corpus: Corpus, column: Column) -> tuple[RecordEntry, SeriesSummary] | None:
+    """The newest function-only series that shows that this kind works."""
+    for (rig, _), entries in corpus.function_only_records.items():
         for entry in reversed(entries) if rig in RIGS else ():
-            for line in entry.brief.lines:
-                if line.metric in RUNGS and line.n and _fits(line, column, 1):
-                    return entry, line
+            for series in entry.summary.series:
+                if series.metric in RUNGS and series.n and _fits(series, column, 1):
+                    return entry, series
     return None
 
 
-def _value(line: Line, statistic: str) -> float:
-    found = figures.get(line, statistic)
+def _value(series: SeriesSummary, statistic: str) -> float:
+    found = figures.get(series, statistic)
     assert found
     return found.value
 
 
-def _fits(line: Line, column: Column, concurrency: int) -> bool:
-    facts = line.dimensions
+def _fits(series: SeriesSummary, column: Column, concurrency: int) -> bool:
+    facts = series.dimensions
     return (
         column.substrate(str(facts.get("substrate")))
         and facts.get("concurrency", 1) == concurrency
@@ -142,12 +143,12 @@ def _fits(line: Line, column: Column, concurrency: int) -> bool:
     )
 
 
-def _fleet(corpus: Corpus, column: Column) -> tuple[Entry, Line, int] | None:
-    """The largest fleet at rest of this kind that nothing disturbed, else of any: what all of it
-    takes, and how many came up."""
-    best: tuple[tuple[bool, int, bool, int, int], Entry, Line] | None = None
+def _fleet(corpus: Corpus, column: Column) -> tuple[RecordEntry, SeriesSummary, int] | None:
+    """The largest idle fleet of this kind, undisturbed ones first: host memory used, and how many
+    sandboxes came up."""
+    best: tuple[tuple[bool, int, bool, int, int], RecordEntry, SeriesSummary] | None = None
     for rig in ("density", "compare"):
-        for kind, several in corpus.told(rig, corpus.machine, "host-change").items():
+        for kind, several in corpus.series_of(rig, corpus.machine, "host-change").items():
             facts = kind.dimensions
             if (
                 facts.get("work", "idle") != "idle"
@@ -156,15 +157,15 @@ def _fleet(corpus: Corpus, column: Column) -> tuple[Entry, Line, int] | None:
                 or (column.sharing and facts.get("sharing", column.sharing) != column.sharing)
             ):
                 continue
-            for at, entry, line in several:
-                up = entry.brief.find("bring-up", {})
+            for at, entry, series in several:
+                up = entry.summary.find("bring-up", {})
                 many = facts.get("up") or (up.n if up and up.n else facts.get("n"))
-                if not isinstance(many, int) or not line.n:
+                if not isinstance(many, int) or not series.n:
                     continue
-                rank = (entry.brief.validity.status == "valid", many, rig == "compare", at,
-                        line.number)  # fmt: skip
+                rank = (entry.summary.validity.status == "valid", many, rig == "compare", at,
+                        series.number)  # fmt: skip
                 if best is None or rank >= best[0]:
-                    best = (rank, entry, line)
+                    best = (rank, entry, series)
     return (best[1], best[2], best[0][1]) if best else None
 
 
@@ -173,8 +174,8 @@ def _quotes(corpus: Corpus, row: str, column: int) -> Sequence[Figure]:
     return [one for id in ids if (one := corpus.figure(id))]
 
 
-def rows(corpus: Corpus) -> Sequence[TableRow]:
-    """The table, row by row; the same columns in each."""
+def rows(corpus: Corpus) -> Sequence[ComparisonRow]:
+    """The rows of the table; all have the same columns."""
     starts, tens, memory, fleets, sdk = [], [], [], [], []
     for at, column in enumerate(COLUMNS):
         ours = at > 0
@@ -185,111 +186,121 @@ def rows(corpus: Corpus) -> Sequence[TableRow]:
         )
         fleet = _fleet(corpus, column) if ours else None
         works = _proved(corpus, column) if ours and not one else None
-        starts.append(Cell("", one, "p50", 1, _quotes(corpus, "start", at), ours, works))
-        tens.append(Cell("", ten, "p95", 1, _quotes(corpus, "ten", at), ours))
+        starts.append(ComparisonCell("", one, "p50", 1, _quotes(corpus, "start", at), ours, works))
+        tens.append(ComparisonCell("", ten, "p95", 1, _quotes(corpus, "ten", at), ours))
         taken = (fleet[0], fleet[1]) if fleet else None
         by = fleet[2] if fleet else 1
-        memory.append(Cell("", taken, "p50", by, _quotes(corpus, "memory", at), ours))
+        memory.append(ComparisonCell("", taken, "p50", by, _quotes(corpus, "memory", at), ours))
         fleets.append(
-            Cell(f"{thousands(by)} at once, alive" if fleet else "", None, "p50", 1,
+            ComparisonCell(f"{thousands(by)} running" if fleet else "", None, "p50", 1,
                  _quotes(corpus, "fleet", at), ours and not fleet)
         )  # fmt: skip
-        sdk.append(_served(corpus, column, _quotes(corpus, "sdk", at)) if ours else
-                   Cell(published=_quotes(corpus, "sdk", at)))  # fmt: skip
-    kinds = compare.kinds(corpus)
+        sdk.append(_sdk_cell(corpus, column, _quotes(corpus, "sdk", at)) if ours else
+                   ComparisonCell(published=_quotes(corpus, "sdk", at)))  # fmt: skip
+    kinds = compare.compared(corpus)
     return (
-        TableRow("Isolation", "what stands between two; whose kernel, read inside", [
-            _said(column, words, kinds, "own-kernel", {True: "kernel of its own",
+        ComparisonRow("Isolation", "boundary between sandboxes; kernel checked from inside", [
+            _flag_cell(column, words, kinds, "own-kernel", {True: "own kernel",
                                                        False: "shared kernel"})
             for column, words in zip(COLUMNS, _ISOLATION, strict=True)
         ]),
-        TableRow("Cold start", "one at a time, until a command has run; median", starts),
-        TableRow("Ten at once", "the same, p95", tens),
-        TableRow("After a reboot", "of the host, as near as one can be tried", [
-            _said(column, words, kinds, "state-survives", {True: "its state is on disk",
-                                                           False: "starts anew"})
+        ComparisonRow("Cold start", "one at a time, until a command has run; median", starts),
+        ComparisonRow("Ten at once", "the same, p95", tens),
+        ComparisonRow("After a reboot", "simulated host reboot", [
+            _flag_cell(column, words, kinds, "state-survives", {True: "state on disk",
+                                                           False: "starts from scratch"})
             for column, words in zip(COLUMNS, _DURABLE, strict=True)
         ]),
-        TableRow("Memory each", "the host's whole change, at rest", memory),
-        TableRow("How many", "on this host", fleets),
-        TableRow("Network policy", "enforced by; what a sandbox reached", [
-            _reached(column, words, kinds)
+        ComparisonRow("Memory per sandbox", "host memory used, all idle", memory),
+        ComparisonRow("Sandboxes at once", "on this host", fleets),
+        ComparisonRow("Network policy", "enforced by; what a sandbox could reach", [
+            _network_cell(column, words, kinds)
             for column, words in zip(COLUMNS, _NETWORK, strict=True)
         ]),
-        TableRow("E2B SDK", "operations that work", sdk),
+        ComparisonRow("E2B SDK", "operations that work", sdk),
     )  # fmt: skip
 
 
-def _of_kind(column: Column, kinds: Sequence[compare.Kind]) -> Iterator[compare.Kind]:
+def _of_kind(
+    column: Column, kinds: Sequence[compare.ComparedSubstrate]
+) -> Iterator[compare.ComparedSubstrate]:
     for one in kinds:
         if column.substrate(one.substrate) and column.tier in (None, one.tier):
             yield one
 
 
-def _said(
-    column: Column, words: str, kinds: Sequence[compare.Kind], metric: str,
+def _flag_cell(
+    column: Column, words: str, kinds: Sequence[compare.ComparedSubstrate], metric: str,
     means: Mapping[bool, str],
-) -> Cell:  # fmt: skip
-    """The words, with the record that bears them out; what it says where it says otherwise."""
+) -> ComparisonCell:  # fmt: skip
+    """The text, linked to a record that confirms it; the record's finding if it differs."""
     for one in _of_kind(column, kinds):
-        if found := one.says(metric):
+        if found := one.flag(metric):
             entry, value = found
-            return Cell(words if means[not value] not in words else means[value], source=entry)
-    return Cell(words)
+            return ComparisonCell(
+                words if means[not value] not in words else means[value], source=entry
+            )
+    return ComparisonCell(words)
 
 
-def _reached(column: Column, words: str, kinds: Sequence[compare.Kind]) -> Cell:
-    """Who enforces it, and what came of trying; the shapes with a card tell of their kind."""
-    found = [reaches for one in _of_kind(column, kinds) if (reaches := one.reaches)]
-    for entry, said in sorted(found, key=lambda one: one[1] in ("no card", "not tried")):
-        return Cell(said if said == "no card" else f"{words}: {said}", source=entry)
-    return Cell(words)
+def _network_cell(
+    column: Column, words: str, kinds: Sequence[compare.ComparedSubstrate]
+) -> ComparisonCell:
+    """What enforces policy, and the test's outcome; variants with a NIC take precedence."""
+    found = [reach for one in _of_kind(column, kinds) if (reach := one.reachability)]
+    for entry, outcome in sorted(found, key=lambda one: one[1] in ("no NIC", "not tested")):
+        return ComparisonCell(
+            outcome if outcome == "no NIC" else f"{words}; {outcome}", source=entry
+        )
+    return ComparisonCell(words)
 
 
-def _served(corpus: Corpus, column: Column, published: Sequence[Figure]) -> Cell:
-    """How many of an SDK's operations work, where our gateway serves this kind."""
+def _sdk_cell(corpus: Corpus, column: Column, published: Sequence[Figure]) -> ComparisonCell:
+    """How many SDK operations work, if our gateway serves this kind."""
     if not column.substrate("qemu"):
-        return Cell("not served here", published=published)
+        return ComparisonCell("not supported by our gateway", published=published)
     matrix = e2b.matrix(corpus)
     if not matrix:
-        return Cell("through our gateway", published=published)
+        return ComparisonCell("through our gateway", published=published)
     scores = [score for plane in matrix.planes for score in plane.scores]
     works, of = sum(one.works for one in scores), sum(one.of for one in scores)
-    return Cell(
-        f"{works} of {of}, over {len(matrix.sdks)} SDKs", published=published, source=matrix.entry
+    return ComparisonCell(
+        f"{works} of {of}, across {len(matrix.sdks)} SDK versions",
+        published=published,
+        source=matrix.entry,
     )
 
 
 _ISOLATION = (
-    "kernel of its own, eBPF network",
+    "own kernel, eBPF network",
     "shared kernel, namespaces",
     "shared kernel, namespaces",
-    "kernel of its own, in user space",
-    "kernel of its own",
-    "kernel of its own",
-    "kernel of its own",
+    "own kernel, in user space",
+    "own kernel",
+    "own kernel",
+    "own kernel",
     "shared kernel, jail",
-    "kernel of its own",
+    "own kernel",
 )
 _DURABLE = (
     "snapshots",
-    "starts anew",
-    "starts anew",
-    "starts anew",
+    "starts from scratch",
+    "starts from scratch",
+    "starts from scratch",
     "boots from its disk",
-    "its state is on disk: restored from its checkpoint",
-    "its state is on disk: the pool refills from its checkpoint",
-    "cloned anew",
+    "state on disk: restored from its checkpoint",
+    "state on disk: the pool refills from its checkpoint",
+    "cloned again",
     "restored from its checkpoint",
 )
 _NETWORK = (
-    "eBPF on each card",
-    "iptables, by itself",
-    "nf_tables by netlink",
+    "eBPF on each NIC",
+    "iptables, set up by Docker",
+    "nf_tables via netlink",
     "none here",
     "none here",
-    "nf_tables by netlink",
-    "nf_tables by netlink",
+    "nf_tables via netlink",
+    "nf_tables via netlink",
     "pf anchors",
     "pf anchors",
 )

@@ -1,4 +1,4 @@
-"""What pages are made of: every record in brief, every published figure, claim, and problem."""
+"""What pages are made of: summaries of all records, published figures, claims, and problems."""
 
 from __future__ import annotations
 
@@ -15,24 +15,31 @@ from harness.claims.published import load as load_published
 from harness.errors import RecordError
 from harness.measure import record as records
 from harness.measure.record import RunRecord, Scalar, Series
-from harness.site.data.record_summary import Brief, Kind, Line, anchor, fits, of, slug
+from harness.site.data.addresses import slug
+from harness.site.data.record_summary import (
+    RecordSummary,
+    SeriesKind,
+    SeriesSummary,
+    anchor,
+    fits,
+    summarise,
+)
 
 __all__ = [
     "Corpus",
-    "Entry",
     "Place",
     "Problem",
-    "Told",
+    "RecordEntry",
+    "SeriesAt",
     "anchor",
     "load",
     "places",
-    "slug",
 ]
 
 
 @dataclass(frozen=True)
 class Place:
-    """A record's file, and where the site shows it: `stem` below the site's root."""
+    """A record's file, and its path on the site without a suffix (`stem`)."""
 
     path: Path
     shown: str
@@ -40,24 +47,26 @@ class Place:
 
 
 @dataclass(frozen=True)
-class Entry:
-    """One record in brief, and in full when it is asked for."""
+class RecordEntry:
+    """One record: its summary, and the whole record on demand."""
 
-    brief: Brief
+    summary: RecordSummary
     place: Place
 
     @functools.cached_property
     def record(self) -> RunRecord:
-        """The whole record, read when it is first asked for."""
+        """The whole record, read on first use."""
         return records.parse(self.content, self.place.shown)
 
     @property
     def content(self) -> bytes:
-        """The record's file as it is."""
+        """The bytes of the record's file."""
         try:
             return self.place.path.read_bytes()
         except OSError as error:
-            raise RecordError(f"{self.place.shown} went away: {error.strerror}") from error
+            raise RecordError(
+                f"{self.place.shown} cannot be read any more: {error.strerror}"
+            ) from error
 
     @property
     def page(self) -> str:
@@ -70,7 +79,13 @@ class Entry:
     @property
     def date(self) -> str:
         """The day of the run, UTC."""
-        return self.brief.date
+        return self.summary.date
+
+    @property
+    def status_note(self) -> str:
+        """What a chart notes beside the run's figures: its validity, unless it is valid."""
+        status = self.summary.validity.status
+        return "" if status == "valid" else status
 
     def find(self, metric: str, **dimensions: Scalar) -> Series | None:
         """The series of that metric whose dimensions include all those given."""
@@ -80,13 +95,13 @@ class Entry:
         return None
 
 
-Told = tuple[int, Entry, Line]
-"""A series that tells figures, its record, and that record's place among the rig's, oldest 0."""
+SeriesAt = tuple[int, RecordEntry, SeriesSummary]
+"""A record's position among its rig's records (oldest is 0), the record, and one of its series."""
 
 
 @dataclass(frozen=True)
 class Problem:
-    """A file that was left out, and the error that says why."""
+    """A file that was left out, and the error."""
 
     path: str
     error: str
@@ -96,11 +111,11 @@ class Problem:
 class Corpus:
     """Everything that pages are made of. `entries` are sorted oldest first.
 
-    `rigs` has the digests of each rig's file that measure as it does now, `today` the day that ages
-    count from.
+    `rigs` has, for each rig, the digests of the file versions that measure the same as today's;
+    ages are counted from `today`.
     """
 
-    entries: Sequence[Entry]
+    entries: Sequence[RecordEntry]
     problems: Sequence[Problem]
     published: Sequence[Figure]
     claims: Sequence[Claim] = ()
@@ -118,90 +133,92 @@ class Corpus:
 
     @functools.cached_property
     def machine(self) -> str | None:
-        """The machine that was measured last; one of function only where there is no other."""
-        real = [one for one in self.entries if not one.brief.function_only]
+        """The most recently measured machine; a function-only one if there is no other."""
+        real = [one for one in self.entries if not one.summary.function_only]
         chosen = real or self.entries
-        return chosen[-1].brief.machine.id if chosen else None
+        return chosen[-1].summary.machine.id if chosen else None
 
     @functools.cached_property
-    def machines(self) -> Mapping[str, Sequence[Entry]]:
+    def machines(self) -> Mapping[str, Sequence[RecordEntry]]:
         """Every machine's records, oldest first; the machine measured last comes first."""
-        found: dict[str, list[Entry]] = {}
+        found: dict[str, list[RecordEntry]] = {}
         for entry in reversed(self.entries):
-            found.setdefault(entry.brief.machine.id, []).append(entry)
+            found.setdefault(entry.summary.machine.id, []).append(entry)
         return {
             id: several[::-1]
             for id, several in sorted(
-                found.items(), key=lambda one: bool(one[1][0].brief.function_only)
+                found.items(), key=lambda one: bool(one[1][0].summary.function_only)
             )
         }
 
     @functools.cached_property
-    def _by_rig(self) -> Mapping[tuple[str, str], Sequence[Entry]]:
-        found: dict[tuple[str, str], list[Entry]] = {}
+    def _by_rig(self) -> Mapping[tuple[str, str], Sequence[RecordEntry]]:
+        found: dict[tuple[str, str], list[RecordEntry]] = {}
         for entry in self.entries:
-            found.setdefault((entry.brief.rig.id, entry.brief.machine.id), []).append(entry)
+            found.setdefault((entry.summary.rig.id, entry.summary.machine.id), []).append(entry)
         return found
 
     @functools.cached_property
-    def _telling(self) -> Mapping[tuple[str, str], Sequence[Entry]]:
+    def _with_figures(self) -> Mapping[tuple[str, str], Sequence[RecordEntry]]:
         return {
-            key: [entry for entry in several if not entry.brief.function_only]
+            key: [entry for entry in several if not entry.summary.function_only]
             for key, several in self._by_rig.items()
         }
 
-    def of_rig(self, rig: str, machine: str | None) -> Sequence[Entry]:
-        """Records of one rig on one machine that tell figures, oldest first."""
-        return self._telling.get((rig, machine or ""), ())
+    def of_rig(self, rig: str, machine: str | None) -> Sequence[RecordEntry]:
+        """Records of one rig on one machine, without function-only ones, oldest first."""
+        return self._with_figures.get((rig, machine or ""), ())
 
     @functools.cached_property
-    def _by_metric(self) -> Mapping[tuple[str, str, str], Mapping[Kind, Sequence[Told]]]:
-        found: dict[tuple[str, str, str], dict[Kind, list[Told]]] = {}
-        for (rig, machine), entries in self._telling.items():
-            of_rig: dict[Kind, list[Told]] = {}
+    def _by_metric(self) -> Mapping[tuple[str, str, str], Mapping[SeriesKind, Sequence[SeriesAt]]]:
+        found: dict[tuple[str, str, str], dict[SeriesKind, list[SeriesAt]]] = {}
+        for (rig, machine), entries in self._with_figures.items():
+            of_rig: dict[SeriesKind, list[SeriesAt]] = {}
             for at, entry in enumerate(entries):
-                for line in entry.brief.lines:
-                    if line.kind in of_rig:
-                        of_rig[line.kind].append((at, entry, line))
+                for series in entry.summary.series:
+                    if series.kind in of_rig:
+                        of_rig[series.kind].append((at, entry, series))
                     else:
-                        of_rig[line.kind] = [(at, entry, line)]
+                        of_rig[series.kind] = [(at, entry, series)]
             for kind, several in of_rig.items():
                 found.setdefault((rig, machine, kind.metric), {})[kind] = several
         return found
 
-    def told(self, rig: str, machine: str | None, metric: str) -> Mapping[Kind, Sequence[Told]]:
-        """Every series of a metric that a rig's records tell figures by, by what it is of, oldest
-        first; thousands of records have a few kinds of series."""
+    def series_of(
+        self, rig: str, machine: str | None, metric: str
+    ) -> Mapping[SeriesKind, Sequence[SeriesAt]]:
+        """All series of a metric in a rig's records, grouped by kind, oldest first. Thousands of
+        records have only a few kinds of series."""
         return self._by_metric.get((rig, machine or "", metric), {})
 
     def newest(
-        self, rig: str, machine: str | None, metric: str, *, tried: bool = False
-    ) -> Iterator[Told]:
-        """Of each kind of series the newest of the full profile, else the newest of any; those
-        without a sample count when it was enough that it was `tried`."""
-        for several in self.told(rig, machine, metric).values():
-            usable = [one for one in several if one[2].n or tried]
-            full = [one for one in usable if one[1].brief.profile == "full"]
+        self, rig: str, machine: str | None, metric: str, *, include_empty: bool = False
+    ) -> Iterator[SeriesAt]:
+        """The newest series of each kind, full profile preferred; `include_empty` admits series
+        without a sample."""
+        for several in self.series_of(rig, machine, metric).values():
+            usable = [one for one in several if one[2].n or include_empty]
+            full = [one for one in usable if one[1].summary.profile == "full"]
             if usable:
                 yield (full or usable)[-1]
 
     @functools.cached_property
     def memo(self) -> dict[object, object]:
-        """What was worked out of this corpus before, for whoever asks for it again."""
+        """Cached results computed from this corpus."""
         return {}
 
     @functools.cached_property
-    def proving(self) -> Mapping[tuple[str, str], Sequence[Entry]]:
-        """By rig and machine, the records that prove function only, oldest first."""
+    def function_only_records(self) -> Mapping[tuple[str, str], Sequence[RecordEntry]]:
+        """Function-only records by rig and machine, oldest first."""
         found = {
-            key: [entry for entry in several if entry.brief.function_only]
+            key: [entry for entry in several if entry.summary.function_only]
             for key, several in self._by_rig.items()
         }
         return {key: several for key, several in found.items() if several}
 
 
 def places(results: Path) -> tuple[Sequence[Place], Sequence[Problem]]:
-    """Every record's file below `results` with its place on the site; and those that have none."""
+    """The place on the site of every record's file below `results`; and files without one."""
     found: list[Place] = []
     problems: list[Problem] = []
     taken: dict[str, str] = {}
@@ -213,7 +230,11 @@ def places(results: Path) -> tuple[Sequence[Place], Sequence[Problem]]:
             directories[directory] = slug(directory)
         stem = f"runs/{directories[directory]}/{slug(path.name.removesuffix('.run.json'))}"
         if stem in taken:
-            problems.append(Problem(shown, f"{shown}: its page would be that of {taken[stem]}"))
+            problems.append(
+                Problem(
+                    shown, f"{shown}: its page would have the same address as that of {taken[stem]}"
+                )
+            )
             continue
         taken[stem] = shown
         found.append(Place(path, shown, stem))
@@ -221,7 +242,7 @@ def places(results: Path) -> tuple[Sequence[Place], Sequence[Problem]]:
 
 
 def read(place: Place) -> tuple[bytes, RunRecord] | Problem:
-    """One record, or why it cannot be shown."""
+    """One record, or the problem that keeps it from being shown."""
     try:
         content = place.path.read_bytes()
         return content, records.parse(content, place.shown)
@@ -230,9 +251,9 @@ def read(place: Place) -> tuple[bytes, RunRecord] | Problem:
 
 
 def load(results: Path, published_directory: Path) -> Corpus:
-    """Read everything below `results`, without making a page of it.
+    """Read everything below `results` without making pages.
 
-    Raises PublishedError: those files are ours, and a page that lost one would mislead.
+    Raises PublishedError: without one of these files, pages would be misleading.
     """
     found, problems = places(results)
     entries, left_out = [], list(problems)
@@ -242,15 +263,16 @@ def load(results: Path, published_directory: Path) -> Corpus:
             left_out.append(one)
         else:
             content, record = one
-            entries.append(Entry(of(record, hashlib.sha256(content).hexdigest()), place))
-    entries.sort(key=lambda entry: (entry.brief.run_id, entry.page))
+            digest = hashlib.sha256(content).hexdigest()
+            entries.append(RecordEntry(summarise(record, digest), place))
+    entries.sort(key=lambda entry: (entry.summary.run_id, entry.page))
     figures = load_published(published_directory)
     today = entries[-1].date if entries else "1970-01-01"
     return Corpus(tuple(entries), tuple(left_out), figures, load_claims(figures), today=today)
 
 
-def entry_of(record: RunRecord, stem: str = "runs/a/b", path: Path = Path("none")) -> Entry:
-    """An entry of a record that is in memory already."""
-    made = Entry(of(record, "0" * 64), Place(path, path.name, stem))
+def entry_of(record: RunRecord, stem: str = "runs/a/b", path: Path = Path("none")) -> RecordEntry:
+    """An entry for a record that is already in memory."""
+    made = RecordEntry(summarise(record, "0" * 64), Place(path, path.name, stem))
     made.__dict__["record"] = record
     return made

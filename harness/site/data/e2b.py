@@ -1,4 +1,4 @@
-"""The matrix of E2B's operations by SDK, and what CubeSandbox says of itself beside it."""
+"""The matrix of E2B operations by SDK, and CubeSandbox's own table for comparison."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from harness.measure.record import Series
-from harness.site.data.corpus import Corpus, Entry
-from harness.site.data.network import Measured, newest
+from harness.site.data.corpus import Corpus, RecordEntry
+from harness.site.data.network import RigRecord, newest
 
-# CubeSandbox's own table of April 2026 (README of CubeAPI): what it has, and what it has not.
+# CubeSandbox's own table of April 2026 (CubeAPI's README): supported and unsupported routes.
 CUBE_SOURCE = "https://github.com/TencentCloud/CubeSandbox"
 CUBE_DATE = "2026-04"
 CUBE: Mapping[str, bool] = {
@@ -34,23 +34,23 @@ CUBE: Mapping[str, bool] = {
 
 
 @dataclass(frozen=True)
-class Cell:
-    """One operation with one SDK; `message` is the SDK's where it does not work."""
+class OperationResult:
+    """One operation with one SDK; `message` is the SDK's error if it fails."""
 
     works: bool
     message: str
 
 
 @dataclass(frozen=True)
-class Row:
+class OperationRow:
     operation: str
-    cells: Sequence[Cell | None]
+    cells: Sequence[OperationResult | None]
     cube: bool | None
 
 
 @dataclass(frozen=True)
 class Score:
-    """How many of the operations that an SDK has, work."""
+    """How many of an SDK's operations work."""
 
     works: int
     of: int
@@ -59,30 +59,30 @@ class Score:
 @dataclass(frozen=True)
 class Plane:
     name: str
-    rows: Sequence[Row]
+    rows: Sequence[OperationRow]
     scores: Sequence[Score]
 
 
 @dataclass(frozen=True)
 class Matrix:
-    entry: Entry
+    entry: RecordEntry
     sdks: Sequence[str]
     planes: Sequence[Plane]
     over_https: Sequence[str]
-    """Those of the SDKs that were given a gateway with TLS."""
+    """The SDKs that were tested against a gateway with TLS."""
 
 
-def _cell(series: Series) -> Cell:
+def _cell(series: Series) -> OperationResult:
     message = series.failures[0].reason if series.failures else ""
-    return Cell(bool(series.samples) and series.samples[0] == 1, message)
+    return OperationResult(bool(series.samples) and series.samples[0] == 1, message)
 
 
 def matrix(corpus: Corpus) -> Matrix | None:
-    """The newest record of every SDK, by plane, operation and SDK."""
+    """The newest record as a table, by plane, operation and SDK."""
     found = newest(corpus, "e2b-compat")
     if found is None:
         return None
-    cells: dict[str, dict[str, dict[str, Cell]]] = {}
+    cells: dict[str, dict[str, dict[str, OperationResult]]] = {}
     sdks: dict[str, None] = {}
     for one in found.entry.record.series:
         sdk, operation = str(one.dimensions["sdk"]), str(one.dimensions["operation"])
@@ -92,7 +92,7 @@ def matrix(corpus: Corpus) -> Matrix | None:
     planes = []
     for name, operations in cells.items():
         rows = [
-            Row(operation, [by.get(sdk) for sdk in sdks], CUBE.get(operation))
+            OperationRow(operation, [by.get(sdk) for sdk in sdks], CUBE.get(operation))
             for operation, by in sorted(operations.items(), key=lambda one: one[0].split(" ", 1)[1])
         ]
         scores = []
@@ -105,5 +105,5 @@ def matrix(corpus: Corpus) -> Matrix | None:
     return Matrix(found.entry, list(sdks), planes, list(over_https))
 
 
-def latency(corpus: Corpus) -> Measured | None:
+def latency(corpus: Corpus) -> RigRecord | None:
     return newest(corpus, "e2b-latency")

@@ -1,4 +1,4 @@
-"""Finds what of a machine's records answers a claim, and what has changed since it was measured."""
+"""Finds the series on a machine that answer a claim, and what has changed since."""
 
 from __future__ import annotations
 
@@ -11,41 +11,42 @@ from harness.claims.claims import Answer, Claim
 from harness.claims.verdict import Evidence, Finding, Verdict
 from harness.measure.record import Series
 from harness.site.data.cold_start import NOOP
-from harness.site.data.corpus import Corpus, Entry, Told
-from harness.site.data.record_summary import Kind, Line, fits
+from harness.site.data.corpus import Corpus, RecordEntry, SeriesAt
+from harness.site.data.record_summary import SeriesKind, SeriesSummary, fits
 
 _HOW_MANY = ("n", "concurrency", "others")
 
 
 @dataclass(frozen=True)
 class Found:
-    """The series that answers, in its record. `by` is what the answer divides it by.
+    """The series that answers a claim, and its record. `by` is the answer's divisor.
 
-    `pool` has every series where several answer together; `line` is the first of them.
+    If several series answer together, `pool` has all of them and `summary` is the first.
     """
 
-    entry: Entry
-    line: Line
+    entry: RecordEntry
+    summary: SeriesSummary
     by: int = 1
-    pool: Sequence[Line] = ()
+    pool: Sequence[SeriesSummary] = ()
 
     @property
     def n(self) -> int:
-        return sum(one.n for one in self.pool or (self.line,))
+        return sum(one.n for one in self.pool or (self.summary,))
 
     @property
     def samples(self) -> Sequence[float]:
-        """Those of the series, or of all of the pool."""
+        """The samples of the series, or of the whole pool."""
         if not self.pool:
-            return self.series.samples
+            return self.full_series.samples
         wanted = {one.anchor for one in self.pool}
-        several = zip(self.entry.record.series, self.entry.brief.lines, strict=True)
-        return [value for one, line in several if line.anchor in wanted for value in one.samples]
+        several = zip(self.entry.record.series, self.entry.summary.series, strict=True)
+        found = [one.samples for one, summary in several if summary.anchor in wanted]
+        return [value for samples in found for value in samples]
 
     @property
-    def series(self) -> Series:
-        """With its samples."""
-        wanted = self.line
+    def full_series(self) -> Series:
+        """The series with its samples."""
+        wanted = self.summary
         for one in self.entry.record.series:
             if one.metric == wanted.metric and dict(one.dimensions) == dict(wanted.dimensions):
                 return one
@@ -54,7 +55,7 @@ class Found:
 
 @dataclass(frozen=True)
 class Judged:
-    """One answer on one machine: what was found, and what it says."""
+    """One answer on one machine: the series found, and the verdict."""
 
     answer: Answer
     found: Found | None
@@ -62,48 +63,47 @@ class Judged:
 
 
 def find(corpus: Corpus, answer: Answer, machine: str | None) -> Found | None:
-    """The record that answers best: one that nothing disturbed, that is not stale, of the full
-    profile; of several as good the newest."""
-    told = corpus.told(answer.rig, machine, answer.metric)
-    kinds = [kind for kind in told if _answers(kind, answer)]
-    best = [one for kind in kinds if (one := _best(corpus, told[kind], answer.per))]
+    """The record that answers best: undisturbed, not stale, full profile; the newest of equals."""
+    by_kind = corpus.series_of(answer.rig, machine, answer.metric)
+    kinds = [kind for kind in by_kind if _answers(kind, answer)]
+    best = [one for kind in kinds if (one := _best(corpus, by_kind[kind], answer.per))]
     if not best:
         return None
     _, _, entry = max(best, key=lambda one: one[:2])
-    fitting = [line for line in entry.brief.lines if line.kind in kinds]
-    counted = entry.brief.find(answer.per, {}) if answer.per else None
+    fitting = [summary for summary in entry.summary.series if summary.kind in kinds]
+    counted = entry.summary.find(answer.per, {}) if answer.per else None
     pool = fitting if answer.pooled else ()
     return Found(entry, fitting[0], counted.n if counted else 1, pool)
 
 
 def _best(
-    corpus: Corpus, told: Sequence[Told], per: str | None
-) -> tuple[tuple[bool, bool, bool], int, Entry] | None:
-    """Of the records with one kind of series the best, of several as good the newest: its rank and
-    place; of those that have something to divide by, where the answer is divided."""
-    key = (_best, id(told), per)
+    corpus: Corpus, candidates: Sequence[SeriesAt], per: str | None
+) -> tuple[tuple[bool, bool, bool], int, RecordEntry] | None:
+    """The best record with one kind of series, the newest of equals, with its rank and position.
+    If the answer needs a divisor, only records that have it count."""
+    key = (_best, id(candidates), per)
     if key not in corpus.memo:
         usable = [
             (_rank(corpus, entry), at, entry)
-            for at, entry, _ in told
-            if not per or ((counted := entry.brief.find(per, {})) and counted.n)
+            for at, entry, _ in candidates
+            if not per or ((counted := entry.summary.find(per, {})) and counted.n)
         ]
         corpus.memo[key] = max(usable, key=lambda one: one[:2], default=None)
-    return cast("tuple[tuple[bool, bool, bool], int, Entry] | None", corpus.memo[key])
+    return cast("tuple[tuple[bool, bool, bool], int, RecordEntry] | None", corpus.memo[key])
 
 
-def _rank(corpus: Corpus, entry: Entry) -> tuple[bool, bool, bool]:
-    """Nothing disturbed it, it is not stale, it is of the full profile; the greater, the better."""
+def _rank(corpus: Corpus, entry: RecordEntry) -> tuple[bool, bool, bool]:
+    """Whether it is undisturbed, not stale, and of the full profile; greater is better."""
     key = (_rank, entry.page)
     if key not in corpus.memo:
-        one = entry.brief
+        one = entry.summary
         valid, fresh = one.validity.status == "valid", not stale(corpus, entry)
         corpus.memo[key] = (valid, fresh, one.profile == "full")
     return cast(tuple[bool, bool, bool], corpus.memo[key])
 
 
-def _answers(kind: Kind, answer: Answer) -> bool:
-    """Whether a series fits; the harness alone, without a sandbox, answers no claim about one."""
+def _answers(kind: SeriesKind, answer: Answer) -> bool:
+    """Whether a series matches. `noop` has no sandbox, so it answers no claim about one."""
     alone = kind.dimensions.get("substrate") == NOOP and "substrate" not in answer.where
     return not alone and fits(kind.dimensions, answer.where)
 
@@ -130,20 +130,20 @@ def deciding(several: Sequence[Judged]) -> Judged | None:
 
 
 def proofs(corpus: Corpus, claim: Claim, machine: str | None = None) -> Sequence[Found]:
-    """Of each machine that proves function only (or of one), the newest series of each answer.
+    """The newest function-only series of each answer, per machine (or of one machine).
 
-    As many as the claim speaks of need not have been tried: that the thing works is what is shown.
+    The number of sandboxes need not match the claim: these series only show that it works.
     """
     made: dict[tuple[str, str], Found] = {}
-    for (rig, host), entries in corpus.proving.items():
+    for (rig, host), entries in corpus.function_only_records.items():
         if machine not in (None, host):
             continue
         for answer in claim.answers:
             kind = {k: v for k, v in answer.where.items() if k not in _HOW_MANY}
             for entry in reversed(entries):
-                line = entry.brief.find(answer.metric, kind)
-                if answer.rig == rig and line and line.n:
-                    made[entry.page, line.anchor] = Found(entry, line)
+                summary = entry.summary.find(answer.metric, kind)
+                if answer.rig == rig and summary and summary.n:
+                    made[entry.page, summary.anchor] = Found(entry, summary)
                     break
     return list(made.values())
 
@@ -151,19 +151,19 @@ def proofs(corpus: Corpus, claim: Claim, machine: str | None = None) -> Sequence
 def _evidence(corpus: Corpus, found: Found | None) -> Evidence | None:
     if found is None:
         return None
-    entry, line = found.entry, found.line
+    entry, summary = found.entry, found.summary
     return Evidence(
         found.samples,
-        sum(one.failed for one in found.pool or (line,)),
+        sum(one.failed for one in found.pool or (summary,)),
         found.by,
-        entry.brief.validity.status,
+        entry.summary.validity.status,
         stale(corpus, entry),
     )
 
 
-def stale(corpus: Corpus, entry: Entry) -> Sequence[str]:
-    """Why a record no longer speaks of what would be measured today; empty when it does."""
-    one = entry.brief
+def stale(corpus: Corpus, entry: RecordEntry) -> Sequence[str]:
+    """Why a record may differ from what would be measured today; empty if it is current."""
+    one = entry.summary
     reasons = []
     old = verdict.age(one.date, corpus.today)
     if old:
@@ -174,9 +174,9 @@ def stale(corpus: Corpus, entry: Entry) -> Sequence[str]:
     for patch in one.patches:
         if patch.applied and corpus.patches.get(patch.path, patch.sha256) != patch.sha256:
             reasons.append(f"the patch {patch.path} has changed since")
-    newest = corpus.machines[one.machine.id][-1].brief
+    newest = corpus.machines[one.machine.id][-1].summary
     if newest.machine.kernel != one.machine.kernel:
-        reasons.append("the machine runs another kernel now")
+        reasons.append("the machine now runs another kernel")
     images = _images(corpus, one.machine.id, one.rig.id)
     if any(images.get(image.name, image.sha256) != image.sha256 for image in one.images):
         reasons.append("the image has changed since")
@@ -189,13 +189,13 @@ def _images(corpus: Corpus, machine: str, rig: str) -> Mapping[str, str]:
     if key not in corpus.memo:
         found: dict[str, str] = {}
         for entry in corpus.of_rig(rig, machine):
-            found.update({image.name: image.sha256 for image in entry.brief.images})
+            found.update({image.name: image.sha256 for image in entry.summary.images})
         corpus.memo[key] = found
     return cast(Mapping[str, str], corpus.memo[key])
 
 
 def tally(several: Sequence[Judged | None]) -> Mapping[Verdict, int]:
-    """How many claims have each verdict, in the order of the verdicts."""
+    """The number of claims per verdict, in the order of the verdicts."""
     counts = dict.fromkeys(Verdict, 0)
     for one in several:
         counts[one.finding.verdict if one else Verdict.NOT_MEASURED] += 1

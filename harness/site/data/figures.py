@@ -1,7 +1,7 @@
-"""How a figure is written: unit, digits that its interval supports, and the way to its record.
+"""How a figure is shown: its unit, the digits that its interval supports, the link to its record.
 
-Every figure on the site passes through here, so that none can be typed and none can lose the
-mark of a suspect run.
+Every figure on the site goes through this module, so that none is typed by hand and none lacks
+the mark of a suspect run.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ from harness.measure import statistics
 from harness.measure.quantity import scale, show, show_interval, thousands
 from harness.measure.record import Scalar, Series
 from harness.measure.statistics import Estimate
-from harness.site.data.corpus import Entry, anchor
-from harness.site.data.record_summary import COUNTED, PERCENTILES, Line, estimates
+from harness.site.data.corpus import RecordEntry, anchor
+from harness.site.data.record_summary import COUNTED, PERCENTILES, SeriesSummary, estimates
 
 Link = Callable[[str], str]
-"""From a path below the site's root to an address relative to the page that shows it."""
+"""Turns a path below the site's root into an address relative to the page."""
 
-Shown = Series | Line
-"""A series with its samples, or what is remembered of one."""
+AnySeries = Series | SeriesSummary
+"""A series with its samples, or a summary of one."""
 STATISTICS = ("min", *PERCENTILES, "max")
 
 
-def get(series: Shown, statistic: str) -> Estimate | None:
-    """A statistic of a series; None where there are too few samples for it."""
-    if isinstance(series, Line):
+def get(series: AnySeries, statistic: str) -> Estimate | None:
+    """A statistic of a series; None if there are too few samples for it."""
+    if isinstance(series, SeriesSummary):
         return series.get(statistic)
     if statistic == "mean" and series.samples:
         return statistics.mean(series.samples)
@@ -37,23 +37,23 @@ def get(series: Shown, statistic: str) -> Estimate | None:
 
 
 def known(series: Series) -> Mapping[str, Estimate]:
-    """The estimates of a series, worked out once: pages and charts ask for the same ones."""
-    # In the object itself, so that they go with it; no field, so that it stays what it was.
+    """The estimates of a series, computed once: pages and charts need the same ones."""
+    # Stored in the object to be freed with it, but not as a field, so that equality ignores it.
     held: dict[str, Mapping[str, Estimate]] = series.__dict__
     if "_known" not in held:
         held["_known"] = estimates(series.samples)
     return held["_known"]
 
 
-def size(series: Shown) -> tuple[int, int]:
-    """How many samples and how many failures."""
-    if isinstance(series, Line):
+def size(series: AnySeries) -> tuple[int, int]:
+    """The number of samples and of failures."""
+    if isinstance(series, SeriesSummary):
         return series.n, series.failed
     return len(series.samples), len(series.failures)
 
 
-def why_absent(series: Shown, statistic: str) -> str:
-    """In words, why `get` gave None."""
+def why_absent(series: AnySeries, statistic: str) -> str:
+    """The reason, as text, why `get` returned None."""
     samples, failed = size(series)
     if not samples:
         return f"all {failed} failed" if failed else "no sample"
@@ -61,13 +61,13 @@ def why_absent(series: Shown, statistic: str) -> str:
     return f"needs {need} samples, has {samples}"
 
 
-def withheld(entry: Entry, series: Shown) -> bool:
-    """Whether no figure of a series may be shown, since its machine tells none; counts hold."""
-    return bool(entry.brief.function_only) and series.unit != COUNTED
+def withheld(entry: RecordEntry, series: AnySeries) -> bool:
+    """Whether a series' figures are hidden: on function-only machines, except for counts."""
+    return bool(entry.summary.function_only) and series.unit != COUNTED
 
 
-def proved(entry: Entry, series: Shown, link: Link | None = None) -> Markup:
-    """What a series of such a machine shows in place of figures: how many attempts worked."""
+def proved(entry: RecordEntry, series: AnySeries, link: Link | None = None) -> Markup:
+    """What a function-only series shows instead of figures: how many attempts worked."""
     samples, failed = size(series)
     words = "function proved" if samples else "function not proved"
     if link:
@@ -78,27 +78,27 @@ def proved(entry: Entry, series: Shown, link: Link | None = None) -> Markup:
     return Markup('<span class="badge {}">{}</span>').format(kind, words) + of
 
 
-def place(entry: Entry, series: Shown, statistic: str = "") -> str:
-    """The anchor of a series, or of one of its statistics, on its run's page."""
-    name = series.anchor if isinstance(series, Line) else anchor(entry.record, series)
+def place(entry: RecordEntry, series: AnySeries, statistic: str = "") -> str:
+    """The anchor of a series, or of one of its statistics, on the run's page."""
+    name = series.anchor if isinstance(series, SeriesSummary) else anchor(entry.record, series)
     return f"{name}.{statistic}" if statistic in STATISTICS else name
 
 
 def data(value: float, text: str, href: str) -> Markup:
-    """The one form in which a figure stands on a page."""
+    """The HTML of every figure."""
     return Markup(f'<data value="{value!r}"><a href="{escape(href)}">{escape(text)}</a></data>')
 
 
 _NO_MARK = Markup("")
 
 
-def mark(entry: Entry, link: Link) -> Markup:
-    """The visible mark of a run that is not valid, or of function only; empty for all others."""
-    status = entry.brief.validity.status
-    if status == "valid" and not entry.brief.function_only:
+def mark(entry: RecordEntry, link: Link) -> Markup:
+    """The visible mark of a run that is not valid or function-only; otherwise empty."""
+    status = entry.summary.validity.status
+    if status == "valid" and not entry.summary.function_only:
         return _NO_MARK
     found: list[str] = [status] if status != "valid" else []
-    if entry.brief.function_only:
+    if entry.summary.function_only:
         found.append("function only")
     return Markup("").join(
         Markup(' <a class="mark {}" href="{}#validity">{}</a>').format(
@@ -109,9 +109,9 @@ def mark(entry: Entry, link: Link) -> Markup:
 
 
 def figure(
-    entry: Entry, series: Shown, statistic: str, link: Link, *, interval: bool = False
+    entry: RecordEntry, series: AnySeries, statistic: str, link: Link, *, interval: bool = False
 ) -> Markup:
-    """A statistic of a record's series, linked to its row on the run's page, with its mark."""
+    """A statistic of a series, linked to its row on the run's page, with the run's mark."""
     if withheld(entry, series):
         return proved(entry, series, link)
     estimate = get(series, statistic)
@@ -128,7 +128,7 @@ def figure(
 
 
 def divided(estimate: Estimate, by: int) -> Estimate:
-    """An estimate of a sum, as what it is for each of so many."""
+    """An estimate divided by a count."""
     low, high = estimate.low, estimate.high
     return Estimate(
         estimate.value / by,
@@ -137,8 +137,8 @@ def divided(estimate: Estimate, by: int) -> Estimate:
     )
 
 
-def bare(series: Shown, statistic: str, *, interval: bool = False) -> Markup:
-    """The same on the run's own page, where it need not lead; of a statistic that there is."""
+def bare(series: AnySeries, statistic: str, *, interval: bool = False) -> Markup:
+    """The same without a link, for the run's own page; the statistic must exist."""
     estimate = get(series, statistic)
     assert estimate
     shown = f'<data value="{estimate.value!r}">{escape(show(estimate, series.unit))}</data>'
@@ -150,7 +150,7 @@ _UNKNOWN = Markup('<span class="absent">unknown</span>')
 
 
 def fact(value: Scalar) -> Scalar | Markup:
-    """A fact of a machine or a series, in words."""
+    """A fact about a machine or a series, as text."""
     if value is None:
         return _UNKNOWN
     if isinstance(value, bool):
@@ -158,7 +158,7 @@ def fact(value: Scalar) -> Scalar | Markup:
     return value
 
 
-def per(entry: Entry, series: Shown, statistic: str, by: int, link: Link) -> Markup:
+def per(entry: RecordEntry, series: AnySeries, statistic: str, by: int, link: Link) -> Markup:
     """A statistic of a series divided by a count; linked to the undivided one."""
     estimate = None if withheld(entry, series) else get(series, statistic)
     if estimate is None or not by:
@@ -169,9 +169,14 @@ def per(entry: Entry, series: Shown, statistic: str, by: int, link: Link) -> Mar
 
 
 def derived(
-    entry: Entry, series: Shown, estimate: Estimate, unit: str, link: Link, statistic: str = "p50"
+    entry: RecordEntry,
+    series: AnySeries,
+    estimate: Estimate,
+    unit: str,
+    link: Link,
+    statistic: str = "p50",
 ) -> Markup:
-    """A figure worked out of several series of a record; linked to the one that it is about."""
+    """A figure computed from several series of a record, linked to the main one."""
     href = f"{link(entry.page)}#{place(entry, series, statistic)}"
     shown = data(estimate.value, show(estimate, unit), href)
     bounds = show_interval(estimate, unit)
@@ -180,16 +185,18 @@ def derived(
     return shown + mark(entry, link)
 
 
-def count(entry: Entry, number: int, place: str, link: Link, *, grouped: bool = False) -> Markup:
+def count(
+    entry: RecordEntry, number: int, place: str, link: Link, *, grouped: bool = False
+) -> Markup:
     """A count taken from a record: of samples, of failures."""
     text = thousands(number) if grouped else str(number)
     return data(number, text, f"{link(entry.page)}#{place}")
 
 
-def took(entry: Entry, link: Link) -> Markup:
-    """How long a whole run took, as its record states it, in seconds."""
+def took(entry: RecordEntry, link: Link) -> Markup:
+    """How long the whole run took, according to its record."""
     begun, ended = (
-        datetime.fromisoformat(one) for one in (entry.brief.started, entry.brief.finished)
+        datetime.fromisoformat(one) for one in (entry.summary.started, entry.summary.finished)
     )
     seconds = (ended - begun).total_seconds()
     minutes, rest = divmod(round(seconds), 60)
@@ -197,15 +204,15 @@ def took(entry: Entry, link: Link) -> Markup:
     return data(seconds, text, f"{link(entry.page)}#repeat")
 
 
-def clock_figure(entry: Entry, nanoseconds: float, link: Link) -> Markup:
-    """A clock's resolution or overhead, as its record states it."""
+def clock_figure(entry: RecordEntry, nanoseconds: float, link: Link) -> Markup:
+    """A clock's resolution or overhead, according to its record."""
     size, name = scale(nanoseconds * 1e-9, "s")
     text = f"{nanoseconds * 1e-9 / size:.3g} {name}"
     return data(nanoseconds * 1e-9, text, f"{link(entry.page)}#clock")
 
 
 def quoted(one: Figure, link: Link) -> Markup:
-    """A published figure as its source writes it, linked to who says so."""
+    """A published figure as its source writes it, linked to the list of sources."""
     href = f"{link('published.html')}#{one.id}"
     if one.value is None:
         return Markup('<a href="{}">{}</a>').format(href, one.as_written)
@@ -213,5 +220,5 @@ def quoted(one: Figure, link: Link) -> Markup:
 
 
 def bytes_text(value: float) -> str:
-    """A size that is no measurement, such as a machine's memory."""
+    """A size that is not a measurement, such as a machine's memory."""
     return show(Estimate(value, value * 0.999, value * 1.001), "bytes")

@@ -1,7 +1,7 @@
-"""Picks the network and policy records that a page shows, and works out what compares their series.
+"""Selects the network and policy records that a page shows, and compares their series.
 
-The ways of the ladder take turns in passes. A difference or ratio of two of them is the median of
-what each pass gives, with the order-statistic interval of the passes: what drifts drifts in both.
+The paths are measured in turn, in passes. The difference or ratio of two paths is the median over
+the passes, with an order-statistic interval, so that drift affects both alike.
 """
 
 from __future__ import annotations
@@ -12,21 +12,19 @@ from dataclasses import dataclass
 
 from harness.measure.record import Scalar, Series
 from harness.measure.statistics import Estimate, estimate
-from harness.site.charts.scaling import Curve, Point
-from harness.site.data import figures
-from harness.site.data.corpus import Corpus, Entry
+from harness.site.data.corpus import Corpus, RecordEntry
 
 PATHS = ("loopback", "veth", "bridge", "policy", "microvm")
 CORES = (1, 2)
 
 
 @dataclass(frozen=True)
-class Measured:
+class RigRecord:
     """The record of one rig that a page shows."""
 
-    entry: Entry
+    entry: RecordEntry
 
-    def find(self, metric: str, **dimensions: Scalar) -> tuple[Entry, Series] | None:
+    def find(self, metric: str, **dimensions: Scalar) -> tuple[RecordEntry, Series] | None:
         """The series with these dimensions that has samples or failures."""
         found = self.entry.find(metric, **dimensions)
         return (self.entry, found) if found else None
@@ -42,16 +40,16 @@ class Measured:
         return round(sum(found[1].samples)) if found else 0
 
 
-def newest(corpus: Corpus, rig: str) -> Measured | None:
+def newest(corpus: Corpus, rig: str) -> RigRecord | None:
     """The newest record of the full profile on this machine, else the newest of any."""
     entries = corpus.of_rig(rig, corpus.machine)
-    full = [one for one in entries if one.brief.profile == "full"]
+    full = [one for one in entries if one.summary.profile == "full"]
     chosen = (full or entries)[-1:]
-    return Measured(chosen[0]) if chosen else None
+    return RigRecord(chosen[0]) if chosen else None
 
 
 def _passes(series: Series, count: int) -> Sequence[float] | None:
-    """The median of each pass, where every pass gave as many samples."""
+    """The median of each pass; None unless all passes have equally many samples."""
     each, rest = divmod(len(series.samples), count) if count else (0, 1)
     if rest or not each:
         return None
@@ -61,7 +59,7 @@ def _passes(series: Series, count: int) -> Sequence[float] | None:
 def compared(
     one: Series, other: Series, passes: int, how: Callable[[float, float], float]
 ) -> Estimate | None:
-    """`how` of two series pass by pass: its median and interval; None where passes are unequal."""
+    """`how` applied to two series pass by pass: median and interval; None if passes are unequal."""
     found = _by_pass(one, other, passes, how)
     return estimate(found, 50) if found else None
 
@@ -76,19 +74,19 @@ def _by_pass(
 
 
 @dataclass(frozen=True)
-class Cost:
-    """What policy adds to a round trip on so many cores, and the round trip against loopback's."""
+class PolicyCost:
+    """What policy adds to a round trip on `cores` cores, and the round trip's ratio to loopback."""
 
-    entry: Entry
+    entry: RecordEntry
     series: Series
     cores: int
     added: Estimate | None
     passes: Sequence[Estimate]
-    """The least and the most that a pass says, where they are too few for an interval."""
+    """The smallest and largest value of a pass, if there are too few for an interval."""
     against_loopback: Estimate | None
 
 
-def costs(rtt: Measured) -> Sequence[Cost]:
+def costs(rtt: RigRecord) -> Sequence[PolicyCost]:
     found = []
     for cores in CORES:
         series = {path: rtt.entry.find("rtt", path=path, cores=cores, tool="exchange")
@@ -102,7 +100,7 @@ def costs(rtt: Measured) -> Sequence[Cost]:
         added = estimate(each, 50) if each else None
         few = (each[0], each[-1]) if added and not added.bounded else ()
         found.append(
-            Cost(
+            PolicyCost(
                 rtt.entry,
                 policy,
                 cores,
@@ -114,24 +112,11 @@ def costs(rtt: Measured) -> Sequence[Cost]:
     return found
 
 
-def share_of_loopback(measured: Measured, cores: int, streams: int) -> Estimate | None:
-    """The throughput under policy as a share of loopback's, pass by pass."""
+def share_of_loopback(measured: RigRecord, cores: int, streams: int) -> Estimate | None:
+    """The throughput with policy divided by loopback's, pass by pass."""
     by: dict[str, Scalar] = {"cores": cores, "streams": streams}
     policy = measured.entry.find("throughput", path="policy", **by)
     loop = measured.entry.find("throughput", path="loopback", **by)
     if not policy or not loop:
         return None
     return compared(policy, loop, len(policy.samples), lambda a, b: a / b)
-
-
-def curve(measured: Measured, label: str, metric: str, **dimensions: Scalar) -> Curve:
-    """A metric against `n`, of the series with these dimensions; n of 0 has no place on it."""
-    points = []
-    for one in measured.entry.record.series:
-        n = one.dimensions.get("n")
-        fits = all(one.dimensions.get(name) == value for name, value in dimensions.items())
-        value = figures.get(one, "p50")
-        if one.metric == metric and fits and isinstance(n, int) and n > 0 and value:
-            points.append(Point(n, value))
-    status = measured.entry.brief.validity.status
-    return Curve(label, points, "" if status == "valid" else status)

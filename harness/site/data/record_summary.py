@@ -1,7 +1,7 @@
-"""What a build remembers of a record: everything but its samples, and the figures made of them.
+"""What a build keeps of a record: everything but its samples, and the statistics made from them.
 
-Thousands of these are held at once, and stand as JSON in the built site's marker, so that the next
-build reads only what is new.
+Thousands of these are held in memory, and are stored as JSON in the built site's manifest, so that
+the next build reads only new records.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -31,18 +30,13 @@ from harness.measure.statistics import Estimate
 
 PERCENTILES = {"p50": 50, "p90": 90, "p95": 95, "p99": 99}
 EMULATED = "emulated"
-"""The class of machines that prove that something works, and tell no time."""
+"""The class of machines whose records show that something works, but not how fast."""
 COUNTED = "1"
-"""The unit of what is counted: that holds on any machine."""
-
-
-def slug(text: str) -> str:
-    """Text as it may stand in an address."""
-    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-") or "x"
+"""The unit of counts, which are valid on any machine."""
 
 
 def own_dimensions(record: RunRecord) -> Sequence[Facts]:
-    """Of each series, what tells it from the others of its metric."""
+    """For each series, the dimensions in which it differs from others of its metric."""
     found: dict[str, dict[str, set[Scalar]]] = {}
     for one in record.series:
         values = found.setdefault(one.metric, {})
@@ -62,8 +56,8 @@ def own_dimensions(record: RunRecord) -> Sequence[Facts]:
 
 
 def anchor(record: RunRecord, series: Series) -> str:
-    """The place of a series on its run's page, which is its JSON pointer in the record."""
-    # Almost always the very object: comparing two series would compare their samples.
+    """The anchor of a series on its run's page, which is its JSON pointer in the record."""
+    # Identity first: comparing two series would compare all their samples.
     for number, one in enumerate(record.series):
         if one is series:
             return f"/series/{number}"
@@ -71,7 +65,7 @@ def anchor(record: RunRecord, series: Series) -> str:
 
 
 def estimates(samples: Sequence[float]) -> dict[str, Estimate]:
-    """Every statistic that so many samples allow."""
+    """Every statistic that the number of samples allows."""
     if not samples:
         return {}
     ordered = sorted(samples)
@@ -85,10 +79,10 @@ def estimates(samples: Sequence[float]) -> dict[str, Estimate]:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Kind:
-    """What a series is of; one object for all that are of the same, so that it tells them apart.
+class SeriesKind:
+    """What a series measures. Interned: there is one object per kind, compared by identity.
 
-    `key` is its metric and its dimensions in the order of their names.
+    `key` is its metric and its dimensions sorted by name.
     """
 
     metric: str
@@ -98,29 +92,29 @@ class Kind:
     key: tuple[str, tuple[tuple[str, Scalar], ...]]
 
 
-_KINDS: dict[str, Kind] = {}
+_KINDS: dict[str, SeriesKind] = {}
 
 
-def kind(metric: str, unit: str, better: str, dimensions: Facts) -> Kind:
-    """The one object for series of this kind."""
+def series_kind(metric: str, unit: str, better: str, dimensions: Facts) -> SeriesKind:
+    """The shared object for series of this kind."""
     name = compact([metric, unit, better, dict(dimensions)])
     found = _KINDS.get(name)
     if found is None:
         key = (metric, tuple(sorted(dimensions.items())))
-        found = _KINDS[name] = Kind(metric, unit, better, dict(dimensions), key)
+        found = _KINDS[name] = SeriesKind(metric, unit, better, dict(dimensions), key)
     return found
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
-    """A series without its samples: `n` of them, `failed` attempts, and its statistics.
+class SeriesSummary:
+    """A series without its samples: their number `n`, the `failed` attempts, and its statistics.
 
-    `number` is its place in the record. `numbers` has the least and the greatest sample, then of
-    each percentile that n allows its value and bounds: thousands of these are read at every build,
-    and few are asked for an estimate.
+    `number` is its index in the record. `numbers` has the minimum and maximum, then the value and
+    bounds of each percentile that n allows. It is a flat list because every build reads thousands
+    of these and uses few.
     """
 
-    kind: Kind
+    kind: SeriesKind
     n: int
     failed: int
     number: int
@@ -144,11 +138,11 @@ class Line:
 
     @property
     def anchor(self) -> str:
-        """Its place on its run's page."""
+        """Its anchor on its run's page."""
         return f"/series/{self.number}"
 
     def get(self, statistic: str) -> Estimate | None:
-        """A statistic; None where n does not allow it."""
+        """A statistic; None if n does not allow it."""
         at, wide = _PLACES.get(statistic, (len(self.numbers), False))
         if at >= len(self.numbers):
             return None
@@ -158,17 +152,17 @@ class Line:
 
     @property
     def statistics(self) -> Sequence[str]:
-        """The names of those that it has."""
+        """The names of its statistics."""
         return [name for name, (at, _) in _PLACES.items() if at < len(self.numbers)]
 
     @property
     def estimates(self) -> Mapping[str, Estimate]:
-        """All of them by name."""
+        """All statistics by name."""
         return {name: one for name in _PLACES if (one := self.get(name))}
 
     @property
     def name(self) -> str:
-        """Its metric and dimensions in words, for lists."""
+        """Its metric and dimensions as text, for lists."""
         facts = [f"{v}" if isinstance(v, str) else f"{k} {v}" for k, v in self.dimensions.items()
                  if v is not None]  # fmt: skip
         return ", ".join([self.metric, *facts])
@@ -179,25 +173,25 @@ _PLACES = {
     **{name: (2 + 3 * at, True) for at, name in enumerate(PERCENTILES)},
     "max": (1, False),
 }
-"""Where in a line's numbers a statistic begins, and whether its bounds follow."""
+"""The index in `numbers` of each statistic, and whether its bounds follow."""
 
 
-def line(series: Series, number: int) -> Line:
-    """What is remembered of a series."""
+def summarise_series(series: Series, number: int) -> SeriesSummary:
+    """The summary of a series."""
     found = estimates(series.samples)
     numbers: list[float | None] = []
     if found:
         numbers += [found.pop("min").value, found.pop("max").value]
-    # A percentile that n does not allow has none after it that n allows.
+    # If n does not allow a percentile, it allows none of the later ones.
     for one in found.values():
         numbers += [one.value, one.low, one.high]
-    of = kind(series.metric, series.unit, series.better, series.dimensions)
-    return Line(of, len(series.samples), len(series.failures), number, numbers)
+    of = series_kind(series.metric, series.unit, series.better, series.dimensions)
+    return SeriesSummary(of, len(series.samples), len(series.failures), number, numbers)
 
 
 @dataclass(frozen=True, slots=True)
-class Brief:
-    """A record without samples, states and command lines. `sha256` is its file's."""
+class RecordSummary:
+    """A record without samples, machine states and command lines. `sha256` is its file's digest."""
 
     run_id: str
     started: str
@@ -210,7 +204,7 @@ class Brief:
     images: Sequence[Image]
     machine: Machine
     validity: Validity
-    lines: Sequence[Line]
+    series: Sequence[SeriesSummary]
     sha256: str
 
     @property
@@ -220,29 +214,29 @@ class Brief:
 
     @property
     def function_only(self) -> str:
-        """Why this run proves function and tells no figure; empty where it tells them."""
+        """Why this run is function-only; empty if its figures count."""
         if self.machine.function_only:
             return self.machine.function_only
         return "the machine itself is emulated" if self.machine.class_ == EMULATED else ""
 
-    def find(self, metric: str, dimensions: Mapping[str, Scalar]) -> Line | None:
+    def find(self, metric: str, dimensions: Mapping[str, Scalar]) -> SeriesSummary | None:
         """The first series of that metric whose dimensions include all those given."""
-        for one in self.lines:
+        for one in self.series:
             if one.metric == metric and fits(one.dimensions, dimensions):
                 return one
         return None
 
 
 def fits(have: Facts, wanted: Mapping[str, Scalar]) -> bool:
-    """Whether `have` includes all that is wanted."""
+    """Whether `have` includes everything in `wanted`."""
     return all(name in have and have[name] == value for name, value in wanted.items())
 
 
-def of(record: RunRecord, sha256: str) -> Brief:
-    """What is remembered of a record."""
+def summarise(record: RunRecord, sha256: str) -> RecordSummary:
+    """The summary of a record."""
     host = dataclasses.replace(record.machine, before={}, after={})
-    lines = [line(one, number) for number, one in enumerate(record.series)]
-    return Brief(
+    series = [summarise_series(one, number) for number, one in enumerate(record.series)]
+    return RecordSummary(
         record.run_id,
         record.started,
         record.finished,
@@ -254,17 +248,17 @@ def of(record: RunRecord, sha256: str) -> Brief:
         record.images,
         host,
         record.validity,
-        lines,
+        series,
         sha256,
     )
 
 
 Shared = dict[str, list[Any]]
-"""Plain data that many records have in common, each under a name made of its content."""
+"""Plain data shared by many records, each item under a name derived from its content."""
 
 
 def compact(data: object) -> str:
-    """JSON, as short as it may be."""
+    """JSON without white space."""
     return _ENCODE(data)
 
 
@@ -277,8 +271,8 @@ def _share(shared: Shared, data: list[Any]) -> str:
     return name
 
 
-def to_json(one: Brief, shared: Shared) -> list[Any]:
-    """Plain data, as short as it may be; what others have too is put into `shared`."""
+def to_json(one: RecordSummary, shared: Shared) -> list[Any]:
+    """Compact plain data; parts that other records have too go into `shared`."""
     return [
         one.run_id,
         one.started,
@@ -294,19 +288,19 @@ def to_json(one: Brief, shared: Shared) -> list[Any]:
         [
             [
                 _share(shared, [k.metric, k.unit, k.better, dict(k.dimensions)]),
-                line.n,
-                line.failed,
-                *line.numbers,
+                series.n,
+                series.failed,
+                *series.numbers,
             ]
-            for line in one.lines
-            for k in (line.kind,)
+            for series in one.series
+            for k in (series.kind,)
         ],
         one.sha256,
     ]
 
 
-def names(data: list[Any]) -> Iterator[str]:
-    """What of `Shared` a brief refers to."""
+def shared_names(data: list[Any]) -> Iterator[str]:
+    """The names in `Shared` that a summary refers to."""
     yield data[9]
     for one in data[11]:
         yield one[0]
@@ -316,12 +310,12 @@ _MACHINE = [one.name for one in dataclasses.fields(Machine) if one.name not in (
 
 
 class Reader:
-    """Makes briefs of plain data; what several have in common is made once."""
+    """Makes summaries from plain data; shared parts are made once."""
 
     def __init__(self, shared: Shared) -> None:
         self._shared = shared
         self._machines: dict[str, Machine] = {}
-        self._kinds: dict[str, Kind] = {}
+        self._kinds: dict[str, SeriesKind] = {}
 
     def _machine(self, name: str) -> Machine:
         if name not in self._machines:
@@ -329,17 +323,17 @@ class Reader:
             self._machines[name] = Machine(**facts)
         return self._machines[name]
 
-    def _kind(self, name: str) -> Kind:
+    def _kind(self, name: str) -> SeriesKind:
         if name not in self._kinds:
-            self._kinds[name] = kind(*self._shared[name])
+            self._kinds[name] = series_kind(*self._shared[name])
         return self._kinds[name]
 
-    def __call__(self, data: list[Any]) -> Brief:
-        """The opposite of `to_json`. Raises LookupError, TypeError or ValueError."""
+    def __call__(self, data: list[Any]) -> RecordSummary:
+        """The inverse of `to_json`. Raises LookupError, TypeError or ValueError."""
         (run_id, started, finished, profile, rig, task, git, patches, images, machine, validity,
          lines, sha256) = data  # fmt: skip
         kinds = self._kinds
-        return Brief(
+        return RecordSummary(
             run_id,
             started,
             finished,
@@ -352,7 +346,9 @@ class Reader:
             self._machine(machine),
             Validity(*validity),
             [
-                Line(kinds.get(one[0]) or self._kind(one[0]), one[1], one[2], number, one[3:])
+                SeriesSummary(
+                    kinds.get(one[0]) or self._kind(one[0]), one[1], one[2], number, one[3:]
+                )
                 for number, one in enumerate(lines)
             ],
             sha256,

@@ -1,6 +1,6 @@
-"""The series of one run as its page shows them: a row of its table each, and a section.
+"""The series of one run as its page shows them: a table row and a section each.
 
-Of thousands of pages these are the bulk, so their cells are made here, not by a template.
+These are the bulk of thousands of pages, so their cells are made here and not by a template.
 """
 
 from __future__ import annotations
@@ -13,23 +13,23 @@ from markupsafe import Markup, escape
 
 from harness.measure.record import Scalar, Series
 from harness.site.data import figures
-from harness.site.data.corpus import Entry
-from harness.site.data.record_summary import PERCENTILES, Line, own_dimensions
+from harness.site.data.corpus import RecordEntry
+from harness.site.data.record_summary import PERCENTILES, SeriesSummary, own_dimensions
 
 _COLUMNS = (*PERCENTILES, "min", "max")
 _WITH_INTERVAL = ("p50", "p95")
 
 
 @dataclass(frozen=True)
-class Row:
-    """A series and what its page says of it. `page` is where its charts are, if it has any.
+class SeriesRow:
+    """A series and how its page shows it. `page` is the page with its charts, if it has any.
 
-    `own` has what tells it from the others of its metric, `stop` where its clock stops.
+    `own` has the dimensions that distinguish it, `stop` the event at which its clock stops.
     """
 
     number: int
     series: Series
-    line: Line
+    summary: SeriesSummary
     own: str
     stop: str
     cells: Markup
@@ -37,11 +37,11 @@ class Row:
 
     @property
     def anchor(self) -> str:
-        return self.line.anchor
+        return self.summary.anchor
 
     @property
     def chips(self) -> Markup:
-        """Its dimensions, each on a chip."""
+        """Its dimensions, each as a chip."""
         return Markup("".join(_chip(*one) for one in self.series.dimensions.items()))
 
     @property
@@ -54,49 +54,49 @@ def _chip(name: str, value: Scalar) -> str:
     return f'<span class="chip">{escape(name)} {escape(figures.fact(value))}</span>'
 
 
-def columns(entry: Entry) -> Sequence[str]:
-    """The statistics that the table of a run has columns for: those that one of its series has."""
-    shown = [one.statistics for one in entry.brief.lines if not figures.withheld(entry, one)]
+def columns(entry: RecordEntry) -> Sequence[str]:
+    """The columns of a run's table: every statistic that at least one of its series has."""
+    shown = [one.statistics for one in entry.summary.series if not figures.withheld(entry, one)]
     return ["p50", *(name for name in _COLUMNS[1:] if any(name in known for known in shown))]
 
 
-def rows(entry: Entry, pages: Mapping[int, str]) -> Sequence[Row]:
-    """Every series of a record, in its order. `pages` has by number where its charts are."""
+def rows(entry: RecordEntry, pages: Mapping[int, str]) -> Sequence[SeriesRow]:
+    """Every series of a record, in order. `pages` maps an index to the page with its charts."""
     record, wanted = entry.record, columns(entry)
     stops = record.clock.stop
     return [
-        Row(
+        SeriesRow(
             number,
             series,
-            line,
+            summary,
             ", ".join(map(str, own.values())),
             stops.get(series.metric, ""),
-            _withheld(entry, line, len(wanted))
-            if figures.withheld(entry, line)
-            else Markup("".join([_cell(line, name) for name in wanted])),
+            _withheld(entry, summary, len(wanted))
+            if figures.withheld(entry, summary)
+            else Markup("".join([_cell(summary, name) for name in wanted])),
             pages.get(number, ""),
         )
-        for number, (series, line, own) in enumerate(
-            zip(record.series, entry.brief.lines, own_dimensions(record), strict=True)
+        for number, (series, summary, own) in enumerate(
+            zip(record.series, entry.summary.series, own_dimensions(record), strict=True)
         )
     ]
 
 
-def _withheld(entry: Entry, line: Line, width: int) -> Markup:
+def _withheld(entry: RecordEntry, summary: SeriesSummary, width: int) -> Markup:
     return Markup('<td colspan="{}" id="{}.p50">{}</td>').format(
-        width, line.anchor, figures.proved(entry, line)
+        width, summary.anchor, figures.proved(entry, summary)
     )
 
 
-def _cell(line: Line, name: str) -> str:
-    if name not in line.statistics:
+def _cell(summary: SeriesSummary, name: str) -> str:
+    if name not in summary.statistics:
         return "<td></td>"
-    figure = figures.bare(line, name, interval=name in _WITH_INTERVAL)
-    return f'<td class="n" id="{line.anchor}.{name}">{figure}</td>'
+    figure = figures.bare(summary, name, interval=name in _WITH_INTERVAL)
+    return f'<td class="n" id="{summary.anchor}.{name}">{figure}</td>'
 
 
 def reasons(series: Series) -> dict[str, str]:
-    """Every reason for failure, with the attempts that it ended, counted from 1: 3, 7–9."""
+    """Every reason for failure, with the numbers of its attempts, from 1: 3, 7–9."""
     by_reason: dict[str, list[int]] = {}
     for failure in series.failures:
         by_reason.setdefault(failure.reason, []).append(failure.index + 1)

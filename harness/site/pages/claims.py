@@ -1,4 +1,4 @@
-"""The claims: a list with verdicts, and one page for each, with its clocks, chart and limits."""
+"""The claims: a list with verdicts, and a page for each with its clocks, chart and limits."""
 
 from __future__ import annotations
 
@@ -7,25 +7,25 @@ from collections.abc import Iterator, Sequence
 from harness.claims import published
 from harness.claims.claims import Claim
 from harness.claims.verdict import Verdict
-from harness.site.builder.page import Document, Item, Nav, Page
-from harness.site.charts.chart import Chart, Row
-from harness.site.charts.clock import EVENTS, Clock, clocks
-from harness.site.charts.strip import Line, Strip, strip_chart
+from harness.site.charts.chart import Chart, ChartRow
+from harness.site.charts.clock import EVENTS, ClockSpan, ClocksPicture
+from harness.site.charts.strip import ReferenceLine, Strip, StripPicture
 from harness.site.data import evidence, figures
 from harness.site.data.corpus import Corpus
 from harness.site.data.evidence import Judged
+from harness.site.page import Document, Item, Nav, Page
 
 _MACHINES = 24
-"""Machines whose verdicts a claim's page lists."""
+"""The most machines whose verdicts a claim's page lists."""
 
 
-def _clocks(claim: Claim, several: Sequence[Judged]) -> object | None:
-    """The drawing of their clock and of ours, for claims of a start."""
+def clocks(claim: Claim, several: Sequence[Judged]) -> ClocksPicture | None:
+    """The drawing of their clock and ours, for claims about cold starts."""
     if claim.figure.topic != "cold-start":
         return None
     theirs = published.clocks()[claim.figure.clock]
     drawn = [
-        Clock(
+        ClockSpan(
             claim.figure.publisher,
             theirs.title if theirs.ours else "clock not stated",
             theirs.ours if theirs.ours in EVENTS else None,
@@ -40,40 +40,39 @@ def _clocks(claim: Claim, several: Sequence[Judged]) -> object | None:
             continue
         seen.add(metric)
         if metric in EVENTS:
-            drawn.append(Clock("ours", f"stops at {metric}", metric))
+            drawn.append(ClockSpan("ours", f"stops at {metric}", metric))
         elif metric == "create-headers":
-            drawn.append(Clock("ours", "API response", "resumed", False))
-    return clocks(f"clocks-{claim.id}", drawn)
+            drawn.append(ClockSpan("ours", "stops at API response", "resumed", False))
+    return ClocksPicture(f"clocks-{claim.id}", drawn)
 
 
-def _chart(claim: Claim, several: Sequence[Judged]) -> Chart | None:
-    """Every sample of each answer on one axis with the claimed value; None where nothing is."""
+def chart_of(claim: Claim, several: Sequence[Judged]) -> Chart | None:
+    """Every sample of each answer on one axis with the claimed value; None if there are none."""
     strips, rows = [], []
     for one in several:
         found = one.found
-        if not found or not found.line.n or found.line.unit != claim.figure.unit:
+        if not found or not found.summary.n or found.summary.unit != claim.figure.unit:
             continue
-        if figures.withheld(found.entry, found.line) or one.answer.statistic in ("sum", "count"):
+        if figures.withheld(found.entry, found.summary) or one.answer.statistic in ("sum", "count"):
             continue
-        status = found.entry.brief.validity.status
-        label = f"{found.line.metric}{_short(one)}"
-        note = "" if status == "valid" else status
-        strips.append(Strip(label, found.series, note, warn=bool(note), by=found.by))
-        rows.append(Row(label, found.entry, found.line, by=found.by))
+        label = f"{found.summary.metric}{_short(one)}"
+        note = found.entry.status_note
+        strips.append(Strip(label, found.full_series, note, warn=bool(note), by=found.by))
+        rows.append(ChartRow(label, found.entry, found.summary, by=found.by))
     value = claim.figure.value
     if not strips or value is None or claim.figure.unit == "1":
         return None
     figure = claim.figure
-    line = Line(
+    line = ReferenceLine(
         figure, f"{figure.publisher}: {figure.as_written}", f"{figure.statistic}, published"
     )
-    drawing = strip_chart(f"chart-{claim.id}", claim.title, strips, line, figure.unit)
-    rows.append(Row(f"{figure.publisher}: {figure.what}", published=figure))
-    return Chart(f"claims/{claim.id}", claim.title, drawing, rows)
+    picture = StripPicture(f"chart-{claim.id}", claim.title, strips, line, figure.unit)
+    rows.append(ChartRow(f"{figure.publisher}: {figure.what}", published=figure))
+    return Chart(f"claims/{claim.id}", claim.title, picture, rows)
 
 
 def _short(one: Judged) -> str:
-    """What tells an answer from the others in one word: a phone is narrow."""
+    """What distinguishes an answer from the others, in one word, since phones are narrow."""
     names = ("tool", "sdk", "transport", "sharing", "vmm", "substrate", "path")
     return next((f", {one.answer.where[name]}" for name in names if name in one.answer.where), "")
 
@@ -97,11 +96,11 @@ def _render(corpus: Corpus) -> Iterator[Item]:
         several = evidence.judged(corpus, claim, corpus.machine)
         decided = evidence.deciding(several)
         rows.append((claim, decided))
-        chart = _chart(claim, several)
+        chart, spans = chart_of(claim, several), clocks(claim, several)
         if chart:
             yield from chart.assets()
         others = [
-            (entries[-1].brief.machine, evidence.deciding(evidence.judged(corpus, claim, id)))
+            (entries[-1].summary.machine, evidence.deciding(evidence.judged(corpus, claim, id)))
             for id, entries in list(corpus.machines.items())[:_MACHINES]
             if id != corpus.machine
         ]
@@ -109,7 +108,7 @@ def _render(corpus: Corpus) -> Iterator[Item]:
             f"claims/{claim.id}.html",
             "claim.html",
             claim.title,
-            f"{claim.figure.publisher} says: {claim.quote}",
+            f"{claim.figure.publisher}: {claim.quote}",
             {
                 "claim": claim,
                 "decided": decided,
@@ -117,9 +116,9 @@ def _render(corpus: Corpus) -> Iterator[Item]:
                 "proofs": evidence.proofs(corpus, claim)[:_MACHINES],
                 "where": _where,
                 "chart": chart,
-                "clock_drawing": _clocks(claim, several),
+                "clock_drawing": spans.svg() if spans else None,
                 "others": [(machine, one) for machine, one in others if one and one.found],
-                "machine": corpus.machines[corpus.machine][-1].brief.machine
+                "machine": corpus.machines[corpus.machine][-1].summary.machine
                 if corpus.machine
                 else None,
                 "clock": published.clocks()[claim.figure.clock],
@@ -145,7 +144,7 @@ def _render(corpus: Corpus) -> Iterator[Item]:
             },
             "tally": evidence.tally([decided for _, decided in rows]),
             "verdicts": list(Verdict),
-            "machine": corpus.machines[corpus.machine][-1].brief.machine
+            "machine": corpus.machines[corpus.machine][-1].summary.machine
             if corpus.machine
             else None,
         },

@@ -1,13 +1,13 @@
-"""The cold-start page: the ladder of every tier, and many at once."""
+"""The cold-start page: the rungs of every tier, and many starts at once."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from harness.site.builder.page import Document, Item, Nav, Page
 from harness.site.charts import cold_start_charts
 from harness.site.data import cold_start
 from harness.site.data.corpus import Corpus
+from harness.site.page import Document, Item, Nav, Page
 
 
 def _render(corpus: Corpus) -> Iterator[Item]:
@@ -20,12 +20,12 @@ def _render(corpus: Corpus) -> Iterator[Item]:
         "cold-start.html",
         "coldstart.html",
         "Cold start",
-        "From the request to a sandbox that answers, works and fills its memory.",
+        "Time from the request until a sandbox answers, runs a command and writes its memory.",
         {
             "rows": rows,
             "tiers": tiers,
             "ladder": ladder,
-            "clock_drawing": cold_start_charts.clock_chart(),
+            "clock_drawing": cold_start_charts.clock_picture().svg(),
             "rungs": cold_start.RUNGS,
             "headline": cold_start.HEADLINE,
             "concurrencies": cold_start.CONCURRENCIES,

@@ -1,14 +1,14 @@
-"""The comparison page: every substrate in one interleaved run, and what others say of theirs."""
+"""The comparison page: every substrate in one interleaved run, and published figures."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from harness.site.builder.page import Document, Item, Nav, Page
 from harness.site.data import compare
 from harness.site.data.corpus import Corpus
+from harness.site.page import Document, Item, Nav, Page
 
-# Cells that nobody here can measure: who is spoken of, and the figures by row.
+# Figures that cannot be measured here: the kind of sandbox, and its published figures by column.
 _QUOTED = (
     ("CubeSandbox", ("coppice.cube-cold-start", "cubesandbox.june.cc10-p95", "coppice.cube-memory",
                      "coppice.cube-density", "cubesandbox.e2b")),
@@ -29,11 +29,11 @@ def _render(corpus: Corpus) -> Iterator[Item]:
         "compare.html",
         "compare.html",
         "Comparison",
-        "Containers, microVMs, a traditional VM and a bare process on one host, in one run.",
+        "Containers, microVMs, a traditional VM and a bare process, measured in one run.",
         {
-            "kinds": compare.kinds(corpus),
-            "absent": compare.absent(corpus),
-            "beside": compare.beside(corpus),
+            "kinds": compare.compared(corpus),
+            "absent": compare.not_measured(corpus),
+            "beside": compare.paired_runs(corpus),
             "others": quoted,
         },
     )

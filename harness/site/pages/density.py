@@ -1,4 +1,4 @@
-"""The density page: what N sandboxes from one checkpoint take of a host, in three definitions."""
+"""The density page: memory of N sandboxes from one checkpoint, by three definitions."""
 
 from __future__ import annotations
 
@@ -6,27 +6,29 @@ from collections.abc import Callable, Iterator, Sequence
 
 from harness.measure.quantity import thousands
 from harness.measure.statistics import Estimate
-from harness.site.builder.page import Document, Item, Nav, Page
-from harness.site.charts.chart import Chart, Row
-from harness.site.charts.scaling import Curve, Naive, Point, Reference, scaling_chart
+from harness.site.charts.chart import Chart, ChartRow
+from harness.site.charts.scaling import Curve, Naive, Point, Reference, ScalingPicture
 from harness.site.data import density
 from harness.site.data.corpus import Corpus
-from harness.site.data.density import Fleet
+from harness.site.data.density import MeasuredFleet
+from harness.site.page import Document, Item, Nav, Page
 
 _NS = (8, 50, 200, 400, 1000)
 _CUBE_NS = (100, 1000)
-"""The ends of what CubeSandbox publishes; the rest stands in the table below."""
+"""The smallest and largest N that CubeSandbox publishes; the rest is in the table below."""
 _ADVERTISED = "cubesandbox.readme.memory"
 _NAMES = {
     "private": "private: a full copy each",
-    "mapped": "mapped: one checkpoint",
-    "merged": "merged: and equal pages",
-    "forked": "forked: all that one VMM has",
+    "mapped": "mapped: one checkpoint file",
+    "merged": "merged: mapped, equal pages merged",
+    "forked": "forked: all memory of one VMM",
 }
 _ACROSS = "sandboxes from one checkpoint"
 
 
-def _curves(found: Sequence[Fleet], value: Callable[[Fleet], Estimate | None]) -> Sequence[Curve]:
+def _curves(
+    found: Sequence[MeasuredFleet], value: Callable[[MeasuredFleet], Estimate | None]
+) -> Sequence[Curve]:
     curves = []
     for sharing in density.SHARINGS:
         points, notes = [], set[str]()
@@ -34,7 +36,7 @@ def _curves(found: Sequence[Fleet], value: Callable[[Fleet], Estimate | None]) -
             estimate = value(fleet)
             if fleet.sharing == sharing and estimate:
                 points.append(Point(fleet.reached, estimate))
-                notes.add(fleet.entry.brief.validity.status)
+                notes.add(fleet.entry.summary.validity.status)
         notes.discard("valid")
         if points:
             curves.append(Curve(_NAMES.get(sharing, sharing), points, ", ".join(sorted(notes))))
@@ -42,7 +44,7 @@ def _curves(found: Sequence[Fleet], value: Callable[[Fleet], Estimate | None]) -
 
 
 def _references(corpus: Corpus, ids: dict[str, int], *, round: bool = False) -> Sequence[Reference]:
-    """Published figures by id, each at its N."""
+    """Published figures, by id and N."""
     return [
         Reference(figure, figure.as_written, n, round)
         for id, n in ids.items()
@@ -51,10 +53,10 @@ def _references(corpus: Corpus, ids: dict[str, int], *, round: bool = False) -> 
 
 
 def _rows(
-    corpus: Corpus, found: Sequence[Fleet], each: bool, references: Sequence[Reference]
-) -> Sequence[Row]:
+    corpus: Corpus, found: Sequence[MeasuredFleet], each: bool, references: Sequence[Reference]
+) -> Sequence[ChartRow]:
     ours = [
-        Row(
+        ChartRow(
             f"{fleet.sharing}, {thousands(fleet.n)}",
             fleet.entry,
             fleet.change,
@@ -64,7 +66,7 @@ def _rows(
         if fleet.change and fleet.reached
     ]
     theirs = [
-        Row(
+        ChartRow(
             f"{one.figure.publisher}: {one.figure.what}{f', {thousands(one.n)}' if one.n else ''}",
             published=one.figure,
         )
@@ -73,12 +75,12 @@ def _rows(
     return [*ours, *theirs]
 
 
-def _charts(corpus: Corpus, found: Sequence[Fleet]) -> dict[str, Chart]:
+def charts(corpus: Corpus, found: Sequence[MeasuredFleet]) -> dict[str, Chart]:
     naive = None
     first = next((one for one in found if one.guest_bytes), None)
     if first and first.guest_bytes:
         start = Point(1, Estimate(first.guest_bytes, None, None))
-        naive = Naive(start, "N times the guest's memory")
+        naive = Naive(start, "N times one guest's memory")
     totals = {f"coppice.density.{n}.total": n for n in _NS}
     each = {f"coppice.density.{n}.per-guest": n for n in _NS}
     cube = {f"cubesandbox.june.density-{n}": n for n in _CUBE_NS}
@@ -93,18 +95,18 @@ def _charts(corpus: Corpus, found: Sequence[Fleet]) -> dict[str, Chart]:
             else []
         ),
     ]
-    total = scaling_chart(
+    total = ScalingPicture(
         "density-total",
-        "The host's whole change",
+        "Host memory used",
         "bytes",
         _ACROSS,
         _curves(found, lambda fleet: fleet.total),
         of_total,
         naive,
     )
-    apiece = scaling_chart(
+    apiece = ScalingPicture(
         "density-each",
-        "The host's whole change, per sandbox",
+        "Host memory used per sandbox",
         "bytes",
         _ACROSS,
         _curves(found, lambda fleet: fleet.each),
@@ -113,13 +115,13 @@ def _charts(corpus: Corpus, found: Sequence[Fleet]) -> dict[str, Chart]:
     return {
         "total": Chart(
             "charts/density-total",
-            "The host's whole change by number of sandboxes",
+            "Host memory used, by number of sandboxes",
             total,
             _rows(corpus, found, False, of_total),
         ),
         "each": Chart(
             "charts/density-each",
-            "The host's whole change per sandbox",
+            "Host memory used per sandbox",
             apiece,
             _rows(corpus, found, True, of_each),
         ),
@@ -129,21 +131,21 @@ def _charts(corpus: Corpus, found: Sequence[Fleet]) -> dict[str, Chart]:
 def _render(corpus: Corpus) -> Iterator[Item]:
     found = density.fleets(corpus)
     published = [one for one in corpus.published if one.topic == "memory" and one.value is not None]
-    charts = _charts(corpus, found) if found else None
-    for one in (charts or {}).values():
+    drawn = charts(corpus, found) if found else None
+    for one in (drawn or {}).values():
         yield from one.assets()
     yield Document(
         "density.html",
         "density.html",
         "Density",
-        "How many sandboxes from one checkpoint fit on this host, alive, distinct and idle.",
+        "How many sandboxes from one checkpoint this host can run at once.",
         {
-            "charts": charts,
+            "charts": drawn,
             "fleets": found,
             "merged": density.largest(found, "merged"),
             "forked": density.largest(found, "forked"),
             "published": published,
-            "broken": [one for one in found if one.entry.brief.validity.status == "failed"],
+            "broken": [one for one in found if one.entry.summary.validity.status == "failed"],
         },
     )
 

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from harness.site.builder.page import Asset, Document, Nav, Page
 from harness.site.data import e2b
 from harness.site.data.corpus import Corpus
+from harness.site.page import Asset, Document, Nav, Page
 
 _METRICS = {
-    "create-headers": "creation, to the response's headers",
-    "first-command": "creation and first command",
-    "first-command-alone": "the first command alone",
-    "first-run-code": "creation and first cell",
-    "first-run-code-alone": "the first cell alone",
+    "create-headers": "create, until the response headers",
+    "first-command": "create and first command",
+    "first-command-alone": "first command alone",
+    "first-run-code": "create and first code cell",
+    "first-run-code-alone": "first code cell alone",
 }
 
 

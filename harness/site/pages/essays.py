@@ -1,4 +1,4 @@
-"""The essays of the read order, the appendices, and the page that lists them."""
+"""The essays, the appendices, and the page that lists them."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from collections.abc import Iterator
 from markupsafe import Markup
 
 from harness import paths
-from harness.site.builder import essays
-from harness.site.builder.page import Document, Item, Nav, Page
 from harness.site.charts import cold_start_charts
+from harness.site.data import essays
 from harness.site.data.corpus import Corpus
+from harness.site.page import Document, Item, Nav, Page
 
 _LINES = 900
-"""Lines of a patch that a page shows."""
+"""The most lines of a patch that a page shows."""
 
 
 def _patches(corpus: Corpus) -> Markup:
-    """The patches of this checkout, each with its digest and its text."""
+    """The patches of this checkout, each with its digest and text."""
     parts = []
     for name, sha256 in sorted(corpus.patches.items()):
         if not name.endswith((".diff", ".patch")):
@@ -31,7 +31,7 @@ def _patches(corpus: Corpus) -> Markup:
                 '<p class="small">SHA-256 <code>{}</code></p>'
                 '<pre class="scroll" tabindex="0"><code>{}</code></pre></details>'
             ).format(
-                # An empty line would end the HTML block and give the rest to Markdown.
+                # An empty line would end the HTML block, and Markdown would parse the rest.
                 name,
                 added,
                 removed,
@@ -39,7 +39,7 @@ def _patches(corpus: Corpus) -> Markup:
                 Markup("&#10;").join(lines[:_LINES]),
             )
         )
-    return Markup("\n\n").join(parts) or Markup("There is no patch in this checkout yet.")
+    return Markup("\n\n").join(parts) or Markup("This checkout contains no patch.")
 
 
 def _render(corpus: Corpus) -> Iterator[Item]:
@@ -57,7 +57,7 @@ def _render(corpus: Corpus) -> Iterator[Item]:
                 "look": look,
                 "before": found[number - 1] if number else None,
                 "after": found[number + 1] if number + 1 < len(found) else None,
-                "drawing": cold_start_charts.clock_chart("essay-clock"),
+                "drawing": cold_start_charts.clock_picture("essay-clock").svg(),
                 "patches": shown,
                 "errata": [one for one in corpus.published if one.remark],
             },
@@ -66,7 +66,7 @@ def _render(corpus: Corpus) -> Iterator[Item]:
         "essays.html",
         "essays.html",
         "Read",
-        "Essays in the order of the original, and the appendices.",
+        "Essays and appendices.",
         {
             "essays": [one for one in found if one.kind == "essay"],
             "appendices": [one for one in found if one.kind == "appendix"],

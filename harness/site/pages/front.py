@@ -1,4 +1,4 @@
-"""The front page, in the order of the original: figures, what was measured, the comparison."""
+"""The front page: headline figures, what was measured, the comparison."""
 
 from __future__ import annotations
 
@@ -7,13 +7,21 @@ from dataclasses import dataclass
 
 from harness.measure.quantity import thousands
 from harness.measure.record import Series
-from harness.site.builder import essays, exports, linked_data
-from harness.site.builder.page import Document, Item, Nav, Page
 from harness.site.charts import cold_start_charts
-from harness.site.data import cold_start, comparison_table, density, evidence, network
-from harness.site.data.cold_start import Row
-from harness.site.data.corpus import Corpus, Entry
-from harness.site.data.density import Fleet
+from harness.site.data import (
+    cold_start,
+    comparison_table,
+    density,
+    essays,
+    evidence,
+    exports,
+    linked_data,
+    network,
+)
+from harness.site.data.cold_start import ColdStartRow
+from harness.site.data.corpus import Corpus, RecordEntry
+from harness.site.data.density import MeasuredFleet
+from harness.site.page import Document, Item, Nav, Page
 
 _NETWORK = (
     "coppice-network-rtt",
@@ -27,28 +35,28 @@ _PUBLISHED_FLEETS = (8, 50, 200, 400, 1000)
 
 @dataclass(frozen=True)
 class Hero:
-    """One large figure: what it is of, its words, and the task that measures it where it was not.
+    """One large figure: its subject and text, and the task that measures it if that was not done.
 
-    `counted` shows how many samples the series has in place of a statistic.
+    `counted` shows the number of samples instead of a statistic.
     """
 
     title: str
     words: str
     subject: str
-    found: tuple[Entry, Series] | None
+    found: tuple[RecordEntry, Series] | None
     task: str
     counted: bool = False
 
 
-def _best(corpus: Corpus) -> Fleet | None:
-    """The largest fleet that came up whole; among equals the one that takes least."""
+def _best(corpus: Corpus) -> MeasuredFleet | None:
+    """The largest fleet that came up completely; among equals the one that uses least memory."""
     fleets = [
         one for one in density.fleets(corpus) if one.change and one.total and one.reached == one.n
     ]
     return min(fleets, key=lambda one: (-one.n, one.total.value if one.total else 0), default=None)
 
 
-def _heroes(corpus: Corpus, rows: Sequence[Row]) -> Sequence[Hero]:
+def _heroes(corpus: Corpus, rows: Sequence[ColdStartRow]) -> Sequence[Hero]:
     best = _best(corpus)
     tier = "durable-prewarm-pool"
     row = next((one for one in rows if one.tier == tier), None)
@@ -56,9 +64,8 @@ def _heroes(corpus: Corpus, rows: Sequence[Row]) -> Sequence[Hero]:
     of = f"{best.substrate}, {best.sharing}" if best else "density"
     return [
         Hero(
-            "microVMs at once, alive",
-            "from one checkpoint: each has answered a nonce, under a name and a random state of "
-            "its own",
+            "microVMs running at once",
+            "all from one checkpoint; each answered a nonce with its own identity and random state",
             of,
             best.find("reply") if best else None,
             task,
@@ -66,15 +73,15 @@ def _heroes(corpus: Corpus, rows: Sequence[Row]) -> Sequence[Hero]:
         ),
         Hero(
             f"of host memory for all {thousands(best.n)}" if best else "of host memory for all",
-            "that the host has no longer available once they are at rest",
+            "used once all are idle",
             of,
             (best.entry, best.change) if best and best.change else None,
             task,
         ),
         Hero(
             "to the first reply, median",
-            "from the request until a microVM, restored from disk and kept stopped in memory, has "
-            "computed an answer",
+            "from the request until a microVM, restored from disk beforehand and frozen in memory, "
+            "has computed an answer",
             f"{row.substrate} {tier}" if row else tier,
             row.series(cold_start.HEADLINE, 1) if row else None,
             (row.task if row else None) or f"mise run bench:qemu-{tier}",
@@ -82,10 +89,10 @@ def _heroes(corpus: Corpus, rows: Sequence[Row]) -> Sequence[Hero]:
     ]
 
 
-def _accelerators(rows: Sequence[Row]) -> Sequence[str]:
-    """What ran the guests of the rows; `noop` has none."""
+def _accelerators(rows: Sequence[ColdStartRow]) -> Sequence[str]:
+    """The accelerators that ran the guests; `noop` has none."""
     found = {
-        entry.brief.machine.accelerator or "no accelerator"
+        entry.summary.machine.accelerator or "no accelerator"
         for row in rows
         if row.substrate != cold_start.NOOP
         for entry in row.entries.values()
@@ -93,8 +100,8 @@ def _accelerators(rows: Sequence[Row]) -> Sequence[str]:
     return sorted(found)
 
 
-def _fleets(corpus: Corpus) -> Sequence[Fleet]:
-    """Fleets without a network of their own: a row each, by number."""
+def _fleets(corpus: Corpus) -> Sequence[MeasuredFleet]:
+    """Fleets without a network, sorted by size."""
     found = [one for one in density.fleets(corpus) if one.change and "networked" not in one.sharing]
     return sorted(found, key=lambda one: (one.n, one.sharing))
 
@@ -107,7 +114,7 @@ def _render(corpus: Corpus) -> Iterator[Item]:
         claim.id: (claim, evidence.deciding(evidence.judged(corpus, claim, corpus.machine)))
         for claim in corpus.claims
     }
-    machine = corpus.machines[corpus.machine][-1].brief.machine if corpus.machine else None
+    machine = corpus.machines[corpus.machine][-1].summary.machine if corpus.machine else None
     yield Document(
         "index.html",
         "front.html",
@@ -118,11 +125,11 @@ def _render(corpus: Corpus) -> Iterator[Item]:
             "rows": rows,
             "heroes": _heroes(corpus, rows),
             "chart": chart,
-            "clock_drawing": cold_start_charts.clock_chart(),
+            "clock_drawing": cold_start_charts.clock_picture().svg(),
             "claim": corpus.figure(cold_start_charts.CLAIM),
             "machine": machine,
             "others": [
-                (id, several[-1].brief.machine)
+                (id, several[-1].summary.machine)
                 for id, several in corpus.machines.items()
                 if id != corpus.machine
             ][:12],

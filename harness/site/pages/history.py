@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -9,23 +10,24 @@ from harness.measure import comparison
 from harness.measure.comparison import Outcome
 from harness.measure.record import Scalar
 from harness.measure.statistics import Estimate
-from harness.site.builder.page import Asset, Document, Group, Item, Nav, Page
-from harness.site.charts import chart
-from harness.site.charts.chart import Chart, Row
-from harness.site.charts.history import Run, history_chart
+from harness.site.charts.chart import Chart, ChartRow
+from harness.site.charts.history import HistoryPicture, HistoryPoint
 from harness.site.data import figures
-from harness.site.data.corpus import Corpus, Entry
-from harness.site.data.record_summary import Line, slug
+from harness.site.data.addresses import slug
+from harness.site.data.corpus import Corpus, RecordEntry
+from harness.site.data.files import as_json
+from harness.site.data.record_summary import SeriesSummary
+from harness.site.page import Asset, Document, Group, Item, Nav, Page
 
 _SHOWN = 100
-"""Runs of a series that its chart and table show; the CSV has all."""
+"""The most runs that a series' chart and table show; the CSV has all."""
 _LISTED = 120
-"""Series of one list."""
+"""The most series in one list."""
 DETAILS = ("footprint", "wakes", "host-memory", "retransmits", "cpu", "sent", "idle-switches")
 """Metrics that explain others; they have no history page of their own."""
 
 Key = tuple[str, str, tuple[str, tuple[tuple[str, Scalar], ...]]]
-"""A rig, a profile, and what a series is of."""
+"""A rig, a profile, and the kind of a series."""
 
 
 @dataclass(frozen=True)
@@ -34,68 +36,81 @@ class Track:
 
     machine: str
     rig: str
-    runs: Sequence[tuple[Entry, Line]]
+    runs: Sequence[tuple[RecordEntry, SeriesSummary]]
     changes: Sequence[Outcome]
 
     @property
-    def line(self) -> Line:
+    def series(self) -> SeriesSummary:
         return self.runs[-1][1]
 
     @property
     def name(self) -> str:
-        """Its address below history/, without an ending."""
-        facts = "-".join(f"{k}-{v}" for k, v in sorted(self.line.dimensions.items()))
-        return f"history/{slug(self.machine)}/{slug(f'{self.rig}-{self.line.metric}-{facts}')}"
+        """Its path without a suffix."""
+        facts = "-".join(f"{k}-{v}" for k, v in sorted(self.series.dimensions.items()))
+        return f"history/{slug(self.machine)}/{slug(f'{self.rig}-{self.series.metric}-{facts}')}"
 
     @property
     def last(self) -> Outcome:
-        """How the newest run differs from the one before."""
+        """How the newest run differs from the previous one."""
         return self.changes[-1] if self.changes else Outcome.SAME
 
 
 def tracks(corpus: Corpus, machine: str) -> Sequence[Track]:
     """Every series with samples in at least two runs of one profile on a machine."""
-    found: dict[Key, list[tuple[Entry, Line]]] = {}
+    found: dict[Key, list[tuple[RecordEntry, SeriesSummary]]] = {}
     for entry in corpus.machines.get(machine, ()):
-        if entry.brief.function_only or entry.brief.validity.status == "failed":
+        if entry.summary.function_only or entry.summary.validity.status == "failed":
             continue
-        rig, profile = entry.brief.rig.id, entry.brief.profile
-        for line in entry.brief.lines:
-            if line.n and line.metric not in DETAILS:
-                found.setdefault((rig, profile, line.kind.key), []).append((entry, line))
+        rig, profile = entry.summary.rig.id, entry.summary.profile
+        for series in entry.summary.series:
+            if series.n and series.metric not in DETAILS:
+                found.setdefault((rig, profile, series.kind.key), []).append((entry, series))
     made: dict[tuple[object, ...], Track] = {}
     for (rig, profile, key), runs in found.items():
         if len(runs) < 2:
             continue
-        medians = [_median(line) for _, line in runs]
+        medians = [_median(series) for _, series in runs]
         one = Track(machine, rig, runs, comparison.changes(medians, runs[-1][1].better))
-        # Of two profiles the full one has the page.
+        # If two profiles qualify, the full one has the page.
         if profile == "full" or (rig, key) not in made:
             made[rig, key] = one
     return sorted(made.values(), key=lambda one: one.name)
 
 
-def _median(line: Line) -> Estimate:
-    found = figures.get(line, "p50")
+def _median(series: SeriesSummary) -> Estimate:
+    found = figures.get(series, "p50")
     assert found
     return found
 
 
-def _page(track: Track, title: str) -> Iterator[Document | Asset]:
-    recent = list(range(max(0, len(track.runs) - _SHOWN), len(track.runs)))
-    line = track.line
+def title_of(track: Track) -> str:
+    return f"{track.rig}: {track.series.name}"
+
+
+def chart_of(track: Track) -> Chart:
+    """The newest runs as a picture, and all of them as rows."""
+    recent = range(max(0, len(track.runs) - _SHOWN), len(track.runs))
     runs = [
-        Run(
+        HistoryPoint(
             track.runs[n][0].date,
             _median(track.runs[n][1]),
-            track.runs[n][0].brief.validity.status,
+            track.runs[n][0].summary.validity.status,
             track.changes[n - 1] if n else Outcome.SAME,
         )
         for n in recent
     ]
-    drawing = history_chart("history", f"{title}, run by run", line.unit, runs)
-    rows = [Row(f"{entry.date} {entry.brief.run_id[-8:]}", entry, one) for entry, one in track.runs]
-    whole = Chart(track.name, title, drawing, rows)
+    title = title_of(track)
+    picture = HistoryPicture("history", f"{title}, run by run", track.series.unit, runs)
+    rows = [
+        ChartRow(f"{entry.date} {entry.summary.run_id[-8:]}", entry, one)
+        for entry, one in track.runs
+    ]
+    return Chart(track.name, title, picture, rows)
+
+
+def _page(track: Track) -> Iterator[Document | Asset]:
+    whole, title = chart_of(track), title_of(track)
+    hidden = max(0, len(track.runs) - _SHOWN)
     yield from whole.assets()
     changed = [
         (track.runs[n][0], track.runs[n - 1][0], track.changes[n - 1])
@@ -106,18 +121,18 @@ def _page(track: Track, title: str) -> Iterator[Document | Asset]:
         f"{track.name}.html",
         "history_series.html",
         title,
-        f"{title}: every run on one machine, oldest to newest.",
+        f"{title}: every run on one machine, oldest first.",
         {
             "track": track,
-            "chart": Chart(track.name, title, drawing, [rows[n] for n in reversed(recent)]),
+            "chart": dataclasses.replace(whole, rows=whole.rows[hidden:][::-1]),
             "changed": changed[-30:][::-1],
-            "hidden": len(track.runs) - len(recent),
+            "hidden": hidden,
         },
     )
 
 
 def _lists(machine: str, name: str, found: Sequence[Track]) -> Iterator[Document]:
-    """A machine's page, with what changed in the newest runs; and lists of all, rig by rig."""
+    """A machine's page with what changed in the newest runs, and lists of all series by rig."""
     order = {Outcome.WORSE: 0, Outcome.BETTER: 1}
     changed = [one for one in found if one.last in order]
     changed.sort(key=lambda one: (order[one.last], one.name))
@@ -132,7 +147,7 @@ def _lists(machine: str, name: str, found: Sequence[Track]) -> Iterator[Document
         ]
         for rig, several in rigs.items()
     }
-    about = "Series that were measured more than once, and how they moved."
+    about = "Series that were measured more than once, and how they changed."
     yield Document(
         f"{stem}.html",
         "history_machine.html",
@@ -165,23 +180,22 @@ def _render(corpus: Corpus) -> Iterator[Item]:
     for machine in corpus.machines:
         found = tracks(corpus, machine)
         by_machine[machine] = found
-        yield from _lists(machine, corpus.machines[machine][-1].brief.machine.name, found)
+        yield from _lists(machine, corpus.machines[machine][-1].summary.machine.name, found)
         for track in found:
-            inputs = [f"{e.brief.sha256} {line.anchor}" for e, line in track.runs]
-            title = f"{track.rig}: {track.line.name}"
+            inputs = [f"{e.summary.sha256} {series.anchor}" for e, series in track.runs]
 
-            def make(track: Track = track, title: str = title) -> Iterator[Document | Asset]:
-                return _page(track, title)
+            def make(track: Track = track) -> Iterator[Document | Asset]:
+                return _page(track)
 
             yield Group(track.name, inputs, make)
     yield Document(
         "history.html",
         "history.html",
         "History and regressions",
-        "How every series moved from run to run, machine by machine.",
+        "How every series changed from run to run, by machine.",
         {
             "machines": {
-                id: (corpus.machines[id][-1].brief.machine, found, _counts(found))
+                id: (corpus.machines[id][-1].summary.machine, found, _counts(found))
                 for id, found in by_machine.items()
             }
         },
@@ -201,19 +215,19 @@ def _regressions(by_machine: Mapping[str, Sequence[Track]]) -> bytes:
         {
             "machine": machine,
             "rig": one.rig,
-            "metric": one.line.metric,
-            "dimensions": dict(one.line.dimensions),
+            "metric": one.series.metric,
+            "dimensions": dict(one.series.dimensions),
             "page": f"{one.name}.html",
             "before": _median(one.runs[-2][1]).value,
             "after": _median(one.runs[-1][1]).value,
-            "unit": one.line.unit,
+            "unit": one.series.unit,
             "records": [one.runs[-2][0].raw, one.runs[-1][0].raw],
         }
         for machine, found in by_machine.items()
         for one in found
         if one.last is Outcome.WORSE
     ]
-    return chart.as_json({"schema": "coppice.regressions/1", "regressions": rows})
+    return as_json({"schema": "coppice.regressions/1", "regressions": rows})
 
 
 PAGE = Page(_render, Nav("History", "history.html", 55, foot=True), long=True)

@@ -1,13 +1,13 @@
-"""For machines: an index, claims as CSV, JSON-LD, RO-Crate, an Atom feed, in-toto, a sitemap."""
+"""Machine-readable files: index, claims as CSV, schema, JSON-LD, RO-Crate, Atom feed, in-toto."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 from harness.measure.record import SCHEMA_FILE
-from harness.site.builder import exports
-from harness.site.builder.page import Asset, Item, Page
+from harness.site.data import exports
 from harness.site.data.corpus import Corpus
+from harness.site.page import Asset, Item, Page
 
 
 def _render(corpus: Corpus) -> Iterator[Item]:

@@ -1,23 +1,26 @@
-"""One page per machine: its card, its claims' verdicts, its rigs over time, and all its records."""
+"""One page per machine: its description, verdicts, rigs over time, and all records."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
 from harness.claims.claims import Claim
-from harness.site.builder.page import Asset, Document, Group, Item, Page
-from harness.site.builder.run_page import rows_of
 from harness.site.data import evidence
-from harness.site.data.corpus import Corpus, Entry, slug
+from harness.site.data.addresses import slug
+from harness.site.data.corpus import Corpus, RecordEntry
+from harness.site.data.run_list import rows_of
+from harness.site.page import Asset, Document, Group, Item, Page
 
 A_PAGE = 150
-"""Records of one list; older ones stand on further pages, which do not change any more."""
+"""Records per list; older ones are on further pages, which no longer change."""
 
 
-def pages_of(machine: str, entries: Sequence[Entry]) -> list[tuple[str, Sequence[Entry]]]:
+def pages_of(
+    machine: str, entries: Sequence[RecordEntry]
+) -> list[tuple[str, Sequence[RecordEntry]]]:
     """Addresses of a machine's lists with their records, newest first; the first is its page.
 
-    Cut from the oldest, so that a list that is full stays as it is.
+    Split from the oldest record on, so that a full list never changes.
     """
     parts = [entries[at : at + A_PAGE] for at in range(0, len(entries), A_PAGE)]
     name = f"machines/{slug(machine)}"
@@ -25,21 +28,21 @@ def pages_of(machine: str, entries: Sequence[Entry]) -> list[tuple[str, Sequence
     return [(f"{name}.html", parts[-1][::-1]), *reversed(older)]
 
 
-def _rigs(entries: Sequence[Entry]) -> dict[str, dict[str, object]]:
+def _rigs(entries: Sequence[RecordEntry]) -> dict[str, dict[str, object]]:
     found: dict[str, dict[str, object]] = {}
     for entry in entries:
-        one = found.setdefault(entry.brief.rig.id, {"first": entry.date, "runs": 0, "suspect": 0})
+        one = found.setdefault(entry.summary.rig.id, {"first": entry.date, "runs": 0, "suspect": 0})
         one["runs"] = int(str(one["runs"])) + 1
-        one["suspect"] = int(str(one["suspect"])) + (entry.brief.validity.status != "valid")
+        one["suspect"] = int(str(one["suspect"])) + (entry.summary.validity.status != "valid")
         one["last"] = entry.date
     return dict(sorted(found.items()))
 
 
-def _kernels(entries: Sequence[Entry]) -> list[tuple[str, str, str]]:
-    """What the machine ran, and from which day to which."""
+def _kernels(entries: Sequence[RecordEntry]) -> list[tuple[str, str, str]]:
+    """The systems that the machine ran, with the first and last day of each."""
     found: list[tuple[str, str, str]] = []
     for entry in entries:
-        name = f"{entry.brief.machine.os}, kernel {entry.brief.machine.kernel}"
+        name = f"{entry.summary.machine.os}, kernel {entry.summary.machine.kernel}"
         if found and found[-1][0] == name:
             found[-1] = (name, found[-1][1], entry.date)
         else:
@@ -48,18 +51,20 @@ def _kernels(entries: Sequence[Entry]) -> list[tuple[str, str, str]]:
 
 
 def _proved(corpus: Corpus, machine: str) -> list[tuple[Claim, Sequence[evidence.Found]]]:
-    """Claims of which a machine that tells no figures shows that the thing works."""
+    """Claims whose function a function-only machine proves."""
     found = [(claim, evidence.proofs(corpus, claim, machine)) for claim in corpus.claims]
     return [(claim, several) for claim, several in found if several]
 
 
-def _older(path: str, machine: str, part: Sequence[Entry], main: str) -> Iterator[Document | Asset]:
+def _older(
+    path: str, machine: str, part: Sequence[RecordEntry], main: str
+) -> Iterator[Document | Asset]:
     yield Document(
         path,
         "machine_more.html",
-        f"{part[0].brief.machine.name}: earlier runs",
+        f"{part[0].summary.machine.name}: earlier runs",
         "Earlier runs of one machine.",
-        {"rows": rows_of(part), "main": main, "machine": part[0].brief.machine},
+        {"rows": rows_of(part), "main": main, "machine": part[0].summary.machine},
     )
 
 
@@ -70,7 +75,7 @@ def _render(corpus: Corpus) -> Iterator[Item]:
             (claim, evidence.deciding(evidence.judged(corpus, claim, id)))
             for claim in corpus.claims
         ]
-        machine = entries[-1].brief.machine
+        machine = entries[-1].summary.machine
         yield Document(
             main,
             "machine.html",
@@ -78,7 +83,7 @@ def _render(corpus: Corpus) -> Iterator[Item]:
             f"Everything that was measured on {machine.name}.",
             {
                 "machine": machine,
-                "function_only": entries[-1].brief.function_only,
+                "function_only": entries[-1].summary.function_only,
                 "proved": _proved(corpus, id),
                 "entries": entries,
                 "rows": rows_of(newest),
@@ -87,14 +92,14 @@ def _render(corpus: Corpus) -> Iterator[Item]:
                 "kernels": _kernels(entries),
                 "claims": [(c, j) for c, j in claims if j and j.found],
                 "history": f"history/{slug(id)}.html",
-                "accelerators": sorted({e.brief.machine.accelerator or "none" for e in entries}),
+                "accelerators": sorted({e.summary.machine.accelerator or "none" for e in entries}),
             },
         )
         for path, part in older:
-            inputs = [entry.brief.sha256 for entry in part]
+            inputs = [entry.summary.sha256 for entry in part]
 
             def make(
-                path: str = path, part: Sequence[Entry] = part, id: str = id, main: str = main
+                path: str = path, part: Sequence[RecordEntry] = part, id: str = id, main: str = main
             ) -> Iterator[Document | Asset]:
                 return _older(path, id, part, main)
 

@@ -1,24 +1,29 @@
-"""The method page: clocks, the ladder, statistics, tiers, and what the clock leaves out."""
+"""The method page: terms, clocks, rungs, tiers, statistics, and what is not measured."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 from harness.measure import statistics
-from harness.site.builder.page import Document, Item, Nav, Page
-from harness.site.charts.ladder import Rung, ladder
+from harness.site.charts.ladder import LadderPicture, Rung
 from harness.site.data import cold_start, density
 from harness.site.data.corpus import Corpus
+from harness.site.page import Document, Item, Nav, Page
 
 _RUNGS = (
-    Rung("object", "the VMM or jail exists", "the host makes it, or takes it from its pool"),
-    Rung("resumed", "its vCPU may run", "state is loaded, or the process continued"),
+    Rung("object", "the VMM or jail exists", "the host creates it or takes it from a pool"),
+    Rung("resumed", "its virtual CPU may run", "state is loaded, or the process resumes"),
     Rung("first-reply", "a nonce is answered", "the guest computes on a random nonce"),
-    Rung("first-exec", "a command's output is back", "the guest starts a process"),
+    Rung("first-exec", "a command's output is returned", "the guest starts a process"),
     Rung("first-touch", "a working set is written", "the guest writes memory, page by page"),
 )
 _EXAMPLES = (10, 30, 100, 400)
 _PERCENTILES = (50, 90, 95, 99)
+
+
+def picture() -> LadderPicture:
+    """One cold start from rung to rung."""
+    return LadderPicture("ladder", "a caller asks for a sandbox", _RUNGS)
 
 
 def _render(corpus: Corpus) -> Iterator[Item]:
@@ -30,9 +35,9 @@ def _render(corpus: Corpus) -> Iterator[Item]:
         "method.html",
         "method.html",
         "Method",
-        "Clocks, tiers and statistics: what a figure on this site means.",
+        "Terms, clocks, tiers and statistics: what a figure on this site means.",
         {
-            "drawing": ladder("ladder", "a caller asks for a sandbox", _RUNGS),
+            "drawing": picture().svg(),
             "holds": holds,
             "woken_fleets": [one for one in holds if one.wakes][:1],
             "parts": [one.dimensions["part"] for one in holds[0].parts] if holds else [],

@@ -1,33 +1,33 @@
-"""The network page: round trips, throughput, and how policies change, each beside what it costs."""
+"""The network page: round trips, throughput, and the cost of policy changes."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
 from harness.measure.record import Scalar
-from harness.site.builder.page import Document, Item, Nav, Page
-from harness.site.charts.chart import Chart, Row
-from harness.site.charts.scaling import Curve, Reference, scaling_chart
-from harness.site.charts.strip import Line, Strip, strip_chart
-from harness.site.data import network
+from harness.site.charts.chart import Chart, ChartRow
+from harness.site.charts.scaling import Curve, Point, Reference, ScalingPicture
+from harness.site.charts.strip import ReferenceLine, Strip, StripPicture
+from harness.site.data import figures, network
 from harness.site.data.corpus import Corpus
-from harness.site.data.network import Measured
+from harness.site.data.network import RigRecord
+from harness.site.page import Document, Item, Nav, Page
 
 _LABELS = {
     "loopback": "loopback",
-    "veth": "veth: a pair of cards",
+    "veth": "veth pair",
     "bridge": "bridge without policy",
     "policy": "cubenet: bridge with policy",
     "microvm": "microVM to microVM",
 }
 _STATISTICS = ("p50", "p90", "p99", "stddev")
 _TRANSPORTS = {
-    "netlink": "nftables by netlink (cubenet)",
-    "netlink from JSON": "the same, from the text of a policy",
-    "libnftables": "nftables by its library",
-    "nft program": "nftables by its program",
-    "batch in place": "eBPF trie, changed in place: not one step",
-    "swap": "eBPF trie, replaced by another",
+    "netlink": "nftables via netlink (cubenet)",
+    "netlink from JSON": "the same, from a JSON policy",
+    "libnftables": "nftables via libnftables",
+    "nft program": "nftables via the nft program",
+    "batch in place": "eBPF trie, changed in place (not atomic)",
+    "swap": "eBPF trie, swapped",
 }
 _REPLACE, _SINGLE = "coppice.policy.replace", "nftban.single"
 _ANCHORS = {"coppice.policy.anchor-1000": 1000, "coppice.policy.anchor-2000": 2000}
@@ -35,24 +35,23 @@ _RTT = "coppice.net.rtt-p50"
 _PUBLISHED = ("network", "policy")
 
 
-def _rtt_chart(corpus: Corpus, rtt: Measured) -> Chart:
+def _rtt_chart(corpus: Corpus, rtt: RigRecord) -> Chart:
     strips, rows = [], []
-    status = rtt.entry.brief.validity.status
-    note = "" if status == "valid" else status
+    note = rtt.entry.status_note
     for path in network.PATHS:
         found = rtt.find("rtt", path=path, cores=1, tool="exchange")
         missing = "" if found else "not measured on this host"
-        rows.append(Row(_LABELS[path], *(found or (None, None))))
+        rows.append(ChartRow(_LABELS[path], *(found or (None, None))))
         strips.append(
             Strip(_LABELS[path], found[1] if found else None, note or missing, warn=bool(note))
         )
     figure = corpus.figure(_RTT)
     line = None
     if figure:
-        line = Line(figure, f"Coppice: {figure.as_written}", "pf on FreeBSD, p50")
-        rows.append(Row(f"{figure.publisher}: {figure.what}", published=figure))
+        line = ReferenceLine(figure, f"Coppice: {figure.as_written}", "pf on FreeBSD, p50")
+        rows.append(ChartRow(f"{figure.publisher}: {figure.what}", published=figure))
     title = "Round trip, both ends on one core"
-    return Chart("charts/rtt", title, strip_chart("rtt", title, strips, line), rows)
+    return Chart("charts/rtt", title, StripPicture("rtt", title, strips, line), rows)
 
 
 def _reference(corpus: Corpus, id: str, n: int) -> Sequence[Reference]:
@@ -60,50 +59,75 @@ def _reference(corpus: Corpus, id: str, n: int) -> Sequence[Reference]:
     return [Reference(figure, f"{figure.publisher} {figure.as_written}", n)] if figure else []
 
 
-def _rows(measured: Measured, label: str, metric: str, **dimensions: Scalar) -> Sequence[Row]:
-    """A curve's points as rows of a table."""
+def _rows(measured: RigRecord, label: str, metric: str, **dimensions: Scalar) -> Sequence[ChartRow]:
+    """A curve's points as table rows."""
     found = [
         (one.dimensions.get("n"), one)
         for one in measured.entry.record.series
         if one.metric == metric
         and all(one.dimensions.get(name) == value for name, value in dimensions.items())
     ]
-    return [Row(f"{label}, {n}", measured.entry, one) for n, one in found if n]
+    return [ChartRow(f"{label}, {n}", measured.entry, one) for n, one in found if n]
 
 
-def _published_rows(marks: Sequence[Reference]) -> Sequence[Row]:
+def _published_rows(marks: Sequence[Reference]) -> Sequence[ChartRow]:
     return [
-        Row(f"{one.figure.publisher}: {one.figure.what}", published=one.figure) for one in marks
+        ChartRow(f"{one.figure.publisher}: {one.figure.what}", published=one.figure)
+        for one in marks
     ]
 
 
-def _update_chart(corpus: Corpus, update: Measured) -> Chart:
+def _curve(measured: RigRecord, label: str, metric: str, **dimensions: Scalar) -> Curve:
+    """A metric by `n`, from the series with these dimensions; n of 0 is left out (log axis)."""
+    points = []
+    for one in measured.entry.record.series:
+        n = one.dimensions.get("n")
+        fits = all(one.dimensions.get(name) == value for name, value in dimensions.items())
+        value = figures.get(one, "p50")
+        if one.metric == metric and fits and isinstance(n, int) and n > 0 and value:
+            points.append(Point(n, value))
+    return Curve(label, points, measured.entry.status_note)
+
+
+def _update_chart(corpus: Corpus, update: RigRecord) -> Chart:
     curves = [
-        network.curve(update, label, "policy-update", transport=transport, others=0)
+        _curve(update, label, "policy-update", transport=transport, others=0)
         for transport, label in _TRANSPORTS.items()
     ]
     marks = [*_reference(corpus, _REPLACE, 1000), *_reference(corpus, _SINGLE, 1)]
-    across = "addresses replaced by others"
+    across = "addresses replaced"
     title = "Replacing a policy's addresses"
     rows = [
         row
         for transport, label in _TRANSPORTS.items()
         for row in _rows(update, label, "policy-update", transport=transport, others=0)
     ]
-    drawing = scaling_chart("update", title, "s", across, curves, marks)
-    return Chart("charts/policy-update", title, drawing, [*rows, *_published_rows(marks)])
+    picture = ScalingPicture("update", title, "s", across, curves, marks)
+    return Chart("charts/policy-update", title, picture, [*rows, *_published_rows(marks)])
 
 
-def _churn_chart(corpus: Corpus, churn: Measured) -> Chart:
+def _churn_chart(corpus: Corpus, churn: RigRecord) -> Chart:
     curves: list[Curve] = [
-        network.curve(churn, "one added", "rule-add"),
-        network.curve(churn, "one removed", "rule-remove"),
+        _curve(churn, "rules added", "rule-add"),
+        _curve(churn, "rules removed", "rule-remove"),
     ]
     marks = [one for id, n in _ANCHORS.items() for one in _reference(corpus, id, n)]
-    title = "Rules of one sandbox beside N others"
-    rows = [*_rows(churn, "one added", "rule-add"), *_rows(churn, "one removed", "rule-remove")]
-    drawing = scaling_chart("churn", title, "s", "sandboxes there", curves, marks)
-    return Chart("charts/policy-churn", title, drawing, [*rows, *_published_rows(marks)])
+    title = "Adding and removing one sandbox's rules beside N others"
+    rows = [*_rows(churn, "rules added", "rule-add"), *_rows(churn, "rules removed", "rule-remove")]
+    picture = ScalingPicture("churn", title, "s", "other sandboxes", curves, marks)
+    return Chart("charts/policy-churn", title, picture, [*rows, *_published_rows(marks)])
+
+
+def charts(corpus: Corpus) -> dict[str, Chart | None]:
+    """The charts of the page by name; None where this machine has no record of it."""
+    rtt = network.newest(corpus, "net-rtt")
+    update = network.newest(corpus, "policy-update")
+    churn = network.newest(corpus, "policy-churn")
+    return {
+        "rtt": _rtt_chart(corpus, rtt) if rtt else None,
+        "update": _update_chart(corpus, update) if update else None,
+        "churn": _churn_chart(corpus, churn) if churn else None,
+    }
 
 
 def _render(corpus: Corpus) -> Iterator[Item]:
@@ -112,19 +136,15 @@ def _render(corpus: Corpus) -> Iterator[Item]:
     update = network.newest(corpus, "policy-update")
     churn = network.newest(corpus, "policy-churn")
     enforcement = network.newest(corpus, "policy-enforcement")
-    charts = {
-        "rtt": _rtt_chart(corpus, rtt) if rtt else None,
-        "update": _update_chart(corpus, update) if update else None,
-        "churn": _churn_chart(corpus, churn) if churn else None,
-    }
-    for chart in charts.values():
+    drawn = charts(corpus)
+    for chart in drawn.values():
         if chart:
             yield from chart.assets()
     yield Document(
         "network.html",
         "network.html",
         "Network",
-        "Round trips and throughput between sandboxes under policy, and how policies change.",
+        "Round trips and throughput under policy, and the cost of policy changes.",
         {
             "labels_of": _LABELS,
             "paths": network.PATHS,
@@ -132,14 +152,14 @@ def _render(corpus: Corpus) -> Iterator[Item]:
             "statistics": _STATISTICS,
             "transports": _TRANSPORTS,
             "rtt": rtt,
-            "rtt_chart": charts["rtt"],
+            "rtt_chart": drawn["rtt"],
             "costs": network.costs(rtt) if rtt else (),
             "throughput": throughput,
             "share_of_loopback": network.share_of_loopback,
             "update": update,
-            "update_chart": charts["update"],
+            "update_chart": drawn["update"],
             "churn": churn,
-            "churn_chart": charts["churn"],
+            "churn_chart": drawn["churn"],
             "enforcement": enforcement,
             "published": [one for one in corpus.published if one.topic in _PUBLISHED],
         },

@@ -1,6 +1,6 @@
-"""All numbers: the newest figure of every series of one machine, rig by rig.
+"""All numbers: the newest figure of every series of one machine, by rig.
 
-They stand on one page; a rig with more series than that has room for has a list of its own.
+They are on one page; a rig with too many series has additional pages.
 """
 
 from __future__ import annotations
@@ -8,54 +8,59 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from harness.measure.record import Scalar
-from harness.site.builder.page import Document, Item, Nav, Page
-from harness.site.data.corpus import Corpus, Entry
-from harness.site.data.record_summary import Line, slug
+from harness.site.data.addresses import slug
+from harness.site.data.corpus import Corpus, RecordEntry
+from harness.site.data.record_summary import SeriesSummary
+from harness.site.page import Document, Item, Nav, Page
 from harness.site.pages.history import DETAILS
 
 _MOST = 300
-"""Series on the page: it must load at once on a telephone."""
+"""The most series on the page, which must load fast on a phone."""
 _PROVED, _MACHINES = 60, 4
-"""Series and machines that prove function only."""
+"""The most function-only series per machine, and machines."""
 
 Key = tuple[str, tuple[str, tuple[tuple[str, Scalar], ...]]]
 
 
-def newest(corpus: Corpus, machine: str | None) -> dict[str, list[tuple[Entry, Line]]]:
-    """By rig, of each series the newest record of the full profile, else the newest of any; one
-    that tells no figures only where there is no other."""
-    chosen: dict[Key, tuple[Entry, Line]] = {}
+def newest(
+    corpus: Corpus, machine: str | None
+) -> dict[str, list[tuple[RecordEntry, SeriesSummary]]]:
+    """By rig, the newest record of each series: full profile preferred, function-only ones only if
+    there is no other."""
+    chosen: dict[Key, tuple[RecordEntry, SeriesSummary]] = {}
     for entry in corpus.machines.get(machine or "", ()):
-        for line in entry.brief.lines:
-            if line.metric in DETAILS:
+        for series in entry.summary.series:
+            if series.metric in DETAILS:
                 continue
-            key = (entry.brief.rig.id, line.kind.key)
+            key = (entry.summary.rig.id, series.kind.key)
             before = chosen.get(key)
             if before and _rank(before[0]) > _rank(entry):
                 continue
-            chosen[key] = (entry, line)
-    by_rig: dict[str, list[tuple[Entry, Line]]] = {}
+            chosen[key] = (entry, series)
+    by_rig: dict[str, list[tuple[RecordEntry, SeriesSummary]]] = {}
     for (rig, *_), found in chosen.items():
         by_rig.setdefault(rig, []).append(found)
     return dict(sorted(by_rig.items()))
 
 
-def _rank(entry: Entry) -> tuple[bool, bool]:
-    return not entry.brief.function_only, entry.brief.profile == "full"
+def _rank(entry: RecordEntry) -> tuple[bool, bool]:
+    return not entry.summary.function_only, entry.summary.profile == "full"
 
 
-def _proved(corpus: Corpus) -> Sequence[tuple[str, Sequence[tuple[str, Entry, Line]], int]]:
-    """Of each other machine that tells no figures, its newest series with their rigs, and how many
-    there are in all."""
-    made: list[tuple[str, Sequence[tuple[str, Entry, Line]], int]] = []
-    for id in dict.fromkeys(machine for _, machine in corpus.proving):
+def _proved(
+    corpus: Corpus,
+) -> Sequence[tuple[str, Sequence[tuple[str, RecordEntry, SeriesSummary]], int]]:
+    """For each other function-only machine: its newest series with their rigs, and their total
+    number."""
+    made: list[tuple[str, Sequence[tuple[str, RecordEntry, SeriesSummary]], int]] = []
+    for id in dict.fromkeys(machine for _, machine in corpus.function_only_records):
         if id == corpus.machine:
             continue
         rows = [
             (rig, *one)
             for rig, several in newest(corpus, id).items()
             for one in several
-            if one[0].brief.function_only
+            if one[0].summary.function_only
         ]
         made.append((id, rows[:_PROVED], len(rows)))
     return made[:_MACHINES]
@@ -64,10 +69,10 @@ def _proved(corpus: Corpus) -> Sequence[tuple[str, Sequence[tuple[str, Entry, Li
 def _render(corpus: Corpus) -> Iterator[Item]:
     found = newest(corpus, corpus.machine)
     total = sum(map(len, found.values()))
-    # Where all are too many, every rig gives way in proportion.
+    # If there are too many, every rig shows proportionally fewer.
     share = min(1.0, _MOST / total) if total else 1.0
     shown = {rig: several[: max(8, int(len(several) * share))] for rig, several in found.items()}
-    machine = corpus.machines[corpus.machine][-1].brief.machine if corpus.machine else None
+    machine = corpus.machines[corpus.machine][-1].summary.machine if corpus.machine else None
     whole: dict[str, str] = {}
     for rig, several in found.items():
         if len(several) > len(shown[rig]):
@@ -95,9 +100,9 @@ def _render(corpus: Corpus) -> Iterator[Item]:
             "whole": whole,
             "machine": machine,
             "proved": _proved(corpus),
-            "machine_of": lambda id: corpus.machines[id][-1].brief.machine,
+            "machine_of": lambda id: corpus.machines[id][-1].summary.machine,
             "others": [
-                (id, entries[-1].brief.machine)
+                (id, entries[-1].summary.machine)
                 for id, entries in corpus.machines.items()
                 if id != corpus.machine
             ][:30],

@@ -1,4 +1,4 @@
-"""What others publish: every figure with who, when, clock, label, source and our remark."""
+"""Published figures, each with publisher, date, clock, label, source and our remark."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from urllib.parse import urlsplit
 
 from harness.claims import published
 from harness.claims.published import Figure
-from harness.site.builder.page import Document, Item, Nav, Page
 from harness.site.data.corpus import Corpus
+from harness.site.page import Document, Item, Nav, Page
 
 _TITLES = {
     "cold-start": "Start",
@@ -22,8 +22,8 @@ _TITLES = {
 
 
 @dataclass(frozen=True)
-class Set:
-    """Figures of one publisher that were taken under the same conditions."""
+class FigureSet:
+    """Figures of one publisher that were measured under the same conditions."""
 
     conditions: str
     figures: Sequence[Figure]
@@ -32,7 +32,7 @@ class Set:
 @dataclass(frozen=True)
 class Publisher:
     name: str
-    sets: Sequence[Set]
+    sets: Sequence[FigureSet]
 
     @property
     def size(self) -> int:
@@ -43,8 +43,8 @@ def _publisher(name: str, figures: Sequence[Figure]) -> Publisher:
     sets: dict[str, list[Figure]] = {}
     for one in figures:
         text = "; ".join(part for part in (one.conditions, one.when_note) if part)
-        sets.setdefault(text or "conditions not given", []).append(one)
-    return Publisher(name, [Set(text, found) for text, found in sets.items()])
+        sets.setdefault(text or "conditions not stated", []).append(one)
+    return Publisher(name, [FigureSet(text, found) for text, found in sets.items()])
 
 
 def _topic(figures: Sequence[Figure]) -> Sequence[Publisher]:
@@ -68,7 +68,7 @@ def _render(corpus: Corpus) -> Iterator[Item]:
         "published.html",
         "published.html",
         "Published figures",
-        "What others say about sandboxes: who, when, under which clock, and where.",
+        "Figures that others publish about sandboxes, with date, clock and source.",
         {
             "groups": {
                 topic: _topic([one for one in corpus.published if one.topic == topic])

@@ -1,15 +1,15 @@
-"""The list of runs: of every machine the newest, and what could not be read.
+"""The list of runs: the newest of every machine, and files that could not be read.
 
-The page of a run itself is made where its record is read: harness/site/builder/run_page.py.
+The page of a single run is made in harness/site/builder/run_page.py, when its record is read.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from harness.site.builder.page import Document, Item, Nav, Page
-from harness.site.builder.run_page import rows_of
 from harness.site.data.corpus import Corpus
+from harness.site.data.run_list import rows_of
+from harness.site.page import Document, Item, Nav, Page
 
 _NEWEST = 60
 _PROBLEMS = 200
@@ -25,11 +25,11 @@ def _render(corpus: Corpus) -> Iterator[Item]:
         "Every run record, by machine, newest first.",
         {
             "machines": {
-                id: (entries[-1].brief.machine, rows_of(entries[: -shown - 1 : -1]), len(entries))
+                id: (entries[-1].summary.machine, rows_of(entries[: -shown - 1 : -1]), len(entries))
                 for id, entries in corpus.machines.items()
             },
             "function_only": {
-                id: entries[-1].brief.function_only for id, entries in corpus.machines.items()
+                id: entries[-1].summary.function_only for id, entries in corpus.machines.items()
             },
             "problems": corpus.problems[:_PROBLEMS],
             "more_problems": max(0, len(corpus.problems) - _PROBLEMS),

@@ -1,5 +1,5 @@
-// Calls every operation through E2B's JavaScript SDK and checks what comes back; the same lines of
-// JSON as ../python/probe writes, one for each operation.
+// Calls every operation through E2B's JavaScript SDK and checks the results. Writes the same lines of
+// JSON as ../python/probe, one for each operation.
 import assert from 'node:assert/strict'
 import { ApiClient, CommandExitError, ConnectionConfig, NotFoundError } from 'e2b'
 import { Sandbox } from '@e2b/code-interpreter'

@@ -1,11 +1,12 @@
-"""Creations, first commands and first cells through the E2B SDK that this interpreter has.
+"""Times creations, first commands and first cells through the E2B SDK of this interpreter.
 
     latency.py CONCURRENCY
 
-Reads lines `KIND ROUNDS`. So many threads begin at once, so many times; each has a sandbox made and
-asks it for nothing more (`create`), a command (`command`) or a cell (`code`). Answers with one line
-of JSON, an object for each of them: the seconds from its start to the return of `Sandbox.create`
-and of what was asked, the latter also from the former; or `failed`, with the SDK's message.
+Reads lines `KIND ROUNDS`. In each round, CONCURRENCY threads start at once. Each creates a sandbox
+and does nothing more (`create`), runs a command (`command`) or runs a cell (`code`). The answer is
+a line of JSON with an object for each thread: the seconds from its start to the return of
+`Sandbox.create`, to the end of the command or cell, and between the two; or `failed`, with the
+message of the SDK.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import time
 from e2b_code_interpreter import Sandbox
 
 
-def once(kind, gate, said, boxes):
+def measure(kind, gate, results, boxes):
     gate.wait()
     try:
         start = time.perf_counter()
@@ -27,31 +28,32 @@ def once(kind, gate, said, boxes):
         boxes.append(box)
         times = {"create-headers": created - start}
         if kind != "create":
-            name = ask(kind, box)
+            name = use(kind, box)
             ended = time.perf_counter()
             times |= {name: ended - start, f"{name}-alone": ended - created}
-        said.append(times)
+        results.append(times)
     except Exception as error:
-        said.append({"failed": f"{type(error).__name__}: {error}"[:300]})
+        results.append({"failed": f"{type(error).__name__}: {error}"[:300]})
 
 
-def ask(kind, box):
+def use(kind, box):
     if kind == "command":
         done = box.commands.run("echo ready")
         if done.stdout != "ready\n":
-            raise AssertionError(f"the first command said {done.stdout!r}")
+            raise AssertionError(f"the first command printed {done.stdout!r}")
         return "first-command"
     cell = box.run_code("1+1")
     if cell.text != "2":
-        raise AssertionError(f"the first cell gave {cell.text!r}")
+        raise AssertionError(f"the first cell returned {cell.text!r}")
     return "first-run-code"
 
 
-def a_round(kind, concurrency):
-    said, boxes = [], []
+def run_round(kind, concurrency):
+    results, boxes = [], []
     gate = threading.Barrier(concurrency)
     threads = [
-        threading.Thread(target=once, args=(kind, gate, said, boxes)) for _ in range(concurrency)
+        threading.Thread(target=measure, args=(kind, gate, results, boxes))
+        for _ in range(concurrency)
     ]
     for thread in threads:
         thread.start()
@@ -59,18 +61,18 @@ def a_round(kind, concurrency):
         thread.join()
     for box in boxes:
         box.kill()
-    return said
+    return results
 
 
 def main():
     concurrency = int(sys.argv[1])
-    for kind in ("command", "code"):  # what the SDK does once in a process: imports and clients
-        a_round(kind, 1)
+    for kind in ("command", "code"):  # imports and clients, which a process sets up once
+        run_round(kind, 1)
     print("warm", flush=True)
     for line in sys.stdin:
         kind, rounds = line.split()
-        said = [one for _ in range(int(rounds)) for one in a_round(kind, concurrency)]
-        print(json.dumps(said), flush=True)
+        results = [one for _ in range(int(rounds)) for one in run_round(kind, concurrency)]
+        print(json.dumps(results), flush=True)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,5 @@
-/* What a FreeBSD guest is told to be. In a jail its clock and its card are not its own to set: who
- * makes the jail gives it those, and the agent leaves them. */
+/* Sets a FreeBSD guest's clock, names, entropy and addresses. In a jail clock and NIC are set from
+ * outside, so the agent ignores them. */
 #include "agent.h"
 
 #include <arpa/inet.h>
@@ -8,8 +8,6 @@
 #include <net/if.h>
 #include <netinet/in.h>
 #include <netinet/in_var.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/param.h>
@@ -36,17 +34,6 @@ int self_wall(uint64_t ns)
     return jailed() ? 0 : clock_settime(CLOCK_REALTIME, &wall);
 }
 
-static int write_word(const char *path, const struct field *field)
-{
-    int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0444);
-    int bad = fd < 0 || write(fd, field->bytes, field->length) != (ssize_t)field->length ||
-              write(fd, "\n", 1) != 1;
-
-    if (fd >= 0)
-        close(fd);
-    return bad ? -1 : 0;
-}
-
 int self_hostname(const struct field *field)
 {
     return sethostname((const char *)field->bytes, (int)field->length);
@@ -54,10 +41,10 @@ int self_hostname(const struct field *field)
 
 int self_machine_id(const struct field *field)
 {
-    return write_word("/etc/machine-id", field);
+    return files_write_line("/etc/machine-id", field);
 }
 
-/* What is written to it is mixed into the generator, which is seeded anew by it. */
+/* Writing to it reseeds the generator. */
 int self_entropy(const struct field *field)
 {
     int fd, bad;
@@ -81,7 +68,7 @@ static int configure(unsigned long what, void *request)
     return bad ? -1 : 0;
 }
 
-static int has_card(void)
+static int has_nic(void)
 {
     return !jailed() && if_nametoindex(INTERFACE) != 0;
 }
@@ -90,7 +77,7 @@ int self_mac(const struct field *field)
 {
     struct ifreq request = {.ifr_name = INTERFACE};
 
-    if (!has_card())
+    if (!has_nic())
         return 0;
     if (field->length != 6) {
         errno = EINVAL;
@@ -106,25 +93,16 @@ int self_address(const struct field *field)
 {
     struct in_aliasreq request = {.ifra_name = INTERFACE};
     struct ifreq old = {.ifr_name = INTERFACE};
-    char text[32];
-    char *slash;
     int prefix;
 
-    if (!has_card())
+    if (!has_nic())
         return 0;
-    snprintf(text, sizeof text, "%.*s", (int)field->length, (const char *)field->bytes);
-    slash = strchr(text, '/');
-    prefix = slash ? atoi(slash + 1) : -1;
-    if (slash)
-        *slash = 0;
     request.ifra_addr.sin_family = request.ifra_mask.sin_family = AF_INET;
     request.ifra_addr.sin_len = request.ifra_mask.sin_len = sizeof request.ifra_addr;
-    if (prefix < 1 || prefix > 32 || inet_pton(AF_INET, text, &request.ifra_addr.sin_addr) != 1) {
-        errno = EINVAL;
+    if (identity_parse_address(field, &request.ifra_addr.sin_addr, &prefix) != 0)
         return -1;
-    }
     request.ifra_mask.sin_addr.s_addr = htonl(0xffffffffu << (32 - prefix));
-    while (configure(SIOCDIFADDR, &old) == 0) /* one address: a restored twin had another */
+    while (configure(SIOCDIFADDR, &old) == 0) /* a restored twin's address is replaced */
         ;
     return configure(SIOCAIFADDR, &request);
 }

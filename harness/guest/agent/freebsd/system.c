@@ -1,5 +1,5 @@
-/* What the agent does on FreeBSD instead of what it does on Linux: as the first process of a guest,
- * which has com1 for its line, or in a jail, where its line is its standard input and output. */
+/* PID 1's duties on FreeBSD. In a guest the agent is PID 1 and its channel is com1; in a jail its
+ * channel is stdin and stdout. */
 #include "agent.h"
 
 #include <errno.h>
@@ -18,10 +18,10 @@
 #include <unistd.h>
 
 #define LINE "/dev/cuau0"
-#define CARD "vtnet0"
+#define NIC "vtnet0"
 #define INTERFACE "eth0"
 
-static int first(void)
+static int is_init(void)
 {
     return getpid() == 1;
 }
@@ -33,22 +33,22 @@ static void mount_tmpfs(const char *at)
         {(void *)(uintptr_t)"fspath", 7}, {(void *)(uintptr_t)at, strlen(at) + 1},
     };
     if (nmount(options, sizeof options / sizeof *options, 0) != 0)
-        perror(at); /* a kernel without it: the memory disk serves */
+        perror(at); /* a kernel without tmpfs: use the memory disk */
 }
 
-/* The root is a disk in memory, and writable once it is mounted anew. */
+/* The root is a memory disk, which must be remounted to be writable. */
 void system_mount(void)
 {
     setenv("PATH", "/bin:/sbin:/usr/bin:/usr/sbin", 1);
     setenv("HOME", "/root", 1);
     unsetenv("COPPICE_RUN");
-    if (!first())
+    if (!is_init())
         return;
     struct iovec options[] = {
         {(void *)(uintptr_t)"fstype", 7}, {(void *)(uintptr_t)"ufs", 4},
         {(void *)(uintptr_t)"fspath", 7}, {(void *)(uintptr_t)"/", 2},
         {(void *)(uintptr_t)"from", 5},   {(void *)(uintptr_t)"/dev/md0", 9},
-        {(void *)(uintptr_t)"rw", 3},     {NULL, 0}, /* or the kernel's own "ro" is kept */
+        {(void *)(uintptr_t)"rw", 3},     {NULL, 0}, /* overrides the kernel's "ro" */
     };
     if (nmount(options, sizeof options / sizeof *options, MNT_UPDATE) != 0)
         perror("/");
@@ -56,17 +56,17 @@ void system_mount(void)
     mount_tmpfs("/run");
 }
 
-/* Cards are called the same everywhere. */
+/* The NIC gets the same name as on Linux. */
 void system_quiet(void)
 {
     struct ifreq request = {0};
-    int fd = first() ? socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0) : -1;
+    int fd = is_init() ? socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0) : -1;
 
     if (fd < 0)
         return;
-    strlcpy(request.ifr_name, CARD, sizeof request.ifr_name);
+    strlcpy(request.ifr_name, NIC, sizeof request.ifr_name);
     request.ifr_data = (caddr_t)(uintptr_t)INTERFACE;
-    (void)ioctl(fd, SIOCSIFNAME, &request); /* one without a card has none to name */
+    (void)ioctl(fd, SIOCSIFNAME, &request); /* fails without a NIC, which is fine */
     close(fd);
 }
 
@@ -76,32 +76,24 @@ void system_load_modules(void)
 
 int system_open_line(void)
 {
-    int nowhere;
-
-    if (first()) {
+    if (is_init()) {
         for (int tries = 0; access(LINE, F_OK) != 0 && tries < 2000; tries++)
             usleep(1000);
         return line_open(LINE);
     }
-    line_use(fcntl(0, F_DUPFD_CLOEXEC, 3), fcntl(1, F_DUPFD_CLOEXEC, 3));
-    nowhere = open("/dev/null", O_RDWR | O_CLOEXEC);
-    if (nowhere >= 0) {
-        dup2(nowhere, 0);
-        dup2(nowhere, 1);
-    }
-    return line_fd() < 0 ? -1 : 0;
+    return line_use_stdio();
 }
 
 void system_hung_up(void)
 {
-    if (!first())
+    if (!is_init())
         _exit(0);
-    usleep(10000); /* it may come back */
+    usleep(10000); /* the harness may reconnect */
 }
 
 void system_halt(void)
 {
-    if (!first())
+    if (!is_init())
         _exit(0);
     sync();
     reboot(RB_POWEROFF);
@@ -114,7 +106,7 @@ uint64_t doorbell_age_ns(void)
     return 0;
 }
 
-/* bhyve is stopped and continued by signals: the agent may as well wait where it reads. */
+/* bhyve is stopped and continued by signals, so no doorbell is needed. */
 void doorbell_wait(const struct frame *request)
 {
     line_error(request->id, ENOSYS, "doorbell");

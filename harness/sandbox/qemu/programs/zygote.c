@@ -1,18 +1,18 @@
-/* Makes a VMM a zygote: preloaded into QEMU, it forks the whole process, every thread of it.
+/* Makes a VMM a zygote: preloaded into QEMU, it forks the process with all its threads.
  *
- * fork(2) copies memory but only the calling thread. So every other thread is held first, in a
- * signal's handler: its registers lie on its own stack then, in the frame that rt_sigreturn(2)
- * resumes from. In the copy each gets a new thread of the kernel, which returns from that frame
- * with the old stack and the old thread-local storage, and goes on as if nothing had happened.
+ * fork(2) copies memory, but only the calling thread. So every other thread is first frozen in a
+ * signal handler: its registers are then on its own stack, in the frame that rt_sigreturn(2)
+ * restores. In the child, each frame gets a new kernel thread with the old stack and the old
+ * thread-local storage, which returns from that frame and continues.
  *
- * One SOCK_SEQPACKET socket, its number in COPPICE_ZYGOTE. Request: int32 numbers, and as many
- * open files beside them; the copy has each file in the place of its own file of that number.
- * Answer: int32, the copy's process id, or an errno below zero. The copy is a child of whoever
- * started the zygote, who can wait for it.
+ * COPPICE_ZYGOTE is the number of a SOCK_SEQPACKET socket. A request has int32 descriptor numbers
+ * and as many descriptors (SCM_RIGHTS), which replace those numbers in the child. The answer is an
+ * int32: the child's PID, or a negated errno. The child is a child of the process that started the
+ * zygote, which can wait for it.
  *
- * Until its threads run, the copy must not take a lock: another thread may hold it, and is not
- * there. So no allocation and no stdio between holding and resuming, only system calls.
- * For x86-64 and glibc. Accelerators whose state is in the kernel (KVM) cannot be copied so.
+ * Until its threads run, the child must not take a lock, which a missing thread may hold. So
+ * between freezing and resuming there are only system calls, no allocation and no stdio.
+ * For x86-64 and glibc. Accelerators with state in the kernel (KVM) cannot be forked this way.
  */
 #define _GNU_SOURCE
 #include <asm/prctl.h>
@@ -36,22 +36,22 @@
 
 #define MOST_THREADS 64
 #define MOST_FILES 16
-#define HOLD SIGILL /* QEMU blocks almost every signal in its threads; this one it lets through */
+#define FREEZE SIGILL /* QEMU blocks almost all signals in its threads, but not this one */
 #define PATIENCE_S 5
 #define FAILED 71
 
 struct thread {
     pid_t tid;
-    uintptr_t storage; /* thread-local: what its %fs points to */
+    uintptr_t storage; /* thread-local storage, the base of %fs */
     void *frame;
-    int *error_at, error; /* the handler's own system calls change errno */
+    int *error_at, error; /* errno, which the handler's system calls change */
 };
 
-static struct thread held[MOST_THREADS];
+static struct thread frozen[MOST_THREADS];
 static int threads;
-static uint32_t arrived, releases;
-static int line;
-static size_t tid_offset; /* of the thread's id in glibc's description of it */
+static uint32_t arrived, thaws;
+static int channel;
+static size_t tid_offset; /* offset of the thread id in glibc's struct pthread */
 
 /* System calls and little else. */
 
@@ -86,7 +86,7 @@ static void number_path(char *into, const char *directory, int number)
     *into = 0;
 }
 
-/* Calls `each` with every number that names an entry of a directory of /proc; false when one does. */
+/* Calls `each` for every numeric entry of a /proc directory; stops and returns false if it does. */
 static bool for_numbers(const char *directory, bool (*each)(int number, void *with), void *with)
 {
     int handle = open(directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
@@ -112,50 +112,50 @@ static bool for_numbers(const char *directory, bool (*each)(int number, void *wi
     return good;
 }
 
-/* Holding and letting go. */
+/* Freezing and thawing. */
 
-static void hold(int signal, siginfo_t *info, void *frame)
+static void freeze(int signal, siginfo_t *info, void *frame)
 {
     pid_t self = (pid_t)syscall(SYS_gettid);
-    uint32_t before = __atomic_load_n(&releases, __ATOMIC_ACQUIRE);
+    uint32_t before = __atomic_load_n(&thaws, __ATOMIC_ACQUIRE);
     int error = errno;
 
     (void)signal;
     (void)info;
     for (int i = 0; i < threads; i++)
-        if (held[i].tid == self)
-            held[i] = (struct thread){self, storage(), frame, &errno, error};
+        if (frozen[i].tid == self)
+            frozen[i] = (struct thread){self, storage(), frame, &errno, error};
     __atomic_add_fetch(&arrived, 1, __ATOMIC_RELEASE);
     futex(&arrived, FUTEX_WAKE, 1);
-    while (__atomic_load_n(&releases, __ATOMIC_ACQUIRE) == before)
-        futex(&releases, FUTEX_WAIT, before);
+    while (__atomic_load_n(&thaws, __ATOMIC_ACQUIRE) == before)
+        futex(&thaws, FUTEX_WAIT, before);
     errno = error;
 }
 
-static bool hold_one(int tid, void *with)
+static bool freeze_one(int tid, void *with)
 {
     (void)with;
     if (tid == (pid_t)syscall(SYS_gettid))
         return true;
     for (int i = 0; i < threads; i++)
-        if (held[i].tid == tid)
+        if (frozen[i].tid == tid)
             return true;
     if (threads == MOST_THREADS)
         return false;
-    held[threads++].tid = tid;
-    if (syscall(SYS_tgkill, getpid(), tid, HOLD) != 0)
-        threads--; /* it has ended */
+    frozen[threads++].tid = tid;
+    if (syscall(SYS_tgkill, getpid(), tid, FREEZE) != 0)
+        threads--; /* the thread has ended */
     return true;
 }
 
-static void let_go(void)
+static void thaw(void)
 {
-    __atomic_add_fetch(&releases, 1, __ATOMIC_RELEASE);
-    futex(&releases, FUTEX_WAKE, MOST_THREADS);
+    __atomic_add_fetch(&thaws, 1, __ATOMIC_RELEASE);
+    futex(&thaws, FUTEX_WAKE, MOST_THREADS);
 }
 
-/* Holds every thread but this one; a thread may start others until it is held itself. */
-static bool hold_all(void)
+/* Freezes all other threads; repeated, since a thread may start others until it is frozen. */
+static bool freeze_all(void)
 {
     int before;
 
@@ -163,7 +163,7 @@ static bool hold_all(void)
     __atomic_store_n(&arrived, 0, __ATOMIC_RELEASE);
     do {
         before = threads;
-        if (!for_numbers("/proc/self/task", hold_one, NULL))
+        if (!for_numbers("/proc/self/task", freeze_one, NULL))
             return false;
         for (uint32_t now; (now = __atomic_load_n(&arrived, __ATOMIC_ACQUIRE)) < (uint32_t)threads;)
             if (futex(&arrived, FUTEX_WAIT, now) != 0 && errno == ETIMEDOUT)
@@ -172,11 +172,11 @@ static bool hold_all(void)
     return true;
 }
 
-/* In the copy. */
+/* In the child. */
 
 static void fail(const char *why, const char *what)
 {
-    char text[160] = "the copy of a VMM cannot run: ";
+    char text[160] = "the fork of a VMM cannot run: ";
 
     strncat(text, why, 60);
     strncat(text, what, 60);
@@ -186,8 +186,8 @@ static void fail(const char *why, const char *what)
     _exit(FAILED);
 }
 
-/* An eventfd of its own in the place of one shared with the zygote, with what it had counted. */
-static void event_anew(int number)
+/* Replaces an eventfd that is shared with the zygote by a new one with the same count. */
+static void replace_eventfd(int number)
 {
     static const char mark[] = "eventfd-count:";
     char path[48], text[512];
@@ -216,8 +216,8 @@ struct replaced {
     int count;
 };
 
-/* What an open file of the zygote's becomes in the copy; false for one that two cannot share. */
-static bool file_anew(int number, void *with)
+/* Handles a descriptor of the zygote in the child; fails for files that cannot be shared. */
+static bool replace_file(int number, void *with)
 {
     static const char event[] = "anon_inode:[eventfd]", signals[] = "anon_inode:[signalfd]";
     static const char tap[] = "/dev/net/tun";
@@ -232,13 +232,13 @@ static bool file_anew(int number, void *with)
     length = readlink(path, what, sizeof what - 1);
     what[length < 0 ? 0 : length] = 0;
     if (!strcmp(what, event))
-        event_anew(number);
+        replace_eventfd(number);
     else if (!strcmp(what, tap) || (what[0] != '/' && strcmp(what, signals) != 0))
         fail("it would share ", what);
     return true;
 }
 
-/* A new thread that returns from the frame of a held one. */
+/* Starts a thread that returns from the frame of a frozen one. */
 static void resume(const struct thread *one)
 {
     register long flags __asm__("rdi") = CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND |
@@ -260,7 +260,7 @@ static void resume(const struct thread *one)
         fail("a thread cannot be made", "");
 }
 
-/* This thread goes on as the zygote's first one, whose id is the process's. */
+/* This thread continues as the zygote's main thread, whose id is the PID. */
 static _Noreturn void become(const struct thread *one)
 {
     pid_t *tid = (pid_t *)(one->storage + tid_offset);
@@ -282,18 +282,18 @@ static _Noreturn void live(pid_t zygote, const int32_t *numbers, const int *file
     const struct thread *first = NULL;
     struct replaced new = {numbers, count};
 
-    close(line);
+    close(channel);
     for (int i = 0; i < count; i++) {
         if (dup3(files[i], numbers[i], O_CLOEXEC) < 0)
             fail("an open file cannot take its place", "");
         close(files[i]);
     }
-    for_numbers("/proc/self/fd", file_anew, &new);
+    for_numbers("/proc/self/fd", replace_file, &new);
     for (int i = 0; i < threads; i++)
-        if (held[i].tid == zygote)
-            first = &held[i];
+        if (frozen[i].tid == zygote)
+            first = &frozen[i];
         else
-            resume(&held[i]);
+            resume(&frozen[i]);
     if (!first)
         fail("its first thread has ended", "");
     become(first);
@@ -301,18 +301,18 @@ static _Noreturn void live(pid_t zygote, const int32_t *numbers, const int *file
 
 /* In the zygote. */
 
-static int32_t copy(const int32_t *numbers, const int *files, int count)
+static int32_t fork_all(const int32_t *numbers, const int *files, int count)
 {
     pid_t zygote = getpid();
     long made = -EAGAIN;
 
-    if (hold_all()) {
+    if (freeze_all()) {
         made = syscall(SYS_clone, CLONE_PARENT | SIGCHLD, NULL, NULL, NULL, 0);
         if (made == 0)
             live(zygote, numbers, files, count);
         made = made < 0 ? -errno : made;
     }
-    let_go();
+    thaw();
     return (int32_t)made;
 }
 
@@ -325,23 +325,23 @@ static void *serve(void *nothing)
     for (;;) {
         struct msghdr message = {
             .msg_iov = &words, .msg_iovlen = 1, .msg_control = room, .msg_controllen = sizeof room};
-        ssize_t got = recvmsg(line, &message, MSG_CMSG_CLOEXEC);
+        ssize_t got = recvmsg(channel, &message, MSG_CMSG_CLOEXEC);
         struct cmsghdr *head = got > 0 ? CMSG_FIRSTHDR(&message) : NULL;
         int count = (int)(got / (ssize_t)sizeof *numbers), *files;
 
         if (got <= 0)
-            return nothing; /* nobody asks any more */
+            return nothing; /* the other end is closed */
         if (!head || head->cmsg_len != CMSG_LEN(sizeof(int) * (size_t)count))
             return nothing;
         files = (int *)CMSG_DATA(head);
-        answer = copy(numbers, files, count);
+        answer = fork_all(numbers, files, count);
         for (int i = 0; i < count; i++)
             close(files[i]);
-        send(line, &answer, sizeof answer, MSG_NOSIGNAL);
+        send(channel, &answer, sizeof answer, MSG_NOSIGNAL);
     }
 }
 
-/* QEMU asks that guest memory be left out of copies; here it must be in them. */
+/* QEMU excludes guest memory from forks; here it must be included. */
 int madvise(void *start, size_t length, int advice)
 {
     return advice == MADV_DONTFORK ? 0 : (int)syscall(SYS_madvise, start, length, advice);
@@ -350,21 +350,21 @@ int madvise(void *start, size_t length, int advice)
 __attribute__((constructor)) static void begin(void)
 {
     const char *given = getenv("COPPICE_ZYGOTE");
-    struct sigaction action = {.sa_sigaction = hold, .sa_flags = SA_SIGINFO | SA_RESTART};
+    struct sigaction action = {.sa_sigaction = freeze, .sa_flags = SA_SIGINFO | SA_RESTART};
     sigset_t every, before;
     pthread_attr_t small;
     pthread_t thread;
 
     if (!given)
         return;
-    line = atoi(given);
+    channel = atoi(given);
     while (*(pid_t *)(storage() + tid_offset) != getpid())
         if ((tid_offset += sizeof(pid_t)) > 4096)
             abort();
     sigfillset(&action.sa_mask);
-    sigaction(HOLD, &action, NULL);
+    sigaction(FREEZE, &action, NULL);
     sigfillset(&every);
-    pthread_sigmask(SIG_SETMASK, &every, &before); /* no signal of QEMU's is for this thread */
+    pthread_sigmask(SIG_SETMASK, &every, &before); /* QEMU's signals are not for this thread */
     pthread_attr_init(&small);
     pthread_attr_setstacksize(&small, 64 << 10);
     if (pthread_create(&thread, &small, serve, NULL) != 0)

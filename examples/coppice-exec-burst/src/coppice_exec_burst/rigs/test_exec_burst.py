@@ -48,7 +48,7 @@ def test_exec_burst(
     rig_run.prepared(template.images, template.accelerator, made_by.tools)
     given = {"processes": rig_run.option("processes") or ""}
     (count,) = listed(given, "processes", PROCESSES[profile])
-    into = Collector()
+    into = Collector(substrate=substrate, tier="full")
     sandbox = made_by.launch(run, template, Tier.FULL, allocate(run.leases, run.id))
     try:
         sandbox.awaken(120)
@@ -62,10 +62,10 @@ def test_exec_burst(
                 seconds = time.perf_counter() - start
                 if done.stdout.decode().strip() != word:
                     raise WrongAnswer(f"{sandbox.id}: the process returned {done}")
-                into.add("exec", [seconds], {"substrate": substrate, "tier": "full"})
+                into.add("exec", "s", [seconds])
         rig_run.end()
     finally:
         sandbox.destroy()
     clock = calibrated("exec", "the request for a process", {"exec": "its output is there"})
-    record = rig_run.write(RIG, Path(__file__), into.series(), clock, {"substrate": substrate})
-    rig_run.deliver(benchmark, into.series()[0], record)
+    record = rig_run.write(RIG, Path(__file__), into.series, clock, {"substrate": substrate})
+    rig_run.deliver(benchmark, into.series[0], record)

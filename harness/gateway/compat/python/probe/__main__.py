@@ -1,8 +1,8 @@
-"""Calls every operation through the E2B SDK that this interpreter has, and checks what comes back.
+"""Calls every operation through the E2B SDK of this interpreter, and checks the results.
 
-Run by the rig in an environment of one version of the SDK; only that SDK is imported. Writes one
-line of JSON for each operation: {operation, plane, works} with a `message` of the SDK where it does
-not, or {operation, plane, absent} where this version of the SDK has no such call.
+The rig runs it in an environment with one version of the SDK and imports nothing else. For each
+operation it writes a line of JSON: {operation, plane, works}, with the SDK's `message` on failure,
+or {operation, plane, absent} if this version of the SDK has no such call.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from checks import CHECKS, Absent
 from e2b_code_interpreter import Sandbox
 
 PARTS = (control, envd, interpreter)
-"""Each adds its checks when it is imported; they run in this order."""
+"""Importing them registers their checks, which run in this order."""
 
 
 class World:
-    """Sandboxes that the checks share."""
+    """The sandbox that the checks share."""
 
     def __init__(self):
         self.one = Sandbox.create(metadata={"probe": "one"}, timeout=600)
@@ -32,22 +32,22 @@ class World:
         self.one.kill()
 
 
-def know_localhost():
-    """Names below localhost are this host (RFC 6761); some resolvers do not know, and a test host
-    has no DNS of its own. An SDK that insists on https names its sandboxes so."""
-    usual = socket.getaddrinfo
+def resolve_localhost():
+    """Map names below localhost to this host (RFC 6761), which some resolvers do not. SDKs that
+    require HTTPS use such names for sandboxes."""
+    original = socket.getaddrinfo
 
     def resolve(host, *rest, **more):
         name = host.decode() if isinstance(host, bytes) else host
         below = isinstance(name, str) and name.endswith(".localhost")
-        return usual("127.0.0.1" if below else host, *rest, **more)
+        return original("127.0.0.1" if below else host, *rest, **more)
 
     socket.getaddrinfo = resolve
 
 
 def main():
-    know_localhost()
-    said = sys.stdout
+    resolve_localhost()
+    output = sys.stdout
     sys.stdout = sys.stderr
     world, broken = None, ""
     try:
@@ -67,7 +67,7 @@ def main():
             line["works"] = False
             text = str(error) or traceback.format_exc().strip().splitlines()[-2].strip()
             line["message"] = f"{type(error).__name__}: {text}"[:600]
-        print(json.dumps(line), file=said, flush=True)
+        print(json.dumps(line), file=output, flush=True)
     if world:
         world.end()
 

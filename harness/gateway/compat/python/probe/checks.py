@@ -1,4 +1,4 @@
-"""What a check is, and how the checks reach what only some versions of the SDK have."""
+"""Registration of checks, and access to calls that only some versions of the SDK have."""
 
 from __future__ import annotations
 
@@ -14,14 +14,15 @@ class Absent(Exception):
 
 
 def check(operation, plane):
-    def note(function):
+    def register(function):
         CHECKS.append((operation, plane, function))
         return function
 
-    return note
+    return register
 
 
-def is_in(owner, *names):
+def attribute(owner, *names):
+    """The first of these attributes that exists; Absent if none does."""
     for name in names:
         if hasattr(owner, name):
             return getattr(owner, name)
@@ -29,7 +30,7 @@ def is_in(owner, *names):
 
 
 def generated(name, *arguments, body=None, **more):
-    """Call the SDK's own generated client; its parsed answer and status."""
+    """Call the SDK's generated client; its parsed response and the status."""
     for group in ("sandboxes", "snapshots", "templates"):
         try:
             module = importlib.import_module(f"e2b.api.client.api.{group}.{name}")
@@ -45,10 +46,10 @@ def generated(name, *arguments, body=None, **more):
     )  # fmt: skip
     if body is not None:
         models = importlib.import_module("e2b.api.client.models")
-        kind, values = body
-        if not hasattr(models, kind):
+        model, values = body
+        if not hasattr(models, model):
             raise Absent
-        more["body"] = getattr(models, kind)(**values)
+        more["body"] = getattr(models, model)(**values)
     answer = module.sync_detailed(*arguments, client=client, **more)
     status = int(answer.status_code)
     if status >= 300:
@@ -59,4 +60,4 @@ def generated(name, *arguments, body=None, **more):
 def version():
     from importlib.metadata import version as of
 
-    return tuple(int(one) for one in of("e2b").split(".")[:3])
+    return tuple(int(part) for part in of("e2b").split(".")[:3])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import urllib.request
 
-from checks import CONTROL, Absent, check, generated, is_in, version
+from checks import CONTROL, Absent, attribute, check, generated, version
 from e2b_code_interpreter import Sandbox
 
 
@@ -100,14 +100,14 @@ def _(world):
 
 @check("GET /sandboxes/{id}/metrics", CONTROL)
 def _(world):
-    found = is_in(world.one, "get_metrics")()
+    found = attribute(world.one, "get_metrics")()
     assert found and found[-1].mem_total > 0 and found[-1].disk_total > 0, found
 
 
 @check("POST /sandboxes/{id}/pause", CONTROL)
 def _(world):
     made = Sandbox.create(timeout=60)
-    is_in(made, "pause", "beta_pause")()
+    attribute(made, "pause", "beta_pause")()
     assert made.get_info().state.value == "paused"
     made.kill()
 
@@ -115,7 +115,7 @@ def _(world):
 @check("POST /sandboxes/{id}/resume", CONTROL)
 def _(world):
     made = Sandbox.create(timeout=60)
-    is_in(made, "pause", "beta_pause")()
+    attribute(made, "pause", "beta_pause")()
     body = ("ResumedSandbox", {"timeout": 60})
     try:
         _, status = generated("post_sandboxes_sandbox_id_resume", made.sandbox_id, body=body)
@@ -127,7 +127,7 @@ def _(world):
 def connect(path):
     made = Sandbox.create(timeout=60)
     made.files.write("kept.txt", "kept")
-    is_in(made, "pause", "beta_pause")()
+    attribute(made, "pause", "beta_pause")()
     if (version() >= (2, 51, 0)) == path.startswith("/v2"):
         again = Sandbox.connect(made.sandbox_id, timeout=60)
         assert again.files.read("kept.txt") == "kept"
@@ -157,7 +157,7 @@ def _(world):
 
 @check("POST /sandboxes/{id}/fork", CONTROL)
 def _(world):
-    fork = is_in(world.one, "fork")
+    fork = attribute(world.one, "fork")
     world.one.run_code("number = 41")
     forks = fork(count=2, timeout=60)
     assert len(forks) == 2 and not any(isinstance(one, Exception) for one in forks), forks
@@ -200,7 +200,7 @@ def _(world):
 @check("POST /sandboxes/{id}/snapshots", CONTROL)
 def _(world):
     world.one.files.write("in-the-snapshot.txt", "here")
-    made = is_in(world.one, "create_snapshot")()
+    made = attribute(world.one, "create_snapshot")()
     copy = Sandbox.create(made.snapshot_id, timeout=60)
     assert copy.files.read("in-the-snapshot.txt") == "here"
     assert copy.kill()
@@ -209,7 +209,7 @@ def _(world):
 
 @check("GET /snapshots", CONTROL)
 def _(world):
-    listed = is_in(Sandbox, "list_snapshots")
+    listed = attribute(Sandbox, "list_snapshots")
     made = world.one.create_snapshot()
     assert made.snapshot_id in [one.snapshot_id for one in listed().next_items()]
     assert Sandbox.delete_snapshot(made.snapshot_id) is True

@@ -1,4 +1,4 @@
-"""Processes and files, which envd serves."""
+"""Processes and files: the services of envd."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 import time
 import urllib.request
 
-from checks import ENVD, check, is_in
+from checks import ENVD, attribute, check
 
 
 @check("process: Start", ENVD)
@@ -36,7 +36,7 @@ def _(world):
         world.one.commands.run("sleep 60", timeout=1)
     except TimeoutException:
         return
-    raise AssertionError("a command went on beyond its time limit")
+    raise AssertionError("a command ran past its time limit")
 
 
 @check("process: Connect", ENVD)
@@ -72,7 +72,7 @@ def _(world):
 
 @check("process: StreamInput", ENVD)
 def _(world):
-    stream = is_in(world.one.commands, "stream_input")
+    stream = attribute(world.one.commands, "stream_input")
     begun = world.one.commands.run("cat", background=True, stdin=True)
     stream(begun.pid, ["one ", "two\n"])
     world.one.commands.close_stdin(begun.pid)
@@ -91,12 +91,12 @@ def _(world):
 def _(world):
     from e2b.sandbox.commands.command_handle import PtySize
 
-    said = []
+    output = []
     begun = world.one.pty.create(PtySize(rows=24, cols=80))
     world.one.pty.resize(begun.pid, PtySize(rows=30, cols=100))
     world.one.pty.send_stdin(begun.pid, b"stty size; exit 0\n")
-    begun.wait(on_pty=said.append)
-    assert b"30 100" in b"".join(said), said
+    begun.wait(on_pty=output.append)
+    assert b"30 100" in b"".join(output), output
 
 
 @check("filesystem: Stat", ENVD)
@@ -221,7 +221,7 @@ def _(world):
     except urllib.error.HTTPError as error:
         assert error.code == 401
     else:
-        raise AssertionError("a wrong signature was taken")
+        raise AssertionError("a wrong signature was accepted")
 
 
 @check("GET /health of envd", ENVD)

@@ -1,8 +1,8 @@
-"""Cells and contexts of the code interpreter."""
+"""The code interpreter: cells and contexts."""
 
 from __future__ import annotations
 
-from checks import CODE, check, is_in
+from checks import CODE, attribute, check
 
 
 @check("POST /execute", CODE)
@@ -31,13 +31,13 @@ def _(world):
 
 @check("GET /contexts", CODE)
 def _(world):
-    listed = is_in(world.one, "list_code_contexts")()
+    listed = attribute(world.one, "list_code_contexts")()
     assert any(one.language == "python" for one in listed), listed
 
 
 @check("DELETE /contexts/{id}", CODE)
 def _(world):
-    remove = is_in(world.one, "remove_code_context")
+    remove = attribute(world.one, "remove_code_context")
     made = world.one.create_code_context()
     remove(made)
     assert made.id not in [one.id for one in world.one.list_code_contexts()]
@@ -45,7 +45,7 @@ def _(world):
 
 @check("POST /contexts/{id}/restart", CODE)
 def _(world):
-    restart = is_in(world.one, "restart_code_context")
+    restart = attribute(world.one, "restart_code_context")
     made = world.one.create_code_context()
     world.one.run_code("gone = 1", context=made)
     restart(made)

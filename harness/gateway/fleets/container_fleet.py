@@ -1,0 +1,253 @@
+"""Sandboxes that are containers under runc, for hosts on which VMs are slow.
+
+The first process of each container is envd. They share a read-only root file system of the same
+Debian, each with an overlay. A pool keeps them frozen, rehearsed like the microVMs. The memory of a
+container cannot be saved: that takes CRIU, which must support the kernel and every kind of kernel
+object in use. Files can be, so pauses and snapshots have the mode `filesystem`; forks copy memory
+and are refused.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import socket
+from collections.abc import Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from harness.errors import CheckpointCorrupt, SandboxError
+from harness.gateway.envd.client import Envd
+from harness.gateway.fleets import container_envd, disk, templates
+from harness.gateway.fleets.adoption import check_location, free_leases, location, start_ticks
+from harness.gateway.fleets.container_envd import MEMORY_MIB, ContainerEnvd
+from harness.gateway.fleets.fd_holder import FdHolder
+from harness.gateway.fleets.network import Network
+from harness.gateway.fleets.pool_queue import PoolQueue
+from harness.gateway.fleets.pooled_fleet import PooledFleet, with_names
+from harness.gateway.fleets.protocol import RunningSandbox
+from harness.host.cgroups import Usage
+from harness.host.identity import Identity, allocate
+from harness.host.locks import half_built
+from harness.host.process import run as run_program
+from harness.host.run import Run
+from harness.sandbox.lifetime import destroyed_on_failure
+from harness.sandbox.oci import container, roots
+from harness.sandbox.oci.config import Limits
+from harness.sandbox.oci.container import PID_FILE, UPPER, OciTemplate
+from harness.sandbox.oci.substrate import OciSubstrate
+from harness.sandbox.pool import Pool
+from harness.sandbox.protocol import Tier
+
+PIDS = 512
+POOL_MEMORY = 32 << 20
+"""Bytes of host memory that a sandbox in the pool takes, an upper estimate."""
+CHANNEL_BYTES = 1 << 20
+SCHEMA, MANIFEST = "coppice.gateway-files/1", "manifest.json"
+
+
+class RunningContainer:
+    """A container that runs envd. Implements `RunningSandbox`."""
+
+    def __init__(
+        self,
+        fleet: ContainerFleet,
+        identity: Identity,
+        pid: int,
+        channel: socket.socket,
+        template: str,
+    ) -> None:
+        self.id = identity.id
+        self.identity = identity
+        self.pid = pid
+        self.envd = channel
+        self.template = template
+        self._start_ticks = start_ticks(pid)
+        self._fleet = fleet
+        self._freezer = fleet.template.freezer_of(self.id, pid)
+        self._frozen = self._destroyed = False
+
+    @property
+    def location(self) -> Mapping[str, Any]:
+        # With the template: a sandbox resumed from its files starts the same processes.
+        return location(
+            self.identity, self.pid, self._start_ticks, self._fleet.port(self.id),
+            kind=self.template,
+        )  # fmt: skip
+
+    def alive(self) -> bool:
+        return start_ticks(self.pid) == self._start_ticks >= 0
+
+    async def connect(self) -> Envd:
+        envd = await ContainerEnvd.connect(self.envd, self.id)
+        envd.start_ticks = self._start_ticks
+        envd.usage = lambda: self._fleet.usage(self.id)
+        return envd
+
+    def freeze(self) -> None:
+        self._freezer.freeze()
+        self._frozen = True
+
+    def thaw(self) -> None:
+        self._freezer.thaw()
+        self._frozen = False
+
+    def destroy(self) -> None:
+        """End it and remove what it had; safe to call twice."""
+        if self._destroyed:
+            return
+        self._destroyed = True
+        if self._frozen:
+            with contextlib.suppress(OSError):
+                self.thaw()  # a frozen process does not die of SIGKILL
+        self._fleet.end(self.identity, self.pid)
+        self.envd.close()
+
+
+class ContainerFleet(PooledFleet[Pool[RunningContainer]]):
+    """Implements `harness.gateway.fleets.protocol.SandboxFleet`."""
+
+    memory_mib = MEMORY_MIB
+    disk_mib = disk.SIZE_MIB
+    saves_memory = False
+    saving_limits = (
+        "a container's memory cannot be saved or forked: that takes CRIU with support for this "
+        "kernel; save its files instead, with mode 'filesystem' (memory: false)"
+    )
+
+    def __init__(self, run: Run, cache: Path, fd_holder: FdHolder, network: Network | None) -> None:
+        super().__init__(network)
+        self._run = run
+        self._fd_holder = fd_holder
+        self._limits = Limits(memory=MEMORY_MIB << 20, pids=PIDS)
+        substrate = OciSubstrate(
+            limits=self._limits, root=disk.root_directory, program=container_envd.build
+        )
+        self.template: OciTemplate = substrate.prepare(run, cache, Tier.PREWARM_POOL)
+        self._disk = disk.empty_image(cache)
+        self._queues: dict[str, PoolQueue[RunningContainer]] = {}
+        self._adopted: dict[str, Path] = {}
+
+    def offer(self, template: str, size: int, stack: ExitStack) -> None:
+        """Offer a template, with a pool of this size that `fill` fills."""
+        pool = Pool(lambda: self._prepared(template), size, memory_each=POOL_MEMORY)
+        queue = PoolQueue(pool)
+        self._pools[template], self._queues[template] = pool, queue
+        stack.callback(queue.close)
+        stack.callback(pool.drain)
+
+    def _start(
+        self, template: str, upper: Path | None = None, names: Mapping[str, Any] | None = None
+    ) -> RunningContainer:
+        """A container that runs the processes of its template."""
+        identity = allocate(self._run.leases, self._run.id)
+        with ExitStack() as undo:
+            undo.callback(identity.release)
+            identity = with_names(identity, names)
+            process = container.begin(
+                self._run, self.template, identity, self._limits, overlay=True, upper=upper,
+                disk=self._disk,
+            )  # fmt: skip
+            for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
+                process.channel.setsockopt(socket.SOL_SOCKET, option, CHANNEL_BYTES)
+            process.log.close()
+            running = RunningContainer(self, identity, process.pid, process.channel, template)
+            undo.pop_all()
+        with destroyed_on_failure(running):
+            if self._network:
+                self._network.attach_process(identity, process.pid)
+            templates.start_processes(running, template)
+            self._fd_holder.keep(running.id, (running.envd,))
+        return running
+
+    def _prepared(self, template: str) -> RunningContainer:
+        """A container for the pool: rehearsed and frozen."""
+        running = self._start(template)
+        with destroyed_on_failure(running):
+            templates.rehearse(running)
+            running.freeze()
+        return running
+
+    async def take(self, template: str, timeout_s: float) -> RunningSandbox:
+        running = await self._queues[template].take(timeout_s)
+        with destroyed_on_failure(running):
+            await asyncio.get_running_loop().run_in_executor(None, running.thaw)
+        return running
+
+    def save(self, sandbox: RunningSandbox, directory: Path, ends: bool) -> None:
+        assert isinstance(sandbox, RunningContainer)
+        sandbox.freeze()
+        try:
+            with half_built(directory) as target:
+                roots.copy(container.written(self.template, sandbox.id), target / UPPER)
+                facts = {
+                    "schema": SCHEMA,
+                    "kind": sandbox.template,
+                    "lower": self.template.lower.parent.name,
+                }
+                (target / MANIFEST).write_text(json.dumps(facts))
+                run_program("sync", "--file-system", target)
+        finally:
+            sandbox.thaw()
+        if ends:
+            sandbox.destroy()
+
+    def resume(self, directory: Path, names: Mapping[str, Any] | None) -> RunningSandbox:
+        try:
+            facts = json.loads((directory / MANIFEST).read_text())
+            template, lower = facts["kind"], facts["lower"]
+            if facts["schema"] != SCHEMA:
+                raise ValueError(f"schema {facts['schema']}")
+        except (OSError, ValueError, KeyError) as error:
+            raise CheckpointCorrupt(
+                f"{directory} does not hold a sandbox's files: {error}"
+            ) from error
+        if lower != self.template.lower.parent.name:
+            raise CheckpointCorrupt(
+                f"the files in {directory} belong to another version of the root file system"
+            )
+        return self._start(template, directory / UPPER, names)
+
+    def adopt(self, location: Mapping[str, Any]) -> RunningSandbox:
+        identity, pid, port = check_location(location, self._network)
+        channels = self._fd_holder.get(identity.id)
+        if len(channels) != 1:
+            raise SandboxError(f"the channel to the sandbox {identity.id} was not kept open")
+        running = RunningContainer(self, identity, pid, channels[0], location["identity"]["kind"])
+        running.thaw()  # the former gateway may have been about to save it
+        if self._network and port:
+            self._network.adopt(identity, port)
+        self._adopted[identity.id] = identity.lease
+        return running
+
+    def sweep(self) -> int:
+        for name in self._fd_holder.names():
+            if name not in self._adopted and not name.startswith("."):
+                self._fd_holder.drop(name)
+        orphans = [
+            directory.name
+            for directory in self.template.directory.iterdir()
+            if directory.name not in self._adopted
+        ]
+        for id in orphans:
+            pid = None
+            with contextlib.suppress(OSError, ValueError):
+                pid = int((self.template.directory / id / PID_FILE).read_text())
+            container.take_down(self._run, self.template, id, pid)
+        free_leases(self._run, self._adopted.values())
+        return len(orphans)
+
+    def end(self, identity: Identity, pid: int) -> None:
+        """Remove a container, its channel, network port and address."""
+        if self._network:
+            self._network.detach(identity.id)
+        container.take_down(self._run, self.template, identity.id, pid)
+        with contextlib.suppress(OSError):
+            self._fd_holder.drop(identity.id)
+        identity.release()
+
+    def usage(self, id: str) -> Usage:
+        """What a container has used."""
+        return self.template.cgroups.usage(f"{self.template.group}/{id}")

@@ -1,0 +1,58 @@
+"""What fleets with a pool for each template share: the pools, the network, and identities."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any, Generic, Protocol, TypeVar
+
+from harness.gateway.fleets.network import Network
+from harness.gateway.fleets.protocol import RunningSandbox
+from harness.host.identity import Identity
+
+
+class FillablePool(Protocol):
+    """The pool of a template."""
+
+    @property
+    def ready(self) -> int: ...
+
+    def fill(self) -> None: ...
+
+
+P = TypeVar("P", bound=FillablePool)
+
+
+class PooledFleet(Generic[P]):
+    """`pools` by template; a subclass adds to them what it offers."""
+
+    def __init__(self, network: Network | None) -> None:
+        self._network = network
+        self._pools: dict[str, P] = {}
+
+    def fill(self) -> None:
+        """Wait until the pools are full."""
+        for pool in self._pools.values():
+            pool.fill()
+
+    def templates(self) -> Sequence[str]:
+        return list(self._pools)
+
+    def ready(self) -> Mapping[str, int]:
+        return {template: pool.ready for template, pool in self._pools.items()}
+
+    def port(self, id: str) -> str | None:
+        """The name of a sandbox's network port."""
+        return self._network.port(id) if self._network else None
+
+    def set_network_rules(self, sandbox: RunningSandbox, rules: Mapping[str, Any]) -> None:
+        if self._network:
+            self._network.set_rules(sandbox.id, rules)
+
+
+def with_names(identity: Identity, names: Mapping[str, Any] | None) -> Identity:
+    """A new identity, with the host name and machine id of a saved sandbox's if there are any."""
+    if not names:
+        return identity
+    kept = {name: names[name] for name in ("hostname", "machine_id")}
+    return dataclasses.replace(identity, **kept)

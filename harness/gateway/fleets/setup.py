@@ -1,0 +1,75 @@
+"""Sets up the fleet of a substrate: its images, templates, network and pools."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
+
+from harness.errors import MissingPrivilege, Unsupported
+from harness.gateway.fleets import disk, microvm, network, templates
+from harness.gateway.fleets.container_fleet import ContainerFleet
+from harness.gateway.fleets.fd_holder import FdHolder
+from harness.gateway.fleets.microvm import MicroVmSpec
+from harness.gateway.fleets.microvm_fleet import MicroVmFleet
+from harness.gateway.fleets.network import Network
+from harness.guest.image import build
+from harness.host.cpus import usable
+from harness.host.memory import refuse_huge_pages
+from harness.host.run import Run
+from harness.paths import cache_directory
+from harness.sandbox.qemu.accelerator import choose
+from harness.sandbox.qemu.machine import Shape
+
+log = logging.getLogger("coppice.gateway")
+PoolSize = Callable[[str], int]
+"""The size of a template's pool; 0 for a template that is not offered."""
+
+
+def container_fleet(
+    run: Run, fd_holder: FdHolder, net: Network | None, size: PoolSize, stack: ExitStack
+) -> ContainerFleet:
+    fleet = ContainerFleet(run, cache_directory(), fd_holder, net)
+    for template in templates.NAMES:
+        if size(template):
+            fleet.offer(template, size(template), stack)
+    return fleet
+
+
+def microvm_fleet(
+    run: Run, fd_holder: FdHolder, net: Network | None, size: PoolSize, stack: ExitStack
+) -> MicroVmFleet:
+    cache = cache_directory()
+    spec = _spec(run, cache)
+    fleet = MicroVmFleet(spec, fd_holder, net)
+    offered = [template for template in templates.NAMES if size(template)]
+    # The first preparation of a template boots a guest, which keeps a processor busy.
+    with ThreadPoolExecutor(usable()) as workers:
+        list(workers.map(lambda template: templates.prepare(spec, cache, template), offered))
+    for template in offered:
+        fleet.offer(template, cache, size(template), stack)
+    return fleet
+
+
+def _spec(run: Run, cache: Path) -> MicroVmSpec:
+    image = build(cache, microvm.ENVD)
+    accelerator = choose(run, cache, image).name
+    if accelerator == "tcg":
+        refuse_huge_pages()
+    return MicroVmSpec(
+        run, image, disk.base(cache), Shape(accelerator, memory_mib=microvm.MEMORY_MIB)
+    )
+
+
+def open_network(
+    run: Run, outside: str | None, fd_holder: FdHolder, stack: ExitStack
+) -> Network | None:
+    """The network of a fleet; None, with a warning, where the host does not support it."""
+    namespace = int(outside) if outside and outside.isdigit() else outside and Path(outside)
+    try:
+        return stack.enter_context(network.opened(run, namespace or None, fd_holder))
+    except (Unsupported, MissingPrivilege) as error:
+        log.warning("sandboxes have no network", extra={"fields": {"why": str(error)}})
+        return None

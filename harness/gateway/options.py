@@ -1,0 +1,41 @@
+"""The options of `coppice gateway`, and where its state lies."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from harness import paths
+
+SUBSTRATES = ("qemu", "oci", "noop")
+
+
+def state_directory() -> Path:
+    """The directory of a gateway's persistent state; COPPICE_STATE changes it."""
+    return paths.state_directory() / "gateway"
+
+
+@dataclass(frozen=True)
+class Options:
+    """`pool` is the number of sandboxes that are kept ready for each template. `outside` is the
+    network namespace that sandboxes reach as far as their rules allow (None: only each other).
+    `on_ready` gets the address and, with TLS, the file of the certificate; `on_filled` is called
+    once the pools are full."""
+
+    host: str = "127.0.0.1"
+    port: int = 3000
+    state: Path | None = None
+    substrate: str = "qemu"
+    pool: Mapping[str, int] | int = 4
+    domain: str | None = None
+    network: bool = True
+    outside: str | None = None
+    verbose: bool = False
+    tls: bool = False
+    on_ready: Callable[[str, Path | None], Any] = print
+    on_filled: Callable[[], Any] = bool
+
+    def pool_size(self, template: str) -> int:
+        return self.pool if isinstance(self.pool, int) else self.pool.get(template, 0)

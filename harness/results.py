@@ -1,0 +1,352 @@
+"""Run records as a pandas DataFrame, for notebooks and for other people's tools.
+
+::
+
+    from harness import results
+
+    frame = results.load("results/**")     # one row a sample
+    results.summary(frame)                 # one row a series: medians, percentiles, intervals
+
+`COLUMNS` says what each column holds, with its type and unit. After those columns stand the
+dimensions of the series (`substrate`, `tier`, `n`, ...), each under its own name: facts of the
+machine begin with `machine_`, so that a dimension `cores` or `kernel` has its name to itself.
+
+It needs pandas, so nothing that measures imports it.
+"""
+
+from __future__ import annotations
+
+import glob
+import os
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy
+import pandas
+
+from harness.errors import RecordError, UsageError
+from harness.measure import record as records
+from harness.measure.record import RunRecord, Scalar, Series
+from harness.measure.selection import plain
+from harness.measure.statistics import summarise
+
+__all__ = [
+    "COLUMNS",
+    "FIGURES",
+    "PERCENTILES",
+    "PHASES",
+    "Column",
+    "RecordSkipped",
+    "frame",
+    "load",
+    "read",
+    "summary",
+]
+
+SUFFIX = ".run.json"
+PERCENTILES = (90, 95, 99)
+"""Of `summary`, beside the median."""
+
+Sources = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
+Found = Iterable[tuple[Path, RunRecord, Sequence[int]]]
+"""A record's file, the record, and which of its series are meant."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """`dtype` is pandas', `of` tells whether all rows of a record, a series or none share it."""
+
+    name: str
+    dtype: str
+    of: Literal["record", "series", "sample"]
+    meaning: str
+
+
+COLUMNS = (
+    Column("run_id", "category", "record", "the run: its start in UTC and eight random digits"),
+    Column("started", "datetime64[us, UTC]", "record", "when the run began"),
+    Column("rig", "category", "record", "the rig that measured, such as cold-start"),
+    Column("profile", "category", "record", "how many samples were wanted: quick or full"),
+    Column("validity", "category", "record", "valid, suspect (something disturbed it) or failed"),
+    Column("commit", "category", "record", "commit of the code that measured; missing: unknown"),
+    Column("dirty", "boolean", "record", "whether that code had uncommitted changes"),
+    Column("harness", "category", "record", "version of the harness"),
+    Column("machine", "category", "record", "stable id of the host, its directory's name"),
+    Column("machine_name", "category", "record", "the host in words"),
+    Column("machine_class", "category", "record", "bare-metal, virtual-machine or emulated"),
+    Column("machine_cpu", "category", "record", "its processor"),
+    Column("machine_cores", "int64", "record", "how many cores it has"),
+    Column("machine_memory", "int64", "record", "its memory in bytes"),
+    Column("machine_os", "category", "record", "its operating system"),
+    Column("machine_kernel", "category", "record", "its kernel"),
+    Column("machine_virtualisation", "category", "record", "what it runs on itself, or none"),
+    Column(
+        "machine_accelerator", "category", "record",
+        "what ran the guests: kvm, tcg, vmm; missing: no guest",
+    ),
+    Column(
+        "function_only", "category", "record",
+        "why its times mean nothing; missing: they do mean something",
+    ),
+    Column("record", "category", "record", "the record's file, as it was found"),
+    Column("series", "int64", "series", "place of the series in its record, from 0"),
+    Column("metric", "category", "series", "what was measured, such as first-reply"),
+    Column("unit", "category", "series", "unit of `value`: s, bytes, bytes/s, 1/s or 1 (a count)"),
+    Column("better", "category", "series", "lower or higher: which values are better"),
+    Column(
+        "loop", "category", "series",
+        "closed: each attempt waited for the one before; open: they came by the clock",
+    ),
+    Column("phase", "category", "sample", "sample, warmup or failure"),
+    Column(
+        "index", "int64", "sample",
+        "number of the attempt in measurement order, from 0; warm-up counts by itself",
+    ),
+    Column("value", "float64", "sample", "the measured value in `unit`; missing for a failure"),
+    Column("failure", "category", "sample", "why the attempt failed; missing unless it did"),
+)  # fmt: skip
+"""Every column but the dimensions, in order. Missing values are NaN, NaT or <NA>, never 0."""
+
+FIGURES = (
+    "samples", "failed", "min",
+    *(f"p{percent}{bound}" for percent in (50, *PERCENTILES) for bound in ("", "_low", "_high")),
+    "max",
+)  # fmt: skip
+"""The columns that `summary` adds."""
+_TAKEN = {*(one.name for one in COLUMNS), *FIGURES}
+PHASES = ("sample", "warmup", "failure")
+
+
+class RecordSkipped(UserWarning):
+    """A record that could not be read was left out."""
+
+
+def load(sources: Sources, *, errors: Literal["raise", "skip"] = "raise") -> pandas.DataFrame:
+    """One row for each sample, warm-up sample and failure of the records (`phase` says which).
+
+    `sources` is a record's file, a directory, a glob such as "results/**", or several of these; of
+    directories and globs only files named *.run.json count. A record that cannot be read, or whose
+    schema this harness does not know, raises RecordError or UnknownSchema; with errors="skip" it
+    is left out with a RecordSkipped warning. UsageError when there is no record.
+    """
+    return frame(
+        (path, record, range(len(record.series))) for path, record in read(sources, errors=errors)
+    )
+
+
+def read(
+    sources: Sources, *, errors: Literal["raise", "skip"] = "raise"
+) -> Iterator[tuple[Path, RunRecord]]:
+    """The records that `sources` name, as `load` does, each with its file."""
+    if errors not in ("raise", "skip"):
+        raise UsageError(f"errors={errors!r} is neither 'raise' nor 'skip'")
+    for path in _files(sources):
+        try:
+            yield path, records.load(path)
+        except RecordError as error:
+            if errors == "raise":
+                raise
+            warnings.warn(f"left out: {error}", RecordSkipped, stacklevel=3)
+
+
+def _files(sources: Sources) -> Sequence[Path]:
+    """Every record's file once, in the order of the sources; within one, by name."""
+    several = [sources] if isinstance(sources, str | os.PathLike) else list(sources)
+    found: dict[Path, Path] = {}
+    for source in several:
+        matching = list(_matching(os.fspath(source)))
+        if not matching:
+            raise UsageError(
+                f"{os.fspath(source)} names no run record",
+                hint=f"name a directory of records, or files that end in {SUFFIX}",
+            )
+        for path in matching:
+            found.setdefault(path.resolve(), path)
+    if not found:
+        raise UsageError("no source of run records was named")
+    return list(found.values())
+
+
+def _matching(source: str) -> Iterator[Path]:
+    path = Path(source)
+    if path.is_dir():
+        yield from sorted(path.rglob(f"*{SUFFIX}"))
+    elif path.exists():
+        yield path
+    else:
+        # Not Path.glob: a pattern may begin at the root, or above this directory.
+        for name in sorted(glob.glob(source, recursive=True)):  # noqa: PTH207
+            if name.endswith(SUFFIX):
+                yield Path(name)
+
+
+def frame(found: Found) -> pandas.DataFrame:
+    """The same of records that are in memory, and of some of their series only."""
+    facts: list[dict[str, Any]] = []
+    dimensions: dict[str, list[Scalar]] = {}
+    counts: list[int] = []
+    values: list[float] = []
+    indices: list[int] = []
+    phases: list[int] = []
+    reasons: list[str | None] = []
+    for path, record, numbers in found:
+        of_record = _of_record(record, path)
+        for number in numbers:
+            series = record.series[number]
+            facts.append(of_record | _of_series(series, number))
+            for name, value in series.dimensions.items():
+                column = dimensions.setdefault(_dimension(name), [])
+                column += [None] * (len(facts) - 1 - len(column))
+                column.append(value)
+            counts.append(len(series.samples) + len(series.warmup) + len(series.failures))
+            _append(series, values, indices, phases)
+            reasons += [None] * (len(series.samples) + len(series.warmup))
+            reasons += [failure.reason for failure in series.failures]
+    rows = numpy.repeat(numpy.arange(len(facts)), counts)
+    # Columns are made for one row a series and then repeated: there may be a million samples.
+    each = pandas.DataFrame(
+        {one.name: _column(one, [fact[one.name] for fact in facts])
+         for one in COLUMNS if one.of != "sample"}
+    )  # fmt: skip
+    spread = pandas.DataFrame(
+        {
+            name: _spread([*column, *[None] * (len(facts) - len(column))])
+            for name, column in dimensions.items()
+        },
+        index=each.index,
+    )
+    own = pandas.DataFrame(
+        {
+            "phase": pandas.Categorical.from_codes(numpy.array(phases, dtype="int8"), PHASES),
+            "index": numpy.array(indices, dtype="int64"),
+            "value": numpy.array(values, dtype="float64"),
+            "failure": _category(reasons),
+        }
+    )
+    parts = [part.take(rows).reset_index(drop=True) for part in (each, spread)]
+    return pandas.concat([parts[0], own, parts[1]], axis="columns")
+
+
+def _append(series: Series, values: list[float], indices: list[int], phases: list[int]) -> None:
+    """The rows of one series: samples, then warm-up, then failures."""
+    failed = {failure.index for failure in series.failures}
+    attempts = (n for n in range(len(series.samples) + len(failed)) if n not in failed)
+    for phase, several in enumerate((series.samples, series.warmup)):
+        values += several
+        phases += [phase] * len(several)
+    indices += [next(attempts) for _ in series.samples]
+    indices += range(len(series.warmup))
+    values += [numpy.nan] * len(series.failures)
+    indices += [failure.index for failure in series.failures]
+    phases += [2] * len(series.failures)
+
+
+def _of_record(record: RunRecord, path: Path) -> dict[str, Scalar]:
+    machine = record.machine
+    return {
+        "run_id": record.run_id,
+        "started": record.started,
+        "rig": record.rig.id,
+        "profile": record.profile,
+        "validity": record.validity.status,
+        "commit": record.git.commit,
+        "dirty": record.git.dirty,
+        "harness": record.harness.version,
+        "machine": machine.id,
+        "machine_name": machine.name,
+        "machine_class": machine.class_,
+        "machine_cpu": machine.cpu,
+        "machine_cores": machine.cores,
+        "machine_memory": machine.memory_bytes,
+        "machine_os": machine.os,
+        "machine_kernel": machine.kernel,
+        "machine_virtualisation": machine.virtualisation,
+        "machine_accelerator": machine.accelerator,
+        "function_only": machine.function_only,
+        "record": str(path),
+    }
+
+
+def _of_series(series: Series, number: int) -> dict[str, Scalar]:
+    return {
+        "series": number,
+        "metric": series.metric,
+        "unit": series.unit,
+        "better": series.better,
+        "loop": series.loop,
+    }
+
+
+def _dimension(name: str) -> str:
+    """The column of a dimension; its own name, unless another column has that."""
+    return f"dimension_{name}" if name in _TAKEN else name
+
+
+def _column(column: Column, values: Sequence[Scalar]) -> pandas.Series:
+    if column.dtype.startswith("datetime"):
+        moments = pandas.to_datetime(list(values), utc=True, format="ISO8601")
+        return pandas.Series(moments).astype(column.dtype)
+    if column.dtype == "category":
+        return pandas.Series(_category(values))
+    return pandas.Series(values, dtype=column.dtype)
+
+
+def _category(values: Sequence[Scalar]) -> pandas.Categorical:
+    """Text, each word kept once; of text also where nothing but missing values is there."""
+    known = dict.fromkeys(one for one in values if one is not None)
+    return pandas.Categorical(values, categories=pandas.Index(list(known), dtype="str"))
+
+
+def _spread(values: Sequence[Scalar]) -> pandas.Series:
+    """A dimension: Int64 of whole numbers, Float64 of numbers, boolean, else category of text."""
+    kinds = {type(one) for one in values if one is not None}
+    if kinds <= {int} and kinds:
+        return pandas.Series(values, dtype="Int64")
+    if kinds <= {int, float} and kinds:
+        return pandas.Series(values, dtype="Float64")
+    if kinds == {bool}:
+        return pandas.Series(values, dtype="boolean")
+    text = [None if one is None else plain(one) for one in values]
+    return pandas.Series(_category(text))
+
+
+def summary(frame: pandas.DataFrame) -> pandas.DataFrame:
+    """One row a series: its facts and dimensions, then its figures in `unit`.
+
+    `samples` and `failed` count; `min`, `p50`, `p90`, `p95`, `p99` and `max` are samples themselves
+    (nearest rank), `p50_low`, `p50_high` and so on the bounds of 95 % order-statistic intervals. A
+    percentile that there are too few samples for is missing. Warm-up does not count, and series of
+    several runs are never pooled: runs differ by more than their samples do.
+    """
+    keys = ["record", "series"]
+    counted = frame[frame["phase"] != "warmup"]
+    heads = counted.drop_duplicates(keys).drop(columns=["phase", "index", "value", "failure"])
+    # Group by group pandas would copy every column: sorted by group, the values alone are cut.
+    groups = counted.groupby(keys, observed=True, sort=False).ngroup().to_numpy()
+    order = numpy.argsort(groups, kind="stable")
+    cuts = numpy.flatnonzero(numpy.diff(groups[order])) + 1
+    ours = (counted["phase"] == "sample").to_numpy()[order]
+    values = counted["value"].to_numpy()[order]
+    rows = [
+        _figures(several[sample].tolist(), int((~sample).sum()))
+        for several, sample in zip(numpy.split(values, cuts), numpy.split(ours, cuts), strict=True)
+        if len(several)
+    ]
+    figures = pandas.DataFrame(rows, columns=list(FIGURES)).astype(
+        {name: "int64" if name in ("samples", "failed") else "float64" for name in FIGURES}
+    )
+    return pandas.concat([heads.reset_index(drop=True), figures], axis="columns")
+
+
+def _figures(values: Sequence[float], failed: int) -> dict[str, float | None]:
+    found: dict[str, float | None] = {"samples": len(values), "failed": failed}
+    if values:
+        shown = summarise(values, PERCENTILES)
+        found |= {"min": shown.minimum, "max": shown.maximum}
+        for percent, one in {50: shown.median, **shown.percentiles}.items():
+            found |= {f"p{percent}": one.value, f"p{percent}_low": one.low}
+            found[f"p{percent}_high"] = one.high
+    return found

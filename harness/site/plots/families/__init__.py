@@ -1,0 +1,1 @@
+"""Which charts there are: a module has one `FAMILY`, and is found by being here."""

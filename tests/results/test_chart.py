@@ -1,0 +1,255 @@
+"""`coppice chart`: every chart of the site as a file for a paper."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import subprocess
+import sys
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy
+import pytest
+
+from harness import paths
+from harness.cli import main
+from harness.commands import chart
+from harness.measure import record
+from harness.measure.quantity import show
+from harness.measure.record import Failure
+from harness.site.data import corpus
+from harness.site.data.corpus import Corpus
+from harness.site.plots import catalogue, drawing, plot, style
+from harness.site.plots.plot import Plot
+from tests.site import factory
+from tests.site.conftest import kept
+
+__all__ = ["kept"]
+
+FIXED = {
+    "clock-ladder",
+    "clocks",
+    "cold-start",
+    "cold-start-rungs",
+    "compare-first-exec",
+    "compare-first-reply",
+    "density-each",
+    "density-total",
+    "network-ladder",
+    "policy-churn",
+    "policy-update",
+}
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    results = tmp_path_factory.mktemp("charts") / "results"
+    factory.whole(results)
+    record.write(factory.cold_start("full", day=3, host=factory.machine("other-host")), results)
+    return results
+
+
+@pytest.fixture(scope="module")
+def real(kept: Path) -> Corpus:
+    return corpus.load(kept, kept / "published")
+
+
+def _run(capsys: pytest.CaptureFixture[str], made: Path, *arguments: str) -> str:
+    assert main(["chart", *arguments, "--results", str(made)]) == 0
+    return capsys.readouterr().out
+
+
+def _content(one: Plot, kind: str, width: float = plot.WIDTH) -> bytes:
+    lines = plot.caption(one, drawing.key(one.picture))
+    return style.content(drawing.draw(one.picture, width), kind, plot.metadata(one, lines))
+
+
+def _few(real: Corpus) -> Sequence[Plot]:
+    """Every chart with a name of its own, and of the families of many some."""
+    found: list[Plot] = []
+    for family in catalogue.families():
+        plots = list(family.plots(real))
+        found += plots[:: max(1, len(plots) // 6)] if family.many else plots
+    return found
+
+
+def test_every_chart_can_be_drawn_of_the_committed_records(real: Corpus) -> None:
+    several = _few(real)
+    assert {one.name for one in several if "/" not in one.name} >= FIXED
+    assert {one.name.partition("/")[0] for one in several if "/" in one.name} == {
+        "claim", "history", "series",
+    }  # fmt: skip
+    for one in several:
+        assert _content(one, "svg").startswith(b"<?xml"), one.name
+    names = [one.name for family in catalogue.families() for one in family.plots(real)]
+    assert len(names) == len(set(names))
+
+
+@pytest.mark.parametrize("kind", style.FORMATS)
+def test_equal_records_give_equal_bytes(real: Corpus, kept: Path, kind: str) -> None:
+    again = corpus.load(kept, kept / "published")
+    for name in ("cold-start", "density-each"):
+        first, second = (_content(catalogue.named(one, name), kind) for one in (real, again))
+        assert first == second
+        assert not re.search(rb"(CreationDate|<dc:date>|tIME)", first)
+
+
+def test_a_pdf_embeds_its_fonts_and_has_the_width_that_was_asked_for(
+    made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "x.pdf"
+    where = ["--machine", factory.HOST, "--width", "89mm"]
+    caption = _run(capsys, made, "cold-start", "--out", str(out), *where)
+    content = out.read_bytes()
+    # Type 42 is TrueType as it is; Type 3 is what publishers refuse.
+    streams = b"".join(
+        zlib.decompress(one) if one[:1] == b"x" else one
+        for one in re.findall(rb"stream\r?\n(.*?)\r?\nendstream", content, re.S)
+    )
+    assert b"/CIDFontType2" in content + streams and b"/Type3" not in content + streams
+    assert b"/FontFile2" in content + streams
+    box = re.search(rb"/MediaBox \[ ?0 0 ([\d.]+) ", content)
+    assert box and float(box[1]) == pytest.approx(89 / 25.4 * 72, abs=0.5)
+    assert "durable-prewarm-pool: n = 400, 2026-11-01" in caption
+    assert re.search(r"Measured on Test host .* accelerator of the guests: none, tcg\.", caption)
+
+
+def test_the_caption_says_where_every_figure_comes_from(
+    made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "x.svg"
+    caption = _run(capsys, made, "cold-start", "--machine", factory.HOST, "--out", str(out))
+    found = catalogue.of_machine(corpus.load(made, paths.PUBLISHED), factory.HOST)
+    one = catalogue.named(found, "cold-start")
+    shown = [row for row in one.rows if row.entry and row.series]
+    assert len(shown) == 5
+    content = out.read_text()
+    for row in shown:
+        assert row.entry and row.entry.summary.run_id in caption
+        assert row.entry.summary.run_id in content
+    assert "suspect" in caption and "Published by Coppice" in caption
+    assert f"({factory.HOST}; " in caption
+
+
+def test_a_figure_is_the_one_of_the_page(made: Path) -> None:
+    """The same numbers in the drawing of the page and in that of the paper."""
+    found = catalogue.of_machine(corpus.load(made, paths.PUBLISHED), factory.HOST)
+    one = catalogue.named(found, "cold-start")
+    page, paper = str(one.picture.svg()), _content(one, "svg").decode()
+    medians = re.findall(r'data-value="[^"]+">([^<]+)<', page)
+    assert len(medians) > 5
+    for words in medians:
+        assert re.search(rf"[> ]{re.escape(words)}<", paper), words
+
+
+def test_a_machine_is_chosen_by_its_id_or_its_beginning(
+    made: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    # The machine measured last has one tier only.
+    out = str(tmp_path / "x.svg")
+    assert "n = 400" not in _run(capsys, made, "cold-start", "--out", out)
+    assert "n = 400" in _run(capsys, made, "cold-start", "--machine", "test", "--out", out)
+    argv = ["chart", "--list", "--machine", "none", "--results", str(made)]
+    assert main(argv) == 64
+    said = capsys.readouterr().err
+    assert "names no machine" in said and factory.HOST in said and "other-host" in said
+
+
+def test_the_list_names_what_can_be_drawn(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    few = _run(capsys, made, "--list", "--machine", factory.HOST)
+    assert "cold-start-rungs" in few and "density" not in few
+    count = re.search(r"series/\.\.\. .*: (\d+), named by", few)
+    assert count
+    many = _run(capsys, made, "--list", "series/", "--machine", factory.HOST).splitlines()
+    assert len(many) == int(count[1]) and all(line.startswith("series/") for line in many)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["cold-strat", "--out", "x.pdf"], 64, "perhaps cold-start"),
+        (["cold-start"], 64, "needs a name and a file"),
+        (["cold-start", "--out", "x.jpg"], 64, ".pdf, .svg, .png"),
+        (["cold-start", "--out", "no/such/x.pdf"], 64, "cannot be written"),
+        (["density-total", "--out", "x.pdf"], 64, "no record for it"),
+        (["cold-start", "--out", "x.pdf", "--results", "none"], 64, "no directory of records"),
+    ],
+)
+def test_what_cannot_be_drawn_says_why(
+    made: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    code: int,
+    words: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["chart", "--results", str(made), *arguments]) == code
+    assert words in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("text", ["wide", "1in", "99in", "-3in", "3 feet"])
+def test_a_width_that_is_none_is_refused(text: str) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["chart", "cold-start", "--out", "x.pdf", f"--width={text}"])
+    assert ended.value.code == 2
+
+
+def test_widths_are_read_in_the_units_of_publishers() -> None:
+    assert chart.inches("3.5in") == chart.inches("3.5") == 3.5
+    assert chart.inches("89mm") == pytest.approx(chart.inches("8.9cm"))
+    assert chart.inches("252.945pt") == pytest.approx(3.5)
+
+
+def test_failed_attempts_and_what_was_not_measured_are_shown(tmp_path: Path) -> None:
+    bad = (Failure(0, "died (test)"), Failure(3, "late (test)"))
+    record.write(factory.cold_start("full", failures=bad), tmp_path)
+    found = corpus.load(tmp_path, paths.PUBLISHED)
+    entry = found.entries[0]
+    one = catalogue.named(found, f"series/{entry.summary.run_id}/2")
+    assert any("2 failed" in line for line in plot.caption(one, ""))
+    figure = drawing.draw(one.picture, plot.WIDTH)
+    crosses = [line for line in figure.axes[0].lines if line.get_marker() == "x"]
+    assert [numpy.asarray(line.get_xdata()).tolist() for line in crosses] == [[0, 3]]
+    words = _content(catalogue.named(found, "cold-start"), "svg").decode()
+    assert "not measured on this host" in words
+    summary = entry.summary.series[2].get("p50")
+    assert summary and show(summary, "s") in words
+
+
+def test_a_machine_that_proves_function_only_has_no_figures(tmp_path: Path) -> None:
+    host = dataclasses.replace(factory.machine(), function_only="emulated (test)")
+    record.write(factory.cold_start("full", host=host), tmp_path)
+    found = corpus.load(tmp_path, paths.PUBLISHED)
+    names = {one.name for family in catalogue.families() for one in family.plots(found)}
+    assert names == {"clock-ladder", "clocks"}
+
+
+def test_without_matplotlib_the_command_that_brings_it_is_shown(made: Path) -> None:
+    code = (
+        "import sys; sys.modules['matplotlib'] = None; from harness.cli import main; "
+        "sys.exit(main(sys.argv[1:]))"
+    )
+    argv = ["chart", "cold-start", "--out", str(made / "x.pdf"), "--results", str(made)]
+    done = subprocess.run([sys.executable, "-c", code, *argv], capture_output=True, text=True)
+    assert done.returncode == 69, done.stderr
+    assert "needs the Python package matplotlib" in done.stderr and "pip install" in done.stderr
+
+
+def test_hues_are_apart_in_grey_and_each_has_its_own_marker_and_dashes() -> None:
+    """What the colour-blind go by: lightness, or marker and dashes together."""
+
+    def lightness(colour: str) -> float:
+        channels = [int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)]
+        return sum(w * c for w, c in zip((0.2126, 0.7152, 0.0722), channels, strict=True))
+
+    kinds = list(zip(style.MARKERS, map(str, style.DASHES), style.HUES, strict=True))
+    assert len({marker for marker, _, _ in kinds}) == len(kinds)
+    for one in kinds:
+        for other in kinds:
+            if one is not other and one[1] == other[1]:
+                assert abs(lightness(one[2]) - lightness(other[2])) > 0.1
