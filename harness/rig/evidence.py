@@ -157,12 +157,15 @@ def _fixtures(item: pytest.Item) -> list[str]:
 
 
 def _named_apart(left: list[tuple[str, bytes]], living: Mapping[str, bytes]) -> dict[str, bytes]:
-    """All logs by name. Sandboxes that came one after the other had the same name, at times; a log
-    that was read while its sandbox lived is left out for the whole of it."""
+    """All logs by name, numbered where sandboxes that came one after the other had the same name.
+    Of a log that was read while its sandbox lived, and whole when that had gone, the whole stays."""
+    read_early = [
+        (name, content)
+        for name, content in living.items()
+        if not any(name == other and whole.startswith(content) for other, whole in left)
+    ]
     files: dict[str, bytes] = {}
-    for name, content in [*left, *living.items()]:
-        if any(one.startswith(content) for one in files.values()):
-            continue
+    for name, content in [*left, *read_early]:
         stem, dot, suffix = name.rpartition(".")
         number, free = 1, name
         while free in files:
