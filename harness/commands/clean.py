@@ -1,5 +1,8 @@
 """Remove what dead runs have left on this machine; running ones are not touched.
 
+Records stay, and so does what explains failures (COPPICE_FAILURES, else `failures/` in the state
+directory): the oldest of that goes by itself.
+
 With COPPICE_HOST it does so on that host, whether or not a Python is there.
 """
 

@@ -130,6 +130,8 @@ def there(options: argparse.Namespace, words: Sequence[str]) -> int:
     made = [path for path in find(options.results) if path not in before]
     if made:
         print(f"brought back: {made[0].parent}")
+    if code:
+        print(f"directories named as kept are on {os.environ['COPPICE_HOST']}", file=sys.stderr)
     if options.site and made:
         code = _build_site(options.results) or code
     return code

@@ -157,8 +157,10 @@ def _fixtures(item: pytest.Item) -> list[str]:
 
 
 def _named_apart(left: list[tuple[str, bytes]], living: Mapping[str, bytes]) -> dict[str, bytes]:
-    """All logs by name, numbered where sandboxes that came one after the other had the same name.
-    Of a log that was read while its sandbox lived, and whole when that had gone, the whole stays."""
+    """All logs by name, numbered where several have the same one: names of sandboxes are reused.
+
+    What was read of a log while its sandbox lived is left out where the whole log was held later.
+    """
     read_early = [
         (name, content)
         for name, content in living.items()

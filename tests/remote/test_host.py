@@ -14,6 +14,7 @@ import pytest
 from psutil import process_iter as processes
 
 from harness.errors import CommandFailed, DiskFull, GuestTimeout, HostLost, MissingTool
+from harness.host import evidence
 from harness.host.local import LocalHost
 from harness.host.protocol import Host, HostProcess, must
 from harness.host.run import Run
@@ -146,6 +147,16 @@ def _naming(path: str) -> list[int]:
         for process in found
         if process.pid != os.getpid() and any(path in arg for arg in process.info["cmdline"] or ())
     ]
+
+
+def test_the_log_of_a_process_that_ended_by_itself_is_handed_over(host: Host) -> None:
+    with evidence.collect() as held:
+        process = host.start(["sh", "-c", "echo why >&2; exit 7"], "ends")
+        eventually(lambda: process.poll() is not None)
+        process.end()
+        files = dict(held.take())
+    assert list(files) == ["ends.log"]
+    assert files["ends.log"].startswith(b"why\n") and b"exit code 7" in files["ends.log"]
 
 
 def test_started_processes_end_with_the_connection(server: Server, own_run: Run) -> None:
