@@ -12,6 +12,7 @@ import pytest
 
 from harness.host import evidence
 from harness.host.evidence import FILE_LIMIT
+from harness.paths import failures_directory
 from harness.rig.evidence import ABOUT, RUN_LIMIT, RUNS
 from harness.sandbox.protocol import load
 from tests.host.processes import ROOT
@@ -170,6 +171,24 @@ def test_the_oldest_runs_go(failures: Path, tmp_path: Path) -> None:
 def test_otherwise_nothing_is_kept(text: str, failures: Path, tmp_path: Path) -> None:
     done = session(tmp_path, text)
     assert "kept" not in done.stdout and not failures.exists(), done.stdout
+
+
+def test_a_record_with_failed_samples_keeps_too(failures: Path, tmp_path: Path) -> None:
+    """The rig's test passes: what failed is a part of what it measured."""
+    done = session(tmp_path, "def test_it(rig_run):\n    rig_run.failed = True")
+    assert done.returncode == 0, done.stdout
+    assert "samples of the record failed" in (kept(done, failures) / ABOUT).read_text()
+
+
+def test_where_it_is_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in ("COPPICE_FAILURES", "COPPICE_STATE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    assert failures_directory() == tmp_path / "coppice" / "failures"
+    monkeypatch.setenv("COPPICE_STATE", str(tmp_path / "state"))
+    assert failures_directory() == tmp_path / "state" / "failures"
+    monkeypatch.setenv("COPPICE_FAILURES", str(tmp_path / "mine"))
+    assert failures_directory() == tmp_path / "mine"
 
 
 def test_each_failed_test_has_its_own_logs_alone(failures: Path, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import os
 import secrets
 import signal
 import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,7 +22,7 @@ from harness.host.run import Run
 from harness.host.session import open_run
 from harness.remote.ssh import SshHost, open_ssh
 from harness.remote.ssh_connection import Address
-from tests.host.processes import eventually
+from tests.host.processes import ROOT, eventually
 from tests.remote.server import THERE, Server
 
 
@@ -196,3 +197,20 @@ def test_many_commands_share_one_connection(server: Server, own_run: Run) -> Non
             assert host.run(["echo", str(number)]).text == str(number)
             assert len(server.sessions()) == 1
     eventually(lambda: server.sessions() == [])
+
+
+def test_the_command_log_has_what_the_user_would_type(server: Server, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    code = f"""
+from harness import command_log
+from harness.host.session import open_run
+from harness.remote.ssh import open_ssh
+from harness.remote.ssh_connection import Address
+command_log.start({str(log)!r})
+with open_run() as run, open_ssh(run, Address.parse({THERE!r})) as host:
+    host.run(["echo", "two words", "it's"])
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+    (line,) = [one for one in log.read_text().splitlines() if "echo" in one and "two words" in one]
+    pasted = subprocess.run(["bash", "-c", line], capture_output=True, text=True, check=True)
+    assert pasted.stdout == "two words it's\n"
