@@ -32,6 +32,27 @@ def test_garbage(run, tmp_path):
     identity = allocate(run.leases, run.id)
     qemu.launch(run, replace(template, image=image), Tier.FULL, identity).awaken(60)
 """
+PANIC = """
+import contextlib, socket, time
+from harness.host.identity import allocate
+from harness.paths import cache_directory
+from harness.sandbox.protocol import Tier
+from harness.sandbox.qemu import QemuSubstrate, machine
+
+def test_panic(run, monkeypatch):
+    qemu = QemuSubstrate()
+    template = qemu.prepare(run, cache_directory(), Tier.FULL)
+    words = machine.KERNEL_ARGUMENTS.replace("quiet panic=-1", "console=ttyS0 loglevel=1 panic=0")
+    monkeypatch.setattr(machine, "KERNEL_ARGUMENTS", words.replace("rdinit=/init", "rdinit=/none"))
+    sandbox = qemu.launch(run, template, Tier.FULL, allocate(run.leases, run.id))
+    seen, deadline = b"", time.monotonic() + 120
+    while b"Kernel panic" not in seen and time.monotonic() < deadline:
+        time.sleep(0.1)
+        with contextlib.suppress(BlockingIOError):
+            seen = sandbox.vmm.bell.recv(1 << 16, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+    sandbox.destroy()
+    assert not "panic"
+"""
 NO_AGENT = """
 import shutil
 from dataclasses import replace
@@ -114,6 +135,14 @@ def test_a_vmm_with_garbage_for_a_kernel(failures: Path, tmp_path: Path) -> None
     (log,) = directory.glob("coppice-*.log")
     assert "qemu" in log.read_text() and "before it was told to" in log.read_text()
     assert list((tmp_path / "runtime").glob("*/*.log")) == []
+
+
+@fits("qemu")
+def test_a_guest_that_panics_on_its_console(failures: Path, tmp_path: Path) -> None:
+    done = session(tmp_path, PANIC)
+    assert done.returncode == 1, done.stdout
+    (serial,) = kept(done, failures).glob("coppice-*.serial")
+    assert "Kernel panic" in serial.read_text()
 
 
 @fits("oci-overlay")
