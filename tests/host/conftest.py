@@ -1,10 +1,13 @@
-"""Gives every test its own runtime directory and cache."""
+"""Gives every test its own runtime directory and cache, and pools something to launch."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from tests.host.fake_launcher import FakeLauncher
 
 
 @pytest.fixture
@@ -21,3 +24,10 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     directory = tmp_path / "cache"
     monkeypatch.setenv("COPPICE_CACHE", str(directory))
     return directory
+
+
+@pytest.fixture
+def launcher() -> Iterator[FakeLauncher]:
+    made = FakeLauncher()
+    yield made
+    made.gate.set()

@@ -1,84 +1,17 @@
-"""The pool, with fake sandboxes, and with real ones in two processes at once."""
+"""The pool, with fake sandboxes."""
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
-from typing import cast
 
 import pytest
 
-from harness.errors import GuestDied, GuestTimeout, NotEnoughMemory
+from harness.errors import GuestDied, GuestTimeout
 from harness.sandbox import pool as pools
 from harness.sandbox.pool import MAX_FAILURES, Pool
-from harness.sandbox.protocol import Sandbox, load
-from tests.host.processes import ROOT, eventually
-
-
-class FakeSandbox:
-    """Not a guest: only counts how often it is destroyed."""
-
-    def __init__(self) -> None:
-        self.destroyed = 0
-
-    def destroy(self) -> None:
-        self.destroyed += 1
-
-
-class FakeLauncher:
-    """Launches fake sandboxes; launches can be made to wait and to fail."""
-
-    def __init__(self) -> None:
-        self.made: list[FakeSandbox] = []
-        self.calls = 0
-        self.gate = threading.Event()
-        self.gate.set()
-        self.error: Exception | None = None
-        self.outcomes: list[Exception | None] = []
-        """Of the next launches, in order; after them `error` counts."""
-
-    def __call__(self) -> Sandbox:
-        self.calls += 1
-        assert self.gate.wait(60)
-        error = self.outcomes.pop(0) if self.outcomes else self.error
-        if error:
-            raise error
-        self.made.append(FakeSandbox())
-        return cast(Sandbox, self.made[-1])
-
-    @contextmanager
-    def opened(self, when: Callable[[], bool]) -> Iterator[None]:
-        """Let waiting launches go on as soon as a condition is true."""
-
-        def wait() -> None:
-            eventually(when)
-            self.gate.set()
-
-        opener = threading.Thread(target=wait)
-        opener.start()
-        yield
-        opener.join()
-
-    @property
-    def destroyed(self) -> list[int]:
-        return [one.destroyed for one in self.made]
-
-
-@pytest.fixture
-def launcher() -> Iterator[FakeLauncher]:
-    made = FakeLauncher()
-    yield made
-    made.gate.set()
-
-
-def fake(sandbox: Sandbox) -> FakeSandbox:
-    assert isinstance(sandbox, FakeSandbox)
-    return sandbox
+from harness.sandbox.protocol import Sandbox
+from tests.host.fake_launcher import FakeLauncher, fake
+from tests.host.processes import eventually
 
 
 def drain(pool: Pool[Sandbox], launcher: FakeLauncher) -> None:
@@ -250,17 +183,6 @@ def test_a_drained_pool_is_not_filled_again(launcher: FakeLauncher) -> None:
     assert launcher.calls == 0
 
 
-def test_one_at_a_time_needs_memory_for_one(
-    launcher: FakeLauncher, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(pools, "available_memory", lambda: pools.MEMORY_FLOOR + (100 << 20))
-    with Pool(launcher, 6, memory_each=100 << 20) as pool:
-        pool.give_back(pool.check_out(30))
-        eventually(lambda: pool.ready == 1)
-        with pytest.raises(NotEnoughMemory, match="2 sandboxes"):
-            pool.fill(3)
-
-
 def test_a_check_out_after_failures_tries_again(launcher: FakeLauncher) -> None:
     """Who asks later is not told what failed for others: the host may have memory again."""
     launcher.error = GuestDied("for want of something")
@@ -309,136 +231,9 @@ def test_what_is_ready_is_had_at_once_or_not_at_all(launcher: FakeLauncher) -> N
         pool.fill()
         launcher.gate.clear()
         got = [pool.check_out_now(), pool.check_out_now()]
-        assert [one and fake(one) for one in got] == launcher.made
+        # Both were launched at once: which was ready first does not matter.
+        assert {fake(sandbox) for sandbox in got if sandbox} == set(launcher.made)
         assert pool.check_out_now() is None
         launcher.gate.set()
         eventually(lambda: pool.ready == 2)
     assert launcher.destroyed == [1] * 4, "those that were out as well"
-
-
-def test_a_pool_that_is_being_drained_hands_out_nothing_that_is_ready(
-    launcher: FakeLauncher,
-) -> None:
-    """It waits for launches under way; what it handed out meanwhile it would destroy in use."""
-    pool = Pool(launcher, 2)
-    pool.fill()
-    launcher.gate.clear()
-    out = pool.check_out()
-    eventually(lambda: launcher.calls == 3)  # its replacement is under way
-    draining = threading.Thread(target=pool.drain)
-    draining.start()
-    eventually(lambda: pool._closed)
-    try:
-        assert pool.ready == 1
-        assert pool.check_out_now() is None
-        with pytest.raises(GuestTimeout, match="was drained"):
-            pool.check_out(5)
-        pool.put_back(out)
-        assert (pool.ready, fake(out).destroyed) == (1, 1), "no one could have it any more"
-    finally:
-        launcher.gate.set()
-        draining.join()
-    assert launcher.destroyed == [1] * 3
-
-
-def test_a_pool_that_exceeds_the_memory_is_refused_before_any_launch(
-    launcher: FakeLauncher, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(pools, "available_memory", lambda: pools.MEMORY_FLOOR + (500 << 20))
-    with Pool(launcher, 6, memory_each=100 << 20) as pool:
-        with pytest.raises(NotEnoughMemory) as caught:
-            pool.fill()
-        assert "6 sandboxes of about 100 MiB need 600 MiB" in str(caught.value)
-        assert "has 500 MiB available beyond the 1024 MiB that stay free" in str(caught.value)
-        assert caught.value.hint == "request at most 5"
-        assert launcher.calls == 0
-        pool.fill(5)
-        assert pool.ready == 5
-        monkeypatch.setattr(pools, "available_memory", lambda: 0)
-        pool.fill(5)  # it is full, and asks for nothing
-        for _ in range(5):
-            pool.check_out()
-        with pytest.raises(NotEnoughMemory, match="0 MiB available"):
-            pool.check_out(10)
-        assert launcher.calls == 5
-
-
-def test_many_threads_get_no_sandbox_twice(launcher: FakeLauncher) -> None:
-    got: list[Sandbox] = []
-    with Pool(launcher, 10) as pool:
-        pool.fill()
-
-        def work() -> None:
-            for _ in range(50):
-                sandbox = pool.check_out(30)
-                got.append(sandbox)
-                pool.give_back(sandbox)
-
-        threads = [threading.Thread(target=work) for _ in range(8)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        assert len(got) == 400 and len({id(one) for one in got}) == 400
-        eventually(lambda: pool.ready == 10)
-    assert set(launcher.destroyed) == {1}
-
-
-THREE_SANDBOXES = """
-import json, sys
-from harness.host.session import open_run
-from harness.paths import cache_directory
-from harness.host.identity import allocate
-from harness.sandbox.pool import Pool
-from harness.sandbox.protocol import Tier, load
-qemu, tier = load("qemu"), Tier.DURABLE_PREWARM_POOL
-with open_run() as run:
-    template = qemu.prepare(run, cache_directory(), tier)
-    launch = lambda: qemu.launch(run, template, tier, allocate(run.leases, run.id))
-    with Pool(launch, 3, memory_each=qemu.memory_per_sandbox(tier), refill=False) as pool:
-        pool.fill()
-        said = []
-        for _ in range(3):
-            sandbox = pool.check_out()
-            sandbox.awaken(60)
-            inside = sandbox.agent.run(("/bin/sh", "-c", "hostname; cat /etc/machine-id; ip a"))
-            who = sandbox.identity
-            said.append([str(who.address), who.hostname, who.machine_id, inside.stdout.decode()])
-        print(json.dumps(said), flush=True)
-        sys.stdin.readline()
-"""
-
-
-@pytest.mark.skipif(
-    not all(need.satisfied for need in load("qemu").requirements()),
-    reason="QEMU is not installed: bin/mise run setup",
-)
-def test_two_processes_with_real_pools_share_no_sandbox(runtime: Path) -> None:
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", THREE_SANDBOXES],
-            cwd=ROOT,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        for _ in range(2)
-    ]
-    try:
-        every: list[list[str]] = []
-        for process in processes:
-            assert process.stdout
-            every += json.loads(process.stdout.readline())
-        assert len(list((runtime / "leases").iterdir())) == 6, "both have theirs at the same time"
-        for process in processes:
-            process.communicate("end\n", timeout=120)
-        assert [process.returncode for process in processes] == [0, 0]
-    finally:
-        for process in processes:
-            process.kill()
-            process.wait()
-    for column in zip(*every, strict=True):
-        assert len(set(column)) == 6
-    for address, hostname, machine_id, inside in every:
-        assert hostname in inside and machine_id in inside and f"inet {address}/" in inside
-    assert list((runtime / "leases").iterdir()) == []
