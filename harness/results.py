@@ -149,7 +149,7 @@ def read(
         except RecordError as error:
             if errors == "raise":
                 raise
-            warnings.warn(f"left out: {error}", RecordSkipped, stacklevel=3)
+            warnings.warn(f"skipped: {error}", RecordSkipped, stacklevel=3)
 
 
 def _files(sources: Sources) -> Sequence[Path]:

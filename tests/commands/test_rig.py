@@ -273,10 +273,10 @@ def test_without_qemu_the_command_exits_with_69(results: Path, without_qemu: str
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["nope"], "no rig is called 'nope'; there are cold-start"),
+        (["nope"], "no rig is called 'nope'\n  rigs: cold-start"),
         (["cold-start", "--substrate", "nope"], "no substrate is named 'nope'"),
-        (["cold-start", "--tier", "nope"], "no tier is called 'nope'; there are full"),
-        ([], "name a rig, or say --all"),
+        (["cold-start", "--tier", "nope"], "no tier is called 'nope'\n  tiers: full"),
+        ([], "name a rig, or use --all"),
     ],
 )
 def test_an_unknown_name_is_refused_with_the_known_ones(arguments: list[str], said: str) -> None:
@@ -291,7 +291,7 @@ def test_a_selection_that_no_rig_measures_is_an_error(results: Path) -> None:
     )
     assert done.returncode == 69
     assert "Traceback" not in done.stderr + done.stdout
-    assert "nothing of what was asked for can run here" in done.stderr
+    assert "nothing that was requested can run here" in done.stderr
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")

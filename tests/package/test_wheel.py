@@ -78,6 +78,6 @@ def test_what_needs_no_record(installed: Installed) -> None:
 
 def test_an_error_is_a_message_and_a_code(installed: Installed) -> None:
     done = installed("coppice", "run", "no-such-rig")
-    assert done.returncode == 64 and "there are cold-start" in done.stderr
+    assert done.returncode == 64 and "rigs: cold-start" in done.stderr
     done = installed("coppice", "site", "--results", "nowhere")
     assert done.returncode == 64 and "Traceback" not in done.stderr

@@ -174,7 +174,11 @@ def test_the_list_names_what_can_be_drawn(made: Path, capsys: pytest.CaptureFixt
         (["cold-start", "--out", "x.jpg"], 64, ".pdf, .svg, .png"),
         (["cold-start", "--out", "no/such/x.pdf"], 64, "cannot be written"),
         (["density-total", "--out", "x.pdf"], 64, "no record for it"),
-        (["cold-start", "--out", "x.pdf", "--results", "none"], 64, "no directory of records"),
+        (
+            ["cold-start", "--out", "x.pdf", "--results", "none"],
+            64,
+            "is not a directory of records",
+        ),
     ],
 )
 def test_what_cannot_be_drawn_says_why(

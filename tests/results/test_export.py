@@ -61,9 +61,9 @@ def test_selectors_are_those_of_compare(kept: Path, capsys: pytest.CaptureFixtur
     ("arguments", "code", "words"),
     [
         (["--csv", "tier=none"], 64, "no record matches"),
-        (["--csv", "--metric", "none"], 64, "nothing in"),
+        (["--csv", "--metric", "none"], 64, "no series in"),
         (["--parquet"], 64, "add --out FILE"),
-        (["--ro-crate", "tier=full"], 64, "selectors are for --csv"),
+        (["--ro-crate", "tier=full"], 64, "selectors work with --csv"),
         (["--csv", "--out", "no/such/directory/x.csv"], 64, "cannot be written"),
     ],
 )
@@ -81,7 +81,7 @@ def test_records_that_cannot_be_read_are_named(
     out = tmp_path / "x.csv"
     assert main(["export", "--csv", "--results", str(kept), "--out", str(out)]) == 0
     said = capsys.readouterr()
-    assert "left out: " in said.err and "coppice.run/9" in said.err
+    assert "skipped: " in said.err and "coppice.run/9" in said.err
     assert said.out.startswith(f"{out}: ") and said.out.endswith("rows of 3 runs\n")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["r", "x.csv"]
 
