@@ -118,7 +118,7 @@ def test_apt_finds_in_the_derived_lists_what_the_machines_leave_out(
     monkeypatch.setattr(packages, "COMPONENTS", {"debian": MORE, "ubuntu": MORE})
     names = ["test-main", "test-non-free", "test-absent"]
     assert packages.offered(names) == []
-    with packages.elsewhere() as options:
+    with packages.all_components() as options:
         directory = Path(options[3].partition("=")[2]).parent
         # The archive lies in a directory of root's own.
         assert packages.apt(*options, "-o", "APT::Sandbox::User=root", "update") == 0

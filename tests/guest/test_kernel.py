@@ -82,7 +82,7 @@ def test_a_payload_of_another_size_than_it_states_is_refused() -> None:
     other = whole[:-4] + struct.pack("<I", len(VMLINUX) + 1)
     with pytest.raises(ImageError, match="holds 16388 bytes, not 16389"):
         kernel.extract(bzimage(other), "vmlinuz")
-    with pytest.raises(ImageError, match="is no ELF vmlinux"):
+    with pytest.raises(ImageError, match="is not an ELF vmlinux"):
         kernel.extract(bzimage(payload("xz", b"no kernel")), "vmlinuz")
 
 

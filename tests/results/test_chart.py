@@ -160,7 +160,7 @@ def test_a_machine_is_chosen_by_its_id_or_its_beginning(
 def test_the_list_names_what_can_be_drawn(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
     few = _run(capsys, made, "--list", "--machine", factory.HOST)
     assert "cold-start-rungs" in few and "density" not in few
-    count = re.search(r"series/\.\.\. .*: (\d+), named by", few)
+    count = re.search(r"series/\.\.\. .*: (\d+), listed by", few)
     assert count
     many = _run(capsys, made, "--list", "series/", "--machine", factory.HOST).splitlines()
     assert len(many) == int(count[1]) and all(line.startswith("series/") for line in many)
@@ -169,7 +169,7 @@ def test_the_list_names_what_can_be_drawn(made: Path, capsys: pytest.CaptureFixt
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
-        (["cold-strat", "--out", "x.pdf"], 64, "perhaps cold-start"),
+        (["cold-strat", "--out", "x.pdf"], 64, "did you mean cold-start"),
         (["cold-start"], 64, "needs a name and a file"),
         (["cold-start", "--out", "x.jpg"], 64, ".pdf, .svg, .png"),
         (["cold-start", "--out", "no/such/x.pdf"], 64, "cannot be written"),
