@@ -26,7 +26,7 @@ PICTURE = StripPicture
 KEY = (
     "Dots: samples, from top to bottom in measurement order (evenly chosen if there "
     f"are more than {MOST}); line: median, with its 95 % interval as a band; triangle: 95th "
-    "percentile. Diamonds and the dashed line: published by others, under other clocks."
+    "percentile. Diamonds and the dashed line: published by others, with other clocks."
 )
 _HEAD, _LANE, _PUBLISHED, _GAP = 11.0, 15.0, 10.0, 7.0
 _TOP_LINE, _BOTTOM = 20.0, 14.0
