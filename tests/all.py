@@ -20,7 +20,7 @@ from typing import IO
 ROOT = Path(__file__).parents[1]
 ALONE = "tests/isolation/test_bombs.py"
 ASIDE = (
-    "tests/claims", "tests/freebsd", "tests/site", "tests/commands",
+    "tests/claims", "tests/docs", "tests/freebsd", "tests/site", "tests/commands",
     "tests/measure/test_benchmark.py", "tests/measure/test_comparison.py",
     "tests/measure/test_oracle.py",
 )  # fmt: skip

@@ -150,7 +150,7 @@ def test_what_pyperf_cannot_hold_is_refused(
 ) -> None:
     source = record.write(factory.cold_start("durable-pool", n=0), tmp_path)
     assert main(["export", "--pyperf", str(source)]) == 64
-    assert "no series that pyperf can hold" in capsys.readouterr().err
+    assert "no series that pyperf supports" in capsys.readouterr().err
 
 
 def test_the_crate_of_a_results_directory(tmp_path: Path) -> None:
