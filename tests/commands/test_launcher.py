@@ -100,7 +100,7 @@ def checkout(tmp_path: Path) -> Path:
     """A checkout with the real launcher and tasks; its setup and coppice print their arguments."""
     root = tmp_path / "a checkout"
     (root / "rigs").mkdir(parents=True)
-    shutil.copy2(ROOT / "rigs" / "tasks.toml", root / "rigs" / "tasks.toml")
+    shutil.copy(ROOT / "rigs" / "tasks.toml", root / "rigs" / "tasks.toml")
     (root / "bin").mkdir()
     shutil.copy2(ROOT / "bin" / "mise", root / "bin" / "mise")
     shutil.copy2(ROOT / "mise.toml", root / "mise.toml")
