@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from harness.errors import NotEnoughMemory, UsageError, WrongAnswer
+from harness.errors import NotEnoughMemory, UsageError
 from harness.host.identity import NETWORK, Identity, allocate
 from harness.host.ksm import Merging, merging
 from harness.host.memory import available_memory
@@ -32,7 +32,15 @@ from harness.network.policy import Policy
 from harness.paths import cache_directory
 from harness.procedures import fleet_figures
 from harness.procedures.echo import echo
-from harness.procedures.fleet import Bounds, BringUp, SandboxFleet, admit, ask_each
+from harness.procedures.fleet import (
+    Bounds,
+    BringUp,
+    SandboxFleet,
+    admit,
+    ask_each,
+    run_process,
+    touch_above_floor,
+)
 from harness.procedures.linux_only import require_linux
 from harness.procedures.namespace_endpoint import endpoint
 from harness.rig.discovery import substrates_of
@@ -309,7 +317,7 @@ def live(
     fleet_figures.answers(
         findings, "reply", ask_each(sandboxes, lambda sandbox: sandbox.agent.ping()), count
     )
-    fleet_figures.answers(findings, "first-exec", ask_each(sandboxes, _run_a_process), count)
+    fleet_figures.answers(findings, "first-exec", ask_each(sandboxes, run_process), count)
     fleet_figures.distinct(findings, sandboxes)
     if touch:
         work(findings, sandboxes, before, merger)
@@ -319,7 +327,7 @@ def work(
     findings: Collector, sandboxes: Sequence[Sandbox], before: HostMemory, merger: Merging | None
 ) -> None:
     """Let every guest write to its memory, then measure the same figures again."""
-    touched = ask_each(sandboxes, _touch)
+    touched = ask_each(sandboxes, lambda sandbox: touch_above_floor(sandbox, TOUCHED_MIB))
     refused = [why for _, why in touched.failures if why.startswith(NotEnoughMemory.__name__)]
     if refused:
         # The guests are not at fault: this host has too little memory for the writes.
@@ -357,20 +365,6 @@ def rest(
     moved = [window.moved for window in found.windows]
     findings.add("window-moved", "bytes", moved, work=work)
     return found.windows[-1]
-
-
-def _run_a_process(sandbox: Sandbox) -> None:
-    done = sandbox.first_exec(sandbox.id)
-    if done.stdout.decode().strip() != sandbox.id:
-        raise WrongAnswer(f"{sandbox.id}: its process did not return what it was given")
-
-
-def _touch(sandbox: Sandbox) -> None:
-    if available_memory() - (TOUCHED_MIB << 20) < Bounds().floor:
-        raise NotEnoughMemory(
-            f"writing {TOUCHED_MIB} MiB more would leave less memory than the floor"
-        )
-    sandbox.touch(TOUCHED_MIB)
 
 
 def clock() -> Clock:

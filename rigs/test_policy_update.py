@@ -42,7 +42,8 @@ from harness.procedures.packet_filters import PacketFilter
 from harness.rig.info import RigInfo, listed
 from harness.rig.recorder import RigRun
 
-SIZES = (0, 1, 10, 100, 1000, 10000)
+ALL_SIZES = (0, 1, 10, 100, 1000, 10000)
+SIZES = {"smoke": ALL_SIZES[:-1], "quick": ALL_SIZES, "full": ALL_SIZES}
 OTHERS = (0, 1000)
 
 
@@ -277,21 +278,23 @@ OTHER_MECHANISMS: Sequence[Callable[[int], Mechanism]] = (
 """The mechanisms of this operating system that cubenet is compared with."""
 
 
-def contenders(run: Run, stack: ExitStack, neighbours: Sequence[int]) -> list[Contender]:
+def contenders(
+    run: Run, stack: ExitStack, neighbours: Sequence[int], sizes: Sequence[int]
+) -> list[Contender]:
     """Every mechanism with every number of other sandboxes and every size."""
-    lists = {n: [addresses(n, seed) for seed in (0, 1)] for n in SIZES}
+    lists = {n: [addresses(n, seed) for seed in (0, 1)] for n in sizes}
     found = []
     for text, others in itertools.product((False, True), neighbours):
         filter = stack.enter_context(packet_filters.packet_filter(run, "compared-with"))
         with filter.inside():
             mechanism: Mechanism = ByCubenet(filter, others, text=text)
-        found += [Contender(mechanism, n, others, lists[n], filter.inside) for n in SIZES]
+        found += [Contender(mechanism, n, others, lists[n], filter.inside) for n in sizes]
     for make, others in itertools.product(OTHER_MECHANISMS, neighbours):
         where = stack.enter_context(namespace(run.directory, "policy-update"))
         with inside(where):
             mechanism = make(others)
         enter = functools.partial(inside, where)
-        found += [Contender(mechanism, n, others, lists[n], enter) for n in SIZES]
+        found += [Contender(mechanism, n, others, lists[n], enter) for n in sizes]
     return found
 
 
@@ -302,7 +305,7 @@ def test_policy_update(
     asked = rig_run.option("others") or ""
     into = Collector()
     with ExitStack() as stack:
-        found = contenders(run, stack, neighbours({"others": asked}))
+        found = contenders(run, stack, neighbours({"others": asked}), SIZES[profile])
         for contender in found:
             contender.prove()
         rig_run.prepared((), None, RIG.tools)
