@@ -174,7 +174,7 @@ class _Log:
         with self._lock:
             while self._waiting:
                 text = self._waiting.popleft()()
-                with contextlib.suppress(OSError):  # nobody may read stderr any more
+                with contextlib.suppress(OSError):  # the reader of stderr may be gone
                     os.write(self._handle, f"{text}\n".encode(errors="replace"))
 
 

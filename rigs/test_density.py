@@ -57,10 +57,8 @@ def requested(options: Mapping[str, str]) -> tuple[Sequence[int], Sequence[Shari
         sizes = [int(n) for n in options.get("n", "").split(",") if n]
         sharings = [Sharing(name) for name in options.get("sharing", "").split(",") if name]
     except ValueError as error:
-        raise UsageError(
-            f"--n or --sharing: {error}",
-            hint=f"--n 8,50; --sharing {','.join(Sharing)}",
-        ) from error
+        hint = f"--n 8,50; --sharing {','.join(Sharing)}"
+        raise UsageError(f"--n or --sharing: {error}", hint=hint) from error
     if any(n < 1 for n in sizes):
         raise UsageError("--n: a fleet has at least one sandbox")
     return sizes, sharings
@@ -330,7 +328,7 @@ def work(
     touched = ask_each(sandboxes, lambda sandbox: touch_above_floor(sandbox, TOUCHED_MIB))
     refused = [why for _, why in touched.failures if why.startswith(NotEnoughMemory.__name__)]
     if refused:
-        # The guests are not at fault: this host has too little memory for the writes.
+        # The guests did not fail: this host has too little memory for the writes.
         findings.add("touch", "s", touched.seconds, touched.failures, mib=TOUCHED_MIB)
         return
     fleet_figures.answers(findings, "touch", touched, len(sandboxes), mib=TOUCHED_MIB)

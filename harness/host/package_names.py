@@ -1,7 +1,7 @@
 """The distribution package of each program, by release.
 
 Set-up installs from this table and remedies name packages from it. Imports only the standard
-library and nothing of ours, because set-up runs before anything is installed.
+library and none of our modules, because set-up runs before anything is installed.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 When a test fails, or a rig's record says that something it measured did, the logs of the sandboxes
 that the test has used, the kernel's new lines and the run's journal are copied to a directory of
 the run (harness/paths.py `failures_directory`), which is named at the end. A test that ends well
-leaves nothing. A session that opens no run of ours, such as another project's, is left alone.
+leaves nothing. A session without a run, such as another project's, is left alone.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Installs missing packages of the distribution; runs before any Python package is installed.
 
-Imports only the standard library, and modules of ours that need no more. The machine's apt sources
+Imports only the standard library, and our modules that need no more. The machine's apt sources
 are never edited: for packages in components that they omit, temporary sources are derived.
 """
 

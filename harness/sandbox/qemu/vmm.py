@@ -127,7 +127,7 @@ class Vmm:
 
 
 def _unread(channel: socket.socket) -> bytes:
-    """What the guest has written to its UART and nobody has read."""
+    """The unread bytes that the guest wrote to its UART."""
     data = b""
     with contextlib.suppress(OSError):
         channel.setblocking(False)
