@@ -75,7 +75,7 @@ def downloaded(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     return env
 
 
-def test_it_is_downloaded_once_and_is_the_pinned_version(downloaded: dict[str, str]) -> None:
+def test_the_pinned_version_is_downloaded_once(downloaded: dict[str, str]) -> None:
     [directory] = (Path(downloaded["XDG_CACHE_HOME"]) / "coppice" / "mise").iterdir()
     assert [path.name for path in directory.iterdir()] == ["mise"]
     without_npm = {**downloaded, "PATH": "/usr/bin:/bin", "npm_config_offline": "true"}
@@ -127,12 +127,12 @@ def test_tasks_and_tools_of_other_directories_are_ignored(
 ) -> None:
     """A mise.toml above the checkout may belong to another project, and require downloads."""
     (checkout.parent / "mise.toml").write_text(
-        '[tools]\nnode = "99.0.0"\n[tasks.theirs]\nrun = "true"\n'
+        '[tools]\nnode = "99.0.0"\n[tasks.foreign]\nrun = "true"\n'
     )
     done = _mise("tasks", "--json", root=checkout, env=downloaded)
     names = {task["name"] for task in json.loads(done.stdout)}
     assert "doctor" in names
-    assert "theirs" not in names
+    assert "foreign" not in names
     assert _mise("run", "doctor", root=checkout, env=downloaded).stdout == "set up\n<doctor>\n"
 
 
