@@ -180,7 +180,7 @@ class GuestPeer:
         agent = self._sandbox.agent
         path = Path(need(str(program)))
         agent.run(("/bin/mkdir", "-p", _TOOLS))
-        libraries = [] if _static(path) else re.findall(r"(/\S+)", run("ldd", path).decode())
+        libraries = [] if _static(path) else libraries_of(path)
         for file in (str(path), *libraries):
             agent.write_file(f"{_TOOLS}/{Path(file).name}", Path(file).read_bytes(), 0o755)
         loader = [Path(file).name for file in libraries if "ld-linux" in file]
@@ -199,6 +199,17 @@ class GuestPeer:
         if done.code:
             raise SandboxError(f"{argv[0]} in the guest ended with {done.code}: {output[-300:]}")
         return output
+
+
+def libraries_of(program: Path) -> Sequence[str]:
+    """The shared libraries of a program, with its dynamic loader.
+
+    glibc itself opens libgcc_s when a thread is cancelled, as iperf3 does since 3.16: ldd does not
+    list it.
+    """
+    listed = re.findall(r"(/\S+)", run("ldd", program).decode())
+    unwinders = [Path(file).with_name("libgcc_s.so.1") for file in listed if "/libc.so." in file]
+    return list(dict.fromkeys([*listed, *(str(file) for file in unwinders if file.exists())]))
 
 
 def _static(program: Path) -> bool:
