@@ -249,10 +249,13 @@ def _pytest(
         command += ["-c", str(paths.PYTEST_INI), "--rootdir", str(paths.DATA)]
         command += ["-p", "harness.rig.plugin", "-p", "harness.rig.progress"]
         command += [f"--benchmark-json={benchmarks}", "--benchmark-quiet"]
-        command += [f"--profile={options.profile}", f"--results={options.results.absolute()}"]
+        command += [f"--coppice-profile={options.profile}"]
+        command += [f"--coppice-results={options.results.absolute()}"]
+        # Otherwise pytest-benchmark makes a directory where the user is.
+        command += [f"--benchmark-storage=file://{directory}"]
         for name in LISTS:
-            command += [f"--{name}={value}" for value in getattr(options, name)]
-        command += [f"--set={name}={value}" for name, value in given.items()]
+            command += [f"--coppice-{name}={value}" for value in getattr(options, name)]
+        command += [f"--coppice-set={name}={value}" for name, value in given.items()]
         try:
             code = _patiently(command, environment or {})
         finally:  # of an interrupted run, too: it may have stored records before

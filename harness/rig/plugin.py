@@ -30,25 +30,31 @@ def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
+    """All begin with --coppice-: pytest loads this plugin in every project of an environment, whose
+    own options, such as --profile, must not meet ours."""
     group = parser.getgroup("coppice")
     group.addoption(
-        "--profile",
+        "--coppice-profile",
         default="quick",
         choices=("smoke", "quick", "full"),
         help="how many samples; smoke: as few as show that a rig works",
     )
     where = paths.default_results()
-    group.addoption("--results", type=Path, default=where, help=f"where records go ({where})")
     group.addoption(
-        "--set",
+        "--coppice-results", type=Path, default=where, help=f"where records go ({where})"
+    )
+    group.addoption(
+        "--coppice-set",
         action="append",
         default=[],
         metavar="NAME=VALUE",
         help="an option that a rig declares (RigInfo.options)",
     )
-    group.addoption("--substrate", action="append", help="only rigs of this substrate")
-    group.addoption("--tier", action="append", help="only this tier")
-    group.addoption("--concurrency", action="append", type=int, help="only this concurrency")
+    group.addoption("--coppice-substrate", action="append", help="only rigs of this substrate")
+    group.addoption("--coppice-tier", action="append", help="only this tier")
+    group.addoption(
+        "--coppice-concurrency", action="append", type=int, help="only this concurrency"
+    )
 
 
 def interruptible() -> None:
@@ -64,8 +70,9 @@ def interruptible() -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Deselect what --substrate, --tier and --concurrency leave out."""
-    wanted = {name: config.getoption(name) for name in ("substrate", "tier", "concurrency")}
+    """Deselect what --coppice-substrate, --coppice-tier and --coppice-concurrency leave out."""
+    names = ("substrate", "tier", "concurrency")
+    wanted = {name: config.getoption(f"--coppice-{name}") for name in names}
     kept: list[pytest.Item] = []
     left_out: list[pytest.Item] = []
     for item in items:
@@ -116,17 +123,17 @@ def run() -> Iterator[Run]:
 
 @pytest.fixture
 def profile(request: pytest.FixtureRequest) -> str:
-    name: str = request.config.getoption("--profile")
+    name: str = request.config.getoption("--coppice-profile")
     return name
 
 
 @pytest.fixture
 def rig_run(request: pytest.FixtureRequest, profile: str, run: Run) -> Iterator[RigRun]:
     """The record in the making of one rig."""
-    given = given_options(request.config.getoption("--set"))
+    given = given_options(request.config.getoption("--coppice-set"))
     shown = request.config.pluginmanager.getplugin(progress.NAME)
     say = shown.say if isinstance(shown, progress.Progress) else lambda text: None
-    results = request.config.getoption("--results")
+    results = request.config.getoption("--coppice-results")
     reached = partial(_announce, request.config, run)
     with cgroups.counted(run) as seconds:
         yield RigRun(results, profile, given, say, seconds, reached)

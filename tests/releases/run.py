@@ -41,7 +41,7 @@ VERSIONS = (
 )
 STEPS = {
     "bench": "bin/mise run bench",
-    "tests": f"bin/setup --tests && .venv/bin/pytest -q {TESTS} --results=.pytest-results",
+    "tests": f"bin/setup --tests && .venv/bin/pytest -q {TESTS} --coppice-results=.pytest-results",
     "clean": ".venv/bin/coppice clean",
     "versions": VERSIONS,
 }
