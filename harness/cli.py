@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import errno
 import importlib
 import os
 import pkgutil
@@ -18,10 +19,18 @@ from importlib.metadata import entry_points
 from typing import Any
 
 from harness import __version__, commands
-from harness.errors import CoppiceError, Interrupted
+from harness.errors import CoppiceError, DiskFull, Interrupted, PathError
+from harness.sandbox.protocol import OURS
 
 GROUP = "coppice.commands"
 HOST = "COPPICE_HOST"
+PARTS = ("HELP", "arguments", "main")
+"""What a subcommand's module has."""
+UNUSABLE = {
+    errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ENOENT,
+    errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP, errno.ENOSPC, errno.EDQUOT,
+}  # fmt: skip
+"""Errors of a file that the user named, or whose directory does not suit: not our defects."""
 
 
 def modules() -> Iterator[tuple[str, Any]]:
@@ -29,13 +38,25 @@ def modules() -> Iterator[tuple[str, Any]]:
     ours = sorted(found.name for found in pkgutil.iter_modules(commands.__path__))
     for name in ours:
         yield name, importlib.import_module(f"{commands.__name__}.{name}")
+    taken = dict.fromkeys(ours, OURS)
     for entry in sorted(entry_points(group=GROUP), key=lambda entry: entry.name):
-        if entry.name in ours:
-            continue
-        try:
-            yield entry.name, entry.load()
-        except Exception as error:  # another package may fail in any way
-            print(f"coppice: left out the command {entry.name}: {error!r}", file=sys.stderr)
+        whose = entry.dist.name if entry.dist else entry.value
+        if taken.setdefault(entry.name, whose) != whose:
+            _left_out(entry.name, whose, f"the name is taken by {taken[entry.name]}")
+        elif entry.name not in ours:
+            try:
+                module = entry.load()
+            except Exception as error:  # another package may fail in any way
+                _left_out(entry.name, whose, repr(error))
+                continue
+            if lacking := [name for name in PARTS if not hasattr(module, name)]:
+                _left_out(entry.name, whose, f"it has no {', '.join(lacking)}")
+            else:
+                yield entry.name, module
+
+
+def _left_out(name: str, whose: str, why: str) -> None:
+    print(f"coppice: left out the command {name} of {whose}: {why}", file=sys.stderr)
 
 
 def parser(asked: str | None = None) -> argparse.ArgumentParser:
@@ -78,10 +99,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; its exit code (see harness/errors.py)."""
     arguments = sys.argv[1:] if argv is None else list(argv)
     asked = arguments[0] if arguments and not arguments[0].startswith("-") else None
-    options = parser(asked).parse_args(arguments)
-    # A gateway has a way of its own to end.
-    ends = () if options.command == "gateway" else (signal.SIGTERM, signal.SIGHUP)
     try:
+        options = parser(asked).parse_args(arguments)
+        # A gateway has a way of its own to end.
+        ends = () if options.command == "gateway" else (signal.SIGTERM, signal.SIGHUP)
         with _ended_by(*ends):
             if os.environ.get(HOST) and hasattr(options, "there"):
                 return int(options.there(options, arguments))
@@ -93,14 +114,24 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except CoppiceError as error:
-        print(f"coppice: {error}", file=sys.stderr)
-        return error.exit_code
+        return _failed(error)
+    except OSError as error:
+        if error.filename is None or error.errno not in UNUSABLE:
+            raise
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        kind = DiskFull if full else PathError
+        return _failed(kind(f"{os.fsdecode(error.filename)}: {error.strerror}"))
     except Interrupted as end:
         print(f"coppice: {end}", file=sys.stderr)
         return end.exit_code
     except KeyboardInterrupt:
         print("coppice: interrupted", file=sys.stderr)
         return 130
+
+
+def _failed(error: CoppiceError) -> int:
+    print(f"coppice: {error}", file=sys.stderr)
+    return error.exit_code
 
 
 if __name__ == "__main__":

@@ -19,13 +19,14 @@ import shutil
 import sys
 from collections.abc import Mapping, Sequence
 
+from harness.errors import PluginError
 from harness.host import freebsd
 from harness.host.local import LocalHost
 from harness.host.process import install_command
 from harness.host.requirement import Requirement
 from harness.rig.discovery import discover, substrates_of
 from harness.rig.info import RigInfo
-from harness.sandbox.protocol import load, registered
+from harness.sandbox.protocol import load, refused, registered
 
 CONTROL = "noop"
 """Runs everywhere and shows what the harness itself costs: alone it measures no sandbox."""
@@ -43,7 +44,9 @@ def examine(names: Sequence[str]) -> dict[str, Sequence[Requirement]]:
     for name in names:
         try:
             found[name] = load(name).requirements()
-        except Exception as error:  # somebody else's package may fail in any way
+        except PluginError as error:
+            found[name] = [Requirement("its package", False, str(error))]
+        except Exception as error:  # another package may fail in any way
             found[name] = [Requirement("its package", False, f"does not load: {error!r}")]
     return found
 
@@ -69,7 +72,10 @@ def _rig(info: RigInfo, runs: Mapping[str, bool]) -> dict[str, object]:
     suitable = [substrate.name for substrate in substrates_of(info)]
     runs_on = [name for name in suitable if runs.get(name)]
     missing = [tool for tool in info.tools if shutil.which(tool) is None]
-    needs = info.requirements()
+    try:
+        needs = info.requirements()
+    except Exception as error:  # another package may fail in any way
+        needs = [Requirement("its own requirements", False, f"cannot be listed: {error!r}")]
     has_sandboxes = bool(set(runs_on) - {CONTROL}) or info.wants is None
     return {
         "title": info.title,
@@ -107,8 +113,9 @@ def main(options: argparse.Namespace) -> int:
     discovered = discover()
     rigs = {id: rig.info for id, rig in discovered.found.items()}
     found = report(examine(sorted(registered())), rigs)
-    if discovered.broken:
-        found["broken"] = {where: {"why": why} for where, why in discovered.broken.items()}
+    broken = {**refused(), **discovered.broken}
+    if broken:
+        found["broken"] = {where: {"why": why} for where, why in broken.items()}
     if sys.platform.startswith("freebsd"):
         lines = freebsd.all_requirements(LocalHost(), os.environ.get("COPPICE_POOL"))
         found["host"] = {"requirements": {"all": [dataclasses.asdict(line) for line in lines]}}
@@ -117,7 +124,7 @@ def main(options: argparse.Namespace) -> int:
     else:
         _print(found)
     everything = all(rig["runs"] for rig in found["rigs"].values())
-    return 0 if everything and not discovered.broken else 69
+    return 0 if everything and not broken else 69
 
 
 def _print(found: Mapping[str, Mapping[str, Mapping[str, object]]]) -> None:

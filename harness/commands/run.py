@@ -19,7 +19,14 @@ from pathlib import Path
 from typing import Any, Self
 
 from harness import paths
-from harness.errors import Interrupted, Unsupported, UsageError
+from harness.errors import (
+    CoppiceError,
+    Interrupted,
+    PathError,
+    PluginError,
+    Unsupported,
+    UsageError,
+)
 from harness.host.leftovers import reclaim
 from harness.measure.record import digest, find, write_atomically
 from harness.measure.selection import INTERLEAVE
@@ -27,7 +34,7 @@ from harness.paths import runtime_directory
 from harness.rig import summary
 from harness.rig.discovery import discover, substrates_of
 from harness.rig.info import RigInfo
-from harness.sandbox.protocol import Tier
+from harness.sandbox.protocol import Tier, refused
 from harness.sandbox.protocol import load as load_substrate
 
 HELP = "run rigs and keep their records"
@@ -85,7 +92,7 @@ def _options_of_rigs() -> dict[str, tuple[RigInfo, list[str]]]:
 def main(options: argparse.Namespace) -> int:
     discovered = discover()
     rigs = discovered.found
-    for where, why in discovered.broken.items():
+    for where, why in {**refused(), **discovered.broken}.items():
         print(f"coppice: left out {where}: {why}", file=sys.stderr)
     if options.rig is not None and options.rig not in rigs:
         raise UsageError(f"no rig is called {options.rig!r}; there are {', '.join(sorted(rigs))}")
@@ -96,6 +103,7 @@ def main(options: argparse.Namespace) -> int:
             raise UsageError(f"no tier is called {tier!r}; there are {', '.join(Tier)}")
     for name in options.substrate:
         _refuse_at_once(name, (options.tier or ["full"])[0])
+    _refuse_unwritable(options.results)
     chosen = [rig for id, rig in rigs.items() if options.rig in (None, id)]
     infos = [rig.info for rig in chosen]
     _refuse_unwanted(infos, options.substrate)
@@ -121,6 +129,7 @@ def there(options: argparse.Namespace, words: Sequence[str]) -> int:
     """The same on the host that COPPICE_HOST names, whose records are brought here."""
     from harness.remote import remote_run
 
+    _refuse_unwritable(options.results)
     before = set(find(options.results))
     code = remote_run.run_remotely(
         remote_run.address(),
@@ -200,9 +209,31 @@ def _arm(
     return own, environment
 
 
+def _refuse_unwritable(results: Path) -> None:
+    """Refuse, before anything is measured, a directory in which no record could be stored."""
+    place = results.absolute()
+    while not place.exists():
+        place = place.parent
+    if not place.is_dir():
+        raise PathError(
+            f"records cannot go to {results}: {place} is no directory", hint="name one: --results"
+        )
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise PathError(
+            f"records cannot go to {results}: {place} cannot be written",
+            hint="name another directory: --results",
+        )
+
+
 def _refuse_at_once(name: str, tier: str) -> None:
     """A substrate that was asked for by name and cannot run here ends the command, unmeasured."""
-    for need in load_substrate(name).requirements():
+    try:
+        needs = load_substrate(name).requirements()
+    except CoppiceError:
+        raise
+    except Exception as error:  # another package may fail in any way
+        raise PluginError(f"{name} cannot say what it requires: {error!r}") from error
+    for need in needs:
         if not need.satisfied:
             remedy = need.remedy.replace("TIER", tier) if need.remedy else None
             raise Unsupported(f"{name} needs {need.what}; {need.detail}", hint=remedy)

@@ -6,6 +6,8 @@ Registered under `pytest11`, so that rigs of any package find its fixtures.
 from __future__ import annotations
 
 import contextlib
+import errno
+import os
 import signal
 from collections.abc import Iterator
 from functools import partial
@@ -14,12 +16,14 @@ from pathlib import Path
 import pytest
 
 from harness import paths
-from harness.errors import NotEnoughMemory, Unsupported
+from harness.errors import NotEnoughMemory, PathError, Unsupported
 from harness.host import cgroups
 from harness.host.run import Run
 from harness.host.session import open_run
 from harness.rig import progress, stages
 from harness.rig.recorder import RigRun, given_options
+
+UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR)
 
 # Its assertions are explained like those of a test.
 pytest.register_assert_rewrite("harness.testing.contract")
@@ -91,7 +95,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def _skipped_where_unsupported() -> Iterator[None]:
     """What this host cannot do is skipped, with the reason and the remedy.
 
-    What was asked for and does not fit its memory ends the session, with the error's exit code.
+    What was asked for and does not fit its memory ends the session, with the error's exit code; so
+    does a cache that cannot be written.
     """
     try:
         yield
@@ -99,6 +104,15 @@ def _skipped_where_unsupported() -> Iterator[None]:
         pytest.skip(f"not measured on this host: {reason}")
     except NotEnoughMemory as refusal:
         pytest.exit(str(refusal), returncode=refusal.exit_code)
+    except OSError as error:
+        cache = paths.cache_directory()
+        place = Path(os.fsdecode(error.filename)) if error.filename else None
+        if error.errno not in UNWRITABLE or place is None:
+            raise
+        if not (place.is_relative_to(cache) or cache.is_relative_to(place)):
+            raise
+        why = f"the cache {cache} cannot be written: {place}: {error.strerror}"
+        pytest.exit(f"{why}\n  name another directory: COPPICE_CACHE", PathError.exit_code)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -13,6 +13,7 @@ import coppice_unshare
 from coppice_unshare import UnshareSubstrate
 
 from harness.guest.agent_client import Finished
+from harness.host.identity import Identity
 from harness.host.requirement import Requirement
 from harness.host.run import VARIABLE
 from harness.sandbox.protocol import Tier
@@ -49,10 +50,11 @@ class ForgesItsFirstProcess(UnshareSubstrate):
 class LeaksItsLease(UnshareSubstrate):
     name = "leaks-its-lease"
 
-    def launch(self, *args: Any, **options: Any) -> Any:
-        *others, identity = args
+    def launch(
+        self, run: Any, template: Any, tier: Tier, identity: Identity, *args: Any, **options: Any
+    ) -> Any:
         elsewhere = dataclasses.replace(identity, lease=identity.lease.with_name("none"))
-        return super().launch(*others, elsewhere, **options)
+        return super().launch(run, template, tier, elsewhere, *args, **options)
 
 
 class LeavesAProcess(UnshareSubstrate):
