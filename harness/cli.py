@@ -16,10 +16,10 @@ import signal
 import sys
 from collections.abc import Iterator, Sequence
 from importlib.metadata import entry_points
-from typing import Any
+from typing import Any, NoReturn
 
 from harness import __version__, commands
-from harness.errors import CoppiceError, DiskFull, Interrupted, PathError
+from harness.errors import CoppiceError, DiskFull, Interrupted, PathError, UsageError
 from harness.sandbox.protocol import OURS
 
 GROUP = "coppice.commands"
@@ -59,12 +59,20 @@ def _left_out(name: str, whose: str, why: str) -> None:
     print(f"coppice: left out the command {name} of {whose}: {why}", file=sys.stderr)
 
 
+class Parser(argparse.ArgumentParser):
+    """Refuses a command line with the exit code of a UsageError, where argparse has 2."""
+
+    def error(self, message: str) -> NoReturn:
+        self.print_usage(sys.stderr)
+        self.exit(UsageError.exit_code, f"{self.prog}: error: {message}\n")
+
+
 def parser(asked: str | None = None) -> argparse.ArgumentParser:
     """The command line: of one command, where it is known which, else of all.
 
     A command's options may take long to find: `run` loads every rig for those that they declare.
     """
-    top = argparse.ArgumentParser(prog="coppice", description="Benchmarks of sandbox hosts.")
+    top = Parser(prog="coppice", description="Benchmarks of sandbox hosts.")
     top.add_argument("--version", action="version", version=f"coppice {__version__}")
     sub = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, module in modules():

@@ -69,11 +69,16 @@ def report(
 
 
 def _rig(info: RigInfo, runs: Mapping[str, bool]) -> dict[str, object]:
-    suitable = [substrate.name for substrate in substrates_of(info)]
+    broken: list[Requirement] = []
+    suitable: list[str] = []
+    try:
+        suitable = [substrate.name for substrate in substrates_of(info)]
+    except PluginError as error:
+        broken = [Requirement("its choice of substrates", False, str(error))]
     runs_on = [name for name in suitable if runs.get(name)]
     missing = [tool for tool in info.tools if shutil.which(tool) is None]
     try:
-        needs = info.requirements()
+        needs = [*broken, *info.requirements()]
     except Exception as error:  # another package may fail in any way
         needs = [Requirement("its own requirements", False, f"cannot be listed: {error!r}")]
     has_sandboxes = bool(set(runs_on) - {CONTROL}) or info.wants is None

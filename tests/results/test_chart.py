@@ -196,7 +196,7 @@ def test_what_cannot_be_drawn_says_why(
 def test_a_width_that_is_none_is_refused(text: str) -> None:
     with pytest.raises(SystemExit) as ended:
         main(["chart", "cold-start", "--out", "x.pdf", f"--width={text}"])
-    assert ended.value.code == 2
+    assert ended.value.code == 64
 
 
 def test_widths_are_read_in_the_units_of_publishers() -> None:
