@@ -1,7 +1,8 @@
 """The `coppice` command: finds its subcommands, turns errors into a message and an exit code.
 
 A subcommand is a module with `HELP` (one line), `arguments(parser)` and `main(options) -> int`,
-registered under the entry point group `coppice.commands`; ours are the files in harness/commands/.
+registered under the entry point group `coppice.commands`; our own are in harness/commands/. It may
+have `main_remote(options, argv) -> int`, called instead of `main` if COPPICE_HOST is set.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import argparse
 import contextlib
 import errno
 import importlib
+import itertools
 import os
 import pkgutil
 import signal
@@ -18,7 +20,7 @@ from collections.abc import Iterator, Sequence
 from importlib.metadata import entry_points
 from typing import Any, NoReturn
 
-from harness import __version__, commands
+from harness import __version__, command_log, commands
 from harness.errors import CoppiceError, DiskFull, Interrupted, PathError, UsageError
 from harness.sandbox.protocol import OURS
 
@@ -34,16 +36,16 @@ UNUSABLE = {
 
 
 def modules() -> Iterator[tuple[str, Any]]:
-    """Every subcommand's name and module, ours first; one that does not load is reported."""
-    ours = sorted(found.name for found in pkgutil.iter_modules(commands.__path__))
-    for name in ours:
+    """Every subcommand's name and module, our own first; reports those that do not load."""
+    own = sorted(found.name for found in pkgutil.iter_modules(commands.__path__))
+    for name in own:
         yield name, importlib.import_module(f"{commands.__name__}.{name}")
-    taken = dict.fromkeys(ours, OURS)
+    taken = dict.fromkeys(own, OURS)
     for entry in sorted(entry_points(group=GROUP), key=lambda entry: entry.name):
         whose = entry.dist.name if entry.dist else entry.value
         if taken.setdefault(entry.name, whose) != whose:
             _left_out(entry.name, whose, f"the name is taken by {taken[entry.name]}")
-        elif entry.name not in ours:
+        elif entry.name not in own:
             try:
                 module = entry.load()
             except Exception as error:  # another package may fail in any way
@@ -67,58 +69,65 @@ class Parser(argparse.ArgumentParser):
         self.exit(UsageError.exit_code, f"{self.prog}: error: {message}\n")
 
 
-def parser(asked: str | None = None) -> argparse.ArgumentParser:
-    """The command line: of one command, where it is known which, else of all.
+def parser(command: str | None = None) -> argparse.ArgumentParser:
+    """The command line, with the options of `command` only, or of all commands.
 
-    A command's options may take long to find: `run` loads every rig for those that they declare.
+    Finding the options may take long: for those of `run`, every rig is loaded.
     """
     top = Parser(prog="coppice", description="Benchmarks of sandbox hosts.")
     top.add_argument("--version", action="version", version=f"coppice {__version__}")
+    top.add_argument(
+        "-v", dest="commands_shown", action="store_true",
+        help="show every external command on stderr, as COPPICE_LOG=1 does; COPPICE_LOG=FILE "
+        "adds them to a file",
+    )  # fmt: skip
     sub = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, module in modules():
         own = sub.add_parser(name, help=module.HELP, description=module.__doc__)
-        if asked in (None, name):
+        if command in (None, name):
             module.arguments(own)
         own.set_defaults(main=module.main)
-        if hasattr(module, "there"):  # what it does on the host that COPPICE_HOST names
-            own.set_defaults(there=module.there)
+        if hasattr(module, "main_remote"):
+            own.set_defaults(main_remote=module.main_remote)
     return top
 
 
 @contextlib.contextmanager
-def _ended_by(*numbers: int) -> Iterator[None]:
-    """Let signals that would kill this process end it as an interrupt does: everything that it has
-    made is taken down."""
+def _interrupted_by(*numbers: int) -> Iterator[None]:
+    """Let signals that would kill this process raise Interrupted, so that it cleans up."""
 
-    def end(number: int, _: object) -> None:
+    def interrupt(number: int, _: object) -> None:
         raise Interrupted(number)
 
-    ours = [number for number in numbers if signal.getsignal(number) is signal.SIG_DFL]
-    for number in ours:
-        signal.signal(number, end)
+    handled = [number for number in numbers if signal.getsignal(number) is signal.SIG_DFL]
+    for number in handled:
+        signal.signal(number, interrupt)
     try:
         yield
     finally:
-        for number in ours:
+        for number in handled:
             signal.signal(number, signal.SIG_DFL)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; its exit code (see harness/errors.py)."""
+    """Run a command and return its exit code (see harness/errors.py)."""
     arguments = sys.argv[1:] if argv is None else list(argv)
-    asked = arguments[0] if arguments and not arguments[0].startswith("-") else None
+    flags = list(itertools.takewhile(lambda argument: argument == "-v", arguments))
+    own = arguments[len(flags) :]
+    command = own[0] if own and not own[0].startswith("-") else None
     try:
-        options = parser(asked).parse_args(arguments)
-        # A gateway has a way of its own to end.
-        ends = () if options.command == "gateway" else (signal.SIGTERM, signal.SIGHUP)
-        with _ended_by(*ends):
-            if os.environ.get(HOST) and hasattr(options, "there"):
-                return int(options.there(options, arguments))
+        options = parser(command).parse_args(arguments)
+        command_log.start("1" if flags else None)
+        # The gateway handles these signals itself.
+        signals = () if options.command == "gateway" else (signal.SIGTERM, signal.SIGHUP)
+        with _interrupted_by(*signals):
+            if os.environ.get(HOST) and hasattr(options, "main_remote"):
+                return int(options.main_remote(options, own))
             code = int(options.main(options))
             sys.stdout.flush()
             return code
     except BrokenPipeError:
-        # The reader, such as `head`, has seen enough; nor may the interpreter flush at its end.
+        # The reader, such as `head`, has closed the pipe; the flush at exit must not fail.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except CoppiceError as error:

@@ -34,8 +34,10 @@ __all__ = [
     "ZYGOTE",
     "cache_directory",
     "default_results",
+    "failures_directory",
     "front_door",
     "runtime_directory",
+    "state_directory",
 ]
 
 PACKAGE = Path(__file__).resolve().parent
@@ -107,3 +109,14 @@ def cache_directory() -> Path:
     """The cache of images and checkpoints, kept between runs and across reboots."""
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(os.environ.get("COPPICE_CACHE") or Path(base) / "coppice")
+
+
+def state_directory() -> Path:
+    """What outlives runs and is no cache: a gateway's state, and what explains failures."""
+    base = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local/state"
+    return Path(os.environ.get("COPPICE_STATE") or Path(base) / "coppice")
+
+
+def failures_directory() -> Path:
+    """Where failed tests and rigs leave what explains them, a directory for each run."""
+    return Path(os.environ.get("COPPICE_FAILURES") or state_directory() / "failures").absolute()

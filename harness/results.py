@@ -1,17 +1,17 @@
-"""Run records as a pandas DataFrame, for notebooks and for other people's tools.
+"""Run records as a pandas DataFrame, for notebooks and other tools.
 
 ::
 
     from harness import results
 
-    frame = results.load("results/**")     # one row a sample
-    results.summary(frame)                 # one row a series: medians, percentiles, intervals
+    frame = results.load("results/**")     # a row per sample
+    results.summary(frame)                 # a row per series: medians, percentiles, intervals
 
-`COLUMNS` says what each column holds, with its type and unit. After those columns stand the
-dimensions of the series (`substrate`, `tier`, `n`, ...), each under its own name: facts of the
-machine begin with `machine_`, so that a dimension `cores` or `kernel` has its name to itself.
+`COLUMNS` documents each column with its type and unit. The dimensions of the series (`substrate`,
+`tier`, `n`, ...) follow as further columns with their own names; columns about the machine begin
+with `machine_`, so that they do not collide with dimensions such as `cores` or `kernel`.
 
-It needs pandas, so nothing that measures imports it.
+This module needs pandas, so nothing that measures imports it.
 """
 
 from __future__ import annotations
@@ -48,16 +48,16 @@ __all__ = [
 
 SUFFIX = ".run.json"
 PERCENTILES = (90, 95, 99)
-"""Of `summary`, beside the median."""
+"""The percentiles in `summary`, besides the median."""
 
 Sources = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
 Found = Iterable[tuple[Path, RunRecord, Sequence[int]]]
-"""A record's file, the record, and which of its series are meant."""
+"""A record's file, the record, and the numbers of the selected series."""
 
 
 @dataclass(frozen=True)
 class Column:
-    """`dtype` is pandas', `of` tells whether all rows of a record, a series or none share it."""
+    """`dtype` is a pandas dtype; all rows of a record or series share the value if `of` says so."""
 
     name: str
     dtype: str
@@ -75,40 +75,40 @@ COLUMNS = (
     Column("dirty", "boolean", "record", "whether that code had uncommitted changes"),
     Column("harness", "category", "record", "version of the harness"),
     Column("machine", "category", "record", "stable id of the host, its directory's name"),
-    Column("machine_name", "category", "record", "the host in words"),
+    Column("machine_name", "category", "record", "a descriptive name of the host"),
     Column("machine_class", "category", "record", "bare-metal, virtual-machine or emulated"),
     Column("machine_cpu", "category", "record", "its processor"),
     Column("machine_cores", "int64", "record", "how many cores it has"),
     Column("machine_memory", "int64", "record", "its memory in bytes"),
     Column("machine_os", "category", "record", "its operating system"),
     Column("machine_kernel", "category", "record", "its kernel"),
-    Column("machine_virtualisation", "category", "record", "what it runs on itself, or none"),
+    Column("machine_virtualisation", "category", "record", "the hypervisor it runs on, or none"),
     Column(
         "machine_accelerator", "category", "record",
-        "what ran the guests: kvm, tcg, vmm; missing: no guest",
+        "the accelerator of the guests: kvm, tcg, vmm; missing: no guest",
     ),
     Column(
         "function_only", "category", "record",
-        "why its times mean nothing; missing: they do mean something",
+        "why its times must not be used; missing: they may",
     ),
-    Column("record", "category", "record", "the record's file, as it was found"),
-    Column("series", "int64", "series", "place of the series in its record, from 0"),
+    Column("record", "category", "record", "path of the record's file"),
+    Column("series", "int64", "series", "index of the series in its record, from 0"),
     Column("metric", "category", "series", "what was measured, such as first-reply"),
     Column("unit", "category", "series", "unit of `value`: s, bytes, bytes/s, 1/s or 1 (a count)"),
     Column("better", "category", "series", "lower or higher: which values are better"),
     Column(
         "loop", "category", "series",
-        "closed: each attempt waited for the one before; open: they came by the clock",
+        "closed: each attempt waits for the previous; open: attempts start by the clock",
     ),
     Column("phase", "category", "sample", "sample, warmup or failure"),
     Column(
         "index", "int64", "sample",
-        "number of the attempt in measurement order, from 0; warm-up counts by itself",
+        "index of the attempt in measurement order, from 0; warm-up is counted separately",
     ),
     Column("value", "float64", "sample", "the measured value in `unit`; missing for a failure"),
-    Column("failure", "category", "sample", "why the attempt failed; missing unless it did"),
+    Column("failure", "category", "sample", "why the attempt failed; missing for all others"),
 )  # fmt: skip
-"""Every column but the dimensions, in order. Missing values are NaN, NaT or <NA>, never 0."""
+"""Every column except dimensions, in order. Missing values are NaN, NaT or <NA>, never 0."""
 
 FIGURES = (
     "samples", "failed", "min",
@@ -116,21 +116,21 @@ FIGURES = (
     "max",
 )  # fmt: skip
 """The columns that `summary` adds."""
-_TAKEN = {*(one.name for one in COLUMNS), *FIGURES}
+_TAKEN = {*(column.name for column in COLUMNS), *FIGURES}
 PHASES = ("sample", "warmup", "failure")
 
 
 class RecordSkipped(UserWarning):
-    """A record that could not be read was left out."""
+    """A record that could not be read was skipped."""
 
 
 def load(sources: Sources, *, errors: Literal["raise", "skip"] = "raise") -> pandas.DataFrame:
-    """One row for each sample, warm-up sample and failure of the records (`phase` says which).
+    """A row for each sample, warm-up sample and failure of the records (see `phase`).
 
-    `sources` is a record's file, a directory, a glob such as "results/**", or several of these; of
-    directories and globs only files named *.run.json count. A record that cannot be read, or whose
-    schema this harness does not know, raises RecordError or UnknownSchema; with errors="skip" it
-    is left out with a RecordSkipped warning. UsageError when there is no record.
+    `sources` is a record's file, a directory, a glob such as "results/**", or several of these;
+    directories and globs yield only files named *.run.json. A record that cannot be read, or whose
+    schema is unknown, raises RecordError or UnknownSchema; with errors="skip" it is skipped with a
+    RecordSkipped warning. Raises UsageError if there is no record.
     """
     return frame(
         (path, record, range(len(record.series))) for path, record in read(sources, errors=errors)
@@ -140,7 +140,7 @@ def load(sources: Sources, *, errors: Literal["raise", "skip"] = "raise") -> pan
 def read(
     sources: Sources, *, errors: Literal["raise", "skip"] = "raise"
 ) -> Iterator[tuple[Path, RunRecord]]:
-    """The records that `sources` name, as `load` does, each with its file."""
+    """The records that `sources` name, as for `load`, each with its file."""
     if errors not in ("raise", "skip"):
         raise UsageError(f"errors={errors!r} is neither 'raise' nor 'skip'")
     for path in _files(sources):
@@ -149,24 +149,24 @@ def read(
         except RecordError as error:
             if errors == "raise":
                 raise
-            warnings.warn(f"left out: {error}", RecordSkipped, stacklevel=3)
+            warnings.warn(f"skipped: {error}", RecordSkipped, stacklevel=3)
 
 
 def _files(sources: Sources) -> Sequence[Path]:
-    """Every record's file once, in the order of the sources; within one, by name."""
+    """Every record's file once, in the order of the sources, by name within a source."""
     several = [sources] if isinstance(sources, str | os.PathLike) else list(sources)
     found: dict[Path, Path] = {}
     for source in several:
         matching = list(_matching(os.fspath(source)))
         if not matching:
             raise UsageError(
-                f"{os.fspath(source)} names no run record",
+                f"no run record at {os.fspath(source)}",
                 hint=f"name a directory of records, or files that end in {SUFFIX}",
             )
         for path in matching:
             found.setdefault(path.resolve(), path)
     if not found:
-        raise UsageError("no source of run records was named")
+        raise UsageError("no source of run records was given")
     return list(found.values())
 
 
@@ -177,14 +177,14 @@ def _matching(source: str) -> Iterator[Path]:
     elif path.exists():
         yield path
     else:
-        # Not Path.glob: a pattern may begin at the root, or above this directory.
+        # Not Path.glob, which rejects absolute patterns.
         for name in sorted(glob.glob(source, recursive=True)):  # noqa: PTH207
             if name.endswith(SUFFIX):
                 yield Path(name)
 
 
 def frame(found: Found) -> pandas.DataFrame:
-    """The same of records that are in memory, and of some of their series only."""
+    """The same as `load`, for records in memory and for some of their series."""
     facts: list[dict[str, Any]] = []
     dimensions: dict[str, list[Scalar]] = {}
     counts: list[int] = []
@@ -198,23 +198,23 @@ def frame(found: Found) -> pandas.DataFrame:
             series = record.series[number]
             facts.append(of_record | _of_series(series, number))
             for name, value in series.dimensions.items():
-                column = dimensions.setdefault(_dimension(name), [])
-                column += [None] * (len(facts) - 1 - len(column))
-                column.append(value)
+                given = dimensions.setdefault(_dimension_name(name), [])
+                given += [None] * (len(facts) - 1 - len(given))
+                given.append(value)
             counts.append(len(series.samples) + len(series.warmup) + len(series.failures))
             _append(series, values, indices, phases)
             reasons += [None] * (len(series.samples) + len(series.warmup))
             reasons += [failure.reason for failure in series.failures]
     rows = numpy.repeat(numpy.arange(len(facts)), counts)
-    # Columns are made for one row a series and then repeated: there may be a million samples.
+    # Built with a row per series and then repeated, because there may be a million samples.
     each = pandas.DataFrame(
-        {one.name: _column(one, [fact[one.name] for fact in facts])
-         for one in COLUMNS if one.of != "sample"}
+        {column.name: _column(column, [fact[column.name] for fact in facts])
+         for column in COLUMNS if column.of != "sample"}
     )  # fmt: skip
     spread = pandas.DataFrame(
         {
-            name: _spread([*column, *[None] * (len(facts) - len(column))])
-            for name, column in dimensions.items()
+            name: _dimension_column([*given, *[None] * (len(facts) - len(given))])
+            for name, given in dimensions.items()
         },
         index=each.index,
     )
@@ -280,8 +280,8 @@ def _of_series(series: Series, number: int) -> dict[str, Scalar]:
     }
 
 
-def _dimension(name: str) -> str:
-    """The column of a dimension; its own name, unless another column has that."""
+def _dimension_name(name: str) -> str:
+    """The name of a dimension's column: the dimension's own, unless another column has it."""
     return f"dimension_{name}" if name in _TAKEN else name
 
 
@@ -295,44 +295,46 @@ def _column(column: Column, values: Sequence[Scalar]) -> pandas.Series:
 
 
 def _category(values: Sequence[Scalar]) -> pandas.Categorical:
-    """Text, each word kept once; of text also where nothing but missing values is there."""
-    known = dict.fromkeys(one for one in values if one is not None)
+    """Categories of text, also if all values are missing."""
+    known = dict.fromkeys(value for value in values if value is not None)
     return pandas.Categorical(values, categories=pandas.Index(list(known), dtype="str"))
 
 
-def _spread(values: Sequence[Scalar]) -> pandas.Series:
-    """A dimension: Int64 of whole numbers, Float64 of numbers, boolean, else category of text."""
-    kinds = {type(one) for one in values if one is not None}
+def _dimension_column(values: Sequence[Scalar]) -> pandas.Series:
+    """A dimension's values as Int64, Float64 or boolean if all fit, else as categories of text."""
+    kinds = {type(value) for value in values if value is not None}
     if kinds <= {int} and kinds:
         return pandas.Series(values, dtype="Int64")
     if kinds <= {int, float} and kinds:
         return pandas.Series(values, dtype="Float64")
     if kinds == {bool}:
         return pandas.Series(values, dtype="boolean")
-    text = [None if one is None else plain(one) for one in values]
+    text = [None if value is None else plain(value) for value in values]
     return pandas.Series(_category(text))
 
 
 def summary(frame: pandas.DataFrame) -> pandas.DataFrame:
-    """One row a series: its facts and dimensions, then its figures in `unit`.
+    """A row per series: its facts and dimensions, then its figures in `unit`.
 
-    `samples` and `failed` count; `min`, `p50`, `p90`, `p95`, `p99` and `max` are samples themselves
-    (nearest rank), `p50_low`, `p50_high` and so on the bounds of 95 % order-statistic intervals. A
-    percentile that there are too few samples for is missing. Warm-up does not count, and series of
-    several runs are never pooled: runs differ by more than their samples do.
+    `samples` and `failed` are counts; `min`, `p50`, `p90`, `p95`, `p99` and `max` are samples
+    (nearest rank); `p50_low`, `p50_high` etc. are the bounds of 95 % order-statistic intervals. A
+    percentile is missing if there are too few samples for it. Warm-up does not count, and series of
+    different runs are never pooled: runs differ by more than their samples do.
     """
     keys = ["record", "series"]
     counted = frame[frame["phase"] != "warmup"]
     heads = counted.drop_duplicates(keys).drop(columns=["phase", "index", "value", "failure"])
-    # Group by group pandas would copy every column: sorted by group, the values alone are cut.
+    # Pandas would copy every column for each group; sorting and splitting the values avoids this.
     groups = counted.groupby(keys, observed=True, sort=False).ngroup().to_numpy()
     order = numpy.argsort(groups, kind="stable")
     cuts = numpy.flatnonzero(numpy.diff(groups[order])) + 1
-    ours = (counted["phase"] == "sample").to_numpy()[order]
+    is_sample = (counted["phase"] == "sample").to_numpy()[order]
     values = counted["value"].to_numpy()[order]
     rows = [
         _figures(several[sample].tolist(), int((~sample).sum()))
-        for several, sample in zip(numpy.split(values, cuts), numpy.split(ours, cuts), strict=True)
+        for several, sample in zip(
+            numpy.split(values, cuts), numpy.split(is_sample, cuts), strict=True
+        )
         if len(several)
     ]
     figures = pandas.DataFrame(rows, columns=list(FIGURES)).astype(
@@ -346,7 +348,7 @@ def _figures(values: Sequence[float], failed: int) -> dict[str, float | None]:
     if values:
         shown = summarise(values, PERCENTILES)
         found |= {"min": shown.minimum, "max": shown.maximum}
-        for percent, one in {50: shown.median, **shown.percentiles}.items():
-            found |= {f"p{percent}": one.value, f"p{percent}_low": one.low}
-            found[f"p{percent}_high"] = one.high
+        for percent, estimate in {50: shown.median, **shown.percentiles}.items():
+            found |= {f"p{percent}": estimate.value, f"p{percent}_low": estimate.low}
+            found[f"p{percent}_high"] = estimate.high
     return found

@@ -1,7 +1,7 @@
-"""Cold start: from the caller's request to a sandbox that has answered, worked, and used memory.
+"""Cold start: from the caller's request until a sandbox has replied, run a process, touched memory.
 
 One test per substrate, tier and concurrency; each writes one run record with the whole ladder.
-It measures and never judges: nothing here fails because something is slow.
+No test fails because something is slow.
 """
 
 from __future__ import annotations
@@ -34,16 +34,16 @@ from harness.sandbox.protocol import Sharing, Tier, load, registered
 
 
 def tasks() -> Sequence[Task]:
-    """`bench:SUBSTRATE` runs every tier of a substrate of ours, `bench:SUBSTRATE-TIER` one."""
-    found = []
+    """`bench:SUBSTRATE` runs all tiers of a built-in substrate, `bench:SUBSTRATE-TIER` one."""
+    listed = []
     for name in registered(OURS):
         about = f"Cold start of {name}"
-        found.append(Task(f"bench:{name}", "cold-start", about, {"substrate": name}))
+        listed.append(Task(f"bench:{name}", "cold-start", about, {"substrate": name}))
         for tier in load(name).tiers:
             options = {"substrate": name, "tier": str(tier)}
-            one_tier = f"{about}, tier {tier}"
-            found.append(Task(f"bench:{name}-{tier}", "cold-start", one_tier, options))
-    return found
+            about_tier = f"{about}, tier {tier}"
+            listed.append(Task(f"bench:{name}-{tier}", "cold-start", about_tier, options))
+    return listed
 
 
 RIG = RigInfo(
@@ -53,6 +53,7 @@ RIG = RigInfo(
     wants=lambda substrate: bool(substrate.tiers),
     tasks=tasks,
     measured_alike=(
+        "95134dcf0a1175a4c208fcb51177e75dec984bdca18337ce064a359c91b26494",
         "ef52bd1a1b2c2819004f512c8996648866dfaa336172c3126cee8896127fbeb5",
         "53d608701a6365e0c13ae3b6b3b00548f00b5c1d9f355ae132f12d072cc59463",
         "042e4764797b146d2b5b4c00659c9653dec806a7625588a0db87cef2c818023f",
@@ -61,13 +62,14 @@ RIG = RigInfo(
 TIMEOUT_S = 120.0
 CONCURRENCIES = (1, 10, 50)
 BATCH = 25
-"""Sandboxes that wait at once when they are asked for one by one."""
+"""Sandboxes kept ready in the pool at concurrency 1."""
 WARM_UPS = 10
 CLAIMED_RUNG = "first-reply"
-"""What pytest-benchmark shows: it holds one duration per test."""
+"""The series given to pytest-benchmark, which stores only one per test."""
 
-# Attempts per concurrency; 0: not in this profile. p95 has both bounds from 72 samples, p99 from
-# 368. Above 1 each rung has attempts of its own (see harness/procedures/ladder.py).
+# Attempts per concurrency; 0: not in this profile. The interval of p95 has both bounds from 72
+# samples on, that of p99 from 368. Above concurrency 1, separate attempts measure each rung (see
+# harness/procedures/ladder.py).
 PLANS: dict[str, dict[Tier, dict[int, int]]] = {
     "quick": {
         Tier.FULL: {1: 3, 10: 0, 50: 0},
@@ -89,18 +91,17 @@ PLANS: dict[str, dict[Tier, dict[int, int]]] = {
     },
 }
 
-
 FORKED = {
     "smoke": {1: 2, 10: 0, 50: 0},
     "quick": {1: 8, 10: 0, 50: 0},
     "full": {1: 400, 10: 100, 50: 100},
 }
-"""The same for sandboxes forked on demand."""
+"""Attempts per concurrency for sandboxes forked on demand."""
 
 
 class Vmm(enum.StrEnum):
-    """Where a restored sandbox's VMM comes from: it waits, in its tier's pool; or the request
-    spawns it; or the request forks it of the one restored sandbox that waits, the zygote."""
+    """Where a restored sandbox's VMM comes from: it waits in the pool, the request spawns it, or
+    the request forks it from the zygote, a restored sandbox that waits for this."""
 
     WAITS = "waits"
     SPAWNED = "spawned"
@@ -109,7 +110,7 @@ class Vmm(enum.StrEnum):
 
 @dataclass(frozen=True)
 class Case:
-    """One combination of dimensions; its name is what `-k` finds."""
+    """One combination of dimensions; pytest's `-k` matches its name."""
 
     substrate: str
     tier: Tier
@@ -126,7 +127,7 @@ class Case:
 
 
 def cases(named: Sequence[str] = ()) -> Iterator[Case]:
-    """Every combination of what the substrates can do; of `named` ones, if any are."""
+    """Every combination that the substrates support; if `named` is given, only of those."""
     for substrate in substrates_of(RIG, named):
         name = substrate.name
         for tier, concurrency in itertools.product(substrate.tiers, CONCURRENCIES):
@@ -148,45 +149,45 @@ def attempts(
     own_kernel: bool,
     count: int,
     upto: str,
-    reached: Callable[[str], object],
+    announce: Callable[[str], object],
 ) -> list[Climb]:
-    """`count` cold starts up to a rung, in batches; the collector rests while they run."""
+    """`count` cold starts up to a rung, in batches, with the garbage collector off."""
     climbs: list[Climb] = []
     while len(climbs) < count:
         batch = min(count - len(climbs), case.concurrency if case.concurrency > 1 else BATCH)
         try:
             launcher.ready(batch)
         except SandboxError as error:
-            why = f"the pool could not be filled: {type(error).__name__}: {error.args[0]}"
-            climbs += [Climb({}, why) for _ in range(batch)]
+            reason = f"the pool could not be filled: {type(error).__name__}: {error.args[0]}"
+            climbs += [Climb({}, reason) for _ in range(batch)]
             continue
         with without_collector():
             for _ in range(batch // case.concurrency or 1):
                 together = climb_together(
                     min(case.concurrency, batch), launcher.acquire, upto, TIMEOUT_S
                 )
-                reached(ANSWERED)
+                announce(ANSWERED)
                 conclude(together, launcher.release, own_kernel)
                 climbs += together
     return climbs
 
 
 def series_of(rung: str, dimensions: Facts, warmup: list[Climb], climbs: list[Climb]) -> Series:
-    """The samples of one rung, in the order of the attempts; failed ones keep their place."""
+    """The samples of one rung in attempt order; failures keep the index of their attempt."""
     return Series(
         metric=rung,
         unit="s",
         better="lower",
         dimensions=dimensions,
         loop="closed",
-        warmup=[one.rungs[rung] for one in warmup if rung in one.rungs],
-        samples=[one.rungs[rung] for one in climbs if one.failure is None],
-        failures=[Failure(i, one.failure) for i, one in enumerate(climbs) if one.failure],
+        warmup=[climb.rungs[rung] for climb in warmup if rung in climb.rungs],
+        samples=[climb.rungs[rung] for climb in climbs if climb.failure is None],
+        failures=[Failure(i, climb.failure) for i, climb in enumerate(climbs) if climb.failure],
     )
 
 
 def measure(case: Case, run: Run, rig_run: RigRun, count: int) -> list[Series]:
-    """Run one case and return its series; the record's images and accelerator are noted."""
+    """Measure one case and return its series; `rig_run` learns the images and the accelerator."""
     substrate = load(case.substrate)
     template = substrate.prepare(run, cache_directory(), case.tier)
     rig_run.prepared(template.images, template.accelerator, substrate.tools)
@@ -210,18 +211,18 @@ def measure(case: Case, run: Run, rig_run: RigRun, count: int) -> list[Series]:
             pooled=case.vmm is Vmm.WAITS,
             forked=case.vmm is Vmm.FORKED,
         )
-        some = functools.partial(
-            attempts, case, launcher, substrate.own_kernel, reached=rig_run.reached
+        start = functools.partial(
+            attempts, case, launcher, substrate.own_kernel, announce=rig_run.announce
         )
-        warmup = some(min(case.concurrency, WARM_UPS), "first-exec")
+        warmup = start(min(case.concurrency, WARM_UPS), "first-exec")
         rig_run.begin()
-        # A boot outweighs what comes after it, so its later rungs slow nobody's earlier ones.
+        # A boot costs far more than the later rungs, so these barely slow other sandboxes' boots.
         if case.concurrency == 1 or case.tier is Tier.FULL:
-            climbs = some(count, RUNGS[-1])
+            climbs = start(count, RUNGS[-1])
             series = [series_of(rung, dimensions, warmup, climbs) for rung in RUNGS]
         else:
             for upto in ("first-reply", "first-exec", "first-touch"):
-                climbs = some(count, upto)
+                climbs = start(count, upto)
                 rungs = RUNGS[:3] if upto == "first-reply" else (upto,)
                 series += [series_of(rung, dimensions, warmup, climbs) for rung in rungs]
         rig_run.end()
@@ -229,7 +230,7 @@ def measure(case: Case, run: Run, rig_run: RigRun, count: int) -> list[Series]:
 
 
 @pytest.mark.benchmark(timer=STOPWATCH)
-# When every attempt fails there is nothing to deliver: the record says so, and the test fails.
+# When every attempt fails nothing is delivered: the record has the reasons, the test fails.
 @pytest.mark.filterwarnings("ignore:Benchmark fixture was not used")
 def test_cold_start(
     case: Case, benchmark: BenchmarkFixture, run: Run, rig_run: RigRun, profile: str
@@ -238,10 +239,10 @@ def test_cold_start(
     if count == 0:
         pytest.skip(f"not in the {profile} profile: run with --profile full")
     series = measure(case, run, rig_run, count)
-    claimed = next(one for one in series if one.metric == CLAIMED_RUNG)
+    claimed = next(rung for rung in series if rung.metric == CLAIMED_RUNG)
     repeat = {"substrate": case.substrate, "tier": str(case.tier)}
     record = rig_run.write(RIG, Path(__file__), series, cold_start_clock(), repeat)
     assert claimed.samples, (
-        f"no cold start succeeded, the first because {claimed.failures[0].reason}"
+        f"no cold start succeeded; the first failure: {claimed.failures[0].reason}"
     )
     rig_run.deliver(benchmark, claimed, record)

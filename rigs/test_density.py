@@ -1,7 +1,7 @@
-"""Density: how many sandboxes from one checkpoint fit on this host, alive, distinct and idle.
+"""Density: how many idle sandboxes restored from one checkpoint fit on this host.
 
-One test per substrate, sharing and N; each writes one run record, so that a fleet that fails or
-does not fit takes nothing else with it. It measures and never judges.
+One test per substrate, sharing and N; each writes its own run record, so that a fleet that fails or
+does not fit affects no other. Every sandbox must answer and must have an identity of its own.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from harness.errors import NotEnoughMemory, UsageError, WrongAnswer
+from harness.errors import NotEnoughMemory, UsageError
 from harness.host.identity import NETWORK, Identity, allocate
 from harness.host.ksm import Merging, merging
 from harness.host.memory import available_memory
@@ -32,7 +32,15 @@ from harness.network.policy import Policy
 from harness.paths import cache_directory
 from harness.procedures import fleet_figures
 from harness.procedures.echo import echo
-from harness.procedures.fleet import Bounds, BringUp, SandboxFleet, admit, ask_each
+from harness.procedures.fleet import (
+    Bounds,
+    BringUp,
+    SandboxFleet,
+    admit,
+    ask_each,
+    run_process,
+    touch_above_floor,
+)
 from harness.procedures.linux_only import require_linux
 from harness.procedures.namespace_endpoint import endpoint
 from harness.rig.discovery import substrates_of
@@ -43,15 +51,16 @@ from harness.rig.tasks import Task
 from harness.sandbox.protocol import Sandbox, Sharing, Substrate, Template, Tier, load
 
 
-def asked(options: Mapping[str, str]) -> tuple[Sequence[int], Sequence[Sharing]]:
-    """The sizes and the sharings that a caller named; UsageError when they make no sense."""
+def requested(options: Mapping[str, str]) -> tuple[Sequence[int], Sequence[Sharing]]:
+    """The sizes and sharings in the options. Raises UsageError when they make no sense."""
     try:
-        sizes = [int(one) for one in options.get("n", "").split(",") if one]
-        sharings = [Sharing(one) for one in options.get("sharing", "").split(",") if one]
+        sizes = [int(n) for n in options.get("n", "").split(",") if n]
+        sharings = [Sharing(name) for name in options.get("sharing", "").split(",") if name]
     except ValueError as error:
-        raise UsageError(f"--n or --sharing cannot be read: {error}") from error
+        hint = f"--n 8,50; --sharing {','.join(Sharing)}"
+        raise UsageError(f"--n or --sharing: {error}", hint=hint) from error
     if any(n < 1 for n in sizes):
-        raise UsageError("a fleet has at least one sandbox")
+        raise UsageError("--n: a fleet has at least one sandbox")
     return sizes, sharings
 
 
@@ -59,7 +68,7 @@ TIER = Tier.DURABLE_POOL
 
 
 def tasks() -> Sequence[Task]:
-    """The whole plan, and the largest fleet of each substrate of ours."""
+    """The whole plan, and the largest fleet of each built-in substrate."""
     fleets = {"qemu": "forked,merged", "bhyve": "mapped"}
     return [
         Task("bench:density", "density", "How many sandboxes fit", {"profile": "full"}),
@@ -82,15 +91,16 @@ RIG = RigInfo(
     wants=lambda substrate: TIER in substrate.tiers and bool(substrate.sharings),
     tasks=tasks,
     options={
-        "n": "how many sandboxes, such as 8,50",
-        "sharing": "of guest memory: private, mapped, merged, forked, or several",
+        "n": "sizes of fleets, such as 8,50",
+        "sharing": f"how guests share memory, of {', '.join(Sharing)}",
     },
-    check=asked,
+    check=requested,
     flags={
-        "force": "begin although the estimate says that memory does not suffice",
-        "network": "attach every sandbox to a network of ours, and have each answer a packet",
+        "force": "start even if the estimate says that memory will not suffice",
+        "network": "attach every sandbox to cubenet, and require each to answer a packet",
     },
     measured_alike=(
+        "4e49d5e7527c905e7d623c4906764d745d003bc7fdc8bfe58cb16998314b7798",
         "e5284dbcd3abc48618fb88e46fcf5075d4cf0bba9fe7d5ea37f92e2a7b244700",
         "4e53227d9e88db9222b28d125f84e92d8d2b6866c8f27fcf87cbe6f400045e8f",
         "fe481ce83157d33273b26cebae32e22b4eefc31f10cac3aeefd1ad8dae126bda",
@@ -99,21 +109,19 @@ RIG = RigInfo(
     ),
 )
 TOUCHED_MIB = 16
-
 TOUCHED_IN_QUICK = (Sharing.MAPPED,)
-ASKERS = Policy.of([str(NETWORK)])
-"""What lets somebody ask every sandbox of the network, whose own policies allow nothing."""
+SENDER = Policy.of([str(NETWORK)])
+"""The policy of the endpoint that sends to every sandbox; their own policies allow nothing."""
 PILOTS = 2
-"""Sandboxes whose memory is measured first, to know what the rest will need."""
+"""Sandboxes whose memory is measured first, to estimate the need of the fleet."""
 MARGIN = 1.1
 SCANS = 3
-"""Rounds of the scanner before merging counts as done: one to know a page, one to find its equal,
-and one for what changed in between."""
+"""Full scans of KSM after which merging counts as done: the first records a page's checksum, the
+next finds its equal, the third catches what changed in between."""
 SCAN_LIMIT_S = 30.0
-"""How long two sandboxes get to be merged before they are measured."""
+"""How long the pilots wait for KSM before they are measured."""
 
-
-# N by profile. Full private copies fit only a few times.
+# N by profile. Of full private copies only a few fit.
 PLANS: dict[str, dict[Sharing, Sequence[int]]] = {
     "smoke": dict.fromkeys(Sharing, (2,)),
     "quick": dict.fromkeys(Sharing, (8,)),
@@ -128,8 +136,8 @@ PLANS: dict[str, dict[Sharing, Sequence[int]]] = {
 
 @dataclass(frozen=True)
 class Case:
-    """One fleet; its name is what `-k` finds. `asked` is the largest N that the caller named, 0
-    when the profile plans it."""
+    """One fleet; pytest's `-k` matches its name. `asked` is the largest N that the user requested,
+    0 when the sizes come from the profile."""
 
     substrate: str
     sharing: Sharing
@@ -142,12 +150,12 @@ class Case:
 
 
 def cases(profile: str, options: Mapping[str, str], named: Sequence[str] = ()) -> Iterator[Case]:
-    """What the options ask for, else what the profile plans; small fleets first."""
-    sizes, sharings = asked(options)
+    """The fleets that the options or else the profile ask for, in increasing size."""
+    sizes, sharings = requested(options)
     for substrate in substrates_of(RIG, named):
         for sharing in sharings or substrate.sharings:
             for n in sorted(sizes or PLANS[profile][sharing]):
-                # Full copies are left out where they do not fit, unless asked for by name.
+                # Private copies that do not fit are skipped, unless the user named this sharing.
                 insists = sharings or sharing is not Sharing.PRIVATE
                 largest = max(sizes, default=0) if insists else 0
                 yield Case(substrate.name, sharing, n, largest, "network" in options)
@@ -162,7 +170,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @dataclass(frozen=True)
 class Maker:
-    """Makes the sandboxes of one case, each with its card on the network where there is one."""
+    """Creates the sandboxes of one case, each with a NIC if the case has a network."""
 
     case: Case
     substrate: Substrate[Template]
@@ -171,8 +179,8 @@ class Maker:
     net: Cubenet | None
 
     @contextmanager
-    def standing(self) -> Iterator[Callable[[], Sandbox]]:
-        """What launches one; forks have their zygote meanwhile."""
+    def launcher(self) -> Iterator[Callable[[], Sandbox]]:
+        """A function that launches a sandbox; for forks, their zygote lives for as long."""
         with ExitStack() as stack:
             template = self.template
             if self.case.sharing is Sharing.FORKED:
@@ -192,8 +200,8 @@ class Maker:
 
 
 def estimate(launch: Callable[[], Sandbox], merger: Merging | None) -> int:
-    """Bytes that one sandbox takes which answers and has run a process, as measured on two; merged
-    with each other first, where the fleet will be."""
+    """The memory of one sandbox in bytes, measured on the pilots, each of which has run a process,
+    after merging by KSM if the fleet will be merged."""
     before = host_memory.read()
     with SandboxFleet(launch, 0) as pilots:
         up = pilots.bring_up(PILOTS)
@@ -202,18 +210,22 @@ def estimate(launch: Callable[[], Sandbox], merger: Merging | None) -> int:
             scans, deadline = merger.count("full_scans"), time.monotonic() + SCAN_LIMIT_S
             while merger.count("full_scans") < scans + SCANS and time.monotonic() < deadline:
                 time.sleep(0.1)
-        found = [one for one in map(fleet_figures.footprint_of, pilots.sandboxes) if one]
+        found = [
+            footprint
+            for footprint in map(fleet_figures.footprint_of, pilots.sandboxes)
+            if footprint
+        ]
         if pilots.sandboxes and not footprint_linux.AVAILABLE:
-            taken = before.to_be_had - host_memory.read().to_be_had
-            return round(MARGIN * max(taken, 0) / len(pilots.sandboxes))
+            change = before.to_be_had - host_memory.read().to_be_had
+            return round(MARGIN * max(change, 0) / len(pilots.sandboxes))
     if not found:
         why = up.failures[0][1] if up.failures else "its memory cannot be read"
-        pytest.fail(f"no sandbox could be measured before the fleet: {why}", pytrace=False)
-    return round(MARGIN * max(one.private for one in found))
+        pytest.fail(f"no pilot sandbox could be measured: {why}", pytrace=False)
+    return round(MARGIN * max(footprint.private for footprint in found))
 
 
 def measure(case: Case, run: Run, rig_run: RigRun, profile: str) -> Collector:
-    """One fleet's whole life; its series, and what made it fail."""
+    """Bring one fleet up and measure it; its series, and why it failed if it did."""
     if case.network:
         require_linux()
     substrate = load(case.substrate)
@@ -230,7 +242,7 @@ def measure(case: Case, run: Run, rig_run: RigRun, profile: str) -> Collector:
         merger = stack.enter_context(merging(run)) if case.sharing is Sharing.MERGED else None
         net = stack.enter_context(open_cubenet(run)) if case.network else None
         maker = Maker(case, substrate, template, run, net)
-        with maker.standing() as launch:
+        with maker.launcher() as launch:
             each = estimate(launch, merger)
         if not rig_run.option("force"):
             _admit(case, each)
@@ -238,12 +250,12 @@ def measure(case: Case, run: Run, rig_run: RigRun, profile: str) -> Collector:
         before = host_memory.read()
         fleet_figures.host_memory_parts(findings, "before", before)
         began = time.perf_counter()
-        launch = stack.enter_context(maker.standing())
+        launch = stack.enter_context(maker.launcher())
         fleet = stack.enter_context(SandboxFleet(launch, each))
         bring_up(findings, fleet.bring_up(case.n, began))
         if fleet.sandboxes:
             touch = profile == "full" or case.sharing in TOUCHED_IN_QUICK
-            live(findings, fleet.sandboxes, before, merger, touch, rig_run.reached)
+            live(findings, fleet.sandboxes, before, merger, touch, rig_run.announce)
             if net:
                 packets(findings, fleet.sandboxes, run, net)
             if profile == "full":
@@ -253,14 +265,14 @@ def measure(case: Case, run: Run, rig_run: RigRun, profile: str) -> Collector:
 
 
 def packets(findings: Collector, sandboxes: Sequence[Sandbox], run: Run, net: Cubenet) -> None:
-    """A packet to every sandbox and back, from a neighbour that may ask all of them."""
-    with endpoint(run, net, ASKERS) as asker, echo(asker.namespace) as asking:
-        found = ask_each(sandboxes, lambda one: asking.ask(one.identity.address))
+    """A round trip to every sandbox, from an endpoint on the same network."""
+    with endpoint(run, net, SENDER) as sender, echo(sender.namespace) as sending:
+        found = ask_each(sandboxes, lambda sandbox: sending.ask(sandbox.identity.address))
         fleet_figures.answers(findings, "packet", found, len(sandboxes))
 
 
 def _admit(case: Case, each: int) -> None:
-    """Refuse what was asked for and does not fit; of what a profile plans, say that it does not."""
+    """Check memory: raise NotEnoughMemory for a requested fleet, skip one that is planned."""
     try:
         admit(max(case.n, case.asked), each, available_memory(), Bounds())
     except NotEnoughMemory as refusal:
@@ -270,13 +282,15 @@ def _admit(case: Case, each: int) -> None:
 
 
 def bring_up(findings: Collector, up: BringUp) -> None:
-    """How long each took, and the curve: when each was up."""
+    """How long each sandbox took, and when each was up."""
     findings.add("bring-up", "s", up.took, up.failures)
     findings.add("bring-up-at", "s", up.up_at)
     findings.add("bring-up-waited", "s", [up.waited_s])
-    failed = [why for _, why in up.failures if why != up.stopped]
+    failed = [reason for _, reason in up.failures if reason != up.stopped]
     if failed:
-        findings.broken.append(f"{len(failed)} sandboxes did not come up, first with {failed[0]}")
+        findings.broken.append(
+            f"{len(failed)} sandboxes did not start; the first failure: {failed[0]}"
+        )
 
 
 def live(
@@ -285,11 +299,11 @@ def live(
     before: HostMemory,
     merger: Merging | None,
     touch: bool,
-    reached: Callable[[str], object],
+    announce: Callable[[str], object],
 ) -> None:
-    """A fleet at rest, asked, and at work."""
+    """Measure a fleet at rest, then its replies, then its memory after work."""
     window = rest(findings, sandboxes, before, merger, "idle")
-    reached(AT_REST)
+    announce(AT_REST)
     if merger:
         merger.scan_slowly()
         window = rest_linux.watch(pids_of(sandboxes))
@@ -301,9 +315,9 @@ def live(
         fleet_figures.merged_pages(findings, merger)
     count = len(sandboxes)
     fleet_figures.answers(
-        findings, "reply", ask_each(sandboxes, lambda one: one.agent.ping()), count
+        findings, "reply", ask_each(sandboxes, lambda sandbox: sandbox.agent.ping()), count
     )
-    fleet_figures.answers(findings, "first-exec", ask_each(sandboxes, _run_a_process), count)
+    fleet_figures.answers(findings, "first-exec", ask_each(sandboxes, run_process), count)
     fleet_figures.distinct(findings, sandboxes)
     if touch:
         work(findings, sandboxes, before, merger)
@@ -312,11 +326,11 @@ def live(
 def work(
     findings: Collector, sandboxes: Sequence[Sandbox], before: HostMemory, merger: Merging | None
 ) -> None:
-    """The cost of work: every guest writes to its memory, then the same figures again."""
-    touched = ask_each(sandboxes, _touch)
-    refused = [one for one in touched.failures if one[1].startswith(NotEnoughMemory.__name__)]
+    """Let every guest write to its memory, then measure the same figures again."""
+    touched = ask_each(sandboxes, lambda sandbox: touch_above_floor(sandbox, TOUCHED_MIB))
+    refused = [why for _, why in touched.failures if why.startswith(NotEnoughMemory.__name__)]
     if refused:
-        # Nothing is wrong with the guests: this host has no room for their work.
+        # The guests did not fail: this host has too little memory for the writes.
         findings.add("touch", "s", touched.seconds, touched.failures, mib=TOUCHED_MIB)
         return
     fleet_figures.answers(findings, "touch", touched, len(sandboxes), mib=TOUCHED_MIB)
@@ -326,7 +340,7 @@ def work(
 
 
 def pids_of(sandboxes: Sequence[Sandbox]) -> Sequence[int]:
-    return [one.process.pid for one in sandboxes if one.process]
+    return [sandbox.process.pid for sandbox in sandboxes if sandbox.process]
 
 
 def rest(
@@ -336,7 +350,7 @@ def rest(
     merger: Merging | None,
     work: str,
 ) -> Window:
-    """Wait until the host is at rest; the last window."""
+    """Wait until the host is at rest; the last observation window."""
     scans = merger.count("full_scans") if merger else 0
 
     def scanned() -> bool:
@@ -353,29 +367,17 @@ def rest(
     return found.windows[-1]
 
 
-def _run_a_process(sandbox: Sandbox) -> None:
-    done = sandbox.first_exec(sandbox.id)
-    if done.stdout.decode().strip() != sandbox.id:
-        raise WrongAnswer(f"{sandbox.id}: its process returned something else than it was given")
-
-
-def _touch(sandbox: Sandbox) -> None:
-    if available_memory() - (TOUCHED_MIB << 20) < Bounds().floor:
-        raise NotEnoughMemory(f"no room for {TOUCHED_MIB} MiB more above the floor")
-    sandbox.touch(TOUCHED_MIB)
-
-
 def clock() -> Clock:
-    """What the durations of this rig's series end with; all others are amounts."""
+    """Where each duration of this rig ends; its other series are amounts, not durations."""
     return calibrated(
         "density",
         "the caller's request",
         {
-            "bring-up": "the sandbox has answered a random nonce and has taken its identity",
-            "bring-up-at": "the same, counted from the request for the fleet, its zygote included",
+            "bring-up": "the sandbox has answered a random nonce and adopted its identity",
+            "bring-up-at": "the same, from the request for the fleet, including its zygote",
             "reply": "the guest has computed the answer to a random nonce",
             "first-exec": "a process started inside the guest has returned its output",
-            "packet": "a packet to the guest has come back, asking for its card included",
+            "packet": "a packet to the guest has come back, including address resolution",
             "touch": f"the guest has written {TOUCHED_MIB} MiB",
             "settling": "the host's available memory moved less than the bound in one window",
         },
@@ -388,12 +390,12 @@ def test_density(
     case: Case, benchmark: BenchmarkFixture, run: Run, rig_run: RigRun, profile: str
 ) -> None:
     findings = measure(case, run, rig_run, profile)
-    # The parts of the host's total are many: they come last.
-    series = sorted(findings.series, key=lambda one: one.metric == "host-memory")
+    # The many parts of the host's total come last.
+    series = sorted(findings.series, key=lambda found: found.metric == "host-memory")
     repeat = {"substrate": case.substrate, "sharing": str(case.sharing), "n": str(case.n)}
     record = rig_run.write(RIG, Path(__file__), series, clock(), repeat, broken=findings.broken)
-    replies = next((one for one in series if one.metric == "reply"), None)
+    replies = next((found for found in series if found.metric == "reply"), None)
     assert replies and replies.samples, (
-        f"no sandbox of the fleet answered: {findings.broken or 'none came up'}"
+        f"no sandbox of the fleet answered: {findings.broken or 'none started'}"
     )
     rig_run.deliver(benchmark, replies, record)

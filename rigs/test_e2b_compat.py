@@ -1,8 +1,8 @@
-"""Which of E2B's operations work over this gateway, with which versions of the unmodified SDK.
+"""Which E2B operations work against this gateway, with which versions of the unmodified SDK.
 
-Each version runs in an environment of its own and calls every operation for real, with its result
-checked (harness/gateway/compat). A cell is 1 when the call did what it shall, else 0 with the SDK's
-own message; what a version does not have has no cell.
+Each version runs in its own environment, calls every operation and checks the results
+(harness/gateway/compat). A sample is 1 when the call worked, otherwise 0 with the SDK's message; an
+operation that a version lacks has no sample.
 """
 
 from __future__ import annotations
@@ -34,19 +34,20 @@ from harness.rig.recorder import RigRun
 
 
 def chosen(options: Mapping[str, str], profile: str = "quick") -> Sequence[Sdk]:
-    """The SDKs that the options name: of the quick profile the newest alone."""
+    """The SDKs named by the options; by default all in the full profile, else only the newest."""
     named = options.get("sdk")
     if not named:
         return all_sdks() if profile == "full" else [newest()]
-    by = {one.name: one for one in all_sdks()}
-    unknown = [one for one in named.split(",") if one not in by]
-    if unknown:
-        raise UsageError(f"no SDK is called {unknown[0]!r}; there are {', '.join(by)}")
-    return [by[one] for one in named.split(",")]
+    known = {sdk.name: sdk for sdk in all_sdks()}
+    names = named.split(",")
+    for name in names:
+        if name not in known:
+            raise UsageError(f"no SDK is called {name!r}", hint=f"known: {', '.join(known)}")
+    return [known[name] for name in names]
 
 
 POOL = {"smoke": "2", "quick": "4", "full": "4"}
-"""Sandboxes that are kept ready for each template."""
+"""Sandboxes that the gateway keeps ready for each template."""
 
 RIG = RigInfo(
     id="e2b-compat",
@@ -54,24 +55,24 @@ RIG = RigInfo(
     claims=("coppice-e2b-sdk", "cubesandbox-e2b-compat"),
     tools=("qemu-system-x86_64",),
     requirements=requirements,
-    options={"sdk": "only these SDKs, as python-2.51.0,javascript-…"},
+    options={"sdk": "only these SDKs, such as python-2.51.0,javascript-…"},
     check=chosen,
     measured_alike=("e27cdef4a56374dbd3b32fde43f933a879e10b1b1dde9e0993e8414d3b51c62c",),
 )
 LIMIT_S = 400.0
 
 
-def cells(sdk: Sdk, served: GatewayProcess) -> Iterator[Mapping[str, Any]]:
-    """What the probe says of every operation, from one run with this SDK."""
-    words = sdk.command(cache_directory())
+def operations(sdk: Sdk, served: GatewayProcess) -> Iterator[Mapping[str, Any]]:
+    """The probe's report on each operation, from one run with this SDK."""
+    argv = sdk.command(cache_directory())
     kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
     done = subprocess.run(
-        words, env={**kept, **served.sdk_environment}, capture_output=True, timeout=LIMIT_S
+        argv, env={**kept, **served.sdk_environment}, capture_output=True, timeout=LIMIT_S
     )
     lines = done.stdout.decode().splitlines()
     if not lines:
-        said = done.stderr.decode(errors="replace").strip()[-600:]
-        raise SandboxError(f"the probe of {sdk.name} said nothing: {said}")
+        errors = done.stderr.decode(errors="replace").strip()[-600:]
+        raise SandboxError(f"the probe of {sdk.name} printed nothing: {errors}")
     for line in lines:
         yield json.loads(line)
 
@@ -94,35 +95,35 @@ def test_e2b_compat(benchmark: BenchmarkFixture, run: Run, rig_run: RigRun, prof
         rig_run.begin()
         for sdk in sdks:
             try:
-                found = list(cells(sdk, served[sdk.requires_tls]))
+                reports = list(operations(sdk, served[sdk.requires_tls]))
             except Unsupported as error:
                 missing.append(str(error))
                 continue
-            for cell in found:
-                if not cell.get("absent"):
-                    note(cell, sdk, into)
+            for report in reports:
+                if not report.get("absent"):
+                    collect(report, sdk, into)
         rig_run.end()
     series = into.series
     if not series:
         raise Unsupported("; ".join(missing))
     record = rig_run.write(RIG, Path(__file__), series, clock())
-    score = replace(series[0], samples=[one.samples[0] for one in series])
+    score = replace(series[0], samples=[operation.samples[0] for operation in series])
     rig_run.deliver(benchmark, score, record)
 
 
-def note(cell: Mapping[str, Any], sdk: Sdk, into: Collector) -> None:
-    what: dict[str, Scalar] = {
-        "sdk": sdk.name, "operation": cell["operation"], "plane": cell["plane"],
+def collect(report: Mapping[str, Any], sdk: Sdk, into: Collector) -> None:
+    dimensions: dict[str, Scalar] = {
+        "sdk": sdk.name, "operation": report["operation"], "plane": report["plane"],
         **({"over": "https"} if sdk.requires_tls else {}),
     }  # fmt: skip
-    into.add("endpoint", "1", [float(cell["works"])], (), "higher", **what)
-    if not cell["works"]:
-        into.fail("endpoint", "1", cell["message"], "higher", **what)
+    into.add("endpoint", "1", [float(report["works"])], (), "higher", **dimensions)
+    if not report["works"]:
+        into.fail("endpoint", "1", report["message"], "higher", **dimensions)
 
 
 def clock() -> Clock:
     return calibrated(
         "e2b-call",
         "a call of the SDK",
-        {"endpoint": "its result: 1 where it is what it shall be"},
+        {"endpoint": "its result: 1 where it is correct"},
     )

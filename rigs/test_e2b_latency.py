@@ -1,11 +1,11 @@
-"""How long it takes over the E2B API to a sandbox, to its first command and to its first cell.
+"""Latency over the E2B API: creating a sandbox, its first command, its first cell.
 
-`create-headers` ends when the response's headers are there: the clock of what others publish. Over
-plain HTTP it is exactly that; over the SDK it is the return of the call. A sandbox is asked for one
-thing: nothing more, a command, or a cell, so that each is the first. Sandboxes come from a full
-pool, and end when all of a round are through: nobody's end, and nobody's command, loads the host
-while others are still being created. The same against the noop fleet shows what the gateway and the
-client cost by themselves.
+`create-headers` ends when the response's headers have arrived, the clock of most published figures.
+Over plain HTTP it is exactly that; over the SDK it is the return of the call. Each sandbox gets at
+most one further request, a command or a cell, so that each is the sandbox's first. Sandboxes come
+from a full pool and are killed only after the whole round: neither kills nor commands load the host
+while other sandboxes are being created. The same requests to the noop fleet show the cost of the
+gateway and the client alone.
 """
 
 from __future__ import annotations
@@ -47,7 +47,8 @@ ROUNDS = {
     "quick": {1: (0, 8, 8), 10: (1, 1, 1)},
     "full": {1: (176, 96, 96), 10: (8, 8, 8), 50: (2, 2, 2)},
 }
-"""Rounds of each kind, by concurrency, over each way; one after the other they are one batch."""
+"""Rounds of each kind by concurrency, over HTTP and over the SDK; a batch is several rounds in
+succession."""
 METRICS = (
     "create-headers",
     "first-command",
@@ -65,61 +66,67 @@ RIG = RigInfo(
 )
 Sample = Mapping[str, Any]
 Batch = Callable[[str, int], Sequence[Sample]]
-"""Runs so many rounds of a kind, one after the other; what came of each of their sandboxes."""
+"""Runs a number of rounds of a kind in succession; a sample for each of their sandboxes."""
 
 
 class Client:
-    """Plain HTTP, without an SDK: what the API itself takes."""
+    """Plain HTTP, without an SDK: the latency of the API itself."""
 
     def __init__(self, served: GatewayProcess) -> None:
         self._served = served
-        self._line = http.client.HTTPConnection("127.0.0.1", served.port, timeout=120)
-        self._line.connect()
+        self._connection = http.client.HTTPConnection("127.0.0.1", served.port, timeout=120)
+        self._connection.connect()
 
     def close(self) -> None:
-        self._line.close()
+        self._connection.close()
 
-    def _begin(self, path: str, body: bytes, **headers: str) -> http.client.HTTPResponse:
-        self._line.request("POST", path, body, {"X-API-KEY": self._served.key, **headers})
-        return self._line.getresponse()
+    def _post(self, path: str, body: bytes, **headers: str) -> http.client.HTTPResponse:
+        self._connection.request("POST", path, body, {"X-API-KEY": self._served.key, **headers})
+        return self._connection.getresponse()
 
-    def _data(self, made: Mapping[str, Any], port: int, kind: str) -> dict[str, str]:
+    def _data_headers(
+        self, sandbox: Mapping[str, Any], port: int, content_type: str
+    ) -> dict[str, str]:
         return {
-            "E2b-Sandbox-Id": made["sandboxID"],
+            "E2b-Sandbox-Id": sandbox["sandboxID"],
             "E2b-Sandbox-Port": str(port),
-            "X-Access-Token": made["envdAccessToken"],
-            "Content-Type": kind,
+            "X-Access-Token": sandbox["envdAccessToken"],
+            "Content-Type": content_type,
         }
 
     def once(self, kind: str) -> Sample:
-        """One sandbox, asked for one thing: seconds by metric, and `id`."""
+        """Create a sandbox and send it one request: seconds by metric, and its `id`."""
         start = time.perf_counter()
-        answer = self._begin("/v2/sandboxes", _CREATE, **{"Content-Type": "application/json"})
+        response = self._post("/v2/sandboxes", _CREATE, **{"Content-Type": "application/json"})
         headers = time.perf_counter()
-        made = json.loads(answer.read())
-        if answer.status != 201:
-            raise SandboxError(f"a creation was answered with {answer.status}: {made}")
+        sandbox = json.loads(response.read())
+        if response.status != 201:
+            raise SandboxError(f"creating a sandbox failed with {response.status}: {sandbox}")
         if kind == "create":
-            return {"id": made["sandboxID"], "create-headers": headers - start}
+            return {"id": sandbox["sandboxID"], "create-headers": headers - start}
         begun = time.perf_counter()
         if kind == "command":
-            told = self._data(made, 49983, "application/connect+json")
-            said, name = self._begin("/process.Process/Start", _COMMAND, **told), "first-command"
+            about = self._data_headers(sandbox, 49983, "application/connect+json")
+            response = self._post("/process.Process/Start", _COMMAND, **about)
+            metric = "first-command"
         else:
-            told = self._data(made, 49999, "application/json")
-            said, name = self._begin("/execute", _CELL, **told), "first-run-code"
-        text = said.read()
+            about = self._data_headers(sandbox, 49999, "application/json")
+            response = self._post("/execute", _CELL, **about)
+            metric = "first-run-code"
+        body = response.read()
         ended = time.perf_counter()
-        if _EXPECTED[kind] not in text:
-            raise SandboxError(f"a first {kind} gave {text!r}")
+        if _EXPECTED[kind] not in body:
+            raise SandboxError(f"the first {kind} returned {body!r}")
         return {
-            "id": made["sandboxID"], "create-headers": headers - start, name: ended - start,
-            f"{name}-alone": ended - begun,
+            "id": sandbox["sandboxID"], "create-headers": headers - start, metric: ended - start,
+            f"{metric}-alone": ended - begun,
         }  # fmt: skip
 
     def kill(self, id: str) -> None:
-        self._line.request("DELETE", f"/sandboxes/{id}", headers={"X-API-KEY": self._served.key})
-        self._line.getresponse().read()
+        self._connection.request(
+            "DELETE", f"/sandboxes/{id}", headers={"X-API-KEY": self._served.key}
+        )
+        self._connection.getresponse().read()
 
 
 _CREATE = json.dumps({"templateID": TEMPLATE, "timeout": 120}).encode()
@@ -134,30 +141,30 @@ def over_http(served: GatewayProcess, concurrency: int) -> Iterator[Batch]:
     """A batch over plain HTTP."""
 
     def batch(kind: str, rounds: int) -> Sequence[Sample]:
-        said: list[Sample] = []
+        samples: list[Sample] = []
         gate = threading.Barrier(concurrency)
 
-        def one(client: Client) -> None:
+        def create(client: Client) -> None:
             gate.wait()
             try:
-                said.append(client.once(kind))
+                samples.append(client.once(kind))
             except (SandboxError, OSError, http.client.HTTPException) as error:
-                said.append({"failed": f"{type(error).__name__}: {error}"[:300]})
+                samples.append({"failed": f"{type(error).__name__}: {error}"[:300]})
 
         for _ in range(rounds):
-            before = len(said)
+            before = len(samples)
             if concurrency == 1:
-                one(clients[0])
+                create(clients[0])
             else:
-                threads = [threading.Thread(target=one, args=(client,)) for client in clients]
+                threads = [threading.Thread(target=create, args=(client,)) for client in clients]
                 for thread in threads:
                     thread.start()
                 for thread in threads:
                     thread.join()
-            for sample in said[before:]:
+            for sample in samples[before:]:
                 if "id" in sample:
                     clients[0].kill(sample["id"])
-        return said
+        return samples
 
     with ExitStack() as stack:
         clients = [stack.enter_context(closing(Client(served))) for _ in range(concurrency)]
@@ -168,12 +175,12 @@ def over_http(served: GatewayProcess, concurrency: int) -> Iterator[Batch]:
 
 @contextmanager
 def over_sdk(served: GatewayProcess, concurrency: int) -> Iterator[Batch]:
-    """A batch over the newest SDK, in a process of its own."""
+    """A batch over the newest SDK, which runs in a separate process."""
     python = newest().python(cache_directory())
     kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
-    words = [str(python), str(PYTHON / "latency.py"), str(concurrency)]
+    argv = [str(python), str(PYTHON / "latency.py"), str(concurrency)]
     with subprocess.Popen(
-        words, env={**kept, **served.sdk_environment}, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        argv, env={**kept, **served.sdk_environment}, stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as process:
         assert process.stdin and process.stdout
         if process.stdout.readline() != b"warm\n":
@@ -183,8 +190,8 @@ def over_sdk(served: GatewayProcess, concurrency: int) -> Iterator[Batch]:
             assert process.stdin and process.stdout
             process.stdin.write(f"{kind} {rounds}\n".encode())
             process.stdin.flush()
-            said: Sequence[Sample] = json.loads(process.stdout.readline())
-            return said
+            samples: Sequence[Sample] = json.loads(process.stdout.readline())
+            return samples
 
         try:
             yield batch
@@ -193,15 +200,16 @@ def over_sdk(served: GatewayProcess, concurrency: int) -> Iterator[Batch]:
             process.wait()
 
 
-def take(into: Collector, kind: str, said: Sequence[Sample], what: Facts) -> None:
-    for one in said:
-        if "failed" in one:
-            into.fail(_WHOLE[kind], "s", one["failed"], **what)
+def collect(into: Collector, kind: str, samples: Sequence[Sample], dimensions: Facts) -> None:
+    concurrent = dimensions["concurrency"] != 1
+    for sample in samples:
+        if "failed" in sample:
+            into.fail(_WHOLE[kind], "s", sample["failed"], **dimensions)
         for metric in METRICS:
-            # Of many at once, some are asked for more while others are being created.
-            mixed = metric == "create-headers" and kind != "create" and what["concurrency"] != 1
-            if metric in one and not mixed:
-                into.add(metric, "s", [one[metric]], **what)
+            # At concurrency, some sandboxes already run commands while others are being created.
+            mixed = metric == "create-headers" and kind != "create" and concurrent
+            if metric in sample and not mixed:
+                into.add(metric, "s", [sample[metric]], **dimensions)
 
 
 _WHOLE = {"create": "create-headers", "command": "first-command", "code": "first-run-code"}
@@ -210,30 +218,31 @@ _WHOLE = {"create": "create-headers", "command": "first-command", "code": "first
 def measure(
     served: GatewayProcess, substrate: str, profile: str, pool: int, into: Collector
 ) -> None:
-    """Every concurrency over HTTP and over the SDK."""
+    """Measure every concurrency over HTTP and over the SDK."""
 
-    def measured(batch: Batch, concurrency: int, what: Facts) -> None:
+    def run_batches(batch: Batch, concurrency: int, dimensions: Facts) -> None:
         at_once = max(pool // concurrency, 1)
         for kind, wanted in zip(KINDS, ROUNDS[profile][concurrency], strict=True):
             for done in range(0, wanted, at_once):
                 if substrate != "noop":
                     served.wait_for_pool(TEMPLATE, pool)
-                    time.sleep(0.2)  # what filled it has settled
-                take(into, kind, batch(kind, min(at_once, wanted - done)), what)
+                    time.sleep(0.2)  # let the host settle after filling it
+                samples = batch(kind, min(at_once, wanted - done))
+                collect(into, kind, samples, dimensions)
 
     for concurrency in CONCURRENCIES[profile]:
-        what: dict[str, Scalar] = {
+        dimensions: dict[str, Scalar] = {
             "substrate": substrate,
             "operation": "create",
             "concurrency": concurrency,
         }
         with over_http(served, concurrency) as batch:
-            measured(batch, concurrency, {**what, "sdk": "http"})
+            run_batches(batch, concurrency, {**dimensions, "sdk": "http"})
         try:
             with over_sdk(served, concurrency) as batch:
-                measured(batch, concurrency, {**what, "sdk": newest().name})
-        except Unsupported as error:  # no packages to be had here: HTTP alone is measured
-            print(error)
+                run_batches(batch, concurrency, {**dimensions, "sdk": newest().name})
+        except Unsupported as error:  # the SDK's packages cannot be installed here
+            print(f"measured over HTTP only: {error}")
 
 
 @pytest.mark.benchmark(timer=STOPWATCH)
@@ -254,14 +263,16 @@ def test_e2b_latency(benchmark: BenchmarkFixture, run: Run, rig_run: RigRun, pro
         rig_run.end()
     series = into.series
     record = rig_run.write(RIG, Path(__file__), series, clock())
-    shown = next(one for one in series if one.dimensions["substrate"] == "qemu" and one.samples)
+    shown = next(
+        found for found in series if found.dimensions["substrate"] == "qemu" and found.samples
+    )
     rig_run.deliver(benchmark, shown, record)
 
 
 def clock() -> Clock:
     return calibrated(
         "e2b-request",
-        "the client's request for a sandbox; for `alone`, its request for that",
+        "the client's request for a sandbox; for `-alone`, the request for the command or cell",
         {
             "create-headers": "the response's headers (HTTP), the return of create (SDK)",
             "first-command": "the end of the first command's stream",

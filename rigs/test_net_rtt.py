@@ -1,8 +1,8 @@
-"""Round trips of one byte between two sandboxes, along the ladder from loopback to microVMs.
+"""Round trips of one byte between two sandboxes, over every path from loopback to microVMs.
 
-netperf's TCP_RR says its percentiles, of its own histogram in whole microseconds: one sample a
-pass. Beside it `exchange` times each round trip by itself, in nanoseconds: those are raw samples.
-The ways take turns, forward and back, so that drift is everybody's.
+netperf's TCP_RR reports percentiles from its own histogram, in whole microseconds: one sample a
+pass. `exchange` times every round trip in nanoseconds: raw samples. The paths are visited in turn,
+forwards and backwards, so that drift affects all of them alike.
 """
 
 from __future__ import annotations
@@ -53,12 +53,13 @@ STATISTICS = {
 MICROSECOND = 1e-6
 TIMEOUT_S = 60.0
 CLAIMED = {"tool": "exchange", "path": "policy", "cores": 1}
-"""What pytest-benchmark shows: it holds one duration per test."""
+"""The series given to pytest-benchmark, which stores only one per test."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Passes through all ways, seconds of netperf in each, and round trips of `exchange`."""
+    """Passes over all paths, seconds of netperf on each, and round trips of `exchange`, of which
+    every `keep`-th is stored."""
 
     passes: int
     seconds: int
@@ -66,68 +67,71 @@ class Plan:
     keep: int
 
 
-# Of the exchanges every tenth is kept: a record holds them all, and a page draws them.
+# A tenth of the exchanges suffices for the record and for the charts drawn from it.
 PLANS = {
     "smoke": Plan(1, 1, 200, 10),
     "quick": Plan(3, 1, 2000, 10),
     "full": Plan(20, 2, 4000, 10),
 }
 IN_GUESTS = 10
-"""How many times fewer exchanges between microVMs: an emulated one takes so much longer."""
+"""By how much the exchanges between microVMs are divided: emulated ones take far longer."""
 
 
 @dataclass(frozen=True)
-class Caller:
-    """One way with its servers running, and how their clients are called there."""
+class Client:
+    """A path with its servers running, and the argv of each client."""
 
-    way: OpenPath
+    path: OpenPath
     netperf: Sequence[str]
     exchange: Sequence[str]
 
-    def by(self, tool: str, statistic: str | None = None) -> Facts:
-        """The dimensions of what a tool says of this way."""
-        said = {"statistic": statistic} if statistic else {}
-        return {**self.way.dimensions, "tool": tool, **said}
+    def dimensions(self, tool: str, statistic: str | None = None) -> Facts:
+        """The dimensions of a tool's figures for this path."""
+        own = {"statistic": statistic} if statistic else {}
+        return {**self.path.dimensions, "tool": tool, **own}
 
 
-def caller(way: OpenPath, own: Path) -> Caller:
+def client(path: OpenPath, own: Path) -> Client:
     """Start both servers and wait until they answer."""
-    asks, answers = way.asks, way.answers
+    asks, answers = path.asks, path.answers
     answers.serve([*answers.equip("netserver"), "-D", "-4", "-p", NETPERF_PORT])
     answers.serve([*answers.equip(own), "serve", answers.address, EXCHANGE_PORT])
-    found = Caller(way, asks.equip("netperf"), asks.equip(own))
-    eventually(asks, [*found.exchange, "ask", answers.address, EXCHANGE_PORT, "1", "1"])
-    way.pin()
-    return found
+    made = Client(path, asks.equip("netperf"), asks.equip(own))
+    eventually(asks, [*made.exchange, "ask", answers.address, EXCHANGE_PORT, "1", "1"])
+    path.pin()
+    return made
 
 
-def netperf(one: Caller, plan: Plan, into: Collector) -> None:
-    """One run of TCP_RR: its percentiles, and its rate."""
-    words = [*one.netperf, "-4", "-H", one.way.answers.address, "-p", NETPERF_PORT, "-t", "TCP_RR"]
-    words += ["-l", str(plan.seconds), "-P", "0", "--", "-r", "1,1"]
-    words += ["-o", ",".join([*STATISTICS, "TRANSACTION_RATE"])]
+def netperf(client: Client, plan: Plan, into: Collector) -> None:
+    """One run of TCP_RR: its percentiles and its rate."""
+    address = client.path.answers.address
+    argv = [*client.netperf, "-4", "-H", address, "-p", NETPERF_PORT, "-t", "TCP_RR"]
+    argv += ["-l", str(plan.seconds), "-P", "0", "--", "-r", "1,1"]
+    argv += ["-o", ",".join([*STATISTICS, "TRANSACTION_RATE"])]
     try:
-        said = one.way.asks.run(words, plan.seconds + TIMEOUT_S).strip().splitlines()[-1]
-        values = [float(value) for value in said.split(",")]
+        output = client.path.asks.run(argv, plan.seconds + TIMEOUT_S).strip().splitlines()[-1]
+        values = [float(value) for value in output.split(",")]
     except (SandboxError, ValueError, IndexError) as error:
         for name in STATISTICS.values():
-            into.fail("rtt", "s", f"netperf: {error.args[0]}", **one.by("netperf", name))
+            into.fail("rtt", "s", f"netperf: {error.args[0]}", **client.dimensions("netperf", name))
         return
     for name, value in zip(STATISTICS.values(), values, strict=False):
-        into.add("rtt", "s", [value * MICROSECOND], **one.by("netperf", name))
-    into.add("transactions", "1/s", values[-1:], (), "higher", **one.by("netperf"))
+        into.add("rtt", "s", [value * MICROSECOND], **client.dimensions("netperf", name))
+    into.add("transactions", "1/s", values[-1:], (), "higher", **client.dimensions("netperf"))
 
 
-def exchange(one: Caller, plan: Plan, into: Collector) -> None:
-    """Round trips timed one by one."""
-    fewer = IN_GUESTS if one.way.path == "microvm" else 1
+def exchange(client: Client, plan: Plan, into: Collector) -> None:
+    """Round trips timed individually."""
+    fewer = IN_GUESTS if client.path.path == "microvm" else 1
     count, keep = plan.exchanges // fewer, plan.keep // fewer
-    words = [*one.exchange, "ask", one.way.answers.address, EXCHANGE_PORT, str(count), str(keep)]
+    address = client.path.answers.address
+    argv = [*client.exchange, "ask", address, EXCHANGE_PORT, str(count), str(keep)]
+    dimensions = client.dimensions("exchange")
     try:
-        said = one.way.asks.run(words, TIMEOUT_S)
-        into.add("rtt", "s", [int(line) * 1e-9 for line in said.split()], **one.by("exchange"))
+        output = client.path.asks.run(argv, TIMEOUT_S)
+        into.add("rtt", "s", [int(line) * 1e-9 for line in output.split()], **dimensions)
     except SandboxError as error:
-        into.fail("rtt", "s", f"exchange: {error.args[0]}", **one.by("exchange"))
+        into.fail("rtt", "s", f"exchange: {error.args[0]}", **dimensions)
 
 
 @pytest.mark.benchmark(timer=STOPWATCH)
@@ -140,27 +144,27 @@ def test_net_rtt(benchmark: BenchmarkFixture, run: Run, rig_run: RigRun, profile
     with ExitStack() as stack:
         net = stack.enter_context(open_cubenet(run))
         own = build("exchange", run.directory)
-        found = [caller(way, own) for way in open_paths(run, net, stack)]
+        clients = [client(path, own) for path in open_paths(run, net, stack)]
         rig_run.prepared((), None, ("netperf", "qemu-system-x86_64"))
         rig_run.begin()
         for number in range(plan.passes):
-            for one in found if number % 2 == 0 else reversed(found):
-                netperf(one, plan, into)
-                exchange(one, plan, into)
+            for each in clients if number % 2 == 0 else reversed(clients):
+                netperf(each, plan, into)
+                exchange(each, plan, into)
         rig_run.end()
     series = into.series
     record = rig_run.write(RIG, Path(__file__), series, clock())
-    claimed = [one for one in series if one.dimensions == CLAIMED]
-    assert claimed and claimed[0].samples, "no round trip under policy was measured"
+    claimed = [found for found in series if found.dimensions == CLAIMED]
+    assert claimed and claimed[0].samples, "no round trip with a policy in force was measured"
     rig_run.deliver(benchmark, claimed[0], record)
 
 
 def clock() -> Clock:
     return calibrated(
         "tcp-rr",
-        "the one byte of the request is written",
+        "the byte of the request is written",
         {
-            "rtt": "the one byte of the response has been read",
+            "rtt": "the byte of the response has been read",
             "transactions": "netperf's count over its seconds",
         },
     )

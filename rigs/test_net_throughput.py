@@ -1,7 +1,7 @@
-"""How much one connection carries between two sandboxes, and eight: the same ladder, by iperf3.
+"""TCP throughput between two sandboxes with one connection and with eight, measured by iperf3.
 
-Beside each throughput stand what was sent again and what both ends cost in processor time, as
-iperf3 says. The ways take turns, forward and back.
+The same paths as for round trips (test_net_rtt.py), visited in turn, forwards and backwards. With
+each throughput, iperf3 reports retransmissions and the CPU time of both ends.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ BITS = 8
 
 @dataclass(frozen=True)
 class Plan:
-    """Passes through all ways, and seconds of each run, of which the first part is left out."""
+    """Passes over all paths, seconds of each run, and seconds before these that do not count."""
 
     passes: int
     seconds: int
@@ -62,36 +62,37 @@ PLANS = {"smoke": Plan(1, 1, 0), "quick": Plan(2, 1, 0), "full": Plan(10, 3, 1)}
 
 
 @dataclass(frozen=True)
-class Caller:
-    """One way with its server running, and how the client is called there."""
+class Client:
+    """A path with its server running, and the argv of the client."""
 
-    way: OpenPath
+    path: OpenPath
     iperf3: Sequence[str]
 
-    def by(self, streams: int) -> Facts:
-        return {**self.way.dimensions, "streams": streams, "tool": "iperf3"}
+    def dimensions(self, streams: int) -> Facts:
+        return {**self.path.dimensions, "streams": streams, "tool": "iperf3"}
 
 
-def caller(way: OpenPath) -> Caller:
+def client(path: OpenPath) -> Client:
     """Start the server and wait until it answers."""
-    way.answers.serve([*way.answers.equip("iperf3"), "-s", "-4", "-p", PORT])
-    found = Caller(way, way.asks.equip("iperf3"))
-    eventually(way.asks, [*found.iperf3, "-c", way.answers.address, "-p", PORT, "-n", "1K"])
-    way.pin()
-    return found
+    path.answers.serve([*path.answers.equip("iperf3"), "-s", "-4", "-p", PORT])
+    made = Client(path, path.asks.equip("iperf3"))
+    eventually(path.asks, [*made.iperf3, "-c", path.answers.address, "-p", PORT, "-n", "1K"])
+    path.pin()
+    return made
 
 
-def measure(one: Caller, streams: int, plan: Plan, into: Collector) -> None:
+def measure(client: Client, streams: int, plan: Plan, into: Collector) -> None:
     """One run of iperf3."""
-    words = [*one.iperf3, "-c", one.way.answers.address, "-p", PORT, "-J", "-t", str(plan.seconds)]
-    words += ["-O", str(plan.omitted), "-P", str(streams)]
-    by = one.by(streams)
+    address = client.path.answers.address
+    argv = [*client.iperf3, "-c", address, "-p", PORT, "-J", "-t", str(plan.seconds)]
+    argv += ["-O", str(plan.omitted), "-P", str(streams)]
+    by = client.dimensions(streams)
     try:
-        end = _end(one.way.asks.run(words, plan.seconds + plan.omitted + TIMEOUT_S))
+        end = _end(client.path.asks.run(argv, plan.seconds + plan.omitted + TIMEOUT_S))
     except (SandboxError, ValueError, KeyError) as error:
         into.fail("throughput", "bytes/s", f"iperf3: {error.args[0]}", "higher", **by)
         return
-    # What has arrived, not what was given to the kernel.
+    # Bytes that have arrived, not bytes handed to the sender's kernel.
     received = end["sum_received"]["bits_per_second"] / BITS
     into.add("throughput", "bytes/s", [received], (), "higher", **by)
     into.add("retransmits", "1", [end["sum_sent"]["retransmits"]], **by)
@@ -100,8 +101,8 @@ def measure(one: Caller, streams: int, plan: Plan, into: Collector) -> None:
         into.add("cpu", "1", [share], **by, end=side)
 
 
-def _end(said: str) -> dict[str, Any]:
-    report = json.loads(said)
+def _end(output: str) -> dict[str, Any]:
+    report = json.loads(output)
     if "error" in report:
         raise SandboxError(report["error"])
     end: dict[str, Any] = report["end"]
@@ -119,24 +120,24 @@ def test_net_throughput(
     into = Collector()
     with ExitStack() as stack:
         net = stack.enter_context(open_cubenet(run))
-        found = [caller(way) for way in open_paths(run, net, stack)]
+        clients = [client(path) for path in open_paths(run, net, stack)]
         rig_run.prepared((), None, ("iperf3", "qemu-system-x86_64"))
         rig_run.begin()
         for number in range(plan.passes):
-            for one in found if number % 2 == 0 else reversed(found):
+            for each in clients if number % 2 == 0 else reversed(clients):
                 for streams in STREAMS:
-                    measure(one, streams, plan, into)
+                    measure(each, streams, plan, into)
         rig_run.end()
     series = into.series
     record = rig_run.write(RIG, Path(__file__), series, clock())
     claimed = [
-        one
-        for one in series
-        if one.metric == "throughput"
-        and (one.dimensions["path"], one.dimensions["streams"]) == ("policy", 1)
+        found
+        for found in series
+        if found.metric == "throughput"
+        and (found.dimensions["path"], found.dimensions["streams"]) == ("policy", 1)
     ]
-    assert claimed and claimed[0].samples, "no throughput under policy was measured"
-    # pytest-benchmark holds durations: that of a gigabyte at the rate measured.
+    assert claimed and claimed[0].samples, "no throughput with a policy in force was measured"
+    # pytest-benchmark stores durations: here of a gigabyte at the measured rate.
     durations = [1e9 / rate for rate in claimed[0].samples]
     rig_run.deliver(benchmark, claimed[0], record, durations)
 
@@ -144,10 +145,10 @@ def test_net_throughput(
 def clock() -> Clock:
     return calibrated(
         "throughput",
-        "iperf3 begins to send, or what it was told to omit is over",
+        "iperf3 begins to send, or the seconds that it omits are over",
         {
             "throughput": "bytes that have arrived, over iperf3's seconds",
-            "retransmits": "segments sent again in that time",
-            "cpu": "share of a processor that an end used in that time",
+            "retransmits": "segments retransmitted in that time",
+            "cpu": "share of one CPU that an end used in that time",
         },
     )

@@ -1,9 +1,8 @@
-"""What adding one sandbox's rules costs, and removing them, beside so many others.
+"""The cost of adding and of removing one sandbox's rules when N other rule sets are installed.
 
-For each N there is a packet filter that has N rule sets (nf_tables in a namespace of its own; pf is
-one, and has all of them); one more is added, and taken away, again and again. They take turns,
-forward and back. Rule sets only: a bridge has at most 1,023 ports, and the packet filter knows a
-port by its number.
+For each N a packet filter holds N rule sets (nf_tables in separate namespaces; pf, of which a host
+has one, holds all of them together); another one is added and removed repeatedly. The sizes are
+visited in turn, forwards and backwards. No sandbox is attached: a bridge has at most 1,023 ports.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ SIZES = (1, 10, 100, 1000, 2000)
 
 
 def sizes(options: Mapping[str, str]) -> Sequence[int]:
-    """Beside how many rule sets."""
+    """The numbers of other rule sets."""
     return listed(options, "rule-sets", SIZES)
 
 
@@ -42,7 +41,7 @@ RIG = RigInfo(
     claims=("coppice-policy-anchor",),
     requirements=packet_filters.requirements,
     check=sizes,
-    options={"rule-sets": "beside how many, such as 10,100, where the host is slow (policy-churn)"},
+    options={"rule-sets": "numbers of other rule sets, such as 10,100 on a slow host"},
     measured_alike=(
         "53d227a6eb1b1e3f4e2372ccf1c7cd6bcfd858e1996d5d2a4f15de22df9a9656",
         "2df107696086675c5db889716da1f56af95b57a41e94e9e5cf3a193a28385fe0",
@@ -56,16 +55,14 @@ TURNS = 5
 CLAIMED = 1000
 
 
-def member(number: int, world: int) -> Member:
-    """A sandbox to the packet filter, as cubenet would describe it; its name is one world's."""
+def member(number: int, size: int) -> Member:
+    """A sandbox as cubenet describes it to a filter; ids differ between sizes."""
     address, address6 = NETWORK[2 + number], NETWORK6[2 + number]
-    return Member(
-        f"{world}x{number}", 100 + number, b"\x02\xc0" + address.packed, address, address6
-    )
+    return Member(f"{size}x{number}", 100 + number, b"\x02\xc0" + address.packed, address, address6)
 
 
 def policy(number: int) -> Policy:
-    """What a sandbox usually has: peers, a service, a few prefixes, a resolver, both families."""
+    """A typical policy: peers, a service, a few prefixes, a resolver, both address families."""
     peers = [str(NETWORK[2 + (number + step) % 4000]) for step in (1, 2, 3)]
     return Policy.of(
         [*peers, f"{NETWORK[1]} tcp/443", "192.0.2.0/24", "2001:db8::/32"],
@@ -74,7 +71,7 @@ def policy(number: int) -> Policy:
     )
 
 
-class World:
+class FilledFilter:
     """A packet filter with N rule sets."""
 
     def __init__(self, n: int, run: Run, stack: ExitStack) -> None:
@@ -84,10 +81,10 @@ class World:
             self._engine.admit(member(number, n), policy(number))
         self._next = member(n, n)
 
-    def turn(self) -> tuple[float, float]:
-        """Seconds that one more takes to be added, and to be removed."""
+    def add_and_remove(self) -> tuple[float, float]:
+        """Seconds to add another rule set, and to remove it."""
         new = policy(self.n)
-        assert new.plan  # a policy is there as data before it is given to the network
+        assert new.plan  # computed beforehand, as for any policy passed to cubenet
         start = time.perf_counter()
         self._engine.admit(self._next, new)
         added = time.perf_counter() - start
@@ -101,23 +98,23 @@ def test_policy_churn(benchmark: BenchmarkFixture, run: Run, rig_run: RigRun, pr
     asked = rig_run.option("rule-sets") or ""
     into = Collector()
     with ExitStack() as stack:
-        worlds = [World(n, run, stack) for n in sizes({"rule-sets": asked})]
-        for world in worlds:
-            world.turn()
+        filters = [FilledFilter(n, run, stack) for n in sizes({"rule-sets": asked})]
+        for filled in filters:
+            filled.add_and_remove()
         rig_run.prepared((), None, ())
         rig_run.begin()
         stack.enter_context(without_collector())
         for number in range(PASSES[profile]):
-            for world in worlds if number % 2 == 0 else reversed(worlds):
-                dimensions: Facts = {**packet_filters.FACTS, "n": world.n}
-                for added, removed in [world.turn() for _ in range(TURNS)]:
+            for filled in filters if number % 2 == 0 else reversed(filters):
+                dimensions: Facts = {**packet_filters.FACTS, "n": filled.n}
+                for added, removed in [filled.add_and_remove() for _ in range(TURNS)]:
                     into.add("rule-add", "s", [added], **dimensions)
                     into.add("rule-remove", "s", [removed], **dimensions)
         rig_run.end()
     series = into.series
     record = rig_run.write(RIG, Path(__file__), series, clock())
-    adds = [one for one in series if one.metric == "rule-add"]
-    claimed = next((one for one in adds if one.dimensions["n"] == CLAIMED), adds[-1])
+    adds = [found for found in series if found.metric == "rule-add"]
+    claimed = next((found for found in adds if found.dimensions["n"] == CLAIMED), adds[-1])
     rig_run.deliver(benchmark, claimed, record)
 
 
@@ -126,7 +123,7 @@ def clock() -> Clock:
         "policy-call",
         "the call that adds or removes a sandbox's rules",
         {
-            "rule-add": "its return: the sandbox sends, as itself, what it may",
-            "rule-remove": "its return: nothing it sends passes",
+            "rule-add": "its return: the sandbox can send what its policy allows",
+            "rule-remove": "its return: no packet from the sandbox passes",
         },
     )

@@ -1,26 +1,26 @@
-"""From which packet on a changed policy is obeyed, and whether any packet sees neither.
+"""From which packet on a changed policy is enforced, and whether any packet sees neither policy.
 
-One sandbox sends to another as fast as a core can (or at a rate that was asked for), to four ports
-in turn, while its policy goes back and forth between two, each in force for some milliseconds:
+A sandbox sends to another as fast as a core allows (or at `--rate`), to four ports in turn, while
+its policy alternates between two, each in force for some milliseconds:
 
-    kept    allowed by both: each that is lost obeyed neither
+    kept    allowed by both: a lost datagram obeyed neither
     first   allowed by the first only
     second  allowed by the second only
-    never   allowed by neither: each that arrives obeyed neither
+    never   allowed by neither: a datagram that arrives obeyed neither
 
-A datagram carries its number, and the time directly before it was sent. One of a port that the
-policy in force denies, sent after the change's call had returned, that arrives has leaked. The one
-that was being sent when the next call began is left out: its sender may have been held between
-reading the clock and sending, and either policy may judge it. In one change all arrivals of the one
-port must come before all those of the other in the order of sending: a datagram out of this order
-obeyed neither policy.
+A datagram carries its number and the time immediately before it was sent. If it was sent after the
+change's call had returned, to a port that the policy in force denies, and arrives, it has leaked.
+The datagram that was being sent when the next call began is ignored: its sender may have been
+preempted between reading the clock and sending, so either policy may apply. Across a change, every
+arrival at the old port must have been sent before every arrival at the new port: a datagram out of
+this order obeyed neither policy.
 
-A change "across sets" allows what both allow by its address first and by a prefix then, which are
-entries of two sets: a filter that looks into one after the other, and takes the change in between,
-finds it in neither.
+A change "across sets" keeps a destination allowed, first by its address and then by a prefix, which
+are entries of two sets: a filter that consults one set after the other, and applies the change in
+between, finds it in neither.
 
-As a control the same is measured of a change in two steps, taking everything away and then giving
-anew: what this way of looking finds where a change is not atomic.
+As a control, the same is measured for a change in two steps, which removes everything and then adds
+the new policy: this shows that the method detects a change that is not atomic.
 """
 
 from __future__ import annotations
@@ -54,15 +54,15 @@ from harness.rig.info import RigInfo
 from harness.rig.recorder import RigRun
 
 CHANGES = {"smoke": 200, "quick": 1200, "full": 4800}
-"""More than a thousand: one during which the sender was not let run shows nothing."""
+"""Many, because a change during which the sender was not scheduled shows nothing."""
 
 
 def planned(options: Mapping[str, str], profile: str = "quick") -> int:
-    """How many changes of each kind; UsageError unless that is one or more, and the rate too."""
+    """The number of changes of each kind. Raises UsageError unless it and the rate are positive."""
     for name in ("changes", "rate"):
         given = options.get(name, "")
         if given and not (given.isdecimal() and int(given) > 0):
-            raise UsageError(f"--{name} {given}: there must be one or more")
+            raise UsageError(f"--{name} {given}: must be a whole number from 1 on")
     asked = options.get("changes", "")
     return int(asked) if asked else CHANGES[profile]
 
@@ -75,8 +75,8 @@ RIG = RigInfo(
     requirements=packet_filters.requirements,
     check=planned,
     options={
-        "changes": "of each kind; fewer than a thousand tell little (policy-enforcement)",
-        "rate": "datagrams a second at most, where two cores cannot send and be asked at once",
+        "changes": "changes of each kind; fewer than a thousand show little",
+        "rate": "limit of datagrams per second, for hosts that cannot send and serve at once",
     },
     measured_alike=(
         "c9211fadafad84cb5b13273fd6e04c0178736af87144a3729f2afc25c38e712f",
@@ -86,19 +86,19 @@ RIG = RigInfo(
 )
 KEPT, FIRST, SECOND, NEVER = PORTS = (9001, 9002, 9003, 9004)
 LENGTHS = (2, 1000)
-"""Entries of each policy: a short list, and one that is a set of its own."""
+"""Entries of each policy: a short list, and a list long enough for its own set."""
 IN_FORCE_S = 0.002
 CLAIMED_LENGTH = 1000
 ONE_STEP = str(packet_filters.FACTS["transport"])
 ACROSS, TWO_STEPS = f"{ONE_STEP}, across sets", f"{ONE_STEP}, in two steps"
 CONTROLS = 100
-"""Changes in two steps."""
+"""Changes in two steps, at most."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """How long the lists are, and whether they are changed in one step; how many datagrams a second
-    are sent at most, 0 where only a core is the limit."""
+    """`length` is that of the policies' lists, `transport` how they are changed, `rate` the limit
+    of datagrams per second (0: none)."""
 
     length: int
     transport: str
@@ -107,7 +107,7 @@ class Case:
 
     @property
     def in_force_s(self) -> float:
-        """How long a policy stays: for some datagrams of each port, however few are sent."""
+        """How long a policy stays in force: long enough for some datagrams to each port."""
         return max(IN_FORCE_S, 4 * len(PORTS) / self.rate) if self.rate else IN_FORCE_S
 
     @property
@@ -118,7 +118,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Change:
-    """One call: when it began and returned, and which port is allowed from then on."""
+    """One call: when it began and returned, and the ports allowed and denied from then on."""
 
     called_ns: int
     returned_ns: int
@@ -127,7 +127,7 @@ class Change:
 
 
 def policies(address: str, case: Case) -> Sequence[Policy]:
-    """Both policies, each with as many services of others as make up the length."""
+    """Both policies, each filled up to the length with services of other hosts."""
     fill = [f"192.0.2.{1 + number % 250} tcp/{1000 + number}" for number in range(case.length - 2)]
     prefix = str(ip_network(f"{address}/24", strict=False))
     second = prefix if case.transport == ACROSS else address
@@ -139,7 +139,7 @@ def policies(address: str, case: Case) -> Sequence[Policy]:
 
 @dataclass(frozen=True)
 class Traffic:
-    """What was sent, by number: when; and which of it arrived."""
+    """When each datagram was sent, and whether it arrived, both by its number."""
 
     sent_ns: Sequence[int]
     arrived: bytearray
@@ -148,14 +148,14 @@ class Traffic:
         return PORTS[number % len(PORTS)]
 
     def between(self, start_ns: int, end_ns: int) -> range:
-        """The numbers of what was sent, and gone, from one time up to another."""
+        """The numbers of the datagrams that were sent, and had left, between two times."""
         begin = bisect.bisect_left(self.sent_ns, start_ns)
-        # One packet has gone when the time of the next is read.
+        # A datagram has left for certain only when the time of the next was taken.
         return range(begin, bisect.bisect_left(self.sent_ns, end_ns, begin) - 1)
 
 
 def flip(net: Network, run: Run, case: Case, stack: ExitStack) -> tuple[Traffic, Sequence[Change]]:
-    """Send, and change the policy so many times; what happened."""
+    """Send while changing the policy; the traffic and the changes."""
     answers = stack.enter_context(packet_filters.open_endpoint(run, net))
     asks = stack.enter_context(packet_filters.open_endpoint(run, net))
     first, second = policies(answers.address, case)
@@ -174,7 +174,7 @@ def flip(net: Network, run: Run, case: Case, stack: ExitStack) -> tuple[Traffic,
     )
     _ready(flood)
     made = []
-    for turn in range(case.changes + 2):  # the first and the last have no neighbour to end them
+    for turn in range(case.changes + 2):  # the first and the last lack a neighbour that bounds them
         time.sleep(case.in_force_s)
         called = now_ns()
         if case.transport == TWO_STEPS:
@@ -186,22 +186,28 @@ def flip(net: Network, run: Run, case: Case, stack: ExitStack) -> tuple[Traffic,
     time.sleep(IN_FORCE_S)
     lost = int(_finish(sink))
     if lost:
-        raise SandboxError(f"the receiver had no room for {lost} datagrams: nothing can be said")
+        raise SandboxError(
+            f"the receiver's socket dropped {lost} datagrams, so losses do not show enforcement",
+            hint="coppice run policy-enforcement --rate DATAGRAMS_PER_SECOND",
+        )
     return _traffic(sent, arrived), made
 
 
 def _ready(process: subprocess.Popen[bytes]) -> None:
     assert process.stdout
-    said = process.stdout.readline()
-    if said != b"ready\n":
-        raise SandboxError(f"no traffic: {(said + process.stdout.read()).decode()}")
+    line = process.stdout.readline()
+    if line != b"ready\n":
+        output = (line + process.stdout.read()).decode()
+        raise SandboxError(f"the traffic program did not start: {output}")
 
 
 def _finish(process: subprocess.Popen[bytes]) -> str:
-    said, _ = process.communicate(timeout=60)
+    output, _ = process.communicate(timeout=60)
     if process.returncode:
-        raise SandboxError(f"traffic ended with {process.returncode}: {said.decode()}")
-    return said.decode()
+        raise SandboxError(
+            f"the traffic program exited with {process.returncode}: {output.decode()}"
+        )
+    return output.decode()
 
 
 def _traffic(sent: Path, arrived: Path) -> Traffic:
@@ -216,20 +222,21 @@ def _traffic(sent: Path, arrived: Path) -> Traffic:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What one change did to packets. `obeyed_ns` counts from the call's return."""
+    """The effect of one change. `allowing_ns` and `denying_ns` count from the call's return to the
+    first datagram that shows the new policy; None if there was none."""
 
     allowing_ns: int | None
     denying_ns: int | None
     leaked: int
     torn: int
     after: int
-    """Packets that were sent after the return: without one nothing is shown."""
+    """Datagrams sent after the return; without any, the change shows nothing."""
 
 
 def verdicts(traffic: Traffic, changes: Sequence[Change]) -> Iterator[Verdict]:
-    """Each change, judged by what was sent from halfway after the one before to the next call."""
-    ends = [one.called_ns for one in changes[1:]]
-    starts = [one.returned_ns for one in changes[:-1]]
+    """Each change, judged by the traffic from the middle of the interval before it to the next."""
+    ends = [change.called_ns for change in changes[1:]]
+    starts = [change.returned_ns for change in changes[:-1]]
     for change, start, end in zip(changes[1:-1], starts, ends[1:], strict=False):
         yield _judge(traffic, change, (start + change.called_ns) // 2, end)
 
@@ -257,15 +264,15 @@ def _judge(traffic: Traffic, change: Change, start_ns: int, end_ns: int) -> Verd
 
 
 def collect(traffic: Traffic, changes: Sequence[Change], by: Facts, into: Collector) -> None:
-    for one in verdicts(traffic, changes):
+    for verdict in verdicts(traffic, changes):
         reason = "nothing was sent between this call's return and the next call"
-        for kind, nanoseconds in (("allow", one.allowing_ns), ("deny", one.denying_ns)):
+        for kind, nanoseconds in (("allow", verdict.allowing_ns), ("deny", verdict.denying_ns)):
             if nanoseconds is None:
                 into.fail("enforcement", "s", reason, **by, change=kind)
             else:
                 into.add("enforcement", "s", [nanoseconds * 1e-9], **by, change=kind)
-        for metric, count in (("leaked-packets", one.leaked), ("torn-packets", one.torn)):
-            if one.after or count:
+        for metric, count in (("leaked-packets", verdict.leaked), ("torn-packets", verdict.torn)):
+            if verdict.after or count:
                 into.add(metric, "1", [count], **by)
             else:
                 into.fail(metric, "1", reason, **by)
@@ -282,7 +289,7 @@ def test_policy_enforcement(
         need(tool)
     asked = rig_run.option("changes") or ""
     limit = rig_run.option("rate") or ""
-    many = planned({"changes": asked, "rate": limit}, profile)
+    changes = planned({"changes": asked, "rate": limit}, profile)
     rate = int(limit or 0)
     into = Collector()
     with ExitStack() as stack:
@@ -291,20 +298,20 @@ def test_policy_enforcement(
         build("sink", run.directory)
         rig_run.prepared((), None, ())
         rig_run.begin()
-        cases = [Case(length, ONE_STEP, many, rate) for length in LENGTHS]
-        cases.append(Case(LENGTHS[0], ACROSS, many, rate))
-        cases += [Case(length, TWO_STEPS, min(CONTROLS, many), rate) for length in LENGTHS]
-        seen = [(case, *flip(net, run, case, stack)) for case in cases]
+        cases = [Case(length, ONE_STEP, changes, rate) for length in LENGTHS]
+        cases.append(Case(LENGTHS[0], ACROSS, changes, rate))
+        cases += [Case(length, TWO_STEPS, min(CONTROLS, changes), rate) for length in LENGTHS]
+        measured = [(case, *flip(net, run, case, stack)) for case in cases]
         rig_run.end()
-        for case, traffic, changes in seen:
-            collect(traffic, changes, case.dimensions, into)
+        for case, traffic, made in measured:
+            collect(traffic, made, case.dimensions, into)
     series = into.series
     record = rig_run.write(RIG, Path(__file__), series, clock())
     claimed = next(
-        one
-        for one in series
-        if (one.metric, one.dimensions.get("change")) == ("enforcement", "deny")
-        and (one.dimensions["n"], one.dimensions["transport"]) == (CLAIMED_LENGTH, ONE_STEP)
+        found
+        for found in series
+        if (found.metric, found.dimensions.get("change")) == ("enforcement", "deny")
+        and (found.dimensions["n"], found.dimensions["transport"]) == (CLAIMED_LENGTH, ONE_STEP)
     )
     assert claimed.samples, "no packet was sent between two changes"
     rig_run.deliver(benchmark, claimed, record)
@@ -315,10 +322,10 @@ def clock() -> Clock:
         "enforcement",
         "the return of the call that changes the policy",
         {
-            "enforcement": "the first packet sent after it that obeys was sent",
-            "leaked-packets": "the next change is called: packets counted up to there",
-            "torn-packets": "the next change is called: packets counted up to there",
-            "policy-update": "counts from the call to its return",
-            "sent": "datagrams over the seconds from the first to the last",
+            "enforcement": "the first packet sent after it that obeys the new policy was sent",
+            "leaked-packets": "the call of the next change: packets counted up to then",
+            "torn-packets": "the call of the next change: packets counted up to then",
+            "policy-update": "from the call to its return",
+            "sent": "datagrams per second, from the first to the last",
         },
     )

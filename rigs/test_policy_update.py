@@ -1,8 +1,9 @@
-"""How long it takes to replace a sandbox's addresses, in one step, by each way there is.
+"""How long each mechanism takes to replace the list of addresses that a sandbox may reach.
 
-Every mechanism has two lists of the same length with nothing in common, and replaces one by the
-other: alone, and beside a thousand other sandboxes. Each is first made to show that it did. They
-take turns, forward and back. `n` of 0 is a transaction in which nothing happens.
+Every mechanism gets two disjoint lists of the same length and replaces the first by the second and
+back, with no other sandbox installed and with a thousand. Before anything is timed, each must prove
+that the replacement took effect. The mechanisms are visited in turn, forwards and backwards. `n` of
+0 is an empty transaction.
 """
 
 from __future__ import annotations
@@ -41,12 +42,13 @@ from harness.procedures.packet_filters import PacketFilter
 from harness.rig.info import RigInfo, listed
 from harness.rig.recorder import RigRun
 
-SIZES = (0, 1, 10, 100, 1000, 10000)
+ALL_SIZES = (0, 1, 10, 100, 1000, 10000)
+SIZES = {"smoke": ALL_SIZES[:-1], "quick": ALL_SIZES, "full": ALL_SIZES}
 OTHERS = (0, 1000)
 
 
 def neighbours(options: Mapping[str, str]) -> Sequence[int]:
-    """Beside how many other sandboxes."""
+    """The numbers of other sandboxes."""
     return listed(options, "others", OTHERS, least=0)
 
 
@@ -57,7 +59,7 @@ RIG = RigInfo(
     tools=packet_filters.TOOLS,
     requirements=packet_filters.requirements,
     check=neighbours,
-    options={"others": "sandboxes beside, such as 0,10, where the host is slow (policy-update)"},
+    options={"others": "numbers of other sandboxes, such as 0,10 on a slow host"},
     measured_alike=(
         "9d96f11b7b32b637eb8f478ebeb37896cefea47caedd50d1203245e11ba96944",
         "3c0df00e5cfff55e7264c10290c3fca48be477541e90e5d926a2b5408994d7cb",
@@ -70,36 +72,36 @@ EACH_OTHER_HAS = 4
 ROUNDS = {"smoke": 8, "quick": 16, "full": 400}
 PASSES = 4
 FEW_FROM, FEWER = 10000, 4
-"""Of the longest lists so many times fewer."""
+"""From lists of this length on, rounds are divided by this."""
 SUBJECT = 0
 CLAIMED = {**packet_filters.FACTS, "n": 1000, "others": 0}
 SETTLE_S = 0.002
-"""Between two updates: the kernel frees what the last one took out."""
+"""Between two updates: the kernel frees what the last one removed."""
 
 
 def addresses(count: int, seed: int) -> list[str]:
-    """Addresses outside of every private range; those of other seeds are others."""
+    """Distinct public addresses; lists of different seeds are disjoint."""
     numbers = random.Random(seed).sample(range(0x0B000000 + seed, 0x64000000, 16), count)
     return [str(IPv4Address(number)) for number in numbers]
 
 
 class Mechanism(Protocol):
-    """One way of replacing; `lists` are made ready beforehand, as far as its callers would."""
+    """A way of replacing a list; `ready` prepares the lists as far as its real callers would."""
 
     mechanism: str
     transport: str
 
     def ready(self, n: int, lists: Sequence[Sequence[str]]) -> None:
-        """Make two lists of `n` addresses ready, and install the first."""
+        """Prepare two lists of `n` addresses, and install the first."""
 
     def replace(self, turn: int) -> None:
-        """Replace the list of the last turn by that of this one: what is timed."""
+        """Replace the list of the last turn by that of this turn. Timed."""
 
     def holds(self, address: str) -> bool: ...
 
 
 class ByCubenet:
-    """Cubenet: a policy that is there as data, or as the text of its JSON."""
+    """Cubenet, given a policy object or its JSON text."""
 
     mechanism = str(packet_filters.FACTS["mechanism"])
 
@@ -116,11 +118,11 @@ class ByCubenet:
         self._text = text
 
     def ready(self, n: int, lists: Sequence[Sequence[str]]) -> None:
-        policies = [Policy.of(one) for one in lists]
-        self._texts = [json.dumps(one.to_json()) for one in policies]
+        policies = [Policy.of(addresses) for addresses in lists]
+        self._texts = [json.dumps(policy.to_json()) for policy in policies]
         self._policies = policies
-        for one in policies:
-            assert sum(map(len, one.plan.values())) == n
+        for policy in policies:
+            assert sum(map(len, policy.plan.values())) == n
         self._engine.apply(self._subject, policies[0])
 
     def replace(self, turn: int) -> None:
@@ -136,7 +138,7 @@ class ByCubenet:
 
 
 class ByText(ABC):
-    """A set of its own for each sandbox, by commands of nftables: a list of text is joined."""
+    """A separate set for each sandbox, changed by nft commands: text is built from the list."""
 
     mechanism = "nftables"
 
@@ -192,7 +194,7 @@ class ByProgram(ByText):
 
 
 class ByTrie:
-    """A trie of eBPF's, changed in place: two batches, and not one step to who reads meanwhile."""
+    """An eBPF LPM trie changed in place by two batches: not atomic for concurrent readers."""
 
     mechanism = "ebpf-lpm"
     transport = "batch in place"
@@ -203,7 +205,7 @@ class ByTrie:
             self._tries.add(number, _keys(addresses(EACH_OTHER_HAS, 2 + number)))
 
     def ready(self, n: int, lists: Sequence[Sequence[str]]) -> None:
-        self._keys = [_keys(one) for one in lists]
+        self._keys = [_keys(addresses) for addresses in lists]
         self._tries.swap(SUBJECT, self._keys[0])
 
     def replace(self, turn: int) -> None:
@@ -221,17 +223,17 @@ class BySwap(ByTrie):
 
 
 def _keys(texts: Sequence[str]) -> bytes:
-    return ebpf_policies.pack([IPv4Address(one).packed for one in texts])
+    return ebpf_policies.pack([IPv4Address(text).packed for text in texts])
 
 
 @dataclass(frozen=True)
 class Contender:
-    """A mechanism beside so many other sandboxes, with lists of one length.
+    """A mechanism with lists of one length and a number of other sandboxes.
 
-    `inside` is where its rules are: none sees another's.
+    `inside` enters the network namespace that holds its rules only.
     """
 
-    way: Mechanism
+    mechanism: Mechanism
     n: int
     others: int
     lists: Sequence[Sequence[str]]
@@ -240,57 +242,59 @@ class Contender:
     @property
     def dimensions(self) -> Facts:
         return {
-            "mechanism": self.way.mechanism,
-            "transport": self.way.transport,
+            "mechanism": self.mechanism.mechanism,
+            "transport": self.mechanism.transport,
             "n": self.n,
             "others": self.others,
         }
 
     def prove(self) -> None:
-        """Nothing is timed before it has been seen to replace."""
+        """Check that replacing takes effect, before it is timed."""
         with self.inside():
-            self.way.ready(self.n, self.lists)
+            self.mechanism.ready(self.n, self.lists)
             for turn in (1, 0):
-                self.way.replace(turn)
-                for other, one in enumerate(self.lists):
-                    for address in {*one[:1], *one[-1:]}:
-                        assert self.way.holds(address) == (other == turn), self.dimensions
+                self.mechanism.replace(turn)
+                for number, addresses in enumerate(self.lists):
+                    for address in {*addresses[:1], *addresses[-1:]}:
+                        holds = self.mechanism.holds(address)
+                        assert holds == (number == turn), self.dimensions
 
     def times(self, rounds: int) -> list[float]:
         """Seconds of each replacement."""
-        found = []
+        times = []
         with self.inside():
-            self.way.ready(self.n, self.lists)
+            self.mechanism.ready(self.n, self.lists)
             for turn in range(1, rounds + 1):
                 time.sleep(SETTLE_S)
                 start = time.perf_counter()
-                self.way.replace(turn)
-                found.append(time.perf_counter() - start)
-        return found
+                self.mechanism.replace(turn)
+                times.append(time.perf_counter() - start)
+        return times
 
 
-BESIDE: Sequence[Callable[[int], Mechanism]] = (
+OTHER_MECHANISMS: Sequence[Callable[[int], Mechanism]] = (
     () if packet_filters.FREEBSD else (ByLibrary, ByProgram, ByTrie, BySwap)
 )
-"""The other ways that this system has."""
+"""The mechanisms of this operating system that cubenet is compared with."""
 
 
-def contenders(run: Run, stack: ExitStack, beside: Sequence[int]) -> list[Contender]:
-    """Every mechanism, neighbourhood and size."""
-    lists = {n: [addresses(n, seed) for seed in (0, 1)] for n in SIZES}
+def contenders(
+    run: Run, stack: ExitStack, neighbours: Sequence[int], sizes: Sequence[int]
+) -> list[Contender]:
+    """Every mechanism with every number of other sandboxes and every size."""
+    lists = {n: [addresses(n, seed) for seed in (0, 1)] for n in sizes}
     found = []
-    for text, others in itertools.product((False, True), beside):
+    for text, others in itertools.product((False, True), neighbours):
         filter = stack.enter_context(packet_filters.packet_filter(run, "compared-with"))
         with filter.inside():
-            way: Mechanism = ByCubenet(filter, others, text=text)
-        found += [Contender(way, n, others, lists[n], filter.inside) for n in SIZES]
-    for make, others in itertools.product(BESIDE, beside):
+            mechanism: Mechanism = ByCubenet(filter, others, text=text)
+        found += [Contender(mechanism, n, others, lists[n], filter.inside) for n in sizes]
+    for make, others in itertools.product(OTHER_MECHANISMS, neighbours):
         where = stack.enter_context(namespace(run.directory, "policy-update"))
         with inside(where):
-            way = make(others)
-        found += [
-            Contender(way, n, others, lists[n], functools.partial(inside, where)) for n in SIZES
-        ]
+            mechanism = make(others)
+        enter = functools.partial(inside, where)
+        found += [Contender(mechanism, n, others, lists[n], enter) for n in sizes]
     return found
 
 
@@ -301,21 +305,21 @@ def test_policy_update(
     asked = rig_run.option("others") or ""
     into = Collector()
     with ExitStack() as stack:
-        found = contenders(run, stack, neighbours({"others": asked}))
-        for one in found:
-            one.prove()
+        found = contenders(run, stack, neighbours({"others": asked}), SIZES[profile])
+        for contender in found:
+            contender.prove()
         rig_run.prepared((), None, RIG.tools)
         rig_run.begin()
         stack.enter_context(without_collector())
         for number in range(PASSES):
-            for one in found if number % 2 == 0 else reversed(found):
-                rounds = ROUNDS[profile] if one.n < FEW_FROM else ROUNDS[profile] // FEWER
-                times = one.times(max(rounds // PASSES, 2))
-                into.add("policy-update", "s", times, **one.dimensions)
+            for contender in found if number % 2 == 0 else reversed(found):
+                rounds = ROUNDS[profile] if contender.n < FEW_FROM else ROUNDS[profile] // FEWER
+                times = contender.times(max(rounds // PASSES, 2))
+                into.add("policy-update", "s", times, **contender.dimensions)
         rig_run.end()
     series = into.series
     record = rig_run.write(RIG, Path(__file__), series, clock())
-    claimed = next((one for one in series if one.dimensions == CLAIMED), series[-1])
+    claimed = next((made for made in series if made.dimensions == CLAIMED), series[-1])
     rig_run.deliver(benchmark, claimed, record)
 
 
@@ -323,5 +327,5 @@ def clock() -> Clock:
     return calibrated(
         "policy-call",
         "the call that replaces the list",
-        {"policy-update": "its return: from then on the new list is obeyed"},
+        {"policy-update": "its return: from then on the new list is enforced"},
     )

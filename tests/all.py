@@ -1,11 +1,11 @@
 """Lint, types and all tests.
 
-In two halves at once: what needs no quiet machine takes, at a low priority, what the tests with
-sandboxes leave of the processor. What judges how much one program feels of another comes
-when both are done. Rigs take as few samples as show that they work, and wait less for the host to
-come to rest. No test gets a second try: one that fails while others run is mended.
+Tests that need no quiet machine run at low priority beside the tests with sandboxes. Those that
+measure interference between programs run at the end, alone. Rigs take just enough samples to show
+that they work, and wait less for the host to settle. Failed tests are never retried: a test that
+fails while others run must be fixed.
 
-Arguments go to each pytest.
+Arguments are passed to every pytest.
 """
 
 from __future__ import annotations
@@ -31,21 +31,21 @@ def program(name: str) -> str:
     return str(ROOT / ".venv" / "bin" / name)
 
 
-def tests(*words: str) -> list[str]:
-    """The command for one part of the tests."""
-    return [program("python"), "-m", "pytest", *words, "--coppice-results=.pytest-results",
+def tests(*arguments: str) -> list[str]:
+    """The command for a part of the tests."""
+    return [program("python"), "-m", "pytest", *arguments, "--coppice-results=.pytest-results",
             "-p", "no:cacheprovider", *sys.argv[1:]]  # fmt: skip
 
 
-def run(command: list[str], into: IO[bytes] | None = None) -> subprocess.Popen[bytes]:
-    """Start a command; with a file for what it says, at a low priority.
+def run(command: list[str], output: IO[bytes] | None = None) -> subprocess.Popen[bytes]:
+    """Start a command; with a file for its output, at low priority.
 
-    Not at the lowest, which is starved where somebody else is at work on the machine too.
+    Not at the lowest, which would starve if the machine has other work, too.
     """
-    if into is None:
+    if output is None:
         return subprocess.Popen(command, cwd=ROOT)
     command = ["nice", "-n", "10", *command]
-    return subprocess.Popen(command, cwd=ROOT, stdout=into, stderr=subprocess.STDOUT)
+    return subprocess.Popen(command, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT)
 
 
 def main() -> int:
@@ -53,11 +53,11 @@ def main() -> int:
         if code := run([program(command[0]), *command[1:]]).wait():
             return code
     left = [f"--ignore={path}" for path in (*ASIDE, ALONE)]
-    with tempfile.TemporaryFile() as said:
+    with tempfile.TemporaryFile() as output:
         started = {
             "sandboxes": run(tests("tests", *left, "--durations=25")),
-            "types": run([program("mypy")], said),
-            "aside": run(tests(*ASIDE, "--timeout=900", "--durations=10"), said),
+            "types": run([program("mypy")], output),
+            "aside": run(tests(*ASIDE, "--timeout=900", "--durations=10"), output),
         }
         try:
             codes = {"sandboxes": started["sandboxes"].wait()}
@@ -66,11 +66,11 @@ def main() -> int:
         finally:
             for process in started.values():
                 process.terminate()
-            for process in started.values():  # they take down what they have made
+            for process in started.values():  # they clean up
                 process.wait()
         codes["bombs"] = run(tests(ALONE)).wait()
-        said.seek(0)
-        print(said.read().decode(errors="replace"), flush=True)
+        output.seek(0)
+        print(output.read().decode(errors="replace"), flush=True)
     print("exit codes:", ", ".join(f"{part} {code}" for part, code in codes.items()))
     return int(any(codes.values()))
 

@@ -1,9 +1,23 @@
-"""What all tests share: processes that they start can be interrupted."""
+"""What all tests share: processes that they start can be interrupted, and keep no evidence where
+the user's lies."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
 
 from harness.rig.plugin import interruptible
 
 
 def pytest_configure() -> None:
     interruptible()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def failures_of_children(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Tests make rigs fail on purpose: what those keep goes with the tests. What this session
+    itself keeps does not, as its plugin has read the variable before."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("COPPICE_FAILURES", str(tmp_path_factory.mktemp("failures")))
+        yield

@@ -1,7 +1,7 @@
-"""Acts at a stage of a rig that another process runs, instead of guessing when it is reached.
+"""Lets a test act at a stage of a rig in another process, without guessing when it is reached.
 
-The rig's process loads this module as a plugin of pytest's, and stands still at each stage that the
-test has named until the test lets it go on. The test's side is `Stages`.
+The rig's process loads this module as a pytest plugin and pauses at each stage that the test has
+named until the test lets it continue. The test's side is `Stages`.
 """
 
 from __future__ import annotations
@@ -16,37 +16,37 @@ from pathlib import Path
 from typing import Any, Self
 
 VARIABLE = "TEST_STAGES"
-"""Names the socket where a test waits."""
+"""The path of the socket on which a test waits."""
 NAMED = "TEST_STAGES_NAMED"
-"""The stages that it waits for."""
+"""The stages that the test waits for."""
 LIMIT_S = 240.0
-"""A bound against hanging."""
-LOOK_S = 0.2
-"""How often the test looks whether the process has ended meanwhile."""
+"""Only a bound against hanging."""
+POLL_S = 0.2
+"""How often the test checks whether the process has ended."""
 
 
 def pytest_coppice_stage(stage: str) -> None:
-    """Report a stage that was named and wait for the test's answer."""
+    """Report a named stage and wait for the test's reply."""
     if stage not in os.environ[NAMED].split():
         return
-    with socket.socket(socket.AF_UNIX) as line:
-        line.connect(os.environ[VARIABLE])
-        line.sendall(stage.encode())
-        line.recv(1)
+    with socket.socket(socket.AF_UNIX) as channel:
+        channel.connect(os.environ[VARIABLE])
+        channel.sendall(stage.encode())
+        channel.recv(1)
 
 
 class Stages:
-    """Where a rig of one test reports the stages `named`, each of which the test has to await."""
+    """The test's side: receives the stages `named`, each of which the test must await."""
 
-    def __init__(self, folder: Path, *named: str) -> None:
+    def __init__(self, directory: Path, *named: str) -> None:
         self._named = named
-        self._path = folder / "stages"
+        self._path = directory / "stages"
         self._server = socket.socket(socket.AF_UNIX)
 
     def __enter__(self) -> Self:
         self._server.bind(str(self._path))
         self._server.listen()
-        self._server.settimeout(LOOK_S)
+        self._server.settimeout(POLL_S)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -55,7 +55,7 @@ class Stages:
 
     @property
     def environment(self) -> Mapping[str, str]:
-        """What the process of the rig needs."""
+        """The environment variables that the rig's process needs."""
         plugins = os.environ.get("PYTEST_ADDOPTS", "")
         return {
             VARIABLE: str(self._path),
@@ -65,18 +65,18 @@ class Stages:
 
     @contextlib.contextmanager
     def at(self, stage: str, process: subprocess.Popen[Any]) -> Iterator[None]:
-        """Wait until the rig comes to a stage; it stands still there until the block ends."""
+        """Wait until the rig reaches a stage; it pauses there until the block ends."""
         deadline = time.monotonic() + LIMIT_S
         while True:
-            assert process.poll() is None, f"it ended before the stage {stage!r}"
-            assert time.monotonic() < deadline, f"it did not come to the stage {stage!r}"
+            assert process.poll() is None, f"the rig ended before the stage {stage!r}"
+            assert time.monotonic() < deadline, f"the rig did not reach the stage {stage!r}"
             try:
-                line, _ = self._server.accept()
+                channel, _ = self._server.accept()
             except TimeoutError:
                 continue
-            with line, contextlib.suppress(ConnectionError):
-                line.settimeout(LIMIT_S)
-                assert line.recv(100).decode() == stage
+            with channel, contextlib.suppress(ConnectionError):
+                channel.settimeout(LIMIT_S)
+                assert channel.recv(100).decode() == stage
                 yield
-                line.sendall(b"\n")
+                channel.sendall(b"\n")
             return

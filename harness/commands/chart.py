@@ -1,10 +1,10 @@
-"""Draw a chart of the site as a PDF, SVG or PNG file that is fit for a paper.
+"""Draw a chart of the site as a PDF, SVG or PNG file for a paper.
 
 coppice chart --list [PREFIX]
 coppice chart NAME --out FILE.pdf [--width 3.5in] [--results DIR] [--machine MACHINE]
 
-The caption goes to standard output and into the file's metadata: how the chart is read, the
-machine, and of every series n, the day and the run. Equal records give equal files.
+The caption goes to standard output and into the file's metadata: how to read the chart, the
+machine, and for every series its n, day and run. Equal records give equal files.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ _NARROWEST, _WIDEST = 2.0, 20.0
 
 
 def inches(text: str) -> float:
-    """A width such as 3.5in, 89mm or 252pt (of TeX)."""
+    """A width such as 3.5in, 89mm or 252pt (TeX points)."""
     found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(in|cm|mm|pt|)", text.strip())
     if not found:
-        raise argparse.ArgumentTypeError(f"{text!r} is no width such as 3.5in, 89mm or 252pt")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a width such as 3.5in, 89mm or 252pt")
     width = float(found[1]) * _INCHES[found[2]]
     if not _NARROWEST <= width <= _WIDEST:
         raise argparse.ArgumentTypeError(
@@ -35,19 +35,19 @@ def inches(text: str) -> float:
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("name", nargs="?", metavar="NAME", help="which chart; see --list")
+    parser.add_argument("name", nargs="?", metavar="NAME", help="the chart's name; see --list")
     parser.add_argument(
         "--list",
         nargs="?",
         const="",
         metavar="PREFIX",
-        help="name the charts that the records have; of PREFIX all",
+        help="list the charts that the records allow; all whose names begin with PREFIX",
     )
     parser.add_argument("--out", type=Path, metavar="FILE", help="a .pdf, .svg or .png file")
-    parser.add_argument("--width", type=inches, default=3.5, help="default: 3.5in, one column")
+    parser.add_argument("--width", type=inches, default=3.5, help="default: 3.5in, a single column")
     parser.add_argument("--results", type=Path, default=paths.default_results(), metavar="DIR")
     parser.add_argument(
-        "--machine", help="an id of a machine, or its beginning; default: the one measured last"
+        "--machine", help="a machine's id or its beginning (default: the one measured last)"
     )
 
 
@@ -55,12 +55,14 @@ def main(options: argparse.Namespace) -> int:
     if options.list is None and (not options.name or not options.out):
         raise UsageError(
             "a chart needs a name and a file",
-            hint="coppice chart NAME --out FILE.pdf; coppice chart --list has the names",
+            hint="coppice chart NAME --out FILE.pdf; names: coppice chart --list",
         )
     if not options.results.is_dir():
-        raise UsageError(f"{options.results} is no directory of records", hint="name it: --results")
+        raise UsageError(
+            f"{options.results} is not a directory of records", hint="--results DIR names it"
+        )
     try:
-        # What draws is loaded only when it draws: a rig host needs none of it.
+        # Not at the top: a rig host has no matplotlib, and its other commands must work.
         from harness.site.data import corpus
         from harness.site.plots import catalogue, drawing, plot, style
     except ModuleNotFoundError as error:
@@ -76,8 +78,8 @@ def main(options: argparse.Namespace) -> int:
     kind = options.out.suffix.removeprefix(".")
     if kind not in style.FORMATS:
         raise UsageError(
-            f"{options.out} does not say which format",
-            hint=f"end it with {', '.join(f'.{one}' for one in style.FORMATS)}",
+            f"the format of {options.out} is unknown",
+            hint=f"end its name with {', '.join(f'.{kind}' for kind in style.FORMATS)}",
         )
     chosen = catalogue.named(found, options.name)
     lines = plot.caption(chosen, drawing.key(chosen.picture))

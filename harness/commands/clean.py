@@ -1,6 +1,9 @@
-"""Remove what dead runs have left on this machine; running ones are not touched.
+"""Remove what dead runs left behind on this machine; live runs are not touched.
 
-With COPPICE_HOST it does so on that host, whether or not a Python is there.
+Records stay, and so do the logs of failures (COPPICE_FAILURES, else `failures/` in the state
+directory), of which the oldest are dropped by the runs themselves.
+
+With COPPICE_HOST set, it cleans that host, even if that has no Python.
 """
 
 from __future__ import annotations
@@ -14,40 +17,41 @@ from harness.host.leftovers import find, reclaim
 from harness.host.session import open_run
 from harness.paths import runtime_directory
 
-HELP = "remove what dead runs have left"
+HELP = "remove what dead runs left behind"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--dry-run", action="store_true", help="only say what would be removed")
+    parser.add_argument("--dry-run", action="store_true", help="only list what would be removed")
 
 
 def main(options: argparse.Namespace) -> int:
     runtime = runtime_directory()
-    _tell(find(runtime) if options.dry_run else reclaim(runtime), options.dry_run)
+    _print(find(runtime) if options.dry_run else reclaim(runtime), options.dry_run)
     return 0
 
 
-def there(options: argparse.Namespace, words: Sequence[str]) -> int:
+def main_remote(options: argparse.Namespace, argv: Sequence[str]) -> int:
+    """Clean the host that COPPICE_HOST names."""
     from harness.host import leftovers_freebsd
     from harness.remote import remote_run
     from harness.remote.ssh import open_ssh
 
     try:
-        return remote_run.run_remotely(remote_run.address(), words, None)
+        return remote_run.run_remotely(remote_run.address(), argv, None)
     except MissingTool:
-        # No run of ours can live there without a Python: whatever carries our names is left over.
+        # Without Python no run can be alive there, so whatever carries our names is a leftover.
         with open_run() as run, open_ssh(run, remote_run.address()) as host:
             found = leftovers_freebsd.find(host, lambda id: id == run.mark)
             if not options.dry_run:
-                for one in found:
-                    leftovers_freebsd.remove(host, one)
-            _tell(found, options.dry_run)
+                for leftover in found:
+                    leftovers_freebsd.remove(host, leftover)
+            _print(found, options.dry_run)
         return 0
 
 
-def _tell(found: Sequence[Leftover], dry_run: bool) -> None:
+def _print(found: Sequence[Leftover], dry_run: bool) -> None:
     done = "would remove" if dry_run else "removed"
-    for one in found:
-        print(f"{done} {one.what} {one.name} of run {one.run_id}")
+    for leftover in found:
+        print(f"{done} {leftover.what} {leftover.name} of run {leftover.run_id}")
     if not found:
-        print("nothing of ours is left")
+        print("No leftovers found")

@@ -1,10 +1,10 @@
 """Compare two records, configurations, commits or machines, series by series.
 
 A and B are each a record's file, the beginning of a run's id, or NAME=VALUE pairs joined by commas
-(rig, machine, commit, profile, kernel, interleave, or a dimension such as tier). Runs that took
-turns (coppice run --interleave) are compared round by round.
+(rig, machine, commit, profile, kernel, interleave, or a dimension such as tier). Interleaved runs
+(coppice run --interleave) are compared round by round.
 
-Exit codes: 0 no series of B is worse; 1 one is (see --fail-on); 64 nothing to compare.
+Exit codes: 0 no series of B is worse; 1 a series is worse (see --fail-on); 64 nothing to compare.
 """
 
 from __future__ import annotations
@@ -27,21 +27,23 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("a", metavar="A")
     parser.add_argument("b", metavar="B")
     parser.add_argument("--results", type=Path, default=paths.default_results(), metavar="DIR")
-    parser.add_argument("--metric", action="append", default=[], help="only this metric")
+    parser.add_argument(
+        "--metric", action="append", default=[], help="only this metric; may be repeated"
+    )
     parser.add_argument("--alpha", type=float, default=Thresholds.alpha, help="default: 0.01")
     parser.add_argument(
         "--relative",
         type=float,
         default=Thresholds.relative,
         metavar="SHARE",
-        help="least share of A's median that counts as a difference (default: 0.05)",
+        help="smallest difference that counts, as a share of A's median (default: 0.05)",
     )
     parser.add_argument(
         "--absolute",
         type=float,
         default=Thresholds.absolute,
         metavar="VALUE",
-        help="least difference that counts, in seconds or bytes (default: 0)",
+        help="smallest difference that counts, in seconds or bytes (default: 0)",
     )
     parser.add_argument("--fail-on", choices=FAIL_ON, default="worse")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
@@ -67,7 +69,7 @@ def main(options: argparse.Namespace) -> int:
 def as_json(
     a: Side, b: Side, rows: Sequence[SeriesComparison], thresholds: Thresholds
 ) -> dict[str, object]:
-    """The comparison as JSON's own types; medians in the records' units, ratio B by A."""
+    """The comparison as JSON types; medians in the records' units, the ratio is B / A."""
     return {
         "schema": "coppice.comparison/1",
         "a": a.text,
@@ -95,7 +97,7 @@ def as_json(
 
 
 def table(a: Side, b: Side, rows: Sequence[SeriesComparison]) -> Sequence[str]:
-    """The comparison as lines of text."""
+    """The comparison as the lines of a table."""
     lines = [f"A: {a.text}", f"B: {b.text}", ""]
     lines.append(f"{'':44} {'A':>11} {'B':>11} {'B / A':>7} {'interval':>13} {'p':>8}")
     for row in rows:

@@ -1,12 +1,12 @@
-"""Say, substrate by substrate and rig by rig, what runs on this host and what is missing.
+"""Show which substrates and rigs run on this host, and what the others lack.
 
 `--json` prints `{"substrates": {NAME: {"runs": bool, "requirements": [{"what", "satisfied",
 "detail", "remedy"}]}}, "rigs": {ID: {"title", "runs": bool, "substrates": [NAME], "runs_on":
 [NAME], "missing_tools": [PROGRAM], "requirements": [as above]}}}`; a remedy may be null, and TIER
-in one stands for a tier. On FreeBSD `host` has under `requirements`, `all`, what the kernel gives.
-A rig runs where its tools are, its own requirements are met, and a substrate of it runs that makes
-sandboxes, which noop does not; one that makes its sandboxes itself names no substrate.
-Exit codes: 0 every rig runs here; 69 one does not.
+in a remedy stands for a tier. On FreeBSD `host.requirements.all` lists the kernel's features.
+A rig runs if its tools are installed, its own requirements are met, and one of its substrates runs
+that creates sandboxes, which noop does not; a rig that creates them itself has no substrates.
+Exit codes: 0 every rig runs here; 69 a rig does not.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ from harness.rig.info import RigInfo
 from harness.sandbox.protocol import load, refused, registered
 
 CONTROL = "noop"
-"""Runs everywhere and shows what the harness itself costs: alone it measures no sandbox."""
-PYTHON = "a Python with what a run needs"
-HELP = "what runs on this host, what is missing, and the command that brings it"
+"""Measures the overhead of the harness; runs everywhere, but makes no sandboxes."""
+PYTHON = "Python with the packages that a run needs"
+HELP = "show what runs on this host, what is missing, and how to install it"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--json", action="store_true", help="for machines")
+    parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def examine(names: Sequence[str]) -> dict[str, Sequence[Requirement]]:
-    """The requirements of each substrate; one that cannot even be loaded says so."""
+    """The requirements of each substrate; loading is a requirement that may fail."""
     found: dict[str, Sequence[Requirement]] = {}
     for name in names:
         try:
@@ -54,7 +54,7 @@ def examine(names: Sequence[str]) -> dict[str, Sequence[Requirement]]:
 def report(
     substrates: Mapping[str, Sequence[Requirement]], rigs: Mapping[str, RigInfo]
 ) -> dict[str, dict[str, dict[str, object]]]:
-    """What `--json` prints."""
+    """The report that `--json` prints."""
     runs = {name: all(need.satisfied for need in needs) for name, needs in substrates.items()}
     return {
         "substrates": {
@@ -92,25 +92,25 @@ def _rig(info: RigInfo, runs: Mapping[str, bool]) -> dict[str, object]:
     }
 
 
-def there(options: argparse.Namespace, words: Sequence[str]) -> int:
-    """The doctor of the host that COPPICE_HOST names; what its shell can tell without a Python."""
+def main_remote(options: argparse.Namespace, argv: Sequence[str]) -> int:
+    """Examine the host that COPPICE_HOST names; only through its shell if it lacks Python."""
     from harness.errors import MissingTool
     from harness.host.session import open_run
     from harness.remote import remote_run
     from harness.remote.ssh import open_ssh
 
     try:
-        return remote_run.run_remotely(remote_run.address(), words, None)
+        return remote_run.run_remotely(remote_run.address(), argv, None)
     except MissingTool as error:
-        lines = [Requirement(PYTHON, False, str(error.args[0]), error.hint)]
+        needs = [Requirement(PYTHON, False, str(error.args[0]), error.hint)]
         with open_run() as run, open_ssh(run, remote_run.address()) as host:
             if freebsd.is_freebsd(host):
-                lines += freebsd.all_requirements(host, os.environ.get("COPPICE_POOL"))
+                needs += freebsd.all_requirements(host, os.environ.get("COPPICE_POOL"))
         if options.json:
-            print(json.dumps({"host": [dataclasses.asdict(line) for line in lines]}, indent=1))
+            print(json.dumps({"host": [dataclasses.asdict(need) for need in needs]}, indent=1))
         else:
-            print(f"{remote_run.address()}: no run can begin there yet")
-            _print_needs([dataclasses.asdict(line) for line in lines])
+            print(f"{remote_run.address()}: runs cannot start there yet")
+            _print_needs([dataclasses.asdict(need) for need in needs])
         return 69
 
 
@@ -122,8 +122,8 @@ def main(options: argparse.Namespace) -> int:
     if broken:
         found["broken"] = {where: {"why": why} for where, why in broken.items()}
     if sys.platform.startswith("freebsd"):
-        lines = freebsd.all_requirements(LocalHost(), os.environ.get("COPPICE_POOL"))
-        found["host"] = {"requirements": {"all": [dataclasses.asdict(line) for line in lines]}}
+        needs = freebsd.all_requirements(LocalHost(), os.environ.get("COPPICE_POOL"))
+        found["host"] = {"requirements": {"all": [dataclasses.asdict(need) for need in needs]}}
     if options.json:
         print(json.dumps(found, indent=1))
     else:

@@ -1,13 +1,13 @@
-"""Give records to other tools: CSV, Parquet, pyperf's JSON, or RO-Crate metadata.
+"""Export records for other tools: CSV, Parquet, pyperf's JSON, or RO-Crate metadata.
 
 coppice export --csv [SELECTOR ...] [--metric NAME] [--out FILE]
 coppice export --parquet [SELECTOR ...] [--metric NAME] --out FILE
 coppice export --pyperf RECORD [--metric NAME] [--out FILE]
 coppice export --ro-crate [--results DIR]
 
-CSV and Parquet have one row for each sample, warm-up sample and failure, with the columns of
-harness/results.py. A SELECTOR is what `coppice compare` takes: a record's file, the beginning of a
-run's id, or NAME=VALUE pairs joined by commas; without one, all records are exported.
+CSV and Parquet have a row for each sample, warm-up sample and failure, with the columns of
+harness/results.py. A SELECTOR, as for `coppice compare`, is a record's file, the beginning of a
+run's id, or NAME=VALUE pairs joined by commas; without any, all records are exported.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from harness.measure.selection import located
 if TYPE_CHECKING:
     import pandas
 
-HELP = "give records to other tools: CSV, Parquet, pyperf, RO-Crate"
+HELP = "export records for other tools: CSV, Parquet, pyperf, RO-Crate"
 CRATE = "ro-crate-metadata.json"
 
 
@@ -41,13 +41,15 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "selectors", nargs="*", metavar="SELECTOR", help="which records and series (CSV, Parquet)"
     )
     what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--csv", action="store_true", help="one row a sample, as CSV")
-    what.add_argument("--parquet", action="store_true", help="one row a sample, as Parquet")
+    what.add_argument("--csv", action="store_true", help="a row per sample, as CSV")
+    what.add_argument("--parquet", action="store_true", help="a row per sample, as Parquet")
     what.add_argument("--pyperf", type=Path, metavar="RECORD", help="a record as pyperf's JSON")
     what.add_argument(
         "--ro-crate", action="store_true", help=f"write {CRATE} into the directory of results"
     )
-    parser.add_argument("--metric", action="append", default=[], help="only this metric")
+    parser.add_argument(
+        "--metric", action="append", default=[], help="only this metric; may be repeated"
+    )
     parser.add_argument("--out", type=Path, metavar="FILE", help="default: standard output")
     parser.add_argument("--results", type=Path, default=paths.default_results(), metavar="DIR")
 
@@ -55,8 +57,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def main(options: argparse.Namespace) -> int:
     if options.selectors and not (options.csv or options.parquet):
         raise UsageError(
-            f"{options.selectors[0]!r} selects nothing here",
-            hint="selectors are for --csv and --parquet",
+            f"the selector {options.selectors[0]!r} has no effect here",
+            hint="selectors work with --csv and --parquet",
         )
     if options.csv or options.parquet:
         return _samples(options)
@@ -73,7 +75,7 @@ def main(options: argparse.Namespace) -> int:
 
 def _crate(results: Path) -> int:
     if not results.is_dir():
-        raise UsageError(f"{results} is no directory of records")
+        raise UsageError(f"{results} is not a directory of records", hint="--results DIR names it")
     try:
         from harness.site.data import corpus, exports
     except ModuleNotFoundError as error:
@@ -89,9 +91,9 @@ def _crate(results: Path) -> int:
 
 def _samples(options: argparse.Namespace) -> int:
     if options.parquet and not options.out:
-        raise UsageError("Parquet is no text for a terminal", hint="add --out FILE")
+        raise UsageError("Parquet is binary and needs a file", hint="add --out FILE")
     try:
-        # pandas takes a second to load: only what writes a frame loads it.
+        # pandas takes a second to load, so only these exports load it.
         if options.parquet:
             import pyarrow  # noqa: F401
         from harness import results
@@ -101,8 +103,8 @@ def _samples(options: argparse.Namespace) -> int:
     frame = results.frame(_chosen(options.selectors, options.results, set(options.metric)))
     if frame.empty:
         raise UsageError(
-            f"nothing in {options.results} was selected",
-            hint="coppice export --csv without --metric has every metric",
+            f"no series in {options.results} matches",
+            hint="coppice export --csv without --metric exports every metric",
         )
     if options.parquet:
         _replace(options.out, lambda path: frame.to_parquet(path, engine="pyarrow", index=False))
@@ -119,24 +121,26 @@ def _samples(options: argparse.Namespace) -> int:
 def _chosen(
     selectors: list[str], directory: Path, metrics: set[str]
 ) -> Iterator[tuple[Path, RunRecord, list[int]]]:
-    """Each record once, with the series that any selector and `metrics` mean."""
+    """Each record once, with its series that match a selector and `metrics`."""
     chosen: dict[Path, tuple[RunRecord, set[int]]] = {}
     if not selectors:
         from harness import results
 
         if not directory.is_dir():
-            raise UsageError(f"{directory} is no directory of records", hint="name it by --results")
+            raise UsageError(
+                f"{directory} is not a directory of records", hint="--results DIR names it"
+            )
         with warnings.catch_warnings(record=True) as skipped:
             warnings.simplefilter("always", results.RecordSkipped)
             for path, record in results.read(directory, errors="skip"):
                 chosen[path] = record, set(range(len(record.series)))
-        for one in skipped:
-            print(f"coppice: {one.message}", file=sys.stderr)
+        for warning in skipped:
+            print(f"coppice: {warning.message}", file=sys.stderr)
     for selector in selectors:
         for path, record, series in located(selector, directory):
             known, numbers = chosen.setdefault(path, (record, set()))
-            # By identity where it can be: equality would compare all samples.
-            numbers.add(next(n for n, one in enumerate(record.series) if one is series))
+            # By identity: equality would compare all samples.
+            numbers.add(next(n for n, found in enumerate(record.series) if found is series))
             assert known.run_id == record.run_id
     for path, (record, numbers) in chosen.items():
         wanted = [n for n in sorted(numbers) if not metrics or record.series[n].metric in metrics]
@@ -150,13 +154,13 @@ def _csv(frame: pandas.DataFrame, target: Any) -> None:
     guarded = frame.copy(deep=False)
     for name in frame.columns:
         if frame[name].dtype == "category":
-            # Records may be anybody's: no cell of theirs may be a spreadsheet's formula.
+            # Records may be untrusted: no cell may become a formula in a spreadsheet.
             guarded[name] = frame[name].cat.rename_categories(harmless)
     guarded.to_csv(target, index=False, date_format="%Y-%m-%dT%H:%M:%S.%fZ", lineterminator="\n")
 
 
 def _replace(target: Path, write: Callable[[Path], object]) -> None:
-    """Write a file whole or not at all."""
+    """Write a file completely or not at all."""
     try:
         handle, name = tempfile.mkstemp(dir=target.parent, prefix=".half-written-")
     except OSError as error:
@@ -169,7 +173,7 @@ def _replace(target: Path, write: Callable[[Path], object]) -> None:
         temporary.replace(target)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise DiskFull(f"no room to write {target}: {error.strerror}") from error
+            raise DiskFull(f"no space left to write {target}: {error.strerror}") from error
         raise UsageError(f"{target} cannot be written: {error.strerror or error}") from error
     finally:
         temporary.unlink(missing_ok=True)

@@ -1,7 +1,7 @@
-"""Run rigs and keep their records; then say in a table what was measured.
+"""Run rigs, store their records, and print a table of the results.
 
-Exit codes: 0 all that could run did; 1 a rig failed; 69 what was asked for cannot run here. SIGINT,
-SIGTERM and SIGHUP end it once everything is taken down: 130, 143, 129. A second one does not wait.
+Exit codes: 0 every rig that can run here did; 1 a rig failed; 69 no requested rig can run here.
+SIGINT, SIGTERM and SIGHUP end it after clean-up with 130, 143, 129; a second signal does not wait.
 """
 
 from __future__ import annotations
@@ -37,15 +37,15 @@ from harness.rig.info import RigInfo
 from harness.sandbox.protocol import Tier, refused
 from harness.sandbox.protocol import load as load_substrate
 
-HELP = "run rigs and keep their records"
-ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+HELP = "run rigs and store their records"
+TERMINATION = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 ISOLATED = (sys.executable, "-P")
-"""A Python that does not import from the directory that the user happens to be in."""
+"""Python that does not import from the current directory."""
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("rig", nargs="?", help="its id, e.g. cold-start")
-    parser.add_argument("--all", action="store_true", help="every rig that can run here")
+    parser.add_argument("rig", nargs="?", help="a rig's id, such as cold-start")
+    parser.add_argument("--all", action="store_true", help="run every rig that can run here")
     parser.add_argument("--substrate", action="append", default=[])
     parser.add_argument("--tier", action="append", default=[])
     parser.add_argument("--concurrency", action="append", type=int, default=[])
@@ -56,32 +56,36 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         default=paths.default_results(),
         metavar="DIR",
-        help="where records go (default: ./results)",
+        help="where records are stored (default: ./results)",
     )
     parser.add_argument(
         "--interleave",
         nargs=2,
         metavar=("A", "B"),
-        help="two configurations that take turns (A B B A …), each of NAME=VALUE pairs joined by "
-        "commas: tier=full, an option of the rig, or a COPPICE_ variable; then compare them",
+        help="run two configurations in alternation (A B B A …) and compare them; each consists of "
+        "NAME=VALUE pairs joined by commas: tier=full, an option of the rig, a COPPICE_ variable",
     )
-    parser.add_argument("--rounds", type=int, default=10, help="of --interleave (default: 10)")
+    parser.add_argument(
+        "--rounds", type=int, default=10, help="rounds of --interleave (default: 10)"
+    )
     for name, (info, rigs) in sorted(_options_of_rigs().items()):
-        # What no rig asks for must not look like an option of every run.
-        whose = f"({', '.join(rigs)})"
+        # So that it does not look like an option of every rig.
+        declared_by = f"({', '.join(rigs)})"
         if name in info.flags:
             parser.add_argument(
                 f"--{name}",
                 action="store_const",
                 const="yes",
-                help=f"{info.flags[name]} {whose}",
+                help=f"{info.flags[name]} {declared_by}",
             )
         else:
-            parser.add_argument(f"--{name}", metavar="VALUE", help=f"{info.options[name]} {whose}")
+            parser.add_argument(
+                f"--{name}", metavar="VALUE", help=f"{info.options[name]} {declared_by}"
+            )
 
 
 def _options_of_rigs() -> dict[str, tuple[RigInfo, list[str]]]:
-    """The options and flags that rigs declare: name -> a rig that says what it means, and whose."""
+    """The options and flags of rigs: name -> a rig with its help, and all that declare it."""
     found: dict[str, tuple[RigInfo, list[str]]] = {}
     for id, rig in discover().found.items():
         for name in (*rig.info.options, *rig.info.flags):
@@ -93,25 +97,27 @@ def main(options: argparse.Namespace) -> int:
     discovered = discover()
     rigs = discovered.found
     for where, why in {**refused(), **discovered.broken}.items():
-        print(f"coppice: left out {where}: {why}", file=sys.stderr)
+        print(f"coppice: skipped {where}: {why}", file=sys.stderr)
     if options.rig is not None and options.rig not in rigs:
-        raise UsageError(f"no rig is called {options.rig!r}; there are {', '.join(sorted(rigs))}")
+        raise UsageError(
+            f"no rig is called {options.rig!r}", hint=f"rigs: {', '.join(sorted(rigs))}"
+        )
     if options.rig is None and not options.all:
-        raise UsageError("name a rig, or say --all", hint=f"rigs: {', '.join(sorted(rigs))}")
+        raise UsageError("name a rig, or use --all", hint=f"rigs: {', '.join(sorted(rigs))}")
     for tier in options.tier:
         if tier not in tuple(Tier):
-            raise UsageError(f"no tier is called {tier!r}; there are {', '.join(Tier)}")
+            raise UsageError(f"no tier is called {tier!r}", hint=f"tiers: {', '.join(Tier)}")
     for name in options.substrate:
-        _refuse_at_once(name, (options.tier or ["full"])[0])
-    _refuse_unwritable(options.results)
+        _require_runnable(name, (options.tier or ["full"])[0])
+    _require_writable(options.results)
     chosen = [rig for id, rig in rigs.items() if options.rig in (None, id)]
     infos = [rig.info for rig in chosen]
-    _refuse_unwanted(infos, options.substrate)
+    _require_measurable(infos, options.substrate)
     given = _given(options, infos)
     files = [rig.path for rig in chosen]
     before = set(find(options.results))
     if options.interleave:
-        return _take_turns(files, options, infos)
+        return _interleave(files, options, infos)
     code = _pytest(files, options, given)
     made = [path for path in find(options.results) if path not in before]
     for line in summary.lines(made) if options.rig else ():
@@ -121,54 +127,56 @@ def main(options: argparse.Namespace) -> int:
     if options.site and made:
         code = _build_site(options.results) or code
     if not made and code == 0:
-        raise Unsupported("nothing of what was asked for can run here", hint="coppice doctor")
+        raise Unsupported("nothing that was requested can run here", hint="coppice doctor")
     return code
 
 
-def there(options: argparse.Namespace, words: Sequence[str]) -> int:
-    """The same on the host that COPPICE_HOST names, whose records are brought here."""
+def main_remote(options: argparse.Namespace, argv: Sequence[str]) -> int:
+    """Run rigs on the host that COPPICE_HOST names, and fetch their records."""
     from harness.remote import remote_run
 
-    _refuse_unwritable(options.results)
+    _require_writable(options.results)
     before = set(find(options.results))
     code = remote_run.run_remotely(
         remote_run.address(),
-        remote_run.drop_options(words, "--results", flags=["--site"]),
+        remote_run.drop_options(argv, "--results", flags=["--site"]),
         options.results,
     )
     made = [path for path in find(options.results) if path not in before]
     if made:
-        print(f"brought back: {made[0].parent}")
+        print(f"records fetched to {made[0].parent}")
+    if code:
+        print(f"directories named as kept are on {os.environ['COPPICE_HOST']}", file=sys.stderr)
     if options.site and made:
         code = _build_site(options.results) or code
     return code
 
 
 def _build_site(results: Path) -> int:
-    # In a process of its own: what renders pages is never loaded beside a measurement.
+    # In a separate process: a process that measures never loads the renderer.
     site = [*ISOLATED, "-m", "harness.cli", "site", "--results", str(results)]
     return subprocess.call(site)
 
 
 LISTS = ("substrate", "tier", "concurrency")
-"""Options that choose among a rig's cases, and may be given several times."""
+"""Options that select a rig's cases, and may be repeated."""
 
 
-def _take_turns(files: list[Path], options: argparse.Namespace, rigs: Sequence[RigInfo]) -> int:
-    """Run two configurations in turns and compare them round by round.
+def _interleave(files: list[Path], options: argparse.Namespace, rigs: Sequence[RigInfo]) -> int:
+    """Run two configurations in alternation and compare them round by round.
 
-    Every record says which turn it was, so that `coppice compare` can do it again.
+    Every record names its session and round, so that `coppice compare` can repeat the comparison.
     """
     from harness.commands import compare
 
     if options.rounds < 1:
-        raise UsageError(f"--rounds {options.rounds}: at least one round is needed")
+        raise UsageError(f"--rounds {options.rounds}: must be at least 1")
     before = set(find(options.results))
     session = secrets.token_hex(4)
     arms = {"a": options.interleave[0], "b": options.interleave[1]}
     settings = {arm: _arm(text, options, rigs) for arm, text in arms.items()}
     for number in range(options.rounds):
-        # A B, then B A: what drifts steadily drifts in both alike.
+        # A B, then B A: steady drift affects both alike.
         for arm in ("ab", "ba")[number % 2]:
             own, environment = settings[arm]
             turn = {**environment, INTERLEAVE: f"{session}/{arm}/{number}"}
@@ -176,7 +184,7 @@ def _take_turns(files: list[Path], options: argparse.Namespace, rigs: Sequence[R
             if code:
                 return code
     if not set(find(options.results)) - before:
-        raise Unsupported("nothing of what was asked for can run here", hint="coppice doctor")
+        raise Unsupported("nothing that was requested can run here", hint="coppice doctor")
     sides = [f"interleave={session}/{arm}" for arm in arms]
     command = [*sides, "--results", str(options.results)]
     print(f"\nA is {arms['a']}, B is {arms['b']}; coppice compare {' '.join(command)}")
@@ -203,14 +211,14 @@ def _arm(
             setattr(own, name.replace("-", "_"), value)
         else:
             raise UsageError(
-                f"nothing is called {name!r} in --interleave",
-                hint=f"names are {', '.join((*LISTS, *sorted(known)))} and COPPICE_ variables",
+                f"--interleave does not know {name!r}",
+                hint=f"names: {', '.join((*LISTS, *sorted(known)))} and COPPICE_ variables",
             )
     return own, environment
 
 
-def _refuse_unwritable(results: Path) -> None:
-    """Refuse, before anything is measured, a directory in which no record could be stored."""
+def _require_writable(results: Path) -> None:
+    """Raise PathError, before anything is measured, where no record could be stored."""
     place = results.absolute()
     while not place.exists():
         place = place.parent
@@ -225,8 +233,8 @@ def _refuse_unwritable(results: Path) -> None:
         )
 
 
-def _refuse_at_once(name: str, tier: str) -> None:
-    """A substrate that was asked for by name and cannot run here ends the command, unmeasured."""
+def _require_runnable(name: str, tier: str) -> None:
+    """Raise Unsupported for a substrate that the user named and that cannot run here."""
     try:
         needs = load_substrate(name).requirements()
     except CoppiceError:
@@ -239,21 +247,23 @@ def _refuse_at_once(name: str, tier: str) -> None:
             raise Unsupported(f"{name} needs {need.what}; {need.detail}", hint=remedy)
 
 
-def _refuse_unwanted(rigs: Sequence[RigInfo], named: Sequence[str]) -> None:
-    """Refuse substrates that none of the chosen rigs can measure."""
+def _require_measurable(rigs: Sequence[RigInfo], named: Sequence[str]) -> None:
+    """Raise UsageError for substrates that none of the chosen rigs can measure."""
     for name in named:
         choosing = [info for info in rigs if info.wants is not None]
         if choosing and not any(substrates_of(info, [name]) for info in choosing):
-            suitable = sorted({one.name for info in choosing for one in substrates_of(info)})
+            suitable = sorted(
+                {substrate.name for info in choosing for substrate in substrates_of(info)}
+            )
             raise UsageError(
                 f"{', '.join(info.id for info in choosing)} cannot measure {name}: "
                 "it lacks a tier or sharing that the rig needs",
-                hint=f"it measures {', '.join(suitable)}",
+                hint=f"substrates: {', '.join(suitable)}",
             )
 
 
 def _given(options: argparse.Namespace, rigs: Sequence[RigInfo]) -> dict[str, str]:
-    """The values of options that rigs declare; UsageError where no chosen rig knows one."""
+    """The values given for options of rigs. Raises UsageError if no chosen rig has an option."""
     given: dict[str, str] = {
         name: value
         for name in _options_of_rigs()
@@ -273,7 +283,7 @@ def _pytest(
     given: Mapping[str, str],
     environment: Mapping[str, str] | None = None,
 ) -> int:
-    """Run the rigs in a process of their own, which has imported nothing that they do not need."""
+    """Run the rigs in a separate process, which imports nothing that they do not need."""
     with tempfile.TemporaryDirectory(prefix="coppice-") as directory:
         benchmarks = Path(directory) / "benchmark.json"
         command = [*ISOLATED, "-m", "pytest", *map(str, files)]
@@ -288,18 +298,17 @@ def _pytest(
             command += [f"--coppice-{name}={value}" for value in getattr(options, name)]
         command += [f"--coppice-set={name}={value}" for name, value in given.items()]
         try:
-            code = _patiently(command, environment or {})
-        finally:  # of an interrupted run, too: it may have stored records before
+            code = _run_interruptibly(command, environment or {})
+        finally:  # an interrupted run may have stored records, too
             if benchmarks.exists() and benchmarks.stat().st_size:
                 _keep(benchmarks, options.results)
     return 0 if code == 5 else code
 
 
-class _Ending:
-    """Ends a process once when this one is told to end, and kills it when told again.
+class _Termination:
+    """Forwards the first termination signal to a process as SIGINT, and kills it on the second.
 
-    The signals are noted, and raise nothing: an exception that came while the process was being
-    started would leave it behind.
+    The handlers raise nothing: an exception while the process is being started would orphan it.
     """
 
     def __init__(self) -> None:
@@ -309,11 +318,11 @@ class _Ending:
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Self:
-        for number in ENDING:
+        for number in TERMINATION:
             before = signal.getsignal(number)
-            if before is not signal.SIG_IGN:  # by nohup, or a shell that runs us in the background
+            if before is not signal.SIG_IGN:  # ignored by nohup, or in the background
                 self._before[number] = before
-                signal.signal(number, self._told)
+                signal.signal(number, self._handle)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -321,12 +330,12 @@ class _Ending:
             signal.signal(number, before)
 
     def watch(self, process: subprocess.Popen[bytes]) -> None:
-        """The process that is to be ended; it may have been asked for already."""
+        """Forward signals to this process, including one that has come already."""
         self._process = process
         if self.signal:
             process.send_signal(signal.SIGINT)
 
-    def _told(self, number: int, _: object) -> None:
+    def _handle(self, number: int, _: object) -> None:
         again, self.signal = self.signal is not None, self.signal or number
         if not self._process:
             return
@@ -337,34 +346,33 @@ class _Ending:
             self._process.send_signal(signal.SIGINT)
 
 
-def _patiently(command: list[str], environment: Mapping[str, str]) -> int:
-    """Run a command. SIGINT, SIGTERM and SIGHUP interrupt it, once, and what it has to take down is
-    waited for; then Interrupted is raised.
+def _run_interruptibly(command: list[str], environment: Mapping[str, str]) -> int:
+    """Run a command. The first SIGINT, SIGTERM or SIGHUP interrupts it; Interrupted is raised after
+    it has cleaned up.
 
-    The command has a session of its own, so that the terminal does not interrupt it a second time.
-    A second signal is for a user who does not want to wait for a guest that does not answer: it
-    kills everything.
+    The command has its own session, so that the terminal does not interrupt it a second time. A
+    second signal kills everything, for users who do not want to wait for an unresponsive guest.
     """
     whole = {**os.environ, **environment}
     with (
-        _Ending() as ending,
+        _Termination() as termination,
         subprocess.Popen(command, start_new_session=True, env=whole) as process,
     ):
-        ending.watch(process)
+        termination.watch(process)
         code = process.wait()
-    if ending.killed:
+    if termination.killed:
         reclaim(runtime_directory())
-    if ending.signal:
-        raise Interrupted(ending.signal)
+    if termination.signal:
+        raise Interrupted(termination.signal)
     return code
 
 
 def _keep(benchmarks: Path, results: Path) -> None:
-    """Store what pytest-benchmark wrote beside the records, under its own digest."""
+    """Store pytest-benchmark's file beside the records, named by its digest."""
     import json
 
     data = json.loads(benchmarks.read_bytes())
-    run_ids = {one["extra_info"].get("run_id") for one in data["benchmarks"]}
+    run_ids = {benchmark["extra_info"].get("run_id") for benchmark in data["benchmarks"]}
     directories = {path.parent for path in find(results) if path.name[:25] in run_ids}
     for directory in directories:
         name = f"{digest(benchmarks)}.pytest-benchmark.json"

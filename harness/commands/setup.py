@@ -1,7 +1,7 @@
-"""Install the distribution's packages that rigs and the gateway need; needs root.
+"""Install the distribution packages that rigs and the gateway need; needs root.
 
-A checkout also has bin/setup, which makes .venv too. On other systems, and without root, it says
-what to install.
+In a checkout, bin/setup also creates .venv. Without root, and on systems other than Debian and
+Ubuntu, the command only lists what to install.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ from harness.errors import MissingTool
 from harness.host import package_names
 from harness.setup import packages
 
-HELP = "install the distribution's packages that rigs need"
+HELP = "install the distribution packages that rigs need"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--dry-run", action="store_true", help="only say what is missing")
+    parser.add_argument("--dry-run", action="store_true", help="only list what is missing")
 
 
 def main(options: argparse.Namespace) -> int:
-    """0 when nothing is missing. Raises MissingTool with what could not be installed."""
+    """0 if nothing is missing. Raises MissingTool with the packages that were not installed."""
     missing = packages.missing()
     if not missing:
         print("Nothing is missing.")

@@ -1,4 +1,4 @@
-"""Build the static claims site from the records; with --serve, show it on loopback."""
+"""Build the static claims site from the records; with --serve, serve it on 127.0.0.1."""
 
 from __future__ import annotations
 
@@ -32,15 +32,15 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--address",
         metavar="URL",
-        help="where the site will be found, for feeds and the sitemap (default: where --serve is)",
+        help="the site's public URL, for feeds and the sitemap (default: that of --serve)",
     )
     parser.add_argument(
         "--today",
         metavar="DATE",
-        help="the day that ages count from, YYYY-MM-DD (default: the newest record's)",
+        help="the date that ages are relative to, YYYY-MM-DD (default: the newest record's)",
     )
-    parser.add_argument("--again", action="store_true", help="make every page anew")
-    parser.add_argument("--serve", action="store_true", help="then show it on 127.0.0.1")
+    parser.add_argument("--again", action="store_true", help="rebuild every page")
+    parser.add_argument("--serve", action="store_true", help="then serve it on 127.0.0.1")
     parser.add_argument(
         "--port",
         type=int,
@@ -51,7 +51,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(options: argparse.Namespace) -> int:
-    """0, also when some records could not be read: those are listed on the site and here."""
+    """Always 0: records that could not be read are listed on the site and on standard error."""
     try:
         # Here, not above: a rig host has no jinja2, and its other commands must work.
         from harness.site.builder import build, serve
@@ -61,10 +61,10 @@ def main(options: argparse.Namespace) -> int:
         try:
             date.fromisoformat(options.today)
         except ValueError as error:
-            raise UsageError(f"--today {options.today} is no date: {error}") from error
+            raise UsageError(f"--today {options.today} is not a date: {error}") from error
     address = f"{(options.address or build.ADDRESS).rstrip('/')}/"
     how = build.Options(options.today, address, again=options.again)
-    # Little of what is made here goes before the end: looking for it takes a tenth of the time.
+    # Few objects die before the end of a build, so frequent collection would cost a tenth of it.
     gc.freeze()
     gc.set_threshold(100_000, 50, 50)
     built = build.build(options.results, options.out, options=how)
@@ -73,10 +73,10 @@ def main(options: argparse.Namespace) -> int:
         f" ({built.made} files made)"
     )
     for problem in built.problems:
-        print(f"left out: {problem.error}", file=sys.stderr)
+        print(f"skipped: {problem.error}", file=sys.stderr)
     if options.serve:
         with serve.server(built.out, options.port) as server:
-            print(f"http://127.0.0.1:{server.server_port}/ (Ctrl-C ends)", flush=True)
+            print(f"http://127.0.0.1:{server.server_port}/ (stop with Ctrl-C)", flush=True)
             try:
                 server.serve_forever()
             except KeyboardInterrupt:

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness.errors import GuestTimeout, SandboxError
 from harness.gateway.sandboxes.store import FILE, Limits, opened
+from harness.host import evidence
 from harness.host.run import Run
 
 if TYPE_CHECKING:
@@ -161,9 +162,14 @@ def running_gateway(
         # A process of this run, so that it does not outlive a rig that is killed.
         environment = {**os.environ, **run.environment}
         environment |= {"COPPICE_RUNTIME": str(runtime)} if runtime else {}
+        ended = directory / "ended"
+        environment |= {evidence.VARIABLE: str(ended)} if evidence.wanted() else {}
         process = GatewayProcess(directory, new_key(directory, limits), argv, environment)
         try:
             process.start()
             yield process
         finally:
             process.stop()
+            for left in sorted(ended.glob("*")):
+                evidence.drop(left)
+            evidence.drop(directory / "log", name=f"{directory.name}.log")

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from harness import paths
 
 SUBSTRATES = ("qemu", "oci", "noop")
 
 
 def state_directory() -> Path:
     """The directory of a gateway's persistent state; COPPICE_STATE changes it."""
-    base = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local/state"
-    return Path(os.environ.get("COPPICE_STATE") or Path(base) / "coppice") / "gateway"
+    return paths.state_directory() / "gateway"
 
 
 @dataclass(frozen=True)

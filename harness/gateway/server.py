@@ -30,6 +30,7 @@ from harness.gateway.metrics import Metrics
 from harness.gateway.options import SUBSTRATES, Options, state_directory
 from harness.gateway.sandboxes.service import Sandboxes
 from harness.gateway.sandboxes.store import FILE, Store, opened
+from harness.host import evidence
 from harness.host.run import Run
 from harness.host.session import open_run
 
@@ -78,6 +79,7 @@ def _fleet(options: Options, run: Run, stack: ExitStack) -> SandboxFleet:
 def serve(options: Options) -> None:
     """Run a gateway until SIGINT or SIGTERM."""
     logs.configure(options.verbose)
+    evidence.leave_where_asked(os.environ)
     # uvicorn raises the signal that stopped it again: by then our own cleanup must still run.
     signal.signal(signal.SIGTERM, lambda *_: None)
     with ExitStack() as stack:

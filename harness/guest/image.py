@@ -1,7 +1,7 @@
 """The guest image: a kernel and an initramfs with the agent as PID 1.
 
-An image is named by the digest of everything that it is made of, so equal inputs are built once
-and give equal bytes, and a changed agent gives another image.
+An image is named by the digest of its inputs: equal inputs are built once, and a changed agent
+gives another image. Builds are reproducible.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ AGENT = paths.AGENT
 PROGRAMS = paths.GUEST_PROGRAMS
 COMPILE = (
     "-static", "-Os", "-s", "-Wall", "-Wextra", "-D_GNU_SOURCE", "-ffile-prefix-map=/=",
-    # Two segments rather than four: each costs every start of a program a mapping and its faults.
+    # Two segments instead of four: each costs a mapping and page faults whenever a program starts.
     "-Wl,-z,noseparate-code", "-Wl,-z,norelro",
 )  # fmt: skip
 MODULES = ("virtio_mmio", "virtio_console", "virtio_net")
 PCI_MODULES = ("virtio_pci",)
-"""Loaded where there is such a bus: bhyve's guests have one."""
+"""Loaded only if the machine has a PCI bus, as bhyve's guests have."""
 APPLETS = [
     "sh",
     "cat",
@@ -74,9 +74,9 @@ APPLETS = [
 
 @dataclass(frozen=True)
 class Addition:
-    """A program of another directory that an image has beside the agent, and the modules it needs.
+    """A program that an image contains besides the agent, and the modules that it needs.
 
-    Its sources are compiled together with the agent's `shared` ones.
+    The files `shared` of the agent's sources are compiled into it.
     """
 
     program: str
@@ -87,7 +87,7 @@ class Addition:
 
 @dataclass(frozen=True)
 class GuestImage:
-    """A built image; `sha256` is of its two files, `built_from` says what they are made of."""
+    """A built image; `sha256` covers its two files, `built_from` names their inputs."""
 
     kernel: Path
     initramfs: Path
@@ -111,7 +111,7 @@ def _sources(directory: Path) -> list[Path]:
 
 
 def _inputs(kernel: Kernel, busybox: Path, addition: Addition | None) -> dict[str, str]:
-    """What an image is made of; its digest is the image's name."""
+    """An image's inputs, whose digest is its name."""
     sources = hashlib.sha256()
     for path in (*_sources(AGENT), *_sources(PROGRAMS), Path(__file__), Path(initramfs.__file__)):
         sources.update(path.name.encode() + b"\0" + path.read_bytes())
@@ -162,12 +162,12 @@ def _initramfs(kernel: Kernel, busybox: Path, work: Path, addition: Addition | N
     entries += _numbered("modules", found)
     more = modules.wanted(kernel.modules, PCI_MODULES) if kernel.modules else []
     entries.append(initramfs.directory("modules/pci"))
-    entries += _numbered("modules/pci", [one for one in more if one not in found])
+    entries += _numbered("modules/pci", [module for module in more if module not in found])
     return initramfs.clear_of_tables(initramfs.archive(entries))
 
 
 def _numbered(directory: str, found: Sequence[modules.Module]) -> list[initramfs.Entry]:
-    """Files whose names are in the order in which the agent must load them."""
+    """Files with names that sort in load order."""
     return [
         initramfs.file(f"{directory}/{number:02}-{module.name}.ko", module.content)
         for number, module in enumerate(found)
@@ -175,7 +175,7 @@ def _numbered(directory: str, found: Sequence[modules.Module]) -> list[initramfs
 
 
 def static_busybox() -> Path:
-    """The distribution's busybox; ImageError when a guest without libraries could not run it."""
+    """The distribution's busybox. Raises ImageError if it needs libraries, which guests lack."""
     path = Path(need("busybox")).resolve()
     if b"ld-linux" in path.read_bytes()[:4096]:
         raise ImageError(
@@ -186,9 +186,9 @@ def static_busybox() -> Path:
 
 
 def build(cache: Path, addition: Addition | None = None) -> GuestImage:
-    """The image for these inputs, from the cache or built now.
+    """The image for the current inputs, from the cache or built now.
 
-    Raises MissingTool, ImageError (a kernel that is none) and DiskFull.
+    Raises MissingTool, ImageError (not a kernel) and DiskFull.
     """
     kernel, busybox = _kernel(cache), static_busybox()
     inputs = _inputs(kernel, busybox, addition)

@@ -1,4 +1,4 @@
-"""A cpio archive (newc) with nothing in it that differs from one build to the next."""
+"""A reproducible cpio archive (newc format)."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from dataclasses import dataclass
 
 PAGE = 4096
 TABLES = 3072
-"""Bytes at the end of guest memory that must stay free of the archive."""
+"""Bytes at the end of guest memory that the archive must not cover."""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One file, directory or symbolic link; `content` is a link's target."""
+    """A file, directory or symbolic link; the `content` of a link is its target."""
 
     path: str
     mode: int
@@ -41,7 +41,7 @@ def _padded(data: bytes) -> bytes:
 
 
 def archive(entries: Iterable[Entry]) -> bytes:
-    """The archive of these entries, owned by root, dated 1970."""
+    """The archive of these entries, owned by root and dated 1970."""
     out = bytearray()
     for number, entry in enumerate((*entries, Entry("TRAILER!!!", 0)), start=1):
         name = entry.path.encode() + b"\0"
@@ -52,12 +52,11 @@ def archive(entries: Iterable[Entry]) -> bytes:
 
 
 def clear_of_tables(data: bytes) -> bytes:
-    """An archive, made longer where a microVM of QEMU's would write it over its ACPI tables.
+    """The archive, padded if QEMU's microvm machine would otherwise load it over the ACPI tables.
 
-    QEMU puts it into the last pages of memory, from the start of a page on, and the firmware has
-    put the tables (about a KiB) at the very end before. What is left of the archive's last page is
-    all that keeps the two apart. A kernel that reads the archive's end as a table hangs, or finds
-    no timer. Zeros behind an archive mean nothing to the kernel.
+    QEMU loads it page-aligned at the end of memory, where the firmware has already put the tables
+    (about a KiB); only the unused rest of the archive's last page protects them. With overwritten
+    tables, the kernel hangs or finds no timer. It ignores zeros after an archive.
     """
     used = len(data) % PAGE or PAGE
     return data if used <= PAGE - TABLES else data + bytes(PAGE - used + 4)

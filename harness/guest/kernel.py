@@ -1,7 +1,7 @@
-"""The guest's kernel: from the distribution's cloud package, unpacked and not installed, or a path.
+"""The guest's kernel: from the distribution's cloud package (not installed), or from a path.
 
-A compressed bzImage is unpacked to the ELF vmlinux inside it: the VMM then starts it directly and
-the guest does not spend half a second of emulated time on decompression.
+A bzImage is unpacked to the ELF vmlinux inside it, which the VMM starts directly: otherwise an
+emulated guest would spend half a second on decompression.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ ELF = b"\x7fELF"
 
 @dataclass(frozen=True)
 class Kernel:
-    """A kernel and the directory of its modules (None: everything it needs is built in)."""
+    """A kernel and the directory of its modules (None: all drivers are built in)."""
 
     vmlinux: Path
     modules: Path | None
@@ -31,9 +31,9 @@ class Kernel:
 
 
 def from_distribution(cache: Path) -> Kernel:
-    """The newest kernel for virtual machines of this distribution; fetched once, then kept.
+    """This distribution's newest kernel for virtual machines; downloaded once, then cached.
 
-    Raises MissingTool, ImageError and CoppiceError (what apt says).
+    Raises MissingTool, ImageError and CoppiceError (apt failed).
     """
     kept = sorted((cache / "kernels").glob("linux-image-*"), key=_version_order)
     if not kept:
@@ -41,9 +41,7 @@ def from_distribution(cache: Path) -> Kernel:
         run("apt-get", "--version")
         named = re.search(r"Depends: (linux-image-\d\S*)", _depends(meta))
         if not named:
-            raise ImageError(
-                f"no {meta} in the package lists", hint="apt-get update, then run it again"
-            )
+            raise ImageError(f"apt's package lists do not contain {meta}", hint="apt-get update")
         target = cache / "kernels" / named[1]
         with half_built(target) as directory:
             for package in (named[1], *parts_of(named[1], _depends(named[1]))):
@@ -66,14 +64,14 @@ def _depends(package: str) -> str:
 
 
 def parts_of(package: str, depends: str) -> list[str]:
-    """The packages that a kernel's is divided into, from what `apt-cache depends` says of it: its
-    modules are a package of their own on Ubuntu, and since Debian 14 all that it has is."""
+    """The packages with the parts of a kernel, from the output of `apt-cache depends`: a separate
+    package has the modules on Ubuntu; since Debian 14 the kernel package itself is empty."""
     version = re.escape(package.removeprefix("linux-image-"))
     return sorted(set(re.findall(rf"Depends: (linux-[a-z]+-{version})$", depends, re.M)))
 
 
 def image_in(unpacked: Path) -> Path:
-    """The kernel in unpacked packages; ImageError when there is none, or more than one."""
+    """The kernel in unpacked packages. Raises ImageError unless there is exactly one."""
     among_modules = (f"{layout}/*/vmlinuz" for layout in modules.LAYOUTS)
     found = [path for name in ("boot/vmlinuz-*", *among_modules) for path in unpacked.glob(name)]
     if len(found) != 1:
@@ -83,12 +81,12 @@ def image_in(unpacked: Path) -> Path:
 
 
 def _version_order(path: Path) -> list[tuple[int, str]]:
-    """6.1.0-9 comes before 6.1.0-57, which no order of texts says."""
-    return [(int(part or 0), word) for word, part in re.findall(r"(\D+)(\d*)", path.name)]
+    """Compares numbers as numbers: 6.1.0-9 comes before 6.1.0-57."""
+    return [(int(part or 0), text) for text, part in re.findall(r"(\D+)(\d*)", path.name)]
 
 
 def from_path(path: Path, modules: Path | None, cache: Path) -> Kernel:
-    """A kernel of the user's own: a bzImage or an ELF vmlinux. ImageError when it is neither."""
+    """The user's kernel: a bzImage or an ELF vmlinux. Raises ImageError if it is neither."""
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -106,7 +104,7 @@ def from_path(path: Path, modules: Path | None, cache: Path) -> Kernel:
 def extract(data: bytes, where: str) -> bytes:
     """The ELF kernel inside a bzImage (offsets from the x86 boot protocol).
 
-    ImageError when there is none, or not all of it.
+    Raises ImageError if there is none or if it is truncated.
     """
     if data[0x202:0x206] != b"HdrS" or len(data) < 0x250:
         raise ImageError(
@@ -120,12 +118,12 @@ def extract(data: bytes, where: str) -> bytes:
     if len(payload) < length:
         raise ImageError(f"{where} is truncated: {len(payload)} bytes of {length} of its payload")
     found = compression.find(payload)
-    # The kernel's build puts the unpacked size behind every format that does not end with it.
+    # The kernel's build appends the unpacked size to every format that does not end with it.
     packed = payload if found and found.name == "gzip" else payload[:-4]
     elf = compression.unpack(packed, f"the payload of {where}")
     (size,) = struct.unpack("<I", payload[-4:])
     if len(elf) != size:
         raise ImageError(f"{where} is damaged: its payload holds {len(elf)} bytes, not {size}")
     if elf[:4] != ELF:
-        raise ImageError(f"{where} is not a kernel: its payload is no ELF vmlinux")
+        raise ImageError(f"{where} is not a kernel: its payload is not an ELF vmlinux")
     return elf

@@ -1,7 +1,7 @@
-"""A kernel's modules: which files the wanted ones are, in which order, unpacked.
+"""A kernel's modules: finds, orders and unpacks those that a guest needs.
 
-The agent loads them by init_module, which wants them unpacked on most kernels; so the files are
-unpacked here, when an image is built.
+They are unpacked when an image is built, because init_module, by which the agent loads them,
+requires that on most kernels.
 """
 
 from __future__ import annotations
@@ -15,23 +15,20 @@ from harness.errors import ImageError
 from harness.guest import compression
 
 LAYOUTS = ("lib/modules", "usr/lib/modules")
-"""Where a package has its modules: in the latter since Debian 13."""
+"""Where a package has its modules; /usr since Debian 13."""
 SUFFIXES = (".ko", ".ko.xz", ".ko.zst", ".ko.gz")
 
 
 @dataclass(frozen=True)
 class Module:
-    """One module, ready to be loaded."""
+    """An unpacked module."""
 
     name: str
     content: bytes
 
 
 def directory_in(root: Path) -> Path:
-    """The directory of the only kernel version's modules in an unpacked package.
-
-    Raises ImageError when there is none, or more than one.
-    """
+    """The modules' directory in an unpacked package. Raises ImageError unless there is one."""
     found = [path for name in LAYOUTS for path in (root / name).glob("*") if path.is_dir()]
     if len(found) != 1:
         names = ", ".join(str(path.relative_to(root)) for path in found) or "none"
@@ -42,10 +39,10 @@ def directory_in(root: Path) -> Path:
 
 
 def wanted(directory: Path, names: Sequence[str]) -> list[Module]:
-    """The named modules and what they need, in the order in which they must be loaded.
+    """The named modules and their dependencies, in load order.
 
-    A driver that is built into the kernel needs no module and gives none. Raises ImageError (no
-    such module, or a damaged one) and MissingTool.
+    Drivers that are built into the kernel are left out. Raises ImageError (a module is missing or
+    damaged) and MissingTool.
     """
     files = {_name(path): path for path in directory.rglob("*.ko*") if _is_module(path)}
     built_in = _built_in(directory)
@@ -57,8 +54,8 @@ def wanted(directory: Path, names: Sequence[str]) -> list[Module]:
         if name not in files:
             raise ImageError(
                 f"{directory} has no module {name}, and the kernel does not list it as built in",
-                hint="name a kernel with virtio's drivers in COPPICE_KERNEL, and its modules in "
-                "COPPICE_KERNEL_MODULES",
+                hint="set COPPICE_KERNEL to a kernel with virtio drivers, and "
+                "COPPICE_KERNEL_MODULES to the directory of its modules",
             )
         content = _content(files[name])
         depends = re.search(rb"\0depends=([^\0]*)\0", content)

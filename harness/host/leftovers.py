@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from harness import command_log
 from harness.host import cgroups, leftovers_freebsd
 from harness.host.ksm import NOTE, SETTINGS, abandoned, reset, restore
 from harness.host.leftover import Leftover
@@ -195,7 +196,8 @@ def remove(leftover: Leftover) -> None:
         import sh
 
         with contextlib.suppress(sh.ErrorReturnCode):  # another process may have unmounted it
-            sh.umount("-l", leftover.name)
+            with command_log.announced(["umount", "-l", leftover.name]):
+                sh.umount("-l", leftover.name)
     elif Path(leftover.name).is_dir():
         shutil.rmtree(leftover.name, ignore_errors=True)
     else:

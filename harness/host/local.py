@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from harness.errors import CommandFailed, DiskFull, GuestTimeout, MissingTool
+from harness.host import evidence
 from harness.host.protocol import NOT_FOUND, Done, HostProcess
 from harness.host.run import Run
 
@@ -36,11 +37,12 @@ class LocalProcess:
         return ""
 
     def end(self) -> None:
-        if self._process.poll() is None:
+        code = self._process.poll()
+        if code is None:
             self._process.kill()
         self._process.wait()
         self.channel.close()
-        self._log.unlink(missing_ok=True)
+        evidence.drop(self._log, evidence.ended_by_itself(code))
 
 
 class LocalHost:

@@ -1,7 +1,7 @@
-"""Which package of the distribution brings a program, by release.
+"""The distribution package of each program, by release.
 
-Set-up installs from this table and every remedy names packages from it. Only the standard library,
-and no import of ours: set-up runs before anything is installed.
+Set-up installs from this table and remedies name packages from it. Imports only the standard
+library and none of our modules, because set-up runs before anything is installed.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ OS_RELEASE = Path("/etc/os-release")
 
 @dataclass(frozen=True)
 class Release:
-    """A distribution's release as /etc/os-release states it: `debian` and `13`, say.
+    """A distribution's release according to /etc/os-release, such as `debian` and `13`.
 
-    `version` is empty for Debian's testing and unstable, `family` has the distributions that it is
-    like, itself first.
+    `version` is empty for Debian testing and unstable; `family` is the distribution itself and
+    those that it derives from.
     """
 
     family: Sequence[str]
@@ -85,18 +85,18 @@ PACKAGES: Mapping[str, str] = {
 """The package of each program that the harness starts, in the newest release known here."""
 
 HEADERS = "libc6-dev"
-"""The C library's headers and libraries to link with, which no program's name stands for."""
+"""The C library's headers and link libraries, which have no program to look for."""
 VENV = "python3-venv"
 LIBNFTABLES = "nftables"
-"""Brings libnftables with it."""
+"""Depends on libnftables."""
 
-DIFFERENT: Mapping[tuple[str, str], Mapping[str, str]] = {
-    # One package has the daemon and the client there.
+OTHER_NAMES: Mapping[tuple[str, str], Mapping[str, str]] = {
+    # There, a single package has the daemon and the client.
     ("debian", "12"): {"docker": "docker.io"},
     ("ubuntu", "24.04"): {"docker": "docker.io", "chromium": "chromium-browser"},
 }
-"""What is called otherwise, by distribution and release. Ubuntu's names come from what is known of
-its packages: no test has asked its apt."""
+"""Names that differ, by distribution and release. Ubuntu's are from documentation: no test checks
+them with its apt."""
 
 KERNELS: Mapping[str, str] = {
     "debian": "linux-image-cloud-amd64",
@@ -110,7 +110,7 @@ GENERIC_KERNELS: Mapping[str, str] = {
 
 
 def release(file: Path = OS_RELEASE) -> Release:
-    """This host's release; one that says nothing of itself is taken for Debian's newest."""
+    """This host's release; the newest Debian if the file does not say."""
     text = file.read_text() if file.exists() else ""
     fields = {key: value.strip("\"'") for key, value in re.findall(r"^(\w+)=(.*)$", text, re.M)}
     family = (fields.get("ID", "debian"), *fields.get("ID_LIKE", "").split())
@@ -118,21 +118,21 @@ def release(file: Path = OS_RELEASE) -> Release:
 
 
 def package(program: str, of: Release | None = None) -> str:
-    """The package that brings a program in a release, this host's unless told."""
+    """The package of a program in a release (default: this host's)."""
     of = of or release()
-    names = DIFFERENT.get((of.family[0], of.version), {})
+    names = OTHER_NAMES.get((of.family[0], of.version), {})
     return names.get(program) or PACKAGES.get(program, program)
 
 
 def kernel(of: Release | None = None) -> str:
-    """The package of the kernel for virtual machines; a derivative has its origin's."""
+    """The package of the kernel for virtual machines; derivatives use their origin's."""
     return _of_family(KERNELS, of or release())
 
 
 def generic_kernel(of: Release | None = None) -> str:
-    """The package of the kernel for real machines, which a traditional VM boots."""
+    """The package of the kernel for physical machines, which the traditional VM boots."""
     return _of_family(GENERIC_KERNELS, of or release())
 
 
 def _of_family(names: Mapping[str, str], of: Release) -> str:
-    return next((names[one] for one in of.family if one in names), names["debian"])
+    return next((names[name] for name in of.family if name in names), names["debian"])

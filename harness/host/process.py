@@ -11,7 +11,7 @@ from pathlib import Path
 
 import sh
 
-from harness import paths
+from harness import command_log, paths
 from harness.errors import CoppiceError, MissingTool
 from harness.host import package_names
 
@@ -42,7 +42,8 @@ def run(program: str, *arguments: str | Path, cwd: Path | None = None) -> bytes:
     command = sh.Command(need(program))
     argv = [str(argument) for argument in arguments]
     try:
-        result = command(*argv, _return_cmd=True, _tty_out=False, _cwd=str(cwd or Path.cwd()))
+        with command_log.announced([program, *argv], str(cwd) if cwd else None):
+            result = command(*argv, _return_cmd=True, _tty_out=False, _cwd=str(cwd or Path.cwd()))
     except sh.ErrorReturnCode as error:
         lines = error.stderr.decode(errors="replace").strip().splitlines()
         message = " | ".join(lines[-3:]) or "no message"

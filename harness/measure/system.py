@@ -9,7 +9,7 @@ import contextlib
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -64,20 +64,79 @@ class System:
             handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         except OSError:
             return None
-        records: list[str] = []
         try:
-            # Each read returns one record; BlockingIOError means that there are no more.
-            with contextlib.suppress(BlockingIOError):
-                while True:
-                    try:
-                        line = os.read(handle, 8192)
-                    except BrokenPipeError:
-                        continue  # overwritten meanwhile; the next record is whole
-                    if not line:
-                        break
-                    records.append(line.decode(errors="replace"))
+            return _records(handle)
         except OSError:
             return None
         finally:
             os.close(handle)
-        return records
+
+    @contextlib.contextmanager
+    def new_kernel_lines(self) -> Iterator[KernelLines]:
+        """The kernel's log from now on, until the block ends."""
+        try:
+            handle = os.open(self.root / "dev/kmsg", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        except OSError:
+            yield KernelLines(self, None)
+            return
+        try:
+            yield KernelLines(self, handle)
+        finally:
+            os.close(handle)
+
+
+def _records(handle: int) -> list[str]:
+    """The records of /dev/kmsg from the descriptor's position on."""
+    records: list[str] = []
+    # Each read returns one record; BlockingIOError means that there are no more.
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            try:
+                line = os.read(handle, 8192)
+            except BrokenPipeError:
+                continue  # overwritten meanwhile; the next record is whole
+            if not line:
+                break
+            records.append(line.decode(errors="replace"))
+    return records
+
+
+class KernelLines:
+    """What the kernel has logged since `mark`, as dmesg prints it.
+
+    Without /dev/kmsg (FreeBSD, or no permission): what dmesg prints beyond the first call's output.
+    """
+
+    def __init__(self, system: System, handle: int | None) -> None:
+        self._system = system
+        self._handle = handle
+        self._before = self._dmesg() if handle is None else []
+        self.mark()
+
+    def mark(self) -> None:
+        """Forget what was logged before."""
+        if self._handle is not None:
+            with contextlib.suppress(OSError):
+                os.lseek(self._handle, 0, os.SEEK_END)
+
+    def read(self) -> Sequence[str]:
+        """The lines since then; none where the log may not be read."""
+        if self._handle is None:
+            now = self._dmesg()
+            known = self._before[-1:] and self._before[-1] in now
+            start = len(now) - now[::-1].index(self._before[-1]) if known else 0
+            return now[start:]
+        try:
+            return [_as_dmesg(record) for record in _records(self._handle)]
+        except OSError:
+            return []
+
+    def _dmesg(self) -> list[str]:
+        return (self._system.run(["dmesg"]) or "").splitlines()
+
+
+def _as_dmesg(record: str) -> str:
+    """A record of /dev/kmsg without its level, number and properties."""
+    prefix, _, text = record.partition(";")
+    microseconds = prefix.split(",")[2]
+    return f"[{int(microseconds) / 1e6:12.6f}] {text.partition(chr(10))[0]}"

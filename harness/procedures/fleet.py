@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
-from harness.errors import CoppiceError, NotEnoughMemory, Unsupported
+from harness.errors import CoppiceError, NotEnoughMemory, Unsupported, WrongAnswer
 from harness.host.cpus import usable
 from harness.host.memory import available_memory
 from harness.measure.system import System
@@ -238,3 +238,17 @@ def ask_each(sandboxes: Sequence[Sandbox], question: Callable[[Sandbox], object]
         else:
             answers.seconds.append(time.perf_counter() - began)
     return answers
+
+
+def run_process(sandbox: Sandbox) -> None:
+    """Run a first process in a sandbox. Raises WrongAnswer unless it returns what it was given."""
+    done = sandbox.first_exec(sandbox.id)
+    if done.stdout.decode().strip() != sandbox.id:
+        raise WrongAnswer(f"{sandbox.id}: its process did not return what it was given")
+
+
+def touch_above_floor(sandbox: Sandbox, mib: int) -> None:
+    """Write to `mib` MiB of a sandbox. Raises NotEnoughMemory if the host could not bear it."""
+    if available_memory() - (mib << 20) < Bounds().floor:
+        raise NotEnoughMemory(f"writing {mib} MiB more would leave less memory than the floor")
+    sandbox.touch(mib)

@@ -25,7 +25,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
-from harness import __version__, paths
+from harness import __version__, command_log, paths
 from harness.errors import CoppiceError, DiskFull, HostLost, MissingTool, RecordError
 from harness.host.run import VARIABLE
 from harness.host.session import open_run
@@ -194,7 +194,10 @@ class RemoteRun:
         python = find_python(self._connection)
         source = Path(worker.__file__).read_text()
         with contextlib.ExitStack() as stack:
-            process = self._connection.popen(shlex.join([python, "-c", source, self._mark]))
+            process = self._connection.popen(
+                shlex.join([python, "-c", source, self._mark]),
+                shown=shlex.join([python, "-m", "harness.cli", *argv]),
+            )
             assert process.stdin and process.stdout and process.stderr
             for pipe in (process.stdout, process.stderr):
                 stack.callback(pipe.close)
@@ -212,6 +215,8 @@ class RemoteRun:
     def _send(self, stdin: IO[bytes], argv: Sequence[str]) -> None:
         env = provenance.environment()
         env = {name: value for name, value in env.items() if name in _PASSED_ON}
+        if os.environ.get(command_log.VARIABLE) == "1":  # its stderr comes here; a file would not
+            env[command_log.VARIABLE] = "1"
         order = json.dumps({"id": self._id, "argv": list(argv), "env": env}).encode()
         tar = archive()
         self._phase("copy")

@@ -17,6 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from harness.errors import CoppiceError, GuestDied, GuestTimeout, HostLost
+from harness.host import evidence
 from harness.host.protocol import Done, HostProcess, failure, must, signal_name
 from harness.host.run import VARIABLE, Run
 from harness.remote.ssh_connection import Address, Connection
@@ -86,6 +87,7 @@ class SshProcess:
         self.channel.close()
         self._pump.terminate()
         self._pump.wait()
+        self._hand_over()
         with contextlib.suppress(HostLost):
             self._host.shell(
                 f"test -e {self._q('.exit')} || kill -9 {self.pid} 2>/dev/null; "
@@ -93,6 +95,16 @@ class SshProcess:
                 f"do sleep 0.05; done; rm -f {self._files_all()}",
                 timeout_s=30,
             )
+
+    def _hand_over(self) -> None:
+        """Fetch the end of the log while a failure may still have to be explained."""
+        if not evidence.wanted():
+            return
+        with contextlib.suppress(CoppiceError):
+            note = evidence.ended_by_itself(self.poll())
+            text = f"tail -c {evidence.FILE_LIMIT} {self._q('.log')}"
+            log = self._host.shell(text, check=False).stdout
+            evidence.add(f"{Path(self._files).name}.log", log, note)
 
     def _files_all(self) -> str:
         return " ".join(self._q(suffix) for suffix in (".in", ".out", ".log", ".pid", ".exit"))
@@ -135,7 +147,7 @@ class SshHost:
     def _channel(
         self, argv: Sequence[str], command: str, mark: str, stdin: bytes, timeout_s: float
     ) -> Done:
-        with self.connection.popen(command) as process:
+        with self.connection.popen(command, shown=shlex.join(argv)) as process:
             try:
                 stdout, stderr = process.communicate(stdin, timeout_s)
             except subprocess.TimeoutExpired as error:

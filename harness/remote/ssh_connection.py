@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from harness import command_log
 from harness.errors import HostError, HostKeyChanged, HostLost, UsageError
 from harness.host.process import need
 
@@ -126,18 +127,28 @@ class Connection:
         stdin: int | None = subprocess.PIPE,
         stdout: int | None = subprocess.PIPE,
         stderr: int | None = subprocess.PIPE,
+        shown: str = "",
     ) -> subprocess.Popen[bytes]:
-        """Run a shell command there in a new channel. HostLost when the connection has ended."""
+        """Run a shell command there in a new channel. HostLost when the connection has ended.
+
+        `shown` is what the command log has: the command without what only a program reads.
+        """
         if not self.is_alive:  # else ssh would silently make a new connection
             raise self.lost("before a command was run")
-        return subprocess.Popen(
-            [*self._argv("-o", "ControlMaster=no"), command],
-            stdin=stdin,
-            stdout=stdout,
-            stderr=stderr,
-            env=self._environment,
-            process_group=0,
-        )
+        with command_log.shown_as(lambda: self._by_hand(shown or command)):
+            return subprocess.Popen(
+                [*self._argv("-o", "ControlMaster=no"), command],
+                stdin=stdin,
+                stdout=stdout,
+                stderr=stderr,
+                env=self._environment,
+                process_group=0,
+            )
+
+    def _by_hand(self, command: str) -> Sequence[str]:
+        """A command as the user would give it, by a connection of its own."""
+        config = os.environ.get(CONFIG)
+        return ["ssh", *(["-F", config] if config else []), str(self.address), command]
 
     def was_lost(self, code: int) -> bool:
         """Whether a channel's exit code means that the connection has ended."""

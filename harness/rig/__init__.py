@@ -1,1 +1,1 @@
-"""What stands around a measurement: the rig's description, its record, its progress, its tasks."""
+"""Everything around a measurement: a rig's description, its record, its progress, its tasks."""

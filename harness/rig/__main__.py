@@ -1,4 +1,4 @@
-"""Prints the tasks of our rigs as mise reads them: python -m harness.rig > rigs/tasks.toml"""
+"""Prints the tasks of our rigs in mise's format: python -m harness.rig > rigs/tasks.toml"""
 
 from harness.rig.discovery import discover, table
 from harness.rig.tasks import as_toml

@@ -1,4 +1,4 @@
-"""Finds rigs: ours, and those that other packages register.
+"""Finds rigs: our own, and those that other packages register.
 
 The entry point group `coppice.rigs` names a package or a directory; every test_*.py in it with a
 `RIG = RigInfo(...)` is a rig.
@@ -29,7 +29,7 @@ OURS = protocol.OURS
 
 @dataclass(frozen=True)
 class Rig:
-    """A rig: its file, what it says about itself, and the distribution that brings it."""
+    """A rig: its file, its description, and the distribution that contains it."""
 
     path: Path
     info: RigInfo
@@ -38,7 +38,7 @@ class Rig:
 
 @dataclass(frozen=True)
 class Discovered:
-    """`found` by the rig's id; `broken` by file or package, with what went wrong there."""
+    """`found` maps ids to rigs; `broken` maps files or packages that do not load to the reason."""
 
     found: Mapping[str, Rig]
     broken: Mapping[str, str]
@@ -53,10 +53,10 @@ def _places(entry: EntryPoint) -> Sequence[Path]:
 
 
 def directories(broken: dict[str, str]) -> Iterator[tuple[str, Path]]:
-    """Every directory of rigs, with the distribution that registers it; ours first.
+    """Every directory of rigs with the distribution that registers it; our own first.
 
-    Ours is known without being registered: a checkout works before it is installed. What does not
-    load is added to `broken`.
+    Our own needs no registration, so a checkout works before it is installed. Packages that do not
+    load are added to `broken`.
     """
     yield OURS, paths.RIGS
     for entry in importlib.metadata.entry_points(group=GROUP):
@@ -96,12 +96,12 @@ def discover() -> Discovered:
 
 
 def load(path: Path, distribution: str = OURS) -> RigInfo:
-    """What the rig in this file says about itself. Raises UsageError where it says nothing."""
+    """The description of the rig in a file. Raises UsageError if it has none."""
     name = f"rigs.{path.stem}" if distribution == OURS else f"rigs_of_{distribution}.{path.stem}"
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # where its dataclasses look for their names
+    sys.modules[spec.name] = module  # dataclasses resolve their annotations there
     spec.loader.exec_module(module)
     info = getattr(module, "RIG", None)
     if not isinstance(info, RigInfo):
@@ -112,8 +112,8 @@ def load(path: Path, distribution: str = OURS) -> RigInfo:
 def substrates_of(info: RigInfo, named: Sequence[str] = ()) -> Sequence[Substrate[Template]]:
     """The registered substrates that a rig measures, by name.
 
-    `named` are those that the user asked for: among these, reference substrates count too. One
-    whose package does not load is left out; `coppice doctor` says why.
+    `named` are those that the user requested, which may include reference substrates. Substrates
+    that do not load are left out; `coppice doctor` says why.
     """
     if info.wants is None:
         return []
@@ -123,8 +123,8 @@ def substrates_of(info: RigInfo, named: Sequence[str] = ()) -> Sequence[Substrat
             substrate = protocol.load(name)
         except Exception:
             continue
-        asked = name in named if named else substrate.role is not Role.REFERENCE
-        if asked and _wants(info, substrate):
+        requested = name in named if named else substrate.role is not Role.REFERENCE
+        if requested and _wants(info, substrate):
             found.append(substrate)
     return found
 
@@ -140,12 +140,12 @@ def _wants(info: RigInfo, substrate: Substrate[Template]) -> bool:
 
 
 def table(rigs: Mapping[str, Rig]) -> Sequence[Task]:
-    """Every task of our own rigs: those that a rig names, and `bench:ID` for each."""
+    """Every task of our own rigs: those that a rig declares, and `bench:ID` for each."""
     tasks: list[Task] = []
     for id, rig in rigs.items():
         if rig.distribution == OURS:
-            named = rig.info.tasks()
-            if not any(task.name == f"bench:{id}" for task in named):
+            declared = rig.info.tasks()
+            if not any(task.name == f"bench:{id}" for task in declared):
                 tasks.append(Task(f"bench:{id}", id, rig.info.title, {}))
-            tasks += named
+            tasks += declared
     return tasks

@@ -1,4 +1,4 @@
-"""What a rig says about itself, so that commands and pages know it without running it.
+"""The description of a rig, which commands and pages read without running it.
 
 Every rig file holds one `RIG = RigInfo(...)`.
 """
@@ -20,15 +20,15 @@ Wants = Callable[[Substrate[Template]], bool]
 class RigInfo:
     """`id` is the rig's name in records and commands; `tools` are programs that it runs.
 
-    `wants` says by a substrate's capabilities whether the rig can measure it. None: the rig makes
-    its sandboxes itself, and says in `requirements` what it needs of the host.
+    `wants` decides from a substrate's capabilities whether the rig can measure it. None: the rig
+    creates its sandboxes itself, and `requirements` are its demands on the host.
 
-    `options` are what the user may set for this rig alone, each with its meaning: `coppice run`
-    offers them by name, pytest as `--set NAME=VALUE`, and the rig reads `rig_run.option(NAME)`.
-    `flags` are options without a value: set, they are "yes". `check` raises UsageError when the
-    options make no sense, before anything is measured.
+    `options` are options of this rig alone, with their help texts: `coppice run` offers them by
+    name, pytest as `--set NAME=VALUE`, and the rig reads `rig_run.option(NAME)`. `flags` are
+    options without a value, which are "yes" when given. `check` raises UsageError when the options
+    make no sense, before anything is measured.
 
-    `tasks` gives names for runs of this rig, beside `bench:ID` (harness/rig/tasks.py).
+    `tasks` returns named runs of this rig, besides `bench:ID` (harness/rig/tasks.py).
 
     `measured_alike` are digests of earlier versions of the rig's file that measured the same:
     records made with them are still current.
@@ -50,11 +50,13 @@ class RigInfo:
 def listed(
     options: Mapping[str, str], name: str, otherwise: Sequence[int], least: int = 1
 ) -> Sequence[int]:
-    """The numbers of an option such as 1,100, sorted, or `otherwise` where it was not given.
+    """The numbers of an option such as 1,100, sorted; `otherwise` if it was not given.
 
-    Raises UsageError for anything but whole numbers from `least` on.
+    Raises UsageError for anything but whole numbers of at least `least`.
     """
     numbers = [text for text in options.get(name, "").split(",") if text]
     if any(not text.isdecimal() or int(text) < least for text in numbers):
-        raise UsageError(f"--{name} {options[name]}: numbers from {least} on, such as 10,100")
+        raise UsageError(
+            f"--{name} {options[name]}: not a list of numbers from {least} on, such as 10,100"
+        )
     return sorted({int(text) for text in numbers}) or otherwise

@@ -1,4 +1,4 @@
-"""Which code measured: the distribution, version and commit of a rig's file."""
+"""The code that measured: the distribution, version and commit of a rig's file."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from harness.sandbox import protocol
 
 @dataclass(frozen=True)
 class Origin:
-    """`root` is the directory that the rig's path is written from; `git` the state of its code.
+    """`root` is the directory that the rig's path is relative to, `git` the state of its code.
 
-    `distribution` is None for our own rigs: the record's harness version says the same.
+    `distribution` is None for our own rigs, whose version is the harness's.
     """
 
     root: Path
@@ -30,7 +30,7 @@ class Origin:
 
 
 def of(file: Path) -> Origin:
-    """The origin of a rig's file: ours, another package's, or a file of the user's own."""
+    """The origin of a rig's file: our own, another package's, or the user's."""
     file = file.resolve()
     if file.is_relative_to(paths.RIGS.resolve()):
         return Origin(paths.DATA, provenance.git())
@@ -44,7 +44,7 @@ def of(file: Path) -> Origin:
 
 def packages(series: Sequence[Series]) -> dict[str, str]:
     """Versions of the packages, other than ours, whose substrates these series measured."""
-    measured = {one.dimensions.get("substrate") for one in series}
+    measured = {found.dimensions.get("substrate") for found in series}
     return {
         entry.dist.name: entry.dist.version
         for entry in importlib.metadata.entry_points(group=protocol.GROUP)
@@ -53,9 +53,9 @@ def packages(series: Sequence[Series]) -> dict[str, str]:
 
 
 def _git(distribution: importlib.metadata.Distribution) -> Git:
-    """The commit that a distribution was installed from; Git(None, None) where it is not known.
+    """The commit that a distribution was installed from; Git(None, None) if unknown.
 
-    PEP 610: pip writes where a package came from, unless that was an index.
+    PEP 610: pip records where a package came from, unless that was an index.
     """
     try:
         source = json.loads(distribution.read_text("direct_url.json") or "{}")
@@ -69,7 +69,7 @@ def _git(distribution: importlib.metadata.Distribution) -> Git:
 
 
 def _top(directory: Path) -> Path | None:
-    """The top directory of the git checkout that a directory lies in."""
+    """The top directory of the git checkout that contains a directory; None outside of one."""
     try:
         done = subprocess.run(
             ["git", "-C", str(directory), "-c", "safe.directory=*", "rev-parse", "--show-toplevel"],

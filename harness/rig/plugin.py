@@ -1,6 +1,6 @@
-"""The pytest plugin: the options of a measurement, and the run that owns its sandboxes.
+"""The pytest plugin: the options of measurements, and the run that owns their sandboxes.
 
-Registered under `pytest11`, so that rigs of any package find its fixtures.
+Registered under `pytest11`, so that rigs in any package can use its fixtures.
 """
 
 from __future__ import annotations
@@ -15,22 +15,33 @@ from pathlib import Path
 
 import pytest
 
-from harness import paths
+from harness import command_log, paths
 from harness.errors import NotEnoughMemory, PathError, Unsupported
 from harness.host import cgroups
 from harness.host.run import Run
 from harness.host.session import open_run
-from harness.rig import progress, stages
+from harness.rig import evidence, progress, stages
+from harness.rig.evidence import Evidence, of_session
 from harness.rig.recorder import RigRun, given_options
 
 UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR)
 
-# Its assertions are explained like those of a test.
+# So that its failed assertions are explained like those of a test.
 pytest.register_assert_rewrite("harness.testing.contract")
 
 
 def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
     pluginmanager.add_hookspecs(stages)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_load_initial_conftests() -> Iterator[None]:
+    command_log.start()  # before pytest captures stderr
+    yield
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.register(Evidence(), evidence.NAME)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -41,7 +52,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--coppice-profile",
         default="quick",
         choices=("smoke", "quick", "full"),
-        help="how many samples; smoke: as few as show that a rig works",
+        help="how many samples; smoke: just enough to show that a rig works",
     )
     where = paths.default_results()
     group.addoption(
@@ -62,9 +73,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def interruptible() -> None:
-    """Let a signal that asks this process to end interrupt it: what the session made is taken down.
+    """Let termination signals raise KeyboardInterrupt, so that the session cleans up.
 
-    A shell that runs it in the background hands down ignored interrupts.
+    SIGINT too: a shell that starts this process in the background has it ignored.
     """
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -74,29 +85,29 @@ def interruptible() -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Deselect what --coppice-substrate, --coppice-tier and --coppice-concurrency leave out."""
+    """Deselect the cases that --coppice-substrate, -tier and -concurrency exclude."""
     names = ("substrate", "tier", "concurrency")
     wanted = {name: config.getoption(f"--coppice-{name}") for name in names}
     kept: list[pytest.Item] = []
-    left_out: list[pytest.Item] = []
+    deselected: list[pytest.Item] = []
     for item in items:
         case = getattr(getattr(item, "callspec", None), "params", {}).get("case")
         fits = all(
             not values or case is None or getattr(case, name, None) in values
             for name, values in wanted.items()
         )
-        (kept if fits else left_out).append(item)
-    if left_out:
-        config.hook.pytest_deselected(items=left_out)
+        (kept if fits else deselected).append(item)
+    if deselected:
+        config.hook.pytest_deselected(items=deselected)
         items[:] = kept
 
 
 @contextlib.contextmanager
 def _skipped_where_unsupported() -> Iterator[None]:
-    """What this host cannot do is skipped, with the reason and the remedy.
+    """Skip what this host cannot do, with the reason and the remedy.
 
-    What was asked for and does not fit its memory ends the session, with the error's exit code; so
-    does a cache that cannot be written.
+    A request that does not fit its memory ends the session with the error's exit code;
+    so does a cache that cannot be written.
     """
     try:
         yield
@@ -128,10 +139,12 @@ def pytest_runtest_call() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def run() -> Iterator[Run]:
+def run(request: pytest.FixtureRequest) -> Iterator[Run]:
     """The run that everything created in this session belongs to."""
     interruptible()
-    with open_run() as opened:
+    kept = of_session(request.config)
+    with kept.collecting(), open_run() as opened:
+        kept.opened(opened)
         yield opened
 
 
@@ -143,15 +156,19 @@ def profile(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def rig_run(request: pytest.FixtureRequest, profile: str, run: Run) -> Iterator[RigRun]:
-    """The record in the making of one rig."""
+    """The run of one rig, which becomes its record."""
     given = given_options(request.config.getoption("--coppice-set"))
     shown = request.config.pluginmanager.getplugin(progress.NAME)
-    say = shown.say if isinstance(shown, progress.Progress) else lambda text: None
+    show = shown.show if isinstance(shown, progress.Progress) else lambda text: None
     results = request.config.getoption("--coppice-results")
-    reached = partial(_announce, request.config, run)
-    with cgroups.counted(run) as seconds:
-        yield RigRun(results, profile, given, say, seconds, reached)
+    announce = partial(_announce, request.config, run)
+    with cgroups.counted(run) as own_cpu_s:
+        try:
+            yield RigRun(results, profile, given, show, own_cpu_s, announce)
+        finally:
+            command_log.release()
 
 
 def _announce(config: pytest.Config, run: Run, stage: str) -> None:
+    command_log.flush()
     config.hook.pytest_coppice_stage(stage=stage, run=run)

@@ -1,8 +1,7 @@
-"""What `coppice run` shows while it measures: one line for each measurement, as it ends.
+"""The progress that `coppice run` shows: a line for each measurement.
 
-A plugin of pytest's (`-p harness.rig.progress`), which is told to be quiet beside it. Nothing is
-written while something is measured: a line begins before, and ends after. What is not measured
-here is said once for each reason, at the end.
+A pytest plugin (`-p harness.rig.progress`); pytest itself runs quietly. Nothing is written during a
+measurement: its line begins before and ends after. Skipped cases are counted by reason at the end.
 """
 
 from __future__ import annotations
@@ -22,13 +21,12 @@ from harness.rig.info import RigInfo
 from harness.rig.recorder import RigRun
 
 NAME = "coppice-progress"
-"""Of the plugin among pytest's."""
-WHERE, CASE = 18, 37
-"""Columns for the rig's id and for the case."""
+"""The plugin's name in pytest."""
+ID_WIDTH, CASE_WIDTH = 18, 37
 
 
 def headline(series: Series) -> str:
-    """The figure that a measurement is about: metric, median, interval, how many."""
+    """The main figure of a measurement: metric, median, interval, number of samples."""
     median = summarise(series.samples).median
     bounds = show_interval(median, series.unit)
     failed = f", {len(series.failures)} failed" if series.failures else ""
@@ -39,7 +37,7 @@ def headline(series: Series) -> str:
 
 
 class Progress:
-    """Writes the lines of one session, each with the share of its cases that came before."""
+    """Writes the lines of one session, each with the share of its cases that are done."""
 
     def __init__(self, terminal: pytest.TerminalReporter, capture: CaptureManager) -> None:
         self._terminal = terminal
@@ -60,11 +58,11 @@ class Progress:
         _, bracket, case = item.name.partition("[")
         name = rig.id if isinstance(rig, RigInfo) else item.name
         share = 100 * self._done // len(self._items)
-        self._line = f"{share:3} %  {name:{WHERE}} {case[:-1] if bracket else '':{CASE}} "
+        self._line = f"{share:3} %  {name:{ID_WIDTH}} {case[:-1] if bracket else '':{CASE_WIDTH}} "
         self._write(self._line if self._terminal.isatty else "")
 
     def pytest_report_teststatus(self, report: pytest.TestReport) -> tuple[str, str, str] | None:
-        """Pytest counts, and writes no letter of its own."""
+        """Let pytest count the outcome without writing its letter."""
         if report.when == "call" or not report.passed:
             return ("failed" if report.failed else str(report.outcome)), "", ""
         return "", "", ""
@@ -80,14 +78,14 @@ class Progress:
             self._end(report, rig_run if isinstance(rig_run, RigRun) else None)
         return report
 
-    def say(self, text: str) -> None:
-        """How far the measurement under way has come: in its line, or in one of its own."""
+    def show(self, text: str) -> None:
+        """Show the progress of the current measurement: in its line, or below if not a terminal."""
         with self._capture.global_and_fixture_disabled():
             tty = self._terminal.isatty
             self._write(f"\r\033[K{self._line}{text}" if tty else f"{'':7}{text}\n")
 
     def _end(self, report: pytest.TestReport, rig_run: RigRun | None) -> None:
-        """The rest of the line; a case that is not measured here takes its line back."""
+        """Complete the line of a case; remove it if the case was skipped."""
         took = time.monotonic() - self._began
         if report.skipped:
             reason = str(report.longrepr[2] if isinstance(report.longrepr, tuple) else "skipped")
@@ -96,9 +94,9 @@ class Progress:
             self._write("\r\033[K" if self._terminal.isatty else "")
         else:
             figure = rig_run.headline if rig_run else None
-            said = "FAILED" if report.failed else headline(figure) if figure else "measured"
-            begun = f"\r\033[K{self._line}" if self._terminal.isatty else self._line
-            self._write(f"{begun}{said:54} {took:5.0f} s\n")
+            result = "FAILED" if report.failed else headline(figure) if figure else "measured"
+            start = f"\r\033[K{self._line}" if self._terminal.isatty else self._line
+            self._write(f"{start}{result:54} {took:5.0f} s\n")
             for doubt in rig_run.doubts if rig_run else ():
                 self._write(f"{'':7}suspect: {doubt}\n")
         self._line = ""
@@ -118,6 +116,9 @@ class Progress:
 def pytest_sessionstart(session: pytest.Session) -> None:
     terminal = session.config.pluginmanager.getplugin("terminalreporter")
     if not isinstance(terminal, pytest.TerminalReporter):
-        raise UsageError("progress is shown in pytest's terminal, which was switched off")
+        raise UsageError(
+            "harness.rig.progress needs pytest's terminal reporter, which is disabled",
+            hint="leave out -p no:terminal, or -p harness.rig.progress",
+        )
     capture = session.config.pluginmanager.getplugin("capturemanager")
     session.config.pluginmanager.register(Progress(terminal, capture), NAME)

@@ -1,7 +1,7 @@
-"""One rig, run once: what stands around the measurement and becomes its record.
+"""The run of one rig: everything around the measurement, which becomes its record.
 
-A rig calls `prepared`, `begin`, `end` and `write` in this order; the machine is looked at before
-and after, and a run that was disturbed says so.
+A rig calls `prepared`, `begin`, `end` and `write` in this order. The state of the machine is read
+before and after; the record says when a measurement was disturbed.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from harness import paths
+from harness import command_log, paths
 from harness.host.run import new_run_id
 from harness.measure import benchmark as adaptor
 from harness.measure import machine, provenance, validity
@@ -34,15 +34,15 @@ from harness.rig.tasks import Options
 
 
 def given_options(pairs: Sequence[str]) -> dict[str, str]:
-    """What pytest was given as `--set NAME=VALUE`."""
-    return dict(one.partition("=")[::2] for one in pairs)
+    """The options that pytest was given as `--set NAME=VALUE`."""
+    return dict(pair.partition("=")[::2] for pair in pairs)
 
 
 class RigRun:
-    """Collects what a record says beside its series. `results` is where the record goes.
+    """Collects what a record contains besides its series. `results` is where the record goes.
 
-    `options` are the values given for options that rigs declare (`RigInfo.options`); `counted`
-    tells the processor seconds of all that is ours, where a control group counts them.
+    `options` are the values given for options that rigs declare (`RigInfo.options`); `own_cpu_s`
+    returns the CPU seconds of all our processes, if a control group counts them.
     """
 
     def __init__(
@@ -50,52 +50,56 @@ class RigRun:
         results: Path,
         profile: str,
         options: Mapping[str, str] | None = None,
-        say: Callable[[str], None] = lambda text: None,
-        counted: Callable[[], float] | None = None,
-        reached: Callable[[str], object] = lambda stage: None,
+        show_progress: Callable[[str], None] = lambda text: None,
+        own_cpu_s: Callable[[], float] | None = None,
+        announce: Callable[[str], object] = lambda stage: None,
     ) -> None:
         self._results = results
         self._profile = profile
         self._options = options or {}
-        self.say = say
-        """Shows how far a long measurement has come; to be called between two samples."""
-        self.reached = reached
-        """Announces a stage (harness/rig/stages.py); to be called where no clock runs."""
+        self.show_progress = show_progress
+        """Shows the progress of a long measurement; to be called between two samples."""
+        self.announce = announce
+        """Announces a stage (harness/rig/stages.py); to be called while no clock runs."""
         self._images: Sequence[Image] = ()
         self._accelerator: str | None = None
         self._tools: Sequence[str] = ()
         self._started = ""
         self._before: Facts = {}
         self._after: Facts = {}
-        self._own_cpu = validity.OwnCpu(counted)
+        self._own_cpu = validity.OwnCpu(own_cpu_s)
         self.run_id = new_run_id()
         self.headline: Series | None = None
-        """The series that the measurement is about, once delivered."""
+        """The main series of the measurement, once delivered."""
         self.doubts: Sequence[str] = ()
-        """Why the record is not valid, once written."""
+        """Why the record is not valid, once written; empty if it is."""
+        self.failed = False
+        """Whether anything that was to be measured failed, once written."""
 
     def option(self, name: str) -> str | None:
-        """What was given for an option of this rig; None when nothing was."""
+        """The value given for an option of this rig; None without one."""
         return self._options.get(name)
 
     def prepared(
         self, images: Sequence[Image], accelerator: str | None, tools: Sequence[str]
     ) -> None:
-        """What the sandboxes are made of, and the programs whose versions belong on the record."""
+        """Note the sandboxes' images, and the programs whose versions belong on the record."""
         self._images, self._accelerator, self._tools = images, accelerator, tools
 
     def begin(self) -> None:
-        """Set-up and warm-up are over: from here on a disturbance counts."""
+        """Set-up and warm-up are over: from here on disturbances count."""
         self._started = provenance.utc_now()
         self._before = machine.state()
         self._own_cpu.__enter__()
-        self.reached(BEGUN)
+        self.announce(BEGUN)
+        command_log.hold()
 
     def end(self) -> None:
         """The last sample is taken."""
         self._own_cpu.__exit__(None, None, None)
         self._after = machine.state()
-        self.reached(ENDED)
+        command_log.release()
+        self.announce(ENDED)
 
     def write(
         self,
@@ -106,10 +110,10 @@ class RigRun:
         repeat: Options | None = None,
         broken: Sequence[str] = (),
     ) -> Path:
-        """Judge the run's validity and store its record; its path.
+        """Judge the run's validity and store its record; returns the record's path.
 
-        `repeat` are the options that select this measurement among the rig's; what the user gave
-        for the rig and the profile are added to the command that repeats it.
+        `repeat` are the options that select this measurement among the rig's; the command that
+        repeats it also gets the profile and the options that the user gave for the rig.
         `broken` says why the run failed although it has samples.
         """
         origin = origins.of(file)
@@ -131,6 +135,7 @@ class RigRun:
         if broken:
             judged = Validity("failed", (*broken, *judged.reasons))
         self.doubts = judged.reasons
+        self.failed = judged.status == "failed" or any(one.failures for one in series)
         record = RunRecord(
             run_id=self.run_id,
             started=self._started,
@@ -150,7 +155,7 @@ class RigRun:
             harness=provenance.harness(),
         )
         path = write(record, self._results)
-        self.reached(WRITTEN)
+        self.announce(WRITTEN)
         return path
 
     def deliver(
@@ -162,7 +167,7 @@ class RigRun:
     ) -> None:
         """Give pytest-benchmark the samples of one series, and the digest of the whole record.
 
-        Of a series that holds no seconds, say what `durations` stand for it.
+        A series in another unit than seconds needs `durations` to stand for it.
         """
         self.headline = headline
         benchmark.extra_info["run_id"] = self.run_id

@@ -1,6 +1,6 @@
 """Records as a table in the terminal: each series with its median, its interval and its failures.
 
-What tells the series of a record apart stands before the metric; what they share heads the record.
+Dimensions shared by all series of a record are in its heading, the others in the series' rows.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from harness.measure.record import RunRecord, Series, load
 from harness.measure.statistics import summarise
 
 FOLDED = 24
-"""Series of one record that are shown; a rig that has more names those it is about."""
+"""The number of series shown of a record."""
 
 
 def lines(paths: Sequence[Path]) -> Iterator[str]:
-    """The table of these record files, in their order, line by line."""
+    """The lines of the table of these record files, in their order."""
     for path in paths:
         record = load(path)
         yield ""
@@ -25,7 +25,7 @@ def lines(paths: Sequence[Path]) -> Iterator[str]:
         for series in record.series[:FOLDED]:
             yield f"  {_label(record, series):44} {_numbers(series)}"
         if len(record.series) > FOLDED:
-            yield f"  and {len(record.series) - FOLDED} series more, all in the record"
+            yield f"  and {len(record.series) - FOLDED} more series in the record"
         if record.validity.status != "valid":
             yield f"  {record.validity.status}: {'; '.join(record.validity.reasons)}"
 
@@ -39,7 +39,10 @@ def _shared(record: RunRecord) -> Sequence[tuple[str, object]]:
     return [
         (name, value)
         for name, value in first.items()
-        if all(name in one.dimensions and one.dimensions[name] == value for one in record.series)
+        if all(
+            name in series.dimensions and series.dimensions[name] == value
+            for series in record.series
+        )
     ]
 
 

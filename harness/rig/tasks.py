@@ -1,6 +1,6 @@
-"""Named runs of rigs: one table from which mise's tasks and every "Repeat it" line come.
+"""Named runs of rigs: the table behind mise's tasks and every "Repeat it" line.
 
-`python -m harness.rig` prints the table as mise reads it; rigs/tasks.toml is that text.
+`python -m harness.rig` prints it in mise's format; rigs/tasks.toml is its output.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ DEFAULTS: Options = {"profile": "quick"}
 
 @dataclass(frozen=True)
 class Task:
-    """`mise run NAME` is `coppice run RIG` with these options. `about` is one line for people."""
+    """`mise run NAME` is `coppice run RIG` with these options. `about` is its description."""
 
     name: str
     rig: str
@@ -26,22 +26,22 @@ class Task:
     @property
     def argv(self) -> Sequence[str]:
         """The arguments of `coppice run`."""
-        return (self.rig, *words(self.options))
+        return (self.rig, *as_arguments(self.options))
 
 
-def words(options: Options) -> Sequence[str]:
+def as_arguments(options: Options) -> Sequence[str]:
     """Options as command-line arguments."""
     return [
-        word
+        argument
         for name, value in options.items()
-        for word in ((f"--{name}",) if value == "yes" else (f"--{name}", value))
+        for argument in ((f"--{name}",) if value == "yes" else (f"--{name}", value))
     ]
 
 
 def repeat(tasks: Sequence[Task], rig: str, options: Options) -> str:
     """The shortest command that repeats a run of `rig` with `options`.
 
-    A task whose options all fit, and the rest after `--`; without any task, plain `coppice run`.
+    The task that covers most options, with the others after `--`; if none fits, `coppice run`.
     """
     wanted = {name: value for name, value in options.items() if DEFAULTS.get(name) != value}
     best: Task | None = None
@@ -53,20 +53,22 @@ def repeat(tasks: Sequence[Task], rig: str, options: Options) -> str:
         if suits and (best is None or _matching(task, options) > _matching(best, options)):
             best = task
     if best is None:
-        return shlex.join(["coppice", "run", rig, *words(wanted)])
+        return shlex.join(["coppice", "run", rig, *as_arguments(wanted)])
     rest = {name: value for name, value in wanted.items() if best.options.get(name) != value}
     rest |= {name: options[name] for name, value in best.options.items() if options[name] != value}
-    return " ".join(["mise", "run", best.name, *(["--", shlex.join(words(rest))] if rest else [])])
+    return " ".join(
+        ["mise", "run", best.name, *(["--", shlex.join(as_arguments(rest))] if rest else [])]
+    )
 
 
 def _matching(task: Task, options: Options) -> tuple[int, int]:
-    """How much of a run a task says, and how little else."""
+    """How many options a task shares with a run; then, negated, how many it has besides."""
     same = sum(options.get(name) == value for name, value in task.options.items())
     return same, same - len(task.options)
 
 
 def as_toml(tasks: Sequence[Task]) -> str:
-    """The tasks as a file that mise includes."""
+    """The tasks as a TOML file that mise includes."""
     lines = [
         "# Made from the rigs by `.venv/bin/python -m harness.rig > rigs/tasks.toml`;",
         "# a test compares the two. Arguments after `--` go to `coppice run`.",

@@ -21,6 +21,7 @@ from typing import Generic, Protocol, TypeVar
 from harness.errors import GuestDied, GuestTimeout, SandboxError, WrongAnswer
 from harness.guest.agent_client import Agent, Finished
 from harness.guest.protocol import FrameKind, Tag, field, siphash
+from harness.host import evidence
 from harness.host.identity import Identity
 from harness.host.run import Run
 from harness.sandbox.base import ECHO
@@ -227,7 +228,7 @@ class Log:
 
     def close(self) -> None:
         os.close(self.descriptor)
-        self.path.unlink(missing_ok=True)
+        evidence.drop(self.path)
 
 
 def start(

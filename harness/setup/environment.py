@@ -18,6 +18,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from harness import command_log
 from harness.setup import packages, web_checks
 
 ROOT = Path(__file__).parents[2]
@@ -127,6 +128,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--again", action="store_true", help="repeat every step, and retry unavailable packages"
     )
     options = parser.parse_args(argv)
+    command_log.start()
     try:
         set_up(ROOT, options.tests, options.again)
     except SetupFailed as error:

@@ -1,8 +1,7 @@
-"""Installs what is missing from the distribution; runs before anything else is there.
+"""Installs missing packages of the distribution; runs before any Python package is installed.
 
-Only the standard library, and those modules of ours that need no more. The machine's own source
-lists are never edited: for a package of a component that they leave out, temporary lists derived
-from them serve.
+Imports only the standard library, and our modules that need no more. The machine's apt sources
+are never edited: for packages in components that they omit, temporary sources are derived.
 """
 
 from __future__ import annotations
@@ -28,35 +27,33 @@ NEEDED = (
 )  # fmt: skip
 """Programs that rigs and the gateway need."""
 FOR_TESTS = ("chromium", "java", "ssh", "sshd")
-"""What the tests need beside."""
+"""Programs that only the tests need."""
 SERVICES = {
     "docker.io": ("docker.service", "docker.socket", "containerd.service"),
     "openssh-server": ("ssh.service", "ssh.socket"),
 }
-"""What a package would run for ever: a rig starts its own, and a host that measures is idle."""
+"""Services that packages start: disabled, because a host that measures must be idle."""
 COMPONENTS = {"debian": "main contrib non-free", "ubuntu": "main universe multiverse"}
-"""Where all of these packages are; the machine's lists may name fewer."""
+"""The components with these packages; the machine's sources may name fewer."""
 APT = Path("/etc/apt")
 POLICY = Path("/usr/sbin/policy-rc.d")
-"""Asked by Debian's packages before they start a service; 101 forbids it."""
+"""Called by Debian's packages before they start a service; exit code 101 forbids it."""
 LISTS = Path("/var/lib/apt/lists")
 HEADERS = Path("/usr/include/stdio.h")
 THE_LISTS = "the package lists"
-"""Stands among missing packages: a guest's kernel is looked up in the lists when it is built."""
+"""Placeholder among missing packages: the guest's kernel is looked up in the package lists."""
 
 
 def missing(tests: bool = False) -> list[str]:
-    """Debian packages that are not here."""
+    """The Debian packages that are not installed."""
     wanted = (*NEEDED, *FOR_TESTS) if tests else NEEDED
     absent = [program for program in wanted if shutil.which(program) is None]
-    packages = list(dict.fromkeys(map(package_names.package, absent)))  # one may bring two
+    packages = list(dict.fromkeys(map(package_names.package, absent)))  # some have two programs
     busybox = shutil.which("busybox")
     if busybox and b"ld-linux" in Path(busybox).resolve().read_bytes()[:4096]:
-        packages.append(package_names.package("busybox"))  # the one that is here is not static
+        packages.append(package_names.package("busybox"))  # the installed one is not static
     if not HEADERS.exists():
-        packages.append(
-            package_names.HEADERS
-        )  # gcc does without, for programs that musl's compiler makes
+        packages.append(package_names.HEADERS)  # gcc itself does not need them
     importlib.invalidate_caches()
     if sys.base_prefix == "/usr" and importlib.util.find_spec("ensurepip") is None:
         packages.append(package_names.VENV)
@@ -66,10 +63,10 @@ def missing(tests: bool = False) -> list[str]:
 
 
 def derive(texts: Mapping[str, str], codename: str, components: str) -> dict[str, str]:
-    """Source lists that offer `components`, by file name, from the machine's own.
+    """Apt sources with `components`, by file name, derived from the machine's own.
 
-    Keeps addresses, suites, keys and options; takes only what the distribution itself serves
-    (suites of its code name), so a broken list of somebody else does no harm.
+    Keeps addresses, suites, keys and options; drops everything but the distribution's own suites,
+    so that broken third-party sources do no harm.
     """
     derived = {}
     for name, text in texts.items():
@@ -78,23 +75,23 @@ def derive(texts: Mapping[str, str], codename: str, components: str) -> dict[str
             entries = [line for line in lines if line]
         elif name.endswith(".sources"):
             stanzas = re.split(r"\n\s*\n", text)
-            entries = [_stanza(one, codename, components) for one in stanzas]
-            entries = [one for one in entries if one]
+            derived_stanzas = (_stanza(text, codename, components) for text in stanzas)
+            entries = [stanza for stanza in derived_stanzas if stanza]
         else:
-            continue  # apt reads no other names either
+            continue  # apt ignores other names, too
         if entries:
             derived[name] = "\n".join(entries)
     return derived
 
 
-def _ours(suite: str, codename: str) -> bool:
+def _is_distributions(suite: str, codename: str) -> bool:
     aliases = (codename, "stable", "oldstable", "testing", "unstable", "sid")
     return not suite.endswith("/") and re.split(r"[-/]", suite)[0] in aliases
 
 
 def _one_line(line: str, codename: str, components: str) -> str:
     found = re.match(r"\s*deb\s+(\[[^]]*\]\s+)?(\S+)\s+(\S+)\s+([^#]+)", line)
-    if not found or not _ours(found[3], codename) or "main" not in found[4].split():
+    if not found or not _is_distributions(found[3], codename) or "main" not in found[4].split():
         return ""
     return f"deb {found[1] or ''}{found[2]} {found[3]} {components}\n"
 
@@ -108,8 +105,10 @@ def _stanza(text: str, codename: str, components: str) -> str:
             key, _, value = line.partition(":")
             fields[key := key.lower()] = value
         elif key:
-            fields[key] += f"\n{line}"  # continued; a key may stand in the file itself
-    suites = [suite for suite in fields.get("suites", "").split() if _ours(suite, codename)]
+            fields[key] += f"\n{line}"  # a continuation; keys may be inline
+    suites = [
+        suite for suite in fields.get("suites", "").split() if _is_distributions(suite, codename)
+    ]
     if (
         not suites
         or "deb" not in fields.get("types", "").split()
@@ -127,7 +126,7 @@ def _sources() -> dict[str, str]:
 
 
 def quietly(command: Sequence[str], directory: Path, lock: int) -> int:
-    """Run to its end, holding the lock too; the exit code. What it said is shown when it fails."""
+    """Run a command that also holds the lock; its exit code. Its output is shown if it fails."""
     done = subprocess.run(
         command,
         cwd=directory,
@@ -144,28 +143,28 @@ def quietly(command: Sequence[str], directory: Path, lock: int) -> int:
 
 
 def apt(*arguments: str) -> int:
-    """Run apt-get without questions; the exit code."""
+    """Run apt-get non-interactively; its exit code."""
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "LC_ALL": "C"}
     command = ["apt-get", "-qq", "-o", "DPkg::Lock::Timeout=600", *arguments]
-    # What it unpacks fills pages; what goes wrong comes on stderr.
+    # Its progress is long; errors are on stderr.
     quiet = subprocess.DEVNULL
     return subprocess.call(command, env=environment, stdin=quiet, stdout=quiet)
 
 
 def offered(packages: Sequence[str], *options: str) -> list[str]:
-    """Those that the machine's own lists have, or the lists that the options name."""
-    answer = subprocess.run(
+    """The packages that the machine's apt sources offer, or those selected by apt's options."""
+    output = subprocess.run(
         ["apt-cache", *options, "policy", *packages],
         env={**os.environ, "LC_ALL": "C"},
         capture_output=True,
         text=True,
     ).stdout
-    found = re.findall(r"^(\S+):\n(?:  .*\n)*?  Candidate: (?!\(none\))", answer, re.M)
+    found = re.findall(r"^(\S+):\n(?:  .*\n)*?  Candidate: (?!\(none\))", output, re.M)
     return [package for package in packages if package in found]
 
 
 def _install(packages: Sequence[str], *options: str) -> None:
-    """All at once; where that fails, one by one, so that one package costs only itself."""
+    """Install all at once; if that fails, each by itself, so that others are not affected."""
     how = (*options, "install", "-y", "--no-install-recommends")
     with _no_service_started():
         if packages and apt(*how, *packages) and len(packages) > 1:
@@ -173,13 +172,13 @@ def _install(packages: Sequence[str], *options: str) -> None:
                 apt(*how, package)
     units = [unit for package in packages for unit in SERVICES.get(package, ())]
     if units and shutil.which("systemctl"):
-        # Installed by us, so nobody else has wished them on.
+        # We installed them, so the user has not enabled them.
         subprocess.call(["systemctl", "--quiet", "disable", *units], stderr=subprocess.DEVNULL)
 
 
 @contextlib.contextmanager
 def _no_service_started() -> Iterator[None]:
-    """Packages that are installed meanwhile start nothing; a policy that is there stays."""
+    """Keep packages from starting services while they are installed; respect an existing policy."""
     if POLICY.exists() or not os.access(POLICY.parent, os.W_OK):
         yield
         return
@@ -192,14 +191,14 @@ def _no_service_started() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def elsewhere() -> Iterator[Sequence[str]]:
-    """Options of apt for as long as temporary lists of all components stand; none elsewhere."""
+def all_components() -> Iterator[Sequence[str]]:
+    """Apt options that select temporary sources with all components; removed afterwards."""
     release = package_names.release()
-    components = next((COMPONENTS[one] for one in release.family if one in COMPONENTS), "")
+    components = next((COMPONENTS[name] for name in release.family if name in COMPONENTS), "")
     lists = derive(_sources(), release.codename, components)
     with tempfile.TemporaryDirectory(prefix="coppice-apt-") as name:
         directory = Path(name)
-        directory.chmod(0o755)  # apt downloads as a user of its own
+        directory.chmod(0o755)  # apt downloads as another user
         (directory / "parts").mkdir()
         (directory / "lists" / "partial").mkdir(parents=True)
         for file, text in lists.items():
@@ -220,29 +219,29 @@ def _say(text: str) -> None:
 def install(
     tests: bool = False, look: Callable[[bool], Sequence[str]] = missing, root: bool | None = None
 ) -> list[str]:
-    """Install what is missing, or say what to install; what is still missing then.
+    """Install what is missing, or list what to install; returns what is still missing.
 
-    Never fails: what needs a package that cannot be had is skipped, and the doctor says so.
+    Never fails: features that need unavailable packages are skipped, and the doctor reports them.
     """
     packages = [package for package in look(tests) if package != THE_LISTS]
     if shutil.which("apt-get") is None or not (os.geteuid() == 0 if root is None else root):
         names = " ".join(packages)
         if packages and shutil.which("apt-get"):
-            _say(f"not root, so some benchmarks are skipped until: sudo apt-get install {names}")
+            _say(f"not root, so some benchmarks are skipped; to fix: sudo apt-get install {names}")
         elif packages:
-            _say(f"not Debian or Ubuntu; what these packages of Debian bring is missing: {names}")
+            _say(f"not Debian or Ubuntu; install the equivalents of these packages: {names}")
         return list(look(tests))
     _say(f"installing {' '.join(packages) or THE_LISTS} (may take some minutes)")
-    # A broken list of somebody else makes the update fail, and the packages may be there.
+    # A broken third-party source makes the update fail, but the packages may be available.
     apt("update")
-    at_hand = offered(packages) if packages else []
-    _install(at_hand)
-    others = [package for package in packages if package not in at_hand]
+    available = offered(packages) if packages else []
+    _install(available)
+    others = [package for package in packages if package not in available]
     if others:
-        with elsewhere() as options:
+        with all_components() as options:
             apt(*options, "update")
             _install(others, *options)
     left = list(look(tests))
     for package in left:
-        _say(f"{package} could not be had; what needs it is skipped (bin/mise run doctor)")
+        _say(f"{package} is not available; what needs it is skipped (bin/mise run doctor)")
     return left

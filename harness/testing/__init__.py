@@ -1,4 +1,4 @@
-"""For packages that add substrates: the checks that ours pass, as a test class to inherit.
+"""The contract of substrates, as a test class that packages with substrates inherit.
 
 ::
 

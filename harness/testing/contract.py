@@ -1,7 +1,7 @@
-"""What every substrate promises to rigs, as tests against real sandboxes.
+"""The contract between substrates and rigs, as tests against real sandboxes.
 
-Skipped where the host lacks what the substrate requires. Needs the pytest plugin of this package,
-which gives the `run` that owns the sandboxes.
+The tests are skipped if the host lacks a requirement of the substrate. They need this package's
+pytest plugin, which provides the `run` that owns the sandboxes.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from harness.sandbox.protocol import (
 )
 
 TIMEOUT_S = 120.0
-_HOLD = """
+_OWNER = """
 import ctypes, sys, time
 from harness.host.identity import allocate
 from harness.host.session import open_run
@@ -52,7 +52,7 @@ with open_run() as run:
     print(run.directory, flush=True)
     time.sleep(600)
 """
-"""A process with one sandbox that answers; it prints its run's directory and waits to be killed.
+"""A process that starts a sandbox, prints its run's directory, and waits to be killed.
 
 What it started stays below it even when its parent ends, so that the test can list all of it.
 """
@@ -61,12 +61,12 @@ Launch = Callable[[], Sandbox]
 
 
 class SubstrateContract:
-    """Inherit it in a class named Test... and set `substrate` to a registered name."""
+    """To be inherited by a class named Test..., with `substrate` set to a registered name."""
 
     substrate: str
     own_names: Sequence[str] = ("hostname", "machine_id")
-    """What an agent reports that no two sandboxes share, beside their random bytes; fewer for one
-    that keeps its host's name, as a bare process does."""
+    """What an agent reports that differs between sandboxes, besides random bytes; fewer names for a
+    substrate whose sandboxes share the host's, such as bare processes."""
 
     def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
         if "tier" in metafunc.fixturenames:
@@ -74,7 +74,7 @@ class SubstrateContract:
 
     @pytest.fixture
     def tested(self) -> Substrate[Template]:
-        """The substrate; skips where this host cannot run it."""
+        """The substrate; skips the test if this host cannot run it."""
         substrate = load(self.substrate)
         for need in substrate.requirements():
             if not need.satisfied:
@@ -99,7 +99,7 @@ class SubstrateContract:
 
             yield make
 
-    def test_it_says_what_it_can_do(self) -> None:
+    def test_it_declares_its_capabilities(self) -> None:
         substrate = load(self.substrate)
         assert self.substrate in registered()
         assert substrate.name == self.substrate
@@ -111,13 +111,13 @@ class SubstrateContract:
             assert set(compared.tiers) <= set(substrate.tiers)
             assert compared.fleet is None or compared.fleet in substrate.tiers
         for need in substrate.requirements():
-            assert need.satisfied or need.remedy, f"{need.what}: name the command that helps"
+            assert need.satisfied or need.remedy, f"{need.what}: a remedy is required"
 
     def test_it_climbs_the_ladder(
         self, tested: Substrate[Template], tier: Tier, launch: Launch
     ) -> None:
-        """A nonce, a first process and a working set, timed in this order; a kernel of its own
-        exactly where it claims one."""
+        """A nonce, a first process and a working set, in this order; its own kernel if and only if
+        it claims one."""
         assert tested.memory_per_sandbox(tier) > 0
         done = climb(launch, "first-touch", TIMEOUT_S)
         assert done.failure is None, done.failure
@@ -142,9 +142,9 @@ class SubstrateContract:
         sandbox.awaken(TIMEOUT_S)
 
     def test_a_wrong_answer_is_refused(self, tier: Tier, launch: Launch) -> None:
-        """The agent's key is not the one that the host expects: its hash must not count."""
+        """An answer computed with another key than the host expects must be rejected."""
         if tier is not Tier.FULL:
-            pytest.skip("tried on a sandbox that starts on request")
+            pytest.skip("tested in tier full only")
         sandbox = launch()
         sandbox.agent.key = bytes(reversed(range(16)))
         with pytest.raises(WrongAnswer):
@@ -165,7 +165,7 @@ class SubstrateContract:
     ) -> None:
         before, running = _leases(run), _started(run)
         sandbox = launch()
-        assert _leases(run) > before, "an identity is leased"
+        assert _leases(run) > before, "launching leases an identity"
         sandbox.awaken(TIMEOUT_S)
         process = sandbox.process
         sandbox.destroy()
@@ -181,7 +181,7 @@ class SubstrateContract:
     def test_sigkill_leaves_only_what_clean_finds(
         self, tested: Substrate[Template], tier: Tier, runtime: Path
     ) -> None:
-        """Its owner is killed while it lives: `coppice clean` finds and removes all of it."""
+        """After its owner was killed, `coppice clean` finds and removes all of it."""
         try:
             directory, below = self._killed(tier, runtime)
         except Unsupported as reason:
@@ -195,29 +195,29 @@ class SubstrateContract:
 
     def _cleaned(self, runtime: Path, directory: Path, below: Sequence[psutil.Process]) -> None:
         left = leftovers.reclaim(runtime)
-        assert left, "something of a killed run is left, and is found"
-        assert leftovers.find(runtime) == [], "and nothing is, once it was removed"
-        assert not _marked(directory), "no process carries the run any more"
+        assert left, "a killed run has leftovers, and they are found"
+        assert leftovers.find(runtime) == [], "after removal, no leftovers are found"
+        assert not _marked(directory), "no process of the run is left"
         orphans = [process.pid for process in below if process.is_running() and _runs(process.pid)]
-        assert orphans == [], "nor does a process run that does not carry it"
+        assert orphans == [], "nor is a process that does not carry the run"
         assert not any(str(directory) in mount for mount in _mounts())
 
     @pytest.fixture
     def runtime(self) -> Iterator[Path]:
-        """A directory for runs, open to all users: a container's root is not this host's.
+        """A directory for runs, accessible to all users because a container's root is another user.
 
-        Its name is short, as sockets in it must have short paths.
+        Its name is short because the paths of sockets are limited.
         """
         with tempfile.TemporaryDirectory(prefix="c-", dir="/tmp") as made:
             Path(made).chmod(0o755)
             yield Path(made)
 
     def _killed(self, tier: Tier, runtime: Path) -> tuple[Path, Sequence[psutil.Process]]:
-        """The directory of a run whose owner was killed while its sandbox answered, and the
+        """The directory of a run whose owner was killed after its sandbox had answered, and the
         processes that the owner had started."""
         environment = {**os.environ, "COPPICE_RUNTIME": str(runtime)}
         with subprocess.Popen(
-            [sys.executable, "-P", "-c", _HOLD, self.substrate, str(tier)],
+            [sys.executable, "-P", "-c", _OWNER, self.substrate, str(tier)],
             env=environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -231,12 +231,12 @@ class SubstrateContract:
                 error = owner.stderr.read().strip().splitlines() or ["no message"]
                 if "Unsupported" in error[-1] or "Missing" in error[-1]:
                     raise Unsupported(error[-1])
-                pytest.fail(f"the sandbox did not come up: {error[-1]}")
+                pytest.fail(f"the sandbox did not start: {error[-1]}")
         return Path(directory), below
 
 
 def _leases(run: Run) -> set[str]:
-    """The leases of this run; other runs of this host have theirs beside them."""
+    """The leases of this run; the directory also holds those of other runs."""
     found = set()
     for lease in run.leases.iterdir() if run.leases.is_dir() else ():
         with contextlib.suppress(OSError):  # another run has just released it
@@ -264,7 +264,7 @@ def _started(run: Run) -> dict[int, str]:
 
 
 def _marked(directory: Path) -> list[int]:
-    """Processes that carry a run in their environment, looked for without our own code."""
+    """Processes with this run in their environment; independent of the code under test."""
     mark, found = f"{VARIABLE}={directory}".encode(), []
     for entry in Path("/proc").glob("[0-9]*"):
         try:

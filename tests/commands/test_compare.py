@@ -84,8 +84,8 @@ def test_interleaved_runs_are_compared_round_by_round(
     for number in range(9):
         level = 1 + number  # the host becomes slower
         for arm, scale in (("a", 1.0), ("b", 1.2)):
-            one = _series(level * scale, 25, f"{number}{arm}")
-            _store(tmp_path, one, day=1 + number, env=f"s1/{arm}/{number}")
+            series = _series(level * scale, 25, f"{number}{arm}")
+            _store(tmp_path, series, day=1 + number, env=f"s1/{arm}/{number}")
     argv = ["compare", "interleave=s1/a", "interleave=s1/b", "--results", str(tmp_path)]
     assert main(argv) == 1
     assert "worse (9 rounds)" in capsys.readouterr().out
@@ -95,7 +95,7 @@ def test_interleaved_runs_are_compared_round_by_round(
 
 
 @pytest.mark.parametrize(
-    ("a", "b", "words"),
+    ("a", "b", "message"),
     [
         ("tier=none", "tier=full", "no record matches"),
         ("nothing", "tier=full", "no record matches"),
@@ -104,20 +104,20 @@ def test_interleaved_runs_are_compared_round_by_round(
     ],
 )
 def test_impossible_comparisons_are_refused_with_the_reason(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], a: str, b: str, words: str
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], a: str, b: str, message: str
 ) -> None:
     _store(tmp_path, _series(1, 9, "a", n=1), day=1)
     assert main(["compare", a, b, "--results", str(tmp_path)]) == 64
-    assert words in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
 def test_sides_without_common_series_are_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    one = _store(tmp_path, _series(1, 9, "a"), day=1)
-    other = Series("throughput", "bytes/s", "higher", {}, "closed", (), [1e9] * 9)
-    two = _store(tmp_path, other, day=2)
-    assert main(["compare", str(one), str(two)]) == 64
+    first = _store(tmp_path, _series(1, 9, "a"), day=1)
+    throughput = Series("throughput", "bytes/s", "higher", {}, "closed", (), [1e9] * 9)
+    second = _store(tmp_path, throughput, day=2)
+    assert main(["compare", str(first), str(second)]) == 64
     assert "no series in common" in capsys.readouterr().err
 
 
@@ -134,7 +134,7 @@ def test_interleaved_runs_alternate_and_record_it(
         made = record.load(path)
         if made.series[0].dimensions.get("vmm") in (None, "waits"):
             turns.append((made.command.env["COPPICE_ARM"], selection.interleaving(made)))
-    turns.sort(key=lambda one: (one[1] or ("", "", 0))[2])
+    turns.sort(key=lambda turn: (turn[1] or ("", "", 0))[2])
     assert len(turns) == 4
     assert {arm: {turn[1] for name, turn in turns if turn and name == arm} for arm, _ in turns} == {
         "one": {"a"},

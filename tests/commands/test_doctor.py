@@ -1,4 +1,4 @@
-"""The doctor, with small fake substrates, and once on this host itself."""
+"""`coppice doctor`, with fake substrates and once on this host."""
 
 from __future__ import annotations
 
@@ -122,9 +122,9 @@ def test_a_broken_substrate_is_shown_and_does_not_stop_the_report(
     rig("cold", "fake-runs", "fake-raises", "fake-absent")
     assert main(["doctor", "--json"]) == 0
     substrates = json.loads(capsys.readouterr().out)["substrates"]
-    for name, words in (("fake-raises", "on fire"), ("fake-absent", "named 'absent'")):
+    for name, message in (("fake-raises", "on fire"), ("fake-absent", "named 'absent'")):
         assert substrates[name]["runs"] is False
-        assert words in substrates[name]["requirements"][0]["detail"]
+        assert message in substrates[name]["requirements"][0]["detail"]
 
 
 @pytest.mark.parametrize("substrates", [("fake-lacks",), ("noop", "fake-lacks"), ("unheard-of",)])
@@ -156,11 +156,11 @@ def test_a_rig_that_does_not_load_is_reported_and_the_others_are_shown(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     rig("good", "fake-runs")
-    theirs = tmp_path / "theirs"
-    theirs.mkdir()
-    (theirs / "test_bad.py").write_text("import no_such_module\n")
+    foreign = tmp_path / "foreign"
+    foreign.mkdir()
+    (foreign / "test_bad.py").write_text("import no_such_module\n")
     monkeypatch.setattr(
-        discovery, "directories", lambda broken: iter([("ours", tmp_path), ("theirs", theirs)])
+        discovery, "directories", lambda broken: iter([("ours", tmp_path), ("foreign", foreign)])
     )
     monkeypatch.setattr(discovery, "OURS", "ours")
     assert main(["doctor"]) == 69
@@ -180,5 +180,5 @@ def test_the_exit_code_agrees_with_the_report_on_this_host() -> None:
     for substrate in found["substrates"].values():
         for need in substrate["requirements"]:
             assert need["satisfied"] or need["remedy"], "a missing requirement has a remedy"
-    everything = all(one["runs"] for one in found["rigs"].values())
+    everything = all(rig["runs"] for rig in found["rigs"].values())
     assert done.returncode == (0 if everything else 69)

@@ -75,7 +75,7 @@ def downloaded(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     return env
 
 
-def test_it_is_downloaded_once_and_is_the_pinned_version(downloaded: dict[str, str]) -> None:
+def test_the_pinned_version_is_downloaded_once(downloaded: dict[str, str]) -> None:
     [directory] = (Path(downloaded["XDG_CACHE_HOME"]) / "coppice" / "mise").iterdir()
     assert [path.name for path in directory.iterdir()] == ["mise"]
     without_npm = {**downloaded, "PATH": "/usr/bin:/bin", "npm_config_offline": "true"}
@@ -99,7 +99,8 @@ def test_tasks_are_available_from_any_directory(downloaded: dict[str, str], tmp_
 def checkout(tmp_path: Path) -> Path:
     """A checkout with the real launcher and tasks; its setup and coppice print their arguments."""
     root = tmp_path / "a checkout"
-    shutil.copytree(ROOT / "rigs" / "tasks", root / "rigs" / "tasks")
+    (root / "rigs").mkdir(parents=True)
+    shutil.copy(ROOT / "rigs" / "tasks.toml", root / "rigs" / "tasks.toml")
     (root / "bin").mkdir()
     shutil.copy2(ROOT / "bin" / "mise", root / "bin" / "mise")
     shutil.copy2(ROOT / "mise.toml", root / "mise.toml")
@@ -126,12 +127,12 @@ def test_tasks_and_tools_of_other_directories_are_ignored(
 ) -> None:
     """A mise.toml above the checkout may belong to another project, and require downloads."""
     (checkout.parent / "mise.toml").write_text(
-        '[tools]\nnode = "99.0.0"\n[tasks.theirs]\nrun = "true"\n'
+        '[tools]\nnode = "99.0.0"\n[tasks.foreign]\nrun = "true"\n'
     )
     done = _mise("tasks", "--json", root=checkout, env=downloaded)
     names = {task["name"] for task in json.loads(done.stdout)}
     assert "doctor" in names
-    assert "theirs" not in names
+    assert "foreign" not in names
     assert _mise("run", "doctor", root=checkout, env=downloaded).stdout == "set up\n<doctor>\n"
 
 

@@ -131,7 +131,7 @@ def test_a_failed_npm_is_a_clear_error(launcher: Launcher) -> None:
     assert launcher.kept() == []
 
 
-def test_without_mise_and_npm_it_says_what_to_install(launcher: Launcher) -> None:
+def test_without_mise_and_npm_the_error_says_what_to_install(launcher: Launcher) -> None:
     (launcher.tools / "npm").unlink()
     code, _, err = launcher.run("tasks")
     message = (

@@ -1,4 +1,4 @@
-"""Set-up's packages: the lists that are derived, and what is missing. Nothing is installed here."""
+"""Set-up's packages: derived apt sources, and what is missing. Nothing is installed here."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_one_line_lists_keep_address_suite_and_options() -> None:
     }
 
 
-def test_deb822_lists_keep_their_key_and_lose_what_is_not_the_distributions() -> None:
+def test_deb822_lists_keep_keys_and_lose_third_party_suites() -> None:
     [(name, text)] = packages.derive({"debian.sources": DEB822}, "bookworm", MORE).items()
     assert name == "debian.sources"
     assert text.splitlines() == [
@@ -93,8 +93,8 @@ Description: made by a test
 """
 
 
-@pytest.mark.skipif(not Path("/etc/debian_version").exists(), reason="apt itself is asked")
-def test_apt_finds_in_the_derived_lists_what_the_machines_leave_out(
+@pytest.mark.skipif(not Path("/etc/debian_version").exists(), reason="needs apt")
+def test_apt_finds_in_derived_lists_what_the_machines_own_omit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     codename = package_names.release().codename
@@ -118,21 +118,21 @@ def test_apt_finds_in_the_derived_lists_what_the_machines_leave_out(
     monkeypatch.setattr(packages, "COMPONENTS", {"debian": MORE, "ubuntu": MORE})
     names = ["test-main", "test-non-free", "test-absent"]
     assert packages.offered(names) == []
-    with packages.elsewhere() as options:
+    with packages.all_components() as options:
         directory = Path(options[3].partition("=")[2]).parent
-        # The archive lies in a directory of root's own.
+        # The archive is in a directory that only root can read.
         assert packages.apt(*options, "-o", "APT::Sandbox::User=root", "update") == 0
         assert packages.offered(names, *options) == ["test-main", "test-non-free"]
     assert not directory.exists()
     assert (etc / "sources.list").read_text() == own
 
 
-@pytest.mark.skipif(shutil.which("apt-cache") is None, reason="apt-cache itself is asked")
-def test_what_no_list_offers_is_told_from_what_one_does() -> None:
+@pytest.mark.skipif(shutil.which("apt-cache") is None, reason="needs apt-cache")
+def test_offered_and_unknown_packages_are_distinguished() -> None:
     assert packages.offered(["dpkg", "no-such-package-as-this"]) == ["dpkg"]
 
 
-def test_a_program_that_is_not_here_is_a_package_that_is_missing(
+def test_the_packages_of_missing_programs_are_missing(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     for program in packages.NEEDED:
@@ -141,7 +141,7 @@ def test_a_program_that_is_not_here_is_a_package_that_is_missing(
     monkeypatch.setenv("PATH", str(tmp_path))
     assert packages.missing() == []
     assert packages.missing(tests=True) == [
-        package_names.package(one) for one in packages.FOR_TESTS
+        package_names.package(program) for program in packages.FOR_TESTS
     ]
     (tmp_path / "qemu-system-x86_64").unlink()
     (tmp_path / "busybox").write_bytes(b"\x7fELF /lib64/ld-linux-x86-64.so.2")
@@ -151,26 +151,26 @@ def test_a_program_that_is_not_here_is_a_package_that_is_missing(
 
 
 @pytest.mark.parametrize(
-    ("apt", "root", "words"),
+    ("apt", "root", "message"),
     [
         ("apt-get", False, "setup: not root, .* sudo apt-get install lz4 netperf\n"),
         (None, True, "setup: not Debian or Ubuntu; .*: lz4 netperf\n"),
     ],
 )
-def test_where_it_cannot_install_it_says_what_to_install(
+def test_if_it_cannot_install_it_lists_the_packages(
     apt: str | None,
     root: bool,
-    words: str,
+    message: str,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(shutil, "which", lambda program: apt)
     left = packages.install(look=lambda tests: ["lz4", "netperf"], root=root)
     assert left == ["lz4", "netperf"]
-    assert re.fullmatch(words, capsys.readouterr().err)
+    assert re.fullmatch(message, capsys.readouterr().err)
 
 
-def test_what_is_installed_starts_no_service_and_a_policy_of_the_machines_stays(
+def test_installing_starts_no_service_and_keeps_the_machines_policy(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     policy = tmp_path / "policy-rc.d"

@@ -66,13 +66,13 @@ def test_pytest_benchmark_has_the_samples_of_the_record_in_order(
     by_id = {load(path).run_id: path for path in find(results)}
     benchmarks = json.loads(out.read_text())["benchmarks"]
     assert len(benchmarks) == len(by_id) == 2
-    for one in benchmarks:
-        path = by_id[one["extra_info"]["run_id"]]
+    for benchmark in benchmarks:
+        path = by_id[benchmark["extra_info"]["run_id"]]
         record = load(path)
-        assert one["extra_info"]["record"] == path.name
-        assert one["extra_info"]["record_sha256"] == digest(path)
+        assert benchmark["extra_info"]["record"] == path.name
+        assert benchmark["extra_info"]["record_sha256"] == digest(path)
         claimed = next(series for series in record.series if series.metric == "first-reply")
-        assert one["stats"]["data"] == list(claimed.samples)
+        assert benchmark["stats"]["data"] == list(claimed.samples)
         assert {series.metric for series in record.series} == set(RUNGS)
         assert record.rig.id == "cold-start" and record.rig.path == "rigs/test_cold_start.py"
         assert record.images == ()
@@ -87,7 +87,9 @@ def test_at_concurrency_1_the_rungs_of_an_attempt_are_in_order(results: Path) ->
     assert done.returncode == 0, done.stderr
     (record,) = records(results)
     assert record.command.task == "mise run bench:noop-durable-prewarm-pool"
-    columns = [next(one for one in record.series if one.metric == rung).samples for rung in RUNGS]
+    columns = [
+        next(series for series in record.series if series.metric == rung).samples for rung in RUNGS
+    ]
     assert len(columns[0]) == 12
     for attempt in zip(*columns, strict=True):
         assert list(attempt) == sorted(attempt)
@@ -107,11 +109,11 @@ def test_progress_has_a_line_for_each_measurement_and_each_reason_to_skip(
         "noop-durable-prewarm-pool-cc1", "noop-durable-prewarm-pool-cc10",
     ]  # fmt: skip
     claimed = [
-        next(one for one in record.series if one.metric == "first-reply")
+        next(series for series in record.series if series.metric == "first-reply")
         for record in records(results)
     ]
     assert {line[4] for line in lines} == {"first-reply"}
-    counts = {f"n={len(one.samples)}" for one in claimed}
+    counts = {f"n={len(series.samples)}" for series in claimed}
     assert counts == {word for line in lines for word in line if word.startswith("n=")}
     assert "Not measured:\n  1 case: not in the quick profile" in done.stdout
 
@@ -138,7 +140,7 @@ def test_forkable_tiers_are_measured_forked_too() -> None:
     assert ids == [f"qemu-durable-prewarm-pool-forked-cc{many}" for many in (1, 10, 50)]
 
 
-def test_options_leave_other_cases_out() -> None:
+def test_options_deselect_other_cases() -> None:
     done = rigs(
         "--collect-only",
         "-q",
@@ -158,14 +160,14 @@ class MuteSandbox(NoopSandbox):
 
 
 class FlakySandbox(NoopSandbox):
-    """A fake: every second one answers."""
+    """A fake: every second sandbox answers."""
 
     made = 0
 
     def awaken(self, timeout_s: float) -> float:
         FlakySandbox.made += 1
         if FlakySandbox.made % 2:
-            raise GuestTimeout("not this one")
+            raise GuestTimeout("every second sandbox fails")
         return super().awaken(timeout_s)
 
 
@@ -196,7 +198,7 @@ class FakeSubstrate:
 
 
 class FakeBenchmark:
-    """Records what the rig gives it."""
+    """Accepts whatever the rig stores."""
 
 
 def rig_with(kind: type[NoopSandbox], monkeypatch: pytest.MonkeyPatch) -> Any:
@@ -222,8 +224,8 @@ def test_when_every_attempt_fails_the_record_and_the_test_fail(
     (record,) = records(results)
     for series in record.series:
         assert not series.samples
-        assert [one.index for one in series.failures] == list(range(count))
-        assert all(one.reason.startswith("GuestTimeout: ") for one in series.failures)
+        assert [failure.index for failure in series.failures] == list(range(count))
+        assert all(failure.reason.startswith("GuestTimeout: ") for failure in series.failures)
     assert record.validity.status != "valid"
 
 
@@ -235,16 +237,16 @@ def test_failed_attempts_keep_their_index_among_the_successful(
     case = module.Case("noop", Tier.DURABLE_PREWARM_POOL, 1)
     with open_run() as run:
         series = module.measure(case, run, RigRun(results, "quick"), 10)
-    for one in series:
-        assert len(one.warmup) == (one.metric != "first-touch") and len(one.samples) == 5
-        assert [bad.index for bad in one.failures] == [0, 2, 4, 6, 8]
+    for rung in series:
+        assert len(rung.warmup) == (rung.metric != "first-touch") and len(rung.samples) == 5
+        assert [failure.index for failure in rung.failures] == [0, 2, 4, 6, 8]
 
 
 @pytest.fixture(scope="module")
 def without_qemu(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A PATH with every program of this host except QEMU."""
     tools = tmp_path_factory.mktemp("tools")
-    for place in dict.fromkeys(Path(one).resolve() for one in os.environ["PATH"].split(":")):
+    for place in dict.fromkeys(Path(entry).resolve() for entry in os.environ["PATH"].split(":")):
         for program in place.iterdir() if place.is_dir() else ():
             link = tools / program.name
             if not program.name.startswith("qemu-") and not link.is_symlink():
@@ -277,18 +279,18 @@ def test_without_qemu_the_command_exits_with_69(results: Path, without_qemu: str
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
-        (["nope"], "no rig is called 'nope'; there are cold-start"),
+        (["nope"], "no rig is called 'nope'\n  rigs: cold-start"),
         (["cold-start", "--substrate", "nope"], "no substrate is named 'nope'"),
-        (["cold-start", "--tier", "nope"], "no tier is called 'nope'; there are full"),
-        ([], "name a rig, or say --all"),
+        (["cold-start", "--tier", "nope"], "no tier is called 'nope'\n  tiers: full"),
+        ([], "name a rig, or use --all"),
     ],
 )
-def test_an_unknown_name_is_refused_with_the_known_ones(arguments: list[str], said: str) -> None:
+def test_an_unknown_name_is_refused_with_the_known_ones(arguments: list[str], message: str) -> None:
     done = coppice("run", *arguments)
     assert (done.returncode, done.stdout) == (64, "")
-    assert done.stderr.startswith(f"coppice: {said}")
+    assert done.stderr.startswith(f"coppice: {message}")
 
 
 def test_a_selection_that_no_rig_measures_is_an_error(results: Path) -> None:
@@ -297,7 +299,7 @@ def test_a_selection_that_no_rig_measures_is_an_error(results: Path) -> None:
     )
     assert done.returncode == 69
     assert "Traceback" not in done.stderr + done.stdout
-    assert "nothing of what was asked for can run here" in done.stderr
+    assert "nothing that was requested can run here" in done.stderr
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")
@@ -341,9 +343,9 @@ def test_an_option_reaches_the_rig_by_its_name(results: Path) -> None:
     assert RigRun(results, "quick").option("n") is None
 
 
-def test_equivalent_files_are_former_files_of_the_rig() -> None:
-    def git(*words: str) -> bytes:
-        return subprocess.run(["git", *words], cwd=ROOT, capture_output=True, check=True).stdout
+def test_measured_alike_lists_earlier_versions_of_the_rigs_file() -> None:
+    def git(*arguments: str) -> bytes:
+        return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, check=True).stdout
 
     if not (ROOT / ".git").exists() or git("rev-parse", "--is-shallow-repository") != b"false\n":
         pytest.skip("needs this checkout's history")

@@ -43,8 +43,8 @@ def _set_up(root: Path, again: bool = False) -> None:
     environment.set_up(root, tests=False, again=again)
 
 
-@pytest.mark.timeout(900)  # two environments, at whatever priority
-def test_it_is_made_once_and_again_after_the_lock_changes(
+@pytest.mark.timeout(900)  # creates two environments, possibly at low priority
+def test_the_environment_is_created_once_and_again_after_the_lock_changes(
     checkout: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     _set_up(checkout)

@@ -1,4 +1,4 @@
-"""`coppice setup`: what it says is missing, and what it could not install."""
+"""`coppice setup`: what is missing, and what it could not install."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from harness.cli import main
 from harness.setup import packages
 
 
-def test_with_nothing_missing_it_says_so(
+def test_if_nothing_is_missing_it_succeeds(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(packages, "missing", list)
@@ -32,6 +32,6 @@ def test_a_dry_run_installs_nothing(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(packages, "missing", lambda: ["runc"])
-    monkeypatch.setattr(packages, "install", lambda: pytest.fail("it installs"))
+    monkeypatch.setattr(packages, "install", lambda: pytest.fail("a dry run must not install"))
     assert main(["setup", "--dry-run"]) == 69
     assert "sudo apt-get install runc" in capsys.readouterr().err

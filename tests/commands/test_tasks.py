@@ -1,4 +1,4 @@
-"""The table of tasks: what mise reads, what records name, and what README and pages print."""
+"""The table of tasks, which mise, records, README and pages refer to."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def known() -> set[str]:
     """The names of all tasks, as mise lists them."""
     done = mise("tasks", "ls", "--json")
     if done.returncode == 69:
-        pytest.skip(f"mise cannot be had here: {done.stderr}")
+        pytest.skip(f"mise is not available: {done.stderr}")
     assert done.returncode == 0, done.stderr
     return {task["name"] for task in json.loads(done.stdout)}
 
@@ -48,18 +48,18 @@ def known() -> set[str]:
 def test_the_file_that_mise_reads_is_the_table() -> None:
     made = as_toml(table(discover().found))
     assert (ROOT / "rigs/tasks.toml").read_text() == made, (
-        "make it anew: .venv/bin/python -m harness.rig > rigs/tasks.toml"
+        "update it: .venv/bin/python -m harness.rig > rigs/tasks.toml"
     )
 
 
-def test_every_substrate_of_ours_has_a_task_for_each_tier(known: set[str]) -> None:
+def test_every_built_in_substrate_has_a_task_for_each_tier(known: set[str]) -> None:
     tiers = {f"bench:{name}-{tier}" for name in ("qemu", "bhyve") for tier in Tier}
     shapes = {f"bench:jail-{shape}-full" for shape in ("raw", "vnet-pf", "zfs-clone")}
     assert known >= tiers | shapes | {"bench:oci-overlay", "bench:oci-overlay-prewarm-pool"}
 
 
 def named() -> Iterator[tuple[str, str]]:
-    """Every task that a record, a claim, a page, an essay or a document names, and where."""
+    """The texts of all records, claims, pages, essays and documents, which may name tasks."""
     for path in find(ROOT / "results"):
         yield json.loads(path.read_text())["command"]["task"], path.name
     places = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/*.md")]
@@ -70,14 +70,14 @@ def named() -> Iterator[tuple[str, str]]:
         yield path.read_text(), str(path.relative_to(ROOT))
 
 
-def test_every_task_that_is_named_anywhere_exists(known: set[str]) -> None:
+def test_every_task_that_a_text_names_exists(known: set[str]) -> None:
     found = [
         (task, where)
         for text, where in named()
         for task in re.findall(r"mise run ([a-z][a-z0-9:-]*[a-z0-9])(?!\w)", text)
     ]
     assert len(found) > 100
-    assert [one for one in found if one[0] not in known] == []
+    assert [(task, where) for task, where in found if task not in known] == []
 
 
 @pytest.mark.parametrize(
@@ -162,7 +162,7 @@ def test_ci_runs_the_test_task() -> None:
     assert text.rstrip().splitlines()[-1] == "bin/mise run test"
 
 
-@pytest.mark.skipif(sys.platform.startswith("freebsd"), reason="bhyve's own host")
+@pytest.mark.skipif(sys.platform.startswith("freebsd"), reason="this is a host of bhyve")
 @pytest.mark.parametrize("tier", list(Tier))
 def test_bhyve_on_another_system_fails_at_once_with_a_remedy(tier: Tier, tmp_path: Path) -> None:
     done = coppice(

@@ -32,7 +32,7 @@ def script(path: Path, text: str) -> Path:
 
 
 def environment(path: str, home: Path) -> dict[str, str]:
-    """The environment with this PATH, and a home and cache of the test's own."""
+    """The environment with this PATH, and with a separate home and cache."""
     kept = {
         name: value
         for name, value in os.environ.items()

@@ -1,4 +1,4 @@
-"""Every substrate of ours passes the contract that other packages' substrates are held to."""
+"""Every built-in substrate passes the contract that substrates of other packages must pass."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from harness.rig.discovery import OURS
 from harness.sandbox.protocol import registered
 from harness.testing import SubstrateContract
 
-pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="these substrates are started by root")
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="these substrates need root")
 OWN_NAMES = {"process": (), "gvisor": (), "bwrap": ("hostname",), "docker": ("hostname",)}
-"""References that share more with their host, or with the checkpoint that they come from."""
-SLOW = {"vm": "a boot takes most of a minute under emulation: COPPICE_SLOW=1 runs it"}
+"""Reference substrates that share more with their host, or with their checkpoint."""
+SLOW = {"vm": "a boot takes most of a minute under emulation; set COPPICE_SLOW=1 to run it"}
 
 
 def contract(name: str) -> type[SubstrateContract]:
-    """The contract of one substrate, as a class that pytest collects."""
+    """The contract of a substrate, as a class that pytest collects."""
     attributes = {"substrate": name, "own_names": OWN_NAMES.get(name, ("hostname", "machine_id"))}
     made = type(f"Test_{name}", (SubstrateContract,), attributes)
     if name in SLOW and not os.environ.get("COPPICE_SLOW"):

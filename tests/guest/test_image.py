@@ -34,8 +34,8 @@ def _cache_with_kernel(directory: Path) -> Path:
 def test_equal_inputs_give_equal_bytes(built: image.GuestImage, tmp_path: Path) -> None:
     again = [image.build(_cache_with_kernel(tmp_path / name)) for name in ("a", "b")]
     assert again[0].initramfs != again[1].initramfs
-    assert {digest(one.initramfs) for one in (*again, built)} == {digest(built.initramfs)}
-    assert {one.sha256 for one in again} == {built.sha256}
+    assert {digest(image.initramfs) for image in (*again, built)} == {digest(built.initramfs)}
+    assert {image.sha256 for image in again} == {built.sha256}
 
 
 def test_a_changed_agent_gives_another_image(
@@ -80,8 +80,8 @@ def test_modules_for_pci_are_kept_apart_from_those_of_every_guest(
     apart = [name[15:-3].decode() for name in names if name.startswith(b"modules/pci/")]
     common = [name[11:-3].decode() for name in names if not name.startswith(b"modules/pci/")]
     (kernel,) = sorted((cache_directory() / "kernels").glob("linux-image-*"))[-1:]
-    needed = [one.name for one in modules.wanted(kernel / "modules", image.PCI_MODULES)]
-    # Where the kernel has the bus's driver built in, there is nothing to load for it.
+    needed = [module.name for module in modules.wanted(kernel / "modules", image.PCI_MODULES)]
+    # Empty if the bus's driver is built into the kernel.
     assert apart == [name for name in needed if name not in common]
     assert common[-1] == "virtio_net"
 
@@ -99,7 +99,7 @@ def test_modules_come_after_their_dependencies(built: image.GuestImage) -> None:
 
 @pytest.mark.parametrize("size", [4, 1020, 1024, 1028, 3720, 4092, 4096, 3 * 4096])
 def test_an_archive_keeps_clear_of_the_tables_at_the_end_of_memory(size: int) -> None:
-    """QEMU puts it at the last start of a page from which it fits."""
+    """QEMU loads the archive at the last page boundary from which it fits."""
     data = b"x" * size
     placed = initramfs.clear_of_tables(data)
     assert placed.rstrip(b"\0") == data and len(placed) - size <= 4096
@@ -110,8 +110,8 @@ def test_an_archive_keeps_clear_of_the_tables_at_the_end_of_memory(size: int) ->
 
 def test_no_image_is_written_over_its_vmms_tables(built: image.GuestImage) -> None:
     envd = image.build(cache_directory(), ENVD)
-    for one in (built, envd):
-        assert -one.initramfs.stat().st_size % 4096 >= initramfs.TABLES
+    for guest in (built, envd):
+        assert -guest.initramfs.stat().st_size % 4096 >= initramfs.TABLES
 
 
 def test_cpio_reads_the_archive() -> None:

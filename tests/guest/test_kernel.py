@@ -17,15 +17,15 @@ from harness.errors import ImageError, MissingTool
 from harness.guest import compression, kernel, modules
 
 VMLINUX = b"\x7fELF" + bytes(range(256)) * 64
-"""Stands for a kernel: what is unpacked must be these bytes."""
+"""A placeholder for a kernel; unpacking must give these bytes."""
 
 
-def _piped(program: str, *words: str) -> Callable[[bytes], bytes]:
+def _piped(program: str, *arguments: str) -> Callable[[bytes], bytes]:
     def pack(data: bytes) -> bytes:
         if shutil.which(program) is None:
             pytest.skip(f"{program} is not installed")
         return subprocess.run(
-            [program, *words], input=data, stdout=subprocess.PIPE, check=True
+            [program, *arguments], input=data, stdout=subprocess.PIPE, check=True
         ).stdout
 
     return pack
@@ -44,7 +44,7 @@ PACKERS: dict[str, Callable[[bytes], bytes]] = {
 
 
 def bzimage(payload: bytes) -> bytes:
-    """A bzImage with nothing in it but its payload and where that lies."""
+    """A bzImage with only its payload and the payload's position."""
     head = bytearray(5 * 512)
     head[0x1F1] = 4
     head[0x202:0x206] = b"HdrS"
@@ -53,13 +53,13 @@ def bzimage(payload: bytes) -> bytes:
 
 
 def payload(name: str, data: bytes = VMLINUX) -> bytes:
-    """As the kernel's build makes it: the size stands behind what does not end with it."""
+    """As built by the kernel: with the size appended unless the format ends with it."""
     packed = PACKERS[name](data)
     return packed if name == "gzip" else packed + struct.pack("<I", len(data))
 
 
-def test_every_format_that_is_unpacked_is_tried_here() -> None:
-    assert [one.name for one in compression.FORMATS] == list(PACKERS)
+def test_every_supported_format_is_tested_here() -> None:
+    assert [known.name for known in compression.FORMATS] == list(PACKERS)
 
 
 @pytest.mark.parametrize("name", PACKERS)
@@ -82,14 +82,16 @@ def test_a_payload_of_another_size_than_it_states_is_refused() -> None:
     other = whole[:-4] + struct.pack("<I", len(VMLINUX) + 1)
     with pytest.raises(ImageError, match="holds 16388 bytes, not 16389"):
         kernel.extract(bzimage(other), "vmlinuz")
-    with pytest.raises(ImageError, match="is no ELF vmlinux"):
+    with pytest.raises(ImageError, match="is not an ELF vmlinux"):
         kernel.extract(bzimage(payload("xz", b"no kernel")), "vmlinuz")
 
 
 def test_an_unknown_compression_is_refused_and_the_known_are_named() -> None:
-    with pytest.raises(ImageError, match=r"begins with 01 02 03 04.*gzip, bzip2, lzma, xz") as said:
+    with pytest.raises(
+        ImageError, match=r"begins with 01 02 03 04.*gzip, bzip2, lzma, xz"
+    ) as raised:
         kernel.extract(bzimage(b"\1\2\3\4" * 8), "vmlinuz")
-    assert said.value.exit_code == 65
+    assert raised.value.exit_code == 65
 
 
 @pytest.mark.parametrize(("name", "package"), [("lz4", "lz4"), ("lzo", "lzop"), ("zstd", "zstd")])
@@ -122,11 +124,11 @@ def test_modules_are_unpacked_and_come_after_what_they_need(
     put("failover", _module())
     (tmp_path / "modules.builtin").write_text("kernel/drivers/virtio/virtio.ko\n")
     found = modules.wanted(tmp_path, ["virtio_net", "virtio"])
-    assert [one.name for one in found] == ["failover", "net_failover", "virtio_net"]
+    assert [module.name for module in found] == ["failover", "net_failover", "virtio_net"]
     assert found[0].content == _module()
 
 
-def test_a_driver_that_is_nowhere_is_refused_and_one_that_is_built_in_is_not(
+def test_a_missing_driver_is_refused_and_a_built_in_driver_is_not(
     tmp_path: Path,
 ) -> None:
     (tmp_path / "modules.builtin").write_text("kernel/drivers/virtio/virtio_mmio.ko\n")
@@ -158,7 +160,7 @@ def test_a_kernel_is_found_in_either_place(place: str, tmp_path: Path) -> None:
     assert kernel.image_in(tmp_path) == tmp_path / place
 
 
-def test_a_kernel_that_is_several_packages_is_fetched_whole() -> None:
+def test_all_packages_of_a_divided_kernel_are_downloaded() -> None:
     depends = """linux-image-7.2.12+deb14-cloud-amd64
   PreDepends: linux-base
  |Depends: dracut
@@ -176,7 +178,7 @@ def test_a_kernel_that_is_several_packages_is_fetched_whole() -> None:
     assert kernel.parts_of("linux-image-6.12.118-cloud-amd64", whole) == []
 
 
-def test_of_several_kernels_in_the_cache_the_newest_is_taken(tmp_path: Path) -> None:
+def test_the_newest_kernel_in_the_cache_is_used(tmp_path: Path) -> None:
     for version in ("6.1.0-57", "6.12.118", "6.1.0-9"):
         home = tmp_path / "kernels" / f"linux-image-{version}-cloud-amd64"
         home.mkdir(parents=True)

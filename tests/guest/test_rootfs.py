@@ -1,4 +1,4 @@
-"""Root file systems: equal inputs give equal bytes, with nothing of this host; clear errors."""
+"""Root file systems: reproducible, with nothing of this host, and clear errors."""
 
 from __future__ import annotations
 
@@ -13,11 +13,13 @@ from harness.errors import ImageError
 from harness.guest import rootfs
 from harness.paths import cache_directory
 
-needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="a root is made and entered by root")
+needs_root = pytest.mark.skipif(
+    os.geteuid() != 0, reason="making and entering a root file system needs root"
+)
 
 
-def _inside(root: Path, *words: str) -> bytes:
-    return subprocess.run(["chroot", root, *words], stdout=subprocess.PIPE, check=True).stdout
+def _inside(root: Path, *argv: str) -> bytes:
+    return subprocess.run(["chroot", root, *argv], stdout=subprocess.PIPE, check=True).stdout
 
 
 def test_the_smallest_root_is_reproducible_and_has_no_devices(tmp_path: Path) -> None:
@@ -69,7 +71,7 @@ def test_an_unsuitable_root_directory_is_refused(tmp_path: Path) -> None:
 
 
 @needs_root
-@pytest.mark.skipif(shutil.which("debootstrap") is None, reason="it is made by debootstrap")
+@pytest.mark.skipif(shutil.which("debootstrap") is None, reason="needs debootstrap")
 def test_a_debian_root_has_python_and_nothing_of_this_host(tmp_path: Path) -> None:
     root = rootfs.debian(cache_directory())
     code = "import json, ssl, sqlite3; print(json.dumps([6 * 7]))"

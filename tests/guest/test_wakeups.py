@@ -1,3 +1,5 @@
+"""Counting wake-ups in a trace of the guest's kernel."""
+
 from __future__ import annotations
 
 from harness.guest.wakeups import count

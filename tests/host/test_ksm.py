@@ -103,7 +103,7 @@ def test_settings_are_restored_by_clean_after_sigkill(
     with start(MERGE_AND_HANG, str(settings)) as process:
         directory = Path(next_line(process))
         assert values(settings)["run"] == "1"
-        assert "nothing of ours" in coppice("clean").stdout, "a living run keeps its settings"
+        assert "No leftovers" in coppice("clean").stdout, "a live run keeps its settings"
         process.kill()
         process.wait()
     assert values(settings)["run"] == "1"

@@ -163,7 +163,7 @@ def test_an_incomplete_lease_of_a_killed_run_is_removed_at_once(
 
 def test_clean_reports_when_there_is_nothing_to_do(runtime: Path, cache: Path) -> None:
     done = coppice("clean")
-    assert (done.returncode, done.stdout) == (0, "nothing of ours is left\n")
+    assert (done.returncode, done.stdout) == (0, "No leftovers found\n")
 
 
 def test_a_process_of_another_runtime_directory_is_left_alone(runtime: Path, cache: Path) -> None:
@@ -205,7 +205,7 @@ def test_a_run_of_a_container_is_left_alone(runtime: Path, cache: Path) -> None:
         assert group != parent_of(runtime)
         assert not runtime.exists() or what_is_there(runtime) == []
         done = coppice("clean")
-        assert (done.returncode, done.stdout) == (0, "nothing of ours is left\n")
+        assert (done.returncode, done.stdout) == (0, "No leftovers found\n")
         os.kill(int(pid), 0)
         process.stdin.close()
     assert process.returncode == 0

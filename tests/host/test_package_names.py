@@ -76,7 +76,7 @@ def test_apt_has_every_package_of_this_release() -> None:
         pytest.skip("apt's lists are empty: apt-get update")
     absent = set(every_package()) - set(packages.offered(every_package()))
     if absent:
-        with packages.elsewhere() as options:  # of components that this machine leaves out
+        with packages.all_components() as options:  # of components that this machine leaves out
             packages.apt(*options, "update")
             absent -= set(packages.offered(sorted(absent), *options))
     assert not absent, f"not in apt's lists of {package_names.release().name}"

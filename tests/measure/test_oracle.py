@@ -115,7 +115,7 @@ def test_bca_of_the_same_resamples(samples: list[float], confidence: float) -> N
 def test_the_bootstrap_of_a_ratio_of_medians(n: int) -> None:
     """A set that is all ones leaves the bounds of the other's median, whose law is known."""
     samples = [float(k) for k in range(1, n + 1)]
-    random.Random(n).shuffle(samples)  # nobody measures in order
+    random.Random(n).shuffle(samples)  # measurements come in no order
     ones = [1.0] * n
 
     def below(rank: float) -> float:

@@ -1,4 +1,4 @@
-"""The wheel of this checkout, in an environment of its own that knows nothing of the checkout."""
+"""The wheel of this checkout, installed in an environment that cannot see the checkout."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 
 @dataclass(frozen=True)
 class Installed:
-    """`coppice` and pytest as a user of the wheel has them; each runs in `home`."""
+    """`coppice` and pytest as the wheel's users have them; both run in `home`."""
 
     bin: Path
     home: Path
@@ -35,7 +35,7 @@ class Installed:
 
 
 def build(source: Path, into: Path) -> Path:
-    """The wheel of a project, built with what this environment has."""
+    """The wheel of a project, built with this environment's packages."""
     argv = [sys.executable, "-m", "build", "--wheel", "--no-isolation"]
     subprocess.run(
         [*argv, "--outdir", str(into), str(source)], check=True, capture_output=True, text=True
@@ -52,15 +52,15 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def environment(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Callable[..., Installed]:
-    """Makes an environment with these wheels. Their dependencies are those of this one: it is on
-    the path, but its .pth files, which name the checkout, are not read there."""
+    """Makes an environment with these wheels. It uses this environment's packages as dependencies,
+    but not its .pth files, which name the checkout."""
 
     def make(*wheels: Path) -> Installed:
         directory = tmp_path_factory.mktemp("environment")
         venv.create(directory, with_pip=False, symlinks=True)
         (site,) = directory.glob("lib/python*/site-packages")
-        theirs = next(path for path in sys.path if path.endswith("site-packages"))
-        (site / "dependencies.pth").write_text(f"{theirs}\n")
+        dependencies = next(path for path in sys.path if path.endswith("site-packages"))
+        (site / "dependencies.pth").write_text(f"{dependencies}\n")
         python = directory / "bin" / "python"
         for wheel in wheels:
             argv = [sys.executable, "-m", "pip", "--python", str(python), "--no-input", "install"]
@@ -79,5 +79,5 @@ def environment(
 
 @pytest.fixture(scope="session")
 def installed(wheel: Path, environment: Callable[..., Installed]) -> Installed:
-    """An environment with our wheel alone."""
+    """An environment with our wheel only."""
     return environment(wheel)

@@ -1,4 +1,4 @@
-"""The packages under examples/ are installed beside our wheel, checked and measured."""
+"""The packages under examples/, installed with our wheel, are checked and measured."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from harness.measure.record import Distribution, find, load
 from tests.package.conftest import ROOT, Installed, build
 
-pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="unshare needs root here")
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="the unshare example needs root")
 EXAMPLES = ROOT / "examples"
 
 
@@ -32,7 +32,7 @@ def test_the_doctor_shows_both(extended: Installed) -> None:
     assert "unshare" in found["rigs"]["exec-burst"]["runs_on"]
 
 
-def test_our_rig_measures_their_substrate(extended: Installed) -> None:
+def test_our_rig_measures_a_foreign_substrate(extended: Installed) -> None:
     done = extended("coppice", "run", "cold-start", "--substrate", "unshare", "--tier", "full")
     assert done.returncode == 0, done.stdout + done.stderr
     record = next(load(path) for path in find(extended.home / "results"))
@@ -41,24 +41,24 @@ def test_our_rig_measures_their_substrate(extended: Installed) -> None:
     assert record.tools["coppice-unshare"] == "1.0"
 
 
-def test_their_rig_names_their_distribution(extended: Installed) -> None:
+def test_a_foreign_rig_records_its_distribution(extended: Installed) -> None:
     done = extended(
         "coppice", "run", "exec-burst", "--substrate", "unshare", "--processes", "3",
-        "--results", "theirs",
+        "--results", "foreign",
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
-    (record,) = [load(path) for path in find(extended.home / "theirs")]
+    (record,) = [load(path) for path in find(extended.home / "foreign")]
     assert record.rig.distribution == Distribution("coppice-exec-burst", "1.0")
-    assert record.git.commit is None, "an installed wheel of theirs does not name its commit"
+    assert record.git.commit is None, "an installed foreign wheel does not name its commit"
     assert len(record.series[0].samples) == 3
     task = "coppice run exec-burst --processes 3 --substrate unshare"
     assert record.command.task == task
 
 
 def test_pages_show_what_they_measured(extended: Installed) -> None:
-    for name in ("results", "theirs"):
-        assert (extended.home / name).is_dir(), "measured by the tests above"
-    assert extended("coppice", "site", "--results", "theirs").returncode == 0
+    for name in ("results", "foreign"):
+        assert (extended.home / name).is_dir(), "the tests above must have run"
+    assert extended("coppice", "site", "--results", "foreign").returncode == 0
     pages = {
         path.name for path in (extended.home / "_site").rglob("*.html")
         if "exec-burst" in path.read_text()
@@ -73,7 +73,7 @@ def test_the_substrate_passes_the_contract(extended: Installed) -> None:
 
 
 def test_a_substrate_that_breaks_the_contract_fails_it(extended: Installed, tmp_path: Path) -> None:
-    """One that shares its host's name says that it does not."""
+    """This contract expects a separate host name, which process lacks."""
     (tmp_path / "test_false.py").write_text(
         "from harness.testing import SubstrateContract\n\n\n"
         "class TestProcess(SubstrateContract):\n    substrate = 'process'\n"

@@ -1,4 +1,4 @@
-"""Every command works from an installed wheel, in a directory that is no checkout."""
+"""Every command works from an installed wheel, outside of a checkout."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def measured(installed: Installed) -> list[RunRecord]:
     return [load(path) for path in find(installed.home / "results")]
 
 
-def test_it_carries_what_a_run_and_a_site_need(wheel: Path) -> None:
+def test_it_contains_what_runs_and_sites_need(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
         built_from = json.loads(archive.read("harness/built-from.json"))
@@ -70,7 +70,7 @@ def test_run_then_every_command_that_reads_records(installed: Installed) -> None
     assert chart.returncode == 0, chart.stderr
 
 
-def test_what_needs_no_record(installed: Installed) -> None:
+def test_commands_that_need_no_record(installed: Installed) -> None:
     assert installed("coppice", "clean", "--dry-run").returncode == 0
     keys = installed("coppice", "gateway", "--help")
     assert keys.returncode == 0 and "--substrate" in keys.stdout
@@ -78,6 +78,6 @@ def test_what_needs_no_record(installed: Installed) -> None:
 
 def test_an_error_is_a_message_and_a_code(installed: Installed) -> None:
     done = installed("coppice", "run", "no-such-rig")
-    assert done.returncode == 64 and "there are cold-start" in done.stderr
+    assert done.returncode == 64 and "rigs: cold-start" in done.stderr
     done = installed("coppice", "site", "--results", "nowhere")
     assert done.returncode == 64 and "Traceback" not in done.stderr

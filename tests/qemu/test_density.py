@@ -27,6 +27,7 @@ WANTED = ("density", "--substrate", "qemu", "--sharing", "mapped")
 def runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     directory = tmp_path / "runtime"
     monkeypatch.setenv("COPPICE_RUNTIME", str(directory))
+    monkeypatch.setenv("COPPICE_FAILURES", str(tmp_path / "failures"))
     monkeypatch.setenv("PYTEST_ADDOPTS", "-p tests.qemu.hurried")
     return directory
 
@@ -61,8 +62,12 @@ def test_a_guest_killed_in_a_fleets_life_makes_the_record_a_failure(
     command = [sys.executable, "-m", "harness.cli", "run", *WANTED, "--n", "3"]
     with (
         Stages(tmp_path, AT_REST) as stages,
+        (tmp_path / "shown").open("w") as shown,
         subprocess.Popen(
-            [*command, "--results", results], cwd=ROOT, env={**os.environ, **stages.environment}
+            [*command, "--results", results],
+            cwd=ROOT,
+            env={**os.environ, **stages.environment},
+            stdout=shown,
         ) as process,
     ):
         with stages.at(AT_REST, process):
@@ -79,6 +84,11 @@ def test_a_guest_killed_in_a_fleets_life_makes_the_record_a_failure(
     change = next(one for one in record.series if one.metric == "host-change")
     assert change.samples, "what was measured is kept"
     assert carrying(str(runtime)) == []
+    (kept,) = (tmp_path / "failures").iterdir()
+    assert f"kept: {kept}\n" in (tmp_path / "shown").read_text()
+    killed = [log for log in kept.glob("*/coppice-*.log") if "signal 9" in log.read_text()]
+    assert len(killed) == 1, "the log of the guest that was killed says so"
+    assert record.run_id in next(kept.glob("*/about.txt")).read_text()
 
 
 def _is_vmm(pid: int) -> bool:

@@ -140,9 +140,9 @@ def test_a_plan_visits_every_column_in_both_directions() -> None:
     turns = list(rig.there_and_back([1, 2, 3], 3))
     assert turns == [1, 2, 3, 3, 2, 1, 1, 2, 3]
     slow, usual = Column("qemu", Tier.FULL), Column("qemu", Tier.DURABLE_POOL)
-    assert [rig._most(one, 10, "first-exec", 8, "full") for one in (slow, usual)] == [4, 8]
-    assert rig._most(slow, 10, "first-reply", 8, "full") == 0
-    assert rig._most(slow, 1, "first-touch", 2, "quick") == 1
+    assert [rig._visits_of(one, 10, "first-exec", 8, "full") for one in (slow, usual)] == [4, 8]
+    assert rig._visits_of(slow, 10, "first-reply", 8, "full") == 0
+    assert rig._visits_of(slow, 1, "first-touch", 2, "quick") == 1
 
 
 def test_slow_boots_are_omitted_at_high_concurrency_with_a_note() -> None:
@@ -153,20 +153,20 @@ def test_slow_boots_are_omitted_at_high_concurrency_with_a_note() -> None:
     assert "--columns vm-full" in str(made[0].dimensions["reason"])
     named = rig.planned({"columns": "vm-full"}, "full")
     vm.substrate.each = 1 << 60
-    assert "NotEnoughMemory" in rig.left_out(named, vm, 50)
+    assert "NotEnoughMemory" in rig.why_left_out(named, vm, 50)
     vm.substrate.each = 1
-    assert rig.left_out(named, vm, 10) is None
+    assert rig.why_left_out(named, vm, 10) is None
 
 
 def test_of_each_substrate_one_tier_is_tried_in_the_quick_profile() -> None:
     found = [SimpleNamespace(column=one) for one in columns()]
-    tried = rig.one_of_each(rig.planned({}), found)
+    tried = rig.stands_to_probe(rig.planned({}), found)
     assert len(tried) == len({one.column.substrate for one in found})
     assert tried[0] is found[0]
-    assert rig.one_of_each(rig.planned({}, "full"), found) == found
-    few = rig.one_of_each(rig.planned({}, "smoke"), found)
+    assert rig.stands_to_probe(rig.planned({}, "full"), found) == found
+    few = rig.stands_to_probe(rig.planned({}, "smoke"), found)
     assert [bool(load(one.column.substrate).network) for one in few] == [True, False]
-    assert rig.one_of_each(rig.planned({"columns": "qemu-full"}), found) == found
+    assert rig.stands_to_probe(rig.planned({"columns": "qemu-full"}), found) == found
 
 
 @pytest.mark.parametrize(

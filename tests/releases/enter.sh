@@ -1,7 +1,7 @@
 #!/bin/sh
-# enter.sh ROOT COMMAND...: run COMMAND as root in the root file system ROOT, as on a machine of its
-# own. Started by run.py under `unshare` with namespaces for mounts, processes, host name, IPC and
-# control groups, as process 1 of the namespace: when it ends, all processes and mounts go with it.
+# enter.sh ROOT COMMAND...: run COMMAND as root in the root file system ROOT, as on a separate machine.
+# Started by run.py under `unshare` with new mount, PID, UTS, IPC and cgroup namespaces, as process 1
+# of the PID namespace: when it ends, all processes and mounts end with it.
 #
 # The root is entered by pivot_root: the kernel refuses user namespaces to a process under chroot,
 # and runc needs one. The network is the host's, because set-up installs packages.
@@ -17,8 +17,8 @@ hostname "coppice-$(basename -- "$root")"
 mount -t proc proc "$root/proc"
 mount -t sysfs sysfs "$root/sys"
 
-# The host's control groups, seen from the new namespace: version 2 alone, or a directory of version 1
-# for each controller, as the host has them.
+# The host's control groups, seen from the new namespace: version 2, or a directory for each controller
+# of version 1, as on the host.
 grep -E ' - cgroup2? ' /proc/self/mountinfo | while read -r _ _ _ _ point rest; do
     kind=${rest#* - }
     options=${kind##* }
@@ -39,10 +39,10 @@ grep -E ' - cgroup2? ' /proc/self/mountinfo | while read -r _ _ _ _ point rest; 
     esac
 done
 
-# As on a real machine, and not the directory of this machine's runs.
+# A new /run, as on a real machine, instead of the directory with this machine's runs.
 mount -t tmpfs -o mode=755,nosuid,nodev tmpfs "$root/run"
 
-# Only what a sandbox host uses; no disk of this machine.
+# Only the devices that a sandbox host uses; no disk of this machine.
 mount -t tmpfs -o mode=755,nosuid tmpfs "$root/dev"
 for node in null zero full random urandom tty kvm net/tun fuse; do
     [ -e "/dev/$node" ] || continue
@@ -50,7 +50,7 @@ for node in null zero full random urandom tty kvm net/tun fuse; do
     touch "$root/dev/$node"
     mount --bind "/dev/$node" "$root/dev/$node"
 done
-# Containers with a disk of their own are mounted from files; the kernel chooses the number.
+# For containers with a disk image; the kernel chooses the loop device's number.
 [ ! -e /dev/loop-control ] || mknod "$root/dev/loop-control" c 10 237
 number=0
 while [ $number -lt 64 ]; do
@@ -66,7 +66,7 @@ ln -s fd/0 "$root/dev/stdin"
 ln -s fd/1 "$root/dev/stdout"
 ln -s fd/2 "$root/dev/stderr"
 
-# What this machine's pip is told to find in directories of this machine.
+# Directories in this machine's pip configuration.
 for directory in ${COPPICE_RELEASE_DIRECTORIES:-}; do
     mkdir -p "$root$directory"
     mount --bind "$directory" "$root$directory"
@@ -80,6 +80,6 @@ pivot_root . .host
 umount -l /.host
 rmdir /.host
 cd /root
-# Not exec: this shell stays process 1 and reaps what loses its parent.
+# Not exec: this shell stays process 1 and reaps orphaned processes.
 "$@"
 exit $?

@@ -1,5 +1,5 @@
-"""A minimal root file system of a Debian release, with this checkout and how this machine reaches
-its package registries."""
+"""A minimal root file system of a Debian release, with this checkout and with this machine's
+settings for package registries."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from harness.host.process import need
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 INSIDE = Path("root/coppice")
-"""Where the checkout is in a root."""
+"""The checkout's directory in a root."""
 RELEASES = ("bookworm", "trixie", "forky")
 SCRIPTS = Path("/usr/share/debootstrap/scripts")
-"""How to make each release; of one that is younger than debootstrap, as the unstable one."""
+"""debootstrap's script for each release; for releases newer than debootstrap, sid's is used."""
 CARRIED = (
     "/etc/resolv.conf", "/etc/hosts", "/etc/ssl/certs/ca-certificates.crt",
     "/usr/local/share/ca-certificates", "/etc/pip.conf", "/etc/xdg/pip", "/etc/npmrc",
     "/usr/etc/npmrc",
 )  # fmt: skip
-"""What tells programs where registries are and whom to trust, where it is."""
+"""Configuration of registries and certificates, copied if it exists."""
 OF_THE_USER = (".config/pip", ".pip", ".npmrc")
 VARIABLES = re.compile(
     r"(?i)(PIP_|NPM_CONFIG_|SSL_CERT_|GIT_SSL_)\w+|\w+_proxy|REQUESTS_CA_BUNDLE|CURL_CA_BUNDLE"
@@ -37,7 +37,7 @@ ACQUIRE = re.compile(r"Acquire::(http|https|Check-|Retries)")
 
 
 def make(release: str, root: Path) -> None:
-    """Fill an empty directory. CalledProcessError and MissingTool say what went wrong."""
+    """Fill an empty directory. Raises CalledProcessError and MissingTool."""
     shown = package_names.release()
     mirror = [rootfs.mirror()[0]] if shown.family[0] == "debian" else []
     script = [SCRIPTS / "sid"] if mirror and not (SCRIPTS / release).exists() else []
@@ -48,7 +48,7 @@ def make(release: str, root: Path) -> None:
     if mirror:
         lists = _lists(shown.codename, release)
         (root / "etc/apt/sources.list").write_text("".join(f"{line}\n" for line in lists))
-    # It is thrown away: nothing of it must be safe after a power cut.
+    # The root is temporary, so it need not survive a power failure.
     (root / "etc/dpkg/dpkg.cfg.d/unsafe-io").write_text("force-unsafe-io\n")
     (root / "etc/apt/apt.conf.d/99carried").write_text(_acquire())
     _carry([*map(Path, CARRIED), *(Path.home() / name for name in OF_THE_USER)], root)
@@ -56,17 +56,17 @@ def make(release: str, root: Path) -> None:
 
 
 def _lists(codename: str, release: str) -> Sequence[str]:
-    """Lines of apt's sources: this machine's own for its release, for another release."""
-    said = subprocess.run(
+    """This machine's apt sources, rewritten for another release."""
+    output = subprocess.run(
         ["apt-get", "indextargets", "--format", "$(SITE) $(RELEASE) $(COMPONENT)",
          "Created-By: Packages"],
         check=True, capture_output=True, text=True,
     ).stdout  # fmt: skip
-    return other_lists(said.splitlines(), codename, release)
+    return other_lists(output.splitlines(), codename, release)
 
 
 def other_lists(targets: Iterable[str], codename: str, release: str) -> Sequence[str]:
-    """The same sites and suites (-updates, -security) of another release; main alone."""
+    """The same sites and suites (-updates, -security) for another release; main only."""
     found = []
     for line in targets:
         site, suite, component = line.split()
@@ -76,9 +76,11 @@ def other_lists(targets: Iterable[str], codename: str, release: str) -> Sequence
 
 
 def _acquire() -> str:
-    """How apt reaches its sites here: proxies, certificates, checks."""
-    said = subprocess.run(["apt-config", "dump"], check=True, capture_output=True, text=True).stdout
-    return "".join(f"{line}\n" for line in said.splitlines() if ACQUIRE.match(line))
+    """This machine's apt options for downloads: proxies, certificates, checks."""
+    output = subprocess.run(
+        ["apt-config", "dump"], check=True, capture_output=True, text=True
+    ).stdout
+    return "".join(f"{line}\n" for line in output.splitlines() if ACQUIRE.match(line))
 
 
 def _carry(paths: Iterable[Path], root: Path) -> None:
@@ -93,7 +95,7 @@ def _carry(paths: Iterable[Path], root: Path) -> None:
 
 
 def _checkout(target: Path) -> None:
-    """A clone, with what is changed here and not committed."""
+    """A clone with the uncommitted changes of this checkout."""
     subprocess.run([need("git"), "clone", "--quiet", CHECKOUT, target], check=True)
     git = ["git", "-C", str(CHECKOUT)]
     changed = subprocess.run(
@@ -110,7 +112,7 @@ def _checkout(target: Path) -> None:
 
 
 def variables(of: Mapping[str, str]) -> dict[str, str]:
-    """The environment of a new machine's root, with what tells programs of registries here."""
+    """The environment of root on a new machine, with the variables that concern registries."""
     carried = {name: value for name, value in of.items() if VARIABLES.fullmatch(name)}
     return {
         **carried,
@@ -122,7 +124,7 @@ def variables(of: Mapping[str, str]) -> dict[str, str]:
 
 
 def directories() -> Sequence[str]:
-    """Directories of this machine that its pip is told to find packages in."""
+    """Directories of this machine in which its pip is configured to find packages."""
     done = subprocess.run(
         [sys.executable, "-m", "pip", "config", "list"], capture_output=True, text=True
     )
@@ -130,7 +132,7 @@ def directories() -> Sequence[str]:
 
 
 def pips_directories(listed: str) -> Sequence[str]:
-    """The directories that `pip config list` names; an index's pages name files beside it."""
+    """The directories in `pip config list`; of an index its parent, which has the files."""
     found = set()
     for name, value in re.findall(r"^\S*\.([\w-]+)='(.*)'$", listed, re.M):
         for word in json.loads(f'"{value}"').split():

@@ -2,10 +2,10 @@
 
     .venv/bin/python -m tests.releases.run trixie [--only bench|tests] [-- COMMAND ...]
 
-Needs root, debootstrap and a Debian. The release gets a root file system of its own, made by
-debootstrap's minbase and entered by pivot_root in its own namespaces (enter.sh); the kernel and
-the network are this machine's. All of it goes away at the end, however it ends. The exit code is
-that of the first step that failed.
+Needs root, debootstrap and a Debian host. The release's root file system is made by debootstrap
+(minbase) and entered by pivot_root in new namespaces (enter.sh); kernel and network are this
+machine's. Everything is removed at the end, also after failures. The exit code is that of the first
+failed step.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ STEPS = {
 
 @contextlib.contextmanager
 def place(release: str) -> Iterator[Path]:
-    """An empty directory for a root; it goes away, and so do those that killed runs left."""
+    """A temporary directory for a root; also removes those that killed runs left behind."""
     for old in PLACE.glob(f"{PREFIX}*"):
         with contextlib.suppress(BlockingIOError), _locked(old):
             shutil.rmtree(old)
@@ -73,12 +73,12 @@ def _locked(path: Path) -> Iterator[None]:
 
 
 def enter(where: Path, command: str) -> int:
-    """Run a shell's command in the checkout inside a root; its exit code."""
+    """Run a shell command in the checkout inside a root; its exit code."""
     environment = root.variables(os.environ)
     environment["COPPICE_RELEASE_DIRECTORIES"] = " ".join(root.directories())
     started = subprocess.Popen(
         [
-            # Whoever kills us kills it, and with process 1 of the namespace all that runs there.
+            # It is killed with us, and everything in its PID namespace with it.
             need("setpriv"), "--pdeathsig", "KILL",
             need("unshare"), "--mount", "--pid", "--fork", "--kill-child", "--uts", "--ipc",
             "--cgroup", "sh", ENTER, where, "sh", "-c", f"cd /{root.INSIDE} && {{ {command}; }}",
@@ -93,30 +93,30 @@ def enter(where: Path, command: str) -> int:
         started.wait()
 
 
-def arguments(words: Sequence[str]) -> argparse.Namespace:
+def arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="tests.releases.run", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("release", choices=root.RELEASES)
-    parser.add_argument("--only", choices=("bench", "tests"), help="one of the two parts")
+    parser.add_argument("--only", choices=("bench", "tests"), help="run only this part")
     parser.add_argument("--results", type=Path, help="copy the records of bench to this directory")
     parser.add_argument("command", nargs="*", metavar="COMMAND", help="run this instead")
-    return parser.parse_args(words)
+    return parser.parse_args(argv)
 
 
 def steps(options: argparse.Namespace) -> dict[str, str]:
-    """What is run, by name, in order."""
+    """The commands to run by name, in order."""
     if options.command:
         return {"command": f"bin/setup && {shlex.join(options.command)}"}
     chosen = [options.only] if options.only else ["bench", "tests"]
     return {name: STEPS[name] for name in (*chosen, "clean", "versions")}
 
 
-def main(words: Sequence[str]) -> int:
-    options = arguments(words)
+def main(argv: Sequence[str]) -> int:
+    options = arguments(argv)
     if os.geteuid() != 0:
-        print("a root file system is made and entered by root: run it with sudo", file=sys.stderr)
+        print("needs root to make and enter a root file system: use sudo", file=sys.stderr)
         return 77
-    worst = 0
+    failed = 0
     with place(options.release) as where:
         began = time.monotonic()
         root.make(options.release, where)
@@ -127,13 +127,13 @@ def main(words: Sequence[str]) -> int:
             code = enter(where, command)
             took = time.monotonic() - began
             print(f"{options.release}: {name}: exit code {code} after {took:.0f} s", flush=True)
-            worst = worst or code
+            failed = failed or code
         if options.results:
             ignored = shutil.ignore_patterns("published")
             shutil.copytree(
                 where / root.INSIDE / "results", options.results, ignore=ignored, dirs_exist_ok=True
             )
-    return worst
+    return failed
 
 
 if __name__ == "__main__":

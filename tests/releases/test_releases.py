@@ -1,4 +1,4 @@
-"""What the driver of other releases decides; the releases themselves are CI's long run."""
+"""The driver of tests on other releases; CI's long run tests the releases themselves."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_the_lists_are_this_machines_for_the_other_release() -> None:
     ]
 
 
-def test_what_tells_of_registries_is_carried_and_nothing_else() -> None:
+def test_only_variables_about_registries_are_passed_on() -> None:
     here = {"PIP_CERT": "/c", "https_proxy": "http://p", "SECRET": "s", "HOME": "/home/me",
             "COPPICE_KERNEL": "/boot/k", "PATH": "/opt/bin"}  # fmt: skip
     there = root.variables(here)
@@ -35,7 +35,7 @@ def test_what_tells_of_registries_is_carried_and_nothing_else() -> None:
     assert not {"SECRET", "COPPICE_KERNEL"} & there.keys()
 
 
-def test_directories_that_pip_is_told_of_are_found(tmp_path: Path) -> None:
+def test_directories_in_pips_configuration_are_found(tmp_path: Path) -> None:
     (tmp_path / "index/simple").mkdir(parents=True)
     (tmp_path / "wheels").mkdir()
     listed = (
@@ -46,20 +46,20 @@ def test_directories_that_pip_is_told_of_are_found(tmp_path: Path) -> None:
     assert root.pips_directories(listed) == [f"{tmp_path}/index", f"{tmp_path}/wheels"]
 
 
-def test_the_main_job_and_the_tests_are_run_unless_told_otherwise() -> None:
+def test_the_main_job_and_the_tests_are_run_by_default() -> None:
     whole = run.steps(run.arguments(["trixie"]))
     assert list(whole) == ["bench", "tests", "clean", "versions"]
     assert whole["bench"] == "bin/mise run bench"
     assert list(run.steps(run.arguments(["trixie", "--only", "tests"]))) == [
         "tests", "clean", "versions",
     ]  # fmt: skip
-    told = run.steps(run.arguments(["trixie", "echo", "a b"]))
-    assert told == {"command": "bin/setup && echo 'a b'"}
+    own = run.steps(run.arguments(["trixie", "echo", "a b"]))
+    assert own == {"command": "bin/setup && echo 'a b'"}
     with pytest.raises(SystemExit):
         run.arguments(["slink"])
 
 
-def test_a_root_goes_away_and_so_does_what_a_killed_driver_left(
+def test_a_root_is_removed_with_the_leftovers_of_a_killed_driver(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(run, "PLACE", tmp_path)
@@ -72,9 +72,9 @@ def test_a_root_goes_away_and_so_does_what_a_killed_driver_left(
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="namespaces of their own need root")
-def test_a_root_is_entered_as_a_machine_of_its_own(tmp_path: Path) -> None:
-    """busybox alone will do for a root; what is started there ends with the command."""
+@pytest.mark.skipif(os.geteuid() != 0, reason="creating namespaces needs root")
+def test_a_root_is_entered_as_a_separate_machine(tmp_path: Path) -> None:
+    """With a root of only busybox; its processes end with the command."""
     from harness.guest.image import static_busybox
 
     inside = tmp_path / "machine"

@@ -6,6 +6,7 @@ import os
 import secrets
 import signal
 import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,13 +15,14 @@ import pytest
 from psutil import process_iter as processes
 
 from harness.errors import CommandFailed, DiskFull, GuestTimeout, HostLost, MissingTool
+from harness.host import evidence
 from harness.host.local import LocalHost
 from harness.host.protocol import Host, HostProcess, must
 from harness.host.run import Run
 from harness.host.session import open_run
 from harness.remote.ssh import SshHost, open_ssh
 from harness.remote.ssh_connection import Address
-from tests.host.processes import eventually
+from tests.host.processes import ROOT, eventually
 from tests.remote.server import THERE, Server
 
 
@@ -148,6 +150,16 @@ def _naming(path: str) -> list[int]:
     ]
 
 
+def test_the_log_of_a_process_that_ended_by_itself_is_handed_over(host: Host) -> None:
+    with evidence.collect() as held:
+        process = host.start(["sh", "-c", "echo why >&2; exit 7"], "ends")
+        eventually(lambda: process.poll() is not None)
+        process.end()
+        files = dict(held.take())
+    assert list(files) == ["ends.log"]
+    assert files["ends.log"].startswith(b"why\n") and b"exit code 7" in files["ends.log"]
+
+
 def test_started_processes_end_with_the_connection(server: Server, own_run: Run) -> None:
     with open_ssh(own_run, Address.parse(THERE)) as host:
         process = host.start(["sleep", "600"], "long")
@@ -185,3 +197,20 @@ def test_many_commands_share_one_connection(server: Server, own_run: Run) -> Non
             assert host.run(["echo", str(number)]).text == str(number)
             assert len(server.sessions()) == 1
     eventually(lambda: server.sessions() == [])
+
+
+def test_the_command_log_has_what_the_user_would_type(server: Server, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    code = f"""
+from harness import command_log
+from harness.host.session import open_run
+from harness.remote.ssh import open_ssh
+from harness.remote.ssh_connection import Address
+command_log.start({str(log)!r})
+with open_run() as run, open_ssh(run, Address.parse({THERE!r})) as host:
+    host.run(["echo", "two words", "it's"])
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+    (line,) = [one for one in log.read_text().splitlines() if "echo" in one and "two words" in one]
+    pasted = subprocess.run(["bash", "-c", line], capture_output=True, text=True, check=True)
+    assert pasted.stdout == "two words it's\n"

@@ -42,7 +42,9 @@ def test_records_of_a_remote_run_are_fetched_and_nothing_is_left(
 ) -> None:
     assert main([*NOOP, "--results", str(tmp_path / "results")]) == 0
     out = capfd.readouterr().out
-    assert "noop-durable-prewarm-pool-cc1" in out and "brought back: " in out, "progress is shown"
+    assert "noop-durable-prewarm-pool-cc1" in out and "records fetched to " in out, (
+        "progress is shown"
+    )
     (path,) = find(tmp_path / "results")
     record = load(path)
     assert all(one.samples for one in record.series)
@@ -147,7 +149,7 @@ def test_missing_python_packages_of_a_host_are_named(
     assert "no Python 3.11 or newer with fastjsonschema, psutil" in capfd.readouterr().err
     # The doctor reports it too, with what else it finds out through the shell alone.
     assert main(["doctor"]) == 69
-    assert "missing a Python with what a run needs" in capfd.readouterr().out
+    assert "missing Python with the packages that a run needs" in capfd.readouterr().out
 
 
 def test_doctor_reports_on_the_remote_host(

@@ -1,4 +1,4 @@
-"""Frames and figures need the packages of the site."""
+"""Skips these tests if the site's packages, which they need, are not installed."""
 
 from __future__ import annotations
 

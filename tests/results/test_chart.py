@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import re
 import subprocess
 import sys
@@ -61,13 +62,13 @@ def _run(capsys: pytest.CaptureFixture[str], made: Path, *arguments: str) -> str
     return capsys.readouterr().out
 
 
-def _content(one: Plot, kind: str, width: float = plot.WIDTH) -> bytes:
-    lines = plot.caption(one, drawing.key(one.picture))
-    return style.content(drawing.draw(one.picture, width), kind, plot.metadata(one, lines))
+def _content(chosen: Plot, kind: str, width: float = plot.WIDTH) -> bytes:
+    lines = plot.caption(chosen, drawing.key(chosen.picture))
+    return style.content(drawing.draw(chosen.picture, width), kind, plot.metadata(chosen, lines))
 
 
 def _few(real: Corpus) -> Sequence[Plot]:
-    """Every chart with a name of its own, and of the families of many some."""
+    """Every chart, but of families of many charts only some."""
     found: list[Plot] = []
     for family in catalogue.families():
         plots = list(family.plots(real))
@@ -77,13 +78,14 @@ def _few(real: Corpus) -> Sequence[Plot]:
 
 def test_every_chart_can_be_drawn_of_the_committed_records(real: Corpus) -> None:
     several = _few(real)
-    assert {one.name for one in several if "/" not in one.name} >= FIXED
-    assert {one.name.partition("/")[0] for one in several if "/" in one.name} == {
+    chosen = [drawn.name for drawn in several]
+    assert {name for name in chosen if "/" not in name} >= FIXED
+    assert {name.partition("/")[0] for name in chosen if "/" in name} == {
         "claim", "history", "series",
     }  # fmt: skip
-    for one in several:
-        assert _content(one, "svg").startswith(b"<?xml"), one.name
-    names = [one.name for family in catalogue.families() for one in family.plots(real)]
+    for drawn in several:
+        assert _content(drawn, "svg").startswith(b"<?xml"), drawn.name
+    names = [drawn.name for family in catalogue.families() for drawn in family.plots(real)]
     assert len(names) == len(set(names))
 
 
@@ -91,22 +93,24 @@ def test_every_chart_can_be_drawn_of_the_committed_records(real: Corpus) -> None
 def test_equal_records_give_equal_bytes(real: Corpus, kept: Path, kind: str) -> None:
     again = corpus.load(kept, kept / "published")
     for name in ("cold-start", "density-each"):
-        first, second = (_content(catalogue.named(one, name), kind) for one in (real, again))
+        first, second = (
+            _content(catalogue.named(records, name), kind) for records in (real, again)
+        )
         assert first == second
         assert not re.search(rb"(CreationDate|<dc:date>|tIME)", first)
 
 
-def test_a_pdf_embeds_its_fonts_and_has_the_width_that_was_asked_for(
+def test_a_pdf_embeds_its_fonts_and_has_the_requested_width(
     made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "x.pdf"
     where = ["--machine", factory.HOST, "--width", "89mm"]
     caption = _run(capsys, made, "cold-start", "--out", str(out), *where)
     content = out.read_bytes()
-    # Type 42 is TrueType as it is; Type 3 is what publishers refuse.
+    # Type 42 is embedded TrueType; publishers reject Type 3.
     streams = b"".join(
-        zlib.decompress(one) if one[:1] == b"x" else one
-        for one in re.findall(rb"stream\r?\n(.*?)\r?\nendstream", content, re.S)
+        zlib.decompress(stream) if stream[:1] == b"x" else stream
+        for stream in re.findall(rb"stream\r?\n(.*?)\r?\nendstream", content, re.S)
     )
     assert b"/CIDFontType2" in content + streams and b"/Type3" not in content + streams
     assert b"/FontFile2" in content + streams
@@ -116,14 +120,14 @@ def test_a_pdf_embeds_its_fonts_and_has_the_width_that_was_asked_for(
     assert re.search(r"Measured on Test host .* accelerator of the guests: none, tcg\.", caption)
 
 
-def test_the_caption_says_where_every_figure_comes_from(
+def test_the_caption_names_the_source_of_every_figure(
     made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "x.svg"
     caption = _run(capsys, made, "cold-start", "--machine", factory.HOST, "--out", str(out))
     found = catalogue.of_machine(corpus.load(made, paths.PUBLISHED), factory.HOST)
-    one = catalogue.named(found, "cold-start")
-    shown = [row for row in one.rows if row.entry and row.series]
+    chosen = catalogue.named(found, "cold-start")
+    shown = [row for row in chosen.rows if row.entry and row.series]
     assert len(shown) == 5
     content = out.read_text()
     for row in shown:
@@ -133,15 +137,14 @@ def test_the_caption_says_where_every_figure_comes_from(
     assert f"({factory.HOST}; " in caption
 
 
-def test_a_figure_is_the_one_of_the_page(made: Path) -> None:
-    """The same numbers in the drawing of the page and in that of the paper."""
+def test_pages_and_papers_show_the_same_figures(made: Path) -> None:
     found = catalogue.of_machine(corpus.load(made, paths.PUBLISHED), factory.HOST)
-    one = catalogue.named(found, "cold-start")
-    page, paper = str(one.picture.svg()), _content(one, "svg").decode()
+    chosen = catalogue.named(found, "cold-start")
+    page, paper = str(chosen.picture.svg()), _content(chosen, "svg").decode()
     medians = re.findall(r'data-value="[^"]+">([^<]+)<', page)
     assert len(medians) > 5
-    for words in medians:
-        assert re.search(rf"[> ]{re.escape(words)}<", paper), words
+    for median in medians:
+        assert re.search(rf"[> ]{re.escape(median)}<", paper), median
 
 
 def test_a_machine_is_chosen_by_its_id_or_its_beginning(
@@ -153,47 +156,51 @@ def test_a_machine_is_chosen_by_its_id_or_its_beginning(
     assert "n = 400" in _run(capsys, made, "cold-start", "--machine", "test", "--out", out)
     argv = ["chart", "--list", "--machine", "none", "--results", str(made)]
     assert main(argv) == 64
-    said = capsys.readouterr().err
-    assert "names no machine" in said and factory.HOST in said and "other-host" in said
+    error = capsys.readouterr().err
+    assert "names no machine" in error and factory.HOST in error and "other-host" in error
 
 
 def test_the_list_names_what_can_be_drawn(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
     few = _run(capsys, made, "--list", "--machine", factory.HOST)
     assert "cold-start-rungs" in few and "density" not in few
-    count = re.search(r"series/\.\.\. .*: (\d+), named by", few)
+    count = re.search(r"series/\.\.\. .*: (\d+), listed by", few)
     assert count
     many = _run(capsys, made, "--list", "series/", "--machine", factory.HOST).splitlines()
     assert len(many) == int(count[1]) and all(line.startswith("series/") for line in many)
 
 
 @pytest.mark.parametrize(
-    ("arguments", "code", "words"),
+    ("arguments", "code", "message"),
     [
-        (["cold-strat", "--out", "x.pdf"], 64, "perhaps cold-start"),
+        (["cold-strat", "--out", "x.pdf"], 64, "did you mean cold-start"),
         (["cold-start"], 64, "needs a name and a file"),
         (["cold-start", "--out", "x.jpg"], 64, ".pdf, .svg, .png"),
         (["cold-start", "--out", "no/such/x.pdf"], 64, "cannot be written"),
         (["density-total", "--out", "x.pdf"], 64, "no record for it"),
-        (["cold-start", "--out", "x.pdf", "--results", "none"], 64, "no directory of records"),
+        (
+            ["cold-start", "--out", "x.pdf", "--results", "none"],
+            64,
+            "is not a directory of records",
+        ),
     ],
 )
-def test_what_cannot_be_drawn_says_why(
+def test_requests_that_cannot_be_drawn_say_why(
     made: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     arguments: list[str],
     code: int,
-    words: str,
+    message: str,
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert main(["chart", "--results", str(made), *arguments]) == code
-    assert words in capsys.readouterr().err
+    assert message in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("text", ["wide", "1in", "99in", "-3in", "3 feet"])
-def test_a_width_that_is_none_is_refused(text: str) -> None:
+def test_an_invalid_width_is_refused(text: str) -> None:
     with pytest.raises(SystemExit) as ended:
         main(["chart", "cold-start", "--out", "x.pdf", f"--width={text}"])
     assert ended.value.code == 64
@@ -205,31 +212,31 @@ def test_widths_are_read_in_the_units_of_publishers() -> None:
     assert chart.inches("252.945pt") == pytest.approx(3.5)
 
 
-def test_failed_attempts_and_what_was_not_measured_are_shown(tmp_path: Path) -> None:
+def test_failed_attempts_and_missing_measurements_are_shown(tmp_path: Path) -> None:
     bad = (Failure(0, "died (test)"), Failure(3, "late (test)"))
     record.write(factory.cold_start("full", failures=bad), tmp_path)
     found = corpus.load(tmp_path, paths.PUBLISHED)
     entry = found.entries[0]
-    one = catalogue.named(found, f"series/{entry.summary.run_id}/2")
-    assert any("2 failed" in line for line in plot.caption(one, ""))
-    figure = drawing.draw(one.picture, plot.WIDTH)
+    chosen = catalogue.named(found, f"series/{entry.summary.run_id}/2")
+    assert any("2 failed" in line for line in plot.caption(chosen, ""))
+    figure = drawing.draw(chosen.picture, plot.WIDTH)
     crosses = [line for line in figure.axes[0].lines if line.get_marker() == "x"]
     assert [numpy.asarray(line.get_xdata()).tolist() for line in crosses] == [[0, 3]]
-    words = _content(catalogue.named(found, "cold-start"), "svg").decode()
-    assert "not measured on this host" in words
+    svg = _content(catalogue.named(found, "cold-start"), "svg").decode()
+    assert "not measured on this host" in svg
     summary = entry.summary.series[2].get("p50")
-    assert summary and show(summary, "s") in words
+    assert summary and show(summary, "s") in svg
 
 
-def test_a_machine_that_proves_function_only_has_no_figures(tmp_path: Path) -> None:
+def test_a_function_only_machine_has_no_figures(tmp_path: Path) -> None:
     host = dataclasses.replace(factory.machine(), function_only="emulated (test)")
     record.write(factory.cold_start("full", host=host), tmp_path)
     found = corpus.load(tmp_path, paths.PUBLISHED)
-    names = {one.name for family in catalogue.families() for one in family.plots(found)}
+    names = {drawn.name for family in catalogue.families() for drawn in family.plots(found)}
     assert names == {"clock-ladder", "clocks"}
 
 
-def test_without_matplotlib_the_command_that_brings_it_is_shown(made: Path) -> None:
+def test_without_matplotlib_the_command_that_installs_it_is_shown(made: Path) -> None:
     code = (
         "import sys; sys.modules['matplotlib'] = None; from harness.cli import main; "
         "sys.exit(main(sys.argv[1:]))"
@@ -240,8 +247,8 @@ def test_without_matplotlib_the_command_that_brings_it_is_shown(made: Path) -> N
     assert "needs the Python package matplotlib" in done.stderr and "pip install" in done.stderr
 
 
-def test_hues_are_apart_in_grey_and_each_has_its_own_marker_and_dashes() -> None:
-    """What the colour-blind go by: lightness, or marker and dashes together."""
+def test_hues_differ_in_grey_or_in_marker_and_dashes() -> None:
+    """So that curves can be told apart without colour vision."""
 
     def lightness(colour: str) -> float:
         channels = [int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)]
@@ -249,7 +256,6 @@ def test_hues_are_apart_in_grey_and_each_has_its_own_marker_and_dashes() -> None
 
     kinds = list(zip(style.MARKERS, map(str, style.DASHES), style.HUES, strict=True))
     assert len({marker for marker, _, _ in kinds}) == len(kinds)
-    for one in kinds:
-        for other in kinds:
-            if one is not other and one[1] == other[1]:
-                assert abs(lightness(one[2]) - lightness(other[2])) > 0.1
+    for (_, dashes, hue), (_, other_dashes, other_hue) in itertools.combinations(kinds, 2):
+        if dashes == other_dashes:
+            assert abs(lightness(hue) - lightness(other_hue)) > 0.1

@@ -1,4 +1,4 @@
-"""docs/reading-records.md: its code blocks run on the committed records, and its table is true."""
+"""docs/reading-records.md: its code runs on the committed records, and its table is correct."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_the_code_of_the_page_runs_on_the_committed_records(
         exec(compile(block, f"{PAGE.name}, block {number + 1}", "exec"), names)
     newest, table, ladder = names["newest"], names["table"], names["ladder"]
     assert isinstance(newest, pandas.DataFrame) and len(newest) >= 4
-    # What it shows agrees with what it was made of.
+    # The results agree with the records.
     tier = newest.iloc[0]["tier"]
     (row,) = ladder[
         (ladder["record"] == newest.iloc[0]["record"]) & (ladder["metric"] == "first-reply")
@@ -48,7 +48,9 @@ def test_the_code_of_the_page_runs_on_the_committed_records(
 
 def test_the_table_of_columns_is_that_of_the_code() -> None:
     rows = re.findall(r"^\| `(\w+)` \| (.*?) \| (.*?) \| (.*) \|$", PAGE.read_text(), re.M)
-    assert rows == [(one.name, one.dtype, one.of, one.meaning) for one in results.COLUMNS]
+    assert rows == [
+        (column.name, column.dtype, column.of, column.meaning) for column in results.COLUMNS
+    ]
 
 
 def test_the_numbers_of_samples_that_the_page_names_are_right() -> None:

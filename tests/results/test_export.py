@@ -1,4 +1,4 @@
-"""`coppice export --csv` and `--parquet`: what is chosen, written, and said when it cannot be."""
+"""`coppice export --csv` and `--parquet`: selection, contents and errors."""
 
 from __future__ import annotations
 
@@ -50,28 +50,28 @@ def test_selectors_are_those_of_compare(kept: Path, capsys: pytest.CaptureFixtur
     assert len(_csv(capsys, "tier=full", *where)) == (whole["tier"] == "full").sum()
     assert _csv(capsys, str(path), *where)["run_id"].unique().tolist() == [path.name[:25]]
     assert len(_csv(capsys, path.name[:25], *where)) == len(_csv(capsys, str(path), *where))
-    # Several add up, and what two of them name comes once.
+    # Several selectors add up; series that two of them select are exported once.
     both = _csv(capsys, "tier=full", "tier=durable-pool", "rig=cold-start", *where)
     assert len(both) == len(whole)
-    one = _csv(capsys, "tier=full", "--metric", "first-reply", *where)
-    assert set(one["metric"]) == {"first-reply"} and set(one["tier"]) == {"full"}
+    filtered = _csv(capsys, "tier=full", "--metric", "first-reply", *where)
+    assert set(filtered["metric"]) == {"first-reply"} and set(filtered["tier"]) == {"full"}
 
 
 @pytest.mark.parametrize(
-    ("arguments", "code", "words"),
+    ("arguments", "code", "message"),
     [
         (["--csv", "tier=none"], 64, "no record matches"),
-        (["--csv", "--metric", "none"], 64, "nothing in"),
+        (["--csv", "--metric", "none"], 64, "no series in"),
         (["--parquet"], 64, "add --out FILE"),
-        (["--ro-crate", "tier=full"], 64, "selectors are for --csv"),
+        (["--ro-crate", "tier=full"], 64, "selectors work with --csv"),
         (["--csv", "--out", "no/such/directory/x.csv"], 64, "cannot be written"),
     ],
 )
-def test_what_cannot_be_exported_says_why(
-    kept: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], code: int, words: str
+def test_requests_that_cannot_be_exported_say_why(
+    kept: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], code: int, message: str
 ) -> None:
     assert main(["export", *arguments, "--results", str(kept)]) == code
-    assert words in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
 def test_records_that_cannot_be_read_are_named(
@@ -80,9 +80,9 @@ def test_records_that_cannot_be_read_are_named(
     next(record.find(kept)).write_text('{"schema": "coppice.run/9"}')
     out = tmp_path / "x.csv"
     assert main(["export", "--csv", "--results", str(kept), "--out", str(out)]) == 0
-    said = capsys.readouterr()
-    assert "left out: " in said.err and "coppice.run/9" in said.err
-    assert said.out.startswith(f"{out}: ") and said.out.endswith("rows of 3 runs\n")
+    output = capsys.readouterr()
+    assert "skipped: " in output.err and "coppice.run/9" in output.err
+    assert output.out.startswith(f"{out}: ") and output.out.endswith("rows of 3 runs\n")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["r", "x.csv"]
 
 
@@ -113,10 +113,10 @@ def test_parquet_keeps_values_and_types(
 @pytest.mark.parametrize(
     ("what", "library", "extra"), [("--parquet", "pyarrow", "parquet"), ("--csv", "pandas", "")]
 )
-def test_without_the_library_the_command_that_brings_it_is_shown(
+def test_without_the_library_the_command_that_installs_it_is_shown(
     kept: Path, what: str, library: str, extra: str
 ) -> None:
-    # In a process of its own, where nothing has loaded the library yet.
+    # In a separate process, which has not loaded the library.
     code = (
         f"import sys; sys.modules[{library!r}] = None; from harness.cli import main; "
         "sys.exit(main(sys.argv[1:]))"
@@ -128,7 +128,7 @@ def test_without_the_library_the_command_that_brings_it_is_shown(
     assert f"pip install -e '.{extra and f'[{extra}]'}'" in done.stderr
 
 
-def test_a_reader_that_has_seen_enough_is_no_error(kept: Path) -> None:
+def test_a_reader_that_closes_the_pipe_causes_no_error(kept: Path) -> None:
     argv = [sys.executable, "-m", "harness.cli", "export", "--csv", "--results", str(kept)]
     with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout and process.stderr

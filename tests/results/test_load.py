@@ -1,4 +1,4 @@
-"""`harness.results`: what a frame of records holds, and what is refused."""
+"""`harness.results`: the contents of frames, and errors."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ def _series(samples: list[float], **dimensions: record.Scalar) -> Series:
 
 
 def test_every_sample_warm_up_and_failure_is_a_row(tmp_path: Path) -> None:
-    one = Series(
+    series = Series(
         "first-reply", "s", "lower", {"tier": "full"}, "closed",
         warmup=[9.0, 8.0], samples=[1.0, 3.0, 4.0],
         failures=[Failure(1, "died"), Failure(4, "late")],
     )  # fmt: skip
-    path = record.write(_record(one), tmp_path)
+    path = record.write(_record(series), tmp_path)
     frame = results.load(tmp_path)
     rows = frame[["phase", "index", "value", "failure"]].astype("object")
     assert rows.where(rows.notna(), None).values.tolist() == [
@@ -47,20 +47,20 @@ def test_every_sample_warm_up_and_failure_is_a_row(tmp_path: Path) -> None:
     assert set(frame["record"]) == {str(path)}
 
 
-def test_the_columns_are_those_that_are_documented(tmp_path: Path) -> None:
+def test_the_columns_are_as_documented(tmp_path: Path) -> None:
     for made in factory.whole(tmp_path)[:3]:
         assert made.series
     frame = results.load(tmp_path)
-    wanted = {one.name: one.dtype for one in results.COLUMNS}
+    wanted = {column.name: column.dtype for column in results.COLUMNS}
     found = {name: str(dtype) for name, dtype in frame.dtypes.items()}
     assert {name: found[name] for name in wanted} == wanted
     assert list(frame.columns) == [*wanted, "substrate", "tier", "concurrency", "accelerator"]
-    one = frame.iloc[0]
-    made = record.load(Path(one["record"]))
-    assert (one["run_id"], one["machine_cores"], one["machine_kernel"], one["commit"]) == (
+    row = frame.iloc[0]
+    made = record.load(Path(row["record"]))
+    assert (row["run_id"], row["machine_cores"], row["machine_kernel"], row["commit"]) == (
         made.run_id, made.machine.cores, made.machine.kernel, made.git.commit,
     )  # fmt: skip
-    assert one["started"] == pandas.Timestamp(made.started)
+    assert row["started"] == pandas.Timestamp(made.started)
     assert frame["function_only"].isna().all()
 
 
@@ -81,7 +81,7 @@ def test_dimensions_keep_their_names_and_types(tmp_path: Path) -> None:
     }  # fmt: skip
     assert frame["cores"].tolist() == [1, 2, pandas.NA]
     assert frame["machine_cores"].tolist() == [2, 2, 2]
-    # A dimension whose name a column has already gives way, and loses nothing.
+    # A dimension with the name of another column is renamed.
     assert frame["unit"].tolist() == ["s"] * 3
     assert frame["dimension_unit"].tolist()[1] == "typed"
     assert frame["dimension_samples"].tolist() == [pandas.NA, pandas.NA, 7]
@@ -110,7 +110,7 @@ def test_sources_may_be_files_directories_globs_and_several(
 
 
 @pytest.mark.parametrize("sources", ["none", "none/**", ["r", "none"], []])
-def test_sources_that_name_no_record_are_refused(
+def test_sources_without_records_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sources: str | list[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -119,7 +119,7 @@ def test_sources_that_name_no_record_are_refused(
         results.load(sources)
 
 
-def test_what_cannot_be_read_is_refused_or_left_out_with_a_warning(tmp_path: Path) -> None:
+def test_unreadable_records_are_refused_or_skipped_with_a_warning(tmp_path: Path) -> None:
     good = record.write(factory.cold_start("full"), tmp_path)
     newer, torn = good.with_name("newer.run.json"), good.with_name("torn.run.json")
     newer.write_text(json.dumps({**json.loads(good.read_text()), "schema": "coppice.run/2"}))
@@ -132,7 +132,10 @@ def test_what_cannot_be_read_is_refused_or_left_out_with_a_warning(tmp_path: Pat
     newer.write_text('{"schema": "coppice.run/2"}')
     with pytest.warns(results.RecordSkipped) as warned:
         frame = results.load(tmp_path, errors="skip")
-    assert [str(one.message).split(".run.json")[0][-5:] for one in warned] == ["newer", "/torn"]
+    assert [str(warning.message).split(".run.json")[0][-5:] for warning in warned] == [
+        "newer",
+        "/torn",
+    ]
     assert set(frame["record"]) == {str(good)}
     with pytest.raises(UsageError, match="neither"):
         results.load(tmp_path, errors="ignore")  # type: ignore[arg-type]
@@ -154,7 +157,7 @@ def test_the_summary_has_the_figures_of_each_series(tmp_path: Path) -> None:
         for day in (1, 2)
     ]
     frame = results.load(tmp_path)
-    # Rows in another order are the same series.
+    # The order of rows does not matter.
     for given in (frame, frame.sample(frac=1, random_state=1)):
         found = results.summary(given).sort_values(["record", "series"]).reset_index(drop=True)
         assert found["record"].tolist() == [str(path) for path in paths for _ in range(3)]
@@ -167,13 +170,13 @@ def test_the_summary_has_the_figures_of_each_series(tmp_path: Path) -> None:
             assert found.loc[0, names].tolist() == [wanted.value, wanted.low, wanted.high]
         assert found.loc[0, ["min", "max"]].tolist() == [min(many), max(many)]
         assert found.loc[1, ["p50", "min", "max"]].tolist() == [0.2, 0.1, 0.3]
-        # What so few samples do not tell is missing, and so is all of a series without samples.
+        # Figures that need more samples are missing.
         assert found.loc[0, ["p99", "p99_low"]].isna().all()
         assert found.loc[1, ["p50_low", "p50_high", "p90", "p95"]].isna().all()
         assert found.loc[2, ["min", "p50", "max"]].isna().all()
 
 
-def test_a_filtered_frame_is_summarised_as_it_is(tmp_path: Path) -> None:
+def test_a_filtered_frame_is_summarised_without_the_removed_rows(tmp_path: Path) -> None:
     record.write(_record(_series([1.0, 2.0, 9.0])), tmp_path)
     frame = results.load(tmp_path)
     (row,) = results.summary(frame[frame["value"] < 5]).to_dict("records")

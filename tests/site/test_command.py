@@ -22,7 +22,7 @@ def test_the_command_builds_and_names_what_it_left_out(
     assert cli.main(["site", "--results", str(made.results), "--out", str(out)]) == 0
     said = capsys.readouterr()
     assert f"13 records in {out}/index.html" in said.out
-    assert said.err.count("left out: ") == 2
+    assert said.err.count("skipped: ") == 2
     assert (out / "index.html").is_file()
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from harness.errors import GuestDied, SandboxGone
 from harness.guest import shared_agent
 from harness.guest.rootfs import RootFs
+from harness.host import evidence
 from harness.host.cgroups import Cgroups
 from harness.host.identity import Identity
 from harness.host.run import VARIABLE, Run
@@ -117,7 +118,7 @@ def take_down(run: Run, template: OciTemplate, id: str, pid: int | None) -> None
     with contextlib.ExitStack() as each:  # a failure does not skip the rest
         directory = template.directory / id
         each.callback(shutil.rmtree, directory, ignore_errors=True)
-        each.callback((run.directory / f"oci-{id}.log").unlink, missing_ok=True)
+        each.callback(evidence.drop, run.directory / f"oci-{id}.log")
         each.callback(roots.unmount, directory / WRITES)
         each.callback(roots.unmount, directory / ROOT)
         each.callback(template.cgroups.remove, f"{template.group}/{id}")

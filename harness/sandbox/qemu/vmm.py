@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Protocol, Self
 
 from harness.errors import GuestDied
+from harness.host import evidence
 from harness.host.process import need
 from harness.host.run import Run
 from harness.sandbox.qemu.machine import Descriptors
@@ -112,13 +113,27 @@ class Vmm:
 
     def kill(self) -> None:
         """Kill the process and close every channel; may be called twice."""
-        if self.process.poll() is None:
+        code = self.process.poll()
+        if code is None:
             self.process.kill()
         self.process.wait()
+        note = evidence.ended_by_itself(code)
+        if evidence.wanted(bool(note)) and self.bell.fileno() >= 0:
+            evidence.add(f"{self.name}.serial", _unread(self.bell))
         for channel in (self.agent, self.bell, self.qmp, self.control, self.incoming):
             if channel is not None:
                 channel.close()
-        self.log.unlink(missing_ok=True)
+        evidence.drop(self.log, note)
+
+
+def _unread(channel: socket.socket) -> bytes:
+    """The unread bytes that the guest wrote to its UART."""
+    data = b""
+    with contextlib.suppress(OSError):
+        channel.setblocking(False)
+        while len(data) < evidence.FILE_LIMIT and (piece := channel.recv(1 << 16)):
+            data += piece
+    return data
 
 
 def channels(

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.guest import image, rootfs, shared_agent
-from harness.host import package_names
+from harness.host import evidence, package_names
 from harness.host.identity import Identity
 from harness.host.locks import half_built
 from harness.host.process import run as run_program
@@ -84,7 +84,7 @@ class VmSubstrate(ReferenceSubstrate):
         log = Log(run, f"vm-{identity.id}")
         undo.callback(log.close)
         console = run.directory / f"vm-{identity.id}.console"
-        undo.callback(console.unlink, missing_ok=True)
+        undo.callback(evidence.drop, console)
         line, far = socket.socketpair()
         undo.callback(line.close)
         with far:

@@ -1,10 +1,10 @@
 """The site's charts as files for papers: PDF, SVG and PNG, drawn by matplotlib.
 
-The pages draw inline SVG themselves: it follows the page's width and its light or dark colours, it
-is read out by screen readers, and a build makes thousands of them, each in well under a
-millisecond. A paper has none of that: it wants a fixed width, embedded fonts and a caption. Both
-draw the same pictures (harness/site/charts/), so that they agree.
+Pages contain inline SVG drawn without matplotlib: it adapts to the page's width and colour scheme,
+is accessible to screen readers, and takes well under a millisecond, of which a build needs
+thousands. Papers need a fixed width, embedded fonts and a caption. Both draw the same pictures
+(harness/site/charts/), so that they agree.
 
-`families/` names the charts, one file for each family, found by themselves; `drawing/` has one file
-for each kind of picture.
+`families/` has a module for each family of charts, found automatically; `drawing/` has a module for
+each kind of picture.
 """

@@ -1,4 +1,4 @@
-"""A chart with a name, and the caption that says where its figures come from."""
+"""A chart with a name, and its caption with the sources of its figures."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from harness.site.data.corpus import Corpus, RecordEntry
 from harness.site.plots.style import Metadata
 
 WIDTH = 3.5
-"""Inches: one column of a paper that has two."""
+"""Inches: a column of a two-column paper."""
 
 
 @dataclass(frozen=True)
@@ -29,9 +29,9 @@ class Plot:
 
 @dataclass(frozen=True)
 class Family:
-    """Charts of one kind. `many`: a list shows how many there are, not each.
+    """Charts of a kind. `many`: lists show only the number of charts, not each.
 
-    `prefix` begins the names of all charts of a family of many.
+    In a family of many, the names of all charts begin with `prefix`.
     """
 
     help: str
@@ -41,30 +41,30 @@ class Family:
 
 
 def caption(plot: Plot, key: str) -> Sequence[str]:
-    """What stands below the chart in a paper, in lines: what is drawn, and of which runs.
+    """The lines of the chart's caption: what it shows, and the runs that it is based on.
 
-    `key` says how the picture is read.
+    `key` explains how to read the picture.
     """
     lines = [f"{plot.title}.", key]
     ours = [row for row in plot.rows if row.entry and row.series]
     entries = list({row.entry.page: row.entry for row in ours if row.entry}.values())
-    for machine in dict.fromkeys(one.summary.machine.id for one in entries):
-        lines += _of_machine([one for one in entries if one.summary.machine.id == machine])
+    for machine in dict.fromkeys(entry.summary.machine.id for entry in entries):
+        lines += _of_machine([entry for entry in entries if entry.summary.machine.id == machine])
     lines += map(_of_row, ours)
     theirs = {row.published.id: row.published for row in plot.rows if row.published}
     lines += [
-        f"Published by {one.publisher}, on other machines and under other clocks: {one.what}: "
-        f"{one.as_written} ({one.source})"
-        for one in theirs.values()
+        f"Published by {figure.publisher}, on other machines and with other clocks: {figure.what}: "
+        f"{figure.as_written} ({figure.source})"
+        for figure in theirs.values()
     ]
     return [line for line in lines if line]
 
 
 def _of_machine(entries: Sequence[RecordEntry]) -> Iterator[str]:
     newest = entries[-1].summary.machine
-    accelerators = sorted({one.summary.machine.accelerator or "none" for one in entries})
-    days = sorted({one.date for one in entries})
-    kernels = dict.fromkeys(one.summary.machine.kernel for one in entries)
+    accelerators = sorted({entry.summary.machine.accelerator or "none" for entry in entries})
+    days = sorted({entry.date for entry in entries})
+    kernels = dict.fromkeys(entry.summary.machine.kernel for entry in entries)
     when = days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}"
     yield (
         f"Measured on {newest.name} ({newest.id}; {newest.os}, {', '.join(kernels)}), {when}; "
@@ -79,10 +79,10 @@ def _of_row(row: ChartRow) -> str:
     facts = [f"n = {n}", f"{failed} failed" if failed else "", row.entry.date]
     facts += [f"run {summary.run_id}", "" if summary.profile == "full" else summary.profile]
     facts += ["" if summary.validity.status == "valid" else summary.validity.status]
-    return f"{row.label}: {', '.join(one for one in facts if one)}"
+    return f"{row.label}: {', '.join(filter(None, facts))}"
 
 
 def metadata(plot: Plot, lines: Sequence[str]) -> Metadata:
-    """The same for the file itself. Nothing of when it was drawn: equal records, equal bytes."""
+    """The file's metadata, without the time of drawing: equal records give equal bytes."""
     runs = dict.fromkeys(row.entry.summary.run_id for row in plot.rows if row.entry)
     return Metadata(plot.title, "\n".join(lines), tuple(runs))

@@ -1,4 +1,4 @@
-"""What is drawn of one series. The pages draw it in two charts, a paper in one of two panels."""
+"""The picture of a series: two charts in pages, one with two panels in papers."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from harness.site.data import figures
 from harness.site.data.corpus import RecordEntry
 
 _MOST = 2000
-"""Points of the drawing in a page."""
+"""At most so many points in a page's drawing."""
 
 
 @dataclass(frozen=True)
 class SeriesPicture:
-    """A series that has samples, by its place in its record, which is read when it is drawn."""
+    """A series with samples, by its index in its record, which is read when it is drawn."""
 
     title: str
     entry: RecordEntry
@@ -36,8 +36,8 @@ class SeriesPicture:
 
 
 def free_places(series: Series) -> tuple[int, Sequence[int]]:
-    """How many attempts there were, and the number of each that gave a sample."""
-    failed = {one.index for one in series.failures}
+    """The number of attempts, and the indices of those that gave a sample."""
+    failed = {failure.index for failure in series.failures}
     attempts = len(series.samples) + len(failed)
     free = [n for n in range(attempts) if n not in failed]
     return attempts, free[: len(series.samples)]

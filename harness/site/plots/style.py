@@ -1,4 +1,4 @@
-"""What all plots share: type, colours that the colour-blind tell apart, axes, and files."""
+"""What all plots share: fonts, colours safe for colour blindness, axes, and files."""
 
 from __future__ import annotations
 
@@ -16,27 +16,27 @@ from harness.site.charts.axis import Axis
 from harness.site.charts.labels import Sizes
 
 INK, SOFT, GRID, HAIR = "#1a1a1a", "#5c5c5c", "#d4d4d4", "#ececec"
-# After Okabe and Ito: apart in every common kind of colour blindness, and in grey by lightness.
+# After Okabe and Ito: distinct in all common kinds of colour blindness, and in grey by lightness.
 BLUE, ORANGE, GREEN, PURPLE = "#0072b2", "#d55e00", "#009e73", "#cc79a7"
 AMBER, SKY = "#e69f00", "#56b4e9"
 HUES = (BLUE, GREEN, AMBER, PURPLE, SKY, INK)
-"""Of curves, each with a marker and dashes of its own; orange is for what others publish."""
+"""Colours of curves, each with its own marker and dashes; orange is for published figures."""
 MARKERS = ("o", "s", "^", "D", "v", "P")
 DASHES: Sequence[Any] = ("-", (0, (5, 1.5)), (0, (3, 1, 1, 1)), (0, (1, 1)), "-", (0, (5, 1.5)))
 OURS, THEIRS, MUTED = BLUE, ORANGE, SOFT
 
 GROUND: dict[str, Any] = {"facecolor": "white", "edgecolor": "none", "pad": 0.6}
-"""Behind words that stand on lines."""
+"""The background of text on lines."""
 PIXEL = 0.72
-"""Points of a pixel of the site's charts, for what is placed in their pixels."""
+"""Points per pixel of the site's charts, to convert positions given in pixels."""
 LETTER = 4.0
-"""Points of a letter of the small type, on the safe side."""
+"""Width of a small letter in points, rounded up."""
 
 POINT = 1 / 72
 SMALL, NORMAL = 6.5, 7.5
 SETTINGS: dict[Any, Any] = {
     "font.family": "sans-serif",
-    "font.sans-serif": ["DejaVu Sans"],  # comes with matplotlib: the same on every machine
+    "font.sans-serif": ["DejaVu Sans"],  # part of matplotlib, so the same everywhere
     "font.size": NORMAL,
     "text.color": INK,
     "axes.labelcolor": INK,
@@ -49,7 +49,7 @@ SETTINGS: dict[Any, Any] = {
     "lines.linewidth": 1.0,
     "legend.fontsize": SMALL,
     "legend.frameon": False,
-    "pdf.fonttype": 42,  # TrueType, embedded: what publishers ask for
+    "pdf.fonttype": 42,  # embedded TrueType, as publishers require
     "svg.fonttype": "none",
     "svg.hashsalt": "coppice",
 }
@@ -59,14 +59,14 @@ DPI = 300
 
 @dataclass(frozen=True)
 class Metadata:
-    """What a file says of itself; `runs` are the ids of the runs that it shows."""
+    """A file's metadata; `runs` are the ids of the runs that it shows."""
 
     title: str
     description: str
     runs: Sequence[str]
 
     def of(self, format: str) -> Mapping[str, Any]:
-        """In the names of a format, and without a date."""
+        """The entries in a format's terms, without a date."""
         if format == "pdf":
             return {
                 "Title": self.title,
@@ -92,12 +92,12 @@ class Metadata:
 
 
 def sizes(points: float) -> Sizes:
-    """Of words and marks on axes of so many points, for harness/site/charts/labels.py."""
+    """Sizes of text and marks for harness/site/charts/labels.py; the axes are `points` wide."""
     return Sizes((points / PIXEL,), letter=LETTER / PIXEL, mark=5)
 
 
 def blank(width: float, height: float) -> Figure:
-    """A figure of so many inches."""
+    """An empty figure; sizes in inches."""
     return Figure(figsize=(width, height), facecolor="white")
 
 
@@ -105,7 +105,7 @@ def content(figure: Figure, format: str, about: Metadata) -> bytes:
     """The figure as a file; the same bytes for equal figures."""
     if format not in FORMATS:
         raise UsageError(
-            f"{format!r} is no format of a chart", hint=f"one of: {', '.join(FORMATS)}"
+            f"{format!r} is not a format of charts", hint=f"formats: {', '.join(FORMATS)}"
         )
     out = io.BytesIO()
     with matplotlib.rc_context(SETTINGS):
@@ -114,9 +114,9 @@ def content(figure: Figure, format: str, about: Metadata) -> bytes:
 
 
 def lane_axes(figure: Figure, top: float, bottom: float, height: float) -> Axes:
-    """Axes as wide as the figure, whose vertical unit is a point, downwards from 0 to `height`.
+    """Axes as wide as the figure, with points as vertical unit, downwards from 0 to `height`.
 
-    `top` and `bottom` are points left free above and below.
+    `top` and `bottom` are the free points above and below.
     """
     width, whole = (72 * inches for inches in figure.get_size_inches())
     margin = 4 / width
@@ -129,12 +129,12 @@ def lane_axes(figure: Figure, top: float, bottom: float, height: float) -> Axes:
     return axes
 
 
-def across(axes: Axes, scale: Axis, *, inside: bool = True, air: float = 0) -> None:
-    """The horizontal axis of a site's chart. `inside`: the outer labels stay within the axes;
-    `air` is a share of the axis that is added on either side, for marks at its ends."""
+def across(axes: Axes, scale: Axis, *, inside: bool = True, margin: float = 0) -> None:
+    """Draw a horizontal axis. `inside` keeps the outer labels within the axes; `margin` is a share
+    of the axis added on either side, for marks at its ends."""
     _set(axes, scale, "x")
     if scale.log:
-        more = (scale.high / scale.low) ** air
+        more = (scale.high / scale.low) ** margin
         axes.set_xlim(scale.low / more, scale.high * more)
     axes.grid(axis="x", which="major", color=GRID, linewidth=0.5)
     axes.grid(axis="x", which="minor", color=HAIR, linewidth=0.4)
@@ -145,7 +145,7 @@ def across(axes: Axes, scale: Axis, *, inside: bool = True, air: float = 0) -> N
 
 
 def upwards(axes: Axes, scale: Axis) -> None:
-    """The vertical axis of a site's chart."""
+    """Draw a vertical axis."""
     _set(axes, scale, "y")
     axes.grid(axis="y", which="major", color=GRID, linewidth=0.5)
 

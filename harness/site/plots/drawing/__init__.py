@@ -1,4 +1,4 @@
-"""Draws each kind of picture: a module has `PICTURE`, `KEY` (how it is read) and `draw`."""
+"""Draws each kind of picture: its module has `PICTURE`, `KEY` (how to read it) and `draw`."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def _kinds() -> Mapping[type, ModuleType]:
 
 
 def draw(picture: Picture, width: float) -> Figure:
-    """The picture, so many inches wide; as high as it needs."""
+    """The picture, `width` inches wide and as high as necessary."""
     with matplotlib.rc_context(style.SETTINGS):
         figure = _kinds()[type(picture)].draw(picture, width)
     assert isinstance(figure, Figure)
@@ -33,5 +33,5 @@ def draw(picture: Picture, width: float) -> Figure:
 
 
 def key(picture: Picture) -> str:
-    """How the picture is read."""
+    """How to read the picture."""
     return str(_kinds()[type(picture)].KEY)

@@ -1,4 +1,4 @@
-"""Clocks: on which event each starts and on which it stops."""
+"""Clocks: the events at which each starts and stops."""
 
 from __future__ import annotations
 
@@ -28,19 +28,19 @@ def draw(picture: ClocksPicture, width: float) -> Figure:
         side = "left" if number == 0 else "right" if number == last else "center"
         axes.annotate(word, (number, 0), (0, 4), textcoords="offset points", ha=side,
                       fontsize=SMALL, color=style.SOFT)  # fmt: skip
-    for number, one in enumerate(picture.several):
+    for number, clock in enumerate(picture.several):
         y = _ROW * number + 9
-        colour = style.OURS if one.ours else style.THEIRS
-        end = EVENTS.index(one.stop) if one.stop else last
-        exact = bool(one.stop) and one.exact
+        colour = style.OURS if clock.ours else style.THEIRS
+        end = EVENTS.index(clock.stop) if clock.stop else last
+        exact = bool(clock.stop) and clock.exact
         axes.plot([0, end], [y, y], color=colour, linewidth=1.8,
                   linestyle="-" if exact else (0, (1, 1.5)))  # fmt: skip
         axes.plot(0, y, "o", color=colour, markersize=5, clip_on=False)
-        if one.stop:
+        if clock.stop:
             axes.plot(end, y, "s", color=colour if exact else "white", markersize=5.5,
                       markeredgecolor=colour, clip_on=False)  # fmt: skip
         else:
             axes.annotate("?", (end, y), (0, 3), textcoords="offset points", ha="center",
                           color=colour, fontsize=NORMAL)  # fmt: skip
-        axes.text(0, y + 13, f"{one.label}: {one.words}", fontsize=SMALL, bbox=GROUND)
+        axes.text(0, y + 13, f"{clock.label}: {clock.words}", fontsize=SMALL, bbox=GROUND)
     return figure

@@ -1,4 +1,4 @@
-"""History: the median of each run with its interval, oldest at the left."""
+"""History: the median of each run with its interval, oldest first."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from harness.site.plots.style import SMALL
 
 PICTURE = HistoryPicture
 KEY = (
-    "Points: the median of each run, with its 95 % interval; runs stand at equal distances. "
-    "Ringed: a run that is not valid. Triangles: a run that differs from the one before."
+    "Points: the median of each run, with its 95 % interval; runs are equally spaced. "
+    "Ringed: a run that is not valid. Triangles: a run that differs from the previous."
 )
 _LEFT, _RIGHT, _TOP, _BOTTOM = 42.0, 6.0, 5.0, 14.0
 

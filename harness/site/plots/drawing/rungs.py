@@ -1,4 +1,4 @@
-"""Rungs: a row a tier, a bead a rung, time across on a logarithmic axis."""
+"""Rungs: a row per tier, a bead per rung, on a logarithmic time axis."""
 
 from __future__ import annotations
 
@@ -17,13 +17,15 @@ from harness.site.plots.style import GROUND, NORMAL, SMALL
 PICTURE = RungsPicture
 KEY = (
     "Beads: medians of the rungs of the same cold starts, with their 95 % intervals; the number at "
-    "the right is that of the last rung."
+    "the right belongs to the last rung."
 )
 _ROW, _HEAD, _BOTTOM, _KEY_ROW = 25.0, 11.0, 14.0, 11.0
 
 
 def draw(picture: RungsPicture, width: float) -> Figure:
-    scale = axis.decades([one.value for wire in picture.wires for one in wire.rungs.values()], "s")
+    scale = axis.decades(
+        [rung.value for wire in picture.wires for rung in wire.rungs.values()], "s"
+    )
     height = _ROW * len(picture.wires)
     columns = max(1, min(len(picture.names), int(width / 1.1)))
     top = _KEY_ROW * -(-len(picture.names) // columns) + 4
@@ -57,8 +59,8 @@ def _wire(axes: Axes, wire: Wire, names: Sequence[str], top: float) -> None:
               fontsize=NORMAL, bbox=GROUND)  # fmt: skip
     y = top + _HEAD + 6
     axes.hlines(y, beads[0][1].value, beads[-1][1].value, color=style.SOFT, linewidth=0.7)
-    for number, one in beads:
-        if one.low is not None and one.high is not None:
-            axes.hlines(y, one.low, one.high, color=style.HUES[number], linewidth=2.2, alpha=0.5)
-        axes.plot(one.value, y, style.MARKERS[number], color=style.HUES[number], markersize=4.5,
+    for number, rung in beads:
+        if rung.low is not None and rung.high is not None:
+            axes.hlines(y, rung.low, rung.high, color=style.HUES[number], linewidth=2.2, alpha=0.5)
+        axes.plot(rung.value, y, style.MARKERS[number], color=style.HUES[number], markersize=4.5,
                   markeredgecolor="white", markeredgewidth=0.4, zorder=3)  # fmt: skip

@@ -1,4 +1,4 @@
-"""One series: its samples in the order they were measured, and below them their distribution."""
+"""A series: its samples in measurement order, and below them their distribution."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from harness.site.plots.style import GROUND, SMALL
 
 PICTURE = SeriesPicture
 KEY = (
-    "Above: samples in the order they were measured, crosses are failed attempts. Below: the share "
+    "Above: samples in measurement order, crosses are failed attempts. Below: the share "
     "of samples that do not exceed a value; solid line: median, dotted: 95th and 99th percentile."
 )
 _LEFT, _RIGHT, _TOP, _GAP, _BOTTOM = 42.0, 12.0, 5.0, 24.0, 14.0
 _MANY = 3000
-"""Samples beyond which the dots are drawn as one bitmap within the file."""
+"""More samples than this are drawn as a bitmap within the file."""
 
 
 def draw(picture: SeriesPicture, width: float) -> Figure:
@@ -47,7 +47,7 @@ def _order(axes: Axes, picture: SeriesPicture, scale: Axis) -> None:
     axes.set_xticks([])
     axes.plot(places, series.samples, ".", color=style.OURS, markersize=3, markeredgewidth=0,
               alpha=0.6, rasterized=len(places) > _MANY)  # fmt: skip
-    failed = sorted({min(one.index, attempts - 1) for one in series.failures})
+    failed = sorted({min(failure.index, attempts - 1) for failure in series.failures})
     axes.plot(failed, [scale.high] * len(failed), "x", color=style.THEIRS, markersize=4,
               markeredgewidth=0.9, clip_on=False, zorder=4)  # fmt: skip
     ends = axes.get_xaxis_transform()
@@ -70,10 +70,10 @@ def _distribution(axes: Axes, picture: SeriesPicture, scale: Axis) -> None:
     axes.step([ordered[0], *ordered], [0, *((rank + 1) / n for rank in range(n))], where="post",
               color=style.OURS)  # fmt: skip
     for name, dashes in (("p50", "-"), ("p95", (0, (2, 1.5))), ("p99", (0, (1, 1.5)))):
-        one = figures.get(series, name)
-        if one:
-            axes.axvline(one.value, color=style.INK, linewidth=0.7, linestyle=dashes)
-            words = f"{'median' if name == 'p50' else name} {show(one, series.unit)}"
-            axes.annotate(words, (one.value, 0.03), (2, 0), rotation=90,
+        figure = figures.get(series, name)
+        if figure:
+            axes.axvline(figure.value, color=style.INK, linewidth=0.7, linestyle=dashes)
+            label = f"{'median' if name == 'p50' else name} {show(figure, series.unit)}"
+            axes.annotate(label, (figure.value, 0.03), (2, 0), rotation=90,
                           textcoords="offset points", fontsize=5.5, color=style.SOFT,
                           bbox=dict(GROUND, pad=0.2))  # fmt: skip

@@ -1,4 +1,4 @@
-"""Scaling: how values grow with N, both axes logarithmic, a curve a series."""
+"""Scaling: values by N, a curve per series, with logarithmic axes."""
 
 from __future__ import annotations
 
@@ -16,14 +16,13 @@ from harness.site.plots.style import GROUND, PIXEL, SMALL
 
 PICTURE = ScalingPicture
 KEY = (
-    "Points: medians, with their 95 % intervals; the key has the value at the largest N. Open "
+    "Points: medians, with their 95 % intervals; the key shows the value at the largest N. Open "
     "marks and dashed lines across: published by others, under other conditions."
 )
 _KEY_ROW, _BOTTOM, _LEFT, _RIGHT = 10.0, 25.0, 42.0, 10.0
-
-_AIR = 0.03
+_MARGIN = 0.03
 _ABOVE = 14.0
-"""Room between key and plot for the words of a mark at the top."""
+"""Space between key and plot for the label of a mark at the top."""
 
 
 def draw(picture: ScalingPicture, width: float) -> Figure:
@@ -36,7 +35,7 @@ def draw(picture: ScalingPicture, width: float) -> Figure:
     axes = figure.add_axes(
         (_LEFT / points, _BOTTOM / whole, 1 - (_LEFT + _RIGHT) / points, plot / whole)
     )
-    style.across(axes, across, inside=False, air=_AIR)
+    style.across(axes, across, inside=False, margin=_MARGIN)
     axes.set_xticklabels([thousands(tick.value) for tick in across.ticks])
     style.upwards(axes, up)
     axes.set_xlabel(picture.across, fontsize=SMALL, labelpad=2)
@@ -55,18 +54,19 @@ def _curve(axes: Axes, curve: Curve, number: int) -> None:
     ordered = sorted(curve.points, key=lambda point: point.n)
     kind = number % len(style.HUES)
     axes.plot(
-        [one.n for one in ordered], [one.value.value for one in ordered],
+        [point.n for point in ordered], [point.value.value for point in ordered],
         color=style.HUES[kind], linestyle=style.DASHES[kind], marker=style.MARKERS[kind],
         markersize=3.6, zorder=3,
     )  # fmt: skip
-    for one in ordered:
-        if one.value.low is not None and one.value.high is not None:
-            axes.vlines(one.n, one.value.low, one.value.high, color=style.HUES[kind], linewidth=2,
-                        alpha=0.4, zorder=2.5)  # fmt: skip
+    for point in ordered:
+        low, high = point.value.low, point.value.high
+        if low is not None and high is not None:
+            axes.vlines(point.n, low, high, color=style.HUES[kind], linewidth=2, alpha=0.4,
+                        zorder=2.5)  # fmt: skip
 
 
 def _key(figure: Figure, picture: ScalingPicture) -> None:
-    """Above the plot: each curve's name, and at the right its value at the largest N."""
+    """Above the plot: each curve's name, and its value at the largest N at the right."""
     points, whole = (72 * inches for inches in figure.get_size_inches())
     for number, curve in enumerate(picture.curves):
         kind = number % len(style.HUES)
@@ -81,10 +81,10 @@ def _key(figure: Figure, picture: ScalingPicture) -> None:
         note = f" ({curve.note})" if curve.note else ""
         figure.text(27 / points, y, f"{curve.label}{note}", fontsize=SMALL, va="center")
         last = max(curve.points, key=lambda point: point.n, default=None)
-        words = "not measured"
+        shown = "not measured"
         if last:
-            words = f"{show(last.value, picture.unit)} at {thousands(last.n)}"
-        figure.text(1 - _RIGHT / points, y, words, fontsize=SMALL, va="center", ha="right")
+            shown = f"{show(last.value, picture.unit)} at {thousands(last.n)}"
+        figure.text(1 - _RIGHT / points, y, shown, fontsize=SMALL, va="center", ha="right")
 
 
 def _naive(axes: Axes, naive: Naive, across: Axis, up: Axis, wide: float) -> None:
@@ -103,42 +103,42 @@ def _naive(axes: Axes, naive: Naive, across: Axis, up: Axis, wide: float) -> Non
 def _references(
     axes: Axes, picture: ScalingPicture, across: Axis, up: Axis, size: tuple[float, float]
 ) -> None:
-    """Others' figures, their words where they cover neither another's nor a point of a curve."""
+    """Published figures, with labels that overlap neither each other nor the curves' points."""
     wide, plot = size
-    known = [(one, one.figure.value) for one in picture.references if one.figure.value is not None]
-    here = [(one, one.n, value) for one, value in known if one.n is not None]
+    known = [(ref, ref.figure.value) for ref in picture.references if ref.figure.value is not None]
+    here = [(ref, ref.n, value) for ref, value in known if ref.n is not None]
 
     def down(value: float) -> float:
         return plot * (1 - up.place(value)) / PIXEL
 
     def share(n: float) -> float:
-        return (across.place(n) + _AIR) / (1 + 2 * _AIR)
+        return (across.place(n) + _MARGIN) / (1 + 2 * _MARGIN)
 
-    marks = [Mark(share(n), down(value), one.text) for one, n, value in here]
+    marks = [Mark(share(n), down(value), ref.text) for ref, n, value in here]
     points = [
-        Mark(share(one.n), down(one.value.value))
+        Mark(share(point.n), down(point.value.value))
         for curve in picture.curves
-        for one in curve.points
+        for point in curve.points
     ]
     lines = [
         Mark(1 - step / 30, down(value) - 8)
-        for one, value in known
-        if one.n is None
+        for ref, value in known
+        if ref.n is None
         for step in range(16)
     ]
     key = [Mark(step / 30, -_ABOVE / PIXEL - 5) for step in range(31)]
     spots = labels.spots([*marks, *points, *lines, *key], sizes=style.sizes(wide))
-    for (one, n, value), spot in zip(here, spots, strict=False):
-        axes.plot(n, value, "o" if one.round else "D", markerfacecolor="none", markersize=4,
+    for (ref, n, value), spot in zip(here, spots, strict=False):
+        axes.plot(n, value, "o" if ref.round else "D", markerfacecolor="none", markersize=4,
                   markeredgecolor=style.THEIRS, markeredgewidth=0.9, zorder=5,
                   clip_on=False)  # fmt: skip
         side = {"start": "left", "end": "right"}.get(spot.anchor, "center")
-        axes.annotate(one.text, (n, value), (spot.dx * PIXEL, -(spot.dy - 4) * PIXEL),
+        axes.annotate(ref.text, (n, value), (spot.dx * PIXEL, -(spot.dy - 4) * PIXEL),
                       textcoords="offset points", ha=side, va="center", fontsize=SMALL,
                       color=style.THEIRS, zorder=4,
                       bbox=dict(GROUND, pad=0.2, alpha=0.8))  # fmt: skip
-    for one, value in known:
-        if one.n is None:
+    for ref, value in known:
+        if ref.n is None:
             axes.axhline(value, color=style.THEIRS, linewidth=0.9, dashes=(4, 2))
-            axes.annotate(one.text, (across.high, value), (-2, 3), textcoords="offset points",
+            axes.annotate(ref.text, (across.high, value), (-2, 3), textcoords="offset points",
                           ha="right", fontsize=SMALL, color=style.THEIRS)  # fmt: skip

@@ -1,4 +1,4 @@
-"""Strips: a row a series with every sample as a dot, on a logarithmic axis."""
+"""Strips: a row per series with a dot per sample, on a logarithmic axis."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ from harness.site.plots.style import GROUND, NORMAL, PIXEL, SMALL
 
 PICTURE = StripPicture
 KEY = (
-    "Dots: samples, from top to bottom in the order they were measured (evenly chosen where there "
+    "Dots: samples, from top to bottom in measurement order (evenly chosen if there "
     f"are more than {MOST}); line: median, with its 95 % interval as a band; triangle: 95th "
-    "percentile. Diamonds and the dashed line: published by others, under other clocks."
+    "percentile. Diamonds and the dashed line: published by others, with other clocks."
 )
 _HEAD, _LANE, _PUBLISHED, _GAP = 11.0, 15.0, 10.0, 7.0
 _TOP_LINE, _BOTTOM = 20.0, 14.0
 
 
 def _height(strip: Strip) -> float:
-    beside = any(one.value is not None for _, one in strip.published)
-    return _HEAD + _LANE + (_PUBLISHED if beside else 0) + _GAP
+    published = any(figure.value is not None for _, figure in strip.published)
+    return _HEAD + _LANE + (_PUBLISHED if published else 0) + _GAP
 
 
 def draw(picture: StripPicture, width: float) -> Figure:
@@ -62,8 +62,8 @@ def _strip(
     axes.text(0, top + _HEAD - 3, strip.label, transform=ends, fontsize=NORMAL, bbox=GROUND)
     median = estimate_of(strip, "p50")
     if not strip.series or not median:
-        words = strip.note or "not measured on this host"
-        axes.text(1, top + _HEAD - 3, words, transform=ends, ha="right", color=style.SOFT,
+        reason = strip.note or "not measured on this host"
+        axes.text(1, top + _HEAD - 3, reason, transform=ends, ha="right", color=style.SOFT,
                   fontsize=SMALL, bbox=GROUND)  # fmt: skip
         return
     note = f"{strip.note}  " if strip.note else ""
@@ -91,16 +91,16 @@ def _strip(
 def _published(
     axes: Axes, strip: Strip, scale: axis.Axis, y: float, walls: Sequence[float]
 ) -> None:
-    known = [(f"{who} {one.as_written}", one.value) for who, one in strip.published
-             if one.value is not None]  # fmt: skip
-    marks = [Mark(scale.place(value), y / PIXEL, words) for words, value in known]
+    known = [(f"{publisher} {figure.as_written}", figure.value)
+             for publisher, figure in strip.published if figure.value is not None]  # fmt: skip
+    marks = [Mark(scale.place(value), y / PIXEL, label) for label, value in known]
     wide = 72 * axes.figure.get_figure(root=True).get_figwidth()
     spots = labels.spots(marks, walls, below=False, sizes=style.sizes(wide))
-    for (words, value), spot in zip(known, spots, strict=True):
+    for (label, value), spot in zip(known, spots, strict=True):
         axes.plot(value, y, "D", color="white", markeredgecolor=style.THEIRS, markersize=3.5,
                   markeredgewidth=0.9, zorder=4)  # fmt: skip
         axes.annotate(
-            words, (value, y), (spot.dx * PIXEL * 0.75, 0), textcoords="offset points",
+            label, (value, y), (spot.dx * PIXEL * 0.75, 0), textcoords="offset points",
             ha={"start": "left", "end": "right"}.get(spot.anchor, "center"), va="center",
             fontsize=SMALL, color=style.THEIRS,
             bbox=dict(GROUND, pad=0.3),
@@ -112,6 +112,6 @@ def _line(axes: Axes, line: ReferenceLine, place: float, top: float) -> None:
     axes.axvline(line.figure.value, ymax=1 + top / axes.get_ylim()[0], color=style.THEIRS,
                  linewidth=0.9, dashes=(4, 2), clip_on=False, zorder=1.5)  # fmt: skip
     side, shift = ("right", -3) if place > 0.5 else ("left", 3)
-    for words, up, colour in ((line.text, 12, style.THEIRS), (line.aside, 4, style.SOFT)):
-        axes.annotate(words, (line.figure.value, 0), (shift, up), textcoords="offset points",
+    for label, up, colour in ((line.text, 12, style.THEIRS), (line.aside, 4, style.SOFT)):
+        axes.annotate(label, (line.figure.value, 0), (shift, up), textcoords="offset points",
                       ha=side, fontsize=SMALL, color=colour)  # fmt: skip

@@ -1,1 +1,1 @@
-"""Which charts there are: a module has one `FAMILY`, and is found by being here."""
+"""The families of charts: every module here has a `FAMILY` and is found automatically."""

@@ -1,4 +1,4 @@
-"""Claims: the samples that answer each, beside the claimed figure."""
+"""Claims: the samples that answer each, next to the claimed figure."""
 
 from __future__ import annotations
 
@@ -19,4 +19,4 @@ def _plots(corpus: Corpus) -> Iterator[Plot]:
             yield Plot(f"{_PREFIX}{claim.id}", chart.picture, chart.rows)
 
 
-FAMILY = Family("what was measured of a claim", _plots, many=True, prefix=_PREFIX)
+FAMILY = Family("the samples that answer a claim", _plots, many=True, prefix=_PREFIX)

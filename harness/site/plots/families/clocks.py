@@ -1,4 +1,4 @@
-"""Drawings of the clock: the ladder of one cold start, and whose clock stops where."""
+"""Drawings of clocks: the ladder of a cold start, and where published clocks stop."""
 
 from __future__ import annotations
 

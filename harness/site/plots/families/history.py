@@ -14,7 +14,7 @@ _PREFIX = "history/"
 def _plots(corpus: Corpus) -> Iterator[Plot]:
     for track in tracks(corpus, corpus.machine) if corpus.machine else ():
         chart = chart_of(track)
-        # Within one machine its name says nothing.
+        # Without the machine, which is the same for all.
         yield Plot(f"{_PREFIX}{chart.name.rpartition('/')[2]}", chart.picture, chart.rows)
 
 

@@ -1,4 +1,4 @@
-"""The network: round trips by path, and policies that change."""
+"""The network: round trips by path, and changes of policies."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One series of one run: its samples in order, and their distribution."""
+"""A series of a run: its samples in order, and their distribution."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ _PREFIX = "series/"
 
 
 def _plots(corpus: Corpus) -> Iterator[Plot]:
-    """Named by the run and by the series' place in its record, as its run's page has it."""
+    """A chart for each series, named by the run and the series' index, as on the run's page."""
     for entry in corpus.entries:
-        for number, one in enumerate(entry.summary.series):
-            if one.n and not figures.withheld(entry, one):
-                title = f"{entry.summary.rig.id}: {one.name}"
+        for number, series in enumerate(entry.summary.series):
+            if series.n and not figures.withheld(entry, series):
+                title = f"{entry.summary.rig.id}: {series.name}"
                 name = f"{_PREFIX}{entry.summary.run_id}/{number}"
                 picture = SeriesPicture(title, entry, number)
-                yield Plot(name, picture, [ChartRow(one.name, entry, one)])
+                yield Plot(name, picture, [ChartRow(series.name, entry, series)])
 
 
 FAMILY = Family("the samples of one series and their distribution", _plots, many=True,
