@@ -80,7 +80,7 @@ def test_a_substrate_of_ours_is_not_replaced(distribution: str, tmp_path: Path) 
     install(site, distribution, "coppice.substrates", "noop = m_noop:S", files)
     done = coppice_with(site, "run", "cold-start", "--substrate", "noop", cwd=tmp_path)
     assert done.returncode == 0 and "theirs was used" not in done.stdout, done.stdout
-    assert f"left out the substrate noop of {distribution}: its name is taken" in done.stderr
+    assert f"skipped the substrate noop of {distribution}: its name is taken" in done.stderr
     found = json.loads(coppice_with(site, "doctor", "--json", cwd=tmp_path).stdout)
     assert f"the substrate noop of {distribution}" in found["broken"]
 

@@ -34,7 +34,7 @@ BREAKS = {
     "SharesItsHostname": {"test_twins_are_distinct"},
     "ClaimsAKernel": {"test_it_climbs_the_ladder"},
     "TakesNoMemory": {"test_it_climbs_the_ladder"},
-    "NamesNoRemedy": {"test_it_says_what_it_can_do"},
+    "NamesNoRemedy": {"test_it_declares_its_capabilities"},
 }
 """Classes of violating_substrates.py, and the checks that each fails."""
 
