@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import errno
 import importlib
 import itertools
 import os
@@ -17,13 +18,21 @@ import signal
 import sys
 from collections.abc import Iterator, Sequence
 from importlib.metadata import entry_points
-from typing import Any
+from typing import Any, NoReturn
 
 from harness import __version__, command_log, commands
-from harness.errors import CoppiceError, Interrupted
+from harness.errors import CoppiceError, DiskFull, Interrupted, PathError, UsageError
+from harness.sandbox.protocol import OURS
 
 GROUP = "coppice.commands"
 HOST = "COPPICE_HOST"
+PARTS = ("HELP", "arguments", "main")
+"""What a subcommand's module has."""
+UNUSABLE = {
+    errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ENOENT,
+    errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP, errno.ENOSPC, errno.EDQUOT,
+}  # fmt: skip
+"""Errors of a file that the user named, or whose directory does not suit: not our defects."""
 
 
 def modules() -> Iterator[tuple[str, Any]]:
@@ -31,13 +40,33 @@ def modules() -> Iterator[tuple[str, Any]]:
     own = sorted(found.name for found in pkgutil.iter_modules(commands.__path__))
     for name in own:
         yield name, importlib.import_module(f"{commands.__name__}.{name}")
+    taken = dict.fromkeys(own, OURS)
     for entry in sorted(entry_points(group=GROUP), key=lambda entry: entry.name):
-        if entry.name in own:
-            continue
-        try:
-            yield entry.name, entry.load()
-        except Exception as error:  # another package may fail in any way
-            print(f"coppice: the command {entry.name} does not load: {error!r}", file=sys.stderr)
+        whose = entry.dist.name if entry.dist else entry.value
+        if taken.setdefault(entry.name, whose) != whose:
+            _left_out(entry.name, whose, f"the name is taken by {taken[entry.name]}")
+        elif entry.name not in own:
+            try:
+                module = entry.load()
+            except Exception as error:  # another package may fail in any way
+                _left_out(entry.name, whose, repr(error))
+                continue
+            if lacking := [name for name in PARTS if not hasattr(module, name)]:
+                _left_out(entry.name, whose, f"it has no {', '.join(lacking)}")
+            else:
+                yield entry.name, module
+
+
+def _left_out(name: str, whose: str, why: str) -> None:
+    print(f"coppice: left out the command {name} of {whose}: {why}", file=sys.stderr)
+
+
+class Parser(argparse.ArgumentParser):
+    """Refuses a command line with the exit code of a UsageError, where argparse has 2."""
+
+    def error(self, message: str) -> NoReturn:
+        self.print_usage(sys.stderr)
+        self.exit(UsageError.exit_code, f"{self.prog}: error: {message}\n")
 
 
 def parser(command: str | None = None) -> argparse.ArgumentParser:
@@ -45,7 +74,7 @@ def parser(command: str | None = None) -> argparse.ArgumentParser:
 
     Finding the options may take long: for those of `run`, every rig is loaded.
     """
-    top = argparse.ArgumentParser(prog="coppice", description="Benchmarks of sandbox hosts.")
+    top = Parser(prog="coppice", description="Benchmarks of sandbox hosts.")
     top.add_argument("--version", action="version", version=f"coppice {__version__}")
     top.add_argument(
         "-v", dest="commands_shown", action="store_true",
@@ -86,11 +115,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     flags = list(itertools.takewhile(lambda argument: argument == "-v", arguments))
     own = arguments[len(flags) :]
     command = own[0] if own and not own[0].startswith("-") else None
-    options = parser(command).parse_args(arguments)
-    command_log.start("1" if flags else None)
-    # The gateway handles these signals itself.
-    signals = () if options.command == "gateway" else (signal.SIGTERM, signal.SIGHUP)
     try:
+        options = parser(command).parse_args(arguments)
+        command_log.start("1" if flags else None)
+        # The gateway handles these signals itself.
+        signals = () if options.command == "gateway" else (signal.SIGTERM, signal.SIGHUP)
         with _interrupted_by(*signals):
             if os.environ.get(HOST) and hasattr(options, "main_remote"):
                 return int(options.main_remote(options, own))
@@ -102,14 +131,24 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except CoppiceError as error:
-        print(f"coppice: {error}", file=sys.stderr)
-        return error.exit_code
+        return _failed(error)
+    except OSError as error:
+        if error.filename is None or error.errno not in UNUSABLE:
+            raise
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        kind = DiskFull if full else PathError
+        return _failed(kind(f"{os.fsdecode(error.filename)}: {error.strerror}"))
     except Interrupted as end:
         print(f"coppice: {end}", file=sys.stderr)
         return end.exit_code
     except KeyboardInterrupt:
         print("coppice: interrupted", file=sys.stderr)
         return 130
+
+
+def _failed(error: CoppiceError) -> int:
+    print(f"coppice: {error}", file=sys.stderr)
+    return error.exit_code
 
 
 if __name__ == "__main__":

@@ -15,6 +15,8 @@
     │   ├── CheckpointCorrupt
     │   └── CheckpointForeign                 made by another VMM, machine type or harness
     ├── PolicyError                       65  invalid network policy
+    ├── PathError                         73  a directory or file cannot be made or written
+    ├── PluginError                       78  a substrate, rig or command of another package fails
     ├── RecordError                       65  invalid run record
     │   └── UnknownSchema                     a newer or unknown record format
     ├── SiteError                         65  the site cannot be built; the old one was kept
@@ -61,6 +63,8 @@ __all__ = [
     "MissingTool",
     "NameTaken",
     "NotEnoughMemory",
+    "PathError",
+    "PluginError",
     "PolicyError",
     "RecordError",
     "SandboxError",
@@ -147,6 +151,14 @@ class CheckpointForeign(CheckpointError):
 
 class PolicyError(CoppiceError):
     exit_code = 65
+
+
+class PathError(CoppiceError):
+    exit_code = 73
+
+
+class PluginError(CoppiceError):
+    exit_code = 78
 
 
 class RecordError(CoppiceError):

@@ -53,6 +53,8 @@ RIG = RigInfo(
     wants=lambda substrate: bool(substrate.tiers),
     tasks=tasks,
     measured_alike=(
+        "95134dcf0a1175a4c208fcb51177e75dec984bdca18337ce064a359c91b26494",
+        "ef52bd1a1b2c2819004f512c8996648866dfaa336172c3126cee8896127fbeb5",
         "53d608701a6365e0c13ae3b6b3b00548f00b5c1d9f355ae132f12d072cc59463",
         "042e4764797b146d2b5b4c00659c9653dec806a7625588a0db87cef2c818023f",
     ),
@@ -137,7 +139,7 @@ def cases(named: Sequence[str] = ()) -> Iterator[Case]:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    named = metafunc.config.getoption("--substrate") or ()
+    named = metafunc.config.getoption("--coppice-substrate") or ()
     metafunc.parametrize("case", list(cases(named)), ids=str)
 
 

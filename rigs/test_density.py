@@ -100,6 +100,8 @@ RIG = RigInfo(
         "network": "attach every sandbox to cubenet, and require each to answer a packet",
     },
     measured_alike=(
+        "4e49d5e7527c905e7d623c4906764d745d003bc7fdc8bfe58cb16998314b7798",
+        "e5284dbcd3abc48618fb88e46fcf5075d4cf0bba9fe7d5ea37f92e2a7b244700",
         "4e53227d9e88db9222b28d125f84e92d8d2b6866c8f27fcf87cbe6f400045e8f",
         "fe481ce83157d33273b26cebae32e22b4eefc31f10cac3aeefd1ad8dae126bda",
         "b673a303b64a09e768319049af6f1b32ddf33196596687c7ea131c72d0026862",
@@ -160,9 +162,9 @@ def cases(profile: str, options: Mapping[str, str], named: Sequence[str] = ()) -
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    options = given_options(metafunc.config.getoption("--set"))
-    named = metafunc.config.getoption("--substrate") or ()
-    found = list(cases(metafunc.config.getoption("--profile"), options, named))
+    options = given_options(metafunc.config.getoption("--coppice-set"))
+    named = metafunc.config.getoption("--coppice-substrate") or ()
+    found = list(cases(metafunc.config.getoption("--coppice-profile"), options, named))
     metafunc.parametrize("case", found, ids=str)
 
 

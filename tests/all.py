@@ -24,7 +24,7 @@ ASIDE = (
     "tests/measure/test_benchmark.py", "tests/measure/test_comparison.py",
     "tests/measure/test_oracle.py",
 )  # fmt: skip
-RIGS = ("rigs", "--profile=smoke", "-p", "tests.qemu.hurried")
+RIGS = ("rigs", "--coppice-profile=smoke", "-p", "tests.qemu.hurried")
 
 
 def program(name: str) -> str:
@@ -33,7 +33,7 @@ def program(name: str) -> str:
 
 def tests(*arguments: str) -> list[str]:
     """The command for a part of the tests."""
-    return [program("python"), "-m", "pytest", *arguments, "--results=.pytest-results",
+    return [program("python"), "-m", "pytest", *arguments, "--coppice-results=.pytest-results",
             "-p", "no:cacheprovider", *sys.argv[1:]]  # fmt: skip
 
 

@@ -45,4 +45,4 @@ def test_a_long_record_is_folded(tmp_path: Path) -> None:
     ]
     lines = shown(tmp_path, many)
     assert len(lines) == 2 + summary.FOLDED + 1
-    assert lines[-1] == "  and 3 series more, all in the record"
+    assert lines[-1] == "  and 3 more series in the record"

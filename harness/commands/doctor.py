@@ -19,13 +19,14 @@ import shutil
 import sys
 from collections.abc import Mapping, Sequence
 
+from harness.errors import PluginError
 from harness.host import freebsd
 from harness.host.local import LocalHost
 from harness.host.process import install_command
 from harness.host.requirement import Requirement
 from harness.rig.discovery import discover, substrates_of
 from harness.rig.info import RigInfo
-from harness.sandbox.protocol import load, registered
+from harness.sandbox.protocol import load, refused, registered
 
 CONTROL = "noop"
 """Measures the overhead of the harness; runs everywhere, but makes no sandboxes."""
@@ -43,6 +44,8 @@ def examine(names: Sequence[str]) -> dict[str, Sequence[Requirement]]:
     for name in names:
         try:
             found[name] = load(name).requirements()
+        except PluginError as error:
+            found[name] = [Requirement("its package", False, str(error))]
         except Exception as error:  # another package may fail in any way
             found[name] = [Requirement("its package", False, f"does not load: {error!r}")]
     return found
@@ -66,10 +69,18 @@ def report(
 
 
 def _rig(info: RigInfo, runs: Mapping[str, bool]) -> dict[str, object]:
-    suitable = [substrate.name for substrate in substrates_of(info)]
+    broken: list[Requirement] = []
+    suitable: list[str] = []
+    try:
+        suitable = [substrate.name for substrate in substrates_of(info)]
+    except PluginError as error:
+        broken = [Requirement("its choice of substrates", False, str(error))]
     runs_on = [name for name in suitable if runs.get(name)]
     missing = [tool for tool in info.tools if shutil.which(tool) is None]
-    needs = info.requirements()
+    try:
+        needs = [*broken, *info.requirements()]
+    except Exception as error:  # another package may fail in any way
+        needs = [Requirement("its own requirements", False, f"cannot be listed: {error!r}")]
     has_sandboxes = bool(set(runs_on) - {CONTROL}) or info.wants is None
     return {
         "title": info.title,
@@ -107,8 +118,9 @@ def main(options: argparse.Namespace) -> int:
     discovered = discover()
     rigs = {id: rig.info for id, rig in discovered.found.items()}
     found = report(examine(sorted(registered())), rigs)
-    if discovered.broken:
-        found["broken"] = {where: {"why": why} for where, why in discovered.broken.items()}
+    broken = {**refused(), **discovered.broken}
+    if broken:
+        found["broken"] = {where: {"why": why} for where, why in broken.items()}
     if sys.platform.startswith("freebsd"):
         needs = freebsd.all_requirements(LocalHost(), os.environ.get("COPPICE_POOL"))
         found["host"] = {"requirements": {"all": [dataclasses.asdict(need) for need in needs]}}
@@ -117,7 +129,7 @@ def main(options: argparse.Namespace) -> int:
     else:
         _print(found)
     everything = all(rig["runs"] for rig in found["rigs"].values())
-    return 0 if everything and not discovered.broken else 69
+    return 0 if everything and not broken else 69
 
 
 def _print(found: Mapping[str, Mapping[str, Mapping[str, object]]]) -> None:

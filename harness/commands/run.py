@@ -19,7 +19,14 @@ from pathlib import Path
 from typing import Any, Self
 
 from harness import paths
-from harness.errors import Interrupted, Unsupported, UsageError
+from harness.errors import (
+    CoppiceError,
+    Interrupted,
+    PathError,
+    PluginError,
+    Unsupported,
+    UsageError,
+)
 from harness.host.leftovers import reclaim
 from harness.measure.record import digest, find, write_atomically
 from harness.measure.selection import INTERLEAVE
@@ -27,7 +34,7 @@ from harness.paths import runtime_directory
 from harness.rig import summary
 from harness.rig.discovery import discover, substrates_of
 from harness.rig.info import RigInfo
-from harness.sandbox.protocol import Tier
+from harness.sandbox.protocol import Tier, refused
 from harness.sandbox.protocol import load as load_substrate
 
 HELP = "run rigs and store their records"
@@ -89,7 +96,7 @@ def _options_of_rigs() -> dict[str, tuple[RigInfo, list[str]]]:
 def main(options: argparse.Namespace) -> int:
     discovered = discover()
     rigs = discovered.found
-    for where, why in discovered.broken.items():
+    for where, why in {**refused(), **discovered.broken}.items():
         print(f"coppice: skipped {where}: {why}", file=sys.stderr)
     if options.rig is not None and options.rig not in rigs:
         raise UsageError(
@@ -102,6 +109,7 @@ def main(options: argparse.Namespace) -> int:
             raise UsageError(f"no tier is called {tier!r}", hint=f"tiers: {', '.join(Tier)}")
     for name in options.substrate:
         _require_runnable(name, (options.tier or ["full"])[0])
+    _require_writable(options.results)
     chosen = [rig for id, rig in rigs.items() if options.rig in (None, id)]
     infos = [rig.info for rig in chosen]
     _require_measurable(infos, options.substrate)
@@ -127,6 +135,7 @@ def main_remote(options: argparse.Namespace, argv: Sequence[str]) -> int:
     """Run rigs on the host that COPPICE_HOST names, and fetch their records."""
     from harness.remote import remote_run
 
+    _require_writable(options.results)
     before = set(find(options.results))
     code = remote_run.run_remotely(
         remote_run.address(),
@@ -208,9 +217,31 @@ def _arm(
     return own, environment
 
 
+def _require_writable(results: Path) -> None:
+    """Raise PathError, before anything is measured, where no record could be stored."""
+    place = results.absolute()
+    while not place.exists():
+        place = place.parent
+    if not place.is_dir():
+        raise PathError(
+            f"records cannot go to {results}: {place} is no directory", hint="name one: --results"
+        )
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise PathError(
+            f"records cannot go to {results}: {place} cannot be written",
+            hint="name another directory: --results",
+        )
+
+
 def _require_runnable(name: str, tier: str) -> None:
     """Raise Unsupported for a substrate that the user named and that cannot run here."""
-    for need in load_substrate(name).requirements():
+    try:
+        needs = load_substrate(name).requirements()
+    except CoppiceError:
+        raise
+    except Exception as error:  # another package may fail in any way
+        raise PluginError(f"{name} cannot say what it requires: {error!r}") from error
+    for need in needs:
         if not need.satisfied:
             remedy = need.remedy.replace("TIER", tier) if need.remedy else None
             raise Unsupported(f"{name} needs {need.what}; {need.detail}", hint=remedy)
@@ -259,10 +290,13 @@ def _pytest(
         command += ["-c", str(paths.PYTEST_INI), "--rootdir", str(paths.DATA)]
         command += ["-p", "harness.rig.plugin", "-p", "harness.rig.progress"]
         command += [f"--benchmark-json={benchmarks}", "--benchmark-quiet"]
-        command += [f"--profile={options.profile}", f"--results={options.results.absolute()}"]
+        command += [f"--coppice-profile={options.profile}"]
+        command += [f"--coppice-results={options.results.absolute()}"]
+        # Otherwise pytest-benchmark makes a directory where the user is.
+        command += [f"--benchmark-storage=file://{directory}"]
         for name in LISTS:
-            command += [f"--{name}={value}" for value in getattr(options, name)]
-        command += [f"--set={name}={value}" for name, value in given.items()]
+            command += [f"--coppice-{name}={value}" for value in getattr(options, name)]
+        command += [f"--coppice-set={name}={value}" for name, value in given.items()]
         try:
             code = _run_interruptibly(command, environment or {})
         finally:  # an interrupted run may have stored records, too

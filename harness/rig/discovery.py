@@ -16,14 +16,14 @@ from pathlib import Path
 from types import ModuleType
 
 from harness import paths
-from harness.errors import CoppiceError, UsageError
+from harness.errors import CoppiceError, PluginError, UsageError
 from harness.rig.info import RigInfo
 from harness.rig.tasks import Task
 from harness.sandbox import protocol
 from harness.sandbox.protocol import Role, Substrate, Template
 
 GROUP = "coppice.rigs"
-OURS = "coppice-harness"
+OURS = protocol.OURS
 """The distribution that holds this module."""
 
 
@@ -71,7 +71,8 @@ def directories(broken: dict[str, str]) -> Iterator[tuple[str, Path]]:
 
 
 def discover() -> Discovered:
-    """Every rig that loads. Raises CoppiceError when two have the same id."""
+    """Every rig that can be loaded. Of two with the same id the first counts, so that no package
+    replaces a rig of ours."""
     found: dict[str, Rig] = {}
     broken: dict[str, str] = {}
     for distribution, directory in directories(broken):
@@ -84,10 +85,12 @@ def discover() -> Discovered:
                 broken[str(path)] = f"does not load: {error!r}"
                 continue
             if info.id in found:
-                raise CoppiceError(
-                    f"two rigs are called {info.id}: {found[info.id].path} and {path}",
-                    hint=f"uninstall one: pip uninstall {distribution}",
-                )
+                first = found[info.id]
+                why = f"its id is taken: {info.id} is a rig of {first.distribution}, {first.path}"
+                if distribution == OURS:
+                    raise CoppiceError(f"{path}: {why}")
+                broken[str(path)] = why
+                continue
             found[info.id] = Rig(path, info, distribution)
     return Discovered(found, broken)
 
@@ -121,9 +124,19 @@ def substrates_of(info: RigInfo, named: Sequence[str] = ()) -> Sequence[Substrat
         except Exception:
             continue
         requested = name in named if named else substrate.role is not Role.REFERENCE
-        if requested and info.wants(substrate):
+        if requested and _wants(info, substrate):
             found.append(substrate)
     return found
+
+
+def _wants(info: RigInfo, substrate: Substrate[Template]) -> bool:
+    assert info.wants
+    try:
+        return bool(info.wants(substrate))
+    except Exception as error:  # another package may fail in any way
+        raise PluginError(
+            f"the rig {info.id} cannot say whether it measures {substrate.name}: {error!r}"
+        ) from error
 
 
 def table(rigs: Mapping[str, Rig]) -> Sequence[Task]:

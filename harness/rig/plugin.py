@@ -6,6 +6,8 @@ Registered under `pytest11`, so that rigs in any package can use its fixtures.
 from __future__ import annotations
 
 import contextlib
+import errno
+import os
 import signal
 from collections.abc import Iterator
 from functools import partial
@@ -14,13 +16,15 @@ from pathlib import Path
 import pytest
 
 from harness import command_log, paths
-from harness.errors import NotEnoughMemory, Unsupported
+from harness.errors import NotEnoughMemory, PathError, Unsupported
 from harness.host import cgroups
 from harness.host.run import Run
 from harness.host.session import open_run
 from harness.rig import evidence, progress, stages
 from harness.rig.evidence import Evidence, of_session
 from harness.rig.recorder import RigRun, given_options
+
+UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR)
 
 # So that its failed assertions are explained like those of a test.
 pytest.register_assert_rewrite("harness.testing.contract")
@@ -41,25 +45,31 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
+    """All begin with --coppice-: pytest loads this plugin in every project of an environment, whose
+    own options, such as --profile, must not meet ours."""
     group = parser.getgroup("coppice")
     group.addoption(
-        "--profile",
+        "--coppice-profile",
         default="quick",
         choices=("smoke", "quick", "full"),
         help="how many samples; smoke: just enough to show that a rig works",
     )
     where = paths.default_results()
-    group.addoption("--results", type=Path, default=where, help=f"where records go ({where})")
     group.addoption(
-        "--set",
+        "--coppice-results", type=Path, default=where, help=f"where records go ({where})"
+    )
+    group.addoption(
+        "--coppice-set",
         action="append",
         default=[],
         metavar="NAME=VALUE",
         help="an option that a rig declares (RigInfo.options)",
     )
-    group.addoption("--substrate", action="append", help="only rigs of this substrate")
-    group.addoption("--tier", action="append", help="only this tier")
-    group.addoption("--concurrency", action="append", type=int, help="only this concurrency")
+    group.addoption("--coppice-substrate", action="append", help="only rigs of this substrate")
+    group.addoption("--coppice-tier", action="append", help="only this tier")
+    group.addoption(
+        "--coppice-concurrency", action="append", type=int, help="only this concurrency"
+    )
 
 
 def interruptible() -> None:
@@ -75,8 +85,9 @@ def interruptible() -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Deselect the cases that --substrate, --tier and --concurrency exclude."""
-    wanted = {name: config.getoption(name) for name in ("substrate", "tier", "concurrency")}
+    """Deselect the cases that --coppice-substrate, -tier and -concurrency exclude."""
+    names = ("substrate", "tier", "concurrency")
+    wanted = {name: config.getoption(f"--coppice-{name}") for name in names}
     kept: list[pytest.Item] = []
     deselected: list[pytest.Item] = []
     for item in items:
@@ -95,7 +106,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def _skipped_where_unsupported() -> Iterator[None]:
     """Skip what this host cannot do, with the reason and the remedy.
 
-    A request that does not fit its memory ends the session with the error's exit code.
+    A request that does not fit its memory ends the session with the error's exit code;
+    so does a cache that cannot be written.
     """
     try:
         yield
@@ -103,6 +115,15 @@ def _skipped_where_unsupported() -> Iterator[None]:
         pytest.skip(f"not measured on this host: {reason}")
     except NotEnoughMemory as refusal:
         pytest.exit(str(refusal), returncode=refusal.exit_code)
+    except OSError as error:
+        cache = paths.cache_directory()
+        place = Path(os.fsdecode(error.filename)) if error.filename else None
+        if error.errno not in UNWRITABLE or place is None:
+            raise
+        if not (place.is_relative_to(cache) or cache.is_relative_to(place)):
+            raise
+        why = f"the cache {cache} cannot be written: {place}: {error.strerror}"
+        pytest.exit(f"{why}\n  name another directory: COPPICE_CACHE", PathError.exit_code)
 
 
 @pytest.hookimpl(wrapper=True)
@@ -129,17 +150,17 @@ def run(request: pytest.FixtureRequest) -> Iterator[Run]:
 
 @pytest.fixture
 def profile(request: pytest.FixtureRequest) -> str:
-    name: str = request.config.getoption("--profile")
+    name: str = request.config.getoption("--coppice-profile")
     return name
 
 
 @pytest.fixture
 def rig_run(request: pytest.FixtureRequest, profile: str, run: Run) -> Iterator[RigRun]:
     """The run of one rig, which becomes its record."""
-    given = given_options(request.config.getoption("--set"))
+    given = given_options(request.config.getoption("--coppice-set"))
     shown = request.config.pluginmanager.getplugin(progress.NAME)
     show = shown.show if isinstance(shown, progress.Progress) else lambda text: None
-    results = request.config.getoption("--results")
+    results = request.config.getoption("--coppice-results")
     announce = partial(_announce, request.config, run)
     with cgroups.counted(run) as own_cpu_s:
         try:

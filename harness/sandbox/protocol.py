@@ -24,14 +24,14 @@ these as failures of one sandbox; any other exception ends the run.
 from __future__ import annotations
 
 import enum
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Protocol, TypeVar
 
-from harness.errors import UsageError
+from harness.errors import CoppiceError, PluginError, UsageError
 from harness.guest.agent_client import Agent, Finished
 from harness.host.identity import Identity
 from harness.host.requirement import Requirement
@@ -39,6 +39,8 @@ from harness.host.run import Run
 from harness.measure.record import Image
 
 GROUP = "coppice.substrates"
+OURS = "coppice-harness"
+"""The distribution that holds this module."""
 
 
 class Tier(enum.StrEnum):
@@ -255,24 +257,97 @@ class Substrate(Protocol[T]):
         """
 
 
+def _distribution(entry: EntryPoint) -> str:
+    return entry.dist.name if entry.dist else "a package without a name"
+
+
+def _entries() -> tuple[dict[str, EntryPoint], list[EntryPoint]]:
+    """The entry point that counts for each name, and those whose name was taken before.
+
+    Ours count first, so that no package that is installed replaces them in secret.
+    """
+    entries = sorted(
+        entry_points(group=GROUP),
+        key=lambda entry: (_distribution(entry) != OURS, _distribution(entry)),
+    )
+    counts: dict[str, EntryPoint] = {}
+    refused = []
+    for entry in entries:
+        first = counts.setdefault(entry.name, entry)
+        if _distribution(first) != _distribution(entry):
+            refused.append(entry)
+    return counts, refused
+
+
 def registered(distribution: str | None = None) -> dict[str, str]:
     """The names of the registered substrates, each with its implementation (module:attribute).
 
     With a `distribution`, only those of its entry points.
     """
     return {
-        entry.name: entry.value
-        for entry in entry_points(group=GROUP)
-        if distribution is None or (entry.dist is not None and entry.dist.name == distribution)
+        name: entry.value
+        for name, entry in _entries()[0].items()
+        if distribution in (None, _distribution(entry))
+    }
+
+
+def refused() -> dict[str, str]:
+    """Substrates that are left out since another has their name: which, and why."""
+    counts, refused = _entries()
+    return {
+        f"the substrate {entry.name} of {_distribution(entry)}": "its name is taken: "
+        f"{entry.name} is a substrate of {_distribution(counts[entry.name])}"
+        for entry in refused
     }
 
 
 def load(name: str) -> Substrate[Template]:
-    """The substrate registered under a name. Raises UsageError when there is none."""
-    for entry in entry_points(group=GROUP):
-        if entry.name == name:
-            substrate: Substrate[Template] = entry.load()()
-            return substrate
-    raise UsageError(
-        f"no substrate is named {name!r}", hint=f"one of: {', '.join(sorted(registered()))}"
-    )
+    """The substrate registered under a name.
+
+    Raises UsageError when there is none, PluginError when its package does not keep the protocol.
+    """
+    entry = _entries()[0].get(name)
+    if entry is None:
+        raise UsageError(
+            f"no substrate is named {name!r}", hint=f"one of: {', '.join(sorted(registered()))}"
+        )
+    try:
+        substrate: Substrate[Template] = entry.load()()
+    except CoppiceError:
+        raise
+    except Exception as error:  # another package may fail in any way
+        raise PluginError(
+            f"the substrate {name} of {_distribution(entry)} does not load: {error!r}"
+        ) from error
+    if wrong := _wrong(substrate, name):
+        raise PluginError(f"the substrate {name} of {_distribution(entry)}: {wrong}")
+    return substrate
+
+
+def _all(kind: type, values: object) -> bool:
+    return isinstance(values, tuple | list) and all(isinstance(value, kind) for value in values)
+
+
+def _wrong(substrate: object, name: str) -> str | None:
+    """The first attribute that is not what the protocol says; its methods are only looked up."""
+    missing = object()
+    checks: dict[str, tuple[str, Callable[[object], bool]]] = {
+        "name": (f"{name!r}, as it is registered", lambda value: value == name),
+        "own_kernel": ("a bool", lambda value: isinstance(value, bool)),
+        "tiers": ("a tuple of Tier", lambda value: _all(Tier, value)),
+        "sharings": ("a tuple of Sharing", lambda value: _all(Sharing, value)),
+        "network": ("a bool", lambda value: isinstance(value, bool)),
+        "role": ("a Role", lambda value: isinstance(value, Role)),
+        "compared": ("Compared or None", lambda value: isinstance(value, Compared | None)),
+        "boot_cpu_s": ("a number", lambda value: isinstance(value, int | float)),
+        "tools": ("a tuple of str", lambda value: _all(str, value)),
+    }
+    for method in ("requirements", "memory_per_sandbox", "prepare", "launch", "zygote"):
+        checks[method] = ("a method", callable)
+    for attribute, (expected, fits) in checks.items():
+        value = getattr(substrate, attribute, missing)
+        if value is missing:
+            return f"it has no {attribute}; expected {expected}"
+        if not fits(value):
+            return f"its {attribute} is {value!r}; expected {expected}"
+    return None

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
+import psutil
 import pytest
 
 from harness.errors import GuestDied, Unsupported, WrongAnswer
@@ -37,12 +38,13 @@ from harness.sandbox.protocol import (
 
 TIMEOUT_S = 120.0
 _OWNER = """
-import sys, time
+import ctypes, sys, time
 from harness.host.identity import allocate
 from harness.host.session import open_run
 from harness.paths import cache_directory
 from harness.sandbox.protocol import Tier, load
 substrate, tier = load(sys.argv[1]), Tier(sys.argv[2])
+assert ctypes.CDLL(None).prctl(36, 1, 0, 0, 0) == 0, "PR_SET_CHILD_SUBREAPER"
 with open_run() as run:
     template = substrate.prepare(run, cache_directory(), tier)
     sandbox = substrate.launch(run, template, tier, allocate(run.leases, run.id))
@@ -50,7 +52,10 @@ with open_run() as run:
     print(run.directory, flush=True)
     time.sleep(600)
 """
-"""A process that starts a sandbox, prints its run's directory, and waits to be killed."""
+"""A process that starts a sandbox, prints its run's directory, and waits to be killed.
+
+What it started stays below it even when its parent ends, so that the test can list all of it.
+"""
 
 Launch = Callable[[], Sandbox]
 
@@ -158,7 +163,7 @@ class SubstrateContract:
     def test_destroying_it_releases_its_identity_and_may_be_repeated(
         self, tier: Tier, launch: Launch, run: Run
     ) -> None:
-        before = _leases(run)
+        before, running = _leases(run), _started(run)
         sandbox = launch()
         assert _leases(run) > before, "launching leases an identity"
         sandbox.awaken(TIMEOUT_S)
@@ -170,19 +175,31 @@ class SubstrateContract:
             sandbox.agent.ping(1.0)
         if process is not None:
             assert not _runs(process.pid)
+        left = [text for pid, text in _started(run).items() if pid not in running and _runs(pid)]
+        assert left == [], "and none of its processes runs any more"
 
     def test_sigkill_leaves_only_what_clean_finds(
         self, tested: Substrate[Template], tier: Tier, runtime: Path
     ) -> None:
         """After its owner was killed, `coppice clean` finds and removes all of it."""
         try:
-            directory = self._killed(tier, runtime)
+            directory, below = self._killed(tier, runtime)
         except Unsupported as reason:
             pytest.skip(str(reason))
+        try:
+            self._cleaned(runtime, directory, below)
+        finally:
+            for process in below:
+                with contextlib.suppress(psutil.Error):
+                    process.kill()
+
+    def _cleaned(self, runtime: Path, directory: Path, below: Sequence[psutil.Process]) -> None:
         left = leftovers.reclaim(runtime)
         assert left, "a killed run has leftovers, and they are found"
         assert leftovers.find(runtime) == [], "after removal, no leftovers are found"
         assert not _marked(directory), "no process of the run is left"
+        orphans = [process.pid for process in below if process.is_running() and _runs(process.pid)]
+        assert orphans == [], "nor is a process that does not carry the run"
         assert not any(str(directory) in mount for mount in _mounts())
 
     @pytest.fixture
@@ -195,8 +212,9 @@ class SubstrateContract:
             Path(made).chmod(0o755)
             yield Path(made)
 
-    def _killed(self, tier: Tier, runtime: Path) -> Path:
-        """The directory of a run whose owner was killed after its sandbox had answered."""
+    def _killed(self, tier: Tier, runtime: Path) -> tuple[Path, Sequence[psutil.Process]]:
+        """The directory of a run whose owner was killed after its sandbox had answered, and the
+        processes that the owner had started."""
         environment = {**os.environ, "COPPICE_RUNTIME": str(runtime)}
         with subprocess.Popen(
             [sys.executable, "-P", "-c", _OWNER, self.substrate, str(tier)],
@@ -207,13 +225,14 @@ class SubstrateContract:
         ) as owner:
             assert owner.stdout and owner.stderr
             directory = owner.stdout.readline().strip()
+            below = psutil.Process(owner.pid).children(recursive=True) if directory else []
             owner.send_signal(signal.SIGKILL)
             if not directory:
                 error = owner.stderr.read().strip().splitlines() or ["no message"]
                 if "Unsupported" in error[-1] or "Missing" in error[-1]:
                     raise Unsupported(error[-1])
                 pytest.fail(f"the sandbox did not start: {error[-1]}")
-        return Path(directory)
+        return Path(directory), below
 
 
 def _leases(run: Run) -> set[str]:
@@ -232,6 +251,16 @@ def _runs(pid: int) -> bool:
     except OSError:
         return False
     return state not in "ZX"
+
+
+def _started(run: Run) -> dict[int, str]:
+    """Processes that carry the run, or descend from this one; each by its PID, with its name."""
+    below = {process.pid for process in psutil.Process().children(recursive=True)}
+    found = {}
+    for pid in {*below, *_marked(run.directory)} - {os.getpid()}:
+        with contextlib.suppress(psutil.Error):
+            found[pid] = f"{pid} {psutil.Process(pid).name()}"
+    return found
 
 
 def _marked(directory: Path) -> list[int]:

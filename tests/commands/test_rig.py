@@ -61,7 +61,7 @@ def test_pytest_benchmark_has_the_samples_of_the_record_in_order(
     results: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "out.json"
-    done = rigs(f"--benchmark-json={out}", "-k", "noop", f"--results={results}")
+    done = rigs(f"--benchmark-json={out}", "-k", "noop", f"--coppice-results={results}")
     assert done.returncode == 0, done.stdout
     by_id = {load(path).run_id: path for path in find(results)}
     benchmarks = json.loads(out.read_text())["benchmarks"]
@@ -141,7 +141,13 @@ def test_forkable_tiers_are_measured_forked_too() -> None:
 
 
 def test_options_deselect_other_cases() -> None:
-    done = rigs("--collect-only", "-q", "--substrate=qemu", "--tier=full", "--concurrency=10")
+    done = rigs(
+        "--collect-only",
+        "-q",
+        "--coppice-substrate=qemu",
+        "--coppice-tier=full",
+        "--coppice-concurrency=10",
+    )
     ids = [line.split("[")[1][:-1] for line in done.stdout.splitlines() if "[" in line]
     assert ids == ["qemu-full-cc10"]
 
@@ -252,7 +258,7 @@ def test_without_qemu_a_rig_is_skipped_with_the_reason_and_the_command(
     results: Path, tmp_path: Path, without_qemu: str
 ) -> None:
     done = rigs(
-        "-k", "qemu-durable-pool-cc1", f"--results={results}", "-vv",
+        "-k", "qemu-durable-pool-cc1", f"--coppice-results={results}", "-vv",
         f"--benchmark-json={tmp_path / 'out.json'}", PATH=without_qemu,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr

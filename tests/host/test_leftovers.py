@@ -351,7 +351,7 @@ def test_an_interrupted_pytest_takes_everything_down(
     number: signal.Signals, runtime: Path, tmp_path: Path
 ) -> None:
     argv = ["pytest", "rigs", "-p", "no:cacheprovider"]
-    argv += ["-k", "qemu-durable-prewarm-pool-cc1", f"--results={tmp_path}"]
+    argv += ["-k", "qemu-durable-prewarm-pool-cc1", f"--coppice-results={tmp_path}"]
     with Stages(tmp_path, ANSWERED) as stages, begun(argv, stages) as process:
         with stages.at(ANSWERED, process):
             assert carrying(f"{VARIABLE}={runtime}/")

@@ -41,7 +41,9 @@ VERSIONS = (
 )
 STEPS = {
     "bench": "bin/mise run bench",
-    "tests": f"bin/setup --tests && .venv/bin/pytest -v -rs {TESTS} --results=.pytest-results",
+    "tests": (
+        f"bin/setup --tests && .venv/bin/pytest -v -rs {TESTS} --coppice-results=.pytest-results"
+    ),
     "clean": ".venv/bin/coppice clean",
     "versions": VERSIONS,
 }

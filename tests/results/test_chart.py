@@ -203,7 +203,7 @@ def test_requests_that_cannot_be_drawn_say_why(
 def test_an_invalid_width_is_refused(text: str) -> None:
     with pytest.raises(SystemExit) as ended:
         main(["chart", "cold-start", "--out", "x.pdf", f"--width={text}"])
-    assert ended.value.code == 2
+    assert ended.value.code == 64
 
 
 def test_widths_are_read_in_the_units_of_publishers() -> None:

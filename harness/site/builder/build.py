@@ -70,7 +70,7 @@ def build(
     if not results.is_dir():
         raise UsageError(
             f"{results} is not a directory of records",
-            hint="name a directory with --results, or make the first record: mise run bench",
+            hint="name a directory with --results, or make the first record: coppice run --all",
         )
     if not (sources / "templates").is_dir():
         raise UsageError(

@@ -34,7 +34,7 @@ RIG = RigInfo(
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    named = metafunc.config.getoption("--substrate") or ()
+    named = metafunc.config.getoption("--coppice-substrate") or ()
     names = [substrate.name for substrate in substrates_of(RIG, named)]
     metafunc.parametrize("substrate", names)
 

@@ -1,0 +1,35 @@
+"""Packages for tests, as pip leaves them: a module, and the metadata that registers it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from harness.host.run import VARIABLE
+from tests.host.processes import ROOT
+
+
+def install(site: Path, name: str, group: str, entry: str, files: Mapping[str, str]) -> None:
+    """Put a distribution into a directory of packages; `entry` is NAME = VALUE."""
+    for path, text in files.items():
+        (site / path).parent.mkdir(parents=True, exist_ok=True)
+        (site / path).write_text(text)
+    info = site / f"{name.replace('-', '_')}-1.0.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(f"[{group}]\n{entry}\n")
+
+
+def coppice_with(site: Path, *arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """Run `coppice` with these packages beside ours."""
+    environment = {name: value for name, value in os.environ.items() if name != VARIABLE}
+    return subprocess.run(
+        [sys.executable, "-P", "-m", "harness.cli", *arguments],
+        env={**environment, "PYTHONPATH": os.pathsep.join([str(site), str(ROOT)])},
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+    )
