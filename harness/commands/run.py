@@ -112,7 +112,7 @@ def main(options: argparse.Namespace) -> int:
     _require_writable(options.results)
     chosen = [rig for id, rig in rigs.items() if options.rig in (None, id)]
     infos = [rig.info for rig in chosen]
-    _require_measurable(infos, options.substrate)
+    _require_measurable(infos, options.substrate, options.tier)
     given = _given(options, infos)
     files = [rig.path for rig in chosen]
     before = set(find(options.results))
@@ -247,9 +247,16 @@ def _require_runnable(name: str, tier: str) -> None:
             raise Unsupported(f"{name} needs {need.what}; {need.detail}", hint=remedy)
 
 
-def _require_measurable(rigs: Sequence[RigInfo], named: Sequence[str]) -> None:
-    """Raise UsageError for substrates that none of the chosen rigs can measure."""
+def _require_measurable(
+    rigs: Sequence[RigInfo], named: Sequence[str], tiers: Sequence[str]
+) -> None:
+    """Raise UsageError for substrates that none of the chosen rigs can measure in these tiers."""
     for name in named:
+        own = load_substrate(name).tiers
+        if tiers and not set(tiers) & set(own):
+            raise UsageError(
+                f"{name} has no tier {' or '.join(tiers)}", hint=f"its tiers: {', '.join(own)}"
+            )
         choosing = [info for info in rigs if info.wants is not None]
         if choosing and not any(substrates_of(info, [name]) for info in choosing):
             suitable = sorted(

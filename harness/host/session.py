@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from harness.errors import PathError
 from harness.host.leftovers import reclaim
 from harness.host.run import LOCK, Run, new_run_id
 from harness.paths import runtime_directory
@@ -22,6 +23,7 @@ def open_run(runtime: Path | None = None, resume_id: str | None = None) -> Itera
     exists, that run is continued instead, and its processes are kept.
     """
     runtime = runtime or runtime_directory()
+    _refuse_foreign(runtime)
     if resume_id and (runtime / resume_id).is_dir():
         id = resume_id
     else:
@@ -40,3 +42,15 @@ def open_run(runtime: Path | None = None, resume_id: str | None = None) -> Itera
                 yield run
     finally:
         reclaim(runtime)
+
+
+def _refuse_foreign(runtime: Path) -> None:
+    """Raise PathError where another user made the directory of our runs: in /tmp anybody can, and
+    could then replace what a run keeps there."""
+    with contextlib.suppress(FileNotFoundError):
+        owner = runtime.lstat().st_uid
+        if owner not in (os.geteuid(), 0):
+            raise PathError(
+                f"{runtime} belongs to the user {owner}: runs are not kept there",
+                hint="set COPPICE_RUNTIME to a directory of your own",
+            )

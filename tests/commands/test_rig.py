@@ -357,3 +357,11 @@ def test_measured_alike_lists_earlier_versions_of_the_rigs_file() -> None:
         )
         known = {hashlib.sha256(git("show", f"{state}:{file}")).hexdigest() for state in states}
         assert set(info.measured_alike) <= known, file
+
+
+def test_a_tier_that_the_substrate_lacks_is_named(results: Path) -> None:
+    done = coppice(
+        "run", "cold-start", "--substrate", "noop", "--tier", "full", "--results", str(results)
+    )
+    assert done.returncode == 64
+    assert "noop has no tier full" in done.stderr and "durable-prewarm-pool" in done.stderr

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from harness.errors import PathError
 from harness.host import run as runs
 from harness.host.identity import allocate
 from harness.host.leftovers import find
@@ -150,3 +151,12 @@ def test_children_inherit_the_refusal_of_huge_pages() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert re.search(r"^THP_enabled:\s*0$", done.stdout, re.M) or "THP_enabled" not in done.stdout
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="giving a directory away needs root")
+def test_a_runtime_directory_of_another_user_is_refused(runtime: Path, cache: Path) -> None:
+    runtime.mkdir()
+    os.chown(runtime, 12345, 12345)
+    with pytest.raises(PathError, match="belongs to the user 12345"), open_run():
+        pytest.fail("a run was opened there")
+    assert list(runtime.iterdir()) == []
