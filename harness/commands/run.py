@@ -295,7 +295,7 @@ def _pytest(
         benchmarks = Path(directory) / "benchmark.json"
         command = [*ISOLATED, "-m", "pytest", *map(str, files)]
         command += ["-c", str(paths.PYTEST_INI), "--rootdir", str(paths.DATA)]
-        command += ["-p", "harness.rig.plugin", "-p", "harness.rig.progress"]
+        command += ["-p", "harness.rig.progress"]
         command += [f"--benchmark-json={benchmarks}", "--benchmark-quiet"]
         command += [f"--coppice-profile={options.profile}"]
         command += [f"--coppice-results={options.results.absolute()}"]
