@@ -13,7 +13,6 @@ import secrets
 import signal
 import subprocess
 import sys
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -28,6 +27,7 @@ from harness.errors import (
     UsageError,
 )
 from harness.host.leftovers import reclaim
+from harness.host.session import open_run
 from harness.measure.record import digest, find, write_atomically
 from harness.measure.selection import INTERLEAVE
 from harness.paths import runtime_directory
@@ -291,8 +291,9 @@ def _pytest(
     environment: Mapping[str, str] | None = None,
 ) -> int:
     """Run the rigs in a separate process, which imports nothing that they do not need."""
-    with tempfile.TemporaryDirectory(prefix="coppice-") as directory:
-        benchmarks = Path(directory) / "benchmark.json"
+    # In a run's directory: `coppice clean` removes it after this process was killed.
+    with open_run() as owner:
+        benchmarks = owner.directory / "benchmark.json"
         command = [*ISOLATED, "-m", "pytest", *map(str, files)]
         command += ["-c", str(paths.PYTEST_INI), "--rootdir", str(paths.DATA)]
         command += ["-p", "harness.rig.progress"]
@@ -300,7 +301,7 @@ def _pytest(
         command += [f"--coppice-profile={options.profile}"]
         command += [f"--coppice-results={options.results.absolute()}"]
         # Otherwise pytest-benchmark makes a directory where the user is.
-        command += [f"--benchmark-storage=file://{directory}"]
+        command += [f"--benchmark-storage=file://{owner.directory}"]
         for name in LISTS:
             command += [f"--coppice-{name}={value}" for value in getattr(options, name)]
         command += [f"--coppice-set={name}={value}" for name, value in given.items()]

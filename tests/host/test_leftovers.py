@@ -360,3 +360,23 @@ def test_an_interrupted_pytest_takes_everything_down(
     assert process.returncode == 2, output
     assert carrying(f"{VARIABLE}={runtime}/") == []
     assert what_is_there(runtime) == []
+
+
+def test_a_killed_command_leaves_only_what_clean_removes(
+    runtime: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setenv("TMPDIR", str(temporary))
+    argv = ["run", "cold-start", "--substrate", "noop", "--results", str(tmp_path / "results")]
+    with Stages(tmp_path, BEGUN) as stages:
+        with begun(["harness.cli", *argv], stages) as process:
+            with stages.at(BEGUN, process):
+                (pytest_process,) = psutil.Process(process.pid).children()
+                for pid in (process.pid, pytest_process.pid):
+                    os.kill(pid, signal.SIGKILL)
+            process.wait(60)
+    assert [path for path in temporary.iterdir() if path.name.startswith("coppice")] == []
+    assert what_is_there(runtime)
+    assert coppice("clean").returncode == 0
+    assert what_is_there(runtime) == []
