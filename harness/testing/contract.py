@@ -12,9 +12,11 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -37,6 +39,8 @@ from harness.sandbox.protocol import (
 )
 
 TIMEOUT_S = 120.0
+PATIENCE_S = 5.0
+"""How long processes may take to end once they were told to."""
 _OWNER = """
 import ctypes, sys, time
 from harness.host.identity import allocate
@@ -175,8 +179,11 @@ class SubstrateContract:
             sandbox.agent.ping(1.0)
         if process is not None:
             assert not _runs(process.pid)
-        left = [text for pid, text in _started(run).items() if pid not in running and _runs(pid)]
-        assert left == [], "and none of its processes runs any more"
+
+        def left() -> list[str]:
+            return [text for pid, text in _started(run).items() if pid not in running]
+
+        assert _soon_empty(left) == [], "and none of its processes runs any more"
 
     def test_sigkill_leaves_only_what_clean_finds(
         self, tested: Substrate[Template], tier: Tier, runtime: Path
@@ -198,7 +205,7 @@ class SubstrateContract:
         assert left, "a killed run has leftovers, and they are found"
         assert leftovers.find(runtime) == [], "after removal, no leftovers are found"
         assert not _marked(directory), "no process of the run is left"
-        orphans = [process.pid for process in below if process.is_running() and _runs(process.pid)]
+        orphans = _soon_empty(lambda: _running(below))
         assert orphans == [], "nor is a process that does not carry the run"
         assert not any(str(directory) in mount for mount in _mounts())
 
@@ -245,6 +252,19 @@ def _leases(run: Run) -> set[str]:
     return found
 
 
+def _soon_empty(look: Callable[[], list[Any]]) -> list[Any]:
+    """What is still seen after `PATIENCE_S`: a process that is just ending is no leftover."""
+    deadline = time.monotonic() + PATIENCE_S
+    while (seen := look()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return seen
+
+
+def _running(processes: Sequence[psutil.Process]) -> list[int]:
+    """The PIDs of those that still run; a reused PID is another process."""
+    return [each.pid for each in processes if each.is_running() and _runs(each.pid)]
+
+
 def _runs(pid: int) -> bool:
     try:
         state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
@@ -259,7 +279,8 @@ def _started(run: Run) -> dict[int, str]:
     found = {}
     for pid in {*below, *_marked(run.directory)} - {os.getpid()}:
         with contextlib.suppress(psutil.Error):
-            found[pid] = f"{pid} {psutil.Process(pid).name()}"
+            if _runs(pid):
+                found[pid] = f"{pid} {psutil.Process(pid).name()}"
     return found
 
 
