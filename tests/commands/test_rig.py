@@ -295,7 +295,7 @@ def test_an_unknown_name_is_refused_with_the_known_ones(arguments: list[str], me
 
 def test_a_selection_that_no_rig_measures_is_an_error(results: Path) -> None:
     done = coppice(
-        "run", "cold-start", "--substrate", "noop", "--tier", "full", "--results", str(results)
+        "run", "cold-start", "--substrate", "noop", "--concurrency", "7", "--results", str(results)
     )
     assert done.returncode == 69
     assert "Traceback" not in done.stderr + done.stdout
