@@ -38,6 +38,7 @@ from harness.procedures.fleet import (
     SandboxFleet,
     admit,
     ask_each,
+    pids_of,
     run_process,
     touch_above_floor,
 )
@@ -337,10 +338,6 @@ def work(
     done = f"touched-{TOUCHED_MIB}-MiB"
     rest(findings, sandboxes, before, merger, done)
     fleet_figures.memory_figures(findings, done, before, sandboxes)
-
-
-def pids_of(sandboxes: Sequence[Sandbox]) -> Sequence[int]:
-    return [sandbox.process.pid for sandbox in sandboxes if sandbox.process]
 
 
 def rest(

@@ -252,3 +252,8 @@ def touch_above_floor(sandbox: Sandbox, mib: int) -> None:
     if available_memory() - (mib << 20) < Bounds().floor:
         raise NotEnoughMemory(f"writing {mib} MiB more would leave less memory than the floor")
     sandbox.touch(mib)
+
+
+def pids_of(sandboxes: Sequence[Sandbox]) -> Sequence[int]:
+    """The PIDs of those sandboxes that have a process on this host."""
+    return [sandbox.process.pid for sandbox in sandboxes if sandbox.process]

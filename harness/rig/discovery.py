@@ -72,7 +72,7 @@ def directories(broken: dict[str, str]) -> Iterator[tuple[str, Path]]:
 
 def discover() -> Discovered:
     """Every rig that can be loaded. Of two with the same id the first counts, so that no package
-    replaces a rig of ours."""
+    replaces a built-in rig."""
     found: dict[str, Rig] = {}
     broken: dict[str, str] = {}
     for distribution, directory in directories(broken):

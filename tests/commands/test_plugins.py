@@ -1,4 +1,4 @@
-"""Packages that are broken, or that have names of ours: named, left out, and without harm."""
+"""Packages that are broken, or that take built-in names: reported, skipped, and harmless."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The plugin in the environment of somebody else's project: their options and tests are theirs."""
+"""The plugin in another project's environment: it changes neither their options nor their tests."""
 
 from __future__ import annotations
 
