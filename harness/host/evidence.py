@@ -10,10 +10,13 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
+import subprocess
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Protocol
 
 from harness.host.run import JOURNAL, Run
 
@@ -24,6 +27,8 @@ FILE_LIMIT = 1 << 20
 """Bytes that are kept of one file: its end."""
 HELD_LIMIT = 64 << 20
 """Bytes that are held of all together; the oldest go."""
+ENDING_S = 1.0
+"""How long a process may take to end after it has closed a channel."""
 BLOCK = 4096
 """What a file counts at least: many small ones fill a disk too."""
 LIVING = ("*.log", "*.console", "gateway-*/log", JOURNAL)
@@ -119,6 +124,36 @@ def drop(log: Path, note: str = "", name: str = "") -> None:
         with contextlib.suppress(OSError):
             add(name or log.name, tail(log), note)
     log.unlink(missing_ok=True)
+
+
+class Waitable(Protocol):
+    """A process whose end can be awaited."""
+
+    def poll(self) -> int | None: ...
+
+    def wait(self, timeout: float | None = None) -> int: ...
+
+
+def code_if_ended(process: Waitable, *channels: int) -> int | None:
+    """The exit code of a process that has ended or is ending; None for one that runs.
+
+    The kernel closes the descriptors of an ending process before it can be reaped, so an owner
+    that acts on a closed channel may find a process without an exit code. `channels` are this
+    side's descriptors of sockets to it.
+    """
+    code = process.poll()
+    if code is None and any(map(_closed_at_the_other_end, channels)):
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return process.wait(ENDING_S)
+    return code
+
+
+def _closed_at_the_other_end(descriptor: int) -> bool:
+    if descriptor < 0:  # closed at this end
+        return False
+    watch = select.poll()
+    watch.register(descriptor, 0)  # POLLHUP is always reported
+    return any(events & select.POLLHUP for _, events in watch.poll(0))
 
 
 def ended_by_itself(code: int | None) -> str:

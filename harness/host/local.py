@@ -37,7 +37,7 @@ class LocalProcess:
         return ""
 
     def end(self) -> None:
-        code = self._process.poll()
+        code = evidence.code_if_ended(self._process, self.channel.fileno())
         if code is None:
             self._process.kill()
         self._process.wait()

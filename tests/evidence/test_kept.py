@@ -18,6 +18,7 @@ from harness.sandbox.protocol import load
 from tests.host.processes import ROOT
 
 GARBAGE_KERNEL = """
+import contextlib
 from dataclasses import replace
 from harness.host.identity import allocate
 from harness.paths import cache_directory
@@ -30,7 +31,11 @@ def test_garbage(run, tmp_path):
     (tmp_path / "kernel").write_bytes(b"not a kernel" * 1000)
     image = replace(template.image, kernel=tmp_path / "kernel")
     identity = allocate(run.leases, run.id)
-    qemu.launch(run, replace(template, image=image), Tier.FULL, identity).awaken(60)
+    # The launch fails, or the awakening, as the VMM dies before or after its greeting.
+    sandbox = qemu.launch(run, replace(template, image=image), Tier.FULL, identity)
+    with contextlib.ExitStack() as undo:
+        undo.callback(sandbox.destroy)
+        sandbox.awaken(60)
 """
 PANIC = """
 import contextlib, socket, time

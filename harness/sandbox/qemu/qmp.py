@@ -26,6 +26,10 @@ class Qmp:
         self.version = (0, 0)
         """QEMU's major and minor version; known once the greeting has been read."""
 
+    def fileno(self) -> int:
+        """This side's descriptor of the channel; -1 once it is closed."""
+        return self.channel.fileno()
+
     def close(self) -> None:
         self.channel.close()
 

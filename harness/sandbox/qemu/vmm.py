@@ -34,14 +34,10 @@ STOP = b"\x03"
 CHANNELS = ("agent", "qmp", "control", "bell")
 
 
-class Process(Protocol):
+class Process(evidence.Waitable, Protocol):
     """A VMM process that this one has started or forked: the part of Popen that is used."""
 
     pid: int
-
-    def poll(self) -> int | None: ...
-
-    def wait(self, timeout: float | None = None) -> int: ...
 
     def kill(self) -> None: ...
 
@@ -113,14 +109,15 @@ class Vmm:
 
     def kill(self) -> None:
         """Kill the process and close every channel; may be called twice."""
-        code = self.process.poll()
+        channels = (self.agent, self.bell, self.qmp, self.control)
+        code = evidence.code_if_ended(self.process, *(each.fileno() for each in channels))
         if code is None:
             self.process.kill()
         self.process.wait()
         note = evidence.ended_by_itself(code)
         if evidence.wanted(bool(note)) and self.bell.fileno() >= 0:
             evidence.add(f"{self.name}.serial", _unread(self.bell))
-        for channel in (self.agent, self.bell, self.qmp, self.control, self.incoming):
+        for channel in (*channels, self.incoming):
             if channel is not None:
                 channel.close()
         evidence.drop(self.log, note)
