@@ -1,0 +1,140 @@
+"""Control groups that limit one process and what it starts: memory, processes and CPU time.
+
+A process enters its group without being moved by cgroup.procs, which waits until every CPU has
+passed through the scheduler (6 ms and more): in version 1 its only thread writes to `tasks`, in
+version 2 it is born there (clone3 with CLONE_INTO_CGROUP).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.errors import Unsupported
+from harness.host import cgroups
+from harness.host.run import Run
+
+CONTROLLERS = ("memory", "pids", "cpu")
+PERIOD_US = 100_000
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Bytes of memory, page cache included; processes and threads; CPUs."""
+
+    memory: int
+    pids: int
+    cpus: float
+
+
+@dataclass(frozen=True)
+class LimitedGroup:
+    """One group: its directory in every hierarchy. `path` is the same below each."""
+
+    path: str
+    version: int
+    directories: Sequence[Path]
+
+    def open_tasks(self) -> Sequence[int]:
+        """Version 1: descriptors of the files `tasks`; write "0" to each to enter."""
+        if self.version != 1:
+            return []
+        return [os.open(each / "tasks", os.O_WRONLY | os.O_CLOEXEC) for each in self.directories]
+
+    def open_directory(self) -> int | None:
+        """Version 2: a descriptor of the group, to be born in."""
+        if self.version != 2:
+            return None
+        return os.open(self.directories[0], os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+
+    def remove(self) -> None:
+        """Remove it, and end what is left in it; safe to call twice."""
+        for each in self.directories:
+            try:
+                each.rmdir()
+            except FileNotFoundError:
+                continue
+            except OSError:
+                cgroups.find().remove(self.path)
+                return
+
+
+class LimitedGroups:
+    """The groups of a run, `coppice-RUNTIME/RUN/NAME`; `coppice clean` finds those of a dead run."""
+
+    def __init__(self, run: Run) -> None:
+        """Raises Unsupported where this host cannot limit processes."""
+        found = cgroups.find()
+        absent = [name for name in CONTROLLERS if name not in found.mounts]
+        if absent:
+            raise Unsupported(
+                f"this process may use no control group for {', '.join(absent)}",
+                hint="run it as root where /sys/fs/cgroup can be written",
+            )
+        self.version = found.version
+        self._path = cgroups.group_of(run)
+        # Controllers may be mounted together, and in version 2 all are.
+        self._mounts = {name: found.mounts[name] for name in CONTROLLERS}
+        self._parents = [mount / self._path for mount in dict.fromkeys(self._mounts.values())]
+        try:
+            for parent in self._parents:
+                parent.mkdir(parents=True, exist_ok=True)
+            if self.version == 2:
+                _delegate(self._mounts["memory"], self._path)
+        except OSError as error:
+            raise Unsupported(
+                f"control groups cannot be made here: {error}",
+                hint="run it as root where /sys/fs/cgroup can be written",
+            ) from error
+
+    def find(self, name: str) -> LimitedGroup:
+        """A group that another process may have made."""
+        directories = [parent / name for parent in self._parents]
+        return LimitedGroup(f"{self._path}/{name}", self.version, directories)
+
+    def make(self, name: str, limits: Limits) -> LimitedGroup:
+        """A new group. OSError when the kernel refuses it."""
+        group = self.find(name)
+        try:
+            for directory in group.directories:
+                try:
+                    directory.mkdir()
+                except FileNotFoundError:  # `Cgroups.remove` takes an empty parent away
+                    directory.mkdir(parents=True)
+            for file, value in self._settings(group, limits):
+                file.write_text(value)
+        except BaseException:
+            group.remove()
+            raise
+        return group
+
+    def remove(self) -> None:
+        """Remove the run's groups, unless something else is in them."""
+        for parent in self._parents:
+            for directory in (parent, parent.parent):
+                with contextlib.suppress(OSError):
+                    directory.rmdir()
+
+    def _settings(self, group: LimitedGroup, limits: Limits) -> Sequence[tuple[Path, str]]:
+        quota = round(limits.cpus * PERIOD_US)
+        place = {name: mount / group.path for name, mount in self._mounts.items()}
+        if self.version == 2:
+            memory, cpu, most = "memory.max", "cpu.max", f"{quota} {PERIOD_US}"
+        else:
+            memory, cpu, most = "memory.limit_in_bytes", "cpu.cfs_quota_us", str(quota)
+        return [
+            (place["memory"] / memory, str(limits.memory)),
+            (place["pids"] / "pids.max", str(limits.pids)),
+            (place["cpu"] / cpu, most),
+        ]
+
+
+def _delegate(mount: Path, path: str) -> None:
+    """Have each group on the way to a run's hand the controllers down."""
+    at = mount
+    for part in ("", *path.split("/")):
+        at = at / part
+        (at / "cgroup.subtree_control").write_text(" ".join(f"+{name}" for name in CONTROLLERS))
