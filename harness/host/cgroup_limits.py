@@ -63,7 +63,7 @@ class LimitedGroup:
 
 
 class LimitedGroups:
-    """The groups of a run, `coppice-RUNTIME/RUN/NAME`; `coppice clean` finds those of a dead run."""
+    """The groups of a run, `coppice-RUNTIME/RUN/NAME`, where `coppice clean` finds them."""
 
     def __init__(self, run: Run) -> None:
         """Raises Unsupported where this host cannot limit processes."""
@@ -94,6 +94,12 @@ class LimitedGroups:
         """A group that another process may have made."""
         directories = [parent / name for parent in self._parents]
         return LimitedGroup(f"{self._path}/{name}", self.version, directories)
+
+    def names(self) -> Sequence[str]:
+        """Every group there is, of this process or of another."""
+        found = {each.name for parent in self._parents if parent.is_dir()
+                 for each in parent.iterdir() if each.is_dir()}  # fmt: skip
+        return sorted(found)
 
     def make(self, name: str, limits: Limits) -> LimitedGroup:
         """A new group. OSError when the kernel refuses it."""

@@ -42,9 +42,7 @@ def chosen() -> Level:
     try:
         return Level(named)
     except ValueError:
-        raise UsageError(
-            f"{VARIABLE} is {named!r}; it must be {', '.join(Level)}"
-        ) from None
+        raise UsageError(f"{VARIABLE} is {named!r}; it must be {', '.join(Level)}") from None
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import os
 import re
 import subprocess
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,6 +47,8 @@ FIRMWARE = ("/usr/share/qemu", "/usr/share/seabios", "/usr/local/share/qemu")
 MODULES = ("/usr/lib/x86_64-linux-gnu/qemu", "/usr/lib64/qemu", "/usr/lib/qemu")
 LOADER_CACHE = Path("/etc/ld.so.cache")
 KVM = Path("/dev/kvm")
+IS_AN_ID = re.compile(r"[0-9a-f]{12}")
+"""The name of a sandbox's group; other groups of a run are of what measures."""
 _STATIC = ("-static", "-O2", "-s")
 _SHARED = ("-shared", "-nostdlib", "-fPIC", "-Os", "-s")
 
@@ -148,9 +150,7 @@ class Jailer:
     def has(self, part: Part) -> bool:
         return part in self._parts
 
-    def confine(
-        self, identity: Identity, limits: Limits, file_bytes: int, kvm: bool
-    ) -> Jail:
+    def confine(self, identity: Identity, limits: Limits, file_bytes: int, kvm: bool) -> Jail:
         """A jail for a new VMM. Raises SandboxError when the kernel refuses its group."""
         user = None
         if self.has(Part.PRIVILEGES):
@@ -165,6 +165,11 @@ class Jailer:
         """The jail of a VMM that a dead process of this run has started, to remove it."""
         group = self._groups.find(id) if self._groups else None
         return Jail(self, None, group, Limits(0, 0, 0.0), 0)
+
+    def sweep(self, kept: Collection[str]) -> None:
+        for name in self._groups.names() if self._groups else ():
+            if self._groups and IS_AN_ID.fullmatch(name) and name not in kept:
+                self._groups.find(name).remove()
 
     def root(self, library: Path | None, kvm: bool) -> tuple[int, int]:
         """Descriptors of the mount and network namespaces; `library` is visible in the root."""
@@ -215,7 +220,9 @@ class Jailer:
             said, _ = process.communicate()
             code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) if pid > 0 else pid
         if code != 0:
-            raise Unsupported(f"{PROGRAM} does not run confined: {said.decode(errors='replace').strip()}")
+            raise Unsupported(
+                f"{PROGRAM} does not run confined: {said.decode(errors='replace').strip()}"
+            )
 
     def close(self) -> None:
         for descriptors in self._roots.values():
@@ -308,6 +315,14 @@ def adopted(run: Run, id: str) -> Jail | None:
     """The jail of a VMM that a dead process of this run has started."""
     jailer, _ = _of(run)
     return jailer.adopted(id) if jailer else None
+
+
+def sweep(run: Run, kept: Collection[str]) -> None:
+    """Remove the groups of VMMs that a dead process of this run has started, but for those kept,
+    and end what is left in them."""
+    jailer, _ = _of(run)
+    if jailer:
+        jailer.sweep(kept)
 
 
 def environment(given: Mapping[str, str], jail: Jail | None) -> Mapping[str, str]:

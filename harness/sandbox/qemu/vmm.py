@@ -115,6 +115,16 @@ class Vmm:
         """Pass an open file to the VMM, under a name for later commands."""
         self.qmp.execute("getfd", descriptor=descriptor, fdname=name)
 
+    @contextlib.contextmanager
+    def lent(self, descriptor: int) -> Iterator[str]:
+        """The path of a file that this process has open, for QMP's commands."""
+        added = self.qmp.execute("add-fd", descriptor=descriptor)
+        try:
+            yield f"/dev/fdset/{added['fdset-id']}"
+        finally:
+            with contextlib.suppress(SandboxError):
+                self.qmp.execute("remove-fd", **{"fdset-id": added["fdset-id"]})
+
     def kill(self) -> None:
         """Kill the process and close every channel; may be called twice."""
         channels = (self.agent, self.bell, self.qmp, self.control)
