@@ -202,8 +202,8 @@ class QemuSubstrate(SubstrateBase):
                     )  # fmt: skip
 
                 jail = jail_for(run, identity, shape)
-                for descriptor in written if jail else ():
-                    jail.lend(descriptor)
+                if jail and written:
+                    jail.lend(written[0])
                 given = [kernel, initramfs, *written, *_given(tap)]
                 vmm = spawn(run, name, argv, incoming=False, given=given, jail=jail)
         except BaseException:
@@ -234,7 +234,8 @@ class QemuSubstrate(SubstrateBase):
             def argv(ends: Descriptors) -> Sequence[str]:
                 return arguments(
                     template.shape, name, ends,
-                    memory=inherited(memory), share=copied, populate=copied, mergeable=merged, tap=tap,
+                    memory=inherited(memory), share=copied, populate=copied, mergeable=merged,
+                    tap=tap,
                 )  # fmt: skip
 
             given = [memory, *_given(tap), *([preloaded.descriptor] if preloaded else [])]
