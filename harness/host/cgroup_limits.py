@@ -19,6 +19,7 @@ from harness.host.run import Run
 
 CONTROLLERS = ("memory", "pids", "cpu")
 PERIOD_US = 100_000
+TRIES = 5
 
 
 @dataclass(frozen=True)
@@ -80,15 +81,21 @@ class LimitedGroups:
         self._mounts = {name: found.mounts[name] for name in CONTROLLERS}
         self._parents = [mount / self._path for mount in dict.fromkeys(self._mounts.values())]
         try:
-            for parent in self._parents:
-                parent.mkdir(parents=True, exist_ok=True)
-            if self.version == 2:
-                _delegate(self._mounts["memory"], self._path)
+            self._make_parents()
         except OSError as error:
             raise Unsupported(
                 f"control groups cannot be made here: {error}",
                 hint="run it as root where /sys/fs/cgroup can be written",
             ) from error
+
+    def _make_parents(self) -> None:
+        for _ in range(TRIES):
+            with contextlib.suppress(FileNotFoundError):  # another run has just removed them
+                for parent in self._parents:
+                    parent.mkdir(parents=True, exist_ok=True)
+                break
+        if self.version == 2:
+            _delegate(self._mounts["memory"], self._path)
 
     def find(self, name: str) -> LimitedGroup:
         """A group that another process may have made."""
@@ -108,8 +115,9 @@ class LimitedGroups:
             for directory in group.directories:
                 try:
                     directory.mkdir()
-                except FileNotFoundError:  # `Cgroups.remove` takes an empty parent away
-                    directory.mkdir(parents=True)
+                except FileNotFoundError:  # `Cgroups.remove` takes empty parents away
+                    self._make_parents()
+                    directory.mkdir()
             for file, value in self._settings(group, limits):
                 file.write_text(value)
         except BaseException:

@@ -25,6 +25,7 @@ from harness.host.locks import half_built
 from harness.host.process import need
 from harness.host.process import run as run_program
 from harness.host.run import Run
+from harness.host.session import trial_run
 from harness.measure.record import Image, digest
 from harness.paths import cache_directory
 from harness.sandbox.qemu.confinement import ALL, VARIABLE, Confinement, Level, Part, chosen
@@ -286,6 +287,15 @@ def _of(run: Run) -> tuple[Jailer | None, Confinement]:
             if jailer:
                 run.at_end.callback(jailer.close)
         return _jailers[run.id]
+
+
+def examine() -> Confinement:
+    """How VMMs would be confined here, tried out. Raises what `jail_for` raises."""
+    with trial_run() as run:
+        jailer, confinement = _open(run, cache_directory())
+        if jailer:
+            jailer.close()
+        return confinement
 
 
 def image(run: Run) -> Image:
