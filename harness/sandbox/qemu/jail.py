@@ -221,9 +221,8 @@ class Jailer:
             said, _ = process.communicate()
             code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) if pid > 0 else pid
         if code != 0:
-            raise Unsupported(
-                f"{PROGRAM} does not run confined: {said.decode(errors='replace').strip()}"
-            )
+            why = said.decode(errors="replace").strip() or f"it ended with {code}"
+            raise Unsupported(f"{PROGRAM} does not run confined: {why}")
 
     def close(self) -> None:
         for descriptors in self._roots.values():
@@ -272,8 +271,9 @@ def _tried(run: Run, cache: Path, parts: Sequence[Part]) -> Jailer:
             jailer.close()
             raise
     except (Unsupported, OSError) as error:
+        why = error.args[0] if isinstance(error, Unsupported) else error
         raise Unsupported(
-            f"VMMs cannot be confined here: {error}",
+            f"VMMs cannot be confined here: {why}",
             hint=f"run it as root; or accept less, which records report: {VARIABLE}=partial",
         ) from error
     return jailer

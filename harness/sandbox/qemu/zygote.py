@@ -34,6 +34,8 @@ from harness.host.process import install_packages
 from harness.host.process import run as run_program
 from harness.host.run import Run
 from harness.sandbox.qemu.child import Child
+from harness.sandbox.qemu.confinement import Part
+from harness.sandbox.qemu.jail import Jail
 from harness.sandbox.qemu.sandbox import QemuSandbox
 from harness.sandbox.qemu.vmm import Vmm, channels, open_log
 from harness.sandbox.vm_state import VmState
@@ -142,8 +144,7 @@ class Zygote:
                 pairs.append((self._tap, tap))
             if jail:
                 pairs += [(_ENTER[word], at) for word, at in jail.entrances(other_ends)]
-            user = -1 if jail is None or jail.user is None else jail.user
-            process = Child(self._ask(user, pairs))
+            process = Child(self._ask(jail, pairs))
             own_ends.pop_all()
         vmm = Vmm.of(name, process, near, log, place, jail)
         source = self.guest
@@ -155,12 +156,15 @@ class Zygote:
             key=source.agent.key,
         )
 
-    def _ask(self, user: int, pairs: list[tuple[int, int]]) -> int:
+    def _ask(self, jail: Jail | None, pairs: list[tuple[int, int]]) -> int:
         """Request a fork; `pairs` are (number in the zygote, descriptor here). Returns its PID."""
-        numbers = struct.pack(f"={len(pairs) + 1}i", user, *(number for number, _ in pairs))
+        user = -1 if jail is None or jail.user is None else jail.user
+        filtered = jail is not None and jail.jailer.has(Part.FILTER)
+        numbers = [user, filtered, *(number for number, _ in pairs)]
+        request = struct.pack(f"={len(numbers)}i", *numbers)
         try:
             with self._lock:
-                socket.send_fds(self._channel, [numbers], [descriptor for _, descriptor in pairs])
+                socket.send_fds(self._channel, [request], [descriptor for _, descriptor in pairs])
                 answer = self._channel.recv(4)
         except TimeoutError as error:
             raise GuestTimeout(

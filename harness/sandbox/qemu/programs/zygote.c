@@ -5,15 +5,14 @@
  * restores. In the child, each frame gets a new kernel thread with the old stack and the old
  * thread-local storage, which returns from that frame and continues.
  *
- * COPPICE_ZYGOTE is the number of a SOCK_SEQPACKET socket. A request has the int32 of a user, then
- * int32 descriptor numbers and as many descriptors (SCM_RIGHTS), which replace those numbers in the
- * child. The answer is an int32: the child's PID, or a negated errno. The child is a child of the
+ * COPPICE_ZYGOTE is the number of a SOCK_SEQPACKET socket. A request has the int32 of a user and one
+ * that is 1 for a seccomp filter, then int32 descriptor numbers and as many descriptors
+ * (SCM_RIGHTS), which replace those numbers in the child. The answer is an int32: the child's PID, or a negated errno. The child is a child of the
  * process that started the zygote, which can wait for it.
  *
  * With a user, jail.c has started the zygote, and the child is confined before a thread of it runs:
- * it becomes that user without any capability, in PID, IPC and UTS namespaces of its own and behind
- * the seccomp filter, and it shares the zygote's root and empty network. -1: it stays as it is. In
- * place of a number, TASKS is the file `tasks` of a control group that the child enters, BORN the
+ * it becomes that user without any capability, in PID, IPC and UTS namespaces of its own, and it
+ * shares the zygote's root and empty network. -1: it stays the zygote's user. In place of a number, TASKS is the file `tasks` of a control group that the child enters, BORN the
  * directory of a version 2 group that it is born in (see jail.c).
  *
  * Until its threads run, the child must not take a lock, which a missing thread may hold. So
@@ -224,7 +223,7 @@ static void replace_eventfd(int number)
 }
 
 struct request {
-    int32_t user, numbers[MOST_FILES];
+    int32_t user, filtered, numbers[MOST_FILES];
     const int *files;
     int count;
 };
@@ -299,8 +298,6 @@ static void confine(int32_t user)
     if (syscall(SYS_setresgid, user, user, user) != 0 ||
         syscall(SYS_setresuid, user, user, user) != 0 || syscall(SYS_capset, &head, none) != 0)
         fail("it cannot give up its privileges", "");
-    if (filter_install(0) != 0)
-        fail("it cannot be filtered", "");
 }
 
 static _Noreturn void live(pid_t zygote, struct request *asked)
@@ -318,6 +315,8 @@ static _Noreturn void live(pid_t zygote, struct request *asked)
     for_numbers("/proc/self/fd", replace_file, asked);
     if (asked->user >= 0)
         confine(asked->user);
+    if (asked->filtered && filter_install(0) != 0)
+        fail("it cannot be filtered", "");
     for (int i = 0; i < threads; i++)
         if (frozen[i].tid == zygote)
             first = &frozen[i];
@@ -358,7 +357,7 @@ static void *serve(void *nothing)
     struct request asked;
     int32_t answer;
     char room[CMSG_SPACE(sizeof(int) * MOST_FILES)] __attribute__((aligned(8)));
-    struct iovec words = {&asked, sizeof asked.user + sizeof asked.numbers};
+    struct iovec words = {&asked, offsetof(struct request, numbers) + sizeof asked.numbers};
 
     for (;;) {
         struct msghdr message = {
@@ -368,7 +367,7 @@ static void *serve(void *nothing)
 
         if (got <= 0)
             return nothing; /* the other end is closed */
-        asked.count = (int)(got / (ssize_t)sizeof asked.user) - 1;
+        asked.count = (int)((got - (ssize_t)offsetof(struct request, numbers)) / 4);
         if (!head || head->cmsg_len != CMSG_LEN(sizeof(int) * (size_t)asked.count))
             return nothing;
         asked.files = (int *)CMSG_DATA(head);
