@@ -5,15 +5,17 @@
  * restores. In the child, each frame gets a new kernel thread with the old stack and the old
  * thread-local storage, which returns from that frame and continues.
  *
- * COPPICE_ZYGOTE is the number of a SOCK_SEQPACKET socket. A request has the int32 of a user and one
+ * COPPICE_ZYGOTE is the number of a SOCK_SEQPACKET socket. A request has the int32 of a user, one
  * that is 1 for a seccomp filter, then int32 descriptor numbers and as many descriptors
- * (SCM_RIGHTS), which replace those numbers in the child. The answer is an int32: the child's PID, or a negated errno. The child is a child of the
- * process that started the zygote, which can wait for it.
+ * (SCM_RIGHTS), which replace those numbers in the child. The answer is an int32: the child's PID,
+ * or a negated errno. The child is a child of the process that started the zygote, which can wait
+ * for it.
  *
  * With a user, jail.c has started the zygote, and the child is confined before a thread of it runs:
  * it becomes that user without any capability, in PID, IPC and UTS namespaces of its own, and it
- * shares the zygote's root and empty network. -1: it stays the zygote's user. In place of a number, TASKS is the file `tasks` of a control group that the child enters, BORN the
- * directory of a version 2 group that it is born in (see jail.c).
+ * shares the zygote's root and empty network. -1: it stays the zygote's user. In place of a number,
+ * TASKS is the file `tasks` of a control group that the child enters, BORN the directory of a
+ * version 2 group that it is born in (see jail.c).
  *
  * Until its threads run, the child must not take a lock, which a missing thread may hold. So
  * between freezing and resuming there are only system calls, no allocation and no stdio.
