@@ -176,12 +176,14 @@ class Jailer:
         """Descriptors of the mount and network namespaces; `library` is visible in the root."""
         with self._lock:
             if (library, kvm) not in self._roots:
-                more = [path for path in (library, self.preloaded, KVM if kvm else None) if path]
-                self._roots[library, kvm] = self._build_root(more)
+                preloads = [path for path in (library, self.preloaded) if path]
+                self._roots[library, kvm] = self._build_root([KVM] if kvm else [], preloads)
             return self._roots[library, kvm]
 
-    def _build_root(self, more: Sequence[Path]) -> tuple[int, int]:
-        argv = [program(self._cache, "jail_root", *_STATIC), "/sys", *_files_of_qemu(), *more]
+    def _build_root(self, more: Sequence[Path], preloads: Sequence[Path]) -> tuple[int, int]:
+        moved = [path for preload in preloads for path in (preload, _inside(preload))]
+        builder = program(self._cache, "jail_root", *_STATIC)
+        argv = [builder, "/sys", *_files_of_qemu(), *more, "--", *moved]
         with subprocess.Popen(
             [str(word) for word in argv],
             stdin=subprocess.PIPE,
@@ -231,6 +233,11 @@ class Jailer:
         self._roots.clear()
         if self._groups:
             self._groups.remove()
+
+
+def _inside(preload: Path) -> Path:
+    """Where a VMM's root has a library to preload."""
+    return Path("/preload", preload.name)
 
 
 def _files_of_qemu() -> Sequence[Path]:
@@ -337,7 +344,8 @@ def sweep(run: Run, kept: Collection[str]) -> None:
 
 def environment(given: Mapping[str, str], jail: Jail | None) -> Mapping[str, str]:
     """The environment of a VMM, with what a jail makes it preload."""
-    if jail is None or jail.jailer.preloaded is None or not jail.jailer.has(Part.PRIVILEGES):
+    if jail is None or not jail.jailer.has(Part.PRIVILEGES):
         return given
-    before = [given["LD_PRELOAD"]] if "LD_PRELOAD" in given else []
-    return {**given, "LD_PRELOAD": ":".join([*before, str(jail.jailer.preloaded)])}
+    preloads = [Path(path) for path in given.get("LD_PRELOAD", "").split(":") if path]
+    preloads += [jail.jailer.preloaded] if jail.jailer.preloaded else []
+    return {**given, "LD_PRELOAD": ":".join(str(_inside(path)) for path in preloads)}

@@ -1,7 +1,7 @@
-/* Builds the root of confined VMMs: jail_root DIRECTORY [PATH]...
+/* Builds the root of confined VMMs: jail_root DIRECTORY [PATH]... -- [OUTSIDE INSIDE]...
  *
- * The root is a tmpfs with the named files and directories of this host, at the same paths, and a
- * /proc in which a process sees only itself; `/dev/kvm` becomes a device of its own. Nothing can be
+ * The root is a tmpfs with the named files and directories of this host, at the same paths or, after
+ * --, where they are wanted, and a /proc in which a process sees only itself; `/dev/kvm` becomes a device of its own. Nothing can be
  * written. It is the root of a new mount namespace, beside an empty network namespace. "ready" on
  * stdout says that both can be opened; they last as long as what has entered or opened them. This
  * program ends with its stdin. */
@@ -61,6 +61,7 @@ static void show(const char *outside, char *inside)
 int main(int count, char **arguments)
 {
     char path[4096];
+    int same = 2;
 
     if (count < 2)
         return FAILED;
@@ -73,12 +74,19 @@ int main(int count, char **arguments)
         chdir(arguments[1]) != 0)
         fail(arguments[1]);
     for (int i = 2; i < count; i++) {
-        if (arguments[i][0] != '/' || strlen(arguments[i]) >= sizeof path) {
+        if (arguments[i][0] != '/' && strcmp(arguments[i], "--") != 0) {
             errno = EINVAL;
             fail(arguments[i]);
         }
-        show(arguments[i], strcpy(path, arguments[i] + 1));
+        if (strlen(arguments[i]) >= sizeof path) {
+            errno = ENAMETOOLONG;
+            fail(arguments[i]);
+        }
     }
+    for (; same < count && strcmp(arguments[same], "--") != 0; same++)
+        show(arguments[same], strcpy(path, arguments[same] + 1));
+    for (int i = same + 1; i + 1 < count; i += 2)
+        show(arguments[i], strcpy(path, arguments[i + 1] + 1));
     if (mkdir("proc", 0555) != 0 ||
         (mount("proc", "proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC,
                "hidepid=ptraceable,subset=pid") != 0 &&
