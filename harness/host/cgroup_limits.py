@@ -114,12 +114,16 @@ class LimitedGroups:
         try:
             for directory in group.directories:
                 try:
-                    directory.mkdir()
+                    os.mkdir(directory)  # noqa: PTH102  (a VMM is started on the clock)
                 except FileNotFoundError:  # `Cgroups.remove` takes empty parents away
                     self._make_parents()
                     directory.mkdir()
-            for file, value in self._settings(group, limits):
-                file.write_text(value)
+            for file, value in self._settings(group.path, limits):
+                handle = os.open(file, os.O_WRONLY | os.O_CLOEXEC)
+                try:
+                    os.write(handle, value)
+                finally:
+                    os.close(handle)
         except BaseException:
             group.remove()
             raise
@@ -132,17 +136,16 @@ class LimitedGroups:
                 with contextlib.suppress(OSError):
                     directory.rmdir()
 
-    def _settings(self, group: LimitedGroup, limits: Limits) -> Sequence[tuple[Path, str]]:
+    def _settings(self, path: str, limits: Limits) -> Sequence[tuple[str, bytes]]:
         quota = round(limits.cpus * PERIOD_US)
-        place = {name: mount / group.path for name, mount in self._mounts.items()}
         if self.version == 2:
-            memory, cpu, most = "memory.max", "cpu.max", f"{quota} {PERIOD_US}"
+            memory, cpu, most = "memory.max", "cpu.max", b"%d %d" % (quota, PERIOD_US)
         else:
-            memory, cpu, most = "memory.limit_in_bytes", "cpu.cfs_quota_us", str(quota)
+            memory, cpu, most = "memory.limit_in_bytes", "cpu.cfs_quota_us", b"%d" % quota
         return [
-            (place["memory"] / memory, str(limits.memory)),
-            (place["pids"] / "pids.max", str(limits.pids)),
-            (place["cpu"] / cpu, most),
+            (f"{self._mounts['memory']}/{path}/{memory}", b"%d" % limits.memory),
+            (f"{self._mounts['pids']}/{path}/pids.max", b"%d" % limits.pids),
+            (f"{self._mounts['cpu']}/{path}/{cpu}", most),
         ]
 
 
