@@ -21,6 +21,7 @@ from harness.host.ksm import NOTE, SETTINGS, abandoned, reset, restore
 from harness.host.leftover import Leftover
 from harness.host.local import LocalHost
 from harness.host.locks import HALF_BUILT, is_alive, locked
+from harness.host.locks import abandoned as abandoned_in
 from harness.host.run import LEASE_BEGUN, VARIABLE
 from harness.paths import cache_directory
 
@@ -165,20 +166,10 @@ def _abandoned(cache: Path) -> Iterator[Path]:
     They are siblings of their target, at `cache/KIND/`. Finished targets are not searched: a
     distribution's root alone would take a second.
     """
-    # os.walk, unlike glob, tolerates directories that vanish meanwhile.
-    for parent, names, _ in os.walk(cache):
-        begun_here = [name for name in names if name.startswith(HALF_BUILT)]
-        if Path(parent) == cache:
-            names[:] = [name for name in names if name not in begun_here]
-        else:
-            names.clear()
-        for name in begun_here:
-            built = Path(parent, name)
-            with contextlib.suppress(FileNotFoundError):
-                # Its builder locks it before writing into it: an empty one may be new.
-                begun = any(built.iterdir()) or time.time() - built.stat().st_mtime > 5
-                if begun and not locked(built):
-                    yield built
+    with contextlib.suppress(OSError):
+        for parent in (cache, *(entry for entry in cache.iterdir() if entry.is_dir())):
+            if not parent.name.startswith(HALF_BUILT):
+                yield from abandoned_in(parent)
 
 
 def remove(leftover: Leftover) -> None:

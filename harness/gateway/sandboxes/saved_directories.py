@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import secrets
 import shutil
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from harness.gateway.sandboxes.store import Snapshot, StoredSandbox
+from harness.host.locks import abandoned
 
 
 class SavedDirectories:
@@ -18,25 +20,31 @@ class SavedDirectories:
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self._in_use: set[Path] = set()
+        self._in_use: Counter[Path] = Counter()
 
     @contextlib.contextmanager
     def new(self, prefix: str) -> Iterator[Path]:
         """A path for a new directory, in use until the block ends."""
         directory = self._directory / f"{prefix}-{secrets.token_hex(8)}"
-        self._in_use.add(directory)
-        try:
+        with self.using(directory):
             yield directory
+
+    @contextlib.contextmanager
+    def using(self, directory: Path) -> Iterator[None]:
+        """Keep a directory until the block ends, even if what refers to it goes."""
+        self._in_use[directory] += 1
+        try:
+            yield
         finally:
-            self._in_use.discard(directory)
+            self._in_use[directory] -= 1
 
     def unneeded(
         self, sandboxes: Iterable[StoredSandbox], snapshots: Iterable[Snapshot]
     ) -> Sequence[Path]:
         """The directories that nothing refers to."""
-        needed = {*self._in_use}
+        needed = {directory for directory, users in self._in_use.items() if users}
         for stored in sandboxes:
-            for path in (stored.saved, stored.came_from):
+            for path in (stored.saved, stored.saving, stored.came_from):
                 needed |= {Path(path), Path(path).parent} if path else set()
         needed |= {Path(snapshot.directory) for snapshot in snapshots}
         return [
@@ -44,6 +52,10 @@ class SavedDirectories:
             for directory in self._directory.iterdir()
             if directory not in needed and directory.name[0] != "."
         ]
+
+    def remove_unfinished(self) -> None:
+        """Remove what a killed gateway had begun to save."""
+        remove_all(abandoned(self._directory))
 
 
 def remove_all(directories: Iterable[Path]) -> None:

@@ -1,7 +1,8 @@
 """A gateway's persistent state: its sandboxes, snapshots and keys, in an SQLite database.
 
-Changes are committed before the caller is answered, so a killed gateway loses nothing that it has
-confirmed. A power failure may lose the last moments, and the running sandboxes with them.
+Changes are committed before they are carried out and before the caller is answered, so a killed
+gateway loses nothing that it has confirmed. A power failure may lose the last moments, and the
+running sandboxes with them; pauses and snapshots that were confirmed survive it.
 """
 
 from __future__ import annotations
@@ -82,6 +83,8 @@ class StoredSandbox:
     came_from: str = ""
     saved: str = ""
     """The directory from which a paused sandbox resumes."""
+    saving: str = ""
+    """The directory to which a running sandbox is being saved, to be paused."""
     deadline: float = 0
     boot: str = ""
     """The end of its time by the monotonic clock, and the boot that this clock counts from."""
@@ -89,7 +92,7 @@ class StoredSandbox:
     """Paused only because its gateway was stopped: the next gateway resumes it."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class Snapshot:
     """What is stored of a snapshot; its fields are the keys of the stored JSON."""
 
@@ -120,9 +123,16 @@ class Store:
         with self._lock:
             self._connection.close()
 
-    def _execute(self, text: str, *values: Any) -> list[Any]:
+    def _execute(self, text: str, *values: Any, durable: bool = False) -> list[Any]:
+        """Run a statement; what it changes survives a power failure if it is `durable`."""
         with self._lock:
-            return self._connection.execute(text, values).fetchall()
+            if not durable:
+                return self._connection.execute(text, values).fetchall()
+            self._connection.execute("pragma synchronous=full")
+            try:
+                return self._connection.execute(text, values).fetchall()
+            finally:
+                self._connection.execute("pragma synchronous=normal")
 
     # Facts.
 
@@ -167,11 +177,11 @@ class Store:
 
     # Sandboxes and snapshots.
 
-    def put(self, sandbox: StoredSandbox) -> None:
+    def put(self, sandbox: StoredSandbox, durable: bool = False) -> None:
         doc = json.dumps(vars(sandbox), separators=(",", ":"))
         self._execute(
             "insert or replace into sandboxes values (?, ?, ?, ?)",
-            sandbox.id, sandbox.key_id, sandbox.state, doc,
+            sandbox.id, sandbox.key_id, sandbox.state, doc, durable=durable,
         )  # fmt: skip
 
     def remove(self, id: str) -> None:
@@ -184,8 +194,9 @@ class Store:
     def put_snapshot(self, snapshot: Snapshot) -> None:
         doc = json.dumps(asdict(snapshot))
         self._execute(
-            "insert or replace into snapshots values (?, ?, ?)", snapshot.id, snapshot.key_id, doc
-        )
+            "insert or replace into snapshots values (?, ?, ?)", snapshot.id, snapshot.key_id, doc,
+            durable=True,
+        )  # fmt: skip
 
     def remove_snapshot(self, id: str) -> None:
         self._execute("delete from snapshots where id = ?", id)
