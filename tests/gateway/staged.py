@@ -7,12 +7,13 @@ As a program it is the command `coppice` with an observer of the gateway's stage
 from __future__ import annotations
 
 import contextlib
+import http.client
 import os
 import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -40,11 +41,14 @@ def _short(directory: Path) -> str:
     return os.path.relpath(directory / SOCKET)
 
 
-@contextlib.contextmanager
-def killed_at(gateway: GatewayProcess, stage: str, request: Callable[[], Any]) -> Iterator[None]:
+def killed_at(
+    gateway: GatewayProcess,
+    stage: str,
+    request: Callable[[], Any],
+    meanwhile: Callable[[], Any] = bool,
+) -> None:
     """Make a request, kill the gateway when it reaches the stage, and start its successor."""
     assert gateway.process
-    path = gateway.directory / SOCKET
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(_short(gateway.directory))
         server.listen()
@@ -60,15 +64,15 @@ def killed_at(gateway: GatewayProcess, stage: str, request: Callable[[], Any]) -
                 with server.accept()[0]:
                     gateway.kill()
                 break
-    (gateway.directory / STAGE).unlink()
-    path.unlink()
+    for name in (STAGE, SOCKET):
+        (gateway.directory / name).unlink()
     asking.join()
-    yield
+    meanwhile()
     gateway.start()
 
 
 def _ask(request: Callable[[], Any]) -> None:
-    with contextlib.suppress(OSError):  # its gateway dies
+    with contextlib.suppress(OSError, http.client.HTTPException):  # its gateway dies
         request()
 
 
