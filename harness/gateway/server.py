@@ -27,12 +27,13 @@ from harness.gateway.fleets.microvm_fleet import MicroVmFleet
 from harness.gateway.fleets.noop import NoopFleet
 from harness.gateway.fleets.protocol import SandboxFleet
 from harness.gateway.metrics import Metrics
-from harness.gateway.options import SUBSTRATES, Options, state_directory
+from harness.gateway.options import SUBSTRATES, Options
 from harness.gateway.sandboxes.service import Sandboxes
 from harness.gateway.sandboxes.store import FILE, Store, opened
 from harness.host import evidence
-from harness.host.run import Run
+from harness.host.run import STATE, Run
 from harness.host.session import open_run
+from harness.paths import gateway_directory
 
 DOMAIN = "sandboxes.localhost"
 """Of sandboxes with TLS; many resolvers map names below localhost to this host."""
@@ -83,11 +84,12 @@ def serve(options: Options) -> None:
     # uvicorn raises the signal that stopped it again: by then our own cleanup must still run.
     signal.signal(signal.SIGTERM, lambda *_: None)
     with ExitStack() as stack:
-        directory = options.state or state_directory()
+        directory = options.state or gateway_directory()
         store = stack.enter_context(locked_store(directory))
         listener = stack.enter_context(_listen(options.host, options.port))
         run = stack.enter_context(open_run(resume_id=store.fact("run")))
         store.note("run", run.id)
+        (run.directory / STATE).write_text(str(directory.resolve()))
         fleet = _fleet(options, run, stack)
         sandboxes = Sandboxes(fleet, store, directory, Metrics())
         port = listener.getsockname()[1]

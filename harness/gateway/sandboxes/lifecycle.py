@@ -24,6 +24,7 @@ from harness.gateway.sandboxes.saved_directories import SavedDirectories, remove
 from harness.gateway.sandboxes.store import Store, StoredSandbox
 from harness.gateway.sandboxes.workers import Workers
 from harness.gateway.stages import reached
+from harness.host.run import SAVED
 
 DESTROY_TRIES = 3
 log = logging.getLogger("coppice.gateway")
@@ -39,7 +40,7 @@ class Lifecycle:
         self.store = store
         self.metrics = metrics
         self.by_id: dict[str, Sandbox] = {}
-        self.saved = SavedDirectories(directory / "saved")
+        self.saved = SavedDirectories(directory / SAVED)
         self.workers = Workers()
 
     def note(self, sandbox: Sandbox, durable: bool = False, **changes: Any) -> None:
