@@ -12,6 +12,8 @@ from pathlib import Path
 from harness.gateway.sandboxes.store import Snapshot, StoredSandbox
 from harness.host.locks import abandoned
 
+SET_ASIDE = ".lost-"
+
 
 class SavedDirectories:
     """Those of a gateway. A directory stays while it is in use, and while a sandbox or a snapshot
@@ -47,11 +49,19 @@ class SavedDirectories:
             for path in (stored.saved, stored.saving, stored.came_from):
                 needed |= {Path(path), Path(path).parent} if path else set()
         needed |= {Path(snapshot.directory) for snapshot in snapshots}
-        return [
-            directory
-            for directory in self._directory.iterdir()
-            if directory not in needed and directory.name[0] != "."
-        ]
+        return [directory for directory in self.entries() if directory not in needed]
+
+    def entries(self) -> Sequence[Path]:
+        """All finished ones, needed or not."""
+        return [entry for entry in self._directory.iterdir() if entry.name[0] != "."]
+
+    def set_aside(self, directories: Iterable[Path]) -> Sequence[Path]:
+        """Keep directories that the database may have forgotten; they are not used any more."""
+        kept = []
+        for directory in directories:
+            kept.append(directory.with_name(f"{SET_ASIDE}{directory.name}"))
+            directory.rename(kept[-1])
+        return kept
 
     def remove_unfinished(self) -> None:
         """Remove what a killed gateway had begun to save."""
