@@ -274,6 +274,7 @@ def test_saves_that_a_damaged_database_may_have_forgotten_are_kept(tmp_path: Pat
     assert len(list(saved.iterdir())) == 1
     (saved / "i3-whose-database-is-gone").mkdir()
     (tmp_path / FILE).unlink()
-    with pytest.raises(StateError, match="is new, but there are 1 saved"):
-        asyncio.run(begin(damaged=False))
+    for _ in range(2):
+        with pytest.raises(StateError, match="is new, but there are 1 saved"):
+            asyncio.run(begin(damaged=False))
     assert (saved / "i3-whose-database-is-gone").is_dir()

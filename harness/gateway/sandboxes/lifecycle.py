@@ -14,7 +14,14 @@ from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from harness.errors import CoppiceError, GuestDied, GuestTimeout, SandboxError, WrongAnswer
+from harness.errors import (
+    CoppiceError,
+    GuestDied,
+    GuestTimeout,
+    SandboxError,
+    StateError,
+    WrongAnswer,
+)
 from harness.gateway import stages
 from harness.gateway.errors import ApiError
 from harness.gateway.fleets.protocol import RunningSandbox, SandboxFleet
@@ -31,7 +38,10 @@ log = logging.getLogger("coppice.gateway")
 
 
 class Lifecycle:
-    """The sandboxes of a gateway in its memory, its store and its fleet."""
+    """The sandboxes of a gateway in its memory, its store and its fleet.
+
+    Raises StateError where the database is new and saved sandboxes are not: they would be removed.
+    """
 
     def __init__(
         self, fleet: SandboxFleet, store: Store, directory: Path, metrics: Metrics
@@ -42,6 +52,12 @@ class Lifecycle:
         self.by_id: dict[str, Sandbox] = {}
         self.saved = SavedDirectories(directory / SAVED)
         self.workers = Workers()
+        if store.fresh and (entries := self.saved.entries()):
+            raise StateError(
+                f"the gateway's database {store.path} is new, but there are {len(entries)} saved "
+                f"sandboxes in {entries[0].parent}, which would be removed",
+                hint="put back the database, or move that directory away",
+            )
 
     def note(self, sandbox: Sandbox, durable: bool = False, **changes: Any) -> None:
         """Store a change of a sandbox; what memory says changes once that is done."""

@@ -10,7 +10,7 @@ import asyncio
 import logging
 from pathlib import Path
 
-from harness.errors import CoppiceError, StateError
+from harness.errors import CoppiceError
 from harness.gateway.errors import ApiError
 from harness.gateway.fleets.adoption import LOCATION_FIELDS
 from harness.gateway.sandboxes.lifecycle import Lifecycle, destroy, log_error
@@ -21,16 +21,7 @@ log = logging.getLogger("coppice.gateway")
 
 
 async def restore(own: Lifecycle) -> None:
-    """Adopt the sandboxes that run, drop those that are gone, end orphaned ones.
-
-    Raises StateError where the database is gone and saved sandboxes are not: they would be removed.
-    """
-    if own.store.fresh and (entries := own.saved.entries()):
-        raise StateError(
-            f"the gateway's database {own.store.path} is new, but there are {len(entries)} saved "
-            f"sandboxes in {entries[0].parent}, which would be removed",
-            hint="put back the database, or move that directory away",
-        )
+    """Adopt the sandboxes that run, drop those that are gone, end orphaned ones."""
     own.store.check()
     stored = own.store.sandboxes()
     sandboxes = [Sandbox(each, deadline=restored_deadline(each)) for each in stored]
