@@ -11,7 +11,7 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
-from harness.errors import CoppiceError, GuestDied
+from harness.errors import CoppiceError
 from harness.gateway.data_plane import connect_rpc
 from harness.gateway.data_plane.connect_rpc import Body
 from harness.gateway.envd.client import Envd
@@ -120,8 +120,6 @@ class ProcessService:
                     raise RpcError(
                         "deadline_exceeded", "the process reached its time limit"
                     ) from None
-                if event is None:
-                    raise GuestDied("the connection to the sandbox ended before the process did")
                 if event.kind == "exit":
                     yield {"event": {"end": _end(event)}}
                     return
