@@ -34,6 +34,7 @@ from harness.paths import runtime_directory
 from harness.rig import summary
 from harness.rig.discovery import Rig, discover, substrates_of
 from harness.rig.info import RigInfo
+from harness.rig.orphan import interrupted_with_parent
 from harness.sandbox.protocol import Tier, refused
 from harness.sandbox.protocol import load as load_substrate
 
@@ -371,7 +372,9 @@ def _run_interruptibly(command: list[str], environment: Mapping[str, str]) -> in
     whole = {**os.environ, **environment}
     with (
         _Termination() as termination,
-        subprocess.Popen(command, start_new_session=True, env=whole) as process,
+        subprocess.Popen(
+            command, start_new_session=True, env=whole, preexec_fn=interrupted_with_parent()
+        ) as process,
     ):
         termination.watch(process)
         code = process.wait()
