@@ -33,7 +33,7 @@ from harness.host.identity import NO_KEY, Identity
 
 READ_PIECE = 32 * 1024
 TIMEOUT_S = 30.0
-OUTPUT_MAX = 32 << 20
+OUTPUT_MAX = 16 << 20
 """Bytes of a process's output, and of a file, that are kept."""
 HELLO_KEYS = ("protocol", "kernel", "hostname", "boot_id", "machine_id", "mac", "address", "random",
               "wall_ns")  # fmt: skip

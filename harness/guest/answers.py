@@ -34,6 +34,11 @@ def text(data: bytes, name: str) -> str:
         raise MalformedAnswer(f"{name} sent text that is not UTF-8: {error.reason}") from error
 
 
+def loose_text(data: bytes) -> str:
+    """Text in which what is not UTF-8 is replaced."""
+    return data.decode(errors="replace")
+
+
 def shown(data: bytes) -> str:
     """Text for a person, without what a terminal would obey."""
     return _UNPRINTABLE.sub("\N{REPLACEMENT CHARACTER}", data[:REASON_MAX].decode(errors="replace"))

@@ -130,7 +130,7 @@ class ProcessService:
 
     async def _list(self, body: Body) -> Body:
         await self._sandbox.learn_processes()
-        return {"processes": [_process_json(process) for process in self._envd.processes.values()]}
+        return {"processes": [process_json(process) for process in self._envd.processes.values()]}
 
     async def _send_input(self, body: Body) -> Body:
         process = await self._find(body)
@@ -204,7 +204,7 @@ def _end(event: ProcessEvent) -> Body:
     return end
 
 
-def _process_json(process: RunningProcess) -> Body:
+def process_json(process: RunningProcess) -> Body:
     config: dict[str, Any] = {
         "cmd": process.argv[0],
         "args": list(process.argv[1:]),

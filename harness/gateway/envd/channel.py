@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import logging
 import socket
 from collections.abc import Callable
 from typing import Any, Self
@@ -33,6 +34,7 @@ from harness.gateway.envd.wire import ENTRY, RequestKind, encode_field, encode_r
 from harness.guest import answers
 from harness.guest.protocol import Decoder, Frame, FrameKind, Tag
 
+log = logging.getLogger("coppice.gateway")
 TIMEOUT_S = 30.0
 PIECE = 60 * 1024
 """Bytes of a single read or write."""
@@ -42,6 +44,48 @@ FULL_MAX_S = 300.0
 """Seconds after which a buffer that stays full is given up."""
 FRAMES_AT_ONCE, BYTES_AT_ONCE = 256, 1 << 20
 """Frames, and bytes, that are handled before other sandboxes have their turn."""
+
+
+class _Pending:
+    """A request that has not been answered yet."""
+
+    def __init__(
+        self,
+        name: str,
+        on_answer: Callable[[Frame], None] | None,
+        on_entry: Callable[[bytes], None] | None,
+    ) -> None:
+        self.future: asyncio.Future[list[bytes]] = asyncio.get_running_loop().create_future()
+        self._name = name
+        self._on_answer = on_answer
+        self._on_entry = on_entry
+        self._entries: list[bytes] = []
+        self._kept = Budget(ANSWER_MAX, f"an answer of the sandbox {name}")
+
+    def take(self, frame: Frame) -> None:
+        """Handle a frame with the request's id; what that raises, the caller gets."""
+        if self.future.done():
+            return
+        try:
+            self._take(frame)
+        except SandboxError as error:
+            self._entries.clear()
+            # Its traceback would lead to this request, which leads to its error.
+            self.future.set_exception(error.with_traceback(None))
+
+    def _take(self, frame: Frame) -> None:
+        if frame.kind == ENTRY and self._on_entry:
+            self._on_entry(frame.payload)
+        elif frame.kind == ENTRY:
+            self._kept.take(len(frame.payload) + ITEM_BYTES)
+            self._entries.append(frame.payload)
+        elif frame.kind == FrameKind.ERROR:
+            raise answers.refusal(frame, self._name)
+        else:
+            self._entries.append(answers.expect(frame, FrameKind.ANSWER, self._name))
+            if self._on_answer:
+                self._on_answer(frame)
+            self.future.set_result(self._entries)
 
 
 class EnvdChannel(asyncio.Protocol):
@@ -54,8 +98,7 @@ class EnvdChannel(asyncio.Protocol):
         self._broken: BrokenGuest | None = None
         self._decoder = Decoder()
         self._turn_bytes = 0
-        self._answers: dict[int, Callable[[Frame], None]] = {}
-        self._waiting: dict[int, asyncio.Future[Any]] = {}
+        self._pending: dict[int, _Pending] = {}
         self._last_id = 0
         self._transport: asyncio.Transport | None = None
         self._writable = asyncio.Event()
@@ -114,8 +157,8 @@ class EnvdChannel(asyncio.Protocol):
                 if self._decoder.noise > NOISE_MAX:
                     raise MalformedAnswer(f"the sandbox {self.name} sends no frames")
                 return False
-            if not self.handle_event(frame) and (answer := self._answers.get(frame.id)):
-                answer(frame)
+            if not self.handle_event(frame) and (pending := self._pending.get(frame.id)):
+                pending.take(frame)
             if self.gone:
                 return False
         return True
@@ -129,14 +172,15 @@ class EnvdChannel(asyncio.Protocol):
     def connection_lost(self, error: Exception | None) -> None:
         self.gone = True
         self._writable.set()
-        for future in self._waiting.values():
-            if not future.done():
-                future.set_exception(self.ended())
+        for pending in self._pending.values():
+            if not pending.future.done():
+                pending.future.set_exception(self.ended())
 
     def fail(self, error: BrokenGuest) -> None:
         """End the channel of a guest that does not keep to the protocol."""
         if not self.gone:
             self._broken = error
+            log.warning("channel ended", extra={"fields": {"guest": self.name, "why": str(error)}})
             self.connection_lost(error)
             self.close()
 
@@ -199,39 +243,17 @@ class EnvdChannel(asyncio.Protocol):
             await self._writable.wait()
         if self.gone:
             raise self.ended()
-        future: asyncio.Future[list[bytes]] = asyncio.get_running_loop().create_future()
-        entries: list[bytes] = []
-        kept = Budget(ANSWER_MAX, f"an answer of the sandbox {self.name}")
-
-        def take(frame: Frame) -> None:
-            if future.done():
-                return
-            try:
-                if frame.kind == ENTRY and on_entry:
-                    on_entry(frame.payload)
-                elif frame.kind == ENTRY:
-                    kept.take(len(frame.payload) + ITEM_BYTES)
-                    entries.append(frame.payload)
-                elif frame.kind == FrameKind.ERROR:
-                    raise answers.refusal(frame, self.name)
-                else:
-                    entries.append(answers.expect(frame, FrameKind.ANSWER, self.name))
-                    if on_answer:
-                        on_answer(frame)
-                    future.set_result(entries)
-            except SandboxError as error:
-                entries.clear()
-                future.set_exception(error)
-
+        pending = _Pending(self.name, on_answer, on_entry)
         id = self.send(kind, payload)
         if not id:
             raise self.ended()
-        self._answers[id], self._waiting[id] = take, future
+        self._pending[id] = pending
         try:
-            return await future
+            return await pending.future
         finally:
-            self._answers.pop(id, None)
-            self._waiting.pop(id, None)
+            self._pending.pop(id, None)
+            # The error's traceback leads here: a cycle would keep callers' data until it is found.
+            del pending
 
     async def send_data(self, kind: RequestKind, target: bytes, data: bytes) -> None:
         """Send data in pieces; waits while the buffer of the target is full."""

@@ -227,4 +227,4 @@ class Envd(EnvdChannel):
 
     async def stats(self) -> str:
         """The guest's /proc/stat and /proc/meminfo, and a line `disk TOTAL USED` in bytes."""
-        return (await self.request(RequestKind.STATS))[-1].decode(errors="replace")
+        return answers.loose_text((await self.request(RequestKind.STATS))[-1])

@@ -41,7 +41,9 @@ class HostileSandbox:
         return self._process.poll() is None
 
     async def connect(self) -> Envd:
-        return await Envd.connect(self._channel, self.id)
+        envd = await Envd.connect(self._channel, self.id)
+        await envd.stats()  # its program has started
+        return envd
 
     def destroy(self) -> None:
         self._process.kill()
