@@ -31,6 +31,9 @@
         ├── GuestDied                         the guest or its VMM has exited
         ├── WrongAnswer                       the answer is not the nonce's hash
         ├── GuestRefused                      the agent returned an errno
+        ├── BrokenGuest                       the guest does not keep to the protocol
+        │   ├── MalformedAnswer               what it sent cannot be decoded
+        │   └── AnswerTooLong                 it sent more than may be kept
         ├── SandboxGone                       the sandbox no longer exists
         └── NameTaken                         the name is used by something else
 
@@ -44,6 +47,8 @@ from __future__ import annotations
 import signal
 
 __all__ = [
+    "AnswerTooLong",
+    "BrokenGuest",
     "CheckpointCorrupt",
     "CheckpointError",
     "CheckpointForeign",
@@ -60,6 +65,7 @@ __all__ = [
     "HostLost",
     "ImageError",
     "Interrupted",
+    "MalformedAnswer",
     "MissingPrivilege",
     "MissingTool",
     "NameTaken",
@@ -232,6 +238,18 @@ class GuestRefused(SandboxError):
     def __init__(self, message: str, number: int, *, hint: str | None = None) -> None:
         super().__init__(message, hint=hint)
         self.number = number
+
+
+class BrokenGuest(SandboxError):
+    """The guest does not keep to the protocol: its programs were replaced, or are defective."""
+
+
+class MalformedAnswer(BrokenGuest):
+    pass
+
+
+class AnswerTooLong(BrokenGuest):
+    pass
 
 
 class SandboxGone(SandboxError):

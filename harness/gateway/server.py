@@ -89,8 +89,8 @@ def _fleet(options: Options, run: Run, stack: ExitStack) -> SandboxFleet:
     return setup.microvm_fleet(run, fd_holder, net, options.pool_size, stack)
 
 
-def serve(options: Options) -> None:
-    """Run a gateway until SIGINT or SIGTERM."""
+def serve(options: Options, fleet: SandboxFleet | None = None) -> None:
+    """Run a gateway until SIGINT or SIGTERM, of this fleet or else of the options' substrate."""
     logs.configure(options.verbose)
     evidence.leave_where_asked(os.environ)
     # uvicorn raises the signal that stopped it again: by then our own cleanup must still run.
@@ -102,7 +102,7 @@ def serve(options: Options) -> None:
         run = stack.enter_context(open_run(resume_id=store.fact("run")))
         store.note("run", run.id)
         (run.directory / STATE).write_text(str(directory.resolve()))
-        fleet = _fleet(options, run, stack)
+        fleet = fleet or _fleet(options, run, stack)
         sandboxes = Sandboxes(fleet, store, directory, Metrics())
         port = listener.getsockname()[1]
         domain, tls, chain = options.domain, None, None

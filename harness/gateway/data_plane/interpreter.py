@@ -96,11 +96,14 @@ def _require_python(language: Any) -> None:
 
 
 async def _streamed(first: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    piece = first
     try:
         yield first
-        async for line in rest:
-            yield line
+        async for piece in rest:
+            yield piece
     except CoppiceError as error:
+        if not piece.endswith(b"\n"):
+            yield b"\n"  # the line that was cut off
         fields = {"type": "error", "name": "SandboxError", "value": str(error), "traceback": ""}
         yield json.dumps(fields).encode() + b"\n"
     finally:

@@ -27,7 +27,7 @@ class ContainerEnvd(Envd):
     async def stats(self) -> str:
         """Usage in the format of a guest with a kernel of its own."""
         text = await super().stats()
-        disk = next(line for line in text.splitlines() if line.startswith("disk "))
+        disk = next((line for line in text.splitlines() if line.startswith("disk ")), "")
         used = self.usage()
         ticks = os.sysconf("SC_CLK_TCK")
         lived = time.clock_gettime(time.CLOCK_BOOTTIME) * ticks - self.start_ticks

@@ -95,7 +95,7 @@ def rehearse(guest: HasEnvd, times: int = REHEARSALS) -> None:
         for _ in range(times):
             _, listener = await envd.start(LOGIN_ARGV)
             output = b""
-            while (event := await listener.get()) and event.kind != "exit":
+            while (event := await listener.get()).kind != "exit":
                 output += event.data
             if output != b"ready\n":
                 raise SandboxError(f"the rehearsed command in {guest.id} printed {output!r}")

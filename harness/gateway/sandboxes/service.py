@@ -252,6 +252,8 @@ class Sandboxes(Lifecycle):
         if sandbox and sandbox.stored.state == "paused" and sandbox.stored.auto_resume:
             await self.connect(sandbox, sandbox.stored.timeout_s or 300)
         if sandbox is None or sandbox.envd is None or sandbox.envd.gone:
+            if sandbox and sandbox.envd and sandbox.envd.broken:
+                raise sandbox.envd.ended()
             raise ApiError(502, "sandbox was not found")
         return sandbox, sandbox.envd
 
