@@ -11,13 +11,15 @@ from starlette.responses import PlainTextResponse
 from starlette.types import Receive, Scope, Send
 
 from harness.gateway.control_plane.operations import ControlPlane
+from harness.gateway.data_plane.authorisation import ENVD_PORT
 from harness.gateway.data_plane.port_proxy import Headers
-from harness.gateway.data_plane.router import ENVD_PORT, DataPlane
+from harness.gateway.data_plane.router import DataPlane
 from harness.gateway.envd.connections import ServerConnection
 from harness.gateway.envd.process import Listener
 from harness.gateway.errors import ApiError
 from harness.gateway.sandboxes.service import Sandboxes
 from harness.gateway.sandboxes.snapshots import Snapshots
+from harness.gateway.wrong_credentials import WrongCredentials
 
 _SANDBOX_HOST = re.compile(rb"(\d{1,5})-([a-z0-9]+)\.")
 """A host name that starts with a port and a sandbox."""
@@ -31,8 +33,9 @@ class Gateway:
         self, sandboxes: Sandboxes, domain: str | None, on_start: Callable[[], Awaitable[Any]]
     ) -> None:
         self._sandboxes = sandboxes
-        self._control = ControlPlane(sandboxes, Snapshots(sandboxes), domain)
-        self._data = DataPlane(sandboxes)
+        wrong = WrongCredentials()
+        self._control = ControlPlane(sandboxes, Snapshots(sandboxes), domain, wrong)
+        self._data = DataPlane(sandboxes, wrong)
         self._on_start = on_start
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -50,11 +53,13 @@ class Gateway:
             response = await self._control.answer(request)
         await response(scope, receive, send)
 
-    async def connect(self, headers: Headers) -> tuple[ServerConnection, Listener]:
-        """Connect to the sandbox's server that a WebSocket request names."""
+    async def connect(
+        self, path: str, headers: Headers, address: str
+    ) -> tuple[ServerConnection, Listener]:
+        """Connect to the sandbox's server that a WebSocket request from an address names."""
         if not (target := _named_target(headers)):
             raise ApiError(404, "the gateway has no WebSockets: name a sandbox and a port")
-        return await self._data.open(*target, headers)
+        return await self._data.open(*target, path, headers, address)
 
     def _target(self, scope: Scope) -> tuple[str, int] | None:
         """The sandbox and port that a request is for; None for the control plane.

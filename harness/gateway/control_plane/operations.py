@@ -20,9 +20,11 @@ from harness.gateway.sandboxes import forks, usage
 from harness.gateway.sandboxes.sandbox import Sandbox
 from harness.gateway.sandboxes.service import Sandboxes
 from harness.gateway.sandboxes.snapshots import Snapshots
-from harness.gateway.sandboxes.store import Key, Limits
+from harness.gateway.sandboxes.store import Key, Limits, hash_of
+from harness.gateway.wrong_credentials import WrongCredentials, too_often
 
 V1_TIMEOUT_S, V2_TIMEOUT_S, FORK_TIMEOUT_S = 15, 300, 15
+KEY_REQUIRED = "an API key is required, in the header X-API-KEY"
 NO_KEY = Key("", "", "", Limits(), 0)
 """For operations that need none."""
 log = logging.getLogger("coppice.gateway")
@@ -31,8 +33,16 @@ log = logging.getLogger("coppice.gateway")
 class ControlPlane:
     """Answers what openapi.yaml describes. Methods are named after its operations."""
 
-    def __init__(self, sandboxes: Sandboxes, snapshots: Snapshots, domain: str | None) -> None:
+    def __init__(
+        self,
+        sandboxes: Sandboxes,
+        snapshots: Snapshots,
+        domain: str | None,
+        wrong: WrongCredentials,
+    ) -> None:
         self._sandboxes = sandboxes
+        self._wrong = wrong
+        self._known_keys: set[str] = set()
         self._snapshots = snapshots
         self._views = Views(sandboxes, domain)
         self._rate_limiter = RateLimiter()
@@ -82,8 +92,7 @@ class ControlPlane:
             failure = as_http(error)
             if failure.status >= 500:
                 log.error(route, exc_info=not isinstance(error, ApiError))
-            headers = {"Should-Retry": "true" if failure.retry else "false"}
-            response = JSONResponse(failure.body(), failure.status, headers)
+            response = JSONResponse(failure.body(), failure.status, failure.headers())
         took = time.perf_counter() - begun
         self._sandboxes.metrics.request(route, response.status_code, took)
         log.info(
@@ -94,12 +103,19 @@ class ControlPlane:
         return response
 
     def _key(self, request: Request) -> Key:
+        """The key that the request presents. An address that has presented too many wrong ones may
+        go on with keys that have been used before, but may try no others."""
         secret = request.headers.get("x-api-key", "")
-        if not secret:
-            raise ApiError(401, "an API key is required, in the header X-API-KEY")
-        key = self._sandboxes.store.key_of(secret)
+        address = request.client.host if request.client else ""
+        wait_s = self._wrong.wait_of(address)
+        digest = hash_of(secret)
+        if wait_s and digest not in self._known_keys:
+            raise too_often(wait_s)
+        key = self._sandboxes.store.key_of(secret) if secret else None
         if key is None:
-            raise ApiError(401, "unknown or revoked API key")
+            message = "unknown or revoked API key" if secret else KEY_REQUIRED
+            raise self._wrong.answer(address, ApiError(401, message))
+        self._known_keys.add(digest)
         self._rate_limiter.take(key)
         return key
 

@@ -16,12 +16,14 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
 from harness.errors import GuestDied, GuestRefused
+from harness.gateway.data_plane.authorisation import TOKEN_HEADERS
 from harness.gateway.envd.client import Envd
 from harness.gateway.envd.connections import ServerConnection, dial
 from harness.gateway.envd.process import Listener
 
-TOKEN = "e2b-traffic-access-token"
-GATEWAY_HEADERS = (b"e2b-sandbox-id", b"e2b-sandbox-port", TOKEN.encode(), b"x-api-key")
+GATEWAY_HEADERS = (
+    b"e2b-sandbox-id", b"e2b-sandbox-port", TOKEN_HEADERS["traffic"].encode(), b"x-api-key",
+)  # fmt: skip
 """Headers that are not forwarded to a sandbox."""
 HOP_BY_HOP = (
     b"connection", b"keep-alive", b"proxy-authenticate", b"proxy-authorization",

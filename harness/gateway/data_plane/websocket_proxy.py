@@ -21,8 +21,9 @@ from harness.gateway.errors import ApiError, as_http
 BUFFER_MAX = 1 << 18
 """Bytes buffered for the sandbox's server before the client's connection is paused."""
 HEAD_MAX = 1 << 16
-Connect = Callable[[Headers], Awaitable[tuple[ServerConnection, Listener]]]
-"""Connects to the server that a request's headers name; raises ApiError and CoppiceError."""
+Connect = Callable[[str, Headers, str], Awaitable[tuple[ServerConnection, Listener]]]
+"""Connects to the server that a request names, by its path, headers and the client's address;
+raises ApiError and CoppiceError."""
 
 
 class WebSocketProxy(asyncio.Protocol):
@@ -32,6 +33,7 @@ class WebSocketProxy(asyncio.Protocol):
         self._connect = connect
         self._open_connections = server_state.connections
         self._transport: Any = None
+        self._address = ""
         self._buffer = bytearray()
         self._readable = asyncio.Event()
         self._writable = asyncio.Event()
@@ -41,6 +43,8 @@ class WebSocketProxy(asyncio.Protocol):
 
     def connection_made(self, transport: Any) -> None:
         self._transport = transport
+        peer = transport.get_extra_info("peername")
+        self._address = str(peer[0]) if peer else ""
         self._open_connections.add(self)
         self._task = asyncio.get_running_loop().create_task(self._serve())
 
@@ -75,7 +79,8 @@ class WebSocketProxy(asyncio.Protocol):
     async def _serve(self) -> None:
         try:
             method, target, headers = await self._request()
-            connection, listener = await self._connect(headers)
+            path = target.partition(b"?")[0].decode("latin-1")
+            connection, listener = await self._connect(path, headers, self._address)
         except (ApiError, CoppiceError, TimeoutError) as error:
             self._refuse(as_http(error))
             return
@@ -126,7 +131,8 @@ class WebSocketProxy(asyncio.Protocol):
         body = json.dumps(error.body()).encode()
         lines = (
             f"HTTP/1.1 {error.status} Refused\r\ncontent-type: application/json\r\n"
-            f"content-length: {len(body)}\r\nconnection: close\r\n\r\n"
+            + "".join(f"{name.lower()}: {value}\r\n" for name, value in error.headers().items())
+            + f"content-length: {len(body)}\r\nconnection: close\r\n\r\n"
         )
         with contextlib.suppress(OSError):
             self._transport.write(lines.encode() + body)
