@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import logging
 import os
+import resource
 import signal
 import socket
 import threading
@@ -26,6 +27,9 @@ from harness.gateway.fleets.fd_holder import FdHolder
 from harness.gateway.fleets.microvm_fleet import MicroVmFleet
 from harness.gateway.fleets.noop import NoopFleet
 from harness.gateway.fleets.protocol import SandboxFleet
+from harness.gateway.http.connections import Lease
+from harness.gateway.http.limits import KEEP_ALIVE_S, ConnectionLimits
+from harness.gateway.http.server import HttpServer
 from harness.gateway.metrics import Metrics
 from harness.gateway.options import SUBSTRATES, Options, state_directory
 from harness.gateway.sandboxes.service import Sandboxes
@@ -106,18 +110,26 @@ def serve(options: Options) -> None:
 
         gateway = Gateway(sandboxes, domain, on_start)
 
-        class Upgraded(WebSocketProxy):  # uvicorn requires a class
-            def __init__(self, *, server_state: Any, **_: Any) -> None:
-                super().__init__(gateway.connect, server_state)
+        def upgrade(lease: Lease, open_connections: set[Any]) -> WebSocketProxy:
+            return WebSocketProxy(gateway.connect, open_connections, lease)
 
         config = uvicorn.Config(
             gateway,
             loop="uvloop", http="httptools", lifespan="on", log_level="error", access_log=False,
-            proxy_headers=False,
-            timeout_graceful_shutdown=5, server_header=False, ws=Upgraded, timeout_keep_alive=60,
+            proxy_headers=False, ws="none",
+            timeout_graceful_shutdown=5, server_header=False, timeout_keep_alive=KEEP_ALIVE_S,
             ssl_certfile=chain, ssl_keyfile=tls.key if tls else None,
         )  # fmt: skip
-        uvicorn.Server(config).run(sockets=[listener])
+        HttpServer(config, listener, _limits(options), upgrade).run()
+
+
+def _limits(options: Options) -> ConnectionLimits:
+    """The connections that the options and this process's descriptors allow."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    total = max(min(options.connections, hard // 2), 2)
+    return ConnectionLimits(total, total // 2)
 
 
 def _fill(fleet: SandboxFleet, options: Options) -> None:

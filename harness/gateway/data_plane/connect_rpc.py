@@ -18,7 +18,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from harness.gateway.errors import RpcError, as_rpc
-from harness.gateway.request_body import read_body
+from harness.gateway.request_body import BODY_S, LATE, read_body
 
 MESSAGE_MAX = 64 << 20
 HEADER = struct.Struct(">BI")
@@ -47,6 +47,10 @@ def _too_long() -> RpcError:
     return RpcError("resource_exhausted", f"a message may have at most {MESSAGE_MAX} bytes")
 
 
+def _late() -> RpcError:
+    return RpcError("deadline_exceeded", LATE)
+
+
 async def envelopes(request: Request) -> AsyncIterator[Body]:
     """The messages of a request's stream; RpcError for a malformed envelope."""
     buffer = bytearray()
@@ -72,8 +76,12 @@ async def envelopes(request: Request) -> AsyncIterator[Body]:
 
 
 async def _first_message(request: Request) -> Body:
-    async for message in envelopes(request):
-        return message
+    try:
+        async with asyncio.timeout(BODY_S):
+            async for message in envelopes(request):
+                return message
+    except TimeoutError:
+        raise _late() from None
     raise RpcError("invalid_argument", "the request has no message")
 
 
@@ -93,7 +101,8 @@ async def unary(request: Request, handle: Callable[[Body], Awaitable[Body]]) -> 
     """Answer a unary call."""
     try:
         _refuse_other_codecs(request)
-        answer = await handle(_object(await read_body(request, MESSAGE_MAX, _too_long())))
+        data = await read_body(request, MESSAGE_MAX, _too_long(), _late())
+        answer = await handle(_object(data))
         return Response(json.dumps(answer, separators=(",", ":")), media_type="application/json")
     except ClientDisconnect:
         return Response(status_code=499)
