@@ -17,8 +17,10 @@ from typing import Any
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
+from harness.gateway.data_plane.messages import MESSAGES
 from harness.gateway.errors import RpcError, as_rpc
 from harness.gateway.request_body import BODY_S, LATE, read_body
+from harness.gateway.request_schema import InvalidRequest, parse_json
 
 MESSAGE_MAX = 64 << 20
 HEADER = struct.Struct(">BI")
@@ -33,13 +35,18 @@ def envelope(flag: int, body: Body) -> bytes:
     return HEADER.pack(flag, len(data)) + data
 
 
-def _object(data: bytes) -> Body:
+def _message(request: Request, data: bytes) -> Body:
+    """A message of a call, checked against the schema of its method."""
     try:
-        message = json.loads(data or b"{}")
-    except ValueError as error:
-        raise RpcError("invalid_argument", f"the message is not JSON: {error}") from error
-    if not isinstance(message, dict):
-        raise RpcError("invalid_argument", "the message must be a JSON object")
+        message = parse_json(data or b"{}")
+        if not isinstance(message, dict):
+            raise InvalidRequest("the message must be a JSON object")
+        if schema := MESSAGES.get(request.url.path[1:]):
+            schema.check(message)
+        if request.query_params:
+            raise InvalidRequest(f"unknown query parameter {next(iter(request.query_params))!r}")
+    except InvalidRequest as error:
+        raise RpcError("invalid_argument", str(error)) from error
     return message
 
 
@@ -70,7 +77,7 @@ async def envelopes(request: Request) -> AsyncIterator[Body]:
             del buffer[: HEADER.size + length]
             if flag & END:
                 return
-            yield _object(data)
+            yield _message(request, data)
     if buffer:
         raise RpcError("invalid_argument", "the stream ends in the middle of an envelope")
 
@@ -102,7 +109,7 @@ async def unary(request: Request, handle: Callable[[Body], Awaitable[Body]]) -> 
     try:
         _refuse_other_codecs(request)
         data = await read_body(request, MESSAGE_MAX, _too_long(), _late())
-        answer = await handle(_object(data))
+        answer = await handle(_message(request, data))
         return Response(json.dumps(answer, separators=(",", ":")), media_type="application/json")
     except ClientDisconnect:
         return Response(status_code=499)

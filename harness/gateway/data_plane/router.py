@@ -105,6 +105,7 @@ class DataPlane:
             return Response(status_code=204)
         user = _user(request)
         if path == "/files":
+            transfer.check(request)
             user = request.query_params.get("username") or user
             if request.method == "GET":
                 return await transfer.download(request, envd, user)

@@ -184,6 +184,7 @@ class Sandboxes:
         body: Mapping[str, Any],
         default_s: float,
         snapshot: Snapshot | None = None,
+        created_by: str = "",
     ) -> Sandbox:
         """A running sandbox as the body of E2B's request describes it, from its template or from
         the snapshot that the template names."""
@@ -208,7 +209,7 @@ class Sandboxes:
                 auto_pause=bool(body.get("autoPause")),
                 auto_resume=bool(resume.get("enabled") if isinstance(resume, Mapping) else resume),
                 secure=body.get("secure") is not False,
-                timeout_s=timeout_s,
+                timeout_s=timeout_s, created_by=created_by,
             )  # fmt: skip
             return await self.add(stored, running)
 
