@@ -35,7 +35,11 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--connections", type=int, default=4096, metavar="N",
         help="connections open at once, at most half of them from one address (default: 4096)",
     )  # fmt: skip
-    serve.add_argument("--domain", help="also serve sandboxes at PORT-ID.DOMAIN")
+    serve.add_argument(
+        "--domain",
+        help="the domain of sandboxes' host names, PORT-ID.DOMAIN, as clients reach it "
+        "(default on this host: sandboxes.localhost and the port; none for other hosts)",
+    )
     serve.add_argument(
         "--tls", action="store_true",
         help="serve HTTPS with a self-signed certificate, for SDKs that require it",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import ipaddress
 import logging
 import os
 import resource
@@ -39,7 +40,10 @@ from harness.host.run import Run
 from harness.host.session import open_run
 
 DOMAIN = "sandboxes.localhost"
-"""Of sandboxes with TLS; many resolvers map names below localhost to this host."""
+"""Of sandboxes; many resolvers map names below localhost to this host."""
+NO_DOMAIN = "set-the-option--domain-of-the-gateway.invalid"
+"""Where other hosts are served: no name is known by which they reach a sandbox. An SDK without a
+domain would send traffic and tokens to E2B's own cloud."""
 log = logging.getLogger(logs.LOGGER)
 
 
@@ -95,9 +99,8 @@ def serve(options: Options) -> None:
         fleet = _fleet(options, run, stack)
         sandboxes = Sandboxes(fleet, store, directory, Metrics())
         port = listener.getsockname()[1]
-        domain, tls, chain = options.domain, None, None
+        domain, tls, chain = options.domain or _default_domain(options.host, port), None, None
         if options.tls:
-            domain = domain or f"{DOMAIN}:{port}"
             tls = certificate.create(directory / "tls", options.host, domain)
             chain = tls.chain
 
@@ -121,6 +124,15 @@ def serve(options: Options) -> None:
             ssl_certfile=chain, ssl_keyfile=tls.key if tls else None,
         )  # fmt: skip
         HttpServer(config, listener, _limits(options), upgrade).run()
+
+
+def _default_domain(host: str, port: int) -> str:
+    """The domain of sandboxes' host names where the operator has set none."""
+    try:
+        local = ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        local = host == "localhost"
+    return f"{DOMAIN}:{port}" if local else NO_DOMAIN
 
 
 def _limits(options: Options) -> ConnectionLimits:

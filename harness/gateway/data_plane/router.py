@@ -9,7 +9,7 @@ from starlette.datastructures import Headers, QueryParams
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
-from harness.gateway.data_plane import port_proxy, transfer
+from harness.gateway.data_plane import file_signature, port_proxy, transfer
 from harness.gateway.data_plane.authorisation import (
     ENVD_PORT,
     HEALTH,
@@ -26,10 +26,11 @@ from harness.gateway.envd.process import Listener
 from harness.gateway.errors import ApiError, as_http, as_rpc
 from harness.gateway.sandboxes.sandbox import Sandbox
 from harness.gateway.sandboxes.service import Sandboxes
-from harness.gateway.wrong_credentials import WrongCredentials
+from harness.gateway.wrong_credentials import WrongCredentials, too_often
 
 RPC_CODES = {401: "unauthenticated", 429: "resource_exhausted", 502: "unavailable"}
 """What envd's services call these statuses."""
+UNSIGNED = "no sandbox has signed this URL; name one in E2b-Sandbox-Id"
 
 
 class DataPlane:
@@ -37,6 +38,7 @@ class DataPlane:
 
     def __init__(self, sandboxes: Sandboxes, wrong: WrongCredentials) -> None:
         self._sandboxes = sandboxes
+        self._wrong = wrong
         self._authorisation = Authorisation(sandboxes.tokens, wrong)
 
     async def answer(self, id: str, port: int, request: Request) -> Response:
@@ -68,6 +70,16 @@ class DataPlane:
             if rpc and failure.status in RPC_CODES:
                 body["code"] = RPC_CODES[failure.status]
             return JSONResponse(body, failure.status, headers)
+
+    def signed(self, method: str, query: QueryParams, address: str) -> str:
+        """The sandbox with whose token a URL is signed, for URLs that name none. ApiError 404 if
+        there is none, and 429 for an address that has tried too often: this compares them all."""
+        if wait_s := self._wrong.wait_of(address):
+            raise too_often(wait_s)
+        for id in self._sandboxes.by_id:
+            if file_signature.matches(method, query, self._sandboxes.tokens.of(id, "envd")):
+                return id
+        raise self._wrong.answer(address, ApiError(404, UNSIGNED))
 
     async def open(
         self, id: str, port: int, path: str, headers: port_proxy.Headers, address: str
