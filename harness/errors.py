@@ -28,6 +28,7 @@
         ├── GuestTimeout                      no answer within the time limit
         │   └── GuestStalled                  no answer and no activity either
         ├── GuestDied                         the guest or its VMM has exited
+        ├── InterpreterEnded                  a sandbox's code interpreter has exited
         ├── WrongAnswer                       the answer is not the nonce's hash
         ├── GuestRefused                      the agent returned an errno
         ├── SandboxGone                       the sandbox no longer exists
@@ -58,6 +59,7 @@ __all__ = [
     "HostKeyChanged",
     "HostLost",
     "ImageError",
+    "InterpreterEnded",
     "Interrupted",
     "MissingPrivilege",
     "MissingTool",
@@ -211,6 +213,10 @@ class GuestStalled(GuestTimeout):
 
 
 class GuestDied(SandboxError):
+    pass
+
+
+class InterpreterEnded(SandboxError):
     pass
 
 

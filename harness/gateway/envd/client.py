@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import struct
 from collections.abc import Callable, Mapping, Sequence
 
 from harness.errors import GuestRefused
 from harness.gateway.envd.channel import PIECE, EnvdChannel
-from harness.gateway.envd.process import Listener, ProcessEvent, RunningProcess
+from harness.gateway.envd.process import Context, Listener, ProcessEvent, RunningProcess
 from harness.gateway.envd.wire import (
     EVENT,
     STREAMS,
@@ -31,6 +32,11 @@ class Envd(EnvdChannel):
         self.processes: dict[int, RunningProcess] = {}
         self.connections: dict[int, RunningProcess] = {}
         """To servers in the sandbox (connections.py)."""
+        self.contexts: dict[str, Context] = {}
+        """The interpreter's, also those whose process has ended."""
+        self.starting: dict[str, asyncio.Future[Context]] = {}
+        self.on_end: Callable[[RunningProcess], None] | None = None
+        """Called when a process has ended."""
         self.watches: dict[int, Callable[[Frame | None], None]] = {}
         self.stale_connections = True
         """Whether envd may still have connections of a former gateway."""
@@ -58,6 +64,8 @@ class Envd(EnvdChannel):
                 process.ended = ProcessEvent("exit", code=code, signal=signal)
                 owner.pop(frame.id)
                 process.publish(process.ended)
+                if self.on_end:
+                    self.on_end(process)
             else:
                 process.publish(ProcessEvent(STREAMS[frame.kind], frame.payload))
         return True
