@@ -51,7 +51,7 @@ def prepare(spec: MicroVmSpec, cache: Path, name: str) -> SavedVm:
     inputs: dict[str, Scalar] = {**spec.facts, "template": name, "warm_ups": WARM_UPS}
     inputs["rehearsed"] = " ".join(REHEARSED)
     digest = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
-    target = cache / "templates" / digest
+    target = cache / "saved-templates" / digest
     made = entry(target, lambda directory: _make(spec, name, directory / SAVED))
     return saved_vm.load(made / SAVED, spec.facts)
 
