@@ -26,6 +26,7 @@ from harness.gateway.stages import reached
 from harness.guest.image import Addition, GuestImage
 from harness.guest.protocol import RING_ANSWER_LENGTH
 from harness.host.identity import Identity, allocate
+from harness.host.memory import in_memory
 from harness.host.run import Run
 from harness.measure.record import Scalar
 from harness.sandbox.lifetime import destroyed_on_failure
@@ -45,7 +46,7 @@ BOOT_LIMIT_S = 300.0
 RESUME_LIMIT_S = 30.0
 PORT, DEVICE = "/dev/vport0p2", "/dev/vda"
 OVERLAY = "disk"
-FILE_BYTES = 2 * disk.SIZE_MIB << 20
+FILE_BYTES = (disk.SIZE_MIB + 256) << 20
 """The largest file that a VMM writes: its overlay, with what the format adds."""
 # The devices of a saved VM lack the configuration section of a migration stream.
 _LOADING = ("-global", "migration.send-configuration=off", "-S")
@@ -349,7 +350,8 @@ def _descriptors_of(pid: int, path: Path) -> Sequence[int]:
 
 
 def _jail(spec: MicroVmSpec, identity: Identity) -> Jail | None:
-    return jail_for(spec.run, identity, spec.shape, FILE_BYTES)
+    held = FILE_BYTES if in_memory(spec.run.directory) else 0
+    return jail_for(spec.run, identity, spec.shape, FILE_BYTES, held)
 
 
 def _remove(directory: Path) -> None:

@@ -305,25 +305,29 @@ def examine() -> Confinement:
         return confinement
 
 
-def image(run: Run) -> Image:
-    """How VMMs of a run are confined, for its record. Raises Unsupported as `jail_for` does."""
+def image(run: Run, accelerator: str) -> Image:
+    """How VMMs of a run are confined, for its record; what they share is prepared now, as their
+    start is timed. Raises Unsupported as `jail_for` does."""
     jailer, confinement = _of(run)
+    if jailer and jailer.has(Part.PRIVILEGES):
+        jailer.root(None, accelerator == "kvm")
     source = paths.VMM_PROGRAMS / "jail.c"
     return Image("confinement", digest(jailer.program if jailer else source), confinement.facts())
 
 
 def jail_for(
-    run: Run, identity: Identity, shape: Shape, file_bytes: int = LOG_BYTES
+    run: Run, identity: Identity, shape: Shape, file_bytes: int = LOG_BYTES, held_bytes: int = 0
 ) -> Jail | None:
     """A jail for a new VMM of a guest of this shape; None where none is wanted.
 
-    `file_bytes` is the largest file that it may write. Raises Unsupported with the remedy where
+    `file_bytes` is the largest file that it may write, `held_bytes` what it may write to files that
+    lie in memory, which its group is charged for. Raises Unsupported with the remedy where
     this host cannot confine VMMs as the user wants it.
     """
     jailer, _ = _of(run)
     if jailer is None:
         return None
-    memory = 2 * shape.memory_mib * MIB + MEMORY_BESIDES_GUEST
+    memory = 2 * shape.memory_mib * MIB + MEMORY_BESIDES_GUEST + held_bytes
     limits = Limits(memory, PIDS, CPUS)
     return jailer.confine(identity, limits, file_bytes, shape.accelerator == "kvm")
 
