@@ -10,35 +10,29 @@ import argparse
 import copy
 import os
 import secrets
-import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
 
 from harness import paths
 from harness.errors import (
     CoppiceError,
-    Interrupted,
     PathError,
     PluginError,
     Unsupported,
     UsageError,
 )
-from harness.host.leftovers import reclaim
 from harness.host.session import open_run
 from harness.measure.record import digest, find, write_atomically
 from harness.measure.selection import INTERLEAVE
-from harness.paths import runtime_directory
-from harness.rig import summary
+from harness.rig import measuring_process, summary
 from harness.rig.discovery import discover, substrates_of
 from harness.rig.info import RigInfo
 from harness.sandbox.protocol import Tier, refused
 from harness.sandbox.protocol import load as load_substrate
 
 HELP = "run rigs and store their records"
-TERMINATION = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 ISOLATED = (sys.executable, "-P")
 """Python that does not import from the current directory."""
 
@@ -306,72 +300,10 @@ def _pytest(
             command += [f"--coppice-{name}={value}" for value in getattr(options, name)]
         command += [f"--coppice-set={name}={value}" for name, value in given.items()]
         try:
-            code = _run_interruptibly(command, environment or {})
+            code = measuring_process.run(command, environment or {})
         finally:  # an interrupted run may have stored records, too
             if benchmarks.exists() and benchmarks.stat().st_size:
                 _keep(benchmarks, options.results)
-    return 0 if code == 5 else code
-
-
-class _Termination:
-    """Forwards the first termination signal to a process as SIGINT, and kills it on the second.
-
-    The handlers raise nothing: an exception while the process is being started would orphan it.
-    """
-
-    def __init__(self) -> None:
-        self.signal: int | None = None
-        self.killed = False
-        self._process: subprocess.Popen[bytes] | None = None
-        self._before: dict[int, Any] = {}
-
-    def __enter__(self) -> Self:
-        for number in TERMINATION:
-            before = signal.getsignal(number)
-            if before is not signal.SIG_IGN:  # ignored by nohup, or in the background
-                self._before[number] = before
-                signal.signal(number, self._handle)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, before in self._before.items():
-            signal.signal(number, before)
-
-    def watch(self, process: subprocess.Popen[bytes]) -> None:
-        """Forward signals to this process, including one that has come already."""
-        self._process = process
-        if self.signal:
-            process.send_signal(signal.SIGINT)
-
-    def _handle(self, number: int, _: object) -> None:
-        again, self.signal = self.signal is not None, self.signal or number
-        if not self._process:
-            return
-        if again:
-            self.killed = True
-            self._process.kill()
-        else:
-            self._process.send_signal(signal.SIGINT)
-
-
-def _run_interruptibly(command: list[str], environment: Mapping[str, str]) -> int:
-    """Run a command. The first SIGINT, SIGTERM or SIGHUP interrupts it; Interrupted is raised after
-    it has cleaned up.
-
-    The command has its own session, so that the terminal does not interrupt it a second time. A
-    second signal kills everything, for users who do not want to wait for an unresponsive guest.
-    """
-    whole = {**os.environ, **environment}
-    with (
-        _Termination() as termination,
-        subprocess.Popen(command, start_new_session=True, env=whole) as process,
-    ):
-        termination.watch(process)
-        code = process.wait()
-    if termination.killed:
-        reclaim(runtime_directory())
-    if termination.signal:
-        raise Interrupted(termination.signal)
     return code
 
 

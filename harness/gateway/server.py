@@ -12,11 +12,13 @@ import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import uvicorn
 
-from harness.errors import CoppiceError, UsageError
+from harness import interrupts
+from harness.errors import CoppiceError, Interrupted, UsageError
 from harness.gateway import certificate, logs
 from harness.gateway.app import Gateway
 from harness.gateway.data_plane.websocket_proxy import WebSocketProxy
@@ -77,11 +79,13 @@ def _fleet(options: Options, run: Run, stack: ExitStack) -> SandboxFleet:
 
 
 def serve(options: Options) -> None:
-    """Run a gateway until SIGINT or SIGTERM."""
+    """Run a gateway until a signal ends it; after SIGTERM and SIGHUP raises Interrupted.
+
+    Before the server runs, a signal raises Interrupted in the set-up of its caller's choosing
+    (harness/interrupts.py), which the stack undoes.
+    """
     logs.configure(options.verbose)
     evidence.leave_where_asked(os.environ)
-    # uvicorn raises the signal that stopped it again: by then our own cleanup must still run.
-    signal.signal(signal.SIGTERM, lambda *_: None)
     with ExitStack() as stack:
         directory = options.state or state_directory()
         store = stack.enter_context(locked_store(directory))
@@ -117,7 +121,37 @@ def serve(options: Options) -> None:
             timeout_graceful_shutdown=5, server_header=False, ws=Upgraded, timeout_keep_alive=60,
             ssl_certfile=chain, ssl_keyfile=tls.key if tls else None,
         )  # fmt: skip
-        uvicorn.Server(config).run(sockets=[listener])
+        server = _Server(config)
+        server.run(sockets=[listener])
+    if server.ended_by not in (None, signal.SIGINT):
+        raise Interrupted(server.ended_by)
+
+
+class _Server(uvicorn.Server):
+    """Ends on SIGHUP too, and returns from `run` where uvicorn raises the signal again: by then
+    our own clean-up has not run yet. `ended_by` is the signal."""
+
+    ended_by: int | None = None
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        before = {
+            number: signal.getsignal(number)
+            for number in interrupts.TERMINATION
+            if number == signal.SIGINT or signal.getsignal(number) is not signal.SIG_IGN
+        }
+        for number in before:
+            signal.signal(number, self.handle_exit)
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if interrupts.requests.note(sig):
+            self.ended_by = interrupts.requests.first
+            super().handle_exit(sig, frame)
 
 
 def _fill(fleet: SandboxFleet, options: Options) -> None:

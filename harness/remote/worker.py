@@ -113,7 +113,8 @@ def run(directory: pathlib.Path, order: dict[str, Any], lock: int) -> tuple[int,
     code = child.wait()
     for thread in pumps:
         thread.join()
-    return code, watcher
+    # As a shell says it of a process that a signal has ended.
+    return 128 - code if code < 0 else code, watcher
 
 
 def digests(out: pathlib.Path) -> dict[str, str]:
