@@ -1,8 +1,8 @@
 """Signals that end a command are raised in it as Interrupted, so that it cleans up first.
 
 The same request often arrives twice: `timeout` signals a process and then its group, and a terminal
-that closes signals its session's leader and then the foreground group. Signals that follow within
-`SAME_S` therefore count once. A later one is a new request: it interrupts the clean-up too.
+that closes signals its session's leader and then the foreground group. Signals that follow so soon
+(`SAME_S`) therefore count once. A later one is a new request: it interrupts the clean-up too.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from typing import Any
 from harness.errors import Interrupted
 
 TERMINATION = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-SAME_S = 1.0
+SAME_S = {signal.SIGINT: 0.005, signal.SIGTERM: 1.0, signal.SIGHUP: 1.0}
+"""A user may press Ctrl-C twice within a second, and then means it."""
 
 
 class Requests:
@@ -35,7 +36,7 @@ class Requests:
     def note(self, number: int) -> bool:
         """Whether this signal is a new request, and not the previous one again."""
         now = time.monotonic()
-        if self.first is not None and now - self._last < SAME_S:
+        if self.first is not None and now - self._last < SAME_S[signal.Signals(number)]:
             return False
         self.first, self._last = self.first or number, now
         if number == signal.SIGHUP:
