@@ -17,7 +17,7 @@ import sys
 import traceback
 from collections.abc import Iterator, Sequence
 from importlib.metadata import entry_points
-from typing import Any, NoReturn
+from typing import IO, Any, NoReturn
 
 from harness import __version__, command_log, commands, failures, interrupts
 from harness.errors import CoppiceError, Interrupted, UsageError
@@ -27,6 +27,8 @@ GROUP = "coppice.commands"
 HOST = "COPPICE_HOST"
 PARTS = ("HELP", "arguments", "main")
 """What a subcommand's module has."""
+ARGPARSES_OWN = 2
+"""argparse's exit code for a wrong command line."""
 
 
 def modules() -> Iterator[tuple[str, Any]]:
@@ -61,6 +63,11 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         self.print_usage(sys.stderr)
         self.exit(UsageError.exit_code, f"{self.prog}: error: {message}\n")
+
+    def _print_message(self, message: str, file: IO[str] | None = None) -> None:
+        # argparse drops errors here: `--help` would succeed without a place to go to.
+        if message and file:
+            file.write(message)
 
 
 def parser(command: str | None = None) -> argparse.ArgumentParser:
@@ -112,14 +119,16 @@ def _run(arguments: list[str]) -> int:
     command = own[0] if own and not own[0].startswith("-") else None
     try:
         options = parser(command).parse_args(arguments)
-    except SystemExit:  # after --help, which may not have reached a pipe yet
-        _flush()
+        command_log.start("1" if flags else None)
+        if os.environ.get(HOST) and hasattr(options, "main_remote"):
+            code = int(options.main_remote(options, own))
+        else:
+            code = int(options.main(options))
+    except SystemExit as end:
+        _flush()  # of --help, which may not have reached a pipe yet
+        if end.code == ARGPARSES_OWN:  # of a parser that a command of another package made
+            raise SystemExit(UsageError.exit_code) from end
         raise
-    command_log.start("1" if flags else None)
-    if os.environ.get(HOST) and hasattr(options, "main_remote"):
-        code = int(options.main_remote(options, own))
-    else:
-        code = int(options.main(options))
     _flush()
     return code
 

@@ -164,6 +164,8 @@ def _replace(target: Path, write: Callable[[Path], object]) -> None:
     try:
         handle, name = tempfile.mkstemp(dir=target.parent, prefix=".half-written-")
     except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise DiskFull(f"no space left to write {target}: {error.strerror}") from error
         raise UsageError(f"{target} cannot be written: {error.strerror}") from error
     os.close(handle)
     temporary = Path(name)

@@ -18,14 +18,15 @@ from pathlib import Path
 from harness import paths
 from harness.errors import (
     CoppiceError,
-    PathError,
     PluginError,
     Unsupported,
     UsageError,
 )
 from harness.host.session import open_run
-from harness.measure.record import digest, find, write_atomically
+from harness.measure import machine
+from harness.measure.record import digest, find
 from harness.measure.selection import INTERLEAVE
+from harness.measure.storage import make_ready, write_atomically
 from harness.rig import measuring_process, summary
 from harness.rig.discovery import discover, substrates_of
 from harness.rig.info import RigInfo
@@ -103,7 +104,7 @@ def main(options: argparse.Namespace) -> int:
             raise UsageError(f"no tier is called {tier!r}", hint=f"tiers: {', '.join(Tier)}")
     for name in options.substrate:
         _require_runnable(name, (options.tier or ["full"])[0])
-    _require_writable(options.results)
+    make_ready(options.results, machine.describe(None).id)
     chosen = [rig for id, rig in rigs.items() if options.rig in (None, id)]
     infos = [rig.info for rig in chosen]
     _require_measurable(infos, options.substrate, options.tier)
@@ -129,7 +130,7 @@ def main_remote(options: argparse.Namespace, argv: Sequence[str]) -> int:
     """Run rigs on the host that COPPICE_HOST names, and fetch their records."""
     from harness.remote import remote_run
 
-    _require_writable(options.results)
+    make_ready(options.results)
     before = set(find(options.results))
     code = remote_run.run_remotely(
         remote_run.address(),
@@ -209,22 +210,6 @@ def _arm(
                 hint=f"names: {', '.join((*LISTS, *sorted(known)))} and COPPICE_ variables",
             )
     return own, environment
-
-
-def _require_writable(results: Path) -> None:
-    """Raise PathError, before anything is measured, where no record could be stored."""
-    place = results.absolute()
-    while not place.exists():
-        place = place.parent
-    if not place.is_dir():
-        raise PathError(
-            f"records cannot go to {results}: {place} is no directory", hint="name one: --results"
-        )
-    if not os.access(place, os.W_OK | os.X_OK):
-        raise PathError(
-            f"records cannot go to {results}: {place} cannot be written",
-            hint="name another directory: --results",
-        )
 
 
 def _require_runnable(name: str, tier: str) -> None:

@@ -31,7 +31,7 @@ from harness.host.run import VARIABLE
 from harness.host.session import open_run
 from harness.measure import provenance
 from harness.measure.machine import FUNCTION_ONLY
-from harness.measure.record import write_atomically
+from harness.measure.storage import write_atomically
 from harness.remote import worker
 from harness.remote.ssh_connection import VARIABLE as HOST
 from harness.remote.ssh_connection import Address, Connection

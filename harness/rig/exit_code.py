@@ -1,17 +1,22 @@
 """The exit code of a pytest session: that of the error or signal that ended it, not pytest's own.
 
-A pytest plugin beside the rigs' own. Cases without the fixture `rig_run`, such as those of another
-project, keep pytest's codes.
+A pytest plugin beside the rigs' own. Sessions without a case that uses the fixture `rig_run`, such
+as those of another project, keep pytest's codes. Where files go that the session writes at its end
+is tried before the first case.
 """
 
 from __future__ import annotations
 
-from collections.abc import Generator
+import sys
+from collections.abc import Generator, Sequence
+from pathlib import Path
 
 import pytest
 
-from harness.errors import Interrupted
+from harness.errors import DiskFull, Interrupted, PathError
 from harness.failures import typed
+from harness.measure import machine
+from harness.measure.storage import make_ready
 
 NAME = "coppice-exit-code"
 FAILED = 1
@@ -25,6 +30,22 @@ class ExitCode:
         self._failed: set[int] = set()
         self._refused: set[int] = set()
         self._signal: int | None = None
+        self._internal: int | None = None
+        self._measures = False
+
+    def pytest_collection_finish(self, session: pytest.Session) -> None:
+        """Refuse, before anything is measured, places where nothing can be stored."""
+        self._measures = any("rig_run" in _fixtures(item) for item in session.items)
+        config = session.config
+        if not self._measures or config.option.collectonly:
+            return
+        try:
+            make_ready(config.getoption("--coppice-results"), machine.describe(None).id)
+            benchmarks = config.getoption("benchmark_json", None)
+            if benchmarks is not None:
+                _try_file(Path(benchmarks))
+        except (DiskFull, PathError) as error:
+            pytest.exit(str(error), error.exit_code)
 
     def refuse(self, code: int) -> None:
         """Note the code of a case that was left out, for the end of a session that is otherwise
@@ -36,7 +57,7 @@ class ExitCode:
         self, item: pytest.Item, call: pytest.CallInfo[None]
     ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
         report = yield
-        if report.failed and "rig_run" in getattr(item, "fixturenames", ()):
+        if report.failed and "rig_run" in _fixtures(item):
             known = typed(call.excinfo.value) if call.excinfo else None
             self._failed.add(known.exit_code if known else FAILED)
         return report
@@ -45,14 +66,46 @@ class ExitCode:
         if isinstance(excinfo.value, Interrupted):
             self._signal = excinfo.value.exit_code
 
-    @pytest.hookimpl(trylast=True)
-    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+    def pytest_internalerror(self, excinfo: pytest.ExceptionInfo[BaseException]) -> None:
+        if self._measures and (known := typed(excinfo.value)):
+            self._internal = known.exit_code
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_sessionfinish(self, session: pytest.Session) -> Generator[None, None, None]:
+        try:
+            yield
+        except OSError as error:
+            # Of pytest-benchmark, which stores its file only now. All records are stored.
+            known = typed(error)
+            if not self._measures or known is None:
+                raise
+            print(f"\ncoppice: {known}", file=sys.stderr)
+            session.exitstatus = known.exit_code
         if self._signal is not None:
             session.exitstatus = self._signal
+        elif session.exitstatus == pytest.ExitCode.INTERNAL_ERROR and self._internal is not None:
+            session.exitstatus = self._internal
         elif session.exitstatus == pytest.ExitCode.TESTS_FAILED and len(self._failed) == 1:
             (session.exitstatus,) = self._failed
         elif session.exitstatus == pytest.ExitCode.OK and self._refused:
             session.exitstatus = min(self._refused)
+
+
+def _fixtures(item: pytest.Item) -> Sequence[str]:
+    return getattr(item, "fixturenames", ())
+
+
+def _try_file(path: Path) -> None:
+    """Make the directory of a file, and try to write the file. Raises DiskFull or PathError."""
+    there = path.exists()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("ab"):
+            pass
+        if not there:
+            path.unlink()
+    except OSError as error:
+        raise typed(error) or error from error
 
 
 def of_session(config: pytest.Config) -> ExitCode:

@@ -13,6 +13,7 @@ from pathlib import Path
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from harness import command_log, paths
+from harness.errors import DiskFull, LimitReached, PathError
 from harness.host.run import new_run_id
 from harness.measure import benchmark as adaptor
 from harness.measure import machine, provenance, validity
@@ -24,8 +25,10 @@ from harness.measure.record import (
     Series,
     Validity,
     digest,
+    encoded,
     write,
 )
+from harness.measure.storage import keep_elsewhere
 from harness.rig import discovery, tasks
 from harness.rig import origin as origins
 from harness.rig.info import RigInfo
@@ -154,9 +157,17 @@ class RigRun:
             tools=provenance.tools(self._tools) | origins.packages(series),
             harness=provenance.harness(),
         )
-        path = write(record, self._results)
+        path = self._store(record)
         self.announce(WRITTEN)
         return path
+
+    def _store(self, record: RunRecord) -> Path:
+        """Store a record; where that fails, raise an error that names where it is kept instead."""
+        try:
+            return write(record, self._results)
+        except (DiskFull, PathError, LimitReached) as error:
+            target, content = encoded(record, self._results)
+            raise keep_elsewhere(target, content, error) from error
 
     def deliver(
         self,

@@ -81,7 +81,7 @@ def test_a_terminal_that_goes_away_ends_the_run(runtime: Path, tmp_path: Path) -
         Stages(tmp_path, BEGUN) as stages,
         coppice(
             noop(tmp_path), stages, stdin=its, stdout=its, stderr=its,
-            preexec_fn=lambda: (os.setsid(), ioctl(0, termios.TIOCSCTTY, 0)),
+            start_new_session=True, preexec_fn=lambda: ioctl(0, termios.TIOCSCTTY, 0),
         ) as process,
     ):  # fmt: skip
         os.close(its)

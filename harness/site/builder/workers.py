@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from harness.interrupts import TERMINATION
 from harness.claims.claims import Claim
 from harness.errors import SiteError
+from harness.interrupts import TERMINATION
 from harness.site.builder import check
 from harness.site.builder.manifest import Manifest
 from harness.site.builder.output import Directory
