@@ -17,11 +17,14 @@ import sys
 import traceback
 from collections.abc import Iterator, Sequence
 from importlib.metadata import entry_points
-from typing import IO, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from harness import __version__, command_log, commands, failures, interrupts
 from harness.errors import CoppiceError, Interrupted, UsageError
 from harness.sandbox.protocol import OURS
+
+if TYPE_CHECKING:
+    from _typeshed import SupportsWrite
 
 GROUP = "coppice.commands"
 HOST = "COPPICE_HOST"
@@ -64,7 +67,7 @@ class Parser(argparse.ArgumentParser):
         self.print_usage(sys.stderr)
         self.exit(UsageError.exit_code, f"{self.prog}: error: {message}\n")
 
-    def _print_message(self, message: str, file: IO[str] | None = None) -> None:
+    def _print_message(self, message: str, file: SupportsWrite[str] | None = None) -> None:
         # argparse drops errors here: `--help` would succeed without a place to go to.
         if message and file:
             file.write(message)

@@ -1,7 +1,7 @@
 """The process in which `coppice run` measures: starts it, ends it on a signal, judges how it ended.
 
 It has a session of its own, so that the terminal's signals reach only `coppice run`, which passes
-them on. It asks the kernel to end it when `coppice run` itself is killed (harness/rig/progress.py).
+them on. The kernel interrupts it when `coppice run` itself is killed (harness/rig/orphan.py).
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from harness.interrupts import TERMINATION
 from harness.measure.facts_linux import oom_kills
 from harness.measure.system import System
 from harness.paths import runtime_directory
+from harness.rig.orphan import interrupted_with_parent
 
 NOTHING_COLLECTED = 5
 """pytest's exit code when no case was selected."""
@@ -83,7 +84,9 @@ def run(command: Sequence[str], environment: Mapping[str, str]) -> int:
     kills = oom_kills(System()) if sys.platform == "linux" else None
     with (
         _Forwarding() as forwarding,
-        subprocess.Popen(command, start_new_session=True, env=whole) as process,
+        subprocess.Popen(
+            command, start_new_session=True, env=whole, preexec_fn=interrupted_with_parent()
+        ) as process,
     ):
         forwarding.watch(process)
         code = process.wait()

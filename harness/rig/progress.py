@@ -6,19 +6,15 @@ measurement: its line begins before and ends after. Skipped cases are counted by
 
 from __future__ import annotations
 
-import signal
 import time
 from collections import Counter
 from collections.abc import Generator
-from pathlib import Path
 
 import pytest
 from _pytest.capture import CaptureManager  # pytest exports no name of its type
 
 from harness import interrupts
-from harness.errors import Interrupted, UsageError
-from harness.host.locks import is_alive
-from harness.host.parent import end_with_parent
+from harness.errors import UsageError
 from harness.measure.quantity import show, show_interval
 from harness.measure.record import Series
 from harness.measure.statistics import summarise
@@ -118,13 +114,9 @@ class Progress:
         self._terminal.write(text, flush=True)
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    """End this process on signals, and when `coppice run` has ended, which waits for it."""
+def pytest_configure() -> None:
+    """End this process in order on signals, from before its run is opened."""
     interrupts.raise_from_now_on()
-    end_with_parent()
-    benchmarks = config.getoption("benchmark_json", None)
-    if benchmarks is not None and not is_alive(Path(benchmarks).parent):
-        raise Interrupted(signal.SIGTERM)
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
