@@ -66,7 +66,7 @@ def main(options: argparse.Namespace) -> int:
         data = pyperf.suite(load(options.pyperf), options.metric)
         text = json.dumps(data, indent=1, ensure_ascii=False, sort_keys=True) + "\n"
         if options.out:
-            options.out.write_text(text)
+            options.out.write_text(text, encoding="utf-8")
         else:
             sys.stdout.write(text)
         return 0

@@ -202,6 +202,8 @@ def build(cache: Path, addition: Addition | None = None) -> GuestImage:
             (directory / "initramfs").write_bytes(_initramfs(kernel, busybox, work, addition))
             shutil.rmtree(work)
             content = inputs["kernel_sha256"] + digest(directory / "initramfs")
-            (directory / "sha256").write_text(hashlib.sha256(content.encode()).hexdigest())
-    sha256 = (target / "sha256").read_text()
+            (directory / "sha256").write_text(
+                hashlib.sha256(content.encode()).hexdigest(), encoding="utf-8"
+            )
+    sha256 = (target / "sha256").read_text(encoding="utf-8")
     return GuestImage(target / "vmlinux", target / "initramfs", sha256, inputs)

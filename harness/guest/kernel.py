@@ -53,10 +53,12 @@ def from_distribution(cache: Path) -> Kernel:
             (directory / "vmlinux").write_bytes(extract(compressed.read_bytes(), str(compressed)))
             found = modules.directory_in(directory / "unpacked")
             found.rename(directory / "modules")
-            (directory / "version").write_text(found.name)
+            (directory / "version").write_text(found.name, encoding="utf-8")
         kept = [target]
     home = kept[-1]
-    return Kernel(home / "vmlinux", home / "modules", (home / "version").read_text())
+    return Kernel(
+        home / "vmlinux", home / "modules", (home / "version").read_text(encoding="utf-8")
+    )
 
 
 def _depends(package: str) -> str:

@@ -51,7 +51,7 @@ def processes() -> Iterator[tuple[int, Path]]:
 
 def _mounts_under(directory: Path) -> Sequence[str]:
     with contextlib.suppress(OSError):
-        lines = Path("/proc/self/mounts").read_text().splitlines()
+        lines = Path("/proc/self/mounts").read_text(encoding="utf-8").splitlines()
         points = [line.split()[1].encode().decode("unicode_escape") for line in lines]
         return [point for point in reversed(points) if point.startswith(f"{directory}/")]
     return []
@@ -115,7 +115,7 @@ def _holder(lease: Path) -> str | None:
     """The id of the run that owns a lease; None where a host crash has damaged the file."""
     if lease.name.startswith(LEASE_BEGUN):
         return lease.name.removeprefix(LEASE_BEGUN).partition(".")[0]
-    id = lease.read_text(errors="replace")
+    id = lease.read_text(errors="replace", encoding="utf-8")
     return id if re.fullmatch(r"[\w-]+", id, re.ASCII) else None
 
 
@@ -223,6 +223,9 @@ def _alive(pid: str) -> bool:
 
         return psutil.pid_exists(int(pid))
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+        return (
+            Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0]
+            not in "ZX"
+        )
     except OSError:
         return False

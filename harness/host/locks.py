@@ -82,7 +82,7 @@ def _building(target: Path) -> Iterator[Path]:
 def is_alive(directory: Path) -> bool:
     """Whether the run of this directory is alive."""
     try:
-        with (directory / LOCK).open(errors="replace") as lock:
+        with (directory / LOCK).open(errors="replace", encoding="utf-8") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if lock.read():
                 return False

@@ -31,7 +31,7 @@ def open_run(runtime: Path | None = None, resume_id: str | None = None) -> Itera
             id = new_run_id()
             (runtime / id).mkdir(parents=True)
         run = Run(id, runtime / id, runtime / "leases")
-        with (run.directory / LOCK).open("a") as lock:
+        with (run.directory / LOCK).open("a", encoding="utf-8") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             lock.write(str(os.getpid()))
             lock.flush()

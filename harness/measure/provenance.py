@@ -52,6 +52,7 @@ def _git(checkout: Path, *arguments: str) -> str | None:
             text=True,
             errors="replace",
             env=clean | {"GIT_OPTIONAL_LOCKS": "0", "LC_ALL": "C"},
+            encoding="utf-8",
         )
     except OSError:
         return None
@@ -68,7 +69,7 @@ def git(
     """
     if checkout is None:  # installed, or copied to this host
         if paths.BUILT_FROM.exists():
-            return record.Git(**json.loads(paths.BUILT_FROM.read_text()))
+            return record.Git(**json.loads(paths.BUILT_FROM.read_text(encoding="utf-8")))
         return record.Git(None, None)
     checkout = checkout.resolve()
     top = _git(checkout, "rev-parse", "--show-toplevel")

@@ -222,7 +222,7 @@ def _rig(data: Mapping[str, Any]) -> Rig:
 @functools.cache
 def _validator(samples: bool) -> Callable[[Any], Any]:
     """The compiled schema; without `samples` it does not validate each sample."""
-    schema = json.loads(SCHEMA_FILE.read_text())
+    schema = json.loads(SCHEMA_FILE.read_text(encoding="utf-8"))
     if not samples:
         del schema["definitions"]["samples"]["items"]
     compiled: Callable[[Any], Any] = fastjsonschema.compile(schema)

@@ -71,7 +71,7 @@ def runnable_threads() -> int:
     """The host's current number of runnable threads."""
     if sys.platform.startswith("freebsd"):
         return runnable_on_freebsd(System().run(["sysctl", "-n", "vm.vmtotal"]) or "")
-    return int(Path("/proc/loadavg").read_text().split()[3].partition("/")[0])
+    return int(Path("/proc/loadavg").read_text(encoding="utf-8").split()[3].partition("/")[0])
 
 
 def runnable_on_freebsd(text: str) -> int:

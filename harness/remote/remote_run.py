@@ -192,7 +192,7 @@ class RemoteRun:
     def run(self, argv: Sequence[str], results: Path | None) -> int:
         """Run `coppice ARGV` there, fetch its records into `results`, and return its exit code."""
         python = find_python(self._connection)
-        source = Path(worker.__file__).read_text()
+        source = Path(worker.__file__).read_text(encoding="utf-8")
         with contextlib.ExitStack() as stack:
             process = self._connection.popen(
                 shlex.join([python, "-c", source, self._mark]),

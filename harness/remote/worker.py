@@ -130,7 +130,7 @@ def main(mark: str) -> None:
     directory = parent_directory() / order["id"]
     try:
         directory.mkdir(parents=True, mode=0o700)
-        lock = (directory / "owner.lock").open("w")
+        lock = (directory / "owner.lock").open("w", encoding="utf-8")
         fcntl.flock(lock, fcntl.LOCK_EX)
         lock.write(str(os.getpid()))
         lock.flush()

@@ -75,6 +75,8 @@ def _top(directory: Path) -> Path | None:
             ["git", "-C", str(directory), "-c", "safe.directory=*", "rev-parse", "--show-toplevel"],
             capture_output=True,
             text=True,
+            encoding="utf-8",
+            errors="replace",
         )
     except OSError:
         return None

@@ -187,7 +187,7 @@ class ContainerFleet(PooledFleet[Pool[RunningContainer]]):
                     "kind": sandbox.template,
                     "lower": self.template.lower.parent.name,
                 }
-                (target / MANIFEST).write_text(json.dumps(facts))
+                (target / MANIFEST).write_text(json.dumps(facts), encoding="utf-8")
                 run_program("sync", "--file-system", target)
         finally:
             sandbox.thaw()
@@ -196,7 +196,7 @@ class ContainerFleet(PooledFleet[Pool[RunningContainer]]):
 
     def resume(self, directory: Path, names: Mapping[str, Any] | None) -> RunningSandbox:
         try:
-            facts = json.loads((directory / MANIFEST).read_text())
+            facts = json.loads((directory / MANIFEST).read_text(encoding="utf-8"))
             template, lower = facts["kind"], facts["lower"]
             if facts["schema"] != SCHEMA:
                 raise ValueError(f"schema {facts['schema']}")
@@ -234,7 +234,7 @@ class ContainerFleet(PooledFleet[Pool[RunningContainer]]):
         for id in orphans:
             pid = None
             with contextlib.suppress(OSError, ValueError):
-                pid = int((self.template.directory / id / PID_FILE).read_text())
+                pid = int((self.template.directory / id / PID_FILE).read_text(encoding="utf-8"))
             container.take_down(self._run, self.template, id, pid)
         free_leases(self._run, self._adopted.values())
         return len(orphans)

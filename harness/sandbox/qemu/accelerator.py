@@ -46,11 +46,11 @@ def choose(run: Run, cache: Path, image: GuestImage) -> Accelerator:
     tried = json.dumps([platform.release(), qemu_version(), image.sha256])
     kept = cache / "accelerator" / hashlib.sha256(tried.encode()).hexdigest()
     try:
-        return Accelerator(**json.loads(kept.read_text()))
+        return Accelerator(**json.loads(kept.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
         found = _try_kvm(run, image)
     kept.parent.mkdir(parents=True, exist_ok=True)
-    kept.write_text(json.dumps({"name": found.name, "reason": found.reason}))
+    kept.write_text(json.dumps({"name": found.name, "reason": found.reason}), encoding="utf-8")
     return found
 
 

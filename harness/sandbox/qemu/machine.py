@@ -77,7 +77,7 @@ def qemu_version() -> str:
 @functools.cache
 def tsc_khz() -> int:
     """Frequency of this host's TSC, which an emulated guest sees unscaled."""
-    found = re.search(r"bogomips\s*:\s*([\d.]+)", Path("/proc/cpuinfo").read_text())
+    found = re.search(r"bogomips\s*:\s*([\d.]+)", Path("/proc/cpuinfo").read_text(encoding="utf-8"))
     return round(float(found[1]) * 500) if found else 0
 
 

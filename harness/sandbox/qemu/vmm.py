@@ -82,7 +82,7 @@ class Vmm:
     def stderr_tail(self) -> str:
         """The end of the VMM's stderr, for error messages."""
         with contextlib.suppress(OSError):
-            lines = self.log.read_text(errors="replace").strip().splitlines()
+            lines = self.log.read_text(errors="replace", encoding="utf-8").strip().splitlines()
             return " | ".join(line for line in lines if "has no peer" not in line)[-400:]
         return ""
 

@@ -115,7 +115,7 @@ class Directory:
         self.write(MARKER, marker.dump())
         if self._kept:
             gone = sorted(self._kept.difference(files, (MARKER,)))
-            (self.fresh / _GONE).write_text(json.dumps(gone))
+            (self.fresh / _GONE).write_text(json.dumps(gone), encoding="utf-8")
             self.fresh.rename(self.out / _READY)
             _finish(self.out)
             return
