@@ -19,7 +19,7 @@ from collections.abc import Iterator, Sequence
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from harness import __version__, command_log, commands, failures, interrupts
+from harness import __version__, command_log, commands, failures, interrupts, terminal
 from harness.errors import CoppiceError, Interrupted, UsageError
 from harness.sandbox.protocol import OURS
 
@@ -99,6 +99,7 @@ def parser(command: str | None = None) -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code (see harness/errors.py)."""
     arguments = sys.argv[1:] if argv is None else list(argv)
+    terminal.degrade()
     with interrupts.raised():
         try:
             return _run(arguments)
@@ -147,7 +148,8 @@ def _failed(error: Exception) -> int:
     if known is None:
         text = "".join(traceback.format_exception(error)).rstrip()
         known = CoppiceError(
-            f"a defect of coppice: {error!r}", hint="please report it with the above"
+            f"a defect of coppice, or of a package that it loads: {error!r}",
+            hint="please report it with the traceback above",
         )
         _show(text)
     _show(f"coppice: {known}")

@@ -10,11 +10,10 @@ Exit codes: 0 no series of B is worse; 1 a series is worse (see --fail-on); 64 n
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from harness import paths
+from harness import paths, strict_json
 from harness.measure.comparison import Outcome, Thresholds
 from harness.measure.quantity import show, show_interval
 from harness.measure.selection import SeriesComparison, Side, compare_sides, select
@@ -58,7 +57,8 @@ def main(options: argparse.Namespace) -> int:
         if not options.metric or row.metric in options.metric
     ]
     if options.json:
-        print(json.dumps(as_json(a, b, rows, thresholds), indent=1, ensure_ascii=False))
+        found = strict_json.without_infinities(as_json(a, b, rows, thresholds))
+        print(strict_json.dumps(found, ascii=True, indent=1))
     else:
         for line in table(a, b, rows):
             print(line)

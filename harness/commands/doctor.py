@@ -13,12 +13,12 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import os
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
 
+from harness import strict_json
 from harness.errors import PluginError
 from harness.host import freebsd
 from harness.host.local import LocalHost
@@ -107,7 +107,8 @@ def main_remote(options: argparse.Namespace, argv: Sequence[str]) -> int:
             if freebsd.is_freebsd(host):
                 needs += freebsd.all_requirements(host, os.environ.get("COPPICE_POOL"))
         if options.json:
-            print(json.dumps({"host": [dataclasses.asdict(need) for need in needs]}, indent=1))
+            found = {"host": [dataclasses.asdict(need) for need in needs]}
+            print(strict_json.dumps(found, ascii=True, indent=1))
         else:
             print(f"{remote_run.address()}: runs cannot start there yet")
             _print_needs([dataclasses.asdict(need) for need in needs])
@@ -125,7 +126,7 @@ def main(options: argparse.Namespace) -> int:
         needs = freebsd.all_requirements(LocalHost(), os.environ.get("COPPICE_POOL"))
         found["host"] = {"requirements": {"all": [dataclasses.asdict(need) for need in needs]}}
     if options.json:
-        print(json.dumps(found, indent=1))
+        print(strict_json.dumps(found, ascii=True, indent=1))
     else:
         _print(found)
     everything = all(rig["runs"] for rig in found["rigs"].values())

@@ -15,7 +15,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from harness import paths
+from harness import paths, strict_json
 from harness.errors import (
     CoppiceError,
     PluginError,
@@ -301,9 +301,8 @@ def _pytest(
 
 def _keep(benchmarks: Path, results: Path) -> None:
     """Store pytest-benchmark's file beside the records, named by its digest."""
-    import json
 
-    data = json.loads(benchmarks.read_bytes())
+    data = strict_json.loads(benchmarks.read_bytes())
     run_ids = {benchmark["extra_info"].get("run_id") for benchmark in data["benchmarks"]}
     directories = {path.parent for path in find(results) if path.name[:25] in run_ids}
     for directory in directories:

@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness import paths
+from harness import paths, strict_json
 from harness.errors import MissingPrivilege, Unsupported
 from harness.host.locks import half_built
 from harness.host.process import run as run_program
@@ -148,7 +148,7 @@ def restore(note: Path) -> None:
     """Restore the settings saved in `note`, and remove it; safe to call twice."""
     with contextlib.suppress(FileNotFoundError):
         try:
-            saved = json.loads(note.read_text(errors="replace", encoding="utf-8"))
+            saved = strict_json.loads(note.read_text(errors="replace", encoding="utf-8"))
         except ValueError:  # the host crashed while it was written, which also reset the settings
             note.unlink()
             return

@@ -21,7 +21,7 @@ from typing import Any, Literal
 
 import fastjsonschema
 
-from harness import paths
+from harness import paths, strict_json
 from harness.errors import RecordError, UnknownSchema
 from harness.measure.storage import write_atomically
 
@@ -179,8 +179,9 @@ class RunRecord:
                 del plain[part][optional]
         # asdict keeps tuples, but the schema has only lists.
         try:
-            return json.loads(json.dumps(plain, allow_nan=False))  # type: ignore[no-any-return]
-        except (TypeError, ValueError) as error:
+            text = strict_json.readable(json.dumps(plain, allow_nan=False, ensure_ascii=False))
+            return json.loads(text)  # type: ignore[no-any-return]
+        except (TypeError, ValueError, RecursionError) as error:
             raise RecordError(f"the record of {self.run_id} is not plain data: {error}") from error
 
     @classmethod
@@ -260,19 +261,18 @@ def check(data: object) -> None:
         if names.count(name) > 1:
             raise RecordError(f"two series of the same name and dimensions: {name}")
     for series in data["series"]:  # type: ignore[index]
-        # JSON numbers too large for a float have been read as infinite.
-        if not all(map(math.isfinite, chain(series["samples"], series["warmup"]))):
+        try:
+            finite = all(map(math.isfinite, chain(series["samples"], series["warmup"])))
+        except OverflowError:  # an integer that no float can hold
+            finite = False
+        if not finite:
             raise RecordError(f"series {series['metric']!r} holds a sample that is not finite")
-
-
-def _refuse(constant: str) -> None:
-    raise ValueError(f"{constant} is not a JSON number")
 
 
 def parse(text: str | bytes, where: str = "the record") -> RunRecord:
     """Parse a record; `where` names it in errors. Raises UnknownSchema or RecordError."""
     try:
-        data = json.loads(text, parse_constant=_refuse)
+        data = strict_json.loads(text)
     except ValueError as error:
         raise RecordError(f"{where} is not JSON, perhaps half-written: {error}") from error
     try:
@@ -304,7 +304,7 @@ def encoded(record: RunRecord, results: Path) -> tuple[Path, bytes]:
     data = record.to_json()
     check(data)
     target = results / record.machine.id / f"{record.run_id}.{record.rig.id}.run.json"
-    text = json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    text = strict_json.dumps(data, indent=1) + "\n"
     return target, text.encode()
 
 

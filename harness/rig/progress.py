@@ -13,7 +13,7 @@ from collections.abc import Generator
 import pytest
 from _pytest.capture import CaptureManager  # pytest exports no name of its type
 
-from harness import interrupts
+from harness import interrupts, terminal
 from harness.errors import UsageError
 from harness.measure.quantity import show, show_interval
 from harness.measure.record import Series
@@ -117,6 +117,7 @@ class Progress:
 def pytest_configure() -> None:
     """End this process in order on signals, from before its run is opened."""
     interrupts.raise_from_now_on()
+    terminal.degrade()
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import fastjsonschema
 import yaml
 
-from harness import paths
+from harness import paths, strict_json
 from harness.gateway.errors import ApiError
 
 FILE = paths.OPENAPI
@@ -34,7 +33,7 @@ class Operation:
         if not data and not self.body_required:
             return {}
         try:
-            body = json.loads(data)
+            body = strict_json.loads(data)
         except ValueError as error:
             raise ApiError(400, f"the body is not JSON: {error}") from error
         if body is None and not self.body_required:

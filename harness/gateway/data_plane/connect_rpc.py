@@ -17,6 +17,7 @@ from typing import Any
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
+from harness import strict_json
 from harness.gateway.errors import RpcError, as_rpc
 from harness.gateway.request_body import read_body
 
@@ -35,7 +36,7 @@ def envelope(flag: int, body: Body) -> bytes:
 
 def _object(data: bytes) -> Body:
     try:
-        message = json.loads(data or b"{}")
+        message = strict_json.loads(data or b"{}")
     except ValueError as error:
         raise RpcError("invalid_argument", f"the message is not JSON: {error}") from error
     if not isinstance(message, dict):

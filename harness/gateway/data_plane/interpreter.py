@@ -9,6 +9,7 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
+from harness import strict_json
 from harness.errors import CoppiceError
 from harness.gateway.envd import interpreter
 from harness.gateway.envd.client import Envd
@@ -112,7 +113,7 @@ async def _streamed(first: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[b
 async def _json_object(request: Request) -> Mapping[str, Any]:
     data = await read_body(request, BODY_MAX)
     try:
-        body = json.loads(data or b"{}")
+        body = strict_json.loads(data or b"{}")
     except ValueError as error:
         raise ApiError(400, f"the body is not JSON: {error}") from error
     if not isinstance(body, dict):

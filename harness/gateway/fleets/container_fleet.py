@@ -18,6 +18,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from harness import strict_json
 from harness.errors import CheckpointCorrupt, SandboxError
 from harness.gateway.envd.client import Envd
 from harness.gateway.fleets import container_envd, disk, templates
@@ -196,7 +197,7 @@ class ContainerFleet(PooledFleet[Pool[RunningContainer]]):
 
     def resume(self, directory: Path, names: Mapping[str, Any] | None) -> RunningSandbox:
         try:
-            facts = json.loads((directory / MANIFEST).read_text(encoding="utf-8"))
+            facts = strict_json.loads((directory / MANIFEST).read_text(encoding="utf-8"))
             template, lower = facts["kind"], facts["lower"]
             if facts["schema"] != SCHEMA:
                 raise ValueError(f"schema {facts['schema']}")

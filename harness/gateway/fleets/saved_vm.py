@@ -18,6 +18,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from harness import strict_json
 from harness.errors import (
     CheckpointCorrupt,
     CheckpointForeign,
@@ -97,7 +98,7 @@ def load(directory: Path, facts: Mapping[str, Scalar]) -> SavedVm:
     """
     try:
         text = (directory / MANIFEST).read_bytes()
-        manifest = json.loads(text)
+        manifest = strict_json.loads(text)
         schema, saved, files = manifest["schema"], manifest["facts"], manifest["files"]
         key = bytes.fromhex(manifest["key"])
         expected = {name: (files[name]["bytes"], files[name]["sha256"]) for name in files}

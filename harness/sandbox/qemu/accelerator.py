@@ -13,6 +13,7 @@ import platform
 from dataclasses import dataclass
 from pathlib import Path
 
+from harness import strict_json
 from harness.errors import CoppiceError, UsageError
 from harness.guest.image import GuestImage
 from harness.host.identity import allocate
@@ -46,7 +47,7 @@ def choose(run: Run, cache: Path, image: GuestImage) -> Accelerator:
     tried = json.dumps([platform.release(), qemu_version(), image.sha256])
     kept = cache / "accelerator" / hashlib.sha256(tried.encode()).hexdigest()
     try:
-        return Accelerator(**json.loads(kept.read_text(encoding="utf-8")))
+        return Accelerator(**strict_json.loads(kept.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
         found = _try_kvm(run, image)
     kept.parent.mkdir(parents=True, exist_ok=True)
