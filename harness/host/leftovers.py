@@ -133,7 +133,7 @@ def _of_reboot(host: Path) -> Sequence[Leftover]:
     with contextlib.suppress(FileNotFoundError):
         inner = host / RUNTIME
         # Its owner locks it right after making it: a new one may not be locked yet.
-        if locked(host) or time.time() - host.stat().st_mtime < 5:
+        if locked(host) or abs(time.time() - host.stat().st_mtime) < 5:
             return []
         if inner.is_dir() and any(is_alive(run) for run in inner.iterdir()):
             return []
@@ -177,7 +177,7 @@ def _abandoned(cache: Path) -> Iterator[Path]:
             built = Path(parent, name)
             with contextlib.suppress(FileNotFoundError):
                 # Its builder locks it before writing into it: an empty one may be new.
-                begun = any(built.iterdir()) or time.time() - built.stat().st_mtime > 5
+                begun = any(built.iterdir()) or abs(time.time() - built.stat().st_mtime) > 5
                 if begun and not locked(built):
                     yield built
 

@@ -92,6 +92,6 @@ def is_alive(directory: Path) -> bool:
         pass
     # A new run has no lock file, or an empty one, at first; after 5 s it must be dead.
     try:
-        return time.time() - directory.stat().st_mtime < 5
+        return abs(time.time() - directory.stat().st_mtime) < 5
     except FileNotFoundError:
         return False

@@ -7,7 +7,9 @@ before and after; the record says when a measurement was disturbed.
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from pytest_benchmark.fixture import BenchmarkFixture
@@ -16,7 +18,7 @@ from harness import command_log, paths
 from harness.errors import DiskFull, LimitReached, PathError
 from harness.host.run import new_run_id
 from harness.measure import benchmark as adaptor
-from harness.measure import machine, provenance, validity
+from harness.measure import machine, provenance, validity, wall_clock
 from harness.measure.record import (
     Clock,
     Facts,
@@ -67,7 +69,7 @@ class RigRun:
         self._images: Sequence[Image] = ()
         self._accelerator: str | None = None
         self._tools: Sequence[str] = ()
-        self._started = ""
+        self._started, self._begun = datetime.now(UTC), time.monotonic()
         self._before: Facts = {}
         self._after: Facts = {}
         self._own_cpu = validity.OwnCpu(own_cpu_s)
@@ -91,7 +93,9 @@ class RigRun:
 
     def begin(self) -> None:
         """Set-up and warm-up are over: from here on disturbances count."""
-        self._started = provenance.utc_now()
+        wall_clock.watch.begin()
+        self._begun = time.monotonic()
+        self._started = datetime.now(UTC)
         self._before = machine.state()
         self._own_cpu.__enter__()
         self.announce(BEGUN)
@@ -134,15 +138,18 @@ class RigRun:
             self._own_cpu.elapsed_s,
             origin.git,
             series,
+            wall_clock.watch.reasons(),
         )
         if broken:
             judged = Validity("failed", (*broken, *judged.reasons))
+        # Not read again: the wall clock may have been set meanwhile.
+        elapsed = timedelta(seconds=time.monotonic() - self._begun)
         self.doubts = judged.reasons
         self.failed = judged.status == "failed" or any(one.failures for one in series)
         record = RunRecord(
             run_id=self.run_id,
-            started=self._started,
-            finished=provenance.utc_now(),
+            started=provenance.utc_now(self._started),
+            finished=provenance.utc_now(self._started + elapsed),
             profile=self._profile,
             rig=provenance.rig(rig.id, file, origin.root, origin.distribution),
             claims=rig.claims,
