@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import ipaddress
 import logging
 import os
+import resource
 import signal
 import socket
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import uvicorn
 
-from harness import interrupts
-from harness.errors import CoppiceError, Interrupted, UsageError
+from harness.errors import CoppiceError, Interrupted, PathError, UsageError
 from harness.gateway import certificate, logs
 from harness.gateway.app import Gateway
 from harness.gateway.data_plane.websocket_proxy import WebSocketProxy
@@ -28,24 +28,38 @@ from harness.gateway.fleets.fd_holder import FdHolder
 from harness.gateway.fleets.microvm_fleet import MicroVmFleet
 from harness.gateway.fleets.noop import NoopFleet
 from harness.gateway.fleets.protocol import SandboxFleet
+from harness.gateway.http.connections import Lease
+from harness.gateway.http.limits import KEEP_ALIVE_S, ConnectionLimits
+from harness.gateway.http.server import HttpServer
 from harness.gateway.metrics import Metrics
-from harness.gateway.options import SUBSTRATES, Options, state_directory
+from harness.gateway.options import SUBSTRATES, Options
+from harness.gateway.sandboxes.database import log_damage
 from harness.gateway.sandboxes.service import Sandboxes
 from harness.gateway.sandboxes.store import FILE, Store, opened
 from harness.host import evidence
-from harness.host.run import Run
+from harness.host.run import STATE, Run
 from harness.host.session import open_run
+from harness.paths import gateway_directory
 
 DOMAIN = "sandboxes.localhost"
-"""Of sandboxes with TLS; many resolvers map names below localhost to this host."""
+"""Of sandboxes; many resolvers map names below localhost to this host."""
+NO_DOMAIN = "set-the-option--domain-of-the-gateway.invalid"
+"""Where other hosts are served: no name is known by which they reach a sandbox. An SDK without a
+domain would send traffic and tokens to E2B's own cloud."""
 log = logging.getLogger(logs.LOGGER)
 
 
 @contextlib.contextmanager
 def locked_store(directory: Path) -> Iterator[Store]:
     """The store of a gateway, which no other gateway may use at the same time."""
-    directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-    handle = os.open(directory, os.O_RDONLY)
+    try:
+        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError as error:
+        raise PathError(
+            f"the gateway's state cannot be kept in {directory}: {error.strerror}",
+            hint="choose another directory with --state",
+        ) from error
     try:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -54,7 +68,12 @@ def locked_store(directory: Path) -> Iterator[Store]:
                 f"another gateway uses the state in {directory}",
                 hint="stop it, or choose another directory with --state",
             ) from error
+        if damage := log_damage(directory / FILE):
+            fields = {"file": str(directory / FILE), "why": damage}
+            log.error("the latest changes of the database are lost", extra={"fields": fields})
         with opened(directory / FILE) as store:
+            if damage:
+                store.damaged.add(("log", damage))
             yield store
     finally:
         os.close(handle)
@@ -78,31 +97,38 @@ def _fleet(options: Options, run: Run, stack: ExitStack) -> SandboxFleet:
     return setup.microvm_fleet(run, fd_holder, net, options.pool_size, stack)
 
 
-def serve(options: Options) -> None:
-    """Run a gateway until a signal ends it; after SIGTERM and SIGHUP raises Interrupted.
+def serve(options: Options, fleet: SandboxFleet | None = None) -> None:
+    """Run a gateway of this fleet, or else of the options' substrate, until a signal ends it; after
+    SIGTERM and SIGHUP raises Interrupted.
 
-    Before the server runs, a signal raises Interrupted in the set-up of its caller's choosing
-    (harness/interrupts.py), which the stack undoes.
+    Before the server runs, a signal raises Interrupted in its set-up (harness/interrupts.py), which
+    the stack undoes.
     """
     logs.configure(options.verbose)
     evidence.leave_where_asked(os.environ)
     with ExitStack() as stack:
-        directory = options.state or state_directory()
+        directory = options.state or gateway_directory()
         store = stack.enter_context(locked_store(directory))
         listener = stack.enter_context(_listen(options.host, options.port))
         run = stack.enter_context(open_run(resume_id=store.fact("run")))
         store.note("run", run.id)
-        fleet = _fleet(options, run, stack)
+        (run.directory / STATE).write_text(str(directory.resolve()), encoding="utf-8")
+        fleet = fleet or _fleet(options, run, stack)
         sandboxes = Sandboxes(fleet, store, directory, Metrics())
         port = listener.getsockname()[1]
-        domain, tls, chain = options.domain, None, None
+        domain, tls, chain = options.domain or _default_domain(options.host, port), None, None
         if options.tls:
-            domain = domain or f"{DOMAIN}:{port}"
             tls = certificate.create(directory / "tls", options.host, domain)
             chain = tls.chain
 
+        failed: list[CoppiceError] = []
+
         async def on_start() -> None:
-            await sandboxes.open()
+            try:
+                await sandboxes.open()
+            except CoppiceError as error:
+                failed.append(error)
+                raise
             # Only now have orphaned sandboxes been ended.
             threading.Thread(target=_fill, args=(fleet, options), daemon=True).start()
             scheme = "https" if tls else "http"
@@ -110,48 +136,44 @@ def serve(options: Options) -> None:
 
         gateway = Gateway(sandboxes, domain, on_start)
 
-        class Upgraded(WebSocketProxy):  # uvicorn requires a class
-            def __init__(self, *, server_state: Any, **_: Any) -> None:
-                super().__init__(gateway.connect, server_state)
+        def upgrade(lease: Lease, open_connections: set[Any]) -> WebSocketProxy:
+            return WebSocketProxy(gateway.connect, open_connections, lease)
 
         config = uvicorn.Config(
             gateway,
             loop="uvloop", http="httptools", lifespan="on", log_level="error", access_log=False,
-            proxy_headers=False,
-            timeout_graceful_shutdown=5, server_header=False, ws=Upgraded, timeout_keep_alive=60,
+            proxy_headers=False, ws="none",
+            timeout_graceful_shutdown=5, server_header=False, timeout_keep_alive=KEEP_ALIVE_S,
             ssl_certfile=chain, ssl_keyfile=tls.key if tls else None,
         )  # fmt: skip
-        server = _Server(config)
-        server.run(sockets=[listener])
+        server = HttpServer(config, listener, _limits(options), upgrade)
+        try:
+            server.run()
+        except SystemExit:
+            if not failed:
+                raise
+        if failed:  # uvicorn has only an exit code for it
+            raise failed[0]
     if server.ended_by not in (None, signal.SIGINT):
         raise Interrupted(server.ended_by)
 
 
-class _Server(uvicorn.Server):
-    """Ends on SIGHUP too, and returns from `run` where uvicorn raises the signal again: by then
-    our own clean-up has not run yet. `ended_by` is the signal."""
+def _default_domain(host: str, port: int) -> str:
+    """The domain of sandboxes' host names where the operator has set none."""
+    try:
+        local = ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        local = host == "localhost"
+    return f"{DOMAIN}:{port}" if local else NO_DOMAIN
 
-    ended_by: int | None = None
 
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        before = {
-            number: signal.getsignal(number)
-            for number in interrupts.TERMINATION
-            if number == signal.SIGINT or signal.getsignal(number) is not signal.SIG_IGN
-        }
-        for number in before:
-            signal.signal(number, self.handle_exit)
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        if interrupts.requests.note(sig):
-            self.ended_by = interrupts.requests.first
-            super().handle_exit(sig, frame)
+def _limits(options: Options) -> ConnectionLimits:
+    """The connections that the options and this process's descriptors allow."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    total = max(min(options.connections, hard // 2), 2)
+    return ConnectionLimits(total, total // 2)
 
 
 def _fill(fleet: SandboxFleet, options: Options) -> None:

@@ -23,6 +23,7 @@ import fastjsonschema
 
 from harness import paths, strict_json
 from harness.errors import RecordError, UnknownSchema
+from harness.measure import record_digests
 from harness.measure.storage import write_atomically
 
 SCHEMA = "coppice.run/1"
@@ -282,11 +283,15 @@ def parse(text: str | bytes, where: str = "the record") -> RunRecord:
 
 
 def load(path: Path) -> RunRecord:
-    """Read and validate one record file. Raises UnknownSchema or RecordError."""
+    """Read and validate one record file; it must have the digest that stands beside it.
+
+    Raises UnknownSchema or RecordError.
+    """
     try:
         text = path.read_bytes()
     except OSError as error:
         raise RecordError(f"{path} cannot be read: {error.strerror}") from error
+    record_digests.check(path, text)
     return parse(text, str(path))
 
 
