@@ -46,7 +46,13 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--out", type=Path, metavar="FILE", help="a .pdf, .svg or .png file")
     parser.add_argument("--width", type=inches, default=3.5, help="default: 3.5in, a single column")
-    parser.add_argument("--results", type=Path, default=paths.default_results(), metavar="DIR")
+    parser.add_argument(
+        "--results",
+        type=Path,
+        default=paths.default_results(),
+        metavar="DIR",
+        help="the directory of records (default: results)",
+    )
     parser.add_argument(
         "--machine", help="a machine's id or its beginning (default: the one measured last)"
     )

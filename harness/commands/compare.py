@@ -23,9 +23,15 @@ FAIL_ON = ("worse", "different", "never")
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("a", metavar="A")
-    parser.add_argument("b", metavar="B")
-    parser.add_argument("--results", type=Path, default=paths.default_results(), metavar="DIR")
+    parser.add_argument("a", metavar="A", help="a record, or what several have in common")
+    parser.add_argument("b", metavar="B", help="what is compared with A")
+    parser.add_argument(
+        "--results",
+        type=Path,
+        default=paths.default_results(),
+        metavar="DIR",
+        help="the directory of records (default: results)",
+    )
     parser.add_argument(
         "--metric", action="append", default=[], help="only this metric; may be repeated"
     )
@@ -44,7 +50,12 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         metavar="VALUE",
         help="smallest difference that counts, in seconds or bytes (default: 0)",
     )
-    parser.add_argument("--fail-on", choices=FAIL_ON, default="worse")
+    parser.add_argument(
+        "--fail-on",
+        choices=FAIL_ON,
+        default="worse",
+        help="which outcome of a series makes the exit code 1 (default: worse)",
+    )
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
 
 

@@ -51,7 +51,13 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--metric", action="append", default=[], help="only this metric; may be repeated"
     )
     parser.add_argument("--out", type=Path, metavar="FILE", help="default: standard output")
-    parser.add_argument("--results", type=Path, default=paths.default_results(), metavar="DIR")
+    parser.add_argument(
+        "--results",
+        type=Path,
+        default=paths.default_results(),
+        metavar="DIR",
+        help="the directory of records (default: results)",
+    )
 
 
 def main(options: argparse.Namespace) -> int:

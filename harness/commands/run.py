@@ -43,10 +43,22 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--all", action="store_true", help="run every rig that can run here, except long ones"
     )
-    parser.add_argument("--substrate", action="append", default=[])
-    parser.add_argument("--tier", action="append", default=[])
-    parser.add_argument("--concurrency", action="append", type=int, default=[])
-    parser.add_argument("--profile", choices=("quick", "full"), default="quick")
+    parser.add_argument(
+        "--substrate", action="append", default=[], metavar="NAME",
+        help="only this substrate, such as qemu; may be repeated (coppice doctor lists them)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--tier", action="append", default=[],
+        help=f"only this tier, of {', '.join(Tier)}; may be repeated",
+    )  # fmt: skip
+    parser.add_argument(
+        "--concurrency", action="append", type=_at_least_1, default=[], metavar="N",
+        help="only cases with this many requests at once; may be repeated",
+    )  # fmt: skip
+    parser.add_argument(
+        "--profile", choices=("quick", "full"), default="quick",
+        help="how many samples, and whether the slow cases run too (default: quick)",
+    )  # fmt: skip
     parser.add_argument("--site", action="store_true", help="build the site afterwards")
     parser.add_argument(
         "--results",
@@ -63,22 +75,30 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "NAME=VALUE pairs joined by commas: tier=full, an option of the rig, a COPPICE_ variable",
     )
     parser.add_argument(
-        "--rounds", type=int, default=10, help="rounds of --interleave (default: 10)"
-    )
+        "--rounds", type=_at_least_1, default=10, metavar="N",
+        help="rounds of --interleave (default: 10)",
+    )  # fmt: skip
+    of_rigs = parser.add_argument_group("options of single rigs, which stand in brackets")
     for name, (info, rigs) in sorted(_options_of_rigs().items()):
         # So that it does not look like an option of every rig.
         declared_by = f"({', '.join(rigs)})"
         if name in info.flags:
-            parser.add_argument(
+            of_rigs.add_argument(
                 f"--{name}",
                 action="store_const",
                 const="yes",
                 help=f"{info.flags[name]} {declared_by}",
             )
         else:
-            parser.add_argument(
+            of_rigs.add_argument(
                 f"--{name}", metavar="VALUE", help=f"{info.options[name]} {declared_by}"
             )
+
+
+def _at_least_1(text: str) -> int:
+    if not text.isascii() or not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 on")
+    return int(text)
 
 
 def _options_of_rigs() -> dict[str, tuple[RigInfo, list[str]]]:
@@ -208,7 +228,7 @@ def _arm(
         if name.startswith("COPPICE_"):
             environment[name] = value
         elif name in LISTS:
-            setattr(own, name, [int(value) if name == "concurrency" else value])
+            setattr(own, name, [_concurrency(value) if name == "concurrency" else value])
         elif name in known:
             setattr(own, name.replace("-", "_"), value)
         else:
@@ -217,6 +237,13 @@ def _arm(
                 hint=f"names: {', '.join((*LISTS, *sorted(known)))} and COPPICE_ variables",
             )
     return own, environment
+
+
+def _concurrency(text: str) -> int:
+    try:
+        return _at_least_1(text)
+    except argparse.ArgumentTypeError as error:
+        raise UsageError(f"concurrency={text} in --interleave: {error}") from error
 
 
 def _require_runnable(name: str, tier: str) -> None:

@@ -13,12 +13,16 @@ from pathlib import Path
 
 import pytest
 
-from harness.errors import DiskFull, Interrupted, PathError
+from harness.errors import DiskFull, Interrupted, NotEnoughMemory, PathError, UsageError
 from harness.failures import typed
 from harness.measure import machine
 from harness.measure.storage import make_ready
+from harness.rig.discovery import discover
+from harness.rig.info import RigInfo
 
 NAME = "coppice-exit-code"
+REFUSED = "coppice-refused"
+"""Of a case's properties: its request did not fit the host."""
 FAILED = 1
 """A rig failed, and no error of harness/errors.py says why."""
 
@@ -47,10 +51,15 @@ class ExitCode:
         except (DiskFull, PathError) as error:
             pytest.exit(str(error), error.exit_code)
 
-    def refuse(self, code: int) -> None:
+    def refuse(self, item: pytest.Item, error: NotEnoughMemory) -> str:
         """Note the code of a case that was left out, for the end of a session that is otherwise
-        good: the host could measure it if it had more."""
-        self._refused.add(code)
+        good: the host could measure it if it had more. Returns the reason, with what helps."""
+        self._refused.add(error.exit_code)
+        item.user_properties.append((REFUSED, True))
+        rig = getattr(getattr(item, "module", None), "RIG", None)
+        if isinstance(rig, RigInfo) and "force" in rig.flags:
+            return f"{error}, or override with --force"
+        return str(error)
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_makereport(
@@ -65,6 +74,13 @@ class ExitCode:
     def pytest_keyboard_interrupt(self, excinfo: pytest.ExceptionInfo[BaseException]) -> None:
         if isinstance(excinfo.value, Interrupted):
             self._signal = excinfo.value.exit_code
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_xdist_node_collection_finished(self, ids: Sequence[str]) -> None:
+        """Refuse pytest-xdist, whose workers would measure at the same time."""
+        files = {str(rig.path) for rig in discover().found.values()}
+        if any(str(Path(id.partition("::")[0]).resolve()) in files for id in ids):
+            raise _refusal_of_workers()
 
     def pytest_internalerror(self, excinfo: pytest.ExceptionInfo[BaseException]) -> None:
         if self._measures and (known := typed(excinfo.value)):
@@ -89,6 +105,14 @@ class ExitCode:
             (session.exitstatus,) = self._failed
         elif session.exitstatus == pytest.ExitCode.OK and self._refused:
             session.exitstatus = min(self._refused)
+
+
+def _refusal_of_workers() -> Exception:
+    error = UsageError(
+        "rigs cannot be measured by several processes at once: each would disturb the others",
+        hint="leave out -n, or set it to 0",
+    )
+    return pytest.exit.Exception(str(error), error.exit_code)
 
 
 def _fixtures(item: pytest.Item) -> Sequence[str]:

@@ -7,6 +7,7 @@ them on. The kernel interrupts it when `coppice run` itself is killed (harness/r
 from __future__ import annotations
 
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -94,11 +95,20 @@ def run(command: Sequence[str], environment: Mapping[str, str]) -> int:
         reclaim(runtime_directory())
     if interrupts.requests.first:
         raise Interrupted(interrupts.requests.first)
+    if code and _reader_has_gone():
+        raise BrokenPipeError
     if code < 0:
         raise _ended_by(-code, kills)
     if code in PYTESTS_OWN:
         raise CoppiceError(f"{PYTESTS_OWN[code]}; its output is above")
     return 0 if code == NOTHING_COLLECTED else code
+
+
+def _reader_has_gone() -> bool:
+    """Whether standard output is a pipe that nothing reads any more."""
+    output = select.poll()
+    output.register(1, 0)
+    return any(event & select.POLLERR for _, event in output.poll(0))
 
 
 def _ended_by(number: int, kills_before: int | None) -> CoppiceError | Interrupted:

@@ -115,8 +115,8 @@ def _skipped_where_unsupported(item: pytest.Item) -> Iterator[None]:
     except NotEnoughMemory as refusal:
         if "rig_run" not in getattr(item, "fixturenames", ()):
             raise
-        exit_code.of_session(item.config).refuse(refusal.exit_code)
-        pytest.skip(f"not measured on this host: {refusal}")
+        why = exit_code.of_session(item.config).refuse(item, refusal)
+        pytest.skip(f"not measured on this host: {why}")
     except OSError as error:
         cache = paths.cache_directory()
         place = Path(os.fsdecode(error.filename)) if isinstance(error.filename, str) else None

@@ -8,10 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from harness.errors import NotEnoughMemory
 from harness.rig import recorder
 
 ERRORS = {
     "": AssertionError("the rig fails"),
+    "memory": NotEnoughMemory("1000 sandboxes do not fit", hint="request at most 3"),
     "EMFILE": OSError(24, "Too many open files"),
 }
 
