@@ -121,6 +121,7 @@ class FileService:
 
     async def _events(self, body: Body) -> Body:
         watcher = self._watcher(body)
+        await self._envd.fetch_events()
         events, watcher.events = watcher.events, []
         return {"events": events}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import struct
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 from harness.errors import GuestRefused
 from harness.gateway.envd.channel import PIECE, EnvdChannel
@@ -19,8 +20,18 @@ from harness.gateway.envd.wire import (
 )
 from harness.guest.protocol import PAYLOAD_MAX, Frame, FrameKind, Tag
 
+OPENED = struct.Struct("<IQ")
 FILE_TIMEOUT_S = 120.0
 """For writes, which wait for the sandbox's disk."""
+
+
+@dataclass(frozen=True)
+class OpenFile:
+    """`size` is what the file claims, which in /proc and /sys is wrong; `path` is absolute."""
+
+    handle: int
+    size: int
+    path: str
 
 
 class Envd(EnvdChannel):
@@ -122,7 +133,7 @@ class Envd(EnvdChannel):
         await self.request(RequestKind.CLOSE_INPUT, encode_field(EnvdTag.PID, pid))
 
     async def signal(self, pid: int, number: int) -> None:
-        """Signal a process and its group."""
+        """Signal a process and its group. After SIGKILL, returns once they are gone."""
         await self.request(
             RequestKind.SIGNAL,
             encode_field(EnvdTag.PID, pid) + encode_field(EnvdTag.NUMBER, number),
@@ -140,31 +151,29 @@ class Envd(EnvdChannel):
         payload += encode_field(EnvdTag.TARGET, target) + encode_field(EnvdTag.DEPTH, depth)
         return await self.request(kind, payload)
 
-    async def open(self, path: str, user: str, *, write: bool = False) -> tuple[int, int]:
-        """A handle to a file, and the file's size."""
+    async def open(self, path: str, user: str, *, write: bool = False) -> OpenFile:
         payload = encode_field(Tag.PATH, path) + encode_field(EnvdTag.USER, user)
         payload += encode_field(Tag.TRUNCATE, b"") if write else b""
-        handle, size = struct.unpack("<IQ", (await self.request(RequestKind.OPEN, payload))[-1])
-        return handle, size
+        answer = (await self.request(RequestKind.OPEN, payload))[-1]
+        handle, size = OPENED.unpack_from(answer)
+        return OpenFile(handle, size, answer[OPENED.size :].decode("utf-8", "replace"))
 
     async def read(self, handle: int, offset: int) -> bytes:
+        """PIECE bytes, or fewer at the end of the file."""
         payload = encode_field(EnvdTag.HANDLE, handle) + encode_field(Tag.OFFSET, offset)
         return (await self.request(RequestKind.READ, payload + encode_field(Tag.LENGTH, PIECE)))[-1]
 
-    async def write(self, handle: int, data: bytes) -> None:
-        await self.request(
-            RequestKind.WRITE,
-            encode_field(EnvdTag.HANDLE, handle) + encode_field(Tag.DATA, data),
-            120,
-        )
+    async def write(self, handle: int, data: bytes, length: int = 0) -> None:
+        """Append to a file. `length`, with the first data, is that of the whole file if known: a
+        file that exists keeps its content if the new one does not fit."""
+        payload = encode_field(EnvdTag.HANDLE, handle) + encode_field(Tag.DATA, data)
+        payload += encode_field(Tag.LENGTH, length)
+        await self.request(RequestKind.WRITE, payload, FILE_TIMEOUT_S)
 
     async def close_handle(self, handle: int, keep: bool = True) -> None:
-        """Close a file. A written file gets its final name now, or is discarded unless `keep`."""
-        await self.request(
-            RequestKind.CLOSE,
-            encode_field(EnvdTag.HANDLE, handle) + encode_field(Tag.MODE, int(keep)),
-            120,
-        )
+        """Close a file. A new one gets its name now, or is discarded unless `keep`."""
+        payload = encode_field(EnvdTag.HANDLE, handle) + encode_field(Tag.MODE, int(keep))
+        await self.request(RequestKind.CLOSE, payload, FILE_TIMEOUT_S)
 
     async def watch(
         self, path: str, user: str, recursive: bool, on_event: Callable[[Frame | None], None]
@@ -185,6 +194,10 @@ class Envd(EnvdChannel):
             del self.watches[number]
             raise
         return number
+
+    async def fetch_events(self) -> None:
+        """Returns once the events of everything up to now have been delivered."""
+        await self.request(RequestKind.EVENTS)
 
     def unwatch(self, number: int) -> None:
         self.watches.pop(number, None)

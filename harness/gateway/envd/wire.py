@@ -42,6 +42,7 @@ class RequestKind(enum.IntEnum):
     PAUSE_CONNECTION = 24
     RESUME_CONNECTION = 25
     DROP = 26
+    EVENTS = 27
 
 
 ENTRY, EVENT, PTY = 132, 133, 134

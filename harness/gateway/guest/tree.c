@@ -129,14 +129,6 @@ static int move(const char *from, const char *to)
     return rename(from, to) != 0 ? errno : 0;
 }
 
-static void trim(char *path)
-{
-    size_t length = strlen(path);
-
-    while (length > 1 && path[length - 1] == '/')
-        path[--length] = 0;
-}
-
 int tree_dispatch(const struct frame *frame)
 {
     static struct reply reply;
@@ -151,13 +143,11 @@ int tree_dispatch(const struct frame *frame)
     if (!bad)
         bad = user_find(request.user, &user) ? EPERM : 0;
     if (!bad)
-        bad = user_path(&user, request.path, path, sizeof path);
+        bad = user_path(&user, request.path, path);
     if (!bad)
-        bad = user_path(&user, request.target, target, sizeof target);
+        bad = user_path(&user, request.target, target);
     reply.length = 0;
     if (!bad) {
-        trim(path);
-        trim(target);
         user_enter(&user);
         switch (frame->kind) {
         case DO_LIST: bad = list(frame->id, path, request.depth ? request.depth : 1, &left); break;

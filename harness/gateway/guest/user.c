@@ -70,15 +70,47 @@ void user_leave(void)
     setfsgid(0);
 }
 
-int user_path(const struct user *user, const char *path, char *out, size_t room)
+/* Removes empty and "." components, and ".." with the component before it. Like E2B's envd, it does
+ * not look at symbolic links. `path` begins with a slash. */
+static void normalise(char *path)
 {
+    char *out = path;
+    const char *in = path;
+
+    while (*(in += strspn(in, "/"))) {
+        size_t length = strcspn(in, "/");
+
+        if (length == 2 && in[0] == '.' && in[1] == '.') {
+            while (out > path && *--out != '/')
+                ;
+        } else if (length != 1 || *in != '.') {
+            *out++ = '/';
+            memmove(out, in, length);
+            out += length;
+        }
+        in += length;
+    }
+    if (out == path)
+        *out++ = '/';
+    *out = 0;
+}
+
+int user_path(const struct user *user, const char *path, char out[PATH_MAX])
+{
+    char whole[2 * PATH_MAX];
     int length;
 
     if (*path == '/')
-        length = snprintf(out, room, "%s", path);
+        length = snprintf(whole, sizeof whole, "%s", path);
     else if (*path == '~' && (path[1] == '/' || path[1] == 0))
-        length = snprintf(out, room, "%s%s", user->home, path + 1);
+        length = snprintf(whole, sizeof whole, "/%s%s", user->home, path + 1);
     else
-        length = snprintf(out, room, "%s%s%s", user->home, *path ? "/" : "", path);
-    return length < 0 || (size_t)length >= room ? ENAMETOOLONG : 0;
+        length = snprintf(whole, sizeof whole, "/%s/%s", user->home, path);
+    if (length < 0 || (size_t)length >= sizeof whole)
+        return ENAMETOOLONG;
+    normalise(whole);
+    if (strlen(whole) >= PATH_MAX)
+        return ENAMETOOLONG;
+    strcpy(out, whole);
+    return 0;
 }
