@@ -6,6 +6,7 @@ every failure is a SandboxError that names the sandbox.
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import struct
@@ -17,6 +18,7 @@ from harness.errors import GuestDied, GuestRefused, GuestTimeout, WrongAnswer
 from harness.guest.protocol import (
     KEEP_STDIN,
     PAYLOAD_MAX,
+    REQUEST_MAX,
     Decoder,
     Frame,
     FrameKind,
@@ -74,7 +76,11 @@ class Agent:
     # Frames.
 
     def send(self, kind: FrameKind, payload: bytes = b"", flags: int = 0) -> int:
-        """Send a request and return its id. GuestTimeout or GuestDied when that fails."""
+        """Send a request and return its id. GuestTimeout or GuestDied when that fails, GuestRefused
+        (E2BIG) when it is too long."""
+        if len(payload) > REQUEST_MAX:
+            too_long = f"{self._name} accepts no request of {len(payload)} bytes"
+            raise GuestRefused(too_long, errno.E2BIG)
         self._last_id += 1
         self._write(encode(kind, self._last_id, payload, flags))
         return self._last_id

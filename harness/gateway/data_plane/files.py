@@ -133,7 +133,7 @@ class FileService:
 
 def _path(body: Body, name: str = "path") -> str:
     path = body.get(name, "")
-    if not isinstance(path, str) or "\0" in path or len(path) > 4000:
+    if not isinstance(path, str):
         raise RpcError("invalid_argument", f"{name} must be a path")
     return path
 

@@ -10,8 +10,9 @@ from collections.abc import Callable
 from typing import Any, Self
 
 from harness.errors import GuestDied, GuestRefused
-from harness.gateway.envd.wire import ENTRY, RequestKind, encode_field, encode_request
-from harness.guest.protocol import Decoder, Frame, FrameKind, Tag
+from harness.gateway.envd.limits import refusal
+from harness.gateway.envd.wire import ENTRY, RequestKind, encode_field
+from harness.guest.protocol import REQUEST_MAX, Decoder, Frame, FrameKind, Tag, encode
 
 TIMEOUT_S = 30.0
 PIECE = 60 * 1024
@@ -85,7 +86,7 @@ class EnvdChannel(asyncio.Protocol):
         if self.gone or not self._transport:
             return 0
         self._last_id = self._last_id % 0xFFFFFFFF + 1
-        self._transport.write(encode_request(kind, self._last_id, payload))
+        self._transport.write(encode(kind, self._last_id, payload))
         return self._last_id
 
     async def request(
@@ -100,6 +101,8 @@ class EnvdChannel(asyncio.Protocol):
         Raises GuestRefused, GuestDied and TimeoutError. `on_answer` is called before any later
         frame is handled.
         """
+        if len(payload) > REQUEST_MAX:
+            raise refusal(f"a request of {len(payload)} bytes", errno.E2BIG)
         if self.gone:
             raise self._died()
         if not self._writable.is_set():

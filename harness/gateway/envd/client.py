@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import errno
 import struct
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from harness.errors import GuestRefused
+from harness.gateway.envd import limits
 from harness.gateway.envd.channel import PIECE, EnvdChannel
+from harness.gateway.envd.limits import encoded
 from harness.gateway.envd.process import Listener, ProcessEvent, RunningProcess
 from harness.gateway.envd.wire import (
     EVENT,
@@ -18,7 +18,7 @@ from harness.gateway.envd.wire import (
     decode_fields,
     encode_field,
 )
-from harness.guest.protocol import PAYLOAD_MAX, Frame, FrameKind, Tag
+from harness.guest.protocol import Frame, FrameKind, Tag
 
 OPENED = struct.Struct("<IQ")
 FILE_TIMEOUT_S = 120.0
@@ -98,22 +98,26 @@ class Envd(EnvdChannel):
         keep_input: bool = False,
         size: tuple[int, int] | None = None,
     ) -> tuple[RunningProcess, Listener]:
-        """Start a process and listen from its first output. With a `size` it gets a terminal."""
-        payload = b"".join(encode_field(Tag.ARG, argument) for argument in argv)
+        """Start a process and listen from its first output. With a `size` it gets a terminal.
+
+        Raises GuestRefused with the errno of what Linux does not accept.
+        """
         variables = environment or {}
-        payload += b"".join(
-            encode_field(Tag.ENV, f"{name}={value}") for name, value in variables.items()
-        )
-        payload += (
-            encode_field(Tag.CWD, cwd)
-            + encode_field(EnvdTag.USER, user)
-            + encode_field(EnvdTag.LABEL, label)
+        payload = b"".join(
+            (
+                *(encode_field(Tag.ARG, encoded(text, "an argument")) for text in argv),
+                *(
+                    encode_field(Tag.ENV, encoded(f"{name}={value}", "a variable"))
+                    for name, value in variables.items()
+                ),
+                encode_field(Tag.CWD, limits.path(cwd)),
+                encode_field(EnvdTag.USER, encoded(user, "the user")),
+                encode_field(EnvdTag.LABEL, encoded(label, "the tag")),
+            )
         )
         payload += encode_field(EnvdTag.KEEP_INPUT, b"") if keep_input else b""
         if size:
             payload += encode_field(EnvdTag.COLUMNS, size[0]) + encode_field(EnvdTag.ROWS, size[1])
-        if len(payload) > PAYLOAD_MAX:
-            raise GuestRefused(f"{argv[0]}: its arguments are too long", errno.E2BIG)
         listeners: list[Listener] = []
 
         def register(frame: Frame) -> None:
@@ -147,13 +151,12 @@ class Envd(EnvdChannel):
         self, kind: RequestKind, path: str, user: str = "", *, target: str = "", depth: int = 1
     ) -> list[bytes]:
         """Stat, list, make, move or remove; the encoded entries."""
-        payload = encode_field(Tag.PATH, path) + encode_field(EnvdTag.USER, user)
-        payload += encode_field(EnvdTag.TARGET, target) + encode_field(EnvdTag.DEPTH, depth)
+        payload = _path_fields(path, user) + encode_field(EnvdTag.DEPTH, depth)
+        payload += encode_field(EnvdTag.TARGET, limits.path(target))
         return await self.request(kind, payload)
 
     async def open(self, path: str, user: str, *, write: bool = False) -> OpenFile:
-        payload = encode_field(Tag.PATH, path) + encode_field(EnvdTag.USER, user)
-        payload += encode_field(Tag.TRUNCATE, b"") if write else b""
+        payload = _path_fields(path, user) + (encode_field(Tag.TRUNCATE, b"") if write else b"")
         answer = (await self.request(RequestKind.OPEN, payload))[-1]
         handle, size = OPENED.unpack_from(answer)
         return OpenFile(handle, size, answer[OPENED.size :].decode("utf-8", "replace"))
@@ -181,13 +184,9 @@ class Envd(EnvdChannel):
         """Watch a directory; `on_event` gets each event, and None when the sandbox is gone."""
         self._last_watch += 1
         number = self._last_watch
-        self.watches[number] = on_event
-        payload = (
-            encode_field(Tag.PATH, path)
-            + encode_field(EnvdTag.USER, user)
-            + encode_field(EnvdTag.HANDLE, number)
-        )
+        payload = _path_fields(path, user) + encode_field(EnvdTag.HANDLE, number)
         payload += encode_field(EnvdTag.RECURSIVE, b"") if recursive else b""
+        self.watches[number] = on_event
         try:
             await self.request(RequestKind.WATCH, payload)
         except BaseException:
@@ -206,3 +205,9 @@ class Envd(EnvdChannel):
     async def stats(self) -> str:
         """The guest's /proc/stat and /proc/meminfo, and a line `disk TOTAL USED` in bytes."""
         return (await self.request(RequestKind.STATS))[-1].decode(errors="replace")
+
+
+def _path_fields(path: str, user: str) -> bytes:
+    """Raises GuestRefused for a path that Linux does not accept."""
+    name = encoded(user, "the user")
+    return encode_field(Tag.PATH, limits.path(path)) + encode_field(EnvdTag.USER, name)

@@ -9,7 +9,6 @@ import enum
 import struct
 from collections.abc import Mapping
 
-from harness.guest import protocol
 from harness.guest.protocol import FrameKind
 
 
@@ -89,9 +88,3 @@ def decode_fields(payload: bytes) -> list[tuple[int, bytes]]:
         fields.append((tag, payload[at + 5 : at + 5 + length]))
         at += 5 + length
     return fields
-
-
-def encode_request(kind: int, id: int, payload: bytes) -> bytes:
-    """The frame of a request."""
-    head = protocol.HEADER.pack(protocol.MAGIC, kind, 0, id, len(payload))
-    return head + protocol.CHECK.pack(protocol.checksum(head)) + payload

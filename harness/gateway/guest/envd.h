@@ -26,7 +26,7 @@ enum request_kind {
     DO_PAUSE = 8,       /* stop reading a process's output */
     DO_RESUME = 9,
     DO_STAT = 10,
-    DO_LIST = 11,       /* -> a SAY_ENTRY for each, then an answer */
+    DO_LIST = 11,       /* -> a SAY_ENTRY for each, then an answer; EOVERFLOW: too many */
     DO_MAKE = 12,
     DO_MOVE = 13,
     DO_REMOVE = 14,
@@ -89,11 +89,14 @@ void reply_text(struct reply *reply, uint8_t tag, const char *text);
 struct user {
     uid_t uid;
     gid_t gid;
-    char name[64], home[256], shell[64];
-    gid_t groups[32];
+    char name[LOGIN_NAME_MAX], home[PATH_MAX], shell[PATH_MAX];
+    gid_t *groups;
     int group_count;
 };
-int user_find(const char *name, struct user *out);
+const struct user *user_find(const char *name); /* valid until the next call; NULL: unknown */
+/* Names, or numbers where there are none; valid until the next call. */
+const char *user_name(uid_t uid);
+const char *group_name(gid_t gid);
 /* File access has this user's rights until `user_leave`. */
 void user_enter(const struct user *user);
 void user_leave(void);

@@ -225,7 +225,7 @@ int files_dispatch(const struct frame *frame)
 {
     static uint8_t bytes[FRAME_MAX];
     struct request request;
-    struct user user;
+    const struct user *user = NULL;
     struct handle *handle;
     char path[PATH_MAX];
     uint8_t answer[12 + PATH_MAX];
@@ -236,11 +236,11 @@ int files_dispatch(const struct frame *frame)
     bad = request_parse(frame, &request);
     handle = find(request.handle);
     if (!bad && frame->kind == DO_OPEN) {
-        bad = user_find(request.user, &user) ? EPERM : 0;
+        bad = (user = user_find(request.user)) ? 0 : EPERM;
         if (!bad)
-            bad = user_path(&user, request.path, path);
+            bad = user_path(user, request.path, path);
         if (!bad) {
-            user_enter(&user);
+            user_enter(user);
             bad = do_open(&request, path, answer);
             user_leave();
         }

@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #define INPUT_MAX (1024u * 1024u)
+#define FIELD_HEADER 5u
 #define KILLINGS_MAX 64
 /* How long the group of a killed process is waited for, and how often it is looked at: the end of
  * an orphan wakes no poll. */
@@ -66,14 +67,14 @@ static void remember(struct process *process, struct request *request, const cha
 
 static void do_start(const struct frame *frame, struct request *request)
 {
-    struct user user;
+    const struct user *user = user_find(request->user);
     struct process *process = NULL;
     struct child child;
     char cwd[PATH_MAX];
-    int bad = user_find(request->user, &user);
     uint32_t pid;
+    int bad = 0;
 
-    if (bad) {
+    if (!user) {
         line_error(frame->id, EPERM, request->user);
         return;
     }
@@ -85,13 +86,13 @@ static void do_start(const struct frame *frame, struct request *request)
     else if (!process)
         bad = EAGAIN;
     else
-        bad = user_path(&user, request->cwd, cwd);
+        bad = user_path(user, request->cwd, cwd);
     if (!bad && access(cwd, F_OK) != 0) {
         line_error(frame->id, ENOTDIR, cwd); /* ENOENT would mean the command */
         return;
     }
     if (!bad)
-        bad = spawn(request, &user, cwd, &child);
+        bad = spawn(request, user, cwd, &child);
     if (bad) {
         line_error(frame->id, bad, request->arguments[0] ? request->arguments[0] : "no command");
         return;
@@ -173,8 +174,14 @@ static void do_list(const struct frame *frame)
         reply_text(&reply, TAG_CWD, process->cwd);
         if (process->terminal >= 0)
             reply_number(&reply, TAG_COLUMNS, 1);
-        for (char **argument = process->arguments; *argument; argument++)
-            reply_text(&reply, TAG_ARG, *argument);
+        /* For show: as much as fits. */
+        for (char **argument = process->arguments; *argument; argument++) {
+            size_t left = sizeof reply.bytes - reply.length, length = strlen(*argument);
+
+            if (left > FIELD_HEADER)
+                reply_bytes(&reply, TAG_ARG, *argument,
+                            length < left - FIELD_HEADER ? length : left - FIELD_HEADER);
+        }
         line_put(SAY_ENTRY, frame->id, reply.bytes, reply.length);
     }
     line_put(KIND_ANSWER, frame->id, "", 0);

@@ -5,30 +5,22 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <ftw.h>
-#include <grp.h>
 #include <limits.h>
-#include <pwd.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
-#define ENTRIES_MAX 20000
+#define LISTING_MAX (16u * 1024u * 1024u) /* bytes */
 
 static void owner_of(const struct stat *info, struct reply *reply)
 {
-    struct passwd *owner = getpwuid(info->st_uid);
-    struct group *group = getgrgid(info->st_gid);
-    char number[16];
-
-    snprintf(number, sizeof number, "%u", info->st_uid);
-    reply_text(reply, TAG_OWNER, owner ? owner->pw_name : number);
-    snprintf(number, sizeof number, "%u", info->st_gid);
-    reply_text(reply, TAG_GROUP, group ? group->gr_name : number);
+    reply_text(reply, TAG_OWNER, user_name(info->st_uid));
+    reply_text(reply, TAG_GROUP, group_name(info->st_gid));
 }
 
-/* The fields of an entry; none if it does not exist. A symbolic link has the fields of the file
+/* The fields of an entry; none, and errno, if it cannot be seen. A symbolic link has the fields of the file
  * that it points to, and its target. */
 void entry_put(const char *path, const char *name, struct reply *reply)
 {
@@ -62,7 +54,7 @@ static const char *name_of(const char *path)
     return slash && slash[1] ? slash + 1 : path;
 }
 
-static int list(uint32_t id, const char *path, uint64_t depth, int *left)
+static int list(uint32_t id, const char *path, uint64_t depth, size_t *left)
 {
     static struct reply reply;
     struct dirent **entries;
@@ -73,14 +65,18 @@ static int list(uint32_t id, const char *path, uint64_t depth, int *left)
         char below[PATH_MAX];
         int length = snprintf(below, sizeof below, "%s/%s", strcmp(path, "/") ? path : "", name);
 
-        if (strcmp(name, ".") && strcmp(name, "..") && length < (int)sizeof below && *left > 0) {
+        if (bad != EOVERFLOW && strcmp(name, ".") && strcmp(name, "..") && length < (int)sizeof below) {
             struct stat info;
             entry_put(below, name, &reply);
-            if (reply.length) {
-                --*left;
+            if (reply.length > *left)
+                bad = EOVERFLOW;
+            else if (reply.length) {
+                *left -= reply.length;
                 line_put(SAY_ENTRY, id, reply.bytes, reply.length);
-                if (depth > 1 && lstat(below, &info) == 0 && S_ISDIR(info.st_mode))
-                    list(id, below, depth - 1, left); /* unreadable directories are skipped */
+                /* Unreadable directories are skipped. */
+                if (depth > 1 && lstat(below, &info) == 0 && S_ISDIR(info.st_mode) &&
+                    list(id, below, depth - 1, left) == EOVERFLOW)
+                    bad = EOVERFLOW;
             }
         }
         free(entries[i]);
@@ -133,28 +129,29 @@ int tree_dispatch(const struct frame *frame)
 {
     static struct reply reply;
     struct request request;
-    struct user user;
+    const struct user *user = NULL;
     char path[PATH_MAX], target[PATH_MAX];
-    int bad, left = ENTRIES_MAX;
+    size_t left = LISTING_MAX;
+    int bad;
 
     if (frame->kind < DO_STAT || frame->kind > DO_REMOVE)
         return 0;
     bad = request_parse(frame, &request);
     if (!bad)
-        bad = user_find(request.user, &user) ? EPERM : 0;
+        bad = (user = user_find(request.user)) ? 0 : EPERM;
     if (!bad)
-        bad = user_path(&user, request.path, path);
+        bad = user_path(user, request.path, path);
     if (!bad)
-        bad = user_path(&user, request.target, target);
+        bad = user_path(user, request.target, target);
     reply.length = 0;
     if (!bad) {
-        user_enter(&user);
+        user_enter(user);
         switch (frame->kind) {
         case DO_LIST: bad = list(frame->id, path, request.depth ? request.depth : 1, &left); break;
         case DO_MAKE:
             bad = make(path);
-            if (!bad && user.uid == 0)
-                chown(path, user.uid, user.gid);
+            if (!bad && user->uid == 0)
+                chown(path, user->uid, user->gid);
             break;
         case DO_MOVE: bad = move(path, target); break;
         case DO_REMOVE:
@@ -166,7 +163,7 @@ int tree_dispatch(const struct frame *frame)
             const char *shown = frame->kind == DO_MOVE ? target : path;
             entry_put(shown, name_of(shown), &reply);
             if (!reply.length)
-                bad = ENOENT;
+                bad = errno == ENOTDIR ? ENOENT : errno;
         }
         user_leave();
     }

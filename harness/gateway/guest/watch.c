@@ -175,7 +175,7 @@ static void send_events(void)
 int watch_dispatch(const struct frame *frame)
 {
     struct request request;
-    struct user user;
+    const struct user *user = NULL;
     char path[PATH_MAX];
     int bad;
 
@@ -191,11 +191,11 @@ int watch_dispatch(const struct frame *frame)
     } else if (!bad) {
         if (fd < 0)
             fd = inotify_init1(IN_CLOEXEC | IN_NONBLOCK);
-        bad = fd < 0 ? errno : user_find(request.user, &user) ? EPERM : 0;
+        bad = fd < 0 ? errno : (user = user_find(request.user)) ? 0 : EPERM;
         if (!bad)
-            bad = user_path(&user, request.path, path);
+            bad = user_path(user, request.path, path);
         if (!bad) {
-            user_enter(&user);
+            user_enter(user);
             bad = add((uint32_t)request.handle, path, "", request.recursive, 0);
             user_leave();
         }

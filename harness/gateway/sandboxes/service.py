@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 from harness.errors import CoppiceError
 from harness.gateway.envd.client import Envd
+from harness.gateway.envd.limits import check_environment
 from harness.gateway.errors import ApiError, not_found
 from harness.gateway.fleets.adoption import LOCATION_FIELDS
 from harness.gateway.fleets.network import policy
@@ -189,6 +190,8 @@ class Sandboxes:
         the snapshot that the template names."""
         given = body.get("timeout")
         timeout_s = float(default_s if given is None else given)
+        environment = dict(body.get("envVars") or {})
+        check_environment(environment)
         rules = dict(body.get("network") or {})
         if body.get("allow_internet_access") is not None:
             rules["allow_internet_access"] = body["allow_internet_access"]
@@ -203,7 +206,7 @@ class Sandboxes:
                 new_id(), key.id, body["templateID"], "running", time.time(),
                 time.time() + timeout_s,
                 metadata=dict(body.get("metadata") or {}),
-                environment=dict(body.get("envVars") or {}),
+                environment=environment,
                 network=rules,
                 auto_pause=bool(body.get("autoPause")),
                 auto_resume=bool(resume.get("enabled") if isinstance(resume, Mapping) else resume),
