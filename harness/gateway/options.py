@@ -20,7 +20,8 @@ def state_directory() -> Path:
 @dataclass(frozen=True)
 class Options:
     """`pool` is the number of sandboxes that are kept ready for each template. `outside` is the
-    network namespace that sandboxes reach as far as their rules allow (None: only each other).
+    network namespace that sandboxes reach as far as their rules allow (None: only each other), and
+    `resolver` the address of its resolver (None: as its owner has configured it).
     `on_ready` gets the address and, with TLS, the file of the certificate; `on_filled` is called
     once the pools are full."""
 
@@ -32,6 +33,7 @@ class Options:
     domain: str | None = None
     network: bool = True
     outside: str | None = None
+    resolver: str | None = None
     verbose: bool = False
     tls: bool = False
     on_ready: Callable[[str, Path | None], Any] = print

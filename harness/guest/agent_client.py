@@ -13,6 +13,7 @@ import struct
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from ipaddress import IPv4Address
 
 from harness.errors import GuestDied, GuestRefused, GuestTimeout, WrongAnswer
 from harness.guest.protocol import (
@@ -165,10 +166,12 @@ class Agent:
         lines = self.call(FrameKind.HELLO).decode().splitlines()
         return dict(line.split("=", 1) for line in lines)
 
-    def take_identity(self, identity: Identity) -> None:
-        """Apply an identity: names, addresses, wall clock, entropy and key."""
-        wall = field(Tag.WALL_NS, time.time_ns())
-        self.call(FrameKind.IDENTITY, identity_fields(identity) + wall)
+    def take_identity(self, identity: Identity, route: IPv4Address | None = None) -> None:
+        """Apply an identity: names, addresses, wall clock, entropy and key; and a default route by
+        this gateway."""
+        fields = identity_fields(identity) + field(Tag.WALL_NS, time.time_ns())
+        fields += field(Tag.ROUTE, str(route)) if route else b""
+        self.call(FrameKind.IDENTITY, fields)
         self.key = identity.key
 
     def set_wall_clock(self) -> None:

@@ -56,6 +56,7 @@ class Tag(enum.IntEnum):
     ENTROPY = 6
     KEY = 7
     WALL_AT_RING_NS = 8
+    ROUTE = 9
     ARG = 16
     ENV = 17
     CWD = 18

@@ -57,6 +57,7 @@ enum tag {
     TAG_ENTROPY = 6,
     TAG_KEY = 7,
     TAG_WALL_AT_RING_NS = 8, /* the wall clock when the doorbell was last answered */
+    TAG_ROUTE = 9, /* the address of the default route's gateway; after TAG_ADDRESS */
     TAG_ARG = 16,
     TAG_ENV = 17,
     TAG_CWD = 18,
