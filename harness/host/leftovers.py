@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from harness import command_log
-from harness.host import cgroups, leftovers_freebsd
+from harness.host import cgroups, leftovers_freebsd, scratch
 from harness.host.ksm import NOTE, SETTINGS, abandoned, reset, restore
 from harness.host.leftover import Leftover
 from harness.host.local import LocalHost
@@ -64,6 +64,7 @@ def find(runtime: Path, cache: Path | None = None) -> list[Leftover]:
         found += _of_reboot(host)
     if abandoned() and not any(leftover.what == "settings" for leftover in found):
         found.append(Leftover("settings", "?", str(SETTINGS)))
+    found += [Leftover("directory", "?", str(directory)) for directory in scratch.abandoned()]
     return [*found, *_of_freebsd(runtime), *_of_cache(cache or cache_directory())]
 
 

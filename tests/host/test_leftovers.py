@@ -362,6 +362,23 @@ def test_an_interrupted_pytest_takes_everything_down(
     assert what_is_there(runtime) == []
 
 
+@needs_qemu
+def test_a_rig_whose_parent_was_killed_takes_everything_down(runtime: Path, tmp_path: Path) -> None:
+    results = tmp_path / "results"
+    with Stages(tmp_path, ANSWERED) as stages:
+        argv = ["harness.cli", *rig("durable-prewarm-pool", results)]
+        with begun(argv, stages) as process:
+            with stages.at(ANSWERED, process):
+                (pytest_process,) = psutil.Process(process.pid).children()
+                process.kill()
+                pytest_process.wait(200)
+            process.wait(60)
+    assert carrying(str(runtime)) == []
+    assert not list(results.rglob("*.json"))
+    # The directory of the killed command goes too: a run removes leftovers when it ends.
+    assert what_is_there(runtime) == []
+
+
 def test_a_killed_command_leaves_only_what_clean_removes(
     runtime: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
