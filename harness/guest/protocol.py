@@ -15,8 +15,8 @@ CHECK = struct.Struct("<I")
 HEADER_LENGTH = HEADER.size + CHECK.size
 MAGIC = 0xC0B1
 PAYLOAD_MAX = 64 * 1024
-REQUEST_MAX = 8 << 20
-"""Bytes of a request in several frames."""
+REQUEST_MAX = 3 << 20
+"""Bytes of a request in several frames: Linux accepts 2 MiB of arguments."""
 KEEP_STDIN = 1
 """Flag of EXEC: STDIN frames will follow."""
 MORE = 2

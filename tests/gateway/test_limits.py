@@ -35,7 +35,7 @@ def error(box: Box, data: bytes) -> tuple[str, str]:
 
 def test_arguments_may_be_as_long_and_many_as_linux_allows(box: Box) -> None:
     size = ("/bin/sh", "-c", "n=0; for a; do n=$((n + ${#a})); done; echo $# $n", "-")
-    for count, length in ((1, ARGUMENT), (15, 131000), (70_000, 20), (100_000, 1)):
+    for count, length in ((1, ARGUMENT), (15, 131000), (60_000, 20)):
         assert run(box, start(*size, *["x" * length] * count)) == (f"{count} {count * length}\n", 0)
     comment = "echo well #" + "x" * (ARGUMENT - 11)
     assert run(box, start("/bin/bash", "-l", "-c", comment)) == ("well\n", 0)

@@ -75,8 +75,8 @@ class ProcessService:
         if not isinstance(variables, Mapping):
             raise RpcError("invalid_argument", "envs must be an object of strings")
         tag = str(body.get("tag") or "")
-        if len(tag) > TAG_MAX:
-            raise RpcError("invalid_argument", f"a tag may have at most {TAG_MAX} characters")
+        if len(tag.encode(errors="replace")) > TAG_MAX:
+            raise RpcError("invalid_argument", f"a tag may have at most {TAG_MAX} bytes")
         size = _size(body["pty"] or {}) if "pty" in body else None
         process, listener = await self._envd.start(
             argv,

@@ -12,6 +12,7 @@
 
 #define INPUT_MAX (1024u * 1024u)
 #define FIELD_HEADER 5u
+#define SHOWN_MAX (16u * 1024u) /* bytes of a process in the list of them */
 #define KILLINGS_MAX 64
 /* How long the group of a killed process is waited for, and how often it is looked at: the end of
  * an orphan wakes no poll. */
@@ -174,9 +175,9 @@ static void do_list(const struct frame *frame)
         reply_text(&reply, TAG_CWD, process->cwd);
         if (process->terminal >= 0)
             reply_number(&reply, TAG_COLUMNS, 1);
-        /* For show: as much as fits. */
-        for (char **argument = process->arguments; *argument; argument++) {
-            size_t left = sizeof reply.bytes - reply.length, length = strlen(*argument);
+        /* For show: what is too long is cut. */
+        for (char **argument = process->arguments; *argument && reply.length < SHOWN_MAX; argument++) {
+            size_t left = SHOWN_MAX - reply.length, length = strlen(*argument);
 
             if (left > FIELD_HEADER)
                 reply_bytes(&reply, TAG_ARG, *argument,

@@ -12,7 +12,9 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#define LISTING_MAX (16u * 1024u * 1024u) /* bytes */
+/* Bytes of a listing, with what the gateway's memory takes for an entry beside its text. */
+#define LISTING_MAX (15u * 1024u * 1024u)
+#define ENTRY_BYTES 128u
 
 static void owner_of(const struct stat *info, struct reply *reply)
 {
@@ -68,10 +70,10 @@ static int list(uint32_t id, const char *path, uint64_t depth, size_t *left)
         if (bad != EOVERFLOW && strcmp(name, ".") && strcmp(name, "..") && length < (int)sizeof below) {
             struct stat info;
             entry_put(below, name, &reply);
-            if (reply.length > *left)
+            if (reply.length && reply.length + ENTRY_BYTES > *left)
                 bad = EOVERFLOW;
             else if (reply.length) {
-                *left -= reply.length;
+                *left -= reply.length + ENTRY_BYTES;
                 line_put(SAY_ENTRY, id, reply.bytes, reply.length);
                 /* Unreadable directories are skipped. */
                 if (depth > 1 && lstat(below, &info) == 0 && S_ISDIR(info.st_mode) &&

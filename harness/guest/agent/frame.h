@@ -21,7 +21,7 @@
 #define PROTOCOL_VERSION 1
 #define FRAME_MAGIC 0xC0B1u
 #define FRAME_MAX (64u * 1024u)
-#define REQUEST_MAX (8u * 1024u * 1024u) /* more than the arguments of any process */
+#define REQUEST_MAX (3u * 1024u * 1024u) /* Linux accepts 2 MiB of arguments */
 
 enum kind {
     KIND_HELLO = 1,
