@@ -78,13 +78,3 @@ def encode_field(tag: int, value: bytes | str | int) -> bytes:
     elif isinstance(value, str):
         value = value.encode("utf-8", "surrogateescape")
     return struct.pack("<BI", tag, len(value)) + value
-
-
-def decode_fields(payload: bytes) -> list[tuple[int, bytes]]:
-    """The fields of an answer as (tag, bytes)."""
-    fields, at = [], 0
-    while at + 5 <= len(payload):
-        tag, length = struct.unpack_from("<BI", payload, at)
-        fields.append((tag, payload[at + 5 : at + 5 + length]))
-        at += 5 + length
-    return fields

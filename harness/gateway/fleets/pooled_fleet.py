@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from ipaddress import IPv4Address
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -12,6 +14,7 @@ from harness.gateway.fleets.protocol import RunningSandbox
 from harness.gateway.fleets.resolv_conf import write_resolver
 from harness.gateway.fleets.templates import HasEnvd, with_envd
 from harness.host.identity import Identity
+from harness.sandbox.lifetime import Destroyable
 
 
 class FillablePool(Protocol):
@@ -62,6 +65,16 @@ class PooledFleet(Generic[P]):
     def set_network_rules(self, sandbox: RunningSandbox, rules: Mapping[str, Any]) -> None:
         if self._network:
             self._network.set_rules(sandbox.id, rules)
+
+
+@contextlib.asynccontextmanager
+async def destroyed_in_thread(sandbox: Destroyable) -> AsyncIterator[None]:
+    """Destroy the sandbox if the block raises, or is cancelled because its caller disconnected."""
+    try:
+        yield
+    except BaseException:
+        asyncio.get_running_loop().run_in_executor(None, sandbox.destroy)
+        raise
 
 
 def with_names(identity: Identity, names: Mapping[str, Any] | None) -> Identity:
