@@ -188,7 +188,9 @@ class FileService:
         return watcher
 
     async def _events(self, body: Body) -> Body:
-        return {"events": self._watcher(body).fetch()}
+        watcher = self._watcher(body)
+        await self._envd.fetch_events()
+        return {"events": watcher.fetch()}
 
     async def _remove_watcher(self, body: Body) -> Body:
         watcher = self._watcher(body)
@@ -200,7 +202,7 @@ class FileService:
 
 def _path(body: Body, name: str = "path") -> str:
     path = body.get(name, "")
-    if not isinstance(path, str) or "\0" in path or len(path) > 4000:
+    if not isinstance(path, str):
         raise RpcError("invalid_argument", f"{name} must be a path")
     return path
 
