@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from dataclasses import dataclass, replace
 
-from harness.errors import GuestDied, GuestRefused, GuestTimeout, InterpreterEnded
+from harness.errors import GuestRefused, GuestTimeout, InterpreterEnded
 from harness.gateway.envd.client import Envd
 from harness.gateway.envd.process import Context, Listener, ProcessEvent, RunningProcess
 
@@ -28,6 +28,9 @@ PROGRAM = "usr/local/lib/coppice/interpreter"
 """The directory of guest/interpreter, below a sandbox's root."""
 ARGV = ("/usr/bin/python3", "-X", "utf8", f"/{PROGRAM}")
 PYTHON = ("python", "python3", None, "")
+LINES_AT_ONCE = 64
+HEAD_BYTES = 64
+"""Bytes of a line that tell its type, and the cell that it begins."""
 START_S = 60.0
 ATTEMPTS = 3
 """How often a cell is sent, when the interpreter ends each time before the cell begins."""
@@ -51,7 +54,7 @@ def contexts(envd: Envd) -> list[Context]:
     for process in envd.processes.values():
         label, _, rest = process.label.partition(" ")
         if label == LABEL:
-            id, language = rest.split(" ", 1)
+            id, _, language = rest.partition(" ")
             known = envd.contexts.get(id)
             if known is None or known.process.ended:
                 envd.contexts[id] = Context(id, language, process.cwd, process)
@@ -219,28 +222,41 @@ async def _execute(
 
 
 class InterpreterLines:
-    """The complete lines that an interpreter writes."""
+    """What an interpreter writes, in pieces: lines of any length pass without being kept."""
 
     def __init__(self, listener: Listener) -> None:
         self._listener = listener
-        self._complete: deque[bytes] = deque()
+        self._pieces: deque[bytes] = deque()
         self._rest = b""
+        self._in_line = False
+        """Whether the beginning of the present line was passed on already."""
 
     async def until(self, last: str) -> AsyncIterator[bytes]:
-        """The lines up to and including the next of type `last`."""
+        """The lines up to and including the next of type `last`; each line begins a piece."""
         prefix = f'{{"type": "{last}"'.encode()
+        is_last = False
         while True:
-            while self._complete:
-                line = self._complete.popleft()
-                yield line + b"\n"
-                if line.startswith(prefix):
+            while self._pieces:
+                piece = self._pieces.popleft()
+                if not self._in_line:
+                    is_last = piece.startswith(prefix)
+                self._in_line = not piece.endswith(b"\n")
+                yield piece
+                if is_last and not self._in_line:
                     return
-            event = await self._listener.get()
-            if event is None:
-                raise GuestDied("the sandbox is gone")
-            if event.kind == "exit":
-                how = f"signal {event.signal}" if event.signal else f"exit code {event.code}"
-                raise InterpreterEnded(f"the interpreter ended with {how}")
-            if event.kind == "stdout":
-                *complete, self._rest = (self._rest + event.data).split(b"\n")
-                self._complete.extend(complete)
+                if len(self._pieces) % LINES_AT_ONCE == LINES_AT_ONCE - 1:
+                    await asyncio.sleep(0)  # other sandboxes have their turn
+            await self._read()
+
+    async def _read(self) -> None:
+        event = await self._listener.get()
+        if event.kind == "exit":
+            how = f"signal {event.signal}" if event.signal else f"exit code {event.code}"
+            raise InterpreterEnded(f"the interpreter ended with {how}")
+        if event.kind == "stdout":
+            *complete, self._rest = (self._rest + event.data).split(b"\n")
+            self._pieces.extend(line + b"\n" for line in complete)
+            goes_on = self._in_line and not complete
+            if self._rest and (goes_on or len(self._rest) >= HEAD_BYTES):
+                self._pieces.append(self._rest)
+                self._rest = b""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from checks import CODE, attribute, check
+from checks import CODE, ODD, attribute, check
 
 
 @check("POST /execute", CODE)
@@ -22,10 +22,17 @@ def _(world):
     failed = world.one.run_code("def f(): return 1/0\nf()")
     assert failed.error.name == "ZeroDivisionError" and "f()" in failed.error.traceback, failed
     assert world.one.run_code("import os; os.environ['Q']", envs={"Q": "q"}).text == "q"
+    echoed = world.one.run_code("print(os.environ['Q'], end='')", envs={"Q": ODD})
+    assert "".join(echoed.logs.stdout) == ODD, echoed
+    echoed = world.one.run_code(f"print({ODD!r}, end='')")
+    assert "".join(echoed.logs.stdout) == ODD, echoed
 
 
 @check("POST /contexts", CODE)
 def _(world):
+    world.one.files.make_dir("/tmp/c é+%20&=")
+    odd = world.one.create_code_context(cwd="/tmp/c é+%20&=")
+    assert world.one.run_code("import os; os.getcwd()", context=odd).text == "/tmp/c é+%20&="
     made = world.one.create_code_context(cwd="/tmp")
     world.one.run_code("only_here = 1", context=made)
     assert world.one.run_code("import os; os.getcwd()", context=made).text == "/tmp"
