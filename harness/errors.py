@@ -29,8 +29,12 @@
         ├── GuestTimeout                      no answer within the time limit
         │   └── GuestStalled                  no answer and no activity either
         ├── GuestDied                         the guest or its VMM has exited
+        ├── InterpreterEnded                  a sandbox's code interpreter has exited
         ├── WrongAnswer                       the answer is not the nonce's hash
         ├── GuestRefused                      the agent returned an errno
+        ├── BrokenGuest                       the guest does not keep to the protocol
+        │   ├── MalformedAnswer               what it sent cannot be decoded
+        │   └── AnswerTooLong                 it sent more than may be kept
         ├── SandboxGone                       the sandbox no longer exists
         └── NameTaken                         the name is used by something else
 
@@ -44,6 +48,8 @@ from __future__ import annotations
 import signal
 
 __all__ = [
+    "AnswerTooLong",
+    "BrokenGuest",
     "CheckpointCorrupt",
     "CheckpointError",
     "CheckpointForeign",
@@ -59,7 +65,9 @@ __all__ = [
     "HostKeyChanged",
     "HostLost",
     "ImageError",
+    "InterpreterEnded",
     "Interrupted",
+    "MalformedAnswer",
     "MissingPrivilege",
     "MissingTool",
     "NameTaken",
@@ -222,6 +230,10 @@ class GuestDied(SandboxError):
     pass
 
 
+class InterpreterEnded(SandboxError):
+    pass
+
+
 class WrongAnswer(SandboxError):
     pass
 
@@ -232,6 +244,18 @@ class GuestRefused(SandboxError):
     def __init__(self, message: str, number: int, *, hint: str | None = None) -> None:
         super().__init__(message, hint=hint)
         self.number = number
+
+
+class BrokenGuest(SandboxError):
+    """The guest does not keep to the protocol: its programs were replaced, or are defective."""
+
+
+class MalformedAnswer(BrokenGuest):
+    pass
+
+
+class AnswerTooLong(BrokenGuest):
+    pass
 
 
 class SandboxGone(SandboxError):

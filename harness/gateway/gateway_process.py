@@ -154,15 +154,14 @@ def running_gateway(
     *options: str,
     limits: Limits | None = None,
     runtime: Path | None = None,
-    module: str = "harness.cli",
+    program: Sequence[str] = ("harness.cli", "gateway"),
 ) -> Iterator[GatewayProcess]:
-    """A gateway with its own state, until the block ends. `options` are those of the command, which
-    `module` runs."""
+    """A gateway with its own state, until the block ends. `options` are those of the command;
+    `program` is the module that runs it, with its first arguments."""
     with tempfile.TemporaryDirectory(prefix="gateway-", dir=run.directory) as name:
         directory = Path(name)
         argv = (
-            sys.executable, "-m", module, "gateway", "--state", str(directory),
-            "--port", "0", *options,
+            sys.executable, "-m", *program, "--state", str(directory), "--port", "0", *options,
         )  # fmt: skip
         # A process of this run, so that it does not outlive a rig that is killed.
         environment = {**os.environ, **run.environment}

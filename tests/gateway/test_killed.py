@@ -44,7 +44,7 @@ def running(
     options = ("--substrate", request.param, "--pool", "1", "--only", "base", "--no-network")
     try:
         with running_gateway(
-            run, *options, runtime=runtime, module="tests.gateway.staged"
+            run, *options, runtime=runtime, program=("tests.gateway.staged", "gateway")
         ) as process:
             yield process
     finally:

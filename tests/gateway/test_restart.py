@@ -34,7 +34,7 @@ def runtime(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def shared(run: Run, possible: None, runtime: Path) -> Iterator[GatewayProcess]:
     with running_gateway(
         run, "--pool", "2", "--only", "base", "--no-network", runtime=runtime,
-        module="tests.gateway.staged",
+        program=("tests.gateway.staged", "gateway"),
     ) as process:  # fmt: skip
         yield process
     assert processes_of(runtime) == []
