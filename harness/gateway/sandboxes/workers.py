@@ -22,7 +22,7 @@ from harness.sandbox.lifetime import Destroyable
 SHORT_THREADS = 8
 LONG_THREADS = 256
 LONG_OF_A_KEY = 32
-SAVES_OF_A_KEY, RESUMES_OF_A_KEY = 2, 4
+SAVES_OF_A_KEY, RESUMES_OF_A_KEY, ENDS_OF_A_KEY = 2, 4, 8
 """At the same time."""
 log = logging.getLogger("coppice.gateway")
 T = TypeVar("T")
@@ -38,6 +38,7 @@ class Workers:
         self._jobs = _Limits(LONG_OF_A_KEY)
         self._saves = _Limits(SAVES_OF_A_KEY)
         self._resumes = _Limits(RESUMES_OF_A_KEY)
+        self._ends = _Limits(ENDS_OF_A_KEY)
         self._changes: set[asyncio.Task[Any]] = set()
 
     async def short(self, work: Callable[[], T]) -> T:
@@ -53,6 +54,11 @@ class Workers:
         """Run work that writes a save of this key, and waits for no guest."""
         async with self._saves.of(key_id):
             return await self.long(key_id, work)
+
+    async def ending(self, key_id: str, work: Callable[[], T]) -> T:
+        """Run work that ends a sandbox of this key."""
+        async with self._ends.of(key_id):
+            return await asyncio.get_running_loop().run_in_executor(self._long, work)
 
     async def made(self, key_id: str, make: Callable[[], D]) -> D:
         """A sandbox that `make` resumes from a save. If the caller is cancelled meanwhile, who will
