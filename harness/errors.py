@@ -15,6 +15,7 @@
     │   ├── CheckpointCorrupt
     │   └── CheckpointForeign                 made by another VMM, machine type or harness
     ├── PolicyError                       65  invalid network policy
+    ├── StateError                        65  a gateway's database is damaged, or of a newer version
     ├── PathError                         73  a directory or file cannot be made or written
     ├── PluginError                       78  a substrate, rig or command of another package fails
     ├── RecordError                       65  invalid run record
@@ -76,6 +77,7 @@ __all__ = [
     "SandboxError",
     "SandboxGone",
     "SiteError",
+    "StateError",
     "UnknownSchema",
     "Unsupported",
     "UsageError",
@@ -156,6 +158,12 @@ class CheckpointForeign(CheckpointError):
 
 
 class PolicyError(CoppiceError):
+    exit_code = 65
+
+
+class StateError(CoppiceError):
+    """A gateway's database cannot be used; it was left as it is."""
+
     exit_code = 65
 
 

@@ -36,6 +36,7 @@ __all__ = [
     "default_results",
     "failures_directory",
     "front_door",
+    "gateway_directory",
     "runtime_directory",
     "state_directory",
 ]
@@ -115,6 +116,11 @@ def state_directory() -> Path:
     """What outlives runs and is no cache: a gateway's state, and what explains failures."""
     base = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local/state"
     return Path(os.environ.get("COPPICE_STATE") or Path(base) / "coppice")
+
+
+def gateway_directory() -> Path:
+    """The usual directory of a gateway's persistent state; COPPICE_STATE changes it."""
+    return state_directory() / "gateway"
 
 
 def failures_directory() -> Path:

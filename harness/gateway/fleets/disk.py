@@ -19,7 +19,7 @@ from harness import paths
 from harness.gateway.envd.interpreter import PROGRAM
 from harness.guest import rootfs
 from harness.guest.rootfs import RootFs
-from harness.host.locks import half_built
+from harness.host.cache import entry
 from harness.host.process import need, run
 from harness.measure.record import digest
 
@@ -59,29 +59,31 @@ def base(cache: Path) -> BaseDisk:
     }
     name = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
     target = cache / "disks" / name
-    if not target.exists():
+
+    def fill(directory: Path) -> None:
         need("qemu-img")
-        with half_built(target) as directory:
-            run("cp", "-a", "--reflink=auto", root.path, directory / "root")
-            _adapt(directory / "root")
-            with (directory / "root.raw").open("wb") as file:
-                file.truncate(SIZE_MIB << 20)
-            run("mke2fs", *_MAKE, "-d", directory / "root", directory / "root.raw")
-            shutil.rmtree(directory / "root")
-    return BaseDisk(target / "root.raw", name)
+        run("cp", "-a", "--reflink=auto", root.path, directory / "root")
+        _adapt(directory / "root")
+        with (directory / "root.raw").open("wb") as file:
+            file.truncate(SIZE_MIB << 20)
+        run("mke2fs", *_MAKE, "-d", directory / "root", directory / "root.raw")
+        shutil.rmtree(directory / "root")
+
+    return BaseDisk(entry(target, fill) / "root.raw", name)
 
 
 def empty_image(cache: Path) -> Path:
     """An image of an empty file system of the sandboxes' size, for containers."""
     name = hashlib.sha256(" ".join((*_MAKE, str(SIZE_MIB))).encode()).hexdigest()
     target = cache / "disks" / f"empty-{name}"
-    if not target.exists():
+
+    def fill(directory: Path) -> None:
         need("mke2fs")
-        with half_built(target) as directory:
-            with (directory / "image").open("wb") as file:
-                file.truncate(SIZE_MIB << 20)
-            run("mke2fs", *_MAKE, directory / "image")
-    return target / "image"
+        with (directory / "image").open("wb") as file:
+            file.truncate(SIZE_MIB << 20)
+        run("mke2fs", *_MAKE, directory / "image")
+
+    return entry(target, fill) / "image"
 
 
 def root_directory(cache: Path) -> RootFs:
@@ -94,11 +96,12 @@ def root_directory(cache: Path) -> RootFs:
     }
     name = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
     target = cache / "roots-gateway" / name
-    if not target.exists():
-        with half_built(target) as directory:
-            run("cp", "-a", "--reflink=auto", root.path, directory / "root")
-            _adapt(directory / "root")
-    return RootFs("gateway", target / "root", name, inputs)
+
+    def fill(directory: Path) -> None:
+        run("cp", "-a", "--reflink=auto", root.path, directory / "root")
+        _adapt(directory / "root")
+
+    return RootFs("gateway", entry(target, fill) / "root", name, inputs)
 
 
 def _adapt(root: Path) -> None:

@@ -11,16 +11,18 @@ import contextlib
 import os
 import shutil
 import socket
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from harness import paths
 from harness.errors import GuestTimeout, SandboxError
+from harness.gateway import stages
 from harness.gateway.fleets import disk, saved_vm
 from harness.gateway.fleets.adoption import start_ticks
 from harness.gateway.fleets.disk import BaseDisk
 from harness.gateway.fleets.saved_vm import SavedVm
+from harness.gateway.stages import reached
 from harness.guest.image import Addition, GuestImage
 from harness.guest.protocol import RING_ANSWER_LENGTH
 from harness.host.identity import Identity, allocate
@@ -84,6 +86,8 @@ class MicroVm:
         self.start_ticks = start_ticks(self.pid)
         self.envd_descriptor = -1
         """The number of the channel to envd in the VMM."""
+        self.on_end: Callable[[], object] = bool
+        """Releases what its fleet has attached to it."""
         self._spec = spec
 
     @property
@@ -157,12 +161,14 @@ class MicroVm:
             )
             saved_vm.copy_sparse(self.overlay, directory / saved_vm.DISK)
             yield directory
+            reached(stages.WRITTEN)
 
     def destroy(self) -> None:
         """End it and remove what it had; safe to call twice."""
         self.guest.destroy()
         self.envd.close()
         _remove(self._spec.directory(self.identity))
+        self.on_end()
 
 
 def _arguments(spec: MicroVmSpec, overlay: Path, envd: int) -> Sequence[str]:

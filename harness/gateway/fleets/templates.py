@@ -20,12 +20,15 @@ from harness.gateway.envd.interpreter import DEFAULT, CodeCell, execute, start_c
 from harness.gateway.fleets import microvm, saved_vm
 from harness.gateway.fleets.microvm import MicroVmSpec
 from harness.gateway.fleets.saved_vm import SavedVm
+from harness.host.cache import entry
 from harness.measure.record import Scalar
 
 BASE, INTERPRETER = "base", "code-interpreter-v1"
 NAMES = (BASE, INTERPRETER)
 T = TypeVar("T")
 WARM_UPS = 8
+SAVED = "saved"
+"""In the cache's entry of a template: the saved microVM."""
 REHEARSALS = 4
 LOGIN_ARGV = ("/bin/bash", "-l", "-c", "echo ready")
 """As the SDK starts a command."""
@@ -40,10 +43,9 @@ def prepare(spec: MicroVmSpec, cache: Path, name: str) -> SavedVm:
         raise UsageError(f"there is no template {name!r}; the templates are {', '.join(NAMES)}")
     inputs: dict[str, Scalar] = {**spec.facts, "template": name, "warm_ups": WARM_UPS}
     digest = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
-    directory = cache / "templates" / digest
-    if not directory.exists():
-        _make(spec, name, directory)
-    return saved_vm.load(directory, spec.facts)
+    target = cache / "templates" / digest
+    made = entry(target, lambda directory: _make(spec, name, directory / SAVED))
+    return saved_vm.load(made / SAVED, spec.facts)
 
 
 def _make(spec: MicroVmSpec, name: str, directory: Path) -> None:

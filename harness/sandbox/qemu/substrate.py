@@ -13,6 +13,7 @@ from pathlib import Path
 from harness.errors import SandboxError, Unsupported, UsageError
 from harness.guest.image import GuestImage, build
 from harness.host import ksm
+from harness.host.cache import entry
 from harness.host.identity import Identity, allocate
 from harness.host.memory import refuse_huge_pages
 from harness.host.requirement import Requirement
@@ -239,10 +240,12 @@ class QemuSubstrate(SubstrateBase):
             **shape.facts(),
             "warm_ups": WARM_UPS,
         }
-        directory = checkpoints.path_for(cache, built_from)
-        if not directory.exists():
-            with checkpoints.writing(cache, built_from) as directory_to_be:
-                self._seal(run, image, shape, directory_to_be)
+
+        def fill(directory: Path) -> None:
+            self._seal(run, image, shape, directory)
+            checkpoints.complete(directory, built_from)
+
+        directory = entry(checkpoints.path_for(cache, built_from), fill)
         return checkpoints.load(directory, built_from)
 
     def _seal(self, run: Run, image: GuestImage, shape: Shape, directory: Path) -> None:

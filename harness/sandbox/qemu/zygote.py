@@ -30,8 +30,8 @@ from harness.errors import (
     Unsupported,
 )
 from harness.host import package_names
+from harness.host.cache import entry
 from harness.host.identity import Identity
-from harness.host.locks import half_built
 from harness.host.process import install_packages
 from harness.host.process import run as run_program
 from harness.host.run import Run
@@ -81,10 +81,11 @@ def library(cache: Path) -> Path:
     argv = (*_COMPILE, *platform.libc_ver())
     built_from = hashlib.sha256(SOURCE.read_bytes() + repr(argv).encode()).hexdigest()
     target = cache / "programs" / built_from
-    if not target.exists():
-        with half_built(target) as directory:
-            run_program("gcc", *_COMPILE, "-o", directory / "zygote.so", SOURCE)
-    return target / "zygote.so"
+
+    def compile(directory: Path) -> None:
+        run_program("gcc", *_COMPILE, "-o", directory / "zygote.so", SOURCE)
+
+    return entry(target, compile) / "zygote.so"
 
 
 @contextlib.contextmanager
