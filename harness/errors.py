@@ -29,6 +29,7 @@
         ├── GuestTimeout                      no answer within the time limit
         │   └── GuestStalled                  no answer and no activity either
         ├── GuestDied                         the guest or its VMM has exited
+        ├── InterpreterEnded                  a sandbox's code interpreter has exited
         ├── WrongAnswer                       the answer is not the nonce's hash
         ├── GuestRefused                      the agent returned an errno
         ├── BrokenGuest                       the guest does not keep to the protocol
@@ -64,6 +65,7 @@ __all__ = [
     "HostKeyChanged",
     "HostLost",
     "ImageError",
+    "InterpreterEnded",
     "Interrupted",
     "MalformedAnswer",
     "MissingPrivilege",
@@ -225,6 +227,10 @@ class GuestStalled(GuestTimeout):
 
 
 class GuestDied(SandboxError):
+    pass
+
+
+class InterpreterEnded(SandboxError):
     pass
 
 

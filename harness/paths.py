@@ -31,7 +31,7 @@ __all__ = [
     "RECORD_SCHEMA",
     "RIGS",
     "SITE",
-    "ZYGOTE",
+    "VMM_PROGRAMS",
     "cache_directory",
     "default_results",
     "failures_directory",
@@ -68,7 +68,8 @@ AGENT = PACKAGE / "guest" / "agent"
 GUEST_PROGRAMS = PACKAGE / "guest" / "programs"
 KSM_PROGRAM = PACKAGE / "host" / "programs" / "mergeable.c"
 NETWORK_PROGRAMS = PACKAGE / "procedures" / "programs"
-ZYGOTE = PACKAGE / "sandbox" / "qemu" / "programs" / "zygote.c"
+VMM_PROGRAMS = PACKAGE / "sandbox" / "qemu" / "programs"
+"""C sources of what confines a VMM, and of what forks it."""
 ENVD = PACKAGE / "gateway" / "guest"
 """C sources of envd, and the code interpreter that runs with it."""
 OPENAPI = PACKAGE / "gateway" / "control_plane" / "openapi.yaml"

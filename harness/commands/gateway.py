@@ -32,7 +32,15 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         help="sandboxes to keep ready for each template, restored and stopped (default: 4)",
     )  # fmt: skip
     serve.add_argument("--only", metavar="TEMPLATE", help="offer only this template")
-    serve.add_argument("--domain", help="also serve sandboxes at PORT-ID.DOMAIN")
+    serve.add_argument(
+        "--connections", type=int, default=4096, metavar="N",
+        help="connections open at once, at most half of them from one address (default: 4096)",
+    )  # fmt: skip
+    serve.add_argument(
+        "--domain",
+        help="the domain of sandboxes' host names, PORT-ID.DOMAIN, as clients reach it "
+        "(default on this host: sandboxes.localhost and the port; none for other hosts)",
+    )
     serve.add_argument(
         "--tls", action="store_true",
         help="serve HTTPS with a self-signed certificate, for SDKs that require it",
@@ -76,8 +84,8 @@ def main(options: argparse.Namespace) -> int:
         Options(
             host=options.host, port=options.port, state=options.state,
             substrate=options.substrate, pool=pool, domain=options.domain,
-            network=not options.no_network, outside=options.outside, verbose=options.verbose,
-            tls=options.tls, on_ready=on_ready,
+            connections=options.connections, network=not options.no_network,
+            outside=options.outside, verbose=options.verbose, tls=options.tls, on_ready=on_ready,
         )
     )  # fmt: skip
     return 0

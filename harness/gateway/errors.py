@@ -20,16 +20,27 @@ from harness.errors import (
 
 
 class ApiError(Exception):
-    """An HTTP status and a message. `retry` tells the SDK that a retry may succeed."""
+    """An HTTP status and a message. `retry` tells the SDK that a retry may succeed, `retry_after`
+    in how many seconds."""
 
-    def __init__(self, status: int, message: str, *, retry: bool = False) -> None:
+    def __init__(
+        self, status: int, message: str, *, retry: bool = False, retry_after: int | None = None
+    ) -> None:
         super().__init__(message)
         self.status = status
         self.message = message
         self.retry = retry
+        self.retry_after = retry_after
 
     def body(self) -> Mapping[str, object]:
         return {"code": self.status, "message": self.message}
+
+    def headers(self) -> Mapping[str, str]:
+        """The response's headers that tell a client whether and when to try again."""
+        headers = {"Should-Retry": "true" if self.retry else "false"}
+        if self.retry_after is not None:
+            headers["Retry-After"] = str(self.retry_after)
+        return headers
 
 
 def not_found(id: str) -> ApiError:

@@ -12,7 +12,8 @@ SUBSTRATES = ("qemu", "oci", "noop")
 
 @dataclass(frozen=True)
 class Options:
-    """`pool` is the number of sandboxes that are kept ready for each template. `outside` is the
+    """`pool` is the number of sandboxes that are kept ready for each template, `connections` that
+    of connections that are open at once; half of them may come from one address. `outside` is the
     network namespace that sandboxes reach as far as their rules allow (None: only each other).
     `on_ready` gets the address and, with TLS, the file of the certificate; `on_filled` is called
     once the pools are full."""
@@ -23,6 +24,7 @@ class Options:
     substrate: str = "qemu"
     pool: Mapping[str, int] | int = 4
     domain: str | None = None
+    connections: int = 4096
     network: bool = True
     outside: str | None = None
     verbose: bool = False

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import ipaddress
 import logging
 import os
+import resource
 import signal
 import socket
 import threading
@@ -26,6 +28,9 @@ from harness.gateway.fleets.fd_holder import FdHolder
 from harness.gateway.fleets.microvm_fleet import MicroVmFleet
 from harness.gateway.fleets.noop import NoopFleet
 from harness.gateway.fleets.protocol import SandboxFleet
+from harness.gateway.http.connections import Lease
+from harness.gateway.http.limits import KEEP_ALIVE_S, ConnectionLimits
+from harness.gateway.http.server import HttpServer
 from harness.gateway.metrics import Metrics
 from harness.gateway.options import SUBSTRATES, Options
 from harness.gateway.sandboxes.database import log_damage
@@ -37,7 +42,10 @@ from harness.host.session import open_run
 from harness.paths import gateway_directory
 
 DOMAIN = "sandboxes.localhost"
-"""Of sandboxes with TLS; many resolvers map names below localhost to this host."""
+"""Of sandboxes; many resolvers map names below localhost to this host."""
+NO_DOMAIN = "set-the-option--domain-of-the-gateway.invalid"
+"""Where other hosts are served: no name is known by which they reach a sandbox. An SDK without a
+domain would send traffic and tokens to E2B's own cloud."""
 log = logging.getLogger(logs.LOGGER)
 
 
@@ -105,9 +113,8 @@ def serve(options: Options, fleet: SandboxFleet | None = None) -> None:
         fleet = fleet or _fleet(options, run, stack)
         sandboxes = Sandboxes(fleet, store, directory, Metrics())
         port = listener.getsockname()[1]
-        domain, tls, chain = options.domain, None, None
+        domain, tls, chain = options.domain or _default_domain(options.host, port), None, None
         if options.tls:
-            domain = domain or f"{DOMAIN}:{port}"
             tls = certificate.create(directory / "tls", options.host, domain)
             chain = tls.chain
 
@@ -126,24 +133,41 @@ def serve(options: Options, fleet: SandboxFleet | None = None) -> None:
 
         gateway = Gateway(sandboxes, domain, on_start)
 
-        class Upgraded(WebSocketProxy):  # uvicorn requires a class
-            def __init__(self, *, server_state: Any, **_: Any) -> None:
-                super().__init__(gateway.connect, server_state)
+        def upgrade(lease: Lease, open_connections: set[Any]) -> WebSocketProxy:
+            return WebSocketProxy(gateway.connect, open_connections, lease)
 
         config = uvicorn.Config(
             gateway,
             loop="uvloop", http="httptools", lifespan="on", log_level="error", access_log=False,
-            proxy_headers=False,
-            timeout_graceful_shutdown=5, server_header=False, ws=Upgraded, timeout_keep_alive=60,
+            proxy_headers=False, ws="none",
+            timeout_graceful_shutdown=5, server_header=False, timeout_keep_alive=KEEP_ALIVE_S,
             ssl_certfile=chain, ssl_keyfile=tls.key if tls else None,
         )  # fmt: skip
         try:
-            uvicorn.Server(config).run(sockets=[listener])
+            HttpServer(config, listener, _limits(options), upgrade).run()
         except SystemExit:
             if not failed:
                 raise
         if failed:  # uvicorn has only an exit code for it
             raise failed[0]
+
+
+def _default_domain(host: str, port: int) -> str:
+    """The domain of sandboxes' host names where the operator has set none."""
+    try:
+        local = ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        local = host == "localhost"
+    return f"{DOMAIN}:{port}" if local else NO_DOMAIN
+
+
+def _limits(options: Options) -> ConnectionLimits:
+    """The connections that the options and this process's descriptors allow."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    total = max(min(options.connections, hard // 2), 2)
+    return ConnectionLimits(total, total // 2)
 
 
 def _fill(fleet: SandboxFleet, options: Options) -> None:

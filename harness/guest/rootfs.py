@@ -25,7 +25,7 @@ from harness.measure.record import Image, digest
 
 DIRECTORIES = ("dev", "etc", "proc", "root", "run", "sys", "tmp", "var")
 PASSWD = "root:x:0:0:root:/root:/bin/sh\n"
-USUAL = ("bash-static", "python3")
+USUAL = ("bash-static", "python3", "python3-ipython")
 """Debian packages besides the essential ones; bash-static is the gateway's shell."""
 EDITION = 1
 """The version of the recipe below; increased when the recipe changes, so that roots are rebuilt."""

@@ -75,9 +75,13 @@ def find(runtime: Path, cache: Path | None = None) -> list[Leftover]:
 
 def _lives_elsewhere(pid: int, directory: Path) -> bool:
     """Whether the run lives as the process itself sees it: in a container or a chroot the same
-    path is another directory."""
-    with contextlib.suppress(OSError):
-        return is_alive(Path(f"/proc/{pid}/root", *directory.parts[1:]))
+    path is another directory. A confined VMM sees no run at all, but its parent does, which is
+    its run or, after that has died, the first process of the container."""
+    with contextlib.suppress(OSError, IndexError):
+        parent = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1]
+        for seen_by in (str(pid), parent):
+            if is_alive(Path(f"/proc/{seen_by}/root", *directory.parts[1:])):
+                return True
     return False
 
 

@@ -16,12 +16,14 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
 from harness.errors import AnswerTooLong, CoppiceError, GuestDied, GuestRefused, MalformedAnswer
+from harness.gateway.data_plane.authorisation import TOKEN_HEADERS
 from harness.gateway.envd.client import Envd
 from harness.gateway.envd.connections import ServerConnection, dial
 from harness.gateway.envd.process import Listener
 
-TOKEN = "e2b-traffic-access-token"
-GATEWAY_HEADERS = (b"e2b-sandbox-id", b"e2b-sandbox-port", TOKEN.encode(), b"x-api-key")
+GATEWAY_HEADERS = (
+    b"e2b-sandbox-id", b"e2b-sandbox-port", TOKEN_HEADERS["traffic"].encode(), b"x-api-key",
+)  # fmt: skip
 """Headers that are not forwarded to a sandbox."""
 HOP_BY_HOP = (
     b"connection", b"keep-alive", b"proxy-authenticate", b"proxy-authorization",
@@ -30,6 +32,9 @@ HOP_BY_HOP = (
 HEAD_MAX = 1 << 16
 """Bytes of a response between two pieces of its body: headers, trailers, chunk extensions."""
 STATUSES = range(100, 600)
+IDLE_S = 60.0
+"""How long a request's body may pause."""
+LATE = f"no more of the request's body arrived for {IDLE_S:g} seconds"
 PORT_IS_CLOSED = "The sandbox is running but port is not open"
 """The message of E2B's own proxy."""
 Headers = Sequence[tuple[bytes, bytes]]
@@ -37,11 +42,12 @@ Headers = Sequence[tuple[bytes, bytes]]
 
 def port_is_closed(id: str, port: int) -> Response:
     """The response where no server listens."""
-    return _bad_gateway(id, port, PORT_IS_CLOSED)
+    return _failure(id, port, 502, PORT_IS_CLOSED)
 
 
-def _bad_gateway(id: str, port: int, message: str) -> Response:
-    return JSONResponse({"sandboxId": id, "message": message, "port": port, "code": 502}, 502)
+def _failure(id: str, port: int, status: int, message: str) -> Response:
+    body = {"sandboxId": id, "message": message, "port": port, "code": status}
+    return JSONResponse(body, status)
 
 
 async def connect(envd: Envd, port: int) -> tuple[ServerConnection, Listener] | None:
@@ -84,8 +90,10 @@ class ProxiedRequest(Response):
         except (CoppiceError, TimeoutError) as error:
             if self._started:
                 return  # without its end: the server closes the connection
-            self.status_code = 502
-            response = _bad_gateway(self._id, self._port, str(error))
+            late = forward.done() and isinstance(forward.exception(), TimeoutError)
+            message = LATE if late else str(error)
+            self.status_code = 408 if late else 502
+            response = _failure(self._id, self._port, self.status_code, message)
             await response(scope, receive, send)
         finally:
             self._listener.close()
@@ -108,15 +116,18 @@ class ProxiedRequest(Response):
         head = request_head(scope["method"], target, (*kept, *more, (b"connection", b"close")))
         try:
             await self._connection.write(head)
+            more_body = True
             while True:
-                message = await receive()
+                async with asyncio.timeout(IDLE_S if more_body else None):
+                    message = await receive()
+                more_body = message.get("more_body", False)
                 if message["type"] == "http.disconnect":
                     return False
                 data = message.get("body", b"")
                 if data:
                     chunk = b"%x\r\n%s\r\n" % (len(data), data) if chunked else data
                     await self._connection.write(chunk)
-                if chunked and not message.get("more_body"):
+                if chunked and not more_body:
                     await self._connection.write(b"0\r\n\r\n")
         except GuestRefused:
             return True

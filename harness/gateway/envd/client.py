@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from harness.errors import AnswerTooLong, GuestRefused, MalformedAnswer, SandboxError
 from harness.gateway.envd.budget import PROCESSES_MAX, WATCHES_MAX
 from harness.gateway.envd.channel import PIECE, EnvdChannel
-from harness.gateway.envd.process import Listener, ProcessEvent, RunningProcess
+from harness.gateway.envd.process import Context, Listener, ProcessEvent, RunningProcess
 from harness.gateway.envd.wire import (
     EVENT,
     STREAMS,
@@ -37,6 +37,11 @@ class Envd(EnvdChannel):
         self.processes: dict[int, RunningProcess] = {}
         self.connections: dict[int, RunningProcess] = {}
         """To servers in the sandbox (connections.py)."""
+        self.contexts: dict[str, Context] = {}
+        """The interpreter's, also those whose process has ended."""
+        self.starting: dict[str, asyncio.Future[Context]] = {}
+        self.on_end: Callable[[RunningProcess], None] | None = None
+        """Called when a process has ended."""
         self.watches: dict[int, Callable[[Frame | SandboxError], None]] = {}
         self.stale_connections = True
         """Whether envd may still have connections of a former gateway."""
@@ -67,6 +72,8 @@ class Envd(EnvdChannel):
                 process.ended = ProcessEvent("exit", code=code, signal=signal)
                 owner.pop(frame.id)
                 process.publish(process.ended)
+                if self.on_end:
+                    self.on_end(process)
             else:
                 process.publish(ProcessEvent(STREAMS[frame.kind], frame.payload))
         return True

@@ -138,3 +138,18 @@ class RunningProcess:
         """Tell envd to read its output, or to leave it in the pipes."""
         kind = RequestKind.RESUME if on else RequestKind.PAUSE
         self.channel.send(kind, encode_field(EnvdTag.PID, self.pid))
+
+
+@dataclass(frozen=True)
+class Context:
+    """A context of the code interpreter (interpreter.py); its process may have ended. `used` once
+    a cell has begun in this process."""
+
+    id: str
+    language: str
+    cwd: str
+    process: RunningProcess
+    used: bool = False
+
+    def as_json(self) -> Mapping[str, str]:
+        return {"id": self.id, "language": self.language, "cwd": self.cwd}

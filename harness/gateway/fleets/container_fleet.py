@@ -44,7 +44,7 @@ from harness.sandbox.pool import Pool
 from harness.sandbox.protocol import Tier
 
 PIDS = 512
-POOL_MEMORY = 32 << 20
+POOL_MEMORY = 64 << 20
 """Bytes of host memory that a sandbox in the pool takes, an upper estimate."""
 CHANNEL_BYTES = 1 << 20
 SCHEMA, MANIFEST = "coppice.gateway-files/1", "manifest.json"

@@ -27,7 +27,8 @@ SIZE_MIB = 4096
 """The size that a sandbox sees; the file is sparse."""
 EDITION = 2
 """Raise it when the image is built differently from the same inputs."""
-KERNEL_PROGRAM = paths.ENVD / "interpreter.py"
+INTERPRETER = paths.ENVD / "interpreter"
+"""The directory of the code interpreter's program."""
 _MAKE = (
     "-q", "-t", "ext4", "-m", "0",
     # No journal, no checksums: a disk is saved only when its sandbox is stopped, or discarded.
@@ -53,7 +54,7 @@ def base(cache: Path) -> BaseDisk:
     root = rootfs.debian(cache)
     inputs = {
         "root": root.sha256,
-        "interpreter": digest(KERNEL_PROGRAM),
+        "interpreter": _program_digest(),
         "size_mib": str(SIZE_MIB),
         "edition": str(EDITION),
     }
@@ -91,7 +92,7 @@ def root_directory(cache: Path) -> RootFs:
     root = rootfs.debian(cache)
     inputs = {
         "root": root.sha256,
-        "interpreter": digest(KERNEL_PROGRAM),
+        "interpreter": _program_digest(),
         "edition": str(EDITION),
     }
     name = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
@@ -126,9 +127,29 @@ def _adapt(root: Path) -> None:
     home = root / "home/user"
     home.mkdir()
     os.chown(home, 1000, 1000)
-    interpreter = root / PROGRAM
-    interpreter.parent.mkdir(parents=True)
-    shutil.copyfile(KERNEL_PROGRAM, interpreter)
+    _add_interpreter(root / PROGRAM)
+
+
+def _add_interpreter(target: Path) -> None:
+    """Add the program, and the directory that IPython uses as the sandbox's user."""
+    for directory in (target.parent, target, target / "ipython"):
+        directory.mkdir()
+        directory.chmod(0o755)
+    os.chown(target / "ipython", 1000, 1000)
+    for source in _program_files():
+        shutil.copyfile(source, target / source.name)
+        (target / source.name).chmod(0o644)
+
+
+def _program_files() -> Sequence[Path]:
+    return sorted(INTERPRETER.glob("*.py"))
+
+
+def _program_digest() -> str:
+    whole = hashlib.sha256()
+    for source in _program_files():
+        whole.update(f"{source.name} {digest(source)}\n".encode())
+    return whole.hexdigest()
 
 
 def create_overlay(disk: BaseDisk, target: Path) -> None:

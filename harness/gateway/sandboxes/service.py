@@ -139,6 +139,7 @@ class Sandboxes(Lifecycle):
         body: Mapping[str, Any],
         default_s: float,
         snapshot: Snapshot | None = None,
+        created_by: str = "",
     ) -> Sandbox:
         """A running sandbox as the body of E2B's request describes it, from its template or from
         the snapshot that the template names."""
@@ -164,7 +165,7 @@ class Sandboxes(Lifecycle):
                 auto_pause=bool(body.get("autoPause")),
                 auto_resume=bool(resume.get("enabled") if isinstance(resume, Mapping) else resume),
                 secure=body.get("secure") is not False,
-                timeout_s=timeout_s,
+                timeout_s=timeout_s, created_by=created_by,
             )  # fmt: skip
             return await self.add(stored, running)
 

@@ -75,6 +75,8 @@ class StoredSandbox:
     secure: bool = True
     timeout_s: float = 0
     identity: dict[str, Any] = field(default_factory=dict)
+    created_by: str = ""
+    """The idempotency key and the digest of the request that created it, if it had a key."""
     pid: int = 0
     born: float = 0
     came_from: str = ""

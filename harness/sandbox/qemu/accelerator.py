@@ -19,9 +19,10 @@ from harness.guest.image import GuestImage
 from harness.host.cache import entry
 from harness.host.identity import allocate
 from harness.host.run import Run
+from harness.sandbox.qemu.jail import jail_for
 from harness.sandbox.qemu.machine import Shape, arguments, qemu_version
 from harness.sandbox.qemu.sandbox import QemuSandbox
-from harness.sandbox.qemu.vmm import spawn
+from harness.sandbox.qemu.vmm import inherited, opened, spawn
 from harness.sandbox.vm_state import VmState
 
 KVM = Path("/dev/kvm")
@@ -58,14 +59,17 @@ def choose(run: Run, cache: Path, image: GuestImage) -> Accelerator:
 def _try_kvm(run: Run, image: GuestImage) -> Accelerator:
     shape = Shape("kvm")
     identity = allocate(run.leases, run.id)
-    vmm = spawn(
-        run,
-        f"kvm-trial-{identity.id}",
-        lambda ends: arguments(
-            shape, "kvm-trial", ends, kernel=image.kernel, initramfs=image.initramfs
-        ),
-        incoming=False,
-    )
+    with opened(image.kernel, image.initramfs) as (kernel, initramfs):
+        vmm = spawn(
+            run,
+            f"kvm-trial-{identity.id}",
+            lambda ends: arguments(
+                shape, "kvm-trial", ends, kernel=inherited(kernel), initramfs=inherited(initramfs)
+            ),
+            incoming=False,
+            given=[kernel, initramfs],
+            jail=jail_for(run, identity, shape),
+        )
     guest = QemuSandbox(vmm, identity, VmState.BOOTING)
     try:
         guest.vmm.greeting(LIMIT_S)
