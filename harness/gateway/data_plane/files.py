@@ -44,7 +44,7 @@ class Watcher:
     def on_event(self, frame: Frame | SandboxError) -> None:
         if isinstance(frame, SandboxError):
             return
-        weight = len(frame.payload) + 4 * ITEM_BYTES
+        weight = len(frame.payload) + 2 * ITEM_BYTES
         crowded = self._envd.queued.used > QUEUE_HIGH
         if self._queued + weight <= EVENT_BYTES_MAX and not crowded:
             self._queue.append((weight, event_of(frame, self._envd.name)))
@@ -70,7 +70,7 @@ class EventStream:
         if isinstance(frame, SandboxError):
             self._queue.put_nowait(frame)
             return
-        weight = len(frame.payload) + 4 * ITEM_BYTES
+        weight = len(frame.payload) + 2 * ITEM_BYTES
         if self._queued > EVENT_BYTES_MAX:
             return
         self._queue.put_nowait((weight, event_of(frame, self._envd.name)))
