@@ -9,6 +9,7 @@ from pathlib import Path
 
 from harness import extras
 from harness.errors import UsageError
+from harness.paths import gateway_directory
 
 HELP = "serve the E2B API for sandboxes on this host; `gateway keys` manages API keys"
 
@@ -91,11 +92,10 @@ def main(options: argparse.Namespace) -> int:
 
 
 def _keys(options: argparse.Namespace) -> int:
-    from harness.gateway.options import state_directory
     from harness.gateway.sandboxes.store import FILE, Limits, opened
 
     # A running gateway reads the same database, so it need not be notified.
-    with opened((options.state or state_directory()) / FILE) as store:
+    with opened((options.state or gateway_directory()) / FILE) as store:
         if options.new is not None:
             given = {name: getattr(options, name) for name in ("sandboxes", "memory_mib", "rate")}
             chosen = {name: value for name, value in given.items() if value is not None}

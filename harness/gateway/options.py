@@ -1,4 +1,4 @@
-"""The options of `coppice gateway`, and where its state lies."""
+"""The options of `coppice gateway`."""
 
 from __future__ import annotations
 
@@ -7,14 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness import paths
-
 SUBSTRATES = ("qemu", "oci", "noop")
-
-
-def state_directory() -> Path:
-    """The directory of a gateway's persistent state; COPPICE_STATE changes it."""
-    return paths.state_directory() / "gateway"
 
 
 @dataclass(frozen=True)

@@ -113,11 +113,20 @@ def _refuse_other_codecs(request: Request) -> None:
 
 async def unary(request: Request, handle: Callable[[Body], Awaitable[Body]]) -> Response:
     """Answer a unary call."""
+
+    async def encoded(body: Body) -> bytes:
+        return json.dumps(await handle(body), separators=(",", ":")).encode()
+
+    return await unary_raw(request, encoded)
+
+
+async def unary_raw(request: Request, handle: Callable[[Body], Awaitable[bytes]]) -> Response:
+    """Answer a unary call with a message that `handle` has encoded itself."""
     try:
         _refuse_other_codecs(request)
         data = await read_body(request, MESSAGE_MAX, _too_long(), _late())
         answer = await handle(_message(request, data))
-        return Response(json.dumps(answer, separators=(",", ":")), media_type="application/json")
+        return Response(answer, media_type="application/json")
     except ClientDisconnect:
         return Response(status_code=499)
     except Exception as error:

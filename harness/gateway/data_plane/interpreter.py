@@ -13,14 +13,13 @@ from harness.errors import CoppiceError
 from harness.gateway.data_plane.messages import CELL, NEW_CONTEXT, NOTHING
 from harness.gateway.envd import interpreter
 from harness.gateway.envd.client import Envd
-from harness.gateway.envd.interpreter import CodeCell, Context
+from harness.gateway.envd.interpreter import CodeCell
 from harness.gateway.errors import ApiError
 from harness.gateway.request_body import read_body
 from harness.gateway.request_schema import InvalidRequest, RequestSchema, parse_json
 from harness.gateway.sandboxes.sandbox import Sandbox
 
 BODY_MAX = 16 << 20
-SIGKILL = 9
 
 
 class InterpreterService:
@@ -51,19 +50,12 @@ class InterpreterService:
                 raise ApiError(404, str(error)) from error
             await _body(request, NOTHING)
             if method == "DELETE" and len(parts) == 2:
-                await self._end(context)
+                await interpreter.end_context(self._envd, context)
                 return Response(status_code=204)
             if method == "POST" and parts[2:] == ["restart"]:
-                await self._end(context)
-                await interpreter.start_context(
-                    self._envd, context.id, context.language, context.cwd
-                )
+                await interpreter.restart_context(self._envd, context)
                 return Response(status_code=204)
         raise ApiError(404, f"the code interpreter does not support {method} {path}")
-
-    async def _end(self, context: Context) -> None:
-        await self._envd.signal(context.process.pid, SIGKILL)
-        self._envd.processes.pop(context.process.pid, None)
 
     async def _execute(self, body: Mapping[str, Any]) -> Response:
         code, variables = body["code"], body.get("env_vars") or {}
@@ -93,11 +85,14 @@ def _require_python(language: Any) -> None:
 
 
 async def _streamed(first: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    piece = first
     try:
         yield first
-        async for line in rest:
-            yield line
+        async for piece in rest:
+            yield piece
     except CoppiceError as error:
+        if not piece.endswith(b"\n"):
+            yield b"\n"  # the line that was cut off
         fields = {"type": "error", "name": "SandboxError", "value": str(error), "traceback": ""}
         yield json.dumps(fields).encode() + b"\n"
     finally:

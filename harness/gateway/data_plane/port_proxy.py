@@ -15,7 +15,7 @@ import httptools
 from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
-from harness.errors import GuestDied, GuestRefused
+from harness.errors import AnswerTooLong, CoppiceError, GuestDied, GuestRefused, MalformedAnswer
 from harness.gateway.data_plane.authorisation import TOKEN_HEADERS
 from harness.gateway.envd.client import Envd
 from harness.gateway.envd.connections import ServerConnection, dial
@@ -31,6 +31,8 @@ HOP_BY_HOP = (
     b"proxy-connection", b"te", b"trailer", b"transfer-encoding", b"upgrade", b"expect",
 )  # fmt: skip
 HEAD_MAX = 1 << 16
+"""Bytes of a response between two pieces of its body: headers, trailers, chunk extensions."""
+STATUSES = range(100, 600)
 IDLE_S = 60.0
 """How long a request's body may pause."""
 LATE = f"no more of the request's body arrived for {IDLE_S:g} seconds"
@@ -86,9 +88,9 @@ class ProxiedRequest(Response):
                 await back  # the server, not the client, ended the request early
             if back.done():
                 back.result()
-        except (GuestDied, GuestRefused, TimeoutError, httptools.HttpParserError) as error:
+        except (CoppiceError, TimeoutError) as error:
             if self._started:
-                raise ConnectionResetError(str(error)) from error  # the client sees a truncation
+                return  # without its end: the server closes the connection
             late = forward.done() and isinstance(forward.exception(), TimeoutError)
             message = LATE if late else str(error)
             self.status_code = 408 if late else 502
@@ -138,8 +140,6 @@ class ProxiedRequest(Response):
         response = ServerResponse(method)
         while not response.complete:
             event = await self._listener.get()
-            if event is None:
-                raise GuestDied("the sandbox is gone")
             if event.kind == "exit":
                 response.end()
                 if not response.complete:
@@ -171,13 +171,20 @@ class ServerResponse:
         self._parser = httptools.HttpResponseParser(self)
 
     def feed(self, data: bytes) -> None:
-        """Raises HttpParserError for malformed data."""
-        if not self.status:
-            self._head_bytes += len(data)
-            if self._head_bytes > HEAD_MAX:
-                raise httptools.HttpParserError("the head of the server's response is too long")
-        if not self.complete:
+        """MalformedAnswer for what is not HTTP, AnswerTooLong for endless headers."""
+        if self.complete:
+            return
+        self._head_bytes += len(data)
+        try:
             self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade as error:
+            raise MalformedAnswer("the server changes the protocol, unasked") from error
+        except httptools.HttpParserError as error:
+            raise MalformedAnswer(f"the server's response is not HTTP: {error}") from error
+        if self._head_bytes > HEAD_MAX:
+            raise AnswerTooLong("the head of the server's response is too long")
+        if self.status not in (0, *STATUSES):
+            raise MalformedAnswer(f"the server's response has the status {self.status}")
 
     def end(self) -> None:
         """The server has closed the connection, which ends a response without a length."""
@@ -185,6 +192,8 @@ class ServerResponse:
             self.complete = True
 
     def on_header(self, name: bytes, value: bytes) -> None:
+        if self.status:
+            return  # a trailer
         name = name.lower()
         if name in (b"content-length", b"transfer-encoding"):
             self._sized = True
@@ -201,6 +210,7 @@ class ServerResponse:
             self.complete = True
 
     def on_body(self, data: bytes) -> None:
+        self._head_bytes = 0
         if not self.complete:
             self.body += data
 

@@ -117,6 +117,6 @@ class WebSocketProxy(asyncio.Protocol):
                 await self._readable.wait()
 
     async def _return(self, listener: Listener) -> None:
-        while (event := await listener.get()) and event.kind != "exit":
+        while (event := await listener.get()).kind != "exit":
             self._transport.write(event.data)
             await self._writable.wait()

@@ -265,7 +265,7 @@ check('POST /execute', CODE, async (one) => {
 })
 check('POST /contexts', CODE, async (one) => {
   const made = await one.createCodeContext({ cwd: '/tmp' })
-  assert.equal((await one.runCode('import os; os.getcwd()', { context: made })).text, "'/tmp'")
+  assert.equal((await one.runCode('import os; os.getcwd()', { context: made })).text, '/tmp')
   await one.removeCodeContext(made)
 })
 check('GET /contexts', CODE, async (one) => {
