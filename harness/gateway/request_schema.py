@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,12 +16,22 @@ NOT_OFFERED = "x-not-offered"
 NO_EFFECT: tuple[Any, ...] = (None, False, "", [], {})
 
 
+VALUES_MAX = 100_000
+"""In one JSON text: each takes some twenty times the memory of its text."""
+SMALL = 64 << 10
+"""Bytes of JSON whose values need not be counted."""
+_STRUCTURE = (b",", b"[", b"{")
+_STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.S)
+
+
 class InvalidRequest(ValueError):
     """What is wrong with a request, for its sender."""
 
 
 def parse_json(data: bytes) -> Any:
     """JSON that can be stored and sent again. Raises InvalidRequest."""
+    if len(data) > SMALL and _values(data) > VALUES_MAX:
+        raise InvalidRequest(f"the JSON has more than {VALUES_MAX} values")
     try:
         value = _DECODER.decode(data.decode())
         if b"\\ud" in data or b"\\uD" in data:  # perhaps half of a surrogate pair
@@ -32,6 +43,18 @@ def parse_json(data: bytes) -> Any:
     except ValueError as error:
         raise InvalidRequest(f"not JSON: {error}") from error
     return value
+
+
+def _values(data: bytes) -> int:
+    """How many values the JSON has, or some number above the limit."""
+    total = sum(data.count(character) for character in _STRUCTURE)
+    if total <= VALUES_MAX:
+        return total
+    for number, match in enumerate(_STRING.finditer(data)):
+        if number > 2 * VALUES_MAX:
+            return number
+        total -= sum(data.count(character, *match.span()) for character in _STRUCTURE)
+    return total
 
 
 def _refuse_constant(name: str) -> Any:

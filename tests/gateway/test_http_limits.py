@@ -15,6 +15,8 @@ from typing import Any
 
 import pytest
 
+from harness.gateway.client_network import client_network
+from harness.gateway.errors import ApiError
 from harness.gateway.gateway_process import GatewayProcess, running_gateway
 from harness.host.run import Run
 from tests.host.processes import eventually
@@ -264,6 +266,18 @@ def test_connections_of_an_address_are_bounded(server: Server) -> None:
         assert connection.recv(1 << 16).startswith(b"HTTP/1.1 200 ")
 
 
+def test_an_ipv6_client_has_the_places_of_its_prefix() -> None:
+    leases = connections.Leases(ConnectionLimits(10, 2))
+    held = [leases.take(client_network(f"2001:db8::{number}")) for number in range(2)]
+    with pytest.raises(ApiError):
+        leases.take(client_network("2001:db8::ffff"))
+    leases.take(client_network("2001:db8:0:1::1")).release()
+    assert client_network("::ffff:192.0.2.1") == client_network("192.0.2.1")
+    for lease in (*held, *held):
+        lease.release()
+    assert leases.total == 0 and not leases.by_address
+
+
 def test_unfinished_tls_handshakes_end_and_count(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -363,7 +377,6 @@ def test_slow_bodies_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     from starlette.requests import Request
 
     from harness.gateway import request_body
-    from harness.gateway.errors import ApiError
 
     monkeypatch.setattr(request_body, "BODY_S", 0.1)
 

@@ -22,7 +22,7 @@ from harness.gateway.errors import RpcError, as_rpc
 from harness.gateway.request_body import BODY_S, LATE, has_arrived, read_body
 from harness.gateway.request_schema import InvalidRequest, parse_json
 
-MESSAGE_MAX = 64 << 20
+MESSAGE_MAX = 16 << 20
 HEADER = struct.Struct(">BI")
 COMPRESSED, END = 1, 2
 Body = Mapping[str, Any]
