@@ -28,6 +28,8 @@ _EVENT_TYPES = {
     1: "EVENT_TYPE_CREATE", 2: "EVENT_TYPE_WRITE", 3: "EVENT_TYPE_REMOVE",
     4: "EVENT_TYPE_RENAME", 5: "EVENT_TYPE_CHMOD",
 }  # fmt: skip
+WATCHERS_MAX = 128
+"""Of a sandbox, for clients that poll."""
 EVENT_BYTES_MAX = 1 << 20
 """Kept for a watcher. Further events are lost until the client fetches them, and end a stream."""
 
