@@ -160,4 +160,6 @@ def _delegate(mount: Path, path: str) -> None:
     at = mount
     for part in ("", *path.split("/")):
         at = at / part
-        (at / "cgroup.subtree_control").write_text(" ".join(f"+{name}" for name in CONTROLLERS))
+        (at / "cgroup.subtree_control").write_text(
+            " ".join(f"+{name}" for name in CONTROLLERS), encoding="utf-8"
+        )
