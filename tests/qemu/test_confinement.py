@@ -17,13 +17,17 @@ from harness.host.cgroup_limits import CONTROLLERS, LimitedGroup, LimitedGroups,
 from harness.host.identity import allocate
 from harness.host.run import Run
 from harness.host.session import open_run, trial_run
+from harness.measure import record
 from harness.paths import cache_directory
+from harness.rig.discovery import discover
+from harness.rig.recorder import RigRun
 from harness.sandbox.protocol import Sharing, Tier
 from harness.sandbox.qemu import QemuSubstrate, jail, requirements, vmm
 from harness.sandbox.qemu.confinement import ALL, VARIABLE, Level, Part, chosen
 from harness.sandbox.qemu.jail import Jail, Jailer
 from harness.sandbox.qemu.sandbox import QemuSandbox
 from harness.sandbox.qemu.substrate import QemuTemplate
+from tests.measure.factory import run_record, series
 
 whole = pytest.mark.skipif(
     os.geteuid() != 0 or bool({*CONTROLLERS} & {*cgroups.find().unlimited}),
@@ -150,6 +154,25 @@ def test_what_a_host_lacks_is_refused_unless_it_is_accepted(
 def test_templates_say_how_their_vmms_are_confined(template: QemuTemplate) -> None:
     (image,) = [each for each in template.images if each.name == "confinement"]
     assert image.built_from["level"] == chosen()
+
+
+@whole
+def test_every_record_of_vmms_says_how_they_were_confined(
+    template: QemuTemplate, tmp_path: Path
+) -> None:
+    """Also where the rig names no images."""
+    rig = discover().found["cold-start"]
+    with open_run() as run:
+        for expected in (["confinement"], []):
+            made = RigRun(tmp_path, "quick")
+            made.begin()
+            if expected:
+                confined = jail.jail_for(run, allocate(run.leases, run.id), template.shape)
+                assert confined
+                confined.remove()
+            made.end()
+            path = made.write(rig.info, rig.path, [series()], run_record().clock)
+            assert [image.name for image in record.load(path).images] == expected
 
 
 @pytest.fixture
