@@ -148,6 +148,11 @@ def new_key(directory: Path, limits: Limits | None = None) -> str:
         return store.new_key("rig", limits)[1]
 
 
+def _shared_disks(options: Sequence[str]) -> Sequence[str]:
+    """Rigs and tests start many sandboxes on small disks, and few of them write much."""
+    return () if "noop" in options or "--disk-reserve" in options else ("--disk-reserve", "32")
+
+
 @contextlib.contextmanager
 def running_gateway(
     run: Run, *options: str, limits: Limits | None = None, runtime: Path | None = None
@@ -157,7 +162,7 @@ def running_gateway(
         directory = Path(name)
         argv = (
             sys.executable, "-m", "harness.cli", "gateway", "--state", str(directory),
-            "--port", "0", *options,
+            "--port", "0", *_shared_disks(options), *options,
         )  # fmt: skip
         # A process of this run, so that it does not outlive a rig that is killed.
         environment = {**os.environ, **run.environment}

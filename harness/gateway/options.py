@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from harness import paths
+from harness.gateway.fleets.disk import SIZE_MIB
 
 SUBSTRATES = ("qemu", "oci", "noop")
 
@@ -21,6 +22,8 @@ def state_directory() -> Path:
 class Options:
     """`pool` is the number of sandboxes that are kept ready for each template. `outside` is the
     network namespace that sandboxes reach as far as their rules allow (None: only each other).
+    A sandbox
+    has a disk of `disk_mib`, of which `disk_reserve_mib` are its own (None: all of it).
     `on_ready` gets the address and, with TLS, the file of the certificate; `on_filled` is called
     once the pools are full."""
 
@@ -32,6 +35,8 @@ class Options:
     domain: str | None = None
     network: bool = True
     outside: str | None = None
+    disk_mib: int = SIZE_MIB
+    disk_reserve_mib: int | None = None
     verbose: bool = False
     tls: bool = False
     on_ready: Callable[[str, Path | None], Any] = print

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from harness import command_log
-from harness.host import cgroups, leftovers_freebsd
+from harness.host import cgroups, disk_place, leftovers_freebsd
 from harness.host.ksm import NOTE, SETTINGS, abandoned, reset, restore
 from harness.host.leftover import Leftover
 from harness.host.local import LocalHost
@@ -62,9 +62,14 @@ def find(runtime: Path, cache: Path | None = None) -> list[Leftover]:
     found = _of_runtime(runtime)
     for host in runtime.parent.glob(f"{REBOOTED}*"):
         found += _of_reboot(host)
+    cache = cache or cache_directory()
+    found += [
+        Leftover("directory", directory.name, str(directory))
+        for directory in disk_place.abandoned(runtime, cache)
+    ]
     if abandoned() and not any(leftover.what == "settings" for leftover in found):
         found.append(Leftover("settings", "?", str(SETTINGS)))
-    return [*found, *_of_freebsd(runtime), *_of_cache(cache or cache_directory())]
+    return [*found, *_of_freebsd(runtime), *_of_cache(cache)]
 
 
 def _lives_elsewhere(pid: int, directory: Path) -> bool:

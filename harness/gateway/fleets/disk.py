@@ -23,8 +23,10 @@ from harness.host.locks import half_built
 from harness.host.process import need, run
 from harness.measure.record import digest
 
-SIZE_MIB = 4096
-"""The size that a sandbox sees; the file is sparse."""
+SIZE_MIB = 1024
+"""The size that a sandbox sees, unless the gateway is told otherwise. The file is sparse."""
+SMALLEST_MIB, LARGEST_MIB = 256, 1 << 20
+"""Debian takes 124 MiB of it."""
 EDITION = 2
 """Raise it when the image is built differently from the same inputs."""
 KERNEL_PROGRAM = paths.ENVD / "interpreter.py"
@@ -43,9 +45,10 @@ class BaseDisk:
 
     path: Path
     sha256: str
+    size_mib: int
 
 
-def base(cache: Path) -> BaseDisk:
+def base(cache: Path, size_mib: int = SIZE_MIB) -> BaseDisk:
     """The image, from the cache or built now (seconds, or minutes when Debian is not cached).
 
     Raises what `rootfs.debian` raises, MissingTool and DiskFull.
@@ -54,7 +57,7 @@ def base(cache: Path) -> BaseDisk:
     inputs = {
         "root": root.sha256,
         "interpreter": digest(KERNEL_PROGRAM),
-        "size_mib": str(SIZE_MIB),
+        "size_mib": str(size_mib),
         "edition": str(EDITION),
     }
     name = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
@@ -65,21 +68,21 @@ def base(cache: Path) -> BaseDisk:
             run("cp", "-a", "--reflink=auto", root.path, directory / "root")
             _adapt(directory / "root")
             with (directory / "root.raw").open("wb") as file:
-                file.truncate(SIZE_MIB << 20)
+                file.truncate(size_mib << 20)
             run("mke2fs", *_MAKE, "-d", directory / "root", directory / "root.raw")
             shutil.rmtree(directory / "root")
-    return BaseDisk(target / "root.raw", name)
+    return BaseDisk(target / "root.raw", name, size_mib)
 
 
-def empty_image(cache: Path) -> Path:
+def empty_image(cache: Path, size_mib: int = SIZE_MIB) -> Path:
     """An image of an empty file system of the sandboxes' size, for containers."""
-    name = hashlib.sha256(" ".join((*_MAKE, str(SIZE_MIB))).encode()).hexdigest()
+    name = hashlib.sha256(" ".join((*_MAKE, str(size_mib))).encode()).hexdigest()
     target = cache / "disks" / f"empty-{name}"
     if not target.exists():
         need("mke2fs")
         with half_built(target) as directory:
             with (directory / "image").open("wb") as file:
-                file.truncate(SIZE_MIB << 20)
+                file.truncate(size_mib << 20)
             run("mke2fs", *_MAKE, directory / "image")
     return target / "image"
 
@@ -142,5 +145,6 @@ def vmm_arguments(disk: BaseDisk, own: str) -> Sequence[str]:
         "-blockdev", "driver=raw,node-name=base,file=base-file,read-only=on",
         "-blockdev", f"{file}=own-file,filename={own},cache.no-flush=on",
         "-blockdev", "driver=qcow2,node-name=own,file=own-file,backing=base,cache.no-flush=on",
-        "-device", "virtio-blk-device,drive=own",
+        # By default a VMM whose overlay finds no room stops its guest, which nothing here resumes.
+        "-device", "virtio-blk-device,drive=own,werror=report,rerror=report",
     )  # fmt: skip

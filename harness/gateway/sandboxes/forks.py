@@ -25,6 +25,7 @@ async def fork(
             sandboxes.require_known(source)
             if not (running := source.running):
                 raise ApiError(409, f"sandbox {source.id!r} is paused")
+            fleet.require_room(count)
             await in_thread(lambda: fleet.save(running, directory, False), saver=True)
 
         async def copy() -> Sandbox:
