@@ -53,7 +53,8 @@ def _mounts_under(directory: Path) -> Sequence[str]:
     with contextlib.suppress(OSError):
         lines = Path("/proc/self/mounts").read_text().splitlines()
         points = [line.split()[1].encode().decode("unicode_escape") for line in lines]
-        return [point for point in reversed(points) if point.startswith(f"{directory}/")]
+        own = (f"{directory}/", str(directory))
+        return [point for point in reversed(points) if point == own[1] or point.startswith(own[0])]
     return []
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from harness.errors import PathError
 from harness.host.leftovers import reclaim
 from harness.host.run import LOCK, Run, new_run_id
+from harness.host.runtime_place import make_executable
 from harness.paths import runtime_directory
 
 
@@ -30,6 +31,7 @@ def open_run(runtime: Path | None = None, resume_id: str | None = None) -> Itera
         reclaim(runtime)
         id = new_run_id()
         (runtime / id).mkdir(parents=True)
+        make_executable(runtime / id)
     run = Run(id, runtime / id, runtime / "leases")
     try:
         with (run.directory / LOCK).open("a") as lock:

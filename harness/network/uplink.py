@@ -20,6 +20,7 @@ from harness.network.links import Links
 from harness.network.namespace import inside
 from harness.network.netlink import NETFILTER, Netlink
 from harness.network.nft import Meta, Table
+from harness.network.settings import set_net
 
 GATEWAYS: tuple[IPv4Address | IPv6Address, ...] = (NETWORK[1], NETWORK6[1])
 GATEWAY_MAC = b"\x02\xc0" + NETWORK[1].packed
@@ -61,7 +62,7 @@ def uplink(network: Path, own: Links, bridge: int, outside: Path | int) -> Itera
         own.send(links.default_route(address.ip))
     with inside(network):
         for setting in _FORWARDING:
-            Path("/proc/sys/net", setting).write_text("1")
+            set_net(setting, "1")
         translation = Netlink(NETFILTER)
     try:
         translation.send(nft.transaction(list(_translate(near))))

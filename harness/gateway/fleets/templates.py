@@ -47,7 +47,7 @@ def prepare(spec: MicroVmSpec, cache: Path, name: str) -> SavedVm:
 
 
 def _make(spec: MicroVmSpec, name: str, directory: Path) -> None:
-    memory = spec.run.directory / f"memory-{name}"
+    memory = spec.place.directory / f"memory-{name}"
     guest = microvm.boot(spec, memory)
     try:
         start_processes(guest, name)

@@ -6,6 +6,7 @@ import os
 import shutil
 from collections.abc import Sequence
 
+from harness.host import runtime_place
 from harness.host.process import install_command
 from harness.host.requirement import Requirement
 from harness.sandbox.qemu.accelerator import KVM
@@ -33,6 +34,7 @@ def requirements() -> Sequence[Requirement]:
             "set COPPICE_KERNEL to a vmlinux or bzImage",
         )
     )
+    lines.append(runtime_place.requirement())
     opens = os.access(KVM, os.R_OK | os.W_OK)
     detail = "opens; used once a guest has answered under it" if opens else "does not open"
     lines.append(Requirement(str(KVM), True, f"{detail}; TCG otherwise"))
