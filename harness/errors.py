@@ -15,6 +15,7 @@
     │   ├── CheckpointCorrupt
     │   └── CheckpointForeign                 made by another VMM, machine type or harness
     ├── PolicyError                       65  invalid network policy
+    ├── StateError                        65  a gateway's database is damaged, or of a newer version
     ├── PathError                         73  a directory or file cannot be made or written
     ├── PluginError                       78  a substrate, rig or command of another package fails
     ├── RecordError                       65  invalid run record
@@ -28,8 +29,12 @@
         ├── GuestTimeout                      no answer within the time limit
         │   └── GuestStalled                  no answer and no activity either
         ├── GuestDied                         the guest or its VMM has exited
+        ├── InterpreterEnded                  a sandbox's code interpreter has exited
         ├── WrongAnswer                       the answer is not the nonce's hash
         ├── GuestRefused                      the agent returned an errno
+        ├── BrokenGuest                       the guest does not keep to the protocol
+        │   ├── MalformedAnswer               what it sent cannot be decoded
+        │   └── AnswerTooLong                 it sent more than may be kept
         ├── SandboxGone                       the sandbox no longer exists
         └── NameTaken                         the name is used by something else
 
@@ -43,6 +48,8 @@ from __future__ import annotations
 import signal
 
 __all__ = [
+    "AnswerTooLong",
+    "BrokenGuest",
     "CheckpointCorrupt",
     "CheckpointError",
     "CheckpointForeign",
@@ -58,7 +65,9 @@ __all__ = [
     "HostKeyChanged",
     "HostLost",
     "ImageError",
+    "InterpreterEnded",
     "Interrupted",
+    "MalformedAnswer",
     "MissingPrivilege",
     "MissingTool",
     "NameTaken",
@@ -70,6 +79,7 @@ __all__ = [
     "SandboxError",
     "SandboxGone",
     "SiteError",
+    "StateError",
     "UnknownSchema",
     "Unsupported",
     "UsageError",
@@ -153,6 +163,12 @@ class PolicyError(CoppiceError):
     exit_code = 65
 
 
+class StateError(CoppiceError):
+    """A gateway's database cannot be used; it was left as it is."""
+
+    exit_code = 65
+
+
 class PathError(CoppiceError):
     exit_code = 73
 
@@ -214,6 +230,10 @@ class GuestDied(SandboxError):
     pass
 
 
+class InterpreterEnded(SandboxError):
+    pass
+
+
 class WrongAnswer(SandboxError):
     pass
 
@@ -224,6 +244,18 @@ class GuestRefused(SandboxError):
     def __init__(self, message: str, number: int, *, hint: str | None = None) -> None:
         super().__init__(message, hint=hint)
         self.number = number
+
+
+class BrokenGuest(SandboxError):
+    """The guest does not keep to the protocol: its programs were replaced, or are defective."""
+
+
+class MalformedAnswer(BrokenGuest):
+    pass
+
+
+class AnswerTooLong(BrokenGuest):
+    pass
 
 
 class SandboxGone(SandboxError):

@@ -31,11 +31,12 @@ __all__ = [
     "RECORD_SCHEMA",
     "RIGS",
     "SITE",
-    "ZYGOTE",
+    "VMM_PROGRAMS",
     "cache_directory",
     "default_results",
     "failures_directory",
     "front_door",
+    "gateway_directory",
     "runtime_directory",
     "state_directory",
 ]
@@ -67,7 +68,8 @@ AGENT = PACKAGE / "guest" / "agent"
 GUEST_PROGRAMS = PACKAGE / "guest" / "programs"
 KSM_PROGRAM = PACKAGE / "host" / "programs" / "mergeable.c"
 NETWORK_PROGRAMS = PACKAGE / "procedures" / "programs"
-ZYGOTE = PACKAGE / "sandbox" / "qemu" / "programs" / "zygote.c"
+VMM_PROGRAMS = PACKAGE / "sandbox" / "qemu" / "programs"
+"""C sources of what confines a VMM, and of what forks it."""
 ENVD = PACKAGE / "gateway" / "guest"
 """C sources of envd, and the code interpreter that runs with it."""
 OPENAPI = PACKAGE / "gateway" / "control_plane" / "openapi.yaml"
@@ -115,6 +117,11 @@ def state_directory() -> Path:
     """What outlives runs and is no cache: a gateway's state, and what explains failures."""
     base = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local/state"
     return Path(os.environ.get("COPPICE_STATE") or Path(base) / "coppice")
+
+
+def gateway_directory() -> Path:
+    """The usual directory of a gateway's persistent state; COPPICE_STATE changes it."""
+    return state_directory() / "gateway"
 
 
 def failures_directory() -> Path:

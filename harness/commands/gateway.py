@@ -10,7 +10,7 @@ from pathlib import Path
 from harness import extras
 from harness.errors import UsageError
 from harness.host import disk_place
-from harness.paths import runtime_directory
+from harness.paths import gateway_directory, runtime_directory
 
 HELP = "serve the E2B API for sandboxes on this host; `gateway keys` manages API keys"
 
@@ -33,7 +33,15 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         help="sandboxes to keep ready for each template, restored and stopped (default: 4)",
     )  # fmt: skip
     serve.add_argument("--only", metavar="TEMPLATE", help="offer only this template")
-    serve.add_argument("--domain", help="also serve sandboxes at PORT-ID.DOMAIN")
+    serve.add_argument(
+        "--connections", type=int, default=4096, metavar="N",
+        help="connections open at once, at most half of them from one address (default: 4096)",
+    )  # fmt: skip
+    serve.add_argument(
+        "--domain",
+        help="the domain of sandboxes' host names, PORT-ID.DOMAIN, as clients reach it "
+        "(default on this host: sandboxes.localhost and the port; none for other hosts)",
+    )
     serve.add_argument(
         "--tls", action="store_true",
         help="serve HTTPS with a self-signed certificate, for SDKs that require it",
@@ -103,19 +111,19 @@ def main(options: argparse.Namespace) -> int:
         Options(
             host=options.host, port=options.port, state=options.state,
             substrate=options.substrate, pool=pool, domain=options.domain,
-            network=not options.no_network, outside=options.outside, verbose=options.verbose,
-            tls=options.tls, disk_mib=size, disk_reserve_mib=reserved, on_ready=on_ready,
+            connections=options.connections, network=not options.no_network,
+            outside=options.outside, verbose=options.verbose, tls=options.tls,
+            disk_mib=size, disk_reserve_mib=reserved, on_ready=on_ready,
         )
     )  # fmt: skip
     return 0
 
 
 def _keys(options: argparse.Namespace) -> int:
-    from harness.gateway.options import state_directory
     from harness.gateway.sandboxes.store import FILE, Limits, opened
 
     # A running gateway reads the same database, so it need not be notified.
-    with opened((options.state or state_directory()) / FILE) as store:
+    with opened((options.state or gateway_directory()) / FILE) as store:
         if options.new is not None:
             given = {name: getattr(options, name) for name in ("sandboxes", "memory_mib", "rate")}
             chosen = {name: value for name, value in given.items() if value is not None}

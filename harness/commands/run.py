@@ -32,8 +32,9 @@ from harness.measure.record import digest, find, write_atomically
 from harness.measure.selection import INTERLEAVE
 from harness.paths import runtime_directory
 from harness.rig import summary
-from harness.rig.discovery import discover, substrates_of
+from harness.rig.discovery import Rig, discover, substrates_of
 from harness.rig.info import RigInfo
+from harness.rig.orphan import interrupted_with_parent
 from harness.sandbox.protocol import Tier, refused
 from harness.sandbox.protocol import load as load_substrate
 
@@ -45,7 +46,9 @@ ISOLATED = (sys.executable, "-P")
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("rig", nargs="?", help="a rig's id, such as cold-start")
-    parser.add_argument("--all", action="store_true", help="run every rig that can run here")
+    parser.add_argument(
+        "--all", action="store_true", help="run every rig that can run here, except long ones"
+    )
     parser.add_argument("--substrate", action="append", default=[])
     parser.add_argument("--tier", action="append", default=[])
     parser.add_argument("--concurrency", action="append", type=int, default=[])
@@ -110,7 +113,7 @@ def main(options: argparse.Namespace) -> int:
     for name in options.substrate:
         _require_runnable(name, (options.tier or ["full"])[0])
     _require_writable(options.results)
-    chosen = [rig for id, rig in rigs.items() if options.rig in (None, id)]
+    chosen = selected(rigs, options.rig)
     infos = [rig.info for rig in chosen]
     _require_measurable(infos, options.substrate, options.tier)
     given = _given(options, infos)
@@ -129,6 +132,11 @@ def main(options: argparse.Namespace) -> int:
     if not made and code == 0:
         raise Unsupported("nothing that was requested can run here", hint="coppice doctor")
     return code
+
+
+def selected(rigs: Mapping[str, Rig], id: str | None) -> list[Rig]:
+    """The rig of this id, or without an id every rig whose quick run does not take long."""
+    return [rigs[id]] if id else [rig for rig in rigs.values() if not rig.info.long]
 
 
 def main_remote(options: argparse.Namespace, argv: Sequence[str]) -> int:
@@ -364,7 +372,9 @@ def _run_interruptibly(command: list[str], environment: Mapping[str, str]) -> in
     whole = {**os.environ, **environment}
     with (
         _Termination() as termination,
-        subprocess.Popen(command, start_new_session=True, env=whole) as process,
+        subprocess.Popen(
+            command, start_new_session=True, env=whole, preexec_fn=interrupted_with_parent()
+        ) as process,
     ):
         termination.watch(process)
         code = process.wait()

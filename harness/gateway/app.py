@@ -7,17 +7,19 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from starlette.requests import Request
-from starlette.responses import PlainTextResponse
+from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.types import Receive, Scope, Send
 
 from harness.gateway.control_plane.operations import ControlPlane
+from harness.gateway.data_plane.authorisation import ENVD_PORT
 from harness.gateway.data_plane.port_proxy import Headers
-from harness.gateway.data_plane.router import ENVD_PORT, DataPlane
+from harness.gateway.data_plane.router import DataPlane
 from harness.gateway.envd.connections import ServerConnection
 from harness.gateway.envd.process import Listener
 from harness.gateway.errors import ApiError
 from harness.gateway.sandboxes.service import Sandboxes
 from harness.gateway.sandboxes.snapshots import Snapshots
+from harness.gateway.wrong_credentials import WrongCredentials
 
 _SANDBOX_HOST = re.compile(rb"(\d{1,5})-([a-z0-9]+)\.")
 """A host name that starts with a port and a sandbox."""
@@ -31,8 +33,9 @@ class Gateway:
         self, sandboxes: Sandboxes, domain: str | None, on_start: Callable[[], Awaitable[Any]]
     ) -> None:
         self._sandboxes = sandboxes
-        self._control = ControlPlane(sandboxes, Snapshots(sandboxes), domain)
-        self._data = DataPlane(sandboxes)
+        wrong = WrongCredentials()
+        self._control = ControlPlane(sandboxes, Snapshots(sandboxes), domain, wrong)
+        self._data = DataPlane(sandboxes, wrong)
         self._on_start = on_start
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -42,7 +45,13 @@ class Gateway:
         if scope["type"] != "http":
             return
         request = Request(scope, receive)
-        if target := self._target(scope):
+        try:
+            target = self._target(request)
+        except ApiError as error:
+            response: Response = JSONResponse(error.body(), error.status, error.headers())
+            await response(scope, receive, send)
+            return
+        if target:
             response = await self._data.answer(*target, request)
         elif scope["path"] == "/metrics" and scope["method"] == "GET":
             response = PlainTextResponse(self._metrics())
@@ -50,31 +59,36 @@ class Gateway:
             response = await self._control.answer(request)
         await response(scope, receive, send)
 
-    async def connect(self, headers: Headers) -> tuple[ServerConnection, Listener]:
-        """Connect to the sandbox's server that a WebSocket request names."""
+    async def connect(
+        self, path: str, headers: Headers, address: str
+    ) -> tuple[ServerConnection, Listener]:
+        """Connect to the sandbox's server that a WebSocket request from an address names."""
         if not (target := _named_target(headers)):
             raise ApiError(404, "the gateway has no WebSockets: name a sandbox and a port")
-        return await self._data.open(*target, headers)
+        return await self._data.open(*target, path, headers, address)
 
-    def _target(self, scope: Scope) -> tuple[str, int] | None:
+    def _target(self, request: Request) -> tuple[str, int] | None:
         """The sandbox and port that a request is for; None for the control plane.
 
         SDKs before 2.29 name both in calls of the control plane too, and neither after `connect`:
-        then the token for envd identifies the sandbox.
+        then the token for envd identifies the sandbox. A signed URL may be opened by anyone, so its
+        signature identifies the sandbox. Raises ApiError for a signature of none.
         """
-        headers: dict[bytes, bytes] = dict(scope["headers"])
-        named = _named_target(scope["headers"])
+        headers: dict[bytes, bytes] = dict(request.scope["headers"])
+        path = request.scope["path"]
+        named = _named_target(request.scope["headers"])
         if b"x-api-key" in headers:
             envd = named is not None and named[1] == ENVD_PORT
-            return None if envd and scope["path"].startswith(_API_PATHS) else named
+            return None if envd and path.startswith(_API_PATHS) else named
+        if named:
+            return named
         token = headers.get(b"x-access-token")
-        if (
-            named is None
-            and token
-            and (id := self._sandboxes.tokens.sandbox_with(token, self._sandboxes.by_id))
-        ):
+        if token and (id := self._sandboxes.tokens.sandbox_with(token, self._sandboxes.by_id)):
             return id, ENVD_PORT
-        return named
+        if path == "/files" and "signature" in request.query_params:
+            address = request.client.host if request.client else ""
+            return self._data.signed(request.method, request.query_params, address), ENVD_PORT
+        return None
 
     async def _lifespan(self, receive: Receive, send: Send) -> None:
         while True:

@@ -6,6 +6,8 @@ import errno
 from collections.abc import Mapping
 
 from harness.errors import (
+    AnswerTooLong,
+    BrokenGuest,
     CoppiceError,
     DiskFull,
     GuestDied,
@@ -18,16 +20,27 @@ from harness.errors import (
 
 
 class ApiError(Exception):
-    """An HTTP status and a message. `retry` tells the SDK that a retry may succeed."""
+    """An HTTP status and a message. `retry` tells the SDK that a retry may succeed, `retry_after`
+    in how many seconds."""
 
-    def __init__(self, status: int, message: str, *, retry: bool = False) -> None:
+    def __init__(
+        self, status: int, message: str, *, retry: bool = False, retry_after: int | None = None
+    ) -> None:
         super().__init__(message)
         self.status = status
         self.message = message
         self.retry = retry
+        self.retry_after = retry_after
 
     def body(self) -> Mapping[str, object]:
         return {"code": self.status, "message": self.message}
+
+    def headers(self) -> Mapping[str, str]:
+        """The response's headers that tell a client whether and when to try again."""
+        headers = {"Should-Retry": "true" if self.retry else "false"}
+        if self.retry_after is not None:
+            headers["Retry-After"] = str(self.retry_after)
+        return headers
 
 
 def not_found(id: str) -> ApiError:
@@ -39,7 +52,7 @@ CODES = {
     "canceled": 499, "unknown": 500, "invalid_argument": 400, "deadline_exceeded": 504,
     "not_found": 404, "already_exists": 409, "permission_denied": 403, "resource_exhausted": 429,
     "failed_precondition": 400, "aborted": 409, "unimplemented": 501, "internal": 500,
-    "unavailable": 503, "unauthenticated": 401,
+    "unavailable": 503, "unauthenticated": 401, "data_loss": 500,
 }  # fmt: skip
 
 
@@ -77,6 +90,9 @@ def as_rpc(error: Exception) -> RpcError:
         return RpcError(_CODE_BY_ERRNO.get(error.number, "invalid_argument"), str(error))
     if isinstance(error, GuestDied):
         return RpcError("unavailable", str(error))
+    if isinstance(error, BrokenGuest):
+        too_long = isinstance(error, AnswerTooLong)
+        return RpcError("resource_exhausted" if too_long else "data_loss", str(error))
     if isinstance(error, TimeoutError | GuestTimeout):
         return RpcError("deadline_exceeded", "the sandbox did not answer in time")
     return RpcError("internal", f"{type(error).__name__}: {error}")
@@ -91,6 +107,8 @@ def as_http(error: Exception) -> ApiError:
         return ApiError(statuses.get(error.number, 400), str(error))
     if isinstance(error, GuestDied):
         return ApiError(502, "sandbox was not found")
+    if isinstance(error, BrokenGuest):
+        return ApiError(502, str(error))
     if isinstance(error, NotEnoughMemory | GuestTimeout | TimeoutError):
         return ApiError(503, str(error) or "no sandbox was ready in time")
     if isinstance(error, DiskFull):

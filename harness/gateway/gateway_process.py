@@ -155,14 +155,19 @@ def _shared_disks(options: Sequence[str]) -> Sequence[str]:
 
 @contextlib.contextmanager
 def running_gateway(
-    run: Run, *options: str, limits: Limits | None = None, runtime: Path | None = None
+    run: Run,
+    *options: str,
+    limits: Limits | None = None,
+    runtime: Path | None = None,
+    program: Sequence[str] = ("harness.cli", "gateway"),
 ) -> Iterator[GatewayProcess]:
-    """A gateway with its own state, until the block ends. `options` are those of the command."""
+    """A gateway with its own state, until the block ends. `options` are those of the command;
+    `program` is the module that runs it, with its first arguments."""
     with tempfile.TemporaryDirectory(prefix="gateway-", dir=run.directory) as name:
         directory = Path(name)
         argv = (
-            sys.executable, "-m", "harness.cli", "gateway", "--state", str(directory),
-            "--port", "0", *_shared_disks(options), *options,
+            sys.executable, "-m", *program, "--state", str(directory), "--port", "0",
+            *_shared_disks(options), *options,
         )  # fmt: skip
         # A process of this run, so that it does not outlive a rig that is killed.
         environment = {**os.environ, **run.environment}

@@ -1,4 +1,4 @@
-"""The options of `coppice gateway`, and where its state lies."""
+"""The options of `coppice gateway`."""
 
 from __future__ import annotations
 
@@ -7,20 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness import paths
 from harness.gateway.fleets.disk import SIZE_MIB
 
 SUBSTRATES = ("qemu", "oci", "noop")
 
 
-def state_directory() -> Path:
-    """The directory of a gateway's persistent state; COPPICE_STATE changes it."""
-    return paths.state_directory() / "gateway"
-
-
 @dataclass(frozen=True)
 class Options:
-    """`pool` is the number of sandboxes that are kept ready for each template. `outside` is the
+    """`pool` is the number of sandboxes that are kept ready for each template, `connections` that
+    of connections that are open at once; half of them may come from one address. `outside` is the
     network namespace that sandboxes reach as far as their rules allow (None: only each other).
     A sandbox
     has a disk of `disk_mib`, of which `disk_reserve_mib` are its own (None: all of it).
@@ -33,6 +28,7 @@ class Options:
     substrate: str = "qemu"
     pool: Mapping[str, int] | int = 4
     domain: str | None = None
+    connections: int = 4096
     network: bool = True
     outside: str | None = None
     disk_mib: int = SIZE_MIB

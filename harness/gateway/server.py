@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import ipaddress
 import logging
 import os
+import resource
 import signal
 import socket
 import threading
@@ -16,7 +18,7 @@ from typing import Any
 
 import uvicorn
 
-from harness.errors import CoppiceError, UsageError
+from harness.errors import CoppiceError, PathError, UsageError
 from harness.gateway import certificate, logs
 from harness.gateway.app import Gateway
 from harness.gateway.data_plane.websocket_proxy import WebSocketProxy
@@ -26,24 +28,38 @@ from harness.gateway.fleets.fd_holder import FdHolder
 from harness.gateway.fleets.microvm_fleet import MicroVmFleet
 from harness.gateway.fleets.noop import NoopFleet
 from harness.gateway.fleets.protocol import SandboxFleet
+from harness.gateway.http.connections import Lease
+from harness.gateway.http.limits import KEEP_ALIVE_S, ConnectionLimits
+from harness.gateway.http.server import HttpServer
 from harness.gateway.metrics import Metrics
-from harness.gateway.options import SUBSTRATES, Options, state_directory
+from harness.gateway.options import SUBSTRATES, Options
+from harness.gateway.sandboxes.database import log_damage
 from harness.gateway.sandboxes.service import Sandboxes
 from harness.gateway.sandboxes.store import FILE, Store, opened
 from harness.host import evidence
-from harness.host.run import Run
+from harness.host.run import STATE, Run
 from harness.host.session import open_run
+from harness.paths import gateway_directory
 
 DOMAIN = "sandboxes.localhost"
-"""Of sandboxes with TLS; many resolvers map names below localhost to this host."""
+"""Of sandboxes; many resolvers map names below localhost to this host."""
+NO_DOMAIN = "set-the-option--domain-of-the-gateway.invalid"
+"""Where other hosts are served: no name is known by which they reach a sandbox. An SDK without a
+domain would send traffic and tokens to E2B's own cloud."""
 log = logging.getLogger(logs.LOGGER)
 
 
 @contextlib.contextmanager
 def locked_store(directory: Path) -> Iterator[Store]:
     """The store of a gateway, which no other gateway may use at the same time."""
-    directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-    handle = os.open(directory, os.O_RDONLY)
+    try:
+        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError as error:
+        raise PathError(
+            f"the gateway's state cannot be kept in {directory}: {error.strerror}",
+            hint="choose another directory with --state",
+        ) from error
     try:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -52,7 +68,12 @@ def locked_store(directory: Path) -> Iterator[Store]:
                 f"another gateway uses the state in {directory}",
                 hint="stop it, or choose another directory with --state",
             ) from error
+        if damage := log_damage(directory / FILE):
+            fields = {"file": str(directory / FILE), "why": damage}
+            log.error("the latest changes of the database are lost", extra={"fields": fields})
         with opened(directory / FILE) as store:
+            if damage:
+                store.damaged.add(("log", damage))
             yield store
     finally:
         os.close(handle)
@@ -77,29 +98,35 @@ def _fleet(options: Options, run: Run, stack: ExitStack) -> SandboxFleet:
     return make(run, fd_holder, net, disks, options.pool_size, stack)
 
 
-def serve(options: Options) -> None:
-    """Run a gateway until SIGINT or SIGTERM."""
+def serve(options: Options, fleet: SandboxFleet | None = None) -> None:
+    """Run a gateway until SIGINT or SIGTERM, of this fleet or else of the options' substrate."""
     logs.configure(options.verbose)
     evidence.leave_where_asked(os.environ)
     # uvicorn raises the signal that stopped it again: by then our own cleanup must still run.
     signal.signal(signal.SIGTERM, lambda *_: None)
     with ExitStack() as stack:
-        directory = options.state or state_directory()
+        directory = options.state or gateway_directory()
         store = stack.enter_context(locked_store(directory))
         listener = stack.enter_context(_listen(options.host, options.port))
         run = stack.enter_context(open_run(resume_id=store.fact("run")))
         store.note("run", run.id)
-        fleet = _fleet(options, run, stack)
+        (run.directory / STATE).write_text(str(directory.resolve()))
+        fleet = fleet or _fleet(options, run, stack)
         sandboxes = Sandboxes(fleet, store, directory, Metrics())
         port = listener.getsockname()[1]
-        domain, tls, chain = options.domain, None, None
+        domain, tls, chain = options.domain or _default_domain(options.host, port), None, None
         if options.tls:
-            domain = domain or f"{DOMAIN}:{port}"
             tls = certificate.create(directory / "tls", options.host, domain)
             chain = tls.chain
 
+        failed: list[CoppiceError] = []
+
         async def on_start() -> None:
-            await sandboxes.open()
+            try:
+                await sandboxes.open()
+            except CoppiceError as error:
+                failed.append(error)
+                raise
             # Only now have orphaned sandboxes been ended.
             threading.Thread(target=_fill, args=(fleet, options), daemon=True).start()
             scheme = "https" if tls else "http"
@@ -107,18 +134,41 @@ def serve(options: Options) -> None:
 
         gateway = Gateway(sandboxes, domain, on_start)
 
-        class Upgraded(WebSocketProxy):  # uvicorn requires a class
-            def __init__(self, *, server_state: Any, **_: Any) -> None:
-                super().__init__(gateway.connect, server_state)
+        def upgrade(lease: Lease, open_connections: set[Any]) -> WebSocketProxy:
+            return WebSocketProxy(gateway.connect, open_connections, lease)
 
         config = uvicorn.Config(
             gateway,
             loop="uvloop", http="httptools", lifespan="on", log_level="error", access_log=False,
-            proxy_headers=False,
-            timeout_graceful_shutdown=5, server_header=False, ws=Upgraded, timeout_keep_alive=60,
+            proxy_headers=False, ws="none",
+            timeout_graceful_shutdown=5, server_header=False, timeout_keep_alive=KEEP_ALIVE_S,
             ssl_certfile=chain, ssl_keyfile=tls.key if tls else None,
         )  # fmt: skip
-        uvicorn.Server(config).run(sockets=[listener])
+        try:
+            HttpServer(config, listener, _limits(options), upgrade).run()
+        except SystemExit:
+            if not failed:
+                raise
+        if failed:  # uvicorn has only an exit code for it
+            raise failed[0]
+
+
+def _default_domain(host: str, port: int) -> str:
+    """The domain of sandboxes' host names where the operator has set none."""
+    try:
+        local = ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        local = host == "localhost"
+    return f"{DOMAIN}:{port}" if local else NO_DOMAIN
+
+
+def _limits(options: Options) -> ConnectionLimits:
+    """The connections that the options and this process's descriptors allow."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    total = max(min(options.connections, hard // 2), 2)
+    return ConnectionLimits(total, total // 2)
 
 
 def _fill(fleet: SandboxFleet, options: Options) -> None:

@@ -1,7 +1,8 @@
 """The client of a guest's agent.
 
 It sends one request at a time; threads must not share an `Agent`. Every wait has a time limit, and
-every failure is a SandboxError that names the sandbox.
+every failure is a SandboxError that names the sandbox. What the guest sends is decoded by
+answers.py, and kept up to a limit.
 """
 
 from __future__ import annotations
@@ -10,10 +11,13 @@ import os
 import socket
 import struct
 import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from harness.errors import GuestDied, GuestRefused, GuestTimeout, WrongAnswer
+from harness.errors import GuestDied, GuestTimeout, MalformedAnswer, WrongAnswer
+from harness.guest import answers
+from harness.guest.answers import Collected
 from harness.guest.protocol import (
     KEEP_STDIN,
     PAYLOAD_MAX,
@@ -29,6 +33,13 @@ from harness.host.identity import NO_KEY, Identity
 
 READ_PIECE = 32 * 1024
 TIMEOUT_S = 30.0
+OUTPUT_MAX = 16 << 20
+"""Bytes of a process's output, and of a file, that are kept."""
+HELLO_KEYS = ("protocol", "kernel", "hostname", "boot_id", "machine_id", "mac", "address", "random",
+              "wall_ns")  # fmt: skip
+_PONG = struct.Struct("<QQQ")
+_EXIT = struct.Struct("<II")
+_SUM = struct.Struct("<Q")
 
 
 @dataclass(frozen=True)
@@ -64,7 +75,7 @@ class Agent:
         self._channel = channel
         self._name = name
         self._decoder = Decoder()
-        self._frames: list[Frame] = []
+        self._frames: deque[Frame] = deque()
         self._last_id = 0
         self.key = NO_KEY
 
@@ -81,6 +92,7 @@ class Agent:
 
     def _write(self, data: bytes) -> None:
         try:
+            self._channel.settimeout(TIMEOUT_S)
             self._channel.sendall(data)
         except TimeoutError as error:
             raise GuestTimeout(f"{self._name} does not read requests") from error
@@ -90,16 +102,14 @@ class Agent:
     def receive(self, id: int, deadline: float) -> Frame:
         """The next answer to request `id`, before `deadline` (time.monotonic).
 
-        Answers to other requests are dropped. Raises GuestRefused for an ERROR, GuestTimeout and
-        GuestDied.
+        Answers to other requests are dropped. Raises GuestRefused for an ERROR, GuestTimeout,
+        GuestDied and MalformedAnswer.
         """
         while True:
             frame = self.receive_any(deadline)
             if frame.id == id:
                 if frame.kind == FrameKind.ERROR:
-                    number = struct.unpack_from("<I", frame.payload)[0]
-                    reason = frame.payload[4:].decode(errors="replace")
-                    raise GuestRefused(f"{self._name} refused: {reason}", number)
+                    raise answers.refusal(frame, self._name, f"{self._name} refused: ")
                 return frame
 
     def receive_any(self, deadline: float) -> Frame:
@@ -118,14 +128,17 @@ class Agent:
             if not data:
                 raise GuestDied(f"{self._name} died during a request")
             self._frames.extend(self._decoder.feed(data))
-        return self._frames.pop(0)
+        return self._frames.popleft()
 
     def call(
         self, kind: FrameKind, payload: bytes = b"", timeout_s: float = TIMEOUT_S, flags: int = 0
     ) -> bytes:
         """Send a request that has a single answer, and return its payload."""
-        id = self.send(kind, payload, flags)
-        return self.receive(id, time.monotonic() + timeout_s).payload
+        return self._answer(self.send(kind, payload, flags), timeout_s)
+
+    def _answer(self, id: int, timeout_s: float) -> bytes:
+        frame = self.receive(id, time.monotonic() + timeout_s)
+        return answers.expect(frame, FrameKind.ANSWER, self._name)
 
     # Requests.
 
@@ -147,8 +160,8 @@ class Agent:
 
     def receive_pong(self, pending: PendingPing, timeout_s: float = TIMEOUT_S) -> Pong:
         """Wait for the answer to a ping. WrongAnswer when it is not the nonce's hash."""
-        answer = self.receive(pending.id, time.monotonic() + timeout_s).payload
-        signed, wall, monotonic = struct.unpack("<QQQ", answer)
+        answer = self._answer(pending.id, timeout_s)
+        signed, wall, monotonic = answers.unpack(_PONG, answer, self._name)
         if signed != siphash(self.key, pending.nonce):
             raise WrongAnswer(f"{self._name} did not answer with the nonce's hash")
         return Pong(wall, monotonic)
@@ -156,8 +169,10 @@ class Agent:
     def hello(self) -> dict[str, str]:
         """The guest's protocol, kernel, boot_id, hostname, machine_id, mac, address, wall_ns, and
         in `random` 16 fresh bytes of its /dev/urandom in hexadecimal."""
-        lines = self.call(FrameKind.HELLO).decode().splitlines()
-        return dict(line.split("=", 1) for line in lines)
+        found = answers.pairs(self.call(FrameKind.HELLO), self._name)
+        if missing := [key for key in HELLO_KEYS if key not in found]:
+            raise MalformedAnswer(f"{self._name} does not report its {', '.join(missing)}")
+        return found
 
     def take_identity(self, identity: Identity) -> None:
         """Apply an identity: names, addresses, wall clock, entropy and key."""
@@ -179,7 +194,7 @@ class Agent:
         data += encode(FrameKind.EXEC, exec_id, exec_fields(argv))
         self._last_id = exec_id
         self._write(data)
-        self.receive(exec_id - 1, time.monotonic() + TIMEOUT_S)  # answered first
+        self._answer(exec_id - 1, TIMEOUT_S)  # answered first
         return self._finish(exec_id, TIMEOUT_S)
 
     def run(
@@ -191,11 +206,13 @@ class Agent:
         cwd: str = "",
         timeout_s: float = TIMEOUT_S,
         on_output: Callable[[FrameKind, bytes], None] | None = None,
+        output_max: int = OUTPUT_MAX,
     ) -> Finished:
         """Run a process in the guest to its end. The agent kills it after `timeout_s`.
 
         `on_output` is called with each piece of stdout and stderr as it arrives. GuestRefused when
-        the process cannot be started.
+        the process cannot be started; AnswerTooLong when it writes more than `output_max` bytes,
+        after which it still runs.
         """
         fields = exec_fields(argv, env, cwd, int(timeout_s * 1000))
         small = len(fields) + len(stdin) + 5 <= PAYLOAD_MAX
@@ -207,36 +224,45 @@ class Agent:
                 self._write(encode(FrameKind.STDIN, id, stdin[at : at + READ_PIECE]))
             self._write(encode(FrameKind.STDIN, id))
         # The guest kills it at the limit; the extra seconds are for its report.
-        return self._finish(id, timeout_s + 5, on_output)
+        return self._finish(id, timeout_s + 5, on_output, output_max)
 
     def _finish(
-        self, id: int, timeout_s: float, on_output: Callable[[FrameKind, bytes], None] | None = None
+        self,
+        id: int,
+        timeout_s: float,
+        on_output: Callable[[FrameKind, bytes], None] | None = None,
+        output_max: int = OUTPUT_MAX,
     ) -> Finished:
         deadline = time.monotonic() + timeout_s
-        output = {FrameKind.STDOUT: bytearray(), FrameKind.STDERR: bytearray()}
+        stdout, stderr = (
+            Collected(output_max, f"{what} of a process of {self._name}")
+            for what in ("stdout", "stderr")
+        )
         while True:
             frame = self.receive(id, deadline)
-            if frame.kind == FrameKind.EXIT:
-                code, signal = struct.unpack("<II", frame.payload)
-                return Finished(
-                    code, signal, bytes(output[FrameKind.STDOUT]), bytes(output[FrameKind.STDERR])
-                )
-            kind = FrameKind(frame.kind)
-            output[kind] += frame.payload
+            if frame.kind == FrameKind.STDOUT:
+                stdout.add(frame.payload)
+            elif frame.kind == FrameKind.STDERR:
+                stderr.add(frame.payload)
+            else:
+                ending = answers.expect(frame, FrameKind.EXIT, self._name)
+                code, signal = answers.unpack(_EXIT, ending, self._name)
+                return Finished(code, signal, stdout.whole(), stderr.whole())
             if on_output:
-                on_output(kind, frame.payload)
+                on_output(FrameKind(frame.kind), frame.payload)
 
-    def read_file(self, path: str) -> bytes:
-        """Read a whole file of the guest. GuestRefused when it cannot be read."""
-        pieces = []
-        offset = 0
+    def read_file(self, path: str, limit: int = OUTPUT_MAX) -> bytes:
+        """Read a whole file of the guest. GuestRefused when it cannot be read, AnswerTooLong when
+        it is longer than `limit` bytes."""
+        whole = Collected(limit, f"{path} of {self._name}")
         while True:
-            request = field(Tag.PATH, path) + field(Tag.OFFSET, offset)
+            request = field(Tag.PATH, path) + field(Tag.OFFSET, whole.length)
             piece = self.call(FrameKind.READ, request + field(Tag.LENGTH, READ_PIECE))
-            pieces.append(piece)
-            offset += len(piece)
+            if len(piece) > READ_PIECE:
+                raise MalformedAnswer(f"{self._name} sent more of {path} than was requested")
+            whole.add(piece)
             if len(piece) < READ_PIECE:
-                return b"".join(pieces)
+                return whole.whole()
 
     def write_file(self, path: str, data: bytes, mode: int = 0o644) -> None:
         """Write a whole file of the guest, replacing its content."""
@@ -255,19 +281,24 @@ class Agent:
         """
         answer = self.call(FrameKind.TOUCH, struct.pack("<IQ", mib, first))
         pages = mib * 256
-        if struct.unpack("<Q", answer)[0] != (pages * first + pages * (pages - 1) // 2) % (1 << 64):
+        (total,) = answers.unpack(_SUM, answer, self._name)
+        if total != (pages * first + pages * (pages - 1) // 2) % (1 << 64):
             raise WrongAnswer(f"{self._name} returned a wrong sum for {mib} MiB of memory")
 
     def memory(self) -> dict[str, int]:
         """The guest's /proc/meminfo in bytes, and in `agent` the agent's resident bytes."""
         report: dict[str, int] = {}
-        for line in self.call(FrameKind.MEMORY).decode().splitlines():
-            name, _, rest = line.partition(":")
-            if rest:
-                number, _, unit = rest.strip().partition(" ")
-                report[name] = int(number) * (1024 if unit == "kB" else 1)
-            else:
-                report["agent"] = int(line.split()[1]) * 4096
+        for line in answers.text(self.call(FrameKind.MEMORY), self._name).splitlines():
+            key, colon, rest = line.partition(":")
+            if colon:
+                digits, _, unit = rest.strip().partition(" ")
+                kib = 1024 if unit == "kB" else 1
+                report[key] = answers.number(digits, self._name) * kib
+            else:  # /proc/self/statm: pages in all, and resident ones
+                pages = line.split()[1:2]
+                report["agent"] = answers.number("".join(pages), self._name) * 4096
+        if "agent" not in report:
+            raise MalformedAnswer(f"{self._name} does not report its agent's memory")
         return report
 
     def arm(self) -> None:

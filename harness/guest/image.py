@@ -19,7 +19,7 @@ from harness.errors import ImageError
 from harness.guest import initramfs, modules
 from harness.guest.kernel import Kernel, from_distribution, from_path
 from harness.host import package_names
-from harness.host.locks import half_built
+from harness.host.cache import entry
 from harness.host.process import install_packages, need, run
 from harness.measure.record import Image, digest
 
@@ -194,14 +194,16 @@ def build(cache: Path, addition: Addition | None = None) -> GuestImage:
     inputs = _inputs(kernel, busybox, addition)
     name = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
     target = cache / "images" / name
-    if not (target / "sha256").exists():
-        with half_built(target) as directory:
-            (directory / "vmlinux").symlink_to(kernel.vmlinux.resolve())
-            work = directory / "work"
-            work.mkdir()
-            (directory / "initramfs").write_bytes(_initramfs(kernel, busybox, work, addition))
-            shutil.rmtree(work)
-            content = inputs["kernel_sha256"] + digest(directory / "initramfs")
-            (directory / "sha256").write_text(hashlib.sha256(content.encode()).hexdigest())
+
+    def fill(directory: Path) -> None:
+        (directory / "vmlinux").symlink_to(kernel.vmlinux.resolve())
+        work = directory / "work"
+        work.mkdir()
+        (directory / "initramfs").write_bytes(_initramfs(kernel, busybox, work, addition))
+        shutil.rmtree(work)
+        content = inputs["kernel_sha256"] + digest(directory / "initramfs")
+        (directory / "sha256").write_text(hashlib.sha256(content.encode()).hexdigest())
+
+    entry(target, fill)
     sha256 = (target / "sha256").read_text()
     return GuestImage(target / "vmlinux", target / "initramfs", sha256, inputs)

@@ -14,7 +14,7 @@ from pathlib import Path
 from harness.errors import ImageError
 from harness.guest import compression, modules
 from harness.host import package_names
-from harness.host.locks import half_built
+from harness.host.cache import entry, is_intact
 from harness.host.process import run
 from harness.measure.record import digest
 
@@ -36,27 +36,36 @@ def from_distribution(cache: Path) -> Kernel:
     Raises MissingTool, ImageError and CoppiceError (apt failed).
     """
     kept = sorted((cache / "kernels").glob("linux-image-*"), key=_version_order)
-    if not kept:
-        meta = package_names.kernel()
-        run("apt-get", "--version")
-        named = re.search(r"Depends: (linux-image-\d\S*)", _depends(meta))
-        if not named:
-            raise ImageError(f"apt's package lists do not contain {meta}", hint="apt-get update")
-        target = cache / "kernels" / named[1]
-        with half_built(target) as directory:
-            for package in (named[1], *parts_of(named[1], _depends(named[1]))):
-                run("apt-get", "download", "-o", "APT::Sandbox::User=root", package, cwd=directory)
-            for file in directory.glob("*.deb"):
-                run("dpkg-deb", "-x", file, directory / "unpacked")
-                file.unlink()
-            compressed = image_in(directory / "unpacked")
-            (directory / "vmlinux").write_bytes(extract(compressed.read_bytes(), str(compressed)))
-            found = modules.directory_in(directory / "unpacked")
-            found.rename(directory / "modules")
-            (directory / "version").write_text(found.name)
-        kept = [target]
-    home = kept[-1]
+    if kept and is_intact(kept[-1]):
+        home = kept[-1]
+    else:
+        name = _newest()  # apt may not offer the one that is damaged any more
+        home = entry(cache / "kernels" / name, lambda directory: _unpack(name, directory))
     return Kernel(home / "vmlinux", home / "modules", (home / "version").read_text())
+
+
+def _newest() -> str:
+    """The package with the newest kernel that apt offers. Raises MissingTool, ImageError."""
+    meta = package_names.kernel()
+    run("apt-get", "--version")
+    named = re.search(r"Depends: (linux-image-\d\S*)", _depends(meta))
+    if not named:
+        raise ImageError(f"apt's package lists do not contain {meta}", hint="apt-get update")
+    return named[1]
+
+
+def _unpack(name: str, directory: Path) -> None:
+    """Download a kernel's packages, and keep of them what guests need."""
+    for package in (name, *parts_of(name, _depends(name))):
+        run("apt-get", "download", "-o", "APT::Sandbox::User=root", package, cwd=directory)
+    for file in directory.glob("*.deb"):
+        run("dpkg-deb", "-x", file, directory / "unpacked")
+        file.unlink()
+    compressed = image_in(directory / "unpacked")
+    (directory / "vmlinux").write_bytes(extract(compressed.read_bytes(), str(compressed)))
+    found = modules.directory_in(directory / "unpacked")
+    found.rename(directory / "modules")
+    (directory / "version").write_text(found.name)
 
 
 def _depends(package: str) -> str:
@@ -94,11 +103,11 @@ def from_path(path: Path, modules: Path | None, cache: Path) -> Kernel:
     if data[:4] == ELF:
         return Kernel(path, modules, path.name)
     target = cache / "kernels" / f"path-{digest(path)[:16]}"
-    if not target.exists():
-        elf = extract(data, str(path))
-        with half_built(target) as directory:
-            (directory / "vmlinux").write_bytes(elf)
-    return Kernel(target / "vmlinux", modules, path.name)
+
+    def unpack(directory: Path) -> None:
+        (directory / "vmlinux").write_bytes(extract(data, str(path)))
+
+    return Kernel(entry(target, unpack) / "vmlinux", modules, path.name)
 
 
 def extract(data: bytes, where: str) -> bytes:

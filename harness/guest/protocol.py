@@ -98,30 +98,49 @@ def field(tag: Tag, value: bytes | str | int) -> bytes:
 
 
 class Decoder:
-    """Turns a stream of bytes into frames, skipping noise between them."""
+    """Turns a stream of bytes into frames. Skips noise between them; `noise` counts its bytes."""
 
     def __init__(self) -> None:
         self._buffer = bytearray()
+        self.noise = 0
 
     def feed(self, data: bytes) -> Iterator[Frame]:
         """Add bytes; yields the frames that are complete."""
         self._buffer += data
-        while len(self._buffer) >= HEADER_LENGTH:
-            magic, kind, _flags, id, length = HEADER.unpack_from(self._buffer)
+        while frame := self.next_frame():
+            yield frame
+
+    def next_frame(self, more: bytes = b"") -> Frame | None:
+        """Add bytes; the next frame that is complete."""
+        buffer = self._buffer
+        buffer += more
+        while len(buffer) >= HEADER_LENGTH:
+            magic, kind, _flags, id, length = HEADER.unpack_from(buffer)
             if (
                 magic != MAGIC
                 or length > PAYLOAD_MAX
-                or CHECK.unpack_from(self._buffer, HEADER.size)[0]
-                != checksum(self._buffer[: HEADER.size])
+                or CHECK.unpack_from(buffer, HEADER.size)[0] != checksum(buffer[: HEADER.size])
             ):
-                del self._buffer[0]
+                self._skip_noise()
                 continue
             end = HEADER_LENGTH + length
-            if len(self._buffer) < end:
-                return
-            payload = bytes(self._buffer[HEADER_LENGTH:end])
-            del self._buffer[:end]
-            yield Frame(kind, id, payload)
+            if len(buffer) < end:
+                return None
+            payload = bytes(buffer[HEADER_LENGTH:end])
+            del buffer[:end]
+            return Frame(kind, id, payload)
+        return None
+
+    def _skip_noise(self) -> None:
+        """Drop what cannot begin a frame."""
+        start = self._buffer.find(_MAGIC_BYTES, 1)
+        if start < 0:  # the last byte may be half of the magic
+            start = len(self._buffer) - (self._buffer[-1] == _MAGIC_BYTES[0])
+        self.noise += start
+        del self._buffer[:start]
+
+
+_MAGIC_BYTES = struct.pack("<H", MAGIC)
 
 
 # The doorbell.

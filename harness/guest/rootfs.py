@@ -19,13 +19,13 @@ from pathlib import Path
 
 from harness.errors import CoppiceError, ImageError, MissingPrivilege, MissingTool
 from harness.guest.image import APPLETS, COMPILE, PROGRAMS, static_busybox
-from harness.host.locks import half_built
+from harness.host.cache import entry
 from harness.host.process import need, run
 from harness.measure.record import Image, digest
 
 DIRECTORIES = ("dev", "etc", "proc", "root", "run", "sys", "tmp", "var")
 PASSWD = "root:x:0:0:root:/root:/bin/sh\n"
-USUAL = ("bash-static", "python3")
+USUAL = ("bash-static", "python3", "python3-ipython")
 """Debian packages besides the essential ones; bash-static is the gateway's shell."""
 EDITION = 1
 """The version of the recipe below; increased when the recipe changes, so that roots are rebuilt."""
@@ -64,18 +64,19 @@ def busybox(cache: Path) -> RootFs:
         "applets_sha256": hashlib.sha256(" ".join(APPLETS).encode()).hexdigest(),
     }
     target = _place(cache, "busybox", inputs)
-    if not (target / "sha256").exists():
-        with half_built(target) as directory:
-            root = _new_root(directory)
-            (root / "bin").mkdir()
-            shutil.copyfile(program, root / "bin/busybox")
-            (root / "bin/busybox").chmod(0o755)
-            run("musl-gcc", *COMPILE, "-o", root / "bin/echo", echo)
-            for applet in APPLETS:
-                (root / "bin" / applet).symlink_to("busybox")
-            (root / "etc/passwd").write_text(PASSWD)
-            _seal(directory, inputs)
-    return _found("busybox", target)
+
+    def fill(directory: Path) -> None:
+        root = _new_root(directory)
+        (root / "bin").mkdir()
+        shutil.copyfile(program, root / "bin/busybox")
+        (root / "bin/busybox").chmod(0o755)
+        run("musl-gcc", *COMPILE, "-o", root / "bin/echo", echo)
+        for applet in APPLETS:
+            (root / "bin" / applet).symlink_to("busybox")
+        (root / "etc/passwd").write_text(PASSWD)
+        _note(directory, inputs)
+
+    return _found("busybox", entry(target, fill))
 
 
 def debian(cache: Path, packages: Sequence[str] = USUAL) -> RootFs:
@@ -88,24 +89,25 @@ def debian(cache: Path, packages: Sequence[str] = USUAL) -> RootFs:
     wanted = ",".join(sorted(set(packages)))
     inputs = {"suite": suite, "packages": wanted, "edition": str(EDITION)}
     target = _place(cache, "debian", inputs)
-    if not (target / "sha256").exists():
+
+    def fill(directory: Path) -> None:
         if os.geteuid() != 0:
             raise MissingPrivilege(
                 "building a Debian root file system needs root", hint="run it again as root"
             )
         need("debootstrap")
-        with half_built(target) as directory:
-            # Its mounts disappear with its mount namespace, however it ends.
-            run(
-                "unshare", "--mount", "--propagation", "private", "env", *_environment(),
-                "debootstrap", "--variant=minbase", f"--include={wanted}", suite,
-                directory / "root", site,
-            )  # fmt: skip
-            versions = _versions(directory / "root")
-            _strip(directory / "root")
-            _seal(directory, inputs | {"versions_sha256": hashlib.sha256(versions).hexdigest()})
-            (directory / "versions").write_bytes(versions)
-    return _found("debian", target)
+        # Its mounts disappear with its mount namespace, however it ends.
+        run(
+            "unshare", "--mount", "--propagation", "private", "env", *_environment(),
+            "debootstrap", "--variant=minbase", f"--include={wanted}", suite,
+            directory / "root", site,
+        )  # fmt: skip
+        versions = _versions(directory / "root")
+        _strip(directory / "root")
+        _note(directory, inputs | {"versions_sha256": hashlib.sha256(versions).hexdigest()})
+        (directory / "versions").write_bytes(versions)
+
+    return _found("debian", entry(target, fill))
 
 
 def from_path(path: Path) -> RootFs:
@@ -158,7 +160,7 @@ def _new_root(directory: Path) -> Path:
     return root
 
 
-def _seal(directory: Path, inputs: Mapping[str, str]) -> None:
+def _note(directory: Path, inputs: Mapping[str, str]) -> None:
     (directory / "built_from.json").write_text(json.dumps(inputs))
     (directory / "sha256").write_text(tree_digest(directory / "root"))
 

@@ -7,7 +7,7 @@ import hashlib
 from pathlib import Path
 
 from harness.guest.image import AGENT, COMPILE
-from harness.host.locks import half_built
+from harness.host.cache import entry
 from harness.host.process import run
 from harness.measure.record import Image, digest
 
@@ -24,10 +24,11 @@ def build(cache: Path) -> Path:
     for path in (*sources, *sorted(AGENT.glob("*.h"))):
         whole.update(path.name.encode() + b"\0" + path.read_bytes())
     target = cache / "agents" / whole.hexdigest()
-    if not target.exists():
-        with half_built(target) as directory:
-            run("musl-gcc", *COMPILE, "-o", directory / "agent", *sources)
-    return target / "agent"
+
+    def compile(directory: Path) -> None:
+        run("musl-gcc", *COMPILE, "-o", directory / "agent", *sources)
+
+    return entry(target, compile) / "agent"
 
 
 def as_record(program: Path) -> Image:

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from harness import paths
 from harness.errors import MissingPrivilege, Unsupported
-from harness.host.locks import half_built
+from harness.host.cache import entry
 from harness.host.process import run as run_program
 from harness.host.run import Run
 
@@ -44,10 +44,11 @@ def program(cache: Path) -> Path:
     Raises MissingTool, CoppiceError (it does not compile) and DiskFull.
     """
     target = cache / "programs" / hashlib.sha256(SOURCE.read_bytes()).hexdigest()
-    if not target.exists():
-        with half_built(target) as directory:
-            run_program("musl-gcc", "-static", "-Os", "-s", "-o", directory / SOURCE.stem, SOURCE)
-    return target / SOURCE.stem
+
+    def compile(directory: Path) -> None:
+        run_program("musl-gcc", "-static", "-Os", "-s", "-o", directory / SOURCE.stem, SOURCE)
+
+    return entry(target, compile) / SOURCE.stem
 
 
 @dataclass(frozen=True)

@@ -16,13 +16,14 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from harness import command_log
-from harness.host import cgroups, disk_place, leftovers_freebsd
+from harness.host import cgroups, disk_place, leftovers_freebsd, scratch
 from harness.host.ksm import NOTE, SETTINGS, abandoned, reset, restore
 from harness.host.leftover import Leftover
 from harness.host.local import LocalHost
 from harness.host.locks import HALF_BUILT, is_alive, locked
-from harness.host.run import LEASE_BEGUN, VARIABLE
-from harness.paths import cache_directory
+from harness.host.locks import abandoned as abandoned_in
+from harness.host.run import LEASE_BEGUN, SAVED, STATE, VARIABLE
+from harness.paths import cache_directory, gateway_directory
 
 REBOOTED, RUNTIME = "coppice-off-", "r"
 """Prefix of a directory next to the runtime directory that simulates a host that is rebooted
@@ -70,14 +71,23 @@ def find(runtime: Path, cache: Path | None = None) -> list[Leftover]:
     ]
     if abandoned() and not any(leftover.what == "settings" for leftover in found):
         found.append(Leftover("settings", "?", str(SETTINGS)))
-    return [*found, *_of_freebsd(runtime), *_of_cache(cache)]
+    found += [Leftover("directory", "?", str(directory)) for directory in scratch.abandoned()]
+    found += [*_of_freebsd(runtime), *_of_cache(cache)]
+    known = {leftover.name for leftover in found}
+    # Of a gateway whose run was removed before, as after a reboot.
+    usual = [str(built) for built in abandoned_in(gateway_directory() / SAVED)]
+    return [*found, *(Leftover("half-built", "?", name) for name in usual if name not in known)]
 
 
 def _lives_elsewhere(pid: int, directory: Path) -> bool:
     """Whether the run lives as the process itself sees it: in a container or a chroot the same
-    path is another directory."""
-    with contextlib.suppress(OSError):
-        return is_alive(Path(f"/proc/{pid}/root", *directory.parts[1:]))
+    path is another directory. A confined VMM sees no run at all, but its parent does, which is
+    its run or, after that has died, the first process of the container."""
+    with contextlib.suppress(OSError, IndexError):
+        parent = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1]
+        for seen_by in (str(pid), parent):
+            if is_alive(Path(f"/proc/{seen_by}/root", *directory.parts[1:])):
+                return True
     return False
 
 
@@ -106,6 +116,7 @@ def _of_runtime(runtime: Path) -> list[Leftover]:
             found += [
                 Leftover("mount", directory.name, point) for point in _mounts_under(directory)
             ]
+            found += _half_saved(directory)
             found.append(Leftover("directory", directory.name, str(directory)))
     leases = runtime / "leases"
     for lease in leases.iterdir() if leases.is_dir() else ():
@@ -114,6 +125,16 @@ def _of_runtime(runtime: Path) -> list[Leftover]:
             if run is None or not is_alive(runtime / run):
                 found.append(Leftover("lease", run or "?", str(lease)))
     return found
+
+
+def _half_saved(run: Path) -> Sequence[Leftover]:
+    """What a gateway had begun to save when it was killed."""
+    with contextlib.suppress(OSError):
+        state = Path((run / STATE).read_text())
+        return [
+            Leftover("half-built", run.name, str(built)) for built in abandoned_in(state / SAVED)
+        ]
+    return []
 
 
 def _holder(lease: Path) -> str | None:
@@ -171,20 +192,10 @@ def _abandoned(cache: Path) -> Iterator[Path]:
     They are siblings of their target, at `cache/KIND/`. Finished targets are not searched: a
     distribution's root alone would take a second.
     """
-    # os.walk, unlike glob, tolerates directories that vanish meanwhile.
-    for parent, names, _ in os.walk(cache):
-        begun_here = [name for name in names if name.startswith(HALF_BUILT)]
-        if Path(parent) == cache:
-            names[:] = [name for name in names if name not in begun_here]
-        else:
-            names.clear()
-        for name in begun_here:
-            built = Path(parent, name)
-            with contextlib.suppress(FileNotFoundError):
-                # Its builder locks it before writing into it: an empty one may be new.
-                begun = any(built.iterdir()) or time.time() - built.stat().st_mtime > 5
-                if begun and not locked(built):
-                    yield built
+    with contextlib.suppress(OSError):
+        for parent in (cache, *(entry for entry in cache.iterdir() if entry.is_dir())):
+            if not parent.name.startswith(HALF_BUILT):
+                yield from abandoned_in(parent)
 
 
 def remove(leftover: Leftover) -> None:

@@ -81,10 +81,23 @@ def _building(target: Path) -> Iterator[Path]:
         with locking(directory):
             yield directory
             directory.chmod(0o755)
-            with contextlib.suppress(FileExistsError, OSError):
+            try:
                 directory.rename(target)
+            except OSError:
+                if not target.exists():  # no other builder was faster
+                    raise
     finally:
         shutil.rmtree(directory, ignore_errors=True)
+
+
+def abandoned(parent: Path) -> Iterator[Path]:
+    """The half-built directories in a directory whose builder died."""
+    for built in list(parent.glob(f"{HALF_BUILT}*")):
+        with contextlib.suppress(FileNotFoundError):
+            # Its builder locks it before writing into it: an empty one may be new.
+            begun = any(built.iterdir()) or time.time() - built.stat().st_mtime > 5
+            if begun and not locked(built):
+                yield built
 
 
 def is_alive(directory: Path) -> bool:

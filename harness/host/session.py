@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -44,6 +45,22 @@ def open_run(runtime: Path | None = None, resume_id: str | None = None) -> Itera
                 yield run
     finally:
         reclaim(runtime)
+
+
+@contextlib.contextmanager
+def trial_run() -> Iterator[Run]:
+    """A run for a moment, to try something out: leftovers of others stay."""
+    runtime, id = runtime_directory(), new_run_id()
+    _refuse_foreign(runtime)
+    run = Run(id, runtime / id, runtime / "leases")
+    run.directory.mkdir(parents=True)
+    try:
+        with (run.directory / LOCK).open("a") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            with run.at_end:
+                yield run
+    finally:
+        shutil.rmtree(run.directory, ignore_errors=True)
 
 
 def _refuse_foreign(runtime: Path) -> None:

@@ -25,6 +25,7 @@ import fastjsonschema
 
 from harness import paths
 from harness.errors import DiskFull, RecordError, UnknownSchema
+from harness.measure import record_digests
 
 SCHEMA = "coppice.run/1"
 SCHEMA_FILE = paths.RECORD_SCHEMA
@@ -283,11 +284,15 @@ def parse(text: str | bytes, where: str = "the record") -> RunRecord:
 
 
 def load(path: Path) -> RunRecord:
-    """Read and validate one record file. Raises UnknownSchema or RecordError."""
+    """Read and validate one record file; it must have the digest that stands beside it.
+
+    Raises UnknownSchema or RecordError.
+    """
     try:
         text = path.read_bytes()
     except OSError as error:
         raise RecordError(f"{path} cannot be read: {error.strerror}") from error
+    record_digests.check(path, text)
     return parse(text, str(path))
 
 

@@ -12,6 +12,7 @@ series.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from harness.errors import RecordError, UsageError
 from harness.measure.comparison import Comparison, Thresholds, compare, compare_paired
 from harness.measure.record import RunRecord, Scalar, Series, find, load
 
+log = logging.getLogger("coppice.compare")
 INTERLEAVE = "COPPICE_INTERLEAVE"
 """The environment variable, kept in the record, of interleaved runs: SESSION/ARM/ROUND."""
 
@@ -113,12 +115,12 @@ def _some(text: str, matches: Located) -> Located:
 
 
 def _readable(paths: Iterable[Path]) -> Iterable[tuple[Path, RunRecord]]:
-    """Skips unreadable records; the site lists them."""
+    """Skips records that cannot be read, and says so."""
     for path in paths:
         try:
             yield path, load(path)
-        except RecordError:
-            continue
+        except RecordError as error:
+            log.warning("coppice: left out: %s", error)
 
 
 def plain(value: Scalar) -> str:

@@ -88,7 +88,7 @@ def kernel_of(hello: Mapping[str, str]) -> tuple[bool, str]:
 
 def nic_count(sandbox: Sandbox) -> int:
     """The number of NICs inside a sandbox, without the loopback interface."""
-    seen = sandbox.agent.run(["/bin/cat", "/proc/net/dev"]).stdout.decode()
+    seen = sandbox.agent.run(["/bin/cat", "/proc/net/dev"]).stdout.decode(errors="replace")
     names = [line.partition(":")[0].strip() for line in seen.splitlines() if ":" in line]
     return sum(name != "lo" for name in names)
 

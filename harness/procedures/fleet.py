@@ -257,7 +257,7 @@ def ask_each(sandboxes: Sequence[Sandbox], question: Callable[[Sandbox], object]
 def run_process(sandbox: Sandbox) -> None:
     """Run a first process in a sandbox. Raises WrongAnswer unless it returns what it was given."""
     done = sandbox.first_exec(sandbox.id)
-    if done.stdout.decode().strip() != sandbox.id:
+    if done.stdout.strip() != sandbox.id.encode():
         raise WrongAnswer(f"{sandbox.id}: its process did not return what it was given")
 
 

@@ -13,7 +13,6 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -22,7 +21,6 @@ from pathlib import Path
 
 from harness.errors import CoppiceError, SandboxError
 from harness.host import leftovers
-from harness.host.locks import locking
 from harness.host.process import run as run_program
 from harness.host.session import open_run
 from harness.paths import cache_directory, runtime_directory
@@ -35,6 +33,7 @@ from harness.procedures.columns import (
     nic_count,
     processes_under,
 )
+from harness.procedures.nested_host import nested_host
 from harness.sandbox.base import SEAL
 from harness.sandbox.protocol import Tier
 
@@ -80,22 +79,14 @@ def simulate_reboot(column: Column) -> RebootOutcome:
 
 @contextlib.contextmanager
 def _volatile() -> Iterator[Path]:
-    """A runtime directory on a tmpfs, accessible to all users, until the block ends. Its parent is
-    locked meanwhile, so that leftovers of a killed run are recognised."""
-    above = runtime_directory().parent
-    above.mkdir(parents=True, exist_ok=True)
-    host = Path(tempfile.mkdtemp(prefix=leftovers.REBOOTED, dir=above))
-    with locking(host):
-        host.chmod(0o755)
+    """A runtime directory on a tmpfs until the block ends."""
+    with nested_host() as host:
         directory = host / leftovers.RUNTIME
-        directory.mkdir()
         try:
             _mount(directory)
             yield directory
         finally:
             _power_off(directory, again=False)
-            directory.rmdir()
-            host.rmdir()
 
 
 def _mount(directory: Path) -> None:

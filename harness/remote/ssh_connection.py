@@ -9,9 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import shutil
 import subprocess
-import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +19,7 @@ from urllib.parse import urlsplit
 from harness import command_log
 from harness.errors import HostError, HostKeyChanged, HostLost, UsageError
 from harness.host.process import need
+from harness.host.scratch import temporary_directory
 
 VARIABLE = "COPPICE_HOST"
 CONFIG = "COPPICE_SSH_CONFIG"
@@ -79,11 +78,10 @@ class Connection:
         self.address = address
         self._environment = {**os.environ, **(environment or {}), "LC_ALL": "C"}
         self._master: subprocess.Popen[bytes] | None = None
-        # A short path: that of a Unix socket is limited to about 100 bytes.
-        self._directory = Path(tempfile.mkdtemp(prefix="cpc-"))
-        self._log = self._directory / "log"
+        self._open = contextlib.ExitStack()
 
     def __enter__(self) -> Connection:
+        self._directory = self._open.enter_context(temporary_directory())
         try:
             self.connect()
         except BaseException:
@@ -97,7 +95,8 @@ class Connection:
     def connect(self) -> None:
         """Connect, and return once connected. Raises HostError, HostKeyChanged, MissingTool."""
         self._end_master()
-        with self._log.open("wb") as log:
+        log_file = self._directory / "log"
+        with log_file.open("wb") as log:
             self._master = subprocess.Popen(
                 self._argv("-o", "ControlMaster=yes", "-N"),
                 stdin=subprocess.DEVNULL,
@@ -109,7 +108,7 @@ class Connection:
         deadline = time.monotonic() + _PATIENCE_S
         while not self._control.exists():
             if self._master.poll() is not None:
-                raise explain(self.address, self._log.read_text(errors="replace"))
+                raise explain(self.address, log_file.read_text(errors="replace"))
             if time.monotonic() > deadline:
                 raise HostError(
                     f"{self.address} did not accept the connection in {_PATIENCE_S:g} s"
@@ -163,7 +162,7 @@ class Connection:
 
     def close(self) -> None:
         self._end_master()
-        shutil.rmtree(self._directory, ignore_errors=True)
+        self._open.close()
 
     def _end_master(self) -> None:
         if self._master is not None:

@@ -30,6 +30,8 @@ class RigInfo:
 
     `tasks` returns named runs of this rig, besides `bench:ID` (harness/rig/tasks.py).
 
+    `long`: a quick run takes many minutes, so `coppice run --all` leaves it out unless it is named.
+
     `measured_alike` are digests of earlier versions of the rig's file that measured the same:
     records made with them are still current.
     """
@@ -44,6 +46,7 @@ class RigInfo:
     flags: Mapping[str, str] = field(default_factory=dict)
     check: Callable[[Mapping[str, str]], object] = dict
     tasks: Callable[[], Sequence[Task]] = tuple
+    long: bool = False
     measured_alike: Sequence[str] = ()
 
 

@@ -22,6 +22,7 @@ from harness.host.run import Run
 from harness.host.session import open_run
 from harness.rig import evidence, progress, stages
 from harness.rig.evidence import Evidence, of_session
+from harness.rig.info import RigInfo
 from harness.rig.recorder import RigRun, given_options
 
 UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR)
@@ -85,7 +86,8 @@ def interruptible() -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Deselect the cases that --coppice-substrate, -tier and -concurrency exclude."""
+    """Deselect the cases that --coppice-substrate, -tier and -concurrency exclude, and long rigs
+    whose file is not named."""
     names = ("substrate", "tier", "concurrency")
     wanted = {name: config.getoption(f"--coppice-{name}") for name in names}
     kept: list[pytest.Item] = []
@@ -95,11 +97,20 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         fits = all(
             not values or case is None or getattr(case, name, None) in values
             for name, values in wanted.items()
-        )
+        ) and not _is_long(item)
         (kept if fits else deselected).append(item)
     if deselected:
         config.hook.pytest_deselected(items=deselected)
         items[:] = kept
+
+
+def _is_long(item: pytest.Item) -> bool:
+    """Whether an item takes many minutes, and was not asked for by its file's name."""
+    rig = getattr(getattr(item, "module", None), "RIG", None)
+    if not isinstance(rig, RigInfo) or not rig.long:
+        return False
+    named = (Path(argument.partition("::")[0]).resolve() for argument in item.config.args)
+    return item.config.getoption("--coppice-profile") != "smoke" and item.path not in named
 
 
 @contextlib.contextmanager

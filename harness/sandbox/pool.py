@@ -1,10 +1,10 @@
 """Pools: sandboxes that are launched before a caller asks for one.
 
 A caller checks a sandbox out and gives it back; it is then destroyed, never reused. With `refill`
-the pool replaces what was checked out, in the background. A pool is thread-safe. Several processes
-may have pools of the same checkpoint: they share only the address leases (harness/host/identity.py)
-and the host's free memory, which is checked before every launch. What a killed owner leaves behind
-is found by its run's id (harness/host/leftovers.py).
+the pool replaces what was checked out, in the background and up to its size. A pool is thread-safe.
+Several processes may have pools of the same checkpoint: they share only the address leases
+(harness/host/identity.py) and the host's free memory, which is checked before every launch. What a
+killed owner leaves behind is found by its run's id (harness/host/leftovers.py).
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ S = TypeVar("S", bound=Destroyable)
 
 class Pool(Generic[S]):
     """Up to `size` ready sandboxes. `launch` makes one; `memory_each` is the memory it takes, in
-    bytes."""
+    bytes. With `lends` the pool also destroys, when it is drained, what is checked out; without,
+    a sandbox belongs to its caller from the check-out on."""
 
     def __init__(
         self,
@@ -39,11 +40,13 @@ class Pool(Generic[S]):
         *,
         memory_each: int = 0,
         refill: bool = True,
+        lends: bool = True,
     ) -> None:
         self.size = size
         self._launch = launch
         self._memory_each = memory_each
         self._refill = refill
+        self._lends = lends
         self._ready: deque[S] = deque()
         self._out: set[S] = set()
         self.awaited = 0
@@ -65,6 +68,11 @@ class Pool(Generic[S]):
     def ready(self) -> int:
         """Number of sandboxes that can be checked out now."""
         return len(self._ready)
+
+    @property
+    def under_way(self) -> int:
+        """Number of launches that are wanted and have not ended."""
+        return self._launching
 
     def fill(self, count: int | None = None) -> None:
         """Launch sandboxes until `count` (default: `size`) are ready, and wait for them.
@@ -107,6 +115,11 @@ class Pool(Generic[S]):
 
     def _work(self) -> None:
         made = None
+        with self._change:
+            if self._refill and self.ready + self._launching > self.size:  # put back meanwhile
+                self._launching -= 1
+                self._change.notify_all()
+                return
         try:
             self._admit(1)
             made = self._launch()
@@ -117,10 +130,11 @@ class Pool(Generic[S]):
         finally:
             with self._change:
                 self._launching -= 1
-                if made is not None and not self._closed:
-                    self._ready.append(made)
+                if made is not None:
                     self._failed_in_a_row = 0
-                    made = None
+                    if self._has_room():
+                        self._ready.append(made)
+                        made = None
                 self._change.notify_all()
         if made is not None:
             made.destroy()
@@ -138,30 +152,40 @@ class Pool(Generic[S]):
                     self._wait_for_one(time.monotonic() + timeout_s)
                 finally:
                     self.awaited -= 1
-            sandbox = self._ready.popleft()
-            self._out.add(sandbox)
-            if self._refill:
-                self._start_one()
-        return sandbox
+            return self._hand_out()
 
     def check_out_now(self) -> S | None:
         """Take a ready sandbox without waiting; None when none is ready."""
         with self._change:
             if not self._ready or self._closed:
                 return None
-            sandbox = self._ready.popleft()
+            return self._hand_out()
+
+    def _hand_out(self) -> S:
+        """The caller holds the lock, and a sandbox is ready."""
+        sandbox = self._ready.popleft()
+        if self._lends:
             self._out.add(sandbox)
-            if self._refill:
-                self._start_one()
+        if self._refill and self.ready + self._launching < self.size:
+            self._start_one()
         return sandbox
 
+    def _has_room(self) -> bool:
+        """Whether one more sandbox may be ready; the caller holds the lock."""
+        return not self._closed and (not self._refill or self.ready < self.size)
+
     def put_back(self, sandbox: S) -> None:
-        """Return an unused sandbox: the next caller gets it."""
+        """Return an unused sandbox: the next caller gets it. Where its place has been filled
+        meanwhile, it is destroyed in the background."""
         with self._change:
             self._out.discard(sandbox)
-            if not self._closed:
+            if self._has_room():
                 self._ready.appendleft(sandbox)
                 self._change.notify_all()
+                return
+            if not self._closed:
+                self._out.add(sandbox)  # a drain destroys it if no worker does
+                self._workers.submit(self.give_back, sandbox)
                 return
         sandbox.destroy()
 
@@ -192,7 +216,7 @@ class Pool(Generic[S]):
         sandbox.destroy()
 
     def drain(self) -> None:
-        """Destroy every sandbox, ready or checked out. The pool cannot be used afterwards."""
+        """Destroy every sandbox, ready or lent. The pool cannot be used afterwards."""
         with self._change:
             self._closed = True
             self._change.notify_all()

@@ -98,9 +98,9 @@ class SharedSandbox:
             self._freezer.thaw()
             self._resumed = time.perf_counter()
             self._frozen = False
-        answer = self.agent.receive(id, time.monotonic() + timeout_s).payload
+        frame = self.agent.receive(id, time.monotonic() + timeout_s)
         replied = time.perf_counter()
-        if struct.unpack_from("<Q", answer)[0] != siphash(self.agent.key, nonce):
+        if frame.payload[:8] != struct.pack("<Q", siphash(self.agent.key, nonce)):
             raise WrongAnswer(f"{self.id} answered a nonce with a wrong hash")
         return replied
 

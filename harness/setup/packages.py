@@ -14,11 +14,11 @@ import re
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from harness.host import package_names
+from harness.host.scratch import temporary_directory
 
 NEEDED = (
     "qemu-system-x86_64", "nft", "ip", "iperf3", "netperf", "runc", "busybox", "cpio", "lz4",
@@ -196,9 +196,7 @@ def all_components() -> Iterator[Sequence[str]]:
     release = package_names.release()
     components = next((COMPONENTS[name] for name in release.family if name in COMPONENTS), "")
     lists = derive(_sources(), release.codename, components)
-    with tempfile.TemporaryDirectory(prefix="coppice-apt-") as name:
-        directory = Path(name)
-        directory.chmod(0o755)  # apt downloads as another user
+    with temporary_directory(0o755) as directory:  # apt downloads as another user
         (directory / "parts").mkdir()
         (directory / "lists" / "partial").mkdir(parents=True)
         for file, text in lists.items():

@@ -13,8 +13,10 @@ from pathlib import Path
 
 import pytest
 
+from harness.commands.run import selected
 from harness.measure.record import find
-from harness.rig.discovery import discover, table
+from harness.rig.discovery import Rig, discover, table
+from harness.rig.info import RigInfo
 from harness.rig.tasks import Task, as_toml, repeat
 from harness.sandbox.protocol import Tier
 from tests.commands.tools import ROOT, script
@@ -174,3 +176,11 @@ def test_bhyve_on_another_system_fails_at_once_with_a_remedy(tier: Tier, tmp_pat
     assert f"bench:qemu-{tier} " in done.stderr and "TIER" not in done.stderr
     assert "Traceback" not in done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_all_rigs_are_those_that_do_not_take_long() -> None:
+    short = Rig(Path("test_a.py"), RigInfo("a", "A", ()))
+    long = Rig(Path("test_b.py"), RigInfo("b", "B", (), long=True))
+    rigs = {"a": short, "b": long}
+    assert selected(rigs, None) == [short]
+    assert selected(rigs, "b") == [long]

@@ -14,6 +14,7 @@ import yaml
 
 from harness.gateway.control_plane.schemas import FILE, METHODS
 from harness.gateway.gateway_process import GatewayProcess
+from harness.gateway.request_schema import NOT_OFFERED
 
 CALLS = 10_000
 WORDS = ("", "base", "0", "-1", "é", "\0", "a" * 300, "../../etc", "%00", "{}", "null", "base'--")
@@ -35,7 +36,9 @@ class Maker:
             for step in schema["$ref"].removeprefix("#/").split("/"):
                 target = target[step]
             return self.value(target, depth)
-        if random_source.random() < 0.08 or depth > 5:
+        if schema.get(NOT_OFFERED) and random_source.random() < 0.97:
+            return None
+        if random_source.random() < 0.04 or depth > 5:
             return random_source.choice([None, [], {}, "x", 7, -0.5, [[]], {"a": {"b": []}}])
         if "enum" in schema:
             return random_source.choice(schema["enum"])
@@ -55,9 +58,9 @@ class Maker:
         values = {
             name: self.value(part, depth + 1)
             for name, part in schema.get("properties", {}).items()
-            if self._random.random() < (0.95 if name in required else 0.4)
+            if self._random.random() < (0.98 if name in required else 0.3)
         }
-        if self._random.random() < 0.1:
+        if self._random.random() < 0.03:
             values[self._random.choice(WORDS)] = self.value({"type": "string"}, depth + 1)
         return values
 

@@ -1,50 +1,24 @@
-"""A context of the code interpreter on its own: interrupts of cells."""
+"""A context of the code interpreter on its own: interrupts of cells, and what it must outlive."""
 
 from __future__ import annotations
 
-import json
 import signal
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from harness.gateway.fleets.disk import KERNEL_PROGRAM
-
-Run = Callable[[str], list[dict[str, object]]]
+from tests.gateway.cells import Interpreter, error, interpreter, result, texts
 
 
-@pytest.fixture
-def process(tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
-    argv = [sys.executable, str(KERNEL_PROGRAM)]
-    with subprocess.Popen(
-        argv, cwd=tmp_path, stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    ) as started:
+@pytest.fixture(scope="module")
+def shell(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Interpreter]:
+    with interpreter(tmp_path_factory.mktemp("interpreter")) as started:
         yield started
-        started.kill()
 
 
-@pytest.fixture
-def run(process: subprocess.Popen[bytes]) -> Run:
-    assert process.stdin is not None
-    assert process.stdout is not None
-    stdin, stdout = process.stdin, process.stdout
-    assert json.loads(stdout.readline())["type"] == "ready"
-
-    def run_cell(code: str) -> list[dict[str, object]]:
-        stdin.write(json.dumps({"code": code}).encode() + b"\n")
-        stdin.flush()
-        lines: list[dict[str, object]] = []
-        while not lines or lines[-1]["type"] != "end_of_execution":
-            lines.append(json.loads(stdout.readline()))
-        return lines
-
-    return run_cell
-
-
-def test_an_interrupt_just_before_a_system_call_ends_the_cell(run: Run) -> None:
+def test_an_interrupt_just_before_a_system_call_ends_the_cell(shell: Interpreter) -> None:
     # Another thread gets the signal: the main thread sleeps on, as when the signal arrives just
     # before the system call.
     code = """
@@ -57,14 +31,124 @@ def late():
 threading.Thread(target=late).start()
 time.sleep(600)
 """
-    assert any(line.get("name") == "KeyboardInterrupt" for line in run(code))
-    assert any(line.get("text") == "2" for line in run("1+1"))
+    interrupted = error(shell.run(code))
+    assert interrupted and interrupted["name"] == "KeyboardInterrupt"
+    assert result(shell.run("1+1"))["text"] == "2"
 
 
-def test_a_late_interrupt_does_not_end_the_next_cell(
-    process: subprocess.Popen[bytes], run: Run
-) -> None:
+def test_a_late_interrupt_does_not_end_the_next_cell(shell: Interpreter) -> None:
     for _ in range(20):
-        run("x = 1")
-        process.send_signal(signal.SIGINT)
-        assert any(line.get("text") == "2" for line in run("x + 1"))
+        shell.run("x = 1")
+        shell.signal(signal.SIGINT)
+        assert result(shell.run("x + 1"))["text"] == "2"
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import time\nprint('on')\ntime.sleep(600)",
+        "!echo on; sleep 600",
+        "%%bash\necho on; sleep 600",
+        "import asyncio\nprint('on')\nawait asyncio.sleep(600)",
+        "import subprocess\nsubprocess.run('echo on; sleep 600', shell=True)",
+        "print('on')\nwhile True: pass",
+        "%time print('on'); import time; time.sleep(600)",
+    ],
+)
+def test_an_interrupt_ends_whatever_the_cell_waits_for(shell: Interpreter, code: str) -> None:
+    lines = shell.start(code)
+    while not any(line.get("text") == "on\n" for line in lines):
+        lines.append(shell.read())
+    shell.signal(signal.SIGINT)
+    interrupted = error(shell.rest(lines))
+    if not code.startswith("%%bash"):  # which IPython ends without an error
+        assert interrupted and interrupted["name"] == "KeyboardInterrupt"
+    assert result(shell.run("1+1"))["text"] == "2"
+
+
+def test_an_interrupted_cell_does_not_go_on_in_a_later_one(shell: Interpreter) -> None:
+    code = (
+        "import asyncio\ntry:\n  print('on'); await asyncio.sleep(600)\nfinally: print('ended')\n"
+    )
+    lines = shell.start(code + "print('went on')")
+    while not any(line.get("text") == "on\n" for line in lines):
+        lines.append(shell.read())
+    shell.signal(signal.SIGINT)
+    assert texts(shell.rest(lines)) == "on\nended\n"
+    assert texts(shell.run("import asyncio\nawait asyncio.sleep(0.1)\nprint('next')")) == "next\n"
+
+
+def test_handlers_that_a_cell_installs_last_for_the_cell(shell: Interpreter) -> None:
+    shell.run(
+        "import signal\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\nsignal.set_wakeup_fd(-1)"
+    )
+    lines = shell.start("import time\nprint('on')\ntime.sleep(600)")
+    while not any(line.get("text") == "on\n" for line in lines):
+        lines.append(shell.read())
+    shell.signal(signal.SIGINT)
+    assert error(shell.rest(lines))
+
+
+def test_a_copy_made_with_fork_ends_with_its_cell(shell: Interpreter) -> None:
+    code = """
+import os
+print('once')
+if os.fork() == 0:
+    print('child')
+else:
+    os.wait()
+"""
+    assert texts(shell.run(code)) == "once\nchild\n"
+    assert result(shell.run("1+1"))["text"] == "2"
+
+
+def test_a_program_that_writes_on_and_on_does_not_keep_the_cell_from_its_end(
+    shell: Interpreter,
+) -> None:
+    timer = threading.Timer(60, shell.process.kill)
+    timer.start()
+    shell.run("import subprocess\nyes = subprocess.Popen(['yes'])")
+    assert error(shell.run("yes.kill()\nyes.wait()")) is None
+    timer.cancel()
+
+
+def test_a_cell_that_closes_its_output_leaves_that_of_the_next(
+    shell: Interpreter,
+) -> None:
+    shell.run("import sys\nsys.stdout.close()\nsys.stderr.close()")
+    assert texts(shell.run("print('still')")) == "still\n"
+
+
+def test_characters_that_utf8_cannot_express_are_shown(shell: Interpreter) -> None:
+    assert texts(shell.run(r"print('\ud800')")) == "\ud800\n"
+    failed = error(shell.run(r"raise ValueError('\udfff')"))
+    assert failed and failed["value"] == "\udfff"
+
+
+def test_output_of_programs_is_decoded_whole(shell: Interpreter) -> None:
+    code = (
+        "import os, time\nfor byte in 'é€😀'.encode(): os.write(1, bytes([byte])); time.sleep(.06)"
+    )
+    assert texts(shell.run(code)) == "é€😀"
+
+
+def test_input_fails_at_once(shell: Interpreter) -> None:
+    failed = error(shell.run("input('? ')"))
+    assert failed and failed["name"] == "EOFError"
+
+
+def test_variables_of_the_environment_last_for_the_cell(shell: Interpreter) -> None:
+    assert result(shell.run("import os\nos.environ['Q']", Q="q"))["text"] == "q"
+    assert result(shell.run("os.environ.get('Q', 'none')"))["text"] == "none"
+    assert texts(shell.run("!echo $Q", Q="q")) == "q\n"
+
+
+def test_a_rehearsal_leaves_no_trace(tmp_path: Path) -> None:
+    with interpreter(tmp_path) as fresh:
+        fresh.start("seen = 1\n1/0", rehearsal=True)
+        fresh.rest([])
+        lines = fresh.run(
+            "import sys\n'seen' in dir(), len(Out), len(In), hasattr(sys, 'last_value')"
+        )
+        assert lines[0]["execution_count"] == 1
+        assert result(lines)["text"] == "(False, 0, 2, False)"

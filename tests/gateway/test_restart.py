@@ -14,9 +14,11 @@ from pathlib import Path
 import pytest
 
 from harness.gateway.gateway_process import GatewayProcess, running_gateway
+from harness.gateway.stages import PAUSE_NOTED, SAVED
 from harness.host.leftovers import reclaim
 from harness.host.run import Run
 from tests.gateway.client import Box
+from tests.gateway.staged import killed_at
 from tests.host.processes import eventually
 
 JSON = {"Content-Type": "application/json"}
@@ -31,8 +33,9 @@ def runtime(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def shared(run: Run, possible: None, runtime: Path) -> Iterator[GatewayProcess]:
     with running_gateway(
-        run, "--pool", "2", "--only", "base", "--no-network", runtime=runtime
-    ) as process:
+        run, "--pool", "2", "--only", "base", "--no-network", runtime=runtime,
+        program=("tests.gateway.staged", "gateway"),
+    ) as process:  # fmt: skip
         yield process
     assert processes_of(runtime) == []
 
@@ -128,6 +131,21 @@ def is_vmm(pid: int) -> bool:
     with contextlib.suppress(OSError):
         return b"\0-name\0coppice-" in Path(f"/proc/{pid}/cmdline").read_bytes()
     return False
+
+
+@pytest.mark.parametrize("stage", [SAVED, PAUSE_NOTED])
+def test_a_pause_during_which_the_gateway_is_killed_loses_nothing(
+    own: GatewayProcess, stage: str
+) -> None:
+    """Every stage of every change is tried in test_killed.py, with containers."""
+    box = Box.create(own)
+    box.run("echo kept > file.txt")
+    pause = f"/sandboxes/{box.id}/pause"
+    killed_at(own, stage, lambda: own.request("POST", pause, {}, JSON))
+    assert box.state() == ("paused" if stage == PAUSE_NOTED else "running")
+    assert own.request("POST", f"/v2/sandboxes/{box.id}/connect", {}, JSON)[0] in (200, 201)
+    assert box.run("cat file.txt") == ("kept\n", 0)
+    assert box.kill() == 204
 
 
 def test_after_a_power_failure_paused_sandboxes_resume(own: GatewayProcess, runtime: Path) -> None:

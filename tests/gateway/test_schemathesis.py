@@ -32,7 +32,8 @@ def described(directory: Path, known: list[str], snapshot: str) -> Path:
     parts = document["components"]
     parts["parameters"]["id"]["schema"]["enum"] = known[TO_KILL:]
     parts["schemas"]["NewSandbox"]["properties"]["templateID"]["enum"] = ["base", snapshot]
-    parts["schemas"]["Seconds"]["minimum"] = 600
+    for name in ("Seconds", "SecondsOrNull"):
+        parts["schemas"][name]["minimum"] = 600
     # Sandboxes to kill are not those that the other calls use.
     to_kill = {"name": "id", "in": "path", "required": True, "schema": {"enum": known[:TO_KILL]}}
     by_id = document["paths"]["/sandboxes/{id}"]

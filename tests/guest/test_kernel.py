@@ -15,6 +15,7 @@ import pytest
 
 from harness.errors import ImageError, MissingTool
 from harness.guest import compression, kernel, modules
+from harness.host.cache import entry
 
 VMLINUX = b"\x7fELF" + bytes(range(256)) * 64
 """A placeholder for a kernel; unpacking must give these bytes."""
@@ -178,9 +179,26 @@ def test_all_packages_of_a_divided_kernel_are_downloaded() -> None:
     assert kernel.parts_of("linux-image-6.12.118-cloud-amd64", whole) == []
 
 
+def _keep(cache: Path, version: str) -> Path:
+    return entry(
+        cache / "kernels" / f"linux-image-{version}-cloud-amd64",
+        lambda directory: (directory / "version").write_text(version),
+    )
+
+
+def test_a_damaged_kernel_is_replaced_by_the_newest_that_apt_offers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = _keep(tmp_path, "6.1.0-57")
+    (home / "version").write_text("6.1.0-56")
+    monkeypatch.setattr(kernel, "_newest", lambda: "linux-image-6.1.0-58-cloud-amd64")
+    monkeypatch.setattr(
+        kernel, "_unpack", lambda name, directory: (directory / "version").write_text(name)
+    )
+    assert kernel.from_distribution(tmp_path).version == "linux-image-6.1.0-58-cloud-amd64"
+
+
 def test_the_newest_kernel_in_the_cache_is_used(tmp_path: Path) -> None:
     for version in ("6.1.0-57", "6.12.118", "6.1.0-9"):
-        home = tmp_path / "kernels" / f"linux-image-{version}-cloud-amd64"
-        home.mkdir(parents=True)
-        (home / "version").write_text(version)
+        _keep(tmp_path, version)
     assert kernel.from_distribution(tmp_path).version == "6.12.118"

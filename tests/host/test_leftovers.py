@@ -178,11 +178,13 @@ def test_a_process_of_another_runtime_directory_is_left_alone(runtime: Path, cac
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="a mount namespace of its own needs root")
-def test_a_run_of_a_container_is_left_alone(runtime: Path, cache: Path) -> None:
-    """In the container, the same path is another directory, which this host does not have."""
+@pytest.mark.parametrize("root", ["/", "/usr"], ids=["plain", "of-another-root"])
+def test_a_run_of_a_container_is_left_alone(runtime: Path, cache: Path, root: str) -> None:
+    """In the container, the same path is another directory, which this host does not have; a
+    confined process of that run does not see it either."""
     runtime.parent.mkdir(exist_ok=True)
     inside = f"""
-        mount -t tmpfs inside {runtime.parent} && exec {sys.executable} -c "$1"
+        mount -t tmpfs inside {runtime.parent} && exec {sys.executable} -c "$1" {root}
     """
     holds = """if True:
         import os, subprocess, sys
@@ -191,7 +193,8 @@ def test_a_run_of_a_container_is_left_alone(runtime: Path, cache: Path) -> None:
         from harness.host.session import open_run
         with open_run() as run:
             mark = {**os.environ, VARIABLE: str(run.directory)}
-            with subprocess.Popen(["sleep", "600"], env=mark) as child:
+            jailed = lambda: os.chroot(sys.argv[1])
+            with subprocess.Popen(["/bin/sleep", "600"], env=mark, preexec_fn=jailed) as child:
                 print(child.pid, parent_of(run.directory.parent), flush=True)
                 sys.stdin.read()
                 child.kill()
@@ -359,6 +362,23 @@ def test_an_interrupted_pytest_takes_everything_down(
             output = process.communicate(timeout=200)[0]
     assert process.returncode == 2, output
     assert carrying(f"{VARIABLE}={runtime}/") == []
+    assert what_is_there(runtime) == []
+
+
+@needs_qemu
+def test_a_rig_whose_parent_was_killed_takes_everything_down(runtime: Path, tmp_path: Path) -> None:
+    results = tmp_path / "results"
+    with Stages(tmp_path, ANSWERED) as stages:
+        argv = ["harness.cli", *rig("durable-prewarm-pool", results)]
+        with begun(argv, stages) as process:
+            with stages.at(ANSWERED, process):
+                (pytest_process,) = psutil.Process(process.pid).children()
+                process.kill()
+                pytest_process.wait(200)
+            process.wait(60)
+    assert carrying(str(runtime)) == []
+    assert not list(results.rglob("*.json"))
+    # The directory of the killed command goes too: a run removes leftovers when it ends.
     assert what_is_there(runtime) == []
 
 

@@ -16,7 +16,7 @@ from harness.host import leftovers
 from harness.host.leftover import Leftover
 from harness.host.leftovers import find, reclaim, remove
 from harness.host.locks import HALF_BUILT, locking
-from harness.host.run import LOCK
+from harness.host.run import LOCK, STATE
 
 
 @pytest.fixture
@@ -53,6 +53,29 @@ def test_a_directory_that_a_dead_builder_began(runtime: Path, cache: Path, held:
     for one in find(runtime, cache):
         remove(one)
     assert find(runtime, cache) == [] and len(list((cache / "images").iterdir())) == 4
+
+
+def test_what_a_killed_gateway_had_begun_to_save(
+    runtime: Path, cache: Path, tmp_path: Path, held: ExitStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where its run says that its state is, and in the usual place even without its run."""
+    monkeypatch.setenv("COPPICE_STATE", str(tmp_path / "usual"))
+    states = (tmp_path / "named", tmp_path / "usual" / "gateway")
+    for state in states:
+        for name in (f"{HALF_BUILT}dead", f"{HALF_BUILT}at-work", "whole"):
+            (state / "saved" / name).mkdir(parents=True)
+            (state / "saved" / name / "memory").touch()
+        held.enter_context(locking(state / "saved" / f"{HALF_BUILT}at-work"))
+    run = runtime / "20260102T030405Z-0123abcd"
+    run.mkdir(parents=True)
+    (run / LOCK).write_text("1")
+    (run / STATE).write_text(str(states[0]))
+    dead = {("half-built", str(state / "saved" / f"{HALF_BUILT}dead")) for state in states}
+    assert _found(runtime, cache) == {*dead, ("directory", str(run))}
+    reclaim(runtime)
+    for state in states:
+        left = {entry.name for entry in (state / "saved").iterdir()}
+        assert left == {f"{HALF_BUILT}at-work", "whole"}
 
 
 def test_a_copy_of_the_harness_whose_run_is_dead(runtime: Path, cache: Path) -> None:

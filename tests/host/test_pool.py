@@ -209,6 +209,53 @@ def test_what_is_put_back_is_the_next_to_be_handed_out(launcher: FakeLauncher) -
     assert launcher.destroyed == [1] * 3
 
 
+def test_abandoned_check_outs_do_not_grow_a_pool(launcher: FakeLauncher) -> None:
+    """A check-out starts a launch; what is put back meanwhile must not come on top of it."""
+    with Pool(launcher, 2) as pool:
+        pool.fill()
+        for _ in range(4):
+            pool.put_back(pool.check_out())
+        eventually(lambda: pool.under_way == 0)
+        assert pool.ready == 2
+        assert sum(not count for count in launcher.destroyed) == 2
+    assert set(launcher.destroyed) == {1}
+
+
+def test_a_launch_that_is_no_longer_needed_is_not_begun(launcher: FakeLauncher) -> None:
+    size = pools.WORKERS + 2
+    with Pool(launcher, size) as pool:
+        pool.fill()
+        launcher.gate.clear()
+        taken = [pool.check_out() for _ in range(size)]
+        eventually(lambda: launcher.calls == size + pools.WORKERS)
+        for sandbox in taken:
+            pool.put_back(sandbox)
+        launcher.gate.set()
+        eventually(lambda: pool.under_way == 0)
+        assert (pool.ready, launcher.calls) == (size, size + pools.WORKERS)
+        assert sum(not count for count in launcher.destroyed) == size
+
+
+def test_what_is_put_back_too_late_is_destroyed(launcher: FakeLauncher) -> None:
+    with Pool(launcher, 1) as pool:
+        pool.fill()
+        first = pool.check_out()
+        eventually(lambda: pool.ready == 1)  # its replacement
+        pool.put_back(first)
+        eventually(lambda: fake(first).destroyed == 1)
+        assert pool.ready == 1 and pool.check_out_now() is not first
+
+
+def test_a_pool_that_does_not_lend_forgets_what_is_out(launcher: FakeLauncher) -> None:
+    pool = Pool(launcher, 1, lends=False)
+    pool.fill()
+    taken = pool.check_out()
+    assert not pool._out
+    pool.drain()
+    assert fake(taken).destroyed == 0
+    assert sorted(launcher.destroyed) == [0, *[1] * (len(launcher.made) - 1)]
+
+
 def test_what_is_put_back_is_had_by_who_waits(launcher: FakeLauncher) -> None:
     with Pool(launcher, 1) as pool:
         pool.fill()

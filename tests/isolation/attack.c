@@ -1,7 +1,14 @@
 /* Attempts something that a sandbox must not be able to do: `attack NAME [ARGUMENT]`. Exits with 0
- * if it succeeded, 1 if the kernel refused, with errno on stdout, 2 if the name is unknown. */
+ * if it succeeded, 1 if the kernel refused, with errno on stdout, 2 if the name is unknown.
+ *
+ * `attack serve NUMBER` stays: it reads "NAME ARGUMENT" from that descriptor, attempts it in this
+ * process, and answers with a line of the errno. */
+#define _GNU_SOURCE
+#include <arpa/inet.h>
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdint.h>
@@ -12,6 +19,7 @@
 #include <sys/mman.h>
 #include <sys/mount.h>
 #include <sys/ptrace.h>
+#include <sys/resource.h>
 #include <sys/shm.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -147,6 +155,68 @@ static long memory_bomb(void)
     }
 }
 
+static long become_user(void)
+{
+    uid_t user = (uid_t)number();
+    return setresuid(user, user, user);
+}
+
+static long change_root(void) { return chroot("/proc"); }
+static long make_file(void) { return open(argument, O_WRONLY | O_CREAT, 0600); }
+static long open_to_write(void) { return open(argument, O_RDWR); }
+static long run_program(void) { char *none[] = {(char *)argument, NULL}; return execv(argument, none); }
+static long raise_limit(void)
+{
+    struct rlimit most = {RLIM_INFINITY, RLIM_INFINITY};
+    return setrlimit(RLIMIT_NPROC, &most);
+}
+
+static long fork_once(void)
+{
+    pid_t child = fork();
+    if (child == 0)
+        _exit(0);
+    return child;
+}
+
+static long connect_to_port(void)
+{
+    struct sockaddr_in to = {.sin_family = AF_INET, .sin_port = htons((uint16_t)number())};
+    int fd = socket(AF_INET, SOCK_STREAM, 0);
+    to.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    return fd < 0 ? -1 : connect(fd, (struct sockaddr *)&to, sizeof to);
+}
+
+/* Succeeds if /proc shows a process besides this one. */
+static long see_a_process(void)
+{
+    DIR *all = opendir("/proc");
+    char self[32] = "";
+    struct dirent *one;
+    if (!all || readlink("/proc/self", self, sizeof self - 1) < 0)
+        return -1;
+    while ((one = readdir(all)))
+        if (one->d_name[0] >= '0' && one->d_name[0] <= '9' && strcmp(one->d_name, self) != 0)
+            return 0;
+    errno = ESRCH;
+    return -1;
+}
+
+static void *wait_for_ever(void *nothing) { pause(); return nothing; }
+
+/* Starts threads until it is refused; succeeds with more than a thousand. */
+static long thread_bomb(void)
+{
+    pthread_attr_t small;
+    pthread_t thread;
+    pthread_attr_init(&small);
+    pthread_attr_setstacksize(&small, 16384);
+    for (int i = 0; i < 1000; i++)
+        if ((errno = pthread_create(&thread, &small, wait_for_ever, NULL)) != 0)
+            return -1;
+    return 0;
+}
+
 #define TRY(name) {#name, name}
 static const struct { const char *name; long (*try)(void); } attacks[] = {
     TRY(signal_process), TRY(kill_everything), TRY(trace_process), TRY(read_process),
@@ -157,19 +227,48 @@ static const struct { const char *name; long (*try)(void); } attacks[] = {
     TRY(shared_memory), TRY(packet_socket), TRY(raw_socket), TRY(hypervisor_socket),
     TRY(load_module), TRY(load_kernel), TRY(load_bpf), TRY(perf), TRY(io_uring),
     TRY(fault_handler), TRY(kernel_log), TRY(set_clock), TRY(set_hostname), TRY(set_priority),
-    TRY(fork_bomb), TRY(memory_bomb),
+    TRY(fork_bomb), TRY(memory_bomb), TRY(become_user), TRY(change_root), TRY(make_file),
+    TRY(open_to_write), TRY(run_program), TRY(raise_limit), TRY(fork_once), TRY(connect_to_port),
+    TRY(see_a_process), TRY(thread_bomb),
 };
+
+/* The errno of an attack, 0 if it succeeded, -1 if there is none of that name. */
+static int attempt(const char *name)
+{
+    for (size_t i = 0; i < sizeof attacks / sizeof *attacks; i++)
+        if (strcmp(attacks[i].name, name) == 0) {
+            errno = 0;
+            return attacks[i].try() < 0 ? errno : 0;
+        }
+    return -1;
+}
+
+static int serve(int channel)
+{
+    char asked[4096], answer[16];
+    ssize_t got;
+    while ((got = read(channel, asked, sizeof asked - 1)) > 0) {
+        asked[got] = 0;
+        char *space = strchr(asked, ' ');
+        argument = space ? space + 1 : "";
+        if (space)
+            *space = 0;
+        int length = snprintf(answer, sizeof answer, "%d\n", attempt(asked));
+        if (write(channel, answer, (size_t)length) < 0)
+            return 1;
+    }
+    return 0;
+}
 
 int main(int count, char **words)
 {
     argument = count > 2 ? words[2] : "";
     signal(SIGUSR1, SIG_IGN);
-    for (size_t i = 0; count > 1 && i < sizeof attacks / sizeof *attacks; i++)
-        if (strcmp(attacks[i].name, words[1]) == 0) {
-            errno = 0;
-            long result = attacks[i].try();
-            printf("%d\n", result < 0 ? errno : 0);
-            return result < 0;
-        }
-    return 2;
+    if (count > 2 && strcmp(words[1], "serve") == 0)
+        return serve((int)number());
+    int result = count > 1 ? attempt(words[1]) : -1;
+    if (result < 0)
+        return 2;
+    printf("%d\n", result);
+    return result != 0;
 }

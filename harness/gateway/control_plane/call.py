@@ -47,6 +47,14 @@ class Call:
             working.cancel()
             leaving.cancel()
 
+    def header(self, name: str) -> str:
+        return self._request.headers.get(name, "")
+
+    def seconds(self, name: str, default_s: float) -> float:
+        """A time in the body."""
+        given = self.body.get(name)
+        return float(default_s if given is None else given)
+
     def query(self, name: str) -> str | None:
         return self._request.query_params.get(name)
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, unquote
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
+from harness.gateway.control_plane import idempotency
 from harness.gateway.control_plane.call import Call, page, parse_time, position
+from harness.gateway.control_plane.lifecycle import require_healthy, with_lifecycle
 from harness.gateway.control_plane.rate_limit import RateLimiter
 from harness.gateway.control_plane.schemas import Operation, operations
 from harness.gateway.control_plane.views import Views, log_entry, log_line, snapshot_json
@@ -20,9 +22,15 @@ from harness.gateway.sandboxes import forks, usage
 from harness.gateway.sandboxes.sandbox import Sandbox
 from harness.gateway.sandboxes.service import Sandboxes
 from harness.gateway.sandboxes.snapshots import Snapshots
-from harness.gateway.sandboxes.store import Key, Limits
+from harness.gateway.sandboxes.store import Key, Limits, hash_of
+from harness.gateway.wrong_credentials import WrongCredentials, too_often
 
 V1_TIMEOUT_S, V2_TIMEOUT_S, FORK_TIMEOUT_S = 15, 300, 15
+CREATING = ("create", "create_v2")
+"""The operations that know idempotency keys."""
+LEVELS = ("debug", "info", "warn", "error")
+"""Of log entries, the least severe first."""
+KEY_REQUIRED = "an API key is required, in the header X-API-KEY"
 NO_KEY = Key("", "", "", Limits(), 0)
 """For operations that need none."""
 log = logging.getLogger("coppice.gateway")
@@ -31,11 +39,20 @@ log = logging.getLogger("coppice.gateway")
 class ControlPlane:
     """Answers what openapi.yaml describes. Methods are named after its operations."""
 
-    def __init__(self, sandboxes: Sandboxes, snapshots: Snapshots, domain: str | None) -> None:
+    def __init__(
+        self,
+        sandboxes: Sandboxes,
+        snapshots: Snapshots,
+        domain: str | None,
+        wrong: WrongCredentials,
+    ) -> None:
         self._sandboxes = sandboxes
+        self._wrong = wrong
+        self._known_keys: set[str] = set()
         self._snapshots = snapshots
         self._views = Views(sandboxes, domain)
         self._rate_limiter = RateLimiter()
+        self._repetitions = idempotency.Repetitions(sandboxes)
         self._by_path: dict[tuple[str, str], tuple[Operation, Handler]] = {}
         self._patterns: list[tuple[str, Sequence[str], Operation, Handler]] = []
         for operation in operations():
@@ -75,6 +92,9 @@ class ControlPlane:
             if request.method != "GET":
                 data = await read_body(request, key.limits.request_bytes)
             body = operation.body(data) if request.method != "GET" else {}
+            operation.check_query(request.query_params)
+            if idempotency.HEADER in request.headers and operation.id not in CREATING:
+                raise ApiError(400, "Idempotency-Key is offered for creating sandboxes only")
             response = await handler(Call(key, id, request, body))
         except ClientDisconnect:
             response = Response(status_code=499)
@@ -82,8 +102,7 @@ class ControlPlane:
             failure = as_http(error)
             if failure.status >= 500:
                 log.error(route, exc_info=not isinstance(error, ApiError))
-            headers = {"Should-Retry": "true" if failure.retry else "false"}
-            response = JSONResponse(failure.body(), failure.status, headers)
+            response = JSONResponse(failure.body(), failure.status, failure.headers())
         took = time.perf_counter() - begun
         self._sandboxes.metrics.request(route, response.status_code, took)
         log.info(
@@ -94,12 +113,19 @@ class ControlPlane:
         return response
 
     def _key(self, request: Request) -> Key:
+        """The key that the request presents. An address that has presented too many wrong ones may
+        go on with keys that have been used before, but may try no others."""
         secret = request.headers.get("x-api-key", "")
-        if not secret:
-            raise ApiError(401, "an API key is required, in the header X-API-KEY")
-        key = self._sandboxes.store.key_of(secret)
+        address = request.client.host if request.client else ""
+        wait_s = self._wrong.wait_of(address)
+        digest = hash_of(secret)
+        if wait_s and digest not in self._known_keys:
+            raise too_often(wait_s)
+        key = self._sandboxes.store.key_of(secret) if secret else None
         if key is None:
-            raise ApiError(401, "unknown or revoked API key")
+            message = "unknown or revoked API key" if secret else KEY_REQUIRED
+            raise self._wrong.answer(address, ApiError(401, message))
+        self._known_keys.add(digest)
         self._rate_limiter.take(key)
         return key
 
@@ -118,11 +144,23 @@ class ControlPlane:
         return await self._create(call, V2_TIMEOUT_S)
 
     async def _create(self, call: Call, default_s: float) -> Response:
+        key = call.header(idempotency.HEADER)
+        if not key:
+            return await self._new(call, default_s, "")
+        idempotency.require_valid(key)
+        marked = idempotency.mark(key, call.body)
+        async with self._repetitions.turn(call.key, key):
+            if sandbox := self._repetitions.created(call.key, marked):
+                return JSONResponse(self._views.access(sandbox), 201)
+            return await self._new(call, default_s, marked)
+
+    async def _new(self, call: Call, default_s: float, created_by: str) -> Response:
         sandboxes, template = self._sandboxes, call.body["templateID"]
         snapshot = None
         if template not in sandboxes.fleet.templates():
             snapshot = self._snapshots.find(call.key, template)
-        creating = sandboxes.create(call.key, call.body, default_s, snapshot)
+        body = with_lifecycle(call.body)
+        creating = sandboxes.create(call.key, body, default_s, snapshot, created_by)
         if sandboxes.has_ready(template):
             return JSONResponse(self._views.access(await creating), 201)
         sandbox, disconnected = await call.unless_disconnected(creating)
@@ -162,7 +200,9 @@ class ControlPlane:
 
     def _matching(self, call: Call, states: Sequence[str]) -> list[Sandbox]:
         """The key's sandboxes in these states that have the metadata of the query."""
-        wanted = dict(parse_qsl(call.query("metadata") or "", keep_blank_values=True)).items()
+        pairs = parse_qsl(call.query("metadata") or "", keep_blank_values=True)
+        # E2B's API has names and values quoted twice: the SDKs quote them before the query string.
+        wanted = [(unquote(name), unquote(value)) for name, value in pairs]
         return [
             sandbox
             for sandbox in self._sandboxes.by_id.values()
@@ -178,12 +218,21 @@ class ControlPlane:
     async def do_pause(self, call: Call) -> Response:
         sandbox = self._sandbox(call)
         self._sandboxes.require_saving(call.body.get("memory") is not False)
+        if call.body.get("requireHealthyGuest"):
+            await require_healthy(sandbox)
         await self._sandboxes.pause(sandbox)
         return Response(status_code=204)
 
     async def do_resume(self, call: Call) -> Response:
         sandbox = self._sandbox(call)
-        await self._sandboxes.resume(sandbox, float(call.body.get("timeout", V1_TIMEOUT_S)))
+        self._require_restore(call, sandbox)
+        auto_pause = call.body.get("autoPause")
+        if auto_pause:
+            self._sandboxes.require_saving(True)
+        await self._sandboxes.resume(sandbox, call.seconds("timeout", V1_TIMEOUT_S))
+        if auto_pause is not None:
+            sandbox.stored.auto_pause = auto_pause
+            self._sandboxes.store.put(sandbox.stored)
         return JSONResponse(self._views.access(sandbox), 201)
 
     async def do_connect(self, call: Call) -> Response:
@@ -194,16 +243,23 @@ class ControlPlane:
 
     async def _connect(self, call: Call, default_s: float) -> Response:
         sandbox = self._sandbox(call)
-        timeout_s = float(call.body.get("timeout", default_s))
+        self._require_restore(call, sandbox)
+        timeout_s = call.seconds("timeout", default_s)
         resumed = await self._sandboxes.connect(sandbox, timeout_s)
         return JSONResponse(self._views.access(sandbox), 201 if resumed else 200)
+
+    def _require_restore(self, call: Call, sandbox: Sandbox) -> None:
+        """ApiError 400 for a caller who wants a sandbox rebooted instead of restored."""
+        paused, fleet = sandbox.stored.state == "paused", self._sandboxes.fleet
+        if call.body.get("memory") is False and paused and fleet.saves_memory:
+            raise ApiError(400, "memory: a resume without the saved memory is not offered")
 
     async def do_timeout(self, call: Call) -> Response:
         await self._sandboxes.set_timeout(self._sandbox(call), float(call.body["timeout"]))
         return Response(status_code=204)
 
     async def do_refreshes(self, call: Call) -> Response:
-        await self._sandboxes.refresh(self._sandbox(call), float(call.body.get("duration", 60)))
+        await self._sandboxes.refresh(self._sandbox(call), call.seconds("duration", 60))
         return Response(status_code=204)
 
     async def do_network(self, call: Call) -> Response:
@@ -214,8 +270,8 @@ class ControlPlane:
     async def do_fork(self, call: Call) -> Response:
         sandbox = self._sandbox(call)
         self._sandboxes.require_saving(True)
-        timeout_s = float(call.body.get("timeout", FORK_TIMEOUT_S))
-        count = int(call.body.get("count", 1))
+        timeout_s = call.seconds("timeout", FORK_TIMEOUT_S)
+        count = int(call.body.get("count") or 1)
         copies = await forks.fork(self._sandboxes, call.key, sandbox, count, timeout_s)
         results = [
             {"error": copy.body()}
@@ -232,11 +288,12 @@ class ControlPlane:
         return JSONResponse(snapshot_json(snapshot), 201)
 
     async def do_snapshots(self, call: Call) -> Response:
-        source = call.query("sandboxID")
+        source, name = call.query("sandboxID"), call.query("name")
         items = [
             ((snapshot.created, snapshot.id), snapshot)
             for snapshot in self._snapshots.of(call.key)
             if source in (None, snapshot.sandbox_id)
+            and (name is None or name in (snapshot.id, *snapshot.names))
         ]
         chosen, headers = page(call, items, True)
         return JSONResponse([snapshot_json(snapshot) for snapshot in chosen], headers=headers)
@@ -256,7 +313,12 @@ class ControlPlane:
 
     async def do_logs_v2(self, call: Call) -> Response:
         cursor, limit = call.number("cursor", -1), call.number("limit", 1000)
-        entries = list(self._sandbox(call).logs)
+        least, search = LEVELS.index(call.query("level") or "debug"), call.query("search") or ""
+        entries = [
+            entry
+            for entry in self._sandbox(call).logs
+            if LEVELS.index(entry["level"]) >= least and search in entry["message"]
+        ]
         if call.query("direction") == "backward":
             entries.reverse()
             entries = [entry for entry in entries if cursor < 0 or entry["at"] * 1000 <= cursor]

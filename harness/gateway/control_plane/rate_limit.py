@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import time
 
 from harness.gateway.errors import ApiError
 from harness.gateway.sandboxes.store import Key
+
+WAIT_MAX_S = 3600.0
 
 
 class RateLimiter:
@@ -21,5 +24,12 @@ class RateLimiter:
         left = min(left + (now - at) * key.limits.rate, key.limits.burst)
         if left < 1:
             self._buckets[key.id] = (left, now)
-            raise ApiError(429, f"this key may make {key.limits.rate:g} requests per second")
+            wait_s = (
+                min((1 - left) / key.limits.rate, WAIT_MAX_S) if key.limits.rate else WAIT_MAX_S
+            )
+            raise ApiError(
+                429,
+                f"this key may make {key.limits.rate:g} requests per second",
+                retry_after=math.ceil(wait_s),
+            )
         self._buckets[key.id] = (left - 1, now)

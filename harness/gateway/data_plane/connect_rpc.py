@@ -17,8 +17,10 @@ from typing import Any
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
+from harness.gateway.data_plane.messages import MESSAGES
 from harness.gateway.errors import RpcError, as_rpc
-from harness.gateway.request_body import read_body
+from harness.gateway.request_body import BODY_S, LATE, read_body
+from harness.gateway.request_schema import InvalidRequest, parse_json
 
 MESSAGE_MAX = 64 << 20
 HEADER = struct.Struct(">BI")
@@ -33,18 +35,27 @@ def envelope(flag: int, body: Body) -> bytes:
     return HEADER.pack(flag, len(data)) + data
 
 
-def _object(data: bytes) -> Body:
+def _message(request: Request, data: bytes) -> Body:
+    """A message of a call, checked against the schema of its method."""
     try:
-        message = json.loads(data or b"{}")
-    except ValueError as error:
-        raise RpcError("invalid_argument", f"the message is not JSON: {error}") from error
-    if not isinstance(message, dict):
-        raise RpcError("invalid_argument", "the message must be a JSON object")
+        message = parse_json(data or b"{}")
+        if not isinstance(message, dict):
+            raise InvalidRequest("the message must be a JSON object")
+        if schema := MESSAGES.get(request.url.path[1:]):
+            schema.check(message)
+        if request.query_params:
+            raise InvalidRequest(f"unknown query parameter {next(iter(request.query_params))!r}")
+    except InvalidRequest as error:
+        raise RpcError("invalid_argument", str(error)) from error
     return message
 
 
 def _too_long() -> RpcError:
     return RpcError("resource_exhausted", f"a message may have at most {MESSAGE_MAX} bytes")
+
+
+def _late() -> RpcError:
+    return RpcError("deadline_exceeded", LATE)
 
 
 async def envelopes(request: Request) -> AsyncIterator[Body]:
@@ -66,14 +77,18 @@ async def envelopes(request: Request) -> AsyncIterator[Body]:
             del buffer[: HEADER.size + length]
             if flag & END:
                 return
-            yield _object(data)
+            yield _message(request, data)
     if buffer:
         raise RpcError("invalid_argument", "the stream ends in the middle of an envelope")
 
 
 async def _first_message(request: Request) -> Body:
-    async for message in envelopes(request):
-        return message
+    try:
+        async with asyncio.timeout(BODY_S):
+            async for message in envelopes(request):
+                return message
+    except TimeoutError:
+        raise _late() from None
     raise RpcError("invalid_argument", "the request has no message")
 
 
@@ -91,10 +106,20 @@ def _refuse_other_codecs(request: Request) -> None:
 
 async def unary(request: Request, handle: Callable[[Body], Awaitable[Body]]) -> Response:
     """Answer a unary call."""
+
+    async def encoded(body: Body) -> bytes:
+        return json.dumps(await handle(body), separators=(",", ":")).encode()
+
+    return await unary_raw(request, encoded)
+
+
+async def unary_raw(request: Request, handle: Callable[[Body], Awaitable[bytes]]) -> Response:
+    """Answer a unary call with a message that `handle` has encoded itself."""
     try:
         _refuse_other_codecs(request)
-        answer = await handle(_object(await read_body(request, MESSAGE_MAX, _too_long())))
-        return Response(json.dumps(answer, separators=(",", ":")), media_type="application/json")
+        data = await read_body(request, MESSAGE_MAX, _too_long(), _late())
+        answer = await handle(_message(request, data))
+        return Response(answer, media_type="application/json")
     except ClientDisconnect:
         return Response(status_code=499)
     except Exception as error:

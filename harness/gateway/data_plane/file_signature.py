@@ -7,9 +7,12 @@ import hashlib
 import hmac
 import time
 
-from starlette.requests import Request
+from starlette.datastructures import QueryParams
 
 from harness.gateway.errors import ApiError
+
+OPERATIONS = {"GET": "read", "POST": "write"}
+"""What a signature permits, by the method of the request."""
 
 
 def signature(path: str, operation: str, user: str, token: str, expiration: str) -> str:
@@ -19,14 +22,20 @@ def signature(path: str, operation: str, user: str, token: str, expiration: str)
     return "v1_" + base64.b64encode(digest).decode().rstrip("=")
 
 
-def check(request: Request, operation: str, token: str) -> None:
-    """Raises ApiError 401 unless the URL is signed for this operation and has not expired."""
-    query = request.query_params
-    expiration = query.get("signature_expiration", "")
+def matches(method: str, query: QueryParams, token: str) -> bool:
+    """Whether the URL is signed with this token for this method, expired or not."""
     expected = signature(
-        query.get("path", ""), operation, query.get("username", ""), token, expiration
-    )
-    if not hmac.compare_digest(expected.encode(), query.get("signature", "").encode()):
-        raise ApiError(401, "the signature does not match this URL and operation")
+        query.get("path", ""), OPERATIONS.get(method, ""), query.get("username", ""), token,
+        query.get("signature_expiration", ""),
+    )  # fmt: skip
+    return hmac.compare_digest(expected.encode(), query.get("signature", "").encode())
+
+
+def refusal(method: str, query: QueryParams, token: str) -> ApiError | None:
+    """ApiError 401 for a URL that is not signed for this method, or whose time is over."""
+    if not matches(method, query, token):
+        return ApiError(401, "the signature does not match this URL and operation")
+    expiration = query.get("signature_expiration", "")
     if expiration and (not expiration.isdecimal() or int(expiration) < time.time()):
-        raise ApiError(401, "the signature has expired")
+        return ApiError(401, "the signature has expired")
+    return None

@@ -3,43 +3,94 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import secrets
 import stat
-import struct
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
 
-from harness.errors import GuestDied
+from harness.errors import AnswerTooLong, SandboxError
 from harness.gateway.data_plane import connect_rpc
 from harness.gateway.data_plane.connect_rpc import Body
+from harness.gateway.envd.budget import ANSWER_MAX, ITEM_BYTES, QUEUE_HIGH
 from harness.gateway.envd.client import Envd
-from harness.gateway.envd.wire import EnvdTag, RequestKind, decode_fields
+from harness.gateway.envd.wire import EnvdTag, RequestKind
 from harness.gateway.errors import RpcError
 from harness.gateway.sandboxes.sandbox import Sandbox
 from harness.gateway.timestamps import utc_text
+from harness.guest.answers import Fields
 from harness.guest.protocol import Frame, Tag
 
 _EVENT_TYPES = {
     1: "EVENT_TYPE_CREATE", 2: "EVENT_TYPE_WRITE", 3: "EVENT_TYPE_REMOVE",
     4: "EVENT_TYPE_RENAME", 5: "EVENT_TYPE_CHMOD",
 }  # fmt: skip
-EVENTS_MAX = 10000
-"""Kept for a watcher; further events are lost until the client fetches them."""
+EVENT_BYTES_MAX = 1 << 20
+"""Kept for a watcher. Further events are lost until the client fetches them, and end a stream."""
 
 
 class Watcher:
     """A watch whose events the client polls for."""
 
-    def __init__(self) -> None:
+    def __init__(self, envd: Envd) -> None:
         self.number = 0
-        self.events: list[Body] = []
+        self._envd = envd
+        self._queue: list[tuple[int, Body]] = []
+        self._queued = 0
 
-    def on_event(self, frame: Frame | None) -> None:
-        if frame and len(self.events) < EVENTS_MAX:
-            self.events.append(event_of(frame))
+    def on_event(self, frame: Frame | SandboxError) -> None:
+        if isinstance(frame, SandboxError):
+            return
+        weight = len(frame.payload) + 4 * ITEM_BYTES
+        crowded = self._envd.queued.used > QUEUE_HIGH
+        if self._queued + weight <= EVENT_BYTES_MAX and not crowded:
+            self._queue.append((weight, event_of(frame, self._envd.name)))
+            self._queued += weight
+            self._envd.queued.take(weight)
+
+    def fetch(self) -> list[Body]:
+        """The events since the last call."""
+        self._envd.queued.give(self._queued)
+        queue, self._queue, self._queued = self._queue, [], 0
+        return [event for _, event in queue]
+
+
+class EventStream:
+    """A watch whose events are sent as they arrive."""
+
+    def __init__(self, envd: Envd) -> None:
+        self._envd = envd
+        self._queue: asyncio.Queue[tuple[int, Body] | SandboxError] = asyncio.Queue()
+        self._queued = 0
+
+    def on_event(self, frame: Frame | SandboxError) -> None:
+        if isinstance(frame, SandboxError):
+            self._queue.put_nowait(frame)
+            return
+        weight = len(frame.payload) + 4 * ITEM_BYTES
+        if self._queued > EVENT_BYTES_MAX:
+            return
+        self._queue.put_nowait((weight, event_of(frame, self._envd.name)))
+        self._queued += weight
+        self._envd.queued.take(weight)
+        if self._queued > EVENT_BYTES_MAX:
+            self._queue.put_nowait(AnswerTooLong("the events came faster than they were read"))
+
+    async def get(self) -> Body:
+        item = await self._queue.get()
+        if isinstance(item, SandboxError):
+            raise item
+        weight, event = item
+        self._queued -= weight
+        self._envd.queued.give(weight)
+        return event
+
+    def close(self) -> None:
+        self._envd.queued.give(self._queued)
+        self._queued = EVENT_BYTES_MAX + 1  # takes no more
 
 
 class FileService:
@@ -52,10 +103,12 @@ class FileService:
 
     async def answer(self, method: str, request: Request) -> Response:
         unary = {
-            "Stat": self._stat, "MakeDir": self._make, "Move": self._move, "ListDir": self._list,
-            "Remove": self._remove, "CreateWatcher": self._create_watcher,
-            "GetWatcherEvents": self._events, "RemoveWatcher": self._remove_watcher,
+            "Stat": self._stat, "MakeDir": self._make, "Move": self._move, "Remove": self._remove,
+            "CreateWatcher": self._create_watcher, "GetWatcherEvents": self._events,
+            "RemoveWatcher": self._remove_watcher,
         }  # fmt: skip
+        if method == "ListDir":
+            return await connect_rpc.unary_raw(request, self._list)
         if method == "WatchDir":
             return await connect_rpc.server_stream(request, self._watch)
         if method in unary:
@@ -69,43 +122,58 @@ class FileService:
         return await self._envd.path_request(kind, path, self._user, **more)
 
     async def _stat(self, body: Body) -> Body:
-        return {"entry": entry_of((await self._request(RequestKind.STAT, body))[-1])}
+        return self._entry(await self._request(RequestKind.STAT, body))
 
     async def _make(self, body: Body) -> Body:
-        return {"entry": entry_of((await self._request(RequestKind.MAKE, body))[-1])}
+        return self._entry(await self._request(RequestKind.MAKE, body))
 
     async def _move(self, body: Body) -> Body:
         target = _path(body, "destination")
         answers = await self._request(RequestKind.MOVE, body, "source", target=target)
-        return {"entry": entry_of(answers[-1])}
+        return self._entry(answers)
 
-    async def _list(self, body: Body) -> Body:
+    def _entry(self, answers: list[bytes]) -> Body:
+        return {"entry": entry_of(answers[-1], self._envd.name)}
+
+    async def _list(self, body: Body) -> bytes:
+        """The JSON of the entries, of which there may be many: each is encoded as it arrives."""
         depth = body.get("depth") or 1
         if not isinstance(depth, int) or not 0 < depth < 1000:
             raise RpcError("invalid_argument", "depth must be from 1 to 999")
-        answers = await self._request(RequestKind.LIST, body, depth=depth)
-        return {"entries": [entry_of(payload) for payload in answers[:-1]]}
+        found = bytearray(b'{"entries":[')
+
+        def add(payload: bytes) -> None:
+            entry = json.dumps(entry_of(payload, self._envd.name), separators=(",", ":"))
+            found.extend(entry.encode() + b",")
+            if len(found) > ANSWER_MAX:
+                raise AnswerTooLong(
+                    f"the listing is longer than {ANSWER_MAX >> 20} MiB: list fewer levels at once"
+                )
+
+        async with self._envd.listings:
+            await self._request(RequestKind.LIST, body, depth=depth, on_entry=add)
+        if found.endswith(b","):
+            del found[-1:]
+        return bytes(found + b"]}")
 
     async def _remove(self, body: Body) -> Body:
         await self._request(RequestKind.REMOVE, body)
         return {}
 
     async def _watch(self, body: Body) -> AsyncIterator[Body]:
-        events: asyncio.Queue[Frame | None] = asyncio.Queue()
+        events = EventStream(self._envd)
         recursive = body.get("recursive") is True
-        number = await self._envd.watch(_path(body), self._user, recursive, events.put_nowait)
+        number = await self._envd.watch(_path(body), self._user, recursive, events.on_event)
         try:
             yield {"start": {}}
             while True:
-                frame = await events.get()
-                if frame is None:
-                    raise GuestDied("the connection to the sandbox ended")
-                yield {"filesystem": event_of(frame)}
+                yield {"filesystem": await events.get()}
         finally:
+            events.close()
             self._envd.unwatch(number)
 
     async def _create_watcher(self, body: Body) -> Body:
-        watcher = Watcher()
+        watcher = Watcher(self._envd)
         recursive = body.get("recursive") is True
         path = _path(body)
         watcher.number = await self._envd.watch(path, self._user, recursive, watcher.on_event)
@@ -120,12 +188,12 @@ class FileService:
         return watcher
 
     async def _events(self, body: Body) -> Body:
-        watcher = self._watcher(body)
-        events, watcher.events = watcher.events, []
-        return {"events": events}
+        return {"events": self._watcher(body).fetch()}
 
     async def _remove_watcher(self, body: Body) -> Body:
-        self._envd.unwatch(self._watcher(body).number)
+        watcher = self._watcher(body)
+        self._envd.unwatch(watcher.number)
+        watcher.fetch()
         del self._sandbox.watchers[str(body["watcherId"])]
         return {}
 
@@ -137,36 +205,29 @@ def _path(body: Body, name: str = "path") -> str:
     return path
 
 
-def event_of(frame: Frame) -> Body:
-    fields = dict(decode_fields(frame.payload))
-    event = int.from_bytes(fields[EnvdTag.EVENT], "little")
-    name = fields[EnvdTag.NAME].decode("utf-8", "replace")
-    return {"name": name, "type": _EVENT_TYPES.get(event, "EVENT_TYPE_UNSPECIFIED")}
+def event_of(frame: Frame, sandbox: str) -> Body:
+    fields = Fields(frame.payload, sandbox)
+    event = _EVENT_TYPES.get(fields.number(EnvdTag.EVENT), "EVENT_TYPE_UNSPECIFIED")
+    return {"name": fields.text(EnvdTag.NAME), "type": event}
 
 
-def entry_of(payload: bytes) -> Mapping[str, Any]:
+def entry_of(payload: bytes, sandbox: str) -> Mapping[str, Any]:
     """A directory entry as E2B's JSON, in which int64 are strings."""
-    fields = dict(decode_fields(payload))
-
-    def text(tag: int) -> str:
-        return fields.get(tag, b"").decode("utf-8", "replace")
-
-    (mode,) = struct.unpack("<Q", fields[Tag.MODE])
-    (size,) = struct.unpack("<Q", fields[EnvdTag.SIZE])
-    (mtime_ns,) = struct.unpack("<Q", fields[EnvdTag.MTIME_NS])
+    fields = Fields(payload, sandbox)
+    mode = fields.number(Tag.MODE, 32)
     entry: dict[str, Any] = {
-        "name": text(EnvdTag.NAME),
-        "path": text(Tag.PATH),
+        "name": fields.text(EnvdTag.NAME),
+        "path": fields.text(Tag.PATH),
         "type": _type(mode),
-        "size": str(size),
+        "size": str(fields.number(EnvdTag.SIZE)),
         "mode": stat.S_IMODE(mode),
         "permissions": stat.filemode(mode),
-        "owner": text(EnvdTag.OWNER),
-        "group": text(EnvdTag.GROUP),
-        "modifiedTime": utc_text(mtime_ns / 1e9),
+        "owner": fields.text(EnvdTag.OWNER),
+        "group": fields.text(EnvdTag.GROUP),
+        "modifiedTime": utc_text(fields.number(EnvdTag.MTIME_NS) / 1e9),
     }
     if EnvdTag.TARGET in fields:
-        entry["symlinkTarget"] = text(EnvdTag.TARGET)
+        entry["symlinkTarget"] = fields.text(EnvdTag.TARGET)
     return entry
 
 

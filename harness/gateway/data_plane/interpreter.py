@@ -10,15 +10,16 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from harness.errors import CoppiceError
+from harness.gateway.data_plane.messages import CELL, NEW_CONTEXT, NOTHING
 from harness.gateway.envd import interpreter
 from harness.gateway.envd.client import Envd
-from harness.gateway.envd.interpreter import CodeCell, Context
+from harness.gateway.envd.interpreter import CodeCell
 from harness.gateway.errors import ApiError
 from harness.gateway.request_body import read_body
+from harness.gateway.request_schema import InvalidRequest, RequestSchema, parse_json
 from harness.gateway.sandboxes.sandbox import Sandbox
 
 BODY_MAX = 16 << 20
-SIGKILL = 9
 
 
 class InterpreterService:
@@ -29,47 +30,37 @@ class InterpreterService:
         self._envd = envd
 
     async def answer(self, request: Request) -> Response:
+        if request.query_params:
+            name = next(iter(request.query_params))
+            raise ApiError(400, f"unknown query parameter {name!r}")
         await self._sandbox.learn_processes()
         path = request.url.path
         method, parts = request.method, path.strip("/").split("/")
         if (method, parts) == ("POST", ["execute"]):
-            return await self._execute(await _json_object(request))
+            return await self._execute(await _body(request, CELL))
         if (method, parts) == ("GET", ["contexts"]):
             contexts = interpreter.contexts(self._envd)
             return JSONResponse([context.as_json() for context in contexts])
         if (method, parts) == ("POST", ["contexts"]):
-            return await self._create_context(await _json_object(request))
+            return await self._create_context(await _body(request, NEW_CONTEXT))
         if len(parts) >= 2 and parts[0] == "contexts":
             try:
                 context = interpreter.context(self._envd, parts[1])
             except LookupError as error:
                 raise ApiError(404, str(error)) from error
+            await _body(request, NOTHING)
             if method == "DELETE" and len(parts) == 2:
-                await self._end(context)
+                await interpreter.end_context(self._envd, context)
                 return Response(status_code=204)
             if method == "POST" and parts[2:] == ["restart"]:
-                await self._end(context)
-                await interpreter.start_context(
-                    self._envd, context.id, context.language, context.cwd
-                )
+                await interpreter.restart_context(self._envd, context)
                 return Response(status_code=204)
         raise ApiError(404, f"the code interpreter does not support {method} {path}")
 
-    async def _end(self, context: Context) -> None:
-        await self._envd.signal(context.process.pid, SIGKILL)
-        self._envd.processes.pop(context.process.pid, None)
-
     async def _execute(self, body: Mapping[str, Any]) -> Response:
-        code, variables = body.get("code"), body.get("env_vars") or {}
-        if not isinstance(code, str):
-            raise ApiError(400, "code must be a string")
-        if not isinstance(variables, Mapping):
-            raise ApiError(400, "env_vars must be an object of strings")
+        code, variables = body["code"], body.get("env_vars") or {}
         _require_python(body.get("language"))
-        environment = {
-            **self._sandbox.stored.environment,
-            **{name: str(value) for name, value in variables.items()},
-        }
+        environment = {**self._sandbox.stored.environment, **variables}
         lines = interpreter.execute(
             self._envd,
             body.get("context_id") or interpreter.DEFAULT,
@@ -84,8 +75,6 @@ class InterpreterService:
     async def _create_context(self, body: Mapping[str, Any]) -> Response:
         _require_python(body.get("language"))
         cwd = body.get("cwd") or ""
-        if not isinstance(cwd, str):
-            raise ApiError(400, "cwd must be a path")
         context = await interpreter.start_context(self._envd, interpreter.new_id(), "python", cwd)
         return JSONResponse(context.as_json())
 
@@ -96,11 +85,14 @@ def _require_python(language: Any) -> None:
 
 
 async def _streamed(first: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    piece = first
     try:
         yield first
-        async for line in rest:
-            yield line
+        async for piece in rest:
+            yield piece
     except CoppiceError as error:
+        if not piece.endswith(b"\n"):
+            yield b"\n"  # the line that was cut off
         fields = {"type": "error", "name": "SandboxError", "value": str(error), "traceback": ""}
         yield json.dumps(fields).encode() + b"\n"
     finally:
@@ -109,12 +101,11 @@ async def _streamed(first: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[b
             await close()
 
 
-async def _json_object(request: Request) -> Mapping[str, Any]:
-    data = await read_body(request, BODY_MAX)
+async def _body(request: Request, schema: RequestSchema) -> Mapping[str, Any]:
+    """The request's body, which matches a schema of an object."""
     try:
-        body = json.loads(data or b"{}")
-    except ValueError as error:
-        raise ApiError(400, f"the body is not JSON: {error}") from error
-    if not isinstance(body, dict):
-        raise ApiError(400, "the body must be a JSON object")
+        body: Mapping[str, Any] = parse_json(await read_body(request, BODY_MAX) or b"{}")
+        schema.check(body)
+    except InvalidRequest as error:
+        raise ApiError(400, str(error)) from error
     return body

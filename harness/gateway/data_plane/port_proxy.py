@@ -15,19 +15,26 @@ import httptools
 from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
-from harness.errors import GuestDied, GuestRefused
+from harness.errors import AnswerTooLong, CoppiceError, GuestDied, GuestRefused, MalformedAnswer
+from harness.gateway.data_plane.authorisation import TOKEN_HEADERS
 from harness.gateway.envd.client import Envd
 from harness.gateway.envd.connections import ServerConnection, dial
 from harness.gateway.envd.process import Listener
 
-TOKEN = "e2b-traffic-access-token"
-GATEWAY_HEADERS = (b"e2b-sandbox-id", b"e2b-sandbox-port", TOKEN.encode(), b"x-api-key")
+GATEWAY_HEADERS = (
+    b"e2b-sandbox-id", b"e2b-sandbox-port", TOKEN_HEADERS["traffic"].encode(), b"x-api-key",
+)  # fmt: skip
 """Headers that are not forwarded to a sandbox."""
 HOP_BY_HOP = (
     b"connection", b"keep-alive", b"proxy-authenticate", b"proxy-authorization",
     b"proxy-connection", b"te", b"trailer", b"transfer-encoding", b"upgrade", b"expect",
 )  # fmt: skip
 HEAD_MAX = 1 << 16
+"""Bytes of a response between two pieces of its body: headers, trailers, chunk extensions."""
+STATUSES = range(100, 600)
+IDLE_S = 60.0
+"""How long a request's body may pause."""
+LATE = f"no more of the request's body arrived for {IDLE_S:g} seconds"
 PORT_IS_CLOSED = "The sandbox is running but port is not open"
 """The message of E2B's own proxy."""
 Headers = Sequence[tuple[bytes, bytes]]
@@ -35,11 +42,12 @@ Headers = Sequence[tuple[bytes, bytes]]
 
 def port_is_closed(id: str, port: int) -> Response:
     """The response where no server listens."""
-    return _bad_gateway(id, port, PORT_IS_CLOSED)
+    return _failure(id, port, 502, PORT_IS_CLOSED)
 
 
-def _bad_gateway(id: str, port: int, message: str) -> Response:
-    return JSONResponse({"sandboxId": id, "message": message, "port": port, "code": 502}, 502)
+def _failure(id: str, port: int, status: int, message: str) -> Response:
+    body = {"sandboxId": id, "message": message, "port": port, "code": status}
+    return JSONResponse(body, status)
 
 
 async def connect(envd: Envd, port: int) -> tuple[ServerConnection, Listener] | None:
@@ -79,11 +87,13 @@ class ProxiedRequest(Response):
                 await back  # the server, not the client, ended the request early
             if back.done():
                 back.result()
-        except (GuestDied, GuestRefused, TimeoutError, httptools.HttpParserError) as error:
+        except (CoppiceError, TimeoutError) as error:
             if self._started:
-                raise ConnectionResetError(str(error)) from error  # the client sees a truncation
-            self.status_code = 502
-            response = _bad_gateway(self._id, self._port, str(error))
+                return  # without its end: the server closes the connection
+            late = forward.done() and isinstance(forward.exception(), TimeoutError)
+            message = LATE if late else str(error)
+            self.status_code = 408 if late else 502
+            response = _failure(self._id, self._port, self.status_code, message)
             await response(scope, receive, send)
         finally:
             self._listener.close()
@@ -106,15 +116,18 @@ class ProxiedRequest(Response):
         head = request_head(scope["method"], target, (*kept, *more, (b"connection", b"close")))
         try:
             await self._connection.write(head)
+            more_body = True
             while True:
-                message = await receive()
+                async with asyncio.timeout(IDLE_S if more_body else None):
+                    message = await receive()
+                more_body = message.get("more_body", False)
                 if message["type"] == "http.disconnect":
                     return False
                 data = message.get("body", b"")
                 if data:
                     chunk = b"%x\r\n%s\r\n" % (len(data), data) if chunked else data
                     await self._connection.write(chunk)
-                if chunked and not message.get("more_body"):
+                if chunked and not more_body:
                     await self._connection.write(b"0\r\n\r\n")
         except GuestRefused:
             return True
@@ -123,8 +136,6 @@ class ProxiedRequest(Response):
         response = ServerResponse(method)
         while not response.complete:
             event = await self._listener.get()
-            if event is None:
-                raise GuestDied("the sandbox is gone")
             if event.kind == "exit":
                 response.end()
                 if not response.complete:
@@ -156,13 +167,20 @@ class ServerResponse:
         self._parser = httptools.HttpResponseParser(self)
 
     def feed(self, data: bytes) -> None:
-        """Raises HttpParserError for malformed data."""
-        if not self.status:
-            self._head_bytes += len(data)
-            if self._head_bytes > HEAD_MAX:
-                raise httptools.HttpParserError("the head of the server's response is too long")
-        if not self.complete:
+        """MalformedAnswer for what is not HTTP, AnswerTooLong for endless headers."""
+        if self.complete:
+            return
+        self._head_bytes += len(data)
+        try:
             self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade as error:
+            raise MalformedAnswer("the server changes the protocol, unasked") from error
+        except httptools.HttpParserError as error:
+            raise MalformedAnswer(f"the server's response is not HTTP: {error}") from error
+        if self._head_bytes > HEAD_MAX:
+            raise AnswerTooLong("the head of the server's response is too long")
+        if self.status not in (0, *STATUSES):
+            raise MalformedAnswer(f"the server's response has the status {self.status}")
 
     def end(self) -> None:
         """The server has closed the connection, which ends a response without a length."""
@@ -170,6 +188,8 @@ class ServerResponse:
             self.complete = True
 
     def on_header(self, name: bytes, value: bytes) -> None:
+        if self.status:
+            return  # a trailer
         name = name.lower()
         if name in (b"content-length", b"transfer-encoding"):
             self._sized = True
@@ -186,6 +206,7 @@ class ServerResponse:
             self.complete = True
 
     def on_body(self, data: bytes) -> None:
+        self._head_bytes = 0
         if not self.complete:
             self.body += data
 

@@ -11,7 +11,7 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
-from harness.errors import CoppiceError, GuestDied
+from harness.errors import CoppiceError
 from harness.gateway.data_plane import connect_rpc
 from harness.gateway.data_plane.connect_rpc import Body
 from harness.gateway.envd.client import Envd
@@ -120,8 +120,6 @@ class ProcessService:
                     raise RpcError(
                         "deadline_exceeded", "the process reached its time limit"
                     ) from None
-                if event is None:
-                    raise GuestDied("the connection to the sandbox ended before the process did")
                 if event.kind == "exit":
                     yield {"event": {"end": _end(event)}}
                     return
@@ -132,7 +130,7 @@ class ProcessService:
 
     async def _list(self, body: Body) -> Body:
         await self._sandbox.learn_processes()
-        return {"processes": [_process_json(process) for process in self._envd.processes.values()]}
+        return {"processes": [process_json(process) for process in self._envd.processes.values()]}
 
     async def _send_input(self, body: Body) -> Body:
         process = await self._find(body)
@@ -206,7 +204,7 @@ def _end(event: ProcessEvent) -> Body:
     return end
 
 
-def _process_json(process: RunningProcess) -> Body:
+def process_json(process: RunningProcess) -> Body:
     config: dict[str, Any] = {
         "cmd": process.argv[0],
         "args": list(process.argv[1:]),

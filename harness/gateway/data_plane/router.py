@@ -5,40 +5,55 @@ from __future__ import annotations
 import base64
 import binascii
 
+from starlette.datastructures import Headers, QueryParams
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
 from harness.gateway.data_plane import file_signature, port_proxy, transfer
+from harness.gateway.data_plane.authorisation import (
+    ENVD_PORT,
+    HEALTH,
+    INTERPRETER_PORT,
+    Authorisation,
+    Visit,
+)
 from harness.gateway.data_plane.files import FileService
 from harness.gateway.data_plane.interpreter import InterpreterService
 from harness.gateway.data_plane.processes import ProcessService
 from harness.gateway.envd.client import Envd
 from harness.gateway.envd.connections import ServerConnection
 from harness.gateway.envd.process import Listener
-from harness.gateway.errors import ApiError, RpcError, as_http, as_rpc
+from harness.gateway.errors import ApiError, as_http, as_rpc
 from harness.gateway.sandboxes.sandbox import Sandbox
 from harness.gateway.sandboxes.service import Sandboxes
+from harness.gateway.wrong_credentials import WrongCredentials, too_often
 
-ENVD_PORT, INTERPRETER_PORT = 49983, 49999
-WRONG_TOKEN = "the access token is missing, or is not this sandbox's"
+RPC_CODES = {401: "unauthenticated", 429: "resource_exhausted", 502: "unavailable"}
+"""What envd's services call these statuses."""
+UNSIGNED = "no sandbox has signed this URL; name one in E2b-Sandbox-Id"
 
 
 class DataPlane:
     """Answers requests that name a sandbox and a port."""
 
-    def __init__(self, sandboxes: Sandboxes) -> None:
+    def __init__(self, sandboxes: Sandboxes, wrong: WrongCredentials) -> None:
         self._sandboxes = sandboxes
+        self._wrong = wrong
+        self._authorisation = Authorisation(sandboxes.tokens, wrong)
 
     async def answer(self, id: str, port: int, request: Request) -> Response:
         path = request.url.path
         rpc = path.startswith(("/process.Process/", "/filesystem.Filesystem/"))
+        visit = Visit(
+            port, request.method, path, request.query_params, request.headers,
+            request.client.host if request.client else "",
+        )  # fmt: skip
         try:
-            sandbox, envd = await self._sandboxes.connected(id)
+            sandbox, envd = await self._admitted(id, visit)
             if port == ENVD_PORT:
                 return await self._envd(sandbox, envd, request, path, rpc)
             if port == INTERPRETER_PORT:
-                return await self._interpreter(sandbox, envd, request, path)
-            self._authorise_traffic(sandbox, request.headers.get(port_proxy.TOKEN, ""))
+                return await self._interpreter(sandbox, envd, request)
             opened = await port_proxy.connect(envd, port)
             if opened is None:
                 return port_proxy.port_is_closed(id, port)
@@ -50,18 +65,28 @@ class DataPlane:
                 rpc_failure = as_rpc(error)
                 return JSONResponse(rpc_failure.body(), rpc_failure.status)
             failure = as_http(error)
-            if rpc and failure.status == 502:
-                body = {"code": "unavailable", "message": failure.message, "sandboxId": id}
-                return JSONResponse(body, 502)
-            return JSONResponse({**failure.body(), "sandboxId": id}, failure.status)
+            headers = {} if failure.retry_after is None else failure.headers()
+            body = {**failure.body(), "sandboxId": id}
+            if rpc and failure.status in RPC_CODES:
+                body["code"] = RPC_CODES[failure.status]
+            return JSONResponse(body, failure.status, headers)
+
+    def signed(self, method: str, query: QueryParams, address: str) -> str:
+        """The sandbox with whose token a URL is signed, for URLs that name none. ApiError 404 if
+        there is none, and 429 for an address that has tried too often: this compares them all."""
+        if wait_s := self._wrong.wait_of(address):
+            raise too_often(wait_s)
+        for id in self._sandboxes.by_id:
+            if file_signature.matches(method, query, self._sandboxes.tokens.of(id, "envd")):
+                return id
+        raise self._wrong.answer(address, ApiError(404, UNSIGNED))
 
     async def open(
-        self, id: str, port: int, headers: port_proxy.Headers
+        self, id: str, port: int, path: str, headers: port_proxy.Headers, address: str
     ) -> tuple[ServerConnection, Listener]:
         """A connection to a server in a sandbox, for a WebSocket."""
-        sandbox, envd = await self._sandboxes.connected(id)
-        token = dict(headers).get(port_proxy.TOKEN.encode(), b"").decode("latin-1")
-        self._authorise_traffic(sandbox, token)
+        visit = Visit(port, "GET", path, QueryParams(), Headers(raw=list(headers)), address)
+        _, envd = await self._admitted(id, visit)
         opened = None
         if port not in (ENVD_PORT, INTERPRETER_PORT):
             opened = await port_proxy.connect(envd, port)
@@ -69,36 +94,36 @@ class DataPlane:
             raise ApiError(502, port_proxy.PORT_IS_CLOSED)
         return opened
 
-    def _authorise_traffic(self, sandbox: Sandbox, token: str) -> None:
-        """Traffic to ports is public unless the sandbox's network rules forbid it. ApiError 403."""
-        if sandbox.stored.network.get("allowPublicTraffic") is not False:
-            return
-        if not self._sandboxes.tokens.matches(sandbox.id, "traffic", token):
-            header = port_proxy.TOKEN
-            raise ApiError(403, f"the ports of this sandbox require its token, in {header}")
+    async def _admitted(self, id: str, visit: Visit) -> tuple[Sandbox, Envd]:
+        """The sandbox, resumed if traffic resumes it, once the caller is known to be permitted.
+
+        Whether a running sandbox is healthy may be asked without a token, but that resumes none.
+        """
+        sandbox = self._sandboxes.by_id.get(id)
+        if sandbox is None:
+            raise ApiError(502, "sandbox was not found")
+        if not visit.asks_for_health:
+            self._authorisation.require(sandbox, visit)
+        elif not sandbox.running and not self._authorisation.permits(sandbox, visit):
+            raise ApiError(502, "sandbox was not found")
+        return await self._sandboxes.connected(id)
 
     # envd.
 
     async def _envd(
         self, sandbox: Sandbox, envd: Envd, request: Request, path: str, rpc: bool
     ) -> Response:
-        if path == "/health":
+        if path == HEALTH:
             return Response(status_code=204)
         user = _user(request)
         if path == "/files":
-            operation = {"GET": "read", "POST": "write"}.get(request.method)
-            if operation is None:
-                raise ApiError(405, f"/files does not support {request.method}")
-            if "signature" in request.query_params:
-                token = self._sandboxes.tokens.of(sandbox.id, "envd")
-                file_signature.check(request, operation, token)
-            else:
-                self._authorise_envd(sandbox, request, rpc)
+            transfer.check(request)
             user = request.query_params.get("username") or user
-            if operation == "read":
+            if request.method == "GET":
                 return await transfer.download(request, envd, user)
-            return await transfer.upload(request, envd, user)
-        self._authorise_envd(sandbox, request, rpc)
+            if request.method == "POST":
+                return await transfer.upload(request, envd, user)
+            raise ApiError(405, f"/files does not support {request.method}")
         if rpc:
             if request.method != "POST":
                 raise ApiError(405, "services require POST")
@@ -110,43 +135,12 @@ class DataPlane:
             return JSONResponse(sandbox.stored.environment)
         raise ApiError(404, f"envd has nothing at {path}")
 
-    def _authorise_envd(self, sandbox: Sandbox, request: Request, rpc: bool) -> None:
-        """envd requires the token of its own sandbox."""
-        if not sandbox.stored.secure:
-            return
-        token = request.headers.get("x-access-token", "")
-        if not self._sandboxes.tokens.matches(sandbox.id, "envd", token):
-            if rpc:
-                raise RpcError("unauthenticated", WRONG_TOKEN)
-            raise ApiError(401, WRONG_TOKEN)
-
     # The code interpreter.
 
-    async def _interpreter(
-        self, sandbox: Sandbox, envd: Envd, request: Request, path: str
-    ) -> Response:
-        if path == "/health":
+    async def _interpreter(self, sandbox: Sandbox, envd: Envd, request: Request) -> Response:
+        if request.url.path == HEALTH:
             return Response(b"OK")
-        self._authorise_interpreter(sandbox, request, path)
         return await InterpreterService(sandbox, envd).answer(request)
-
-    def _authorise_interpreter(self, sandbox: Sandbox, request: Request, path: str) -> None:
-        """Either token is accepted. Older SDKs send none with requests about contexts: they know
-        the sandbox's id, which cannot be guessed. Running code always requires a token."""
-        if not sandbox.stored.secure:
-            return
-        headers = {"envd": "x-access-token", "traffic": "e2b-traffic-access-token"}
-        sent = {
-            purpose: request.headers[header]
-            for purpose, header in headers.items()
-            if request.headers.get(header)
-        }
-        if not sent and path.startswith("/contexts"):
-            return
-        for purpose, token in sent.items():
-            if self._sandboxes.tokens.matches(sandbox.id, purpose, token):
-                return
-        raise ApiError(401, WRONG_TOKEN)
 
 
 def _user(request: Request) -> str:

@@ -26,6 +26,24 @@ IDLE_S = 60.0
 """Seconds without data after which an upload is aborted."""
 
 
+QUERY = ("path", "username", "signature", "signature_expiration")
+METADATA = "x-metadata-"
+"""The start of headers with metadata of a file, which this envd does not keep."""
+
+
+def check(request: Request) -> None:
+    """ApiError 400 for a request that asks for what transfers do not offer."""
+    names = [name for name, _ in request.query_params.multi_items()]
+    for name in names:
+        if name not in QUERY:
+            raise ApiError(400, f"unknown query parameter {name!r}")
+        if names.count(name) > 1:
+            raise ApiError(400, f"the query parameter {name} is repeated")
+    for name in request.headers:
+        if name.startswith(METADATA):
+            raise ApiError(400, f"{name}: metadata of files is not offered by this gateway")
+
+
 def _path(text: str | None) -> str:
     if not text:
         raise ApiError(400, "a path is required")
@@ -227,8 +245,7 @@ async def _write_form(
                     field = value = b""
                 elif event == "headers":
                     current = _part(headers, default, envd, user)
-                    if current:
-                        await current.open()
+                    await current.open()
                 elif event == "data" and current:
                     await current.write(data)
                 elif event == "end" and current:
@@ -246,10 +263,8 @@ async def _write_form(
     return written
 
 
-def _part(
-    headers: Mapping[bytes, bytes], default: str | None, envd: Envd, user: str
-) -> Upload | None:
+def _part(headers: Mapping[bytes, bytes], default: str | None, envd: Envd, user: str) -> Upload:
     _, options = parse_options_header(headers.get(b"content-disposition", b""))
-    if options.get(b"name") != b"file":
-        return None
+    if (name := options.get(b"name", b"")) != b"file":
+        raise ApiError(400, f"unknown field {name.decode('utf-8', 'replace')!r} in the form")
     return Upload(envd, _path(default or options.get(b"filename", b"").decode()), user)

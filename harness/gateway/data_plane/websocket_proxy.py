@@ -1,14 +1,13 @@
 """WebSockets to servers that run in a sandbox: after the request, bytes in both directions.
 
-uvicorn hands a connection over when its request asks for an upgrade. The bytes after that are not
-interpreted, so any extension that the two ends negotiate works.
+The HTTP server hands a connection over when its request asks for an upgrade. The bytes after that
+are not interpreted, so any extension that the two ends negotiate works.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -17,20 +16,23 @@ from harness.gateway.data_plane.port_proxy import GATEWAY_HEADERS, Headers, requ
 from harness.gateway.envd.connections import ServerConnection
 from harness.gateway.envd.process import Listener
 from harness.gateway.errors import ApiError, as_http
+from harness.gateway.http.connections import Lease
+from harness.gateway.http.refusal import refusal
 
 BUFFER_MAX = 1 << 18
 """Bytes buffered for the sandbox's server before the client's connection is paused."""
-HEAD_MAX = 1 << 16
-Connect = Callable[[Headers], Awaitable[tuple[ServerConnection, Listener]]]
-"""Connects to the server that a request's headers name; raises ApiError and CoppiceError."""
+Connect = Callable[[str, Headers, str], Awaitable[tuple[ServerConnection, Listener]]]
+"""Connects to the server that a request names, by its path, headers and the client's address;
+raises ApiError and CoppiceError."""
 
 
 class WebSocketProxy(asyncio.Protocol):
-    """A client's connection; created by uvicorn."""
+    """A client's connection, from its request for an upgrade on."""
 
-    def __init__(self, connect: Connect, server_state: Any) -> None:
+    def __init__(self, connect: Connect, open_connections: set[Any], lease: Lease) -> None:
         self._connect = connect
-        self._open_connections = server_state.connections
+        self._open_connections = open_connections
+        self._lease = lease
         self._transport: Any = None
         self._buffer = bytearray()
         self._readable = asyncio.Event()
@@ -39,10 +41,16 @@ class WebSocketProxy(asyncio.Protocol):
         self._ended = False
         self._task: asyncio.Task[None] | None = None
 
-    def connection_made(self, transport: Any) -> None:
+    def take_over(
+        self, transport: Any, method: str, target: bytes, headers: Headers, data: bytes
+    ) -> None:
+        """Go on after a request; `data` is what has arrived behind it."""
         self._transport = transport
         self._open_connections.add(self)
-        self._task = asyncio.get_running_loop().create_task(self._serve())
+        self._task = asyncio.get_running_loop().create_task(self._serve(method, target, headers))
+        transport.resume_reading()
+        if data:
+            self.data_received(data)
 
     def data_received(self, data: bytes) -> None:
         self._buffer += data
@@ -50,12 +58,12 @@ class WebSocketProxy(asyncio.Protocol):
         if len(self._buffer) > BUFFER_MAX:
             self._transport.pause_reading()
 
-    def eof_received(self) -> bool:
-        self.connection_lost(None)
-        return False
+    def eof_received(self) -> None:
+        """The transport then closes itself."""
 
     def connection_lost(self, error: Exception | None) -> None:
         self._ended = True
+        self._lease.release()
         self._open_connections.discard(self)
         self._readable.set()
         self._writable.set()
@@ -72,12 +80,15 @@ class WebSocketProxy(asyncio.Protocol):
         """Called by uvicorn when the gateway stops."""
         self._transport.close()
 
-    async def _serve(self) -> None:
+    async def _serve(self, method: str, target: bytes, headers: Headers) -> None:
+        path = target.partition(b"?")[0].decode("latin-1")
+        peer = self._transport.get_extra_info("peername")
         try:
-            method, target, headers = await self._request()
-            connection, listener = await self._connect(headers)
+            connection, listener = await self._connect(path, headers, str(peer[0]) if peer else "")
         except (ApiError, CoppiceError, TimeoutError) as error:
-            self._refuse(as_http(error))
+            with contextlib.suppress(OSError):
+                self._transport.write(refusal(as_http(error)))
+            self._transport.close()
             return
         kept = [header for header in headers if header[0] not in GATEWAY_HEADERS]
         head = request_head(method, target, kept)
@@ -93,18 +104,6 @@ class WebSocketProxy(asyncio.Protocol):
             await asyncio.gather(forward, back, return_exceptions=True)
             self._transport.close()
 
-    async def _request(self) -> tuple[str, bytes, Headers]:
-        """The request, which uvicorn has parsed and written again: it is well-formed."""
-        while b"\r\n\r\n" not in self._buffer and len(self._buffer) < HEAD_MAX:
-            self._readable.clear()
-            await self._readable.wait()
-        head, _, rest = bytes(self._buffer).partition(b"\r\n\r\n")
-        self._buffer[:] = rest
-        first, *lines = head.split(b"\r\n")
-        method, target, _ = first.split(b" ", 2)
-        headers = [line.split(b": ", 1) for line in lines]
-        return method.decode(), target, [(name.lower(), value) for name, value in headers]
-
     async def _forward(self, connection: ServerConnection, head: bytes) -> None:
         await connection.write(head)
         while not self._ended:
@@ -118,16 +117,6 @@ class WebSocketProxy(asyncio.Protocol):
                 await self._readable.wait()
 
     async def _return(self, listener: Listener) -> None:
-        while (event := await listener.get()) and event.kind != "exit":
+        while (event := await listener.get()).kind != "exit":
             self._transport.write(event.data)
             await self._writable.wait()
-
-    def _refuse(self, error: ApiError) -> None:
-        body = json.dumps(error.body()).encode()
-        lines = (
-            f"HTTP/1.1 {error.status} Refused\r\ncontent-type: application/json\r\n"
-            f"content-length: {len(body)}\r\nconnection: close\r\n\r\n"
-        )
-        with contextlib.suppress(OSError):
-            self._transport.write(lines.encode() + body)
-        self._transport.close()

@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import struct
 from collections.abc import Callable, Mapping, Sequence
 
-from harness.errors import GuestRefused
+from harness.errors import AnswerTooLong, GuestRefused, MalformedAnswer, SandboxError
+from harness.gateway.envd.budget import PROCESSES_MAX, WATCHES_MAX
 from harness.gateway.envd.channel import PIECE, EnvdChannel
-from harness.gateway.envd.process import Listener, ProcessEvent, RunningProcess
+from harness.gateway.envd.process import Context, Listener, ProcessEvent, RunningProcess
 from harness.gateway.envd.wire import (
     EVENT,
     STREAMS,
     EnvdTag,
     RequestKind,
-    decode_fields,
     encode_field,
 )
+from harness.guest import answers
+from harness.guest.answers import Fields
 from harness.guest.protocol import PAYLOAD_MAX, Frame, FrameKind, Tag
 
+PID, ENDING, OPENED = struct.Struct("<I"), struct.Struct("<II"), struct.Struct("<IQ")
+LISTINGS = 2
+"""Listings of directories at once, of a sandbox; each may take ANSWER_MAX bytes of memory."""
 FILE_TIMEOUT_S = 120.0
 """For writes, which wait for the sandbox's disk."""
 
@@ -31,17 +37,25 @@ class Envd(EnvdChannel):
         self.processes: dict[int, RunningProcess] = {}
         self.connections: dict[int, RunningProcess] = {}
         """To servers in the sandbox (connections.py)."""
-        self.watches: dict[int, Callable[[Frame | None], None]] = {}
+        self.contexts: dict[str, Context] = {}
+        """The interpreter's, also those whose process has ended."""
+        self.starting: dict[str, asyncio.Future[Context]] = {}
+        self.on_end: Callable[[RunningProcess], None] | None = None
+        """Called when a process has ended."""
+        self.watches: dict[int, Callable[[Frame | SandboxError], None]] = {}
         self.stale_connections = True
         """Whether envd may still have connections of a former gateway."""
+        self.listings = asyncio.Semaphore(LISTINGS)
         self._last_watch = 0
 
     def connection_lost(self, error: Exception | None) -> None:
+        if self.gone:
+            return  # it was ended here
         super().connection_lost(error)
         for process in (*self.processes.values(), *self.connections.values()):
-            process.publish(None)
+            process.end_listeners(drop=self.broken)
         for watch in list(self.watches.values()):
-            watch(None)
+            watch(self.ended())
 
     def handle_event(self, frame: Frame) -> bool:
         """Output, ends and file events."""
@@ -54,27 +68,36 @@ class Envd(EnvdChannel):
         owner = self.connections if frame.id in self.connections else self.processes
         if process := owner.get(frame.id):
             if frame.kind == FrameKind.EXIT:
-                code, signal = struct.unpack("<II", frame.payload)
+                code, signal = answers.unpack(ENDING, frame.payload, self.name)
                 process.ended = ProcessEvent("exit", code=code, signal=signal)
                 owner.pop(frame.id)
                 process.publish(process.ended)
+                if self.on_end:
+                    self.on_end(process)
             else:
                 process.publish(ProcessEvent(STREAMS[frame.kind], frame.payload))
         return True
 
     async def sync(self) -> None:
         """Ask which processes run: after a restore, a fork, or a restart of the gateway."""
-        answers = await self.request(RequestKind.PROCESSES)
-        for payload in answers[:-1]:
-            fields = decode_fields(payload)
-            by_tag = dict(fields)
-            pid = int.from_bytes(by_tag[EnvdTag.PID], "little")
-            argv = [value.decode(errors="replace") for tag, value in fields if tag == Tag.ARG]
+        for payload in (await self.request(RequestKind.PROCESSES))[:-1]:
+            fields = Fields(payload, self.name)
+            pid = fields.number(EnvdTag.PID, 32)
+            argv = tuple(fields.each(Tag.ARG))
+            if not argv:
+                raise MalformedAnswer(f"the sandbox {self.name} reports a process without argv")
             if pid not in self.processes:
-                self.processes[pid] = RunningProcess(
-                    self, pid, argv, by_tag[Tag.CWD].decode(), by_tag[EnvdTag.LABEL].decode(),
-                    terminal=EnvdTag.COLUMNS in by_tag,
-                )  # fmt: skip
+                self._add(RunningProcess(
+                    self, pid, argv, fields.text(Tag.CWD), fields.text(EnvdTag.LABEL),
+                    terminal=EnvdTag.COLUMNS in fields,
+                ))  # fmt: skip
+
+    def _add(self, process: RunningProcess) -> None:
+        if process.pid in self.processes:
+            raise MalformedAnswer(f"the sandbox {self.name} reports two processes with one PID")
+        if len(self.processes) >= PROCESSES_MAX:
+            raise AnswerTooLong(f"the sandbox {self.name} reports over {PROCESSES_MAX} processes")
+        self.processes[process.pid] = process
 
     async def start(
         self,
@@ -106,9 +129,9 @@ class Envd(EnvdChannel):
         listeners: list[Listener] = []
 
         def register(frame: Frame) -> None:
-            (pid,) = struct.unpack("<I", frame.payload)
+            (pid,) = answers.unpack(PID, frame.payload, self.name)
             process = RunningProcess(self, pid, argv, cwd, label, variables, size is not None)
-            self.processes[pid] = process
+            self._add(process)
             listeners.append(process.listen())
 
         await self.request(RequestKind.START, payload, on_answer=register)
@@ -133,23 +156,36 @@ class Envd(EnvdChannel):
         await self.request(RequestKind.RESIZE, encode_field(EnvdTag.PID, pid) + size)
 
     async def path_request(
-        self, kind: RequestKind, path: str, user: str = "", *, target: str = "", depth: int = 1
+        self,
+        kind: RequestKind,
+        path: str,
+        user: str = "",
+        *,
+        target: str = "",
+        depth: int = 1,
+        on_entry: Callable[[bytes], None] | None = None,
     ) -> list[bytes]:
-        """Stat, list, make, move or remove; the encoded entries."""
+        """Stat, list, make, move or remove; the encoded entries, unless `on_entry` takes them."""
         payload = encode_field(Tag.PATH, path) + encode_field(EnvdTag.USER, user)
         payload += encode_field(EnvdTag.TARGET, target) + encode_field(EnvdTag.DEPTH, depth)
-        return await self.request(kind, payload)
+        return await self.request(kind, payload, on_entry=on_entry)
 
     async def open(self, path: str, user: str, *, write: bool = False) -> tuple[int, int]:
         """A handle to a file, and the file's size."""
         payload = encode_field(Tag.PATH, path) + encode_field(EnvdTag.USER, user)
         payload += encode_field(Tag.TRUNCATE, b"") if write else b""
-        handle, size = struct.unpack("<IQ", (await self.request(RequestKind.OPEN, payload))[-1])
+        answer = (await self.request(RequestKind.OPEN, payload))[-1]
+        handle, size = answers.unpack(OPENED, answer, self.name)
         return handle, size
 
     async def read(self, handle: int, offset: int) -> bytes:
         payload = encode_field(EnvdTag.HANDLE, handle) + encode_field(Tag.OFFSET, offset)
-        return (await self.request(RequestKind.READ, payload + encode_field(Tag.LENGTH, PIECE)))[-1]
+        piece = (await self.request(RequestKind.READ, payload + encode_field(Tag.LENGTH, PIECE)))[
+            -1
+        ]
+        if len(piece) > PIECE:
+            raise MalformedAnswer(f"the sandbox {self.name} sent more than was requested")
+        return piece
 
     async def write(self, handle: int, data: bytes) -> None:
         await self.request(
@@ -167,9 +203,15 @@ class Envd(EnvdChannel):
         )
 
     async def watch(
-        self, path: str, user: str, recursive: bool, on_event: Callable[[Frame | None], None]
+        self,
+        path: str,
+        user: str,
+        recursive: bool,
+        on_event: Callable[[Frame | SandboxError], None],
     ) -> int:
-        """Watch a directory; `on_event` gets each event, and None when the sandbox is gone."""
+        """Watch a directory; `on_event` gets each event, and why the channel was closed."""
+        if len(self.watches) >= WATCHES_MAX:
+            raise GuestRefused("the sandbox has too many watches", errno.EMFILE)
         self._last_watch += 1
         number = self._last_watch
         self.watches[number] = on_event
@@ -182,7 +224,7 @@ class Envd(EnvdChannel):
         try:
             await self.request(RequestKind.WATCH, payload)
         except BaseException:
-            del self.watches[number]
+            self.watches.pop(number, None)
             raise
         return number
 
@@ -192,4 +234,4 @@ class Envd(EnvdChannel):
 
     async def stats(self) -> str:
         """The guest's /proc/stat and /proc/meminfo, and a line `disk TOTAL USED` in bytes."""
-        return (await self.request(RequestKind.STATS))[-1].decode(errors="replace")
+        return answers.loose_text((await self.request(RequestKind.STATS))[-1])

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import struct
 
-from harness.gateway.envd.client import Envd
+from harness.errors import AnswerTooLong, MalformedAnswer
+from harness.gateway.envd.budget import CONNECTIONS_MAX
+from harness.gateway.envd.client import PID, Envd
 from harness.gateway.envd.process import Listener, RunningProcess
 from harness.gateway.envd.wire import EnvdTag, RequestKind, encode_field
+from harness.guest import answers
 from harness.guest.protocol import Frame
 
 
@@ -39,7 +41,11 @@ async def dial(envd: Envd, port: int) -> tuple[ServerConnection, Listener]:
     opened: list[tuple[ServerConnection, Listener]] = []
 
     def register(frame: Frame) -> None:
-        (number,) = struct.unpack("<I", frame.payload)
+        (number,) = answers.unpack(PID, frame.payload, envd.name)
+        if number in envd.connections:
+            raise MalformedAnswer(f"the sandbox {envd.name} gave a connection's number twice")
+        if len(envd.connections) >= CONNECTIONS_MAX:
+            raise AnswerTooLong(f"the sandbox {envd.name} has too many connections")
         connection = ServerConnection(envd, number, (), "", "")
         envd.connections[number] = connection
         opened.append((connection, connection.listen()))

@@ -1,40 +1,42 @@
 """The code interpreter: its contexts are processes of the sandbox, identified by their labels.
 
-A cell's output arrives as lines of JSON from guest/interpreter.py and is passed on unchanged. The
-contexts exist in the guest only, so they survive a pause, a fork and a restart of the gateway.
+A cell's output arrives as lines of JSON from guest/interpreter and is passed on unchanged. The
+contexts exist in the guest, so they survive a pause, a fork and a restart of the gateway. One whose
+process ends is started again, with its id and directory; `Envd.contexts` remembers it until then.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+import logging
 import secrets
 from collections import deque
-from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from dataclasses import dataclass, replace
 
-from harness.errors import GuestDied
+from harness.errors import GuestRefused, GuestTimeout, InterpreterEnded
 from harness.gateway.envd.client import Envd
-from harness.gateway.envd.process import Listener, RunningProcess
+from harness.gateway.envd.process import Context, Listener, ProcessEvent, RunningProcess
 
+log = logging.getLogger("coppice.gateway")
 DEFAULT = "default"
 LABEL = "coppice-context"
 HOME = "/home/user"
-PROGRAM = "usr/local/lib/coppice/interpreter.py"
-"""Of guest/interpreter.py, below a sandbox's root."""
+PROGRAM = "usr/local/lib/coppice/interpreter"
+"""The directory of guest/interpreter, below a sandbox's root."""
 ARGV = ("/usr/bin/python3", "-X", "utf8", f"/{PROGRAM}")
 PYTHON = ("python", "python3", None, "")
-
-
-@dataclass(frozen=True)
-class Context:
-    id: str
-    language: str
-    cwd: str
-    process: RunningProcess
-
-    def as_json(self) -> Mapping[str, str]:
-        return {"id": self.id, "language": self.language, "cwd": self.cwd}
+LINES_AT_ONCE = 64
+HEAD_BYTES = 64
+"""Bytes of a line that tell its type, and the cell that it begins."""
+START_S = 60.0
+ATTEMPTS = 3
+"""How often a cell is sent, when the interpreter ends each time before the cell begins."""
+SIGINT, SIGKILL = 2, 9
+RESTARTED = "ContextRestarting"
+"""The name of the error that E2B sends for a cell whose interpreter ended."""
 
 
 @dataclass(frozen=True)
@@ -47,14 +49,17 @@ class CodeCell:
 
 
 def contexts(envd: Envd) -> list[Context]:
-    """The contexts among the processes that the gateway knows (see `Envd.sync`)."""
-    found = []
+    """The contexts of the processes that the gateway knows (see `Envd.sync`), and those whose
+    process has ended."""
     for process in envd.processes.values():
         label, _, rest = process.label.partition(" ")
         if label == LABEL:
-            id, language = rest.split(" ", 1)
-            found.append(Context(id, language, process.cwd, process))
-    return found
+            id, _, language = rest.partition(" ")
+            known = envd.contexts.get(id)
+            if known is None or known.process.ended:
+                envd.contexts[id] = Context(id, language, process.cwd, process)
+    envd.on_end = lambda process: _start_again_soon(envd, process)
+    return list(envd.contexts.values())
 
 
 def context(envd: Envd, id: str) -> Context:
@@ -71,12 +76,82 @@ async def start_context(envd: Envd, id: str, language: str, cwd: str) -> Context
         ARGV, cwd=cwd or HOME, label=f"{LABEL} {id} {language}", keep_input=True
     )
     try:
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(START_S):
             async for _ in InterpreterLines(listener).until("ready"):
                 pass
+    except TimeoutError as error:
+        with contextlib.suppress(GuestRefused):
+            await envd.signal(process.pid, SIGKILL)
+        raise GuestTimeout(f"the interpreter was not ready after {START_S:.0f} s") from error
     finally:
         listener.close()
-    return Context(id, language, cwd or HOME, process)
+    envd.contexts[id] = Context(id, language, cwd or HOME, process)
+    return envd.contexts[id]
+
+
+async def end_context(envd: Envd, context: Context) -> None:
+    """End a context's process, and the cells that run in it; the context is forgotten."""
+    if start := envd.starting.get(context.id):
+        with contextlib.suppress(Exception):  # logged by `_started`
+            context = await asyncio.shield(start)
+    envd.contexts.pop(context.id, None)
+    process = context.process
+    if process.ended is None:
+        # Forgotten at once, so nobody else would tell those who listen.
+        envd.processes.pop(process.pid, None)
+        process.ended = ProcessEvent("exit", signal=SIGKILL)
+        process.publish(process.ended)
+        with contextlib.suppress(GuestRefused):  # it has ended meanwhile
+            await envd.signal(process.pid, SIGKILL)
+
+
+async def restart_context(envd: Envd, context: Context) -> None:
+    """Replace a context's process by a new one, in the directory where it was started."""
+    if context.id not in envd.starting:
+        await end_context(envd, context)
+        envd.contexts[context.id] = context
+    await _started_again(envd, context.id)
+
+
+async def _started_again(envd: Envd, id: str) -> Context:
+    """A context with a process that runs: if it has ended, started once for all who wait."""
+    try:
+        known = context(envd, id)
+    except LookupError:
+        if id != DEFAULT:
+            raise
+        known = None  # ended unseen, or removed: every sandbox can have the default context
+    if id not in envd.starting and known and known.process.ended is None:
+        return known
+    language, cwd = (known.language, known.cwd) if known else ("python", HOME)
+    return await asyncio.shield(_start(envd, id, language, cwd))
+
+
+def _start(envd: Envd, id: str, language: str, cwd: str) -> asyncio.Future[Context]:
+    """Start an interpreter in the background, once for all who wait for it."""
+    if id not in envd.starting:
+        start = asyncio.ensure_future(start_context(envd, id, language, cwd))
+        envd.starting[id] = start
+        start.add_done_callback(lambda done: _started(envd, id, done))
+    return envd.starting[id]
+
+
+def _started(envd: Envd, id: str, done: asyncio.Future[Context]) -> None:
+    envd.starting.pop(id, None)
+    if not done.cancelled() and (error := done.exception()) and not envd.gone:
+        log.warning(
+            "an interpreter did not start",
+            extra={"fields": {"sandbox": envd.name, "context": id, "why": str(error)}},
+        )
+
+
+def _start_again_soon(envd: Envd, process: RunningProcess) -> None:
+    """When a process has ended: if it was a context's, start it without waiting for the next cell,
+    so that a pause, a fork or another gateway finds it. One that ends before its first cell waits
+    for a cell: it may end each time."""
+    for known in envd.contexts.values():
+        if known.process is process and known.used:
+            _start(envd, known.id, known.language, known.cwd)
 
 
 def new_id() -> str:
@@ -86,9 +161,41 @@ def new_id() -> str:
 async def execute(envd: Envd, id: str, cell: CodeCell) -> AsyncIterator[bytes]:
     """Run a cell; its lines as they arrive. Raises LookupError for an unknown context.
 
-    The cell is interrupted if the caller leaves.
+    If the interpreter ends during the cell, the last lines are an error and the end. The cell is
+    interrupted if the caller leaves.
     """
-    process = context(envd, id).process
+    for attempt in range(ATTEMPTS):
+        process = (await _started_again(envd, id)).process
+        lines = _execute(envd, process, cell)
+        try:
+            first = await anext(lines)
+        except InterpreterEnded:
+            if attempt + 1 == ATTEMPTS:
+                raise
+            continue
+        known = envd.contexts.get(id)
+        if known and known.process is process and not known.used:
+            envd.contexts[id] = replace(known, used=True)
+        try:
+            yield first
+            async for line in lines:
+                yield line
+        except InterpreterEnded as error:
+            value = f"Context was restarted: {error}"
+            for fields in (
+                {"type": "error", "name": RESTARTED, "value": value, "traceback": ""},
+                {"type": "end_of_execution"},
+            ):
+                yield json.dumps(fields).encode() + b"\n"
+        finally:
+            await lines.aclose()
+        return
+
+
+async def _execute(
+    envd: Envd, process: RunningProcess, cell: CodeCell
+) -> AsyncGenerator[bytes, None]:
+    """Raises InterpreterEnded before the first line if the cell did not begin."""
     number = secrets.token_hex(8)
     request = {"code": cell.code, "envs": dict(cell.environment), "rehearsal": cell.rehearsal,
                "cell": number}  # fmt: skip
@@ -96,7 +203,10 @@ async def execute(envd: Envd, id: str, cell: CodeCell) -> AsyncIterator[bytes]:
     listener = process.listen()
     begun = ended = False
     try:
-        await envd.input(process.pid, json.dumps(request).encode() + b"\n")
+        try:
+            await envd.input(process.pid, json.dumps(request).encode() + b"\n")
+        except GuestRefused as error:
+            raise InterpreterEnded(f"the interpreter accepts no cell: {error}") from error
         # Earlier lines belong to another caller's cell, or to a cell whose caller left.
         lines = InterpreterLines(listener)
         while not begun:
@@ -108,32 +218,45 @@ async def execute(envd: Envd, id: str, cell: CodeCell) -> AsyncIterator[bytes]:
     finally:
         listener.close()
         if begun and not ended and not envd.gone and not process.ended:
-            await envd.signal(process.pid, 2)
+            await envd.signal(process.pid, SIGINT)
 
 
 class InterpreterLines:
-    """The complete lines that an interpreter writes."""
+    """What an interpreter writes, in pieces: lines of any length pass without being kept."""
 
     def __init__(self, listener: Listener) -> None:
         self._listener = listener
-        self._complete: deque[bytes] = deque()
+        self._pieces: deque[bytes] = deque()
         self._rest = b""
+        self._in_line = False
+        """Whether the beginning of the present line was passed on already."""
 
     async def until(self, last: str) -> AsyncIterator[bytes]:
-        """The lines up to and including the next of type `last`."""
+        """The lines up to and including the next of type `last`; each line begins a piece."""
         prefix = f'{{"type": "{last}"'.encode()
+        is_last = False
         while True:
-            while self._complete:
-                line = self._complete.popleft()
-                yield line + b"\n"
-                if line.startswith(prefix):
+            while self._pieces:
+                piece = self._pieces.popleft()
+                if not self._in_line:
+                    is_last = piece.startswith(prefix)
+                self._in_line = not piece.endswith(b"\n")
+                yield piece
+                if is_last and not self._in_line:
                     return
-            event = await self._listener.get()
-            if event is None:
-                raise GuestDied("the sandbox is gone")
-            if event.kind == "exit":
-                how = f"signal {event.signal}" if event.signal else f"exit code {event.code}"
-                raise GuestDied(f"the interpreter ended with {how}")
-            if event.kind == "stdout":
-                *complete, self._rest = (self._rest + event.data).split(b"\n")
-                self._complete.extend(complete)
+                if len(self._pieces) % LINES_AT_ONCE == LINES_AT_ONCE - 1:
+                    await asyncio.sleep(0)  # other sandboxes have their turn
+            await self._read()
+
+    async def _read(self) -> None:
+        event = await self._listener.get()
+        if event.kind == "exit":
+            how = f"signal {event.signal}" if event.signal else f"exit code {event.code}"
+            raise InterpreterEnded(f"the interpreter ended with {how}")
+        if event.kind == "stdout":
+            *complete, self._rest = (self._rest + event.data).split(b"\n")
+            self._pieces.extend(line + b"\n" for line in complete)
+            goes_on = self._in_line and not complete
+            if self._rest and (goes_on or len(self._rest) >= HEAD_BYTES):
+                self._pieces.append(self._rest)
+                self._rest = b""

@@ -1,7 +1,8 @@
 """The processes of a sandbox: their events, and the listeners that receive them.
 
 When a listener falls behind, envd is told to stop reading that process's pipes; other processes are
-not delayed.
+not delayed. What is queued for the listeners of a sandbox counts towards its channel's budget: a
+guest that sends on when it was told to stop loses its channel.
 """
 
 from __future__ import annotations
@@ -10,14 +11,16 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from harness.gateway.envd.budget import ITEM_BYTES, QUEUE_HIGH
 from harness.gateway.envd.channel import EnvdChannel
 from harness.gateway.envd.wire import EnvdTag, RequestKind, encode_field
 
 HIGH, LOW = 1 << 20, 1 << 18
 """Bytes queued for a listener at which its process is paused, and resumed."""
+EVENTS_AT_ONCE = 64
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class ProcessEvent:
     """`kind` is stdout, stderr or pty with `data`, or exit with `code` and `signal`."""
 
@@ -26,24 +29,43 @@ class ProcessEvent:
     code: int = 0
     signal: int = 0
 
+    @property
+    def weight(self) -> int:
+        """The memory that it takes in a queue."""
+        return len(self.data) + ITEM_BYTES
+
 
 class Listener:
-    """Receives a process's events in order; `None` when the sandbox is gone."""
+    """Receives a process's events in order."""
 
     def __init__(self, process: RunningProcess) -> None:
         self.process = process
         self.queued = 0
+        self._received = 0
         self._events: asyncio.Queue[ProcessEvent | None] = asyncio.Queue()
 
-    def put(self, event: ProcessEvent | None) -> None:
-        self.queued += len(event.data) if event else 0
+    def put(self, event: ProcessEvent) -> None:
+        self.queued += event.weight
         self._events.put_nowait(event)
 
-    async def get(self) -> ProcessEvent | None:
+    def end(self, drop: bool) -> None:
+        """No event will follow: the sandbox is gone. `drop` what is queued, too."""
+        while drop and not self._events.empty():
+            self._events.get_nowait()
+        self.queued = 0 if drop else self.queued
+        self._events.put_nowait(None)
+
+    async def get(self) -> ProcessEvent:
+        """The next event. Raises why the channel was closed, once all have been received."""
         event = await self._events.get()
-        if event:
-            self.queued -= len(event.data)
-            self.process.resume_if_drained()
+        if event is None:
+            self._events.put_nowait(None)
+            raise self.process.channel.ended()
+        self.queued -= event.weight
+        self.process.resume_if_drained()
+        self._received += 1
+        if self._received % EVENTS_AT_ONCE == 0:
+            await asyncio.sleep(0)  # other sandboxes have their turn
         return event
 
     def close(self) -> None:
@@ -64,6 +86,8 @@ class RunningProcess:
     paused: bool = False
     ended: ProcessEvent | None = None
     listeners: list[Listener] = field(default_factory=list)
+    _held: int = 0
+    """Bytes that its listeners keep from being freed; they share the data of an event."""
 
     def listen(self) -> Listener:
         listener = Listener(self)
@@ -77,20 +101,55 @@ class RunningProcess:
             self.listeners.remove(listener)
         self.resume_if_drained()
 
-    def publish(self, event: ProcessEvent | None) -> None:
-        """Give an event to all listeners, and pause the process if one of them falls behind."""
+    def publish(self, event: ProcessEvent) -> None:
+        """Give an event to all listeners, and pause the process if one of them falls behind.
+
+        Raises AnswerTooLong when the guest has sent more than the gateway keeps.
+        """
         for listener in self.listeners:
             listener.put(event)
-        if any(listener.queued > HIGH for listener in self.listeners) and not self.paused:
+        self._count()
+        full = self._held > HIGH or (self._held and self.channel.queued.used > QUEUE_HIGH)
+        if full and not self.paused:
             self.paused = True
             self.set_reading(False)
 
+    def end_listeners(self, drop: bool) -> None:
+        """The sandbox is gone."""
+        for listener in self.listeners:
+            listener.end(drop)
+        self._count()
+
     def resume_if_drained(self) -> None:
+        self._count()
         if self.paused and all(listener.queued < LOW for listener in self.listeners):
             self.paused = False
             self.set_reading(True)
+
+    def _count(self) -> None:
+        before = self._held
+        self._held = max((listener.queued for listener in self.listeners), default=0)
+        if self._held > before:
+            self.channel.queued.take(self._held - before)
+        else:
+            self.channel.queued.give(before - self._held)
 
     def set_reading(self, on: bool) -> None:
         """Tell envd to read its output, or to leave it in the pipes."""
         kind = RequestKind.RESUME if on else RequestKind.PAUSE
         self.channel.send(kind, encode_field(EnvdTag.PID, self.pid))
+
+
+@dataclass(frozen=True)
+class Context:
+    """A context of the code interpreter (interpreter.py); its process may have ended. `used` once
+    a cell has begun in this process."""
+
+    id: str
+    language: str
+    cwd: str
+    process: RunningProcess
+    used: bool = False
+
+    def as_json(self) -> Mapping[str, str]:
+        return {"id": self.id, "language": self.language, "cwd": self.cwd}

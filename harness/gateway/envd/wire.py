@@ -80,16 +80,6 @@ def encode_field(tag: int, value: bytes | str | int) -> bytes:
     return struct.pack("<BI", tag, len(value)) + value
 
 
-def decode_fields(payload: bytes) -> list[tuple[int, bytes]]:
-    """The fields of an answer as (tag, bytes)."""
-    fields, at = [], 0
-    while at + 5 <= len(payload):
-        tag, length = struct.unpack_from("<BI", payload, at)
-        fields.append((tag, payload[at + 5 : at + 5 + length]))
-        at += 5 + length
-    return fields
-
-
 def encode_request(kind: int, id: int, payload: bytes) -> bytes:
     """The frame of a request."""
     head = protocol.HEADER.pack(protocol.MAGIC, kind, 0, id, len(payload))

@@ -11,8 +11,8 @@ from pathlib import Path
 from harness.gateway.envd.client import Envd
 from harness.gateway.fleets.microvm import GUEST
 from harness.guest.image import AGENT, COMPILE
+from harness.host.cache import entry
 from harness.host.cgroups import Usage
-from harness.host.locks import half_built
 from harness.host.process import run
 
 MEMORY_MIB = 512
@@ -27,7 +27,7 @@ class ContainerEnvd(Envd):
     async def stats(self) -> str:
         """Usage in the format of a guest with a kernel of its own."""
         text = await super().stats()
-        disk = next(line for line in text.splitlines() if line.startswith("disk "))
+        disk = next((line for line in text.splitlines() if line.startswith("disk ")), "")
         used = self.usage()
         ticks = os.sysconf("SC_CLK_TCK")
         lived = time.clock_gettime(time.CLOCK_BOOTTIME) * ticks - self.start_ticks
@@ -47,7 +47,8 @@ def build(cache: Path) -> Path:
     for path in (*sources, *sorted(GUEST.glob("*.h")), AGENT / "frame.h"):
         inputs.update(path.name.encode() + b"\0" + path.read_bytes())
     target = cache / "agents" / inputs.hexdigest()
-    if not target.exists():
-        with half_built(target) as directory:
-            run("musl-gcc", *COMPILE, f"-I{AGENT}", "-o", directory / "agent", *sources)
-    return target / "agent"
+
+    def compile(directory: Path) -> None:
+        run("musl-gcc", *COMPILE, f"-I{AGENT}", "-o", directory / "agent", *sources)
+
+    return entry(target, compile) / "agent"

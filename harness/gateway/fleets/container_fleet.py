@@ -18,7 +18,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from harness.errors import CheckpointCorrupt, SandboxError
+from harness.errors import CheckpointCorrupt, GuestDied, SandboxError
+from harness.gateway import stages
 from harness.gateway.envd.client import Envd
 from harness.gateway.fleets import container_envd, disk, templates
 from harness.gateway.fleets.adoption import check_location, free_leases, location, start_ticks
@@ -26,8 +27,9 @@ from harness.gateway.fleets.container_envd import MEMORY_MIB, ContainerEnvd
 from harness.gateway.fleets.fd_holder import FdHolder
 from harness.gateway.fleets.network import Network
 from harness.gateway.fleets.pool_queue import PoolQueue
-from harness.gateway.fleets.pooled_fleet import PooledFleet, with_names
+from harness.gateway.fleets.pooled_fleet import PooledFleet, destroyed_in_thread, with_names
 from harness.gateway.fleets.protocol import RunningSandbox
+from harness.gateway.stages import reached
 from harness.host.cgroups import Usage
 from harness.host.disk_place import DiskPlace
 from harness.host.identity import Identity, allocate
@@ -43,7 +45,7 @@ from harness.sandbox.pool import Pool
 from harness.sandbox.protocol import Tier
 
 PIDS = 512
-POOL_MEMORY = 32 << 20
+POOL_MEMORY = 64 << 20
 """Bytes of host memory that a sandbox in the pool takes, an upper estimate."""
 CHANNEL_BYTES = 1 << 20
 SCHEMA, MANIFEST = "coppice.gateway-files/1", "manifest.json"
@@ -88,8 +90,8 @@ class RunningContainer:
         return envd
 
     def freeze(self) -> None:
-        self._freezer.freeze()
         self._frozen = True
+        self._freezer.freeze()
 
     def thaw(self) -> None:
         self._freezer.thaw()
@@ -99,12 +101,12 @@ class RunningContainer:
         """End it and remove what it had; safe to call twice."""
         if self._destroyed:
             return
-        self._destroyed = True
         if self._frozen:
             with contextlib.suppress(OSError):
                 self.thaw()  # a frozen process does not die of SIGKILL
         self._fleet.end(self.identity, self.pid)
         self.envd.close()
+        self._destroyed = True
 
 
 class ContainerFleet(PooledFleet[Pool[RunningContainer]]):
@@ -141,7 +143,7 @@ class ContainerFleet(PooledFleet[Pool[RunningContainer]]):
 
     def offer(self, template: str, size: int, stack: ExitStack) -> None:
         """Offer a template, with a pool of this size that `fill` fills."""
-        pool = Pool(lambda: self._prepared(template), size, memory_each=POOL_MEMORY)
+        pool = Pool(lambda: self._prepared(template), size, memory_each=POOL_MEMORY, lends=False)
         queue = PoolQueue(pool)
         self._pools[template], self._queues[template] = pool, queue
         stack.callback(queue.close)
@@ -181,27 +183,36 @@ class ContainerFleet(PooledFleet[Pool[RunningContainer]]):
 
     async def take(self, template: str, timeout_s: float) -> RunningSandbox:
         running = await self._queues[template].take(timeout_s)
-        with destroyed_on_failure(running):
+        async with destroyed_in_thread(running):
             await asyncio.get_running_loop().run_in_executor(None, running.thaw)
         return running
 
-    def save(self, sandbox: RunningSandbox, directory: Path, ends: bool) -> None:
+    def stop(self, sandbox: RunningSandbox) -> None:
         assert isinstance(sandbox, RunningContainer)
-        sandbox.freeze()
         try:
-            with half_built(directory) as target:
-                roots.copy(container.written(self.template, sandbox.id), target / UPPER)
-                facts = {
-                    "schema": SCHEMA,
-                    "kind": sandbox.template,
-                    "lower": self.template.lower.parent.name,
-                }
-                (target / MANIFEST).write_text(json.dumps(facts))
-                run_program("sync", "--file-system", target)
-        finally:
+            sandbox.freeze()
+        except (SandboxError, OSError) as error:
+            if not sandbox.alive():
+                raise GuestDied(f"the sandbox {sandbox.id} has ended") from error
             sandbox.thaw()
-        if ends:
-            sandbox.destroy()
+            raise
+
+    def save(self, sandbox: RunningSandbox, directory: Path) -> None:
+        assert isinstance(sandbox, RunningContainer)
+        with half_built(directory) as target:
+            roots.copy(container.written(self.template, sandbox.id), target / UPPER)
+            facts = {
+                "schema": SCHEMA,
+                "kind": sandbox.template,
+                "lower": self.template.lower.parent.name,
+            }
+            (target / MANIFEST).write_text(json.dumps(facts))
+            run_program("sync", "--file-system", target)
+            reached(stages.WRITTEN)
+
+    def run_on(self, sandbox: RunningSandbox) -> None:
+        assert isinstance(sandbox, RunningContainer)
+        sandbox.thaw()
 
     def resume(self, directory: Path, names: Mapping[str, Any] | None) -> RunningSandbox:
         try:

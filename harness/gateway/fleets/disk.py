@@ -19,7 +19,7 @@ from harness import paths
 from harness.gateway.envd.interpreter import PROGRAM
 from harness.guest import rootfs
 from harness.guest.rootfs import RootFs
-from harness.host.locks import half_built
+from harness.host.cache import entry
 from harness.host.process import need, run
 from harness.measure.record import digest
 
@@ -29,7 +29,8 @@ SMALLEST_MIB, LARGEST_MIB = 256, 1 << 20
 """Debian takes 124 MiB of it."""
 EDITION = 2
 """Raise it when the image is built differently from the same inputs."""
-KERNEL_PROGRAM = paths.ENVD / "interpreter.py"
+INTERPRETER = paths.ENVD / "interpreter"
+"""The directory of the code interpreter's program."""
 _MAKE = (
     "-q", "-t", "ext4", "-m", "0",
     # No journal, no checksums: a disk is saved only when its sandbox is stopped, or discarded.
@@ -56,35 +57,37 @@ def base(cache: Path, size_mib: int = SIZE_MIB) -> BaseDisk:
     root = rootfs.debian(cache)
     inputs = {
         "root": root.sha256,
-        "interpreter": digest(KERNEL_PROGRAM),
+        "interpreter": _program_digest(),
         "size_mib": str(size_mib),
         "edition": str(EDITION),
     }
     name = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
     target = cache / "disks" / name
-    if not target.exists():
+
+    def fill(directory: Path) -> None:
         need("qemu-img")
-        with half_built(target) as directory:
-            run("cp", "-a", "--reflink=auto", root.path, directory / "root")
-            _adapt(directory / "root")
-            with (directory / "root.raw").open("wb") as file:
-                file.truncate(size_mib << 20)
-            run("mke2fs", *_MAKE, "-d", directory / "root", directory / "root.raw")
-            shutil.rmtree(directory / "root")
-    return BaseDisk(target / "root.raw", name, size_mib)
+        run("cp", "-a", "--reflink=auto", root.path, directory / "root")
+        _adapt(directory / "root")
+        with (directory / "root.raw").open("wb") as file:
+            file.truncate(size_mib << 20)
+        run("mke2fs", *_MAKE, "-d", directory / "root", directory / "root.raw")
+        shutil.rmtree(directory / "root")
+
+    return BaseDisk(entry(target, fill) / "root.raw", name, size_mib)
 
 
 def empty_image(cache: Path, size_mib: int = SIZE_MIB) -> Path:
     """An image of an empty file system of the sandboxes' size, for containers."""
     name = hashlib.sha256(" ".join((*_MAKE, str(size_mib))).encode()).hexdigest()
     target = cache / "disks" / f"empty-{name}"
-    if not target.exists():
+
+    def fill(directory: Path) -> None:
         need("mke2fs")
-        with half_built(target) as directory:
-            with (directory / "image").open("wb") as file:
-                file.truncate(size_mib << 20)
-            run("mke2fs", *_MAKE, directory / "image")
-    return target / "image"
+        with (directory / "image").open("wb") as file:
+            file.truncate(size_mib << 20)
+        run("mke2fs", *_MAKE, directory / "image")
+
+    return entry(target, fill) / "image"
 
 
 def root_directory(cache: Path) -> RootFs:
@@ -92,16 +95,17 @@ def root_directory(cache: Path) -> RootFs:
     root = rootfs.debian(cache)
     inputs = {
         "root": root.sha256,
-        "interpreter": digest(KERNEL_PROGRAM),
+        "interpreter": _program_digest(),
         "edition": str(EDITION),
     }
     name = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
     target = cache / "roots-gateway" / name
-    if not target.exists():
-        with half_built(target) as directory:
-            run("cp", "-a", "--reflink=auto", root.path, directory / "root")
-            _adapt(directory / "root")
-    return RootFs("gateway", target / "root", name, inputs)
+
+    def fill(directory: Path) -> None:
+        run("cp", "-a", "--reflink=auto", root.path, directory / "root")
+        _adapt(directory / "root")
+
+    return RootFs("gateway", entry(target, fill) / "root", name, inputs)
 
 
 def _adapt(root: Path) -> None:
@@ -126,9 +130,29 @@ def _adapt(root: Path) -> None:
     home = root / "home/user"
     home.mkdir()
     os.chown(home, 1000, 1000)
-    interpreter = root / PROGRAM
-    interpreter.parent.mkdir(parents=True)
-    shutil.copyfile(KERNEL_PROGRAM, interpreter)
+    _add_interpreter(root / PROGRAM)
+
+
+def _add_interpreter(target: Path) -> None:
+    """Add the program, and the directory that IPython uses as the sandbox's user."""
+    for directory in (target.parent, target, target / "ipython"):
+        directory.mkdir()
+        directory.chmod(0o755)
+    os.chown(target / "ipython", 1000, 1000)
+    for source in _program_files():
+        shutil.copyfile(source, target / source.name)
+        (target / source.name).chmod(0o644)
+
+
+def _program_files() -> Sequence[Path]:
+    return sorted(INTERPRETER.glob("*.py"))
+
+
+def _program_digest() -> str:
+    whole = hashlib.sha256()
+    for source in _program_files():
+        whole.update(f"{source.name} {digest(source)}\n".encode())
+    return whole.hexdigest()
 
 
 def create_overlay(disk: BaseDisk, target: Path) -> None:

@@ -33,11 +33,12 @@ class EventDrain:
         """Read its events from now on, whenever it carries out no command."""
         with self._lock:
             self._watched[qmp.fileno()] = qmp
+            qmp.on_close = lambda: self.forget(qmp)
             # Edge-triggered: the reply to a command must not keep the thread busy.
             self._poll.register(qmp.fileno(), select.EPOLLIN | select.EPOLLET)
 
     def forget(self, qmp: Qmp) -> None:
-        """Call it before the channel is closed; safe to call twice."""
+        """Called before the channel is closed; safe to call twice."""
         with self._lock:
             if self._watched.get(number := qmp.fileno()) is qmp:
                 del self._watched[number]

@@ -11,16 +11,18 @@ import contextlib
 import os
 import shutil
 import socket
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from harness import paths
 from harness.errors import GuestTimeout, SandboxError
+from harness.gateway import stages
 from harness.gateway.fleets import disk, saved_vm
 from harness.gateway.fleets.adoption import start_ticks
 from harness.gateway.fleets.disk import BaseDisk
 from harness.gateway.fleets.saved_vm import SavedVm
+from harness.gateway.stages import reached
 from harness.guest.image import Addition, GuestImage
 from harness.guest.protocol import RING_ANSWER_LENGTH
 from harness.host.disk_place import DiskPlace
@@ -29,10 +31,11 @@ from harness.host.run import Run
 from harness.measure.record import Scalar
 from harness.sandbox.lifetime import destroyed_on_failure
 from harness.sandbox.qemu.boot_retry import await_boot, retry_stalled_boot
+from harness.sandbox.qemu.jail import Jail, jail_for
 from harness.sandbox.qemu.machine import Descriptors, Shape, arguments
 from harness.sandbox.qemu.qmp import Qmp
 from harness.sandbox.qemu.sandbox import QemuSandbox
-from harness.sandbox.qemu.vmm import spawn
+from harness.sandbox.qemu.vmm import inherited, opened, spawn
 from harness.sandbox.qemu.zygote import Preload, Zygote
 from harness.sandbox.vm_state import VmState
 
@@ -88,6 +91,8 @@ class MicroVm:
         self.start_ticks = start_ticks(self.pid)
         self.envd_descriptor = -1
         """The number of the channel to envd in the VMM."""
+        self.on_end: Callable[[], object] = bool
+        """Releases what its fleet has attached to it."""
         self._spec = spec
 
     @property
@@ -156,24 +161,36 @@ class MicroVm:
     def _saving(self, target: Path) -> Iterator[Path]:
         with saved_vm.writing(target, self._spec.facts, self.guest.agent.key) as directory:
             # Stopping it made the VMM finish its disk requests, so the overlay is complete.
-            devices = directory / saved_vm.DEVICES
-            with saved_vm.disk_full_named(devices):
-                self.guest.vmm.qmp.execute(
-                    "xen-save-devices-state", filename=str(devices), live=False
-                )
+            target_file = directory / saved_vm.DEVICES
+            with saved_vm.disk_full_named(target_file), target_file.open("wb") as devices:
+                with self.guest.vmm.lent(devices.fileno()) as path:
+                    self.guest.vmm.qmp.execute("xen-save-devices-state", filename=path, live=False)
             saved_vm.copy_sparse(self.overlay, directory / saved_vm.DISK)
             yield directory
+            reached(stages.WRITTEN)
 
     def destroy(self) -> None:
         """End it and remove what it had; safe to call twice."""
         self.guest.destroy()
         self.envd.close()
         _remove(self._spec.directory(self.identity))
+        self.on_end()
 
 
-def _arguments(spec: MicroVmSpec, overlay: Path, envd: int) -> Sequence[str]:
+@contextlib.contextmanager
+def _opened_disk(spec: MicroVmSpec, overlay: Path) -> Iterator[list[int]]:
+    """The descriptors of the image and the overlay, which is also open for reading alone: QEMU
+    takes the descriptor that has the access it wants."""
+    with opened(spec.base.path, overlay) as read, opened(overlay, write=True) as written:
+        yield [*read, *written]
+
+
+def _arguments(spec: MicroVmSpec, disks: Sequence[int], envd: int) -> Sequence[str]:
+    base, read, written = disks
     return (
-        *disk.vmm_arguments(spec.base, str(overlay)),
+        "-add-fd", f"fd={base},set=1",
+        "-add-fd", f"fd={read},set=2", "-add-fd", f"fd={written},set=2",
+        *disk.vmm_arguments(replace(spec.base, path=Path("/dev/fdset/1")), "/dev/fdset/2"),
         "-no-reboot",  # the VMM exits when its guest panics
         "-chardev", f"socket,id=envd,fd={envd}",
         "-device", "virtserialport,chardev=envd,name=envd,nr=2",
@@ -222,18 +239,27 @@ def _boot(spec: MicroVmSpec, identity: Identity, memory: Path) -> MicroVm:
     overlay = _new_overlay(spec, identity)
     with saved_vm.disk_full_named(memory), memory.open("wb") as file:
         os.posix_fallocate(file.fileno(), 0, spec.shape.memory_mib << 20)
-    with _envd_channel() as (our_end, vmm_end):
+    with (
+        _envd_channel() as (our_end, vmm_end),
+        opened(spec.image.kernel, spec.image.initramfs) as (kernel, initramfs),
+        opened(memory, write=True) as (shared,),
+        _opened_disk(spec, overlay) as disks,
+    ):
 
         def argv(descriptors: Descriptors) -> Sequence[str]:
             common = arguments(
-                spec.shape, f"coppice-{identity.id}", descriptors, memory=memory, share=True,
-                kernel=spec.image.kernel, initramfs=spec.image.initramfs, ports=2,
+                spec.shape, f"coppice-{identity.id}", descriptors, memory=inherited(shared),
+                share=True, kernel=inherited(kernel), initramfs=inherited(initramfs), ports=2,
             )  # fmt: skip
-            return (*common, *_arguments(spec, overlay, vmm_end.fileno()))
+            return (*common, *_arguments(spec, disks, vmm_end.fileno()))
 
+        jail = _jail(spec, identity)
+        if jail:
+            jail.lend(shared)
         vmm = spawn(
-            spec.run, f"coppice-{identity.id}", argv, incoming=False, inherited=[vmm_end.fileno()]
-        )
+            spec.run, f"coppice-{identity.id}", argv, incoming=False, jail=jail,
+            given=[vmm_end.fileno(), kernel, initramfs, shared, *disks],
+        )  # fmt: skip
         guest = QemuSandbox(vmm, identity, VmState.BOOTING, guest_memory=str(memory))
         vm = MicroVm(spec, guest, our_end, str(memory), None)
     with destroyed_on_failure(vm):
@@ -255,23 +281,29 @@ def restore(
 ) -> MicroVm:
     """A microVM restored from a saved one, stopped at its doorbell; `resume` it next."""
     overlay = _new_overlay(spec, identity, source.disk)
-    with _envd_channel() as (our_end, vmm_end):
+    with (
+        _envd_channel() as (our_end, vmm_end),
+        opened(source.memory) as (memory,),
+        _opened_disk(spec, overlay) as disks,
+    ):
 
         def argv(descriptors: Descriptors) -> Sequence[str]:
             common = arguments(
-                spec.shape, f"coppice-{identity.id}", descriptors, memory=source.memory, tap=tap,
-                ports=2,
+                spec.shape, f"coppice-{identity.id}", descriptors, memory=inherited(memory),
+                tap=tap, ports=2,
             )  # fmt: skip
-            return (*common, *_arguments(spec, overlay, vmm_end.fileno()), *_LOADING)
+            return (*common, *_arguments(spec, disks, vmm_end.fileno()), *_LOADING)
 
         vmm = spawn(
             spec.run, f"coppice-{identity.id}", argv, incoming=True,
-            inherited=[
-                vmm_end.fileno(),
+            given=[
+                vmm_end.fileno(), memory, *disks,
                 *([] if tap is None else [tap]),
                 *([preloaded.descriptor] if preloaded else []),
             ],
             environment=preloaded.environment if preloaded else None,
+            jail=_jail(spec, identity),
+            zygote=preloaded.library if preloaded else None,
         )  # fmt: skip
         guest = QemuSandbox(
             vmm, identity, VmState.EMPTY, _Devices(source.devices),
@@ -326,6 +358,11 @@ def _descriptors_of(pid: int, path: Path) -> Sequence[int]:
         for entry in Path(f"/proc/{pid}/fd").iterdir()
         if os.path.realpath(entry) == os.path.realpath(path)
     ]
+
+
+def _jail(spec: MicroVmSpec, identity: Identity) -> Jail | None:
+    # The largest file that a VMM writes: its overlay, with what the format adds.
+    return jail_for(spec.run, identity, spec.shape, 2 * spec.base.size_mib << 20)
 
 
 def _remove(directory: Path) -> None:

@@ -18,6 +18,8 @@ from harness.gateway.fleets.adoption import free_leases
 from harness.gateway.fleets.microvm import RESUME_LIMIT_S, SANDBOX, MicroVm, MicroVmSpec
 from harness.host.identity import Identity
 from harness.host.run import VARIABLE
+from harness.sandbox.qemu.jail import adopted as adopted_jail
+from harness.sandbox.qemu.jail import sweep as sweep_jails
 from harness.sandbox.qemu.machine import Descriptors
 from harness.sandbox.qemu.qmp import Qmp
 from harness.sandbox.qemu.sandbox import QemuSandbox
@@ -62,7 +64,10 @@ def adopt(
     process: Process = AdoptedProcess(pid)
     ours = dict(zip((*CHANNELS, "envd"), channels, strict=True))
     name = f"coppice-{identity.id}"
-    vmm = Vmm.of(name, process, ours, spec.run.directory / f"{name}.log", Descriptors(0, 0, 0, 0))
+    vmm = Vmm.of(
+        name, process, ours, spec.run.directory / f"{name}.log", Descriptors(0, 0, 0, 0),
+        adopted_jail(spec.run, identity.id),
+    )  # fmt: skip
     _skip_stale_replies(vmm.qmp)
     guest = QemuSandbox(vmm, identity, VmState.RUNNING, guest_memory=came_from, key=identity.key)
     vm = MicroVm(spec, guest, ours["envd"], came_from, None)
@@ -106,6 +111,7 @@ def sweep(spec: MicroVmSpec, kept: Mapping[str, tuple[Path, int]]) -> int:
                 if vmm and int(entry.name) not in pids:
                     os.kill(int(entry.name), signal.SIGKILL)
                     ended += 1
+    sweep_jails(run, kept)
     free_leases(run, [lease for lease, _ in kept.values()])
     for directory in spec.place.directory.glob(f"{SANDBOX}*"):
         if directory.name.removeprefix(SANDBOX) not in kept:

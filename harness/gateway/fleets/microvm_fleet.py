@@ -23,7 +23,7 @@ from harness.gateway.fleets.fd_holder import FdHolder
 from harness.gateway.fleets.microvm import RESUME_LIMIT_S, MicroVm, MicroVmSpec
 from harness.gateway.fleets.network import Network
 from harness.gateway.fleets.pool_queue import PoolQueue
-from harness.gateway.fleets.pooled_fleet import PooledFleet, with_names
+from harness.gateway.fleets.pooled_fleet import PooledFleet, destroyed_in_thread, with_names
 from harness.gateway.fleets.protocol import RunningSandbox
 from harness.gateway.fleets.saved_vm import SavedVm
 from harness.host.identity import Identity, allocate
@@ -69,7 +69,7 @@ class RunningMicroVm:
         return await Envd.connect(self.vm.envd, self.id)
 
     def destroy(self) -> None:
-        self._fleet.end(self.vm)
+        self.vm.destroy()
 
 
 class TemplatePool:
@@ -82,7 +82,7 @@ class TemplatePool:
         self._zygote: tuple[Zygote, MicroVm] | None = None
         self._fleet = fleet
         self._stack = ExitStack()
-        self.pool = Pool(self._make, size, memory_each=POOL_MEMORY)
+        self.pool = Pool(self._make, size, memory_each=POOL_MEMORY, lends=False)
         self.queue = PoolQueue(self.pool)
 
     @property
@@ -165,6 +165,8 @@ class MicroVmFleet(PooledFleet[TemplatePool]):
     def _settle(self, vm: MicroVm) -> None:
         vm.guest.awaken(RESUME_LIMIT_S)
         vm.guest.adopt_identity()
+        # However it ends: in the pool too, or because its caller has disconnected.
+        vm.on_end = lambda: self._release(vm.id)
         self._fd_holder.keep(vm.id, vm.channels)
 
     @contextlib.contextmanager
@@ -213,23 +215,21 @@ class MicroVmFleet(PooledFleet[TemplatePool]):
         pool = self._pools[template]
         pool.last_take = time.monotonic()
         vm = await pool.queue.take(timeout_s)
-        with destroyed_on_failure(vm):
+        async with destroyed_in_thread(vm):
             await vm.resume_on_loop()
         return RunningMicroVm(self, vm)
 
-    def save(self, sandbox: RunningSandbox, directory: Path, ends: bool) -> None:
+    def stop(self, sandbox: RunningSandbox) -> None:
         assert isinstance(sandbox, RunningMicroVm)
-        vm = sandbox.vm
-        vm.stop()
-        try:
-            vm.save(directory)
-        except BaseException:
-            vm.resume()
-            raise
-        if ends:
-            self.end(vm)
-        else:
-            vm.resume()
+        sandbox.vm.stop()
+
+    def save(self, sandbox: RunningSandbox, directory: Path) -> None:
+        assert isinstance(sandbox, RunningMicroVm)
+        sandbox.vm.save(directory)
+
+    def run_on(self, sandbox: RunningSandbox) -> None:
+        assert isinstance(sandbox, RunningMicroVm)
+        sandbox.vm.resume()
 
     def resume(self, directory: Path, names: Mapping[str, Any] | None) -> RunningSandbox:
         return RunningMicroVm(
@@ -242,6 +242,7 @@ class MicroVmFleet(PooledFleet[TemplatePool]):
         if len(channels) != CHANNELS:
             raise SandboxError(f"the channels to the sandbox {identity.id} were not kept open")
         vm = microvm_adoption.adopt(self.spec, identity, pid, location["came_from"], channels)
+        vm.on_end = lambda: self._release(vm.id)
         if self._network and port:
             self._network.adopt(identity, port)
         self._adopted[identity.id] = (identity.lease, pid)
@@ -254,11 +255,9 @@ class MicroVmFleet(PooledFleet[TemplatePool]):
                 self._fd_holder.drop(name)
         return microvm_adoption.sweep(self.spec, self._adopted)
 
-    def end(self, vm: MicroVm) -> None:
-        """Destroy a microVM and release its channels and network port."""
-        self.events.forget(vm.guest.vmm.qmp)
-        vm.destroy()
+    def _release(self, id: str) -> None:
+        """Release the channels and the network port of a microVM that has ended."""
         with contextlib.suppress(OSError):
-            self._fd_holder.drop(vm.id)
+            self._fd_holder.drop(id)
         if self._network:
-            self._network.detach(vm.id)
+            self._network.detach(id)

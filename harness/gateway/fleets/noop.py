@@ -102,10 +102,14 @@ class NoopFleet:
     async def take(self, template: str, timeout_s: float) -> NoopSandbox:
         return NoopSandbox()
 
-    def save(self, sandbox: Any, directory: Path, ends: bool) -> None:
+    def stop(self, sandbox: Any) -> None:
+        """Nothing runs."""
+
+    def save(self, sandbox: Any, directory: Path) -> None:
         directory.mkdir()
-        if ends:
-            sandbox.destroy()
+
+    def run_on(self, sandbox: Any) -> None:
+        """Nothing runs."""
 
     def resume(self, directory: Path, names: Mapping[str, Any] | None) -> NoopSandbox:
         return NoopSandbox()

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any, Generic, Protocol, TypeVar
 
 from harness.gateway.fleets.network import Network
 from harness.gateway.fleets.protocol import RunningSandbox
 from harness.host.disk_place import DiskPlace
 from harness.host.identity import Identity
+from harness.sandbox.lifetime import Destroyable
 
 
 class FillablePool(Protocol):
@@ -53,6 +56,16 @@ class PooledFleet(Generic[P]):
     def set_network_rules(self, sandbox: RunningSandbox, rules: Mapping[str, Any]) -> None:
         if self._network:
             self._network.set_rules(sandbox.id, rules)
+
+
+@contextlib.asynccontextmanager
+async def destroyed_in_thread(sandbox: Destroyable) -> AsyncIterator[None]:
+    """Destroy the sandbox if the block raises, or is cancelled because its caller disconnected."""
+    try:
+        yield
+    except BaseException:
+        asyncio.get_running_loop().run_in_executor(None, sandbox.destroy)
+        raise
 
 
 def with_names(identity: Identity, names: Mapping[str, Any] | None) -> Identity:

@@ -45,8 +45,18 @@ class SandboxFleet(Protocol):
     async def take(self, template: str, timeout_s: float) -> RunningSandbox:
         """A resumed sandbox of a template; GuestTimeout when none is ready in time."""
 
-    def save(self, sandbox: RunningSandbox, directory: Path, ends: bool) -> None:
-        """Save to a directory that does not exist yet; the sandbox then ends or runs on."""
+    def stop(self, sandbox: RunningSandbox) -> None:
+        """Stop it, so that it can be saved.
+
+        Raises GuestTimeout, GuestDied or WrongAnswer for a sandbox that hangs or is gone: it can be
+        neither saved nor continued. After other errors it runs on.
+        """
+
+    def save(self, sandbox: RunningSandbox, directory: Path) -> None:
+        """Save a stopped sandbox to a directory that does not exist yet. It stays stopped."""
+
+    def run_on(self, sandbox: RunningSandbox) -> None:
+        """Continue a stopped sandbox. SandboxError when it does not answer in time."""
 
     def resume(self, directory: Path, names: Mapping[str, Any] | None) -> RunningSandbox:
         """A sandbox from a saved one; `names` is the identity whose host name it keeps."""

@@ -6,7 +6,6 @@ In `base` a shell has run before. In `code-interpreter-v1` Python waits for its 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import hashlib
 import json
 import socket
@@ -16,17 +15,28 @@ from typing import Protocol, TypeVar
 
 from harness.errors import SandboxError, UsageError
 from harness.gateway.envd.client import Envd
-from harness.gateway.envd.interpreter import DEFAULT, CodeCell, execute, start_context
+from harness.gateway.envd.interpreter import (
+    DEFAULT,
+    CodeCell,
+    contexts,
+    execute,
+    start_context,
+)
 from harness.gateway.fleets import microvm, saved_vm
 from harness.gateway.fleets.microvm import MicroVmSpec
 from harness.gateway.fleets.saved_vm import SavedVm
+from harness.host.cache import entry
 from harness.measure.record import Scalar
 
 BASE, INTERPRETER = "base", "code-interpreter-v1"
 NAMES = (BASE, INTERPRETER)
 T = TypeVar("T")
 WARM_UPS = 8
+SAVED = "saved"
+"""In the cache's entry of a template: the saved microVM."""
 REHEARSALS = 4
+REHEARSED = ("1/0", "1+1")
+"""Cells: a first error takes long, since IPython imports what it needs for it."""
 LOGIN_ARGV = ("/bin/bash", "-l", "-c", "echo ready")
 """As the SDK starts a command."""
 
@@ -39,15 +49,16 @@ def prepare(spec: MicroVmSpec, cache: Path, name: str) -> SavedVm:
     if name not in NAMES:
         raise UsageError(f"there is no template {name!r}; the templates are {', '.join(NAMES)}")
     inputs: dict[str, Scalar] = {**spec.facts, "template": name, "warm_ups": WARM_UPS}
+    inputs["rehearsed"] = " ".join(REHEARSED)
     digest = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
-    directory = cache / "templates" / digest
-    if not directory.exists():
-        _make(spec, name, directory)
-    return saved_vm.load(directory, spec.facts)
+    target = cache / "saved-templates" / digest
+    made = entry(target, lambda directory: _make(spec, name, directory / SAVED))
+    return saved_vm.load(made / SAVED, spec.facts)
 
 
 def _make(spec: MicroVmSpec, name: str, directory: Path) -> None:
-    memory = spec.place.directory / f"memory-{name}"
+    # In the cache, which has room for what comes of it: the run's directory is often in memory.
+    memory = directory.parent / "booted"
     guest = microvm.boot(spec, memory)
     try:
         start_processes(guest, name)
@@ -93,14 +104,15 @@ def rehearse(guest: HasEnvd, times: int = REHEARSALS) -> None:
         for _ in range(times):
             _, listener = await envd.start(LOGIN_ARGV)
             output = b""
-            while (event := await listener.get()) and event.kind != "exit":
+            while (event := await listener.get()).kind != "exit":
                 output += event.data
             if output != b"ready\n":
                 raise SandboxError(f"the rehearsed command in {guest.id} printed {output!r}")
-            with contextlib.suppress(LookupError):
-                cell = CodeCell("1+1", {}, rehearsal=True)
-                async with asyncio.timeout(60):
-                    async for _line in execute(envd, DEFAULT, cell):
-                        pass
+            if any(context.id == DEFAULT for context in contexts(envd)):
+                for code in REHEARSED:
+                    cell = CodeCell(code, {}, rehearsal=True)
+                    async with asyncio.timeout(60):
+                        async for _line in execute(envd, DEFAULT, cell):
+                            pass
 
     with_envd(guest, run)

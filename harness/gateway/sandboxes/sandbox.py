@@ -31,6 +31,8 @@ class Sandbox:
     logs: deque[Mapping[str, Any]] = field(default_factory=lambda: deque(maxlen=LOG_LINES))
     usage: deque[Mapping[str, Any]] = field(default_factory=lambda: deque(maxlen=LOG_LINES))
     cpu_ticks: tuple[int, int] = (0, 0)
+    pause_again: float = 0
+    """When to try again to pause a sandbox whose time is up and that could not be saved."""
     processes_known: bool = False
     """Whether envd was asked which processes run."""
     watchers: dict[str, object] = field(default_factory=dict)
@@ -46,11 +48,6 @@ class Sandbox:
             return self.stored.ends
         return time.time() + self.deadline - now()
 
-    def set_deadline(self, deadline: float) -> None:
-        self.deadline = self.stored.deadline = deadline
-        self.stored.boot = BOOT_ID
-        self.stored.ends = time.time() + deadline - now()
-
     async def learn_processes(self) -> None:
         """Ask envd for the processes that were started before this gateway, or this copy."""
         if self.envd and not self.processes_known:
@@ -63,15 +60,14 @@ class Sandbox:
         self.logs.append(line)
 
 
-def store_location(stored: StoredSandbox, running: RunningSandbox) -> None:
-    """Note where a sandbox runs, for the next gateway."""
-    for name, value in running.location.items():
-        setattr(stored, name, value)
-
-
 def now() -> float:
     """The time in seconds, of a clock that does not jump: time limits count by it."""
     return time.monotonic()
+
+
+def until(deadline: float) -> Mapping[str, Any]:
+    """The fields of a stored sandbox whose time is up then, by `now`."""
+    return {"deadline": deadline, "boot": BOOT_ID, "ends": time.time() + deadline - now()}
 
 
 def restored_deadline(stored: StoredSandbox) -> float:

@@ -5,10 +5,14 @@ from __future__ import annotations
 import contextlib
 import secrets
 import shutil
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from harness.gateway.sandboxes.store import Snapshot, StoredSandbox
+from harness.host.locks import abandoned
+
+SET_ASIDE = ".lost-"
 
 
 class SavedDirectories:
@@ -18,32 +22,50 @@ class SavedDirectories:
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self._in_use: set[Path] = set()
+        self._in_use: Counter[Path] = Counter()
 
     @contextlib.contextmanager
     def new(self, prefix: str) -> Iterator[Path]:
         """A path for a new directory, in use until the block ends."""
         directory = self._directory / f"{prefix}-{secrets.token_hex(8)}"
-        self._in_use.add(directory)
-        try:
+        with self.using(directory):
             yield directory
+
+    @contextlib.contextmanager
+    def using(self, directory: Path) -> Iterator[None]:
+        """Keep a directory until the block ends, even if what refers to it goes."""
+        self._in_use[directory] += 1
+        try:
+            yield
         finally:
-            self._in_use.discard(directory)
+            self._in_use[directory] -= 1
 
     def unneeded(
         self, sandboxes: Iterable[StoredSandbox], snapshots: Iterable[Snapshot]
     ) -> Sequence[Path]:
         """The directories that nothing refers to."""
-        needed = {*self._in_use}
+        needed = {directory for directory, users in self._in_use.items() if users}
         for stored in sandboxes:
-            for path in (stored.saved, stored.came_from):
+            for path in (stored.saved, stored.saving, stored.came_from):
                 needed |= {Path(path), Path(path).parent} if path else set()
         needed |= {Path(snapshot.directory) for snapshot in snapshots}
-        return [
-            directory
-            for directory in self._directory.iterdir()
-            if directory not in needed and directory.name[0] != "."
-        ]
+        return [directory for directory in self.entries() if directory not in needed]
+
+    def entries(self) -> Sequence[Path]:
+        """All finished ones, needed or not."""
+        return [entry for entry in self._directory.iterdir() if entry.name[0] != "."]
+
+    def set_aside(self, directories: Iterable[Path]) -> Sequence[Path]:
+        """Keep directories that the database may have forgotten; they are not used any more."""
+        kept = []
+        for directory in directories:
+            kept.append(directory.with_name(f"{SET_ASIDE}{directory.name}"))
+            directory.rename(kept[-1])
+        return kept
+
+    def remove_unfinished(self) -> None:
+        """Remove what a killed gateway had begun to save."""
+        remove_all(abandoned(self._directory))
 
 
 def remove_all(directories: Iterable[Path]) -> None:

@@ -1,4 +1,9 @@
-"""The lifecycle of sandboxes, from creation to removal: states, time limits, restarts."""
+"""The lifecycle of sandboxes, from creation to removal: states, time limits, the end.
+
+A change of state is stored first and carried out then, so that a gateway that is killed at any
+moment loses no sandbox: its successor believes the store (restart.py). What a caller is told has
+been stored. Changes go on to their end when their caller disconnects.
+"""
 
 from __future__ import annotations
 
@@ -7,116 +12,70 @@ import contextlib
 import logging
 import secrets
 import time
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from harness.errors import CoppiceError
+from harness.errors import CoppiceError, SandboxError
 from harness.gateway.envd.client import Envd
 from harness.gateway.errors import ApiError, not_found
-from harness.gateway.fleets.adoption import LOCATION_FIELDS
 from harness.gateway.fleets.network import policy
 from harness.gateway.fleets.protocol import RunningSandbox, SandboxFleet
 from harness.gateway.metrics import Metrics
+from harness.gateway.sandboxes import restart
 from harness.gateway.sandboxes.admission import Admission
-from harness.gateway.sandboxes.sandbox import Sandbox, now, restored_deadline, store_location
-from harness.gateway.sandboxes.saved_directories import SavedDirectories, remove_all
+from harness.gateway.sandboxes.lifecycle import Lifecycle, log_error
+from harness.gateway.sandboxes.sandbox import Sandbox, now, until
 from harness.gateway.sandboxes.store import Key, Snapshot, Store, StoredSandbox
 from harness.gateway.sandboxes.tokens import Tokens
 
 TICK_S = 0.1
 READY_LIMIT_S = 60.0
-WORKERS = 8
+PAUSE_AGAIN_S = 30.0
+"""Until a sandbox whose time is up is saved again, after this host could not save it."""
+DESTROY_TRIES = 3
 KEPT_RULES = ("allowPublicTraffic",)
 """Network rules that stay when the others are replaced."""
 log = logging.getLogger("coppice.gateway")
-T = TypeVar("T")
 
 
-class Sandboxes:
+class Sandboxes(Lifecycle):
     """All sandboxes of a gateway. Runs on the event loop; blocking work is done in threads."""
 
     def __init__(
         self, fleet: SandboxFleet, store: Store, directory: Path, metrics: Metrics
     ) -> None:
-        self.fleet = fleet
-        self.store = store
-        self.metrics = metrics
-        self.by_id: dict[str, Sandbox] = {}
-        self.saved = SavedDirectories(directory / "saved")
+        super().__init__(fleet, store, directory, metrics)
         self.tokens = Tokens(store.secret())
         self.admission = Admission(fleet.memory_mib)
-        self._workers = ThreadPoolExecutor(WORKERS, thread_name_prefix="sandboxes")
-        self._savers = ThreadPoolExecutor(2, thread_name_prefix="savers")
-        self._tasks: set[asyncio.Task[Any]] = set()
         self._reaper: asyncio.Task[None] | None = None
 
     # Start and stop of the gateway.
 
     async def open(self) -> None:
         """Adopt the sandboxes that run, drop those that are gone, end orphaned ones."""
-        for stored in list(self.store.sandboxes()):
-            await self._restore(stored)
-        orphans = await self.in_thread(self.fleet.sweep)
-        if orphans:
-            _warn("ended orphaned sandboxes", count=orphans)
-        for sandbox in list(self.by_id.values()):
-            if sandbox.stored.held:
-                await self._resume_held(sandbox)
-        remove_all(self._unneeded())
+        await restart.restore(self)
         self._reaper = asyncio.create_task(self._reap())
-
-    async def _restore(self, stored: StoredSandbox) -> None:
-        sandbox = Sandbox(stored, deadline=restored_deadline(stored))
-        self.by_id[stored.id] = sandbox
-        if stored.state == "running" and stored.pid:
-            try:
-                location = {name: getattr(stored, name) for name in LOCATION_FIELDS}
-                sandbox.running = await self.in_thread(lambda: self.fleet.adopt(location))
-                sandbox.envd = await sandbox.running.connect()
-                self.fleet.set_network_rules(sandbox.running, stored.network)
-                sandbox.log("adopted after a restart of the gateway")
-                self.metrics.count("adopted")
-                return
-            except (CoppiceError, OSError) as error:
-                _warn("sandbox is gone", sandbox=stored.id, why=str(error))
-                self.metrics.count("gone")
-        if stored.saved and Path(stored.saved).is_dir():
-            stored.state, stored.pid = "paused", 0
-            self.store.put(stored)
-            return
-        del self.by_id[stored.id]
-        self.store.remove(stored.id)
-
-    async def _resume_held(self, sandbox: Sandbox) -> None:
-        """Resume a sandbox that was paused only because its gateway was stopped."""
-        sandbox.stored.held = False
-        try:
-            async with sandbox.lock:
-                await self._resume(sandbox, sandbox.stored.timeout_s)
-        except (CoppiceError, OSError) as error:  # it stays paused
-            _error("sandbox was not resumed", sandbox=sandbox.id, why=str(error))
-            self.store.put(sandbox.stored)
 
     async def close(self) -> None:
         """Pause what runs; the next gateway resumes it."""
         if self._reaper:
             self._reaper.cancel()
-        for task in list(self._tasks):
-            task.cancel()
-        running = [sandbox for sandbox in self.by_id.values() if sandbox.running]
+        await self.workers.settle()
 
         async def hold(sandbox: Sandbox) -> None:
-            with contextlib.suppress(CoppiceError, ApiError, OSError):
-                async with sandbox.lock:
-                    sandbox.stored.held = True
-                    await self._pause(sandbox)
-            self._destroy(sandbox)
+            async with sandbox.lock:
+                if not sandbox.running:
+                    return
+                try:
+                    await self.save_and_end(sandbox, held=True)
+                except (CoppiceError, ApiError, OSError) as error:
+                    log_error("sandbox was not saved: it is lost", sandbox, error)
+                    await self.end(sandbox)
 
-        await asyncio.gather(*(hold(sandbox) for sandbox in running))
-        self._workers.shutdown(cancel_futures=True)
-        self._savers.shutdown()
+        await asyncio.gather(*(hold(sandbox) for sandbox in list(self.by_id.values())))
+        await self.workers.settle()
+        self.workers.close()
 
     async def _reap(self) -> None:
         while True:
@@ -125,16 +84,10 @@ class Sandboxes:
             for sandbox in list(self.by_id.values()):
                 if sandbox.lock.locked() or not sandbox.running:
                     continue
-                if sandbox.stored.state == "running" and at >= sandbox.deadline:
-                    self.spawn(self._time_is_up(sandbox))
-                elif sandbox.envd and sandbox.envd.gone:
-                    self.spawn(self._remove_if_dead(sandbox))
-
-    def spawn(self, work: Any) -> None:
-        """Run a coroutine in the background."""
-        task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+                if sandbox.envd and sandbox.envd.gone and not sandbox.running.alive():
+                    self.workers.spawn(self._remove_if_dead(sandbox))
+                elif at >= max(sandbox.deadline, sandbox.pause_again):
+                    self.workers.spawn(self._time_is_up(sandbox))
 
     async def _time_is_up(self, sandbox: Sandbox) -> None:
         async with sandbox.lock:
@@ -143,23 +96,25 @@ class Sandboxes:
             self.metrics.count("timeouts")
             try:
                 if sandbox.stored.auto_pause:
-                    await self._pause(sandbox)
+                    await self.save_and_end(sandbox)
                     return
-            except CoppiceError as error:
-                _error("sandbox was not paused", sandbox=sandbox.id, why=str(error))
-            await self._remove(sandbox)
+            except ApiError:
+                return  # it hung and was ended
+            except SandboxError as error:
+                log_error("sandbox was not paused, so it ends", sandbox, error)
+            except (CoppiceError, OSError) as error:
+                # This host's fault, a full disk perhaps: its data must not be lost for that.
+                log_error("sandbox was not paused; this is tried again", sandbox, error)
+                sandbox.pause_again = now() + PAUSE_AGAIN_S
+                return
+            await self.remove(sandbox)
 
     async def _remove_if_dead(self, sandbox: Sandbox) -> None:
         async with sandbox.lock:
             if sandbox.running and not sandbox.running.alive():
                 self.metrics.count("died")
-                _warn("sandbox died", sandbox=sandbox.id)
-                await self._remove(sandbox)
-
-    async def in_thread(self, work: Callable[[], T], saver: bool = False) -> T:
-        """Run blocking work; `saver` for saving and restoring, which take long."""
-        pool = self._savers if saver else self._workers
-        return await asyncio.get_running_loop().run_in_executor(pool, work)
+                log_error("sandbox died", sandbox)
+                await self.remove(sandbox)
 
     # Creation and removal.
 
@@ -184,6 +139,7 @@ class Sandboxes:
         body: Mapping[str, Any],
         default_s: float,
         snapshot: Snapshot | None = None,
+        created_by: str = "",
     ) -> Sandbox:
         """A running sandbox as the body of E2B's request describes it, from its template or from
         the snapshot that the template names."""
@@ -196,8 +152,9 @@ class Sandboxes:
             policy(rules)  # invalid rules are refused before anything is created
         if body.get("autoPause"):
             self.require_saving(body.get("autoPauseMemory") is not False)
-        with self.admission.creating(key, self.running_of(key)):
-            running = await self._start(body["templateID"], snapshot)
+        using = self.saved.using(Path(snapshot.directory)) if snapshot else contextlib.nullcontext()
+        with self.admission.creating(key, self.running_of(key)), using:
+            running = await self._start(key, body["templateID"], snapshot)
             resume = body.get("autoResume") or {}
             stored = StoredSandbox(
                 new_id(), key.id, body["templateID"], "running", time.time(),
@@ -208,35 +165,17 @@ class Sandboxes:
                 auto_pause=bool(body.get("autoPause")),
                 auto_resume=bool(resume.get("enabled") if isinstance(resume, Mapping) else resume),
                 secure=body.get("secure") is not False,
-                timeout_s=timeout_s,
+                timeout_s=timeout_s, created_by=created_by,
             )  # fmt: skip
             return await self.add(stored, running)
 
-    async def _start(self, template: str, snapshot: Snapshot | None) -> RunningSandbox:
+    async def _start(self, key: Key, template: str, snapshot: Snapshot | None) -> RunningSandbox:
         if snapshot is not None or not self.has_ready(template):
             self.fleet.require_room(1)  # at once, not when a pool has tried in vain
         if snapshot is None:
             return await self.fleet.take(template, READY_LIMIT_S)
         directory = Path(snapshot.directory)
-        return await self.in_thread(lambda: self.fleet.resume(directory, None), saver=True)
-
-    async def add(self, stored: StoredSandbox, running: RunningSandbox) -> Sandbox:
-        """Store a new sandbox, apply its rules and connect to it."""
-        sandbox = Sandbox(stored, running)
-        sandbox.set_deadline(now() + stored.timeout_s)
-        store_location(stored, running)
-        self.by_id[stored.id] = sandbox
-        self.store.put(stored)
-        try:
-            if stored.network:
-                self.fleet.set_network_rules(running, stored.network)
-            sandbox.envd = await running.connect()
-        except BaseException:
-            await self._remove(sandbox)
-            raise
-        sandbox.log("sandbox created", template=stored.template)
-        self.metrics.count("created")
-        return sandbox
+        return await self.workers.made(key.id, lambda: self.fleet.resume(directory, None))
 
     def get(self, key: Key, id: str) -> Sandbox:
         """A key's sandbox; ApiError 404 for unknown ones and for those of other keys alike."""
@@ -246,77 +185,48 @@ class Sandboxes:
         return sandbox
 
     async def kill(self, sandbox: Sandbox) -> None:
-        async with sandbox.lock:
-            self.require_known(sandbox)
-            await self._remove(sandbox)
+        async def kill() -> None:
+            async with sandbox.lock:
+                self.require_known(sandbox)
+                await self.remove(sandbox)
 
-    async def _remove(self, sandbox: Sandbox) -> None:
-        self.by_id.pop(sandbox.id, None)
-        self.store.remove(sandbox.id)
-        await self.in_thread(lambda: self._destroy(sandbox))
-        self.spawn(self.remove_unneeded())
-        self.metrics.count("ended")
-
-    def _destroy(self, sandbox: Sandbox) -> None:
-        running, sandbox.running = sandbox.running, None
-        if running:
-            running.destroy()
+        await self.workers.to_its_end(kill())
 
     # Pause and resume.
 
     async def pause(self, sandbox: Sandbox) -> None:
-        async with sandbox.lock:
-            self.require_known(sandbox)
-            if sandbox.stored.state == "paused":
-                raise ApiError(409, f"sandbox {sandbox.id!r} is already paused")
-            await self._pause(sandbox)
+        async def pause() -> None:
+            async with sandbox.lock:
+                self.require_known(sandbox)
+                if sandbox.stored.state == "paused":
+                    raise ApiError(409, f"sandbox {sandbox.id!r} is already paused")
+                await self.save_and_end(sandbox)
 
-    async def _pause(self, sandbox: Sandbox) -> None:
-        running = sandbox.running
-        assert running
-        with self.saved.new(sandbox.id) as directory:
-            await self.in_thread(lambda: self.fleet.save(running, directory, True), saver=True)
-            sandbox.stored.saved, sandbox.stored.state = str(directory), "paused"
-            sandbox.stored.pid = 0
-            self.store.put(sandbox.stored)
-            sandbox.processes_known = False
-            if sandbox.envd:
-                sandbox.envd.close()
-            sandbox.envd = sandbox.running = None
-        self.spawn(self.remove_unneeded())
-        sandbox.log("sandbox paused")
-        self.metrics.count("paused")
+        await self.workers.to_its_end(pause())
 
     async def connect(self, sandbox: Sandbox, timeout_s: float) -> bool:
         """Resume it if it is paused, extend its time to at least this; whether it was paused."""
-        async with sandbox.lock:
-            self.require_known(sandbox)
-            if sandbox.stored.state == "paused":
-                await self._resume(sandbox, timeout_s)
-                return True
-            self._set_timeout(sandbox, max(timeout_s, sandbox.deadline - now()))
-            return False
+
+        async def connect() -> bool:
+            async with sandbox.lock:
+                self.require_known(sandbox)
+                if sandbox.stored.state == "paused":
+                    await self.resume_saved(sandbox, timeout_s)
+                    return True
+                self._set_timeout(sandbox, max(timeout_s, sandbox.deadline - now()))
+                return False
+
+        return await self.workers.to_its_end(connect())
 
     async def resume(self, sandbox: Sandbox, timeout_s: float) -> None:
-        async with sandbox.lock:
-            self.require_known(sandbox)
-            if sandbox.stored.state == "running":
-                raise ApiError(409, f"sandbox {sandbox.id!r} is already running")
-            await self._resume(sandbox, timeout_s)
+        async def resume() -> None:
+            async with sandbox.lock:
+                self.require_known(sandbox)
+                if sandbox.stored.state == "running":
+                    raise ApiError(409, f"sandbox {sandbox.id!r} is already running")
+                await self.resume_saved(sandbox, timeout_s)
 
-    async def _resume(self, sandbox: Sandbox, timeout_s: float) -> None:
-        stored = sandbox.stored
-        directory, names = Path(stored.saved), dict(stored.identity)
-        running = await self.in_thread(lambda: self.fleet.resume(directory, names), saver=True)
-        sandbox.running = running
-        store_location(stored, running)
-        stored.state, stored.saved = "running", ""
-        self._set_timeout(sandbox, timeout_s)
-        if stored.network:
-            self.fleet.set_network_rules(running, stored.network)
-        sandbox.envd = await running.connect()
-        sandbox.log("sandbox resumed")
-        self.metrics.count("resumed")
+        await self.workers.to_its_end(resume())
 
     def require_known(self, sandbox: Sandbox) -> None:
         """ApiError 404 if it was removed while the caller waited for its lock."""
@@ -337,9 +247,7 @@ class Sandboxes:
             self._set_timeout(sandbox, max(duration_s, sandbox.deadline - now()))
 
     def _set_timeout(self, sandbox: Sandbox, timeout_s: float) -> None:
-        sandbox.set_deadline(now() + timeout_s)
-        sandbox.stored.timeout_s = timeout_s
-        self.store.put(sandbox.stored)
+        self.note(sandbox, timeout_s=timeout_s, **until(now() + timeout_s))
 
     async def connected(self, id: str) -> tuple[Sandbox, Envd]:
         """A sandbox and its envd, for traffic to it; one with auto-resume is resumed."""
@@ -347,6 +255,8 @@ class Sandboxes:
         if sandbox and sandbox.stored.state == "paused" and sandbox.stored.auto_resume:
             await self.connect(sandbox, sandbox.stored.timeout_s or 300)
         if sandbox is None or sandbox.envd is None or sandbox.envd.gone:
+            if sandbox and sandbox.envd and sandbox.envd.broken:
+                raise sandbox.envd.ended()
             raise ApiError(502, "sandbox was not found")
         return sandbox, sandbox.envd
 
@@ -356,31 +266,16 @@ class Sandboxes:
             self.require_known(sandbox)
             if not sandbox.running:
                 raise ApiError(409, f"sandbox {sandbox.id!r} is paused")
-            self.fleet.set_network_rules(sandbox.running, rules)
-            former = sandbox.stored.network.items()
-            kept = {name: rule for name, rule in former if name in KEPT_RULES}
-            sandbox.stored.network = {**kept, **rules}
-            self.store.put(sandbox.stored)
-
-    async def remove_unneeded(self) -> None:
-        """Remove saved directories that nothing refers to."""
-        unneeded = self._unneeded()
-        if unneeded:
-            await self.in_thread(lambda: remove_all(unneeded), saver=True)
-
-    def _unneeded(self) -> Sequence[Path]:
-        stored = [sandbox.stored for sandbox in self.by_id.values()]
-        return self.saved.unneeded(stored, self.store.snapshots())
+            former = sandbox.stored.network
+            kept = {name: rule for name, rule in former.items() if name in KEPT_RULES}
+            self.note(sandbox, network={**kept, **rules})
+            try:
+                self.fleet.set_network_rules(sandbox.running, rules)
+            except BaseException:
+                self.note(sandbox, network=former)
+                raise
 
 
 def new_id() -> str:
     """The id of a new sandbox."""
     return "i" + secrets.token_hex(10)
-
-
-def _warn(message: str, **fields: Any) -> None:
-    log.warning(message, extra={"fields": fields})
-
-
-def _error(message: str, **fields: Any) -> None:
-    log.error(message, extra={"fields": fields})

@@ -7,10 +7,13 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from harness.gateway import stages
 from harness.gateway.errors import ApiError
 from harness.gateway.sandboxes.sandbox import Sandbox
 from harness.gateway.sandboxes.service import Sandboxes
 from harness.gateway.sandboxes.store import Key, Snapshot
+from harness.gateway.stages import reached
+from harness.host.locks import half_built
 from harness.host.process import run
 
 
@@ -21,26 +24,27 @@ class Snapshots:
         self._sandboxes = sandboxes
 
     async def take(self, sandbox: Sandbox, name: str | None) -> Snapshot:
+        return await self._sandboxes.workers.to_its_end(self._take(sandbox, name))
+
+    async def _take(self, sandbox: Sandbox, name: str | None) -> Snapshot:
         own = self._sandboxes
+        id = f"{name or 'snapshot'}-{secrets.token_hex(6)}"
         async with sandbox.lock:
             own.require_known(sandbox)
-            id = f"{name or 'snapshot'}-{secrets.token_hex(6)}"
             with own.saved.new("snapshot") as directory:
-                if running := sandbox.running:
-                    await own.in_thread(
-                        lambda: own.fleet.save(running, directory, False), saver=True
-                    )
-                else:
-                    saved = Path(sandbox.stored.saved)
-                    # Saved sandboxes are immutable: hard links are a copy.
-                    await own.in_thread(
-                        lambda: run("cp", "-a", "--link", "--", saved, directory), saver=True
-                    )
                 snapshot = Snapshot(
                     id, sandbox.stored.key_id, [name] if name else [], str(directory),
                     sandbox.stored.template, sandbox.id, time.time(),
                 )  # fmt: skip
-                own.store.put_snapshot(snapshot)
+                if sandbox.running:
+                    async with own.stopped_and_saved(sandbox, directory):
+                        own.store.put_snapshot(snapshot)
+                        reached(stages.SNAPSHOT_NOTED)
+                else:
+                    saved = Path(sandbox.stored.saved)
+                    await own.workers.saving(sandbox.stored.key_id, lambda: _copy(saved, directory))
+                    reached(stages.SAVED)
+                    own.store.put_snapshot(snapshot)
             sandbox.log("snapshot taken", snapshot=id)
             return snapshot
 
@@ -59,4 +63,10 @@ class Snapshots:
 
     def remove(self, snapshot: Snapshot) -> None:
         self._sandboxes.store.remove_snapshot(snapshot.id)
-        self._sandboxes.spawn(self._sandboxes.remove_unneeded())
+        self._sandboxes.workers.spawn(self._sandboxes.remove_unneeded())
+
+
+def _copy(saved: Path, directory: Path) -> None:
+    """A second directory for a save. Saved sandboxes are immutable: hard links are a copy."""
+    with half_built(directory) as target:
+        run("cp", "-a", "--link", "--", f"{saved}/.", target)

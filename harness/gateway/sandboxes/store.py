@@ -1,7 +1,8 @@
 """A gateway's persistent state: its sandboxes, snapshots and keys, in an SQLite database.
 
-Changes are committed before the caller is answered, so a killed gateway loses nothing that it has
-confirmed. A power failure may lose the last moments, and the running sandboxes with them.
+Changes are committed before they are carried out and before the caller is answered, so a killed
+gateway loses nothing that it has confirmed. A power failure may lose the last moments, and the
+running sandboxes with them; pauses and snapshots that were confirmed survive it.
 """
 
 from __future__ import annotations
@@ -9,28 +10,25 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
+import logging
 import secrets
-import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+from harness.errors import StateError
+from harness.gateway.sandboxes.database import TABLES, Database
+from harness.gateway.sandboxes.documents import decoded, encoded
 
 FILE = "gateway.sqlite"
 """The database, in the directory of a gateway's state."""
-_TABLES = """
-create table if not exists facts (name text primary key, value text not null);
-create table if not exists keys (
-  id text primary key, name text not null, hash text not null unique, mask text not null,
-  limits text not null, created real not null, revoked real);
-create table if not exists sandboxes (
-  id text primary key, key_id text not null, state text not null, doc text not null);
-create table if not exists snapshots (
-  id text primary key, key_id text not null, doc text not null);
-"""
 PREFIX = "e2b_"
+COPY = "~"
+"""Ends the name of the copy of a fact."""
+log = logging.getLogger("coppice.gateway")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -77,19 +75,25 @@ class StoredSandbox:
     secure: bool = True
     timeout_s: float = 0
     identity: dict[str, Any] = field(default_factory=dict)
+    created_by: str = ""
+    """The idempotency key and the digest of the request that created it, if it had a key."""
     pid: int = 0
     born: float = 0
     came_from: str = ""
     saved: str = ""
     """The directory from which a paused sandbox resumes."""
+    saving: str = ""
+    """The directory to which a running sandbox is being saved, to be paused."""
     deadline: float = 0
     boot: str = ""
     """The end of its time by the monotonic clock, and the boot that this clock counts from."""
     held: bool = False
     """Paused only because its gateway was stopped: the next gateway resumes it."""
+    others: dict[str, Any] = field(default_factory=dict)
+    """Fields of another version, which are kept as they are."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class Snapshot:
     """What is stored of a snapshot; its fields are the keys of the stored JSON."""
 
@@ -100,43 +104,74 @@ class Snapshot:
     template: str
     sandbox_id: str
     created: float
+    others: dict[str, Any] = field(default_factory=dict)
+    """Fields of another version, which are kept as they are."""
 
 
 class Store:
-    """The database; for any thread."""
+    """The database; for any thread. A damaged row is left out and named in the log; `damaged` has
+    the kind and key of each that was found."""
 
     def __init__(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
-        self._lock = threading.Lock()
-        import sqlite3  # FreeBSD packages it apart from Python, and rigs import this module
-
-        self._connection = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
-        self._connection.execute("pragma journal_mode=wal")
-        self._connection.execute("pragma synchronous=normal")
-        self._connection.executescript(_TABLES)
+        self._database = Database(path)
+        self.damaged: set[tuple[str, str]] = set()
+        self.fresh = self.fact("secret") is None
+        """Whether no gateway has used the database before; it may have keys."""
 
     def close(self) -> None:
-        with self._lock:
-            self._connection.close()
+        self._database.close()
 
-    def _execute(self, text: str, *values: Any) -> list[Any]:
-        with self._lock:
-            return self._connection.execute(text, values).fetchall()
+    def check(self) -> None:
+        """Read every row, so that `damaged` has all that are."""
+        for table in TABLES:
+            list(self._read(table, lambda *row: row))
+        self.sandboxes()
+        self.snapshots()
+        self.all_keys()
 
-    # Facts.
+    def _read(self, table: str, made: Callable[..., T], *where: Any) -> Iterator[T]:
+        for whole, *row in self._database.rows(table, *where):
+            try:
+                if whole:
+                    yield made(*row)
+                    continue
+                why = "its digest is another"
+            except (ValueError, TypeError, KeyError) as error:
+                why = f"{type(error).__name__}: {error}"
+            name = (table, str(row[0]))
+            if name not in self.damaged:
+                self.damaged.add(name)
+                fields = {"table": table, "row": name[1], "why": why, "file": str(self.path)}
+                log.error("a row of the database is damaged and ignored", extra={"fields": fields})
+
+    @property
+    def path(self) -> Path:
+        return self._database.path
+
+    # Facts: stored twice, because the whole gateway depends on each.
 
     def fact(self, name: str) -> str | None:
-        found = self._execute("select value from facts where name = ?", name)
-        return found[0][0] if found else None
+        for copy in (name, f"{name}{COPY}"):
+            for value in self._read("facts", lambda _, value: str(value), "name = ?", copy):
+                return value
+        if {("facts", name), ("facts", f"{name}{COPY}")} <= self.damaged:
+            raise StateError(
+                f"the gateway's database {self.path} has lost its {name}",
+                hint=f"put back a copy of it, or: sqlite3 {self.path} "
+                f"\"delete from facts where name like '{name}%'\"",
+            )
+        return None
 
     def note(self, name: str, value: str) -> None:
-        self._execute("insert or replace into facts values (?, ?)", name, value)
+        for copy in (name, f"{name}{COPY}"):
+            self._database.put("facts", copy, value)
+            self.damaged.discard(("facts", copy))
 
     def secret(self) -> bytes:
         """The secret behind the sandboxes' tokens; generated on first use."""
-        self._execute("insert or ignore into facts values ('secret', ?)", secrets.token_hex(32))
-        return bytes.fromhex(self.fact("secret") or "")
+        secret = self.fact("secret") or secrets.token_hex(32)
+        self.note("secret", secret)
+        return bytes.fromhex(secret)
 
     # Keys.
 
@@ -145,53 +180,51 @@ class Store:
         secret = PREFIX + secrets.token_hex(20)
         mask = f"{secret[:8]}...{secret[-4:]}"
         key = Key(secrets.token_hex(8), name, mask, limits or Limits(), time.time())
-        self._execute(
-            "insert into keys values (?, ?, ?, ?, ?, ?, null)",
-            key.id, name, hash_of(secret), mask, json.dumps(asdict(key.limits)), key.created,
+        self._database.put(
+            "keys", key.id, name, hash_of(secret), mask, json.dumps(asdict(key.limits)),
+            key.created, None,
         )  # fmt: skip
         return key, secret
 
     def key_of(self, secret: str) -> Key | None:
         """The key with this secret, unless it is revoked."""
-        found = self._execute(
-            "select * from keys where hash = ? and revoked is null", hash_of(secret)
-        )
-        return _key(found[0]) if found else None
+        found = list(self._read("keys", _key, "hash = ?", hash_of(secret)))
+        return found[0] if found and found[0].revoked is None else None
 
     def all_keys(self) -> list[Key]:
-        return [_key(row) for row in self._execute("select * from keys order by created")]
+        return sorted(self._read("keys", _key), key=lambda key: key.created)
 
     def revoke(self, id: str) -> bool:
-        update = "update keys set revoked = ? where id = ? and revoked is null returning id"
-        return bool(self._execute(update, time.time(), id))
+        """Whether a valid key has this id; it is revoked now. A damaged one can be revoked too."""
+        for _, *row in self._database.rows("keys", "keys.id = ? and revoked is null", id):
+            self._database.put("keys", *row[:-1], time.time())
+            return True
+        return False
 
     # Sandboxes and snapshots.
 
-    def put(self, sandbox: StoredSandbox) -> None:
-        doc = json.dumps(vars(sandbox), separators=(",", ":"))
-        self._execute(
-            "insert or replace into sandboxes values (?, ?, ?, ?)",
-            sandbox.id, sandbox.key_id, sandbox.state, doc,
+    def put(self, sandbox: StoredSandbox, durable: bool = False) -> None:
+        self._database.put(
+            "sandboxes", sandbox.id, sandbox.key_id, sandbox.state, encoded(sandbox),
+            durable=durable,
         )  # fmt: skip
 
     def remove(self, id: str) -> None:
-        self._execute("delete from sandboxes where id = ?", id)
+        self._database.execute("delete from sandboxes where id = ?", id)
 
-    def sandboxes(self) -> Iterator[StoredSandbox]:
-        for (doc,) in self._execute("select doc from sandboxes"):
-            yield StoredSandbox(**json.loads(doc))
+    def sandboxes(self) -> list[StoredSandbox]:
+        return list(self._read("sandboxes", _sandbox))
 
     def put_snapshot(self, snapshot: Snapshot) -> None:
-        doc = json.dumps(asdict(snapshot))
-        self._execute(
-            "insert or replace into snapshots values (?, ?, ?)", snapshot.id, snapshot.key_id, doc
+        self._database.put(
+            "snapshots", snapshot.id, snapshot.key_id, encoded(snapshot), durable=True
         )
 
     def remove_snapshot(self, id: str) -> None:
-        self._execute("delete from snapshots where id = ?", id)
+        self._database.execute("delete from snapshots where id = ?", id)
 
     def snapshots(self) -> list[Snapshot]:
-        return [_snapshot(json.loads(doc)) for (doc,) in self._execute("select doc from snapshots")]
+        return list(self._read("snapshots", _snapshot))
 
 
 def hash_of(secret: str) -> str:
@@ -199,15 +232,24 @@ def hash_of(secret: str) -> str:
     return hashlib.sha256(secret.encode()).hexdigest()
 
 
-def _snapshot(stored: dict[str, Any]) -> Snapshot:
+def _sandbox(id: str, key_id: str, state: str, doc: str) -> StoredSandbox:
+    stored = decoded(StoredSandbox, json.loads(doc))
+    if (stored.id, stored.key_id) != (id, key_id) or stored.state not in ("running", "paused"):
+        raise ValueError("it contradicts itself")
+    return stored
+
+
+def _snapshot(id: str, key_id: str, doc: str) -> Snapshot:
+    stored = json.loads(doc)
     if "folder" in stored:  # as older gateways stored it
         stored["directory"] = stored.pop("folder")
-    return Snapshot(**stored)
+    return decoded(Snapshot, stored)
 
 
-def _key(row: Any) -> Key:
-    id, name, _, mask, limits, created, revoked = row
-    return Key(id, name, mask, Limits(**json.loads(limits)), created, revoked)
+def _key(
+    id: str, name: str, _: str, mask: str, limits: str, created: float, revoked: float | None
+) -> Key:
+    return Key(id, name, mask, decoded(Limits, json.loads(limits)), created, revoked)
 
 
 @contextlib.contextmanager

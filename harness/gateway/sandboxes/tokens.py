@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import hmac
 from collections.abc import Iterable
+
+KEPT = 4096
+"""Tokens that are not derived again for each request."""
 
 
 class Tokens:
@@ -11,10 +15,14 @@ class Tokens:
 
     def __init__(self, secret: bytes) -> None:
         self._secret = secret
+        self._derived = functools.lru_cache(maxsize=KEPT)(self._derive)
+
+    def _derive(self, id: str, purpose: str) -> str:
+        return hmac.digest(self._secret, f"{purpose}:{id}".encode(), "sha256").hex()
 
     def of(self, id: str, purpose: str) -> str:
         """A sandbox's token for `envd`, or for `traffic` to its ports."""
-        return hmac.digest(self._secret, f"{purpose}:{id}".encode(), "sha256").hex()
+        return self._derived(id, purpose)
 
     def matches(self, id: str, purpose: str, token: str | bytes) -> bool:
         """Compare a caller's token, in constant time."""

@@ -16,8 +16,8 @@ from pathlib import Path
 
 from harness.errors import CoppiceError, DiskFull, ImageError, Unsupported
 from harness.guest.rootfs import RootFs
+from harness.host.cache import entry
 from harness.host.identity import Identity
-from harness.host.locks import half_built
 from harness.host.process import run as run_program
 from harness.measure.record import digest
 from harness.sandbox.oci.config import AGENT, USERS
@@ -33,19 +33,20 @@ def shifted(root: RootFs, agent: Path, cache: Path) -> Path:
     """
     parts = f"{root.sha256} {digest(agent)} {USERS}"
     target = cache / "roots-shifted" / hashlib.sha256(parts.encode()).hexdigest()
-    if not target.exists():
-        with half_built(target) as directory:
-            copy(root.path, directory / "root")
-            inside = directory / "root" / AGENT.lstrip("/")
-            inside.unlink(missing_ok=True)
-            shutil.copy(agent, inside)
-            for parent, names, files in os.walk(directory / "root"):
-                _shift(Path(parent))
-                for name in (*names, *files):
-                    path = Path(parent, name)
-                    if path.is_symlink() or not path.is_dir():
-                        _shift(path)
-    return target / "root"
+
+    def fill(directory: Path) -> None:
+        copy(root.path, directory / "root")
+        inside = directory / "root" / AGENT.lstrip("/")
+        inside.unlink(missing_ok=True)
+        shutil.copy(agent, inside)
+        for parent, names, files in os.walk(directory / "root"):
+            _shift(Path(parent))
+            for name in (*names, *files):
+                path = Path(parent, name)
+                if path.is_symlink() or not path.is_dir():
+                    _shift(path)
+
+    return entry(target, fill) / "root"
 
 
 def _shift(path: Path) -> None:

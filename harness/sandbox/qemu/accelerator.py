@@ -6,6 +6,7 @@ a VM, for example). So a guest is booted once; the result is cached by kernel, V
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -15,15 +16,18 @@ from pathlib import Path
 
 from harness.errors import CoppiceError, UsageError
 from harness.guest.image import GuestImage
+from harness.host.cache import entry
 from harness.host.identity import allocate
 from harness.host.run import Run
+from harness.sandbox.qemu.jail import jail_for
 from harness.sandbox.qemu.machine import Shape, arguments, qemu_version
 from harness.sandbox.qemu.sandbox import QemuSandbox
-from harness.sandbox.qemu.vmm import spawn
+from harness.sandbox.qemu.vmm import inherited, opened, spawn
 from harness.sandbox.vm_state import VmState
 
 KVM = Path("/dev/kvm")
 LIMIT_S = 10.0
+CHOICE = "choice.json"
 
 
 @dataclass(frozen=True)
@@ -44,27 +48,28 @@ def choose(run: Run, cache: Path, image: GuestImage) -> Accelerator:
     if not os.access(KVM, os.R_OK | os.W_OK):
         return Accelerator("tcg", f"{KVM} cannot be opened")
     tried = json.dumps([platform.release(), qemu_version(), image.sha256])
-    kept = cache / "accelerator" / hashlib.sha256(tried.encode()).hexdigest()
-    try:
-        return Accelerator(**json.loads(kept.read_text()))
-    except (OSError, ValueError, TypeError):
-        found = _try_kvm(run, image)
-    kept.parent.mkdir(parents=True, exist_ok=True)
-    kept.write_text(json.dumps({"name": found.name, "reason": found.reason}))
-    return found
+    target = cache / "accelerators" / hashlib.sha256(tried.encode()).hexdigest()
+
+    def fill(directory: Path) -> None:
+        (directory / CHOICE).write_text(json.dumps(dataclasses.asdict(_try_kvm(run, image))))
+
+    return Accelerator(**json.loads((entry(target, fill) / CHOICE).read_text()))
 
 
 def _try_kvm(run: Run, image: GuestImage) -> Accelerator:
     shape = Shape("kvm")
     identity = allocate(run.leases, run.id)
-    vmm = spawn(
-        run,
-        f"kvm-trial-{identity.id}",
-        lambda ends: arguments(
-            shape, "kvm-trial", ends, kernel=image.kernel, initramfs=image.initramfs
-        ),
-        incoming=False,
-    )
+    with opened(image.kernel, image.initramfs) as (kernel, initramfs):
+        vmm = spawn(
+            run,
+            f"kvm-trial-{identity.id}",
+            lambda ends: arguments(
+                shape, "kvm-trial", ends, kernel=inherited(kernel), initramfs=inherited(initramfs)
+            ),
+            incoming=False,
+            given=[kernel, initramfs],
+            jail=jail_for(run, identity, shape),
+        )
     guest = QemuSandbox(vmm, identity, VmState.BOOTING)
     try:
         guest.vmm.greeting(LIMIT_S)

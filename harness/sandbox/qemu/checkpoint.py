@@ -1,8 +1,8 @@
 """QEMU checkpoints on disk: a directory with guest memory, device state and a manifest.
 
-A checkpoint is immutable and named by the digest of what it was built from. Its manifest has the
-digests of its files; `load` checks everything, so that a truncated, corrupt or foreign checkpoint
-is refused before a VMM maps it. Every restored sandbox maps guest memory privately.
+A checkpoint is an entry of the cache, which checks its content at each use (harness/host/cache.py):
+a damaged one is built again before a VMM maps it. Its manifest says what it was built from, and has
+the digests of its files. Every restored sandbox maps guest memory privately.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.host.locks import half_built
 from harness.measure.record import Image, Scalar, digest
 from harness.sandbox import manifest
 
@@ -26,7 +25,7 @@ COPY = "coppice-guest"
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint that `load` has checked."""
+    """A checkpoint that `load` has opened."""
 
     directory: Path
     id: str
@@ -61,35 +60,26 @@ def path_for(cache: Path, built_from: Mapping[str, Scalar]) -> Path:
     return cache / "checkpoints" / manifest.name_of(built_from)
 
 
-@contextmanager
-def writing(cache: Path, built_from: Mapping[str, Scalar]) -> Iterator[Path]:
-    """A directory to write memory and device state into; complete once the block succeeds.
-
-    Nothing is left when it fails, DiskFull included.
-    """
-    target = path_for(cache, built_from)
-    with half_built(target) as directory:
-        yield directory
-        files = {
-            name: {"bytes": (directory / name).stat().st_size, "sha256": digest(directory / name)}
-            for name in (MEMORY, DEVICES)
-        }
-        (directory / manifest.NAME).write_text(manifest.render(SCHEMA, built_from, files))
+def complete(directory: Path, built_from: Mapping[str, Scalar]) -> None:
+    """Add the manifest to a directory that has memory and device state."""
+    files = {
+        name: {"bytes": (directory / name).stat().st_size, "sha256": digest(directory / name)}
+        for name in (MEMORY, DEVICES)
+    }
+    (directory / manifest.NAME).write_text(manifest.render(SCHEMA, built_from, files))
 
 
 def load(directory: Path, expected: Mapping[str, Scalar]) -> Checkpoint:
-    """Open and check a checkpoint that must have been built from `expected`.
+    """Open a checkpoint that must have been built from `expected`.
 
-    Raises CheckpointCorrupt, CheckpointTruncated or CheckpointForeign. Reads every byte, so never
-    call it on a timed path.
+    Raises CheckpointCorrupt, CheckpointTruncated or CheckpointForeign. It does not read the files.
     """
     try:
         text = (directory / manifest.NAME).read_bytes()
     except OSError as error:
         raise manifest.unreadable(directory, error) from error
     found = manifest.parse(text, directory, SCHEMA, (MEMORY, DEVICES), expected)
-    for name, (length, sha256) in found.files.items():
+    for name, (length, _) in found.files.items():
         path = directory / name
         manifest.check_length(path, path.stat().st_size if path.exists() else 0, length)
-        manifest.check_digest(path, digest(path), sha256)
     return Checkpoint(directory, found.sha256, found.built_from)

@@ -75,6 +75,13 @@ def qemu_version() -> str:
 
 
 @functools.cache
+def qemu_release() -> tuple[int, int]:
+    """QEMU's major and minor version; (0, 0) when its version line is not understood."""
+    found = re.search(r"version (\d+)\.(\d+)", qemu_version())
+    return (int(found[1]), int(found[2])) if found else (0, 0)
+
+
+@functools.cache
 def tsc_khz() -> int:
     """Frequency of this host's TSC, which an emulated guest sees unscaled."""
     found = re.search(r"bogomips\s*:\s*([\d.]+)", Path("/proc/cpuinfo").read_text())
@@ -121,9 +128,11 @@ def arguments(
     of the NIC's tap. Without `kernel` the VMM waits for a checkpoint on the descriptor
     `ends.incoming`. `ports` is the number of virtio-serial ports.
     """
+    # Else a file that is only mapped privately would have to be writable (programs/readonly.c).
+    reading = "" if share or qemu_release() < (8, 2) else ",readonly=on,rom=off"
     backend = (
         f"memory-backend-file,id=ram,size={shape.memory_mib}M,mem-path={memory},"
-        f"share={'on' if share else 'off'},prealloc={'on' if populate else 'off'}"
+        f"share={'on' if share else 'off'},prealloc={'on' if populate else 'off'}{reading}"
         if memory
         else f"memory-backend-ram,id=ram,size={shape.memory_mib}M"
     )

@@ -12,10 +12,13 @@ import socket
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 from harness.errors import GuestDied, GuestTimeout, SandboxError
 
+LINE_MAX = 1 << 20
+"""Bytes that a VMM may send without ending a line."""
 EVENTS_MAX = 256
 """Events that are kept for `wait_event`: a guest can cause more than anybody waits for."""
 
@@ -30,6 +33,8 @@ class Qmp:
         self._events: deque[dict[str, Any]] = deque(maxlen=EVENTS_MAX)
         self._busy = threading.Lock()
         self._unread_returns = 0
+        self.on_close: Callable[[], object] = bool
+        """Called before the channel is closed."""
         self.version = (0, 0)
         """QEMU's major and minor version; known once the greeting has been read."""
 
@@ -38,6 +43,7 @@ class Qmp:
         return self.channel.fileno()
 
     def close(self) -> None:
+        self.on_close()
         self.channel.close()
 
     def _message(self, deadline: float) -> dict[str, Any]:
@@ -126,7 +132,7 @@ class Qmp:
             return False
         try:
             self.channel.settimeout(0)
-            while data := self.channel.recv(1 << 16):
+            while len(self._buffer) < LINE_MAX and (data := self.channel.recv(1 << 16)):
                 self._buffer += data
                 *lines, self._buffer = self._buffer.split(b"\n")
                 for message in map(json.loads, lines):
@@ -134,8 +140,8 @@ class Qmp:
                         self._events.append(message)
                     elif "return" in message:
                         self._unread_returns -= 1
-        except OSError:  # nothing more, or the VMM has ended, which others notice
-            pass
+        except (OSError, ValueError, TypeError):
+            pass  # nothing more; or the VMM has ended or sends no QMP, which others notice
         finally:
             with contextlib.suppress(OSError):
                 self.channel.settimeout(None)

@@ -6,17 +6,21 @@ import os
 import shutil
 from collections.abc import Sequence
 
+from harness.errors import CoppiceError
 from harness.host import runtime_place
 from harness.host.process import install_command
 from harness.host.requirement import Requirement
 from harness.sandbox.qemu.accelerator import KVM
+from harness.sandbox.qemu.confinement import VARIABLE
+from harness.sandbox.qemu.jail import examine
 from harness.sandbox.qemu.machine import PROGRAM
 
 BUILDS_THE_GUEST = ("musl-gcc", "busybox", "lz4", "zstd", "dpkg-deb")
 
 
 def requirements() -> Sequence[Requirement]:
-    """Programs, a guest kernel, and whether /dev/kvm opens; no guest is booted here."""
+    """Programs, a guest kernel, whether /dev/kvm opens and VMMs can be confined; no guest is booted
+    here."""
     lines = []
     for program in (PROGRAM, *BUILDS_THE_GUEST):
         path = shutil.which(program)
@@ -38,4 +42,19 @@ def requirements() -> Sequence[Requirement]:
     opens = os.access(KVM, os.R_OK | os.W_OK)
     detail = "opens; used once a guest has answered under it" if opens else "does not open"
     lines.append(Requirement(str(KVM), True, f"{detail}; TCG otherwise"))
+    if all(line.satisfied for line in lines):
+        lines.append(_confinement())
     return lines
+
+
+def _confinement() -> Requirement:
+    """Whether VMMs can be confined as they will be, by confining one that ends at once."""
+    remedy = f"run it as root; or {VARIABLE}=partial, which records report"
+    try:
+        found = examine().facts()
+    except (CoppiceError, OSError) as error:
+        return Requirement("confinement of VMMs", False, str(error.args[0]), remedy)
+    detail = f"{found['level']}: {found['applied']}"
+    if found["lacking"] != "nothing":
+        detail += f"; not applied: {found['lacking']}"
+    return Requirement("confinement of VMMs", True, detail)

@@ -9,10 +9,12 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 from harness.errors import SandboxError, Unsupported, UsageError
 from harness.guest.image import GuestImage, build
 from harness.host import ksm
+from harness.host.cache import entry
 from harness.host.identity import Identity, allocate
 from harness.host.memory import refuse_huge_pages
 from harness.host.requirement import Requirement
@@ -26,13 +28,16 @@ from harness.sandbox.qemu.accelerator import choose
 from harness.sandbox.qemu.boot_retry import await_boot, retry_stalled_boot
 from harness.sandbox.qemu.boot_slots import BootSlots
 from harness.sandbox.qemu.checkpoint import Checkpoint
+from harness.sandbox.qemu.jail import image as confinement_image
+from harness.sandbox.qemu.jail import jail_for
 from harness.sandbox.qemu.machine import PROGRAM, Descriptors, Shape, arguments
 from harness.sandbox.qemu.requirements import requirements
 from harness.sandbox.qemu.sandbox import QemuSandbox
-from harness.sandbox.qemu.vmm import Vmm, spawn
+from harness.sandbox.qemu.vmm import Vmm, inherited, opened, spawn
 from harness.sandbox.qemu.zygote import Preload, Zygote, preload
 from harness.sandbox.vm_state import VmState
 
+T = TypeVar("T")
 BOOT_LIMIT_S = 300.0
 SAVE_LIMIT_S = 120.0
 WARM_UPS = 8
@@ -60,6 +65,8 @@ class QemuTemplate:
     mergeable: Path
     """A wrapper that executes a VMM with mergeable memory (KSM)."""
     cache: Path
+    confinement: Image
+    """How its VMMs are confined."""
     zygote: Zygote | None = None
 
     @property
@@ -69,7 +76,7 @@ class QemuTemplate:
     @property
     def images(self) -> Sequence[Image]:
         sealed = [self.checkpoint.as_record()] if self.checkpoint else []
-        return [self.image.as_record(), *sealed]
+        return [self.image.as_record(), *sealed, self.confinement]
 
 
 class QemuSubstrate(SubstrateBase):
@@ -104,7 +111,10 @@ class QemuSubstrate(SubstrateBase):
         if chosen.name == "tcg":
             refuse_huge_pages()
         sealed = self._sealed(run, cache, image, shape) if tier.restores else None
-        return QemuTemplate(shape, image, sealed, chosen.reason, ksm.program(cache), cache)
+        confined = confinement_image(run)
+        return QemuTemplate(
+            shape, image, sealed, chosen.reason, ksm.program(cache), cache, confined
+        )
 
     def launch(
         self,
@@ -178,16 +188,25 @@ class QemuSubstrate(SubstrateBase):
         tap: int | None = None,
     ) -> QemuSandbox:
         name = f"coppice-{identity.id}"
-
-        def argv(ends: Descriptors) -> Sequence[str]:
-            return arguments(
-                shape, name, ends, memory=memory, share=memory is not None,
-                tap=tap, kernel=image.kernel, initramfs=image.initramfs,
-            )  # fmt: skip
-
         end = self._slots.acquire()
         try:
-            vmm = spawn(run, name, argv, incoming=False, inherited=_open(tap))
+            with (
+                opened(image.kernel, image.initramfs) as (kernel, initramfs),
+                opened(*_given(memory), write=True) as written,
+            ):
+
+                def argv(ends: Descriptors) -> Sequence[str]:
+                    return arguments(
+                        shape, name, ends, memory=inherited(written[0]) if written else None,
+                        share=memory is not None, tap=tap, kernel=inherited(kernel),
+                        initramfs=inherited(initramfs),
+                    )  # fmt: skip
+
+                jail = jail_for(run, identity, shape)
+                if jail and written:
+                    jail.lend(written[0])
+                given = [kernel, initramfs, *written, *_given(tap)]
+                vmm = spawn(run, name, argv, incoming=False, given=given, jail=jail)
         except BaseException:
             end()
             raise
@@ -208,21 +227,25 @@ class QemuSubstrate(SubstrateBase):
         assert sealed
         merged, copied = sharing is Sharing.MERGED, sharing is Sharing.PRIVATE
         with contextlib.ExitStack() as until_spawned:
-            inherited = [until_spawned.enter_context(sealed.private_memory())] if copied else []
-            memory = Path(f"/proc/self/fd/{inherited[0]}") if copied else sealed.memory
+            if copied:
+                memory = until_spawned.enter_context(sealed.private_memory())
+            else:
+                (memory,) = until_spawned.enter_context(opened(sealed.memory))
 
             def argv(ends: Descriptors) -> Sequence[str]:
                 return arguments(
                     template.shape, name, ends,
-                    memory=memory, share=copied, populate=copied, mergeable=merged, tap=tap,
+                    memory=inherited(memory), share=copied, populate=copied, mergeable=merged,
+                    tap=tap,
                 )  # fmt: skip
 
-            inherited += _open(tap)
-            inherited += [preloaded.descriptor] if preloaded else []
+            given = [memory, *_given(tap), *([preloaded.descriptor] if preloaded else [])]
             vmm = spawn(
-                run, name, argv, incoming=True, inherited=inherited,
+                run, name, argv, incoming=True, given=given,
                 through=template.mergeable if merged else None,
                 environment=preloaded.environment if preloaded else None,
+                jail=jail_for(run, identity, template.shape),
+                zygote=preloaded.library if preloaded else None,
             )  # fmt: skip
         backing = f"/memfd:{checkpoints.COPY}" if copied else str(sealed.memory)
         guest = QemuSandbox(vmm, identity, VmState.EMPTY, sealed, guest_memory=backing)
@@ -239,10 +262,12 @@ class QemuSubstrate(SubstrateBase):
             **shape.facts(),
             "warm_ups": WARM_UPS,
         }
-        directory = checkpoints.path_for(cache, built_from)
-        if not directory.exists():
-            with checkpoints.writing(cache, built_from) as directory_to_be:
-                self._seal(run, image, shape, directory_to_be)
+
+        def fill(directory: Path) -> None:
+            self._seal(run, image, shape, directory)
+            checkpoints.complete(directory, built_from)
+
+        directory = entry(checkpoints.path_for(cache, built_from), fill)
         return checkpoints.load(directory, built_from)
 
     def _seal(self, run: Run, image: GuestImage, shape: Shape, directory: Path) -> None:
@@ -293,8 +318,8 @@ def _save_devices(guest: QemuSandbox, target: Path) -> None:
             file.write(piece)
 
 
-def _open(descriptor: int | None) -> Sequence[int]:
-    return [] if descriptor is None else [descriptor]
+def _given(value: T | None) -> Sequence[T]:
+    return [] if value is None else [value]
 
 
 def _warm_up(guest: QemuSandbox) -> None:

@@ -14,16 +14,20 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import struct
 import subprocess
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, Self
 
-from harness.errors import GuestDied
+from harness.errors import GuestDied, SandboxError
 from harness.host import evidence
 from harness.host.process import need
 from harness.host.run import Run
+from harness.sandbox.qemu import jail as jails
+from harness.sandbox.qemu.child import Child
+from harness.sandbox.qemu.jail import Jail
 from harness.sandbox.qemu.machine import Descriptors
 from harness.sandbox.qemu.qmp import Qmp
 
@@ -56,6 +60,8 @@ class Vmm:
     incoming: socket.socket | None
     log: Path
     descriptors: Descriptors
+    jail: Jail | None
+    """What confines it; None: nothing does."""
 
     @classmethod
     def of(
@@ -65,6 +71,7 @@ class Vmm:
         near: Mapping[str, socket.socket],
         log: Path,
         descriptors: Descriptors,
+        jail: Jail | None,
     ) -> Self:
         """A process with this process's ends of its channels."""
         return cls(
@@ -77,6 +84,7 @@ class Vmm:
             near.get("incoming"),
             log,
             descriptors,
+            jail,
         )
 
     def stderr_tail(self) -> str:
@@ -107,6 +115,16 @@ class Vmm:
         """Pass an open file to the VMM, under a name for later commands."""
         self.qmp.execute("getfd", descriptor=descriptor, fdname=name)
 
+    @contextlib.contextmanager
+    def lent(self, descriptor: int) -> Iterator[str]:
+        """The path of a file that this process has open, for QMP's commands."""
+        added = self.qmp.execute("add-fd", descriptor=descriptor)
+        try:
+            yield f"/dev/fdset/{added['fdset-id']}"
+        finally:
+            with contextlib.suppress(SandboxError):
+                self.qmp.execute("remove-fd", **{"fdset-id": added["fdset-id"]})
+
     def kill(self) -> None:
         """Kill the process and close every channel; may be called twice."""
         channels = (self.agent, self.bell, self.qmp, self.control)
@@ -120,6 +138,8 @@ class Vmm:
         for channel in (*channels, self.incoming):
             if channel is not None:
                 channel.close()
+        if self.jail:
+            self.jail.remove()
         evidence.drop(self.log, note)
 
 
@@ -150,40 +170,86 @@ def open_log(run: Run, name: str) -> tuple[Path, int]:
     return log, os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
 
 
+@contextlib.contextmanager
+def opened(*files: Path, write: bool = False) -> Iterator[list[int]]:
+    """Descriptors of files, for a VMM to inherit."""
+    with contextlib.ExitStack() as stack:
+        mode = os.O_RDWR if write else os.O_RDONLY
+        handles = []
+        for file in files:
+            handles.append(os.open(file, mode | os.O_CLOEXEC))
+            stack.callback(os.close, handles[-1])
+        yield handles
+
+
+def inherited(descriptor: int) -> Path:
+    """The path of a file that a VMM has inherited: its root has no others."""
+    return Path(f"/proc/self/fd/{descriptor}")
+
+
 def spawn(
     run: Run,
     name: str,
     arguments: Callable[[Descriptors], Sequence[str]],
     *,
     incoming: bool,
-    inherited: Sequence[int] = (),
+    given: Sequence[int] = (),
     through: Path | None = None,
     environment: Mapping[str, str] | None = None,
+    jail: Jail | None = None,
+    zygote: Path | None = None,
 ) -> Vmm:
     """Start a VMM and return at once. `arguments` makes its argv from its ends of the channels.
 
-    The VMM also inherits the descriptors `inherited`, and `environment` extends the run's.
-    `through` is a program that executes its arguments (a wrapper).
+    The VMM also inherits the descriptors `given`, and `environment` extends the run's.
+    `through` is a program that executes its arguments (a wrapper). The VMM is confined by `jail`,
+    which is removed if this fails; `zygote` is the library that will fork it, if one will.
     """
     with contextlib.ExitStack() as other_ends, contextlib.ExitStack() as own_ends:
+        if jail:
+            own_ends.callback(jail.remove)
         near, far = channels(own_ends, other_ends, *(["incoming"] if incoming else []))
         numbers = Descriptors(**{name: end.fileno() for name, end in far.items()})
         argv = list(arguments(numbers))
         argv[0] = need(argv[0])
-        if through:
-            argv.insert(0, str(through))
         log, handle = open_log(run, name)
         other_ends.callback(os.close, handle)
-        process = subprocess.Popen(
+        passed = [*(end.fileno() for end in far.values()), *given]
+        report = -1
+        if jail:
+            report, answer = os.pipe()
+            other_ends.callback(os.close, report)
+            closing = other_ends.enter_context(contextlib.ExitStack())
+            closing.callback(os.close, answer)
+            prefix, more = closing.enter_context(jail.starting(answer, zygote))
+            argv, passed = [*prefix, *argv], [*passed, *more]
+        if through:
+            argv.insert(0, str(through))
+        started = subprocess.Popen(
             argv,
             stdin=subprocess.DEVNULL,
             stdout=handle,
             stderr=handle,
-            pass_fds=[*(end.fileno() for end in far.values()), *inherited],
-            env={**run.environment, **(environment or {})},
+            pass_fds=passed,
+            env={**run.environment, **jails.environment(environment or {}, jail)},
             # Ctrl-C must not reach it. No new session: the scheduler shares CPUs among sessions
             # (autogroups), so all callers together would get as much as one VMM.
             process_group=0,
         )
+        process: Process = started
+        if jail:
+            closing.close()
+            process = _confined(started, report, log)
         own_ends.pop_all()
-        return Vmm.of(name, process, near, log, numbers)
+        return Vmm.of(name, process, near, log, numbers, jail)
+
+
+def _confined(started: subprocess.Popen[bytes], report: int, log: Path) -> Child:
+    """The VMM that a jail has started, which ends then. Raises SandboxError when it has not."""
+    answer = os.read(report, 4)
+    started.wait()
+    (pid,) = struct.unpack("=i", answer) if len(answer) == 4 else (0,)
+    if pid <= 0:
+        why = os.strerror(-pid) if pid else log.read_text(errors="replace").strip()[-400:]
+        raise SandboxError(f"a VMM could not be confined: {why or 'no message'}")
+    return Child(pid)

@@ -12,10 +12,8 @@ import errno
 import hashlib
 import os
 import platform
-import select
 import socket
 import struct
-import subprocess
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -30,19 +28,25 @@ from harness.errors import (
     Unsupported,
 )
 from harness.host import package_names
+from harness.host.cache import entry
 from harness.host.identity import Identity
-from harness.host.locks import half_built
 from harness.host.process import install_packages
 from harness.host.process import run as run_program
 from harness.host.run import Run
+from harness.sandbox.qemu.child import Child
+from harness.sandbox.qemu.confinement import Part
+from harness.sandbox.qemu.jail import Jail
 from harness.sandbox.qemu.sandbox import QemuSandbox
 from harness.sandbox.qemu.vmm import Vmm, channels, open_log
 from harness.sandbox.vm_state import VmState
 from harness.setup.packages import HEADERS
 
-SOURCE = paths.ZYGOTE
+SOURCE = paths.VMM_PROGRAMS / "zygote.c"
+FILTER = paths.VMM_PROGRAMS / "filter.h"
 _COMPILE = ("-O2", "-shared", "-fPIC", "-s", "-Wl,-z,now")
 ANSWER_S = 30.0
+_ENTER = {"tasks": -1, "group": -2}
+"""In place of a number in the zygote: how the fork enters a control group with a descriptor."""
 
 
 @dataclass(frozen=True)
@@ -79,12 +83,15 @@ def library(cache: Path) -> Path:
             hint=install_packages(package_names.HEADERS),
         )
     argv = (*_COMPILE, *platform.libc_ver())
-    built_from = hashlib.sha256(SOURCE.read_bytes() + repr(argv).encode()).hexdigest()
+    built_from = hashlib.sha256(
+        SOURCE.read_bytes() + FILTER.read_bytes() + repr(argv).encode()
+    ).hexdigest()
     target = cache / "programs" / built_from
-    if not target.exists():
-        with half_built(target) as directory:
-            run_program("gcc", *_COMPILE, "-o", directory / "zygote.so", SOURCE)
-    return target / "zygote.so"
+
+    def compile(directory: Path) -> None:
+        run_program("gcc", *_COMPILE, "-o", directory / "zygote.so", SOURCE)
+
+    return entry(target, compile) / "zygote.so"
 
 
 @contextlib.contextmanager
@@ -94,43 +101,6 @@ def preload(cache: Path) -> Iterator[tuple[socket.socket, Preload]]:
     own, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with own, other:
         yield own, Preload(built, other)
-
-
-class ForkedProcess:
-    """A forked VMM: a child of this process that Popen does not know."""
-
-    def __init__(self, pid: int) -> None:
-        self.pid = pid
-        self._lock = threading.Lock()
-        self._code: int | None = None
-
-    def poll(self) -> int | None:
-        return self._reap(os.WNOHANG)
-
-    def wait(self, timeout: float | None = None) -> int:
-        if timeout is not None and self._code is None:
-            handle = os.pidfd_open(self.pid)
-            try:
-                if not select.select([handle], [], [], timeout)[0]:
-                    raise subprocess.TimeoutExpired(f"VMM {self.pid}", timeout)
-            finally:
-                os.close(handle)
-        code = self._reap(0)
-        assert code is not None
-        return code
-
-    def kill(self) -> None:
-        if self.poll() is None:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(self.pid, 9)
-
-    def _reap(self, options: int) -> int | None:
-        with self._lock:
-            if self._code is None:
-                pid, status = os.waitpid(self.pid, options)
-                if pid:
-                    self._code = os.waitstatus_to_exitcode(status)
-            return self._code
 
 
 class Zygote:
@@ -166,13 +136,18 @@ class Zygote:
             near, far = channels(own_ends, other_ends)
             log, handle = open_log(run, name)
             other_ends.callback(os.close, handle)
+            jail = self.guest.vmm.jail and self.guest.vmm.jail.twin(identity)
+            if jail:
+                own_ends.callback(jail.remove)
             pairs = [(getattr(place, channel), end.fileno()) for channel, end in far.items()]
             pairs += [(1, handle), (2, handle), *others]
             if tap is not None and self._tap is not None:
                 pairs.append((self._tap, tap))
-            process = ForkedProcess(self._ask(pairs))
+            if jail:
+                pairs += [(_ENTER[word], at) for word, at in jail.entrances(other_ends)]
+            process = Child(self._ask(jail, pairs))
             own_ends.pop_all()
-        vmm = Vmm.of(name, process, near, log, place)
+        vmm = Vmm.of(name, process, near, log, place, jail)
         source = self.guest
         return QemuSandbox(
             vmm,
@@ -182,12 +157,15 @@ class Zygote:
             key=source.agent.key,
         )
 
-    def _ask(self, pairs: list[tuple[int, int]]) -> int:
+    def _ask(self, jail: Jail | None, pairs: list[tuple[int, int]]) -> int:
         """Request a fork; `pairs` are (number in the zygote, descriptor here). Returns its PID."""
-        numbers = struct.pack(f"={len(pairs)}i", *(number for number, _ in pairs))
+        user = -1 if jail is None or jail.user is None else jail.user
+        filtered = jail is not None and jail.jailer.has(Part.FILTER)
+        numbers = [user, filtered, *(number for number, _ in pairs)]
+        request = struct.pack(f"={len(numbers)}i", *numbers)
         try:
             with self._lock:
-                socket.send_fds(self._channel, [numbers], [descriptor for _, descriptor in pairs])
+                socket.send_fds(self._channel, [request], [descriptor for _, descriptor in pairs])
                 answer = self._channel.recv(4)
         except TimeoutError as error:
             raise GuestTimeout(

@@ -19,8 +19,8 @@ from typing import Any
 import psutil
 
 from harness.errors import CheckpointError, GuestDied
+from harness.host.cache import entry
 from harness.host.identity import Identity, allocate
-from harness.host.locks import half_built
 from harness.host.process import kill, need
 from harness.host.run import Run
 from harness.measure.record import digest
@@ -72,17 +72,18 @@ class GvisorSubstrate(ReferenceSubstrate):
         """The directory of a sandbox that was saved after it had worked; it survives a reboot."""
         parts = (template.root.sha256, digest(template.agent), digest(Path(need("runsc"))))
         target = cache / "checkpoints-gvisor" / hashlib.sha256(" ".join(parts).encode()).hexdigest()
-        if not target.exists():
+
+        def save(directory: Path) -> None:
             sandbox = self.launch(run, template, Tier.FULL, allocate(run.leases, run.id))
             try:
                 sandbox.awaken(START_LIMIT_S)
                 sandbox.first_exec("rehearsal")
                 sandbox.agent.write_file(SEAL, b"")
-                with half_built(target) as directory:
-                    self._save(run, sandbox.id, directory)
+                self._save(run, sandbox.id, directory)
             finally:
                 sandbox.destroy()
-        return target
+
+        return entry(target, save)
 
     def _save(self, run: Run, id: str, directory: Path) -> None:
         done = subprocess.run(

@@ -15,8 +15,8 @@ from pathlib import Path
 
 from harness.guest import image, rootfs, shared_agent
 from harness.host import evidence, package_names
+from harness.host.cache import entry
 from harness.host.identity import Identity
-from harness.host.locks import half_built
 from harness.host.process import run as run_program
 from harness.host.run import Run
 from harness.measure.record import Image, digest
@@ -129,22 +129,23 @@ def _disk(cache: Path, root: Path, sha256: str, agent: Path) -> Path:
     """The directory of a disk with this root and the agent as a service."""
     parts = hashlib.sha256(" ".join((sha256, digest(agent), SERVICE)).encode()).hexdigest()
     target = cache / "disks" / parts
-    if not target.exists():
-        with half_built(target) as directory:
-            tree = directory / "tree"
-            copy(root, tree)
-            unit = "etc/systemd/system/coppice-agent.service"
-            (tree / unit).write_text(SERVICE)
-            wants = tree / "etc/systemd/system/multi-user.target.wants"
-            wants.mkdir(exist_ok=True)
-            (wants / "coppice-agent.service").symlink_to(f"/{unit}")
-            shutil.copy(agent, tree / "usr/local/sbin/agent")
-            for name, pattern in (("kernel", "vmlinuz-*"), ("initramfs", "initrd.img-*")):
-                (found,) = (tree / "boot").glob(pattern)
-                shutil.move(found, directory / name)
-            with (directory / "disk").open("wb") as disk:
-                disk.truncate(DISK_MIB * MIB)
-            run_program("mkfs.ext4", "-q", "-F", "-d", tree, directory / "disk")
-            shutil.rmtree(tree)
-            (directory / "sha256").write_text(digest(directory / "disk"))
-    return target
+
+    def fill(directory: Path) -> None:
+        tree = directory / "tree"
+        copy(root, tree)
+        unit = "etc/systemd/system/coppice-agent.service"
+        (tree / unit).write_text(SERVICE)
+        wants = tree / "etc/systemd/system/multi-user.target.wants"
+        wants.mkdir(exist_ok=True)
+        (wants / "coppice-agent.service").symlink_to(f"/{unit}")
+        shutil.copy(agent, tree / "usr/local/sbin/agent")
+        for name, pattern in (("kernel", "vmlinuz-*"), ("initramfs", "initrd.img-*")):
+            (found,) = (tree / "boot").glob(pattern)
+            shutil.move(found, directory / name)
+        with (directory / "disk").open("wb") as disk:
+            disk.truncate(DISK_MIB * MIB)
+        run_program("mkfs.ext4", "-q", "-F", "-d", tree, directory / "disk")
+        shutil.rmtree(tree)
+        (directory / "sha256").write_text(digest(directory / "disk"))
+
+    return entry(target, fill)

@@ -14,6 +14,7 @@ from harness.claims.published import Figure
 from harness.claims.published import load as load_published
 from harness.errors import RecordError
 from harness.measure import record as records
+from harness.measure import record_digests
 from harness.measure.record import RunRecord, Scalar, Series
 from harness.site.data.addresses import slug
 from harness.site.data.record_summary import (
@@ -245,6 +246,7 @@ def read(place: Place) -> tuple[bytes, RunRecord] | Problem:
     """One record, or the problem that keeps it from being shown."""
     try:
         content = place.path.read_bytes()
+        record_digests.check(place.path, content)
         return content, records.parse(content, place.shown)
     except (RecordError, OSError, RecursionError) as error:
         return Problem(place.shown, str(error))

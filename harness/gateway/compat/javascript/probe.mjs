@@ -10,6 +10,10 @@ const check = (operation, plane, call) => checks.push([operation, plane, call])
 const api = new ApiClient(new ConnectionConfig(), { requireApiKey: true }).api
 const sleep = (ms) => new Promise((done) => setTimeout(done, ms))
 const minute = { timeoutMs: 60_000 }
+// Values that survive only where they are quoted exactly as often as they are unquoted.
+const ODD = 'a b@c:d+e%f%20=g&hé#?;,\'"\\$~ü\n', ODD_NAME = 'x y@z:+%25=&é'
+const ODD_PATH = "odd/a b@c:d+e%f%20=g&hé#?;,'~ü.txt"
+const metadata = { probe: 'js', [ODD_NAME]: ODD }
 
 async function raw(method, path, options, status) {
   const { response, data, error } = await api[method](path, options)
@@ -23,10 +27,12 @@ check('POST /sandboxes', CONTROL, async () => {
   assert.equal(await Sandbox.kill(made.sandboxID), true)
 })
 check('POST /v2/sandboxes', CONTROL, async () => {
-  const made = await Sandbox.create({ ...minute, metadata: { made: 'by the SDK' }, envs: { A: 'b' } })
-  assert.deepEqual((await made.getInfo()).metadata, { made: 'by the SDK' })
-  assert.equal((await made.commands.run('echo $A')).stdout, 'b\n')
+  const made = await Sandbox.create({ ...minute, metadata, envs: { A: ODD } })
+  assert.deepEqual((await made.getInfo()).metadata, metadata)
+  assert.equal((await made.commands.run('printf %s "$A"')).stdout, ODD)
+  assert.doesNotMatch(made.getHost(80), /\.e2b\.(app|dev)$/)
   assert.equal(await made.kill(), true)
+  await assert.rejects(Sandbox.create('no such/té mplate%20+'), /not found/)
 })
 check('GET /health', CONTROL, async () => {
   assert.equal((await fetch(process.env.E2B_API_URL + '/health')).status, 200)
@@ -36,8 +42,12 @@ check('GET /sandboxes', CONTROL, async (one) => {
   assert.deepEqual(found.map((box) => box.sandboxID), [one.sandboxId])
 })
 check('GET /v2/sandboxes', CONTROL, async (one) => {
-  const second = await Sandbox.create({ ...minute, metadata: { probe: 'js' } })
-  const pages = Sandbox.list({ query: { metadata: { probe: 'js' } }, limit: 1 })
+  const second = await Sandbox.create({ ...minute, metadata })
+  for (const character of ODD) {
+    const wrong = { [ODD_NAME]: ODD.replaceAll(character, '') }
+    assert.deepEqual(await Sandbox.list({ query: { metadata: wrong } }).nextItems(), [])
+  }
+  const pages = Sandbox.list({ query: { metadata }, limit: 1 })
   const ids = [(await pages.nextItems())[0].sandboxId]
   assert.equal(pages.hasNext, true)
   ids.push((await pages.nextItems())[0].sandboxId)
@@ -137,6 +147,9 @@ check('process: Start', ENVD, async (one) => {
   const done = await one.commands.run('echo out; echo err >&2; pwd; id -un')
   assert.deepEqual([done.stdout, done.stderr], ['out\n/home/user\nuser\n', 'err\n'])
   assert.equal((await one.commands.run('id -u', { user: 'root' })).stdout, '0\n')
+  assert.equal((await one.commands.run('printf %s "$X"', { envs: { X: ODD } })).stdout, ODD)
+  const quoted = ODD.replaceAll("'", "'\\''")
+  assert.equal((await one.commands.run(`printf %s '${quoted}'`)).stdout, ODD)
   await assert.rejects(one.commands.run('exit 3'), (error) => error instanceof CommandExitError && error.exitCode === 3)
 })
 check('process: Start, time limit', ENVD, async (one) => {
@@ -154,9 +167,9 @@ check('process: List', ENVD, async (one) => {
 })
 check('process: SendInput, CloseStdin', ENVD, async (one) => {
   const begun = await one.commands.run('cat', { background: true, stdin: true })
-  await one.commands.sendStdin(begun.pid, 'said\n')
+  await one.commands.sendStdin(begun.pid, ODD)
   await one.commands.closeStdin(begun.pid)
-  assert.equal((await begun.wait()).stdout, 'said\n')
+  assert.equal((await begun.wait()).stdout, ODD)
 })
 check('process: SendSignal', ENVD, async (one) => {
   const begun = await one.commands.run('sleep 60', { background: true })
@@ -178,6 +191,8 @@ check('filesystem: Stat', ENVD, async (one) => {
   const info = await one.files.getInfo('stat.txt')
   assert.deepEqual([info.size, info.owner, info.path], [4, 'user', '/home/user/stat.txt'])
   assert.equal(await one.files.exists('nothing.txt'), false)
+  await one.files.write(ODD_PATH, '1234')
+  assert.equal((await one.files.getInfo(ODD_PATH)).path, `/home/user/${ODD_PATH}`)
 })
 check('filesystem: ListDir', ENVD, async (one) => {
   await one.files.write('list/a/b.txt', '')
@@ -192,6 +207,8 @@ check('filesystem: Move', ENVD, async (one) => {
   await one.files.write('before.txt', 'moved')
   await one.files.rename('before.txt', 'after.txt')
   assert.equal(await one.files.read('after.txt'), 'moved')
+  await one.files.rename('after.txt', ODD_PATH)
+  assert.equal(await one.files.read(ODD_PATH), 'moved')
 })
 check('filesystem: Remove', ENVD, async (one) => {
   await one.files.write('directory/file.txt', '')
@@ -210,6 +227,8 @@ check('filesystem: WatchDir', ENVD, async (one) => {
 check('files: POST, form', ENVD, async (one) => {
   await one.files.write('form.txt', 'text')
   assert.equal(await one.files.read('form.txt'), 'text')
+  await one.files.write([{ path: `many/a${ODD_PATH}`, data: ODD }, { path: `many/b${ODD_PATH}`, data: ODD }])
+  assert.equal(await one.files.read(`many/b${ODD_PATH}`), ODD)
 })
 check('files: POST, stream', ENVD, async (one) => {
   const data = new Uint8Array(3 << 20).map((_, index) => (index * 7) % 251)
@@ -223,17 +242,22 @@ check('files: GET', ENVD, async (one) => {
   await assert.rejects(one.files.read('missing.txt'), (error) => /not ?found|NotFound/i.test(error.name + error.message) || error instanceof NotFoundError)
 })
 check('files: signed addresses', ENVD, async (one) => {
-  await one.files.write('signed.txt', 'signed')
-  const headers = { 'E2b-Sandbox-Id': one.sandboxId, 'E2b-Sandbox-Port': '49983' }
-  const address = await one.downloadUrl('/home/user/signed.txt')
-  assert.equal(await (await fetch(address, { headers })).text(), 'signed')
-  assert.equal((await fetch(address.replace('v1_', 'v1_x'), { headers })).status, 401)
+  await one.files.write(ODD_PATH, 'signed')
+  const address = await one.downloadUrl(`/home/user/${ODD_PATH}`)
+  assert.equal(await (await fetch(address)).text(), 'signed')
+  assert.ok([401, 404].includes((await fetch(address.replace('v1_', 'v1_x'))).status))
+  const headers = { 'Content-Type': 'application/octet-stream' }
+  const upload = await one.uploadUrl(`/home/user/${ODD_PATH}.new`)
+  assert.equal((await fetch(upload, { method: 'POST', headers, body: ODD })).status, 200)
+  assert.equal(await one.files.read(`${ODD_PATH}.new`), ODD)
 })
 check('GET /health of envd', ENVD, async (one) => {
   assert.equal(await one.isRunning(), true)
 })
 
 check('POST /execute', CODE, async (one) => {
+  const echoed = await one.runCode("import os\nprint(os.environ['Q'], end='')", { envs: { Q: ODD } })
+  assert.equal(echoed.logs.stdout.join(''), ODD)
   const done = await one.runCode("print('out')\n6*7")
   assert.deepEqual([done.text, done.logs.stdout], ['42', ['out\n']])
   const failed = await one.runCode('1/0')
@@ -241,7 +265,7 @@ check('POST /execute', CODE, async (one) => {
 })
 check('POST /contexts', CODE, async (one) => {
   const made = await one.createCodeContext({ cwd: '/tmp' })
-  assert.equal((await one.runCode('import os; os.getcwd()', { context: made })).text, "'/tmp'")
+  assert.equal((await one.runCode('import os; os.getcwd()', { context: made })).text, '/tmp')
   await one.removeCodeContext(made)
 })
 check('GET /contexts', CODE, async (one) => {
@@ -262,7 +286,7 @@ check('POST /contexts/{id}/restart', CODE, async (one) => {
 
 let one, broken = ''
 try {
-  one = await Sandbox.create({ timeoutMs: 600_000, metadata: { probe: 'js' } })
+  one = await Sandbox.create({ timeoutMs: 600_000, metadata })
 } catch (error) {
   broken = `${error.name}: ${error.message}`
 }

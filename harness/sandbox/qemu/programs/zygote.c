@@ -5,21 +5,32 @@
  * restores. In the child, each frame gets a new kernel thread with the old stack and the old
  * thread-local storage, which returns from that frame and continues.
  *
- * COPPICE_ZYGOTE is the number of a SOCK_SEQPACKET socket. A request has int32 descriptor numbers
- * and as many descriptors (SCM_RIGHTS), which replace those numbers in the child. The answer is an
- * int32: the child's PID, or a negated errno. The child is a child of the process that started the
- * zygote, which can wait for it.
+ * COPPICE_ZYGOTE is the number of a SOCK_SEQPACKET socket. A request has the int32 of a user, one
+ * that is 1 for a seccomp filter, then int32 descriptor numbers and as many descriptors
+ * (SCM_RIGHTS), which replace those numbers in the child. The answer is an int32: the child's PID,
+ * or a negated errno. The child is a child of the process that started the zygote, which can wait
+ * for it.
+ *
+ * With a user, jail.c has started the zygote, and the child is confined before a thread of it runs:
+ * it becomes that user without any capability, in PID, IPC and UTS namespaces of its own, and it
+ * shares the zygote's root and empty network. -1: it stays the zygote's user. In place of a number,
+ * TASKS is the file `tasks` of a control group that the child enters, BORN the directory of a
+ * version 2 group that it is born in (see jail.c).
  *
  * Until its threads run, the child must not take a lock, which a missing thread may hold. So
  * between freezing and resuming there are only system calls, no allocation and no stdio.
  * For x86-64 and glibc. Accelerators with state in the kernel (KVM) cannot be forked this way.
  */
 #define _GNU_SOURCE
+#include "filter.h"
+
 #include <asm/prctl.h>
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/capability.h>
 #include <linux/futex.h>
+#include <linux/sched.h>
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
@@ -39,6 +50,8 @@
 #define FREEZE SIGILL /* QEMU blocks almost all signals in its threads, but not this one */
 #define PATIENCE_S 5
 #define FAILED 71
+#define TASKS (-1)
+#define BORN (-2)
 
 struct thread {
     pid_t tid;
@@ -211,8 +224,9 @@ static void replace_eventfd(int number)
     close(fresh);
 }
 
-struct replaced {
-    const int32_t *numbers;
+struct request {
+    int32_t user, filtered, numbers[MOST_FILES];
+    const int *files;
     int count;
 };
 
@@ -221,7 +235,7 @@ static bool replace_file(int number, void *with)
 {
     static const char event[] = "anon_inode:[eventfd]", signals[] = "anon_inode:[signalfd]";
     static const char tap[] = "/dev/net/tun";
-    const struct replaced *new = with;
+    const struct request *new = with;
     char path[48], what[60];
     ssize_t length;
 
@@ -277,18 +291,34 @@ static _Noreturn void become(const struct thread *one)
     __builtin_unreachable();
 }
 
-static _Noreturn void live(pid_t zygote, const int32_t *numbers, const int *files, int count)
+static void confine(int32_t user)
+{
+    struct __user_cap_header_struct head = {_LINUX_CAPABILITY_VERSION_3, 0};
+    struct __user_cap_data_struct none[2] = {{0, 0, 0}, {0, 0, 0}};
+
+    /* Of this thread, which is the only one: the C library would ask the others too. */
+    if (syscall(SYS_setresgid, user, user, user) != 0 ||
+        syscall(SYS_setresuid, user, user, user) != 0 || syscall(SYS_capset, &head, none) != 0)
+        fail("it cannot give up its privileges", "");
+}
+
+static _Noreturn void live(pid_t zygote, struct request *asked)
 {
     const struct thread *first = NULL;
-    struct replaced new = {numbers, count};
 
     close(channel);
-    for (int i = 0; i < count; i++) {
-        if (dup3(files[i], numbers[i], O_CLOEXEC) < 0)
+    for (int i = 0; i < asked->count; i++) {
+        if (asked->numbers[i] == TASKS && write(asked->files[i], "0", 1) != 1)
+            fail("it cannot enter its control group", "");
+        if (asked->numbers[i] >= 0 && dup3(asked->files[i], asked->numbers[i], O_CLOEXEC) < 0)
             fail("an open file cannot take its place", "");
-        close(files[i]);
+        close(asked->files[i]);
     }
-    for_numbers("/proc/self/fd", replace_file, &new);
+    for_numbers("/proc/self/fd", replace_file, asked);
+    if (asked->user >= 0)
+        confine(asked->user);
+    if (asked->filtered && filter_install(0) != 0)
+        fail("it cannot be filtered", "");
     for (int i = 0; i < threads; i++)
         if (frozen[i].tid == zygote)
             first = &frozen[i];
@@ -301,15 +331,23 @@ static _Noreturn void live(pid_t zygote, const int32_t *numbers, const int *file
 
 /* In the zygote. */
 
-static int32_t fork_all(const int32_t *numbers, const int *files, int count)
+static int32_t fork_all(struct request *asked)
 {
+    struct clone_args how = {.flags = CLONE_PARENT}; /* which implies the exit signal */
     pid_t zygote = getpid();
     long made = -EAGAIN;
 
+    if (asked->user >= 0)
+        how.flags |= CLONE_NEWPID | CLONE_NEWIPC | CLONE_NEWUTS;
+    for (int i = 0; i < asked->count; i++)
+        if (asked->numbers[i] == BORN) {
+            how.flags |= CLONE_INTO_CGROUP;
+            how.cgroup = (uint64_t)asked->files[i];
+        }
     if (freeze_all()) {
-        made = syscall(SYS_clone, CLONE_PARENT | SIGCHLD, NULL, NULL, NULL, 0);
+        made = syscall(SYS_clone3, &how, sizeof how);
         if (made == 0)
-            live(zygote, numbers, files, count);
+            live(zygote, asked);
         made = made < 0 ? -errno : made;
     }
     thaw();
@@ -318,25 +356,26 @@ static int32_t fork_all(const int32_t *numbers, const int *files, int count)
 
 static void *serve(void *nothing)
 {
-    int32_t numbers[MOST_FILES], answer;
+    struct request asked;
+    int32_t answer;
     char room[CMSG_SPACE(sizeof(int) * MOST_FILES)] __attribute__((aligned(8)));
-    struct iovec words = {numbers, sizeof numbers};
+    struct iovec words = {&asked, offsetof(struct request, numbers) + sizeof asked.numbers};
 
     for (;;) {
         struct msghdr message = {
             .msg_iov = &words, .msg_iovlen = 1, .msg_control = room, .msg_controllen = sizeof room};
         ssize_t got = recvmsg(channel, &message, MSG_CMSG_CLOEXEC);
         struct cmsghdr *head = got > 0 ? CMSG_FIRSTHDR(&message) : NULL;
-        int count = (int)(got / (ssize_t)sizeof *numbers), *files;
 
         if (got <= 0)
             return nothing; /* the other end is closed */
-        if (!head || head->cmsg_len != CMSG_LEN(sizeof(int) * (size_t)count))
+        asked.count = (int)((got - (ssize_t)offsetof(struct request, numbers)) / 4);
+        if (!head || head->cmsg_len != CMSG_LEN(sizeof(int) * (size_t)asked.count))
             return nothing;
-        files = (int *)CMSG_DATA(head);
-        answer = fork_all(numbers, files, count);
-        for (int i = 0; i < count; i++)
-            close(files[i]);
+        asked.files = (int *)CMSG_DATA(head);
+        answer = fork_all(&asked);
+        for (int i = 0; i < asked.count; i++)
+            close(asked.files[i]);
         send(channel, &answer, sizeof answer, MSG_NOSIGNAL);
     }
 }

@@ -15,7 +15,7 @@ import traceback
 import control
 import envd
 import interpreter
-from checks import CHECKS, Absent
+from checks import CHECKS, ODD, ODD_NAME, Absent
 from e2b_code_interpreter import Sandbox
 
 PARTS = (control, envd, interpreter)
@@ -26,7 +26,8 @@ class World:
     """The sandbox that the checks share."""
 
     def __init__(self):
-        self.one = Sandbox.create(metadata={"probe": "one"}, timeout=600)
+        self.metadata = {"probe": "one", ODD_NAME: ODD}
+        self.one = Sandbox.create(metadata=self.metadata, timeout=600)
 
     def end(self):
         self.one.kill()

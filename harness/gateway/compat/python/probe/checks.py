@@ -7,6 +7,11 @@ import os
 
 CONTROL, ENVD, CODE = "control plane", "envd", "code interpreter"
 CHECKS = []
+ODD = "a b@c:d+e%f%20=g&hé#?;,'\"\\$~ü\n"
+"""A value that survives only where it is quoted exactly as often as it is unquoted."""
+ODD_NAME = "x y@z:+%25=&é"
+ODD_PATH = "odd/a b@c:d+e%f%20=g&hé#?;,'~ü.txt"
+ALL_BYTES = bytes(range(256))
 
 
 class Absent(Exception):

@@ -3,25 +3,35 @@
 from __future__ import annotations
 
 import os
+import urllib.parse
 import urllib.request
 
-from checks import CONTROL, Absent, attribute, check, generated, version
+from checks import CONTROL, ODD, ODD_NAME, Absent, attribute, check, generated, version
 from e2b_code_interpreter import Sandbox
 
 
 def create(path, model):
     uses_v2 = version() >= (2, 51, 0)
+    metadata = {"made": "by the SDK", ODD_NAME: ODD}
     if uses_v2 == path.startswith("/v2"):
-        made = Sandbox.create(timeout=60, metadata={"made": "by the SDK"}, envs={"A": "b"})
-        assert made.get_info().metadata == {"made": "by the SDK"}
-        assert made.commands.run("echo $A").stdout == "b\n"
+        made = Sandbox.create(timeout=60, metadata=metadata, envs={"A": ODD})
+        assert made.get_info().metadata == metadata
+        assert made.commands.run('printf %s "$A"').stdout == ODD
+        assert not made.get_host(80).endswith((".e2b.app", ".e2b.dev")), made.get_host(80)
         assert made.kill() is True
         assert made.kill() is False
+        try:
+            Sandbox.create("no such/té mplate%20+")
+        except Exception as error:
+            assert "not found" in str(error), error
+        else:
+            raise AssertionError("an unknown template was accepted")
         return
-    values = {"template_id": "base", "timeout": 60}
+    values = {"template_id": "base", "timeout": 60, "metadata": metadata, "env_vars": {"A": ODD}}
     name = "post_v2_sandboxes" if path.startswith("/v2") else "post_sandboxes"
     made, status = generated(name, body=(model, values))
     assert status == 201, status
+    assert Sandbox.connect(made.sandbox_id).get_info().metadata == metadata
     assert Sandbox.kill(made.sandbox_id)
 
 
@@ -45,16 +55,24 @@ def _(world):
 def _(world):
     found, _ = generated("get_sandboxes", metadata="probe=one")
     assert [one.sandbox_id for one in found] == [world.one.sandbox_id], found
+    quote = urllib.parse.quote  # as the SDK does where it has a call for it
+    for value, expected in ((ODD, [world.one.sandbox_id]), (ODD + "x", [])):
+        filtered = urllib.parse.urlencode({quote(ODD_NAME): quote(value)})
+        found, _ = generated("get_sandboxes", metadata=filtered)
+        assert [one.sandbox_id for one in found] == expected, found
 
 
 @check("GET /v2/sandboxes", CONTROL)
 def _(world):
     from e2b import SandboxQuery
 
-    pages = Sandbox.list(query=SandboxQuery(metadata={"probe": "one"}), limit=1)
+    pages = Sandbox.list(query=SandboxQuery(metadata=world.metadata), limit=1)
     found = pages.next_items()
     assert [one.sandbox_id for one in found] == [world.one.sandbox_id], found
     assert not pages.has_next
+    for character in ODD:
+        wrong = {ODD_NAME: ODD.replace(character, "")}
+        assert not Sandbox.list(query=SandboxQuery(metadata=wrong)).next_items(), character
     second = Sandbox.create(metadata={"probe": "one"}, timeout=60)
     pages = Sandbox.list(query=SandboxQuery(metadata={"probe": "one"}), limit=1)
     ids = [pages.next_items()[0].sandbox_id]
@@ -74,7 +92,7 @@ def _(world):
 def _(world):
     info = world.one.get_info()
     assert info.sandbox_id == world.one.sandbox_id
-    assert info.template_id == "code-interpreter-v1" and info.metadata == {"probe": "one"}
+    assert info.template_id == "code-interpreter-v1" and info.metadata == world.metadata
     assert info.end_at > info.started_at
 
 
@@ -201,8 +219,9 @@ def _(world):
 def _(world):
     world.one.files.write("in-the-snapshot.txt", "here")
     made = attribute(world.one, "create_snapshot")()
-    copy = Sandbox.create(made.snapshot_id, timeout=60)
+    copy = Sandbox.create(made.snapshot_id, timeout=60, metadata={ODD_NAME: ODD})
     assert copy.files.read("in-the-snapshot.txt") == "here"
+    assert copy.get_info().metadata == {ODD_NAME: ODD}
     assert copy.kill()
     Sandbox.delete_snapshot(made.snapshot_id)
 

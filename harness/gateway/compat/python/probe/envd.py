@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import io
 import os
+import shlex
+import ssl
 import time
 import urllib.request
 
-from checks import ENVD, attribute, check
+from checks import ALL_BYTES, ENVD, ODD, ODD_PATH, attribute, check
 
 
 @check("process: Start", ENVD)
@@ -20,6 +22,18 @@ def _(world):
     got = []
     world.one.commands.run("echo $X", envs={"X": "y"}, cwd="/tmp", on_stdout=got.append)
     assert got == ["y\n"], got
+    printed = world.one.commands.run(f'printf %s "$X" {shlex.quote(ODD)}', envs={"X": ODD})
+    assert printed.stdout == ODD + ODD, printed
+    world.one.files.make_dir("/tmp/d é+%20&=")
+    assert world.one.commands.run("pwd", cwd="/tmp/d é+%20&=").stdout == "/tmp/d é+%20&=\n"
+    try:
+        world.one.commands.run("true", user="no süch user")
+    except CommandExitException:
+        raise
+    except Exception as error:
+        assert "no süch user" in str(error), error
+    else:
+        raise AssertionError("an unknown user was accepted")
     try:
         world.one.commands.run("exit 3")
     except CommandExitException as error:
@@ -59,13 +73,13 @@ def _(world):
         begun = world.one.commands.run("cat", background=True, stdin=True)
     except TypeError:
         begun = world.one.commands.run("cat", background=True)
-    world.one.commands.send_stdin(begun.pid, "said\n")
+    world.one.commands.send_stdin(begun.pid, ODD)
     if hasattr(world.one.commands, "close_stdin"):
         world.one.commands.close_stdin(begun.pid)
-        assert begun.wait().stdout == "said\n"
+        assert begun.wait().stdout == ODD
     else:
         for out, _, _ in begun:
-            assert out == "said\n"
+            assert out == ODD
             break
         begun.kill()
 
@@ -74,9 +88,9 @@ def _(world):
 def _(world):
     stream = attribute(world.one.commands, "stream_input")
     begun = world.one.commands.run("cat", background=True, stdin=True)
-    stream(begun.pid, ["one ", "two\n"])
+    stream(begun.pid, [ODD, "two\n"])
     world.one.commands.close_stdin(begun.pid)
-    assert begun.wait().stdout == "one two\n"
+    assert begun.wait().stdout == ODD + "two\n"
 
 
 @check("process: SendSignal", ENVD)
@@ -105,6 +119,9 @@ def _(world):
     assert world.one.files.exists("stat.txt") and not world.one.files.exists("nothing.txt")
     info = world.one.files.get_info("stat.txt")
     assert info.size == 4 and info.owner == "user" and info.path == "/home/user/stat.txt", info
+    world.one.files.write(ODD_PATH, "1234")
+    assert world.one.files.exists(ODD_PATH) and not world.one.files.exists(ODD_PATH + "x")
+    assert world.one.files.get_info(ODD_PATH).path == f"/home/user/{ODD_PATH}"
 
 
 @check("filesystem: ListDir", ENVD)
@@ -112,12 +129,17 @@ def _(world):
     world.one.files.write("list/a/b.txt", "")
     found = world.one.files.list("list", depth=2)
     assert [one.path for one in found] == ["/home/user/list/a", "/home/user/list/a/b.txt"], found
+    directory, _, name = ODD_PATH.partition("/")
+    world.one.files.write(ODD_PATH, "")
+    assert name in [one.name for one in world.one.files.list(directory)]
 
 
 @check("filesystem: MakeDir", ENVD)
 def _(world):
     assert world.one.files.make_dir("made/deep") is True
     assert world.one.files.make_dir("made/deep") is False
+    assert world.one.files.make_dir(f"made/{ODD_PATH}") is True
+    assert world.one.files.make_dir(f"made/{ODD_PATH}") is False
 
 
 @check("filesystem: Move", ENVD)
@@ -125,6 +147,8 @@ def _(world):
     world.one.files.write("before.txt", "moved")
     world.one.files.rename("before.txt", "after.txt")
     assert world.one.files.read("after.txt") == "moved"
+    world.one.files.rename("after.txt", ODD_PATH)
+    assert world.one.files.read(ODD_PATH) == "moved"
 
 
 @check("filesystem: Remove", ENVD)
@@ -132,21 +156,25 @@ def _(world):
     world.one.files.write("directory/file.txt", "")
     world.one.files.remove("directory")
     assert not world.one.files.exists("directory")
+    world.one.files.write(ODD_PATH, "")
+    world.one.files.remove(ODD_PATH)
+    assert not world.one.files.exists(ODD_PATH)
 
 
 @check("filesystem: CreateWatcher, GetWatcherEvents, RemoveWatcher", ENVD)
 def _(world):
     world.one.files.make_dir("watched")
     handle = world.one.files.watch_dir("watched", recursive=True)
-    world.one.files.write("watched/new.txt", "x")
+    name = ODD_PATH.partition("/")[2]
+    world.one.files.write(f"watched/{name}", "x")
     seen = []
     for _ in range(50):
         seen += handle.get_new_events()
-        if any(one.name == "new.txt" for one in seen):
+        if any(one.name == name for one in seen):
             break
         time.sleep(0.1)
     handle.stop()
-    assert any(one.name == "new.txt" for one in seen), seen
+    assert any(one.name == name for one in seen), seen
 
 
 @check("filesystem: WatchDir", ENVD)
@@ -177,10 +205,14 @@ def _(world):
     written = world.one.files.write("form.txt", "text")
     assert written.path == "/home/user/form.txt" or written.path == "form.txt", written
     assert world.one.files.read("form.txt") == "text"
+    world.one.files.write(ODD_PATH, ODD)
+    assert world.one.files.read(ODD_PATH) == ODD
     if hasattr(world.one.files, "write_files"):
         many = [{"path": f"many/{n}.txt", "data": str(n)} for n in range(3)]
         world.one.files.write_files(many)
         assert world.one.files.read("many/2.txt") == "2"
+        world.one.files.write_files([{"path": f"many/{n}{ODD_PATH}", "data": ODD} for n in "ab"])
+        assert world.one.files.read(f"many/b{ODD_PATH}") == ODD
 
 
 @check("files: POST, stream", ENVD)
@@ -188,6 +220,8 @@ def _(world):
     data = os.urandom(3 << 20)
     world.one.files.write("stream.bin", io.BytesIO(data))
     assert bytes(world.one.files.read("stream.bin", format="bytes")) == data
+    world.one.files.write(ODD_PATH, io.BytesIO(ALL_BYTES))
+    assert bytes(world.one.files.read(ODD_PATH, format="bytes")) == ALL_BYTES
 
 
 @check("files: GET", ENVD)
@@ -209,19 +243,26 @@ def _(world):
 
 @check("files: signed addresses", ENVD)
 def _(world):
-    world.one.files.write("signed.txt", "signed")
-    address = world.one.download_url("/home/user/signed.txt")
-    headers = {"E2b-Sandbox-Id": world.one.sandbox_id, "E2b-Sandbox-Port": "49983"}
-    asked = urllib.request.Request(address, headers=headers)
-    with urllib.request.urlopen(asked) as answer:
-        assert answer.read() == b"signed"
-    broken = urllib.request.Request(address.replace("v1_", "v1_x"), headers=headers)
-    try:
-        urllib.request.urlopen(broken)
-    except urllib.error.HTTPError as error:
-        assert error.code == 401
-    else:
-        raise AssertionError("a wrong signature was accepted")
+    world.one.files.write(ODD_PATH, "signed")
+    context = ssl.create_default_context() if os.environ.get("SSL_CERT_FILE") else None
+    path = f"/home/user/{ODD_PATH}"
+    for more in ({}, {"user": "root"}, {"use_signature_expiration": 600}):
+        address = world.one.download_url(path, **more)
+        with urllib.request.urlopen(address, context=context) as answer:
+            assert answer.read() == b"signed"
+        broken = address.replace("v1_", "v1_x")
+        try:
+            urllib.request.urlopen(broken, context=context)
+        except urllib.error.HTTPError as error:
+            assert error.code in (401, 404)
+        else:
+            raise AssertionError("a wrong signature was accepted")
+    address = world.one.upload_url(f"{path}.new")
+    kind = {"Content-Type": "application/octet-stream"}
+    asked = urllib.request.Request(address, ALL_BYTES, kind, method="POST")
+    with urllib.request.urlopen(asked, context=context) as answer:
+        assert answer.status == 200
+    assert bytes(world.one.files.read(f"{path}.new", format="bytes")) == ALL_BYTES
 
 
 @check("GET /health of envd", ENVD)

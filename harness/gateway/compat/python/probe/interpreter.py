@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from checks import CODE, attribute, check
+from checks import CODE, ODD, attribute, check
 
 
 @check("POST /execute", CODE)
@@ -14,16 +14,28 @@ def _(world):
     rich += " return b'P'\nR()"
     shown = world.one.run_code(rich).results[0]
     assert shown.html == "<b>r</b>" and shown.png == "UA==", shown
+    text = "# Notes\n![logo](logo.png)\n%cd /\n"
+    assert world.one.run_code(f"open('n.md', 'w').write('''{text}''');").error is None
+    assert world.one.files.read("n.md") == text
+    awaited = world.one.run_code("import asyncio\n!echo out\nawait asyncio.sleep(0, __name__)")
+    assert awaited.text == "__main__" and awaited.logs.stdout == ["out\n"], awaited
     failed = world.one.run_code("def f(): return 1/0\nf()")
     assert failed.error.name == "ZeroDivisionError" and "f()" in failed.error.traceback, failed
-    assert world.one.run_code("import os; os.environ['Q']", envs={"Q": "q"}).text == "'q'"
+    assert world.one.run_code("import os; os.environ['Q']", envs={"Q": "q"}).text == "q"
+    echoed = world.one.run_code("print(os.environ['Q'], end='')", envs={"Q": ODD})
+    assert "".join(echoed.logs.stdout) == ODD, echoed
+    echoed = world.one.run_code(f"print({ODD!r}, end='')")
+    assert "".join(echoed.logs.stdout) == ODD, echoed
 
 
 @check("POST /contexts", CODE)
 def _(world):
+    world.one.files.make_dir("/tmp/c é+%20&=")
+    odd = world.one.create_code_context(cwd="/tmp/c é+%20&=")
+    assert world.one.run_code("import os; os.getcwd()", context=odd).text == "/tmp/c é+%20&="
     made = world.one.create_code_context(cwd="/tmp")
     world.one.run_code("only_here = 1", context=made)
-    assert world.one.run_code("import os; os.getcwd()", context=made).text == "'/tmp'"
+    assert world.one.run_code("import os; os.getcwd()", context=made).text == "/tmp"
     assert world.one.run_code("only_here").error.name == "NameError"
     if hasattr(world.one, "remove_code_context"):
         world.one.remove_code_context(made)
@@ -47,7 +59,8 @@ def _(world):
 def _(world):
     restart = attribute(world.one, "restart_code_context")
     made = world.one.create_code_context()
-    world.one.run_code("gone = 1", context=made)
+    ended = world.one.run_code("gone = 1\nimport os; os._exit(1)", context=made)
+    assert ended.error.name == "ContextRestarting", ended
     restart(made)
     assert world.one.run_code("gone", context=made).error.name == "NameError"
     world.one.remove_code_context(made)

@@ -1,0 +1,234 @@
+"""uvicorn's HTTP protocol with bounds on what a client may send, and how slowly."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import httptools
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from harness.gateway.errors import ApiError
+from harness.gateway.http.connections import Lease
+from harness.gateway.http.limits import (
+    HEAD_MAX,
+    HEAD_S,
+    HEADERS_MAX,
+    LINGER_MAX,
+    LINGER_S,
+    PIPELINE_MAX,
+    STALLED_S,
+    URL_MAX,
+)
+from harness.gateway.http.refusal import refusal
+
+HEAD_TOO_LONG = f"the request's headers are longer than {HEAD_MAX} bytes"
+TOO_MANY_HEADERS = f"the request has more than {HEADERS_MAX} headers"
+URL_TOO_LONG = f"the request's address is longer than {URL_MAX} bytes"
+MALFORMED = "the request is malformed"
+
+
+class Successor(Protocol):
+    """The protocol of a connection that becomes a WebSocket. It releases the connection's lease."""
+
+    def take_over(
+        self,
+        transport: Any,
+        method: str,
+        target: bytes,
+        headers: Sequence[tuple[bytes, bytes]],
+        data: bytes,
+    ) -> None:
+        """Go on after a request; `data` is what has arrived behind it."""
+
+
+class BoundedHttp(HttpToolsProtocol):
+    """A client's connection. Bytes are counted as they arrive, since the parser buffers a header
+    until it is complete."""
+
+    def __init__(
+        self, lease: Lease, upgrade: Callable[[Lease], Successor], *arguments: Any, **more: Any
+    ) -> None:
+        super().__init__(*arguments, **more)
+        self._lease = lease
+        self._upgrade = upgrade
+        self._in_head = self._in_body = False
+        self._silent = 0
+        """Bytes since the parser last passed on a head, a piece of a body or a request's end."""
+        self._head_bytes = self._head_count = 0
+        self._refusal = ApiError(400, MALFORMED)
+        self._refused = False
+        self._discarded = 0
+        self._deadline: asyncio.TimerHandle | None = None
+        self._stalled: asyncio.TimerHandle | None = None
+
+    # The connection.
+
+    def connection_made(self, transport: Any) -> None:
+        super().connection_made(transport)
+        self._deadline = self.loop.call_later(HEAD_S, self._head_is_late)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._lease.release()
+        self._cancel_timers()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        if self._refused:
+            self._discard(data)
+            return
+        self._unset_keepalive_if_required()
+        self._silent += len(data)
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            if self._should_upgrade():
+                self._hand_over(data[upgrade.args[0] :])
+                return
+            self.cycle.keep_alive = False  # the parser stops here: serve this request as usual
+        except httptools.HttpParserError:
+            self._refuse(self._refusal)
+            return
+        if self._silent > HEAD_MAX:
+            self._refuse(ApiError(431, HEAD_TOO_LONG))
+        elif not self._deadline and (self._in_head or self._is_idle()):
+            self._deadline = self.loop.call_later(HEAD_S, self._head_is_late)
+
+    def _is_idle(self) -> bool:
+        """Whether no request is in progress, and nothing else ends the connection."""
+        done = self.cycle is None or (self.cycle.response_complete and not self._in_body)
+        return done and self.timeout_keep_alive_task is None
+
+    def _head_is_late(self) -> None:
+        self._deadline = None
+        if self.cycle and not self.cycle.response_complete:
+            return  # this request began early: the connection ends after the response to the last
+        if self._in_head:
+            self._refuse(ApiError(408, f"the request's headers took longer than {HEAD_S:g} s"))
+        else:
+            self.transport.close()
+
+    def _cancel_timers(self) -> None:
+        for timer in (self._deadline, self._stalled):
+            if timer:
+                timer.cancel()
+        self._deadline = self._stalled = None
+        self._unset_keepalive_if_required()
+
+    # The parser's callbacks.
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._in_head = True
+        self._head_bytes = self._head_count = 0
+
+    def on_url(self, url: bytes) -> None:
+        self.url += url
+        if len(self.url) > URL_MAX:
+            self._stop(ApiError(414, URL_TOO_LONG))
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._head_count += 1
+        self._head_bytes += len(name) + len(value) + 4
+        if self._head_bytes > HEAD_MAX:
+            self._stop(ApiError(431, HEAD_TOO_LONG))
+        if self._head_count > HEADERS_MAX:
+            self._stop(ApiError(431, TOO_MANY_HEADERS))
+        if self._in_head:  # trailers, which nothing here uses, must not become headers
+            super().on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        self._in_head, self._in_body = False, True
+        self._silent = 0
+        if self._deadline:
+            self._deadline.cancel()
+            self._deadline = None
+        if len(self.pipeline) >= PIPELINE_MAX:
+            self._stop(ApiError(400, f"more than {PIPELINE_MAX} requests wait on a connection"))
+        super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        self._silent = 0
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        self._in_body = False
+        self._silent = 0
+        super().on_message_complete()
+        if self._deadline and self.cycle and self.cycle.response_complete:
+            # The rest of a request that was answered early has arrived in time.
+            self._deadline.cancel()
+            self._deadline = None
+            self._keep_alive()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self._in_body and self.cycle.response_complete and not self.transport.is_closing():
+            self._unset_keepalive_if_required()
+            self._deadline = self.loop.call_later(LINGER_S, self.transport.close)
+
+    def _keep_alive(self) -> None:
+        self._unset_keepalive_if_required()
+        self.timeout_keep_alive_task = self.loop.call_later(
+            self.timeout_keep_alive, self.timeout_keep_alive_handler
+        )
+
+    # Refusals.
+
+    def _stop(self, error: ApiError) -> None:
+        """Make the parser stop."""
+        self._refusal = error
+        raise ValueError(error.message)
+
+    def _refuse(self, error: ApiError) -> None:
+        """Answer with an error, and read on for a moment: a client that is still sending would
+        not see it otherwise."""
+        self._refused = True
+        self._cancel_timers()
+        if self.transport.is_closing():
+            return
+        self.pipeline.clear()
+        cycle = self.cycle
+        if cycle and not cycle.response_complete:
+            started = cycle.response_started
+            cycle.disconnected = True
+            cycle.message_event.set()
+            self.flow.resume_writing()
+            if started:
+                self.transport.close()
+                return
+        self.transport.write(refusal(error))
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+        self.flow.resume_reading()
+        self._deadline = self.loop.call_later(LINGER_S, self.transport.abort)
+
+    def _discard(self, data: bytes) -> None:
+        self._discarded += len(data)
+        if self._discarded > LINGER_MAX:
+            self.transport.abort()
+
+    # Responses that nobody reads, and WebSockets.
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._stalled = self.loop.call_later(STALLED_S, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if self._stalled:
+            self._stalled.cancel()
+            self._stalled = None
+
+    def _should_upgrade_to_ws(self) -> bool:
+        return True
+
+    def _hand_over(self, data: bytes) -> None:
+        self._cancel_timers()
+        self.connections.discard(self)
+        successor = self._upgrade(self._lease)
+        method, headers = self.scope["method"], list(self.scope["headers"])
+        assert isinstance(successor, asyncio.BaseProtocol)
+        self.transport.set_protocol(successor)
+        successor.take_over(self.transport, method, self.url, headers, data)

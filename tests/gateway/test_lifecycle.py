@@ -1,0 +1,366 @@
+"""Changes of state that hang, fail or lose their caller, with a fleet that does as it is told."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.errors import DiskFull, GuestDied, GuestTimeout
+from harness.gateway.envd.client import Envd
+from harness.gateway.errors import ApiError
+from harness.gateway.fleets.noop import NoopFleet, NoopSandbox
+from harness.gateway.metrics import Metrics
+from harness.gateway.sandboxes import forks, workers
+from harness.gateway.sandboxes.sandbox import Sandbox
+from harness.gateway.sandboxes.service import Sandboxes
+from harness.gateway.sandboxes.snapshots import Snapshots
+from harness.gateway.sandboxes.store import FILE, Key, Store
+
+LIMIT_S = 60
+"""Only a bound against hanging."""
+BASE = {"templateID": "base"}
+
+
+class Deaf(NoopSandbox):
+    """Its envd does not answer."""
+
+    async def connect(self) -> Envd:
+        raise GuestDied("nobody answers")
+
+
+class Fleet(NoopFleet):
+    """A fleet whose work waits or fails where the test says so."""
+
+    def __init__(self) -> None:
+        self.hung: set[str] = set()
+        self.waiting = threading.Semaphore(0)
+        self.go_on = threading.Event()
+        self.stopping: Exception | None = None
+        self.saving: Exception | None = None
+        self.continuing: Exception | None = None
+        self.deaf = False
+        self.made: list[NoopSandbox] = []
+        self.continued: list[str] = []
+
+    def _wait(self) -> None:
+        self.waiting.release()
+        assert self.go_on.wait(LIMIT_S)
+
+    async def take(self, template: str, timeout_s: float) -> NoopSandbox:
+        self.made.append(await super().take(template, timeout_s))
+        return self.made[-1]
+
+    def stop(self, sandbox: Any) -> None:
+        if sandbox.id in self.hung:
+            self._wait()
+        if self.stopping:
+            raise self.stopping
+
+    def save(self, sandbox: Any, directory: Path) -> None:
+        if self.saving:
+            raise self.saving
+        super().save(sandbox, directory)
+
+    def run_on(self, sandbox: Any) -> None:
+        self.continued.append(sandbox.id)
+        if self.continuing:
+            raise self.continuing
+
+    def resume(self, directory: Path, names: Mapping[str, Any] | None) -> NoopSandbox:
+        if "resume" in self.hung:
+            self._wait()
+        assert directory.is_dir()
+        self.made.append(Deaf() if self.deaf else NoopSandbox())
+        return self.made[-1]
+
+
+class Own:
+    """A gateway's sandboxes with that fleet."""
+
+    def __init__(self, directory: Path, store: Store) -> None:
+        self.fleet = Fleet()
+        self.store = store
+        self.sandboxes = Sandboxes(self.fleet, store, directory, Metrics())
+        self.saved = directory / "saved"
+        self.key, self.other = (store.new_key(name)[0] for name in ("own", "other"))
+
+    async def create(self, key: Key | None = None, **body: Any) -> Sandbox:
+        return await self.sandboxes.create(key or self.key, {**BASE, **body}, 600)
+
+    async def hang(self, count: int) -> list[asyncio.Task[None]]:
+        """Pauses of this many sandboxes that hang, each of which has begun."""
+        sandboxes = [await self.create() for _ in range(count)]
+        self.fleet.hung = {each.running.id for each in sandboxes if each.running}
+        pauses = [asyncio.create_task(self.sandboxes.pause(each)) for each in sandboxes]
+        for _ in range(min(count, workers.LONG_OF_A_KEY)):
+            assert await asyncio.to_thread(self.fleet.waiting.acquire, timeout=LIMIT_S)
+        return pauses
+
+    @property
+    def states(self) -> list[str]:
+        """As the next gateway would find them."""
+        return sorted(stored.state for stored in self.store.sandboxes())
+
+    @property
+    def alive(self) -> int:
+        return sum(sandbox.alive() for sandbox in self.fleet.made)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    store = Store(tmp_path / FILE)
+    yield store
+    store.close()
+
+
+Test = Callable[[Own], Awaitable[None]]
+
+
+@pytest.fixture
+def play(tmp_path: Path, store: Store) -> Callable[[Test], None]:
+    """Runs a test with an open gateway."""
+
+    def play(test: Test) -> None:
+        async def run() -> None:
+            own = Own(tmp_path, store)
+            await own.sandboxes.open()
+            try:
+                await asyncio.wait_for(test(own), LIMIT_S)
+            finally:
+                own.fleet.go_on.set()
+                await own.sandboxes.close()
+
+        asyncio.run(run())
+
+    return play
+
+
+@pytest.mark.parametrize("whose", ["own", "other"])
+def test_guests_that_hang_delay_no_other_pause(play: Callable[[Test], None], whose: str) -> None:
+    """Of another key however many hang; of the same key as long as they are few."""
+
+    async def test(own: Own) -> None:
+        pauses = await own.hang(40 if whose == "other" else 8)
+        key = own.other if whose == "other" else own.key
+        sandbox, copied = await own.create(key), await own.create(key)
+        await own.sandboxes.pause(sandbox)
+        await own.sandboxes.resume(sandbox, 600)
+        await Snapshots(own.sandboxes).take(sandbox, None)
+        await forks.fork(own.sandboxes, key, copied, 1, 600)
+        await own.sandboxes.kill(sandbox)
+        assert not any(pause.done() for pause in pauses), "they still hang"
+        own.fleet.go_on.set()
+        await asyncio.gather(*pauses)
+
+    play(test)
+
+
+@pytest.mark.parametrize("error", [GuestTimeout("it does not stop"), GuestDied("it has died")])
+@pytest.mark.parametrize("change", ["pause", "snapshot", "fork", "time is up"])
+def test_a_sandbox_that_does_not_stop_in_time_is_ended(
+    play: Callable[[Test], None], error: Exception, change: str
+) -> None:
+    async def test(own: Own) -> None:
+        sandbox = await own.create(autoPause=True)
+        own.fleet.stopping = error
+        if change == "time is up":
+            await own.sandboxes.set_timeout(sandbox, 0)
+            while own.states:
+                await asyncio.sleep(0.01)
+        else:
+            with pytest.raises(ApiError, match="hung and was ended") as raised:
+                if change == "pause":
+                    await own.sandboxes.pause(sandbox)
+                elif change == "snapshot":
+                    await Snapshots(own.sandboxes).take(sandbox, None)
+                else:
+                    await forks.fork(own.sandboxes, own.key, sandbox, 1, 600)
+            assert raised.value.status == 503
+        await own.sandboxes.workers.settle()
+        assert own.states == [] and own.alive == 0 and not own.sandboxes.by_id
+        assert list(own.saved.iterdir()) == []
+
+    play(test)
+
+
+def test_a_sandbox_that_does_not_continue_is_ended(play: Callable[[Test], None]) -> None:
+    async def test(own: Own) -> None:
+        sandbox = await own.create()
+        own.fleet.continuing = GuestTimeout("it does not answer")
+        with pytest.raises(ApiError, match="hung and was ended"):
+            await Snapshots(own.sandboxes).take(sandbox, None)
+        assert own.states == [] and own.alive == 0
+
+    play(test)
+
+
+@pytest.mark.parametrize("fault", ["save", "store"])
+def test_a_pause_that_this_host_cannot_save_leaves_the_sandbox_running(
+    play: Callable[[Test], None], monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    async def test(own: Own) -> None:
+        sandbox = await own.create()
+        assert sandbox.running
+        full, put = DiskFull("the disk is full"), own.store.put
+
+        def refuse(stored: Any, durable: bool = False) -> None:
+            if durable:
+                raise full
+            put(stored)
+
+        with monkeypatch.context() as patched:
+            if fault == "store":
+                patched.setattr(own.store, "put", refuse)
+            else:
+                own.fleet.saving = full
+            with pytest.raises(DiskFull):
+                await own.sandboxes.pause(sandbox)
+        assert own.fleet.continued == [sandbox.running.id]
+        assert own.states == [sandbox.stored.state] == ["running"]
+        assert own.alive == 1 and not sandbox.stored.saving
+        own.fleet.saving = None
+        await own.sandboxes.pause(sandbox)
+        assert own.states == ["paused"] and own.alive == 0
+
+    play(test)
+
+
+def test_a_full_disk_ends_no_sandbox_whose_time_is_up(play: Callable[[Test], None]) -> None:
+    async def test(own: Own) -> None:
+        sandbox = await own.create(autoPause=True)
+        own.fleet.saving = DiskFull("the disk is full")
+        await own.sandboxes.set_timeout(sandbox, 0)
+        while not sandbox.pause_again:
+            await asyncio.sleep(0.01)
+        assert own.states == ["running"] and own.alive == 1
+        own.fleet.saving, sandbox.pause_again = None, time.monotonic()
+        while own.states != ["paused"]:
+            await asyncio.sleep(0.01)
+
+    play(test)
+
+
+def test_a_pause_whose_caller_is_cancelled_goes_on_to_its_end(
+    play: Callable[[Test], None],
+) -> None:
+    async def test(own: Own) -> None:
+        (pause,) = await own.hang(1)
+        pause.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await pause
+        assert own.states == ["running"]
+        own.fleet.go_on.set()
+        await own.sandboxes.workers.settle()
+        assert own.states == ["paused"] and own.alive == 0
+
+    play(test)
+
+
+def test_a_gateway_that_stops_waits_for_changes_under_way(play: Callable[[Test], None]) -> None:
+    async def test(own: Own) -> None:
+        (pause,) = await own.hang(1)
+        closing = asyncio.create_task(own.sandboxes.close())
+        await asyncio.sleep(0)
+        own.fleet.go_on.set()
+        await closing
+        await pause
+        assert own.states == ["paused"] and not own.store.sandboxes()[0].held
+
+    play(test)
+
+
+def test_an_abandoned_creation_from_a_snapshot_leaves_nothing(
+    play: Callable[[Test], None],
+) -> None:
+    async def test(own: Own) -> None:
+        sandbox = await own.create()
+        snapshot = await Snapshots(own.sandboxes).take(sandbox, "s")
+        await own.sandboxes.kill(sandbox)
+        own.fleet.hung = {"resume"}
+        body = {"templateID": snapshot.id}
+        creations = [
+            asyncio.create_task(own.sandboxes.create(own.key, body, 600, snapshot))
+            for _ in range(workers.RESUMES_OF_A_KEY + 2)  # some have not begun
+        ]
+        for _ in range(workers.RESUMES_OF_A_KEY):
+            assert await asyncio.to_thread(own.fleet.waiting.acquire, timeout=LIMIT_S)
+        for creation in creations:
+            creation.cancel()
+        await asyncio.gather(*creations, return_exceptions=True)
+        own.fleet.go_on.set()
+        own.fleet.hung = set()
+        while len(own.fleet.made) <= workers.RESUMES_OF_A_KEY or own.alive:
+            await asyncio.sleep(0.01)
+        assert own.states == [] and not own.sandboxes.by_id
+        assert own.sandboxes.admission.waiting == 0
+
+    play(test)
+
+
+def test_a_snapshot_that_is_removed_while_a_sandbox_is_made_of_it_stays_until_then(
+    play: Callable[[Test], None],
+) -> None:
+    async def test(own: Own) -> None:
+        snapshots = Snapshots(own.sandboxes)
+        snapshot = await snapshots.take(await own.create(), "s")
+        own.fleet.hung = {"resume"}
+        creating = asyncio.create_task(own.sandboxes.create(own.key, BASE, 600, snapshot))
+        assert await asyncio.to_thread(own.fleet.waiting.acquire, timeout=LIMIT_S)
+        snapshots.remove(snapshot)
+        await asyncio.sleep(0.05)
+        assert len(list(own.saved.iterdir())) == 1
+        own.fleet.go_on.set()
+        await creating
+        await own.sandboxes.remove_unneeded()
+        assert list(own.saved.iterdir()) == []
+
+    play(test)
+
+
+@pytest.mark.parametrize("change", ["create", "resume"])
+def test_a_sandbox_whose_envd_does_not_answer_is_not_left_to_run(
+    play: Callable[[Test], None], change: str
+) -> None:
+    async def test(own: Own) -> None:
+        sandbox = await own.create()
+        snapshot = await Snapshots(own.sandboxes).take(sandbox, None)
+        await own.sandboxes.pause(sandbox)
+        own.fleet.deaf = True
+        with pytest.raises(GuestDied):
+            if change == "create":
+                await own.sandboxes.create(own.key, BASE, 600, snapshot)
+            else:
+                await own.sandboxes.resume(sandbox, 600)
+        assert own.states == ["paused"] and own.alive == 0
+        own.fleet.deaf = False
+        await own.sandboxes.resume(sandbox, 600)
+        assert own.states == ["running"]
+
+    play(test)
+
+
+def test_what_is_not_removed_at_once_is_removed_later(
+    play: Callable[[Test], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def test(own: Own) -> None:
+        sandbox = await own.create()
+        running, failures = sandbox.running, [OSError("busy"), OSError("busy")]
+        assert isinstance(running, NoopSandbox)
+        end = running.destroy
+
+        def destroy() -> None:
+            if failures:
+                raise failures.pop()
+            end()
+
+        monkeypatch.setattr(running, "destroy", destroy)
+        await own.sandboxes.kill(sandbox)
+        assert own.alive == 0 and own.states == []
+
+    play(test)
