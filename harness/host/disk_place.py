@@ -132,7 +132,7 @@ def abandoned(runtime: Path, cache: Path) -> Iterator[Path]:
     """Directories with disks of dead runs of this runtime directory, or of an earlier boot."""
     places = {cache / IN_CACHE, chosen(runtime)} - {runtime}
     for place in sorted(places):
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(OSError):
             for directory in place.iterdir():
                 if directory.is_dir() and _is_abandoned(directory, runtime):
                     yield directory
