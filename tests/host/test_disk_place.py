@@ -27,7 +27,15 @@ linux = pytest.mark.skipif(
 @contextlib.contextmanager
 def small(directory: Path, mib: int) -> Iterator[Path]:
     directory.mkdir()
-    argv = ["mount", "-t", "tmpfs", "-o", f"size={mib}m", "coppice-test", directory]
+    argv: list[str | Path] = [
+        "mount",
+        "-t",
+        "tmpfs",
+        "-o",
+        f"size={mib}m",
+        "coppice-test",
+        directory,
+    ]
     subprocess.run(argv, check=True)
     try:
         yield directory
