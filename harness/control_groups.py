@@ -41,7 +41,11 @@ def hierarchies(root: Path = Path("/")) -> Sequence[Hierarchy]:
     """Every mounted hierarchy, in the order of mountinfo; none where there is no /proc."""
     found = []
     with contextlib.suppress(OSError):
-        lines = (root / "proc/self/mountinfo").read_text(errors="surrogateescape").splitlines()
+        lines = (
+            (root / "proc/self/mountinfo")
+            .read_text(encoding="utf-8", errors="surrogateescape")
+            .splitlines()
+        )
         for line in (line for line in lines if " - cgroup" in line):
             left, _, right = line.partition(" - ")
             kind, _, options = right.split(" ", 2)
@@ -73,7 +77,7 @@ def own_groups(root: Path = Path("/")) -> Mapping[str, str]:
 
 def _own_text(root: Path) -> str:
     with contextlib.suppress(OSError):
-        return (root / "proc/self/cgroup").read_text()
+        return (root / "proc/self/cgroup").read_text(encoding="utf-8")
     return ""
 
 
@@ -158,7 +162,7 @@ def pids_left(root: Path = Path("/")) -> int | None:
 
 def _number(path: Path) -> int | None:
     with contextlib.suppress(OSError, ValueError):
-        return int(path.read_text())
+        return int(path.read_text(encoding="utf-8"))
     return None
 
 
@@ -171,7 +175,10 @@ def _held(group: Path) -> int:
 
 def _statistics(group: Path) -> Mapping[str, int]:
     with contextlib.suppress(OSError, ValueError):
-        lines = (line.split() for line in (group / "memory.stat").read_text().splitlines())
+        lines = (
+            line.split()
+            for line in (group / "memory.stat").read_text(encoding="utf-8").splitlines()
+        )
         return {name: int(value) for name, value in lines}
     return {}
 
@@ -180,7 +187,7 @@ def _quota(file: Path) -> float | None:
     """CPUs that a group may use; None without a quota."""
     with contextlib.suppress(OSError, ValueError):
         if file.name == "cpu.max":
-            quota, period = file.read_text().split()
+            quota, period = file.read_text(encoding="utf-8").split()
             return int(quota) / int(period)
         period_us = _number(file.with_name("cpu.cfs_period_us"))
         quota_us = _number(file)

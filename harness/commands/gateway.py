@@ -16,7 +16,13 @@ HELP = "serve the E2B API for sandboxes on this host; `gateway keys` manages API
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("what", nargs="?", choices=("serve", "keys"), default="serve")
+    parser.add_argument(
+        "what",
+        nargs="?",
+        choices=("serve", "keys"),
+        default="serve",
+        help="serve (default), or manage API keys",
+    )
     parser.add_argument(
         "--state", type=Path, metavar="DIR", help="the directory of the gateway's persistent state"
     )
@@ -58,12 +64,15 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         help="the size of a sandbox's disk (default: 1024); COPPICE_DISKS chooses where disks lie",
     )  # fmt: skip
     serve.add_argument(
-        "--disk-reserve",
-        type=int,
-        metavar="MIB",
+        "--disk-reserve", type=int, metavar="MIB",
         help="the room that is reserved for each disk (default: all of it); with less, more "
-        "sandboxes fit, and one that needs more when no room is left gets I/O errors",
-    )
+             "sandboxes fit, and one that needs more when no room is left gets I/O errors",
+    )  # fmt: skip
+    serve.add_argument(
+        "--resolver", metavar="ADDRESS",
+        help="the resolver that sandboxes ask for names (default: that of the outside network's "
+             "resolv.conf)",
+    )  # fmt: skip
     serve.add_argument("--verbose", action="store_true", help="log each request")
     keys = parser.add_argument_group("keys")
     keys.add_argument("--new", metavar="NAME", help="create a key; its secret is shown only once")
@@ -112,8 +121,8 @@ def main(options: argparse.Namespace) -> int:
             host=options.host, port=options.port, state=options.state,
             substrate=options.substrate, pool=pool, domain=options.domain,
             connections=options.connections, network=not options.no_network,
-            outside=options.outside, verbose=options.verbose, tls=options.tls,
-            disk_mib=size, disk_reserve_mib=reserved, on_ready=on_ready,
+            outside=options.outside, resolver=options.resolver, verbose=options.verbose,
+            tls=options.tls, disk_mib=size, disk_reserve_mib=reserved, on_ready=on_ready,
         )
     )  # fmt: skip
     return 0

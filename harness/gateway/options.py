@@ -16,9 +16,9 @@ SUBSTRATES = ("qemu", "oci", "noop")
 class Options:
     """`pool` is the number of sandboxes that are kept ready for each template, `connections` that
     of connections that are open at once; half of them may come from one address. `outside` is the
-    network namespace that sandboxes reach as far as their rules allow (None: only each other).
-    A sandbox
-    has a disk of `disk_mib`, of which `disk_reserve_mib` are its own (None: all of it).
+    network namespace that sandboxes reach as far as their rules allow (None: only each other), and
+    `resolver` the address of its resolver (None: as its owner has configured it). A sandbox has a
+    disk of `disk_mib`, of which `disk_reserve_mib` are its own (None: all of it).
     `on_ready` gets the address and, with TLS, the file of the certificate; `on_filled` is called
     once the pools are full."""
 
@@ -33,6 +33,7 @@ class Options:
     outside: str | None = None
     disk_mib: int = SIZE_MIB
     disk_reserve_mib: int | None = None
+    resolver: str | None = None
     verbose: bool = False
     tls: bool = False
     on_ready: Callable[[str, Path | None], Any] = print

@@ -118,7 +118,7 @@ def open_place(run: Run, reserved: int) -> DiskPlace:
     owner = {"runtime": parent_of(runtime), "boot": boot_id()}
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        (directory / OWNER).write_text(json.dumps(owner))
+        (directory / OWNER).write_text(json.dumps(owner), encoding="utf-8")
     except OSError as error:
         raise PathError(
             f"the disks of sandboxes cannot lie in {parent}: {error.strerror}",
@@ -140,7 +140,7 @@ def abandoned(runtime: Path, cache: Path) -> Iterator[Path]:
 
 def _is_abandoned(directory: Path, runtime: Path) -> bool:
     try:
-        owner = json.loads((directory / OWNER).read_text())
+        owner = json.loads((directory / OWNER).read_text(encoding="utf-8"))
         mark, boot = owner["runtime"], owner["boot"]
     except (OSError, ValueError, KeyError, TypeError):
         # COPPICE_DISKS may hold other things: this one has a run's name and nothing in it.

@@ -55,7 +55,7 @@ def of(path: Path) -> FileSystem:
 def _kind(place: Path) -> str:
     kind, best = "unknown", -1
     with contextlib.suppress(OSError):
-        for line in MOUNTS.read_text(errors="surrogateescape").splitlines():
+        for line in MOUNTS.read_text(encoding="utf-8", errors="surrogateescape").splitlines():
             left, _, right = line.partition(" - ")
             point = Path(unescaped(left.split()[4]))
             # The last of several mounts on one point is the one that is seen.

@@ -19,9 +19,9 @@ def set_net(setting: str, value: str) -> None:
     """
     path = NET / setting
     try:
-        if path.read_text().strip() == value:
+        if path.read_text(encoding="utf-8").strip() == value:
             return
-        path.write_text(value)
+        path.write_text(value, encoding="utf-8")
     except OSError as error:
         if error.errno not in (errno.EROFS, errno.EACCES, errno.EPERM):
             raise
@@ -37,7 +37,7 @@ def set_net(setting: str, value: str) -> None:
 def _in_own_proc(path: Path, value: str) -> None:
     def write() -> None:
         mounts.mount("proc", Path("/proc"), "proc", 0)
-        path.write_text(value)
+        path.write_text(value, encoding="utf-8")
 
     # A new thread is in the network namespace of the one that starts it.
     mounts.in_scratch_mounts(write)

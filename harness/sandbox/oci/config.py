@@ -62,7 +62,7 @@ class Limits:
     cpus: float = 1.0
 
     def __post_init__(self) -> None:
-        pid_max = int(PID_MAX.read_text()) if PID_MAX.exists() else sys.maxsize
+        pid_max = int(PID_MAX.read_text(encoding="utf-8")) if PID_MAX.exists() else sys.maxsize
         most_pids = control_groups.pids_limit()
         most = {
             "memory": usable_memory(),

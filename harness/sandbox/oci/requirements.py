@@ -47,7 +47,7 @@ def requirements(*, overlay: bool, network: bool) -> Sequence[Requirement]:
         lines[-1] = _namespaces()
     lines.append(runtime_place.requirement())
     if "user" not in absent:
-        most = int(Path("/proc/sys/user/max_user_namespaces").read_text())
+        most = int(Path("/proc/sys/user/max_user_namespaces").read_text(encoding="utf-8"))
         lines.append(
             Requirement(
                 "user namespaces", most > 0, f"{most} at most",
