@@ -88,8 +88,7 @@ def main(options: argparse.Namespace) -> int:
     try:
         # Not at the top: hosts without a web server must be able to run the other commands.
         from harness.gateway import server
-        from harness.gateway.fleets.disk import LARGEST_MIB, SIZE_MIB, SMALLEST_MIB
-        from harness.gateway.options import Options
+        from harness.gateway.options import DISK_MIB, LARGEST_MIB, SMALLEST_MIB, Options
     except ModuleNotFoundError as error:
         raise extras.missing("the gateway", error) from error
     if options.what == "keys":
@@ -103,7 +102,7 @@ def main(options: argparse.Namespace) -> int:
         if options.substrate != "noop":
             print(f"  disks: {disk_place.described(runtime_directory(), reserved)}", flush=True)
 
-    size = SIZE_MIB if options.disk is None else options.disk
+    size = DISK_MIB if options.disk is None else options.disk
     reserved = size if options.disk_reserve is None else options.disk_reserve
     if not SMALLEST_MIB <= size <= LARGEST_MIB:
         raise UsageError(

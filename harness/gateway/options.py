@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.gateway.fleets.disk import SIZE_MIB
-
+DISK_MIB = 1024
+"""The size of a sandbox's disk, of which Debian takes 124 MiB. Its file is sparse."""
+SMALLEST_MIB, LARGEST_MIB = 256, 1 << 20
 SUBSTRATES = ("qemu", "oci", "noop")
 
 
@@ -31,7 +32,7 @@ class Options:
     connections: int = 4096
     network: bool = True
     outside: str | None = None
-    disk_mib: int = SIZE_MIB
+    disk_mib: int = DISK_MIB
     disk_reserve_mib: int | None = None
     resolver: str | None = None
     verbose: bool = False

@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Sequence
 
 from harness import extras
-from harness.gateway.fleets.disk import SIZE_MIB
+from harness.gateway.options import DISK_MIB
 from harness.host import disk_place
 from harness.host.process import install_command
 from harness.host.requirement import Requirement
@@ -21,11 +21,11 @@ PACKAGES = ("starlette", "uvicorn", "uvloop", "httptools", "python_multipart")
 
 def _place_of_disks() -> Requirement:
     runtime = runtime_directory()
-    place = disk_place.DiskPlace(disk_place.chosen(runtime), SIZE_MIB << 20)
+    place = disk_place.DiskPlace(disk_place.chosen(runtime), DISK_MIB << 20)
     return Requirement(
         "place of disks",
         place.room() > 0,
-        disk_place.described(runtime, SIZE_MIB),
+        disk_place.described(runtime, DISK_MIB),
         f"set {disk_place.VARIABLE} to a directory with more room",
     )
 

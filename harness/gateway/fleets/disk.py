@@ -23,10 +23,6 @@ from harness.host.cache import entry
 from harness.host.process import need, run
 from harness.measure.record import digest
 
-SIZE_MIB = 1024
-"""The size that a sandbox sees, unless the gateway is told otherwise. The file is sparse."""
-SMALLEST_MIB, LARGEST_MIB = 256, 1 << 20
-"""Debian takes 124 MiB of it."""
 EDITION = 2
 """Raise it when the image is built differently from the same inputs."""
 INTERPRETER = paths.ENVD / "interpreter"
@@ -49,7 +45,7 @@ class BaseDisk:
     size_mib: int
 
 
-def base(cache: Path, size_mib: int = SIZE_MIB) -> BaseDisk:
+def base(cache: Path, size_mib: int) -> BaseDisk:
     """The image, from the cache or built now (seconds, or minutes when Debian is not cached).
 
     Raises what `rootfs.debian` raises, MissingTool and DiskFull.
@@ -76,7 +72,7 @@ def base(cache: Path, size_mib: int = SIZE_MIB) -> BaseDisk:
     return BaseDisk(entry(target, fill) / "root.raw", name, size_mib)
 
 
-def empty_image(cache: Path, size_mib: int = SIZE_MIB) -> Path:
+def empty_image(cache: Path, size_mib: int) -> Path:
     """An image of an empty file system of the sandboxes' size, for containers."""
     name = hashlib.sha256(" ".join((*_MAKE, str(size_mib))).encode()).hexdigest()
     target = cache / "disks" / f"empty-{name}"
