@@ -15,7 +15,13 @@ HELP = "serve the E2B API for sandboxes on this host; `gateway keys` manages API
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("what", nargs="?", choices=("serve", "keys"), default="serve")
+    parser.add_argument(
+        "what",
+        nargs="?",
+        choices=("serve", "keys"),
+        default="serve",
+        help="serve (default), or manage API keys",
+    )
     parser.add_argument(
         "--state", type=Path, metavar="DIR", help="the directory of the gateway's persistent state"
     )

@@ -234,7 +234,7 @@ def _bypass_iptables() -> None:
     for family in ("iptables", "ip6tables", "arptables"):
         setting = Path(f"/proc/sys/net/bridge/bridge-nf-call-{family}")
         if setting.exists():
-            setting.write_text("0")
+            setting.write_text("0", encoding="utf-8")
 
 
 def _remove_bridge(own: Links) -> int:

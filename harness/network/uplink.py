@@ -110,7 +110,7 @@ def _configured(
         own.send(links.default_route(address.ip))
     with inside(network):
         for setting in _FORWARDING:
-            Path("/proc/sys/net", setting).write_text("1")
+            Path("/proc/sys/net", setting).write_text("1", encoding="utf-8")
         translation = Netlink(NETFILTER)
     try:
         translation.send(nft.transaction(list(_translate(near, bridge, resolver))))

@@ -28,6 +28,7 @@ IDLE_S = 60.0
 
 
 QUERY = ("path", "username", "signature", "signature_expiration")
+PARTS_MAX = 10_000
 METADATA = "x-metadata-"
 """The start of headers with metadata of a file, which this envd does not keep."""
 
@@ -251,6 +252,8 @@ async def _write_form(
                 event, data = events.popleft()
                 if event == "part":
                     headers = {}
+                    if len(written) >= PARTS_MAX:
+                        raise ApiError(400, f"the form has more than {PARTS_MAX} files")
                 elif event == "field":
                     field += data
                 elif event == "value":
