@@ -175,8 +175,8 @@ def own(
     runtime.mkdir()
     try:
         with outside(run) as path:
-            options = ("--pool", "1", "--only", "base", "--outside", str(path))
-            options += ("--resolver", RESOLVER, "--substrate", request.param)
+            options = ["--substrate", request.param, "--pool", "1", "--only", "base"]
+            options += ["--outside", str(path), "--resolver", RESOLVER]
             with running_gateway(run, *options, runtime=runtime) as process:
                 yield process
     finally:
