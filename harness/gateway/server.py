@@ -91,7 +91,7 @@ def _fleet(options: Options, run: Run, stack: ExitStack) -> SandboxFleet:
     stack.callback(fd_holder.end)
     net = None
     if options.network:
-        net = setup.open_network(run, options.outside, fd_holder, stack)
+        net = setup.open_network(run, options, fd_holder, stack)
     if options.substrate == "oci":
         return setup.container_fleet(run, fd_holder, net, options.pool_size, stack)
     return setup.microvm_fleet(run, fd_holder, net, options.pool_size, stack)

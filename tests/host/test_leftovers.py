@@ -11,6 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from harness.host import cgroups
 from harness.host.cgroups import parent_of
 from harness.host.identity import allocate
 from harness.host.ksm import NOTE
@@ -77,6 +78,8 @@ def test_clean_removes_everything_of_a_killed_harness(phase: str, runtime: Path)
             process.wait()
             # A VMM that is still waiting for its checkpoint ends with the harness; others do not.
             assert len(carrying(mark)) >= 2 or phase == "launching"
+            grouped = Path(directory).name in cgroups.find().of_runs(runtime)
+            assert grouped or phase == "launching" or os.geteuid() != 0
 
             dry = coppice("clean", "--dry-run")
             assert dry.returncode == 0 and f"would remove directory {directory}" in dry.stdout
@@ -87,6 +90,7 @@ def test_clean_removes_everything_of_a_killed_harness(phase: str, runtime: Path)
             assert done.returncode == 0, done.stderr
             assert f"removed directory {directory}" in done.stdout
             assert carrying(mark) == []
+            assert Path(directory).name not in cgroups.find().of_runs(runtime)
             assert beside.is_dir() and neighbours_lease.exists() and neighbour.poll() is None
             kept = {str(beside), str(beside / "owner.lock"), str(neighbours_lease)}
             assert set(what_is_there(runtime)) == kept

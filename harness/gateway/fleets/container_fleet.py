@@ -161,6 +161,7 @@ class ContainerFleet(PooledFleet[Pool[RunningContainer]]):
         with destroyed_on_failure(running):
             if self._network:
                 self._network.attach_process(identity, process.pid)
+            self.set_resolver(running)
             templates.start_processes(running, template)
             self._fd_holder.keep(running.id, (running.envd,))
         return running

@@ -16,12 +16,9 @@ import struct
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from harness.errors import CoppiceError, DiskFull, PathError, StateError, UsageError
-
-if TYPE_CHECKING:
-    pass
 
 SCHEMA = 1
 """`user_version`: 0 before rows had digests."""

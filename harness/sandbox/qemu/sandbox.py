@@ -8,6 +8,7 @@ import struct
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Protocol
 
@@ -230,9 +231,10 @@ class QemuSandbox:
             return None
         return HostProcess(self.vmm.process.pid, self.guest_memory)
 
-    def adopt_identity(self) -> None:
-        """Apply the guest's identity now instead of with its first process."""
-        self.agent.take_identity(self.identity)
+    def adopt_identity(self, route: IPv4Address | None = None) -> None:
+        """Apply the guest's identity now instead of with its first process, and a default route
+        by this gateway."""
+        self.agent.take_identity(self.identity, route)
         self._pending_identity = False
 
     def arm(self) -> None:
