@@ -95,10 +95,10 @@ def test_what_runs_comes_first_and_those_that_lack_the_same_are_together(
 ) -> None:
     rig("a-lacks", "fake-lacks")
     rig("cold", "fake-runs")
-    load, names = protocol.load, ["a-lacks", "b-lacks", "fake-runs"]
-    named = dict.fromkeys(("a-lacks", "b-lacks"), "fake-lacks")
-    monkeypatch.setattr(doctor, "registered", lambda: names)
-    monkeypatch.setattr(doctor, "load", lambda name: load(named[name] if name in named else name))
+    load = protocol.load
+    fakes = {"a-lacks": "fake-lacks", "b-lacks": "fake-lacks", "fake-runs": "fake-runs"}
+    monkeypatch.setattr(doctor, "registered", lambda: fakes)
+    monkeypatch.setattr(doctor, "load", lambda name: load(fakes[name]))
     assert main(["doctor"]) == 69
     lines = capsys.readouterr().out.splitlines()
     assert lines[1:4] == [
