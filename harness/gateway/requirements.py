@@ -26,10 +26,17 @@ def requirements() -> Sequence[Requirement]:
                 program, path is not None, path or "not installed", install_command(program)
             )
         )
+    found += packages()
+    root = os.geteuid() == 0
+    found.append(Requirement("root", root, "for the sandboxes' root file system", "run as root"))
+    return found
+
+
+def packages() -> Sequence[Requirement]:
+    """The Python packages alone, for a gateway without real sandboxes."""
+    found = []
     for package in PACKAGES:
         there = importlib.util.find_spec(package) is not None
         detail = "installed" if there else "not installed"
         found.append(Requirement(package, there, detail, extras.install_command()))
-    root = os.geteuid() == 0
-    found.append(Requirement("root", root, "for the sandboxes' root file system", "run as root"))
     return found

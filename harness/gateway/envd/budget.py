@@ -19,7 +19,7 @@ WRITE_MAX = 4 << 20
 quarter of it."""
 NOISE_MAX = 256 << 10
 """Bytes between frames. A successor of a gateway begins in the middle of a frame, once."""
-ITEM_BYTES = 128
+ITEM_BYTES = 256
 """Memory that an item takes beside its data, however short that is."""
 PROCESSES_MAX, CONNECTIONS_MAX, WATCHES_MAX = 512, 256, 64
 """At once in a sandbox. envd itself allows 256 processes, 128 connections and 64 watches."""

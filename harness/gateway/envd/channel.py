@@ -30,9 +30,10 @@ from harness.gateway.envd.budget import (
     WRITE_MAX,
     Budget,
 )
-from harness.gateway.envd.wire import ENTRY, RequestKind, encode_field, encode_request
+from harness.gateway.envd.limits import refusal
+from harness.gateway.envd.wire import ENTRY, RequestKind, encode_field
 from harness.guest import answers
-from harness.guest.protocol import Decoder, Frame, FrameKind, Tag
+from harness.guest.protocol import REQUEST_MAX, Decoder, Frame, FrameKind, Tag, encode
 
 log = logging.getLogger("coppice.gateway")
 TIMEOUT_S = 30.0
@@ -60,7 +61,7 @@ class _Pending:
         self._on_answer = on_answer
         self._on_entry = on_entry
         self._entries: list[bytes] = []
-        self._kept = Budget(ANSWER_MAX, f"an answer of the sandbox {name}")
+        self._kept = 0
 
     def take(self, frame: Frame) -> None:
         """Handle a frame with the request's id; what that raises, the caller gets."""
@@ -77,7 +78,11 @@ class _Pending:
         if frame.kind == ENTRY and self._on_entry:
             self._on_entry(frame.payload)
         elif frame.kind == ENTRY:
-            self._kept.take(len(frame.payload) + ITEM_BYTES)
+            self._kept += len(frame.payload) + ITEM_BYTES
+            if self._kept > ANSWER_MAX:
+                raise AnswerTooLong(
+                    f"an answer of the sandbox {self._name} exceeds {ANSWER_MAX >> 20} MiB"
+                )
             self._entries.append(frame.payload)
         elif frame.kind == FrameKind.ERROR:
             raise answers.refusal(frame, self._name)
@@ -209,7 +214,7 @@ class EnvdChannel(asyncio.Protocol):
             self.fail(AnswerTooLong(f"the sandbox {self.name} does not read what is sent to it"))
             return 0
         self._last_id = self._last_id % 0xFFFFFFFF + 1
-        self._transport.write(encode_request(kind, self._last_id, payload))
+        self._transport.write(encode(kind, self._last_id, payload))
         return self._last_id
 
     async def request(
@@ -226,30 +231,21 @@ class EnvdChannel(asyncio.Protocol):
         any later frame is handled. `on_entry` takes each entry; without it at most ANSWER_MAX bytes
         of them are kept. What these two raise, the caller gets.
         """
+        if len(payload) > REQUEST_MAX:
+            raise refusal(f"a request of {len(payload)} bytes", errno.E2BIG)
+        pending = _Pending(self.name, on_answer, on_entry)
+        id = 0
         try:
             async with asyncio.timeout(timeout_s):
-                return await self._request(kind, payload, on_answer, on_entry)
+                while not self.gone and not self._writable.is_set():
+                    await self._writable.wait()
+                id = self.send(kind, payload)
+                if not id:
+                    raise self.ended()
+                self._pending[id] = pending
+                return await pending.future
         except TimeoutError as error:
             raise GuestTimeout(f"the sandbox {self.name} did not answer in time") from error
-
-    async def _request(
-        self,
-        kind: RequestKind,
-        payload: bytes,
-        on_answer: Callable[[Frame], None] | None,
-        on_entry: Callable[[bytes], None] | None,
-    ) -> list[bytes]:
-        while not self.gone and not self._writable.is_set():
-            await self._writable.wait()
-        if self.gone:
-            raise self.ended()
-        pending = _Pending(self.name, on_answer, on_entry)
-        id = self.send(kind, payload)
-        if not id:
-            raise self.ended()
-        self._pending[id] = pending
-        try:
-            return await pending.future
         finally:
             self._pending.pop(id, None)
             # The error's traceback leads here: a cycle would keep callers' data until it is found.

@@ -176,11 +176,14 @@ async def execute(envd: Envd, id: str, cell: CodeCell) -> AsyncIterator[bytes]:
         known = envd.contexts.get(id)
         if known and known.process is process and not known.used:
             envd.contexts[id] = replace(known, used=True)
+        line = first
         try:
             yield first
             async for line in lines:
                 yield line
         except InterpreterEnded as error:
+            if not line.endswith(b"\n"):
+                yield b"\n"  # the line that was cut off
             value = f"Context was restarted: {error}"
             for fields in (
                 {"type": "error", "name": RESTARTED, "value": value, "traceback": ""},

@@ -128,10 +128,13 @@ class RunningProcess:
 
     def _count(self) -> None:
         before = self._held
-        self._held = max((listener.queued for listener in self.listeners), default=0)
+        if len(self.listeners) == 1:
+            self._held = self.listeners[0].queued
+        else:
+            self._held = max((listener.queued for listener in self.listeners), default=0)
         if self._held > before:
             self.channel.queued.take(self._held - before)
-        else:
+        elif self._held < before:
             self.channel.queued.give(before - self._held)
 
     def set_reading(self, on: bool) -> None:

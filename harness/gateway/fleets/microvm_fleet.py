@@ -157,11 +157,12 @@ class MicroVmFleet(PooledFleet[TemplatePool]):
             vm = microvm.restore(self.spec, source, with_names(identity, names), tap)
             undo.callback(vm.destroy)
             self._settle(vm)
+            self.set_resolver(vm)
         return vm
 
     def _settle(self, vm: MicroVm) -> None:
         vm.guest.awaken(RESUME_LIMIT_S)
-        vm.guest.adopt_identity()
+        vm.guest.adopt_identity(self.route)
         # However it ends: in the pool too, or because its caller has disconnected.
         vm.on_end = lambda: self._release(vm.id)
         self._fd_holder.keep(vm.id, vm.channels)
@@ -177,8 +178,9 @@ class MicroVmFleet(PooledFleet[TemplatePool]):
             undo.callback(vm.destroy)
             preloaded.socket.close()
             vm.guest.awaken(RESUME_LIMIT_S)
+            self.set_resolver(vm)
             for _ in range(ZYGOTE_REHEARSALS):
-                vm.guest.adopt_identity()
+                vm.guest.adopt_identity(self.route)
                 templates.rehearse(vm)
                 time.sleep(SETTLE_S)
                 vm.stop()

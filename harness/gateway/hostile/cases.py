@@ -300,11 +300,11 @@ def _status(served: GatewayProcess) -> Path:
 
 
 def _reset_peak(served: GatewayProcess) -> None:
-    _status(served).with_name("clear_refs").write_text("5")
+    _status(served).with_name("clear_refs").write_text("5", encoding="utf-8")
 
 
 def _memory(served: GatewayProcess, name: str) -> int:
     """A line of the process's status, in bytes."""
-    found = re.search(rf"^{name}:\s+(\d+) kB", _status(served).read_text(), re.M)
+    found = re.search(rf"^{name}:\s+(\d+) kB", _status(served).read_text(encoding="utf-8"), re.M)
     assert found
     return int(found[1]) * 1024

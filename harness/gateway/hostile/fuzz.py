@@ -1,6 +1,10 @@
 """Malformed frames for every call of the agent's client and of envd's.
 
 A call may return, or raise an error that the harness defines for it. Anything else is a defect.
+
+    python -m harness.gateway.hostile.fuzz SEED FRAMES
+
+prints the report as JSON.
 """
 
 from __future__ import annotations
@@ -10,6 +14,7 @@ import contextlib
 import json
 import socket
 import struct
+import sys
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -266,7 +271,7 @@ async def fuzz_envd(call: str, mutation: Mutation, report: Report) -> None:
         envd.close()
 
 
-def fuzz(seed: int, frames: int, show: Callable[[str], None] = lambda _: None) -> Report:
+def fuzz(seed: int, frames: int) -> Report:
     """Make calls of both clients until this many wrong frames have been sent."""
     mutation, report = Mutation(seed), Report()
 
@@ -282,8 +287,13 @@ def fuzz(seed: int, frames: int, show: Callable[[str], None] = lambda _: None) -
                 fuzz_agent(call, mutation, report)
             for call in ENVD_CALLS:
                 await fuzz_envd(call, mutation, report)
-            show(f"{mutation.frames} of {frames} frames")
 
     asyncio.run(run())
     report.frames = mutation.frames
     return report
+
+
+if __name__ == "__main__":
+    made = fuzz(int(sys.argv[1]), int(sys.argv[2]))
+    ends = [[call, error, count] for (call, error), count in sorted(made.ends.items())]
+    print(json.dumps({"frames": made.frames, "ends": ends, "defects": made.defects}))
