@@ -1,4 +1,4 @@
-"""The host's available memory, the page size that our processes use, and files in memory."""
+"""The memory that this process may use, the page size that our processes use, files in memory."""
 
 from __future__ import annotations
 
@@ -11,13 +11,31 @@ from pathlib import Path
 
 import psutil
 
+from harness import control_groups
+
+MEMORY_FLOOR = 1 << 30
 _PR_SET_THP_DISABLE = 41
 """From Linux's prctl(2)."""
 
 
 def available_memory() -> int:
-    """Bytes available without swapping, by the kernel's own estimate."""
-    return int(psutil.virtual_memory().available)
+    """Bytes available without swapping: the kernel's own estimate, or what the control groups of
+    this process still allow, if that is less."""
+    limits = control_groups.memory_limits()
+    available = int(psutil.virtual_memory().available)
+    return min(available, limits[1]) if limits else available
+
+
+def usable_memory() -> int:
+    """Bytes that this process and its children may use at most."""
+    limits = control_groups.memory_limits()
+    total = int(psutil.virtual_memory().total)
+    return min(total, limits[0]) if limits else total
+
+
+def memory_floor() -> int:
+    """Bytes of memory that always stay free: MEMORY_FLOOR, and less in a small container."""
+    return min(MEMORY_FLOOR, usable_memory() // 8)
 
 
 def refuse_huge_pages() -> None:
@@ -39,7 +57,9 @@ def in_memory(path: Path) -> bool:
 def _in_memory(device: int) -> bool:
     number = f"{os.major(device)}:{os.minor(device)}"
     with contextlib.suppress(OSError):
-        for line in Path("/proc/self/mountinfo").read_text().splitlines():
+        for line in (
+            Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+        ):
             mount, _, filesystem = line.partition(" - ")
             if mount.split()[2] == number:
                 return filesystem.split()[0] in ("tmpfs", "ramfs")
