@@ -166,7 +166,7 @@ class QemuSandbox:
         except OSError as error:
             raise self.vmm.died() from error
         while True:
-            status = self.vmm.qmp.wait_event("MIGRATION", timeout_s)["data"]["status"]
+            status = self.vmm.qmp.wait_status(timeout_s)
             if status == "completed":
                 self._on_loaded()
                 return
@@ -204,9 +204,7 @@ class QemuSandbox:
         """
         if self._booted:
             return 0.0
-        stamp = self.vmm.qmp.wait_event("RESUME", 5)["timestamp"]
-        wall: float = stamp["seconds"] + stamp["microseconds"] / 1e6
-        return wall - time.time() + time.perf_counter()
+        return self.vmm.qmp.wait_resumed(5) - time.time() + time.perf_counter()
 
     # Off the timed path.
 
