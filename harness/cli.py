@@ -9,30 +9,29 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import errno
 import importlib
 import itertools
 import os
 import pkgutil
-import signal
 import sys
+import traceback
 from collections.abc import Iterator, Sequence
 from importlib.metadata import entry_points
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from harness import __version__, command_log, commands
-from harness.errors import CoppiceError, DiskFull, Interrupted, PathError, UsageError
+from harness import __version__, command_log, commands, failures, interrupts, terminal
+from harness.errors import CoppiceError, Interrupted, UsageError
 from harness.sandbox.protocol import OURS
+
+if TYPE_CHECKING:
+    from _typeshed import SupportsWrite
 
 GROUP = "coppice.commands"
 HOST = "COPPICE_HOST"
 PARTS = ("HELP", "arguments", "main")
 """What a subcommand's module has."""
-UNUSABLE = {
-    errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ENOENT,
-    errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP, errno.ENOSPC, errno.EDQUOT,
-}  # fmt: skip
-"""Errors of a file that the user named, or whose directory does not suit: not our defects."""
+ARGPARSES_OWN = 2
+"""argparse's exit code for a wrong command line."""
 
 
 def modules() -> Iterator[tuple[str, Any]]:
@@ -68,6 +67,11 @@ class Parser(argparse.ArgumentParser):
         self.print_usage(sys.stderr)
         self.exit(UsageError.exit_code, f"{self.prog}: error: {message}\n")
 
+    def _print_message(self, message: str, file: SupportsWrite[str] | None = None) -> None:
+        # argparse drops errors here: `--help` would succeed without a place to go to.
+        if message and file:
+            file.write(message)
+
 
 def parser(command: str | None = None) -> argparse.ArgumentParser:
     """The command line, with the options of `command` only, or of all commands.
@@ -92,63 +96,69 @@ def parser(command: str | None = None) -> argparse.ArgumentParser:
     return top
 
 
-@contextlib.contextmanager
-def _interrupted_by(*numbers: int) -> Iterator[None]:
-    """Let signals that would kill this process raise Interrupted, so that it cleans up."""
-
-    def interrupt(number: int, _: object) -> None:
-        raise Interrupted(number)
-
-    handled = [number for number in numbers if signal.getsignal(number) is signal.SIG_DFL]
-    for number in handled:
-        signal.signal(number, interrupt)
-    try:
-        yield
-    finally:
-        for number in handled:
-            signal.signal(number, signal.SIG_DFL)
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code (see harness/errors.py)."""
     arguments = sys.argv[1:] if argv is None else list(argv)
+    terminal.degrade()
+    with interrupts.raised():
+        try:
+            return _run(arguments)
+        except BrokenPipeError:
+            # The reader, such as `head`, has closed the pipe; the flush at exit must not fail.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 141
+        except KeyboardInterrupt as end:
+            interrupted = end if isinstance(end, Interrupted) else Interrupted()
+            _show(f"coppice: {interrupted}")
+            return interrupted.exit_code
+        except Exception as error:
+            if interrupts.requests.first:  # such as a write to a terminal that has gone
+                return 128 + interrupts.requests.first
+            return _failed(error)
+
+
+def _run(arguments: list[str]) -> int:
     flags = list(itertools.takewhile(lambda argument: argument == "-v", arguments))
     own = arguments[len(flags) :]
     command = own[0] if own and not own[0].startswith("-") else None
     try:
         options = parser(command).parse_args(arguments)
         command_log.start("1" if flags else None)
-        # The gateway handles these signals itself.
-        signals = () if options.command == "gateway" else (signal.SIGTERM, signal.SIGHUP)
-        with _interrupted_by(*signals):
-            if os.environ.get(HOST) and hasattr(options, "main_remote"):
-                return int(options.main_remote(options, own))
+        if os.environ.get(HOST) and hasattr(options, "main_remote"):
+            code = int(options.main_remote(options, own))
+        else:
             code = int(options.main(options))
-            sys.stdout.flush()
-            return code
-    except BrokenPipeError:
-        # The reader, such as `head`, has closed the pipe; the flush at exit must not fail.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
-    except CoppiceError as error:
-        return _failed(error)
-    except OSError as error:
-        if error.filename is None or error.errno not in UNUSABLE:
-            raise
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        kind = DiskFull if full else PathError
-        return _failed(kind(f"{os.fsdecode(error.filename)}: {error.strerror}"))
-    except Interrupted as end:
-        print(f"coppice: {end}", file=sys.stderr)
-        return end.exit_code
-    except KeyboardInterrupt:
-        print("coppice: interrupted", file=sys.stderr)
-        return 130
+    except SystemExit as end:
+        _flush()  # of --help, which may not have reached a pipe yet
+        if end.code == ARGPARSES_OWN:  # of a parser that a command of another package made
+            raise SystemExit(UsageError.exit_code) from end
+        raise
+    _flush()
+    return code
 
 
-def _failed(error: CoppiceError) -> int:
-    print(f"coppice: {error}", file=sys.stderr)
-    return error.exit_code
+def _flush() -> None:
+    if sys.stdout:  # None where the caller has closed it
+        sys.stdout.flush()
+
+
+def _failed(error: Exception) -> int:
+    """Show an error, and return its exit code. Only a defect shows where it happened."""
+    known = failures.typed(error)
+    if known is None:
+        text = "".join(traceback.format_exception(error)).rstrip()
+        known = CoppiceError(
+            f"a defect of coppice, or of a package that it loads: {error!r}",
+            hint="please report it with the traceback above",
+        )
+        _show(text)
+    _show(f"coppice: {known}")
+    return known.exit_code
+
+
+def _show(text: str) -> None:
+    with contextlib.suppress(OSError):  # the terminal may have gone
+        print(text, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

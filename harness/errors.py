@@ -67,6 +67,7 @@ __all__ = [
     "ImageError",
     "InterpreterEnded",
     "Interrupted",
+    "LimitReached",
     "MalformedAnswer",
     "MissingPrivilege",
     "MissingTool",
@@ -104,12 +105,15 @@ class CoppiceError(Exception):
 class Interrupted(KeyboardInterrupt):
     """A signal ended a command, which has cleaned up. `number` is the signal."""
 
-    def __init__(self, number: int = signal.SIGINT) -> None:
+    def __init__(self, number: int = signal.SIGINT, message: str | None = None) -> None:
         super().__init__(number)
         self.exit_code = 128 + number
+        self._message = message
 
     def __str__(self) -> str:
         number: int = self.args[0]
+        if self._message:
+            return self._message
         return (
             "interrupted" if number == signal.SIGINT else f"ended by {signal.Signals(number).name}"
         )
@@ -132,6 +136,12 @@ class MissingPrivilege(Unsupported):
 
 
 class NotEnoughMemory(CoppiceError):
+    exit_code = 71
+
+
+class LimitReached(CoppiceError):
+    """The system refused a resource, or ended a process to get one back."""
+
     exit_code = 71
 
 

@@ -39,6 +39,7 @@ __all__ = [
     "gateway_directory",
     "runtime_directory",
     "state_directory",
+    "unstored_directory",
 ]
 
 PACKAGE = Path(__file__).resolve().parent
@@ -127,3 +128,8 @@ def gateway_directory() -> Path:
 def failures_directory() -> Path:
     """Where failed tests and rigs leave what explains them, a directory for each run."""
     return Path(os.environ.get("COPPICE_FAILURES") or state_directory() / "failures").absolute()
+
+
+def unstored_directory() -> Path:
+    """Where records are kept that could not be stored in the directory of results."""
+    return (state_directory() / "unstored").absolute()

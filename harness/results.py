@@ -32,6 +32,7 @@ from harness.measure import record as records
 from harness.measure.record import RunRecord, Scalar, Series
 from harness.measure.selection import plain
 from harness.measure.statistics import summarise
+from harness.strict_json import readable
 
 __all__ = [
     "COLUMNS",
@@ -266,7 +267,7 @@ def _of_record(record: RunRecord, path: Path) -> dict[str, Scalar]:
         "machine_virtualisation": machine.virtualisation,
         "machine_accelerator": machine.accelerator,
         "function_only": machine.function_only,
-        "record": str(path),
+        "record": readable(str(path)),
     }
 
 

@@ -7,11 +7,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from harness.rig.plugin import interruptible
+from harness.interrupts import raise_from_now_on
 
 
 def pytest_configure() -> None:
-    interruptible()
+    raise_from_now_on()
 
 
 @pytest.fixture(scope="session", autouse=True)

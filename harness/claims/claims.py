@@ -89,7 +89,7 @@ def load(figures: Sequence[Figure], file: Path = CLAIMS_FILE) -> Sequence[Claim]
     """Every claim, in the file's order. Raises ClaimError, which names the entry."""
     known = {one.id: one for one in figures}
     try:
-        data = yaml.load(file.read_text(), SAFE)
+        data = yaml.load(file.read_text(encoding="utf-8"), SAFE)
     except yaml.YAMLError as error:
         raise ClaimError(f"{file} is not YAML: {error}") from error
     found: list[Claim] = []

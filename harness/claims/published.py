@@ -160,7 +160,7 @@ def quantity(written: str) -> Quantity | None:
 @functools.cache
 def clocks() -> Mapping[str, PublishedClock]:
     """Every clock that a published figure may name, by id."""
-    found = yaml.safe_load(CLOCKS_FILE.read_text())
+    found = yaml.safe_load(CLOCKS_FILE.read_text(encoding="utf-8"))
     return {name: PublishedClock(id=name, **facts) for name, facts in found.items()}
 
 
@@ -182,7 +182,7 @@ def load(directory: Path) -> Sequence[Figure]:
 
 def _load_file(path: Path) -> Sequence[Figure]:
     try:
-        data = yaml.load(path.read_text(), SAFE)
+        data = yaml.load(path.read_text(encoding="utf-8"), SAFE)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise PublishedError(f"{path} is not YAML: {error}") from error
     if not isinstance(data, dict) or not {"publisher", "figures"} <= set(data):

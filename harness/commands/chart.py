@@ -14,7 +14,8 @@ import re
 from pathlib import Path
 
 from harness import extras, paths
-from harness.errors import UsageError
+from harness.errors import DiskFull, UsageError
+from harness.failures import FULL
 
 HELP = "draw a chart of the site for a paper: PDF, SVG, PNG"
 _INCHES = {"in": 1.0, "cm": 1 / 2.54, "mm": 1 / 25.4, "pt": 1 / 72.27, "": 1.0}
@@ -45,7 +46,13 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--out", type=Path, metavar="FILE", help="a .pdf, .svg or .png file")
     parser.add_argument("--width", type=inches, default=3.5, help="default: 3.5in, a single column")
-    parser.add_argument("--results", type=Path, default=paths.default_results(), metavar="DIR")
+    parser.add_argument(
+        "--results",
+        type=Path,
+        default=paths.default_results(),
+        metavar="DIR",
+        help="the directory of records (default: results)",
+    )
     parser.add_argument(
         "--machine", help="a machine's id or its beginning (default: the one measured last)"
     )
@@ -88,6 +95,8 @@ def main(options: argparse.Namespace) -> int:
     try:
         options.out.write_bytes(content)
     except OSError as error:
+        if error.errno in FULL:
+            raise DiskFull(f"no space left to write {options.out}: {error.strerror}") from error
         raise UsageError(f"{options.out} cannot be written: {error.strerror}") from error
     print("\n".join(lines))
     return 0

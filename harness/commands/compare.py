@@ -10,11 +10,10 @@ Exit codes: 0 no series of B is worse; 1 a series is worse (see --fail-on); 64 n
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from harness import paths
+from harness import paths, strict_json
 from harness.measure.comparison import Outcome, Thresholds
 from harness.measure.quantity import show, show_interval
 from harness.measure.selection import SeriesComparison, Side, compare_sides, select
@@ -24,9 +23,15 @@ FAIL_ON = ("worse", "different", "never")
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("a", metavar="A")
-    parser.add_argument("b", metavar="B")
-    parser.add_argument("--results", type=Path, default=paths.default_results(), metavar="DIR")
+    parser.add_argument("a", metavar="A", help="a record, or what several have in common")
+    parser.add_argument("b", metavar="B", help="what is compared with A")
+    parser.add_argument(
+        "--results",
+        type=Path,
+        default=paths.default_results(),
+        metavar="DIR",
+        help="the directory of records (default: results)",
+    )
     parser.add_argument(
         "--metric", action="append", default=[], help="only this metric; may be repeated"
     )
@@ -45,7 +50,12 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         metavar="VALUE",
         help="smallest difference that counts, in seconds or bytes (default: 0)",
     )
-    parser.add_argument("--fail-on", choices=FAIL_ON, default="worse")
+    parser.add_argument(
+        "--fail-on",
+        choices=FAIL_ON,
+        default="worse",
+        help="which outcome of a series makes the exit code 1 (default: worse)",
+    )
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
 
 
@@ -58,7 +68,8 @@ def main(options: argparse.Namespace) -> int:
         if not options.metric or row.metric in options.metric
     ]
     if options.json:
-        print(json.dumps(as_json(a, b, rows, thresholds), indent=1, ensure_ascii=False))
+        found = strict_json.without_infinities(as_json(a, b, rows, thresholds))
+        print(strict_json.dumps(found, ascii=True, indent=1))
     else:
         for line in table(a, b, rows):
             print(line)

@@ -1,5 +1,7 @@
 """Show which substrates and rigs run on this host, and what the others lack.
 
+Substrates that lack the same are shown together; `--all` also shows what is there.
+
 `--json` prints `{"substrates": {NAME: {"runs": bool, "requirements": [{"what", "satisfied",
 "detail", "remedy"}]}}, "rigs": {ID: {"title", "runs": bool, "substrates": [NAME], "runs_on":
 [NAME], "missing_tools": [PROGRAM], "requirements": [as above]}}}`; a remedy may be null, and TIER
@@ -13,12 +15,12 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import os
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
 
+from harness import strict_json
 from harness.errors import PluginError
 from harness.host import freebsd
 from harness.host.local import LocalHost
@@ -36,6 +38,9 @@ HELP = "show what runs on this host, what is missing, and how to install it"
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument(
+        "--all", action="store_true", help="also show the requirements that are met"
+    )
 
 
 def examine(names: Sequence[str]) -> dict[str, Sequence[Requirement]]:
@@ -107,10 +112,11 @@ def main_remote(options: argparse.Namespace, argv: Sequence[str]) -> int:
             if freebsd.is_freebsd(host):
                 needs += freebsd.all_requirements(host, os.environ.get("COPPICE_POOL"))
         if options.json:
-            print(json.dumps({"host": [dataclasses.asdict(need) for need in needs]}, indent=1))
+            found = {"host": [dataclasses.asdict(need) for need in needs]}
+            print(strict_json.dumps(found, ascii=True, indent=1))
         else:
             print(f"{remote_run.address()}: runs cannot start there yet")
-            _print_needs([dataclasses.asdict(need) for need in needs])
+            _print_needs([dataclasses.asdict(need) for need in needs], True)
         return 69
 
 
@@ -125,38 +131,54 @@ def main(options: argparse.Namespace) -> int:
         needs = freebsd.all_requirements(LocalHost(), os.environ.get("COPPICE_POOL"))
         found["host"] = {"requirements": {"all": [dataclasses.asdict(need) for need in needs]}}
     if options.json:
-        print(json.dumps(found, indent=1))
+        print(strict_json.dumps(found, ascii=True, indent=1))
     else:
-        _print(found)
+        _print(found, options.all)
     everything = all(rig["runs"] for rig in found["rigs"].values())
     return 0 if everything and not broken else 69
 
 
-def _print(found: Mapping[str, Mapping[str, Mapping[str, object]]]) -> None:
+def _print(found: Mapping[str, Mapping[str, Mapping[str, object]]], everything: bool) -> None:
+    """What runs here first; then what does not, together where the same is missing."""
     if "host" in found:
         print("This FreeBSD")
-        _print_needs(found["host"]["requirements"]["all"])
+        _print_needs(found["host"]["requirements"]["all"], True)
     print("Substrates")
+    lacking: dict[object, list[str]] = {}
     for name, substrate in found["substrates"].items():
-        print(f"  {name}: {'runs here' if substrate['runs'] else 'does not run here'}")
-        _print_needs(substrate["requirements"])
+        needs = substrate["requirements"]
+        if substrate["runs"]:
+            print(f"  {name}: runs here")
+            _print_needs(needs, everything)
+        else:
+            assert isinstance(needs, list)
+            missing = tuple(
+                (need["what"], need["detail"]) for need in needs if not need["satisfied"]
+            )
+            lacking.setdefault(missing, []).append(name)
+    for names in lacking.values():
+        print(f"  {', '.join(names)}: {'do' if len(names) > 1 else 'does'} not run here")
+        _print_needs(found["substrates"][names[0]]["requirements"], everything)
     print("Rigs")
     for where, broken in found.get("broken", {}).items():
         print(f"  {where}: {broken['why']}")
-    for id, rig in found["rigs"].items():
+    for id, rig in sorted(found["rigs"].items(), key=lambda rig: not rig[1]["runs"]):
         runs_on, tools = rig["runs_on"], rig["missing_tools"]
         assert isinstance(runs_on, list) and isinstance(tools, list)
         verdict = "runs here" if rig["runs"] else "does not run here"
         own = "none" if rig["substrates"] else "its own"
         print(f"  {id} ({rig['title']}): {verdict}; substrates: {', '.join(runs_on) or own}")
-        _print_needs(rig["requirements"])
+        _print_needs(rig["requirements"], everything)
         for tool in tools:
             print(f"    missing {tool}\n            {install_command(tool)}")
 
 
-def _print_needs(needs: object) -> None:
+def _print_needs(needs: object, everything: bool) -> None:
+    """The requirements that are not met, or all of them."""
     assert isinstance(needs, list)
     for need in needs:
+        if need["satisfied"] and not everything:
+            continue
         state = "ok     " if need["satisfied"] else "missing"
         print(f"    {state} {need['what']}: {need['detail']}")
         if not need["satisfied"] and need["remedy"]:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import argparse
 import errno
-import json
+import io
 import os
 import sys
 import tempfile
@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness import extras, paths
+from harness import extras, paths, strict_json
 from harness.errors import DiskFull, UsageError
 from harness.measure import pyperf
 from harness.measure.record import RunRecord, load
@@ -51,7 +51,13 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--metric", action="append", default=[], help="only this metric; may be repeated"
     )
     parser.add_argument("--out", type=Path, metavar="FILE", help="default: standard output")
-    parser.add_argument("--results", type=Path, default=paths.default_results(), metavar="DIR")
+    parser.add_argument(
+        "--results",
+        type=Path,
+        default=paths.default_results(),
+        metavar="DIR",
+        help="the directory of records (default: results)",
+    )
 
 
 def main(options: argparse.Namespace) -> int:
@@ -64,9 +70,9 @@ def main(options: argparse.Namespace) -> int:
         return _samples(options)
     if options.pyperf:
         data = pyperf.suite(load(options.pyperf), options.metric)
-        text = json.dumps(data, indent=1, ensure_ascii=False, sort_keys=True) + "\n"
+        text = strict_json.dumps(data, ascii=True, indent=1, sort_keys=True) + "\n"
         if options.out:
-            options.out.write_text(text)
+            options.out.write_text(text, encoding="utf-8")
         else:
             sys.stdout.write(text)
         return 0
@@ -111,7 +117,13 @@ def _samples(options: argparse.Namespace) -> int:
     elif options.out:
         _replace(options.out, lambda path: _csv(frame, path))
     else:
-        _csv(frame, sys.stdout)
+        # UTF-8 as in a file, whatever the terminal's encoding.
+        out = io.TextIOWrapper(sys.stdout.buffer, encoding="utf-8", newline="")
+        try:
+            _csv(frame, out)
+            out.flush()
+        finally:
+            out.detach()
     if options.out:
         runs = frame["run_id"].nunique()
         print(f"{options.out}: {len(frame)} rows of {runs} {'run' if runs == 1 else 'runs'}")
@@ -164,6 +176,8 @@ def _replace(target: Path, write: Callable[[Path], object]) -> None:
     try:
         handle, name = tempfile.mkstemp(dir=target.parent, prefix=".half-written-")
     except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise DiskFull(f"no space left to write {target}: {error.strerror}") from error
         raise UsageError(f"{target} cannot be written: {error.strerror}") from error
     os.close(handle)
     temporary = Path(name)

@@ -15,7 +15,13 @@ HELP = "serve the E2B API for sandboxes on this host; `gateway keys` manages API
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("what", nargs="?", choices=("serve", "keys"), default="serve")
+    parser.add_argument(
+        "what",
+        nargs="?",
+        choices=("serve", "keys"),
+        default="serve",
+        help="serve (default), or manage API keys",
+    )
     parser.add_argument(
         "--state", type=Path, metavar="DIR", help="the directory of the gateway's persistent state"
     )
@@ -52,6 +58,11 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--outside", metavar="NAMESPACE",
         help="the network namespace that sandboxes may reach: its path, or the PID of a process",
     )  # fmt: skip
+    serve.add_argument(
+        "--resolver", metavar="ADDRESS",
+        help="the resolver that sandboxes ask for names (default: that of the outside network's "
+             "resolv.conf)",
+    )  # fmt: skip
     serve.add_argument("--verbose", action="store_true", help="log each request")
     keys = parser.add_argument_group("keys")
     keys.add_argument("--new", metavar="NAME", help="create a key; its secret is shown only once")
@@ -85,7 +96,8 @@ def main(options: argparse.Namespace) -> int:
             host=options.host, port=options.port, state=options.state,
             substrate=options.substrate, pool=pool, domain=options.domain,
             connections=options.connections, network=not options.no_network,
-            outside=options.outside, verbose=options.verbose, tls=options.tls, on_ready=on_ready,
+            outside=options.outside, resolver=options.resolver, verbose=options.verbose,
+            tls=options.tls, on_ready=on_ready,
         )
     )  # fmt: skip
     return 0

@@ -10,36 +10,30 @@ import argparse
 import copy
 import os
 import secrets
-import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
 
-from harness import paths
+from harness import paths, strict_json
 from harness.errors import (
     CoppiceError,
-    Interrupted,
-    PathError,
     PluginError,
     Unsupported,
     UsageError,
 )
-from harness.host.leftovers import reclaim
 from harness.host.session import open_run
-from harness.measure.record import digest, find, write_atomically
+from harness.measure import machine
+from harness.measure.record import digest, find
 from harness.measure.selection import INTERLEAVE
-from harness.paths import runtime_directory
-from harness.rig import summary
+from harness.measure.storage import make_ready, write_atomically
+from harness.rig import measuring_process, summary
 from harness.rig.discovery import Rig, discover, substrates_of
 from harness.rig.info import RigInfo
-from harness.rig.orphan import interrupted_with_parent
 from harness.sandbox.protocol import Tier, refused
 from harness.sandbox.protocol import load as load_substrate
 
 HELP = "run rigs and store their records"
-TERMINATION = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 ISOLATED = (sys.executable, "-P")
 """Python that does not import from the current directory."""
 
@@ -49,10 +43,22 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--all", action="store_true", help="run every rig that can run here, except long ones"
     )
-    parser.add_argument("--substrate", action="append", default=[])
-    parser.add_argument("--tier", action="append", default=[])
-    parser.add_argument("--concurrency", action="append", type=int, default=[])
-    parser.add_argument("--profile", choices=("quick", "full"), default="quick")
+    parser.add_argument(
+        "--substrate", action="append", default=[], metavar="NAME",
+        help="only this substrate, such as qemu; may be repeated (coppice doctor lists them)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--tier", action="append", default=[],
+        help=f"only this tier, of {', '.join(Tier)}; may be repeated",
+    )  # fmt: skip
+    parser.add_argument(
+        "--concurrency", action="append", type=_at_least_1, default=[], metavar="N",
+        help="only cases with this many requests at once; may be repeated",
+    )  # fmt: skip
+    parser.add_argument(
+        "--profile", choices=("quick", "full"), default="quick",
+        help="how many samples, and whether the slow cases run too (default: quick)",
+    )  # fmt: skip
     parser.add_argument("--site", action="store_true", help="build the site afterwards")
     parser.add_argument(
         "--results",
@@ -69,22 +75,30 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "NAME=VALUE pairs joined by commas: tier=full, an option of the rig, a COPPICE_ variable",
     )
     parser.add_argument(
-        "--rounds", type=int, default=10, help="rounds of --interleave (default: 10)"
-    )
+        "--rounds", type=_at_least_1, default=10, metavar="N",
+        help="rounds of --interleave (default: 10)",
+    )  # fmt: skip
+    of_rigs = parser.add_argument_group("options of single rigs, which stand in brackets")
     for name, (info, rigs) in sorted(_options_of_rigs().items()):
         # So that it does not look like an option of every rig.
         declared_by = f"({', '.join(rigs)})"
         if name in info.flags:
-            parser.add_argument(
+            of_rigs.add_argument(
                 f"--{name}",
                 action="store_const",
                 const="yes",
                 help=f"{info.flags[name]} {declared_by}",
             )
         else:
-            parser.add_argument(
+            of_rigs.add_argument(
                 f"--{name}", metavar="VALUE", help=f"{info.options[name]} {declared_by}"
             )
+
+
+def _at_least_1(text: str) -> int:
+    if not text.isascii() or not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 on")
+    return int(text)
 
 
 def _options_of_rigs() -> dict[str, tuple[RigInfo, list[str]]]:
@@ -112,7 +126,7 @@ def main(options: argparse.Namespace) -> int:
             raise UsageError(f"no tier is called {tier!r}", hint=f"tiers: {', '.join(Tier)}")
     for name in options.substrate:
         _require_runnable(name, (options.tier or ["full"])[0])
-    _require_writable(options.results)
+    make_ready(options.results, machine.describe(None).id)
     chosen = selected(rigs, options.rig)
     infos = [rig.info for rig in chosen]
     _require_measurable(infos, options.substrate, options.tier)
@@ -143,7 +157,7 @@ def main_remote(options: argparse.Namespace, argv: Sequence[str]) -> int:
     """Run rigs on the host that COPPICE_HOST names, and fetch their records."""
     from harness.remote import remote_run
 
-    _require_writable(options.results)
+    make_ready(options.results)
     before = set(find(options.results))
     code = remote_run.run_remotely(
         remote_run.address(),
@@ -214,7 +228,7 @@ def _arm(
         if name.startswith("COPPICE_"):
             environment[name] = value
         elif name in LISTS:
-            setattr(own, name, [int(value) if name == "concurrency" else value])
+            setattr(own, name, [_concurrency(value) if name == "concurrency" else value])
         elif name in known:
             setattr(own, name.replace("-", "_"), value)
         else:
@@ -225,20 +239,11 @@ def _arm(
     return own, environment
 
 
-def _require_writable(results: Path) -> None:
-    """Raise PathError, before anything is measured, where no record could be stored."""
-    place = results.absolute()
-    while not place.exists():
-        place = place.parent
-    if not place.is_dir():
-        raise PathError(
-            f"records cannot go to {results}: {place} is no directory", hint="name one: --results"
-        )
-    if not os.access(place, os.W_OK | os.X_OK):
-        raise PathError(
-            f"records cannot go to {results}: {place} cannot be written",
-            hint="name another directory: --results",
-        )
+def _concurrency(text: str) -> int:
+    try:
+        return _at_least_1(text)
+    except argparse.ArgumentTypeError as error:
+        raise UsageError(f"concurrency={text} in --interleave: {error}") from error
 
 
 def _require_runnable(name: str, tier: str) -> None:
@@ -314,82 +319,17 @@ def _pytest(
             command += [f"--coppice-{name}={value}" for value in getattr(options, name)]
         command += [f"--coppice-set={name}={value}" for name, value in given.items()]
         try:
-            code = _run_interruptibly(command, environment or {})
+            code = measuring_process.run(command, environment or {})
         finally:  # an interrupted run may have stored records, too
             if benchmarks.exists() and benchmarks.stat().st_size:
                 _keep(benchmarks, options.results)
-    return 0 if code == 5 else code
-
-
-class _Termination:
-    """Forwards the first termination signal to a process as SIGINT, and kills it on the second.
-
-    The handlers raise nothing: an exception while the process is being started would orphan it.
-    """
-
-    def __init__(self) -> None:
-        self.signal: int | None = None
-        self.killed = False
-        self._process: subprocess.Popen[bytes] | None = None
-        self._before: dict[int, Any] = {}
-
-    def __enter__(self) -> Self:
-        for number in TERMINATION:
-            before = signal.getsignal(number)
-            if before is not signal.SIG_IGN:  # ignored by nohup, or in the background
-                self._before[number] = before
-                signal.signal(number, self._handle)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, before in self._before.items():
-            signal.signal(number, before)
-
-    def watch(self, process: subprocess.Popen[bytes]) -> None:
-        """Forward signals to this process, including one that has come already."""
-        self._process = process
-        if self.signal:
-            process.send_signal(signal.SIGINT)
-
-    def _handle(self, number: int, _: object) -> None:
-        again, self.signal = self.signal is not None, self.signal or number
-        if not self._process:
-            return
-        if again:
-            self.killed = True
-            self._process.kill()
-        else:
-            self._process.send_signal(signal.SIGINT)
-
-
-def _run_interruptibly(command: list[str], environment: Mapping[str, str]) -> int:
-    """Run a command. The first SIGINT, SIGTERM or SIGHUP interrupts it; Interrupted is raised after
-    it has cleaned up.
-
-    The command has its own session, so that the terminal does not interrupt it a second time. A
-    second signal kills everything, for users who do not want to wait for an unresponsive guest.
-    """
-    whole = {**os.environ, **environment}
-    with (
-        _Termination() as termination,
-        subprocess.Popen(
-            command, start_new_session=True, env=whole, preexec_fn=interrupted_with_parent()
-        ) as process,
-    ):
-        termination.watch(process)
-        code = process.wait()
-    if termination.killed:
-        reclaim(runtime_directory())
-    if termination.signal:
-        raise Interrupted(termination.signal)
     return code
 
 
 def _keep(benchmarks: Path, results: Path) -> None:
     """Store pytest-benchmark's file beside the records, named by its digest."""
-    import json
 
-    data = json.loads(benchmarks.read_bytes())
+    data = strict_json.loads(benchmarks.read_bytes())
     run_ids = {benchmark["extra_info"].get("run_id") for benchmark in data["benchmarks"]}
     directories = {path.parent for path in find(results) if path.name[:25] in run_ids}
     for directory in directories:

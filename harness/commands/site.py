@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 import gc
+import signal
 import sys
 from datetime import date
 from pathlib import Path
 
 from harness import extras, paths
-from harness.errors import UsageError
+from harness.errors import Interrupted, UsageError
 
 HELP = "build the static site from the records"
 
@@ -79,6 +80,8 @@ def main(options: argparse.Namespace) -> int:
             print(f"http://127.0.0.1:{server.server_port}/ (stop with Ctrl-C)", flush=True)
             try:
                 server.serve_forever()
-            except KeyboardInterrupt:
+            except KeyboardInterrupt as end:
+                if isinstance(end, Interrupted) and end.args[0] != signal.SIGINT:
+                    raise
                 print()
     return 0

@@ -44,7 +44,9 @@ def create(directory: Path, host: str, domain: str) -> Certificate:
     below = domain.partition(":")[0]
     names = ["DNS:localhost", "IP:127.0.0.1", f"DNS:{below}", f"DNS:*.{below}", _name(host)]
     settings = directory / "settings"
-    settings.write_text(_CONFIGURATION.format(names=",".join(dict.fromkeys(names))))
+    settings.write_text(
+        _CONFIGURATION.format(names=",".join(dict.fromkeys(names))), encoding="utf-8"
+    )
     run(
         "openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256",
         "-noenc", "-days", DAYS, "-config", settings, "-out", certificate.chain,

@@ -79,7 +79,14 @@ _CODE_BY_ERRNO = {
     errno.EMFILE: "resource_exhausted", errno.EAGAIN: "resource_exhausted",
     errno.ENOMEM: "resource_exhausted", errno.E2BIG: "invalid_argument",
     errno.EPIPE: "failed_precondition", errno.ENOTTY: "failed_precondition",
+    errno.ENAMETOOLONG: "invalid_argument", errno.EOVERFLOW: "resource_exhausted",
 }  # fmt: skip
+
+
+def _named(error: GuestRefused) -> str:
+    """The message, with the name of the errno."""
+    name = errno.errorcode.get(error.number)
+    return f"{error} ({name})" if name else str(error)
 
 
 def as_rpc(error: Exception) -> RpcError:
@@ -87,7 +94,7 @@ def as_rpc(error: Exception) -> RpcError:
     if isinstance(error, RpcError):
         return error
     if isinstance(error, GuestRefused):
-        return RpcError(_CODE_BY_ERRNO.get(error.number, "invalid_argument"), str(error))
+        return RpcError(_CODE_BY_ERRNO.get(error.number, "invalid_argument"), _named(error))
     if isinstance(error, GuestDied):
         return RpcError("unavailable", str(error))
     if isinstance(error, BrokenGuest):
@@ -104,7 +111,7 @@ def as_http(error: Exception) -> ApiError:
         return error
     if isinstance(error, GuestRefused):
         statuses = {errno.ENOENT: 404, errno.ENOSPC: 507, errno.EACCES: 403, errno.EPERM: 401}
-        return ApiError(statuses.get(error.number, 400), str(error))
+        return ApiError(statuses.get(error.number, 400), _named(error))
     if isinstance(error, GuestDied):
         return ApiError(502, "sandbox was not found")
     if isinstance(error, BrokenGuest):

@@ -81,7 +81,7 @@ class GatewayProcess:
         self.port = int(found[1])
 
     def log_tail(self) -> str:
-        return (self.directory / "log").read_text(errors="replace")[-2000:]
+        return (self.directory / "log").read_text(errors="replace", encoding="utf-8")[-2000:]
 
     def wait_for_pool(self, template: str, count: int, timeout_s: float = START_S) -> None:
         """Wait until this many sandboxes of a template are ready."""

@@ -14,7 +14,8 @@ SUBSTRATES = ("qemu", "oci", "noop")
 class Options:
     """`pool` is the number of sandboxes that are kept ready for each template, `connections` that
     of connections that are open at once; half of them may come from one address. `outside` is the
-    network namespace that sandboxes reach as far as their rules allow (None: only each other).
+    network namespace that sandboxes reach as far as their rules allow (None: only each other), and
+    `resolver` the address of its resolver (None: as its owner has configured it).
     `on_ready` gets the address and, with TLS, the file of the certificate; `on_filled` is called
     once the pools are full."""
 
@@ -27,6 +28,7 @@ class Options:
     connections: int = 4096
     network: bool = True
     outside: str | None = None
+    resolver: str | None = None
     verbose: bool = False
     tls: bool = False
     on_ready: Callable[[str, Path | None], Any] = print

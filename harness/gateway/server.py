@@ -18,7 +18,7 @@ from typing import Any
 
 import uvicorn
 
-from harness.errors import CoppiceError, PathError, UsageError
+from harness.errors import CoppiceError, Interrupted, PathError, UsageError
 from harness.gateway import certificate, logs
 from harness.gateway.app import Gateway
 from harness.gateway.data_plane.websocket_proxy import WebSocketProxy
@@ -91,25 +91,28 @@ def _fleet(options: Options, run: Run, stack: ExitStack) -> SandboxFleet:
     stack.callback(fd_holder.end)
     net = None
     if options.network:
-        net = setup.open_network(run, options.outside, fd_holder, stack)
+        net = setup.open_network(run, options, fd_holder, stack)
     if options.substrate == "oci":
         return setup.container_fleet(run, fd_holder, net, options.pool_size, stack)
     return setup.microvm_fleet(run, fd_holder, net, options.pool_size, stack)
 
 
 def serve(options: Options, fleet: SandboxFleet | None = None) -> None:
-    """Run a gateway until SIGINT or SIGTERM, of this fleet or else of the options' substrate."""
+    """Run a gateway of this fleet, or else of the options' substrate, until a signal ends it; after
+    SIGTERM and SIGHUP raises Interrupted.
+
+    Before the server runs, a signal raises Interrupted in its set-up (harness/interrupts.py), which
+    the stack undoes.
+    """
     logs.configure(options.verbose)
     evidence.leave_where_asked(os.environ)
-    # uvicorn raises the signal that stopped it again: by then our own cleanup must still run.
-    signal.signal(signal.SIGTERM, lambda *_: None)
     with ExitStack() as stack:
         directory = options.state or gateway_directory()
         store = stack.enter_context(locked_store(directory))
         listener = stack.enter_context(_listen(options.host, options.port))
         run = stack.enter_context(open_run(resume_id=store.fact("run")))
         store.note("run", run.id)
-        (run.directory / STATE).write_text(str(directory.resolve()))
+        (run.directory / STATE).write_text(str(directory.resolve()), encoding="utf-8")
         fleet = fleet or _fleet(options, run, stack)
         sandboxes = Sandboxes(fleet, store, directory, Metrics())
         port = listener.getsockname()[1]
@@ -143,13 +146,16 @@ def serve(options: Options, fleet: SandboxFleet | None = None) -> None:
             timeout_graceful_shutdown=5, server_header=False, timeout_keep_alive=KEEP_ALIVE_S,
             ssl_certfile=chain, ssl_keyfile=tls.key if tls else None,
         )  # fmt: skip
+        server = HttpServer(config, listener, _limits(options), upgrade)
         try:
-            HttpServer(config, listener, _limits(options), upgrade).run()
+            server.run()
         except SystemExit:
             if not failed:
                 raise
         if failed:  # uvicorn has only an exit code for it
             raise failed[0]
+    if server.ended_by not in (None, signal.SIGINT):
+        raise Interrupted(server.ended_by)
 
 
 def _default_domain(host: str, port: int) -> str:

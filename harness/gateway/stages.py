@@ -15,6 +15,8 @@ CREATED = "created"
 """It is stored; the caller has no answer yet."""
 SAVING_NOTED = "saving-noted"
 """It is stored where a running sandbox will be saved; nothing has happened to it yet."""
+ARMED = "armed"
+"""A microVM waits at its doorbell; its vCPU has not been stopped yet."""
 STOPPED = "stopped"
 """A sandbox is stopped; nothing of it is saved yet."""
 WRITTEN = "written"
@@ -34,7 +36,7 @@ SNAPSHOT_NOTED = "snapshot-noted"
 REMOVAL_NOTED = "removal-noted"
 """A sandbox is no longer stored; it still exists."""
 STAGES = (
-    TAKEN, CREATED, SAVING_NOTED, STOPPED, WRITTEN, SAVED, PAUSE_NOTED, ENDED, RESTORED,
+    TAKEN, CREATED, SAVING_NOTED, ARMED, STOPPED, WRITTEN, SAVED, PAUSE_NOTED, ENDED, RESTORED,
     RESUME_NOTED, SNAPSHOT_NOTED, REMOVAL_NOTED,
 )  # fmt: skip
 

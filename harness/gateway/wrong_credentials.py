@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import ipaddress
 import math
 import time
 from collections import OrderedDict
 
+from harness.gateway.client_network import client_network
 from harness.gateway.errors import ApiError
 
 BURST = 60
@@ -23,12 +23,12 @@ class WrongCredentials:
 
     def wait_of(self, address: str) -> float:
         """The seconds until this address may fail again; 0 if it may now."""
-        left, _ = self._state(_network(address))
+        left, _ = self._state(client_network(address))
         return 0.0 if left >= 1 else (1 - left) / PER_SECOND
 
     def answer(self, address: str, refusal: ApiError) -> ApiError:
         """Count a failure. Returns `refusal`, or 429 for an address that has failed too often."""
-        network = _network(address)
+        network = client_network(address)
         left, now = self._state(network)
         if left < 1:
             return too_often((1 - left) / PER_SECOND)
@@ -50,14 +50,3 @@ def too_often(wait_s: float) -> ApiError:
         "this address has presented too many wrong keys or tokens; wait before the next attempt",
         retry_after=math.ceil(wait_s),
     )
-
-
-def _network(address: str) -> str:
-    """What one client controls: an IPv4 address, or the 64-bit prefix of an IPv6 address."""
-    if ":" not in address:
-        return address
-    try:
-        parsed = ipaddress.IPv6Address(address.partition("%")[0])
-    except ValueError:
-        return address
-    return str(parsed.ipv4_mapped or int(parsed) >> 64)

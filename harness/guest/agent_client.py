@@ -7,6 +7,7 @@ answers.py, and kept up to a limit.
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import struct
@@ -14,13 +15,15 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from ipaddress import IPv4Address
 
-from harness.errors import GuestDied, GuestTimeout, MalformedAnswer, WrongAnswer
+from harness.errors import GuestDied, GuestRefused, GuestTimeout, MalformedAnswer, WrongAnswer
 from harness.guest import answers
 from harness.guest.answers import Collected
 from harness.guest.protocol import (
     KEEP_STDIN,
     PAYLOAD_MAX,
+    REQUEST_MAX,
     Decoder,
     Frame,
     FrameKind,
@@ -85,7 +88,11 @@ class Agent:
     # Frames.
 
     def send(self, kind: FrameKind, payload: bytes = b"", flags: int = 0) -> int:
-        """Send a request and return its id. GuestTimeout or GuestDied when that fails."""
+        """Send a request and return its id. GuestTimeout or GuestDied when that fails, GuestRefused
+        (E2BIG) when it is too long."""
+        if len(payload) > REQUEST_MAX:
+            too_long = f"{self._name} accepts no request of {len(payload)} bytes"
+            raise GuestRefused(too_long, errno.E2BIG)
         self._last_id += 1
         self._write(encode(kind, self._last_id, payload, flags))
         return self._last_id
@@ -174,10 +181,12 @@ class Agent:
             raise MalformedAnswer(f"{self._name} does not report its {', '.join(missing)}")
         return found
 
-    def take_identity(self, identity: Identity) -> None:
-        """Apply an identity: names, addresses, wall clock, entropy and key."""
-        wall = field(Tag.WALL_NS, time.time_ns())
-        self.call(FrameKind.IDENTITY, identity_fields(identity) + wall)
+    def take_identity(self, identity: Identity, route: IPv4Address | None = None) -> None:
+        """Apply an identity: names, addresses, wall clock, entropy and key; and a default route by
+        this gateway."""
+        fields = identity_fields(identity) + field(Tag.WALL_NS, time.time_ns())
+        fields += field(Tag.ROUTE, str(route)) if route else b""
+        self.call(FrameKind.IDENTITY, fields)
         self.key = identity.key
 
     def set_wall_clock(self) -> None:

@@ -202,8 +202,10 @@ def build(cache: Path, addition: Addition | None = None) -> GuestImage:
         (directory / "initramfs").write_bytes(_initramfs(kernel, busybox, work, addition))
         shutil.rmtree(work)
         content = inputs["kernel_sha256"] + digest(directory / "initramfs")
-        (directory / "sha256").write_text(hashlib.sha256(content.encode()).hexdigest())
+        (directory / "sha256").write_text(
+            hashlib.sha256(content.encode()).hexdigest(), encoding="utf-8"
+        )
 
     entry(target, fill)
-    sha256 = (target / "sha256").read_text()
+    sha256 = (target / "sha256").read_text(encoding="utf-8")
     return GuestImage(target / "vmlinux", target / "initramfs", sha256, inputs)

@@ -41,7 +41,9 @@ def from_distribution(cache: Path) -> Kernel:
     else:
         name = _newest()  # apt may not offer the one that is damaged any more
         home = entry(cache / "kernels" / name, lambda directory: _unpack(name, directory))
-    return Kernel(home / "vmlinux", home / "modules", (home / "version").read_text())
+    return Kernel(
+        home / "vmlinux", home / "modules", (home / "version").read_text(encoding="utf-8")
+    )
 
 
 def _newest() -> str:
@@ -65,7 +67,7 @@ def _unpack(name: str, directory: Path) -> None:
     (directory / "vmlinux").write_bytes(extract(compressed.read_bytes(), str(compressed)))
     found = modules.directory_in(directory / "unpacked")
     found.rename(directory / "modules")
-    (directory / "version").write_text(found.name)
+    (directory / "version").write_text(found.name, encoding="utf-8")
 
 
 def _depends(package: str) -> str:

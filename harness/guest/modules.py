@@ -78,7 +78,11 @@ def _name(path: Path | str) -> str:
 
 def _built_in(directory: Path) -> set[str]:
     listed = directory / "modules.builtin"
-    return {_name(line) for line in listed.read_text().splitlines()} if listed.exists() else set()
+    return (
+        {_name(line) for line in listed.read_text(encoding="utf-8").splitlines()}
+        if listed.exists()
+        else set()
+    )
 
 
 def _content(path: Path) -> bytes:

@@ -15,8 +15,12 @@ CHECK = struct.Struct("<I")
 HEADER_LENGTH = HEADER.size + CHECK.size
 MAGIC = 0xC0B1
 PAYLOAD_MAX = 64 * 1024
+REQUEST_MAX = 3 << 20
+"""Bytes of a request in several frames: Linux accepts 2 MiB of arguments."""
 KEEP_STDIN = 1
 """Flag of EXEC: STDIN frames will follow."""
+MORE = 2
+"""Flag of a request's frame: the next frame, of the same kind and id, continues its payload."""
 
 
 class FrameKind(enum.IntEnum):
@@ -52,6 +56,7 @@ class Tag(enum.IntEnum):
     ENTROPY = 6
     KEY = 7
     WALL_AT_RING_NS = 8
+    ROUTE = 9
     ARG = 16
     ENV = 17
     CWD = 18
@@ -80,10 +85,23 @@ def checksum(data: bytes | bytearray) -> int:
     return value
 
 
-def encode(kind: FrameKind, id: int, payload: bytes = b"", flags: int = 0) -> bytes:
-    """The bytes of a frame. ValueError when the payload exceeds PAYLOAD_MAX."""
-    if len(payload) > PAYLOAD_MAX:
-        raise ValueError(f"a payload of {len(payload)} bytes exceeds the limit of {PAYLOAD_MAX}")
+def encode(kind: int, id: int, payload: bytes = b"", flags: int = 0) -> bytes:
+    """The bytes of a frame, or of several if the payload is longer than PAYLOAD_MAX.
+
+    ValueError when it exceeds REQUEST_MAX.
+    """
+    if len(payload) <= PAYLOAD_MAX:
+        return _frame(kind, id, payload, flags)
+    if len(payload) > REQUEST_MAX:
+        raise ValueError(f"a payload of {len(payload)} bytes exceeds the limit of {REQUEST_MAX}")
+    last = (len(payload) - 1) // PAYLOAD_MAX * PAYLOAD_MAX
+    return b"".join(
+        _frame(kind, id, payload[at : at + PAYLOAD_MAX], flags if at == last else flags | MORE)
+        for at in range(0, last + 1, PAYLOAD_MAX)
+    )
+
+
+def _frame(kind: int, id: int, payload: bytes, flags: int) -> bytes:
     head = HEADER.pack(MAGIC, kind, flags, id, len(payload))
     return head + CHECK.pack(checksum(head)) + payload
 

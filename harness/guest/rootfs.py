@@ -73,7 +73,7 @@ def busybox(cache: Path) -> RootFs:
         run("musl-gcc", *COMPILE, "-o", root / "bin/echo", echo)
         for applet in APPLETS:
             (root / "bin" / applet).symlink_to("busybox")
-        (root / "etc/passwd").write_text(PASSWD)
+        (root / "etc/passwd").write_text(PASSWD, encoding="utf-8")
         _note(directory, inputs)
 
     return _found("busybox", entry(target, fill))
@@ -161,20 +161,24 @@ def _new_root(directory: Path) -> Path:
 
 
 def _note(directory: Path, inputs: Mapping[str, str]) -> None:
-    (directory / "built_from.json").write_text(json.dumps(inputs))
-    (directory / "sha256").write_text(tree_digest(directory / "root"))
+    (directory / "built_from.json").write_text(json.dumps(inputs), encoding="utf-8")
+    (directory / "sha256").write_text(tree_digest(directory / "root"), encoding="utf-8")
 
 
 def _found(name: str, target: Path) -> RootFs:
-    built_from = json.loads((target / "built_from.json").read_text())
-    return RootFs(name, target / "root", (target / "sha256").read_text(), built_from)
+    built_from = json.loads((target / "built_from.json").read_text(encoding="utf-8"))
+    return RootFs(
+        name, target / "root", (target / "sha256").read_text(encoding="utf-8"), built_from
+    )
 
 
 def mirror() -> tuple[str, str]:
     """The mirror and suite from which apt gets this distribution's main packages."""
     if shutil.which("apt-get") is None:
         raise MissingTool("apt-get is not installed, so no Debian mirror is known")
-    codename = re.search(r"^VERSION_CODENAME=(\S+)", Path("/etc/os-release").read_text(), re.M)
+    codename = re.search(
+        r"^VERSION_CODENAME=(\S+)", Path("/etc/os-release").read_text(encoding="utf-8"), re.M
+    )
     listed = run(
         "apt-get", "indextargets", "--format", "$(SITE) $(RELEASE) $(COMPONENT)",
         "Created-By: Packages",

@@ -13,7 +13,7 @@ LINUX = Path("/proc/sys/kernel/random/boot_id")
 def boot_id() -> str | None:
     """In the agent's format: a UUID on Linux, 32 hex digits on FreeBSD; None where unknown."""
     with contextlib.suppress(OSError):
-        return LINUX.read_text().strip()
+        return LINUX.read_text(encoding="utf-8").strip()
     if sys.platform.startswith("freebsd"):
         done = subprocess.run(["sysctl", "-b", "kern.boot_id"], capture_output=True)
         return done.stdout.hex() if done.returncode == 0 and done.stdout else None

@@ -47,7 +47,7 @@ def entry(target: Path, fill: Callable[[Path], object]) -> Path:
         with half_built(target) as directory:
             fill(directory)
             sealed = {"schema": SCHEMA, "sha256": content_digest(directory)}
-            (directory / SEAL).write_text(json.dumps(sealed))
+            (directory / SEAL).write_text(json.dumps(sealed), encoding="utf-8")
             _note_check(directory)
     except CoppiceError as error:
         if damaged:
@@ -59,7 +59,7 @@ def entry(target: Path, fill: Callable[[Path], object]) -> Path:
 def is_intact(target: Path) -> bool:
     """Whether an entry has what it had when it was built. Reads all of it only if it changed."""
     try:
-        sealed = json.loads((target / SEAL).read_text())
+        sealed = json.loads((target / SEAL).read_text(encoding="utf-8"))
         if sealed["schema"] != SCHEMA:
             return False
         if _checked(target) == _seen(target):
@@ -126,15 +126,15 @@ def _seen(directory: Path) -> dict[str, str]:
         )  # fmt: skip
         whole.update(os.fsencode(path.relative_to(directory)) + f"\0{facts}\0".encode())
     return {
-        "boot": BOOT.read_text().strip() if BOOT.exists() else "",
+        "boot": BOOT.read_text(encoding="utf-8").strip() if BOOT.exists() else "",
         "files": whole.hexdigest(),
-        "seal": (directory / SEAL).read_text(),
+        "seal": (directory / SEAL).read_text(encoding="utf-8"),
     }
 
 
 def _checked(target: Path) -> object:
     with contextlib.suppress(OSError, ValueError):
-        return json.loads((target / CHECKED).read_text())
+        return json.loads((target / CHECKED).read_text(encoding="utf-8"))
     return None
 
 
@@ -142,7 +142,7 @@ def _note_check(target: Path) -> None:
     """Note what was seen; a cache that cannot be written is read again the next time."""
     with contextlib.suppress(OSError):
         new = target / f"{CHECKED}.{os.getpid()}"
-        new.write_text(json.dumps(_seen(target)))
+        new.write_text(json.dumps(_seen(target)), encoding="utf-8")
         new.replace(target / CHECKED)
 
 

@@ -20,6 +20,9 @@ from harness.host.run import Run
 CONTROLLERS = ("memory", "pids", "cpu")
 PERIOD_US = 100_000
 TRIES = 5
+WEIGHT = 8
+"""The CPU weight of the group that holds all runs, in weights of one process or session. Beside
+other work on the host, all runs together would otherwise get as much as one process."""
 
 
 @dataclass(frozen=True)
@@ -96,6 +99,9 @@ class LimitedGroups:
                 break
         if self.version == 2:
             _delegate(self._mounts["memory"], self._path)
+        file, value = ("cpu.weight", 100) if self.version == 2 else ("cpu.shares", 1024)
+        parent = self._mounts["cpu"] / self._path
+        (parent.parent / file).write_text(str(WEIGHT * value))
 
     def find(self, name: str) -> LimitedGroup:
         """A group that another process may have made."""
@@ -154,4 +160,6 @@ def _delegate(mount: Path, path: str) -> None:
     at = mount
     for part in ("", *path.split("/")):
         at = at / part
-        (at / "cgroup.subtree_control").write_text(" ".join(f"+{name}" for name in CONTROLLERS))
+        (at / "cgroup.subtree_control").write_text(
+            " ".join(f"+{name}" for name in CONTROLLERS), encoding="utf-8"
+        )

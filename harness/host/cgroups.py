@@ -78,7 +78,11 @@ class Cgroups:
             now, kept = directory / "memory.usage_in_bytes", "total_cache"
         if not now.exists():
             return Usage(spent, 0, 0)
-        return Usage(spent, int(now.read_text()), _numbers(directory / "memory.stat").get(kept, 0))
+        return Usage(
+            spent,
+            int(now.read_text(encoding="utf-8")),
+            _numbers(directory / "memory.stat").get(kept, 0),
+        )
 
     def processor_s(self, path: str) -> float:
         """CPU seconds of a group and its descendants, past ones included; 0 if not counted."""
@@ -87,7 +91,9 @@ class Cgroups:
             return _numbers(directory / "cpu.stat").get("usage_usec", 0) / 1e6
         if "cpuacct" not in self.mounts:
             return 0.0
-        return int((self.mounts["cpuacct"] / path / "cpuacct.usage").read_text()) / 1e9
+        return (
+            int((self.mounts["cpuacct"] / path / "cpuacct.usage").read_text(encoding="utf-8")) / 1e9
+        )
 
     def remove(self, path: str) -> None:
         """Kill every process in a group and its descendants, then remove them; safe if gone."""
@@ -148,7 +154,7 @@ class Freezer:
 
     def _frozen(self) -> bool:
         if self.on == b"1":
-            return "frozen 1" in (self.file.parent / "cgroup.events").read_text()
+            return "frozen 1" in (self.file.parent / "cgroup.events").read_text(encoding="utf-8")
         return self.file.read_bytes().strip() == self.on
 
 
@@ -194,7 +200,7 @@ def _enter(group: Path) -> bool:
     """Move this process into a group, created if missing; False when that is not allowed."""
     try:
         group.mkdir(parents=True, exist_ok=True)
-        (group / "cgroup.procs").write_text(str(os.getpid()))
+        (group / "cgroup.procs").write_text(str(os.getpid()), encoding="utf-8")
     except OSError:
         return False
     return True
@@ -202,7 +208,7 @@ def _enter(group: Path) -> bool:
 
 def _own_group(controller: str) -> str:
     """The group of this process for a controller of version 1, or for version 2 ("")."""
-    for line in Path("/proc/self/cgroup").read_text().splitlines():
+    for line in Path("/proc/self/cgroup").read_text(encoding="utf-8").splitlines():
         _, names, path = line.split(":", 2)
         if controller in names.split(","):
             return path.lstrip("/")
@@ -214,7 +220,7 @@ def find() -> Cgroups:
     mounts: dict[str, Path] = {}
     unified: dict[str, Path] = {}
     with contextlib.suppress(OSError):
-        for line in Path("/proc/self/mounts").read_text().splitlines():
+        for line in Path("/proc/self/mounts").read_text(encoding="utf-8").splitlines():
             _, point, kind, options, *_ = line.split()
             if not os.access(point, os.W_OK):
                 continue
@@ -224,7 +230,9 @@ def find() -> Cgroups:
                     name: Path(point) for name in options.split(",") if name not in NOT_CONTROLLERS
                 }
             elif kind == "cgroup2":
-                controllers = (Path(point) / "cgroup.controllers").read_text().split()
+                controllers = (
+                    (Path(point) / "cgroup.controllers").read_text(encoding="utf-8").split()
+                )
                 unified = dict.fromkeys((*controllers, "freezer"), Path(point))
     if mounts:
         # In a hybrid, version 2 limits nothing, but runs still have groups in it.
@@ -233,13 +241,13 @@ def find() -> Cgroups:
 
 
 def _numbers(file: Path) -> dict[str, int]:
-    fields = (line.split() for line in file.read_text().splitlines())
+    fields = (line.split() for line in file.read_text(encoding="utf-8").splitlines())
     return {pair[0]: int(pair[1]) for pair in fields if len(pair) == 2}
 
 
 def _kill_all(group: Path) -> None:
     with contextlib.suppress(OSError):
-        for pid in (group / "cgroup.procs").read_text().split():
+        for pid in (group / "cgroup.procs").read_text(encoding="utf-8").split():
             # 0 stands for a process outside this PID namespace.
             if int(pid) not in (0, os.getpid()):
                 with contextlib.suppress(ProcessLookupError):

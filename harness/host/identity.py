@@ -55,7 +55,7 @@ def allocate(leases: Path, run_id: str) -> Identity:
     leases.mkdir(parents=True, exist_ok=True)
     begun = leases / f"{LEASE_BEGUN}{run_id}.{secrets.token_hex(4)}"
     try:
-        begun.write_text(run_id)
+        begun.write_text(run_id, encoding="utf-8")
         return _take(leases, begun)
     finally:
         begun.unlink(missing_ok=True)

@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness import paths
+from harness import paths, strict_json
 from harness.errors import MissingPrivilege, Unsupported
 from harness.host.cache import entry
 from harness.host.process import run as run_program
@@ -59,7 +59,7 @@ class Merging:
 
     def count(self, name: str) -> int:
         """A counter of the kernel: full_scans, pages_shared, pages_sharing, ..."""
-        return int((self.settings / name).read_text())
+        return int((self.settings / name).read_text(encoding="utf-8"))
 
     def scan_fast(self) -> None:
         """For new pages that should be merged soon."""
@@ -83,7 +83,7 @@ def merging(run: Run, settings: Path = SETTINGS) -> Iterator[Merging]:
         )
     if not os.access(settings / "run", os.W_OK):
         raise MissingPrivilege(f"{settings} cannot be written", hint="run it again as root")
-    with (settings / "run").open() as lock:
+    with (settings / "run").open(encoding="utf-8") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
@@ -93,7 +93,9 @@ def merging(run: Run, settings: Path = SETTINGS) -> Iterator[Merging]:
         if _marked(settings):  # by a dead run whose directory is gone
             _put(settings, _UNTOUCHED)
         note = run.directory / NOTE
-        note.write_text(json.dumps({"settings": str(settings), "found": _current(settings)}))
+        note.write_text(
+            json.dumps({"settings": str(settings), "found": _current(settings)}), encoding="utf-8"
+        )
         try:
             _put(settings, {_ADVISOR: "none"} | _FAST | {"run": _ON})
             yield Merging(settings)
@@ -105,7 +107,7 @@ def abandoned(settings: Path = SETTINGS) -> bool:
     """Whether a dead run has left its settings, and this process may reset them."""
     if not _marked(settings) or not os.access(settings / "run", os.W_OK):
         return False
-    with (settings / "run").open() as lock:
+    with (settings / "run").open(encoding="utf-8") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -121,16 +123,18 @@ def reset(settings: Path = SETTINGS) -> None:
 
 def _marked(settings: Path) -> bool:
     with contextlib.suppress(OSError):
-        scanned = (settings / "pages_to_scan").read_text().strip()
+        scanned = (settings / "pages_to_scan").read_text(encoding="utf-8").strip()
         return scanned in (_FAST["pages_to_scan"], _SLOW["pages_to_scan"])
     return False
 
 
 def _current(settings: Path) -> Mapping[str, str]:
-    found = {name: (settings / name).read_text().strip() for name in (*_FAST, "run")}
+    found = {
+        name: (settings / name).read_text(encoding="utf-8").strip() for name in (*_FAST, "run")
+    }
     if (settings / _ADVISOR).exists():
         # The kernel lists every mode, with the active one in brackets.
-        listed = (settings / _ADVISOR).read_text()
+        listed = (settings / _ADVISOR).read_text(encoding="utf-8")
         found[_ADVISOR] = listed.partition("[")[2].partition("]")[0] or listed.strip()
     return found
 
@@ -138,14 +142,14 @@ def _current(settings: Path) -> Mapping[str, str]:
 def _put(settings: Path, values: Mapping[str, str]) -> None:
     for name, value in values.items():
         if (settings / name).exists():  # older kernels have no advisor
-            (settings / name).write_text(value)
+            (settings / name).write_text(value, encoding="utf-8")
 
 
 def restore(note: Path) -> None:
     """Restore the settings saved in `note`, and remove it; safe to call twice."""
     with contextlib.suppress(FileNotFoundError):
         try:
-            saved = json.loads(note.read_text(errors="replace"))
+            saved = strict_json.loads(note.read_text(errors="replace", encoding="utf-8"))
         except ValueError:  # the host crashed while it was written, which also reset the settings
             note.unlink()
             return

@@ -52,7 +52,7 @@ def processes() -> Iterator[tuple[int, Path]]:
 
 def _mounts_under(directory: Path) -> Sequence[str]:
     with contextlib.suppress(OSError):
-        lines = Path("/proc/self/mounts").read_text().splitlines()
+        lines = Path("/proc/self/mounts").read_text(encoding="utf-8").splitlines()
         points = [line.split()[1].encode().decode("unicode_escape") for line in lines]
         return [point for point in reversed(points) if point.startswith(f"{directory}/")]
     return []
@@ -78,7 +78,7 @@ def _lives_elsewhere(pid: int, directory: Path) -> bool:
     path is another directory. A confined VMM sees no run at all, but its parent does, which is
     its run or, after that has died, the first process of the container."""
     with contextlib.suppress(OSError, IndexError):
-        parent = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1]
+        parent = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[1]
         for seen_by in (str(pid), parent):
             if is_alive(Path(f"/proc/{seen_by}/root", *directory.parts[1:])):
                 return True
@@ -124,7 +124,7 @@ def _of_runtime(runtime: Path) -> list[Leftover]:
 def _half_saved(run: Path) -> Sequence[Leftover]:
     """What a gateway had begun to save when it was killed."""
     with contextlib.suppress(OSError):
-        state = Path((run / STATE).read_text())
+        state = Path((run / STATE).read_text(encoding="utf-8"))
         return [
             Leftover("half-built", run.name, str(built)) for built in abandoned_in(state / SAVED)
         ]
@@ -135,7 +135,7 @@ def _holder(lease: Path) -> str | None:
     """The id of the run that owns a lease; None where a host crash has damaged the file."""
     if lease.name.startswith(LEASE_BEGUN):
         return lease.name.removeprefix(LEASE_BEGUN).partition(".")[0]
-    id = lease.read_text(errors="replace")
+    id = lease.read_text(errors="replace", encoding="utf-8")
     return id if re.fullmatch(r"[\w-]+", id, re.ASCII) else None
 
 
@@ -153,7 +153,7 @@ def _of_reboot(host: Path) -> Sequence[Leftover]:
     with contextlib.suppress(FileNotFoundError):
         inner = host / RUNTIME
         # Its owner locks it right after making it: a new one may not be locked yet.
-        if locked(host) or time.time() - host.stat().st_mtime < 5:
+        if locked(host) or abs(time.time() - host.stat().st_mtime) < 5:
             return []
         if inner.is_dir() and any(is_alive(run) for run in inner.iterdir()):
             return []
@@ -233,6 +233,9 @@ def _alive(pid: str) -> bool:
 
         return psutil.pid_exists(int(pid))
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+        return (
+            Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0]
+            not in "ZX"
+        )
     except OSError:
         return False

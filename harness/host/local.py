@@ -33,7 +33,9 @@ class LocalProcess:
 
     def error_text(self) -> str:
         with contextlib.suppress(OSError):
-            return " | ".join(self._log.read_text(errors="replace").strip().splitlines()[-4:])
+            return " | ".join(
+                self._log.read_text(errors="replace", encoding="utf-8").strip().splitlines()[-4:]
+            )
         return ""
 
     def end(self) -> None:

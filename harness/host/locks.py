@@ -95,7 +95,7 @@ def abandoned(parent: Path) -> Iterator[Path]:
 def is_alive(directory: Path) -> bool:
     """Whether the run of this directory is alive."""
     try:
-        with (directory / LOCK).open(errors="replace") as lock:
+        with (directory / LOCK).open(errors="replace", encoding="utf-8") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if lock.read():
                 return False
@@ -105,6 +105,6 @@ def is_alive(directory: Path) -> bool:
         pass
     # A new run has no lock file, or an empty one, at first; after 5 s it must be dead.
     try:
-        return time.time() - directory.stat().st_mtime < 5
+        return abs(time.time() - directory.stat().st_mtime) < 5
     except FileNotFoundError:
         return False

@@ -111,7 +111,7 @@ GENERIC_KERNELS: Mapping[str, str] = {
 
 def release(file: Path = OS_RELEASE) -> Release:
     """This host's release; the newest Debian if the file does not say."""
-    text = file.read_text() if file.exists() else ""
+    text = file.read_text(encoding="utf-8") if file.exists() else ""
     fields = {key: value.strip("\"'") for key, value in re.findall(r"^(\w+)=(.*)$", text, re.M)}
     family = (fields.get("ID", "debian"), *fields.get("ID_LIKE", "").split())
     return Release(family, fields.get("VERSION_ID", ""), fields.get("VERSION_CODENAME", ""))

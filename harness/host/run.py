@@ -70,5 +70,8 @@ class Run:
     def note(self, event: str, **facts: Any) -> None:
         """Append an event to the run's journal, with monotonic and UTC times."""
         entry = {"at": time.monotonic(), "utc": datetime.now(UTC).isoformat(), "event": event}
-        with contextlib.suppress(FileNotFoundError), (self.directory / JOURNAL).open("a") as file:
+        with (
+            contextlib.suppress(FileNotFoundError),
+            (self.directory / JOURNAL).open("a", encoding="utf-8") as file,
+        ):
             file.write(json.dumps(entry | facts, default=str) + "\n")

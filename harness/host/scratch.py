@@ -39,7 +39,7 @@ def abandoned() -> Iterator[Path]:
             with contextlib.suppress(OSError):  # its owner removes it
                 status = directory.lstat()
                 # Its owner locks it right after making it: a new one may not be locked yet.
-                new = time.time() - status.st_mtime < 5
+                new = abs(time.time() - status.st_mtime) < 5
                 if directory.is_symlink() or status.st_uid != os.geteuid() or new:
                     continue
                 if not locked(directory):

@@ -25,15 +25,14 @@ def open_run(runtime: Path | None = None, resume_id: str | None = None) -> Itera
     """
     runtime = runtime or runtime_directory()
     _refuse_foreign(runtime)
-    if resume_id and (runtime / resume_id).is_dir():
-        id = resume_id
-    else:
-        reclaim(runtime)
-        id = new_run_id()
-        (runtime / id).mkdir(parents=True)
-    run = Run(id, runtime / id, runtime / "leases")
-    try:
-        with (run.directory / LOCK).open("a") as lock:
+    id = resume_id if resume_id and (runtime / resume_id).is_dir() else None
+    try:  # from before anything is there: a signal may interrupt at any place
+        if id is None:
+            reclaim(runtime)
+            id = new_run_id()
+            (runtime / id).mkdir(parents=True)
+        run = Run(id, runtime / id, runtime / "leases")
+        with (run.directory / LOCK).open("a", encoding="utf-8") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             lock.write(str(os.getpid()))
             lock.flush()
@@ -53,7 +52,7 @@ def trial_run() -> Iterator[Run]:
     run = Run(id, runtime / id, runtime / "leases")
     run.directory.mkdir(parents=True)
     try:
-        with (run.directory / LOCK).open("a") as lock:
+        with (run.directory / LOCK).open("a", encoding="utf-8") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             with run.at_end:
                 yield run

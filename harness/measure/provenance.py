@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import json
 import os
 import platform
 import re
@@ -14,7 +13,7 @@ from collections.abc import Collection, Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
-from harness import __version__, paths
+from harness import __version__, paths, strict_json
 from harness.errors import UsageError
 from harness.measure import record
 from harness.measure.system import System
@@ -52,6 +51,7 @@ def _git(checkout: Path, *arguments: str) -> str | None:
             text=True,
             errors="replace",
             env=clean | {"GIT_OPTIONAL_LOCKS": "0", "LC_ALL": "C"},
+            encoding="utf-8",
         )
     except OSError:
         return None
@@ -68,7 +68,7 @@ def git(
     """
     if checkout is None:  # installed, or copied to this host
         if paths.BUILT_FROM.exists():
-            return record.Git(**json.loads(paths.BUILT_FROM.read_text()))
+            return record.Git(**strict_json.loads(paths.BUILT_FROM.read_text(encoding="utf-8")))
         return record.Git(None, None)
     checkout = checkout.resolve()
     top = _git(checkout, "rev-parse", "--show-toplevel")

@@ -8,13 +8,11 @@ attempts from 0.
 from __future__ import annotations
 
 import dataclasses
-import errno
 import functools
 import hashlib
 import json
 import math
 import os
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
@@ -23,9 +21,10 @@ from typing import Any, Literal
 
 import fastjsonschema
 
-from harness import paths
-from harness.errors import DiskFull, RecordError, UnknownSchema
+from harness import paths, strict_json
+from harness.errors import RecordError, UnknownSchema
 from harness.measure import record_digests
+from harness.measure.storage import write_atomically
 
 SCHEMA = "coppice.run/1"
 SCHEMA_FILE = paths.RECORD_SCHEMA
@@ -181,8 +180,9 @@ class RunRecord:
                 del plain[part][optional]
         # asdict keeps tuples, but the schema has only lists.
         try:
-            return json.loads(json.dumps(plain, allow_nan=False))  # type: ignore[no-any-return]
-        except (TypeError, ValueError) as error:
+            text = strict_json.readable(json.dumps(plain, allow_nan=False, ensure_ascii=False))
+            return json.loads(text)  # type: ignore[no-any-return]
+        except (TypeError, ValueError, RecursionError) as error:
             raise RecordError(f"the record of {self.run_id} is not plain data: {error}") from error
 
     @classmethod
@@ -224,7 +224,7 @@ def _rig(data: Mapping[str, Any]) -> Rig:
 @functools.cache
 def _validator(samples: bool) -> Callable[[Any], Any]:
     """The compiled schema; without `samples` it does not validate each sample."""
-    schema = json.loads(SCHEMA_FILE.read_text())
+    schema = json.loads(SCHEMA_FILE.read_text(encoding="utf-8"))
     if not samples:
         del schema["definitions"]["samples"]["items"]
     compiled: Callable[[Any], Any] = fastjsonschema.compile(schema)
@@ -262,19 +262,18 @@ def check(data: object) -> None:
         if names.count(name) > 1:
             raise RecordError(f"two series of the same name and dimensions: {name}")
     for series in data["series"]:  # type: ignore[index]
-        # JSON numbers too large for a float have been read as infinite.
-        if not all(map(math.isfinite, chain(series["samples"], series["warmup"]))):
+        try:
+            finite = all(map(math.isfinite, chain(series["samples"], series["warmup"])))
+        except OverflowError:  # an integer that no float can hold
+            finite = False
+        if not finite:
             raise RecordError(f"series {series['metric']!r} holds a sample that is not finite")
-
-
-def _refuse(constant: str) -> None:
-    raise ValueError(f"{constant} is not a JSON number")
 
 
 def parse(text: str | bytes, where: str = "the record") -> RunRecord:
     """Parse a record; `where` names it in errors. Raises UnknownSchema or RecordError."""
     try:
-        data = json.loads(text, parse_constant=_refuse)
+        data = strict_json.loads(text)
     except ValueError as error:
         raise RecordError(f"{where} is not JSON, perhaps half-written: {error}") from error
     try:
@@ -304,17 +303,23 @@ def find(results: Path) -> Iterator[Path]:
             yield from (machine / file for file in names)
 
 
-def write(record: RunRecord, results: Path) -> Path:
-    """Validate a record and store it atomically as `results`/<machine>/<run>.<rig>.run.json.
-
-    Returns its path. Raises RecordError (invalid, or already stored) and DiskFull.
-    """
+def encoded(record: RunRecord, results: Path) -> tuple[Path, bytes]:
+    """The path of a record, `results`/<machine>/<run>.<rig>.run.json, and its content. Raises
+    RecordError if it is not valid."""
     data = record.to_json()
     check(data)
-    name = f"{record.run_id}.{record.rig.id}.run.json"
-    target = results / record.machine.id / name
-    text = json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-    write_atomically(target, text.encode())
+    target = results / record.machine.id / f"{record.run_id}.{record.rig.id}.run.json"
+    text = strict_json.dumps(data, indent=1) + "\n"
+    return target, text.encode()
+
+
+def write(record: RunRecord, results: Path) -> Path:
+    """Validate a record and store it atomically. Returns its path.
+
+    Raises RecordError (invalid, or already stored), DiskFull and PathError.
+    """
+    target, content = encoded(record, results)
+    write_atomically(target, content)
     return target
 
 
@@ -322,38 +327,3 @@ def digest(path: Path) -> str:
     """The SHA-256 of a file, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def write_atomically(target: Path, content: bytes) -> None:
-    """Write a new file durably and atomically: temporary file, fsync, link, fsync of the directory.
-
-    Raises RecordError where `target` exists, and DiskFull.
-    """
-    temporary = None
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=".half-written-")
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-            os.fchmod(file.fileno(), 0o644)
-        try:
-            os.link(temporary, target)
-        except FileExistsError as error:
-            raise RecordError(f"{target} exists already; a record is never overwritten") from error
-        directory = os.open(target.parent, os.O_RDONLY)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise DiskFull(
-                f"no space left to write {target}: {error.strerror}; no partial file was kept",
-                hint="free some space, or choose another directory with --results",
-            ) from error
-        raise
-    finally:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)

@@ -124,7 +124,7 @@ def _sentence(described: Schema) -> str:
 
 
 def main() -> int:
-    sys.stdout.write(page(json.loads(paths.RECORD_SCHEMA.read_text())))
+    sys.stdout.write(page(json.loads(paths.RECORD_SCHEMA.read_text(encoding="utf-8"))))
     return 0
 
 

@@ -4,7 +4,7 @@
 
     results/a-machine/20261123T….cold-start.run.json    one record
     20261123T181242Z                                    the run whose id starts with this
-    commit=3f19571,tier=durable-pool                    all matches; of equal series the newest
+    commit=5754f44,tier=durable-pool                    all matches; of equal series the newest
 
 Names are `rig`, `machine`, `commit`, `profile`, `kernel`, `interleave` and every dimension of a
 series.

@@ -32,7 +32,9 @@ class System:
     def read(self, path: str) -> str | None:
         """The stripped text of a file; None where it cannot be read."""
         try:
-            return (self.root / path.lstrip("/")).read_text(errors="replace").strip()
+            return (
+                (self.root / path.lstrip("/")).read_text(errors="replace", encoding="utf-8").strip()
+            )
         except OSError:
             return None
 
@@ -52,6 +54,7 @@ class System:
                 errors="replace",
                 timeout=PROGRAM_LIMIT_S,
                 env=os.environ | {"LC_ALL": "C"},
+                encoding="utf-8",
             )
         except (OSError, subprocess.TimeoutExpired):
             return None

@@ -69,11 +69,13 @@ def judge(
     elapsed_s: float,
     git: Git,
     series: Sequence[Series],
+    clocks: Sequence[str] = (),
 ) -> Validity:
     """Valid, suspect or failed, with a sentence for every reason.
 
     `before` and `after` are from `machine.state()`; `own_cpu_seconds` and `elapsed_s` are from
-    `OwnCpu`, for the time between them; `series` are the record's. A missing fact is no reason.
+    `OwnCpu`, for the time between them; `series` are the record's; `clocks` is what was noticed of
+    the wall clock. A missing fact is no reason.
     """
     change = _Change(before, after)
     reasons = [
@@ -82,6 +84,7 @@ def judge(
         *_events(change),
         *_processors(change, own_cpu_seconds, elapsed_s),
         *_settings(change),
+        *clocks,
     ]
     if git.dirty:
         reasons.append(

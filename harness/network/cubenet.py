@@ -234,7 +234,7 @@ def _bypass_iptables() -> None:
     for family in ("iptables", "ip6tables", "arptables"):
         setting = Path(f"/proc/sys/net/bridge/bridge-nf-call-{family}")
         if setting.exists():
-            setting.write_text("0")
+            setting.write_text("0", encoding="utf-8")
 
 
 def _remove_bridge(own: Links) -> int:
@@ -252,12 +252,16 @@ def _remove_bridge(own: Links) -> int:
 
 @contextlib.contextmanager
 def open_cubenet(
-    run: Run, outside: Path | int | None = None, again: Callable[[], object] | None = None
+    run: Run,
+    outside: Path | int | None = None,
+    again: Callable[[], object] | None = None,
+    resolver: IPv4Address | None = None,
 ) -> Iterator[Cubenet]:
     """A network of a run, until the block ends. Its namespace is mounted in the run's directory.
 
     `outside` is a namespace (a path, or the PID of a process in it) that sandboxes reach through
     address translation, within their policies (see `uplink`); without it nothing leaves the bridge.
+    `resolver` is there: sandboxes whose policies have `dns` for the bridge's address may ask it.
     `again` takes over the network of a killed process of this run: it is called once no packet
     passes there any more, and must release that process's rules; afterwards attach the sandboxes
     that remain (`Cubenet.adopt`). Raises MissingPrivilege, and Unsupported where the kernel lacks a
@@ -279,7 +283,7 @@ def open_cubenet(
             engine = Nftables(f"coppice-{run.id}")
             stack.callback(engine.close)
         if outside is not None:
-            stack.enter_context(uplink(path, own, bridge, outside))
+            stack.enter_context(uplink(path, own, bridge, outside, resolver))
             engine.open_gate(GATEWAY_MAC, GATEWAYS)
         net = Cubenet(path, own, bridge, engine, outside=outside is not None, first=first)
         stack.callback(net.close)

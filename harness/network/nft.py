@@ -225,6 +225,11 @@ def masquerade() -> bytes:
     return _expression("masq")
 
 
+def redirect4(register: int) -> bytes:
+    """Translate the destination to the IPv4 address in a register."""
+    return _expression("nat", u32(1, 1), u32(2, 2), _register(3, register))
+
+
 @dataclass(frozen=True)
 class Set:
     """A hash set: `key` has the types of its key fields, `size` is its maximum number of elements.

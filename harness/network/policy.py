@@ -8,13 +8,13 @@ default. Private ranges are denied unless they are allowed explicitly.
 from __future__ import annotations
 
 import functools
-import json
 import socket
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from ipaddress import IPv6Network, ip_address, ip_network
 from typing import Any, Literal
 
+from harness import strict_json
 from harness.errors import PolicyError
 from harness.host.identity import NETWORK, NETWORK6
 
@@ -169,7 +169,7 @@ class Policy:
     def from_json(cls, text: str | bytes | Mapping[str, Any]) -> Policy:
         """A policy from JSON, as text or parsed. Missing lists are empty; the default is deny."""
         try:
-            data = text if isinstance(text, Mapping) else json.loads(text)
+            data = text if isinstance(text, Mapping) else strict_json.loads(text)
         except ValueError as error:
             raise PolicyError(f"the policy is not JSON: {error}") from error
         if not isinstance(data, Mapping):

@@ -80,8 +80,8 @@ def kernel_of(hello: Mapping[str, str]) -> tuple[bool, str]:
 
     Kernels are compared by boot id, or by release where the agent has no boot id.
     """
-    ours = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    release = Path("/proc/sys/kernel/osrelease").read_text().strip()
+    ours = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
+    release = Path("/proc/sys/kernel/osrelease").read_text(encoding="utf-8").strip()
     own = hello["boot_id"] != ours if hello["boot_id"] else hello["kernel"] != release
     return own, hello["kernel"]
 

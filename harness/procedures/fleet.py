@@ -71,7 +71,7 @@ def runnable_threads() -> int:
     """The host's current number of runnable threads."""
     if sys.platform.startswith("freebsd"):
         return runnable_on_freebsd(System().run(["sysctl", "-n", "vm.vmtotal"]) or "")
-    return int(Path("/proc/loadavg").read_text().split()[3].partition("/")[0])
+    return int(Path("/proc/loadavg").read_text(encoding="utf-8").split()[3].partition("/")[0])
 
 
 def runnable_on_freebsd(text: str) -> int:
@@ -84,11 +84,12 @@ def admit(count: int, each: int, available: int, bounds: Bounds) -> None:
     """Raise NotEnoughMemory if the host lacks memory for `count` sandboxes of `each` bytes."""
     need, have = count * each, available - bounds.floor
     if need > have:
+        fit = max(have, 0) // max(each, 1)
         raise NotEnoughMemory(
             f"{count} sandboxes of {each / 2**20:.1f} MiB, measured with two of them, need "
             f"{need / 2**30:.1f} GiB; this host has {max(have, 0) / 2**30:.1f} GiB available "
             f"beyond the {bounds.floor / 2**30:.1f} GiB that stay free",
-            hint=f"request at most {max(have, 0) // max(each, 1)}, or override with --force",
+            hint=f"request at most {fit}" if fit else "free some memory",
         )
 
 

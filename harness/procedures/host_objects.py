@@ -61,14 +61,14 @@ def _processes(nested: Path) -> Iterator[str]:
         if not entry.name.isdigit() or int(entry.name) == os.getpid():
             continue
         with contextlib.suppress(OSError):  # it ends meanwhile
-            state = (entry / "stat").read_text().rpartition(")")[2].split()[0]
+            state = (entry / "stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0]
             known_by = (entry / "cmdline").read_bytes() + b"\0" + (entry / "environ").read_bytes()
             if state != "Z" and mark in known_by:
-                yield f"process {entry.name} {(entry / 'comm').read_text().strip()}"
+                yield f"process {entry.name} {(entry / 'comm').read_text(encoding='utf-8').strip()}"
 
 
 def _mounts(nested: Path) -> Iterator[str]:
-    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+    for line in Path("/proc/self/mountinfo").read_text(encoding="utf-8").splitlines():
         if f"{nested}/" in line:
             yield f"mount {line.split()[4]}"
 
@@ -97,11 +97,17 @@ def _of_kernel() -> Iterator[str]:
     if NAMESPACES.is_dir():
         yield from (f"network namespace {name.name}" for name in NAMESPACES.iterdir())
     if nft := shutil.which("nft"):
-        listed = subprocess.run([nft, "list", "tables"], capture_output=True, text=True)
+        listed = subprocess.run(
+            [nft, "list", "tables"],
+            capture_output=True,
+            text=True,
+            encoding="utf-8",
+            errors="replace",
+        )
         yield from (f"nftables {table}" for table in listed.stdout.splitlines())
     for name in KSM_SETTINGS:
         with contextlib.suppress(OSError):  # a kernel without samepage merging
-            yield f"setting {KSM / name} {(KSM / name).read_text().strip()}"
+            yield f"setting {KSM / name} {(KSM / name).read_text(encoding='utf-8').strip()}"
 
 
 def _temporary() -> Iterator[str]:

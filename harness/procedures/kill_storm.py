@@ -118,7 +118,12 @@ class Storm:
         """The seconds that `coppice clean` takes, and what is left then, also in `directories`."""
         began = time.perf_counter()
         done = subprocess.run(
-            [*COPPICE, "clean"], env=self.environment, capture_output=True, text=True
+            [*COPPICE, "clean"],
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            encoding="utf-8",
+            errors="replace",
         )
         seconds = time.perf_counter() - began
         if done.returncode:

@@ -19,7 +19,9 @@ from dataclasses import dataclass
 
 from harness.errors import CoppiceError, SandboxError, WrongAnswer
 from harness.host.boot import boot_id
+from harness.measure import wall_clock
 from harness.measure.clock import LADDER
+from harness.measure.wall_clock import Reading
 from harness.sandbox.protocol import Sandbox
 
 RUNGS = tuple(rung.name for rung in LADDER)
@@ -36,6 +38,8 @@ class Climb:
     failure: str | None = None
     sandbox: Sandbox | None = None
     start: float = 0.0
+    clocks: Reading | None = None
+    """The clocks before the request."""
 
 
 def climb(acquire: Callable[[], Sandbox], upto: str, timeout_s: float) -> Climb:
@@ -76,8 +80,11 @@ def climb_together(
     Returns when all have reached `upto`, so that what the caller does with a sandbox does not load
     the host while others are still on their way.
     """
+    clocks = wall_clock.read()
     if count == 1:
-        return [climb(acquire, upto, timeout_s)]
+        alone = climb(acquire, upto, timeout_s)
+        alone.clocks = clocks
+        return [alone]
     climbs: list[Climb] = [Climb({}, "never started")] * count
     # Closing a pipe releases all threads with one system call; threading.Barrier wakes them one by
     # one, and each takes its lock while the first are already being timed.
@@ -95,6 +102,8 @@ def climb_together(
     for thread in threads:
         thread.join()
     os.close(gate)
+    for each in climbs:
+        each.clocks = clocks
     return climbs
 
 
@@ -109,7 +118,12 @@ def conclude(climbs: Sequence[Climb], release: Callable[[Sandbox], None], own_ke
         try:
             if done.failure is None:
                 # The vCPU ran before the reply, whatever the VMM's timestamp.
-                resumed = done.sandbox.resumed_at() - done.start
+                moment = done.sandbox.resumed_at()
+                resumed = moment - done.start
+                if done.clocks:
+                    wall_clock.watch.attempt(done.clocks)
+                if moment and resumed < done.rungs["object"] - wall_clock.STEP_S:
+                    wall_clock.watch.early()
                 bounded = min(max(resumed, done.rungs["object"]), done.rungs["first-reply"])
                 done.rungs["resumed"] = bounded
                 if own_kernel:

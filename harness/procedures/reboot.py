@@ -97,7 +97,9 @@ def _run_until_killed(column: Column, runtime: Path) -> None:
     """Make a sandbox in another process, which is killed once the sandbox has written its mark."""
     argv = [sys.executable, "-m", __name__, column.substrate, column.tier]
     environment = {**os.environ, "COPPICE_RUNTIME": os.fspath(runtime)}
-    with subprocess.Popen(argv, env=environment, stdout=subprocess.PIPE, text=True) as child:
+    with subprocess.Popen(
+        argv, env=environment, stdout=subprocess.PIPE, text=True, encoding="utf-8", errors="replace"
+    ) as child:
         assert child.stdout
         report = child.stdout.readline()
         child.kill()
@@ -131,7 +133,7 @@ def _power_off(runtime: Path, *, again: bool = True) -> None:
                 ) from error
             time.sleep(0.05)
     if again:
-        Path("/proc/sys/vm/drop_caches").write_text("1")
+        Path("/proc/sys/vm/drop_caches").write_text("1", encoding="utf-8")
         _mount(runtime)
 
 

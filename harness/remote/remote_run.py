@@ -31,7 +31,7 @@ from harness.host.run import VARIABLE
 from harness.host.session import open_run
 from harness.measure import provenance
 from harness.measure.machine import FUNCTION_ONLY
-from harness.measure.record import write_atomically
+from harness.measure.storage import write_atomically
 from harness.remote import worker
 from harness.remote.ssh_connection import VARIABLE as HOST
 from harness.remote.ssh_connection import Address, Connection
@@ -192,7 +192,7 @@ class RemoteRun:
     def run(self, argv: Sequence[str], results: Path | None) -> int:
         """Run `coppice ARGV` there, fetch its records into `results`, and return its exit code."""
         python = find_python(self._connection)
-        source = Path(worker.__file__).read_text()
+        source = Path(worker.__file__).read_text(encoding="utf-8")
         with contextlib.ExitStack() as stack:
             process = self._connection.popen(
                 shlex.join([python, "-c", source, self._mark]),
@@ -292,6 +292,7 @@ class RemoteRun:
 
 _PASSED_ON = (
     "COPPICE_ACCELERATOR",
+    "COPPICE_CONFINEMENT",
     FUNCTION_ONLY,
     "COPPICE_GUEST_AGENT",
     "COPPICE_INITRAMFS",

@@ -108,7 +108,7 @@ class Connection:
         deadline = time.monotonic() + _PATIENCE_S
         while not self._control.exists():
             if self._master.poll() is not None:
-                raise explain(self.address, log_file.read_text(errors="replace"))
+                raise explain(self.address, log_file.read_text(errors="replace", encoding="utf-8"))
             if time.monotonic() > deadline:
                 raise HostError(
                     f"{self.address} did not accept the connection in {_PATIENCE_S:g} s"

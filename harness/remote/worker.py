@@ -113,7 +113,8 @@ def run(directory: pathlib.Path, order: dict[str, Any], lock: int) -> tuple[int,
     code = child.wait()
     for thread in pumps:
         thread.join()
-    return code, watcher
+    # As a shell says it of a process that a signal has ended.
+    return 128 - code if code < 0 else code, watcher
 
 
 def digests(out: pathlib.Path) -> dict[str, str]:
@@ -129,7 +130,7 @@ def main(mark: str) -> None:
     directory = parent_directory() / order["id"]
     try:
         directory.mkdir(parents=True, mode=0o700)
-        lock = (directory / "owner.lock").open("w")
+        lock = (directory / "owner.lock").open("w", encoding="utf-8")
         fcntl.flock(lock, fcntl.LOCK_EX)
         lock.write(str(os.getpid()))
         lock.flush()

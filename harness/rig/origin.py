@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import importlib.metadata
-import json
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from harness import paths
+from harness import paths, strict_json
 from harness.measure import provenance
 from harness.measure.record import Distribution, Git, Series
 from harness.rig import discovery
@@ -58,7 +57,7 @@ def _git(distribution: importlib.metadata.Distribution) -> Git:
     PEP 610: pip records where a package came from, unless that was an index.
     """
     try:
-        source = json.loads(distribution.read_text("direct_url.json") or "{}")
+        source = strict_json.loads(distribution.read_text("direct_url.json") or "{}")
     except ValueError:
         source = {}
     if commit := source.get("vcs_info", {}).get("commit_id"):
@@ -75,6 +74,8 @@ def _top(directory: Path) -> Path | None:
             ["git", "-C", str(directory), "-c", "safe.directory=*", "rev-parse", "--show-toplevel"],
             capture_output=True,
             text=True,
+            encoding="utf-8",
+            errors="replace",
         )
     except OSError:
         return None

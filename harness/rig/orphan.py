@@ -18,11 +18,13 @@ _FREEBSD_P_PID, _FREEBSD_PROC_PDEATHSIG_CTL = 0, 11
 
 def interrupted_with_parent() -> Callable[[], None]:
     """What a child of this process calls before exec (`preexec_fn`): the kernel then sends SIGINT
-    to the child when this process has ended."""
+    to the child when this process has ended. SIGINT has its effect in the child even where a shell
+    has started this process in the background, with the signal ignored."""
     kernel = ctypes.CDLL(None)  # loaded here: a forked child should do as little as possible
     parent, number = os.getpid(), ctypes.c_int(signal.SIGINT)
 
     def ask_kernel() -> None:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
         if sys.platform.startswith("freebsd"):
             argument = ctypes.byref(number)
             self = ctypes.c_int64(0)

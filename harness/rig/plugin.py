@@ -8,19 +8,18 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import signal
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
 import pytest
 
-from harness import command_log, paths
+from harness import command_log, interrupts, paths
 from harness.errors import NotEnoughMemory, PathError, Unsupported
 from harness.host import cgroups
 from harness.host.run import Run
 from harness.host.session import open_run
-from harness.rig import evidence, progress, stages
+from harness.rig import evidence, exit_code, progress, stages
 from harness.rig.evidence import Evidence, of_session
 from harness.rig.info import RigInfo
 from harness.rig.recorder import RigRun, given_options
@@ -43,6 +42,7 @@ def pytest_load_initial_conftests() -> Iterator[None]:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(Evidence(), evidence.NAME)
+    config.pluginmanager.register(exit_code.ExitCode(), exit_code.NAME)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -71,18 +71,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--coppice-concurrency", action="append", type=int, help="only this concurrency"
     )
-
-
-def interruptible() -> None:
-    """Let termination signals raise KeyboardInterrupt, so that the session cleans up.
-
-    SIGINT too: a shell that starts this process in the background has it ignored.
-    """
-    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) is signal.SIG_DFL:
-            signal.signal(number, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -114,21 +102,24 @@ def _is_long(item: pytest.Item) -> bool:
 
 
 @contextlib.contextmanager
-def _skipped_where_unsupported() -> Iterator[None]:
+def _skipped_where_unsupported(item: pytest.Item) -> Iterator[None]:
     """Skip what this host cannot do, with the reason and the remedy.
 
-    A request that does not fit its memory ends the session with the error's exit code;
-    so does a cache that cannot be written.
+    A request that does not fit its memory is skipped too, but decides the exit code if nothing
+    fails. A cache that cannot be written ends the session: every rig needs it.
     """
     try:
         yield
     except Unsupported as reason:
         pytest.skip(f"not measured on this host: {reason}")
     except NotEnoughMemory as refusal:
-        pytest.exit(str(refusal), returncode=refusal.exit_code)
+        if "rig_run" not in getattr(item, "fixturenames", ()):
+            raise
+        why = exit_code.of_session(item.config).refuse(item, refusal)
+        pytest.skip(f"not measured on this host: {why}")
     except OSError as error:
         cache = paths.cache_directory()
-        place = Path(os.fsdecode(error.filename)) if error.filename else None
+        place = Path(os.fsdecode(error.filename)) if isinstance(error.filename, str) else None
         if error.errno not in UNWRITABLE or place is None:
             raise
         if not (place.is_relative_to(cache) or cache.is_relative_to(place)):
@@ -138,21 +129,21 @@ def _skipped_where_unsupported() -> Iterator[None]:
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_setup() -> Iterator[None]:
-    with _skipped_where_unsupported():
+def pytest_runtest_setup(item: pytest.Item) -> Iterator[None]:
+    with _skipped_where_unsupported(item):
         yield
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_call() -> Iterator[None]:
-    with _skipped_where_unsupported():
+def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
+    with _skipped_where_unsupported(item):
         yield
 
 
 @pytest.fixture(scope="session")
 def run(request: pytest.FixtureRequest) -> Iterator[Run]:
     """The run that everything created in this session belongs to."""
-    interruptible()
+    interrupts.raise_from_now_on()
     kept = of_session(request.config)
     with kept.collecting(), open_run() as opened:
         kept.opened(opened)

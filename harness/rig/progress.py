@@ -6,6 +6,7 @@ measurement: its line begins before and ends after. Skipped cases are counted by
 
 from __future__ import annotations
 
+import signal
 import time
 from collections import Counter
 from collections.abc import Generator
@@ -13,10 +14,12 @@ from collections.abc import Generator
 import pytest
 from _pytest.capture import CaptureManager  # pytest exports no name of its type
 
-from harness.errors import UsageError
+from harness import interrupts, terminal
+from harness.errors import Interrupted, UsageError
 from harness.measure.quantity import show, show_interval
 from harness.measure.record import Series
 from harness.measure.statistics import summarise
+from harness.rig import exit_code
 from harness.rig.info import RigInfo
 from harness.rig.recorder import RigRun
 
@@ -44,6 +47,8 @@ class Progress:
         self._capture = capture
         self._items: dict[str, pytest.Item] = {}
         self._done = 0
+        self._skipped = 0
+        self._broken = False
         self._began = 0.0
         self._line = ""
         self._unmeasured: Counter[str] = Counter()
@@ -57,7 +62,8 @@ class Progress:
         rig = getattr(getattr(item, "module", None), "RIG", None)
         _, bracket, case = item.name.partition("[")
         name = rig.id if isinstance(rig, RigInfo) else item.name
-        share = 100 * self._done // len(self._items)
+        # A skipped case is no progress; which are skipped is known only when their turn comes.
+        share = 100 * self._done // max(1, len(self._items) - self._skipped)
         self._line = f"{share:3} %  {name:{ID_WIDTH}} {case[:-1] if bracket else '':{CASE_WIDTH}} "
         self._write(self._line if self._terminal.isatty else "")
 
@@ -73,7 +79,8 @@ class Progress:
     ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
         report = yield
         if report.when == "call" or (report.when == "setup" and not report.passed):
-            self._done += 1
+            self._skipped += report.skipped
+            self._done += not report.skipped
             rig_run = getattr(item, "funcargs", {}).get("rig_run")
             self._end(report, rig_run if isinstance(rig_run, RigRun) else None)
         return report
@@ -89,8 +96,8 @@ class Progress:
         took = time.monotonic() - self._began
         if report.skipped:
             reason = str(report.longrepr[2] if isinstance(report.longrepr, tuple) else "skipped")
-            why = reason.removeprefix("Skipped: ").partition("\n")[0]
-            self._unmeasured[why.removeprefix("not measured on this host: ")] += 1
+            why = reason.removeprefix("Skipped: ").removeprefix("not measured on this host: ")
+            self._unmeasured[why if self._refused(report) else why.partition("\n")[0]] += 1
             self._write("\r\033[K" if self._terminal.isatty else "")
         else:
             figure = rig_run.headline if rig_run else None
@@ -109,8 +116,26 @@ class Progress:
         for why, count in self._unmeasured.items():
             self._write(f"  {count} case{'s' if count > 1 else ''}: {why}\n")
 
+    @staticmethod
+    def _refused(report: pytest.TestReport) -> bool:
+        """Whether it was the host's memory that did not suffice: the hint tells what does."""
+        return any(name == exit_code.REFUSED for name, _ in report.user_properties)
+
     def _write(self, text: str) -> None:
-        self._terminal.write(text, flush=True)
+        if self._broken:
+            return
+        try:
+            self._terminal.write(text, flush=True)
+        except BrokenPipeError:
+            # The reader, such as `head`, has gone: everything is taken down.
+            self._broken = True
+            raise Interrupted(signal.SIGPIPE) from None
+
+
+def pytest_configure() -> None:
+    """End this process in order on signals, from before its run is opened."""
+    interrupts.raise_from_now_on()
+    terminal.degrade()
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:

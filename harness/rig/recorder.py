@@ -7,15 +7,18 @@ before and after; the record says when a measurement was disturbed.
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from harness import command_log, paths
+from harness.errors import DiskFull, LimitReached, PathError
 from harness.host.run import new_run_id
 from harness.measure import benchmark as adaptor
-from harness.measure import machine, provenance, validity
+from harness.measure import machine, provenance, validity, wall_clock
 from harness.measure.record import (
     Clock,
     Facts,
@@ -24,8 +27,10 @@ from harness.measure.record import (
     Series,
     Validity,
     digest,
+    encoded,
     write,
 )
+from harness.measure.storage import keep_elsewhere
 from harness.rig import discovery, tasks
 from harness.rig import origin as origins
 from harness.rig.info import RigInfo
@@ -64,7 +69,7 @@ class RigRun:
         self._images: Sequence[Image] = ()
         self._accelerator: str | None = None
         self._tools: Sequence[str] = ()
-        self._started = ""
+        self._started, self._begun = datetime.now(UTC), time.monotonic()
         self._before: Facts = {}
         self._after: Facts = {}
         self._own_cpu = validity.OwnCpu(own_cpu_s)
@@ -88,7 +93,9 @@ class RigRun:
 
     def begin(self) -> None:
         """Set-up and warm-up are over: from here on disturbances count."""
-        self._started = provenance.utc_now()
+        wall_clock.watch.begin()
+        self._begun = time.monotonic()
+        self._started = datetime.now(UTC)
         self._before = machine.state()
         self._own_cpu.__enter__()
         self.announce(BEGUN)
@@ -131,15 +138,18 @@ class RigRun:
             self._own_cpu.elapsed_s,
             origin.git,
             series,
+            wall_clock.watch.reasons(),
         )
         if broken:
             judged = Validity("failed", (*broken, *judged.reasons))
+        # Not read again: the wall clock may have been set meanwhile.
+        elapsed = timedelta(seconds=time.monotonic() - self._begun)
         self.doubts = judged.reasons
         self.failed = judged.status == "failed" or any(one.failures for one in series)
         record = RunRecord(
             run_id=self.run_id,
-            started=self._started,
-            finished=provenance.utc_now(),
+            started=provenance.utc_now(self._started),
+            finished=provenance.utc_now(self._started + elapsed),
             profile=self._profile,
             rig=provenance.rig(rig.id, file, origin.root, origin.distribution),
             claims=rig.claims,
@@ -154,9 +164,17 @@ class RigRun:
             tools=provenance.tools(self._tools) | origins.packages(series),
             harness=provenance.harness(),
         )
-        path = write(record, self._results)
+        path = self._store(record)
         self.announce(WRITTEN)
         return path
+
+    def _store(self, record: RunRecord) -> Path:
+        """Store a record; where that fails, raise an error that names where it is kept instead."""
+        try:
+            return write(record, self._results)
+        except (DiskFull, PathError, LimitReached) as error:
+            target, content = encoded(record, self._results)
+            raise keep_elsewhere(target, content, error) from error
 
     def deliver(
         self,

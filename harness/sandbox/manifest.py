@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from harness import strict_json
 from harness.errors import CheckpointCorrupt, CheckpointForeign, CheckpointTruncated
 from harness.measure.record import Scalar
 
@@ -53,7 +54,7 @@ def parse(
     `directory` is named in errors. Raises CheckpointCorrupt, CheckpointForeign.
     """
     try:
-        data = json.loads(text)
+        data = strict_json.loads(text)
         found, built_from = data["schema"], dict(data["built_from"].items())
         entries = {name: data["files"][name] for name in names}
         files = {

@@ -223,7 +223,9 @@ class Log:
     def tail(self) -> str:
         """The last three lines, joined."""
         with contextlib.suppress(OSError):
-            return " | ".join(self.path.read_text(errors="replace").strip().splitlines()[-3:])
+            return " | ".join(
+                self.path.read_text(errors="replace", encoding="utf-8").strip().splitlines()[-3:]
+            )
         return ""
 
     def close(self) -> None:

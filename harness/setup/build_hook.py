@@ -22,7 +22,7 @@ class CommitHook(BuildHookInterface):  # type: ignore[type-arg]
         built_from = {"commit": commit, "dirty": None if changes is None else bool(changes)}
         self._directory = tempfile.TemporaryDirectory()
         file = Path(self._directory.name) / "built-from.json"
-        file.write_text(json.dumps(built_from) + "\n")
+        file.write_text(json.dumps(built_from) + "\n", encoding="utf-8")
         build_data["force_include"][str(file)] = "harness/built-from.json"
 
     def finalize(self, version: str, build_data: dict[str, Any], artifact_path: str) -> None:
@@ -32,7 +32,9 @@ class CommitHook(BuildHookInterface):  # type: ignore[type-arg]
     def _git(self, *arguments: str) -> str | None:
         argv = ["git", "-C", self.root, "-c", f"safe.directory={self.root}", *arguments]
         try:
-            done = subprocess.run(argv, capture_output=True, text=True)
+            done = subprocess.run(
+                argv, capture_output=True, text=True, encoding="utf-8", errors="replace"
+            )
         except OSError:
             return None
         return done.stdout.strip() if done.returncode == 0 else None

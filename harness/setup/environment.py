@@ -73,7 +73,7 @@ def write_stamp(root: Path, **done: object) -> None:
     """Update the stamp atomically."""
     path = root / ".venv" / STAMP
     new = path.with_suffix(".new")
-    new.write_text(json.dumps({**read_stamp(root), **done}))
+    new.write_text(json.dumps({**read_stamp(root), **done}), encoding="utf-8")
     new.replace(path)
 
 

@@ -122,7 +122,11 @@ def _stanza(text: str, codename: str, components: str) -> str:
 
 def _sources() -> dict[str, str]:
     files = (APT / "sources.list", *sorted((APT / "sources.list.d").glob("*")))
-    return {path.name: path.read_text(errors="replace") for path in files if path.is_file()}
+    return {
+        path.name: path.read_text(errors="replace", encoding="utf-8")
+        for path in files
+        if path.is_file()
+    }
 
 
 def quietly(command: Sequence[str], directory: Path, lock: int) -> int:
@@ -136,6 +140,7 @@ def quietly(command: Sequence[str], directory: Path, lock: int) -> int:
         text=True,
         errors="replace",
         pass_fds=(lock,),
+        encoding="utf-8",
     )
     if done.returncode:
         print(done.stdout, file=sys.stderr, end="")
@@ -158,6 +163,8 @@ def offered(packages: Sequence[str], *options: str) -> list[str]:
         env={**os.environ, "LC_ALL": "C"},
         capture_output=True,
         text=True,
+        encoding="utf-8",
+        errors="replace",
     ).stdout
     found = re.findall(r"^(\S+):\n(?:  .*\n)*?  Candidate: (?!\(none\))", output, re.M)
     return [package for package in packages if package in found]
@@ -182,7 +189,7 @@ def _no_service_started() -> Iterator[None]:
     if POLICY.exists() or not os.access(POLICY.parent, os.W_OK):
         yield
         return
-    POLICY.write_text("#!/bin/sh\nexit 101\n")
+    POLICY.write_text("#!/bin/sh\nexit 101\n", encoding="utf-8")
     try:
         POLICY.chmod(0o755)
         yield
@@ -200,7 +207,7 @@ def all_components() -> Iterator[Sequence[str]]:
         (directory / "parts").mkdir()
         (directory / "lists" / "partial").mkdir(parents=True)
         for file, text in lists.items():
-            (directory / "parts" / file).write_text(text)
+            (directory / "parts" / file).write_text(text, encoding="utf-8")
         yield (
             "-o", "Dir::Etc::SourceList=/dev/null",
             "-o", f"Dir::Etc::SourceParts={directory / 'parts'}",

@@ -31,7 +31,7 @@ def current(root: Path) -> bool:
     if shutil.which("npm") is None or not all((root / name).is_file() for name in FILES):
         return True
     stamp = directory(root) / STAMP
-    return stamp.is_file() and stamp.read_text() == _digest(root)
+    return stamp.is_file() and stamp.read_text(encoding="utf-8") == _digest(root)
 
 
 def install(root: Path, lock: int) -> None:
@@ -46,4 +46,4 @@ def install(root: Path, lock: int) -> None:
         print("setup: npm could not install axe and vnu-jar; the tests that use them are skipped",
               file=sys.stderr)  # fmt: skip
         return
-    (target / STAMP).write_text(_digest(root))
+    (target / STAMP).write_text(_digest(root), encoding="utf-8")

@@ -229,6 +229,8 @@ class SubstrateContract:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            encoding="utf-8",
+            errors="replace",
         ) as owner:
             assert owner.stdout and owner.stderr
             directory = owner.stdout.readline().strip()
@@ -247,7 +249,7 @@ def _leases(run: Run) -> set[str]:
     found = set()
     for lease in run.leases.iterdir() if run.leases.is_dir() else ():
         with contextlib.suppress(OSError):  # another run has just released it
-            if lease.read_text(errors="replace") == run.id:
+            if lease.read_text(errors="replace", encoding="utf-8") == run.id:
                 found.add(lease.name)
     return found
 
@@ -267,7 +269,7 @@ def _running(processes: Sequence[psutil.Process]) -> list[int]:
 
 def _runs(pid: int) -> bool:
     try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        state = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0]
     except OSError:
         return False
     return state not in "ZX"
@@ -297,4 +299,4 @@ def _marked(directory: Path) -> list[int]:
 
 
 def _mounts() -> list[str]:
-    return Path("/proc/self/mounts").read_text().splitlines()
+    return Path("/proc/self/mounts").read_text(encoding="utf-8").splitlines()

@@ -149,3 +149,17 @@ def test_an_unknown_configuration_is_refused(
     argv = ["run", "cold-start", "--results", str(tmp_path), "--interleave", arm, "tier=full"]
     assert main(argv) == 64
     assert "--interleave" in capsys.readouterr().err
+
+
+def test_a_ratio_to_zero_is_null_in_json(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    zero = dataclasses.replace(_series(1.0, 6, "a"), samples=(0.0,) * 6)
+    old, new = _store(tmp_path, zero, day=1), _store(tmp_path, _series(1.0, 6, "b"), day=2)
+    assert main(["compare", str(old), str(new), "--json"]) == 1
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(constant)
+
+    (row,) = json.loads(capsys.readouterr().out, parse_constant=refuse)["rows"]
+    assert row["ratio"] == {"value": None, "low": None, "high": None}

@@ -2,15 +2,36 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from harness.cli import main
+from harness.measure import machine
+from harness.measure.record import find, load
 from tests.commands.plugins import coppice_with
+from tests.host.processes import ROOT, coppice
+
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")
+
+
+@contextlib.contextmanager
+def mounted(tmp_path: Path, options: str) -> Iterator[Path]:
+    """A small file system of its own."""
+    place = tmp_path / "mounted"
+    place.mkdir(exist_ok=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", place], check=True)
+    try:
+        yield place
+    finally:
+        subprocess.run(["umount", place], check=True)
+
 
 RUN = ("run", "cold-start", "--substrate", "noop")
 
@@ -22,13 +43,71 @@ def test_records_cannot_go_into_a_file(tmp_path: Path) -> None:
     assert "records cannot go to results" in done.stderr and "--results" in done.stderr
 
 
+@pytest.mark.parametrize("kind", ["link to nothing", "below a file", "no directories there"])
 def test_records_cannot_go_where_nothing_may_be_written(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(os, "access", lambda place, mode: False)  # root may write everywhere
-    assert main([*RUN, "--results", str(tmp_path / "a" / "b")]) == 73
-    assert f"{tmp_path} cannot be written" in capsys.readouterr().err
-    assert list(tmp_path.iterdir()) == []
+    results = tmp_path / "results"
+    if kind == "link to nothing":
+        results.symlink_to(tmp_path / "nothing")
+    elif kind == "below a file":
+        (tmp_path / "file").write_text("a file", encoding="utf-8")
+        results = tmp_path / "file" / "results"
+    else:
+        results = Path("/proc/results")
+    assert main([*RUN, "--results", str(results)]) == 73
+    shown = capsys.readouterr()
+    assert f"coppice: records cannot go to {results}" in shown.err and not shown.out
+
+
+@needs_root
+def test_a_read_only_file_system_is_refused_and_a_full_one_too(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for options, code in (("ro", 73), ("nr_inodes=1", 74)):
+        with mounted(tmp_path, options) as results:
+            assert main([*RUN, "--results", str(results)]) == code
+        assert f"coppice: records cannot go to {results}" in capsys.readouterr().err
+
+
+def pytest_on_rigs(*arguments: str) -> subprocess.CompletedProcess[str]:
+    argv = [sys.executable, "-m", "pytest", "rigs", "-p", "no:cacheprovider", "-q", "-k", "noop"]
+    return subprocess.run([*argv, *arguments], cwd=ROOT, capture_output=True, text=True)
+
+
+def test_pytest_tries_both_places_before_it_measures(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_text("", encoding="utf-8")
+    done = pytest_on_rigs(f"--coppice-results={file}")
+    assert done.returncode == 73 and "records cannot go to" in done.stdout
+    results = f"--coppice-results={tmp_path / 'results'}"
+    done = pytest_on_rigs(results, f"--benchmark-json={file / 'b.json'}")
+    assert done.returncode == 73 and str(file) in done.stdout
+    assert not list(find(tmp_path / "results"))
+
+
+def test_the_directory_of_a_benchmark_file_is_made(tmp_path: Path) -> None:
+    out = tmp_path / "a" / "b.json"
+    done = pytest_on_rigs(f"--coppice-results={tmp_path / 'results'}", f"--benchmark-json={out}")
+    assert done.returncode == 0, done.stdout
+    assert json.loads(out.read_text(encoding="utf-8"))["benchmarks"]
+
+
+@needs_root
+def test_samples_are_kept_elsewhere_when_the_disk_is_full_at_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COPPICE_STATE", str(tmp_path / "state"))
+    with mounted(tmp_path, "size=4k") as results:
+        (results / machine.describe(None).id).mkdir()
+        done = coppice(*RUN, "--results", str(results))
+        assert done.returncode == 74, done.stdout + done.stderr
+        assert not list(results.rglob("*.*"))
+    kept = list(find(tmp_path / "state" / "unstored"))
+    assert kept and "Traceback" not in done.stderr
+    for path in kept:
+        assert str(path) in done.stdout
+        assert load(path).series[0].samples
 
 
 @pytest.mark.parametrize(

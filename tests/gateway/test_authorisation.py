@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from harness.gateway.errors import ApiError
-from harness.gateway.gateway_process import GatewayProcess, running_gateway
+from harness.gateway.gateway_process import GatewayProcess, new_key, running_gateway
 from harness.gateway.wrong_credentials import ADDRESSES_MAX, BURST, WrongCredentials
 from harness.host.run import Run
 from tests.gateway.client import ENVD, INTERPRETER, Box
@@ -127,6 +127,8 @@ def test_an_address_may_fail_only_so_often(gateway: GatewayProcess) -> None:
     assert (status, json.loads(data)["code"]) == (429, "resource_exhausted")
     # Keys and tokens that are right are served as before.
     assert gateway.request("GET", url)[0] == 200
+    unused = {"X-API-KEY": new_key(gateway.directory)}
+    assert gateway.request("GET", url, headers=unused)[0] == 200
     right = {"X-Access-Token": box.token}
     assert ask(box, ENVD, "POST", "/process.Process/List", **right)[0] == 200
 

@@ -304,5 +304,5 @@ def test_figures_are_results(tmp_path: Path) -> None:
                 assert figure["png"].startswith("iVBOR") and figure["is_main_result"] is False
                 assert figure["text"].startswith("<Figure size ")
         assert not [line for line in shell.run("1") if "png" in line]
-        failed = error(shell.run("%gui qt"))
-        assert failed and "no display" in failed["value"]
+        # As an error or, in newer IPythons, on standard error.
+        assert "no display" in str(shell.run("%gui qt"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
+import tracemalloc
 from typing import Any
 
 import pytest
@@ -238,6 +239,17 @@ def test_requests_for_files_are_closed(box: Box) -> None:
             headers = box.headers(ENVD, **kind)
             response = box.served.request(method, f"/files?{query}", data, headers)
             assert name in message(response)
+    form = box.headers(ENVD, **{"Content-Type": "multipart/form-data; boundary=x"})
+    part = (
+        '--x\r\nContent-Disposition: form-data; name="%s"; filename="a"\r\n%s\r\n\r\n\r\n--x--\r\n'
+    )
+    end = "\r\n--x--\r\n"
+    for field, more, expected in (
+        ("other", "", "'other'"), ("file", "X: y", "no files"),
+        ("file", "X: " + "y" * 20_000, "header size"),
+    ):  # fmt: skip
+        response = box.served.request("POST", "/files", (part % (field, more) + end).encode(), form)
+        assert expected in message(response)
     headers = box.headers(ENVD, **kind, **{"X-Metadata-A": "b"})
     assert "metadata" in message(box.served.request("POST", "/files?path=/x", b"", headers))
 
@@ -257,6 +269,19 @@ def test_requests_for_files_are_closed(box: Box) -> None:
 )
 def test_json_that_is_none_is_refused(nothing: GatewayProcess, data: bytes) -> None:
     assert message(nothing.request("POST", CREATE, data, JSON))
+
+
+def test_json_with_many_values_is_refused_before_it_takes_memory() -> None:
+    many = b"[" + b"[]," * 200_000 + b"1]"
+    tracemalloc.start()
+    with pytest.raises(InvalidRequest, match="values"):
+        parse_json(many)
+    assert tracemalloc.get_traced_memory()[1] < 4 * len(many)
+    tracemalloc.stop()
+    with pytest.raises(InvalidRequest, match="values"):
+        parse_json(b'{"a":{' + b'"":0,' * 200_000 + b'"b":0}}')
+    text = '[1, {"a": "b"}],' * 40_000 + '\\"'
+    assert parse_json(json.dumps({"code": text}).encode()) == {"code": text}
 
 
 def test_a_deep_value_is_refused() -> None:

@@ -92,7 +92,7 @@ def test_a_key_has_no_access_to_another_key_s_sandboxes(nothing: GatewayProcess)
         ("POST", "/v2/sandboxes", b'{"templateID": "base", "timeout": 1e99}', 400),
         ("POST", "/v2/sandboxes", b'{"templateID": "base", "timeout": -1}', 400),
         ("POST", "/v2/sandboxes", b'{"templateID": "base", "network": {"allowOut": ["a.b"]}}', 400),
-        ("POST", "/v2/sandboxes", b" " * (2 << 20), 413),
+        ("POST", "/v2/sandboxes", b" " * (5 << 20), 413),
         ("POST", "/sandboxes/inothing/timeout", b'{"timeout": 1}', 404),
         ("GET", "/v2/sandboxes?limit=0", None, 400),
         ("GET", "/v2/sandboxes?limit=%D9%A1", None, 400),

@@ -214,6 +214,32 @@ def test_a_time_limit_ends_a_process_whose_caller_has_disconnected(box: Box) -> 
     eventually(lambda: pid not in processes(), 120)
 
 
+SLOW_TO_DIE = (
+    "python3 -c 'import time; x = b\"x\" * (150 << 20); print(1, flush=True); time.sleep(600)' &"
+    "echo $!; wait; :"
+)
+"""The kernel takes a while to free its memory."""
+
+
+def test_a_killed_process_and_its_group_are_gone_once_the_kill_is_answered(box: Box) -> None:
+    for slow in (
+        SLOW_TO_DIE,
+        SLOW_TO_DIE.replace(" &echo $!; wait; :", "").replace("py", "exec py", 1),
+    ):
+        with box.start(slow) as stream:
+            messages = stream.messages()
+            pid = next(messages)[1]["event"]["start"]["pid"]
+            output = b""
+            while not output.endswith(b"1\n") or len(output.split()) < slow.count("wait") + 1:
+                output += base64.b64decode(next(messages)[1]["event"]["data"]["stdout"])
+            pids = [str(pid), *output.decode().split()[:-1]]
+            selector = {"process": {"pid": pid}, "signal": "SIGNAL_SIGKILL"}
+            assert box.rpc("process.Process/SendSignal", selector)[0] == 200
+            for each in pids:
+                assert box.run(f"kill -0 {each}")[1] != 0
+            assert box.rpc("process.Process/SendSignal", selector)[0] == 404
+
+
 def test_keepalives_come_at_the_requested_interval(box: Box) -> None:
     begun = time.monotonic()
     with box.start("exec sleep 600", **{"Keepalive-Ping-Interval": "1"}) as stream:

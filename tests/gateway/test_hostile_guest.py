@@ -24,7 +24,7 @@ from harness.gateway.envd import budget, channel
 from harness.gateway.envd.client import Envd
 from harness.gateway.envd.interpreter import InterpreterLines
 from harness.gateway.envd.process import Listener, ProcessEvent, RunningProcess
-from harness.gateway.envd.wire import ENTRY, RequestKind, encode_request
+from harness.gateway.envd.wire import ENTRY, RequestKind
 from harness.gateway.gateway_process import running_gateway
 from harness.gateway.hostile import fuzz, peer
 from harness.gateway.hostile.cases import CASES, GROWTH_MAX, Attacks, Case
@@ -186,7 +186,7 @@ def test_a_guest_with_many_frames_takes_turns(monkeypatch: pytest.MonkeyPatch) -
 
         monkeypatch.setattr(envd, "handle_event", handle)
         turns: list[int] = []
-        theirs.sendall(encode_request(ENTRY, 1, b"") * count)
+        theirs.sendall(encode(ENTRY, 1, b"") * count)
         while len(seen) < count:
             await asyncio.sleep(0)
             turns.append(len(seen))
@@ -202,7 +202,7 @@ def test_frames_that_wait_for_their_turn_are_handled_before_the_end_of_the_chann
         envd.processes[7] = process
         listener = process.listen()
         count = 3 * channel.FRAMES_AT_ONCE
-        theirs.sendall(encode_request(FrameKind.STDOUT, 7, b"x") * count)
+        theirs.sendall(encode(FrameKind.STDOUT, 7, b"x") * count)
         theirs.shutdown(socket.SHUT_WR)
         for _ in range(count):
             assert (await listener.get()).data == b"x"
@@ -218,7 +218,7 @@ def test_a_guest_that_sends_on_when_paused_loses_its_channel_and_its_data() -> N
         process = RunningProcess(envd, 7, ("x",), "", "")
         envd.processes[7] = process
         listeners: list[Listener] = [process.listen() for _ in range(3)]
-        frame = encode_request(FrameKind.STDOUT, 7, bytes(PAYLOAD_MAX))
+        frame = encode(FrameKind.STDOUT, 7, bytes(PAYLOAD_MAX))
         theirs.setblocking(False)
         loop = asyncio.get_running_loop()
         while not envd.gone:
@@ -269,7 +269,7 @@ def test_what_a_failed_request_held_is_freed_at_once() -> None:
         held = weakref.ref(take)
         asking = asyncio.create_task(ask(take))
         await asyncio.sleep(0)
-        theirs.sendall(encode_request(FrameKind.ERROR, 1, struct.pack("<I", 5) + b"no"))
+        theirs.sendall(encode(FrameKind.ERROR, 1, struct.pack("<I", 5) + b"no"))
         assert await asking == "no"
         del take, asking
         assert held() is None
@@ -287,13 +287,13 @@ def test_a_second_process_with_a_pid_is_refused_and_the_first_goes_on() -> None:
         for number in (1, 2):
             starting = asyncio.create_task(envd.start(("x",)))
             await asyncio.sleep(0)
-            theirs.sendall(encode_request(FrameKind.ANSWER, number, struct.pack("<I", 7)))
+            theirs.sendall(encode(FrameKind.ANSWER, number, struct.pack("<I", 7)))
             if number == 1:
                 first, listener = await starting
             else:
                 with pytest.raises(MalformedAnswer, match="one PID"):
                     await starting
-        theirs.sendall(encode_request(FrameKind.STDOUT, 7, b"still here"))
+        theirs.sendall(encode(FrameKind.STDOUT, 7, b"still here"))
         assert (await listener.get()).data == b"still here"
         assert envd.processes == {7: first}
 
@@ -305,10 +305,9 @@ def test_more_processes_than_a_sandbox_may_have_are_refused() -> None:
         syncing = asyncio.create_task(envd.sync())
         await asyncio.sleep(0)
         entries = [
-            encode_request(ENTRY, 1, peer.process(pid, ""))
-            for pid in range(1, budget.PROCESSES_MAX + 2)
+            encode(ENTRY, 1, peer.process(pid, "")) for pid in range(1, budget.PROCESSES_MAX + 2)
         ]
-        theirs.sendall(b"".join([*entries, encode_request(FrameKind.ANSWER, 1, b"")]))
+        theirs.sendall(b"".join([*entries, encode(FrameKind.ANSWER, 1, b"")]))
         with pytest.raises(AnswerTooLong, match="processes"):
             await syncing
 

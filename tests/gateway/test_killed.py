@@ -132,7 +132,7 @@ def assert_kept(box: Box, state: str) -> None:
     assert box.run("cat file.txt") == ("kept\n", 0)
 
 
-@stages_of(*PAUSE, qemu=PAUSE)
+@stages_of(*PAUSE, qemu=(stages.ARMED, *PAUSE))
 def test_during_a_pause(own: GatewayProcess, stage: str) -> None:
     box = create_and_write(own)
     killed_at(own, stage, partial(pause, box))

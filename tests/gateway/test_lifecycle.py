@@ -27,6 +27,18 @@ LIMIT_S = 60
 BASE = {"templateID": "base"}
 
 
+class Undying(NoopSandbox):
+    """Takes as long to end as the test says."""
+
+    def __init__(self, wait: Callable[[], None]) -> None:
+        super().__init__()
+        self._wait = wait
+
+    def destroy(self) -> None:
+        self._wait()
+        super().destroy()
+
+
 class Deaf(NoopSandbox):
     """Its envd does not answer."""
 
@@ -53,7 +65,7 @@ class Fleet(NoopFleet):
         assert self.go_on.wait(LIMIT_S)
 
     async def take(self, template: str, timeout_s: float) -> NoopSandbox:
-        self.made.append(await super().take(template, timeout_s))
+        self.made.append(Undying(self._wait) if "end" in self.hung else NoopSandbox())
         return self.made[-1]
 
     def stop(self, sandbox: Any) -> None:
@@ -157,6 +169,25 @@ def test_guests_that_hang_delay_no_other_pause(play: Callable[[Test], None], who
         assert not any(pause.done() for pause in pauses), "they still hang"
         own.fleet.go_on.set()
         await asyncio.gather(*pauses)
+
+    play(test)
+
+
+def test_ends_that_hang_delay_nothing_of_other_keys(play: Callable[[Test], None]) -> None:
+    async def test(own: Own) -> None:
+        own.fleet.hung = {"end"}
+        stuck = [await own.create() for _ in range(20)]
+        own.fleet.hung = set()
+        kills = [asyncio.create_task(own.sandboxes.kill(each)) for each in stuck]
+        for _ in range(workers.ENDS_OF_A_KEY):
+            assert await asyncio.to_thread(own.fleet.waiting.acquire, timeout=LIMIT_S)
+        other = await own.create(own.other)
+        await own.sandboxes.pause(other)
+        await own.sandboxes.resume(other, 600)
+        await own.sandboxes.kill(other)
+        assert not any(kill.done() for kill in kills)
+        own.fleet.go_on.set()
+        await asyncio.gather(*kills)
 
     play(test)
 
@@ -293,10 +324,13 @@ def test_an_abandoned_creation_from_a_snapshot_leaves_nothing(
         for creation in creations:
             creation.cancel()
         await asyncio.gather(*creations, return_exceptions=True)
+        late = asyncio.create_task(own.sandboxes.create(own.key, body, 600, snapshot))
+        await asyncio.sleep(0.05)
+        assert not own.fleet.waiting.acquire(blocking=False), "those count as long as they last"
+        late.cancel()
         own.fleet.go_on.set()
-        own.fleet.hung = set()
-        while len(own.fleet.made) <= workers.RESUMES_OF_A_KEY or own.alive:
-            await asyncio.sleep(0.01)
+        await own.sandboxes.workers.settle()
+        assert len(own.fleet.made) == 1 + workers.RESUMES_OF_A_KEY and own.alive == 0
         assert own.states == [] and not own.sandboxes.by_id
         assert own.sandboxes.admission.waiting == 0
 

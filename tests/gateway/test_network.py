@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import socket
-import subprocess
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,11 +12,9 @@ import pytest
 from harness.gateway.gateway_process import GatewayProcess, running_gateway
 from harness.gateway.sandboxes.store import FILE, opened
 from harness.host.run import Run
-from harness.network.namespace import inside, namespace
 from tests.gateway.client import Box
 from tests.host.processes import eventually
 
-PUBLIC = "198.51.100.7"
 JSON = {"Content-Type": "application/json"}
 PATIENCE_S = 60.0
 ALONE_S = 3.0
@@ -154,47 +148,6 @@ def _attempts(box: Box) -> list[tuple[float, str, float]]:
     fields = box.run("cat tries")[0].split()
     complete = len(fields) // 3 * 3
     return [(float(fields[i]), fields[i + 1], float(fields[i + 2])) for i in range(0, complete, 3)]
-
-
-@contextlib.contextmanager
-def outside(run: Run) -> Iterator[Path]:
-    """A network with a server at a public address."""
-    with namespace(run.directory, "outside") as path, contextlib.ExitStack() as stack:
-        with inside(path):
-            for arguments in (f"addr add {PUBLIC}/32 dev lo", "link set lo up"):
-                subprocess.run(["ip", *arguments.split()], check=True)
-            listener = stack.enter_context(socket.create_server(("", 7000)))
-        thread = threading.Thread(target=_answer, args=(listener,), daemon=True)
-        thread.start()
-        yield path
-        listener.shutdown(socket.SHUT_RDWR)
-        thread.join()
-
-
-def _answer(listener: socket.socket) -> None:
-    with contextlib.suppress(OSError):
-        while True:
-            with listener.accept()[0] as connection:
-                connection.sendall(b"well")
-
-
-def test_the_outside_is_reachable_unless_rules_deny_it(run: Run, possible: None) -> None:
-    """E2B's default is to allow it."""
-    with outside(run) as path:
-        options = ("--substrate", "oci", "--pool", "2", "--only", "base", "--outside", str(path))
-        with running_gateway(run, *options) as process:
-            box = Box.create(process)
-            assert comes_to_reach(box, PUBLIC)
-            rule(box, allow_internet_access=False)
-            assert not reaches(box, PUBLIC)
-            rule(box, allow_internet_access=False, allowOut=[f"{PUBLIC} tcp/7000"])
-            assert comes_to_reach(box, PUBLIC)
-            rule(box, denyOut=[f"{PUBLIC}/32"])
-            assert not reaches(box, PUBLIC)
-            rule(box)
-            assert comes_to_reach(box, PUBLIC)
-            closed = Box.create(process, allow_internet_access=False)
-            assert not reaches(closed, PUBLIC)
 
 
 def test_sandboxes_whose_network_does_not_match_the_gateway_s_are_ended(

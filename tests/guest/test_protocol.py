@@ -8,7 +8,11 @@ import pytest
 
 from harness.guest.protocol import (
     HEADER,
+    HEADER_LENGTH,
+    KEEP_STDIN,
+    MORE,
     PAYLOAD_MAX,
+    REQUEST_MAX,
     RING,
     Decoder,
     Frame,
@@ -54,9 +58,20 @@ def test_a_header_with_a_wrong_length_is_noise() -> None:
     assert [frame.id for frame in Decoder().feed(bytes(lie) + encode(FrameKind.PING, 2))] == [2]
 
 
-def test_a_payload_too_long_for_a_frame_is_refused() -> None:
+def test_a_payload_too_long_for_a_frame_is_sent_in_several() -> None:
+    payload = bytes(range(256)) * 600
+    data = encode(FrameKind.EXEC, 9, payload, KEEP_STDIN)
+    frames = list(Decoder().feed(data))
+    assert [(frame.kind, frame.id) for frame in frames] == [(FrameKind.EXEC, 9)] * 3
+    assert b"".join(frame.payload for frame in frames) == payload
+    flags, at = [], 0
+    for frame in frames:
+        flags.append(data[at + 3])
+        at += HEADER_LENGTH + len(frame.payload)
+    assert flags == [KEEP_STDIN | MORE, KEEP_STDIN | MORE, KEEP_STDIN]
+    assert len(list(Decoder().feed(encode(FrameKind.EXEC, 9, bytes(2 * PAYLOAD_MAX))))) == 2
     with pytest.raises(ValueError, match="exceeds the limit"):
-        encode(FrameKind.WRITE, 1, bytes(PAYLOAD_MAX + 1))
+        encode(FrameKind.WRITE, 1, bytes(REQUEST_MAX + 1))
 
 
 def test_a_field_has_a_tag_a_length_and_bytes() -> None:

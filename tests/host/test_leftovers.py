@@ -11,6 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from harness.host import cgroups
 from harness.host.cgroups import parent_of
 from harness.host.identity import allocate
 from harness.host.ksm import NOTE
@@ -77,6 +78,8 @@ def test_clean_removes_everything_of_a_killed_harness(phase: str, runtime: Path)
             process.wait()
             # A VMM that is still waiting for its checkpoint ends with the harness; others do not.
             assert len(carrying(mark)) >= 2 or phase == "launching"
+            grouped = Path(directory).name in cgroups.find().of_runs(runtime)
+            assert grouped or phase == "launching" or os.geteuid() != 0
 
             dry = coppice("clean", "--dry-run")
             assert dry.returncode == 0 and f"would remove directory {directory}" in dry.stdout
@@ -87,6 +90,7 @@ def test_clean_removes_everything_of_a_killed_harness(phase: str, runtime: Path)
             assert done.returncode == 0, done.stderr
             assert f"removed directory {directory}" in done.stdout
             assert carrying(mark) == []
+            assert Path(directory).name not in cgroups.find().of_runs(runtime)
             assert beside.is_dir() and neighbours_lease.exists() and neighbour.poll() is None
             kept = {str(beside), str(beside / "owner.lock"), str(neighbours_lease)}
             assert set(what_is_there(runtime)) == kept
@@ -349,9 +353,9 @@ def test_a_second_interrupt_does_not_wait(runtime: Path, tmp_path: Path) -> None
 
 
 @needs_qemu
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_an_interrupted_pytest_takes_everything_down(
-    number: signal.Signals, runtime: Path, tmp_path: Path
+    number: signal.Signals, code: int, runtime: Path, tmp_path: Path
 ) -> None:
     argv = ["pytest", "rigs", "-p", "no:cacheprovider"]
     argv += ["-k", "qemu-durable-prewarm-pool-cc1", f"--coppice-results={tmp_path}"]
@@ -360,7 +364,7 @@ def test_an_interrupted_pytest_takes_everything_down(
             assert carrying(f"{VARIABLE}={runtime}/")
             process.send_signal(number)
             output = process.communicate(timeout=200)[0]
-    assert process.returncode == 2, output
+    assert process.returncode == code, output
     assert carrying(f"{VARIABLE}={runtime}/") == []
     assert what_is_there(runtime) == []
 

@@ -82,6 +82,29 @@ def test_files_are_written_and_read_completely(guest: QemuSandbox) -> None:
         assert refusal.value.number == number
 
 
+def test_a_file_of_proc_is_read_to_its_end(guest: QemuSandbox) -> None:
+    """The kernel returns it in pieces of its own choice."""
+    content = guest.agent.read_file("/proc/1/smaps")
+    last = guest.agent.run(["/bin/sh", "-c", "tail -n 1 /proc/1/smaps"]).stdout
+    assert len(content) > 4096
+    assert content.endswith(last)
+
+
+def test_arguments_may_be_as_long_and_many_as_linux_allows(guest: QemuSandbox) -> None:
+    script = "n=0; for a; do n=$((n + ${#a})); done; echo $# $n"
+    for count, length in ((1000, 1), (1, 131071), (15, 131000)):
+        done = guest.agent.run(["/bin/sh", "-c", script, "-", *["x" * length] * count])
+        assert done.stdout.split() == [b"%d" % count, b"%d" % (count * length)]
+    variables = {f"V{number}": "v" * 1000 for number in range(500)}
+    done = guest.agent.run(["/bin/sh", "-c", "echo ${#V0} ${#V499}"], env=variables)
+    assert done.stdout == b"1000 1000\n"
+    for arguments in (["x" * 131072], ["x" * 131071] * 17, ["x" * 131071] * 70):
+        with pytest.raises(GuestRefused) as refusal:
+            guest.agent.run(["/bin/echo", *arguments])
+        assert refusal.value.number == errno.E2BIG
+    guest.agent.ping()
+
+
 def test_the_guest_reports_its_identity(guest: QemuSandbox) -> None:
     hello, wanted = guest.agent.hello(), guest.identity
     assert hello["hostname"] == wanted.hostname

@@ -104,7 +104,9 @@ def newest() -> Sdk:
 
 
 def javascript_sdk() -> Sdk:
-    packages = json.loads((JAVASCRIPT / "package-lock.json").read_text())["packages"]
+    packages = json.loads((JAVASCRIPT / "package-lock.json").read_text(encoding="utf-8"))[
+        "packages"
+    ]
     version: str = packages["node_modules/e2b"]["version"]
     return Sdk(f"javascript-{version}", "javascript", version)
 

@@ -62,7 +62,7 @@ class Operation:
 
 def operations() -> Iterator[Operation]:
     """All operations, in the order of the file."""
-    document = yaml.safe_load(FILE.read_text())
+    document = yaml.safe_load(FILE.read_text(encoding="utf-8"))
     for path, item in document["paths"].items():
         for method in METHODS:
             if method not in item:

@@ -29,7 +29,7 @@ class Visit:
     port: int
     method: str
     path: str
-    query: QueryParams
+    query: bytes
     headers: Headers
     address: str
 
@@ -60,9 +60,9 @@ class Authorisation:
         if visit.port == ENVD_PORT:
             if not sandbox.stored.secure:
                 return None
-            if visit.path == "/files" and "signature" in visit.query:
+            if visit.path == "/files" and "signature" in (query := QueryParams(visit.query)):
                 token = self._tokens.of(sandbox.id, "envd")
-                return file_signature.refusal(visit.method, visit.query, token)
+                return file_signature.refusal(visit.method, query, token)
             return None if self._has_token(sandbox, visit, "envd") else ApiError(401, WRONG_TOKEN)
         if visit.port == INTERPRETER_PORT:
             # SDKs send envd's token with cells only, and the traffic token with all requests.

@@ -19,10 +19,10 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from harness.gateway.data_plane.messages import MESSAGES
 from harness.gateway.errors import RpcError, as_rpc
-from harness.gateway.request_body import BODY_S, LATE, read_body
+from harness.gateway.request_body import BODY_S, LATE, has_arrived, read_body
 from harness.gateway.request_schema import InvalidRequest, parse_json
 
-MESSAGE_MAX = 64 << 20
+MESSAGE_MAX = 16 << 20
 HEADER = struct.Struct(">BI")
 COMPRESSED, END = 1, 2
 Body = Mapping[str, Any]
@@ -41,10 +41,12 @@ def _message(request: Request, data: bytes) -> Body:
         message = parse_json(data or b"{}")
         if not isinstance(message, dict):
             raise InvalidRequest("the message must be a JSON object")
-        if schema := MESSAGES.get(request.url.path[1:]):
+        if schema := MESSAGES.get(request.scope["path"][1:]):
             schema.check(message)
-        if request.query_params:
-            raise InvalidRequest(f"unknown query parameter {next(iter(request.query_params))!r}")
+        if request.scope["query_string"]:
+            raise InvalidRequest(
+                f"unknown query parameter {next(iter(request.query_params), '')!r}"
+            )
     except InvalidRequest as error:
         raise RpcError("invalid_argument", str(error)) from error
     return message
@@ -83,13 +85,18 @@ async def envelopes(request: Request) -> AsyncIterator[Body]:
 
 
 async def _first_message(request: Request) -> Body:
+    messages = envelopes(request)
     try:
-        async with asyncio.timeout(BODY_S):
-            async for message in envelopes(request):
-                return message
+        if has_arrived(request.scope):
+            message = await anext(messages, None)
+        else:
+            async with asyncio.timeout(BODY_S):
+                message = await anext(messages, None)
     except TimeoutError:
         raise _late() from None
-    raise RpcError("invalid_argument", "the request has no message")
+    if message is None:
+        raise RpcError("invalid_argument", "the request has no message")
+    return message
 
 
 def is_stream(request: Request) -> bool:

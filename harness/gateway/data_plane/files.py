@@ -28,6 +28,8 @@ _EVENT_TYPES = {
     1: "EVENT_TYPE_CREATE", 2: "EVENT_TYPE_WRITE", 3: "EVENT_TYPE_REMOVE",
     4: "EVENT_TYPE_RENAME", 5: "EVENT_TYPE_CHMOD",
 }  # fmt: skip
+WATCHERS_MAX = 128
+"""Of a sandbox, for clients that poll."""
 EVENT_BYTES_MAX = 1 << 20
 """Kept for a watcher. Further events are lost until the client fetches them, and end a stream."""
 
@@ -188,7 +190,9 @@ class FileService:
         return watcher
 
     async def _events(self, body: Body) -> Body:
-        return {"events": self._watcher(body).fetch()}
+        watcher = self._watcher(body)
+        await self._envd.fetch_events()
+        return {"events": watcher.fetch()}
 
     async def _remove_watcher(self, body: Body) -> Body:
         watcher = self._watcher(body)
@@ -200,7 +204,7 @@ class FileService:
 
 def _path(body: Body, name: str = "path") -> str:
     path = body.get(name, "")
-    if not isinstance(path, str) or "\0" in path or len(path) > 4000:
+    if not isinstance(path, str):
         raise RpcError("invalid_argument", f"{name} must be a path")
     return path
 

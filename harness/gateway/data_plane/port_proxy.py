@@ -20,6 +20,7 @@ from harness.gateway.data_plane.authorisation import TOKEN_HEADERS
 from harness.gateway.envd.client import Envd
 from harness.gateway.envd.connections import ServerConnection, dial
 from harness.gateway.envd.process import Listener
+from harness.gateway.request_body import has_arrived
 
 GATEWAY_HEADERS = (
     b"e2b-sandbox-id", b"e2b-sandbox-port", TOKEN_HEADERS["traffic"].encode(), b"x-api-key",
@@ -116,9 +117,12 @@ class ProxiedRequest(Response):
         head = request_head(scope["method"], target, (*kept, *more, (b"connection", b"close")))
         try:
             await self._connection.write(head)
-            more_body = True
+            more_body = not has_arrived(scope)
             while True:
-                async with asyncio.timeout(IDLE_S if more_body else None):
+                if more_body:
+                    async with asyncio.timeout(IDLE_S):
+                        message = await receive()
+                else:
                     message = await receive()
                 more_body = message.get("more_body", False)
                 if message["type"] == "http.disconnect":

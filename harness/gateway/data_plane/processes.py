@@ -20,6 +20,7 @@ from harness.gateway.errors import RpcError
 from harness.gateway.sandboxes.sandbox import Sandbox
 
 KILL, TERM = 9, 15
+TAG_MAX = 4096
 _SIGNALS = {"SIGNAL_SIGKILL": KILL, "SIGNAL_SIGTERM": TERM, KILL: KILL, TERM: TERM}
 _NAMES = {1: "hangup", 2: "interrupt", 6: "aborted", 9: "killed", 11: "segmentation fault",
           13: "broken pipe", 15: "terminated"}  # fmt: skip
@@ -71,22 +72,18 @@ class ProcessService:
         variables = config.get("envs") or {}
         if not argv[0] or not all(isinstance(argument, str) for argument in argv):
             raise RpcError("invalid_argument", "cmd and args must be strings, and cmd not empty")
-        if not isinstance(variables, Mapping) or any(
-            "\0" in f"{name}{value}" for name, value in variables.items()
-        ):
-            raise RpcError("invalid_argument", "envs must be an object of strings without NUL")
-        if any("\0" in argument for argument in argv):
-            raise RpcError("invalid_argument", "arguments must not contain NUL")
-        size = None
-        if "pty" in body:
-            given = (body["pty"] or {}).get("size") or {}
-            size = (int(given.get("cols") or 80), int(given.get("rows") or 24))
+        if not isinstance(variables, Mapping):
+            raise RpcError("invalid_argument", "envs must be an object of strings")
+        tag = str(body.get("tag") or "")
+        if len(tag.encode(errors="replace")) > TAG_MAX:
+            raise RpcError("invalid_argument", f"a tag may have at most {TAG_MAX} bytes")
+        size = _size(body["pty"] or {}) if "pty" in body else None
         process, listener = await self._envd.start(
             argv,
             environment={**self._sandbox.stored.environment, **variables},
             cwd=str(config.get("cwd") or ""),
             user=self._user,
-            label=str(body.get("tag") or ""),
+            label=tag,
             keep_input=body.get("stdin") is not False,
             size=size,
         )
@@ -159,14 +156,24 @@ class ProcessService:
 
     async def _update(self, body: Body) -> Body:
         process = await self._find(body)
-        size = (body.get("pty") or {}).get("size") or {}
-        await self._envd.resize(process.pid, int(size.get("cols", 80)), int(size.get("rows", 24)))
+        await self._envd.resize(process.pid, *_size(body.get("pty") or {}))
         return {}
 
     async def _close_stdin(self, body: Body) -> Body:
         process = await self._find(body)
         await self._envd.close_input(process.pid)
         return {}
+
+
+def _size(pty: Any) -> tuple[int, int]:
+    """Columns and rows of a terminal, which Linux keeps in 16 bits."""
+    size = (pty.get("size") if isinstance(pty, Mapping) else None) or {}
+    if not isinstance(size, Mapping):
+        raise RpcError("invalid_argument", "size must be an object with cols and rows")
+    given = size.get("cols") or 80, size.get("rows") or 24
+    if not all(isinstance(number, int) and 0 < number < 1 << 16 for number in given):
+        raise RpcError("invalid_argument", "cols and rows must be numbers from 1 to 65535")
+    return given
 
 
 def _kill(envd: Envd, process: RunningProcess) -> None:

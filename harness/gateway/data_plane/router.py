@@ -42,10 +42,10 @@ class DataPlane:
         self._authorisation = Authorisation(sandboxes.tokens, wrong)
 
     async def answer(self, id: str, port: int, request: Request) -> Response:
-        path = request.url.path
+        path = request.scope["path"]
         rpc = path.startswith(("/process.Process/", "/filesystem.Filesystem/"))
         visit = Visit(
-            port, request.method, path, request.query_params, request.headers,
+            port, request.method, path, request.scope["query_string"], request.headers,
             request.client.host if request.client else "",
         )  # fmt: skip
         try:
@@ -85,7 +85,7 @@ class DataPlane:
         self, id: str, port: int, path: str, headers: port_proxy.Headers, address: str
     ) -> tuple[ServerConnection, Listener]:
         """A connection to a server in a sandbox, for a WebSocket."""
-        visit = Visit(port, "GET", path, QueryParams(), Headers(raw=list(headers)), address)
+        visit = Visit(port, "GET", path, b"", Headers(raw=list(headers)), address)
         _, envd = await self._admitted(id, visit)
         opened = None
         if port not in (ENVD_PORT, INTERPRETER_PORT):
@@ -138,7 +138,7 @@ class DataPlane:
     # The code interpreter.
 
     async def _interpreter(self, sandbox: Sandbox, envd: Envd, request: Request) -> Response:
-        if request.url.path == HEALTH:
+        if request.scope["path"] == HEALTH:
             return Response(b"OK")
         return await InterpreterService(sandbox, envd).answer(request)
 

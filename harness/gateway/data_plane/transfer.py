@@ -22,11 +22,13 @@ from harness.gateway.errors import ApiError, as_http
 AHEAD = 4
 """Pieces that are requested before they can be sent."""
 DRAIN_S = 5.0
+BYTES = "application/octet-stream"
 IDLE_S = 60.0
 """Seconds without data after which an upload is aborted."""
 
 
 QUERY = ("path", "username", "signature", "signature_expiration")
+PARTS_MAX = 10_000
 METADATA = "x-metadata-"
 """The start of headers with metadata of a file, which this envd does not keep."""
 
@@ -47,62 +49,73 @@ def check(request: Request) -> None:
 def _path(text: str | None) -> str:
     if not text:
         raise ApiError(400, "a path is required")
-    if "\0" in text or len(text) > 4000:
-        raise ApiError(400, "the path is invalid or too long")
     return text
 
 
 async def download(request: Request, envd: Envd, user: str) -> Response:
-    """A file, with the length that it had when it was opened."""
+    """A file, with the length that it had when it was opened; or, where its size is not known
+    (as in /proc), as chunks until its end."""
     path = _path(request.query_params.get("path"))
     try:
-        handle, size = await envd.open(path, user)
+        opened = await envd.open(path, user)
+        try:
+            first = await envd.read(opened.handle, 0)
+        except BaseException:
+            await _close(envd, opened.handle)
+            raise
     except Exception as error:
         raise as_http(error) from error
+    if len(first) < PIECE:
+        await _close(envd, opened.handle)
+        return Response(first, media_type=BYTES)
+    size = opened.size if opened.size > PIECE else None
+    headers = {} if size is None else {"content-length": str(size)}
+    return StreamingResponse(_pieces(envd, opened.handle, first, size), 200, headers, BYTES)
 
-    async def pieces() -> AsyncIterator[bytes]:
-        reads: deque[asyncio.Task[bytes]] = deque()
-        at = requested = 0
-        try:
-            while at < size:
-                while len(reads) < AHEAD and requested < size:
-                    reads.append(asyncio.ensure_future(envd.read(handle, requested)))
-                    requested += PIECE
-                piece = (await reads.popleft())[: size - at]
-                if not piece:
-                    break  # it was truncated meanwhile: the client notices that bytes are missing
-                at += len(piece)
-                yield piece
-                if len(piece) < PIECE and at < size:
-                    for task in reads:
-                        task.cancel()
-                    reads.clear()
-                    requested = at
-        finally:
-            for task in reads:
-                task.cancel()
-            with contextlib.suppress(CoppiceError, TimeoutError):
-                await envd.close_handle(handle)
 
-    headers = {"content-length": str(size)}
-    if size == 0:
+async def _pieces(envd: Envd, handle: int, first: bytes, size: int | None) -> AsyncIterator[bytes]:
+    reads: deque[asyncio.Task[bytes]] = deque()
+    at = requested = len(first)
+    try:
+        yield first
+        while size is None or at < size:
+            while len(reads) < AHEAD and (size is None or requested < size):
+                reads.append(asyncio.ensure_future(envd.read(handle, requested)))
+                requested += PIECE
+            piece = await reads.popleft()
+            data = piece if size is None else piece[: size - at]
+            at += len(data)
+            if data:
+                yield data
+            if len(piece) < PIECE:
+                break  # if it was truncated meanwhile, the client notices that bytes are missing
+    finally:
+        for task in reads:
+            task.cancel()
+        await _close(envd, handle)
+
+
+async def _close(envd: Envd, handle: int) -> None:
+    with contextlib.suppress(CoppiceError, TimeoutError):
         await envd.close_handle(handle)
-        return Response(b"", media_type="application/octet-stream")
-    return StreamingResponse(pieces(), 200, headers, "application/octet-stream")
 
 
 class Upload:
-    """A file being written to a sandbox: completely or not at all."""
+    """A file being written to a sandbox. A new file is written completely or not at all. One that
+    exists is replaced in place, as in E2B's envd: it keeps its inode, and its old content if it is
+    known that the new content does not fit. `length` is that of the content, 0 if unknown."""
 
-    def __init__(self, envd: Envd, path: str, user: str) -> None:
+    def __init__(self, envd: Envd, path: str, user: str, length: int = 0) -> None:
         self.path = path
         self._envd = envd
         self._user = user
+        self._length = length
         self._handle: int | None = None
         self._buffer = bytearray()
 
     async def open(self) -> None:
-        self._handle, _ = await self._envd.open(self.path, self._user, write=True)
+        opened = await self._envd.open(self.path, self._user, write=True)
+        self._handle, self.path = opened.handle, opened.path
 
     async def write(self, data: bytes | memoryview) -> None:
         self._buffer += data
@@ -113,7 +126,7 @@ class Upload:
 
     async def _send(self, piece: bytes) -> None:
         assert self._handle is not None
-        await self._envd.write(self._handle, piece)
+        await self._envd.write(self._handle, piece, max(self._length, len(piece)))
 
     async def close(self, complete: bool) -> None:
         handle = self._handle
@@ -184,7 +197,10 @@ async def _body(request: Request) -> AsyncIterator[bytes]:
 
 
 async def _write_body(request: Request, envd: Envd, user: str) -> str:
-    upload = Upload(envd, _path(request.query_params.get("path")), user)
+    length = request.headers.get("content-length", "")
+    known = length.isdecimal() and "content-encoding" not in request.headers
+    path = _path(request.query_params.get("path"))
+    upload = Upload(envd, path, user, int(length) if known else 0)
     complete = False
     await upload.open()
     try:
@@ -236,6 +252,8 @@ async def _write_form(
                 event, data = events.popleft()
                 if event == "part":
                     headers = {}
+                    if len(written) >= PARTS_MAX:
+                        raise ApiError(400, f"the form has more than {PARTS_MAX} files")
                 elif event == "field":
                     field += data
                 elif event == "value":

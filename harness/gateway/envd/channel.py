@@ -30,9 +30,10 @@ from harness.gateway.envd.budget import (
     WRITE_MAX,
     Budget,
 )
-from harness.gateway.envd.wire import ENTRY, RequestKind, encode_field, encode_request
+from harness.gateway.envd.limits import refusal
+from harness.gateway.envd.wire import ENTRY, RequestKind, encode_field
 from harness.guest import answers
-from harness.guest.protocol import Decoder, Frame, FrameKind, Tag
+from harness.guest.protocol import REQUEST_MAX, Decoder, Frame, FrameKind, Tag, encode
 
 log = logging.getLogger("coppice.gateway")
 TIMEOUT_S = 30.0
@@ -213,7 +214,7 @@ class EnvdChannel(asyncio.Protocol):
             self.fail(AnswerTooLong(f"the sandbox {self.name} does not read what is sent to it"))
             return 0
         self._last_id = self._last_id % 0xFFFFFFFF + 1
-        self._transport.write(encode_request(kind, self._last_id, payload))
+        self._transport.write(encode(kind, self._last_id, payload))
         return self._last_id
 
     async def request(
@@ -230,6 +231,8 @@ class EnvdChannel(asyncio.Protocol):
         any later frame is handled. `on_entry` takes each entry; without it at most ANSWER_MAX bytes
         of them are kept. What these two raise, the caller gets.
         """
+        if len(payload) > REQUEST_MAX:
+            raise refusal(f"a request of {len(payload)} bytes", errno.E2BIG)
         pending = _Pending(self.name, on_answer, on_entry)
         id = 0
         try:

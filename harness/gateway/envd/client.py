@@ -6,10 +6,13 @@ import asyncio
 import errno
 import struct
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 from harness.errors import AnswerTooLong, GuestRefused, MalformedAnswer, SandboxError
+from harness.gateway.envd import limits
 from harness.gateway.envd.budget import PROCESSES_MAX, WATCHES_MAX
 from harness.gateway.envd.channel import PIECE, EnvdChannel
+from harness.gateway.envd.limits import encoded
 from harness.gateway.envd.process import Context, Listener, ProcessEvent, RunningProcess
 from harness.gateway.envd.wire import (
     EVENT,
@@ -20,13 +23,22 @@ from harness.gateway.envd.wire import (
 )
 from harness.guest import answers
 from harness.guest.answers import Fields
-from harness.guest.protocol import PAYLOAD_MAX, Frame, FrameKind, Tag
+from harness.guest.protocol import Frame, FrameKind, Tag
 
 PID, ENDING, OPENED = struct.Struct("<I"), struct.Struct("<II"), struct.Struct("<IQ")
 LISTINGS = 2
 """Listings of directories at once, of a sandbox; each may take ANSWER_MAX bytes of memory."""
 FILE_TIMEOUT_S = 120.0
 """For writes, which wait for the sandbox's disk."""
+
+
+@dataclass(frozen=True)
+class OpenFile:
+    """`size` is what the file claims, which in /proc and /sys is wrong; `path` is absolute."""
+
+    handle: int
+    size: int
+    path: str
 
 
 class Envd(EnvdChannel):
@@ -110,22 +122,26 @@ class Envd(EnvdChannel):
         keep_input: bool = False,
         size: tuple[int, int] | None = None,
     ) -> tuple[RunningProcess, Listener]:
-        """Start a process and listen from its first output. With a `size` it gets a terminal."""
-        payload = b"".join(encode_field(Tag.ARG, argument) for argument in argv)
+        """Start a process and listen from its first output. With a `size` it gets a terminal.
+
+        Raises GuestRefused with the errno of what Linux does not accept.
+        """
         variables = environment or {}
-        payload += b"".join(
-            encode_field(Tag.ENV, f"{name}={value}") for name, value in variables.items()
-        )
-        payload += (
-            encode_field(Tag.CWD, cwd)
-            + encode_field(EnvdTag.USER, user)
-            + encode_field(EnvdTag.LABEL, label)
+        payload = b"".join(
+            (
+                *(encode_field(Tag.ARG, encoded(text, "an argument")) for text in argv),
+                *(
+                    encode_field(Tag.ENV, encoded(f"{name}={value}", "a variable"))
+                    for name, value in variables.items()
+                ),
+                encode_field(Tag.CWD, limits.path(cwd)),
+                encode_field(EnvdTag.USER, encoded(user, "the user")),
+                encode_field(EnvdTag.LABEL, encoded(label, "the tag")),
+            )
         )
         payload += encode_field(EnvdTag.KEEP_INPUT, b"") if keep_input else b""
         if size:
             payload += encode_field(EnvdTag.COLUMNS, size[0]) + encode_field(EnvdTag.ROWS, size[1])
-        if len(payload) > PAYLOAD_MAX:
-            raise GuestRefused(f"{argv[0]}: its arguments are too long", errno.E2BIG)
         listeners: list[Listener] = []
 
         def register(frame: Frame) -> None:
@@ -145,7 +161,7 @@ class Envd(EnvdChannel):
         await self.request(RequestKind.CLOSE_INPUT, encode_field(EnvdTag.PID, pid))
 
     async def signal(self, pid: int, number: int) -> None:
-        """Signal a process and its group."""
+        """Signal a process and its group. After SIGKILL, returns once they are gone."""
         await self.request(
             RequestKind.SIGNAL,
             encode_field(EnvdTag.PID, pid) + encode_field(EnvdTag.NUMBER, number),
@@ -166,19 +182,21 @@ class Envd(EnvdChannel):
         on_entry: Callable[[bytes], None] | None = None,
     ) -> list[bytes]:
         """Stat, list, make, move or remove; the encoded entries, unless `on_entry` takes them."""
-        payload = encode_field(Tag.PATH, path) + encode_field(EnvdTag.USER, user)
-        payload += encode_field(EnvdTag.TARGET, target) + encode_field(EnvdTag.DEPTH, depth)
+        payload = _path_fields(path, user) + encode_field(EnvdTag.DEPTH, depth)
+        payload += encode_field(EnvdTag.TARGET, limits.path(target))
         return await self.request(kind, payload, on_entry=on_entry)
 
-    async def open(self, path: str, user: str, *, write: bool = False) -> tuple[int, int]:
-        """A handle to a file, and the file's size."""
-        payload = encode_field(Tag.PATH, path) + encode_field(EnvdTag.USER, user)
-        payload += encode_field(Tag.TRUNCATE, b"") if write else b""
+    async def open(self, path: str, user: str, *, write: bool = False) -> OpenFile:
+        payload = _path_fields(path, user) + (encode_field(Tag.TRUNCATE, b"") if write else b"")
         answer = (await self.request(RequestKind.OPEN, payload))[-1]
-        handle, size = answers.unpack(OPENED, answer, self.name)
-        return handle, size
+        handle, size = answers.unpack(OPENED, answer[: OPENED.size], self.name)
+        absolute = answer[OPENED.size :]
+        if not absolute.startswith(b"/") or len(absolute) >= limits.PATH_MAX:
+            raise MalformedAnswer(f"the sandbox {self.name} opened a file without a path")
+        return OpenFile(handle, size, answers.loose_text(absolute))
 
     async def read(self, handle: int, offset: int) -> bytes:
+        """PIECE bytes, or fewer at the end of the file."""
         payload = encode_field(EnvdTag.HANDLE, handle) + encode_field(Tag.OFFSET, offset)
         piece = (await self.request(RequestKind.READ, payload + encode_field(Tag.LENGTH, PIECE)))[
             -1
@@ -187,20 +205,17 @@ class Envd(EnvdChannel):
             raise MalformedAnswer(f"the sandbox {self.name} sent more than was requested")
         return piece
 
-    async def write(self, handle: int, data: bytes) -> None:
-        await self.request(
-            RequestKind.WRITE,
-            encode_field(EnvdTag.HANDLE, handle) + encode_field(Tag.DATA, data),
-            120,
-        )
+    async def write(self, handle: int, data: bytes, length: int = 0) -> None:
+        """Append to a file. `length`, with the first data, is that of the whole file if known: a
+        file that exists keeps its content if the new one does not fit."""
+        payload = encode_field(EnvdTag.HANDLE, handle) + encode_field(Tag.DATA, data)
+        payload += encode_field(Tag.LENGTH, length)
+        await self.request(RequestKind.WRITE, payload, FILE_TIMEOUT_S)
 
     async def close_handle(self, handle: int, keep: bool = True) -> None:
-        """Close a file. A written file gets its final name now, or is discarded unless `keep`."""
-        await self.request(
-            RequestKind.CLOSE,
-            encode_field(EnvdTag.HANDLE, handle) + encode_field(Tag.MODE, int(keep)),
-            120,
-        )
+        """Close a file. A new one gets its name now, or is discarded unless `keep`."""
+        payload = encode_field(EnvdTag.HANDLE, handle) + encode_field(Tag.MODE, int(keep))
+        await self.request(RequestKind.CLOSE, payload, FILE_TIMEOUT_S)
 
     async def watch(
         self,
@@ -214,19 +229,19 @@ class Envd(EnvdChannel):
             raise GuestRefused("the sandbox has too many watches", errno.EMFILE)
         self._last_watch += 1
         number = self._last_watch
-        self.watches[number] = on_event
-        payload = (
-            encode_field(Tag.PATH, path)
-            + encode_field(EnvdTag.USER, user)
-            + encode_field(EnvdTag.HANDLE, number)
-        )
+        payload = _path_fields(path, user) + encode_field(EnvdTag.HANDLE, number)
         payload += encode_field(EnvdTag.RECURSIVE, b"") if recursive else b""
+        self.watches[number] = on_event
         try:
             await self.request(RequestKind.WATCH, payload)
         except BaseException:
             self.watches.pop(number, None)
             raise
         return number
+
+    async def fetch_events(self) -> None:
+        """Returns once the events of everything up to now have been delivered."""
+        await self.request(RequestKind.EVENTS)
 
     def unwatch(self, number: int) -> None:
         self.watches.pop(number, None)
@@ -235,3 +250,9 @@ class Envd(EnvdChannel):
     async def stats(self) -> str:
         """The guest's /proc/stat and /proc/meminfo, and a line `disk TOTAL USED` in bytes."""
         return answers.loose_text((await self.request(RequestKind.STATS))[-1])
+
+
+def _path_fields(path: str, user: str) -> bytes:
+    """Raises GuestRefused for a path that Linux does not accept."""
+    name = encoded(user, "the user")
+    return encode_field(Tag.PATH, limits.path(path)) + encode_field(EnvdTag.USER, name)

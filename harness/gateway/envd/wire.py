@@ -9,7 +9,6 @@ import enum
 import struct
 from collections.abc import Mapping
 
-from harness.guest import protocol
 from harness.guest.protocol import FrameKind
 
 
@@ -42,6 +41,7 @@ class RequestKind(enum.IntEnum):
     PAUSE_CONNECTION = 24
     RESUME_CONNECTION = 25
     DROP = 26
+    EVENTS = 27
 
 
 ENTRY, EVENT, PTY = 132, 133, 134
@@ -78,9 +78,3 @@ def encode_field(tag: int, value: bytes | str | int) -> bytes:
     elif isinstance(value, str):
         value = value.encode("utf-8", "surrogateescape")
     return struct.pack("<BI", tag, len(value)) + value
-
-
-def encode_request(kind: int, id: int, payload: bytes) -> bytes:
-    """The frame of a request."""
-    head = protocol.HEADER.pack(protocol.MAGIC, kind, 0, id, len(payload))
-    return head + protocol.CHECK.pack(protocol.checksum(head)) + payload

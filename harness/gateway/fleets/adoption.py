@@ -76,7 +76,7 @@ def free_leases(run: Run, kept: Collection[Path]) -> None:
     """Release the addresses that a run has leased for sandboxes that no longer exist."""
     for lease in run.leases.iterdir() if run.leases.is_dir() else ():
         with contextlib.suppress(OSError):
-            if lease not in kept and lease.read_text() == run.id:
+            if lease not in kept and lease.read_text(encoding="utf-8") == run.id:
                 lease.unlink()
 
 
@@ -86,7 +86,7 @@ def start_ticks(pid: int) -> float:
     -1 for a process that has ended, reaped or not.
     """
     try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
     except OSError:
         return -1.0
     return -1.0 if fields[0] in "ZX" else float(fields[19])

@@ -18,6 +18,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from harness import strict_json
 from harness.errors import CheckpointCorrupt, GuestDied, SandboxError
 from harness.gateway import stages
 from harness.gateway.envd.client import Envd
@@ -160,6 +161,7 @@ class ContainerFleet(PooledFleet[Pool[RunningContainer]]):
         with destroyed_on_failure(running):
             if self._network:
                 self._network.attach_process(identity, process.pid)
+            self.set_resolver(running)
             templates.start_processes(running, template)
             self._fd_holder.keep(running.id, (running.envd,))
         return running
@@ -197,7 +199,7 @@ class ContainerFleet(PooledFleet[Pool[RunningContainer]]):
                 "kind": sandbox.template,
                 "lower": self.template.lower.parent.name,
             }
-            (target / MANIFEST).write_text(json.dumps(facts))
+            (target / MANIFEST).write_text(json.dumps(facts), encoding="utf-8")
             run_program("sync", "--file-system", target)
             reached(stages.WRITTEN)
 
@@ -207,7 +209,7 @@ class ContainerFleet(PooledFleet[Pool[RunningContainer]]):
 
     def resume(self, directory: Path, names: Mapping[str, Any] | None) -> RunningSandbox:
         try:
-            facts = json.loads((directory / MANIFEST).read_text())
+            facts = strict_json.loads((directory / MANIFEST).read_text(encoding="utf-8"))
             template, lower = facts["kind"], facts["lower"]
             if facts["schema"] != SCHEMA:
                 raise ValueError(f"schema {facts['schema']}")
@@ -245,7 +247,7 @@ class ContainerFleet(PooledFleet[Pool[RunningContainer]]):
         for id in orphans:
             pid = None
             with contextlib.suppress(OSError, ValueError):
-                pid = int((self.template.directory / id / PID_FILE).read_text())
+                pid = int((self.template.directory / id / PID_FILE).read_text(encoding="utf-8"))
             container.take_down(self._run, self.template, id, pid)
         free_leases(self._run, self._adopted.values())
         return len(orphans)

@@ -113,17 +113,17 @@ def _adapt(root: Path) -> None:
             shutil.rmtree(path)
         else:
             path.unlink(missing_ok=True)
-    (root / "etc/profile").write_text("")
+    (root / "etc/profile").write_text("", encoding="utf-8")
     # A static bash: under emulation, dynamic linking is a third of the time of a first command.
     (root / "usr/bin/bash-static").replace(root / "usr/bin/bash")
-    (root / "etc/hosts").write_text("127.0.0.1 localhost\n")
+    (root / "etc/hosts").write_text("127.0.0.1 localhost\n", encoding="utf-8")
     for file, line in (
         ("passwd", "user:x:1000:1000::/home/user:/bin/bash\n"),
         ("group", "user:x:1000:\n"),
         ("shadow", "user:!:19000:0:99999:7:::\n"),
     ):
         path = root / "etc" / file
-        path.write_text(path.read_text() + line)
+        path.write_text(path.read_text(encoding="utf-8") + line, encoding="utf-8")
     home = root / "home/user"
     home.mkdir()
     os.chown(home, 1000, 1000)

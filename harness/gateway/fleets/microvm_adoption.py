@@ -69,6 +69,7 @@ def adopt(
         adopted_jail(spec.run, identity.id),
     )  # fmt: skip
     _skip_stale_replies(vmm.qmp)
+    _drain(vmm.bell)
     guest = QemuSandbox(vmm, identity, VmState.RUNNING, guest_memory=came_from, key=identity.key)
     vm = MicroVm(spec, guest, ours["envd"], came_from, None)
     status = vmm.qmp.execute("query-status")["status"]
@@ -76,9 +77,19 @@ def adopt(
         with contextlib.suppress(GuestTimeout):
             guest.agent.ping(3)
             return vm
-    # The former gateway was about to save it: it is stopped at its doorbell.
+        guest.stop()  # or the command to continue would stop it
+    # The former gateway was about to save it: it waits at its doorbell.
+    _drain(vmm.bell)
     guest.ring_adopted(RESUME_LIMIT_S)
     return vm
+
+
+def _drain(bell: socket.socket) -> None:
+    """Drop what the guest has told the former gateway: it would be taken for the next answer."""
+    bell.setblocking(False)
+    with contextlib.suppress(BlockingIOError):
+        while bell.recv(1 << 10):
+            pass
 
 
 def _skip_stale_replies(qmp: Qmp) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import CoppiceError, SandboxError, Unsupported
+from harness.gateway import stages
 from harness.gateway.envd.client import Envd
 from harness.gateway.fleets import disk, microvm, microvm_adoption, saved_vm, templates
 from harness.gateway.fleets.adoption import check_location, location
@@ -25,6 +26,7 @@ from harness.gateway.fleets.pool_queue import PoolQueue
 from harness.gateway.fleets.pooled_fleet import PooledFleet, destroyed_in_thread, with_names
 from harness.gateway.fleets.protocol import RunningSandbox
 from harness.gateway.fleets.saved_vm import SavedVm
+from harness.gateway.stages import reached
 from harness.host.identity import Identity, allocate
 from harness.paths import cache_directory
 from harness.sandbox.lifetime import destroyed_on_failure
@@ -155,11 +157,12 @@ class MicroVmFleet(PooledFleet[TemplatePool]):
             vm = microvm.restore(self.spec, source, with_names(identity, names), tap)
             undo.callback(vm.destroy)
             self._settle(vm)
+            self.set_resolver(vm)
         return vm
 
     def _settle(self, vm: MicroVm) -> None:
         vm.guest.awaken(RESUME_LIMIT_S)
-        vm.guest.adopt_identity()
+        vm.guest.adopt_identity(self.route)
         # However it ends: in the pool too, or because its caller has disconnected.
         vm.on_end = lambda: self._release(vm.id)
         self._fd_holder.keep(vm.id, vm.channels)
@@ -175,8 +178,9 @@ class MicroVmFleet(PooledFleet[TemplatePool]):
             undo.callback(vm.destroy)
             preloaded.socket.close()
             vm.guest.awaken(RESUME_LIMIT_S)
+            self.set_resolver(vm)
             for _ in range(ZYGOTE_REHEARSALS):
-                vm.guest.adopt_identity()
+                vm.guest.adopt_identity(self.route)
                 templates.rehearse(vm)
                 time.sleep(SETTLE_S)
                 vm.stop()
@@ -216,7 +220,7 @@ class MicroVmFleet(PooledFleet[TemplatePool]):
 
     def stop(self, sandbox: RunningSandbox) -> None:
         assert isinstance(sandbox, RunningMicroVm)
-        sandbox.vm.stop()
+        sandbox.vm.stop(lambda: reached(stages.ARMED))
 
     def save(self, sandbox: RunningSandbox, directory: Path) -> None:
         assert isinstance(sandbox, RunningMicroVm)

@@ -4,37 +4,50 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
+from ipaddress import IPv4Address, ip_network
 from pathlib import Path
 from typing import Any
 
 from harness.errors import PolicyError, SandboxGone
 from harness.gateway.fleets.fd_holder import FdHolder
-from harness.host.identity import Identity
+from harness.host.identity import NETWORK, Identity
 from harness.host.run import Run
 from harness.network.cubenet import NOTHING, Cubenet, open_cubenet
 from harness.network.nftables import Nftables
-from harness.network.policy import Policy
+from harness.network.policy import DNS_PORT, Destination, Policy
+from harness.network.uplink import RESOLVER
 
 RULES = ".rules"
 """The name under which the nftables socket is held; not a sandbox's id."""
 EVERYTHING = ("0.0.0.0/0", "::/0", "*")
 
 
-def policy(rules: Mapping[str, Any]) -> Policy:
+def policy(rules: Mapping[str, Any], resolver: IPv4Address | None = None) -> Policy:
     """The policy for E2B's rules: allowOut takes precedence over denyOut; other traffic is allowed
     unless internet access is denied. Private ranges are denied unless allowed explicitly.
 
+    The outside's `resolver`, which sandboxes know by the bridge's address, is allowed as if that
+    were public: if the rules allow or deny it, they decide.
     Raises PolicyError, also for host names: cubenet filters by address.
     """
     allow, deny = _list(rules, "allowOut"), _list(rules, "denyOut")
     closed = rules.get("allow_internet_access") is False or bool({*deny} & {*EVERYTHING})
     if {*allow} & {*EVERYTHING}:
         closed, allow = False, [address for address in allow if address not in EVERYTHING]
+    deny = [address for address in deny if address not in EVERYTHING]
+    names = resolver and (_covers(allow, resolver) or not (closed or _covers(deny, resolver)))
     return Policy.of(
-        allow,
-        [address for address in deny if address not in EVERYTHING],
-        default="deny" if closed else "allow",
+        allow, deny, [str(RESOLVER)] if names else [], default="deny" if closed else "allow"
     )
+
+
+def _covers(destinations: Sequence[str], resolver: IPv4Address) -> bool:
+    """Whether requests for names to a resolver, by either of its addresses, are among them."""
+    for destination in map(Destination.parse, destinations):
+        where = ip_network((destination.address, destination.length))
+        if destination.port in (None, DNS_PORT) and (resolver in where or RESOLVER in where):
+            return True
+    return False
 
 
 def _list(rules: Mapping[str, Any], name: str) -> Sequence[str]:
@@ -49,10 +62,21 @@ def _list(rules: Mapping[str, Any], name: str) -> Sequence[str]:
 class Network:
     """A fleet's cubenet."""
 
-    def __init__(self, net: Cubenet) -> None:
+    def __init__(self, net: Cubenet, resolver: IPv4Address | None) -> None:
         self._net = net
+        self._outer_resolver = resolver
         # E2B's default for sandboxes without rules; nothing where there is no outside network.
-        self._default = policy({}) if net.outside else NOTHING
+        self._default = policy({}, resolver) if net.outside else NOTHING
+
+    @property
+    def route(self) -> IPv4Address | None:
+        """The gateway of a sandbox's default route, where there is an outside network."""
+        return NETWORK[1] if self._net.outside else None
+
+    @property
+    def resolver(self) -> IPv4Address | None:
+        """The resolver's address in sandboxes."""
+        return RESOLVER if self._outer_resolver else None
 
     def attach(self, identity: Identity) -> int:
         """The descriptor of the tap device for a new sandbox's network interface."""
@@ -78,17 +102,19 @@ class Network:
 
     def set_rules(self, id: str, rules: Mapping[str, Any]) -> None:
         """Raises SandboxGone for a sandbox without a port."""
-        self._net.apply(id, policy(rules))
+        self._net.apply(id, policy(rules, self._outer_resolver))
 
 
 @contextlib.contextmanager
-def opened(run: Run, outside: Path | int | None, fd_holder: FdHolder) -> Iterator[Network]:
+def opened(
+    run: Run, outside: Path | int | None, resolver: IPv4Address | None, fd_holder: FdHolder
+) -> Iterator[Network]:
     """The network of a run, new or taken over from a killed gateway.
 
     The kernel drops the rules when their netlink socket is closed. The fd holder has a copy of it,
     so the rules stay in force while no gateway runs.
     """
-    with open_cubenet(run, outside, lambda: fd_holder.drop(RULES)) as net:
+    with open_cubenet(run, outside, lambda: fd_holder.drop(RULES), resolver) as net:
         assert isinstance(net.engine, Nftables)
         fd_holder.keep(RULES, [net.engine.netlink])
-        yield Network(net)
+        yield Network(net, resolver)

@@ -6,10 +6,13 @@ import asyncio
 import contextlib
 import dataclasses
 from collections.abc import AsyncIterator, Mapping, Sequence
+from ipaddress import IPv4Address
 from typing import Any, Generic, Protocol, TypeVar
 
 from harness.gateway.fleets.network import Network
 from harness.gateway.fleets.protocol import RunningSandbox
+from harness.gateway.fleets.resolv_conf import write_resolver
+from harness.gateway.fleets.templates import HasEnvd, with_envd
 from harness.host.identity import Identity
 from harness.sandbox.lifetime import Destroyable
 
@@ -47,6 +50,17 @@ class PooledFleet(Generic[P]):
     def port(self, id: str) -> str | None:
         """The name of a sandbox's network port."""
         return self._network.port(id) if self._network else None
+
+    @property
+    def route(self) -> IPv4Address | None:
+        """The gateway of a sandbox's default route."""
+        return self._network.route if self._network else None
+
+    def set_resolver(self, guest: HasEnvd) -> None:
+        """Name the resolver in a sandbox, where there is an outside network."""
+        network = self._network
+        if network and network.route:
+            with_envd(guest, lambda envd: write_resolver(envd, network.resolver))
 
     def set_network_rules(self, sandbox: RunningSandbox, rules: Mapping[str, Any]) -> None:
         if self._network:

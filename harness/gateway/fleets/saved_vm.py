@@ -18,6 +18,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from harness import strict_json
 from harness.errors import (
     CheckpointCorrupt,
     CheckpointForeign,
@@ -75,7 +76,9 @@ def writing(target: Path, facts: Mapping[str, Scalar], key: bytes) -> Iterator[P
         }
         manifest = {"schema": SCHEMA, "facts": dict(facts), "files": files, "key": key.hex()}
         (directory / MANIFEST).touch(0o600)
-        (directory / MANIFEST).write_text(json.dumps(manifest, indent=1, sort_keys=True))
+        (directory / MANIFEST).write_text(
+            json.dumps(manifest, indent=1, sort_keys=True), encoding="utf-8"
+        )
         for path in (*directory.iterdir(), directory):
             handle = os.open(path, os.O_RDONLY)
             try:
@@ -95,7 +98,7 @@ def load(directory: Path, facts: Mapping[str, Scalar]) -> SavedVm:
     """
     try:
         text = (directory / MANIFEST).read_bytes()
-        manifest = json.loads(text)
+        manifest = strict_json.loads(text)
         schema, saved, files = manifest["schema"], manifest["facts"], manifest["files"]
         key = bytes.fromhex(manifest["key"])
         expected = {name: (files[name]["bytes"], files[name]["sha256"]) for name in files}
@@ -200,7 +203,7 @@ def save_memory(pid: int, mapped: str, target: Path) -> None:
 
 def _copied_pages(pid: int, mapped: str) -> Iterator[tuple[int, int, int]]:
     """The runs of private pages in a process's mappings of a file: address, bytes, offset."""
-    maps = Path(f"/proc/{pid}/maps").read_text()
+    maps = Path(f"/proc/{pid}/maps").read_text(encoding="utf-8")
     pagemap = os.open(f"/proc/{pid}/pagemap", os.O_RDONLY)
     try:
         for line in maps.splitlines():

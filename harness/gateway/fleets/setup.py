@@ -6,19 +6,22 @@ import logging
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from ipaddress import IPv4Address
 from pathlib import Path
 
-from harness.errors import MissingPrivilege, Unsupported
+from harness.errors import MissingPrivilege, Unsupported, UsageError
 from harness.gateway.fleets import disk, microvm, network, templates
 from harness.gateway.fleets.container_fleet import ContainerFleet
 from harness.gateway.fleets.fd_holder import FdHolder
 from harness.gateway.fleets.microvm import MicroVmSpec
 from harness.gateway.fleets.microvm_fleet import MicroVmFleet
 from harness.gateway.fleets.network import Network
+from harness.gateway.options import Options
 from harness.guest.image import build
 from harness.host.cpus import usable
 from harness.host.memory import refuse_huge_pages
 from harness.host.run import Run
+from harness.network.resolver import reachable, resolver_of
 from harness.paths import cache_directory
 from harness.sandbox.qemu.accelerator import choose
 from harness.sandbox.qemu.machine import Shape
@@ -64,12 +67,38 @@ def _spec(run: Run, cache: Path) -> MicroVmSpec:
 
 
 def open_network(
-    run: Run, outside: str | None, fd_holder: FdHolder, stack: ExitStack
+    run: Run, options: Options, fd_holder: FdHolder, stack: ExitStack
 ) -> Network | None:
-    """The network of a fleet; None, with a warning, where the host does not support it."""
-    namespace = int(outside) if outside and outside.isdigit() else outside and Path(outside)
+    """The network of a fleet; None, with a warning, where the host does not support it and no
+    outside network is asked for."""
+    outside, resolver = _outside(options)
     try:
-        return stack.enter_context(network.opened(run, namespace or None, fd_holder))
+        return stack.enter_context(network.opened(run, outside, resolver, fd_holder))
     except (Unsupported, MissingPrivilege) as error:
+        if outside is not None:
+            raise
         log.warning("sandboxes have no network", extra={"fields": {"why": str(error)}})
         return None
+
+
+def _outside(options: Options) -> tuple[Path | int | None, IPv4Address | None]:
+    """The outside network and its resolver. Raises UsageError."""
+    if not options.outside:
+        if options.resolver:
+            raise UsageError("--resolver needs --outside, where the resolver is")
+        return None, None
+    outside = int(options.outside) if options.outside.isdecimal() else Path(options.outside)
+    if not options.resolver:
+        resolver = resolver_of(outside)
+        if resolver is None:
+            log.warning(
+                "sandboxes resolve no names: the outside network has no resolver that they could "
+                "reach; name one with --resolver"
+            )
+        return outside, resolver
+    resolver = reachable(options.resolver)
+    if resolver is None:
+        raise UsageError(
+            f"--resolver {options.resolver}: not an IPv4 address that another namespace can reach"
+        )
+    return outside, resolver

@@ -10,6 +10,7 @@
 
 #include "frame.h"
 
+#include <limits.h>
 #include <poll.h>
 #include <stdint.h>
 #include <sys/types.h>
@@ -19,20 +20,20 @@ enum request_kind {
     DO_START = 2,       /* -> u32 pid */
     DO_INPUT = 3,       /* EAGAIN: the buffer is full, try again */
     DO_CLOSE_INPUT = 4,
-    DO_SIGNAL = 5,
+    DO_SIGNAL = 5,      /* SIGKILL is answered once the process and its group have been reaped */
     DO_RESIZE = 6,
     DO_PROCESSES = 7,   /* -> a SAY_ENTRY for each, then an answer */
     DO_PAUSE = 8,       /* stop reading a process's output */
     DO_RESUME = 9,
     DO_STAT = 10,
-    DO_LIST = 11,       /* -> a SAY_ENTRY for each, then an answer */
+    DO_LIST = 11,       /* -> a SAY_ENTRY for each, then an answer; EOVERFLOW: too many */
     DO_MAKE = 12,
     DO_MOVE = 13,
     DO_REMOVE = 14,
-    DO_OPEN = 15,       /* -> u32 handle, u64 size */
-    DO_READ = 16,
-    DO_WRITE = 17,
-    DO_CLOSE = 18,      /* MODE: keep what was written (1) or discard it (0) */
+    DO_OPEN = 15,       /* -> u32 handle, u64 size, path; /proc and /sys give no true size */
+    DO_READ = 16,       /* -> bytes; fewer than LENGTH at the end of the file only */
+    DO_WRITE = 17,      /* LENGTH, with the first piece: bytes of the whole file, if known */
+    DO_CLOSE = 18,      /* MODE: keep a new file (1) or discard it (0) */
     DO_WATCH = 19,      /* -> u32 watch, then SAY_EVENT with this id */
     DO_UNWATCH = 20,
     DO_STATS = 21,
@@ -41,6 +42,7 @@ enum request_kind {
     DO_PAUSE_CONNECTION = 24, /* stop reading from a server */
     DO_RESUME_CONNECTION = 25,
     DO_DROP = 26,       /* HANDLE: a connection; 0: all of them */
+    DO_EVENTS = 27,     /* sends the file events so far, then an answer */
 };
 
 enum reply_kind { SAY_ENTRY = 132, SAY_EVENT = 133, SAY_PTY = 134 };
@@ -53,8 +55,7 @@ enum {
     TAG_KEEP_INPUT = 80, TAG_EVENT = 81,
 };
 
-/* An upload is written under this prefix and a letter until it is complete: n for a new file, o for
- * a file that it replaces. */
+/* The upload of a new file is written under a name with this prefix until it is complete. */
 #define PART ".coppice-part-"
 
 #define PROCESSES_MAX 256
@@ -88,16 +89,20 @@ void reply_text(struct reply *reply, uint8_t tag, const char *text);
 struct user {
     uid_t uid;
     gid_t gid;
-    char name[64], home[256], shell[64];
-    gid_t groups[32];
+    char name[LOGIN_NAME_MAX], home[PATH_MAX], shell[PATH_MAX];
+    gid_t *groups;
     int group_count;
 };
-int user_find(const char *name, struct user *out);
+const struct user *user_find(const char *name); /* valid until the next call; NULL: unknown */
+/* Names, or numbers where there are none; valid until the next call. */
+const char *user_name(uid_t uid);
+const char *group_name(gid_t gid);
 /* File access has this user's rights until `user_leave`. */
 void user_enter(const struct user *user);
 void user_leave(void);
-/* An absolute path; relative ones, and ~, start at the home directory, as in E2B's API. */
-int user_path(const struct user *user, const char *path, char *out, size_t room);
+/* An absolute path without ".", ".." and double slashes; relative ones, and ~, start at the home
+ * directory, as in E2B's API. 0, or ENAMETOOLONG. */
+int user_path(const struct user *user, const char *path, char out[PATH_MAX]);
 
 /* Bytes that wait to be written. */
 struct pending {

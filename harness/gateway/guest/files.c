@@ -7,15 +7,18 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <unistd.h>
 
 #define HANDLES_MAX 256
 
 struct handle {
     int fd; /* -1: free */
-    int part; /* an upload: `path` becomes `final` when it is complete */
-    int bad;  /* the first error of a write */
-    char *path, *final;
+    int bad; /* the first error of a write */
+    int replaces, begun; /* writes to a file that exists; its old content is gone */
+    uint64_t reserved; /* bytes */
+    int directory; /* of the upload of a new file: it is renamed when it is complete; or -1 */
+    char part[NAME_MAX + 1], name[NAME_MAX + 1];
 };
 
 static struct handle handles[HANDLES_MAX];
@@ -41,64 +44,89 @@ static struct handle *unused_handle(void)
 /* Creates a file's parent directories with the user's rights. */
 static int make_parents(const char *path)
 {
-    char above[4096];
+    char above[PATH_MAX];
 
     for (const char *slash = strchr(path + 1, '/'); slash; slash = strchr(slash + 1, '/')) {
         snprintf(above, sizeof above, "%.*s", (int)(slash - path), path);
-        if (mkdir(above, 0755) != 0 && errno != EEXIST)
-            return errno == EEXIST ? 0 : access(above, F_OK) == 0 ? 0 : errno;
+        if (mkdir(above, 0755) != 0 && errno != EEXIST && access(above, F_OK) != 0)
+            return errno;
     }
     return 0;
 }
 
-static int open_to_write(struct handle *handle, const char *path, const struct user *user)
+/* The upload of a new file has another name until it is complete: it is there whole or not at all. */
+static int open_part(struct handle *handle, const char *path)
 {
-    char final[4096], part[4200];
-    const char *name;
+    const char *name = strrchr(path, '/') + 1;
+    char above[PATH_MAX];
+
+    if (strlen(name) > NAME_MAX)
+        return ENAMETOOLONG;
+    snprintf(above, sizeof above, "%.*s", (int)(name - path), path);
+    snprintf(handle->name, sizeof handle->name, "%s", name);
+    snprintf(handle->part, sizeof handle->part, PART "%d-%.200s", (int)(handle - handles), name);
+    handle->directory = open(above, O_PATH | O_DIRECTORY | O_CLOEXEC);
+    if (handle->directory < 0)
+        return errno;
+    unlinkat(handle->directory, handle->part, 0);
+    handle->fd = openat(handle->directory, handle->part,
+                        O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0644);
+    if (handle->fd >= 0) {
+        fchmod(handle->fd, 0644); /* whatever the umask is */
+        return 0;
+    }
+    int bad = errno;
+    close_fd(&handle->directory);
+    return bad;
+}
+
+/* A file that exists keeps its inode, with its links, owner, mode and attributes. */
+static int open_to_write(struct handle *handle, const char *path)
+{
     struct stat info;
-    int bad = make_parents(path), old = 0;
+    int bad = make_parents(path), create = 0;
 
     if (bad)
         return bad;
-    if (!realpath(path, final)) { /* follow a symbolic link, as a shell does */
+    if (stat(path, &info) != 0) { /* follows symbolic links, as a shell does */
         if (errno != ENOENT)
             return errno;
-        if (lstat(path, &info) == 0) { /* a dangling link: create its target */
-            handle->fd = open(path, O_WRONLY | O_CREAT | O_CLOEXEC | O_NOCTTY, 0644);
-            return handle->fd < 0 ? errno : 0;
-        }
-        snprintf(final, sizeof final, "%s", path);
-    }
-    if (stat(final, &info) == 0) {
-        old = 1;
-        if (S_ISDIR(info.st_mode))
-            return EISDIR;
-        if (!S_ISREG(info.st_mode) || faccessat(AT_FDCWD, final, W_OK, 0) != 0) {
-            handle->fd = open(final, O_WRONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK);
-            return handle->fd < 0 ? errno : 0;
-        }
-    } else
-        info.st_mode = 0644, info.st_uid = user->uid, info.st_gid = user->gid;
-    name = strrchr(final, '/');
-    snprintf(part, sizeof part, "%.*s/" PART "%c%d-%.200s", (int)(name - final), final,
-             old ? 'o' : 'n', (int)(handle - handles), name + 1);
-    unlink(part);
-    handle->fd = open(part, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
-    if (handle->fd < 0) /* the directory may be read-only and the file writable */
-        handle->fd = open(final, O_WRONLY | O_TRUNC | O_CLOEXEC);
-    else {
-        fchmod(handle->fd, info.st_mode & 07777);
-        if (fchown(handle->fd, info.st_uid, info.st_gid) != 0 && user->uid == 0)
-            bad = errno;
-        handle->part = 1;
-        handle->path = strdup(part);
-        handle->final = strdup(final);
-    }
-    return handle->fd < 0 ? errno : bad;
+        if (lstat(path, &info) != 0)
+            return open_part(handle, path);
+        create = O_CREAT; /* a dangling link: create its target */
+    } else if (S_ISDIR(info.st_mode))
+        return EISDIR;
+    else
+        handle->replaces = S_ISREG(info.st_mode);
+    handle->fd = open(path, O_WRONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK | create, 0644);
+    return handle->fd < 0 ? errno : 0;
 }
 
-static int do_open(const struct request *request, const struct user *user, const char *path,
-                   uint8_t answer[12])
+/* Empties a file that is to be replaced, unless it is known that the new content does not fit.
+ * `length` is that of the new content, 0 if unknown. */
+static int begin_to_replace(struct handle *handle, uint64_t length)
+{
+    struct statvfs disk;
+    struct stat info;
+
+    if (fstat(handle->fd, &info) != 0 || fstatvfs(handle->fd, &disk) != 0)
+        return errno;
+    if (disk.f_blocks && /* of /proc and the like there are none */
+        length > disk.f_bavail * disk.f_frsize + (uint64_t)info.st_blocks * 512)
+        return ENOSPC;
+    if (ftruncate(handle->fd, 0) != 0)
+        return errno;
+    handle->begun = 1;
+    /* What was freed must not be taken by others meanwhile. Not every file system can do this. */
+    if (length && fallocate(handle->fd, FALLOC_FL_KEEP_SIZE, 0, (off_t)length) == 0)
+        handle->reserved = length;
+    else if (length && errno == ENOSPC)
+        return ENOSPC;
+    return 0;
+}
+
+/* `answer` has room for 12 bytes and the path. */
+static int do_open(const struct request *request, const char *path, uint8_t *answer)
 {
     struct handle *handle = unused_handle();
     struct stat info;
@@ -108,9 +136,9 @@ static int do_open(const struct request *request, const struct user *user, const
 
     if (!handle)
         return EMFILE;
-    *handle = (struct handle){.fd = -1};
+    *handle = (struct handle){.fd = -1, .directory = -1};
     if (request->truncate)
-        bad = open_to_write(handle, path, user);
+        bad = open_to_write(handle, path);
     else {
         handle->fd = open(path, O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK);
         if (handle->fd < 0 || fstat(handle->fd, &info) != 0)
@@ -127,6 +155,7 @@ static int do_open(const struct request *request, const struct user *user, const
     number = (uint32_t)(handle - handles);
     memcpy(answer, &number, 4);
     memcpy(answer + 4, &size, 8);
+    memcpy(answer + 12, path, strlen(path));
     return bad;
 }
 
@@ -134,17 +163,23 @@ static int do_close(struct handle *handle, int keep)
 {
     int bad = handle->bad;
 
+    if (handle->replaces && keep && !bad && !handle->begun)
+        bad = begin_to_replace(handle, 0); /* with nothing */
+    if (handle->reserved) {
+        off_t written = lseek(handle->fd, 0, SEEK_CUR);
+        if (written >= 0 && (uint64_t)written < handle->reserved && ftruncate(handle->fd, written) != 0 && !bad)
+            bad = errno;
+    }
     if (close(handle->fd) != 0 && !bad)
         bad = errno;
     handle->fd = -1;
-    if (handle->part && (bad || !keep))
-        unlink(handle->path);
-    else if (handle->part && rename(handle->path, handle->final) != 0) {
-        bad = errno;
-        unlink(handle->path);
+    if (handle->directory >= 0) {
+        if (!bad && keep && renameat(handle->directory, handle->part, handle->directory, handle->name) != 0)
+            bad = errno;
+        if (bad || !keep)
+            unlinkat(handle->directory, handle->part, 0);
+        close_fd(&handle->directory);
     }
-    free(handle->path);
-    free(handle->final);
     return bad;
 }
 
@@ -152,6 +187,8 @@ static int do_write(struct handle *handle, const struct request *request)
 {
     size_t done = 0;
 
+    if (handle->replaces && !handle->begun && !handle->bad)
+        handle->bad = begin_to_replace(handle, request->length);
     while (!handle->bad && done < request->data_length) {
         ssize_t wrote = write(handle->fd, request->data + done, request->data_length - done);
         if (wrote > 0)
@@ -162,14 +199,36 @@ static int do_write(struct handle *handle, const struct request *request)
     return handle->bad;
 }
 
+/* Reads until `want` bytes or the end of the file: files of /proc are read in pieces of their own
+ * choice. -1 and errno. */
+static ssize_t do_read(int fd, uint8_t *bytes, size_t want, off_t offset)
+{
+    size_t done = 0;
+
+    while (done < want) {
+        ssize_t got = pread(fd, bytes + done, want - done, offset + (off_t)done);
+
+        if (got < 0 && errno == ESPIPE)
+            got = read(fd, bytes + done, want - done);
+        if (got < 0 && errno == EINTR)
+            continue;
+        if (got < 0 && !done)
+            return -1;
+        if (got <= 0)
+            break;
+        done += (size_t)got;
+    }
+    return (ssize_t)done;
+}
+
 int files_dispatch(const struct frame *frame)
 {
     static uint8_t bytes[FRAME_MAX];
     struct request request;
-    struct user user;
+    const struct user *user = NULL;
     struct handle *handle;
-    char path[4096];
-    uint8_t answer[12];
+    char path[PATH_MAX];
+    uint8_t answer[12 + PATH_MAX];
     int bad;
 
     if (frame->kind < DO_OPEN || frame->kind > DO_CLOSE)
@@ -177,24 +236,22 @@ int files_dispatch(const struct frame *frame)
     bad = request_parse(frame, &request);
     handle = find(request.handle);
     if (!bad && frame->kind == DO_OPEN) {
-        bad = user_find(request.user, &user) ? EPERM : 0;
+        bad = (user = user_find(request.user)) ? 0 : EPERM;
         if (!bad)
-            bad = user_path(&user, request.path, path, sizeof path);
+            bad = user_path(user, request.path, path);
         if (!bad) {
-            user_enter(&user);
-            bad = do_open(&request, &user, path, answer);
+            user_enter(user);
+            bad = do_open(&request, path, answer);
             user_leave();
         }
         if (!bad)
-            line_put(KIND_ANSWER, frame->id, answer, sizeof answer);
+            line_put(KIND_ANSWER, frame->id, answer, 12 + strlen(path));
     } else if (!bad && !handle)
         bad = EBADF;
     else if (!bad && frame->kind == DO_READ) {
         size_t want = request.length < sizeof bytes ? (size_t)request.length : sizeof bytes;
-        ssize_t got = pread(handle->fd, bytes, want, (off_t)request.offset);
+        ssize_t got = do_read(handle->fd, bytes, want, (off_t)request.offset);
 
-        if (got < 0 && errno == ESPIPE)
-            got = read(handle->fd, bytes, want);
         if (got < 0)
             bad = errno;
         else

@@ -7,9 +7,17 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 #define INPUT_MAX (1024u * 1024u)
+#define FIELD_HEADER 5u
+#define SHOWN_MAX (16u * 1024u) /* bytes of a process in the list of them */
+#define KILLINGS_MAX 64
+/* How long the group of a killed process is waited for, and how often it is looked at: the end of
+ * an orphan wakes no poll. */
+#define GROUP_MS 1000
+#define GROUP_LOOK_MS 2
 
 struct process {
     pid_t pid; /* 0: unused */
@@ -22,7 +30,23 @@ struct process {
     char *text; /* of the arguments */
 };
 
+/* A request to kill that waits for its answer. */
+struct killing {
+    pid_t pid; /* 0: unused */
+    uint32_t request;
+    uint64_t until_ms; /* set once the process has been reaped: how long its group is waited for */
+};
+
 static struct process table[PROCESSES_MAX];
+static struct killing killings[KILLINGS_MAX];
+
+static uint64_t now_ms(void)
+{
+    struct timespec now;
+
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (uint64_t)now.tv_sec * 1000u + (uint64_t)now.tv_nsec / 1000000u;
+}
 
 static struct process *find(uint64_t pid)
 {
@@ -44,14 +68,14 @@ static void remember(struct process *process, struct request *request, const cha
 
 static void do_start(const struct frame *frame, struct request *request)
 {
-    struct user user;
+    const struct user *user = user_find(request->user);
     struct process *process = NULL;
     struct child child;
-    char cwd[4096];
-    int bad = user_find(request->user, &user);
+    char cwd[PATH_MAX];
     uint32_t pid;
+    int bad = 0;
 
-    if (bad) {
+    if (!user) {
         line_error(frame->id, EPERM, request->user);
         return;
     }
@@ -63,13 +87,13 @@ static void do_start(const struct frame *frame, struct request *request)
     else if (!process)
         bad = EAGAIN;
     else
-        bad = user_path(&user, request->cwd, cwd, sizeof cwd);
+        bad = user_path(user, request->cwd, cwd);
     if (!bad && access(cwd, F_OK) != 0) {
         line_error(frame->id, ENOTDIR, cwd); /* ENOENT would mean the command */
         return;
     }
     if (!bad)
-        bad = spawn(request, &user, cwd, &child);
+        bad = spawn(request, user, cwd, &child);
     if (bad) {
         line_error(frame->id, bad, request->arguments[0] ? request->arguments[0] : "no command");
         return;
@@ -88,13 +112,43 @@ static int do_input(struct process *process, const struct request *request)
     return pending_add(&process->pending, request->data, request->data_length, INPUT_MAX);
 }
 
-static int do_signal(struct process *process, int number)
+/* 0, an errno, or -1: the answer comes once the process is gone. */
+static int do_signal(struct process *process, int number, uint32_t request)
 {
+    struct killing *killing = NULL;
+
+    for (int i = 0; i < KILLINGS_MAX && !killing; i++)
+        if (!killings[i].pid)
+            killing = &killings[i];
     if (process->ended)
         return ESRCH;
+    if (number == SIGKILL && !killing)
+        return EAGAIN;
     if (kill(-process->pid, number) != 0 && kill(process->pid, number) != 0)
         return errno;
-    return 0;
+    if (number != SIGKILL)
+        return 0;
+    *killing = (struct killing){.pid = process->pid, .request = request};
+    return -1;
+}
+
+/* Answers requests to kill, once the process has been reaped; and its group too, except for a
+ * member whose own parent does not reap it. */
+static void answer_killings(void)
+{
+    for (int i = 0; i < KILLINGS_MAX; i++) {
+        struct killing *killing = &killings[i];
+        struct process *process = find((uint64_t)killing->pid);
+
+        if (!killing->pid || (process && !process->ended))
+            continue;
+        if (!killing->until_ms)
+            killing->until_ms = now_ms() + GROUP_MS;
+        if (kill(-killing->pid, 0) == 0 && now_ms() < killing->until_ms)
+            continue;
+        line_put(KIND_ANSWER, killing->request, "", 0);
+        *killing = (struct killing){0};
+    }
 }
 
 static int do_resize(struct process *process, const struct request *request)
@@ -121,8 +175,14 @@ static void do_list(const struct frame *frame)
         reply_text(&reply, TAG_CWD, process->cwd);
         if (process->terminal >= 0)
             reply_number(&reply, TAG_COLUMNS, 1);
-        for (char **argument = process->arguments; *argument; argument++)
-            reply_text(&reply, TAG_ARG, *argument);
+        /* For show: what is too long is cut. */
+        for (char **argument = process->arguments; *argument && reply.length < SHOWN_MAX; argument++) {
+            size_t left = SHOWN_MAX - reply.length, length = strlen(*argument);
+
+            if (left > FIELD_HEADER)
+                reply_bytes(&reply, TAG_ARG, *argument,
+                            length < left - FIELD_HEADER ? length : left - FIELD_HEADER);
+        }
         line_put(SAY_ENTRY, frame->id, reply.bytes, reply.length);
     }
     line_put(KIND_ANSWER, frame->id, "", 0);
@@ -148,15 +208,15 @@ int processes_dispatch(const struct frame *frame)
         switch (process ? frame->kind : 0) {
         case DO_INPUT: bad = do_input(process, &request); break;
         case DO_CLOSE_INPUT: process->close_input = 1; break;
-        case DO_SIGNAL: bad = do_signal(process, (int)request.number); break;
+        case DO_SIGNAL: bad = do_signal(process, (int)request.number, frame->id); break;
         case DO_RESIZE: bad = do_resize(process, &request); break;
         case DO_PAUSE: process->paused = 1; break;
         case DO_RESUME: process->paused = 0; break;
         default: bad = ESRCH;
         }
-        if (bad)
+        if (bad > 0)
             line_error(frame->id, bad, "process");
-        else
+        else if (!bad)
             line_put(KIND_ANSWER, frame->id, "", 0);
     }
     request_free(&request);
@@ -184,6 +244,9 @@ int processes_poll_set(struct pollfd *set, int *timeout_ms)
         if (process->ended && !process->paused)
             *timeout_ms = 0; /* its last output is still to be read */
     }
+    for (int i = 0; i < KILLINGS_MAX; i++)
+        if (killings[i].until_ms && *timeout_ms < 0)
+            *timeout_ms = GROUP_LOOK_MS;
     return count;
 }
 
@@ -276,6 +339,7 @@ static int send_output(struct process *process)
 void processes_pump(void)
 {
     reap();
+    answer_killings();
     for (int i = 0; i < PROCESSES_MAX; i++) {
         struct process *process = &table[i];
         int more = 0;

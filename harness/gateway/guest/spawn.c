@@ -13,7 +13,7 @@
 #include <unistd.h>
 
 #define VARIABLES 6
-#define VARIABLE_MAX 320
+#define VARIABLE_MAX (PATH_MAX + 16)
 
 struct birth {
     char **arguments, **environment;

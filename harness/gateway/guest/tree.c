@@ -5,30 +5,24 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <ftw.h>
-#include <grp.h>
 #include <limits.h>
-#include <pwd.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
-#define ENTRIES_MAX 20000
+/* Bytes of a listing, with what the gateway's memory takes for an entry beside its text. */
+#define LISTING_MAX (15u * 1024u * 1024u)
+#define ENTRY_BYTES 128u
 
 static void owner_of(const struct stat *info, struct reply *reply)
 {
-    struct passwd *owner = getpwuid(info->st_uid);
-    struct group *group = getgrgid(info->st_gid);
-    char number[16];
-
-    snprintf(number, sizeof number, "%u", info->st_uid);
-    reply_text(reply, TAG_OWNER, owner ? owner->pw_name : number);
-    snprintf(number, sizeof number, "%u", info->st_gid);
-    reply_text(reply, TAG_GROUP, group ? group->gr_name : number);
+    reply_text(reply, TAG_OWNER, user_name(info->st_uid));
+    reply_text(reply, TAG_GROUP, group_name(info->st_gid));
 }
 
-/* The fields of an entry; none if it does not exist. A symbolic link has the fields of the file
+/* The fields of an entry; none, and errno, if it cannot be seen. A symbolic link has the fields of the file
  * that it points to, and its target. */
 void entry_put(const char *path, const char *name, struct reply *reply)
 {
@@ -62,7 +56,7 @@ static const char *name_of(const char *path)
     return slash && slash[1] ? slash + 1 : path;
 }
 
-static int list(uint32_t id, const char *path, uint64_t depth, int *left)
+static int list(uint32_t id, const char *path, uint64_t depth, size_t *left)
 {
     static struct reply reply;
     struct dirent **entries;
@@ -73,14 +67,18 @@ static int list(uint32_t id, const char *path, uint64_t depth, int *left)
         char below[PATH_MAX];
         int length = snprintf(below, sizeof below, "%s/%s", strcmp(path, "/") ? path : "", name);
 
-        if (strcmp(name, ".") && strcmp(name, "..") && length < (int)sizeof below && *left > 0) {
+        if (bad != EOVERFLOW && strcmp(name, ".") && strcmp(name, "..") && length < (int)sizeof below) {
             struct stat info;
             entry_put(below, name, &reply);
-            if (reply.length) {
-                --*left;
+            if (reply.length && reply.length + ENTRY_BYTES > *left)
+                bad = EOVERFLOW;
+            else if (reply.length) {
+                *left -= reply.length + ENTRY_BYTES;
                 line_put(SAY_ENTRY, id, reply.bytes, reply.length);
-                if (depth > 1 && lstat(below, &info) == 0 && S_ISDIR(info.st_mode))
-                    list(id, below, depth - 1, left); /* unreadable directories are skipped */
+                /* Unreadable directories are skipped. */
+                if (depth > 1 && lstat(below, &info) == 0 && S_ISDIR(info.st_mode) &&
+                    list(id, below, depth - 1, left) == EOVERFLOW)
+                    bad = EOVERFLOW;
             }
         }
         free(entries[i]);
@@ -129,42 +127,33 @@ static int move(const char *from, const char *to)
     return rename(from, to) != 0 ? errno : 0;
 }
 
-static void trim(char *path)
-{
-    size_t length = strlen(path);
-
-    while (length > 1 && path[length - 1] == '/')
-        path[--length] = 0;
-}
-
 int tree_dispatch(const struct frame *frame)
 {
     static struct reply reply;
     struct request request;
-    struct user user;
+    const struct user *user = NULL;
     char path[PATH_MAX], target[PATH_MAX];
-    int bad, left = ENTRIES_MAX;
+    size_t left = LISTING_MAX;
+    int bad;
 
     if (frame->kind < DO_STAT || frame->kind > DO_REMOVE)
         return 0;
     bad = request_parse(frame, &request);
     if (!bad)
-        bad = user_find(request.user, &user) ? EPERM : 0;
+        bad = (user = user_find(request.user)) ? 0 : EPERM;
     if (!bad)
-        bad = user_path(&user, request.path, path, sizeof path);
+        bad = user_path(user, request.path, path);
     if (!bad)
-        bad = user_path(&user, request.target, target, sizeof target);
+        bad = user_path(user, request.target, target);
     reply.length = 0;
     if (!bad) {
-        trim(path);
-        trim(target);
-        user_enter(&user);
+        user_enter(user);
         switch (frame->kind) {
         case DO_LIST: bad = list(frame->id, path, request.depth ? request.depth : 1, &left); break;
         case DO_MAKE:
             bad = make(path);
-            if (!bad && user.uid == 0)
-                chown(path, user.uid, user.gid);
+            if (!bad && user->uid == 0)
+                chown(path, user->uid, user->gid);
             break;
         case DO_MOVE: bad = move(path, target); break;
         case DO_REMOVE:
@@ -176,7 +165,7 @@ int tree_dispatch(const struct frame *frame)
             const char *shown = frame->kind == DO_MOVE ? target : path;
             entry_put(shown, name_of(shown), &reply);
             if (!reply.length)
-                bad = ENOENT;
+                bad = errno == ENOTDIR ? ENOENT : errno;
         }
         user_leave();
     }

@@ -202,7 +202,7 @@ CASES: Sequence[Case] = (
     Case("noise", "noise", _list, "data_loss", breaks=True),
     Case("never-reads", "never-reads", _input, "unavailable|deadline", holds=True),
     Case("endless-events", "endless-events", _watch, "resource_exhausted"),
-    Case("endless-events-polled", "endless-events", _poll, "^200"),
+    Case("many-events-polled", "many-events", _poll, "^200"),
     Case("endless-line", "endless-line", _cell, "exceeds", breaks=True),
     Case("http-headers", "http-headers", _http, "^502.* too long"),
     Case("http-header", "http-header", _http, "^502.* too long"),
@@ -300,11 +300,11 @@ def _status(served: GatewayProcess) -> Path:
 
 
 def _reset_peak(served: GatewayProcess) -> None:
-    _status(served).with_name("clear_refs").write_text("5")
+    _status(served).with_name("clear_refs").write_text("5", encoding="utf-8")
 
 
 def _memory(served: GatewayProcess, name: str) -> int:
     """A line of the process's status, in bytes."""
-    found = re.search(rf"^{name}:\s+(\d+) kB", _status(served).read_text(), re.M)
+    found = re.search(rf"^{name}:\s+(\d+) kB", _status(served).read_text(encoding="utf-8"), re.M)
     assert found
     return int(found[1]) * 1024

@@ -23,7 +23,6 @@ from harness.gateway.envd.wire import (
     EnvdTag,
     RequestKind,
     encode_field,
-    encode_request,
 )
 from harness.guest.answers import Fields
 from harness.guest.protocol import (
@@ -36,6 +35,7 @@ from harness.guest.protocol import (
     FrameKind,
     Tag,
     checksum,
+    encode,
 )
 
 OUTPUT = b"well\n"
@@ -59,7 +59,7 @@ class Peer:
             yield from decoder.feed(data)
 
     def send(self, kind: int, id: int, payload: bytes = b"") -> None:
-        self.channel.sendall(encode_request(kind, id, payload))
+        self.channel.sendall(encode(kind, id, payload))
 
     def answer(self, request: Frame, payload: bytes = b"") -> None:
         self.send(FrameKind.ANSWER, request.id, payload)
@@ -96,7 +96,7 @@ class Peer:
                 self.send(ENTRY, request.id, process(CONTEXT_PID, f"{LABEL} {DEFAULT} python"))
                 self.answer(request)
             case RequestKind.OPEN:
-                self.answer(request, struct.pack("<IQ", 1, len(OUTPUT)))
+                self.answer(request, struct.pack("<IQ", 1, len(OUTPUT)) + b"/home/user/a")
             case RequestKind.READ:
                 self.answer(request, OUTPUT)
             case RequestKind.STATS:
@@ -131,7 +131,7 @@ def header(kind: int, id: int, length: int) -> bytes:
 
 
 def _endless_entries(peer: Peer, request: Frame) -> None:
-    peer.flood(encode_request(ENTRY, request.id, entry("x" * 200)))
+    peer.flood(encode(ENTRY, request.id, entry("x" * 200)))
 
 
 def _endless_processes(peer: Peer, request: Frame) -> None:
@@ -140,11 +140,11 @@ def _endless_processes(peer: Peer, request: Frame) -> None:
 
 
 def _endless_output(peer: Peer, request: Frame) -> None:
-    peer.flood(encode_request(FrameKind.STDOUT, peer.start(request), bytes(PAYLOAD_MAX)))
+    peer.flood(encode(FrameKind.STDOUT, peer.start(request), bytes(PAYLOAD_MAX)))
 
 
 def _empty_output(peer: Peer, request: Frame) -> None:
-    peer.flood(encode_request(FrameKind.STDOUT, peer.start(request), b""))
+    peer.flood(encode(FrameKind.STDOUT, peer.start(request), b""))
 
 
 def _endless_headers(peer: Peer, request: Frame) -> None:
@@ -170,7 +170,16 @@ def _endless_events(peer: Peer, request: Frame) -> None:
     peer.answer(request)
     number = Fields(request.payload, "request").number(EnvdTag.HANDLE)
     fields = encode_field(EnvdTag.NAME, "x" * 1000) + encode_field(EnvdTag.EVENT, 1)
-    peer.flood(encode_request(EVENT, number, fields))
+    peer.flood(encode(EVENT, number, fields))
+
+
+def _many_events(peer: Peer, request: Frame) -> None:
+    """64 MiB of them; then it behaves."""
+    peer.answer(request)
+    number = Fields(request.payload, "request").number(EnvdTag.HANDLE)
+    fields = encode_field(EnvdTag.NAME, "x" * 60_000) + encode_field(EnvdTag.EVENT, 1)
+    for _ in range(1100):
+        peer.send(EVENT, number, fields)
 
 
 def _endless_line(peer: Peer, request: Frame) -> None:
@@ -178,7 +187,7 @@ def _endless_line(peer: Peer, request: Frame) -> None:
     data = Fields(request.payload, "request").bytes_of(Tag.DATA)
     begin = json.dumps({"type": "begin", "cell": json.loads(data)["cell"]}).encode()
     peer.send(FrameKind.STDOUT, CONTEXT_PID, begin + b'\n{"type": "result", "text": "')
-    peer.flood(encode_request(FrameKind.STDOUT, CONTEXT_PID, b"x" * PAYLOAD_MAX))
+    peer.flood(encode(FrameKind.STDOUT, CONTEXT_PID, b"x" * PAYLOAD_MAX))
 
 
 def _http(head: bytes, endless: bytes) -> Callable[[Peer, Frame], None]:
@@ -186,7 +195,7 @@ def _http(head: bytes, endless: bytes) -> Callable[[Peer, Frame], None]:
         number = peer.dial(request)
         peer.send(FrameKind.STDOUT, number, head)
         endless_piece = endless * (PAYLOAD_MAX // len(endless))
-        peer.flood(encode_request(FrameKind.STDOUT, number, endless_piece))
+        peer.flood(encode(FrameKind.STDOUT, number, endless_piece))
 
     return serve
 
@@ -203,6 +212,7 @@ BEHAVIOURS: Mapping[str, Mapping[int, Handler]] = {
     "noise": {RequestKind.LIST: _noise},
     "never-reads": {RequestKind.START: _never_reads},
     "endless-events": {RequestKind.WATCH: _endless_events},
+    "many-events": {RequestKind.WATCH: _many_events},
     "endless-line": {RequestKind.INPUT: _endless_line},
     "http-headers": {RequestKind.DIAL: _http(b"HTTP/1.1 200 OK\r\n", b"X-Y: z\r\n")},
     "http-header": {RequestKind.DIAL: _http(b"HTTP/1.1 200 OK\r\nX: ", b"x")},

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
+from harness.gateway.client_network import client_network
 from harness.gateway.errors import ApiError
 from harness.gateway.http.limits import HANDSHAKE_S, LINGER_S, ConnectionLimits
 from harness.gateway.http.refusal import refusal
@@ -107,7 +108,7 @@ class Acceptor:
                 return
             connection.setblocking(False)
             try:
-                lease = self._leases.take(str(peer[0]))
+                lease = self._leases.take(client_network(str(peer[0])))
             except ApiError as error:
                 self._refuse(connection, error)
                 continue

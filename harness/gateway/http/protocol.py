@@ -22,6 +22,7 @@ from harness.gateway.http.limits import (
     URL_MAX,
 )
 from harness.gateway.http.refusal import refusal
+from harness.gateway.request_body import ARRIVED
 
 HEAD_TOO_LONG = f"the request's headers are longer than {HEAD_MAX} bytes"
 TOO_MANY_HEADERS = f"the request has more than {HEADERS_MAX} headers"
@@ -136,7 +137,7 @@ class BoundedHttp(HttpToolsProtocol):
         if self._head_count > HEADERS_MAX:
             self._stop(ApiError(431, TOO_MANY_HEADERS))
         if self._in_head:  # trailers, which nothing here uses, must not become headers
-            super().on_header(name, value)
+            HttpToolsProtocol.on_header(self, name, value)
 
     def on_headers_complete(self) -> None:
         self._in_head, self._in_body = False, True
@@ -155,6 +156,7 @@ class BoundedHttp(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         self._in_body = False
         self._silent = 0
+        self.scope["state"][ARRIVED] = True
         super().on_message_complete()
         if self._deadline and self.cycle and self.cycle.response_complete:
             # The rest of a request that was answered early has arrived in time.

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import signal
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from types import FrameType
 from typing import Any
 
 import uvicorn
 from uvicorn.config import STARTUP_FAILURE
 
+from harness import interrupts
 from harness.gateway.http.connections import Acceptor, Lease, Leases
 from harness.gateway.http.limits import ConnectionLimits
 from harness.gateway.http.protocol import BoundedHttp, Successor
@@ -18,7 +22,13 @@ from harness.gateway.http.protocol import BoundedHttp, Successor
 
 class HttpServer(uvicorn.Server):
     """Serves on `listener`. `upgrade` makes the protocol of a connection that becomes a WebSocket,
-    from its lease and the set of the server's connections."""
+    from its lease and the set of the server's connections.
+
+    It ends on SIGHUP too, and returns from `run` where uvicorn would raise the signal again: by
+    then the gateway's own clean-up has not run yet. `ended_by` is the signal.
+    """
+
+    ended_by: int | None = None
 
     def __init__(
         self,
@@ -31,6 +41,26 @@ class HttpServer(uvicorn.Server):
         self._listener = listener
         self._limits = limits
         self._upgrade = upgrade
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        before = {
+            number: signal.getsignal(number)
+            for number in interrupts.TERMINATION
+            if number == signal.SIGINT or signal.getsignal(number) is not signal.SIG_IGN
+        }
+        for number in before:
+            signal.signal(number, self.handle_exit)
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if interrupts.requests.note(sig):
+            self.ended_by = interrupts.requests.first
+            super().handle_exit(sig, frame)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await self.lifespan.startup()

@@ -101,7 +101,7 @@ class Lifecycle:
     async def end(self, sandbox: Sandbox) -> None:
         running, sandbox.running = sandbox.running, None
         if running:
-            await self.workers.short(lambda: destroy(running))
+            await self.workers.ending(sandbox.stored.key_id, lambda: destroy(running))
 
     @contextlib.asynccontextmanager
     async def stopped_and_saved(self, sandbox: Sandbox, directory: Path) -> AsyncIterator[None]:
@@ -186,7 +186,7 @@ class Lifecycle:
                 **running.location, **until(now() + timeout_s),
             )  # fmt: skip
         except BaseException:
-            await self.workers.short(lambda: destroy(running))
+            await self.workers.ending(stored.key_id, lambda: destroy(running))
             raise
         sandbox.running, sandbox.envd = running, envd
         reached(stages.RESUME_NOTED)

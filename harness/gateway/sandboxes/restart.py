@@ -78,7 +78,7 @@ async def _adopted(own: Lifecycle, sandbox: Sandbox) -> bool:
         own.metrics.count("gone")
         if running:
             gone = running  # what cannot be used must not be left to run
-            await own.workers.short(lambda: destroy(gone))
+            await own.workers.ending(stored.key_id, lambda: destroy(gone))
         return False
     sandbox.running = running
     sandbox.log("adopted after a restart of the gateway")

@@ -15,7 +15,7 @@ from harness.gateway.fleets.protocol import RunningSandbox
 from harness.gateway.sandboxes.store import StoredSandbox
 
 LOG_LINES = 1000
-BOOT_ID = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+BOOT_ID = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
 
 
 @dataclass

@@ -18,6 +18,7 @@ from typing import Any
 
 from harness.errors import CoppiceError, SandboxError
 from harness.gateway.envd.client import Envd
+from harness.gateway.envd.limits import check_environment
 from harness.gateway.errors import ApiError, not_found
 from harness.gateway.fleets.network import policy
 from harness.gateway.fleets.protocol import RunningSandbox, SandboxFleet
@@ -145,6 +146,8 @@ class Sandboxes(Lifecycle):
         the snapshot that the template names."""
         given = body.get("timeout")
         timeout_s = float(default_s if given is None else given)
+        environment = dict(body.get("envVars") or {})
+        check_environment(environment)
         rules = dict(body.get("network") or {})
         if body.get("allow_internet_access") is not None:
             rules["allow_internet_access"] = body["allow_internet_access"]
@@ -160,7 +163,7 @@ class Sandboxes(Lifecycle):
                 new_id(), key.id, body["templateID"], "running", time.time(),
                 time.time() + timeout_s,
                 metadata=dict(body.get("metadata") or {}),
-                environment=dict(body.get("envVars") or {}),
+                environment=environment,
                 network=rules,
                 auto_pause=bool(body.get("autoPause")),
                 auto_resume=bool(resume.get("enabled") if isinstance(resume, Mapping) else resume),

@@ -37,7 +37,7 @@ class Limits:
 
     sandboxes: int = 1100
     memory_mib: int = 1 << 20
-    request_bytes: int = 1 << 20
+    request_bytes: int = 4 << 20
     rate: float = 2000.0
     burst: int = 4000
 

@@ -12,7 +12,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator, Callable, Coroutine
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 from harness.errors import CoppiceError
@@ -22,7 +22,7 @@ from harness.sandbox.lifetime import Destroyable
 SHORT_THREADS = 8
 LONG_THREADS = 256
 LONG_OF_A_KEY = 32
-SAVES_OF_A_KEY, RESUMES_OF_A_KEY = 2, 4
+SAVES_OF_A_KEY, RESUMES_OF_A_KEY, ENDS_OF_A_KEY = 2, 4, 8
 """At the same time."""
 log = logging.getLogger("coppice.gateway")
 T = TypeVar("T")
@@ -38,6 +38,7 @@ class Workers:
         self._jobs = _Limits(LONG_OF_A_KEY)
         self._saves = _Limits(SAVES_OF_A_KEY)
         self._resumes = _Limits(RESUMES_OF_A_KEY)
+        self._ends = _Limits(ENDS_OF_A_KEY)
         self._changes: set[asyncio.Task[Any]] = set()
 
     async def short(self, work: Callable[[], T]) -> T:
@@ -54,27 +55,44 @@ class Workers:
         async with self._saves.of(key_id):
             return await self.long(key_id, work)
 
+    async def ending(self, key_id: str, work: Callable[[], T]) -> T:
+        """Run work that ends a sandbox of this key."""
+        async with self._ends.of(key_id):
+            return await asyncio.get_running_loop().run_in_executor(self._long, work)
+
     async def made(self, key_id: str, make: Callable[[], D]) -> D:
-        """A sandbox that `make` resumes from a save. It is destroyed if the caller is cancelled
-        meanwhile, who will never learn of it."""
-        async with self._resumes.of(key_id), self._jobs.of(key_id):
-            making = self._long.submit(make)
-            try:
-                return await asyncio.wrap_future(making)
-            except asyncio.CancelledError:
-                making.add_done_callback(self._destroy_made)
-                raise
+        """A sandbox that `make` resumes from a save. If the caller is cancelled meanwhile, who will
+        never learn of it, it is destroyed; until then it counts against the limits."""
+        abandoned = False
 
-    def _destroy_made(self, making: Future[Any]) -> None:
-        if not making.cancelled() and not making.exception():
-            self._long.submit(making.result().destroy)
+        async def run() -> D:
+            async with self._resumes.of(key_id), self._jobs.of(key_id):
+                if abandoned:
+                    raise asyncio.CancelledError
+                loop = asyncio.get_running_loop()
+                sandbox = await loop.run_in_executor(self._long, make)
+                if abandoned:
+                    await loop.run_in_executor(self._long, sandbox.destroy)
+                return sandbox
 
-    async def to_its_end(self, change: Coroutine[Any, Any, T]) -> T:
-        """Await a change of state, which goes on to its end if the caller is cancelled."""
+        making = self._begin(run())
+        try:
+            return await asyncio.shield(making)
+        except asyncio.CancelledError:
+            abandoned = True
+            if making.done() and not making.cancelled() and not making.exception():
+                self._long.submit(making.result().destroy)  # it was ready at the same moment
+            raise
+
+    def _begin(self, change: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         task = asyncio.get_running_loop().create_task(change)
         self._changes.add(task)
         task.add_done_callback(self._changes.discard)
-        return await asyncio.shield(task)
+        return task
+
+    async def to_its_end(self, change: Coroutine[Any, Any, T]) -> T:
+        """Await a change of state, which goes on to its end if the caller is cancelled."""
+        return await asyncio.shield(self._begin(change))
 
     def spawn(self, change: Coroutine[Any, Any, Any]) -> None:
         """Make a change in the background; an error is logged."""
@@ -85,9 +103,7 @@ class Workers:
             except (ApiError, CoppiceError, OSError) as error:
                 log.error("a change failed", extra={"fields": {"why": str(error)}})
 
-        task = asyncio.get_running_loop().create_task(run())
-        self._changes.add(task)
-        task.add_done_callback(self._changes.discard)
+        self._begin(run())
 
     async def settle(self) -> None:
         """Wait for the changes under way."""

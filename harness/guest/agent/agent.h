@@ -25,6 +25,7 @@ int self_machine_id(const struct field *field);
 int self_entropy(const struct field *field);
 int self_mac(const struct field *field);
 int self_address(const struct field *field);
+int self_route(const struct field *field);
 
 /* identity.c */
 /* Parses "10.0.0.2/16". 0, or -1 and errno. */

@@ -53,6 +53,21 @@ int files_write_line(const char *path, const struct field *field)
     return failed ? -1 : 0;
 }
 
+/* Until `want` bytes or the end of the file: files of /proc are read in pieces of their own choice.
+ * -1 and errno. */
+static ssize_t read_at(int fd, uint8_t *bytes, size_t want, off_t offset)
+{
+    size_t done = 0;
+    ssize_t got = 1;
+
+    while (done < want && got > 0) {
+        got = pread(fd, bytes + done, want - done, offset + (off_t)done);
+        if (got > 0)
+            done += (size_t)got;
+    }
+    return got < 0 && !done ? -1 : (ssize_t)done;
+}
+
 /* -> the bytes; fewer than requested at the end of the file. */
 void files_read(const struct frame *request)
 {
@@ -61,7 +76,7 @@ void files_read(const struct frame *request)
     int bad = parse(request, &piece);
     int fd = bad ? -1 : open(piece.path, O_RDONLY | O_CLOEXEC);
     size_t want = piece.length < sizeof bytes ? (size_t)piece.length : sizeof bytes;
-    ssize_t got = fd < 0 ? -1 : pread(fd, bytes, want, (off_t)piece.offset);
+    ssize_t got = fd < 0 ? -1 : read_at(fd, bytes, want, (off_t)piece.offset);
 
     if (got < 0)
         line_error(request->id, bad ? bad : errno, piece.path);

@@ -5,6 +5,7 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <termios.h>
 #include <unistd.h>
@@ -140,8 +141,58 @@ int line_fill(int wait)
     return 0;
 }
 
+/* A request in several frames: the payloads so far. */
+static struct {
+    uint8_t *bytes;
+    size_t length;
+    uint32_t id;
+    uint8_t kind;
+    int bad, whole; /* an errno; all of it has come */
+} parts;
+
+static void forget_parts(void)
+{
+    free(parts.bytes);
+    memset(&parts, 0, sizeof parts);
+}
+
+/* 1 with the whole request when this was its last or only frame. One that is too long is refused. */
+static int assemble(struct frame *frame)
+{
+    int more = frame->flags & FLAG_MORE;
+    uint8_t *grown;
+
+    if (parts.id != frame->id || parts.kind != frame->kind)
+        forget_parts(); /* its sender is gone */
+    if (!more && !parts.kind)
+        return 1;
+    parts.id = frame->id;
+    parts.kind = frame->kind;
+    if (parts.length + frame->length > REQUEST_MAX)
+        parts.bad = E2BIG;
+    else if (!parts.bad) {
+        grown = realloc(parts.bytes, parts.length + frame->length + 1);
+        if (grown) {
+            memcpy(grown + parts.length, frame->payload, frame->length);
+            parts.bytes = grown;
+            parts.length += frame->length;
+        } else
+            parts.bad = ENOMEM;
+    }
+    if (more)
+        return 0;
+    parts.whole = 1;
+    frame->payload = parts.bytes;
+    frame->length = (uint32_t)parts.length;
+    if (parts.bad)
+        line_error(frame->id, parts.bad, "request");
+    return !parts.bad;
+}
+
 int line_next(struct frame *out)
 {
+    if (parts.whole)
+        forget_parts();
     while (in_end - in_start >= HEADER) {
         const uint8_t *head = inbox + in_start;
         uint32_t length = load32(head + 8);
@@ -159,7 +210,8 @@ int line_next(struct frame *out)
         out->length = length;
         out->payload = head + HEADER;
         in_start += HEADER + length;
-        return 1;
+        if (assemble(out))
+            return 1;
     }
     return 0;
 }
@@ -193,7 +245,8 @@ void line_error(uint32_t id, int number, const char *what)
     int length;
 
     memcpy(text, &code, 4);
-    length = snprintf(text + 4, sizeof text - 4, "%s: %s", what, strerror(number));
+    length = snprintf(text + 4, sizeof text - 4, "%.160s%s: %s", what, strlen(what) > 160 ? "..." : "",
+                      strerror(number));
     if (length > (int)sizeof text - 5)
         length = (int)sizeof text - 5;
     line_put(KIND_ERROR, id, text, 4 + (size_t)length);

@@ -6,7 +6,7 @@
  *   u8  kind    enum kind
  *   u8  flags   enum flag
  *   u32 id      chosen by the caller, repeated in every frame that answers it
- *   u32 length  bytes of payload, at most FRAME_MAX
+ *   u32 length  bytes of payload, at most FRAME_MAX; see FLAG_MORE for more
  *   u32 check   FNV-1a of the twelve bytes before it
  *
  * The check lets a reader find the next frame on a UART that also carries kernel messages.
@@ -21,6 +21,7 @@
 #define PROTOCOL_VERSION 1
 #define FRAME_MAGIC 0xC0B1u
 #define FRAME_MAX (64u * 1024u)
+#define REQUEST_MAX (3u * 1024u * 1024u) /* Linux accepts 2 MiB of arguments */
 
 enum kind {
     KIND_HELLO = 1,
@@ -44,6 +45,7 @@ enum kind {
 
 enum flag {
     FLAG_KEEP_STDIN = 1, /* of EXEC: STDIN frames will follow */
+    FLAG_MORE = 2,       /* of a request: the next frame, of the same kind and id, continues it */
 };
 
 enum tag {
@@ -55,6 +57,7 @@ enum tag {
     TAG_ENTROPY = 6,
     TAG_KEY = 7,
     TAG_WALL_AT_RING_NS = 8, /* the wall clock when the doorbell was last answered */
+    TAG_ROUTE = 9, /* the address of the default route's gateway; after TAG_ADDRESS */
     TAG_ARG = 16,
     TAG_ENV = 17,
     TAG_CWD = 18,
@@ -96,7 +99,8 @@ int line_use_stdio(void);
 int line_fd(void);
 /* Reads available bytes, blocking if `wait`. -1 when the other side has closed it. */
 int line_fill(int wait);
-/* Takes the next whole frame from what was read. 0 when there is none. */
+/* Takes the next whole request from what was read. 0 when there is none. Its payload stays until the
+ * next call. */
 int line_next(struct frame *out);
 /* Answers are buffered, and sent in one write by line_flush. */
 void line_put(uint8_t kind, uint32_t id, const void *payload, size_t length);

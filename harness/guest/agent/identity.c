@@ -178,6 +178,7 @@ void identity_take(const struct frame *request)
         case TAG_MACHINE_ID: failed = self_machine_id(&field); break;
         case TAG_MAC: failed = self_mac(&field); break;
         case TAG_ADDRESS: failed = self_address(&field); break;
+        case TAG_ROUTE: failed = self_route(&field); break;
         case TAG_WALL_NS: failed = self_wall(field_number(&field)); break;
         case TAG_WALL_AT_RING_NS: /* exact, whatever the delay of this request */
             failed = self_wall(field_number(&field) + doorbell_age_ns());

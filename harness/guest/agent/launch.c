@@ -16,16 +16,26 @@
 #include <sched.h>
 #endif
 
+#define FIELD_HEADER 5u
+
 extern char **environ;
 
-int launch_parse(const struct frame *request, char *text, struct launch *out)
+int launch_parse(const struct frame *request, struct launch *out)
 {
     const uint8_t *at = request->payload, *end = at + request->length;
+    size_t fields = request->length / FIELD_HEADER + 1, count = 0, variables = 0;
     struct field field;
+    char *text;
     int more;
 
     memset(out, 0, sizeof *out);
     out->cwd = "";
+    /* A terminating zero is shorter than a field's header. */
+    text = out->text = malloc(request->length + 1);
+    out->arguments = calloc(fields + 1, sizeof(char *));
+    out->environment = calloc(fields + 1, sizeof(char *));
+    if (!text || !out->arguments || !out->environment)
+        return ENOMEM;
     while ((more = field_next(&at, end, &field)) > 0) {
         if (field.tag == TAG_TIMEOUT_MS)
             out->timeout_ms = field_number(&field);
@@ -35,16 +45,23 @@ int launch_parse(const struct frame *request, char *text, struct launch *out)
         } else {
             memcpy(text, field.bytes, field.length);
             text[field.length] = 0;
-            if (field.tag == TAG_ARG && out->count < ARGUMENTS_MAX)
-                out->arguments[out->count++] = text;
-            else if (field.tag == TAG_ENV && out->variables < ARGUMENTS_MAX)
-                out->environment[out->variables++] = text;
+            if (field.tag == TAG_ARG)
+                out->arguments[count++] = text;
+            else if (field.tag == TAG_ENV)
+                out->environment[variables++] = text;
             else if (field.tag == TAG_CWD)
                 out->cwd = text;
             text += field.length + 1;
         }
     }
-    return more < 0 || out->count == 0 ? EINVAL : 0;
+    return more < 0 || count == 0 ? EINVAL : 0;
+}
+
+void launch_free(struct launch *launch)
+{
+    free(launch->text);
+    free(launch->arguments);
+    free(launch->environment);
 }
 
 #ifdef __FreeBSD__
@@ -84,7 +101,7 @@ static int run_child(void *argument)
     dup2(start->err, 2);
     if (*start->launch->cwd == 0 || chdir(start->launch->cwd) == 0)
         exec_by_name(start->launch->arguments,
-                     start->launch->variables ? start->launch->environment : environ);
+                     start->launch->environment[0] ? start->launch->environment : environ);
     start->failed = errno;
 #ifdef __FreeBSD__
     int failed = errno;

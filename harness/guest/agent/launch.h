@@ -6,21 +6,19 @@
 
 #include <sys/types.h>
 
-#define ARGUMENTS_MAX 256
-
-/* An EXEC request. The strings are in the caller's buffer, `input` is in the request. */
+/* An EXEC request. `input` is in the request. Both lists end with NULL. */
 struct launch {
-    char *arguments[ARGUMENTS_MAX + 1], *environment[ARGUMENTS_MAX + 1];
-    int count, variables;
+    char **arguments, **environment;
+    char *text; /* of both */
     const char *cwd;
     const uint8_t *input;
     size_t input_length;
     uint64_t timeout_ms;
 };
 
-/* Copies strings to `text`, which must have room for request->length + 1 bytes: a terminating zero
- * is shorter than a field's header. 0, or an errno. */
-int launch_parse(const struct frame *request, char *text, struct launch *out);
+/* 0, or an errno; free it in any case. */
+int launch_parse(const struct frame *request, struct launch *out);
+void launch_free(struct launch *launch);
 
 /* Starts the program in its own process group, with these descriptors as stdin, stdout and stderr.
  * 0 with its PID and a descriptor that becomes readable when it ends (-1 where the kernel has no

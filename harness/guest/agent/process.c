@@ -141,8 +141,7 @@ void process_start(const struct frame *request)
 {
     struct launch launch;
     struct child *child = NULL;
-    char *text = malloc(request->length + 1);
-    int failed = text ? launch_parse(request, text, &launch) : ENOMEM;
+    int failed = launch_parse(request, &launch);
 
     reap();
     for (int i = 0; i < CHILDREN_MAX && !child; i++)
@@ -152,7 +151,7 @@ void process_start(const struct frame *request)
         failed = child ? start(request, child, &launch) : EAGAIN;
     if (failed)
         line_error(request->id, failed, failed == ENOENT ? launch.arguments[0] : "exec");
-    free(text);
+    launch_free(&launch);
 }
 
 void process_stdin(const struct frame *request)

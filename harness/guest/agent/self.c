@@ -1,10 +1,13 @@
 /* Sets a Linux guest's clock, names, entropy and addresses. */
 #include "agent.h"
 
+#include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <net/if.h>
 #include <net/if_arp.h>
+#include <net/route.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
@@ -102,4 +105,27 @@ int self_address(const struct field *field)
         return -1;
     request.ifr_flags |= IFF_UP | IFF_RUNNING;
     return configure(SIOCSIFFLAGS, &request);
+}
+
+/* Setting the address has removed the routes of the former one. */
+int self_route(const struct field *field)
+{
+    struct rtentry route = {.rt_flags = RTF_UP | RTF_GATEWAY, .rt_dev = (char[]){INTERFACE}};
+    struct sockaddr_in via = {.sin_family = AF_INET}, any = {.sin_family = AF_INET};
+    char text[INET_ADDRSTRLEN];
+    int fd, bad;
+
+    snprintf(text, sizeof text, "%.*s", (int)field->length, (const char *)field->bytes);
+    if (inet_pton(AF_INET, text, &via.sin_addr) != 1) {
+        errno = EINVAL;
+        return -1;
+    }
+    memcpy(&route.rt_gateway, &via, sizeof via);
+    memcpy(&route.rt_dst, &any, sizeof any);
+    memcpy(&route.rt_genmask, &any, sizeof any);
+    fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+    bad = fd < 0 || (ioctl(fd, SIOCADDRT, &route) != 0 && errno != EEXIST);
+    if (fd >= 0)
+        close(fd);
+    return bad ? -1 : 0;
 }

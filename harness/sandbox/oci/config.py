@@ -63,7 +63,7 @@ class Limits:
     def __post_init__(self) -> None:
         most = {
             "memory": psutil.virtual_memory().total,
-            "pids": int(PID_MAX.read_text()) if PID_MAX.exists() else sys.maxsize,
+            "pids": int(PID_MAX.read_text(encoding="utf-8")) if PID_MAX.exists() else sys.maxsize,
             "cpus": os.cpu_count() or 1,
         }
         for name, limit in most.items():

@@ -40,7 +40,7 @@ def requirements(*, overlay: bool, network: bool) -> Sequence[Requirement]:
         )
     )  # fmt: skip
     if "user" not in absent:
-        most = int(Path("/proc/sys/user/max_user_namespaces").read_text())
+        most = int(Path("/proc/sys/user/max_user_namespaces").read_text(encoding="utf-8"))
         lines.append(
             Requirement(
                 "user namespaces", most > 0, f"{most} at most",
@@ -48,7 +48,7 @@ def requirements(*, overlay: bool, network: bool) -> Sequence[Requirement]:
             )
         )  # fmt: skip
     if overlay:
-        known = "overlay" in Path("/proc/filesystems").read_text().split()
+        known = "overlay" in Path("/proc/filesystems").read_text(encoding="utf-8").split()
         lines.append(
             Requirement(
                 "overlayfs", known, "known to the kernel" if known else "not loaded",

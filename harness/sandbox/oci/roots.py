@@ -149,7 +149,7 @@ def name(root: Path, identity: Identity) -> None:
             continue  # its root has a directory there: leave it
         # A link there could lead out of the root: replace it, do not follow it.
         path.unlink(missing_ok=True)
-        path.write_text(f"{text}\n")
+        path.write_text(f"{text}\n", encoding="utf-8")
         os.chown(path, USERS, USERS)
 
 

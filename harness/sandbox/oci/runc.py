@@ -44,7 +44,7 @@ class Runc:
 
     def write(self, directory: Path, config: Mapping[str, Any]) -> None:
         """Write config.json into a bundle's directory."""
-        (directory / CONFIG).write_text(json.dumps(config))
+        (directory / CONFIG).write_text(json.dumps(config), encoding="utf-8")
 
     def begin(
         self, directory: Path, id: str, pid_file: Path, log: Log
@@ -56,7 +56,7 @@ class Runc:
         complete.
         """
         reading, writing = os.pipe()
-        into = os.fdopen(writing, "w")
+        into = os.fdopen(writing, "w", encoding="utf-8")
         try:
             (directory / CONFIG).symlink_to(f"/proc/self/fd/{reading}")
             # All keyrings would belong to one user, who may have few; sandboxes cannot use them.
@@ -95,6 +95,6 @@ class Runc:
 def read_pid(pid_file: Path, output: str) -> int:
     """The PID of a container's first process, which runc wrote to a file."""
     try:
-        return int(pid_file.read_text())
+        return int(pid_file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise SandboxError(f"runc started no process{f': {output}' if output else ''}") from error

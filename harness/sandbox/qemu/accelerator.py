@@ -51,9 +51,11 @@ def choose(run: Run, cache: Path, image: GuestImage) -> Accelerator:
     target = cache / "accelerators" / hashlib.sha256(tried.encode()).hexdigest()
 
     def fill(directory: Path) -> None:
-        (directory / CHOICE).write_text(json.dumps(dataclasses.asdict(_try_kvm(run, image))))
+        (directory / CHOICE).write_text(
+            json.dumps(dataclasses.asdict(_try_kvm(run, image))), encoding="utf-8"
+        )
 
-    return Accelerator(**json.loads((entry(target, fill) / CHOICE).read_text()))
+    return Accelerator(**json.loads((entry(target, fill) / CHOICE).read_text(encoding="utf-8")))
 
 
 def _try_kvm(run: Run, image: GuestImage) -> Accelerator:

@@ -58,6 +58,6 @@ def _processor_s(pid: int) -> float | None:
     total = 0.0
     for task in Path(f"/proc/{pid}/task").glob("*/schedstat"):
         with contextlib.suppress(OSError):
-            had, waited, _ = task.read_text().split()
+            had, waited, _ = task.read_text(encoding="utf-8").split()
             total += (int(had) + int(waited)) / 1e9
     return total or None

@@ -66,7 +66,9 @@ def complete(directory: Path, built_from: Mapping[str, Scalar]) -> None:
         name: {"bytes": (directory / name).stat().st_size, "sha256": digest(directory / name)}
         for name in (MEMORY, DEVICES)
     }
-    (directory / manifest.NAME).write_text(manifest.render(SCHEMA, built_from, files))
+    (directory / manifest.NAME).write_text(
+        manifest.render(SCHEMA, built_from, files), encoding="utf-8"
+    )
 
 
 def load(directory: Path, expected: Mapping[str, Scalar]) -> Checkpoint:

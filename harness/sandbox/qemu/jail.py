@@ -18,7 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness import paths
-from harness.errors import CoppiceError, SandboxError, Unsupported
+from harness.errors import CoppiceError, DiskFull, LimitReached, SandboxError, Unsupported
+from harness.failures import typed
 from harness.host.cgroup_limits import LimitedGroup, LimitedGroups, Limits
 from harness.host.identity import NETWORK, Identity
 from harness.host.locks import half_built
@@ -278,6 +279,8 @@ def _tried(run: Run, cache: Path, parts: Sequence[Part]) -> Jailer:
             jailer.close()
             raise
     except (Unsupported, OSError) as error:
+        if isinstance(known := typed(error), LimitReached | DiskFull):
+            raise known from error
         why = error.args[0] if isinstance(error, Unsupported) else error
         raise Unsupported(
             f"VMMs cannot be confined here: {why}",

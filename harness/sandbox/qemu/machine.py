@@ -84,7 +84,7 @@ def qemu_release() -> tuple[int, int]:
 @functools.cache
 def tsc_khz() -> int:
     """Frequency of this host's TSC, which an emulated guest sees unscaled."""
-    found = re.search(r"bogomips\s*:\s*([\d.]+)", Path("/proc/cpuinfo").read_text())
+    found = re.search(r"bogomips\s*:\s*([\d.]+)", Path("/proc/cpuinfo").read_text(encoding="utf-8"))
     return round(float(found[1]) * 500) if found else 0
 
 

@@ -6,7 +6,8 @@ import os
 import shutil
 from collections.abc import Sequence
 
-from harness.errors import CoppiceError
+from harness.errors import CoppiceError, DiskFull, LimitReached
+from harness.failures import typed
 from harness.host.process import install_command
 from harness.host.requirement import Requirement
 from harness.sandbox.qemu.accelerator import KVM
@@ -51,6 +52,8 @@ def _confinement() -> Requirement:
     try:
         found = examine().facts()
     except (CoppiceError, OSError) as error:
+        if isinstance(known := typed(error), LimitReached | DiskFull):
+            raise known from error  # that passes, and says nothing about this host
         return Requirement("confinement of VMMs", False, str(error.args[0]), remedy)
     detail = f"{found['level']}: {found['applied']}"
     if found["lacking"] != "nothing":

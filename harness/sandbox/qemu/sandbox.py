@@ -8,6 +8,7 @@ import struct
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Protocol
 
@@ -23,6 +24,7 @@ from harness.guest.protocol import (
     ring_dated,
 )
 from harness.host.identity import NO_KEY, Identity
+from harness.measure import wall_clock
 from harness.sandbox.base import ECHO
 from harness.sandbox.protocol import HostProcess
 from harness.sandbox.qemu.qmp import Qmp
@@ -85,6 +87,7 @@ class QemuSandbox:
         self._pending_identity = state is not VmState.RUNNING
         self._ring = _new_ring(key)
         self._replied = 0.0
+        self._wall_offset = 0.0
 
     # The timed path.
 
@@ -189,8 +192,9 @@ class QemuSandbox:
         """The wall-clock time at a moment that the guest knows: when it answered the doorbell."""
         if self._booted:
             return field(Tag.WALL_NS, time.time_ns())
-        age_ns = int((time.perf_counter() - self._replied) * 1e9)
-        return field(Tag.WALL_AT_RING_NS, time.time_ns() - age_ns)
+        now, wall_ns = time.perf_counter(), time.time_ns()
+        self._wall_offset = wall_ns / 1e9 - now
+        return field(Tag.WALL_AT_RING_NS, wall_ns - int((now - self._replied) * 1e9))
 
     def touch(self, mib: int) -> None:
         """Write one word in every page of `mib` MiB of the guest's memory."""
@@ -204,7 +208,9 @@ class QemuSandbox:
         """
         if self._booted:
             return 0.0
-        return self.vmm.qmp.wait_resumed(5) - time.time() + time.perf_counter()
+        wall = self.vmm.qmp.wait_resumed(5)
+        # As close to the event as both clocks were read, so that slewing makes no difference.
+        return wall - (self._wall_offset or wall_clock.read().offset)
 
     # Off the timed path.
 
@@ -224,9 +230,10 @@ class QemuSandbox:
             return None
         return HostProcess(self.vmm.process.pid, self.guest_memory)
 
-    def adopt_identity(self) -> None:
-        """Apply the guest's identity now instead of with its first process."""
-        self.agent.take_identity(self.identity)
+    def adopt_identity(self, route: IPv4Address | None = None) -> None:
+        """Apply the guest's identity now instead of with its first process, and a default route
+        by this gateway."""
+        self.agent.take_identity(self.identity, route)
         self._pending_identity = False
 
     def arm(self) -> None:

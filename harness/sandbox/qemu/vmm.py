@@ -90,7 +90,7 @@ class Vmm:
     def stderr_tail(self) -> str:
         """The end of the VMM's stderr, for error messages."""
         with contextlib.suppress(OSError):
-            lines = self.log.read_text(errors="replace").strip().splitlines()
+            lines = self.log.read_text(errors="replace", encoding="utf-8").strip().splitlines()
             return " | ".join(line for line in lines if "has no peer" not in line)[-400:]
         return ""
 
@@ -250,6 +250,10 @@ def _confined(started: subprocess.Popen[bytes], report: int, log: Path) -> Child
     started.wait()
     (pid,) = struct.unpack("=i", answer) if len(answer) == 4 else (0,)
     if pid <= 0:
-        why = os.strerror(-pid) if pid else log.read_text(errors="replace").strip()[-400:]
+        why = (
+            os.strerror(-pid)
+            if pid
+            else log.read_text(errors="replace", encoding="utf-8").strip()[-400:]
+        )
         raise SandboxError(f"a VMM could not be confined: {why or 'no message'}")
     return Child(pid)

@@ -59,7 +59,14 @@ def client() -> str | None:
 def _version(program: Path) -> str | None:
     """The version that a program of Docker reports; None for any other program."""
     with contextlib.suppress(OSError, subprocess.TimeoutExpired):
-        done = subprocess.run([program, "--version"], capture_output=True, text=True, timeout=10)
+        done = subprocess.run(
+            [program, "--version"],
+            capture_output=True,
+            text=True,
+            timeout=10,
+            encoding="utf-8",
+            errors="replace",
+        )
         if found := re.match(r"Docker version (\S+),", done.stdout):
             return found[1]
     return None

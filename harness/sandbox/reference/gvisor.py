@@ -89,7 +89,7 @@ class GvisorSubstrate(ReferenceSubstrate):
         done = subprocess.run(
             self.argv(run, "checkpoint", "--image-path", directory, id),
             env=run.environment, stdin=subprocess.DEVNULL, capture_output=True, text=True,
-        )  # fmt: skip
+        encoding="utf-8", errors="replace")  # fmt: skip
         if done.returncode:
             raise CheckpointError(f"runsc cannot save a sandbox: {done.stderr.strip()}")
 
@@ -100,7 +100,9 @@ class GvisorSubstrate(ReferenceSubstrate):
         directory = run.directory / f"gvisor-{id}"
         directory.mkdir()
         undo.callback(shutil.rmtree, directory, ignore_errors=True)
-        (directory / "config.json").write_text(json.dumps(_config(run, template, identity)))
+        (directory / "config.json").write_text(
+            json.dumps(_config(run, template, identity)), encoding="utf-8"
+        )
         log = Log(run, f"gvisor-{id}")
         undo.callback(log.close)
         undo.callback(_end, run, directory, id)
@@ -136,13 +138,13 @@ def _end(run: Run, directory: Path, id: str) -> None:
     known = list((run.directory / "runsc").glob(f"*{id}*"))  # also a socket since 2024
     pids: list[int] = []
     with contextlib.suppress(OSError, ValueError, psutil.NoSuchProcess):
-        pids.append(int((directory / "pid").read_text()))
+        pids.append(int((directory / "pid").read_text(encoding="utf-8")))
         pids += [
             child.pid for child in psutil.Process(pids[0]).children(recursive=True)
         ]  # it traces
     for path in known:
         with contextlib.suppress(OSError, ValueError, KeyError):
-            pids.append(json.loads(path.read_text())["goferPid"])
+            pids.append(json.loads(path.read_text(encoding="utf-8"))["goferPid"])
     for pid in pids:
         kill(pid, PATIENCE_S)
     for path in known:

@@ -57,7 +57,11 @@ class VmTemplate(ReferenceTemplate):
 
     @property
     def images(self) -> Sequence[Image]:
-        disk = Image("vm-disk", (self.directory / "sha256").read_text(), dict(self.root.built_from))
+        disk = Image(
+            "vm-disk",
+            (self.directory / "sha256").read_text(encoding="utf-8"),
+            dict(self.root.built_from),
+        )
         return [disk, shared_agent.as_record(self.agent)]
 
 
@@ -134,7 +138,7 @@ def _disk(cache: Path, root: Path, sha256: str, agent: Path) -> Path:
         tree = directory / "tree"
         copy(root, tree)
         unit = "etc/systemd/system/coppice-agent.service"
-        (tree / unit).write_text(SERVICE)
+        (tree / unit).write_text(SERVICE, encoding="utf-8")
         wants = tree / "etc/systemd/system/multi-user.target.wants"
         wants.mkdir(exist_ok=True)
         (wants / "coppice-agent.service").symlink_to(f"/{unit}")
@@ -146,6 +150,6 @@ def _disk(cache: Path, root: Path, sha256: str, agent: Path) -> Path:
             disk.truncate(DISK_MIB * MIB)
         run_program("mkfs.ext4", "-q", "-F", "-d", tree, directory / "disk")
         shutil.rmtree(tree)
-        (directory / "sha256").write_text(digest(directory / "disk"))
+        (directory / "sha256").write_text(digest(directory / "disk"), encoding="utf-8")
 
     return entry(target, fill)

@@ -37,9 +37,9 @@ def check_sources(templates: Iterable[Path], modules: Iterable[Path]) -> None:
     """Raise when a template, an essay or a page module's text holds a typed figure."""
     found = []
     for path in templates:
-        found += [(path, *hit) for hit in typed_figures(path.read_text())]
+        found += [(path, *hit) for hit in typed_figures(path.read_text(encoding="utf-8"))]
     for path in modules:
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Constant) and isinstance(node.value, str):
                 found += [(path, node.lineno, text) for _, text in typed_figures(node.value)]
     if found:

@@ -16,6 +16,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from harness import strict_json
 from harness.measure.record import digest
 from harness.paths import cache_directory
 
@@ -31,7 +32,7 @@ class CachedJson:
         self._file = cache_directory() / "site" / name
         self._before: dict[str, Any] = {}
         with contextlib.suppress(OSError, ValueError):
-            found = json.loads(self._file.read_bytes())
+            found = strict_json.loads(self._file.read_bytes())
             self._before = found if isinstance(found, dict) else {}
         self.found = self._before
 
@@ -44,7 +45,7 @@ class CachedJson:
         with contextlib.suppress(OSError):
             self._file.parent.mkdir(parents=True, exist_ok=True)
             handle, temporary = tempfile.mkstemp(dir=self._file.parent, prefix=".new-")
-            with os.fdopen(handle, "w") as file:
+            with os.fdopen(handle, "w", encoding="utf-8") as file:
                 file.write(json.dumps(self.found))
             Path(temporary).replace(self._file)
 

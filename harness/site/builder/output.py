@@ -20,6 +20,7 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from harness import strict_json
 from harness.errors import UsageError
 from harness.site.builder.manifest import Manifest
 
@@ -115,7 +116,7 @@ class Directory:
         self.write(MARKER, marker.dump())
         if self._kept:
             gone = sorted(self._kept.difference(files, (MARKER,)))
-            (self.fresh / _GONE).write_text(json.dumps(gone))
+            (self.fresh / _GONE).write_text(json.dumps(gone), encoding="utf-8")
             self.fresh.rename(self.out / _READY)
             _finish(self.out)
             return
@@ -177,7 +178,7 @@ def _finish(out: Path) -> None:
         (out / path).parent.mkdir(parents=True, exist_ok=True)
         (ready / path).replace(out / path)
     try:
-        gone = json.loads((ready / _GONE).read_bytes())
+        gone = strict_json.loads((ready / _GONE).read_bytes())
     except FileNotFoundError:
         gone = []
     emptied = set()

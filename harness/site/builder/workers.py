@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 from harness.claims.claims import Claim
 from harness.errors import SiteError
+from harness.interrupts import TERMINATION
 from harness.site.builder import check
 from harness.site.builder.manifest import Manifest
 from harness.site.builder.output import Directory
@@ -191,9 +192,10 @@ def spread(
 
 
 def _die_quietly() -> None:
-    # A forked worker inherits the command's handler, which would print a traceback when the pool
-    # ends its workers by SIGTERM.
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    # A forked worker inherits the command's handlers, which would print a traceback when the pool
+    # ends its workers by SIGTERM, or a terminal sends its signal to all.
+    for number in TERMINATION:
+        signal.signal(number, signal.SIG_DFL)
 
 
 def _nth(number: int) -> Any:

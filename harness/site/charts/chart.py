@@ -103,7 +103,7 @@ class Chart:
 
 @functools.cache
 def _style() -> str:
-    return _STYLE.read_text()
+    return _STYLE.read_text(encoding="utf-8")
 
 
 def standalone(drawing: Markup, width: int = 960) -> bytes:

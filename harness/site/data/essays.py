@@ -51,7 +51,7 @@ def found(directory: Path = DIRECTORY) -> Sequence[Essay]:
     """Every essay, then every appendix, in order. Raises SiteError for a file without a header."""
     made = []
     for path in sorted(directory.glob("*.md")):
-        text = path.read_text()
+        text = path.read_text(encoding="utf-8")
         head = _HEAD.match(text)
         lines = [line.split(":", 1) for line in (head[1].splitlines() if head else ())]
         facts = {name.strip(): value.strip() for name, value in lines}

@@ -5,12 +5,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
 from markupsafe import Markup
 
+from harness import strict_json
 from harness.measure.record import RunRecord
 from harness.site.data.addresses import relative
 
@@ -20,7 +20,7 @@ _ESCAPES = str.maketrans({one: f"\\u{ord(one):04x}" for one in "<>&\u2028\u2029"
 
 def within(data: Mapping[str, Any]) -> Markup:
     """JSON that is safe inside a script element."""
-    text = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    text = strict_json.dumps(data, separators=(",", ":"))
     return Markup(text.translate(_ESCAPES))
 
 

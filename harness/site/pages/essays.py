@@ -22,7 +22,7 @@ def _patches(corpus: Corpus) -> Markup:
     for name, sha256 in sorted(corpus.patches.items()):
         if not name.endswith((".diff", ".patch")):
             continue
-        lines = (paths.DATA / name).read_text(errors="replace").splitlines()
+        lines = (paths.DATA / name).read_text(errors="replace", encoding="utf-8").splitlines()
         added = sum(one.startswith("+") and not one.startswith("+++") for one in lines)
         removed = sum(one.startswith("-") and not one.startswith("---") for one in lines)
         parts.append(

@@ -63,6 +63,7 @@ class CellShell(IPython.core.interactiveshell.InteractiveShell):
     def __init__(self, **more):
         super().__init__(**more)
         self.error_sent = self.cancelled = False
+        self.db = {}  # of visited directories: newer IPythons warn where it cannot be on disk
         transformers = self.input_transformer_manager.cleanup_transforms
         self._prompts = [each for each in transformers if isinstance(each, PromptStripper)]
         transformers[:] = [each for each in transformers if each not in self._prompts]

@@ -54,6 +54,12 @@ int self_address(const struct field *field)
     return not_permitted();
 }
 
+int self_route(const struct field *field)
+{
+    (void)field;
+    return not_permitted();
+}
+
 void system_mount(void)
 {
     unsetenv("COPPICE_RUN"); /* marks this process; its children end with it */
