@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 DISK_MIB = 1024
-"""The size of a sandbox's disk, of which Debian takes 124 MiB. Its file is sparse."""
+"""The size of a sandbox's disk, of which Debian takes some 190 MiB. Its file is sparse."""
 SMALLEST_MIB, LARGEST_MIB = 256, 1 << 20
 SUBSTRATES = ("qemu", "oci", "noop")
 
