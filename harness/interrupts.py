@@ -11,6 +11,7 @@ import contextlib
 import os
 import signal
 import stat
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -65,7 +66,13 @@ def _raise(number: int, _: object) -> None:
 
 @contextlib.contextmanager
 def raised(numbers: Sequence[int] = TERMINATION) -> Iterator[None]:
-    """Raise Interrupted in the main thread for these signals, unless the process ignores them."""
+    """Raise Interrupted in the main thread for these signals, unless the process ignores them.
+
+    Does nothing in another thread, which Python allows no handlers.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
     before: dict[int, Any] = {number: signal.getsignal(number) for number in numbers}
     requests.forget()
     try:

@@ -158,7 +158,9 @@ def _print(found: Mapping[str, Mapping[str, Mapping[str, object]]], everything: 
             lacking.setdefault(missing, []).append(name)
     for names in lacking.values():
         print(f"  {', '.join(names)}: {'do' if len(names) > 1 else 'does'} not run here")
-        _print_needs(found["substrates"][names[0]]["requirements"], everything)
+        # What is there differs between those shown together.
+        alone = len(names) == 1
+        _print_needs(found["substrates"][names[0]]["requirements"], everything or alone)
     print("Rigs")
     for where, broken in found.get("broken", {}).items():
         print(f"  {where}: {broken['why']}")
@@ -168,7 +170,7 @@ def _print(found: Mapping[str, Mapping[str, Mapping[str, object]]], everything: 
         verdict = "runs here" if rig["runs"] else "does not run here"
         own = "none" if rig["substrates"] else "its own"
         print(f"  {id} ({rig['title']}): {verdict}; substrates: {', '.join(runs_on) or own}")
-        _print_needs(rig["requirements"], everything)
+        _print_needs(rig["requirements"], everything or not rig["runs"])
         for tool in tools:
             print(f"    missing {tool}\n            {install_command(tool)}")
 

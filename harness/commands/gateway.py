@@ -9,7 +9,8 @@ from pathlib import Path
 
 from harness import extras
 from harness.errors import UsageError
-from harness.paths import gateway_directory
+from harness.host import disk_place
+from harness.paths import gateway_directory, runtime_directory
 
 HELP = "serve the E2B API for sandboxes on this host; `gateway keys` manages API keys"
 
@@ -59,6 +60,15 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         help="the network namespace that sandboxes may reach: its path, or the PID of a process",
     )  # fmt: skip
     serve.add_argument(
+        "--disk", type=int, metavar="MIB",
+        help="the size of a sandbox's disk (default: 1024); COPPICE_DISKS chooses where disks lie",
+    )  # fmt: skip
+    serve.add_argument(
+        "--disk-reserve", type=int, metavar="MIB",
+        help="the room that is reserved for each disk (default: all of it); with less, more "
+             "sandboxes fit, and one that needs more when no room is left gets I/O errors",
+    )  # fmt: skip
+    serve.add_argument(
         "--resolver", metavar="ADDRESS",
         help="the resolver that sandboxes ask for names (default: that of the outside network's "
              "resolv.conf)",
@@ -78,7 +88,7 @@ def main(options: argparse.Namespace) -> int:
     try:
         # Not at the top: hosts without a web server must be able to run the other commands.
         from harness.gateway import server
-        from harness.gateway.options import Options
+        from harness.gateway.options import DISK_MIB, LARGEST_MIB, SMALLEST_MIB, Options
     except ModuleNotFoundError as error:
         raise extras.missing("the gateway", error) from error
     if options.what == "keys":
@@ -89,7 +99,21 @@ def main(options: argparse.Namespace) -> int:
         trust = f" SSL_CERT_FILE={certificate}" if certificate else ""
         variables = f"E2B_API_URL={address} E2B_SANDBOX_URL={address}{trust} E2B_API_KEY=..."
         print(f"  {variables}", flush=True)
+        if options.substrate != "noop":
+            print(f"  disks: {disk_place.described(runtime_directory(), reserved)}", flush=True)
 
+    size = DISK_MIB if options.disk is None else options.disk
+    reserved = size if options.disk_reserve is None else options.disk_reserve
+    if not SMALLEST_MIB <= size <= LARGEST_MIB:
+        raise UsageError(
+            f"a disk has {SMALLEST_MIB} to {LARGEST_MIB} MiB, not {size}",
+            hint="coppice gateway --disk MIB",
+        )
+    if not 0 < reserved <= size:
+        raise UsageError(
+            f"a disk of {size} MiB cannot have {reserved} MiB reserved",
+            hint=f"coppice gateway --disk-reserve MIB   (1 to {size})",
+        )
     pool = {options.only: options.pool} if options.only else options.pool
     server.serve(
         Options(
@@ -97,7 +121,7 @@ def main(options: argparse.Namespace) -> int:
             substrate=options.substrate, pool=pool, domain=options.domain,
             connections=options.connections, network=not options.no_network,
             outside=options.outside, resolver=options.resolver, verbose=options.verbose,
-            tls=options.tls, on_ready=on_ready,
+            tls=options.tls, disk_mib=size, disk_reserve_mib=reserved, on_ready=on_ready,
         )
     )  # fmt: skip
     return 0

@@ -148,6 +148,11 @@ def new_key(directory: Path, limits: Limits | None = None) -> str:
         return store.new_key("rig", limits)[1]
 
 
+def _shared_disks(options: Sequence[str]) -> Sequence[str]:
+    """Rigs and tests start many sandboxes on small disks, and few of them write much."""
+    return () if "noop" in options or "--disk-reserve" in options else ("--disk-reserve", "32")
+
+
 @contextlib.contextmanager
 def running_gateway(
     run: Run,
@@ -161,7 +166,8 @@ def running_gateway(
     with tempfile.TemporaryDirectory(prefix="gateway-", dir=run.directory) as name:
         directory = Path(name)
         argv = (
-            sys.executable, "-m", *program, "--state", str(directory), "--port", "0", *options,
+            sys.executable, "-m", *program, "--state", str(directory), "--port", "0",
+            *_shared_disks(options), *options,
         )  # fmt: skip
         # A process of this run, so that it does not outlive a rig that is killed.
         environment = {**os.environ, **run.environment}

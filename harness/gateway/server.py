@@ -92,9 +92,10 @@ def _fleet(options: Options, run: Run, stack: ExitStack) -> SandboxFleet:
     net = None
     if options.network:
         net = setup.open_network(run, options, fd_holder, stack)
-    if options.substrate == "oci":
-        return setup.container_fleet(run, fd_holder, net, options.pool_size, stack)
-    return setup.microvm_fleet(run, fd_holder, net, options.pool_size, stack)
+    reserved = options.disk_reserve_mib
+    disks = setup.Disks(options.disk_mib, options.disk_mib if reserved is None else reserved)
+    make = setup.container_fleet if options.substrate == "oci" else setup.microvm_fleet
+    return make(run, fd_holder, net, disks, options.pool_size, stack)
 
 
 def serve(options: Options, fleet: SandboxFleet | None = None) -> None:

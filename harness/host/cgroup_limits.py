@@ -101,7 +101,7 @@ class LimitedGroups:
             _delegate(self._mounts["memory"], self._path)
         file, value = ("cpu.weight", 100) if self.version == 2 else ("cpu.shares", 1024)
         parent = self._mounts["cpu"] / self._path
-        (parent.parent / file).write_text(str(WEIGHT * value))
+        (parent.parent / file).write_text(str(WEIGHT * value), encoding="utf-8")
 
     def find(self, name: str) -> LimitedGroup:
         """A group that another process may have made."""

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from harness import control_groups
 from harness.errors import SandboxError
 
 if TYPE_CHECKING:
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 LIMITS = ("memory", "pids", "cpu", "cpuset")
 """Controllers that limit a sandbox."""
 PATIENCE_S = 5.0
-NOT_CONTROLLERS = ("rw", "nosuid", "nodev", "noexec", "relatime", "xattr", "clone_children")
 
 
 @dataclass(frozen=True)
@@ -185,9 +185,11 @@ def counted(run: Run) -> Iterator[Callable[[], float] | None]:
     # In version 2 all controllers share one hierarchy, so any of them will do.
     controller = "cpuacct" if own.version == 1 else "freezer"
     mount = own.mounts.get(controller)
-    before = mount and mount / _own_group(controller if own.version == 1 else "")
+    before = control_groups.own_directory(controller if own.version == 1 else "")
     # A leaf, because in version 2 a group with processes cannot have children with limits.
-    if mount and before and _enter(before) and _enter(mount / group_of(run) / "rig"):
+    group = mount and mount / group_of(run) / "rig"
+    # Back into its own group must be allowed too: it is tried before the move.
+    if before and group and _enter(before) and _enter_new(group):
         try:
             yield lambda: own.processor_s(group_of(run))
         finally:
@@ -197,43 +199,38 @@ def counted(run: Run) -> Iterator[Callable[[], float] | None]:
 
 
 def _enter(group: Path) -> bool:
-    """Move this process into a group, created if missing; False when that is not allowed."""
+    """Move this process into a group that exists; False when that is not allowed."""
     try:
-        group.mkdir(parents=True, exist_ok=True)
         (group / "cgroup.procs").write_text(str(os.getpid()), encoding="utf-8")
     except OSError:
         return False
     return True
 
 
-def _own_group(controller: str) -> str:
-    """The group of this process for a controller of version 1, or for version 2 ("")."""
-    for line in Path("/proc/self/cgroup").read_text(encoding="utf-8").splitlines():
-        _, names, path = line.split(":", 2)
-        if controller in names.split(","):
-            return path.lstrip("/")
-    return ""
+def _enter_new(group: Path) -> bool:
+    """The same for a group of the run, which is created."""
+    try:
+        group.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return False
+    return _enter(group)
 
 
 def find() -> Cgroups:
     """This host's control groups; version 0 where this process may not write to any."""
     mounts: dict[str, Path] = {}
     unified: dict[str, Path] = {}
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/self/mounts").read_text(encoding="utf-8").splitlines():
-            _, point, kind, options, *_ = line.split()
-            if not os.access(point, os.W_OK):
-                continue
-            if kind == "cgroup":
-                # The controllers are among the mount options.
-                mounts |= {
-                    name: Path(point) for name in options.split(",") if name not in NOT_CONTROLLERS
-                }
-            elif kind == "cgroup2":
+    for mounted in control_groups.hierarchies():
+        if not os.access(mounted.point, os.W_OK):
+            continue
+        if mounted.version == 1:
+            mounts |= dict.fromkeys(mounted.controllers, mounted.point)
+        else:
+            with contextlib.suppress(OSError):
                 controllers = (
-                    (Path(point) / "cgroup.controllers").read_text(encoding="utf-8").split()
+                    (mounted.point / "cgroup.controllers").read_text(encoding="utf-8").split()
                 )
-                unified = dict.fromkeys((*controllers, "freezer"), Path(point))
+                unified = dict.fromkeys((*controllers, "freezer"), mounted.point)
     if mounts:
         # In a hybrid, version 2 limits nothing, but runs still have groups in it.
         return Cgroups(1, mounts | ({"unified": unified["freezer"]} if unified else {}))

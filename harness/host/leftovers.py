@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from harness import command_log
-from harness.host import cgroups, leftovers_freebsd, scratch
+from harness.host import cgroups, disk_place, leftovers_freebsd, scratch
 from harness.host.ksm import NOTE, SETTINGS, abandoned, reset, restore
 from harness.host.leftover import Leftover
 from harness.host.local import LocalHost
@@ -54,7 +54,8 @@ def _mounts_under(directory: Path) -> Sequence[str]:
     with contextlib.suppress(OSError):
         lines = Path("/proc/self/mounts").read_text(encoding="utf-8").splitlines()
         points = [line.split()[1].encode().decode("unicode_escape") for line in lines]
-        return [point for point in reversed(points) if point.startswith(f"{directory}/")]
+        own = (f"{directory}/", str(directory))
+        return [point for point in reversed(points) if point == own[1] or point.startswith(own[0])]
     return []
 
 
@@ -63,10 +64,15 @@ def find(runtime: Path, cache: Path | None = None) -> list[Leftover]:
     found = _of_runtime(runtime)
     for host in runtime.parent.glob(f"{REBOOTED}*"):
         found += _of_reboot(host)
+    cache = cache or cache_directory()
+    found += [
+        Leftover("directory", directory.name, str(directory))
+        for directory in disk_place.abandoned(runtime, cache)
+    ]
     if abandoned() and not any(leftover.what == "settings" for leftover in found):
         found.append(Leftover("settings", "?", str(SETTINGS)))
     found += [Leftover("directory", "?", str(directory)) for directory in scratch.abandoned()]
-    found += [*_of_freebsd(runtime), *_of_cache(cache or cache_directory())]
+    found += [*_of_freebsd(runtime), *_of_cache(cache)]
     known = {leftover.name for leftover in found}
     # Of a gateway whose run was removed before, as after a reboot.
     usual = [str(built) for built in abandoned_in(gateway_directory() / SAVED)]

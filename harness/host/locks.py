@@ -17,6 +17,7 @@ from pathlib import Path
 
 from harness.errors import DiskFull
 from harness.host.run import LOCK
+from harness.paths import cache_directory
 
 HALF_BUILT = ".building-"
 """Prefix of a directory in the cache that is being built."""
@@ -60,9 +61,16 @@ def half_built(target: Path) -> Iterator[Path]:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         raise DiskFull(
-            f"no space left for {target}; no partial result was kept",
-            hint="free some space, or name another directory in COPPICE_CACHE",
+            f"no space left for {target}; no partial result was kept", hint=half_built_hint(target)
         ) from error
+
+
+def half_built_hint(target: Path) -> str:
+    """What helps where a target found no room."""
+    own = target.absolute().is_relative_to(cache_directory().absolute())
+    return f"free some space in {target.parent}" + (
+        ", or name another directory in COPPICE_CACHE" if own else ""
+    )
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""The host's available memory, and the page size that our processes use."""
+"""The memory that this process may use, and the page size that our processes use."""
 
 from __future__ import annotations
 
@@ -7,13 +7,31 @@ import sys
 
 import psutil
 
+from harness import control_groups
+
+MEMORY_FLOOR = 1 << 30
 _PR_SET_THP_DISABLE = 41
 """From Linux's prctl(2)."""
 
 
 def available_memory() -> int:
-    """Bytes available without swapping, by the kernel's own estimate."""
-    return int(psutil.virtual_memory().available)
+    """Bytes available without swapping: the kernel's own estimate, or what the control groups of
+    this process still allow, if that is less."""
+    limits = control_groups.memory_limits()
+    available = int(psutil.virtual_memory().available)
+    return min(available, limits[1]) if limits else available
+
+
+def usable_memory() -> int:
+    """Bytes that this process and its children may use at most."""
+    limits = control_groups.memory_limits()
+    total = int(psutil.virtual_memory().total)
+    return min(total, limits[0]) if limits else total
+
+
+def memory_floor() -> int:
+    """Bytes of memory that always stay free: MEMORY_FLOOR, and less in a small container."""
+    return min(MEMORY_FLOOR, usable_memory() // 8)
 
 
 def refuse_huge_pages() -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from harness.errors import PathError
 from harness.host.leftovers import reclaim
 from harness.host.run import LOCK, Run, new_run_id
+from harness.host.runtime_place import make_executable
 from harness.paths import runtime_directory
 
 
@@ -31,6 +32,7 @@ def open_run(runtime: Path | None = None, resume_id: str | None = None) -> Itera
             reclaim(runtime)
             id = new_run_id()
             (runtime / id).mkdir(parents=True)
+            make_executable(runtime / id)
         run = Run(id, runtime / id, runtime / "leases")
         with (run.directory / LOCK).open("a", encoding="utf-8") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 
+from harness import control_groups
 from harness.measure.system import System
 
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
@@ -207,6 +208,21 @@ def memory_available(system: System) -> int | None:
 
 def memory_free(system: System) -> int | None:
     return _meminfo(system, "MemFree")
+
+
+def memory_limit(system: System) -> int | None:
+    """The smallest limit of the harness's control groups: in a container it has less than the
+    machine."""
+    limits = control_groups.memory_limits(system.root)
+    return limits[0] if limits else None
+
+
+def cpu_limit(system: System) -> float | None:
+    return control_groups.cpu_limit(system.root)
+
+
+def pids_limit(system: System) -> int | None:
+    return control_groups.pids_limit(system.root)
 
 
 def memory_stall(system: System) -> float | None:

@@ -32,6 +32,7 @@ from harness.network.netlink import missing
 from harness.network.nftables import Nftables
 from harness.network.policy import Policy
 from harness.network.protocol import Change, Counters, Member, PolicyEngine
+from harness.network.settings import NET, set_net
 from harness.network.uplink import GATEWAY_MAC, GATEWAYS, UPLINK, uplink
 
 BRIDGE = "cubenet"
@@ -226,15 +227,15 @@ def _configure(identity: Identity, gateways: Iterable[IPv4Address | IPv6Address]
         own.close()
 
 
-def _bypass_iptables() -> None:
+def bypass_iptables() -> None:
     """In the calling thread's namespace: keep bridged frames out of iptables and its kin.
 
-    With br_netfilter they would pass both rule sets.
+    With br_netfilter they would pass both rule sets. Raises Unsupported.
     """
     for family in ("iptables", "ip6tables", "arptables"):
-        setting = Path(f"/proc/sys/net/bridge/bridge-nf-call-{family}")
-        if setting.exists():
-            setting.write_text("0", encoding="utf-8")
+        setting = f"bridge/bridge-nf-call-{family}"
+        if (NET / setting).exists():
+            set_net(setting, "0")
 
 
 def _remove_bridge(own: Links) -> int:
@@ -271,7 +272,7 @@ def open_cubenet(
         path = stack.enter_context(namespace(run.directory, BRIDGE, again=again is not None))
         first = 1
         with inside(path):
-            _bypass_iptables()
+            bypass_iptables()
             own = Links()
             stack.callback(own.close)
             if again:

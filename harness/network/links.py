@@ -6,6 +6,7 @@ Many messages go into one send, and no program is started.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import socket
@@ -73,10 +74,19 @@ class Links:
         """Send messages made by this module's functions, in order, in one send.
 
         Raises NetlinkError for the first that the kernel refuses; the later ones still take effect.
+        Raises Unsupported where IPv6 is disabled.
         """
         whole = b"".join(messages)
-        with self._lock:
-            self._netlink.send(whole)
+        try:
+            with self._lock:
+                self._netlink.send(whole)
+        except NetlinkError as error:
+            if error.errno != errno.EAFNOSUPPORT and "IPv6 is disabled" not in str(error):
+                raise
+            raise Unsupported(
+                f"IPv6 is disabled on this host, and sandboxes have addresses of it: {error}",
+                hint="boot the kernel without ipv6.disable=1 and ipv6.disable_ipv6=1",
+            ) from error
 
     def try_send(self, messages: Iterable[bytes]) -> None:
         """`send` for optional settings: refusals by older kernels are ignored."""

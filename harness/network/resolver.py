@@ -29,7 +29,7 @@ def first_reachable(files: Iterable[Path]) -> IPv4Address | None:
     """The first resolver in any of these files that `reachable` accepts."""
     for path in files:
         try:
-            text = path.read_text(errors="replace")
+            text = path.read_text(errors="replace", encoding="utf-8")
         except OSError:
             continue
         for line in text.splitlines():

@@ -24,6 +24,7 @@ from harness.network.namespace import inside
 from harness.network.netlink import NETFILTER, Netlink, NetlinkError
 from harness.network.nft import Base, Meta, Table
 from harness.network.policy import DNS_PORT, PROTOCOLS
+from harness.network.settings import set_net
 
 GATEWAYS: tuple[IPv4Address | IPv6Address, ...] = (NETWORK[1], NETWORK6[1])
 GATEWAY_MAC = b"\x02\xc0" + NETWORK[1].packed
@@ -110,7 +111,7 @@ def _configured(
         own.send(links.default_route(address.ip))
     with inside(network):
         for setting in _FORWARDING:
-            Path("/proc/sys/net", setting).write_text("1", encoding="utf-8")
+            set_net(setting, "1")
         translation = Netlink(NETFILTER)
     try:
         translation.send(nft.transaction(list(_translate(near, bridge, resolver))))

@@ -19,15 +19,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
+from harness import control_groups
 from harness.errors import CoppiceError, NotEnoughMemory, Unsupported, WrongAnswer
 from harness.host.cpus import usable
-from harness.host.memory import available_memory
+from harness.host.memory import available_memory, memory_floor
 from harness.measure.system import System
-from harness.sandbox.pool import MEMORY_FLOOR
 from harness.sandbox.protocol import Sandbox
 
 WORKERS = 4
 WAKE_LIMIT_S = 120.0
+TASKS_EACH = 4
+"""Threads of a sandbox on this host: those that every VMM has."""
 FILES_EACH = 8
 """Descriptors that this process has open per sandbox; an upper estimate."""
 MAX_FAILURES = 3
@@ -40,8 +42,8 @@ class Bounds:
     that run or wait for a CPU, the fleet's included; `patience_s` is how long it waits for memory
     to be freed."""
 
-    floor: int = MEMORY_FLOOR
-    runnable: int = 4 * usable()
+    floor: int = field(default_factory=memory_floor)
+    runnable: int = field(default_factory=lambda: 4 * usable())
     patience_s: float = 30.0
 
 
@@ -131,6 +133,7 @@ class SandboxFleet:
         `asked_at` is the moment of the request (time.perf_counter), if not now.
         """
         _allow_files(count * FILES_EACH)
+        _allow_tasks(count * TASKS_EACH)
         result = BringUp()
         started = time.perf_counter() if asked_at is None else asked_at
         under_way: set[int] = set()
@@ -212,6 +215,17 @@ def _allow_files(more: int) -> None:
         )
     if soft < need:
         resource.setrlimit(resource.RLIMIT_NOFILE, (need, hard))
+
+
+def _allow_tasks(more: int) -> None:
+    """Raise Unsupported where a control group does not allow so many more threads."""
+    left = control_groups.pids_left()
+    if left is not None and more > left:
+        raise Unsupported(
+            f"so many sandboxes need {more} processes and threads; this control group allows "
+            f"{left} more",
+            hint="ask for fewer with --n, or raise the container's limit of processes (pids.max)",
+        )
 
 
 def reason(error: Exception) -> str:

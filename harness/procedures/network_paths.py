@@ -19,6 +19,7 @@ from ipaddress import IPv4Address
 from pathlib import Path
 
 from harness.errors import Unsupported
+from harness.host.cpus import usable
 from harness.host.identity import Identity, allocate
 from harness.host.run import Run
 from harness.measure.record import Scalar
@@ -160,7 +161,7 @@ def open_paths(run: Run, net: Cubenet, stack: contextlib.ExitStack) -> Iterator[
 
     Where microVMs cannot run their path is omitted; `coppice doctor` shows why.
     """
-    here = range(1, min(2, os.cpu_count() or 1) + 1)
+    here = range(1, min(2, usable()) + 1)
     for path, cores in itertools.product(PATHS, here):
         try:
             pair = stack.enter_context(PATHS[path](run, net))

@@ -15,6 +15,7 @@ from typing import Protocol
 
 from harness import paths
 from harness.errors import GuestTimeout, SandboxError
+from harness.host.cpus import ids
 from harness.host.process import need, run
 from harness.host.run import Run
 from harness.network.namespace import inside
@@ -122,13 +123,22 @@ _INHERITED = hasattr(os, "sched_setaffinity")
 """Whether children inherit the CPU affinity; on other systems they are moved once they run."""
 
 
+_CPUS = ids()
+"""Taken before any process is pinned; in a cpuset they need not begin with 0."""
+
+
+def _cpu(core: int) -> set[int]:
+    """The CPU that a core's number means: of those that the harness may use."""
+    return {_CPUS[core % len(_CPUS)]}
+
+
 @contextlib.contextmanager
 def _starting_on(core: int | None) -> Iterator[None]:
     if core is None or not _INHERITED:
         yield
         return
     before = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, {core})
+    os.sched_setaffinity(0, _cpu(core))
     try:
         yield
     finally:
@@ -137,7 +147,7 @@ def _starting_on(core: int | None) -> Iterator[None]:
 
 def _pin(pid: int, core: int) -> None:
     if _INHERITED:
-        os.sched_setaffinity(pid, {core})
+        os.sched_setaffinity(pid, _cpu(core))
     else:
         run("cpuset", "-l", str(core), "-p", str(pid))
 
@@ -173,7 +183,7 @@ class GuestPeer:
 
     def pin(self, core: int) -> None:
         for thread in Path(f"/proc/{self._sandbox.vmm.process.pid}/task").iterdir():
-            os.sched_setaffinity(int(thread.name), {core})
+            os.sched_setaffinity(int(thread.name), _cpu(core))
 
     def equip(self, program: str | Path) -> Sequence[str]:
         """Copy the program into the guest, with its libraries and dynamic loader, if it has any."""

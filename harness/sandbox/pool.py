@@ -17,11 +17,9 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Generic, Self, TypeVar
 
 from harness.errors import GuestTimeout, NotEnoughMemory
-from harness.host.memory import available_memory
+from harness.host.memory import available_memory, memory_floor
 from harness.sandbox.lifetime import Destroyable
 
-MEMORY_FLOOR = 1 << 30
-"""Bytes of host memory that a pool always leaves free."""
 WORKERS = 8
 """Concurrent launches: a launch mostly waits."""
 MAX_FAILURES = 3
@@ -98,12 +96,13 @@ class Pool(Generic[S]):
                 raise self._failures[-1]
 
     def _admit(self, count: int) -> None:
-        need, have = count * self._memory_each, available_memory() - MEMORY_FLOOR
+        floor = memory_floor()
+        need, have = count * self._memory_each, available_memory() - floor
         if count > 0 and need > have:
             raise NotEnoughMemory(
                 f"{count} sandboxes of about {self._memory_each >> 20} MiB need {need >> 20} MiB; "
                 f"this host has {max(have, 0) >> 20} MiB available "
-                f"beyond the {MEMORY_FLOOR >> 20} MiB that stay free",
+                f"beyond the {floor >> 20} MiB that stay free",
                 hint=f"request at most {max(have, 0) // max(self._memory_each, 1)}",
             )
 

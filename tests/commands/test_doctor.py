@@ -90,6 +90,28 @@ def test_text_names_what_is_missing_and_the_remedy(
     assert "  cold (Fake cold): runs here; substrates: fake-runs" in lines
 
 
+def test_what_runs_comes_first_and_those_that_lack_the_same_are_together(
+    rig: Callable[..., None], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rig("a-lacks", "fake-lacks")
+    rig("cold", "fake-runs")
+    load = protocol.load
+    fakes = {"a-lacks": "fake-lacks", "b-lacks": "fake-lacks", "fake-runs": "fake-runs"}
+    monkeypatch.setattr(doctor, "registered", lambda: fakes)
+    monkeypatch.setattr(doctor, "load", lambda name: load(fakes[name]))
+    assert main(["doctor"]) == 69
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1:4] == [
+        "  fake-runs: runs here",
+        "  a-lacks, b-lacks: do not run here",
+        "    missing a fake device: does not open",
+    ]
+    rigs = lines[lines.index("Rigs") + 1 :]
+    assert [line.split()[0] for line in rigs if line[2] != " "] == ["cold", "a-lacks"]
+    assert main(["doctor", "--all"]) == 69
+    assert "    ok      a fake tool: in its place" in capsys.readouterr().out.splitlines()
+
+
 def test_json_has_the_documented_shape(
     rig: Callable[..., None], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -68,7 +68,6 @@ def test_so_may_variables(served: GatewayProcess) -> None:
         ({"LONG": "x" * ARGUMENT}, "E2BIG"),
         ({f"V{number}": "v" * 100_000 for number in range(22)}, "E2BIG"),
         ({"A": "\0"}, "EINVAL"),
-        ({"A": "\ud800"}, "EILSEQ"),
     ):
         body = {"templateID": "base", "envVars": envs}
         status, data = served.request("POST", "/v2/sandboxes", body, json_type)

@@ -40,3 +40,14 @@ def test_a_snapshot_of_an_older_gateway_has_its_directory_under_another_key(tmp_
         assert store.snapshots() == [SNAPSHOT]
         store.put_snapshot(store.snapshots()[0])
         assert store.snapshots() == [SNAPSHOT]
+
+
+def test_a_key_that_another_process_revokes_is_refused_from_then_on(tmp_path: Path) -> None:
+    with opened(tmp_path / FILE) as serving, opened(tmp_path / FILE) as other:
+        (first, secret), (second, later) = (other.new_key(name) for name in "ab")
+        assert serving.key_of(secret) == serving.key_of(secret) == first
+        assert other.revoke(first.id)
+        assert serving.key_of(secret) is None
+        assert serving.key_of(later) == second
+        assert serving.revoke(second.id)
+        assert serving.key_of(later) is None and other.key_of(later) is None

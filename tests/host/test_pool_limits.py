@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from harness.errors import GuestTimeout, NotEnoughMemory
+from harness.host.memory import memory_floor
 from harness.sandbox import pool as pools
 from harness.sandbox.pool import Pool
 from harness.sandbox.protocol import Sandbox, load
@@ -45,7 +46,7 @@ with open_run() as run:
 def test_one_at_a_time_needs_memory_for_one(
     launcher: FakeLauncher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pools, "available_memory", lambda: pools.MEMORY_FLOOR + (100 << 20))
+    monkeypatch.setattr(pools, "available_memory", lambda: memory_floor() + (100 << 20))
     with Pool(launcher, 6, memory_each=100 << 20) as pool:
         pool.give_back(pool.check_out(30))
         eventually(lambda: pool.ready == 1)
@@ -81,7 +82,7 @@ def test_a_pool_that_is_being_drained_hands_out_nothing_that_is_ready(
 def test_a_pool_that_exceeds_the_memory_is_refused_before_any_launch(
     launcher: FakeLauncher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pools, "available_memory", lambda: pools.MEMORY_FLOOR + (500 << 20))
+    monkeypatch.setattr(pools, "available_memory", lambda: memory_floor() + (500 << 20))
     with Pool(launcher, 6, memory_each=100 << 20) as pool:
         with pytest.raises(NotEnoughMemory) as caught:
             pool.fill()

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import struct
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from harness.errors import AnswerTooLong, GuestRefused, MalformedAnswer, SandboxError
+from harness.errors import (
+    AnswerTooLong,
+    GuestRefused,
+    GuestTimeout,
+    MalformedAnswer,
+    SandboxError,
+)
 from harness.gateway.envd import limits
 from harness.gateway.envd.budget import PROCESSES_MAX, WATCHES_MAX
 from harness.gateway.envd.channel import PIECE, EnvdChannel
@@ -28,6 +35,7 @@ from harness.guest.protocol import Frame, FrameKind, Tag
 PID, ENDING, OPENED = struct.Struct("<I"), struct.Struct("<II"), struct.Struct("<IQ")
 LISTINGS = 2
 """Listings of directories at once, of a sandbox; each may take ANSWER_MAX bytes of memory."""
+EVENTS_S = 5.0
 FILE_TIMEOUT_S = 120.0
 """For writes, which wait for the sandbox's disk."""
 
@@ -240,8 +248,10 @@ class Envd(EnvdChannel):
         return number
 
     async def fetch_events(self) -> None:
-        """Returns once the events of everything up to now have been delivered."""
-        await self.request(RequestKind.EVENTS)
+        """Returns once the events of everything up to now have been delivered. A guest that takes
+        longer than EVENTS_S delivers the rest later."""
+        with contextlib.suppress(GuestTimeout):
+            await self.request(RequestKind.EVENTS, timeout_s=EVENTS_S)
 
     def unwatch(self, number: int) -> None:
         self.watches.pop(number, None)

@@ -32,6 +32,7 @@ from harness.gateway.fleets.pooled_fleet import PooledFleet, destroyed_in_thread
 from harness.gateway.fleets.protocol import RunningSandbox
 from harness.gateway.stages import reached
 from harness.host.cgroups import Usage
+from harness.host.disk_place import DiskPlace
 from harness.host.identity import Identity, allocate
 from harness.host.locks import half_built
 from harness.host.process import run as run_program
@@ -39,7 +40,7 @@ from harness.host.run import Run
 from harness.sandbox.lifetime import destroyed_on_failure
 from harness.sandbox.oci import container, roots
 from harness.sandbox.oci.config import Limits
-from harness.sandbox.oci.container import PID_FILE, UPPER, OciTemplate
+from harness.sandbox.oci.container import PID_FILE, UPPER, Disk, OciTemplate
 from harness.sandbox.oci.substrate import OciSubstrate
 from harness.sandbox.pool import Pool
 from harness.sandbox.protocol import Tier
@@ -113,15 +114,23 @@ class ContainerFleet(PooledFleet[Pool[RunningContainer]]):
     """Implements `harness.gateway.fleets.protocol.SandboxFleet`."""
 
     memory_mib = MEMORY_MIB
-    disk_mib = disk.SIZE_MIB
     saves_memory = False
     saving_limits = (
         "a container's memory cannot be saved or forked: that takes CRIU with support for this "
         "kernel; save its files instead, with mode 'filesystem' (memory: false)"
     )
 
-    def __init__(self, run: Run, cache: Path, fd_holder: FdHolder, network: Network | None) -> None:
-        super().__init__(network)
+    def __init__(
+        self,
+        run: Run,
+        cache: Path,
+        fd_holder: FdHolder,
+        network: Network | None,
+        place: DiskPlace,
+        disk_mib: int,
+    ) -> None:
+        super().__init__(network, place)
+        self.disk_mib = disk_mib
         self._run = run
         self._fd_holder = fd_holder
         self._limits = Limits(memory=MEMORY_MIB << 20, pids=PIDS)
@@ -129,7 +138,7 @@ class ContainerFleet(PooledFleet[Pool[RunningContainer]]):
             limits=self._limits, root=disk.root_directory, program=container_envd.build
         )
         self.template: OciTemplate = substrate.prepare(run, cache, Tier.PREWARM_POOL)
-        self._disk = disk.empty_image(cache)
+        self._disk = Disk(disk.empty_image(cache, disk_mib), place)
         self._queues: dict[str, PoolQueue[RunningContainer]] = {}
         self._adopted: dict[str, Path] = {}
 

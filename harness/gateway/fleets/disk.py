@@ -23,8 +23,6 @@ from harness.host.cache import entry
 from harness.host.process import need, run
 from harness.measure.record import digest
 
-SIZE_MIB = 4096
-"""The size that a sandbox sees; the file is sparse."""
 EDITION = 2
 """Raise it when the image is built differently from the same inputs."""
 INTERPRETER = paths.ENVD / "interpreter"
@@ -44,9 +42,10 @@ class BaseDisk:
 
     path: Path
     sha256: str
+    size_mib: int
 
 
-def base(cache: Path) -> BaseDisk:
+def base(cache: Path, size_mib: int) -> BaseDisk:
     """The image, from the cache or built now (seconds, or minutes when Debian is not cached).
 
     Raises what `rootfs.debian` raises, MissingTool and DiskFull.
@@ -55,7 +54,7 @@ def base(cache: Path) -> BaseDisk:
     inputs = {
         "root": root.sha256,
         "interpreter": _program_digest(),
-        "size_mib": str(SIZE_MIB),
+        "size_mib": str(size_mib),
         "edition": str(EDITION),
     }
     name = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
@@ -66,22 +65,22 @@ def base(cache: Path) -> BaseDisk:
         run("cp", "-a", "--reflink=auto", root.path, directory / "root")
         _adapt(directory / "root")
         with (directory / "root.raw").open("wb") as file:
-            file.truncate(SIZE_MIB << 20)
+            file.truncate(size_mib << 20)
         run("mke2fs", *_MAKE, "-d", directory / "root", directory / "root.raw")
         shutil.rmtree(directory / "root")
 
-    return BaseDisk(entry(target, fill) / "root.raw", name)
+    return BaseDisk(entry(target, fill) / "root.raw", name, size_mib)
 
 
-def empty_image(cache: Path) -> Path:
+def empty_image(cache: Path, size_mib: int) -> Path:
     """An image of an empty file system of the sandboxes' size, for containers."""
-    name = hashlib.sha256(" ".join((*_MAKE, str(SIZE_MIB))).encode()).hexdigest()
+    name = hashlib.sha256(" ".join((*_MAKE, str(size_mib))).encode()).hexdigest()
     target = cache / "disks" / f"empty-{name}"
 
     def fill(directory: Path) -> None:
         need("mke2fs")
         with (directory / "image").open("wb") as file:
-            file.truncate(SIZE_MIB << 20)
+            file.truncate(size_mib << 20)
         run("mke2fs", *_MAKE, directory / "image")
 
     return entry(target, fill) / "image"
@@ -166,5 +165,6 @@ def vmm_arguments(disk: BaseDisk, own: str) -> Sequence[str]:
         "-blockdev", "driver=raw,node-name=base,file=base-file,read-only=on",
         "-blockdev", f"{file}=own-file,filename={own},cache.no-flush=on",
         "-blockdev", "driver=qcow2,node-name=own,file=own-file,backing=base,cache.no-flush=on",
-        "-device", "virtio-blk-device,drive=own",
+        # By default a VMM whose overlay finds no room stops its guest, which nothing here resumes.
+        "-device", "virtio-blk-device,drive=own,werror=report,rerror=report",
     )  # fmt: skip

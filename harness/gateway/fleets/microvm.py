@@ -25,6 +25,7 @@ from harness.gateway.fleets.saved_vm import SavedVm
 from harness.gateway.stages import reached
 from harness.guest.image import Addition, GuestImage
 from harness.guest.protocol import RING_ANSWER_LENGTH
+from harness.host.disk_place import DiskPlace
 from harness.host.identity import Identity, allocate
 from harness.host.run import Run
 from harness.measure.record import Scalar
@@ -45,28 +46,29 @@ BOOT_LIMIT_S = 300.0
 RESUME_LIMIT_S = 30.0
 PORT, DEVICE = "/dev/vport0p2", "/dev/vda"
 OVERLAY = "disk"
-FILE_BYTES = 2 * disk.SIZE_MIB << 20
-"""The largest file that a VMM writes: its overlay, with what the format adds."""
+SANDBOX = "sandbox-"
+"""Prefix of the directory of a sandbox's own files."""
 # The devices of a saved VM lack the configuration section of a migration stream.
 _LOADING = ("-global", "migration.send-configuration=off", "-S")
 
 
 @dataclass(frozen=True)
 class MicroVmSpec:
-    """What all microVMs of a gateway are made from."""
+    """What all microVMs of a gateway are made from; `place` is where their disks lie."""
 
     run: Run
     image: GuestImage
     base: BaseDisk
     shape: Shape
+    place: DiskPlace
 
     @property
     def facts(self) -> Mapping[str, Scalar]:
         return {"image": self.image.sha256, "disk": self.base.sha256, **self.shape.facts()}
 
     def directory(self, identity: Identity) -> Path:
-        """The directory of a sandbox's own files, in the run's."""
-        return self.run.directory / f"sandbox-{identity.id}"
+        """The directory of a sandbox's own files."""
+        return self.place.directory / f"{SANDBOX}{identity.id}"
 
 
 class MicroVm:
@@ -161,7 +163,8 @@ class MicroVm:
     def _saving(self, target: Path) -> Iterator[Path]:
         with saved_vm.writing(target, self._spec.facts, self.guest.agent.key) as directory:
             # Stopping it made the VMM finish its disk requests, so the overlay is complete.
-            with (directory / saved_vm.DEVICES).open("wb") as devices:
+            target_file = directory / saved_vm.DEVICES
+            with saved_vm.disk_full_named(target_file), target_file.open("wb") as devices:
                 with self.guest.vmm.lent(devices.fileno()) as path:
                     self.guest.vmm.qmp.execute("xen-save-devices-state", filename=path, live=False)
             saved_vm.copy_sparse(self.overlay, directory / saved_vm.DISK)
@@ -210,11 +213,23 @@ def _envd_channel() -> Iterator[tuple[socket.socket, socket.socket]]:
             raise
 
 
-def _new_overlay(spec: MicroVmSpec, identity: Identity) -> Path:
-    """The path of a new sandbox's overlay, in its new directory."""
+def _new_overlay(spec: MicroVmSpec, identity: Identity, source: Path | None = None) -> Path:
+    """A new sandbox's overlay, empty or a copy of `source`, with the room of a whole disk, in its
+    new directory. After DiskFull there is no directory."""
+    spec.place.require_room()
     directory = spec.directory(identity)
     directory.mkdir()
-    return directory / OVERLAY
+    overlay = directory / OVERLAY
+    try:
+        if source is None:
+            disk.create_overlay(spec.base, overlay)
+        else:
+            saved_vm.copy_sparse(source, overlay)
+        spec.place.reserve(overlay)
+    except BaseException:
+        _remove(directory)
+        raise
+    return overlay
 
 
 def boot(spec: MicroVmSpec, memory: Path) -> MicroVm:
@@ -224,8 +239,7 @@ def boot(spec: MicroVmSpec, memory: Path) -> MicroVm:
 
 def _boot(spec: MicroVmSpec, identity: Identity, memory: Path) -> MicroVm:
     overlay = _new_overlay(spec, identity)
-    disk.create_overlay(spec.base, overlay)
-    with memory.open("wb") as file:
+    with saved_vm.disk_full_named(memory), memory.open("wb") as file:
         os.posix_fallocate(file.fileno(), 0, spec.shape.memory_mib << 20)
     with (
         _envd_channel() as (our_end, vmm_end),
@@ -268,8 +282,7 @@ def restore(
     preloaded: Preload | None = None,
 ) -> MicroVm:
     """A microVM restored from a saved one, stopped at its doorbell; `resume` it next."""
-    overlay = _new_overlay(spec, identity)
-    saved_vm.copy_sparse(source.disk, overlay)
+    overlay = _new_overlay(spec, identity, source.disk)
     with (
         _envd_channel() as (our_end, vmm_end),
         opened(source.memory) as (memory,),
@@ -326,11 +339,10 @@ def fork(
 
     The source stays stopped, so what its VMM caches of the overlay is true of the copy too.
     """
-    overlay = _new_overlay(spec, identity)
+    overlay = _new_overlay(spec, identity, source.overlay)
     with contextlib.ExitStack() as opened:
         undo = opened.enter_context(contextlib.ExitStack())
         undo.callback(_remove, overlay.parent)
-        saved_vm.copy_sparse(source.overlay, overlay)
         our_end, vmm_end = opened.enter_context(_envd_channel())
         handle = os.open(overlay, os.O_RDWR | os.O_CLOEXEC)
         opened.callback(os.close, handle)
@@ -351,7 +363,8 @@ def _descriptors_of(pid: int, path: Path) -> Sequence[int]:
 
 
 def _jail(spec: MicroVmSpec, identity: Identity) -> Jail | None:
-    return jail_for(spec.run, identity, spec.shape, FILE_BYTES)
+    # The largest file that a VMM writes: its overlay, with what the format adds.
+    return jail_for(spec.run, identity, spec.shape, 2 * spec.base.size_mib << 20)
 
 
 def _remove(directory: Path) -> None:

@@ -15,9 +15,9 @@ from pathlib import Path
 
 from harness.errors import GuestTimeout, SandboxError
 from harness.gateway.fleets.adoption import free_leases
-from harness.gateway.fleets.microvm import RESUME_LIMIT_S, MicroVm, MicroVmSpec
+from harness.gateway.fleets.microvm import RESUME_LIMIT_S, SANDBOX, MicroVm, MicroVmSpec
 from harness.host.identity import Identity
-from harness.host.run import VARIABLE, Run
+from harness.host.run import VARIABLE
 from harness.sandbox.qemu.jail import adopted as adopted_jail
 from harness.sandbox.qemu.jail import sweep as sweep_jails
 from harness.sandbox.qemu.machine import Descriptors
@@ -105,11 +105,12 @@ def _skip_stale_replies(qmp: Qmp) -> None:
         received = received[-4096:] + piece
 
 
-def sweep(run: Run, kept: Mapping[str, tuple[Path, int]]) -> int:
+def sweep(spec: MicroVmSpec, kept: Mapping[str, tuple[Path, int]]) -> int:
     """End the other VMMs of a run and remove their directories and leases; the number of VMMs.
 
     `kept` has the lease and the PID of each adopted sandbox, by its id.
     """
+    run = spec.run
     pids = [pid for _, pid in kept.values()]
     variable = f"{VARIABLE}={run.directory}".encode()
     ended = 0
@@ -123,7 +124,7 @@ def sweep(run: Run, kept: Mapping[str, tuple[Path, int]]) -> int:
                     ended += 1
     sweep_jails(run, kept)
     free_leases(run, [lease for lease, _ in kept.values()])
-    for directory in run.directory.glob("sandbox-*"):
-        if directory.name.removeprefix("sandbox-") not in kept:
+    for directory in spec.place.directory.glob(f"{SANDBOX}*"):
+        if directory.name.removeprefix(SANDBOX) not in kept:
             shutil.rmtree(directory, ignore_errors=True)
     return ended

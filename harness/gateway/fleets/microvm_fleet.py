@@ -14,11 +14,12 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from harness.errors import CoppiceError, SandboxError, Unsupported
+from harness.errors import CoppiceError, DiskFull, NotEnoughMemory, SandboxError, Unsupported
 from harness.gateway import stages
 from harness.gateway.envd.client import Envd
-from harness.gateway.fleets import disk, microvm, microvm_adoption, saved_vm, templates
+from harness.gateway.fleets import microvm, microvm_adoption, saved_vm, templates
 from harness.gateway.fleets.adoption import check_location, location
+from harness.gateway.fleets.event_drain import EventDrain
 from harness.gateway.fleets.fd_holder import FdHolder
 from harness.gateway.fleets.microvm import RESUME_LIMIT_S, MicroVm, MicroVmSpec
 from harness.gateway.fleets.network import Network
@@ -52,6 +53,7 @@ class RunningMicroVm:
         self.id = vm.id
         self.vm = vm
         self._fleet = fleet
+        fleet.events.watch(vm.guest.vmm.qmp)
 
     @property
     def location(self) -> Mapping[str, Any]:
@@ -104,6 +106,8 @@ class TemplatePool:
         for _ in range(TRIES - 1):
             try:
                 return self._fleet.rehearsed(self._source, self._zygote)
+            except (DiskFull, NotEnoughMemory):
+                raise  # the next try would find no more
             except (CoppiceError, OSError, TimeoutError) as error:
                 fields = {"why": f"{type(error).__name__}: {error}"}
                 log.error("a sandbox for the pool could not be made", extra={"fields": fields})
@@ -118,19 +122,20 @@ class TemplatePool:
 class MicroVmFleet(PooledFleet[TemplatePool]):
     """Implements `harness.gateway.fleets.protocol.SandboxFleet`."""
 
-    disk_mib = disk.SIZE_MIB
     saves_memory = True
     saving_limits = (
         "pauses and snapshots of a microVM include its memory: leave out `memory: false`"
     )
 
     def __init__(self, spec: MicroVmSpec, fd_holder: FdHolder, network: Network | None) -> None:
-        super().__init__(network)
+        super().__init__(network, spec.place)
         self.spec = spec
+        self.disk_mib = spec.base.size_mib
         self.memory_mib = spec.shape.memory_mib
         self.accelerator = spec.shape.accelerator
         self._fd_holder = fd_holder
         self._adopted: dict[str, tuple[Path, int]] = {}
+        self.events = EventDrain()
 
     def offer(self, template: str, cache: Path, size: int, stack: ExitStack) -> None:
         """Offer a template, with a pool of this size that `fill` fills."""
@@ -252,7 +257,7 @@ class MicroVmFleet(PooledFleet[TemplatePool]):
         for name in self._fd_holder.names():
             if name[0] != "." and name not in self._adopted:
                 self._fd_holder.drop(name)
-        return microvm_adoption.sweep(self.spec.run, self._adopted)
+        return microvm_adoption.sweep(self.spec, self._adopted)
 
     def _release(self, id: str) -> None:
         """Release the channels and the network port of a microVM that has ended."""

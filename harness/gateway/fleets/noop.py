@@ -96,6 +96,9 @@ class NoopFleet:
     def templates(self) -> Sequence[str]:
         return NAMES
 
+    def require_room(self, count: int) -> None:
+        """They have no disks."""
+
     async def take(self, template: str, timeout_s: float) -> NoopSandbox:
         return NoopSandbox()
 

@@ -13,6 +13,7 @@ from harness.gateway.fleets.network import Network
 from harness.gateway.fleets.protocol import RunningSandbox
 from harness.gateway.fleets.resolv_conf import write_resolver
 from harness.gateway.fleets.templates import HasEnvd, with_envd
+from harness.host.disk_place import DiskPlace
 from harness.host.identity import Identity
 from harness.sandbox.lifetime import Destroyable
 
@@ -32,8 +33,9 @@ P = TypeVar("P", bound=FillablePool)
 class PooledFleet(Generic[P]):
     """`pools` by template; a subclass adds to them what it offers."""
 
-    def __init__(self, network: Network | None) -> None:
+    def __init__(self, network: Network | None, place: DiskPlace) -> None:
         self._network = network
+        self._place = place
         self._pools: dict[str, P] = {}
 
     def fill(self) -> None:
@@ -46,6 +48,9 @@ class PooledFleet(Generic[P]):
 
     def ready(self) -> Mapping[str, int]:
         return {template: pool.ready for template, pool in self._pools.items()}
+
+    def require_room(self, count: int) -> None:
+        self._place.require_room(count)
 
     def port(self, id: str) -> str | None:
         """The name of a sandbox's network port."""

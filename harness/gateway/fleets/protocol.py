@@ -39,6 +39,9 @@ class SandboxFleet(Protocol):
 
     def templates(self) -> Sequence[str]: ...
 
+    def require_room(self, count: int) -> None:
+        """DiskFull unless the disks of so many further sandboxes find room."""
+
     async def take(self, template: str, timeout_s: float) -> RunningSandbox:
         """A resumed sandbox of a template; GuestTimeout when none is ready in time."""
 

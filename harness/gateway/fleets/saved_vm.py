@@ -26,7 +26,8 @@ from harness.errors import (
     CoppiceError,
     DiskFull,
 )
-from harness.host.locks import half_built
+from harness.host import file_system
+from harness.host.locks import half_built, half_built_hint
 from harness.host.process import run
 from harness.measure.record import Scalar, digest
 
@@ -172,6 +173,22 @@ def _copy(source: int, target: int, at: int, end: int) -> None:
             at += os.sendfile(target, source, at, end - at)
 
 
+@contextlib.contextmanager
+def disk_full_named(target: Path) -> Iterator[None]:
+    """Raise DiskFull, and remove `target`, where writing it failed because its disk is full: a
+    program that writes it may only report that it failed."""
+    try:
+        yield
+    except (CoppiceError, OSError) as error:
+        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+        if full or file_system.of(target.parent).free < PIECE:
+            target.unlink(missing_ok=True)
+            raise DiskFull(
+                f"the disk is full: {target} was not written", hint=half_built_hint(target)
+            ) from error
+        raise
+
+
 def copy_sparse(source: Path, target: Path) -> None:
     """Copy a file and keep its holes. After DiskFull there is no target."""
     try:
@@ -182,7 +199,9 @@ def copy_sparse(source: Path, target: Path) -> None:
     except OSError as error:
         target.unlink(missing_ok=True)
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise DiskFull(f"the disk is full: {target} was not written") from error
+            raise DiskFull(
+                f"the disk is full: {target} was not written", hint=half_built_hint(target)
+            ) from error
         raise
 
 
@@ -195,10 +214,18 @@ def save_memory(pid: int, mapped: str, target: Path) -> None:
         for address, length, offset in _copied_pages(pid, mapped):
             for at in range(0, length, PIECE):
                 data = os.pread(memory, min(PIECE, length - at), address + at)
-                os.pwrite(handle, data, offset + at)
+                _write_all(handle, data, offset + at)
     finally:
         os.close(memory)
         os.close(handle)
+
+
+def _write_all(handle: int, data: bytes, at: int) -> None:
+    """Write all of it: where room runs out, pwrite writes a part and reports no error."""
+    left = memoryview(data)
+    while left:
+        written = os.pwrite(handle, left, at)
+        left, at = left[written:], at + written
 
 
 def _copied_pages(pid: int, mapped: str) -> Iterator[tuple[int, int, int]]:

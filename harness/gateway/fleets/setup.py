@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from dataclasses import dataclass
 from ipaddress import IPv4Address
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from harness.gateway.fleets.network import Network
 from harness.gateway.options import Options
 from harness.guest.image import build
 from harness.host.cpus import usable
+from harness.host.disk_place import DiskPlace, open_place
 from harness.host.memory import refuse_huge_pages
 from harness.host.run import Run
 from harness.network.resolver import reachable, resolver_of
@@ -31,10 +33,26 @@ PoolSize = Callable[[str], int]
 """The size of a template's pool; 0 for a template that is not offered."""
 
 
+@dataclass(frozen=True)
+class Disks:
+    """The size of the sandboxes' disks, and the room that each is guaranteed."""
+
+    size_mib: int
+    reserved_mib: int
+
+    def place(self, run: Run) -> DiskPlace:
+        return open_place(run, self.reserved_mib << 20)
+
+
 def container_fleet(
-    run: Run, fd_holder: FdHolder, net: Network | None, size: PoolSize, stack: ExitStack
+    run: Run,
+    fd_holder: FdHolder,
+    net: Network | None,
+    disks: Disks,
+    size: PoolSize,
+    stack: ExitStack,
 ) -> ContainerFleet:
-    fleet = ContainerFleet(run, cache_directory(), fd_holder, net)
+    fleet = ContainerFleet(run, cache_directory(), fd_holder, net, disks.place(run), disks.size_mib)
     for template in templates.NAMES:
         if size(template):
             fleet.offer(template, size(template), stack)
@@ -42,11 +60,17 @@ def container_fleet(
 
 
 def microvm_fleet(
-    run: Run, fd_holder: FdHolder, net: Network | None, size: PoolSize, stack: ExitStack
+    run: Run,
+    fd_holder: FdHolder,
+    net: Network | None,
+    disks: Disks,
+    size: PoolSize,
+    stack: ExitStack,
 ) -> MicroVmFleet:
     cache = cache_directory()
-    spec = _spec(run, cache)
+    spec = _spec(run, cache, disks)
     fleet = MicroVmFleet(spec, fd_holder, net)
+    stack.callback(fleet.events.close)
     offered = [template for template in templates.NAMES if size(template)]
     # The first preparation of a template boots a guest, which keeps a processor busy.
     with ThreadPoolExecutor(usable()) as workers:
@@ -56,13 +80,17 @@ def microvm_fleet(
     return fleet
 
 
-def _spec(run: Run, cache: Path) -> MicroVmSpec:
+def _spec(run: Run, cache: Path, disks: Disks) -> MicroVmSpec:
     image = build(cache, microvm.ENVD)
     accelerator = choose(run, cache, image).name
     if accelerator == "tcg":
         refuse_huge_pages()
     return MicroVmSpec(
-        run, image, disk.base(cache), Shape(accelerator, memory_mib=microvm.MEMORY_MIB)
+        run,
+        image,
+        disk.base(cache, disks.size_mib),
+        Shape(accelerator, memory_mib=microvm.MEMORY_MIB),
+        disks.place(run),
     )
 
 

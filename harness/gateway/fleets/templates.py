@@ -57,7 +57,8 @@ def prepare(spec: MicroVmSpec, cache: Path, name: str) -> SavedVm:
 
 
 def _make(spec: MicroVmSpec, name: str, directory: Path) -> None:
-    memory = spec.run.directory / f"memory-{name}"
+    # In the cache, which has room for what comes of it: the run's directory is often in memory.
+    memory = directory.parent / "booted"
     guest = microvm.boot(spec, memory)
     try:
         start_processes(guest, name)

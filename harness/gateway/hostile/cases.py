@@ -202,7 +202,7 @@ CASES: Sequence[Case] = (
     Case("noise", "noise", _list, "data_loss", breaks=True),
     Case("never-reads", "never-reads", _input, "unavailable|deadline", holds=True),
     Case("endless-events", "endless-events", _watch, "resource_exhausted"),
-    Case("endless-events-polled", "endless-events", _poll, "^200"),
+    Case("many-events-polled", "many-events", _poll, "^200"),
     Case("endless-line", "endless-line", _cell, "exceeds", breaks=True),
     Case("http-headers", "http-headers", _http, "^502.* too long"),
     Case("http-header", "http-header", _http, "^502.* too long"),

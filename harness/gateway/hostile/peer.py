@@ -173,6 +173,15 @@ def _endless_events(peer: Peer, request: Frame) -> None:
     peer.flood(encode(EVENT, number, fields))
 
 
+def _many_events(peer: Peer, request: Frame) -> None:
+    """64 MiB of them; then it behaves."""
+    peer.answer(request)
+    number = Fields(request.payload, "request").number(EnvdTag.HANDLE)
+    fields = encode_field(EnvdTag.NAME, "x" * 60_000) + encode_field(EnvdTag.EVENT, 1)
+    for _ in range(1100):
+        peer.send(EVENT, number, fields)
+
+
 def _endless_line(peer: Peer, request: Frame) -> None:
     peer.answer(request)
     data = Fields(request.payload, "request").bytes_of(Tag.DATA)
@@ -203,6 +212,7 @@ BEHAVIOURS: Mapping[str, Mapping[int, Handler]] = {
     "noise": {RequestKind.LIST: _noise},
     "never-reads": {RequestKind.START: _never_reads},
     "endless-events": {RequestKind.WATCH: _endless_events},
+    "many-events": {RequestKind.WATCH: _many_events},
     "endless-line": {RequestKind.INPUT: _endless_line},
     "http-headers": {RequestKind.DIAL: _http(b"HTTP/1.1 200 OK\r\n", b"X-Y: z\r\n")},
     "http-header": {RequestKind.DIAL: _http(b"HTTP/1.1 200 OK\r\nX: ", b"x")},

@@ -112,6 +112,11 @@ class Database:
         with self._lock, self._translated():
             return self._connection.execute(text, values).fetchall()
 
+    def version(self) -> int:
+        """A number that is another one after another process has changed the database."""
+        number: int = self.execute("pragma data_version")[0][0]
+        return number
+
     def put(self, table: str, *values: Any, durable: bool = False) -> None:
         """Insert or replace a row; its first value is its key. If it is `durable`, it survives a
         power failure too."""

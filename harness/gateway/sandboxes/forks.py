@@ -31,6 +31,7 @@ async def _fork(
             sandboxes.require_known(source)
             if not source.running:
                 raise ApiError(409, f"sandbox {source.id!r} is paused")
+            sandboxes.fleet.require_room(count)
             async with sandboxes.stopped_and_saved(source, directory):
                 pass
 

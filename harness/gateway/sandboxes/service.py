@@ -173,6 +173,8 @@ class Sandboxes(Lifecycle):
             return await self.add(stored, running)
 
     async def _start(self, key: Key, template: str, snapshot: Snapshot | None) -> RunningSandbox:
+        if snapshot is not None or not self.has_ready(template):
+            self.fleet.require_room(1)  # at once, not when a pool has tried in vain
         if snapshot is None:
             return await self.fleet.take(template, READY_LIMIT_S)
         directory = Path(snapshot.directory)

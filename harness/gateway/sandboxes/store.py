@@ -115,6 +115,9 @@ class Store:
     def __init__(self, path: Path) -> None:
         self._database = Database(path)
         self.damaged: set[tuple[str, str]] = set()
+        self._keys: dict[str, Key] = {}
+        """By the hash of their secret, as they were in version `_keys_of` of the database."""
+        self._keys_of = -1
         self.fresh = self.fact("secret") is None
         """Whether no gateway has used the database before; it may have keys."""
 
@@ -188,8 +191,15 @@ class Store:
 
     def key_of(self, secret: str) -> Key | None:
         """The key with this secret, unless it is revoked."""
-        found = list(self._read("keys", _key, "hash = ?", hash_of(secret)))
-        return found[0] if found and found[0].revoked is None else None
+        hash, version = hash_of(secret), self._database.version()
+        if version != self._keys_of:
+            self._keys.clear()
+            self._keys_of = version
+        key = self._keys.get(hash)
+        if key is None:
+            for key in self._read("keys", _key, "hash = ? and revoked is null", hash):
+                self._keys[hash] = key
+        return key
 
     def all_keys(self) -> list[Key]:
         return sorted(self._read("keys", _key), key=lambda key: key.created)
@@ -198,6 +208,7 @@ class Store:
         """Whether a valid key has this id; it is revoked now. A damaged one can be revoked too."""
         for _, *row in self._database.rows("keys", "keys.id = ? and revoked is null", id):
             self._database.put("keys", *row[:-1], time.time())
+            self._keys.clear()
             return True
         return False
 

@@ -13,10 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import psutil
-
+from harness import control_groups
 from harness.errors import UsageError
+from harness.host.cpus import ids, usable
 from harness.host.identity import Identity
+from harness.host.memory import usable_memory
 from harness.sandbox.oci.seccomp import PROFILE
 
 USERS = 0x70000000
@@ -61,17 +62,19 @@ class Limits:
     cpus: float = 1.0
 
     def __post_init__(self) -> None:
+        pid_max = int(PID_MAX.read_text(encoding="utf-8")) if PID_MAX.exists() else sys.maxsize
+        most_pids = control_groups.pids_limit()
         most = {
-            "memory": psutil.virtual_memory().total,
-            "pids": int(PID_MAX.read_text(encoding="utf-8")) if PID_MAX.exists() else sys.maxsize,
-            "cpus": os.cpu_count() or 1,
+            "memory": usable_memory(),
+            "pids": min(pid_max, most_pids or pid_max),
+            "cpus": usable(),
         }
         for name, limit in most.items():
             value = getattr(self, name)
             if not 0 < value <= limit:
                 raise UsageError(
                     f"a sandbox cannot have a limit of {value} for {name}: "
-                    f"it must be above 0 and at most {limit}, which this host has"
+                    f"it must be above 0 and at most {limit}, which this host has or allows"
                 )
         if self.memory < 8 << 20:
             raise UsageError(f"{self.memory} bytes of memory are too few: allow at least 8 MiB")
@@ -87,7 +90,7 @@ class Limits:
             "quota": max(int(self.cpus * CPU_PERIOD_US), 1000),
         }
         if self.cpus < 1 and "cpuset" not in unlimited:
-            ours = sorted(os.sched_getaffinity(0))
+            ours = ids()
             cpu["cpus"] = str(ours[number % len(ours)])
         resources = {"memory": {"limit": self.memory}, "pids": {"limit": self.pids}, "cpu": cpu}
         return {name: value for name, value in resources.items() if name not in unlimited}

@@ -15,6 +15,7 @@ from harness.guest import shared_agent
 from harness.guest.rootfs import RootFs
 from harness.host import evidence
 from harness.host.cgroups import Cgroups
+from harness.host.disk_place import DiskPlace
 from harness.host.identity import Identity
 from harness.host.run import VARIABLE, Run
 from harness.measure.record import Image
@@ -52,6 +53,27 @@ class OciTemplate:
 
 
 @dataclass(frozen=True)
+class Disk:
+    """An image of an empty file system, and the place of the copies that containers write to."""
+
+    image: Path
+    place: DiskPlace
+
+    def copy(self, directory: Path, id: str) -> Path:
+        """A container's own image, with its room reserved; a link in `directory` leads to it.
+        Raises DiskFull."""
+        self.place.require_room()
+        own = self.place.directory / f"disk-{id}.ext4"
+        (directory / DISK).symlink_to(own)
+        roots.copy_image(self.image, own)
+        # With less than a whole disk nothing is reserved: where a file system will write first
+        # in its image is not known.
+        if self.place.reserved >= self.image.stat().st_size:
+            self.place.reserve(own)
+        return own
+
+
+@dataclass(frozen=True)
 class Container:
     """`channel` is the other end of its first process's stdin and stdout."""
 
@@ -62,12 +84,12 @@ class Container:
 
 def begin(
     run: Run, template: OciTemplate, identity: Identity, limits: Limits, *,
-    overlay: bool, upper: Path | None = None, disk: Path | None = None,
+    overlay: bool, upper: Path | None = None, disk: Disk | None = None,
 ) -> Container:  # fmt: skip
     """A container whose first process has been started; `take_down` ends it.
 
     With an overlay, `upper` is the upper directory of another container to start from, and `disk`
-    the image of an empty file system that limits what the container writes; both are copied.
+    limits what the container writes; both are copied.
     """
     config.check(identity)
     id = identity.id
@@ -88,7 +110,7 @@ def begin(
             writes = directory
             if disk:
                 writes = directory / WRITES
-                roots.mount_copy(disk, directory / DISK, writes)
+                roots.mount_image(disk.copy(directory, id), writes)
             roots.lay_over(template.lower, writes, root, identity, upper)
         else:
             roots.copy(template.lower, root)
@@ -113,11 +135,17 @@ def written(template: OciTemplate, id: str) -> Path:
     return (directory / WRITES if (directory / WRITES).is_dir() else directory) / UPPER
 
 
+def _remove_disk(link: Path) -> None:
+    with contextlib.suppress(OSError):
+        link.readlink().unlink()
+
+
 def take_down(run: Run, template: OciTemplate, id: str, pid: int | None) -> None:
     """End a container and remove everything of it, started or not; may be called twice."""
     with contextlib.ExitStack() as each:  # a failure does not skip the rest
         directory = template.directory / id
         each.callback(shutil.rmtree, directory, ignore_errors=True)
+        each.callback(_remove_disk, directory / DISK)
         each.callback(evidence.drop, run.directory / f"oci-{id}.log")
         each.callback(roots.unmount, directory / WRITES)
         each.callback(roots.unmount, directory / ROOT)

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from harness.host import cgroups
+from harness.host import cgroups, file_system, mounts, runtime_place
 from harness.host.process import install_command
 from harness.host.requirement import Requirement
 from harness.network.requirements import requirements as of_a_network
+from harness.paths import runtime_directory
 from harness.sandbox.oci.runc import PROGRAM
 
 BUILDS_A_ROOT = ("musl-gcc", "busybox", "cp")
 _NAMESPACES = ("cgroup", "ipc", "mnt", "net", "pid", "user", "uts")
+_UNSHARE = ("--user", "--map-root-user", "--mount", "--net", "--pid", "--ipc", "--uts", "--cgroup")
 
 
 def requirements(*, overlay: bool, network: bool) -> Sequence[Requirement]:
@@ -39,6 +43,9 @@ def requirements(*, overlay: bool, network: bool) -> Sequence[Requirement]:
             "a kernel that has them",
         )
     )  # fmt: skip
+    if not absent:
+        lines[-1] = _namespaces()
+    lines.append(runtime_place.requirement())
     if "user" not in absent:
         most = int(Path("/proc/sys/user/max_user_namespaces").read_text(encoding="utf-8"))
         lines.append(
@@ -48,17 +55,50 @@ def requirements(*, overlay: bool, network: bool) -> Sequence[Requirement]:
             )
         )  # fmt: skip
     if overlay:
-        known = "overlay" in Path("/proc/filesystems").read_text(encoding="utf-8").split()
-        lines.append(
-            Requirement(
-                "overlayfs", known, "known to the kernel" if known else "not loaded",
-                "modprobe overlay   (as root)",
-            )
-        )  # fmt: skip
+        lines.append(_overlay())
     lines.append(_limits())
     if network:
         lines += of_a_network()
     return lines
+
+
+def _overlay() -> Requirement:
+    """Mounts one where containers will have theirs."""
+    place = file_system.existing(runtime_directory())
+    try:
+        with tempfile.TemporaryDirectory(prefix="doctor-", dir=place) as name:
+            for part in ("lower", "upper", "work", "root"):
+                Path(name, part).mkdir()
+            options = f"lowerdir={name}/lower,upperdir={name}/upper,workdir={name}/work"
+
+            def attempt() -> None:
+                mounts.mount("overlay", Path(name, "root"), "overlay", 0, options)
+
+            mounts.in_scratch_mounts(attempt)
+    except OSError as error:
+        return Requirement(
+            "overlayfs", False, f"cannot be mounted in {place}: {error.strerror}",
+            "modprobe overlay   (as root); in a container, set COPPICE_RUNTIME to a directory that "
+            "is not on an overlay itself",
+        )  # fmt: skip
+    return Requirement("overlayfs", True, f"mounted and unmounted in {place}")
+
+
+def _namespaces() -> Requirement:
+    """Makes one of each kind, with a user inside, as runc does."""
+    kinds = " ".join(_UNSHARE)
+    try:
+        done = subprocess.run(
+            ["unshare", *_UNSHARE, "--fork", "true"], capture_output=True, timeout=10
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return Requirement("namespaces", False, f"unshare {kinds}: {error}", "install util-linux")
+    made = done.returncode == 0
+    why = done.stderr.decode(errors="replace").strip() or f"exit code {done.returncode}"
+    return Requirement(
+        "namespaces", made, "every kind was made" if made else why,
+        "a kernel and a container that allow them",
+    )  # fmt: skip
 
 
 def _limits() -> Requirement:

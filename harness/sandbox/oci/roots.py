@@ -14,7 +14,7 @@ import shutil
 import stat
 from pathlib import Path
 
-from harness.errors import DiskFull, ImageError, Unsupported
+from harness.errors import CoppiceError, DiskFull, ImageError, Unsupported
 from harness.guest.rootfs import RootFs
 from harness.host.cache import entry
 from harness.host.identity import Identity
@@ -68,7 +68,7 @@ def copy(root: Path, target: Path) -> None:
         if "No space left" in str(error):
             raise DiskFull(
                 f"no room for a copy of the root in {target.parent}",
-                hint="use a shape with an overlay, or set COPPICE_RUNTIME to another disk",
+                hint=f"free some space in {target.parent}, or set COPPICE_RUNTIME to another disk",
             ) from error
         raise
 
@@ -126,10 +126,20 @@ def lay_over(
         name(target, identity)
 
 
-def mount_copy(image: Path, own: Path, target: Path) -> None:
-    """Copy a file system image to `own` and mount it at `target`. Raises DiskFull."""
+def copy_image(image: Path, own: Path) -> None:
+    """Copy a file system image, with holes where it has zeros. Raises DiskFull."""
+    try:
+        run_program("cp", "--sparse=always", "--reflink=auto", "--", image, own)
+    except CoppiceError as error:
+        own.unlink(missing_ok=True)
+        if "No space left" in str(error):
+            raise DiskFull(f"no room for a disk in {own.parent}") from error
+        raise
+
+
+def mount_image(own: Path, target: Path) -> None:
+    """Mount a file system image at `target`."""
     target.mkdir()
-    run_program("cp", "--sparse=always", "--reflink=auto", "--", image, own)
     run_program("mount", "-o", "loop,nosuid,nodev,noatime", "--", own, target)
 
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from harness.errors import CoppiceError, DiskFull, LimitReached
 from harness.failures import typed
+from harness.host import runtime_place
 from harness.host.process import install_command
 from harness.host.requirement import Requirement
 from harness.sandbox.qemu.accelerator import KVM
@@ -38,6 +39,7 @@ def requirements() -> Sequence[Requirement]:
             "set COPPICE_KERNEL to a vmlinux or bzImage",
         )
     )
+    lines.append(runtime_place.requirement())
     opens = os.access(KVM, os.R_OK | os.W_OK)
     detail = "opens; used once a guest has answered under it" if opens else "does not open"
     lines.append(Requirement(str(KVM), True, f"{detail}; TCG otherwise"))

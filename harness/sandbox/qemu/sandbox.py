@@ -169,7 +169,7 @@ class QemuSandbox:
         except OSError as error:
             raise self.vmm.died() from error
         while True:
-            status = self.vmm.qmp.wait_event("MIGRATION", timeout_s)["data"]["status"]
+            status = self.vmm.qmp.wait_status(timeout_s)
             if status == "completed":
                 self._on_loaded()
                 return
@@ -208,8 +208,7 @@ class QemuSandbox:
         """
         if self._booted:
             return 0.0
-        stamp = self.vmm.qmp.wait_event("RESUME", 5)["timestamp"]
-        wall: float = stamp["seconds"] + stamp["microseconds"] / 1e6
+        wall = self.vmm.qmp.wait_resumed(5)
         # As close to the event as both clocks were read, so that slewing makes no difference.
         return wall - (self._wall_offset or wall_clock.read().offset)
 

@@ -291,9 +291,7 @@ class QemuSubstrate(SubstrateBase):
             _arm_and_stop(guest)
             _migration_capabilities(guest.vmm)
             _save_devices(guest, directory / checkpoints.DEVICES)
-            while (
-                status := guest.qmp.wait_event("MIGRATION", SAVE_LIMIT_S)["data"]["status"]
-            ) != "completed":
+            while (status := guest.qmp.wait_status(SAVE_LIMIT_S)) != "completed":
                 if status == "failed":
                     raise SandboxError(
                         f"{guest.vmm.name} could not be checkpointed: {guest.vmm.stderr_tail()}"

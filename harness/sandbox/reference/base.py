@@ -12,6 +12,7 @@ from pathlib import Path
 from harness.errors import Unsupported, UsageError
 from harness.guest import rootfs, shared_agent
 from harness.guest.rootfs import RootFs
+from harness.host import runtime_place
 from harness.host.identity import Identity
 from harness.host.process import install_command
 from harness.host.requirement import Requirement
@@ -47,7 +48,7 @@ class ReferenceSubstrate(SubstrateBase):
     memory_each = 16 * MIB
 
     def requirements(self) -> Sequence[Requirement]:
-        lines = [root_requirement()]
+        lines = [root_requirement(), runtime_place.requirement()]
         for program in (*self.programs, "musl-gcc", "busybox"):
             path = shutil.which(program)
             lines.append(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import multiprocessing
-import os
 import signal
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,6 +11,7 @@ from typing import Any, TypeVar
 
 from harness.claims.claims import Claim
 from harness.errors import SiteError
+from harness.host.cpus import usable
 from harness.interrupts import TERMINATION
 from harness.site.builder import check
 from harness.site.builder.manifest import Manifest
@@ -168,7 +168,7 @@ _WORK: tuple[Callable[[Any], Any], Sequence[Any]] | None = None
 
 def processes(asked: int) -> int:
     """How many processes make pages: as requested, or one per CPU."""
-    return asked or min(os.cpu_count() or 1, 8)
+    return asked or min(usable(), 8)
 
 
 def spread(
