@@ -22,7 +22,7 @@ from harness.errors import AnswerTooLong, GuestDied, GuestTimeout, MalformedAnsw
 MESSAGE_MAX = 1 << 20
 """Bytes of a message."""
 EVENTS_MAX = 256
-"""Events that are kept for `wait_event`; a guest can cause any number, so older ones are dropped."""
+"""Events kept for `wait_event`; a guest can cause any number, so older ones are dropped."""
 
 
 class Qmp:
