@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     import ssl
 
 START_S = 280.0
+COMMAND = ("harness.cli", "gateway")
+"""The module of the command, with its first argument."""
 PORT = re.compile(rb"https?://127\.0\.0\.1:(\d+) ")
 """The first line that a gateway prints, once it serves."""
 
@@ -159,7 +161,7 @@ def running_gateway(
     *options: str,
     limits: Limits | None = None,
     runtime: Path | None = None,
-    program: Sequence[str] = ("harness.cli", "gateway"),
+    program: Sequence[str] = COMMAND,
 ) -> Iterator[GatewayProcess]:
     """A gateway with its own state, until the block ends. `options` are those of the command;
     `program` is the module that runs it, with its first arguments."""
@@ -167,7 +169,7 @@ def running_gateway(
         directory = Path(name)
         argv = (
             sys.executable, "-m", *program, "--state", str(directory), "--port", "0",
-            *_shared_disks(options), *options,
+            *(_shared_disks(options) if program == COMMAND else ()), *options,
         )  # fmt: skip
         # A process of this run, so that it does not outlive a rig that is killed.
         environment = {**os.environ, **run.environment}
