@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 GATEWAY = ("harness.cli", "gateway")
 START_S = 280.0
+COMMAND = ("harness.cli", "gateway")
+"""The module of the command, with its first argument."""
 PORT = re.compile(rb"https?://127\.0\.0\.1:(\d+) ")
 """The first line that a gateway prints, once it serves."""
 
