@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     import ssl
 
 GATEWAY = ("harness.cli", "gateway")
+"""The module of the command, with its first argument."""
 START_S = 280.0
 PORT = re.compile(rb"https?://127\.0\.0\.1:(\d+) ")
 """The first line that a gateway prints, once it serves."""

@@ -20,7 +20,7 @@ from harness.host.run import Run
 CONTROLLERS = ("memory", "pids", "cpu")
 PERIOD_US = 100_000
 TRIES = 5
-WEIGHT = 8
+WEIGHT = 2
 """The CPU weight of the group that holds all runs, in weights of one process or session. Beside
 other work on the host, all runs together would otherwise get as much as one process."""
 

@@ -1,9 +1,13 @@
-"""The memory that this process may use, and the page size that our processes use."""
+"""The memory that this process may use, the page size that our processes use, files in memory."""
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import functools
+import os
 import sys
+from pathlib import Path
 
 import psutil
 
@@ -42,3 +46,21 @@ def refuse_huge_pages() -> None:
     """
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_THP_DISABLE, 1, 0, 0, 0)
+
+
+def in_memory(path: Path) -> bool:
+    """Whether files there lie in memory (a tmpfs): what is written to them is never paged out."""
+    return _in_memory(path.stat().st_dev)
+
+
+@functools.cache
+def _in_memory(device: int) -> bool:
+    number = f"{os.major(device)}:{os.minor(device)}"
+    with contextlib.suppress(OSError):
+        for line in (
+            Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+        ):
+            mount, _, filesystem = line.partition(" - ")
+            if mount.split()[2] == number:
+                return filesystem.split()[0] in ("tmpfs", "ramfs")
+    return False

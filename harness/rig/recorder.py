@@ -18,7 +18,7 @@ from harness import command_log, paths
 from harness.errors import DiskFull, LimitReached, PathError
 from harness.host.run import new_run_id
 from harness.measure import benchmark as adaptor
-from harness.measure import machine, provenance, validity, wall_clock
+from harness.measure import machine, provenance, used_images, validity, wall_clock
 from harness.measure.record import (
     Clock,
     Facts,
@@ -67,6 +67,7 @@ class RigRun:
         self.announce = announce
         """Announces a stage (harness/rig/stages.py); to be called while no clock runs."""
         self._images: Sequence[Image] = ()
+        used_images.forget()
         self._accelerator: str | None = None
         self._tools: Sequence[str] = ()
         self._started, self._begun = datetime.now(UTC), time.monotonic()
@@ -156,7 +157,7 @@ class RigRun:
             command=provenance.command(tasks.repeat(discovery.table(ours), rig.id, again)),
             git=origin.git,
             patches=provenance.patches(),
-            images=self._images,
+            images=used_images.and_used(self._images),
             machine=host,
             clock=clock,
             series=series,

@@ -17,13 +17,17 @@ from harness.host.cgroup_limits import CONTROLLERS, LimitedGroup, LimitedGroups,
 from harness.host.identity import allocate
 from harness.host.run import Run
 from harness.host.session import open_run, trial_run
+from harness.measure import record
 from harness.paths import cache_directory
+from harness.rig.discovery import discover
+from harness.rig.recorder import RigRun
 from harness.sandbox.protocol import Sharing, Tier
 from harness.sandbox.qemu import QemuSubstrate, jail, requirements, vmm
 from harness.sandbox.qemu.confinement import ALL, VARIABLE, Level, Part, chosen
 from harness.sandbox.qemu.jail import Jail, Jailer
 from harness.sandbox.qemu.sandbox import QemuSandbox
 from harness.sandbox.qemu.substrate import QemuTemplate
+from tests.measure.factory import run_record, series
 
 whole = pytest.mark.skipif(
     os.geteuid() != 0 or bool({*CONTROLLERS} & {*cgroups.find().unlimited}),
@@ -76,6 +80,7 @@ def test_a_restored_guest_is_confined_and_its_group_goes_with_it(
                 pytest.skip("KVM guests cannot be forked")
             template = stack.enter_context(QemuSubstrate().zygote(run, template))
         sandbox = _launch(stack, run, template, sharing)
+        sandbox.awaken(60)  # a fork confines itself, before any of its threads runs
         found = _status(sandbox)
         assert int(found["Uid"].split()[0]) >= jail.USERS
         assert (found["Seccomp"], found["NoNewPrivs"]) == ("2", "1")
@@ -84,7 +89,6 @@ def test_a_restored_guest_is_confined_and_its_group_goes_with_it(
         assert groups
         for group in groups:
             assert str(sandbox.vmm.process.pid) in (group / "cgroup.procs").read_text().split()
-        sandbox.awaken(60)
         assert sandbox.first_exec("word").stdout == b"word\n"
         sandbox.destroy()
         assert not any(group.exists() for group in groups)
@@ -93,8 +97,8 @@ def test_a_restored_guest_is_confined_and_its_group_goes_with_it(
 def test_nothing_confines_it_when_that_is_chosen(template: QemuTemplate, choose: Choose) -> None:
     choose(Level.NONE)
     with open_run() as run, ExitStack() as stack:
-        assert jail.image(run).built_from["level"] == "none"
-        assert jail.image(run).built_from["applied"] == "nothing"
+        assert jail.image(run, "tcg").built_from["level"] == "none"
+        assert jail.image(run, "tcg").built_from["applied"] == "nothing"
         sandbox = _launch(stack, run, template)
         assert _status(sandbox)["Uid"].split()[0] == str(os.geteuid())
         assert _status(sandbox)["Seccomp"] == "0"
@@ -133,13 +137,13 @@ def test_what_a_host_lacks_is_refused_unless_it_is_accepted(
     assert line.satisfied
     assert f"not applied: {part}" in line.detail
     with open_run() as run, ExitStack() as stack:
-        facts = jail.image(run).built_from
+        facts = jail.image(run, "tcg").built_from
         assert (facts["level"], facts["lacking"]) == ("partial", part)
         if template.accelerator == "tcg":  # forks too
             standing = stack.enter_context(QemuSubstrate().zygote(run, template))
             forked = _launch(stack, run, standing, Sharing.FORKED)
-            assert _status(forked)["Seccomp"] == "2"
             forked.awaken(60)
+            assert _status(forked)["Seccomp"] == "2"
         sandbox = _launch(stack, run, template)
         assert _status(sandbox)["Seccomp"] == "2"
         assert (_status(sandbox)["Uid"].split()[0] == "0") is (part is Part.PRIVILEGES)
@@ -150,6 +154,25 @@ def test_what_a_host_lacks_is_refused_unless_it_is_accepted(
 def test_templates_say_how_their_vmms_are_confined(template: QemuTemplate) -> None:
     (image,) = [each for each in template.images if each.name == "confinement"]
     assert image.built_from["level"] == chosen()
+
+
+@whole
+def test_every_record_of_vmms_says_how_they_were_confined(
+    template: QemuTemplate, tmp_path: Path
+) -> None:
+    """Also where the rig names no images."""
+    rig = discover().found["cold-start"]
+    with open_run() as run:
+        for expected in (["confinement"], []):
+            made = RigRun(tmp_path, "quick")
+            made.begin()
+            if expected:
+                confined = jail.jail_for(run, allocate(run.leases, run.id), template.shape)
+                assert confined
+                confined.remove()
+            made.end()
+            path = made.write(rig.info, rig.path, [series()], run_record().clock)
+            assert [image.name for image in record.load(path).images] == expected
 
 
 @pytest.fixture

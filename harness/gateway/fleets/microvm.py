@@ -27,6 +27,7 @@ from harness.guest.image import Addition, GuestImage
 from harness.guest.protocol import RING_ANSWER_LENGTH
 from harness.host.disk_place import DiskPlace
 from harness.host.identity import Identity, allocate
+from harness.host.memory import in_memory
 from harness.host.run import Run
 from harness.measure.record import Scalar
 from harness.sandbox.lifetime import destroyed_on_failure
@@ -364,7 +365,9 @@ def _descriptors_of(pid: int, path: Path) -> Sequence[int]:
 
 def _jail(spec: MicroVmSpec, identity: Identity) -> Jail | None:
     # The largest file that a VMM writes: its overlay, with what the format adds.
-    return jail_for(spec.run, identity, spec.shape, 2 * spec.base.size_mib << 20)
+    written = (spec.base.size_mib + 256) << 20
+    held = written if in_memory(spec.place.directory) else 0
+    return jail_for(spec.run, identity, spec.shape, written, held)
 
 
 def _remove(directory: Path) -> None:

@@ -28,6 +28,7 @@ from harness.host.process import run as run_program
 from harness.host.run import Run
 from harness.host.session import trial_run
 from harness.measure.record import Image, digest
+from harness.measure.used_images import use
 from harness.paths import cache_directory
 from harness.sandbox.qemu.confinement import ALL, VARIABLE, Confinement, Level, Part, chosen
 from harness.sandbox.qemu.machine import PROGRAM, Shape, qemu_release
@@ -252,7 +253,7 @@ def _files_of_qemu() -> Sequence[Path]:
 
 # One jailer for each run of this process.
 
-_jailers: dict[str, tuple[Jailer | None, Confinement]] = {}
+_jailers: dict[str, tuple[Jailer | None, Image]] = {}
 _lock = threading.Lock()
 
 
@@ -289,13 +290,18 @@ def _tried(run: Run, cache: Path, parts: Sequence[Part]) -> Jailer:
     return jailer
 
 
-def _of(run: Run) -> tuple[Jailer | None, Confinement]:
+def _of(run: Run) -> tuple[Jailer | None, Image]:
+    """The run's jailer, and how its VMMs are confined, which goes on the record."""
     with _lock:
         if run.id not in _jailers:
-            _jailers[run.id] = jailer, _ = _open(run, cache_directory())
+            jailer, confinement = _open(run, cache_directory())
+            source = jailer.program if jailer else paths.VMM_PROGRAMS / "jail.c"
+            facts = Image("confinement", digest(source), confinement.facts())
+            _jailers[run.id] = jailer, facts
             run.at_end.callback(_jailers.pop, run.id)
             if jailer:
                 run.at_end.callback(jailer.close)
+        use(_jailers[run.id][1])
         return _jailers[run.id]
 
 
@@ -308,25 +314,28 @@ def examine() -> Confinement:
         return confinement
 
 
-def image(run: Run) -> Image:
-    """How VMMs of a run are confined, for its record. Raises Unsupported as `jail_for` does."""
-    jailer, confinement = _of(run)
-    source = paths.VMM_PROGRAMS / "jail.c"
-    return Image("confinement", digest(jailer.program if jailer else source), confinement.facts())
+def image(run: Run, accelerator: str) -> Image:
+    """How VMMs of a run are confined, for its record; what they share is prepared now, as their
+    start is timed. Raises Unsupported as `jail_for` does."""
+    jailer, found = _of(run)
+    if jailer and jailer.has(Part.PRIVILEGES):
+        jailer.root(None, accelerator == "kvm")
+    return found
 
 
 def jail_for(
-    run: Run, identity: Identity, shape: Shape, file_bytes: int = LOG_BYTES
+    run: Run, identity: Identity, shape: Shape, file_bytes: int = LOG_BYTES, held_bytes: int = 0
 ) -> Jail | None:
     """A jail for a new VMM of a guest of this shape; None where none is wanted.
 
-    `file_bytes` is the largest file that it may write. Raises Unsupported with the remedy where
+    `file_bytes` is the largest file that it may write, `held_bytes` what it may write to files that
+    lie in memory, which its group is charged for. Raises Unsupported with the remedy where
     this host cannot confine VMMs as the user wants it.
     """
     jailer, _ = _of(run)
     if jailer is None:
         return None
-    memory = 2 * shape.memory_mib * MIB + MEMORY_BESIDES_GUEST
+    memory = 2 * shape.memory_mib * MIB + MEMORY_BESIDES_GUEST + held_bytes
     limits = Limits(memory, PIDS, CPUS)
     return jailer.confine(identity, limits, file_bytes, shape.accelerator == "kvm")
 

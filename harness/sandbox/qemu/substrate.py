@@ -111,7 +111,7 @@ class QemuSubstrate(SubstrateBase):
         if chosen.name == "tcg":
             refuse_huge_pages()
         sealed = self._sealed(run, cache, image, shape) if tier.restores else None
-        confined = confinement_image(run)
+        confined = confinement_image(run, chosen.name)
         return QemuTemplate(
             shape, image, sealed, chosen.reason, ksm.program(cache), cache, confined
         )
