@@ -27,6 +27,8 @@ from harness.host.run import Run
 if TYPE_CHECKING:
     import ssl
 
+GATEWAY = ("harness.cli", "gateway")
+"""The module of the command, with its first argument."""
 START_S = 280.0
 PORT = re.compile(rb"https?://127\.0\.0\.1:(\d+) ")
 """The first line that a gateway prints, once it serves."""
@@ -148,9 +150,10 @@ def new_key(directory: Path, limits: Limits | None = None) -> str:
         return store.new_key("rig", limits)[1]
 
 
-def _shared_disks(options: Sequence[str]) -> Sequence[str]:
+def _shared_disks(program: Sequence[str], options: Sequence[str]) -> Sequence[str]:
     """Rigs and tests start many sandboxes on small disks, and few of them write much."""
-    return () if "noop" in options or "--disk-reserve" in options else ("--disk-reserve", "32")
+    given = program != GATEWAY or "noop" in options or "--disk-reserve" in options
+    return () if given else ("--disk-reserve", "32")
 
 
 @contextlib.contextmanager
@@ -159,7 +162,7 @@ def running_gateway(
     *options: str,
     limits: Limits | None = None,
     runtime: Path | None = None,
-    program: Sequence[str] = ("harness.cli", "gateway"),
+    program: Sequence[str] = GATEWAY,
 ) -> Iterator[GatewayProcess]:
     """A gateway with its own state, until the block ends. `options` are those of the command;
     `program` is the module that runs it, with its first arguments."""
@@ -167,7 +170,7 @@ def running_gateway(
         directory = Path(name)
         argv = (
             sys.executable, "-m", *program, "--state", str(directory), "--port", "0",
-            *_shared_disks(options), *options,
+            *_shared_disks(program, options), *options,
         )  # fmt: skip
         # A process of this run, so that it does not outlive a rig that is killed.
         environment = {**os.environ, **run.environment}

@@ -78,6 +78,8 @@ class Connection:
         self.address = address
         self._environment = {**os.environ, **(environment or {}), "LC_ALL": "C"}
         self._master: subprocess.Popen[bytes] | None = None
+        self._directory = Path()
+        """Of the master's socket and log; made when it connects."""
         self._open = contextlib.ExitStack()
 
     def __enter__(self) -> Connection:

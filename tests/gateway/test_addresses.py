@@ -44,7 +44,7 @@ def signed(box: Box, path: str, operation: str, expiration: str = "", user: str 
 
 def test_a_signed_url_needs_no_headers(nothing: GatewayProcess) -> None:
     box, other = Box.create(nothing), Box.create(nothing)
-    reached = (400, "sandboxes of the substrate noop have no files")
+    reached = (400, "sandboxes of the substrate noop have no files (ENOSYS)")
     for owner in (box, other):
         for path in ("/home/user/a", f"/home/user/{ODD}"):
             assert plain(nothing, "GET", signed(owner, path, "read")) == reached

@@ -22,7 +22,7 @@ from harness.errors import AnswerTooLong, GuestDied, GuestRefused, GuestTimeout,
 from harness.gateway.data_plane.port_proxy import HEAD_MAX, ServerResponse
 from harness.gateway.envd import budget, channel
 from harness.gateway.envd.client import Envd
-from harness.gateway.envd.interpreter import InterpreterLines
+from harness.gateway.envd.interpreter import WHOLE_BYTES, InterpreterLines
 from harness.gateway.envd.process import Listener, ProcessEvent, RunningProcess
 from harness.gateway.envd.wire import ENTRY, RequestKind
 from harness.gateway.gateway_process import running_gateway
@@ -330,13 +330,13 @@ def test_lines_of_any_length_pass_in_pieces() -> None:
             lines = InterpreterLines(listener)
             pieces = [piece async for piece in lines.until("end_of_execution")]
             assert b"".join(pieces) == (whole if cut > 60 else last)
-            assert max(map(len, pieces)) <= max(cut, 64) + 64
+            assert max(map(len, pieces)) <= WHOLE_BYTES + cut
 
     with_envd(work)
 
 
 def test_a_result_that_only_looks_like_the_last_line_does_not_end_a_cell() -> None:
-    inner = b'{"type": "stdout", "text": "' + b"x" * 100
+    inner = b'{"type": "stdout", "text": "' + b"x" * WHOLE_BYTES
     end = b'{"type": "end_of_execution"}\n'
 
     async def work(envd: Envd, theirs: socket.socket) -> None:

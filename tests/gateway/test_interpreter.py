@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import threading
 from collections.abc import Iterator
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from harness.gateway.envd.interpreter import WHOLE_BYTES
 from tests.gateway.cells import Interpreter, error, interpreter, result, texts
 
 
@@ -152,3 +154,10 @@ def test_a_rehearsal_leaves_no_trace(tmp_path: Path) -> None:
         )
         assert lines[0]["execution_count"] == 1
         assert result(lines)["text"] == "(False, 0, 2, False)"
+
+
+def test_long_output_comes_in_lines_that_pass_whole(shell: Interpreter) -> None:
+    for code in ("print('\\0' * 100_000)", "import os\nos.system('head -c 100000 /dev/zero')"):
+        lines = shell.run(code)
+        assert texts(lines).rstrip("\n") == "\0" * 100_000
+        assert max(len(json.dumps(line)) for line in lines) < WHOLE_BYTES

@@ -6,6 +6,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import json
+import os
 import select
 import socket
 import struct
@@ -168,10 +169,9 @@ def own(
     request: pytest.FixtureRequest,
     run: Run,
     possible: None,
-    tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[GatewayProcess]:
     """With a runtime directory of its own: other runs would clean up after one that is killed."""
-    runtime = Path("/run") / f"coppice-{tmp_path_factory.mktemp('outside').name}"
+    runtime = Path("/run") / f"coppice-outside-{os.getpid()}"
     runtime.mkdir()
     try:
         with outside(run) as path:

@@ -48,8 +48,8 @@ def test_a_device_that_cannot_be_opened_yet_is_tried_again(
             device.open("rb")
         assert refusal.value.errno == errno.ENXIO
         timer = threading.Timer(0.1, ready.replace, [device])
-        timer.start()
         began = time.monotonic()
+        timer.start()
         assert frames.line_open_patiently(os.fsencode(device)) == 0
         assert time.monotonic() - began >= 0.09
         timer.join()

@@ -29,9 +29,12 @@ PROGRAM = "usr/local/lib/coppice/interpreter"
 ARGV = ("/usr/bin/python3", "-X", "utf8", f"/{PROGRAM}")
 PYTHON = ("python", "python3", None, "")
 LINES_AT_ONCE = 64
-HEAD_BYTES = 64
-"""Bytes of a line that tell its type, and the cell that it begins."""
+WHOLE_BYTES = 128 << 10
+"""A line up to this length is passed on whole, so that an interpreter that ends in the middle of it
+leaves no part of it. Output is never longer (guest/interpreter/cell_output.py); results may be."""
 START_S = 60.0
+END_S = 10.0
+"""How long an interpreter that accepts no cell may take to end."""
 ATTEMPTS = 3
 """How often a cell is sent, when the interpreter ends each time before the cell begins."""
 SIGINT, SIGKILL = 2, 9
@@ -206,12 +209,13 @@ async def _execute(
     listener = process.listen()
     begun = ended = False
     try:
+        lines = InterpreterLines(listener)
         try:
             await envd.input(process.pid, json.dumps(request).encode() + b"\n")
         except GuestRefused as error:
+            await _end_of(envd, process, lines)
             raise InterpreterEnded(f"the interpreter accepts no cell: {error}") from error
         # Earlier lines belong to another caller's cell, or to a cell whose caller left.
-        lines = InterpreterLines(listener)
         while not begun:
             async for line in lines.until("begin"):
                 begun = line.startswith(begin_line)
@@ -224,13 +228,25 @@ async def _execute(
             await envd.signal(process.pid, SIGINT)
 
 
+async def _end_of(envd: Envd, process: RunningProcess, lines: InterpreterLines) -> None:
+    """Wait for the end of an interpreter that accepts no more: the news may still be on its way.
+    Raises InterpreterEnded."""
+    try:
+        async with asyncio.timeout(END_S):
+            async for _ in lines.until("never"):
+                pass
+    except TimeoutError:
+        with contextlib.suppress(GuestRefused):
+            await envd.signal(process.pid, SIGKILL)
+
+
 class InterpreterLines:
-    """What an interpreter writes, in pieces: lines of any length pass without being kept."""
+    """What an interpreter writes: whole lines, and long lines in pieces, without being kept."""
 
     def __init__(self, listener: Listener) -> None:
         self._listener = listener
         self._pieces: deque[bytes] = deque()
-        self._rest = b""
+        self._rest = bytearray()
         self._in_line = False
         """Whether the beginning of the present line was passed on already."""
 
@@ -257,9 +273,12 @@ class InterpreterLines:
             how = f"signal {event.signal}" if event.signal else f"exit code {event.code}"
             raise InterpreterEnded(f"the interpreter ended with {how}")
         if event.kind == "stdout":
-            *complete, self._rest = (self._rest + event.data).split(b"\n")
-            self._pieces.extend(line + b"\n" for line in complete)
+            *complete, rest = event.data.split(b"\n")
+            for line in complete:
+                self._pieces.append(bytes(self._rest + line + b"\n"))
+                self._rest.clear()
+            self._rest += rest
             goes_on = self._in_line and not complete
-            if self._rest and (goes_on or len(self._rest) >= HEAD_BYTES):
-                self._pieces.append(self._rest)
-                self._rest = b""
+            if self._rest and (goes_on or len(self._rest) >= WHOLE_BYTES):
+                self._pieces.append(bytes(self._rest))
+                self._rest.clear()

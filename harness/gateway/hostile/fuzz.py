@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import logging
 import socket
 import struct
 import sys
@@ -294,6 +295,7 @@ def fuzz(seed: int, frames: int) -> Report:
 
 
 if __name__ == "__main__":
+    logging.disable()  # a line for each channel that is ended
     made = fuzz(int(sys.argv[1]), int(sys.argv[2]))
     ends = [[call, error, count] for (call, error), count in sorted(made.ends.items())]
     print(json.dumps({"frames": made.frames, "ends": ends, "defects": made.defects}))

@@ -69,10 +69,13 @@ def _overlay() -> Requirement:
         with tempfile.TemporaryDirectory(prefix="doctor-", dir=place) as name:
             for part in ("lower", "upper", "work", "root"):
                 Path(name, part).mkdir()
-            options = f"lowerdir={name}/lower,upperdir={name}/upper,workdir={name}/work"
 
             def attempt() -> None:
-                mounts.mount("overlay", Path(name, "root"), "overlay", 0, options)
+                # Relative, since a path may contain the separators of options. This thread has a
+                # working directory of its own, with its own mounts.
+                os.chdir(name)
+                options = "lowerdir=lower,upperdir=upper,workdir=work"
+                mounts.mount("overlay", Path("root"), "overlay", 0, options)
 
             mounts.in_scratch_mounts(attempt)
     except OSError as error:

@@ -21,8 +21,10 @@ from harness.errors import AnswerTooLong, GuestDied, GuestTimeout, MalformedAnsw
 
 MESSAGE_MAX = 1 << 20
 """Bytes of a message."""
+DRAINED_AT_ONCE = 16
+"""Reads of one VMM before another has its turn: one may send without end."""
 EVENTS_MAX = 256
-"""Events that are kept for `wait_event`; a guest can cause any number, so older ones are dropped."""
+"""Events kept for `wait_event`; a guest can cause any number, so older ones are dropped."""
 
 
 class Qmp:
@@ -165,24 +167,27 @@ class Qmp:
         return float(parts[0] + parts[1] / 1e6)
 
     def drain(self) -> bool:
-        """Read what has arrived without waiting; False, and nothing is read, while a command is
-        carried out, which reads it itself."""
+        """Read what has arrived without waiting. False if there may be more: while a command is
+        carried out, which reads itself, and after DRAINED_AT_ONCE."""
         if not self._busy.acquire(blocking=False):
             return False
         try:
             self.channel.settimeout(0)
-            while len(self._buffer) < MESSAGE_MAX and (data := self.channel.recv(1 << 16)):
+            for _ in range(DRAINED_AT_ONCE):
+                data = self.channel.recv(1 << 16)
+                if not data or len(self._buffer) > MESSAGE_MAX:
+                    return True
                 self._buffer += data
                 *lines, self._buffer = self._buffer.split(b"\n")
                 for message in map(self._parsed, lines):
                     if "event" in message:
                         self._events.append(message)
-                    elif "return" in message:
+                    elif "return" in message and self._unread_returns:
                         self._unread_returns -= 1
+            return False
         except (OSError, MalformedAnswer):
-            pass  # nothing more; or the VMM has ended or sends no QMP, which others notice
+            return True  # nothing more; or the VMM has ended or sends no QMP: others notice
         finally:
             with contextlib.suppress(OSError):
                 self.channel.settimeout(None)
             self._busy.release()
-        return True

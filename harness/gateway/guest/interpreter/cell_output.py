@@ -14,6 +14,8 @@ _answers = os.fdopen(os.dup(1), "w", encoding="utf-8", errors="backslashreplace"
 _lock = threading.Lock()
 _drained = threading.Lock()
 _pipes = []
+TEXT_MAX = 16 << 10
+"""Characters of a line of output. JSON may take six bytes for each."""
 PIECE, PIECES = 1 << 16, 64
 """The capacity of a pipe, and how often it is read in succession: a program that writes on and on
 must not keep the cell from its end."""
@@ -28,6 +30,12 @@ def send(kind, **fields):
     with _lock:
         _answers.write(line + "\n")
         _answers.flush()
+
+
+def send_text(kind, text):
+    """In lines that the gateway passes on whole: an end in the middle of one leaves no part."""
+    for at in range(0, len(text), TEXT_MAX):
+        send(kind, text=text[at : at + TEXT_MAX], timestamp=time.time_ns())
 
 
 class Stream(io.TextIOBase):
@@ -56,7 +64,7 @@ class Stream(io.TextIOBase):
             while data:
                 data = data[os.write(self._fd, data) :]
         elif text:
-            send(self._kind, text=text, timestamp=time.time_ns())
+            send_text(self._kind, text)
 
     def close(self):
         """A cell that closes its output must not end that of the next cells."""
@@ -107,8 +115,7 @@ def drain():
                     data = os.read(end, PIECE)
                 except BlockingIOError:
                     break
-                if text := decoder.decode(data):
-                    send(kind, text=text, timestamp=time.time_ns())
+                send_text(kind, decoder.decode(data))
 
 
 def settle():
