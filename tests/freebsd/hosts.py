@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import CommandFailed
+from harness.guest.agent_client import HELLO_KEYS
 from harness.guest.protocol import Decoder, FrameKind, Tag, encode, siphash
 from harness.host.protocol import Done, Host, HostProcess
 
@@ -98,9 +99,12 @@ class Guest(threading.Thread):
             total = sum(range(first, first + mib * 256)) % (1 << 64)
             return [encode(FrameKind.ANSWER, id, total.to_bytes(8, "little"))]
         if kind is FrameKind.HELLO:
-            return [
-                encode(FrameKind.ANSWER, id, f"boot_id=guest\nhostname={self.hostname}\n".encode())
-            ]
+            report = dict.fromkeys(HELLO_KEYS, "0") | {
+                "boot_id": "guest",
+                "hostname": self.hostname,
+            }
+            text = "".join(f"{name}={value}\n" for name, value in report.items())
+            return [encode(FrameKind.ANSWER, id, text.encode())]
         return [encode(FrameKind.ANSWER, id)]
 
 

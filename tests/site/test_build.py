@@ -67,7 +67,7 @@ def test_records_that_cannot_be_read_are_listed_with_their_error(made: Made) -> 
     [
         ("NaN", "NaN is not a JSON number"),
         ("-Infinity", "-Infinity is not a JSON number"),
-        ("1e999", "'first-reply' holds a sample that is not finite"),
+        ("1e999", "the number 1e999 is out of range"),
     ],
 )
 def test_a_sample_that_is_no_number_makes_a_problem(tmp_path: Path, bad: str, reason: str) -> None:
