@@ -10,7 +10,7 @@ from pathlib import Path
 MOUNTS = Path("/proc/self/mountinfo")
 IN_MEMORY = ("tmpfs", "ramfs")
 FLOOR = 1 << 30
-"""Bytes that nothing of ours takes from a file system; a twentieth of a smaller one."""
+"""Bytes of a file system that the harness leaves free; a twentieth of a smaller one."""
 
 
 @dataclass(frozen=True)

@@ -40,7 +40,7 @@ def bind_executable(directory: Path) -> None:
 
 
 def in_scratch_mounts(work: Callable[[], None]) -> None:
-    """Call `work` in a thread whose mounts nobody else sees, and which are gone afterwards.
+    """Call `work` in a thread with mounts of its own, which are gone afterwards.
 
     Raises what it raises, and OSError where mount namespaces are not allowed.
     """

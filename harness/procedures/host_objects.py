@@ -26,7 +26,7 @@ KSM_SETTINGS = ("run", "pages_to_scan", "sleep_millisecs", "max_page_sharing")
 DEVICES = Path("/sys/class/net")
 NAMESPACES = Path("/run/netns")
 PLACES = (Path("/tmp"), Path("/var/tmp"), Path("/dev/shm"))
-"""Directories in which programs make temporary files; only names of ours are looked at."""
+"""Directories in which programs make temporary files; only our names count."""
 OURS = re.compile(r"coppice|cpc-|\.building-|\.half-written-")
 
 

@@ -30,7 +30,7 @@ PYTESTS_OWN = {
     3: "pytest itself failed",
     4: "pytest refused its command line",
 }
-"""Exit codes of pytest that no rig and no error of ours causes."""
+"""Exit codes of pytest that neither a rig nor one of our errors causes."""
 
 
 class _Forwarding:

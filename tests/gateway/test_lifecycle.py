@@ -43,7 +43,7 @@ class Deaf(NoopSandbox):
     """Its envd does not answer."""
 
     async def connect(self) -> Envd:
-        raise GuestDied("nobody answers")
+        raise GuestDied("no answer")
 
 
 class Fleet(NoopFleet):

@@ -1,4 +1,4 @@
-"""Events that nobody waits for: they are read, and no VMM keeps another from its turn."""
+"""Events that no caller waits for: they are read, and no VMM keeps another from its turn."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def drain() -> Iterator[EventDrain]:
 def test_a_vmm_that_reports_many_errors_is_not_blocked(drain: EventDrain) -> None:
     with channel() as (qmp, vmm):
         drain.watch(qmp)
-        for _ in range(20_000):  # blocks, and times out, unless somebody reads
+        for _ in range(20_000):  # blocks, and times out, unless they are read
             vmm.sendall(EVENT)
         assert len(qmp._events) <= EVENTS_MAX
         qmp.close()

@@ -100,7 +100,7 @@ async def end_context(envd: Envd, context: Context) -> None:
     envd.contexts.pop(context.id, None)
     process = context.process
     if process.ended is None:
-        # Forgotten at once, so nobody else would tell those who listen.
+        # Forgotten at once, so its end would not reach its listeners otherwise.
         envd.processes.pop(process.pid, None)
         process.ended = ProcessEvent("exit", signal=SIGKILL)
         process.publish(process.ended)

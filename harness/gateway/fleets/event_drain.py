@@ -1,7 +1,7 @@
 """Reads the QMP events of running microVMs, which nothing else reads.
 
-A VMM reports each failed request of its guest's disk, and blocks once nobody reads that: the guest
-would stop with it. One thread serves all VMMs, and never waits for one of them.
+A VMM reports each failed request of its guest's disk, and blocks once those reports are not read:
+the guest would stop with it. One thread serves all VMMs, and never waits for one of them.
 """
 
 from __future__ import annotations

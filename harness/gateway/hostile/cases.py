@@ -150,7 +150,7 @@ def _watch(client: Client, stop: threading.Event) -> str:
 
 
 def _poll(client: Client, stop: threading.Event) -> str:
-    """A watcher whose events nobody fetches until the end."""
+    """A watcher whose events are not fetched until the end."""
     created = client.call("filesystem.Filesystem/CreateWatcher", path="/")
     stop.wait()
     watcher = json.loads(created)["watcherId"]

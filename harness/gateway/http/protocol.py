@@ -211,7 +211,7 @@ class BoundedHttp(HttpToolsProtocol):
         if self._discarded > LINGER_MAX:
             self.transport.abort()
 
-    # Responses that nobody reads, and WebSockets.
+    # Responses that the client does not read, and WebSockets.
 
     def pause_writing(self) -> None:
         super().pause_writing()

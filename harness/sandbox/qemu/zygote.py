@@ -42,7 +42,7 @@ from harness.sandbox.vm_state import VmState
 from harness.setup.packages import HEADERS
 
 SOURCE = paths.VMM_PROGRAMS / "zygote.c"
-FILTER = paths.VMM_PROGRAMS / "filter.h"
+INCLUDED = ("filter.h", "proc_numbers.h")
 _COMPILE = ("-O2", "-shared", "-fPIC", "-s", "-Wl,-z,now")
 ANSWER_S = 30.0
 _ENTER = {"tasks": -1, "group": -2}
@@ -83,9 +83,9 @@ def library(cache: Path) -> Path:
             hint=install_packages(package_names.HEADERS),
         )
     argv = (*_COMPILE, *platform.libc_ver())
-    built_from = hashlib.sha256(
-        SOURCE.read_bytes() + FILTER.read_bytes() + repr(argv).encode()
-    ).hexdigest()
+    sources = (SOURCE, *(SOURCE.with_name(name) for name in INCLUDED))
+    content = b"".join(path.read_bytes() for path in sources)
+    built_from = hashlib.sha256(content + repr(argv).encode()).hexdigest()
     target = cache / "programs" / built_from
 
     def compile(directory: Path) -> None:

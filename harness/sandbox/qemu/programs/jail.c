@@ -32,7 +32,7 @@
 #define MOST_GROUPS 8
 #define INTO_A_GROUP 0x200000000ull /* CLONE_INTO_CGROUP */
 #define LAST_CAPABILITY 63
-#define LOCKED_BITS 0x2f /* of prctl(2): root is nobody special, for good */
+#define LOCKED_BITS 0x2f /* of prctl(2): root has no privileges, and cannot get them back */
 #define BIT(capability) (1ull << (capability))
 /* DAC_OVERRIDE (for a control group that is root's), SETGID, SETUID, SYS_ADMIN */
 #define OF_A_ZYGOTE (BIT(1) | BIT(6) | BIT(7) | BIT(21))
