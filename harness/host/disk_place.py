@@ -61,11 +61,13 @@ class DiskPlace:
 
     def require_room(self, count: int = 1) -> None:
         """Raise DiskFull unless `count` more disks fit."""
-        if self.room() >= count:
-            return
+        if self.room() < count:
+            raise self._no_room(count)
+
+    def _no_room(self, count: int) -> DiskFull:
         found = file_system.of(self.directory)
         disks = "another disk" if count == 1 else f"{count} more disks"
-        raise DiskFull(
+        return DiskFull(
             f"no room for {disks} of {self.reserved >> 20} MiB in {self.directory} "
             f"({found}, of which {found.margin >> 20} MiB stay free)",
             hint=f"end sandboxes, start the gateway with smaller disks (--disk), or set {VARIABLE} "
@@ -75,7 +77,10 @@ class DiskPlace:
     def reserve(self, file: Path) -> None:
         """Reserve a disk's room, beyond the end of the file too. After DiskFull it is removed."""
         try:
-            self.require_room()
+            found = file_system.of(self.directory)
+            missing = self.reserved - file.stat().st_blocks * 512  # of a copy, less than a disk
+            if missing > found.free - found.margin:
+                raise self._no_room(1)
             handle = os.open(file, os.O_WRONLY | os.O_CLOEXEC)
             try:
                 length = ctypes.c_int64(self.reserved)

@@ -70,6 +70,12 @@ def test_a_misspelt_field_names_the_one_that_is_meant(nothing: GatewayProcess) -
     assert "is metadata meant?" in message(nothing.request("POST", CREATE, body, JSON))
 
 
+@pytest.mark.parametrize("name", ["", "A=B", "=", "A\0"])
+def test_variables_that_no_process_can_have_are_refused(nothing: GatewayProcess, name: str) -> None:
+    body = {"templateID": "base", "envVars": {name: "x"}}
+    assert "variable" in message(nothing.request("POST", CREATE, body, JSON))
+
+
 def test_values_without_an_effect_are_accepted(nothing: GatewayProcess) -> None:
     """SDKs send some of them without being asked."""
     variants: tuple[dict[str, Any], ...] = (

@@ -92,12 +92,18 @@ def test_no_flipped_bit_gives_other_data_in_silence(whole: Path, tmp_path: Path)
             assert all(row in former for row in table), f"bit {bit} of byte {at} gives other data"
 
 
-@pytest.mark.parametrize("document", ["", "{", "[]", '{"id": 5}', '{"started": "then"}', "\x00"])
+@pytest.mark.parametrize(
+    "document",
+    ["", "{", "[]", '{"id": 5}', '{"started": "then"}', "\x00", "[" * 60_000, "{\udcff"],
+)
 def test_a_damaged_row_costs_one_sandbox_and_is_named(
     whole: Path, document: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     with edited(whole) as connection:
-        connection.execute("update sandboxes set doc = ? where id = ?", (document, sandbox(3).id))
+        connection.execute(
+            "update sandboxes set doc = cast(? as text) where id = ?",
+            (document.encode("utf-8", "surrogateescape"), sandbox(3).id),
+        )
     *_, sandboxes, snapshots, damaged = content(whole)
     assert len(sandboxes) == COUNT - 1 and len(snapshots) == COUNT
     assert damaged == [("sandboxes", sandbox(3).id)]
@@ -155,6 +161,24 @@ def test_a_fact_outlives_the_damage_of_its_row(whole: Path) -> None:
         assert store.secret() == secret
     with opened(whole) as store:
         assert not store.damaged and store.secret() == secret
+
+
+def test_a_secret_that_is_none_is_taken_from_its_copy(whole: Path) -> None:
+    with opened(whole) as store:
+        secret = store.secret()
+    with edited(whole) as connection:
+        connection.execute("update facts set value = 'zz' where name = 'secret'")
+    with opened(whole) as store:
+        assert store.secret() == secret
+
+
+def test_a_key_whose_times_are_text_costs_that_key(whole: Path) -> None:
+    with opened(whole) as store:
+        before = store.all_keys()
+    with edited(whole) as connection:
+        connection.execute("insert into keys values ('zz', 'n', 'h', 'm', '{}', 'abc', null)")
+    with opened(whole) as store:
+        assert store.all_keys() == before
 
 
 def garbage(path: Path) -> None:

@@ -74,6 +74,15 @@ def test_room_is_reserved_before_it_is_needed(tmp_path: Path) -> None:
         with pytest.raises(DiskFull, match="no room for another disk of 24 MiB") as caught:
             place.reserve(third)
         assert "COPPICE_DISKS" in str(caught.value) and not third.exists()
+        # A copy of a disk has some of its room already.
+        first.unlink()
+        copy = directory / "copy"
+        copy.write_bytes(os.urandom(20 * MIB))
+        assert place.room() == 0
+        place.reserve(copy)
+        copy.unlink()
+        first.write_bytes(b"header")
+        place.reserve(first)
         # What is left goes to whatever takes it, and the reserved room stays.
         with pytest.raises(OSError, match="No space left"):
             (directory / "greedy").write_bytes(bytes(64 * MIB))

@@ -55,6 +55,22 @@ def two(
         yield both
 
 
+def test_forks_cannot_write_the_checkpoint(
+    two: tuple[QemuSandbox, QemuSandbox], forking: QemuTemplate
+) -> None:
+    """Every later sandbox is restored from it."""
+    assert forking.checkpoint and forking.zygote
+    memory = forking.checkpoint.memory.stat()
+    for pid in (*(each.vmm.process.pid for each in two), forking.zygote.guest.vmm.process.pid):
+        modes = []
+        for descriptor in Path(f"/proc/{pid}/fd").iterdir():
+            status = descriptor.stat()
+            if (status.st_dev, status.st_ino) == (memory.st_dev, memory.st_ino):
+                info = Path(f"/proc/{pid}/fdinfo", descriptor.name).read_text()
+                modes.append(int(info.split()[3], 8) & os.O_ACCMODE)
+        assert modes and set(modes) == {os.O_RDONLY}, modes
+
+
 def test_writes_are_private(two: tuple[QemuSandbox, QemuSandbox]) -> None:
     one, other = two
     assert one.agent.read_file(SEAL) == b"written before the checkpoint"

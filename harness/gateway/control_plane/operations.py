@@ -10,6 +10,7 @@ from urllib.parse import parse_qsl, unquote
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
+from harness.errors import CoppiceError
 from harness.gateway.control_plane import idempotency
 from harness.gateway.control_plane.call import Call, page, parse_time, position
 from harness.gateway.control_plane.lifecycle import require_healthy, with_lifecycle
@@ -100,7 +101,8 @@ class ControlPlane:
         except Exception as error:
             failure = as_http(error)
             if failure.status >= 500:
-                log.error(route, exc_info=not isinstance(error, ApiError))
+                expected = isinstance(error, ApiError | CoppiceError)
+                log.error(route, exc_info=not expected, extra={"fields": {"why": str(error)}})
             response = JSONResponse(failure.body(), failure.status, failure.headers())
         took = time.perf_counter() - begun
         self._sandboxes.metrics.request(route, response.status_code, took)
@@ -155,8 +157,6 @@ class ControlPlane:
             snapshot = self._snapshots.find(call.key, template)
         body = with_lifecycle(call.body)
         creating = sandboxes.create(call.key, body, default_s, snapshot, created_by)
-        if sandboxes.has_ready(template):
-            return JSONResponse(self._views.access(await creating), 201)
         sandbox, disconnected = await call.unless_disconnected(creating)
         if disconnected:
             if sandbox:  # the caller does not learn its id

@@ -14,6 +14,7 @@ from harness.gateway.data_plane.messages import CELL, NEW_CONTEXT, NOTHING
 from harness.gateway.envd import interpreter
 from harness.gateway.envd.client import Envd
 from harness.gateway.envd.interpreter import CodeCell
+from harness.gateway.envd.limits import check_environment
 from harness.gateway.errors import ApiError
 from harness.gateway.request_body import read_body
 from harness.gateway.request_schema import InvalidRequest, RequestSchema, parse_json
@@ -61,6 +62,7 @@ class InterpreterService:
         code, variables = body["code"], body.get("env_vars") or {}
         _require_python(body.get("language"))
         environment = {**self._sandbox.stored.environment, **variables}
+        check_environment(environment)
         lines = interpreter.execute(
             self._envd,
             body.get("context_id") or interpreter.DEFAULT,

@@ -44,9 +44,12 @@ def path(text: str) -> bytes:
 
 
 def check_environment(variables: Mapping[str, str]) -> None:
-    """Raises GuestRefused (E2BIG) for variables with which no process could start."""
+    """Raises GuestRefused for variables with which no process could start (E2BIG), and for names
+    that another name would stand for (EINVAL)."""
     total = 0
     for name, value in variables.items():
+        if not name or "=" in name:
+            raise refusal(f"no variable can be called {name[:64]!r}", errno.EINVAL)
         length = len(encoded(f"{name}={value}", f"the variable {name[:64]!r}")) + 1
         if length > ARGUMENT_MAX:
             raise refusal(f"the variable {name[:64]!r} ({length} bytes)", errno.E2BIG)

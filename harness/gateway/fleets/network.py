@@ -19,7 +19,8 @@ from harness.network.uplink import RESOLVER
 
 RULES = ".rules"
 """The name under which the nftables socket is held; not a sandbox's id."""
-EVERYTHING = ("0.0.0.0/0", "::/0", "*")
+EVERYTHING = "*"
+WHOLE = {4: "0.0.0.0/0", 6: "::/0"}
 
 
 def policy(rules: Mapping[str, Any], resolver: IPv4Address | None = None) -> Policy:
@@ -30,15 +31,35 @@ def policy(rules: Mapping[str, Any], resolver: IPv4Address | None = None) -> Pol
     were public: if the rules allow or deny it, they decide.
     Raises PolicyError, also for host names: cubenet filters by address.
     """
-    allow, deny = _list(rules, "allowOut"), _list(rules, "denyOut")
-    closed = rules.get("allow_internet_access") is False or bool({*deny} & {*EVERYTHING})
-    if {*allow} & {*EVERYTHING}:
-        closed, allow = False, [address for address in allow if address not in EVERYTHING]
-    deny = [address for address in deny if address not in EVERYTHING]
-    names = resolver and (_covers(allow, resolver) or not (closed or _covers(deny, resolver)))
+    allowed, allow = _split(_list(rules, "allowOut"))
+    denied, deny = _split(_list(rules, "denyOut"))
+    if 4 in denied:  # E2B's own name for all traffic
+        denied = {4, 6}
+    closed = {4, 6} if rules.get("allow_internet_access") is False else denied
+    closed -= allowed
+    names = resolver and (_covers(allow, resolver) or not (4 in closed or _covers(deny, resolver)))
+    if len(closed) == 1:  # the default is one for both families
+        deny = [*deny, *(WHOLE[family] for family in closed)]
     return Policy.of(
-        allow, deny, [str(RESOLVER)] if names else [], default="deny" if closed else "allow"
-    )
+        allow, deny, [str(RESOLVER)] if names else [],
+        default="deny" if len(closed) == 2 else "allow",
+    )  # fmt: skip
+
+
+def _split(addresses: Sequence[str]) -> tuple[set[int], Sequence[str]]:
+    """The address families, 4 and 6, that are named as a whole, and the other addresses."""
+    families: set[int] = set()
+    others = []
+    for address in addresses:
+        with contextlib.suppress(ValueError):
+            if (network := ip_network(address)).prefixlen == 0:
+                families.add(network.version)
+                continue
+        if address == EVERYTHING:
+            families = {4, 6}
+        else:
+            others.append(address)
+    return families, others
 
 
 def _covers(destinations: Sequence[str], resolver: IPv4Address) -> bool:

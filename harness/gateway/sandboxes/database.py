@@ -54,6 +54,8 @@ class Database:
         with self._translated(), contextlib.ExitStack() as undo:
             _make(path)
             self._connection = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
+            # A text that is not UTF-8 damages its row alone: the row's digest differs.
+            self._connection.text_factory = lambda raw: raw.decode("utf-8", "surrogateescape")
             undo.callback(self._connection.close)
             self._check()
             self._connection.execute("pragma journal_mode=wal")
@@ -104,6 +106,8 @@ class Database:
             yield
         except CoppiceError:
             raise
+        except UnicodeDecodeError as error:
+            raise _damaged(self.path, "its schema is not text") from error
         except (OSError, self._error) as error:
             raise _translated(self.path, error) from error
 

@@ -73,7 +73,8 @@ async def _adopted(own: Lifecycle, sandbox: Sandbox) -> bool:
         sandbox.envd = await running.connect()
         own.fleet.set_network_rules(running, stored.network)
         own.note(sandbox, saving="", held=False)
-    except (CoppiceError, OSError) as error:
+    except (CoppiceError, OSError, LookupError, ValueError, TypeError, OverflowError) as error:
+        # Not only what fails: a damaged row may say anything of where the sandbox is.
         log_error("sandbox is gone", sandbox, error)
         own.metrics.count("gone")
         if running:

@@ -148,6 +148,7 @@ class Sandboxes(Lifecycle):
         timeout_s = float(default_s if given is None else given)
         environment = dict(body.get("envVars") or {})
         check_environment(environment)
+        check_environment(environment)
         rules = dict(body.get("network") or {})
         if body.get("allow_internet_access") is not None:
             rules["allow_internet_access"] = body["allow_internet_access"]

@@ -139,7 +139,7 @@ class Store:
                     yield made(*row)
                     continue
                 why = "its digest is another"
-            except (ValueError, TypeError, KeyError) as error:
+            except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
                 why = f"{type(error).__name__}: {error}"
             name = (table, str(row[0]))
             if name not in self.damaged:
@@ -153,9 +153,15 @@ class Store:
 
     # Facts: stored twice, because the whole gateway depends on each.
 
-    def fact(self, name: str) -> str | None:
+    def fact(self, name: str, check: Callable[[str], object] = str) -> str | None:
+        """`check` raises ValueError for a value that is none of this fact's."""
+
+        def made(_: str, value: object) -> str:
+            check(str(value))
+            return str(value)
+
         for copy in (name, f"{name}{COPY}"):
-            for value in self._read("facts", lambda _, value: str(value), "name = ?", copy):
+            for value in self._read("facts", made, "name = ?", copy):
                 return value
         if {("facts", name), ("facts", f"{name}{COPY}")} <= self.damaged:
             raise StateError(
@@ -172,7 +178,7 @@ class Store:
 
     def secret(self) -> bytes:
         """The secret behind the sandboxes' tokens; generated on first use."""
-        secret = self.fact("secret") or secrets.token_hex(32)
+        secret = self.fact("secret", bytes.fromhex) or secrets.token_hex(32)
         self.note("secret", secret)
         return bytes.fromhex(secret)
 
@@ -260,6 +266,8 @@ def _snapshot(id: str, key_id: str, doc: str) -> Snapshot:
 def _key(
     id: str, name: str, _: str, mask: str, limits: str, created: float, revoked: float | None
 ) -> Key:
+    if not isinstance(created, int | float) or not isinstance(revoked, int | float | None):
+        raise ValueError("its times are not numbers")
     return Key(id, name, mask, decoded(Limits, json.loads(limits)), created, revoked)
 
 

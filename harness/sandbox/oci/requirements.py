@@ -88,11 +88,13 @@ def _overlay() -> Requirement:
 
 
 def _namespaces() -> Requirement:
-    """Makes one of each kind, with a user inside, as runc does."""
+    """Makes one of each kind, with a user and a /proc inside, as runc does."""
     kinds = " ".join(_UNSHARE)
     try:
         done = subprocess.run(
-            ["unshare", *_UNSHARE, "--fork", "true"], capture_output=True, timeout=10
+            ["unshare", *_UNSHARE, "--mount-proc", "--fork", "true"],
+            capture_output=True,
+            timeout=10,
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         return Requirement("namespaces", False, f"unshare {kinds}: {error}", "install util-linux")
@@ -100,7 +102,8 @@ def _namespaces() -> Requirement:
     why = done.stderr.decode(errors="replace").strip() or f"exit code {done.returncode}"
     return Requirement(
         "namespaces", made, "every kind was made" if made else why,
-        "a kernel and a container that allow them",
+        "a kernel and a container that allow them, and a /proc without read-only or hidden parts "
+        "(docker run --security-opt systempaths=unconfined)",
     )  # fmt: skip
 
 
