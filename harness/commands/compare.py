@@ -10,10 +10,12 @@ Exit codes: 0 no series of B is worse; 1 a series is worse (see --fail-on); 64 n
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
 from harness import paths, strict_json
+from harness.errors import UsageError
 from harness.measure.comparison import Outcome, Thresholds
 from harness.measure.quantity import show, show_interval
 from harness.measure.selection import SeriesComparison, Side, compare_sides, select
@@ -35,17 +37,17 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--metric", action="append", default=[], help="only this metric; may be repeated"
     )
-    parser.add_argument("--alpha", type=float, default=Thresholds.alpha, help="default: 0.01")
+    parser.add_argument("--alpha", type=_alpha, default=Thresholds.alpha, help="default: 0.01")
     parser.add_argument(
         "--relative",
-        type=float,
+        type=_least,
         default=Thresholds.relative,
         metavar="SHARE",
         help="smallest difference that counts, as a share of A's median (default: 0.05)",
     )
     parser.add_argument(
         "--absolute",
-        type=float,
+        type=_least,
         default=Thresholds.absolute,
         metavar="VALUE",
         help="smallest difference that counts, in seconds or bytes (default: 0)",
@@ -59,6 +61,20 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
 
 
+def _alpha(text: str) -> float:
+    value = float(text)
+    if not 0 < value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is no probability between 0 and 1")
+    return value
+
+
+def _least(text: str) -> float:
+    value = float(text)
+    if not 0 <= value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text} is no difference from 0 on")
+    return value
+
+
 def main(options: argparse.Namespace) -> int:
     thresholds = Thresholds(options.alpha, options.relative, options.absolute)
     a, b = select(options.a, options.results), select(options.b, options.results)
@@ -67,6 +83,11 @@ def main(options: argparse.Namespace) -> int:
         for row in compare_sides(a, b, thresholds)
         if not options.metric or row.metric in options.metric
     ]
+    if options.metric and not rows:
+        raise UsageError(
+            f"no series of both has the metric {' or '.join(options.metric)}",
+            hint="without --metric, all series that both have are compared",
+        )
     if options.json:
         found = strict_json.without_infinities(as_json(a, b, rows, thresholds))
         print(strict_json.dumps(found, ascii=True, indent=1))

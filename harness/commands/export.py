@@ -16,6 +16,7 @@ import argparse
 import errno
 import io
 import os
+import shutil
 import sys
 import tempfile
 import warnings
@@ -25,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness import extras, paths, strict_json
 from harness.errors import DiskFull, UsageError
+from harness.host.scratch import temporary_directory
 from harness.measure import pyperf
 from harness.measure.record import RunRecord, load
 from harness.measure.selection import located
@@ -171,8 +173,22 @@ def _csv(frame: pandas.DataFrame, target: Any) -> None:
     guarded.to_csv(target, index=False, date_format="%Y-%m-%dT%H:%M:%S.%fZ", lineterminator="\n")
 
 
+def _is_stream(target: Path) -> bool:
+    """Whether a rename to this path would replace something else than a file, such as a device, or
+    miss the file that is meant, as with /dev/stdout."""
+    links = {Path("/dev"), Path("/proc")} & {*target.absolute().parents}
+    return bool(links) or (target.exists() and not target.is_file() and not target.is_dir())
+
+
 def _replace(target: Path, write: Callable[[Path], object]) -> None:
-    """Write a file completely or not at all."""
+    """Write a file completely or not at all. A device or a pipe gets what a file would."""
+    if _is_stream(target):
+        with temporary_directory() as made, target.open("wb") as stream:
+            write(made / "whole")
+            with (made / "whole").open("rb") as whole:
+                shutil.copyfileobj(whole, stream)
+        return
+    target = target.resolve()  # a link stays
     try:
         handle, name = tempfile.mkstemp(dir=target.parent, prefix=".half-written-")
     except OSError as error:

@@ -49,6 +49,26 @@ def test_two_records_give_a_table_and_an_exit_code(
     assert main(["compare", str(old), str(old)]) == 0
 
 
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("--alpha", "7"), ("--alpha", "0"), ("--alpha", "-3"), ("--alpha", "nan"),
+        ("--relative", "nan"), ("--relative", "-1"), ("--absolute", "inf"), ("--absolute", "x"),
+        ("--metric", "no-such"),
+    ],
+)  # fmt: skip
+def test_thresholds_and_metrics_that_make_no_sense_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], option: str, value: str
+) -> None:
+    first = _store(tmp_path, _series(1.0, 40, "a"), day=1)
+    try:
+        code = main(["compare", str(first), str(first), f"{option}={value}"])
+    except SystemExit as end:  # of argparse
+        code = int(str(end.code))
+    assert code == 64
+    assert value in capsys.readouterr().err
+
+
 def test_commits_and_configurations_as_json(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

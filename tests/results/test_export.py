@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import os
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -41,6 +42,28 @@ def test_csv_has_every_row_with_its_digits(kept: Path, capsys: pytest.CaptureFix
     assert found["started"].unique().tolist() == [
         "2026-11-01T12:00:00.000000Z", "2026-11-02T12:00:00.000000Z",
     ]  # fmt: skip
+
+
+def test_what_is_no_file_is_written_to_and_not_replaced(kept: Path, tmp_path: Path) -> None:
+    whole = tmp_path / "whole.csv"
+    export = ["export", "--csv", "--results", str(kept)]
+    assert main([*export, "--out", str(whole)]) == 0
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    copy = tmp_path / "copy.csv"
+    with copy.open("wb") as into, subprocess.Popen(["cat", pipe], stdout=into):
+        assert main([*export, "--out", str(pipe)]) == 0
+    assert copy.read_bytes() == whole.read_bytes()
+    assert pipe.is_fifo()
+    link = tmp_path / "link"
+    link.symlink_to(tmp_path / "named.csv")
+    assert main([*export, "--out", str(link)]) == 0
+    assert link.is_symlink() and (tmp_path / "named.csv").read_bytes() == whole.read_bytes()
+    if os.geteuid() == 0:
+        device = tmp_path / "null"
+        os.mknod(device, 0o600 | stat.S_IFCHR, os.makedev(1, 3))
+        assert main([*export, "--out", str(device)]) == 0
+        assert device.is_char_device()
 
 
 def test_selectors_are_those_of_compare(kept: Path, capsys: pytest.CaptureFixture[str]) -> None:
