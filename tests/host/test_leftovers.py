@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from harness.host.ksm import NOTE
 from harness.host.leftovers import find
 from harness.host.run import VARIABLE
 from harness.host.session import open_run
+from harness.interrupts import SAME_S
 from harness.measure.record import find as records_in
 from harness.rig.stages import ANSWERED, BEGUN
 from harness.sandbox.protocol import load
@@ -345,6 +347,7 @@ def test_a_second_interrupt_does_not_wait(runtime: Path, tmp_path: Path) -> None
                 process.send_signal(signal.SIGINT)
                 # It has taken note once it has passed the interrupt on.
                 eventually(lambda: signal.SIGINT in pending(pytest_process.pid))
+                time.sleep(SAME_S[signal.SIGINT])  # sooner, it would count as the same request
                 process.send_signal(signal.SIGINT)
                 output = process.communicate(timeout=200)[0]
     assert process.returncode == 130, output
