@@ -37,11 +37,12 @@ _UPTIME = "cut -d' ' -f1 /proc/uptime"
 _ETIMES = "ps -o etimes= -p 1"
 WAITER = "timeout --foreground 0"
 """Waits for a process to end. FreeBSD's shell takes a stopped process for one that has ended."""
-# Ends with the connection; it then kills what was started and removes the directory.
+# Ends with the connection; it then kills what was started and removes the directory. Several times,
+# because the shell of a process that was killed may write its exit code there meanwhile.
 _KEEPER = (
     "umask 077; mkdir DIRECTORY && echo $$ > DIRECTORY/owner && echo made || exit; "
     'cat > /dev/null; for p in DIRECTORY/*.pid; do test -e "$p" && kill -9 $(cat "$p") '
-    "2>/dev/null; done; rm -rf DIRECTORY"
+    "2>/dev/null; done; for n in 1 2 3 4 5; do rm -rf DIRECTORY 2>/dev/null && break; sleep 1; done"
 )
 _FIND_PYTHON = (
     "for p in python3 python3.14 python3.13 python3.12 python3.11; do "
