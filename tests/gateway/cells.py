@@ -24,12 +24,12 @@ Line = dict[str, Any]
 # to an overlay in memory.
 _ENTER = """
 root=$1 at=$2 packages=$3; shift 3
-mount -t tmpfs cells "$at" && mkdir "$at/upper" "$at/work" "$at/root" &&
-mount -t overlay -o "lowerdir=$root,upperdir=$at/upper,workdir=$at/work" cells "$at/root" &&
-mount -t proc cells "$at/root/proc" && mount --rbind /dev "$at/root/dev" &&
-mount -t tmpfs cells "$at/root/tmp" &&
-{ test -z "$packages" || mount --bind "$packages" "$at/root/mnt"; } &&
-exec chroot --userspec=1000:1000 "$at/root" "$@"
+mount -t tmpfs cells "$at" && mkdir "$at/upper" "$at/work" "$at/tree" &&
+mount -t overlay -o "lowerdir=$root,upperdir=$at/upper,workdir=$at/work" cells "$at/tree" &&
+mount -t proc cells "$at/tree/proc" && mount --rbind /dev "$at/tree/dev" &&
+mount -t tmpfs cells "$at/tree/tmp" &&
+{ test -z "$packages" || mount --bind "$packages" "$at/tree/mnt"; } &&
+exec chroot --userspec=1000:1000 "$at/tree" "$@"
 """
 
 

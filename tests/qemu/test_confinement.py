@@ -247,7 +247,7 @@ def test_only_a_guest_under_kvm_sees_the_device(jailer: tuple[Run, Jailer]) -> N
         started = _start(run, made.confine(identity, SMALL, 1 << 20, kvm), f"kvm-{kvm}")
         try:
             started.greeting(30)
-            inside = Path(f"/proc/{started.process.pid}/root/dev/kvm")
+            inside = Path("/proc", str(started.process.pid), "root", "dev/kvm")
             assert inside.exists() is kvm
         finally:
             started.kill()
