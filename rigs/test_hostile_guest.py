@@ -9,16 +9,15 @@ this runs on every host.
 from __future__ import annotations
 
 import json
-import secrets
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from harness.errors import CoppiceError, UsageError
+from harness.errors import CoppiceError
 from harness.gateway.gateway_process import running_gateway
 from harness.gateway.hostile.cases import CASES, GROWTH_MAX, Attacks
 from harness.gateway.requirements import packages
@@ -28,7 +27,7 @@ from harness.measure.benchmark import STOPWATCH
 from harness.measure.clock import calibrated
 from harness.measure.collector import Collector
 from harness.measure.record import Clock
-from harness.rig.info import RigInfo
+from harness.rig.info import RigInfo, seed
 from harness.rig.recorder import RigRun
 
 SECONDS = {"smoke": 0.2, "quick": 20.0, "full": 40.0}
@@ -36,14 +35,6 @@ SECONDS = {"smoke": 0.2, "quick": 20.0, "full": 40.0}
 FRAMES = {"smoke": 2_000, "quick": 100_000, "full": 500_000}
 LIMIT_S = 840.0
 """No attack begins later than this."""
-
-
-def seed(options: Mapping[str, str]) -> int:
-    """The seed of the malformed frames. Raises UsageError."""
-    text = options.get("seed") or str(secrets.randbelow(1 << 31))
-    if not text.isdecimal():
-        raise UsageError(f"--seed {text}: not a number")
-    return int(text)
 
 
 RIG = RigInfo(

@@ -9,10 +9,9 @@ to them. All runs have a runtime directory of their own, so that nothing else is
 from __future__ import annotations
 
 import random
-import secrets
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,6 @@ from pathlib import Path
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from harness.errors import UsageError
 from harness.gateway.gateway_process import running_gateway
 from harness.gateway.kill_storm import TEMPLATE, Client
 from harness.gateway.requirements import requirements
@@ -35,7 +33,7 @@ from harness.procedures.host_objects import Scope
 from harness.procedures.kill_storm import Outcome, Storm
 from harness.procedures.nested_host import nested_host
 from harness.rig.discovery import discover
-from harness.rig.info import RigInfo
+from harness.rig.info import RigInfo, seed
 from harness.rig.recorder import RigRun
 
 GATEWAYS = {"gateway-oci": "oci", "gateway-qemu": "qemu"}
@@ -51,14 +49,6 @@ LIMIT_S = {"smoke": 120.0, "quick": 840.0, "full": 3300.0}
 """No kill begins later than this."""
 
 
-def seed(options: Mapping[str, str]) -> int:
-    """The seed of the moments. Raises UsageError."""
-    text = options.get("seed") or str(secrets.randbelow(1 << 31))
-    if not text.isdecimal():
-        raise UsageError(f"--seed {text}: not a number")
-    return int(text)
-
-
 RIG = RigInfo(
     id="kill-storm",
     title="SIGKILL at random moments",
@@ -67,6 +57,7 @@ RIG = RigInfo(
     options={"seed": "the seed of the random moments, to repeat a storm"},
     check=seed,
     long=True,
+    measured_alike=("49b35ac0e82e7ec86e35a05de6612aae2bd6c82f4af836ad1a07455589443926",),
 )
 
 

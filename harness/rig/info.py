@@ -5,6 +5,7 @@ Every rig file holds one `RIG = RigInfo(...)`.
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -48,6 +49,14 @@ class RigInfo:
     tasks: Callable[[], Sequence[Task]] = tuple
     long: bool = False
     measured_alike: Sequence[str] = ()
+
+
+def seed(options: Mapping[str, str]) -> int:
+    """The option `seed`, or a random number where it was not given. Raises UsageError."""
+    text = options.get("seed") or str(secrets.randbelow(1 << 31))
+    if not text.isdecimal():
+        raise UsageError(f"--seed {text}: not a number")
+    return int(text)
 
 
 def listed(
