@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import ctypes
 import os
-import threading
 from collections.abc import Callable
 from pathlib import Path
+
+from harness.host.own_thread import in_own_thread
 
 _NEWNS = 0x20000
 _BIND, _REMOUNT, _PRIVATE, _RECURSIVE, _DETACH = 0x1000, 0x20, 1 << 18, 0x4000, 2
@@ -44,20 +45,12 @@ def in_scratch_mounts(work: Callable[[], None]) -> None:
 
     Raises what it raises, and OSError where mount namespaces are not allowed.
     """
-    failures: list[BaseException] = []
 
     def there() -> None:
-        try:
-            if _libc.unshare(_NEWNS) != 0:
-                number = ctypes.get_errno()
-                raise OSError(number, os.strerror(number))
-            mount(None, Path("/"), None, _PRIVATE | _RECURSIVE)
-            work()
-        except BaseException as error:
-            failures.append(error)
+        if _libc.unshare(_NEWNS) != 0:
+            number = ctypes.get_errno()
+            raise OSError(number, os.strerror(number))
+        mount(None, Path("/"), None, _PRIVATE | _RECURSIVE)
+        work()
 
-    thread = threading.Thread(target=there)
-    thread.start()
-    thread.join()
-    if failures:
-        raise failures[0]
+    in_own_thread(there)

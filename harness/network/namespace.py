@@ -11,11 +11,11 @@ import ctypes
 import errno
 import os
 import secrets
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from harness.errors import MissingPrivilege, Unsupported
+from harness.host.own_thread import in_own_thread
 
 _OWN = "/proc/thread-self/ns/net"
 _NEWNET, _BIND, _DETACH = 0x40000000, 0x1000, 2
@@ -71,7 +71,7 @@ def namespace(directory: Path, name: str, *, again: bool = False) -> Iterator[Pa
     try:
         if not left:
             path.touch(exist_ok=False)
-            _in_a_thread(lambda: _create(path))
+            in_own_thread(lambda: _create(path))
         try:
             yield path
         finally:
@@ -92,21 +92,4 @@ def in_scratch_namespace(work: Callable[[], None]) -> None:
         _call("unshare", _NEWNET)
         work()
 
-    _in_a_thread(there)
-
-
-def _in_a_thread(work: Callable[[], None]) -> None:
-    """Run `work` in a new thread, since it changes its thread's namespace for good."""
-    failures: list[BaseException] = []
-
-    def guarded() -> None:
-        try:
-            work()
-        except BaseException as error:
-            failures.append(error)
-
-    thread = threading.Thread(target=guarded)
-    thread.start()
-    thread.join()
-    if failures:
-        raise failures[0]
+    in_own_thread(there)
