@@ -98,3 +98,8 @@ def eventually(what: Callable[[], bool], seconds: float = 60) -> None:
         assert time.monotonic() < deadline, f"not true after {seconds:g} s"
         time.sleep(pause)
         pause = min(pause * 1.5, 0.1)  # frequent polling would slow down what it waits for
+
+
+def what_is_there(runtime: Path) -> list[str]:
+    """Everything in the runtime directory except the directory of leases."""
+    return sorted(str(path) for path in runtime.rglob("*") if path.name != "leases")
