@@ -34,8 +34,8 @@ def _mode(call: ast.Call, position: int) -> str | None:
 
 def _depends_on_the_locale(call: ast.Call) -> bool:
     """Whether a call reads or writes text without an encoding."""
-    words = {word.arg: word.value for word in call.keywords}
-    if "encoding" in words:
+    options = {keyword.arg: keyword.value for keyword in call.keywords}
+    if "encoding" in options:
         return False
     match call.func:
         case ast.Attribute(attr="read_text"):
@@ -48,10 +48,10 @@ def _depends_on_the_locale(call: ast.Call) -> bool:
             return False
         case ast.Attribute(attr="open"):
             # Of a path if it has a mode, or the object is built in place.
-            path = isinstance(call.func.value, ast.BinOp) or bool(call.args or words)
+            path = isinstance(call.func.value, ast.BinOp) or bool(call.args or options)
             mode = _mode(call, 0) if path else None
         case ast.Attribute(attr="run" | "Popen" | "check_output" | "call"):
-            return isinstance(words.get("text"), ast.Constant)
+            return isinstance(options.get("text"), ast.Constant)
         case _:
             return False
     return mode is not None and set(mode) <= TEXT

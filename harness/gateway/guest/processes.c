@@ -132,8 +132,8 @@ static int do_signal(struct process *process, int number, uint32_t request)
     return -1;
 }
 
-/* Answers requests to kill, once the process has been reaped; and its group too, except for a
- * member whose own parent does not reap it. */
+/* Answers requests to kill once the process and its group have been reaped. Members that stay
+ * zombies, because their parents do not wait for them, are not waited for. */
 static void answer_killings(void)
 {
     for (int i = 0; i < KILLINGS_MAX; i++) {
