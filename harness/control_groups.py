@@ -70,11 +70,6 @@ def _unescaped(path: str) -> str:
     return path.replace("\\040", " ").replace("\\134", "\\")
 
 
-def own_groups(root: Path = Path("/")) -> Mapping[str, str]:
-    """This process's group for each controller of version 1; version 2 has the key ""."""
-    return _groups(_own_text(root))
-
-
 def _own_text(root: Path) -> str:
     with contextlib.suppress(OSError):
         return (root / "proc/self/cgroup").read_text(encoding="utf-8")
@@ -82,6 +77,7 @@ def _own_text(root: Path) -> str:
 
 
 def _groups(text: str) -> Mapping[str, str]:
+    """A process's group for each controller of version 1; version 2 has the key ""."""
     groups: dict[str, str] = {}
     for line in text.splitlines():
         _, names, path = line.split(":", 2)
