@@ -2,7 +2,8 @@
 
 A subcommand is a module with `HELP` (one line), `arguments(parser)` and `main(options) -> int`,
 registered under the entry point group `coppice.commands`; our own are in harness/commands/. It may
-have `main_remote(options, argv) -> int`, called instead of `main` if COPPICE_HOST is set.
+have `main_remote(options, argv) -> int`, called instead of `main` if COPPICE_HOST is set, and
+`DESCRIPTORS`, how many free file descriptors it needs.
 """
 
 from __future__ import annotations
@@ -19,7 +20,15 @@ from collections.abc import Iterator, Sequence
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from harness import __version__, command_log, commands, failures, interrupts, terminal
+from harness import (
+    __version__,
+    command_log,
+    commands,
+    descriptors,
+    failures,
+    interrupts,
+    terminal,
+)
 from harness.errors import CoppiceError, Interrupted, UsageError
 from harness.sandbox.protocol import OURS
 
@@ -30,6 +39,8 @@ GROUP = "coppice.commands"
 HOST = "COPPICE_HOST"
 PARTS = ("HELP", "arguments", "main")
 """What a subcommand's module has."""
+DESCRIPTORS = 28
+"""Free file descriptors that every command needs, also to be found and loaded."""
 ARGPARSES_OWN = 2
 """argparse's exit code for a wrong command line."""
 
@@ -69,7 +80,9 @@ class Parser(argparse.ArgumentParser):
 
     def _print_message(self, message: str, file: SupportsWrite[str] | None = None) -> None:
         # argparse drops errors here: `--help` would succeed without a place to go to.
-        if message and file:
+        if message and file is sys.stderr:
+            _show(message.rstrip("\n"))
+        elif message and file:
             file.write(message)
 
 
@@ -90,7 +103,7 @@ def parser(command: str | None = None) -> argparse.ArgumentParser:
         own = sub.add_parser(name, help=module.HELP, description=module.__doc__)
         if command in (None, name):
             module.arguments(own)
-        own.set_defaults(main=module.main)
+        own.set_defaults(main=module.main, descriptors=getattr(module, "DESCRIPTORS", DESCRIPTORS))
         if hasattr(module, "main_remote"):
             own.set_defaults(main_remote=module.main_remote)
     return top
@@ -99,6 +112,7 @@ def parser(command: str | None = None) -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code (see harness/errors.py)."""
     arguments = sys.argv[1:] if argv is None else list(argv)
+    descriptors.open_standard()
     terminal.degrade()
     with interrupts.raised():
         try:
@@ -121,8 +135,11 @@ def _run(arguments: list[str]) -> int:
     flags = list(itertools.takewhile(lambda argument: argument == "-v", arguments))
     own = arguments[len(flags) :]
     command = own[0] if own and not own[0].startswith("-") else None
+    if command:
+        descriptors.require(DESCRIPTORS)
     try:
         options = parser(command).parse_args(arguments)
+        descriptors.require(options.descriptors)
         command_log.start("1" if flags else None)
         if os.environ.get(HOST) and hasattr(options, "main_remote"):
             code = int(options.main_remote(options, own))
@@ -138,8 +155,7 @@ def _run(arguments: list[str]) -> int:
 
 
 def _flush() -> None:
-    if sys.stdout:  # None where the caller has closed it
-        sys.stdout.flush()
+    sys.stdout.flush()
 
 
 def _failed(error: Exception) -> int:

@@ -8,6 +8,8 @@
     │   ├── MissingTool                   69  a program or library is not installed
     │   └── MissingPrivilege              77  needs root, or a device that this user may not open
     ├── NotEnoughMemory                   71  more would exceed the host's memory or addresses
+    │   └── LimitTooLow                       more than a limit of descriptors or processes allows
+    ├── LimitReached                      71  the system refused a resource, or ended a process
     ├── DiskFull                          74  no space left; no partial file remains
     ├── ImageError                        65  not a kernel, or an image that does not build
     ├── CheckpointError                   65  a checkpoint that cannot be restored safely
@@ -68,6 +70,7 @@ __all__ = [
     "InterpreterEnded",
     "Interrupted",
     "LimitReached",
+    "LimitTooLow",
     "MalformedAnswer",
     "MissingPrivilege",
     "MissingTool",
@@ -137,6 +140,10 @@ class MissingPrivilege(Unsupported):
 
 class NotEnoughMemory(CoppiceError):
     exit_code = 71
+
+
+class LimitTooLow(NotEnoughMemory):
+    """More would exceed a limit of descriptors or processes, which no option overrides."""
 
 
 class LimitReached(CoppiceError):

@@ -38,6 +38,11 @@ def typed(error: BaseException) -> CoppiceError | None:
             if error.errno == errno.EMFILE
             else "raise this host's limit of open files: sysctl fs.file-max",
         )
+    if error.errno == errno.EFBIG:
+        return PathError(
+            f"{where}{error.strerror}",
+            hint="raise the limit of a file's size: ulimit -f unlimited",
+        )
     if error.errno == errno.ENOMEM:
         return LimitReached(f"{where}{error.strerror}")
     if error.errno == errno.EAGAIN and error.filename is None:

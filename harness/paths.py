@@ -28,6 +28,7 @@ __all__ = [
     "PATCHES",
     "PUBLISHED",
     "PYTEST_INI",
+    "PYTEST_PROCESS",
     "RECORD_SCHEMA",
     "RIGS",
     "SITE",
@@ -78,6 +79,8 @@ COMPAT = PACKAGE / "gateway" / "compat"
 """Lock files of the SDKs that the gateway is tested with, and the probes that use them."""
 PYTEST_INI = PACKAGE / "rig" / "pytest.ini"
 """How `coppice run` starts pytest, wherever the rigs come from."""
+PYTEST_PROCESS = PACKAGE / "rig" / "pytest_process.py"
+"""The program that it starts."""
 RECORD_SCHEMA = PACKAGE / "measure" / "schema" / "run-1.json"
 CLAIMS = PACKAGE / "claims" / "claims.yaml"
 CLOCKS = PACKAGE / "claims" / "clocks.yaml"

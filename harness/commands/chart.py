@@ -14,8 +14,8 @@ import re
 from pathlib import Path
 
 from harness import extras, paths
-from harness.errors import DiskFull, UsageError
-from harness.failures import FULL
+from harness.errors import UsageError
+from harness.host import output_file
 
 HELP = "draw a chart of the site for a paper: PDF, SVG, PNG"
 _INCHES = {"in": 1.0, "cm": 1 / 2.54, "mm": 1 / 25.4, "pt": 1 / 72.27, "": 1.0}
@@ -92,11 +92,6 @@ def main(options: argparse.Namespace) -> int:
     lines = plot.caption(chosen, drawing.key(chosen.picture))
     figure = drawing.draw(chosen.picture, options.width)
     content = style.content(figure, kind, plot.metadata(chosen, lines))
-    try:
-        options.out.write_bytes(content)
-    except OSError as error:
-        if error.errno in FULL:
-            raise DiskFull(f"no space left to write {options.out}: {error.strerror}") from error
-        raise UsageError(f"{options.out} cannot be written: {error.strerror}") from error
+    output_file.replace(options.out, lambda path: path.write_bytes(content))
     print("\n".join(lines))
     return 0

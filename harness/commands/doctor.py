@@ -34,6 +34,8 @@ CONTROL = "noop"
 """Measures the overhead of the harness; runs everywhere, but makes no sandboxes."""
 PYTHON = "Python with the packages that a run needs"
 HELP = "show what runs on this host, what is missing, and how to install it"
+DESCRIPTORS = 240
+"""Free file descriptors that sandboxes need at least, and the programs that run them."""
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:

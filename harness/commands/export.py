@@ -13,20 +13,16 @@ run's id, or NAME=VALUE pairs joined by commas; without any, all records are exp
 from __future__ import annotations
 
 import argparse
-import errno
 import io
-import os
-import shutil
 import sys
-import tempfile
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness import extras, paths, strict_json
-from harness.errors import DiskFull, UsageError
-from harness.host.scratch import temporary_directory
+from harness.errors import UsageError
+from harness.host import output_file
 from harness.measure import pyperf
 from harness.measure.record import RunRecord, load
 from harness.measure.selection import located
@@ -74,7 +70,7 @@ def main(options: argparse.Namespace) -> int:
         data = pyperf.suite(load(options.pyperf), options.metric)
         text = strict_json.dumps(data, ascii=True, indent=1, sort_keys=True) + "\n"
         if options.out:
-            options.out.write_text(text, encoding="utf-8")
+            output_file.replace(options.out, lambda path: path.write_text(text, encoding="utf-8"))
         else:
             sys.stdout.write(text)
         return 0
@@ -92,7 +88,8 @@ def _crate(results: Path) -> int:
     found = corpus.load(results, own if own.is_dir() else paths.PUBLISHED)
     target = results / CRATE
     crate = exports.crate(found, lambda entry: entry.place.shown)
-    target.write_bytes(exports.as_json(crate))
+    content = exports.as_json(crate)
+    output_file.replace(target, lambda path: path.write_bytes(content))
     print(f"{target}: {len(found.entries)} records")
     return 0
 
@@ -115,9 +112,11 @@ def _samples(options: argparse.Namespace) -> int:
             hint="coppice export --csv without --metric exports every metric",
         )
     if options.parquet:
-        _replace(options.out, lambda path: frame.to_parquet(path, engine="pyarrow", index=False))
+        output_file.replace(
+            options.out, lambda path: frame.to_parquet(path, engine="pyarrow", index=False)
+        )
     elif options.out:
-        _replace(options.out, lambda path: _csv(frame, path))
+        output_file.replace(options.out, lambda path: _csv(frame, path))
     else:
         # UTF-8 as in a file, whatever the terminal's encoding.
         out = io.TextIOWrapper(sys.stdout.buffer, encoding="utf-8", newline="")
@@ -171,39 +170,3 @@ def _csv(frame: pandas.DataFrame, target: Any) -> None:
             # Records may be untrusted: no cell may become a formula in a spreadsheet.
             guarded[name] = frame[name].cat.rename_categories(harmless)
     guarded.to_csv(target, index=False, date_format="%Y-%m-%dT%H:%M:%S.%fZ", lineterminator="\n")
-
-
-def _is_stream(target: Path) -> bool:
-    """Whether a rename to this path would replace something else than a file, such as a device, or
-    miss the file that is meant, as with /dev/stdout."""
-    links = {Path("/dev"), Path("/proc")} & {*target.absolute().parents}
-    return bool(links) or (target.exists() and not target.is_file() and not target.is_dir())
-
-
-def _replace(target: Path, write: Callable[[Path], object]) -> None:
-    """Write a file completely or not at all. A device or a pipe gets what a file would."""
-    if _is_stream(target):
-        with temporary_directory() as made, target.open("wb") as stream:
-            write(made / "whole")
-            with (made / "whole").open("rb") as whole:
-                shutil.copyfileobj(whole, stream)
-        return
-    target = target.resolve()  # a link stays
-    try:
-        handle, name = tempfile.mkstemp(dir=target.parent, prefix=".half-written-")
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise DiskFull(f"no space left to write {target}: {error.strerror}") from error
-        raise UsageError(f"{target} cannot be written: {error.strerror}") from error
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        write(temporary)
-        temporary.chmod(0o644)
-        temporary.replace(target)
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise DiskFull(f"no space left to write {target}: {error.strerror}") from error
-        raise UsageError(f"{target} cannot be written: {error.strerror or error}") from error
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -13,6 +13,8 @@ from harness.host import disk_place
 from harness.paths import gateway_directory, runtime_directory
 
 HELP = "serve the E2B API for sandboxes on this host; `gateway keys` manages API keys"
+DESCRIPTORS = 240
+"""Free file descriptors that sandboxes need at least, and the programs that run them."""
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:

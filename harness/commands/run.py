@@ -34,6 +34,8 @@ from harness.sandbox.protocol import Tier, refused
 from harness.sandbox.protocol import load as load_substrate
 
 HELP = "run rigs and store their records"
+DESCRIPTORS = 240
+"""Free file descriptors that sandboxes need at least, and the programs that run them."""
 ISOLATED = (sys.executable, "-P")
 """Python that does not import from the current directory."""
 
@@ -176,7 +178,7 @@ def main_remote(options: argparse.Namespace, argv: Sequence[str]) -> int:
 
 def _build_site(results: Path) -> int:
     # In a separate process: a process that measures never loads the renderer.
-    site = [*ISOLATED, "-m", "harness.cli", "site", "--results", str(results)]
+    site = [*ISOLATED, "-m", "harness", "site", "--results", str(results)]
     return subprocess.call(site)
 
 
@@ -307,7 +309,7 @@ def _pytest(
     # In a run's directory: `coppice clean` removes it after this process was killed.
     with open_run() as owner:
         benchmarks = owner.directory / "benchmark.json"
-        command = [*ISOLATED, "-m", "pytest", *map(str, files)]
+        command = [*ISOLATED, str(paths.PYTEST_PROCESS), *map(str, files)]
         command += ["-c", str(paths.PYTEST_INI), "--rootdir", str(paths.DATA)]
         command += ["-p", "harness.rig.progress"]
         command += [f"--benchmark-json={benchmarks}", "--benchmark-quiet"]

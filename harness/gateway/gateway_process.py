@@ -27,7 +27,7 @@ from harness.host.run import Run
 if TYPE_CHECKING:
     import ssl
 
-GATEWAY = ("harness.cli", "gateway")
+GATEWAY = ("harness", "gateway")
 """The module of the command, with its first argument."""
 START_S = 280.0
 PORT = re.compile(rb"https?://127\.0\.0\.1:(\d+) ")

@@ -122,18 +122,18 @@ def serve(options: Options, fleet: SandboxFleet | None = None) -> None:
             tls = certificate.create(directory / "tls", options.host, domain)
             chain = tls.chain
 
-        failed: list[CoppiceError] = []
+        failed: list[Exception] = []
 
         async def on_start() -> None:
             try:
                 await sandboxes.open()
-            except CoppiceError as error:
+                # Only now have orphaned sandboxes been ended.
+                threading.Thread(target=_fill, args=(fleet, options), daemon=True).start()
+                scheme = "https" if tls else "http"
+                options.on_ready(f"{scheme}://{options.host}:{port}", chain)
+            except Exception as error:
                 failed.append(error)
                 raise
-            # Only now have orphaned sandboxes been ended.
-            threading.Thread(target=_fill, args=(fleet, options), daemon=True).start()
-            scheme = "https" if tls else "http"
-            options.on_ready(f"{scheme}://{options.host}:{port}", chain)
 
         gateway = Gateway(sandboxes, domain, on_start)
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Self
 
 from harness import control_groups
-from harness.errors import CoppiceError, NotEnoughMemory, Unsupported, WrongAnswer
+from harness.errors import CoppiceError, LimitTooLow, NotEnoughMemory, WrongAnswer
 from harness.host.cpus import usable
 from harness.host.memory import available_memory, memory_floor
 from harness.measure.system import System
@@ -205,11 +205,11 @@ class SandboxFleet:
 
 
 def _allow_files(more: int) -> None:
-    """Raise the limit of open files. Unsupported where the hard limit is too low."""
+    """Raise the limit of open files. LimitTooLow where the hard limit is too low."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     need = more + 256
     if need > hard != resource.RLIM_INFINITY:
-        raise Unsupported(
+        raise LimitTooLow(
             f"so many sandboxes need {need} open files; the hard limit is {hard}",
             hint=f"ulimit -n {need}",
         )
@@ -218,10 +218,10 @@ def _allow_files(more: int) -> None:
 
 
 def _allow_tasks(more: int) -> None:
-    """Raise Unsupported where a control group does not allow so many more threads."""
+    """Raise LimitTooLow where a control group does not allow so many more threads."""
     left = control_groups.pids_left()
     if left is not None and more > left:
-        raise Unsupported(
+        raise LimitTooLow(
             f"so many sandboxes need {more} processes and threads; this control group allows "
             f"{left} more",
             hint="ask for fewer with --n, or raise the container's limit of processes (pids.max)",

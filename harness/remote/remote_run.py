@@ -196,7 +196,7 @@ class RemoteRun:
         with contextlib.ExitStack() as stack:
             process = self._connection.popen(
                 shlex.join([python, "-c", source, self._mark]),
-                shown=shlex.join([python, "-m", "harness.cli", *argv]),
+                shown=shlex.join([python, "-m", "harness", *argv]),
             )
             assert process.stdin and process.stdout and process.stderr
             for pipe in (process.stdout, process.stderr):

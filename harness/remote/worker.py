@@ -84,7 +84,7 @@ def run(directory: pathlib.Path, order: dict[str, Any], lock: int) -> tuple[int,
     if argv[0] == "run":
         argv += ["--results", str(directory / "out")]
     child = subprocess.Popen(
-        [sys.executable, "-m", "harness.cli", *argv],
+        [sys.executable, "-m", "harness", *argv],
         cwd=directory,
         env=env,
         stdin=subprocess.DEVNULL,

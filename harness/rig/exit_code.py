@@ -13,7 +13,14 @@ from pathlib import Path
 
 import pytest
 
-from harness.errors import DiskFull, Interrupted, NotEnoughMemory, PathError, UsageError
+from harness.errors import (
+    DiskFull,
+    Interrupted,
+    LimitTooLow,
+    NotEnoughMemory,
+    PathError,
+    UsageError,
+)
 from harness.failures import typed
 from harness.measure import machine
 from harness.measure.storage import make_ready
@@ -57,7 +64,8 @@ class ExitCode:
         self._refused.add(error.exit_code)
         item.user_properties.append((REFUSED, True))
         rig = getattr(getattr(item, "module", None), "RIG", None)
-        if isinstance(rig, RigInfo) and "force" in rig.flags:
+        forcible = not isinstance(error, LimitTooLow)
+        if forcible and isinstance(rig, RigInfo) and "force" in rig.flags:
             return f"{error}, or override with --force"
         return str(error)
 

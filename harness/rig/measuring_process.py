@@ -31,6 +31,14 @@ PYTESTS_OWN = {
     4: "pytest refused its command line",
 }
 """Exit codes of pytest that neither a rig nor one of our errors causes."""
+PYTESTS_PREFIX = "PYTEST_"
+PYTHONS = {
+    "PYTHONASYNCIODEBUG", "PYTHONDEBUG", "PYTHONDEVMODE", "PYTHONINSPECT", "PYTHONMALLOC",
+    "PYTHONOPTIMIZE", "PYTHONPROFILEIMPORTTIME", "PYTHONTRACEMALLOC", "PYTHONVERBOSE",
+    "PYTHONWARNDEFAULTENCODING", "PYTHONWARNINGS",
+}  # fmt: skip
+"""Variables that change what Python checks, prints or measures. PYTHONPATH is no such one:
+`coppice` itself has found its packages by it."""
 
 
 class _Forwarding:
@@ -81,12 +89,14 @@ def run(command: Sequence[str], environment: Mapping[str, str]) -> int:
     kills everything, for users who do not want to wait for an unresponsive guest. Raises
     LimitReached or CoppiceError where the process ended without a result.
     """
-    whole = {**os.environ, **environment}
     kills = oom_kills(System()) if sys.platform == "linux" else None
     with (
         _Forwarding() as forwarding,
         subprocess.Popen(
-            command, start_new_session=True, env=whole, preexec_fn=interrupted_with_parent()
+            command,
+            start_new_session=True,
+            env={**_own_environment(), **environment},
+            preexec_fn=interrupted_with_parent(),
         ) as process,
     ):
         forwarding.watch(process)
@@ -102,6 +112,16 @@ def run(command: Sequence[str], environment: Mapping[str, str]) -> int:
     if code in PYTESTS_OWN:
         raise CoppiceError(f"{PYTESTS_OWN[code]}; its output is above")
     return 0 if code == NOTHING_COLLECTED else code
+
+
+def _own_environment() -> dict[str, str]:
+    """This process's environment without what the user has set for pytest and Python at other work:
+    a measurement depends on the command line, and on nothing that was forgotten in a shell."""
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(PYTESTS_PREFIX) and name not in PYTHONS
+    }
 
 
 def _reader_has_gone() -> bool:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.errors import GuestTimeout, NotEnoughMemory, Unsupported
+from harness.errors import GuestTimeout, LimitTooLow, NotEnoughMemory
 from harness.host.identity import allocate
 from harness.procedures import fleet as fleets
 from harness.procedures.fleet import Bounds, SandboxFleet, Step, admit, ask_each, next_step
@@ -126,5 +126,5 @@ def test_more_open_files_than_the_host_allows(
 ) -> None:
     monkeypatch.setattr("resource.getrlimit", lambda _: (100, 500))
     with SandboxFleet(lambda: sandbox(tmp_path), 0) as fleet:
-        with pytest.raises(Unsupported, match="open files"):
+        with pytest.raises(LimitTooLow, match="open files"):
             fleet.bring_up(1000)

@@ -7,6 +7,7 @@ owns no files there; privileges cannot be gained; a seccomp filter allows ordina
 from __future__ import annotations
 
 import os
+import resource
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ USER_COUNT = 65536
 AGENT = "/.agent"
 CPU_PERIOD_US = 20_000
 """Shorter than the kernel's default, so that a throttled sandbox waits less."""
+OPEN_FILES = 4096
 HOSTNAME_MAX = 64
 """The kernel's HOST_NAME_MAX."""
 
@@ -115,6 +117,7 @@ def bundle(
 ) -> dict[str, Any]:
     """config.json of a container. `unlimited`: limits that this host cannot set; `group`: its
     control group; `environment`: its agent's."""
+    open_files = _within_own_limit(OPEN_FILES)
     none: Mapping[str, Sequence[str]] = {"ambient": (), "inheritable": ()}
     sets = ("bounding", "effective", "permitted")
     mapping = [{"containerID": 0, "hostID": USERS, "size": USER_COUNT}]
@@ -131,7 +134,7 @@ def bundle(
             "noNewPrivileges": True,
             "capabilities": {**dict.fromkeys(sets, CAPABILITIES), **none},
             "rlimits": [
-                {"type": "RLIMIT_NOFILE", "soft": 4096, "hard": 4096},
+                {"type": "RLIMIT_NOFILE", "soft": open_files, "hard": open_files},
                 {"type": "RLIMIT_CORE", "soft": 0, "hard": 0},
             ],
         },
@@ -155,6 +158,12 @@ def bundle(
             "seccomp": PROFILE,
         },
     }
+
+
+def _within_own_limit(wanted: int) -> int:
+    """A limit of open files that runc may set: no higher than that of this process."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
 
 
 def _mount(at: str, kind: str, *options: str) -> dict[str, Any]:

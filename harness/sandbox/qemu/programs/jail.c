@@ -78,8 +78,13 @@ static void take(const char *argument)
 
 static void keep_within(int what, long most)
 {
-    struct rlimit limit = {(rlim_t)most, (rlim_t)most};
+    struct rlimit limit;
 
+    if (getrlimit(what, &limit) != 0)
+        fail("a limit");
+    if ((rlim_t)most < limit.rlim_max) /* the caller's own limit may be lower, and stays */
+        limit.rlim_max = (rlim_t)most;
+    limit.rlim_cur = limit.rlim_max;
     if (setrlimit(what, &limit) != 0)
         fail("a limit");
 }
