@@ -119,7 +119,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return _run(arguments)
         except BrokenPipeError:
             # The reader, such as `head`, has closed the pipe; the flush at exit must not fail.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            terminal.discard_output()
             return 141
         except KeyboardInterrupt as end:
             interrupted = end if isinstance(end, Interrupted) else Interrupted()

@@ -28,6 +28,10 @@ def typed(error: BaseException) -> CoppiceError | None:
         return _processes("a thread")
     if not isinstance(error, OSError):
         return None
+    if error.filename is None and "No usable temporary directory" in str(error.strerror):
+        return PathError(
+            "no directory for temporary files can be written", hint="name one that can: TMPDIR"
+        )
     where = f"{_name(error)}: " if error.filename is not None else ""
     if error.errno in FULL:
         return DiskFull(f"{where}{error.strerror}", hint="free some space, or raise the quota")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import contextlib
+import os
 import sys
 
 NAME = "coppice-plain"
@@ -22,6 +23,14 @@ def _plain(error: UnicodeError) -> tuple[str | bytes, int]:
     if "\udc80" <= lacking <= "\udcff":  # a byte of a path, as Python has it
         return bytes((ord(lacking) - 0xDC00,)), after
     return PLAIN.get(lacking) or lacking.encode("ascii", "backslashreplace").decode(), after
+
+
+def discard_output() -> None:
+    """Let standard output go nowhere from now on: it could not be written, and the interpreter
+    would try again at its end."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 1)
+    os.close(null)
 
 
 def degrade() -> None:

@@ -15,6 +15,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Self
 
+from tests.commands.plugins import loaded_by_rigs
+
 VARIABLE = "TEST_STAGES"
 """The path of the socket on which a test waits."""
 NAMED = "TEST_STAGES_NAMED"
@@ -40,6 +42,7 @@ class Stages:
 
     def __init__(self, directory: Path, *named: str) -> None:
         self._named = named
+        self._plugin = loaded_by_rigs(directory / "plugins", "tests.stages")
         self._path = directory / "stages"
         self._server = socket.socket(socket.AF_UNIX)
 
@@ -56,11 +59,10 @@ class Stages:
     @property
     def environment(self) -> Mapping[str, str]:
         """The environment variables that the rig's process needs."""
-        plugins = os.environ.get("PYTEST_ADDOPTS", "")
         return {
             VARIABLE: str(self._path),
             NAMED: " ".join(self._named),
-            "PYTEST_ADDOPTS": f"{plugins} -p tests.stages",
+            **self._plugin,
         }
 
     @contextlib.contextmanager

@@ -16,6 +16,7 @@ from _pytest.capture import CaptureManager  # pytest exports no name of its type
 
 from harness import interrupts, terminal
 from harness.errors import Interrupted, UsageError
+from harness.failures import typed
 from harness.measure.quantity import show, show_interval
 from harness.measure.record import Series
 from harness.measure.statistics import summarise
@@ -126,10 +127,14 @@ class Progress:
             return
         try:
             self._terminal.write(text, flush=True)
-        except BrokenPipeError:
-            # The reader, such as `head`, has gone: everything is taken down.
+        except OSError as error:
+            # The reader, such as `head`, has gone, or the disk is full: everything is taken down.
             self._broken = True
-            raise Interrupted(signal.SIGPIPE) from None
+            terminal.discard_output()
+            if isinstance(error, BrokenPipeError):
+                raise Interrupted(signal.SIGPIPE) from None
+            known = typed(error)
+            pytest.exit(str(known or error), known.exit_code if known else exit_code.FAILED)
 
 
 def pytest_configure() -> None:

@@ -21,4 +21,14 @@ if __name__ == "__main__":
         signal.signal(number, _end)
     import pytest
 
-    sys.exit(pytest.console_main())
+    try:
+        code = pytest.main()
+        sys.stdout.flush()
+    except OSError as error:  # of the output: any other would be pytest's internal error
+        from harness import terminal
+        from harness.failures import typed
+
+        terminal.discard_output()
+        known = typed(error)
+        code = known.exit_code if known else 1
+    sys.exit(code)

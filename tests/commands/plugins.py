@@ -23,11 +23,21 @@ def install(site: Path, name: str, group: str, entry: str, files: Mapping[str, s
     (info / "entry_points.txt").write_text(f"[{group}]\n{entry}\n")
 
 
+def loaded_by_rigs(site: Path, *modules: str) -> dict[str, str]:
+    """The environment in which the pytest of `coppice run` loads these modules as plugins: it takes
+    none from pytest's own variables."""
+    for module in modules:
+        name = module.replace(".", "-")
+        install(site, name, "pytest11", f"{name} = {module}", {})
+    given = os.environ.get("PYTHONPATH", "")
+    return {"PYTHONPATH": os.pathsep.join([str(site), str(ROOT), *filter(None, [given])])}
+
+
 def coppice_with(site: Path, *arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     """Run `coppice` with these packages beside ours."""
     environment = {name: value for name, value in os.environ.items() if name != VARIABLE}
     return subprocess.run(
-        [sys.executable, "-P", "-m", "harness.cli", *arguments],
+        [sys.executable, "-P", "-m", "harness", *arguments],
         env={**environment, "PYTHONPATH": os.pathsep.join([str(site), str(ROOT)])},
         cwd=cwd,
         capture_output=True,

@@ -17,6 +17,7 @@ import pytest
 from harness import cli
 from harness.rig.exit_code import ExitCode
 from harness.rig.progress import Progress
+from tests.commands.plugins import loaded_by_rigs
 from tests.host.processes import ROOT, coppice
 
 NOOP = ("run", "cold-start", "--substrate", "noop")
@@ -99,7 +100,7 @@ def test_a_reader_that_has_gone_is_no_error(argv: Sequence[str], tmp_path: Path)
 def test_a_case_that_does_not_fit_is_left_out_and_the_others_go_on(tmp_path: Path) -> None:
     done = coppice(
         *NOOP, "--results", str(tmp_path / "results"),
-        PYTEST_ADDOPTS="-p tests.commands.failing_rig", TEST_FAILS_WITH="memory",
+        TEST_FAILS_WITH="memory", **loaded_by_rigs(tmp_path, "tests.commands.failing_rig"),
     )  # fmt: skip
     assert done.returncode == 71, done.stdout
     assert "2 cases: 1000 sandboxes do not fit\n  request at most 3\n" in done.stdout

@@ -12,6 +12,7 @@ import pytest
 from harness import cli, errors
 from harness.commands import compare
 from harness.rig import measuring_process
+from tests.commands.plugins import loaded_by_rigs
 from tests.host.processes import coppice
 
 DIES = [sys.executable, "-c", "import os, sys; os.kill(os.getpid(), int(sys.argv[1]))"]
@@ -26,7 +27,7 @@ def test_an_error_of_the_system_in_a_rig_keeps_its_code(tmp_path: Path) -> None:
     done = coppice(
         "run", "cold-start", "--substrate", "noop", "--concurrency", "1",
         "--results", str(tmp_path / "results"),
-        PYTEST_ADDOPTS="-p tests.commands.failing_rig", TEST_FAILS_WITH="EMFILE",
+        TEST_FAILS_WITH="EMFILE", **loaded_by_rigs(tmp_path, "tests.commands.failing_rig"),
     )  # fmt: skip
     assert done.returncode == 71, done.stdout + done.stderr
 
@@ -69,6 +70,8 @@ def test_a_code_of_pytest_alone_is_a_defect(code: int) -> None:
         (RuntimeError("can't start new thread"), 71),
         (OSError(24, "Too many open files"), 71),
         (OSError(28, "No space left on device"), 74),
+        (OSError(27, "File too large"), 73),
+        (FileNotFoundError(2, "No usable temporary directory found in ['/tmp']"), 73),
         (OSError(5, "Input/output error"), 70),
         (PermissionError(13, "Permission denied", "x"), 73),
         (errors.NotEnoughMemory("much"), 71),

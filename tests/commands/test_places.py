@@ -139,6 +139,25 @@ def test_a_cache_that_cannot_be_written_ends_the_run(
     assert "COPPICE_CACHE" in done.stdout and "Traceback" not in done.stdout
 
 
+def test_variables_for_other_work_with_pytest_and_python_change_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {
+        "PYTEST_ADDOPTS": "--nonsense",
+        "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
+        "PYTEST_PLUGINS": "nonsense",
+        "PYTEST_THEME": "nonsense",
+        "PYTHONWARNINGS": "error",
+        "PYTHONWARNDEFAULTENCODING": "1",
+        "PYTHONOPTIMIZE": "2",
+        "PYTHONINSPECT": "",
+    }.items():
+        monkeypatch.setenv(name, value)
+    done = coppice("run", "cold-start", "--substrate", "noop", "--results", str(tmp_path))
+    assert done.returncode == 0 and done.stderr == "", done.stdout + done.stderr
+    assert list(find(tmp_path))
+
+
 def test_modules_and_settings_of_the_directory_are_not_read(tmp_path: Path) -> None:
     for name in ("harness", "json", "pytest", "conftest"):
         (tmp_path / f"{name}.py").write_text("raise RuntimeError('of the directory')")

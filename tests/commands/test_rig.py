@@ -26,6 +26,7 @@ from harness.rig.discovery import discover
 from harness.rig.recorder import RigRun
 from harness.sandbox.noop import NoopSandbox, NoopTemplate
 from harness.sandbox.protocol import Tier
+from tests.commands.plugins import loaded_by_rigs
 from tests.commands.tools import ROOT, only
 from tests.host.processes import coppice
 
@@ -120,10 +121,9 @@ def test_progress_has_a_line_for_each_measurement_and_each_reason_to_skip(
 
 def test_a_failed_rig_has_its_own_line_and_decides_the_exit_code(results: Path) -> None:
     # A rig that fails: its record is refused, as it is not valid.
-    breaks = "-p tests.commands.failing_rig"
     done = coppice(
         "run", "cold-start", "--substrate", "noop", "--results", str(results),
-        PYTEST_ADDOPTS=breaks,
+        **loaded_by_rigs(results / "plugins", "tests.commands.failing_rig"),
     )  # fmt: skip
     assert done.returncode == 1
     assert len([line for line in done.stdout.splitlines() if "cold-start " in line]) == 2

@@ -18,6 +18,7 @@ import pytest
 
 from harness.measure.record import find, load
 from harness.rig.stages import BEGUN, ENDED, WRITTEN
+from tests.commands.plugins import loaded_by_rigs
 from tests.host.processes import ROOT, carrying, eventually
 from tests.stages import Stages
 
@@ -41,10 +42,11 @@ def noop(tmp_path: Path) -> list[str]:
 def coppice(
     argv: Sequence[str], stages: Stages | None = None, **options: Any
 ) -> subprocess.Popen[str]:
-    environment = {**os.environ, **(stages.environment if stages else {})}
-    given = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True} | options
-    argv = [sys.executable, "-m", "harness.cli", *argv]
-    return subprocess.Popen(argv, cwd=ROOT, env=environment, **given)
+    given: dict[str, Any] = {
+        "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True,
+        "env": {**os.environ, **(stages.environment if stages else {})},
+    } | options  # fmt: skip
+    return subprocess.Popen([sys.executable, "-m", "harness", *argv], cwd=ROOT, **given)
 
 
 def nothing_left(runtime: Path) -> bool:
@@ -144,3 +146,38 @@ def test_a_gateway_ends_with_everything_taken_down(
     assert process.returncode == code, output
     assert "Traceback" not in output
     assert nothing_left(runtime)
+
+
+LOADING = """
+import os, sys
+from harness import __main__
+
+class Signals:
+    @staticmethod
+    def find_spec(name, path=None, target=None):
+        if name == "harness.cli":
+            os.kill(os.getpid(), int(sys.argv[1]))
+
+sys.meta_path.insert(0, Signals)
+sys.exit(__main__.main())
+"""
+"""`coppice`, with a signal at the moment when it begins to load its modules."""
+
+
+@pytest.mark.parametrize("number", CODES)
+def test_a_signal_that_comes_while_the_program_is_loaded_has_its_code(
+    number: signal.Signals,
+) -> None:
+    argv = [sys.executable, "-c", LOADING, str(number.value)]
+    done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == CODES[number]
+    assert done.stderr.startswith("coppice: ") and done.stderr.count("\n") == 1
+
+
+def test_a_signal_during_the_collection_of_rigs_has_its_code(tmp_path: Path) -> None:
+    plugin = loaded_by_rigs(tmp_path / "site", "tests.commands.interrupted_collection")
+    with coppice(noop(tmp_path), env={**os.environ, **plugin}) as process:
+        output = process.communicate(timeout=200)[0]
+    assert process.returncode == 143, output
+    assert "Traceback" not in output and "KeyboardInterrupt" not in output
+    assert output.splitlines()[-1] == "coppice: ended by SIGTERM"

@@ -68,7 +68,7 @@ def next_line(process: subprocess.Popen[str]) -> str:
 def coppice(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run the command `coppice` as a separate process, to its end."""
     return subprocess.run(
-        [sys.executable, "-m", "harness.cli", *arguments],
+        [sys.executable, "-m", "harness", *arguments],
         cwd=ROOT,
         env={**os.environ, **environment},
         capture_output=True,

@@ -13,6 +13,7 @@ import pytest
 from harness.measure.record import RunRecord, find, load
 from harness.rig.stages import AT_REST
 from harness.sandbox.protocol import load as load_substrate
+from tests.commands.plugins import loaded_by_rigs
 from tests.host.processes import ROOT, carrying, coppice, eventually
 from tests.stages import Stages
 
@@ -28,7 +29,8 @@ def runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     directory = tmp_path / "runtime"
     monkeypatch.setenv("COPPICE_RUNTIME", str(directory))
     monkeypatch.setenv("COPPICE_FAILURES", str(tmp_path / "failures"))
-    monkeypatch.setenv("PYTEST_ADDOPTS", "-p tests.qemu.hurried")
+    for name, value in loaded_by_rigs(tmp_path / "hurried", "tests.qemu.hurried").items():
+        monkeypatch.setenv(name, value)
     return directory
 
 
