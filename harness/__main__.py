@@ -28,8 +28,10 @@ def _end(number: int, _: object) -> None:
 def _own_warnings() -> None:
     """Python's usual warnings, where variables ask for others: with PYTHONWARNINGS=error, a library
     that uses an outdated function would end this program."""
-    if not any([os.environ.pop(name, None) for name in VARIABLES]):
+    if not set(VARIABLES) & set(os.environ):
         return
+    for name in VARIABLES:
+        os.environ.pop(name, None)
     warnings.resetwarnings()
     sys.warnoptions.clear()
     for unseen in (

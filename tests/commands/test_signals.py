@@ -18,6 +18,7 @@ import pytest
 
 from harness.measure.record import find, load
 from harness.rig.stages import BEGUN, ENDED, WRITTEN
+from tests.commands.interrupted_collection import MOMENT
 from tests.commands.plugins import loaded_by_rigs
 from tests.host.processes import ROOT, carrying, eventually
 from tests.stages import Stages
@@ -174,9 +175,10 @@ def test_a_signal_that_comes_while_the_program_is_loaded_has_its_code(
     assert done.stderr.startswith("coppice: ") and done.stderr.count("\n") == 1
 
 
-def test_a_signal_during_the_collection_of_rigs_has_its_code(tmp_path: Path) -> None:
+@pytest.mark.parametrize("moment", ["loading", "collection"])
+def test_a_signal_before_the_first_case_has_its_code(moment: str, tmp_path: Path) -> None:
     plugin = loaded_by_rigs(tmp_path / "site", "tests.commands.interrupted_collection")
-    with coppice(noop(tmp_path), env={**os.environ, **plugin}) as process:
+    with coppice(noop(tmp_path), env={**os.environ, **plugin, MOMENT: moment}) as process:
         output = process.communicate(timeout=200)[0]
     assert process.returncode == 143, output
     assert "Traceback" not in output and "KeyboardInterrupt" not in output
