@@ -194,14 +194,16 @@ class _Build:
 
     def run(self) -> BuildResult:
         entries, problems = self._records()
+        today = self.options.today or (entries[-1].date if entries else "1970-01-01")
+        rigs, patches = self.known.rigs, self.known.patches
         found = Corpus(
-            entries,
+            with_marks(entries, rigs, patches, today),
             problems,
             self.published,
             self.claims,
-            self.known.rigs,
-            self.known.patches,
-            self.options.today or (entries[-1].date if entries else "1970-01-01"),
+            rigs,
+            patches,
+            today,
             self.options.address,
         )
         self._static()

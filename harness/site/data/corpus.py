@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,10 +13,12 @@ from harness.claims.claims import Claim
 from harness.claims.claims import load as load_claims
 from harness.claims.published import Figure
 from harness.claims.published import load as load_published
+from harness.claims.verdict import Mark
 from harness.errors import RecordError
 from harness.measure import record as records
 from harness.measure import record_digests
 from harness.measure.record import RunRecord, Scalar, Series
+from harness.site.data import marks
 from harness.site.data.addresses import slug
 from harness.site.data.record_summary import (
     RecordSummary,
@@ -35,6 +38,7 @@ __all__ = [
     "anchor",
     "load",
     "places",
+    "with_marks",
 ]
 
 
@@ -49,10 +53,14 @@ class Place:
 
 @dataclass(frozen=True)
 class RecordEntry:
-    """One record: its summary, and the whole record on demand."""
+    """One record: its summary, and the whole record on demand.
+
+    `marks` says what has changed since it was made (`with_marks`).
+    """
 
     summary: RecordSummary
     place: Place
+    marks: Sequence[Mark] = ()
 
     @functools.cached_property
     def record(self) -> RunRecord:
@@ -270,7 +278,26 @@ def load(results: Path, published_directory: Path) -> Corpus:
     entries.sort(key=lambda entry: (entry.summary.run_id, entry.page))
     figures = load_published(published_directory)
     today = entries[-1].date if entries else "1970-01-01"
-    return Corpus(tuple(entries), tuple(left_out), figures, load_claims(figures), today=today)
+    marked = with_marks(entries, {}, {}, today)
+    return Corpus(marked, tuple(left_out), figures, load_claims(figures), today=today)
+
+
+def with_marks(
+    entries: Sequence[RecordEntry],
+    rigs: Mapping[str, Sequence[str]],
+    patches: Mapping[str, str],
+    today: str,
+) -> Sequence[RecordEntry]:
+    """The entries, which are sorted oldest first, with what has changed since each."""
+    found = marks.of([one.summary for one in entries], rigs, patches, today)
+    return tuple(_marked(*one) for one in zip(entries, found, strict=True))
+
+
+def _marked(entry: RecordEntry, marks: Sequence[Mark]) -> RecordEntry:
+    made = dataclasses.replace(entry, marks=marks)
+    if "record" in entry.__dict__:
+        made.__dict__["record"] = entry.record
+    return made
 
 
 def entry_of(record: RunRecord, stem: str = "runs/a/b", path: Path = Path("none")) -> RecordEntry:
