@@ -3,7 +3,8 @@
 The rule, in this order: the system that the claim is about before any other; then the series whose
 dimensions differ least from the claim's `configuration`; then hardware virtualisation before
 emulation; of equally near ones the one that is least favourable. The order in claims.yaml decides
-nothing. The other comparable answers are counted beside the decider.
+nothing, except which figure is shown where none is comparable. The other comparable answers are
+counted beside the decider.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from harness.claims.claims import Answer, Claim
-from harness.claims.verdict import FAILED, HELD, Finding, Verdict, Ways
+from harness.claims.verdict import FAILED, HELD, JUDGED, Finding, Verdict, Ways
 from harness.measure.record import Facts
 
 RULE = (
@@ -44,7 +45,9 @@ def distance(claim: Claim, one: Candidate) -> tuple[bool, int, bool, int, float]
         for name, value in claim.configuration.items()
     )
     favour = 0 if found.verdict in FAILED else 2 if found.verdict in HELD else 1
-    value = found.estimate.value if found.estimate else 0.0
+    # Values under different clocks are in no order: of these the first in the file is shown.
+    compared = found.estimate is not None and found.verdict not in _OPEN
+    value = found.estimate.value if compared and found.estimate else 0.0
     worse = -value if one.answer.holds == "at-most" else value
     return found.system != claim.system, different, found.emulated, favour, worse
 
@@ -61,6 +64,6 @@ def deciding(claim: Claim, several: Sequence[Candidate]) -> int | None:
 
 
 def ways(several: Sequence[Finding]) -> Ways:
-    """How many of the comparable answers held, of those measured."""
-    comparable = [one.verdict for one in several if one.verdict not in _OPEN]
-    return Ways(sum(one in HELD for one in comparable), len(comparable))
+    """How many of the answers judged on the merits held."""
+    judged = [one.verdict for one in several if one.verdict in JUDGED]
+    return Ways(sum(one in HELD for one in judged), len(judged))

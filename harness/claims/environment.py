@@ -65,7 +65,7 @@ class Superseded:
     """The run that came next for a series, and what had changed; nothing: it was repeated."""
 
     by: str
-    changes: Sequence[str]
+    changes: tuple[str, ...]
 
     @property
     def text(self) -> str:
@@ -78,7 +78,7 @@ def worth(one: Ran) -> tuple[int, bool]:
     return _VALIDITY.index(one.validity.status), one.profile == "full"
 
 
-def changes(older: Ran, newer: Ran) -> Sequence[str]:
+def changes(older: Ran, newer: Ran) -> tuple[str, ...]:
     """What differs between the environments of two records, as short phrases."""
     found = []
     if older.rig.sha256 != newer.rig.sha256:
@@ -90,7 +90,7 @@ def changes(older: Ran, newer: Ran) -> Sequence[str]:
     images = {image.name: image.sha256 for image in newer.images}
     if any(images.get(image.name, image.sha256) != image.sha256 for image in older.images):
         found.append("the image changed")
-    return found
+    return tuple(found)
 
 
 def _applied(one: Ran) -> Mapping[str, str]:

@@ -31,8 +31,10 @@ SYSTEMS: Mapping[str, str] = {
     EBPF: "eBPF maps on Linux",
     CONTAINERS: "containers on Linux",
 }
-"""Every system that a claim may be about, then those of our records, with their names on pages."""
+"""The systems of our claims and records, with their names on pages. A claim may be about another
+one, which then has the name that records of its endpoint give it."""
 
+_WITH_GUESTS = ("qemu", "bhyve", "vm")
 _OF_FREEBSD = (BHYVE, JAILS, PF)
 _MECHANISMS = {"nftables": NFTABLES, "ebpf-lpm": EBPF}
 
@@ -66,3 +68,8 @@ def _by_dimensions(dimensions: Facts, *, on_freebsd: bool) -> str:
     if substrate.startswith("oci"):
         return CONTAINERS
     return substrate
+
+
+def has_guests(dimensions: Facts) -> bool:
+    """Whether the sandboxes of a series are guests of a VMM, with a kernel of their own."""
+    return dimensions.get("substrate") in _WITH_GUESTS

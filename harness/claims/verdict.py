@@ -92,10 +92,10 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Ways:
-    """Of the comparable answers that were `measured`, how many `held`."""
+    """Of the answers that were `judged` on the merits, how many `held`."""
 
     held: int
-    measured: int
+    judged: int
 
 
 @dataclass(frozen=True)
@@ -123,8 +123,8 @@ class Finding:
         possible, and in how many of several ways the claim held."""
         found = ["emulated"] if self.emulated else []
         found += [self.reach] if self.reach else []
-        if self.ways and self.ways.measured > 1:
-            found.append(f"{self.ways.held} of {self.ways.measured} ways")
+        if self.ways and self.ways.judged > 1:
+            found.append(f"{self.ways.held} of {self.ways.judged} ways")
         return found
 
     @property

@@ -24,7 +24,7 @@ from harness.site.builder.digest_cache import CachedJson, DigestCache
 from harness.site.builder.manifest import Manifest, RememberedRun
 from harness.site.builder.renderer import Renderer
 from harness.site.data import exports, record_summary
-from harness.site.data.corpus import Corpus, Place, Problem, RecordEntry, places
+from harness.site.data.corpus import Corpus, Place, Problem, RecordEntry, places, with_marks
 
 SOURCES = paths.SITE
 ADDRESS = "http://127.0.0.1:8000/"

@@ -68,6 +68,11 @@ class RecordEntry:
         return records.parse(self.content, self.place.shown)
 
     @property
+    def unmarked(self) -> RecordEntry:
+        """The same without marks, for pages that depend on this record alone."""
+        return dataclasses.replace(self, marks=())
+
+    @property
     def content(self) -> bytes:
         """The bytes of the record's file."""
         try:

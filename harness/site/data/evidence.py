@@ -12,10 +12,10 @@ from harness.claims.claims import Answer, Claim
 from harness.claims.verdict import Evidence, Finding, Verdict
 from harness.measure.record import Series
 from harness.site.data.cold_start import NOOP
+from harness.site.data.conditions import emulated
 from harness.site.data.corpus import Corpus, RecordEntry, SeriesAt
 from harness.site.data.record_summary import SeriesKind, SeriesSummary, fits
 
-EMULATOR = "tcg"
 _HOW_MANY = ("n", "concurrency", "others")
 
 
@@ -140,7 +140,7 @@ def _best(
     key = (_best, id(candidates), per)
     if key not in corpus.memo:
         usable = [
-            (_rank(entry, series), at, entry)
+            (_rank(corpus, entry, series), at, entry)
             for at, entry, series in candidates
             if not per or ((counted := entry.summary.find(per, {})) and counted.n)
         ]
@@ -151,16 +151,10 @@ def _best(
 Rank = tuple[int, bool, bool]
 
 
-def _rank(entry: RecordEntry, series: SeriesSummary) -> Rank:
-    """Its validity, whether its guests ran on the hardware, and the full profile; more is better."""
+def _rank(corpus: Corpus, entry: RecordEntry, series: SeriesSummary) -> Rank:
+    """Its validity, whether its guests were not emulated, and the full profile; more is better."""
     validity, full = environment.worth(entry.summary)
-    return validity, not emulated(entry, series), full
-
-
-def emulated(entry: RecordEntry, series: SeriesSummary) -> bool:
-    """Whether the guests of a series ran without hardware virtualisation."""
-    own = series.dimensions.get("accelerator", entry.summary.machine.accelerator)
-    return own == EMULATOR
+    return validity, not emulated(corpus, entry, series), full
 
 
 def answers(kind: SeriesKind, answer: Answer) -> bool:
@@ -185,7 +179,7 @@ def judged(corpus: Corpus, claim: Claim, machine: str | None) -> Sequence[Judged
     made = []
     for answer in claim.answers:
         found = find(corpus, answer, machine)
-        made.append(Judged(answer, found, verdict.judge(claim, answer, _evidence(found))))
+        made.append(Judged(answer, found, verdict.judge(claim, answer, _evidence(corpus, found))))
     at = decision.deciding(claim, [_candidate(claim, one) for one in made])
     if at is not None:
         counted = decision.ways([one.finding for one in made])
@@ -224,7 +218,7 @@ def proofs(corpus: Corpus, claim: Claim, machine: str | None = None) -> Sequence
     return list(made.values())
 
 
-def _evidence(found: Found | None) -> Evidence | None:
+def _evidence(corpus: Corpus, found: Found | None) -> Evidence | None:
     if found is None:
         return None
     return Evidence(
@@ -233,7 +227,7 @@ def _evidence(found: Found | None) -> Evidence | None:
         found.by,
         found.entry.summary.validity.status,
         found.system,
-        emulated(found.entry, found.summary),
+        emulated(corpus, found.entry, found.summary),
         marks=found.entry.marks,
     )
 

@@ -93,9 +93,9 @@ _NO_MARK = Markup("")
 
 
 def mark(entry: RecordEntry, link: Link) -> Markup:
-    """The visible mark of a run that is not valid or function-only; otherwise empty."""
+    """The visible marks of a run: not valid, function-only, and what has changed since."""
     status = entry.summary.validity.status
-    if status == "valid" and not entry.summary.function_only:
+    if status == "valid" and not entry.summary.function_only and not entry.marks:
         return _NO_MARK
     found: list[str] = [status] if status != "valid" else []
     if entry.summary.function_only:
@@ -105,6 +105,18 @@ def mark(entry: RecordEntry, link: Link) -> Markup:
             one.replace(" ", "-"), link(entry.page), one
         )
         for one in found
+    ) + _since(entry, link)
+
+
+def _since(entry: RecordEntry, link: Link) -> Markup:
+    """The mark of what has changed since a run, linked to the command that renews it."""
+    if not entry.marks:
+        return _NO_MARK
+    names = [one.name for one in entry.marks if one.name != "old"]
+    short = [f"{', '.join(names)} changed"] if names else []
+    short += ["old"] if len(names) < len(entry.marks) else []
+    return Markup(' <a class="mark since" href="{}#repeat">{}</a>').format(
+        link(entry.page), ", ".join(short)
     )
 
 

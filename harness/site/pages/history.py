@@ -185,7 +185,9 @@ def _render(corpus: Corpus) -> Iterator[Item]:
             inputs = [f"{e.summary.sha256} {series.anchor}" for e, series in track.runs]
 
             def make(track: Track = track) -> Iterator[Document | Asset]:
-                return _page(track)
+                # A history shows what changed; marks would make it depend on other records.
+                runs = [(entry.unmarked, series) for entry, series in track.runs]
+                return _page(dataclasses.replace(track, runs=runs))
 
             yield Group(track.name, inputs, make)
     yield Document(
