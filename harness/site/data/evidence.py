@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
 
-from harness.claims import decision, environment, systems, verdict
+from harness.claims import decision, systems, verdict
 from harness.claims.claims import Answer, Claim
 from harness.claims.verdict import Evidence, Finding, Verdict
 from harness.measure.record import Series
@@ -16,6 +16,7 @@ from harness.site.data.conditions import emulated
 from harness.site.data.corpus import Corpus, RecordEntry, SeriesAt
 from harness.site.data.record_summary import SeriesKind, SeriesSummary, fits
 
+_STATES = ("failed", "suspect", "valid")
 _HOW_MANY = ("n", "concurrency", "others")
 
 
@@ -153,8 +154,9 @@ Rank = tuple[int, bool, bool]
 
 def _rank(corpus: Corpus, entry: RecordEntry, series: SeriesSummary) -> Rank:
     """Its validity, whether its guests were not emulated, and the full profile; more is better."""
-    validity, full = environment.worth(entry.summary)
-    return validity, not emulated(corpus, entry, series), full
+    one = entry.summary
+    validity = _STATES.index(one.validity.status)
+    return validity, not emulated(corpus, entry, series), one.profile == "full"
 
 
 def answers(kind: SeriesKind, answer: Answer) -> bool:

@@ -105,25 +105,33 @@ def mark(entry: RecordEntry, link: Link) -> Markup:
             one.replace(" ", "-"), link(entry.page), one
         )
         for one in found
-    ) + _since(entry, link)
+    ) + _since(entry)
 
 
-def _since(entry: RecordEntry, link: Link) -> Markup:
-    """The mark of what has changed since a run, linked to the command that renews it."""
-    if not entry.marks:
-        return _NO_MARK
+def _since(entry: RecordEntry) -> Markup:
+    """The mark of what has changed since a run. The figure's own link leads to the record, which
+    has the command that renews it; pages have too many figures for a second link each."""
     names = [one.name for one in entry.marks if one.name != "old"]
     short = [f"{', '.join(names)} changed"] if names else []
     short += ["old"] if len(names) < len(entry.marks) else []
-    return Markup(' <a class="mark since" href="{}#repeat">{}</a>').format(
-        link(entry.page), ", ".join(short)
-    )
+    return Markup(' <small class="since">{}</small>').format(", ".join(short)) if short else _NO_MARK
 
 
 def figure(
-    entry: RecordEntry, series: AnySeries, statistic: str, link: Link, *, interval: bool = False
+    entry: RecordEntry,
+    series: AnySeries,
+    statistic: str,
+    link: Link,
+    *,
+    interval: bool = False,
+    marked: bool = True,
 ) -> Markup:
-    """A statistic of a series, linked to its row on the run's page, with the run's mark."""
+    """A statistic of a series, linked to its row on the run's page, with the run's marks.
+
+    `marked` is false where another figure of the same run stands beside it in its row.
+    """
+    if not marked:
+        entry = entry.unmarked
     if withheld(entry, series):
         return proved(entry, series, link)
     estimate = get(series, statistic)
