@@ -114,7 +114,9 @@ def _since(entry: RecordEntry) -> Markup:
     names = [one.name for one in entry.marks if one.name != "old"]
     short = [f"{', '.join(names)} changed"] if names else []
     short += ["old"] if len(names) < len(entry.marks) else []
-    return Markup(' <small class="since">{}</small>').format(", ".join(short)) if short else _NO_MARK
+    return (
+        Markup(' <small class="since">{}</small>').format(", ".join(short)) if short else _NO_MARK
+    )
 
 
 def figure(
