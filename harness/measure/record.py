@@ -29,6 +29,7 @@ from harness.measure.storage import write_atomically
 
 SCHEMA = "coppice.run/1"
 SCHEMA_FILE = paths.RECORD_SCHEMA
+SUFFIX = ".run.json"
 
 Scalar = str | int | float | bool | None
 Facts = Mapping[str, Scalar]
@@ -298,7 +299,7 @@ def parse(text: str | bytes, where: str = "the record") -> RunRecord:
 
 
 def load(path: Path) -> RunRecord:
-    """Read and validate one record file; it must have the digest that stands beside it.
+    """Read and validate one record file; it must have the digest that is kept of it.
 
     Raises UnknownSchema or RecordError.
     """
@@ -311,11 +312,15 @@ def load(path: Path) -> RunRecord:
 
 
 def find(results: Path) -> Iterator[Path]:
-    """The record files under `results`, by machine, oldest run first."""
-    for machine in sorted(results.iterdir()) if results.is_dir() else ():
-        if machine.is_dir() and machine.name != "published":
-            names = sorted(file for file in os.listdir(machine) if file.endswith(".run.json"))  # noqa: PTH208
-            yield from (machine / file for file in names)
+    """The record files under `results` and in its archive, by machine, oldest run first."""
+    found: dict[str, list[Path]] = {}
+    for home, others in ((results, ("published", paths.ARCHIVE)), (results / paths.ARCHIVE, ())):
+        for machine in home.iterdir() if home.is_dir() else ():
+            if machine.is_dir() and machine.name not in others:
+                names = (file for file in os.listdir(machine) if file.endswith(SUFFIX))  # noqa: PTH208
+                found.setdefault(machine.name, []).extend(machine / name for name in names)
+    for name in sorted(found):
+        yield from sorted(found[name], key=lambda path: path.name)
 
 
 def encoded(record: RunRecord, results: Path) -> tuple[Path, bytes]:
@@ -323,7 +328,7 @@ def encoded(record: RunRecord, results: Path) -> tuple[Path, bytes]:
     RecordError if it is not valid."""
     data = record.to_json()
     check(data)
-    target = results / record.machine.id / f"{record.run_id}.{record.rig.id}.run.json"
+    target = results / record.machine.id / f"{record.run_id}.{record.rig.id}{SUFFIX}"
     text = strict_json.dumps(data, indent=1) + "\n"
     return target, text.encode()
 
