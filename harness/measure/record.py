@@ -24,6 +24,7 @@ import fastjsonschema
 from harness import paths, strict_json
 from harness.errors import RecordError, UnknownSchema
 from harness.measure import record_digests
+from harness.measure.conditions import Conditions, Reach, derived
 from harness.measure.storage import write_atomically
 
 SCHEMA = "coppice.run/1"
@@ -130,7 +131,10 @@ class Failure:
 
 @dataclass(frozen=True)
 class Series:
-    """Samples of one metric under one set of dimensions, in measurement order."""
+    """Samples of one metric under one set of dimensions, in measurement order.
+
+    `conditions` are what the figure must be read with; older records lack them (`conditions_of`).
+    """
 
     metric: str
     unit: Literal["s", "bytes", "1", "bytes/s", "1/s"]
@@ -140,6 +144,12 @@ class Series:
     warmup: Sequence[float] = ()
     samples: Sequence[float] = ()
     failures: Sequence[Failure] = ()
+    conditions: Conditions | None = None
+
+
+def conditions_of(series: Series, machine: Machine) -> Conditions:
+    """The conditions of a series, derived where its record does not carry them."""
+    return series.conditions or derived(series, machine)
 
 
 @dataclass(frozen=True)
@@ -179,6 +189,9 @@ class RunRecord:
         for part, optional in (("machine", "function_only"), ("rig", "distribution")):
             if plain[part][optional] is None:
                 del plain[part][optional]
+        for one in plain["series"]:
+            if one["conditions"] is None:
+                del one["conditions"]
         # asdict keeps tuples, but the schema has only lists.
         try:
             text = strict_json.readable(json.dumps(plain, allow_nan=False, ensure_ascii=False))
@@ -205,16 +218,18 @@ class RunRecord:
             images=tuple(Image(**image) for image in data["images"]),
             machine=Machine(**machine),
             clock=Clock(**data["clock"]),
-            series=tuple(
-                Series(
-                    **{**series, "failures": tuple(Failure(**bad) for bad in series["failures"])}
-                )
-                for series in data["series"]
-            ),
+            series=tuple(map(_series, data["series"])),
             validity=Validity(**data["validity"]),
             tools=dict(data["tools"]),
             harness=Harness(**data["harness"]),
         )
+
+
+def _series(data: Mapping[str, Any]) -> Series:
+    failures = tuple(Failure(**bad) for bad in data["failures"])
+    carried = data.get("conditions")
+    conditions = carried and Conditions(**{**carried, "reach": Reach(carried["reach"])})
+    return Series(**{**data, "failures": failures, "conditions": conditions})
 
 
 def _rig(data: Mapping[str, Any]) -> Rig:
