@@ -34,7 +34,6 @@ SYSTEMS: Mapping[str, str] = {
 """The systems of our claims and records, with their names on pages. A claim may be about another
 one, which then has the name that records of its endpoint give it."""
 
-_WITH_GUESTS = ("qemu", "bhyve", "vm")
 _OF_FREEBSD = (BHYVE, JAILS, PF)
 _MECHANISMS = {"nftables": NFTABLES, "ebpf-lpm": EBPF}
 
@@ -68,8 +67,3 @@ def _by_dimensions(dimensions: Facts, *, on_freebsd: bool) -> str:
     if substrate.startswith("oci"):
         return CONTAINERS
     return substrate
-
-
-def has_guests(dimensions: Facts) -> bool:
-    """Whether the sandboxes of a series are guests of a VMM, with a kernel of their own."""
-    return dimensions.get("substrate") in _WITH_GUESTS

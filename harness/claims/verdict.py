@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from harness.claims.claims import Answer, Claim
 from harness.measure import statistics
+from harness.measure.conditions import EMULATED, NOT_RECORDED, Conditions
 from harness.measure.statistics import Estimate
 
 _PERCENT = {"p50": 50, "p90": 90, "p95": 95, "p99": 99}
@@ -76,8 +77,7 @@ class Mark:
 class Evidence:
     """The series that answers: its samples, and what it was measured on.
 
-    `divisor` counts the answer's `per` metric, `system` is the system measured, `emulated` whether
-    its guests ran without hardware virtualisation, `reach` the hosts where alone it is possible.
+    `divisor` counts the answer's `per` metric, `system` is the system measured.
     """
 
     samples: Sequence[float]
@@ -85,8 +85,7 @@ class Evidence:
     divisor: int = 1
     validity: str = "valid"
     system: str = ""
-    emulated: bool = False
-    reach: str = ""
+    conditions: Conditions | None = None
     marks: Sequence[Mark] = ()
 
 
@@ -102,9 +101,9 @@ class Ways:
 class Finding:
     """A verdict, our estimate in the claim's unit, and the reasons.
 
-    `needed` is the number of samples that would decide an inconclusive one. `system`, `emulated`,
-    `reach` and `marks` are those of the evidence. `ways` is set in the finding that decides the
-    claim (see decision.py).
+    `needed` is the number of samples that would decide an inconclusive one. `system`, `conditions`
+    and `marks` are those of the evidence. `ways` is set in the finding that decides the claim (see
+    decision.py).
     """
 
     verdict: Verdict
@@ -112,25 +111,32 @@ class Finding:
     reasons: Sequence[str] = ()
     needed: int | None = None
     system: str = ""
-    emulated: bool = False
-    reach: str = ""
+    conditions: Conditions | None = None
     marks: Sequence[Mark] = ()
     ways: Ways | None = None
 
     @property
-    def conditions(self) -> Sequence[str]:
-        """What must be read with the verdict: that guests were emulated, where alone it is
-        possible, and in how many of several ways the claim held."""
-        found = ["emulated"] if self.emulated else []
-        found += [self.reach] if self.reach else []
+    def emulated(self) -> bool:
+        """Whether the guests ran in software, without hardware virtualisation."""
+        return self.conditions is not None and self.conditions.emulated
+
+    @property
+    def notes(self) -> Sequence[str]:
+        """What must be read with the verdict: that guests were emulated or that no record says, where
+        alone it is possible, and in how many of several ways the claim held."""
+        found = [EMULATED] if self.emulated else []
+        if self.conditions and self.conditions.accelerator is None:
+            found.append(NOT_RECORDED)
+        if self.conditions and not self.conditions.repeatable:
+            found.append(str(self.conditions.reach))
         if self.ways and self.ways.judged > 1:
             found.append(f"{self.ways.held} of {self.ways.judged} ways")
         return found
 
     @property
     def text(self) -> str:
-        """The verdict with its conditions."""
-        return ", ".join([self.verdict, *self.conditions])
+        """The verdict with its notes."""
+        return ", ".join([self.verdict, *self.notes])
 
 
 def judge(claim: Claim, answer: Answer, evidence: Evidence | None) -> Finding:
@@ -150,8 +156,7 @@ def judge(claim: Claim, answer: Answer, evidence: Evidence | None) -> Finding:
         reasons,
         needed,
         evidence.system,
-        evidence.emulated,
-        evidence.reach,
+        evidence.conditions,
         evidence.marks,
     )
 

@@ -9,6 +9,7 @@ from harness.claims import decision
 from harness.claims.claims import Answer, Claim
 from harness.claims.decision import Candidate
 from harness.claims.verdict import Finding, Verdict, Ways
+from harness.measure.conditions import Conditions, Reach
 from harness.measure.record import Scalar
 from harness.measure.statistics import Estimate
 from tests.claims.test_verdict import ANSWER, CLAIM
@@ -26,7 +27,8 @@ def one(
     answer: Answer = ANSWER,
     **dimensions: Scalar,
 ) -> Candidate:
-    found = Finding(verdict, Estimate(value, None, None), system=system, emulated=emulated)
+    ran_on = Conditions("tcg" if emulated else "kvm", Reach.ANYWHERE)
+    found = Finding(verdict, Estimate(value, None, None), system=system, conditions=ran_on)
     return Candidate(answer, found, dimensions)
 
 

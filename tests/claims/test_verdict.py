@@ -12,6 +12,7 @@ from harness.claims import claims, published, verdict
 from harness.claims.claims import Answer, Claim, ClaimError
 from harness.claims.verdict import Evidence, Mark, Verdict, Ways, judge
 from harness.measure import statistics
+from harness.measure.conditions import Conditions, Reach
 from harness.measure.statistics import samples_needed
 
 PUBLISHED = Path(__file__).parents[2] / "results/published"
@@ -103,9 +104,13 @@ def test_only_the_claims_own_system_reproduces_or_contradicts_it() -> None:
 def test_a_verdict_is_read_with_its_conditions() -> None:
     samples = around(0.8 * BOUND)
     assert judge(CLAIM, ANSWER, Evidence(samples)).text == "reached here"
-    only = "possible under TCG only"
-    found = judge(CLAIM, ANSWER, Evidence(samples, emulated=True, reach=only))
+    forked = Conditions("tcg", Reach.EMULATION)
+    found = judge(CLAIM, ANSWER, Evidence(samples, conditions=forked))
     assert found.text == "reached here, emulated, possible under TCG only"
+    real = judge(CLAIM, ANSWER, Evidence(samples, conditions=Conditions("kvm", Reach.ANYWHERE)))
+    assert real.text == "reached here"
+    unknown = judge(CLAIM, ANSWER, Evidence(samples, conditions=Conditions(None, Reach.ANYWHERE)))
+    assert unknown.text == "reached here, accelerator not recorded"
     assert replace(found, ways=Ways(1, 3)).text.endswith(", 1 of 3 ways")
     assert replace(found, ways=Ways(1, 1)).text == found.text
 

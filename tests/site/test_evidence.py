@@ -11,7 +11,7 @@ from harness.claims.claims import Answer
 from harness.measure import record
 from harness.measure.record import RunRecord, Series
 from harness.site.builder.build import build
-from harness.site.data import conditions, corpus, evidence
+from harness.site.data import corpus, evidence
 from harness.site.data.corpus import Corpus
 from harness.site.data.marks import OLD_DAYS, age
 from tests.site import factory
@@ -181,30 +181,6 @@ def test_a_dimension_of_null_must_be_absent() -> None:
     assert not evidence.find(
         corpus_of(of(1.0, network="cubenet")), answer(where={"network": None}), factory.HOST
     )
-
-
-def test_guests_are_emulated_where_their_record_or_the_nearest_one_says_so() -> None:
-    def emulated(at: int, *records: RunRecord) -> bool:
-        entries = [corpus.entry_of(one, f"runs/a/{n}") for n, one in enumerate(records)]
-        known = Corpus(entries, (), ())
-        return conditions.emulated(known, entries[at], entries[at].summary.series[0])
-
-    def record_of(substrate: str, accelerator: str | None, day: int) -> RunRecord:
-        host = factory.machine(accelerator=accelerator)
-        one = factory.cold_start("full", n=1, day=day, substrate=substrate, host=host)
-        facts = {"substrate": substrate}
-        return dataclasses.replace(
-            one, series=[dataclasses.replace(each, dimensions=facts) for each in one.series[:1]]
-        )
-
-    assert emulated(0, record_of("qemu", "tcg", 1))
-    assert not emulated(0, record_of("qemu", "kvm", 1))
-    # A container beside emulated guests has no guest.
-    assert not emulated(0, record_of("oci-overlay", "tcg", 1))
-    unsaid, soft, hard = (record_of("qemu", one, 1) for one in (None, "tcg", "kvm"))
-    assert not emulated(0, unsaid)
-    assert emulated(1, soft, unsaid) and emulated(1, hard, unsaid, soft) is False
-    assert emulated(2, hard, unsaid, unsaid, soft)
 
 
 def test_no_answer_picks_one_of_several_series(kept: Path) -> None:

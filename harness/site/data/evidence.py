@@ -12,7 +12,6 @@ from harness.claims.claims import Answer, Claim
 from harness.claims.verdict import Evidence, Finding, Verdict
 from harness.measure.record import Series
 from harness.site.data.cold_start import NOOP
-from harness.site.data.conditions import emulated
 from harness.site.data.corpus import Corpus, RecordEntry, SeriesAt
 from harness.site.data.record_summary import SeriesKind, SeriesSummary, fits
 
@@ -141,7 +140,7 @@ def _best(
     key = (_best, id(candidates), per)
     if key not in corpus.memo:
         usable = [
-            (_rank(corpus, entry, series), at, entry)
+            (_rank(entry, series), at, entry)
             for at, entry, series in candidates
             if not per or ((counted := entry.summary.find(per, {})) and counted.n)
         ]
@@ -152,11 +151,11 @@ def _best(
 Rank = tuple[int, bool, bool]
 
 
-def _rank(corpus: Corpus, entry: RecordEntry, series: SeriesSummary) -> Rank:
+def _rank(entry: RecordEntry, series: SeriesSummary) -> Rank:
     """Its validity, whether its guests were not emulated, and the full profile; more is better."""
     one = entry.summary
     validity = _STATES.index(one.validity.status)
-    return validity, not emulated(corpus, entry, series), one.profile == "full"
+    return validity, not one.conditions(series).emulated, one.profile == "full"
 
 
 def answers(kind: SeriesKind, answer: Answer) -> bool:
@@ -181,7 +180,7 @@ def judged(corpus: Corpus, claim: Claim, machine: str | None) -> Sequence[Judged
     made = []
     for answer in claim.answers:
         found = find(corpus, answer, machine)
-        made.append(Judged(answer, found, verdict.judge(claim, answer, _evidence(corpus, found))))
+        made.append(Judged(answer, found, verdict.judge(claim, answer, _evidence(found))))
     at = decision.deciding(claim, [_candidate(claim, one) for one in made])
     if at is not None:
         counted = decision.ways([one.finding for one in made])
@@ -220,7 +219,7 @@ def proofs(corpus: Corpus, claim: Claim, machine: str | None = None) -> Sequence
     return list(made.values())
 
 
-def _evidence(corpus: Corpus, found: Found | None) -> Evidence | None:
+def _evidence(found: Found | None) -> Evidence | None:
     if found is None:
         return None
     return Evidence(
@@ -229,8 +228,8 @@ def _evidence(corpus: Corpus, found: Found | None) -> Evidence | None:
         found.by,
         found.entry.summary.validity.status,
         found.system,
-        emulated(corpus, found.entry, found.summary),
-        marks=found.entry.marks,
+        found.entry.summary.conditions(found.summary),
+        found.entry.marks,
     )
 
 

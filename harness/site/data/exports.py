@@ -21,7 +21,7 @@ __all__ = ["as_json", "claims_csv", "crate", "dataset", "feed", "index", "sitema
 _NEWEST = 50
 CLAIM_COLUMNS = (
     "claim", "publisher", "title", "quote", "as_written", "value", "unit", "statistic", "when",
-    "source", "system", "verdict", "conditions", "marks", "comparable", "measured_on", "ours",
+    "source", "system", "verdict", "notes", "marks", "comparable", "measured_on", "ours",
     "low", "high", "needed", "decides", "machine", "rig", "metric", "record", "why",
 )  # fmt: skip
 
@@ -95,7 +95,7 @@ def claims_csv(corpus: Corpus) -> bytes:
                         *head,
                         claim.system,
                         str(finding.verdict),
-                        "; ".join(finding.conditions) or None,
+                        "; ".join(finding.notes) or None,
                         "; ".join(one.text for one in finding.marks) or None,
                         "yes" if judged.answer.comparable else "no",
                         finding.system or None,
