@@ -161,13 +161,15 @@ def test_the_chart_draws_every_sample(made: Made) -> None:
 def test_every_published_figure_is_shown_as_its_source_writes_it(made: Made) -> None:
     shown = {
         address: (value, text)
-        for value, address, text, _ in Figures((made.out / "published.html").read_text()).found
+        for page in ("published.html", "published-starts.html")
+        for value, address, text, _ in Figures((made.out / page).read_text()).found
     }
     count = 0
     for path in (PUBLISHED).glob("*.yaml"):
         for one in yaml.safe_load(path.read_text())["figures"]:
             if "value" in one:
-                value, text = shown[f"published.html#{one['id']}"]
+                page = "published-starts" if one["topic"] == "cold-start" else "published"
+                value, text = shown[f"{page}.html#{one['id']}"]
                 assert (float(value), text) == (one["value"], one["as_written"])
                 count += 1
     assert count > 200

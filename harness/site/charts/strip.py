@@ -146,7 +146,7 @@ def _strip(strip: Strip, scale: axis.Axis, top: float, unit: str, walls: Sequenc
 def _published(strip: Strip, scale: axis.Axis, y: float, walls: Sequence[float]) -> list[Markup]:
     """Published figures of a row, each a diamond with its label, clear of the dashed line."""
     parts = []
-    known = [(f"{who} {one.as_written}", one.value) for who, one in strip.published
+    known = [(f"{who} {one.marked}", one.value) for who, one in strip.published
              if one.value is not None]  # fmt: skip
     marks = [Mark(_x(scale, value), y, words) for words, value in known]
     for mark, (_, value), spot in zip(

@@ -54,7 +54,7 @@ def caption(plot: Plot, key: str) -> Sequence[str]:
     theirs = {row.published.id: row.published for row in plot.rows if row.published}
     lines += [
         f"Published by {figure.publisher}, on other machines and with other clocks: {figure.what}: "
-        f"{figure.as_written} ({figure.source})"
+        f"{figure.marked} ({figure.source})"
         for figure in theirs.values()
     ]
     return [line for line in lines if line]
