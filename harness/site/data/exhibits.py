@@ -38,7 +38,7 @@ _CLOCKS = (
         "Two clusters of the same project, six days apart (median)",
         (
             (
-                "the API has responded: one at a time, and 80 at once",
+                "the API has responded: while sandboxes come and go, and 80 at once",
                 ("cubesandbox.load.churn-p50", "cubesandbox.load.burst-p50"),
             ),
             (
