@@ -15,7 +15,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from harness import paths, strict_json
+from harness import paths
 from harness.errors import (
     CoppiceError,
     PluginError,
@@ -23,10 +23,10 @@ from harness.errors import (
     UsageError,
 )
 from harness.host.session import open_run
-from harness.measure import machine
-from harness.measure.record import digest, find
+from harness.measure import benchmark_files, machine
+from harness.measure.record import find
 from harness.measure.selection import INTERLEAVE
-from harness.measure.storage import make_ready, write_atomically
+from harness.measure.storage import make_ready
 from harness.rig import measuring_process, summary
 from harness.rig.discovery import Rig, discover, substrates_of
 from harness.rig.info import RigInfo
@@ -322,17 +322,5 @@ def _pytest(
             code = measuring_process.run(command, environment or {})
         finally:  # an interrupted run may have stored records, too
             if benchmarks.exists() and benchmarks.stat().st_size:
-                _keep(benchmarks, options.results)
+                benchmark_files.store(benchmarks, options.results)
     return code
-
-
-def _keep(benchmarks: Path, results: Path) -> None:
-    """Store pytest-benchmark's file beside the records, named by its digest."""
-
-    data = strict_json.loads(benchmarks.read_bytes())
-    run_ids = {benchmark["extra_info"].get("run_id") for benchmark in data["benchmarks"]}
-    directories = {path.parent for path in find(results) if path.name[:25] in run_ids}
-    for directory in directories:
-        name = f"{digest(benchmarks)}.pytest-benchmark.json"
-        if not (directory / name).exists():
-            write_atomically(directory / name, benchmarks.read_bytes())

@@ -226,7 +226,7 @@ def places(results: Path) -> tuple[Sequence[Place], Sequence[Problem]]:
     directories: dict[str, str] = {}
     for path in records.find(results):
         directory = path.parent.name
-        shown = f"{directory}/{path.name}"
+        shown = path.relative_to(results).as_posix()
         if directory not in directories:
             directories[directory] = slug(directory)
         stem = f"runs/{directories[directory]}/{slug(path.name.removesuffix('.run.json'))}"
