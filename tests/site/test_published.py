@@ -16,6 +16,7 @@ from harness.site.charts.chart import COLUMNS, ChartRow
 from harness.site.charts.strip import ReferenceLine, Strip, StripPicture
 from harness.site.data import figures
 from harness.site.data.addresses import published_page
+from harness.site.data.publishers import ORIGINAL
 from tests.site.conftest import Made
 
 GOOD = {
@@ -246,7 +247,7 @@ def test_ours_load_and_hold_what_the_pages_need() -> None:
     tiers = {
         one.dimensions["tier"]: one.value
         for one in figures
-        if one.publisher == "Coppice" and one.concurrency == 1 and one.dimensions
+        if one.publisher == ORIGINAL and one.concurrency == 1 and one.dimensions
     }
     assert tiers == {
         "full": 3.906,
