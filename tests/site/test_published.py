@@ -10,6 +10,7 @@ import yaml
 from harness.claims import published
 from harness.claims.published import PublishedError
 from harness.paths import PUBLISHED
+from harness.site.data.publishers import ORIGINAL
 
 GOOD = {
     "id": "who.what",
@@ -132,7 +133,7 @@ def test_ours_load_and_hold_what_the_pages_need() -> None:
     tiers = {
         one.dimensions["tier"]: one.value
         for one in figures
-        if one.publisher == "Coppice" and one.concurrency == 1 and one.dimensions
+        if one.publisher == ORIGINAL and one.concurrency == 1 and one.dimensions
     }
     assert tiers == {
         "full": 3.906,

@@ -132,19 +132,21 @@ def samples(data: dict[str, Any], anchor: str) -> list[float]:
 
 def test_headline_figures_are_of_the_right_series(made: Made) -> None:
     text = (made.out / "index.html").read_text()
-    heroes = re.findall(r'<p class="big">(.*?)</p>', text)
-    wanted = [("durable-prewarm-pool", 1, "p50")]
-    assert "mise run bench:density" in text, "no fleet is among these records"
-    for html, (tier, many, statistic) in zip(heroes, wanted, strict=True):
-        ((_, address, _, _),) = Figures(html).found
-        target, _, anchor = address.partition("#")
-        data = json.loads((made.out / target).with_suffix(".json").read_text())
-        assert anchor.endswith(f".{statistic}")
-        series = at(data, anchor)
-        assert series["metric"] == "first-reply"
-        dimensions = series["dimensions"]
-        assert (dimensions["tier"], dimensions["concurrency"]) == (tier, many)
-        assert (dimensions["substrate"], data["profile"]) == ("qemu", "full")
+    row = re.search(r'<tr id="coppice-cold-start">(.*?)</tr>', text, re.DOTALL)
+    assert row, "the page has no row for this claim"
+    published, (_, address, _, _), *_ = Figures(row[1]).found
+    assert published[:2] == ["0.017", "published.html#coppice.bhyve-durable-prewarm-pool.cc1-p50"]
+    target, _, anchor = address.partition("#")
+    data = json.loads((made.out / target).with_suffix(".json").read_text())
+    assert anchor.endswith(".p50")
+    series = at(data, anchor)
+    assert series["metric"] == "first-reply"
+    dimensions = series["dimensions"]
+    assert (dimensions["tier"], dimensions["concurrency"]) == ("durable-prewarm-pool", 1)
+    assert (dimensions["substrate"], data["profile"]) == ("qemu", "full")
+    # No fleet is among these records, and the rows of fleets say so.
+    fleet = re.search(r'<tr id="coppice-thousand">(.*?)</tr>', text, re.DOTALL)
+    assert fleet and "not measured on this host" in fleet[1]
 
 
 def test_the_chart_draws_every_sample(made: Made) -> None:

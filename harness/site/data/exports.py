@@ -9,7 +9,7 @@ from xml.sax.saxutils import escape, quoteattr
 from harness import __version__
 from harness.measure.quantity import show
 from harness.measure.record import SCHEMA_FILE
-from harness.site.data import evidence, figures
+from harness.site.data import evidence, figures, machines
 from harness.site.data.corpus import Corpus, RecordEntry
 from harness.site.data.files import as_csv, as_json
 from harness.site.data.linked_data import LICENCE
@@ -296,7 +296,7 @@ def _summary(one: RecordEntry) -> str:
     if series and one.summary.function_only:
         words = f"function only, {series.metric}: {series.n} of {series.n + series.failed}"
     return ", ".join(
-        part for part in (_state(one.summary), words, one.summary.machine.name) if part
+        part for part in (_state(one.summary), words, machines.title(one.summary.machine)) if part
     )
 
 
