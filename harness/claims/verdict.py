@@ -122,8 +122,8 @@ class Finding:
 
     @property
     def notes(self) -> Sequence[str]:
-        """What must be read with the verdict: that guests were emulated or that no record says, where
-        alone it is possible, and in how many of several ways the claim held."""
+        """What must be read with the verdict: that guests were emulated, or what ran them is not
+        recorded; where alone it is possible; and in how many of several ways the claim held."""
         found = [EMULATED] if self.emulated else []
         if self.conditions and self.conditions.accelerator is None:
             found.append(NOT_RECORDED)

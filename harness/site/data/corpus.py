@@ -11,6 +11,8 @@ from pathlib import Path
 
 from harness.claims.claims import Claim
 from harness.claims.claims import load as load_claims
+from harness.claims.matrices import PublishedMatrix
+from harness.claims.matrices import load as load_matrices
 from harness.claims.published import Figure
 from harness.claims.published import load as load_published
 from harness.claims.verdict import Mark
@@ -137,6 +139,7 @@ class Corpus:
     patches: Mapping[str, str] = field(default_factory=dict)
     today: str = ""
     address: str = ""
+    matrices: Sequence[PublishedMatrix] = ()
 
     @functools.cached_property
     def _figures(self) -> Mapping[str, Figure]:
@@ -284,7 +287,8 @@ def load(results: Path, published_directory: Path) -> Corpus:
     figures = load_published(published_directory)
     today = entries[-1].date if entries else "1970-01-01"
     marked = with_marks(entries, {}, {}, today)
-    return Corpus(marked, tuple(left_out), figures, load_claims(figures), today=today)
+    return Corpus(marked, tuple(left_out), figures, load_claims(figures), today=today,
+                  matrices=load_matrices(published_directory, figures))  # fmt: skip
 
 
 def with_marks(

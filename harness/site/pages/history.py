@@ -16,6 +16,7 @@ from harness.site.data import figures
 from harness.site.data.addresses import slug
 from harness.site.data.corpus import Corpus, RecordEntry
 from harness.site.data.files import as_json
+from harness.site.data.machines import title
 from harness.site.data.record_summary import SeriesSummary
 from harness.site.page import Asset, Document, Group, Item, Nav, Page
 
@@ -180,7 +181,7 @@ def _render(corpus: Corpus) -> Iterator[Item]:
     for machine in corpus.machines:
         found = tracks(corpus, machine)
         by_machine[machine] = found
-        yield from _lists(machine, corpus.machines[machine][-1].summary.machine.name, found)
+        yield from _lists(machine, title(corpus.machines[machine][-1].summary.machine), found)
         for track in found:
             inputs = [f"{e.summary.sha256} {series.anchor}" for e, series in track.runs]
 
