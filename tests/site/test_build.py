@@ -288,7 +288,7 @@ def test_no_script_and_small_pages(made: Made) -> None:
         runs = "runs" in path.parts and not re.search(r"\.\d+\.html$", path.name)
         assert len(blocks) == (path.name == "index.html" or runs), path
         assert "<script" not in text and "javascript:" not in text
-        limit = 150_000 if path.name == "published.html" else 100_000
+        limit = 150_000 if path.name == "published-starts.html" else 100_000
         assert len(text) < limit, path
 
 

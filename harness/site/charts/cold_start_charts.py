@@ -78,7 +78,7 @@ def tiers_chart(
     claim = corpus.figure(CLAIM)
     line = None
     if claim:
-        line = ReferenceLine(claim, f"CubeSandbox: {claim.as_written}", "advertised; other clock")
+        line = ReferenceLine(claim, f"CubeSandbox: {claim.marked}", "advertised; other clock")
         table.append(ChartRow(f"CubeSandbox: {claim.what}", published=claim))
     title = "Cold start to the first reply, one at a time"
     return Chart(at, title, StripPicture("cold-start", title, strips, line), table)

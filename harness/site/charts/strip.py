@@ -150,7 +150,7 @@ def _published(strip: Strip, scale: axis.Axis, y: float, walls: Sequence[float])
     """Published figures of a row, each a diamond with its label, clear of the dashed line."""
     parts = []
     # The key below the axis says whose they are: beside each, a name would not fit on a phone.
-    known = [(one.as_written, one.value) for _, one in strip.published if one.value is not None]
+    known = [(one.marked, one.value) for _, one in strip.published if one.value is not None]
     marks = [Mark(_x(scale, value), y, words) for words, value in known]
     for mark, (_, value), spot in zip(
         marks, known, labels.spots(marks, walls, below=False), strict=True

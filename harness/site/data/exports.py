@@ -22,7 +22,7 @@ _NEWEST = 50
 CLAIM_COLUMNS = (
     "claim", "publisher", "title", "quote", "as_written", "value", "unit", "statistic", "when",
     "source", "verdict", "was", "comparable", "ours", "low", "high", "needed", "machine", "rig",
-    "metric", "record", "why",
+    "metric", "record", "why", "published_state",
 )  # fmt: skip
 
 
@@ -65,6 +65,8 @@ def index(corpus: Corpus) -> bytes:
             "files": {
                 "schema": f"schema/{SCHEMA_FILE.name}",
                 "claims": "claims.csv",
+                "published": "published.json",
+                "published_csv": "published.csv",
                 "dataset": "dataset.jsonld",
                 "crate": "ro-crate-metadata.json",
                 "feed": "feed.xml",
@@ -105,6 +107,7 @@ def claims_csv(corpus: Corpus) -> bytes:
                         judged.answer.metric,
                         found.entry.raw if found else None,
                         judged.answer.why,
+                        one.state or None,
                     )
                 )
     return as_csv(CLAIM_COLUMNS, rows)

@@ -65,7 +65,7 @@ def chart_of(claim: Claim, several: Sequence[Judged]) -> Chart | None:
         return None
     figure = claim.figure
     line = ReferenceLine(
-        figure, f"{short(figure.publisher)}: {figure.as_written}", f"{figure.statistic}, published"
+        figure, f"{short(figure.publisher)}: {figure.marked}", f"{figure.statistic}, published"
     )
     picture = StripPicture(f"chart-{claim.id}", claim.title, strips, line, figure.unit)
     rows.append(ChartRow(f"{figure.publisher}: {figure.what}", published=figure))

@@ -10,6 +10,7 @@ from harness.site.data import (
     cold_start,
     comparison_table,
     essays,
+    exhibits,
     exports,
     headlines,
     linked_data,
@@ -23,7 +24,7 @@ from harness.site.page import Document, Item, Nav, Page
 def _accelerators(rows: Sequence[ColdStartRow]) -> Sequence[str]:
     """How the guests of the chart ran; `noop` has none."""
     found = {
-        machines.accelerator(entry.summary.machine) or "without an accelerator"
+        machines.accelerator(entry.summary.machine.accelerator) or "without an accelerator"
         for row in rows
         if row.substrate != cold_start.NOOP
         for entry in row.entries.values()
@@ -49,6 +50,7 @@ def _render(corpus: Corpus) -> Iterator[Item]:
             "network": headlines.rows(corpus, headlines.NETWORK),
             "tally": headlines.tally(corpus),
             "chart": chart,
+            "exhibit": exhibits.clock_decides(corpus),
             "clock_drawing": cold_start_charts.clock_picture().svg(),
             "claim": corpus.figure(cold_start_charts.CLAIM),
             "machine": corpus.machines[corpus.machine][-1].summary.machine

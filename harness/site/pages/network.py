@@ -50,7 +50,7 @@ def _rtt_chart(corpus: Corpus, rtt: RigRecord) -> Chart:
     line = None
     if figure:
         line = ReferenceLine(
-            figure, f"{short(figure.publisher)}: {figure.as_written}", "pf on FreeBSD, p50"
+            figure, f"{short(figure.publisher)}: {figure.marked}", "pf on FreeBSD, p50"
         )
         rows.append(ChartRow(f"{figure.publisher}: {figure.what}", published=figure))
     title = "Round trip, both ends on one core"
@@ -59,9 +59,7 @@ def _rtt_chart(corpus: Corpus, rtt: RigRecord) -> Chart:
 
 def _reference(corpus: Corpus, id: str, n: int) -> Sequence[Reference]:
     figure = corpus.figure(id)
-    return (
-        [Reference(figure, f"{short(figure.publisher)} {figure.as_written}", n)] if figure else []
-    )
+    return [Reference(figure, f"{short(figure.publisher)} {figure.marked}", n)] if figure else []
 
 
 def _rows(measured: RigRecord, label: str, metric: str, **dimensions: Scalar) -> Sequence[ChartRow]:

@@ -55,7 +55,7 @@ def caption(plot: Plot, key: str) -> Sequence[str]:
     theirs = {row.published.id: row.published for row in plot.rows if row.published}
     lines += [
         f"Published by {within(figure.publisher)}, on other machines and with other clocks: "
-        f"{figure.what}: {figure.as_written} ({figure.source})"
+        f"{figure.what}: {figure.marked} ({figure.source})"
         for figure in theirs.values()
     ]
     return [line for line in lines if line]
