@@ -70,7 +70,7 @@ def test_a_chart_is_drawn_where_a_table_would_not_be_read_at_once(tmp_path: Path
     assert "<svg" not in (out / f"{HISTORY}.html").read_text().partition("<main")[2]
     out = site(tmp_path, run(4))
     text = (out / f"{HISTORY}.html").read_text().partition("<main")[2]
-    assert text.count('-chart-d"') == len(factory.RUNGS)
+    assert text.count('<svg class="chart"') == len(factory.RUNGS)
 
 
 def test_a_regression_leads_to_its_series_and_names_both_commits(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from harness.measure.conditions import Conditions
 from harness.measure.quantity import scale, show, show_interval, thousands
 from harness.measure.record import Scalar, Series, conditions_of
 from harness.measure.statistics import Estimate
+from harness.site.data.addresses import published_page
 from harness.site.data.corpus import RecordEntry, anchor
 from harness.site.data.record_summary import COUNTED, PERCENTILES, SeriesSummary, estimates
 
@@ -241,11 +242,23 @@ def clock_figure(entry: RecordEntry, nanoseconds: float, link: Link) -> Markup:
 
 
 def quoted(one: Figure, link: Link) -> Markup:
-    """A published figure as its source writes it, linked to the list of sources."""
-    href = f"{link('published.html')}#{one.id}"
+    """A published figure as its source writes it, linked to the list of sources.
+
+    A withdrawn one is struck through, and it and a superseded one carry a mark.
+    """
+    page = link(published_page(one.topic))
+    href = f"{page}#{one.id}"
     if one.value is None:
-        return Markup('<a href="{}">{}</a>').format(href, one.as_written)
-    return data(one.value, one.as_written, href)
+        shown = Markup('<a href="{}">{}</a>').format(href, one.as_written)
+    else:
+        shown = data(one.value, one.as_written, href)
+    if not one.state:
+        return shown
+    if one.withdrawn:
+        shown = Markup("<s>{}</s>").format(shown)
+    return Markup('{} <a class="mark {}" href="{}">{}</a>').format(
+        shown, one.state, href, one.state
+    )
 
 
 def bytes_text(value: float) -> str:
