@@ -8,18 +8,12 @@ from dataclasses import dataclass
 from harness.measure.comparison import Outcome
 from harness.site.charts.chart import ChartRow
 from harness.site.charts.history import HistoryPicture, HistoryPoint
+from harness.site.data import machines
 from harness.site.data.addresses import slug
-<<<<<<< HEAD
 from harness.site.data.corpus import Corpus
 from harness.site.data.files import as_csv, as_json
 from harness.site.data.machine_days import MachineDay
 from harness.site.data.tracks import Point, Track, machine_days, tracks
-=======
-from harness.site.data.corpus import Corpus, RecordEntry
-from harness.site.data.files import as_json
-from harness.site.data.machines import title
-from harness.site.data.record_summary import SeriesSummary
->>>>>>> main
 from harness.site.page import Asset, Document, Group, Item, Nav, Page
 
 _CHARTED = 4
@@ -173,10 +167,9 @@ def _groups(
 
 def _render(corpus: Corpus) -> Iterator[Item]:
     by_machine: dict[str, Sequence[Track]] = {}
-<<<<<<< HEAD
     places: dict[int, str] = {}
     for machine, entries in corpus.machines.items():
-        name = entries[-1].summary.machine.name
+        name = machines.title(entries[-1].summary.machine)
         found = by_machine[machine] = tracks(corpus, machine)
         parts, days = parts_of(machine, found), machine_days(corpus, machine)
         above = f"history/{slug(machine)}.html"
@@ -184,19 +177,6 @@ def _render(corpus: Corpus) -> Iterator[Item]:
         for part in (part for pages in parts.values() for part in pages):
             places |= {id(one): f"{part.path}.html#{one.anchor}" for one in part.tracks}
         yield _machine(above, name, found, parts, days, places)
-=======
-    for machine in corpus.machines:
-        found = tracks(corpus, machine)
-        by_machine[machine] = found
-        yield from _lists(machine, title(corpus.machines[machine][-1].summary.machine), found)
-        for track in found:
-            inputs = [f"{e.summary.sha256} {series.anchor}" for e, series in track.runs]
-
-            def make(track: Track = track) -> Iterator[Document | Asset]:
-                return _page(track)
-
-            yield Group(track.name, inputs, make)
->>>>>>> main
     yield Document(
         "history.html",
         "history.html",
