@@ -82,6 +82,7 @@ def environment(sources: Path) -> jinja2.Environment:
         confidence=f"{statistics.CONFIDENCE:.0%}".replace("%", " %"),
         clocks=published.clocks(),
         labels=published.LABELS,
+        conditions=figures.conditions,
         withheld=figures.withheld,
         proved=figures.proved,
         sizes=figures.size,

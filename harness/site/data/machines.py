@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 
+from harness.measure.conditions import NONE, TCG
 from harness.measure.record import Machine
 
 _SYSTEM = re.compile(r"(?P<name>[A-Za-z]+)(?: GNU/Linux| Linux)? (?P<version>\d[\d.]*)")
 _HYPERVISOR = re.compile(r", under \w+$")
-_ACCELERATORS = {"tcg": "emulated (TCG)", "kvm": "under KVM", "vmm": "under bhyve's vmm"}
+_ACCELERATORS = {TCG: "emulated (TCG)", "kvm": "under KVM", "vmm": "under bhyve's vmm"}
 _UNKNOWN = "unknown"
 
 
@@ -25,9 +26,6 @@ def title(machine: Machine) -> str:
     return f"{system(machine)}, {_HYPERVISOR.sub('', machine.name)}"
 
 
-def accelerator(machine: Machine) -> str:
-    """How a record's guests ran; empty if it has none."""
-    name = machine.accelerator
-    if not name:
-        return ""
-    return _ACCELERATORS.get(name, f"under {name}")
+def accelerator(name: str | None) -> str:
+    """How guests ran; empty if there were none."""
+    return _ACCELERATORS.get(name, f"under {name}") if name and name != NONE else ""

@@ -24,7 +24,7 @@ from harness.site.page import Document, Item, Nav, Page
 def _accelerators(rows: Sequence[ColdStartRow]) -> Sequence[str]:
     """How the guests of the chart ran; `noop` has none."""
     found = {
-        machines.accelerator(entry.summary.machine) or "without an accelerator"
+        machines.accelerator(entry.summary.machine.accelerator) or "without an accelerator"
         for row in rows
         if row.substrate != cold_start.NOOP
         for entry in row.entries.values()
