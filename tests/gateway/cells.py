@@ -16,6 +16,7 @@ from typing import Any
 from harness.errors import MissingPrivilege
 from harness.gateway.envd.interpreter import ARGV, HOME
 from harness.gateway.fleets import disk
+from harness.gateway.fleets.templates import REHEARSED
 from harness.host.process import need
 from harness.paths import cache_directory
 
@@ -72,8 +73,9 @@ class Interpreter:
 
 @contextlib.contextmanager
 def interpreter(at: Path, *, packages: Path | None = None) -> Iterator[Interpreter]:
-    """An interpreter in the root file system of the sandboxes, as their user; `at` is an empty
-    directory. `packages` is a directory of Python packages that it can import besides."""
+    """An interpreter in the root file system of the sandboxes, as their user, and rehearsed as
+    theirs are; `at` is an empty directory. `packages` is a directory of Python packages that it can
+    import besides."""
     if os.geteuid() != 0:
         raise MissingPrivilege("entering the sandboxes' root file system needs root")
     need("debootstrap")
@@ -88,6 +90,8 @@ def interpreter(at: Path, *, packages: Path | None = None) -> Iterator[Interpret
         try:
             started = Interpreter(process)
             assert started.read()["type"] == "ready"
+            for code in REHEARSED:
+                started.rest(started.start(code, rehearsal=True))
             yield started
         finally:
             with contextlib.suppress(ProcessLookupError):

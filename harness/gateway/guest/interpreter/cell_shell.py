@@ -144,6 +144,13 @@ class CellShell(IPython.core.interactiveshell.InteractiveShell):
         finally:
             self.cancelled = False
 
+    def reset(self, new_session=True, aggressive=False):
+        """Of `%reset`, and after a rehearsal. IPython also removes what every module has, such as
+        `__spec__`, without which multiprocessing starts no process by spawn or forkserver."""
+        super().reset(new_session, aggressive)
+        for name, value in vars(types.ModuleType("__main__")).items():
+            self.user_ns.setdefault(name, value)
+
     def enable_gui(self, gui=None):
         if gui not in (None, "inline"):
             raise UsageError(f"a sandbox has no display for {gui}; use %matplotlib inline")
