@@ -215,7 +215,7 @@ with concurrent.futures.ProcessPoolExecutor(1, mp_context=spawn) as pool:
 
 
 def test_the_main_module_has_what_every_module_has(shell: Interpreter) -> None:
-    code = "import sys, types\nset(vars(types.ModuleType('x'))) - set(vars(sys.modules['__main__']))"
+    code = "import sys, types\nset(vars(types.ModuleType('x'))) - set(globals())"
     assert result(shell.run(code))["text"] == "set()"
     assert result(shell.run("%reset -f\n" + code))["text"] == "set()"
 
