@@ -69,7 +69,6 @@ class Context:
         shell.execution_count = self.count
         error = None
         try:
-            interrupts.run()
             with self.loop.in_cell():
                 result = shell.run_cell(code, store_history=True)
             interrupts.end()

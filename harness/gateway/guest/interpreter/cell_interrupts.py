@@ -41,7 +41,10 @@ class Interrupts:
         self._state = BEGUN
 
     def run(self):
-        """Raises KeyboardInterrupt if the cell was interrupted before it ran."""
+        """The cell's own code runs from now on. Before, IPython might ignore a KeyboardInterrupt:
+        it is raised here."""
+        if self._state != BEGUN:
+            return
         self._state = RUNS
         if self._early:
             self._state = IDLE

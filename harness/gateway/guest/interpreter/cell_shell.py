@@ -131,6 +131,10 @@ class CellShell(IPython.core.interactiveshell.InteractiveShell):
 
     system_piped = system_raw = system
 
+    async def run_code(self, code_obj, result=None, *, async_=False):
+        self.interrupts.run()
+        return await super().run_code(code_obj, result, async_=async_)
+
     def _run_to_end(self, coroutine):
         """Run a cell that awaits. An interrupted one is cancelled: it does not go on later."""
         task = self.loop.create_task(coroutine)
