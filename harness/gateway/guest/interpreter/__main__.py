@@ -107,9 +107,12 @@ def main():
     while True:
         try:
             line = requests.next()
-            if not line:
+            if line is None:
                 return
-            request = json.loads(line)
+            try:
+                request = json.loads(line)
+            except ValueError:  # half of a request, whose caller was told
+                continue
             context.interrupts.begin()
             send("begin", cell=request.get("cell"))
             if request.get("rehearsal"):

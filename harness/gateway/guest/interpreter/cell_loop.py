@@ -74,7 +74,7 @@ class Requests:
         os.set_blocking(descriptor, False)
 
     def next(self):
-        """The next line; b"" at the end."""
+        """The next line; None at the end."""
         # Not watched during cells: a cell that awaits would collect the requests behind it.
         self._loop.add_reader(self._descriptor, self._read)
         self._complete = b"\n" in self._arrived
@@ -83,9 +83,8 @@ class Requests:
             with contextlib.suppress(BaseException):
                 self._loop.run_forever()
         self._loop.remove_reader(self._descriptor)
-        line, _, rest = self._arrived.partition(b"\n")
-        self._arrived = rest
-        return bytes(line)
+        line, newline, self._arrived = self._arrived.partition(b"\n")
+        return bytes(line) if newline else None
 
     def _read(self):
         try:
