@@ -192,10 +192,10 @@ STUCK = {
 def test_a_cell_that_does_not_end_when_its_caller_leaves_is_ended(box: Box) -> None:
     contexts = {name: new_context(box) for name in STUCK}
     for name, code in STUCK.items():
-        on = f"def on(): open('/tmp/on-{name}', 'w').close()"
+        on = "def on(): open('/tmp/on', 'w').close()"
         cell(box, f"import os, signal, time\n{on}\nkept = 1", contexts[name])
         with leaving(box, code, contexts[name]):
-            eventually(lambda name=name: box.run(f"rm /tmp/on-{name}")[1] == 0, 60)
+            eventually(lambda: box.run("rm /tmp/on")[1] == 0, 60)
         assert result(cell(box, "1+1"))["text"] == "2"  # other contexts go on
     for context in contexts.values():
         lines = cell(box, "'kept' in dir()", context)

@@ -39,7 +39,9 @@ def test_tasks_go_on_while_no_cell_runs(shell: Interpreter) -> None:
 
 
 def test_a_cell_that_awaits_nothing_holds_up_the_tasks(shell: Interpreter) -> None:
-    code = "import asyncio\nran = []\nasync def run(): ran.append(1)\nasyncio.create_task(run())\nran"
+    code = (
+        "import asyncio\nran = []\nasync def run(): ran.append(1)\nasyncio.create_task(run())\nran"
+    )
     assert result(shell.run(code))["text"] == "[]"
     assert result(shell.run("ran"))["text"] == "[1]"
 
