@@ -19,7 +19,7 @@ from harness.errors import DiskFull, SiteError, UsageError
 from harness.measure.record import digest
 from harness.rig.discovery import OURS, discover
 from harness.site import pages
-from harness.site.builder import check, output, workers
+from harness.site.builder import check, later, output, workers
 from harness.site.builder.digest_cache import CachedJson, DigestCache
 from harness.site.builder.manifest import Manifest, RememberedRun
 from harness.site.builder.renderer import Renderer
@@ -206,6 +206,7 @@ class _Build:
             self.options.address,
             self.matrices,
         )
+        self._later(found)
         self._static()
         self._pages(found)
         pages = [path for path in self.files if path.endswith(".html")]
@@ -259,6 +260,25 @@ class _Build:
         ]
         entries.sort(key=lambda entry: (entry.summary.run_id, entry.page))
         return entries, sorted(left_out, key=lambda one: one.path)
+
+    def _later(self, found: Corpus) -> None:
+        """What the pages of superseded runs say of later ones, where that has changed."""
+        changed = [
+            (entry, text)
+            for entry in found.entries
+            if (text := later.text(found, entry)) != self._known(entry).later
+        ]
+        for _ in workers.spread(self.maker.later, changed, self.jobs, workers.FEW):
+            pass
+        for entry, text in changed:
+            known = self._known(entry)
+            self.after.records[entry.place.shown] = RememberedRun.of(
+                entry.place.shown, known.sha256, known.endings, known.data, text
+            )
+        self.made += sum(one.place.shown in self.before.records for one, _ in changed)
+
+    def _known(self, entry: RecordEntry) -> RememberedRun:
+        return self.after.records[entry.place.shown]
 
     def _static(self) -> None:
         for path in sorted((self.sources / "static").rglob("*")):

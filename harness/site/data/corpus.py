@@ -16,8 +16,9 @@ from harness.claims.published import Figure
 from harness.claims.published import load as load_published
 from harness.errors import RecordError
 from harness.measure import record as records
-from harness.measure import record_digests
+from harness.measure import record_digests, supersession
 from harness.measure.record import RunRecord, Scalar, Series
+from harness.measure.supersession import Measured, Superseded
 from harness.site.data.addresses import slug
 from harness.site.data.record_summary import (
     RecordSummary,
@@ -136,6 +137,15 @@ class Corpus:
         return self._figures.get(id)
 
     @functools.cached_property
+    def superseded(self) -> Mapping[str, Superseded]:
+        """The records that later ones have superseded, by run."""
+        return supersession.superseded([_measured(one.summary) for one in self.entries])
+
+    @functools.cached_property
+    def by_run(self) -> Mapping[str, RecordEntry]:
+        return {one.summary.run_id: one for one in self.entries}
+
+    @functools.cached_property
     def machine(self) -> str | None:
         """The most recently measured machine; a function-only one if there is no other."""
         real = [one for one in self.entries if not one.summary.function_only]
@@ -219,6 +229,21 @@ class Corpus:
             for key, several in self._by_rig.items()
         }
         return {key: several for key, several in found.items() if several}
+
+
+def _measured(one: RecordSummary) -> Measured:
+    return Measured(
+        one.run_id,
+        one.rig,
+        one.profile,
+        one.git,
+        one.machine,
+        one.images,
+        one.patches,
+        one.validity.status,
+        bool(one.function_only),
+        frozenset(series.kind for series in one.series if series.n),
+    )
 
 
 def places(results: Path) -> tuple[Sequence[Place], Sequence[Problem]]:

@@ -49,6 +49,7 @@ def index(corpus: Corpus) -> bytes:
                     "profile": one.summary.profile,
                     "machine": one.summary.machine.id,
                     "validity": one.summary.validity.status,
+                    "superseded_by": _superseded_by(corpus, one),
                     "function_only": one.summary.function_only or None,
                     "series": len(one.summary.series),
                     "page": one.page,
@@ -76,6 +77,11 @@ def index(corpus: Corpus) -> bytes:
             },
         }
     )
+
+
+def _superseded_by(corpus: Corpus, one: RecordEntry) -> Sequence[str] | None:
+    found = corpus.superseded.get(one.summary.run_id)
+    return found.by if found else None
 
 
 def claims_csv(corpus: Corpus) -> bytes:
