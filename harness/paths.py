@@ -12,6 +12,7 @@ from pathlib import Path
 
 __all__ = [
     "AGENT",
+    "ARCHIVE",
     "BUILT_FROM",
     "CHECKOUT",
     "CLAIMS",
@@ -81,6 +82,10 @@ PYTEST_INI = PACKAGE / "rig" / "pytest.ini"
 RECORD_SCHEMA = PACKAGE / "measure" / "schema" / "run-1.json"
 CLAIMS = PACKAGE / "claims" / "claims.yaml"
 CLOCKS = PACKAGE / "claims" / "clocks.yaml"
+
+
+ARCHIVE = "archive"
+"""The directory of superseded records, within that of records; in it is one for each machine."""
 
 
 def front_door(command: str) -> str:

@@ -15,7 +15,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from harness import paths, strict_json
+from harness import paths
 from harness.errors import (
     CoppiceError,
     PluginError,
@@ -23,11 +23,11 @@ from harness.errors import (
     UsageError,
 )
 from harness.host.session import open_run
-from harness.measure import machine
-from harness.measure.record import digest, find
+from harness.measure import benchmark_files, machine
+from harness.measure.record import find
 from harness.measure.selection import INTERLEAVE
-from harness.measure.storage import make_ready, write_atomically
-from harness.rig import measuring_process, summary
+from harness.measure.storage import make_ready
+from harness.rig import measuring_process, repetition, summary
 from harness.rig.discovery import Rig, discover, substrates_of
 from harness.rig.info import RigInfo
 from harness.sandbox.protocol import Tier, refused
@@ -78,6 +78,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--rounds", type=_at_least_1, default=10, metavar="N",
         help="rounds of --interleave (default: 10)",
     )  # fmt: skip
+    repetition.arguments(parser)
     of_rigs = parser.add_argument_group("options of single rigs, which stand in brackets")
     for name, (info, rigs) in sorted(_options_of_rigs().items()):
         # So that it does not look like an option of every rig.
@@ -121,6 +122,7 @@ def main(options: argparse.Namespace) -> int:
         )
     if options.rig is None and not options.all:
         raise UsageError("name a rig, or use --all", hint=f"rigs: {', '.join(sorted(rigs))}")
+    repetition.check(options)
     for tier in options.tier:
         if tier not in tuple(Tier):
             raise UsageError(f"no tier is called {tier!r}", hint=f"tiers: {', '.join(Tier)}")
@@ -135,14 +137,21 @@ def main(options: argparse.Namespace) -> int:
     before = set(find(options.results))
     if options.interleave:
         return _interleave(files, options, infos)
+    code = repetition.repeated(options, lambda: _once(files, options, given))
+    if options.site and set(find(options.results)) - before:
+        code = _build_site(options.results) or code
+    return code
+
+
+def _once(files: list[Path], options: argparse.Namespace, given: Mapping[str, str]) -> int:
+    """One run of the chosen rigs, with the summary of its records."""
+    before = set(find(options.results))
     code = _pytest(files, options, given)
     made = [path for path in find(options.results) if path not in before]
     for line in summary.lines(made) if options.rig else ():
         print(line)
     if made:
-        print(f"\nrecords: {made[0].parent}")
-    if options.site and made:
-        code = _build_site(options.results) or code
+        print(f"\nrecords: {made[0].parent}", flush=True)
     if not made and code == 0:
         raise Unsupported("nothing that was requested can run here", hint="coppice doctor")
     return code
@@ -322,17 +331,5 @@ def _pytest(
             code = measuring_process.run(command, environment or {})
         finally:  # an interrupted run may have stored records, too
             if benchmarks.exists() and benchmarks.stat().st_size:
-                _keep(benchmarks, options.results)
+                benchmark_files.store(benchmarks, options.results)
     return code
-
-
-def _keep(benchmarks: Path, results: Path) -> None:
-    """Store pytest-benchmark's file beside the records, named by its digest."""
-
-    data = strict_json.loads(benchmarks.read_bytes())
-    run_ids = {benchmark["extra_info"].get("run_id") for benchmark in data["benchmarks"]}
-    directories = {path.parent for path in find(results) if path.name[:25] in run_ids}
-    for directory in directories:
-        name = f"{digest(benchmarks)}.pytest-benchmark.json"
-        if not (directory / name).exists():
-            write_atomically(directory / name, benchmarks.read_bytes())

@@ -21,6 +21,7 @@ from harness.host.requirement import Requirement
 from harness.host.run import Run
 from harness.host.session import open_run
 from harness.measure.record import RunRecord, digest, find, load
+from harness.measure.record_digests import beside
 from harness.procedures.ladder import RUNGS
 from harness.rig.discovery import discover
 from harness.rig.recorder import RigRun
@@ -93,9 +94,8 @@ def test_at_concurrency_1_the_rungs_of_an_attempt_are_in_order(results: Path) ->
     assert len(columns[0]) == 12
     for attempt in zip(*columns, strict=True):
         assert list(attempt) == sorted(attempt)
-    beside = list(results.rglob("*.pytest-benchmark.json"))
-    assert [digest(path) for path in beside] == [path.name.split(".")[0] for path in beside]
-    assert len(beside) == 1
+    (path,), (file,) = find(results), results.rglob("*.pytest-benchmark.json")
+    assert file == beside(path)
     assert "substrate noop, tier durable-prewarm-pool, concurrency 1" in done.stdout
     assert f"records: {next(iter(find(results))).parent}" in done.stdout
 

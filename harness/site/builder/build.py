@@ -14,7 +14,7 @@ from typing import Any
 
 from harness import paths
 from harness.claims import claims as claiming
-from harness.claims import published
+from harness.claims import matrices, published
 from harness.errors import DiskFull, SiteError, UsageError
 from harness.measure.record import digest
 from harness.rig.discovery import OURS, discover
@@ -184,6 +184,7 @@ class _Build:
         self.seen = DigestCache(results)
         self.before, self.after = directory.before, Manifest(directory.before.code)
         self.published = published.load(quoted)
+        self.matrices = matrices.load(quoted, self.published)
         self.claims = claiming.load(self.published)
         self.pages = pages.discover()
         render = Renderer(sources, self.pages, options.address)
@@ -203,6 +204,7 @@ class _Build:
             self.known.patches,
             self.options.today or (entries[-1].date if entries else "1970-01-01"),
             self.options.address,
+            self.matrices,
         )
         self._static()
         self._pages(found)

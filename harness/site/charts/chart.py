@@ -22,7 +22,10 @@ from harness.site.data.files import as_csv, as_json
 from harness.site.page import Asset
 
 _STYLE = paths.SITE / "static" / "chart.css"
-COLUMNS = ("what", "n", "failed", "p50", "low", "high", "p95", "unit", "record", "source")
+COLUMNS = (
+    "what", "n", "failed", "p50", "low", "high", "p95", "unit", "record", "source",
+    "state",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,7 @@ class ChartRow:
             one = self.published
             return (
                 self.label, None, None, one.value, None, None, None, one.unit, None, one.source,
+                one.state or None,
             )  # fmt: skip
         if not self.entry or not self.series or figures.withheld(self.entry, self.series):
             return (self.label, *[None] * (len(COLUMNS) - 1))
@@ -60,6 +64,7 @@ class ChartRow:
             tail.value / self.by if tail else None,
             self.series.unit,
             self.entry.raw,
+            None,
             None,
         )
 

@@ -13,9 +13,9 @@ from harness.site.data import cold_start, figures
 from harness.site.data.cold_start import ColdStartRow
 from harness.site.data.corpus import Corpus, RecordEntry
 from harness.site.data.figures import AnySeries
+from harness.site.data.publishers import ORIGINAL
 
 CLAIM = "cubesandbox.readme.cc1"
-_ORIGINAL = "Coppice"
 
 
 def original(corpus: Corpus, tier: str) -> Sequence[Figure]:
@@ -23,7 +23,7 @@ def original(corpus: Corpus, tier: str) -> Sequence[Figure]:
     return [
         one
         for one in corpus.published
-        if one.publisher == _ORIGINAL
+        if one.publisher == ORIGINAL
         and one.dimensions.get("tier") == tier
         and one.dimensions.get("concurrency") == 1
         and one.statistic == "mean"
@@ -70,15 +70,15 @@ def tiers_chart(
                 note(found),
                 warn=found is not None and bool(found[0].status_note),
                 muted=noop,
-                published=[(_ORIGINAL, one) for one in others],
+                published=[(ORIGINAL, one) for one in others],
             )
         )
         table.append(ChartRow(name(row), *(found or (None, None))))
-        table += [ChartRow(f"{_ORIGINAL}: {one.what}", published=one) for one in others]
+        table += [ChartRow(f"{ORIGINAL}: {one.what}", published=one) for one in others]
     claim = corpus.figure(CLAIM)
     line = None
     if claim:
-        line = ReferenceLine(claim, f"CubeSandbox: {claim.as_written}", "advertised; other clock")
+        line = ReferenceLine(claim, f"CubeSandbox: {claim.marked}", "advertised; other clock")
         table.append(ChartRow(f"CubeSandbox: {claim.what}", published=claim))
     title = "Cold start to the first reply, one at a time"
     return Chart(at, title, StripPicture("cold-start", title, strips, line), table)
@@ -110,6 +110,6 @@ def clock_picture(id: str = "clock-drawing") -> ClocksPicture:
         [
             ClockSpan("ours", "stops at the guest's answer", "first-reply"),
             ClockSpan("CubeSandbox", "stops at API response", "resumed", False, False),
-            ClockSpan("Coppice on FreeBSD", "stop not stated", None, False, False),
+            ClockSpan("original Coppice (FreeBSD)", "stop not stated", None, False, False),
         ],
     )

@@ -18,8 +18,9 @@ from harness.measure.statistics import Estimate
 from harness.site.charts import axis, labels, svg
 from harness.site.charts.labels import Mark
 from harness.site.data.figures import divided, get
+from harness.site.data.publishers import within
 
-_TOP, _ROW, _LANE, _BOTTOM = 46, 92, 30, 30
+_TOP, _ROW, _LANE, _BOTTOM, _KEY = 46, 92, 30, 30, 24
 _EDGE = 0.012
 MOST = 800
 """The most dots in a row; beyond, they are sampled evenly."""
@@ -76,7 +77,9 @@ def strip_chart(
     walls = [_x(scale, line.figure.value)] if line and line.figure.value is not None else []
     for number, strip in enumerate(strips):
         parts.append(_strip(strip, scale, _TOP + _ROW * number, unit, walls))
-    return svg.chart(id, title, _describe(strips, line, unit), bottom + _BOTTOM, *parts)
+    key = _key(strips, bottom + _BOTTOM + 14)
+    height = bottom + _BOTTOM + (_KEY if key else 0)
+    return svg.chart(id, title, _describe(strips, line, unit), height, *parts, *key)
 
 
 def values_of(strips: Sequence[Strip], line: ReferenceLine | None) -> list[float]:
@@ -146,8 +149,8 @@ def _strip(strip: Strip, scale: axis.Axis, top: float, unit: str, walls: Sequenc
 def _published(strip: Strip, scale: axis.Axis, y: float, walls: Sequence[float]) -> list[Markup]:
     """Published figures of a row, each a diamond with its label, clear of the dashed line."""
     parts = []
-    known = [(f"{who} {one.as_written}", one.value) for who, one in strip.published
-             if one.value is not None]  # fmt: skip
+    # The key below the axis says whose they are: beside each, a name would not fit on a phone.
+    known = [(one.marked, one.value) for _, one in strip.published if one.value is not None]
     marks = [Mark(_x(scale, value), y, words) for words, value in known]
     for mark, (_, value), spot in zip(
         marks, known, labels.spots(marks, walls, below=False), strict=True
@@ -166,6 +169,20 @@ def _published(strip: Strip, scale: axis.Axis, y: float, walls: Sequence[float])
             )
         )
     return parts
+
+
+def _key(strips: Sequence[Strip], y: float) -> list[Markup]:
+    """Whose the diamonds are."""
+    names = dict.fromkeys(
+        within(who) for strip in strips for who, one in strip.published if one.value
+    )
+    if not names:
+        return []
+    words = f"published by {' and '.join(names)}"
+    return [
+        svg.glyph(_EDGE, y, svg.DIAMOND, "other"),
+        svg.tag("text", words, x=svg.percent(_EDGE), dx=12, y=y + 4, class_="other"),
+    ]
 
 
 def estimate_of(strip: Strip, statistic: str) -> Estimate | None:

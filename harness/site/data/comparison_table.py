@@ -97,7 +97,10 @@ _QUOTED: Mapping[str, Mapping[int, Sequence[str]]] = {
         7: ("coppice.density.jails",),
         8: ("coppice.density.host-32g",),
     },
-    "sdk": {0: ("cubesandbox.e2b",), 8: ("coppice.e2b.calls",)},
+    "sdk": {
+        0: ("cubesandbox.e2b-methods-partial",),
+        8: ("coppice.e2b.calls",),
+    },
 }
 
 

@@ -10,6 +10,8 @@ from pathlib import Path
 
 from harness.claims.claims import Claim
 from harness.claims.claims import load as load_claims
+from harness.claims.matrices import PublishedMatrix
+from harness.claims.matrices import load as load_matrices
 from harness.claims.published import Figure
 from harness.claims.published import load as load_published
 from harness.errors import RecordError
@@ -124,6 +126,7 @@ class Corpus:
     patches: Mapping[str, str] = field(default_factory=dict)
     today: str = ""
     address: str = ""
+    matrices: Sequence[PublishedMatrix] = ()
 
     @functools.cached_property
     def _figures(self) -> Mapping[str, Figure]:
@@ -226,7 +229,7 @@ def places(results: Path) -> tuple[Sequence[Place], Sequence[Problem]]:
     directories: dict[str, str] = {}
     for path in records.find(results):
         directory = path.parent.name
-        shown = f"{directory}/{path.name}"
+        shown = path.relative_to(results).as_posix()
         if directory not in directories:
             directories[directory] = slug(directory)
         stem = f"runs/{directories[directory]}/{slug(path.name.removesuffix('.run.json'))}"
@@ -270,7 +273,8 @@ def load(results: Path, published_directory: Path) -> Corpus:
     entries.sort(key=lambda entry: (entry.summary.run_id, entry.page))
     figures = load_published(published_directory)
     today = entries[-1].date if entries else "1970-01-01"
-    return Corpus(tuple(entries), tuple(left_out), figures, load_claims(figures), today=today)
+    return Corpus(tuple(entries), tuple(left_out), figures, load_claims(figures), today=today,
+                  matrices=load_matrices(published_directory, figures))  # fmt: skip
 
 
 def entry_of(record: RunRecord, stem: str = "runs/a/b", path: Path = Path("none")) -> RecordEntry:

@@ -9,7 +9,7 @@ from xml.sax.saxutils import escape, quoteattr
 from harness import __version__
 from harness.measure.quantity import show
 from harness.measure.record import SCHEMA_FILE
-from harness.site.data import evidence, figures
+from harness.site.data import evidence, figures, machines
 from harness.site.data.corpus import Corpus, RecordEntry
 from harness.site.data.files import as_csv, as_json
 from harness.site.data.linked_data import LICENCE
@@ -22,7 +22,7 @@ _NEWEST = 50
 CLAIM_COLUMNS = (
     "claim", "publisher", "title", "quote", "as_written", "value", "unit", "statistic", "when",
     "source", "verdict", "was", "comparable", "ours", "low", "high", "needed", "machine", "rig",
-    "metric", "record", "why",
+    "metric", "record", "why", "published_state",
 )  # fmt: skip
 
 
@@ -65,6 +65,8 @@ def index(corpus: Corpus) -> bytes:
             "files": {
                 "schema": f"schema/{SCHEMA_FILE.name}",
                 "claims": "claims.csv",
+                "published": "published.json",
+                "published_csv": "published.csv",
                 "dataset": "dataset.jsonld",
                 "crate": "ro-crate-metadata.json",
                 "feed": "feed.xml",
@@ -105,6 +107,7 @@ def claims_csv(corpus: Corpus) -> bytes:
                         judged.answer.metric,
                         found.entry.raw if found else None,
                         judged.answer.why,
+                        one.state or None,
                     )
                 )
     return as_csv(CLAIM_COLUMNS, rows)
@@ -296,7 +299,7 @@ def _summary(one: RecordEntry) -> str:
     if series and one.summary.function_only:
         words = f"function only, {series.metric}: {series.n} of {series.n + series.failed}"
     return ", ".join(
-        part for part in (_state(one.summary), words, one.summary.machine.name) if part
+        part for part in (_state(one.summary), words, machines.title(one.summary.machine)) if part
     )
 
 

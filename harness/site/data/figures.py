@@ -6,16 +6,18 @@ the mark of a suspect run.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 
 from markupsafe import Markup, escape
 
 from harness.claims.published import Figure
 from harness.measure import statistics
+from harness.measure.conditions import Conditions
 from harness.measure.quantity import scale, show, show_interval, thousands
-from harness.measure.record import Scalar, Series
+from harness.measure.record import Scalar, Series, conditions_of
 from harness.measure.statistics import Estimate
+from harness.site.data.addresses import published_page
 from harness.site.data.corpus import RecordEntry, anchor
 from harness.site.data.record_summary import COUNTED, PERCENTILES, SeriesSummary, estimates
 
@@ -108,6 +110,33 @@ def mark(entry: RecordEntry, link: Link) -> Markup:
     )
 
 
+def conditions(entry: RecordEntry, series: AnySeries) -> Conditions:
+    """What the figures of a series must be read with."""
+    if isinstance(series, SeriesSummary):
+        return entry.summary.conditions(series)
+    return conditions_of(series, entry.summary.machine)
+
+
+def notes(entry: RecordEntry, series: AnySeries) -> Sequence[str]:
+    """The same in plain text, for what stands next to a figure.
+
+    Counts are the same on any host, and a function-only run has a mark of its own.
+    """
+    if series.unit == COUNTED or entry.summary.function_only:
+        return ()
+    return conditions(entry, series).notes
+
+
+def noted(entry: RecordEntry, series: AnySeries) -> Markup:
+    """The notes as they stand after a figure; empty where there are none."""
+    found = notes(entry, series)
+    return (
+        Markup(' <small class="conditions">{}</small>').format(", ".join(found))
+        if found
+        else _NO_MARK
+    )
+
+
 def figure(
     entry: RecordEntry, series: AnySeries, statistic: str, link: Link, *, interval: bool = False
 ) -> Markup:
@@ -124,7 +153,7 @@ def figure(
     bounds = show_interval(estimate, series.unit) if interval else ""
     if bounds:
         shown += Markup(' <span class="interval">{}</span>').format(bounds)
-    return shown + mark(entry, link)
+    return shown + noted(entry, series) + mark(entry, link)
 
 
 def divided(estimate: Estimate, by: int) -> Estimate:
@@ -165,7 +194,8 @@ def per(entry: RecordEntry, series: AnySeries, statistic: str, by: int, link: Li
         return figure(entry, series, statistic, link)
     href = f"{link(entry.page)}#{place(entry, series, statistic)}"
     each = divided(estimate, by)
-    return data(each.value, show(each, series.unit), href) + mark(entry, link)
+    shown = data(each.value, show(each, series.unit), href)
+    return shown + noted(entry, series) + mark(entry, link)
 
 
 def derived(
@@ -182,7 +212,7 @@ def derived(
     bounds = show_interval(estimate, unit)
     if bounds:
         shown += Markup(' <span class="interval">{}</span>').format(bounds)
-    return shown + mark(entry, link)
+    return shown + noted(entry, series) + mark(entry, link)
 
 
 def count(
@@ -212,11 +242,23 @@ def clock_figure(entry: RecordEntry, nanoseconds: float, link: Link) -> Markup:
 
 
 def quoted(one: Figure, link: Link) -> Markup:
-    """A published figure as its source writes it, linked to the list of sources."""
-    href = f"{link('published.html')}#{one.id}"
+    """A published figure as its source writes it, linked to the list of sources.
+
+    A withdrawn one is struck through, and it and a superseded one carry a mark.
+    """
+    page = link(published_page(one.topic))
+    href = f"{page}#{one.id}"
     if one.value is None:
-        return Markup('<a href="{}">{}</a>').format(href, one.as_written)
-    return data(one.value, one.as_written, href)
+        shown = Markup('<a href="{}">{}</a>').format(href, one.as_written)
+    else:
+        shown = data(one.value, one.as_written, href)
+    if not one.state:
+        return shown
+    if one.withdrawn:
+        shown = Markup("<s>{}</s>").format(shown)
+    return Markup('{} <a class="mark {}" href="{}">{}</a>').format(
+        shown, one.state, href, one.state
+    )
 
 
 def bytes_text(value: float) -> str:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from harness.measure import statistics
+from harness.measure.conditions import Conditions, Reach, derived
 from harness.measure.record import (
     Facts,
     Git,
@@ -111,7 +112,8 @@ class SeriesSummary:
 
     `number` is its index in the record. `numbers` has the minimum and maximum, then the value and
     bounds of each percentile that n allows. It is a flat list because every build reads thousands
-    of these and uses few.
+    of these and uses few. `stated` are the conditions that its record states, where they differ
+    from those that would be derived.
     """
 
     kind: SeriesKind
@@ -119,6 +121,7 @@ class SeriesSummary:
     failed: int
     number: int
     numbers: Sequence[float | None]
+    stated: Conditions | None = None
 
     @property
     def metric(self) -> str:
@@ -176,8 +179,8 @@ _PLACES = {
 """The index in `numbers` of each statistic, and whether its bounds follow."""
 
 
-def summarise_series(series: Series, number: int) -> SeriesSummary:
-    """The summary of a series."""
+def summarise_series(series: Series, number: int, machine: Machine) -> SeriesSummary:
+    """The summary of a series of a record of this machine."""
     found = estimates(series.samples)
     numbers: list[float | None] = []
     if found:
@@ -186,7 +189,8 @@ def summarise_series(series: Series, number: int) -> SeriesSummary:
     for one in found.values():
         numbers += [one.value, one.low, one.high]
     of = series_kind(series.metric, series.unit, series.better, series.dimensions)
-    return SeriesSummary(of, len(series.samples), len(series.failures), number, numbers)
+    stated = series.conditions if series.conditions != derived(series, machine) else None
+    return SeriesSummary(of, len(series.samples), len(series.failures), number, numbers, stated)
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,6 +223,10 @@ class RecordSummary:
             return self.machine.function_only
         return "the machine itself is emulated" if self.machine.class_ == EMULATED else ""
 
+    def conditions(self, series: SeriesSummary) -> Conditions:
+        """What the figures of one of its series must be read with."""
+        return series.stated or derived(series, self.machine)
+
     def find(self, metric: str, dimensions: Mapping[str, Scalar]) -> SeriesSummary | None:
         """The first series of that metric whose dimensions include all those given."""
         for one in self.series:
@@ -235,7 +243,7 @@ def fits(have: Facts, wanted: Mapping[str, Scalar]) -> bool:
 def summarise(record: RunRecord, sha256: str) -> RecordSummary:
     """The summary of a record."""
     host = dataclasses.replace(record.machine, before={}, after={})
-    series = [summarise_series(one, number) for number, one in enumerate(record.series)]
+    series = [summarise_series(one, number, host) for number, one in enumerate(record.series)]
     return RecordSummary(
         record.run_id,
         record.started,
@@ -290,6 +298,7 @@ def to_json(one: RecordSummary, shared: Shared) -> list[Any]:
                 _share(shared, [k.metric, k.unit, k.better, dict(k.dimensions)]),
                 series.n,
                 series.failed,
+                _as_list(series.stated),
                 *series.numbers,
             ]
             for series in one.series
@@ -297,6 +306,14 @@ def to_json(one: RecordSummary, shared: Shared) -> list[Any]:
         ],
         one.sha256,
     ]
+
+
+def _as_list(stated: Conditions | None) -> list[str | bool | None]:
+    return [stated.accelerator, stated.reach, stated.rehearsed] if stated else []
+
+
+def _stated(data: list[Any]) -> Conditions | None:
+    return Conditions(data[0], Reach(data[1]), data[2]) if data else None
 
 
 def shared_names(data: list[Any]) -> Iterator[str]:
@@ -347,7 +364,12 @@ class Reader:
             Validity(*validity),
             [
                 SeriesSummary(
-                    kinds.get(one[0]) or self._kind(one[0]), one[1], one[2], number, one[3:]
+                    kinds.get(one[0]) or self._kind(one[0]),
+                    one[1],
+                    one[2],
+                    number,
+                    one[4:],
+                    _stated(one[3]),
                 )
                 for number, one in enumerate(lines)
             ],

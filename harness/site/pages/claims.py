@@ -13,6 +13,7 @@ from harness.site.charts.strip import ReferenceLine, Strip, StripPicture
 from harness.site.data import evidence, figures
 from harness.site.data.corpus import Corpus
 from harness.site.data.evidence import Judged
+from harness.site.data.publishers import short
 from harness.site.page import Document, Item, Nav, Page
 
 _MACHINES = 24
@@ -26,7 +27,7 @@ def clocks(claim: Claim, several: Sequence[Judged]) -> ClocksPicture | None:
     theirs = published.clocks()[claim.figure.clock]
     drawn = [
         ClockSpan(
-            claim.figure.publisher,
+            short(claim.figure.publisher),
             theirs.title if theirs.ours else "clock not stated",
             theirs.ours if theirs.ours in EVENTS else None,
             exact=False,
@@ -64,7 +65,7 @@ def chart_of(claim: Claim, several: Sequence[Judged]) -> Chart | None:
         return None
     figure = claim.figure
     line = ReferenceLine(
-        figure, f"{figure.publisher}: {figure.as_written}", f"{figure.statistic}, published"
+        figure, f"{short(figure.publisher)}: {figure.marked}", f"{figure.statistic}, published"
     )
     picture = StripPicture(f"chart-{claim.id}", claim.title, strips, line, figure.unit)
     rows.append(ChartRow(f"{figure.publisher}: {figure.what}", published=figure))

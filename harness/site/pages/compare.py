@@ -11,7 +11,7 @@ from harness.site.page import Document, Item, Nav, Page
 # Figures that cannot be measured here: the kind of sandbox, and its published figures by column.
 _QUOTED = (
     ("CubeSandbox", ("coppice.cube-cold-start", "cubesandbox.june.cc10-p95", "coppice.cube-memory",
-                     "coppice.cube-density", "cubesandbox.e2b")),
+                     "coppice.cube-density", "cubesandbox.e2b-methods-partial")),
     ("FreeBSD jail, ZFS clone", ("coppice.jail-zfs-clone.cc1-table",
                                  "coppice.jail-zfs-clone.cc10-p95", "coppice.memory.jail",
                                  "coppice.density.jails", "")),

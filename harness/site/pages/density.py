@@ -46,7 +46,7 @@ def _curves(
 def _references(corpus: Corpus, ids: dict[str, int], *, round: bool = False) -> Sequence[Reference]:
     """Published figures, by id and N."""
     return [
-        Reference(figure, figure.as_written, n, round)
+        Reference(figure, figure.marked, n, round)
         for id, n in ids.items()
         if (figure := corpus.figure(id))
     ]
@@ -90,7 +90,7 @@ def charts(corpus: Corpus, found: Sequence[MeasuredFleet]) -> dict[str, Chart]:
         *_references(corpus, each),
         *_references(corpus, cube, round=True),
         *(
-            [Reference(advertised, f"CubeSandbox advertises {advertised.as_written}")]
+            [Reference(advertised, f"CubeSandbox advertises {advertised.marked}")]
             if advertised
             else []
         ),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from harness.claims.claims import Claim
-from harness.site.data import evidence
+from harness.site.data import evidence, machines
 from harness.site.data.addresses import slug
 from harness.site.data.corpus import Corpus, RecordEntry
 from harness.site.data.run_list import rows_of
@@ -62,7 +62,7 @@ def _older(
     yield Document(
         path,
         "machine_more.html",
-        f"{part[0].summary.machine.name}: earlier runs",
+        f"{machines.title(part[0].summary.machine)}: earlier runs",
         "Earlier runs of one machine.",
         {"rows": rows_of(part), "main": main, "machine": part[0].summary.machine},
     )
@@ -79,8 +79,8 @@ def _render(corpus: Corpus) -> Iterator[Item]:
         yield Document(
             main,
             "machine.html",
-            machine.name,
-            f"Everything that was measured on {machine.name}.",
+            machines.title(machine),
+            f"Everything that was measured on {machines.title(machine)}.",
             {
                 "machine": machine,
                 "function_only": entries[-1].summary.function_only,

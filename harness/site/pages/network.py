@@ -11,6 +11,7 @@ from harness.site.charts.strip import ReferenceLine, Strip, StripPicture
 from harness.site.data import figures, network
 from harness.site.data.corpus import Corpus
 from harness.site.data.network import RigRecord
+from harness.site.data.publishers import short
 from harness.site.page import Document, Item, Nav, Page
 
 _LABELS = {
@@ -48,7 +49,9 @@ def _rtt_chart(corpus: Corpus, rtt: RigRecord) -> Chart:
     figure = corpus.figure(_RTT)
     line = None
     if figure:
-        line = ReferenceLine(figure, f"Coppice: {figure.as_written}", "pf on FreeBSD, p50")
+        line = ReferenceLine(
+            figure, f"{short(figure.publisher)}: {figure.marked}", "pf on FreeBSD, p50"
+        )
         rows.append(ChartRow(f"{figure.publisher}: {figure.what}", published=figure))
     title = "Round trip, both ends on one core"
     return Chart("charts/rtt", title, StripPicture("rtt", title, strips, line), rows)
@@ -56,7 +59,7 @@ def _rtt_chart(corpus: Corpus, rtt: RigRecord) -> Chart:
 
 def _reference(corpus: Corpus, id: str, n: int) -> Sequence[Reference]:
     figure = corpus.figure(id)
-    return [Reference(figure, f"{figure.publisher} {figure.as_written}", n)] if figure else []
+    return [Reference(figure, f"{short(figure.publisher)} {figure.marked}", n)] if figure else []
 
 
 def _rows(measured: RigRecord, label: str, metric: str, **dimensions: Scalar) -> Sequence[ChartRow]:

@@ -11,8 +11,8 @@ from harness.measure.record import Scalar
 from harness.site.data.addresses import slug
 from harness.site.data.corpus import Corpus, RecordEntry
 from harness.site.data.record_summary import SeriesSummary
+from harness.site.data.tracks import DETAILS
 from harness.site.page import Document, Item, Nav, Page
-from harness.site.pages.history import DETAILS
 
 _MOST = 300
 """The most series on the page, which must load fast on a phone."""

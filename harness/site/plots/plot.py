@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from harness.site.charts.chart import ChartRow, Picture
 from harness.site.data import figures
 from harness.site.data.corpus import Corpus, RecordEntry
+from harness.site.data.publishers import within
 from harness.site.plots.style import Metadata
 
 WIDTH = 3.5
@@ -53,8 +54,8 @@ def caption(plot: Plot, key: str) -> Sequence[str]:
     lines += map(_of_row, ours)
     theirs = {row.published.id: row.published for row in plot.rows if row.published}
     lines += [
-        f"Published by {figure.publisher}, on other machines and with other clocks: {figure.what}: "
-        f"{figure.as_written} ({figure.source})"
+        f"Published by {within(figure.publisher)}, on other machines and with other clocks: "
+        f"{figure.what}: {figure.marked} ({figure.source})"
         for figure in theirs.values()
     ]
     return [line for line in lines if line]
