@@ -19,7 +19,7 @@ from harness.measure.record import Scalar, Series, conditions_of
 from harness.measure.statistics import Estimate
 from harness.site.data.addresses import published_page
 from harness.site.data.corpus import RecordEntry, anchor
-from harness.site.data.record_summary import COUNTED, PERCENTILES, SeriesSummary, estimates
+from harness.site.data.record_summary import COUNTED, PERCENTILES, SeriesSummary, estimates_of
 
 Link = Callable[[str], str]
 """Turns a path below the site's root into an address relative to the page."""
@@ -43,7 +43,7 @@ def known(series: Series) -> Mapping[str, Estimate]:
     # Stored in the object to be freed with it, but not as a field, so that equality ignores it.
     held: dict[str, Mapping[str, Estimate]] = series.__dict__
     if "_known" not in held:
-        held["_known"] = estimates(series.samples)
+        held["_known"] = estimates_of(series)
     return held["_known"]
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from harness.claims import decision, published, systems, verdict
 from harness.claims.claims import Claim
-from harness.site.charts.chart import Chart, ChartRow
+from harness.site.charts.chart import Chart, ChartRow, with_conditions
 from harness.site.charts.clock import EVENTS, ClockSpan, ClocksPicture
 from harness.site.charts.strip import ReferenceLine, Strip, StripPicture
 from harness.site.data import evidence, figures
@@ -66,6 +66,7 @@ def chart_of(claim: Claim, several: Sequence[Judged]) -> Chart | None:
     line = ReferenceLine(
         figure, f"{short(figure.publisher)}: {figure.marked}", f"{figure.statistic}, published"
     )
+    strips = with_conditions(strips, rows)
     picture = StripPicture(f"chart-{claim.id}", claim.title, strips, line, figure.unit)
     rows.append(ChartRow(f"{figure.publisher}: {figure.what}", published=figure))
     return Chart(f"claims/{claim.id}", claim.title, picture, rows)
