@@ -25,6 +25,8 @@ _TABLE = re.compile(
 _LABEL = re.compile(r'aria-label="([^"]*)"')
 _CELL = re.compile(r"<(tr|td|th)\b([^>]*)>")
 _SPAN = re.compile(r'colspan="(\d+)"')
+_LONGEST = 80
+"""Letters of a file's name: the name of a rig may be of any length."""
 _OF_CHART = ", as a table"
 _UNLISTED = ("runs/", "history/")
 """Pages whose tables have no file: a run's page has its whole record as JSON."""
@@ -46,6 +48,7 @@ class _Reader(HTMLParser):
         self.rows: list[list[_Cell]] = []
         self.head = 0
         self._open = False
+        self._hidden = ""
         self.feed(text)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
@@ -53,24 +56,28 @@ class _Reader(HTMLParser):
         if tag == "tr":
             self.rows.append([])
         elif tag in ("td", "th"):
-            spans = (int(facts.get(name) or 1) for name in ("colspan", "rowspan"))
-            self.rows[-1].append(_Cell(*spans))
+            across, down = (int(facts.get(name) or 1) for name in ("colspan", "rowspan"))
+            self.rows[-1].append(_Cell(across, down))
             self._open = True
         elif self._open:
             self.rows[-1][-1].text += " "
+            if facts.get("aria-hidden") == "true":
+                self._hidden = tag
             if tag == "data":
                 self.rows[-1][-1].values.append(str(facts["value"]))
 
     def handle_endtag(self, tag: str) -> None:
         if tag == "thead":
             self.head = len(self.rows)
+        if tag == self._hidden:
+            self._hidden = ""
         if tag in ("td", "th"):
             self._open = False
         elif self._open:
             self.rows[-1][-1].text += " "
 
     def handle_data(self, data: str) -> None:
-        if self._open:
+        if self._open and not self._hidden:
             self.rows[-1][-1].text += data
 
 
@@ -141,6 +148,8 @@ def _labelled(inner: str, columns: Sequence[str]) -> str:
         name = columns[at] if at < len(columns) else ""
         span = _SPAN.search(facts)
         at += int(span[1]) if span else 1
+        if kind == "td" and name == "verdict" and "class=" not in facts:
+            return f'<td{facts} class="verdict">'
         known = kind == "th" or not name or "data-label" in facts or 'class="verdict"' in facts
         return found[0] if known else f'<td{facts} data-label="{html.escape(name)}">'
 
@@ -164,7 +173,7 @@ def finish(path: str, page: bytes) -> tuple[bytes, Mapping[str, bytes]]:
         inner = found["inner"]
         if "cards" in found["facts"]:
             inner = _labelled(inner, grid.columns)
-        target = f"tables/{stem}.{slug(name)}.csv"
+        target = f"tables/{stem}.{slug(name)[:_LONGEST]}.csv"
         if target in files:
             raise SiteError(f"{path} has two tables that are called {name!r}")
         files[target] = _csv(grid)
@@ -176,5 +185,3 @@ def finish(path: str, page: bytes) -> tuple[bytes, Mapping[str, bytes]]:
         )
 
     return _TABLE.sub(replace, page.decode()).encode(), files
-
-
