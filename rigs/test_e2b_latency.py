@@ -16,10 +16,10 @@ import json
 import os
 import struct
 import subprocess
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,7 @@ from harness.measure.clock import calibrated, without_collector
 from harness.measure.collector import Collector
 from harness.measure.record import Clock, Facts, Scalar
 from harness.paths import cache_directory
+from harness.procedures.gate import at_once
 from harness.rig.info import RigInfo
 from harness.rig.recorder import RigRun
 from harness.sandbox.qemu.accelerator import of_microvms
@@ -147,10 +148,8 @@ def over_http(served: GatewayProcess, concurrency: int) -> Iterator[Batch]:
 
     def batch(kind: str, rounds: int) -> Sequence[Sample]:
         samples: list[Sample] = []
-        gate = threading.Barrier(concurrency)
 
         def create(client: Client) -> None:
-            gate.wait()
             try:
                 samples.append(client.once(kind))
             except (SandboxError, OSError, http.client.HTTPException) as error:
@@ -161,11 +160,7 @@ def over_http(served: GatewayProcess, concurrency: int) -> Iterator[Batch]:
             if concurrency == 1:
                 create(clients[0])
             else:
-                threads = [threading.Thread(target=create, args=(client,)) for client in clients]
-                for thread in threads:
-                    thread.start()
-                for thread in threads:
-                    thread.join()
+                at_once([partial(create, client) for client in clients])
             for sample in samples[before:]:
                 if "id" in sample:
                     clients[0].kill(sample["id"])

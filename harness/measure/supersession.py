@@ -69,32 +69,26 @@ def measured(record: RunRecord) -> Measured:
 def superseded(records: Sequence[Measured]) -> Mapping[str, Superseded]:
     """The superseded ones of these records, by run."""
     found = {}
-    of_rig: dict[tuple[str, str], list[Measured]] = {}
+    later: dict[Hashable, list[Measured]] = {}
+    # Newest first: everything in `later` is newer than the record that is looked at.
     for one in sorted(records, key=lambda one: one.run_id, reverse=True):
-        # Newest first: everything in `later` is newer than `one`.
-        later = of_rig.setdefault((one.machine.id, one.rig.id), [])
-        by = _first_after(one, later)
-        if by is not None:
-            changed = dict.fromkeys(name for newer in by for name in changes(one, newer))
-            found[one.run_id] = Superseded([newer.run_id for newer in by], list(changed))
-        later.append(one)
+        place = (one.machine.id, one.rig.id)
+        # A record without any sample is superseded by the next one that has some.
+        wanted: list[Hashable] = [(place, kind) for kind in one.kinds] or [place]
+        firsts = [_first(one, later.get(each, ())) for each in wanted]
+        if all(firsts):
+            by = {newer.run_id: newer for newer in firsts if newer}
+            ordered = [by[id] for id in sorted(by)]
+            changed = dict.fromkeys(name for newer in ordered for name in changes(one, newer))
+            found[one.run_id] = Superseded([newer.run_id for newer in ordered], list(changed))
+        for each in {place, *wanted}:
+            later.setdefault(each, []).append(one)
     return found
 
 
-def _first_after(one: Measured, later: Sequence[Measured]) -> Sequence[Measured] | None:
-    """The first records that measured again all that `one` did; None if some of it was not."""
-    missing = set(one.kinds)
-    by = []
-    for newer in reversed(later):
-        if not _as_good(newer, one):
-            continue
-        # A record without any sample is superseded by the next one that has some.
-        if missing & newer.kinds or not one.kinds:
-            by.append(newer)
-            missing -= newer.kinds
-            if not missing:
-                return by
-    return None
+def _first(one: Measured, later: Sequence[Measured]) -> Measured | None:
+    """The first of these, which are sorted newest first, that supersedes."""
+    return next((newer for newer in reversed(later) if _as_good(newer, one)), None)
 
 
 def _as_good(newer: Measured, older: Measured) -> bool:

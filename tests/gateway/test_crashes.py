@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import http.client
 import json
 import threading
 from collections.abc import Iterator
@@ -46,6 +48,18 @@ def interpret(box: Box, method: str, path: str, body: object = None) -> bytes:
 def cell(box: Box, code: str, context: str | None = None) -> list[Line]:
     body = {"code": code, "context_id": context}
     return [json.loads(line) for line in interpret(box, "POST", "/execute", body).splitlines()]
+
+
+@contextlib.contextmanager
+def leaving(box: Box, code: str, context: str) -> Iterator[None]:
+    """Send a cell and leave at the end of the block."""
+    connection = http.client.HTTPConnection("127.0.0.1", box.served.port, timeout=120)
+    body = json.dumps({"code": code, "context_id": context})
+    connection.request("POST", "/execute", body, box.headers(INTERPRETER, **JSON))
+    try:
+        yield
+    finally:
+        connection.close()
 
 
 def new_context(box: Box, cwd: str = "") -> str:
@@ -108,8 +122,10 @@ def test_contexts_that_end_between_cells_are_started_again(box: Box) -> None:
     interpreters = "cat /proc/[0-9]*/cmdline | tr '\\0' '\\n' | grep -c '^/.*coppice/interpreter'"
     eventually(lambda: box.run(interpreters)[0] == "2\n", 60)  # before anyone asks
     for context, cwd in ((None, "/home/user"), (other, "/tmp")):
-        assert result(cell(box, "import os\nos.getcwd(), 'kept' in dir()", context))["text"] == (
-            f"('{cwd}', False)"
+        lines = cell(box, "import os\nos.getcwd(), 'kept' in dir()", context)
+        assert result(lines)["text"] == f"('{cwd}', False)"
+        assert "Context was restarted: the interpreter ended with signal 9" in (
+            texts(lines, "stderr")
         )
     interpret(box, "DELETE", f"/contexts/{other}")
 
@@ -157,6 +173,77 @@ def test_a_context_that_ended_can_be_restarted_and_removed(box: Box) -> None:
     body = {"code": "1", "context_id": other}
     headers = box.headers(INTERPRETER, **JSON)
     assert box.served.request("POST", "/execute", body, headers)[0] == 404
+
+
+STUCK = {
+    "ignores": "signal.signal(signal.SIGINT, signal.SIG_IGN)\non()\ntime.sleep(600)",
+    "blocks": "signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT, signal.SIGURG])\n"
+    "on()\ntime.sleep(600)",
+    "goes-on": "on()\nwhile True:\n    try: time.sleep(600)\n    except BaseException: pass",
+    "stops": "on()\nos.kill(os.getpid(), signal.SIGSTOP)",
+    "left-its-group": "signal.signal(signal.SIGINT, signal.SIG_IGN)\n"
+    "import subprocess\nsubprocess.Popen(['sleep', '600'])\n"
+    "leader = subprocess.Popen(['sleep', '600'], process_group=0)\n"
+    "os.setpgid(0, leader.pid)\non()\ntime.sleep(600)",
+}
+"""Cells that an interrupt does not end."""
+
+
+def test_a_cell_that_does_not_end_when_its_caller_leaves_is_ended(box: Box) -> None:
+    contexts = {name: new_context(box) for name in STUCK}
+    for name, code in STUCK.items():
+        on = "def on(): open('/tmp/on', 'w').close()"
+        cell(box, f"import os, signal, time\n{on}\nkept = 1", contexts[name])
+        with leaving(box, code, contexts[name]):
+            eventually(lambda: box.run("rm /tmp/on")[1] == 0, 60)
+        assert result(cell(box, "1+1"))["text"] == "2"  # other contexts go on
+    for context in contexts.values():
+        lines = cell(box, "'kept' in dir()", context)
+        assert "an interrupted cell had not ended after 5 s" in texts(lines, "stderr")
+        assert lines[0]["execution_count"] == 1 and result(lines)["text"] == "False"
+        assert texts(cell(box, "1+1", context), "stderr") == ""  # told once
+        interpret(box, "DELETE", f"/contexts/{context}")
+
+
+def test_a_cell_whose_caller_left_before_it_began_is_ended(box: Box) -> None:
+    other = new_context(box)
+    cell(box, "import os, time\nkept = 1", other)
+    waits = "open('/tmp/on', 'w').close()\nwhile not os.path.exists('/tmp/go'): time.sleep(0.01)"
+    first = threading.Thread(target=cell, args=(box, waits, other))
+    first.start()
+    eventually(lambda: box.run("rm /tmp/on")[1] == 0, 60)
+    with leaving(box, "time.sleep(600)", other):
+        pass
+    assert box.run("touch /tmp/go")[1] == 0
+    first.join()
+    assert result(cell(box, "kept", other))["text"] == "1"
+    interpret(box, "DELETE", f"/contexts/{other}")
+
+
+def test_a_caller_who_leaves_while_a_long_cell_is_sent_cuts_nothing_off(box: Box) -> None:
+    other = new_context(box)
+    cell(box, "import os, time\nkept = 1", other)
+    waits = "open('/tmp/on', 'w').close()\nwhile not os.path.exists('/tmp/go'): time.sleep(0.01)"
+    first = threading.Thread(target=cell, args=(box, waits, other))
+    box.run("rm -f /tmp/go")
+    first.start()
+    eventually(lambda: box.run("rm /tmp/on")[1] == 0, 60)
+    long = f"long = '{'x' * 3_000_000}'"  # more than fits where it waits
+    with leaving(box, long, other):
+        pass
+    answers: list[list[Line]] = []
+    threads = [
+        threading.Thread(target=lambda: answers.append(cell(box, f"{long}\nlen(long)", other)))
+        for _ in range(2)
+    ]
+    for thread in threads:
+        thread.start()
+    assert box.run("touch /tmp/go")[1] == 0
+    for thread in (first, *threads):
+        thread.join()
+    assert [result(lines)["text"] for lines in answers] == ["3000000"] * 2
+    assert result(cell(box, "kept", other))["text"] == "1"
+    interpret(box, "DELETE", f"/contexts/{other}")
 
 
 @pytest.mark.parametrize("how", ["restart", "remove"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from harness.claims.published import Figure
-from harness.site.charts.chart import Chart, ChartRow
+from harness.site.charts.chart import Chart, ChartRow, with_conditions
 from harness.site.charts.clock import ClockSpan, ClocksPicture
 from harness.site.charts.rungs import RungsPicture, Wire
 from harness.site.charts.strip import ReferenceLine, Strip, StripPicture
@@ -81,6 +81,7 @@ def tiers_chart(
         line = ReferenceLine(claim, f"CubeSandbox: {claim.marked}", "advertised; other clock")
         table.append(ChartRow(f"CubeSandbox: {claim.what}", published=claim))
     title = "Cold start to the first reply, one at a time"
+    strips = with_conditions(strips, table)
     return Chart(at, title, StripPicture("cold-start", title, strips, line), table)
 
 

@@ -327,7 +327,7 @@ def _words(one: Reference, y: float, plane: _Plane, spot: Spot | None) -> Markup
         )
         return svg.tag("g", line, words)
     share = plane.x(one.n)
-    words = svg.tag(
+    return svg.tag(
         "text",
         one.text,
         x=svg.percent(share),
@@ -336,4 +336,3 @@ def _words(one: Reference, y: float, plane: _Plane, spot: Spot | None) -> Markup
         text_anchor=spot.anchor,
         class_="other",
     )
-    return words

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,10 +15,13 @@ from harness.claims.matrices import PublishedMatrix
 from harness.claims.matrices import load as load_matrices
 from harness.claims.published import Figure
 from harness.claims.published import load as load_published
+from harness.claims.verdict import Mark
 from harness.errors import RecordError
 from harness.measure import record as records
-from harness.measure import record_digests
+from harness.measure import record_digests, supersession
 from harness.measure.record import RunRecord, Scalar, Series
+from harness.measure.supersession import Measured, Superseded
+from harness.site.data import marks
 from harness.site.data.addresses import slug
 from harness.site.data.record_summary import (
     RecordSummary,
@@ -37,6 +41,7 @@ __all__ = [
     "anchor",
     "load",
     "places",
+    "with_marks",
 ]
 
 
@@ -51,15 +56,24 @@ class Place:
 
 @dataclass(frozen=True)
 class RecordEntry:
-    """One record: its summary, and the whole record on demand."""
+    """One record: its summary, and the whole record on demand.
+
+    `marks` says what has changed since it was made (`with_marks`).
+    """
 
     summary: RecordSummary
     place: Place
+    marks: Sequence[Mark] = ()
 
     @functools.cached_property
     def record(self) -> RunRecord:
         """The whole record, read on first use."""
         return records.parse(self.content, self.place.shown)
+
+    @property
+    def unmarked(self) -> RecordEntry:
+        """The same without marks, for pages that depend on this record alone."""
+        return dataclasses.replace(self, marks=())
 
     @property
     def content(self) -> bytes:
@@ -134,6 +148,15 @@ class Corpus:
 
     def figure(self, id: str) -> Figure | None:
         return self._figures.get(id)
+
+    @functools.cached_property
+    def superseded(self) -> Mapping[str, Superseded]:
+        """The records that later ones have superseded, by run."""
+        return supersession.superseded([_measured(one.summary) for one in self.entries])
+
+    @functools.cached_property
+    def by_run(self) -> Mapping[str, RecordEntry]:
+        return {one.summary.run_id: one for one in self.entries}
 
     @functools.cached_property
     def machine(self) -> str | None:
@@ -221,6 +244,21 @@ class Corpus:
         return {key: several for key, several in found.items() if several}
 
 
+def _measured(one: RecordSummary) -> Measured:
+    return Measured(
+        one.run_id,
+        one.rig,
+        one.profile,
+        one.git,
+        one.machine,
+        one.images,
+        one.patches,
+        one.validity.status,
+        bool(one.function_only),
+        frozenset(series.kind for series in one.series if series.n),
+    )
+
+
 def places(results: Path) -> tuple[Sequence[Place], Sequence[Problem]]:
     """The place on the site of every record's file below `results`; and files without one."""
     found: list[Place] = []
@@ -273,8 +311,27 @@ def load(results: Path, published_directory: Path) -> Corpus:
     entries.sort(key=lambda entry: (entry.summary.run_id, entry.page))
     figures = load_published(published_directory)
     today = entries[-1].date if entries else "1970-01-01"
-    return Corpus(tuple(entries), tuple(left_out), figures, load_claims(figures), today=today,
+    marked = with_marks(entries, {}, {}, today)
+    return Corpus(marked, tuple(left_out), figures, load_claims(figures), today=today,
                   matrices=load_matrices(published_directory, figures))  # fmt: skip
+
+
+def with_marks(
+    entries: Sequence[RecordEntry],
+    rigs: Mapping[str, Sequence[str]],
+    patches: Mapping[str, str],
+    today: str,
+) -> Sequence[RecordEntry]:
+    """The entries, which are sorted oldest first, with what has changed since each."""
+    found = marks.of([one.summary for one in entries], rigs, patches, today)
+    return tuple(_marked(*one) for one in zip(entries, found, strict=True))
+
+
+def _marked(entry: RecordEntry, marks: Sequence[Mark]) -> RecordEntry:
+    made = dataclasses.replace(entry, marks=marks)
+    if "record" in entry.__dict__:
+        made.__dict__["record"] = entry.record
+    return made
 
 
 def entry_of(record: RunRecord, stem: str = "runs/a/b", path: Path = Path("none")) -> RecordEntry:

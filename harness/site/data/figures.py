@@ -19,7 +19,7 @@ from harness.measure.record import Scalar, Series, conditions_of
 from harness.measure.statistics import Estimate
 from harness.site.data.addresses import published_page
 from harness.site.data.corpus import RecordEntry, anchor
-from harness.site.data.record_summary import COUNTED, PERCENTILES, SeriesSummary, estimates
+from harness.site.data.record_summary import COUNTED, PERCENTILES, SeriesSummary, estimates_of
 
 Link = Callable[[str], str]
 """Turns a path below the site's root into an address relative to the page."""
@@ -43,7 +43,7 @@ def known(series: Series) -> Mapping[str, Estimate]:
     # Stored in the object to be freed with it, but not as a field, so that equality ignores it.
     held: dict[str, Mapping[str, Estimate]] = series.__dict__
     if "_known" not in held:
-        held["_known"] = estimates(series.samples)
+        held["_known"] = estimates_of(series)
     return held["_known"]
 
 
@@ -95,9 +95,9 @@ _NO_MARK = Markup("")
 
 
 def mark(entry: RecordEntry, link: Link) -> Markup:
-    """The visible mark of a run that is not valid or function-only; otherwise empty."""
+    """The visible marks of a run: not valid, function-only, and what has changed since."""
     status = entry.summary.validity.status
-    if status == "valid" and not entry.summary.function_only:
+    if status == "valid" and not entry.summary.function_only and not entry.marks:
         return _NO_MARK
     found: list[str] = [status] if status != "valid" else []
     if entry.summary.function_only:
@@ -107,6 +107,17 @@ def mark(entry: RecordEntry, link: Link) -> Markup:
             one.replace(" ", "-"), link(entry.page), one
         )
         for one in found
+    ) + _since(entry)
+
+
+def _since(entry: RecordEntry) -> Markup:
+    """The mark of what has changed since a run. The figure's own link leads to the record, which
+    has the command that renews it; pages have too many figures for a second link each."""
+    names = [one.name for one in entry.marks if one.name != "old"]
+    short = [f"{', '.join(names)} changed"] if names else []
+    short += ["old"] if len(names) < len(entry.marks) else []
+    return (
+        Markup(' <small class="since">{}</small>').format(", ".join(short)) if short else _NO_MARK
     )
 
 
@@ -138,9 +149,20 @@ def noted(entry: RecordEntry, series: AnySeries) -> Markup:
 
 
 def figure(
-    entry: RecordEntry, series: AnySeries, statistic: str, link: Link, *, interval: bool = False
+    entry: RecordEntry,
+    series: AnySeries,
+    statistic: str,
+    link: Link,
+    *,
+    interval: bool = False,
+    marked: bool = True,
 ) -> Markup:
-    """A statistic of a series, linked to its row on the run's page, with the run's mark."""
+    """A statistic of a series, linked to its row on the run's page, with the run's marks.
+
+    `marked` is false where another figure of the same run stands beside it in its row.
+    """
+    if not marked:
+        entry = entry.unmarked
     if withheld(entry, series):
         return proved(entry, series, link)
     estimate = get(series, statistic)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from harness.measure import statistics
-from harness.measure.conditions import Conditions, Reach, derived
+from harness.measure.conditions import Conditions, Reach, derived, is_readings
 from harness.measure.record import (
     Facts,
     Git,
@@ -65,18 +65,30 @@ def anchor(record: RunRecord, series: Series) -> str:
     return f"/series/{record.series.index(series)}"
 
 
-def estimates(samples: Sequence[float]) -> dict[str, Estimate]:
-    """Every statistic that the number of samples allows."""
+def estimates_of(series: Series) -> dict[str, Estimate]:
+    """Every statistic that the number of samples allows.
+
+    Repeated readings of one meter have a median and no interval, and nothing further out.
+    """
+    samples = series.samples
     if not samples:
         return {}
+    stated = series.conditions
+    if stated.readings if stated else is_readings(series.metric):
+        middle = Estimate(statistics.percentile(samples, 50), None, None)
+        return {"min": _exact(min(samples)), "p50": middle, "max": _exact(max(samples))}
     ordered = sorted(samples)
-    found = {"min": Estimate(ordered[0], None, None)}
+    found = {"min": _exact(ordered[0])}
     for name, percent in PERCENTILES.items():
         one = statistics.estimate_ordered(ordered, percent)
         if percent == 50 or one.bounded:
             found[name] = one
-    found["max"] = Estimate(ordered[-1], None, None)
+    found["max"] = _exact(ordered[-1])
     return found
+
+
+def _exact(value: float) -> Estimate:
+    return Estimate(value, None, None)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -181,7 +193,7 @@ _PLACES = {
 
 def summarise_series(series: Series, number: int, machine: Machine) -> SeriesSummary:
     """The summary of a series of a record of this machine."""
-    found = estimates(series.samples)
+    found = estimates_of(series)
     numbers: list[float | None] = []
     if found:
         numbers += [found.pop("min").value, found.pop("max").value]
@@ -309,11 +321,13 @@ def to_json(one: RecordSummary, shared: Shared) -> list[Any]:
 
 
 def _as_list(stated: Conditions | None) -> list[str | bool | None]:
-    return [stated.accelerator, stated.reach, stated.rehearsed] if stated else []
+    if stated is None:
+        return []
+    return [stated.accelerator, stated.reach, stated.rehearsed, stated.readings]
 
 
 def _stated(data: list[Any]) -> Conditions | None:
-    return Conditions(data[0], Reach(data[1]), data[2]) if data else None
+    return Conditions(data[0], Reach(data[1]), *data[2:]) if data else None
 
 
 def shared_names(data: list[Any]) -> Iterator[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from harness.measure.record import Scalar
-from harness.site.charts.chart import Chart, ChartRow
+from harness.site.charts.chart import Chart, ChartRow, with_conditions
 from harness.site.charts.scaling import Curve, Point, Reference, ScalingPicture
 from harness.site.charts.strip import ReferenceLine, Strip, StripPicture
 from harness.site.data import figures, network
@@ -54,6 +54,7 @@ def _rtt_chart(corpus: Corpus, rtt: RigRecord) -> Chart:
         )
         rows.append(ChartRow(f"{figure.publisher}: {figure.what}", published=figure))
     title = "Round trip, both ends on one core"
+    strips = with_conditions(strips, rows)
     return Chart("charts/rtt", title, StripPicture("rtt", title, strips, line), rows)
 
 
