@@ -17,8 +17,8 @@ from harness.site.page import Document, Item, Nav, Page
 _NAMES = {
     "private": "private: a full copy each",
     "mapped": "mapped: one checkpoint file",
-    "merged": "merged: mapped, equal pages merged",
-    "forked": "forked: all memory of one VMM",
+    "merged": "merged: equal pages",
+    "forked": "forked: one VMM's memory",
 }
 _ACROSS = "sandboxes from one checkpoint"
 
@@ -82,11 +82,7 @@ def charts(corpus: Corpus, found: Sequence[MeasuredFleet]) -> dict[str, Chart]:
     of_total = _references(corpus, None)
     of_each = [
         *_references(corpus, "bring-up"),
-        *(
-            [Reference(advertised, f"CubeSandbox advertises {advertised.as_written}")]
-            if advertised
-            else []
-        ),
+        *([Reference(advertised, f"CubeSandbox {advertised.marked}")] if advertised else []),
     ]
     total = ScalingPicture(
         "density-total",
