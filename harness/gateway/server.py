@@ -8,6 +8,7 @@ import ipaddress
 import logging
 import os
 import resource
+import signal
 import socket
 import threading
 from collections.abc import Iterator
