@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from datetime import date, timedelta
 from pathlib import Path
 
+from harness.claims import answering
 from harness.claims.claims import Answer
 from harness.measure import record
 from harness.measure.record import RunRecord, Series
@@ -191,7 +192,7 @@ def test_no_answer_picks_one_of_several_series(kept: Path) -> None:
     for one in (answer for claim in known.claims for answer in claim.answers if not answer.pooled):
         for machine in known.machines:
             kinds = known.series_of(one.rig, machine, one.metric)
-            fitting = [kind for kind in kinds if evidence.answers(kind, one)]
+            fitting = [kind for kind in kinds if answering.answers(kind.dimensions, one)]
             assert len(fitting) < 2, (one, [kind.dimensions for kind in fitting])
             looked += len(fitting)
     assert looked > 20

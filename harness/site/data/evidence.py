@@ -7,13 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
 
-from harness.claims import decision, systems, verdict
+from harness.claims import answering, decision, systems, verdict
 from harness.claims.claims import Answer, Claim
 from harness.claims.verdict import Evidence, Finding, Verdict
 from harness.measure.record import Series
-from harness.site.data.cold_start import NOOP
 from harness.site.data.corpus import Corpus, RecordEntry, SeriesAt
-from harness.site.data.record_summary import SeriesKind, SeriesSummary, fits
+from harness.site.data.record_summary import SeriesKind, SeriesSummary
 
 _STATES = ("failed", "suspect", "valid")
 _HOW_MANY = ("n", "concurrency", "others")
@@ -92,7 +91,7 @@ def find(corpus: Corpus, answer: Answer, machine: str | None) -> Found | None:
     newest of equals. What has changed since a record was made changes nothing.
     """
     by_kind = corpus.series_of(answer.rig, machine, answer.metric)
-    kinds = [kind for kind in by_kind if answers(kind, answer)]
+    kinds = [kind for kind in by_kind if answering.answers(kind.dimensions, answer)]
     if answer.every_record and (several := _every(corpus, by_kind, kinds)):
         newest, *others = (_found(entry, kinds, answer) for entry in several)
         return dataclasses.replace(newest, others=tuple(others))
@@ -156,20 +155,6 @@ def _rank(entry: RecordEntry, series: SeriesSummary) -> Rank:
     one = entry.summary
     validity = _STATES.index(one.validity.status)
     return validity, not one.conditions(series).emulated, one.profile == "full"
-
-
-def answers(kind: SeriesKind, answer: Answer) -> bool:
-    """Whether a series matches.
-
-    `noop` has no sandbox, so it answers no claim about one. An endpoint's series answers only where
-    its system is named. A dimension of null must be absent.
-    """
-    have, wanted = kind.dimensions, answer.where
-    if have.get("substrate") == NOOP and "substrate" not in wanted:
-        return False
-    if systems.NAMED_BY in have and systems.NAMED_BY not in wanted:
-        return False
-    return fits({**dict.fromkeys(wanted), **have}, wanted)
 
 
 def judged(corpus: Corpus, claim: Claim, machine: str | None) -> Sequence[Judged]:
