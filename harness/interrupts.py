@@ -11,6 +11,7 @@ import contextlib
 import os
 import signal
 import stat
+import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -21,6 +22,8 @@ from harness.errors import Interrupted
 TERMINATION = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 SAME_S = {signal.SIGINT: 0.005, signal.SIGTERM: 1.0, signal.SIGHUP: 1.0}
 """A user may press Ctrl-C twice within a second, and then means it."""
+LATER_S = 1.1
+"""An interrupt that was lost is repeated after this time: more than SAME_S, so that it counts."""
 
 
 class Requests:
@@ -91,6 +94,27 @@ def raise_from_now_on() -> None:
     for number in TERMINATION:
         if number == signal.SIGINT or signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _raise)
+    repeat_lost()
+
+
+def repeat_lost() -> None:
+    """Raise an interrupt again that came in a finaliser or a callback of the garbage collector or
+    of an import: Python only prints what is raised there, and would go on."""
+    if getattr(sys.unraisablehook, "repeats", False):
+        return
+    shown = sys.unraisablehook
+
+    def repeat(lost: sys.UnraisableHookArgs) -> None:
+        if not isinstance(lost.exc_value, KeyboardInterrupt):
+            shown(lost)
+            return
+        # Later, since what is raised in this hook would be lost as well.
+        again = threading.Timer(LATER_S, os.kill, (os.getpid(), requests.first or signal.SIGINT))
+        again.daemon = True
+        again.start()
+
+    repeat.repeats = True  # type: ignore[attr-defined]
+    sys.unraisablehook = repeat
 
 
 @contextlib.contextmanager

@@ -12,6 +12,8 @@ from pathlib import Path
 
 __all__ = [
     "AGENT",
+    "ARCHIVE",
+    "BESIDE",
     "BUILT_FROM",
     "CHECKOUT",
     "CLAIMS",
@@ -82,8 +84,13 @@ PYTEST_INI = PACKAGE / "rig" / "pytest.ini"
 PYTEST_PROCESS = PACKAGE / "rig" / "pytest_process.py"
 """The program that it starts."""
 RECORD_SCHEMA = PACKAGE / "measure" / "schema" / "run-1.json"
+BESIDE = PACKAGE / "claims" / "beside.yaml"
 CLAIMS = PACKAGE / "claims" / "claims.yaml"
 CLOCKS = PACKAGE / "claims" / "clocks.yaml"
+
+
+ARCHIVE = "archive"
+"""The directory of superseded records, within that of records; in it is one for each machine."""
 
 
 def front_door(command: str) -> str:

@@ -1,7 +1,8 @@
 """Cold start: from the caller's request until a sandbox has replied, run a process, touched memory.
 
 One test per substrate, tier and concurrency; each writes one run record with the whole ladder.
-No test fails because something is slow.
+Afterwards, one at a time, cold starts whose first program no rehearsal has run
+(harness/procedures/unrehearsed.py). No test fails because something is slow.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import enum
 import functools
 import itertools
+import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -23,14 +25,16 @@ from harness.measure.benchmark import STOPWATCH
 from harness.measure.clock import cold_start_clock, without_collector
 from harness.measure.record import Facts, Failure, Scalar, Series
 from harness.paths import cache_directory
+from harness.procedures import unrehearsed
 from harness.procedures.ladder import RUNGS, Climb, climb_together, conclude
 from harness.procedures.launcher import Launcher
+from harness.procedures.unrehearsed import Attempt, Missing, drawn
 from harness.rig.discovery import OURS, substrates_of
 from harness.rig.info import RigInfo
 from harness.rig.recorder import RigRun
 from harness.rig.stages import ANSWERED
 from harness.rig.tasks import Task
-from harness.sandbox.protocol import Sharing, Tier, load, registered
+from harness.sandbox.protocol import Role, Sharing, Tier, load, registered
 
 
 def tasks() -> Sequence[Task]:
@@ -57,6 +61,7 @@ RIG = RigInfo(
         "ef52bd1a1b2c2819004f512c8996648866dfaa336172c3126cee8896127fbeb5",
         "53d608701a6365e0c13ae3b6b3b00548f00b5c1d9f355ae132f12d072cc59463",
         "042e4764797b146d2b5b4c00659c9653dec806a7625588a0db87cef2c818023f",
+        "eea649ed6a0a3cf045eadb1281ffcf9068bca4bae047974d970e0700cb9ea877",
     ),
 )
 TIMEOUT_S = 120.0
@@ -97,6 +102,9 @@ FORKED = {
     "full": {1: 400, 10: 100, 50: 100},
 }
 """Attempts per concurrency for sandboxes forked on demand."""
+
+OTHER_PROGRAMS = {"smoke": 1, "quick": 6, "full": 60}
+"""Attempts with a first program that no rehearsal has run, over all programs, one at a time."""
 
 
 class Vmm(enum.StrEnum):
@@ -186,7 +194,34 @@ def series_of(rung: str, dimensions: Facts, warmup: list[Climb], climbs: list[Cl
     )
 
 
-def measure(case: Case, run: Run, rig_run: RigRun, count: int) -> list[Series]:
+def other_programs(
+    launcher: Launcher, own_kernel: bool, count: int, chance: random.Random
+) -> list[Attempt]:
+    """Cold starts whose first program is not the rehearsed one, as long as sandboxes have it."""
+    found: list[Attempt] = []
+    missing = set[str]()
+    for program in drawn(count, chance):
+        if program in missing:
+            continue
+        try:
+            launcher.ready(1)
+        except SandboxError as error:
+            why = f"the pool could not be filled: {error.args[0]}"
+            found.append(Attempt(program, Climb({}, why)))
+            continue
+        with without_collector():
+            try:
+                climb = unrehearsed.climb(launcher.acquire, program, TIMEOUT_S)
+            except Missing as error:
+                launcher.release(error.args[0])
+                missing.add(program)
+                continue
+        conclude([climb], launcher.release, own_kernel)
+        found.append(Attempt(program, climb))
+    return found
+
+
+def measure(case: Case, run: Run, rig_run: RigRun, count: int, others: int) -> list[Series]:
     """Measure one case and return its series; `rig_run` learns the images and the accelerator."""
     substrate = load(case.substrate)
     template = substrate.prepare(run, cache_directory(), case.tier)
@@ -225,6 +260,12 @@ def measure(case: Case, run: Run, rig_run: RigRun, count: int) -> list[Series]:
                 climbs = start(count, upto)
                 rungs = RUNGS[:3] if upto == "first-reply" else (upto,)
                 series += [series_of(rung, dimensions, warmup, climbs) for rung in rungs]
+        # `noop` has no programs.
+        if case.concurrency == 1 and substrate.role is not Role.CONTROL:
+            # Drawn from the run's id, which is in the record.
+            chance = random.Random(rig_run.run_id)
+            made = other_programs(launcher, substrate.own_kernel, others, chance)
+            series += unrehearsed.series(made, dimensions)
         rig_run.end()
     return series
 
@@ -238,10 +279,11 @@ def test_cold_start(
     count = case.attempts(profile)
     if count == 0:
         pytest.skip(f"not in the {profile} profile: run with --profile full")
-    series = measure(case, run, rig_run, count)
+    series = measure(case, run, rig_run, count, OTHER_PROGRAMS[profile])
     claimed = next(rung for rung in series if rung.metric == CLAIMED_RUNG)
     repeat = {"substrate": case.substrate, "tier": str(case.tier)}
-    record = rig_run.write(RIG, Path(__file__), series, cold_start_clock(), repeat)
+    clock = cold_start_clock({unrehearsed.METRIC: unrehearsed.STOP})
+    record = rig_run.write(RIG, Path(__file__), series, clock, repeat)
     assert claimed.samples, (
         f"no cold start succeeded; the first failure: {claimed.failures[0].reason}"
     )

@@ -69,7 +69,10 @@ RIG = RigInfo(
         "n": "sizes of fleets, such as 8,50",
     },
     check=planned,
-    measured_alike=("a532161bc8c591b306bbea26466a8eb0e0e14fd1d8ca2980668b5a2065a3266d",),
+    measured_alike=(
+        "a532161bc8c591b306bbea26466a8eb0e0e14fd1d8ca2980668b5a2065a3266d",
+        "72cef04e884cde27a4e9055ddbb6f1de3ca826e8919eac47897bdfb5fc5f29fa",
+    ),
 )
 
 
@@ -85,7 +88,7 @@ def set_up(
 ) -> list[Stand]:
     """Every column that can run here. Adds to `series` why each of the others cannot."""
     stands, images, tools = list[Stand](), dict[str, Image](), list[str]()
-    accelerator = None
+    accelerators: dict[str, str | None] = {}
     most = max((CONCURRENCIES.get(part, 1) for part in plan.parts), default=1)
     for column in plan.columns:
         try:
@@ -96,8 +99,9 @@ def set_up(
         stands.append(stand)
         images |= {f"{image.name} {image.sha256}": image for image in stand.template.images}
         tools += stand.substrate.tools
-        accelerator = accelerator or stand.template.accelerator
-    rig_run.prepared(list(images.values()), accelerator, sorted(set(tools)))
+        accelerators[column.substrate] = stand.template.accelerator
+    of_guests = next(filter(None, accelerators.values()), None)
+    rig_run.prepared(list(images.values()), of_guests, sorted(set(tools)), accelerators)
     return stands
 
 

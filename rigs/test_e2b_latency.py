@@ -16,10 +16,10 @@ import json
 import os
 import struct
 import subprocess
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 
 from harness.errors import SandboxError, Unsupported
 from harness.gateway.compat.environments import PYTHON, newest
+from harness.gateway.fleets.microvm import ENVD
 from harness.gateway.gateway_process import GatewayProcess, running_gateway
 from harness.gateway.requirements import requirements
 from harness.host.run import Run
@@ -36,8 +37,10 @@ from harness.measure.clock import calibrated, without_collector
 from harness.measure.collector import Collector
 from harness.measure.record import Clock, Facts, Scalar
 from harness.paths import cache_directory
+from harness.procedures.gate import at_once
 from harness.rig.info import RigInfo
 from harness.rig.recorder import RigRun
+from harness.sandbox.qemu.accelerator import of_microvms
 
 TEMPLATE = "code-interpreter-v1"
 CONCURRENCIES = {"smoke": (1, 2), "quick": (1, 10), "full": (1, 10, 50)}
@@ -62,7 +65,10 @@ RIG = RigInfo(
     claims=("cubesandbox-e2b-create",),
     tools=("qemu-system-x86_64",),
     requirements=requirements,
-    measured_alike=("6def5e452b02e9eb4b06e7dd2a720373c6bd59022cf30543840803b513cdb778",),
+    measured_alike=(
+        "6def5e452b02e9eb4b06e7dd2a720373c6bd59022cf30543840803b513cdb778",
+        "bfc6cd2ad294798d05794a414e2ec26b284f766bff1679ef8676e4e6f4063914",
+    ),
 )
 Sample = Mapping[str, Any]
 Batch = Callable[[str, int], Sequence[Sample]]
@@ -142,10 +148,8 @@ def over_http(served: GatewayProcess, concurrency: int) -> Iterator[Batch]:
 
     def batch(kind: str, rounds: int) -> Sequence[Sample]:
         samples: list[Sample] = []
-        gate = threading.Barrier(concurrency)
 
         def create(client: Client) -> None:
-            gate.wait()
             try:
                 samples.append(client.once(kind))
             except (SandboxError, OSError, http.client.HTTPException) as error:
@@ -156,11 +160,7 @@ def over_http(served: GatewayProcess, concurrency: int) -> Iterator[Batch]:
             if concurrency == 1:
                 create(clients[0])
             else:
-                threads = [threading.Thread(target=create, args=(client,)) for client in clients]
-                for thread in threads:
-                    thread.start()
-                for thread in threads:
-                    thread.join()
+                at_once([partial(create, client) for client in clients])
             for sample in samples[before:]:
                 if "id" in sample:
                     clients[0].kill(sample["id"])
@@ -255,7 +255,8 @@ def test_e2b_latency(benchmark: BenchmarkFixture, run: Run, rig_run: RigRun, pro
         running_gateway(run, "--substrate", "noop") as nothing,
     ):
         served.wait_for_pool(TEMPLATE, pool)
-        rig_run.prepared((), None, RIG.tools)
+        ran_by = of_microvms(run, cache_directory(), ENVD)
+        rig_run.prepared((), ran_by, RIG.tools)
         rig_run.begin()
         with without_collector():
             measure(nothing, "noop", profile, pool, into)

@@ -24,11 +24,13 @@ from harness.measure.collector import Collector
 from harness.measure.record import Clock, Facts
 from harness.network.cubenet import open_cubenet
 from harness.network.requirements import requirements
+from harness.paths import cache_directory
 from harness.procedures.linux_only import require_linux
 from harness.procedures.network_paths import OpenPath, open_paths
 from harness.procedures.peers import build, eventually
 from harness.rig.info import RigInfo
 from harness.rig.recorder import RigRun
+from harness.sandbox.qemu.accelerator import of_microvms
 
 RIG = RigInfo(
     id="net-rtt",
@@ -40,6 +42,7 @@ RIG = RigInfo(
         "367bf8f60151c349153ccafbaa860de7672286082abcc25acb0fdfcf1a5e294c",
         "e9c3aaf7d6ebb12c0ea7567538ea101cc8e1841b98bd24ac8112d5694347c354",
         "af8bea9cce41c5d5b21c9c2cb12920320546aee37a3ffd5075174d3f4b483f97",
+        "478634e6f4d83fe39a2a0e540f25b7e442cca51c663323fc501ff783d700acf6",
     ),
 )
 NETPERF_PORT, EXCHANGE_PORT = "12865", "12900"
@@ -145,7 +148,9 @@ def test_net_rtt(benchmark: BenchmarkFixture, run: Run, rig_run: RigRun, profile
         net = stack.enter_context(open_cubenet(run))
         own = build("exchange", run.directory)
         clients = [client(path, own) for path in open_paths(run, net, stack)]
-        rig_run.prepared((), None, ("netperf", "qemu-system-x86_64"))
+        guests = any(each.path.path == "microvm" for each in clients)
+        ran_by = of_microvms(run, cache_directory()) if guests else None
+        rig_run.prepared((), ran_by, ("netperf", "qemu-system-x86_64"))
         rig_run.begin()
         for number in range(plan.passes):
             for each in clients if number % 2 == 0 else reversed(clients):

@@ -25,11 +25,13 @@ from harness.measure.collector import Collector
 from harness.measure.record import Clock, Facts
 from harness.network.cubenet import open_cubenet
 from harness.network.requirements import requirements
+from harness.paths import cache_directory
 from harness.procedures.linux_only import require_linux
 from harness.procedures.network_paths import OpenPath, open_paths
 from harness.procedures.peers import eventually
 from harness.rig.info import RigInfo
 from harness.rig.recorder import RigRun
+from harness.sandbox.qemu.accelerator import of_microvms
 
 RIG = RigInfo(
     id="net-throughput",
@@ -41,6 +43,7 @@ RIG = RigInfo(
         "d75604e6b0b8dc84f82e31c68563399152837996179dcc615ea6c4db1d114b2b",
         "9aa71a2d08dae48c0bc4c04daf4ea19814a33df7eb032034ec36ac24a51200b2",
         "2f76d64320ebe885814de47be86688d301ad795ad82b66b1a41a54081b3ae6c8",
+        "a6b6c6a1ec00bd5e6f96492ebd4457b4caafec9ad2945dbaa294b7406fa4a20c",
     ),
 )
 PORT = "5201"
@@ -121,7 +124,9 @@ def test_net_throughput(
     with ExitStack() as stack:
         net = stack.enter_context(open_cubenet(run))
         clients = [client(path) for path in open_paths(run, net, stack)]
-        rig_run.prepared((), None, ("iperf3", "qemu-system-x86_64"))
+        guests = any(each.path.path == "microvm" for each in clients)
+        ran_by = of_microvms(run, cache_directory()) if guests else None
+        rig_run.prepared((), ran_by, ("iperf3", "qemu-system-x86_64"))
         rig_run.begin()
         for number in range(plan.passes):
             for each in clients if number % 2 == 0 else reversed(clients):

@@ -21,13 +21,13 @@ between, finds it in neither.
 
 As a control, the same is measured for a change in two steps, which removes everything and then adds
 the new policy: this shows that the method detects a change that is not atomic.
+
+Deny by default is checked by itself: the same datagrams are sent to a neighbour that no rule
+admits, before any policy and across such changes (harness/procedures/denial.py).
 """
 
 from __future__ import annotations
 
-import array
-import bisect
-import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -38,7 +38,7 @@ from pathlib import Path
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from harness.errors import SandboxError, UsageError
+from harness.errors import UsageError
 from harness.host.process import need
 from harness.host.run import Run
 from harness.measure.benchmark import STOPWATCH
@@ -48,7 +48,8 @@ from harness.measure.record import Clock, Facts
 from harness.network.cubenet import NOTHING
 from harness.network.policy import Policy
 from harness.network.protocol import Network
-from harness.procedures import packet_filters
+from harness.procedures import denial, packet_filters
+from harness.procedures.datagrams import Traffic, flowing
 from harness.procedures.peers import build
 from harness.rig.info import RigInfo
 from harness.rig.recorder import RigRun
@@ -70,7 +71,7 @@ def planned(options: Mapping[str, str], profile: str = "quick") -> int:
 RIG = RigInfo(
     id="policy-enforcement",
     title="From which packet on a changed policy is obeyed",
-    claims=("coppice-policy-enforcement",),
+    claims=("coppice-policy-enforcement", "coppice-deny-by-default"),
     tools=packet_filters.COMPILER,
     requirements=packet_filters.requirements,
     check=planned,
@@ -82,6 +83,7 @@ RIG = RigInfo(
         "c9211fadafad84cb5b13273fd6e04c0178736af87144a3729f2afc25c38e712f",
         "d3a0567b2d9b04ad4bb0538bd10622f5fb5d32014ea8822d7a3e4cce9d02e528",
         "d31669970614d46bd1be98e5933319ca097fe436ccee5e79e86c9e0ba6b50f43",
+        "4bd15fe267e2c5d1f0ee56c6b84771a36611cc632daf0d5a7bd707f12b536708",
     ),
 )
 KEPT, FIRST, SECOND, NEVER = PORTS = (9001, 9002, 9003, 9004)
@@ -137,42 +139,13 @@ def policies(address: str, case: Case) -> Sequence[Policy]:
     ]
 
 
-@dataclass(frozen=True)
-class Traffic:
-    """When each datagram was sent, and whether it arrived, both by its number."""
-
-    sent_ns: Sequence[int]
-    arrived: bytearray
-
-    def port(self, number: int) -> int:
-        return PORTS[number % len(PORTS)]
-
-    def between(self, start_ns: int, end_ns: int) -> range:
-        """The numbers of the datagrams that were sent, and had left, between two times."""
-        begin = bisect.bisect_left(self.sent_ns, start_ns)
-        # A datagram has left for certain only when the time of the next was taken.
-        return range(begin, bisect.bisect_left(self.sent_ns, end_ns, begin) - 1)
-
-
 def flip(net: Network, run: Run, case: Case, stack: ExitStack) -> tuple[Traffic, Sequence[Change]]:
     """Send while changing the policy; the traffic and the changes."""
     answers = stack.enter_context(packet_filters.open_endpoint(run, net))
     asks = stack.enter_context(packet_filters.open_endpoint(run, net))
     first, second = policies(answers.address, case)
     net.apply(asks.id, first)
-    sender = stack.enter_context(packet_filters.peer(run, asks))
-    receiver = stack.enter_context(packet_filters.peer(run, answers))
-    sender.pin(0)
-    receiver.pin(1)
-    ports = [str(port) for port in PORTS]
-    arrived, sent = run.directory / f"arrived-{asks.id}", run.directory / f"sent-{asks.id}"
-    sink = receiver.start([str(build("sink", run.directory)), str(arrived), *ports], listens=True)
-    _ready(sink)
-    flood = sender.start(
-        [str(build("flood", run.directory)), answers.address, str(sent), str(case.rate), *ports],
-        listens=True,
-    )
-    _ready(flood)
+    flow = stack.enter_context(flowing(run, asks, answers, case.rate, PORTS))
     made = []
     for turn in range(case.changes + 2):  # the first and the last lack a neighbour that bounds them
         time.sleep(case.in_force_s)
@@ -182,42 +155,16 @@ def flip(net: Network, run: Run, case: Case, stack: ExitStack) -> tuple[Traffic,
         net.apply(asks.id, first if turn % 2 else second)
         allowed, denied = (FIRST, SECOND) if turn % 2 else (SECOND, FIRST)
         made.append(Change(called, now_ns(), allowed, denied))
-    _finish(flood)
-    time.sleep(IN_FORCE_S)
-    lost = int(_finish(sink))
-    if lost:
-        raise SandboxError(
-            f"the receiver's socket dropped {lost} datagrams, so losses do not show enforcement",
-            hint="coppice run policy-enforcement --rate DATAGRAMS_PER_SECOND",
-        )
-    return _traffic(sent, arrived), made
+    return flow.traffic(), made
 
 
-def _ready(process: subprocess.Popen[bytes]) -> None:
-    assert process.stdout
-    line = process.stdout.readline()
-    if line != b"ready\n":
-        output = (line + process.stdout.read()).decode()
-        raise SandboxError(f"the traffic program did not start: {output}")
-
-
-def _finish(process: subprocess.Popen[bytes]) -> str:
-    output, _ = process.communicate(timeout=60)
-    if process.returncode:
-        raise SandboxError(
-            f"the traffic program exited with {process.returncode}: {output.decode()}"
-        )
-    return output.decode()
-
-
-def _traffic(sent: Path, arrived: Path) -> Traffic:
-    times, numbers = array.array("Q"), array.array("Q")
-    times.frombytes(sent.read_bytes())
-    numbers.frombytes(arrived.read_bytes())
-    marks = bytearray(len(times))
-    for number in numbers:
-        marks[number] = 1
-    return Traffic(times, marks)
+def check_denial(net: Network, run: Run, case: Case, into: Collector) -> None:
+    """Whether anything reaches a neighbour that this case's policies do not admit."""
+    with packet_filters.open_endpoint(run, net) as answers:
+        both = policies(answers.address, case)
+        before = min(CONTROLS, case.changes)
+        plan = denial.Plan(before, case.changes, case.in_force_s, case.rate, PORTS)
+        denial.watch(net, run, case.length, both, plan, into)
 
 
 @dataclass(frozen=True)
@@ -302,6 +249,8 @@ def test_policy_enforcement(
         cases.append(Case(LENGTHS[0], ACROSS, changes, rate))
         cases += [Case(length, TWO_STEPS, min(CONTROLS, changes), rate) for length in LENGTHS]
         measured = [(case, *flip(net, run, case, stack)) for case in cases]
+        for case in cases[: len(LENGTHS)]:
+            check_denial(net, run, case, into)
         rig_run.end()
         for case, traffic, made in measured:
             collect(traffic, made, case.dimensions, into)
@@ -327,5 +276,6 @@ def clock() -> Clock:
             "torn-packets": "the call of the next change: packets counted up to then",
             "policy-update": "from the call to its return",
             "sent": "datagrams per second, from the first to the last",
+            **denial.STOPS,
         },
     )

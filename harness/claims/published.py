@@ -10,6 +10,12 @@ One file per publisher::
         value: 3.906             # the same in plain SI, seconds or bytes; `unit` says which
 
 `value` and `as_written` are checked against each other, so that a typing error in either is found.
+
+A figure that its publisher has taken back stays in its file and is marked wherever it stands::
+
+        withdrawn: {when: "2026-07-09", by: mitos, source: https://..., why: ..., replaced_by: id}
+
+`superseded_by` names a newer figure of the same thing, if the old one was right in its time.
 """
 
 from __future__ import annotations
@@ -34,6 +40,10 @@ LABELS = {
     "advertised": "stated by the vendor, without a repeatable method",
     "vendor-measured": "measured by the vendor, with a stated method",
     "third-party": "measured by another party",
+}
+STATES = {
+    "withdrawn": "its publisher has since published that the figure does not hold",
+    "superseded": "right in its time; its publisher has a newer figure of the same thing",
 }
 UNITS = ("s", "bytes", "1", "bytes/s", "1/s")
 CLOCKS_FILE = paths.CLOCKS
@@ -64,6 +74,7 @@ _WRITTEN = re.compile(
     r"(?: ?(?P<unit>[A-Za-zµ%×/]+))?"
 )
 _WHEN = re.compile(r"\d{4}(-\d{2}(-\d{2})?)?|unknown")
+_DAY = re.compile(r"\d{4}-\d{2}-\d{2}")
 _ID = re.compile(r"[a-z0-9]+([.-][a-z0-9]+)*")
 
 
@@ -83,6 +94,20 @@ class PublishedClock:
     start: str
     stop: str
     ours: str | None
+
+
+@dataclass(frozen=True)
+class Withdrawn:
+    """When, by whom and where a figure was taken back, why, and the figure that replaces it.
+
+    A publisher withdraws a figure by publishing that it does not hold.
+    """
+
+    when: str
+    by: str
+    source: str
+    why: str
+    replaced_by: str = ""
 
 
 @dataclass(frozen=True)
@@ -109,6 +134,23 @@ class Figure:
     when_note: str = ""
     remark: str = ""
     dimensions: Mapping[str, Any] = field(default_factory=dict)
+    withdrawn: Withdrawn | None = None
+    superseded_by: str = ""
+
+    @property
+    def state(self) -> str:
+        """ "withdrawn", "superseded", or empty for a figure that stands."""
+        return "withdrawn" if self.withdrawn else "superseded" if self.superseded_by else ""
+
+    @property
+    def replaced_by(self) -> str:
+        """The id of the figure that stands in this one's place; empty if there is none."""
+        return self.withdrawn.replaced_by if self.withdrawn else self.superseded_by
+
+    @property
+    def marked(self) -> str:
+        """As its source writes it, and in brackets its state: for text and drawings."""
+        return f"{self.as_written} ({self.state})" if self.state else self.as_written
 
 
 @dataclass(frozen=True)
@@ -177,7 +219,24 @@ def load(directory: Path) -> Sequence[Figure]:
                 raise PublishedError(f"{path}: {one.id}: duplicate id, also in {seen[one.id]}")
             seen[one.id] = path
             figures.append(one)
+    _check_replacements(figures, seen)
     return figures
+
+
+def _check_replacements(figures: Sequence[Figure], files: Mapping[str, Path]) -> None:
+    """Raise unless every replacement exists, stands, and measures in the same unit."""
+    known = {one.id: one for one in figures}
+    for one in figures:
+        if not one.replaced_by:
+            continue
+        name = f"{files[one.id]}: {one.id}"
+        other = known.get(one.replaced_by)
+        if other is None:
+            raise PublishedError(f"{name}: replaced by {one.replaced_by!r}, which is no figure")
+        if other.state:
+            raise PublishedError(f"{name}: replaced by {other.id}, which is {other.state} itself")
+        if other.unit != one.unit:
+            raise PublishedError(f"{name}: replaced by {other.id}, which is in {other.unit}")
 
 
 def _load_file(path: Path) -> Sequence[Figure]:
@@ -210,7 +269,9 @@ def _figure(facts: Mapping[str, Any], name: str) -> Figure:
     not_text = [key for key in _REQUIRED if not isinstance(facts[key], str)]
     if not_text:
         raise PublishedError(f"{name}: {', '.join(not_text)} must be text (put it in quotes)")
-    one = Figure(**facts)
+    one = Figure(**{**facts, "withdrawn": _withdrawn(facts.get("withdrawn"), name)})
+    if one.withdrawn and one.superseded_by:
+        raise PublishedError(f"{name}: withdrawn figures name their replacement in `withdrawn`")
     if not _ID.fullmatch(one.id):
         raise PublishedError(f"{name}: an id must be lower-case words joined by dots and hyphens")
     if one.clock not in clocks():
@@ -228,6 +289,23 @@ def _figure(facts: Mapping[str, Any], name: str) -> Figure:
         raise PublishedError(f"{name}: source must be an https address, not {one.source!r}")
     _agrees(one, name)
     return one
+
+
+def _withdrawn(facts: Any, name: str) -> Withdrawn | None:
+    if facts is None:
+        return None
+    if not isinstance(facts, dict) or not all(isinstance(one, str) for one in facts.values()):
+        raise PublishedError(f"{name}: `withdrawn` must be a mapping of texts")
+    missing = [key for key in ("when", "by", "source", "why") if not facts.get(key)]
+    unknown = sorted(set(facts) - {one.name for one in fields(Withdrawn)})
+    if missing or unknown:
+        raise PublishedError(f"{name}: withdrawn: missing {missing}, unknown {unknown}")
+    found = Withdrawn(**facts)
+    if not _DAY.fullmatch(found.when):
+        raise PublishedError(f"{name}: withdrawn: when must be a day, not {found.when!r}")
+    if not found.source.startswith("https://"):
+        raise PublishedError(f"{name}: withdrawn: source must be an https address")
+    return found
 
 
 def _agrees(one: Figure, name: str) -> None:

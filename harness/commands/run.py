@@ -15,7 +15,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from harness import paths, strict_json
+from harness import paths
+from harness.claims import of_run
 from harness.errors import (
     CoppiceError,
     PluginError,
@@ -23,11 +24,12 @@ from harness.errors import (
     UsageError,
 )
 from harness.host.session import open_run
-from harness.measure import machine
-from harness.measure.record import digest, find
-from harness.measure.selection import INTERLEAVE
-from harness.measure.storage import make_ready, write_atomically
-from harness.rig import measuring_process, summary
+from harness.measure import benchmark_files, machine
+from harness.measure.comparison import Thresholds
+from harness.measure.record import find, load
+from harness.measure.selection import INTERLEAVE, compare_sides, select
+from harness.measure.storage import make_ready
+from harness.rig import measuring_process, repetition, summary
 from harness.rig.discovery import Rig, discover, substrates_of
 from harness.rig.info import RigInfo
 from harness.sandbox.protocol import Tier, refused
@@ -80,6 +82,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--rounds", type=_at_least_1, default=10, metavar="N",
         help="rounds of --interleave (default: 10)",
     )  # fmt: skip
+    repetition.arguments(parser)
     of_rigs = parser.add_argument_group("options of single rigs, which stand in brackets")
     for name, (info, rigs) in sorted(_options_of_rigs().items()):
         # So that it does not look like an option of every rig.
@@ -123,6 +126,7 @@ def main(options: argparse.Namespace) -> int:
         )
     if options.rig is None and not options.all:
         raise UsageError("name a rig, or use --all", hint=f"rigs: {', '.join(sorted(rigs))}")
+    repetition.check(options)
     for tier in options.tier:
         if tier not in tuple(Tier):
             raise UsageError(f"no tier is called {tier!r}", hint=f"tiers: {', '.join(Tier)}")
@@ -137,14 +141,23 @@ def main(options: argparse.Namespace) -> int:
     before = set(find(options.results))
     if options.interleave:
         return _interleave(files, options, infos)
+    code = repetition.repeated(options, lambda: _once(files, options, given))
+    if options.site and set(find(options.results)) - before:
+        code = _build_site(options.results) or code
+    return code
+
+
+def _once(files: list[Path], options: argparse.Namespace, given: Mapping[str, str]) -> int:
+    """One run of the chosen rigs, with the summary of its records."""
+    before = set(find(options.results))
     code = _pytest(files, options, given)
     made = [path for path in find(options.results) if path not in before]
     for line in summary.lines(made) if options.rig else ():
         print(line)
+    for line in of_run.lines([load(path) for path in made]):
+        print(line)
     if made:
-        print(f"\nrecords: {made[0].parent}")
-    if options.site and made:
-        code = _build_site(options.results) or code
+        print(f"\nrecords: {made[0].parent}", flush=True)
     if not made and code == 0:
         raise Unsupported("nothing that was requested can run here", hint="coppice doctor")
     return code
@@ -199,6 +212,9 @@ def _interleave(files: list[Path], options: argparse.Namespace, rigs: Sequence[R
     session = secrets.token_hex(4)
     arms = {"a": options.interleave[0], "b": options.interleave[1]}
     settings = {arm: _arm(text, options, rigs) for arm, text in arms.items()}
+    for arm, text in arms.items():
+        _require_cases(f"{arm.upper()} ({text})", files, settings[arm][0], rigs)
+    sides = [f"interleave={session}/{arm}" for arm in arms]
     for number in range(options.rounds):
         # A B, then B A: steady drift affects both alike.
         for arm in ("ab", "ba")[number % 2]:
@@ -207,14 +223,44 @@ def _interleave(files: list[Path], options: argparse.Namespace, rigs: Sequence[R
             code = _pytest(files, own, _given(own, rigs), turn)
             if code:
                 return code
-    if not set(find(options.results)) - before:
-        raise Unsupported("nothing that was requested can run here", hint="coppice doctor")
-    sides = [f"interleave={session}/{arm}" for arm in arms]
+        if not set(find(options.results)) - before:
+            raise Unsupported("nothing that was requested can run here", hint="coppice doctor")
+        if number == 0:
+            # Sides that cannot be compared after one round cannot after ten.
+            a, b = (select(side, options.results) for side in sides)
+            compare_sides(a, b, Thresholds())
     command = [*sides, "--results", str(options.results)]
     print(f"\nA is {arms['a']}, B is {arms['b']}; coppice compare {' '.join(command)}")
     parser = argparse.ArgumentParser()
     compare.arguments(parser)
-    return compare.main(parser.parse_args([*command, "--fail-on", "never"]))
+    return compare.main(parser.parse_args([*command, "--fail-on", "never", "--suspect"]))
+
+
+def _require_cases(
+    arm: str, files: Sequence[Path], own: argparse.Namespace, rigs: Sequence[RigInfo]
+) -> None:
+    """Raise, before anything is measured, for a configuration that measures nothing."""
+    for tier in own.tier:
+        if tier not in tuple(Tier):
+            raise UsageError(f"no tier is called {tier!r}", hint=f"tiers: {', '.join(Tier)}")
+    for name in own.substrate:
+        _require_runnable(name, (own.tier or ["full"])[0])
+    _require_measurable(rigs, own.substrate, own.tier)
+    _given(own, rigs)
+    command = [*ISOLATED, "-m", "pytest", "--collect-only", "-q", *map(str, files)]
+    command += ["-c", str(paths.PYTEST_INI), "--rootdir", str(paths.DATA)]
+    command += [f"--coppice-profile={own.profile}", *_selecting(own)]
+    found = subprocess.run(command, capture_output=True, text=True)
+    if found.returncode == measuring_process.NOTHING_COLLECTED:
+        raise UsageError(
+            f"{arm} selects no case of {', '.join(info.id for info in rigs)}",
+            hint="nothing was measured; coppice run RIG --help lists what selects cases",
+        )
+
+
+def _selecting(options: argparse.Namespace) -> list[str]:
+    """The options of pytest that select cases."""
+    return [f"--coppice-{name}={value}" for name in LISTS for value in getattr(options, name)]
 
 
 def _arm(
@@ -317,24 +363,11 @@ def _pytest(
         command += [f"--coppice-results={options.results.absolute()}"]
         # Otherwise pytest-benchmark makes a directory where the user is.
         command += [f"--benchmark-storage=file://{owner.directory}"]
-        for name in LISTS:
-            command += [f"--coppice-{name}={value}" for value in getattr(options, name)]
+        command += _selecting(options)
         command += [f"--coppice-set={name}={value}" for name, value in given.items()]
         try:
             code = measuring_process.run(command, environment or {})
         finally:  # an interrupted run may have stored records, too
             if benchmarks.exists() and benchmarks.stat().st_size:
-                _keep(benchmarks, options.results)
+                benchmark_files.store(benchmarks, options.results)
     return code
-
-
-def _keep(benchmarks: Path, results: Path) -> None:
-    """Store pytest-benchmark's file beside the records, named by its digest."""
-
-    data = strict_json.loads(benchmarks.read_bytes())
-    run_ids = {benchmark["extra_info"].get("run_id") for benchmark in data["benchmarks"]}
-    directories = {path.parent for path in find(results) if path.name[:25] in run_ids}
-    for directory in directories:
-        name = f"{digest(benchmarks)}.pytest-benchmark.json"
-        if not (directory / name).exists():
-            write_atomically(directory / name, benchmarks.read_bytes())

@@ -24,10 +24,12 @@ import fastjsonschema
 from harness import paths, strict_json
 from harness.errors import RecordError, UnknownSchema
 from harness.measure import record_digests
+from harness.measure.conditions import Conditions, Reach, derived, is_readings
 from harness.measure.storage import write_atomically
 
 SCHEMA = "coppice.run/1"
 SCHEMA_FILE = paths.RECORD_SCHEMA
+SUFFIX = ".run.json"
 
 Scalar = str | int | float | bool | None
 Facts = Mapping[str, Scalar]
@@ -129,7 +131,10 @@ class Failure:
 
 @dataclass(frozen=True)
 class Series:
-    """Samples of one metric under one set of dimensions, in measurement order."""
+    """Samples of one metric under one set of dimensions, in measurement order.
+
+    `conditions` are what the figure must be read with; older records lack them (`conditions_of`).
+    """
 
     metric: str
     unit: Literal["s", "bytes", "1", "bytes/s", "1/s"]
@@ -139,6 +144,12 @@ class Series:
     warmup: Sequence[float] = ()
     samples: Sequence[float] = ()
     failures: Sequence[Failure] = ()
+    conditions: Conditions | None = None
+
+
+def conditions_of(series: Series, machine: Machine) -> Conditions:
+    """The conditions of a series, derived where its record does not carry them."""
+    return series.conditions or derived(series, machine)
 
 
 @dataclass(frozen=True)
@@ -178,6 +189,9 @@ class RunRecord:
         for part, optional in (("machine", "function_only"), ("rig", "distribution")):
             if plain[part][optional] is None:
                 del plain[part][optional]
+        for one in plain["series"]:
+            if one["conditions"] is None:
+                del one["conditions"]
         # asdict keeps tuples, but the schema has only lists.
         try:
             text = strict_json.readable(json.dumps(plain, allow_nan=False, ensure_ascii=False))
@@ -204,16 +218,21 @@ class RunRecord:
             images=tuple(Image(**image) for image in data["images"]),
             machine=Machine(**machine),
             clock=Clock(**data["clock"]),
-            series=tuple(
-                Series(
-                    **{**series, "failures": tuple(Failure(**bad) for bad in series["failures"])}
-                )
-                for series in data["series"]
-            ),
+            series=tuple(map(_series, data["series"])),
             validity=Validity(**data["validity"]),
             tools=dict(data["tools"]),
             harness=Harness(**data["harness"]),
         )
+
+
+def _series(data: Mapping[str, Any]) -> Series:
+    failures = tuple(Failure(**bad) for bad in data["failures"])
+    carried = data.get("conditions")
+    if carried:
+        carried = {"readings": is_readings(data["metric"]), **carried}
+        carried["reach"] = Reach(carried["reach"])
+    conditions = carried and Conditions(**carried)
+    return Series(**{**data, "failures": failures, "conditions": conditions})
 
 
 def _rig(data: Mapping[str, Any]) -> Rig:
@@ -283,7 +302,7 @@ def parse(text: str | bytes, where: str = "the record") -> RunRecord:
 
 
 def load(path: Path) -> RunRecord:
-    """Read and validate one record file; it must have the digest that stands beside it.
+    """Read and validate one record file; it must have the digest that is kept of it.
 
     Raises UnknownSchema or RecordError.
     """
@@ -296,11 +315,15 @@ def load(path: Path) -> RunRecord:
 
 
 def find(results: Path) -> Iterator[Path]:
-    """The record files under `results`, by machine, oldest run first."""
-    for machine in sorted(results.iterdir()) if results.is_dir() else ():
-        if machine.is_dir() and machine.name != "published":
-            names = sorted(file for file in os.listdir(machine) if file.endswith(".run.json"))  # noqa: PTH208
-            yield from (machine / file for file in names)
+    """The record files under `results` and in its archive, by machine, oldest run first."""
+    found: dict[str, list[Path]] = {}
+    for home, others in ((results, ("published", paths.ARCHIVE)), (results / paths.ARCHIVE, ())):
+        for machine in home.iterdir() if home.is_dir() else ():
+            if machine.is_dir() and machine.name not in others:
+                names = (file for file in os.listdir(machine) if file.endswith(SUFFIX))  # noqa: PTH208
+                found.setdefault(machine.name, []).extend(machine / name for name in names)
+    for name in sorted(found):
+        yield from sorted(found[name], key=lambda path: path.name)
 
 
 def encoded(record: RunRecord, results: Path) -> tuple[Path, bytes]:
@@ -308,7 +331,7 @@ def encoded(record: RunRecord, results: Path) -> tuple[Path, bytes]:
     RecordError if it is not valid."""
     data = record.to_json()
     check(data)
-    target = results / record.machine.id / f"{record.run_id}.{record.rig.id}.run.json"
+    target = results / record.machine.id / f"{record.run_id}.{record.rig.id}{SUFFIX}"
     text = strict_json.dumps(data, indent=1) + "\n"
     return target, text.encode()
 

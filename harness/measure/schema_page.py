@@ -26,7 +26,8 @@ when it is written and when it is read. No other key is allowed. A record holds 
 nothing rounded and nothing derived; [reading-records.md](reading-records.md) shows how to load it.
 
 A record is the file `RESULTS/MACHINE/RUN.RIG.run.json`: `machine.id`, `run_id` and `rig.id`. It is
-written once and never edited.
+written once and never edited. `coppice archive` moves it to `RESULTS/archive/MACHINE/` once it is
+superseded.
 """
 
 

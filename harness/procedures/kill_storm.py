@@ -101,6 +101,7 @@ class Storm:
         if owners := self._living_owners():
             for pid in owners:
                 _kill(pid)
+            _wait(lambda: not self._living_owners(), GRACE_S)  # what they made can be removed then
             raise SandboxError(f"{victim} measured on without its parent for {ORPHAN_S:g} s")
 
     def _living_owners(self) -> Sequence[int]:

@@ -10,24 +10,22 @@ would be of a mixture.
 
 from __future__ import annotations
 
-import os
 import secrets
-import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from harness.errors import CoppiceError, SandboxError, WrongAnswer
 from harness.host.boot import boot_id
 from harness.measure import wall_clock
 from harness.measure.clock import LADDER
 from harness.measure.wall_clock import Reading
+from harness.procedures.gate import at_once
 from harness.sandbox.protocol import Sandbox
 
 RUNGS = tuple(rung.name for rung in LADDER)
 WORKING_SET_MIB = 16
-GATHERING_S = 0.05
-"""Seconds for the callers' threads to reach the gate before it opens."""
 
 
 @dataclass
@@ -86,22 +84,11 @@ def climb_together(
         alone.clocks = clocks
         return [alone]
     climbs: list[Climb] = [Climb({}, "never started")] * count
-    # Closing a pipe releases all threads with one system call; threading.Barrier wakes them one by
-    # one, and each takes its lock while the first are already being timed.
-    gate, key = os.pipe()
 
     def run(index: int) -> None:
-        os.read(gate, 1)
         climbs[index] = climb(acquire, upto, timeout_s)
 
-    threads = [threading.Thread(target=run, args=(index,)) for index in range(count)]
-    for thread in threads:
-        thread.start()
-    time.sleep(GATHERING_S)
-    os.close(key)
-    for thread in threads:
-        thread.join()
-    os.close(gate)
+    at_once([partial(run, index) for index in range(count)])
     for each in climbs:
         each.clocks = clocks
     return climbs

@@ -28,6 +28,13 @@ def nested_host() -> Iterator[Path]:
         (host / leftovers.RUNTIME).mkdir()
         try:
             yield host
-        finally:
-            (host / leftovers.RUNTIME).rmdir()
-            host.rmdir()
+        except BaseException:
+            with contextlib.suppress(OSError):  # the error says more than what it left
+                _remove(host)
+            raise
+        _remove(host)
+
+
+def _remove(host: Path) -> None:
+    (host / leftovers.RUNTIME).rmdir()
+    host.rmdir()

@@ -14,11 +14,14 @@ from dataclasses import dataclass
 
 from harness.host import freebsd
 from harness.host.local import LocalHost
+from harness.host.protocol import must
 from harness.host.requirement import Requirement
 from harness.host.run import Run
 from harness.measure.record import Facts
+from harness.network import links
 from harness.network import requirements as linux
-from harness.network.cubenet import NOTHING, Cubenet, open_cubenet
+from harness.network.cubenet import NIC_NAME, NOTHING, Cubenet, open_cubenet
+from harness.network.links import Links
 from harness.network.namespace import inside, namespace
 from harness.network.nftables import Nftables
 from harness.network.pf import Pf
@@ -114,3 +117,19 @@ def peer(run: Run, at: Endpoint | JailEndpoint) -> AbstractContextManager[LocalP
     if isinstance(at, JailEndpoint):
         return jail_peer(run, at.jail, at.address)
     return namespace_peer(run, at.namespace, at.address)
+
+
+def introduce(run: Run, at: Endpoint | JailEndpoint, other: Endpoint | JailEndpoint) -> None:
+    """Tell an endpoint the MAC address of another, so that it can send where its policy does not
+    let it ask. Root inside a sandbox can do the same."""
+    if isinstance(at, JailEndpoint):
+        host = LocalHost(run)
+        must(host, ["jexec", at.jail, "/usr/sbin/arp", "-s", other.address, other.identity.mac])
+        return
+    with inside(at.namespace):
+        own = Links()
+        try:
+            nic = own.index(NIC_NAME)
+            own.send(links.neighbour(nic, other.identity.address, other.identity.mac_bytes))
+        finally:
+            own.close()

@@ -122,7 +122,7 @@ def _serving(name: str, address: IPv4Address, namespace: Path | None) -> Iterato
     with inside(namespace) if namespace else contextlib.nullcontext():
         listener = socket.create_server((str(address), 0))
     word = secrets.token_hex(8)
-    thread = threading.Thread(target=_serve, args=(listener, word.encode()))
+    thread = threading.Thread(target=_serve, args=(listener, word.encode()), daemon=True)
     thread.start()
     try:
         yield _Target(name, address, listener.getsockname()[1], word)

@@ -144,6 +144,7 @@ def pytest_configure() -> None:
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
+    interrupts.repeat_lost()  # pytest has put a hook of its own in place meanwhile
     terminal = session.config.pluginmanager.getplugin("terminalreporter")
     if not isinstance(terminal, pytest.TerminalReporter):
         raise UsageError(

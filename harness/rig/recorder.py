@@ -18,11 +18,12 @@ from harness import command_log, paths
 from harness.errors import DiskFull, LimitReached, PathError
 from harness.host.run import new_run_id
 from harness.measure import benchmark as adaptor
-from harness.measure import machine, provenance, used_images, validity, wall_clock
+from harness.measure import conditions, machine, provenance, used_images, validity, wall_clock
 from harness.measure.record import (
     Clock,
     Facts,
     Image,
+    Machine,
     RunRecord,
     Series,
     Validity,
@@ -69,6 +70,7 @@ class RigRun:
         self._images: Sequence[Image] = ()
         used_images.forget()
         self._accelerator: str | None = None
+        self._accelerators: Mapping[str, str | None] = {}
         self._tools: Sequence[str] = ()
         self._started, self._begun = datetime.now(UTC), time.monotonic()
         self._before: Facts = {}
@@ -77,6 +79,10 @@ class RigRun:
         self.run_id = new_run_id()
         self.headline: Series | None = None
         """The main series of the measurement, once delivered."""
+        self.record: Path | None = None
+        """The record's file, once written."""
+        self.status = ""
+        """Whether the record is valid, suspect or failed, once written."""
         self.doubts: Sequence[str] = ()
         """Why the record is not valid, once written; empty if it is."""
         self.failed = False
@@ -87,10 +93,19 @@ class RigRun:
         return self._options.get(name)
 
     def prepared(
-        self, images: Sequence[Image], accelerator: str | None, tools: Sequence[str]
+        self,
+        images: Sequence[Image],
+        accelerator: str | None,
+        tools: Sequence[str],
+        accelerators: Mapping[str, str | None] | None = None,
     ) -> None:
-        """Note the sandboxes' images, and the programs whose versions belong on the record."""
+        """Note the sandboxes' images, what runs their guests (None: they are no guests of a VMM),
+        and the programs whose versions belong on the record.
+
+        A rig of several substrates has `accelerators` for each of them by name.
+        """
         self._images, self._accelerator, self._tools = images, accelerator, tools
+        self._accelerators = accelerators or {}
 
     def begin(self) -> None:
         """Set-up and warm-up are over: from here on disturbances count."""
@@ -160,14 +175,22 @@ class RigRun:
             images=used_images.and_used(self._images),
             machine=host,
             clock=clock,
-            series=series,
+            series=[self._with_conditions(one, host) for one in series],
             validity=judged,
             tools=provenance.tools(self._tools) | origins.packages(series),
             harness=provenance.harness(),
         )
-        path = self._store(record)
+        self.record, self.status = self._store(record), judged.status
         self.announce(WRITTEN)
-        return path
+        return self.record
+
+    def _with_conditions(self, series: Series, host: Machine) -> Series:
+        substrate = str(series.dimensions.get("substrate"))
+        ran_by = self._accelerators.get(substrate, self._accelerator) or conditions.NONE
+        stated = series.conditions or conditions.derived(
+            series, dataclasses.replace(host, accelerator=ran_by)
+        )
+        return dataclasses.replace(series, conditions=stated)
 
     def _store(self, record: RunRecord) -> Path:
         """Store a record; where that fails, raise an error that names where it is kept instead."""

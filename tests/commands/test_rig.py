@@ -21,11 +21,12 @@ from harness.host.requirement import Requirement
 from harness.host.run import Run
 from harness.host.session import open_run
 from harness.measure.record import RunRecord, digest, find, load
+from harness.measure.record_digests import beside
 from harness.procedures.ladder import RUNGS
 from harness.rig.discovery import discover
 from harness.rig.recorder import RigRun
 from harness.sandbox.noop import NoopSandbox, NoopTemplate
-from harness.sandbox.protocol import Tier
+from harness.sandbox.protocol import Role, Tier
 from tests.commands.plugins import loaded_by_rigs
 from tests.commands.tools import ROOT, only
 from tests.host.processes import coppice
@@ -94,9 +95,8 @@ def test_at_concurrency_1_the_rungs_of_an_attempt_are_in_order(results: Path) ->
     assert len(columns[0]) == 12
     for attempt in zip(*columns, strict=True):
         assert list(attempt) == sorted(attempt)
-    beside = list(results.rglob("*.pytest-benchmark.json"))
-    assert [digest(path) for path in beside] == [path.name.split(".")[0] for path in beside]
-    assert len(beside) == 1
+    (path,), (file,) = find(results), results.rglob("*.pytest-benchmark.json")
+    assert file == beside(path)
     assert "substrate noop, tier durable-prewarm-pool, concurrency 1" in done.stdout
     assert f"records: {next(iter(find(results))).parent}" in done.stdout
 
@@ -180,6 +180,7 @@ class FakeSubstrate:
     """Makes fake sandboxes of one kind."""
 
     name = "noop"
+    role = Role.CONTROL
     own_kernel = False
     tiers = (Tier.DURABLE_PREWARM_POOL,)
     tools: Sequence[str] = ()
@@ -241,7 +242,7 @@ def test_failed_attempts_keep_their_index_among_the_successful(
     monkeypatch.setattr(FlakySandbox, "made", 1)  # the only attempt of the warm-up succeeds
     case = module.Case("noop", Tier.DURABLE_PREWARM_POOL, 1)
     with open_run() as run:
-        series = module.measure(case, run, RigRun(results, "quick"), 10)
+        series = module.measure(case, run, RigRun(results, "quick"), 10, 0)
     for rung in series:
         assert len(rung.warmup) == (rung.metric != "first-touch") and len(rung.samples) == 5
         assert [failure.index for failure in rung.failures] == [0, 2, 4, 6, 8]

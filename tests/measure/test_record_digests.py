@@ -12,6 +12,7 @@ import pytest
 from harness import results as frames
 from harness.errors import RecordError, UsageError
 from harness.measure.record import digest, find, load
+from harness.measure.record_digests import beside
 from harness.measure.selection import select
 from harness.paths import PUBLISHED
 from harness.site.data import corpus
@@ -24,13 +25,18 @@ FLIPS = 300
 def stored(tmp_path: Path) -> Path:
     """A committed record with the file of pytest-benchmark that has its digest."""
     for path in find(ROOT / "results"):
-        for beside in path.parent.glob("*.pytest-benchmark.json"):
-            if path.name in beside.read_text() and path.stat().st_size < 20_000:
-                home = tmp_path / "results" / path.parent.name
-                home.mkdir(parents=True)
-                shutil.copy(beside, home)
-                return Path(shutil.copy(path, home))
+        if beside(path).exists() and path.stat().st_size < 20_000:
+            home = tmp_path / "results" / path.parent.name
+            home.mkdir(parents=True)
+            shutil.copy(beside(path), home)
+            return Path(shutil.copy(path, home))
     raise AssertionError("no committed record has its digest beside it")
+
+
+def named_by_digest(stored: Path) -> Path:
+    """The file beside a record, under the name that earlier versions gave it."""
+    file = beside(stored)
+    return file.rename(file.with_name(f"{digest(file)}.pytest-benchmark.json"))
 
 
 def change_sample(path: Path) -> None:
@@ -84,30 +90,40 @@ def test_a_comparison_names_the_record_that_it_leaves_out(
 
 
 def test_a_damaged_witness_is_named(stored: Path) -> None:
-    (beside,) = stored.parent.glob("*.pytest-benchmark.json")
-    text = beside.read_text()
+    text = beside(stored).read_text()
     sha256 = digest(stored)
     assert sha256 in text
-    beside.write_text(text.replace(sha256, "0" * 64))
-    with pytest.raises(RecordError, match=f"{beside.name}.* is damaged"):
+    beside(stored).write_text(text.replace(sha256, "0" * 64))
+    with pytest.raises(RecordError, match=f"or {beside(stored).name} was"):
         load(stored)
 
 
 def test_a_damaged_witness_that_agrees_does_no_harm(stored: Path) -> None:
-    (beside,) = stored.parent.glob("*.pytest-benchmark.json")
-    beside.write_text(beside.read_text() + "\n")
+    beside(stored).write_text(beside(stored).read_text() + "\n")
     assert load(stored)
 
 
-def test_an_intact_witness_counts_more_than_a_damaged_one(stored: Path) -> None:
-    (beside,) = stored.parent.glob("*.pytest-benchmark.json")
-    other = beside.with_name(f"{'f' * 64}.pytest-benchmark.json")
-    other.write_text(beside.read_text().replace(digest(stored), "0" * 64))
+def test_a_witness_whose_name_is_its_digest_is_known_to_be_damaged(stored: Path) -> None:
+    file = named_by_digest(stored)
+    file.write_text(file.read_text().replace(digest(stored), "0" * 64))
+    with pytest.raises(RecordError, match=f"{file.name}.* is damaged"):
+        load(stored)
+
+
+def test_a_witness_whose_name_is_its_digest_is_known_to_be_intact(stored: Path) -> None:
+    file = named_by_digest(stored)
+    change_sample(stored)
+    with pytest.raises(RecordError, match=f"after it was written: {file.name}"):
+        load(stored)
+
+
+def test_a_witness_that_agrees_counts_more_than_another(stored: Path) -> None:
+    other = beside(stored).with_name(f"{'f' * 64}.pytest-benchmark.json")
+    other.write_text(beside(stored).read_text().replace(digest(stored), "0" * 64))
     assert load(stored)
 
 
 def test_a_record_without_a_witness_is_read(stored: Path) -> None:
-    (beside,) = stored.parent.glob("*.pytest-benchmark.json")
-    beside.unlink()
+    beside(stored).unlink()
     change_sample(stored)
     assert load(stored)

@@ -16,6 +16,7 @@ from types import ModuleType
 import pytest
 
 from harness.errors import UsageError
+from harness.procedures.datagrams import Traffic
 from harness.procedures.peers import build
 from harness.rig.discovery import discover, table
 
@@ -116,9 +117,9 @@ def test_a_policy_stays_in_force_for_what_is_sent_at_a_rate(enforcement: ModuleT
 STEP_NS = 10
 
 
-def traffic(enforcement: ModuleType, arrived: Sequence[bool]) -> object:
+def traffic(enforcement: ModuleType, arrived: Sequence[bool]) -> Traffic:
     times = array.array("Q", (STEP_NS * number for number in range(len(arrived))))
-    return enforcement.Traffic(times, bytearray(arrived))
+    return Traffic(times, bytearray(arrived), enforcement.PORTS)
 
 
 def changes(enforcement: ModuleType, *returned: int) -> list[object]:

@@ -31,6 +31,14 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory / "results"
 
 
+@pytest.fixture(scope="session")
+def real(kept: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The site of the committed records."""
+    out = tmp_path_factory.mktemp("real") / "out"
+    assert build(kept, out).problems == ()
+    return out
+
+
 @dataclass(frozen=True)
 class Made:
     results: Path

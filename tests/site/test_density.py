@@ -99,26 +99,15 @@ def metric(out: Path, address: str) -> str:
     return str(at(json.loads((out / page).with_suffix(".json").read_text()), anchor)["metric"])
 
 
-def test_the_front_page_has_the_largest_fleet_that_came_up_whole(tmp_path: Path) -> None:
-    short = fleet("forked", 50, 1)
-    series = [
-        replace(one, samples=one.samples[:9]) if one.metric == "bring-up" else one
-        for one in short.series
-    ]
-    out = built(
-        tmp_path,
-        fleet("mapped", 8, 10),
-        fleet("mapped", 20, 9),
-        fleet("merged", 20, 4),
-        replace(short, series=tuple(series)),
-    )
+def test_the_front_page_answers_the_headlines_of_density(tmp_path: Path) -> None:
+    out = built(tmp_path, fleet("mapped", 8, 10), fleet("forked", 1000, 3))
     text = (out / "index.html").read_text()
-    alive, html = re.findall(r'<p class="big">(.*?)</p>', text)
-    ((count, where, _, _),) = Figures(alive).found
-    assert int(count) == 20 and metric(out, where) == "reply"
-    ((value, address, _, _),) = Figures(html).found
-    assert float(value) == 20 * 4 * MIB and metric(out, address) == "host-change"
-    assert "of host memory for all 20" in text and "qemu, merged" in text
+    rows = dict(re.findall(r'<tr id="(coppice-[^"]+)">(.*?)</tr>', text, re.DOTALL))
+    _, (count, where, _, _), *_ = Figures(rows["coppice-thousand"]).found
+    assert int(count) == 1000 and metric(out, where) == "reply"
+    _, (value, address, _, _), *_ = Figures(rows["coppice-density"]).found
+    assert float(value) == 1000 * 3 * MIB and metric(out, address) == "host-change"
+    assert "qemu, forked" in rows["coppice-density"]
 
 
 def test_a_fleet_with_a_dead_guest_is_a_failure_that_the_page_shows(tmp_path: Path) -> None:

@@ -1,15 +1,23 @@
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from markupsafe import Markup
 
-from harness.claims import published
+from harness.claims import matrices, published
 from harness.claims.published import PublishedError
 from harness.paths import PUBLISHED
+from harness.site.charts.chart import COLUMNS, ChartRow
+from harness.site.charts.strip import ReferenceLine, Strip, StripPicture
+from harness.site.data import figures
+from harness.site.data.addresses import published_page
+from harness.site.data.publishers import ORIGINAL
+from tests.site.conftest import Made
 
 GOOD = {
     "id": "who.what",
@@ -77,6 +85,113 @@ def test_each_error_names_the_file_and_the_figure(
     assert caught.value.exit_code == 65
 
 
+GONE = {
+    "when": "2026-07-09",
+    "by": "Who",
+    "source": "https://example.org/report",
+    "why": "It was measured again.",
+    "replaced_by": "who.new",
+}
+NEW = {**GOOD, "id": "who.new", "as_written": "27 ms", "value": 0.027}
+
+
+def test_a_withdrawn_figure_says_when_by_whom_why_and_what_stands_in_its_place(
+    tmp_path: Path,
+) -> None:
+    old, new = published.load(write(tmp_path, {**GOOD, "withdrawn": GONE}, NEW))
+    assert old.withdrawn == published.Withdrawn(**GONE)
+    assert (old.state, old.replaced_by, old.marked) == (
+        "withdrawn",
+        "who.new",
+        "17 ms (withdrawn)",
+    )
+    assert (new.state, new.replaced_by, new.marked) == ("", "", "27 ms")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"withdrawn": "yes"}, "must be a mapping of texts"),
+        ({"withdrawn": {**GONE, "when": "2026"}}, "when must be a day"),
+        ({"withdrawn": {**GONE, "why": ""}}, "missing ['why']"),
+        ({"withdrawn": {**GONE, "colour": "red"}}, "unknown ['colour']"),
+        ({"withdrawn": {**GONE, "source": "a page"}}, "source must be an https address"),
+        ({"withdrawn": {**GONE, "replaced_by": "who.none"}}, "'who.none', which is no figure"),
+        ({"superseded_by": "who.what"}, "who.what, which is superseded itself"),
+        ({"superseded_by": "who.new", "as_written": "17 MiB", "unit": "bytes", "value": 17825792},
+         "who.new, which is in s"),
+        ({"withdrawn": GONE, "superseded_by": "who.new"}, "in `withdrawn`"),
+    ],
+)  # fmt: skip
+def test_a_state_that_leads_nowhere_is_refused(
+    tmp_path: Path, change: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(PublishedError) as caught:
+        published.load(write(tmp_path, {**GOOD, **change}, NEW))
+    assert message in str(caught.value)
+    assert "who.what" in str(caught.value)
+
+
+def test_a_withdrawn_figure_is_marked_wherever_it_stands(tmp_path: Path) -> None:
+    old, _ = published.load(write(tmp_path, {**GOOD, "withdrawn": GONE}, NEW))
+    html = figures.quoted(old, lambda path: path)
+    assert re.search(r"<s>.*17 ms.*</s> <a class=\"mark withdrawn\"", html)
+    assert 'href="published-starts.html#who.what"' in html
+    row = dict(zip(COLUMNS, ChartRow("it", published=old).cells(), strict=True))
+    assert row["state"] == "withdrawn"
+    strip = Strip("row", None, published=[("Who", old)])
+    line = ReferenceLine(old, f"Who: {old.marked}", "")
+    drawing = StripPicture("id", "title", [strip], line).svg()
+    assert drawing.count("17 ms (withdrawn)") >= 2
+
+
+def test_every_withdrawn_and_superseded_figure_of_ours_stands_on_its_page(made: Made) -> None:
+    pages = {
+        name: (made.out / name).read_text() for name in ("published.html", "published-starts.html")
+    }
+    exported = json.loads((made.out / "published.json").read_text())
+    states = {one["id"]: one["state"] for one in exported["figures"]}
+    gone = [one for one in published.load(PUBLISHED) if one.state]
+    assert {one.id for one in gone if one.withdrawn} >= {"mitos.memory", "agentenv.prefault-early"}
+    for one in gone:
+        page = pages[published_page(one.topic)]
+        assert states[one.id] == one.state
+        assert f'<tr id="{one.id}" class="{one.state}">' in page
+        assert f"#{one.replaced_by}" in page
+        if one.withdrawn:
+            assert str(Markup.escape(one.withdrawn.why)) in page
+    assert len((made.out / "published.csv").read_text().splitlines()) == len(states) + 1
+
+
+def test_the_clock_exhibit_stands_on_the_front_page_and_the_method_page(made: Made) -> None:
+    by_id = {one.id: one for one in published.load(PUBLISHED)}
+    for name in ("index.html", "method.html"):
+        page = (made.out / name).read_text()
+        shown = page[page.index('id="clock-decides"') :]
+        shown = shown[: shown.index("</section>")]
+        for id in ("cubesandbox.lab.api-p50", "cubesandbox.lab.usable-p50"):
+            assert by_id[id].as_written in shown, name
+    api, usable = (by_id[f"cubesandbox.lab.{rung}-p50"] for rung in ("api", "usable"))
+    assert api.value and usable.value and usable.value > 2 * api.value
+
+
+def test_the_matrix_agrees_with_the_figures_that_count_it(made: Made, tmp_path: Path) -> None:
+    figures_ = published.load(PUBLISHED)
+    (matrix,) = matrices.load(PUBLISHED, figures_)
+    rows = [verdict for rows in matrix.groups.values() for verdict in rows.values()]
+    assert matrix.total + matrix.count("extension") == len(rows)
+    assert f"{matrix.count('compatible')} of {matrix.total}" in (made.out / "e2b.html").read_text()
+    source = PUBLISHED / "matrices" / "cubesandbox-e2b.yaml"
+    (tmp_path / "matrices").mkdir()
+    copy = tmp_path / "matrices" / "wrong.yaml"
+    copy.write_text(source.read_text().replace("pty.*: compatible", "pty.*: partial"))
+    with pytest.raises(PublishedError, match=r"wrong\.yaml: counts: cubesandbox\.e2b-methods"):
+        matrices.load(tmp_path, figures_)
+    copy.write_text(source.read_text().replace("pty.*: compatible", "pty.*: splendid"))
+    with pytest.raises(PublishedError, match=r"pty\.\*: unknown verdict 'splendid'"):
+        matrices.load(tmp_path, figures_)
+
+
 def test_an_id_stands_once_over_all_files(tmp_path: Path) -> None:
     write(tmp_path, GOOD, name="a.yaml")
     write(tmp_path, GOOD, name="b.yaml")
@@ -132,7 +247,7 @@ def test_ours_load_and_hold_what_the_pages_need() -> None:
     tiers = {
         one.dimensions["tier"]: one.value
         for one in figures
-        if one.publisher == "Coppice" and one.concurrency == 1 and one.dimensions
+        if one.publisher == ORIGINAL and one.concurrency == 1 and one.dimensions
     }
     assert tiers == {
         "full": 3.906,

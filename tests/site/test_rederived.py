@@ -132,19 +132,24 @@ def samples(data: dict[str, Any], anchor: str) -> list[float]:
 
 def test_headline_figures_are_of_the_right_series(made: Made) -> None:
     text = (made.out / "index.html").read_text()
-    heroes = re.findall(r'<p class="big">(.*?)</p>', text)
-    wanted = [("durable-prewarm-pool", 1, "p50")]
-    assert "mise run bench:density" in text, "no fleet is among these records"
-    for html, (tier, many, statistic) in zip(heroes, wanted, strict=True):
-        ((_, address, _, _),) = Figures(html).found
-        target, _, anchor = address.partition("#")
-        data = json.loads((made.out / target).with_suffix(".json").read_text())
-        assert anchor.endswith(f".{statistic}")
-        series = at(data, anchor)
-        assert series["metric"] == "first-reply"
-        dimensions = series["dimensions"]
-        assert (dimensions["tier"], dimensions["concurrency"]) == (tier, many)
-        assert (dimensions["substrate"], data["profile"]) == ("qemu", "full")
+    row = re.search(r'<tr id="coppice-cold-start">(.*?)</tr>', text, re.DOTALL)
+    assert row, "the page has no row for this claim"
+    published, (_, address, _, _), *_ = Figures(row[1]).found
+    assert published[:2] == [
+        "0.017",
+        "published-starts.html#coppice.bhyve-durable-prewarm-pool.cc1-p50",
+    ]
+    target, _, anchor = address.partition("#")
+    data = json.loads((made.out / target).with_suffix(".json").read_text())
+    assert anchor.endswith(".p50")
+    series = at(data, anchor)
+    assert series["metric"] == "first-reply"
+    dimensions = series["dimensions"]
+    assert (dimensions["tier"], dimensions["concurrency"]) == ("durable-prewarm-pool", 1)
+    assert (dimensions["substrate"], data["profile"]) == ("qemu", "full")
+    # No fleet is among these records, and the rows of fleets say so.
+    fleet = re.search(r'<tr id="coppice-thousand">(.*?)</tr>', text, re.DOTALL)
+    assert fleet and "not measured on this host" in fleet[1]
 
 
 def test_the_chart_draws_every_sample(made: Made) -> None:
@@ -161,13 +166,15 @@ def test_the_chart_draws_every_sample(made: Made) -> None:
 def test_every_published_figure_is_shown_as_its_source_writes_it(made: Made) -> None:
     shown = {
         address: (value, text)
-        for value, address, text, _ in Figures((made.out / "published.html").read_text()).found
+        for page in ("published.html", "published-starts.html")
+        for value, address, text, _ in Figures((made.out / page).read_text()).found
     }
     count = 0
     for path in (PUBLISHED).glob("*.yaml"):
         for one in yaml.safe_load(path.read_text())["figures"]:
             if "value" in one:
-                value, text = shown[f"published.html#{one['id']}"]
+                page = "published-starts" if one["topic"] == "cold-start" else "published"
+                value, text = shown[f"{page}.html#{one['id']}"]
                 assert (float(value), text) == (one["value"], one["as_written"])
                 count += 1
     assert count > 200

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.errors import CoppiceError, UsageError
-from harness.guest.image import GuestImage
+from harness.guest.image import Addition, GuestImage, build
 from harness.host.cache import entry
 from harness.host.identity import allocate
 from harness.host.run import Run
@@ -56,6 +56,11 @@ def choose(run: Run, cache: Path, image: GuestImage) -> Accelerator:
         )
 
     return Accelerator(**json.loads((entry(target, fill) / CHOICE).read_text(encoding="utf-8")))
+
+
+def of_microvms(run: Run, cache: Path, addition: Addition | None = None) -> str:
+    """The accelerator of this host's microVMs with this image, by its name."""
+    return choose(run, cache, build(cache, addition)).name
 
 
 def _try_kvm(run: Run, image: GuestImage) -> Accelerator:

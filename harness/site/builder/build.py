@@ -14,17 +14,17 @@ from typing import Any
 
 from harness import paths
 from harness.claims import claims as claiming
-from harness.claims import published
+from harness.claims import matrices, published
 from harness.errors import DiskFull, SiteError, UsageError
 from harness.measure.record import digest
 from harness.rig.discovery import OURS, discover
 from harness.site import pages
-from harness.site.builder import check, output, workers
+from harness.site.builder import check, later, output, workers
 from harness.site.builder.digest_cache import CachedJson, DigestCache
 from harness.site.builder.manifest import Manifest, RememberedRun
 from harness.site.builder.renderer import Renderer
 from harness.site.data import exports, record_summary
-from harness.site.data.corpus import Corpus, Place, Problem, RecordEntry, places
+from harness.site.data.corpus import Corpus, Place, Problem, RecordEntry, places, with_marks
 
 SOURCES = paths.SITE
 ADDRESS = "http://127.0.0.1:8000/"
@@ -184,6 +184,7 @@ class _Build:
         self.seen = DigestCache(results)
         self.before, self.after = directory.before, Manifest(directory.before.code)
         self.published = published.load(quoted)
+        self.matrices = matrices.load(quoted, self.published)
         self.claims = claiming.load(self.published)
         self.pages = pages.discover()
         render = Renderer(sources, self.pages, options.address)
@@ -194,16 +195,20 @@ class _Build:
 
     def run(self) -> BuildResult:
         entries, problems = self._records()
+        today = self.options.today or (entries[-1].date if entries else "1970-01-01")
+        rigs, patches = self.known.rigs, self.known.patches
         found = Corpus(
-            entries,
+            with_marks(entries, rigs, patches, today),
             problems,
             self.published,
             self.claims,
-            self.known.rigs,
-            self.known.patches,
-            self.options.today or (entries[-1].date if entries else "1970-01-01"),
+            rigs,
+            patches,
+            today,
             self.options.address,
+            self.matrices,
         )
+        self._later(found)
         self._static()
         self._pages(found)
         pages = [path for path in self.files if path.endswith(".html")]
@@ -257,6 +262,25 @@ class _Build:
         ]
         entries.sort(key=lambda entry: (entry.summary.run_id, entry.page))
         return entries, sorted(left_out, key=lambda one: one.path)
+
+    def _later(self, found: Corpus) -> None:
+        """What the pages of superseded runs say of later ones, where that has changed."""
+        changed = [
+            (entry, text)
+            for entry in found.entries
+            if (text := later.text(found, entry)) != self._known(entry).later
+        ]
+        for _ in workers.spread(self.maker.later, changed, self.jobs, workers.FEW):
+            pass
+        for entry, text in changed:
+            known = self._known(entry)
+            self.after.records[entry.place.shown] = RememberedRun.of(
+                entry.place.shown, known.sha256, known.endings, known.data, text
+            )
+        self.made += sum(one.place.shown in self.before.records for one, _ in changed)
+
+    def _known(self, entry: RecordEntry) -> RememberedRun:
+        return self.after.records[entry.place.shown]
 
     def _static(self) -> None:
         for path in sorted((self.sources / "static").rglob("*")):

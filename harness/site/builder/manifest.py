@@ -22,17 +22,21 @@ class RememberedRun:
     """What is remembered of a run: its record's digest, files and summary, and the encoded line.
 
     Files are stored as suffixes of the run's path. The line is kept because most builds change only
-    a few of thousands of records.
+    a few of thousands of records. `later`: what its page says of the runs that superseded it.
     """
 
     sha256: str
     endings: Sequence[str]
     data: list[Any]
     line: str
+    later: str = ""
 
     @classmethod
-    def of(cls, shown: str, sha256: str, endings: Sequence[str], data: list[Any]) -> RememberedRun:
-        return cls(sha256, endings, data, compact([shown, sha256, endings, data]))
+    def of(
+        cls, shown: str, sha256: str, endings: Sequence[str], data: list[Any], later: str = ""
+    ) -> RememberedRun:
+        line = compact([shown, sha256, endings, data, later])
+        return cls(sha256, endings, data, line, later)
 
     def files(self, stem: str) -> Sequence[str]:
         """The files' addresses."""
@@ -78,8 +82,8 @@ class Manifest:
         found = cls(code, shared, outgoing=outgoing)
         # Parsed at once, which is several times as fast as parsing thousands of small documents.
         of_records = json.loads(f"[{','.join(lines[:many])}]")
-        for (shown, sha256, endings, data), line in zip(of_records, lines, strict=False):
-            found.records[shown] = RememberedRun(sha256, endings, data, line)
+        for (shown, sha256, endings, data, later), line in zip(of_records, lines, strict=False):
+            found.records[shown] = RememberedRun(sha256, endings, data, line, later)
         found.groups = dict(map(json.loads, lines[many:]))
         return found
 

@@ -99,13 +99,19 @@ class Directory:
         return f"{self.fresh}/{path}"
 
     def write(self, path: str, content: bytes) -> None:
-        """Write a file, unless the existing site has an identical one."""
+        """Write a file, also over one of this build, unless the existing site has it already."""
         if path in self._kept:
             old = Path(f"{self.out}/{path}")
             with contextlib.suppress(OSError):
                 if old.stat().st_size == len(content) and old.read_bytes() == content:
+                    Path(f"{self.fresh}/{path}").unlink(missing_ok=True)
                     return
         Path(self._within(path)).write_bytes(content)
+
+    def read(self, path: str) -> bytes:
+        """A file that was written or kept."""
+        fresh = Path(f"{self.fresh}/{path}")
+        return (fresh if fresh.exists() else Path(f"{self.out}/{path}")).read_bytes()
 
     def keeps(self, paths: Iterable[str]) -> bool:
         """Whether the existing site has these files."""

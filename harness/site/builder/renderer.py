@@ -23,8 +23,8 @@ from harness.measure.quantity import thousands
 from harness.measure.record import Scalar, Series
 from harness.paths import cache_directory
 from harness.site.builder import essay_html
-from harness.site.data import corpus, figures
-from harness.site.data.addresses import slug
+from harness.site.data import corpus, figures, machines, publishers
+from harness.site.data.addresses import published_page, slug
 from harness.site.data.essays import Lookup
 from harness.site.page import Document, Page
 
@@ -64,17 +64,25 @@ def environment(sources: Path) -> jinja2.Environment:
         keep_trailing_newline=True,
         bytecode_cache=_compiled(),
     )
-    made.filters["fact"] = figures.fact
+    made.filters.update(
+        fact=figures.fact,
+        titled=machines.title,
+        system=machines.system,
+        accelerator=machines.accelerator,
+        within=publishers.within,
+    )
     made.globals.update(
         anchor=corpus.anchor,
         bounds_of=_bounds,
         slug=slug,
+        published_page=published_page,
         bytes_text=figures.bytes_text,
         thousands=thousands,
         smallest_n=statistics.smallest_n,
         confidence=f"{statistics.CONFIDENCE:.0%}".replace("%", " %"),
         clocks=published.clocks(),
         labels=published.LABELS,
+        conditions=figures.conditions,
         withheld=figures.withheld,
         proved=figures.proved,
         sizes=figures.size,
@@ -126,6 +134,11 @@ class EssayFunctions:
         if not found:
             return Markup('<span class="absent">not measured on this host</span>')
         return figures.figure(*found, statistic, self._link)
+
+    def beside(self, id: str, statistic: str = "p50", **dimensions: Scalar) -> Markup:
+        """Our figure that a published one stands beside; `dimensions` choose one of several."""
+        at = self._look.placement(id)
+        return self.measured(at.rig, at.metric, statistic, **{**at.where, **dimensions})
 
     def verdict(self, id: str) -> Markup:
         """A claim's verdict here, linked to its page."""
@@ -181,6 +194,7 @@ class Renderer:
                 **context,
                 "published": words.published,
                 "measured": words.measured,
+                "beside": words.beside,
                 "verdict": words.verdict,
             }
             context["prose"] = lambda essay, link: essay_html.render(

@@ -13,7 +13,7 @@ from harness.claims.claims import Claim
 from harness.errors import SiteError
 from harness.host.cpus import usable
 from harness.interrupts import TERMINATION
-from harness.site.builder import check
+from harness.site.builder import check, later, tables
 from harness.site.builder.manifest import Manifest
 from harness.site.builder.output import Directory
 from harness.site.builder.renderer import Renderer
@@ -24,7 +24,7 @@ from harness.site.page import Asset, Document, Group, Page
 
 FEW = 24
 """The fewest items for which a second process is worth starting."""
-_FIXED = frozenset(("validity", "figures", "repeat", "clock", "machine", "inputs", "main"))
+_FIXED = frozenset(("validity", "later", "figures", "repeat", "clock", "machine", "inputs", "main"))
 
 
 @dataclass
@@ -68,7 +68,13 @@ class PageWriter:
         """Write files; ids must be unique within a page."""
         made = Written()
         for one in several:
-            content = one.content if isinstance(one, Asset) else self.render(one)
+            if isinstance(one, Asset):
+                content = one.content
+            else:
+                content, files = tables.finish(one.path, self.render(one))
+                for path, file in files.items():
+                    self.directory.write(path, file)
+                    made.files.append(path)
             self.directory.write(one.path, content)
             made.files.append(one.path)
             if one.path.endswith(".html"):
@@ -98,6 +104,12 @@ class PageWriter:
         links = {link: page for link, page in made.links.items() if link not in inner}
         shared: record_summary.Shared = {}
         return record_summary.to_json(entry.summary, shared), shared, Written(made.files, {}, links)
+
+    def later(self, changed: tuple[RecordEntry, str]) -> None:
+        """Put into a run's page what it says of later ones."""
+        entry, paragraph = changed
+        page = later.within(self.directory.read(entry.page), paragraph, entry.page)
+        self.directory.write(entry.page, page)
 
     def group(self, one: Group) -> Mapping[str, Any]:
         """Write a group's files; returns what to remember of it."""

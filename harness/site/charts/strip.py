@@ -18,8 +18,11 @@ from harness.measure.statistics import Estimate
 from harness.site.charts import axis, labels, svg
 from harness.site.charts.labels import Mark
 from harness.site.data.figures import divided, get
+from harness.site.data.publishers import within
 
-_TOP, _ROW, _LANE, _BOTTOM = 46, 92, 30, 30
+_TOP, _ROW, _LANE, _BOTTOM, _KEY = 46, 92, 30, 30, 24
+_LINE = 15
+"""Pixels of a line under a row's name."""
 _EDGE = 0.012
 MOST = 800
 """The most dots in a row; beyond, they are sampled evenly."""
@@ -29,7 +32,8 @@ MOST = 800
 class Strip:
     """A row: `note` says what a reader must know, `published` has figures of others for it.
 
-    `by` divides every sample, such as host memory by the number of sandboxes.
+    `by` divides every sample, such as host memory by the number of sandboxes. The lines of `under`
+    stand below the name.
     """
 
     label: str
@@ -39,6 +43,11 @@ class Strip:
     muted: bool = False
     by: int = 1
     published: Sequence[tuple[str, Figure]] = ()
+    under: Sequence[str] = ()
+
+    @property
+    def height(self) -> int:
+        return _ROW + _LINE * len(self.under)
 
 
 @dataclass(frozen=True)
@@ -69,14 +78,18 @@ def strip_chart(
 ) -> Markup:
     """The chart; every series must be in `unit`."""
     scale = axis.decades(values_of(strips, line), unit)
-    bottom = _TOP + _ROW * len(strips)
+    bottom = _TOP + sum(strip.height for strip in strips)
     parts: list[object] = [_grid(scale, bottom)]
     if line and line.figure.value is not None:
         parts.append(_line(line, _x(scale, line.figure.value), bottom))
     walls = [_x(scale, line.figure.value)] if line and line.figure.value is not None else []
-    for number, strip in enumerate(strips):
-        parts.append(_strip(strip, scale, _TOP + _ROW * number, unit, walls))
-    return svg.chart(id, title, _describe(strips, line, unit), bottom + _BOTTOM, *parts)
+    top = _TOP
+    for strip in strips:
+        parts.append(_strip(strip, scale, top, unit, walls))
+        top += strip.height
+    key = _key(strips, bottom + _BOTTOM + 14)
+    height = bottom + _BOTTOM + (_KEY if key else 0)
+    return svg.chart(id, title, _describe(strips, line, unit), height, *parts, *key)
 
 
 def values_of(strips: Sequence[Strip], line: ReferenceLine | None) -> list[float]:
@@ -96,7 +109,7 @@ def _describe(strips: Sequence[Strip], line: ReferenceLine | None, unit: str) ->
     for strip in strips:
         median = estimate_of(strip, "p50")
         words = f"median {show(median, unit)}" if median else strip.note or "not measured"
-        parts.append(f"{strip.label}: {words}.")
+        parts.append(f"{strip.label}: {', '.join([words, *strip.under])}.")
     if line:
         parts.append(f"Dashed line: {line.text}, {line.aside}.")
     return " ".join(parts) + " The table below has the same figures."
@@ -120,10 +133,14 @@ def _grid(scale: axis.Axis, bottom: float) -> Markup:
 
 
 def _strip(strip: Strip, scale: axis.Axis, top: float, unit: str, walls: Sequence[float]) -> Markup:
-    lane = top + 26
+    lane = top + 26 + _LINE * len(strip.under)
     parts: list[object] = [
         svg.tag("line", x1="0", x2="100%", y1=top, y2=top, class_="rule"),
         svg.tag("text", strip.label, x="0", y=top + 18, class_="row"),
+        *(
+            svg.tag("text", line, x="0", y=top + 18 + _LINE * number, class_="note")
+            for number, line in enumerate(strip.under, 1)
+        ),
     ]
     kind = "warn" if strip.warn else "note"
     samples = thinned(strip.series.samples, MOST) if strip.series else ()
@@ -146,8 +163,8 @@ def _strip(strip: Strip, scale: axis.Axis, top: float, unit: str, walls: Sequenc
 def _published(strip: Strip, scale: axis.Axis, y: float, walls: Sequence[float]) -> list[Markup]:
     """Published figures of a row, each a diamond with its label, clear of the dashed line."""
     parts = []
-    known = [(f"{who} {one.as_written}", one.value) for who, one in strip.published
-             if one.value is not None]  # fmt: skip
+    # The key below the axis says whose they are: beside each, a name would not fit on a phone.
+    known = [(one.marked, one.value) for _, one in strip.published if one.value is not None]
     marks = [Mark(_x(scale, value), y, words) for words, value in known]
     for mark, (_, value), spot in zip(
         marks, known, labels.spots(marks, walls, below=False), strict=True
@@ -166,6 +183,20 @@ def _published(strip: Strip, scale: axis.Axis, y: float, walls: Sequence[float])
             )
         )
     return parts
+
+
+def _key(strips: Sequence[Strip], y: float) -> list[Markup]:
+    """Whose the diamonds are."""
+    names = dict.fromkeys(
+        within(who) for strip in strips for who, one in strip.published if one.value
+    )
+    if not names:
+        return []
+    words = f"published by {' and '.join(names)}"
+    return [
+        svg.glyph(_EDGE, y, svg.DIAMOND, "other"),
+        svg.tag("text", words, x=svg.percent(_EDGE), dx=12, y=y + 4, class_="other"),
+    ]
 
 
 def estimate_of(strip: Strip, statistic: str) -> Estimate | None:

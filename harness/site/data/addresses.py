@@ -11,6 +11,11 @@ def slug(text: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-") or "x"
 
 
+def published_page(topic: str) -> str:
+    """The page of the published figures of a topic: those of starts are on a page of their own."""
+    return "published-starts.html" if topic == "cold-start" else "published.html"
+
+
 @functools.lru_cache(maxsize=65536)
 def relative(here: str, target: str) -> str:
     """The address of `target` as seen from the document `here`, both below the root."""

@@ -1,36 +1,13 @@
-"""The matrix of E2B operations by SDK, and CubeSandbox's own table for comparison."""
+"""The matrix of E2B operations by SDK, measured here."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from harness.measure.record import Series
 from harness.site.data.corpus import Corpus, RecordEntry
 from harness.site.data.network import RigRecord, newest
-
-# CubeSandbox's own table of April 2026 (CubeAPI's README): supported and unsupported routes.
-CUBE_SOURCE = "https://github.com/TencentCloud/CubeSandbox"
-CUBE_DATE = "2026-04"
-CUBE: Mapping[str, bool] = {
-    **dict.fromkeys(
-        (
-            "GET /health", "GET /sandboxes", "GET /v2/sandboxes", "POST /sandboxes",
-            "GET /sandboxes/{id}", "DELETE /sandboxes/{id}", "POST /sandboxes/{id}/pause",
-            "POST /sandboxes/{id}/resume", "POST /sandboxes/{id}/connect",
-        ),
-        True,
-    ),
-    **dict.fromkeys(
-        (
-            "GET /sandboxes/{id}/logs", "GET /v2/sandboxes/{id}/logs",
-            "POST /sandboxes/{id}/timeout", "POST /sandboxes/{id}/refreshes",
-            "POST /sandboxes/{id}/snapshots", "GET /sandboxes/{id}/metrics", "GET /snapshots",
-            "PUT /sandboxes/{id}/network",
-        ),
-        False,
-    ),
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -45,7 +22,6 @@ class OperationResult:
 class OperationRow:
     operation: str
     cells: Sequence[OperationResult | None]
-    cube: bool | None
 
 
 @dataclass(frozen=True)
@@ -92,7 +68,7 @@ def matrix(corpus: Corpus) -> Matrix | None:
     planes = []
     for name, operations in cells.items():
         rows = [
-            OperationRow(operation, [by.get(sdk) for sdk in sdks], CUBE.get(operation))
+            OperationRow(operation, [by.get(sdk) for sdk in sdks])
             for operation, by in sorted(operations.items(), key=lambda one: one[0].split(" ", 1)[1])
         ]
         scores = []

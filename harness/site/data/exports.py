@@ -9,7 +9,7 @@ from xml.sax.saxutils import escape, quoteattr
 from harness import __version__
 from harness.measure.quantity import show
 from harness.measure.record import SCHEMA_FILE
-from harness.site.data import evidence, figures
+from harness.site.data import evidence, figures, machines
 from harness.site.data.corpus import Corpus, RecordEntry
 from harness.site.data.files import as_csv, as_json
 from harness.site.data.linked_data import LICENCE
@@ -21,8 +21,9 @@ __all__ = ["as_json", "claims_csv", "crate", "dataset", "feed", "index", "sitema
 _NEWEST = 50
 CLAIM_COLUMNS = (
     "claim", "publisher", "title", "quote", "as_written", "value", "unit", "statistic", "when",
-    "source", "verdict", "was", "comparable", "ours", "low", "high", "needed", "machine", "rig",
-    "metric", "record", "why",
+    "source", "system", "verdict", "notes", "marks", "comparable", "measured_on", "ours",
+    "low", "high", "needed", "decides", "machine", "rig", "metric", "record", "why",
+    "published_state",
 )  # fmt: skip
 
 
@@ -49,6 +50,7 @@ def index(corpus: Corpus) -> bytes:
                     "profile": one.summary.profile,
                     "machine": one.summary.machine.id,
                     "validity": one.summary.validity.status,
+                    "superseded_by": _superseded_by(corpus, one),
                     "function_only": one.summary.function_only or None,
                     "series": len(one.summary.series),
                     "page": one.page,
@@ -65,6 +67,8 @@ def index(corpus: Corpus) -> bytes:
             "files": {
                 "schema": f"schema/{SCHEMA_FILE.name}",
                 "claims": "claims.csv",
+                "published": "published.json",
+                "published_csv": "published.csv",
                 "dataset": "dataset.jsonld",
                 "crate": "ro-crate-metadata.json",
                 "feed": "feed.xml",
@@ -74,6 +78,11 @@ def index(corpus: Corpus) -> bytes:
             },
         }
     )
+
+
+def _superseded_by(corpus: Corpus, one: RecordEntry) -> Sequence[str] | None:
+    found = corpus.superseded.get(one.summary.run_id)
+    return found.by if found else None
 
 
 def claims_csv(corpus: Corpus) -> bytes:
@@ -93,18 +102,23 @@ def claims_csv(corpus: Corpus) -> bytes:
                 rows.append(
                     (
                         *head,
+                        claim.system,
                         str(finding.verdict),
-                        str(finding.was) if finding.was else None,
+                        "; ".join(finding.notes) or None,
+                        "; ".join(one.text for one in finding.marks) or None,
                         "yes" if judged.answer.comparable else "no",
+                        finding.system or None,
                         ours and ours.value,
                         ours and ours.low,
                         ours and ours.high,
                         finding.needed,
+                        "yes" if judged.decides else "no",
                         machine,
                         judged.answer.rig,
                         judged.answer.metric,
                         found.entry.raw if found else None,
                         judged.answer.why,
+                        one.state or None,
                     )
                 )
     return as_csv(CLAIM_COLUMNS, rows)
@@ -296,7 +310,7 @@ def _summary(one: RecordEntry) -> str:
     if series and one.summary.function_only:
         words = f"function only, {series.metric}: {series.n} of {series.n + series.failed}"
     return ", ".join(
-        part for part in (_state(one.summary), words, one.summary.machine.name) if part
+        part for part in (_state(one.summary), words, machines.title(one.summary.machine)) if part
     )
 
 

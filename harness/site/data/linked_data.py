@@ -12,6 +12,7 @@ from markupsafe import Markup
 
 from harness import strict_json
 from harness.measure.record import RunRecord
+from harness.site.data import machines
 from harness.site.data.addresses import relative
 
 LICENCE = "https://spdx.org/licenses/BSD-2-Clause"
@@ -33,7 +34,7 @@ def of_run(record: RunRecord, title: str, page: str, files: Mapping[str, str]) -
             "@type": "Dataset",
             "name": f"{title}: run {record.run_id}",
             "description": f"Every sample of one run of the rig {record.rig.id}, in measurement "
-            f"order, on {record.machine.name}.",
+            f"order, on {machines.title(record.machine)}.",
             "identifier": record.run_id,
             "license": LICENCE,
             "isAccessibleForFree": True,

@@ -11,9 +11,10 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
-from harness.measure import statistics
+from harness.measure.conditions import Conditions, Reach, derived
 from harness.measure.record import (
     Facts,
     Git,
@@ -27,8 +28,8 @@ from harness.measure.record import (
     Validity,
 )
 from harness.measure.statistics import Estimate
+from harness.site.data.estimates import PERCENTILES, estimates_of
 
-PERCENTILES = {"p50": 50, "p90": 90, "p95": 95, "p99": 99}
 EMULATED = "emulated"
 """The class of machines whose records show that something works, but not how fast."""
 COUNTED = "1"
@@ -64,20 +65,6 @@ def anchor(record: RunRecord, series: Series) -> str:
     return f"/series/{record.series.index(series)}"
 
 
-def estimates(samples: Sequence[float]) -> dict[str, Estimate]:
-    """Every statistic that the number of samples allows."""
-    if not samples:
-        return {}
-    ordered = sorted(samples)
-    found = {"min": Estimate(ordered[0], None, None)}
-    for name, percent in PERCENTILES.items():
-        one = statistics.estimate_ordered(ordered, percent)
-        if percent == 50 or one.bounded:
-            found[name] = one
-    found["max"] = Estimate(ordered[-1], None, None)
-    return found
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class SeriesKind:
     """What a series measures. Interned: there is one object per kind, compared by identity.
@@ -111,7 +98,8 @@ class SeriesSummary:
 
     `number` is its index in the record. `numbers` has the minimum and maximum, then the value and
     bounds of each percentile that n allows. It is a flat list because every build reads thousands
-    of these and uses few.
+    of these and uses few. `stated` are the conditions that its record states, where they differ
+    from those that would be derived.
     """
 
     kind: SeriesKind
@@ -119,6 +107,7 @@ class SeriesSummary:
     failed: int
     number: int
     numbers: Sequence[float | None]
+    stated: Conditions | None = None
 
     @property
     def metric(self) -> str:
@@ -176,9 +165,9 @@ _PLACES = {
 """The index in `numbers` of each statistic, and whether its bounds follow."""
 
 
-def summarise_series(series: Series, number: int) -> SeriesSummary:
-    """The summary of a series."""
-    found = estimates(series.samples)
+def summarise_series(series: Series, number: int, machine: Machine) -> SeriesSummary:
+    """The summary of a series of a record of this machine."""
+    found = estimates_of(series)
     numbers: list[float | None] = []
     if found:
         numbers += [found.pop("min").value, found.pop("max").value]
@@ -186,12 +175,14 @@ def summarise_series(series: Series, number: int) -> SeriesSummary:
     for one in found.values():
         numbers += [one.value, one.low, one.high]
     of = series_kind(series.metric, series.unit, series.better, series.dimensions)
-    return SeriesSummary(of, len(series.samples), len(series.failures), number, numbers)
+    stated = series.conditions if series.conditions != derived(series, machine) else None
+    return SeriesSummary(of, len(series.samples), len(series.failures), number, numbers, stated)
 
 
 @dataclass(frozen=True, slots=True)
 class RecordSummary:
-    """A record without samples, machine states and command lines. `sha256` is its file's digest."""
+    """A record without samples, machine states and command lines. `sha256` is its file's digest,
+    `booted` the second since 1970 at which the machine had started; None where it is not known."""
 
     run_id: str
     started: str
@@ -206,6 +197,7 @@ class RecordSummary:
     validity: Validity
     series: Sequence[SeriesSummary]
     sha256: str
+    booted: int | None = None
 
     @property
     def date(self) -> str:
@@ -218,6 +210,10 @@ class RecordSummary:
         if self.machine.function_only:
             return self.machine.function_only
         return "the machine itself is emulated" if self.machine.class_ == EMULATED else ""
+
+    def conditions(self, series: SeriesSummary) -> Conditions:
+        """What the figures of one of its series must be read with."""
+        return series.stated or derived(series, self.machine)
 
     def find(self, metric: str, dimensions: Mapping[str, Scalar]) -> SeriesSummary | None:
         """The first series of that metric whose dimensions include all those given."""
@@ -235,7 +231,7 @@ def fits(have: Facts, wanted: Mapping[str, Scalar]) -> bool:
 def summarise(record: RunRecord, sha256: str) -> RecordSummary:
     """The summary of a record."""
     host = dataclasses.replace(record.machine, before={}, after={})
-    series = [summarise_series(one, number) for number, one in enumerate(record.series)]
+    series = [summarise_series(one, number, host) for number, one in enumerate(record.series)]
     return RecordSummary(
         record.run_id,
         record.started,
@@ -250,7 +246,15 @@ def summarise(record: RunRecord, sha256: str) -> RecordSummary:
         record.validity,
         series,
         sha256,
+        _booted(record),
     )
+
+
+def _booted(record: RunRecord) -> int | None:
+    uptime = record.machine.before.get("uptime_s")
+    if not isinstance(uptime, int | float):
+        return None
+    return round(datetime.fromisoformat(record.started).timestamp() - uptime)
 
 
 Shared = dict[str, list[Any]]
@@ -290,13 +294,25 @@ def to_json(one: RecordSummary, shared: Shared) -> list[Any]:
                 _share(shared, [k.metric, k.unit, k.better, dict(k.dimensions)]),
                 series.n,
                 series.failed,
+                _as_list(series.stated),
                 *series.numbers,
             ]
             for series in one.series
             for k in (series.kind,)
         ],
+        one.booted,
         one.sha256,
     ]
+
+
+def _as_list(stated: Conditions | None) -> list[str | bool | None]:
+    if stated is None:
+        return []
+    return [stated.accelerator, stated.reach, stated.rehearsed, stated.readings]
+
+
+def _stated(data: list[Any]) -> Conditions | None:
+    return Conditions(data[0], Reach(data[1]), *data[2:]) if data else None
 
 
 def shared_names(data: list[Any]) -> Iterator[str]:
@@ -331,7 +347,7 @@ class Reader:
     def __call__(self, data: list[Any]) -> RecordSummary:
         """The inverse of `to_json`. Raises LookupError, TypeError or ValueError."""
         (run_id, started, finished, profile, rig, task, git, patches, images, machine, validity,
-         lines, sha256) = data  # fmt: skip
+         lines, booted, sha256) = data  # fmt: skip
         kinds = self._kinds
         return RecordSummary(
             run_id,
@@ -347,9 +363,15 @@ class Reader:
             Validity(*validity),
             [
                 SeriesSummary(
-                    kinds.get(one[0]) or self._kind(one[0]), one[1], one[2], number, one[3:]
+                    kinds.get(one[0]) or self._kind(one[0]),
+                    one[1],
+                    one[2],
+                    number,
+                    one[4:],
+                    _stated(one[3]),
                 )
                 for number, one in enumerate(lines)
             ],
             sha256,
+            booted,
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from harness.claims.claims import Claim
 from harness.site.data import cold_start
@@ -50,13 +50,16 @@ def answerable(one: RecordSummary, claims: Sequence[Claim]) -> Sequence[Claim]:
     ]
 
 
-def rows_of(entries: Sequence[RecordEntry]) -> Sequence[Mapping[str, object]]:
-    """What a list of runs shows for each run."""
+def rows_of(
+    entries: Sequence[RecordEntry], superseded: Collection[str]
+) -> Sequence[Mapping[str, object]]:
+    """What a list of runs shows for each run; `superseded` has the ids of those that are."""
     return [
         {
             "entry": entry,
             "title": title(entry.summary),
             "series": headline(entry.summary),
+            "superseded": entry.summary.run_id in superseded,
         }
         for entry in entries
     ]

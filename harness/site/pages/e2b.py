@@ -26,10 +26,7 @@ def _render(corpus: Corpus) -> Iterator[Document | Asset]:
         "Which operations of E2B work with which version of the unmodified SDK, and how fast.",
         {
             "matrix": e2b.matrix(corpus),
-            "cube_date": e2b.CUBE_DATE,
-            "cube_source": e2b.CUBE_SOURCE,
-            "cube_done": sum(e2b.CUBE.values()),
-            "cube_of": len(e2b.CUBE),
+            "published_matrices": corpus.matrices,
             "latency": latency,
             "metrics": _METRICS,
             "substrates": latency.values("substrate") if latency else (),

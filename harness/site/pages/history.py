@@ -1,193 +1,182 @@
-"""History: every series that was measured more than once on a machine, run by run."""
+"""History: every series that was measured more than once on a machine, run by run, rig by rig."""
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from harness.measure import comparison
 from harness.measure.comparison import Outcome
-from harness.measure.record import Scalar
-from harness.measure.statistics import Estimate
-from harness.site.charts.chart import Chart, ChartRow
+from harness.site.charts.chart import ChartRow
 from harness.site.charts.history import HistoryPicture, HistoryPoint
-from harness.site.data import figures
+from harness.site.data import machines
 from harness.site.data.addresses import slug
-from harness.site.data.corpus import Corpus, RecordEntry
-from harness.site.data.files import as_json
-from harness.site.data.record_summary import SeriesSummary
+from harness.site.data.corpus import Corpus
+from harness.site.data.files import as_csv, as_json
+from harness.site.data.machine_days import MachineDay
+from harness.site.data.tracks import Point, Track, machine_days, tracks
 from harness.site.page import Asset, Document, Group, Item, Nav, Page
 
-_SHOWN = 100
-"""The most runs that a series' chart and table show; the CSV has all."""
+_CHARTED = 4
+"""The fewest runs of which a chart is drawn; fewer are read from the table at once."""
+_DRAWN, _ROWS = 100, 40
+"""The most runs in a chart, and in a table; the CSV has all."""
 _LISTED = 120
 """The most series in one list."""
-DETAILS = ("footprint", "wakes", "host-memory", "retransmits", "cpu", "sent", "idle-switches")
-"""Metrics that explain others; they have no history page of their own."""
-
-Key = tuple[str, str, tuple[str, tuple[tuple[str, Scalar], ...]]]
-"""A rig, a profile, and the kind of a series."""
+_PAGE = 100_000
+"""About how many bytes a page may have; the rest of a rig's series follow on further pages."""
+_TRACK, _ROW, _DRAWING, _MARK = 560, 620, 2600, 120
+"""About how many bytes a series, a row, a drawing and each run in that take."""
+COLUMNS = (
+    "series", "metric", "dimensions", "profile", "day", "run", "commit", "validity", "n", "failed",
+    "p50", "low", "high", "unit", "change", "machine_moved", "record",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
-class Track:
-    """One series over its runs, oldest first."""
+class Shown:
+    """A track as its page shows it, newest first. `hidden` counts the runs that it leaves out."""
 
-    machine: str
-    rig: str
-    runs: Sequence[tuple[RecordEntry, SeriesSummary]]
-    changes: Sequence[Outcome]
-
-    @property
-    def series(self) -> SeriesSummary:
-        return self.runs[-1][1]
-
-    @property
-    def name(self) -> str:
-        """Its path without a suffix."""
-        facts = "-".join(f"{k}-{v}" for k, v in sorted(self.series.dimensions.items()))
-        return f"history/{slug(self.machine)}/{slug(f'{self.rig}-{self.series.metric}-{facts}')}"
-
-    @property
-    def last(self) -> Outcome:
-        """How the newest run differs from the previous one."""
-        return self.changes[-1] if self.changes else Outcome.SAME
+    track: Track
+    picture: HistoryPicture | None
+    rows: Sequence[tuple[Point, Point | None]]
+    hidden: int
 
 
-def tracks(corpus: Corpus, machine: str) -> Sequence[Track]:
-    """Every series with samples in at least two runs of one profile on a machine."""
-    found: dict[Key, list[tuple[RecordEntry, SeriesSummary]]] = {}
-    for entry in corpus.machines.get(machine, ()):
-        if entry.summary.function_only or entry.summary.validity.status == "failed":
-            continue
-        rig, profile = entry.summary.rig.id, entry.summary.profile
-        for series in entry.summary.series:
-            if series.n and series.metric not in DETAILS:
-                found.setdefault((rig, profile, series.kind.key), []).append((entry, series))
-    made: dict[tuple[object, ...], Track] = {}
-    for (rig, profile, key), runs in found.items():
-        if len(runs) < 2:
-            continue
-        medians = [_median(series) for _, series in runs]
-        one = Track(machine, rig, runs, comparison.changes(medians, runs[-1][1].better))
-        # If two profiles qualify, the full one has the page.
-        if profile == "full" or (rig, key) not in made:
-            made[rig, key] = one
-    return sorted(made.values(), key=lambda one: one.name)
+@dataclass(frozen=True)
+class Part:
+    """One page of a rig's series. `path` has no suffix."""
 
-
-def _median(series: SeriesSummary) -> Estimate:
-    found = figures.get(series, "p50")
-    assert found
-    return found
+    path: str
+    tracks: Sequence[Track]
 
 
 def title_of(track: Track) -> str:
     return f"{track.rig}: {track.series.name}"
 
 
-def chart_of(track: Track) -> Chart:
-    """The newest runs as a picture, and all of them as rows."""
-    recent = range(max(0, len(track.runs) - _SHOWN), len(track.runs))
+def picture_of(track: Track) -> HistoryPicture:
+    """The newest runs as a picture."""
     runs = [
-        HistoryPoint(
-            track.runs[n][0].date,
-            _median(track.runs[n][1]),
-            track.runs[n][0].summary.validity.status,
-            track.changes[n - 1] if n else Outcome.SAME,
-        )
-        for n in recent
+        HistoryPoint(one.entry.date, one.median, one.entry.summary.validity.status, one.change)
+        for one in track.points[-_DRAWN:]
     ]
-    title = title_of(track)
-    picture = HistoryPicture("history", f"{title}, run by run", track.series.unit, runs)
-    rows = [
-        ChartRow(f"{entry.date} {entry.summary.run_id[-8:]}", entry, one)
-        for entry, one in track.runs
+    title = f"{title_of(track)}, run by run"
+    return HistoryPicture(f"{track.anchor}-chart", title, track.series.unit, runs)
+
+
+def rows_of(track: Track) -> Sequence[ChartRow]:
+    """All runs as the rows of a chart's table."""
+    return [
+        ChartRow(f"{one.entry.date} {one.entry.summary.run_id[-8:]}", one.entry, one.series)
+        for one in track.points
     ]
-    return Chart(track.name, title, picture, rows)
 
 
-def _page(track: Track) -> Iterator[Document | Asset]:
-    whole, title = chart_of(track), title_of(track)
-    hidden = max(0, len(track.runs) - _SHOWN)
-    yield from whole.assets()
-    changed = [
-        (track.runs[n][0], track.runs[n - 1][0], track.changes[n - 1])
-        for n in range(1, len(track.runs))
-        if track.changes[n - 1] in (Outcome.BETTER, Outcome.WORSE)
-    ]
-    yield Document(
-        f"{track.name}.html",
-        "history_series.html",
-        title,
-        f"{title}: every run on one machine, oldest first.",
-        {
-            "track": track,
-            "chart": dataclasses.replace(whole, rows=whole.rows[hidden:][::-1]),
-            "changed": changed[-30:][::-1],
-            "hidden": hidden,
-        },
-    )
+def _shown(track: Track) -> Shown:
+    several = [*zip(track.points[1:], track.points, strict=False)][::-1]
+    rows: list[tuple[Point, Point | None]] = [*several, (track.points[0], None)]
+    picture = picture_of(track) if len(track.points) >= _CHARTED else None
+    return Shown(track, picture, rows[:_ROWS], max(0, len(rows) - _ROWS))
 
 
-def _lists(machine: str, name: str, found: Sequence[Track]) -> Iterator[Document]:
-    """A machine's page with what changed in the newest runs, and lists of all series by rig."""
-    order = {Outcome.WORSE: 0, Outcome.BETTER: 1}
-    changed = [one for one in found if one.last in order]
-    changed.sort(key=lambda one: (order[one.last], one.name))
-    stem = f"history/{slug(machine)}"
-    rigs = {
-        rig: [one for one in found if one.rig == rig] for rig in sorted({one.rig for one in found})
-    }
-    pages = {
+def _bytes(track: Track) -> int:
+    runs = len(track.points)
+    drawn = _DRAWING + _MARK * min(runs, _DRAWN) if runs >= _CHARTED else 0
+    return _TRACK + drawn + _ROW * min(runs, _ROWS)
+
+
+def parts_of(machine: str, found: Sequence[Track]) -> Mapping[str, Sequence[Part]]:
+    """The pages of each rig, which has as many as its series need."""
+    by_rig: dict[str, list[list[Track]]] = {}
+    room: dict[str, int] = {}
+    for one in found:
+        pages = by_rig.setdefault(one.rig, [])
+        size = _bytes(one)
+        if not pages or room[one.rig] < size:
+            pages.append([])
+            room[one.rig] = _PAGE
+        pages[-1].append(one)
+        room[one.rig] -= size
+    return {
         rig: [
-            f"{stem}.{slug(rig)}{f'.{n // _LISTED + 1}' if n else ''}.html"
-            for n in range(0, len(several), _LISTED)
+            Part(f"history/{slug(machine)}.{slug(rig)}{f'.{n}' if n > 1 else ''}", several)
+            for n, several in enumerate(pages, 1)
         ]
-        for rig, several in rigs.items()
+        for rig, pages in by_rig.items()
     }
-    about = "Series that were measured more than once, and how they changed."
+
+
+def _page(
+    part: Part, pages: Sequence[Part], days: Sequence[MachineDay], above: tuple[str, str]
+) -> Iterator[Document | Asset]:
+    rig = part.tracks[0].rig
     yield Document(
-        f"{stem}.html",
-        "history_machine.html",
-        f"History of {name}",
-        about,
+        f"{part.path}.html",
+        "history_rig.html",
+        f"History of {rig} on {above[1]}",
+        f"How every series of {rig} changed from run to run on one machine.",
         {
-            "tracks": changed[:_LISTED],
-            "hidden": max(len(changed) - _LISTED, 0),
-            "rigs": {rig: (pages[rig][0], len(several)) for rig, several in rigs.items()},
+            "rig": rig,
+            "series": [_shown(one) for one in part.tracks],
+            "part": part,
+            "pages": pages,
+            "days": days,
+            "above": above,
         },
     )
-    for rig, several in rigs.items():
-        for number, path in enumerate(pages[rig]):
-            yield Document(
-                path,
-                "history_rig.html",
-                f"History of {rig} on {name}",
-                about,
-                {
-                    "tracks": several[number * _LISTED : (number + 1) * _LISTED],
-                    "pages": pages[rig],
-                    "number": number,
-                    "above": (f"{stem}.html", name),
-                },
-            )
+    yield Asset(f"{part.path}.csv", as_csv(COLUMNS, [*_csv(part.tracks)]))
+
+
+def _csv(found: Sequence[Track]) -> Iterator[Sequence[object]]:
+    for track in found:
+        facts = ", ".join(f"{k}={v}" for k, v in sorted(track.series.dimensions.items()))
+        for at, one in enumerate(track.points):
+            summary = one.entry.summary
+            yield (
+                track.anchor, track.series.metric, facts, summary.profile, one.entry.date,
+                summary.run_id, summary.git.commit, summary.validity.status, one.series.n,
+                one.series.failed, one.median.value, one.median.low, one.median.high,
+                track.series.unit, str(one.change) if at else None,
+                one.day.factor if one.day else None, one.entry.raw,
+            )  # fmt: skip
+
+
+def _groups(
+    parts: Mapping[str, Sequence[Part]], days: Sequence[MachineDay], above: tuple[str, str]
+) -> Iterator[Group]:
+    for pages in parts.values():
+        for part in pages:
+            moved = {one.day for track in part.tracks for one in track.points if one.day}
+            own = [day for day in days if day in moved]
+
+            def make(
+                part: Part = part,
+                pages: Sequence[Part] = pages,
+                own: Sequence[MachineDay] = own,
+            ) -> Iterator[Document | Asset]:
+                return _page(part, pages, own, above)
+
+            inputs = [above[1], *(one.path for one in pages), *map(repr, own)]
+            for track in part.tracks:
+                inputs += [
+                    f"{one.entry.summary.sha256} {one.series.anchor} {one.day is None}"
+                    for one in track.points
+                ]
+            yield Group(part.path, inputs, make)
 
 
 def _render(corpus: Corpus) -> Iterator[Item]:
     by_machine: dict[str, Sequence[Track]] = {}
-    for machine in corpus.machines:
-        found = tracks(corpus, machine)
-        by_machine[machine] = found
-        yield from _lists(machine, corpus.machines[machine][-1].summary.machine.name, found)
-        for track in found:
-            inputs = [f"{e.summary.sha256} {series.anchor}" for e, series in track.runs]
-
-            def make(track: Track = track) -> Iterator[Document | Asset]:
-                return _page(track)
-
-            yield Group(track.name, inputs, make)
+    places: dict[int, str] = {}
+    for machine, entries in corpus.machines.items():
+        name = machines.title(entries[-1].summary.machine)
+        found = by_machine[machine] = tracks(corpus, machine)
+        parts, days = parts_of(machine, found), machine_days(corpus, machine)
+        above = f"history/{slug(machine)}.html"
+        yield from _groups(parts, days, (above, name))
+        for part in (part for pages in parts.values() for part in pages):
+            places |= {id(one): f"{part.path}.html#{one.anchor}" for one in part.tracks}
+        yield _machine(above, name, found, parts, days, places)
     yield Document(
         "history.html",
         "history.html",
@@ -195,37 +184,74 @@ def _render(corpus: Corpus) -> Iterator[Item]:
         "How every series changed from run to run, by machine.",
         {
             "machines": {
-                id: (corpus.machines[id][-1].summary.machine, found, _counts(found))
+                id: (
+                    corpus.machines[id][-1].summary.machine,
+                    found,
+                    _counts(found),
+                    machine_days(corpus, id),
+                )
                 for id, found in by_machine.items()
             }
         },
     )
-    yield Asset("regressions.json", _regressions(by_machine))
+    yield Asset("regressions.json", _regressions(by_machine, places))
+
+
+def _machine(
+    path: str,
+    name: str,
+    found: Sequence[Track],
+    parts: Mapping[str, Sequence[Part]],
+    days: Sequence[MachineDay],
+    places: Mapping[int, str],
+) -> Document:
+    """A machine's page: days on which it moved, what changed in the newest runs, and its rigs."""
+    order = {Outcome.WORSE: 0, Outcome.BETTER: 1}
+    changed = [one for one in found if one.newest.changed]
+    changed.sort(key=lambda one: (bool(one.newest.day), order[one.newest.change]))
+    return Document(
+        path,
+        "history_machine.html",
+        f"History of {name}",
+        "Series that were measured more than once, and how they changed.",
+        {
+            "tracks": [(one, places[id(one)]) for one in changed[:_LISTED]],
+            "hidden": max(len(changed) - _LISTED, 0),
+            "days": days,
+            "rigs": {
+                rig: (f"{pages[0].path}.html", sum(len(part.tracks) for part in pages))
+                for rig, pages in parts.items()
+            },
+        },
+    )
 
 
 def _counts(found: Sequence[Track]) -> Mapping[str, int]:
-    return {
-        str(outcome): sum(one.last is outcome for one in found)
+    counts = {
+        str(outcome): sum(one.newest.change is outcome for one in found)
         for outcome in (Outcome.WORSE, Outcome.BETTER)
     }
+    return {**counts, "moved": sum(one.newest.changed and bool(one.newest.day) for one in found)}
 
 
-def _regressions(by_machine: Mapping[str, Sequence[Track]]) -> bytes:
+def _regressions(by_machine: Mapping[str, Sequence[Track]], places: Mapping[int, str]) -> bytes:
     rows = [
         {
             "machine": machine,
             "rig": one.rig,
             "metric": one.series.metric,
             "dimensions": dict(one.series.dimensions),
-            "page": f"{one.name}.html",
-            "before": _median(one.runs[-2][1]).value,
-            "after": _median(one.runs[-1][1]).value,
+            "page": places[id(one)],
+            "before": one.previous.median.value,
+            "after": one.newest.median.value,
             "unit": one.series.unit,
-            "records": [one.runs[-2][0].raw, one.runs[-1][0].raw],
+            "commits": [one.previous.entry.summary.git.commit, one.newest.entry.summary.git.commit],
+            "machine_moved": one.newest.day.factor if one.newest.day else None,
+            "records": [one.previous.entry.raw, one.newest.entry.raw],
         }
         for machine, found in by_machine.items()
         for one in found
-        if one.last is Outcome.WORSE
+        if one.newest.change is Outcome.WORSE
     ]
     return as_json({"schema": "coppice.regressions/1", "regressions": rows})
 

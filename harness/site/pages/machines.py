@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 from harness.claims.claims import Claim
-from harness.site.data import evidence
+from harness.site.data import evidence, machines
 from harness.site.data.addresses import slug
 from harness.site.data.corpus import Corpus, RecordEntry
 from harness.site.data.run_list import rows_of
@@ -57,14 +57,14 @@ def _proved(corpus: Corpus, machine: str) -> list[tuple[Claim, Sequence[evidence
 
 
 def _older(
-    path: str, machine: str, part: Sequence[RecordEntry], main: str
+    path: str, part: Sequence[RecordEntry], main: str, superseded: Collection[str]
 ) -> Iterator[Document | Asset]:
     yield Document(
         path,
         "machine_more.html",
-        f"{part[0].summary.machine.name}: earlier runs",
+        f"{machines.title(part[0].summary.machine)}: earlier runs",
         "Earlier runs of one machine.",
-        {"rows": rows_of(part), "main": main, "machine": part[0].summary.machine},
+        {"rows": rows_of(part, superseded), "main": main, "machine": part[0].summary.machine},
     )
 
 
@@ -79,14 +79,14 @@ def _render(corpus: Corpus) -> Iterator[Item]:
         yield Document(
             main,
             "machine.html",
-            machine.name,
-            f"Everything that was measured on {machine.name}.",
+            machines.title(machine),
+            f"Everything that was measured on {machines.title(machine)}.",
             {
                 "machine": machine,
                 "function_only": entries[-1].summary.function_only,
                 "proved": _proved(corpus, id),
                 "entries": entries,
-                "rows": rows_of(newest),
+                "rows": rows_of(newest, corpus.superseded),
                 "older": [path for path, _ in older],
                 "rigs": _rigs(entries),
                 "kernels": _kernels(entries),
@@ -96,12 +96,15 @@ def _render(corpus: Corpus) -> Iterator[Item]:
             },
         )
         for path, part in older:
-            inputs = [entry.summary.sha256 for entry in part]
+            inputs = [
+                f"{entry.summary.sha256} {entry.summary.run_id in corpus.superseded}"
+                for entry in part
+            ]
 
             def make(
-                path: str = path, part: Sequence[RecordEntry] = part, id: str = id, main: str = main
+                path: str = path, part: Sequence[RecordEntry] = part, main: str = main
             ) -> Iterator[Document | Asset]:
-                return _older(path, id, part, main)
+                return _older(path, part, main, corpus.superseded)
 
             yield Group(path, inputs, make)
 

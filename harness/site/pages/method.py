@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from harness.measure import statistics
 from harness.site.charts.ladder import LadderPicture, Rung
-from harness.site.data import cold_start, density
+from harness.site.data import cold_start, density, exhibits
 from harness.site.data.corpus import Corpus
 from harness.site.page import Document, Item, Nav, Page
 
@@ -38,6 +38,7 @@ def _render(corpus: Corpus) -> Iterator[Item]:
         "Terms, clocks, tiers and statistics: what a figure on this site means.",
         {
             "drawing": picture().svg(),
+            "exhibit": exhibits.clock_decides(corpus),
             "holds": holds,
             "woken_fleets": [one for one in holds if one.wakes][:1],
             "parts": [one.dimensions["part"] for one in holds[0].parts] if holds else [],

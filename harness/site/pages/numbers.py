@@ -11,10 +11,10 @@ from harness.measure.record import Scalar
 from harness.site.data.addresses import slug
 from harness.site.data.corpus import Corpus, RecordEntry
 from harness.site.data.record_summary import SeriesSummary
+from harness.site.data.tracks import DETAILS
 from harness.site.page import Document, Item, Nav, Page
-from harness.site.pages.history import DETAILS
 
-_MOST = 300
+_MOST = 220
 """The most series on the page, which must load fast on a phone."""
 _PROVED, _MACHINES = 60, 4
 """The most function-only series per machine, and machines."""

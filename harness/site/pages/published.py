@@ -8,8 +8,10 @@ from urllib.parse import urlsplit
 
 from harness.claims import published
 from harness.claims.published import Figure
+from harness.site.data.addresses import published_page
 from harness.site.data.corpus import Corpus
-from harness.site.page import Document, Item, Nav, Page
+from harness.site.data.files import as_csv, as_json
+from harness.site.page import Asset, Document, Item, Nav, Page
 
 _TITLES = {
     "cold-start": "Start",
@@ -21,11 +23,32 @@ _TITLES = {
 }
 
 
+COLUMNS = (
+    "id", "publisher", "subject", "topic", "what", "as_written", "value", "upper", "of", "unit",
+    "statistic", "clock", "concurrency", "when", "label", "source", "conditions", "remark", "state",
+    "withdrawn_when", "withdrawn_by", "withdrawn_why", "withdrawn_source", "replaced_by",
+)  # fmt: skip
+
+
+def _cells(one: Figure) -> Sequence[object]:
+    """The values of COLUMNS; numbers in SI units."""
+    gone = one.withdrawn
+    return (
+        *(getattr(one, name) for name in COLUMNS[:18]),
+        one.state or None,
+        *((gone.when, gone.by, gone.why, gone.source) if gone else (None,) * 4),
+        one.replaced_by or None,
+    )
+
+
 @dataclass(frozen=True)
 class FigureSet:
-    """Figures of one publisher that were measured under the same conditions."""
+    """Figures of one publisher of one source and day, measured under the same conditions."""
 
     conditions: str
+    label: str
+    when: str
+    source: str
     figures: Sequence[Figure]
 
 
@@ -40,11 +63,12 @@ class Publisher:
 
 
 def _publisher(name: str, figures: Sequence[Figure]) -> Publisher:
-    sets: dict[str, list[Figure]] = {}
+    sets: dict[tuple[str, str, str, str], list[Figure]] = {}
     for one in figures:
         text = "; ".join(part for part in (one.conditions, one.when_note) if part)
-        sets.setdefault(text or "conditions not stated", []).append(one)
-    return Publisher(name, [FigureSet(text, found) for text, found in sets.items()])
+        about = (text or "conditions not stated", one.label, one.when, one.source)
+        sets.setdefault(about, []).append(one)
+    return Publisher(name, [FigureSet(*about, found) for about, found in sets.items()])
 
 
 def _topic(figures: Sequence[Figure]) -> Sequence[Publisher]:
@@ -60,24 +84,47 @@ def _host(address: str) -> str:
     return urlsplit(address).netloc.removeprefix("www.")
 
 
-def _render(corpus: Corpus) -> Iterator[Item]:
+def _document(path: str, title: str, corpus: Corpus) -> Document:
+    """The figures of those topics that are on this page."""
     topics = {one.topic for one in corpus.published}
     known = [one for one in _TITLES if one in topics] + sorted(topics - set(_TITLES))
+    here = [one for one in known if published_page(one) == path]
     used = {one.clock for one in corpus.published}
-    yield Document(
+    return Document(
+        path,
         "published.html",
-        "published.html",
-        "Published figures",
+        title,
         "Figures that others publish about sandboxes, with date, clock and source.",
         {
             "groups": {
                 topic: _topic([one for one in corpus.published if one.topic == topic])
-                for topic in known
+                for topic in here
             },
             "topics": {topic: _TITLES.get(topic, topic.capitalize()) for topic in known},
+            "page_of": published_page,
+            "first": path == "published.html",
             "used": [clock for clock in published.clocks().values() if clock.id in used],
             "host": _host,
+            "states": published.STATES,
+            "by_id": {one.id: one for one in corpus.published},
         },
+    )
+
+
+def _render(corpus: Corpus) -> Iterator[Item]:
+    yield _document("published.html", "Published figures", corpus)
+    yield _document(published_page("cold-start"), "Published figures: start", corpus)
+    rows = [_cells(one) for one in corpus.published]
+    yield Asset("published.csv", as_csv(COLUMNS, rows))
+    yield Asset(
+        "published.json",
+        as_json(
+            {
+                "schema": "coppice.published/1",
+                "figures": [dict(zip(COLUMNS, row, strict=True)) for row in rows],
+                "matrices": [vars(one) for one in corpus.matrices],
+            }
+        ),
     )
 
 

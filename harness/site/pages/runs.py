@@ -25,7 +25,11 @@ def _render(corpus: Corpus) -> Iterator[Item]:
         "Every run record, by machine, newest first.",
         {
             "machines": {
-                id: (entries[-1].summary.machine, rows_of(entries[: -shown - 1 : -1]), len(entries))
+                id: (
+                    entries[-1].summary.machine,
+                    rows_of(entries[: -shown - 1 : -1], corpus.superseded),
+                    len(entries),
+                )
                 for id, entries in corpus.machines.items()
             },
             "function_only": {

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from harness.site.charts.chart import ChartRow, Picture
+from harness.site.charts import remarks
+from harness.site.charts.chart import ChartRow, Picture, drawn
 from harness.site.data import figures
 from harness.site.data.corpus import Corpus, RecordEntry
+from harness.site.data.publishers import within
 from harness.site.plots.style import Metadata
 
 WIDTH = 3.5
@@ -45,7 +47,7 @@ def caption(plot: Plot, key: str) -> Sequence[str]:
 
     `key` explains how to read the picture.
     """
-    lines = [f"{plot.title}.", key]
+    lines = [f"{plot.title}.", key, *remarks.of(drawn(plot.rows))]
     ours = [row for row in plot.rows if row.entry and row.series]
     entries = list({row.entry.page: row.entry for row in ours if row.entry}.values())
     for machine in dict.fromkeys(entry.summary.machine.id for entry in entries):
@@ -53,8 +55,8 @@ def caption(plot: Plot, key: str) -> Sequence[str]:
     lines += map(_of_row, ours)
     theirs = {row.published.id: row.published for row in plot.rows if row.published}
     lines += [
-        f"Published by {figure.publisher}, on other machines and with other clocks: {figure.what}: "
-        f"{figure.as_written} ({figure.source})"
+        f"Published by {within(figure.publisher)}, on other machines and with other clocks: "
+        f"{figure.what}: {figure.marked} ({figure.source})"
         for figure in theirs.values()
     ]
     return [line for line in lines if line]

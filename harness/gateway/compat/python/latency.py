@@ -52,7 +52,7 @@ def run_round(kind, concurrency):
     results, boxes = [], []
     gate = threading.Barrier(concurrency)
     threads = [
-        threading.Thread(target=measure, args=(kind, gate, results, boxes))
+        threading.Thread(target=measure, args=(kind, gate, results, boxes), daemon=True)
         for _ in range(concurrency)
     ]
     for thread in threads:

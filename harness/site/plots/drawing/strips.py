@@ -19,6 +19,7 @@ from harness.site.charts.strip import (
     thinned,
     values_of,
 )
+from harness.site.data.publishers import short
 from harness.site.plots import style
 from harness.site.plots.style import GROUND, NORMAL, PIXEL, SMALL
 
@@ -91,7 +92,7 @@ def _strip(
 def _published(
     axes: Axes, strip: Strip, scale: axis.Axis, y: float, walls: Sequence[float]
 ) -> None:
-    known = [(f"{publisher} {figure.as_written}", figure.value)
+    known = [(f"{short(publisher)} {figure.marked}", figure.value)
              for publisher, figure in strip.published if figure.value is not None]  # fmt: skip
     marks = [Mark(scale.place(value), y / PIXEL, label) for label, value in known]
     wide = 72 * axes.figure.get_figure(root=True).get_figwidth()

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from harness.site.data.addresses import slug
 from harness.site.data.corpus import Corpus
-from harness.site.pages.history import chart_of, tracks
+from harness.site.data.tracks import tracks
+from harness.site.pages.history import picture_of, rows_of
 from harness.site.plots.plot import Family, Plot
 
 _PREFIX = "history/"
@@ -13,9 +15,8 @@ _PREFIX = "history/"
 
 def _plots(corpus: Corpus) -> Iterator[Plot]:
     for track in tracks(corpus, corpus.machine) if corpus.machine else ():
-        chart = chart_of(track)
         # Without the machine, which is the same for all.
-        yield Plot(f"{_PREFIX}{chart.name.rpartition('/')[2]}", chart.picture, chart.rows)
+        yield Plot(f"{_PREFIX}{slug(track.rig)}-{track.anchor}", picture_of(track), rows_of(track))
 
 
 FAMILY = Family("a series over its runs", _plots, many=True, prefix=_PREFIX)

@@ -1,0 +1,31 @@
+"""How pages name a machine: its system first, since a claim is often about the system."""
+
+from __future__ import annotations
+
+import re
+
+from harness.measure.conditions import NONE, TCG
+from harness.measure.record import Machine
+
+_SYSTEM = re.compile(r"(?P<name>[A-Za-z]+)(?: GNU/Linux| Linux)? (?P<version>\d[\d.]*)")
+_HYPERVISOR = re.compile(r", under \w+$")
+_ACCELERATORS = {TCG: "emulated (TCG)", "kvm": "under KVM", "vmm": "under bhyve's vmm"}
+_UNKNOWN = "unknown"
+
+
+def system(machine: Machine) -> str:
+    """The operating system and its version, such as FreeBSD 13.2."""
+    # Records of FreeBSD name the system in the kernel's version alone.
+    described = machine.kernel if machine.os == _UNKNOWN else machine.os
+    found = _SYSTEM.match(described)
+    return f"{found['name']} {found['version']}" if found else described
+
+
+def title(machine: Machine) -> str:
+    """The system and the hardware. What the machine itself runs under is no part of its name."""
+    return f"{system(machine)}, {_HYPERVISOR.sub('', machine.name)}"
+
+
+def accelerator(name: str | None) -> str:
+    """How guests ran; empty if there were none."""
+    return _ACCELERATORS.get(name, f"under {name}") if name and name != NONE else ""
