@@ -74,6 +74,10 @@ def _left_out(name: str, whose: str, why: str) -> None:
 class Parser(argparse.ArgumentParser):
     """Refuses a command line with the exit code of a UsageError, where argparse has 2."""
 
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.commands: dict[str, argparse.ArgumentParser] = {}
+
     def error(self, message: str) -> NoReturn:
         self.print_usage(sys.stderr)
         self.exit(UsageError.exit_code, f"{self.prog}: error: {message}\n")
@@ -86,7 +90,7 @@ class Parser(argparse.ArgumentParser):
             file.write(message)
 
 
-def parser(command: str | None = None) -> argparse.ArgumentParser:
+def parser(command: str | None = None) -> Parser:
     """The command line, with the options of `command` only, or of all commands.
 
     Finding the options may take long: for those of `run`, every rig is loaded.
@@ -104,6 +108,7 @@ def parser(command: str | None = None) -> argparse.ArgumentParser:
         if command in (None, name):
             module.arguments(own)
         own.set_defaults(main=module.main, descriptors=getattr(module, "DESCRIPTORS", DESCRIPTORS))
+        top.commands[name] = own
         if hasattr(module, "main_remote"):
             own.set_defaults(main_remote=module.main_remote)
     return top
@@ -138,7 +143,10 @@ def _run(arguments: list[str]) -> int:
     if command:
         descriptors.require(DESCRIPTORS)
     try:
-        options = parser(command).parse_args(arguments)
+        top = parser(command)
+        options, unknown = top.parse_known_args(arguments)
+        if unknown:
+            top.commands[options.command].error(f"unrecognized arguments: {' '.join(unknown)}")
         descriptors.require(options.descriptors)
         command_log.start("1" if flags else None)
         if os.environ.get(HOST) and hasattr(options, "main_remote"):

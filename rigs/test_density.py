@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from harness.errors import NotEnoughMemory, UsageError
+from harness.errors import NotEnoughMemory
 from harness.host.identity import NETWORK, Identity, allocate
 from harness.host.ksm import Merging, merging
 from harness.host.memory import available_memory
@@ -45,7 +45,7 @@ from harness.procedures.fleet import (
 from harness.procedures.linux_only import require_linux
 from harness.procedures.namespace_endpoint import endpoint
 from harness.rig.discovery import substrates_of
-from harness.rig.info import RigInfo
+from harness.rig.info import RigInfo, names, numbers
 from harness.rig.recorder import RigRun, given_options
 from harness.rig.stages import AT_REST
 from harness.rig.tasks import Task
@@ -54,15 +54,8 @@ from harness.sandbox.protocol import Sandbox, Sharing, Substrate, Template, Tier
 
 def requested(options: Mapping[str, str]) -> tuple[Sequence[int], Sequence[Sharing]]:
     """The sizes and sharings in the options. Raises UsageError when they make no sense."""
-    try:
-        sizes = [int(n) for n in options.get("n", "").split(",") if n]
-        sharings = [Sharing(name) for name in options.get("sharing", "").split(",") if name]
-    except ValueError as error:
-        hint = f"--n 8,50; --sharing {','.join(Sharing)}"
-        raise UsageError(f"--n or --sharing: {error}", hint=hint) from error
-    if any(n < 1 for n in sizes):
-        raise UsageError("--n: a fleet has at least one sandbox")
-    return sizes, sharings
+    sharings = names(options, "sharing", tuple(Sharing))
+    return numbers(options, "n", ()), [Sharing(name) for name in sharings]
 
 
 TIER = Tier.DURABLE_POOL
@@ -101,6 +94,7 @@ RIG = RigInfo(
         "network": "attach every sandbox to cubenet, and require each to answer a packet",
     },
     measured_alike=(
+        "e24d7d21c4b4e0cd4910c7424c03737fe5809ace7ee710d85782ea9d8c7bf669",
         "4e49d5e7527c905e7d623c4906764d745d003bc7fdc8bfe58cb16998314b7798",
         "e5284dbcd3abc48618fb88e46fcf5075d4cf0bba9fe7d5ea37f92e2a7b244700",
         "4e53227d9e88db9222b28d125f84e92d8d2b6866c8f27fcf87cbe6f400045e8f",

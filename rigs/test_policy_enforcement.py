@@ -38,7 +38,6 @@ from pathlib import Path
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from harness.errors import UsageError
 from harness.host.process import need
 from harness.host.run import Run
 from harness.measure.benchmark import STOPWATCH
@@ -51,7 +50,7 @@ from harness.network.protocol import Network
 from harness.procedures import denial, packet_filters
 from harness.procedures.datagrams import Traffic, flowing
 from harness.procedures.peers import build
-from harness.rig.info import RigInfo
+from harness.rig.info import RigInfo, numbers
 from harness.rig.recorder import RigRun
 
 CHANGES = {"smoke": 200, "quick": 1200, "full": 4800}
@@ -60,12 +59,8 @@ CHANGES = {"smoke": 200, "quick": 1200, "full": 4800}
 
 def planned(options: Mapping[str, str], profile: str = "quick") -> int:
     """The number of changes of each kind. Raises UsageError unless it and the rate are positive."""
-    for name in ("changes", "rate"):
-        given = options.get(name, "")
-        if given and not (given.isdecimal() and int(given) > 0):
-            raise UsageError(f"--{name} {given}: must be a whole number from 1 on")
-    asked = options.get("changes", "")
-    return int(asked) if asked else CHANGES[profile]
+    numbers(options, "rate", (), one=True)
+    return numbers(options, "changes", [CHANGES[profile]], one=True)[0]
 
 
 RIG = RigInfo(
@@ -80,6 +75,7 @@ RIG = RigInfo(
         "rate": "limit of datagrams per second, for hosts that cannot send and serve at once",
     },
     measured_alike=(
+        "9846255552087a3249d1de7be6beb247fc24373117072287ecb00847ff44a106",
         "c9211fadafad84cb5b13273fd6e04c0178736af87144a3729f2afc25c38e712f",
         "d3a0567b2d9b04ad4bb0538bd10622f5fb5d32014ea8822d7a3e4cce9d02e528",
         "d31669970614d46bd1be98e5933319ca097fe436ccee5e79e86c9e0ba6b50f43",

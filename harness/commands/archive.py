@@ -14,9 +14,8 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 
-from harness import paths
+from harness import option_types, paths
 from harness.errors import UsageError
 from harness.measure import archive
 from harness.measure.record_digests import INDEX
@@ -28,7 +27,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dry-run", action="store_true", help="only list what would be done")
     parser.add_argument(
         "--results",
-        type=Path,
+        type=option_types.path,
         default=paths.default_results(),
         metavar="DIR",
         help="the directory of records (default: results)",

@@ -11,10 +11,9 @@ from __future__ import annotations
 
 import argparse
 import re
-from pathlib import Path
 
-from harness import extras, paths
-from harness.errors import UsageError
+from harness import extras, option_types, paths
+from harness.errors import RecordError, UsageError
 from harness.host import output_file
 
 HELP = "draw a chart of the site for a paper: PDF, SVG, PNG"
@@ -44,11 +43,16 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         metavar="PREFIX",
         help="list the charts that the records allow; all whose names begin with PREFIX",
     )
-    parser.add_argument("--out", type=Path, metavar="FILE", help="a .pdf, .svg or .png file")
+    parser.add_argument(
+        "--out",
+        type=option_types.path,
+        metavar="FILE",
+        help="a .pdf, .svg or .png file",
+    )
     parser.add_argument("--width", type=inches, default=3.5, help="default: 3.5in, a single column")
     parser.add_argument(
         "--results",
-        type=Path,
+        type=option_types.path,
         default=paths.default_results(),
         metavar="DIR",
         help="the directory of records (default: results)",
@@ -87,6 +91,11 @@ def main(options: argparse.Namespace) -> int:
         raise UsageError(
             f"the format of {options.out} is unknown",
             hint=f"end its name with {', '.join(f'.{kind}' for kind in style.FORMATS)}",
+        )
+    if found.problems and not found.entries:
+        raise RecordError(
+            f"nothing to draw from {options.results}: no record can be read; "
+            f"{found.problems[0].error}"
         )
     chosen = catalogue.named(found, options.name)
     lines = plot.caption(chosen, drawing.key(chosen.picture))

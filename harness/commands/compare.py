@@ -17,9 +17,8 @@ import argparse
 import math
 import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
-from harness import paths, strict_json
+from harness import option_types, paths, strict_json
 from harness.errors import RecordError, UsageError
 from harness.measure import record_differences
 from harness.measure.comparison import Outcome, Thresholds
@@ -42,7 +41,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("b", metavar="B", help="what is compared with A")
     parser.add_argument(
         "--results",
-        type=Path,
+        type=option_types.path,
         default=paths.default_results(),
         metavar="DIR",
         help="the directory of records (default: results)",

@@ -20,8 +20,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness import extras, paths, strict_json
-from harness.errors import UsageError
+from harness import extras, option_types, paths, strict_json
+from harness.errors import RecordError, UsageError
 from harness.host import output_file
 from harness.measure import pyperf
 from harness.measure.record import RunRecord, load
@@ -41,17 +41,21 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--csv", action="store_true", help="a row per sample, as CSV")
     what.add_argument("--parquet", action="store_true", help="a row per sample, as Parquet")
-    what.add_argument("--pyperf", type=Path, metavar="RECORD", help="a record as pyperf's JSON")
+    what.add_argument(
+        "--pyperf", type=option_types.path, metavar="RECORD", help="a record as pyperf's JSON"
+    )
     what.add_argument(
         "--ro-crate", action="store_true", help=f"write {CRATE} into the directory of results"
     )
     parser.add_argument(
         "--metric", action="append", default=[], help="only this metric; may be repeated"
     )
-    parser.add_argument("--out", type=Path, metavar="FILE", help="default: standard output")
+    parser.add_argument(
+        "--out", type=option_types.path, metavar="FILE", help="default: standard output"
+    )
     parser.add_argument(
         "--results",
-        type=Path,
+        type=option_types.path,
         default=paths.default_results(),
         metavar="DIR",
         help="the directory of records (default: results)",
@@ -105,7 +109,13 @@ def _samples(options: argparse.Namespace) -> int:
     except ModuleNotFoundError as error:
         what, extra = ("Parquet", "parquet") if options.parquet else ("CSV", "")
         raise extras.missing(what, error, extra) from error
-    frame = results.frame(_chosen(options.selectors, options.results, set(options.metric)))
+    damaged: list[str] = []
+    chosen = _chosen(options.selectors, options.results, set(options.metric), damaged)
+    frame = results.frame(chosen)
+    if frame.empty and damaged:
+        raise RecordError(
+            f"nothing to export from {options.results}: what is left out above is damaged"
+        )
     if frame.empty:
         raise UsageError(
             f"no series in {options.results} matches",
@@ -132,9 +142,10 @@ def _samples(options: argparse.Namespace) -> int:
 
 
 def _chosen(
-    selectors: list[str], directory: Path, metrics: set[str]
+    selectors: list[str], directory: Path, metrics: set[str], damaged: list[str]
 ) -> Iterator[tuple[Path, RunRecord, list[int]]]:
-    """Each record once, with its series that match a selector and `metrics`."""
+    """Each record once, with its series that match a selector and `metrics`. What cannot be read is
+    shown and added to `damaged`."""
     chosen: dict[Path, tuple[RunRecord, set[int]]] = {}
     if not selectors:
         from harness import results
@@ -147,8 +158,9 @@ def _chosen(
             warnings.simplefilter("always", results.RecordSkipped)
             for path, record in results.read(directory, errors="skip"):
                 chosen[path] = record, set(range(len(record.series)))
-        for warning in skipped:
-            print(f"coppice: {warning.message}", file=sys.stderr)
+        damaged += [str(warning.message) for warning in skipped]
+        for message in damaged:
+            print(f"coppice: {message}", file=sys.stderr)
     for selector in selectors:
         for path, record, series in located(selector, directory):
             known, numbers = chosen.setdefault(path, (record, set()))

@@ -7,7 +7,7 @@ import dataclasses
 from datetime import UTC, datetime
 from pathlib import Path
 
-from harness import extras
+from harness import extras, option_types
 from harness.errors import UsageError
 from harness.host import disk_place
 from harness.paths import gateway_directory, runtime_directory
@@ -26,23 +26,28 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         help="serve (default), or manage API keys",
     )
     parser.add_argument(
-        "--state", type=Path, metavar="DIR", help="the directory of the gateway's persistent state"
+        "--state",
+        type=option_types.path,
+        metavar="DIR",
+        help="the directory of the gateway's persistent state",
     )
     serve = parser.add_argument_group("serve")
     serve.add_argument("--host", default="127.0.0.1", help="default: 127.0.0.1")
-    serve.add_argument("--port", type=int, default=3000, metavar="N", help="default: 3000")
+    serve.add_argument(
+        "--port", type=option_types.port, default=3000, metavar="N", help="default: 3000"
+    )
     serve.add_argument(
         "--substrate",
         default="qemu",
         help="qemu (default), oci for containers, or noop to measure the gateway alone",
     )
     serve.add_argument(
-        "--pool", type=int, default=4, metavar="N",
+        "--pool", type=option_types.number(0), default=4, metavar="N",
         help="sandboxes to keep ready for each template, restored and stopped (default: 4)",
     )  # fmt: skip
     serve.add_argument("--only", metavar="TEMPLATE", help="offer only this template")
     serve.add_argument(
-        "--connections", type=int, default=4096, metavar="N",
+        "--connections", type=option_types.number(2), default=4096, metavar="N",
         help="connections open at once, at most half of them from one address (default: 4096)",
     )  # fmt: skip
     serve.add_argument(
@@ -62,11 +67,11 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         help="the network namespace that sandboxes may reach: its path, or the PID of a process",
     )  # fmt: skip
     serve.add_argument(
-        "--disk", type=int, metavar="MIB",
+        "--disk", type=option_types.number(0), metavar="MIB",
         help="the size of a sandbox's disk (default: 1024); COPPICE_DISKS chooses where disks lie",
     )  # fmt: skip
     serve.add_argument(
-        "--disk-reserve", type=int, metavar="MIB",
+        "--disk-reserve", type=option_types.number(0), metavar="MIB",
         help="the room that is reserved for each disk (default: all of it); with less, more "
              "sandboxes fit, and one that needs more when no room is left gets I/O errors",
     )  # fmt: skip
@@ -79,10 +84,20 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     keys = parser.add_argument_group("keys")
     keys.add_argument("--new", metavar="NAME", help="create a key; its secret is shown only once")
     keys.add_argument("--revoke", metavar="ID", help="revoke the key with this id from the list")
-    keys.add_argument("--sandboxes", type=int, metavar="N", help="a new key's limit of sandboxes")
-    keys.add_argument("--memory-mib", type=int, metavar="N", help="a new key's limit of memory")
     keys.add_argument(
-        "--rate", type=float, metavar="N", help="a new key's limit of requests per second"
+        "--sandboxes",
+        type=option_types.number(0),
+        metavar="N",
+        help="a new key's limit of sandboxes",
+    )
+    keys.add_argument(
+        "--memory-mib", type=option_types.number(0), metavar="N", help="a new key's limit of memory"
+    )
+    keys.add_argument(
+        "--rate",
+        type=option_types.rate,
+        metavar="N",
+        help="a new key's limit of requests per second",
     )
 
 

@@ -15,7 +15,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from harness import paths
+from harness import option_types, paths
 from harness.claims import of_run
 from harness.errors import (
     CoppiceError,
@@ -56,7 +56,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         help=f"only this tier, of {', '.join(Tier)}; may be repeated",
     )  # fmt: skip
     parser.add_argument(
-        "--concurrency", action="append", type=_at_least_1, default=[], metavar="N",
+        "--concurrency", action="append", type=option_types.number(1), default=[], metavar="N",
         help="only cases with this many requests at once; may be repeated",
     )  # fmt: skip
     parser.add_argument(
@@ -66,7 +66,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--site", action="store_true", help="build the site afterwards")
     parser.add_argument(
         "--results",
-        type=Path,
+        type=option_types.path,
         default=paths.default_results(),
         metavar="DIR",
         help="where records are stored (default: ./results)",
@@ -79,7 +79,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "NAME=VALUE pairs joined by commas: tier=full, an option of the rig, a COPPICE_ variable",
     )
     parser.add_argument(
-        "--rounds", type=_at_least_1, default=10, metavar="N",
+        "--rounds", type=option_types.number(1), default=10, metavar="N",
         help="rounds of --interleave (default: 10)",
     )  # fmt: skip
     repetition.arguments(parser)
@@ -98,12 +98,6 @@ def arguments(parser: argparse.ArgumentParser) -> None:
             of_rigs.add_argument(
                 f"--{name}", metavar="VALUE", help=f"{info.options[name]} {declared_by}"
             )
-
-
-def _at_least_1(text: str) -> int:
-    if not text.isascii() or not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 on")
-    return int(text)
 
 
 def _options_of_rigs() -> dict[str, tuple[RigInfo, list[str]]]:
@@ -247,10 +241,11 @@ def _require_cases(
         _require_runnable(name, (own.tier or ["full"])[0])
     _require_measurable(rigs, own.substrate, own.tier)
     _given(own, rigs)
-    command = [*ISOLATED, "-m", "pytest", "--collect-only", "-q", *map(str, files)]
+    command = [*ISOLATED, str(paths.PYTEST_PROCESS), "--collect-only", "-q", *map(str, files)]
     command += ["-c", str(paths.PYTEST_INI), "--rootdir", str(paths.DATA)]
     command += [f"--coppice-profile={own.profile}", *_selecting(own)]
-    found = subprocess.run(command, capture_output=True, text=True)
+    environment = measuring_process.own_environment()
+    found = subprocess.run(command, capture_output=True, env=environment)
     if found.returncode == measuring_process.NOTHING_COLLECTED:
         raise UsageError(
             f"{arm} selects no case of {', '.join(info.id for info in rigs)}",
@@ -289,7 +284,7 @@ def _arm(
 
 def _concurrency(text: str) -> int:
     try:
-        return _at_least_1(text)
+        return option_types.number(1)(text)
     except argparse.ArgumentTypeError as error:
         raise UsageError(f"concurrency={text} in --interleave: {error}") from error
 
@@ -370,4 +365,11 @@ def _pytest(
         finally:  # an interrupted run may have stored records, too
             if benchmarks.exists() and benchmarks.stat().st_size:
                 benchmark_files.store(benchmarks, options.results)
+    if code == measuring_process.NOTHING_COLLECTED:
+        if selecting := " ".join(_selecting(options)).replace("--coppice-", "--"):
+            raise UsageError(
+                f"no case of {options.rig or 'any rig'} has {selecting}",
+                hint="coppice run RIG measures all of its cases, and names each",
+            )
+        return 0
     return code

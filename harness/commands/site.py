@@ -9,7 +9,7 @@ import sys
 from datetime import date
 from pathlib import Path
 
-from harness import extras, paths
+from harness import extras, option_types, paths
 from harness.errors import Interrupted, UsageError
 
 HELP = "build the static site from the records"
@@ -18,14 +18,14 @@ HELP = "build the static site from the records"
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--results",
-        type=Path,
+        type=option_types.path,
         default=paths.default_results(),
         metavar="DIR",
         help="the directory of records (default: results)",
     )
     parser.add_argument(
         "--out",
-        type=Path,
+        type=option_types.path,
         default=Path("_site"),
         metavar="DIR",
         help="where to build (default: _site)",
@@ -44,7 +44,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--serve", action="store_true", help="then serve it on 127.0.0.1")
     parser.add_argument(
         "--port",
-        type=int,
+        type=option_types.port,
         default=8000,
         metavar="N",
         help="port for --serve, 0 for any free one (default: 8000)",

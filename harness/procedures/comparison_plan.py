@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import functools
+from argparse import ArgumentTypeError
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from harness import option_types
 from harness.errors import UsageError
 from harness.procedures.columns import Column, columns
 from harness.sandbox.protocol import Tier, load
@@ -77,11 +79,8 @@ def planned(options: Mapping[str, str], profile: str = "quick") -> Plan:
     rungs = _names(options, "rungs") or list(ENDS)
     named = _names(options, "columns")
     known = {str(column): column for column in columns()}
-    try:
-        visits = int(options.get("visits", "0"))
-        sizes = [int(n) for n in _names(options, "n")] or SIZES[profile]
-    except ValueError as error:
-        raise UsageError(f"--visits and --n take numbers: {error}") from error
+    visits = _number("visits", options["visits"]) if "visits" in options else 0
+    sizes = [_number("n", text) for text in _names(options, "n")] or SIZES[profile]
     for what, names, allowed in (
         ("part", parts, PARTS),
         ("rung", rungs, ENDS),
@@ -92,8 +91,6 @@ def planned(options: Mapping[str, str], profile: str = "quick") -> Plan:
                 raise UsageError(
                     f"the comparison has no {what} {name!r}", hint=f"known: {', '.join(allowed)}"
                 )
-    if visits < 0 or any(n < 1 for n in sizes):
-        raise UsageError("--visits and --n must be at least 1")
     chosen = [known[name] for name in named] or [
         column for column in known.values() if profile == "full" or not heavy(column)
     ]
@@ -108,5 +105,12 @@ def planned(options: Mapping[str, str], profile: str = "quick") -> Plan:
     return Plan(parts, chosen, often, sizes, profile, bool(named))
 
 
+def _number(option: str, text: str) -> int:
+    try:
+        return option_types.number(1)(text)
+    except ArgumentTypeError as error:
+        raise UsageError(f"--{option}: {error}") from error
+
+
 def _names(options: Mapping[str, str], option: str) -> list[str]:
-    return [name for name in options.get(option, "").split(",") if name]
+    return options[option].split(",") if option in options else []

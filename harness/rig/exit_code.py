@@ -100,7 +100,9 @@ class ExitCode:
             yield
         except OSError as error:
             # Of pytest-benchmark, which stores its file only now. All records are stored.
-            known = typed(error)
+            file = error.filename or session.config.getoption("benchmark_json", None)
+            named = OSError(error.errno, error.strerror, str(file)) if file else error
+            known = typed(named)
             if not self._measures or known is None:
                 raise
             print(f"\ncoppice: {known}", file=sys.stderr)

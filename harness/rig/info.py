@@ -6,9 +6,11 @@ Every rig file holds one `RIG = RigInfo(...)`.
 from __future__ import annotations
 
 import secrets
+from argparse import ArgumentTypeError
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from harness import option_types
 from harness.errors import UsageError
 from harness.host.requirement import Requirement
 from harness.rig.tasks import Task
@@ -53,22 +55,57 @@ class RigInfo:
 
 def seed(options: Mapping[str, str]) -> int:
     """The option `seed`, or a random number where it was not given. Raises UsageError."""
-    text = options.get("seed") or str(secrets.randbelow(1 << 31))
-    if not text.isdecimal():
-        raise UsageError(f"--seed {text}: not a number")
-    return int(text)
+    return numbers(options, "seed", [secrets.randbelow(1 << 31)], least=0, one=True)[0]
 
 
 def listed(
     options: Mapping[str, str], name: str, otherwise: Sequence[int], least: int = 1
 ) -> Sequence[int]:
-    """The numbers of an option such as 1,100, sorted; `otherwise` if it was not given.
+    """The numbers of an option, as `numbers` returns them, sorted and each once."""
+    return sorted(set(numbers(options, name, (), least))) or otherwise
 
-    Raises UsageError for anything but whole numbers of at least `least`.
+
+def numbers(
+    options: Mapping[str, str],
+    name: str,
+    otherwise: Sequence[int],
+    least: int = 1,
+    *,
+    one: bool = False,
+) -> Sequence[int]:
+    """The numbers of an option such as 1,100; `otherwise` if it was not given.
+
+    Raises UsageError for anything but whole numbers of at least `least`, or not just `one`.
     """
-    numbers = [text for text in options.get(name, "").split(",") if text]
-    if any(not text.isdecimal() or int(text) < least for text in numbers):
+    if name not in options:
+        return otherwise
+    parse = option_types.number(least)
+    try:
+        found = [parse(text) for text in options[name].split(",")]
+    except ArgumentTypeError as error:
         raise UsageError(
-            f"--{name} {options[name]}: not a list of numbers from {least} on, such as 10,100"
-        )
-    return sorted({int(text) for text in numbers}) or otherwise
+            f"--{name} {options[name]}: {error}",
+            hint=f"coppice run RIG --{name} {'10' if one else '10,100'}",
+        ) from error
+    if one and len(found) > 1:
+        raise UsageError(f"--{name} {options[name]}: takes one number")
+    return found
+
+
+def names(
+    options: Mapping[str, str], name: str, allowed: Sequence[str], otherwise: Sequence[str] = ()
+) -> Sequence[str]:
+    """The names of an option such as private,mapped; `otherwise` if it was not given.
+
+    Raises UsageError for a name that is not `allowed`.
+    """
+    if name not in options:
+        return otherwise
+    given = options[name].split(",")
+    for text in given:
+        if text not in allowed:
+            raise UsageError(
+                f"--{name} {options[name]}: {text!r} is unknown",
+                hint=f"known: {', '.join(allowed)}",
+            )
+    return given

@@ -83,7 +83,7 @@ class _Forwarding:
 
 
 def run(command: Sequence[str], environment: Mapping[str, str]) -> int:
-    """Run pytest and return its exit code, 0 where no case was selected.
+    """Run pytest and return its exit code.
 
     Raises Interrupted once everything is down after SIGINT, SIGTERM or SIGHUP; a second signal
     kills everything, for users who do not want to wait for an unresponsive guest. Raises
@@ -95,7 +95,7 @@ def run(command: Sequence[str], environment: Mapping[str, str]) -> int:
         subprocess.Popen(
             command,
             start_new_session=True,
-            env={**_own_environment(), **environment},
+            env={**own_environment(), **environment},
             preexec_fn=interrupted_with_parent(),
         ) as process,
     ):
@@ -111,10 +111,10 @@ def run(command: Sequence[str], environment: Mapping[str, str]) -> int:
         raise _ended_by(-code, kills)
     if code in PYTESTS_OWN:
         raise CoppiceError(f"{PYTESTS_OWN[code]}; its output is above")
-    return 0 if code == NOTHING_COLLECTED else code
+    return code
 
 
-def _own_environment() -> dict[str, str]:
+def own_environment() -> dict[str, str]:
     """This process's environment without what the user has set for pytest and Python at other work:
     a measurement depends on the command line, and on nothing that was forgotten in a shell."""
     return {

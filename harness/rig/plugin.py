@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from harness import command_log, interrupts, paths
+from harness import command_log, interrupts, option_types, paths
 from harness.errors import NotEnoughMemory, PathError, Unsupported
 from harness.host import cgroups
 from harness.host.run import Run
@@ -58,7 +58,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
     where = paths.default_results()
     group.addoption(
-        "--coppice-results", type=Path, default=where, help=f"where records go ({where})"
+        "--coppice-results",
+        type=option_types.path,
+        default=where,
+        help=f"where records go ({where})",
     )
     group.addoption(
         "--coppice-set",
@@ -70,7 +73,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--coppice-substrate", action="append", help="only rigs of this substrate")
     group.addoption("--coppice-tier", action="append", help="only this tier")
     group.addoption(
-        "--coppice-concurrency", action="append", type=int, help="only this concurrency"
+        "--coppice-concurrency",
+        action="append",
+        type=option_types.number(1),
+        help="only this concurrency",
     )
 
 

@@ -51,7 +51,8 @@ class Progress:
         self._skipped = 0
         self._broken = False
         self._began = 0.0
-        self._line = ""
+        self._case = ""
+        self._shown = 0
         self._unmeasured: Counter[str] = Counter()
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
@@ -63,10 +64,16 @@ class Progress:
         rig = getattr(getattr(item, "module", None), "RIG", None)
         _, bracket, case = item.name.partition("[")
         name = rig.id if isinstance(rig, RigInfo) else item.name
-        # A skipped case is no progress; which are skipped is known only when their turn comes.
-        share = 100 * self._done // max(1, len(self._items) - self._skipped)
-        self._line = f"{share:3} %  {name:{ID_WIDTH}} {case[:-1] if bracket else '':{CASE_WIDTH}} "
-        self._write(self._line if self._terminal.isatty else "")
+        self._case = f"{name:{ID_WIDTH}} {case[:-1] if bracket else '':{CASE_WIDTH}} "
+        self._write(self._line() if self._terminal.isatty else "")
+
+    def _share(self) -> int:
+        """The percentage of cases that are done. A skipped one is no progress; which are skipped is
+        known only when their turn comes."""
+        return 100 * self._done // max(1, len(self._items) - self._skipped)
+
+    def _line(self) -> str:
+        return f"{self._share():3} %  {self._case}"
 
     def pytest_report_teststatus(self, report: pytest.TestReport) -> tuple[str, str, str] | None:
         """Let pytest count the outcome without writing its letter."""
@@ -90,7 +97,7 @@ class Progress:
         """Show the progress of the current measurement: in its line, or below if not a terminal."""
         with self._capture.global_and_fixture_disabled():
             tty = self._terminal.isatty
-            self._write(f"\r\033[K{self._line}{text}" if tty else f"{'':7}{text}\n")
+            self._write(f"\r\033[K{self._line()}{text}" if tty else f"{'':7}{text}\n")
 
     def _end(self, report: pytest.TestReport, rig_run: RigRun | None) -> None:
         """Complete the line of a case; remove it if the case was skipped."""
@@ -103,15 +110,18 @@ class Progress:
         else:
             figure = rig_run.headline if rig_run else None
             result = "FAILED" if report.failed else headline(figure) if figure else "measured"
-            start = f"\r\033[K{self._line}" if self._terminal.isatty else self._line
+            start = f"\r\033[K{self._line()}" if self._terminal.isatty else self._line()
+            self._shown = self._share()
             self._write(f"{start}{result:54} {took:5.0f} s\n")
             for doubt in rig_run.doubts if rig_run else ():
                 self._write(f"{'':7}suspect: {doubt}\n")
-        self._line = ""
+        self._case = ""
 
     def pytest_sessionfinish(self) -> None:
-        if self._line:  # interrupted
+        if self._case:  # interrupted
             self._write("\n")
+        elif self._done and self._shown < self._share():
+            self._write(f"{self._share():3} %  no other case was measured\n")
         if self._unmeasured:
             self._write("\nNot measured:\n")
         for why, count in self._unmeasured.items():

@@ -6,18 +6,19 @@ Only a checkout's conftest.py loads this. Installed, these names may belong to o
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import Any
 
 import pytest
 
+from harness import option_types
+
 SHORT: dict[str, dict[str, Any]] = {
     "profile": {"choices": ("smoke", "quick", "full")},
-    "results": {"type": Path},
+    "results": {"type": option_types.path},
     "set": {"action": "append", "metavar": "NAME=VALUE"},
     "substrate": {"action": "append"},
     "tier": {"action": "append"},
-    "concurrency": {"action": "append", "type": int},
+    "concurrency": {"action": "append", "type": option_types.number(1)},
 }
 
 

@@ -157,4 +157,4 @@ def test_what_is_skipped_is_no_progress() -> None:
         with pytest.raises(StopIteration):
             reporting.send(report)
     shares = [int(line.split()[0]) for line in terminal.text.splitlines()]
-    assert shares == [0, 20, 40, 60, 80]
+    assert shares == [16, 40, 60, 80, 100]

@@ -33,6 +33,8 @@ def mounted(tmp_path: Path, options: str) -> Iterator[Path]:
         subprocess.run(["umount", place], check=True)
 
 
+RESULTS = ROOT / "results"
+RECORD = min(find(RESULTS))
 RUN = ("run", "cold-start", "--substrate", "noop")
 
 
@@ -116,6 +118,9 @@ def test_samples_are_kept_elsewhere_when_the_disk_is_full_at_the_end(
         ["site", "--results", ".", "--out", "file/_site"],
         ["gateway", "keys", "--state", "file/state"],
         ["export", "--ro-crate", "--results", "crate"],
+        ["export", "--csv", "--results", str(RESULTS), "--out", "none/x.csv", "rig=policy-churn"],
+        ["export", "--csv", "--results", str(RESULTS), "--out", "crate", "rig=policy-churn"],
+        ["export", "--pyperf", str(RECORD), "--out", "file/x"],
     ],
 )
 def test_what_cannot_be_written_is_named_in_one_line(argv: list[str], tmp_path: Path) -> None:

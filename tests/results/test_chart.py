@@ -175,7 +175,7 @@ def test_the_list_names_what_can_be_drawn(made: Path, capsys: pytest.CaptureFixt
         (["cold-strat", "--out", "x.pdf"], 64, "did you mean cold-start"),
         (["cold-start"], 64, "needs a name and a file"),
         (["cold-start", "--out", "x.jpg"], 64, ".pdf, .svg, .png"),
-        (["cold-start", "--out", "no/such/x.pdf"], 64, "cannot be written"),
+        (["cold-start", "--out", "no/such/x.pdf"], 73, "no/such/x.pdf: No such file"),
         (["density-total", "--out", "x.pdf"], 64, "no record for it"),
         (
             ["cold-start", "--out", "x.pdf", "--results", "none"],

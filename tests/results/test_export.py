@@ -87,7 +87,7 @@ def test_selectors_are_those_of_compare(kept: Path, capsys: pytest.CaptureFixtur
         (["--csv", "--metric", "none"], 64, "no series in"),
         (["--parquet"], 64, "add --out FILE"),
         (["--ro-crate", "tier=full"], 64, "selectors work with --csv"),
-        (["--csv", "--out", "no/such/directory/x.csv"], 64, "cannot be written"),
+        (["--csv", "--out", "no/such/directory/x.csv"], 73, "No such file or directory"),
     ],
 )
 def test_requests_that_cannot_be_exported_say_why(
