@@ -20,8 +20,8 @@ _ADVERTISED = "cubesandbox.readme.memory"
 _NAMES = {
     "private": "private: a full copy each",
     "mapped": "mapped: one checkpoint file",
-    "merged": "merged: mapped, equal pages merged",
-    "forked": "forked: all memory of one VMM",
+    "merged": "merged: equal pages",
+    "forked": "forked: one VMM's memory",
 }
 _ACROSS = "sandboxes from one checkpoint"
 
@@ -89,11 +89,7 @@ def charts(corpus: Corpus, found: Sequence[MeasuredFleet]) -> dict[str, Chart]:
     of_each = [
         *_references(corpus, each),
         *_references(corpus, cube, round=True),
-        *(
-            [Reference(advertised, f"CubeSandbox advertises {advertised.marked}")]
-            if advertised
-            else []
-        ),
+        *([Reference(advertised, f"CubeSandbox {advertised.marked}")] if advertised else []),
     ]
     total = ScalingPicture(
         "density-total",

@@ -27,7 +27,7 @@ _TRANSPORTS = {
     "netlink from JSON": "the same, from a JSON policy",
     "libnftables": "nftables via libnftables",
     "nft program": "nftables via the nft program",
-    "batch in place": "eBPF trie, changed in place (not atomic)",
+    "batch in place": "eBPF trie, not atomic",
     "swap": "eBPF trie, swapped",
 }
 _REPLACE, _SINGLE = "coppice.policy.replace", "nftban.single"
