@@ -122,8 +122,8 @@ class Finding:
 
     @property
     def notes(self) -> Sequence[str]:
-        """What must be read with the verdict: the conditions of the figure, and in how many of
-        several ways the claim held."""
+        """What must be read with the verdict: what ran the guests, where alone it is possible, what
+        was rehearsed, and in how many of several ways the claim held."""
         found = list(self.conditions.notes) if self.conditions else []
         if self.ways and self.ways.judged > 1:
             found.append(f"{self.ways.held} of {self.ways.judged} ways")

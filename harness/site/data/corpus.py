@@ -9,6 +9,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from harness.claims.beside import Placements
+from harness.claims.beside import load as load_beside
 from harness.claims.claims import Claim
 from harness.claims.claims import load as load_claims
 from harness.claims.matrices import PublishedMatrix
@@ -148,6 +150,11 @@ class Corpus:
     @functools.cached_property
     def _figures(self) -> Mapping[str, Figure]:
         return {one.id: one for one in self.published}
+
+    @functools.cached_property
+    def beside(self) -> Placements:
+        """Where published figures stand beside ours."""
+        return load_beside(self.published)
 
     def figure(self, id: str) -> Figure | None:
         return self._figures.get(id)
