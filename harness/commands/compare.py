@@ -4,24 +4,37 @@ A and B are each a record's file, the beginning of a run's id, or NAME=VALUE pai
 (rig, machine, commit, profile, kernel, interleave, or a dimension such as tier). Interleaved runs
 (coppice run --interleave) are compared round by round.
 
-Exit codes: 0 no series of B is worse; 1 a series is worse (see --fail-on); 64 nothing to compare.
+Above the table stand the runs, whether they were interleaved, and in what else they differ. Series
+of a record that is suspect, failed or function-only are shown, but not judged without --suspect.
+
+Exit codes: 0 no series of B is worse; 1 a series is worse (see --fail-on); 64 nothing to compare;
+65 a record cannot be read, or none is worse but some were not judged.
 """
 
 from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Sequence
+import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from harness import paths, strict_json
-from harness.errors import UsageError
+from harness.errors import RecordError, UsageError
+from harness.measure import record_differences
 from harness.measure.comparison import Outcome, Thresholds
 from harness.measure.quantity import show, show_interval
-from harness.measure.selection import SeriesComparison, Side, compare_sides, select
+from harness.measure.record import RunRecord, Scalar
+from harness.measure.selection import SeriesComparison, Side, compare_sides, plain, select
 
 HELP = "compare two records, configurations, commits or machines"
 FAIL_ON = ("worse", "different", "never")
+LABEL = 64
+"""The most characters of a row's label."""
+WARNED = 4
+"""The most records that are warned of one by one."""
+NOT_JUDGED = "not judged"
+"""The outcome of a series whose records are not valid."""
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -58,6 +71,11 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         default="worse",
         help="which outcome of a series makes the exit code 1 (default: worse)",
     )
+    parser.add_argument(
+        "--suspect",
+        action="store_true",
+        help="judge series of suspect, failed and function-only records too",
+    )
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
 
 
@@ -88,25 +106,124 @@ def main(options: argparse.Namespace) -> int:
             f"no series of both has the metric {' or '.join(options.metric)}",
             hint="without --metric, all series that both have are compared",
         )
+    judged = [row for row in rows if options.suspect or not row.doubts]
     if options.json:
-        found = strict_json.without_infinities(as_json(a, b, rows, thresholds))
+        found = strict_json.without_infinities(as_json(a, b, rows, thresholds, options.suspect))
         print(strict_json.dumps(found, ascii=True, indent=1))
     else:
-        for line in table(a, b, rows):
+        for line in (*heading(a, b, rows), *table(rows, options.suspect)):
             print(line)
+    unjudged = len(rows) - len(judged)
+    if rows and any(row.doubts for row in rows):
+        _warn(rows, unjudged)
     bad = {"worse": {Outcome.WORSE}, "different": {Outcome.WORSE, Outcome.BETTER}}
-    return int(any(row.comparison.outcome in bad.get(options.fail_on, ()) for row in rows))
+    if any(row.comparison.outcome in bad.get(options.fail_on, ()) for row in judged):
+        return 1
+    return RecordError.exit_code if unjudged else 0
+
+
+def _warn(rows: Sequence[SeriesComparison], unjudged: int) -> None:
+    """Say on standard error which records decide nothing, and why."""
+    sys.stdout.flush()
+    of_a, of_b = (
+        {one.run_id for one in record_differences.doubts(r for row in rows for r in row.runs[at])}
+        for at in (0, 1)
+    )
+    records = [record for row in rows for side in row.runs for record in side]
+    found = record_differences.doubts(records)
+    for one in found[:WARNED]:
+        side = " and ".join(name for name, ids in (("A", of_a), ("B", of_b)) if one.run_id in ids)
+        print(f"coppice: warning: {side}, run {one.run_id}, is {one}", file=sys.stderr)
+    if len(found) > WARNED:
+        print(f"  and {len(found) - WARNED} more records", file=sys.stderr)
+    if unjudged:
+        print(
+            f"  {unjudged} of {len(rows)} series {NOT_JUDGED}: measure again, "
+            "or judge them too with --suspect",
+            file=sys.stderr,
+        )
+
+
+def heading(a: Side, b: Side, rows: Sequence[SeriesComparison]) -> Sequence[str]:
+    """What is compared: the runs of both sides, how they were run, and in what they differ."""
+    sides = _used(rows)
+    lines = [
+        f"{name}: {_side(side.text, runs)}"
+        for name, side, runs in zip("AB", (a, b), sides, strict=True)
+    ]
+    paired = [row for row in rows if row.comparison.pairs]
+    if len(paired) == len(rows):
+        lines.append("Interleaved: the two took turns, so that a change of the machine meets both.")
+    else:
+        lines.append(
+            "Not interleaved, so a change of the machine between the runs counts as a difference: "
+            + _when(*map(record_differences.days, sides))
+        )
+    if found := record_differences.differences(*sides):
+        lines.append("Different besides: " if paired else "Different:")
+        lines += [f"  {one}" for one in found]
+    return [*lines, ""]
+
+
+def _when(a: str, b: str) -> str:
+    return f"both ran on {a}." if a == b else f"A ran on {a}, B on {b}."
+
+
+def _used(
+    rows: Sequence[SeriesComparison],
+) -> tuple[Sequence[RunRecord], Sequence[RunRecord]]:
+    """The records of both sides that the rows are of, each once, oldest first."""
+    sides = []
+    for at in (0, 1):
+        unique = {record.run_id: record for row in rows for record in row.runs[at]}
+        sides.append([unique[id] for id in sorted(unique)])
+    return sides[0], sides[1]
+
+
+def _side(text: str, runs: Sequence[RunRecord]) -> str:
+    rigs = ", ".join(dict.fromkeys(record.rig.id for record in runs))
+    if len(runs) == 1:
+        which = f"run {runs[0].run_id} of {rigs}, {runs[0].started[:10]}, {runs[0].profile} profile"
+    else:
+        which = f"{len(runs)} runs of {rigs}, {record_differences.days(runs)}"
+    bad = record_differences.doubts(runs)
+    if not bad:
+        state = "valid"
+    elif len(runs) == 1:
+        state = str(bad[0].status)
+    else:
+        state = f"{len(bad)} of {len(runs)} not valid"
+    return f"{text} ({which}; {state})"
 
 
 def as_json(
-    a: Side, b: Side, rows: Sequence[SeriesComparison], thresholds: Thresholds
+    a: Side,
+    b: Side,
+    rows: Sequence[SeriesComparison],
+    thresholds: Thresholds,
+    suspect: bool = False,
 ) -> dict[str, object]:
     """The comparison as JSON types; medians in the records' units, the ratio is B / A."""
+    sides = _used(rows)
     return {
         "schema": "coppice.comparison/1",
         "a": a.text,
         "b": b.text,
         "thresholds": vars(thresholds),
+        "interleaved": all(row.comparison.pairs for row in rows),
+        "differences": [
+            {"fact": one.fact, "a": list(one.a), "b": list(one.b)}
+            for one in record_differences.differences(*sides)
+        ],
+        "doubts": [
+            {
+                "run_id": one.run_id,
+                "rig": one.rig,
+                "status": one.status,
+                "reasons": list(one.reasons),
+            }
+            for one in record_differences.doubts([*sides[0], *sides[1]])
+        ],
         "rows": [
             {
                 "rig": row.rig,
@@ -114,6 +231,7 @@ def as_json(
                 "unit": row.unit,
                 "better": row.better,
                 "dimensions": dict(row.dimensions),
+                "own_dimensions": [dict(own) for own in row.own],
                 "records": list(map(list, row.records)),
                 "samples": list(row.comparison.n),
                 "pairs": row.comparison.pairs,
@@ -121,25 +239,63 @@ def as_json(
                 "difference": row.comparison.difference,
                 "ratio": vars(row.comparison.ratio),
                 "p": row.comparison.p,
-                "outcome": str(row.comparison.outcome),
+                "outcome": _outcome(row, suspect),
+                "valid": not row.doubts,
             }
             for row in rows
         ],
     }
 
 
-def table(a: Side, b: Side, rows: Sequence[SeriesComparison]) -> Sequence[str]:
+def _outcome(row: SeriesComparison, suspect: bool) -> str:
+    return str(row.comparison.outcome) if suspect or not row.doubts else NOT_JUDGED
+
+
+def table(rows: Sequence[SeriesComparison], suspect: bool = False) -> Sequence[str]:
     """The comparison as the lines of a table."""
-    lines = [f"A: {a.text}", f"B: {b.text}", ""]
-    lines.append(f"{'':44} {'A':>11} {'B':>11} {'B / A':>7} {'interval':>13} {'p':>8}")
-    for row in rows:
+    shared = _shared(rows)
+    labels = [_label(row, shared) for row in rows]
+    if shared:
+        lines = [f"All: {', '.join(f'{name} {plain(value)}' for name, value in shared.items())}"]
+    else:
+        lines = []
+    width = min(LABEL, max(map(len, labels), default=0))
+    lines += [f"{'':{width}} {'A':>11} {'B':>11} {'B / A':>7} {'interval':>17} {'p':>8}"]
+    for label, row in zip(labels, rows, strict=True):
         found = row.comparison
-        facts = " ".join(f"{value}" for value in row.dimensions.values() if value is not None)
+        ratio = f"{found.ratio.value:.3f}" if math.isfinite(found.ratio.value) else "-"
         bounds = show_interval(found.ratio, "1")
         how = f"{found.pairs} rounds" if found.pairs else f"n {found.n[0]}, {found.n[1]}"
+        how += ", suspect" if row.doubts else ""
         lines.append(
-            f"{f'{row.metric} {facts}'[:44]:44} {show(found.before, row.unit):>11} "
-            f"{show(found.after, row.unit):>11} {found.ratio.value:>7.3f} {bounds:>13} "
-            f"{found.p:>8.2g}  {found.outcome} ({how})"
+            f"{label[:width]:{width}} {show(found.before, row.unit):>11} "
+            f"{show(found.after, row.unit):>11} {ratio:>7} {bounds:>17} "
+            f"{found.p:>8.2g}  {_outcome(row, suspect)} ({how})"
         )
     return lines
+
+
+def _shared(rows: Sequence[SeriesComparison]) -> Mapping[str, Scalar]:
+    """The dimensions that all rows have with the same value."""
+    first = rows[0].dimensions if rows else {}
+    return {
+        name: value
+        for name, value in first.items()
+        if value is not None
+        and all(name in row.dimensions and row.dimensions[name] == value for row in rows)
+    }
+
+
+def _label(row: SeriesComparison, shared: Mapping[str, Scalar]) -> str:
+    """The metric and what both sides share; then what only one side knows, with its letter."""
+    facts = [_fact(name, value) for name, value in row.dimensions.items() if name not in shared]
+    for side, own in zip("AB", row.own, strict=True):
+        facts += [f"{side}: {name} {plain(value)}" for name, value in own.items()]
+    return " ".join([row.metric, *filter(None, facts)])
+
+
+def _fact(name: str, value: Scalar) -> str:
+    """A dimension as it stands in a row: a text explains itself, a number needs its name."""
+    if value is None:
+        return ""
+    return value if isinstance(value, str) else f"{name} {plain(value)}"

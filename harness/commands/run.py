@@ -24,8 +24,9 @@ from harness.errors import (
 )
 from harness.host.session import open_run
 from harness.measure import benchmark_files, machine
+from harness.measure.comparison import Thresholds
 from harness.measure.record import find
-from harness.measure.selection import INTERLEAVE
+from harness.measure.selection import INTERLEAVE, compare_sides, select
 from harness.measure.storage import make_ready
 from harness.rig import measuring_process, repetition, summary
 from harness.rig.discovery import Rig, discover, substrates_of
@@ -206,6 +207,9 @@ def _interleave(files: list[Path], options: argparse.Namespace, rigs: Sequence[R
     session = secrets.token_hex(4)
     arms = {"a": options.interleave[0], "b": options.interleave[1]}
     settings = {arm: _arm(text, options, rigs) for arm, text in arms.items()}
+    for arm, text in arms.items():
+        _require_cases(f"{arm.upper()} ({text})", files, settings[arm][0], rigs)
+    sides = [f"interleave={session}/{arm}" for arm in arms]
     for number in range(options.rounds):
         # A B, then B A: steady drift affects both alike.
         for arm in ("ab", "ba")[number % 2]:
@@ -214,14 +218,44 @@ def _interleave(files: list[Path], options: argparse.Namespace, rigs: Sequence[R
             code = _pytest(files, own, _given(own, rigs), turn)
             if code:
                 return code
-    if not set(find(options.results)) - before:
-        raise Unsupported("nothing that was requested can run here", hint="coppice doctor")
-    sides = [f"interleave={session}/{arm}" for arm in arms]
+        if not set(find(options.results)) - before:
+            raise Unsupported("nothing that was requested can run here", hint="coppice doctor")
+        if number == 0:
+            # Sides that cannot be compared after one round cannot after ten.
+            a, b = (select(side, options.results) for side in sides)
+            compare_sides(a, b, Thresholds())
     command = [*sides, "--results", str(options.results)]
     print(f"\nA is {arms['a']}, B is {arms['b']}; coppice compare {' '.join(command)}")
     parser = argparse.ArgumentParser()
     compare.arguments(parser)
-    return compare.main(parser.parse_args([*command, "--fail-on", "never"]))
+    return compare.main(parser.parse_args([*command, "--fail-on", "never", "--suspect"]))
+
+
+def _require_cases(
+    arm: str, files: Sequence[Path], own: argparse.Namespace, rigs: Sequence[RigInfo]
+) -> None:
+    """Raise, before anything is measured, for a configuration that measures nothing."""
+    for tier in own.tier:
+        if tier not in tuple(Tier):
+            raise UsageError(f"no tier is called {tier!r}", hint=f"tiers: {', '.join(Tier)}")
+    for name in own.substrate:
+        _require_runnable(name, (own.tier or ["full"])[0])
+    _require_measurable(rigs, own.substrate, own.tier)
+    _given(own, rigs)
+    command = [*ISOLATED, "-m", "pytest", "--collect-only", "-q", *map(str, files)]
+    command += ["-c", str(paths.PYTEST_INI), "--rootdir", str(paths.DATA)]
+    command += [f"--coppice-profile={own.profile}", *_selecting(own)]
+    found = subprocess.run(command, capture_output=True, text=True)
+    if found.returncode == measuring_process.NOTHING_COLLECTED:
+        raise UsageError(
+            f"{arm} selects no case of {', '.join(info.id for info in rigs)}",
+            hint="nothing was measured; coppice run RIG --help lists what selects cases",
+        )
+
+
+def _selecting(options: argparse.Namespace) -> list[str]:
+    """The options of pytest that select cases."""
+    return [f"--coppice-{name}={value}" for name in LISTS for value in getattr(options, name)]
 
 
 def _arm(
@@ -324,8 +358,7 @@ def _pytest(
         command += [f"--coppice-results={options.results.absolute()}"]
         # Otherwise pytest-benchmark makes a directory where the user is.
         command += [f"--benchmark-storage=file://{owner.directory}"]
-        for name in LISTS:
-            command += [f"--coppice-{name}={value}" for value in getattr(options, name)]
+        command += _selecting(options)
         command += [f"--coppice-set={name}={value}" for name, value in given.items()]
         try:
             code = measuring_process.run(command, environment or {})

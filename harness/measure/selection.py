@@ -20,6 +20,7 @@ from pathlib import Path
 from harness.errors import RecordError, UsageError
 from harness.measure.comparison import Comparison, Thresholds, compare, compare_paired
 from harness.measure.record import RunRecord, Scalar, Series, find, load
+from harness.measure.record_differences import Doubt, doubts
 
 log = logging.getLogger("coppice.compare")
 INTERLEAVE = "COPPICE_INTERLEAVE"
@@ -82,10 +83,20 @@ def select(text: str, results: Path) -> Side:
 def located(text: str, results: Path) -> Located:
     """The matches of `select` with each record's file, oldest run first."""
     path = Path(text)
+    if path.is_dir():
+        raise UsageError(
+            f"{text} is a directory: name one record in it, or what several have in common",
+            hint=f"for instance --results {text} rig=cold-start",
+        )
     if path.is_file():
         record = load(path)
         return [(path, record, series) for series in record.series]
     if "=" not in text:
+        if len(text) < 8 or "/" in text or text.endswith(".json"):
+            raise UsageError(
+                f"no record matches {text!r}, and there is no such file",
+                hint="give a record's file, at least 8 characters of a run's id, or NAME=VALUE",
+            )
         files = [file for file in find(results) if len(text) >= 8 and file.name.startswith(text)]
         records = [(file, load(file)) for file in files]
         return _some(text, [(file, r, series) for file, r in records for series in r.series])
@@ -130,36 +141,94 @@ def plain(value: Scalar) -> str:
     return "none" if value is None else str(value)
 
 
+Matches = list[tuple[RunRecord, Series]]
+Own = tuple[tuple[str, Scalar], ...]
+"""Dimensions of one side that are not matched with those of the other, but crossed."""
+
+
 @dataclass(frozen=True)
 class SeriesComparison:
-    """The comparison of a series that both sides have; `records` are the run ids of each."""
+    """The comparison of a series that both sides have; `runs` are the records of each.
+
+    `own` are the dimensions of each side that have no counterpart in the other, such as how the
+    VMM comes to be, for which each tier has ways of its own.
+    """
 
     rig: str
     metric: str
     unit: str
     better: str
     dimensions: Mapping[str, Scalar]
-    records: tuple[Sequence[str], Sequence[str]]
+    runs: tuple[Sequence[RunRecord], Sequence[RunRecord]]
+    own: tuple[Mapping[str, Scalar], Mapping[str, Scalar]]
     comparison: Comparison
+
+    @property
+    def records(self) -> tuple[Sequence[str], Sequence[str]]:
+        """The run ids of each side."""
+        a, b = ([record.run_id for record in side] for side in self.runs)
+        return a, b
+
+    @property
+    def doubts(self) -> Sequence[Doubt]:
+        """Why the figures decide nothing; empty if every record is valid."""
+        return doubts([*self.runs[0], *self.runs[1]])
 
 
 def compare_sides(a: Side, b: Side, thresholds: Thresholds) -> Sequence[SeriesComparison]:
     """Compare every series of which both sides have samples. UsageError when there is none.
 
-    Dimensions in which the sides differ as a whole are ignored; all others must be equal.
+    Dimensions in which the sides differ as a whole are ignored. Those that only one side knows, or
+    of which the sides share no value, give a row for each pair of values. All others must be equal.
     """
+    if _same_records(a, b):
+        raise UsageError(
+            f"{a.text!r} and {b.text!r} are the same series of the same records",
+            hint="compare two runs, or two configurations of one run: tier=full tier=prewarm-pool",
+        )
     differing = _differing(a, b) | _differing(b, a)
-    left, right = _keyed(a, differing), _keyed(b, differing)
-    rows = []
-    for key in left:
-        if key in right:
-            rows.append(_compare_series(key, left[key], right[key], thresholds))
+    crossed = _crossed(a, b) - differing
+    left, right = _keyed(a, differing, crossed), _keyed(b, differing, crossed)
+    rows = [
+        _compare_series(key, (own_a, own_b), mine, other, thresholds)
+        for key in left
+        for own_a, mine in left[key].items()
+        for own_b, other in right.get(key, {}).items()
+    ]
     if not rows:
         raise UsageError(
-            f"{a.text!r} and {b.text!r} have no series in common",
+            f"{a.text!r} and {b.text!r} have no series in common: {_why_none(a, b)}",
             hint="both must be of the same rig, with equal values of every other dimension",
         )
     return rows
+
+
+def _same_records(a: Side, b: Side) -> bool:
+    first, second = (
+        {(record.run_id, *_name(series)) for record, series in one}
+        for one in (a.matches, b.matches)
+    )
+    return first == second
+
+
+def _name(series: Series) -> tuple[str, Own]:
+    return series.metric, tuple(sorted(series.dimensions.items()))
+
+
+def _why_none(a: Side, b: Side) -> str:
+    """The first thing that keeps two sides from having a series in common."""
+    rigs = [sorted({record.rig.id for record, _ in side.matches}) for side in (a, b)]
+    if not set(rigs[0]) & set(rigs[1]):
+        return f"A is of {', '.join(rigs[0])}, B is of {', '.join(rigs[1])}"
+    known = [sorted({series.metric for _, series in side.matches}) for side in (a, b)]
+    metrics = set(known[0]) & set(known[1])
+    if not metrics:
+        return f"A measured {', '.join(known[0])}, B measured {', '.join(known[1])}"
+    for name, side in (("A", a), ("B", b)):
+        if not any(series.samples for _, series in side.matches):
+            failed = sum(len(series.failures) for _, series in side.matches)
+            return f"{name} has no sample: {failed} attempts failed"
+    return "no two series have the same metric, unit and dimensions"
 
 
 def _differing(side: Side, other: Side) -> set[str]:
@@ -173,53 +242,82 @@ def _differing(side: Side, other: Side) -> set[str]:
     }
 
 
-Matches = list[tuple[RunRecord, Series]]
+def _crossed(a: Side, b: Side) -> set[str]:
+    """Dimensions that only one side knows, or of which the sides have no value in common."""
+    names = {name for _, series in (*a.matches, *b.matches) for name in series.dimensions}
+    metrics = {one.metric for _, one in a.matches} & {one.metric for _, one in b.matches}
+    found = set()
+    for name in names:
+        first, second = (
+            {
+                plain(series.dimensions.get(name))
+                for _, series in side.matches
+                if series.samples and series.metric in metrics
+            }
+            for side in (a, b)
+        )
+        known = [any(name in series.dimensions for _, series in side.matches) for side in (a, b)]
+        if not all(known) or not first & second:
+            found.add(name)
+    return found
 
 
-def _keyed(side: Side, without: set[str]) -> dict[Key, Matches]:
-    keyed: dict[Key, Matches] = {}
+def _keyed(side: Side, without: set[str], crossed: set[str]) -> dict[Key, dict[Own, Matches]]:
+    """The series that have samples: by the dimensions that must be equal, then by crossed ones."""
+    keyed: dict[Key, dict[Own, Matches]] = {}
     for record, series in side.matches:
         if series.samples:
-            own = tuple(sorted((n, v) for n, v in series.dimensions.items() if n not in without))
-            key = (record.rig.id, series.metric, series.unit, own)
-            keyed.setdefault(key, []).append((record, series))
+            facts = sorted((n, v) for n, v in series.dimensions.items() if n not in without)
+            shared = tuple((n, v) for n, v in facts if n not in crossed)
+            own = tuple((n, v) for n, v in facts if n in crossed)
+            key = (record.rig.id, series.metric, series.unit, shared)
+            keyed.setdefault(key, {}).setdefault(own, []).append((record, series))
     if not side.interleaved:
         # Not pooled, because separate runs differ by more than their samples: only the newest.
-        keyed = {key: matches[-1:] for key, matches in keyed.items()}
+        keyed = {
+            key: {own: matches[-1:] for own, matches in several.items()}
+            for key, several in keyed.items()
+        }
     return keyed
 
 
 def _compare_series(
-    key: Key, left: Matches, right: Matches, thresholds: Thresholds
+    key: Key, own: tuple[Own, Own], left: Matches, right: Matches, thresholds: Thresholds
 ) -> SeriesComparison:
     better = left[-1][1].better
     rounds = _rounds(left, right)
     if rounds:
-        result = compare_paired(*rounds, better, thresholds)
+        before_rounds, after_rounds = _samples(left, rounds), _samples(right, rounds)
+        result = compare_paired(before_rounds, after_rounds, better, thresholds)
+        left, right = _of(left, rounds), _of(right, rounds)
     else:
         before, after = left[-1][1].samples, right[-1][1].samples
         result = compare(before, after, better, thresholds)
-    ids = [record.run_id for record, _ in left], [record.run_id for record, _ in right]
-    return SeriesComparison(key[0], key[1], key[2], better, dict(key[3]), ids, result)
+    runs = [record for record, _ in left], [record for record, _ in right]
+    facts = dict(own[0]), dict(own[1])
+    return SeriesComparison(key[0], key[1], key[2], better, dict(key[3]), runs, facts, result)
 
 
-def _rounds(
-    left: Matches, right: Matches
-) -> tuple[Sequence[Sequence[float]], Sequence[Sequence[float]]] | None:
-    """The samples of the rounds that both have of the newest session; None if not interleaved."""
-    before, after = _by_round(left), _by_round(right)
-    both = sorted(set(before) & set(after))
-    if not both:
-        return None
-    newest = both[-1][0]
-    chosen = [(session, number) for session, number in both if session == newest]
-    return [before[each] for each in chosen], [after[each] for each in chosen]
+Round = tuple[str, int]
+"""The session and the number of an interleaved round."""
 
 
-def _by_round(matches: Matches) -> dict[tuple[str, int], Sequence[float]]:
-    rounds = {}
-    for record, series in matches:
-        place = interleaving(record)
-        if place:
-            rounds[place[0], place[2]] = series.samples
-    return rounds
+def _rounds(left: Matches, right: Matches) -> Sequence[Round]:
+    """The rounds that both have of the newest session; empty if they were not interleaved."""
+    both = sorted({_round(record) for record, _ in left} & {_round(record) for record, _ in right})
+    newest = both[-1][0] if both else ""
+    return [one for one in both if newest and one[0] == newest]
+
+
+def _round(record: RunRecord) -> Round:
+    place = interleaving(record)
+    return (place[0], place[2]) if place else ("", 0)
+
+
+def _samples(matches: Matches, rounds: Sequence[Round]) -> Sequence[Sequence[float]]:
+    by_round = {_round(record): series.samples for record, series in matches}
+    return [by_round[one] for one in rounds]
+
+
+def _of(matches: Matches, rounds: Sequence[Round]) -> Matches:
+    return [(record, series) for record, series in matches if _round(record) in rounds]

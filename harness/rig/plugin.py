@@ -19,7 +19,7 @@ from harness.errors import NotEnoughMemory, PathError, Unsupported
 from harness.host import cgroups
 from harness.host.run import Run
 from harness.host.session import open_run
-from harness.rig import evidence, exit_code, progress, stages
+from harness.rig import evidence, exit_code, progress, recorded, stages
 from harness.rig.evidence import Evidence, of_session
 from harness.rig.info import RigInfo
 from harness.rig.recorder import RigRun, given_options
@@ -43,6 +43,7 @@ def pytest_load_initial_conftests() -> Iterator[None]:
 def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(Evidence(), evidence.NAME)
     config.pluginmanager.register(exit_code.ExitCode(), exit_code.NAME)
+    config.pluginmanager.register(recorded.Recorded(config), recorded.NAME)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -79,6 +79,10 @@ class RigRun:
         self.run_id = new_run_id()
         self.headline: Series | None = None
         """The main series of the measurement, once delivered."""
+        self.record: Path | None = None
+        """The record's file, once written."""
+        self.status = ""
+        """Whether the record is valid, suspect or failed, once written."""
         self.doubts: Sequence[str] = ()
         """Why the record is not valid, once written; empty if it is."""
         self.failed = False
@@ -176,9 +180,9 @@ class RigRun:
             tools=provenance.tools(self._tools) | origins.packages(series),
             harness=provenance.harness(),
         )
-        path = self._store(record)
+        self.record, self.status = self._store(record), judged.status
         self.announce(WRITTEN)
-        return path
+        return self.record
 
     def _with_conditions(self, series: Series, host: Machine) -> Series:
         substrate = str(series.dimensions.get("substrate"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,8 +12,11 @@ import pytest
 from harness.cli import main
 from harness.measure import record, selection
 from harness.measure.comparison import Thresholds
-from harness.measure.record import Series
+from harness.measure.record import Failure, Series, Validity
 from tests.site import factory
+
+VALID = Validity("valid")
+SUSPECT = Validity("suspect", ("other programs used 40 % of the CPU",))
 
 
 def _series(scale: float, many: int, seed: str, **dimensions: record.Scalar) -> Series:
@@ -22,7 +26,15 @@ def _series(scale: float, many: int, seed: str, **dimensions: record.Scalar) -> 
     )
 
 
-def _store(results: Path, *series: Series, day: int, commit: str = "a", env: str = "") -> Path:
+def _store(
+    results: Path,
+    *series: Series,
+    day: int,
+    commit: str = "a",
+    env: str = "",
+    validity: Validity = VALID,
+    kernel: str = "",
+) -> Path:
     base = factory.cold_start("full", day=day, seed=f"{day}{commit}{env}")
     environment = {selection.INTERLEAVE: env} if env else {}
     made = dataclasses.replace(
@@ -30,6 +42,8 @@ def _store(results: Path, *series: Series, day: int, commit: str = "a", env: str
         series=series,
         git=dataclasses.replace(base.git, commit=commit * 40),
         command=dataclasses.replace(base.command, env=environment),
+        validity=validity,
+        machine=dataclasses.replace(base.machine, kernel=kernel or base.machine.kernel),
     )
     return record.write(made, results)
 
@@ -46,7 +60,8 @@ def test_two_records_give_a_table_and_an_exit_code(
     assert main(["compare", str(new), str(old), "--fail-on", "different"]) == 1
     assert main(["compare", str(old), str(new), "--fail-on", "never"]) == 0
     assert main(["compare", str(old), str(new), "--relative", "0.9"]) == 0
-    assert main(["compare", str(old), str(old)]) == 0
+    assert main(["compare", str(old), str(old)]) == 64
+    assert "the same series of the same records" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -61,8 +76,9 @@ def test_thresholds_and_metrics_that_make_no_sense_are_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], option: str, value: str
 ) -> None:
     first = _store(tmp_path, _series(1.0, 40, "a"), day=1)
+    second = _store(tmp_path, _series(1.0, 40, "b"), day=2)
     try:
-        code = main(["compare", str(first), str(first), f"{option}={value}"])
+        code = main(["compare", str(first), str(second), f"{option}={value}"])
     except SystemExit as end:  # of argparse
         code = int(str(end.code))
     assert code == 64
@@ -109,9 +125,6 @@ def test_interleaved_runs_are_compared_round_by_round(
     argv = ["compare", "interleave=s1/a", "interleave=s1/b", "--results", str(tmp_path)]
     assert main(argv) == 1
     assert "worse (9 rounds)" in capsys.readouterr().out
-    # Without interleaving, drift hides the difference.
-    ends = selection.select("20261101", tmp_path), selection.select("20261101", tmp_path)
-    assert ends[0].matches
 
 
 @pytest.mark.parametrize(
@@ -131,6 +144,112 @@ def test_impossible_comparisons_are_refused_with_the_reason(
     assert message in capsys.readouterr().err
 
 
+def test_a_suspect_record_is_shown_but_not_judged(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    old = _store(tmp_path, _series(1.0, 60, "a"), day=1, validity=SUSPECT)
+    new = _store(tmp_path, _series(1.5, 60, "b"), day=2)
+    for argv, code, outcome in (
+        ([], 65, "not judged"),
+        (["--fail-on", "never"], 65, "not judged"),
+        (["--suspect"], 1, "worse"),
+        (["--suspect", "--fail-on", "never"], 0, "worse"),
+    ):
+        assert main(["compare", str(old), str(new), *argv]) == code
+        out, err = capsys.readouterr()
+        assert f"{outcome} (n 60, 60, suspect)" in out
+        assert "; suspect)" in out.splitlines()[0] and "; valid)" in out.splitlines()[1]
+        assert "A, run 20261101" in err and SUSPECT.reasons[0] in err
+    assert main(["compare", str(old), str(new), "--json"]) == 65
+    found = json.loads(capsys.readouterr().out)
+    assert [one["status"] for one in found["doubts"]] == ["suspect"]
+    assert [(row["outcome"], row["valid"]) for row in found["rows"]] == [("not judged", False)]
+
+
+def test_what_differs_besides_and_the_days_stand_above_the_table(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    old = _store(tmp_path, _series(1.0, 60, "a"), day=1, kernel="6.1.0")
+    new = _store(tmp_path, _series(1.0, 60, "b"), day=2, commit="b", kernel="6.12.0")
+    assert main(["compare", str(old), str(new)]) == 0
+    out = capsys.readouterr().out
+    assert "Not interleaved" in out and "A ran on 2026-11-01, B on 2026-11-02." in out
+    assert "  kernel 6.1.0 | 6.12.0\n" in out and "  commit aaaaaaaa | bbbbbbbb\n" in out
+    assert "  machine" not in out
+    assert main(["compare", str(old), str(new), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert {"fact": "kernel", "a": ["6.1.0"], "b": ["6.12.0"]} in found["differences"]
+    assert found["interleaved"] is False and found["doubts"] == []
+
+
+def test_a_dimension_of_one_side_alone_is_compared_with_all_of_the_other(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ways = [_series(1.0, 40, f"a{way}", vmm=way) for way in ("waits", "spawned")]
+    first = _store(tmp_path, *ways, day=1)
+    plain = dataclasses.replace(_series(1.0, 40, "b"), dimensions={"tier": "prewarm-pool"})
+    second = _store(tmp_path, plain, day=2)
+    assert main(["compare", str(first), str(second), "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)["rows"]
+    assert [row["own_dimensions"][0]["vmm"] for row in rows] == ["waits", "spawned"]
+    assert [row["own_dimensions"][1] for row in rows] == [{}, {}]
+    other = _store(tmp_path, dataclasses.replace(plain, dimensions={"vmm": "forked"}), day=3)
+    assert main(["compare", str(first), str(other)]) == 0
+    out = capsys.readouterr().out
+    assert out.count("A: vmm waits") == out.count("A: vmm spawned") == 1
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (lambda series: dataclasses.replace(series, metric="rtt"), "B measured rtt"),
+        (
+            lambda series: dataclasses.replace(
+                series, samples=(), failures=(Failure(0, "no"), Failure(1, "no"))
+            ),
+            "B has no sample: 2 attempts failed",
+        ),
+    ],
+)
+def test_the_reason_why_nothing_is_in_common_is_given(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    make: Callable[[Series], Series],
+    reason: str,
+) -> None:
+    first = _store(tmp_path, _series(1.0, 9, "a"), day=1)
+    second = _store(tmp_path, make(_series(1.0, 9, "b")), day=2)
+    assert main(["compare", str(first), str(second)]) == 64
+    assert reason in capsys.readouterr().err
+
+
+def test_a_directory_or_a_missing_file_is_named_as_such(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = _store(tmp_path, _series(1.0, 9, "a"), day=1)
+    assert main(["compare", str(tmp_path), str(first)]) == 64
+    assert f"{tmp_path} is a directory" in capsys.readouterr().err
+    assert main(["compare", str(first), str(tmp_path / "none.run.json")]) == 64
+    assert "no such file" in capsys.readouterr().err
+    first.write_bytes(first.read_bytes()[:100])
+    assert main(["compare", str(first), str(first)]) == 65
+
+
+def test_a_configuration_that_measures_nothing_is_refused_before_anything_is_measured(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    run = ["run", "cold-start", "--results", str(tmp_path), "--interleave", "substrate=noop"]
+    for other, reason in (
+        ("substrate=noop,tier=durable-pool", "noop has no tier durable-pool"),
+        ("substrate=noop,tier=nonsense", "no tier is called 'nonsense'"),
+        ("substrate=noop,concurrency=7777", "selects no case of cold-start"),
+    ):
+        assert main([*run, other]) == 64
+        out, err = capfd.readouterr()
+        assert reason in err and "%" not in out
+    assert list(record.find(tmp_path)) == []
+
+
 def test_sides_without_common_series_are_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -148,7 +267,7 @@ def test_interleaved_runs_alternate_and_record_it(
     argv = ["run", "cold-start", "--tier", "durable-prewarm-pool", "--concurrency", "1"]
     assert main([*argv, "--results", str(tmp_path), "--rounds", "2", "--interleave", *arms]) == 0
     out = capfd.readouterr().out
-    assert "coppice compare interleave=" in out and "(2 rounds)" in out
+    assert "coppice compare interleave=" in out and "(2 rounds" in out
     turns = []
     for path in record.find(tmp_path):
         made = record.load(path)

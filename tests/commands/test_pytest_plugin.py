@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from harness import paths
+from harness.measure import record
 from harness.rig import plugin
 
 OPTIONS = ("profile", "results", "set", "substrate", "tier", "concurrency")
@@ -45,3 +47,20 @@ def test_a_project_has_options_of_the_same_names(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "1 passed" in done.stdout
+
+
+def test_pytest_alone_says_what_it_recorded_where_and_whether_it_is_suspect(
+    tmp_path: Path,
+) -> None:
+    command = [sys.executable, "-m", "pytest", "-q", str(paths.RIGS / "test_cold_start.py")]
+    command += ["-c", str(paths.PYTEST_INI), "--rootdir", str(paths.DATA)]
+    command += ["--coppice-substrate=noop", "--coppice-concurrency=1", "--coppice-profile=smoke"]
+    done = subprocess.run(
+        [*command, f"--coppice-results={tmp_path}"], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    (stored,) = record.find(tmp_path)
+    judged = record.load(stored).validity
+    assert f"{stored.relative_to(tmp_path)}  {judged.status}" in done.stdout.splitlines()
+    for reason in judged.reasons:
+        assert f"  {judged.status}: {reason}" in done.stdout.splitlines()
