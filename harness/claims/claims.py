@@ -33,8 +33,9 @@ class Answer:
     `where` has the dimensions that it must have; `holds` says on which side of the claimed value
     our figure must be; `comparable` whether both measure the same thing, and `why` or why not.
     `per` names a metric of the same record; our figure is divided by the number of its samples.
-    `pooled` uses the samples of all matching series together. `bound` is the limit if the claim
-    has no number.
+    `pooled` uses the samples of all matching series together, `every_record` those of every valid
+    record of today's rig instead of the newest alone: one failure disproves a claim of none.
+    `bound` is the limit if the claim has no number.
     """
 
     rig: str
@@ -48,6 +49,7 @@ class Answer:
     per: str | None = None
     bound: float | None = None
     pooled: bool = False
+    every_record: bool = False
 
     def __post_init__(self) -> None:
         if self.holds not in HOLDS or self.statistic not in STATISTICS:
@@ -60,6 +62,8 @@ class Answer:
 class Claim:
     """One claim: `figure` is its value as published, `uses` the rung or definition behind it.
 
+    `system` is what it is about (systems.py), `configuration` the dimensions that a series would
+    have if it were measured as the claim was; they choose the answer that decides (decision.py).
     `quote` is its wording, or our paraphrase if `verbatim` is False.
     """
 
@@ -68,7 +72,9 @@ class Claim:
     quote: str
     figure: Figure
     uses: str
+    system: str
     answers: Sequence[Answer]
+    configuration: Mapping[str, Scalar] = field(default_factory=dict)
     limits: Sequence[str] = ()
     front: bool = False
     verbatim: bool = True
@@ -83,6 +89,7 @@ class Claim:
 
 
 _KEYS = {one.name for one in fields(Claim)}
+_REQUIRED = ("id", "title", "quote", "figure", "uses", "system")
 
 
 def load(figures: Sequence[Figure], file: Path = CLAIMS_FILE) -> Sequence[Claim]:
@@ -104,7 +111,7 @@ def load(figures: Sequence[Figure], file: Path = CLAIMS_FILE) -> Sequence[Claim]
 def _claim(data: Any, known: Mapping[str, Figure], name: str) -> Claim:
     if not isinstance(data, dict):
         raise ClaimError(f"{name}: must be a mapping")
-    missing = [key for key in ("id", "title", "quote", "figure", "uses") if not data.get(key)]
+    missing = [key for key in _REQUIRED if not data.get(key)]
     unknown = sorted(set(data) - _KEYS)
     if missing or unknown:
         raise ClaimError(f"{name}: missing {missing}, unknown {unknown}")

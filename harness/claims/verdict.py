@@ -5,58 +5,138 @@ from __future__ import annotations
 import enum
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import date
 
 from harness.claims.claims import Answer, Claim
 from harness.measure import statistics
+from harness.measure.conditions import Conditions
 from harness.measure.statistics import Estimate
 
-OLD_DAYS = 180
-"""A record older than this is stale."""
 _PERCENT = {"p50": 50, "p90": 90, "p95": 95, "p99": 99}
 _COUNTED = ("min", "max", "sum", "count")
 """Statistics of all samples, which need no estimate or interval."""
 
 
 class Verdict(enum.StrEnum):
-    """The verdicts, as pages show them."""
+    """The verdicts, as pages show them. The first two need the claim's own system."""
 
-    SUPPORTED = "supported"
+    REPRODUCED = "reproduced"
     CONTRADICTED = "contradicted"
+    REACHED = "reached here"
+    NOT_REACHED = "not reached here"
     INCONCLUSIVE = "inconclusive"
     NOT_COMPARABLE = "not comparable"
     NOT_MEASURED = "not measured here"
-    STALE = "stale"
+
+
+HELD = (Verdict.REPRODUCED, Verdict.REACHED)
+FAILED = (Verdict.CONTRADICTED, Verdict.NOT_REACHED)
+JUDGED = (*HELD, *FAILED)
+"""The verdicts on the merits: the whole interval lies on one side of the claimed value."""
+
+MEANING = {
+    Verdict.REPRODUCED: "The rig ran on the system that the claim is about, under the same "
+    "definition, and the whole of our interval lies on the claim's side of the claimed value.",
+    Verdict.CONTRADICTED: "The rig ran on the system that the claim is about, under the same "
+    "definition, and the whole of our interval lies on the other side of the claimed value.",
+    Verdict.REACHED: "Another system did the same job here under the same definition, and the "
+    "whole of our interval lies on the claim's side of the claimed value. The claim itself was not "
+    "tested.",
+    Verdict.NOT_REACHED: "Another system did the same job here under the same definition, and the "
+    "whole of our interval lies on the other side. The claim itself was not tested: it may well be "
+    "true of its own system.",
+    Verdict.INCONCLUSIVE: "Our interval includes the claimed value, there are too few samples for "
+    "an interval, or the run was disturbed. The claim's page says how many samples would decide.",
+    Verdict.NOT_COMPARABLE: "The clocks or definitions differ, or the claim's is not stated. We "
+    "show our figure and conclude nothing, however far apart the two are.",
+    Verdict.NOT_MEASURED: "No record here addresses it. The claim's page names the command that "
+    "would make one.",
+}
+"""What each verdict means; the claims page defines them with this text."""
+
+
+def of_merits(holds: bool, same_system: bool) -> Verdict:
+    """The verdict on the merits, by whose system was measured."""
+    if same_system:
+        return Verdict.REPRODUCED if holds else Verdict.CONTRADICTED
+    return Verdict.REACHED if holds else Verdict.NOT_REACHED
+
+
+@dataclass(frozen=True)
+class Mark:
+    """What has changed since a record was made, and the command that renews it.
+
+    A mark stands beside the figure and changes no verdict: a record stays what it is.
+    """
+
+    name: str
+    text: str
+    command: str
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """The series that answers, from one record. `divisor` counts the answer's `per` metric."""
+    """The series that answers: its samples, and what it was measured on.
+
+    `divisor` counts the answer's `per` metric, `system` is the system measured.
+    """
 
     samples: Sequence[float]
     failed: int = 0
     divisor: int = 1
     validity: str = "valid"
-    stale: Sequence[str] = ()
+    system: str = ""
+    conditions: Conditions | None = None
+    marks: Sequence[Mark] = ()
+
+
+@dataclass(frozen=True)
+class Ways:
+    """Of the answers that were `judged` on the merits, how many `held`."""
+
+    held: int
+    judged: int
 
 
 @dataclass(frozen=True)
 class Finding:
     """A verdict, our estimate in the claim's unit, and the reasons.
 
-    `needed` is the number of samples that would decide an inconclusive one. `was` is the verdict
-    that a stale record had when it was measured.
+    `needed` is the number of samples that would decide an inconclusive one. `system`, `conditions`
+    and `marks` are those of the evidence. `ways` is set in the finding that decides the claim (see
+    decision.py).
     """
 
     verdict: Verdict
     estimate: Estimate | None = None
     reasons: Sequence[str] = ()
     needed: int | None = None
-    was: Verdict | None = None
+    system: str = ""
+    conditions: Conditions | None = None
+    marks: Sequence[Mark] = ()
+    ways: Ways | None = None
+
+    @property
+    def emulated(self) -> bool:
+        """Whether the guests ran in software, without hardware virtualisation."""
+        return self.conditions is not None and self.conditions.emulated
+
+    @property
+    def notes(self) -> Sequence[str]:
+        """What must be read with the verdict: what ran the guests, where alone it is possible, what
+        was rehearsed, and in how many of several ways the claim held."""
+        found = list(self.conditions.notes) if self.conditions else []
+        if self.ways and self.ways.judged > 1:
+            found.append(f"{self.ways.held} of {self.ways.judged} ways")
+        return found
+
+    @property
+    def text(self) -> str:
+        """The verdict with its notes."""
+        return ", ".join([self.verdict, *self.notes])
 
 
 def judge(claim: Claim, answer: Answer, evidence: Evidence | None) -> Finding:
-    """The verdict is supported or contradicted only if the interval excludes the claimed value."""
+    """A verdict on the merits needs the whole interval on one side of the claimed value."""
     if evidence is None:
         return Finding(Verdict.NOT_MEASURED, None, ("there is no record of it here",))
     if not evidence.samples:
@@ -65,42 +145,43 @@ def judge(claim: Claim, answer: Answer, evidence: Evidence | None) -> Finding:
         )
         return Finding(Verdict.NOT_MEASURED, None, (what,))
     found = estimate(answer, evidence)
-    fresh = _fresh(claim, answer, evidence, found)
-    if evidence.stale and fresh.verdict is not Verdict.NOT_COMPARABLE:
-        return Finding(
-            Verdict.STALE, found, (*evidence.stale, *fresh.reasons), fresh.needed, fresh.verdict
-        )
-    return fresh
+    verdict, reasons, needed = _verdict(claim, answer, evidence, found)
+    return Finding(
+        verdict,
+        found,
+        reasons,
+        needed,
+        evidence.system,
+        evidence.conditions,
+        evidence.marks,
+    )
 
 
-def _fresh(claim: Claim, answer: Answer, evidence: Evidence, found: Estimate) -> Finding:
+def _verdict(
+    claim: Claim, answer: Answer, evidence: Evidence, found: Estimate
+) -> tuple[Verdict, Sequence[str], int | None]:
+    """The verdict, its reasons, and the number of samples that it would take."""
     if not answer.comparable:
-        return Finding(Verdict.NOT_COMPARABLE, found, (answer.why, *evidence.stale))
+        return Verdict.NOT_COMPARABLE, (answer.why,), None
     if evidence.validity != "valid":
-        return Finding(Verdict.INCONCLUSIVE, found, (f"the run is {evidence.validity}",))
+        return Verdict.INCONCLUSIVE, (f"the run is {evidence.validity}",), None
     bound = claim.bound(answer)
     assert bound is not None
     low, high = found.low, found.high
-    if answer.statistic in _COUNTED:
+    counted = answer.statistic in _COUNTED
+    if counted:
         low = high = found.value
     elif low is None or high is None:
         needed = _needed(answer, evidence, bound)
-        return Finding(Verdict.INCONCLUSIVE, found, ("too few samples for an interval",), needed)
+        return Verdict.INCONCLUSIVE, ("too few samples for an interval",), needed
     assert low is not None and high is not None
-    counted = answer.statistic in _COUNTED
     below = high <= bound if counted else high < bound
     above = low >= bound if counted else low > bound
     holds, fails = (below, above) if answer.holds == "at-most" else (above, below)
-    if holds:
-        return Finding(Verdict.SUPPORTED, found)
-    if fails:
-        return Finding(Verdict.CONTRADICTED, found)
-    return Finding(
-        Verdict.INCONCLUSIVE,
-        found,
-        ("the interval includes the claimed value",),
-        _needed(answer, evidence, bound),
-    )
+    if holds or fails:
+        return of_merits(holds, evidence.system == claim.system), (), None
+    reasons = ("the interval includes the claimed value",)
+    return Verdict.INCONCLUSIVE, reasons, _needed(answer, evidence, bound)
 
 
 def estimate(answer: Answer, evidence: Evidence) -> Estimate:
@@ -125,22 +206,3 @@ def _needed(answer: Answer, evidence: Evidence, bound: float) -> int | None:
     percent = _PERCENT.get(answer.statistic, 50)
     # A mean needs about as many samples as a median.
     return statistics.samples_needed(evidence.samples, percent, bound * evidence.divisor)
-
-
-def deciding(findings: Sequence[Finding]) -> Finding:
-    """The finding that decides a claim: the first with a verdict on the merits."""
-    for one in findings:
-        if one.verdict not in (Verdict.NOT_MEASURED, Verdict.NOT_COMPARABLE):
-            return one
-    for one in findings:
-        if one.verdict is Verdict.NOT_COMPARABLE:
-            return one
-    return (
-        findings[0] if findings else Finding(Verdict.NOT_MEASURED, None, ("no rig measures this",))
-    )
-
-
-def age(day: str, today: str) -> str | None:
-    """Why a record of `day` is too old on `today`, or None if it is not; ISO dates."""
-    days = (date.fromisoformat(today) - date.fromisoformat(day)).days
-    return f"measured {days} days ago" if days > OLD_DAYS else None

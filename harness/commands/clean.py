@@ -1,5 +1,8 @@
 """Remove what dead runs left behind on this machine; live runs are not touched.
 
+The sandboxes that a killed gateway left running are removed too: start it again first to keep them.
+What it has saved stays.
+
 Records stay, and so do the logs of failures (COPPICE_FAILURES, else `failures/` in the state
 directory), of which the oldest are dropped by the runs themselves.
 
@@ -10,8 +13,11 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from pathlib import Path
 
 from harness.errors import MissingTool
+from harness.host import dead_runs
+from harness.host.dead_runs import DeadRuns
 from harness.host.leftover import Leftover
 from harness.host.leftovers import find, reclaim
 from harness.host.session import open_run
@@ -26,7 +32,18 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(options: argparse.Namespace) -> int:
     runtime = runtime_directory()
-    _print(find(runtime) if options.dry_run else reclaim(runtime), options.dry_run)
+    waiting = dead_runs.waiting(runtime)
+    if options.dry_run:
+        found: Sequence[Leftover] = find(runtime, dead=DeadRuns(waiting=True))
+    else:
+        found = reclaim(runtime, waiting=True)
+    _print(found, options.dry_run)
+    directories = {Path(leftover.name) for leftover in found}
+    for state in sorted({waiting[directory] for directory in directories & waiting.keys()}):
+        done = "would end" if options.dry_run else "ended"
+        print(f"{done} what the gateway with the state in {state} had left running")
+        if options.dry_run:
+            print(f"  coppice gateway --state {state}   (keeps it)")
     return 0
 
 

@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from harness import paths
+from harness.claims import of_run
 from harness.errors import (
     CoppiceError,
     PluginError,
@@ -25,7 +26,7 @@ from harness.errors import (
 from harness.host.session import open_run
 from harness.measure import benchmark_files, machine
 from harness.measure.comparison import Thresholds
-from harness.measure.record import find
+from harness.measure.record import find, load
 from harness.measure.selection import INTERLEAVE, compare_sides, select
 from harness.measure.storage import make_ready
 from harness.rig import measuring_process, repetition, summary
@@ -150,6 +151,8 @@ def _once(files: list[Path], options: argparse.Namespace, given: Mapping[str, st
     code = _pytest(files, options, given)
     made = [path for path in find(options.results) if path not in before]
     for line in summary.lines(made) if options.rig else ():
+        print(line)
+    for line in of_run.lines([load(path) for path in made]):
         print(line)
     if made:
         print(f"\nrecords: {made[0].parent}", flush=True)

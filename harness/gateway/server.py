@@ -19,7 +19,7 @@ from typing import Any
 import uvicorn
 
 from harness.errors import CoppiceError, Interrupted, PathError, UsageError
-from harness.gateway import certificate, logs
+from harness.gateway import certificate, logs, predecessor
 from harness.gateway.app import Gateway
 from harness.gateway.data_plane.websocket_proxy import WebSocketProxy
 from harness.gateway.fleets import setup
@@ -33,13 +33,14 @@ from harness.gateway.http.limits import KEEP_ALIVE_S, ConnectionLimits
 from harness.gateway.http.server import HttpServer
 from harness.gateway.metrics import Metrics
 from harness.gateway.options import SUBSTRATES, Options
+from harness.gateway.predecessor import Predecessor
 from harness.gateway.sandboxes.database import log_damage
 from harness.gateway.sandboxes.service import Sandboxes
 from harness.gateway.sandboxes.store import FILE, Store, opened
 from harness.host import evidence
 from harness.host.run import STATE, Run
 from harness.host.session import open_run
-from harness.paths import gateway_directory
+from harness.paths import gateway_directory, runtime_directory
 
 DOMAIN = "sandboxes.localhost"
 """Of sandboxes; many resolvers map names below localhost to this host."""
@@ -79,19 +80,18 @@ def locked_store(directory: Path) -> Iterator[Store]:
         os.close(handle)
 
 
-def _fleet(options: Options, run: Run, stack: ExitStack) -> SandboxFleet:
+def _fleet(
+    options: Options, run: Run, outside: setup.Outside, before: Predecessor, stack: ExitStack
+) -> SandboxFleet:
     if options.substrate == "noop":
         return NoopFleet()
-    if options.substrate not in SUBSTRATES:
-        raise UsageError(
-            f"the gateway has no substrate {options.substrate!r}",
-            hint=f"choose from {', '.join(SUBSTRATES)}",
-        )
     fd_holder = FdHolder.start(run.directory, dict(run.environment))
-    stack.callback(fd_holder.end)
+    stack.callback(lambda: fd_holder.leave() if run.goes_on else fd_holder.end())
     net = None
     if options.network:
-        net = setup.open_network(run, options, fd_holder, stack)
+        needed = before.has_network
+        net = setup.open_network(run, outside, fd_holder, stack, needed=needed)
+    before.require_network(given=net is not None)
     reserved = options.disk_reserve_mib
     disks = setup.Disks(options.disk_mib, options.disk_mib if reserved is None else reserved)
     make = setup.container_fleet if options.substrate == "oci" else setup.microvm_fleet
@@ -99,11 +99,12 @@ def _fleet(options: Options, run: Run, stack: ExitStack) -> SandboxFleet:
 
 
 def serve(options: Options, fleet: SandboxFleet | None = None) -> None:
-    """Run a gateway of this fleet, or else of the options' substrate, until a signal ends it; after
-    SIGTERM and SIGHUP raises Interrupted.
+    """Run a gateway of this fleet, or else of the options' substrate, until a signal ends it, which
+    raises Interrupted.
 
     Before the server runs, a signal raises Interrupted in its set-up (harness/interrupts.py), which
-    the stack undoes.
+    the stack undoes. The sandboxes of a predecessor, and those that cannot be saved at the end,
+    are left running: then the run goes on without this process.
     """
     logs.configure(options.verbose)
     evidence.leave_where_asked(os.environ)
@@ -111,10 +112,10 @@ def serve(options: Options, fleet: SandboxFleet | None = None) -> None:
         directory = options.state or gateway_directory()
         store = stack.enter_context(locked_store(directory))
         listener = stack.enter_context(_listen(options.host, options.port))
-        run = stack.enter_context(open_run(resume_id=store.fact("run")))
-        store.note("run", run.id)
-        (run.directory / STATE).write_text(str(directory.resolve()), encoding="utf-8")
-        fleet = fleet or _fleet(options, run, stack)
+        outside, state = _checked(options), directory.resolve()
+        before = predecessor.predecessor(store, state, options, runtime_directory())
+        run = stack.enter_context(open_run(state=state))
+        fleet = fleet or _fleet(options, run, outside, before, stack)
         sandboxes = Sandboxes(fleet, store, directory, Metrics())
         port = listener.getsockname()[1]
         domain, tls, chain = options.domain or _default_domain(options.host, port), None, None
@@ -144,19 +145,57 @@ def serve(options: Options, fleet: SandboxFleet | None = None) -> None:
             gateway,
             loop="uvloop", http="httptools", lifespan="on", log_level="error", access_log=False,
             proxy_headers=False, ws="none",
-            timeout_graceful_shutdown=5, server_header=False, timeout_keep_alive=KEEP_ALIVE_S,
+            server_header=False, timeout_keep_alive=KEEP_ALIVE_S,
             ssl_certfile=chain, ssl_keyfile=tls.key if tls else None,
         )  # fmt: skip
         server = HttpServer(config, listener, _limits(options), upgrade)
-        try:
-            server.run()
-        except SystemExit:
-            if not failed:
-                raise
+        with _going_on(run, store, options, state, sandboxes):
+            try:
+                server.run()
+            except SystemExit:
+                if not failed:
+                    raise
         if failed:  # uvicorn has only an exit code for it
             raise failed[0]
-    if server.ended_by not in (None, signal.SIGINT):
+    if left := sandboxes.running:
+        raise Interrupted(server.ended_by or signal.SIGTERM, _left(left, directory))
+    if server.ended_by is not None:
         raise Interrupted(server.ended_by)
+
+
+def _checked(options: Options) -> setup.Outside:
+    """The outside network. Raises UsageError for options that cannot be."""
+    if options.substrate not in SUBSTRATES:
+        raise UsageError(
+            f"the gateway has no substrate {options.substrate!r}",
+            hint=f"choose from {', '.join(SUBSTRATES)}",
+        )
+    return setup.outside_of(options)
+
+
+@contextlib.contextmanager
+def _going_on(
+    run: Run, store: Store, options: Options, state: Path, sandboxes: Sandboxes
+) -> Iterator[None]:
+    """While the block runs, and afterwards if sandboxes still run, a successor can take over the
+    run: also after a crash, and after a start that has failed before all were adopted."""
+    try:
+        predecessor.note(store, options, run)
+        if not run.goes_on:
+            (run.directory / STATE).write_text(str(state), encoding="utf-8")
+        yield
+    finally:
+        known = sandboxes.opened or not run.taken_over
+        if known and not sandboxes.running:
+            (run.directory / STATE).unlink(missing_ok=True)
+
+
+def _left(count: int, directory: Path) -> str:
+    sandboxes = "a sandbox was" if count == 1 else f"{count} sandboxes were"
+    return (
+        f"ended; {sandboxes} not saved and left running\n"
+        f"  coppice gateway --state {directory}   (takes over what runs; coppice clean ends it)"
+    )
 
 
 def _default_domain(host: str, port: int) -> str:

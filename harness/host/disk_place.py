@@ -24,7 +24,7 @@ from harness.errors import DiskFull, PathError
 from harness.host import file_system
 from harness.host.boot import boot_id
 from harness.host.cgroups import parent_of
-from harness.host.locks import is_alive
+from harness.host.dead_runs import DeadRuns
 from harness.host.run import Run
 from harness.paths import cache_directory
 
@@ -133,17 +133,17 @@ def open_place(run: Run, reserved: int) -> DiskPlace:
     return DiskPlace(directory, reserved)
 
 
-def abandoned(runtime: Path, cache: Path) -> Iterator[Path]:
+def abandoned(runtime: Path, cache: Path, dead: DeadRuns) -> Iterator[Path]:
     """Directories with disks of dead runs of this runtime directory, or of an earlier boot."""
     places = {cache / IN_CACHE, chosen(runtime)} - {runtime}
     for place in sorted(places):
         with contextlib.suppress(OSError):
             for directory in place.iterdir():
-                if directory.is_dir() and _is_abandoned(directory, runtime):
+                if directory.is_dir() and _is_abandoned(directory, runtime, dead):
                     yield directory
 
 
-def _is_abandoned(directory: Path, runtime: Path) -> bool:
+def _is_abandoned(directory: Path, runtime: Path, dead: DeadRuns) -> bool:
     try:
         owner = json.loads((directory / OWNER).read_text(encoding="utf-8"))
         mark, boot = owner["runtime"], owner["boot"]
@@ -156,4 +156,4 @@ def _is_abandoned(directory: Path, runtime: Path) -> bool:
         return time.time() - directory.stat().st_mtime > NEW_S
     if boot != boot_id():
         return True
-    return bool(mark == parent_of(runtime)) and not is_alive(runtime / directory.name)
+    return bool(mark == parent_of(runtime)) and runtime / directory.name in dead

@@ -1,6 +1,7 @@
 """Finds and removes what dead runs have left on this machine.
 
 Only objects that carry a run's id are touched, and only when that run's lock shows that it is dead.
+Runs of gateways that can be started again are left to `coppice clean` (dead_runs.py).
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from pathlib import Path
 
 from harness import command_log
 from harness.host import cgroups, disk_place, leftovers_freebsd, scratch
+from harness.host.dead_runs import DeadRuns, state_of
 from harness.host.ksm import NOTE, SETTINGS, abandoned, reset, restore
 from harness.host.leftover import Leftover
 from harness.host.local import LocalHost
@@ -59,20 +61,22 @@ def _mounts_under(directory: Path) -> Sequence[str]:
     return []
 
 
-def find(runtime: Path, cache: Path | None = None) -> list[Leftover]:
-    """Everything that dead runs have left, in the order in which it must be removed."""
-    found = _of_runtime(runtime)
+def find(runtime: Path, cache: Path | None = None, dead: DeadRuns | None = None) -> list[Leftover]:
+    """Everything that these dead runs (by default: those that do not wait) have left, in the order
+    in which it must be removed."""
+    dead = dead or DeadRuns()
+    found = _of_runtime(runtime, dead)
     for host in runtime.parent.glob(f"{REBOOTED}*"):
-        found += _of_reboot(host)
+        found += _of_reboot(host, dead)
     cache = cache or cache_directory()
     found += [
         Leftover("directory", directory.name, str(directory))
-        for directory in disk_place.abandoned(runtime, cache)
+        for directory in disk_place.abandoned(runtime, cache, dead)
     ]
     if abandoned() and not any(leftover.what == "settings" for leftover in found):
         found.append(Leftover("settings", "?", str(SETTINGS)))
     found += [Leftover("directory", "?", str(directory)) for directory in scratch.abandoned()]
-    found += [*_of_freebsd(runtime), *_of_cache(cache)]
+    found += [*_of_freebsd(runtime, dead), *_of_cache(cache)]
     known = {leftover.name for leftover in found}
     # Of a gateway whose run was removed before, as after a reboot.
     usual = [str(built) for built in abandoned_in(gateway_directory() / SAVED)]
@@ -80,18 +84,22 @@ def find(runtime: Path, cache: Path | None = None) -> list[Leftover]:
 
 
 def _lives_elsewhere(pid: int, directory: Path) -> bool:
-    """Whether the run lives as the process itself sees it: in a container or a chroot the same
-    path is another directory. A confined VMM sees no run at all, but its parent does, which is
-    its run or, after that has died, the first process of the container."""
+    """Whether the run lives, or waits, as the process itself sees it: in a container or a chroot
+    the same path is another directory. A confined VMM sees no run at all, but its parent does,
+    which is its run or, after that has died, the first process of the container."""
     with contextlib.suppress(OSError, IndexError):
         parent = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[1]
         for seen_by in (str(pid), parent):
-            if is_alive(Path(f"/proc/{seen_by}/root", *directory.parts[1:])):
+            root = Path(f"/proc/{seen_by}/root")
+            there = root / directory.relative_to("/")
+            if is_alive(there):
+                return True
+            if state_of(directory, root) and not (directory.is_dir() and there.samefile(directory)):
                 return True
     return False
 
 
-def _of_runtime(runtime: Path) -> list[Leftover]:
+def _of_runtime(runtime: Path, dead: DeadRuns) -> list[Leftover]:
     directories = (
         [entry for entry in runtime.iterdir() if entry.name != "leases"] if runtime.is_dir() else []
     )
@@ -101,16 +109,16 @@ def _of_runtime(runtime: Path) -> list[Leftover]:
     found = [
         Leftover("cgroup", id, f"{cgroups.parent_of(runtime)}/{id}")
         for id in cgroups.find().of_runs(runtime)
-        if runtime / id not in elsewhere and not is_alive(runtime / id)
+        if runtime / id not in elsewhere and runtime / id in dead
     ]
     found += [
         Leftover("process", directory.name, str(pid))
         for pid, directory in marked
         # Checked again for each: a run may have begun since the directories were listed.
-        if directory not in elsewhere and not is_alive(directory)
+        if directory not in elsewhere and directory in dead
     ]
     for directory in directories:
-        if not is_alive(directory):
+        if directory in dead:
             if (directory / NOTE).exists():
                 found.append(Leftover("settings", directory.name, str(directory / NOTE)))
             found += [
@@ -122,18 +130,18 @@ def _of_runtime(runtime: Path) -> list[Leftover]:
     for lease in leases.iterdir() if leases.is_dir() else ():
         with contextlib.suppress(FileNotFoundError):
             run = _holder(lease)
-            if run is None or not is_alive(runtime / run):
+            if run is None or runtime / run in dead:
                 found.append(Leftover("lease", run or "?", str(lease)))
     return found
 
 
 def _half_saved(run: Path) -> Sequence[Leftover]:
     """What a gateway had begun to save when it was killed."""
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError, ValueError):
         state = Path((run / STATE).read_text(encoding="utf-8"))
-        return [
-            Leftover("half-built", run.name, str(built)) for built in abandoned_in(state / SAVED)
-        ]
+        if state.is_absolute():
+            saved = abandoned_in(state / SAVED)
+            return [Leftover("half-built", run.name, str(built)) for built in saved]
     return []
 
 
@@ -154,7 +162,7 @@ def _of_cache(cache: Path) -> list[Leftover]:
     return found
 
 
-def _of_reboot(host: Path) -> Sequence[Leftover]:
+def _of_reboot(host: Path, dead: DeadRuns) -> Sequence[Leftover]:
     """What is left of a simulated host whose owner is dead."""
     with contextlib.suppress(FileNotFoundError):
         inner = host / RUNTIME
@@ -164,7 +172,7 @@ def _of_reboot(host: Path) -> Sequence[Leftover]:
         if inner.is_dir() and any(is_alive(run) for run in inner.iterdir()):
             return []
         mounts = [Leftover("mount", host.name, point) for point in _mounts_under(host)]
-        found = [*_of_runtime(inner), *mounts]
+        found = [*_of_runtime(inner, dead), *mounts]
         if (mark := mark_of(host)).exists():
             found.append(Leftover("file", host.name, str(mark)))
         return [*found, Leftover("directory", host.name, str(host))]
@@ -176,12 +184,12 @@ def mark_of(host: Path) -> Path:
     return Path("/tmp", host.name)
 
 
-def _of_freebsd(runtime: Path) -> Sequence[Leftover]:
+def _of_freebsd(runtime: Path, dead: DeadRuns) -> Sequence[Leftover]:
     """Objects in a FreeBSD kernel and on its ZFS pools; nothing on other systems."""
     if not FREEBSD:
         return []
     living = (
-        {run.name[-8:] for run in runtime.iterdir() if is_alive(run)} if runtime.is_dir() else ()
+        {run.name[-8:] for run in runtime.iterdir() if run not in dead} if runtime.is_dir() else ()
     )
     return leftovers_freebsd.find(LocalHost(), lambda mark: mark in living)
 
@@ -221,16 +229,20 @@ def remove(leftover: Leftover) -> None:
         Path(leftover.name).unlink(missing_ok=True)
 
 
-def reclaim(runtime: Path) -> list[Leftover]:
-    """Remove what dead runs have left, and return it. Waits up to 5 s for processes to end."""
-    found = find(runtime)
-    for leftover in found:
-        remove(leftover)
-    pids = [leftover.name for leftover in found if leftover.what == "process"]
-    deadline = time.monotonic() + 5
-    while any(_alive(pid) for pid in pids) and time.monotonic() < deadline:
-        time.sleep(0.005)
-    return found
+def reclaim(runtime: Path, *, waiting: bool = False) -> list[Leftover]:
+    """Remove what dead runs have left, and return it. Waits up to 5 s for processes to end.
+
+    With `waiting`, also what belongs to gateways that could be started again.
+    """
+    with contextlib.ExitStack() as locks:
+        found = find(runtime, dead=DeadRuns(waiting=waiting, locks=locks))
+        for leftover in found:
+            remove(leftover)
+        pids = [leftover.name for leftover in found if leftover.what == "process"]
+        deadline = time.monotonic() + 5
+        while any(_alive(pid) for pid in pids) and time.monotonic() < deadline:
+            time.sleep(0.005)
+        return found
 
 
 def _alive(pid: str) -> bool:

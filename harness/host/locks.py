@@ -14,6 +14,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TextIO
 
 from harness.errors import DiskFull
 from harness.host.run import LOCK
@@ -104,7 +105,8 @@ def is_alive(directory: Path) -> bool:
     """Whether the run of this directory is alive."""
     try:
         with (directory / LOCK).open(errors="replace", encoding="utf-8") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Shared: two that look at the same time do not take each other for its owner.
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
             if lock.read():
                 return False
     except BlockingIOError:
@@ -114,5 +116,48 @@ def is_alive(directory: Path) -> bool:
     # A new run has no lock file, or an empty one, at first; after 5 s it must be dead.
     try:
         return abs(time.time() - directory.stat().st_mtime) < 5
+    except FileNotFoundError:
+        return False
+
+
+def own(directory: Path, patience_s: float | None = None) -> TextIO | None:
+    """The lock of a dead run, which is ours until the file is closed; None if the run is gone.
+
+    Waits for another holder, who may be removing the run. With `patience_s`, None after that time.
+    """
+    try:
+        lock = (directory / LOCK).open("r+", errors="replace", encoding="utf-8")
+    except FileNotFoundError:
+        return None
+    try:
+        if _locks(lock, patience_s) and is_the_lock_of(lock, directory):
+            return lock
+    except BaseException:
+        lock.close()
+        raise
+    lock.close()
+    return None
+
+
+def _locks(lock: TextIO, patience_s: float | None) -> bool:
+    if patience_s is None:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return True
+    deadline = time.monotonic() + patience_s
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.001)
+        else:
+            return True
+
+
+def is_the_lock_of(lock: TextIO, directory: Path) -> bool:
+    """Whether the file is still there: its run may have been removed while we waited for it."""
+    try:
+        return os.path.samestat(os.fstat(lock.fileno()), (directory / LOCK).stat())
     except FileNotFoundError:
         return False

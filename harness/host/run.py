@@ -25,9 +25,10 @@ NAME_PREFIX = "coppice-"
 LOCK = "owner.lock"
 JOURNAL = "journal.jsonl"
 STATE = "state"
-"""In the run of a gateway: the file that names the directory of its persistent state."""
-SAVED = "saved"
-"""In that directory: the directory of saved sandboxes."""
+"""In the run of a gateway: the file that names the directory of its persistent state. While it is
+there, a successor of the gateway can take over the run, and its sandboxes with it."""
+SAVED, DATABASE = "saved", "gateway.sqlite"
+"""In that directory: the directory of saved sandboxes, and the database."""
 LEASE_BEGUN = "."
 """Prefix of a file that will be linked as a lease; the run's id and a dot follow."""
 
@@ -42,13 +43,20 @@ class Run:
     """A run that is alive. `directory` is its own; `leases` is shared by all runs.
 
     `at_end` closes resources that last as long as the run, such as a daemon that its sandboxes
-    share.
+    share. `taken_over`: a gateway that is gone has begun it.
     """
 
     id: str
     directory: Path
     leases: Path
     at_end: contextlib.ExitStack = field(default_factory=contextlib.ExitStack, compare=False)
+    taken_over: bool = field(default=False, compare=False)
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether a successor takes the run over when this process ends: what its sandboxes use
+        must then be left as it is."""
+        return (self.directory / STATE).exists()
 
     @property
     def environment(self) -> Mapping[str, str]:

@@ -32,6 +32,9 @@ _PROGRAMS = (
 )
 """Metrics whose clock stops only after a program has run."""
 
+_READINGS = ("host-change", "window-moved")
+"""Metrics that rigs read several times from one fleet at rest."""
+
 
 class Reach(enum.StrEnum):
     """Where a figure is possible at all, as pages show it."""
@@ -52,6 +55,9 @@ class Conditions:
     accelerator: str | None
     reach: Reach
     rehearsed: bool | None = None
+    readings: bool = False
+    """Whether the samples are repeated readings of one meter while nothing changes: how they differ
+    says something of the meter, and nothing of another run."""
 
     @property
     def emulated(self) -> bool:
@@ -99,6 +105,7 @@ def derived(series: _Series, machine: _Machine) -> Conditions:
         ran_by,
         _reach(series.dimensions, ran_by, machine),
         rehearsed(series.metric, series.dimensions),
+        is_readings(series.metric),
     )
 
 
@@ -127,6 +134,11 @@ def _reach(dimensions: Mapping[str, Value], ran_by: str | None, machine: _Machin
     # A fork does not copy the state that a guest has in the host's kernel under KVM.
     forked = "forked" in (dimensions.get("sharing"), dimensions.get("vmm"))
     return Reach.EMULATION if forked and ran_by == TCG else Reach.ANYWHERE
+
+
+def is_readings(metric: str) -> bool:
+    """Whether the samples of a metric are repeated readings, for records that do not state it."""
+    return metric in _READINGS
 
 
 def rehearsed(metric: str, dimensions: Mapping[str, Value]) -> bool | None:

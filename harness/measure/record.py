@@ -24,7 +24,7 @@ import fastjsonschema
 from harness import paths, strict_json
 from harness.errors import RecordError, UnknownSchema
 from harness.measure import record_digests
-from harness.measure.conditions import Conditions, Reach, derived
+from harness.measure.conditions import Conditions, Reach, derived, is_readings
 from harness.measure.storage import write_atomically
 
 SCHEMA = "coppice.run/1"
@@ -228,7 +228,10 @@ class RunRecord:
 def _series(data: Mapping[str, Any]) -> Series:
     failures = tuple(Failure(**bad) for bad in data["failures"])
     carried = data.get("conditions")
-    conditions = carried and Conditions(**{**carried, "reach": Reach(carried["reach"])})
+    if carried:
+        carried = {"readings": is_readings(data["metric"]), **carried}
+        carried["reach"] = Reach(carried["reach"])
+    conditions = carried and Conditions(**carried)
     return Series(**{**data, "failures": failures, "conditions": conditions})
 
 

@@ -265,11 +265,13 @@ def open_cubenet(
     `resolver` is there: sandboxes whose policies have `dns` for the bridge's address may ask it.
     `again` takes over the network of a killed process of this run: it is called once no packet
     passes there any more, and must release that process's rules; afterwards attach the sandboxes
-    that remain (`Cubenet.adopt`). Raises MissingPrivilege, and Unsupported where the kernel lacks a
-    feature.
+    that remain (`Cubenet.adopt`). It stays if the run goes on without this process. Raises
+    MissingPrivilege, and Unsupported where the kernel lacks a feature.
     """
     with contextlib.ExitStack() as stack:
-        path = stack.enter_context(namespace(run.directory, BRIDGE, again=again is not None))
+        path = stack.enter_context(
+            namespace(run.directory, BRIDGE, again=again is not None, stays=lambda: run.goes_on)
+        )
         first = 1
         with inside(path):
             bypass_iptables()
@@ -287,5 +289,5 @@ def open_cubenet(
             stack.enter_context(uplink(path, own, bridge, outside, resolver))
             engine.open_gate(GATEWAY_MAC, GATEWAYS)
         net = Cubenet(path, own, bridge, engine, outside=outside is not None, first=first)
-        stack.callback(net.close)
+        stack.callback(lambda: None if run.goes_on else net.close())
         yield net

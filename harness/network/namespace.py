@@ -59,9 +59,11 @@ def inside(namespace: Path | int) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def namespace(directory: Path, name: str, *, again: bool = False) -> Iterator[Path]:
+def namespace(
+    directory: Path, name: str, *, again: bool = False, stays: Callable[[], bool] = bool
+) -> Iterator[Path]:
     """A new network namespace, mounted on the file in `directory` that is yielded, until the block
-    ends.
+    ends, or beyond if it `stays` then.
 
     The file's name begins with `name`. `again` reuses the namespace that a killed process has left
     there, if any.
@@ -75,9 +77,11 @@ def namespace(directory: Path, name: str, *, again: bool = False) -> Iterator[Pa
         try:
             yield path
         finally:
-            _call("umount2", os.fsencode(path), _DETACH)
+            if not stays():
+                _call("umount2", os.fsencode(path), _DETACH)
     finally:
-        path.unlink(missing_ok=True)
+        if not os.path.ismount(path):
+            path.unlink(missing_ok=True)
 
 
 def _create(path: Path) -> None:

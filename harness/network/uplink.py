@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
 import socket
 import struct
@@ -39,6 +40,8 @@ _FAR_MAC = bytes.fromhex("02c0a9fe4d02")
 _PREROUTING, _DESTINATION_NAT = 0, -100
 _POSTROUTING, _SOURCE_NAT = 4, 100
 _IPV4, _ADDRESS_AT, _PORT_AT = 0x0800, 16, 2
+_NAMESPACE_KIND, _NETWORK_KIND = 0xB703, 0x40000000
+"""From Linux's ioctl_ns(2) and clone(2)."""
 _FORWARDING = ("ipv4/ip_forward", "ipv6/conf/all/forwarding")
 
 
@@ -59,15 +62,26 @@ def uplink(
             own.send(links.delete([near], near))
 
 
-def _connect(own: Links, outside: Path | int) -> None:
+def open_outside(outside: Path | int) -> int:
+    """The descriptor of an outside namespace. Raises UsageError where there is none."""
     where = f"/proc/{outside}/ns/net" if isinstance(outside, int) else outside
+    hint = "name a network namespace by its path, or a process in it by its PID"
     try:
-        handle = os.open(where, os.O_RDONLY)
-    except OSError as error:
-        raise UsageError(
-            f"there is no outside network at {where}: {error.strerror}",
-            hint="name a network namespace by its path, or a process in it by its PID",
-        ) from error
+        handle = os.open(where, os.O_RDONLY | os.O_CLOEXEC)
+    except (OSError, ValueError) as error:
+        why = error.strerror if isinstance(error, OSError) else error
+        raise UsageError(f"there is no outside network at {where}: {why}", hint=hint) from error
+    try:
+        if fcntl.ioctl(handle, _NAMESPACE_KIND) == _NETWORK_KIND:
+            return handle
+    except OSError:
+        pass  # a file, a directory or a device
+    os.close(handle)
+    raise UsageError(f"{where} is not a network namespace", hint=hint)
+
+
+def _connect(own: Links, outside: Path | int) -> None:
+    handle = open_outside(outside)
     try:
         own.send(links.pair(UPLINK, OUTER, handle, _FAR_MAC))
     except NetlinkError as error:
@@ -76,8 +90,6 @@ def _connect(own: Links, outside: Path | int) -> None:
                 f"another gateway uses the network namespace {outside}: it has a {OUTER}",
                 hint="stop that gateway, or use another namespace; if it was killed: coppice clean",
             ) from error
-        if error.errno == errno.EINVAL:
-            raise UsageError(f"{where} is not a network namespace") from error
         raise
     finally:
         os.close(handle)

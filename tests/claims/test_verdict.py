@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import random
 from dataclasses import replace
-from datetime import date, timedelta
 from pathlib import Path
 
 import pytest
 
 from harness.claims import claims, published, verdict
 from harness.claims.claims import Answer, Claim, ClaimError
-from harness.claims.verdict import Evidence, Verdict, judge
+from harness.claims.verdict import Evidence, Mark, Verdict, Ways, judge
 from harness.measure import statistics
+from harness.measure.conditions import Conditions, Reach
 from harness.measure.statistics import samples_needed
 
 PUBLISHED = Path(__file__).parents[2] / "results/published"
@@ -21,7 +21,8 @@ FIGURE = next(one for one in FIGURES if one.id == "coppice.net.rtt-p50")
 ANSWER = Answer(
     "net-rtt", "rtt", "p50", "at-most", True, "the same clock", "mise run bench:net-rtt"
 )
-CLAIM = Claim("a", "A claim", "7 µs", FIGURE, "netperf", [ANSWER])
+OWN = "pf"
+CLAIM = Claim("a", "A claim", "7 µs", FIGURE, "netperf", OWN, [ANSWER])
 BOUND = 7e-6
 
 
@@ -30,19 +31,19 @@ def around(centre: float, n: int = 100, seed: int = 1) -> list[float]:
     return [centre * chance.lognormvariate(0, 0.05) for _ in range(n)]
 
 
-def test_supported_and_contradicted_need_the_whole_interval_on_one_side() -> None:
-    assert judge(CLAIM, ANSWER, Evidence(around(0.8 * BOUND))).verdict is Verdict.SUPPORTED
-    assert judge(CLAIM, ANSWER, Evidence(around(1.2 * BOUND))).verdict is Verdict.CONTRADICTED
+def test_a_verdict_on_the_merits_needs_the_whole_interval_on_one_side() -> None:
+    assert judge(CLAIM, ANSWER, Evidence(around(0.8 * BOUND))).verdict is Verdict.REACHED
+    assert judge(CLAIM, ANSWER, Evidence(around(1.2 * BOUND))).verdict is Verdict.NOT_REACHED
     higher = replace(ANSWER, holds="at-least")
-    assert judge(CLAIM, higher, Evidence(around(1.2 * BOUND))).verdict is Verdict.SUPPORTED
-    assert judge(CLAIM, higher, Evidence(around(0.8 * BOUND))).verdict is Verdict.CONTRADICTED
+    assert judge(CLAIM, higher, Evidence(around(1.2 * BOUND))).verdict is Verdict.REACHED
+    assert judge(CLAIM, higher, Evidence(around(0.8 * BOUND))).verdict is Verdict.NOT_REACHED
 
 
 def test_inconclusive_says_what_it_would_take() -> None:
     found = judge(CLAIM, ANSWER, Evidence(around(1.003 * BOUND)))
     assert found.verdict is Verdict.INCONCLUSIVE and found.needed and found.needed > 100
     enough = judge(CLAIM, ANSWER, Evidence(around(1.003 * BOUND, 4 * found.needed, 2)))
-    assert enough.verdict is Verdict.CONTRADICTED
+    assert enough.verdict is Verdict.NOT_REACHED
     few = judge(CLAIM, ANSWER, Evidence(around(0.5 * BOUND, 3)))
     assert (few.verdict, few.needed) == (Verdict.INCONCLUSIVE, 6)
     tail = judge(CLAIM, replace(ANSWER, statistic="p99"), Evidence(around(0.5 * BOUND, 100)))
@@ -78,19 +79,40 @@ def test_a_disturbed_run_decides_nothing() -> None:
         assert found.verdict is Verdict.INCONCLUSIVE and status in found.reasons[0]
 
 
-def test_a_stale_record_keeps_the_verdict_of_its_day_beside_it() -> None:
-    stale = Evidence(around(0.8 * BOUND), stale=("the rig has changed since",))
-    found = judge(CLAIM, ANSWER, stale)
-    assert (found.verdict, found.was) == (Verdict.STALE, Verdict.SUPPORTED)
-    assert found.reasons == ("the rig has changed since",)
+def test_what_has_changed_since_marks_a_verdict_and_changes_none() -> None:
+    mark = Mark("rig", "the rig has changed since", "mise run bench:net-rtt")
+    for centre in (0.8, 1.003, 1.2):
+        plain = judge(CLAIM, ANSWER, Evidence(around(centre * BOUND)))
+        found = judge(CLAIM, ANSWER, Evidence(around(centre * BOUND), marks=(mark,)))
+        assert found == replace(plain, marks=(mark,))
 
 
-def test_a_record_is_old_from_the_day_after_the_last_that_is_allowed() -> None:
-    last = date(2026, 11, 25) - timedelta(days=verdict.OLD_DAYS)
-    assert verdict.age(last.isoformat(), "2026-11-25") is None
-    before = last - timedelta(days=1)
-    assert verdict.age(before.isoformat(), "2026-11-25") == "measured 181 days ago"
-    assert verdict.OLD_DAYS == 180
+def test_only_the_claims_own_system_reproduces_or_contradicts_it() -> None:
+    below, above = around(0.8 * BOUND), around(1.2 * BOUND)
+    for system, held, failed in (
+        (OWN, Verdict.REPRODUCED, Verdict.CONTRADICTED),
+        ("nftables", Verdict.REACHED, Verdict.NOT_REACHED),
+        ("", Verdict.REACHED, Verdict.NOT_REACHED),
+    ):
+        assert judge(CLAIM, ANSWER, Evidence(below, system=system)).verdict is held
+        found = judge(CLAIM, ANSWER, Evidence(above, system=system))
+        assert (found.verdict, found.system) == (failed, system)
+    open_ = judge(CLAIM, ANSWER, Evidence(around(1.003 * BOUND), system=OWN))
+    assert open_.verdict is Verdict.INCONCLUSIVE
+
+
+def test_a_verdict_is_read_with_its_conditions() -> None:
+    samples = around(0.8 * BOUND)
+    assert judge(CLAIM, ANSWER, Evidence(samples)).text == "reached here"
+    forked = Conditions("tcg", Reach.EMULATION)
+    found = judge(CLAIM, ANSWER, Evidence(samples, conditions=forked))
+    assert found.text == "reached here, emulated, possible under TCG only"
+    real = judge(CLAIM, ANSWER, Evidence(samples, conditions=Conditions("kvm", Reach.ANYWHERE)))
+    assert real.text == "reached here"
+    unknown = judge(CLAIM, ANSWER, Evidence(samples, conditions=Conditions(None, Reach.ANYWHERE)))
+    assert unknown.text == "reached here, accelerator not recorded"
+    assert replace(found, ways=Ways(1, 3)).text.endswith(", 1 of 3 ways")
+    assert replace(found, ways=Ways(1, 1)).text == found.text
 
 
 def test_what_it_would_take_is_asked_of_samples_that_are_not_divided() -> None:
@@ -135,18 +157,11 @@ def test_other_statistics_are_of_all_there_was() -> None:
         # Counted, not estimated: the claimed value itself is met.
         for holds in ("at-most", "at-least"):
             exact = replace(of, holds=holds, bound=value)
-            assert judge(CLAIM, exact, Evidence(samples)).verdict is Verdict.SUPPORTED
+            assert judge(CLAIM, exact, Evidence(samples)).verdict is Verdict.REACHED
     mean = replace(ANSWER, statistic="mean", bound=1.001 * BOUND)
     found = judge(CLAIM, mean, Evidence(around(BOUND)))
     assert found.verdict is Verdict.INCONCLUSIVE
     assert found.needed == samples_needed(around(BOUND), 50, 1.001 * BOUND)
-
-
-def test_what_cannot_be_compared_is_not_made_comparable_by_age() -> None:
-    other = replace(ANSWER, comparable=False, why="another clock")
-    found = judge(CLAIM, other, Evidence(around(BOUND), stale=("it is old",)))
-    assert (found.verdict, found.was) == (Verdict.NOT_COMPARABLE, None)
-    assert found.reasons == ("another clock", "it is old")
 
 
 def test_of_a_published_range_ours_must_be_within_the_end_that_is_worse() -> None:
@@ -155,36 +170,25 @@ def test_of_a_published_range_ours_must_be_within_the_end_that_is_worse() -> Non
     at_least = replace(ANSWER, holds="at-least")
     assert (ranged.bound(ANSWER), ranged.bound(at_least)) == (3 * BOUND, BOUND)
     between = Evidence(around(2 * BOUND))
-    assert judge(ranged, ANSWER, between).verdict is Verdict.SUPPORTED
-    assert judge(ranged, at_least, between).verdict is Verdict.SUPPORTED
-    assert judge(ranged, ANSWER, Evidence(around(4 * BOUND))).verdict is Verdict.CONTRADICTED
+    assert judge(ranged, ANSWER, between).verdict is Verdict.REACHED
+    assert judge(ranged, at_least, between).verdict is Verdict.REACHED
+    assert judge(ranged, ANSWER, Evidence(around(4 * BOUND))).verdict is Verdict.NOT_REACHED
     below = Evidence(around(0.5 * BOUND))
-    assert judge(ranged, at_least, below).verdict is Verdict.CONTRADICTED
+    assert judge(ranged, at_least, below).verdict is Verdict.NOT_REACHED
     assert replace(ranged, answers=[]).bound(replace(ANSWER, bound=1.0)) == 1.0
 
 
 def test_counts_are_exact_and_divided_sums_are_divided() -> None:
     none = replace(ANSWER, statistic="sum", bound=0.0)
-    assert judge(CLAIM, none, Evidence([0.0] * 5)).verdict is Verdict.SUPPORTED
-    assert judge(CLAIM, none, Evidence([0.0, 1.0])).verdict is Verdict.CONTRADICTED
+    assert judge(CLAIM, none, Evidence([0.0] * 5)).verdict is Verdict.REACHED
+    assert judge(CLAIM, none, Evidence([0.0, 1.0])).verdict is Verdict.NOT_REACHED
     count = replace(ANSWER, statistic="count", holds="at-least", bound=3.0)
-    assert judge(CLAIM, count, Evidence([1.0] * 3)).verdict is Verdict.SUPPORTED
+    assert judge(CLAIM, count, Evidence([1.0] * 3)).verdict is Verdict.REACHED
     each = judge(CLAIM, ANSWER, Evidence(around(8 * BOUND), divisor=10))
-    assert each.verdict is Verdict.SUPPORTED
+    assert each.verdict is Verdict.REACHED
     assert each.estimate and 0.7 * BOUND < each.estimate.value < 0.9 * BOUND
     mean = judge(CLAIM, replace(ANSWER, statistic="mean"), Evidence(around(0.8 * BOUND)))
-    assert mean.verdict is Verdict.SUPPORTED
-
-
-def test_the_first_answer_with_a_verdict_on_the_merits_decides() -> None:
-    missing = verdict.Finding(Verdict.NOT_MEASURED)
-    other = verdict.Finding(Verdict.NOT_COMPARABLE)
-    good = verdict.Finding(Verdict.SUPPORTED)
-    bad = verdict.Finding(Verdict.CONTRADICTED)
-    assert verdict.deciding([missing, other, bad, good]) is bad
-    assert verdict.deciding([missing, other]) is other
-    assert verdict.deciding([missing]) is missing
-    assert verdict.deciding([]).verdict is Verdict.NOT_MEASURED
+    assert mean.verdict is Verdict.REACHED
 
 
 def test_every_claim_of_ours_is_whole_and_every_front_page_claim_is_there() -> None:
@@ -202,18 +206,29 @@ def test_every_claim_of_ours_is_whole_and_every_front_page_claim_is_there() -> N
     [
         ("- {id: a}", "missing"),
         ("- 1", "must be a mapping"),
-        ("- {id: a, title: t, quote: q, figure: none.such, uses: u}", "unknown published figure"),
-        ("- {id: a, title: t, quote: q, figure: coppice.refill, uses: u, colour: x}", "unknown"),
+        ("- {id: a, title: t, quote: q, figure: coppice.refill, uses: u}", "missing .*system"),
         (
-            "- {id: a, title: t, quote: q, figure: coppice.refill, uses: u, answers: [{rig: x}]}",
+            "- {id: a, title: t, quote: q, figure: none.such, uses: u, system: s}",
+            "unknown published figure",
+        ),
+        (
+            "- {id: a, title: t, quote: q, figure: coppice.refill, uses: u, system: s, colour: x}",
+            "unknown",
+        ),
+        (
+            "- {id: a, title: t, quote: q, figure: coppice.refill, uses: u, system: s,"
+            " answers: [{rig: x}]}",
             "invalid answer",
         ),
-        ("- {id: a, title: t, quote: q, figure: coppice.refill, uses: u}\n" * 2, "duplicate id"),
+        (
+            "- {id: a, title: t, quote: q, figure: coppice.refill, uses: u, system: s}\n" * 2,
+            "duplicate id",
+        ),
         ("- [", "not YAML"),
         (
-            "- {id: a, title: t, quote: q, figure: coppice.policy.enforcement, uses: u, answers: ["
-            "{rig: r, metric: m, statistic: p50, holds: at-most, comparable: true, why: w,"
-            " task: t}]}",
+            "- {id: a, title: t, quote: q, figure: coppice.policy.enforcement, uses: u, system: s,"
+            " answers: [{rig: r, metric: m, statistic: p50, holds: at-most, comparable: true,"
+            " why: w, task: t}]}",
             "give the answer m a bound",
         ),
     ],

@@ -26,7 +26,7 @@ from harness.procedures.ladder import RUNGS
 from harness.rig.discovery import discover
 from harness.rig.recorder import RigRun
 from harness.sandbox.noop import NoopSandbox, NoopTemplate
-from harness.sandbox.protocol import Tier
+from harness.sandbox.protocol import Role, Tier
 from tests.commands.tools import ROOT, only
 from tests.host.processes import coppice
 
@@ -180,6 +180,7 @@ class FakeSubstrate:
     """Makes fake sandboxes of one kind."""
 
     name = "noop"
+    role = Role.CONTROL
     own_kernel = False
     tiers = (Tier.DURABLE_PREWARM_POOL,)
     tools: Sequence[str] = ()
@@ -241,7 +242,7 @@ def test_failed_attempts_keep_their_index_among_the_successful(
     monkeypatch.setattr(FlakySandbox, "made", 1)  # the only attempt of the warm-up succeeds
     case = module.Case("noop", Tier.DURABLE_PREWARM_POOL, 1)
     with open_run() as run:
-        series = module.measure(case, run, RigRun(results, "quick"), 10)
+        series = module.measure(case, run, RigRun(results, "quick"), 10, 0)
     for rung in series:
         assert len(rung.warmup) == (rung.metric != "first-touch") and len(rung.samples) == 5
         assert [failure.index for failure in rung.failures] == [0, 2, 4, 6, 8]

@@ -98,7 +98,7 @@ def test_adding_a_claim(tmp_path: Path) -> None:
         script(tmp_path / ".venv/bin" / program, f"exec '{sys.executable}' -m {module} \"$@\"\n")
     follow(DOCS / "adding-a-claim.md", tmp_path, tmp_path / ".venv/bin")
     (record,) = [load(path) for path in find(tmp_path / "lab")]
-    verdict = Verdict.SUPPORTED if record.validity.status == "valid" else Verdict.INCONCLUSIVE
+    verdict = Verdict.REACHED if record.validity.status == "valid" else Verdict.INCONCLUSIVE
     text = (tmp_path / "lab-site/claims/example-start.html").read_text()
     assert record.run_id.lower() in text and verdict in text
 

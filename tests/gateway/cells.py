@@ -16,6 +16,7 @@ from typing import Any
 from harness.errors import MissingPrivilege
 from harness.gateway.envd.interpreter import ARGV, HOME
 from harness.gateway.fleets import disk
+from harness.gateway.fleets.templates import REHEARSED
 from harness.host.process import need
 from harness.paths import cache_directory
 
@@ -48,12 +49,34 @@ class Interpreter:
         self, code: str, envs: Mapping[str, str] | None = None, *, rehearsal: bool = False
     ) -> list[Line]:
         """Begin a cell; its first line."""
+        self.send(code, envs, rehearsal=rehearsal)
+        return [self.read()]
+
+    def send(
+        self, code: str, envs: Mapping[str, str] | None = None, *, rehearsal: bool = False
+    ) -> None:
+        """Send a cell; returns as soon as it has begun."""
+        self.write(code, envs, rehearsal=rehearsal)
+        self.begun()
+
+    def begun(self) -> None:
+        """Wait for the begin of the next cell, behind what was written without a cell."""
+        while (line := self.read())["type"] != "begin":
+            assert line["type"] in ("stdout", "stderr"), line
+
+    def write(
+        self, code: str, envs: Mapping[str, str] | None = None, *, rehearsal: bool = False
+    ) -> None:
+        """Send a cell, which may have to wait for another one."""
         assert self.process.stdin
         request = {"code": code, "envs": envs or {}, "rehearsal": rehearsal}
         self.process.stdin.write(json.dumps(request).encode() + b"\n")
         self.process.stdin.flush()
-        assert self.read()["type"] == "begin"
-        return [self.read()]
+
+    def until(self, text: str, lines: list[Line]) -> None:
+        """Read lines until one that the cell has printed."""
+        while not any(line.get("text") == text for line in lines):
+            lines.append(self.read())
 
     def rest(self, lines: list[Line]) -> list[Line]:
         """The lines of a cell that was begun, to its end."""
@@ -72,8 +95,9 @@ class Interpreter:
 
 @contextlib.contextmanager
 def interpreter(at: Path, *, packages: Path | None = None) -> Iterator[Interpreter]:
-    """An interpreter in the root file system of the sandboxes, as their user; `at` is an empty
-    directory. `packages` is a directory of Python packages that it can import besides."""
+    """An interpreter in the root file system of the sandboxes, as their user, and rehearsed as
+    theirs are; `at` is an empty directory. `packages` is a directory of Python packages that it can
+    import besides."""
     if os.geteuid() != 0:
         raise MissingPrivilege("entering the sandboxes' root file system needs root")
     need("debootstrap")
@@ -88,6 +112,8 @@ def interpreter(at: Path, *, packages: Path | None = None) -> Iterator[Interpret
         try:
             started = Interpreter(process)
             assert started.read()["type"] == "ready"
+            for code in REHEARSED:
+                started.rest(started.start(code, rehearsal=True))
             yield started
         finally:
             with contextlib.suppress(ProcessLookupError):

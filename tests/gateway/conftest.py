@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import os
+import shutil
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -11,6 +16,7 @@ from harness.errors import Unsupported
 from harness.gateway.gateway_process import GatewayProcess, new_key, running_gateway
 from harness.gateway.requirements import requirements
 from harness.gateway.sandboxes.store import Limits
+from harness.host.leftovers import reclaim
 from harness.host.run import Run
 from tests.gateway.client import Box
 
@@ -24,6 +30,26 @@ def possible() -> None:
                 f"the gateway needs {requirement.what}; {requirement.detail}",
                 hint=requirement.remedy,
             )
+
+
+@contextlib.contextmanager
+def own_runtime() -> Iterator[Path]:
+    """A runtime directory of which no other run on this machine knows. Users inside containers
+    reach it. Nothing may be left in it."""
+    runtime = Path(tempfile.mkdtemp(prefix="coppice-", dir="/run" if os.geteuid() == 0 else None))
+    runtime.chmod(0o755)
+    try:
+        yield runtime
+        assert {entry.name for entry in runtime.iterdir()} <= {"leases"}
+    finally:
+        reclaim(runtime, waiting=True)
+        shutil.rmtree(runtime)
+
+
+@pytest.fixture
+def runtime() -> Iterator[Path]:
+    with own_runtime() as directory:
+        yield directory
 
 
 @pytest.fixture(scope="package")

@@ -187,6 +187,39 @@ child.exitcode
     assert result(lines)["text"] == "0"
 
 
+@pytest.mark.parametrize("first", ["", "%reset -f\n"])
+@pytest.mark.parametrize("method", ["spawn", "forkserver"])
+def test_executors_spawn(shell: Interpreter, method: str, first: str) -> None:
+    code = f"""{first}
+import concurrent.futures, multiprocessing, math
+context = multiprocessing.get_context({method!r})
+with concurrent.futures.ProcessPoolExecutor(1, mp_context=context) as pool:
+    print(list(pool.map(math.factorial, [3, 4])))
+"""
+    assert texts(shell.run(code)) == "[6, 24]\n"
+
+
+def test_a_spawned_process_does_not_know_what_a_cell_defines(shell: Interpreter) -> None:
+    # As in Jupyter: it says so, instead of waiting for ever.
+    code = """
+import concurrent.futures, multiprocessing
+def triple(x): return 3 * x
+spawn = multiprocessing.get_context('spawn')
+with concurrent.futures.ProcessPoolExecutor(1, mp_context=spawn) as pool:
+    pool.submit(triple, 2).result()
+"""
+    lines = shell.run(code)
+    failed = error(lines)
+    assert failed and failed["name"] == "BrokenProcessPool"
+    assert "Can't get attribute 'triple'" in texts(lines, "stderr")
+
+
+def test_the_main_module_has_what_every_module_has(shell: Interpreter) -> None:
+    code = "import sys, types\nset(vars(types.ModuleType('x'))) - set(globals())"
+    assert result(shell.run(code))["text"] == "set()"
+    assert result(shell.run("%reset -f\n" + code))["text"] == "set()"
+
+
 def test_doctest_finds_what_a_cell_defines(shell: Interpreter) -> None:
     code = '''
 def three():

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import http.client
 import json
+import signal
 import threading
 from collections.abc import Iterator
 
@@ -34,7 +37,9 @@ def containers(run: Run, possible: None) -> Iterator[GatewayProcess]:
 def box(containers: GatewayProcess) -> Iterator[Box]:
     created = Box.create(containers, "code-interpreter-v1", timeout=600)
     yield created
-    created.kill()
+    assert containers.process
+    if containers.process.poll() is None:  # the last test ends the gateway
+        created.kill()
 
 
 def interpret(box: Box, method: str, path: str, body: object = None) -> bytes:
@@ -46,6 +51,18 @@ def interpret(box: Box, method: str, path: str, body: object = None) -> bytes:
 def cell(box: Box, code: str, context: str | None = None) -> list[Line]:
     body = {"code": code, "context_id": context}
     return [json.loads(line) for line in interpret(box, "POST", "/execute", body).splitlines()]
+
+
+@contextlib.contextmanager
+def leaving(box: Box, code: str, context: str = "default") -> Iterator[None]:
+    """Send a cell and leave at the end of the block."""
+    connection = http.client.HTTPConnection("127.0.0.1", box.served.port, timeout=120)
+    body = json.dumps({"code": code, "context_id": context})
+    connection.request("POST", "/execute", body, box.headers(INTERPRETER, **JSON))
+    try:
+        yield
+    finally:
+        connection.close()
 
 
 def new_context(box: Box, cwd: str = "") -> str:
@@ -108,8 +125,10 @@ def test_contexts_that_end_between_cells_are_started_again(box: Box) -> None:
     interpreters = "cat /proc/[0-9]*/cmdline | tr '\\0' '\\n' | grep -c '^/.*coppice/interpreter'"
     eventually(lambda: box.run(interpreters)[0] == "2\n", 60)  # before anyone asks
     for context, cwd in ((None, "/home/user"), (other, "/tmp")):
-        assert result(cell(box, "import os\nos.getcwd(), 'kept' in dir()", context))["text"] == (
-            f"('{cwd}', False)"
+        lines = cell(box, "import os\nos.getcwd(), 'kept' in dir()", context)
+        assert result(lines)["text"] == f"('{cwd}', False)"
+        assert "Context was restarted: the interpreter ended with signal 9" in (
+            texts(lines, "stderr")
         )
     interpret(box, "DELETE", f"/contexts/{other}")
 
@@ -159,6 +178,77 @@ def test_a_context_that_ended_can_be_restarted_and_removed(box: Box) -> None:
     assert box.served.request("POST", "/execute", body, headers)[0] == 404
 
 
+STUCK = {
+    "ignores": "signal.signal(signal.SIGINT, signal.SIG_IGN)\non()\ntime.sleep(600)",
+    "blocks": "signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT, signal.SIGURG])\n"
+    "on()\ntime.sleep(600)",
+    "goes-on": "on()\nwhile True:\n    try: time.sleep(600)\n    except BaseException: pass",
+    "stops": "on()\nos.kill(os.getpid(), signal.SIGSTOP)",
+    "left-its-group": "signal.signal(signal.SIGINT, signal.SIG_IGN)\n"
+    "import subprocess\nsubprocess.Popen(['sleep', '600'])\n"
+    "leader = subprocess.Popen(['sleep', '600'], process_group=0)\n"
+    "os.setpgid(0, leader.pid)\non()\ntime.sleep(600)",
+}
+"""Cells that an interrupt does not end."""
+
+
+def test_a_cell_that_does_not_end_when_its_caller_leaves_is_ended(box: Box) -> None:
+    contexts = {name: new_context(box) for name in STUCK}
+    for name, code in STUCK.items():
+        on = "def on(): open('/tmp/on', 'w').close()"
+        cell(box, f"import os, signal, time\n{on}\nkept = 1", contexts[name])
+        with leaving(box, code, contexts[name]):
+            eventually(lambda: box.run("rm /tmp/on")[1] == 0, 60)
+        assert result(cell(box, "1+1"))["text"] == "2"  # other contexts go on
+    for context in contexts.values():
+        lines = cell(box, "'kept' in dir()", context)
+        assert "an interrupted cell had not ended after 5 s" in texts(lines, "stderr")
+        assert lines[0]["execution_count"] == 1 and result(lines)["text"] == "False"
+        assert texts(cell(box, "1+1", context), "stderr") == ""  # told once
+        interpret(box, "DELETE", f"/contexts/{context}")
+
+
+def test_a_cell_whose_caller_left_before_it_began_is_ended(box: Box) -> None:
+    other = new_context(box)
+    cell(box, "import os, time\nkept = 1", other)
+    waits = "open('/tmp/on', 'w').close()\nwhile not os.path.exists('/tmp/go'): time.sleep(0.01)"
+    first = threading.Thread(target=cell, args=(box, waits, other))
+    first.start()
+    eventually(lambda: box.run("rm /tmp/on")[1] == 0, 60)
+    with leaving(box, "time.sleep(600)", other):
+        pass
+    assert box.run("touch /tmp/go")[1] == 0
+    first.join()
+    assert result(cell(box, "kept", other))["text"] == "1"
+    interpret(box, "DELETE", f"/contexts/{other}")
+
+
+def test_a_caller_who_leaves_while_a_long_cell_is_sent_cuts_nothing_off(box: Box) -> None:
+    other = new_context(box)
+    cell(box, "import os, time\nkept = 1", other)
+    waits = "open('/tmp/on', 'w').close()\nwhile not os.path.exists('/tmp/go'): time.sleep(0.01)"
+    first = threading.Thread(target=cell, args=(box, waits, other))
+    box.run("rm -f /tmp/go")
+    first.start()
+    eventually(lambda: box.run("rm /tmp/on")[1] == 0, 60)
+    long = f"long = '{'x' * 3_000_000}'"  # more than fits where it waits
+    with leaving(box, long, other):
+        pass
+    answers: list[list[Line]] = []
+    threads = [
+        threading.Thread(target=lambda: answers.append(cell(box, f"{long}\nlen(long)", other)))
+        for _ in range(2)
+    ]
+    for thread in threads:
+        thread.start()
+    assert box.run("touch /tmp/go")[1] == 0
+    for thread in (first, *threads):
+        thread.join()
+    assert [result(lines)["text"] for lines in answers] == ["3000000"] * 2
+    assert result(cell(box, "kept", other))["text"] == "1"
+    interpret(box, "DELETE", f"/contexts/{other}")
+
+
 @pytest.mark.parametrize("how", ["restart", "remove"])
 def test_a_running_cell_is_told_that_its_context_ends(box: Box, how: str) -> None:
     other = new_context(box)
@@ -201,3 +291,20 @@ def test_a_crash_in_a_microvm_leaves_the_context(served: GatewayProcess) -> None
     assert crashed and crashed["name"] == "ContextRestarting"
     assert result(cell(created, "1+1"))["text"] == "2"
     assert created.kill() == 204
+
+
+def test_an_interrupt_ends_the_gateway_while_cells_are_stuck(containers: GatewayProcess) -> None:
+    # The last test of this gateway: another one would take long to start.
+    created = Box.create(containers, "code-interpreter-v1")
+    on = "open('/tmp/on', 'w').close()"
+    with (
+        leaving(created, f"import signal, time\n{on}\n{STUCK['ignores'].replace('on()', '')}"),
+        created.start("sleep 600"),
+    ):
+        eventually(lambda: created.run("rm /tmp/on")[1] == 0, 60)
+        with leaving(created, "1+1"):  # it waits in line
+            assert containers.process
+            containers.process.send_signal(signal.SIGINT)
+            assert containers.process.wait(60) == 130
+    lines = [line for line in containers.log_tail().splitlines() if not line.startswith("{")]
+    assert lines == ["coppice: interrupted"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import json
 import os
 import random
@@ -46,7 +47,7 @@ def whole(tmp_path: Path) -> Path:
     path = tmp_path / "whole" / FILE
     with opened(path) as store:
         store.secret()
-        store.note("run", "20260102T030405Z-0123abcd")
+        store.note("substrate", "qemu")
         for number in range(COUNT):
             store.put(sandbox(number))
             store.put_snapshot(snapshot(number))
@@ -58,7 +59,7 @@ def content(path: Path) -> tuple[list[object], ...]:
     """What a gateway reads, and what it names as damaged."""
     with opened(path) as store:
         store.check()
-        facts: list[object] = [store.fact("secret"), store.fact("run")]
+        facts: list[object] = [store.fact("secret"), store.fact("substrate")]
         keys: list[object] = [*store.all_keys()]
         named: list[object] = [*sorted(store.damaged)]
         return facts, keys, [*store.sandboxes()], [*store.snapshots()], named
@@ -276,6 +277,46 @@ def test_a_damaged_log_is_noticed(tmp_path: Path) -> None:
     log.write_bytes(data[: len(data) - 100])
     assert log_damage(path) == "", "a change that a kill cut off was never confirmed"
     assert database.log_damage(tmp_path / "nothing") == ""
+
+
+def test_a_repaired_row_has_its_save_again(tmp_path: Path) -> None:
+    """Of a sandbox and of a snapshot, repaired by hand; nothing is put back outside the state."""
+
+    async def begin() -> tuple[set[str], set[str]]:
+        with opened(tmp_path / FILE) as store:
+            own = Sandboxes(NoopFleet(), store, tmp_path, Metrics())
+            await own.open()
+            await own.close()
+            return set(own.by_id), {taken.id for taken in store.snapshots()}
+
+    asyncio.run(begin())
+    saved, outside = tmp_path / "saved", tmp_path / ".lost-outside"
+    outside.mkdir()
+    paused = dataclasses.replace(sandbox(1), saved=str(saved / "i1"))
+    taken = dataclasses.replace(snapshot(2), directory=str(saved / "s2"))
+    stranger = dataclasses.replace(sandbox(3), saved=str(tmp_path / "outside"))
+    with opened(tmp_path / FILE) as store:
+        store.put(paused)
+        store.put_snapshot(taken)
+    for name in ("i1", "s2"):
+        (saved / name).mkdir()
+        (saved / name / "content").write_text(name)
+    with edited(tmp_path / FILE) as connection:
+        connection.execute("update sandboxes set doc = '?' || doc")
+        connection.execute("update snapshots set doc = '?' || doc")
+    assert asyncio.run(begin()) == (set(), set())
+    assert {entry.name for entry in saved.iterdir()} == {".lost-i1", ".lost-s2"}
+    with edited(tmp_path / FILE) as connection:
+        connection.execute("update sandboxes set doc = substr(doc, 2)")
+        connection.execute("update snapshots set doc = substr(doc, 2)")
+    with opened(tmp_path / FILE) as store:
+        store.put(stranger)
+    assert asyncio.run(begin()) == ({paused.id}, {taken.id})
+    assert {entry.name: (entry / "content").read_text() for entry in saved.iterdir()} == {
+        "i1": "i1",
+        "s2": "s2",
+    }
+    assert outside.is_dir()
 
 
 def test_saves_that_a_damaged_database_may_have_forgotten_are_kept(tmp_path: Path) -> None:

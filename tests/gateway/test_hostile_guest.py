@@ -23,12 +23,12 @@ from harness.gateway.envd import budget, channel
 from harness.gateway.envd.client import Envd
 from harness.gateway.envd.interpreter import WHOLE_BYTES, InterpreterLines
 from harness.gateway.envd.process import Listener, ProcessEvent, RunningProcess
-from harness.gateway.envd.wire import ENTRY, RequestKind
+from harness.gateway.envd.wire import ENTRY, EnvdTag, RequestKind, encode_field
 from harness.gateway.gateway_process import running_gateway
 from harness.gateway.hostile import fuzz, peer
 from harness.gateway.hostile.cases import CASES, GROWTH_MAX, Attacks, Case
 from harness.guest.agent_client import Agent
-from harness.guest.protocol import PAYLOAD_MAX, Frame, FrameKind, encode
+from harness.guest.protocol import PAYLOAD_MAX, Frame, FrameKind, Tag, encode
 from harness.host.run import Run
 
 FRAMES = 2000
@@ -144,6 +144,32 @@ def with_envd(work: Callable[[Envd, socket.socket], Any]) -> None:
                 envd.close()
 
     asyncio.run(run())
+
+
+def test_the_end_of_a_process_counts_that_comes_right_behind_the_list_of_them() -> None:
+    async def work(envd: Envd, theirs: socket.socket) -> None:
+        entry = encode_field(EnvdTag.PID, 5) + encode_field(Tag.ARG, b"x")
+        theirs.sendall(
+            encode(ENTRY, 1, entry)
+            + encode(FrameKind.ANSWER, 1)
+            + encode(FrameKind.EXIT, 5, struct.pack("<II", 1, 0))
+        )
+        await envd.sync()
+        assert not envd.processes
+
+    with_envd(work)
+
+
+def test_an_endless_list_of_processes_is_an_error() -> None:
+    async def work(envd: Envd, theirs: socket.socket) -> None:
+        entry = encode_field(EnvdTag.PID, 5) + encode_field(Tag.ARG, bytes(PAYLOAD_MAX - 100))
+        frames = encode(ENTRY, 1, entry) * (2 * budget.ANSWER_MAX // PAYLOAD_MAX)
+        sent = asyncio.create_task(asyncio.to_thread(theirs.sendall, frames))
+        with pytest.raises(AnswerTooLong):
+            await envd.sync()
+        await sent
+
+    with_envd(work)
 
 
 def test_a_request_to_a_guest_that_does_not_read_has_a_time_limit() -> None:

@@ -59,8 +59,7 @@ def test_a_late_interrupt_does_not_end_the_next_cell(shell: Interpreter) -> None
 )
 def test_an_interrupt_ends_whatever_the_cell_waits_for(shell: Interpreter, code: str) -> None:
     lines = shell.start(code)
-    while not any(line.get("text") == "on\n" for line in lines):
-        lines.append(shell.read())
+    shell.until("on\n", lines)
     shell.signal(signal.SIGINT)
     interrupted = error(shell.rest(lines))
     if not code.startswith("%%bash"):  # which IPython ends without an error
@@ -73,8 +72,7 @@ def test_an_interrupted_cell_does_not_go_on_in_a_later_one(shell: Interpreter) -
         "import asyncio\ntry:\n  print('on'); await asyncio.sleep(600)\nfinally: print('ended')\n"
     )
     lines = shell.start(code + "print('went on')")
-    while not any(line.get("text") == "on\n" for line in lines):
-        lines.append(shell.read())
+    shell.until("on\n", lines)
     shell.signal(signal.SIGINT)
     assert texts(shell.rest(lines)) == "on\nended\n"
     assert texts(shell.run("import asyncio\nawait asyncio.sleep(0.1)\nprint('next')")) == "next\n"
@@ -85,10 +83,61 @@ def test_handlers_that_a_cell_installs_last_for_the_cell(shell: Interpreter) -> 
         "import signal\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\nsignal.set_wakeup_fd(-1)"
     )
     lines = shell.start("import time\nprint('on')\ntime.sleep(600)")
-    while not any(line.get("text") == "on\n" for line in lines):
-        lines.append(shell.read())
+    shell.until("on\n", lines)
     shell.signal(signal.SIGINT)
     assert error(shell.rest(lines))
+
+
+def test_a_cell_that_blocks_interrupts_leaves_those_of_the_next(shell: Interpreter) -> None:
+    shell.run("import signal\nsignal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])")
+    lines = shell.start("import time\nprint('on')\ntime.sleep(600)")
+    shell.until("on\n", lines)
+    shell.signal(signal.SIGINT)
+    assert error(shell.rest(lines))
+
+
+def test_an_interrupt_counts_from_the_moment_that_the_cell_begins(shell: Interpreter) -> None:
+    for _ in range(30):
+        shell.send("import time\ntime.sleep(600)")
+        shell.signal(signal.SIGINT)
+        assert error(shell.rest([]))
+
+
+def test_an_interrupt_leaves_the_tasks_of_other_cells(shell: Interpreter) -> None:
+    code = """
+import asyncio
+async def count():
+    while True:
+        await asyncio.sleep(0)
+        counted.append(1)
+        if len(counted) == 1000: print('on')
+counted = []
+counts = asyncio.create_task(count())
+"""
+    shell.run(code)
+    for _ in range(10):
+        lines = shell.start("counted.clear()\nawait asyncio.sleep(600)")
+        shell.until("on\n", lines)
+        shell.signal(signal.SIGINT)
+        interrupted = error(shell.rest(lines))
+        assert interrupted and interrupted["name"] == "KeyboardInterrupt"
+    assert result(shell.run("counts.done(), counts.cancel()"))["text"] == "(False, True)"
+
+
+def test_a_task_that_holds_up_an_awaiting_cell_is_interrupted(shell: Interpreter) -> None:
+    code = """
+import asyncio
+async def busy():
+    print('on')
+    while True: pass
+await asyncio.create_task(busy())
+"""
+    lines = shell.start(code)
+    shell.until("on\n", lines)
+    shell.signal(signal.SIGINT)
+    interrupted = error(shell.rest(lines))
+    assert interrupted and interrupted["name"] == "KeyboardInterrupt"
+    assert result(shell.run("1+1"))["text"] == "2"
 
 
 def test_a_copy_made_with_fork_ends_with_its_cell(shell: Interpreter) -> None:

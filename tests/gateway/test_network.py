@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from harness.errors import SandboxError
 from harness.gateway.gateway_process import GatewayProcess, running_gateway
-from harness.gateway.sandboxes.store import FILE, opened
 from harness.host.run import Run
 from tests.gateway.client import Box
 from tests.host.processes import eventually
@@ -150,23 +150,30 @@ def _attempts(box: Box) -> list[tuple[float, str, float]]:
     return [(float(fields[i]), fields[i + 1], float(fields[i + 2])) for i in range(0, complete, 3)]
 
 
-def test_sandboxes_whose_network_does_not_match_the_gateway_s_are_ended(
-    run: Run, possible: None
+def test_a_gateway_whose_network_does_not_match_the_sandboxes_is_refused(
+    run: Run, possible: None, runtime: Path
 ) -> None:
     """After a crash, a gateway adopts no sandbox whose rules it would not enforce; with a network,
-    none that lacks a network interface."""
-    with running_gateway(run, "--substrate", "oci", "--pool", "1", "--only", "base") as process:
+    none that lacks a network interface. They run on until one comes that can."""
+    options = ("--substrate", "oci", "--pool", "1", "--only", "base")
+    with running_gateway(run, *options, runtime=runtime) as process:
         plain = [*process.argv]
-        with opened(process.directory / FILE) as store:
-            directory = run.directory.parent / (store.fact("run") or "none")
-        for argv in ([*plain, "--no-network"], plain):
+        without = [*plain, "--no-network"]
+        for argv, other, hint in (
+            (plain, without, "start it without --no-network"),
+            (without, plain, "start it with --no-network"),
+        ):
             box = Box.create(process)
             process.kill()
+            process.argv = other
+            with pytest.raises(SandboxError, match=hint):
+                process.start()
             process.argv = argv
             process.start()
-            assert process.request("GET", f"/sandboxes/{box.id}")[0] == 404
-            assert process.request("GET", "/v2/sandboxes") == (200, b"[]")
-        assert directory.is_dir()
-        process.stop()
-        assert not directory.exists()
-        assert f" {directory}/" not in Path("/proc/self/mounts").read_text()
+            assert box.run("echo alive") == ("alive\n", 0)
+            assert box.kill() == 204
+            process.stop()
+            assert f" {runtime}/" not in Path("/proc/self/mounts").read_text()
+            if other is without:
+                process.argv = other
+                process.start()  # nothing runs that it could not take over

@@ -19,6 +19,7 @@ from harness.host import cgroups
 from harness.host.leftovers import reclaim
 from harness.host.run import Run
 from tests.gateway.client import INTERPRETER, Box
+from tests.gateway.conftest import own_runtime
 from tests.host.processes import eventually
 
 JSON = {"Content-Type": "application/json"}
@@ -27,22 +28,14 @@ RESUMED_S = 15
 
 
 @pytest.fixture(scope="module")
-def own(
-    run: Run, possible: None, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[GatewayProcess]:
-    runtime = Path("/run") / f"coppice-{tmp_path_factory.mktemp('oci').name}"
-    runtime.mkdir()
-    try:
-        with pytest.MonkeyPatch.context() as patch:
-            # Their files are counted below, and /run may be in memory.
-            patch.setenv("COPPICE_DISKS", str(runtime))
-            options = ("--substrate", "oci", "--pool", "2")
-            with running_gateway(run, *options, runtime=runtime) as process:
-                process.wait_for_pool("code-interpreter-v1", 2)
-                yield process
-    finally:
-        (runtime / "leases").rmdir()
-        runtime.rmdir()  # fails unless it is empty
+def own(run: Run, possible: None) -> Iterator[GatewayProcess]:
+    with own_runtime() as runtime, pytest.MonkeyPatch.context() as patch:
+        # Their files are counted below, and /run may be in memory.
+        patch.setenv("COPPICE_DISKS", str(runtime))
+        options = ("--substrate", "oci", "--pool", "2")
+        with running_gateway(run, *options, runtime=runtime) as process:
+            process.wait_for_pool("code-interpreter-v1", 2)
+            yield process
 
 
 @pytest.fixture(scope="module")
@@ -274,7 +267,7 @@ def test_clean_removes_everything_of_a_gateway_that_is_not_restarted(own: Gatewa
     own.kill()
     runtime = Path(own.environment["COPPICE_RUNTIME"])
     assert list(runtime.glob("*/oci/*"))
-    reclaim(runtime)
+    reclaim(runtime, waiting=True)
     assert [entry.name for entry in runtime.iterdir()] == ["leases"]
     assert not any((runtime / "leases").iterdir())
     assert f" {runtime}/" not in Path("/proc/self/mounts").read_text()

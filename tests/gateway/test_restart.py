@@ -183,7 +183,7 @@ def test_clean_removes_everything_of_a_gateway_that_is_not_restarted(
     Box.create(own)
     own.kill()
     assert processes_of(runtime)
-    reclaim(runtime)
+    reclaim(runtime, waiting=True)
     assert processes_of(runtime) == []
     assert [entry.name for entry in runtime.iterdir()] == ["leases"]
     assert not any((runtime / "leases").iterdir())

@@ -133,7 +133,7 @@ def test_the_caption_names_the_source_of_every_figure(
     for row in shown:
         assert row.entry and row.entry.summary.run_id in caption
         assert row.entry.summary.run_id in content
-    assert "suspect" in caption and "Published by Coppice" in caption
+    assert "suspect" in caption and "Published by the original Coppice (FreeBSD)" in caption
     assert f"({factory.HOST}; " in caption
 
 

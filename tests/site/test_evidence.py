@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
+from datetime import date, timedelta
 from pathlib import Path
 
-from harness.claims.claims import Answer, Claim
-from harness.claims.claims import load as load_claims
-from harness.claims.published import load as load_published
+from harness.claims import answering
+from harness.claims.claims import Answer
 from harness.measure import record
 from harness.measure.record import RunRecord, Series
 from harness.site.builder.build import build
 from harness.site.data import corpus, evidence
-from harness.site.data.corpus import Corpus, RecordEntry
-from harness.site.data.record_summary import fits
+from harness.site.data.corpus import Corpus
+from harness.site.data.marks import OLD_DAYS, age
 from tests.site import factory
 
 
@@ -52,76 +53,147 @@ def test_pooled_takes_every_series_that_fits() -> None:
     assert one and one.n == 3 and list(one.samples) == [1.0] * 3
 
 
-def _two(newer: RunRecord, **known: object) -> tuple[Corpus, RecordEntry]:
-    """A record of the second day, after it another one of its machine, and what is known today."""
-    older = factory.cold_start("full", n=1, day=2)
-    entries = [corpus.entry_of(older), corpus.entry_of(newer, "runs/a/c")]
-    return Corpus(entries, (), (), today="2026-11-20", **known), entries[0]  # type: ignore[arg-type]
+def marks(*records: RunRecord, today: str = "2026-11-20", **known: object) -> list[str]:
+    """What has changed since the first of several records of a machine."""
+    entries = [corpus.entry_of(one, f"runs/a/{at}") for at, one in enumerate(records)]
+    given: dict[str, dict[str, object]] = {"rigs": {}, "patches": {}}
+    first, *_ = corpus.with_marks(entries, today=today, **(given | known))  # type: ignore[arg-type]
+    assert all(one.command == first.summary.task for one in first.marks)
+    return [one.text for one in first.marks]
 
 
-def test_a_record_is_stale_when_what_it_measured_has_changed() -> None:
-    """Each reason alone; nothing else differs, and nothing of it makes it stale."""
+def test_a_figure_is_marked_where_what_it_measured_has_changed() -> None:
+    """Each reason alone; nothing else differs, and nothing of it marks it."""
     older = factory.cold_start("full", n=1, day=2)
     newer = dataclasses.replace(older, run_id="20261103T120000Z-00000000")
     file, state = older.rig.path, older.rig.sha256
-
-    def why(newer: RunRecord = newer, **known: object) -> list[str]:
-        return list(evidence.stale(*_two(newer, **known)))
-
-    assert why() == why(rigs={file: [state]}) == why(rigs={"rigs/other.py": ["0"]}) == []
+    assert marks(older, newer) == marks(older, newer, rigs={file: [state]}) == []
+    assert marks(older, newer, rigs={"rigs/other.py": ["0"]}) == []
     # Of a rig's file several states measure alike: the one that it has, and those it names.
-    assert why(rigs={file: ["0" * 64, state]}) == []
-    assert why(rigs={file: ["0" * 64, "1" * 64]}) == ["the rig has changed since"]
+    assert marks(older, newer, rigs={file: ["0" * 64, state]}) == []
+    assert marks(older, rigs={file: ["0" * 64, "1" * 64]}) == ["the rig has changed since"]
     elsewhere = dataclasses.replace(newer.machine, kernel="6.2.0-test")
     moved = dataclasses.replace(newer, machine=elsewhere)
-    assert why(moved) == ["the machine now runs another kernel"]
+    assert marks(older, moved) == ["the machine now runs another kernel"]
     other_host = dataclasses.replace(elsewhere, id="other-host")
-    assert why(dataclasses.replace(newer, machine=other_host)) == []
+    assert marks(older, dataclasses.replace(newer, machine=other_host)) == []
     image = dataclasses.replace(newer.images[0], sha256="0" * 64)
-    assert why(dataclasses.replace(newer, images=(image,))) == ["the image has changed since"]
+    assert marks(older, dataclasses.replace(newer, images=(image,))) == [
+        "the image has changed since"
+    ]
     renamed = dataclasses.replace(image, name="another")
-    assert why(dataclasses.replace(newer, images=(renamed,))) == []
+    assert marks(older, dataclasses.replace(newer, images=(renamed,))) == []
 
 
-def test_a_record_is_stale_when_a_patch_that_it_ran_with_has_changed() -> None:
+def test_a_figure_is_marked_where_a_patch_that_it_ran_with_has_changed() -> None:
     patch = record.Patch("patches/a/one.diff", "a" * 64, True)
-    for applied, now, reasons in (
+    for applied, now, texts in (
         (True, "b" * 64, ["the patch patches/a/one.diff has changed since"]),
         (False, "b" * 64, []),
         (True, "a" * 64, []),
     ):
         of = dataclasses.replace(patch, applied=applied)
-        entry = corpus.entry_of(dataclasses.replace(factory.cold_start("full", n=1), patches=(of,)))
-        known = Corpus([entry], (), (), patches={patch.path: now}, today=entry.date)
-        assert list(evidence.stale(known, entry)) == reasons
+        one = dataclasses.replace(factory.cold_start("full", n=1), patches=(of,))
+        assert marks(one, patches={patch.path: now}) == texts
 
 
-def test_a_stale_record_does_not_answer_where_a_fresh_one_does() -> None:
-    """Although it is of the full profile, and newer."""
-    fresh = factory.cold_start("full", n=1, day=1, profile="quick")
-    newer = factory.cold_start("full", n=1, day=2, profile="full")
-    newer = dataclasses.replace(newer, images=fresh.images)
-    entries = [corpus.entry_of(fresh), corpus.entry_of(newer, "runs/a/c")]
+def test_a_figure_is_marked_from_the_day_after_the_last_that_is_allowed() -> None:
+    last = date(2026, 11, 25) - timedelta(days=OLD_DAYS)
+    assert age(last.isoformat(), "2026-11-25") is None
+    before = last - timedelta(days=1)
+    assert age(before.isoformat(), "2026-11-25") == "measured 181 days ago"
+    assert OLD_DAYS == 180
+    one = factory.cold_start("full", n=1)
+    assert marks(one, today="2027-11-01") == ["measured 365 days ago"]
+
+
+def test_what_has_changed_since_does_not_choose_the_record_that_answers() -> None:
+    """The newest of the same series does, although today's rig made the other one."""
+    older = factory.cold_start("full", n=1, day=1)
+    newer = dataclasses.replace(factory.cold_start("full", n=1, day=2), images=older.images)
+    entries = [corpus.entry_of(older), corpus.entry_of(newer, "runs/a/c")]
     asked = answer(metric="first-reply")
-    both = Corpus(entries, (), (), today="2026-11-20")
-    found = evidence.find(both, asked, factory.HOST)
-    assert found and found.entry is entries[1]
-    rigs = {fresh.rig.path: [fresh.rig.sha256]}
-    found = evidence.find(dataclasses.replace(both, rigs=rigs), asked, factory.HOST)
-    assert found and found.entry is entries[0]
+    for rigs in ({}, {older.rig.path: [older.rig.sha256]}, {older.rig.path: ["0" * 64]}):
+        marked = corpus.with_marks(entries, rigs, {}, "2026-11-20")
+        known = Corpus(marked, (), (), rigs=rigs, today="2026-11-20")
+        found = evidence.find(known, asked, factory.HOST)
+        assert found and found.entry is marked[1]
 
 
-def test_no_answer_picks_one_of_several_series_by_their_order(kept: Path) -> None:
-    """Of the records that are kept: a claim names its series, or pools them."""
-    figures = load_published(kept / "published")
+def test_a_worse_measured_record_supersedes_none() -> None:
+    asked = answer(metric="first-reply")
+    good = factory.cold_start("full", n=3, day=1)
+    suspect = factory.cold_start("full", n=3, day=2, validity=record.Validity("suspect", ("a",)))
+    quick = factory.cold_start("full", n=3, day=3, profile="quick")
+    again = factory.cold_start("full", n=3, day=4)
+    for several, chosen in (((good, suspect), 0), ((good, quick), 0), ((suspect, quick), 1),
+                            ((good, suspect, quick, again), 3)):  # fmt: skip
+        entries = [corpus.entry_of(one, f"runs/a/{at}") for at, one in enumerate(several)]
+        found = evidence.find(Corpus(entries, (), ()), asked, factory.HOST)
+        assert found and found.entry is entries[chosen]
+
+
+def counted(day: int, values: Sequence[float], sha256: str, status: str = "valid") -> RunRecord:
+    """A record of a rig's version with one series of counts."""
+    base = factory.cold_start("full", n=1, day=day)
+    series = Series("endpoint", "1", "lower", {"substrate": "qemu"}, "closed", (), list(values))
+    rig = dataclasses.replace(base.rig, sha256=sha256)
+    validity = record.Validity(status, () if status == "valid" else ("a",))  # type: ignore[arg-type]
+    return dataclasses.replace(base, series=(series,), rig=rig, validity=validity)
+
+
+def test_a_claim_of_none_counts_every_valid_record_of_todays_rig() -> None:
+    old, alike, now = "0" * 64, "1" * 64, "2" * 64
+    records = [
+        counted(1, [1.0] * 5, old),
+        counted(2, [0.0, 1.0, 0.0], alike),
+        counted(3, [9.0], now, "suspect"),
+        counted(4, [0.0] * 4, now),
+    ]
+    entries = [corpus.entry_of(one, f"runs/a/{at}") for at, one in enumerate(records)]
+    asked = answer(every_record=True, holds="at-most", bound=0.0, comparable=True)
+    known = Corpus(entries, (), (), rigs={records[0].rig.path: [now, alike]})
+    found = evidence.find(known, asked, factory.HOST)
+    assert found and found.n == 7 and sum(found.samples) == 1
+    assert found.entries == [entries[3], entries[1]]
+    # Where today's rig has measured nothing, the newest rig that has: its records are marked.
+    known = Corpus(entries[:2], (), (), rigs={records[0].rig.path: [now]})
+    found = evidence.find(known, asked, factory.HOST)
+    assert found and found.entries == [entries[1]]
+    only = Corpus([entries[2]], (), (), rigs={records[0].rig.path: [now]})
+    found = evidence.find(only, asked, factory.HOST)
+    assert found and found.entries == [entries[2]]
+
+
+def test_an_endpoints_series_answers_only_where_its_system_is_named() -> None:
+    both = corpus_of(of(1.0, sdk="http"), of(2.0, sdk="http", system="cubesandbox"))
+    found = evidence.find(both, answer(), factory.HOST)
+    assert found and found.system == "gateway"
+    pooled = evidence.find(both, answer(pooled=True), factory.HOST)
+    assert pooled and pooled.n == 8
+    found = evidence.find(both, answer(where={"system": "cubesandbox"}), factory.HOST)
+    assert found and found.system == "cubesandbox" and set(found.samples) == {2.0}
+
+
+def test_a_dimension_of_null_must_be_absent() -> None:
+    both = corpus_of(of(1.0, network="cubenet"), of(2.0))
+    found = evidence.find(both, answer(where={"network": None}), factory.HOST)
+    assert found and set(found.samples) == {2.0}
+    assert not evidence.find(
+        corpus_of(of(1.0, network="cubenet")), answer(where={"network": None}), factory.HOST
+    )
+
+
+def test_no_answer_picks_one_of_several_series(kept: Path) -> None:
+    """Of the records that are kept: a claim names its series, or pools them. Otherwise a run of
+    another series, which supersedes nothing, could change a verdict."""
     known = corpus.load(kept, kept / "published")
-    claims: list[Claim] = list(load_claims(figures))
     looked = 0
-    for one in (answer for claim in claims for answer in claim.answers if not answer.pooled):
-        for entry in known.of_rig(one.rig, known.machine):
-            lines = [line for line in entry.summary.series if line.metric == one.metric]
-            fitting = [line.name for line in lines if fits(line.dimensions, one.where)]
-            assert len(fitting) < 2, (one, entry.place.shown, fitting)
+    for one in (answer for claim in known.claims for answer in claim.answers if not answer.pooled):
+        for machine in known.machines:
+            kinds = known.series_of(one.rig, machine, one.metric)
+            fitting = [kind for kind in kinds if answering.answers(kind.dimensions, one)]
+            assert len(fitting) < 2, (one, [kind.dimensions for kind in fitting])
             looked += len(fitting)
     assert looked > 20
 

@@ -12,7 +12,7 @@ from harness.errors import RecordError
 from harness.measure import machine, record
 from harness.measure.record import Machine, RunRecord
 from harness.site.builder.build import build
-from harness.site.data.record_summary import PERCENTILES, estimates
+from harness.site.data.estimates import PERCENTILES, estimates_of
 from tests.site import factory
 
 REASON = "its processor is emulated (test)"
@@ -28,7 +28,7 @@ def emulated() -> Machine:
 
 
 def figures_of(one: RunRecord) -> set[float]:
-    found = [estimates(series.samples) for series in one.series]
+    found = [estimates_of(series) for series in one.series]
     return {every[name].value for every in found for name in (*PERCENTILES, "min", "max")
             if name in every}  # fmt: skip
 

@@ -17,7 +17,7 @@ from harness.errors import (
     SandboxError,
 )
 from harness.gateway.envd import limits
-from harness.gateway.envd.budget import PROCESSES_MAX, WATCHES_MAX
+from harness.gateway.envd.budget import ANSWER_MAX, PROCESSES_MAX, WATCHES_MAX
 from harness.gateway.envd.channel import PIECE, EnvdChannel
 from harness.gateway.envd.limits import encoded
 from harness.gateway.envd.process import Context, Listener, ProcessEvent, RunningProcess
@@ -60,6 +60,10 @@ class Envd(EnvdChannel):
         self.contexts: dict[str, Context] = {}
         """The interpreter's, also those whose process has ended."""
         self.starting: dict[str, asyncio.Future[Context]] = {}
+        self.ending: set[asyncio.Future[None]] = set()
+        """Cells whose callers have left."""
+        self.unreported: dict[str, str] = {}
+        """Why contexts were restarted that no caller has been told of, by their ids."""
         self.on_end: Callable[[RunningProcess], None] | None = None
         """Called when a process has ended."""
         self.watches: dict[int, Callable[[Frame | SandboxError], None]] = {}
@@ -100,8 +104,16 @@ class Envd(EnvdChannel):
 
     async def sync(self) -> None:
         """Ask which processes run: after a restore, a fork, or a restart of the gateway."""
-        for payload in (await self.request(RequestKind.PROCESSES))[:-1]:
-            fields = Fields(payload, self.name)
+
+        kept = 0
+
+        # While the answer arrives: the end of a process may follow at once.
+        def register(entry: bytes) -> None:
+            nonlocal kept
+            kept += len(entry)
+            if kept > ANSWER_MAX:
+                raise AnswerTooLong(f"the sandbox {self.name} reports too much of its processes")
+            fields = Fields(entry, self.name)
             pid = fields.number(EnvdTag.PID, 32)
             argv = tuple(fields.each(Tag.ARG))
             if not argv:
@@ -111,6 +123,8 @@ class Envd(EnvdChannel):
                     self, pid, argv, fields.text(Tag.CWD), fields.text(EnvdTag.LABEL),
                     terminal=EnvdTag.COLUMNS in fields,
                 ))  # fmt: skip
+
+        await self.request(RequestKind.PROCESSES, on_entry=register)
 
     def _add(self, process: RunningProcess) -> None:
         if process.pid in self.processes:

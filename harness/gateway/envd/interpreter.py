@@ -3,6 +3,9 @@
 A cell's output arrives as lines of JSON from guest/interpreter and is passed on unchanged. The
 contexts exist in the guest, so they survive a pause, a fork and a restart of the gateway. One whose
 process ends is started again, with its id and directory; `Envd.contexts` remembers it until then.
+
+A caller who leaves ends the cell: by SIGINT, as the interrupt of Jupyter, and if it has not ended
+INTERRUPT_S later by SIGKILL of the interpreter.
 """
 
 from __future__ import annotations
@@ -12,11 +15,12 @@ import contextlib
 import json
 import logging
 import secrets
+import time
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from dataclasses import dataclass, replace
 
-from harness.errors import GuestRefused, GuestTimeout, InterpreterEnded
+from harness.errors import GuestRefused, GuestTimeout, InterpreterEnded, SandboxError
 from harness.gateway.envd.client import Envd
 from harness.gateway.envd.process import Context, Listener, ProcessEvent, RunningProcess
 
@@ -35,9 +39,12 @@ leaves no part of it. Output is never longer (guest/interpreter/cell_output.py);
 START_S = 60.0
 END_S = 10.0
 """How long an interpreter that accepts no cell may take to end."""
+INTERRUPT_S = 5.0
+"""How long an interrupted cell may take to end."""
 ATTEMPTS = 3
 """How often a cell is sent, when the interpreter ends each time before the cell begins."""
 SIGINT, SIGKILL = 2, 9
+END_LINE = "end_of_execution"
 RESTARTED = "ContextRestarting"
 """The name of the error that E2B sends for a cell whose interpreter ended."""
 
@@ -98,6 +105,7 @@ async def end_context(envd: Envd, context: Context) -> None:
         with contextlib.suppress(Exception):  # logged by `_started`
             context = await asyncio.shield(start)
     envd.contexts.pop(context.id, None)
+    envd.unreported.pop(context.id, None)
     process = context.process
     if process.ended is None:
         # Forgotten at once, so its end would not reach its listeners otherwise.
@@ -154,7 +162,14 @@ def _start_again_soon(envd: Envd, process: RunningProcess) -> None:
     for a cell: it may end each time."""
     for known in envd.contexts.values():
         if known.process is process and known.used:
+            if process.ended:
+                envd.unreported.setdefault(known.id, str(_ended(process.ended)))
             _start(envd, known.id, known.language, known.cwd)
+
+
+def _ended(event: ProcessEvent) -> InterpreterEnded:
+    how = f"signal {event.signal}" if event.signal else f"exit code {event.code}"
+    return InterpreterEnded(f"the interpreter ended with {how}")
 
 
 def new_id() -> str:
@@ -164,12 +179,13 @@ def new_id() -> str:
 async def execute(envd: Envd, id: str, cell: CodeCell) -> AsyncIterator[bytes]:
     """Run a cell; its lines as they arrive. Raises LookupError for an unknown context.
 
-    If the interpreter ends during the cell, the last lines are an error and the end. The cell is
-    interrupted if the caller leaves.
+    If the interpreter ends during the cell, the last lines are an error and the end. If it has
+    ended since the last cell, the first line on stderr says so. The cell is ended if the caller
+    leaves.
     """
     for attempt in range(ATTEMPTS):
         process = (await _started_again(envd, id)).process
-        lines = _execute(envd, process, cell)
+        lines = _execute(envd, id, process, cell)
         try:
             first = await anext(lines)
         except InterpreterEnded:
@@ -182,62 +198,135 @@ async def execute(envd: Envd, id: str, cell: CodeCell) -> AsyncIterator[bytes]:
         line = first
         try:
             yield first
+            if why := envd.unreported.pop(id, None):
+                text = f"{_restarted(why)}; its variables are gone\n"
+                yield _line("stderr", text=text, timestamp=time.time_ns())
             async for line in lines:
                 yield line
         except InterpreterEnded as error:
+            envd.unreported.pop(id, None)
             if not line.endswith(b"\n"):
                 yield b"\n"  # the line that was cut off
-            value = f"Context was restarted: {error}"
-            for fields in (
-                {"type": "error", "name": RESTARTED, "value": value, "traceback": ""},
-                {"type": "end_of_execution"},
-            ):
-                yield json.dumps(fields).encode() + b"\n"
+            yield _line("error", name=RESTARTED, value=_restarted(error), traceback="")
+            yield _line(END_LINE)
         finally:
             await lines.aclose()
         return
 
 
+def _restarted(why: object) -> str:
+    return f"Context was restarted: {why}"
+
+
+def _line(kind: str, **fields: object) -> bytes:
+    return json.dumps({"type": kind, **fields}).encode() + b"\n"
+
+
 async def _execute(
-    envd: Envd, process: RunningProcess, cell: CodeCell
+    envd: Envd, id: str, process: RunningProcess, cell: CodeCell
 ) -> AsyncGenerator[bytes, None]:
     """Raises InterpreterEnded before the first line if the cell did not begin."""
     number = secrets.token_hex(8)
     request = {"code": cell.code, "envs": dict(cell.environment), "rehearsal": cell.rehearsal,
                "cell": number}  # fmt: skip
-    begin_line = json.dumps({"type": "begin", "cell": number}).encode()
-    listener = process.listen()
-    begun = ended = False
+    lines = CellLines(process, number)
+    # Sent to its end: half a request would be part of the next one.
+    sending = asyncio.ensure_future(_send(envd, process, json.dumps(request).encode()))
+    sending.add_done_callback(lambda done: done.cancelled() or done.exception())
     try:
-        lines = InterpreterLines(listener)
         try:
-            await envd.input(process.pid, json.dumps(request).encode() + b"\n")
+            await asyncio.shield(sending)
         except GuestRefused as error:
             await _end_of(envd, process, lines)
             raise InterpreterEnded(f"the interpreter accepts no cell: {error}") from error
         # Earlier lines belong to another caller's cell, or to a cell whose caller left.
-        while not begun:
-            async for line in lines.until("begin"):
-                begun = line.startswith(begin_line)
-        async for line in lines.until("end_of_execution"):
+        await lines.begin()
+        async for line in lines.rest():
             yield line
-        ended = True
     finally:
-        listener.close()
-        if begun and not ended and not envd.gone and not process.ended:
-            await envd.signal(process.pid, SIGINT)
+        if lines.ended or envd.gone or process.ended:
+            lines.close()
+        else:
+            ending = asyncio.ensure_future(_end_cell(envd, id, lines, sending))
+            envd.ending.add(ending)
+            ending.add_done_callback(envd.ending.discard)
 
 
-async def _end_of(envd: Envd, process: RunningProcess, lines: InterpreterLines) -> None:
+async def _send(envd: Envd, process: RunningProcess, request: bytes) -> None:
+    """Write a request to an interpreter, after the others'."""
+    async with process.writing:
+        start = b"\n" if process.cut_off else b""
+        process.cut_off = True
+        await envd.input(process.pid, start + request + b"\n")
+        process.cut_off = False
+
+
+async def _end_cell(envd: Envd, id: str, lines: CellLines, sending: asyncio.Future[None]) -> None:
+    """End a cell whose caller has left, once it runs. An interpreter that does not end it is
+    ended itself: all later cells would wait for it."""
+    process = lines.process
+    try:
+        await sending
+        await lines.begin()
+        await envd.signal(process.pid, SIGINT)
+        async with asyncio.timeout(INTERRUPT_S):
+            async for _line in lines.rest():
+                pass
+    except TimeoutError:
+        why = f"an interrupted cell had not ended after {INTERRUPT_S:g} s"
+        envd.unreported[id] = why
+        fields = {"sandbox": envd.name, "context": id, "why": why}
+        log.warning("an interpreter was ended", extra={"fields": fields})
+        with contextlib.suppress(SandboxError):  # it has ended meanwhile
+            await envd.signal(process.pid, SIGKILL)
+    except SandboxError:
+        pass  # the interpreter or the sandbox has ended, and the cell with it
+    finally:
+        lines.close()
+
+
+async def _end_of(envd: Envd, process: RunningProcess, lines: CellLines) -> None:
     """Wait for the end of an interpreter that accepts no more: the news may still be on its way.
     Raises InterpreterEnded."""
     try:
         async with asyncio.timeout(END_S):
-            async for _ in lines.until("never"):
-                pass
+            await lines.begin()
     except TimeoutError:
         with contextlib.suppress(GuestRefused):
             await envd.signal(process.pid, SIGKILL)
+
+
+class CellLines:
+    """The lines of a cell. Whoever reads them may stop and go on later."""
+
+    def __init__(self, process: RunningProcess, number: str) -> None:
+        self.process = process
+        self.ended = False
+        self._begun = False
+        self._begin_line = json.dumps({"type": "begin", "cell": number}).encode()
+        self._listener = process.listen()
+        self._lines = InterpreterLines(self._listener)
+
+    async def begin(self) -> None:
+        """Wait until the cell runs."""
+        while not self._begun:
+            async for line in self._lines.until("begin"):
+                self._begun = line.startswith(self._begin_line)
+
+    async def rest(self) -> AsyncIterator[bytes]:
+        """The lines that have not been read yet, to the cell's end."""
+        async for line in self._lines.until(END_LINE):
+            # Noted first: who reads this line may not ask for another one.
+            self.ended = line.startswith(_prefix(END_LINE))
+            yield line
+
+    def close(self) -> None:
+        self._listener.close()
+
+
+def _prefix(kind: str) -> bytes:
+    """How a line of this type begins."""
+    return f'{{"type": "{kind}"'.encode()
 
 
 class InterpreterLines:
@@ -252,7 +341,7 @@ class InterpreterLines:
 
     async def until(self, last: str) -> AsyncIterator[bytes]:
         """The lines up to and including the next of type `last`; each line begins a piece."""
-        prefix = f'{{"type": "{last}"'.encode()
+        prefix = _prefix(last)
         is_last = False
         while True:
             while self._pieces:
@@ -270,8 +359,7 @@ class InterpreterLines:
     async def _read(self) -> None:
         event = await self._listener.get()
         if event.kind == "exit":
-            how = f"signal {event.signal}" if event.signal else f"exit code {event.code}"
-            raise InterpreterEnded(f"the interpreter ended with {how}")
+            raise _ended(event)
         if event.kind == "stdout":
             *complete, rest = event.data.split(b"\n")
             for line in complete:

@@ -86,6 +86,10 @@ class RunningProcess:
     paused: bool = False
     ended: ProcessEvent | None = None
     listeners: list[Listener] = field(default_factory=list)
+    writing: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """Held while a request to an interpreter is written."""
+    cut_off: bool = False
+    """Whether the last request was not written to its end."""
     _held: int = 0
     """Bytes that its listeners keep from being freed; they share the data of an event."""
 

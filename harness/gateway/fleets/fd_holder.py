@@ -74,6 +74,10 @@ class FdHolder:
         _, descriptors = self._request(f"get {name}")
         return [socket.socket(fileno=descriptor) for descriptor in descriptors]
 
+    def leave(self) -> None:
+        """Let the process go on, for the next gateway."""
+        self._connection.close()
+
     def end(self) -> None:
         """End the process and close all that it holds."""
         with contextlib.suppress(OSError):

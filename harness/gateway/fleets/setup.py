@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -24,6 +25,7 @@ from harness.host.disk_place import DiskPlace, open_place
 from harness.host.memory import refuse_huge_pages
 from harness.host.run import Run
 from harness.network.resolver import reachable, resolver_of
+from harness.network.uplink import open_outside
 from harness.paths import cache_directory
 from harness.sandbox.qemu.accelerator import choose
 from harness.sandbox.qemu.machine import Shape
@@ -42,6 +44,14 @@ class Disks:
 
     def place(self, run: Run) -> DiskPlace:
         return open_place(run, self.reserved_mib << 20)
+
+
+@dataclass(frozen=True)
+class Outside:
+    """The namespace that sandboxes reach, and its resolver; None where there is none."""
+
+    namespace: Path | int | None
+    resolver: IPv4Address | None
 
 
 def container_fleet(
@@ -95,27 +105,29 @@ def _spec(run: Run, cache: Path, disks: Disks) -> MicroVmSpec:
 
 
 def open_network(
-    run: Run, options: Options, fd_holder: FdHolder, stack: ExitStack
+    run: Run, outside: Outside, fd_holder: FdHolder, stack: ExitStack, *, needed: bool
 ) -> Network | None:
-    """The network of a fleet; None, with a warning, where the host does not support it and no
-    outside network is asked for."""
-    outside, resolver = _outside(options)
+    """The network of a fleet; None, with a warning, where the host does not support it, no outside
+    network is asked for, and it is not `needed`."""
     try:
-        return stack.enter_context(network.opened(run, outside, resolver, fd_holder))
+        return stack.enter_context(
+            network.opened(run, outside.namespace, outside.resolver, fd_holder)
+        )
     except (Unsupported, MissingPrivilege) as error:
-        if outside is not None:
+        if outside.namespace is not None or needed:
             raise
         log.warning("sandboxes have no network", extra={"fields": {"why": str(error)}})
         return None
 
 
-def _outside(options: Options) -> tuple[Path | int | None, IPv4Address | None]:
-    """The outside network and its resolver. Raises UsageError."""
+def outside_of(options: Options) -> Outside:
+    """The outside network that the options name. Raises UsageError."""
     if not options.outside:
         if options.resolver:
             raise UsageError("--resolver needs --outside, where the resolver is")
-        return None, None
+        return Outside(None, None)
     outside = int(options.outside) if options.outside.isdecimal() else Path(options.outside)
+    os.close(open_outside(outside))
     if not options.resolver:
         resolver = resolver_of(outside)
         if resolver is None:
@@ -123,10 +135,10 @@ def _outside(options: Options) -> tuple[Path | int | None, IPv4Address | None]:
                 "sandboxes resolve no names: the outside network has no resolver that they could "
                 "reach; name one with --resolver"
             )
-        return outside, resolver
+        return Outside(outside, resolver)
     resolver = reachable(options.resolver)
     if resolver is None:
         raise UsageError(
             f"--resolver {options.resolver}: not an IPv4 address that another namespace can reach"
         )
-    return outside, resolver
+    return Outside(outside, resolver)

@@ -128,6 +128,7 @@ static int do_signal(struct process *process, int number, uint32_t request)
         return errno;
     if (number != SIGKILL)
         return 0;
+    kill(process->pid, SIGKILL); /* it may have joined another group */
     *killing = (struct killing){.pid = process->pid, .request = request};
     return -1;
 }

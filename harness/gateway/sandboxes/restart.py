@@ -10,7 +10,14 @@ import asyncio
 import logging
 from pathlib import Path
 
-from harness.errors import CoppiceError
+from harness import failures
+from harness.errors import (
+    CheckpointForeign,
+    CoppiceError,
+    DiskFull,
+    LimitReached,
+    NotEnoughMemory,
+)
 from harness.gateway.errors import ApiError
 from harness.gateway.fleets.adoption import LOCATION_FIELDS
 from harness.gateway.sandboxes.lifecycle import Lifecycle, destroy, log_error
@@ -24,10 +31,16 @@ async def restore(own: Lifecycle) -> None:
     """Adopt the sandboxes that run, drop those that are gone, end orphaned ones."""
     own.store.check()
     stored = own.store.sandboxes()
+    for directory in own.saved.put_back(stored, own.store.snapshots()):
+        fields = {"directory": str(directory)}
+        log.warning("a save that had been set aside is needed again", extra={"fields": fields})
     sandboxes = [Sandbox(each, deadline=restored_deadline(each)) for each in stored]
     own.by_id.update({sandbox.id: sandbox for sandbox in sandboxes})
     # Together: a sandbox that hangs answers only after a time limit.
-    await asyncio.gather(*(_restore(own, sandbox) for sandbox in sandboxes))
+    restoring = (_restore(own, sandbox) for sandbox in sandboxes)
+    for result in await asyncio.gather(*restoring, return_exceptions=True):
+        if isinstance(result, BaseException):
+            raise result  # nothing was ended for it: the next start tries again
     if orphans := await own.workers.short(own.fleet.sweep):
         log.warning("ended orphaned sandboxes", extra={"fields": {"count": orphans}})
     for sandbox in list(own.by_id.values()):
@@ -65,7 +78,8 @@ async def _restore(own: Lifecycle, sandbox: Sandbox) -> None:
 
 
 async def _adopted(own: Lifecycle, sandbox: Sandbox) -> bool:
-    """Whether a sandbox still runs; it is adopted then."""
+    """Whether a sandbox still runs; it is adopted then. Raises errors of this host, such as a full
+    disk: no sandbox may be lost for those."""
     stored, running = sandbox.stored, None
     try:
         location = {name: getattr(stored, name) for name in LOCATION_FIELDS}
@@ -74,6 +88,10 @@ async def _adopted(own: Lifecycle, sandbox: Sandbox) -> bool:
         own.fleet.set_network_rules(running, stored.network)
         own.note(sandbox, saving="", held=False)
     except (CoppiceError, OSError, LookupError, ValueError, TypeError, OverflowError) as error:
+        blocked = isinstance(error, BlockingIOError)  # of a guest's channel
+        host = isinstance(failures.typed(error), DiskFull | LimitReached | NotEnoughMemory)
+        if host and not blocked:
+            raise
         # Not only what fails: a damaged row may say anything of where the sandbox is.
         log_error("sandbox is gone", sandbox, error)
         own.metrics.count("gone")
@@ -94,4 +112,5 @@ async def _resume_held(own: Lifecycle, sandbox: Sandbox) -> None:
             await own.resume_saved(sandbox, sandbox.stored.timeout_s)
     except (CoppiceError, ApiError, OSError) as error:  # it stays paused
         log_error("sandbox was not resumed", sandbox, error)
-        own.note(sandbox, held=False)
+        # A gateway with the former options can resume what this one cannot.
+        own.note(sandbox, held=isinstance(error, CheckpointForeign))

@@ -45,10 +45,7 @@ class SavedDirectories:
     ) -> Sequence[Path]:
         """The directories that nothing refers to."""
         needed = {directory for directory, users in self._in_use.items() if users}
-        for stored in sandboxes:
-            for path in (stored.saved, stored.saving, stored.came_from):
-                needed |= {Path(path), Path(path).parent} if path else set()
-        needed |= {Path(snapshot.directory) for snapshot in snapshots}
+        needed |= _referred_to(sandboxes, snapshots)
         return [directory for directory in self.entries() if directory not in needed]
 
     def entries(self) -> Sequence[Path]:
@@ -56,16 +53,39 @@ class SavedDirectories:
         return [entry for entry in self._directory.iterdir() if entry.name[0] != "."]
 
     def set_aside(self, directories: Iterable[Path]) -> Sequence[Path]:
-        """Keep directories that the database may have forgotten; they are not used any more."""
+        """Keep directories that the database may have forgotten; they are not used any more, unless
+        its rows are repaired (`put_back`)."""
         kept = []
         for directory in directories:
             kept.append(directory.with_name(f"{SET_ASIDE}{directory.name}"))
             directory.rename(kept[-1])
         return kept
 
+    def put_back(
+        self, sandboxes: Iterable[StoredSandbox], snapshots: Iterable[Snapshot]
+    ) -> Sequence[Path]:
+        """Give their names back to directories that were set aside and are referred to again."""
+        back = []
+        for directory in sorted(_referred_to(sandboxes, snapshots)):
+            aside = self._directory / f"{SET_ASIDE}{directory.name}"
+            # Where both are there, the one with its own name was saved later.
+            own = directory.parent == self._directory and not directory.exists()
+            if own and aside.is_dir():
+                aside.rename(directory)
+                back.append(directory)
+        return back
+
     def remove_unfinished(self) -> None:
         """Remove what a killed gateway had begun to save."""
         remove_all(abandoned(self._directory))
+
+
+def _referred_to(sandboxes: Iterable[StoredSandbox], snapshots: Iterable[Snapshot]) -> set[Path]:
+    found = {Path(snapshot.directory) for snapshot in snapshots}
+    for stored in sandboxes:
+        for path in (stored.saved, stored.saving, stored.came_from):
+            found |= {Path(path), Path(path).parent} if path else set()
+    return found
 
 
 def remove_all(directories: Iterable[Path]) -> None:

@@ -50,16 +50,20 @@ class Sandboxes(Lifecycle):
         self.tokens = Tokens(store.secret())
         self.admission = Admission(fleet.memory_mib)
         self._reaper: asyncio.Task[None] | None = None
+        self.opened = False
+        """Whether all that the gateway before had left was adopted, or is known to be gone."""
 
     # Start and stop of the gateway.
 
     async def open(self) -> None:
         """Adopt the sandboxes that run, drop those that are gone, end orphaned ones."""
         await restart.restore(self)
+        self.opened = True
         self._reaper = asyncio.create_task(self._reap())
 
     async def close(self) -> None:
-        """Pause what runs; the next gateway resumes it."""
+        """Pause what runs; the next gateway resumes it. What cannot be saved runs on, and the next
+        gateway adopts it."""
         if self._reaper:
             self._reaper.cancel()
         await self.workers.settle()
@@ -71,8 +75,8 @@ class Sandboxes(Lifecycle):
                 try:
                     await self.save_and_end(sandbox, held=True)
                 except (CoppiceError, ApiError, OSError) as error:
-                    log_error("sandbox was not saved: it is lost", sandbox, error)
-                    await self.end(sandbox)
+                    if sandbox.running:
+                        log_error("sandbox was not saved: it is left running", sandbox, error)
 
         await asyncio.gather(*(hold(sandbox) for sandbox in list(self.by_id.values())))
         await self.workers.settle()
@@ -118,6 +122,11 @@ class Sandboxes(Lifecycle):
                 await self.remove(sandbox)
 
     # Creation and removal.
+
+    @property
+    def running(self) -> int:
+        """How many sandboxes run."""
+        return sum(sandbox.running is not None for sandbox in self.by_id.values())
 
     def running_of(self, key: Key) -> int:
         """The sandboxes of a key that are not paused."""

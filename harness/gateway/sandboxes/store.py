@@ -21,8 +21,9 @@ from typing import Any, TypeVar
 from harness.errors import StateError
 from harness.gateway.sandboxes.database import TABLES, Database
 from harness.gateway.sandboxes.documents import decoded, encoded
+from harness.host.run import DATABASE
 
-FILE = "gateway.sqlite"
+FILE = DATABASE
 """The database, in the directory of a gateway's state."""
 PREFIX = "e2b_"
 COPY = "~"

@@ -24,7 +24,7 @@ from harness.site.builder.digest_cache import CachedJson, DigestCache
 from harness.site.builder.manifest import Manifest, RememberedRun
 from harness.site.builder.renderer import Renderer
 from harness.site.data import exports, record_summary
-from harness.site.data.corpus import Corpus, Place, Problem, RecordEntry, places
+from harness.site.data.corpus import Corpus, Place, Problem, RecordEntry, places, with_marks
 
 SOURCES = paths.SITE
 ADDRESS = "http://127.0.0.1:8000/"
@@ -195,14 +195,16 @@ class _Build:
 
     def run(self) -> BuildResult:
         entries, problems = self._records()
+        today = self.options.today or (entries[-1].date if entries else "1970-01-01")
+        rigs, patches = self.known.rigs, self.known.patches
         found = Corpus(
-            entries,
+            with_marks(entries, rigs, patches, today),
             problems,
             self.published,
             self.claims,
-            self.known.rigs,
-            self.known.patches,
-            self.options.today or (entries[-1].date if entries else "1970-01-01"),
+            rigs,
+            patches,
+            today,
             self.options.address,
             self.matrices,
         )

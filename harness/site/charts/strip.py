@@ -21,6 +21,8 @@ from harness.site.data.figures import divided, get
 from harness.site.data.publishers import within
 
 _TOP, _ROW, _LANE, _BOTTOM, _KEY = 46, 92, 30, 30, 24
+_LINE = 15
+"""Pixels of a line under a row's name."""
 _EDGE = 0.012
 MOST = 800
 """The most dots in a row; beyond, they are sampled evenly."""
@@ -30,7 +32,8 @@ MOST = 800
 class Strip:
     """A row: `note` says what a reader must know, `published` has figures of others for it.
 
-    `by` divides every sample, such as host memory by the number of sandboxes.
+    `by` divides every sample, such as host memory by the number of sandboxes. The lines of `under`
+    stand below the name.
     """
 
     label: str
@@ -40,6 +43,11 @@ class Strip:
     muted: bool = False
     by: int = 1
     published: Sequence[tuple[str, Figure]] = ()
+    under: Sequence[str] = ()
+
+    @property
+    def height(self) -> int:
+        return _ROW + _LINE * len(self.under)
 
 
 @dataclass(frozen=True)
@@ -70,13 +78,15 @@ def strip_chart(
 ) -> Markup:
     """The chart; every series must be in `unit`."""
     scale = axis.decades(values_of(strips, line), unit)
-    bottom = _TOP + _ROW * len(strips)
+    bottom = _TOP + sum(strip.height for strip in strips)
     parts: list[object] = [_grid(scale, bottom)]
     if line and line.figure.value is not None:
         parts.append(_line(line, _x(scale, line.figure.value), bottom))
     walls = [_x(scale, line.figure.value)] if line and line.figure.value is not None else []
-    for number, strip in enumerate(strips):
-        parts.append(_strip(strip, scale, _TOP + _ROW * number, unit, walls))
+    top = _TOP
+    for strip in strips:
+        parts.append(_strip(strip, scale, top, unit, walls))
+        top += strip.height
     key = _key(strips, bottom + _BOTTOM + 14)
     height = bottom + _BOTTOM + (_KEY if key else 0)
     return svg.chart(id, title, _describe(strips, line, unit), height, *parts, *key)
@@ -99,7 +109,7 @@ def _describe(strips: Sequence[Strip], line: ReferenceLine | None, unit: str) ->
     for strip in strips:
         median = estimate_of(strip, "p50")
         words = f"median {show(median, unit)}" if median else strip.note or "not measured"
-        parts.append(f"{strip.label}: {words}.")
+        parts.append(f"{strip.label}: {', '.join([words, *strip.under])}.")
     if line:
         parts.append(f"Dashed line: {line.text}, {line.aside}.")
     return " ".join(parts) + " The table below has the same figures."
@@ -123,10 +133,14 @@ def _grid(scale: axis.Axis, bottom: float) -> Markup:
 
 
 def _strip(strip: Strip, scale: axis.Axis, top: float, unit: str, walls: Sequence[float]) -> Markup:
-    lane = top + 26
+    lane = top + 26 + _LINE * len(strip.under)
     parts: list[object] = [
         svg.tag("line", x1="0", x2="100%", y1=top, y2=top, class_="rule"),
         svg.tag("text", strip.label, x="0", y=top + 18, class_="row"),
+        *(
+            svg.tag("text", line, x="0", y=top + 18 + _LINE * number, class_="note")
+            for number, line in enumerate(strip.under, 1)
+        ),
     ]
     kind = "warn" if strip.warn else "note"
     samples = thinned(strip.series.samples, MOST) if strip.series else ()

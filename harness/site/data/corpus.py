@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from harness.claims.beside import Placements
+from harness.claims.beside import load as load_beside
 from harness.claims.claims import Claim
 from harness.claims.claims import load as load_claims
 from harness.claims.matrices import PublishedMatrix
 from harness.claims.matrices import load as load_matrices
 from harness.claims.published import Figure
 from harness.claims.published import load as load_published
+from harness.claims.verdict import Mark
 from harness.errors import RecordError
 from harness.measure import record as records
 from harness.measure import record_digests, supersession
 from harness.measure.record import RunRecord, Scalar, Series
 from harness.measure.supersession import Measured, Superseded
+from harness.site.data import marks, repeats
 from harness.site.data.addresses import slug
 from harness.site.data.record_summary import (
     RecordSummary,
@@ -28,6 +33,7 @@ from harness.site.data.record_summary import (
     fits,
     summarise,
 )
+from harness.site.data.repeats import Environment
 
 __all__ = [
     "Corpus",
@@ -38,6 +44,7 @@ __all__ = [
     "anchor",
     "load",
     "places",
+    "with_marks",
 ]
 
 
@@ -52,15 +59,26 @@ class Place:
 
 @dataclass(frozen=True)
 class RecordEntry:
-    """One record: its summary, and the whole record on demand."""
+    """One record: its summary, and the whole record on demand.
+
+    `marks` says what has changed since it was made, `environment` has the runs that differ in
+    nothing that is recorded (`with_marks`).
+    """
 
     summary: RecordSummary
     place: Place
+    marks: Sequence[Mark] = ()
+    environment: Environment | None = None
 
     @functools.cached_property
     def record(self) -> RunRecord:
         """The whole record, read on first use."""
         return records.parse(self.content, self.place.shown)
+
+    @property
+    def unmarked(self) -> RecordEntry:
+        """The same without marks, for pages that depend on this record alone."""
+        return dataclasses.replace(self, marks=(), environment=None)
 
     @property
     def content(self) -> bytes:
@@ -132,6 +150,11 @@ class Corpus:
     @functools.cached_property
     def _figures(self) -> Mapping[str, Figure]:
         return {one.id: one for one in self.published}
+
+    @functools.cached_property
+    def beside(self) -> Placements:
+        """Where published figures stand beside ours."""
+        return load_beside(self.published)
 
     def figure(self, id: str) -> Figure | None:
         return self._figures.get(id)
@@ -298,8 +321,31 @@ def load(results: Path, published_directory: Path) -> Corpus:
     entries.sort(key=lambda entry: (entry.summary.run_id, entry.page))
     figures = load_published(published_directory)
     today = entries[-1].date if entries else "1970-01-01"
-    return Corpus(tuple(entries), tuple(left_out), figures, load_claims(figures), today=today,
+    marked = with_marks(entries, {}, {}, today)
+    return Corpus(marked, tuple(left_out), figures, load_claims(figures), today=today,
                   matrices=load_matrices(published_directory, figures))  # fmt: skip
+
+
+def with_marks(
+    entries: Sequence[RecordEntry],
+    rigs: Mapping[str, Sequence[str]],
+    patches: Mapping[str, str],
+    today: str,
+) -> Sequence[RecordEntry]:
+    """The entries, which are sorted oldest first, with what has changed since each."""
+    summaries = [one.summary for one in entries]
+    found = marks.of(summaries, rigs, patches, today)
+    repeated = repeats.of(summaries, rigs)
+    return tuple(_marked(*one) for one in zip(entries, found, repeated, strict=True))
+
+
+def _marked(
+    entry: RecordEntry, marks: Sequence[Mark], environment: Environment | None
+) -> RecordEntry:
+    made = dataclasses.replace(entry, marks=marks, environment=environment)
+    if "record" in entry.__dict__:
+        made.__dict__["record"] = entry.record
+    return made
 
 
 def entry_of(record: RunRecord, stem: str = "runs/a/b", path: Path = Path("none")) -> RecordEntry:

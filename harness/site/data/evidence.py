@@ -1,19 +1,20 @@
-"""Finds the series on a machine that answer a claim, and what has changed since."""
+"""Finds the series on a machine that answer a claim, and judges them."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
 
-from harness.claims import verdict
+from harness.claims import answering, decision, systems, verdict
 from harness.claims.claims import Answer, Claim
 from harness.claims.verdict import Evidence, Finding, Verdict
 from harness.measure.record import Series
-from harness.site.data.cold_start import NOOP
 from harness.site.data.corpus import Corpus, RecordEntry, SeriesAt
-from harness.site.data.record_summary import SeriesKind, SeriesSummary, fits
+from harness.site.data.record_summary import SeriesKind, SeriesSummary
 
+_STATES = ("failed", "suspect", "valid")
 _HOW_MANY = ("n", "concurrency", "others")
 
 
@@ -21,23 +22,38 @@ _HOW_MANY = ("n", "concurrency", "others")
 class Found:
     """The series that answers a claim, and its record. `by` is the answer's divisor.
 
-    If several series answer together, `pool` has all of them and `summary` is the first.
+    If several series of the record answer together, `pool` has all of them and `summary` is the
+    first. If several records do, `others` has those besides the newest.
     """
 
     entry: RecordEntry
     summary: SeriesSummary
     by: int = 1
     pool: Sequence[SeriesSummary] = ()
+    others: Sequence[Found] = ()
 
     @property
     def n(self) -> int:
-        return sum(one.n for one in self.pool or (self.summary,))
+        own = sum(one.n for one in self.pool or (self.summary,))
+        return own + sum(one.n for one in self.others)
+
+    @property
+    def failed(self) -> int:
+        own = sum(one.failed for one in self.pool or (self.summary,))
+        return own + sum(one.failed for one in self.others)
+
+    @property
+    def entries(self) -> Sequence[RecordEntry]:
+        """Every record that answers, the newest first."""
+        return [self.entry, *(one.entry for one in self.others)]
 
     @property
     def samples(self) -> Sequence[float]:
-        """The samples of the series, or of the whole pool."""
-        if not self.pool:
-            return self.full_series.samples
+        """The samples of the series, or of all that answer together."""
+        own = self.full_series.samples if not self.pool else self._pooled()
+        return [*own, *(value for one in self.others for value in one.samples)]
+
+    def _pooled(self) -> Sequence[float]:
         wanted = {one.anchor for one in self.pool}
         several = zip(self.entry.record.series, self.entry.summary.series, strict=True)
         found = [one.samples for one, summary in several if summary.anchor in wanted]
@@ -52,81 +68,121 @@ class Found:
                 return one
         raise AssertionError(f"{self.entry.place.shown} has no {wanted.name}")
 
+    @property
+    def system(self) -> str:
+        """The system that was measured."""
+        return systems.of_series(self.summary.dimensions, self.entry.summary.machine.os)
+
 
 @dataclass(frozen=True)
 class Judged:
-    """One answer on one machine: the series found, and the verdict."""
+    """One answer on one machine: the series found, and the verdict. One of them decides."""
 
     answer: Answer
     found: Found | None
     finding: Finding
+    decides: bool = False
 
 
 def find(corpus: Corpus, answer: Answer, machine: str | None) -> Found | None:
-    """The record that answers best: undisturbed, not stale, full profile; the newest of equals."""
+    """The record that answers best, or all valid ones of today's rig for `every_record`.
+
+    Undisturbed records first, then those whose guests were not emulated, then the full profile; the
+    newest of equals. What has changed since a record was made changes nothing.
+    """
     by_kind = corpus.series_of(answer.rig, machine, answer.metric)
-    kinds = [kind for kind in by_kind if _answers(kind, answer)]
+    kinds = [kind for kind in by_kind if answering.answers(kind.dimensions, answer)]
+    if answer.every_record and (several := _every(corpus, by_kind, kinds)):
+        newest, *others = (_found(entry, kinds, answer) for entry in several)
+        return dataclasses.replace(newest, others=tuple(others))
     best = [one for kind in kinds if (one := _best(corpus, by_kind[kind], answer.per))]
     if not best:
         return None
     _, _, entry = max(best, key=lambda one: one[:2])
+    return _found(entry, kinds, answer)
+
+
+def _found(entry: RecordEntry, kinds: Sequence[SeriesKind], answer: Answer) -> Found:
     fitting = [summary for summary in entry.summary.series if summary.kind in kinds]
     counted = entry.summary.find(answer.per, {}) if answer.per else None
     pool = fitting if answer.pooled else ()
     return Found(entry, fitting[0], counted.n if counted else 1, pool)
 
 
+def _every(
+    corpus: Corpus,
+    by_kind: Mapping[SeriesKind, Sequence[SeriesAt]],
+    kinds: Sequence[SeriesKind],
+) -> Sequence[RecordEntry]:
+    """Every valid record of today's rig with these series, newest first; if today's rig has none,
+    of the newest rig that has one."""
+    valid = {
+        at: entry
+        for kind in kinds
+        for at, entry, series in by_kind[kind]
+        if series.n and entry.summary.validity.status == "valid"
+    }
+    found = [valid[at] for at in sorted(valid, reverse=True)]
+    if not found:
+        return ()
+    rig = found[0].summary.rig
+    today = corpus.rigs.get(rig.path, ())
+    current = [one for one in found if one.summary.rig.sha256 in today]
+    return current or [one for one in found if one.summary.rig.sha256 == rig.sha256]
+
+
 def _best(
     corpus: Corpus, candidates: Sequence[SeriesAt], per: str | None
-) -> tuple[tuple[bool, bool, bool], int, RecordEntry] | None:
+) -> tuple[Rank, int, RecordEntry] | None:
     """The best record with one kind of series, the newest of equals, with its rank and position.
     If the answer needs a divisor, only records that have it count."""
     key = (_best, id(candidates), per)
     if key not in corpus.memo:
         usable = [
-            (_rank(corpus, entry), at, entry)
-            for at, entry, _ in candidates
+            (_rank(entry, series), at, entry)
+            for at, entry, series in candidates
             if not per or ((counted := entry.summary.find(per, {})) and counted.n)
         ]
         corpus.memo[key] = max(usable, key=lambda one: one[:2], default=None)
-    return cast("tuple[tuple[bool, bool, bool], int, RecordEntry] | None", corpus.memo[key])
+    return cast("tuple[Rank, int, RecordEntry] | None", corpus.memo[key])
 
 
-def _rank(corpus: Corpus, entry: RecordEntry) -> tuple[bool, bool, bool]:
-    """Whether it is undisturbed, not stale, and of the full profile; greater is better."""
-    key = (_rank, entry.page)
-    if key not in corpus.memo:
-        one = entry.summary
-        valid, fresh = one.validity.status == "valid", not stale(corpus, entry)
-        corpus.memo[key] = (valid, fresh, one.profile == "full")
-    return cast(tuple[bool, bool, bool], corpus.memo[key])
+Rank = tuple[int, bool, bool]
 
 
-def _answers(kind: SeriesKind, answer: Answer) -> bool:
-    """Whether a series matches. `noop` has no sandbox, so it answers no claim about one."""
-    alone = kind.dimensions.get("substrate") == NOOP and "substrate" not in answer.where
-    return not alone and fits(kind.dimensions, answer.where)
+def _rank(entry: RecordEntry, series: SeriesSummary) -> Rank:
+    """Its validity, whether its guests were not emulated, and the full profile; more is better."""
+    one = entry.summary
+    validity = _STATES.index(one.validity.status)
+    return validity, not one.conditions(series).emulated, one.profile == "full"
 
 
 def judged(corpus: Corpus, claim: Claim, machine: str | None) -> Sequence[Judged]:
-    """Every answer of a claim on one machine."""
+    """Every answer of a claim on one machine; the deciding one has the others counted."""
     key = (judged, claim.id, machine)
     if key in corpus.memo:
         return cast(Sequence[Judged], corpus.memo[key])
     made = []
     for answer in claim.answers:
         found = find(corpus, answer, machine)
-        made.append(Judged(answer, found, verdict.judge(claim, answer, _evidence(corpus, found))))
+        made.append(Judged(answer, found, verdict.judge(claim, answer, _evidence(found))))
+    at = decision.deciding(claim, [_candidate(claim, one) for one in made])
+    if at is not None:
+        counted = decision.ways([one.finding for one in made])
+        finding = dataclasses.replace(made[at].finding, ways=counted)
+        made[at] = dataclasses.replace(made[at], finding=finding, decides=True)
     corpus.memo[key] = made
     return made
 
 
+def _candidate(claim: Claim, one: Judged) -> decision.Candidate:
+    dimensions = one.found.summary.dimensions if one.found else {}
+    return decision.Candidate(one.answer, one.finding, dimensions)
+
+
 def deciding(several: Sequence[Judged]) -> Judged | None:
-    """The answer that decides a claim on a machine."""
-    if not several:
-        return None
-    chosen = verdict.deciding([one.finding for one in several])
-    return next(one for one in several if one.finding is chosen)
+    """The answer that decides a claim on a machine, by the rule of harness/claims/decision.py."""
+    return next((one for one in several if one.decides), None)
 
 
 def proofs(corpus: Corpus, claim: Claim, machine: str | None = None) -> Sequence[Found]:
@@ -148,50 +204,18 @@ def proofs(corpus: Corpus, claim: Claim, machine: str | None = None) -> Sequence
     return list(made.values())
 
 
-def _evidence(corpus: Corpus, found: Found | None) -> Evidence | None:
+def _evidence(found: Found | None) -> Evidence | None:
     if found is None:
         return None
-    entry, summary = found.entry, found.summary
     return Evidence(
         found.samples,
-        sum(one.failed for one in found.pool or (summary,)),
+        found.failed,
         found.by,
-        entry.summary.validity.status,
-        stale(corpus, entry),
+        found.entry.summary.validity.status,
+        found.system,
+        found.entry.summary.conditions(found.summary),
+        found.entry.marks,
     )
-
-
-def stale(corpus: Corpus, entry: RecordEntry) -> Sequence[str]:
-    """Why a record may differ from what would be measured today; empty if it is current."""
-    one = entry.summary
-    reasons = []
-    old = verdict.age(one.date, corpus.today)
-    if old:
-        reasons.append(old)
-    now = corpus.rigs.get(one.rig.path)
-    if now and one.rig.sha256 not in now:
-        reasons.append("the rig has changed since")
-    for patch in one.patches:
-        if patch.applied and corpus.patches.get(patch.path, patch.sha256) != patch.sha256:
-            reasons.append(f"the patch {patch.path} has changed since")
-    newest = corpus.machines[one.machine.id][-1].summary
-    if newest.machine.kernel != one.machine.kernel:
-        reasons.append("the machine now runs another kernel")
-    images = _images(corpus, one.machine.id, one.rig.id)
-    if any(images.get(image.name, image.sha256) != image.sha256 for image in one.images):
-        reasons.append("the image has changed since")
-    return reasons
-
-
-def _images(corpus: Corpus, machine: str, rig: str) -> Mapping[str, str]:
-    """The newest image of each name that a rig used on a machine."""
-    key = (_images, machine, rig)
-    if key not in corpus.memo:
-        found: dict[str, str] = {}
-        for entry in corpus.of_rig(rig, machine):
-            found.update({image.name: image.sha256 for image in entry.summary.images})
-        corpus.memo[key] = found
-    return cast(Mapping[str, str], corpus.memo[key])
 
 
 def tally(several: Sequence[Judged | None]) -> Mapping[Verdict, int]:

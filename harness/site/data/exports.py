@@ -21,8 +21,9 @@ __all__ = ["as_json", "claims_csv", "crate", "dataset", "feed", "index", "sitema
 _NEWEST = 50
 CLAIM_COLUMNS = (
     "claim", "publisher", "title", "quote", "as_written", "value", "unit", "statistic", "when",
-    "source", "verdict", "was", "comparable", "ours", "low", "high", "needed", "machine", "rig",
-    "metric", "record", "why", "published_state",
+    "source", "system", "verdict", "notes", "marks", "comparable", "measured_on", "ours",
+    "low", "high", "needed", "decides", "machine", "rig", "metric", "record", "why",
+    "published_state",
 )  # fmt: skip
 
 
@@ -103,13 +104,17 @@ def claims_csv(corpus: Corpus) -> bytes:
                 rows.append(
                     (
                         *head,
+                        claim.system,
                         str(finding.verdict),
-                        str(finding.was) if finding.was else None,
+                        "; ".join(finding.notes) or None,
+                        "; ".join(one.text for one in finding.marks) or None,
                         "yes" if judged.answer.comparable else "no",
+                        finding.system or None,
                         ours and ours.value,
                         ours and ours.low,
                         ours and ours.high,
                         finding.needed,
+                        "yes" if judged.decides else "no",
                         machine,
                         judged.answer.rig,
                         judged.answer.metric,

@@ -11,9 +11,9 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
-from harness.measure import statistics
 from harness.measure.conditions import Conditions, Reach, derived
 from harness.measure.record import (
     Facts,
@@ -28,8 +28,8 @@ from harness.measure.record import (
     Validity,
 )
 from harness.measure.statistics import Estimate
+from harness.site.data.estimates import PERCENTILES, estimates_of
 
-PERCENTILES = {"p50": 50, "p90": 90, "p95": 95, "p99": 99}
 EMULATED = "emulated"
 """The class of machines whose records show that something works, but not how fast."""
 COUNTED = "1"
@@ -63,20 +63,6 @@ def anchor(record: RunRecord, series: Series) -> str:
         if one is series:
             return f"/series/{number}"
     return f"/series/{record.series.index(series)}"
-
-
-def estimates(samples: Sequence[float]) -> dict[str, Estimate]:
-    """Every statistic that the number of samples allows."""
-    if not samples:
-        return {}
-    ordered = sorted(samples)
-    found = {"min": Estimate(ordered[0], None, None)}
-    for name, percent in PERCENTILES.items():
-        one = statistics.estimate_ordered(ordered, percent)
-        if percent == 50 or one.bounded:
-            found[name] = one
-    found["max"] = Estimate(ordered[-1], None, None)
-    return found
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -181,7 +167,7 @@ _PLACES = {
 
 def summarise_series(series: Series, number: int, machine: Machine) -> SeriesSummary:
     """The summary of a series of a record of this machine."""
-    found = estimates(series.samples)
+    found = estimates_of(series)
     numbers: list[float | None] = []
     if found:
         numbers += [found.pop("min").value, found.pop("max").value]
@@ -195,7 +181,8 @@ def summarise_series(series: Series, number: int, machine: Machine) -> SeriesSum
 
 @dataclass(frozen=True, slots=True)
 class RecordSummary:
-    """A record without samples, machine states and command lines. `sha256` is its file's digest."""
+    """A record without samples, machine states and command lines. `sha256` is its file's digest,
+    `booted` the second since 1970 at which the machine had started; None where it is not known."""
 
     run_id: str
     started: str
@@ -210,6 +197,7 @@ class RecordSummary:
     validity: Validity
     series: Sequence[SeriesSummary]
     sha256: str
+    booted: int | None = None
 
     @property
     def date(self) -> str:
@@ -258,7 +246,15 @@ def summarise(record: RunRecord, sha256: str) -> RecordSummary:
         record.validity,
         series,
         sha256,
+        _booted(record),
     )
+
+
+def _booted(record: RunRecord) -> int | None:
+    uptime = record.machine.before.get("uptime_s")
+    if not isinstance(uptime, int | float):
+        return None
+    return round(datetime.fromisoformat(record.started).timestamp() - uptime)
 
 
 Shared = dict[str, list[Any]]
@@ -304,16 +300,19 @@ def to_json(one: RecordSummary, shared: Shared) -> list[Any]:
             for series in one.series
             for k in (series.kind,)
         ],
+        one.booted,
         one.sha256,
     ]
 
 
 def _as_list(stated: Conditions | None) -> list[str | bool | None]:
-    return [stated.accelerator, stated.reach, stated.rehearsed] if stated else []
+    if stated is None:
+        return []
+    return [stated.accelerator, stated.reach, stated.rehearsed, stated.readings]
 
 
 def _stated(data: list[Any]) -> Conditions | None:
-    return Conditions(data[0], Reach(data[1]), data[2]) if data else None
+    return Conditions(data[0], Reach(data[1]), *data[2:]) if data else None
 
 
 def shared_names(data: list[Any]) -> Iterator[str]:
@@ -348,7 +347,7 @@ class Reader:
     def __call__(self, data: list[Any]) -> RecordSummary:
         """The inverse of `to_json`. Raises LookupError, TypeError or ValueError."""
         (run_id, started, finished, profile, rig, task, git, patches, images, machine, validity,
-         lines, sha256) = data  # fmt: skip
+         lines, booted, sha256) = data  # fmt: skip
         kinds = self._kinds
         return RecordSummary(
             run_id,
@@ -374,4 +373,5 @@ class Reader:
                 for number, one in enumerate(lines)
             ],
             sha256,
+            booted,
         )

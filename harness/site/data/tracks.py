@@ -111,7 +111,8 @@ def _runs(corpus: Corpus, machine: str) -> Mapping[tuple[str, object], Sequence[
     if memo in corpus.memo:
         return corpus.memo[memo]  # type: ignore[return-value]
     found: dict[Key, list[Point]] = {}
-    for entry in corpus.machines.get(machine, ()):
+    # A history shows what changed from run to run; marks would make it depend on other records.
+    for entry in (one.unmarked for one in corpus.machines.get(machine, ())):
         if entry.summary.function_only or entry.summary.validity.status == "failed":
             continue
         rig, profile = entry.summary.rig.id, entry.summary.profile

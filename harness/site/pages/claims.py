@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from harness.claims import published
+from harness.claims import decision, published, systems, verdict
 from harness.claims.claims import Claim
-from harness.claims.verdict import Verdict
-from harness.site.charts.chart import Chart, ChartRow
+from harness.site.charts.chart import Chart, ChartRow, with_conditions
 from harness.site.charts.clock import EVENTS, ClockSpan, ClocksPicture
 from harness.site.charts.strip import ReferenceLine, Strip, StripPicture
 from harness.site.data import evidence, figures
@@ -67,6 +66,7 @@ def chart_of(claim: Claim, several: Sequence[Judged]) -> Chart | None:
     line = ReferenceLine(
         figure, f"{short(figure.publisher)}: {figure.marked}", f"{figure.statistic}, published"
     )
+    strips = with_conditions(strips, rows)
     picture = StripPicture(f"chart-{claim.id}", claim.title, strips, line, figure.unit)
     rows.append(ChartRow(f"{figure.publisher}: {figure.what}", published=figure))
     return Chart(f"claims/{claim.id}", claim.title, picture, rows)
@@ -112,6 +112,8 @@ def _render(corpus: Corpus) -> Iterator[Item]:
             f"{claim.figure.publisher}: {claim.quote}",
             {
                 "claim": claim,
+                "system": systems.title(claim.system),
+                "system_of": systems.title,
                 "decided": decided,
                 "answers": several,
                 "proofs": evidence.proofs(corpus, claim)[:_MACHINES],
@@ -144,7 +146,8 @@ def _render(corpus: Corpus) -> Iterator[Item]:
                 for name in publishers
             },
             "tally": evidence.tally([decided for _, decided in rows]),
-            "verdicts": list(Verdict),
+            "meanings": verdict.MEANING,
+            "rule": decision.RULE,
             "machine": corpus.machines[corpus.machine][-1].summary.machine
             if corpus.machine
             else None,

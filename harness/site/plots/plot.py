@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from harness.site.charts.chart import ChartRow, Picture
+from harness.site.charts import remarks
+from harness.site.charts.chart import ChartRow, Picture, drawn
 from harness.site.data import figures
 from harness.site.data.corpus import Corpus, RecordEntry
 from harness.site.data.publishers import within
@@ -46,7 +47,7 @@ def caption(plot: Plot, key: str) -> Sequence[str]:
 
     `key` explains how to read the picture.
     """
-    lines = [f"{plot.title}.", key]
+    lines = [f"{plot.title}.", key, *remarks.of(drawn(plot.rows))]
     ours = [row for row in plot.rows if row.entry and row.series]
     entries = list({row.entry.page: row.entry for row in ours if row.entry}.values())
     for machine in dict.fromkeys(entry.summary.machine.id for entry in entries):

@@ -11,21 +11,23 @@ import os
 import sys
 import threading
 
-_requests = os.fdopen(os.dup(0), "r", encoding="utf-8")
+_requests = os.dup(0)
 _OF_CONSTANTS = (ast.Module, ast.Expr, ast.BinOp, ast.Constant, ast.operator)
 IPYTHON_DIRECTORY = f"{sys.path[0]}/ipython"
 
+import cell_loop  # noqa: E402
 from cell_interrupts import Interrupts  # noqa: E402
 from cell_output import Stream, drain, redirect, send, settle  # noqa: E402
 from cell_shell import parsed, start  # noqa: E402
 
 
 class Context:
-    def __init__(self):
+    def __init__(self, loop):
         self.pid = os.getpid()
         self.count = 0
-        self.shell = start(IPYTHON_DIRECTORY)
-        self.interrupts = Interrupts()
+        self.loop = loop
+        self.interrupts = Interrupts(loop)
+        self.shell = start(IPYTHON_DIRECTORY, loop, self.interrupts)
 
     def watch(self, stop):
         while not stop.wait(0.05):
@@ -65,15 +67,14 @@ class Context:
         shell, interrupts = self.shell, self.interrupts
         shell.error_sent = False
         shell.execution_count = self.count
-        interrupts.arm()
         error = None
         try:
-            interrupts.cell_runs = True
-            result = shell.run_cell(code, store_history=True)
-            interrupts.cell_runs = False
+            with self.loop.in_cell():
+                result = shell.run_cell(code, store_history=True)
+            interrupts.end()
             error = result.error_before_exec or result.error_in_exec
         except BaseException as raised:  # interrupted in IPython's own code, say
-            interrupts.cell_runs = False
+            interrupts.end()
             error = raised
         if os.getpid() != self.pid:
             # A copy that the cell made with fork, and that ran on to the cell's end.
@@ -94,7 +95,8 @@ def main():
     sys.stdout, sys.stderr = Stream("stdout", 1), Stream("stderr", 2)
     sys.__stdout__, sys.__stderr__ = sys.stdout, sys.stderr
     sys.argv, sys.path[0] = [""], ""
-    context = Context()
+    loop = cell_loop.start()
+    context, requests = Context(loop), cell_loop.Requests(loop, _requests)
     null = os.open("/dev/null", os.O_RDONLY)
     os.dup2(null, 0)
     sys.stdin = open(0, closefd=False)  # noqa: SIM115
@@ -104,10 +106,14 @@ def main():
     send("ready")
     while True:
         try:
-            line = _requests.readline()
-            if not line:
+            line = requests.next()
+            if line is None:
                 return
-            request = json.loads(line)
+            try:
+                request = json.loads(line)
+            except ValueError:  # half of a request, whose caller was told
+                continue
+            context.interrupts.begin()
             send("begin", cell=request.get("cell"))
             if request.get("rehearsal"):
                 context.rehearse(request["code"])

@@ -62,7 +62,8 @@ class CellShell(IPython.core.interactiveshell.InteractiveShell):
 
     def __init__(self, **more):
         super().__init__(**more)
-        self.error_sent = self.cancelled = False
+        self.error_sent = False
+        self.loop = self.interrupts = None
         self.db = {}  # of visited directories: newer IPythons warn where it cannot be on disk
         transformers = self.input_transformer_manager.cleanup_transforms
         self._prompts = [each for each in transformers if isinstance(each, PromptStripper)]
@@ -111,7 +112,7 @@ class CellShell(IPython.core.interactiveshell.InteractiveShell):
         if self.error_sent:
             return
         self.error_sent = True
-        name = KeyboardInterrupt.__name__ if self.cancelled else name
+        name = KeyboardInterrupt.__name__ if self.interrupts.cancelled else name
         settle()
         try:
             value = str(value)
@@ -130,19 +131,28 @@ class CellShell(IPython.core.interactiveshell.InteractiveShell):
 
     system_piped = system_raw = system
 
+    async def run_code(self, code_obj, result=None, *, async_=False):
+        self.interrupts.run()
+        return await super().run_code(code_obj, result, async_=async_)
+
     def _run_to_end(self, coroutine):
         """Run a cell that awaits. An interrupted one is cancelled: it does not go on later."""
-        loop = IPython.core.async_helpers.get_asyncio_loop()
-        task = loop.create_task(coroutine)
-        try:
-            return loop.run_until_complete(task)
-        except BaseException:
-            if task.cancel():  # the cell's error is shown where it awaited
-                self.cancelled = True
-                loop.run_until_complete(asyncio.gather(task, return_exceptions=True))
-            raise
-        finally:
-            self.cancelled = False
+        task = self.loop.create_task(coroutine)
+        with self.interrupts.awaiting(task):
+            try:
+                return self.loop.run_until_complete(task)
+            except BaseException:
+                if task.cancel():  # the cell's error is shown where it awaited
+                    self.interrupts.cancelled = True
+                    self.loop.run_until_complete(asyncio.gather(task, return_exceptions=True))
+                raise
+
+    def reset(self, new_session=True, aggressive=False):
+        """Of `%reset`, and after a rehearsal. IPython also removes what every module has, such as
+        `__spec__`, without which multiprocessing starts no process by spawn or forkserver."""
+        super().reset(new_session, aggressive)
+        for name, value in vars(types.ModuleType("__main__")).items():
+            self.user_ns.setdefault(name, value)
 
     def enable_gui(self, gui=None):
         if gui not in (None, "inline"):
@@ -157,7 +167,7 @@ def _print_page(data, start=0, screen_lines=0, pager_cmd=None):
     print(data["text/plain"] if isinstance(data, dict) else data)
 
 
-def start(directory):
+def start(directory, loop, interrupts):
     """The shell; `directory` is for IPython's own files."""
     config = Config()
     config.HistoryManager.enabled = False
@@ -167,4 +177,6 @@ def start(directory):
     # A plot that is shown becomes a result, also without %matplotlib inline.
     os.environ.setdefault("MPLBACKEND", "module://matplotlib_inline.backend_inline")
     warnings.filterwarnings("ignore", message="To exit: use")
-    return CellShell.instance(config=config, ipython_dir=directory)
+    shell = CellShell.instance(config=config, ipython_dir=directory)
+    shell.loop, shell.interrupts = loop, interrupts
+    return shell

@@ -1,0 +1,83 @@
+"""A gateway that cannot start again, or cannot save at its end, leaves running what runs."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from harness.gateway.gateway_process import GatewayProcess, running_gateway
+from harness.host.run import Run
+from harness.host.session import open_run
+from tests.gateway.client import Box
+from tests.gateway.test_full_place import small
+
+OPTIONS = ("--substrate", "oci", "--pool", "1", "--only", "base")
+INTERRUPTED = "tests.gateway.interrupted_start"
+
+
+@pytest.fixture
+def own(run: Run, possible: None, runtime: Path) -> Iterator[GatewayProcess]:
+    with running_gateway(run, *OPTIONS, runtime=runtime) as process:
+        yield process
+
+
+def busy(served: GatewayProcess) -> tuple[Box, str]:
+    """A sandbox and the PID of a process that runs in it: it does not survive a pause."""
+    box = Box.create(served)
+    output, code = box.run("sleep 1000 > /dev/null 2>&1 & echo $!")
+    assert code == 0
+    return box, output.strip()
+
+
+def runs_on(box: Box, pid: str) -> bool:
+    return box.run(f"kill -0 {pid} && echo runs")[0] == "runs\n"
+
+
+def failed(served: GatewayProcess, *more: str, module: str = "harness.cli") -> tuple[int, str]:
+    """A start with other options that fails: its exit code and message."""
+    argv = [module if argument == "harness.cli" else argument for argument in served.argv]
+    done = subprocess.run(
+        [*argv, *more], env=dict(served.environment), capture_output=True, text=True, timeout=120
+    )
+    assert done.stdout == "" and "Traceback" not in done.stderr, done
+    return done.returncode, done.stderr
+
+
+def test_no_failed_start_ends_what_a_killed_gateway_left_running(
+    own: GatewayProcess, runtime: Path
+) -> None:
+    """What is refused before it begins, and by what, is tried in test_predecessor.py."""
+    box, pid = busy(own)
+    own.kill()
+    code, error = failed(own, "--outside", "/nothing")
+    assert code == 64 and "no outside network" in error
+    assert failed(own, module=INTERRUPTED)[0] == 143
+    with open_run(runtime):  # any other run, which removes what dead runs have left
+        pass
+    own.start()
+    assert runs_on(box, pid)
+    own.stop()
+    assert [entry.name for entry in runtime.iterdir()] == ["leases"]
+
+
+def test_sandboxes_that_cannot_be_saved_at_the_end_run_on(
+    own: GatewayProcess, runtime: Path
+) -> None:
+    box, pid = busy(own)
+    process = own.process
+    assert process
+    with small(own.directory / "saved", 1) as full:
+        (full / "filler").write_bytes(bytes(1 << 20))
+        own.stop()
+        assert process.returncode == 143
+        assert "a sandbox was not saved and left running" in own.log_tail()
+        (full / "filler").unlink()
+    with open_run(runtime):
+        pass
+    own.start()
+    assert runs_on(box, pid)
+    assert json.loads(own.request("GET", "/v2/sandboxes")[1])[0]["state"] == "running"
