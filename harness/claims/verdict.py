@@ -35,17 +35,18 @@ JUDGED = (*HELD, *FAILED)
 
 MEANING = {
     Verdict.REPRODUCED: "The rig ran on the system that the claim is about, under the same "
-    "definition, and the whole of our interval lies on the claim's side of the claimed value.",
+    "definition, and our whole interval lies on the claim's side of the claimed value.",
     Verdict.CONTRADICTED: "The rig ran on the system that the claim is about, under the same "
-    "definition, and the whole of our interval lies on the other side of the claimed value.",
-    Verdict.REACHED: "Another system did the same job here under the same definition, and the "
-    "whole of our interval lies on the claim's side of the claimed value. The claim itself was not "
+    "definition, and our whole interval lies on the other side of the claimed value.",
+    Verdict.REACHED: "Another system did the same job here under the same definition, and our "
+    "whole interval lies on the claim's side of the claimed value. The claim itself was not "
     "tested.",
-    Verdict.NOT_REACHED: "Another system did the same job here under the same definition, and the "
-    "whole of our interval lies on the other side. The claim itself was not tested: it may well be "
-    "true of its own system.",
+    Verdict.NOT_REACHED: "Another system did the same job here under the same definition, and our "
+    "whole interval lies on the other side. The claim itself was not tested: it may well be true "
+    "of its own system.",
     Verdict.INCONCLUSIVE: "Our interval includes the claimed value, there are too few samples for "
-    "an interval, or the run was disturbed. The claim's page says how many samples would decide.",
+    "an interval, or the run was disturbed. The claim's page says how many samples would decide. "
+    "Repeated readings of one meter have no interval: all of them must lie on one side.",
     Verdict.NOT_COMPARABLE: "The clocks or definitions differ, or the claim's is not stated. We "
     "show our figure and conclude nothing, however far apart the two are.",
     Verdict.NOT_MEASURED: "No record here addresses it. The claim's page names the command that "
@@ -87,6 +88,11 @@ class Evidence:
     system: str = ""
     conditions: Conditions | None = None
     marks: Sequence[Mark] = ()
+
+    @property
+    def readings(self) -> bool:
+        """Whether the samples are repeated readings of one meter, whose spread is no interval."""
+        return self.conditions is not None and self.conditions.readings
 
 
 @dataclass(frozen=True)
@@ -136,7 +142,8 @@ class Finding:
 
 
 def judge(claim: Claim, answer: Answer, evidence: Evidence | None) -> Finding:
-    """A verdict on the merits needs the whole interval on one side of the claimed value."""
+    """A verdict on the merits needs the whole interval on one side of the claimed value, or every
+    one of repeated readings, which have no interval."""
     if evidence is None:
         return Finding(Verdict.NOT_MEASURED, None, ("there is no record of it here",))
     if not evidence.samples:
@@ -171,6 +178,8 @@ def _verdict(
     counted = answer.statistic in _COUNTED
     if counted:
         low = high = found.value
+    elif evidence.readings:
+        low, high = (end(evidence.samples) / evidence.divisor for end in (min, max))
     elif low is None or high is None:
         needed = _needed(answer, evidence, bound)
         return Verdict.INCONCLUSIVE, ("too few samples for an interval",), needed
@@ -180,6 +189,8 @@ def _verdict(
     holds, fails = (below, above) if answer.holds == "at-most" else (above, below)
     if holds or fails:
         return of_merits(holds, evidence.system == claim.system), (), None
+    if evidence.readings:
+        return Verdict.INCONCLUSIVE, ("the readings lie on both sides of the claimed value",), None
     reasons = ("the interval includes the claimed value",)
     return Verdict.INCONCLUSIVE, reasons, _needed(answer, evidence, bound)
 
@@ -194,6 +205,8 @@ def estimate(answer: Answer, evidence: Evidence) -> Estimate:
     else:
         count = {"min": min, "max": max, "sum": sum, "count": len}[answer.statistic]
         found = Estimate(float(count(samples)), None, None)  # type: ignore[operator]
+    if evidence.readings:
+        found = Estimate(found.value, None, None)
     by = evidence.divisor
 
     def divided(value: float | None) -> float | None:

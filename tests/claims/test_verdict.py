@@ -10,7 +10,7 @@ import pytest
 
 from harness.claims import claims, published, verdict
 from harness.claims.claims import Answer, Claim, ClaimError
-from harness.claims.verdict import Evidence, Mark, Verdict, Ways, judge
+from harness.claims.verdict import Evidence, Finding, Mark, Verdict, Ways, judge
 from harness.measure import statistics
 from harness.measure.conditions import Conditions, Reach
 from harness.measure.statistics import samples_needed
@@ -113,6 +113,23 @@ def test_a_verdict_is_read_with_its_conditions() -> None:
     assert unknown.text == "reached here, accelerator not recorded"
     assert replace(found, ways=Ways(1, 3)).text.endswith(", 1 of 3 ways")
     assert replace(found, ways=Ways(1, 1)).text == found.text
+
+
+def test_all_repeated_readings_of_one_meter_must_lie_on_one_side() -> None:
+    """They have no interval, however many they are, and no number of them would decide."""
+    readings = Conditions("none", Reach.ANYWHERE, None, readings=True)
+
+    def found(*values: float) -> Finding:
+        samples = [10 * BOUND * value for value in values]
+        return judge(CLAIM, ANSWER, Evidence(samples, divisor=10, conditions=readings))
+
+    assert found(0.9, 0.8, 0.99).verdict is Verdict.REACHED
+    assert found(1.2, 1.01).verdict is Verdict.NOT_REACHED
+    assert found(0.9).verdict is Verdict.REACHED
+    both = found(*[0.9] * 50, 1.01)
+    assert both.verdict is Verdict.INCONCLUSIVE and both.needed is None
+    assert both.reasons == ("the readings lie on both sides of the claimed value",)
+    assert both.estimate and (both.estimate.low, both.estimate.high) == (None, None)
 
 
 def test_what_it_would_take_is_asked_of_samples_that_are_not_divided() -> None:
