@@ -154,6 +154,37 @@ def check_contrast(browser: Browser, path: Path) -> None:
     assert poor == [], path
 
 
+_OVERLAPS = """(() => { const bad = [];
+  for (const svg of document.querySelectorAll('svg.chart[role=img]')) {
+    const all = [...svg.querySelectorAll('text')].filter(e => e.textContent.trim())
+      .map(e => [e.textContent, e.getBoundingClientRect()]).filter(([, r]) => r.width);
+    all.forEach(([one, a], at) => all.slice(at + 1).forEach(([other, b]) => {
+      const across = Math.min(a.right, b.right) - Math.max(a.left, b.left);
+      const down = Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top);
+      // Boxes of lines above each other touch; letters do not.
+      if (across > 1 && down > 4) bad.push(`${one} / ${other}`) })) }
+  return bad })()"""
+
+
+@pytest.mark.parametrize("width", [390, 768, 1280])
+def test_words_of_a_chart_do_not_cover_each_other(browser: Browser, real: Path, width: int) -> None:
+    browser.view(width)
+    charts = [path for path in sorted(real.glob("*.html")) if "<figure id=" in path.read_text()]
+    assert len(charts) >= 4
+    for path in [*charts, *sorted(real.glob("claims/*.html"))[::4]]:
+        browser.open(path.as_uri())
+        assert browser.evaluate(_OVERLAPS) == [], path
+
+
+def test_words_that_cover_each_other_would_be_seen(browser: Browser, tmp_path: Path) -> None:
+    page = tmp_path / "over.html"
+    page.write_text(
+        "<svg class=chart role=img><text y=20>one label</text><text x=30 y=22>other</text></svg>"
+    )
+    browser.open(page.as_uri())
+    assert browser.evaluate(_OVERLAPS) == ["one label / other"]
+
+
 def test_a_phone_reads_the_chart_and_dots_are_drawn(browser: Browser, made: Made) -> None:
     browser.view(390)
     browser.open((made.out / "index.html").as_uri())

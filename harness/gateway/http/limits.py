@@ -22,6 +22,8 @@ LINGER_MAX = 1 << 20
 BODY_LINGER_S = 30.0
 """How long a client may go on sending a body after the response."""
 BODY_LINGER_MAX = 64 << 20
+GRACE_S = 5.0
+"""How long requests may go on when the gateway ends."""
 STALLED_S = 300.0
 """How long a client may leave a response unread."""
 

@@ -13,7 +13,7 @@ from harness.claims.claims import Claim
 from harness.errors import SiteError
 from harness.host.cpus import usable
 from harness.interrupts import TERMINATION
-from harness.site.builder import check, later
+from harness.site.builder import check, later, tables
 from harness.site.builder.manifest import Manifest
 from harness.site.builder.output import Directory
 from harness.site.builder.renderer import Renderer
@@ -68,7 +68,13 @@ class PageWriter:
         """Write files; ids must be unique within a page."""
         made = Written()
         for one in several:
-            content = one.content if isinstance(one, Asset) else self.render(one)
+            if isinstance(one, Asset):
+                content = one.content
+            else:
+                content, files = tables.finish(one.path, self.render(one))
+                for path, file in files.items():
+                    self.directory.write(path, file)
+                    made.files.append(path)
             self.directory.write(one.path, content)
             made.files.append(one.path)
             if one.path.endswith(".html"):

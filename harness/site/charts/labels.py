@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-_WIDTHS = (350, 1180)
-"""Of a chart in pixels: on a phone, and on a page that is as wide as it gets."""
+_WIDTHS = (350, 690, 1180)
+"""Of a chart in pixels: on a phone, on a tablet, and on a page that is as wide as it gets."""
 _UP, _DOWN = 11, 3
-_OUTSIDE, _COVERED, _CROSSED = 100, 10, 1
+_OUTSIDE, _UNREADABLE, _HIDDEN, _COVERED, _CROSSED = 100, 40, 30, 6, 1
 _ROUNDS = 4
 
 
@@ -20,7 +20,7 @@ class Sizes:
     """In pixels: the widths at which words must be free, of a letter, and of half a mark."""
 
     widths: Sequence[float] = _WIDTHS
-    letter: float = 7.2
+    letter: float = 8
     mark: float = 7
 
 
@@ -83,10 +83,12 @@ def spots(
                 continue
             others = [(marks[k], spot) for k, spot in found.items() if k != number]
             taken = [
-                [*boxes, *(_words(one, spot, width, sizes) for one, spot in others)]
+                (boxes, [_words(one, spot, width, sizes) for one, spot in others])
                 for width, boxes in zip(sizes.widths, glyphs, strict=True)
             ]
-            found[number] = min(free, key=lambda spot: _cost(mark, spot, taken, lines, sizes))
+            found[number] = min(
+                free, key=lambda spot: _cost(mark, spot, marks, taken, lines, sizes)
+            )
     return [found.get(number, RIGHT) for number in range(len(marks))]
 
 
@@ -105,17 +107,27 @@ def _words(mark: Mark, spot: Spot, width: float, sizes: Sizes) -> _Box:
 def _cost(
     mark: Mark,
     spot: Spot,
-    taken: Sequence[Sequence[_Box]],
+    marks: Sequence[Mark],
+    taken: Sequence[tuple[Sequence[_Box], Sequence[_Box]]],
     walls: Sequence[float],
     sizes: Sizes,
 ) -> int:
-    """The penalty of a spot, summed over all widths; the first of equal spots wins."""
+    """The penalty of a spot, summed over all widths; the first of equal spots wins. `taken` has the
+    boxes of marks and those of labels, by width."""
     cost = 0
-    for width, boxes in zip(sizes.widths, taken, strict=True):
-        left, top, right, bottom = _words(mark, spot, width, sizes)
+    for width, (glyphs, words) in zip(sizes.widths, taken, strict=True):
+        own = _words(mark, spot, width, sizes)
+        left, _, right, _ = own
         cost += _OUTSIDE * (left < 0 or right > width)
-        cost += _COVERED * sum(
-            left < box[2] and box[0] < right and top < box[3] and box[1] < bottom for box in boxes
+        cost += sum(
+            _HIDDEN if one.words else _COVERED
+            for one, box in zip(marks, glyphs, strict=True)
+            if _overlap(own, box)
         )
+        cost += _UNREADABLE * sum(_overlap(own, box) for box in words)
         cost += _CROSSED * sum(left - 4 < wall * width < right + 4 for wall in walls)
     return cost
+
+
+def _overlap(one: _Box, other: _Box) -> bool:
+    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]

@@ -18,8 +18,9 @@ from harness.measure.statistics import Estimate
 from harness.site.charts import axis, labels, svg
 from harness.site.charts.labels import Mark, Spot
 
-_KEY, _PLOT, _BOTTOM = 24, 300, 52
+_KEY, _PLOT, _BOTTOM = 24, 360, 52
 _LEFT, _RIGHT = 0.11, 0.02
+_STEPS = 8
 HUES = 6
 """Curve colours in the style sheet (curve-0 and on); further curves start over."""
 
@@ -275,22 +276,49 @@ def _references(
         for one, value in known
         if one.n is not None
     ]
-    points = [
-        Mark(plane.x(point.n), top + plane.y(point.value.value))
-        for curve in curves
-        for point in curve.points
-    ]
+    points = [Mark(x, top + y) for curve in curves for x, y in _along(curve.points, plane)]
+    # The words of a dashed line, which stand above its right end.
     lines = [
-        Mark(1 - _RIGHT - 0.1, top + plane.y(value) - 10) for one, value in known if one.n is None
+        Mark(1 - _RIGHT - 0.03 * step, top + plane.y(value) - 10)
+        for one, value in known
+        if one.n is None
+        for step in range(_STEPS * 2)
     ]
     spots = iter(labels.spots([*marks, *points, *lines]))
-    return [
-        _reference(one, top + plane.y(value), plane, next(spots) if one.n is not None else None)
+    words = [
+        _words(one, top + plane.y(value), plane, next(spots) if one.n is not None else None)
         for one, value in known
     ]
+    # Above all words, since a label may have no other place than across a mark.
+    glyphs = [
+        svg.glyph(
+            plane.x(one.n),
+            top + plane.y(value),
+            svg.CIRCLE if one.round else svg.DIAMOND,
+            "other",
+        )
+        for one, value in known
+        if one.n is not None
+    ]
+    return [*words, *glyphs]
 
 
-def _reference(one: Reference, y: float, plane: _Plane, spot: Spot | None) -> Markup:
+def _along(points: Sequence[Point], plane: _Plane) -> Iterable[tuple[float, float]]:
+    """The points of a curve, and some of the way from each to the next: a label must not cover
+    them."""
+    places = [(plane.x(one.n), plane.y(one.value.value)) for one in sorted(points, key=_n)]
+    yield from places
+    for (x, y), (to_x, to_y) in itertools.pairwise(places):
+        for step in range(1, _STEPS):
+            share = step / _STEPS
+            yield x + (to_x - x) * share, y + (to_y - y) * share
+
+
+def _n(point: Point) -> float:
+    return point.n
+
+
+def _words(one: Reference, y: float, plane: _Plane, spot: Spot | None) -> Markup:
     if one.n is None or spot is None:
         left, right = svg.percent(_LEFT), svg.percent(1 - _RIGHT)
         line = svg.tag("line", x1=left, x2=right, y1=f"{y:g}", y2=f"{y:g}", class_="claim")
@@ -299,7 +327,7 @@ def _reference(one: Reference, y: float, plane: _Plane, spot: Spot | None) -> Ma
         )
         return svg.tag("g", line, words)
     share = plane.x(one.n)
-    words = svg.tag(
+    return svg.tag(
         "text",
         one.text,
         x=svg.percent(share),
@@ -307,7 +335,4 @@ def _reference(one: Reference, y: float, plane: _Plane, spot: Spot | None) -> Ma
         dx=spot.dx,
         text_anchor=spot.anchor,
         class_="other",
-    )
-    return svg.tag(
-        "g", svg.glyph(share, y, svg.CIRCLE if one.round else svg.DIAMOND, "other"), words
     )
