@@ -89,11 +89,6 @@ class Evidence:
     conditions: Conditions | None = None
     marks: Sequence[Mark] = ()
 
-    @property
-    def readings(self) -> bool:
-        """Whether the samples are repeated readings of one meter, whose spread is no interval."""
-        return self.conditions is not None and self.conditions.readings
-
 
 @dataclass(frozen=True)
 class Ways:
@@ -142,8 +137,7 @@ class Finding:
 
 
 def judge(claim: Claim, answer: Answer, evidence: Evidence | None) -> Finding:
-    """A verdict on the merits needs the whole interval on one side of the claimed value, or every
-    one of repeated readings, which have no interval."""
+    """A verdict on the merits needs the whole interval on one side of the claimed value."""
     if evidence is None:
         return Finding(Verdict.NOT_MEASURED, None, ("there is no record of it here",))
     if not evidence.samples:
@@ -178,8 +172,8 @@ def _verdict(
     counted = answer.statistic in _COUNTED
     if counted:
         low = high = found.value
-    elif evidence.readings:
-        low, high = (end(evidence.samples) / evidence.divisor for end in (min, max))
+    elif _readings(evidence):
+        low, high = (each(evidence.samples) / evidence.divisor for each in (min, max))
     elif low is None or high is None:
         needed = _needed(answer, evidence, bound)
         return Verdict.INCONCLUSIVE, ("too few samples for an interval",), needed
@@ -189,14 +183,18 @@ def _verdict(
     holds, fails = (below, above) if answer.holds == "at-most" else (above, below)
     if holds or fails:
         return of_merits(holds, evidence.system == claim.system), (), None
-    if evidence.readings:
-        return Verdict.INCONCLUSIVE, ("the readings lie on both sides of the claimed value",), None
+    if _readings(evidence):
+        return Verdict.INCONCLUSIVE, ("readings lie on both sides of the claimed value",), None
     reasons = ("the interval includes the claimed value",)
     return Verdict.INCONCLUSIVE, reasons, _needed(answer, evidence, bound)
 
 
 def estimate(answer: Answer, evidence: Evidence) -> Estimate:
-    """The answer's statistic of the evidence, divided by the divisor."""
+    """The answer's statistic of the evidence, divided by the divisor.
+
+    Repeated readings of one meter have no interval: `judge` asks of all of them that they lie on
+    one side of the claimed value.
+    """
     samples = evidence.samples
     if answer.statistic == "mean":
         found = statistics.mean(samples)
@@ -205,7 +203,7 @@ def estimate(answer: Answer, evidence: Evidence) -> Estimate:
     else:
         count = {"min": min, "max": max, "sum": sum, "count": len}[answer.statistic]
         found = Estimate(float(count(samples)), None, None)  # type: ignore[operator]
-    if evidence.readings:
+    if _readings(evidence):
         found = Estimate(found.value, None, None)
     by = evidence.divisor
 
@@ -213,6 +211,10 @@ def estimate(answer: Answer, evidence: Evidence) -> Estimate:
         return None if value is None else value / by
 
     return Estimate(found.value / by, divided(found.low), divided(found.high))
+
+
+def _readings(evidence: Evidence) -> bool:
+    return evidence.conditions is not None and evidence.conditions.readings
 
 
 def _needed(answer: Answer, evidence: Evidence, bound: float) -> int | None:
