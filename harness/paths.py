@@ -13,6 +13,7 @@ from pathlib import Path
 __all__ = [
     "AGENT",
     "ARCHIVE",
+    "BESIDE",
     "BUILT_FROM",
     "CHECKOUT",
     "CLAIMS",
@@ -80,6 +81,7 @@ COMPAT = PACKAGE / "gateway" / "compat"
 PYTEST_INI = PACKAGE / "rig" / "pytest.ini"
 """How `coppice run` starts pytest, wherever the rigs come from."""
 RECORD_SCHEMA = PACKAGE / "measure" / "schema" / "run-1.json"
+BESIDE = PACKAGE / "claims" / "beside.yaml"
 CLAIMS = PACKAGE / "claims" / "claims.yaml"
 CLOCKS = PACKAGE / "claims" / "clocks.yaml"
 

@@ -29,7 +29,7 @@ import pandas
 
 from harness.errors import RecordError, UsageError
 from harness.measure import record as records
-from harness.measure.record import RunRecord, Scalar, Series
+from harness.measure.record import Machine, RunRecord, Scalar, Series, conditions_of
 from harness.measure.selection import plain
 from harness.measure.statistics import summarise
 from harness.strict_json import readable
@@ -100,6 +100,22 @@ COLUMNS = (
     Column(
         "loop", "category", "series",
         "closed: each attempt waits for the previous; open: attempts start by the clock",
+    ),
+    Column(
+        "guest_accelerator", "category", "series",
+        "what ran the guests of this series: kvm, tcg (emulated), vmm, none; missing: not recorded",
+    ),
+    Column(
+        "reach", "category", "series",
+        "where the figure is possible: any host, possible under TCG only, function only",
+    ),
+    Column(
+        "program_rehearsed", "boolean", "series",
+        "whether the program that is waited for had run before hand-out; missing: no program",
+    ),
+    Column(
+        "readings", "boolean", "series",
+        "whether the samples are repeated readings of one meter, whose spread is no interval",
     ),
     Column("phase", "category", "sample", "sample, warmup or failure"),
     Column(
@@ -197,7 +213,7 @@ def frame(found: Found) -> pandas.DataFrame:
         of_record = _of_record(record, path)
         for number in numbers:
             series = record.series[number]
-            facts.append(of_record | _of_series(series, number))
+            facts.append(of_record | _of_series(series, number, record.machine))
             for name, value in series.dimensions.items():
                 given = dimensions.setdefault(_dimension_name(name), [])
                 given += [None] * (len(facts) - 1 - len(given))
@@ -271,13 +287,18 @@ def _of_record(record: RunRecord, path: Path) -> dict[str, Scalar]:
     }
 
 
-def _of_series(series: Series, number: int) -> dict[str, Scalar]:
+def _of_series(series: Series, number: int, machine: Machine) -> dict[str, Scalar]:
+    conditions = conditions_of(series, machine)
     return {
         "series": number,
         "metric": series.metric,
         "unit": series.unit,
         "better": series.better,
         "loop": series.loop,
+        "guest_accelerator": conditions.accelerator,
+        "reach": str(conditions.reach),
+        "program_rehearsed": conditions.rehearsed,
+        "readings": conditions.readings,
     }
 
 
@@ -319,7 +340,8 @@ def summary(frame: pandas.DataFrame) -> pandas.DataFrame:
 
     `samples` and `failed` are counts; `min`, `p50`, `p90`, `p95`, `p99` and `max` are samples
     (nearest rank); `p50_low`, `p50_high` etc. are the bounds of 95 % order-statistic intervals. A
-    percentile is missing if there are too few samples for it. Warm-up does not count, and series of
+    percentile is missing if there are too few samples for it, and so are the bounds of repeated
+    readings. Warm-up does not count, and series of
     different runs are never pooled: runs differ by more than their samples do.
     """
     keys = ["record", "series"]
@@ -341,6 +363,8 @@ def summary(frame: pandas.DataFrame) -> pandas.DataFrame:
     figures = pandas.DataFrame(rows, columns=list(FIGURES)).astype(
         {name: "int64" if name in ("samples", "failed") else "float64" for name in FIGURES}
     )
+    bounds = [name for name in FIGURES if name.endswith(("_low", "_high"))]
+    figures.loc[heads["readings"].to_numpy(dtype=bool), bounds] = numpy.nan
     return pandas.concat([heads.reset_index(drop=True), figures], axis="columns")
 
 

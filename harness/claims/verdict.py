@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from harness.claims.claims import Answer, Claim
 from harness.measure import statistics
-from harness.measure.conditions import EMULATED, NOT_RECORDED, Conditions
+from harness.measure.conditions import Conditions
 from harness.measure.statistics import Estimate
 
 _PERCENT = {"p50": 50, "p90": 90, "p95": 95, "p99": 99}
@@ -122,13 +122,9 @@ class Finding:
 
     @property
     def notes(self) -> Sequence[str]:
-        """What must be read with the verdict: that guests were emulated, or what ran them is not
-        recorded; where alone it is possible; and in how many of several ways the claim held."""
-        found = [EMULATED] if self.emulated else []
-        if self.conditions and self.conditions.accelerator is None:
-            found.append(NOT_RECORDED)
-        if self.conditions and not self.conditions.repeatable:
-            found.append(str(self.conditions.reach))
+        """What must be read with the verdict: what ran the guests, where alone it is possible, what
+        was rehearsed, and in how many of several ways the claim held."""
+        found = list(self.conditions.notes) if self.conditions else []
         if self.ways and self.ways.judged > 1:
             found.append(f"{self.ways.held} of {self.ways.judged} ways")
         return found

@@ -99,8 +99,8 @@ def _fleet(
 
 
 def serve(options: Options, fleet: SandboxFleet | None = None) -> None:
-    """Run a gateway of this fleet, or else of the options' substrate, until a signal ends it; after
-    SIGTERM and SIGHUP raises Interrupted.
+    """Run a gateway of this fleet, or else of the options' substrate, until a signal ends it, which
+    raises Interrupted.
 
     Before the server runs, a signal raises Interrupted in its set-up (harness/interrupts.py), which
     the stack undoes. The sandboxes of a predecessor, and those that cannot be saved at the end,
@@ -145,7 +145,7 @@ def serve(options: Options, fleet: SandboxFleet | None = None) -> None:
             gateway,
             loop="uvloop", http="httptools", lifespan="on", log_level="error", access_log=False,
             proxy_headers=False, ws="none",
-            timeout_graceful_shutdown=5, server_header=False, timeout_keep_alive=KEEP_ALIVE_S,
+            server_header=False, timeout_keep_alive=KEEP_ALIVE_S,
             ssl_certfile=chain, ssl_keyfile=tls.key if tls else None,
         )  # fmt: skip
         server = HttpServer(config, listener, _limits(options), upgrade)
@@ -159,7 +159,7 @@ def serve(options: Options, fleet: SandboxFleet | None = None) -> None:
             raise failed[0]
     if left := sandboxes.running:
         raise Interrupted(server.ended_by or signal.SIGTERM, _left(left, directory))
-    if server.ended_by not in (None, signal.SIGINT):
+    if server.ended_by is not None:
         raise Interrupted(server.ended_by)
 
 

@@ -128,11 +128,9 @@ def test_a_command_that_only_reads_ends_too(
     assert output.strip() == f"coppice: ended by {number.name}"
 
 
-@pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGINT, 0), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
-)
+@pytest.mark.parametrize("number", CODES)
 def test_a_gateway_ends_with_everything_taken_down(
-    number: signal.Signals, code: int, runtime: Path, tmp_path: Path
+    number: signal.Signals, runtime: Path, tmp_path: Path
 ) -> None:
     argv = ["gateway", "--substrate", "noop", "--port", "0", "--state", str(tmp_path / "state")]
     with coppice(argv) as process:
@@ -141,6 +139,6 @@ def test_a_gateway_ends_with_everything_taken_down(
         process.send_signal(number)
         process.send_signal(number)
         output = process.communicate(timeout=100)[0]
-    assert process.returncode == code, output
+    assert process.returncode == CODES[number], output
     assert "Traceback" not in output
     assert nothing_left(runtime)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
+import signal
 import threading
 from collections.abc import Iterator
 
@@ -36,7 +37,9 @@ def containers(run: Run, possible: None) -> Iterator[GatewayProcess]:
 def box(containers: GatewayProcess) -> Iterator[Box]:
     created = Box.create(containers, "code-interpreter-v1", timeout=600)
     yield created
-    created.kill()
+    assert containers.process
+    if containers.process.poll() is None:  # the last test ends the gateway
+        created.kill()
 
 
 def interpret(box: Box, method: str, path: str, body: object = None) -> bytes:
@@ -51,7 +54,7 @@ def cell(box: Box, code: str, context: str | None = None) -> list[Line]:
 
 
 @contextlib.contextmanager
-def leaving(box: Box, code: str, context: str) -> Iterator[None]:
+def leaving(box: Box, code: str, context: str = "default") -> Iterator[None]:
     """Send a cell and leave at the end of the block."""
     connection = http.client.HTTPConnection("127.0.0.1", box.served.port, timeout=120)
     body = json.dumps({"code": code, "context_id": context})
@@ -288,3 +291,20 @@ def test_a_crash_in_a_microvm_leaves_the_context(served: GatewayProcess) -> None
     assert crashed and crashed["name"] == "ContextRestarting"
     assert result(cell(created, "1+1"))["text"] == "2"
     assert created.kill() == 204
+
+
+def test_an_interrupt_ends_the_gateway_while_cells_are_stuck(containers: GatewayProcess) -> None:
+    # The last test of this gateway: another one would take long to start.
+    created = Box.create(containers, "code-interpreter-v1")
+    on = "open('/tmp/on', 'w').close()"
+    with (
+        leaving(created, f"import signal, time\n{on}\n{STUCK['ignores'].replace('on()', '')}"),
+        created.start("sleep 600"),
+    ):
+        eventually(lambda: created.run("rm /tmp/on")[1] == 0, 60)
+        with leaving(created, "1+1"):  # it waits in line
+            assert containers.process
+            containers.process.send_signal(signal.SIGINT)
+            assert containers.process.wait(60) == 130
+    lines = [line for line in containers.log_tail().splitlines() if not line.startswith("{")]
+    assert lines == ["coppice: interrupted"]

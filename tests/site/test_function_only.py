@@ -12,7 +12,7 @@ from harness.errors import RecordError
 from harness.measure import machine, record
 from harness.measure.record import Machine, RunRecord
 from harness.site.builder.build import build
-from harness.site.data.record_summary import PERCENTILES, estimates_of
+from harness.site.data.estimates import PERCENTILES, estimates_of
 from tests.site import factory
 
 REASON = "its processor is emulated (test)"

@@ -64,13 +64,15 @@ def _chart(*records: RunRecord) -> Chart:
 def test_the_drawing_and_its_files_say_it_too() -> None:
     apart = _chart(factory.cold_start(POOLED, day=1), factory.cold_start(FULL, day=3))
     for day in ("2026-11-01", "2026-11-03"):
-        assert f">emulated, {day}</text>" in apart.drawing
+        assert f">emulated, one run, {day}</text>" in apart.drawing
     svg, _, data = (asset.content for asset in apart.assets())
     assert DIFFERENT_DAYS in bytes(svg).decode() and b"2026-11-03: qemu full." in bytes(svg)
     row = next(one for one in json.loads(data)["rows"] if one["what"] == "qemu full")
     assert (row["day"], row["accelerator"], row["reach"]) == ("2026-11-03", "tcg", "any host")
     together = _chart(factory.cold_start(POOLED), factory.cold_start(FULL))
-    assert ">emulated</text>" in together.drawing and DIFFERENT_DAYS not in str(together.remarks)
+    assert ">emulated, one run</text>" in together.drawing and DIFFERENT_DAYS not in str(
+        together.remarks
+    )
 
 
 def test_lines_under_a_name_fit_on_a_phone() -> None:
@@ -83,4 +85,4 @@ def test_lines_under_a_name_fit_on_a_phone() -> None:
     executed = next(one for one in entry.record.series if one.metric == "first-exec")
     lines = remarks.under(entry, executed, dated=True)
     assert all(len(line) <= remarks.WIDTH for line in lines)
-    assert " ".join(lines) == ", ".join([*figures.notes(entry, executed), entry.date])
+    assert " ".join(lines) == ", ".join([*figures.notes(entry, executed), "one run", entry.date])

@@ -80,6 +80,10 @@ class WebSocketProxy(asyncio.Protocol):
         """Called by uvicorn when the gateway stops."""
         self._transport.close()
 
+    def abort(self) -> None:
+        """End it as if the client had left."""
+        self._transport.abort()
+
     async def _serve(self, method: str, target: bytes, headers: Headers) -> None:
         path = target.partition(b"?")[0].decode("latin-1")
         peer = self._transport.get_extra_info("peername")

@@ -18,6 +18,8 @@ KEEP_ALIVE_S = 60
 LINGER_S = 5.0
 """How long a client whose request was refused may go on sending it."""
 LINGER_MAX = 1 << 20
+GRACE_S = 5.0
+"""How long requests may go on when the gateway ends."""
 STALLED_S = 300.0
 """How long a client may leave a response unread."""
 

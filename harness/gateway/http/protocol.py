@@ -96,6 +96,10 @@ class BoundedHttp(HttpToolsProtocol):
         elif not self._deadline and (self._in_head or self._is_idle()):
             self._deadline = self.loop.call_later(HEAD_S, self._head_is_late)
 
+    def abort(self) -> None:
+        """End it as if the client had left."""
+        self.transport.abort()
+
     def _is_idle(self) -> bool:
         """Whether no request is in progress, and nothing else ends the connection."""
         done = self.cycle is None or (self.cycle.response_complete and not self._in_body)

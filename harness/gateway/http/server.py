@@ -17,7 +17,7 @@ from uvicorn.config import STARTUP_FAILURE
 
 from harness import interrupts
 from harness.gateway.http.connections import Acceptor, Lease, Leases
-from harness.gateway.http.limits import ConnectionLimits
+from harness.gateway.http.limits import GRACE_S, ConnectionLimits
 from harness.gateway.http.protocol import BoundedHttp, Successor
 
 
@@ -60,6 +60,19 @@ class HttpServer(uvicorn.Server):
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
+
+    async def _wait_tasks_to_complete(self) -> None:
+        """Give requests some time. Then they end as if their clients had left: a cell that runs on
+        must not keep the gateway from its end, and is no error of the gateway."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(GRACE_S):
+                await super()._wait_tasks_to_complete()
+        connections: set[Any] = self.server_state.connections
+        for connection in list(connections):
+            connection.abort()
+        await asyncio.sleep(0)  # now the connections are lost
+        for task in list(self.server_state.tasks):
+            task.cancel()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         if interrupts.requests.note(sig):

@@ -135,6 +135,11 @@ class EssayFunctions:
             return Markup('<span class="absent">not measured on this host</span>')
         return figures.figure(*found, statistic, self._link)
 
+    def beside(self, id: str, statistic: str = "p50", **dimensions: Scalar) -> Markup:
+        """Our figure that a published one stands beside; `dimensions` choose one of several."""
+        at = self._look.placement(id)
+        return self.measured(at.rig, at.metric, statistic, **{**at.where, **dimensions})
+
     def verdict(self, id: str) -> Markup:
         """A claim's verdict here, linked to its page."""
         claim, judged = self._look.claim(id)
@@ -201,6 +206,7 @@ class Renderer:
                 **context,
                 "published": words.published,
                 "measured": words.measured,
+                "beside": words.beside,
                 "verdict": words.verdict,
             }
             context["prose"] = lambda essay, link: essay_html.render(

@@ -16,7 +16,7 @@ from harness.site.charts import chart
 from harness.site.charts.series import ecdf_chart, order_chart
 from harness.site.data import figures, files, linked_data, run_rows
 from harness.site.data.corpus import RecordEntry
-from harness.site.data.record_summary import PERCENTILES
+from harness.site.data.estimates import PERCENTILES
 from harness.site.data.run_list import answerable, title
 from harness.site.page import Asset, Document
 

@@ -87,9 +87,12 @@ def drawn(rows: Iterable[ChartRow]) -> Sequence[Drawn]:
 def with_conditions(strips: Iterable[Strip], rows: Sequence[ChartRow]) -> list[Strip]:
     """The strips with lines that say under what conditions the row of the same name was measured,
     and on which day, if they are several."""
-    ours = drawn(rows)
-    dated = len(remarks.days_of(entry for _, entry, _ in ours)) > 1
-    lines = {name: remarks.under(entry, series, dated=dated) for name, entry, series in ours}
+    dated = len(remarks.days_of(entry for _, entry, _ in drawn(rows))) > 1
+    lines = {
+        row.label: remarks.under(row.entry, row.series, dated=dated, divided=row.by > 1)
+        for row in rows
+        if row.entry and row.series
+    }
     return [replace(strip, under=lines.get(strip.label, ())) for strip in strips]
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Mapping, Sequence
 
-from harness.claims.published import Figure
+from harness.claims.beside import Placement
+from harness.measure.record import Series
 from harness.site.charts.chart import Chart, ChartRow, with_conditions
 from harness.site.charts.clock import ClockSpan, ClocksPicture
 from harness.site.charts.rungs import RungsPicture, Wire
@@ -13,21 +15,28 @@ from harness.site.data import cold_start, figures
 from harness.site.data.cold_start import ColdStartRow
 from harness.site.data.corpus import Corpus, RecordEntry
 from harness.site.data.figures import AnySeries
-from harness.site.data.publishers import ORIGINAL
 
-CLAIM = "cubesandbox.readme.cc1"
+Found = tuple[RecordEntry, Series]
+LINE = "cold-start"
+"""The chart's name in beside.yaml, for the figure across it."""
 
 
-def original(corpus: Corpus, tier: str) -> Sequence[Figure]:
-    """The means that the original Coppice published for a tier, one start at a time."""
-    return [
-        one
-        for one in corpus.published
-        if one.publisher == ORIGINAL
-        and one.dimensions.get("tier") == tier
-        and one.dimensions.get("concurrency") == 1
-        and one.statistic == "mean"
-    ]
+def standing(
+    corpus: Corpus, rows: Sequence[ColdStartRow]
+) -> tuple[Mapping[int, Sequence[Placement]], Sequence[Placement]]:
+    """The published figures beside each row, by its index, and those that have no row here."""
+    sandboxes = [at for at, row in enumerate(rows) if row.substrate != cold_start.NOOP]
+    found: dict[int, list[Placement]] = {}
+    alone = []
+    for one in corpus.beside.of(cold_start.RIG, cold_start.HEADLINE, {"concurrency": 1}):
+        fitting = [at for at in sandboxes if one.fits(rows[at].dimensions)]
+        # A row that states each dimension of the figure is nearer than one that leaves it open.
+        fitting.sort(key=lambda at: len(one.where.keys() - rows[at].dimensions.keys()))
+        if fitting:
+            found.setdefault(fitting[0], []).append(one)
+        else:
+            alone.append(one)
+    return found, alone
 
 
 def name(row: ColdStartRow) -> str:
@@ -56,26 +65,30 @@ def tiers_chart(
     corpus: Corpus, rows: Sequence[ColdStartRow], at: str = "charts/cold-start"
 ) -> Chart:
     """Every sample up to the first reply in every tier, with published figures."""
-    strips, table = [], []
-    drawn: set[str] = set()
-    for row in rows:
-        noop = row.substrate == cold_start.NOOP
+    strips: list[Strip] = []
+    table: list[ChartRow] = []
+    beside, alone = standing(corpus, rows)
+
+    def add(label: str, strip: Strip, found: Found | None, others: Sequence[Placement]) -> None:
+        published = [(one.figure.publisher, one.figure) for one in others]
+        strips.append(dataclasses.replace(strip, published=published))
+        table.append(ChartRow(label, *(found or (None, None))))
+        table.extend(ChartRow(f"{who}: {one.what}", published=one) for who, one in published)
+
+    for number, row in enumerate(rows):
         found = row.series(cold_start.HEADLINE, 1)
-        others = [] if noop or row.tier in drawn else original(corpus, row.tier)
-        drawn.add(row.tier)
-        strips.append(
-            Strip(
-                name(row),
-                found[1] if found else None,
-                note(found),
-                warn=found is not None and bool(found[0].status_note),
-                muted=noop,
-                published=[(ORIGINAL, one) for one in others],
-            )
+        strip = Strip(
+            name(row),
+            found[1] if found else None,
+            note(found),
+            warn=found is not None and bool(found[0].status_note),
+            muted=row.substrate == cold_start.NOOP,
         )
-        table.append(ChartRow(name(row), *(found or (None, None))))
-        table += [ChartRow(f"{ORIGINAL}: {one.what}", published=one) for one in others]
-    claim = corpus.figure(CLAIM)
+        add(name(row), strip, found, beside.get(number, ()))
+    for one in alone:
+        label = "-".join(str(one.where[key]) for key in ("tier", "vmm") if key in one.where)
+        add(label, Strip(label, None, note(None)), None, [one])
+    claim = corpus.beside.lines.get(LINE)
     line = None
     if claim:
         line = ReferenceLine(claim, f"CubeSandbox: {claim.marked}", "advertised; other clock")

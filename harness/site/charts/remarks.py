@@ -75,7 +75,13 @@ def days_of(entries: Iterable[RecordEntry]) -> Sequence[str]:
     return sorted({entry.date for entry in entries})
 
 
-def under(entry: RecordEntry, series: AnySeries, *, dated: bool) -> Sequence[str]:
-    """Lines that stand under a row's name; `dated` where the chart has rows of several days."""
-    notes = [*figures.notes(entry, series), *([entry.date] if dated else [])]
-    return textwrap.wrap(", ".join(notes), WIDTH)
+def under(
+    entry: RecordEntry, series: AnySeries, *, dated: bool, divided: bool = False
+) -> Sequence[str]:
+    """Lines that stand under a row's name; `dated` where the chart has rows of several days.
+
+    A `divided` row shows other values than its series, so its runs are not compared.
+    """
+    spread = "" if divided else figures.spread(entry, series)
+    notes = [*figures.notes(entry, series), spread, entry.date if dated else ""]
+    return textwrap.wrap(", ".join(filter(None, notes)), WIDTH)

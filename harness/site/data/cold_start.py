@@ -37,6 +37,14 @@ class ColdStartRow:
         return (entry, found) if entry and found else None
 
     @property
+    def dimensions(self) -> Facts:
+        """What distinguishes it, without `vmm` where neither name nor record states it."""
+        tier, _, vmm = self.tier.rpartition("-") if self.tier not in TIERS else (self.tier, "", "")
+        found = self.series(HEADLINE, 1)
+        own = {"vmm": vmm} if vmm else {}
+        return {"tier": tier, **own, **(found[1].dimensions if found else {})}
+
+    @property
     def task(self) -> str | None:
         """The command that measures this tier: from its record, or else by naming convention."""
         for _, entry in sorted(self.entries.items()):

@@ -30,6 +30,8 @@ class Column:
     substrate: Callable[[str], bool]
     tier: str | None = None
     sharing: str | None = None
+    kind: str = ""
+    """Its name in beside.yaml, if others publish figures of it."""
 
 
 @dataclass(frozen=True)
@@ -59,8 +61,8 @@ class ComparisonRow:
 
 
 COLUMNS = (
-    Column("CubeSandbox", "published", lambda name: False),
-    Column("Docker", "", lambda name: name == "docker"),
+    Column("CubeSandbox", "published", lambda name: False, kind="cubesandbox"),
+    Column("Docker", "", lambda name: name == "docker", kind="docker"),
     Column("Container", "runc", lambda name: name.startswith("oci"), "full"),
     Column("gVisor", "", lambda name: name == "gvisor", "full"),
     Column("Traditional VM", "QEMU, firmware and systemd", lambda name: name == "vm"),
@@ -72,36 +74,9 @@ COLUMNS = (
         "microVM", "QEMU, kept in memory", lambda name: name == "qemu",
         "durable-prewarm-pool", "forked",
     ),
-    Column("Jail", "FreeBSD", lambda name: name.startswith("jail")),
-    Column("bhyve", "FreeBSD", lambda name: name == "bhyve", "durable-prewarm-pool"),
+    Column("Jail", "FreeBSD", lambda name: name.startswith("jail"), kind="jail"),
+    Column("bhyve", "FreeBSD", lambda name: name == "bhyve", "durable-prewarm-pool", kind="bhyve"),
 )  # fmt: skip
-_QUOTED: Mapping[str, Mapping[int, Sequence[str]]] = {
-    "start": {
-        0: ("cubesandbox.readme.cc1",),
-        1: ("coppice.docker",),
-        7: ("coppice.jail-zfs-clone.cc1-table",),
-        8: ("coppice.bhyve-durable-prewarm-pool.cc1-p50",),
-    },
-    "ten": {
-        0: ("cubesandbox.june.cc10-p95",),
-        7: ("coppice.jail-zfs-clone.cc10-p95",),
-        8: ("coppice.bhyve-durable-prewarm-pool.cc10-p95",),
-    },
-    "memory": {
-        0: ("cubesandbox.readme.memory", "cubesandbox.june.density-1000"),
-        7: ("coppice.memory.jail",),
-        8: ("coppice.memory.bhyve",),
-    },
-    "fleet": {
-        0: ("cubesandbox.readme.density",),
-        7: ("coppice.density.jails",),
-        8: ("coppice.density.host-32g",),
-    },
-    "sdk": {
-        0: ("cubesandbox.e2b-methods-partial",),
-        8: ("coppice.e2b.calls",),
-    },
-}
 
 
 def _measured(
@@ -172,11 +147,6 @@ def _fleet(corpus: Corpus, column: Column) -> tuple[RecordEntry, SeriesSummary, 
     return (best[1], best[2], best[0][1]) if best else None
 
 
-def _quotes(corpus: Corpus, row: str, column: int) -> Sequence[Figure]:
-    ids = _QUOTED[row].get(column, ())
-    return [one for id in ids if (one := corpus.figure(id))]
-
-
 def rows(corpus: Corpus) -> Sequence[ComparisonRow]:
     """The rows of the table; all have the same columns."""
     starts, tens, memory, fleets, sdk = [], [], [], [], []
@@ -189,17 +159,21 @@ def rows(corpus: Corpus) -> Sequence[ComparisonRow]:
         )
         fleet = _fleet(corpus, column) if ours else None
         works = _proved(corpus, column) if ours and not one else None
-        starts.append(ComparisonCell("", one, "p50", 1, _quotes(corpus, "start", at), ours, works))
-        tens.append(ComparisonCell("", ten, "p95", 1, _quotes(corpus, "ten", at), ours))
+        starts.append(
+            ComparisonCell("", one, "p50", 1, corpus.beside.kind("start", column.kind), ours, works)
+        )
+        tens.append(ComparisonCell("", ten, "p95", 1, corpus.beside.kind("ten", column.kind), ours))
         taken = (fleet[0], fleet[1]) if fleet else None
         by = fleet[2] if fleet else 1
-        memory.append(ComparisonCell("", taken, "p50", by, _quotes(corpus, "memory", at), ours))
+        memory.append(
+            ComparisonCell("", taken, "p50", by, corpus.beside.kind("memory", column.kind), ours)
+        )
         fleets.append(
             ComparisonCell(f"{thousands(by)} running" if fleet else "", None, "p50", 1,
-                 _quotes(corpus, "fleet", at), ours and not fleet)
+                 corpus.beside.kind("fleet", column.kind), ours and not fleet)
         )  # fmt: skip
-        sdk.append(_sdk_cell(corpus, column, _quotes(corpus, "sdk", at)) if ours else
-                   ComparisonCell(published=_quotes(corpus, "sdk", at)))  # fmt: skip
+        sdk.append(_sdk_cell(corpus, column, corpus.beside.kind("sdk", column.kind)) if ours else
+                   ComparisonCell(published=corpus.beside.kind("sdk", column.kind)))  # fmt: skip
     kinds = compare.compared(corpus)
     return (
         ComparisonRow("Isolation", "boundary between sandboxes; kernel checked from inside", [

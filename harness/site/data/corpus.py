@@ -9,6 +9,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from harness.claims.beside import Placements
+from harness.claims.beside import load as load_beside
 from harness.claims.claims import Claim
 from harness.claims.claims import load as load_claims
 from harness.claims.matrices import PublishedMatrix
@@ -21,7 +23,7 @@ from harness.measure import record as records
 from harness.measure import record_digests, supersession
 from harness.measure.record import RunRecord, Scalar, Series
 from harness.measure.supersession import Measured, Superseded
-from harness.site.data import marks
+from harness.site.data import marks, repeats
 from harness.site.data.addresses import slug
 from harness.site.data.record_summary import (
     RecordSummary,
@@ -31,6 +33,7 @@ from harness.site.data.record_summary import (
     fits,
     summarise,
 )
+from harness.site.data.repeats import Environment
 
 __all__ = [
     "Corpus",
@@ -58,12 +61,14 @@ class Place:
 class RecordEntry:
     """One record: its summary, and the whole record on demand.
 
-    `marks` says what has changed since it was made (`with_marks`).
+    `marks` says what has changed since it was made, `environment` has the runs that differ in
+    nothing that is recorded (`with_marks`).
     """
 
     summary: RecordSummary
     place: Place
     marks: Sequence[Mark] = ()
+    environment: Environment | None = None
 
     @functools.cached_property
     def record(self) -> RunRecord:
@@ -73,7 +78,7 @@ class RecordEntry:
     @property
     def unmarked(self) -> RecordEntry:
         """The same without marks, for pages that depend on this record alone."""
-        return dataclasses.replace(self, marks=())
+        return dataclasses.replace(self, marks=(), environment=None)
 
     @property
     def content(self) -> bytes:
@@ -145,6 +150,11 @@ class Corpus:
     @functools.cached_property
     def _figures(self) -> Mapping[str, Figure]:
         return {one.id: one for one in self.published}
+
+    @functools.cached_property
+    def beside(self) -> Placements:
+        """Where published figures stand beside ours."""
+        return load_beside(self.published)
 
     def figure(self, id: str) -> Figure | None:
         return self._figures.get(id)
@@ -323,12 +333,16 @@ def with_marks(
     today: str,
 ) -> Sequence[RecordEntry]:
     """The entries, which are sorted oldest first, with what has changed since each."""
-    found = marks.of([one.summary for one in entries], rigs, patches, today)
-    return tuple(_marked(*one) for one in zip(entries, found, strict=True))
+    summaries = [one.summary for one in entries]
+    found = marks.of(summaries, rigs, patches, today)
+    repeated = repeats.of(summaries, rigs)
+    return tuple(_marked(*one) for one in zip(entries, found, repeated, strict=True))
 
 
-def _marked(entry: RecordEntry, marks: Sequence[Mark]) -> RecordEntry:
-    made = dataclasses.replace(entry, marks=marks)
+def _marked(
+    entry: RecordEntry, marks: Sequence[Mark], environment: Environment | None
+) -> RecordEntry:
+    made = dataclasses.replace(entry, marks=marks, environment=environment)
     if "record" in entry.__dict__:
         made.__dict__["record"] = entry.record
     return made

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness import paths
+from harness.claims.beside import Placement
 from harness.claims.claims import Claim
 from harness.claims.published import Figure
 from harness.errors import SiteError
@@ -107,6 +108,13 @@ class Lookup:
         found = self._corpus.figure(id)
         if found is None:
             raise KeyError(f"unknown published figure {id!r}")
+        return found
+
+    def placement(self, id: str) -> Placement:
+        """Where a published figure stands beside ours; an id without a place fails the build."""
+        found = self._corpus.beside.find(id)
+        if found is None:
+            raise KeyError(f"the published figure {id!r} has no place in beside.yaml")
         return found
 
     def claim(self, id: str) -> tuple[Claim, Judged | None]:

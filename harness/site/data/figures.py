@@ -13,13 +13,15 @@ from markupsafe import Markup, escape
 
 from harness.claims.published import Figure
 from harness.measure import statistics
+from harness.measure.between_runs import Between
 from harness.measure.conditions import Conditions
 from harness.measure.quantity import scale, show, show_interval, thousands
 from harness.measure.record import Scalar, Series, conditions_of
 from harness.measure.statistics import Estimate
 from harness.site.data.addresses import published_page
 from harness.site.data.corpus import RecordEntry, anchor
-from harness.site.data.record_summary import COUNTED, PERCENTILES, SeriesSummary, estimates_of
+from harness.site.data.estimates import PERCENTILES, estimates_of
+from harness.site.data.record_summary import COUNTED, SeriesSummary, series_kind
 
 Link = Callable[[str], str]
 """Turns a path below the site's root into an address relative to the page."""
@@ -148,6 +150,41 @@ def noted(entry: RecordEntry, series: AnySeries) -> Markup:
     )
 
 
+def between(entry: RecordEntry, series: AnySeries) -> Between | None:
+    """How the runs of a series differ in this record's environment; None where only one counts."""
+    if entry.environment is None:
+        return None
+    if isinstance(series, SeriesSummary):
+        return entry.environment.between(series.kind)
+    kind = series_kind(series.metric, series.unit, series.better, series.dimensions)
+    return entry.environment.between(kind)
+
+
+def spread(entry: RecordEntry, series: AnySeries) -> str:
+    """What a median's interval does not show, as text: how much it differs from run to run."""
+    samples, _ = size(series)
+    if not samples or series.unit == COUNTED:
+        return ""
+    if conditions(entry, series).readings:
+        many = "one reading" if samples == 1 else f"{samples} repeated readings"
+        return f"{many}, one run"
+    found = between(entry, series)
+    if found is None or found.runs == 1:
+        return "one run"
+    runs = f"{found.runs} runs on {found.days} {'day' if found.days == 1 else 'days'}"
+    if found.lives and found.lives > 1:
+        runs += f", {found.lives} boots"
+    if found.typical is None:
+        extremes = Estimate(found.high, found.low, found.high)
+        return f"medians of {runs}: {with_unit(extremes, series.unit)}"
+    return f"between {runs}: {with_unit(found.typical, series.unit)}"
+
+
+def with_unit(estimate: Estimate, unit: str) -> str:
+    """An estimate's interval with its unit."""
+    return f"{show_interval(estimate, unit)} {scale(estimate.value, unit)[1]}".strip()
+
+
 def figure(
     entry: RecordEntry,
     series: AnySeries,
@@ -175,6 +212,9 @@ def figure(
     bounds = show_interval(estimate, series.unit) if interval else ""
     if bounds:
         shown += Markup(' <span class="interval">{}</span>').format(bounds)
+    runs = spread(entry, series) if interval and statistic == "p50" else ""
+    if runs:
+        shown += Markup(' <small class="runs">{}</small>').format(runs)
     return shown + noted(entry, series) + mark(entry, link)
 
 

@@ -11,10 +11,10 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
-from harness.measure import statistics
-from harness.measure.conditions import Conditions, Reach, derived, is_readings
+from harness.measure.conditions import Conditions, Reach, derived
 from harness.measure.record import (
     Facts,
     Git,
@@ -28,8 +28,8 @@ from harness.measure.record import (
     Validity,
 )
 from harness.measure.statistics import Estimate
+from harness.site.data.estimates import PERCENTILES, estimates_of
 
-PERCENTILES = {"p50": 50, "p90": 90, "p95": 95, "p99": 99}
 EMULATED = "emulated"
 """The class of machines whose records show that something works, but not how fast."""
 COUNTED = "1"
@@ -63,32 +63,6 @@ def anchor(record: RunRecord, series: Series) -> str:
         if one is series:
             return f"/series/{number}"
     return f"/series/{record.series.index(series)}"
-
-
-def estimates_of(series: Series) -> dict[str, Estimate]:
-    """Every statistic that the number of samples allows.
-
-    Repeated readings of one meter have a median and no interval, and nothing further out.
-    """
-    samples = series.samples
-    if not samples:
-        return {}
-    stated = series.conditions
-    if stated.readings if stated else is_readings(series.metric):
-        middle = Estimate(statistics.percentile(samples, 50), None, None)
-        return {"min": _exact(min(samples)), "p50": middle, "max": _exact(max(samples))}
-    ordered = sorted(samples)
-    found = {"min": _exact(ordered[0])}
-    for name, percent in PERCENTILES.items():
-        one = statistics.estimate_ordered(ordered, percent)
-        if percent == 50 or one.bounded:
-            found[name] = one
-    found["max"] = _exact(ordered[-1])
-    return found
-
-
-def _exact(value: float) -> Estimate:
-    return Estimate(value, None, None)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -207,7 +181,8 @@ def summarise_series(series: Series, number: int, machine: Machine) -> SeriesSum
 
 @dataclass(frozen=True, slots=True)
 class RecordSummary:
-    """A record without samples, machine states and command lines. `sha256` is its file's digest."""
+    """A record without samples, machine states and command lines. `sha256` is its file's digest,
+    `booted` the second since 1970 at which the machine had started; None where it is not known."""
 
     run_id: str
     started: str
@@ -222,6 +197,7 @@ class RecordSummary:
     validity: Validity
     series: Sequence[SeriesSummary]
     sha256: str
+    booted: int | None = None
 
     @property
     def date(self) -> str:
@@ -270,7 +246,15 @@ def summarise(record: RunRecord, sha256: str) -> RecordSummary:
         record.validity,
         series,
         sha256,
+        _booted(record),
     )
+
+
+def _booted(record: RunRecord) -> int | None:
+    uptime = record.machine.before.get("uptime_s")
+    if not isinstance(uptime, int | float):
+        return None
+    return round(datetime.fromisoformat(record.started).timestamp() - uptime)
 
 
 Shared = dict[str, list[Any]]
@@ -316,6 +300,7 @@ def to_json(one: RecordSummary, shared: Shared) -> list[Any]:
             for series in one.series
             for k in (series.kind,)
         ],
+        one.booted,
         one.sha256,
     ]
 
@@ -362,7 +347,7 @@ class Reader:
     def __call__(self, data: list[Any]) -> RecordSummary:
         """The inverse of `to_json`. Raises LookupError, TypeError or ValueError."""
         (run_id, started, finished, profile, rig, task, git, patches, images, machine, validity,
-         lines, sha256) = data  # fmt: skip
+         lines, booted, sha256) = data  # fmt: skip
         kinds = self._kinds
         return RecordSummary(
             run_id,
@@ -388,4 +373,5 @@ class Reader:
                 for number, one in enumerate(lines)
             ],
             sha256,
+            booted,
         )

@@ -14,7 +14,8 @@ from markupsafe import Markup, escape
 from harness.measure.record import Scalar, Series
 from harness.site.data import figures
 from harness.site.data.corpus import RecordEntry
-from harness.site.data.record_summary import PERCENTILES, SeriesSummary, own_dimensions
+from harness.site.data.estimates import PERCENTILES
+from harness.site.data.record_summary import SeriesSummary, own_dimensions
 
 _COLUMNS = (*PERCENTILES, "min", "max")
 _WITH_INTERVAL = ("p50", "p95")

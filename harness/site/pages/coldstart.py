@@ -30,7 +30,7 @@ def _render(corpus: Corpus) -> Iterator[Item]:
             "headline": cold_start.HEADLINE,
             "concurrencies": cold_start.CONCURRENCIES,
             "noop": cold_start.NOOP,
-            "claim": corpus.figure(cold_start_charts.CLAIM),
+            "claim": corpus.beside.lines.get(cold_start_charts.LINE),
         },
     )
 

@@ -8,23 +8,20 @@ from harness.site.data import compare
 from harness.site.data.corpus import Corpus
 from harness.site.page import Document, Item, Nav, Page
 
-# Figures that cannot be measured here: the kind of sandbox, and its published figures by column.
-_QUOTED = (
-    ("CubeSandbox", ("coppice.cube-cold-start", "cubesandbox.june.cc10-p95", "coppice.cube-memory",
-                     "coppice.cube-density", "cubesandbox.e2b-methods-partial")),
-    ("FreeBSD jail, ZFS clone", ("coppice.jail-zfs-clone.cc1-table",
-                                 "coppice.jail-zfs-clone.cc10-p95", "coppice.memory.jail",
-                                 "coppice.density.jails", "")),
-    ("FreeBSD bhyve, durable-prewarm", ("coppice.bhyve-durable-prewarm-pool.cc1-p50",
-                                        "coppice.bhyve-durable-prewarm-pool.cc10-p95",
-                                        "coppice.memory.bhyve", "coppice.density.host-32g",
-                                        "coppice.e2b.calls")),
-    ("Docker", ("coppice.docker", "", "", "", "")),
-)  # fmt: skip
+_KINDS = {
+    "cubesandbox": "CubeSandbox",
+    "jail": "FreeBSD jail, ZFS clone",
+    "bhyve": "FreeBSD bhyve, durable-prewarm",
+    "docker": "Docker",
+}
+_COLUMNS = ("start", "ten", "memory", "fleet", "sdk")
 
 
 def _render(corpus: Corpus) -> Iterator[Item]:
-    quoted = [(who, [corpus.figure(id) if id else None for id in ids]) for who, ids in _QUOTED]
+    quoted = [
+        (who, [next(iter(corpus.beside.kind(row, kind)), None) for row in _COLUMNS])
+        for kind, who in _KINDS.items()
+    ]
     yield Document(
         "compare.html",
         "compare.html",

@@ -11,12 +11,9 @@ from harness.site.charts.scaling import Curve, Naive, Point, Reference, ScalingP
 from harness.site.data import density
 from harness.site.data.corpus import Corpus
 from harness.site.data.density import MeasuredFleet
+from harness.site.data.publishers import ORIGINAL
 from harness.site.page import Document, Item, Nav, Page
 
-_NS = (8, 50, 200, 400, 1000)
-_CUBE_NS = (100, 1000)
-"""The smallest and largest N that CubeSandbox publishes; the rest is in the table below."""
-_ADVERTISED = "cubesandbox.readme.memory"
 _NAMES = {
     "private": "private: a full copy each",
     "mapped": "mapped: one checkpoint file",
@@ -43,12 +40,12 @@ def _curves(
     return curves
 
 
-def _references(corpus: Corpus, ids: dict[str, int], *, round: bool = False) -> Sequence[Reference]:
-    """Published figures, by id and N."""
+def _references(corpus: Corpus, per: str | None) -> Sequence[Reference]:
+    """The published figures beside host memory, in total or (`per`) for one sandbox."""
     return [
-        Reference(figure, figure.marked, n, round)
-        for id, n in ids.items()
-        if (figure := corpus.figure(id))
+        Reference(one.figure, one.figure.as_written, n, one.figure.publisher != ORIGINAL)
+        for one in corpus.beside.of(density.RIG, "host-change", per=per)
+        if isinstance(n := one.where["n"], int)
     ]
 
 
@@ -81,14 +78,10 @@ def charts(corpus: Corpus, found: Sequence[MeasuredFleet]) -> dict[str, Chart]:
     if first and first.guest_bytes:
         start = Point(1, Estimate(first.guest_bytes, None, None))
         naive = Naive(start, "N times one guest's memory")
-    totals = {f"coppice.density.{n}.total": n for n in _NS}
-    each = {f"coppice.density.{n}.per-guest": n for n in _NS}
-    cube = {f"cubesandbox.june.density-{n}": n for n in _CUBE_NS}
-    advertised = corpus.figure(_ADVERTISED)
-    of_total = _references(corpus, totals)
+    advertised = corpus.beside.lines.get("density-each")
+    of_total = _references(corpus, None)
     of_each = [
-        *_references(corpus, each),
-        *_references(corpus, cube, round=True),
+        *_references(corpus, "bring-up"),
         *([Reference(advertised, f"CubeSandbox {advertised.marked}")] if advertised else []),
     ]
     total = ScalingPicture(

@@ -52,7 +52,7 @@ def _render(corpus: Corpus) -> Iterator[Item]:
             "chart": chart,
             "exhibit": exhibits.clock_decides(corpus),
             "clock_drawing": cold_start_charts.clock_picture().svg(),
-            "claim": corpus.figure(cold_start_charts.CLAIM),
+            "claim": corpus.beside.lines.get(cold_start_charts.LINE),
             "machine": corpus.machines[corpus.machine][-1].summary.machine
             if corpus.machine
             else None,

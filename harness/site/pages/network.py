@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from harness.measure.record import Scalar
+from harness.measure.record import Facts, Scalar
 from harness.site.charts.chart import Chart, ChartRow, with_conditions
 from harness.site.charts.scaling import Curve, Point, Reference, ScalingPicture
 from harness.site.charts.strip import ReferenceLine, Strip, StripPicture
@@ -30,9 +30,6 @@ _TRANSPORTS = {
     "batch in place": "eBPF trie, not atomic",
     "swap": "eBPF trie, swapped",
 }
-_REPLACE, _SINGLE = "coppice.policy.replace", "nftban.single"
-_ANCHORS = {"coppice.policy.anchor-1000": 1000, "coppice.policy.anchor-2000": 2000}
-_RTT = "coppice.net.rtt-p50"
 _PUBLISHED = ("network", "policy")
 
 
@@ -46,7 +43,7 @@ def _rtt_chart(corpus: Corpus, rtt: RigRecord) -> Chart:
         strips.append(
             Strip(_LABELS[path], found[1] if found else None, note or missing, warn=bool(note))
         )
-    figure = corpus.figure(_RTT)
+    figure = corpus.beside.lines.get("rtt")
     line = None
     if figure:
         line = ReferenceLine(
@@ -58,9 +55,13 @@ def _rtt_chart(corpus: Corpus, rtt: RigRecord) -> Chart:
     return Chart("charts/rtt", title, StripPicture("rtt", title, strips, line), rows)
 
 
-def _reference(corpus: Corpus, id: str, n: int) -> Sequence[Reference]:
-    figure = corpus.figure(id)
-    return [Reference(figure, f"{short(figure.publisher)} {figure.marked}", n)] if figure else []
+def _references(corpus: Corpus, rig: str, metric: str, where: Facts) -> Sequence[Reference]:
+    """The published figures beside a metric, each at its number of entries or sandboxes."""
+    return [
+        Reference(one.figure, f"{one.figure.publisher} {one.figure.as_written}", n)
+        for one in corpus.beside.of(rig, metric, where)
+        if isinstance(n := one.where["n"], int)
+    ]
 
 
 def _rows(measured: RigRecord, label: str, metric: str, **dimensions: Scalar) -> Sequence[ChartRow]:
@@ -98,7 +99,7 @@ def _update_chart(corpus: Corpus, update: RigRecord) -> Chart:
         _curve(update, label, "policy-update", transport=transport, others=0)
         for transport, label in _TRANSPORTS.items()
     ]
-    marks = [*_reference(corpus, _REPLACE, 1000), *_reference(corpus, _SINGLE, 1)]
+    marks = _references(corpus, "policy-update", "policy-update", {"others": 0})
     across = "addresses replaced"
     title = "Replacing a policy's addresses"
     rows = [
@@ -115,7 +116,7 @@ def _churn_chart(corpus: Corpus, churn: RigRecord) -> Chart:
         _curve(churn, "rules added", "rule-add"),
         _curve(churn, "rules removed", "rule-remove"),
     ]
-    marks = [one for id, n in _ANCHORS.items() for one in _reference(corpus, id, n)]
+    marks = _references(corpus, "policy-churn", "rule-add", {})
     title = "Adding and removing one sandbox's rules beside N others"
     rows = [*_rows(churn, "rules added", "rule-add"), *_rows(churn, "rules removed", "rule-remove")]
     picture = ScalingPicture("churn", title, "s", "other sandboxes", curves, marks)
