@@ -74,6 +74,8 @@ def index(corpus: Corpus) -> bytes:
                 "feed": "feed.xml",
                 "statement": "statement.intoto.json",
                 "regressions": "regressions.json",
+                "changes": "changes.json",
+                "changes_feed": "changes.xml",
                 "sitemap": "sitemap.xml",
             },
         }
