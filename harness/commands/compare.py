@@ -24,7 +24,15 @@ from harness.measure import record_differences
 from harness.measure.comparison import Outcome, Thresholds
 from harness.measure.quantity import show, show_interval
 from harness.measure.record import RunRecord, Scalar
-from harness.measure.selection import SeriesComparison, Side, compare_sides, plain, select
+from harness.measure.selection import (
+    SeriesComparison,
+    Side,
+    compare_sides,
+    left_out,
+    plain,
+    select,
+    varied,
+)
 
 HELP = "compare two records, configurations, commits or machines"
 FAIL_ON = ("worse", "different", "never")
@@ -95,11 +103,8 @@ def _least(text: str) -> float:
 def main(options: argparse.Namespace) -> int:
     thresholds = Thresholds(options.alpha, options.relative, options.absolute)
     a, b = select(options.a, options.results), select(options.b, options.results)
-    rows = [
-        row
-        for row in compare_sides(a, b, thresholds)
-        if not options.metric or row.metric in options.metric
-    ]
+    every = compare_sides(a, b, thresholds)
+    rows = [row for row in every if not options.metric or row.metric in options.metric]
     if options.metric and not rows:
         raise UsageError(
             f"no series of both has the metric {' or '.join(options.metric)}",
@@ -110,11 +115,14 @@ def main(options: argparse.Namespace) -> int:
         found = strict_json.without_infinities(as_json(a, b, rows, thresholds, options.suspect))
         print(strict_json.dumps(found, ascii=True, indent=1))
     else:
-        for line in (*heading(a, b, rows), *table(rows, options.suspect)):
+        for line in (*heading(a, b, rows, every), *table(rows, options.suspect)):
             print(line)
     unjudged = len(rows) - len(judged)
     if rows and any(row.doubts for row in rows):
         _warn(rows, unjudged)
+    if judged and all(row.comparison.outcome is Outcome.TOO_FEW for row in judged):
+        sys.stdout.flush()
+        print("coppice: warning: too few samples to judge any series", file=sys.stderr)
     bad = {"worse": {Outcome.WORSE}, "different": {Outcome.WORSE, Outcome.BETTER}}
     if any(row.comparison.outcome in bad.get(options.fail_on, ()) for row in judged):
         return 1
@@ -143,13 +151,19 @@ def _warn(rows: Sequence[SeriesComparison], unjudged: int) -> None:
         )
 
 
-def heading(a: Side, b: Side, rows: Sequence[SeriesComparison]) -> Sequence[str]:
-    """What is compared: the runs of both sides, how they were run, and in what they differ."""
+def heading(
+    a: Side, b: Side, rows: Sequence[SeriesComparison], every: Sequence[SeriesComparison]
+) -> Sequence[str]:
+    """What is compared: the runs of both sides, how they were run, in what they differ, and what is
+    left out; `every` has the rows that --metric leaves out too."""
     sides = _used(rows)
     lines = [
         f"{name}: {_side(side.text, runs)}"
         for name, side, runs in zip("AB", (a, b), sides, strict=True)
     ]
+    if changed := varied(a, b):
+        facts = (f"{name} {' | '.join(values)}" for name, values in changed.items())
+        lines.append(f"Varied: {', '.join(facts)}")
     paired = [row for row in rows if row.comparison.pairs]
     if len(paired) == len(rows):
         lines.append("Interleaved: the two took turns, so that a change of the machine meets both.")
@@ -158,9 +172,16 @@ def heading(a: Side, b: Side, rows: Sequence[SeriesComparison]) -> Sequence[str]
             "Not interleaved, so a change of the machine between the runs counts as a difference: "
             + _when(*map(record_differences.days, sides))
         )
+    if {record.run_id for record in sides[0]} == {record.run_id for record in sides[1]}:
+        lines[-1] = "Both are of the same runs."
     if found := record_differences.differences(*sides):
         lines.append("Different besides: " if paired else "Different:")
         lines += [f"  {one}" for one in found]
+    for at, side in enumerate((a, b)):
+        missing = left_out(side, at, every)
+        lines += [f"Not compared: of {'AB'[at]}, {one}" for one in missing.without_samples]
+        if missing.others:
+            lines.append(f"Not compared: {missing.others} series that only {'AB'[at]} has")
     return [*lines, ""]
 
 
@@ -192,7 +213,7 @@ def _side(text: str, runs: Sequence[RunRecord]) -> str:
         state = str(bad[0].status)
     else:
         state = f"{len(bad)} of {len(runs)} not valid"
-    return f"{text} ({which}; {state})"
+    return f"{which}; {state}" if Path(text).is_file() else f"{text} ({which}; {state})"
 
 
 def as_json(
@@ -209,6 +230,7 @@ def as_json(
         "a": a.text,
         "b": b.text,
         "thresholds": vars(thresholds),
+        "varied": {name: list(values) for name, values in varied(a, b).items()},
         "interleaved": all(row.comparison.pairs for row in rows),
         "differences": [
             {"fact": one.fact, "a": list(one.a), "b": list(one.b)}
@@ -233,6 +255,7 @@ def as_json(
                 "own_dimensions": [dict(own) for own in row.own],
                 "records": list(map(list, row.records)),
                 "samples": list(row.comparison.n),
+                "failed": list(row.failed),
                 "pairs": row.comparison.pairs,
                 "median": [row.comparison.before.value, row.comparison.after.value],
                 "difference": row.comparison.difference,
@@ -262,10 +285,14 @@ def table(rows: Sequence[SeriesComparison], suspect: bool = False) -> Sequence[s
     lines += [f"{'':{width}} {'A':>11} {'B':>11} {'B / A':>7} {'interval':>17} {'p':>8}"]
     for label, row in zip(labels, rows, strict=True):
         found = row.comparison
-        ratio = f"{found.ratio.value:.3f}" if math.isfinite(found.ratio.value) else "-"
+        # A ratio to nothing, or to less than nothing, says nothing.
+        sound = found.before.value > 0 and math.isfinite(found.ratio.value)
+        ratio = f"{found.ratio.value:.3f}" if sound else "-"
         bounds = show_interval(found.ratio, "1")
         how = f"{found.pairs} rounds" if found.pairs else f"n {found.n[0]}, {found.n[1]}"
-        how += ", suspect" if row.doubts else ""
+        if any(row.failed):
+            how += f", failed {row.failed[0]}, {row.failed[1]}"
+        how = ", ".join([how, *dict.fromkeys(one.status for one in row.doubts)])
         lines.append(
             f"{label[:width]:{width}} {show(found.before, row.unit):>11} "
             f"{show(found.after, row.unit):>11} {ratio:>7} {bounds:>17} "

@@ -121,16 +121,10 @@ def main(options: argparse.Namespace) -> int:
     if options.rig is None and not options.all:
         raise UsageError("name a rig, or use --all", hint=f"rigs: {', '.join(sorted(rigs))}")
     repetition.check(options)
-    for tier in options.tier:
-        if tier not in tuple(Tier):
-            raise UsageError(f"no tier is called {tier!r}", hint=f"tiers: {', '.join(Tier)}")
-    for name in options.substrate:
-        _require_runnable(name, (options.tier or ["full"])[0])
-    make_ready(options.results, machine.describe(None).id)
     chosen = selected(rigs, options.rig)
     infos = [rig.info for rig in chosen]
-    _require_measurable(infos, options.substrate, options.tier)
-    given = _given(options, infos)
+    given = _require_possible(options, infos)
+    make_ready(options.results, machine.describe(None).id)
     files = [rig.path for rig in chosen]
     before = set(find(options.results))
     if options.interleave:
@@ -206,7 +200,9 @@ def _interleave(files: list[Path], options: argparse.Namespace, rigs: Sequence[R
     session = secrets.token_hex(4)
     arms = {"a": options.interleave[0], "b": options.interleave[1]}
     settings = {arm: _arm(text, options, rigs) for arm, text in arms.items()}
-    for arm, text in arms.items():
+    for own, _ in settings.values():
+        _require_possible(own, rigs)
+    for arm, text in arms.items():  # last, since it takes a second
         _require_cases(f"{arm.upper()} ({text})", files, settings[arm][0], rigs)
     sides = [f"interleave={session}/{arm}" for arm in arms]
     for number in range(options.rounds):
@@ -230,17 +226,24 @@ def _interleave(files: list[Path], options: argparse.Namespace, rigs: Sequence[R
     return compare.main(parser.parse_args([*command, "--fail-on", "never", "--suspect"]))
 
 
-def _require_cases(
-    arm: str, files: Sequence[Path], own: argparse.Namespace, rigs: Sequence[RigInfo]
-) -> None:
-    """Raise, before anything is measured, for a configuration that measures nothing."""
+def _require_possible(own: argparse.Namespace, rigs: Sequence[RigInfo]) -> dict[str, str]:
+    """Raise for a configuration of which a tier, a substrate or an option is not possible.
+
+    Returns the values given for options of rigs.
+    """
     for tier in own.tier:
         if tier not in tuple(Tier):
             raise UsageError(f"no tier is called {tier!r}", hint=f"tiers: {', '.join(Tier)}")
     for name in own.substrate:
         _require_runnable(name, (own.tier or ["full"])[0])
     _require_measurable(rigs, own.substrate, own.tier)
-    _given(own, rigs)
+    return _given(own, rigs)
+
+
+def _require_cases(
+    arm: str, files: Sequence[Path], own: argparse.Namespace, rigs: Sequence[RigInfo]
+) -> None:
+    """Raise, before anything is measured, for a configuration that selects no case."""
     command = [*ISOLATED, str(paths.PYTEST_PROCESS), "--collect-only", "-q", *map(str, files)]
     command += ["-c", str(paths.PYTEST_INI), "--rootdir", str(paths.DATA)]
     command += [f"--coppice-profile={own.profile}", *_selecting(own)]

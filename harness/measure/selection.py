@@ -83,6 +83,8 @@ def select(text: str, results: Path) -> Side:
 def located(text: str, results: Path) -> Located:
     """The matches of `select` with each record's file, oldest run first."""
     path = Path(text)
+    if not text.strip():
+        raise UsageError("an empty selector matches nothing", hint="give a record or NAME=VALUE")
     if path.is_dir():
         raise UsageError(
             f"{text} is a directory: name one record in it, or what several have in common",
@@ -148,7 +150,7 @@ Own = tuple[tuple[str, Scalar], ...]
 
 @dataclass(frozen=True)
 class SeriesComparison:
-    """The comparison of a series that both sides have; `runs` are the records of each.
+    """The comparison of a series that both sides have; `matches` are the records of each.
 
     `own` are the dimensions of each side that have no counterpart in the other, such as how the
     VMM comes to be, for which each tier has ways of its own.
@@ -159,9 +161,21 @@ class SeriesComparison:
     unit: str
     better: str
     dimensions: Mapping[str, Scalar]
-    runs: tuple[Sequence[RunRecord], Sequence[RunRecord]]
+    matches: tuple[Matches, Matches]
     own: tuple[Mapping[str, Scalar], Mapping[str, Scalar]]
     comparison: Comparison
+
+    @property
+    def runs(self) -> tuple[Sequence[RunRecord], Sequence[RunRecord]]:
+        """The records of each side."""
+        a, b = ([record for record, _ in side] for side in self.matches)
+        return a, b
+
+    @property
+    def failed(self) -> tuple[int, int]:
+        """How many attempts of each side have no sample."""
+        a, b = (sum(len(series.failures) for _, series in side) for side in self.matches)
+        return a, b
 
     @property
     def records(self) -> tuple[Sequence[str], Sequence[str]]:
@@ -183,7 +197,7 @@ def compare_sides(a: Side, b: Side, thresholds: Thresholds) -> Sequence[SeriesCo
     """
     if _same_records(a, b):
         raise UsageError(
-            f"{a.text!r} and {b.text!r} are the same series of the same records",
+            "A and B are the same series of the same records",
             hint="compare two runs, or two configurations of one run: tier=full tier=prewarm-pool",
         )
     differing = _differing(a, b) | _differing(b, a)
@@ -197,7 +211,7 @@ def compare_sides(a: Side, b: Side, thresholds: Thresholds) -> Sequence[SeriesCo
     ]
     if not rows:
         raise UsageError(
-            f"{a.text!r} and {b.text!r} have no series in common: {_why_none(a, b)}",
+            f"A and B have no series in common: {_why_none(a, b)}",
             hint="both must be of the same rig, with equal values of every other dimension",
         )
     return rows
@@ -217,6 +231,9 @@ def _name(series: Series) -> tuple[str, Own]:
 
 def _why_none(a: Side, b: Side) -> str:
     """The first thing that keeps two sides from having a series in common."""
+    for name, side in (("A", a), ("B", b)):
+        if not side.matches:
+            return f"{name} has no series"
     rigs = [sorted({record.rig.id for record, _ in side.matches}) for side in (a, b)]
     if not set(rigs[0]) & set(rigs[1]):
         return f"A is of {', '.join(rigs[0])}, B is of {', '.join(rigs[1])}"
@@ -228,7 +245,20 @@ def _why_none(a: Side, b: Side) -> str:
         if not any(series.samples for _, series in side.matches):
             failed = sum(len(series.failures) for _, series in side.matches)
             return f"{name} has no sample: {failed} attempts failed"
+    for metric in sorted(metrics):
+        units = [{s.unit for _, s in side.matches if s.metric == metric} for side in (a, b)]
+        if not units[0] & units[1]:
+            return f"{metric} is in {', '.join(units[0])} in A, and in {', '.join(units[1])} in B"
     return "no two series have the same metric, unit and dimensions"
+
+
+def varied(a: Side, b: Side) -> Mapping[str, tuple[str, str]]:
+    """The dimensions in which the sides differ as a whole, with the value of each side."""
+    first, second = a.shared(), b.shared()
+    return {
+        name: (plain(first.get(name)), plain(second.get(name)))
+        for name in sorted(_differing(a, b) | _differing(b, a))
+    }
 
 
 def _differing(side: Side, other: Side) -> set[str]:
@@ -293,9 +323,37 @@ def _compare_series(
     else:
         before, after = left[-1][1].samples, right[-1][1].samples
         result = compare(before, after, better, thresholds)
-    runs = [record for record, _ in left], [record for record, _ in right]
+    if not rounds:
+        left, right = left[-1:], right[-1:]
     facts = dict(own[0]), dict(own[1])
-    return SeriesComparison(key[0], key[1], key[2], better, dict(key[3]), runs, facts, result)
+    return SeriesComparison(
+        key[0], key[1], key[2], better, dict(key[3]), (left, right), facts, result
+    )
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """Series that were compared with nothing: those without a sample, and how many others."""
+
+    without_samples: Sequence[str]
+    others: int
+
+
+def left_out(side: Side, at: int, rows: Sequence[SeriesComparison]) -> LeftOut:
+    """The series of a side's compared records that are in no row; `at` is the side's index."""
+    used = {id(series) for row in rows for _, series in row.matches[at]}
+    compared = {record.run_id for row in rows for record, _ in row.matches[at]}
+    empty, others = [], 0
+    for record, series in side.matches:
+        if record.run_id not in compared or id(series) in used:
+            continue
+        if series.samples:
+            others += 1
+        else:
+            facts = " ".join(plain(v) for v in series.dimensions.values() if v is not None)
+            failed = len(series.failures)
+            empty.append(f"{series.metric} {facts}: all {failed} attempts failed")
+    return LeftOut(empty, others)
 
 
 Round = tuple[str, int]

@@ -100,7 +100,9 @@ def test_commits_and_configurations_as_json(
     assert found["rows"][0]["records"][1][0].startswith("20261103")
     assert {row["outcome"] for row in found["rows"]} == {"no difference"}
     assert main(["compare", "n=1", "n=10", "--results", str(tmp_path), "--json"]) == 0
-    (row,) = json.loads(capsys.readouterr().out)["rows"]
+    found = json.loads(capsys.readouterr().out)
+    assert found["varied"] == {"n": ["1", "10"]}
+    (row,) = found["rows"]
     assert "n" not in row["dimensions"] and row["dimensions"]["tier"] == "full"
 
 
@@ -158,7 +160,7 @@ def test_a_suspect_record_is_shown_but_not_judged(
         assert main(["compare", str(old), str(new), *argv]) == code
         out, err = capsys.readouterr()
         assert f"{outcome} (n 60, 60, suspect)" in out
-        assert "; suspect)" in out.splitlines()[0] and "; valid)" in out.splitlines()[1]
+        assert out.splitlines()[0].endswith("; suspect") and out.splitlines()[1].endswith("; valid")
         assert "A, run 20261101" in err and SUSPECT.reasons[0] in err
     assert main(["compare", str(old), str(new), "--json"]) == 65
     found = json.loads(capsys.readouterr().out)
@@ -199,10 +201,36 @@ def test_a_dimension_of_one_side_alone_is_compared_with_all_of_the_other(
     assert out.count("A: vmm waits") == out.count("A: vmm spawned") == 1
 
 
+def test_failed_attempts_and_series_without_samples_are_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    failures = tuple(Failure(at, "no") for at in range(12))
+    some = dataclasses.replace(_series(1.0, 40, "b"), failures=failures)
+    none = dataclasses.replace(_series(1.0, 1, "c"), metric="rtt", samples=(), failures=failures)
+    alone = dataclasses.replace(_series(1.0, 9, "d"), metric="object")
+    first = _store(tmp_path, _series(1.0, 40, "a"), alone, day=1)
+    second = _store(tmp_path, some, none, day=2)
+    assert main(["compare", str(first), str(second)]) == 0
+    out = capsys.readouterr().out
+    assert "(n 40, 40, failed 0, 12)" in out
+    assert "Not compared: 1 series that only A has" in out
+    assert "Not compared: of B, rtt full: all 12 attempts failed" in out
+
+
+def test_one_sample_decides_nothing_and_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = _store(tmp_path, _series(1.0, 40, "a"), day=1)
+    second = _store(tmp_path, _series(9.0, 1, "b"), day=2)
+    assert main(["compare", str(first), str(second)]) == 0
+    assert "too few samples to judge any series" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("make", "reason"),
     [
         (lambda series: dataclasses.replace(series, metric="rtt"), "B measured rtt"),
+        (lambda series: dataclasses.replace(series, unit="bytes"), "in s in A, and in bytes in B"),
         (
             lambda series: dataclasses.replace(
                 series, samples=(), failures=(Failure(0, "no"), Failure(1, "no"))

@@ -7,44 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from harness.measure.record import Scalar
 from harness.site.data.addresses import slug
 from harness.site.data.corpus import Corpus, RecordEntry
+from harness.site.data.newest import newest
 from harness.site.data.record_summary import SeriesSummary
-from harness.site.data.tracks import DETAILS
 from harness.site.page import Document, Item, Nav, Page
 
 _MOST = 220
 """The most series on the page, which must load fast on a phone."""
 _PROVED, _MACHINES = 60, 4
 """The most function-only series per machine, and machines."""
-
-Key = tuple[str, tuple[str, tuple[tuple[str, Scalar], ...]]]
-
-
-def newest(
-    corpus: Corpus, machine: str | None
-) -> dict[str, list[tuple[RecordEntry, SeriesSummary]]]:
-    """By rig, the newest record of each series: full profile preferred, function-only ones only if
-    there is no other."""
-    chosen: dict[Key, tuple[RecordEntry, SeriesSummary]] = {}
-    for entry in corpus.machines.get(machine or "", ()):
-        for series in entry.summary.series:
-            if series.metric in DETAILS:
-                continue
-            key = (entry.summary.rig.id, series.kind.key)
-            before = chosen.get(key)
-            if before and _rank(before[0]) > _rank(entry):
-                continue
-            chosen[key] = (entry, series)
-    by_rig: dict[str, list[tuple[RecordEntry, SeriesSummary]]] = {}
-    for (rig, *_), found in chosen.items():
-        by_rig.setdefault(rig, []).append(found)
-    return dict(sorted(by_rig.items()))
-
-
-def _rank(entry: RecordEntry) -> tuple[bool, bool]:
-    return not entry.summary.function_only, entry.summary.profile == "full"
 
 
 def _proved(
