@@ -17,6 +17,7 @@ import argparse
 import math
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from harness import option_types, paths, strict_json
 from harness.errors import RecordError, UsageError
