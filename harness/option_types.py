@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import os
+import sys
 from argparse import ArgumentTypeError
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +19,25 @@ def path(text: str) -> Path:
         raise ArgumentTypeError("the path is empty")
     if "\0" in text:
         raise ArgumentTypeError("a path has no NUL bytes")
+    try:
+        os.fsencode(text)
+    except UnicodeEncodeError:  # decoded by the C library, which knows more than Python's codec
+        raise ArgumentTypeError(
+            f"{text!r} is not in this locale's encoding, {sys.getfilesystemencoding()}; "
+            "with LC_ALL=C.UTF-8 any path can be given"
+        ) from None
     return Path(text)
+
+
+def name(text: str) -> str:
+    """A text that is stored. Bytes that the locale's encoding lacks cannot be."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ArgumentTypeError(
+            f"{text!r} is not in this locale's encoding, {sys.getfilesystemencoding()}"
+        ) from None
+    return text
 
 
 def number(least: int, most: int = MOST) -> Callable[[str], int]:

@@ -83,7 +83,12 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     serve.add_argument("--verbose", action="store_true", help="log each request")
     keys = parser.add_argument_group("keys")
-    keys.add_argument("--new", metavar="NAME", help="create a key; its secret is shown only once")
+    keys.add_argument(
+        "--new",
+        type=option_types.name,
+        metavar="NAME",
+        help="create a key; its secret is shown only once",
+    )
     keys.add_argument("--revoke", metavar="ID", help="revoke the key with this id from the list")
     keys.add_argument(
         "--sandboxes",
