@@ -6,6 +6,9 @@ most one further request, a command or a cell, so that each is the sandbox's fir
 from a full pool and are killed only after the whole round: neither kills nor commands load the host
 while other sandboxes are being created. The same requests to the noop fleet show the cost of the
 gateway and the client alone.
+
+The pool has rehearsed the very command and cell. `first-program` is of commands that no rehearsal
+has run, drawn when the sandbox is asked for: over HTTP, one at a time.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ import base64
 import http.client
 import json
 import os
+import random
 import struct
 import subprocess
 import time
@@ -52,12 +56,21 @@ ROUNDS = {
 }
 """Rounds of each kind by concurrency, over HTTP and over the SDK; a batch is several rounds in
 succession."""
+PROGRAMS: Mapping[str, Sequence[str]] = {
+    "sh": ("/bin/sh", "-c", "echo ready"),
+    "ls": ("/bin/ls", "-d", "/usr/bin"),
+    "python3": ("/usr/bin/python3", "-c", "print('ready')"),
+}
+PROGRAM_ROUNDS = {"smoke": 1, "quick": 6, "full": 90}
+"""Sandboxes that run one of the programs first, which take turns in random order."""
 METRICS = (
     "create-headers",
     "first-command",
     "first-command-alone",
     "first-run-code",
     "first-run-code-alone",
+    "first-program",
+    "first-program-alone",
 )
 RIG = RigInfo(
     id="e2b-latency",
@@ -68,8 +81,11 @@ RIG = RigInfo(
     measured_alike=(
         "6def5e452b02e9eb4b06e7dd2a720373c6bd59022cf30543840803b513cdb778",
         "bfc6cd2ad294798d05794a414e2ec26b284f766bff1679ef8676e4e6f4063914",
+        "acb8239f2f4814d023e056d9dea9805501f9a0bf055397099ae06f3c5af0594a",
     ),
 )
+SETTLE_S = 0.2
+"""Of rest for the host after the pool was filled."""
 Sample = Mapping[str, Any]
 Batch = Callable[[str, int], Sequence[Sample]]
 """Runs a number of rounds of a kind in succession; a sample for each of their sandboxes."""
@@ -110,15 +126,15 @@ class Client:
             raise SandboxError(f"creating a sandbox failed with {response.status}: {sandbox}")
         if kind == "create":
             return {"id": sandbox["sandboxID"], "create-headers": headers - start}
+        command = _COMMANDS.get(kind)
+        metric = _WHOLE.get(kind, "first-program")
         begun = time.perf_counter()
-        if kind == "command":
+        if command:
             about = self._data_headers(sandbox, 49983, "application/connect+json")
-            response = self._post("/process.Process/Start", _COMMAND, **about)
-            metric = "first-command"
+            response = self._post("/process.Process/Start", command, **about)
         else:
             about = self._data_headers(sandbox, 49999, "application/json")
             response = self._post("/execute", _CELL, **about)
-            metric = "first-run-code"
         body = response.read()
         ended = time.perf_counter()
         if _EXPECTED[kind] not in body:
@@ -136,10 +152,26 @@ class Client:
 
 
 _CREATE = json.dumps({"templateID": TEMPLATE, "timeout": 120}).encode()
-_START = {"process": {"cmd": "/bin/bash", "args": ["-l", "-c", "echo ready"]}, "stdin": False}
-_COMMAND = struct.pack(">BI", 0, len(json.dumps(_START))) + json.dumps(_START).encode()
+
+
+def _started(argv: Sequence[str]) -> bytes:
+    """The body of a request that starts a process."""
+    start = {"process": {"cmd": argv[0], "args": list(argv[1:])}, "stdin": False}
+    return struct.pack(">BI", 0, len(json.dumps(start))) + json.dumps(start).encode()
+
+
+_COMMANDS = {
+    "command": _started(("/bin/bash", "-l", "-c", "echo ready")),
+    **{name: _started(argv) for name, argv in PROGRAMS.items()},
+}
 _CELL = json.dumps({"code": "1+1"}).encode()
-_EXPECTED = {"command": base64.b64encode(b"ready\n"), "code": b'"text": "2"'}
+_READY = base64.b64encode(b"ready\n")
+_EXPECTED = {
+    "command": _READY,
+    "code": b'"text": "2"',
+    **dict.fromkeys(PROGRAMS, _READY),
+    "ls": base64.b64encode(b"/usr/bin\n"),
+}
 
 
 @contextmanager
@@ -204,7 +236,7 @@ def collect(into: Collector, kind: str, samples: Sequence[Sample], dimensions: F
     concurrent = dimensions["concurrency"] != 1
     for sample in samples:
         if "failed" in sample:
-            into.fail(_WHOLE[kind], "s", sample["failed"], **dimensions)
+            into.fail(_WHOLE.get(kind, "first-program"), "s", sample["failed"], **dimensions)
         for metric in METRICS:
             # At concurrency, some sandboxes already run commands while others are being created.
             mixed = metric == "create-headers" and kind != "create" and concurrent
@@ -213,6 +245,26 @@ def collect(into: Collector, kind: str, samples: Sequence[Sample], dimensions: F
 
 
 _WHOLE = {"create": "create-headers", "command": "first-command", "code": "first-run-code"}
+
+
+def measure_programs(
+    served: GatewayProcess, count: int, pool: int, chance: random.Random, into: Collector
+) -> None:
+    """First commands that no rehearsal has run, each in a sandbox of its own."""
+    names = chance.sample(sorted(PROGRAMS), k=len(PROGRAMS))
+    several = [names[number % len(names)] for number in range(count)]
+    chance.shuffle(several)
+    by: Facts = {"substrate": "qemu", "operation": "create", "concurrency": 1, "sdk": "http"}
+    with over_http(served, 1) as batch:
+        for number, program in enumerate(several):
+            if number % pool == 0:
+                served.wait_for_pool(TEMPLATE, pool)
+                time.sleep(SETTLE_S)
+            found = [
+                {name: value for name, value in sample.items() if name != "create-headers"}
+                for sample in batch(program, 1)
+            ]
+            collect(into, program, found, {**by, "program": program, "rehearsed": "no"})
 
 
 def measure(
@@ -226,7 +278,7 @@ def measure(
             for done in range(0, wanted, at_once):
                 if substrate != "noop":
                     served.wait_for_pool(TEMPLATE, pool)
-                    time.sleep(0.2)  # let the host settle after filling it
+                    time.sleep(SETTLE_S)
                 samples = batch(kind, min(at_once, wanted - done))
                 collect(into, kind, samples, dimensions)
 
@@ -261,6 +313,9 @@ def test_e2b_latency(benchmark: BenchmarkFixture, run: Run, rig_run: RigRun, pro
         with without_collector():
             measure(nothing, "noop", profile, pool, into)
             measure(served, "qemu", profile, pool, into)
+            # Drawn from the run's id, which is in the record.
+            chance = random.Random(rig_run.run_id)
+            measure_programs(served, PROGRAM_ROUNDS[profile], pool, chance, into)
         rig_run.end()
     series = into.series
     record = rig_run.write(RIG, Path(__file__), series, clock())
@@ -280,5 +335,7 @@ def clock() -> Clock:
             "first-command-alone": "the same",
             "first-run-code": "the end of the first cell's stream",
             "first-run-code-alone": "the same",
+            "first-program": "the end of the stream of a command that no rehearsal has run",
+            "first-program-alone": "the same",
         },
     )

@@ -35,17 +35,18 @@ JUDGED = (*HELD, *FAILED)
 
 MEANING = {
     Verdict.REPRODUCED: "The rig ran on the system that the claim is about, under the same "
-    "definition, and the whole of our interval lies on the claim's side of the claimed value.",
+    "definition, and our whole interval lies on the claim's side of the claimed value.",
     Verdict.CONTRADICTED: "The rig ran on the system that the claim is about, under the same "
-    "definition, and the whole of our interval lies on the other side of the claimed value.",
-    Verdict.REACHED: "Another system did the same job here under the same definition, and the "
-    "whole of our interval lies on the claim's side of the claimed value. The claim itself was not "
+    "definition, and our whole interval lies on the other side of the claimed value.",
+    Verdict.REACHED: "Another system did the same job here under the same definition, and our "
+    "whole interval lies on the claim's side of the claimed value. The claim itself was not "
     "tested.",
-    Verdict.NOT_REACHED: "Another system did the same job here under the same definition, and the "
-    "whole of our interval lies on the other side. The claim itself was not tested: it may well be "
-    "true of its own system.",
+    Verdict.NOT_REACHED: "Another system did the same job here under the same definition, and our "
+    "whole interval lies on the other side. The claim itself was not tested: it may well be true "
+    "of its own system.",
     Verdict.INCONCLUSIVE: "Our interval includes the claimed value, there are too few samples for "
-    "an interval, or the run was disturbed. The claim's page says how many samples would decide.",
+    "an interval, or the run was disturbed. The claim's page says how many samples would decide. "
+    "Repeated readings of one meter have no interval: all of them must lie on one side.",
     Verdict.NOT_COMPARABLE: "The clocks or definitions differ, or the claim's is not stated. We "
     "show our figure and conclude nothing, however far apart the two are.",
     Verdict.NOT_MEASURED: "No record here addresses it. The claim's page names the command that "
@@ -171,6 +172,8 @@ def _verdict(
     counted = answer.statistic in _COUNTED
     if counted:
         low = high = found.value
+    elif _readings(evidence):
+        low, high = (each(evidence.samples) / evidence.divisor for each in (min, max))
     elif low is None or high is None:
         needed = _needed(answer, evidence, bound)
         return Verdict.INCONCLUSIVE, ("too few samples for an interval",), needed
@@ -180,12 +183,18 @@ def _verdict(
     holds, fails = (below, above) if answer.holds == "at-most" else (above, below)
     if holds or fails:
         return of_merits(holds, evidence.system == claim.system), (), None
+    if _readings(evidence):
+        return Verdict.INCONCLUSIVE, ("readings lie on both sides of the claimed value",), None
     reasons = ("the interval includes the claimed value",)
     return Verdict.INCONCLUSIVE, reasons, _needed(answer, evidence, bound)
 
 
 def estimate(answer: Answer, evidence: Evidence) -> Estimate:
-    """The answer's statistic of the evidence, divided by the divisor."""
+    """The answer's statistic of the evidence, divided by the divisor.
+
+    Repeated readings of one meter have no interval: `judge` asks of all of them that they lie on
+    one side of the claimed value.
+    """
     samples = evidence.samples
     if answer.statistic == "mean":
         found = statistics.mean(samples)
@@ -194,12 +203,18 @@ def estimate(answer: Answer, evidence: Evidence) -> Estimate:
     else:
         count = {"min": min, "max": max, "sum": sum, "count": len}[answer.statistic]
         found = Estimate(float(count(samples)), None, None)  # type: ignore[operator]
+    if _readings(evidence):
+        found = Estimate(found.value, None, None)
     by = evidence.divisor
 
     def divided(value: float | None) -> float | None:
         return None if value is None else value / by
 
     return Estimate(found.value / by, divided(found.low), divided(found.high))
+
+
+def _readings(evidence: Evidence) -> bool:
+    return evidence.conditions is not None and evidence.conditions.readings
 
 
 def _needed(answer: Answer, evidence: Evidence, bound: float) -> int | None:

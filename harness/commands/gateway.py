@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 from datetime import UTC, datetime
 from pathlib import Path
@@ -99,8 +100,13 @@ def main(options: argparse.Namespace) -> int:
         trust = f" SSL_CERT_FILE={certificate}" if certificate else ""
         variables = f"E2B_API_URL={address} E2B_SANDBOX_URL={address}{trust} E2B_API_KEY=..."
         print(f"  {variables}", flush=True)
+
+    def on_filled() -> None:
+        # Not before: what the pools are forked from has disks too.
         if options.substrate != "noop":
-            print(f"  disks: {disk_place.described(runtime_directory(), reserved)}", flush=True)
+            place = disk_place.described(runtime_directory(), reserved)
+            with contextlib.suppress(OSError):  # the reader may have gone
+                print(f"  disks: {place} besides the pool", flush=True)
 
     size = DISK_MIB if options.disk is None else options.disk
     reserved = size if options.disk_reserve is None else options.disk_reserve
@@ -122,6 +128,7 @@ def main(options: argparse.Namespace) -> int:
             connections=options.connections, network=not options.no_network,
             outside=options.outside, resolver=options.resolver, verbose=options.verbose,
             tls=options.tls, disk_mib=size, disk_reserve_mib=reserved, on_ready=on_ready,
+            on_filled=on_filled,
         )
     )  # fmt: skip
     return 0

@@ -40,6 +40,12 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DATE",
         help="the date that ages are relative to, YYYY-MM-DD (default: the newest record's)",
     )
+    parser.add_argument(
+        "--repository",
+        metavar="URL",
+        default="",
+        help="the address of the source code, for a link to it (default: no link)",
+    )
     parser.add_argument("--again", action="store_true", help="rebuild every page")
     parser.add_argument("--serve", action="store_true", help="then serve it on 127.0.0.1")
     parser.add_argument(
@@ -64,7 +70,9 @@ def main(options: argparse.Namespace) -> int:
         except ValueError as error:
             raise UsageError(f"--today {options.today} is not a date: {error}") from error
     address = f"{(options.address or build.ADDRESS).rstrip('/')}/"
-    how = build.Options(options.today, address, again=options.again)
+    how = build.Options(
+        options.today, address, again=options.again, repository=options.repository, preview=True
+    )
     # Few objects die before the end of a build, so frequent collection would cost a tenth of it.
     gc.freeze()
     gc.set_threshold(100_000, 50, 50)

@@ -21,8 +21,10 @@ async def read_body(
     too_long: Exception | None = None,
     late: Exception | None = None,
 ) -> bytes:
-    """The body. Raises `too_long`, or ApiError 413, when it is longer than `limit`, and `late`, or
-    ApiError 408, when it does not arrive in time."""
+    """The body. Raises `too_long`, or ApiError 413, when it is longer than `limit` or announced to
+    be, and `late`, or ApiError 408, when it does not arrive in time."""
+    if _announced(request.scope) > limit:
+        raise too_long or _longer_than(limit)
     if has_arrived(request.scope):
         return await _whole(request, limit, too_long)
     try:
@@ -37,8 +39,20 @@ async def _whole(request: Request, limit: int, too_long: Exception | None) -> by
     async for piece in request.stream():
         data += piece
         if len(data) > limit:
-            raise too_long or ApiError(413, f"the request body is longer than {limit} bytes")
+            raise too_long or _longer_than(limit)
     return bytes(data)
+
+
+def _announced(scope: Scope) -> int:
+    """The length of the body in the request's headers; 0 if it is not there."""
+    for name, value in scope.get("headers", ()):
+        if name == b"content-length" and value.isdigit():
+            return int(value[:20])  # the parser has refused longer ones
+    return 0
+
+
+def _longer_than(limit: int) -> ApiError:
+    return ApiError(413, f"the request body is longer than {limit} bytes")
 
 
 def has_arrived(scope: Scope) -> bool:

@@ -34,9 +34,12 @@ class Document:
     description: str
     context: Mapping[str, object] = field(default_factory=dict)
 
+    rooted: str = ""
+    """The path of the site's root, for a page that a server shows at any address."""
+
     def link(self, target: str) -> str:
         """The address of another file of the site, as seen from this one."""
-        return relative(self.path, target)
+        return f"{self.rooted}{target}" if self.rooted else relative(self.path, target)
 
 
 @dataclass(frozen=True)

@@ -115,6 +115,31 @@ def test_a_verdict_is_read_with_its_conditions() -> None:
     assert replace(found, ways=Ways(1, 1)).text == found.text
 
 
+def test_the_program_that_a_pool_has_rehearsed_is_named() -> None:
+    rehearsed = Conditions("kvm", Reach.ANYWHERE, rehearsed=True)
+    found = judge(CLAIM, ANSWER, Evidence(around(0.8 * BOUND), conditions=rehearsed))
+    assert found.text == "reached here, rehearsed"
+    other = replace(rehearsed, rehearsed=False)
+    assert judge(CLAIM, ANSWER, Evidence(around(0.8 * BOUND), conditions=other)).text == (
+        "reached here, not rehearsed"
+    )
+
+
+def test_repeated_readings_have_no_interval_and_must_all_lie_on_one_side() -> None:
+    readings = Conditions("none", Reach.ANYWHERE, readings=True)
+    samples = [BOUND * (0.99 - 0.001 * number) for number in range(11)]
+    found = judge(CLAIM, ANSWER, Evidence(samples, conditions=readings))
+    assert found.verdict is Verdict.REACHED and found.estimate and not found.estimate.bounded
+    one_above = Evidence([*samples, 1.01 * BOUND], conditions=readings)
+    assert judge(CLAIM, ANSWER, replace(one_above, conditions=None)).verdict is Verdict.REACHED
+    undecided = judge(CLAIM, ANSWER, one_above)
+    assert (undecided.verdict, undecided.needed) == (Verdict.INCONCLUSIVE, None)
+    assert undecided.reasons == ("readings lie on both sides of the claimed value",)
+    each = [8 * sample for sample in samples]
+    divided = judge(CLAIM, ANSWER, Evidence(each, divisor=8, conditions=readings))
+    assert divided.verdict is Verdict.REACHED
+
+
 def test_what_it_would_take_is_asked_of_samples_that_are_not_divided() -> None:
     samples = around(1.003 * BOUND)
     whole = judge(CLAIM, ANSWER, Evidence(samples))

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from harness.gateway.gateway_process import GatewayProcess, running_gateway
+from harness.host.disk_place import DiskPlace
 from harness.host.run import Run
 from tests.gateway.client import Box
 
@@ -64,6 +65,11 @@ def test_a_microvm_that_fills_the_place_fails_alone(
     run: Run, possible: None, tmp_path: Path
 ) -> None:
     with gateway(run, tmp_path / "disks", 400, "--disk-reserve", "48") as served:
+        # What the pool is forked from has taken its room.
+        room = DiskPlace(tmp_path / "disks", 48 * MIB).room()
+        assert served.process and served.process.stdout
+        line = next(line for line in served.process.stdout if b"disks: " in line)
+        assert line.endswith(b"room for %d more besides the pool\n" % room)
         greedy, modest = Box.create(served), Box.create(served)
         output, code = greedy.run("dd if=/dev/zero of=big bs=1M count=700 conv=fsync 2>&1")
         assert code != 0 and "error" in output, output

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import shutil
@@ -116,6 +117,7 @@ def test_after_a_crash_under_load_sandboxes_are_adopted(own: GatewayProcess, run
     def counts() -> tuple[int, int]:
         """The numbers of VMMs and of their directories."""
         qemus = [pid for pid in processes_of(runtime) if is_vmm(pid)]
+        assert all(log_is_bounded(pid) for pid in qemus)
         return len(qemus), len(list(runtime.glob("*/sandbox-*")))
 
     expected = len(running) + 2 + 1  # the pool and its zygote
@@ -125,6 +127,13 @@ def test_after_a_crash_under_load_sandboxes_are_adopted(own: GatewayProcess, run
     eventually(lambda: kept.run("cat file.txt")[0] == "before\nafter\n", 120)
     assert own.request("POST", f"/v2/sandboxes/{paused.id}/connect", {}, JSON)[0] == 201
     assert paused.run("cat file.txt") == ("asleep\n", 0)
+
+
+def log_is_bounded(pid: int) -> bool:
+    """Whether what a VMM writes to stderr cannot grow."""
+    with contextlib.suppress(FileNotFoundError), Path(f"/proc/{pid}/fd/2").open("rb") as log:
+        return bool(fcntl.fcntl(log, fcntl.F_GET_SEALS) & fcntl.F_SEAL_GROW)
+    return True  # it has ended
 
 
 def is_vmm(pid: int) -> bool:

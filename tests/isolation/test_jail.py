@@ -26,6 +26,7 @@ from harness.sandbox.qemu.confinement import ALL, Part
 from harness.sandbox.qemu.jail import Jailer
 from harness.sandbox.qemu.sandbox import QemuSandbox
 from harness.sandbox.qemu.vmm import opened, spawn
+from harness.sandbox.qemu.vmm_log import FileLog
 from harness.sandbox.qemu.zygote import Zygote, preload
 from harness.sandbox.vm_state import VmState
 from tests.isolation.conftest import Host
@@ -192,11 +193,13 @@ def test_processes_are_out_of_reach(captive: Captive, host: Host) -> None:
 
 def test_files_of_the_host_and_of_others_are_out_of_reach(captive: Captive, host: Host) -> None:
     run = captive.neighbour.identity.lease.parent.parent
+    log = captive.neighbour.vmm.log
+    assert isinstance(log, FileLog) and log.path.exists()
     for path in (host.file, "/etc/passwd", "/etc/shadow", "/root", "/home", "/var", run, "/sys",
                  "/dev/kvm", "/dev/net/tun", "/dev/mem", "/dev/vda", "/bin/sh",
                  "/proc/kallsyms", "/proc/keys", "/proc/sys/kernel/core_pattern",
                  "/proc/sysrq-trigger", "/proc/mounts", "/proc/1/environ",
-                 captive.neighbour.vmm.log):  # fmt: skip
+                 log.path):  # fmt: skip
         for up in ("", "/proc/self/root", "/proc/self/cwd/../../.."):
             assert captive.attack("open_file", f"{up}{path}") in (*REFUSED, *GONE), (up, path)
 

@@ -209,7 +209,8 @@ def without_data(page: str) -> tuple[str, list[dict[str, object]]]:
     found = re.findall(pattern, page, re.S)
     assert not any("<" in one for one in found)
     # The site's one script, which every page names once and no page needs.
-    page, named = re.subn(r'<script src="(?:\.\./)*static/page\.js" defer></script>', "", page)
+    script = r'<script src="(?:/|(?:\.\./)*)static/page\.js" defer></script>'
+    page, named = re.subn(script, "", page)
     assert named == 1
     return re.sub(pattern, "", page, flags=re.S), [json.loads(one) for one in found]
 

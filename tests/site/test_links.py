@@ -43,7 +43,11 @@ def test_links_and_anchors_resolve_and_no_id_stands_twice(
             if parts.scheme == "https":
                 continue
             assert not parts.scheme and not parts.netloc, (path, address)
-            target = (path.parent / unquote(parts.path)).resolve() if parts.path else path
+            # Only the page for missing addresses has links from the root.
+            start = made.out if path.name == "404.html" else path.parent
+            named = unquote(parts.path)
+            assert named.startswith("/") == (path.name == "404.html" and bool(named)), address
+            target = (start / named.lstrip("/")).resolve() if named else path
             assert target.is_file() and target.is_relative_to(made.out.resolve()), (path, address)
             if parts.fragment:
                 assert unquote(parts.fragment) in pages[target].ids, (path, address)

@@ -260,7 +260,7 @@ def _boot(spec: MicroVmSpec, identity: Identity, memory: Path) -> MicroVm:
         if jail:
             jail.lend(shared)
         vmm = spawn(
-            spec.run, f"coppice-{identity.id}", argv, incoming=False, jail=jail,
+            spec.run, f"coppice-{identity.id}", argv, incoming=False, jail=jail, bounded_log=True,
             given=[vmm_end.fileno(), kernel, initramfs, shared, *disks],
         )  # fmt: skip
         guest = QemuSandbox(vmm, identity, VmState.BOOTING, guest_memory=str(memory))
@@ -306,7 +306,7 @@ def restore(
             ],
             environment=preloaded.environment if preloaded else None,
             jail=_jail(spec, identity),
-            zygote=preloaded.library if preloaded else None,
+            zygote=preloaded.library if preloaded else None, bounded_log=True,
         )  # fmt: skip
         guest = QemuSandbox(
             vmm, identity, VmState.EMPTY, _Devices(source.devices),

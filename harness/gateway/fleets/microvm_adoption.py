@@ -24,6 +24,7 @@ from harness.sandbox.qemu.machine import Descriptors
 from harness.sandbox.qemu.qmp import Qmp
 from harness.sandbox.qemu.sandbox import QemuSandbox
 from harness.sandbox.qemu.vmm import CHANNELS, Process, Vmm
+from harness.sandbox.qemu.vmm_log import BoundedLog
 from harness.sandbox.vm_state import VmState
 
 
@@ -65,7 +66,7 @@ def adopt(
     ours = dict(zip((*CHANNELS, "envd"), channels, strict=True))
     name = f"coppice-{identity.id}"
     vmm = Vmm.of(
-        name, process, ours, spec.run.directory / f"{name}.log", Descriptors(0, 0, 0, 0),
+        name, process, ours, BoundedLog.of_process(name, pid), Descriptors(0, 0, 0, 0),
         adopted_jail(spec.run, identity.id),
     )  # fmt: skip
     _skip_stale_replies(vmm.qmp)

@@ -16,8 +16,12 @@ HEAD_S = 15.0
 HANDSHAKE_S = 10.0
 KEEP_ALIVE_S = 60
 LINGER_S = 5.0
-"""How long a client whose request was refused may go on sending it."""
+"""How long a client whose request was refused may go on sending its headers, or may pause when it
+sends a body."""
 LINGER_MAX = 1 << 20
+BODY_LINGER_S = 30.0
+"""How long a client may go on sending a body after the response."""
+BODY_LINGER_MAX = 64 << 20
 GRACE_S = 5.0
 """How long requests may go on when the gateway ends."""
 STALLED_S = 300.0

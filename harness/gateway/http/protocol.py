@@ -12,6 +12,8 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from harness.gateway.errors import ApiError
 from harness.gateway.http.connections import Lease
 from harness.gateway.http.limits import (
+    BODY_LINGER_MAX,
+    BODY_LINGER_S,
     HEAD_MAX,
     HEAD_S,
     HEADERS_MAX,
@@ -21,6 +23,7 @@ from harness.gateway.http.limits import (
     STALLED_S,
     URL_MAX,
 )
+from harness.gateway.http.lingering import Bounds, EndsWhenRead, Linger
 from harness.gateway.http.refusal import refusal
 from harness.gateway.request_body import ARRIVED
 
@@ -60,7 +63,9 @@ class BoundedHttp(HttpToolsProtocol):
         self._head_bytes = self._head_count = 0
         self._refusal = ApiError(400, MALFORMED)
         self._refused = False
-        self._discarded = 0
+        """Whether nothing of the client is served any more."""
+        self._linger: Linger | None = None
+        """While the rest of a request arrives that has its response."""
         self._deadline: asyncio.TimerHandle | None = None
         self._stalled: asyncio.TimerHandle | None = None
 
@@ -77,7 +82,8 @@ class BoundedHttp(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         if self._refused:
-            self._discard(data)
+            if self._linger:
+                self._linger.arrived(len(data))
             return
         self._unset_keepalive_if_required()
         self._silent += len(data)
@@ -119,6 +125,7 @@ class BoundedHttp(HttpToolsProtocol):
             if timer:
                 timer.cancel()
         self._deadline = self._stalled = None
+        self._end_lingering()
         self._unset_keepalive_if_required()
 
     # The parser's callbacks.
@@ -152,27 +159,57 @@ class BoundedHttp(HttpToolsProtocol):
         if len(self.pipeline) >= PIPELINE_MAX:
             self._stop(ApiError(400, f"more than {PIPELINE_MAX} requests wait on a connection"))
         super().on_headers_complete()
+        if self.cycle:  # not where the connection becomes a WebSocket
+            transport: Any = EndsWhenRead(self.transport, self._end_after_response)
+            self.cycle.transport = transport
 
     def on_body(self, body: bytes) -> None:
         self._silent = 0
         super().on_body(body)
+        if self._linger:
+            self._linger.arrived(len(body))
 
     def on_message_complete(self) -> None:
         self._in_body = False
         self._silent = 0
         self.scope["state"][ARRIVED] = True
         super().on_message_complete()
-        if self._deadline and self.cycle and self.cycle.response_complete:
-            # The rest of a request that was answered early has arrived in time.
-            self._deadline.cancel()
-            self._deadline = None
+        if self._linger:  # the rest of a request that was answered early has arrived in time
+            self._end_lingering()
             self._keep_alive()
 
     def on_response_complete(self) -> None:
+        if self._refused:
+            self.server_state.total_requests += 1
+            self.flow.resume_reading()
+            return
         super().on_response_complete()
         if self._in_body and self.cycle.response_complete and not self.transport.is_closing():
             self._unset_keepalive_if_required()
-            self._deadline = self.loop.call_later(LINGER_S, self.transport.close)
+            bounds = Bounds(BODY_LINGER_MAX, BODY_LINGER_S, LINGER_S)
+            self._linger = Linger(self.loop, bounds, self.transport.close)
+
+    def _end_after_response(self) -> None:
+        """Close the connection, once the rest of the request has arrived."""
+        if self._refused or not self._in_body:
+            self.transport.close()
+        else:
+            self._stop_serving(Bounds(BODY_LINGER_MAX, BODY_LINGER_S, LINGER_S))
+
+    def _stop_serving(self, bounds: Bounds) -> None:
+        """Tell the client that nothing more comes, and drop what it still sends."""
+        self._refused = True
+        self._cancel_timers()
+        self.pipeline.clear()
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+        self.flow.resume_reading()
+        self._linger = Linger(self.loop, bounds, self.transport.abort)
+
+    def _end_lingering(self) -> None:
+        if self._linger:
+            self._linger.cancel()
+            self._linger = None
 
     def _keep_alive(self) -> None:
         self._unset_keepalive_if_required()
@@ -205,15 +242,7 @@ class BoundedHttp(HttpToolsProtocol):
                 self.transport.close()
                 return
         self.transport.write(refusal(error))
-        if self.transport.can_write_eof():
-            self.transport.write_eof()
-        self.flow.resume_reading()
-        self._deadline = self.loop.call_later(LINGER_S, self.transport.abort)
-
-    def _discard(self, data: bytes) -> None:
-        self._discarded += len(data)
-        if self._discarded > LINGER_MAX:
-            self.transport.abort()
+        self._stop_serving(Bounds(LINGER_MAX, LINGER_S, LINGER_S))
 
     # Responses that the client does not read, and WebSockets.
 

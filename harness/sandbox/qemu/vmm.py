@@ -30,6 +30,7 @@ from harness.sandbox.qemu.child import Child
 from harness.sandbox.qemu.jail import Jail
 from harness.sandbox.qemu.machine import Descriptors
 from harness.sandbox.qemu.qmp import Qmp
+from harness.sandbox.qemu.vmm_log import BoundedLog, FileLog, VmmLog, tail
 
 CONTINUE = b"$c#63"
 STOP = b"\x03"
@@ -58,7 +59,7 @@ class Vmm:
     qmp: Qmp
     control: socket.socket
     incoming: socket.socket | None
-    log: Path
+    log: VmmLog
     descriptors: Descriptors
     jail: Jail | None
     """What confines it; None: nothing does."""
@@ -69,7 +70,7 @@ class Vmm:
         name: str,
         process: Process,
         near: Mapping[str, socket.socket],
-        log: Path,
+        log: VmmLog,
         descriptors: Descriptors,
         jail: Jail | None,
     ) -> Self:
@@ -89,10 +90,7 @@ class Vmm:
 
     def stderr_tail(self) -> str:
         """The end of the VMM's stderr, for error messages."""
-        with contextlib.suppress(OSError):
-            lines = self.log.read_text(errors="replace", encoding="utf-8").strip().splitlines()
-            return " | ".join(line for line in lines if "has no peer" not in line)[-400:]
-        return ""
+        return tail(self.log)
 
     def died(self) -> GuestDied:
         """The error for a VMM that has ended or is ending, with the end of its stderr."""
@@ -140,7 +138,7 @@ class Vmm:
                 channel.close()
         if self.jail:
             self.jail.remove()
-        evidence.drop(self.log, note)
+        self.log.drop(note)
 
 
 def _unread(channel: socket.socket) -> bytes:
@@ -162,12 +160,6 @@ def channels(
         own, other = socket.socketpair()
         near[name], far[name] = own_ends.enter_context(own), other_ends.enter_context(other)
     return near, far
-
-
-def open_log(run: Run, name: str) -> tuple[Path, int]:
-    """A VMM's log file, and an open descriptor of it."""
-    log = run.directory / f"{name}.log"
-    return log, os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
 
 
 @contextlib.contextmanager
@@ -198,12 +190,14 @@ def spawn(
     environment: Mapping[str, str] | None = None,
     jail: Jail | None = None,
     zygote: Path | None = None,
+    bounded_log: bool = False,
 ) -> Vmm:
     """Start a VMM and return at once. `arguments` makes its argv from its ends of the channels.
 
     The VMM also inherits the descriptors `given`, and `environment` extends the run's.
     `through` is a program that executes its arguments (a wrapper). The VMM is confined by `jail`,
     which is removed if this fails; `zygote` is the library that will fork it, if one will.
+    `bounded_log` is for one that may write large files.
     """
     with contextlib.ExitStack() as other_ends, contextlib.ExitStack() as own_ends:
         if jail:
@@ -212,7 +206,9 @@ def spawn(
         numbers = Descriptors(**{name: end.fileno() for name, end in far.items()})
         argv = list(arguments(numbers))
         argv[0] = need(argv[0])
-        log, handle = open_log(run, name)
+        log: VmmLog = BoundedLog.new(name) if bounded_log else FileLog(run, name)
+        own_ends.callback(log.drop)
+        handle = log.opened()
         other_ends.callback(os.close, handle)
         passed = [*(end.fileno() for end in far.values()), *given]
         report = -1
@@ -244,16 +240,12 @@ def spawn(
         return Vmm.of(name, process, near, log, numbers, jail)
 
 
-def _confined(started: subprocess.Popen[bytes], report: int, log: Path) -> Child:
+def _confined(started: subprocess.Popen[bytes], report: int, log: VmmLog) -> Child:
     """The VMM that a jail has started, which ends then. Raises SandboxError when it has not."""
     answer = os.read(report, 4)
     started.wait()
     (pid,) = struct.unpack("=i", answer) if len(answer) == 4 else (0,)
     if pid <= 0:
-        why = (
-            os.strerror(-pid)
-            if pid
-            else log.read_text(errors="replace", encoding="utf-8").strip()[-400:]
-        )
+        why = os.strerror(-pid) if pid else log.read().decode(errors="replace").strip()[-400:]
         raise SandboxError(f"a VMM could not be confined: {why or 'no message'}")
     return Child(pid)

@@ -37,7 +37,7 @@ from harness.sandbox.qemu.child import Child
 from harness.sandbox.qemu.confinement import Part
 from harness.sandbox.qemu.jail import Jail
 from harness.sandbox.qemu.sandbox import QemuSandbox
-from harness.sandbox.qemu.vmm import Vmm, channels, open_log
+from harness.sandbox.qemu.vmm import Vmm, channels
 from harness.sandbox.vm_state import VmState
 from harness.setup.packages import HEADERS
 
@@ -134,7 +134,9 @@ class Zygote:
         place = self.guest.vmm.descriptors
         with contextlib.ExitStack() as other_ends, contextlib.ExitStack() as own_ends:
             near, far = channels(own_ends, other_ends)
-            log, handle = open_log(run, name)
+            log = self.guest.vmm.log.twin(run, name)
+            own_ends.callback(log.drop)
+            handle = log.opened()
             other_ends.callback(os.close, handle)
             jail = self.guest.vmm.jail and self.guest.vmm.jail.twin(identity)
             if jail:

@@ -19,12 +19,13 @@ from harness.errors import DiskFull, SiteError, UsageError
 from harness.measure.record import digest
 from harness.rig.discovery import OURS, discover
 from harness.site import pages
-from harness.site.builder import check, later, output, workers
+from harness.site.builder import check, later, output, preview, workers
 from harness.site.builder.digest_cache import CachedJson, DigestCache
 from harness.site.builder.manifest import Manifest, RememberedRun
 from harness.site.builder.renderer import Renderer
 from harness.site.data import exports, record_summary
 from harness.site.data.corpus import Corpus, Place, Problem, RecordEntry, places, with_marks
+from harness.site.page import Group
 
 SOURCES = paths.SITE
 ADDRESS = "http://127.0.0.1:8000/"
@@ -50,13 +51,16 @@ class Options:
     """How to build a site. Ages are counted from `today`, or from the newest record if it is None.
 
     `address` is where the site will be served; `jobs` is the number of processes; `again` ignores
-    the previous build.
+    the previous build. `repository` is the address of the source, for a link to it; `preview` also
+    draws the picture that other sites show beside a link.
     """
 
     today: str | None = None
     address: str = ADDRESS
     jobs: int = 0
     again: bool = False
+    repository: str = ""
+    preview: bool = False
 
 
 def build(
@@ -133,7 +137,9 @@ class _Code:
 
 def _code(sources: Path, quoted: Path, options: Options, known: _Code) -> str:
     """A digest of everything that pages are made of, except records."""
-    whole = hashlib.sha256(repr((options.today, options.address)).encode())
+    whole = hashlib.sha256(
+        repr((options.today, options.address, options.repository, options.preview)).encode()
+    )
     here = paths.PACKAGE
     for directory in (here / "site", here / "claims", here / "measure", sources, quoted):
         for path in sorted(directory.rglob("*")):
@@ -187,7 +193,7 @@ class _Build:
         self.matrices = matrices.load(quoted, self.published)
         self.claims = claiming.load(self.published)
         self.pages = pages.discover()
-        render = Renderer(sources, self.pages, options.address)
+        render = Renderer(sources, self.pages, options.address, options.repository, options.preview)
         self.maker = workers.PageWriter(directory, render, self.before, self.claims)
         self.files: set[str] = set()
         self.all = workers.Written()
@@ -210,6 +216,8 @@ class _Build:
         )
         self._later(found)
         self._static()
+        if self.options.preview:
+            self._group(preview.group(found))
         self._pages(found)
         pages = [path for path in self.files if path.endswith(".html")]
         self._add(["sitemap.xml"])
@@ -305,6 +313,14 @@ class _Build:
                 self.made += len(known["files"])
             for name in whole.kept:
                 self._remember(name, self.before.groups[name])
+
+    def _group(self, one: Group) -> None:
+        """Files that are kept as long as their inputs are the same."""
+        known = self.before.same(one.name, workers.key_of(one))
+        if not known or not self.directory.keeps(known["files"]):
+            known = self.maker.group(one)
+            self.made += len(known["files"])
+        self._remember(one.name, known)
 
     def _remember(self, name: str, known: Mapping[str, Any]) -> None:
         self.after.groups[name] = known

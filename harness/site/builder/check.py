@@ -89,9 +89,14 @@ def _target(directory: str, path: str) -> str:
 
 
 def targets(path: str, page: Names) -> Iterable[tuple[str, str, str]]:
-    """Each internal link of a page: as written, the file, and the anchor."""
+    """Each internal link of a page: as written, the file, and the anchor.
+
+    Links from the root are left out: only the page for missing addresses has them.
+    """
     directory = posixpath.dirname(path)
     for link in page.links:
+        if link.startswith("/"):
+            continue
         if ":" not in link and "//" not in link and "?" not in link and "%" not in link:
             name, _, anchor = link.partition("#")
             yield link, _target(directory, name) if name else path, anchor

@@ -161,20 +161,32 @@ class _Around:
 class Renderer:
     """Turns documents into bytes. There is one per process: templates are compiled once."""
 
-    def __init__(self, sources: Path, pages: Sequence[Page], address: str) -> None:
+    def __init__(
+        self,
+        sources: Path,
+        pages: Sequence[Page],
+        address: str,
+        repository: str = "",
+        preview: bool = False,
+    ) -> None:
         self.environment = environment(sources)
         navs = [one.nav for one in pages if one.nav]
         self.environment.globals.update(
             navigation=[one for one in navs if not one.foot],
             foot=[one for one in navs if one.foot],
             address=address,
+            repository=repository,
+            preview=preview,
         )
         self._marked = {one.path for one in navs}
         self._around: dict[tuple[str, str], _Around] = {}
 
     def _around_of(self, one: Document) -> _Around:
         """The frame; pages of a directory share it, except those that the navigation highlights."""
-        key = (posixpath.dirname(one.path), one.path if one.path in self._marked else "")
+        key = (
+            posixpath.dirname(one.path),
+            one.path if one.path in self._marked or one.rooted else "",
+        )
         if key not in self._around:
             template = self.environment.get_template("around.html")
             made: Any = template.make_module({"document": one, "link": one.link})

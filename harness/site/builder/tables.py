@@ -23,6 +23,7 @@ _TABLE = re.compile(
     re.DOTALL,
 )  # fmt: skip
 _LABEL = re.compile(r'aria-label="([^"]*)"')
+_CAPTION = re.compile(r"<caption>([^<]*)</caption>")
 _CELL = re.compile(r"<(tr|td|th)\b([^>]*)>")
 _SPAN = re.compile(r'colspan="(\d+)"')
 _LONGEST = 80
@@ -166,7 +167,8 @@ def finish(path: str, page: bytes) -> tuple[bytes, Mapping[str, bytes]]:
 
     def replace(found: re.Match[str]) -> str:
         own = _LABEL.search(found["facts"])
-        name = html.unescape(own[1] if own else found["around"] or "")
+        caption = _CAPTION.search(found["inner"])
+        name = html.unescape(own[1] if own else found["around"] or (caption[1] if caption else ""))
         if not name or name.endswith(_OF_CHART):
             return found[0]
         grid = _grid(found["inner"])

@@ -14,6 +14,7 @@ RUNGS = ("object", "resumed", "first-reply", "first-exec", "first-touch")
 TIERS = ("full", "durable-pool", "durable-prewarm-pool", "prewarm-pool")
 CONCURRENCIES = (1, 10, 50)
 HEADLINE = "first-reply"
+REHEARSED, PROGRAM = "first-exec", "first-program"
 NOOP = "noop"
 WAITS = "waits"
 DEFAULT_SUBSTRATE = "qemu"
@@ -36,6 +37,12 @@ class ColdStartRow:
         found = entry and entry.find(metric, **wanted)
         return (entry, found) if entry and found else None
 
+    def program(self, name: str) -> tuple[RecordEntry, Series] | None:
+        """Cold starts whose first program was this one, which no rehearsal had run."""
+        entry = self.entries.get(1)
+        found = entry and entry.find(PROGRAM, substrate=self.substrate, program=name)
+        return (entry, found) if entry and found else None
+
     @property
     def dimensions(self) -> Facts:
         """What distinguishes it, without `vmm` where neither name nor record states it."""
@@ -50,6 +57,18 @@ class ColdStartRow:
         for _, entry in sorted(self.entries.items()):
             return entry.summary.task
         return None if self.substrate == NOOP else f"mise run bench:{self.substrate}-{self.tier}"
+
+
+def programs(rows: Sequence[ColdStartRow]) -> Sequence[str]:
+    """The programs that were run first without a rehearsal, in the order of the records."""
+    seen = (
+        one.dimensions["program"]
+        for row in rows
+        for entry in row.entries.values()
+        for one in entry.summary.series
+        if one.metric == PROGRAM
+    )
+    return [str(name) for name in dict.fromkeys(seen)]
 
 
 def _tier(series: SeriesSummary) -> str:

@@ -321,8 +321,12 @@ def _state(one: RecordSummary) -> str:
 
 
 def sitemap(address: str, pages: Iterable[str]) -> bytes:
-    """Every page's address."""
-    lines = [f"<url><loc>{escape(address + page)}</loc></url>" for page in sorted(pages)]
+    """Every page's address, without that for missing ones."""
+    lines = [
+        f"<url><loc>{escape(address + page)}</loc></url>"
+        for page in sorted(pages)
+        if page != "404.html"
+    ]
     head = '<?xml version="1.0" encoding="utf-8"?>\n'
     space = "http://www.sitemaps.org/schemas/sitemap/0.9"
     body = "\n".join(lines[:50_000])

@@ -27,6 +27,8 @@ def _render(corpus: Corpus) -> Iterator[Item]:
             "ladder": ladder,
             "clock_drawing": cold_start_charts.clock_picture().svg(),
             "rungs": cold_start.RUNGS,
+            "rehearsed": cold_start.REHEARSED,
+            "programs": cold_start.programs(rows),
             "headline": cold_start.HEADLINE,
             "concurrencies": cold_start.CONCURRENCIES,
             "noop": cold_start.NOOP,

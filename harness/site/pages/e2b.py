@@ -15,6 +15,11 @@ _METRICS = {
     "first-run-code": "create and first code cell",
     "first-run-code-alone": "first code cell alone",
 }
+_PROGRAMS = {
+    "first-program": "create and first {}",
+    "first-program-alone": "first {} alone",
+}
+"""Of programs that no rehearsal has run."""
 
 
 def _render(corpus: Corpus) -> Iterator[Document | Asset]:
@@ -29,6 +34,8 @@ def _render(corpus: Corpus) -> Iterator[Document | Asset]:
             "published_matrices": corpus.matrices,
             "latency": latency,
             "metrics": _METRICS,
+            "programs": latency.values("program") if latency else (),
+            "program_metrics": _PROGRAMS,
             "substrates": latency.values("substrate") if latency else (),
             "sdks": latency.values("sdk") if latency else (),
             "concurrencies": latency.values("concurrency") if latency else (),
