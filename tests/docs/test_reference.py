@@ -111,7 +111,7 @@ def test_the_architectures_table_has_the_layers_in_their_order() -> None:
 
 def test_every_part_of_the_package_is_a_layer() -> None:
     parts = {path.parent.name for path in paths.PACKAGE.glob("*/__init__.py")}
-    parts |= {path.stem for path in paths.PACKAGE.glob("*.py")} - {"__init__"}
+    parts |= {path.stem for path in paths.PACKAGE.glob("*.py")} - {"__init__", "__main__"}
     assert parts == {name for line in layers() for name in line}
 
 
