@@ -84,17 +84,6 @@ def test_the_usage_shown_is_that_of_the_command(
     assert capsys.readouterr().err.startswith(f"usage: coppice {command} ")
 
 
-def test_cases_that_do_not_exist_are_a_mistake_in_the_command_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setenv("COPPICE_RUNTIME", str(tmp_path / "runtime"))
-    argv = ["run", "cold-start", "--substrate", "noop", "--concurrency", "99999"]
-    assert cli.main([*argv, "--results", str(tmp_path / "results")]) == 64
-    assert "no case of cold-start has --substrate=noop --concurrency=99999" in (
-        capsys.readouterr().err
-    )
-
-
 @pytest.mark.parametrize(
     "argv",
     [["export", "--csv"], ["chart", "cold-start", "--out", "x.svg"]],

@@ -299,13 +299,13 @@ def test_an_unknown_name_is_refused_with_the_known_ones(arguments: list[str], me
     assert done.stderr.startswith(f"coppice: {message}")
 
 
-def test_a_selection_that_no_rig_measures_is_an_error(results: Path) -> None:
+def test_a_selection_that_has_no_case_is_a_mistake(results: Path) -> None:
     done = coppice(
         "run", "cold-start", "--substrate", "noop", "--concurrency", "7", "--results", str(results)
     )
-    assert done.returncode == 69
+    assert done.returncode == 64
     assert "Traceback" not in done.stderr + done.stdout
-    assert "nothing that was requested can run here" in done.stderr
+    assert "no case of cold-start has --substrate=noop --concurrency=7" in done.stderr
 
 
 def test_git_is_optional(results: Path, tmp_path: Path) -> None:
