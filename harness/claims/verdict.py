@@ -35,17 +35,18 @@ JUDGED = (*HELD, *FAILED)
 
 MEANING = {
     Verdict.REPRODUCED: "The rig ran on the system that the claim is about, under the same "
-    "definition, and the whole of our interval lies on the claim's side of the claimed value.",
+    "definition, and our whole interval lies on the claim's side of the claimed value.",
     Verdict.CONTRADICTED: "The rig ran on the system that the claim is about, under the same "
-    "definition, and the whole of our interval lies on the other side of the claimed value.",
-    Verdict.REACHED: "Another system did the same job here under the same definition, and the "
-    "whole of our interval lies on the claim's side of the claimed value. The claim itself was not "
+    "definition, and our whole interval lies on the other side of the claimed value.",
+    Verdict.REACHED: "Another system did the same job here under the same definition, and our "
+    "whole interval lies on the claim's side of the claimed value. The claim itself was not "
     "tested.",
-    Verdict.NOT_REACHED: "Another system did the same job here under the same definition, and the "
-    "whole of our interval lies on the other side. The claim itself was not tested: it may well be "
-    "true of its own system.",
+    Verdict.NOT_REACHED: "Another system did the same job here under the same definition, and our "
+    "whole interval lies on the other side. The claim itself was not tested: it may well be true "
+    "of its own system.",
     Verdict.INCONCLUSIVE: "Our interval includes the claimed value, there are too few samples for "
-    "an interval, or the run was disturbed. The claim's page says how many samples would decide.",
+    "an interval, or the run was disturbed. The claim's page says how many samples would decide. "
+    "Repeated readings of one meter have no interval: all of them must lie on one side.",
     Verdict.NOT_COMPARABLE: "The clocks or definitions differ, or the claim's is not stated. We "
     "show our figure and conclude nothing, however far apart the two are.",
     Verdict.NOT_MEASURED: "No record here addresses it. The claim's page names the command that "

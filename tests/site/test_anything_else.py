@@ -147,3 +147,7 @@ def test_the_site_says_the_same_before_and_after(
 
     assert rows(out) == rows(real) and len(rows(out)) > 60
     assert (out / "index.html").read_text().count('class="since"') > 5
+    page = (out / "claims.html").read_text()
+    renewed = page[page.index('id="since"') :]
+    assert renewed.count("<code>mise run bench:") > 5
+    assert "the machine now runs another kernel" in renewed

@@ -109,17 +109,18 @@ def mark(entry: RecordEntry, link: Link) -> Markup:
             one.replace(" ", "-"), link(entry.page), one
         )
         for one in found
-    ) + _since(entry)
+    ) + _since(entry, link)
 
 
-def _since(entry: RecordEntry) -> Markup:
-    """The mark of what has changed since a run. The figure's own link leads to the record, which
-    has the command that renews it; pages have too many figures for a second link each."""
+def _since(entry: RecordEntry, link: Link) -> Markup:
+    """The mark of what has changed since a run, linked to what that means and what renews it."""
     names = [one.name for one in entry.marks if one.name != "old"]
     short = [f"{', '.join(names)} changed"] if names else []
     short += ["old"] if len(names) < len(entry.marks) else []
-    return (
-        Markup(' <small class="since">{}</small>').format(", ".join(short)) if short else _NO_MARK
+    if not short:
+        return _NO_MARK
+    return Markup(' <a class="since" href="{}#since">{}</a>').format(
+        link("claims.html"), ", ".join(short)
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from harness.claims import decision
 from harness.measure import statistics
 from harness.site.charts.ladder import LadderPicture, Rung
 from harness.site.data import cold_start, density, exhibits
@@ -46,6 +47,7 @@ def _render(corpus: Corpus) -> Iterator[Item]:
             "percentiles": _PERCENTILES,
             "shown": shown,
             "tiers": cold_start.TIERS,
+            "rule": decision.RULE,
         },
     )
 
