@@ -196,9 +196,7 @@ def proofs(corpus: Corpus, claim: Claim, machine: str | None = None) -> Sequence
             continue
         for answer in claim.answers:
             # Older records leave out a dimension that others have as null.
-            kind = {
-                k: v for k, v in answer.where.items() if k not in _HOW_MANY and v is not None
-            }
+            kind = {k: v for k, v in answer.where.items() if k not in _HOW_MANY and v is not None}
             for entry in reversed(entries):
                 summary = entry.summary.find(answer.metric, kind)
                 if answer.rig == rig and summary and summary.n:
