@@ -80,3 +80,26 @@ def test_a_row_below_the_first_screen_would_be_missed(browser: Browser, tmp_path
     browser.view(1280, 800)
     browser.open(page.as_uri())
     assert set(browser.evaluate(f"{_VISIBLE}('x')").values()) == {""}
+
+
+def test_no_column_of_the_front_page_is_clipped(browser: Browser, real: Path) -> None:
+    browser.view(1280)
+    browser.open((real / "index.html").as_uri())
+    clipped = browser.evaluate(
+        "[...document.querySelectorAll('.scroll')]"
+        ".filter(e => e.clientWidth && e.scrollWidth > e.clientWidth)"
+        ".map(e => e.getAttribute('aria-label'))"
+    )
+    assert clipped == []
+    # On a phone the rows are cards: nothing goes beyond the window, whatever the kind of sandbox.
+    browser.view(390)
+    browser.open((real / "index.html").as_uri())
+    cells = "[...document.querySelectorAll('table.kinds td, table.claims td')]"
+    right = browser.evaluate(f"Math.max(...{cells}.map(e => e.getBoundingClientRect().right))")
+    assert right <= 390
+    tops = browser.evaluate(
+        "[...document.querySelectorAll('table.claims.cards tbody tr')].map(r => ["
+        "r.querySelector('.verdict').getBoundingClientRect().top,"
+        "r.querySelector('th').getBoundingClientRect().top])"
+    )
+    assert len(tops) > 10 and all(verdict < title for verdict, title in tops)
