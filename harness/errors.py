@@ -32,6 +32,7 @@
         ├── InterpreterEnded                  a sandbox's code interpreter has exited
         ├── WrongAnswer                       the answer is not the nonce's hash
         ├── GuestRefused                      the agent returned an errno
+        │   └── DirectoryRefused              for the directory where a process was to start
         ├── BrokenGuest                       the guest does not keep to the protocol
         │   ├── MalformedAnswer               what it sent cannot be decoded
         │   └── AnswerTooLong                 it sent more than may be kept
@@ -56,6 +57,7 @@ __all__ = [
     "CheckpointTruncated",
     "CommandFailed",
     "CoppiceError",
+    "DirectoryRefused",
     "DiskFull",
     "GuestDied",
     "GuestRefused",
@@ -254,6 +256,10 @@ class GuestRefused(SandboxError):
     def __init__(self, message: str, number: int, *, hint: str | None = None) -> None:
         super().__init__(message, hint=hint)
         self.number = number
+
+
+class DirectoryRefused(GuestRefused):
+    """The directory where a process was to start is missing, say; the command may well exist."""
 
 
 class BrokenGuest(SandboxError):

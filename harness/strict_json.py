@@ -1,8 +1,9 @@
 """JSON as RFC 8259 has it, in and out.
 
-Python's parser also accepts NaN and Infinity, numbers that no float can hold, lone surrogates, and
-data nested so deep that the next function to walk it fails; its writer makes the first of them.
-Here all of these are errors: NotJson, which is a ValueError as Python's own are.
+Python's parser also accepts NaN and Infinity, numbers that no float can hold, lone surrogates, a
+name twice in an object, bytes in UTF-16 or behind a byte order mark, and data nested so deep that
+the next function to walk it fails; its writer makes the first of them. Here all of these are
+errors: NotJson, which is a ValueError as Python's own are.
 """
 
 from __future__ import annotations
@@ -20,17 +21,22 @@ DIGITS = 308
 _EXTREME = re.compile(rb"[eE]\+?[1-9][0-9]{2}|[0-9]{309}")
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 _STRING = re.compile(rb'"(?:[^"\\]|\\.)*"', re.S)
+_ENCODINGS = {"utf-8-sig": "it begins with a byte order mark"}
 _OTHERS = bytes(set(range(256)) - set(b"[]{}"))
 
 
 class NotJson(ValueError):
-    """The message says what is wrong, and does not repeat the data."""
+    """The message says what is wrong, and repeats no more of the data than a name."""
 
 
 def loads(text: str | bytes) -> Any:
     """Parse JSON. Raises NotJson."""
     try:
         data = text.encode() if isinstance(text, str) else text
+        if isinstance(text, bytes):
+            if (encoding := json.detect_encoding(text)) != "utf-8":
+                raise NotJson(_ENCODINGS.get(encoding, f"it is {encoding.upper()}, and not UTF-8"))
+            text = text.decode()
         parsed = (_with_extremes if _EXTREME.search(data) else _decode)(text)
         _check_depth(data)
         if _SURROGATE.search(data):
@@ -82,13 +88,27 @@ def readable(text: str) -> str:
         return text.encode("utf-8", "replace").decode()
 
 
-def _decode(text: str | bytes) -> Any:
-    return json.loads(text, parse_constant=_constant)
+def _decode(text: str) -> Any:
+    return json.loads(text, parse_constant=_constant, object_pairs_hook=_object)
 
 
-def _with_extremes(text: str | bytes) -> Any:
+def _with_extremes(text: str) -> Any:
     """Slower: each number is looked at."""
-    return json.loads(text, parse_constant=_constant, parse_float=_float, parse_int=_integer)
+    return json.loads(
+        text, parse_constant=_constant, parse_float=_float, parse_int=_integer,
+        object_pairs_hook=_object,
+    )  # fmt: skip
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        seen: set[str] = set()
+        for name, _ in pairs:
+            if name in seen:
+                raise NotJson(f"the name {name[:100]!r} is repeated in an object")
+            seen.add(name)
+    return made
 
 
 def _check_depth(data: bytes) -> None:

@@ -31,6 +31,20 @@ def test_what_series_share_heads_them_and_what_differs_names_them(tmp_path: Path
     assert second.split()[:3] == ["host-change", "n", "50"]
 
 
+def test_the_conditions_of_a_figure_stand_beside_it(tmp_path: Path) -> None:
+    forked = {"substrate": "qemu", "sharing": "forked", "tier": "durable-pool"}
+    change = [100e6 + number for number in range(11)]
+    series = [
+        Series("first-exec", "s", "lower", forked, "closed", (), [0.01] * 9),
+        Series("host-change", "bytes", "lower", forked, "closed", (), change),
+        Series("distinct", "1", "lower", forked, "closed", (), [1]),
+    ]
+    *_, executed, read, counted = shown(tmp_path, series)
+    assert executed.endswith("n=9  emulated, possible under TCG only, rehearsed")
+    assert read.endswith("n=11  emulated, possible under TCG only, repeated readings")
+    assert "–" not in read and counted.endswith("n=1")
+
+
 def test_failures_and_disturbances_are_seen(tmp_path: Path) -> None:
     dead = Series("reply", "s", "lower", {}, "closed", (), [], [Failure(0, "GuestDied: gone")])
     lines = shown(tmp_path, [dead], validity=Validity("suspect", ("it swapped",)))

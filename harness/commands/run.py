@@ -146,13 +146,28 @@ def _once(files: list[Path], options: argparse.Namespace, given: Mapping[str, st
     made = [path for path in find(options.results) if path not in before]
     for line in summary.lines(made) if options.rig else ():
         print(line)
-    for line in of_run.lines([load(path) for path in made]):
-        print(line)
+    _tell_claims(made)
     if made:
         print(f"\nrecords: {made[0].parent}", flush=True)
     if not made and code == 0:
         raise Unsupported("nothing that was requested can run here", hint="coppice doctor")
     return code
+
+
+def _tell_claims(made: Sequence[Path]) -> None:
+    """Print the claims that these records speak to. What was measured stands without them.
+
+    A host that measures for another one has no published figures: the other one tells.
+    """
+    if not paths.PUBLISHED.is_dir():
+        return
+    try:
+        for line in of_run.lines([load(path) for path in made]):
+            print(line)
+    except CoppiceError as error:
+        print(
+            f"coppice: the claims that this run speaks to cannot be told: {error}", file=sys.stderr
+        )
 
 
 def selected(rigs: Mapping[str, Rig], id: str | None) -> list[Rig]:
@@ -172,6 +187,7 @@ def main_remote(options: argparse.Namespace, argv: Sequence[str]) -> int:
         options.results,
     )
     made = [path for path in find(options.results) if path not in before]
+    _tell_claims(made)
     if made:
         print(f"records fetched to {made[0].parent}")
     if code:

@@ -15,15 +15,19 @@ from harness.gateway.control_plane.operations import ControlPlane
 from harness.gateway.data_plane.authorisation import ENVD_PORT
 from harness.gateway.data_plane.port_proxy import Headers
 from harness.gateway.data_plane.router import DataPlane
+from harness.gateway.digits import whole_number
 from harness.gateway.envd.connections import ServerConnection
 from harness.gateway.envd.process import Listener
 from harness.gateway.errors import ApiError
+from harness.gateway.query_string import refuse_any
 from harness.gateway.sandboxes.service import Sandboxes
 from harness.gateway.sandboxes.snapshots import Snapshots
 from harness.gateway.wrong_credentials import WrongCredentials
 
-_SANDBOX_HOST = re.compile(rb"(\d{1,5})-([a-z0-9]+)\.")
+_SANDBOX_HOST = re.compile(rb"(\d{1,5})-([a-z0-9]+)\.", re.IGNORECASE)
 """A host name that starts with a port and a sandbox."""
+_NAMING = (b"e2b-sandbox-id", b"e2b-sandbox-port", b"host")
+PORT_MAX = 65535
 _API_PATHS = ("/sandboxes", "/v2/sandboxes")
 
 
@@ -52,18 +56,17 @@ class Gateway:
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive)
+        response: Response
         try:
-            target = self._target(request)
+            if target := self._target(request):
+                response = await self._data.answer(*target, request)
+            elif scope["path"] == "/metrics" and scope["method"] == "GET":
+                refuse_any(request)
+                response = PlainTextResponse(self._metrics())
+            else:
+                response = await self._control.answer(request)
         except ApiError as error:
-            response: Response = JSONResponse(error.body(), error.status, error.headers())
-            await response(scope, receive, send)
-            return
-        if target:
-            response = await self._data.answer(*target, request)
-        elif scope["path"] == "/metrics" and scope["method"] == "GET":
-            response = PlainTextResponse(self._metrics())
-        else:
-            response = await self._control.answer(request)
+            response = JSONResponse(error.body(), error.status, error.headers())
         await response(scope, receive, send)
 
     async def connect(
@@ -127,11 +130,21 @@ class Gateway:
 
 
 def _named_target(headers: Headers) -> tuple[str, int] | None:
-    """The sandbox and port that a request names, in its headers or its host name."""
+    """The sandbox and port that a request names, in its headers or its host name. ApiError 400 for
+    what is no port, and for a header that is repeated."""
     values = dict(headers)
-    id, port = values.get(b"e2b-sandbox-id"), values.get(b"e2b-sandbox-port", b"0")
+    id, port = values.get(b"e2b-sandbox-id"), values.get(b"e2b-sandbox-port", b"")
+    where = "the header E2b-Sandbox-Port"
     if id is None and (match := _SANDBOX_HOST.match(values.get(b"host", b""))):
-        port, id = match.groups()
+        port, id = match[1], match[2].lower()
+        where = "the first part of the host name"
     if id is None:
         return None
-    return id.decode("latin-1"), int(port) if port.isdigit() and len(port) < 6 else 0
+    if len(values) < len(headers):
+        for name in _NAMING:
+            if sum(name == given for given, _ in headers) > 1:
+                raise ApiError(400, f"the header {name.decode()} is repeated")
+    number = whole_number(port.decode("latin-1"))
+    if number is None or not 0 < number <= PORT_MAX:
+        raise ApiError(400, f"{where} must have a port from 1 to {PORT_MAX}, in digits")
+    return id.decode("latin-1"), number

@@ -9,6 +9,7 @@ from harness.errors import (
     AnswerTooLong,
     BrokenGuest,
     CoppiceError,
+    DirectoryRefused,
     DiskFull,
     GuestDied,
     GuestRefused,
@@ -93,6 +94,8 @@ def as_rpc(error: Exception) -> RpcError:
     """The error that envd's services return for an exception."""
     if isinstance(error, RpcError):
         return error
+    if isinstance(error, DirectoryRefused):
+        return RpcError("invalid_argument", _named(error))
     if isinstance(error, GuestRefused):
         return RpcError(_CODE_BY_ERRNO.get(error.number, "invalid_argument"), _named(error))
     if isinstance(error, GuestDied):
@@ -109,6 +112,8 @@ def as_http(error: Exception) -> ApiError:
     """The error that the control plane and file transfers return for an exception."""
     if isinstance(error, ApiError):
         return error
+    if isinstance(error, DirectoryRefused):
+        return ApiError(400, _named(error))
     if isinstance(error, GuestRefused):
         statuses = {errno.ENOENT: 404, errno.ENOSPC: 507, errno.EACCES: 403, errno.EPERM: 401}
         return ApiError(statuses.get(error.number, 400), _named(error))

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from harness.measure.quantity import scale, show, show_interval
-from harness.measure.record import RunRecord, Series, load
+from harness.measure.record import RunRecord, Series, conditions_of, load
 from harness.measure.statistics import summarise
 
 FOLDED = 24
@@ -23,7 +23,7 @@ def lines(paths: Sequence[Path]) -> Iterator[str]:
         yield ""
         yield f"{record.rig.id}: {_facts(_shared(record)) or 'all'}   {path.name}"
         for series in record.series[:FOLDED]:
-            yield f"  {_label(record, series):44} {_numbers(series)}"
+            yield f"  {_label(record, series):44} {_numbers(series, record)}"
         if len(record.series) > FOLDED:
             yield f"  and {len(record.series) - FOLDED} more series in the record"
         if record.validity.status != "valid":
@@ -52,12 +52,16 @@ def _label(record: RunRecord, series: Series) -> str:
     return " ".join(part for part in (series.metric, _facts(own)) if part)
 
 
-def _numbers(series: Series) -> str:
+def _numbers(series: Series, record: RunRecord) -> str:
     failed = f"  {len(series.failures)} failed" if series.failures else ""
     if not series.samples:
         return f"{'no sample':>12}{failed}"
     median = summarise(series.samples).median
-    bounds = show_interval(median, series.unit)
+    conditions = conditions_of(series, record.machine)
+    bounds = "" if conditions.readings else show_interval(median, series.unit)
     if bounds:
         bounds = f"{bounds} {scale(median.value, series.unit)[1]}".strip()
-    return f"{show(median, series.unit):>12}  {bounds:22} n={len(series.samples)}{failed}"
+    notes = [*conditions.notes, *(["repeated readings"] if conditions.readings else [])]
+    read_with = f"  {', '.join(notes)}" if notes and series.unit != "1" else ""
+    n = f"n={len(series.samples)}"
+    return f"{show(median, series.unit):>12}  {bounds:22} {n}{failed}{read_with}"

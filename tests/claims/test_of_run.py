@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 
+from harness import paths
 from harness.claims import claims, of_run, published
 from harness.claims.verdict import Verdict
+from harness.commands import run
+from harness.measure import record
 from harness.measure.record import Facts, RunRecord, Series, Validity
 from harness.paths import PUBLISHED
 from tests.site import factory
@@ -71,8 +75,8 @@ def test_a_run_that_answers_no_claim_says_nothing() -> None:
     function = dataclasses.replace(
         base, machine=dataclasses.replace(base.machine, function_only="emulated")
     )
-    for record in (other, nothing, function):
-        assert list(of_run.lines([record])) == []
+    for one in (other, nothing, function):
+        assert list(of_run.lines([one])) == []
     assert list(of_run.lines([])) == []
 
 
@@ -82,3 +86,20 @@ def test_at_most_a_few_claims_are_told_and_the_judged_ones_first() -> None:
     order = [of_run._ORDER.index(one.finding.verdict) for one in several]
     assert order == sorted(order)
     assert sum(line.startswith("  verdict") for line in of_run.lines(records)) <= of_run.SHOWN
+
+
+def test_a_run_ends_with_its_claims_and_ends_well_without_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stored = record.write(rtt(1e-3), tmp_path)
+    run._tell_claims([stored])
+    out, err = capsys.readouterr()
+    assert "Claims that this run speaks to:" in out and _claim().title in out and err == ""
+    (tmp_path / "none").mkdir()
+    monkeypatch.setattr(paths, "PUBLISHED", tmp_path / "none")  # so claims.yaml cites no figure
+    run._tell_claims([stored])
+    out, err = capsys.readouterr()
+    assert out == "" and "unknown published figure" in err
+    monkeypatch.setattr(paths, "PUBLISHED", tmp_path / "absent")
+    run._tell_claims([stored])
+    assert capsys.readouterr() == ("", "")

@@ -14,7 +14,7 @@ import pytest
 from harness.gateway.gateway_process import GatewayProcess, running_gateway
 from harness.host.run import Run
 from tests.gateway.cells import Line, error, result, texts
-from tests.gateway.client import INTERPRETER, Box
+from tests.gateway.client import INTERPRETER, Box, envelope
 from tests.host.processes import eventually
 
 JSON = {"Content-Type": "application/json"}
@@ -101,6 +101,27 @@ def test_a_context_that_crashes_keeps_its_id_and_directory(box: Box) -> None:
         interpret(box, "GET", "/contexts")
     )
     interpret(box, "DELETE", f"/contexts/{other}")
+
+
+@pytest.mark.parametrize(
+    ("directory", "errno"),
+    [
+        ("/nothing", "ENOENT"),
+        ("/etc/hosts", "ENOTDIR"),
+        ("/root/x", "EACCES"),
+        ("/home/user/x", "ENOENT"),
+    ],
+)
+def test_a_directory_that_cannot_be_entered_is_named(box: Box, directory: str, errno: str) -> None:
+    headers = box.headers(INTERPRETER, **JSON)
+    status, data = box.served.request("POST", "/contexts", {"cwd": directory}, headers)
+    text = json.loads(data)["message"]
+    assert status == 400 and directory in text and errno in text
+    process = {"process": {"cmd": "/bin/true", "cwd": directory}}
+    with box.begin(envelope(process)) as stream:
+        refused = stream.error()
+    assert refused["code"] == "invalid_argument"
+    assert directory in refused["message"] and errno in refused["message"]
 
 
 def test_output_before_a_crash_is_whole_lines(box: Box) -> None:

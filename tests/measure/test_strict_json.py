@@ -30,6 +30,14 @@ BAD = {
     "cut off": '{"a": ',
     "nothing": "",
     "not UTF-8": b'"\xff"',
+    "a name twice": '{"a": 1, "b": {"c": 1, "c": 2}}',
+    "a name twice, escaped": r'{"a": 1, "\u0061": 1}',
+    "a long name twice": '{"NAME": 1, "NAME": 1}'.replace("NAME", "a" * 10_000),
+    "a byte order mark": b'\xef\xbb\xbf{"a": 1}',
+    "a byte order mark in text": '\ufeff{"a": 1}',
+    "UTF-16": '{"a": 1}'.encode("utf-16"),
+    "UTF-16 without a mark": '{"a": 1}'.encode("utf-16-le"),
+    "UTF-32": '{"a": 1}'.encode("utf-32-be"),
 }
 
 

@@ -5,13 +5,17 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
+import math
 from collections.abc import Coroutine, Mapping, Sequence
 from datetime import datetime
 from typing import Any, TypeVar
+from urllib.parse import parse_qsl, unquote
 
 from starlette.requests import Request
 
+from harness.gateway.digits import whole_number
 from harness.gateway.errors import ApiError
+from harness.gateway.query_string import check_percents
 from harness.gateway.sandboxes.sandbox import Sandbox
 from harness.gateway.sandboxes.store import Key
 
@@ -67,9 +71,10 @@ class Call:
         text = self.query(name)
         if text is None:
             return default
-        if not text.isascii() or not text.isdecimal() or len(text) > 18:
+        number = whole_number(text)
+        if number is None:
             raise ApiError(400, f"{name} must be a whole number")
-        return int(text)
+        return number
 
 
 def position(sandbox: Sandbox) -> Position:
@@ -100,9 +105,28 @@ def _encode_token(position: Position) -> str:
 def _decode_token(token: str) -> Position:
     try:
         at, _, id = base64.urlsafe_b64decode(token).decode().partition(" ")
-        return float(at), id
-    except (ValueError, binascii.Error, UnicodeError) as error:
-        raise ApiError(400, "invalid nextToken: use the x-next-token of a response") from error
+        position = float(at), id
+        if math.isfinite(position[0]) and _encode_token(position) == token:
+            return position
+    except (ValueError, binascii.Error, UnicodeError):
+        pass
+    raise ApiError(400, "invalid nextToken: use the x-next-token of a response")
+
+
+def metadata_filter(text: str) -> Mapping[str, str]:
+    """The pairs of a `metadata` parameter. ApiError 400 for anything else."""
+    if not text:
+        return {}
+    check_percents(text, "metadata")
+    try:
+        pairs = parse_qsl(text, keep_blank_values=True, strict_parsing=True)
+    except ValueError as error:
+        raise ApiError(400, "metadata must be pairs of NAME=VALUE, joined by &") from error
+    # E2B's API has names and values quoted twice: the SDKs quote them before the query string.
+    wanted = {unquote(name): unquote(value) for name, value in pairs}
+    if len(wanted) < len(pairs):
+        raise ApiError(400, "metadata has a name twice")
+    return wanted
 
 
 def parse_time(text: str) -> float:

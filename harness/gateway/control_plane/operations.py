@@ -5,19 +5,19 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from urllib.parse import parse_qsl, unquote
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
 from harness.errors import CoppiceError
 from harness.gateway.control_plane import idempotency
-from harness.gateway.control_plane.call import Call, page, parse_time, position
+from harness.gateway.control_plane.call import Call, metadata_filter, page, parse_time, position
 from harness.gateway.control_plane.lifecycle import require_healthy, with_lifecycle
 from harness.gateway.control_plane.rate_limit import RateLimiter
 from harness.gateway.control_plane.schemas import Operation, operations
 from harness.gateway.control_plane.views import Views, log_entry, log_line, snapshot_json
 from harness.gateway.errors import ApiError, as_http
+from harness.gateway.query_string import parameters
 from harness.gateway.request_body import read_body
 from harness.gateway.sandboxes import forks, usage
 from harness.gateway.sandboxes.sandbox import Sandbox
@@ -92,7 +92,7 @@ class ControlPlane:
             if request.method != "GET":
                 data = await read_body(request, key.limits.request_bytes)
             body = operation.body(data) if request.method != "GET" else {}
-            operation.check_query(request.query_params)
+            operation.check_query(parameters(request))
             if idempotency.HEADER in request.headers and operation.id not in CREATING:
                 raise ApiError(400, "Idempotency-Key is offered for creating sandboxes only")
             response = await handler(Call(key, id, request, body))
@@ -194,15 +194,13 @@ class ControlPlane:
 
     def _matching(self, call: Call, states: Sequence[str]) -> list[Sandbox]:
         """The key's sandboxes in these states that have the metadata of the query."""
-        pairs = parse_qsl(call.query("metadata") or "", keep_blank_values=True)
-        # E2B's API has names and values quoted twice: the SDKs quote them before the query string.
-        wanted = [(unquote(name), unquote(value)) for name, value in pairs]
+        wanted = metadata_filter(call.query("metadata") or "")
         return [
             sandbox
             for sandbox in self._sandboxes.by_id.values()
             if sandbox.stored.key_id == call.key.id
             and sandbox.stored.state in states
-            and all(sandbox.stored.metadata.get(name) == value for name, value in wanted)
+            and all(sandbox.stored.metadata.get(name) == value for name, value in wanted.items())
         ]
 
     async def do_kill(self, call: Call) -> Response:

@@ -18,6 +18,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from harness.gateway.data_plane.messages import MESSAGES
+from harness.gateway.digits import whole_number
 from harness.gateway.errors import RpcError, as_rpc
 from harness.gateway.request_body import BODY_S, LATE, has_arrived, read_body
 from harness.gateway.request_schema import InvalidRequest, parse_json
@@ -151,8 +152,16 @@ async def client_stream(
 
 def timeout_of(request: Request) -> float | None:
     """The caller's time limit in seconds, if it has one."""
-    text = request.headers.get("connect-timeout-ms", "")
-    return int(text) / 1000 if text.isdecimal() and int(text) else None
+    limit_ms = _number(request, "connect-timeout-ms")
+    return limit_ms / 1000 if limit_ms else None
+
+
+def _number(request: Request, header: str) -> int:
+    """The number in a header; 0 without it. Raises RpcError for anything else."""
+    number = whole_number(request.headers.get(header, "0"))
+    if number is None:
+        raise RpcError("invalid_argument", f"the header {header} must be a whole number")
+    return number
 
 
 async def server_stream(
@@ -161,6 +170,7 @@ async def server_stream(
     """Answer a message with a stream, with keepalives at the interval that the caller requests."""
     try:
         _refuse_other_codecs(request)
+        interval = _number(request, "keepalive-ping-interval")
         stream = handle(await _first_message(request))
         # Wait for the first message, so that an immediate failure is not a truncated stream.
         first: Body | None = await anext(stream, None)
@@ -169,16 +179,13 @@ async def server_stream(
     except Exception as error:
         data = envelope(END, {"error": as_rpc(error).body()})
         return Response(data, media_type="application/connect+json")
-    interval_text = request.headers.get("keepalive-ping-interval", "")
-    valid = interval_text.isdecimal() and int(interval_text)
-    interval = float(interval_text) if valid else None
     return StreamingResponse(
         _encoded(stream, first, interval), media_type="application/connect+json"
     )
 
 
 async def _encoded(
-    stream: AsyncIterator[Body], first: Body | None, interval: float | None
+    stream: AsyncIterator[Body], first: Body | None, interval: int
 ) -> AsyncIterator[bytes]:
     try:
         if first is not None:

@@ -9,6 +9,7 @@ import time
 
 from starlette.datastructures import QueryParams
 
+from harness.gateway.digits import whole_number
 from harness.gateway.errors import ApiError
 
 OPERATIONS = {"GET": "read", "POST": "write"}
@@ -36,6 +37,6 @@ def refusal(method: str, query: QueryParams, token: str) -> ApiError | None:
     if not matches(method, query, token):
         return ApiError(401, "the signature does not match this URL and operation")
     expiration = query.get("signature_expiration", "")
-    if expiration and (not expiration.isdecimal() or int(expiration) < time.time()):
+    if expiration and (whole_number(expiration) or 0) < time.time():
         return ApiError(401, "the signature has expired")
     return None

@@ -16,6 +16,7 @@ from harness.gateway.envd.client import Envd
 from harness.gateway.envd.interpreter import CodeCell
 from harness.gateway.envd.limits import check_environment
 from harness.gateway.errors import ApiError
+from harness.gateway.query_string import refuse_any
 from harness.gateway.request_body import read_body
 from harness.gateway.request_schema import InvalidRequest, RequestSchema, parse_json
 from harness.gateway.sandboxes.sandbox import Sandbox
@@ -31,9 +32,7 @@ class InterpreterService:
         self._envd = envd
 
     async def answer(self, request: Request) -> Response:
-        if request.query_params:
-            name = next(iter(request.query_params))
-            raise ApiError(400, f"unknown query parameter {name!r}")
+        refuse_any(request)
         await self._sandbox.learn_processes()
         path = request.url.path
         method, parts = request.method, path.strip("/").split("/")

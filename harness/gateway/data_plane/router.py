@@ -24,6 +24,7 @@ from harness.gateway.envd.client import Envd
 from harness.gateway.envd.connections import ServerConnection
 from harness.gateway.envd.process import Listener
 from harness.gateway.errors import ApiError, as_http, as_rpc
+from harness.gateway.query_string import refuse_any
 from harness.gateway.sandboxes.sandbox import Sandbox
 from harness.gateway.sandboxes.service import Sandboxes
 from harness.gateway.wrong_credentials import WrongCredentials, too_often
@@ -114,6 +115,7 @@ class DataPlane:
         self, sandbox: Sandbox, envd: Envd, request: Request, path: str, rpc: bool
     ) -> Response:
         if path == HEALTH:
+            refuse_any(request)
             return Response(status_code=204)
         user = _user(request)
         if path == "/files":
@@ -132,6 +134,7 @@ class DataPlane:
                 return await ProcessService(sandbox, envd, user).answer(method, request)
             return await FileService(sandbox, envd, user).answer(method, request)
         if path == "/envs":
+            refuse_any(request)
             return JSONResponse(sandbox.stored.environment)
         raise ApiError(404, f"envd has nothing at {path}")
 
@@ -139,6 +142,7 @@ class DataPlane:
 
     async def _interpreter(self, sandbox: Sandbox, envd: Envd, request: Request) -> Response:
         if request.scope["path"] == HEALTH:
+            refuse_any(request)
             return Response(b"OK")
         return await InterpreterService(sandbox, envd).answer(request)
 

@@ -15,9 +15,11 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from harness.errors import CoppiceError
+from harness.gateway.digits import whole_number
 from harness.gateway.envd.channel import PIECE
 from harness.gateway.envd.client import Envd
 from harness.gateway.errors import ApiError, as_http
+from harness.gateway.query_string import parameters
 
 AHEAD = 4
 """Pieces that are requested before they can be sent."""
@@ -35,7 +37,7 @@ METADATA = "x-metadata-"
 
 def check(request: Request) -> None:
     """ApiError 400 for a request that asks for what transfers do not offer."""
-    names = [name for name, _ in request.query_params.multi_items()]
+    names = [name for name, _ in parameters(request).multi_items()]
     for name in names:
         if name not in QUERY:
             raise ApiError(400, f"unknown query parameter {name!r}")
@@ -197,10 +199,11 @@ async def _body(request: Request) -> AsyncIterator[bytes]:
 
 
 async def _write_body(request: Request, envd: Envd, user: str) -> str:
-    length = request.headers.get("content-length", "")
-    known = length.isdecimal() and "content-encoding" not in request.headers
+    length = 0  # not known
+    if "content-encoding" not in request.headers:
+        length = whole_number(request.headers.get("content-length", "")) or 0
     path = _path(request.query_params.get("path"))
-    upload = Upload(envd, path, user, int(length) if known else 0)
+    upload = Upload(envd, path, user, length)
     complete = False
     await upload.open()
     try:

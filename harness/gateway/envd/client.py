@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from harness.errors import (
     AnswerTooLong,
+    DirectoryRefused,
     GuestRefused,
     GuestTimeout,
     MalformedAnswer,
@@ -35,6 +36,8 @@ from harness.guest.protocol import Frame, FrameKind, Tag
 PID, ENDING, OPENED = struct.Struct("<I"), struct.Struct("<II"), struct.Struct("<IQ")
 LISTINGS = 2
 """Listings of directories at once, of a sandbox; each may take ANSWER_MAX bytes of memory."""
+REFUSED_DIRECTORY = "cwd "
+"""How envd's errors begin that are about the directory where a process was to start."""
 EVENTS_S = 5.0
 FILE_TIMEOUT_S = 120.0
 """For writes, which wait for the sandbox's disk."""
@@ -172,7 +175,12 @@ class Envd(EnvdChannel):
             self._add(process)
             listeners.append(process.listen())
 
-        await self.request(RequestKind.START, payload, on_answer=register)
+        try:
+            await self.request(RequestKind.START, payload, on_answer=register)
+        except GuestRefused as error:
+            if str(error).startswith(REFUSED_DIRECTORY):
+                raise DirectoryRefused(str(error), error.number) from error
+            raise
         return listeners[0].process, listeners[0]
 
     async def input(self, pid: int, data: bytes) -> None:

@@ -119,8 +119,9 @@ void pending_free(struct pending *pending);
 struct child {
     pid_t pid;
     int pidfd, in, out, err, terminal;
+    int without_cwd; /* its directory was not entered */
 };
-/* 0 or an errno. */
+/* 0 or an errno, then of the directory or of the command. */
 int spawn(const struct request *request, const struct user *user, const char *cwd,
           struct child *child);
 void close_fd(int *fd);

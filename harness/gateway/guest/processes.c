@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <signal.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
@@ -70,8 +71,8 @@ static void do_start(const struct frame *frame, struct request *request)
 {
     const struct user *user = user_find(request->user);
     struct process *process = NULL;
-    struct child child;
-    char cwd[PATH_MAX];
+    struct child child = {0};
+    char cwd[PATH_MAX], directory[PATH_MAX + 4];
     uint32_t pid;
     int bad = 0;
 
@@ -88,12 +89,13 @@ static void do_start(const struct frame *frame, struct request *request)
         bad = EAGAIN;
     else
         bad = user_path(user, request->cwd, cwd);
-    if (!bad && access(cwd, F_OK) != 0) {
-        line_error(frame->id, ENOTDIR, cwd); /* ENOENT would mean the command */
-        return;
-    }
     if (!bad)
         bad = spawn(request, user, cwd, &child);
+    if (bad && child.without_cwd) {
+        snprintf(directory, sizeof directory, "cwd %s", cwd);
+        line_error(frame->id, bad, directory);
+        return;
+    }
     if (bad) {
         line_error(frame->id, bad, request->arguments[0] ? request->arguments[0] : "no command");
         return;

@@ -20,7 +20,7 @@ struct birth {
     const char *cwd, *terminal;
     const struct user *user;
     int in, out, err;
-    volatile int failed;
+    volatile int failed, without_cwd;
 };
 
 /* The child shares our memory until exec, so it makes system calls only. The C library's setuid and
@@ -51,6 +51,8 @@ static int become(void *argument)
         goto failed;
     if (chdir(birth->cwd) == 0)
         execvpe(birth->arguments[0], birth->arguments, birth->environment);
+    else
+        birth->without_cwd = 1;
 failed:
     birth->failed = errno;
     _exit(127);
@@ -145,6 +147,7 @@ int spawn(const struct request *request, const struct user *user, const char *cw
         close_fd(&out[0]);
         close_fd(&err[0]);
         close_fd(&terminal);
+        child->without_cwd = birth.without_cwd;
         return birth.failed;
     }
     if (!request->pty && !request->keep_input)

@@ -25,13 +25,15 @@ _WITH_INTERVAL = ("p50", "p95")
 class SeriesRow:
     """A series and how its page shows it. `page` is the page with its charts, if it has any.
 
-    `own` has the dimensions that distinguish it, `stop` the event at which its clock stops.
+    `own` has the dimensions that distinguish it, `stop` the event at which its clock stops,
+    `notes` what its figures must be read with.
     """
 
     number: int
     series: Series
     summary: SeriesSummary
     own: str
+    notes: str
     stop: str
     cells: Markup
     page: str
@@ -71,6 +73,7 @@ def rows(entry: RecordEntry, pages: Mapping[int, str]) -> Sequence[SeriesRow]:
             series,
             summary,
             ", ".join(map(str, own.values())),
+            ", ".join(_notes(entry, summary)),
             stops.get(series.metric, ""),
             _withheld(entry, summary, len(wanted))
             if figures.withheld(entry, summary)
@@ -81,6 +84,11 @@ def rows(entry: RecordEntry, pages: Mapping[int, str]) -> Sequence[SeriesRow]:
             zip(record.series, entry.summary.series, own_dimensions(record), strict=True)
         )
     ]
+
+
+def _notes(entry: RecordEntry, summary: SeriesSummary) -> Sequence[str]:
+    readings = summary.n > 1 and entry.summary.conditions(summary).readings
+    return [*figures.notes(entry, summary), *(["repeated readings"] if readings else [])]
 
 
 def _withheld(entry: RecordEntry, summary: SeriesSummary, width: int) -> Markup:
