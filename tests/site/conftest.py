@@ -11,6 +11,7 @@ import pytest
 
 pytest.importorskip("jinja2", reason="the site's packages are not installed: pip install .")
 
+from harness.measure import record
 from harness.site.builder.build import build
 from tests.site import factory
 
@@ -61,3 +62,34 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     )
     build(results, directory / "out")
     return Made(results, directory / "out")
+
+
+@pytest.fixture(scope="session")
+def repeated(tmp_path_factory: pytest.TempPathFactory) -> Made:
+    """A site of two machines on which each series was measured several times."""
+    directory = tmp_path_factory.mktemp("repeated")
+    for host in (factory.machine(), factory.machine("other-host")):
+        for day in range(1, 5):
+            for substrate in ("qemu", "noop"):
+                one = factory.cold_start("full", day=day, n=12, host=host, substrate=substrate)
+                record.write(one, directory / "results")
+    build(directory / "results", directory / "out")
+    return Made(directory / "results", directory / "out")
+
+
+def over_time(repeated: Made) -> list[Path]:
+    """Pages that a site has only once there are several runs or machines: one of each kind."""
+    found = [
+        sorted(repeated.out.glob(pattern))[0]
+        for pattern in (
+            "history/*.cold-start.html",
+            f"history/{factory.HOST}.html",
+            "changes/*.html",
+            "changes.html",
+            "side-by-side/*.html",
+            "side-by-side.html",
+            "runs/*/20261101*.html",
+        )
+    ]
+    assert "superseded" in found[-1].read_text()
+    return found

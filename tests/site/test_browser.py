@@ -9,7 +9,7 @@ import pytest
 
 from tests.site import browser as driving
 from tests.site.browser import Browser
-from tests.site.conftest import Made
+from tests.site.conftest import Made, over_time
 
 pytestmark = pytest.mark.skipif(
     driving.program() is None, reason="Chromium is not installed: apt-get install chromium"
@@ -43,11 +43,11 @@ def some(made: Made) -> list[Path]:
 
 @pytest.mark.skipif(not AXE.is_file(), reason="axe is not installed: bin/setup --tests, with npm")
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
-def test_axe_finds_nothing(browser: Browser, made: Made, dark: bool) -> None:
+def test_axe_finds_nothing(browser: Browser, made: Made, repeated: Made, dark: bool) -> None:
     script = AXE.read_text()
     # What axe judges does not change with a width, but for what is hidden, nor with the ground but
     # for contrast, which `check_contrast` holds on every page: the rest is a sample.
-    pages = some(made)
+    pages = [*over_time(repeated), *some(made)]
     few = pages[::5]
     rounds = ((1280, few),) if dark else ((1280, pages), (390, pages[:3]))
     for width, paths in rounds:
@@ -105,9 +105,11 @@ def test_the_browser_would_report_a_page_that_is_wrong(browser: Browser, tmp_pat
 
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 @pytest.mark.parametrize("width", _WIDTHS)
-def test_pages_load_cleanly_and_fit(browser: Browser, made: Made, width: int, dark: bool) -> None:
+def test_pages_load_cleanly_and_fit(
+    browser: Browser, made: Made, repeated: Made, width: int, dark: bool
+) -> None:
     browser.complaints.clear()
-    for path in some(made):
+    for path in [*over_time(repeated), *some(made)]:
         browser.view(width, dark=dark)
         browser.open(path.as_uri())
         assert browser.complaints == [], path

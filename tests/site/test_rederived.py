@@ -13,7 +13,7 @@ from urllib.parse import unquote
 import yaml
 
 from harness.paths import PUBLISHED
-from tests.site.conftest import Made
+from tests.site.conftest import Made, over_time
 
 _SIZE = {"s": 1.0, "ms": 1e-3, "µs": 1e-6, "ns": 1e-9}
 
@@ -68,9 +68,9 @@ def expected(data: dict[str, Any], anchor: str) -> float:
     raise AssertionError(anchor)
 
 
-def test_every_figure_of_a_record_is_what_the_record_gives(made: Made) -> None:
+def test_every_figure_of_a_record_is_what_the_record_gives(made: Made, repeated: Made) -> None:
     checked = means = 0
-    for path in made.pages():
+    for path in [*made.pages(), *over_time(repeated)]:
         for value, address, text, interval in Figures(path.read_text()).found:
             target, _, anchor = unquote(address).partition("#")
             page = (path.parent / target).resolve() if target else path

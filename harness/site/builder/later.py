@@ -15,8 +15,7 @@ from harness.measure.supersession import Superseded
 from harness.site.data.addresses import relative
 from harness.site.data.corpus import Corpus, RecordEntry
 
-ANCHOR = "later"
-_PLACE = re.compile(r'<p id="later"[^>]*>.*?</p>', re.S)
+_PLACE = re.compile(rb'<p id="later"[^>]*>.*?</p>', re.S)
 
 
 def text(corpus: Corpus, entry: RecordEntry) -> str:
@@ -33,7 +32,7 @@ def _paragraph(corpus: Corpus, entry: RecordEntry, found: Superseded) -> str:
         )
         for one in newer
     )
-    changed = ", ".join(_named(name, entry, newer) for name in found.changes)
+    changed = "; ".join(_named(name, entry, newer) for name in found.changes)
     return str(
         Markup(
             '<p id="later"><span class="badge superseded">superseded</span> All that this run '
@@ -62,7 +61,8 @@ def _named(name: str, entry: RecordEntry, newer: list[RecordEntry]) -> str:
 
 def within(page: bytes, paragraph: str, path: str) -> bytes:
     """A run's page with this paragraph in its place."""
-    whole, count = _PLACE.subn(lambda _: paragraph or '<p id="later"></p>', page.decode(), count=1)
-    if not count:
+    found = _PLACE.search(page)
+    if not found:
         raise SiteError(f"{path} has no place for what superseded it")
-    return whole.encode()
+    text = paragraph or '<p id="later"></p>'
+    return page[: found.start()] + text.encode() + page[found.end() :]

@@ -7,6 +7,7 @@ import dataclasses
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 from harness.claims.claims import Claim
 from harness.claims.verdict import Verdict
@@ -88,6 +89,13 @@ def days(corpus: Corpus) -> Sequence[str]:
 
 def day_of(corpus: Corpus, day: str) -> Day:
     """What came and moved on one day."""
+    key = (day_of, day)
+    if key not in corpus.memo:
+        corpus.memo[key] = _day_of(corpus, day)
+    return cast(Day, corpus.memo[key])
+
+
+def _day_of(corpus: Corpus, day: str) -> Day:
     records: dict[str, Sequence[RecordEntry]] = {}
     moves: list[Move] = []
     for machine, entries in corpus.machines.items():
