@@ -12,7 +12,7 @@ from harness.measure.record import Facts
 
 NAMED_BY = "system"
 """The dimension in which a record of an endpoint names the system under test: it knows an endpoint
-only by its address and API, so nothing else in the record tells."""
+only by its address and API, so nothing else in the record names it."""
 
 CUBESANDBOX, BHYVE, JAILS, PF, DOCKER = "cubesandbox", "bhyve", "jails", "pf", "docker"
 ORIGINAL_GATEWAY, GATEWAY = "coppice-gateway", "gateway"

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import argparse
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
+from harness.commands import clean
 from harness.host.dead_runs import DeadRuns
+from harness.host.leftover import Leftover
 from harness.host.leftovers import find, reclaim
 from harness.host.locks import is_alive, own
 from harness.host.run import DATABASE, LOCK, STATE, Run
@@ -31,18 +35,24 @@ def begun(runtime: Path, state: Path) -> Run:
     return run
 
 
+def of(run: Run, found: Sequence[Leftover]) -> list[str]:
+    """The names of a run's leftovers; other runs on this machine may have some too."""
+    return [leftover.name for leftover in found if leftover.run_id == run.id]
+
+
 def test_other_runs_leave_a_waiting_run_alone(runtime: Path, cache: Path, state: Path) -> None:
     waiting = begun(runtime, state)
     with open_run(runtime) as other:
         assert waiting.directory.is_dir()
     assert waiting.directory.is_dir() and not other.directory.exists()
-    assert find(runtime) == [] and reclaim(runtime) == []
+    assert of(waiting, find(runtime)) == of(waiting, reclaim(runtime)) == []
 
 
 def test_clean_removes_a_waiting_run(runtime: Path, cache: Path, state: Path) -> None:
     waiting = begun(runtime, state)
-    assert find(runtime, dead=DeadRuns(waiting=True))
-    assert [found.name for found in reclaim(runtime, waiting=True)] == [str(waiting.directory)]
+    directory = [str(waiting.directory)]
+    assert of(waiting, find(runtime, dead=DeadRuns(waiting=True))) == directory
+    assert of(waiting, reclaim(runtime, waiting=True)) == directory
     assert not waiting.directory.exists()
 
 
@@ -97,7 +107,7 @@ def test_taking_over_waits_for_the_holder_of_the_lock(
     waiting = begun(runtime, state)
     lock = own(waiting.directory)
     assert lock and is_alive(waiting.directory)
-    assert reclaim(runtime, waiting=True) == [], "somebody else removes it"
+    assert of(waiting, reclaim(runtime, waiting=True)) == [], "the holder may remove it"
     found: list[tuple[str, bool]] = []
 
     def take_over() -> None:
@@ -137,3 +147,17 @@ def test_a_run_that_is_looked_at_is_not_alive_for_that(
         stop.set()
         for thread in threads:
             thread.join()
+
+
+def test_clean_names_the_state_whose_sandboxes_it_ends(
+    runtime: Path, cache: Path, state: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    begun(runtime, state)
+    clean.main(argparse.Namespace(dry_run=True))
+    shown = capsys.readouterr().out
+    assert f"would end what the gateway with the state in {state} had left running" in shown
+    assert f"coppice gateway --state {state} " in shown
+    clean.main(argparse.Namespace(dry_run=False))
+    assert f"\nended what the gateway with the state in {state} " in capsys.readouterr().out
+    clean.main(argparse.Namespace(dry_run=False))
+    assert "ended what" not in capsys.readouterr().out

@@ -78,9 +78,8 @@ def built(directory: Path, *records: RunRecord) -> Path:
 def test_each_fleet_has_its_row_and_what_each_sandbox_takes(tmp_path: Path) -> None:
     out = built(tmp_path, fleet("mapped", 8, 10), fleet("mapped", 50, 9), fleet("merged", 8, 4))
     text = (out / "density.html").read_text()
-    rows = re.findall(
-        r'<tr><th scope="row">(\w+, \d+)<small>qemu</small></th>(.*?)</tr>', text, re.DOTALL
-    )
+    row = r'<tr><th scope="row">(\w+, \d+)<small>qemu, emulated</small></th>(.*?)</tr>'
+    rows = re.findall(row, text, re.DOTALL)
     assert [name for name, _ in rows] == ["mapped, 8", "mapped, 50", "merged, 8"]
     for (_, row), (n, each) in zip(rows, ((8, 10), (50, 9), (8, 4)), strict=True):
         shown = [(float(value), address) for value, address, _, _ in Figures(row).found]

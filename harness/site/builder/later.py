@@ -32,7 +32,7 @@ def _paragraph(corpus: Corpus, entry: RecordEntry, found: Superseded) -> str:
         )
         for one in newer
     )
-    changed = ", ".join(_named(name, entry, newer) for name in found.changes)
+    changed = "; ".join(_named(name, entry, newer) for name in found.changes)
     return str(
         Markup(
             '<p id="later"><span class="badge superseded">superseded</span> All that this run '

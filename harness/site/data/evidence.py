@@ -16,7 +16,6 @@ from harness.site.data.record_summary import SeriesKind, SeriesSummary
 
 _STATES = ("failed", "suspect", "valid")
 _HOW_MANY = ("n", "concurrency", "others")
-_SHARED = "sharing"
 
 
 @dataclass(frozen=True)
@@ -189,15 +188,15 @@ def deciding(several: Sequence[Judged]) -> Judged | None:
 def proofs(corpus: Corpus, claim: Claim, machine: str | None = None) -> Sequence[Found]:
     """The newest function-only series of each answer, per machine (or of one machine).
 
-    Neither the number of sandboxes nor how they share memory need match the claim: these series
-    only show that it works, and pages name both.
+    The number of sandboxes need not match the claim: these series only show that it works.
     """
     made: dict[tuple[str, str], Found] = {}
     for (rig, host), entries in corpus.function_only_records.items():
         if machine not in (None, host):
             continue
         for answer in claim.answers:
-            kind = {k: v for k, v in answer.where.items() if k not in (*_HOW_MANY, _SHARED)}
+            # Older records leave out a dimension that others have as null.
+            kind = {k: v for k, v in answer.where.items() if k not in _HOW_MANY and v is not None}
             for entry in reversed(entries):
                 summary = entry.summary.find(answer.metric, kind)
                 if answer.rig == rig and summary and summary.n:

@@ -26,6 +26,12 @@ def title(machine: Machine) -> str:
     return f"{system(machine)}, {_HYPERVISOR.sub('', machine.name)}"
 
 
+def running(machine: Machine) -> str:
+    """The system as its record states it, with the kernel."""
+    known = machine.os != _UNKNOWN
+    return f"{machine.os}, kernel {machine.kernel}" if known else machine.kernel
+
+
 def accelerator(name: str | None) -> str:
     """How guests ran; empty if there were none."""
     return _ACCELERATORS.get(name, f"under {name}") if name and name != NONE else ""

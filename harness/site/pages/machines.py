@@ -42,7 +42,7 @@ def _kernels(entries: Sequence[RecordEntry]) -> list[tuple[str, str, str]]:
     """The systems that the machine ran, with the first and last day of each."""
     found: list[tuple[str, str, str]] = []
     for entry in entries:
-        name = f"{entry.summary.machine.os}, kernel {entry.summary.machine.kernel}"
+        name = machines.running(entry.summary.machine)
         if found and found[-1][0] == name:
             found[-1] = (name, found[-1][1], entry.date)
         else:

@@ -58,7 +58,7 @@ def _rtt_chart(corpus: Corpus, rtt: RigRecord) -> Chart:
 def _references(corpus: Corpus, rig: str, metric: str, where: Facts) -> Sequence[Reference]:
     """The published figures beside a metric, each at its number of entries or sandboxes."""
     return [
-        Reference(one.figure, f"{one.figure.publisher} {one.figure.as_written}", n)
+        Reference(one.figure, f"{short(one.figure.publisher)} {one.figure.as_written}", n)
         for one in corpus.beside.of(rig, metric, where)
         if isinstance(n := one.where["n"], int)
     ]
