@@ -55,7 +55,7 @@ def test_run_then_every_command_that_reads_records(installed: Installed) -> None
         assert record.rig.path == "rigs/test_cold_start.py" and record.rig.distribution is None
         assert record.harness.version == version
         assert record.command.task.startswith("coppice run cold-start --substrate noop")
-        assert str(installed.bin.parent / "lib") not in " ".join(record.command.argv[4:5])
+        assert str(installed.bin.parent / "lib") not in " ".join(record.command.argv[3:4])
     ids = [record.run_id for record in records]
     compared = installed("coppice", "compare", ids[0], ids[0], "--fail-on", "never")
     assert compared.returncode == 0, compared.stderr
