@@ -57,7 +57,9 @@ def test_run_then_every_command_that_reads_records(installed: Installed) -> None
         assert record.command.task.startswith("coppice run cold-start --substrate noop")
         assert str(installed.bin.parent / "lib") not in " ".join(record.command.argv[3:4])
     ids = [record.run_id for record in records]
-    compared = installed("coppice", "compare", ids[0], ids[0], "--fail-on", "never")
+    compared = installed(
+        "coppice", "compare", "concurrency=1", "concurrency=10", "--fail-on", "never", "--suspect"
+    )
     assert compared.returncode == 0, compared.stderr
     (path, *_) = find(installed.home / "results")
     exported = installed("coppice", "export", "--pyperf", str(path))
