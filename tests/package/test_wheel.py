@@ -56,7 +56,6 @@ def test_run_then_every_command_that_reads_records(installed: Installed) -> None
         assert record.harness.version == version
         assert record.command.task.startswith("coppice run cold-start --substrate noop")
         assert str(installed.bin.parent / "lib") not in " ".join(record.command.argv[3:4])
-    ids = [record.run_id for record in records]
     compared = installed(
         "coppice", "compare", "concurrency=1", "concurrency=10", "--fail-on", "never", "--suspect"
     )
