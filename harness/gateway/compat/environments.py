@@ -6,6 +6,7 @@ A Python SDK is `python-VERSION.txt`, which pip installs with hashes; the JavaSc
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import re
@@ -18,7 +19,7 @@ from pathlib import Path
 
 from harness import paths
 from harness.errors import CoppiceError, Unsupported
-from harness.host.locks import half_built
+from harness.host.cache import entry
 from harness.host.process import need, run
 from harness.measure.record import digest
 
@@ -55,16 +56,22 @@ class Sdk:
         lock = HERE / f"{self.name}.txt"
         version = f"{sys.version_info.major}.{sys.version_info.minor}"
         target = cache / "sdks" / f"{self.name}-{version}-{digest(lock)[:16]}"
-        if not target.exists():
-            with half_built(target) as directory:
-                # Its scripts contain the temporary path, so use `python -m` only.
-                venv.create(directory / "own", with_pip=True, symlinks=True)
-                _install(
-                    f"the SDK {self.name}", str(directory / "own/bin/python"), "-m", "pip",
-                    "install", "-q", "--require-hashes", "--no-deps",
-                    "--only-binary=:all:", "-r", lock,
-                )  # fmt: skip
-        return target / "own/bin/python"
+
+        def fill(directory: Path) -> None:
+            # Its scripts contain the temporary path, so use `python -m` only.
+            own = directory / "own"
+            venv.create(own, with_pip=True, symlinks=True)
+            _install(
+                f"the SDK {self.name}", str(own / "bin/python"), "-m", "pip",
+                "install", "-q", "--require-hashes", "--no-deps",
+                "--only-binary=:all:", "-r", lock,
+            )  # fmt: skip
+            # All of it is compiled now: what a use would write later would break the seal. A file
+            # that does not compile is not loaded either.
+            with contextlib.suppress(CoppiceError):
+                run(str(own / "bin/python"), "-m", "compileall", "-qq", own / "lib")
+
+        return entry(target, fill) / "own/bin/python"
 
 
 def _javascript(cache: Path) -> Path:
@@ -72,17 +79,18 @@ def _javascript(cache: Path) -> Path:
     for path in sorted(JAVASCRIPT.iterdir()):
         inputs.update(path.read_bytes())
     target = cache / "sdks" / f"javascript-{inputs.hexdigest()[:16]}"
-    if not target.exists():
+
+    def fill(directory: Path) -> None:
         for program in ("node", "npm"):
             need(program)
-        with half_built(target) as directory:
-            for path in JAVASCRIPT.iterdir():
-                shutil.copy(path, directory)
-            _install(
-                "the JavaScript SDK", "npm", "ci", "--silent", "--no-audit", "--no-fund",
-                "--ignore-scripts", "--prefix", directory,
-            )  # fmt: skip
-    return target
+        for path in JAVASCRIPT.iterdir():
+            shutil.copy(path, directory)
+        _install(
+            "the JavaScript SDK", "npm", "ci", "--silent", "--no-audit", "--no-fund",
+            "--ignore-scripts", "--prefix", directory,
+        )  # fmt: skip
+
+    return entry(target, fill)
 
 
 def _install(what: str, program: str, *arguments: str | Path) -> None:
