@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import io
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -114,6 +115,47 @@ def test_a_run_and_what_reads_it_need_no_locale(tmp_path: Path) -> None:
     assert b" us " in coppice("compare", "rig=cold-start", path.name[:25])
     assert os.fsencode(results) in coppice("export", "--csv")
     assert b"of 1 records" in coppice("site", "--out", str(tmp_path / "site"))
+
+
+REAL = {"de_DE.ISO-8859-1": ("ISO-8859-1", "für"), "ja_JP.eucJP": ("EUC-JP", "猫")}
+"""Locales by name: their charmap, and a name that it has."""
+
+
+@pytest.fixture(scope="module")
+def locales(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with these locales, which few hosts have."""
+    if shutil.which("localedef") is None or not Path("/usr/share/i18n/locales/ja_JP").exists():
+        pytest.skip("the sources of locales are not installed: apt-get install locales")
+    made = tmp_path_factory.mktemp("locales")
+    for name, (charmap, _) in REAL.items():
+        language = name.partition(".")[0]
+        # Its exit code counts warnings, too.
+        subprocess.run(
+            ["localedef", "-i", language, "-f", charmap, made / name], capture_output=True
+        )
+        assert (made / name / "LC_CTYPE").exists()
+    return made
+
+
+@pytest.mark.parametrize("name", REAL)
+def test_a_real_locale_of_another_encoding(name: str, locales: Path, tmp_path: Path) -> None:
+    charmap, text = REAL[name]
+    own = os.fsencode(tmp_path) + b"/" + text.encode(charmap)
+    environment = {**os.environ, "LC_ALL": name, "LOCPATH": str(locales), "PYTHONUTF8": "0"}
+
+    def coppice(*argv: str | bytes) -> subprocess.CompletedProcess[bytes]:
+        command = [sys.executable, "-m", "harness", *argv]
+        return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True)
+
+    done = coppice("export", "--csv", "rig=policy-churn", "--out", own)
+    assert done.returncode == 0 and own in done.stdout, done.stderr
+    assert Path(os.fsdecode(own)).read_text(encoding="utf-8").startswith("run_id,")
+    done = coppice("gateway", "keys", "--state", own + b".state", "--new", text.encode(charmap))
+    assert done.returncode == 0 and text.encode(charmap) in done.stdout, done.stderr
+    other = "é猫".encode()  # UTF-8, which ISO-8859-1 takes for other letters, and EUC-JP does not
+    done = coppice("gateway", "keys", "--state", own + b".state", "--new", other)
+    assert done.returncode == (64 if charmap == "EUC-JP" else 0), done.stderr
+    assert b"Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -94,8 +94,18 @@ def test_no_error_of_compare_is_taken_for_worse(
     assert ("Traceback" in shown) == (code == 70)
 
 
-def test_a_full_device_as_output_has_its_code() -> None:
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["run", "--help"],
+        ["run", "cold-start", "--substrate", "noop", "--concurrency", "1", "--results"],
+        ["gateway", "--substrate", "noop", "--port", "0", "--state"],
+    ],
+    ids=["help", "run", "gateway"],
+)
+def test_a_full_device_as_output_has_its_code(argv: list[str], tmp_path: Path) -> None:
+    given = argv if argv[-1] == "--help" else [*argv, str(tmp_path / "place")]
     with Path("/dev/full").open("wb") as full:
-        argv = [sys.executable, "-m", "harness.cli", "run", "--help"]
-        done = subprocess.run(argv, stdout=full, stderr=subprocess.PIPE)
+        command = [sys.executable, "-m", "harness", *given]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE)
     assert done.returncode == 74 and b"Traceback" not in done.stderr

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import resource
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -82,3 +83,13 @@ def test_groups_belong_to_one_runtime_directory(tmp_path: Path) -> None:
     assert cgroups.parent_of(tmp_path / "a") != cgroups.parent_of(tmp_path / "b")
     # The same path on the same file system under another root is the directory of another machine.
     assert cgroups.parent_of(tmp_path / "a", tmp_path) != cgroups.parent_of(tmp_path / "a")
+
+
+@pytest.mark.parametrize(
+    ("hard", "set_"), [(1024, 1024), (4096, 4096), (20000, 4096), (resource.RLIM_INFINITY, 4096)]
+)
+def test_no_limit_of_open_files_is_above_the_caller_s(
+    hard: int, set_: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda what: (hard, hard))
+    assert config._within_own_limit(4096) == set_
