@@ -89,7 +89,7 @@ def test_no_chart_or_page_names_a_published_figure_of_its_own() -> None:
         and (
             several := [
                 one
-                for one in named.findall(path.read_text())
+                for one in named.findall(path.read_text(encoding="utf-8"))
                 if one.strip("\"'") in known or "{" in one
             ]
         )

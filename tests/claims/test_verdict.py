@@ -259,6 +259,6 @@ def test_every_claim_of_ours_is_whole_and_every_front_page_claim_is_there() -> N
     ],
 )
 def test_an_entry_that_is_wrong_is_named(tmp_path: Path, text: str, words: str) -> None:
-    (tmp_path / "claims.yaml").write_text(text)
+    (tmp_path / "claims.yaml").write_text(text, encoding="utf-8")
     with pytest.raises(ClaimError, match=words):
         claims.load(FIGURES, tmp_path / "claims.yaml")

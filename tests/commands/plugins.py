@@ -16,11 +16,13 @@ def install(site: Path, name: str, group: str, entry: str, files: Mapping[str, s
     """Put a distribution into a directory of packages; `entry` is NAME = VALUE."""
     for path, text in files.items():
         (site / path).parent.mkdir(parents=True, exist_ok=True)
-        (site / path).write_text(text)
+        (site / path).write_text(text, encoding="utf-8")
     info = site / f"{name.replace('-', '_')}-1.0.dist-info"
     info.mkdir(parents=True)
-    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text(f"[{group}]\n{entry}\n")
+    (info / "METADATA").write_text(
+        f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n", encoding="utf-8"
+    )
+    (info / "entry_points.txt").write_text(f"[{group}]\n{entry}\n", encoding="utf-8")
 
 
 def loaded_by_rigs(site: Path, *modules: str) -> dict[str, str]:
@@ -42,4 +44,5 @@ def coppice_with(site: Path, *arguments: str, cwd: Path) -> subprocess.Completed
         cwd=cwd,
         capture_output=True,
         text=True,
+        encoding="utf-8",
     )

@@ -90,7 +90,7 @@ def test_a_reader_that_has_gone_is_no_error(argv: Sequence[str], tmp_path: Path)
     given = [*argv, "--results", str(tmp_path / "results")] if argv[0] == "run" else argv
     done = subprocess.run(
         [sys.executable, "-m", "harness.cli", *given],
-        cwd=ROOT, stdout=writing, stderr=subprocess.PIPE, text=True,
+        cwd=ROOT, stdout=writing, stderr=subprocess.PIPE, text=True, encoding="utf-8",
     )  # fmt: skip
     os.close(writing)
     assert done.returncode == 141

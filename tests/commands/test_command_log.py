@@ -36,7 +36,7 @@ def python(code: str, log: Path | str, *arguments: str, **more: str) -> str:
         [sys.executable, "-c", f"from harness import command_log; command_log.start()\n{code}",
          *arguments],
         cwd=ROOT, env={**os.environ, "COPPICE_LOG": str(log), **more}, capture_output=True,
-        text=True, check=True,
+        text=True, check=True, encoding="utf-8",
     )  # fmt: skip
     return done.stderr
 
@@ -44,7 +44,7 @@ def python(code: str, log: Path | str, *arguments: str, **more: str) -> str:
 def pasted(text: str, cwd: Path) -> str:
     """What a shell prints for one line."""
     return subprocess.run(
-        ["bash", "-c", text], capture_output=True, text=True, check=True, cwd=cwd
+        ["bash", "-c", text], capture_output=True, text=True, check=True, cwd=cwd, encoding="utf-8"
     ).stdout
 
 
@@ -69,9 +69,9 @@ def test_a_line_can_be_pasted(how: str, tmp_path: Path) -> None:
         )
     printed = tmp_path / "printed"
     python(code, log, str(place), str(printed))
-    begun, ended = log.read_text().splitlines()
+    begun, ended = log.read_text(encoding="utf-8").splitlines()
     assert ENDED.match(ended) and "exit 0" in ended
-    expected = printed.read_text()
+    expected = printed.read_text(encoding="utf-8")
     assert str(place) in expected and "line\nbreak" in expected
     assert ("and more" in expected) == (how == "subprocess")
     assert pasted(begun, Path("/")) == expected
@@ -89,7 +89,7 @@ def test_how_it_ended(tmp_path: Path) -> None:
         "with contextlib.suppress(Exception): run('false')\n"
     )
     python(code, log)
-    lines = log.read_text().splitlines()
+    lines = log.read_text(encoding="utf-8").splitlines()
     ends = [one for one in lines if one.startswith("#")]
     assert len(lines) == 8 and len(ends) == 4
     assert "exit 3" in ends[0] and float(ENDED.match(ends[0])[2]) >= 0.1  # type: ignore[index]
@@ -123,7 +123,7 @@ def test_secrets_are_hidden(tmp_path: Path) -> None:
         " 'https://me:hush@host/'], env=own)\n"
     )
     python(code, log, key)
-    text = log.read_text()
+    text = log.read_text(encoding="utf-8")
     assert "hush" not in text and key not in text and "shown" in text
     assert (
         redacted(f"key {key}, Authorization: Bearer abc") == "key (hidden), Authorization: (hidden)"
@@ -145,7 +145,7 @@ def test_the_option_and_the_variable(tmp_path: Path) -> None:
     log = tmp_path / "new" / "log"
     asked, to_file = coppice("-v", "doctor"), coppice("doctor", COPPICE_LOG=str(log))
     assert any(map(ENDED.match, asked.stderr.splitlines())), asked.stderr
-    assert any(map(ENDED.match, log.read_text().splitlines()))
+    assert any(map(ENDED.match, log.read_text(encoding="utf-8").splitlines()))
     assert not any(map(ENDED.match, to_file.stderr.splitlines()))
     assert asked.returncode == to_file.returncode
     by_variable = python("import subprocess; subprocess.run(['true'])", "1")
@@ -187,7 +187,7 @@ def test_no_program_is_started_unseen() -> None:
     for path in [*ROOT.glob("harness/**/*.py"), *ROOT.glob("rigs/**/*.py")]:
         if {"guest", "compat"} & set(path.relative_to(ROOT).parts[1:3]) and "gateway" in path.parts:
             continue  # runs in a sandbox, or with an SDK
-        text = path.read_text()
+        text = path.read_text(encoding="utf-8")
         for node in ast.walk(ast.parse(text)):
             if isinstance(node, ast.Import) and any(one.name == "sh" for one in node.names):
                 assert "command_log.announced" in text, path

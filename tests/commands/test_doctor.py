@@ -71,7 +71,7 @@ def rig(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., None]:
 
     def write(id: str, *substrates: str, tools: Sequence[str] = ()) -> None:
         text = RIG.format(id=id, substrates=substrates, tools=tuple(tools))
-        (tmp_path / f"test_{id}.py").write_text(text)
+        (tmp_path / f"test_{id}.py").write_text(text, encoding="utf-8")
 
     return write
 
@@ -180,7 +180,7 @@ def test_a_rig_that_does_not_load_is_reported_and_the_others_are_shown(
     rig("good", "fake-runs")
     foreign = tmp_path / "foreign"
     foreign.mkdir()
-    (foreign / "test_bad.py").write_text("import no_such_module\n")
+    (foreign / "test_bad.py").write_text("import no_such_module\n", encoding="utf-8")
     monkeypatch.setattr(
         discovery, "directories", lambda broken: iter([("ours", tmp_path), ("foreign", foreign)])
     )
@@ -193,7 +193,7 @@ def test_a_rig_that_does_not_load_is_reported_and_the_others_are_shown(
 
 def test_the_exit_code_agrees_with_the_report_on_this_host() -> None:
     command = [sys.executable, "-m", "harness.cli", "doctor", "--json"]
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8")
     found = json.loads(done.stdout)
     assert {"bhyve", "noop", "qemu"} <= found["substrates"].keys()
     assert found["substrates"]["noop"]["runs"] is True

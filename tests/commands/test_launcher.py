@@ -24,7 +24,7 @@ exit 7
 
 def _program(path: Path, body: str) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(f"#!/bin/sh\n{body}\n")
+    path.write_text(f"#!/bin/sh\n{body}\n", encoding="utf-8")
     path.chmod(0o755)
     return path
 
@@ -37,7 +37,12 @@ def _mise(
     via: Path | None = None,
 ) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [via or root / "bin" / "mise", *arguments], cwd=cwd, env=env, capture_output=True, text=True
+        [via or root / "bin" / "mise", *arguments],
+        cwd=cwd,
+        env=env,
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
     )
 
 
@@ -68,7 +73,10 @@ def downloaded(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     if (config := Path.home() / ".npmrc").exists():  # how this machine reaches npm's registry
         env["NPM_CONFIG_USERCONFIG"] = str(config)
     command = [str(ROOT / "bin" / "mise"), "--version"]
-    both = [subprocess.Popen(command, env=env, cwd="/", text=True, stdout=-1) for _ in range(2)]
+    both = [
+        subprocess.Popen(command, env=env, cwd="/", text=True, stdout=-1, encoding="utf-8")
+        for _ in range(2)
+    ]
     outputs = [process.communicate()[0] for process in both]
     assert [process.returncode for process in both] == [0, 0]
     assert outputs[0] == outputs[1]
@@ -127,7 +135,7 @@ def test_tasks_and_tools_of_other_directories_are_ignored(
 ) -> None:
     """A mise.toml above the checkout may belong to another project, and require downloads."""
     (checkout.parent / "mise.toml").write_text(
-        '[tools]\nnode = "99.0.0"\n[tasks.foreign]\nrun = "true"\n'
+        '[tools]\nnode = "99.0.0"\n[tasks.foreign]\nrun = "true"\n', encoding="utf-8"
     )
     done = _mise("tasks", "--json", root=checkout, env=downloaded)
     names = {task["name"] for task in json.loads(done.stdout)}

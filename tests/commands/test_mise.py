@@ -38,16 +38,16 @@ class Launcher:
         self.root = directory / "tree"
         (self.root / "bin").mkdir(parents=True)
         fake = script(directory / "fake-mise", FAKE_MISE)
-        text = (ROOT / "bin/mise").read_text()
+        text = (ROOT / "bin/mise").read_text(encoding="utf-8")
         pinned = next(line for line in text.splitlines() if line.startswith("digest_linux_x64="))
         digest = digest or hashlib.sha256(fake.read_bytes()).hexdigest()
         self.path = self.root / "bin/mise"
-        self.path.write_text(text.replace(pinned, f"digest_linux_x64={digest}"))
+        self.path.write_text(text.replace(pinned, f"digest_linux_x64={digest}"), encoding="utf-8")
         self.path.chmod(0o755)
         self.tools = only(directory / "tools")
         script(self.tools / "npm", FAKE_NPM)
         self.log = directory / "log"
-        self.log.write_text("")
+        self.log.write_text("", encoding="utf-8")
         self.home = directory / "home"
         self.home.mkdir()
         self.environment = {
@@ -62,6 +62,7 @@ class Launcher:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            encoding="utf-8",
         )
 
     def run(self, *arguments: str) -> tuple[int, str, str]:
@@ -71,7 +72,7 @@ class Launcher:
 
     @property
     def downloads(self) -> int:
-        return self.log.read_text().count("npm install")
+        return self.log.read_text(encoding="utf-8").count("npm install")
 
     def kept(self) -> list[str]:
         """The files in the cache."""
@@ -149,7 +150,7 @@ def test_two_launchers_at_once_both_run(launcher: Launcher) -> None:
 
 
 def test_the_pin_names_a_version_and_a_digest() -> None:
-    lines = (ROOT / "bin/mise").read_text().splitlines()
+    lines = (ROOT / "bin/mise").read_text(encoding="utf-8").splitlines()
     pins = dict(line.split("=", 1) for line in lines if line.startswith(("version=", "digest_")))
     assert pins["version"].count(".") == 2
     assert len(bytes.fromhex(pins["digest_linux_x64"])) == 32

@@ -103,17 +103,20 @@ def test_apt_finds_in_derived_lists_what_the_machines_own_omit(
     for component in packages.COMPONENTS["debian"].split():
         index = suite / component / "binary-all" / "Packages"
         index.parent.mkdir(parents=True)
-        index.write_text(PACKAGE.format(name=f"test-{component}", digest="0" * 64))
+        index.write_text(
+            PACKAGE.format(name=f"test-{component}", digest="0" * 64), encoding="utf-8"
+        )
         digest = hashlib.sha256(index.read_bytes()).hexdigest()
         sums.append(f" {digest} {index.stat().st_size} {index.relative_to(suite)}\n")
     (suite / "Release").write_text(
         f"Codename: {codename}\nDate: Mon, 23 Nov 2026 00:00:00 UTC\nArchitectures: all\n"
-        f"Components: {packages.COMPONENTS['debian']}\nSHA256:\n{''.join(sums)}"
+        f"Components: {packages.COMPONENTS['debian']}\nSHA256:\n{''.join(sums)}",
+        encoding="utf-8",
     )
     etc = tmp_path / "etc"
     etc.mkdir()
     own = f"deb [trusted=yes arch=all] file:{tmp_path / 'archive'} {codename} main\n"
-    (etc / "sources.list").write_text(own)
+    (etc / "sources.list").write_text(own, encoding="utf-8")
     monkeypatch.setattr(packages, "APT", etc)
     monkeypatch.setattr(packages, "COMPONENTS", {"debian": MORE, "ubuntu": MORE})
     names = ["test-main", "test-non-free", "test-absent"]
@@ -124,7 +127,7 @@ def test_apt_finds_in_derived_lists_what_the_machines_own_omit(
         assert packages.apt(*options, "-o", "APT::Sandbox::User=root", "update") == 0
         assert packages.offered(names, *options) == ["test-main", "test-non-free"]
     assert not directory.exists()
-    assert (etc / "sources.list").read_text() == own
+    assert (etc / "sources.list").read_text(encoding="utf-8") == own
 
 
 @pytest.mark.skipif(shutil.which("apt-cache") is None, reason="needs apt-cache")
@@ -136,7 +139,7 @@ def test_the_packages_of_missing_programs_are_missing(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     for program in packages.NEEDED:
-        (tmp_path / program).write_text("#!/bin/sh\n")
+        (tmp_path / program).write_text("#!/bin/sh\n", encoding="utf-8")
         (tmp_path / program).chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
     assert packages.missing() == []
@@ -178,7 +181,7 @@ def test_installing_starts_no_service_and_keeps_the_machines_policy(
     with packages._no_service_started():
         assert subprocess.run([policy, "docker", "start"]).returncode == 101
     assert not policy.exists()
-    policy.write_text("own")
+    policy.write_text("own", encoding="utf-8")
     with packages._no_service_started():
-        assert policy.read_text() == "own"
-    assert policy.read_text() == "own"
+        assert policy.read_text(encoding="utf-8") == "own"
+    assert policy.read_text(encoding="utf-8") == "own"

@@ -39,7 +39,7 @@ RUN = ("run", "cold-start", "--substrate", "noop")
 
 
 def test_records_cannot_go_into_a_file(tmp_path: Path) -> None:
-    (tmp_path / "results").write_text("a file")
+    (tmp_path / "results").write_text("a file", encoding="utf-8")
     done = coppice_with(tmp_path / "none", *RUN, cwd=tmp_path)
     assert done.returncode == 73 and done.stdout == ""
     assert "records cannot go to results" in done.stderr and "--results" in done.stderr
@@ -74,7 +74,9 @@ def test_a_read_only_file_system_is_refused_and_a_full_one_too(
 
 def pytest_on_rigs(*arguments: str) -> subprocess.CompletedProcess[str]:
     argv = [sys.executable, "-m", "pytest", "rigs", "-p", "no:cacheprovider", "-q", "-k", "noop"]
-    return subprocess.run([*argv, *arguments], cwd=ROOT, capture_output=True, text=True)
+    return subprocess.run(
+        [*argv, *arguments], cwd=ROOT, capture_output=True, text=True, encoding="utf-8"
+    )
 
 
 def test_pytest_tries_both_places_before_it_measures(tmp_path: Path) -> None:
@@ -124,7 +126,7 @@ def test_samples_are_kept_elsewhere_when_the_disk_is_full_at_the_end(
     ],
 )
 def test_what_cannot_be_written_is_named_in_one_line(argv: list[str], tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("a file")
+    (tmp_path / "file").write_text("a file", encoding="utf-8")
     (tmp_path / "crate" / "ro-crate-metadata.json").mkdir(parents=True)
     done = coppice_with(tmp_path / "none", *argv, cwd=tmp_path)
     assert done.returncode == 73, done.stderr
@@ -136,7 +138,7 @@ def test_what_cannot_be_written_is_named_in_one_line(argv: list[str], tmp_path: 
 def test_a_cache_that_cannot_be_written_ends_the_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "file").write_text("a file")
+    (tmp_path / "file").write_text("a file", encoding="utf-8")
     monkeypatch.setenv("COPPICE_CACHE", str(tmp_path / "file" / "cache"))
     argv = ("run", "cold-start", "--substrate", "process", "--tier", "full")
     done = coppice_with(tmp_path / "none", *argv, cwd=tmp_path)
@@ -165,11 +167,13 @@ def test_variables_for_other_work_with_pytest_and_python_change_nothing(
 
 def test_modules_and_settings_of_the_directory_are_not_read(tmp_path: Path) -> None:
     for name in ("harness", "json", "pytest", "conftest"):
-        (tmp_path / f"{name}.py").write_text("raise RuntimeError('of the directory')")
-    (tmp_path / "pytest.ini").write_text("[pytest]\naddopts = --nonsense\n")
+        (tmp_path / f"{name}.py").write_text(
+            "raise RuntimeError('of the directory')", encoding="utf-8"
+        )
+    (tmp_path / "pytest.ini").write_text("[pytest]\naddopts = --nonsense\n", encoding="utf-8")
     before = set(tmp_path.iterdir())
     done = coppice_with(tmp_path / "none", *RUN, cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     (results,) = set(tmp_path.iterdir()) - before
     assert results.name == "results", "and a run leaves nothing else where the user is"
-    assert [json.loads(path.read_text()) for path in results.rglob("*.run.json")]
+    assert [json.loads(path.read_text(encoding="utf-8")) for path in results.rglob("*.run.json")]

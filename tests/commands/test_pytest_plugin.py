@@ -27,8 +27,8 @@ def test_options(case, request):
 
 
 def test_a_project_has_options_of_the_same_names(tmp_path: Path) -> None:
-    (tmp_path / "conftest.py").write_text(CONFTEST)
-    (tmp_path / "test_theirs.py").write_text(TEST)
+    (tmp_path / "conftest.py").write_text(CONFTEST, encoding="utf-8")
+    (tmp_path / "test_theirs.py").write_text(TEST, encoding="utf-8")
     command = [
         sys.executable,
         "-m",
@@ -44,6 +44,7 @@ def test_a_project_has_options_of_the_same_names(tmp_path: Path) -> None:
         cwd=tmp_path,
         capture_output=True,
         text=True,
+        encoding="utf-8",
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "1 passed" in done.stdout
@@ -56,7 +57,11 @@ def test_pytest_alone_says_what_it_recorded_where_and_whether_it_is_suspect(
     command += ["-c", str(paths.PYTEST_INI), "--rootdir", str(paths.DATA)]
     command += ["--coppice-substrate=noop", "--coppice-concurrency=1", "--coppice-profile=smoke"]
     done = subprocess.run(
-        [*command, f"--coppice-results={tmp_path}"], cwd=tmp_path, capture_output=True, text=True
+        [*command, f"--coppice-results={tmp_path}"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
     )
     assert done.returncode == 0, done.stdout + done.stderr
     (stored,) = record.find(tmp_path)

@@ -132,7 +132,8 @@ def test_the_wait_ends_on_a_signal_and_the_first_record_is_kept(tmp_path: Path) 
     environment = {**os.environ, "COPPICE_RUNTIME": str(tmp_path / "runtime")}
     with subprocess.Popen(
         [sys.executable, "-m", "harness.cli", *argv],
-        cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+        cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+        text=True, encoding="utf-8",
     ) as process:  # fmt: skip
         assert process.stderr
         for line in process.stderr:

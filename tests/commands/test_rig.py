@@ -52,6 +52,7 @@ def rigs(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str
         env={**os.environ, **environment},
         capture_output=True,
         text=True,
+        encoding="utf-8",
     )
 
 
@@ -66,7 +67,7 @@ def test_pytest_benchmark_has_the_samples_of_the_record_in_order(
     done = rigs(f"--benchmark-json={out}", "-k", "noop", f"--coppice-results={results}")
     assert done.returncode == 0, done.stdout
     by_id = {load(path).run_id: path for path in find(results)}
-    benchmarks = json.loads(out.read_text())["benchmarks"]
+    benchmarks = json.loads(out.read_text(encoding="utf-8"))["benchmarks"]
     assert len(benchmarks) == len(by_id) == 2
     for benchmark in benchmarks:
         path = by_id[benchmark["extra_info"]["run_id"]]

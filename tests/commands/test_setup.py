@@ -30,11 +30,12 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (root / "harness" / "host").mkdir(parents=True)
     (root / "pyproject.toml").write_text(
         '[build-system]\nrequires = ["setuptools"]\nbuild-backend = "setuptools.build_meta"\n'
-        '[project]\nname = "door-test"\nversion = "1"\n[tool.setuptools]\npackages = []\n'
+        '[project]\nname = "door-test"\nversion = "1"\n[tool.setuptools]\npackages = []\n',
+        encoding="utf-8",
     )
-    lock = (ROOT / "requirements.lock").read_text()
+    lock = (ROOT / "requirements.lock").read_text(encoding="utf-8")
     [setuptools] = re.findall(r"^setuptools==.*(?:\n    .*)*", lock, re.M)
-    (root / "requirements.lock").write_text(setuptools + "\n")
+    (root / "requirements.lock").write_text(setuptools + "\n", encoding="utf-8")
     monkeypatch.setattr(packages, "missing", lambda tests=False: [])
     return root
 
@@ -49,7 +50,9 @@ def test_the_environment_is_created_once_and_again_after_the_lock_changes(
 ) -> None:
     _set_up(checkout)
     python = checkout / ".venv" / "bin" / "python"
-    shown = subprocess.run([python, "-m", "pip", "list"], capture_output=True, text=True).stdout
+    shown = subprocess.run(
+        [python, "-m", "pip", "list"], capture_output=True, text=True, encoding="utf-8"
+    ).stdout
     assert {"setuptools", "door-test"} <= {line.split()[0] for line in shown.splitlines()}
     assert "setup: done" in capsys.readouterr().err
 
@@ -60,7 +63,10 @@ def test_the_environment_is_created_once_and_again_after_the_lock_changes(
     assert capsys.readouterr().err == ""
 
     lock = checkout / "requirements.lock"
-    lock.write_text(re.sub(r"sha256:\w{8}", "sha256:00000000", lock.read_text()))
+    lock.write_text(
+        re.sub(r"sha256:\w{8}", "sha256:00000000", lock.read_text(encoding="utf-8")),
+        encoding="utf-8",
+    )
     with pytest.raises(environment.SetupFailed, match=r"pip .* exited with"):
         _set_up(checkout)
     assert "hashes" in capsys.readouterr().err.lower()
@@ -102,11 +108,11 @@ def _interpreter_replaced(root: Path) -> None:
 
 
 def _stamp_truncated(root: Path) -> None:
-    (root / ".venv" / environment.STAMP).write_text('{"environment": "')
+    (root / ".venv" / environment.STAMP).write_text('{"environment": "', encoding="utf-8")
 
 
 def _project_changed(root: Path) -> None:
-    with (root / "pyproject.toml").open("a") as file:
+    with (root / "pyproject.toml").open("a", encoding="utf-8") as file:
         file.write("# changed\n")
 
 
@@ -205,7 +211,7 @@ class _Touching(io.StringIO):
 
 def _hold(root: Path, until: Path) -> subprocess.Popen[str]:
     command = [sys.executable, "-c", HOLD, str(root), str(until)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT)
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT, encoding="utf-8")
 
 
 @pytest.mark.parametrize("killed", [False, True])
@@ -226,17 +232,21 @@ def test_one_set_up_at_a_time_even_when_only_its_child_is_left(
 def test_an_older_python_is_refused_in_one_sentence(tmp_path: Path) -> None:
     fake = tmp_path / "python3"
     pretend = "import sys; sys.version_info = (3, 9, 2); exec(sys.argv.pop(1))"
-    fake.write_text(f"#!/bin/sh\nshift\nexec {sys.executable} -c '{pretend}' \"$@\"\n")
+    fake.write_text(
+        f"#!/bin/sh\nshift\nexec {sys.executable} -c '{pretend}' \"$@\"\n", encoding="utf-8"
+    )
     fake.chmod(0o755)
     env = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
-    done = subprocess.run([ROOT / "bin" / "setup"], env=env, capture_output=True, text=True)
+    done = subprocess.run(
+        [ROOT / "bin" / "setup"], env=env, capture_output=True, text=True, encoding="utf-8"
+    )
     assert done.returncode == 69
     [sentence] = done.stderr.splitlines()
     assert "python3 is 3.9, but 3.11 or newer is needed" in sentence
 
 
 def test_the_lock_pins_and_hashes_every_requirement_and_names_no_location() -> None:
-    text = (ROOT / "requirements.lock").read_text()
+    text = (ROOT / "requirements.lock").read_text(encoding="utf-8")
     pinned = {}
     for entry in re.findall(r"^[^\s#].*(?:\n    .*)*", text, re.M):
         found = re.match(r"([a-z0-9-]+)==([\w.]+)(?: ;.*)? \\\n", entry)
@@ -245,7 +255,7 @@ def test_the_lock_pins_and_hashes_every_requirement_and_names_no_location() -> N
         pinned[found[1]] = found[2]
     assert "://" not in text
     assert " /" not in text
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     extras = itertools.chain(*project["optional-dependencies"].values())
     wanted = [*project["dependencies"], *extras]
     names = {re.split(r"[<>=~ ]", name)[0].lower().replace("_", "-") for name in wanted}
@@ -256,7 +266,9 @@ def test_a_second_set_up_of_this_checkout_is_fast() -> None:
     if not environment.environment_is_current(ROOT) or packages.missing(tests=True):
         pytest.skip("set-up has not run in this checkout, or packages are unavailable")
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    done = subprocess.run([ROOT / "bin" / "setup"], capture_output=True, text=True)
+    done = subprocess.run(
+        [ROOT / "bin" / "setup"], capture_output=True, text=True, encoding="utf-8"
+    )
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert (done.returncode, done.stdout + done.stderr) == (0, "")
     # CPU seconds, because elapsed time depends on what else runs.
@@ -273,5 +285,5 @@ def test_no_file_names_a_registrys_host() -> None:
         "-F",
         *(option for host in hosts for option in ("-e", host)),
     ]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, encoding="utf-8")
     assert (done.returncode, done.stdout) == (1, "")

@@ -21,6 +21,7 @@ def test_both_names_of_an_option_mean_the_same(prefix: str, tmp_path: Path) -> N
         cwd=ROOT,
         capture_output=True,
         text=True,
+        encoding="utf-8",
     )
     assert done.returncode == 0, done.stdout + done.stderr
     records = [load(path) for path in find(tmp_path)]

@@ -168,7 +168,7 @@ def test_a_signal_that_comes_while_the_program_is_loaded_has_its_code(
     number: signal.Signals,
 ) -> None:
     argv = [sys.executable, "-c", LOADING, str(number.value)]
-    done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, encoding="utf-8")
     assert done.returncode == CODES[number]
     assert done.stderr.startswith("coppice: ") and done.stderr.count("\n") == 1
 

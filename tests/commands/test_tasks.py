@@ -34,7 +34,9 @@ TASKS = [
 
 
 def mise(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([MISE, *arguments], cwd=cwd, capture_output=True, text=True)
+    return subprocess.run(
+        [MISE, *arguments], cwd=cwd, capture_output=True, text=True, encoding="utf-8"
+    )
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +51,7 @@ def known() -> set[str]:
 
 def test_the_file_that_mise_reads_is_the_table() -> None:
     made = as_toml(table(discover().found))
-    assert (ROOT / "rigs/tasks.toml").read_text() == made, (
+    assert (ROOT / "rigs/tasks.toml").read_text(encoding="utf-8") == made, (
         "update it: .venv/bin/python -m harness.rig > rigs/tasks.toml"
     )
 
@@ -63,13 +65,13 @@ def test_every_built_in_substrate_has_a_task_for_each_tier(known: set[str]) -> N
 def named() -> Iterator[tuple[str, str]]:
     """The texts of all records, claims, pages, essays and documents, which may name tasks."""
     for path in find(ROOT / "results"):
-        yield json.loads(path.read_text())["command"]["task"], path.name
+        yield json.loads(path.read_text(encoding="utf-8"))["command"]["task"], path.name
     places = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/*.md")]
     for directory in ("site", "harness", "rigs"):
         for suffix in ("md", "html", "yaml", "py"):
             places += (ROOT / directory).rglob(f"*.{suffix}")
     for path in places:
-        yield path.read_text(), str(path.relative_to(ROOT))
+        yield path.read_text(encoding="utf-8"), str(path.relative_to(ROOT))
 
 
 def test_every_task_that_a_text_names_exists(known: set[str]) -> None:
@@ -129,10 +131,13 @@ def test_a_task_repeats_itself(name: str) -> None:
 
 def test_mise_runs_a_task_with_its_arguments_and_exit_code(known: set[str], tmp_path: Path) -> None:
     (tmp_path / "mise.toml").write_text(
-        '[task_config]\nincludes = ["rigs/tasks.toml"]\n[tasks.setup]\nrun = "true"\n'
+        '[task_config]\nincludes = ["rigs/tasks.toml"]\n[tasks.setup]\nrun = "true"\n',
+        encoding="utf-8",
     )
     (tmp_path / "rigs").mkdir()
-    (tmp_path / "rigs/tasks.toml").write_text((ROOT / "rigs/tasks.toml").read_text())
+    (tmp_path / "rigs/tasks.toml").write_text(
+        (ROOT / "rigs/tasks.toml").read_text(encoding="utf-8"), encoding="utf-8"
+    )
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin/mise").write_bytes(MISE.read_bytes())
     (tmp_path / "bin/mise").chmod(0o755)
@@ -141,6 +146,7 @@ def test_mise_runs_a_task_with_its_arguments_and_exit_code(known: set[str], tmp_
         [tmp_path / "bin/mise", "run", "bench:qemu-full", "--", "--profile", "full", "two words"],
         capture_output=True,
         text=True,
+        encoding="utf-8",
     )
     assert done.stdout.splitlines() == [
         "run", "cold-start", "--substrate", "qemu", "--tier", "full",
@@ -150,7 +156,7 @@ def test_mise_runs_a_task_with_its_arguments_and_exit_code(known: set[str], tmp_
 
 
 def test_the_main_tasks_exist_and_set_up_first() -> None:
-    tasks = tomllib.loads((ROOT / "mise.toml").read_text())["tasks"]
+    tasks = tomllib.loads((ROOT / "mise.toml").read_text(encoding="utf-8"))["tasks"]
     assert {"setup", "bench", "test", "doctor", "site", "clean"} <= set(tasks)
     assert tasks["test"]["run"][0] == "bin/setup --tests"
     others = [task for name, task in tasks.items() if name not in ("setup", "test")]
@@ -159,7 +165,7 @@ def test_the_main_tasks_exist_and_set_up_first() -> None:
 
 
 def test_ci_runs_the_test_task() -> None:
-    text = (ROOT / ".ci/run").read_text()
+    text = (ROOT / ".ci/run").read_text(encoding="utf-8")
     assert os.access(ROOT / ".ci/run", os.X_OK)
     assert text.rstrip().splitlines()[-1] == "bin/mise run test"
 

@@ -26,7 +26,7 @@ def only(directory: Path, programs: tuple[str, ...] = PLAIN) -> Path:
 def script(path: Path, text: str) -> Path:
     """An executable shell script."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(f"#!/bin/sh\n{text}")
+    path.write_text(f"#!/bin/sh\n{text}", encoding="utf-8")
     path.chmod(0o755)
     return path
 

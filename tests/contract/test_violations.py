@@ -52,16 +52,22 @@ def failures(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Mapping[s
         shutil.copy(source, packages)
     info = packages / "violations-1.dist-info"
     info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: violations\nVersion: 1\n")
+    (info / "METADATA").write_text(
+        "Metadata-Version: 2.1\nName: violations\nVersion: 1\n", encoding="utf-8"
+    )
     entries = [f"{named(kind)} = {SUBSTRATES.stem}:{kind}\n" for kind in BREAKS]
-    (info / "entry_points.txt").write_text("[coppice.substrates]\n" + "".join(entries))
+    (info / "entry_points.txt").write_text(
+        "[coppice.substrates]\n" + "".join(entries), encoding="utf-8"
+    )
     classes = [
         f"class Test{kind}(SubstrateContract):\n"
         f"    substrate, own_names = {named(kind)!r}, ('hostname',)\n"
         for kind in BREAKS
     ]
     contract = home / "test_contract.py"
-    contract.write_text("from harness.testing import SubstrateContract\n" + "".join(classes))
+    contract.write_text(
+        "from harness.testing import SubstrateContract\n" + "".join(classes), encoding="utf-8"
+    )
     report = home / "report.xml"
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
     command += ["-p", "harness.rig.plugin", "-c", "/dev/null", "--rootdir", str(home)]
@@ -74,6 +80,7 @@ def failures(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Mapping[s
         capture_output=True,
         text=True,
         timeout=120,
+        encoding="utf-8",
     )
     assert report.exists(), done.stdout + done.stderr
     found: dict[str, dict[str, str]] = {kind: {} for kind in BREAKS}

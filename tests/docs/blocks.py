@@ -39,7 +39,7 @@ class Block:
 
 def blocks(page: Path) -> Iterator[Block]:
     """Every fenced block of a page that names a language, in order."""
-    for match in _BLOCK.finditer(page.read_text()):
+    for match in _BLOCK.finditer(page.read_text(encoding="utf-8")):
         language, *rest = match["info"].split()
         pairs = (word.partition("=") for word in rest)
         yield Block(language, {name: value or "yes" for name, _, value in pairs}, match["text"])
@@ -50,7 +50,7 @@ def shell(page: Path) -> Iterator[str]:
     for block in blocks(page):
         if block.language == "sh" and "run" not in block.attributes:
             yield block.text
-    plain = _BLOCK.sub("", page.read_text())
+    plain = _BLOCK.sub("", page.read_text(encoding="utf-8"))
     yield from re.findall(r"(?:^ {4}(?! ).*\n(?:^ {6,}.*\n)*)+", plain, re.MULTILINE)
 
 
@@ -68,15 +68,15 @@ def with_examples(page: Path, example: Path) -> str:
         named = re.search(r"\bfile=(\S+)", match["info"])
         if not named:
             return match[0]
-        return f"```{match['info']}\n{(example / named[1]).read_text()}```"
+        return f"```{match['info']}\n{(example / named[1]).read_text(encoding='utf-8')}```"
 
-    return _BLOCK.sub(put, page.read_text())
+    return _BLOCK.sub(put, page.read_text(encoding="utf-8"))
 
 
 def main() -> None:
     for name, example in SHOWN.items():
         page = ROOT / "docs" / name
-        page.write_text(with_examples(page, example))
+        page.write_text(with_examples(page, example), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -35,8 +35,8 @@ def shown() -> Iterator[tuple[str, Sequence[str]]]:
 
 def tasks() -> dict[str, list[str]]:
     """The command of every task that mise knows, by name."""
-    of_rigs = tomllib.loads((ROOT / "rigs/tasks.toml").read_text())
-    own = tomllib.loads((ROOT / "mise.toml").read_text())["tasks"]
+    of_rigs = tomllib.loads((ROOT / "rigs/tasks.toml").read_text(encoding="utf-8"))
+    own = tomllib.loads((ROOT / "mise.toml").read_text(encoding="utf-8"))["tasks"]
     return {
         name: shlex.split(task["run"]) if isinstance(task["run"], str) else []
         for name, task in {**of_rigs, **own}.items()
@@ -81,7 +81,7 @@ def test_a_command_that_is_none_is_refused() -> None:
 
 
 def test_the_exit_codes_are_those_of_the_errors() -> None:
-    text = (ROOT / "docs/troubleshooting.md").read_text()
+    text = (ROOT / "docs/troubleshooting.md").read_text(encoding="utf-8")
     told = {int(code) for code in re.findall(r"^\| (\d+) \|", text, re.MULTILINE)}
     raised = {getattr(errors, name).exit_code for name in errors.__all__ if name != "Interrupted"}
     assert told == raised | {0, 1}

@@ -23,7 +23,7 @@ ESSAYS = "site/essays/"
 def pages() -> list[str]:
     """Every Markdown file that is committed, or about to be."""
     argv = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "*.md"]
-    done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, encoding="utf-8")
     if done.returncode:  # an unpacked archive
         return ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"]
     return [name for name in sorted(done.stdout.split()) if not name.startswith(ESSAYS)]
@@ -31,7 +31,9 @@ def pages() -> list[str]:
 
 def anchors(page: Path) -> set[str]:
     """The anchors of a page's headings, as forges make them."""
-    headings = re.findall(r"^#+ (.+)$", _FENCED.sub("", page.read_text()), re.MULTILINE)
+    headings = re.findall(
+        r"^#+ (.+)$", _FENCED.sub("", page.read_text(encoding="utf-8")), re.MULTILINE
+    )
     return {
         re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-") for heading in headings
     }
@@ -39,7 +41,7 @@ def anchors(page: Path) -> set[str]:
 
 def broken(page: Path) -> Iterator[str]:
     """The links of a page that lead nowhere."""
-    text = _CODE.sub("", _FENCED.sub("", page.read_text()))
+    text = _CODE.sub("", _FENCED.sub("", page.read_text(encoding="utf-8")))
     for link in _LINK.findall(text):
         if re.match(r"[a-z]+:", link):
             continue
@@ -56,7 +58,7 @@ def test_links_lead_somewhere(name: str) -> None:
 
 
 def test_the_first_page_leads_to_every_page_of_the_documentation() -> None:
-    linked = set(_LINK.findall((ROOT / "README.md").read_text()))
+    linked = set(_LINK.findall((ROOT / "README.md").read_text(encoding="utf-8")))
     there = {f"docs/{page.name}" for page in (ROOT / "docs").glob("*.md")}
     assert len(there) > 10
     assert there - linked == set()
@@ -64,14 +66,16 @@ def test_the_first_page_leads_to_every_page_of_the_documentation() -> None:
 
 def test_a_broken_link_is_found(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
-    page.write_text("# A head\n[x](nowhere.md) [y](page.md#a-head) [z](#none) `[c](no)`\n")
+    page.write_text(
+        "# A head\n[x](nowhere.md) [y](page.md#a-head) [z](#none) `[c](no)`\n", encoding="utf-8"
+    )
     assert list(broken(page)) == ["nowhere.md", "#none"]
 
 
 @pytest.mark.parametrize("name", [name for name in pages() if not name.startswith(OF_OTHERS)])
 def test_files_and_modules_that_a_page_names_are_there(name: str) -> None:
     """`harness/measure/clock.py` and `harness.measure.clock`, or a name in that module."""
-    text = (ROOT / name).read_text()
+    text = (ROOT / name).read_text(encoding="utf-8")
     # A name before a star is the beginning of several.
     files = re.findall(r"(?<![\w./-])(?:harness|rigs|tests|examples)/[\w/.-]+\w(?![\w/*-])", text)
     assert [path for path in files if "NAME" not in path and not _file(path)] == []

@@ -29,10 +29,10 @@ def follow(page: Path, directory: Path, bin: Path) -> None:
     for block in blocks(page):
         if name := block.attributes.get("file"):
             (directory / name).parent.mkdir(parents=True, exist_ok=True)
-            (directory / name).write_text(block.text)
+            (directory / name).write_text(block.text, encoding="utf-8")
         elif name := block.attributes.get("append"):
             assert (directory / name).is_file(), f"{page.name} adds to {name}, which is not there"
-            with (directory / name).open("a") as file:
+            with (directory / name).open("a", encoding="utf-8") as file:
                 file.write(block.text)
         elif "run" in block.attributes:
             done = subprocess.run(
@@ -43,6 +43,7 @@ def follow(page: Path, directory: Path, bin: Path) -> None:
                 stderr=subprocess.STDOUT,
                 text=True,
                 timeout=280,
+                encoding="utf-8",
             )
             assert done.returncode == 0, f"{page.name}:\n{block.text}\n{done.stdout}"
 
@@ -73,7 +74,7 @@ def test_adding_a_package(name: str, reader: Installed, tmp_path: Path) -> None:
 def test_a_page_shows_the_example_as_it_is(name: str) -> None:
     page = DOCS / name
     shown = {block.attributes["file"] for block in blocks(page) if "file" in block.attributes}
-    assert page.read_text() == with_examples(page, SHOWN[name]), (
+    assert page.read_text(encoding="utf-8") == with_examples(page, SHOWN[name]), (
         "make it anew: .venv/bin/python -m tests.docs.blocks"
     )
     there = {
@@ -99,7 +100,7 @@ def test_adding_a_claim(tmp_path: Path) -> None:
     follow(DOCS / "adding-a-claim.md", tmp_path, tmp_path / ".venv/bin")
     (record,) = [load(path) for path in find(tmp_path / "lab")]
     verdict = Verdict.REACHED if record.validity.status == "valid" else Verdict.INCONCLUSIVE
-    text = (tmp_path / "lab-site/claims/example-start.html").read_text()
+    text = (tmp_path / "lab-site/claims/example-start.html").read_text(encoding="utf-8")
     assert record.run_id.lower() in text and verdict in text
 
 

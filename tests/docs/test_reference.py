@@ -26,7 +26,7 @@ GUARD = "_H"
 
 def rows(page: str) -> Iterator[list[str]]:
     """The cells of every row of a page's tables that is about a variable."""
-    for line in (DOCS / page).read_text().splitlines():
+    for line in (DOCS / page).read_text(encoding="utf-8").splitlines():
         if line.startswith("| `COPPICE_"):
             yield [cell.strip() for cell in line.strip("|").split("|")]
 
@@ -38,7 +38,9 @@ def described() -> set[str]:
 def named(directory: Path, pattern: str = r"\bCOPPICE_[A-Z_]+\b") -> set[str]:
     """Every variable that the sources in a directory name."""
     files = [path for suffix in ("py", "c", "h") for path in directory.rglob(f"*.{suffix}")]
-    return {name for path in files for name in re.findall(pattern, path.read_text())}
+    return {
+        name for path in files for name in re.findall(pattern, path.read_text(encoding="utf-8"))
+    }
 
 
 def read_by_tests() -> set[str]:
@@ -64,14 +66,14 @@ def test_variables_that_go_to_another_host_are_marked() -> None:
 
 
 def test_the_schemas_page_is_made_of_the_schema() -> None:
-    made = schema_page.page(json.loads(paths.RECORD_SCHEMA.read_text()))
-    assert (DOCS / "record-schema.md").read_text() == made, (
+    made = schema_page.page(json.loads(paths.RECORD_SCHEMA.read_text(encoding="utf-8")))
+    assert (DOCS / "record-schema.md").read_text(encoding="utf-8") == made, (
         "make it anew: .venv/bin/python -m harness.measure.schema_page > docs/record-schema.md"
     )
 
 
 def test_a_key_without_a_description_is_refused() -> None:
-    schema = json.loads(paths.RECORD_SCHEMA.read_text())
+    schema = json.loads(paths.RECORD_SCHEMA.read_text(encoding="utf-8"))
     del schema["properties"]["series"]["items"]["properties"]["failures"]["items"]["properties"][
         "reason"
     ]["description"]
@@ -80,7 +82,7 @@ def test_a_key_without_a_description_is_refused() -> None:
 
 
 def test_the_glossary_has_every_word_that_records_and_commands_use() -> None:
-    text = (DOCS / "glossary.md").read_text()
+    text = (DOCS / "glossary.md").read_text(encoding="utf-8")
     announced = {
         value for name, value in vars(stages).items() if name.isupper() and isinstance(value, str)
     }
@@ -91,7 +93,9 @@ def test_the_glossary_has_every_word_that_records_and_commands_use() -> None:
 
 def layers() -> list[list[str]]:
     """The layers that import-linter holds, top first; those of one line stand side by side."""
-    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"][
+        "importlinter"
+    ]
     (contract,) = [one for one in settings["contracts"] if one["name"] == "layers"]
     return [
         [name.strip().removeprefix("harness.") for name in re.split(r"[|:]", line)]
@@ -100,7 +104,7 @@ def layers() -> list[list[str]]:
 
 
 def test_the_architectures_table_has_the_layers_in_their_order() -> None:
-    text = (DOCS / "architecture.md").read_text()
+    text = (DOCS / "architecture.md").read_text(encoding="utf-8")
     shown = [
         re.findall(r"`harness/([a-z_]+)[./]", line.split("|")[1])
         for line in text.splitlines()
@@ -116,7 +120,7 @@ def test_every_part_of_the_package_is_a_layer() -> None:
 
 
 def test_the_picture_shows_the_layers_top_down() -> None:
-    picture = (DOCS / "architecture.svg").read_text()
+    picture = (DOCS / "architecture.svg").read_text(encoding="utf-8")
     texts = re.findall(r'y="(\d+)"[^>]*class="name">([a-z_]+)<', picture)
     heights = {name: int(y) for y, name in texts}
     assert set(heights) == {name for line in layers() for name in line}

@@ -104,13 +104,14 @@ def session(tmp_path: Path, text: str) -> subprocess.CompletedProcess[str]:
     """One pytest session with one file of tests, elsewhere."""
     file = tmp_path / "session" / "test_it.py"
     file.parent.mkdir(exist_ok=True)
-    file.write_text(text)
+    file.write_text(text, encoding="utf-8")
     return subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(file)],
         cwd=file.parent,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
+        encoding="utf-8",
     )
 
 
@@ -135,10 +136,12 @@ def test_a_vmm_with_garbage_for_a_kernel(failures: Path, tmp_path: Path) -> None
     done = session(tmp_path, GARBAGE_KERNEL)
     assert done.returncode == 1, done.stdout
     directory = kept(done, failures)
-    about = (directory / ABOUT).read_text()
+    about = (directory / ABOUT).read_text(encoding="utf-8")
     assert "test_garbage" in about and "GuestDied" in about
     (log,) = directory.glob("coppice-*.log")
-    assert "qemu" in log.read_text() and "before it was told to" in log.read_text()
+    assert "qemu" in log.read_text(encoding="utf-8") and "before it was told to" in log.read_text(
+        encoding="utf-8"
+    )
     assert list((tmp_path / "runtime").glob("*/*.log")) == []
 
 
@@ -147,7 +150,7 @@ def test_a_guest_that_panics_on_its_console(failures: Path, tmp_path: Path) -> N
     done = session(tmp_path, PANIC)
     assert done.returncode == 1, done.stdout
     (serial,) = kept(done, failures).glob("coppice-*.serial")
-    assert "Kernel panic" in serial.read_text()
+    assert "Kernel panic" in serial.read_text(encoding="utf-8")
 
 
 @fits("oci-overlay")
@@ -158,18 +161,18 @@ def test_a_container_without_its_agent(failures: Path, tmp_path: Path) -> None:
     done = session(tmp_path, NO_AGENT)
     assert done.returncode == 1, done.stdout
     (log,) = kept(done, failures).glob("oci-*.log")
-    assert "no such file or directory" in log.read_text()
+    assert "no such file or directory" in log.read_text(encoding="utf-8")
 
 
 def test_a_gateways_log_without_its_keys(failures: Path, tmp_path: Path) -> None:
     done = session(tmp_path, GATEWAY)
     assert "its key is e2b_" in done.stdout, done.stdout
     directory = kept(done, failures)
-    assert "its key is (hidden)" in (directory / ABOUT).read_text()
+    assert "its key is (hidden)" in (directory / ABOUT).read_text(encoding="utf-8")
     (log,) = directory.glob("gateway-*.log")
-    assert '"route": "list"' in log.read_text()
+    assert '"route": "list"' in log.read_text(encoding="utf-8")
     key = re.findall(r"e2b_\w{20,}", done.stdout)[0]
-    assert not any(key in one.read_text() for one in directory.iterdir())
+    assert not any(key in one.read_text(encoding="utf-8") for one in directory.iterdir())
 
 
 def test_it_is_bounded(failures: Path, tmp_path: Path) -> None:
@@ -211,7 +214,9 @@ def test_a_record_with_failed_samples_keeps_too(failures: Path, tmp_path: Path) 
     """The rig's test passes: what failed is a part of what it measured."""
     done = session(tmp_path, "def test_it(rig_run):\n    rig_run.failed = True")
     assert done.returncode == 0, done.stdout
-    assert "samples of the record failed" in (kept(done, failures) / ABOUT).read_text()
+    assert "samples of the record failed" in (kept(done, failures) / ABOUT).read_text(
+        encoding="utf-8"
+    )
 
 
 def test_where_it_is_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -268,7 +273,7 @@ for name, code in (("killed", None), ("died", 1)):
     ended = tmp_path / "ended"
     subprocess.run([sys.executable, "-c", code, ended, tmp_path], check=True, cwd=ROOT)
     assert [one.name for one in ended.iterdir()] == ["died.log"]
-    assert "exit code 1" in (ended / "died.log").read_text()
+    assert "exit code 1" in (ended / "died.log").read_text(encoding="utf-8")
 
 
 def test_what_is_held_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -289,7 +289,9 @@ class Recording:
         }  # fmt: skip
         text = json.dumps(whole, indent=1) + "\n"
         # The agent's path there is specific to that machine.
-        path.write_text(text.replace(os.environ.get("COPPICE_GUEST_AGENT", AGENT), AGENT))
+        path.write_text(
+            text.replace(os.environ.get("COPPICE_GUEST_AGENT", AGENT), AGENT), encoding="utf-8"
+        )
 
 
 class _Recorded:
@@ -323,7 +325,7 @@ class Replay:
     """Implements `Host` from a transcript: the same commands in the same order, or it fails."""
 
     def __init__(self, path: Path) -> None:
-        whole = json.loads(path.read_text())
+        whole = json.loads(path.read_text(encoding="utf-8"))
         assert whole["recorded"] is True, "only recordings are transcripts"
         self.host = whole["host"]
         self.name, self.directory = f"the transcript {path.name}", whole.get("folder", "/tmp/run")

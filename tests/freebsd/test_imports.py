@@ -42,5 +42,7 @@ print("imported")
 
 
 def test_commands_rigs_and_substrates_load_on_a_python_of_freebsd() -> None:
-    done = subprocess.run([sys.executable, "-c", CHILD], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", CHILD], cwd=ROOT, capture_output=True, text=True, encoding="utf-8"
+    )
     assert (done.returncode, done.stdout) == (0, "imported\n"), done.stderr

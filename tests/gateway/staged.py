@@ -30,7 +30,7 @@ def _stop_where_asked(stage: str) -> None:
     """Report the stage that the test has named, and wait there to be killed."""
     directory = Path(sys.argv[sys.argv.index("--state") + 1])
     with contextlib.suppress(FileNotFoundError):
-        if (directory / STAGE).read_text() == stage:
+        if (directory / STAGE).read_text(encoding="utf-8") == stage:
             with socket.socket(socket.AF_UNIX) as channel:
                 channel.connect(_short(directory))
                 channel.recv(1)
@@ -53,7 +53,7 @@ def killed_at(
         server.bind(_short(gateway.directory))
         server.listen()
         server.settimeout(0.2)
-        (gateway.directory / STAGE).write_text(stage)
+        (gateway.directory / STAGE).write_text(stage, encoding="utf-8")
         asking = threading.Thread(target=_ask, args=(request,))
         asking.start()
         deadline = time.monotonic() + LIMIT_S

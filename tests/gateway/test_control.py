@@ -292,7 +292,7 @@ def test_each_log_entry_is_a_line_of_json(run: Run, tmp_path: Path) -> None:
     with running_gateway(run, "--substrate", "noop", "--verbose") as process:
         Box.create(process).kill()
         process.request("GET", "/nothing")
-        lines = (process.directory / "log").read_text().splitlines()
+        lines = (process.directory / "log").read_text(encoding="utf-8").splitlines()
     entries = [json.loads(line) for line in lines if line.startswith("{")]
     routes = {(line["route"], line["status"]) for line in entries if line["what"] == "request"}
     assert {("create_v2", 201), ("kill", 204), ("unknown", 404)} <= routes

@@ -300,7 +300,7 @@ def test_a_repaired_row_has_its_save_again(tmp_path: Path) -> None:
         store.put_snapshot(taken)
     for name in ("i1", "s2"):
         (saved / name).mkdir()
-        (saved / name / "content").write_text(name)
+        (saved / name / "content").write_text(name, encoding="utf-8")
     with edited(tmp_path / FILE) as connection:
         connection.execute("update sandboxes set doc = '?' || doc")
         connection.execute("update snapshots set doc = '?' || doc")
@@ -312,7 +312,9 @@ def test_a_repaired_row_has_its_save_again(tmp_path: Path) -> None:
     with opened(tmp_path / FILE) as store:
         store.put(stranger)
     assert asyncio.run(begin()) == ({paused.id}, {taken.id})
-    assert {entry.name: (entry / "content").read_text() for entry in saved.iterdir()} == {
+    assert {
+        entry.name: (entry / "content").read_text(encoding="utf-8") for entry in saved.iterdir()
+    } == {
         "i1": "i1",
         "s2": "s2",
     }

@@ -152,13 +152,13 @@ def _resident(served: GatewayProcess) -> int:
 
 def _reset_peak(served: GatewayProcess) -> None:
     assert served.process
-    Path(f"/proc/{served.process.pid}/clear_refs").write_text("5")
+    Path(f"/proc/{served.process.pid}/clear_refs").write_text("5", encoding="utf-8")
 
 
 def _peak(served: GatewayProcess) -> int:
     """The peak resident memory since the last reset, in bytes."""
     assert served.process
-    status = Path(f"/proc/{served.process.pid}/status").read_text()
+    status = Path(f"/proc/{served.process.pid}/status").read_text(encoding="utf-8")
     found = re.search(r"^VmHWM:\s+(\d+) kB", status, re.M)
     assert found
     return int(found[1]) * 1024

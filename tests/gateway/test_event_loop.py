@@ -103,10 +103,10 @@ def test_cells_that_wait_in_line_run_in_their_order(shell: Interpreter) -> None:
 def test_an_idle_interpreter_does_not_wake(shell: Interpreter) -> None:
     shell.run("import asyncio\nwaits = asyncio.create_task(asyncio.Event().wait())")
     directory = Path(f"/proc/{shell.process.pid}")
-    eventually(lambda: "poll" in (directory / "wchan").read_text(), 30)
+    eventually(lambda: "poll" in (directory / "wchan").read_text(encoding="utf-8"), 30)
 
     def switches() -> list[str]:
-        lines = (directory / "status").read_text().splitlines()
+        lines = (directory / "status").read_text(encoding="utf-8").splitlines()
         return [line for line in lines if "ctxt_switches" in line]
 
     before = switches()

@@ -48,7 +48,12 @@ def failed(served: GatewayProcess, *more: str, module: str = "harness") -> tuple
     """A start with other options that fails: its exit code and message."""
     argv = [module if argument == "harness" else argument for argument in served.argv]
     done = subprocess.run(
-        [*argv, *more], env=dict(served.environment), capture_output=True, text=True, timeout=120
+        [*argv, *more],
+        env=dict(served.environment),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        encoding="utf-8",
     )
     assert done.stdout == "" and "Traceback" not in done.stderr, done
     return done.returncode, done.stderr

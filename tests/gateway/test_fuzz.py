@@ -66,7 +66,7 @@ class Maker:
 
 
 def test_no_call_causes_a_server_error(nothing: GatewayProcess) -> None:
-    document = yaml.safe_load(FILE.read_text())
+    document = yaml.safe_load(FILE.read_text(encoding="utf-8"))
     random_source = random.Random(20260822)
     maker = Maker(document, random_source)
     calls = [

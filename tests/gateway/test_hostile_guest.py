@@ -390,7 +390,7 @@ def test_every_decoding_of_a_guest_s_bytes_goes_through_answers() -> None:
     for path in receivers:
         wrong = [
             line
-            for line in path.read_text().splitlines()
+            for line in path.read_text(encoding="utf-8").splitlines()
             if decodes.search(line.replace("answers.unpack", ""))
         ]
         assert not wrong, (path, wrong)

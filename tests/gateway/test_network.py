@@ -173,7 +173,7 @@ def test_a_gateway_whose_network_does_not_match_the_sandboxes_is_refused(
             assert box.run("echo alive") == ("alive\n", 0)
             assert box.kill() == 204
             process.stop()
-            assert f" {runtime}/" not in Path("/proc/self/mounts").read_text()
+            assert f" {runtime}/" not in Path("/proc/self/mounts").read_text(encoding="utf-8")
             if other is without:
                 process.argv = other
                 process.start()  # nothing runs that it could not take over

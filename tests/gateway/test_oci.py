@@ -85,7 +85,7 @@ def test_a_sandbox_ends_when_its_time_is_up_and_when_it_dies(own: GatewayProcess
     with killed.start("sleep 600") as stream:
         messages = stream.messages()
         next(messages)
-        os.kill(int(file.read_text()), signal.SIGKILL)
+        os.kill(int(file.read_text(encoding="utf-8")), signal.SIGKILL)
         _, last = list(messages)[-1]
         assert last["error"]["code"] == "unavailable"
     paths = [f"/sandboxes/{box.id}" for box in (timed, killed)]
@@ -170,7 +170,7 @@ def test_a_sandbox_s_links_lead_nowhere_on_this_host(own: GatewayProcess, tmp_pa
     files = ("machine-id", "hostname", "hosts")
     tmp_path.chmod(0o755)
     for name in files:
-        (tmp_path / name).write_text("this host's own")
+        (tmp_path / name).write_text("this host's own", encoding="utf-8")
     root = {"Authorization": "Basic " + base64.b64encode(b"root:").decode()}
     linked, with_directory, single = (Box.create(own) for _ in range(3))
     for box, attack in (
@@ -185,7 +185,7 @@ def test_a_sandbox_s_links_lead_nowhere_on_this_host(own: GatewayProcess, tmp_pa
         assert own.request("POST", f"/v2{path}/connect", {}, JSON)[0] == 201
         assert {name.name for name in tmp_path.iterdir()} == set(files)
         for name in files:
-            assert (tmp_path / name).read_text() == "this host's own"
+            assert (tmp_path / name).read_text(encoding="utf-8") == "this host's own"
         assert box.kill() == 204
 
 
@@ -239,7 +239,8 @@ def test_after_a_crash_sandboxes_are_adopted_and_nothing_else_is_left(
     def counts() -> tuple[int, int, int]:
         """The numbers of containers, mounts and loop devices."""
         points = [
-            Path(line.split()[1]) for line in Path("/proc/self/mounts").read_text().splitlines()
+            Path(line.split()[1])
+            for line in Path("/proc/self/mounts").read_text(encoding="utf-8").splitlines()
         ]
         # The run's own directory is a mount where /run is mounted noexec.
         mounts = sum(runtime in point.parents and point.parent != runtime for point in points)
@@ -270,6 +271,6 @@ def test_clean_removes_everything_of_a_gateway_that_is_not_restarted(own: Gatewa
     reclaim(runtime, waiting=True)
     assert [entry.name for entry in runtime.iterdir()] == ["leases"]
     assert not any((runtime / "leases").iterdir())
-    assert f" {runtime}/" not in Path("/proc/self/mounts").read_text()
+    assert f" {runtime}/" not in Path("/proc/self/mounts").read_text(encoding="utf-8")
     loops = subprocess.run(["losetup", "--list", "--output", "BACK-FILE"], capture_output=True)
     assert f"{runtime}/" not in loops.stdout.decode()

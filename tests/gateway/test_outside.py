@@ -264,7 +264,7 @@ def test_the_resolver_is_that_of_the_outside_s_owner(tmp_path: Path) -> None:
         ("nameserver 127.0.0.1\nnameserver 10.1.2.3\nnameserver 10.1.2.4\n", "10.1.2.3"),
         ("nameserver 0.0.0.0\nnameserver\n  nameserver 9.9.9.9 # one\n", "9.9.9.9"),
     ):
-        (tmp_path / "resolv.conf").write_text(text)
+        (tmp_path / "resolv.conf").write_text(text, encoding="utf-8")
         assert first_reachable([tmp_path / "none", tmp_path / "resolv.conf"]) == (
             address and IPv4Address(address)
         )

@@ -32,7 +32,7 @@ def store(state: Path, tmp_path: Path) -> Iterator[Store]:
     """That of a gateway with containers that was killed; its run waits."""
     directory = tmp_path / "runtime" / "run"
     directory.mkdir(parents=True)
-    (directory / STATE).write_text(str(state))
+    (directory / STATE).write_text(str(state), encoding="utf-8")
     with opened(state / FILE) as store:
         note(store, OCI, Run("run", directory, directory.parent / "leases"))
         yield store

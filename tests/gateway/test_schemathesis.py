@@ -28,7 +28,7 @@ TO_KILL = 5
 
 def described(directory: Path, known: list[str], snapshot: str) -> Path:
     """The description with ids of existing sandboxes, so that calls reach them."""
-    document = yaml.safe_load(FILE.read_text())
+    document = yaml.safe_load(FILE.read_text(encoding="utf-8"))
     parts = document["components"]
     parts["parameters"]["id"]["schema"]["enum"] = known[TO_KILL:]
     parts["schemas"]["NewSandbox"]["properties"]["templateID"]["enum"] = ["base", snapshot]
@@ -41,7 +41,7 @@ def described(directory: Path, known: list[str], snapshot: str) -> Path:
     by_id["delete"]["parameters"] = [to_kill]
     by_id["get"]["parameters"] = [{"$ref": "#/components/parameters/id"}]
     path = directory / "openapi.yaml"
-    path.write_text(yaml.safe_dump(document))
+    path.write_text(yaml.safe_dump(document), encoding="utf-8")
     return path
 
 
@@ -85,7 +85,7 @@ def test_no_call_fails_and_each_response_is_as_described(
                 "--max-examples", "4" if CALLS < 5000 else "200", "--seed", str(seed),
                 "--generation-database", "none", "--no-color", "--warnings", "off",
             ],
-            cwd=tmp_path, capture_output=True, text=True,
+            cwd=tmp_path, capture_output=True, text=True, encoding="utf-8",
         )  # fmt: skip
         assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
         now = response_counts(nothing) - before

@@ -43,7 +43,9 @@ def test_a_changed_agent_gives_another_image(
 ) -> None:
     agent = tmp_path / "agent"
     shutil.copytree(image.AGENT, agent)
-    (agent / "main.c").write_text((agent / "main.c").read_text() + "\n/* changed */\n")
+    (agent / "main.c").write_text(
+        (agent / "main.c").read_text(encoding="utf-8") + "\n/* changed */\n", encoding="utf-8"
+    )
     monkeypatch.setattr(image, "AGENT", agent)
     other = image.build(_cache_with_kernel(tmp_path / "cache"))
     assert other.initramfs.parent.name != built.initramfs.parent.name

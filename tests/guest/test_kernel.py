@@ -123,7 +123,7 @@ def test_modules_are_unpacked_and_come_after_what_they_need(
     put("virtio_net", _module("net-failover,virtio"))
     put("net-failover", _module("failover"))
     put("failover", _module())
-    (tmp_path / "modules.builtin").write_text("kernel/drivers/virtio/virtio.ko\n")
+    (tmp_path / "modules.builtin").write_text("kernel/drivers/virtio/virtio.ko\n", encoding="utf-8")
     found = modules.wanted(tmp_path, ["virtio_net", "virtio"])
     assert [module.name for module in found] == ["failover", "net_failover", "virtio_net"]
     assert found[0].content == _module()
@@ -132,7 +132,9 @@ def test_modules_are_unpacked_and_come_after_what_they_need(
 def test_a_missing_driver_is_refused_and_a_built_in_driver_is_not(
     tmp_path: Path,
 ) -> None:
-    (tmp_path / "modules.builtin").write_text("kernel/drivers/virtio/virtio_mmio.ko\n")
+    (tmp_path / "modules.builtin").write_text(
+        "kernel/drivers/virtio/virtio_mmio.ko\n", encoding="utf-8"
+    )
     assert modules.wanted(tmp_path, ["virtio_mmio"]) == []
     with pytest.raises(ImageError, match=r"no module virtio_net, and .* not .* built in"):
         modules.wanted(tmp_path, ["virtio_net"])
@@ -182,7 +184,7 @@ def test_all_packages_of_a_divided_kernel_are_downloaded() -> None:
 def _keep(cache: Path, version: str) -> Path:
     return entry(
         cache / "kernels" / f"linux-image-{version}-cloud-amd64",
-        lambda directory: (directory / "version").write_text(version),
+        lambda directory: (directory / "version").write_text(version, encoding="utf-8"),
     )
 
 
@@ -190,10 +192,12 @@ def test_a_damaged_kernel_is_replaced_by_the_newest_that_apt_offers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     home = _keep(tmp_path, "6.1.0-57")
-    (home / "version").write_text("6.1.0-56")
+    (home / "version").write_text("6.1.0-56", encoding="utf-8")
     monkeypatch.setattr(kernel, "_newest", lambda: "linux-image-6.1.0-58-cloud-amd64")
     monkeypatch.setattr(
-        kernel, "_unpack", lambda name, directory: (directory / "version").write_text(name)
+        kernel,
+        "_unpack",
+        lambda name, directory: (directory / "version").write_text(name, encoding="utf-8"),
     )
     assert kernel.from_distribution(tmp_path).version == "linux-image-6.1.0-58-cloud-amd64"
 

@@ -41,9 +41,9 @@ def test_a_digest_depends_on_names_modes_links_and_contents(tmp_path: Path) -> N
     root = tmp_path / "root"
     root.mkdir()
     seen = [rootfs.tree_digest(root)]
-    (root / "file\nwith a newline").write_text("one")
+    (root / "file\nwith a newline").write_text("one", encoding="utf-8")
     seen.append(rootfs.tree_digest(root))
-    (root / "file\nwith a newline").write_text("two")
+    (root / "file\nwith a newline").write_text("two", encoding="utf-8")
     seen.append(rootfs.tree_digest(root))
     (root / "file\nwith a newline").chmod(0o755)
     seen.append(rootfs.tree_digest(root))

@@ -56,7 +56,7 @@ with open_run() as run:
 def start(script: str, *arguments: str) -> subprocess.Popen[str]:
     """Start a Python script whose stdout can be read."""
     argv = [sys.executable, "-c", script, *arguments]
-    return subprocess.Popen(argv, stdout=subprocess.PIPE, text=True, cwd=ROOT)
+    return subprocess.Popen(argv, stdout=subprocess.PIPE, text=True, cwd=ROOT, encoding="utf-8")
 
 
 def next_line(process: subprocess.Popen[str]) -> str:
@@ -73,6 +73,7 @@ def coppice(*arguments: str, **environment: str) -> subprocess.CompletedProcess[
         env={**os.environ, **environment},
         capture_output=True,
         text=True,
+        encoding="utf-8",
     )
 
 

@@ -77,7 +77,7 @@ def _empty(at: Path) -> None:
 
 def _replace_by_file(at: Path) -> None:
     shutil.rmtree(at)
-    at.write_text("kvl")
+    at.write_text("kvl", encoding="utf-8")
 
 
 def _replace_by_link(at: Path) -> None:
@@ -95,8 +95,8 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
     "another mode": lambda at: (at / "root/bin/program").chmod(0o777),
     "another link": _relink,
     "a damaged seal": lambda at: flip(at / SEAL, 50),
-    "an empty seal": lambda at: (at / SEAL).write_text(""),
-    "a seal that is a list": lambda at: (at / SEAL).write_text("[]"),
+    "an empty seal": lambda at: (at / SEAL).write_text("", encoding="utf-8"),
+    "a seal that is a list": lambda at: (at / SEAL).write_text("[]", encoding="utf-8"),
     "no seal": lambda at: (at / SEAL).unlink(),
     "nothing left": _empty,
     "a file in its place": _replace_by_file,
@@ -121,17 +121,17 @@ def test_a_damaged_entry_is_built_again(
 
 @pytest.mark.parametrize("text", ["", "[]", json.dumps({"boot": "x", "files": "y"})])
 def test_what_was_noted_is_not_believed_when_it_does_not_fit(builder: Builder, text: str) -> None:
-    (builder.target / CHECKED).write_text(text)
+    (builder.target / CHECKED).write_text(text, encoding="utf-8")
     assert is_intact(builder.target)
     flip(builder.target / "disk")
-    (builder.target / CHECKED).write_text(text)
+    (builder.target / CHECKED).write_text(text, encoding="utf-8")
     assert not is_intact(builder.target)
 
 
 def test_all_is_read_again_after_a_reboot(
     builder: Builder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "boot").write_text("another boot")
+    (tmp_path / "boot").write_text("another boot", encoding="utf-8")
     monkeypatch.setattr(entries, "BOOT", tmp_path / "boot")
     read: list[Path] = []
 

@@ -22,7 +22,7 @@ needs_groups = pytest.mark.skipif(
 
 
 def _read(group: Path, name: str) -> str:
-    return (group / name).read_text().strip()
+    return (group / name).read_text(encoding="utf-8").strip()
 
 
 @needs_groups
@@ -40,7 +40,7 @@ def test_a_group_has_its_limits_and_ends_what_is_left_in_it() -> None:
             assert _read(place["cpu"], "cpu.cfs_quota_us") == "50000"
         with subprocess.Popen(["sleep", "600"]) as process:
             for directory in group.directories:
-                (directory / "cgroup.procs").write_text(str(process.pid))
+                (directory / "cgroup.procs").write_text(str(process.pid), encoding="utf-8")
             assert groups.names() == ["one"]
             group.remove()
             assert process.wait(10) != 0

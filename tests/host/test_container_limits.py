@@ -45,7 +45,7 @@ def fake(root: Path, mountinfo: str, own: str, **files: str) -> Path:
     for name, text in {"proc/self/mountinfo": mountinfo, "proc/self/cgroup": own, **files}.items():
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
+        path.write_text(text, encoding="utf-8")
     return root
 
 
@@ -125,7 +125,7 @@ def inside(made: dict[str, Path], program: str, before: str = "true") -> str:
     done = subprocess.run(
         ["unshare", "--mount", "sh", "-ec", f'{moves}; {before}; exec "$@"', "sh",
          sys.executable, "-c", program],
-        cwd=ROOT, capture_output=True, text=True, timeout=120,
+        cwd=ROOT, capture_output=True, text=True, timeout=120, encoding="utf-8",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -133,11 +133,11 @@ def inside(made: dict[str, Path], program: str, before: str = "true") -> str:
 
 def test_memory_and_processors_are_those_of_the_container() -> None:
     with groups("memory", "cpu", "pids") as made:
-        (made["memory"] / "memory.limit_in_bytes").write_text(str(700 * MIB))
-        (made["pids"] / "pids.max").write_text("300")
+        (made["memory"] / "memory.limit_in_bytes").write_text(str(700 * MIB), encoding="utf-8")
+        (made["pids"] / "pids.max").write_text("300", encoding="utf-8")
         quota = (made["cpu"] / "cpu.cfs_quota_us").exists()
         if quota:
-            (made["cpu"] / "cpu.cfs_quota_us").write_text("100000")
+            (made["cpu"] / "cpu.cfs_quota_us").write_text("100000", encoding="utf-8")
         found = json.loads(inside(made, LIMITED))
     available, usable, floor, cpus, memory_fact, cpu_fact, pids_fact = found
     assert 0 < available < 700 * MIB == usable == memory_fact

@@ -30,7 +30,7 @@ def state(tmp_path: Path) -> Path:
 def begun(runtime: Path, state: Path) -> Run:
     """A gateway's run that is dead and waits."""
     with open_run(runtime) as run:
-        (run.directory / STATE).write_text(str(state))
+        (run.directory / STATE).write_text(str(state), encoding="utf-8")
     assert run.directory.is_dir() and not run.taken_over and not is_alive(run.directory)
     return run
 

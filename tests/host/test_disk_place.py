@@ -110,7 +110,7 @@ def test_disks_of_dead_runs_are_found_and_no_others(
     (place / "not-ours").mkdir(parents=True)
     with open_run(runtime) as run:
         living = open_place(run, MIB).directory
-        owner = json.loads((living / disk_place.OWNER).read_text())
+        owner = json.loads((living / disk_place.OWNER).read_text(encoding="utf-8"))
         names = ("20260101T000000Z-00000001", "20260101T000000Z-00000002", "20260101T000000Z-0000")
         dead, elsewhere, broken = (place / name for name in names)
         for directory, facts in (
@@ -119,7 +119,7 @@ def test_disks_of_dead_runs_are_found_and_no_others(
             (broken, {}),
         ):
             directory.mkdir()
-            (directory / disk_place.OWNER).write_text(json.dumps(facts))
+            (directory / disk_place.OWNER).write_text(json.dumps(facts), encoding="utf-8")
             (directory / "disk").touch()
         found = {Path(leftover.name) for leftover in find(runtime, cache)}
         assert dead in found and not {living, elsewhere, broken, place / "not-ours"} & found

@@ -45,7 +45,7 @@ def begun(argv: list[str], stages: Stages) -> subprocess.Popen[str]:
     """A process that runs a rig, which reports its stages."""
     return subprocess.Popen(
         [sys.executable, "-m", *argv], cwd=ROOT, env={**os.environ, **stages.environment},
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, encoding="utf-8",
     )  # fmt: skip
 
 
@@ -89,14 +89,14 @@ def test_records_written_before_the_signal_are_kept(runtime: Path, tmp_path: Pat
     assert process.returncode == 143, output
     (path,) = records_in(results)
     (beside,) = path.parent.glob("*.pytest-benchmark.json")
-    (one,) = json.loads(beside.read_text())["benchmarks"]
+    (one,) = json.loads(beside.read_text(encoding="utf-8"))["benchmarks"]
     assert one["extra_info"]["record"] == path.name
     assert what_is_there(runtime) == []
 
 
 def pending(pid: int) -> set[int]:
     """Signals pending for a process and all of its threads."""
-    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    lines = Path(f"/proc/{pid}/status").read_text(encoding="utf-8").splitlines()
     found = 0
     for line in lines:
         if line.startswith(("SigPnd:", "ShdPnd:")):

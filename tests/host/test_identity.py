@@ -25,7 +25,7 @@ for _ in range(100):
 def test_the_parts_of_an_identity(tmp_path: Path) -> None:
     one = allocate(tmp_path / "leases", "some-run")
     assert one.address in identity.NETWORK
-    assert one.lease.read_text() == "some-run"
+    assert one.lease.read_text(encoding="utf-8") == "some-run"
     assert identity.NETWORK[int(one.lease.name)] == one.address
     assert one.hostname == f"sandbox-{one.id}"
     assert one.mac_bytes[:2] == b"\x02\xc0" and one.mac_bytes[2:] == one.address.packed
@@ -36,7 +36,9 @@ def test_the_parts_of_an_identity(tmp_path: Path) -> None:
 def test_four_processes_at_once_get_different_identities(tmp_path: Path) -> None:
     argv = [sys.executable, "-c", ALLOCATE_MANY, str(tmp_path / "leases")]
     processes = [
-        subprocess.Popen(argv, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        subprocess.Popen(
+            argv, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE, encoding="utf-8"
+        )
         for _ in range(4)
     ]
     for process in processes:  # all have started before any may go on

@@ -52,12 +52,12 @@ def settings(tmp_path: Path) -> Path:
     directory = tmp_path / "ksm"
     directory.mkdir()
     for name, text in FOUND.items():
-        (directory / name).write_text(text)
+        (directory / name).write_text(text, encoding="utf-8")
     return directory
 
 
 def values(settings: Path) -> dict[str, str]:
-    return {name: (settings / name).read_text().strip() for name in FOUND}
+    return {name: (settings / name).read_text(encoding="utf-8").strip() for name in FOUND}
 
 
 def restored(settings: Path) -> bool:
@@ -148,7 +148,9 @@ def test_settings_of_a_dead_run_without_directory_are_recognised_by_value(
 def test_the_kernel_merges_only_processes_started_through_the_program(
     run: Run, cache: Path
 ) -> None:
-    before = {name: (SETTINGS / name).read_text() for name in ("run", "pages_to_scan")}
+    before = {
+        name: (SETTINGS / name).read_text(encoding="utf-8") for name in ("run", "pages_to_scan")
+    }
     python = [sys.executable, "-c", EQUAL_PAGES]
 
     def hold(words: list[str]) -> subprocess.Popen[bytes]:
@@ -157,21 +159,23 @@ def test_the_kernel_merges_only_processes_started_through_the_program(
         return process
 
     def merged(process: subprocess.Popen[bytes]) -> int:
-        text = Path(f"/proc/{process.pid}/smaps_rollup").read_text()
+        text = Path(f"/proc/{process.pid}/smaps_rollup").read_text(encoding="utf-8")
         return int(text.partition("KSM:")[2].split()[0])
 
     with merging(run), hold([str(program(cache)), *python]) as ours, hold(python) as other:
         try:
             eventually(lambda: merged(ours) >= 7 << 10, 200)  # a busy host's ksmd is slow
             assert merged(other) == 0
-            assert int(Path(f"/proc/{ours.pid}/personality").read_text(), 16) & 0x40000
+            assert (
+                int(Path(f"/proc/{ours.pid}/personality").read_text(encoding="utf-8"), 16) & 0x40000
+            )
         finally:
             ours.communicate(b"")
             other.communicate(b"")
-    assert {name: (SETTINGS / name).read_text() for name in before} == before
+    assert {name: (SETTINGS / name).read_text(encoding="utf-8") for name in before} == before
 
 
 def test_a_note_names_the_directory_of_the_settings(run: Run, settings: Path) -> None:
     with merging(run, settings):
-        told = json.loads((run.directory / NOTE).read_text())
+        told = json.loads((run.directory / NOTE).read_text(encoding="utf-8"))
     assert told["settings"] == str(settings) and told["found"]["advisor_mode"] == "scan-time"

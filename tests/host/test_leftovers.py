@@ -41,7 +41,7 @@ def dead(runtime: Path, cache: Path) -> Iterator[Path]:
     process = start(HOLD_A_RUN)
     directory = Path(next_line(process))
     allocate(runtime / "leases", directory.name)
-    (directory / "vmm.log").write_text("said")
+    (directory / "vmm.log").write_text("said", encoding="utf-8")
     orphan = subprocess.Popen(["sleep", "600"], env={**os.environ, VARIABLE: str(directory)})
     process.kill()
     process.wait()
@@ -196,7 +196,12 @@ def test_a_run_of_a_container_is_left_alone(runtime: Path, cache: Path, root: st
     """
     command = ["unshare", "--mount", "sh", "-ec", inside, "sh", holds]
     with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        encoding="utf-8",
     ) as process:
         assert process.stdin and process.stdout
         pid, group = process.stdout.readline().split()
@@ -225,7 +230,9 @@ def test_a_run_that_begins_during_the_search_is_not_taken_for_dead(
             directory = Path(next_line(begun[0]))
             allocate(runtime / "leases", directory.name)
             marked = {**os.environ, VARIABLE: str(directory)}
-            begun.append(subprocess.Popen(["sleep", "600"], env=marked, text=True))
+            begun.append(
+                subprocess.Popen(["sleep", "600"], env=marked, text=True, encoding="utf-8")
+            )
         return iter(entries)
 
     monkeypatch.setattr(Path, "iterdir", iterdir)
@@ -246,7 +253,7 @@ def test_mounts_in_a_dead_runs_directory_are_unmounted(dead: Path) -> None:
     try:
         done = coppice("clean")
         assert f"removed mount {point}" in done.stdout, done.stderr
-        assert str(dead) not in Path("/proc/self/mounts").read_text()
+        assert str(dead) not in Path("/proc/self/mounts").read_text(encoding="utf-8")
         assert not dead.exists()
     finally:
         if point.is_mount():

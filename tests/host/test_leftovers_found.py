@@ -68,8 +68,8 @@ def test_what_a_killed_gateway_had_begun_to_save(
         held.enter_context(locking(state / "saved" / f"{HALF_BUILT}at-work"))
     run = runtime / "20260102T030405Z-0123abcd"
     run.mkdir(parents=True)
-    (run / LOCK).write_text("1")
-    (run / STATE).write_text(str(states[0]))
+    (run / LOCK).write_text("1", encoding="utf-8")
+    (run / STATE).write_text(str(states[0]), encoding="utf-8")
     dead = {("half-built", str(state / "saved" / f"{HALF_BUILT}dead")) for state in states}
     assert _found(runtime, cache) == {*dead, ("directory", str(run))}
     reclaim(runtime)
@@ -81,7 +81,7 @@ def test_what_a_killed_gateway_had_begun_to_save(
 def test_a_copy_of_the_harness_whose_run_is_dead(runtime: Path, cache: Path) -> None:
     copy = cache / "remote" / "20260102T030405Z-0123abcd"
     copy.mkdir(parents=True)
-    (copy / LOCK).write_text("1")
+    (copy / LOCK).write_text("1", encoding="utf-8")
     assert find(runtime, cache) == [Leftover("directory", copy.name, str(copy))]
     remove(find(runtime, cache)[0])
     assert find(runtime, cache) == [] and (cache / "remote").is_dir()
@@ -98,7 +98,7 @@ def test_a_host_that_is_not_turned_on_again(runtime: Path, cache: Path) -> None:
     host = _off(runtime)
     run = host / leftovers.RUNTIME / "20260102T030405Z-0123abcd"
     run.mkdir()
-    (run / LOCK).write_text("1")
+    (run / LOCK).write_text("1", encoding="utf-8")
     mark = leftovers.mark_of(host)
     mark.touch()
     try:
@@ -125,7 +125,7 @@ def _locked(host: Path, held: ExitStack) -> None:
 def _with_a_living_run(host: Path, held: ExitStack) -> None:
     run = host / leftovers.RUNTIME / "20260102T030405Z-0123abcd"
     run.mkdir()
-    lock = held.enter_context((run / LOCK).open("w"))
+    lock = held.enter_context((run / LOCK).open("w", encoding="utf-8"))
     fcntl.flock(lock, fcntl.LOCK_EX)
 
 

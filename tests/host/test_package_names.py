@@ -32,7 +32,7 @@ def named_programs() -> dict[str, str]:
     """Programs that the code starts or asks for by a literal name, and where."""
     found: dict[str, str] = {}
     for path in SOURCES:
-        for call in ast.walk(ast.parse(path.read_text())):
+        for call in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             match call:
                 case ast.Call(ast.Name(function), [ast.Constant(str(name)), *_]) if (
                     function in STARTERS and re.fullmatch(r"[a-z][\w.-]+", name)
@@ -54,7 +54,7 @@ def test_no_remedy_names_a_package_by_hand() -> None:
     by_hand = [
         f"{path.name}: {line.strip()}"
         for path in SOURCES
-        for line in path.read_text().splitlines()
+        for line in path.read_text(encoding="utf-8").splitlines()
         if re.search(r"apt-get install [a-z]", line)
     ]
     assert by_hand == []
@@ -86,7 +86,9 @@ def test_apt_has_every_package_of_this_release() -> None:
 @pytest.mark.parametrize("program", sorted(package_names.PACKAGES))
 def test_the_package_is_the_one_that_brings_the_program(program: str) -> None:
     package = package_names.package(program)
-    listed = subprocess.run(["dpkg", "-L", package], capture_output=True, text=True)
+    listed = subprocess.run(
+        ["dpkg", "-L", package], capture_output=True, text=True, encoding="utf-8"
+    )
     if listed.returncode:
         pytest.skip(f"{package} is not installed")
     if package == "default-jre-headless":
@@ -105,11 +107,13 @@ def test_names_differ_by_release() -> None:
 
 def test_a_release_is_read_as_it_states_itself(tmp_path: Path) -> None:
     file = tmp_path / "os-release"
-    file.write_text('ID=debian\nVERSION_ID="13"\nVERSION_CODENAME=trixie\n')
+    file.write_text('ID=debian\nVERSION_ID="13"\nVERSION_CODENAME=trixie\n', encoding="utf-8")
     assert package_names.release(file) == DEBIAN_13
-    file.write_text('ID=ubuntu\nID_LIKE=debian\nVERSION_ID="24.04"\nVERSION_CODENAME=noble\n')
+    file.write_text(
+        'ID=ubuntu\nID_LIKE=debian\nVERSION_ID="24.04"\nVERSION_CODENAME=noble\n', encoding="utf-8"
+    )
     assert package_names.release(file) == UBUNTU_24
-    file.write_text("ID=debian\nVERSION_CODENAME=forky\n")
+    file.write_text("ID=debian\nVERSION_CODENAME=forky\n", encoding="utf-8")
     forky = package_names.release(file)
     assert (forky.name, package_names.package("docker", forky)) == ("debian", "docker-cli")
     assert package_names.release(tmp_path / "absent").family == ("debian",)

@@ -134,6 +134,7 @@ def test_two_processes_with_real_pools_share_no_sandbox(runtime: Path) -> None:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
+            encoding="utf-8",
         )
         for _ in range(2)
     ]

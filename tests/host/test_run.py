@@ -33,7 +33,7 @@ def test_ids_contain_the_time_and_are_unique() -> None:
 def test_a_run_has_a_locked_directory_and_leaves_nothing(runtime: Path, cache: Path) -> None:
     with open_run() as run:
         assert run.directory == runtime / run.id
-        assert (run.directory / LOCK).read_text() == str(os.getpid())
+        assert (run.directory / LOCK).read_text(encoding="utf-8") == str(os.getpid())
         assert is_alive(run.directory)
         assert find(runtime) == []
         allocate(run.leases, run.id)  # never released by its owner
@@ -58,7 +58,7 @@ def test_a_directory_without_a_lock_is_dead_unless_it_is_new(tmp_path: Path) -> 
     os.utime(directory, (before, before))
     assert not is_alive(directory)
     os.utime(directory)
-    (directory / LOCK).write_text("12345")
+    (directory / LOCK).write_text("12345", encoding="utf-8")
     assert not is_alive(directory), "a lock file with a PID was locked before"
 
 
@@ -83,7 +83,10 @@ def test_the_journal_keeps_events_in_order_until_the_run_ends(runtime: Path, cac
     with open_run() as run:
         run.note("began", count=2, where=Path("x"))
         run.note("ended")
-        lines = [json.loads(line) for line in (run.directory / JOURNAL).read_text().splitlines()]
+        lines = [
+            json.loads(line)
+            for line in (run.directory / JOURNAL).read_text(encoding="utf-8").splitlines()
+        ]
         assert [line["event"] for line in lines] == ["began", "ended"]
         assert lines[0]["count"] == 2 and lines[0]["where"] == "x"
         assert lines[0]["at"] <= lines[1]["at"] <= time.monotonic()
@@ -96,16 +99,16 @@ def test_a_built_directory_appears_atomically(tmp_path: Path) -> None:
     target = tmp_path / "deep" / "image"
     with half_built(target) as directory:
         assert directory.name.startswith(HALF_BUILT)
-        (directory / "file").write_text("whole")
+        (directory / "file").write_text("whole", encoding="utf-8")
         assert not target.exists()
-    assert (target / "file").read_text() == "whole"
+    assert (target / "file").read_text(encoding="utf-8") == "whole"
     assert target.stat().st_mode & 0o777 == 0o755
     assert list(target.parent.iterdir()) == [target]
 
 
 def test_a_failed_build_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(ZeroDivisionError), half_built(tmp_path / "image") as directory:
-        (directory / "file").write_text("half")
+        (directory / "file").write_text("half", encoding="utf-8")
         raise ZeroDivisionError
     assert list(tmp_path.iterdir()) == []
 
@@ -116,7 +119,7 @@ def test_one_result_of_two_concurrent_builders_is_kept(tmp_path: Path) -> None:
 
     def build(word: str) -> None:
         with half_built(target) as directory:
-            (directory / "file").write_text(word)
+            (directory / "file").write_text(word, encoding="utf-8")
             both.wait(60)
 
     threads = [threading.Thread(target=build, args=(word,)) for word in ("one", "two")]
@@ -124,7 +127,7 @@ def test_one_result_of_two_concurrent_builders_is_kept(tmp_path: Path) -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    assert (target / "file").read_text() in ("one", "two")
+    assert (target / "file").read_text(encoding="utf-8") in ("one", "two")
     assert list(tmp_path.iterdir()) == [target]
 
 
@@ -149,7 +152,9 @@ def test_children_inherit_the_refusal_of_huge_pages() -> None:
         "from harness.host.memory import refuse_huge_pages as f; import subprocess; f();"
         "print(subprocess.check_output(['cat', '/proc/self/status'], text=True))"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, encoding="utf-8"
+    )
     assert re.search(r"^THP_enabled:\s*0$", done.stdout, re.M) or "THP_enabled" not in done.stdout
 
 

@@ -49,7 +49,7 @@ def inside(mount: str, program: str, **more: str) -> subprocess.CompletedProcess
     return subprocess.run(
         ["unshare", "--mount", "--net", "sh", "-ec", f'{mount}; exec "$@"', "sh",
          sys.executable, "-c", program],
-        env=environment | more, capture_output=True, text=True, timeout=120,
+        env=environment | more, capture_output=True, text=True, timeout=120, encoding="utf-8",
     )  # fmt: skip
 
 

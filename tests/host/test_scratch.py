@@ -36,7 +36,9 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @contextmanager
 def owned() -> Iterator[tuple[Path, subprocess.Popen[str]]]:
     """A directory of a living process, old enough to be judged."""
-    process = subprocess.Popen([sys.executable, "-c", OWNER], stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "-c", OWNER], stdout=subprocess.PIPE, text=True, encoding="utf-8"
+    )
     with process:
         assert process.stdout
         directory = Path(process.stdout.readline().strip())

@@ -18,19 +18,21 @@ DIFFS = sorted(DIRECTORY.glob("*.diff"))
 def files(diff: Path) -> dict[str, list[str]]:
     """The lines of a diff by path, without the two header lines."""
     found: dict[str, list[str]] = {}
-    for part in re.split(r"(?m)^(?=--- )", diff.read_text())[1:]:
+    for part in re.split(r"(?m)^(?=--- )", diff.read_text(encoding="utf-8"))[1:]:
         _, new, *lines = part.splitlines()
         found[new.removeprefix("+++ b/")] = lines
     return found
 
 
 def apply(*words: str | Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([DIRECTORY / "apply", *words], capture_output=True, text=True)
+    return subprocess.run(
+        [DIRECTORY / "apply", *words], capture_output=True, text=True, encoding="utf-8"
+    )
 
 
 def tree(path: Path, release: str) -> Path:
     (path / "sys" / "conf").mkdir(parents=True)
-    (path / "sys" / "conf" / "newvers.sh").write_text(f'REVISION="{release}"\n')
+    (path / "sys" / "conf" / "newvers.sh").write_text(f'REVISION="{release}"\n', encoding="utf-8")
     return path
 
 
@@ -46,7 +48,10 @@ def test_every_line_of_a_diff_is_ours(diff: Path) -> None:
 
 @pytest.mark.parametrize("diff", DIFFS, ids=lambda diff: diff.stem)
 def test_the_digests_name_the_files_of_the_diff(diff: Path) -> None:
-    listed = [line.split() for line in diff.with_suffix(".digests").read_text().splitlines()]
+    listed = [
+        line.split()
+        for line in diff.with_suffix(".digests").read_text(encoding="utf-8").splitlines()
+    ]
     changed = files(diff)
     assert sorted(path for _, _, path in listed) == sorted(changed)
     for before, after, path in listed:
@@ -70,12 +75,12 @@ def test_an_unknown_release_is_refused_and_the_known_ones_are_named(tmp_path: Pa
 def test_modified_files_are_refused_and_left_alone(tmp_path: Path) -> None:
     strange = tree(tmp_path, "13.2") / "sys" / "amd64" / "vmm" / "vmm.c"
     strange.parent.mkdir(parents=True)
-    strange.write_text("changed locally\n")
+    strange.write_text("changed locally\n", encoding="utf-8")
     done = apply(tmp_path)
     assert done.returncode == 1
     assert "nothing is changed" in done.stderr
     assert " sys/amd64/vmm/vmm.c" in done.stderr
-    assert strange.read_text() == "changed locally\n"
+    assert strange.read_text(encoding="utf-8") == "changed locally\n"
     assert not (tmp_path / "sys" / "amd64" / "vmm" / "vmm_shadow.c").exists()
 
 

@@ -100,7 +100,7 @@ def attacker(request: pytest.FixtureRequest, run: Run, program: bytes) -> Iterat
 def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
     word = f"coppice-secret-{secrets.token_hex(8)}"
     file = tmp_path_factory.mktemp("host") / "secret"
-    file.write_text(word)
+    file.write_text(word, encoding="utf-8")
     for directory in (file.parent, *file.parent.parents):
         if directory.stat().st_uid == os.getuid() and directory != Path("/"):
             directory.chmod(directory.stat().st_mode | 0o111)

@@ -135,7 +135,7 @@ def _check(captive: Captive, attack: str, argument: object = "") -> None:
 def test_it_has_a_user_of_its_own_and_no_privilege(captive: Captive) -> None:
     users = set()
     for guest in (captive.guest, captive.neighbour):
-        status = Path(f"/proc/{guest.vmm.process.pid}/status").read_text()
+        status = Path(f"/proc/{guest.vmm.process.pid}/status").read_text(encoding="utf-8")
         fields = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
         users.add(fields["Uid"])
         assert set(fields["Uid"].split()) == set(fields["Gid"].split())
@@ -243,7 +243,7 @@ def test_it_cannot_leave_its_control_group(captive: Captive) -> None:
     assert jail.group
     pid = str(captive.guest.vmm.process.pid)
     for directory in jail.group.directories:
-        assert pid in (directory / "cgroup.procs").read_text().split()
+        assert pid in (directory / "cgroup.procs").read_text(encoding="utf-8").split()
         _check(captive, "write_file", directory.parent.parent.parent / "cgroup.procs")
         _check(captive, "write_file", directory.parent.parent.parent / "tasks")
 

@@ -21,7 +21,9 @@ GONE = (errno.ESRCH, errno.ENOENT, errno.ECONNREFUSED)
 
 
 def _alive(pid: int) -> bool:
-    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "RSD"
+    return (
+        Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0] in "RSD"
+    )
 
 
 def test_processes_of_the_host_are_invisible(attacker: Attacker, host: Host) -> None:
@@ -76,7 +78,9 @@ def test_mounts_reveal_no_path_of_the_host(attacker: Attacker, host: Host) -> No
 
 def test_no_device_of_the_host_can_be_made_or_opened(attacker: Attacker) -> None:
     disks = [disk / "dev" for disk in Path("/sys/block").iterdir()]
-    majors = {int(path.read_text().partition(":")[0]) for path in disks if path.exists()}
+    majors = {
+        int(path.read_text(encoding="utf-8").partition(":")[0]) for path in disks if path.exists()
+    }
     for major in majors or {8}:
         assert attacker.attack("make_device", major) in (*REFUSED, errno.ENXIO, errno.ENOENT)
     if attacker.shares_kernel:
@@ -96,22 +100,22 @@ def test_file_handles_cannot_be_opened(attacker: Attacker) -> None:
      "new_user_namespace", "new_cgroup_namespace"],
 )  # fmt: skip
 def test_no_mounts_and_no_namespaces(attacker: Attacker, attack: str) -> None:
-    before = Path("/proc/self/mountinfo").read_text().count("\n")
+    before = Path("/proc/self/mountinfo").read_text(encoding="utf-8").count("\n")
     result = attacker.attack(attack)
     if attacker.shares_kernel:
         assert result in REFUSED
-    assert Path("/proc/self/mountinfo").read_text().count("\n") == before
+    assert Path("/proc/self/mountinfo").read_text(encoding="utf-8").count("\n") == before
 
 
 def test_no_release_agent_can_be_set(attacker: Attacker) -> None:
     """An escape by release_agent needs a writable file of that name in a cgroup."""
     agents = list(Path("/sys/fs/cgroup").glob("*/release_agent"))
-    before = [path.read_text() for path in agents]
+    before = [path.read_text(encoding="utf-8") for path in agents]
     found = attacker.shell("find / -xdev -name release_agent 2>/dev/null; cat /proc/mounts")
     if attacker.shares_kernel:
         assert "release_agent" not in found
         assert "cgroup" not in found
-    assert [path.read_text() for path in agents] == before
+    assert [path.read_text(encoding="utf-8") for path in agents] == before
 
 
 def test_keys_are_not_the_hosts(attacker: Attacker, host: Host) -> None:
@@ -119,7 +123,7 @@ def test_keys_are_not_the_hosts(attacker: Attacker, host: Host) -> None:
         for attack in ("add_key", "find_key", "request_key"):
             assert attacker.attack(attack, host.word) in REFUSED
         assert attacker.shell("cat /proc/keys") == ""
-    assert host.word not in Path("/proc/keys").read_text()
+    assert host.word not in Path("/proc/keys").read_text(encoding="utf-8")
 
 
 def test_abstract_sockets_of_the_host_are_unreachable(attacker: Attacker, host: Host) -> None:
@@ -131,7 +135,7 @@ def test_abstract_sockets_of_the_host_are_unreachable(attacker: Attacker, host: 
 def test_shared_memory_of_the_host_is_unreachable(attacker: Attacker, host: Host) -> None:
     assert attacker.attack("shared_memory", host.shared_memory) in (errno.ENOENT, errno.ENOSYS)
     shm = Path("/dev/shm") / host.word
-    shm.write_text("x")
+    shm.write_text("x", encoding="utf-8")
     try:
         assert attacker.attack("open_file", shm) == errno.ENOENT
     finally:
@@ -157,9 +161,9 @@ def test_kernel_settings_are_read_only(attacker: Attacker, path: str) -> None:
     if not attacker.shares_kernel:
         if path in ("/proc/sysrq-trigger", "/sys/power/state"):
             pytest.skip("it would end the guest, as it may")
-        before = Path(path).read_text() if Path(path).exists() else ""
+        before = Path(path).read_text(encoding="utf-8") if Path(path).exists() else ""
         attacker.attack("write_file", path)
-        assert (Path(path).read_text() if Path(path).exists() else "") == before
+        assert (Path(path).read_text(encoding="utf-8") if Path(path).exists() else "") == before
         return
     result = attacker.attack("write_file", path)
     if path == "/proc/1/oom_score_adj":
@@ -185,11 +189,15 @@ def test_no_raw_socket(attacker: Attacker, attack: str) -> None:
      "set_priority"],
 )  # fmt: skip
 def test_kernel_interfaces_are_refused(attacker: Attacker, attack: str) -> None:
-    before = Path("/proc/modules").read_text() if Path("/proc/modules").exists() else ""
+    before = (
+        Path("/proc/modules").read_text(encoding="utf-8") if Path("/proc/modules").exists() else ""
+    )
     result = attacker.attack(attack)
     if attacker.shares_kernel:
         assert result in REFUSED
-    after = Path("/proc/modules").read_text() if Path("/proc/modules").exists() else ""
+    after = (
+        Path("/proc/modules").read_text(encoding="utf-8") if Path("/proc/modules").exists() else ""
+    )
     assert after.count("\n") == before.count("\n")
 
 
@@ -216,13 +224,13 @@ def test_set_user_id_programs_gain_nothing(attacker: Attacker) -> None:
     assert int(status.split("CapBnd:")[1].split()[0], 16) & ~0xFB == 0
     # Root inside is unprivileged outside: it cannot change files of the host's root.
     pid = getattr(attacker.sandbox, "pid", 0)
-    owner = Path(f"/proc/{pid}/status").read_text().split("Uid:")[1].split()[0]
+    owner = Path(f"/proc/{pid}/status").read_text(encoding="utf-8").split("Uid:")[1].split()[0]
     assert int(owner) >= 0x70000000
 
 
 def test_the_kernels_identity_is_visible(attacker: Attacker) -> None:
     hello = attacker.sandbox.agent.hello()
-    ours = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    ours = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
     assert (hello["boot_id"] == ours) is attacker.shares_kernel
     assert hello["hostname"] == attacker.sandbox.identity.hostname
     assert hello["machine_id"] == attacker.sandbox.identity.machine_id

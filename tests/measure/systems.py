@@ -28,7 +28,7 @@ def linux(root: Path, files: Mapping[str, str], **changes: object) -> Canned:
     for name, text in files.items():
         path = root / name.lstrip("/")
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
+        path.write_text(text, encoding="utf-8")
     return Canned("linux", root, Path("/var/cache/coppice"), **changes)  # type: ignore[arg-type]
 
 

@@ -36,7 +36,9 @@ def benchmarks(directory: Path, *records: Path) -> Path:
         for number, path in enumerate(records)
     ]  # fmt: skip
     file = directory / "benchmark.json"
-    file.write_text(json.dumps({"machine_info": {}, "benchmarks": rows}, indent=4))
+    file.write_text(
+        json.dumps({"machine_info": {}, "benchmarks": rows}, indent=4), encoding="utf-8"
+    )
     return file
 
 
@@ -85,7 +87,7 @@ def test_a_superseded_record_moves_with_its_digest_and_is_found_as_before(result
     assert [path for path, *_ in located("20260101T000000Z", results)] == gone
     assert len(located("day=1", results)) == 3
     (results / INDEX).unlink()
-    gone[0].write_text(gone[0].read_text().replace("0.5", "0.75"))
+    gone[0].write_text(gone[0].read_text(encoding="utf-8").replace("0.5", "0.75"), encoding="utf-8")
     with pytest.raises(RecordError, match="was changed after it was written"):
         load(gone[0])
 
@@ -135,7 +137,7 @@ def test_files_of_earlier_versions_are_divided_among_their_records(
     old = benchmarks(tmp_path, *records[:2])
     old = old.rename(records[0].with_name(f"{digest(old)}.pytest-benchmark.json"))
     damaged = old.with_name(f"{'0' * 64}.pytest-benchmark.json")
-    damaged.write_text(old.read_text())
+    damaged.write_text(old.read_text(encoding="utf-8"), encoding="utf-8")
     put_in_order(results)
     assert not old.exists() and damaged.exists()
     beside = sorted(path.name[:8] for path in results.rglob("2026*.pytest-benchmark.json"))
@@ -145,7 +147,7 @@ def test_files_of_earlier_versions_are_divided_among_their_records(
 def test_what_cannot_be_read_stays_and_is_named(
     results: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (results / HOST / "half.run.json").write_text("{")
+    (results / HOST / "half.run.json").write_text("{", encoding="utf-8")
     put_in_order(results)
     assert "half.run.json is not JSON" in capsys.readouterr().err
     assert (results / HOST / "half.run.json").exists() and len(rows(results)) == 3
@@ -183,7 +185,7 @@ def test_the_index_finds_a_changed_record_that_has_no_other_digest(tmp_path: Pat
     path = write(run(1), results)
     put_in_order(results)
     assert load(path)
-    path.write_text(path.read_text().replace("0.5", "0.75"))
+    path.write_text(path.read_text(encoding="utf-8").replace("0.5", "0.75"), encoding="utf-8")
     with pytest.raises(RecordError, match=r"or index\.json was: index\.json has another"):
         load(path)
 

@@ -15,7 +15,7 @@ from tests.measure.factory import run_record
 
 pytest_plugins = ("pytester",)
 
-PROJECT = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())
+PROJECT = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8"))
 FILTERS = PROJECT["tool"]["pytest"]["ini_options"]["filterwarnings"]
 # The inner session treats warnings as the rigs' does.
 INNER = ["-p", "no:cacheprovider", *(f"-W{one}" for one in FILTERS)]
@@ -56,7 +56,7 @@ def _run(
 
 def _benchmarks() -> list[dict[str, Any]]:
     """The file's benchmarks; pytest-benchmark leaves it empty when nothing was measured."""
-    text = Path("out.json").read_text() if Path("out.json").exists() else ""
+    text = Path("out.json").read_text(encoding="utf-8") if Path("out.json").exists() else ""
     found: list[dict[str, Any]] = json.loads(text)["benchmarks"] if text else []
     return found
 

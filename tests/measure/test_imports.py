@@ -33,7 +33,9 @@ for one in pkgutil.walk_packages(harness.__path__, "harness."):
 
 
 def _python(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True)
+    return subprocess.run(
+        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, encoding="utf-8"
+    )
 
 
 def test_running_rigs_imports_nothing_of_the_site() -> None:

@@ -27,7 +27,9 @@ needs_linux = pytest.mark.skipif(System().platform != "linux", reason="reads Lin
 def _output(*argv: str) -> str:
     if shutil.which(argv[0]) is None:
         pytest.skip(f"{argv[0]} is not installed, nothing to compare with")
-    done = subprocess.run(argv, capture_output=True, text=True, env=os.environ | {"LC_ALL": "C"})
+    done = subprocess.run(
+        argv, capture_output=True, text=True, env=os.environ | {"LC_ALL": "C"}, encoding="utf-8"
+    )
     return done.stdout
 
 
@@ -40,7 +42,7 @@ def _lscpu() -> dict[str, str]:
 def test_the_cpu_facts_agree_with_lscpu() -> None:
     found, told = machine.describe("tcg"), _lscpu()
     assert found.cores == int(_output("getconf", "_NPROCESSORS_ONLN"))
-    if "model name" in Path("/proc/cpuinfo").read_text():
+    if "model name" in Path("/proc/cpuinfo").read_text(encoding="utf-8"):
         assert found.cpu == told["Model name"]
     if found.virtualisation not in ("none", "unknown") and "Hypervisor vendor" in told:
         assert found.virtualisation == told["Hypervisor vendor"].lower()
@@ -53,7 +55,9 @@ def test_other_facts_agree_with_system_programs(tmp_path: Path) -> None:
     assert found.memory_bytes == psutil.virtual_memory().total
     assert found.kernel == _output("uname", "-sr").strip()
     release = dict(
-        line.split("=", 1) for line in Path("/etc/os-release").read_text().splitlines() if line
+        line.split("=", 1)
+        for line in Path("/etc/os-release").read_text(encoding="utf-8").splitlines()
+        if line
     )
     assert found.os == release["PRETTY_NAME"].strip('"')
     filesystem = _output("df", "--output=fstype", str(tmp_path)).split()[-1]

@@ -71,7 +71,7 @@ def fake(tmp_path: Path, files: dict[str, str]) -> System:
     for name, text in files.items():
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
+        path.write_text(text, encoding="utf-8")
     return System(root=tmp_path)
 
 

@@ -23,15 +23,17 @@ def _git(directory: Path, *arguments: str) -> str:
     identity = ["-c", "user.name=a", "-c", "user.email=a@b", "-c", "init.defaultBranch=main"]
     clean = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
     argv = ["git", "-C", str(directory), *identity, *arguments]
-    return subprocess.run(argv, check=True, capture_output=True, text=True, env=clean).stdout
+    return subprocess.run(
+        argv, check=True, capture_output=True, text=True, env=clean, encoding="utf-8"
+    ).stdout
 
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
     directory = tmp_path / "checkout"
     (directory / "rigs").mkdir(parents=True)
-    (directory / "rigs" / "test_one.py").write_text("one\n")
-    (directory / ".gitignore").write_text("/_site/\n")
+    (directory / "rigs" / "test_one.py").write_text("one\n", encoding="utf-8")
+    (directory / ".gitignore").write_text("/_site/\n", encoding="utf-8")
     _git(directory, "init", "--quiet")
     _git(directory, "add", ".")
     _git(directory, "commit", "--quiet", "-m", "one")
@@ -45,20 +47,20 @@ def test_a_clean_checkout(checkout: Path) -> None:
 
 
 def test_changes_that_make_it_dirty(checkout: Path) -> None:
-    (checkout / "rigs" / "test_one.py").write_text("two\n")
+    (checkout / "rigs" / "test_one.py").write_text("two\n", encoding="utf-8")
     assert provenance.git(checkout).dirty is True
     _git(checkout, "add", ".")
     assert provenance.git(checkout).dirty is True
     _git(checkout, "commit", "--quiet", "-m", "two")
     assert provenance.git(checkout).dirty is False
-    (checkout / "rigs" / "test_two.py").write_text("not tracked\n")
+    (checkout / "rigs" / "test_two.py").write_text("not tracked\n", encoding="utf-8")
     assert provenance.git(checkout).dirty is True
 
 
 def test_changes_that_do_not_make_it_dirty(checkout: Path) -> None:
     for name in ("results/machine/x.run.json", "_site/index.html"):
         (checkout / name).parent.mkdir(parents=True)
-        (checkout / name).write_text("{}")
+        (checkout / name).write_text("{}", encoding="utf-8")
     assert provenance.git(checkout).dirty is False
     assert provenance.git(checkout, apart=()).dirty is True
 
@@ -76,7 +78,7 @@ def test_without_a_checkout_or_git_both_are_null(
 
 def test_a_repository_without_commits_has_no_commit(tmp_path: Path) -> None:
     _git(tmp_path, "init", "--quiet")
-    (tmp_path / "file").write_text("x")
+    (tmp_path / "file").write_text("x", encoding="utf-8")
     assert provenance.git(tmp_path) == record.Git(None, True)
 
 
@@ -146,7 +148,7 @@ def test_passwords_are_left_out_of_the_record() -> None:
 
 def _program(directory: Path, name: str, script: str) -> str:
     path = directory / name
-    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.write_text(f"#!/bin/sh\n{script}\n", encoding="utf-8")
     path.chmod(0o755)
     return str(path)
 
@@ -179,14 +181,14 @@ def test_a_rig_outside_of_the_checkout_does_not_disclose_its_path(
     checkout: Path, tmp_path: Path
 ) -> None:
     outside = tmp_path / "test_other.py"
-    outside.write_text("x")
+    outside.write_text("x", encoding="utf-8")
     assert provenance.rig("other", outside, checkout).path == "test_other.py"
 
 
 def test_patches_are_listed_and_marked_applied_on_request(tmp_path: Path) -> None:
     for name in ("b/0001-one.patch", "a/one.diff", "a/README.md"):
         (tmp_path / "patches" / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / "patches" / name).write_text(name)
+        (tmp_path / "patches" / name).write_text(name, encoding="utf-8")
     found = provenance.patches(tmp_path)
     assert [(one.path, one.applied) for one in found] == [
         ("patches/a/one.diff", False),
@@ -221,5 +223,5 @@ def test_an_installed_package_knows_the_commit_that_it_was_built_from(
 ) -> None:
     monkeypatch.setattr(paths, "BUILT_FROM", tmp_path / "built-from.json")
     assert provenance.git(None) == record.Git(None, None)
-    paths.BUILT_FROM.write_text('{"commit": "abc", "dirty": false}')
+    paths.BUILT_FROM.write_text('{"commit": "abc", "dirty": false}', encoding="utf-8")
     assert provenance.git(None) == record.Git("abc", False)

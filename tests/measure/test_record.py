@@ -52,8 +52,8 @@ def test_a_record_that_proves_function_alone_says_so_and_no_other_does(tmp_path:
 @pytest.mark.parametrize("schema", ["coppice.run/2", "pyperf", None, 1])
 def test_an_unknown_schema_is_refused(tmp_path: Path, schema: object) -> None:
     path = record.write(run_record(), tmp_path)
-    data = json.loads(path.read_text()) | {"schema": schema}
-    path.write_text(json.dumps(data))
+    data = json.loads(path.read_text(encoding="utf-8")) | {"schema": schema}
+    path.write_text(json.dumps(data), encoding="utf-8")
     with pytest.raises(UnknownSchema, match=r"this harness reads only 'coppice\.run/1'") as caught:
         record.load(path)
     assert str(path) in str(caught.value)
@@ -147,9 +147,9 @@ def test_find_returns_only_complete_records_of_machines(tmp_path: Path) -> None:
     later = dataclasses.replace(run_record(), run_id="20260102T030406Z-00000000")
     paths = [record.write(run_record(), tmp_path), record.write(later, tmp_path)]
     (tmp_path / "published").mkdir()
-    (tmp_path / "published" / "x.run.json").write_text("{}")
-    (tmp_path / "a-machine" / ".half-written-x").write_text("{")
-    (tmp_path / "a-machine" / "benchmark.json").write_text("{}")
+    (tmp_path / "published" / "x.run.json").write_text("{}", encoding="utf-8")
+    (tmp_path / "a-machine" / ".half-written-x").write_text("{", encoding="utf-8")
+    (tmp_path / "a-machine" / "benchmark.json").write_text("{}", encoding="utf-8")
     assert list(record.find(tmp_path)) == paths
     assert list(record.find(tmp_path / "nowhere")) == []
 
@@ -162,7 +162,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     directory = tmp_path / "small"
     directory.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "coppice-test", str(directory)]
-    tried = subprocess.run(mount, capture_output=True, text=True)
+    tried = subprocess.run(mount, capture_output=True, text=True, encoding="utf-8")
     if tried.returncode:
         pytest.skip(f"cannot mount a tmpfs on this host: {tried.stderr.strip()}")
     try:

@@ -43,7 +43,7 @@ def change_sample(path: Path) -> None:
     """Change one digit of the first sample; the record stays a valid record."""
     data = json.loads(path.read_bytes())
     data["series"][0]["samples"][0] *= 1.0001
-    path.write_text(json.dumps(data, indent=1, ensure_ascii=False) + "\n")
+    path.write_text(json.dumps(data, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def test_what_was_written_is_accepted(stored: Path) -> None:
@@ -90,22 +90,24 @@ def test_a_comparison_names_the_record_that_it_leaves_out(
 
 
 def test_a_damaged_witness_is_named(stored: Path) -> None:
-    text = beside(stored).read_text()
+    text = beside(stored).read_text(encoding="utf-8")
     sha256 = digest(stored)
     assert sha256 in text
-    beside(stored).write_text(text.replace(sha256, "0" * 64))
+    beside(stored).write_text(text.replace(sha256, "0" * 64), encoding="utf-8")
     with pytest.raises(RecordError, match=f"or {beside(stored).name} was"):
         load(stored)
 
 
 def test_a_damaged_witness_that_agrees_does_no_harm(stored: Path) -> None:
-    beside(stored).write_text(beside(stored).read_text() + "\n")
+    beside(stored).write_text(beside(stored).read_text(encoding="utf-8") + "\n", encoding="utf-8")
     assert load(stored)
 
 
 def test_a_witness_whose_name_is_its_digest_is_known_to_be_damaged(stored: Path) -> None:
     file = named_by_digest(stored)
-    file.write_text(file.read_text().replace(digest(stored), "0" * 64))
+    file.write_text(
+        file.read_text(encoding="utf-8").replace(digest(stored), "0" * 64), encoding="utf-8"
+    )
     with pytest.raises(RecordError, match=f"{file.name}.* is damaged"):
         load(stored)
 
@@ -119,7 +121,10 @@ def test_a_witness_whose_name_is_its_digest_is_known_to_be_intact(stored: Path) 
 
 def test_a_witness_that_agrees_counts_more_than_another(stored: Path) -> None:
     other = beside(stored).with_name(f"{'f' * 64}.pytest-benchmark.json")
-    other.write_text(beside(stored).read_text().replace(digest(stored), "0" * 64))
+    other.write_text(
+        beside(stored).read_text(encoding="utf-8").replace(digest(stored), "0" * 64),
+        encoding="utf-8",
+    )
     assert load(stored)
 
 

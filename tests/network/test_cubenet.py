@@ -142,9 +142,9 @@ def test_a_network_ends_with_its_block(run: Run) -> None:
     with open_cubenet(run) as opened, endpoint(run, opened):
         path = opened.namespace
         opened.attach_tap(allocate(run.leases, run.id))
-        assert path.is_file() and str(path) in Path("/proc/self/mounts").read_text()
+        assert path.is_file() and str(path) in Path("/proc/self/mounts").read_text(encoding="utf-8")
     assert set(run.directory.iterdir()) == before
-    assert str(path) not in Path("/proc/self/mounts").read_text()
+    assert str(path) not in Path("/proc/self/mounts").read_text(encoding="utf-8")
 
 
 def test_clean_removes_the_networks_of_a_killed_run(
@@ -152,7 +152,11 @@ def test_clean_removes_the_networks_of_a_killed_run(
 ) -> None:
     monkeypatch.setenv("COPPICE_RUNTIME", str(tmp_path / "runtime"))
     with subprocess.Popen(
-        [sys.executable, "-c", IN_A_NETWORK], cwd=ROOT, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", IN_A_NETWORK],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        text=True,
+        encoding="utf-8",
     ) as process:
         directory = next_line(process)
         os.kill(process.pid, signal.SIGKILL)
@@ -161,7 +165,7 @@ def test_clean_removes_the_networks_of_a_killed_run(
     assert all(one.run_id == Path(directory).name for one in mounts)
     done = coppice("clean")
     assert done.returncode == 0 and f"removed mount {mounts[0].name}" in done.stdout, done.stderr
-    assert directory not in Path("/proc/self/mounts").read_text()
+    assert directory not in Path("/proc/self/mounts").read_text(encoding="utf-8")
     assert not Path(directory).exists()
 
 

@@ -68,7 +68,7 @@ def holds(engine: Nftables, text: str, id: str = "0") -> bool:
 def listing(where: Path) -> str:
     with inside(where):
         return subprocess.run(
-            ["nft", "list", "ruleset"], capture_output=True, text=True, check=True
+            ["nft", "list", "ruleset"], capture_output=True, text=True, check=True, encoding="utf-8"
         ).stdout
 
 
@@ -211,7 +211,10 @@ def test_concurrent_changes_leave_one_complete_policy(engine: Nftables) -> None:
 def test_no_other_program_or_engine_can_change_the_table(engine: Nftables, where: Path) -> None:
     with inside(where):
         done = subprocess.run(
-            ["nft", "flush chain bridge coppice-test from-port"], capture_output=True, text=True
+            ["nft", "flush chain bridge coppice-test from-port"],
+            capture_output=True,
+            text=True,
+            encoding="utf-8",
         )
         with pytest.raises(MissingPrivilege):
             Nftables("coppice-test")
@@ -241,7 +244,11 @@ def test_missing_privileges_are_reported() -> None:
     # Import before dropping privileges: the checkout may be readable to root only.
     head = "import harness.network.nftables, harness.network.requirements\n"
     done = subprocess.run(
-        [sys.executable, "-c", head + code], cwd=ROOT, capture_output=True, text=True
+        [sys.executable, "-c", head + code],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
     )
     assert done.stdout.count("run it") == 2 and "[False]" in done.stdout, done.stderr
 

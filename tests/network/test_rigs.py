@@ -101,6 +101,7 @@ def test_without_its_tool_a_rig_is_skipped_with_the_command_that_helps(
         env={**os.environ, "PATH": str(tmp_path)},
         capture_output=True,
         text=True,
+        encoding="utf-8",
     )
     assert done.returncode == 0, done.stdout
     assert f"{missing} is not installed" in done.stdout and remedy in done.stdout

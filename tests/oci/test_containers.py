@@ -64,14 +64,18 @@ def launch(run: Run) -> Iterator[Launch]:
 def _traces(run: Run, id: str) -> list[str]:
     """What a container has on this host."""
     found = [str(path) for path in run.directory.rglob(f"*{id}*")]
-    found += [line for line in Path("/proc/self/mounts").read_text().splitlines() if id in line]
+    found += [
+        line
+        for line in Path("/proc/self/mounts").read_text(encoding="utf-8").splitlines()
+        if id in line
+    ]
     return found + [str(one) for one in cgroups.find().groups(f"{cgroups.group_of(run)}/{id}")]
 
 
 def _alive(pid: int) -> bool:
     """Whether a process exists and is not a zombie."""
     try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
+        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8")
     except OSError:
         return False
     return stat.rpartition(")")[2].split()[0] not in "ZX"
@@ -221,7 +225,9 @@ def test_paths_with_spaces_commas_and_newlines_work(strange: Path, overlay: bool
             assert sandbox.first_exec("word").stdout == b"word\n"
         finally:
             sandbox.destroy()
-    assert "coppice test" not in Path("/proc/self/mounts").read_text().replace("\\040", " ")
+    assert "coppice test" not in Path("/proc/self/mounts").read_text(encoding="utf-8").replace(
+        "\\040", " "
+    )
 
 
 def test_a_hostname_of_300_characters_is_refused(run: Run, launch: Launch) -> None:
@@ -248,7 +254,8 @@ def test_a_runc_that_hangs_on_delete_is_killed(
     fake = tmp_path / "runc"
     fake.write_text(
         '#!/bin/sh\nfor word; do [ "$word" = delete ] && exec sleep 600; done\n'
-        f'exec {shutil.which("runc")} "$@"\n'
+        f'exec {shutil.which("runc")} "$@"\n',
+        encoding="utf-8",
     )
     fake.chmod(0o755)
     monkeypatch.setattr("harness.sandbox.oci.runc.DELETE_LIMIT_S", 0.3)
@@ -286,7 +293,9 @@ def test_frozen_containers_of_a_killed_run_are_removed(
     strange: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COPPICE_RUNTIME", str(strange))
-    holder = subprocess.Popen([sys.executable, "-c", FROZEN], stdout=subprocess.PIPE, text=True)
+    holder = subprocess.Popen(
+        [sys.executable, "-c", FROZEN], stdout=subprocess.PIPE, text=True, encoding="utf-8"
+    )
     assert holder.stdout
     with holder.stdout:
         pids = [int(holder.stdout.readline()) for _ in range(2)]

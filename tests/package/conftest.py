@@ -31,6 +31,7 @@ class Installed:
             capture_output=True,
             text=True,
             timeout=280,
+            encoding="utf-8",
         )
 
 
@@ -38,7 +39,11 @@ def build(source: Path, into: Path) -> Path:
     """The wheel of a project, built with this environment's packages."""
     argv = [sys.executable, "-m", "build", "--wheel", "--no-isolation"]
     subprocess.run(
-        [*argv, "--outdir", str(into), str(source)], check=True, capture_output=True, text=True
+        [*argv, "--outdir", str(into), str(source)],
+        check=True,
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
     )
     return max(into.glob("*.whl"), key=lambda wheel: wheel.stat().st_mtime_ns)
 
@@ -60,7 +65,7 @@ def environment(
         venv.create(directory, with_pip=False, symlinks=True)
         (site,) = directory.glob("lib/python*/site-packages")
         dependencies = next(path for path in sys.path if path.endswith("site-packages"))
-        (site / "dependencies.pth").write_text(f"{dependencies}\n")
+        (site / "dependencies.pth").write_text(f"{dependencies}\n", encoding="utf-8")
         python = directory / "bin" / "python"
         for wheel in wheels:
             argv = [sys.executable, "-m", "pip", "--python", str(python), "--no-input", "install"]
@@ -68,7 +73,7 @@ def environment(
                 [*argv, "--no-deps", "--quiet", str(wheel)], check=True, capture_output=True
             )
         (directory / "bin" / "pytest").write_text(
-            "import pytest\nraise SystemExit(pytest.main())\n"
+            "import pytest\nraise SystemExit(pytest.main())\n", encoding="utf-8"
         )
         home = directory / "home"
         home.mkdir()

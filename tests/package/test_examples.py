@@ -61,7 +61,7 @@ def test_pages_show_what_they_measured(extended: Installed) -> None:
     assert extended("coppice", "site", "--results", "foreign").returncode == 0
     pages = {
         path.name for path in (extended.home / "_site").rglob("*.html")
-        if "exec-burst" in path.read_text()
+        if "exec-burst" in path.read_text(encoding="utf-8")
     }  # fmt: skip
     assert {"index.html", "numbers.html", "runs.html"} <= pages
 
@@ -76,7 +76,8 @@ def test_a_substrate_that_breaks_the_contract_fails_it(extended: Installed, tmp_
     """This contract expects a separate host name, which process lacks."""
     (tmp_path / "test_false.py").write_text(
         "from harness.testing import SubstrateContract\n\n\n"
-        "class TestProcess(SubstrateContract):\n    substrate = 'process'\n"
+        "class TestProcess(SubstrateContract):\n    substrate = 'process'\n",
+        encoding="utf-8",
     )
     done = extended("pytest", str(tmp_path), "-q", "-p", "no:cacheprovider", "-k", "twins")
     assert done.returncode == 1

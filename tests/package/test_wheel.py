@@ -21,7 +21,7 @@ def test_it_contains_what_runs_and_sites_need(wheel: Path) -> None:
         names = set(archive.namelist())
         built_from = json.loads(archive.read("harness/built-from.json"))
     commit = subprocess.run(
-        ["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True
+        ["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, encoding="utf-8"
     ).stdout.strip()
     assert built_from["commit"] == (commit or None)
     assert "harness/py.typed" in names

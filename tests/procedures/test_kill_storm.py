@@ -103,7 +103,7 @@ def test_what_clean_does_not_remove_is_reported(
     scope: Scope, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     program = tmp_path / "leaves.py"
-    program.write_text(LEAVES)
+    program.write_text(LEAVES, encoding="utf-8")
     monkeypatch.setattr(kill_storm, "COPPICE", (sys.executable, str(program)))
     monkeypatch.setattr(kill_storm, "GRACE_S", 0.5)
     monkeypatch.setattr(kill_storm, "ORPHAN_S", 0.0)

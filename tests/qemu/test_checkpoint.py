@@ -64,7 +64,7 @@ def test_truncated(small: Path) -> None:
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"schema": "coppice.checkpoint/1"}'])
 def test_an_invalid_manifest(small: Path, text: str) -> None:
-    (small / MANIFEST).write_text(text)
+    (small / MANIFEST).write_text(text, encoding="utf-8")
     with pytest.raises(CheckpointCorrupt, match="no readable manifest"):
         load(small, {"qemu": "7"})
 
@@ -102,8 +102,10 @@ def test_foreign(small: Path) -> None:
         load(small, {"qemu": "8"})
     with pytest.raises(CheckpointForeign, match="machine"):
         load(small, {"qemu": "7", "machine": "q35"})
-    manifest = json.loads((small / MANIFEST).read_text())
-    (small / MANIFEST).write_text(json.dumps(manifest | {"schema": "coppice.checkpoint/2"}))
+    manifest = json.loads((small / MANIFEST).read_text(encoding="utf-8"))
+    (small / MANIFEST).write_text(
+        json.dumps(manifest | {"schema": "coppice.checkpoint/2"}), encoding="utf-8"
+    )
     with pytest.raises(CheckpointForeign, match="schema"):
         load(small, {"qemu": "7"})
 
@@ -167,7 +169,7 @@ def test_durability(substrate: QemuSubstrate, tmp_path: Path) -> None:
             sandbox.vmm.process.wait()  # type: ignore[attr-defined]
     if os.geteuid() == 0:
         os.sync()
-        Path("/proc/sys/vm/drop_caches").write_text("3")
+        Path("/proc/sys/vm/drop_caches").write_text("3", encoding="utf-8")
     with open_run(tmp_path) as second, pool(second) as after:
         after.fill()
         for sandbox in (after.check_out(), after.check_out()):

@@ -43,7 +43,7 @@ def choose(monkeypatch: pytest.MonkeyPatch) -> Choose:
 
 
 def _status(sandbox: QemuSandbox) -> dict[str, str]:
-    text = Path(f"/proc/{sandbox.vmm.process.pid}/status").read_text()
+    text = Path(f"/proc/{sandbox.vmm.process.pid}/status").read_text(encoding="utf-8")
     return dict(line.split(":\t", 1) for line in text.splitlines() if ":\t" in line)
 
 
@@ -88,7 +88,10 @@ def test_a_restored_guest_is_confined_and_its_group_goes_with_it(
         groups = _groups(run, sandbox)
         assert groups
         for group in groups:
-            assert str(sandbox.vmm.process.pid) in (group / "cgroup.procs").read_text().split()
+            assert (
+                str(sandbox.vmm.process.pid)
+                in (group / "cgroup.procs").read_text(encoding="utf-8").split()
+            )
         assert sandbox.first_exec("word").stdout == b"word\n"
         sandbox.destroy()
         assert not any(group.exists() for group in groups)
@@ -196,10 +199,8 @@ def _start(run: Run, made: Jail, name: str) -> vmm.Vmm:
 def test_a_vmm_is_born_in_a_group_of_version_2(jailer: tuple[Run, Jailer]) -> None:
     """Also where version 1 has the controllers, as in a hybrid."""
     run, made = jailer
-    unified = next(
-        (Path(line.split()[1]) for line in Path("/proc/self/mounts").read_text().splitlines()
-         if line.split()[2] == "cgroup2"), None,
-    )  # fmt: skip
+    mounts = Path("/proc/self/mounts").read_text(encoding="utf-8").splitlines()
+    unified = next((Path(line.split()[1]) for line in mounts if line.split()[2] == "cgroup2"), None)
     if unified is None:
         pytest.skip("this host has no version 2")
     group = unified / cgroups.group_of(run) / "born"
@@ -211,7 +212,9 @@ def test_a_vmm_is_born_in_a_group_of_version_2(jailer: tuple[Run, Jailer]) -> No
     started = _start(run, replace(confined, group=LimitedGroup(path, 2, [group])), "born")
     try:
         started.greeting(30)
-        assert (group / "cgroup.procs").read_text().split() == [str(started.process.pid)]
+        assert (group / "cgroup.procs").read_text(encoding="utf-8").split() == [
+            str(started.process.pid)
+        ]
     finally:
         started.kill()
         identity.release()

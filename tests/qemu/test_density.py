@@ -64,7 +64,7 @@ def test_a_guest_killed_in_a_fleets_life_makes_the_record_a_failure(
     command = [sys.executable, "-m", "harness.cli", "run", *WANTED, "--n", "3"]
     with (
         Stages(tmp_path, AT_REST) as stages,
-        (tmp_path / "shown").open("w") as shown,
+        (tmp_path / "shown").open("w", encoding="utf-8") as shown,
         subprocess.Popen(
             [*command, "--results", results],
             cwd=ROOT,
@@ -87,10 +87,12 @@ def test_a_guest_killed_in_a_fleets_life_makes_the_record_a_failure(
     assert change.samples, "what was measured is kept"
     assert carrying(str(runtime)) == []
     (kept,) = (tmp_path / "failures").iterdir()
-    assert f"kept: {kept}\n" in (tmp_path / "shown").read_text()
-    killed = [log for log in kept.glob("*/coppice-*.log") if "signal 9" in log.read_text()]
+    assert f"kept: {kept}\n" in (tmp_path / "shown").read_text(encoding="utf-8")
+    killed = [
+        log for log in kept.glob("*/coppice-*.log") if "signal 9" in log.read_text(encoding="utf-8")
+    ]
     assert len(killed) == 1, "the log of the guest that was killed says so"
-    assert record.run_id in next(kept.glob("*/about.txt")).read_text()
+    assert record.run_id in next(kept.glob("*/about.txt")).read_text(encoding="utf-8")
 
 
 def _is_vmm(pid: int) -> bool:

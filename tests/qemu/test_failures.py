@@ -150,7 +150,7 @@ def test_noop_cannot_pass_for_a_microvm(run: Run) -> None:
 def test_the_hosts_kernel_is_detected(launch: Launch, monkeypatch: pytest.MonkeyPatch) -> None:
     sandbox = launch(Tier.DURABLE_PREWARM_POOL)
     sandbox.resume()
-    ours = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    ours = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
     monkeypatch.setattr(sandbox.agent, "hello", lambda: {"boot_id": ours})
     one = Climb({"object": 1.0, "first-reply": 2.0}, None, sandbox, 0.0)
     conclude([one], QemuSandbox.destroy, own_kernel=True)  # type: ignore[arg-type]
@@ -165,7 +165,7 @@ def test_an_existing_kvm_device_is_not_sufficient(
     absent = accelerator.choose(run, tmp_path, template.image)
     assert absent.name == "tcg" and "cannot be opened" in absent.reason
     # A file that opens but is not KVM: the trial must fail, and its result is cached.
-    (tmp_path / "kvm").write_text("")
+    (tmp_path / "kvm").write_text("", encoding="utf-8")
     tried: list[int] = []
 
     def fail(*_: object) -> accelerator.Accelerator:

@@ -66,7 +66,7 @@ def test_forks_cannot_write_the_checkpoint(
         for descriptor in Path(f"/proc/{pid}/fd").iterdir():
             status = descriptor.stat()
             if (status.st_dev, status.st_ino) == (memory.st_dev, memory.st_ino):
-                info = Path(f"/proc/{pid}/fdinfo", descriptor.name).read_text()
+                info = Path(f"/proc/{pid}/fdinfo", descriptor.name).read_text(encoding="utf-8")
                 modes.append(int(info.split()[3], 8) & os.O_ACCMODE)
         assert modes and set(modes) == {os.O_RDONLY}, modes
 

@@ -55,7 +55,7 @@ def test_simulated_reboot(
     assert after.own_kernel is (column.substrate in ("gvisor", "qemu"))
     assert after.seconds > 0
     (directory,) = directories
-    assert str(directory) not in Path("/proc/self/mounts").read_text()
+    assert str(directory) not in Path("/proc/self/mounts").read_text(encoding="utf-8")
     assert not directory.exists()
     assert not leftovers.mark_of(directory.parent).exists()
 
@@ -94,7 +94,7 @@ def test_leftovers_of_a_killed_rebooting_rig_are_found(tmp_path: Path) -> None:
         leftovers.reclaim(runtime)
     assert not host.exists()
     assert not leftovers.mark_of(host).exists()
-    assert str(host) not in Path("/proc/self/mounts").read_text()
+    assert str(host) not in Path("/proc/self/mounts").read_text(encoding="utf-8")
     assert leftovers.find(runtime) == []
 
 

@@ -76,7 +76,9 @@ def _daemons(run: Run) -> set[int]:
     """Processes that docker runs for all containers of a run."""
     names = ("dockerd", "containerd")
     return {
-        pid for pid in processes_of(run) if Path(f"/proc/{pid}/comm").read_text().strip() in names
+        pid
+        for pid in processes_of(run)
+        if Path(f"/proc/{pid}/comm").read_text(encoding="utf-8").strip() in names
     }
 
 
@@ -96,16 +98,18 @@ def test_other_programs_named_docker_are_ignored(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     stand_in = tmp_path / "docker"
-    stand_in.write_text("#!/bin/sh\necho a stand-in\n")
+    stand_in.write_text("#!/bin/sh\necho a stand-in\n", encoding="utf-8")
     stand_in.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
     assert docker.client() is None
-    stand_in.write_text("#!/bin/sh\necho Docker version 28.2.2, build x\n")
+    stand_in.write_text("#!/bin/sh\necho Docker version 28.2.2, build x\n", encoding="utf-8")
     assert docker.client() == str(stand_in)
     other = tmp_path / "other"
     other.mkdir()
     for name in ("docker", "dockerd"):
-        (other / name).write_text("#!/bin/sh\necho Docker version 20.10.24+dfsg1, build y\n")
+        (other / name).write_text(
+            "#!/bin/sh\necho Docker version 20.10.24+dfsg1, build y\n", encoding="utf-8"
+        )
         (other / name).chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{other}")
     assert docker.client() == str(other / "docker")
@@ -124,7 +128,9 @@ def test_a_vm_boots_to_its_login(run: Run) -> None:
     sandbox = substrate.launch(run, template, Tier.FULL, allocate(run.leases, run.id))
     try:
         sandbox.awaken(280)
-        console = next(run.directory.glob("vm-*.console")).read_text(errors="replace")
+        console = next(run.directory.glob("vm-*.console")).read_text(
+            errors="replace", encoding="utf-8"
+        )
         assert "login:" in console
         assert kernel_of(sandbox.agent.hello())[0]
         assert sandbox.agent.run(["/bin/cat", "/proc/1/comm"]).stdout == b"systemd\n"
@@ -182,7 +188,7 @@ def test_a_docker_that_hangs_on_removal_is_killed(
 ) -> None:
     """A fake client that hangs."""
     fake = tmp_path / "docker"
-    fake.write_text("#!/bin/sh\nexec sleep 600\n")
+    fake.write_text("#!/bin/sh\nexec sleep 600\n", encoding="utf-8")
     fake.chmod(0o755)
     monkeypatch.setattr(docker, "REMOVE_LIMIT_S", 0.2)
     template = docker.DockerTemplate(

@@ -47,10 +47,12 @@ def make(release: str, root: Path) -> None:
     )  # fmt: skip
     if mirror:
         lists = _lists(shown.codename, release)
-        (root / "etc/apt/sources.list").write_text("".join(f"{line}\n" for line in lists))
+        (root / "etc/apt/sources.list").write_text(
+            "".join(f"{line}\n" for line in lists), encoding="utf-8"
+        )
     # The root is temporary, so it need not survive a power failure.
-    (root / "etc/dpkg/dpkg.cfg.d/unsafe-io").write_text("force-unsafe-io\n")
-    (root / "etc/apt/apt.conf.d/99carried").write_text(_acquire())
+    (root / "etc/dpkg/dpkg.cfg.d/unsafe-io").write_text("force-unsafe-io\n", encoding="utf-8")
+    (root / "etc/apt/apt.conf.d/99carried").write_text(_acquire(), encoding="utf-8")
     _carry([*map(Path, CARRIED), *(Path.home() / name for name in OF_THE_USER)], root)
     _checkout(root / INSIDE)
 
@@ -60,7 +62,7 @@ def _lists(codename: str, release: str) -> Sequence[str]:
     output = subprocess.run(
         ["apt-get", "indextargets", "--format", "$(SITE) $(RELEASE) $(COMPONENT)",
          "Created-By: Packages"],
-        check=True, capture_output=True, text=True,
+        check=True, capture_output=True, text=True, encoding="utf-8",
     ).stdout  # fmt: skip
     return other_lists(output.splitlines(), codename, release)
 
@@ -78,7 +80,7 @@ def other_lists(targets: Iterable[str], codename: str, release: str) -> Sequence
 def _acquire() -> str:
     """This machine's apt options for downloads: proxies, certificates, checks."""
     output = subprocess.run(
-        ["apt-config", "dump"], check=True, capture_output=True, text=True
+        ["apt-config", "dump"], check=True, capture_output=True, text=True, encoding="utf-8"
     ).stdout
     return "".join(f"{line}\n" for line in output.splitlines() if ACQUIRE.match(line))
 
@@ -126,7 +128,10 @@ def variables(of: Mapping[str, str]) -> dict[str, str]:
 def directories() -> Sequence[str]:
     """Directories of this machine in which its pip is configured to find packages."""
     done = subprocess.run(
-        [sys.executable, "-m", "pip", "config", "list"], capture_output=True, text=True
+        [sys.executable, "-m", "pip", "config", "list"],
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
     )
     return pips_directories(done.stdout)
 

@@ -106,8 +106,8 @@ def test_a_root_is_entered_as_a_separate_machine(tmp_path: Path) -> None:
         "exit 3"
     )
     assert run.enter(inside, looked) == 3
-    seen = (inside / "root/coppice/seen").read_text().split()
+    seen = (inside / "root/coppice/seen").read_text(encoding="utf-8").split()
     assert seen[-1] == "coppice-machine" and ".host" not in seen and "work" not in seen
-    assert str(inside) not in Path("/proc/self/mounts").read_text()
+    assert str(inside) not in Path("/proc/self/mounts").read_text(encoding="utf-8")
     kept = [*(inside / "dev").iterdir(), *(inside / "run").iterdir()]
     assert kept == []

@@ -76,7 +76,7 @@ class Server:
     def start(self) -> None:
         env = " ".join(f'{name}="{value}"' for name, value in self.env.items())
         text = _SERVER.format(directory=self.directory, port=PORT, env=env)
-        (self.directory / "sshd_config").write_text(text)
+        (self.directory / "sshd_config").write_text(text, encoding="utf-8")
         with inside(self.namespace), (self.directory / "log").open("ab") as log:
             before = log.tell()  # the output of a former sshd
             self.process = subprocess.Popen(
@@ -86,7 +86,7 @@ class Server:
             )
         deadline = time.monotonic() + 60
         while b"Server listening" not in (self.directory / "log").read_bytes()[before:]:
-            assert self.process.poll() is None, (self.directory / "log").read_text()
+            assert self.process.poll() is None, (self.directory / "log").read_text(encoding="utf-8")
             assert time.monotonic() < deadline, "sshd does not listen"
             time.sleep(0.01)
 
@@ -97,8 +97,10 @@ class Server:
 
     def trust(self) -> None:
         """Add the current host key to the client's known hosts."""
-        public = (self.directory / "host_key.pub").read_text().split()
-        (self.directory / "known").write_text(f"[127.0.0.1]:{PORT} {public[0]} {public[1]}\n")
+        public = (self.directory / "host_key.pub").read_text(encoding="utf-8").split()
+        (self.directory / "known").write_text(
+            f"[127.0.0.1]:{PORT} {public[0]} {public[1]}\n", encoding="utf-8"
+        )
 
     def sessions(self) -> list[psutil.Process]:
         """The sshd process of each connection."""
@@ -160,7 +162,8 @@ def serving(directory: Path, env: Mapping[str, str]) -> Iterator[Server]:
                 python=sys.executable,
                 proxy=_PROXY,
                 namespace=place,
-            )
+            ),
+            encoding="utf-8",
         )
         server.start()
         try:

@@ -40,13 +40,13 @@ def test_a_changed_host_key_is_refused_with_the_command_that_helps(restored: Ser
 
 
 def test_an_unknown_host_key_is_not_accepted_silently(restored: Server) -> None:
-    (restored.directory / "known").write_text("")
+    (restored.directory / "known").write_text("", encoding="utf-8")
     assert "connect once by hand" in str(refused())
-    assert (restored.directory / "known").read_text() == ""
+    assert (restored.directory / "known").read_text(encoding="utf-8") == ""
 
 
 def test_a_host_that_denies_access(restored: Server) -> None:
-    (restored.directory / "key.pub").write_text("")
+    (restored.directory / "key.pub").write_text("", encoding="utf-8")
     assert "denied access" in str(refused())
 
 

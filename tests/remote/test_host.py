@@ -126,7 +126,7 @@ def test_a_started_process_outlives_the_call_and_has_a_channel(host: Host) -> No
 
 
 def _state(pid: int) -> str:
-    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0]
 
 
 def test_the_exit_code_and_stderr_of_a_process_are_reported(host: Host) -> None:
@@ -211,6 +211,12 @@ with open_run() as run, open_ssh(run, Address.parse({THERE!r})) as host:
     host.run(["echo", "two words", "it's"])
 """
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
-    (line,) = [one for one in log.read_text().splitlines() if "echo" in one and "two words" in one]
-    pasted = subprocess.run(["bash", "-c", line], capture_output=True, text=True, check=True)
+    (line,) = [
+        one
+        for one in log.read_text(encoding="utf-8").splitlines()
+        if "echo" in one and "two words" in one
+    ]
+    pasted = subprocess.run(
+        ["bash", "-c", line], capture_output=True, text=True, check=True, encoding="utf-8"
+    )
     assert pasted.stdout == "two words it's\n"

@@ -119,14 +119,14 @@ def test_a_changed_host_key_stops_a_run_before_anything_is_sent(
     server: Server, tmp_path: Path
 ) -> None:
     known = server.directory / "known"
-    before = known.read_text()
-    other = (server.directory / "key.pub").read_text().split()[1]
-    known.write_text(f"[127.0.0.1]:2222 ssh-ed25519 {other}\n")
+    before = known.read_text(encoding="utf-8")
+    other = (server.directory / "key.pub").read_text(encoding="utf-8").split()[1]
+    known.write_text(f"[127.0.0.1]:2222 ssh-ed25519 {other}\n", encoding="utf-8")
     try:
         with pytest.raises(HostKeyChanged):
             remote_run.run_remotely(Address.parse(THERE), NOOP, tmp_path)
     finally:
-        known.write_text(before)
+        known.write_text(before, encoding="utf-8")
     assert copies(server) == []
 
 
@@ -204,7 +204,7 @@ def test_a_file_with_another_digest_is_not_stored(server: Server, tmp_path: Path
         if name == "fetch":
             (directory,) = copies(server)
             record = next((directory / "out").rglob("*.run.json"))
-            record.write_text(record.read_text() + " ")
+            record.write_text(record.read_text(encoding="utf-8") + " ", encoding="utf-8")
             changed.append(record)
 
     with pytest.raises(HostLost, match="its digest differs"):

@@ -129,7 +129,7 @@ def test_the_caption_names_the_source_of_every_figure(
     chosen = catalogue.named(found, "cold-start")
     shown = [row for row in chosen.rows if row.entry and row.series]
     assert len(shown) == 5
-    content = out.read_text()
+    content = out.read_text(encoding="utf-8")
     for row in shown:
         assert row.entry and row.entry.summary.run_id in caption
         assert row.entry.summary.run_id in content
@@ -242,7 +242,9 @@ def test_without_matplotlib_the_command_that_installs_it_is_shown(made: Path) ->
         "sys.exit(main(sys.argv[1:]))"
     )
     argv = ["chart", "cold-start", "--out", str(made / "x.pdf"), "--results", str(made)]
-    done = subprocess.run([sys.executable, "-c", code, *argv], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code, *argv], capture_output=True, text=True, encoding="utf-8"
+    )
     assert done.returncode == 69, done.stderr
     assert "needs the Python package matplotlib" in done.stderr and "pip install" in done.stderr
 

@@ -20,7 +20,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "reading-records.md"
 
 
 def blocks() -> list[str]:
-    return re.findall(r"^```python\n(.*?)^```$", PAGE.read_text(), re.M | re.S)
+    return re.findall(r"^```python\n(.*?)^```$", PAGE.read_text(encoding="utf-8"), re.M | re.S)
 
 
 def test_the_code_of_the_page_runs_on_the_committed_records(
@@ -47,14 +47,16 @@ def test_the_code_of_the_page_runs_on_the_committed_records(
 
 
 def test_the_table_of_columns_is_that_of_the_code() -> None:
-    rows = re.findall(r"^\| `(\w+)` \| (.*?) \| (.*?) \| (.*) \|$", PAGE.read_text(), re.M)
+    rows = re.findall(
+        r"^\| `(\w+)` \| (.*?) \| (.*?) \| (.*) \|$", PAGE.read_text(encoding="utf-8"), re.M
+    )
     assert rows == [
         (column.name, column.dtype, column.of, column.meaning) for column in results.COLUMNS
     ]
 
 
 def test_the_numbers_of_samples_that_the_page_names_are_right() -> None:
-    text = " ".join(PAGE.read_text().split())
+    text = " ".join(PAGE.read_text(encoding="utf-8").split())
     assert f"p95 needs {smallest_n(95)} samples, p99 needs {smallest_n(99)}" in text
     for name in results.FIGURES:
         assert f"`{re.sub('p(90|95|99)', 'p50', name)}`" in text

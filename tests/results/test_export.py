@@ -100,7 +100,7 @@ def test_requests_that_cannot_be_exported_say_why(
 def test_records_that_cannot_be_read_are_named(
     kept: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    next(record.find(kept)).write_text('{"schema": "coppice.run/9"}')
+    next(record.find(kept)).write_text('{"schema": "coppice.run/9"}', encoding="utf-8")
     out = tmp_path / "x.csv"
     assert main(["export", "--csv", "--results", str(kept), "--out", str(out)]) == 0
     output = capsys.readouterr()
@@ -145,7 +145,9 @@ def test_without_the_library_the_command_that_installs_it_is_shown(
         "sys.exit(main(sys.argv[1:]))"
     )
     argv = ["export", what, "--results", str(kept), "--out", str(kept / "x")]
-    done = subprocess.run([sys.executable, "-c", code, *argv], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code, *argv], capture_output=True, text=True, encoding="utf-8"
+    )
     assert done.returncode == 69, done.stderr
     assert f"needs the Python package {library}" in done.stderr
     assert f"pip install -e '.{extra and f'[{extra}]'}'" in done.stderr

@@ -94,7 +94,7 @@ def test_sources_may_be_files_directories_globs_and_several(
 ) -> None:
     paths = [record.write(factory.cold_start("full", day=day), tmp_path / "r") for day in (1, 2)]
     (tmp_path / "r" / "published").mkdir()
-    (tmp_path / "r" / "note.json").write_text("{}")
+    (tmp_path / "r" / "note.json").write_text("{}", encoding="utf-8")
     wanted = {"20261101T120000Z", "20261102T120000Z"}
     monkeypatch.chdir(tmp_path)
     several: tuple[results.Sources, ...] = (
@@ -122,14 +122,17 @@ def test_sources_without_records_are_refused(
 def test_unreadable_records_are_refused_or_skipped_with_a_warning(tmp_path: Path) -> None:
     good = record.write(factory.cold_start("full"), tmp_path)
     newer, torn = good.with_name("newer.run.json"), good.with_name("torn.run.json")
-    newer.write_text(json.dumps({**json.loads(good.read_text()), "schema": "coppice.run/2"}))
+    newer.write_text(
+        json.dumps({**json.loads(good.read_text(encoding="utf-8")), "schema": "coppice.run/2"}),
+        encoding="utf-8",
+    )
     with pytest.raises(UnknownSchema, match=r"newer\.run\.json.*coppice\.run/2"):
         results.load(tmp_path)
     newer.unlink()
-    torn.write_text(good.read_text()[:-100])
+    torn.write_text(good.read_text(encoding="utf-8")[:-100], encoding="utf-8")
     with pytest.raises(RecordError, match=r"torn\.run\.json is not JSON"):
         results.load(tmp_path)
-    newer.write_text('{"schema": "coppice.run/2"}')
+    newer.write_text('{"schema": "coppice.run/2"}', encoding="utf-8")
     with pytest.warns(results.RecordSkipped) as warned:
         frame = results.load(tmp_path, errors="skip")
     assert [str(warning.message).split(".run.json")[0][-5:] for warning in warned] == [

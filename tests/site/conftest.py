@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[2]
 def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The records that are committed, without those that runs of this checkout's owner added."""
     command = ["git", "-c", "safe.directory=*", "-C", str(ROOT), "ls-files", "-z", "--", "results"]
-    listed = subprocess.run(command, capture_output=True, text=True)
+    listed = subprocess.run(command, capture_output=True, text=True, encoding="utf-8")
     if listed.returncode:
         pytest.skip("this is no git checkout: which records belong to it is not known")
     directory = tmp_path_factory.mktemp("kept")
@@ -55,10 +55,10 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     results = directory / "results"
     factory.whole(results)
     (results / factory.HOST / "20261103T000000Z-00000000.cold-start.run.json").write_text(
-        '{"schema": "coppice.run/9"}'
+        '{"schema": "coppice.run/9"}', encoding="utf-8"
     )
     (results / factory.HOST / "20261104T000000Z-00000000.cold-start.run.json").write_text(
-        '{"schema": "coppice.ru'
+        '{"schema": "coppice.ru', encoding="utf-8"
     )
     build(results, directory / "out")
     return Made(results, directory / "out")
@@ -91,5 +91,5 @@ def over_time(repeated: Made) -> list[Path]:
             "runs/*/20261101*.html",
         )
     ]
-    assert "superseded" in found[-1].read_text()
+    assert "superseded" in found[-1].read_text(encoding="utf-8")
     return found

@@ -49,7 +49,7 @@ def elsewhere(real: Corpus, metric: str, wanted: dict[str, object]) -> set[str]:
 def test_what_another_rig_measured_is_shown(real: Corpus) -> None:
     look, seen = Lookup(real), 0
     for path in sorted(ESSAYS.glob("*.md")):
-        for (rig, metric, *_), named in asked(path.read_text()):
+        for (rig, metric, *_), named in asked(path.read_text(encoding="utf-8")):
             wanted = {name: value for name, value in named.items() if name != "statistic"}
             if not look.series(rig, metric, **wanted) and not look.proof(rig, metric, **wanted):  # type: ignore[arg-type]
                 assert not elsewhere(real, metric, wanted), (path.name, metric, wanted)

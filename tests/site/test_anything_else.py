@@ -142,13 +142,13 @@ def test_the_site_says_the_same_before_and_after(
     build(results, out)
 
     def rows(site: Path) -> list[dict[str, str]]:
-        with (site / "claims.csv").open(newline="") as file:
+        with (site / "claims.csv").open(newline="", encoding="utf-8") as file:
             return [{**row, "marks": ""} for row in csv.DictReader(file)]
 
     assert rows(out) == rows(real) and len(rows(out)) > 60
     for name in ("index", "claims", "cold-start", "density", "network", "numbers", "compare"):
-        assert (out / f"{name}.html").read_text().count('class="since"') > 4, name
-    page = (out / "claims.html").read_text()
+        assert (out / f"{name}.html").read_text(encoding="utf-8").count('class="since"') > 4, name
+    page = (out / "claims.html").read_text(encoding="utf-8")
     renewed = page[page.index('id="since"') :]
     assert renewed.count("<code>mise run bench:") > 5
     assert "the machine now runs another kernel" in renewed

@@ -44,7 +44,7 @@ def some(made: Made) -> list[Path]:
 @pytest.mark.skipif(not AXE.is_file(), reason="axe is not installed: bin/setup --tests, with npm")
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 def test_axe_finds_nothing(browser: Browser, made: Made, repeated: Made, dark: bool) -> None:
-    script = AXE.read_text()
+    script = AXE.read_text(encoding="utf-8")
     # What axe judges does not change with a width, but for what is hidden, nor with the ground but
     # for contrast, which `check_contrast` holds on every page: the rest is a sample.
     pages = [*over_time(repeated), *some(made)]
@@ -69,9 +69,9 @@ def test_axe_would_find_something(browser: Browser, tmp_path: Path) -> None:
     if not AXE.is_file():
         pytest.skip("axe is not installed: bin/setup --tests, with npm")
     page = tmp_path / "wrong.html"
-    page.write_text("<img src='data:,'><p style='color:#eee'>pale</p>")
+    page.write_text("<img src='data:,'><p style='color:#eee'>pale</p>", encoding="utf-8")
     browser.open(page.as_uri())
-    browser.evaluate(f"{AXE.read_text()};0")
+    browser.evaluate(f"{AXE.read_text(encoding='utf-8')};0")
     found = browser.evaluate_later("axe.run().then(r => r.violations.map(v => v.id))")
     assert {"image-alt", "color-contrast"} <= set(found)
     browser.complaints.clear()
@@ -86,7 +86,7 @@ def test_pages_are_whole_without_script(browser: Browser, made: Made) -> None:
             root = browser.call("DOM.getDocument", depth=0)["root"]["nodeId"]
             shown = browser.call("DOM.getOuterHTML", nodeId=root)["outerHTML"]
             assert browser.complaints == [], path
-            written = path.read_text()
+            written = path.read_text(encoding="utf-8")
             for part in ("<main", "<h1", "<data ", "<svg", "<table", "<a href"):
                 assert shown.count(part) == written.count(part), (path, part)
     finally:
@@ -95,7 +95,9 @@ def test_pages_are_whole_without_script(browser: Browser, made: Made) -> None:
 
 def test_the_browser_would_report_a_page_that_is_wrong(browser: Browser, tmp_path: Path) -> None:
     page = tmp_path / "wrong.html"
-    page.write_text("<img src=none.png><p style='width:3000px'>x<script>throw 1</script>")
+    page.write_text(
+        "<img src=none.png><p style='width:3000px'>x<script>throw 1</script>", encoding="utf-8"
+    )
     browser.view(390)
     browser.open(page.as_uri())
     assert len(browser.complaints) >= 2
@@ -128,7 +130,7 @@ def test_pages_load_cleanly_and_fit(
 
 def test_pale_text_would_be_seen(browser: Browser, tmp_path: Path) -> None:
     page = tmp_path / "pale.html"
-    page.write_text("<body><p class=pale style='color:#aaa'>pale</p>")
+    page.write_text("<body><p class=pale style='color:#aaa'>pale</p>", encoding="utf-8")
     browser.open(page.as_uri())
     with pytest.raises(AssertionError, match=r"P\.pale"):
         check_contrast(browser, page)
@@ -173,7 +175,11 @@ _OVERLAPS = """(() => { const bad = [];
 @pytest.mark.parametrize("width", [390, 768, 1280])
 def test_words_of_a_chart_do_not_cover_each_other(browser: Browser, real: Path, width: int) -> None:
     browser.view(width)
-    charts = [path for path in sorted(real.glob("*.html")) if "<figure id=" in path.read_text()]
+    charts = [
+        path
+        for path in sorted(real.glob("*.html"))
+        if "<figure id=" in path.read_text(encoding="utf-8")
+    ]
     assert len(charts) >= 4
     for path in [*charts, *sorted(real.glob("claims/*.html"))[::4]]:
         browser.open(path.as_uri())
@@ -183,7 +189,8 @@ def test_words_of_a_chart_do_not_cover_each_other(browser: Browser, real: Path, 
 def test_words_that_cover_each_other_would_be_seen(browser: Browser, tmp_path: Path) -> None:
     page = tmp_path / "over.html"
     page.write_text(
-        "<svg class=chart role=img><text y=20>one label</text><text x=30 y=22>other</text></svg>"
+        "<svg class=chart role=img><text y=20>one label</text><text x=30 y=22>other</text></svg>",
+        encoding="utf-8",
     )
     browser.open(page.as_uri())
     assert browser.evaluate(_OVERLAPS) == ["one label / other"]

@@ -55,11 +55,11 @@ def test_the_record_stands_beside_its_page_byte_for_byte(made: Made) -> None:
 
 
 def test_records_that_cannot_be_read_are_listed_with_their_error(made: Made) -> None:
-    text = (made.out / "runs.html").read_text()
+    text = (made.out / "runs.html").read_text(encoding="utf-8")
     assert "20261103T000000Z-00000000.cold-start.run.json" in text
     assert "coppice.run/9" in text
     assert "perhaps half-written" in text
-    assert "2 records could not be read" in (made.out / "index.html").read_text()
+    assert "2 records could not be read" in (made.out / "index.html").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(
@@ -72,9 +72,9 @@ def test_records_that_cannot_be_read_are_listed_with_their_error(made: Made) -> 
 )
 def test_a_sample_that_is_no_number_makes_a_problem(tmp_path: Path, bad: str, reason: str) -> None:
     target = record.write(factory.cold_start("full"), tmp_path / "results")
-    data = json.loads(target.read_text())
+    data = json.loads(target.read_text(encoding="utf-8"))
     data["series"][2]["samples"][3] = 123456.5
-    target.write_text(json.dumps(data).replace("123456.5", bad))
+    target.write_text(json.dumps(data).replace("123456.5", bad), encoding="utf-8")
     built = build(tmp_path / "results", tmp_path / "out")
     assert built.records == 0
     assert reason in built.problems[0].error
@@ -86,8 +86,8 @@ def test_unreadable_and_binary_records_do_not_break_the_rest(tmp_path: Path) -> 
     directory = results / factory.HOST
     (directory / "a.run.json").write_bytes(b"\xff\xfe\x00\x01")
     (directory / "b.run.json").mkdir()
-    (directory / "c.run.json").write_text("[" * 100_000)
-    (directory / "d.run.json").write_text("[]")
+    (directory / "c.run.json").write_text("[" * 100_000, encoding="utf-8")
+    (directory / "d.run.json").write_text("[]", encoding="utf-8")
     built = build(results, tmp_path / "out")
     assert built.records == 1
     assert [one.path[-10:] for one in built.problems] == [
@@ -109,11 +109,13 @@ def test_two_records_that_would_share_a_page(tmp_path: Path) -> None:
 def test_no_record_at_all(tmp_path: Path) -> None:
     (tmp_path / "results").mkdir()
     build(tmp_path / "results", tmp_path / "out")
-    text = (tmp_path / "out" / "index.html").read_text()
+    text = (tmp_path / "out" / "index.html").read_text(encoding="utf-8")
     rows = re.findall(r'<tr id="coppice-[^"]+">(.*?)</tr>', text, re.DOTALL)
     assert ["not measured on this host" in row for row in rows] == [True] * 3
     assert "mise run bench:qemu-full" in text
-    assert "There are no records yet" in (tmp_path / "out" / "runs.html").read_text()
+    assert "There are no records yet" in (tmp_path / "out" / "runs.html").read_text(
+        encoding="utf-8"
+    )
 
 
 def test_no_such_results_directory(tmp_path: Path) -> None:
@@ -125,7 +127,7 @@ def only(tmp_path: Path, *records: RunRecord) -> str:
     for one in records:
         record.write(one, tmp_path / "results")
     build(tmp_path / "results", tmp_path / "out")
-    return (tmp_path / "out" / "index.html").read_text()
+    return (tmp_path / "out" / "index.html").read_text(encoding="utf-8")
 
 
 def test_the_newest_full_profile_is_shown_and_else_the_newest_of_any(tmp_path: Path) -> None:
@@ -166,7 +168,7 @@ def test_suspect_and_failed_runs_carry_a_mark_in_words(tmp_path: Path) -> None:
     )
     assert re.search(r'class="mark suspect" href="[^"]*#validity">suspect</a>', text)
     assert re.search(r"all 30 failed.*?#validity\">failed</a>", text)
-    pages = [path.read_text() for path in (tmp_path / "out").glob("runs/*/*.html")]
+    pages = [path.read_text(encoding="utf-8") for path in (tmp_path / "out").glob("runs/*/*.html")]
     assert any("swap moved (test)" in page for page in pages)
     assert any("Failed attempts: 30 of 30" in page for page in pages)
     assert any("died (test) <small>(attempt 1–30)</small>" in page for page in pages)
@@ -184,7 +186,7 @@ def test_other_rigs_and_units_get_a_page(tmp_path: Path) -> None:
     rig = dataclasses.replace(base.rig, id="density")
     only(tmp_path, dataclasses.replace(base, rig=rig, series=series))
     (path,) = (tmp_path / "out").glob("runs/*/*.html")
-    text = path.read_text()
+    text = path.read_text(encoding="utf-8")
     for anchor in ("/series/0.p50", "/series/1.p50", "/series/2.min", "/series/4"):
         assert f'id="{anchor}"' in text
     assert 'id="/series/4.p50"' not in text, "a place where no figure stands"
@@ -239,13 +241,13 @@ def test_strings_of_a_record_are_harmless_everywhere(tmp_path: Path) -> None:
     data["series"][2]["dimensions"].update(substrate=f"qemu{EVIL}", tier=EVIL)
     directory = tmp_path / "results" / "x<script>"
     directory.mkdir(parents=True)
-    (directory / "a<script>.run.json").write_text(json.dumps(data))
-    (directory / "b<script>.run.json").write_text("<script>")
+    (directory / "a<script>.run.json").write_text(json.dumps(data), encoding="utf-8")
+    (directory / "b<script>.run.json").write_text("<script>", encoding="utf-8")
     built = build(tmp_path / "results", tmp_path / "out")
     assert built.records == 1, built.problems
     shown = 0
     for path in (tmp_path / "out").rglob("*.html"):
-        text, blocks = without_data(path.read_text())
+        text, blocks = without_data(path.read_text(encoding="utf-8"))
         assert all(one["@type"] == "Dataset" for one in blocks)
         assert "<!--" not in text
         assert not re.search(r"<script|<img|<svg onload|\son\w+=[^&]*alert[^&]*>", text.lower())
@@ -261,7 +263,7 @@ def test_a_failed_build_leaves_the_old_site_whole(
     before = files(out)
     sources = tmp_path / "sources"
     shutil.copytree(building.SOURCES, sources)
-    (sources / "templates" / "method.html").write_text("{{ no_such_name }}")
+    (sources / "templates" / "method.html").write_text("{{ no_such_name }}", encoding="utf-8")
     with pytest.raises(Exception, match="no_such_name"):
         build(made.results, out, sources=sources)
     assert files(out) == before
@@ -278,15 +280,15 @@ def test_a_failed_build_leaves_the_old_site_whole(
 
 
 def test_a_directory_that_is_not_ours_is_not_replaced(made: Made, tmp_path: Path) -> None:
-    (tmp_path / "precious").write_text("mine")
+    (tmp_path / "precious").write_text("mine", encoding="utf-8")
     with pytest.raises(UsageError, match="not a site that this command built"):
         build(made.results, tmp_path)
-    assert (tmp_path / "precious").read_text() == "mine"
+    assert (tmp_path / "precious").read_text(encoding="utf-8") == "mine"
 
 
 def test_only_one_script_and_small_pages(made: Made) -> None:
     for path in made.pages():
-        text = path.read_text()
+        text = path.read_text(encoding="utf-8")
         assert len(text.encode()) < 150_000, path
         text, blocks = without_data(text)
         runs = "runs" in path.parts and not re.search(r"\.\d+\.html$", path.name)

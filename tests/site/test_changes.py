@@ -85,16 +85,16 @@ def test_pages_json_and_feed_name_each_day(tmp_path: Path) -> None:
     corpus(tmp_path, run(1), run(2, 2.0), suspect)
     out = tmp_path / "out"
     build(tmp_path / "results", out)
-    text = (out / "changes.html").read_text()
+    text = (out / "changes.html").read_text(encoding="utf-8")
     assert "2 records, 1 suspect of" in text and 'href="changes/2026-11-01.html"' in text
     assert re.search(r"<td class=\"n\">2\.00</td>", text)
-    data = json.loads((out / "changes/2026-11-02.json").read_text())
+    data = json.loads((out / "changes/2026-11-02.json").read_text(encoding="utf-8"))
     assert len(data["records"]) == 2
     (one,) = (one for one in data["moves"] if one["claim"] == CLAIM)
     assert one["factor"] == pytest.approx(2.0)
     assert one["after"]["value"] == pytest.approx(2 * one["before"]["value"])
     assert (out / one["after"]["record"]).is_file()
-    named = json.loads((out / "changes.json").read_text())["days"]
+    named = json.loads((out / "changes.json").read_text(encoding="utf-8"))["days"]
     assert [(day["day"], day["records"]) for day in named] == [("2026-11-02", 2), ("2026-11-01", 1)]
     atom = {"a": "http://www.w3.org/2005/Atom"}
     titles = ElementTree.parse(out / "changes.xml").findall("a:entry/a:title", atom)

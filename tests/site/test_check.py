@@ -31,7 +31,7 @@ from tests.site.conftest import Made
 )
 def test_a_typed_figure_is_found(tmp_path: Path, text: str) -> None:
     path = tmp_path / "page.md"
-    path.write_text(f"line\n{text}\n")
+    path.write_text(f"line\n{text}\n", encoding="utf-8")
     with pytest.raises(SiteError, match=r"page\.md:2"):
         check.check_sources([path], [])
 
@@ -56,7 +56,7 @@ def test_other_numbers_are_no_figures(text: str) -> None:
 
 def test_a_typed_figure_in_a_page_module_is_found(tmp_path: Path) -> None:
     path = tmp_path / "module.py"
-    path.write_text("x = 20 * s\ny = 'only 20 ms'\n")
+    path.write_text("x = 20 * s\ny = 'only 20 ms'\n", encoding="utf-8")
     with pytest.raises(SiteError, match=r"module\.py:2: '20 ms'"):
         check.check_sources([], [path])
 
@@ -105,13 +105,13 @@ def test_a_page_is_a_file_added(
         "from harness.site.page import Asset, Nav, Page\n"
         "def render(corpus):\n"
         "    yield Asset('added.html', b'<p>' + str(len(corpus.entries)).encode())\n"
-        "PAGE = Page(render, Nav('Added', 'added.html', 99))\n"
+        "PAGE = Page(render, Nav('Added', 'added.html', 99))\n",
+        encoding="utf-8",
     )
     monkeypatch.setattr(pages, "__path__", [*pages.__path__, str(tmp_path / "extra")])
     build(made.results, tmp_path / "out")
-    assert (tmp_path / "out" / "added.html").read_text() == "<p>13"
-    assert (
-        '<a href="../../added.html">Added</a>'
-        in next((tmp_path / "out").glob("runs/*/*.html")).read_text()
-    )
+    assert (tmp_path / "out" / "added.html").read_text(encoding="utf-8") == "<p>13"
+    assert '<a href="../../added.html">Added</a>' in next(
+        (tmp_path / "out").glob("runs/*/*.html")
+    ).read_text(encoding="utf-8")
     sys.modules.pop("harness.site.pages.added", None)

@@ -52,7 +52,7 @@ def test_serve_shows_the_site_on_loopback_and_ends_on_a_signal(
         "--port",
         "0",
     ]
-    with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True, encoding="utf-8") as process:
         assert process.stdout
         address = next(line for line in process.stdout if line.startswith("http")).split()[0]
         try:

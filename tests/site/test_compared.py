@@ -47,7 +47,7 @@ def test_cells_say_what_the_record_says(tmp_path: Path) -> None:
     )  # fmt: skip
     record.write(made, tmp_path / "results")
     build(tmp_path / "results", tmp_path / "out")
-    text = (tmp_path / "out/compare.html").read_text()
+    text = (tmp_path / "out/compare.html").read_text(encoding="utf-8")
     plain = " ".join(re.sub(r"<[^>]+>", " ", text).split())
     rows = {
         name: " ".join(
@@ -62,7 +62,7 @@ def test_cells_say_what_the_record_says(tmp_path: Path) -> None:
     assert "also reaches host" in rows["qemu"] and "state on disk" in rows["qemu"]
     assert "no NIC" in rows["docker"] and "starts from scratch" in rows["docker"]
     assert re.search(r"oci-overlay .* took 50 ms .*, ours 60 ms .*ratio of the pairs 1\.2", plain)
-    front = (tmp_path / "out/index.html").read_text()
+    front = (tmp_path / "out/index.html").read_text(encoding="utf-8")
     table = front[front.index('id="comparison"') :]
     isolation, network = (
         re.findall(

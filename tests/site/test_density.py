@@ -77,7 +77,7 @@ def built(directory: Path, *records: RunRecord) -> Path:
 
 def test_each_fleet_has_its_row_and_what_each_sandbox_takes(tmp_path: Path) -> None:
     out = built(tmp_path, fleet("mapped", 8, 10), fleet("mapped", 50, 9), fleet("merged", 8, 4))
-    text = (out / "density.html").read_text()
+    text = (out / "density.html").read_text(encoding="utf-8")
     row = r'<tr><th scope="row">(\w+, \d+)<small>qemu, emulated</small></th>(.*?)</tr>'
     rows = re.findall(row, text, re.DOTALL)
     assert [name for name, _ in rows] == ["mapped, 8", "mapped, 50", "merged, 8"]
@@ -95,12 +95,16 @@ def test_each_fleet_has_its_row_and_what_each_sandbox_takes(tmp_path: Path) -> N
 def metric(out: Path, address: str) -> str:
     """The metric of the series that a figure leads to."""
     page, _, anchor = address.partition("#")
-    return str(at(json.loads((out / page).with_suffix(".json").read_text()), anchor)["metric"])
+    return str(
+        at(json.loads((out / page).with_suffix(".json").read_text(encoding="utf-8")), anchor)[
+            "metric"
+        ]
+    )
 
 
 def test_the_front_page_answers_the_headlines_of_density(tmp_path: Path) -> None:
     out = built(tmp_path, fleet("mapped", 8, 10), fleet("forked", 1000, 3))
-    text = (out / "index.html").read_text()
+    text = (out / "index.html").read_text(encoding="utf-8")
     rows = dict(re.findall(r'<tr id="(coppice-[^"]+)">(.*?)</tr>', text, re.DOTALL))
     _, (count, where, _, _), *_ = Figures(rows["coppice-thousand"]).found
     assert int(count) == 1000 and metric(out, where) == "reply"
@@ -112,14 +116,14 @@ def test_the_front_page_answers_the_headlines_of_density(tmp_path: Path) -> None
 def test_a_fleet_with_a_dead_guest_is_a_failure_that_the_page_shows(tmp_path: Path) -> None:
     why = "reply: 1 of 8 failed, first sandbox 0 with GuestDied: made up"
     bad = fleet("mapped", 8, 10, died=1, validity=Validity("failed", (why,)))
-    text = (built(tmp_path, bad) / "density.html").read_text()
+    text = (built(tmp_path, bad) / "density.html").read_text(encoding="utf-8")
     assert why in text and "mark failed" in text
     assert re.search(r'<td class="n"><data value="1"><a [^>]*>1</a></data></td></tr>', text)
 
 
 def test_what_a_vmm_holds_and_what_wakes_its_guest_on_the_method_page(tmp_path: Path) -> None:
     out = built(tmp_path, fleet("mapped", 8, 10), fleet("mapped", 50, 9), fleet("merged", 8, 4))
-    text = (out / "method.html").read_text()
+    text = (out / "method.html").read_text(encoding="utf-8")
     section = text[text.index('id="idle"') : text.index('id="statistics"')]
     assert "mapped, 50" in section and "mapped, 8" not in section, "the largest of each sharing"
     values = [float(value) for value, _, _, _ in Figures(section).found]
@@ -128,6 +132,6 @@ def test_what_a_vmm_holds_and_what_wakes_its_guest_on_the_method_page(tmp_path: 
 
 
 def test_without_a_record_it_says_how_to_get_one(tmp_path: Path) -> None:
-    text = (built(tmp_path) / "density.html").read_text()
+    text = (built(tmp_path) / "density.html").read_text(encoding="utf-8")
     assert "not measured on this host" in text and "mise run bench:density" in text
-    assert "bench:density" in (tmp_path / "out" / "method.html").read_text()
+    assert "bench:density" in (tmp_path / "out" / "method.html").read_text(encoding="utf-8")

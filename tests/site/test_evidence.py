@@ -207,7 +207,7 @@ def test_a_claim_answered_by_several_series_says_which_one_decides_and_why(tmp_p
     record.write(dataclasses.replace(pool, series=waits), tmp_path / "results")
     record.write(factory.cold_start("durable-prewarm-pool"), tmp_path / "results")
     build(tmp_path / "results", tmp_path / "out")
-    page = (tmp_path / "out/claims/cubesandbox-cold-start.html").read_text()
+    page = (tmp_path / "out/claims/cubesandbox-cold-start.html").read_text(encoding="utf-8")
     assert page.count('class="decides"') == 1
     above, below = page.split('id="answers"')
     assert "the verdict rests on <strong>first-reply, qemu, durable-prewarm-pool" in above

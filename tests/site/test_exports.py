@@ -24,13 +24,13 @@ MAP = "{http://www.sitemaps.org/schemas/sitemap/0.9}"
 
 
 def read(made: Made, name: str) -> dict[str, object]:
-    found = json.loads((made.out / name).read_text())
+    found = json.loads((made.out / name).read_text(encoding="utf-8"))
     assert isinstance(found, dict)
     return found
 
 
 def test_the_index_leads_to_every_record_and_its_digest_is_the_files(made: Made) -> None:
-    found = json.loads((made.out / "index.json").read_text())
+    found = json.loads((made.out / "index.json").read_text(encoding="utf-8"))
     assert len(found["records"]) == 13 and len(found["left_out"]) == 2
     for one in found["records"]:
         content = (made.out / one["record"]).read_bytes()
@@ -41,19 +41,19 @@ def test_the_index_leads_to_every_record_and_its_digest_is_the_files(made: Made)
 
 
 def test_claims_as_csv_say_what_the_pages_say(made: Made) -> None:
-    rows = list(csv.DictReader((made.out / "claims.csv").read_text().splitlines()))
+    rows = list(csv.DictReader((made.out / "claims.csv").read_text(encoding="utf-8").splitlines()))
     assert len(rows) > 40 and {row["machine"] for row in rows} == {factory.HOST}
     by = {(row["claim"], row["metric"], row["record"]): row for row in rows if row["ours"]}
     assert by
     for (claim, _, path), row in by.items():
-        assert row["verdict"] in (made.out / f"claims/{claim}.html").read_text()
+        assert row["verdict"] in (made.out / f"claims/{claim}.html").read_text(encoding="utf-8")
         assert (made.out / path).is_file()
     assert all(row["verdict"] == "not comparable" for row in rows if row["comparable"] == "no"
                and row["ours"])  # fmt: skip
 
 
 def test_the_crate_the_statement_and_the_dataset(made: Made) -> None:
-    graph = json.loads((made.out / "ro-crate-metadata.json").read_text())["@graph"]
+    graph = json.loads((made.out / "ro-crate-metadata.json").read_text(encoding="utf-8"))["@graph"]
     by = {one["@id"]: one for one in graph}
     assert len(by) == len(graph)
     assert by["ro-crate-metadata.json"]["about"] == {"@id": "./"}
@@ -63,32 +63,34 @@ def test_the_crate_the_statement_and_the_dataset(made: Made) -> None:
         (result,) = one["result"]
         assert by[result["@id"]]["@type"] == "File" and (made.out / result["@id"]).is_file()
         assert one["instrument"]["@id"] in by and one["object"][0]["@id"] in by
-    statement = json.loads((made.out / "statement.intoto.json").read_text())
+    statement = json.loads((made.out / "statement.intoto.json").read_text(encoding="utf-8"))
     assert statement["_type"] == "https://in-toto.io/Statement/v1"
     assert statement["predicate"]["result"] == "WARNED"
     for one in statement["subject"]:
         content = (made.out / one["name"]).read_bytes()
         assert one["digest"]["sha256"] == hashlib.sha256(content).hexdigest()
-    dataset = json.loads((made.out / "dataset.jsonld").read_text())
+    dataset = json.loads((made.out / "dataset.jsonld").read_text(encoding="utf-8"))
     assert dataset["@type"] == "Dataset" and len(dataset["variableMeasured"]) == 5
     (front,) = embedded(made.out / "index.html")
     assert front == dataset
 
 
 def embedded(page: Path) -> list[dict[str, Any]]:
-    found = re.findall(r'<script type="application/ld\+json">(.*?)</script>', page.read_text())
+    found = re.findall(
+        r'<script type="application/ld\+json">(.*?)</script>', page.read_text(encoding="utf-8")
+    )
     return [json.loads(one) for one in found]
 
 
 def test_each_run_is_a_dataset_whose_files_are_there(made: Made) -> None:
-    index = json.loads((made.out / "index.json").read_text())
-    schema = json.loads((made.out / index["files"]["schema"]).read_text())
+    index = json.loads((made.out / "index.json").read_text(encoding="utf-8"))
+    schema = json.loads((made.out / index["files"]["schema"]).read_text(encoding="utf-8"))
     for one in index["records"]:
         page = made.out / one["page"]
         (data,) = embedded(page)
-        record = json.loads((made.out / one["record"]).read_text())
+        record = json.loads((made.out / one["record"]).read_text(encoding="utf-8"))
         fastjsonschema.validate(schema, record)
-        assert 'href="../../schema/run-1.json"' in page.read_text()
+        assert 'href="../../schema/run-1.json"' in page.read_text(encoding="utf-8")
         assert data["@type"] == "Dataset" and data["identifier"] == record["run_id"]
         names = {name["name"]: name["unitText"] for name in data["variableMeasured"]}
         assert names == {series["metric"]: series["unit"] for series in record["series"]}
@@ -118,9 +120,11 @@ def test_every_chart_has_its_files_and_they_agree(made: Made) -> None:
         root = ElementTree.parse(path).getroot()
         assert root.tag == "{http://www.w3.org/2000/svg}svg"
         title = root.findtext("{http://www.w3.org/2000/svg}title")
-        data = json.loads(path.with_suffix(".json").read_text())
+        data = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
         assert title and data["rows"]
-        rows = list(csv.DictReader(path.with_suffix(".csv").read_text().splitlines()))
+        rows = list(
+            csv.DictReader(path.with_suffix(".csv").read_text(encoding="utf-8").splitlines())
+        )
         assert [row["p50"] for row in rows] == [
             "" if row["p50"] is None else repr(float(row["p50"])) for row in data["rows"]
         ]
@@ -128,8 +132,8 @@ def test_every_chart_has_its_files_and_they_agree(made: Made) -> None:
 
 def test_a_runs_csv_has_every_sample_in_order(made: Made) -> None:
     path = next(iter(sorted(made.out.glob("runs/*/*.csv"))))
-    data = json.loads(path.with_suffix(".json").read_text())
-    rows = list(csv.DictReader(path.read_text().splitlines()))
+    data = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+    rows = list(csv.DictReader(path.read_text(encoding="utf-8").splitlines()))
     for series in data["series"]:
         own = [float(row["value"]) for row in rows if row["metric"] == series["metric"]]
         assert own == series["samples"]
@@ -159,6 +163,6 @@ def test_the_crate_of_a_results_directory(tmp_path: Path) -> None:
     for day in (1, 2):
         record.write(factory.cold_start("full", day=day, seed=str(random.random())), tmp_path)
     assert main(["export", "--ro-crate", "--results", str(tmp_path)]) == 0
-    crate = json.loads((tmp_path / "ro-crate-metadata.json").read_text())
+    crate = json.loads((tmp_path / "ro-crate-metadata.json").read_text(encoding="utf-8"))
     parts = next(one for one in crate["@graph"] if one["@id"] == "./")["hasPart"]
     assert len(parts) == 2 and all((tmp_path / one["@id"]).is_file() for one in parts)

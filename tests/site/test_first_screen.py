@@ -49,7 +49,7 @@ def test_the_headlines_are_answered_on_the_first_screen(
 ) -> None:
     browser.view(width, height)
     browser.open((real / "index.html").as_uri())
-    with (real / "claims.csv").open(newline="") as file:
+    with (real / "claims.csv").open(newline="", encoding="utf-8") as file:
         known = {(one["claim"], one["verdict"]) for one in csv.DictReader(file)}
     for id, claimed in _HEADLINES.items():
         row = browser.evaluate(f"{_VISIBLE}({id!r})")
@@ -75,7 +75,8 @@ def test_a_row_below_the_first_screen_would_be_missed(browser: Browser, tmp_path
     page = tmp_path / "low.html"
     page.write_text(
         "<div style='height:2000px'></div><table><tr id=x><td class=claimed>1<td class=measured>2"
-        "<td class=verdict>3<td class=where>4</table>"
+        "<td class=verdict>3<td class=where>4</table>",
+        encoding="utf-8",
     )
     browser.view(1280, 800)
     browser.open(page.as_uri())

@@ -35,7 +35,7 @@ def figures_of(one: RunRecord) -> set[float]:
 
 def shown(out: Path) -> set[float]:
     """Every figure of every page."""
-    pages = [path.read_text() for path in out.rglob("*.html")]
+    pages = [path.read_text(encoding="utf-8") for path in out.rglob("*.html")]
     return {float(value) for text in pages for value in _DATA.findall(text)}
 
 
@@ -67,20 +67,20 @@ def test_no_figure_of_it_is_shown_and_function_is(tmp_path: Path, host: Machine)
     assert shown(out) & figures_of(real)
     assert not shown(out) & figures_of(made)
     reason = host.function_only or "the machine itself is emulated"
-    page = next(out.glob("runs/freebsd/*.html")).read_text()
+    page = next(out.glob("runs/freebsd/*.html")).read_text(encoding="utf-8")
     assert page.count("function proved</span>") == len(made.series) and reason in page
     assert not list(out.glob("runs/freebsd/*.svg")) + list(out.glob("runs/freebsd/*.csv"))
     # Measured last, and not the machine of the front page, whose table says that bhyve works.
-    front = (out / "index.html").read_text()
+    front = (out / "index.html").read_text(encoding="utf-8")
     assert "function proved</a></span>" in front and "test-host" in front
-    card = (out / "machines/freebsd.html").read_text()
+    card = (out / "machines/freebsd.html").read_text(encoding="utf-8")
     assert "Function only." in card and reason in card and "coppice-cold-start" in card
-    claim = (out / "claims/coppice-cold-start.html").read_text()
+    claim = (out / "claims/coppice-cold-start.html").read_text(encoding="utf-8")
     assert "function proved</a></span>" in claim and "9 of 9" in claim and reason in claim
     assert 'class="badge not-measured-here"' in claim
-    numbers = (out / "numbers.html").read_text()
+    numbers = (out / "numbers.html").read_text(encoding="utf-8")
     assert "Function proved, on" in numbers and "function proved</a></span>" in numbers
-    essay = (out / "essays/freebsd-bhyve.html").read_text()
+    essay = (out / "essays/freebsd-bhyve.html").read_text(encoding="utf-8")
     assert ("function proved" in essay) == ("not measured on this host" not in essay)
 
 
@@ -94,7 +94,7 @@ def test_beside_figures_of_the_same_machine_it_takes_nothing_away(tmp_path: Path
     record.write(later, results)
     build(results, out)
     assert shown(out) & figures_of(real) and not shown(out) & figures_of(later)
-    assert "function proved" not in (out / "numbers.html").read_text()
+    assert "function proved" not in (out / "numbers.html").read_text(encoding="utf-8")
 
 
 def test_a_site_of_nothing_else_builds_and_tells_no_time(tmp_path: Path) -> None:
@@ -105,5 +105,7 @@ def test_a_site_of_nothing_else_builds_and_tells_no_time(tmp_path: Path) -> None
         record.write(one, results)
     build(results, out)
     assert not shown(out) & set().union(*map(figures_of, made))
-    assert "function not proved" in "".join(p.read_text() for p in out.glob("runs/*/*.html"))
-    assert "function proved" in (out / "numbers.html").read_text()
+    assert "function not proved" in "".join(
+        p.read_text(encoding="utf-8") for p in out.glob("runs/*/*.html")
+    )
+    assert "function proved" in (out / "numbers.html").read_text(encoding="utf-8")

@@ -56,30 +56,30 @@ def test_all_series_of_a_rig_are_on_one_page_with_the_commit_at_each_point(tmp_p
     out = site(tmp_path, run(1, commit="a"), run(2, commit="b"), run(3, commit="c"))
     pages = sorted(path.name for path in out.glob("history/**/*.html"))
     assert pages == [f"{factory.HOST}.cold-start.html", f"{factory.HOST}.html"]
-    text = (out / f"{HISTORY}.html").read_text()
+    text = (out / f"{HISTORY}.html").read_text(encoding="utf-8")
     for metric in factory.RUNGS:
         (body,) = re.findall(rf'<tbody>\s*<tr><th[^>]*id="{metric}-[^"]*">.*?</tbody>', text, re.S)
         assert re.findall(r"<code>(\w+)</code>", body) == ["cccccccc", "bbbbbbbb", "aaaaaaaa"]
-    rows = list(csv.DictReader((out / f"{HISTORY}.csv").read_text().splitlines()))
+    rows = list(csv.DictReader((out / f"{HISTORY}.csv").read_text(encoding="utf-8").splitlines()))
     assert [row["commit"][0] for row in rows] == list("abc") * len(factory.RUNGS)
-    assert f"{HISTORY}.html" in (out / "sitemap.xml").read_text()
+    assert f"{HISTORY}.html" in (out / "sitemap.xml").read_text(encoding="utf-8")
 
 
 def test_a_chart_is_drawn_where_a_table_would_not_be_read_at_once(tmp_path: Path) -> None:
     out = site(tmp_path, *(run(day) for day in range(1, 4)))
-    assert "<svg" not in (out / f"{HISTORY}.html").read_text().partition("<main")[2]
+    assert "<svg" not in (out / f"{HISTORY}.html").read_text(encoding="utf-8").partition("<main")[2]
     out = site(tmp_path, run(4))
-    text = (out / f"{HISTORY}.html").read_text().partition("<main")[2]
+    text = (out / f"{HISTORY}.html").read_text(encoding="utf-8").partition("<main")[2]
     assert text.count('<svg class="chart"') == len(factory.RUNGS)
 
 
 def test_a_regression_leads_to_its_series_and_names_both_commits(tmp_path: Path) -> None:
     out = site(tmp_path, run(1, commit="a"), run(2, 3.0, commit="b"))
-    found = json.loads((out / "regressions.json").read_text())["regressions"]
+    found = json.loads((out / "regressions.json").read_text(encoding="utf-8"))["regressions"]
     assert len(found) == len(factory.RUNGS)
     for one in found:
         page, _, anchor = one["page"].partition("#")
-        assert f'id="{anchor}"' in (out / page).read_text()
+        assert f'id="{anchor}"' in (out / page).read_text(encoding="utf-8")
         assert [commit[0] for commit in one["commits"]] == ["a", "b"]
         assert one["machine_moved"] is None, "one rig and substrate alone is no machine"
 
@@ -91,14 +91,14 @@ def test_a_day_on_which_everything_moved_is_the_machine_and_not_the_code(tmp_pat
         *(run(1, substrate=name) for name, _ in both),
         *(run(2, factor, "b", name) for name, factor in both),
     )
-    text = (out / f"{HISTORY}.html").read_text()
+    text = (out / f"{HISTORY}.html").read_text(encoding="utf-8")
     assert "2026-11-02: the machine, not the code." in text
     assert "10 of 10 series became slower together" in text
     assert text.count("with the whole machine") == 10
-    assert (
-        "10 of these changed together with the whole machine" in (out / "history.html").read_text()
-    )
-    found = json.loads((out / "regressions.json").read_text())["regressions"]
+    assert "10 of these changed together with the whole machine" in (
+        out / "history.html"
+    ).read_text(encoding="utf-8")
+    found = json.loads((out / "regressions.json").read_text(encoding="utf-8"))["regressions"]
     assert len(found) == 10 and all(1.5 <= one["machine_moved"] <= 1.6 for one in found)
 
 

@@ -22,7 +22,9 @@ pytestmark = pytest.mark.skipif(
 
 def complaints(*paths: Path) -> list[str]:
     argv = ["java", "-Xss4m", "-jar", str(VNU), "--format", "json", "--stdout", "--html"]
-    done = subprocess.run([*argv, *map(str, paths)], capture_output=True, text=True)
+    done = subprocess.run(
+        [*argv, *map(str, paths)], capture_output=True, text=True, encoding="utf-8"
+    )
     return [
         f"{Path(one.get('url', '')).name}:{one.get('lastLine')}: {one['message']}"
         for one in json.loads(done.stdout)["messages"]
@@ -35,7 +37,7 @@ def test_every_page_is_valid_html_and_the_checker_would_complain(
 ) -> None:
     # In one call: starting Java takes longer than checking many a page.
     page = tmp_path / "wrong.html"
-    page.write_text("<!DOCTYPE html><title>x</title><p><div></p><img>")
+    page.write_text("<!DOCTYPE html><title>x</title><p><div></p><img>", encoding="utf-8")
     found = complaints(*made.pages(), *over_time(repeated), page)
     assert [one for one in found if not one.startswith("wrong.html:")][:10] == []
     assert len(found) >= 2

@@ -57,13 +57,13 @@ def test_a_record_that_went_or_changed_is_seen(tmp_path: Path) -> None:
     build(results, out)
     gone, changed, *_ = record.find(results)
     gone.unlink()
-    data = json.loads(changed.read_text())
+    data = json.loads(changed.read_text(encoding="utf-8"))
     data["validity"] = {"status": "suspect", "reasons": ["changed by hand (test)"]}
-    changed.write_text(json.dumps(data))
+    changed.write_text(json.dumps(data), encoding="utf-8")
     assert build(results, out).records == 5
     build(results, tmp_path / "fresh")
     assert files(out) == files(tmp_path / "fresh")
-    pages = [path.read_text() for path in out.glob("runs/*/*.html")]
+    pages = [path.read_text(encoding="utf-8") for path in out.glob("runs/*/*.html")]
     assert sum("changed by hand (test)" in text for text in pages) == 1
 
 
@@ -74,10 +74,13 @@ def test_other_code_makes_everything_anew(tmp_path: Path) -> None:
     sources = tmp_path / "sources"
     shutil.copytree(building.SOURCES, sources)
     (sources / "templates/runs.html").write_text(
-        (building.SOURCES / "templates/runs.html").read_text().replace("<h1>Runs", "<h1>All runs")
+        (building.SOURCES / "templates/runs.html")
+        .read_text(encoding="utf-8")
+        .replace("<h1>Runs", "<h1>All runs"),
+        encoding="utf-8",
     )
     assert build(results, out, sources=sources).made == first.made
-    assert "All runs" in (out / "runs.html").read_text()
+    assert "All runs" in (out / "runs.html").read_text(encoding="utf-8")
     assert build(results, out, sources=sources, options=Options(again=True)).made == first.made
 
 
@@ -88,7 +91,7 @@ def test_a_file_of_the_old_site_that_went_is_made_again(tmp_path: Path) -> None:
     whole = files(out)
     for path in out.glob("runs/*/*.html"):
         path.unlink()
-    (out / output.MARKER).write_text("{}")
+    (out / output.MARKER).write_text("{}", encoding="utf-8")
     build(results, out)
     assert files(out) == whole
 
@@ -103,11 +106,13 @@ def test_a_lab_of_many_records_stays_quick_and_its_pages_small(tmp_path: Path) -
         assert path.stat().st_size < 150_000, path
     lists = sorted(path.name for path in out.glob("machines/*.html"))
     assert lists == ["other-host.1.html", "other-host.html", "test-host.1.html", "test-host.html"]
-    named = json.loads((out / "index.json").read_text())
+    named = json.loads((out / "index.json").read_text(encoding="utf-8"))
     assert len(named["records"]) == 320
     for host in ("test-host", "other-host"):
         rows = list(
-            csv.DictReader((out / f"history/{host}.cold-start.csv").read_text().splitlines())
+            csv.DictReader(
+                (out / f"history/{host}.cold-start.csv").read_text(encoding="utf-8").splitlines()
+            )
         )
         assert sum(row["metric"] == "first-reply" for row in rows) == 160
 
@@ -123,12 +128,14 @@ def test_a_million_samples_and_one_and_none(tmp_path: Path) -> None:
     data["series"] = data["series"][2:3]
     data["series"][0]["samples"] = million
     directory = results / factory.HOST
-    (directory / f"{data['run_id']}.cold-start.run.json").write_text(json.dumps(data))
+    (directory / f"{data['run_id']}.cold-start.run.json").write_text(
+        json.dumps(data), encoding="utf-8"
+    )
     built = build(results, tmp_path / "out")
     assert (built.records, built.problems) == (3, ())
     sizes = [path.stat().st_size for path in (tmp_path / "out").glob("runs/*/*.html")]
     assert max(sizes) < 150_000
-    pages = [path.read_text() for path in (tmp_path / "out").glob("runs/*/*.html")]
+    pages = [path.read_text(encoding="utf-8") for path in (tmp_path / "out").glob("runs/*/*.html")]
     (large,) = (text for text in pages if "1000000 samples" in text)
     assert 'class="envelope"' in large and "2.5 s" in large
     assert any("No sample." in text for text in pages)
@@ -140,7 +147,7 @@ def test_a_suspect_run_decides_no_claim(tmp_path: Path) -> None:
     bad = Validity("suspect", ("load (test)",))
     record.write(factory.cold_start("full", validity=bad), results)
     build(results, out)
-    text = (out / "claims/coppice-full-boot.html").read_text()
+    text = (out / "claims/coppice-full-boot.html").read_text(encoding="utf-8")
     assert "not comparable" in text and ">suspect</a>" in text
 
 
@@ -213,7 +220,7 @@ def test_a_build_that_was_killed_before_all_was_ready_is_as_if_it_never_was(
     assert files(out) == before
     # What a killed one leaves, which cleans nothing up.
     (out / ".coppice-next/runs").mkdir(parents=True)
-    (out / ".coppice-next/runs/half.html").write_text("<p>half")
+    (out / ".coppice-next/runs/half.html").write_text("<p>half", encoding="utf-8")
     build(begun.results, out)
     assert files(out) == begun.whole
 
@@ -241,7 +248,9 @@ def test_builds_that_were_killed_while_files_took_their_places_are_finished_by_t
             with pytest.raises(KeyboardInterrupt):
                 build(begun.results, out)
         assert left[-1] == 0
-        assert all(path.read_text().endswith("</html>\n") for path in out.rglob("*.html"))
+        assert all(
+            path.read_text(encoding="utf-8").endswith("</html>\n") for path in out.rglob("*.html")
+        )
     assert build(begun.results, out).made < 200
     assert files(out) == begun.whole
 

@@ -26,7 +26,7 @@ def run(day: int, **changes: object) -> RunRecord:
 
 def page(out: Path, one: RunRecord) -> str:
     (path,) = out.glob(f"runs/*/{one.run_id.lower()}*.html")
-    return path.read_text()
+    return path.read_text(encoding="utf-8")
 
 
 def put_in_order(results: Path) -> None:
@@ -65,9 +65,9 @@ def test_a_record_that_comes_later_changes_the_page_of_the_one_it_supersedes(
     assert "the rig" not in text.partition('<p id="later">')[2].partition("</p>")[0]
     build(results, tmp_path / "fresh")
     assert files(out) == files(tmp_path / "fresh")
-    named = json.loads((out / "index.json").read_text())["records"]
+    named = json.loads((out / "index.json").read_text(encoding="utf-8"))["records"]
     assert [one["superseded_by"] for one in named] == [[new.run_id], None]
-    assert "#later" in (out / f"machines/{factory.HOST}.html").read_text()
+    assert "#later" in (out / f"machines/{factory.HOST}.html").read_text(encoding="utf-8")
 
 
 def test_a_run_that_is_only_newer_is_said_to_be(tmp_path: Path, old: RunRecord) -> None:

@@ -42,7 +42,7 @@ def modules(layer: str) -> list[Path]:
 
 @pytest.mark.parametrize("layer", LAYERS)
 def test_no_module_imports_from_a_higher_layer(layer: str) -> None:
-    found = {path.name: upward(layer, path.read_text()) for path in modules(layer)}
+    found = {path.name: upward(layer, path.read_text(encoding="utf-8")) for path in modules(layer)}
     assert found
     assert {name: several for name, several in found.items() if several} == {}
 

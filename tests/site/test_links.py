@@ -18,7 +18,7 @@ class Reader(HTMLParser):
         super().__init__()
         self.ids: list[str] = []
         self.links: list[str] = []
-        self.feed(path.read_text())
+        self.feed(path.read_text(encoding="utf-8"))
         self.close()
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
@@ -58,7 +58,8 @@ def test_links_and_anchors_resolve_and_no_id_stands_twice(
 def test_the_reader_would_miss_nothing(tmp_path: Path) -> None:
     page = tmp_path / "a.html"
     page.write_text(
-        "<p id=a><a href='b.html#c&amp;d'>x</a><svg><a xlink:href=e></a></svg><img src=f>"
+        "<p id=a><a href='b.html#c&amp;d'>x</a><svg><a xlink:href=e></a></svg><img src=f>",
+        encoding="utf-8",
     )
     found = Reader(page)
     assert found.ids == ["a"] and found.links == ["b.html#c&d", "e", "f"]

@@ -44,9 +44,9 @@ def test_a_site_below_a_path_says_so_in_its_missing_page(made: Made, tmp_path: P
     )
     out = tmp_path / "out"
     build(made.results, out, options=how)
-    assert 'href="/sandboxes/claims.html"' in (out / "404.html").read_text()
-    assert "404.html" not in (out / "sitemap.xml").read_text()
-    front = (out / "index.html").read_text()
+    assert 'href="/sandboxes/claims.html"' in (out / "404.html").read_text(encoding="utf-8")
+    assert "404.html" not in (out / "sitemap.xml").read_text(encoding="utf-8")
+    front = (out / "index.html").read_text(encoding="utf-8")
     assert '<a href="https://example.org/source">Source code</a>' in front
     picture = '<meta property="og:image" content="https://example.org/sandboxes/preview.png">'
     assert picture in front
@@ -69,5 +69,5 @@ def test_the_picture_has_the_size_that_readers_expect(made: Made) -> None:
 
 
 def test_a_site_without_a_known_source_has_no_link_to_it(made: Made) -> None:
-    front = (made.out / "index.html").read_text()
+    front = (made.out / "index.html").read_text(encoding="utf-8")
     assert "Source code" not in front and "og:image" not in front

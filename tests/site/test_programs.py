@@ -15,7 +15,12 @@ TIER = "durable-prewarm-pool"
 
 def _page(results: Path, out: Path) -> str:
     build(results, out)
-    return (out / "cold-start.html").read_text().split('id="programs"')[1].split("</section>")[0]
+    return (
+        (out / "cold-start.html")
+        .read_text(encoding="utf-8")
+        .split('id="programs"')[1]
+        .split("</section>")[0]
+    )
 
 
 def test_a_page_shows_both(tmp_path: Path) -> None:

@@ -36,7 +36,7 @@ GOOD = {
 
 def write(directory: Path, *figures: Any, name: str = "who.yaml", **top: Any) -> Path:
     data = {"publisher": "Who", "figures": list(figures), **top}
-    (directory / name).write_text(yaml.safe_dump(data, allow_unicode=True))
+    (directory / name).write_text(yaml.safe_dump(data, allow_unicode=True), encoding="utf-8")
     return directory
 
 
@@ -147,9 +147,10 @@ def test_a_withdrawn_figure_is_marked_wherever_it_stands(tmp_path: Path) -> None
 
 def test_every_withdrawn_and_superseded_figure_of_ours_stands_on_its_page(made: Made) -> None:
     pages = {
-        name: (made.out / name).read_text() for name in ("published.html", "published-starts.html")
+        name: (made.out / name).read_text(encoding="utf-8")
+        for name in ("published.html", "published-starts.html")
     }
-    exported = json.loads((made.out / "published.json").read_text())
+    exported = json.loads((made.out / "published.json").read_text(encoding="utf-8"))
     states = {one["id"]: one["state"] for one in exported["figures"]}
     gone = [one for one in published.load(PUBLISHED) if one.state]
     assert {one.id for one in gone if one.withdrawn} >= {"mitos.memory", "agentenv.prefault-early"}
@@ -160,13 +161,16 @@ def test_every_withdrawn_and_superseded_figure_of_ours_stands_on_its_page(made: 
         assert f"#{one.replaced_by}" in page
         if one.withdrawn:
             assert str(Markup.escape(one.withdrawn.why)) in page
-    assert len((made.out / "published.csv").read_text().splitlines()) == len(states) + 1
+    assert (
+        len((made.out / "published.csv").read_text(encoding="utf-8").splitlines())
+        == len(states) + 1
+    )
 
 
 def test_the_clock_exhibit_stands_on_the_front_page_and_the_method_page(made: Made) -> None:
     by_id = {one.id: one for one in published.load(PUBLISHED)}
     for name in ("index.html", "method.html"):
-        page = (made.out / name).read_text()
+        page = (made.out / name).read_text(encoding="utf-8")
         shown = page[page.index('id="clock-decides"') :]
         shown = shown[: shown.index("</section>")]
         for id in ("cubesandbox.lab.api-p50", "cubesandbox.lab.usable-p50"):
@@ -180,14 +184,22 @@ def test_the_matrix_agrees_with_the_figures_that_count_it(made: Made, tmp_path: 
     (matrix,) = matrices.load(PUBLISHED, figures_)
     rows = [verdict for rows in matrix.groups.values() for verdict in rows.values()]
     assert matrix.total + matrix.count("extension") == len(rows)
-    assert f"{matrix.count('compatible')} of {matrix.total}" in (made.out / "e2b.html").read_text()
+    assert f"{matrix.count('compatible')} of {matrix.total}" in (made.out / "e2b.html").read_text(
+        encoding="utf-8"
+    )
     source = PUBLISHED / "matrices" / "cubesandbox-e2b.yaml"
     (tmp_path / "matrices").mkdir()
     copy = tmp_path / "matrices" / "wrong.yaml"
-    copy.write_text(source.read_text().replace("pty.*: compatible", "pty.*: partial"))
+    copy.write_text(
+        source.read_text(encoding="utf-8").replace("pty.*: compatible", "pty.*: partial"),
+        encoding="utf-8",
+    )
     with pytest.raises(PublishedError, match=r"wrong\.yaml: counts: cubesandbox\.e2b-methods"):
         matrices.load(tmp_path, figures_)
-    copy.write_text(source.read_text().replace("pty.*: compatible", "pty.*: splendid"))
+    copy.write_text(
+        source.read_text(encoding="utf-8").replace("pty.*: compatible", "pty.*: splendid"),
+        encoding="utf-8",
+    )
     with pytest.raises(PublishedError, match=r"pty\.\*: unknown verdict 'splendid'"):
         matrices.load(tmp_path, figures_)
 
@@ -213,7 +225,7 @@ def test_an_id_stands_once_over_all_files(tmp_path: Path) -> None:
     ],
 )
 def test_a_file_of_another_shape(tmp_path: Path, text: str, message: str) -> None:
-    (tmp_path / "odd.yaml").write_text(text)
+    (tmp_path / "odd.yaml").write_text(text, encoding="utf-8")
     with pytest.raises(PublishedError, match=message):
         published.load(tmp_path)
 

@@ -16,7 +16,7 @@ def test_the_readme_shows_what_the_records_give(kept: Path) -> None:
     """It was not forgotten after a measurement that was committed:
     coppice chart cold-start --width 9in --out site/cold-start.svg"""
     found = corpus.load(kept, kept / "published")
-    drawn = html.unescape((ROOT / "site" / "cold-start.svg").read_text())
+    drawn = html.unescape((ROOT / "site" / "cold-start.svg").read_text(encoding="utf-8"))
     words = set(re.findall(r">([^<>]+)</text>", drawn))
     rows = [
         (row, measured)

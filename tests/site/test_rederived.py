@@ -71,12 +71,12 @@ def expected(data: dict[str, Any], anchor: str) -> float:
 def test_every_figure_of_a_record_is_what_the_record_gives(made: Made, repeated: Made) -> None:
     checked = means = 0
     for path in [*made.pages(), *over_time(repeated)]:
-        for value, address, text, interval in Figures(path.read_text()).found:
+        for value, address, text, interval in Figures(path.read_text(encoding="utf-8")).found:
             target, _, anchor = unquote(address).partition("#")
             page = (path.parent / target).resolve() if target else path
             if page.parent.parent.name != "runs":
                 continue
-            data = json.loads(page.with_suffix(".json").read_text())
+            data = json.loads(page.with_suffix(".json").read_text(encoding="utf-8"))
             if anchor == "clock":
                 assert float(value) * 1e9 in (
                     data["clock"]["resolution_ns"],
@@ -131,7 +131,7 @@ def samples(data: dict[str, Any], anchor: str) -> list[float]:
 
 
 def test_headline_figures_are_of_the_right_series(made: Made) -> None:
-    text = (made.out / "index.html").read_text()
+    text = (made.out / "index.html").read_text(encoding="utf-8")
     row = re.search(r'<tr id="coppice-cold-start">(.*?)</tr>', text, re.DOTALL)
     assert row, "the page has no row for this claim"
     published, (_, address, _, _), *_ = Figures(row[1]).found
@@ -140,7 +140,7 @@ def test_headline_figures_are_of_the_right_series(made: Made) -> None:
         "published-starts.html#coppice.bhyve-durable-prewarm-pool.cc1-p50",
     ]
     target, _, anchor = address.partition("#")
-    data = json.loads((made.out / target).with_suffix(".json").read_text())
+    data = json.loads((made.out / target).with_suffix(".json").read_text(encoding="utf-8"))
     assert anchor.endswith(".p50")
     series = at(data, anchor)
     assert series["metric"] == "first-reply"
@@ -153,7 +153,7 @@ def test_headline_figures_are_of_the_right_series(made: Made) -> None:
 
 
 def test_the_chart_draws_every_sample(made: Made) -> None:
-    text = (made.out / "index.html").read_text()
+    text = (made.out / "index.html").read_text(encoding="utf-8")
     paths = re.findall(r'<path class="samples" d="([^"]*)"', text)
     # Each is drawn from the one before; the other is the key beside the chart.
     drawn = sorted(path.count("h0") for path in paths if "m" in path)
@@ -167,11 +167,11 @@ def test_every_published_figure_is_shown_as_its_source_writes_it(made: Made) -> 
     shown = {
         address: (value, text)
         for page in ("published.html", "published-starts.html")
-        for value, address, text, _ in Figures((made.out / page).read_text()).found
+        for value, address, text, _ in Figures((made.out / page).read_text(encoding="utf-8")).found
     }
     count = 0
     for path in (PUBLISHED).glob("*.yaml"):
-        for one in yaml.safe_load(path.read_text())["figures"]:
+        for one in yaml.safe_load(path.read_text(encoding="utf-8"))["figures"]:
             if "value" in one:
                 page = "published-starts" if one["topic"] == "cold-start" else "published"
                 value, text = shown[f"{page}.html#{one['id']}"]
@@ -212,7 +212,7 @@ class Loose(HTMLParser):
 
 
 def test_no_figure_on_the_front_page_stands_outside_its_form(made: Made) -> None:
-    loose = Loose((made.out / "index.html").read_text()).text
+    loose = Loose((made.out / "index.html").read_text(encoding="utf-8")).text
     found = set(re.findall(r"[\d.–]+\s?(?:[nµm]?s\b|[KMG]i?B\b|%|Gbit/s)", loose))
     # The confidence, which the templates take from the statistics.
     assert found == {"95 %"}

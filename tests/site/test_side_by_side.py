@@ -44,11 +44,15 @@ def test_what_both_measured_is_in_one_row_with_the_systems_of_each(tmp_path: Pat
 def test_the_page_has_a_column_for_each_machine_and_the_csv_every_figure(tmp_path: Path) -> None:
     out = tmp_path / "out"
     build(both(tmp_path / "results"), out)
-    text = (out / "side-by-side/cold-start.html").read_text()
+    text = (out / "side-by-side/cold-start.html").read_text(encoding="utf-8")
     for machine in (factory.HOST, "other-host"):
         assert f'href="../machines/{machine}.html"' in text
     assert text.count("<data ") == 3 * len(factory.RUNGS)
-    rows = list(csv.DictReader((out / "side-by-side/cold-start.csv").read_text().splitlines()))
+    rows = list(
+        csv.DictReader(
+            (out / "side-by-side/cold-start.csv").read_text(encoding="utf-8").splitlines()
+        )
+    )
     assert len(rows) == 3 * len(factory.RUNGS)
     assert {(row["machine"], row["system"], row["accelerator"]) for row in rows} == {
         (factory.HOST, "qemu", "tcg"), (factory.HOST, "noop", ""), ("other-host", "bhyve", "kvm"),
@@ -62,8 +66,12 @@ def test_a_function_only_machine_shows_that_it_works_and_no_time(tmp_path: Path)
     )
     out = tmp_path / "out"
     build(both(tmp_path / "results", factory.cold_start("full", n=12, host=host, day=3)), out)
-    assert "function proved" in (out / "side-by-side/cold-start.html").read_text()
-    rows = list(csv.DictReader((out / "side-by-side/cold-start.csv").read_text().splitlines()))
+    assert "function proved" in (out / "side-by-side/cold-start.html").read_text(encoding="utf-8")
+    rows = list(
+        csv.DictReader(
+            (out / "side-by-side/cold-start.csv").read_text(encoding="utf-8").splitlines()
+        )
+    )
     slow = [row for row in rows if row["machine"] == "slow-host"]
     assert len(slow) == len(factory.RUNGS) and not any(row["p50"] for row in slow)
 
@@ -79,6 +87,6 @@ def test_one_machine_alone_has_no_table_and_many_have_only_so_many_columns(
     ]
     out = tmp_path / "out"
     build(both(tmp_path / "results", *more), out)
-    text = (out / "side-by-side/cold-start.html").read_text()
+    text = (out / "side-by-side/cold-start.html").read_text(encoding="utf-8")
     assert text.count('<th scope="col">') == 1 + MOST
     assert "also of 3 more machines" in text

@@ -71,7 +71,9 @@ def test_two_tables_of_one_name_are_refused() -> None:
 def test_every_table_that_has_a_name_has_its_file(real: Path) -> None:
     seen = 0
     for path in sorted(real.glob("*.html")):
-        text = re.sub(r"<details.*?</details>", "", path.read_text(), flags=re.DOTALL)
+        text = re.sub(
+            r"<details.*?</details>", "", path.read_text(encoding="utf-8"), flags=re.DOTALL
+        )
         for one in re.finditer(r"</table>(?:\s*</div>)?(.{0,120})", text, re.DOTALL):
             named = re.search(r'class="files csv"><a href="(tables/[^"]+)"', one[1])
             if named:
@@ -138,10 +140,15 @@ def test_a_command_has_a_button_that_copies_it(browser: Browser, made: Made) -> 
 
 @CHROMIUM
 def test_script_of_anybody_else_does_not_run(browser: Browser, made: Made, tmp_path: Path) -> None:
-    head = re.search(r"<meta http-equiv=[^>]*>", (made.out / "index.html").read_text())
+    head = re.search(
+        r"<meta http-equiv=[^>]*>", (made.out / "index.html").read_text(encoding="utf-8")
+    )
     assert head
     page = tmp_path / "inline.html"
-    page.write_text(f"{head[0]}<script>window.ran = 1</script><p onclick='window.ran = 1'>x</p>")
+    page.write_text(
+        f"{head[0]}<script>window.ran = 1</script><p onclick='window.ran = 1'>x</p>",
+        encoding="utf-8",
+    )
     browser.open(page.as_uri())
     browser.evaluate("document.querySelector('p').click()")
     assert browser.evaluate("window.ran === undefined") is True
