@@ -23,7 +23,7 @@ FILE = paths.BESIDE
 
 @dataclass(frozen=True)
 class Placement:
-    """A published figure, and the series of ours that it stands beside.
+    """A published figure, and the measured series that it stands beside.
 
     `per` names the metric by the number of whose samples ours is divided.
     """

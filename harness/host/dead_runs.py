@@ -58,8 +58,8 @@ def _with_state(runtime: Path) -> Mapping[Path, Path]:
 class DeadRuns:
     """The directories of dead runs: `directory in dead`. With `waiting`, those that wait too.
 
-    With `locks`, each that was found is locked until that is closed: nobody takes it over while it
-    is removed.
+    With `locks`, each that was found is locked until that is closed: no other process takes it
+    over while it is removed.
     """
 
     def __init__(self, *, waiting: bool = False, locks: contextlib.ExitStack | None = None) -> None:

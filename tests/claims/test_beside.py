@@ -76,7 +76,7 @@ def test_figures_are_asked_for_by_series() -> None:
 
 
 def test_no_chart_or_page_names_a_published_figure_of_its_own() -> None:
-    """Exhibits show published figures side by side, beside none of ours."""
+    """Exhibits show published figures side by side, beside no measured series."""
     known = {one.id for one in FIGURES}
     prefixes = "|".join({re.escape(id.split(".")[0]) for id in known})
     named = re.compile(rf"[\"'](?:{prefixes})\.[\w.{{}}-]+[\"']")

@@ -1,4 +1,4 @@
-"""The log of a VMM that may write large files: it cannot grow, whoever writes to it."""
+"""The log of a VMM that may write large files: no writer can make it grow."""
 
 from __future__ import annotations
 

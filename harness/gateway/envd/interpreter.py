@@ -297,7 +297,7 @@ async def _end_of(envd: Envd, process: RunningProcess, lines: CellLines) -> None
 
 
 class CellLines:
-    """The lines of a cell. Whoever reads them may stop and go on later."""
+    """The lines of a cell. A reader may stop and go on later."""
 
     def __init__(self, process: RunningProcess, number: str) -> None:
         self.process = process

@@ -80,7 +80,7 @@ class ChartRow:
 
 
 def drawn(rows: Iterable[ChartRow]) -> Sequence[Drawn]:
-    """The rows with a series of ours."""
+    """The rows with a measured series."""
     return [(row.label, row.entry, row.series) for row in rows if row.entry and row.series]
 
 
