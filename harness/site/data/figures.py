@@ -326,9 +326,9 @@ def quoted(one: Figure, link: Link) -> Markup:
     page = link(published_page(one.topic))
     href = f"{page}#{one.id}"
     if one.value is None:
-        shown = Markup('<a href="{}">{}</a>').format(href, one.as_written)
+        shown = Markup('<a href="{}">{}</a>').format(href, one.whole)
     else:
-        shown = data(one.value, one.as_written, href)
+        shown = data(one.value, one.whole, href)
     if not one.state:
         return shown
     if one.withdrawn:
