@@ -326,9 +326,11 @@ def quoted(one: Figure, link: Link) -> Markup:
     page = link(published_page(one.topic))
     href = f"{page}#{one.id}"
     if one.value is None:
-        shown = Markup('<a href="{}">{}</a>').format(href, one.whole)
+        shown = Markup('<a href="{}">{}</a>').format(href, one.as_written)
     else:
-        shown = data(one.value, one.whole, href)
+        shown = data(one.value, one.as_written, href)
+    if one.partial:
+        shown += Markup(", {} partial").format(one.partial)
     if not one.state:
         return shown
     if one.withdrawn:
