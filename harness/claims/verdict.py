@@ -104,7 +104,7 @@ class Finding:
 
     `needed` is the number of samples that would decide an inconclusive one. `system`, `conditions`
     and `marks` are those of the evidence. `ways` is set in the finding that decides the claim (see
-    decision.py).
+    decision.py). `runs` notes other runs that lie on the other side of the claimed value.
     """
 
     verdict: Verdict
@@ -115,6 +115,7 @@ class Finding:
     conditions: Conditions | None = None
     marks: Sequence[Mark] = ()
     ways: Ways | None = None
+    runs: Sequence[str] = ()
 
     @property
     def emulated(self) -> bool:
@@ -124,11 +125,11 @@ class Finding:
     @property
     def notes(self) -> Sequence[str]:
         """What must be read with the verdict: what ran the guests, where alone it is possible, what
-        was rehearsed, and in how many of several ways the claim held."""
+        was rehearsed, in how many of several ways the claim held, and other runs that differ."""
         found = list(self.conditions.notes) if self.conditions else []
         if self.ways and self.ways.judged > 1:
             found.append(f"{self.ways.held} of {self.ways.judged} ways")
-        return found
+        return [*found, *self.runs]
 
     @property
     def text(self) -> str:
@@ -156,6 +157,20 @@ def judge(claim: Claim, answer: Answer, evidence: Evidence | None) -> Finding:
         evidence.conditions,
         evidence.marks,
     )
+
+
+def on_the_other_side(
+    claim: Claim, answer: Answer, finding: Finding, values: Sequence[float]
+) -> int:
+    """How many of these values of other runs lie where the finding's verdict would be reversed.
+
+    Their intervals are not asked for: this says how the verdict depends on the choice of the run.
+    """
+    bound = claim.bound(answer)
+    if finding.verdict not in JUDGED or bound is None:
+        return 0
+    held = [one <= bound if answer.holds == "at-most" else one >= bound for one in values]
+    return held.count(finding.verdict in FAILED)
 
 
 def _verdict(

@@ -8,9 +8,11 @@ from collections.abc import Sequence
 
 import pytest
 
-from harness.measure.record import Image, RunRecord, Series, Validity
-from harness.site.data import figures
-from harness.site.data.corpus import RecordEntry, entry_of, with_marks
+from harness import paths
+from harness.claims import claims, published
+from harness.measure.record import Facts, Git, Image, RunRecord, Series, Validity
+from harness.site.data import evidence, figures
+from harness.site.data.corpus import Corpus, RecordEntry, entry_of, with_marks
 from tests.site import factory
 
 _BOOT_S = 86_400.0
@@ -72,6 +74,80 @@ def test_three_runs_have_an_interval_that_is_wider_than_that_within_one() -> Non
     shown = str(figures.figure(newest, series, "p50", str, interval=True))
     assert shown.index("interval") < shown.index("between 3 runs") < shown.index("emulated")
     assert "between" not in str(figures.figure(newest, series, "p95", str, interval=True))
+
+
+def shown(entry: RecordEntry, statistic: str, *, marked: bool = True) -> str:
+    series, summary = entry.find("first-reply"), entry.summary.find("first-reply", {})
+    assert series and summary
+    if statistic != "mean":
+        return str(figures.figure(entry, summary, statistic, str, interval=True, marked=marked))
+    estimate = figures.get(series, statistic)
+    assert estimate
+    return str(figures.derived(entry, series, estimate, "s", str, statistic))
+
+
+@pytest.mark.parametrize(("statistic", "name"), [("p90", "p90"), ("mean", "means")])
+def test_every_statistic_says_of_how_many_runs_it_is(statistic: str, name: str) -> None:
+    (alone,) = entries(run(1))
+    *_, newest = entries(run(1), run(2), run(3))
+    assert '<small class="runs">one run</small>' in shown(alone, statistic)
+    several = re.search(
+        rf"{name} of 3 runs on 3 days, 3 boots: (\d\.\d+)–(\d\.\d+) ms", shown(newest, statistic)
+    )
+    assert several and float(several[1]) < float(several[2])
+
+
+def test_beside_another_figure_of_the_run_one_run_is_not_said_twice() -> None:
+    (alone,) = entries(run(1))
+    *_, newest = entries(run(1), run(2), run(3))
+    assert "one run" not in shown(alone, "p90", marked=False)
+    assert "p90 of 3 runs" in shown(newest, "p90", marked=False)
+
+
+def of_gateway(day: int, commit: str, *, dirty: bool = False, factor: float = 1.0) -> RunRecord:
+    """A run over our gateway's API, with a level of its own."""
+    made = run(day)
+    where: Facts = {"substrate": "qemu", "sdk": "http", "concurrency": 50}
+    samples = [factor * (0.1 + number / 10_000) for number in range(100)]
+    series = Series("create-headers", "s", "lower", where, "closed", (), samples)
+    rig = dataclasses.replace(made.rig, id="e2b-latency")
+    return dataclasses.replace(made, series=(series,), rig=rig, git=Git(commit, dirty))
+
+
+A, B = "a" * 40, "b" * 40
+
+
+def test_where_our_gateway_was_measured_another_commit_is_another_environment() -> None:
+    *_, newest = entries(of_gateway(1, A), of_gateway(2, B), of_gateway(3, A))
+    assert "2 runs on 2 days" in spread(newest, "create-headers")
+    *_, newest = entries(of_gateway(1, A, dirty=True), of_gateway(2, A, dirty=True))
+    assert spread(newest, "create-headers") == "one run"
+    # Elsewhere the harness's commit changes nothing that is measured.
+    *_, newest = entries(run(1), dataclasses.replace(run(2), git=Git(B, False)))
+    assert "2 runs" in spread(newest)
+
+
+@pytest.mark.parametrize(
+    ("several", "verdict", "notes"),
+    [
+        ([(A, 1), (A, 4), (A, 1)], "reached here", ["1 of 3 runs on the other side"]),
+        ([(A, 1), (A, 1), (A, 4)], "not reached here", ["2 of 3 runs on the other side"]),
+        ([(B, 4), (B, 1), (A, 1)], "reached here",
+         ["1 of 2 runs of other commits on the other side"]),
+        ([(A, 1), (B, 1), (A, 1)], "reached here", []),
+    ],
+)  # fmt: skip
+def test_a_verdict_says_which_runs_lie_on_the_other_side(
+    several: Sequence[tuple[str, float]], verdict: str, notes: Sequence[str]
+) -> None:
+    known = published.load(paths.PUBLISHED)
+    (claim,) = [one for one in claims.load(known) if one.id == "cubesandbox-june-fifty"]
+    made = entries(*(of_gateway(day, one[0], factor=one[1]) for day, one in enumerate(several, 1)))
+    found = Corpus(made, (), known, [claim])
+    one = evidence.deciding(evidence.judged(found, claim, found.machine))
+    assert one and one.finding.verdict == verdict
+    assert list(one.finding.runs) == notes
+    assert one.finding.text.endswith(", ".join(notes))
 
 
 def test_runs_within_one_life_of_the_machine_say_so() -> None:

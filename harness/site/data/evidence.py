@@ -15,6 +15,13 @@ from harness.site.data import how_many
 from harness.site.data.corpus import Corpus, RecordEntry, SeriesAt
 from harness.site.data.record_summary import Rank, SeriesKind, SeriesSummary, fits
 
+RANKED = (
+    "Of several runs of the same series, a valid one comes before a suspect one, then the full "
+    "profile before a shorter one, then hardware virtualisation before emulation, and of equal "
+    "ones the newest."
+)
+"""The rule of RecordSummary.rank as pages state it; harness/measure/supersession.py agrees."""
+
 
 @dataclass(frozen=True)
 class Found:
@@ -153,7 +160,9 @@ def judged(corpus: Corpus, claim: Claim, machine: str | None) -> Sequence[Judged
     made = []
     for answer in claim.answers:
         found = find(corpus, answer, machine)
-        made.append(Judged(answer, found, verdict.judge(claim, answer, _evidence(found))))
+        finding = verdict.judge(claim, answer, _evidence(found))
+        runs = _other_runs(claim, answer, finding, found)
+        made.append(Judged(answer, found, dataclasses.replace(finding, runs=runs)))
     at = decision.deciding(claim, [_candidate(claim, one) for one in made])
     if at is not None:
         counted = decision.ways([one.finding for one in made])
@@ -161,6 +170,24 @@ def judged(corpus: Corpus, claim: Claim, machine: str | None) -> Sequence[Judged
         made[at] = dataclasses.replace(made[at], finding=finding, decides=True)
     corpus.memo[key] = made
     return made
+
+
+def _other_runs(
+    claim: Claim, answer: Answer, finding: Finding, found: Found | None
+) -> Sequence[str]:
+    """Which runs that differ in nothing recorded, or in our gateway's commit alone, lie on the
+    other side of the claimed value. Counts that are summed over series or records have no such."""
+    if found is None or found.pool or found.others or answer.per or not found.entry.environment:
+        return ()
+    several, kind = found.entry.environment, found.summary.kind
+    own = several.values(kind, answer.statistic)
+    other = several.values_of_other_commits(kind, answer.statistic)
+    notes = []
+    for values, which in ((own, "runs"), (other, "runs of other commits")):
+        many = verdict.on_the_other_side(claim, answer, finding, values)
+        if many:
+            notes.append(f"{many} of {len(values)} {which} on the other side")
+    return notes
 
 
 def _candidate(claim: Claim, one: Judged) -> decision.Candidate:

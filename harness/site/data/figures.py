@@ -22,7 +22,7 @@ from harness.site.data import how_many
 from harness.site.data.addresses import published_page
 from harness.site.data.corpus import RecordEntry, anchor
 from harness.site.data.estimates import PERCENTILES, estimates_of
-from harness.site.data.record_summary import COUNTED, SeriesSummary, series_kind
+from harness.site.data.record_summary import COUNTED, SeriesKind, SeriesSummary, series_kind
 
 Link = Callable[[str], str]
 """Turns a path below the site's root into an address relative to the page."""
@@ -31,6 +31,7 @@ AnySeries = Series | SeriesSummary
 """A series with its samples, or a summary of one."""
 _NO_MARK = Markup("")
 STATISTICS = ("min", *PERCENTILES, "max")
+ONE_RUN = "one run"
 
 
 def get(series: AnySeries, statistic: str) -> Estimate | None:
@@ -169,26 +170,37 @@ def between(entry: RecordEntry, series: AnySeries) -> Between | None:
     """How the runs of a series differ in this record's environment; None where only one counts."""
     if entry.environment is None:
         return None
+    return entry.environment.between(_kind(series))
+
+
+def _kind(series: AnySeries) -> SeriesKind:
     if isinstance(series, SeriesSummary):
-        return entry.environment.between(series.kind)
-    kind = series_kind(series.metric, series.unit, series.better, series.dimensions)
-    return entry.environment.between(kind)
+        return series.kind
+    return series_kind(series.metric, series.unit, series.better, series.dimensions)
 
 
-def spread(entry: RecordEntry, series: AnySeries) -> str:
-    """What a median's interval does not show, as text: how much it differs from run to run."""
+def spread(entry: RecordEntry, series: AnySeries, statistic: str = "p50") -> str:
+    """What a statistic's interval does not show, as text: how much it differs from run to run."""
     samples, _ = size(series)
     if not samples or series.unit == COUNTED:
         return ""
     if conditions(entry, series).readings:
         many = "one reading" if samples == 1 else f"{samples} repeated readings"
-        return f"{many}, one run"
+        return f"{many}, {ONE_RUN}"
     found = between(entry, series)
     if found is None or found.runs == 1:
-        return "one run"
+        return ONE_RUN
     runs = f"{found.runs} runs on {found.days} {'day' if found.days == 1 else 'days'}"
     if found.lives and found.lives > 1:
         runs += f", {found.lives} boots"
+    if statistic != "p50":
+        assert entry.environment is not None
+        values = entry.environment.values(_kind(series), statistic)
+        if len(values) < 2:
+            return ONE_RUN
+        extremes = Estimate(values[-1], min(values), max(values))
+        name = {"mean": "means"}.get(statistic, statistic)
+        return f"{name} of {runs}: {with_unit(extremes, series.unit)}"
     if found.typical is None:
         extremes = Estimate(found.high, found.low, found.high)
         return f"medians of {runs}: {with_unit(extremes, series.unit)}"
@@ -213,8 +225,11 @@ def figure(
 
     `marked` is false where another figure of the same run stands beside it in its row.
     """
+    # Beside a marked figure of the same run, only what several runs say of this one is added.
+    runs = spread(entry, series, statistic) if interval else ""
     if not marked:
         entry = entry.unmarked
+        runs = "" if runs == ONE_RUN else runs
     if withheld(entry, series):
         return proved(entry, series, link)
     estimate = get(series, statistic)
@@ -227,10 +242,11 @@ def figure(
     bounds = show_interval(estimate, series.unit) if interval else ""
     if bounds:
         shown += Markup(' <span class="interval">{}</span>').format(bounds)
-    runs = spread(entry, series) if interval and statistic == "p50" else ""
-    if runs:
-        shown += Markup(' <small class="runs">{}</small>').format(runs)
-    return shown + noted(entry, series) + mark(entry, link)
+    return shown + _runs(runs) + noted(entry, series) + mark(entry, link)
+
+
+def _runs(text: str) -> Markup:
+    return Markup(' <small class="runs">{}</small>').format(text) if text else _NO_MARK
 
 
 def divided(estimate: Estimate, by: int) -> Estimate:
@@ -272,7 +288,10 @@ def per(entry: RecordEntry, series: AnySeries, statistic: str, by: int, link: Li
     href = f"{link(entry.page)}#{place(entry, series, statistic)}"
     each = divided(estimate, by)
     shown = data(each.value, show(each, series.unit), href)
-    return shown + noted(entry, series) + mark(entry, link)
+    # The figures of other runs are divided by counts of their own.
+    runs = spread(entry, series, statistic)
+    runs = runs if runs.endswith(ONE_RUN) else ""
+    return shown + _runs(runs) + noted(entry, series) + mark(entry, link)
 
 
 def derived(
@@ -283,13 +302,14 @@ def derived(
     link: Link,
     statistic: str = "p50",
 ) -> Markup:
-    """A figure computed from several series of a record, linked to the main one."""
+    """A figure computed from several series of a record, linked to the main one; or its mean."""
     href = f"{link(entry.page)}#{place(entry, series, statistic)}"
     shown = data(estimate.value, show(estimate, unit), href)
     bounds = show_interval(estimate, unit)
     if bounds:
         shown += Markup(' <span class="interval">{}</span>').format(bounds)
-    return shown + noted(entry, series) + mark(entry, link)
+    runs = spread(entry, series, statistic) if statistic == "mean" else ""
+    return shown + _runs(runs) + noted(entry, series) + mark(entry, link)
 
 
 def count(

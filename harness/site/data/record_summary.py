@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -36,12 +37,6 @@ COUNTED = "1"
 """The unit of counts, which are valid on any machine."""
 
 Rank = tuple[int, bool, bool]
-RANKED = (
-    "Of several runs of the same series, a valid one comes before a suspect one, then the full "
-    "profile before a shorter one, then hardware virtualisation before emulation, and of equal "
-    "ones the newest."
-)
-"""The rule of RecordSummary.rank as pages state it; harness/measure/supersession.py agrees."""
 _STATES = ("failed", "suspect", "valid")
 
 
@@ -108,7 +103,7 @@ class SeriesSummary:
     `number` is its index in the record. `numbers` has the minimum and maximum, then the value and
     bounds of each percentile that n allows. It is a flat list because every build reads thousands
     of these and uses few. `stated` are the conditions that its record states, where they differ
-    from those that would be derived.
+    from those that would be derived. `mean` is without bounds, which take long to compute.
     """
 
     kind: SeriesKind
@@ -117,6 +112,7 @@ class SeriesSummary:
     number: int
     numbers: Sequence[float | None]
     stated: Conditions | None = None
+    mean: float | None = None
 
     @property
     def metric(self) -> str:
@@ -147,6 +143,13 @@ class SeriesSummary:
         value = self.numbers[at]
         assert value is not None
         return Estimate(value, *(self.numbers[at + 1 : at + 3] if wide else (None, None)))
+
+    def value(self, statistic: str) -> float | None:
+        """The value of a statistic, also of the mean, without its interval."""
+        if statistic == "mean":
+            return self.mean
+        found = self.get(statistic)
+        return found.value if found else None
 
     @property
     def statistics(self) -> Sequence[str]:
@@ -185,7 +188,9 @@ def summarise_series(series: Series, number: int, machine: Machine) -> SeriesSum
         numbers += [one.value, one.low, one.high]
     of = series_kind(series.metric, series.unit, series.better, series.dimensions)
     stated = series.conditions if series.conditions != derived(series, machine) else None
-    return SeriesSummary(of, len(series.samples), len(series.failures), number, numbers, stated)
+    n = len(series.samples)
+    mean = math.fsum(series.samples) / n if n else None
+    return SeriesSummary(of, n, len(series.failures), number, numbers, stated, mean)
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,7 +230,7 @@ class RecordSummary:
         return series.stated or derived(series, self.machine)
 
     def rank(self, series: SeriesSummary) -> Rank:
-        """How well one of its series was measured; more is better (RANKED)."""
+        """How well one of its series was measured; more is better (evidence.RANKED)."""
         validity = _STATES.index(self.validity.status)
         return validity, self.profile == "full", not self.conditions(series).emulated
 
@@ -309,6 +314,7 @@ def to_json(one: RecordSummary, shared: Shared) -> list[Any]:
                 series.n,
                 series.failed,
                 _as_list(series.stated),
+                series.mean,
                 *series.numbers,
             ]
             for series in one.series
@@ -381,8 +387,9 @@ class Reader:
                     one[1],
                     one[2],
                     number,
-                    one[4:],
+                    one[5:],
                     _stated(one[3]),
+                    one[4],
                 )
                 for number, one in enumerate(lines)
             ],

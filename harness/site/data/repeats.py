@@ -1,7 +1,8 @@
 """The runs of one series in one environment, and how much they differ from each other.
 
 They are of the same machine, rig, kernel, patches, images and accelerator, and valid: what else
-differs is what a further run would differ by.
+differs is what a further run would differ by. Where our own gateway was measured, its code is what
+was measured, so they are of the same commit too.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
+from harness.claims import systems
 from harness.measure import between_runs
 from harness.measure.between_runs import Between
 from harness.site.data.record_summary import RecordSummary, SeriesKind, SeriesSummary
@@ -20,9 +22,13 @@ _SAME_LIFE_S = 300
 
 @dataclass(frozen=True, eq=False)
 class Environment:
-    """Valid records of one environment, oldest first."""
+    """Valid records of one environment, oldest first.
+
+    `any_commit` has those that may differ in the commit of our gateway; elsewhere the same ones.
+    """
 
     summaries: list[RecordSummary] = field(default_factory=list)
+    any_commit: list[RecordSummary] = field(default_factory=list)
     _known: dict[SeriesKind, Between | None] = field(default_factory=dict)
 
     def between(self, kind: SeriesKind) -> Between | None:
@@ -31,15 +37,34 @@ class Environment:
             self._known[kind] = _between(list(self._runs(kind)))
         return self._known[kind]
 
+    def values(self, kind: SeriesKind, statistic: str) -> Sequence[float]:
+        """A statistic of the newest runs, of those that have it, oldest first."""
+        found = (series.value(statistic) for _, series in self._runs(kind))
+        return [one for one in found if one is not None][::-1]
+
+    def values_of_other_commits(self, kind: SeriesKind, statistic: str) -> Sequence[float]:
+        """The same of runs that differ in the commit of our gateway, and in nothing else."""
+        own = {one.run_id for one in self.summaries}
+        others = [one for one in self.any_commit if one.run_id not in own]
+        found = (series.value(statistic) for _, series in _runs(others, kind))
+        return [one for one in found if one is not None][::-1]
+
     def _runs(self, kind: SeriesKind) -> Iterator[tuple[RecordSummary, SeriesSummary]]:
-        many = 0
-        for one in reversed(self.summaries):
-            for series in one.series:
-                if series.kind is kind and series.n:
-                    yield one, series
-                    many += 1
-                    if many == between_runs.MOST:
-                        return
+        return _runs(self.summaries, kind)
+
+
+def _runs(
+    summaries: Sequence[RecordSummary], kind: SeriesKind
+) -> Iterator[tuple[RecordSummary, SeriesSummary]]:
+    """The newest runs with this series, newest first, at most between_runs.MOST."""
+    many = 0
+    for one in reversed(summaries):
+        for series in one.series:
+            if series.kind is kind and series.n:
+                yield one, series
+                many += 1
+                if many == between_runs.MOST:
+                    return
 
 
 def _between(newest_first: Sequence[tuple[RecordSummary, SeriesSummary]]) -> Between | None:
@@ -73,15 +98,33 @@ def of(
     `rigs` has, for each rig, the digests of the file versions that measure the same as today's.
     """
     found: dict[Hashable, Environment] = {}
+    commits: dict[Hashable, list[RecordSummary]] = {}
     made: list[Environment | None] = []
     for one in summaries:
         if one.validity.status != "valid":
             made.append(None)
             continue
-        environment = found.setdefault(_key(one, rigs), Environment())
+        key = _key(one, rigs)
+        any_commit = commits.setdefault(key, [])
+        any_commit.append(one)
+        environment = found.setdefault((key, _code(one)), Environment(any_commit=any_commit))
         environment.summaries.append(one)
         made.append(environment)
     return made
+
+
+def _code(one: RecordSummary) -> Hashable:
+    """What identifies the code that was measured, where that is our own gateway.
+
+    A change that was not committed is known by nothing: such a run is like no other.
+    """
+    ours = any(
+        systems.of_series(series.dimensions, one.machine.os) == systems.GATEWAY
+        for series in one.series
+    )
+    if not ours:
+        return None
+    return one.run_id if one.git.dirty or not one.git.commit else one.git.commit
 
 
 def _key(one: RecordSummary, rigs: Mapping[str, Sequence[str]]) -> Hashable:

@@ -13,7 +13,6 @@ from harness.site.data import evidence, figures
 from harness.site.data.corpus import Corpus
 from harness.site.data.evidence import Judged
 from harness.site.data.publishers import short
-from harness.site.data.record_summary import RANKED
 from harness.site.data.renewals import renewals
 from harness.site.page import Document, Item, Nav, Page
 
@@ -80,7 +79,12 @@ def _short(one: Judged) -> str:
     return next((f", {one.answer.where[name]}" for name in names if name in one.answer.where), "")
 
 
-_TOLD = ("substrate", "tier", "sharing", "path", "transport", "vmm", "tool", "sdk")
+_TOLD = ("system", "substrate", "tier", "sharing", "path", "transport", "vmm", "tool", "sdk")
+
+
+def _of_endpoint(one: Judged) -> bool:
+    """Whether an answer needs a record of an endpoint: only where there is one, it is listed."""
+    return systems.NAMED_BY in one.answer.where
 
 
 def _where(one: Judged) -> str:
@@ -117,7 +121,7 @@ def _render(corpus: Corpus) -> Iterator[Item]:
                 "system": systems.title(claim.system),
                 "system_of": systems.title,
                 "decided": decided,
-                "answers": several,
+                "answers": [one for one in several if one.found or not _of_endpoint(one)],
                 "proofs": evidence.proofs(corpus, claim)[:_MACHINES],
                 "where": _where,
                 "chart": chart,
@@ -150,7 +154,7 @@ def _render(corpus: Corpus) -> Iterator[Item]:
             "tally": evidence.tally([decided for _, decided in rows]),
             "meanings": verdict.MEANING,
             "rule": decision.RULE,
-            "ranked": RANKED,
+            "ranked": evidence.RANKED,
             "renewals": renewals(corpus),
             "machine": corpus.machines[corpus.machine][-1].summary.machine
             if corpus.machine

@@ -7,9 +7,8 @@ from collections.abc import Iterator
 from harness.claims import decision
 from harness.measure import statistics
 from harness.site.charts.ladder import LadderPicture, Rung
-from harness.site.data import cold_start, density, exhibits
+from harness.site.data import cold_start, density, evidence, exhibits
 from harness.site.data.corpus import Corpus
-from harness.site.data.record_summary import RANKED
 from harness.site.page import Document, Item, Nav, Page
 
 _RUNGS = (
@@ -49,7 +48,7 @@ def _render(corpus: Corpus) -> Iterator[Item]:
             "shown": shown,
             "tiers": cold_start.TIERS,
             "rule": decision.RULE,
-            "ranked": RANKED,
+            "ranked": evidence.RANKED,
         },
     )
 
