@@ -8,6 +8,7 @@ import ipaddress
 import logging
 import os
 import resource
+import shlex
 import signal
 import socket
 import threading
@@ -22,7 +23,7 @@ from harness.errors import CoppiceError, Interrupted, PathError, UsageError
 from harness.gateway import certificate, logs, predecessor
 from harness.gateway.app import Gateway
 from harness.gateway.data_plane.websocket_proxy import WebSocketProxy
-from harness.gateway.fleets import setup
+from harness.gateway.fleets import setup, templates
 from harness.gateway.fleets.container_fleet import ContainerFleet
 from harness.gateway.fleets.fd_holder import FdHolder
 from harness.gateway.fleets.microvm_fleet import MicroVmFleet
@@ -41,6 +42,7 @@ from harness.host import evidence
 from harness.host.run import STATE, Run
 from harness.host.session import open_run
 from harness.paths import gateway_directory, runtime_directory
+from harness.sandbox.pool import Drained
 
 DOMAIN = "sandboxes.localhost"
 """Of sandboxes; many resolvers map names below localhost to this host."""
@@ -158,7 +160,7 @@ def serve(options: Options, fleet: SandboxFleet | None = None) -> None:
         if failed:  # uvicorn has only an exit code for it
             raise failed[0]
     if left := sandboxes.running:
-        raise Interrupted(server.ended_by or signal.SIGTERM, _left(left, directory))
+        raise Interrupted(server.ended_by or signal.SIGTERM, _left(left, directory, options))
     if server.ended_by is not None:
         raise Interrupted(server.ended_by)
 
@@ -169,6 +171,12 @@ def _checked(options: Options) -> setup.Outside:
         raise UsageError(
             f"the gateway has no substrate {options.substrate!r}",
             hint=f"choose from {', '.join(SUBSTRATES)}",
+        )
+    unknown = set() if isinstance(options.pool, int) else set(options.pool) - set(templates.NAMES)
+    if unknown:
+        raise UsageError(
+            f"there is no template {', '.join(sorted(unknown))!r}",
+            hint=f"choose from {', '.join(templates.NAMES)}",
         )
     return setup.outside_of(options)
 
@@ -190,11 +198,15 @@ def _going_on(
             (run.directory / STATE).unlink(missing_ok=True)
 
 
-def _left(count: int, directory: Path) -> str:
+def _left(count: int, directory: Path, options: Options) -> str:
+    """What was left running, and the command that takes it over."""
     sandboxes = "a sandbox was" if count == 1 else f"{count} sandboxes were"
+    given = {"--state": directory, "--substrate": options.substrate, "--outside": options.outside}
+    argv = [str(part) for name, value in given.items() if value for part in (name, value)]
+    argv += [] if options.network else ["--no-network"]
     return (
         f"ended; {sandboxes} not saved and left running\n"
-        f"  coppice gateway --state {directory}   (takes over what runs; coppice clean ends it)"
+        f"  coppice gateway {shlex.join(argv)}   (takes over what runs; coppice clean ends it)"
     )
 
 
@@ -220,6 +232,8 @@ def _fill(fleet: SandboxFleet, options: Options) -> None:
     if isinstance(fleet, MicroVmFleet | ContainerFleet):
         try:
             fleet.fill()
+        except Drained:  # the gateway is being stopped
+            return
         except CoppiceError as error:
             log.error("the pools were not filled", extra={"fields": {"why": str(error)}})
     options.on_filled()

@@ -28,6 +28,10 @@ MAX_FAILURES = 3
 S = TypeVar("S", bound=Destroyable)
 
 
+class Drained(GuestTimeout):
+    """The pool was drained while a caller waited."""
+
+
 class Pool(Generic[S]):
     """Up to `size` ready sandboxes. `launch` makes one; `memory_each` is the memory it takes, in
     bytes. With `lends` the pool also destroys, when it is drained, what is checked out; without,
@@ -206,8 +210,8 @@ class Pool(Generic[S]):
             if left <= 0 or not self._change.wait(left):
                 raise GuestTimeout(f"the pool of {self.size} had no sandbox ready in time")
 
-    def _drained(self) -> GuestTimeout:
-        return GuestTimeout(f"the pool of {self.size} was drained")
+    def _drained(self) -> Drained:
+        return Drained(f"the pool of {self.size} was drained")
 
     def give_back(self, sandbox: S) -> None:
         """Destroy a sandbox that was checked out: sandboxes are never reused."""

@@ -67,6 +67,8 @@ def test_no_failed_start_ends_what_a_killed_gateway_left_running(
     own.kill()
     code, error = failed(own, "--outside", "/nothing")
     assert code == 64 and "no outside network" in error
+    code, error = failed(own, "--only", "nope")
+    assert code == 64 and "there is no template 'nope'" in error
     assert failed(own, module=INTERRUPTED)[0] == 143
     with open_run(runtime):  # any other run, which removes what dead runs have left
         pass
@@ -85,10 +87,31 @@ def test_sandboxes_that_cannot_be_saved_at_the_end_run_on(
         (full / "filler").write_bytes(bytes(1 << 20))
         own.stop()
         assert process.returncode == 143
-        assert "a sandbox was not saved and left running" in own.log_tail()
+        log = own.log_tail()
+        assert "a sandbox was not saved and left running" in log
+        assert f"coppice gateway --state {own.directory} --substrate oci   (takes over" in log
         (full / "filler").unlink()
     with open_run(runtime):
         pass
     own.start()
     assert runs_on(box, pid)
     assert json.loads(own.request("GET", "/v2/sandboxes")[1])[0]["state"] == "running"
+
+
+def test_a_saved_sandbox_with_a_network_waits_for_a_gateway_with_one(own: GatewayProcess) -> None:
+    """Resumed without its interface, it would run on as if nothing were missing."""
+    plain = own.argv
+    own.argv = [*plain, "--no-network"]
+    try:
+        own.stop()
+        own.start()
+        assert "the sandbox has a network and this gateway has none" in own.log_tail()
+        sandboxes = json.loads(own.request("GET", "/v2/sandboxes?state=paused")[1])
+        assert len(sandboxes) == 1
+    finally:
+        own.stop()
+        own.argv = plain
+        own.start()
+    (sandbox,) = json.loads(own.request("GET", "/v2/sandboxes")[1])
+    assert sandbox["state"] == "running"
+    assert own.request("DELETE", f"/sandboxes/{sandbox['sandboxID']}")[0] == 204

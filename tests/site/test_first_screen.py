@@ -24,6 +24,13 @@ _HEADLINES = {
 }
 """The three headlines of the original Coppice (FreeBSD), as it writes them."""
 
+_PROVED = {
+    "coppice-thousand": "function proved with 4 guests on FreeBSD 13.2",
+    "coppice-density": "function proved with 4 guests on FreeBSD 13.2",
+    "coppice-cold-start": "function proved on FreeBSD 13.2",
+}
+"""What the committed records prove there: far fewer guests than the claims are about."""
+
 # The text of a row whose whole box lies within the window, with what lies outside left out.
 _VISIBLE = """(id => {
   const row = document.getElementById(id);
@@ -61,7 +68,7 @@ def test_the_headlines_are_answered_on_the_first_screen(
         assert any((id, str(one)) in known for one in verdicts), (id, row)
         where = " ".join(row["where"].split())
         assert "Debian 12" in where and "emulated" in where, (id, row)
-        assert "function proved on FreeBSD 13.2" in where, (id, row)
+        assert _PROVED[id] in where, (id, row)
     shown = browser.evaluate(
         "[...document.querySelectorAll('.opening h1, .opening .what, .opening .tally')]"
         f".filter(e => e.getBoundingClientRect().bottom <= {height})"

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from harness import strict_json
-from harness.errors import CheckpointCorrupt, GuestDied, SandboxError
+from harness.errors import CheckpointCorrupt, CheckpointForeign, GuestDied, SandboxError
 from harness.gateway import stages
 from harness.gateway.envd.client import Envd
 from harness.gateway.fleets import container_envd, disk, templates
@@ -207,6 +207,7 @@ class ContainerFleet(PooledFleet[Pool[RunningContainer]]):
                 "schema": SCHEMA,
                 "kind": sandbox.template,
                 "lower": self.template.lower.parent.name,
+                "network": self._network is not None,
             }
             (target / MANIFEST).write_text(json.dumps(facts), encoding="utf-8")
             run_program("sync", "--file-system", target)
@@ -222,6 +223,7 @@ class ContainerFleet(PooledFleet[Pool[RunningContainer]]):
             template, lower = facts["kind"], facts["lower"]
             if facts["schema"] != SCHEMA:
                 raise ValueError(f"schema {facts['schema']}")
+            connected = facts.get("network", self._network is not None)
         except (OSError, ValueError, KeyError) as error:
             raise CheckpointCorrupt(
                 f"{directory} does not hold a sandbox's files: {error}"
@@ -229,6 +231,12 @@ class ContainerFleet(PooledFleet[Pool[RunningContainer]]):
         if lower != self.template.lower.parent.name:
             raise CheckpointCorrupt(
                 f"the files in {directory} belong to another version of the root file system"
+            )
+        if connected != (self._network is not None):
+            has, has_not = ("the sandbox", "this gateway") if connected else ("this gateway", "it")
+            raise CheckpointForeign(
+                f"{directory}: {has} has a network and {has_not} has none",
+                hint="start the gateway with the network that it had before",
             )
         return self._start(template, directory / UPPER, names)
 

@@ -23,7 +23,7 @@ from harness.measure.quantity import thousands
 from harness.measure.record import Scalar, Series
 from harness.paths import cache_directory
 from harness.site.builder import essay_html
-from harness.site.data import corpus, figures, machines, publishers
+from harness.site.data import corpus, figures, how_many, machines, publishers
 from harness.site.data.addresses import published_page, slug
 from harness.site.data.essays import Lookup
 from harness.site.page import Document, Page
@@ -85,6 +85,7 @@ def environment(sources: Path) -> jinja2.Environment:
         conditions=figures.conditions,
         withheld=figures.withheld,
         proved=figures.proved,
+        how_many=how_many.text,
         sizes=figures.size,
         place=figures.place,
     )
@@ -100,6 +101,7 @@ _LINKED = (
     figures.took,
     figures.quoted,
     figures.mark,
+    figures.disturbed,
 )
 """The functions by which templates show figures; each links relative to the page being rendered."""
 

@@ -10,12 +10,12 @@ from typing import cast
 from harness.claims import answering, decision, systems, verdict
 from harness.claims.claims import Answer, Claim
 from harness.claims.verdict import Evidence, Finding, Verdict
-from harness.measure.record import Series
+from harness.measure.record import Facts, Series
+from harness.site.data import how_many
 from harness.site.data.corpus import Corpus, RecordEntry, SeriesAt
-from harness.site.data.record_summary import SeriesKind, SeriesSummary
+from harness.site.data.record_summary import SeriesKind, SeriesSummary, fits
 
 _STATES = ("failed", "suspect", "valid")
-_HOW_MANY = ("n", "concurrency", "others")
 
 
 @dataclass(frozen=True)
@@ -186,23 +186,50 @@ def deciding(several: Sequence[Judged]) -> Judged | None:
 
 
 def proofs(corpus: Corpus, claim: Claim, machine: str | None = None) -> Sequence[Found]:
-    """The newest function-only series of each answer, per machine (or of one machine).
+    """The function-only series of each answer that shows most, per machine (or of one machine).
 
-    The number of sandboxes need not match the claim: these series only show that it works.
+    A series of the number that the answer names comes first, then those of other numbers, the
+    nearest first: they only show that it works, and pages show their number.
     """
+    key = (proofs, claim.id, machine)
+    if key not in corpus.memo:
+        corpus.memo[key] = _proofs(corpus, claim, machine)
+    return cast(Sequence[Found], corpus.memo[key])
+
+
+def _proofs(corpus: Corpus, claim: Claim, machine: str | None) -> Sequence[Found]:
     made: dict[tuple[str, str], Found] = {}
     for (rig, host), entries in corpus.function_only_records.items():
         if machine not in (None, host):
             continue
         for answer in claim.answers:
-            # Older records leave out a dimension that others have as null.
-            kind = {k: v for k, v in answer.where.items() if k not in _HOW_MANY and v is not None}
-            for entry in reversed(entries):
-                summary = entry.summary.find(answer.metric, kind)
-                if answer.rig == rig and summary and summary.n:
-                    made[entry.page, summary.anchor] = Found(entry, summary)
-                    break
+            if answer.rig == rig and (found := _proof(entries, answer)):
+                made[found.entry.page, found.summary.anchor] = found
     return list(made.values())
+
+
+def _proof(entries: Sequence[RecordEntry], answer: Answer) -> Found | None:
+    """Of the records, oldest first: the number that was asked for, then undisturbed, then new."""
+    # Older records leave out a dimension that others have as null.
+    exact = {name: value for name, value in answer.where.items() if value is not None}
+    kind = {name: value for name, value in exact.items() if name not in how_many.NUMBERS}
+    found = [
+        (_proof_rank(entry, series, exact), at, -series.number, Found(entry, series))
+        for at, entry in enumerate(entries)
+        for series in entry.summary.series
+        if series.metric == answer.metric and series.n and fits(series.dimensions, kind)
+    ]
+    return max(found, key=lambda one: one[:3])[3] if found else None
+
+
+def _proof_rank(
+    entry: RecordEntry, series: SeriesSummary, exact: Facts
+) -> tuple[bool, tuple[int, ...], int]:
+    return (
+        fits(series.dimensions, exact),
+        how_many.nearness(series.dimensions, exact),
+        _STATES.index(entry.summary.validity.status),
+    )
 
 
 def _evidence(found: Found | None) -> Evidence | None:

@@ -310,7 +310,7 @@ def _summary(one: RecordEntry) -> str:
     median = series and not figures.withheld(one, series) and figures.get(series, "p50")
     words = f"{series.metric}: median {show(median, series.unit)}" if series and median else ""
     if series and one.summary.function_only:
-        words = f"function only, {series.metric}: {series.n} of {series.n + series.failed}"
+        words = f"function only, {series.metric}: {', '.join(figures.attempts(one, series))}"
     return ", ".join(
         part for part in (_state(one.summary), words, machines.title(one.summary.machine)) if part
     )

@@ -18,6 +18,7 @@ from harness.measure.conditions import Conditions
 from harness.measure.quantity import scale, show, show_interval, thousands
 from harness.measure.record import Scalar, Series, conditions_of
 from harness.measure.statistics import Estimate
+from harness.site.data import how_many
 from harness.site.data.addresses import published_page
 from harness.site.data.corpus import RecordEntry, anchor
 from harness.site.data.estimates import PERCENTILES, estimates_of
@@ -28,6 +29,7 @@ Link = Callable[[str], str]
 
 AnySeries = Series | SeriesSummary
 """A series with its samples, or a summary of one."""
+_NO_MARK = Markup("")
 STATISTICS = ("min", *PERCENTILES, "max")
 
 
@@ -71,15 +73,28 @@ def withheld(entry: RecordEntry, series: AnySeries) -> bool:
 
 
 def proved(entry: RecordEntry, series: AnySeries, link: Link | None = None) -> Markup:
-    """What a function-only series shows instead of figures: how many attempts worked."""
-    samples, failed = size(series)
+    """What a function-only series shows instead of figures: with how many guests or entries it
+    worked, and how many attempts did. With a link, it has the mark of a run that is not valid."""
+    samples, _ = size(series)
     words = "function proved" if samples else "function not proved"
     if link:
         href = f"{link(entry.page)}#{place(entry, series, 'p50')}"
         words = Markup('<a href="{}">{}</a>').format(href, words)
-    of = Markup(' <small class="of">{} of {}</small>').format(samples, samples + failed)
     kind = "function-proved" if samples else "function-not-proved"
-    return Markup('<span class="badge {}">{}</span>').format(kind, words) + of
+    badge = Markup('<span class="badge {}">{}</span>').format(kind, words)
+    told = ", ".join(attempts(entry, series))
+    of = Markup(' <small class="of">{}</small>').format(told) if told else _NO_MARK
+    return badge + of + (disturbed(entry, link) if link else _NO_MARK)
+
+
+def attempts(entry: RecordEntry, series: AnySeries) -> Sequence[str]:
+    """With how many it was tried, and how many attempts worked: readings are no attempts."""
+    samples, failed = size(series)
+    many = how_many.text(series.dimensions)
+    told = [f"with {many}"] if many else []
+    if not conditions(entry, series).readings:
+        told.append(f"{samples} of {samples + failed}")
+    return told
 
 
 def place(entry: RecordEntry, series: AnySeries, statistic: str = "") -> str:
@@ -99,23 +114,22 @@ def data(value: float, text: str, href: str, unit: str, facts: str = "") -> Mark
     )
 
 
-_NO_MARK = Markup("")
-
-
 def mark(entry: RecordEntry, link: Link) -> Markup:
     """The visible marks of a run: not valid, function-only, and what has changed since."""
+    only = _marked("function only", entry, link) if entry.summary.function_only else _NO_MARK
+    return disturbed(entry, link) + only + _since(entry, link)
+
+
+def disturbed(entry: RecordEntry, link: Link) -> Markup:
+    """The mark of a run that is not valid."""
     status = entry.summary.validity.status
-    if status == "valid" and not entry.summary.function_only and not entry.marks:
-        return _NO_MARK
-    found: list[str] = [status] if status != "valid" else []
-    if entry.summary.function_only:
-        found.append("function only")
-    return Markup("").join(
-        Markup(' <a class="mark {}" href="{}#validity">{}</a>').format(
-            one.replace(" ", "-"), link(entry.page), one
-        )
-        for one in found
-    ) + _since(entry, link)
+    return _NO_MARK if status == "valid" else _marked(status, entry, link)
+
+
+def _marked(words: str, entry: RecordEntry, link: Link) -> Markup:
+    return Markup(' <a class="mark {}" href="{}#validity">{}</a>').format(
+        words.replace(" ", "-"), link(entry.page), words
+    )
 
 
 def _since(entry: RecordEntry, link: Link) -> Markup:
