@@ -129,6 +129,8 @@ class Figure:
     value: float | None = None
     upper: float | None = None
     of: float | None = None
+    partial: int | None = None
+    """How many more its source calls partial, of a count of what works."""
     concurrency: int | None = None
     conditions: str = ""
     when_note: str = ""
@@ -148,9 +150,14 @@ class Figure:
         return self.withdrawn.replaced_by if self.withdrawn else self.superseded_by
 
     @property
+    def whole(self) -> str:
+        """As its source writes it, with the number that it calls partial."""
+        return f"{self.as_written}, {self.partial} partial" if self.partial else self.as_written
+
+    @property
     def marked(self) -> str:
         """As its source writes it, and in brackets its state: for text and drawings."""
-        return f"{self.as_written} ({self.state})" if self.state else self.as_written
+        return f"{self.whole} ({self.state})" if self.state else self.whole
 
 
 @dataclass(frozen=True)

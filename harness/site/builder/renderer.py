@@ -69,6 +69,7 @@ def environment(sources: Path) -> jinja2.Environment:
         titled=machines.title,
         system=machines.system,
         accelerator=machines.accelerator,
+        guests=machines.guests,
         within=publishers.within,
     )
     made.globals.update(

@@ -339,6 +339,8 @@ def quoted(one: Figure, link: Link) -> Markup:
     else:
         upper = "" if one.upper is None else f' data-upper="{one.upper!r}"'
         shown = data(one.value, one.as_written, href, one.unit, f" data-published{upper}")
+    if one.partial:
+        shown += Markup(", {} partial").format(one.partial)
     if not one.state:
         return shown
     if one.withdrawn:

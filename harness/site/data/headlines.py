@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from harness.claims.claims import Claim
-from harness.claims.verdict import Verdict
+from harness.claims.verdict import JUDGED, Verdict
 from harness.site.data import evidence
 from harness.site.data.corpus import Corpus
 from harness.site.data.evidence import Found, Judged
@@ -29,7 +29,6 @@ NETWORK = (
     "coppice-policy-update",
     "coppice-policy-enforcement",
 )
-_UNJUDGED = (Verdict.NOT_MEASURED, Verdict.NOT_COMPARABLE)
 
 
 @dataclass(frozen=True)
@@ -44,7 +43,8 @@ class ClaimRow:
 
 @dataclass(frozen=True)
 class Tally:
-    """How many claims there are, and how many have each verdict."""
+    """How many claims there are, and how many have each verdict; judged are those with a verdict
+    on the merits."""
 
     claims: int
     judged: Sequence[tuple[Verdict, int]]
@@ -80,6 +80,6 @@ def tally(corpus: Corpus) -> Tally:
     known = [(verdict, many) for verdict, many in counts.items() if many]
     return Tally(
         sum(counts.values()),
-        [one for one in known if one[0] not in _UNJUDGED],
-        [one for one in known if one[0] in _UNJUDGED],
+        [one for one in known if one[0] in JUDGED],
+        [one for one in known if one[0] not in JUDGED],
     )

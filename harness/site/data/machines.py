@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from harness.measure.conditions import NONE, TCG
+from harness.measure.conditions import NONE, NOT_RECORDED, TCG, Conditions
 from harness.measure.record import Machine
 
 _SYSTEM = re.compile(r"(?P<name>[A-Za-z]+)(?: GNU/Linux| Linux)? (?P<version>\d[\d.]*)")
@@ -35,3 +35,11 @@ def running(machine: Machine) -> str:
 def accelerator(name: str | None) -> str:
     """How guests ran; empty if there were none."""
     return _ACCELERATORS.get(name, f"under {name}") if name and name != NONE else ""
+
+
+def guests(ran: Conditions) -> str:
+    """How the guests of a series ran, to stand in a list; empty if it has none."""
+    if ran.accelerator is None:
+        return NOT_RECORDED
+    how = accelerator(ran.accelerator)
+    return f"guests {how}" if how else ""

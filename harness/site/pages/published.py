@@ -24,9 +24,9 @@ _TITLES = {
 
 
 COLUMNS = (
-    "id", "publisher", "subject", "topic", "what", "as_written", "value", "upper", "of", "unit",
-    "statistic", "clock", "concurrency", "when", "label", "source", "conditions", "remark", "state",
-    "withdrawn_when", "withdrawn_by", "withdrawn_why", "withdrawn_source", "replaced_by",
+    "id", "publisher", "subject", "topic", "what", "as_written", "value", "upper", "of", "partial",
+    "unit", "statistic", "clock", "concurrency", "when", "label", "source", "conditions", "remark",
+    "state", "withdrawn_when", "withdrawn_by", "withdrawn_why", "withdrawn_source", "replaced_by",
 )  # fmt: skip
 
 
@@ -34,7 +34,7 @@ def _cells(one: Figure) -> Sequence[object]:
     """The values of COLUMNS; numbers in SI units."""
     gone = one.withdrawn
     return (
-        *(getattr(one, name) for name in COLUMNS[:18]),
+        *(getattr(one, name) for name in COLUMNS[:19]),
         one.state or None,
         *((gone.when, gone.by, gone.why, gone.source) if gone else (None,) * 4),
         one.replaced_by or None,
