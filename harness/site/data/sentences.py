@@ -37,5 +37,7 @@ def inline_of(
 
 
 def aside(entry: RecordEntry, series: AnySeries, link: Link) -> Markup:
-    """The notes and marks of a sentence's figures, which are of one run."""
-    return figures.noted(entry, series) + figures.mark(entry, link)
+    """The notes and marks of a sentence's figures, which are of one run, in brackets."""
+    parts = [one.strip() for one in (figures.noted(entry, series), figures.mark(entry, link))]
+    told = Markup("; ").join(one for one in parts if one)
+    return Markup(' <span class="aside">({})</span>').format(told) if told else Markup("")
