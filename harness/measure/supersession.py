@@ -1,8 +1,8 @@
 """Which records later ones have superseded, and what had changed by then.
 
 A record is superseded when each series of which it has samples was measured again on that machine,
-by a record that is as valid and as full. What changed since, such as the kernel or the rig, does
-not matter to that: it is named.
+by a record that is as valid and as full, and not emulated where that series was not. What else
+changed since, such as the kernel or the rig, does not matter to that: it is named.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from harness.measure.record import Git, Image, Machine, Patch, Rig, RunRecord
+from harness.measure.record import Git, Image, Machine, Patch, Rig, RunRecord, Series, conditions_of
 
 _STATES = ("failed", "suspect", "valid")
 """Validities, the best last."""
@@ -20,7 +20,8 @@ _STATES = ("failed", "suspect", "valid")
 class Measured:
     """What is compared of a record. `kinds` has the series with samples: metric, unit, dimensions.
 
-    `function_only` says whether only its function counts.
+    `function_only` says whether only its function counts, `emulated` has the kinds whose guests
+    were emulated.
     """
 
     run_id: str
@@ -33,6 +34,7 @@ class Measured:
     status: str
     function_only: bool
     kinds: frozenset[Hashable]
+    emulated: frozenset[Hashable]
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,11 @@ class Superseded:
 
 def measured(record: RunRecord) -> Measured:
     """What is compared of a whole record."""
+    sampled = [
+        (_kind(series), conditions_of(series, record.machine))
+        for series in record.series
+        if series.samples
+    ]
     return Measured(
         record.run_id,
         record.rig,
@@ -58,12 +65,13 @@ def measured(record: RunRecord) -> Measured:
         record.patches,
         record.validity.status,
         bool(record.machine.function_only) or record.machine.class_ == "emulated",
-        frozenset(
-            (series.metric, series.unit, tuple(sorted(series.dimensions.items())))
-            for series in record.series
-            if series.samples
-        ),
+        frozenset(kind for kind, _ in sampled),
+        frozenset(kind for kind, conditions in sampled if conditions.emulated),
     )
+
+
+def _kind(series: Series) -> Hashable:
+    return series.metric, series.unit, tuple(sorted(series.dimensions.items()))
 
 
 def superseded(records: Sequence[Measured]) -> Mapping[str, Superseded]:
@@ -74,29 +82,30 @@ def superseded(records: Sequence[Measured]) -> Mapping[str, Superseded]:
     for one in sorted(records, key=lambda one: one.run_id, reverse=True):
         place = (one.machine.id, one.rig.id)
         # A record without any sample is superseded by the next one that has some.
-        wanted: list[Hashable] = [(place, kind) for kind in one.kinds] or [place]
-        firsts = [_first(one, later.get(each, ())) for each in wanted]
+        kinds: list[Hashable] = list(one.kinds) or [None]
+        firsts = [_first(one, kind, later.get((place, kind), ())) for kind in kinds]
         if all(firsts):
             by = {newer.run_id: newer for newer in firsts if newer}
             ordered = [by[id] for id in sorted(by)]
             changed = dict.fromkeys(name for newer in ordered for name in changes(one, newer))
             found[one.run_id] = Superseded([newer.run_id for newer in ordered], list(changed))
-        for each in {place, *wanted}:
-            later.setdefault(each, []).append(one)
+        for kind in {None, *one.kinds}:
+            later.setdefault((place, kind), []).append(one)
     return found
 
 
-def _first(one: Measured, later: Sequence[Measured]) -> Measured | None:
+def _first(one: Measured, kind: Hashable, later: Sequence[Measured]) -> Measured | None:
     """The first of these, which are sorted newest first, that supersedes."""
-    return next((newer for newer in reversed(later) if _as_good(newer, one)), None)
+    return next((newer for newer in reversed(later) if _as_good(newer, one, kind)), None)
 
 
-def _as_good(newer: Measured, older: Measured) -> bool:
+def _as_good(newer: Measured, older: Measured, kind: Hashable) -> bool:
     return (
         bool(newer.kinds)
         and _STATES.index(newer.status) >= _STATES.index(older.status)
         and newer.profile in ("full", older.profile)
         and (older.function_only or not newer.function_only)
+        and (kind in older.emulated or kind not in newer.emulated)
     )
 
 

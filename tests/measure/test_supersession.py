@@ -71,6 +71,23 @@ def test_only_a_record_that_is_as_good_supersedes(
     assert bool(found(replace(run(1, "a"), **older), replace(run(2, "a"), **newer))) is gone  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(
+    ("older", "newer", "gone"),
+    [("kvm", "tcg", False), ("tcg", "kvm", True), ("tcg", "tcg", True), ("kvm", "kvm", True)],
+)
+def test_emulated_guests_supersede_only_emulated_ones(older: str, newer: str, gone: bool) -> None:
+    host = run_record().machine
+    guests = (series(metric="a", dimensions={"substrate": "qemu"}),)
+    both = [
+        replace(run(day, "a"), series=guests, machine=replace(host, accelerator=accelerator))
+        for day, accelerator in ((1, older), (2, newer))
+    ]
+    assert bool(found(*both)) is gone
+    # What has no guests is the same under either.
+    plain = [replace(one, series=run(1, "a").series) for one in both]
+    assert found(*plain)
+
+
 def test_what_changed_since_is_named() -> None:
     old = run(1, "a")
     new = replace(

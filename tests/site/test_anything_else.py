@@ -123,6 +123,32 @@ def test_verdicts_stay_whatever_else_runs_on_the_machine(known: Corpus) -> None:
         assert all(mark.command.startswith("mise run ") for mark in one.marks)
 
 
+def test_one_record_of_another_machine_takes_no_verdict_off_the_site(known: Corpus) -> None:
+    """Not even a valid one: the site is about the machine that has the most evidence."""
+    host = known.machines[known.machine or ""][-1].summary.machine
+    one = newest(known, "cold-start", "noop")
+    other = dataclasses.replace(one.machine, id="another-host", name="Another host (test)")
+    for validity in (record.Validity("suspect", ("load (test)",)), record.Validity("valid")):
+        made = dataclasses.replace(
+            on_newer_kernel(one, 8), machine=other, profile="quick", validity=validity
+        )
+        after = with_records(known, made)
+        assert after.machine == known.machine == host.id
+        assert next(iter(after.machines)) == host.id and "another-host" in after.machines
+        assert tallied(after) == tallied(known)
+        assert tallied(after)[Verdict.NOT_MEASURED] < len(known.claims) / 2
+
+
+def test_of_machines_with_equal_evidence_the_newest_comes_first(known: Corpus) -> None:
+    one = newest(known, "cold-start", "noop")
+    twin = dataclasses.replace(one.machine, id="a-twin")
+    made = dataclasses.replace(on_newer_kernel(one, 9), machine=twin)
+    for several in ([one, made], [made, dataclasses.replace(one, run_id=f"{DAY}-f")]):
+        entries = [corpus.entry_of(each, f"runs/a/{at}") for at, each in enumerate(several)]
+        alone = dataclasses.replace(known, entries=entries)
+        assert alone.machine == several[-1].machine.id
+
+
 def test_a_newer_run_of_the_same_series_takes_its_place(known: Corpus) -> None:
     """As well measured, and so different that its verdict differs: what the test above rests on."""
     old = newest(known, "net-rtt")

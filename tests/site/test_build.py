@@ -152,7 +152,8 @@ def test_a_quick_record_serves_and_says_so(tmp_path: Path) -> None:
 
 def test_another_machine_is_named_and_not_mixed_in(tmp_path: Path) -> None:
     other = factory.cold_start("full", day=1, host=factory.machine("other-host"))
-    text = only(tmp_path, other, factory.cold_start("durable-pool", day=2))
+    own = factory.cold_start("full", day=2, seed="own")
+    text = only(tmp_path, other, own, factory.cold_start("durable-pool", day=2))
     assert "machines/other-host.html" in text
     assert other.run_id.lower() not in text
 

@@ -13,6 +13,7 @@ from harness.measure import record
 from harness.measure.record import RunRecord, Series
 from harness.site.builder.build import build
 from harness.site.data import corpus, evidence
+from harness.site.data import newest as numbers
 from harness.site.data.corpus import Corpus
 from harness.site.data.marks import OLD_DAYS, age
 from tests.site import factory
@@ -131,6 +132,47 @@ def test_a_worse_measured_record_supersedes_none() -> None:
         entries = [corpus.entry_of(one, f"runs/a/{at}") for at, one in enumerate(several)]
         found = evidence.find(Corpus(entries, (), ()), asked, factory.HOST)
         assert found and found.entry is entries[chosen]
+
+
+def test_the_order_of_runs_is_validity_profile_accelerator_day() -> None:
+    """As harness/measure/supersession.py has it; each later run here is worse in one respect."""
+    asked = answer(metric="first-reply")
+
+    def run(day: int, status: str, profile: str, accelerator: str) -> RunRecord:
+        host = factory.machine(accelerator=accelerator)
+        one = factory.cold_start("full", n=3, day=day, profile=profile, host=host)
+        series = [
+            dataclasses.replace(
+                each, dimensions={k: v for k, v in each.dimensions.items() if k != "accelerator"}
+            )
+            for each in one.series
+        ]
+        validity = record.Validity(status, () if status == "valid" else ("a",))  # type: ignore[arg-type]
+        return dataclasses.replace(one, series=series, validity=validity)
+
+    several = [
+        run(5, "valid", "full", "kvm"),
+        run(1, "valid", "full", "kvm"),
+        run(6, "valid", "full", "tcg"),
+        run(7, "valid", "quick", "kvm"),
+        run(8, "suspect", "full", "kvm"),
+    ]
+    while several:
+        best, entries = several[0], sorted(several, key=lambda one: one.run_id)
+        made = [corpus.entry_of(one, f"runs/a/{at}") for at, one in enumerate(entries)]
+        known = Corpus(made, (), ())
+        found = evidence.find(known, asked, factory.HOST)
+        assert found and found.entry.summary.run_id == best.run_id
+        (newest,) = known.newest("cold-start", factory.HOST, "first-reply")
+        assert newest[1].summary.run_id == best.run_id
+        (shown,) = (
+            entry
+            for entry, series in numbers.newest(known, factory.HOST)["cold-start"]
+            if series.metric == "first-reply"
+        )
+        assert shown.summary.run_id == best.run_id
+        assert best.run_id not in known.superseded
+        several = several[1:]
 
 
 def counted(day: int, values: Sequence[float], sha256: str, status: str = "valid") -> RunRecord:

@@ -52,6 +52,17 @@ def test_claims_as_csv_say_what_the_pages_say(made: Made) -> None:
                and row["ours"])  # fmt: skip
 
 
+def test_in_the_csv_only_what_was_measured_decides(made: Made) -> None:
+    rows = list(csv.DictReader((made.out / "claims.csv").read_text(encoding="utf-8").splitlines()))
+    missing = [row for row in rows if row["verdict"] == "not measured here"]
+    assert missing and {row["decides"] for row in missing} == {"no"}
+    by: dict[str, list[str]] = {}
+    for row in rows:
+        if row not in missing:
+            by.setdefault(row["claim"], []).append(row["decides"])
+    assert by and all(several.count("yes") == 1 for several in by.values())
+
+
 def test_the_crate_the_statement_and_the_dataset(made: Made) -> None:
     graph = json.loads((made.out / "ro-crate-metadata.json").read_text(encoding="utf-8"))["@graph"]
     by = {one["@id"]: one for one in graph}

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from harness.claims import answering
 from harness.claims.beside import Placements
 from harness.claims.beside import load as load_beside
 from harness.claims.claims import Claim
@@ -168,25 +169,45 @@ class Corpus:
     def by_run(self) -> Mapping[str, RecordEntry]:
         return {one.summary.run_id: one for one in self.entries}
 
-    @functools.cached_property
+    @property
     def machine(self) -> str | None:
-        """The most recently measured machine; a function-only one if there is no other."""
-        real = [one for one in self.entries if not one.summary.function_only]
-        chosen = real or self.entries
-        return chosen[-1].summary.machine.id if chosen else None
+        """The machine with the most evidence; a function-only one if there is no other."""
+        return next(iter(self.machines), None)
 
     @functools.cached_property
     def machines(self) -> Mapping[str, Sequence[RecordEntry]]:
-        """Every machine's records, oldest first; the machine measured last comes first."""
+        """Every machine's records, oldest first; the machine with the most evidence comes first,
+        of equal ones that measured last. One record of a new machine changes no first place."""
         found: dict[str, list[RecordEntry]] = {}
         for entry in reversed(self.entries):
             found.setdefault(entry.summary.machine.id, []).append(entry)
-        return {
-            id: several[::-1]
-            for id, several in sorted(
-                found.items(), key=lambda one: bool(one[1][0].summary.function_only)
-            )
+        first = sorted(found, key=self._evidence, reverse=True)
+        return {id: found[id][::-1] for id in first}
+
+    def _evidence(self, machine: str) -> tuple[bool, int, int]:
+        """Whether a machine has timings, how many claims it can answer, and how many kinds of
+        series it has; only valid series with samples count."""
+        valid = {
+            place: [
+                kind
+                for kind, several in kinds.items()
+                if any(
+                    one.n and entry.summary.validity.status == "valid" for _, entry, one in several
+                )
+            ]
+            for place, kinds in self._by_metric.items()
+            if place[1] == machine
         }
+        answered = sum(
+            any(
+                answering.answers(kind.dimensions, answer)
+                for answer in claim.answers
+                for kind in valid.get((answer.rig, machine, answer.metric), ())
+            )
+            for claim in self.claims
+        )
+        timed = any(place[1] == machine for place in self._by_metric)
+        return timed, answered, sum(map(len, valid.values()))
 
     @functools.cached_property
     def _by_rig(self) -> Mapping[tuple[str, str], Sequence[RecordEntry]]:
@@ -231,13 +252,12 @@ class Corpus:
     def newest(
         self, rig: str, machine: str | None, metric: str, *, include_empty: bool = False
     ) -> Iterator[SeriesAt]:
-        """The newest series of each kind, full profile preferred; `include_empty` admits series
-        without a sample."""
+        """The best series of each kind, by RecordSummary.rank and then the newest;
+        `include_empty` admits series without a sample."""
         for several in self.series_of(rig, machine, metric).values():
             usable = [one for one in several if one[2].n or include_empty]
-            full = [one for one in usable if one[1].summary.profile == "full"]
             if usable:
-                yield (full or usable)[-1]
+                yield max(usable, key=lambda one: (one[1].summary.rank(one[2]), one[0]))
 
     @functools.cached_property
     def memo(self) -> dict[object, object]:
@@ -266,6 +286,7 @@ def _measured(one: RecordSummary) -> Measured:
         one.validity.status,
         bool(one.function_only),
         frozenset(series.kind for series in one.series if series.n),
+        frozenset(s.kind for s in one.series if s.n and one.conditions(s).emulated),
     )
 
 

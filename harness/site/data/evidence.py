@@ -13,9 +13,7 @@ from harness.claims.verdict import Evidence, Finding, Verdict
 from harness.measure.record import Facts, Series
 from harness.site.data import how_many
 from harness.site.data.corpus import Corpus, RecordEntry, SeriesAt
-from harness.site.data.record_summary import SeriesKind, SeriesSummary, fits
-
-_STATES = ("failed", "suspect", "valid")
+from harness.site.data.record_summary import Rank, SeriesKind, SeriesSummary, fits
 
 
 @dataclass(frozen=True)
@@ -87,7 +85,7 @@ class Judged:
 def find(corpus: Corpus, answer: Answer, machine: str | None) -> Found | None:
     """The record that answers best, or all valid ones of today's rig for `every_record`.
 
-    Undisturbed records first, then those whose guests were not emulated, then the full profile; the
+    Undisturbed records first, then the full profile, then those whose guests were not emulated; the
     newest of equals. What has changed since a record was made changes nothing.
     """
     by_kind = corpus.series_of(answer.rig, machine, answer.metric)
@@ -139,22 +137,12 @@ def _best(
     key = (_best, id(candidates), per)
     if key not in corpus.memo:
         usable = [
-            (_rank(entry, series), at, entry)
+            (entry.summary.rank(series), at, entry)
             for at, entry, series in candidates
             if not per or ((counted := entry.summary.find(per, {})) and counted.n)
         ]
         corpus.memo[key] = max(usable, key=lambda one: one[:2], default=None)
     return cast("tuple[Rank, int, RecordEntry] | None", corpus.memo[key])
-
-
-Rank = tuple[int, bool, bool]
-
-
-def _rank(entry: RecordEntry, series: SeriesSummary) -> Rank:
-    """Its validity, whether its guests were not emulated, and the full profile; more is better."""
-    one = entry.summary
-    validity = _STATES.index(one.validity.status)
-    return validity, not one.conditions(series).emulated, one.profile == "full"
 
 
 def judged(corpus: Corpus, claim: Claim, machine: str | None) -> Sequence[Judged]:
@@ -228,7 +216,7 @@ def _proof_rank(
     return (
         fits(series.dimensions, exact),
         how_many.nearness(series.dimensions, exact),
-        _STATES.index(entry.summary.validity.status),
+        entry.summary.rank(series)[0],
     )
 
 

@@ -7,6 +7,7 @@ from typing import Any
 from xml.sax.saxutils import escape, quoteattr
 
 from harness import __version__
+from harness.claims.verdict import Verdict
 from harness.measure.quantity import show
 from harness.measure.record import SCHEMA_FILE
 from harness.site.data import evidence, figures, machines
@@ -101,6 +102,7 @@ def claims_csv(corpus: Corpus) -> bytes:
             for judged in evidence.judged(corpus, claim, machine):
                 finding, found = judged.finding, judged.found
                 ours = finding.estimate
+                measured = finding.verdict is not Verdict.NOT_MEASURED
                 rows.append(
                     (
                         *head,
@@ -114,7 +116,7 @@ def claims_csv(corpus: Corpus) -> bytes:
                         ours and ours.low,
                         ours and ours.high,
                         finding.needed,
-                        "yes" if judged.decides else "no",
+                        "yes" if judged.decides and measured else "no",
                         machine,
                         judged.answer.rig,
                         judged.answer.metric,

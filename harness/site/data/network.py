@@ -41,11 +41,13 @@ class RigRecord:
 
 
 def newest(corpus: Corpus, rig: str) -> RigRecord | None:
-    """The newest record of the full profile on this machine, else the newest of any."""
+    """The best record on this machine, by validity and profile, then the newest."""
     entries = corpus.of_rig(rig, corpus.machine)
-    full = [one for one in entries if one.summary.profile == "full"]
-    chosen = (full or entries)[-1:]
-    return RigRecord(chosen[0]) if chosen else None
+    if not entries:
+        return None
+    valid = [one for one in entries if one.summary.validity.status == "valid"] or entries
+    full = [one for one in valid if one.summary.profile == "full"]
+    return RigRecord((full or valid)[-1])
 
 
 def _passes(series: Series, count: int) -> Sequence[float] | None:

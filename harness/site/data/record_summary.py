@@ -35,6 +35,15 @@ EMULATED = "emulated"
 COUNTED = "1"
 """The unit of counts, which are valid on any machine."""
 
+Rank = tuple[int, bool, bool]
+RANKED = (
+    "Of several runs of the same series, a valid one comes before a suspect one, then the full "
+    "profile before a shorter one, then hardware virtualisation before emulation, and of equal "
+    "ones the newest."
+)
+"""The rule of RecordSummary.rank as pages state it; harness/measure/supersession.py agrees."""
+_STATES = ("failed", "suspect", "valid")
+
 
 def own_dimensions(record: RunRecord) -> Sequence[Facts]:
     """For each series, the dimensions in which it differs from others of its metric."""
@@ -214,6 +223,11 @@ class RecordSummary:
     def conditions(self, series: SeriesSummary) -> Conditions:
         """What the figures of one of its series must be read with."""
         return series.stated or derived(series, self.machine)
+
+    def rank(self, series: SeriesSummary) -> Rank:
+        """How well one of its series was measured; more is better (RANKED)."""
+        validity = _STATES.index(self.validity.status)
+        return validity, self.profile == "full", not self.conditions(series).emulated
 
     def find(self, metric: str, dimensions: Mapping[str, Scalar]) -> SeriesSummary | None:
         """The first series of that metric whose dimensions include all those given."""

@@ -13,6 +13,7 @@ from harness.site.data import evidence, figures
 from harness.site.data.corpus import Corpus
 from harness.site.data.evidence import Judged
 from harness.site.data.publishers import short
+from harness.site.data.record_summary import RANKED
 from harness.site.data.renewals import renewals
 from harness.site.page import Document, Item, Nav, Page
 
@@ -149,6 +150,7 @@ def _render(corpus: Corpus) -> Iterator[Item]:
             "tally": evidence.tally([decided for _, decided in rows]),
             "meanings": verdict.MEANING,
             "rule": decision.RULE,
+            "ranked": RANKED,
             "renewals": renewals(corpus),
             "machine": corpus.machines[corpus.machine][-1].summary.machine
             if corpus.machine

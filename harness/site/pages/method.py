@@ -9,6 +9,7 @@ from harness.measure import statistics
 from harness.site.charts.ladder import LadderPicture, Rung
 from harness.site.data import cold_start, density, exhibits
 from harness.site.data.corpus import Corpus
+from harness.site.data.record_summary import RANKED
 from harness.site.page import Document, Item, Nav, Page
 
 _RUNGS = (
@@ -48,6 +49,7 @@ def _render(corpus: Corpus) -> Iterator[Item]:
             "shown": shown,
             "tiers": cold_start.TIERS,
             "rule": decision.RULE,
+            "ranked": RANKED,
         },
     )
 
