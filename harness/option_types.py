@@ -7,7 +7,9 @@ import os
 import sys
 from argparse import ArgumentTypeError
 from collections.abc import Callable
+from datetime import date
 from pathlib import Path
+from urllib.parse import urlsplit
 
 MOST = 10**15
 PORTS = 65535
@@ -38,6 +40,36 @@ def name(text: str) -> str:
             f"{text!r} is not in this locale's encoding, {sys.getfilesystemencoding()}"
         ) from None
     return text
+
+
+def url(text: str) -> str:
+    """An http or https URL, for a link: any other scheme could run a script on the page."""
+    wrong = f"{text!r} is not a URL that begins with http:// or https:// and a host"
+    if not text.isascii() or any(not one.isprintable() or one in ' <>"\\^`{|}' for one in text):
+        raise ArgumentTypeError(wrong)
+    try:
+        parts = urlsplit(text)
+        known = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:  # of brackets or a port
+        known = False
+    if not known:
+        raise ArgumentTypeError(wrong)
+    return text
+
+
+def directory_url(text: str) -> str:
+    """A URL below which others lie: without query and fragment, with a slash at its end."""
+    if "?" in url(text) or "#" in text:
+        raise ArgumentTypeError(f"{text!r} has a query or a fragment, so no page lies below it")
+    return f"{text.rstrip('/')}/"
+
+
+def day(text: str) -> str:
+    """A date as YYYY-MM-DD."""
+    try:
+        return date.fromisoformat(text).isoformat()
+    except ValueError as error:
+        raise ArgumentTypeError(f"{text!r} is not a date: {error}") from None
 
 
 def number(least: int, most: int = MOST) -> Callable[[str], int]:

@@ -87,17 +87,24 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
 
 
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
+
+
 def _alpha(text: str) -> float:
-    value = float(text)
+    value = _number(text)
     if not 0 < value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is no probability between 0 and 1")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a probability between 0 and 1")
     return value
 
 
 def _least(text: str) -> float:
-    value = float(text)
+    value = _number(text)
     if not 0 <= value < math.inf:
-        raise argparse.ArgumentTypeError(f"{text} is no difference from 0 on")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a difference from 0 on")
     return value
 
 

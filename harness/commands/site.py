@@ -6,11 +6,10 @@ import argparse
 import gc
 import signal
 import sys
-from datetime import date
 from pathlib import Path
 
 from harness import extras, option_types, paths
-from harness.errors import Interrupted, UsageError
+from harness.errors import Interrupted
 
 HELP = "build the static site from the records"
 
@@ -32,18 +31,20 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--address",
+        type=option_types.directory_url,
         metavar="URL",
         help="the site's public URL, for feeds and the sitemap (default: that of --serve)",
     )
     parser.add_argument(
         "--today",
+        type=option_types.day,
         metavar="DATE",
         help="the date that ages are relative to, YYYY-MM-DD (default: the newest record's)",
     )
     parser.add_argument(
         "--repository",
+        type=option_types.url,
         metavar="URL",
-        default="",
         help="the address of the source code, for a link to it (default: no link)",
     )
     parser.add_argument("--again", action="store_true", help="rebuild every page")
@@ -64,14 +65,12 @@ def main(options: argparse.Namespace) -> int:
         from harness.site.builder import build, serve
     except ModuleNotFoundError as error:
         raise extras.missing("the site", error) from error
-    if options.today is not None:
-        try:
-            date.fromisoformat(options.today)
-        except ValueError as error:
-            raise UsageError(f"--today {options.today} is not a date: {error}") from error
-    address = f"{(options.address or build.ADDRESS).rstrip('/')}/"
     how = build.Options(
-        options.today, address, again=options.again, repository=options.repository, preview=True
+        options.today,
+        options.address or build.ADDRESS,
+        again=options.again,
+        repository=options.repository or "",
+        preview=True,
     )
     # Few objects die before the end of a build, so frequent collection would cost a tenth of it.
     gc.freeze()

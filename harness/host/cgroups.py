@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from harness import control_groups
 from harness.errors import SandboxError
+from harness.host.file_system import entries
 
 if TYPE_CHECKING:
     from harness.host.run import Run
@@ -55,7 +56,7 @@ class Cgroups:
 
     def of_runs(self, runtime: Path) -> list[str]:
         """The ids of all runs of a runtime directory that have groups, sorted."""
-        groups = (group for parent in self.groups(parent_of(runtime)) for group in parent.iterdir())
+        groups = (group for parent in self.groups(parent_of(runtime)) for group in entries(parent))
         return sorted({group.name for group in groups if group.is_dir()})
 
     def freezer(self, path: str) -> Freezer | None:
@@ -101,10 +102,8 @@ class Cgroups:
         while directories := self.groups(path):
             freezer = self.freezer(path)
             for directory in directories:
-                for group in (
-                    directory,
-                    *(below for below in directory.rglob("*") if below.is_dir()),
-                ):
+                # Others may remove groups meanwhile: os.walk passes over what is gone.
+                for group in [Path(name) for name, _, _ in os.walk(directory)]:
                     if freezer:
                         with contextlib.suppress(OSError):
                             (group / freezer.file.name).write_bytes(freezer.off)

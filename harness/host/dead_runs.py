@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TextIO
 
+from harness.host.file_system import entries
 from harness.host.locks import is_alive, own
 from harness.host.run import DATABASE, STATE
 
@@ -50,9 +51,7 @@ def waiting(runtime: Path) -> Mapping[Path, Path]:
 
 
 def _with_state(runtime: Path) -> Mapping[Path, Path]:
-    if not runtime.is_dir():
-        return {}
-    return {entry: state for entry in runtime.iterdir() if (state := state_of(entry))}
+    return {entry: state for entry in entries(runtime) if (state := state_of(entry))}
 
 
 class DeadRuns:

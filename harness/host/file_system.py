@@ -35,6 +35,14 @@ class FileSystem:
         return f"{self.kind}, {self.free >> 20} MiB free"
 
 
+def entries(directory: Path) -> list[Path]:
+    """What is in a directory; nothing where it is missing, or is removed at this moment."""
+    try:
+        return list(directory.iterdir())
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
 def existing(path: Path) -> Path:
     """The path, or its nearest parent that exists."""
     return next(place for place in (path, *path.parents) if place.exists())

@@ -19,6 +19,7 @@ from pathlib import Path
 from harness import command_log
 from harness.host import cgroups, disk_place, leftovers_freebsd, scratch
 from harness.host.dead_runs import DeadRuns, state_of
+from harness.host.file_system import entries
 from harness.host.ksm import NOTE, SETTINGS, abandoned, reset, restore
 from harness.host.leftover import Leftover
 from harness.host.local import LocalHost
@@ -100,9 +101,7 @@ def _lives_elsewhere(pid: int, directory: Path) -> bool:
 
 
 def _of_runtime(runtime: Path, dead: DeadRuns) -> list[Leftover]:
-    directories = (
-        [entry for entry in runtime.iterdir() if entry.name != "leases"] if runtime.is_dir() else []
-    )
+    directories = [entry for entry in entries(runtime) if entry.name != "leases"]
     marked = [(pid, directory) for pid, directory in processes() if directory.parent == runtime]
     elsewhere = {directory for pid, directory in marked if _lives_elsewhere(pid, directory)}
     # First, because the processes of a frozen group cannot die.
@@ -126,8 +125,7 @@ def _of_runtime(runtime: Path, dead: DeadRuns) -> list[Leftover]:
             ]
             found += _half_saved(directory)
             found.append(Leftover("directory", directory.name, str(directory)))
-    leases = runtime / "leases"
-    for lease in leases.iterdir() if leases.is_dir() else ():
+    for lease in entries(runtime / "leases"):
         with contextlib.suppress(FileNotFoundError):
             run = _holder(lease)
             if run is None or runtime / run in dead:
@@ -155,8 +153,7 @@ def _holder(lease: Path) -> str | None:
 
 def _of_cache(cache: Path) -> list[Leftover]:
     found = [Leftover("half-built", "?", str(built)) for built in _abandoned(cache)]
-    copies = cache / "remote"  # of the harness, made by runs from another machine
-    for copy in copies.iterdir() if copies.is_dir() else ():
+    for copy in entries(cache / "remote"):  # of the harness, made by runs from another machine
         if not is_alive(copy):
             found.append(Leftover("directory", copy.name, str(copy)))
     return found
@@ -169,7 +166,7 @@ def _of_reboot(host: Path, dead: DeadRuns) -> Sequence[Leftover]:
         # Its owner locks it right after making it: a new one may not be locked yet.
         if locked(host) or abs(time.time() - host.stat().st_mtime) < 5:
             return []
-        if inner.is_dir() and any(is_alive(run) for run in inner.iterdir()):
+        if any(is_alive(run) for run in entries(inner)):
             return []
         mounts = [Leftover("mount", host.name, point) for point in _mounts_under(host)]
         found = [*_of_runtime(inner, dead), *mounts]
@@ -188,9 +185,7 @@ def _of_freebsd(runtime: Path, dead: DeadRuns) -> Sequence[Leftover]:
     """Objects in a FreeBSD kernel and on its ZFS pools; nothing on other systems."""
     if not FREEBSD:
         return []
-    living = (
-        {run.name[-8:] for run in runtime.iterdir() if run not in dead} if runtime.is_dir() else ()
-    )
+    living = {run.name[-8:] for run in entries(runtime) if run not in dead}
     return leftovers_freebsd.find(LocalHost(), lambda mark: mark in living)
 
 

@@ -23,6 +23,7 @@ import pytest
 
 from harness.errors import GuestDied, Unsupported, WrongAnswer
 from harness.host import leftovers
+from harness.host.file_system import entries
 from harness.host.identity import allocate
 from harness.host.run import VARIABLE, Run
 from harness.paths import cache_directory
@@ -247,7 +248,7 @@ class SubstrateContract:
 def _leases(run: Run) -> set[str]:
     """The leases of this run; the directory also holds those of other runs."""
     found = set()
-    for lease in run.leases.iterdir() if run.leases.is_dir() else ():
+    for lease in entries(run.leases):
         with contextlib.suppress(OSError):  # another run has just released it
             if lease.read_text(errors="replace", encoding="utf-8") == run.id:
                 found.add(lease.name)

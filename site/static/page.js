@@ -3,15 +3,22 @@
 
 const text = cell => cell ? cell.innerText.trim() : "";
 
-// A cell's figure in SI, else its text; rows without either go last.
+// What a cell is sorted by: its figure in SI with the figure's unit, else its text.
 const key = cell => {
   const figure = cell && cell.querySelector("data");
-  return figure ? Number(figure.value) : text(cell).toLowerCase();
+  return figure ? { unit: figure.dataset.unit || "", value: Number(figure.value) }
+    : { text: text(cell).toLowerCase() };
 };
 
-const compare = (a, b) => {
-  if (typeof a === typeof b) return typeof a === "number" ? a - b : a.localeCompare(b);
-  return typeof a === "number" ? -1 : 1;
+// Seconds, bytes and counts have no common order, so figures are grouped by their units. Then come
+// cells with text only, in a column of figures those that have none, then empty ones: the same in
+// either direction.
+const compare = (a, b, down) => {
+  const sign = down ? -1 : 1;
+  if ("value" in a !== "value" in b) return "value" in a ? -1 : 1;
+  if ("value" in a) return a.unit.localeCompare(b.unit) || sign * (a.value - b.value);
+  if (!a.text !== !b.text) return a.text ? -1 : 1;
+  return sign * a.text.localeCompare(b.text);
 };
 
 const sortable = (table, body) => {
@@ -27,8 +34,8 @@ const sortable = (table, body) => {
       const down = head.getAttribute("aria-sort") === "ascending";
       heads.forEach(one => one.removeAttribute("aria-sort"));
       head.setAttribute("aria-sort", down ? "descending" : "ascending");
-      const rows = [...body.rows].sort((a, b) => compare(key(a.cells[at]), key(b.cells[at])));
-      body.append(...(down ? rows.reverse() : rows));
+      body.append(...[...body.rows].sort((a, b) =>
+        compare(key(a.cells[at]), key(b.cells[at]), down)));
     });
   });
 };

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from argparse import ArgumentTypeError
 from pathlib import Path
 
 import pytest
 
-from harness import cli
+from harness import cli, option_types
 from harness.measure.record import find
 
 PATHS = [
@@ -45,6 +46,48 @@ def test_a_number_out_of_its_bounds_is_refused(
         cli.main(argv)
     assert end.value.code == 64
     assert "Traceback" not in (shown := capsys.readouterr().err) and "is not a " in shown
+
+
+@pytest.mark.parametrize("option", ["--repository", "--address"])
+@pytest.mark.parametrize(
+    "value",
+    [
+        "javascript:alert(1)", "not a url", "", "example.org", "//example.org", "https://",
+        "https://[::1", "https://example.org:99999/", "ftp://example.org/", "file:///etc",
+        "https://example.org/\"onclick=", " https://example.org/", "https://example.org/\n",
+    ],
+)  # fmt: skip
+def test_what_is_not_a_web_address_becomes_no_link(
+    option: str, value: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as end:
+        cli.main(["site", f"{option}={value}", "--out", str(tmp_path / "out")])
+    assert end.value.code == 64 and not (tmp_path / "out").exists()
+    assert f"argument {option}: {value!r} is not a URL" in capsys.readouterr().err
+
+
+def test_web_addresses_are_taken() -> None:
+    for value in ("http://127.0.0.1:8000", "https://example.org/a?b=c#d", "HTTPS://example.org/"):
+        assert option_types.url(value) == value
+    assert option_types.directory_url("https://example.org/a") == "https://example.org/a/"
+    with pytest.raises(ArgumentTypeError, match="no page lies below"):
+        option_types.directory_url("https://example.org/?a")
+
+
+@pytest.mark.parametrize(
+    ("argv", "shown"),
+    [
+        (["site", "--today", "yesterday"], "argument --today: 'yesterday' is not a date"),
+        (["compare", "a", "b", "--alpha", "x"], "argument --alpha: 'x' is not a probability"),
+        (["compare", "a", "b", "--relative", "x"], "argument --relative: 'x' is not a difference"),
+    ],
+)
+def test_a_message_says_what_a_value_must_be(
+    argv: list[str], shown: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as end:
+        cli.main(argv)
+    assert end.value.code == 64 and shown in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

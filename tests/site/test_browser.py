@@ -160,20 +160,38 @@ def check_contrast(browser: Browser, path: Path) -> None:
     assert poor == [], path
 
 
-_OVERLAPS = """(() => { const bad = [];
+# Words that cover words, lie outside their drawing, or have a line through them. A grid line below
+# letters with an edge in the page's colour ends at the letters.
+_FAULTS = """(() => { const bad = [];
+  const grid = ['major', 'minor', 'rule', 'step'];
   for (const svg of document.querySelectorAll('svg.chart[role=img]')) {
+    const box = svg.getBoundingClientRect();
     const all = [...svg.querySelectorAll('text')].filter(e => e.textContent.trim())
-      .map(e => [e.textContent, e.getBoundingClientRect()]).filter(([, r]) => r.width);
+      .map(e => [e, e.getBoundingClientRect()]).filter(([, r]) => r.width);
     all.forEach(([one, a], at) => all.slice(at + 1).forEach(([other, b]) => {
       const across = Math.min(a.right, b.right) - Math.max(a.left, b.left);
       const down = Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top);
       // Boxes of lines above each other touch; letters do not.
-      if (across > 1 && down > 4) bad.push(`${one} / ${other}`) })) }
+      if (across > 1 && down > 4) bad.push(`${one.textContent} / ${other.textContent}`) }));
+    for (const [one, a] of all) {
+      if (a.left < box.left - 1 || a.right > box.right + 1 || a.top < box.top - 1
+        || a.bottom > box.bottom + 1) bad.push(`${one.textContent} outside`) }
+    for (const line of svg.querySelectorAll('line')) {
+      const l = line.getBoundingClientRect();
+      for (const [one, a] of all) {
+        if (l.right < a.left + 1 || l.left > a.right - 1
+          || l.bottom < a.top + 4 || l.top > a.bottom - 4) continue;
+        const below = line.compareDocumentPosition(one) & Node.DOCUMENT_POSITION_FOLLOWING
+          && getComputedStyle(one).paintOrder.startsWith('stroke');
+        if (!below || !grid.includes(line.getAttribute('class')))
+          bad.push(`a line through ${one.textContent}`) } } }
   return bad })()"""
 
 
 @pytest.mark.parametrize("width", [390, 768, 1280])
-def test_words_of_a_chart_do_not_cover_each_other(browser: Browser, real: Path, width: int) -> None:
+def test_words_of_a_chart_are_clear_of_each_other_and_of_lines(
+    browser: Browser, real: Path, width: int
+) -> None:
     browser.view(width)
     charts = [
         path
@@ -181,19 +199,46 @@ def test_words_of_a_chart_do_not_cover_each_other(browser: Browser, real: Path, 
         if "<figure id=" in path.read_text(encoding="utf-8")
     ]
     assert len(charts) >= 4
-    for path in [*charts, *sorted(real.glob("claims/*.html"))[::4]]:
+    narrow = [real / f"claims/coppice-{name}.html" for name in ("eight", "fifty", "jail")]
+    narrow += [real / "method.html", real / "essays/anatomy.html"]
+    narrow += [
+        *sorted(real.glob("history/*compare*.html"))[-1:],
+        *sorted(real.glob("runs/*/*.html"))[:1],
+    ]
+    others = [*sorted(real.glob("claims/*.html"))[::4], *(narrow if width == 390 else ())]
+    for path in dict.fromkeys([*charts, *others]):
         browser.open(path.as_uri())
-        assert browser.evaluate(_OVERLAPS) == [], path
+        assert browser.evaluate(_FAULTS) == [], path
 
 
-def test_words_that_cover_each_other_would_be_seen(browser: Browser, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("drawing", "fault"),
+    [
+        ("<text y=20>one label</text><text x=30 y=22>other</text>", "one label / other"),
+        ("<text y=20 x=90%>sticks out</text>", "sticks out outside"),
+        ("<text y=20 x=10 text-anchor=end>left</text>", "left outside"),
+        ("<text y=20>cut</text><line class=minor x1=9 x2=9 y2=50 />", "a line through cut"),
+        ("<line class=claim x1=9 x2=9 y2=50 /><text y=20>cut</text>", "a line through cut"),
+    ],
+)
+def test_words_that_are_not_clear_would_be_seen(
+    browser: Browser, tmp_path: Path, drawing: str, fault: str
+) -> None:
     page = tmp_path / "over.html"
-    page.write_text(
-        "<svg class=chart role=img><text y=20>one label</text><text x=30 y=22>other</text></svg>",
-        encoding="utf-8",
-    )
+    page.write_text(f"<svg class=chart role=img>{drawing}</svg>", encoding="utf-8")
     browser.open(page.as_uri())
-    assert browser.evaluate(_OVERLAPS) == ["one label / other"]
+    assert browser.evaluate(_FAULTS) == [fault]
+
+
+def test_tables_are_no_wider_than_a_phone(browser: Browser, real: Path) -> None:
+    browser.view(390)
+    for name in ("network", "density", "cold-start", "compare"):
+        browser.open((real / f"{name}.html").as_uri())
+        wide = browser.evaluate(
+            "[...document.querySelectorAll('main .scroll')].filter(e => !e.closest('details')"
+            " && e.scrollWidth > e.clientWidth).map(e => e.getAttribute('aria-label'))"
+        )
+        assert wide == [], name
 
 
 def test_a_phone_reads_the_chart_and_dots_are_drawn(browser: Browser, made: Made) -> None:

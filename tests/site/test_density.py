@@ -118,7 +118,9 @@ def test_a_fleet_with_a_dead_guest_is_a_failure_that_the_page_shows(tmp_path: Pa
     bad = fleet("mapped", 8, 10, died=1, validity=Validity("failed", (why,)))
     text = (built(tmp_path, bad) / "density.html").read_text(encoding="utf-8")
     assert why in text and "mark failed" in text
-    assert re.search(r'<td class="n"><data value="1"><a [^>]*>1</a></data></td></tr>', text)
+    assert re.search(
+        r'<td class="n"[^>]*><data value="1" data-unit="1"><a [^>]*>1</a></data></td></tr>', text
+    )
 
 
 def test_what_a_vmm_holds_and_what_wakes_its_guest_on_the_method_page(tmp_path: Path) -> None:

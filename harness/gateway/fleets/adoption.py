@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import SandboxError
+from harness.host.file_system import entries
 from harness.host.identity import Identity
 from harness.host.run import Run
 
@@ -74,7 +75,7 @@ def _identity(stored: Mapping[str, Any]) -> Identity:
 
 def free_leases(run: Run, kept: Collection[Path]) -> None:
     """Release the addresses that a run has leased for sandboxes that no longer exist."""
-    for lease in run.leases.iterdir() if run.leases.is_dir() else ():
+    for lease in entries(run.leases):
         with contextlib.suppress(OSError):
             if lease not in kept and lease.read_text(encoding="utf-8") == run.id:
                 lease.unlink()

@@ -10,7 +10,7 @@ import html
 import posixpath
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from html.parser import HTMLParser
 
 from harness.errors import SiteError
@@ -33,12 +33,46 @@ _UNLISTED = ("runs/", "history/")
 """Pages whose tables have no file: a run's page has its whole record as JSON."""
 
 
+_INLINE = frozenset(("a", "abbr", "b", "code", "data", "em", "s", "span", "strong"))
+"""Elements whose text goes on with that around it, unless a class in _APART sets them apart."""
+_APART = frozenset(("badge", "how", "interval", "mark", "proof", "runs", "since", "theirs"))
+_VOID = frozenset(("br", "img", "wbr"))
+_ENDS = (",", ";", ":", ".", ")")
+_JOIN = "; "
+_BREAK = "\0"
+MEASURED, PUBLISHED = "measured", "published"
+
+
+@dataclass(frozen=True)
+class _Figure:
+    """A figure of a cell; `upper` is the other end of a range."""
+
+    value: str
+    unit: str
+    kind: str
+    upper: str = ""
+
+
 @dataclass
 class _Cell:
     colspan: int
     rowspan: int
     text: str = ""
-    values: list[str] = field(default_factory=list)
+    figures: list[_Figure] = field(default_factory=list)
+
+    @property
+    def plain(self) -> str:
+        """The text in one line, with a mark between its parts."""
+        shown = ""
+        for part in map(_plain, self.text.split(_BREAK)):
+            if shown and part:
+                close = part.startswith(("of ", *_ENDS)) or shown.endswith(_ENDS)
+                shown += ("" if part.startswith(_ENDS) else " ") if close else _JOIN
+            shown += part
+        return shown
+
+    def of(self, kind: str) -> Sequence[_Figure]:
+        return [one for one in self.figures if one.kind == kind]
 
 
 class _Reader(HTMLParser):
@@ -50,6 +84,8 @@ class _Reader(HTMLParser):
         self.head = 0
         self._open = False
         self._hidden = ""
+        self._around: list[tuple[str, bool]] = []
+        self._between = ""  # the text since the last figure
         self.feed(text)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
@@ -61,25 +97,40 @@ class _Reader(HTMLParser):
             self.rows[-1].append(_Cell(across, down))
             self._open = True
         elif self._open:
-            self.rows[-1][-1].text += " "
+            cell = self.rows[-1][-1]
+            apart = tag not in _INLINE or _APART & set((facts.get("class") or "").split())
+            if tag not in _VOID:
+                self._around.append((tag, bool(apart)))
+            cell.text += _BREAK if apart else " "
             if facts.get("aria-hidden") == "true":
                 self._hidden = tag
             if tag == "data":
-                self.rows[-1][-1].values.append(str(facts["value"]))
+                kind = PUBLISHED if "data-published" in facts else MEASURED
+                unit, upper = facts.get("data-unit") or "", facts.get("data-upper") or ""
+                figure = _Figure(str(facts["value"]), unit, kind, upper)
+                if cell.figures and self._between.split() == ["to"]:
+                    figure = replace(cell.figures.pop(), upper=figure.value)
+                cell.figures.append(figure)
 
     def handle_endtag(self, tag: str) -> None:
         if tag == "thead":
             self.head = len(self.rows)
         if tag == self._hidden:
             self._hidden = ""
+        if tag == "data":
+            self._between = ""
         if tag in ("td", "th"):
             self._open = False
+            self._around.clear()
         elif self._open:
-            self.rows[-1][-1].text += " "
+            known, apart = self._around.pop() if self._around else ("", False)
+            assert known == tag, f"{tag} ends where {known or 'nothing'} is open"
+            self.rows[-1][-1].text += _BREAK if apart else " "
 
     def handle_data(self, data: str) -> None:
         if self._open and not self._hidden:
             self.rows[-1][-1].text += data
+            self._between += data
 
 
 @dataclass(frozen=True)
@@ -106,7 +157,9 @@ def _grid(text: str) -> _Grid:
     width = max((max(row, default=-1) for row in laid), default=-1) + 1
     names = []
     for at in range(width):
-        above = dict.fromkeys(_plain(row[at].text) for row in laid[: read.head] if at in row)
+        above = dict.fromkeys(
+            _plain(row[at].text.replace(_BREAK, " ")) for row in laid[: read.head] if at in row
+        )
         names.append(" ".join(name for name in above if name))
     blank = _Cell(1, 1)
     return _Grid(names, [[row.get(at, blank) for at in range(width)] for row in laid[read.head :]])
@@ -117,22 +170,39 @@ def _plain(text: str) -> str:
 
 
 def _csv(grid: _Grid) -> bytes:
-    """The cells as a page shows them; beside a column of figures one of plain numbers in SI."""
-    exact = [any(row[at].values for row in grid.body) for at in range(len(grid.columns))]
-    columns = [
-        part
-        for name, has in zip(grid.columns, exact, strict=True)
-        for part in ((name, f"{name} (SI)") if has else (name,))
-    ]
-    rows = []
-    for row in grid.body:
-        line: list[str] = []
-        for cell, has in zip(row, exact, strict=True):
-            line.append(_plain(cell.text))
-            if has:
-                line.append(cell.values[0] if cell.values else "")
-        rows.append(line)
-    return as_csv(columns, rows)
+    """The cells as a page shows them; beside a column of figures theirs in SI, with the units.
+
+    Figures that were measured here and published ones have columns of their own, and so have the
+    ends of a range.
+    """
+    kinds = {one.kind for row in grid.body for cell in row for one in cell.figures}
+    names: list[str] = []
+    columns: list[list[str]] = []
+    for at, name in enumerate(grid.columns):
+        cells = [row[at] for row in grid.body]
+        names.append(name)
+        columns.append([cell.plain for cell in cells])
+        for kind in (MEASURED, PUBLISHED):
+            several = max((len(cell.of(kind)) for cell in cells), default=0)
+            for number in range(several):
+                parts = [name, kind if len(kinds) > 1 and kind not in name.split() else ""]
+                called = " ".join(filter(None, [*parts, str(number + 1) if number else ""]))
+                for part, values in _exact([cell.of(kind)[number:] for cell in cells]).items():
+                    names.append(f"{called} ({part})")
+                    columns.append(values)
+    return as_csv(names, list(zip(*columns, strict=True)))
+
+
+def _exact(figures: Sequence[Sequence[_Figure]]) -> Mapping[str, list[str]]:
+    """The first figure of each cell in SI, as columns by what they hold."""
+    first = [cell[0] if cell else None for cell in figures]
+    found = {"SI": [one.value if one else "" for one in first]}
+    if any(one and one.upper for one in first):
+        found = {
+            "SI, low": found["SI"],
+            "SI, high": [(one.upper or one.value) if one else "" for one in first],
+        }
+    return found | {"unit": [one.unit if one else "" for one in first]}
 
 
 def _labelled(inner: str, columns: Sequence[str]) -> str:

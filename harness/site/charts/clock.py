@@ -6,17 +6,20 @@ that its publisher did not describe is dotted up to where it may have stopped.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from harness.site.charts import svg
+from harness.site.charts import labels, svg
 
 EVENTS = ("request", "object", "resumed", "first-reply", "first-exec", "first-touch")
 WORDS = ("request", "object", "resumed", "reply", "exec", "touch")
-_TOP, _ROW, _BOTTOM = 30, 52, 8
-_LEFT, _RIGHT = 0.02, 0.03
+_TOP, _ROW, _LINE, _BOTTOM = 30, 52, 16, 8
+_LEFT, _RIGHT = 0.02, 0.05
+_FULL = 0.85
+"""The share of a phone that one line of words may take: drawings beside text have larger ones."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +31,17 @@ class ClockSpan:
     stop: str | None
     exact: bool = True
     ours: bool = True
+
+    @property
+    def broken(self) -> bool:
+        """Whether the words need a line of their own, on a phone."""
+        sizes = labels.Sizes()
+        letters = len(self.label) + 1 + len(self.words)
+        return letters * sizes.letter > min(sizes.widths) * _FULL
+
+    @property
+    def height(self) -> int:
+        return _ROW + (_LINE if self.broken else 0)
 
 
 @dataclass(frozen=True)
@@ -48,15 +62,17 @@ def _x(number: int) -> float:
 
 def clocks(id: str, several: Sequence[ClockSpan]) -> Markup:
     """The drawing; readable on a phone."""
-    height = _TOP + _ROW * len(several) + _BOTTOM
+    tops = list(itertools.accumulate((one.height for one in several), initial=_TOP))
+    height = tops[-1] + _BOTTOM
     parts: list[object] = []
     for number, word in enumerate(WORDS):
         x = svg.percent(_x(number))
         anchor = "start" if number == 0 else "end" if number == len(WORDS) - 1 else "middle"
         parts.append(svg.tag("line", x1=x, x2=x, y1=_TOP - 8, y2=height - _BOTTOM, class_="step"))
-        parts.append(svg.tag("text", word, x=x, y=14, text_anchor=anchor, class_="tick"))
-    for row, one in enumerate(several):
-        parts.append(_clock(one, _TOP + _ROW * row + 14))
+        # The first from the very edge: on a phone the second is near.
+        at = x if number else "0"
+        parts.append(svg.tag("text", word, x=at, y=14, text_anchor=anchor, class_="tick"))
+    parts += [_clock(one, top + 14) for one, top in zip(several, tops, strict=False)]
     described = " ".join(
         f"{one.label}: from the request to {_end(one)}. {one.words}" for one in several
     )
@@ -98,7 +114,7 @@ def _clock(one: ClockSpan, y: float) -> Markup:
         svg.tag(
             "text",
             svg.tag("tspan", one.label, class_="key-value"),
-            f" {one.words}",
+            svg.tag("tspan", one.words, x=start, dy=_LINE) if one.broken else f" {one.words}",
             x=start,
             dx=0,
             y=y + 24,

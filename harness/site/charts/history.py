@@ -17,7 +17,7 @@ from harness.measure.statistics import Estimate
 from harness.site.charts import axis, svg
 
 _TOP, _PLOT, _BOTTOM = 16, 240, 34
-_LEFT, _RIGHT = 0.11, 0.02
+_LEFT, _RIGHT = 0.18, 0.02
 _UP, _DOWN = "M0-14 5-6h-10z", "M0 14 5 6h-10z"
 
 

@@ -44,7 +44,7 @@ def ladder(id: str, start: str, rungs: Sequence[Rung]) -> Markup:
                 "line", x1=_RAIL, x2=_RAIL, y1=y - _STEP + 7, y2=y - 7, class_=f"rail rail-{number}"
             )
         )
-        parts.append(svg.tag("text", rung.worker, x=34, y=y - _STEP / 2 + 5, class_="aside"))
+        parts.append(svg.tag("text", rung.worker, x=28, y=y - _STEP / 2 + 5, class_="aside"))
         parts.append(_event(y, rung.name, rung.event))
     described = f"{start}; then " + "; ".join(f"{one.name}: {one.event}" for one in rungs) + "."
     height = _TOP + _STEP * len(rungs) + 26
@@ -55,6 +55,6 @@ def _event(y: float, name: str, event: str, first: bool = False) -> Markup:
     return svg.tag(
         "g",
         svg.tag("circle", cx=_RAIL, cy=y, r=6, class_="start" if first else "stop"),
-        svg.tag("text", name, x=34, y=y + 5, class_="row"),
-        svg.tag("text", event, x=140, y=y + 5, class_="note"),
+        svg.tag("text", name, x=28, y=y + 5, class_="row"),
+        svg.tag("text", event, x=130, y=y + 5, class_="note"),
     )

@@ -21,6 +21,8 @@ from harness.site.charts.labels import Mark, Spot
 _KEY, _PLOT, _BOTTOM = 24, 360, 52
 _LEFT, _RIGHT = 0.11, 0.02
 _STEPS = 8
+_NEAR, _CLOSE = 0.01, 10
+"""Marks cover each other within this share of the width and these pixels down."""
 HUES = 6
 """Curve colours in the style sheet (curve-0 and on); further curves start over."""
 
@@ -171,32 +173,28 @@ def _describe(
 
 
 def _grid(plane: _Plane, across: str, top: float) -> Markup:
-    parts = []
+    lines, words = [], []
     left, right = "0%", svg.percent(1 - _RIGHT)
     for value in plane.value.minor:
         y = f"{top + plane.y(value):g}"
-        parts.append(svg.tag("line", x1=left, x2=right, y1=y, y2=y, class_="minor"))
+        lines.append(svg.tag("line", x1=left, x2=right, y1=y, y2=y, class_="minor"))
     for tick in plane.value.ticks:
         y = f"{top + plane.y(tick.value):g}"
-        parts.append(svg.tag("line", x1=left, x2=right, y1=y, y2=y, class_="major"))
-        parts.append(svg.tag("text", tick.label, x=left, y=float(y) - 4, class_="tick"))
-    for tick in plane.n.ticks:
+        lines.append(svg.tag("line", x1=left, x2=right, y1=y, y2=y, class_="major"))
+        words.append(svg.tag("text", tick.label, x=left, y=float(y) - 4, class_="tick"))
+    last = len(plane.n.ticks) - 1
+    for number, tick in enumerate(plane.n.ticks):
         x = svg.percent(plane.x(tick.value))
-        parts.append(svg.tag("line", x1=x, x2=x, y1=top, y2=top + _PLOT, class_="minor"))
-        parts.append(
-            svg.tag(
-                "text",
-                thousands(tick.value),
-                x=x,
-                y=top + _PLOT + 20,
-                text_anchor="middle",
-                class_="tick",
-            )
-        )
-    parts.append(
+        lines.append(svg.tag("line", x1=x, x2=x, y1=top, y2=top + _PLOT, class_="minor"))
+        # Half of the last one would lie outside.
+        at, place = ("100%", "end") if number == last else (x, "middle")
+        text, under = thousands(tick.value), top + _PLOT + 20
+        words.append(svg.tag("text", text, x=at, y=under, text_anchor=place, class_="tick"))
+    words.append(
         svg.tag("text", across, x=right, y=top + _PLOT + 42, text_anchor="end", class_="tick")
     )
-    return svg.tag("g", *parts, class_="axis", aria_hidden="true")
+    # Words above all lines, which would cut through them.
+    return svg.tag("g", *lines, *words, class_="axis", aria_hidden="true")
 
 
 def _key(curve: Curve, number: int, unit: str) -> Markup:
@@ -289,18 +287,29 @@ def _references(
         _words(one, top + plane.y(value), plane, next(spots) if one.n is not None else None)
         for one, value in known
     ]
+    places = [
+        (plane.x(point.n), plane.y(point.value.value)) for curve in curves for point in curve.points
+    ]
     # Above all words, since a label may have no other place than across a mark.
     glyphs = [
         svg.glyph(
             plane.x(one.n),
             top + plane.y(value),
-            svg.CIRCLE if one.round else svg.DIAMOND,
+            _shape(one, plane.x(one.n), plane.y(value), places),
             "other",
         )
         for one, value in known
         if one.n is not None
     ]
     return [*words, *glyphs]
+
+
+def _shape(one: Reference, x: float, y: float, points: Iterable[tuple[float, float]]) -> str:
+    """A published figure's mark; a wider one where it would cover a point that was measured."""
+    covers = any(abs(there - x) < _NEAR and abs(down - y) < _CLOSE for there, down in points)
+    if one.round:
+        return svg.WIDE_CIRCLE if covers else svg.CIRCLE
+    return svg.WIDE_DIAMOND if covers else svg.DIAMOND
 
 
 def _along(points: Sequence[Point], plane: _Plane) -> Iterable[tuple[float, float]]:

@@ -14,7 +14,7 @@ from harness.measure.statistics import Estimate
 from harness.site.charts import axis, svg
 
 _HEIGHT, _TOP, _BOTTOM = 210, 14, 30
-_LEFT, _RIGHT = 0.13, 0.01
+_LEFT, _RIGHT = 0.18, 0.01
 _PLOT = _HEIGHT - _TOP - _BOTTOM
 Known = Mapping[str, Estimate]
 """The precomputed estimates of a series, by name."""

@@ -6,6 +6,7 @@ Published figures have marks of their own, since their clocks differ.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -24,6 +25,8 @@ _TOP, _ROW, _LANE, _BOTTOM, _KEY = 46, 92, 30, 30, 24
 _LINE = 15
 """Pixels of a line under a row's name."""
 _EDGE = 0.012
+_GAP = 8
+"""Pixels between a line and the words beside it."""
 MOST = 800
 """The most dots in a row; beyond, they are sampled evenly."""
 
@@ -48,6 +51,10 @@ class Strip:
     @property
     def height(self) -> int:
         return _ROW + _LINE * len(self.under)
+
+    def lane(self, top: float) -> float:
+        """Where the dots begin in a row that begins at `top`."""
+        return top + 26 + _LINE * len(self.under)
 
 
 @dataclass(frozen=True)
@@ -80,13 +87,11 @@ def strip_chart(
     scale = axis.decades(values_of(strips, line), unit)
     bottom = _TOP + sum(strip.height for strip in strips)
     parts: list[object] = [_grid(scale, bottom)]
+    tops = list(itertools.accumulate((one.height for one in strips[:-1]), initial=_TOP))
     if line and line.figure.value is not None:
-        parts.append(_line(line, _x(scale, line.figure.value), bottom))
-    walls = [_x(scale, line.figure.value)] if line and line.figure.value is not None else []
-    top = _TOP
-    for strip in strips:
-        parts.append(_strip(strip, scale, top, unit, walls))
-        top += strip.height
+        lanes = [strip.lane(top) for strip, top in zip(strips, tops, strict=True)]
+        parts.append(_line(line, _x(scale, line.figure.value), lanes))
+    parts += [_strip(strip, scale, top, unit) for strip, top in zip(strips, tops, strict=True)]
     key = _key(strips, bottom + _BOTTOM + 14)
     height = bottom + _BOTTOM + (_KEY if key else 0)
     return svg.chart(id, title, _describe(strips, line, unit), height, *parts, *key)
@@ -132,8 +137,8 @@ def _grid(scale: axis.Axis, bottom: float) -> Markup:
     return svg.tag("g", *parts, class_="axis", aria_hidden="true")
 
 
-def _strip(strip: Strip, scale: axis.Axis, top: float, unit: str, walls: Sequence[float]) -> Markup:
-    lane = top + 26 + _LINE * len(strip.under)
+def _strip(strip: Strip, scale: axis.Axis, top: float, unit: str) -> Markup:
+    lane = strip.lane(top)
     parts: list[object] = [
         svg.tag("line", x1="0", x2="100%", y1=top, y2=top, class_="rule"),
         svg.tag("text", strip.label, x="0", y=top + 18, class_="row"),
@@ -156,19 +161,17 @@ def _strip(strip: Strip, scale: axis.Axis, top: float, unit: str, walls: Sequenc
     else:
         words = strip.note or "not measured on this host"
         parts.append(svg.tag("text", words, x="100%", y=top + 18, text_anchor="end", class_=kind))
-    parts += _published(strip, scale, lane + _LANE + 21, walls)
+    parts += _published(strip, scale, lane + _LANE + 21)
     return svg.tag("g", *parts, class_="strip muted" if strip.muted else "strip")
 
 
-def _published(strip: Strip, scale: axis.Axis, y: float, walls: Sequence[float]) -> list[Markup]:
-    """Published figures of a row, each a diamond with its label, clear of the dashed line."""
+def _published(strip: Strip, scale: axis.Axis, y: float) -> list[Markup]:
+    """Published figures of a row, each a diamond with its label."""
     parts = []
     # The key below the axis says whose they are: beside each, a name would not fit on a phone.
     known = [(one.marked, one.value) for _, one in strip.published if one.value is not None]
     marks = [Mark(_x(scale, value), y, words) for words, value in known]
-    for mark, (_, value), spot in zip(
-        marks, known, labels.spots(marks, walls, below=False), strict=True
-    ):
+    for mark, (_, value), spot in zip(marks, known, labels.spots(marks, below=False), strict=True):
         parts.append(svg.glyph(mark.share, y, svg.DIAMOND, "other"))
         parts.append(
             svg.tag(
@@ -229,13 +232,16 @@ def _summary(strip: Strip, scale: axis.Axis, lane: float) -> list[Markup]:
     return parts
 
 
-def _line(line: ReferenceLine, x: float, bottom: float) -> Markup:
-    place = "end" if x > 0.5 else "start"
-    shift = -8 if place == "end" else 8
+def _line(line: ReferenceLine, x: float, lanes: Sequence[float]) -> Markup:
+    """The line with its words above, and a piece in each lane: across a row's words it would be in
+    their way."""
+    place, shift = _beside(x, max(len(line.text), len(line.aside)))
     at = svg.percent(x)
+    top = 4 if shift else _TOP - 8
+    pieces = [(top, _TOP), *((lane - 2, lane + _LANE + 2) for lane in lanes)]
     return svg.tag(
         "g",
-        svg.tag("line", x1=at, x2=at, y1=4, y2=bottom, class_="claim"),
+        *(svg.tag("line", x1=at, x2=at, y1=y, y2=end, class_="claim") for y, end in pieces),
         svg.tag(
             "text",
             line.text,
@@ -248,3 +254,12 @@ def _line(line: ReferenceLine, x: float, bottom: float) -> Markup:
         ),
         svg.tag("text", line.aside, x=at, dx=shift, y=32, text_anchor=place, class_="aside"),
     )
+
+
+def _beside(x: float, letters: int) -> tuple[str, int]:
+    """The anchor and offset of words beside a line; above it where a phone has no room beside."""
+    sizes = labels.Sizes()
+    narrow, length = min(sizes.widths), letters * sizes.letter
+    if max(x, 1 - x) * narrow - _GAP < length <= 2 * min(x, 1 - x) * narrow:
+        return "middle", 0
+    return ("end", -_GAP) if x > 0.5 else ("start", _GAP)

@@ -113,5 +113,7 @@ def glyph(share: float, y: float, path: str, class_: str) -> Markup:
 
 DIAMOND = "M0-5.5 5.5 0 0 5.5-5.5 0z"
 CIRCLE = "M-5 0a5 5 0 1 0 10 0a5 5 0 1 0-10 0z"
+WIDE_DIAMOND = "M0-11 11 0 0 11-11 0z"
+WIDE_CIRCLE = "M-9 0a9 9 0 1 0 18 0a9 9 0 1 0-18 0z"
 TRIANGLE = "M0 0 4.5 7h-9z"
 CROSS = "M-4-4 4 4M4-4-4 4"

@@ -103,9 +103,15 @@ def place(entry: RecordEntry, series: AnySeries, statistic: str = "") -> str:
     return f"{name}.{statistic}" if statistic in STATISTICS else name
 
 
-def data(value: float, text: str, href: str) -> Markup:
-    """The HTML of every figure."""
-    return Markup(f'<data value="{value!r}"><a href="{escape(href)}">{escape(text)}</a></data>')
+def data(value: float, text: str, href: str, unit: str, facts: str = "") -> Markup:
+    """The HTML of every figure; CSV files and sorting need the unit, which the text has scaled.
+
+    `facts` are further attributes.
+    """
+    return Markup(
+        f'<data value="{value!r}" data-unit="{escape(unit)}"{facts}>'
+        f'<a href="{escape(href)}">{escape(text)}</a></data>'
+    )
 
 
 def mark(entry: RecordEntry, link: Link) -> Markup:
@@ -238,7 +244,7 @@ def figure(
         )
     href = f"{link(entry.page)}#{place(entry, series, statistic)}"
     given = unit_beside(like, estimate.value, series.unit)
-    shown = data(estimate.value, show(estimate, series.unit, given), href)
+    shown = data(estimate.value, show(estimate, series.unit, given), href, series.unit)
     bounds = show_interval(estimate, series.unit, given) if interval else ""
     if bounds:
         shown += Markup(' <span class="interval">{}</span>').format(bounds)
@@ -262,7 +268,10 @@ def bare(series: AnySeries, statistic: str, *, interval: bool = False) -> Markup
     """The same without a link, for the run's own page; the statistic must exist."""
     estimate = get(series, statistic)
     assert estimate
-    shown = f'<data value="{estimate.value!r}">{escape(show(estimate, series.unit))}</data>'
+    shown = (
+        f'<data value="{estimate.value!r}" data-unit="{escape(series.unit)}">'
+        f"{escape(show(estimate, series.unit))}</data>"
+    )
     bounds = show_interval(estimate, series.unit) if interval else ""
     return Markup(f'{shown} <span class="interval">{escape(bounds)}</span>' if bounds else shown)
 
@@ -295,7 +304,7 @@ def per(
     href = f"{link(entry.page)}#{place(entry, series, statistic)}"
     each = divided(estimate, by)
     given = unit_beside(like, each.value, series.unit)
-    shown = data(each.value, show(each, series.unit, given), href)
+    shown = data(each.value, show(each, series.unit, given), href, series.unit)
     return shown + noted(entry, series) + mark(entry, link)
 
 
@@ -312,7 +321,7 @@ def derived(
     """A figure computed from several series of a record, linked to the main one."""
     href = f"{link(entry.page)}#{place(entry, series, statistic)}"
     given = unit_beside(like, estimate.value, unit)
-    shown = data(estimate.value, show(estimate, unit, given), href)
+    shown = data(estimate.value, show(estimate, unit, given), href, unit)
     bounds = show_interval(estimate, unit, given)
     if bounds:
         shown += Markup(' <span class="interval">{}</span>').format(bounds)
@@ -324,7 +333,7 @@ def count(
 ) -> Markup:
     """A count taken from a record: of samples, of failures."""
     text = thousands(number) if grouped else str(number)
-    return data(number, text, f"{link(entry.page)}#{place}")
+    return data(number, text, f"{link(entry.page)}#{place}", COUNTED)
 
 
 def took(entry: RecordEntry, link: Link) -> Markup:
@@ -335,14 +344,14 @@ def took(entry: RecordEntry, link: Link) -> Markup:
     seconds = (ended - begun).total_seconds()
     minutes, rest = divmod(round(seconds), 60)
     text = f"{minutes} min {rest} s" if minutes else f"{rest} s"
-    return data(seconds, text, f"{link(entry.page)}#repeat")
+    return data(seconds, text, f"{link(entry.page)}#repeat", "s")
 
 
 def clock_figure(entry: RecordEntry, nanoseconds: float, link: Link) -> Markup:
     """A clock's resolution or overhead, according to its record."""
     size, name = scale(nanoseconds * 1e-9, "s")
     text = f"{nanoseconds * 1e-9 / size:.3g} {name}"
-    return data(nanoseconds * 1e-9, text, f"{link(entry.page)}#clock")
+    return data(nanoseconds * 1e-9, text, f"{link(entry.page)}#clock", "s")
 
 
 def quoted(one: Figure, link: Link) -> Markup:
@@ -355,7 +364,8 @@ def quoted(one: Figure, link: Link) -> Markup:
     if one.value is None:
         shown = Markup('<a href="{}">{}</a>').format(href, one.as_written)
     else:
-        shown = data(one.value, one.as_written, href)
+        upper = "" if one.upper is None else f' data-upper="{one.upper!r}"'
+        shown = data(one.value, one.as_written, href, one.unit, f" data-published{upper}")
     if one.partial:
         shown += Markup(", {} partial").format(one.partial)
     if not one.state:

@@ -29,7 +29,7 @@ def inline_of(
 ) -> Markup:
     """The same of a figure computed from several series, linked to the main one."""
     href = f"{link(entry.page)}#{figures.place(entry, series, statistic)}"
-    shown = figures.data(estimate.value, show(estimate, unit), href)
+    shown = figures.data(estimate.value, show(estimate, unit), href, unit)
     bounds = show_interval(estimate, unit)
     return shown + (
         Markup(' (<span class="interval">{}</span>)').format(bounds) if bounds else Markup("")
