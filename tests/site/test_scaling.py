@@ -61,6 +61,15 @@ def test_others_figures_are_diamonds_or_lines_and_widen_the_axes() -> None:
     assert any(one.text == "100 ms" for one in across.iter("text"))
 
 
+@pytest.mark.parametrize(("share", "shape"), [(1.02, svg.WIDE_DIAMOND), (5, svg.DIAMOND)])
+def test_a_published_mark_surrounds_a_point_that_it_would_cover(share: float, shape: str) -> None:
+    figure = next(one for one in load(PUBLISHED) if one.id == "nftban.single")
+    assert figure.value
+    point = Point(1, Estimate(figure.value * share, None, None))
+    root = drawn(Curve("set", [*POINTS, point]), references=[Reference(figure, "NFTBan", 1)])
+    assert paths(root, "other") == [shape]
+
+
 @pytest.mark.parametrize("growth", [1.0, 50.0])
 def test_a_naive_line_ends_inside_the_plot(growth: float) -> None:
     start = Point(1, Estimate(growth * 1e-6, None, None))
