@@ -206,6 +206,13 @@ def quantity(written: str) -> Quantity | None:
     return Quantity(low, plain(match["high"]), plain(match["of"]), unit)
 
 
+def written_unit(written: str) -> tuple[float, str] | None:
+    """The size and name of the unit that a figure is written in; None if it has none."""
+    match = _WRITTEN.fullmatch(written)
+    name = match["unit"] if match else None
+    return (_SCALE[name][0], name) if name and name in _SCALE else None
+
+
 @functools.cache
 def clocks() -> Mapping[str, PublishedClock]:
     """Every clock that a published figure may name, by id."""

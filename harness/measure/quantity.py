@@ -55,9 +55,13 @@ def _fixed(value: float, places: int) -> str:
     return ("\u2212" if value < 0 else "") + thousands(int(whole)) + dot + rest
 
 
-def show(estimate: Estimate, unit: str) -> str:
-    """The value and its unit: 0.51 ms."""
-    size, name = scale(estimate.value, unit)
+Scale = tuple[float, str]
+"""The size and the name of a unit."""
+
+
+def show(estimate: Estimate, unit: str, given: Scale | None = None) -> str:
+    """The value and its unit: 0.51 ms. In the given unit if there is one."""
+    size, name = given or scale(estimate.value, unit)
     value = estimate.value / size
     return f"{_fixed(value, decimals(value, _width(estimate, size)))} {name}".strip()
 
@@ -68,12 +72,12 @@ def _width(estimate: Estimate, size: float) -> float | None:
     return (estimate.high - estimate.low) / size
 
 
-def show_interval(estimate: Estimate, unit: str) -> str:
+def show_interval(estimate: Estimate, unit: str, given: Scale | None = None) -> str:
     """Both bounds in the value's unit, rounded outward: 0.50–0.52. Empty without bounds."""
     width = _width(estimate, 1)
     if width is None or estimate.low is None or estimate.high is None:
         return ""
-    size, _ = scale(estimate.value, unit)
+    size, _ = given or scale(estimate.value, unit)
     places = decimals(estimate.value / size, width / size)
     step = 10.0**places
     # A floating-point error must not move a bound that is a multiple of the step.

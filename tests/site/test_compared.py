@@ -61,7 +61,7 @@ def test_cells_say_what_the_record_says(tmp_path: Path) -> None:
     assert re.search(r"\b820\b", rows["qemu"]), rows
     assert "also reaches host" in rows["qemu"] and "state on disk" in rows["qemu"]
     assert "no NIC" in rows["docker"] and "starts from scratch" in rows["docker"]
-    assert re.search(r"oci-overlay .* took 50 ms .*, ours 60 ms .*ratio of the pairs 1\.2", plain)
+    assert re.search(r"oci-overlay .* took 50 ms .*ours 60 ms .*ratio of the pairs is 1\.2", plain)
     front = (tmp_path / "out/index.html").read_text(encoding="utf-8")
     table = front[front.index('id="comparison"') :]
     isolation, network = (

@@ -110,7 +110,7 @@ def test_the_front_page_answers_the_headlines_of_density(tmp_path: Path) -> None
     assert int(count) == 1000 and metric(out, where) == "reply"
     _, (value, address, _, _), *_ = Figures(rows["coppice-density"]).found
     assert float(value) == 1000 * 3 * MIB and metric(out, address) == "host-change"
-    assert "qemu, forked" in rows["coppice-density"]
+    assert "QEMU, forked from one VMM" in rows["coppice-density"]
 
 
 def test_a_fleet_with_a_dead_guest_is_a_failure_that_the_page_shows(tmp_path: Path) -> None:

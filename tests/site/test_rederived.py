@@ -103,7 +103,7 @@ def test_every_figure_of_a_record_is_what_the_record_gives(made: Made, repeated:
                 continue
             exact = expected(data, anchor)
             assert float(value) == exact
-            number, unit = text.split(" ")
+            number, unit = text.replace("\u202f", "").split(" ")
             digits = len(number.replace(".", "").lstrip("0"))
             assert 1 <= digits <= 4
             step = 10.0 ** -len(number.partition(".")[2]) * _SIZE[unit]
@@ -111,7 +111,9 @@ def test_every_figure_of_a_record_is_what_the_record_gives(made: Made, repeated:
                 step = 10 ** (len(number) - len(number.rstrip("0"))) * _SIZE[unit]
             assert abs(float(number) * _SIZE[unit] - exact) <= step / 2 * (1 + 1e-9), (path, text)
             if interval:
-                low, high = (float(part) * _SIZE[unit] for part in interval.split("–"))
+                low, high = (
+                    float(part) * _SIZE[unit] for part in interval.replace("\u202f", "").split("–")
+                )
                 assert low <= exact * (1 + 1e-9) and exact <= high * (1 + 1e-9)
                 covered = sum(low <= one <= high for one in samples(data, anchor))
                 assert covered < len(samples(data, anchor))

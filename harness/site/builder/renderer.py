@@ -23,7 +23,7 @@ from harness.measure.quantity import thousands
 from harness.measure.record import Scalar, Series
 from harness.paths import cache_directory
 from harness.site.builder import essay_html
-from harness.site.data import corpus, figures, how_many, machines, publishers
+from harness.site.data import corpus, described, figures, how_many, machines, publishers, sentences
 from harness.site.data.addresses import published_page, slug
 from harness.site.data.essays import Lookup
 from harness.site.page import Document, Page
@@ -87,6 +87,9 @@ def environment(sources: Path) -> jinja2.Environment:
         withheld=figures.withheld,
         proved=figures.proved,
         how_many=how_many.text,
+        described=described.figure,
+        setup=described.setup,
+        statistic_name=described.statistic,
         sizes=figures.size,
         place=figures.place,
     )
@@ -103,6 +106,9 @@ _LINKED = (
     figures.quoted,
     figures.mark,
     figures.disturbed,
+    sentences.inline,
+    sentences.inline_of,
+    sentences.aside,
 )
 """The functions by which templates show figures; each links relative to the page being rendered."""
 

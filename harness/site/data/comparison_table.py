@@ -182,13 +182,13 @@ def rows(corpus: Corpus) -> Sequence[ComparisonRow]:
             for column, words in zip(COLUMNS, _ISOLATION, strict=True)
         ]),
         ComparisonRow("Cold start", "one at a time, until a command has run; median", starts),
-        ComparisonRow("Ten at once", "the same, p95", tens),
+        ComparisonRow("Ten at once", "the same; p95", tens),
         ComparisonRow("After a reboot", "simulated host reboot", [
             _flag_cell(column, words, kinds, "state-survives", {True: "state on disk",
                                                            False: "starts from scratch"})
             for column, words in zip(COLUMNS, _DURABLE, strict=True)
         ]),
-        ComparisonRow("Memory per sandbox", "host memory used, all idle", memory),
+        ComparisonRow("Memory per sandbox", "host memory used, all idle; median", memory),
         ComparisonRow("Sandboxes at once", "on this host", fleets),
         ComparisonRow("Network policy", "enforced by; what a sandbox could reach", [
             _network_cell(column, words, kinds)

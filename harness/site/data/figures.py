@@ -11,11 +11,11 @@ from datetime import datetime
 
 from markupsafe import Markup, escape
 
-from harness.claims.published import Figure
+from harness.claims.published import Figure, written_unit
 from harness.measure import statistics
 from harness.measure.between_runs import Between
 from harness.measure.conditions import Conditions
-from harness.measure.quantity import scale, show, show_interval, thousands
+from harness.measure.quantity import Scale, scale, show, show_interval, thousands
 from harness.measure.record import Scalar, Series, conditions_of
 from harness.measure.statistics import Estimate
 from harness.site.data import how_many
@@ -185,7 +185,9 @@ def _kind(series: AnySeries) -> SeriesKind:
     return series_kind(series.metric, series.unit, series.better, series.dimensions)
 
 
-def spread(entry: RecordEntry, series: AnySeries, statistic: str = "p50") -> str:
+def spread(
+    entry: RecordEntry, series: AnySeries, statistic: str = "p50", given: Scale | None = None
+) -> str:
     """What a statistic's interval does not show, as text: how much it differs from run to run."""
     samples, _ = size(series)
     if not samples or series.unit == COUNTED:
@@ -206,16 +208,28 @@ def spread(entry: RecordEntry, series: AnySeries, statistic: str = "p50") -> str
             return ONE_RUN
         extremes = Estimate(values[-1], min(values), max(values))
         name = {"mean": "means"}.get(statistic, statistic)
-        return f"{name} of {runs}: {with_unit(extremes, series.unit)}"
+        return f"{name} of {runs}: {with_unit(extremes, series.unit, given)}"
     if found.typical is None:
         extremes = Estimate(found.high, found.low, found.high)
-        return f"medians of {runs}: {with_unit(extremes, series.unit)}"
-    return f"between {runs}: {with_unit(found.typical, series.unit)}"
+        return f"medians of {runs}: {with_unit(extremes, series.unit, given)}"
+    return f"between {runs}: {with_unit(found.typical, series.unit, given)}"
 
 
-def with_unit(estimate: Estimate, unit: str) -> str:
+def with_unit(estimate: Estimate, unit: str, given: Scale | None = None) -> str:
     """An estimate's interval with its unit."""
-    return f"{show_interval(estimate, unit)} {scale(estimate.value, unit)[1]}".strip()
+    name = (given or scale(estimate.value, unit))[1]
+    return f"{show_interval(estimate, unit, given)} {name}".strip()
+
+
+_LEGIBLE = (0.01, 1e5)
+
+
+def unit_beside(like: Figure | None, value: float, unit: str) -> Scale | None:
+    """The unit of a published figure that ours stands beside, if ours is legible in it."""
+    if like is None or like.unit != unit or not (given := written_unit(like.as_written)):
+        return None
+    low, high = _LEGIBLE
+    return given if low <= abs(value) / given[0] < high else None
 
 
 def figure(
@@ -226,16 +240,16 @@ def figure(
     *,
     interval: bool = False,
     marked: bool = True,
+    like: Figure | None = None,
 ) -> Markup:
     """A statistic of a series, linked to its row on the run's page, with the run's marks.
 
-    `marked` is false where another figure of the same run stands beside it in its row.
+    `like` is the published figure that it stands beside, whose unit it has. `marked` is false where
+    another figure of the same run stands beside it in its row.
     """
-    # Beside a marked figure of the same run, only what several runs say of this one is added.
-    runs = spread(entry, series, statistic) if interval else ""
+    whole = entry
     if not marked:
         entry = entry.unmarked
-        runs = "" if runs == ONE_RUN else runs
     if withheld(entry, series):
         return proved(entry, series, link)
     estimate = get(series, statistic)
@@ -244,8 +258,12 @@ def figure(
             why_absent(series, statistic), mark(entry, link)
         )
     href = f"{link(entry.page)}#{place(entry, series, statistic)}"
-    shown = data(estimate.value, show(estimate, series.unit), href, series.unit)
-    bounds = show_interval(estimate, series.unit) if interval else ""
+    given = unit_beside(like, estimate.value, series.unit)
+    shown = data(estimate.value, show(estimate, series.unit, given), href, series.unit)
+    bounds = show_interval(estimate, series.unit, given) if interval else ""
+    runs = spread(whole, series, statistic, given) if interval else ""
+    # Beside a marked figure of the same run, only what several runs say of this one is added.
+    runs = "" if runs == ONE_RUN and not marked else runs
     if bounds:
         shown += Markup(' <span class="interval">{}</span>').format(bounds)
     return shown + _runs(runs) + noted(entry, series) + mark(entry, link)
@@ -289,14 +307,23 @@ def fact(value: Scalar) -> Scalar | Markup:
     return value
 
 
-def per(entry: RecordEntry, series: AnySeries, statistic: str, by: int, link: Link) -> Markup:
+def per(
+    entry: RecordEntry,
+    series: AnySeries,
+    statistic: str,
+    by: int,
+    link: Link,
+    *,
+    like: Figure | None = None,
+) -> Markup:
     """A statistic of a series divided by a count; linked to the undivided one."""
     estimate = None if withheld(entry, series) else get(series, statistic)
     if estimate is None or not by:
-        return figure(entry, series, statistic, link)
+        return figure(entry, series, statistic, link, like=like)
     href = f"{link(entry.page)}#{place(entry, series, statistic)}"
     each = divided(estimate, by)
-    shown = data(each.value, show(each, series.unit), href, series.unit)
+    given = unit_beside(like, each.value, series.unit)
+    shown = data(each.value, show(each, series.unit, given), href, series.unit)
     # The figures of other runs are divided by counts of their own.
     runs = spread(entry, series, statistic)
     runs = runs if runs.endswith(ONE_RUN) else ""
@@ -310,14 +337,17 @@ def derived(
     unit: str,
     link: Link,
     statistic: str = "p50",
+    *,
+    like: Figure | None = None,
 ) -> Markup:
     """A figure computed from several series of a record, linked to the main one; or its mean."""
     href = f"{link(entry.page)}#{place(entry, series, statistic)}"
-    shown = data(estimate.value, show(estimate, unit), href, unit)
-    bounds = show_interval(estimate, unit)
+    given = unit_beside(like, estimate.value, unit)
+    shown = data(estimate.value, show(estimate, unit, given), href, unit)
+    bounds = show_interval(estimate, unit, given)
     if bounds:
         shown += Markup(' <span class="interval">{}</span>').format(bounds)
-    runs = spread(entry, series, statistic) if statistic == "mean" else ""
+    runs = spread(entry, series, statistic, given) if statistic == "mean" else ""
     return shown + _runs(runs) + noted(entry, series) + mark(entry, link)
 
 

@@ -87,6 +87,16 @@ class PolicyCost:
     """The smallest and largest value of a pass, if there are too few for an interval."""
     against_loopback: Estimate | None
 
+    @property
+    def measurable(self) -> bool:
+        """Whether the interval, or the range of few passes, lies on one side of zero."""
+        if self.added is None:
+            return False
+        low, high = self.added.low, self.added.high
+        if self.passes:
+            low, high = self.passes[0].value, self.passes[-1].value
+        return low is not None and high is not None and not low <= 0 <= high
+
 
 def costs(rtt: RigRecord) -> Sequence[PolicyCost]:
     found = []
