@@ -11,7 +11,7 @@ from datetime import datetime
 
 from markupsafe import Markup, escape
 
-from harness.claims.published import Figure, written_unit
+from harness.claims.published import Figure
 from harness.measure import statistics
 from harness.measure.between_runs import Between
 from harness.measure.conditions import Conditions
@@ -23,6 +23,7 @@ from harness.site.data.addresses import published_page
 from harness.site.data.corpus import RecordEntry, anchor
 from harness.site.data.estimates import PERCENTILES, estimates_of
 from harness.site.data.record_summary import COUNTED, SeriesKind, SeriesSummary, series_kind
+from harness.site.data.units import unit_beside
 
 Link = Callable[[str], str]
 """Turns a path below the site's root into an address relative to the page."""
@@ -219,17 +220,6 @@ def with_unit(estimate: Estimate, unit: str, given: Scale | None = None) -> str:
     """An estimate's interval with its unit."""
     name = (given or scale(estimate.value, unit))[1]
     return f"{show_interval(estimate, unit, given)} {name}".strip()
-
-
-_LEGIBLE = (0.01, 1e5)
-
-
-def unit_beside(like: Figure | None, value: float, unit: str) -> Scale | None:
-    """The unit of a published figure that ours stands beside, if ours is legible in it."""
-    if like is None or like.unit != unit or not (given := written_unit(like.as_written)):
-        return None
-    low, high = _LEGIBLE
-    return given if low <= abs(value) / given[0] < high else None
 
 
 def figure(
