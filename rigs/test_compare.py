@@ -70,6 +70,7 @@ RIG = RigInfo(
     },
     check=planned,
     measured_alike=(
+        "24b9ec6253172bc00146fe054efac8fec4233f7c25f3194aaea804818f425474",
         "a532161bc8c591b306bbea26466a8eb0e0e14fd1d8ca2980668b5a2065a3266d",
         "72cef04e884cde27a4e9055ddbb6f1de3ca826e8919eac47897bdfb5fc5f29fa",
     ),
@@ -323,8 +324,7 @@ def reboots(stands: Sequence[Stand], show_progress: ShowProgress) -> list[Series
 
 @pytest.mark.benchmark(timer=STOPWATCH)
 def test_compare(benchmark: BenchmarkFixture, run: Run, rig_run: RigRun, profile: str) -> None:
-    given = {name: rig_run.option(name) or "" for name in RIG.options}
-    plan = planned({name: value for name, value in given.items() if value}, profile)
+    plan = planned(rig_run.options, profile)
     series: list[Series] = []
     with ExitStack() as stack:
         stands = set_up(plan, run, rig_run, stack, series)

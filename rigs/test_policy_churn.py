@@ -43,6 +43,7 @@ RIG = RigInfo(
     check=sizes,
     options={"rule-sets": "numbers of other rule sets, such as 10,100 on a slow host"},
     measured_alike=(
+        "b110c66c6a9bbee48d3c42fa6b8fc2ee95c47abeb1f0f2e86e26f00d8ab9ba94",
         "53d227a6eb1b1e3f4e2372ccf1c7cd6bcfd858e1996d5d2a4f15de22df9a9656",
         "2df107696086675c5db889716da1f56af95b57a41e94e9e5cf3a193a28385fe0",
         "977196d24b43f79ea42dc32e9acd3e556fae180a3d710a6fdf9addbeaf19428a",
@@ -95,10 +96,9 @@ class FilledFilter:
 
 @pytest.mark.benchmark(timer=STOPWATCH)
 def test_policy_churn(benchmark: BenchmarkFixture, run: Run, rig_run: RigRun, profile: str) -> None:
-    asked = rig_run.option("rule-sets") or ""
     into = Collector()
     with ExitStack() as stack:
-        filters = [FilledFilter(n, run, stack) for n in sizes({"rule-sets": asked})]
+        filters = [FilledFilter(n, run, stack) for n in sizes(rig_run.options)]
         for filled in filters:
             filled.add_and_remove()
         rig_run.prepared((), None, ())

@@ -75,6 +75,7 @@ RIG = RigInfo(
         "rate": "limit of datagrams per second, for hosts that cannot send and serve at once",
     },
     measured_alike=(
+        "715000d4d9a3c3588c9a94757f6415e71312cc3c212b738c6a2a6a6059dd51eb",
         "9846255552087a3249d1de7be6beb247fc24373117072287ecb00847ff44a106",
         "c9211fadafad84cb5b13273fd6e04c0178736af87144a3729f2afc25c38e712f",
         "d3a0567b2d9b04ad4bb0538bd10622f5fb5d32014ea8822d7a3e4cce9d02e528",
@@ -230,10 +231,8 @@ def test_policy_enforcement(
 ) -> None:
     for tool in RIG.tools:
         need(tool)
-    asked = rig_run.option("changes") or ""
-    limit = rig_run.option("rate") or ""
-    changes = planned({"changes": asked, "rate": limit}, profile)
-    rate = int(limit or 0)
+    changes = planned(rig_run.options, profile)
+    rate = int(rig_run.option("rate") or 0)
     into = Collector()
     with ExitStack() as stack:
         net = stack.enter_context(packet_filters.open_network(run))

@@ -88,6 +88,11 @@ class RigRun:
         self.failed = False
         """Whether anything that was to be measured failed, once written."""
 
+    @property
+    def options(self) -> Mapping[str, str]:
+        """The options that were given, by name; empty ones count as not given."""
+        return {name: value for name, value in self._options.items() if value}
+
     def option(self, name: str) -> str | None:
         """The value given for an option of this rig; None without one."""
         return self._options.get(name)
