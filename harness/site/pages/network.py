@@ -9,6 +9,7 @@ from harness.site.charts.chart import Chart, ChartRow, with_conditions
 from harness.site.charts.scaling import Curve, Point, Reference, ScalingPicture
 from harness.site.charts.strip import ReferenceLine, Strip, StripPicture
 from harness.site.data import figures, network
+from harness.site.data.addresses import published_page
 from harness.site.data.corpus import Corpus
 from harness.site.data.network import RigRecord
 from harness.site.data.publishers import short
@@ -30,7 +31,8 @@ _TRANSPORTS = {
     "batch in place": "eBPF trie, not atomic",
     "swap": "eBPF trie, swapped",
 }
-_PUBLISHED = ("network", "policy")
+_PUBLISHED = {topic: f"{published_page(topic)}#{topic}" for topic in ("network", "policy")}
+"""Where the published figures of this page's topics stand."""
 
 
 def _rtt_chart(corpus: Corpus, rtt: RigRecord) -> Chart:
@@ -166,7 +168,10 @@ def _render(corpus: Corpus) -> Iterator[Item]:
             "churn": churn,
             "churn_chart": drawn["churn"],
             "enforcement": enforcement,
-            "published": [one for one in corpus.published if one.topic in _PUBLISHED],
+            "published": [
+                (topic, address, sum(one.topic == topic for one in corpus.published))
+                for topic, address in _PUBLISHED.items()
+            ],
         },
     )
 
