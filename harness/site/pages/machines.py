@@ -11,7 +11,7 @@ from harness.site.data.corpus import Corpus, RecordEntry
 from harness.site.data.run_list import rows_of
 from harness.site.page import Asset, Document, Group, Item, Page
 
-A_PAGE = 150
+A_PAGE = 130
 """Records per list; older ones are on further pages, which no longer change."""
 
 
