@@ -34,7 +34,7 @@ def test_a_task_is_awaited_in_a_later_cell(shell: Interpreter, first: str) -> No
 def test_tasks_go_on_while_no_cell_runs(shell: Interpreter) -> None:
     shell.run(f"{TICKS}\nticks.add_done_callback(lambda _: open('/tmp/ticked', 'w').close())")
     # In the sandbox's /tmp. No cell runs until the file is there.
-    eventually(Path(f"/proc/{shell.process.pid}/root/tmp/ticked").exists, 60)
+    eventually(Path(f"/proc/{shell.process.pid}/root", "tmp/ticked").exists, 60)
     assert result(shell.run("ticks.result()"))["text"] == "ticked"
 
 
