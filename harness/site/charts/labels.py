@@ -115,7 +115,7 @@ def _cost(
     """The penalty of a spot, summed over all widths; the first of equal spots wins. `taken` has the
     boxes of marks and those of labels, by width."""
     cost = 0
-    for width, (glyphs, words) in zip(sizes.widths, taken, strict=True):
+    for width, (glyphs, texts) in zip(sizes.widths, taken, strict=True):
         own = _words(mark, spot, width, sizes)
         left, _, right, _ = own
         cost += _OUTSIDE * (left < 0 or right > width)
@@ -124,7 +124,7 @@ def _cost(
             for one, box in zip(marks, glyphs, strict=True)
             if _overlap(own, box)
         )
-        cost += _UNREADABLE * sum(_overlap(own, box) for box in words)
+        cost += _UNREADABLE * sum(_overlap(own, box) for box in texts)
         cost += _CROSSED * sum(left - 4 < wall * width < right + 4 for wall in walls)
     return cost
 

@@ -233,8 +233,7 @@ def _summary(strip: Strip, scale: axis.Axis, lane: float) -> list[Markup]:
 
 
 def _line(line: ReferenceLine, x: float, lanes: Sequence[float]) -> Markup:
-    """The line with its words above, and a piece in each lane: across a row's words it would be in
-    their way."""
+    """The line with its label above, and a piece in each lane: it must not cross a row's label."""
     place, shift = _beside(x, max(len(line.text), len(line.aside)))
     at = svg.percent(x)
     top = 4 if shift else _TOP - 8
