@@ -5,14 +5,27 @@ from __future__ import annotations
 import math
 import os
 import sys
-from argparse import ArgumentTypeError
+from argparse import ArgumentParser, ArgumentTypeError
 from collections.abc import Callable
 from datetime import date
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from harness import paths
+
 MOST = 10**15
 PORTS = 65535
+
+
+def add_results(parser: ArgumentParser) -> None:
+    """Add `--results`, the directory of records that a command reads."""
+    parser.add_argument(
+        "--results",
+        type=path,
+        default=paths.default_results(),
+        metavar="DIR",
+        help="the directory of records (default: results)",
+    )
 
 
 def path(text: str) -> Path:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from harness import option_types, paths
+from harness import option_types
 from harness.errors import UsageError
 from harness.measure import archive
 from harness.measure.record_digests import INDEX
@@ -25,13 +25,7 @@ HELP = "move superseded records to the archive, and bring the index up to date"
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dry-run", action="store_true", help="only list what would be done")
-    parser.add_argument(
-        "--results",
-        type=option_types.path,
-        default=paths.default_results(),
-        metavar="DIR",
-        help="the directory of records (default: results)",
-    )
+    option_types.add_results(parser)
 
 
 def main(options: argparse.Namespace) -> int:

@@ -50,13 +50,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         help="a .pdf, .svg or .png file",
     )
     parser.add_argument("--width", type=inches, default=3.5, help="default: 3.5in, a single column")
-    parser.add_argument(
-        "--results",
-        type=option_types.path,
-        default=paths.default_results(),
-        metavar="DIR",
-        help="the directory of records (default: results)",
-    )
+    option_types.add_results(parser)
     parser.add_argument(
         "--machine", help="a machine's id or its beginning (default: the one measured last)"
     )

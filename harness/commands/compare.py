@@ -19,7 +19,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from harness import option_types, paths, strict_json
+from harness import option_types, strict_json
 from harness.errors import RecordError, UsageError
 from harness.measure import record_differences
 from harness.measure.comparison import Outcome, Thresholds
@@ -48,13 +48,7 @@ NOT_JUDGED = "not judged"
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("a", metavar="A", help="a record, or what several have in common")
     parser.add_argument("b", metavar="B", help="what is compared with A")
-    parser.add_argument(
-        "--results",
-        type=option_types.path,
-        default=paths.default_results(),
-        metavar="DIR",
-        help="the directory of records (default: results)",
-    )
+    option_types.add_results(parser)
     parser.add_argument(
         "--metric", action="append", default=[], help="only this metric; may be repeated"
     )

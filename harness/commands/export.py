@@ -53,13 +53,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out", type=option_types.path, metavar="FILE", help="default: standard output"
     )
-    parser.add_argument(
-        "--results",
-        type=option_types.path,
-        default=paths.default_results(),
-        metavar="DIR",
-        help="the directory of records (default: results)",
-    )
+    option_types.add_results(parser)
 
 
 def main(options: argparse.Namespace) -> int:

@@ -8,20 +8,14 @@ import signal
 import sys
 from pathlib import Path
 
-from harness import extras, option_types, paths
+from harness import extras, option_types
 from harness.errors import Interrupted
 
 HELP = "build the static site from the records"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--results",
-        type=option_types.path,
-        default=paths.default_results(),
-        metavar="DIR",
-        help="the directory of records (default: results)",
-    )
+    option_types.add_results(parser)
     parser.add_argument(
         "--out",
         type=option_types.path,
