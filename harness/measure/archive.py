@@ -8,21 +8,18 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from harness.errors import PathError, RecordError
 from harness.failures import typed
-from harness.interrupts import deferred
 from harness.measure import record_digests, results_index
 from harness.measure.benchmark_files import divided
 from harness.measure.record import RunRecord, find, parse
 from harness.measure.record_digests import INDEX, beside
 from harness.measure.results_index import Indexed
-from harness.measure.storage import PARTIAL, write_atomically
+from harness.measure.storage import replace_atomically, write_atomically
 
 
 @dataclass(frozen=True)
@@ -118,7 +115,7 @@ def carry_out(plan: Plan) -> Sequence[str]:
             with contextlib.suppress(OSError):  # it is not empty
                 home.rmdir()
         if not plan.indexed:
-            _replace(plan.results / INDEX, plan.index)
+            replace_atomically(plan.results / INDEX, plan.index)
     except OSError as error:
         raise typed(error) or error from error
     return left
@@ -153,17 +150,3 @@ def _move(move: Move) -> None:
         raise PathError(f"{move.source} cannot be moved: {move.target} exists already")
     move.target.parent.mkdir(parents=True, exist_ok=True)
     move.source.rename(move.target)
-
-
-def _replace(target: Path, content: bytes) -> None:
-    with deferred():
-        handle, name = tempfile.mkstemp(dir=target.parent, prefix=PARTIAL)
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-                os.fchmod(file.fileno(), 0o644)
-            Path(name).replace(target)
-        finally:
-            Path(name).unlink(missing_ok=True)

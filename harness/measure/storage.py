@@ -54,11 +54,7 @@ def write_atomically(target: Path, content: bytes) -> None:
     """
     try:
         with deferred(), _half_written(target.parent) as (handle, temporary):
-            with os.fdopen(handle, "wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-                os.fchmod(file.fileno(), 0o644)
+            _fill(handle, content)
             _name(temporary, target)
             directory = os.open(target.parent, os.O_RDONLY)
             try:
@@ -75,6 +71,21 @@ def write_atomically(target: Path, content: bytes) -> None:
                 hint="free some space, or choose another directory with --results",
             ) from error
         raise typed(error) or error from error
+
+
+def replace_atomically(target: Path, content: bytes) -> None:
+    """Give a file new content, whole or not at all. Raises OSError."""
+    with deferred(), _half_written(target.parent) as (handle, temporary):
+        _fill(handle, content)
+        Path(temporary).replace(target)
+
+
+def _fill(handle: int, content: bytes) -> None:
+    with os.fdopen(handle, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+        os.fchmod(file.fileno(), 0o644)
 
 
 @contextlib.contextmanager
