@@ -22,7 +22,8 @@ from harness.site.data import how_many
 from harness.site.data.addresses import published_page
 from harness.site.data.corpus import RecordEntry, anchor
 from harness.site.data.estimates import PERCENTILES, estimates_of
-from harness.site.data.record_summary import COUNTED, SeriesKind, SeriesSummary, series_kind
+from harness.site.data.record_summary import COUNTED, SeriesSummary
+from harness.site.data.series_kind import SeriesKind, series_kind
 from harness.site.data.units import unit_beside
 
 Link = Callable[[str], str]
@@ -177,13 +178,14 @@ def between(entry: RecordEntry, series: AnySeries) -> Between | None:
     """How the runs of a series differ in this record's environment; None where only one counts."""
     if entry.environment is None:
         return None
-    return entry.environment.between(_kind(series))
+    return entry.environment.between(_kind(entry, series))
 
 
-def _kind(series: AnySeries) -> SeriesKind:
+def _kind(entry: RecordEntry, series: AnySeries) -> SeriesKind:
     if isinstance(series, SeriesSummary):
         return series.kind
-    return series_kind(series.metric, series.unit, series.better, series.dimensions)
+    of = entry.summary.endpoint.identity if entry.summary.endpoint else ""
+    return series_kind(series.metric, series.unit, series.better, series.dimensions, of)
 
 
 def spread(
@@ -204,7 +206,7 @@ def spread(
         runs += f", {found.lives} boots"
     if statistic != "p50":
         assert entry.environment is not None
-        values = entry.environment.values(_kind(series), statistic)
+        values = entry.environment.values(_kind(entry, series), statistic)
         if len(values) < 2:
             return ONE_RUN
         extremes = Estimate(values[-1], min(values), max(values))
