@@ -1,0 +1,1 @@
+"""Open-loop load: arrivals, the generator that keeps them, and what it says of itself."""
