@@ -16,6 +16,7 @@ from email.utils import formatdate
 from pathlib import Path
 from typing import Any
 
+from harness.network.namespace import inside
 from tests.stand_ins.behaviours import behaviour
 from tests.stand_ins.service import Service
 from tests.stand_ins.wire import LAST_CHUNK, Response, chunk, head, read
@@ -129,16 +130,26 @@ class Standing:
 
 @contextlib.contextmanager
 def standing_in(
-    names: str = "", *, host: str = "127.0.0.1", tls: ssl.SSLContext | None = None, **settings: Any
+    names: str = "",
+    *,
+    host: str = "127.0.0.1",
+    tls: ssl.SSLContext | None = None,
+    network: Path | None = None,
+    **settings: Any,
 ) -> Iterator[Standing]:
-    """A stand-in in a thread of this process, until the block ends; `settings` are those of
-    `Behaviour`."""
+    """A stand-in in a thread of this process, until the block ends; in a network namespace, if one
+    is given. `settings` are those of `Behaviour`."""
     with tempfile.TemporaryDirectory(prefix="stand-in-") as directory:
         key = f"e2b_{secrets.token_hex(20)}"
         service = Service(behaviour(names, **settings), key, Path(directory))
         stand_in = StandIn(service)
         loop = asyncio.new_event_loop()
-        thread = threading.Thread(target=loop.run_forever, name="stand-in", daemon=True)
+
+        def serve() -> None:
+            with inside(network) if network else contextlib.nullcontext():
+                loop.run_forever()
+
+        thread = threading.Thread(target=serve, name="stand-in", daemon=True)
         thread.start()
 
         def call(work: Any) -> None:

@@ -104,9 +104,11 @@ class Service:
         if request.path == COUNTS:
             return json_response(200, self.counts())
         if request.path == "/health" and operation == "health":
-            if self._cube:
-                return json_response(200, {"status": "ok", "sandboxes": 0})
-            return Response(204)
+            return (
+                json_response(200, {"status": "ok", "sandboxes": 0})
+                if self._cube
+                else Response(200)
+            )
         id, port = self._destination(request)
         if id:
             return await self._traffic(id, port, operation, request)
