@@ -280,7 +280,7 @@ class Service:
             return await self._command(sandbox, request)
         if port == ENVD and request.path == "/files" and request.method == "POST":
             path = request.query.get("path", "")
-            sandbox.machine.upload(path, request.body)
+            sandbox.machine.upload(path, uploaded_content(request))
             name = Path(path).name
             return json_response(200, [{"path": path, "name": name, "type": "file"}])
         if request.path == "/health":
@@ -326,6 +326,15 @@ async def _spaces() -> AsyncIterator[bytes]:
     yield b'{"sandboxID":"'
     while True:
         yield b" " * 65536
+
+
+def uploaded_content(request: Request) -> bytes:
+    """The file of an upload, alone or as the only part of a form."""
+    kind, _, boundary = request.headers.get("content-type", "").partition("boundary=")
+    if not kind.startswith("multipart/form-data"):
+        return request.body
+    part = request.body.split(b"--" + boundary.strip('"').encode())[1]
+    return part.partition(b"\r\n\r\n")[2].removesuffix(b"\r\n")
 
 
 def json_response(status: int, body: Any, headers: Mapping[str, str] | None = None) -> Response:
