@@ -1,1 +1,1 @@
-"""Open-loop load: arrivals, the generator that keeps them, and what it says of itself."""
+"""Load at a given rate: arrivals, and the generator that makes them and watches itself."""
