@@ -17,10 +17,11 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 from urllib.parse import quote, urlencode
 
-from harness.endpoints import answers, process_stream
+from harness.endpoints import answers, listing, process_stream
 from harness.endpoints.address import ENVD, INTERPRETER, SUPPORTED_SANDBOX_DOMAINS, split
 from harness.endpoints.connections import Connections
 from harness.endpoints.http_connection import BODY_LIMIT, Call, Origin, Response
+from harness.endpoints.listing import Listed
 from harness.endpoints.pace import Pace
 from harness.endpoints.process_stream import Cell, Ran
 from harness.endpoints.settings import Endpoint
@@ -54,12 +55,6 @@ class Created:
     domain: str | None
     raw: Mapping[str, Any] = field(repr=False)
     token: str | None = field(repr=False, default=None)
-
-
-@dataclass(frozen=True, slots=True)
-class Listed:
-    id: str
-    metadata: Mapping[str, str]
 
 
 class Journal(Protocol):
@@ -158,6 +153,8 @@ class ApiClient:
             domain = answers.text_of(data, "domain", answers.DOMAIN, optional=True)
         except ValueError as error:
             raise answers.foreign(response, what, str(error), self.endpoint.redacted) from error
+        if id in self.alive:  # one machine for everybody would be very quick
+            raise EndpointFailed(f"the service hands out the sandbox {id} twice")
         return Created(
             id, response.start, response.headers_at, response.body_at, domain, data, token
         )
@@ -187,32 +184,18 @@ class ApiClient:
                 response = await self.request("GET", f"{path}?{asked}")
                 if response.status != 200:
                     break
-                for one in self._of_list(response):
+                for one in listing.items(response, self.endpoint.redacted):
                     if run_id is None or one.metadata.get(RUN_METADATA) == run_id:
                         found[one.id] = one
                 token = response.headers.get("x-next-token")
                 if not token:
                     return list(found.values())
+            else:
+                raise EndpointFailed(f"the list of sandboxes goes on after {PAGES} pages")
             error = self._error(response, "listing sandboxes")
             if not isinstance(error, NotOffered):
                 raise error
         raise error
-
-    def _of_list(self, response: Response) -> Sequence[Listed]:
-        what = "listing sandboxes"
-        data = answers.json_of(response, what, self.endpoint.redacted)
-        if not isinstance(data, list):
-            raise answers.foreign(response, what, "a list", self.endpoint.redacted)
-        found = []
-        for one in data:
-            try:
-                id = answers.text_of(one if isinstance(one, dict) else {}, "sandboxID", _ID) or ""
-            except ValueError as error:
-                raise answers.foreign(response, what, str(error), self.endpoint.redacted) from error
-            metadata = one.get("metadata")
-            metadata = metadata if isinstance(metadata, dict) else {}
-            found.append(Listed(id, {str(name): str(value) for name, value in metadata.items()}))
-        return found
 
     # Work inside a sandbox.
 
@@ -364,9 +347,6 @@ class ApiClient:
         if response.status in (401, 403):
             return EndpointFailed(answered)
         return self._error(response, what)
-
-
-_ID = answers.IDENTIFIER
 
 
 def _domain_of(host: str) -> str | None:

@@ -167,6 +167,8 @@ class Service:
         return 0 <= wants.quota <= count
 
     def _make(self, template: str, metadata: Mapping[str, str]) -> Sandbox:
+        if self.behaviour.lie == "same" and self.alive:
+            return self.alive[0]
         id = secrets.token_hex(16) if self._cube else "i" + secrets.token_hex(10)
         directory = self._directory / id
         sandbox = Sandbox(id, template, metadata, Machine(directory), secrets.token_hex(16))
@@ -217,7 +219,8 @@ class Service:
         begin = int(request.query.get("nextToken") or 0)
         page = chosen[begin:]
         headers = {}
-        if wants.page and request.path.startswith("/v2") and len(page) > wants.page:
+        more = len(page) > wants.page or not wants.last_page
+        if wants.page and request.path.startswith("/v2") and more:
             page = page[: wants.page]
             headers["x-next-token"] = str(begin + wants.page)
         return json_response(200, [self._item(sandbox) for sandbox in page], headers)
