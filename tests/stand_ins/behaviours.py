@@ -65,6 +65,8 @@ class Behaviour:
     lives_s: float = 0.0
     """A sandbox dies by itself after this time; 0 for never."""
 
+    strangers: int = 0
+    """Sandboxes of other users that exist from the start, and are listed first."""
     lists: bool = True
     page: int = 0
     """Sandboxes on a page of the list, with x-next-token for the next; 0 for all on one."""
