@@ -73,7 +73,6 @@ def add(
                 ],
                 **own,
             )
-    into.add("lateness", "s", outcome.lateness, **dimensions)
     into.add("queue", "1", queue_lengths(outcome), **dimensions)
     into.add("ready-rate", "1/s", ready_rates(outcome), (), "higher", **dimensions)
     usable = [each.arrival.at_s + each.marks[USABLE] for each in results if USABLE in each.marks]
@@ -85,7 +84,7 @@ def add(
     _second_check(results, into, dimensions)
     teardown = [each.marks[ENDED] - each.marks[ENDING] for each in results if ENDED in each.marks]
     into.add("teardown", "s", teardown, **dimensions)
-    _generator(outcome, into, dimensions)
+    add_generator(outcome, into, dimensions)
 
 
 def _rungs(results: Sequence[Result]) -> Sequence[str]:
@@ -116,8 +115,10 @@ def _second_check(
     )
 
 
-def _generator(outcome: Outcome, into: Collector, dimensions: Mapping[str, Scalar]) -> None:
+def add_generator(outcome: Outcome, into: Collector, dimensions: Mapping[str, Scalar]) -> None:
+    """Add what the generator says of itself."""
     readings = outcome.readings
+    into.add("lateness", "s", outcome.lateness, **dimensions)
     into.add("generator-loop-delay", "s", [each.loop_delay_s for each in readings], **dimensions)
     into.add("generator-cpu", "1", [each.processor_share for each in readings], **dimensions)
     into.add("generator-sockets", "1", [float(each.sockets) for each in readings], **dimensions)
