@@ -31,7 +31,7 @@ from harness.claims import systems
 from harness.errors import RecordError, UsageError
 from harness.measure import record as records
 from harness.measure.conditions import SYSTEM
-from harness.measure.record import Machine, RunRecord, Scalar, Series, conditions_of
+from harness.measure.record import RunRecord, Scalar, Series, conditions_of
 from harness.measure.selection import plain
 from harness.measure.statistics import summarise
 from harness.strict_json import readable
@@ -223,7 +223,7 @@ def frame(found: Found) -> pandas.DataFrame:
         of_record = _of_record(record, path)
         for number in numbers:
             series = record.series[number]
-            facts.append(of_record | _of_series(series, number, record.machine))
+            facts.append(of_record | _of_series(series, number, record))
             for name, value in series.dimensions.items():
                 if name == SYSTEM:  # a column of every series
                     continue
@@ -304,15 +304,15 @@ def _of_record(record: RunRecord, path: Path) -> dict[str, Scalar]:
     }
 
 
-def _of_series(series: Series, number: int, machine: Machine) -> dict[str, Scalar]:
-    conditions = conditions_of(series, machine)
+def _of_series(series: Series, number: int, record: RunRecord) -> dict[str, Scalar]:
+    conditions = conditions_of(series, record.machine)
     return {
         "series": number,
         "metric": series.metric,
         "unit": series.unit,
         "better": series.better,
         "loop": series.loop,
-        "system": systems.of_series(series.dimensions, machine.os),
+        "system": systems.of_series(series.dimensions, record.machine.os, record.rig.id),
         "guest_accelerator": conditions.accelerator,
         "reach": str(conditions.reach),
         "program_rehearsed": conditions.rehearsed,

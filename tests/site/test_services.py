@@ -34,8 +34,8 @@ def far(day: int, number: int = 1, level: float = FAR) -> RunRecord:
     shed = (Failure(2, "429, try later", "refused"), Failure(5, "500: it broke"))
     base = timing("create-headers", level, 600, **THEIRS, **COMMON)
     headers = Series(base.metric, "s", "lower", base.dimensions, "closed", (), base.samples, shed)
-    trip = timing("round-trip", 0.0123, 30, **THEIRS)
-    return of_rig("e2b-latency", headers, trip, day=day, endpoint=service(number))
+    trips = [timing("round-trip", 0.0123, 30, **THEIRS, of=of) for of in ("tcp-connect", "request")]
+    return of_rig("e2b-latency", headers, *trips, day=day, endpoint=service(number))
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +80,8 @@ def test_the_page_of_a_run_shows_the_far_end_and_what_is_not_known(mixed: Made) 
         "refused: 429, try later",
     ):
         assert part in shown, part
-    trip = re.search(r"Round trip of the network to it, median: ([\d.]+ ms)", shown)
+    trips = r"Round trip of the network to it, median: tcp-connect ([\d.]+ ms) \(.*?\), request "
+    trip = re.search(trips + r"[\d.]+ ms", shown)
     assert trip and trip[1].startswith("12")
     assert "taken off none" in shown
 
@@ -130,7 +131,7 @@ def test_a_later_record_of_a_service_hides_none_of_ours(known: Corpus) -> None:
 
 def test_services_of_one_system_are_not_one_history(known: Corpus) -> None:
     found = tracks(known, HOST)
-    assert len(found) == 5 and len({one.anchor for one in found}) == 5
+    assert len(found) == 7 and len({one.anchor for one in found}) == 7
     for one in found:
         kinds = {point.series.kind.endpoint for point in one.points}
         assert len(kinds) == 1 and len(one.points) == 2

@@ -104,6 +104,7 @@ def environment(sources: Path) -> jinja2.Environment:
         statistic_name=described.statistic,
         sizes=figures.size,
         place=figures.place,
+        round_trips=services.round_trips,
     )
     return made
 

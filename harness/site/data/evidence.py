@@ -77,7 +77,8 @@ class Found:
     @property
     def system(self) -> str:
         """The system that was measured."""
-        return systems.of_series(self.summary.dimensions, self.entry.summary.machine.os)
+        record = self.entry.summary
+        return systems.of_series(self.summary.dimensions, record.machine.os, record.rig.id)
 
 
 @dataclass(frozen=True)

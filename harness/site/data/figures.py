@@ -14,7 +14,7 @@ from markupsafe import Markup, escape
 from harness.claims.published import Figure
 from harness.measure import statistics
 from harness.measure.between_runs import Between
-from harness.measure.conditions import Conditions
+from harness.measure.conditions import NOT_RECORDED, Conditions
 from harness.measure.quantity import Scale, scale, show, show_interval, thousands
 from harness.measure.record import Scalar, Series, conditions_of
 from harness.measure.statistics import Estimate
@@ -161,7 +161,9 @@ def notes(entry: RecordEntry, series: AnySeries) -> Sequence[str]:
     """
     if series.unit == COUNTED or entry.summary.function_only:
         return ()
-    return conditions(entry, series).notes
+    found = conditions(entry, series).notes
+    # What runs the guests of a service is not known: its own page says so, once.
+    return [one for one in found if one != NOT_RECORDED] if entry.summary.endpoint else found
 
 
 def noted(entry: RecordEntry, series: AnySeries) -> Markup:

@@ -120,7 +120,7 @@ def _code(one: RecordSummary) -> Hashable:
     A change that was not committed is known by nothing: such a run is like no other.
     """
     ours = any(
-        systems.of_series(series.dimensions, one.machine.os) == systems.GATEWAY
+        systems.of_series(series.dimensions, one.machine.os, one.rig.id) == systems.GATEWAY
         for series in one.series
     )
     if not ours:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from harness.claims import systems
 from harness.measure.endpoint_facts import EndpointFacts
+from harness.measure.record import Series
 from harness.site.data.addresses import slug
 from harness.site.data.corpus import Corpus, RecordEntry
 
@@ -43,6 +44,12 @@ def found(corpus: Corpus, machine: str | None = None) -> Iterator[Service]:
         own = [one for one in entries if machine in (None, one.summary.machine.id)]
         if own:
             yield Service(identity, own)
+
+
+def round_trips(entry: RecordEntry) -> Sequence[Series]:
+    """What the network between client and service took, by kind of round trip."""
+    series = entry.record.series
+    return [one for one in series if one.metric == ROUND_TRIP and one.samples]
 
 
 def page(endpoint: EndpointFacts) -> str:

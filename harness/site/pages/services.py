@@ -48,9 +48,7 @@ def _render(corpus: Corpus) -> Iterator[Item]:
                 "facts": one.facts,
                 "clients": one.clients,
                 "round_trips": [
-                    (entry, found)
-                    for entry in one.clients
-                    if (found := entry.find(services.ROUND_TRIP))
+                    (entry, found) for entry in one.clients for found in services.round_trips(entry)
                 ],
                 "claims": _judged(corpus, one),
                 "numbers": {
