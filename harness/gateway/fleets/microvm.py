@@ -43,6 +43,9 @@ from harness.sandbox.vm_state import VmState
 GUEST = paths.ENVD
 ENVD = Addition("envd", GUEST, ("frame.c",), ("virtio_blk", "ext4"))
 MEMORY_MIB = 512
+CACHE_MIB = 256
+"""Of TCG's translation cache, of which only what is translated takes memory. When it is full, all
+is translated anew: a shell, Python and its usual modules take 80 MiB."""
 BOOT_LIMIT_S = 300.0
 RESUME_LIMIT_S = 30.0
 PORT, DEVICE = "/dev/vport0p2", "/dev/vda"
@@ -92,6 +95,8 @@ class MicroVm:
         self.start_ticks = start_ticks(self.pid)
         self.envd_descriptor = -1
         """The number of the channel to envd in the VMM."""
+        self.disk_descriptors: Sequence[int] = ()
+        """The numbers with which the VMM has its overlay open; known once a fork has asked."""
         self.on_end: Callable[[], object] = bool
         """Releases what its fleet has attached to it."""
         self._spec = spec
@@ -110,6 +115,10 @@ class MicroVm:
         """Our ends of its channels, in the order that `adopt` expects."""
         vmm = self.guest.vmm
         return (vmm.agent, vmm.qmp.channel, vmm.control, vmm.bell, self.envd)
+
+    @property
+    def stopped(self) -> bool:
+        return self.guest.stopped
 
     def alive(self) -> bool:
         return self.guest.vmm.process.poll() is None
@@ -293,7 +302,7 @@ def restore(
         def argv(descriptors: Descriptors) -> Sequence[str]:
             common = arguments(
                 spec.shape, f"coppice-{identity.id}", descriptors, memory=inherited(memory),
-                tap=tap, ports=2,
+                tap=tap, ports=2, cache_mib=CACHE_MIB,
             )  # fmt: skip
             return (*common, *_arguments(spec, disks, vmm_end.fileno()), *_LOADING)
 
@@ -347,7 +356,9 @@ def fork(
         our_end, vmm_end = opened.enter_context(_envd_channel())
         handle = os.open(overlay, os.O_RDWR | os.O_CLOEXEC)
         opened.callback(os.close, handle)
-        others = [(number, handle) for number in _descriptors_of(source.pid, source.overlay)]
+        if not source.disk_descriptors:
+            source.disk_descriptors = _descriptors_of(source.pid, source.overlay)
+        others = [(number, handle) for number in source.disk_descriptors]
         others.append((source.envd_descriptor, vmm_end.fileno()))
         guest = zygote.fork(spec.run, identity, tap, others)
         undo.pop_all()
@@ -355,12 +366,13 @@ def fork(
 
 
 def _descriptors_of(pid: int, path: Path) -> Sequence[int]:
-    """The descriptors with which a process has a file open."""
-    return [
-        int(entry.name)
-        for entry in Path(f"/proc/{pid}/fd").iterdir()
-        if os.path.realpath(entry) == os.path.realpath(path)
-    ]
+    """The descriptors with which a process has a file open; others may come and go meanwhile."""
+    found, wanted = [], path.stat()
+    for entry in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(entry.stat(), wanted):
+                found.append(int(entry.name))
+    return found
 
 
 def _jail(spec: MicroVmSpec, identity: Identity) -> Jail | None:
