@@ -12,7 +12,7 @@ import os
 import shutil
 import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from harness import paths
@@ -52,19 +52,23 @@ PORT, DEVICE = "/dev/vport0p2", "/dev/vda"
 OVERLAY = "disk"
 SANDBOX = "sandbox-"
 """Prefix of the directory of a sandbox's own files."""
+SPARE, SPARES = "spare-", 256
+"""Prefix of the directories of sandboxes that have ended, and how many are kept for others."""
 # The devices of a saved VM lack the configuration section of a migration stream.
 _LOADING = ("-global", "migration.send-configuration=off", "-S")
 
 
 @dataclass(frozen=True)
 class MicroVmSpec:
-    """What all microVMs of a gateway are made from; `place` is where their disks lie."""
+    """What all microVMs of a gateway are made from; `place` is where their disks lie, `spares` are
+    directories that may be used again."""
 
     run: Run
     image: GuestImage
     base: BaseDisk
     shape: Shape
     place: DiskPlace
+    spares: list[Path] = field(default_factory=list, compare=False)
 
     @property
     def facts(self) -> Mapping[str, Scalar]:
@@ -185,7 +189,7 @@ class MicroVm:
         """End it and remove what it had; safe to call twice."""
         self.guest.destroy()
         self.envd.close()
-        _remove(self._spec.directory(self.identity))
+        _set_aside(self._spec, self.identity)
         self.on_end()
 
 
@@ -228,7 +232,10 @@ def _new_overlay(spec: MicroVmSpec, identity: Identity, source: Path | None = No
     new directory. After DiskFull there is no directory."""
     spec.place.require_room()
     directory = spec.directory(identity)
-    directory.mkdir()
+    try:
+        spec.spares.pop().rename(directory)
+    except (IndexError, OSError):
+        directory.mkdir()
     overlay = directory / OVERLAY
     try:
         if source is None:
@@ -380,6 +387,21 @@ def _jail(spec: MicroVmSpec, identity: Identity) -> Jail | None:
     written = (spec.base.size_mib + 256) << 20
     held = written if in_memory(spec.place.directory) else 0
     return jail_for(spec.run, identity, spec.shape, written, held)
+
+
+def _set_aside(spec: MicroVmSpec, identity: Identity) -> None:
+    """Empty the directory of a sandbox that has ended, for another; safe to call twice. A directory
+    that is removed costs the next one more: see `allocate` in harness/host/identity.py."""
+    directory, spare = spec.directory(identity), spec.place.directory / f"{SPARE}{identity.id}"
+    try:
+        os.truncate(directory / OVERLAY, 0)
+        if len(spec.spares) < SPARES:
+            directory.rename(spare)
+            spec.spares.append(spare)
+            return
+    except OSError:
+        pass  # it is gone already, or was never complete
+    _remove(directory)
 
 
 def _remove(directory: Path) -> None:
