@@ -209,8 +209,8 @@ class Pool(Generic[S]):
         sandbox = self._ready.popleft()
         if self._lends:
             self._out.add(sandbox)
-        if self._refill:
-            self._start_missing()
+        if self._refill and self.ready + self._launching < self.size + self.expected:
+            self._start_one()
         return sandbox
 
     def _has_room(self) -> bool:
