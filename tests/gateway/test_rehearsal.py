@@ -1,4 +1,4 @@
-"""What a zygote runs before it is forked: no trace of it is in a sandbox, nor of another sandbox."""
+"""A rehearsal of a zygote, and a sandbox that has ended: no trace of them is in a new sandbox."""
 
 from __future__ import annotations
 
