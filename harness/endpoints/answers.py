@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import email.utils
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from harness import strict_json
@@ -27,6 +28,27 @@ LONGEST_RETRY_S = 3600.0
 _QUOTA = re.compile(r"quota|limit|concurren|capacity|exceed|too many", re.I)
 _TEMPLATE = re.compile(r"template", re.I)
 _ABSENT = re.compile(r"not found|no such|not exist|unknown|missing|invalid|does not", re.I)
+
+
+@dataclass(frozen=True, slots=True)
+class Created:
+    """A sandbox that the service says it has made. `start` is the request, `headers` when the
+    answer's headers were complete, `body` when its body was."""
+
+    id: str
+    start: float
+    headers: float
+    body: float
+    domain: str | None
+    raw: Mapping[str, Any] = field(repr=False)
+    token: str | None = field(repr=False, default=None)
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    id: str
+    metadata: Mapping[str, str]
+
 
 Redact = Callable[[str], str]
 """Takes what must not be shown out of a text."""
@@ -125,3 +147,50 @@ def text_of(
     if isinstance(value, str) and pattern.fullmatch(value):
         return value
     raise ValueError(f"a valid {name}")
+
+
+def created(response: Response, what: str, redact: Redact) -> Created:
+    """The sandbox that a response says was made. Raises EndpointFailed."""
+    data = object_of(response, what, redact)
+    try:
+        id = text_of(data, "sandboxID", IDENTIFIER) or ""
+        token = text_of(data, "envdAccessToken", TOKEN, optional=True)
+        domain = text_of(data, "domain", DOMAIN, optional=True)
+    except ValueError as error:
+        raise foreign(response, what, str(error), redact) from error
+    times = response.start, response.headers_at, response.body_at
+    return Created(id, *times, domain, data, token)
+
+
+def facts_of(response: Response, made: Created, path: str) -> Mapping[str, str]:
+    """What the answer to a creation shows of a service, for its record."""
+    shown_as = {
+        "server": response.headers.get("server"),
+        "via": response.headers.get("via"),
+        "envd": made.raw.get("envdVersion"),
+        "template": made.raw.get("templateID"),
+        "domain": made.domain,
+        "route of creations": path,
+    }
+    return {
+        name: "".join(c for c in value if c.isprintable())[:SHOWN]
+        for name, value in shown_as.items()
+        if isinstance(value, str) and value
+    }
+
+
+def listed(response: Response, what: str, redact: Redact) -> Sequence[Listed]:
+    """The sandboxes on a page of a list. Raises EndpointFailed."""
+    data = json_of(response, what, redact)
+    if not isinstance(data, list):
+        raise foreign(response, what, "a list", redact)
+    found = []
+    for one in data:
+        try:
+            id = text_of(one if isinstance(one, dict) else {}, "sandboxID", IDENTIFIER) or ""
+        except ValueError as error:
+            raise foreign(response, what, str(error), redact) from error
+        metadata = one.get("metadata")
+        metadata = metadata if isinstance(metadata, dict) else {}
+        found.append(Listed(id, {str(name): str(value) for name, value in metadata.items()}))
+    return found
