@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import email.utils
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,7 +25,7 @@ DOMAIN = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?(:[0-9]{1,5})
 SHOWN = 200
 """Characters of an answer that a message repeats."""
 LONGEST_RETRY_S = 3600.0
-_QUOTA = re.compile(r"quota|limit|concurren|capacity|exceed|too many", re.I)
+_QUOTA = re.compile(r"quota|limit|maximum|concurren|capacity|exceed|too many", re.I)
 _TEMPLATE = re.compile(r"template", re.I)
 _ABSENT = re.compile(r"not found|no such|not exist|unknown|missing|invalid|does not", re.I)
 
@@ -42,12 +42,6 @@ class Created:
     domain: str | None
     raw: Mapping[str, Any] = field(repr=False)
     token: str | None = field(repr=False, default=None)
-
-
-@dataclass(frozen=True, slots=True)
-class Listed:
-    id: str
-    metadata: Mapping[str, str]
 
 
 Redact = Callable[[str], str]
@@ -177,20 +171,3 @@ def facts_of(response: Response, made: Created, path: str) -> Mapping[str, str]:
         for name, value in shown_as.items()
         if isinstance(value, str) and value
     }
-
-
-def listed(response: Response, what: str, redact: Redact) -> Sequence[Listed]:
-    """The sandboxes on a page of a list. Raises EndpointFailed."""
-    data = json_of(response, what, redact)
-    if not isinstance(data, list):
-        raise foreign(response, what, "a list", redact)
-    found = []
-    for one in data:
-        try:
-            id = text_of(one if isinstance(one, dict) else {}, "sandboxID", IDENTIFIER) or ""
-        except ValueError as error:
-            raise foreign(response, what, str(error), redact) from error
-        metadata = one.get("metadata")
-        metadata = metadata if isinstance(metadata, dict) else {}
-        found.append(Listed(id, {str(name): str(value) for name, value in metadata.items()}))
-    return found

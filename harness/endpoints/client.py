@@ -16,11 +16,12 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any, Protocol
 from urllib.parse import quote, urlencode
 
-from harness.endpoints import answers, process_stream
+from harness.endpoints import answers, listing, process_stream
 from harness.endpoints.address import ENVD, INTERPRETER, Origin
-from harness.endpoints.answers import Created, Listed
+from harness.endpoints.answers import Created
 from harness.endpoints.connections import Connections
 from harness.endpoints.http_connection import BODY_LIMIT, Call, Response
+from harness.endpoints.listing import Listed
 from harness.endpoints.pace import Pace
 from harness.endpoints.process_stream import Cell, Ran
 from harness.endpoints.routes import Routes, needs_user
@@ -141,6 +142,8 @@ class ApiClient:
             self._journal.refused()
             raise self._error(response, what)
         created = answers.created(response, what, self.endpoint.redacted)
+        if created.id in self.alive:  # one machine for everybody would be very quick
+            raise EndpointFailed(f"the service hands out the sandbox {created.id} twice")
         if not self._create_known or not self.answered:
             self._create_known = True
             self.answered = answers.facts_of(response, created, self._create_path)
@@ -159,28 +162,38 @@ class ApiClient:
         return response.status != 404
 
     async def listed(self, run_id: str | None = None) -> Sequence[Listed]:
-        """The sandboxes that the service has, of one run if it is named. Raises NotOffered."""
+        """The sandboxes that the service has, of one run if it is named. Raises NotOffered.
+
+        Both lists are read: CubeSandbox cuts the newer one before it looks for the run, and names
+        no next page.
+        """
+        found: dict[str, Listed] = {}
+        missing: list[NotOffered] = []
+        for path in LIST_PATHS:
+            try:
+                async for one in self._pages(path, run_id):
+                    if run_id is None or one.metadata.get(RUN_METADATA) == run_id:
+                        found[one.id] = one
+            except NotOffered as error:
+                missing.append(error)
+        if len(missing) == len(LIST_PATHS):
+            raise missing[0]
+        return list(found.values())
+
+    async def _pages(self, path: str, run_id: str | None) -> AsyncIterator[Listed]:
         query = {"limit": "100"}
         if run_id:
             query["metadata"] = urlencode({RUN_METADATA: run_id})
-        found: dict[str, Listed] = {}
-        for path in LIST_PATHS:
-            token: str | None = ""
-            for _ in range(PAGES):
-                asked = urlencode(query | ({"nextToken": token} if token else {}))
-                response = await self.request("GET", f"{path}?{asked}")
-                if response.status != 200:
-                    break
-                for one in answers.listed(response, "listing sandboxes", self.endpoint.redacted):
-                    if run_id is None or one.metadata.get(RUN_METADATA) == run_id:
-                        found[one.id] = one
-                token = response.headers.get("x-next-token")
-                if not token:
-                    return list(found.values())
-            error = self._error(response, "listing sandboxes")
-            if not isinstance(error, NotOffered):
-                raise error
-        raise error
+        for _ in range(PAGES):
+            response = await self.request("GET", f"{path}?{urlencode(query)}")
+            if response.status != 200:
+                raise self._error(response, "listing sandboxes")
+            for one in listing.items(response, self.endpoint.redacted):
+                yield one
+            query["nextToken"] = response.headers.get("x-next-token", "")
+            if not query["nextToken"]:
+                return
+        raise EndpointFailed(f"the list of sandboxes goes on after {PAGES} pages")
 
     # Work inside a sandbox.
 

@@ -76,6 +76,7 @@ class HttpConnection(asyncio.Protocol):
         self.origin = origin
         self.usable = False
         self.idle_since = 0.0
+        self._answered = False
         self._transport: Any = None
         self._parser: Any = None
         self._waiting: asyncio.Future[Response] | None = None
@@ -127,6 +128,8 @@ class HttpConnection(asyncio.Protocol):
             return
         if not self._headers_at:
             began = "in the middle of the headers" if self._head_bytes else "without an answer"
+            if not (self._head_bytes or self._answered or self.origin.tls):
+                began += "; if it speaks TLS, its address begins with https://"
             why = f" ({error})" if error and not isinstance(error, ConnectionError) else ""
             self._fail(f"it closed the connection {began}{why}")
         elif self._until_closed() and error is None:
@@ -146,6 +149,7 @@ class HttpConnection(asyncio.Protocol):
             self.usable = False  # more than what was asked for
             return
         self._status = self._parser.get_status_code()
+        self._answered = True
         if self._status >= 200:
             self._headers_at = self._received
         else:

@@ -53,15 +53,23 @@ class StandIn:
         try:
             while await self._exchange(reader, writer):
                 pass
+            writer.close()
         except (ConnectionError, TimeoutError):
-            pass
-        finally:
+            writer.close()
+        except BaseException:
             writer.transport.abort()
+            raise
+        finally:
             self._connections.discard(task)
 
     async def _exchange(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
         """Answer one request; whether the connection stays open."""
-        request = await read(reader)
+        try:
+            request = await read(reader)
+        except ValueError as wrong:
+            refusal = Response(400, str(wrong).encode(), {"connection": "close"})
+            await _send(writer, head(refusal, self._date()) + refusal.body)
+            return False
         if request is None:
             return False
         operation = self.service.operation(request)
@@ -74,6 +82,11 @@ class StandIn:
         if cut == "header":
             await _send(writer, sent[: len(sent) // 2])
             return False
+        if self.behaviour.trickle_s:
+            for byte in sent:
+                await _send(writer, bytes([byte]))
+                await asyncio.sleep(self.behaviour.trickle_s)
+            sent = b""
         if response.stream is None and cut != "body" and not self.behaviour.body_s:
             await _send(writer, sent + response.body)
             return True
