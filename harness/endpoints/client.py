@@ -17,10 +17,11 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 from urllib.parse import quote, urlencode
 
-from harness.endpoints import answers, process_stream
+from harness.endpoints import answers, listing, process_stream
 from harness.endpoints.address import ENVD, INTERPRETER, SUPPORTED_SANDBOX_DOMAINS, split
 from harness.endpoints.connections import Connections
 from harness.endpoints.http_connection import BODY_LIMIT, Call, Origin, Response
+from harness.endpoints.listing import Listed
 from harness.endpoints.pace import Pace
 from harness.endpoints.process_stream import Cell, Ran
 from harness.endpoints.settings import Endpoint
@@ -54,12 +55,6 @@ class Created:
     domain: str | None
     raw: Mapping[str, Any] = field(repr=False)
     token: str | None = field(repr=False, default=None)
-
-
-@dataclass(frozen=True, slots=True)
-class Listed:
-    id: str
-    metadata: Mapping[str, str]
 
 
 class Journal(Protocol):
@@ -158,6 +153,8 @@ class ApiClient:
             domain = answers.text_of(data, "domain", answers.DOMAIN, optional=True)
         except ValueError as error:
             raise answers.foreign(response, what, str(error), self.endpoint.redacted) from error
+        if id in self.alive:  # one machine for everybody would be very quick
+            raise EndpointFailed(f"the service hands out the sandbox {id} twice")
         return Created(
             id, response.start, response.headers_at, response.body_at, domain, data, token
         )
@@ -175,44 +172,38 @@ class ApiClient:
         return response.status != 404
 
     async def listed(self, run_id: str | None = None) -> Sequence[Listed]:
-        """The sandboxes that the service has, of one run if it is named. Raises NotOffered."""
+        """The sandboxes that the service has, of one run if it is named. Raises NotOffered.
+
+        Both lists are read: CubeSandbox cuts the newer one before it looks for the run, and names
+        no next page.
+        """
+        found: dict[str, Listed] = {}
+        missing: list[NotOffered] = []
+        for path in LIST_PATHS:
+            try:
+                async for one in self._pages(path, run_id):
+                    if run_id is None or one.metadata.get(RUN_METADATA) == run_id:
+                        found[one.id] = one
+            except NotOffered as error:
+                missing.append(error)
+        if len(missing) == len(LIST_PATHS):
+            raise missing[0]
+        return list(found.values())
+
+    async def _pages(self, path: str, run_id: str | None) -> AsyncIterator[Listed]:
         query = {"limit": "100"}
         if run_id:
             query["metadata"] = urlencode({RUN_METADATA: run_id})
-        found: dict[str, Listed] = {}
-        for path in LIST_PATHS:
-            token: str | None = ""
-            for _ in range(PAGES):
-                asked = urlencode(query | ({"nextToken": token} if token else {}))
-                response = await self.request("GET", f"{path}?{asked}")
-                if response.status != 200:
-                    break
-                for one in self._of_list(response):
-                    if run_id is None or one.metadata.get(RUN_METADATA) == run_id:
-                        found[one.id] = one
-                token = response.headers.get("x-next-token")
-                if not token:
-                    return list(found.values())
-            error = self._error(response, "listing sandboxes")
-            if not isinstance(error, NotOffered):
-                raise error
-        raise error
-
-    def _of_list(self, response: Response) -> Sequence[Listed]:
-        what = "listing sandboxes"
-        data = answers.json_of(response, what, self.endpoint.redacted)
-        if not isinstance(data, list):
-            raise answers.foreign(response, what, "a list", self.endpoint.redacted)
-        found = []
-        for one in data:
-            try:
-                id = answers.text_of(one if isinstance(one, dict) else {}, "sandboxID", _ID) or ""
-            except ValueError as error:
-                raise answers.foreign(response, what, str(error), self.endpoint.redacted) from error
-            metadata = one.get("metadata")
-            metadata = metadata if isinstance(metadata, dict) else {}
-            found.append(Listed(id, {str(name): str(value) for name, value in metadata.items()}))
-        return found
+        for _ in range(PAGES):
+            response = await self.request("GET", f"{path}?{urlencode(query)}")
+            if response.status != 200:
+                raise self._error(response, "listing sandboxes")
+            for one in listing.items(response, self.endpoint.redacted):
+                yield one
+            query["nextToken"] = response.headers.get("x-next-token", "")
+            if not query["nextToken"]:
+                return
+        raise EndpointFailed(f"the list of sandboxes goes on after {PAGES} pages")
 
     # Work inside a sandbox.
 
@@ -364,9 +355,6 @@ class ApiClient:
         if response.status in (401, 403):
             return EndpointFailed(answered)
         return self._error(response, what)
-
-
-_ID = answers.IDENTIFIER
 
 
 def _domain_of(host: str) -> str | None:

@@ -93,6 +93,7 @@ class HttpConnection(asyncio.Protocol):
         self.origin = origin
         self.usable = False
         self.idle_since = 0.0
+        self._answered = False
         self._transport: Any = None
         self._parser: Any = None
         self._waiting: asyncio.Future[Response] | None = None
@@ -100,7 +101,7 @@ class HttpConnection(asyncio.Protocol):
         self._reset()
 
     def _reset(self) -> None:
-        self._head_bytes = 0
+        self._head_bytes = self._received_bytes = 0
         self._headers: dict[str, str] = {}
         self._headers_at = 0.0
         self._status = 0
@@ -124,6 +125,7 @@ class HttpConnection(asyncio.Protocol):
             return
         if not self._headers_at:
             self._head_bytes += len(data)
+        self._received_bytes += len(data)  # trailers, too, which have no end otherwise
         try:
             self._parser.feed_data(data)
         except _httptools().HttpParserUpgrade:
@@ -133,7 +135,7 @@ class HttpConnection(asyncio.Protocol):
                 self._fail(_not_http(data, self.origin))
         if self._done:
             self._complete()
-        elif self._call and self._size > self._call.limit:
+        elif self._headers_at and self._call and self._received_bytes > self._call.limit:
             self._fail(f"its answer is longer than {self._call.limit >> 10} KiB and goes on")
         elif not self._headers_at and self._head_bytes > HEAD_LIMIT:
             self._fail(f"the headers of its answer are longer than {HEAD_LIMIT >> 10} KiB")
@@ -144,6 +146,8 @@ class HttpConnection(asyncio.Protocol):
             return
         if not self._headers_at:
             began = "in the middle of the headers" if self._head_bytes else "without an answer"
+            if not (self._head_bytes or self._answered or self.origin.tls):
+                began += "; if it speaks TLS, its address begins with https://"
             why = f" ({error})" if error and not isinstance(error, ConnectionError) else ""
             self._fail(f"it closed the connection {began}{why}")
         elif self._until_closed() and error is None:
@@ -155,7 +159,7 @@ class HttpConnection(asyncio.Protocol):
     # httptools' callbacks, during `feed_data`.
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if not self._done:
+        if not self._headers_at:  # trailers are of no use
             self._headers[name.decode("latin-1").lower()] = value.decode("latin-1")
 
     def on_headers_complete(self) -> None:
@@ -163,6 +167,7 @@ class HttpConnection(asyncio.Protocol):
             self.usable = False  # more than what was asked for
             return
         self._status = self._parser.get_status_code()
+        self._answered = True
         if self._status >= 200:
             self._headers_at = self._received
         else:

@@ -4,6 +4,7 @@ of what it has made."""
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import ssl
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
@@ -54,13 +55,24 @@ async def life(client: ApiClient) -> str:
 
 
 QUICKER: Mapping[str, Mapping[str, Any]] = {
+    "trickling": {"trickle_s": 0.0002},
     "slow": {"headers_s": 0.02, "body_s": 0.02, "command_s": 0.02},
     "cubesandbox": {"boot_s": (0.05, 0.1)},
 }
 
 
 @pytest.mark.parametrize(
-    "names", ["honest", "slow", "pages", "jumping-clock", "cubesandbox", "leaky", "no-list"]
+    "names",
+    [
+        "honest",
+        "slow",
+        "pages",
+        "jumping-clock",
+        "cubesandbox",
+        "leaky",
+        "no-list",
+        "trickling",
+    ],
 )
 def test_an_odd_but_honest_service_works(names: str) -> None:
     with standing_in(names, **QUICKER.get(names, {})) as service:
@@ -87,6 +99,7 @@ Expected = type[CoppiceError]
         ("half-way-body", EndpointFailed, "in the middle of its answer"),
         ("answer-lost", EndpointFailed, "without an answer"),
         ("endless", EndpointFailed, "goes on"),
+        ("endless-trailers", EndpointFailed, "goes on"),
         ("other-json", EndpointFailed, "another API"),
         ("not-json", EndpointFailed, "no JSON"),
     ],
@@ -126,7 +139,19 @@ def test_each_page_of_a_list_is_read() -> None:
     with standing_in("pages") as service:
         assert using(service, five) == set(service.alive)
         assert len(service.alive) == 5
-        assert service.service.requests["list"] == 3
+        assert service.service.requests["list"] == 3 + 1  # the older list has one page
+
+
+def test_a_sandbox_is_found_behind_those_of_other_users() -> None:
+    async def look(client: ApiClient) -> list[str]:
+        with pytest.raises(EndpointFailed):
+            await client.create()
+        return [one.id for one in await client.listed("a-run")]
+
+    with standing_in("cubesandbox,answer-lost", cut_after=1, strangers=150) as service:
+        # CubeSandbox refuses the newer route, and loses the answer to the second request.
+        assert using(service, look) == service.service.made
+        assert len(service.service.made) == 1
 
 
 @pytest.mark.parametrize(
@@ -188,3 +213,34 @@ def test_an_operation_that_is_missing_is_not_offered() -> None:
 
     with standing_in("no-list") as service, pytest.raises(NotOffered, match="404"):
         using(service, lists)
+
+
+def test_a_list_without_end_is_one_sentence() -> None:
+    async def lists(client: ApiClient) -> object:
+        return await client.listed()
+
+    with standing_in("pages-without-end") as service:
+        with pytest.raises(EndpointFailed, match="goes on after"):
+            using(service, lists)
+        assert service.service.requests["list"] < 1000
+
+
+def test_a_sandbox_that_is_handed_out_twice_is_caught() -> None:
+    async def two(client: ApiClient) -> None:
+        await client.create()
+        await client.create()
+
+    with standing_in("lying-same") as service, pytest.raises(EndpointFailed, match="twice"):
+        using(service, two)
+
+
+def test_the_wrong_scheme_is_one_sentence(tmp_path: Path) -> None:
+    files = certificate.create(tmp_path / "tls", "127.0.0.1", "elsewhere.test")
+    tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    tls.load_cert_chain(files.chain, files.key)
+    with standing_in() as plain, standing_in(tls=tls) as secret:
+        swapped = {plain: "https" + plain.address[4:], secret: "http" + secret.address[5:]}
+        with pytest.raises(EndpointUnreachable, match="it does not speak TLS"):
+            using(dataclasses.replace(plain, address=swapped[plain]), creation)
+        with pytest.raises(EndpointFailed, match="its address begins with https"):
+            using(dataclasses.replace(secret, address=swapped[secret]), creation)

@@ -40,8 +40,8 @@ class Behaviour:
     quota_status: int = 429
 
     lie: str = ""
-    """`no-sandbox`: creations are answered and nothing is made. `echo`: the output of a command is
-    the text that was sent. `ready`: it is always "ready"."""
+    """`no-sandbox`: creations are answered and nothing is made. `same`: all get the same sandbox.
+    `echo`: the output of a command is the text that was sent. `ready`: it is always "ready"."""
 
     cut: str = ""
     """Where the service closes the connection: in the `header`, in the `body`, in the `stream`
@@ -51,9 +51,12 @@ class Behaviour:
     cut_after: int = 0
     """How many of these are answered in full before."""
 
+    trickle_s: float = 0.0
+    """The time between any two bytes of a response's headers."""
+
     create_body: str = "json"
-    """What a creation is answered with: `json`, `endless` (it never ends), `other-json` (that of
-    another API), or `not-json`."""
+    """What a creation is answered with: `json`, `endless` (it never ends), `trailers` (headers
+    after it, which never end), `other-json` (that of another API), or `not-json`."""
     command_body: str = "stream"
     """What a command is answered with: `stream`, `endless` (output without end), or `not-json`."""
 
@@ -62,9 +65,13 @@ class Behaviour:
     lives_s: float = 0.0
     """A sandbox dies by itself after this time; 0 for never."""
 
+    strangers: int = 0
+    """Sandboxes of other users that exist from the start, and are listed first."""
     lists: bool = True
     page: int = 0
     """Sandboxes on a page of the list, with x-next-token for the next; 0 for all on one."""
+    last_page: bool = True
+    """Whether there is one; else each page names a next."""
     jumping_clock: bool = False
     """The header Date names another century in every response."""
 
@@ -82,11 +89,13 @@ NAMED: Mapping[str, Mapping[str, Any]] = {
     "lying": {"lie": "no-sandbox"},
     "lying-echo": {"lie": "echo"},
     "lying-ready": {"lie": "ready"},
+    "lying-same": {"lie": "same"},
     "half-way-header": {"cut": "header"},
     "half-way-body": {"cut": "body"},
     "half-way-stream": {"cut": "stream", "cut_on": "command"},
     "answer-lost": {"cut": "answer"},
     "endless": {"create_body": "endless"},
+    "endless-trailers": {"create_body": "trailers"},
     "endless-output": {"command_body": "endless"},
     "other-json": {"create_body": "other-json"},
     "not-json": {"create_body": "not-json"},
@@ -94,6 +103,8 @@ NAMED: Mapping[str, Mapping[str, Any]] = {
     "forgetful": {"lives_s": 1.0},
     "no-list": {"lists": False},
     "pages": {"page": 2},
+    "pages-without-end": {"page": 2, "last_page": False},
+    "trickling": {"trickle_s": 0.01},
     "jumping-clock": {"jumping_clock": True},
 }
 

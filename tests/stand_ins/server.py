@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import random
 import secrets
 import ssl
 import tempfile
@@ -19,7 +20,7 @@ from typing import Any
 from harness.network.namespace import inside
 from tests.stand_ins.behaviours import behaviour
 from tests.stand_ins.service import Service
-from tests.stand_ins.wire import LAST_CHUNK, Response, chunk, head, read
+from tests.stand_ins.wire import LAST_CHUNK, TRAILERS, Response, chunk, head, read
 
 
 class StandIn:
@@ -53,15 +54,23 @@ class StandIn:
         try:
             while await self._exchange(reader, writer):
                 pass
+            writer.close()
         except (ConnectionError, TimeoutError):
-            pass
-        finally:
+            writer.close()
+        except BaseException:
             writer.transport.abort()
+            raise
+        finally:
             self._connections.discard(task)
 
     async def _exchange(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
         """Answer one request; whether the connection stays open."""
-        request = await read(reader)
+        try:
+            request = await read(reader)
+        except ValueError as wrong:
+            refusal = Response(400, str(wrong).encode(), {"connection": "close"})
+            await _send(writer, head(refusal, self._date()) + refusal.body)
+            return False
         if request is None:
             return False
         operation = self.service.operation(request)
@@ -74,6 +83,11 @@ class StandIn:
         if cut == "header":
             await _send(writer, sent[: len(sent) // 2])
             return False
+        if self.behaviour.trickle_s:
+            for byte in sent:
+                await _send(writer, bytes([byte]))
+                await asyncio.sleep(self.behaviour.trickle_s)
+            sent = b""
         if response.stream is None and cut != "body" and not self.behaviour.body_s:
             await _send(writer, sent + response.body)
             return True
@@ -110,7 +124,11 @@ async def _send_body(writer: asyncio.StreamWriter, response: Response, cut: str)
         await _send(writer, chunk(part))
         if cut in ("stream", "body"):
             return False
-    await _send(writer, LAST_CHUNK)
+    await _send(writer, LAST_CHUNK if response.ends else TRAILERS)
+    while not response.ends:
+        await _send(
+            writer, b"".join(b"X-%d: more\r\n" % random.getrandbits(48) for _ in range(999))
+        )
     return True
 
 

@@ -62,6 +62,8 @@ class Service:
         self.requests: Counter[str] = Counter()
         self.made: list[str] = []
         self.deleted: list[str] = []
+        self.strangers = [self._make("base", {}) for _ in range(behaviour.strangers)]
+        self.made.clear()
 
     @property
     def alive(self) -> list[Sandbox]:
@@ -167,6 +169,8 @@ class Service:
         return 0 <= wants.quota <= count
 
     def _make(self, template: str, metadata: Mapping[str, str]) -> Sandbox:
+        if self.behaviour.lie == "same" and self.alive:
+            return self.alive[0]
         id = secrets.token_hex(16) if self._cube else "i" + secrets.token_hex(10)
         directory = self._directory / id
         sandbox = Sandbox(id, template, metadata, Machine(directory), secrets.token_hex(16))
@@ -181,6 +185,9 @@ class Service:
         kind = self.behaviour.create_body
         if kind == "endless":
             return Response(201, headers=JSON, stream=_spaces())
+        if kind == "trailers":
+            body = json.dumps(self._described(sandbox)).encode()
+            return Response(201, headers=JSON, stream=_only(body), ends=False)
         if kind == "other-json":
             return json_response(201, {"result": {"vm": {"uuid": sandbox.id}}, "success": True})
         if kind == "not-json":
@@ -209,15 +216,20 @@ class Service:
         if not wants.lists:
             return error(404, "there is nothing at this path")
         asked = dict(parse_qsl(request.query.get("metadata", "")))
+        known = self.alive
+        if self._cube:  # it cuts first and chooses then, and names no next page
+            limit = int(request.query.get("limit") or 100)
+            known = known[: limit if request.path.startswith("/v2") else 200]
         chosen = [
             sandbox
-            for sandbox in self.alive
+            for sandbox in known
             if all(sandbox.metadata.get(name) == value for name, value in asked.items())
         ]
         begin = int(request.query.get("nextToken") or 0)
         page = chosen[begin:]
         headers = {}
-        if wants.page and request.path.startswith("/v2") and len(page) > wants.page:
+        more = len(page) > wants.page or not wants.last_page
+        if wants.page and request.path.startswith("/v2") and more:
             page = page[: wants.page]
             headers["x-next-token"] = str(begin + wants.page)
         return json_response(200, [self._item(sandbox) for sandbox in page], headers)
@@ -326,6 +338,10 @@ async def _spaces() -> AsyncIterator[bytes]:
     yield b'{"sandboxID":"'
     while True:
         yield b" " * 65536
+
+
+async def _only(body: bytes) -> AsyncIterator[bytes]:
+    yield body
 
 
 def uploaded_content(request: Request) -> bytes:

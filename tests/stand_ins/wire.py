@@ -28,12 +28,17 @@ class Response:
     headers: Mapping[str, str] = field(default_factory=dict)
     stream: AsyncIterator[bytes] | None = None
     """Sent in chunks, instead of a body."""
+    ends: bool = True
+    """Otherwise trailers follow the chunks for ever."""
 
 
 async def read(reader: asyncio.StreamReader) -> Request | None:
-    """The next request of a connection; None at its end."""
+    """The next request of a connection; None at its end. ValueError if it is not understood."""
     try:
-        head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
+        begin = await reader.readexactly(1)
+        if not begin.isalpha():  # TLS, most likely
+            raise ValueError("a stand-in speaks HTTP/1.1 here")
+        head = (begin + await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
         first, *lines = head.rstrip().split("\r\n")
         method, target, _ = first.split(" ", 2)
         pairs = (line.partition(":") for line in lines)
@@ -46,7 +51,7 @@ async def read(reader: asyncio.StreamReader) -> Request | None:
             body = await reader.readexactly(
                 min(int(headers.get("content-length", 0)), LARGEST_BODY)
             )
-    except (asyncio.IncompleteReadError, ConnectionError, ValueError, asyncio.LimitOverrunError):
+    except (asyncio.IncompleteReadError, ConnectionError, asyncio.LimitOverrunError):
         return None
     parts = urlsplit(target)
     query = dict(parse_qsl(parts.query, keep_blank_values=True))
@@ -86,4 +91,6 @@ def chunk(data: bytes) -> bytes:
     return b"%x\r\n%s\r\n" % (len(data), data)
 
 
-LAST_CHUNK = b"0\r\n\r\n"
+TRAILERS = b"0\r\n"
+"""Ends a body; trailers may follow, and an empty line."""
+LAST_CHUNK = TRAILERS + b"\r\n"
