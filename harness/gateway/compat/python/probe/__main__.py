@@ -17,12 +17,12 @@ import json
 import socket
 import sys
 
-import sandboxes  # registers its probes
 import commands
 import files
 import git
 import interpreter
 import platform_objects
+import sandboxes
 import surface
 import wire
 from registry import PROBES, Absent, Unavailable
@@ -30,6 +30,7 @@ from verdicts import DIFFERS, Exchanges, judged
 from world import World
 
 PARTS = (sandboxes, commands, files, git, interpreter, platform_objects)
+"""Importing them registers their probes."""
 
 
 def resolve_localhost():

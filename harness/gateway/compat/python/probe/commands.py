@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shlex
 
 from e2b import CommandExitException, TimeoutException
@@ -252,8 +253,6 @@ async def _(world):
 async def _(world):
     terminal = await Terminal(world).begin(rows=24, cols=80)
     expect(await world.do(world.box.pty.kill(terminal.handle.pid)) is True, "not killed")
-    try:
+    with contextlib.suppress(CommandExitException):
         await terminal.printed()
-    except CommandExitException:
-        pass
     expect(await world.do(world.box.pty.kill(terminal.handle.pid)) is False, "killed twice")

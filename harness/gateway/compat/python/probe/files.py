@@ -150,7 +150,7 @@ class Watch:
                 self._more.clear()
                 try:
                     await asyncio.wait_for(self._more.wait(), deadline - time.monotonic())
-                except asyncio.TimeoutError:
+                except TimeoutError:
                     break
             else:
                 self.seen += [one.name for one in self.handle.get_new_events()]

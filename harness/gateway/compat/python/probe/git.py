@@ -30,8 +30,6 @@ async def commit(world, file):
     await world.do(git.commit(REPOSITORY, f"add {file}", **AUTHOR))
 
 
-
-
 @probe("git.init", "git.remote_add", "git.push")
 async def _(world, name):
     git = await repository(world)

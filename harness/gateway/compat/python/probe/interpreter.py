@@ -33,7 +33,8 @@ async def _(world):
 @probe("sandbox.create_code_context")
 async def _(world):
     made = await world.context()
-    there = await world.do(world.box.run_code("import os\nonly_here = 1\nos.getcwd()", context=made))
+    code = "import os\nonly_here = 1\nos.getcwd()"
+    there = await world.do(world.box.run_code(code, context=made))
     expect(there.text == ODD_DIRECTORY, there)
     elsewhere = await world.do(world.box.run_code("only_here"))
     expect(elsewhere.error and elsewhere.error.name == "NameError", elsewhere)

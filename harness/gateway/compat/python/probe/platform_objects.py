@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from registry import ODD, ODD_PATH, expect, probe
 
-
 # Templates.
 
 
@@ -13,8 +12,7 @@ async def built(world):
 
     async def make():
         template = world.Template().from_image("alpine:3").run_cmd("echo built > /built.txt")
-        made = await world.do(world.Template.build_in_background(template, world.name))
-        return made
+        return await world.do(world.Template.build_in_background(template, world.name))
 
     return await world.kept("template", "Template.build_in_background", make)
 

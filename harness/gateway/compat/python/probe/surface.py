@@ -1,9 +1,9 @@
 """The methods of the installed SDK that call its service, by introspection.
 
-A class method is called as in `Sandbox.create`, a method of an object as in `sandbox.kill`; one that
-works as both counts once, as the latter. The asynchronous classes have the same names without
-`Async`. Left out are methods that only compose or convert values: those which are no coroutines in the
-asynchronous class either, unless they belong to the sandbox itself or return an asynchronous object.
+A class method is called as in `Sandbox.create`, a method of an object as in `sandbox.kill`; one
+that works as both counts once, as the latter. The asynchronous classes have the same names without
+`Async`. Left out are methods that only compose or convert values: those which are no coroutines in
+the asynchronous class, unless they belong to the sandbox itself or return an asynchronous object.
 """
 
 from __future__ import annotations
@@ -57,8 +57,8 @@ def _returned(member):
         return None
     returned = typing.get_type_hints(member.fget).get("return")
     module = getattr(returned, "__module__", "")
-    serves = inspect.isclass(returned) and module.startswith(("e2b.sandbox_sync", "e2b.sandbox_async"))
-    return returned if serves else None
+    serves = module.startswith(("e2b.sandbox_sync", "e2b.sandbox_async"))
+    return returned if serves and inspect.isclass(returned) else None
 
 
 def _kind(own, name):

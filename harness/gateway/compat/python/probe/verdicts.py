@@ -17,10 +17,11 @@ BY_NAME = re.compile(
     re.IGNORECASE,
 )
 """How services say that they know a request and do not offer it."""
-NO_ROUTE = re.compile(r"method not allowed|unimplemented|no operation at|no such route|page not found",
-                      re.IGNORECASE)  # fmt: skip
-BY_PLAN = re.compile(r"\b40[23]\b|your (?:plan|team|tier)|upgrade|not enabled", re.IGNORECASE)
-NO_TEMPLATE = re.compile(r"template\b.*\bnot found|no template|unknown template", re.IGNORECASE | re.S)
+NO_ROUTE = re.compile(
+    r"method not allowed|unimplemented|no operation at|no such route|page not found", re.IGNORECASE
+)
+BY_PLAN = re.compile(r"your (?:plan|team|tier)|not enabled", re.IGNORECASE)
+NO_TEMPLATE = re.compile(r"template\b.*\bnot found|no template|unknown template", re.I | re.S)
 _LINE = re.compile(r'HTTP Request: (\S+) \S+?//[^/\s]+(\S*) "HTTP/\S+ (\d{3})')
 _STATUS = re.compile(r"\b(?:Error |error |: |^)?([45]\d\d)\b:")
 
@@ -47,8 +48,8 @@ class Exchanges(logging.Handler):
 
 
 def judged(error, seen, alive):
-    """The kind of a failure, and what was answered in the exchanges `seen`. `alive`: the sandbox that was asked exists, so
-    that a 404 is not about it."""
+    """The kind of a failure, and what was answered in the exchanges `seen`. `alive`: the sandbox
+    that was asked exists, so that a 404 is not about it."""
     if getattr(error, "exit_code", None) == 127:
         return NOT_OFFERED, f"the template lacks the program: {error.stderr.strip()}"
     text = str(error) or traceback.format_exc().strip().splitlines()[-2].strip()

@@ -6,8 +6,8 @@ import contextlib
 import inspect
 import secrets
 
-import e2b_code_interpreter as sdk
 import e2b
+import e2b_code_interpreter as sdk
 from registry import ODD, ODD_DIRECTORY, ODD_NAME, Unavailable, expect
 from verdicts import judged
 
@@ -84,7 +84,8 @@ class World:
                 self._failed[what] = error
                 raise
             except Exception as error:
-                self._failed[what] = Unavailable(method, *judged(error, self.exchanges.taken(), True))
+                kind, reason = judged(error, self.exchanges.taken(), True)
+                self._failed[what] = Unavailable(method, kind, reason)
                 raise self._failed[what] from error
         return self._kept[what]
 
