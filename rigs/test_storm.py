@@ -66,7 +66,7 @@ class Plan:
 
 
 PLANS = {
-    "smoke": Plan(40, 16, 4, 2, 0.4, 2, 0.3),
+    "smoke": Plan(40, 6, 2, 2, 0.3, 1, 0.2),
     "quick": Plan(10, 100, 16, 8, 5, 6, 1.5),
     "full": Plan(10, 800, 16, 12, 40, 10, 5),
 }
@@ -183,17 +183,17 @@ def measure(
     if any(kind != REHEARSED for kind in options.kinds):
         several = programs(run.directory)
 
-    def source(stack: ExitStack) -> Source:
+    def source(stack: ExitStack, pool: int) -> Source:
         made = Source(run, substrate, template, case.tier, stack, pool, forked=forked)
         made.ready()
         return made
 
-    with ExitStack() as warm_up:
-        made = source(warm_up)
+    with ExitStack() as warm_up:  # makes what all sandboxes of the run share
+        made = source(warm_up, min(pool, 1))
         made.release(made.acquire())
     before = objects(run)
     with ExitStack() as stack:
-        made = source(stack)
+        made = source(stack, pool)
         executor = threads(options.most, stack)
         lives = Lives(made, executor, several, substrate.own_kernel, options.hold)
         storm = Storm(lives, options, into, images)

@@ -138,7 +138,9 @@ def test_a_sandbox_that_dies_while_it_is_held_is_lost_and_keeps_its_latency(run:
     assert run_objects.leaked(run, before) == []
 
 
-def test_refusals_are_told_from_failures(run: Run) -> None:
+def test_refusals_are_told_from_failures(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run_objects, "PATIENCE_S", 0)
+
     class Failing(Odd):
         @staticmethod
         def behaviour(number: int, asked: int) -> None:
