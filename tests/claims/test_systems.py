@@ -84,8 +84,7 @@ def test_the_systems_of_a_claims_answers_are_in_the_table(claim: claims.Claim) -
         on_freebsd = {"bhyve", "pf"} & set(map(str, answer.where.values())) or "jail" in str(
             answer.where.get("substrate")
         )
-        facts: Facts = {"sdk": "http"} if answer.rig == "e2b-compat" else answer.where
-        system = systems.of_series(facts, FREEBSD if on_freebsd else LINUX)
+        system = systems.of_series(answer.where, FREEBSD if on_freebsd else LINUX)
         assert system in ALLOWED[claim.id], answer
         verdict = judge(claim, answer, Evidence([0.0] * 500, system=system)).verdict
         assert verdict in ALLOWED[claim.id][system] or (
