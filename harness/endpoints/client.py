@@ -253,7 +253,13 @@ class ApiClient:
         )
         if port == ENVD and needs_user(created.raw.get("envdVersion")):
             about += f"Authorization: Basic {base64.b64encode(b'user:').decode()}\r\n"
-        return await self._send(origin, method, prefix + target, about, body, start, timeout_s)
+        try:
+            return await self._send(origin, method, prefix + target, about, body, start, timeout_s)
+        except EndpointUnreachable as error:
+            if origin == self._origin or error.hint:
+                raise
+            hint = "if its sandboxes are reached elsewhere: --sandbox-url URL"
+            raise EndpointUnreachable(str(error.args[0]), hint=hint) from error
 
     # Requests.
 
