@@ -99,6 +99,13 @@ class Progress:
             tty = self._terminal.isatty
             self._write(f"\r\033[K{self._line()}{text}" if tty else f"{'':7}{text}\n")
 
+    def tell(self, text: str) -> None:
+        """Show a line that stays, above that of the current measurement if there is one."""
+        with self._capture.global_and_fixture_disabled():
+            line = self._line() if self._terminal.isatty else ""
+            before = "\r\033[K" if self._terminal.isatty else ""
+            self._write(f"{before}{text}\n{line}")
+
     def _end(self, report: pytest.TestReport, rig_run: RigRun | None) -> None:
         """Complete the line of a case; remove it if the case was skipped."""
         took = time.monotonic() - self._began

@@ -60,12 +60,15 @@ class RigRun:
         show_progress: Callable[[str], None] = lambda text: None,
         own_cpu_s: Callable[[], float] | None = None,
         announce: Callable[[str], object] = lambda stage: None,
+        tell: Callable[[str], object] = lambda text: None,
     ) -> None:
         self._results = results
         self._profile = profile
         self._options = options or {}
         self.show_progress = show_progress
         """Shows the progress of a long measurement; to be called between two samples."""
+        self.tell = tell
+        """Shows a line that stays, such as what will be made at a service."""
         self.announce = announce
         """Announces a stage (harness/rig/stages.py); to be called while no clock runs."""
         self._images: Sequence[Image] = ()
