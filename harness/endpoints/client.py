@@ -181,7 +181,8 @@ class ApiClient:
         return list(found.values())
 
     async def _pages(self, path: str, run_id: str | None) -> AsyncIterator[Listed]:
-        query = {"limit": "100"}
+        # The older list has neither pages nor this parameter, which a strict service refuses.
+        query = {"limit": "100"} if path == LIST_PATHS[0] else {}
         if run_id:
             query["metadata"] = urlencode({RUN_METADATA: run_id})
         for _ in range(PAGES):
