@@ -96,16 +96,17 @@ def sweep(
     judge: Callable[[Outcome], str | None],
     steps: int = STEPS,
     fine: float = FINE,
+    doubts: Callable[[Outcome], Sequence[str]] = lambda outcome: outcome.saturated,
 ) -> Sweep:
     """Offer rates, beginning with `first`, until the capacity is known or `steps` are used up.
 
-    `judge` says why an outcome does not hold.
+    `judge` says why an outcome does not hold, `doubts` why it is rather the generator's.
     """
     taken: list[Step] = []
     rate = first
     while len(taken) < steps:
         outcome = offer(rate)
-        taken.append(Step(rate, outcome, judge(outcome), outcome.saturated))
+        taken.append(Step(rate, outcome, judge(outcome), doubts(outcome)))
         following = _next(taken, fine)
         if following is None:
             break

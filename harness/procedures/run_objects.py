@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from harness.host import cgroups
@@ -17,6 +18,7 @@ from harness.host.leftovers import processes
 from harness.host.run import LEASE_BEGUN, Run
 
 DEVICES = Path("/sys/class/net")
+PATIENCE_S = 5.0
 MOUNTS = Path("/proc/self/mountinfo")
 
 
@@ -28,6 +30,14 @@ def objects(run: Run) -> frozenset[str]:
     return frozenset(
         [*_processes(run), *_groups(run), *_mounts(run), *_files(run), *_leases(run), *_links(run)]
     )
+
+
+def leaked(run: Run, before: frozenset[str]) -> Sequence[str]:
+    """What is there and was not before. What is ending gets a few seconds for it."""
+    deadline = time.monotonic() + PATIENCE_S
+    while (left := objects(run) - before) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return sorted(left)
 
 
 def _processes(run: Run) -> Iterator[str]:

@@ -10,20 +10,29 @@ import asyncio
 import secrets
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
-from harness.errors import LimitReached, NotEnoughMemory, Refused, SandboxGone, WrongAnswer
+from harness.errors import (
+    LimitReached,
+    NotEnoughMemory,
+    Refused,
+    SandboxError,
+    SandboxGone,
+    WrongAnswer,
+)
 from harness.host.identity import allocate
 from harness.host.memory import available_memory, memory_floor
 from harness.host.run import Run
+from harness.load.arrivals import KIND
 from harness.load.generator import USABLE, Attempt
-from harness.measure.record import FailureKind
+from harness.measure.record import FailureKind, Scalar
 from harness.procedures.ladder import prove_own_kernel
 from harness.procedures.storm_series import ALIVE_AGAIN, ASKED_AGAIN, ENDED, ENDING, THREAD
+from harness.procedures.unrehearsed import Missing, Programs
 from harness.sandbox.pool import Pool
 from harness.sandbox.protocol import Sandbox, Sharing, Substrate, Template, Tier
 
@@ -33,7 +42,15 @@ TIMEOUT_S = 60.0
 REFUSALS = (NotEnoughMemory, LimitReached, Refused)
 """Errors that turn a request away: the host or the pool would not start one more."""
 
+REHEARSED = KIND
+"""The kind of arrivals whose first command is the one that pools and checkpoints have run before.
+Other kinds are names of programs (harness/procedures/unrehearsed.py)."""
+
 clock = time.perf_counter
+
+
+class ProgramMissing(SandboxError):
+    """The sandbox does not have the program that was to run first."""
 
 
 class Source:
@@ -127,6 +144,8 @@ class _Work:
     """The blocking part of one life, for a thread. Moments are marked by the event loop later."""
 
     source: Source
+    programs: Programs
+    program: str
     moments: dict[str, float] = field(default_factory=dict)
     sandbox: Sandbox | None = None
 
@@ -137,11 +156,22 @@ class _Work:
         self.sandbox = sandbox = self.source.acquire()
         moments["object"] = clock()
         moments["first-reply"] = sandbox.awaken(TIMEOUT_S)
-        finished = sandbox.first_exec(word)
-        returned = clock()
-        if finished.code or finished.stdout != f"{word}\n".encode():
-            raise WrongAnswer(f"{sandbox.id}: the first process returned {finished}")
+        if self.program == REHEARSED:
+            finished = sandbox.first_exec(word)
+            returned = clock()
+            if finished.code or finished.stdout != f"{word}\n".encode():
+                raise WrongAnswer(f"{sandbox.id}: the first process returned {finished}")
+        else:
+            self._run_other(sandbox, word)
+            returned = clock()
         moments[USABLE] = returned
+
+    def _run_other(self, sandbox: Sandbox, word: str) -> None:
+        sandbox.adopt_identity()  # `first_exec` does this in the message that starts its process
+        try:
+            self.programs.run(sandbox, self.program, word, TIMEOUT_S)
+        except Missing as error:
+            raise ProgramMissing(f"sandboxes of this kind have no {self.program}") from error
 
     def ask_again(self) -> None:
         assert self.sandbox
@@ -166,11 +196,12 @@ class Lives:
 
     source: Source
     executor: ThreadPoolExecutor
+    programs: Programs
     own_kernel: bool
     hold: bool = False
 
     async def __call__(self, attempt: Attempt) -> None:
-        work = _Work(self.source)
+        work = _Work(self.source, self.programs, attempt.arrival.kind)
         try:
             await self._in_thread(attempt, work, work.start)
             if self.hold:
@@ -204,8 +235,15 @@ class Lives:
 
 
 def kind_of(error: Exception) -> FailureKind | None:
-    """A refusal, or (None) a failure."""
+    """Refused, missing, or (None) failed."""
+    if isinstance(error, ProgramMissing):
+        return "missing"
     return "refused" if isinstance(error, REFUSALS) else None
+
+
+def of_kind(kind: str) -> Mapping[str, Scalar]:
+    """The dimensions of arrivals of a kind."""
+    return {} if kind == REHEARSED else {"program": kind, "rehearsed": "no"}
 
 
 @dataclass(frozen=True)
@@ -216,7 +254,7 @@ class AtOnce:
     source: Source
 
     async def __call__(self, attempt: Attempt) -> None:
-        work = _Work(self.source)
+        work = _Work(self.source, Programs(None), attempt.arrival.kind)
         work.start()
         del work.moments[THREAD]
         for name, moment in work.moments.items():

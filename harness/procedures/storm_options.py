@@ -121,7 +121,12 @@ class StormOptions:
 def dimensions(schedule: Schedule) -> dict[str, Scalar]:
     """What distinguishes the series of a schedule."""
     named: dict[str, Scalar] = {"workload": schedule.workload} if schedule.workload else {}
-    return {"arrivals": schedule.arrivals, "rate": round(schedule.rate, 3), **named}
+    rate = round(schedule.rate, 3)
+    return {
+        "arrivals": schedule.arrivals,
+        "rate": int(rate) if rate == int(rate) else rate,
+        **named,
+    }
 
 
 def image(schedule: Schedule) -> Image:

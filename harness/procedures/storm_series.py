@@ -75,7 +75,6 @@ def add(
                 ],
                 **own,
             )
-    into.add("lateness", "s", outcome.lateness, **dimensions)
     into.add("queue", "1", queue_lengths(outcome), **dimensions)
     into.add("ready-rate", "1/s", ready_rates(outcome), (), "higher", **dimensions)
     usable = [each.arrival.at_s + each.marks[USABLE] for each in results if USABLE in each.marks]
@@ -87,8 +86,7 @@ def add(
     _second_check(results, into, dimensions)
     teardown = [each.marks[ENDED] - each.marks[ENDING] for each in results if ENDED in each.marks]
     into.add("teardown", "s", teardown, **dimensions)
-    add_readings(outcome.readings, into, dimensions)
-    into.add("generator-thread-wait", "s", thread_waits(outcome), **dimensions)
+    add_generator(outcome, into, dimensions)
 
 
 def _rungs(results: Sequence[Result]) -> Sequence[str]:
@@ -119,10 +117,17 @@ def _second_check(
     )
 
 
+def add_generator(outcome: Outcome, into: Collector, dimensions: Mapping[str, Scalar]) -> None:
+    """Add what the generator says of itself."""
+    into.add("lateness", "s", outcome.lateness, **dimensions)
+    add_readings(outcome.readings, into, dimensions)
+    into.add("generator-thread-wait", "s", thread_waits(outcome), **dimensions)
+
+
 def add_readings(
     readings: Sequence[Reading], into: Collector, dimensions: Mapping[str, Scalar]
 ) -> None:
-    """Add what a generator saw of itself."""
+    """Add what a generator has read of itself every 200 ms."""
     into.add("generator-loop-delay", "s", [each.loop_delay_s for each in readings], **dimensions)
     into.add("generator-cpu", "1", [each.processor_share for each in readings], **dimensions)
     into.add("generator-sockets", "1", [float(each.sockets) for each in readings], **dimensions)
