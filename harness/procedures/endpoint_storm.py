@@ -37,6 +37,8 @@ WARM = 16
 AT_ONCE = 32
 """Second questions, and deletions, of one generator that are under way at once: they answer whether
 sandboxes live and go, not how a service bears thousands of questions at one moment."""
+ROUNDING_S = 1e-6
+"""Arrivals exactly a second apart are not in the same second, whatever the last digit says."""
 ALL_THERE = "all sandboxes are there"
 LIFE_S, LONGEST_LIFE_S = 300.0, 3600.0
 """How long a sandbox may outlive its part, and at most: then the service ends it by itself."""
@@ -172,7 +174,7 @@ def most_in_a_second(schedule: Schedule) -> int:
     most = 0
     for entry in schedule.entries:
         within.append(entry.at_s)
-        while within[0] <= entry.at_s - 1:
+        while within[0] <= entry.at_s - 1 + ROUNDING_S:
             within.popleft()
         most = max(most, len(within))
     return most
