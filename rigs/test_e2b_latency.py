@@ -36,7 +36,7 @@ from harness.endpoints import event_loop, options, round_trip, session
 from harness.endpoints.client import LIFE_S, Journal, opened
 from harness.endpoints.facts import facts
 from harness.endpoints.settings import Endpoint
-from harness.errors import EndpointFailed, SandboxError, Unsupported, UsageError
+from harness.errors import EndpointFailed, Refused, SandboxError, Unsupported, UsageError
 from harness.gateway.compat.environments import PYTHON, newest
 from harness.gateway.fleets.microvm import ENVD
 from harness.gateway.gateway_process import GatewayProcess, running_gateway
@@ -46,7 +46,7 @@ from harness.measure.benchmark import STOPWATCH
 from harness.measure.clock import calibrated, without_collector
 from harness.measure.collector import Collector
 from harness.measure.endpoint_facts import EndpointFacts
-from harness.measure.record import Clock, Facts, Series
+from harness.measure.record import NOT_OFFERED, Clock, Facts, Series
 from harness.paths import cache_directory
 from harness.procedures import api_latency
 from harness.procedures.api_latency import KINDS, PROGRAMS, Loops, Step, Taken
@@ -294,7 +294,14 @@ def measure_endpoint(
     with session.begun(endpoint, rig_run.run_id, rig_run.tell) as begun, without_collector():
         found = event_loop.run(at_endpoint(endpoint, begun.journal, plan, rig_run, profile, into))
     into.doubts += begun.left
+    commands = [one for one in into.series if one.metric == "first-command"]
+    if not any(one.samples for one in commands) and not _offers_none(commands):
+        into.broken.append("no sandbox that was created has run a command")
     return into, found
+
+
+def _offers_none(series: Sequence[Series]) -> bool:
+    return all(failure.kind == NOT_OFFERED for one in series for failure in one.failures)
 
 
 @pytest.mark.benchmark(timer=STOPWATCH)
@@ -312,20 +319,27 @@ def test_e2b_latency(
     series = into.series
     again = {"concurrency": ",".join(map(str, at_once))} if at_once else {}
     record = rig_run.write(
-        RIG, Path(__file__), series, clock(), again, doubts=into.doubts, endpoint=about
+        RIG, Path(__file__), series, clock(), again, into.broken, into.doubts, about
     )
     rig_run.deliver(benchmark, headline(series), record)
 
 
 def headline(series: Sequence[Series]) -> Series:
-    """The series that stands for the measurement. Raises EndpointFailed where nothing succeeded."""
+    """The series that stands for the measurement: first commands, or creations where commands are
+    not offered. Raises EndpointFailed where no sandbox did what it was asked for."""
     measured = [one for one in series if one.dimensions.get("substrate") != "noop"]
-    for metric in ("first-command", "create-headers"):
-        for one in measured:
-            if one.metric == metric and one.samples:
-                return one
-    reasons = [failure.reason for one in measured for failure in one.failures]
-    raise EndpointFailed(f"no sandbox was created: {reasons[0] if reasons else 'none was tried'}")
+    commands = [one for one in measured if one.metric == "first-command"]
+    creations = [one for one in measured if one.metric == "create-headers"]
+    candidates = creations if _offers_none(commands) else commands
+    for one in candidates:
+        if one.samples:
+            return one
+    failures = [failure for one in (*commands, *measured) for failure in one.failures]
+    refused = failures and all(one.kind == "refused" for one in failures)
+    raise (Refused if refused else EndpointFailed)(
+        f"no sandbox ran a command: {failures[0].reason if failures else 'none was asked'}",
+        hint="the record keeps what was answered",
+    )
 
 
 def clock() -> Clock:

@@ -181,18 +181,19 @@ class ApiClient:
         return list(found.values())
 
     async def _pages(self, path: str, run_id: str | None) -> AsyncIterator[Listed]:
-        # The older list has neither pages nor this parameter, which a strict service refuses.
-        query = {"limit": "100"} if path == LIST_PATHS[0] else {}
+        newer = path == LIST_PATHS[0]
+        query = {"limit": "100"} if newer else {}  # the older list has no pages
         if run_id:
             query["metadata"] = urlencode({RUN_METADATA: run_id})
         for _ in range(PAGES):
-            response = await self.request("GET", f"{path}?{urlencode(query)}")
+            asked = f"{path}?{urlencode(query)}" if query else path
+            response = await self.request("GET", asked)
             if response.status != 200:
-                raise self._error(response, "listing sandboxes")
+                raise self._error(response, f"listing sandboxes at {path}")
             for one in listing.items(response, self.endpoint.redacted):
                 yield one
             query["nextToken"] = response.headers.get("x-next-token", "")
-            if not query["nextToken"]:
+            if not (newer and query["nextToken"]):
                 return
         raise EndpointFailed(f"the list of sandboxes goes on after {PAGES} pages")
 

@@ -78,6 +78,14 @@ def chosen(options: Mapping[str, str], *, limited: bool = True) -> Endpoint | No
     )
 
 
+def addressed(options: Mapping[str, str]) -> str:
+    """The address of the service that options name. Raises UsageError."""
+    named = options.get("endpoint")
+    if not named:
+        raise UsageError("no service is named", hint="--endpoint URL, or its name in coppice.toml")
+    return checked(_entry(named, options.get("config"))[1].values["address"], "the address")
+
+
 def _entry(named: str, config: str | None) -> tuple[str, Entry]:
     """The name of the service, and what the file says of it; for an address only that."""
     if "://" in named:

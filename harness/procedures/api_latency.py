@@ -45,6 +45,8 @@ FATAL = (EndpointUnreachable, KeyRefused, TemplateMissing, LimitReached)
 """What makes every further attempt fail as well."""
 REFUSED_S, LONGEST_S = 1.0, 30.0
 """Rest of a worker whose creation was refused, unless the service names another; and at most."""
+REFUSALS = 5
+"""In succession: then a step asks for nothing more."""
 STOPS: Mapping[str, str] = {
     "create-headers": "the response's headers (HTTP), the return of create (SDK)",
     "create-body": "the response's body is complete",
@@ -92,7 +94,7 @@ class Taken:
 
 async def explored(client: ApiClient) -> Inside:
     """What a sandbox has, found in one that is made for it. It warms the client up, too."""
-    created = await client.create()
+    created = await _created(client)
     found = "uname -m; for one in sh ls python3 node; do command -v $one; done; true"
     lines: Sequence[str] = ()
     not_offered: dict[str, str] = {}
@@ -114,6 +116,20 @@ async def explored(client: ApiClient) -> Inside:
     paths = {line.rpartition("/")[2]: line for line in lines if line.startswith("/")}
     machine = next((line for line in lines if line in CODE), "")
     return Inside(machine, paths, not_offered)
+
+
+async def _created(client: ApiClient) -> Created:
+    """A sandbox, after some waiting if the service sheds load. Raises Refused if it goes on."""
+    for _ in range(REFUSALS - 1):
+        try:
+            return await client.create()
+        except Refused as error:
+            await asyncio.sleep(_rest_s(error))
+    return await client.create()
+
+
+def _rest_s(error: Refused) -> float:
+    return min(REFUSED_S if error.retry_after is None else error.retry_after, LONGEST_S)
 
 
 async def _command(client: ApiClient, created: Created) -> Mapping[str, float]:
@@ -162,9 +178,7 @@ async def attempted(client: ApiClient, kind: str, inside: Inside) -> Taken:
     except FATAL:
         raise
     except Refused as error:
-        await asyncio.sleep(
-            min(REFUSED_S if error.retry_after is None else error.retry_after, LONGEST_S)
-        )
+        await asyncio.sleep(_rest_s(error))
         return Taken(seconds, _reason(error), "refused")
     except NotOffered as error:
         return Taken(seconds, _reason(error), "not-offered")
@@ -187,6 +201,8 @@ async def batch(
     async def work() -> None:
         for _ in turns:
             taken.append(await attempt())
+            if len(taken) >= REFUSALS and all(one.kind == "refused" for one in taken[-REFUSALS:]):
+                return
 
     await _together([work() for _ in range(min(concurrency, count))])
     room = asyncio.Semaphore(clearing.AT_ONCE)

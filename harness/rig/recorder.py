@@ -21,6 +21,7 @@ from harness.measure import benchmark as adaptor
 from harness.measure import conditions, machine, provenance, used_images, validity, wall_clock
 from harness.measure.endpoint_facts import EndpointFacts
 from harness.measure.record import (
+    NOT_OFFERED,
     Clock,
     Facts,
     Image,
@@ -176,7 +177,9 @@ class RigRun:
         # Not read again: the wall clock may have been set meanwhile.
         elapsed = timedelta(seconds=time.monotonic() - self._begun)
         self.doubts = judged.reasons
-        self.failed = judged.status == "failed" or any(one.failures for one in series)
+        self.failed = judged.status == "failed" or any(
+            failure.kind != NOT_OFFERED for one in series for failure in one.failures
+        )
         record = RunRecord(
             run_id=self.run_id,
             started=provenance.utc_now(self._started),
