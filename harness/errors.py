@@ -26,6 +26,12 @@
     ├── HostError                         68  another machine cannot be reached
     │   ├── HostKeyChanged                    its host key is unknown or has changed
     │   └── HostLost                          the connection was lost
+    ├── EndpointFailed                    76  a service under test does not answer as its API says
+    │   ├── EndpointUnreachable           68  its name, port, TLS or certificate: no connection
+    │   ├── KeyRefused                    77  it does not accept the key
+    │   ├── TemplateMissing               65  it has no template of this name
+    │   ├── NotOffered                    69  it does not offer an operation
+    │   └── Refused                       75  it sheds load, or a quota is full
     ├── CommandFailed                     70  a program failed; carries its exit code and stderr
     └── SandboxError                      76  a request to a sandbox failed
         ├── GuestTimeout                      no answer within the time limit
@@ -61,6 +67,8 @@ __all__ = [
     "CoppiceError",
     "DirectoryRefused",
     "DiskFull",
+    "EndpointFailed",
+    "EndpointUnreachable",
     "GuestDied",
     "GuestRefused",
     "GuestStalled",
@@ -71,6 +79,7 @@ __all__ = [
     "ImageError",
     "InterpreterEnded",
     "Interrupted",
+    "KeyRefused",
     "LimitReached",
     "LimitTooLow",
     "MalformedAnswer",
@@ -78,14 +87,17 @@ __all__ = [
     "MissingTool",
     "NameTaken",
     "NotEnoughMemory",
+    "NotOffered",
     "PathError",
     "PluginError",
     "PolicyError",
     "RecordError",
+    "Refused",
     "SandboxError",
     "SandboxGone",
     "SiteError",
     "StateError",
+    "TemplateMissing",
     "UnknownSchema",
     "Unsupported",
     "UsageError",
@@ -220,6 +232,43 @@ class HostKeyChanged(HostError):
 
 class HostLost(HostError):
     pass
+
+
+class EndpointFailed(CoppiceError):
+    """A service under test failed, or what it answered is not what its API says."""
+
+    exit_code = 76
+
+
+class EndpointUnreachable(EndpointFailed):
+    exit_code = 68
+
+
+class KeyRefused(EndpointFailed):
+    exit_code = 77
+
+
+class TemplateMissing(EndpointFailed):
+    exit_code = 65
+
+
+class NotOffered(EndpointFailed):
+    """The message holds what was answered to the operation."""
+
+    exit_code = 69
+
+
+class Refused(EndpointFailed):
+    """The service sheds load. `retry_after` are the seconds after which it asks to be tried again,
+    if it named them."""
+
+    exit_code = 75
+
+    def __init__(
+        self, message: str, retry_after: float | None = None, *, hint: str | None = None
+    ) -> None:
+        super().__init__(message, hint=hint)
+        self.retry_after = retry_after
 
 
 class CommandFailed(CoppiceError):

@@ -28,7 +28,6 @@ from harness.paths import cache_directory
 from harness.procedures import unrehearsed
 from harness.procedures.ladder import RUNGS, Climb, climb_together, conclude
 from harness.procedures.launcher import Launcher
-from harness.procedures.unrehearsed import Attempt, Missing, drawn
 from harness.rig.discovery import OURS, substrates_of
 from harness.rig.info import RigInfo
 from harness.rig.recorder import RigRun
@@ -62,6 +61,7 @@ RIG = RigInfo(
         "53d608701a6365e0c13ae3b6b3b00548f00b5c1d9f355ae132f12d072cc59463",
         "042e4764797b146d2b5b4c00659c9653dec806a7625588a0db87cef2c818023f",
         "eea649ed6a0a3cf045eadb1281ffcf9068bca4bae047974d970e0700cb9ea877",
+        "4e6406faa5cee7caf0265fe01ee579caeb762e20b3526d1a6e575c001cfaea74",
     ),
 )
 TIMEOUT_S = 120.0
@@ -103,7 +103,7 @@ FORKED = {
 }
 """Attempts per concurrency for sandboxes forked on demand."""
 
-OTHER_PROGRAMS = {"smoke": 1, "quick": 6, "full": 60}
+OTHER_PROGRAMS = {"smoke": 1, "quick": 8, "full": 80}
 """Attempts with a first program that no rehearsal has run, over all programs, one at a time."""
 
 
@@ -194,33 +194,6 @@ def series_of(rung: str, dimensions: Facts, warmup: list[Climb], climbs: list[Cl
     )
 
 
-def other_programs(
-    launcher: Launcher, own_kernel: bool, count: int, chance: random.Random
-) -> list[Attempt]:
-    """Cold starts whose first program is not the rehearsed one, as long as sandboxes have it."""
-    found: list[Attempt] = []
-    missing = set[str]()
-    for program in drawn(count, chance):
-        if program in missing:
-            continue
-        try:
-            launcher.ready(1)
-        except SandboxError as error:
-            why = f"the pool could not be filled: {error.args[0]}"
-            found.append(Attempt(program, Climb({}, why)))
-            continue
-        with without_collector():
-            try:
-                climb = unrehearsed.climb(launcher.acquire, program, TIMEOUT_S)
-            except Missing as error:
-                launcher.release(error.args[0])
-                missing.add(program)
-                continue
-        conclude([climb], launcher.release, own_kernel)
-        found.append(Attempt(program, climb))
-    return found
-
-
 def measure(case: Case, run: Run, rig_run: RigRun, count: int, others: int) -> list[Series]:
     """Measure one case and return its series; `rig_run` learns the images and the accelerator."""
     substrate = load(case.substrate)
@@ -264,7 +237,10 @@ def measure(case: Case, run: Run, rig_run: RigRun, count: int, others: int) -> l
         if case.concurrency == 1 and substrate.role is not Role.CONTROL:
             # Drawn from the run's id, which is in the record.
             chance = random.Random(rig_run.run_id)
-            made = other_programs(launcher, substrate.own_kernel, others, chance)
+            several = unrehearsed.programs(run.directory)
+            made = unrehearsed.attempts(
+                launcher, several, others, chance, substrate.own_kernel, TIMEOUT_S
+            )
             series += unrehearsed.series(made, dimensions)
         rig_run.end()
     return series

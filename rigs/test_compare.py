@@ -6,6 +6,7 @@ host affects all of them alike; so are the sizes of fleets. One record holds eve
 
 from __future__ import annotations
 
+import random
 import secrets
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -22,10 +23,10 @@ from harness.measure import memory_linux
 from harness.measure.benchmark import STOPWATCH
 from harness.measure.clock import LADDER, START, calibrated
 from harness.measure.collector import Collector
-from harness.measure.record import Clock, Image, Series
+from harness.measure.record import Clock, Facts, Image, Series
 from harness.paths import cache_directory
-from harness.procedures import reachability, reboot
-from harness.procedures.columns import Column, Stand, held_memory, processes_of
+from harness.procedures import reachability, reboot, unrehearsed
+from harness.procedures.columns import TIMEOUT_S, Column, Stand, held_memory, processes_of
 from harness.procedures.comparison_plan import (
     CONCURRENCIES,
     ENDS,
@@ -45,7 +46,7 @@ from harness.rig.info import RigInfo
 from harness.rig.recorder import RigRun
 from harness.sandbox.oci.plain import run_echo
 from harness.sandbox.oci.substrate import OciSubstrate, OciTemplate
-from harness.sandbox.protocol import load
+from harness.sandbox.protocol import Role, load
 
 ShowProgress = Callable[[str], None]
 PAIRS = {"smoke": 1, "quick": 2, "full": 40}
@@ -55,6 +56,8 @@ and creating new ones blocks until it has finished."""
 REST_S = {"smoke": 0.2, "quick": 0.2, "full": 1.0}
 """Between a fleet's start and the reading of its memory."""
 READINGS = 5
+OTHER_PROGRAMS = {"smoke": 1, "quick": 5, "full": 40}
+"""First programs that no rehearsal has run, in each column."""
 
 
 RIG = RigInfo(
@@ -73,12 +76,14 @@ RIG = RigInfo(
         "24b9ec6253172bc00146fe054efac8fec4233f7c25f3194aaea804818f425474",
         "a532161bc8c591b306bbea26466a8eb0e0e14fd1d8ca2980668b5a2065a3266d",
         "72cef04e884cde27a4e9055ddbb6f1de3ca826e8919eac47897bdfb5fc5f29fa",
+        "b57ef7d7963db71d6b1db24883858cbe1f52da95a51c84092eb0fa8b70c1f0b2",
     ),
 )
 
 
 def clock() -> Clock:
     stops = {rung.name: rung.stop for rung in LADDER}
+    stops[unrehearsed.METRIC] = unrehearsed.STOP
     stops["paired-run"] = "a container's first process has returned its output"
     stops["plain-run"] = "`runc run` of an echo in the same bundle has exited"
     return calibrated("compare", START, stops)
@@ -153,6 +158,27 @@ def cold_starts(
                 times = [climb.rungs[rung] for climb in done if climb.failure is None]
                 findings.add(rung, "s", times, failures)
             series += findings.series
+    return series
+
+
+def other_programs(stands: Sequence[Stand], count: int, run: Run, rig_run: RigRun) -> list[Series]:
+    """First programs that no rehearsal has run, one cold start at a time."""
+    several = unrehearsed.programs(run.directory)
+    chance = random.Random(rig_run.run_id)  # which is in the record
+    series: list[Series] = []
+    for stand in stands:
+        if stand.substrate.role is Role.CONTROL or heavy(stand.column):
+            continue
+        rig_run.show_progress(f"other programs: {stand.column}")
+        many = min(count, HEAVY_VISITS) if slow(stand.column) else count
+        own = stand.substrate.own_kernel
+        made = unrehearsed.attempts(stand.launcher, several, many, chance, own, TIMEOUT_S)
+        dimensions: Facts = {
+            "substrate": stand.column.substrate,
+            "tier": str(stand.column.tier),
+            "concurrency": 1,
+        }
+        series += unrehearsed.series(made, dimensions)
     return series
 
 
@@ -339,6 +365,8 @@ def test_compare(benchmark: BenchmarkFixture, run: Run, rig_run: RigRun, profile
                 series += pairs(plan, stands, run, rig_run.show_progress)
             if part in CONCURRENCIES:
                 series += cold_starts(plan, part, stands, rig_run.show_progress)
+                if part == "cc1":
+                    series += other_programs(stands, OTHER_PROGRAMS[profile], run, rig_run)
             elif part == "memory":
                 series += fleets(plan, stands, run, rig_run.show_progress)
             elif part == "network":

@@ -6,6 +6,7 @@ does not fit affects no other. Every sandbox must answer and must have an identi
 
 from __future__ import annotations
 
+import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -30,7 +31,7 @@ from harness.measure.rest_linux import Window
 from harness.network.cubenet import Cubenet, open_cubenet
 from harness.network.policy import Policy
 from harness.paths import cache_directory
-from harness.procedures import fleet_figures
+from harness.procedures import fleet_figures, unrehearsed
 from harness.procedures.echo import echo
 from harness.procedures.fleet import (
     Bounds,
@@ -49,7 +50,7 @@ from harness.rig.info import RigInfo, names, numbers
 from harness.rig.recorder import RigRun, given_options
 from harness.rig.stages import AT_REST
 from harness.rig.tasks import Task
-from harness.sandbox.protocol import Sandbox, Sharing, Substrate, Template, Tier, load
+from harness.sandbox.protocol import Role, Sandbox, Sharing, Substrate, Template, Tier, load
 
 
 def requested(options: Mapping[str, str]) -> tuple[Sequence[int], Sequence[Sharing]]:
@@ -101,6 +102,7 @@ RIG = RigInfo(
         "fe481ce83157d33273b26cebae32e22b4eefc31f10cac3aeefd1ad8dae126bda",
         "b673a303b64a09e768319049af6f1b32ddf33196596687c7ea131c72d0026862",
         "3007f4cc20282c43daf3f011ba472524d6bbb9575d4c548b46fee16d10ce2971",
+        "631536cf4196f047a8f0c05f5640ebb8f36cf5aec6cf007a1285b79f4c164543",
     ),
 )
 TOUCHED_MIB = 16
@@ -255,6 +257,10 @@ def measure(case: Case, run: Run, rig_run: RigRun, profile: str) -> Collector:
                 packets(findings, fleet.sandboxes, run, net)
             if profile == "full":
                 fleet_figures.wakes(findings, fleet.sandboxes[0])
+            # Last: no figure of memory includes what these programs touch.
+            if substrate.role is not Role.CONTROL:
+                chance = random.Random(rig_run.run_id)  # which is in the record
+                fleet_figures.programs(findings, fleet.sandboxes, run.directory, chance)
         rig_run.end()
     return findings
 
@@ -368,6 +374,7 @@ def clock() -> Clock:
             "bring-up-at": "the same, from the request for the fleet, including its zygote",
             "reply": "the guest has computed the answer to a random nonce",
             "first-exec": "a process started inside the guest has returned its output",
+            unrehearsed.METRIC: unrehearsed.STOP,
             "packet": "a packet to the guest has come back, including address resolution",
             "touch": f"the guest has written {TOUCHED_MIB} MiB",
             "settling": "the host's available memory moved less than the bound in one window",

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from harness.claims import systems
 from harness.claims.claims import Answer
+from harness.measure.conditions import SYSTEM
 from harness.measure.record import Facts
 
 NOOP = "noop"
@@ -19,6 +19,6 @@ def answers(dimensions: Facts, answer: Answer) -> bool:
     wanted = answer.where
     if dimensions.get("substrate") == NOOP and "substrate" not in wanted:
         return False
-    if systems.NAMED_BY in dimensions and systems.NAMED_BY not in wanted:
+    if SYSTEM in dimensions and SYSTEM not in wanted:
         return False
     return all(dimensions.get(name) == value for name, value in wanted.items())

@@ -8,11 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from harness.measure.conditions import SYSTEM
 from harness.measure.record import Facts
-
-NAMED_BY = "system"
-"""The dimension in which a record of an endpoint names the system under test: it knows an endpoint
-only by its address and API, so nothing else in the record names it."""
 
 CUBESANDBOX, BHYVE, JAILS, PF, DOCKER = "cubesandbox", "bhyve", "jails", "pf", "docker"
 ORIGINAL_GATEWAY, GATEWAY = "coppice-gateway", "gateway"
@@ -45,7 +42,7 @@ def title(system: str) -> str:
 
 def of_series(dimensions: Facts, os: str) -> str:
     """The system that a series measured. `os` is the host's, as its record states it."""
-    named = dimensions.get(NAMED_BY)
+    named = dimensions.get(SYSTEM)
     if named is not None:
         return str(named)
     found = _by_dimensions(dimensions, on_freebsd="FreeBSD" in os)

@@ -30,8 +30,9 @@ if TYPE_CHECKING:
 GATEWAY = ("harness", "gateway")
 """The module of the command, with its first argument."""
 START_S = 280.0
-PORT = re.compile(rb"https?://127\.0\.0\.1:(\d+) ")
+PORT = re.compile(rb"https?://[^ ]*:(\d+) ")
 """The first line that a gateway prints, once it serves."""
+HOST = "127.0.0.1"
 
 
 @dataclass
@@ -45,6 +46,7 @@ class GatewayProcess:
     environment: Mapping[str, str]
     process: subprocess.Popen[bytes] | None = None
     port: int = 0
+    host: str = HOST
 
     @property
     def certificate(self) -> Path | None:
@@ -53,7 +55,7 @@ class GatewayProcess:
 
     @property
     def address(self) -> str:
-        return f"http{'s' if self.certificate else ''}://127.0.0.1:{self.port}"
+        return f"http{'s' if self.certificate else ''}://{self.host}:{self.port}"
 
     @property
     def sdk_environment(self) -> Mapping[str, str]:
@@ -177,7 +179,9 @@ def running_gateway(
         environment |= {"COPPICE_RUNTIME": str(runtime)} if runtime else {}
         ended = directory / "ended"
         environment |= {evidence.VARIABLE: str(ended)} if evidence.wanted() else {}
-        process = GatewayProcess(directory, new_key(directory, limits), argv, environment)
+        key = new_key(directory, limits)
+        host = options[options.index("--host") + 1] if "--host" in options else HOST
+        process = GatewayProcess(directory, key, argv, environment, host=host)
         try:
             process.start()
             yield process

@@ -19,6 +19,10 @@ EMULATED = "emulated"
 REHEARSED, NOT_REHEARSED = "rehearsed", "not rehearsed"
 NOT_RECORDED = "accelerator not recorded"
 
+SYSTEM = "system"
+"""The dimension that names the system behind an endpoint, which a record knows only by its address
+and API: no other part of the record names it."""
+
 _OWN_KERNEL = ("qemu", "bhyve", "vm")
 _SHARED_KERNEL = ("noop", "process", "bwrap", "docker", "gvisor", "oci", "jail")
 """Substrates by the first part of their names; those of other packages are in neither list."""
@@ -49,7 +53,7 @@ class Conditions:
     """`accelerator` is kvm, tcg, vmm or none; None where no record states it.
 
     `rehearsed`: whether the program that the figure waits for had run before the sandbox was handed
-    out; None where there is no such program.
+    out; None where there is no such program, or where only the far end knows.
     """
 
     accelerator: str | None
@@ -114,6 +118,8 @@ def accelerator(dimensions: Mapping[str, Value], of_machine: str | None) -> str 
     if "accelerator" in dimensions:
         own = dimensions["accelerator"]
         return NONE if own is None else str(own)
+    if SYSTEM in dimensions:
+        return None  # the far end's, which this machine does not know
     substrate, path = dimensions.get("substrate"), dimensions.get("path")
     if substrate is not None:
         shared = str(substrate).partition("-")[0] in _SHARED_KERNEL
@@ -150,6 +156,6 @@ def rehearsed(metric: str, dimensions: Mapping[str, Value]) -> bool | None:
     stated = dimensions.get("rehearsed")
     if stated is not None:
         return stated == "yes"
-    if metric not in _PROGRAMS or dimensions.get("substrate") == "noop":
+    if metric not in _PROGRAMS or dimensions.get("substrate") == "noop" or SYSTEM in dimensions:
         return None
     return dimensions.get("tier") != "full"

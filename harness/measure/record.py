@@ -25,6 +25,7 @@ from harness import paths, strict_json
 from harness.errors import RecordError, UnknownSchema
 from harness.measure import record_digests
 from harness.measure.conditions import Conditions, Reach, derived, is_readings
+from harness.measure.endpoint_facts import EndpointFacts
 from harness.measure.storage import write_atomically
 
 SCHEMA = "coppice.run/1"
@@ -123,10 +124,16 @@ class Clock:
     overhead_ns: float
 
 
+FailureKind = Literal["refused", "lost", "missing", "differs", "not-offered"]
+
+
 @dataclass(frozen=True)
 class Failure:
+    """An attempt without a sample. `kind` is None for a plain failure."""
+
     index: int
     reason: str
+    kind: FailureKind | None = None
 
 
 @dataclass(frozen=True)
@@ -181,6 +188,7 @@ class RunRecord:
     validity: Validity
     tools: Mapping[str, str]
     harness: Harness
+    endpoint: EndpointFacts | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The record as JSON types, with the schema's names. RecordError for other types."""
@@ -189,9 +197,14 @@ class RunRecord:
         for part, optional in (("machine", "function_only"), ("rig", "distribution")):
             if plain[part][optional] is None:
                 del plain[part][optional]
+        if plain["endpoint"] is None:
+            del plain["endpoint"]
         for one in plain["series"]:
             if one["conditions"] is None:
                 del one["conditions"]
+            for failure in one["failures"]:
+                if failure["kind"] is None:
+                    del failure["kind"]
         # asdict keeps tuples, but the schema has only lists.
         try:
             text = strict_json.readable(json.dumps(plain, allow_nan=False, ensure_ascii=False))
@@ -222,6 +235,7 @@ class RunRecord:
             validity=Validity(**data["validity"]),
             tools=dict(data["tools"]),
             harness=Harness(**data["harness"]),
+            endpoint=EndpointFacts(**data["endpoint"]) if "endpoint" in data else None,
         )
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import random
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 from harness.errors import CoppiceError
 from harness.guest.wakeups import trace
@@ -12,13 +14,15 @@ from harness.measure import footprint_linux, host_memory, memory_linux
 from harness.measure.collector import Collector
 from harness.measure.footprint_linux import Footprint
 from harness.measure.host_memory import HostMemory
-from harness.measure.record import Scalar
+from harness.measure.record import Facts, Scalar
+from harness.procedures import unrehearsed
 from harness.procedures.fleet import Answers, ask_each, reason
 from harness.sandbox.protocol import Sandbox
 
 READINGS = 11
 """Readings of the host's memory when the fleet is idle, one every tenth of a second."""
 TRACED_S = 20.0
+PROGRAM_LIMIT_S = 60.0
 
 
 def answers(
@@ -75,6 +79,17 @@ def memory_figures(
 def footprint_of(sandbox: Sandbox) -> Footprint | None:
     process = sandbox.process
     return footprint_linux.read(process.pid, process.guest_memory) if process else None
+
+
+def programs(
+    findings: Collector, sandboxes: Sequence[Sandbox], directory: Path, chance: random.Random
+) -> None:
+    """Let each sandbox run a program that no rehearsal has run."""
+    several = unrehearsed.programs(directory)
+    found = unrehearsed.run_in_each(sandboxes, several, chance, PROGRAM_LIMIT_S)
+    for program, timed in found.items():
+        by: Facts = {"program": program, "rehearsed": "no"}
+        answers(findings, unrehearsed.METRIC, timed, len(sandboxes), **by)
 
 
 def merged_pages(findings: Collector, merger: Merging) -> None:

@@ -19,6 +19,7 @@ from harness.errors import DiskFull, LimitReached, PathError
 from harness.host.run import new_run_id
 from harness.measure import benchmark as adaptor
 from harness.measure import conditions, machine, provenance, used_images, validity, wall_clock
+from harness.measure.endpoint_facts import EndpointFacts
 from harness.measure.record import (
     Clock,
     Facts,
@@ -137,12 +138,15 @@ class RigRun:
         clock: Clock,
         repeat: Options | None = None,
         broken: Sequence[str] = (),
+        doubts: Sequence[str] = (),
+        endpoint: EndpointFacts | None = None,
     ) -> Path:
         """Judge the run's validity and store its record; returns the record's path.
 
         `repeat` are the options that select this measurement among the rig's; the command that
         repeats it also gets the profile and the options that the user gave for the rig.
-        `broken` says why the run failed although it has samples.
+        `broken` says why the run failed although it has samples, `doubts` why it is suspect for
+        what the rig itself has seen. `endpoint` is the service that was measured, if one was.
         """
         origin = origins.of(file)
         ours = {rig.id: discovery.Rig(file, rig)} if origin.root == paths.CHECKOUT else {}
@@ -161,6 +165,9 @@ class RigRun:
             series,
             wall_clock.watch.reasons(),
         )
+        if doubts:
+            status = "suspect" if judged.status == "valid" else judged.status
+            judged = Validity(status, (*doubts, *judged.reasons))
         if broken:
             judged = Validity("failed", (*broken, *judged.reasons))
         # Not read again: the wall clock may have been set meanwhile.
@@ -184,6 +191,7 @@ class RigRun:
             validity=judged,
             tools=provenance.tools(self._tools) | origins.packages(series),
             harness=provenance.harness(),
+            endpoint=endpoint,
         )
         self.record, self.status = self._store(record), judged.status
         self.announce(WRITTEN)

@@ -16,6 +16,7 @@ import pytest
 
 from harness.errors import DiskFull, RecordError, UnknownSchema
 from harness.measure import record
+from harness.measure.endpoint_facts import EndpointFacts
 from tests.measure.factory import RUN_ID, run_record, series
 
 
@@ -47,6 +48,30 @@ def test_a_record_that_proves_function_alone_says_so_and_no_other_does(tmp_path:
     assert record.load(written).machine.function_only == "an emulator's clock"
     assert "function_only" not in run_record().to_json()["machine"]
     assert record.RunRecord.from_json(run_record().to_json()).machine.function_only is None
+
+
+def test_the_service_that_was_measured_is_on_the_record_and_nowhere_else(tmp_path: Path) -> None:
+    facts = EndpointFacts(
+        "cluster", "cubesandbox", "https://api.example.org",
+        told={"template": "base", "price_an_hour": 0.1}, answered={"server": "envoy"},
+        unknown=("machine",), not_offered={"fork": "404 page not found"},
+        limits={"sandboxes": 10, "creations_a_second": 2.0},
+    )  # fmt: skip
+    loaded = record.load(record.write(run_record(endpoint=facts), tmp_path))
+    assert loaded.endpoint == dataclasses.replace(facts, unknown=["machine"])
+    assert "endpoint" not in run_record().to_json()
+    wrong = dataclasses.replace(facts, told={"machine": ["two"]})  # type: ignore[dict-item]
+    with pytest.raises(RecordError, match="told"):
+        record.write(run_record(endpoint=wrong), tmp_path / "other")
+
+
+def test_a_failure_says_of_what_kind_it_is_where_it_is_not_a_plain_one(tmp_path: Path) -> None:
+    several = [record.Failure(0, "broken"), record.Failure(1, "429 too many", "refused")]
+    loaded = record.load(
+        record.write(run_record(series=[series(samples=[], failures=several)]), tmp_path)
+    )
+    assert list(loaded.series[0].failures) == several
+    assert "kind" not in loaded.to_json()["series"][0]["failures"][0]
 
 
 @pytest.mark.parametrize("schema", ["coppice.run/2", "pyperf", None, 1])

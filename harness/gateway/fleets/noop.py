@@ -1,11 +1,14 @@
 """A fleet of sandboxes that do nothing, to measure the gateway itself beside real sandboxes.
 
-Their processes end at once and print their argument; the interpreter answers every cell with 2.
+Their processes end at once and print their argument, or the product that it asks for, which is how
+clients know a process that ran from one that did not; the interpreter answers cells with a product,
+or with 2.
 """
 
 from __future__ import annotations
 
 import json
+import re
 import secrets
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,14 +21,22 @@ from harness.gateway.envd.process import Listener, ProcessEvent, RunningProcess
 from harness.gateway.envd.wire import RequestKind
 from harness.gateway.fleets.templates import NAMES
 
-_CELL_OUTPUT = b"".join(
-    json.dumps(line).encode() + b"\n"
-    for line in (
+_PRODUCT = re.compile(r"(\d{1,18})n?\*(\d{1,18})")
+
+
+def _computed(text: str) -> str | None:
+    """The product that a program asks for; None if it asks for none."""
+    asked = _PRODUCT.search(text)
+    return str(int(asked[1]) * int(asked[2])) if asked else None
+
+
+def _cell_output(text: str) -> bytes:
+    lines: Sequence[Mapping[str, Any]] = (
         {"type": "number_of_executions", "execution_count": 1},
-        {"type": "result", "text": "2", "is_main_result": True},
+        {"type": "result", "text": text, "is_main_result": True},
         {"type": "end_of_execution"},
     )
-)
+    return b"".join(json.dumps(line).encode() + b"\n" for line in lines)
 
 
 class NoopEnvd(Envd):
@@ -51,15 +62,17 @@ class NoopEnvd(Envd):
     async def start(self, argv: Sequence[str], **more: Any) -> tuple[RunningProcess, Listener]:
         process = RunningProcess(self, next(self._pids), argv, "", "")
         listener = process.listen()
-        output = argv[-1].removeprefix("echo ") + "\n"
+        output = (_computed(argv[-1]) or argv[-1].removeprefix("echo ")) + "\n"
         listener.put(ProcessEvent("stdout", output.encode()))
         process.ended = ProcessEvent("exit")
         listener.put(process.ended)
         return process, listener
 
     async def input(self, pid: int, data: bytes) -> None:
-        begin = {"type": "begin", "cell": json.loads(data)["cell"]}
-        lines = json.dumps(begin).encode() + b"\n" + _CELL_OUTPUT
+        asked = json.loads(data)
+        begin = {"type": "begin", "cell": asked["cell"]}
+        output = _cell_output(_computed(str(asked.get("code"))) or "2")
+        lines = json.dumps(begin).encode() + b"\n" + output
         self.processes[1].publish(ProcessEvent("stdout", lines))
 
 

@@ -146,7 +146,7 @@ class QemuSubstrate(SubstrateBase):
             if tier.waits_in_memory:
                 guest.awaken(BOOT_LIMIT_S)
                 guest.adopt_identity()
-                if sharing is not Sharing.FORKED:  # its zygote is warm
+                if not tier.restores:  # a checkpoint is warm
                     _warm_up(guest)
                 _arm_and_stop(guest)
                 # Rehearse what a caller will do: nothing else warms the paths of a wake-up.

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from harness.claims import decision, published, systems, verdict
 from harness.claims.claims import Claim
+from harness.measure.conditions import SYSTEM
 from harness.site.charts.chart import Chart, ChartRow, with_conditions
 from harness.site.charts.clock import EVENTS, ClockSpan, ClocksPicture
 from harness.site.charts.strip import ReferenceLine, Strip, StripPicture
@@ -84,7 +85,7 @@ _TOLD = ("system", "substrate", "tier", "sharing", "path", "transport", "vmm", "
 
 def _of_endpoint(one: Judged) -> bool:
     """Whether an answer needs a record of an endpoint: only where there is one, it is listed."""
-    return systems.NAMED_BY in one.answer.where
+    return SYSTEM in one.answer.where
 
 
 def _where(one: Judged) -> str:

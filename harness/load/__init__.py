@@ -1,0 +1,1 @@
+"""Load at a given rate: arrivals, and the generator that makes them and watches itself."""
