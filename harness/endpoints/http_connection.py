@@ -101,7 +101,7 @@ class HttpConnection(asyncio.Protocol):
         self._reset()
 
     def _reset(self) -> None:
-        self._head_bytes = 0
+        self._head_bytes = self._received_bytes = 0
         self._headers: dict[str, str] = {}
         self._headers_at = 0.0
         self._status = 0
@@ -125,6 +125,7 @@ class HttpConnection(asyncio.Protocol):
             return
         if not self._headers_at:
             self._head_bytes += len(data)
+        self._received_bytes += len(data)  # trailers, too, which have no end otherwise
         try:
             self._parser.feed_data(data)
         except _httptools().HttpParserUpgrade:
@@ -134,7 +135,7 @@ class HttpConnection(asyncio.Protocol):
                 self._fail(_not_http(data, self.origin))
         if self._done:
             self._complete()
-        elif self._call and self._size > self._call.limit:
+        elif self._headers_at and self._call and self._received_bytes > self._call.limit:
             self._fail(f"its answer is longer than {self._call.limit >> 10} KiB and goes on")
         elif not self._headers_at and self._head_bytes > HEAD_LIMIT:
             self._fail(f"the headers of its answer are longer than {HEAD_LIMIT >> 10} KiB")
@@ -158,7 +159,7 @@ class HttpConnection(asyncio.Protocol):
     # httptools' callbacks, during `feed_data`.
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if not self._done:
+        if not self._headers_at:  # trailers are of no use
             self._headers[name.decode("latin-1").lower()] = value.decode("latin-1")
 
     def on_headers_complete(self) -> None:

@@ -99,6 +99,7 @@ Expected = type[CoppiceError]
         ("half-way-body", EndpointFailed, "in the middle of its answer"),
         ("answer-lost", EndpointFailed, "without an answer"),
         ("endless", EndpointFailed, "goes on"),
+        ("endless-trailers", EndpointFailed, "goes on"),
         ("other-json", EndpointFailed, "another API"),
         ("not-json", EndpointFailed, "no JSON"),
     ],
