@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -41,7 +42,7 @@ def measured(
     there = endpoint(service, limits=LIMITS)
     lines = [] if told is None else told
 
-    async def measure(journal: session.RunJournal) -> None:
+    async def measure(journal: journals.RunJournal) -> None:
         async with opened(there, journal) as client:
             loops = Loops(client, await api_latency.explored(client), into, 4)
             for step in steps:
@@ -58,7 +59,7 @@ def kinds(series: Series) -> set[str]:
 
 @pytest.mark.parametrize("names", ["honest", "pages", "jumping-clock", "cubesandbox"])
 def test_an_honest_service_gives_a_sample_of_each_attempt(names: str, state: Path) -> None:
-    boots = {"boot_s": (0.1, 0.15)} if names == "cubesandbox" else {}
+    boots: Mapping[str, Any] = {"boot_s": (0.1, 0.15)} if names == "cubesandbox" else {}
     with standing_in(names, **boots) as service:
         found = measured(service)
         assert len(found["create-headers 1"].samples) == 2 + 3
@@ -93,7 +94,7 @@ def test_one_sandbox_for_all_gives_one_sample_at_once() -> None:
 
 @pytest.mark.parametrize("names", ["busy-half", "quota-half-way"])
 def test_refusals_are_no_failures(names: str) -> None:
-    settings = {"retry_after": "0"} if names == "busy-half" else {}
+    settings: Mapping[str, Any] = {"retry_after": "0"} if names == "busy-half" else {}
     with standing_in(names, **settings) as service:
         found = measured(service, [Step(COMMAND, 6, 1)])
         usable = found["usable 1"]
@@ -123,7 +124,7 @@ def test_commands_that_break_off_are_failures(names: str) -> None:
 @pytest.mark.parametrize("names", ["half-way-header", "half-way-body", "answer-lost", "endless"])
 def test_creations_without_an_answer_leave_nothing(names: str) -> None:
     # Two are answered: the one that explores, and the first that is measured.
-    settings = {} if names == "endless" else {"cut_after": 2}
+    settings: Mapping[str, Any] = {} if names == "endless" else {"cut_after": 2}
     with standing_in(names, **settings) as service:
         try:
             found = measured(service, [Step(COMMAND, 3, 1)])
@@ -156,7 +157,7 @@ def test_what_cannot_be_listed_is_deleted_by_its_ids(state: Path) -> None:
 
 
 def test_what_a_dead_run_has_made_is_deleted_by_the_next(state: Path) -> None:
-    async def make(journal: session.RunJournal) -> None:
+    async def make(journal: journals.RunJournal) -> None:
         async with opened(there, journal) as client:
             for _ in range(3):
                 await client.create()
