@@ -21,7 +21,11 @@ from harness.load.self_watch import Reading
 
 
 class Together(Protocol):
-    """Lets the generators of a storm enter its stages at the same time."""
+    """Lets the generators of a storm enter its stages at the same time. `number` is that of this
+    generator, from 0."""
+
+    @property
+    def number(self) -> int: ...
 
     async def start(self) -> float:
         """Wait until every generator is ready; the moment of time.perf_counter on which they have
@@ -37,6 +41,8 @@ Work = Callable[[Schedule, Together], Coroutine[Any, Any, Outcome]]
 
 class Alone:
     """`Together` of a single generator: there is nothing to wait for."""
+
+    number = 0
 
     async def start(self) -> float:
         return clock() + SOON_S
@@ -88,14 +94,15 @@ class Part:
 class Merged:
     """The results of all arrivals in their order, and what each generator saw of itself.
 
-    `doubts` are why the whole is suspect: a generator that was lost or saturated, a clock that
-    moved.
+    The readings stand apart, since two processes have two processors' shares. `lost` are the
+    numbers of the generators that were lost, from 0. `doubts` are why the whole is suspect: a
+    generator that was lost or saturated, a clock that moved.
     """
 
-    schedule: Schedule
-    results: Sequence[Result]
+    outcome: Outcome
     readings: Sequence[Sequence[Reading]]
     offsets: Sequence[ClockOffset]
+    lost: frozenset[int]
     doubts: Sequence[str]
 
 
@@ -139,10 +146,16 @@ def merged(schedule: Schedule, parts: Sequence[Part]) -> Merged:
         if part.after and part.before.differs(part.after):
             moved = part.after.seconds - part.before.seconds
             doubts.append(f"{named}its clock moved {moved * 1e3:+.1f} ms against ours")
+    done = [part.outcome for part in parts if not isinstance(part.outcome, Lost)]
     return Merged(
-        schedule,
-        [each for each in results if each],
+        Outcome(
+            schedule,
+            done[0].start if done else 0.0,
+            sum(outcome.limit for outcome in done),
+            [each for each in results if each],
+        ),
         [() if isinstance(part.outcome, Lost) else part.outcome.readings for part in parts],
         [part.before for part in parts],
+        frozenset(n for n, part in enumerate(parts) if isinstance(part.outcome, Lost)),
         doubts,
     )

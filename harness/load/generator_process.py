@@ -2,6 +2,8 @@
 
     python -m harness.load.generator_process SCHEDULER DIRECTORY
 
+`DIRECTORY` has the certificate by which scheduler and generators know each other.
+
 It ends with its scheduler, which lives in the process that started it. It is not watched over by a
 nanny: a generator that was killed must not come back.
 """
@@ -11,9 +13,12 @@ from __future__ import annotations
 import asyncio
 import signal
 import sys
+from pathlib import Path
 
 import dask
 from distributed import Worker
+
+from harness.load import loopback_tls
 
 SETTINGS = {
     "distributed.worker.profile.enabled": False,  # a thread that would wake every 10 ms
@@ -27,6 +32,7 @@ SETTINGS = {
 
 
 async def serve(scheduler: str, directory: str) -> None:
+    known = loopback_tls.security(Path(directory)) if scheduler.startswith("tls:") else None
     async with Worker(
         scheduler,
         nthreads=1,
@@ -35,6 +41,7 @@ async def serve(scheduler: str, directory: str) -> None:
         local_directory=directory,
         memory_limit=0,
         death_timeout=60,
+        security=known,
     ) as worker:
         await worker.finished()
 

@@ -30,7 +30,7 @@ class Storm:
     """The storm of generator `number` that goes on in this process. Implements `Together`."""
 
     def __init__(self, number: int, report: Report) -> None:
-        self._number, self._report = number, report
+        self.number, self._report = number, report
         self._loop: asyncio.AbstractEventLoop | None = None
         self._task: asyncio.Task[Any] | None = None
         self._start: float | None = None
@@ -73,7 +73,7 @@ class Storm:
 
     def begin(self, starts: Mapping[int, float]) -> None:
         """Give every generator its start, on its own clock. From any thread."""
-        self._start = starts[self._number]
+        self._start = starts[self.number]
         self._call(self._changed.set)
 
     def enter(self, stage: str) -> None:

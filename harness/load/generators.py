@@ -27,7 +27,7 @@ from distributed import Client, Future, LocalCluster, get_worker
 
 from harness import extras
 from harness.errors import CoppiceError, HostError, UsageError
-from harness.load import generator_side
+from harness.load import generator_side, loopback_tls
 from harness.load.arrivals import Schedule
 from harness.load.fan_out import ClockOffset, Lost, Part, Work
 from harness.load.generator import Outcome
@@ -261,8 +261,8 @@ def opened(
         tempfile.TemporaryDirectory(prefix="generators-", dir=directory) as name,
         dask.config.set({**SETTINGS, "distributed.scheduler.work-stealing": False}),
         LocalCluster(
-            n_workers=0, processes=False, protocol="tcp://", host="127.0.0.1",
-            silence_logs=logging.ERROR,
+            n_workers=0, processes=False, protocol="tls://", host="127.0.0.1",
+            security=loopback_tls.create(Path(name)), silence_logs=logging.ERROR,
             scheduler_kwargs={"dashboard": False, "dashboard_address": "127.0.0.1:0"},
         ) as cluster,
         Client(cluster) as client,

@@ -48,9 +48,9 @@ def test_results_are_merged_in_the_order_of_arrival() -> None:
         schedule,
         [Part(f"generator {n}", _outcome(part, n / 10)) for n, part in enumerate(parts, 1)],
     )
-    assert [each.index for each in whole.results] == list(range(7))
-    assert [each.arrival for each in whole.results] == list(schedule.entries)
-    usable = [each.marks["usable"] for each in whole.results]
+    assert [each.index for each in whole.outcome.results] == list(range(7))
+    assert [each.arrival for each in whole.outcome.results] == list(schedule.entries)
+    usable = [each.marks["usable"] for each in whole.outcome.results]
     assert usable == [0.1, 0.2, 0.3, 0.1, 0.2, 0.3, 0.1]
     assert not whole.doubts
 
@@ -65,8 +65,8 @@ def test_a_lost_generator_loses_its_part_and_nothing_else() -> None:
             Part("generator 2", Lost("generator 2", "its process is gone")),
         ],
     )
-    assert [each.kind for each in whole.results] == [None, "lost"] * 3 + [None]
-    assert whole.results[1].reason == "its process is gone"
+    assert [each.kind for each in whole.outcome.results] == [None, "lost"] * 3 + [None]
+    assert whole.outcome.results[1].reason == "its process is gone"
     (doubt,) = whole.doubts
     assert doubt == "generator 2 was lost with its 3 arrivals: its process is gone"
 

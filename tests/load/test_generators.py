@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -61,9 +62,9 @@ def test_clocks_of_one_machine_do_not_differ(two: Any) -> None:
 def test_each_generator_carries_out_its_part_from_one_start(two: Any) -> None:
     parts = two.carry_out(works.quick, fan_out.split(SCHEDULE, 2))
     whole = fan_out.merged(SCHEDULE, parts)
-    assert [each.arrival for each in whole.results] == list(SCHEDULE.entries)
-    assert not any(each.reason for each in whole.results)
-    pids = [each.marks["pid"] for each in whole.results]
+    assert [each.arrival for each in whole.outcome.results] == list(SCHEDULE.entries)
+    assert not any(each.reason for each in whole.outcome.results)
+    pids = [each.marks["pid"] for each in whole.outcome.results]
     assert pids == pids[:2] * 10 and pids[0] != pids[1]
     first, second = (part.outcome for part in parts)
     error = sum(part.before.uncertainty_s for part in parts)
@@ -119,49 +120,30 @@ def test_a_part_that_comes_again_is_not_carried_out(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_an_existing_cluster_is_used(two: Any, tmp_path: Path) -> None:
-    address = two.scheduler
-    with _opened(tmp_path, 2, address) as others:
-        assert others.addresses == two.addresses
-        parts = others.carry_out(works.quick, fan_out.split(SCHEDULE, 2))
-    assert not fan_out.merged(SCHEDULE, parts).doubts or len(parts) == 2
-    with pytest.raises(UsageError, match="has 2 workers, not 3"), _opened(tmp_path, 3, address):
-        raise AssertionError
+@contextlib.contextmanager
+def _cluster(directory: Path, *processes: Sequence[str]) -> Iterator[str]:
+    """A cluster that is not ours: the address of its scheduler, once these workers are there."""
+    distributed = pytest.importorskip("distributed")
+    with contextlib.ExitStack() as stack:
+        cluster = stack.enter_context(
+            distributed.LocalCluster(
+                n_workers=0, processes=False, protocol="tcp://", host="127.0.0.1",
+                scheduler_kwargs={"dashboard": False, "dashboard_address": "127.0.0.1:0"},
+            )
+        )  # fmt: skip
+        for argv in processes:
+            process = subprocess.Popen(
+                (sys.executable, *argv, cluster.scheduler_address, str(directory)),
+                stderr=subprocess.DEVNULL,
+            )
+            stack.callback(process.wait)
+            stack.callback(process.kill)
+        with distributed.Client(cluster, set_as_default=False) as client:
+            client.wait_for_workers(len(processes), timeout=LIMIT_S)
+        yield cluster.scheduler_address
 
 
-def test_a_killed_generator_is_lost_and_its_part_is_not_sent_again(tmp_path: Path) -> None:
-    schedule = _killing(5)  # of generator 2
-    with _opened(tmp_path) as opened:
-        parts = opened.carry_out(works.held, fan_out.split(schedule, 2))
-        whole = fan_out.merged(schedule, parts)
-        assert [each.kind for each in whole.results] == [None, "lost"] * 10
-        assert "generator 2 was lost with its 10 arrivals: its process is gone" in whole.doubts
-        # It stays lost, and the other one waits for no stage of it.
-        again = opened.carry_out(works.held, fan_out.split(SCHEDULE, 2))
-        assert [isinstance(part.outcome, fan_out.Lost) for part in again] == [False, True]
-
-
-def test_a_cluster_without_the_harness_is_refused(tmp_path: Path) -> None:
-    with _opened(tmp_path, 1) as opened:
-        foreign = subprocess.Popen(
-            (sys.executable, "-c", FOREIGN, opened.scheduler, str(tmp_path)),
-            stderr=subprocess.DEVNULL,
-        )
-        try:
-            deadline = time.monotonic() + LIMIT_S
-            while opened.workers() < 2:
-                assert foreign.poll() is None and time.monotonic() < deadline
-                time.sleep(0.05)
-            with (
-                pytest.raises(HostError, match="the harness cannot be imported by the cluster"),
-                _opened(tmp_path, 2, opened.scheduler),
-            ):
-                raise AssertionError
-        finally:
-            foreign.kill()
-            foreign.wait()
-
-
+WORKER = ("-m", generators.MODULE)
 FOREIGN = """
 import asyncio, sys
 sys.modules["harness"] = None  # as if it were not installed
@@ -173,6 +155,48 @@ async def serve():
 
 asyncio.run(serve())
 """
+
+
+def test_an_existing_cluster_is_used(tmp_path: Path) -> None:
+    with _cluster(tmp_path, WORKER, WORKER) as address:
+        with _opened(tmp_path, 2, address) as others:
+            parts = others.carry_out(works.quick, fan_out.split(SCHEDULE, 2))
+        assert not any(each.reason for each in fan_out.merged(SCHEDULE, parts).outcome.results)
+        with pytest.raises(UsageError, match="has 2 workers, not 3"), _opened(tmp_path, 3, address):
+            raise AssertionError
+
+
+def test_a_cluster_without_the_harness_is_refused(tmp_path: Path) -> None:
+    with (
+        _cluster(tmp_path, ("-c", FOREIGN)) as address,
+        pytest.raises(HostError, match="the harness cannot be imported by the cluster"),
+        _opened(tmp_path, 1, address),
+    ):
+        raise AssertionError
+
+
+def test_a_cluster_of_this_run_is_closed_to_others(
+    two: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(generators, "CONNECT_S", 0.5)
+    address = two.scheduler.replace("tls://", "tcp://")
+    with (
+        pytest.raises(HostError, match="no scheduler of dask answers"),
+        _opened(tmp_path, 1, address),
+    ):
+        raise AssertionError
+
+
+def test_a_killed_generator_is_lost_and_its_part_is_not_sent_again(tmp_path: Path) -> None:
+    schedule = _killing(5)  # of generator 2
+    with _opened(tmp_path) as opened:
+        parts = opened.carry_out(works.held, fan_out.split(schedule, 2))
+        whole = fan_out.merged(schedule, parts)
+        assert [each.kind for each in whole.outcome.results] == [None, "lost"] * 10
+        assert "generator 2 was lost with its 10 arrivals: its process is gone" in whole.doubts
+        # It stays lost, and the other one waits for no stage of it.
+        again = opened.carry_out(works.held, fan_out.split(SCHEDULE, 2))
+        assert [isinstance(part.outcome, fan_out.Lost) for part in again] == [False, True]
 
 
 def test_a_scheduler_that_does_not_answer_is_named(
