@@ -129,6 +129,7 @@ class ApiClient:
         )
         if response.status == 201:
             self._create_path, self._create_known = path, True
+            self._error(first, f"creating a sandbox by {CREATE_PATHS[0]}")  # as not offered
         return response if response.status not in (404, 405, 501) else first
 
     def _create_body(self, body: Mapping[str, Any] | None) -> tuple[bytes, float]:
