@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import dataclasses
 import json
 import time
 import uuid
@@ -147,7 +148,10 @@ class ApiClient:
             raise EndpointFailed(f"the service hands out the sandbox {created.id} twice")
         if not self._create_known or not self.answered:
             self._create_known = True
-            self.answered = answers.facts_of(response, created, self._create_path)
+            self.answered = {
+                name: self.endpoint.redacted(value)
+                for name, value in answers.facts_of(response, created, self._create_path).items()
+            }
         return created
 
     async def delete(self, id: str) -> bool:
@@ -210,7 +214,10 @@ class ApiClient:
         if response.status != 200:
             raise self._error_inside(response, what, created)
         try:
-            return process_stream.ran(response.body, response.start, response.body_at, argv)
+            ran = process_stream.ran(response.body, response.start, response.body_at, argv)
+            # A service that repeats its key must not bring it into a record.
+            shown = self.endpoint.redacted
+            return dataclasses.replace(ran, stdout=shown(ran.stdout), stderr=shown(ran.stderr))
         except EndpointFailed as error:
             raise self._noted(what, type(error)(self.endpoint.redacted(error.args[0]))) from None
 
@@ -222,7 +229,12 @@ class ApiClient:
         )
         if response.status != 200:
             raise self._error_inside(response, "executing a cell", created)
-        return process_stream.cell(response.body, response.start, response.body_at)
+        shown = self.endpoint.redacted
+        cell = process_stream.cell(response.body, response.start, response.body_at)
+        error = None if cell.error is None else shown(cell.error)
+        return dataclasses.replace(
+            cell, text=shown(cell.text), stdout=shown(cell.stdout), error=error
+        )
 
     async def upload(
         self, created: Created, path: str, content: bytes, timeout_s: float = RUN_S
