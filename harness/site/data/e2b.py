@@ -90,7 +90,8 @@ class Table:
 
 @dataclass(frozen=True)
 class Matrix:
-    """What one record says of one service; `system` is empty for our own gateway."""
+    """What one record says of one service; `system` is empty for our own gateway. The first column
+    is the newest SDK's."""
 
     entry: RecordEntry
     system: str
@@ -112,16 +113,18 @@ class Matrix:
         """How many methods of the newest SDK work; over all columns in an older record."""
         for table in self.tables:
             if table.name == METHODS:
-                newest_sdk = max(range(len(self.columns)), key=lambda at: _version(self, at))
-                score = table.scores[newest_sdk]
-                return f"{score.works} of {score.of} methods of {self.columns[newest_sdk].name}"
+                score = table.scores[0]
+                return f"{score.works} of {score.of} methods of {self.columns[0].name}"
         scores = [score for table in self.tables for score in table.scores]
         works, of = sum(one.works for one in scores), sum(one.of for one in scores)
         return f"{works} of {of}, across {len(self.columns)} SDK versions"
 
 
-def _version(matrix: Matrix, at: int) -> tuple[int, ...]:
-    return tuple(int(part) for part in matrix.columns[at].sdk.rpartition("-")[2].split("."))
+def _newest_first(column: Column) -> tuple[bool, Sequence[int], bool]:
+    """Python's before others, and of a version the synchronous classes before the others."""
+    language, _, version = column.sdk.partition("-")
+    numbers = [-int(part) for part in version.split(".") if part.isdigit()]
+    return language != "python", numbers, column.classes == "async"
 
 
 def _cell(series: Series) -> MethodResult:
@@ -171,11 +174,12 @@ def _matrix(entry: RecordEntry, system: str, published: Sequence[PublishedMatrix
         table = METHODS if method else f"operations of the {known['plane']}"
         rows = cells.setdefault(table, {})
         rows.setdefault(str(method or known["operation"]), {})[column] = _cell(series)
+    shown = sorted(columns, key=_newest_first)
     tables = [
-        _table(name, rows, list(columns), published if name == METHODS else ())
+        _table(name, rows, shown, published if name == METHODS else ())
         for name, rows in cells.items()
     ]
-    return Matrix(entry, system, list(columns), tables, list(over_https))
+    return Matrix(entry, system, shown, tables, list(over_https))
 
 
 def _table(
