@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -125,8 +125,11 @@ def results(
         executor.shutdown(cancel_futures=True)
 
 
-def collect(result: Result, into: Collector, **more: Scalar) -> None:
-    """A series for each verdict: 1 where it works, else 0 with the kind of failure."""
+def collect(
+    result: Result, into: Collector, redacted: Callable[[str], str] = str, **more: Scalar
+) -> None:
+    """A series for each verdict: 1 where it works, else 0 with the kind of failure. `redacted`
+    takes secrets out of what was answered."""
     for verdict in result.verdicts:
         dimensions = {**more, **result.column.dimensions()}
         if verdict.plane is None:
@@ -138,6 +141,6 @@ def collect(result: Result, into: Collector, **more: Scalar) -> None:
         if verdict.kind is not None:
             kind: Any = None if verdict.kind == "failed" else verdict.kind
             given: FailureKind | None = kind
-            into.fail(metric, "1", verdict.reason, "higher", given, **dimensions)
+            into.fail(metric, "1", redacted(verdict.reason), "higher", given, **dimensions)
         if verdict.reason == NOT_PROBED:
             into.broken.append(f"{result.column.name} has a method without a probe: {verdict.name}")

@@ -15,7 +15,7 @@ import './platform_objects.mjs'
 
 const { values: options } = parseArgs({ options: {
   surface: { type: 'boolean' }, template: { type: 'string' },
-  tag: { type: 'string', default: 'probe-of=coppice' },
+  tag: { type: 'string', default: 'probe-of=coppice' }, apart: { type: 'string', default: '0' },
 } })
 const write = (line) => process.stdout.write(JSON.stringify(line) + '\n')
 const all = methods()
@@ -45,7 +45,7 @@ if (options.surface) {
   process.exit(0)
 }
 const [name, ...value] = options.tag.split('=')
-const world = new World({ [name]: value.join('=') }, options.template)
+const world = new World({ [name]: value.join('=') }, options.template, 1000 * options.apart)
 for (const method of PROBES.keys()) {
   if (!all.includes(method)) continue
   const [kind, reason] = await verdict(world, method)

@@ -12,7 +12,7 @@ probe('Sandbox.create', async (world) => {
   assert.deepEqual({ ...known, ...metadata }, known)
   assert.equal((await made.commands.run('printf %s "$A"')).stdout, ODD)
   assert.equal(await made.kill(), true)
-  await assert.rejects(Sandbox.create('no such/té mplate%20+', minute), /not found/)
+  await assert.rejects(world.create(minute, 'no such/té mplate%20+'), /not found/)
 })
 probe('sandbox.get_info', 'Sandbox.get_full_info', async (world, name) => {
   const info = name === 'get_info' ? await world.box.getInfo() : await Sandbox.getFullInfo(world.box.sandboxId)
@@ -136,6 +136,7 @@ probe('sandbox.connect', async (world) => {
 })
 probe('sandbox.fork', async (world) => {
   await world.box.files.write('before.txt', 'before')
+  await world.wait(2)
   const forks = await world.box.fork({ count: 2, ...minute })
   assert.equal(forks.length, 2)
   for (const [number, fork] of forks.entries()) {

@@ -11,8 +11,8 @@ export class World {
   ends = []
   box = null
 
-  constructor(tag, template) {
-    Object.assign(this, { tag, template })
+  constructor(tag, template, apartMs) {
+    Object.assign(this, { tag, template, apartMs, last: 0 })
     this.name = `coppice-${randomBytes(4).toString('hex')}`
     this.metadata = { ...tag, probe: this.name, [ODD_NAME]: ODD }
   }
@@ -20,9 +20,16 @@ export class World {
   // Another sandbox. It ends with the world at the latest.
   async create(options = {}, template = this.template) {
     const all = { timeoutMs: 120_000, ...options, metadata: { ...options.metadata, ...this.tag } }
+    await this.wait()
     const made = await (template ? Sandbox.create(template, all) : Sandbox.create(all))
     this.atEnd(() => made.kill())
     return made
+  }
+
+  // Wait until so many sandboxes may be made.
+  async wait(count = 1) {
+    await new Promise((done) => setTimeout(done, Math.max(this.last + this.apartMs - performance.now(), 0)))
+    this.last = performance.now() + (count - 1) * this.apartMs
   }
 
   atEnd(end) { this.ends.push(end) }

@@ -1,6 +1,6 @@
 """Calls every method of the E2B SDK of this interpreter, and checks the results.
 
-    probe sync|async [--surface] [--template T] [--tag NAME=VALUE]
+    probe sync|async [--surface] [--template T] [--tag NAME=VALUE] [--apart SECONDS]
 
 The rig runs it in an environment with one version of the SDK and imports nothing else. For each
 method (surface.py) it writes a line of JSON, {method, kind, reason}; `kind` is null if the method
@@ -97,6 +97,7 @@ def main():
     parser.add_argument("--surface", action="store_true")
     parser.add_argument("--template")
     parser.add_argument("--tag", default="probe-of=coppice")
+    parser.add_argument("--apart", type=float, default=0.0)
     options = parser.parse_args()
     asynchronous = options.classes == "async"
     output, sys.stdout = sys.stdout, sys.stderr
@@ -111,7 +112,7 @@ def main():
         return
     resolve_localhost()
     name, _, value = options.tag.partition("=")
-    world = World(asynchronous, {name: value}, options.template, Exchanges())
+    world = World(asynchronous, {name: value}, options.template, options.apart, Exchanges())
     run = all_verdicts(world, methods, write)
     if asynchronous:
         asyncio.run(run)

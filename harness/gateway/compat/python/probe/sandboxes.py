@@ -27,7 +27,7 @@ while True:
 async def _(world, name):
     Sandbox, metadata = world.Sandbox, {"made": "by the SDK", ODD_NAME: ODD}
     if name == "beta_create":
-        made = await world.do(Sandbox.beta_create(timeout=60))
+        made = await world.do(Sandbox.beta_create(timeout=60, metadata=world.tag))
         expect(await world.do(made.kill()) is True, made)
         return
     made = await world.create(timeout=60, metadata=metadata, envs={"A": ODD})
@@ -37,7 +37,7 @@ async def _(world, name):
     expect(printed == ODD, printed)
     expect(await world.do(made.kill()) is True, "kill")
     try:
-        await world.do(Sandbox.create("no such/té mplate%20+", timeout=60))
+        await world.create("no such/té mplate%20+", timeout=60)
     except Exception as error:
         expect("not found" in str(error), error)
     else:
@@ -201,6 +201,7 @@ async def _(world):
 @probe("sandbox.fork")
 async def _(world):
     await world.do(world.box.files.write("before.txt", "before"))
+    world.wait(2)
     forks = await world.do(world.box.fork(count=2, timeout=60))
     expect(len(forks) == 2 and not any(isinstance(one, Exception) for one in forks), forks)
     for number, fork in enumerate(forks):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import secrets
+import time
 
 import e2b
 import e2b_code_interpreter as sdk
@@ -19,14 +20,16 @@ class World:
     """The SDK's classes, asynchronous or not, and what has been made with them.
 
     `tag` is metadata of every sandbox, by which they are found again; `template` is None for the
-    SDK's own default. `exchanges` are the HTTP exchanges that the SDK has logged.
+    SDK's own default. Creations are `apart_s` seconds apart at least. `exchanges` are the HTTP
+    exchanges that the SDK has logged.
     """
 
-    def __init__(self, asynchronous, tag, template, exchanges):
+    def __init__(self, asynchronous, tag, template, apart_s, exchanges):
         self.asynchronous = asynchronous
         self.exchanges = exchanges
         self.tag = tag
         self._template = template
+        self._apart_s, self._last = apart_s, 0.0
         prefix = "Async" if asynchronous else ""
         for name in ("Sandbox", "Template", "Volume", "Secret"):
             setattr(self, name, getattr(sdk, prefix + name, getattr(e2b, prefix + name, None)))
@@ -54,9 +57,15 @@ class World:
         options["metadata"] = {**options.get("metadata", {}), **self.tag}
         if template or self._template:
             options["template"] = template or self._template
+        self.wait()
         made = await self.do(self.Sandbox.create(**options))
         self.at_end(lambda: made.kill())
         return made
+
+    def wait(self, count=1):
+        """Wait until so many sandboxes may be made."""
+        time.sleep(max(self._last + self._apart_s - time.monotonic(), 0))
+        self._last = time.monotonic() + (count - 1) * self._apart_s
 
     def at_end(self, end):
         """Call this at the end of the world; what it raises is ignored."""
