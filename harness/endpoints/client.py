@@ -35,6 +35,8 @@ RUN_METADATA = "coppice-run"
 """The metadata of each sandbox that names its run: by it a sandbox is found whose creation was
 asked for, but not answered."""
 CREATE_S, CALL_S, RUN_S = 120.0, 60.0, 60.0
+CREATED_LIMIT = 1 << 20
+"""Bytes of the answer to a creation: many are under way at once."""
 LIFE_S = 300
 """Seconds after which the service is to end a sandbox by itself, unless the caller says."""
 CREATE_PATHS = ("/v2/sandboxes", "/sandboxes")
@@ -108,6 +110,7 @@ class ApiClient:
                 content,
                 start,
                 CREATE_S,
+                CREATED_LIMIT,
             )
             if response.status in (404, 405, 501) and not self._create_known:
                 response = await self._create_elsewhere(content, response)
@@ -126,8 +129,9 @@ class ApiClient:
         path = self._prefix + CREATE_PATHS[1]
         start = time.perf_counter()
         response = await self._send(
-            self._origin, "POST", path, self._head + _JSON, content, start, CREATE_S
-        )
+            self._origin, "POST", path, self._head + _JSON, content, start, CREATE_S,
+            CREATED_LIMIT,
+        )  # fmt: skip
         if response.status == 201:
             self._create_path, self._create_known = path, True
             self._error(first, f"creating a sandbox by {CREATE_PATHS[0]}")  # as not offered
@@ -324,9 +328,9 @@ class ApiClient:
 
     async def _send(
         self, origin: Origin, method: str, target: str, head: str, body: bytes | None,
-        start: float, timeout_s: float,
+        start: float, timeout_s: float, limit: int = BODY_LIMIT,
     ) -> Response:  # fmt: skip
-        call = Call(method, target, head, body, start, timeout_s, BODY_LIMIT)
+        call = Call(method, target, head, body, start, timeout_s, limit)
         connection = self._connections.idle(origin) or await self._connections.opened(origin)
         try:
             return await connection.send(call)
