@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import dataclasses
 import json
 import time
 import uuid
@@ -129,6 +130,7 @@ class ApiClient:
         )
         if response.status == 201:
             self._create_path, self._create_known = path, True
+            self._error(first, f"creating a sandbox by {CREATE_PATHS[0]}")  # as not offered
         return response if response.status not in (404, 405, 501) else first
 
     def _create_body(self, body: Mapping[str, Any] | None) -> tuple[bytes, float]:
@@ -146,7 +148,10 @@ class ApiClient:
             raise EndpointFailed(f"the service hands out the sandbox {created.id} twice")
         if not self._create_known or not self.answered:
             self._create_known = True
-            self.answered = answers.facts_of(response, created, self._create_path)
+            self.answered = {
+                name: self.endpoint.redacted(value)
+                for name, value in answers.facts_of(response, created, self._create_path).items()
+            }
         return created
 
     async def delete(self, id: str) -> bool:
@@ -209,7 +214,10 @@ class ApiClient:
         if response.status != 200:
             raise self._error_inside(response, what, created)
         try:
-            return process_stream.ran(response.body, response.start, response.body_at, argv)
+            ran = process_stream.ran(response.body, response.start, response.body_at, argv)
+            # A service that repeats its key must not bring it into a record.
+            shown = self.endpoint.redacted
+            return dataclasses.replace(ran, stdout=shown(ran.stdout), stderr=shown(ran.stderr))
         except EndpointFailed as error:
             raise self._noted(what, type(error)(self.endpoint.redacted(error.args[0]))) from None
 
@@ -221,7 +229,12 @@ class ApiClient:
         )
         if response.status != 200:
             raise self._error_inside(response, "executing a cell", created)
-        return process_stream.cell(response.body, response.start, response.body_at)
+        shown = self.endpoint.redacted
+        cell = process_stream.cell(response.body, response.start, response.body_at)
+        error = None if cell.error is None else shown(cell.error)
+        return dataclasses.replace(
+            cell, text=shown(cell.text), stdout=shown(cell.stdout), error=error
+        )
 
     async def upload(
         self, created: Created, path: str, content: bytes, timeout_s: float = RUN_S
@@ -253,7 +266,13 @@ class ApiClient:
         )
         if port == ENVD and needs_user(created.raw.get("envdVersion")):
             about += f"Authorization: Basic {base64.b64encode(b'user:').decode()}\r\n"
-        return await self._send(origin, method, prefix + target, about, body, start, timeout_s)
+        try:
+            return await self._send(origin, method, prefix + target, about, body, start, timeout_s)
+        except EndpointUnreachable as error:
+            if origin == self._origin or error.hint:
+                raise
+            hint = "if its sandboxes are reached elsewhere: --sandbox-url URL"
+            raise EndpointUnreachable(str(error.args[0]), hint=hint) from error
 
     # Requests.
 

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from starlette.requests import Request
-from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.responses import PlainTextResponse, Response
 from starlette.types import Receive, Scope, Send
 
 from harness.gateway.control_plane.operations import ControlPlane
@@ -19,6 +19,7 @@ from harness.gateway.digits import whole_number
 from harness.gateway.envd.connections import ServerConnection
 from harness.gateway.envd.process import Listener
 from harness.gateway.errors import ApiError
+from harness.gateway.http.responses import Json
 from harness.gateway.query_string import refuse_any
 from harness.gateway.sandboxes.service import Sandboxes
 from harness.gateway.sandboxes.snapshots import Snapshots
@@ -66,7 +67,7 @@ class Gateway:
             else:
                 response = await self._control.answer(request)
         except ApiError as error:
-            response = JSONResponse(error.body(), error.status, error.headers())
+            response = Json(error.body(), error.status, error.headers())
         await response(scope, receive, send)
 
     async def connect(
