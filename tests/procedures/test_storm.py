@@ -28,6 +28,12 @@ from harness.sandbox.protocol import Sharing, Substrate, Template, Tier
 TIER = Tier.DURABLE_PREWARM_POOL
 
 
+@pytest.fixture(autouse=True)
+def what_all_sandboxes_share(run: Run) -> None:
+    """Made with the first identity of a run, and no leak."""
+    allocate(run.leases, run.id).release()
+
+
 class Odd(NoopSandbox):
     """Does what a test says when it is asked; `asked` counts how often."""
 
