@@ -292,7 +292,7 @@ def test_generator_reach(
             return reach_step(substrate, template, case, run, rate, plan.reach_s, through, into)
 
         rig_run.show_progress(through)
-        found = capacity.sweep(offer, FIRST_REACH, lambda outcome: None, plan.reach_steps)
+        found = capacity.sweep(offer, FIRST_REACH, not_kept, plan.reach_steps)
         note(found, into, "generator-reach", {"through": through})
     rig_run.end()
     record = rig_run.write(
@@ -300,6 +300,11 @@ def test_generator_reach(
     )
     late = next(series for series in into.series if series.metric == "lateness")
     rig_run.deliver(benchmark, late, record)
+
+
+def not_kept(outcome: Outcome) -> str | None:
+    """Why the generator did not keep the schedule; None if it did."""
+    return next(iter(outcome.saturated), None)
 
 
 def reach_step(
