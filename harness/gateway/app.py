@@ -8,10 +8,11 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from starlette.requests import Request
-from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.responses import PlainTextResponse, Response
 from starlette.types import Receive, Scope, Send
 
 from harness.gateway.control_plane.operations import ControlPlane
+from harness.gateway.data_plane import cross_origin
 from harness.gateway.data_plane.authorisation import ENVD_PORT
 from harness.gateway.data_plane.port_proxy import Headers
 from harness.gateway.data_plane.router import DataPlane
@@ -19,6 +20,7 @@ from harness.gateway.digits import whole_number
 from harness.gateway.envd.connections import ServerConnection
 from harness.gateway.envd.process import Listener
 from harness.gateway.errors import ApiError
+from harness.gateway.http.responses import Json
 from harness.gateway.query_string import refuse_any
 from harness.gateway.sandboxes.service import Sandboxes
 from harness.gateway.sandboxes.snapshots import Snapshots
@@ -58,7 +60,12 @@ class Gateway:
         request = Request(scope, receive)
         response: Response
         try:
-            if target := self._target(request):
+            of_page = cross_origin.is_of_page(scope) and _asks_envd(scope)
+            if of_page:
+                send = cross_origin.permitting(send)
+            if of_page and cross_origin.is_preflight(scope):
+                response = cross_origin.permission(scope)
+            elif target := self._target(request):
                 response = await self._data.answer(*target, request)
             elif scope["path"] == "/metrics" and scope["method"] == "GET":
                 refuse_any(request)
@@ -66,7 +73,7 @@ class Gateway:
             else:
                 response = await self._control.answer(request)
         except ApiError as error:
-            response = JSONResponse(error.body(), error.status, error.headers())
+            response = Json(error.body(), error.status, error.headers())
         await response(scope, receive, send)
 
     async def connect(
@@ -127,6 +134,12 @@ class Gateway:
             gauges["coppice_pool_ready", "template", template] = count
         gauges["coppice_creations_waiting", "", ""] = self._sandboxes.admission.waiting
         return self._sandboxes.metrics.text(gauges)
+
+
+def _asks_envd(scope: Scope) -> bool:
+    """Whether a request is for envd; one that names no sandbox is by its path."""
+    named = _named_target(scope["headers"])
+    return named[1] == ENVD_PORT if named else cross_origin.has_path_of_envd(scope)
 
 
 def _named_target(headers: Headers) -> tuple[str, int] | None:
