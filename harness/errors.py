@@ -35,7 +35,8 @@
     ├── CommandFailed                     70  a program failed; carries its exit code and stderr
     └── SandboxError                      76  a request to a sandbox failed
         ├── GuestTimeout                      no answer within the time limit
-        │   └── GuestStalled                  no answer and no activity either
+        │   ├── GuestStalled                  no answer and no activity either
+        │   └── Overloaded                    refused at once: the wait would be too long
         ├── GuestDied                         the guest or its VMM has exited
         ├── InterpreterEnded                  a sandbox's code interpreter has exited
         ├── WrongAnswer                       the answer is not the nonce's hash
@@ -88,6 +89,7 @@ __all__ = [
     "NameTaken",
     "NotEnoughMemory",
     "NotOffered",
+    "Overloaded",
     "PathError",
     "PluginError",
     "PolicyError",
@@ -292,6 +294,14 @@ class GuestTimeout(SandboxError):
 
 class GuestStalled(GuestTimeout):
     pass
+
+
+class Overloaded(GuestTimeout):
+    """A caller is not made to wait longer than is useful; it may try again after this time."""
+
+    def __init__(self, message: str, *, retry_after_s: float) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
 
 
 class GuestDied(SandboxError):

@@ -16,30 +16,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from harness import extras
+from harness.endpoints.address import Origin
 from harness.errors import EndpointFailed, EndpointUnreachable, GuestTimeout
 
 HEAD_LIMIT = 64 << 10
 """Bytes of a response's status line and headers."""
 BODY_LIMIT = 16 << 20
 """Bytes of a response's body, unless a request states another limit."""
-
-
-@dataclass(frozen=True)
-class Origin:
-    """Where connections go: what a URL says before its path."""
-
-    tls: bool
-    host: str
-    port: int
-
-    @property
-    def authority(self) -> str:
-        """The value of the Host header."""
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return host if self.port == (443 if self.tls else 80) else f"{host}:{self.port}"
-
-    def __str__(self) -> str:
-        return f"http{'s' if self.tls else ''}://{self.authority}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +84,7 @@ class HttpConnection(asyncio.Protocol):
         self._reset()
 
     def _reset(self) -> None:
-        self._head_bytes = 0
+        self._head_bytes = self._received_bytes = 0
         self._headers: dict[str, str] = {}
         self._headers_at = 0.0
         self._status = 0
@@ -125,6 +108,7 @@ class HttpConnection(asyncio.Protocol):
             return
         if not self._headers_at:
             self._head_bytes += len(data)
+        self._received_bytes += len(data)  # trailers, too, which have no end otherwise
         try:
             self._parser.feed_data(data)
         except _httptools().HttpParserUpgrade:
@@ -134,7 +118,7 @@ class HttpConnection(asyncio.Protocol):
                 self._fail(_not_http(data, self.origin))
         if self._done:
             self._complete()
-        elif self._call and self._size > self._call.limit:
+        elif self._headers_at and self._call and self._received_bytes > self._call.limit:
             self._fail(f"its answer is longer than {self._call.limit >> 10} KiB and goes on")
         elif not self._headers_at and self._head_bytes > HEAD_LIMIT:
             self._fail(f"the headers of its answer are longer than {HEAD_LIMIT >> 10} KiB")
@@ -158,7 +142,7 @@ class HttpConnection(asyncio.Protocol):
     # httptools' callbacks, during `feed_data`.
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if not self._done:
+        if not self._headers_at:  # trailers are of no use
             self._headers[name.decode("latin-1").lower()] = value.decode("latin-1")
 
     def on_headers_complete(self) -> None:
@@ -202,6 +186,12 @@ class HttpConnection(asyncio.Protocol):
         finally:
             limit.cancel()
             self._waiting = None
+
+    @property
+    def tls(self) -> str:
+        """The version and cipher of TLS; empty without it."""
+        cipher = self._transport.get_extra_info("cipher") if self._transport else None
+        return f"{cipher[1]}, {cipher[0]}" if cipher else ""
 
     def close(self) -> None:
         self.usable = False
@@ -267,10 +257,11 @@ async def connected(
         except (OSError, TimeoutError) as error:
             last = error
     assert last is not None
-    raise EndpointUnreachable(f"{origin} cannot be reached: {_why(last, timeout_s)}") from last
+    raise EndpointUnreachable(f"{origin} cannot be reached: {reason_of(last, timeout_s)}") from last
 
 
-def _why(error: Exception, timeout_s: float) -> str:
+def reason_of(error: Exception, timeout_s: float) -> str:
+    """Why no connection came about."""
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"its certificate does not fit: {error.verify_message}"
     if isinstance(error, ssl.SSLError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import math
 from collections.abc import Mapping
 
 from harness.errors import (
@@ -15,6 +16,7 @@ from harness.errors import (
     GuestRefused,
     GuestTimeout,
     NotEnoughMemory,
+    Overloaded,
     PolicyError,
     Unsupported,
 )
@@ -121,6 +123,9 @@ def as_http(error: Exception) -> ApiError:
         return ApiError(502, "sandbox was not found")
     if isinstance(error, BrokenGuest):
         return ApiError(502, str(error))
+    if isinstance(error, Overloaded):
+        after_s = max(math.ceil(error.retry_after_s), 1)
+        return ApiError(429, str(error), retry=True, retry_after=after_s)
     if isinstance(error, NotEnoughMemory | GuestTimeout | TimeoutError):
         return ApiError(503, str(error) or "no sandbox was ready in time")
     if isinstance(error, DiskFull):

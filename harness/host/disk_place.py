@@ -56,8 +56,7 @@ class DiskPlace:
 
     def room(self) -> int:
         """How many more disks fit."""
-        found = file_system.of(self.directory)
-        return (found.free - found.margin) // max(self.reserved, 1)
+        return file_system.room(self.directory) // max(self.reserved, 1)
 
     def require_room(self, count: int = 1) -> None:
         """Raise DiskFull unless `count` more disks fit."""
@@ -77,9 +76,8 @@ class DiskPlace:
     def reserve(self, file: Path) -> None:
         """Reserve a disk's room, beyond the end of the file too. After DiskFull it is removed."""
         try:
-            found = file_system.of(self.directory)
             missing = self.reserved - file.stat().st_blocks * 512  # of a copy, less than a disk
-            if missing > found.free - found.margin:
+            if missing > file_system.room(self.directory):
                 raise self._no_room(1)
             handle = os.open(file, os.O_WRONLY | os.O_CLOEXEC)
             try:

@@ -29,7 +29,7 @@ class FileSystem:
     @property
     def margin(self) -> int:
         """Bytes that stay free for others."""
-        return min(FLOOR, self.size // 20)
+        return _margin(self.size)
 
     def __str__(self) -> str:
         return f"{self.kind}, {self.free >> 20} MiB free"
@@ -41,6 +41,17 @@ def entries(directory: Path) -> list[Path]:
         return list(directory.iterdir())
     except (FileNotFoundError, NotADirectoryError):
         return []
+
+
+def room(directory: Path) -> int:
+    """Bytes that are free in a directory's file system beyond those that stay free for others: of
+    all that `of` finds out, what changes."""
+    found = os.statvfs(directory)
+    return found.f_bavail * found.f_frsize - _margin(found.f_blocks * found.f_frsize)
+
+
+def _margin(size: int) -> int:
+    return min(FLOOR, size // 20)
 
 
 def existing(path: Path) -> Path:

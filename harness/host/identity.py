@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ NETWORK = IPv4Network("10.77.0.0/16")
 """IPv4 addresses of sandboxes; the first is the gateway's, the last is broadcast."""
 NETWORK6 = IPv6Network("fd77:c0bb:1ce::/64")
 """IPv6 addresses of sandboxes; they end with the IPv4 address."""
+SHARED_LEASE = "lease"
 NO_KEY = bytes(16)
 """The key of a guest before it gets an identity."""
 
@@ -50,15 +52,29 @@ def allocate(leases: Path, run_id: str) -> Identity:
 
     Linking the file into place is the lock, so threads and processes may call this at once. The
     file holds the run's id from the start: a killed process never leaves an unowned lease.
+    All leases of a run are links to one file where they can be: ext4 without a journal looks at
+    each file that was deleted in the last minutes before it makes another.
     Raises NotEnoughMemory when every address is in use.
     """
     leases.mkdir(parents=True, exist_ok=True)
+    with contextlib.suppress(OSError):  # of a run that has no directory, or has very many leases
+        return _take(leases, _shared(leases.parent / run_id, run_id))
     begun = leases / f"{LEASE_BEGUN}{run_id}.{secrets.token_hex(4)}"
     try:
         begun.write_text(run_id, encoding="utf-8")
         return _take(leases, begun)
     finally:
         begun.unlink(missing_ok=True)
+
+
+def _shared(directory: Path, run_id: str) -> Path:
+    """The file of a run that its leases are links to."""
+    shared = directory / SHARED_LEASE
+    if not shared.exists():
+        own = directory / f"{SHARED_LEASE}.{secrets.token_hex(4)}"
+        own.write_text(run_id, encoding="utf-8")
+        own.replace(shared)
+    return shared
 
 
 def _take(leases: Path, begun: Path) -> Identity:

@@ -33,6 +33,7 @@ _PROGRAMS = (
     "first-command-alone",
     "first-run-code",
     "first-run-code-alone",
+    "usable",
 )
 """Metrics whose clock stops only after a program has run."""
 

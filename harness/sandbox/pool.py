@@ -1,7 +1,8 @@
 """Pools: sandboxes that are launched before a caller asks for one.
 
 A caller checks a sandbox out and gives it back; it is then destroyed, never reused. With `refill`
-the pool replaces what was checked out, in the background and up to its size. A pool is thread-safe.
+the pool replaces what was checked out, in the background and at once, up to its size; for callers
+that wait it launches beyond that. A pool is thread-safe.
 Several processes may have pools of the same checkpoint: they share only the address leases
 (harness/host/identity.py) and the host's free memory, which is checked before every launch. What a
 killed owner leaves behind is found by its run's id (harness/host/leftovers.py).
@@ -23,6 +24,8 @@ from harness.sandbox.lifetime import Destroyable
 WORKERS = 8
 """Concurrent launches: a launch mostly waits."""
 MAX_FAILURES = 3
+NEWEST = 0.2
+"""The weight of the newest launch in the mean of how long one takes."""
 
 
 S = TypeVar("S", bound=Destroyable)
@@ -35,7 +38,8 @@ class Drained(GuestTimeout):
 class Pool(Generic[S]):
     """Up to `size` ready sandboxes. `launch` makes one; `memory_each` is the memory it takes, in
     bytes. With `lends` the pool also destroys, when it is drained, what is checked out; without,
-    a sandbox belongs to its caller from the check-out on."""
+    a sandbox belongs to its caller from the check-out on. `workers` launches run at once, and
+    each calls `before` first, which may wait for something more urgent."""
 
     def __init__(
         self,
@@ -45,6 +49,8 @@ class Pool(Generic[S]):
         memory_each: int = 0,
         refill: bool = True,
         lends: bool = True,
+        workers: int = WORKERS,
+        before: Callable[[], object] = bool,
     ) -> None:
         self.size = size
         self._launch = launch
@@ -55,12 +61,18 @@ class Pool(Generic[S]):
         self._out: set[S] = set()
         self.awaited = 0
         """Number of callers that are waiting in `check_out`."""
+        self.expected = 0
+        """Number of callers for whom sandboxes are launched beyond the pool's size."""
+        self._before = before
+        self._launch_s = 0.0
+        """The mean time of a launch lately; 0 before the first."""
+        self._worker_count = workers
         self._change = threading.Condition()
         self._launching = 0
         self._failures: list[Exception] = []
         self._failed_in_a_row = 0
         self._closed = False
-        self._workers = ThreadPoolExecutor(WORKERS, thread_name_prefix="pool")
+        self._workers = ThreadPoolExecutor(workers, thread_name_prefix="pool")
 
     def __enter__(self) -> Self:
         return self
@@ -119,14 +131,18 @@ class Pool(Generic[S]):
 
     def _work(self) -> None:
         made = None
+        self._before()
         with self._change:
-            if self._refill and self.ready + self._launching > self.size:  # put back meanwhile
+            # Put back meanwhile, or no longer waited for.
+            if self._refill and self.ready + self._launching > self.size + self.expected:
                 self._launching -= 1
                 self._change.notify_all()
                 return
         try:
             self._admit(1)
+            began = time.monotonic()
             made = self._launch()
+            self._note_launch(time.monotonic() - began)
         except Exception as error:  # raised again in the caller that waits for this sandbox
             with self._change:
                 self._failures.append(error)
@@ -142,6 +158,29 @@ class Pool(Generic[S]):
                 self._change.notify_all()
         if made is not None:
             made.destroy()
+
+    def _note_launch(self, took_s: float) -> None:
+        with self._change:
+            weight = NEWEST if self._launch_s else 1.0
+            self._launch_s += weight * (took_s - self._launch_s)
+
+    def expect(self, callers: int) -> None:
+        """So many more callers wait, or, if negative, fewer: launch for them too."""
+        with self._change:
+            self.expected += callers
+            if callers > 0:
+                self._start_missing()
+
+    def _start_missing(self) -> None:
+        """The caller holds the lock."""
+        while not self._closed and self.ready + self._launching < self.size + self.expected:
+            self._start_one()
+
+    def expected_wait_s(self) -> float:
+        """How long another caller would wait behind those that are expected, as launches have gone
+        lately; 0 before the first."""
+        ahead = self.expected + 1 - self.ready
+        return max(ahead, 0) * self._launch_s / self._worker_count
 
     def check_out(self, timeout_s: float = 60) -> S:
         """Take a ready sandbox; the caller owns it from the return on.
@@ -170,13 +209,13 @@ class Pool(Generic[S]):
         sandbox = self._ready.popleft()
         if self._lends:
             self._out.add(sandbox)
-        if self._refill and self.ready + self._launching < self.size:
+        if self._refill and self.ready + self._launching < self.size + self.expected:
             self._start_one()
         return sandbox
 
     def _has_room(self) -> bool:
         """Whether one more sandbox may be ready; the caller holds the lock."""
-        return not self._closed and (not self._refill or self.ready < self.size)
+        return not self._closed and (not self._refill or self.ready < self.size + self.expected)
 
     def put_back(self, sandbox: S) -> None:
         """Return an unused sandbox: the next caller gets it. Where its place has been filled

@@ -73,7 +73,17 @@ def test_a_read_only_file_system_is_refused_and_a_full_one_too(
 
 
 def pytest_on_rigs(*arguments: str) -> subprocess.CompletedProcess[str]:
-    argv = [sys.executable, "-m", "pytest", "rigs", "-p", "no:cacheprovider", "-q", "-k", "noop"]
+    argv = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "rigs",
+        "-p",
+        "no:cacheprovider",
+        "-q",
+        "-k",
+        "cold_start and noop",
+    ]
     return subprocess.run(
         [*argv, *arguments], cwd=ROOT, capture_output=True, text=True, encoding="utf-8"
     )

@@ -71,3 +71,17 @@ def test_a_full_network_is_reported_and_a_released_address_is_reused(
     again = allocate(tmp_path, "run")
     assert again.address == held[3].address
     assert again.machine_id != held[3].machine_id and again.key != held[3].key
+
+
+def test_the_leases_of_a_run_are_links_to_one_file(tmp_path: Path) -> None:
+    """A file for each would have to be made, which ext4 is slow at when many were deleted."""
+    (tmp_path / "run").mkdir()
+    leases = tmp_path / "leases"
+    held = [allocate(leases, "run") for _ in range(3)]
+    assert len({one.lease.stat().st_ino for one in held}) == 1
+    assert {one.lease.read_text(encoding="utf-8") for one in held} == {"run"}
+    held[0].release()
+    assert {path.name for path in leases.iterdir()} == {one.lease.name for one in held[1:]}
+    other = allocate(leases, "another run, which has no directory")
+    assert other.lease.read_text(encoding="utf-8") == "another run, which has no directory"
+    assert len(list(leases.iterdir())) == 3

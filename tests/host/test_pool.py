@@ -284,3 +284,44 @@ def test_what_is_ready_is_had_at_once_or_not_at_all(launcher: FakeLauncher) -> N
         launcher.gate.set()
         eventually(lambda: pool.ready == 2)
     assert launcher.destroyed == [1] * 4, "those that were out as well"
+
+
+def test_it_launches_beyond_its_size_for_those_who_are_expected(launcher: FakeLauncher) -> None:
+    with Pool(launcher, 1) as pool:
+        pool.fill()
+        launcher.gate.clear()
+        pool.expect(3)
+        eventually(lambda: launcher.calls == 4)
+        launcher.gate.set()
+        eventually(lambda: pool.ready == 4)
+        for _ in range(3):
+            pool.check_out()
+            pool.expect(-1)
+        eventually(lambda: not pool.under_way)
+        assert pool.ready == 1, "nothing is replaced beyond its size"
+
+
+def test_a_launch_waits_for_what_is_more_urgent(launcher: FakeLauncher) -> None:
+    calm = threading.Event()
+    with Pool(launcher, 1, before=lambda: calm.wait(60)) as pool:
+        filling = threading.Thread(target=pool.fill)
+        filling.start()
+        eventually(lambda: pool.under_way == 1)
+        assert launcher.calls == 0
+        calm.set()
+        filling.join()
+        assert launcher.calls == 1
+
+
+def test_the_expected_wait_grows_with_the_queue(launcher: FakeLauncher) -> None:
+    with Pool(launcher, 1, workers=2) as pool:
+        assert pool.expected_wait_s() == 0.0, "nothing is known yet"
+        pool.fill()
+        pool._launch_s = 3.0
+        assert pool.expected_wait_s() == 0.0, "one is ready"
+        launcher.gate.clear()
+        pool.check_out()
+        assert pool.expected_wait_s() == pytest.approx(1.5)
+        pool.expect(3)
+        assert pool.expected_wait_s() == pytest.approx(6.0)
+        launcher.gate.set()

@@ -22,6 +22,8 @@ class Behaviour:
     """A sandbox runs nothing for a time between these two after its creation was answered."""
     headers_s: float = 0.0
     """The time before the headers of each response."""
+    headers_on: str = "any"
+    """The operation whose headers wait so long: create, list, delete, command, cell; or `any`."""
     body_s: float = 0.0
     """The time between the headers and the body of each response of the API."""
     command_s: float = 0.0
@@ -55,8 +57,8 @@ class Behaviour:
     """The time between any two bytes of a response's headers."""
 
     create_body: str = "json"
-    """What a creation is answered with: `json`, `endless` (it never ends), `other-json` (that of
-    another API), or `not-json`."""
+    """What a creation is answered with: `json`, `endless` (it never ends), `trailers` (headers
+    after it, which never end), `other-json` (that of another API), or `not-json`."""
     command_body: str = "stream"
     """What a command is answered with: `stream`, `endless` (output without end), or `not-json`."""
 
@@ -95,6 +97,7 @@ NAMED: Mapping[str, Mapping[str, Any]] = {
     "half-way-stream": {"cut": "stream", "cut_on": "command"},
     "answer-lost": {"cut": "answer"},
     "endless": {"create_body": "endless"},
+    "endless-trailers": {"create_body": "trailers"},
     "endless-output": {"command_body": "endless"},
     "other-json": {"create_body": "other-json"},
     "not-json": {"create_body": "not-json"},

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import random
 import secrets
 import ssl
 import tempfile
@@ -19,7 +20,7 @@ from typing import Any
 from harness.network.namespace import inside
 from tests.stand_ins.behaviours import behaviour
 from tests.stand_ins.service import Service
-from tests.stand_ins.wire import LAST_CHUNK, Response, chunk, head, read
+from tests.stand_ins.wire import LAST_CHUNK, TRAILERS, Response, chunk, head, read
 
 
 class StandIn:
@@ -77,7 +78,8 @@ class StandIn:
         cut = self._cut(operation)
         if cut == "answer":
             return False
-        await asyncio.sleep(self.behaviour.headers_s)
+        if self.behaviour.headers_on in (operation, "any"):
+            await asyncio.sleep(self.behaviour.headers_s)
         sent = head(response, self._date())
         if cut == "header":
             await _send(writer, sent[: len(sent) // 2])
@@ -123,7 +125,11 @@ async def _send_body(writer: asyncio.StreamWriter, response: Response, cut: str)
         await _send(writer, chunk(part))
         if cut in ("stream", "body"):
             return False
-    await _send(writer, LAST_CHUNK)
+    await _send(writer, LAST_CHUNK if response.ends else TRAILERS)
+    while not response.ends:
+        await _send(
+            writer, b"".join(b"X-%d: more\r\n" % random.getrandbits(48) for _ in range(999))
+        )
     return True
 
 

@@ -185,6 +185,9 @@ class Service:
         kind = self.behaviour.create_body
         if kind == "endless":
             return Response(201, headers=JSON, stream=_spaces())
+        if kind == "trailers":
+            body = json.dumps(self._described(sandbox)).encode()
+            return Response(201, headers=JSON, stream=_only(body), ends=False)
         if kind == "other-json":
             return json_response(201, {"result": {"vm": {"uuid": sandbox.id}}, "success": True})
         if kind == "not-json":
@@ -335,6 +338,10 @@ async def _spaces() -> AsyncIterator[bytes]:
     yield b'{"sandboxID":"'
     while True:
         yield b" " * 65536
+
+
+async def _only(body: bytes) -> AsyncIterator[bytes]:
+    yield body
 
 
 def uploaded_content(request: Request) -> bytes:

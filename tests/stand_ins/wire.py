@@ -28,6 +28,8 @@ class Response:
     headers: Mapping[str, str] = field(default_factory=dict)
     stream: AsyncIterator[bytes] | None = None
     """Sent in chunks, instead of a body."""
+    ends: bool = True
+    """Otherwise trailers follow the chunks for ever."""
 
 
 async def read(reader: asyncio.StreamReader) -> Request | None:
@@ -89,4 +91,6 @@ def chunk(data: bytes) -> bytes:
     return b"%x\r\n%s\r\n" % (len(data), data)
 
 
-LAST_CHUNK = b"0\r\n\r\n"
+TRAILERS = b"0\r\n"
+"""Ends a body; trailers may follow, and an empty line."""
+LAST_CHUNK = TRAILERS + b"\r\n"

@@ -12,7 +12,7 @@ import os
 import shutil
 import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from harness import paths
@@ -43,25 +43,32 @@ from harness.sandbox.vm_state import VmState
 GUEST = paths.ENVD
 ENVD = Addition("envd", GUEST, ("frame.c",), ("virtio_blk", "ext4"))
 MEMORY_MIB = 512
+CACHE_MIB = 256
+"""Of TCG's translation cache, of which only what is translated takes memory. When it is full, all
+is translated anew: a shell, Python and its usual modules take 80 MiB."""
 BOOT_LIMIT_S = 300.0
 RESUME_LIMIT_S = 30.0
 PORT, DEVICE = "/dev/vport0p2", "/dev/vda"
 OVERLAY = "disk"
 SANDBOX = "sandbox-"
 """Prefix of the directory of a sandbox's own files."""
+SPARE, SPARES = "spare-", 256
+"""Prefix of the directories of sandboxes that have ended, and how many are kept for others."""
 # The devices of a saved VM lack the configuration section of a migration stream.
 _LOADING = ("-global", "migration.send-configuration=off", "-S")
 
 
 @dataclass(frozen=True)
 class MicroVmSpec:
-    """What all microVMs of a gateway are made from; `place` is where their disks lie."""
+    """What all microVMs of a gateway are made from; `place` is where their disks lie, `spares` are
+    directories that may be used again."""
 
     run: Run
     image: GuestImage
     base: BaseDisk
     shape: Shape
     place: DiskPlace
+    spares: list[Path] = field(default_factory=list, compare=False)
 
     @property
     def facts(self) -> Mapping[str, Scalar]:
@@ -92,6 +99,8 @@ class MicroVm:
         self.start_ticks = start_ticks(self.pid)
         self.envd_descriptor = -1
         """The number of the channel to envd in the VMM."""
+        self.disk_descriptors: Sequence[int] = ()
+        """The numbers with which the VMM has its overlay open; known once a fork has asked."""
         self.on_end: Callable[[], object] = bool
         """Releases what its fleet has attached to it."""
         self._spec = spec
@@ -110,6 +119,10 @@ class MicroVm:
         """Our ends of its channels, in the order that `adopt` expects."""
         vmm = self.guest.vmm
         return (vmm.agent, vmm.qmp.channel, vmm.control, vmm.bell, self.envd)
+
+    @property
+    def stopped(self) -> bool:
+        return self.guest.stopped
 
     def alive(self) -> bool:
         return self.guest.vmm.process.poll() is None
@@ -176,7 +189,7 @@ class MicroVm:
         """End it and remove what it had; safe to call twice."""
         self.guest.destroy()
         self.envd.close()
-        _remove(self._spec.directory(self.identity))
+        _set_aside(self._spec, self.identity)
         self.on_end()
 
 
@@ -219,7 +232,10 @@ def _new_overlay(spec: MicroVmSpec, identity: Identity, source: Path | None = No
     new directory. After DiskFull there is no directory."""
     spec.place.require_room()
     directory = spec.directory(identity)
-    directory.mkdir()
+    try:
+        spec.spares.pop().rename(directory)
+    except (IndexError, OSError):
+        directory.mkdir()
     overlay = directory / OVERLAY
     try:
         if source is None:
@@ -293,7 +309,7 @@ def restore(
         def argv(descriptors: Descriptors) -> Sequence[str]:
             common = arguments(
                 spec.shape, f"coppice-{identity.id}", descriptors, memory=inherited(memory),
-                tap=tap, ports=2,
+                tap=tap, ports=2, cache_mib=CACHE_MIB,
             )  # fmt: skip
             return (*common, *_arguments(spec, disks, vmm_end.fileno()), *_LOADING)
 
@@ -347,7 +363,9 @@ def fork(
         our_end, vmm_end = opened.enter_context(_envd_channel())
         handle = os.open(overlay, os.O_RDWR | os.O_CLOEXEC)
         opened.callback(os.close, handle)
-        others = [(number, handle) for number in _descriptors_of(source.pid, source.overlay)]
+        if not source.disk_descriptors:
+            source.disk_descriptors = _descriptors_of(source.pid, source.overlay)
+        others = [(number, handle) for number in source.disk_descriptors]
         others.append((source.envd_descriptor, vmm_end.fileno()))
         guest = zygote.fork(spec.run, identity, tap, others)
         undo.pop_all()
@@ -355,12 +373,13 @@ def fork(
 
 
 def _descriptors_of(pid: int, path: Path) -> Sequence[int]:
-    """The descriptors with which a process has a file open."""
-    return [
-        int(entry.name)
-        for entry in Path(f"/proc/{pid}/fd").iterdir()
-        if os.path.realpath(entry) == os.path.realpath(path)
-    ]
+    """The descriptors with which a process has a file open; others may come and go meanwhile."""
+    found, wanted = [], path.stat()
+    for entry in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(entry.stat(), wanted):
+                found.append(int(entry.name))
+    return found
 
 
 def _jail(spec: MicroVmSpec, identity: Identity) -> Jail | None:
@@ -368,6 +387,21 @@ def _jail(spec: MicroVmSpec, identity: Identity) -> Jail | None:
     written = (spec.base.size_mib + 256) << 20
     held = written if in_memory(spec.place.directory) else 0
     return jail_for(spec.run, identity, spec.shape, written, held)
+
+
+def _set_aside(spec: MicroVmSpec, identity: Identity) -> None:
+    """Empty the directory of a sandbox that has ended, for another; safe to call twice. A directory
+    that is removed costs the next one more: see `allocate` in harness/host/identity.py."""
+    directory, spare = spec.directory(identity), spec.place.directory / f"{SPARE}{identity.id}"
+    try:
+        os.truncate(directory / OVERLAY, 0)
+        if len(spec.spares) < SPARES:
+            directory.rename(spare)
+            spec.spares.append(spare)
+            return
+    except OSError:
+        pass  # it is gone already, or was never complete
+    _remove(directory)
 
 
 def _remove(directory: Path) -> None:

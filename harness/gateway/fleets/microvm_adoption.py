@@ -15,7 +15,7 @@ from pathlib import Path
 
 from harness.errors import GuestTimeout, SandboxError
 from harness.gateway.fleets.adoption import free_leases
-from harness.gateway.fleets.microvm import RESUME_LIMIT_S, SANDBOX, MicroVm, MicroVmSpec
+from harness.gateway.fleets.microvm import RESUME_LIMIT_S, SANDBOX, SPARE, MicroVm, MicroVmSpec
 from harness.host.identity import Identity
 from harness.host.run import VARIABLE
 from harness.sandbox.qemu.jail import adopted as adopted_jail
@@ -128,4 +128,6 @@ def sweep(spec: MicroVmSpec, kept: Mapping[str, tuple[Path, int]]) -> int:
     for directory in spec.place.directory.glob(f"{SANDBOX}*"):
         if directory.name.removeprefix(SANDBOX) not in kept:
             shutil.rmtree(directory, ignore_errors=True)
+    for directory in spec.place.directory.glob(f"{SPARE}*"):
+        shutil.rmtree(directory, ignore_errors=True)
     return ended

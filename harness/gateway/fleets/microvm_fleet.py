@@ -1,15 +1,17 @@
 """Sandboxes that are microVMs under QEMU, with a pool for each template.
 
-The sandboxes of a pool are restored from the template, rehearsed and stopped. `take` runs on the
-event loop; methods that block are called from threads.
+Under TCG the sandboxes of a pool are forks of one that has been rehearsed; elsewhere each is
+restored from the template and rehearsed. They are stopped, unless a caller waits already. `take`
+runs on the event loop; methods that block are called from threads.
 """
 
 from __future__ import annotations
 
 import contextlib
 import logging
+import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,7 @@ from typing import Any
 from harness.errors import CoppiceError, DiskFull, NotEnoughMemory, SandboxError, Unsupported
 from harness.gateway import stages
 from harness.gateway.envd.client import Envd
-from harness.gateway.fleets import microvm, microvm_adoption, saved_vm, templates
+from harness.gateway.fleets import microvm, microvm_adoption, rehearsal, saved_vm, templates
 from harness.gateway.fleets.adoption import check_location, location
 from harness.gateway.fleets.event_drain import EventDrain
 from harness.gateway.fleets.fd_holder import FdHolder
@@ -28,20 +30,21 @@ from harness.gateway.fleets.pooled_fleet import PooledFleet, destroyed_in_thread
 from harness.gateway.fleets.protocol import RunningSandbox
 from harness.gateway.fleets.saved_vm import SavedVm
 from harness.gateway.stages import reached
+from harness.host.cpus import usable
 from harness.host.identity import Identity, allocate
 from harness.paths import cache_directory
 from harness.sandbox.lifetime import destroyed_on_failure
-from harness.sandbox.pool import Pool
+from harness.sandbox.pool import WORKERS, Pool
 from harness.sandbox.qemu.zygote import Zygote, preload
 
 POOL_MEMORY = 96 << 20
 """Bytes of host memory that a sandbox in the pool takes, an upper estimate."""
 SETTLE_S = 0.2
-"""Seconds that a guest gets after a rehearsal before it is stopped."""
+"""Seconds that a guest gets after a rehearsal before it is stopped, unless a caller waits."""
 TRIES = 3
-CALM_S = 0.3
-"""Seconds without a creation before a pool is refilled, unless a caller waits for it."""
-ZYGOTE_REHEARSALS = 4
+URGENT_S = 0.5
+"""The longest time for which making a sandbox waits for callers that are being served."""
+ZYGOTE_REHEARSALS = 2
 CHANNELS = 5
 log = logging.getLogger("coppice.gateway")
 
@@ -79,12 +82,19 @@ class TemplatePool:
     the pool are forks of it."""
 
     def __init__(self, fleet: MicroVmFleet, source: SavedVm, size: int) -> None:
-        self.last_take = 0.0
         self._source = source
         self._zygote: tuple[Zygote, MicroVm] | None = None
         self._fleet = fleet
         self._stack = ExitStack()
-        self.pool = Pool(self._make, size, memory_each=POOL_MEMORY, lends=False)
+        self._serving = 0
+        self._calm = threading.Event()
+        self._calm.set()
+        # A restore mostly waits for its guest; a fork keeps a processor busy.
+        workers = usable() if fleet.accelerator == "tcg" else WORKERS
+        self.pool = Pool(
+            self._make, size, memory_each=POOL_MEMORY, lends=False, workers=workers,
+            before=self._let_callers_go_first,
+        )  # fmt: skip
         self.queue = PoolQueue(self.pool)
 
     @property
@@ -98,20 +108,50 @@ class TemplatePool:
                 self._zygote = self._stack.enter_context(self._fleet.zygote(self._source))
         self.pool.fill()
 
+    @contextlib.contextmanager
+    def serving(self) -> Iterator[None]:
+        """While a caller is being handed a sandbox; on the event loop."""
+        self._serving += 1
+        self._calm.clear()
+        try:
+            yield
+        finally:
+            self._serving -= 1
+            if not self._serving:
+                self._calm.set()
+
+    def _let_callers_go_first(self) -> None:
+        """Making a sandbox keeps a processor busy, so it waits for callers that are being served
+        while there are enough for those who come next."""
+        if self.pool.ready > self.pool.size // 2 and not self.wanted:
+            self._calm.wait(URGENT_S)
+
+    @property
+    def wanted(self) -> bool:
+        """Whether a caller waits for a sandbox."""
+        return self.pool.expected > self.pool.ready
+
     def _make(self) -> MicroVm:
         """A microVM for the pool, which itself does not try again after a failure."""
-        # Callers that are being served go first: making a sandbox keeps a processor busy.
-        while not self.pool.awaited and time.monotonic() - self.last_take < CALM_S:
-            time.sleep(CALM_S / 10)
         for _ in range(TRIES - 1):
             try:
-                return self._fleet.rehearsed(self._source, self._zygote)
+                return self._make_once()
             except (DiskFull, NotEnoughMemory):
                 raise  # the next try would find no more
             except (CoppiceError, OSError, TimeoutError) as error:
                 fields = {"why": f"{type(error).__name__}: {error}"}
                 log.error("a sandbox for the pool could not be made", extra={"fields": fields})
-        return self._fleet.rehearsed(self._source, self._zygote)
+        return self._make_once()
+
+    def _make_once(self) -> MicroVm:
+        if self._zygote:
+            vm = self._fleet.forked(*self._zygote)
+        else:
+            vm = self._fleet.rehearsed(self._source, lambda: self.wanted)
+        with destroyed_on_failure(vm):
+            if not self.wanted:
+                vm.stop()
+        return vm
 
     def close(self) -> None:
         self.pool.drain()
@@ -184,9 +224,10 @@ class MicroVmFleet(PooledFleet[TemplatePool]):
             preloaded.socket.close()
             vm.guest.awaken(RESUME_LIMIT_S)
             self.set_resolver(vm)
+            rehearsal.rehearse_widely(vm)
             for _ in range(ZYGOTE_REHEARSALS):
                 vm.guest.adopt_identity(self.route)
-                templates.rehearse(vm)
+                templates.rehearse(vm, times=1)
                 time.sleep(SETTLE_S)
                 vm.stop()
                 vm.resume()
@@ -196,31 +237,35 @@ class MicroVmFleet(PooledFleet[TemplatePool]):
             finally:
                 vm.destroy()
 
-    def rehearsed(self, source: SavedVm, zygote: tuple[Zygote, MicroVm] | None) -> MicroVm:
-        """Stopped after it has done what callers do first: the VMM has translated that code."""
-        if zygote:
-            with self._allocated() as (identity, tap, undo):
-                vm = microvm.fork(self.spec, *zygote, identity, tap)
-                undo.callback(vm.destroy)
-                self._settle(vm)
-        else:
-            vm = self._restored(source)
+    def forked(self, zygote: Zygote, source: MicroVm) -> MicroVm:
+        """A fork of a zygote, which has rehearsed for it. It runs."""
+        with self._allocated() as (identity, tap, undo):
+            vm = microvm.fork(self.spec, zygote, source, identity, tap)
+            undo.callback(vm.destroy)
+            self._settle(vm)
+        return vm
+
+    def rehearsed(self, source: SavedVm, wanted: Callable[[], bool]) -> MicroVm:
+        """Restored. It runs, and unless it is `wanted` at once it has done what callers do first:
+        the VMM has translated that code, and the guest has touched its memory."""
+        vm = self._restored(source)
         with destroyed_on_failure(vm):
-            if not zygote:
+            if not wanted():
                 templates.rehearse(vm)
                 vm.stop()
                 vm.resume()
-            templates.rehearse(vm, times=1)
-            time.sleep(SETTLE_S)
-            vm.stop()
+                templates.rehearse(vm, times=1)
+            if not wanted():
+                time.sleep(SETTLE_S)
         return vm
 
     async def take(self, template: str, timeout_s: float) -> RunningSandbox:
         pool = self._pools[template]
-        pool.last_take = time.monotonic()
-        vm = await pool.queue.take(timeout_s)
-        async with destroyed_in_thread(vm):
-            await vm.resume_on_loop()
+        with pool.serving():
+            vm = await pool.queue.take(timeout_s)
+            async with destroyed_in_thread(vm):
+                if vm.stopped:
+                    await vm.resume_on_loop()
         return RunningMicroVm(self, vm)
 
     def stop(self, sandbox: RunningSandbox) -> None:

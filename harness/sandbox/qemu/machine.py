@@ -120,13 +120,15 @@ def arguments(
     kernel: Path | None = None,
     initramfs: Path | None = None,
     ports: int = 1,
+    cache_mib: int | None = None,
 ) -> Sequence[str]:
     """QEMU's argv.
 
     `memory` is a file that backs guest memory; `share` sends writes to it, `mergeable` lets the
     kernel merge equal pages (KSM), `populate` maps all of it at the start. `tap` is the descriptor
     of the NIC's tap. Without `kernel` the VMM waits for a checkpoint on the descriptor
-    `ends.incoming`. `ports` is the number of virtio-serial ports.
+    `ends.incoming`. `ports` is the number of virtio-serial ports, `cache_mib` the size of TCG's
+    translation cache where the usual one is too small.
     """
     # Else a file that is only mapped privately would have to be writable (programs/readonly.c).
     reading = "" if share or qemu_release() < (8, 2) else ",readonly=on,rom=off"
@@ -137,7 +139,7 @@ def arguments(
         else f"memory-backend-ram,id=ram,size={shape.memory_mib}M"
     )
     accelerator = (
-        f"tcg,tb-size={BOOT_CACHE_MIB if kernel else RESTORE_CACHE_MIB}"
+        f"tcg,tb-size={cache_mib or (BOOT_CACHE_MIB if kernel else RESTORE_CACHE_MIB)}"
         if shape.accelerator == "tcg"
         else "kvm"
     )

@@ -221,6 +221,10 @@ class QemuSandbox:
         self._state = VmState.RUNNING
 
     @property
+    def stopped(self) -> bool:
+        return self._state is VmState.STOPPED
+
+    @property
     def qmp(self) -> Qmp:
         return self.vmm.qmp
 
