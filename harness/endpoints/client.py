@@ -26,6 +26,7 @@ from harness.endpoints.listing import Listed
 from harness.endpoints.pace import Pace
 from harness.endpoints.process_stream import Cell, Ran
 from harness.endpoints.routes import Routes, needs_user
+from harness.endpoints.secret import Secret
 from harness.endpoints.settings import Endpoint
 from harness.errors import EndpointFailed, EndpointUnreachable, NotOffered
 
@@ -84,10 +85,10 @@ class ApiClient:
         self._connections = Connections(endpoint.tls_context)
         self._routes = Routes(endpoint)
         self._origin, self._prefix = self._routes.api
-        own = "".join(f"{name}: {value}\r\n" for name, value in endpoint.headers.items())
-        self._common = f"User-Agent: coppice\r\nAccept: */*\r\n{own}"
-        key = f"X-API-KEY: {endpoint.key}\r\n" if endpoint.key else ""
-        self._head = f"Host: {self._origin.authority}\r\n{self._common}{key}"
+        own = Secret("".join(f"{name}: {value}\r\n" for name, value in endpoint.headers.items()))
+        self._common = Secret(f"User-Agent: coppice\r\nAccept: */*\r\n{own}")
+        key = Secret(f"X-API-KEY: {endpoint.key}\r\n" if endpoint.key else "")
+        self._head = Secret(f"Host: {self._origin.authority}\r\n{self._common}{key}")
         self._create_path = self._prefix + CREATE_PATHS[0]
         self._create_known = False
         self._plain_body = self._create_body({})
@@ -263,8 +264,8 @@ class ApiClient:
     ) -> Response:  # fmt: skip
         start = time.perf_counter()
         origin, host, prefix = self._routes.into(created, port)
-        token = f"X-Access-Token: {created.token}\r\n" if created.token else ""
-        about = (
+        token = Secret(f"X-Access-Token: {created.token}\r\n" if created.token else "")
+        about = Secret(
             f"Host: {host}\r\nE2b-Sandbox-Id: {created.id}\r\nE2b-Sandbox-Port: {port}\r\n"
             f"{self._common}{token}{head}"
         )
