@@ -11,6 +11,9 @@ one and not the next, then between the two. A step holds where all of this is tr
   standard deviations of a queue of that length (which, of independent requests, is the root of the
   length), and by no less than three requests.
 
+A pool hides growth until it is empty. Where its stock can be read, the caller judges the shortfall
+in the same way; elsewhere a step must have many more requests than the pool has sandboxes.
+
 How late the generator sent a request is part of its latency. A step that holds although the
 generator was late therefore holds. Where the lowest rate that does not hold is one at which the
 generator was saturated, the capacity is a lower bound: what the system would do is not known.
@@ -122,7 +125,9 @@ def _next(taken: Sequence[Step], fine: float) -> float | None:
         return max(step.rate for step in taken) * 2
     if held is None:
         return broken / 2 if broken / 2 >= LEAST_RATE else None
-    return math.sqrt(held * broken) if broken / held > fine else None
+    if broken / held <= fine:
+        return None
+    return float(f"{math.sqrt(held * broken):.3g}")
 
 
 def judged(bound_s: float) -> Callable[[Outcome], str | None]:
