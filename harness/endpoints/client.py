@@ -283,7 +283,7 @@ class ApiClient:
 
     async def request(
         self, method: str, path: str, body: Any = None, headers: Mapping[str, str] | None = None,
-        timeout_s: float = CALL_S,
+        timeout_s: float | None = None,
     ) -> Response:  # fmt: skip
         """Any request to the API, with the key. `body` becomes JSON, unless it is bytes."""
         start = time.perf_counter()
@@ -291,7 +291,7 @@ class ApiClient:
         head = self._head + (_JSON if data is not None else "")
         head += "".join(f"{name}: {value}\r\n" for name, value in (headers or {}).items())
         return await self._send(
-            self._origin, method, self._prefix + path, head, data, start, timeout_s
+            self._origin, method, self._prefix + path, head, data, start, timeout_s or CALL_S
         )
 
     async def request_into(
