@@ -153,6 +153,20 @@ def test_a_service_that_is_gone_leaves_a_list_and_a_journal(state: Path) -> None
     assert len(journals(state)) == 1
 
 
+def test_a_service_that_does_not_answer_is_not_waited_for_once_for_each(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("harness.endpoints.client.CALL_S", 0.3)
+    told: list[str] = []
+    with standing_in() as service:
+        killed(service, 30)
+        object.__setattr__(service.service.behaviour, "headers_s", 30.0)
+        calls = service.service.requests["delete"]
+        session.reclaim(endpoint(service), told.append)
+        assert service.service.requests["delete"] - calls <= clearing.AT_ONCE
+    assert sum("not deleted at stand-in" in line for line in told) == 30
+
+
 def test_nothing_is_asked_of_a_service_at_which_nothing_was_made() -> None:
     with standing_in() as service:
         with session.begun(endpoint(service), RUN, lambda text: None):
