@@ -113,7 +113,7 @@ class Outcome:
     @property
     def beyond_limit(self) -> int:
         """Arrivals that the generator's own limit refused."""
-        return sum(each.lateness_s is None for each in self.results)
+        return sum(each.lateness_s is None and each.kind == "refused" for each in self.results)
 
     @property
     def saturated(self) -> Sequence[str]:
