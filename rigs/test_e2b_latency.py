@@ -19,6 +19,7 @@ network's part is measured beside, as `round-trip`.
 from __future__ import annotations
 
 import json
+import math
 import os
 import random
 import subprocess
@@ -237,8 +238,8 @@ class Plan:
         most, rate = endpoint.limits.most_sandboxes, endpoint.limits.most_per_second
         yield (
             f"{endpoint.name}: {self.sandboxes} sandboxes of {endpoint.template} will be made, "
-            f"{most} at once and {rate:g} a second at most, so for {self.sandboxes / rate:.0f} s "
-            "or longer; all are deleted"
+            f"{most} at once and {rate:g} a second at most, which takes "
+            f"{math.ceil(self.sandboxes / rate)} s or longer; all are deleted"
         )
         if price := options.cost(endpoint, self.sandboxes * LIFE_S):
             yield f"  they cost {price} at most, if each lived until its timeout of {LIFE_S} s"
@@ -301,7 +302,9 @@ def measure_endpoint(
 
 
 def _offers_none(series: Sequence[Series]) -> bool:
-    return all(failure.kind == NOT_OFFERED for one in series for failure in one.failures)
+    """Whether what these are of is not offered."""
+    failures = [failure for one in series for failure in one.failures]
+    return bool(failures) and all(one.kind == NOT_OFFERED for one in failures)
 
 
 @pytest.mark.benchmark(timer=STOPWATCH)

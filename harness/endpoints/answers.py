@@ -152,6 +152,8 @@ def created(response: Response, what: str, redact: Redact) -> Created:
         domain = text_of(data, "domain", DOMAIN, optional=True)
     except ValueError as error:
         raise foreign(response, what, str(error), redact) from error
+    if redact(id) != id or (domain and redact(domain) != domain):
+        raise foreign(response, what, "a sandboxID and a domain that are no secret", redact)
     times = response.start, response.headers_at, response.body_at
     return Created(id, *times, domain, data, token)
 

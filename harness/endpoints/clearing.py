@@ -4,16 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from typing import TypeVar
 
 from harness.endpoints import journal as journals
+from harness.endpoints.address import split
 from harness.endpoints.client import ApiClient, opened
 from harness.endpoints.journal import Entries
 from harness.endpoints.settings import Endpoint
-from harness.errors import CoppiceError, NotOffered, Refused
+from harness.errors import (
+    CoppiceError,
+    EndpointUnreachable,
+    GuestTimeout,
+    KeyRefused,
+    NotOffered,
+    Refused,
+)
 
+T = TypeVar("T")
 AT_ONCE = 8
 PATIENCE_S = 10.0
 """For how long a sandbox may still appear that was asked for without an answer, or still be listed
@@ -25,12 +35,14 @@ LONGEST_WAIT_S = 15.0
 @dataclass
 class Cleared:
     """`left` are the sandboxes that could not be deleted, with the reason; `notes` say what else
-    may be left. `unlisted`: how many were found by their metadata alone."""
+    may be left. `unlisted`: how many were found by their metadata alone. `unknown`: the service did
+    not tell what is left."""
 
     deleted: list[str] = field(default_factory=list)
     left: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     unlisted: int = 0
+    unknown: bool = False
 
 
 async def clear(endpoint: Endpoint, entries: Entries) -> Cleared:
@@ -45,6 +57,7 @@ async def clear(endpoint: Endpoint, entries: Entries) -> Cleared:
         except NotOffered as error:
             result.notes += _not_listed(endpoint, entries, str(error.args[0]))
         except CoppiceError as error:
+            result.unknown = True
             result.notes.append(f"what is left at {endpoint.name} is not known: {error.args[0]}")
             result.notes += _not_listed(endpoint, entries, "") if entries.lost else []
     return result
@@ -56,7 +69,7 @@ async def _settle(client: ApiClient, entries: Entries, result: Cleared) -> None:
     pause_s = 0.2
     found: set[str] = set()
     while True:
-        listed = [one.id for one in await client.listed(entries.run_id)]
+        listed = [one.id for one in await _patiently(lambda: client.listed(entries.run_id))]
         found |= {id for id in listed if id not in entries.alive}
         if new := [id for id in listed if id not in result.deleted and id not in result.left]:
             await _delete(client, new, result)
@@ -87,38 +100,48 @@ def _not_listed(endpoint: Endpoint, entries: Entries, why: str, found: int = 0) 
 
 
 async def _delete(client: ApiClient, ids: Sequence[str], result: Cleared) -> None:
+    """Delete several at once. Where the service does not answer at all, the others are not tried:
+    each would take as long."""
     room = asyncio.Semaphore(AT_ONCE)
+    silent: list[str] = []
 
     async def one(id: str) -> None:
         async with room:
+            if silent:
+                result.left[id] = silent[0]
+                return
             try:
                 await delete(client, id)
                 result.deleted.append(id)
             except CoppiceError as error:
                 result.left[id] = str(error.args[0])
+                if isinstance(error, EndpointUnreachable | GuestTimeout | KeyRefused):
+                    silent.append(str(error.args[0]))
 
     await asyncio.gather(*map(one, ids))
 
 
 async def delete(client: ApiClient, id: str) -> None:
     """Delete a sandbox, in several attempts if the service sheds load."""
-    for number in range(TRIES):
+    await _patiently(lambda: client.delete(id))
+
+
+async def _patiently(ask: Callable[[], Awaitable[T]]) -> T:
+    """The answer, in several attempts if the service sheds load. Raises Refused if it goes on."""
+    for number in range(TRIES - 1):
         try:
-            await client.delete(id)
-            return
+            return await ask()
         except Refused as error:
-            if number == TRIES - 1:
-                raise
             wait_s = 0.5 * 2**number if error.retry_after is None else error.retry_after
             await asyncio.sleep(min(wait_s, LONGEST_WAIT_S))
+    return await ask()
 
 
 def command(endpoint: Endpoint) -> str:
     """The command that tries again to delete what is left."""
-    named = endpoint.name if "." not in endpoint.name and ":" not in endpoint.name else ""
-    return f"coppice clean --endpoint {named or endpoint.address}" + (
-        "" if named else f" --api-key-env {endpoint.key_variable}"
-    )
+    if endpoint.name != split(endpoint.address)[0].authority:
+        return f"coppice clean --endpoint {endpoint.name}"
+    return f"coppice clean --endpoint {endpoint.address} --api-key-env {endpoint.key_variable}"
 
 
 def lines(endpoint: Endpoint, result: Cleared) -> Sequence[str]:
@@ -132,6 +155,5 @@ def lines(endpoint: Endpoint, result: Cleared) -> Sequence[str]:
 
 def finish(entries: Entries, result: Cleared) -> None:
     """Remove the journal of a run of which nothing is left that a command could delete."""
-    unknown = any("is not known" in note for note in result.notes)
-    if not result.left and not unknown:
+    if not result.left and not result.unknown:
         journals.drop(entries.path)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import dataclasses
 import json
 import time
 import uuid
@@ -25,6 +26,7 @@ from harness.endpoints.listing import Listed
 from harness.endpoints.pace import Pace
 from harness.endpoints.process_stream import Cell, Ran
 from harness.endpoints.routes import Routes, needs_user
+from harness.endpoints.secret import Secret
 from harness.endpoints.settings import Endpoint
 from harness.errors import EndpointFailed, EndpointUnreachable, NotOffered
 
@@ -34,6 +36,8 @@ RUN_METADATA = "coppice-run"
 """The metadata of each sandbox that names its run: by it a sandbox is found whose creation was
 asked for, but not answered."""
 CREATE_S, CALL_S, RUN_S = 120.0, 60.0, 60.0
+CREATED_LIMIT = 1 << 20
+"""Bytes of the answer to a creation: many are under way at once."""
 LIFE_S = 300
 """Seconds after which the service is to end a sandbox by itself, unless the caller says."""
 CREATE_PATHS = ("/v2/sandboxes", "/sandboxes")
@@ -81,10 +85,10 @@ class ApiClient:
         self._connections = Connections(endpoint.tls_context)
         self._routes = Routes(endpoint)
         self._origin, self._prefix = self._routes.api
-        own = "".join(f"{name}: {value}\r\n" for name, value in endpoint.headers.items())
-        self._common = f"User-Agent: coppice\r\nAccept: */*\r\n{own}"
-        key = f"X-API-KEY: {endpoint.key}\r\n" if endpoint.key else ""
-        self._head = f"Host: {self._origin.authority}\r\n{self._common}{key}"
+        own = Secret("".join(f"{name}: {value}\r\n" for name, value in endpoint.headers.items()))
+        self._common = Secret(f"User-Agent: coppice\r\nAccept: */*\r\n{own}")
+        key = Secret(f"X-API-KEY: {endpoint.key}\r\n" if endpoint.key else "")
+        self._head = Secret(f"Host: {self._origin.authority}\r\n{self._common}{key}")
         self._create_path = self._prefix + CREATE_PATHS[0]
         self._create_known = False
         self._plain_body = self._create_body({})
@@ -107,6 +111,7 @@ class ApiClient:
                 content,
                 start,
                 CREATE_S,
+                CREATED_LIMIT,
             )
             if response.status in (404, 405, 501) and not self._create_known:
                 response = await self._create_elsewhere(content, response)
@@ -125,8 +130,9 @@ class ApiClient:
         path = self._prefix + CREATE_PATHS[1]
         start = time.perf_counter()
         response = await self._send(
-            self._origin, "POST", path, self._head + _JSON, content, start, CREATE_S
-        )
+            self._origin, "POST", path, self._head + _JSON, content, start, CREATE_S,
+            CREATED_LIMIT,
+        )  # fmt: skip
         if response.status == 201:
             self._create_path, self._create_known = path, True
             self._error(first, f"creating a sandbox by {CREATE_PATHS[0]}")  # as not offered
@@ -147,7 +153,10 @@ class ApiClient:
             raise EndpointFailed(f"the service hands out the sandbox {created.id} twice")
         if not self._create_known or not self.answered:
             self._create_known = True
-            self.answered = answers.facts_of(response, created, self._create_path)
+            self.answered = {
+                name: self.endpoint.redacted(value)
+                for name, value in answers.facts_of(response, created, self._create_path).items()
+            }
         return created
 
     async def delete(self, id: str) -> bool:
@@ -210,7 +219,10 @@ class ApiClient:
         if response.status != 200:
             raise self._error_inside(response, what, created)
         try:
-            return process_stream.ran(response.body, response.start, response.body_at, argv)
+            ran = process_stream.ran(response.body, response.start, response.body_at, argv)
+            # A service that repeats its key must not bring it into a record.
+            shown = self.endpoint.redacted
+            return dataclasses.replace(ran, stdout=shown(ran.stdout), stderr=shown(ran.stderr))
         except EndpointFailed as error:
             raise self._noted(what, type(error)(self.endpoint.redacted(error.args[0]))) from None
 
@@ -222,7 +234,12 @@ class ApiClient:
         )
         if response.status != 200:
             raise self._error_inside(response, "executing a cell", created)
-        return process_stream.cell(response.body, response.start, response.body_at)
+        shown = self.endpoint.redacted
+        cell = process_stream.cell(response.body, response.start, response.body_at)
+        error = None if cell.error is None else shown(cell.error)
+        return dataclasses.replace(
+            cell, text=shown(cell.text), stdout=shown(cell.stdout), error=error
+        )
 
     async def upload(
         self, created: Created, path: str, content: bytes, timeout_s: float = RUN_S
@@ -247,20 +264,26 @@ class ApiClient:
     ) -> Response:  # fmt: skip
         start = time.perf_counter()
         origin, host, prefix = self._routes.into(created, port)
-        token = f"X-Access-Token: {created.token}\r\n" if created.token else ""
-        about = (
+        token = Secret(f"X-Access-Token: {created.token}\r\n" if created.token else "")
+        about = Secret(
             f"Host: {host}\r\nE2b-Sandbox-Id: {created.id}\r\nE2b-Sandbox-Port: {port}\r\n"
             f"{self._common}{token}{head}"
         )
         if port == ENVD and needs_user(created.raw.get("envdVersion")):
             about += f"Authorization: Basic {base64.b64encode(b'user:').decode()}\r\n"
-        return await self._send(origin, method, prefix + target, about, body, start, timeout_s)
+        try:
+            return await self._send(origin, method, prefix + target, about, body, start, timeout_s)
+        except EndpointUnreachable as error:
+            if origin == self._origin or error.hint:
+                raise
+            hint = "if its sandboxes are reached elsewhere: --sandbox-url URL"
+            raise EndpointUnreachable(str(error.args[0]), hint=hint) from error
 
     # Requests.
 
     async def request(
         self, method: str, path: str, body: Any = None, headers: Mapping[str, str] | None = None,
-        timeout_s: float = CALL_S,
+        timeout_s: float | None = None,
     ) -> Response:  # fmt: skip
         """Any request to the API, with the key. `body` becomes JSON, unless it is bytes."""
         start = time.perf_counter()
@@ -268,7 +291,7 @@ class ApiClient:
         head = self._head + (_JSON if data is not None else "")
         head += "".join(f"{name}: {value}\r\n" for name, value in (headers or {}).items())
         return await self._send(
-            self._origin, method, self._prefix + path, head, data, start, timeout_s
+            self._origin, method, self._prefix + path, head, data, start, timeout_s or CALL_S
         )
 
     async def request_into(
@@ -306,9 +329,9 @@ class ApiClient:
 
     async def _send(
         self, origin: Origin, method: str, target: str, head: str, body: bytes | None,
-        start: float, timeout_s: float,
+        start: float, timeout_s: float, limit: int = BODY_LIMIT,
     ) -> Response:  # fmt: skip
-        call = Call(method, target, head, body, start, timeout_s, BODY_LIMIT)
+        call = Call(method, target, head, body, start, timeout_s, limit)
         connection = self._connections.idle(origin) or await self._connections.opened(origin)
         try:
             return await connection.send(call)

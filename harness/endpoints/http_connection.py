@@ -257,10 +257,11 @@ async def connected(
         except (OSError, TimeoutError) as error:
             last = error
     assert last is not None
-    raise EndpointUnreachable(f"{origin} cannot be reached: {_why(last, timeout_s)}") from last
+    raise EndpointUnreachable(f"{origin} cannot be reached: {reason_of(last, timeout_s)}") from last
 
 
-def _why(error: Exception, timeout_s: float) -> str:
+def reason_of(error: Exception, timeout_s: float) -> str:
+    """Why no connection came about."""
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"its certificate does not fit: {error.verify_message}"
     if isinstance(error, ssl.SSLError):

@@ -20,6 +20,7 @@ from harness.endpoints import configuration
 from harness.endpoints.address import checked, split
 from harness.endpoints.answers import DOMAIN
 from harness.endpoints.configuration import FILE, VALUE, Entry
+from harness.endpoints.secret import Secret
 from harness.endpoints.settings import FOREIGN, KEY_VARIABLE, TEMPLATE, Endpoint, Limits
 from harness.errors import UsageError
 
@@ -55,7 +56,7 @@ def chosen(options: Mapping[str, str], *, limited: bool = True) -> Endpoint | No
     name, entry = _entry(named, options.get("config"))
     values = {**entry.values, **{key: text for key in OPTIONS if (text := options.get(key))}}
     key_variable = configuration.variable(values.get("api-key-env", KEY_VARIABLE), "--api-key-env")
-    headers = dict(entry.headers)
+    headers: dict[str, str] = dict(entry.headers)
     for header, variable in entry.variables.items():
         headers[header] = _secret(variable, f"the header {header}")
     url = values.get("sandbox-url")
@@ -107,8 +108,8 @@ def _entry(named: str, config: str | None) -> tuple[str, Entry]:
     return named, entries[named]
 
 
-def _secret(variable: str, what: str) -> str:
-    value = os.environ.get(variable, "")
+def _secret(variable: str, what: str) -> Secret:
+    value = Secret(os.environ.get(variable, ""))
     if not value:
         raise UsageError(
             f"the variable {variable}, which holds {what}, is not set",

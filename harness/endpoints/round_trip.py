@@ -8,7 +8,7 @@ import time
 from collections.abc import Mapping, Sequence
 
 from harness.endpoints.client import ApiClient
-from harness.endpoints.http_connection import resolved
+from harness.endpoints.http_connection import reason_of, resolved
 from harness.errors import EndpointUnreachable
 
 METRIC = "round-trip"
@@ -30,7 +30,8 @@ async def measured(client: ApiClient, count: int) -> Mapping[str, Sequence[float
                 async with asyncio.timeout(LIMIT_S):
                     await loop.sock_connect(plain, address)
             except (OSError, TimeoutError) as error:
-                raise EndpointUnreachable(f"{client.origin} cannot be reached: {error}") from error
+                why = reason_of(error, LIMIT_S)
+                raise EndpointUnreachable(f"{client.origin} cannot be reached: {why}") from error
             connects.append(time.perf_counter() - start)
     await client.request("GET", "/health")
     requests = []

@@ -29,6 +29,8 @@ class Routes:
         if not domain:
             return api, api.authority, prefix
         name, _, own = domain.partition(":")
+        if name.endswith(".invalid"):  # a service that does not know its domain; no name resolves
+            return api, api.authority, prefix
         if name.endswith("localhost"):  # the API's own host, whatever a resolver says of the name
             return api, f"{port}-{created.id}.{domain}", ""
         if domain in SUPPORTED_SANDBOX_DOMAINS:

@@ -37,6 +37,8 @@ def begun(endpoint: Endpoint, run_id: str, tell: Tell = print) -> Iterator[Sessi
         finally:
             # The journal stays locked meanwhile, so that no other run deletes the same.
             entries = journals.read(journal.path)
+            if entries.alive or entries.lost:
+                tell(f"deleting what was made at {endpoint.name}")
             result = event_loop.run(clearing.clear(endpoint, entries))
             clearing.finish(entries, result)
             session.left = clearing.lines(endpoint, result)

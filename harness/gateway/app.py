@@ -12,6 +12,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.types import Receive, Scope, Send
 
 from harness.gateway.control_plane.operations import ControlPlane
+from harness.gateway.data_plane import cross_origin
 from harness.gateway.data_plane.authorisation import ENVD_PORT
 from harness.gateway.data_plane.port_proxy import Headers
 from harness.gateway.data_plane.router import DataPlane
@@ -59,7 +60,12 @@ class Gateway:
         request = Request(scope, receive)
         response: Response
         try:
-            if target := self._target(request):
+            of_page = cross_origin.is_of_page(scope) and _asks_envd(scope)
+            if of_page:
+                send = cross_origin.permitting(send)
+            if of_page and cross_origin.is_preflight(scope):
+                response = cross_origin.permission(scope)
+            elif target := self._target(request):
                 response = await self._data.answer(*target, request)
             elif scope["path"] == "/metrics" and scope["method"] == "GET":
                 refuse_any(request)
@@ -128,6 +134,12 @@ class Gateway:
             gauges["coppice_pool_ready", "template", template] = count
         gauges["coppice_creations_waiting", "", ""] = self._sandboxes.admission.waiting
         return self._sandboxes.metrics.text(gauges)
+
+
+def _asks_envd(scope: Scope) -> bool:
+    """Whether a request is for envd; one that names no sandbox is by its path."""
+    named = _named_target(scope["headers"])
+    return named[1] == ENVD_PORT if named else cross_origin.has_path_of_envd(scope)
 
 
 def _named_target(headers: Headers) -> tuple[str, int] | None:

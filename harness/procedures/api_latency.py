@@ -124,6 +124,8 @@ async def _created(client: ApiClient) -> Created:
         try:
             return await client.create()
         except Refused as error:
+            if (error.retry_after or 0) > LONGEST_S:
+                raise
             await asyncio.sleep(_rest_s(error))
     return await client.create()
 
@@ -280,13 +282,16 @@ class Loops:
         at_once = max(self._most // step.concurrency, 1) * step.concurrency
         for done in range(0, step.count, at_once):
             await self._ready(step.concurrency)
+            wanted = min(at_once, step.count - done)
             taken = await batch(
                 self._client,
                 lambda: attempted(self._client, step.kind, self._inside),
-                min(at_once, step.count - done),
+                wanted,
                 step.concurrency,
             )
             collect(self._into, step.kind, taken, by, mixed=mixed)
+            if len(taken) < wanted:  # the service takes no more
+                break
 
     async def measure_programs(self, names: Sequence[str], dimensions: Facts) -> None:
         """First commands that no rehearsal has run, each in a sandbox of its own, one by one."""

@@ -29,6 +29,7 @@ STOPS: Mapping[str, str] = MappingProxyType(
         USABLE: "the first command inside has returned its output",
         "lateness": "the request was sent: the generator's own delay",
         "queue": "a count, over time: requests that were due, and neither usable nor failed",
+        "pool-shortfall": "a count, over time: sandboxes that the pool lacked",
         "ready-rate": "a count: sandboxes that became usable in a second, for each second",
         "last-ready": "the last sandbox was usable, from the start of the storm",
         "alive-again": "1 where a sandbox that was held has answered a second nonce, 0 where not",

@@ -154,8 +154,8 @@ class RigRun:
         """
         origin = origins.of(file)
         ours = {rig.id: discovery.Rig(file, rig)} if origin.root == paths.CHECKOUT else {}
-        declared = {name for name in self._options if name in (*rig.options, *rig.flags)}
-        given = {name: self._options[name] for name in declared if self._options[name]}
+        declared = (*rig.options, *rig.flags)  # in this order, so that the same run is told alike
+        given = {name: self._options[name] for name in declared if self._options.get(name)}
         again = {**given, **(repeat or {}), "profile": self._profile}
         host = dataclasses.replace(
             machine.describe(self._accelerator), before=self._before, after=self._after

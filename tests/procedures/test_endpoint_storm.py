@@ -19,7 +19,8 @@ from harness.errors import UsageError
 from harness.load import arrivals, fan_out
 from harness.load.arrivals import Arrival, Lifetime, Schedule
 from harness.load.fan_out import Alone, Merged
-from harness.load.generator import GRAIN_S, USABLE, Outcome, on_fresh_loop
+from harness.load.generator import USABLE, Outcome, on_fresh_loop
+from harness.load.precise_timer import GRAIN_S
 from harness.measure.collector import Collector
 from harness.measure.record import Series
 from harness.procedures import endpoint_storm, storm_series
