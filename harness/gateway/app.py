@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from starlette.requests import Request
@@ -80,7 +80,7 @@ class Gateway:
         self, path: str, headers: Headers, address: str
     ) -> tuple[ServerConnection, Listener]:
         """Connect to the sandbox's server that a WebSocket request from an address names."""
-        if not (target := _named_target(headers)):
+        if not (target := _named_target(headers, dict(headers))):
             raise ApiError(404, "the gateway has no WebSockets: name a sandbox and a port")
         return await self._data.open(*target, path, headers, address)
 
@@ -91,9 +91,10 @@ class Gateway:
         then the token for envd identifies the sandbox. A signed URL may be opened by anyone, so its
         signature identifies the sandbox. Raises ApiError for a signature of none.
         """
-        headers: dict[bytes, bytes] = dict(request.scope["headers"])
+        given = request.scope["headers"]
+        headers: dict[bytes, bytes] = dict(given)
         path = request.scope["path"]
-        named = _named_target(request.scope["headers"])
+        named = _named_target(given, headers)
         if b"x-api-key" in headers:
             envd = named is not None and named[1] == ENVD_PORT
             return None if envd and path.startswith(_API_PATHS) else named
@@ -138,14 +139,13 @@ class Gateway:
 
 def _asks_envd(scope: Scope) -> bool:
     """Whether a request is for envd; one that names no sandbox is by its path."""
-    named = _named_target(scope["headers"])
+    named = _named_target(scope["headers"], dict(scope["headers"]))
     return named[1] == ENVD_PORT if named else cross_origin.has_path_of_envd(scope)
 
 
-def _named_target(headers: Headers) -> tuple[str, int] | None:
-    """The sandbox and port that a request names, in its headers or its host name. ApiError 400 for
-    what is no port, and for a header that is repeated."""
-    values = dict(headers)
+def _named_target(headers: Headers, values: Mapping[bytes, bytes]) -> tuple[str, int] | None:
+    """The sandbox and port that a request names, in its headers or its host name; `values` are the
+    headers by name. ApiError 400 for what is no port, and for a header that is repeated."""
     id, port = values.get(b"e2b-sandbox-id"), values.get(b"e2b-sandbox-port", b"")
     where = "the header E2b-Sandbox-Port"
     if id is None and (match := _SANDBOX_HOST.match(values.get(b"host", b""))):

@@ -115,6 +115,7 @@ def serve(options: Options, fleet: SandboxFleet | None = None) -> None:
         store = stack.enter_context(locked_store(directory))
         listener = stack.enter_context(_listen(options.host, options.port))
         outside, state = _checked(options), directory.resolve()
+        stack.enter_context(store.checkpoints_in_background())
         before = predecessor.predecessor(store, state, options, runtime_directory())
         run = stack.enter_context(open_run(state=state))
         fleet = fleet or _fleet(options, run, outside, before, stack)

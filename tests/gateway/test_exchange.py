@@ -18,6 +18,7 @@ uvicorn = pytest.importorskip("uvicorn")
 
 from uvicorn.protocols.http.flow_control import FlowControl  # noqa: E402
 
+from harness.gateway.data_plane import cross_origin  # noqa: E402
 from harness.gateway.http.exchange import AT_ONCE, Exchange  # noqa: E402
 from harness.gateway.http.limits import ConnectionLimits  # noqa: E402
 from harness.gateway.http.responses import Stream  # noqa: E402
@@ -183,3 +184,19 @@ def test_a_request_learns_that_its_client_left_though_another_waits_behind_it() 
             client.sendall(TWO)
             eventually(lambda: seen == ["/first"], 60)
         eventually(lambda: seen == ["/first", "left"], 60)
+
+
+def test_a_stream_permits_what_its_channel_permits() -> None:
+    async def pieces() -> AsyncGenerator[bytes]:
+        yield b"piece"
+
+    async def run() -> list[bytes]:
+        transport = Transport()
+        responding = exchange(transport)
+        permitting = cross_origin.permitting(responding.send)
+        stream = Stream(pieces(), "text/plain")
+        await stream(responding.scope, responding.receive, permitting)  # type: ignore[arg-type]
+        return transport.written
+
+    (written,) = asyncio.run(run())
+    assert b"\r\naccess-control-allow-origin: *\r\n" in written

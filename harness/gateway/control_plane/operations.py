@@ -93,7 +93,8 @@ class ControlPlane:
             if request.method != "GET":
                 data = await read_body(request, key.limits.request_bytes)
             body = operation.body(data) if request.method != "GET" else {}
-            operation.check_query(parameters(request))
+            if request.scope["query_string"]:
+                operation.check_query(parameters(request))
             if idempotency.HEADER in request.headers and operation.id not in CREATING:
                 raise ApiError(400, "Idempotency-Key is offered for creating sandboxes only")
             response = await handler(Call(key, id, request, body))
@@ -107,11 +108,9 @@ class ControlPlane:
             response = Json(failure.body(), failure.status, failure.headers())
         took = time.perf_counter() - begun
         self._sandboxes.metrics.request(route, response.status_code, took)
-        log.info(
-            "request",
-            extra={"fields": {"route": route, "status": response.status_code,
-                              "ms": round(took * 1000, 2)}},
-        )  # fmt: skip
+        if log.isEnabledFor(logging.INFO):
+            fields = {"route": route, "status": response.status_code, "ms": round(took * 1000, 2)}
+            log.info("request", extra={"fields": fields})
         return response
 
     def _key(self, request: Request) -> Key:

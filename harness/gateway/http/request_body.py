@@ -22,13 +22,13 @@ async def read_body(
 ) -> bytes:
     """The body. Raises `too_long`, or ApiError 413, when it is longer than `limit` or announced to
     be, and `late`, or ApiError 408, when it does not arrive in time."""
-    if _announced(request.scope) > limit:
-        raise too_long or _longer_than(limit)
     if has_arrived(request.scope):
         data = arrived_body(request.scope)
         if len(data) > limit:
             raise too_long or _longer_than(limit)
         return data
+    if _announced(request.scope) > limit:
+        raise too_long or _longer_than(limit)
     try:
         async with asyncio.timeout(BODY_S):
             return await _whole(request, limit, too_long)

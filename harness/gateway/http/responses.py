@@ -46,25 +46,21 @@ class Stream(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         exchange = exchange_of(scope)
-        await exchange.unless_left(self._send(exchange))
+        await exchange.unless_left(self._send(exchange, send))
 
-    async def _send(self, exchange: Exchange) -> None:
-        await exchange.send(
-            {"type": "http.response.start", "status": 200, "headers": self.raw_headers}
-        )
+    async def _send(self, exchange: Exchange, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
         filling = _Filling(exchange, self._interval, self._filler) if self._interval else None
         try:
             async with contextlib.aclosing(self._pieces) as pieces:
                 async for piece in pieces:
                     if filling:
                         filling.put_off()
-                    await exchange.send(
-                        {"type": "http.response.body", "body": piece, "more_body": True}
-                    )
+                    await send({"type": "http.response.body", "body": piece, "more_body": True})
         finally:
             if filling:
                 filling.end()
-        await exchange.send({"type": "http.response.body"})
+        await send({"type": "http.response.body"})
 
 
 class _Filling:

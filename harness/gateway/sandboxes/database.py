@@ -14,13 +14,15 @@ import json
 import os
 import struct
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from harness.errors import CoppiceError, DiskFull, PathError, StateError, UsageError
 
+CHECKPOINT_PAGES = 1000
+"""Of the log, at which SQLite makes a checkpoint by itself."""
 SCHEMA = 1
 """`user_version`: 0 before rows had digests."""
 TABLES = ("facts", "keys", "sandboxes", "snapshots")
@@ -65,6 +67,8 @@ class Database:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._lock = threading.Lock()
+        self._transactions, self._every = 0, 1
+        self._due: Callable[[], object] | None = None
         import sqlite3  # FreeBSD packages it apart from Python, and rigs import this module
 
         self._error: type[Exception] = sqlite3.Error
@@ -86,6 +90,36 @@ class Database:
     def close(self) -> None:
         with self._lock:
             self._connection.close()
+
+    @contextlib.contextmanager
+    def checkpointed_elsewhere(
+        self, due: Callable[[], object], transactions: int, pages: int
+    ) -> Iterator[None]:
+        """While the block runs, `due` is called after so many transactions, and this connection
+        makes a checkpoint only if the log has so many pages."""
+        self.execute(f"pragma wal_autocheckpoint={pages}")
+        self._due, self._every = due, transactions
+        try:
+            yield
+        finally:
+            self._due = None
+            self.execute(f"pragma wal_autocheckpoint={CHECKPOINT_PAGES}")
+
+    @contextlib.contextmanager
+    def second_connection(self) -> Iterator[Callable[[], None]]:
+        """For another thread: what makes a checkpoint, which holds up no change. One that fails is
+        made later."""
+        import sqlite3
+
+        with contextlib.closing(sqlite3.connect(self.path, isolation_level=None)) as connection:
+            with contextlib.suppress(sqlite3.Error):
+                connection.execute("pragma synchronous=normal")
+
+            def checkpoint() -> None:
+                with contextlib.suppress(sqlite3.Error):
+                    connection.execute("pragma wal_checkpoint(passive)").fetchall()
+
+            yield checkpoint
 
     def _version(self) -> int:
         version: int = self._connection.execute("pragma user_version").fetchone()[0]
@@ -141,6 +175,9 @@ class Database:
     def apply(self, *changes: Put | Removal, durable: bool = False) -> None:
         """Make changes, all of them or none. If they are `durable`, they survive a power failure
         too."""
+        self._transactions += 1
+        if self._due and self._transactions % self._every == 0:
+            self._due()
         with self._lock, self._translated():
             if durable:
                 self._connection.execute("pragma synchronous=full")

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from harness.errors import StateError
+from harness.gateway.sandboxes import checkpoints
 from harness.gateway.sandboxes.database import TABLES, Database, Put, Removal
 from harness.gateway.sandboxes.documents import decoded, encoded
 from harness.gateway.sandboxes.group_commit import GroupCommit
@@ -127,6 +128,9 @@ class Store:
     def close(self) -> None:
         self._group.commit()
         self._database.close()
+
+    def checkpoints_in_background(self) -> contextlib.AbstractContextManager[None]:
+        return checkpoints.in_background(self._database)
 
     def _apply(self, change: Put | Removal, durable: bool = False) -> None:
         """Make a change, after those that wait."""
