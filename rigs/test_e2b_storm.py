@@ -41,7 +41,7 @@ from harness.measure.benchmark import STOPWATCH
 from harness.measure.clock import calibrated
 from harness.measure.collector import Collector
 from harness.measure.endpoint_facts import EndpointFacts
-from harness.measure.record import Clock, Image, Scalar
+from harness.measure.record import NOT_OFFERED, Clock, Image, Scalar
 from harness.paths import cache_directory
 from harness.procedures import endpoint_storm, storm_options, storm_series
 from harness.procedures.api_latency import Inside, explored
@@ -336,7 +336,8 @@ def test_e2b_storm(
         ran_by = of_microvms(run, cache_directory(), ENVD) if case.has_pool else None
         left = measure(storm, rig_run, plan)
     if left.unknown:
-        into.fail("leaked", "1", left.unknown, "lower", "not-offered")
+        kind = NOT_OFFERED if left.not_offered else None
+        into.fail("leaked", "1", left.unknown, "lower", kind)
     else:
         into.add("leaked", "1", [float(left.leaked)])
     rig_run.prepared(storm.images, ran_by, RIG.tools if case.has_pool else ())

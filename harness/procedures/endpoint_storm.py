@@ -237,11 +237,13 @@ def within_limits(storm: EndpointStorm, parts: Sequence[Schedule]) -> EndpointSt
 @dataclass(frozen=True)
 class Left:
     """Sandboxes that were there after a storm: `leaked` had been deleted or never acknowledged,
-    `of_lost` were those of generators that were lost. `unknown`: why nobody can tell."""
+    `of_lost` were those of generators that were lost. `unknown`: why nobody can tell,
+    which may be that the service has no list (`not_offered`)."""
 
     leaked: int = 0
     of_lost: int = 0
     unknown: str | None = None
+    not_offered: bool = False
 
 
 async def clear(storm: EndpointStorm, generators: int, lost: Collection[int] = ()) -> Left:
@@ -252,8 +254,9 @@ async def clear(storm: EndpointStorm, generators: int, lost: Collection[int] = (
             run_id = storm.part_id(number)
             try:
                 listed = await _listed(client, run_id, wait=number not in lost)
-            except NotOffered as error:
-                return Left(unknown=str(error.args[0]))
+            except CoppiceError as error:  # the storm is measured, whatever the list does
+                missing = isinstance(error, NotOffered)
+                return Left(unknown=str(error.args[0]), not_offered=missing)
             counted[number in lost] += len(listed)
             room = asyncio.Semaphore(AT_ONCE)
             await asyncio.gather(*(_delete(client, id, room) for id in listed))
@@ -271,4 +274,5 @@ async def _listed(client: ApiClient, run_id: str, *, wait: bool) -> Sequence[str
 
 async def _delete(client: ApiClient, id: str, room: asyncio.Semaphore) -> None:
     async with room:
-        await clearing.delete(client, id)
+        with contextlib.suppress(CoppiceError):  # the session tries again, and names it
+            await clearing.delete(client, id)

@@ -140,11 +140,13 @@ def test_what_a_service_does_not_delete_is_leaked() -> None:
         assert left.leaked == len(service.alive) == 10
 
 
-def test_leaks_cannot_be_counted_without_a_list() -> None:
-    with standing_in("no-list") as service:
+@pytest.mark.parametrize("names, answer", [("no-list", "404"), ("list-fails", "500")])
+def test_leaks_cannot_be_counted_without_a_list(names: str, answer: str) -> None:
+    with standing_in(names) as service:
         _, left = carried_out(storm_at(service), SCHEDULE)
         assert not service.alive
-    assert left.unknown and "404" in left.unknown
+    assert left.unknown and answer in left.unknown
+    assert left.not_offered == (names == "no-list")
 
 
 def test_a_storm_beyond_the_limits_of_a_service_is_refused() -> None:
