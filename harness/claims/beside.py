@@ -42,12 +42,13 @@ class Placement:
 @dataclass(frozen=True)
 class Placements:
     """Every placement, the figures across whole charts, those of the comparison tables by row and
-    kind of sandbox, and those of storms."""
+    kind of sandbox, those of storms, and by setting and rung those of creations over an API."""
 
     series: Sequence[Placement] = ()
     lines: Mapping[str, Figure] = field(default_factory=dict)
     kinds: Mapping[str, Mapping[str, Sequence[Figure]]] = field(default_factory=dict)
     storms: Sequence[Figure] = ()
+    ladder: Mapping[str, Mapping[str, Figure]] = field(default_factory=dict)
 
     def of(
         self, rig: str, metric: str, where: Facts | None = None, per: str | None = None
@@ -90,4 +91,9 @@ def load(figures: Sequence[Figure], file: Path = FILE) -> Placements:
     }
     lines = {chart: known[id] for chart, id in found["lines"].items() if id in known}
     storms = [known[id] for id in found["storms"] if id in known]
-    return Placements(series, lines, kinds, storms)
+    ladder = {
+        setting: known_of
+        for setting, ids in found["ladder"].items()
+        if (known_of := {rung: known[id] for rung, id in ids.items() if id in known})
+    }
+    return Placements(series, lines, kinds, storms, ladder)

@@ -258,7 +258,7 @@ def _knee(knee: Knee, plane: _Plane, top: float) -> Markup:
     at, left = svg.percent(share), share > 0.5
     line = svg.tag("line", x1=at, x2=at, y1=top, y2=top + _PLOT, class_="knee")
     words = svg.tag(
-        "text", knee.text, x=at, y=top + _PLOT - 10, dx=-8 if left else 8,
+        "text", knee.text, x=at, y=top + 14, dx=-8 if left else 8,
         text_anchor="end" if left else "start", class_="knee",
     )  # fmt: skip
     return svg.tag("g", line, words)

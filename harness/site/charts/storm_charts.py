@@ -19,7 +19,7 @@ _ACROSS = "sandboxes offered a second"
 
 
 def latency_chart(subject: Subject) -> Chart:
-    """Median and p99 until usable, from the moment that each was due, by offered rate."""
+    """Median, p95 and p99 until usable, from the moment that each was due, by offered rate."""
     rows = [
         ChartRow(f"usable, {step.rate:g}/s", *found)
         for step in subject.sweep
@@ -27,7 +27,7 @@ def latency_chart(subject: Subject) -> Chart:
     ]
     curves = [
         _curve(f"usable, {name}", subject, storms.USABLE, statistic)
-        for name, statistic in (("median", "p50"), ("p99", "p99"))
+        for name, statistic in (("median", "p50"), ("p95", "p95"), ("p99", "p99"))
     ]
     return _chart(subject, "latency", "Until usable, by offered rate", "s", curves, rows)
 
@@ -76,9 +76,7 @@ def _chart(
     return Chart(f"charts/{name}", title, picture, rows)
 
 
-def ladder_chart(
-    rows: Sequence[ApiRow], published: Sequence[tuple[str, Mapping[str, Figure]]]
-) -> Chart:
+def ladder_chart(rows: Sequence[ApiRow], published: Mapping[str, Mapping[str, Figure]]) -> Chart:
     """Each rung of a creation over an API, with the pairs that CubeSandbox published."""
     wires, table = [], []
     for row in rows:
@@ -89,7 +87,7 @@ def ladder_chart(
                 medians[rung] = median
                 table.append(ChartRow(f"{row.label}, {rung}", row.entry, series))
         wires.append(Wire(row.label, medians, row.entry.status_note))
-    for name, several in published:
+    for name, several in published.items():
         beads = {
             rung: Estimate(one.value, None, None)
             for rung, one in several.items()

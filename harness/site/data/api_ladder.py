@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from harness.claims.published import Figure
 from harness.measure.record import Scalar, Series
 from harness.site.data import network, services
 from harness.site.data.corpus import Corpus, RecordEntry
@@ -15,14 +14,6 @@ RIG = "e2b-latency"
 RUNGS = ("create-headers", "create-body", "usable", "first-run-code")
 _EARLIER = {"usable": "first-command"}
 """What older records call a rung."""
-_PUBLISHED = (
-    (
-        "CubeSandbox, ten in one run",
-        {"create-headers": "cubesandbox.lab.api-p50", "usable": "cubesandbox.lab.usable-p50"},
-    ),
-    ("CubeSandbox, 80 at once", {"create-headers": "cubesandbox.load.burst-p50"}),
-    ("CubeSandbox, another cluster, 8 at once", {"usable": "cubesandbox.lab.burst-usable-p50"}),
-)
 
 
 @dataclass(frozen=True)
@@ -41,16 +32,6 @@ class ApiRow:
 
     def find(self, rung: str) -> Found | None:
         return (self.entry, self.rungs[rung]) if rung in self.rungs else None
-
-
-def published(corpus: Corpus) -> Sequence[tuple[str, Mapping[str, Figure]]]:
-    """What CubeSandbox published under two of these clocks, by setting."""
-    found = []
-    for name, ids in _PUBLISHED:
-        known = {rung: one for rung, id in ids.items() if (one := corpus.figure(id))}
-        if known:
-            found.append((name, known))
-    return found
 
 
 def rows(corpus: Corpus) -> Sequence[ApiRow]:

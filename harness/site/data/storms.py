@@ -62,11 +62,12 @@ class Storm:
 
     @property
     def programs(self) -> Sequence[Mapping[str, Scalar]]:
-        """What the arrivals ran first, each with whether it was rehearsed."""
-        return [
+        """What the arrivals ran first, with whether it was rehearsed: what was comes first."""
+        found = [
             {name: one.dimensions[name] for name in _OF_PROGRAM if name in one.dimensions}
             for one in self._all(USABLE)
         ]
+        return sorted(found, key=lambda one: one.get("rehearsed") != "yes")
 
     def find(self, metric: str, **dimensions: Scalar) -> Found | None:
         """A series of this storm; of the generator's, that of all generators together."""

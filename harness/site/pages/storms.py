@@ -20,7 +20,7 @@ def _render(corpus: Corpus) -> Iterator[Item]:
         (one, storm_charts.latency_chart(one), storm_charts.queue_chart(one))
         for one in swept[:_CHARTED]
     ]
-    ladder, published = api_ladder.rows(corpus), api_ladder.published(corpus)
+    ladder, published = api_ladder.rows(corpus), corpus.beside.ladder
     rungs = storm_charts.ladder_chart(ladder, published)
     for _, *charts in drawn:
         for one in charts:
