@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from harness.errors import (
+    CoppiceError,
     LimitReached,
     NotEnoughMemory,
     Refused,
@@ -217,7 +218,7 @@ class Lives:
             elif attempt.arrival.lifetime_s:
                 await asyncio.sleep(attempt.arrival.lifetime_s)
             if self.own_kernel:
-                await self._in_thread(attempt, work, work.prove)
+                await self._prove(attempt, work)
         except asyncio.CancelledError:
             raise  # the source ends its sandboxes, whatever their threads do
         except Exception:
@@ -225,6 +226,14 @@ class Lives:
             await self._end(attempt, work)
             raise
         await self._end(attempt, work)
+
+    async def _prove(self, attempt: Attempt, work: _Work) -> None:
+        try:
+            await self._in_thread(attempt, work, work.prove)
+        except CoppiceError:
+            attempt.marks.clear()  # none of its figures is that of a sandbox with its own kernel
+            work.moments.clear()
+            raise
 
     async def _end(self, attempt: Attempt, work: _Work) -> None:
         if work.sandbox:
