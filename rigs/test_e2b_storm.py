@@ -213,7 +213,11 @@ def find_capacity(storm: Storm, rig_run: RigRun, plan: Plan) -> None:
     def offer(rate: float) -> Outcome:
         nonlocal doubts
         rig_run.show_progress(f"{rate:.3g} a second")
-        merged = storm.offer(options.schedule(rate, max(LEAST_IN_STEP, round(rate * plan.step_s))))
+        merged = storm.offer(
+            options.schedule(
+                rate, max(LEAST_IN_STEP, round(rate * (options.step_s or plan.step_s)))
+            )
+        )
         doubts = merged.doubts
         steps.append(Step(rate, merged.outcome, judge(merged.outcome), doubts))
         return merged.outcome
