@@ -15,7 +15,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from harness.errors import SandboxError, Unsupported
+from harness.errors import CoppiceError, SandboxError, Unsupported
 from harness.gateway import stages
 from harness.gateway.envd.client import Envd
 from harness.gateway.fleets import microvm, microvm_adoption, rehearsal, saved_vm, templates
@@ -38,7 +38,7 @@ from harness.sandbox.qemu.zygote import Zygote, preload
 
 SETTLE_S = 0.2
 """Seconds that a guest gets after a rehearsal, unless a caller waits."""
-ZYGOTE_REHEARSALS = 2
+ZYGOTE_REHEARSALS, TRIES = 2, 2
 CHANNELS = 5
 log = logging.getLogger("coppice.gateway")
 
@@ -81,9 +81,16 @@ class TemplateMaker:
         self._stack = ExitStack()
 
     def open(self) -> None:
-        if self._fleet.accelerator == "tcg":
-            with contextlib.suppress(Unsupported):
+        """Make the zygote. Where that is not possible, or fails, every sandbox is restored."""
+        for _ in range(TRIES if self._fleet.accelerator == "tcg" else 0):
+            try:
                 self._zygote = self._stack.enter_context(self._fleet.zygote(self._source))
+                return
+            except Unsupported:
+                return
+            except (CoppiceError, OSError, TimeoutError) as error:
+                fields = {"why": f"{type(error).__name__}: {error}"}
+                log.error("no sandbox to fork others from could be made", extra={"fields": fields})
 
     def close(self) -> None:
         self._stack.close()
