@@ -27,25 +27,19 @@ from typing import Any, Literal
 import numpy
 import pandas
 
+from harness.claims import systems
 from harness.errors import RecordError, UsageError
 from harness.measure import record as records
-from harness.measure.record import Machine, RunRecord, Scalar, Series, conditions_of
+from harness.measure.conditions import SYSTEM
+from harness.measure.record import RunRecord, Scalar, Series, conditions_of
 from harness.measure.selection import plain
 from harness.measure.statistics import summarise
 from harness.strict_json import readable
 
 __all__ = [
-    "COLUMNS",
-    "FIGURES",
-    "PERCENTILES",
-    "PHASES",
-    "Column",
-    "RecordSkipped",
-    "frame",
-    "load",
-    "read",
-    "summary",
-]
+    "COLUMNS", "FIGURES", "PERCENTILES", "PHASES", "Column", "RecordSkipped", "frame", "load",
+    "read", "summary",
+]  # fmt: skip
 
 SUFFIX = ".run.json"
 PERCENTILES = (90, 95, 99)
@@ -75,7 +69,12 @@ COLUMNS = (
     Column("commit", "category", "record", "commit of the code that measured; missing: unknown"),
     Column("dirty", "boolean", "record", "whether that code had uncommitted changes"),
     Column("harness", "category", "record", "version of the harness"),
-    Column("machine", "category", "record", "stable id of the host, its directory's name"),
+    Column(
+        "endpoint", "category", "record",
+        "the service under test by name; missing: the sandboxes were the machine's own",
+    ),
+    Column("endpoint_address", "category", "record", "the address of its API"),
+    Column("machine", "category", "record", "stable id of the host or client: its directory"),
     Column("machine_name", "category", "record", "a descriptive name of the host"),
     Column("machine_class", "category", "record", "bare-metal, virtual-machine or emulated"),
     Column("machine_cpu", "category", "record", "its processor"),
@@ -102,6 +101,10 @@ COLUMNS = (
         "closed: each attempt waits for the previous; open: attempts start by the clock",
     ),
     Column(
+        "system", "category", "series",
+        "what was measured, such as qemu; of an endpoint, the system that serves there",
+    ),
+    Column(
         "guest_accelerator", "category", "series",
         "what ran the guests of this series: kvm, tcg (emulated), vmm, none; missing: not recorded",
     ),
@@ -124,6 +127,10 @@ COLUMNS = (
     ),
     Column("value", "float64", "sample", "the measured value in `unit`; missing for a failure"),
     Column("failure", "category", "sample", "why the attempt failed; missing for all others"),
+    Column(
+        "failure_kind", "category", "sample",
+        "failed, refused, lost, missing, differs or not-offered; missing for all others",
+    ),
 )  # fmt: skip
 """Every column except dimensions, in order. Missing values are NaN, NaT or <NA>, never 0."""
 
@@ -135,6 +142,8 @@ FIGURES = (
 """The columns that `summary` adds."""
 _TAKEN = {*(column.name for column in COLUMNS), *FIGURES}
 PHASES = ("sample", "warmup", "failure")
+FAILED = "failed"
+"""The kind of a plain failure, which records leave out."""
 
 
 class RecordSkipped(UserWarning):
@@ -209,12 +218,15 @@ def frame(found: Found) -> pandas.DataFrame:
     indices: list[int] = []
     phases: list[int] = []
     reasons: list[str | None] = []
+    kinds: list[str | None] = []
     for path, record, numbers in found:
         of_record = _of_record(record, path)
         for number in numbers:
             series = record.series[number]
-            facts.append(of_record | _of_series(series, number, record.machine))
+            facts.append(of_record | _of_series(series, number, record))
             for name, value in series.dimensions.items():
+                if name == SYSTEM:  # a column of every series
+                    continue
                 given = dimensions.setdefault(_dimension_name(name), [])
                 given += [None] * (len(facts) - 1 - len(given))
                 given.append(value)
@@ -222,6 +234,8 @@ def frame(found: Found) -> pandas.DataFrame:
             _append(series, values, indices, phases)
             reasons += [None] * (len(series.samples) + len(series.warmup))
             reasons += [failure.reason for failure in series.failures]
+            kinds += [None] * (len(series.samples) + len(series.warmup))
+            kinds += [failure.kind or FAILED for failure in series.failures]
     rows = numpy.repeat(numpy.arange(len(facts)), counts)
     # Built with a row per series and then repeated, because there may be a million samples.
     each = pandas.DataFrame(
@@ -241,6 +255,7 @@ def frame(found: Found) -> pandas.DataFrame:
             "index": numpy.array(indices, dtype="int64"),
             "value": numpy.array(values, dtype="float64"),
             "failure": _category(reasons),
+            "failure_kind": _category(kinds),
         }
     )
     parts = [part.take(rows).reset_index(drop=True) for part in (each, spread)]
@@ -272,6 +287,8 @@ def _of_record(record: RunRecord, path: Path) -> dict[str, Scalar]:
         "commit": record.git.commit,
         "dirty": record.git.dirty,
         "harness": record.harness.version,
+        "endpoint": record.endpoint.name if record.endpoint else None,
+        "endpoint_address": record.endpoint.address if record.endpoint else None,
         "machine": machine.id,
         "machine_name": machine.name,
         "machine_class": machine.class_,
@@ -287,14 +304,15 @@ def _of_record(record: RunRecord, path: Path) -> dict[str, Scalar]:
     }
 
 
-def _of_series(series: Series, number: int, machine: Machine) -> dict[str, Scalar]:
-    conditions = conditions_of(series, machine)
+def _of_series(series: Series, number: int, record: RunRecord) -> dict[str, Scalar]:
+    conditions = conditions_of(series, record.machine)
     return {
         "series": number,
         "metric": series.metric,
         "unit": series.unit,
         "better": series.better,
         "loop": series.loop,
+        "system": systems.of_series(series.dimensions, record.machine.os, record.rig.id),
         "guest_accelerator": conditions.accelerator,
         "reach": str(conditions.reach),
         "program_rehearsed": conditions.rehearsed,
@@ -341,12 +359,12 @@ def summary(frame: pandas.DataFrame) -> pandas.DataFrame:
     `samples` and `failed` are counts; `min`, `p50`, `p90`, `p95`, `p99` and `max` are samples
     (nearest rank); `p50_low`, `p50_high` etc. are the bounds of 95 % order-statistic intervals. A
     percentile is missing if there are too few samples for it, and so are the bounds of repeated
-    readings. Warm-up does not count, and series of
-    different runs are never pooled: runs differ by more than their samples do.
+    readings. Warm-up does not count. Runs differ by more than their samples: none are pooled.
     """
     keys = ["record", "series"]
     counted = frame[frame["phase"] != "warmup"]
-    heads = counted.drop_duplicates(keys).drop(columns=["phase", "index", "value", "failure"])
+    own = [column.name for column in COLUMNS if column.of == "sample"]
+    heads = counted.drop_duplicates(keys).drop(columns=own)
     # Pandas would copy every column for each group; sorting and splitting the values avoids this.
     groups = counted.groupby(keys, observed=True, sort=False).ngroup().to_numpy()
     order = numpy.argsort(groups, kind="stable")

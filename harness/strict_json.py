@@ -37,6 +37,8 @@ def loads(text: str | bytes) -> Any:
             if (encoding := json.detect_encoding(text)) != "utf-8":
                 raise NotJson(_ENCODINGS.get(encoding, f"it is {encoding.upper()}, and not UTF-8"))
             text = text.decode()
+        elif text.startswith("\ufeff"):
+            raise NotJson(_ENCODINGS["utf-8-sig"])
         parsed = (_with_extremes if _EXTREME.search(data) else _decode)(text)
         _check_depth(data)
         if _SURROGATE.search(data):
@@ -88,18 +90,6 @@ def readable(text: str) -> str:
         return text.encode("utf-8", "replace").decode()
 
 
-def _decode(text: str) -> Any:
-    return json.loads(text, parse_constant=_constant, object_pairs_hook=_object)
-
-
-def _with_extremes(text: str) -> Any:
-    """Slower: each number is looked at."""
-    return json.loads(
-        text, parse_constant=_constant, parse_float=_float, parse_int=_integer,
-        object_pairs_hook=_object,
-    )  # fmt: skip
-
-
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     made = dict(pairs)
     if len(made) < len(pairs):
@@ -140,3 +130,10 @@ def _integer(text: str) -> int:
     if len(text.lstrip("-")) > DIGITS:
         raise NotJson(f"a number of {len(text)} digits is out of range")
     return int(text)
+
+
+_decode = json.JSONDecoder(parse_constant=_constant, object_pairs_hook=_object).decode
+_with_extremes = json.JSONDecoder(
+    parse_constant=_constant, parse_float=_float, parse_int=_integer, object_pairs_hook=_object
+).decode
+"""Slower: each number is looked at."""

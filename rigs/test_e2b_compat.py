@@ -1,33 +1,46 @@
-"""Which E2B operations work against this gateway, with which versions of the unmodified SDK.
+"""Which methods of the unmodified E2B SDK work with a service, with which versions.
 
-Each version runs in its own environment, calls every operation and checks the results
-(harness/gateway/compat). A sample is 1 when the call worked, otherwise 0 with the SDK's message; an
-operation that a version lacks has no sample.
+Each version runs in its own environment, calls every public method of its synchronous and its
+asynchronous classes and checks the results (harness/gateway/compat). A sample is 1 where the method
+works; else it is 0, and a failure says of which kind: the service differs from E2B, refuses the
+method by name, has no such operation, or does not offer it, with what it answered. A method that a
+version lacks has no sample. Operations of the service that no method uses are probed once for each
+version, through the SDK's generated client.
 """
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from harness.errors import SandboxError, Unsupported, UsageError
+from harness.endpoints import event_loop, options, session
+from harness.endpoints.settings import Endpoint
+from harness.errors import Unsupported, UsageError
+from harness.gateway.compat.at_endpoint import cleared, greeted, paced, sdk_environment
+from harness.gateway.compat.columns import (
+    LIFE_S,
+    METHOD,
+    OPERATION,
+    Column,
+    Result,
+    collect,
+    columns,
+    results,
+)
 from harness.gateway.compat.environments import Sdk, all_sdks, newest
 from harness.gateway.fleets.microvm import ENVD
-from harness.gateway.gateway_process import GatewayProcess, running_gateway
+from harness.gateway.gateway_process import running_gateway
 from harness.gateway.requirements import requirements
 from harness.host.run import Run
 from harness.measure.benchmark import STOPWATCH
 from harness.measure.clock import calibrated
 from harness.measure.collector import Collector
+from harness.measure.endpoint_facts import EndpointFacts
 from harness.measure.record import Clock, Scalar
 from harness.paths import cache_directory
 from harness.rig.info import RigInfo
@@ -48,88 +61,109 @@ def chosen(options: Mapping[str, str], profile: str = "quick") -> Sequence[Sdk]:
     return [known[name] for name in names]
 
 
+def check(given: Mapping[str, str]) -> None:
+    """Raise UsageError for SDKs that are unknown, and for a service that the SDKs cannot use."""
+    chosen(given)
+    if endpoint := options.chosen(given):
+        paced(endpoint, "")
+        sdk_environment(endpoint)
+
+
 POOL = {"smoke": "2", "quick": "4", "full": "4"}
 """Sandboxes that the gateway keeps ready for each template."""
 
 RIG = RigInfo(
     id="e2b-compat",
-    title="E2B operations by SDK version",
+    title="E2B SDK methods by SDK version",
     claims=("coppice-e2b-sdk", "cubesandbox-e2b-compat"),
     tools=("qemu-system-x86_64",),
     requirements=requirements,
-    options={"sdk": "only these SDKs, such as python-2.51.0,javascript-…"},
-    check=chosen,
-    measured_alike=(
-        "de695fa1bfbe69c669ca1f5996417da7957f14a55226f9b45c98184eeba74f4a",
-        "e27cdef4a56374dbd3b32fde43f933a879e10b1b1dde9e0993e8414d3b51c62c",
-        "51492f2e639b110b1211085a1aac117bdfe278c9eb34b2157f7d5284d7dda1c3",
-    ),
+    options={**options.OPTIONS, "sdk": "only these SDKs, such as python-2.51.0,javascript-…"},
+    check=check,
+    ask=options.asked_for,
 )
-LIMIT_S = 400.0
+AT_ONCE = 3
+"""Columns that are probed at the same time."""
 
 
-def operations(sdk: Sdk, served: GatewayProcess) -> Iterator[Mapping[str, Any]]:
-    """The probe's report on each operation, from one run with this SDK."""
-    argv = sdk.command(cache_directory())
-    kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
-    done = subprocess.run(
-        argv, env={**kept, **served.sdk_environment}, capture_output=True, timeout=LIMIT_S
-    )
-    lines = done.stdout.decode().splitlines()
-    if not lines:
-        errors = done.stderr.decode(errors="replace").strip()[-600:]
-        raise SandboxError(f"the probe of {sdk.name} printed nothing: {errors}")
-    for line in lines:
-        yield json.loads(line)
+def measure_gateway(run: Run, rig_run: RigRun, profile: str, wanted: Sequence[Column]) -> Collector:
+    """Our own gateway; a second one with TLS for SDKs that require it."""
+    into = Collector()
+    with ExitStack() as stack:
+        service = {
+            tls: {
+                **run.environment,
+                **stack.enter_context(
+                    running_gateway(run, "--pool", POOL[profile], *(["--tls"] if tls else []))
+                ).sdk_environment,
+            }
+            for tls in sorted({column.sdk.requires_tls for column in wanted})
+        }
+        ran_by = of_microvms(run, cache_directory(), ENVD)
+        rig_run.prepared((), ran_by, RIG.tools)
+        rig_run.begin()
+        probe(results(wanted, cache_directory(), AT_ONCE, service), None, into)
+        rig_run.end()
+    return into
+
+
+def probe(found: Iterable[Result], endpoint: Endpoint | None, into: Collector) -> None:
+    """Collect what the probes find. Raises Unsupported if no SDK can be installed."""
+    missing = []
+    of_system: dict[str, Scalar] = {"system": endpoint.system} if endpoint else {}
+    for result in found:
+        if result.unsupported:
+            missing.append(result.unsupported)
+        collect(result, into, endpoint.redacted if endpoint else str, **of_system)
+    if not into.series:
+        raise Unsupported("; ".join(missing))
+
+
+def measure_endpoint(
+    endpoint: Endpoint, run: Run, rig_run: RigRun, wanted: Sequence[Column]
+) -> tuple[Collector, EndpointFacts]:
+    """A service that is known by its address. What the SDKs make there has the run's id as
+    metadata, by which it is found and deleted, also after this process was killed."""
+    into = Collector()
+    at_once, given = paced(endpoint, rig_run.run_id)
+    variables = {**run.environment, **sdk_environment(endpoint)}
+    service = {True: variables, False: variables}
+    with session.begun(endpoint, rig_run.run_id, rig_run.tell) as begun:
+        about = event_loop.run(greeted(endpoint, begun.journal))
+        rig_run.prepared((), None, ())
+        rig_run.begin()
+        begun.journal.asked(LIFE_S)
+        probe(results(wanted, cache_directory(), at_once, service, given), endpoint, into)
+        into.doubts += event_loop.run(cleared(endpoint, begun.journal))
+        rig_run.end()
+    into.doubts += begun.left
+    return into, about
 
 
 @pytest.mark.benchmark(timer=STOPWATCH)
 @pytest.mark.timeout(3600)
 def test_e2b_compat(benchmark: BenchmarkFixture, run: Run, rig_run: RigRun, profile: str) -> None:
-    into = Collector()
-    missing = []
-    sdks = chosen(rig_run.options, profile)
-    with ExitStack() as stack:
-        served = {
-            tls: stack.enter_context(
-                running_gateway(run, "--pool", POOL[profile], *(["--tls"] if tls else []))
-            )
-            for tls in sorted({sdk.requires_tls for sdk in sdks})
-        }
-        ran_by = of_microvms(run, cache_directory(), ENVD)
-        rig_run.prepared((), ran_by, RIG.tools)
-        rig_run.begin()
-        for sdk in sdks:
-            try:
-                reports = list(operations(sdk, served[sdk.requires_tls]))
-            except Unsupported as error:
-                missing.append(str(error))
-                continue
-            for report in reports:
-                if not report.get("absent"):
-                    collect(report, sdk, into)
-        rig_run.end()
+    wanted = columns(chosen(rig_run.options, profile))
+    about = None
+    if endpoint := options.chosen(rig_run.options):
+        into, about = measure_endpoint(endpoint, run, rig_run, wanted)
+    else:
+        into = measure_gateway(run, rig_run, profile, wanted)
     series = into.series
-    if not series:
-        raise Unsupported("; ".join(missing))
-    record = rig_run.write(RIG, Path(__file__), series, clock())
-    score = replace(series[0], samples=[operation.samples[0] for operation in series])
+    record = rig_run.write(
+        RIG, Path(__file__), series, clock(), None, into.broken, into.doubts, about
+    )
+    methods = [one for one in series if one.metric == METHOD]
+    score = replace(methods[0], samples=[one.samples[0] for one in methods], failures=())
     rig_run.deliver(benchmark, score, record)
-
-
-def collect(report: Mapping[str, Any], sdk: Sdk, into: Collector) -> None:
-    dimensions: dict[str, Scalar] = {
-        "sdk": sdk.name, "operation": report["operation"], "plane": report["plane"],
-        **({"over": "https"} if sdk.requires_tls else {}),
-    }  # fmt: skip
-    into.add("endpoint", "1", [float(report["works"])], (), "higher", **dimensions)
-    if not report["works"]:
-        into.fail("endpoint", "1", report["message"], "higher", **dimensions)
 
 
 def clock() -> Clock:
     return calibrated(
         "e2b-call",
         "a call of the SDK",
-        {"endpoint": "its result: 1 where it is correct"},
+        {
+            METHOD: "its result: 1 where it is correct",
+            OPERATION: "its result: 1 where it is correct",
+        },
     )

@@ -29,7 +29,7 @@ from harness.measure.collector import Collector
 from harness.measure.record import Clock, Image, Scalar
 from harness.measure.statistics import percentile
 from harness.paths import cache_directory
-from harness.procedures import storm_options, storm_series
+from harness.procedures import storm, storm_options, storm_series
 from harness.procedures.run_objects import leaked, objects
 from harness.procedures.storm import (
     REHEARSED,
@@ -37,7 +37,6 @@ from harness.procedures.storm import (
     AtOnce,
     Lives,
     Source,
-    kind_of,
     of_kind,
     threads,
 )
@@ -141,19 +140,24 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 class Storm:
     """Offers schedules to sandboxes of one source, and collects the series."""
 
+    source: Source
     lives: Life
     options: StormOptions
     into: Collector
     images: list[Image]
+    shortfalls: Sequence[float] = ()
+    """How many sandboxes the pool lacked, over the last storm."""
 
     def offer(self, schedule: Schedule) -> Outcome:
         """One storm; its series are added, whatever became of it."""
         self.images.append(storm_options.image(schedule))
         with without_collector():
-            outcome = generator.on_fresh_loop(
-                generator.run(schedule, self.lives, limit=self.options.most, kind_of=kind_of)
+            outcome, self.shortfalls = generator.on_fresh_loop(
+                storm.run(schedule, self.lives, self.source, self.options.most)
             )
-        storm_series.add(outcome, self.into, of_kind, **storm_options.dimensions(schedule))
+        own = storm_options.dimensions(schedule)
+        storm_series.add(outcome, self.into, of_kind, **own)
+        self.into.add("pool-shortfall", "1", self.shortfalls, **own)
         return outcome
 
 
@@ -196,12 +200,12 @@ def measure(
         made = source(stack, pool)
         executor = threads(options.most, stack)
         lives = Lives(made, executor, several, substrate.own_kernel, options.hold)
-        storm = Storm(lives, options, into, images)
+        offering = Storm(made, lives, options, into, images)
         rig_run.begin()
         if options.sweep:
-            find_capacity(storm, made, rig_run, plan)
+            find_capacity(offering, rig_run, plan)
         else:
-            into.doubts += doubts(storm.offer(options.schedule()))
+            into.doubts += doubts(offering.offer(options.schedule()))
         rig_run.end()
         rig_run.announce(ANSWERED)
     into.add("leaked", "1", [float(len(leaked(run, before)))])
@@ -222,18 +226,22 @@ def dimensions(case: Case, template: Template, pool: int, forked: bool) -> dict[
     return found
 
 
-def find_capacity(storm: Storm, source: Source, rig_run: RigRun, plan: Plan) -> None:
-    options, into = storm.options, storm.into
+def find_capacity(offering: Storm, rig_run: RigRun, plan: Plan) -> None:
+    options, into = offering.options, offering.into
+    holds_bound = capacity.judged(options.bound_s)
 
     def offer(rate: float) -> Outcome:
-        source.ready()
+        offering.source.ready()
         count = max(LEAST_IN_STEP, round(rate * plan.step_s))
         rig_run.show_progress(f"{rate:.3g} a second")
-        return storm.offer(options.schedule(rate, count))
+        return offering.offer(options.schedule(rate, count))
 
-    found = capacity.sweep(
-        offer, options.rate, capacity.judged(options.bound_s), plan.steps, doubts=doubts
-    )
+    def judge(outcome: Outcome) -> str | None:
+        if grew := capacity.growth(offering.shortfalls):
+            return f"the pool came to lack {grew[1]:.1f} sandboxes, {grew[0]:.1f} at first"
+        return holds_bound(outcome)
+
+    found = capacity.sweep(offer, options.rate, judge, plan.steps, doubts=doubts)
     note(found, into, "capacity", {"arrivals": options.arrivals, "bound": options.bound_s})
     into.doubts += found.doubts
 
@@ -292,7 +300,7 @@ def test_generator_reach(
             return reach_step(substrate, template, case, run, rate, plan.reach_s, through, into)
 
         rig_run.show_progress(through)
-        found = capacity.sweep(offer, FIRST_REACH, lambda outcome: None, plan.reach_steps)
+        found = capacity.sweep(offer, FIRST_REACH, not_kept, plan.reach_steps)
         note(found, into, "generator-reach", {"through": through})
     rig_run.end()
     record = rig_run.write(
@@ -300,6 +308,11 @@ def test_generator_reach(
     )
     late = next(series for series in into.series if series.metric == "lateness")
     rig_run.deliver(benchmark, late, record)
+
+
+def not_kept(outcome: Outcome) -> str | None:
+    """Why the generator did not keep the schedule; None if it did."""
+    return next(iter(outcome.saturated), None)
 
 
 def reach_step(

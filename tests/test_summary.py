@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.measure import record
+from harness.measure.endpoint_facts import EndpointFacts
 from harness.measure.record import Failure, RunRecord, Series, Validity
 from harness.rig import summary
 from tests.site import factory
@@ -60,3 +61,16 @@ def test_a_long_record_is_folded(tmp_path: Path) -> None:
     lines = shown(tmp_path, many)
     assert len(lines) == 2 + summary.FOLDED + 1
     assert lines[-1] == "  and 3 more series in the record"
+
+
+def test_what_a_service_does_not_offer_has_not_failed(tmp_path: Path) -> None:
+    facts = {"system": "there"}
+    lacking = [Failure(0, "`command -v node` finds nothing in the sandbox", "not-offered")]
+    series = [
+        Series("first-program", "s", "lower", facts, "closed", (), (), lacking),
+        Series("create-headers", "s", "lower", facts, "closed", (), [0.05, 0.06]),
+    ]
+    endpoint = EndpointFacts("there", "there", "https://there.example.org")
+    _, _, program, created = shown(tmp_path, series, endpoint=endpoint)
+    assert "not offered" in program and "failed" not in program
+    assert "accelerator" not in created, "a service does not tell"

@@ -1,13 +1,15 @@
 """Matrices that others publish, such as which SDK methods a system supports.
 
 They are data in results/published/matrices/*.yaml. Where a published figure counts a matrix's rows,
-`counts` names it, and loading checks that the two agree.
+`counts` names it, and loading checks that the two agree. `methods` says which methods of the SDK a
+row is about, by the names that the rig e2b-compat gives them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -34,10 +36,20 @@ class PublishedMatrix:
     verdicts: Mapping[str, str]
     groups: Mapping[str, Mapping[str, str]]
     remark: str = ""
+    methods: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """By row: the names, or patterns such as `pty.*`, of the methods that it is about."""
 
     def count(self, *verdicts: str) -> int:
         """How many rows have one of these verdicts."""
         return sum(one in verdicts for rows in self.groups.values() for one in rows.values())
+
+    def of_method(self, method: str) -> str | None:
+        """The verdict of the row about a method; None if no row is."""
+        for rows in self.groups.values():
+            for row, verdict in rows.items():
+                if any(fnmatchcase(method, pattern) for pattern in self.methods.get(row, ())):
+                    return verdict
+        return None
 
     @property
     def total(self) -> int:
@@ -62,7 +74,7 @@ def _matrix(path: Path, figures: Sequence[Figure]) -> PublishedMatrix:
         raise PublishedError(f"{path} must be a mapping")
     counts = data.pop("counts", {})
     missing = [key for key in _KEYS if not data.get(key)]
-    unknown = sorted(set(data) - {*_KEYS, "remark"})
+    unknown = sorted(set(data) - {*_KEYS, "remark", "methods"})
     if missing or unknown:
         raise PublishedError(f"{path}: missing {missing}, unknown {unknown}")
     made = PublishedMatrix(id=path.stem, **data)
@@ -72,6 +84,9 @@ def _matrix(path: Path, figures: Sequence[Figure]) -> PublishedMatrix:
         for row, verdict in rows.items():
             if verdict not in made.verdicts:
                 raise PublishedError(f"{path}: {group}: {row}: unknown verdict {verdict!r}")
+    known = {row for rows in made.groups.values() for row in rows}
+    if unknown := sorted(set(made.methods) - known):
+        raise PublishedError(f"{path}: methods: {unknown[0]!r} is no row")
     _check_counts(path, made, counts, {one.id: one for one in figures})
     return made
 

@@ -100,7 +100,7 @@ def _evidence(record: RunRecord, fitting: Sequence[Series], answer: Answer) -> E
         sum(len(one.failures) for one in fitting),
         divisor,
         record.validity.status,
-        systems.of_series(fitting[0].dimensions, record.machine.os),
+        systems.of_series(fitting[0].dimensions, record.machine.os, record.rig.id),
         conditions_of(fitting[0], record.machine),
     )
 

@@ -12,11 +12,18 @@ from harness.measure.conditions import SYSTEM
 from harness.measure.record import Facts
 
 CUBESANDBOX, BHYVE, JAILS, PF, DOCKER = "cubesandbox", "bhyve", "jails", "pf", "docker"
+E2B, AGENTENV, MITOS, NORTHFLANK = "e2b", "agentenv", "mitos", "northflank"
+ARCHIL = "archil"
 ORIGINAL_GATEWAY, GATEWAY = "coppice-gateway", "gateway"
 QEMU, NFTABLES, EBPF, CONTAINERS = "qemu", "nftables", "ebpf", "containers"
 
 SYSTEMS: Mapping[str, str] = {
     CUBESANDBOX: "CubeSandbox, through its API",
+    E2B: "E2B, through its API",
+    AGENTENV: "AgentENV, through its API",
+    MITOS: "mitos, through its API",
+    NORTHFLANK: "Northflank, through its API",
+    ARCHIL: "archil, through its API",
     BHYVE: "bhyve on FreeBSD",
     JAILS: "jails on FreeBSD",
     PF: "pf on FreeBSD",
@@ -31,6 +38,8 @@ SYSTEMS: Mapping[str, str] = {
 """The systems of our claims and records, with their names on pages. A claim may be about another
 one, which then has the name that records of its endpoint give it."""
 
+_OVER_API = "e2b-"
+"""How the names of rigs of the E2B API begin: without an endpoint, they measure our gateway."""
 _OF_FREEBSD = (BHYVE, JAILS, PF)
 _MECHANISMS = {"nftables": NFTABLES, "ebpf-lpm": EBPF}
 
@@ -40,11 +49,13 @@ def title(system: str) -> str:
     return SYSTEMS.get(system, system)
 
 
-def of_series(dimensions: Facts, os: str) -> str:
-    """The system that a series measured. `os` is the host's, as its record states it."""
+def of_series(dimensions: Facts, os: str, rig: str) -> str:
+    """The system that a series of a rig measured. `os` is the host's, as its record states it."""
     named = dimensions.get(SYSTEM)
     if named is not None:
         return str(named)
+    if rig.startswith(_OVER_API) or "sdk" in dimensions:
+        return GATEWAY
     found = _by_dimensions(dimensions, on_freebsd="FreeBSD" in os)
     if found in _OF_FREEBSD and "FreeBSD" not in os:
         return f"{found} on {os}"
@@ -55,8 +66,6 @@ def _by_dimensions(dimensions: Facts, *, on_freebsd: bool) -> str:
     mechanism, substrate = dimensions.get("mechanism"), str(dimensions.get("substrate"))
     if mechanism is not None:
         return _MECHANISMS.get(str(mechanism), str(mechanism))
-    if "sdk" in dimensions:
-        return GATEWAY
     if "path" in dimensions:
         return PF if on_freebsd else NFTABLES
     if substrate.startswith("jail"):

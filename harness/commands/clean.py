@@ -6,16 +6,23 @@ What it has saved stays.
 Records stay, and so do the logs of failures (COPPICE_FAILURES, else `failures/` in the state
 directory), of which the oldest are dropped by the runs themselves.
 
+With --endpoint, it deletes what dead runs have made at a service under test.
+
 With COPPICE_HOST set, it cleans that host, even if that has no Python.
 """
 
 from __future__ import annotations
 
 import argparse
+import sys
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from harness.errors import MissingTool
+from harness.endpoints import journal, session
+from harness.endpoints.configuration import FILE
+from harness.endpoints.options import OPTIONS, addressed, chosen
+from harness.errors import EndpointFailed, MissingTool
 from harness.host import dead_runs
 from harness.host.dead_runs import DeadRuns
 from harness.host.leftover import Leftover
@@ -28,9 +35,58 @@ HELP = "remove what dead runs left behind"
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dry-run", action="store_true", help="only list what would be removed")
+    parser.add_argument(
+        "--endpoint", metavar="URL", help="delete what dead runs have left at this service: the "
+        f"address of its API, or its name in {FILE}",
+    )  # fmt: skip
+    for name in ("config", "api-key-env", "ca-file"):
+        parser.add_argument(f"--{name}", metavar="VALUE", help=f"with --endpoint: {OPTIONS[name]}")
 
 
 def main(options: argparse.Namespace) -> int:
+    if options.endpoint or options.api_key_env or options.config or options.ca_file:
+        return _clean_endpoint(options)
+    code = _clean_here(options)
+    for address, runs in Counter(one.address for one in journal.dead()).items():
+        print(f"{runs} dead runs have left something at {address}")
+        print(f"  coppice clean --endpoint {address}")
+    return code
+
+
+def _clean_endpoint(options: argparse.Namespace) -> int:
+    """Delete what dead runs have left at a service; 76 if something is left."""
+    given = {
+        name: value
+        for name in ("endpoint", "config", "api-key-env", "ca-file")
+        if (value := getattr(options, name.replace("-", "_")))
+    }
+    address = addressed(given)
+    left = journal.dead(address)
+    if left and "api-key-env" not in given and left[0].key_variable:
+        given = {"api-key-env": left[0].key_variable, **given}
+    endpoint = chosen(given, limited=False)
+    assert endpoint
+    if options.dry_run:
+        for entries in left:
+            for id in entries.alive:
+                print(f"would delete the sandbox {id} of run {entries.run_id}")
+            if entries.lost:
+                print(f"would look for {entries.lost} more of run {entries.run_id}, by metadata")
+        if not left:
+            print(f"No leftovers found at {endpoint.name}")
+        return 0
+    told: list[str] = []
+    deleted = session.reclaim(endpoint, told.append)
+    for id in deleted:
+        print(f"deleted the sandbox {id}")
+    for line in told:
+        print(line, file=sys.stderr)
+    if not deleted and not told:
+        print(f"No leftovers found at {endpoint.name}")
+    return EndpointFailed.exit_code if journal.dead(endpoint.address) else 0
+
+
+def _clean_here(options: argparse.Namespace) -> int:
     runtime = runtime_directory()
     waiting = dead_runs.waiting(runtime)
     if options.dry_run:
@@ -53,6 +109,8 @@ def main_remote(options: argparse.Namespace, argv: Sequence[str]) -> int:
     from harness.remote import remote_run
     from harness.remote.ssh import open_ssh
 
+    if options.endpoint:
+        return main(options)
     try:
         return remote_run.run_remotely(remote_run.address(), argv, None)
     except MissingTool:

@@ -1,8 +1,8 @@
 """Compare two records, configurations, commits or machines, series by series.
 
 A and B are each a record's file, the beginning of a run's id, or NAME=VALUE pairs joined by commas
-(rig, machine, commit, profile, kernel, interleave, or a dimension such as tier). Interleaved runs
-(coppice run --interleave) are compared round by round.
+(rig, machine, endpoint, commit, profile, kernel, interleave, or a dimension such as tier).
+Interleaved runs (coppice run --interleave) are compared round by round.
 
 Above the table stand the runs, whether they were interleaved, and in what else they differ. Series
 of a record that is suspect, failed or function-only are shown, but not judged without --suspect.

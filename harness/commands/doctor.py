@@ -4,10 +4,12 @@ Substrates that lack the same are shown together; `--all` also shows what is the
 
 `--json` prints `{"substrates": {NAME: {"runs": bool, "requirements": [{"what", "satisfied",
 "detail", "remedy"}]}}, "rigs": {ID: {"title", "runs": bool, "substrates": [NAME], "runs_on":
-[NAME], "missing_tools": [PROGRAM], "requirements": [as above]}}}`; a remedy may be null, and TIER
-in a remedy stands for a tier. On FreeBSD `host.requirements.all` lists the kernel's features.
-A rig runs if its tools are installed, its own requirements are met, and one of its substrates runs
-that creates sandboxes, which noop does not; a rig that creates them itself has no substrates.
+[NAME], "missing_tools": [PROGRAM], "requirements": [as above], "endpoint": bool}}}`; a remedy may
+be null, and TIER in a remedy stands for a tier. On FreeBSD `host.requirements.all` lists the
+kernel's features. A rig runs if its tools are installed, its own requirements are met, and one of
+its substrates runs that creates sandboxes, which noop does not; a rig that creates them itself has
+no substrates. One with `endpoint` also measures a service by its address (`--endpoint URL`), for
+which it needs nothing of all this.
 Exit codes: 0 every rig runs here; 69 a rig does not.
 """
 
@@ -34,6 +36,8 @@ CONTROL = "noop"
 """Measures the overhead of the harness; runs everywhere, but makes no sandboxes."""
 PYTHON = "Python with the packages that a run needs"
 HELP = "show what runs on this host, what is missing, and how to install it"
+ENDPOINT = "endpoint"
+"""The option by which a rig measures a service elsewhere."""
 DESCRIPTORS = 240
 """Free file descriptors that sandboxes need at least, and the programs that run them."""
 
@@ -96,6 +100,7 @@ def _rig(info: RigInfo, runs: Mapping[str, bool]) -> dict[str, object]:
         "runs_on": runs_on,
         "missing_tools": missing,
         "requirements": [dataclasses.asdict(need) for need in needs],
+        "endpoint": ENDPOINT in info.options,
     }
 
 
@@ -170,6 +175,8 @@ def _print(found: Mapping[str, Mapping[str, Mapping[str, object]]], everything: 
         runs_on, tools = rig["runs_on"], rig["missing_tools"]
         assert isinstance(runs_on, list) and isinstance(tools, list)
         verdict = "runs here" if rig["runs"] else "does not run here"
+        if rig["endpoint"] and not rig["runs"]:
+            verdict += f", but measures a service (--{ENDPOINT})"
         own = "none" if rig["substrates"] else "its own"
         print(f"  {id} ({rig['title']}): {verdict}; substrates: {', '.join(runs_on) or own}")
         _print_needs(rig["requirements"], everything or not rig["runs"])

@@ -84,28 +84,21 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     repetition.arguments(parser)
     of_rigs = parser.add_argument_group("options of single rigs, which stand in brackets")
-    for name, (info, rigs) in sorted(_options_of_rigs().items()):
+    for name, (info, helps) in sorted(_options_of_rigs().items()):
         # So that it does not look like an option of every rig.
-        declared_by = f"({', '.join(rigs)})"
+        help = "; ".join(f"{text} ({', '.join(rigs)})" for text, rigs in helps.items())
         if name in info.flags:
-            of_rigs.add_argument(
-                f"--{name}",
-                action="store_const",
-                const="yes",
-                help=f"{info.flags[name]} {declared_by}",
-            )
+            of_rigs.add_argument(f"--{name}", action="store_const", const="yes", help=help)
         else:
-            of_rigs.add_argument(
-                f"--{name}", metavar="VALUE", help=f"{info.options[name]} {declared_by}"
-            )
+            of_rigs.add_argument(f"--{name}", metavar="VALUE", help=help)
 
 
-def _options_of_rigs() -> dict[str, tuple[RigInfo, list[str]]]:
-    """The options and flags of rigs: name -> a rig with its help, and all that declare it."""
-    found: dict[str, tuple[RigInfo, list[str]]] = {}
+def _options_of_rigs() -> dict[str, tuple[RigInfo, dict[str, list[str]]]]:
+    """The options and flags of rigs: name -> a rig that declares it, and the rigs by help text."""
+    found: dict[str, tuple[RigInfo, dict[str, list[str]]]] = {}
     for id, rig in discover().found.items():
-        for name in (*rig.info.options, *rig.info.flags):
-            found.setdefault(name, (rig.info, []))[1].append(id)
+        for name, help in {**rig.info.options, **rig.info.flags}.items():
+            found.setdefault(name, (rig.info, {}))[1].setdefault(help, []).append(id)
     return found
 
 
@@ -175,6 +168,11 @@ def main_remote(options: argparse.Namespace, argv: Sequence[str]) -> int:
     """Run rigs on the host that COPPICE_HOST names, and fetch their records."""
     from harness.remote import remote_run
 
+    if getattr(options, "endpoint", None):
+        raise UsageError(
+            "a service is measured from this machine, which has its key and coppice.toml",
+            hint="env -u COPPICE_HOST coppice run ...",
+        )
     make_ready(options.results)
     before = set(find(options.results))
     code = remote_run.run_remotely(
@@ -355,6 +353,9 @@ def _given(options: argparse.Namespace, rigs: Sequence[RigInfo]) -> dict[str, st
         if not any(name in (*info.options, *info.flags) for info in rigs):
             raise UsageError(f"{rigs[0].id} has no option --{name}", hint="coppice run --help")
     for info in rigs:
+        for name, value in info.ask(given).items():
+            given[name] = value
+            setattr(options, name.replace("-", "_"), value)  # so that it is asked only once
         info.check(given)
     return given
 

@@ -4,16 +4,34 @@ from __future__ import annotations
 
 import re
 from argparse import ArgumentTypeError
+from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from harness import option_types
-from harness.endpoints.http_connection import Origin
 from harness.errors import UsageError
 
 SUPPORTED_SANDBOX_DOMAINS = ("e2b.app", "e2b.dev", "e2b.pro", "e2b-staging.dev")
 """Domains at which E2B has one host for all sandboxes, told by headers which is meant."""
 ENVD, INTERPRETER = 49983, 49999
 """The ports of a sandbox's envd and its code interpreter."""
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where connections go: what a URL says before its path."""
+
+    tls: bool
+    host: str
+    port: int
+
+    @property
+    def authority(self) -> str:
+        """The value of the Host header."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return host if self.port == (443 if self.tls else 80) else f"{host}:{self.port}"
+
+    def __str__(self) -> str:
+        return f"http{'s' if self.tls else ''}://{self.authority}"
 
 
 def checked(text: str, what: str) -> str:

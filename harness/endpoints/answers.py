@@ -5,6 +5,7 @@ from __future__ import annotations
 import email.utils
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from harness import strict_json
@@ -24,9 +25,24 @@ DOMAIN = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?(:[0-9]{1,5})
 SHOWN = 200
 """Characters of an answer that a message repeats."""
 LONGEST_RETRY_S = 3600.0
-_QUOTA = re.compile(r"quota|limit|concurren|capacity|exceed|too many", re.I)
+_QUOTA = re.compile(r"quota|limit|maximum|concurren|capacity|exceed|too many", re.I)
 _TEMPLATE = re.compile(r"template", re.I)
 _ABSENT = re.compile(r"not found|no such|not exist|unknown|missing|invalid|does not", re.I)
+
+
+@dataclass(frozen=True, slots=True)
+class Created:
+    """A sandbox that the service says it has made. `start` is the request, `headers` when the
+    answer's headers were complete, `body` when its body was."""
+
+    id: str
+    start: float
+    headers: float
+    body: float
+    domain: str | None
+    raw: Mapping[str, Any] = field(repr=False)
+    token: str | None = field(repr=False, default=None)
+
 
 Redact = Callable[[str], str]
 """Takes what must not be shown out of a text."""
@@ -125,3 +141,35 @@ def text_of(
     if isinstance(value, str) and pattern.fullmatch(value):
         return value
     raise ValueError(f"a valid {name}")
+
+
+def created(response: Response, what: str, redact: Redact) -> Created:
+    """The sandbox that a response says was made. Raises EndpointFailed."""
+    data = object_of(response, what, redact)
+    try:
+        id = text_of(data, "sandboxID", IDENTIFIER) or ""
+        token = text_of(data, "envdAccessToken", TOKEN, optional=True)
+        domain = text_of(data, "domain", DOMAIN, optional=True)
+    except ValueError as error:
+        raise foreign(response, what, str(error), redact) from error
+    if redact(id) != id or (domain and redact(domain) != domain):
+        raise foreign(response, what, "a sandboxID and a domain that are no secret", redact)
+    times = response.start, response.headers_at, response.body_at
+    return Created(id, *times, domain, data, token)
+
+
+def facts_of(response: Response, made: Created, path: str) -> Mapping[str, str]:
+    """What the answer to a creation shows of a service, for its record."""
+    shown_as = {
+        "server": response.headers.get("server"),
+        "via": response.headers.get("via"),
+        "envd": made.raw.get("envdVersion"),
+        "template": made.raw.get("templateID"),
+        "domain": made.domain,
+        "route of creations": path,
+    }
+    return {
+        name: "".join(c for c in value if c.isprintable())[:SHOWN]
+        for name, value in shown_as.items()
+        if isinstance(value, str) and value
+    }

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from harness.endpoints.process_stream import Cell, Ran
+from harness.endpoints.static_program import program
 from harness.errors import WrongAnswer
 
 BITS = 31
@@ -46,31 +47,38 @@ def _shell(*argv: str) -> Challenge:
     return Challenge((*argv, f"echo $(({a}*{b}))"), str(a * b))
 
 
-def _ls() -> Challenge:
+def _ls(path: str) -> Challenge:
     absent = f"/{secrets.token_hex(8)}"
-    return Challenge(("/bin/ls", "-d", "/usr/bin", absent), "/usr/bin", absent)
+    return Challenge((path, "-d", "/usr/bin", absent), "/usr/bin", absent)
 
 
-def _printing(program: str, option: str, text: str) -> Challenge:
+def _printing(path: str, option: str, text: str) -> Challenge:
     a, b = factors()
-    return Challenge((program, option, text.format(a=a, b=b)), str(a * b))
+    return Challenge((path, option, text.format(a=a, b=b)), str(a * b))
 
 
-PROGRAMS: Mapping[str, Callable[[], Challenge]] = {
-    "bash": lambda: _shell("/bin/bash", "-l", "-c"),
-    "sh": lambda: _shell("/bin/sh", "-c"),
+PROGRAMS: Mapping[str, Callable[[str], Challenge]] = {
+    "bash": lambda path: _shell(path, "-l", "-c"),
+    "sh": lambda path: _shell(path, "-c"),
     "ls": _ls,
-    "python3": lambda: _printing("python3", "-c", "print({a}*{b})"),
-    "node": lambda: _printing("node", "-e", "console.log(String({a}n*{b}n))"),
+    "python3": lambda path: _printing(path, "-c", "print({a}*{b})"),
+    "node": lambda path: _printing(path, "-e", "console.log(String({a}n*{b}n))"),
 }
-"""What draws each program's challenge. `bash` is how the SDK runs every command."""
+"""What draws each program's challenge, given its path."""
+PATHS: Mapping[str, str] = {
+    "bash": "/bin/bash",
+    "sh": "/bin/sh",
+    "ls": "/bin/ls",
+    "python3": "/usr/bin/python3",
+    "node": "/usr/bin/node",
+}
 COMMAND = "bash"
-"""The program of `first-command`."""
+"""The program of `first-command`, which is how the SDK runs every command: bash -l -c."""
 
 
-def challenge(program: str) -> Challenge:
-    """A new challenge for a program."""
-    return PROGRAMS[program]()
+def challenge(name: str, path: str | None = None) -> Challenge:
+    """A new challenge for a program, at its usual path unless another is given."""
+    return PROGRAMS[name](path or PATHS[name])
 
 
 def cell() -> tuple[str, str]:
@@ -83,3 +91,21 @@ def check_cell(expected: str, found: Cell) -> None:
     """Raise WrongAnswer for what an interpreter would not have answered."""
     if found.error or found.text.strip() != expected:
         raise WrongAnswer(f"the cell returned {(found.error or found.text)[:200]!r}")
+
+
+@dataclass(frozen=True)
+class Upload:
+    """A fresh program, to be written at `path`, and the command that makes it executable and runs
+    it: the API has no modes of files."""
+
+    path: str
+    content: bytes
+    challenge: Challenge
+
+
+def upload(machine: str) -> Upload:
+    """A program for a sandbox whose `uname -m` is this one of static_program.CODE."""
+    a, b = factors()
+    path = f"/tmp/coppice-{secrets.token_hex(8)}"
+    argv = ("/bin/sh", "-c", f"chmod +x {path} && exec {path}")
+    return Upload(path, program(machine, a, b), Challenge(argv, str(a * b)))

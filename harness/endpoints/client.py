@@ -9,23 +9,26 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import dataclasses
 import json
 import time
 import uuid
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any, Protocol
 from urllib.parse import quote, urlencode
 
 from harness.endpoints import answers, listing, process_stream
-from harness.endpoints.address import ENVD, INTERPRETER, SUPPORTED_SANDBOX_DOMAINS, split
+from harness.endpoints.address import ENVD, INTERPRETER, Origin
+from harness.endpoints.answers import Created
 from harness.endpoints.connections import Connections
-from harness.endpoints.http_connection import BODY_LIMIT, Call, Origin, Response
+from harness.endpoints.http_connection import BODY_LIMIT, Call, Response
 from harness.endpoints.listing import Listed
 from harness.endpoints.pace import Pace
 from harness.endpoints.process_stream import Cell, Ran
+from harness.endpoints.routes import Routes, needs_user
+from harness.endpoints.secret import Secret
 from harness.endpoints.settings import Endpoint
-from harness.errors import EndpointFailed, NotOffered
+from harness.errors import EndpointFailed, EndpointUnreachable, NotOffered
 
 __all__ = ["RUN_METADATA", "ApiClient", "Cell", "Created", "Listed", "Ran", "Response", "opened"]
 
@@ -33,6 +36,8 @@ RUN_METADATA = "coppice-run"
 """The metadata of each sandbox that names its run: by it a sandbox is found whose creation was
 asked for, but not answered."""
 CREATE_S, CALL_S, RUN_S = 120.0, 60.0, 60.0
+CREATED_LIMIT = 1 << 20
+"""Bytes of the answer to a creation: many are under way at once."""
 LIFE_S = 300
 """Seconds after which the service is to end a sandbox by itself, unless the caller says."""
 CREATE_PATHS = ("/v2/sandboxes", "/sandboxes")
@@ -43,26 +48,13 @@ _JSON = "Content-Type: application/json\r\n"
 _CONNECT = "Content-Type: application/connect+json\r\nConnect-Protocol-Version: 1\r\n"
 
 
-@dataclass(frozen=True, slots=True)
-class Created:
-    """A sandbox that the service says it has made. `start` is the request, `headers` when the
-    answer's headers were complete, `body` when its body was."""
-
-    id: str
-    start: float
-    headers: float
-    body: float
-    domain: str | None
-    raw: Mapping[str, Any] = field(repr=False)
-    token: str | None = field(repr=False, default=None)
-
-
 class Journal(Protocol):
     """Keeps on disk what is made at a service. harness/endpoints/journal.py."""
 
     run_id: str
 
     def asked(self, life_s: float) -> None: ...
+    def refused(self) -> None: ...
     def made(self, id: str) -> None: ...
     def gone(self, id: str) -> None: ...
 
@@ -74,25 +66,29 @@ class NoJournal:
         self.run_id = run_id
 
     def asked(self, life_s: float) -> None: ...
+    def refused(self) -> None: ...
     def made(self, id: str) -> None: ...
     def gone(self, id: str) -> None: ...
 
 
 class ApiClient:
-    """`alive` are the ids of the sandboxes that it has made and not deleted."""
+    """`alive` are the sandboxes that it has made and not deleted, by id. `answered` is what the
+    first creation showed of the service, `not_offered` what it does not have, with its answer."""
 
     def __init__(self, endpoint: Endpoint, journal: Journal) -> None:
         self.endpoint = endpoint
         self.alive: dict[str, Created] = {}
+        self.answered: Mapping[str, str] = {}
+        self.not_offered: dict[str, str] = {}
         self._journal = journal
         self._pace = Pace(endpoint.limits)
         self._connections = Connections(endpoint.tls_context)
-        self._origin, self._prefix = split(endpoint.address)
-        self._sandboxes = split(endpoint.sandbox_url) if endpoint.sandbox_url else None
-        own = "".join(f"{name}: {value}\r\n" for name, value in endpoint.headers.items())
-        self._common = f"User-Agent: coppice\r\nAccept: */*\r\n{own}"
-        key = f"X-API-KEY: {endpoint.key}\r\n" if endpoint.key else ""
-        self._head = f"Host: {self._origin.authority}\r\n{self._common}{key}"
+        self._routes = Routes(endpoint)
+        self._origin, self._prefix = self._routes.api
+        own = Secret("".join(f"{name}: {value}\r\n" for name, value in endpoint.headers.items()))
+        self._common = Secret(f"User-Agent: coppice\r\nAccept: */*\r\n{own}")
+        key = Secret(f"X-API-KEY: {endpoint.key}\r\n" if endpoint.key else "")
+        self._head = Secret(f"Host: {self._origin.authority}\r\n{self._common}{key}")
         self._create_path = self._prefix + CREATE_PATHS[0]
         self._create_known = False
         self._plain_body = self._create_body({})
@@ -115,11 +111,15 @@ class ApiClient:
                 content,
                 start,
                 CREATE_S,
+                CREATED_LIMIT,
             )
             if response.status in (404, 405, 501) and not self._create_known:
                 response = await self._create_elsewhere(content, response)
             created = self._created(response)
             self.alive[created.id] = created
+        except EndpointUnreachable:
+            self._journal.refused()  # nothing was asked
+            raise
         finally:
             self._pace.done()
         self._journal.made(created.id)
@@ -130,10 +130,12 @@ class ApiClient:
         path = self._prefix + CREATE_PATHS[1]
         start = time.perf_counter()
         response = await self._send(
-            self._origin, "POST", path, self._head + _JSON, content, start, CREATE_S
-        )
+            self._origin, "POST", path, self._head + _JSON, content, start, CREATE_S,
+            CREATED_LIMIT,
+        )  # fmt: skip
         if response.status == 201:
             self._create_path, self._create_known = path, True
+            self._error(first, f"creating a sandbox by {CREATE_PATHS[0]}")  # as not offered
         return response if response.status not in (404, 405, 501) else first
 
     def _create_body(self, body: Mapping[str, Any] | None) -> tuple[bytes, float]:
@@ -144,20 +146,18 @@ class ApiClient:
     def _created(self, response: Response) -> Created:
         what = "creating a sandbox"
         if response.status != 201:
+            self._journal.refused()
             raise self._error(response, what)
-        self._create_known = True
-        data = answers.object_of(response, what, self.endpoint.redacted)
-        try:
-            id = answers.text_of(data, "sandboxID", answers.IDENTIFIER) or ""
-            token = answers.text_of(data, "envdAccessToken", answers.TOKEN, optional=True)
-            domain = answers.text_of(data, "domain", answers.DOMAIN, optional=True)
-        except ValueError as error:
-            raise answers.foreign(response, what, str(error), self.endpoint.redacted) from error
-        if id in self.alive:  # one machine for everybody would be very quick
-            raise EndpointFailed(f"the service hands out the sandbox {id} twice")
-        return Created(
-            id, response.start, response.headers_at, response.body_at, domain, data, token
-        )
+        created = answers.created(response, what, self.endpoint.redacted)
+        if created.id in self.alive:  # one machine for everybody would be very quick
+            raise EndpointFailed(f"the service hands out the sandbox {created.id} twice")
+        if not self._create_known or not self.answered:
+            self._create_known = True
+            self.answered = {
+                name: self.endpoint.redacted(value)
+                for name, value in answers.facts_of(response, created, self._create_path).items()
+            }
+        return created
 
     async def delete(self, id: str) -> bool:
         """End a sandbox. False: the service does not have it."""
@@ -165,7 +165,7 @@ class ApiClient:
         if response.status not in (200, 202, 204, 404):
             raise self._error(response, f"deleting the sandbox {id}")
         if created := self.alive.pop(id, None):
-            place = self._place(created, ENVD)[0]
+            place = self._routes.into(created, ENVD)[0]
             if id in place.host:  # a host of its own
                 self._connections.forget(place)
         self._journal.gone(id)
@@ -191,17 +191,19 @@ class ApiClient:
         return list(found.values())
 
     async def _pages(self, path: str, run_id: str | None) -> AsyncIterator[Listed]:
-        query = {"limit": "100"}
+        newer = path == LIST_PATHS[0]
+        query = {"limit": "100"} if newer else {}  # the older list has no pages
         if run_id:
             query["metadata"] = urlencode({RUN_METADATA: run_id})
         for _ in range(PAGES):
-            response = await self.request("GET", f"{path}?{urlencode(query)}")
+            asked = f"{path}?{urlencode(query)}" if query else path
+            response = await self.request("GET", asked)
             if response.status != 200:
-                raise self._error(response, "listing sandboxes")
+                raise self._error(response, f"listing sandboxes at {path}")
             for one in listing.items(response, self.endpoint.redacted):
                 yield one
             query["nextToken"] = response.headers.get("x-next-token", "")
-            if not query["nextToken"]:
+            if not (newer and query["nextToken"]):
                 return
         raise EndpointFailed(f"the list of sandboxes goes on after {PAGES} pages")
 
@@ -217,9 +219,12 @@ class ApiClient:
         if response.status != 200:
             raise self._error_inside(response, what, created)
         try:
-            return process_stream.ran(response.body, response.start, response.body_at, argv)
+            ran = process_stream.ran(response.body, response.start, response.body_at, argv)
+            # A service that repeats its key must not bring it into a record.
+            shown = self.endpoint.redacted
+            return dataclasses.replace(ran, stdout=shown(ran.stdout), stderr=shown(ran.stderr))
         except EndpointFailed as error:
-            raise type(error)(self.endpoint.redacted(error.args[0])) from None
+            raise self._noted(what, type(error)(self.endpoint.redacted(error.args[0]))) from None
 
     async def run_code(self, created: Created, code: str, timeout_s: float = RUN_S) -> Cell:
         """Execute a cell in the sandbox's code interpreter and wait for its end."""
@@ -229,7 +234,12 @@ class ApiClient:
         )
         if response.status != 200:
             raise self._error_inside(response, "executing a cell", created)
-        return process_stream.cell(response.body, response.start, response.body_at)
+        shown = self.endpoint.redacted
+        cell = process_stream.cell(response.body, response.start, response.body_at)
+        error = None if cell.error is None else shown(cell.error)
+        return dataclasses.replace(
+            cell, text=shown(cell.text), stdout=shown(cell.stdout), error=error
+        )
 
     async def upload(
         self, created: Created, path: str, content: bytes, timeout_s: float = RUN_S
@@ -253,44 +263,27 @@ class ApiClient:
         body: bytes | None, timeout_s: float,
     ) -> Response:  # fmt: skip
         start = time.perf_counter()
-        origin, host, prefix = self._place(created, port)
-        token = f"X-Access-Token: {created.token}\r\n" if created.token else ""
-        about = (
+        origin, host, prefix = self._routes.into(created, port)
+        token = Secret(f"X-Access-Token: {created.token}\r\n" if created.token else "")
+        about = Secret(
             f"Host: {host}\r\nE2b-Sandbox-Id: {created.id}\r\nE2b-Sandbox-Port: {port}\r\n"
             f"{self._common}{token}{head}"
         )
-        if port == ENVD and _needs_user(created.raw.get("envdVersion")):
+        if port == ENVD and needs_user(created.raw.get("envdVersion")):
             about += f"Authorization: Basic {base64.b64encode(b'user:').decode()}\r\n"
-        return await self._send(origin, method, prefix + target, about, body, start, timeout_s)
-
-    def _place(self, created: Created, port: int) -> tuple[Origin, str, str]:
-        """Where a sandbox's port is reached, with which Host, and below which path."""
-        domain = self.endpoint.domain
-        if self._sandboxes:
-            origin, prefix = self._sandboxes
-            host = f"{port}-{created.id}.{domain}" if domain else origin.authority
-            return origin, host, prefix
-        domain = domain or created.domain or _domain_of(self._origin.host)
-        if not domain:
-            return self._origin, self._origin.authority, self._prefix
-        name, _, own = domain.partition(":")
-        host = f"{port}-{created.id}.{domain}"
-        if name.endswith(
-            "localhost"
-        ):  # no resolver has names below it, and the API is the same host
-            return self._origin, host, ""
-        if domain in SUPPORTED_SANDBOX_DOMAINS:
-            origin = Origin(True, f"sandbox.{domain}", 443)
-        else:
-            usual = 443 if self._origin.tls else 80
-            origin = Origin(self._origin.tls, f"{port}-{created.id}.{name}", int(own or usual))
-        return origin, origin.authority, ""
+        try:
+            return await self._send(origin, method, prefix + target, about, body, start, timeout_s)
+        except EndpointUnreachable as error:
+            if origin == self._origin or error.hint:
+                raise
+            hint = "if its sandboxes are reached elsewhere: --sandbox-url URL"
+            raise EndpointUnreachable(str(error.args[0]), hint=hint) from error
 
     # Requests.
 
     async def request(
         self, method: str, path: str, body: Any = None, headers: Mapping[str, str] | None = None,
-        timeout_s: float = CALL_S,
+        timeout_s: float | None = None,
     ) -> Response:  # fmt: skip
         """Any request to the API, with the key. `body` becomes JSON, unless it is bytes."""
         start = time.perf_counter()
@@ -298,7 +291,7 @@ class ApiClient:
         head = self._head + (_JSON if data is not None else "")
         head += "".join(f"{name}: {value}\r\n" for name, value in (headers or {}).items())
         return await self._send(
-            self._origin, method, self._prefix + path, head, data, start, timeout_s
+            self._origin, method, self._prefix + path, head, data, start, timeout_s or CALL_S
         )
 
     async def request_into(
@@ -313,8 +306,18 @@ class ApiClient:
         """Have this many connections to the API open, and to the sandboxes if they have one place,
         so that no measured request waits for one."""
         await self._connections.warm(self._origin, count)
-        if self._sandboxes and self._sandboxes[0] != self._origin:
-            await self._connections.warm(self._sandboxes[0], count)
+        if self._routes.sandboxes and self._routes.sandboxes[0] != self._origin:
+            await self._connections.warm(self._routes.sandboxes[0], count)
+
+    @property
+    def origin(self) -> Origin:
+        """Where the API is."""
+        return self._origin
+
+    @property
+    def tls(self) -> str:
+        """The version and cipher of connections to the API; empty without TLS."""
+        return self._connections.tls_of.get(self._origin, "")
 
     @property
     def connections(self) -> int:
@@ -326,9 +329,9 @@ class ApiClient:
 
     async def _send(
         self, origin: Origin, method: str, target: str, head: str, body: bytes | None,
-        start: float, timeout_s: float,
+        start: float, timeout_s: float, limit: int = BODY_LIMIT,
     ) -> Response:  # fmt: skip
-        call = Call(method, target, head, body, start, timeout_s, BODY_LIMIT)
+        call = Call(method, target, head, body, start, timeout_s, limit)
         connection = self._connections.idle(origin) or await self._connections.opened(origin)
         try:
             return await connection.send(call)
@@ -337,7 +340,12 @@ class ApiClient:
 
     def _error(self, response: Response, what: str) -> EndpointFailed:
         key = f"in the variable {self.endpoint.key_variable}"
-        return answers.error_of(response, what, self.endpoint.redacted, key)
+        return self._noted(what, answers.error_of(response, what, self.endpoint.redacted, key))
+
+    def _noted(self, what: str, error: EndpointFailed) -> EndpointFailed:
+        if isinstance(error, NotOffered):
+            self.not_offered.setdefault(what, str(error.args[0]))
+        return error
 
     def _error_inside(self, response: Response, what: str, created: Created) -> EndpointFailed:
         """The error of a request into a sandbox: its key is not in question there."""
@@ -351,23 +359,10 @@ class ApiClient:
         if response.status in (404, 502) and "sandbox" in said.lower():
             return EndpointFailed(f"the service said that it made {created.id}, but {answered}")
         if response.status in (404, 405, 501):
-            return NotOffered(answered)
+            return self._noted(what, NotOffered(answered))
         if response.status in (401, 403):
             return EndpointFailed(answered)
         return self._error(response, what)
-
-
-def _domain_of(host: str) -> str | None:
-    """The domain of sandboxes beside an API at api.DOMAIN, as the SDK has it."""
-    return host.removeprefix("api.") if host.startswith("api.") else None
-
-
-def _needs_user(version: object) -> bool:
-    """Whether this envd has no user of its own choice: before 0.4.0."""
-    try:
-        return tuple(int(part) for part in str(version).split(".")[:2]) < (0, 4)
-    except ValueError:
-        return False
 
 
 @contextlib.asynccontextmanager

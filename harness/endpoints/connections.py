@@ -8,7 +8,8 @@ from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
 
-from harness.endpoints.http_connection import HttpConnection, Origin, connected, resolved
+from harness.endpoints.address import Origin
+from harness.endpoints.http_connection import HttpConnection, connected, resolved
 
 CONNECT_S = 15.0
 IDLE_S = 4.0
@@ -25,6 +26,8 @@ class Connections:
         self._context: ssl.SSLContext | None = None
         self._idle: defaultdict[Origin, list[HttpConnection]] = defaultdict(list)
         self._open: set[HttpConnection] = set()
+        self.tls_of: dict[Origin, str] = {}
+        """The version and cipher of the first connection with TLS to each place."""
         self._addresses: dict[Origin, tuple[float, list[tuple[Any, ...]]]] = {}
 
     def idle(self, origin: Origin) -> HttpConnection | None:
@@ -49,6 +52,8 @@ class Connections:
             self._addresses[origin] = time.monotonic(), addresses
         connection = await connected(origin, addresses, context, CONNECT_S)
         self._open.add(connection)
+        if origin.tls and origin not in self.tls_of:
+            self.tls_of[origin] = connection.tls
         return connection
 
     def give_back(self, connection: HttpConnection) -> None:

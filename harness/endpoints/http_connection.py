@@ -16,30 +16,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from harness import extras
+from harness.endpoints.address import Origin
 from harness.errors import EndpointFailed, EndpointUnreachable, GuestTimeout
 
 HEAD_LIMIT = 64 << 10
 """Bytes of a response's status line and headers."""
 BODY_LIMIT = 16 << 20
 """Bytes of a response's body, unless a request states another limit."""
-
-
-@dataclass(frozen=True)
-class Origin:
-    """Where connections go: what a URL says before its path."""
-
-    tls: bool
-    host: str
-    port: int
-
-    @property
-    def authority(self) -> str:
-        """The value of the Host header."""
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return host if self.port == (443 if self.tls else 80) else f"{host}:{self.port}"
-
-    def __str__(self) -> str:
-        return f"http{'s' if self.tls else ''}://{self.authority}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,6 +187,12 @@ class HttpConnection(asyncio.Protocol):
             limit.cancel()
             self._waiting = None
 
+    @property
+    def tls(self) -> str:
+        """The version and cipher of TLS; empty without it."""
+        cipher = self._transport.get_extra_info("cipher") if self._transport else None
+        return f"{cipher[1]}, {cipher[0]}" if cipher else ""
+
     def close(self) -> None:
         self.usable = False
         if self._transport:
@@ -268,10 +257,11 @@ async def connected(
         except (OSError, TimeoutError) as error:
             last = error
     assert last is not None
-    raise EndpointUnreachable(f"{origin} cannot be reached: {_why(last, timeout_s)}") from last
+    raise EndpointUnreachable(f"{origin} cannot be reached: {reason_of(last, timeout_s)}") from last
 
 
-def _why(error: Exception, timeout_s: float) -> str:
+def reason_of(error: Exception, timeout_s: float) -> str:
+    """Why no connection came about."""
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"its certificate does not fit: {error.verify_message}"
     if isinstance(error, ssl.SSLError):

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from starlette.requests import Request
-from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.responses import PlainTextResponse, Response
 from starlette.types import Receive, Scope, Send
 
 from harness.gateway.control_plane.operations import ControlPlane
+from harness.gateway.data_plane import cross_origin
 from harness.gateway.data_plane.authorisation import ENVD_PORT
 from harness.gateway.data_plane.port_proxy import Headers
 from harness.gateway.data_plane.router import DataPlane
@@ -19,6 +20,7 @@ from harness.gateway.digits import whole_number
 from harness.gateway.envd.connections import ServerConnection
 from harness.gateway.envd.process import Listener
 from harness.gateway.errors import ApiError
+from harness.gateway.http.responses import Json
 from harness.gateway.query_string import refuse_any
 from harness.gateway.sandboxes.service import Sandboxes
 from harness.gateway.sandboxes.snapshots import Snapshots
@@ -58,7 +60,12 @@ class Gateway:
         request = Request(scope, receive)
         response: Response
         try:
-            if target := self._target(request):
+            of_page = cross_origin.is_of_page(scope) and _asks_envd(scope)
+            if of_page:
+                send = cross_origin.permitting(send)
+            if of_page and cross_origin.is_preflight(scope):
+                response = cross_origin.permission(scope)
+            elif target := self._target(request):
                 response = await self._data.answer(*target, request)
             elif scope["path"] == "/metrics" and scope["method"] == "GET":
                 refuse_any(request)
@@ -66,14 +73,14 @@ class Gateway:
             else:
                 response = await self._control.answer(request)
         except ApiError as error:
-            response = JSONResponse(error.body(), error.status, error.headers())
+            response = Json(error.body(), error.status, error.headers())
         await response(scope, receive, send)
 
     async def connect(
         self, path: str, headers: Headers, address: str
     ) -> tuple[ServerConnection, Listener]:
         """Connect to the sandbox's server that a WebSocket request from an address names."""
-        if not (target := _named_target(headers)):
+        if not (target := _named_target(headers, dict(headers))):
             raise ApiError(404, "the gateway has no WebSockets: name a sandbox and a port")
         return await self._data.open(*target, path, headers, address)
 
@@ -84,9 +91,10 @@ class Gateway:
         then the token for envd identifies the sandbox. A signed URL may be opened by anyone, so its
         signature identifies the sandbox. Raises ApiError for a signature of none.
         """
-        headers: dict[bytes, bytes] = dict(request.scope["headers"])
+        given = request.scope["headers"]
+        headers: dict[bytes, bytes] = dict(given)
         path = request.scope["path"]
-        named = _named_target(request.scope["headers"])
+        named = _named_target(given, headers)
         if b"x-api-key" in headers:
             envd = named is not None and named[1] == ENVD_PORT
             return None if envd and path.startswith(_API_PATHS) else named
@@ -129,10 +137,15 @@ class Gateway:
         return self._sandboxes.metrics.text(gauges)
 
 
-def _named_target(headers: Headers) -> tuple[str, int] | None:
-    """The sandbox and port that a request names, in its headers or its host name. ApiError 400 for
-    what is no port, and for a header that is repeated."""
-    values = dict(headers)
+def _asks_envd(scope: Scope) -> bool:
+    """Whether a request is for envd; one that names no sandbox is by its path."""
+    named = _named_target(scope["headers"], dict(scope["headers"]))
+    return named[1] == ENVD_PORT if named else cross_origin.has_path_of_envd(scope)
+
+
+def _named_target(headers: Headers, values: Mapping[bytes, bytes]) -> tuple[str, int] | None:
+    """The sandbox and port that a request names, in its headers or its host name; `values` are the
+    headers by name. ApiError 400 for what is no port, and for a header that is repeated."""
     id, port = values.get(b"e2b-sandbox-id"), values.get(b"e2b-sandbox-port", b"")
     where = "the header E2b-Sandbox-Port"
     if id is None and (match := _SANDBOX_HOST.match(values.get(b"host", b""))):

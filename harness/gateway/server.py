@@ -20,7 +20,7 @@ from typing import Any
 import uvicorn
 
 from harness.errors import CoppiceError, Interrupted, PathError, UsageError
-from harness.gateway import certificate, logs, predecessor
+from harness.gateway import certificate, garbage, logs, predecessor
 from harness.gateway.app import Gateway
 from harness.gateway.data_plane.websocket_proxy import WebSocketProxy
 from harness.gateway.fleets import setup, templates
@@ -115,6 +115,7 @@ def serve(options: Options, fleet: SandboxFleet | None = None) -> None:
         store = stack.enter_context(locked_store(directory))
         listener = stack.enter_context(_listen(options.host, options.port))
         outside, state = _checked(options), directory.resolve()
+        stack.enter_context(store.checkpoints_in_background())
         before = predecessor.predecessor(store, state, options, runtime_directory())
         run = stack.enter_context(open_run(state=state))
         fleet = fleet or _fleet(options, run, outside, before, stack)
@@ -132,6 +133,7 @@ def serve(options: Options, fleet: SandboxFleet | None = None) -> None:
                 await sandboxes.open()
                 # Only now have orphaned sandboxes been ended.
                 threading.Thread(target=_fill, args=(fleet, options), daemon=True).start()
+                garbage.leave_out_what_is_there()
                 scheme = "https" if tls else "http"
                 options.on_ready(f"{scheme}://{options.host}:{port}", chain)
             except Exception as error:
@@ -151,7 +153,7 @@ def serve(options: Options, fleet: SandboxFleet | None = None) -> None:
             ssl_certfile=chain, ssl_keyfile=tls.key if tls else None,
         )  # fmt: skip
         server = HttpServer(config, listener, _limits(options), upgrade)
-        with _going_on(run, store, options, state, sandboxes):
+        with _going_on(run, store, options, state, sandboxes), garbage.searched_seldom():
             try:
                 server.run()
             except SystemExit:

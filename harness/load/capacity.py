@@ -11,8 +11,12 @@ one and not the next, then between the two. A step holds where all of this is tr
   standard deviations of a queue of that length (which, of independent requests, is the root of the
   length), and by no less than three requests.
 
-A step in which the generator itself did not keep the schedule ends the search upwards: what the
-system would do there is not known, and the capacity is then a lower bound.
+A pool hides growth until it is empty. Where its stock can be read, the caller judges the shortfall
+in the same way; elsewhere a step must have many more requests than the pool has sandboxes.
+
+How late the generator sent a request is part of its latency. A step that holds although the
+generator was late therefore holds. Where the lowest rate that does not hold is one at which the
+generator was saturated, the capacity is a lower bound: what the system would do is not known.
 """
 
 from __future__ import annotations
@@ -40,8 +44,8 @@ DEVIATIONS = 3.0
 
 @dataclass(frozen=True)
 class Step:
-    """One offered rate. `why` says why the system did not hold it, None where it did; `saturated`
-    why the generator did not."""
+    """One offered rate. `why` says why it did not hold, None where it did; `saturated` why the
+    generator did not keep the schedule."""
 
     rate: float
     outcome: Outcome
@@ -50,7 +54,7 @@ class Step:
 
     @property
     def holds(self) -> bool:
-        return self.why is None and not self.saturated
+        return self.why is None
 
 
 @dataclass(frozen=True)
@@ -86,8 +90,7 @@ class Sweep:
         broken = [step for step in self.steps if not step.holds]
         if not broken:
             return None
-        first = min(broken, key=lambda step: step.rate)
-        return first.why or first.saturated[0]
+        return min(broken, key=lambda step: step.rate).why
 
 
 def sweep(
@@ -100,7 +103,7 @@ def sweep(
 ) -> Sweep:
     """Offer rates, beginning with `first`, until the capacity is known or `steps` are used up.
 
-    `judge` says why an outcome does not hold, `doubts` why it is rather the generator's.
+    `judge` says why an outcome does not hold, `doubts` why that may be due to the generator.
     """
     taken: list[Step] = []
     rate = first
@@ -122,7 +125,9 @@ def _next(taken: Sequence[Step], fine: float) -> float | None:
         return max(step.rate for step in taken) * 2
     if held is None:
         return broken / 2 if broken / 2 >= LEAST_RATE else None
-    return math.sqrt(held * broken) if broken / held > fine else None
+    if broken / held <= fine:
+        return None
+    return float(f"{math.sqrt(held * broken):.3g}")
 
 
 def judged(bound_s: float) -> Callable[[Outcome], str | None]:

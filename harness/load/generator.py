@@ -18,8 +18,9 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from harness.errors import CoppiceError
-from harness.load import self_watch
+from harness.load import precise_timer, self_watch
 from harness.load.arrivals import Arrival, Schedule
+from harness.load.precise_timer import Timer
 from harness.load.self_watch import Reading
 from harness.measure.record import FailureKind
 
@@ -36,8 +37,6 @@ USABLE = "usable"
 """The mark that ends an arrival's wait: from then on it is in no queue."""
 SOON_S = 0.1
 """How far ahead the start lies: the time to get ready for it."""
-GRAIN_S = 0.001
-"""The resolution of the event loop's timers. Shorter sleeps would return at once."""
 
 clock = time.perf_counter
 T = TypeVar("T")
@@ -113,7 +112,7 @@ class Outcome:
     @property
     def beyond_limit(self) -> int:
         """Arrivals that the generator's own limit refused."""
-        return sum(each.lateness_s is None for each in self.results)
+        return sum(each.lateness_s is None and each.kind == "refused" for each in self.results)
 
     @property
     def saturated(self) -> Sequence[str]:
@@ -140,11 +139,10 @@ class _Run:
         if self.settled == len(self.schedule):
             self.all_settled.set()
 
-    async def dispatch(self, lives: asyncio.TaskGroup) -> None:
+    async def dispatch(self, lives: asyncio.TaskGroup, timer: Timer) -> None:
         for index, arrival in enumerate(self.schedule.entries):
             due = self.start + arrival.at_s
-            while (left := due - clock()) > 0:
-                await asyncio.sleep(max(left, GRAIN_S))
+            await timer.until(due)
             attempt = Attempt(self, index, arrival, due)
             if self.alive < self.limit:
                 self.alive += 1
@@ -208,7 +206,8 @@ async def run(
     watching = asyncio.create_task(self_watch.watch(readings, run.start))
     try:
         async with asyncio.TaskGroup() as lives:
-            await run.dispatch(lives)
+            with precise_timer.opened() as timer:
+                await run.dispatch(lives, timer)
     except BaseExceptionGroup as group:
         raise _first(group) from None
     finally:

@@ -24,3 +24,10 @@ class EndpointFacts:
     unknown: Sequence[str] = ()
     not_offered: Facts = field(default_factory=dict)
     limits: Facts = field(default_factory=dict)
+
+    @property
+    def identity(self) -> str:
+        """What two records have in common if they measured the same service: the system, its
+        address and the template. What its user calls it does not matter."""
+        template = self.told.get("template")
+        return f"{self.system} at {self.address}{f', template {template}' if template else ''}"

@@ -125,6 +125,8 @@ class Clock:
 
 
 FailureKind = Literal["refused", "lost", "missing", "differs", "not-offered"]
+NOT_OFFERED: FailureKind = "not-offered"
+"""What a system does not have was not measured there, and has not failed."""
 
 
 @dataclass(frozen=True)

@@ -76,6 +76,7 @@ def _patches(record: RunRecord) -> str:
 
 
 _FACTS: Mapping[str, Callable[[RunRecord], str]] = {
+    "service": lambda record: record.endpoint.identity if record.endpoint else "",
     "machine": lambda record: f"{record.machine.name} ({record.machine.id})",
     "processor": lambda record: f"{record.machine.cpu}, {record.machine.cores} cores",
     "system": lambda record: record.machine.os,
@@ -92,7 +93,8 @@ _FACTS: Mapping[str, Callable[[RunRecord], str]] = {
 
 
 def differences(a: Sequence[RunRecord], b: Sequence[RunRecord]) -> Sequence[Difference]:
-    """The facts of which the two sides do not have the same values, the machine first."""
+    """The facts of which the two sides do not have the same values; a service under test first,
+    then the machine, which is the client's where there is a service."""
     found = []
     for fact, of in _FACTS.items():
         values = _values(map(of, a)), _values(map(of, b))

@@ -43,6 +43,9 @@ def interleaving(record: RunRecord) -> tuple[str, str, int] | None:
 _OF_RECORD: Mapping[str, Callable[[RunRecord, str], bool]] = {
     "rig": lambda record, value: record.rig.id == value,
     "machine": lambda record, value: record.machine.id == value,
+    "endpoint": lambda record, value: (
+        record.endpoint is not None and value in (record.endpoint.name, record.endpoint.address)
+    ),
     "commit": lambda record, value: (record.git.commit or "").startswith(value),
     "profile": lambda record, value: record.profile == value,
     "kernel": lambda record, value: record.machine.kernel == value,
@@ -64,15 +67,19 @@ class Side:
 
     def shared(self) -> Mapping[str, Scalar]:
         """The dimensions that all series have with the same value."""
-        first = self.matches[0][1].dimensions if self.matches else {}
+        known = [_dimensions(*one) for one in self.matches]
         return {
             name: value
-            for name, value in first.items()
-            if all(
-                name in series.dimensions and series.dimensions[name] == value
-                for _, series in self.matches
-            )
+            for name, value in (known[0] if known else {}).items()
+            if all(name in one and one[name] == value for one in known)
         }
+
+
+def _dimensions(record: RunRecord, series: Series) -> Mapping[str, Scalar]:
+    """The dimensions of a series; two services of one system differ in `endpoint`."""
+    if record.endpoint is None:
+        return series.dimensions
+    return {**series.dimensions, "endpoint": record.endpoint.identity}
 
 
 def select(text: str, results: Path) -> Side:
@@ -268,25 +275,25 @@ def _differing(side: Side, other: Side) -> set[str]:
         name
         for name, value in own.items()
         if (name in others and others[name] != value)
-        or not any(name in series.dimensions for _, series in other.matches)
+        or not any(name in _dimensions(*one) for one in other.matches)
     }
 
 
 def _crossed(a: Side, b: Side) -> set[str]:
     """Dimensions that only one side knows, or of which the sides have no value in common."""
-    names = {name for _, series in (*a.matches, *b.matches) for name in series.dimensions}
+    names = {name for one in (*a.matches, *b.matches) for name in _dimensions(*one)}
     metrics = {one.metric for _, one in a.matches} & {one.metric for _, one in b.matches}
     found = set()
     for name in names:
         first, second = (
             {
-                plain(series.dimensions.get(name))
-                for _, series in side.matches
+                plain(_dimensions(record, series).get(name))
+                for record, series in side.matches
                 if series.samples and series.metric in metrics
             }
             for side in (a, b)
         )
-        known = [any(name in series.dimensions for _, series in side.matches) for side in (a, b)]
+        known = [any(name in _dimensions(*one) for one in side.matches) for side in (a, b)]
         if not all(known) or not first & second:
             found.add(name)
     return found
@@ -297,7 +304,8 @@ def _keyed(side: Side, without: set[str], crossed: set[str]) -> dict[Key, dict[O
     keyed: dict[Key, dict[Own, Matches]] = {}
     for record, series in side.matches:
         if series.samples:
-            facts = sorted((n, v) for n, v in series.dimensions.items() if n not in without)
+            known = _dimensions(record, series)
+            facts = sorted((n, v) for n, v in known.items() if n not in without)
             shared = tuple((n, v) for n, v in facts if n not in crossed)
             own = tuple((n, v) for n, v in facts if n in crossed)
             key = (record.rig.id, series.metric, series.unit, shared)

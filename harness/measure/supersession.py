@@ -1,8 +1,9 @@
 """Which records later ones have superseded, and what had changed by then.
 
 A record is superseded when each series of which it has samples was measured again on that machine,
-by a record that is as valid and as full, and not emulated where that series was not. What else
-changed since, such as the kernel or the rig, does not matter to that: it is named.
+by a record that is as valid and as full, and not emulated where that series was not. A record of an
+endpoint is superseded only by one of the same endpoint, from the same machine. What else changed
+since, such as the kernel or the rig, does not matter to that: it is named.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from harness.measure.endpoint_facts import EndpointFacts
 from harness.measure.record import Git, Image, Machine, Patch, Rig, RunRecord, Series, conditions_of
 
 _STATES = ("failed", "suspect", "valid")
@@ -35,6 +37,7 @@ class Measured:
     function_only: bool
     kinds: frozenset[Hashable]
     emulated: frozenset[Hashable]
+    endpoint: EndpointFacts | None = None
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,7 @@ def measured(record: RunRecord) -> Measured:
         bool(record.machine.function_only) or record.machine.class_ == "emulated",
         frozenset(kind for kind, _ in sampled),
         frozenset(kind for kind, conditions in sampled if conditions.emulated),
+        record.endpoint,
     )
 
 
@@ -80,7 +84,7 @@ def superseded(records: Sequence[Measured]) -> Mapping[str, Superseded]:
     later: dict[Hashable, list[Measured]] = {}
     # Newest first: everything in `later` is newer than the record that is looked at.
     for one in sorted(records, key=lambda one: one.run_id, reverse=True):
-        place = (one.machine.id, one.rig.id)
+        place = (one.machine.id, one.rig.id, one.endpoint.identity if one.endpoint else None)
         # A record without any sample is superseded by the next one that has some.
         kinds: list[Hashable] = list(one.kinds) or [None]
         firsts = [_first(one, kind, later.get((place, kind), ())) for kind in kinds]
@@ -121,6 +125,8 @@ _COMPARED: Mapping[str, Callable[[Measured], object]] = {
     "the accelerator": lambda one: one.machine.accelerator,
     "the microcode": lambda one: one.machine.microcode,
     "the patches": lambda one: sorted((p.path, p.sha256) for p in one.patches if p.applied),
+    "what is told of the service": lambda one: dict(one.endpoint.told) if one.endpoint else None,
+    "what the service answers": lambda one: dict(one.endpoint.answered) if one.endpoint else None,
 }
 
 

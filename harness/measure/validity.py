@@ -15,7 +15,7 @@ from typing import Literal
 import psutil
 
 from harness.measure.machine import settings
-from harness.measure.record import Facts, Git, Series, Validity
+from harness.measure.record import NOT_OFFERED, Facts, Git, Series, Validity
 
 STEAL_SHARE = 0.05
 """The largest acceptable share of CPU time that the hypervisor gave to other guests."""
@@ -100,7 +100,7 @@ def _samples(series: Sequence[Series]) -> Iterator[str]:
     if not series:
         yield "nothing was measured"
     for each in series:
-        if each.samples:
+        if each.samples or (each.failures and all(x.kind == NOT_OFFERED for x in each.failures)):
             continue
         where = ", ".join(f"{name} {value}" for name, value in each.dimensions.items())
         named = f"{each.metric} ({where})" if where else each.metric

@@ -10,7 +10,7 @@ import asyncio
 import secrets
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -27,8 +27,10 @@ from harness.errors import (
 from harness.host.identity import allocate
 from harness.host.memory import available_memory, memory_floor
 from harness.host.run import Run
-from harness.load.arrivals import KIND
-from harness.load.generator import USABLE, Attempt
+from harness.load import generator
+from harness.load.arrivals import KIND, Schedule
+from harness.load.capacity import QUEUE_EVERY_S
+from harness.load.generator import USABLE, Attempt, Life, Outcome
 from harness.measure.record import FailureKind, Scalar
 from harness.procedures.ladder import prove_own_kernel
 from harness.procedures.storm_series import ALIVE_AGAIN, ASKED_AGAIN, ENDED, ENDING, THREAD
@@ -95,6 +97,11 @@ class Source:
         """Fill the pool, if there is one. Raises CoppiceError."""
         if self._pool:
             self._pool.fill()
+
+    @property
+    def shortfall(self) -> int | None:
+        """How many sandboxes the pool lacks; None without one."""
+        return self._pool.size - self._pool.ready if self._pool else None
 
     def acquire(self) -> Sandbox:
         """A sandbox of the pool, or a new one; waits for it. Raises CoppiceError."""
@@ -232,6 +239,29 @@ class Lives:
             for name, moment in list(work.moments.items()):
                 if name not in attempt.marks:
                     attempt.mark(name, moment)
+
+
+async def run(
+    schedule: Schedule, lives: Life, source: Source, limit: int
+) -> tuple[Outcome, Sequence[float]]:
+    """A storm, and how many sandboxes its pool, if it has one, lacked every 100 ms until the last
+    request was due."""
+    shortfalls: list[float] = []
+    start = clock() + generator.SOON_S
+    watching = asyncio.create_task(_watch(source, shortfalls, start, schedule.duration_s))
+    try:
+        outcome = await generator.run(schedule, lives, limit=limit, start=start, kind_of=kind_of)
+    finally:
+        watching.cancel()
+        await asyncio.gather(watching, return_exceptions=True)
+    return outcome, shortfalls
+
+
+async def _watch(source: Source, into: list[float], start: float, seconds: float) -> None:
+    await asyncio.sleep(start - clock())
+    while (lacking := source.shortfall) is not None and clock() <= start + seconds:
+        into.append(float(lacking))
+        await asyncio.sleep(QUEUE_EVERY_S)
 
 
 def kind_of(error: Exception) -> FailureKind | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from argparse import ArgumentTypeError
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -27,7 +28,7 @@ OPTIONS: Mapping[str, str] = MappingProxyType(
         "seed": f"the seed of the arrivals (default: {SEED})",
         "lifetime": "seconds that each sandbox is kept, such as 2 or 10,120 (default: 0)",
         "hold": "hold so many sandboxes alive until all are there, and ask each a second time",
-        "most": f"sandboxes alive at once at most (default: {LIMIT})",
+        "most": f"sandboxes of a generator alive at once at most (default: {LIMIT})",
         "bound": "the latency that a sweep keeps to, such as 300ms (default)",
     }
 )
@@ -54,7 +55,12 @@ class StormOptions:
 
     @classmethod
     def parse(
-        cls, options: Mapping[str, str], rate: float, count: int, kinds: Sequence[str] = (KIND,)
+        cls,
+        options: Mapping[str, str],
+        rate: float,
+        count: int,
+        kinds: Sequence[str] = (KIND,),
+        generators: int = 1,
     ) -> StormOptions:
         """`rate` and `count` are for storms that name none. Raises UsageError."""
         process = options.get("arrivals", "poisson")
@@ -76,10 +82,10 @@ class StormOptions:
         most = _parsed(options, "most", option_types.number(1), LIMIT)
         count = _parsed(options, "n", option_types.number(1), count)
         count = _parsed(options, "hold", option_types.number(1), count)
-        if "hold" in options and count > most:
+        if "hold" in options and count > most * generators:
             raise UsageError(
-                f"--hold {count} is more than the {most} sandboxes that one generator keeps alive",
-                hint=f"--most {count}",
+                f"--hold {count} is more than the {most} sandboxes that a generator keeps alive",
+                hint=f"--most {math.ceil(count / generators)}",
             )
         lifetime = Lifetime.parse(options["lifetime"]) if "lifetime" in options else None
         made = cls(

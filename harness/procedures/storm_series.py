@@ -13,6 +13,7 @@ from types import MappingProxyType
 
 from harness.load.capacity import queue_lengths
 from harness.load.generator import USABLE, Outcome, Result
+from harness.load.self_watch import Reading
 from harness.measure.collector import Collector
 from harness.measure.record import Scalar
 
@@ -28,6 +29,7 @@ STOPS: Mapping[str, str] = MappingProxyType(
         USABLE: "the first command inside has returned its output",
         "lateness": "the request was sent: the generator's own delay",
         "queue": "a count, over time: requests that were due, and neither usable nor failed",
+        "pool-shortfall": "a count, over time: sandboxes that the pool lacked",
         "ready-rate": "a count: sandboxes that became usable in a second, for each second",
         "last-ready": "the last sandbox was usable, from the start of the storm",
         "alive-again": "1 where a sandbox that was held has answered a second nonce, 0 where not",
@@ -35,6 +37,7 @@ STOPS: Mapping[str, str] = MappingProxyType(
         "teardown": "the sandbox is gone, from the moment it was told to end",
         "refused": "a count: requests that were turned away",
         "failed": "a count: requests that failed in any other way",
+        "lost": "a count: requests whose generator was lost",
         "leaked": "a count: what carries the run's id afterwards and did not before",
         "generator-loop-delay": "how late a timer of the generator's event loop was, every 200 ms",
         "generator-cpu": "the generator's share of one processor, every 200 ms",
@@ -77,8 +80,8 @@ def add(
     into.add("ready-rate", "1/s", ready_rates(outcome), (), "higher", **dimensions)
     usable = [each.arrival.at_s + each.marks[USABLE] for each in results if USABLE in each.marks]
     into.add("last-ready", "s", [max(usable)] if usable else [], **dimensions)
-    refused = sum(each.kind == "refused" for each in results)
-    failed = sum(bool(each.reason) for each in results) - refused
+    refused, lost = (sum(each.kind == kind for each in results) for kind in ("refused", "lost"))
+    failed = sum(bool(each.reason) for each in results) - refused - lost
     into.add("refused", "1", [float(refused)], **dimensions)
     into.add("failed", "1", [float(failed)], **dimensions)
     _second_check(results, into, dimensions)
@@ -107,7 +110,7 @@ def _second_check(
         "s",
         [each.marks[ALIVE_AGAIN] - each.marks[ASKED_AGAIN] for each in answered],
         [
-            (index, each.reason or "it did not answer", "lost")
+            (index, each.reason or "it did not answer", each.kind)
             for index, each in enumerate(asked)
             if ALIVE_AGAIN not in each.marks
         ],
@@ -117,14 +120,20 @@ def _second_check(
 
 def add_generator(outcome: Outcome, into: Collector, dimensions: Mapping[str, Scalar]) -> None:
     """Add what the generator says of itself."""
-    readings = outcome.readings
     into.add("lateness", "s", outcome.lateness, **dimensions)
+    add_readings(outcome.readings, into, dimensions)
+    into.add("generator-thread-wait", "s", thread_waits(outcome), **dimensions)
+
+
+def add_readings(
+    readings: Sequence[Reading], into: Collector, dimensions: Mapping[str, Scalar]
+) -> None:
+    """Add what a generator has read of itself every 200 ms."""
     into.add("generator-loop-delay", "s", [each.loop_delay_s for each in readings], **dimensions)
     into.add("generator-cpu", "1", [each.processor_share for each in readings], **dimensions)
     into.add("generator-sockets", "1", [float(each.sockets) for each in readings], **dimensions)
     descriptors = [float(each.descriptors) for each in readings]
     into.add("generator-descriptors", "1", descriptors, **dimensions)
-    into.add("generator-thread-wait", "s", thread_waits(outcome), **dimensions)
 
 
 def thread_waits(outcome: Outcome) -> Sequence[float]:

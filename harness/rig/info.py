@@ -31,6 +31,9 @@ class RigInfo:
     options without a value, which are "yes" when given. `check` raises UsageError when the options
     make no sense, before anything is measured.
 
+    `ask` asks the user at the terminal for options that are missing, and returns the answers;
+    nothing where there is no terminal.
+
     `tasks` returns named runs of this rig, besides `bench:ID` (harness/rig/tasks.py).
 
     `long`: a quick run takes many minutes, so `coppice run --all` leaves it out unless it is named.
@@ -48,6 +51,7 @@ class RigInfo:
     options: Mapping[str, str] = field(default_factory=dict)
     flags: Mapping[str, str] = field(default_factory=dict)
     check: Callable[[Mapping[str, str]], object] = dict
+    ask: Callable[[Mapping[str, str]], Mapping[str, str]] = lambda given: {}
     tasks: Callable[[], Sequence[Task]] = tuple
     long: bool = False
     measured_alike: Sequence[str] = ()

@@ -169,11 +169,12 @@ def rig_run(request: pytest.FixtureRequest, profile: str, run: Run) -> Iterator[
     given = given_options(request.config.getoption("--coppice-set"))
     shown = request.config.pluginmanager.getplugin(progress.NAME)
     show = shown.show if isinstance(shown, progress.Progress) else lambda text: None
+    tell = shown.tell if isinstance(shown, progress.Progress) else lambda text: print(text)
     results = request.config.getoption("--coppice-results")
     announce = partial(_announce, request.config, run)
     with cgroups.counted(run) as own_cpu_s:
         try:
-            yield RigRun(results, profile, given, show, own_cpu_s, announce)
+            yield RigRun(results, profile, given, show, own_cpu_s, announce, tell)
         finally:
             command_log.release()
 

@@ -15,7 +15,7 @@ import pytest
 from _pytest.capture import CaptureManager  # pytest exports no name of its type
 
 from harness import interrupts, terminal
-from harness.errors import Interrupted, UsageError
+from harness.errors import EndpointFailed, Interrupted, UsageError
 from harness.failures import typed
 from harness.measure.quantity import show, show_interval
 from harness.measure.record import Series
@@ -86,6 +86,9 @@ class Progress:
         self, item: pytest.Item, call: pytest.CallInfo[None]
     ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
         report = yield
+        known = typed(call.excinfo.value) if report.failed and call.excinfo else None
+        if isinstance(known, EndpointFailed | UsageError):
+            report.longrepr = str(known)  # nothing here is defective: a traceback helps no user
         if report.when == "call" or (report.when == "setup" and not report.passed):
             self._skipped += report.skipped
             self._done += not report.skipped
@@ -98,6 +101,13 @@ class Progress:
         with self._capture.global_and_fixture_disabled():
             tty = self._terminal.isatty
             self._write(f"\r\033[K{self._line()}{text}" if tty else f"{'':7}{text}\n")
+
+    def tell(self, text: str) -> None:
+        """Show a line that stays, above that of the current measurement if there is one."""
+        with self._capture.global_and_fixture_disabled():
+            line = self._line() if self._terminal.isatty else ""
+            before = "\r\033[K" if self._terminal.isatty else ""
+            self._write(f"{before}{text}\n{line}")
 
     def _end(self, report: pytest.TestReport, rig_run: RigRun | None) -> None:
         """Complete the line of a case; remove it if the case was skipped."""

@@ -21,6 +21,7 @@ from harness.measure import benchmark as adaptor
 from harness.measure import conditions, machine, provenance, used_images, validity, wall_clock
 from harness.measure.endpoint_facts import EndpointFacts
 from harness.measure.record import (
+    NOT_OFFERED,
     Clock,
     Facts,
     Image,
@@ -60,12 +61,15 @@ class RigRun:
         show_progress: Callable[[str], None] = lambda text: None,
         own_cpu_s: Callable[[], float] | None = None,
         announce: Callable[[str], object] = lambda stage: None,
+        tell: Callable[[str], object] = lambda text: None,
     ) -> None:
         self._results = results
         self._profile = profile
         self._options = options or {}
         self.show_progress = show_progress
         """Shows the progress of a long measurement; to be called between two samples."""
+        self.tell = tell
+        """Shows a line that stays, such as what will be made at a service."""
         self.announce = announce
         """Announces a stage (harness/rig/stages.py); to be called while no clock runs."""
         self._images: Sequence[Image] = ()
@@ -150,8 +154,8 @@ class RigRun:
         """
         origin = origins.of(file)
         ours = {rig.id: discovery.Rig(file, rig)} if origin.root == paths.CHECKOUT else {}
-        declared = {name for name in self._options if name in (*rig.options, *rig.flags)}
-        given = {name: self._options[name] for name in declared if self._options[name]}
+        declared = (*rig.options, *rig.flags)  # in this order, so that the same run is told alike
+        given = {name: self._options[name] for name in declared if self._options.get(name)}
         again = {**given, **(repeat or {}), "profile": self._profile}
         host = dataclasses.replace(
             machine.describe(self._accelerator), before=self._before, after=self._after
@@ -173,7 +177,9 @@ class RigRun:
         # Not read again: the wall clock may have been set meanwhile.
         elapsed = timedelta(seconds=time.monotonic() - self._begun)
         self.doubts = judged.reasons
-        self.failed = judged.status == "failed" or any(one.failures for one in series)
+        self.failed = judged.status == "failed" or any(
+            failure.kind != NOT_OFFERED for one in series for failure in one.failures
+        )
         record = RunRecord(
             run_id=self.run_id,
             started=provenance.utc_now(self._started),

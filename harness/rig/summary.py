@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from harness.measure.conditions import NOT_RECORDED
 from harness.measure.quantity import scale, show, show_interval
-from harness.measure.record import RunRecord, Series, conditions_of, load
+from harness.measure.record import NOT_OFFERED, RunRecord, Series, conditions_of, load
 from harness.measure.statistics import summarise
 
 FOLDED = 24
@@ -53,15 +54,18 @@ def _label(record: RunRecord, series: Series) -> str:
 
 
 def _numbers(series: Series, record: RunRecord) -> str:
-    failed = f"  {len(series.failures)} failed" if series.failures else ""
+    missing = sum(failure.kind == NOT_OFFERED for failure in series.failures)
+    failures = len(series.failures) - missing
+    failed = f"  {failures} failed" if failures else ""
     if not series.samples:
-        return f"{'no sample':>12}{failed}"
+        return f"{'not offered' if missing and not failures else 'no sample':>12}{failed}"
     median = summarise(series.samples).median
     conditions = conditions_of(series, record.machine)
     bounds = "" if conditions.readings else show_interval(median, series.unit)
     if bounds:
         bounds = f"{bounds} {scale(median.value, series.unit)[1]}".strip()
-    notes = [*conditions.notes, *(["repeated readings"] if conditions.readings else [])]
+    of_host = [note for note in conditions.notes if note != NOT_RECORDED or record.endpoint is None]
+    notes = [*of_host, *(["repeated readings"] if conditions.readings else [])]
     read_with = f"  {', '.join(notes)}" if notes and series.unit != "1" else ""
     n = f"n={len(series.samples)}"
     return f"{show(median, series.unit):>12}  {bounds:22} {n}{failed}{read_with}"

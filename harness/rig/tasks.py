@@ -12,6 +12,8 @@ from dataclasses import dataclass
 Options = Mapping[str, str]
 """Options of `coppice run RIG` by name; a flag is "yes"."""
 DEFAULTS: Options = {"profile": "quick"}
+SEVERAL = "concurrency"
+"""An option of `coppice run` that is given once for each of its values, here joined by commas."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,8 @@ def as_arguments(options: Options) -> Sequence[str]:
     """Options as command-line arguments."""
     return [
         argument
-        for name, value in options.items()
+        for name, values in options.items()
+        for value in (values.split(",") if name == SEVERAL else (values,))
         for argument in ((f"--{name}",) if value == "yes" else (f"--{name}", value))
     ]
 

@@ -28,6 +28,18 @@ ALLOWED: dict[str, dict[str, set[str]]] = {
     "cubesandbox-host-memory": {"cubesandbox": OWN, "qemu": OTHER, "bhyve": OTHER},
     "cubesandbox-endpoints": {"cubesandbox": OWN, "gateway": OTHER},
     "cubesandbox-resume": {"cubesandbox": OWN, "qemu": OTHER},
+    "cubesandbox-churn": {"cubesandbox": OWN, "gateway": OTHER},
+    "cubesandbox-churn-p99": {"cubesandbox": OWN, "gateway": OTHER},
+    "cubesandbox-eighty": {"cubesandbox": OWN, "gateway": OTHER},
+    "cubesandbox-usable-eight": {"cubesandbox": OWN, "gateway": OTHER},
+    "cubesandbox-rate": {"cubesandbox": OWN, "gateway": OTHER},
+    "northflank-alive": {"northflank": OWN, "gateway": OTHER},
+    "computesdk-archil-hundred": {"archil": OWN, "gateway": OTHER},
+    "computesdk-e2b-hundred": {"e2b": OWN, "gateway": OTHER},
+    "computesdk-e2b-one": {"e2b": OWN, "gateway": OTHER},
+    "e2b-create": {"e2b": OWN, "gateway": OTHER},
+    "mitos-burst": {"mitos": OWN, "gateway": OTHER},
+    "agentenv-resume": {"agentenv": OWN, "qemu": OTHER},
     "coppice-cold-start": {"bhyve": OWN, "qemu": OTHER},
     "coppice-durable-pool": {"bhyve": OWN, "qemu": OTHER},
     "coppice-full-boot": {"bhyve": OWN, "qemu": OTHER},
@@ -84,8 +96,7 @@ def test_the_systems_of_a_claims_answers_are_in_the_table(claim: claims.Claim) -
         on_freebsd = {"bhyve", "pf"} & set(map(str, answer.where.values())) or "jail" in str(
             answer.where.get("substrate")
         )
-        facts: Facts = {"sdk": "http"} if answer.rig == "e2b-compat" else answer.where
-        system = systems.of_series(facts, FREEBSD if on_freebsd else LINUX)
+        system = systems.of_series(answer.where, FREEBSD if on_freebsd else LINUX, answer.rig)
         assert system in ALLOWED[claim.id], answer
         verdict = judge(claim, answer, Evidence([0.0] * 500, system=system)).verdict
         assert verdict in ALLOWED[claim.id][system] or (
@@ -94,27 +105,31 @@ def test_the_systems_of_a_claims_answers_are_in_the_table(claim: claims.Claim) -
 
 
 @pytest.mark.parametrize(
-    ("dimensions", "os", "system"),
+    ("dimensions", "os", "system", "rig"),
     [
-        ({"substrate": "qemu", "tier": "full"}, LINUX, "qemu"),
-        ({"substrate": "bhyve"}, FREEBSD, "bhyve"),
-        ({"substrate": "bhyve"}, LINUX, f"bhyve on {LINUX}"),
-        ({"substrate": "jail-vnet-pf"}, FREEBSD, "jails"),
-        ({"substrate": "oci-net-overlay"}, LINUX, "containers"),
-        ({"substrate": "docker"}, LINUX, "docker"),
-        ({"mechanism": "pf", "transport": "pfctl"}, FREEBSD, "pf"),
-        ({"mechanism": "nftables", "transport": "netlink"}, LINUX, "nftables"),
-        ({"mechanism": "ebpf-lpm", "transport": "swap"}, LINUX, "ebpf"),
-        ({"path": "policy", "cores": 1}, LINUX, "nftables"),
-        ({"path": "policy", "cores": 1}, FREEBSD, "pf"),
-        ({"substrate": "qemu", "sdk": "http"}, LINUX, "gateway"),
-        ({"operation": "GET /health", "sdk": "python-2.63.0"}, LINUX, "gateway"),
-        ({"system": "cubesandbox", "sdk": "http"}, LINUX, "cubesandbox"),
-        ({"substrate": "noop"}, LINUX, "noop"),
+        ({"substrate": "qemu", "tier": "full"}, LINUX, "qemu", "cold-start"),
+        ({"substrate": "bhyve"}, FREEBSD, "bhyve", "cold-start"),
+        ({"substrate": "bhyve"}, LINUX, f"bhyve on {LINUX}", "cold-start"),
+        ({"substrate": "jail-vnet-pf"}, FREEBSD, "jails", "cold-start"),
+        ({"substrate": "oci-net-overlay"}, LINUX, "containers", "cold-start"),
+        ({"substrate": "docker"}, LINUX, "docker", "cold-start"),
+        ({"mechanism": "pf", "transport": "pfctl"}, FREEBSD, "pf", "cold-start"),
+        ({"mechanism": "nftables", "transport": "netlink"}, LINUX, "nftables", "cold-start"),
+        ({"mechanism": "ebpf-lpm", "transport": "swap"}, LINUX, "ebpf", "cold-start"),
+        ({"path": "policy", "cores": 1}, LINUX, "nftables", "net-rtt"),
+        ({"path": "policy", "cores": 1}, FREEBSD, "pf", "cold-start"),
+        ({"substrate": "qemu", "sdk": "http"}, LINUX, "gateway", "e2b-latency"),
+        ({"substrate": "qemu", "arrivals": "poisson"}, LINUX, "gateway", "e2b-storm"),
+        ({"substrate": "qemu", "arrivals": "poisson"}, LINUX, "qemu", "storm"),
+        ({"operation": "GET /health", "sdk": "python-2.63.0"}, LINUX, "gateway", "e2b-compat"),
+        ({"system": "cubesandbox", "sdk": "http"}, LINUX, "cubesandbox", "e2b-latency"),
+        ({"substrate": "noop"}, LINUX, "noop", "cold-start"),
     ],
 )
-def test_a_series_system_follows_from_its_record(dimensions: Facts, os: str, system: str) -> None:
-    assert systems.of_series(dimensions, os) == system
+def test_a_series_system_follows_from_its_record(
+    dimensions: Facts, os: str, system: str, rig: str
+) -> None:
+    assert systems.of_series(dimensions, os, rig) == system
 
 
 def test_a_claim_about_pf_rests_on_pf_where_it_was_measured() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -79,8 +80,9 @@ def test_every_option_of_every_command_has_help_and_names_no_rig_twice() -> None
     for name in own:
         for action in commands.choices[name]._actions:
             assert action.help, f"{name} {action.option_strings or action.dest}"
-            brackets = action.help.split(" (")[1:]
-            assert len(set(brackets)) == len(brackets), action.help
+            lists = re.findall(r"\(([a-z0-9-]+(?:, [a-z0-9-]+)*)\)(?=;|$)", action.help)
+            rigs = [rig for one in lists for rig in one.split(", ")]
+            assert len(set(rigs)) == len(rigs), action.help
 
 
 @pytest.mark.parametrize("argv", [["--help"], ["run", "--help"], ["doctor"], [*NOOP]])

@@ -112,6 +112,16 @@ def test_what_runs_comes_first_and_those_that_lack_the_same_are_together(
     assert "    ok      a fake tool: in its place" in capsys.readouterr().out.splitlines()
 
 
+def test_a_rig_that_does_not_run_here_may_measure_a_service(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert main(["doctor"]) == 69
+    shown = capsys.readouterr().out
+    (line,) = [line for line in shown.splitlines() if line.startswith("  e2b-latency (")]
+    assert "does not run here, but measures a service (--endpoint)" in line
+
+
 def test_json_has_the_documented_shape(
     rig: Callable[..., None], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -126,6 +136,7 @@ def test_json_has_the_documented_shape(
             "runs_on": ["fake-runs", "noop"],
             "missing_tools": [],
             "requirements": [],
+            "endpoint": False,
         }
     }
     lacks = found["substrates"]["fake-lacks"]

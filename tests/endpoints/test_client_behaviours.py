@@ -13,7 +13,6 @@ from typing import Any, TypeVar
 import pytest
 
 from harness.endpoints.client import ApiClient, opened
-from harness.endpoints.settings import Endpoint
 from harness.errors import (
     CoppiceError,
     EndpointFailed,
@@ -24,17 +23,11 @@ from harness.errors import (
     TemplateMissing,
 )
 from harness.gateway import certificate
+from tests.endpoints.services import endpoint
 from tests.stand_ins.server import Standing, standing_in
 
 ARGV = ("/bin/sh", "-c", "echo $((6*7))")
 T = TypeVar("T")
-
-
-def endpoint(service: Standing, **settings: Any) -> Endpoint:
-    by_host = service.service.behaviour.routing == "host"
-    url = None if by_host else service.address  # then the answer to a creation names the host
-    given = {"key": service.key, "template": "base", "sandbox_url": url, **settings}
-    return Endpoint("stand-in", "stand-in", service.address, **given)
 
 
 def using(service: Standing, work: Callable[[ApiClient], Awaitable[T]], **settings: Any) -> T:

@@ -379,7 +379,7 @@ def test_the_gateway_has_these_limits(gateway: GatewayProcess) -> None:
 def test_slow_bodies_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     from starlette.requests import Request
 
-    from harness.gateway import request_body
+    from harness.gateway.http import request_body
 
     monkeypatch.setattr(request_body, "BODY_S", 0.1)
 

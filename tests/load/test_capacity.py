@@ -17,7 +17,7 @@ def served(schedule: Schedule, service_s: float, lateness_s: float = 0.0) -> Out
     free, results = 0.0, []
     for index, arrival in enumerate(schedule.entries):
         free = max(free, arrival.at_s) + service_s
-        took = free - arrival.at_s
+        took = free - arrival.at_s + lateness_s
         results.append(Result(index, arrival, lateness_s, {USABLE: took}, took))
     return Outcome(schedule, 0.0, 140, results)
 
@@ -50,14 +50,24 @@ def test_a_system_that_holds_no_rate_has_no_capacity_and_the_reason_is_kept() ->
     assert "no rate of the sweep held" in found.doubts[0]
 
 
-def test_a_generator_that_is_late_ends_the_search_and_the_capacity_is_doubted() -> None:
+def test_a_capacity_below_a_rate_that_the_generator_did_not_keep_is_doubted() -> None:
     def offer(rate: float) -> Outcome:
-        late = 0.02 if rate > 30 else 0.001
-        return served(poisson(rate, 400, 3), 0.0001, late)
+        return served(poisson(rate, 400, 3), 0.0001, 0.5 if rate > 30 else 0.001)
 
     found = sweep(offer, 10, judged(0.3))
     assert found.capacity is not None and 25 <= found.capacity <= 30
     assert found.doubts and found.doubts[0].startswith("generator saturated")
+
+
+def test_a_rate_that_holds_although_the_generator_was_late_holds() -> None:
+    """Its lateness is part of every latency."""
+
+    def offer(rate: float) -> Outcome:
+        return served(poisson(rate, round(rate * 20), 3), 0.01, 0.02)
+
+    found = sweep(offer, 10, judged(0.4))
+    assert found.capacity is not None and 70 <= found.capacity <= 100
+    assert found.steps[0].saturated and found.steps[0].holds
 
 
 def test_failures_and_refusals_break_a_rate() -> None:

@@ -10,6 +10,7 @@ import pytest
 from harness.errors import UsageError
 from harness.measure import record, selection
 from harness.measure.comparison import Thresholds
+from harness.measure.endpoint_facts import EndpointFacts
 from harness.measure.record import RunRecord, Scalar, Series
 from harness.measure.selection import Side, compare_sides, select
 from tests.measure.factory import run_record, series
@@ -152,3 +153,22 @@ def test_what_differs_as_a_whole_is_compared_and_all_else_must_agree() -> None:
     empty = dataclasses.replace(_of(1.0, n=1), samples=())
     with pytest.raises(UsageError, match="no series in common"):
         compare_sides(one, _side(_record(4, "", empty)), Thresholds())
+
+
+def test_two_endpoints_of_one_system_are_two_series(tmp_path: Path) -> None:
+    far = dataclasses.replace(HIGHER, dimensions={"system": "cubesandbox", "n": 1})
+    own = dataclasses.replace(HIGHER, dimensions={"substrate": "qemu", "n": 1})
+    services = [EndpointFacts(f"s{n}", "cubesandbox", f"https://{n}.example") for n in (1, 2)]
+    for number, service in enumerate(services, 1):
+        one = dataclasses.replace(_record(number, "", far), endpoint=service)
+        record.write(one, tmp_path)
+    record.write(_record(3, "", own), tmp_path)
+    for name in ("s2", "https://2.example"):
+        assert len(select(f"endpoint={name}", tmp_path).matches) == 1
+    a, b = (select(f"endpoint={one.name}", tmp_path) for one in services)
+    identities = [one.identity for one in services]
+    assert len(compare_sides(a, b, Thresholds())) == 1
+    assert selection.varied(a, b) == {"endpoint": tuple(identities)}
+    both, ours = select("system=cubesandbox", tmp_path), select("substrate=qemu", tmp_path)
+    rows = compare_sides(both, ours, Thresholds())
+    assert [row.own[0]["endpoint"] for row in rows] == identities

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from harness.measure import record
+from harness.measure.endpoint_facts import EndpointFacts
 from harness.measure.record import RunRecord, Validity
 from harness.measure.supersession import Superseded, measured, superseded
 from tests.measure.factory import run_record, series
@@ -101,3 +102,31 @@ def test_what_changed_since_is_named() -> None:
     assert found(old, new)["1"].changes == [
         "the rig's file", "the commit", "the kernel", "the image guest",
     ]  # fmt: skip
+
+
+def service(address: str = "https://a.example", **facts: object) -> EndpointFacts:
+    return EndpointFacts("a service", "cubesandbox", address, **facts)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("older", "newer", "gone"),
+    [
+        (service(), service(), True),
+        (service(), replace(service(), name="renamed"), True),
+        (service(), service("https://b.example"), False),
+        (service(), replace(service(), system="e2b"), False),
+        (service(told={"template": "a"}), service(told={"template": "b"}), False),
+        (service(), None, False),
+        (None, service(), False),
+    ],
+)
+def test_a_record_of_an_endpoint_is_superseded_by_one_of_the_same_endpoint(
+    older: EndpointFacts | None, newer: EndpointFacts | None, gone: bool
+) -> None:
+    assert bool(found(run(1, "a", endpoint=older), run(2, "a", endpoint=newer))) is gone
+
+
+def test_what_an_endpoint_answers_is_named_where_it_has_changed() -> None:
+    old = run(1, "a", endpoint=service(answered={"server": "1"}))
+    new = run(2, "a", endpoint=service(answered={"server": "2"}))
+    assert found(old, new)["1"].changes == ["what the service answers"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import os
 import signal
@@ -178,6 +179,18 @@ def test_a_run_without_samples_has_failed() -> None:
 def test_a_run_with_an_empty_series_is_suspect() -> None:
     found = validity.judge(BEFORE, _after({}), 5, 10, CLEAN, [series(), _failing(30)])
     assert found.status == "suspect" and len(found.reasons) == 1
+
+
+def test_what_is_not_offered_makes_no_run_suspect() -> None:
+    lacking = dataclasses.replace(
+        _failing(0), failures=[Failure(0, "it has no node", "not-offered")]
+    )
+    both = dataclasses.replace(lacking, failures=[*lacking.failures, Failure(1, "it broke")])
+    measured = series(metric="object", samples=(0.1,))
+    fine = validity.judge(BEFORE, _after({}), 5, 10, CLEAN, [measured, lacking])
+    assert (fine.status, fine.reasons) == ("valid", ())
+    doubted = validity.judge(BEFORE, _after({}), 5, 10, CLEAN, [measured, both])
+    assert "no sample of first-exec" in doubted.reasons[0]
 
 
 def test_a_run_that_measured_nothing_has_failed() -> None:

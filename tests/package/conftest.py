@@ -22,12 +22,14 @@ class Installed:
     bin: Path
     home: Path
 
-    def __call__(self, program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    def __call__(
+        self, program: str, *arguments: str, **environment: str
+    ) -> subprocess.CompletedProcess[str]:
         kept = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
         return subprocess.run(
             [self.bin / "python", self.bin / program, *arguments],
             cwd=self.home,
-            env={**kept, "COPPICE_RUNTIME": os.environ.get("COPPICE_RUNTIME", "")},
+            env={**kept, "COPPICE_RUNTIME": os.environ.get("COPPICE_RUNTIME", ""), **environment},
             capture_output=True,
             text=True,
             timeout=280,

@@ -10,6 +10,7 @@ from pathlib import Path
 from harness.measure.record import RunRecord, find, load
 from harness.rig.discovery import discover
 from tests.package.conftest import ROOT, Installed
+from tests.stand_ins.server import standing_in
 
 
 def measured(installed: Installed) -> list[RunRecord]:
@@ -69,6 +70,24 @@ def test_run_then_every_command_that_reads_records(installed: Installed) -> None
     assert (installed.home / "_site/index.html").exists()
     chart = installed("coppice", "chart", "--help")
     assert chart.returncode == 0, chart.stderr
+
+
+def test_a_service_that_coppice_toml_names_is_measured(installed: Installed) -> None:
+    with standing_in() as service:
+        (installed.home / "coppice.toml").write_text(
+            f'[endpoints.there]\naddress = "{service.address}"\nsystem = "stand-in"\n'
+            'api-key-env = "KEY_OF_THERE"\nmost-sandboxes = 2\nmost-per-second = 99\n',
+            encoding="utf-8",
+        )
+        arguments = ("run", "e2b-latency", "--endpoint", "there", "--n", "1", "--results", "there")
+        own = {"KEY_OF_THERE": service.key, "COPPICE_STATE": str(installed.home / "state")}
+        done = installed("coppice", *arguments, **own)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert len(service.service.made) == 9 and service.alive == []
+    (path,) = find(installed.home / "there")
+    record = load(path)
+    assert record.endpoint is not None and record.endpoint.name == "there"
+    assert record.command.task == "coppice run e2b-latency --endpoint there --n 1"
 
 
 def test_commands_that_need_no_record(installed: Installed) -> None:

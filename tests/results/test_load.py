@@ -13,6 +13,7 @@ import pytest
 from harness import results
 from harness.errors import RecordError, UnknownSchema, UsageError
 from harness.measure import record
+from harness.measure.endpoint_facts import EndpointFacts
 from harness.measure.record import Failure, RunRecord, Series
 from harness.measure.statistics import estimate, smallest_n
 from tests.site import factory
@@ -62,6 +63,21 @@ def test_the_columns_are_as_documented(tmp_path: Path) -> None:
     )  # fmt: skip
     assert row["started"] == pandas.Timestamp(made.started)
     assert frame["function_only"].isna().all()
+
+
+def test_a_service_is_told_from_the_machine_of_its_client(tmp_path: Path) -> None:
+    service = EndpointFacts("theirs", "cubesandbox", "https://cube.example")
+    refused = (Failure(1, "429", "refused"), Failure(2, "500"))
+    series = Series("usable", "s", "lower", {"system": "cubesandbox"}, "open", (), [1.0], refused)
+    record.write(_record(series, endpoint=service), tmp_path)
+    record.write(_record(_series([1.0], substrate="qemu"), day=2), tmp_path)
+    frame = results.load(tmp_path)
+    assert list(frame["system"]) == ["cubesandbox"] * 3 + ["qemu"]
+    assert list(frame["endpoint"].astype("object").fillna("")) == ["theirs"] * 3 + [""]
+    assert list(frame["failure_kind"].astype("object").fillna("")) == ["", "refused", "failed", ""]
+    summary = results.summary(frame)
+    assert list(summary["endpoint_address"].astype("object").fillna("")) == [service.address, ""]
+    assert "failure_kind" not in summary
 
 
 def test_dimensions_keep_their_names_and_types(tmp_path: Path) -> None:

@@ -5,12 +5,14 @@ They have the shape of what the cold-start rig writes and are never written to r
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import random
 from collections.abc import Sequence
 from pathlib import Path
 
 from harness.measure import record
+from harness.measure.endpoint_facts import EndpointFacts
 from harness.measure.record import (
     Clock,
     Command,
@@ -21,6 +23,7 @@ from harness.measure.record import (
     Machine,
     Rig,
     RunRecord,
+    Scalar,
     Series,
     Validity,
 )
@@ -132,6 +135,49 @@ def cold_start(
         tools={"qemu": "7.2 (test)"},
         harness=Harness("0.1.0"),
     )
+
+
+def service(number: int = 1, **facts: object) -> EndpointFacts:
+    """A made-up service of CubeSandbox; services differ in their addresses."""
+    values: dict[str, object] = {
+        "name": f"test cluster {number}",
+        "system": "cubesandbox",
+        "address": f"https://cube-{number}.test.example",
+        "told": {"template": "tpl-test", "price": "0.05 a second (test)"},
+        "answered": {"server": "test-server/1", "envd": "0.9-test"},
+        "unknown": ("its machine", "what else ran there"),
+        "not_offered": {"POST /v2/sandboxes": "405"},
+        "limits": {"at once": 50, "a second": 10},
+        **facts,
+    }
+    return EndpointFacts(**values)  # type: ignore[arg-type]
+
+
+def of_rig(
+    rig: str,
+    *series: Series,
+    day: int = 1,
+    endpoint: EndpointFacts | None = None,
+    validity: Validity | None = None,
+    profile: str = "full",
+) -> RunRecord:
+    """A record of a rig with these series, of a service if one is given."""
+    base = cold_start("full", day=day, n=1, seed=f"{rig}/{endpoint and endpoint.identity}")
+    return dataclasses.replace(
+        base,
+        rig=dataclasses.replace(base.rig, id=rig, path=f"rigs/test_{rig.replace('-', '_')}.py"),
+        series=series,
+        endpoint=endpoint,
+        profile=profile,
+        validity=validity or base.validity,
+        command=dataclasses.replace(base.command, task=f"mise run bench:{rig}"),
+    )
+
+
+def timing(metric: str, median: float, n: int = 100, /, **dimensions: Scalar) -> Series:
+    """A series of made-up times around a median."""
+    return Series(metric, "s", "lower", dimensions, "closed",
+                  samples=samples(median, n, f"{metric}/{sorted(dimensions.items())}"))  # fmt: skip
 
 
 def whole(results: Path) -> list[RunRecord]:

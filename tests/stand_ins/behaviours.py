@@ -22,6 +22,8 @@ class Behaviour:
     """A sandbox runs nothing for a time between these two after its creation was answered."""
     headers_s: float = 0.0
     """The time before the headers of each response."""
+    headers_on: str = "any"
+    """The operation whose headers wait so long: create, list, delete, command, cell; or `any`."""
     body_s: float = 0.0
     """The time between the headers and the body of each response of the API."""
     command_s: float = 0.0

@@ -57,7 +57,7 @@ class Machine:
             return Ended(b"", f"a stand-in does not run {name}\n".encode(), 127)
         try:
             process = await asyncio.create_subprocess_exec(
-                program, *argv[1:], cwd=self.directory,
+                program, *map(self._placed, argv[1:]), cwd=self.directory,
                 env={"PATH": os.defpath, "HOME": str(self.directory)},
                 stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.PIPE,
@@ -71,6 +71,12 @@ class Machine:
                 with contextlib.suppress(ProcessLookupError):
                     process.kill()
         return Ended(stdout, stderr, process.returncode or 0)
+
+    def _placed(self, argument: str) -> str:
+        """An argument, with what was uploaded where it lies here."""
+        for path, kept in self.uploaded.items():
+            argument = argument.replace(path, str(kept)) if path.startswith("/") else argument
+        return argument
 
     async def run_cell(self, code: str) -> Ended:
         argv = ("python3", "-c", CELL)

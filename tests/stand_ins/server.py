@@ -78,7 +78,8 @@ class StandIn:
         cut = self._cut(operation)
         if cut == "answer":
             return False
-        await asyncio.sleep(self.behaviour.headers_s)
+        if self.behaviour.headers_on in (operation, "any"):
+            await asyncio.sleep(self.behaviour.headers_s)
         sent = head(response, self._date())
         if cut == "header":
             await _send(writer, sent[: len(sent) // 2])

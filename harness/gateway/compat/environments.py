@@ -28,6 +28,9 @@ JAVASCRIPT = HERE / "javascript"
 PYTHON = HERE / "python"
 """Programs that run in the environments; not imported here."""
 
+SYNC, ASYNC = "sync", "async"
+"""The two kinds of classes of a Python SDK."""
+
 
 @dataclass(frozen=True)
 class Sdk:
@@ -42,14 +45,20 @@ class Sdk:
         """Whether its code interpreter accepts only HTTPS to the host name of a sandbox."""
         return self.language == "python" and _numbers(self.version) < (2, 29)
 
-    def command(self, cache: Path) -> Sequence[str]:
-        """The command that runs the probe with this SDK; builds the environment first.
+    def command(self, cache: Path, classes: str = SYNC) -> Sequence[str]:
+        """The command that runs the probe with these classes of the SDK; builds the environment
+        first.
 
         Raises Unsupported with the message of pip or npm, or MissingTool.
         """
         if self.language == "python":
-            return (str(self.python(cache)), str(PYTHON / "probe"))
+            return (str(self.python(cache)), str(PYTHON / "probe"), classes)
         return ("node", str(_javascript(cache) / "probe.mjs"))
+
+    @property
+    def classes(self) -> Sequence[str]:
+        """The kinds of classes that the SDK has."""
+        return (SYNC, ASYNC) if self.language == "python" else ("",)
 
     def python(self, cache: Path) -> Path:
         """The Python interpreter of an SDK's environment."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import binascii
 import math
@@ -15,6 +14,7 @@ from starlette.requests import Request
 
 from harness.gateway.digits import whole_number
 from harness.gateway.errors import ApiError
+from harness.gateway.http.exchange import exchange_of
 from harness.gateway.query_string import check_percents
 from harness.gateway.sandboxes.sandbox import Sandbox
 from harness.gateway.sandboxes.store import Key
@@ -37,19 +37,7 @@ class Call:
     async def unless_disconnected(self, work: Coroutine[Any, Any, T]) -> tuple[T | None, bool]:
         """Do long work, cancelled if the caller disconnects; its result, if any, and whether the
         caller disconnected. Raises what the work raises."""
-        working = asyncio.ensure_future(work)
-        # The body has been read, so the next message is the disconnect.
-        leaving = asyncio.ensure_future(self._request.receive())
-        try:
-            await asyncio.wait((working, leaving), return_when=asyncio.FIRST_COMPLETED)
-            disconnected = not working.done() or leaving.done()
-            if disconnected:
-                working.cancel()
-                await asyncio.wait((working,))
-            return (None if working.cancelled() else working.result()), disconnected
-        finally:
-            working.cancel()
-            leaving.cancel()
+        return await exchange_of(self._request.scope).unless_left(work)
 
     def header(self, name: str) -> str:
         return self._request.headers.get(name, "")

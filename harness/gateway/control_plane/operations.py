@@ -7,7 +7,7 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 from harness.errors import CoppiceError
 from harness.gateway.control_plane import idempotency
@@ -17,8 +17,9 @@ from harness.gateway.control_plane.rate_limit import RateLimiter
 from harness.gateway.control_plane.schemas import Operation, operations
 from harness.gateway.control_plane.views import Views, log_entry, log_line, snapshot_json
 from harness.gateway.errors import ApiError, as_http
+from harness.gateway.http.request_body import read_body
+from harness.gateway.http.responses import Json
 from harness.gateway.query_string import parameters
-from harness.gateway.request_body import read_body
 from harness.gateway.sandboxes import forks, usage
 from harness.gateway.sandboxes.sandbox import Sandbox
 from harness.gateway.sandboxes.service import Sandboxes
@@ -92,7 +93,8 @@ class ControlPlane:
             if request.method != "GET":
                 data = await read_body(request, key.limits.request_bytes)
             body = operation.body(data) if request.method != "GET" else {}
-            operation.check_query(parameters(request))
+            if request.scope["query_string"]:
+                operation.check_query(parameters(request))
             if idempotency.HEADER in request.headers and operation.id not in CREATING:
                 raise ApiError(400, "Idempotency-Key is offered for creating sandboxes only")
             response = await handler(Call(key, id, request, body))
@@ -103,14 +105,12 @@ class ControlPlane:
             if failure.status >= 500:
                 expected = isinstance(error, ApiError | CoppiceError)
                 log.error(route, exc_info=not expected, extra={"fields": {"why": str(error)}})
-            response = JSONResponse(failure.body(), failure.status, failure.headers())
+            response = Json(failure.body(), failure.status, failure.headers())
         took = time.perf_counter() - begun
         self._sandboxes.metrics.request(route, response.status_code, took)
-        log.info(
-            "request",
-            extra={"fields": {"route": route, "status": response.status_code,
-                              "ms": round(took * 1000, 2)}},
-        )  # fmt: skip
+        if log.isEnabledFor(logging.INFO):
+            fields = {"route": route, "status": response.status_code, "ms": round(took * 1000, 2)}
+            log.info("request", extra={"fields": fields})
         return response
 
     def _key(self, request: Request) -> Key:
@@ -147,7 +147,7 @@ class ControlPlane:
         marked = idempotency.mark(key, call.body)
         async with self._repetitions.turn(call.key, key):
             if sandbox := self._repetitions.created(call.key, marked):
-                return JSONResponse(self._views.access(sandbox), 201)
+                return Json(self._views.access(sandbox), 201)
             return await self._new(call, default_s, marked)
 
     async def _new(self, call: Call, default_s: float, created_by: str) -> Response:
@@ -163,16 +163,16 @@ class ControlPlane:
                 await sandboxes.kill(sandbox)
             return Response(status_code=499)
         assert sandbox
-        return JSONResponse(self._views.access(sandbox), 201)
+        return Json(self._views.access(sandbox), 201)
 
     async def do_info(self, call: Call) -> Response:
         sandbox = self._sandbox(call)
-        return JSONResponse({**self._views.detail(sandbox), **self._views.envd_token(sandbox)})
+        return Json({**self._views.detail(sandbox), **self._views.envd_token(sandbox)})
 
     async def do_list(self, call: Call) -> Response:
         """Version 1: the running ones, without pages."""
         matching = self._matching(call, ["running"])
-        return JSONResponse([self._views.detail(sandbox) for sandbox in matching])
+        return Json([self._views.detail(sandbox) for sandbox in matching])
 
     async def do_list_v2(self, call: Call) -> Response:
         states = call.comma_list("state")
@@ -190,7 +190,7 @@ class ControlPlane:
         matching.sort(key=position, reverse=order == "desc")
         items = [(position(sandbox), sandbox) for sandbox in matching]
         chosen, headers = page(call, items, order == "desc")
-        return JSONResponse([self._views.detail(sandbox) for sandbox in chosen], headers=headers)
+        return Json([self._views.detail(sandbox) for sandbox in chosen], headers=headers)
 
     def _matching(self, call: Call, states: Sequence[str]) -> list[Sandbox]:
         """The key's sandboxes in these states that have the metadata of the query."""
@@ -225,7 +225,7 @@ class ControlPlane:
         if auto_pause is not None:
             sandbox.stored.auto_pause = auto_pause
             self._sandboxes.store.put(sandbox.stored)
-        return JSONResponse(self._views.access(sandbox), 201)
+        return Json(self._views.access(sandbox), 201)
 
     async def do_connect(self, call: Call) -> Response:
         return await self._connect(call, V1_TIMEOUT_S)
@@ -238,7 +238,7 @@ class ControlPlane:
         self._require_restore(call, sandbox)
         timeout_s = call.seconds("timeout", default_s)
         resumed = await self._sandboxes.connect(sandbox, timeout_s)
-        return JSONResponse(self._views.access(sandbox), 201 if resumed else 200)
+        return Json(self._views.access(sandbox), 201 if resumed else 200)
 
     def _require_restore(self, call: Call, sandbox: Sandbox) -> None:
         """ApiError 400 for a caller who wants a sandbox rebooted instead of restored."""
@@ -271,13 +271,13 @@ class ControlPlane:
             else {"sandbox": self._views.access(copy)}
             for copy in copies
         ]
-        return JSONResponse(results, 201)
+        return Json(results, 201)
 
     async def do_snapshot(self, call: Call) -> Response:
         sandbox = self._sandbox(call)
         self._sandboxes.require_saving(call.body.get("memory") is not False)
         snapshot = await self._snapshots.take(sandbox, call.body.get("name"))
-        return JSONResponse(snapshot_json(snapshot), 201)
+        return Json(snapshot_json(snapshot), 201)
 
     async def do_snapshots(self, call: Call) -> Response:
         source, name = call.query("sandboxID"), call.query("name")
@@ -288,7 +288,7 @@ class ControlPlane:
             and (name is None or name in (snapshot.id, *snapshot.names))
         ]
         chosen, headers = page(call, items, True)
-        return JSONResponse([snapshot_json(snapshot) for snapshot in chosen], headers=headers)
+        return Json([snapshot_json(snapshot) for snapshot in chosen], headers=headers)
 
     async def do_forget_snapshot(self, call: Call) -> Response:
         self._snapshots.remove(self._snapshots.find(call.key, call.id))
@@ -301,7 +301,7 @@ class ControlPlane:
         logs = self._sandbox(call).logs
         entries = [entry for entry in logs if entry["at"] * 1000 >= start][:limit]
         lines = [log_line(entry) for entry in entries]
-        return JSONResponse({"logs": lines, "logEntries": [log_entry(entry) for entry in entries]})
+        return Json({"logs": lines, "logEntries": [log_entry(entry) for entry in entries]})
 
     async def do_logs_v2(self, call: Call) -> Response:
         cursor, limit = call.number("cursor", -1), call.number("limit", 1000)
@@ -316,14 +316,14 @@ class ControlPlane:
             entries = [entry for entry in entries if cursor < 0 or entry["at"] * 1000 <= cursor]
         else:
             entries = [entry for entry in entries if entry["at"] * 1000 >= cursor]
-        return JSONResponse({"logs": [log_entry(entry) for entry in entries[:limit]]})
+        return Json({"logs": [log_entry(entry) for entry in entries[:limit]]})
 
     async def do_metrics(self, call: Call) -> Response:
         sandbox = self._sandbox(call)
         await usage.sample(sandbox, self._sandboxes.fleet.disk_mib)
         start, end = call.number("start", 0), call.number("end", 1 << 62)
         samples = [sample for sample in sandbox.usage if start <= sample["timestampUnix"] <= end]
-        return JSONResponse(samples)
+        return Json(samples)
 
     async def do_metrics_of_many(self, call: Call) -> Response:
         ids = call.comma_list("sandbox_ids")
@@ -336,7 +336,7 @@ class ControlPlane:
                 await usage.sample(sandbox, self._sandboxes.fleet.disk_mib)
                 if sandbox.usage:
                     latest[id] = sandbox.usage[-1]
-        return JSONResponse({"sandboxes": latest})
+        return Json({"sandboxes": latest})
 
 
 Handler = Callable[[Call], Awaitable[Response]]

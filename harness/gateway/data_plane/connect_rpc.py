@@ -9,31 +9,47 @@ and a length.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import struct
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any
 
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.responses import Response
 
 from harness.gateway.data_plane.messages import MESSAGES
 from harness.gateway.digits import whole_number
 from harness.gateway.errors import RpcError, as_rpc
-from harness.gateway.request_body import BODY_S, LATE, has_arrived, read_body
+from harness.gateway.http.request_body import (
+    BODY_S,
+    LATE,
+    arrived_body,
+    has_arrived,
+    read_body,
+)
+from harness.gateway.http.responses import Json, Stream
 from harness.gateway.request_schema import InvalidRequest, parse_json
 
 MESSAGE_MAX = 16 << 20
 HEADER = struct.Struct(">BI")
 COMPRESSED, END = 1, 2
 Body = Mapping[str, Any]
+_encode = json.JSONEncoder(separators=(",", ":")).encode
 KEEPALIVE: Body = {"event": {"keepalive": {}}}
 Unary = Callable[[Any, Body], Awaitable[Body]]
+Message = Body | bytes
+"""A message, or its JSON."""
 
 
-def envelope(flag: int, body: Body) -> bytes:
-    data = json.dumps(body, separators=(",", ":")).encode()
+def envelope(flag: int, message: Message) -> bytes:
+    data = message if isinstance(message, bytes) else encoded(message)
     return HEADER.pack(flag, len(data)) + data
+
+
+def encoded(body: Body) -> bytes:
+    """The JSON of a message."""
+    return _encode(body).encode()
 
 
 def _message(request: Request, data: bytes) -> Body:
@@ -61,38 +77,61 @@ def _late() -> RpcError:
     return RpcError("deadline_exceeded", LATE)
 
 
+def _split(buffer: bytes | bytearray) -> tuple[int, bytes] | None:
+    """The flag and the data of the first envelope, once it is complete; RpcError for a malformed
+    one."""
+    if len(buffer) < HEADER.size:
+        return None
+    flag, length = HEADER.unpack_from(buffer)
+    if flag & COMPRESSED:
+        raise RpcError("unimplemented", "compressed messages are not supported")
+    if flag & ~END:
+        raise RpcError("invalid_argument", f"unknown envelope flags: {flag}")
+    if length > MESSAGE_MAX:
+        raise _too_long()
+    if len(buffer) < HEADER.size + length:
+        return None
+    return flag, bytes(buffer[HEADER.size : HEADER.size + length])
+
+
+def _cut_off() -> RpcError:
+    return RpcError("invalid_argument", "the stream ends in the middle of an envelope")
+
+
 async def envelopes(request: Request) -> AsyncIterator[Body]:
     """The messages of a request's stream; RpcError for a malformed envelope."""
     buffer = bytearray()
     async for piece in request.stream():
         buffer += piece
-        while len(buffer) >= HEADER.size:
-            flag, length = HEADER.unpack_from(buffer)
-            if flag & COMPRESSED:
-                raise RpcError("unimplemented", "compressed messages are not supported")
-            if flag & ~END:
-                raise RpcError("invalid_argument", f"unknown envelope flags: {flag}")
-            if length > MESSAGE_MAX:
-                raise _too_long()
-            if len(buffer) < HEADER.size + length:
-                break
-            data = bytes(buffer[HEADER.size : HEADER.size + length])
-            del buffer[: HEADER.size + length]
+        while split := _split(buffer):
+            flag, data = split
+            del buffer[: HEADER.size + len(data)]
             if flag & END:
                 return
             yield _message(request, data)
     if buffer:
-        raise RpcError("invalid_argument", "the stream ends in the middle of an envelope")
+        raise _cut_off()
+
+
+def _arrived_message(request: Request) -> Body | None:
+    """The first message of a stream whose whole body has arrived."""
+    body = arrived_body(request.scope)
+    if split := _split(body):
+        flag, data = split
+        return None if flag & END else _message(request, data)
+    if body:
+        raise _cut_off()
+    return None
 
 
 async def _first_message(request: Request) -> Body:
-    messages = envelopes(request)
+    message: Body | None
     try:
         if has_arrived(request.scope):
-            message = await anext(messages, None)
+            message = _arrived_message(request)
         else:
             async with asyncio.timeout(BODY_S):
-                message = await anext(messages, None)
+                message = await anext(envelopes(request), None)
     except TimeoutError:
         raise _late() from None
     if message is None:
@@ -115,10 +154,10 @@ def _refuse_other_codecs(request: Request) -> None:
 async def unary(request: Request, handle: Callable[[Body], Awaitable[Body]]) -> Response:
     """Answer a unary call."""
 
-    async def encoded(body: Body) -> bytes:
-        return json.dumps(await handle(body), separators=(",", ":")).encode()
+    async def answer(body: Body) -> bytes:
+        return encoded(await handle(body))
 
-    return await unary_raw(request, encoded)
+    return await unary_raw(request, answer)
 
 
 async def unary_raw(request: Request, handle: Callable[[Body], Awaitable[bytes]]) -> Response:
@@ -132,7 +171,7 @@ async def unary_raw(request: Request, handle: Callable[[Body], Awaitable[bytes]]
         return Response(status_code=499)
     except Exception as error:
         failure = as_rpc(error)
-        return JSONResponse(failure.body(), failure.status)
+        return Json(failure.body(), failure.status)
 
 
 async def client_stream(
@@ -165,7 +204,7 @@ def _number(request: Request, header: str) -> int:
 
 
 async def server_stream(
-    request: Request, handle: Callable[[Body], AsyncIterator[Body]]
+    request: Request, handle: Callable[[Body], AsyncGenerator[Message]]
 ) -> Response:
     """Answer a message with a stream, with keepalives at the interval that the caller requests."""
     try:
@@ -173,41 +212,26 @@ async def server_stream(
         interval = _number(request, "keepalive-ping-interval")
         stream = handle(await _first_message(request))
         # Wait for the first message, so that an immediate failure is not a truncated stream.
-        first: Body | None = await anext(stream, None)
+        first = await anext(stream, None)
     except ClientDisconnect:
         return Response(status_code=499)
     except Exception as error:
         data = envelope(END, {"error": as_rpc(error).body()})
         return Response(data, media_type="application/connect+json")
-    return StreamingResponse(
-        _encoded(stream, first, interval), media_type="application/connect+json"
-    )
+    return Stream(
+        _encoded(stream, first), "application/connect+json", interval=interval,
+        filler=envelope(0, KEEPALIVE),
+    )  # fmt: skip
 
 
 async def _encoded(
-    stream: AsyncIterator[Body], first: Body | None, interval: int
-) -> AsyncIterator[bytes]:
+    stream: AsyncGenerator[Message], message: Message | None
+) -> AsyncGenerator[bytes]:
     try:
-        if first is not None:
-            yield envelope(0, first)
-            while True:
-                message_task = asyncio.ensure_future(anext(stream, None))
-                try:
-                    while (
-                        interval and not (await asyncio.wait({message_task}, timeout=interval))[0]
-                    ):
-                        yield envelope(0, KEEPALIVE)
-                    message = await message_task
-                finally:
-                    if message_task.cancel():
-                        await asyncio.wait({message_task})  # until it releases the stream
-                if message is None:
-                    break
+        async with contextlib.aclosing(stream):
+            while message is not None:
                 yield envelope(0, message)
+                message = await anext(stream, None)
         yield envelope(END, {})
     except Exception as error:
         yield envelope(END, {"error": as_rpc(error).body()})
-    finally:
-        close = getattr(stream, "aclose", None)
-        if close:
-            await close()

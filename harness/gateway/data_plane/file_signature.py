@@ -12,7 +12,7 @@ from starlette.datastructures import QueryParams
 from harness.gateway.digits import whole_number
 from harness.gateway.errors import ApiError
 
-OPERATIONS = {"GET": "read", "POST": "write"}
+OPERATIONS = {"GET": "read", "HEAD": "read", "POST": "write"}
 """What a signature permits, by the method of the request."""
 
 

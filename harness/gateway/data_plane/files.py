@@ -6,7 +6,7 @@ import asyncio
 import json
 import secrets
 import stat
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from typing import Any
 
 from starlette.requests import Request
@@ -162,7 +162,7 @@ class FileService:
         await self._request(RequestKind.REMOVE, body)
         return {}
 
-    async def _watch(self, body: Body) -> AsyncIterator[Body]:
+    async def _watch(self, body: Body) -> AsyncGenerator[Body]:
         events = EventStream(self._envd)
         recursive = body.get("recursive") is True
         number = await self._envd.watch(_path(body), self._user, recursive, events.on_event)

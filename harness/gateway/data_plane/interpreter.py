@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from typing import Any
 
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.responses import Response
 
 from harness.errors import CoppiceError
 from harness.gateway.data_plane.messages import CELL, NEW_CONTEXT, NOTHING
@@ -16,8 +16,9 @@ from harness.gateway.envd.client import Envd
 from harness.gateway.envd.interpreter import CodeCell
 from harness.gateway.envd.limits import check_environment
 from harness.gateway.errors import ApiError
+from harness.gateway.http.request_body import read_body
+from harness.gateway.http.responses import Json, Stream
 from harness.gateway.query_string import refuse_any
-from harness.gateway.request_body import read_body
 from harness.gateway.request_schema import InvalidRequest, RequestSchema, parse_json
 from harness.gateway.sandboxes.sandbox import Sandbox
 
@@ -40,7 +41,7 @@ class InterpreterService:
             return await self._execute(await _body(request, CELL))
         if (method, parts) == ("GET", ["contexts"]):
             contexts = interpreter.contexts(self._envd)
-            return JSONResponse([context.as_json() for context in contexts])
+            return Json([context.as_json() for context in contexts])
         if (method, parts) == ("POST", ["contexts"]):
             return await self._create_context(await _body(request, NEW_CONTEXT))
         if len(parts) >= 2 and parts[0] == "contexts":
@@ -71,13 +72,13 @@ class InterpreterService:
             first = await anext(lines)
         except LookupError as error:
             raise ApiError(404, str(error)) from error
-        return StreamingResponse(_streamed(first, lines), media_type="application/x-ndjson")
+        return Stream(_streamed(first, lines), media_type="application/x-ndjson")
 
     async def _create_context(self, body: Mapping[str, Any]) -> Response:
         _require_python(body.get("language"))
         cwd = body.get("cwd") or ""
         context = await interpreter.start_context(self._envd, interpreter.new_id(), "python", cwd)
-        return JSONResponse(context.as_json())
+        return Json(context.as_json())
 
 
 def _require_python(language: Any) -> None:
@@ -85,7 +86,7 @@ def _require_python(language: Any) -> None:
         raise ApiError(400, f"the language {language} is not supported; python is")
 
 
-async def _streamed(first: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+async def _streamed(first: bytes, rest: AsyncIterator[bytes]) -> AsyncGenerator[bytes]:
     piece = first
     try:
         yield first

@@ -12,7 +12,7 @@ import errno
 from collections.abc import Iterable, Sequence
 
 import httptools
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from harness.errors import AnswerTooLong, CoppiceError, GuestDied, GuestRefused, MalformedAnswer
@@ -20,7 +20,8 @@ from harness.gateway.data_plane.authorisation import TOKEN_HEADERS
 from harness.gateway.envd.client import Envd
 from harness.gateway.envd.connections import ServerConnection, dial
 from harness.gateway.envd.process import Listener
-from harness.gateway.request_body import has_arrived
+from harness.gateway.http.request_body import has_arrived
+from harness.gateway.http.responses import Json
 
 GATEWAY_HEADERS = (
     b"e2b-sandbox-id", b"e2b-sandbox-port", TOKEN_HEADERS["traffic"].encode(), b"x-api-key",
@@ -48,7 +49,7 @@ def port_is_closed(id: str, port: int) -> Response:
 
 def _failure(id: str, port: int, status: int, message: str) -> Response:
     body = {"sandboxId": id, "message": message, "port": port, "code": status}
-    return JSONResponse(body, status)
+    return Json(body, status)
 
 
 async def connect(envd: Envd, port: int) -> tuple[ServerConnection, Listener] | None:

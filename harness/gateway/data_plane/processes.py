@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from typing import Any
 
 from starlette.requests import Request
@@ -13,7 +13,7 @@ from starlette.responses import Response
 
 from harness.errors import CoppiceError
 from harness.gateway.data_plane import connect_rpc
-from harness.gateway.data_plane.connect_rpc import Body
+from harness.gateway.data_plane.connect_rpc import Body, Message, encoded
 from harness.gateway.envd.client import Envd
 from harness.gateway.envd.process import Listener, ProcessEvent, RunningProcess
 from harness.gateway.errors import RpcError
@@ -66,7 +66,7 @@ class ProcessService:
             "not_found", f"process with {'pid' if pid else 'tag'} {pid or tag} not found"
         )
 
-    async def _start(self, body: Body, limit: float | None) -> AsyncIterator[Body]:
+    async def _start(self, body: Body, limit: float | None) -> AsyncGenerator[Message]:
         config = body.get("process") or {}
         argv = [config.get("cmd") or "", *(config.get("args") or [])]
         variables = config.get("envs") or {}
@@ -87,43 +87,52 @@ class ProcessService:
             keep_input=body.get("stdin") is not False,
             size=size,
         )
-        yield {"event": {"start": {"pid": process.pid}}}
-        async for event in self._events(process, listener, limit, kill=True):
-            yield event
+        async with contextlib.aclosing(self._events(process, listener, limit, kill=True)) as events:
+            async for message in events:
+                yield message
 
-    async def _connect(self, body: Body, limit: float | None) -> AsyncIterator[Body]:
+    async def _connect(self, body: Body, limit: float | None) -> AsyncGenerator[Message]:
         process = await self._find(body)
-        listener = process.listen()
-        yield {"event": {"start": {"pid": process.pid}}}
-        async for event in self._events(process, listener, limit, kill=False):
-            yield event
+        events = self._events(process, process.listen(), limit, kill=False)
+        async with contextlib.aclosing(events):
+            async for message in events:
+                yield message
 
     async def _events(
         self, process: RunningProcess, listener: Listener, limit: float | None, kill: bool
-    ) -> AsyncIterator[Body]:
+    ) -> AsyncGenerator[Message]:
         """Its output until it ends. With `kill` it is killed at the time limit, even if the caller
         has disconnected meanwhile; a disconnect alone leaves it running."""
-        loop = asyncio.get_running_loop()
-        # A little early, so that the caller still receives the error.
-        end_time = loop.time() + limit - min(limit / 20, 0.1) if limit else None
-        if end_time and kill:
-            loop.call_at(end_time, lambda: _kill(self._envd, process))
+        timer = None
+        if limit:
+            loop = asyncio.get_running_loop()
+            # A little early, so that the caller still receives the error.
+            end_time = loop.time() + limit - min(limit / 20, 0.1)
+            timer = loop.call_at(end_time, self._time_is_up, process, listener, kill)
         try:
+            yield b'{"event":{"start":{"pid":%d}}}' % process.pid
             while True:
                 try:
-                    async with asyncio.timeout_at(end_time):
-                        event = await listener.get()
+                    event = await listener.get()
                 except TimeoutError:
                     raise RpcError(
                         "deadline_exceeded", "the process reached its time limit"
                     ) from None
                 if event.kind == "exit":
-                    yield {"event": {"end": _end(event)}}
+                    failed = event.signal or event.code
+                    yield encoded({"event": {"end": _end(event)}}) if failed else _SUCCESS
                     return
-                data = base64.b64encode(event.data).decode()
-                yield {"event": {"data": {event.kind: data}}}
+                data = base64.b64encode(event.data)
+                yield b'{"event":{"data":{"%b":"%b"}}}' % (event.kind.encode(), data)
         finally:
             listener.close()
+            if timer and (process.ended or not kill):
+                timer.cancel()
+
+    def _time_is_up(self, process: RunningProcess, listener: Listener, kill: bool) -> None:
+        if kill:
+            _kill(self._envd, process)
+        listener.expire()
 
     async def _list(self, body: Body) -> Body:
         await self._sandbox.learn_processes()
@@ -209,6 +218,9 @@ def _end(event: ProcessEvent) -> Body:
     if event.code:
         end |= {"exitCode": event.code, "error": end["status"]}
     return end
+
+
+_SUCCESS = encoded({"event": {"end": _end(ProcessEvent("exit"))}})
 
 
 def process_json(process: RunningProcess) -> Body:

@@ -7,7 +7,7 @@ import binascii
 
 from starlette.datastructures import Headers, QueryParams
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 from harness.gateway.data_plane import file_signature, port_proxy, transfer
 from harness.gateway.data_plane.authorisation import (
@@ -24,6 +24,7 @@ from harness.gateway.envd.client import Envd
 from harness.gateway.envd.connections import ServerConnection
 from harness.gateway.envd.process import Listener
 from harness.gateway.errors import ApiError, as_http, as_rpc
+from harness.gateway.http.responses import Json
 from harness.gateway.query_string import refuse_any
 from harness.gateway.sandboxes.sandbox import Sandbox
 from harness.gateway.sandboxes.service import Sandboxes
@@ -64,13 +65,13 @@ class DataPlane:
         except Exception as error:
             if rpc and not isinstance(error, ApiError):
                 rpc_failure = as_rpc(error)
-                return JSONResponse(rpc_failure.body(), rpc_failure.status)
+                return Json(rpc_failure.body(), rpc_failure.status)
             failure = as_http(error)
             headers = {} if failure.retry_after is None else failure.headers()
             body = {**failure.body(), "sandboxId": id}
             if rpc and failure.status in RPC_CODES:
                 body["code"] = RPC_CODES[failure.status]
-            return JSONResponse(body, failure.status, headers)
+            return Json(body, failure.status, headers)
 
     def signed(self, method: str, query: QueryParams, address: str) -> str:
         """The sandbox with whose token a URL is signed, for URLs that name none. ApiError 404 if
@@ -135,7 +136,7 @@ class DataPlane:
             return await FileService(sandbox, envd, user).answer(method, request)
         if path == "/envs":
             refuse_any(request)
-            return JSONResponse(sandbox.stored.environment)
+            return Json(sandbox.stored.environment)
         raise ApiError(404, f"envd has nothing at {path}")
 
     # The code interpreter.

@@ -6,19 +6,20 @@ import asyncio
 import contextlib
 import zlib
 from collections import deque
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from pathlib import PurePosixPath
 from typing import Any
 
 from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.responses import Response
 
 from harness.errors import CoppiceError
 from harness.gateway.digits import whole_number
 from harness.gateway.envd.channel import PIECE
 from harness.gateway.envd.client import Envd
 from harness.gateway.errors import ApiError, as_http
+from harness.gateway.http.responses import Json, Stream
 from harness.gateway.query_string import parameters
 
 AHEAD = 4
@@ -72,10 +73,10 @@ async def download(request: Request, envd: Envd, user: str) -> Response:
         return Response(first, media_type=BYTES)
     size = opened.size if opened.size > PIECE else None
     headers = {} if size is None else {"content-length": str(size)}
-    return StreamingResponse(_pieces(envd, opened.handle, first, size), 200, headers, BYTES)
+    return Stream(_pieces(envd, opened.handle, first, size), BYTES, headers)
 
 
-async def _pieces(envd: Envd, handle: int, first: bytes, size: int | None) -> AsyncIterator[bytes]:
+async def _pieces(envd: Envd, handle: int, first: bytes, size: int | None) -> AsyncGenerator[bytes]:
     reads: deque[asyncio.Task[bytes]] = deque()
     at = requested = len(first)
     try:
@@ -155,7 +156,7 @@ async def upload(request: Request, envd: Envd, user: str) -> Response:
     except Exception as error:
         await _drain(request)
         raise as_http(error) from error
-    return JSONResponse([_entry(path) for path in written])
+    return Json([_entry(path) for path in written])
 
 
 async def _drain(request: Request) -> None:

@@ -43,6 +43,7 @@ class Listener:
         self.queued = 0
         self._received = 0
         self._events: asyncio.Queue[ProcessEvent | None] = asyncio.Queue()
+        self._expired = False
 
     def put(self, event: ProcessEvent) -> None:
         self.queued += event.weight
@@ -55,12 +56,18 @@ class Listener:
         self.queued = 0 if drop else self.queued
         self._events.put_nowait(None)
 
+    def expire(self) -> None:
+        """The caller's time is up: no event that follows is received."""
+        self._expired = True
+        self._events.put_nowait(None)
+
     async def get(self) -> ProcessEvent:
-        """The next event. Raises why the channel was closed, once all have been received."""
+        """The next event. Once all have been received, raises TimeoutError if the caller's time was
+        up, or else why the channel was closed."""
         event = await self._events.get()
         if event is None:
             self._events.put_nowait(None)
-            raise self.process.channel.ended()
+            raise TimeoutError if self._expired else self.process.channel.ended()
         self.queued -= event.weight
         self.process.resume_if_drained()
         self._received += 1

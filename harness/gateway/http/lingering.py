@@ -54,9 +54,19 @@ class Linger:
 
 
 class EndsWhenRead:
-    """The transport of a response: its end closes the connection once the request has been read."""
+    """The transport of a response: its end closes the connection once the request has been read.
 
-    def __init__(self, transport: asyncio.Transport, end: Callable[[], None]) -> None:
+    `flush` writes what of the response is not written yet.
+    """
+
+    def __init__(
+        self, transport: asyncio.Transport, flush: Callable[[], None], end: Callable[[], None]
+    ) -> None:
         self.write = transport.write
         self.is_closing = transport.is_closing
-        self.close = end
+        self._flush = flush
+        self._end = end
+
+    def close(self) -> None:
+        self._flush()
+        self._end()

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
+from urllib.parse import unquote
 
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from harness.gateway.errors import ApiError
 from harness.gateway.http.connections import Lease
+from harness.gateway.http.exchange import Exchange
 from harness.gateway.http.limits import (
     BODY_LINGER_MAX,
     BODY_LINGER_S,
@@ -25,7 +27,6 @@ from harness.gateway.http.limits import (
 )
 from harness.gateway.http.lingering import Bounds, EndsWhenRead, Linger
 from harness.gateway.http.refusal import refusal
-from harness.gateway.request_body import ARRIVED
 
 HEAD_TOO_LONG = f"the request's headers are longer than {HEAD_MAX} bytes"
 TOO_MANY_HEADERS = f"the request has more than {HEADERS_MAX} headers"
@@ -64,6 +65,8 @@ class BoundedHttp(HttpToolsProtocol):
         self._refusal = ApiError(400, MALFORMED)
         self._refused = False
         """Whether nothing of the client is served any more."""
+        self._served: Exchange | None = None
+        """The request that is served; `cycle` is the latest, which may wait for its turn."""
         self._linger: Linger | None = None
         """While the rest of a request arrives that has its response."""
         self._deadline: asyncio.TimerHandle | None = None
@@ -79,6 +82,7 @@ class BoundedHttp(HttpToolsProtocol):
         self._lease.release()
         self._cancel_timers()
         super().connection_lost(exc)
+        self._leave()
 
     def data_received(self, data: bytes) -> None:
         if self._refused:
@@ -105,6 +109,11 @@ class BoundedHttp(HttpToolsProtocol):
     def abort(self) -> None:
         """End it as if the client had left."""
         self.transport.abort()
+
+    def _leave(self) -> None:
+        """The request that is served has no client any more."""
+        if self._served and not self._served.response_complete:
+            self._served.leave()
 
     def _is_idle(self) -> bool:
         """Whether no request is in progress, and nothing else ends the connection."""
@@ -158,10 +167,45 @@ class BoundedHttp(HttpToolsProtocol):
             self._deadline = None
         if len(self.pipeline) >= PIPELINE_MAX:
             self._stop(ApiError(400, f"more than {PIPELINE_MAX} requests wait on a connection"))
-        super().on_headers_complete()
-        if self.cycle:  # not where the connection becomes a WebSocket
-            transport: Any = EndsWhenRead(self.transport, self._end_after_response)
-            self.cycle.transport = transport
+        version = self.parser.get_http_version()
+        self.scope["method"] = self.parser.get_method().decode("ascii")
+        self.scope["http_version"] = version
+        if not (self.parser.should_upgrade() and self._should_upgrade()):
+            self._begin(version)
+
+    def _begin(self, version: str) -> None:
+        """Serve a request, after those that came before it."""
+        url = httptools.parse_url(self.url)
+        path = url.path.decode("ascii")
+        self.scope["path"] = unquote(path) if "%" in path else path
+        self.scope["raw_path"] = url.path
+        self.scope["query_string"] = url.query or b""
+        exchange = Exchange(
+            self.loop,
+            scope=self.scope,
+            transport=self.transport,
+            flow=self.flow,
+            logger=self.logger,
+            access_logger=self.access_logger,
+            access_log=False,
+            default_headers=self.server_state.default_headers,
+            expect_100_continue=self.expect_100_continue,
+            keep_alive=version != "1.0" and self.parser.should_keep_alive(),
+            on_response=self.on_response_complete,
+        )
+        transport: Any = EndsWhenRead(self.transport, exchange.flush, self._end_after_response)
+        exchange.transport = transport
+        waits = self.cycle is not None and not self.cycle.response_complete
+        self.cycle = exchange
+        if waits:
+            self.flow.pause_reading()
+            self.pipeline.appendleft((exchange, self.app))
+        else:
+            self._start_asgi_task(exchange, self.app)
+
+    def _start_asgi_task(self, cycle: Any, app: Any) -> None:
+        self._served = cycle
+        super()._start_asgi_task(cycle, app)
 
     def on_body(self, body: bytes) -> None:
         self._silent = 0
@@ -172,7 +216,6 @@ class BoundedHttp(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         self._in_body = False
         self._silent = 0
-        self.scope["state"][ARRIVED] = True
         super().on_message_complete()
         if self._linger:  # the rest of a request that was answered early has arrived in time
             self._end_lingering()
@@ -232,13 +275,12 @@ class BoundedHttp(HttpToolsProtocol):
         if self.transport.is_closing():
             return
         self.pipeline.clear()
-        cycle = self.cycle
-        if cycle and not cycle.response_complete:
-            started = cycle.response_started
-            cycle.disconnected = True
-            cycle.message_event.set()
+        served = self._served
+        if served and not served.response_complete:
+            served.flush()
+            self._leave()
             self.flow.resume_writing()
-            if started:
+            if served.response_started:
                 self.transport.close()
                 return
         self.transport.write(refusal(error))

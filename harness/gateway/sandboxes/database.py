@@ -14,12 +14,15 @@ import json
 import os
 import struct
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from harness.errors import CoppiceError, DiskFull, PathError, StateError, UsageError
 
+CHECKPOINT_PAGES = 1000
+"""Of the log, at which SQLite makes a checkpoint by itself."""
 SCHEMA = 1
 """`user_version`: 0 before rows had digests."""
 TABLES = ("facts", "keys", "sandboxes", "snapshots")
@@ -42,17 +45,35 @@ end;
 """
 
 
+@dataclass(frozen=True)
+class Put:
+    """A row inserted or replaced; its first value is its key."""
+
+    table: str
+    values: tuple[Any, ...]
+
+
+@dataclass(frozen=True)
+class Removal:
+    """A row deleted."""
+
+    table: str
+    key: str
+
+
 class Database:
     """For any thread. Raises StateError, DiskFull and PathError, which leave the file as it is."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._lock = threading.Lock()
+        self._transactions, self._every = 0, 1
+        self._due: Callable[[], object] | None = None
         import sqlite3  # FreeBSD packages it apart from Python, and rigs import this module
 
         self._error: type[Exception] = sqlite3.Error
         with self._translated(), contextlib.ExitStack() as undo:
-            _make(path)
+            _create_file(path)
             self._connection = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
             # A text that is not UTF-8 damages its row alone: the row's digest differs.
             self._connection.text_factory = lambda raw: raw.decode("utf-8", "surrogateescape")
@@ -69,6 +90,36 @@ class Database:
     def close(self) -> None:
         with self._lock:
             self._connection.close()
+
+    @contextlib.contextmanager
+    def checkpointed_elsewhere(
+        self, due: Callable[[], object], transactions: int, pages: int
+    ) -> Iterator[None]:
+        """While the block runs, `due` is called after so many transactions, and this connection
+        makes a checkpoint only if the log has so many pages."""
+        self.execute(f"pragma wal_autocheckpoint={pages}")
+        self._due, self._every = due, transactions
+        try:
+            yield
+        finally:
+            self._due = None
+            self.execute(f"pragma wal_autocheckpoint={CHECKPOINT_PAGES}")
+
+    @contextlib.contextmanager
+    def second_connection(self) -> Iterator[Callable[[], None]]:
+        """For another thread: what makes a checkpoint, which holds up no change. One that fails is
+        made later."""
+        import sqlite3
+
+        with contextlib.closing(sqlite3.connect(self.path, isolation_level=None)) as connection:
+            with contextlib.suppress(sqlite3.Error):
+                connection.execute("pragma synchronous=normal")
+
+            def checkpoint() -> None:
+                with contextlib.suppress(sqlite3.Error):
+                    connection.execute("pragma wal_checkpoint(passive)").fetchall()
+
+            yield checkpoint
 
     def _version(self) -> int:
         version: int = self._connection.execute("pragma user_version").fetchone()[0]
@@ -121,20 +172,19 @@ class Database:
         number: int = self.execute("pragma data_version")[0][0]
         return number
 
-    def put(self, table: str, *values: Any, durable: bool = False) -> None:
-        """Insert or replace a row; its first value is its key. If it is `durable`, it survives a
-        power failure too."""
-        marks = ", ".join("?" * len(values))
+    def apply(self, *changes: Put | Removal, durable: bool = False) -> None:
+        """Make changes, all of them or none. If they are `durable`, they survive a power failure
+        too."""
+        self._transactions += 1
+        if self._due and self._transactions % self._every == 0:
+            self._due()
         with self._lock, self._translated():
             if durable:
                 self._connection.execute("pragma synchronous=full")
             try:
                 self._connection.execute("begin immediate")
-                self._connection.execute(f"insert or replace into {table} values ({marks})", values)
-                self._connection.execute(
-                    "insert or replace into digests values (?, ?, ?)",
-                    (table, values[0], _digest(table, values)),
-                )
+                for change in changes:
+                    self._make(change)
                 self._connection.execute("commit")
             except BaseException:
                 if self._connection.in_transaction:
@@ -143,6 +193,20 @@ class Database:
             finally:
                 if durable:
                     self._connection.execute("pragma synchronous=normal")
+
+    def _make(self, change: Put | Removal) -> None:
+        table = change.table
+        if isinstance(change, Removal):
+            key = _key_of(table)
+            self._connection.execute(f"delete from {table} where {key} = ?", (change.key,))
+            return
+        values = change.values
+        marks = ", ".join("?" * len(values))
+        self._connection.execute(f"insert or replace into {table} values ({marks})", values)
+        self._connection.execute(
+            "insert or replace into digests values (?, ?, ?)",
+            (table, values[0], _digest(table, values)),
+        )
 
     def rows(self, table: str, where: str = "true", *values: Any) -> Iterator[tuple[Any, ...]]:
         """The rows of a table, each with whether it is undamaged as its first value."""
@@ -165,7 +229,7 @@ def _digest(table: str, values: Sequence[Any]) -> str:
     return hashlib.blake2b(text.encode(errors="replace"), digest_size=16).hexdigest()
 
 
-def _make(path: Path) -> None:
+def _create_file(path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
 

@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import logging
 import os
+from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ from harness.gateway.fleets.protocol import RunningSandbox, SandboxFleet
 from harness.gateway.metrics import Metrics
 from harness.gateway.sandboxes.sandbox import Sandbox, now, until
 from harness.gateway.sandboxes.saved_directories import SavedDirectories, remove_all
-from harness.gateway.sandboxes.store import Store, StoredSandbox
+from harness.gateway.sandboxes.store import Key, Store, StoredSandbox
 from harness.gateway.sandboxes.workers import Workers
 from harness.gateway.stages import reached
 from harness.host.run import SAVED
@@ -50,6 +51,9 @@ class Lifecycle:
         self.store = store
         self.metrics = metrics
         self.by_id: dict[str, Sandbox] = {}
+        """Change it by `enter` and `forget`."""
+        self._unpaused: Counter[str] = Counter()
+        """By key."""
         self.saved = SavedDirectories(directory / SAVED)
         self.workers = Workers()
         if store.fresh and (entries := self.saved.entries()):
@@ -63,16 +67,39 @@ class Lifecycle:
         """Store a change of a sandbox; what memory says changes once that is done."""
         stored = dataclasses.replace(sandbox.stored, **changes)
         self.store.put(stored, durable)
+        self._count(sandbox, -1)
         sandbox.stored = stored
+        self._count(sandbox, 1)
         sandbox.deadline = changes.get("deadline", sandbox.deadline)
+
+    def enter(self, sandbox: Sandbox) -> None:
+        """Serve a sandbox from now on."""
+        self.by_id[sandbox.id] = sandbox
+        self._count(sandbox, 1)
+
+    def forget(self, sandbox: Sandbox) -> None:
+        """Serve a sandbox no more."""
+        self._count(sandbox, -1)
+        self.by_id.pop(sandbox.id, None)
+
+    def _count(self, sandbox: Sandbox, change: int) -> None:
+        if sandbox.stored.state != "paused" and sandbox.id in self.by_id:
+            self._unpaused[sandbox.stored.key_id] += change
+
+    def running_of(self, key: Key) -> int:
+        """The sandboxes of a key that are not paused."""
+        return self._unpaused[key.id]
 
     async def add(self, stored: StoredSandbox, running: RunningSandbox) -> Sandbox:
         """Store a new sandbox, apply its rules and connect to it; it is ended if that fails."""
         reached(stages.TAKEN)
         sandbox = Sandbox(stored, running)
         try:
-            self.note(sandbox, **running.location, **until(now() + stored.timeout_s))
-            self.by_id[stored.id] = sandbox
+            sandbox.deadline = now() + stored.timeout_s
+            located = {**running.location, **until(sandbox.deadline)}
+            sandbox.stored = dataclasses.replace(stored, **located)
+            await self.store.put_together(sandbox.stored)
+            self.enter(sandbox)
             if stored.network:
                 self.fleet.set_network_rules(running, stored.network)
             sandbox.envd = await running.connect()
@@ -86,16 +113,17 @@ class Lifecycle:
 
     async def remove(self, sandbox: Sandbox) -> None:
         try:
-            self.store.remove(sandbox.id)
+            await self.store.remove_together(sandbox.id)
         except (CoppiceError, OSError) as error:
             if not sandbox.running:
                 raise  # the next gateway would bring it back
             # It must end all the same. The next gateway finds that it has, and drops it.
             log_error("the end of a sandbox was not stored", sandbox, error)
         reached(stages.REMOVAL_NOTED)
-        self.by_id.pop(sandbox.id, None)
+        self.forget(sandbox)
         await self.end(sandbox)
-        self.workers.spawn(self.remove_unneeded())
+        if self.saved.concerns(sandbox.stored):
+            self.workers.spawn(self.remove_unneeded())
         self.metrics.count("ended")
 
     async def end(self, sandbox: Sandbox) -> None:

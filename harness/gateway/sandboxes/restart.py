@@ -35,7 +35,8 @@ async def restore(own: Lifecycle) -> None:
         fields = {"directory": str(directory)}
         log.warning("a save that had been set aside is needed again", extra={"fields": fields})
     sandboxes = [Sandbox(each, deadline=restored_deadline(each)) for each in stored]
-    own.by_id.update({sandbox.id: sandbox for sandbox in sandboxes})
+    for sandbox in sandboxes:
+        own.enter(sandbox)
     # Together: a sandbox that hangs answers only after a time limit.
     restoring = (_restore(own, sandbox) for sandbox in sandboxes)
     for result in await asyncio.gather(*restoring, return_exceptions=True):
@@ -73,7 +74,7 @@ async def _restore(own: Lifecycle, sandbox: Sandbox) -> None:
     else:
         log_error(f"sandbox is gone: {stored.saved} is missing", sandbox)
         own.metrics.count("gone")
-    del own.by_id[stored.id]
+    own.forget(sandbox)
     own.store.remove(stored.id)
 
 

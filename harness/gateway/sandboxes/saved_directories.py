@@ -23,6 +23,8 @@ class SavedDirectories:
         self._directory = directory
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._in_use: Counter[Path] = Counter()
+        self._released = False
+        """Whether one is not in use any more that was when the unneeded ones were last found."""
 
     @contextlib.contextmanager
     def new(self, prefix: str) -> Iterator[Path]:
@@ -39,11 +41,20 @@ class SavedDirectories:
             yield
         finally:
             self._in_use[directory] -= 1
+            self._released = True
+
+    def concerns(self, gone: StoredSandbox) -> bool:
+        """Whether a directory may have become unneeded with the end of a sandbox."""
+        prefix = f"{self._directory}/"
+        return self._released or any(
+            path.startswith(prefix) for path in (gone.saved, gone.saving, gone.came_from)
+        )
 
     def unneeded(
         self, sandboxes: Iterable[StoredSandbox], snapshots: Iterable[Snapshot]
     ) -> Sequence[Path]:
         """The directories that nothing refers to."""
+        self._released = False
         needed = {directory for directory, users in self._in_use.items() if users}
         needed |= _referred_to(sandboxes, snapshots)
         return [directory for directory in self.entries() if directory not in needed]

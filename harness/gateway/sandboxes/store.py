@@ -19,8 +19,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from harness.errors import StateError
-from harness.gateway.sandboxes.database import TABLES, Database
+from harness.gateway.sandboxes import checkpoints
+from harness.gateway.sandboxes.database import TABLES, Database, Put, Removal
 from harness.gateway.sandboxes.documents import decoded, encoded
+from harness.gateway.sandboxes.group_commit import GroupCommit
 from harness.host.run import DATABASE
 
 FILE = DATABASE
@@ -115,6 +117,7 @@ class Store:
 
     def __init__(self, path: Path) -> None:
         self._database = Database(path)
+        self._group = GroupCommit(self._database)
         self.damaged: set[tuple[str, str]] = set()
         self._keys: dict[str, Key] = {}
         """By the hash of their secret, as they were in version `_keys_of` of the database."""
@@ -123,7 +126,16 @@ class Store:
         """Whether no gateway has used the database before; it may have keys."""
 
     def close(self) -> None:
+        self._group.commit()
         self._database.close()
+
+    def checkpoints_in_background(self) -> contextlib.AbstractContextManager[None]:
+        return checkpoints.in_background(self._database)
+
+    def _apply(self, change: Put | Removal, durable: bool = False) -> None:
+        """Make a change, after those that wait."""
+        self._group.commit()
+        self._database.apply(change, durable=durable)
 
     def check(self) -> None:
         """Read every row, so that `damaged` has all that are."""
@@ -174,7 +186,7 @@ class Store:
 
     def note(self, name: str, value: str) -> None:
         for copy in (name, f"{name}{COPY}"):
-            self._database.put("facts", copy, value)
+            self._apply(Put("facts", (copy, value)))
             self.damaged.discard(("facts", copy))
 
     def secret(self) -> bytes:
@@ -190,10 +202,9 @@ class Store:
         secret = PREFIX + secrets.token_hex(20)
         mask = f"{secret[:8]}...{secret[-4:]}"
         key = Key(secrets.token_hex(8), name, mask, limits or Limits(), time.time())
-        self._database.put(
-            "keys", key.id, name, hash_of(secret), mask, json.dumps(asdict(key.limits)),
-            key.created, None,
-        )  # fmt: skip
+        limits_text = json.dumps(asdict(key.limits))
+        row = (key.id, name, hash_of(secret), mask, limits_text, key.created, None)
+        self._apply(Put("keys", row))
         return key, secret
 
     def key_of(self, secret: str) -> Key | None:
@@ -214,7 +225,7 @@ class Store:
     def revoke(self, id: str) -> bool:
         """Whether a valid key has this id; it is revoked now. A damaged one can be revoked too."""
         for _, *row in self._database.rows("keys", "keys.id = ? and revoked is null", id):
-            self._database.put("keys", *row[:-1], time.time())
+            self._apply(Put("keys", (*row[:-1], time.time())))
             self._keys.clear()
             return True
         return False
@@ -222,27 +233,34 @@ class Store:
     # Sandboxes and snapshots.
 
     def put(self, sandbox: StoredSandbox, durable: bool = False) -> None:
-        self._database.put(
-            "sandboxes", sandbox.id, sandbox.key_id, sandbox.state, encoded(sandbox),
-            durable=durable,
-        )  # fmt: skip
+        self._apply(_row(sandbox), durable=durable)
+
+    async def put_together(self, sandbox: StoredSandbox) -> None:
+        """`put` it, in one transaction with what others change at the same time."""
+        await self._group.add(_row(sandbox))
+
+    async def remove_together(self, id: str) -> None:
+        await self._group.add(Removal("sandboxes", id))
 
     def remove(self, id: str) -> None:
-        self._database.execute("delete from sandboxes where id = ?", id)
+        self._apply(Removal("sandboxes", id))
 
     def sandboxes(self) -> list[StoredSandbox]:
         return list(self._read("sandboxes", _sandbox))
 
     def put_snapshot(self, snapshot: Snapshot) -> None:
-        self._database.put(
-            "snapshots", snapshot.id, snapshot.key_id, encoded(snapshot), durable=True
-        )
+        row = (snapshot.id, snapshot.key_id, encoded(snapshot))
+        self._apply(Put("snapshots", row), durable=True)
 
     def remove_snapshot(self, id: str) -> None:
-        self._database.execute("delete from snapshots where id = ?", id)
+        self._apply(Removal("snapshots", id))
 
     def snapshots(self) -> list[Snapshot]:
         return list(self._read("snapshots", _snapshot))
+
+
+def _row(sandbox: StoredSandbox) -> Put:
+    return Put("sandboxes", (sandbox.id, sandbox.key_id, sandbox.state, encoded(sandbox)))
 
 
 def hash_of(secret: str) -> str:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import IO, Any
 
 from harness.site.data import record_summary
-from harness.site.data.record_summary import compact
+from harness.site.data.series_kind import compact
 
 
 @dataclass(frozen=True, slots=True)

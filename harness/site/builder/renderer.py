@@ -16,14 +16,23 @@ import jinja2
 from jinja2.bccache import Bucket
 from markupsafe import Markup
 
-from harness.claims import published
+from harness.claims import published, systems
 from harness.claims.verdict import Verdict
 from harness.measure import quantity, statistics
 from harness.measure.quantity import thousands
 from harness.measure.record import Scalar, Series
 from harness.paths import cache_directory
 from harness.site.builder import essay_html
-from harness.site.data import corpus, described, figures, how_many, machines, publishers, sentences
+from harness.site.data import (
+    corpus,
+    described,
+    figures,
+    how_many,
+    machines,
+    publishers,
+    sentences,
+    services,
+)
 from harness.site.data.addresses import published_page, slug
 from harness.site.data.essays import Lookup
 from harness.site.page import Document, Page
@@ -71,6 +80,9 @@ def environment(sources: Path) -> jinja2.Environment:
         accelerator=machines.accelerator,
         guests=machines.guests,
         within=publishers.within,
+        system_title=systems.title,
+        service_page=services.page,
+        service_title=services.title,
     )
     made.globals.update(
         anchor=corpus.anchor,
@@ -92,6 +104,7 @@ def environment(sources: Path) -> jinja2.Environment:
         statistic_name=described.statistic,
         sizes=figures.size,
         place=figures.place,
+        round_trips=services.round_trips,
     )
     return made
 

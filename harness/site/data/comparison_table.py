@@ -194,7 +194,7 @@ def rows(corpus: Corpus) -> Sequence[ComparisonRow]:
             _network_cell(column, words, kinds)
             for column, words in zip(COLUMNS, _NETWORK, strict=True)
         ]),
-        ComparisonRow("E2B SDK", "operations that work", sdk),
+        ComparisonRow("E2B SDK", "calls that work", sdk),
     )  # fmt: skip
 
 
@@ -233,19 +233,13 @@ def _network_cell(
 
 
 def _sdk_cell(corpus: Corpus, column: Column, published: Sequence[Figure]) -> ComparisonCell:
-    """How many SDK operations work, if our gateway serves this kind."""
+    """How many of the SDK's calls work, if our gateway serves this kind."""
     if not column.substrate("qemu"):
         return ComparisonCell("not supported by our gateway", published=published)
     matrix = e2b.matrix(corpus)
     if not matrix:
         return ComparisonCell("through our gateway", published=published)
-    scores = [score for plane in matrix.planes for score in plane.scores]
-    works, of = sum(one.works for one in scores), sum(one.of for one in scores)
-    return ComparisonCell(
-        f"{works} of {of}, across {len(matrix.sdks)} SDK versions",
-        published=published,
-        source=matrix.entry,
-    )
+    return ComparisonCell(matrix.score, published=published, source=matrix.entry)
 
 
 _ISOLATION = (

@@ -23,18 +23,18 @@ from harness.errors import RecordError
 from harness.measure import record as records
 from harness.measure import record_digests, supersession
 from harness.measure.record import RunRecord, Scalar, Series
-from harness.measure.supersession import Measured, Superseded
+from harness.measure.supersession import Superseded
 from harness.site.data import marks, repeats
 from harness.site.data.addresses import slug
 from harness.site.data.record_summary import (
     RecordSummary,
-    SeriesKind,
     SeriesSummary,
     anchor,
     fits,
     summarise,
 )
 from harness.site.data.repeats import Environment
+from harness.site.data.series_kind import SeriesKind
 
 __all__ = [
     "Corpus",
@@ -163,7 +163,7 @@ class Corpus:
     @functools.cached_property
     def superseded(self) -> Mapping[str, Superseded]:
         """The records that later ones have superseded, by run."""
-        return supersession.superseded([_measured(one.summary) for one in self.entries])
+        return supersession.superseded([one.summary.compared for one in self.entries])
 
     @functools.cached_property
     def by_run(self) -> Mapping[str, RecordEntry]:
@@ -177,7 +177,8 @@ class Corpus:
     @functools.cached_property
     def machines(self) -> Mapping[str, Sequence[RecordEntry]]:
         """Every machine's records, oldest first; the machine with the most evidence comes first,
-        of equal ones that measured last. One record of a new machine changes no first place."""
+        of equal ones that measured last. One record of a new machine changes no first place. An
+        endpoint's records are with the machine of the client."""
         found: dict[str, list[RecordEntry]] = {}
         for entry in reversed(self.entries):
             found.setdefault(entry.summary.machine.id, []).append(entry)
@@ -186,12 +187,13 @@ class Corpus:
 
     def _evidence(self, machine: str) -> tuple[bool, int, int]:
         """Whether a machine has timings, how many claims it can answer, and how many kinds of
-        series it has; only valid series with samples count."""
+        series it has; only valid series with samples count, and none of an endpoint's."""
         valid = {
             place: [
                 kind
                 for kind, several in kinds.items()
-                if any(
+                if not kind.endpoint
+                and any(
                     one.n and entry.summary.validity.status == "valid" for _, entry, one in several
                 )
             ]
@@ -223,9 +225,27 @@ class Corpus:
             for key, several in self._by_rig.items()
         }
 
+    @functools.cached_property
+    def _own(self) -> Mapping[tuple[str, str], Sequence[RecordEntry]]:
+        return {
+            key: [entry for entry in several if not entry.summary.endpoint]
+            for key, several in self._with_figures.items()
+        }
+
     def of_rig(self, rig: str, machine: str | None) -> Sequence[RecordEntry]:
-        """Records of one rig on one machine, without function-only ones, oldest first."""
-        return self._with_figures.get((rig, machine or ""), ())
+        """Records of one rig on one machine, oldest first: without function-only ones, and without
+        those of endpoints, whose figures are not the machine's."""
+        return self._own.get((rig, machine or ""), ())
+
+    @functools.cached_property
+    def endpoints(self) -> Mapping[str, Sequence[RecordEntry]]:
+        """The records of each service under test by its identity, oldest first; the service that
+        was measured last comes first."""
+        found: dict[str, list[RecordEntry]] = {}
+        for entry in reversed(self.entries):
+            if entry.summary.endpoint:
+                found.setdefault(entry.summary.endpoint.identity, []).append(entry)
+        return {identity: several[::-1] for identity, several in found.items()}
 
     @functools.cached_property
     def _by_metric(self) -> Mapping[tuple[str, str, str], Mapping[SeriesKind, Sequence[SeriesAt]]]:
@@ -245,18 +265,18 @@ class Corpus:
     def series_of(
         self, rig: str, machine: str | None, metric: str
     ) -> Mapping[SeriesKind, Sequence[SeriesAt]]:
-        """All series of a metric in a rig's records, grouped by kind, oldest first. Thousands of
-        records have only a few kinds of series."""
+        """All series of a metric in a rig's records, grouped by kind, oldest first. Each endpoint's
+        are of kinds of their own. Thousands of records have only a few kinds of series."""
         return self._by_metric.get((rig, machine or "", metric), {})
 
     def newest(
         self, rig: str, machine: str | None, metric: str, *, include_empty: bool = False
     ) -> Iterator[SeriesAt]:
-        """The best series of each kind, by RecordSummary.rank and then the newest;
-        `include_empty` admits series without a sample."""
-        for several in self.series_of(rig, machine, metric).values():
+        """The best series of each kind, by RecordSummary.rank and then the newest, without those of
+        endpoints; `include_empty` admits series without a sample."""
+        for kind, several in self.series_of(rig, machine, metric).items():
             usable = [one for one in several if one[2].n or include_empty]
-            if usable:
+            if usable and not kind.endpoint:
                 yield max(usable, key=lambda one: (one[1].summary.rank(one[2]), one[0]))
 
     @functools.cached_property
@@ -266,28 +286,16 @@ class Corpus:
 
     @functools.cached_property
     def function_only_records(self) -> Mapping[tuple[str, str], Sequence[RecordEntry]]:
-        """Function-only records by rig and machine, oldest first."""
+        """Function-only records by rig and machine, oldest first, without those of endpoints."""
         found = {
-            key: [entry for entry in several if entry.summary.function_only]
+            key: [
+                entry
+                for entry in several
+                if entry.summary.function_only and not entry.summary.endpoint
+            ]
             for key, several in self._by_rig.items()
         }
         return {key: several for key, several in found.items() if several}
-
-
-def _measured(one: RecordSummary) -> Measured:
-    return Measured(
-        one.run_id,
-        one.rig,
-        one.profile,
-        one.git,
-        one.machine,
-        one.images,
-        one.patches,
-        one.validity.status,
-        bool(one.function_only),
-        frozenset(series.kind for series in one.series if series.n),
-        frozenset(s.kind for s in one.series if s.n and one.conditions(s).emulated),
-    )
 
 
 def places(results: Path) -> tuple[Sequence[Place], Sequence[Problem]]:

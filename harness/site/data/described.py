@@ -26,6 +26,7 @@ _METRICS = {
     "denied-leaks": "denied packets that arrived",
     "leaked-packets": "packets leaked after a change",
     "endpoint": "operations that work",
+    "method": "methods that work",
 }
 _REPLIED = "guests that replied"
 _SETUPS = {

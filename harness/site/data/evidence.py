@@ -13,7 +13,8 @@ from harness.claims.verdict import Evidence, Finding, Verdict
 from harness.measure.record import Facts, Series
 from harness.site.data import how_many
 from harness.site.data.corpus import Corpus, RecordEntry, SeriesAt
-from harness.site.data.record_summary import Rank, SeriesKind, SeriesSummary, fits
+from harness.site.data.record_summary import Rank, SeriesSummary, fits
+from harness.site.data.series_kind import SeriesKind
 
 RANKED = (
     "Of several runs of the same series, a valid one comes before a suspect one, then the full "
@@ -76,7 +77,8 @@ class Found:
     @property
     def system(self) -> str:
         """The system that was measured."""
-        return systems.of_series(self.summary.dimensions, self.entry.summary.machine.os)
+        record = self.entry.summary
+        return systems.of_series(self.summary.dimensions, record.machine.os, record.rig.id)
 
 
 @dataclass(frozen=True)
@@ -89,14 +91,19 @@ class Judged:
     decides: bool = False
 
 
-def find(corpus: Corpus, answer: Answer, machine: str | None) -> Found | None:
-    """The record that answers best, or all valid ones of today's rig for `every_record`.
+def find(corpus: Corpus, answer: Answer, machine: str | None, service: str = "") -> Found | None:
+    """The record that answers best, or all valid ones of today's rig for `every_record`; with the
+    identity of a service, only of its records.
 
     Undisturbed records first, then the full profile, then those whose guests were not emulated; the
     newest of equals. What has changed since a record was made changes nothing.
     """
     by_kind = corpus.series_of(answer.rig, machine, answer.metric)
-    kinds = [kind for kind in by_kind if answering.answers(kind.dimensions, answer)]
+    kinds = [
+        kind
+        for kind in by_kind
+        if answering.answers(kind.dimensions, answer) and service in ("", kind.endpoint)
+    ]
     if answer.every_record and (several := _every(corpus, by_kind, kinds)):
         newest, *others = (_found(entry, kinds, answer) for entry in several)
         return dataclasses.replace(newest, others=tuple(others))
@@ -120,7 +127,7 @@ def _every(
     kinds: Sequence[SeriesKind],
 ) -> Sequence[RecordEntry]:
     """Every valid record of today's rig with these series, newest first; if today's rig has none,
-    of the newest rig that has one."""
+    of the newest rig that has one. Of several services under test, that of the newest record."""
     valid = {
         at: entry
         for kind in kinds
@@ -130,10 +137,15 @@ def _every(
     found = [valid[at] for at in sorted(valid, reverse=True)]
     if not found:
         return ()
+    found = [one for one in found if _service(one) == _service(found[0])]
     rig = found[0].summary.rig
     today = corpus.rigs.get(rig.path, ())
     current = [one for one in found if one.summary.rig.sha256 in today]
     return current or [one for one in found if one.summary.rig.sha256 == rig.sha256]
+
+
+def _service(entry: RecordEntry) -> str:
+    return entry.summary.endpoint.identity if entry.summary.endpoint else ""
 
 
 def _best(
@@ -152,14 +164,17 @@ def _best(
     return cast("tuple[Rank, int, RecordEntry] | None", corpus.memo[key])
 
 
-def judged(corpus: Corpus, claim: Claim, machine: str | None) -> Sequence[Judged]:
-    """Every answer of a claim on one machine; the deciding one has the others counted."""
-    key = (judged, claim.id, machine)
+def judged(
+    corpus: Corpus, claim: Claim, machine: str | None, service: str = ""
+) -> Sequence[Judged]:
+    """Every answer of a claim on one machine; the deciding one has the others counted. With the
+    identity of a service, only its records that were made from this machine count."""
+    key = (judged, claim.id, machine, service)
     if key in corpus.memo:
         return cast(Sequence[Judged], corpus.memo[key])
     made = []
     for answer in claim.answers:
-        found = find(corpus, answer, machine)
+        found = find(corpus, answer, machine, service)
         finding = verdict.judge(claim, answer, _evidence(found))
         runs = _other_runs(claim, answer, finding, found)
         made.append(Judged(answer, found, dataclasses.replace(finding, runs=runs)))

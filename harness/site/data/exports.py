@@ -11,6 +11,7 @@ from harness.claims.verdict import Verdict
 from harness.measure.quantity import show
 from harness.measure.record import SCHEMA_FILE
 from harness.site.data import evidence, figures, machines
+from harness.site.data.addresses import slug
 from harness.site.data.corpus import Corpus, RecordEntry
 from harness.site.data.files import as_csv, as_json
 from harness.site.data.linked_data import LICENCE
@@ -24,7 +25,7 @@ CLAIM_COLUMNS = (
     "claim", "publisher", "title", "quote", "as_written", "value", "unit", "statistic", "when",
     "source", "system", "verdict", "notes", "marks", "comparable", "measured_on", "ours",
     "low", "high", "needed", "decides", "machine", "rig", "metric", "record", "why",
-    "published_state",
+    "published_state", "endpoint",
 )  # fmt: skip
 
 
@@ -50,6 +51,7 @@ def index(corpus: Corpus) -> bytes:
                     "rig": one.summary.rig.id,
                     "profile": one.summary.profile,
                     "machine": one.summary.machine.id,
+                    "endpoint": one.summary.endpoint.identity if one.summary.endpoint else None,
                     "validity": one.summary.validity.status,
                     "superseded_by": _superseded_by(corpus, one),
                     "function_only": one.summary.function_only or None,
@@ -123,6 +125,7 @@ def claims_csv(corpus: Corpus) -> bytes:
                         found.entry.raw if found else None,
                         judged.answer.why,
                         one.state or None,
+                        (found.summary.kind.endpoint or None) if found else None,
                     )
                 )
     return as_csv(CLAIM_COLUMNS, rows)
@@ -203,13 +206,23 @@ def crate(
             "name": b.machine.name,
             "description": f"{b.machine.cpu}; {b.machine.os}; kernel {b.machine.kernel}",
         }
+        if b.endpoint:
+            hosts[b.endpoint.identity] = {
+                "@id": f"#service-{slug(b.endpoint.identity)}",
+                "@type": "Thing",
+                "name": b.endpoint.name,
+                "description": b.endpoint.identity,
+            }
         actions.append(
             {
                 "@id": f"#run-{b.run_id}",
                 "@type": "CreateAction",
                 "name": b.task,
                 "instrument": {"@id": f"#rig-{b.rig.sha256}"},
-                "object": [{"@id": f"#machine-{b.machine.id}"}],
+                "object": [
+                    {"@id": f"#machine-{b.machine.id}"},
+                    *([{"@id": f"#service-{slug(b.endpoint.identity)}"}] if b.endpoint else []),
+                ],
                 "result": [{"@id": path}],
                 "startTime": b.started,
                 "endTime": b.finished,
@@ -313,9 +326,9 @@ def _summary(one: RecordEntry) -> str:
     words = f"{series.metric}: median {show(median, series.unit)}" if series and median else ""
     if series and one.summary.function_only:
         words = f"function only, {series.metric}: {', '.join(figures.attempts(one, series))}"
-    return ", ".join(
-        part for part in (_state(one.summary), words, machines.title(one.summary.machine)) if part
-    )
+    machine, endpoint = machines.title(one.summary.machine), one.summary.endpoint
+    where = f"{endpoint.name}, from {machine}" if endpoint else machine
+    return ", ".join(part for part in (_state(one.summary), words, where) if part)
 
 
 def _state(one: RecordSummary) -> str:

@@ -14,7 +14,7 @@ from markupsafe import Markup, escape
 from harness.claims.published import Figure
 from harness.measure import statistics
 from harness.measure.between_runs import Between
-from harness.measure.conditions import Conditions
+from harness.measure.conditions import NOT_RECORDED, Conditions
 from harness.measure.quantity import Scale, scale, show, show_interval, thousands
 from harness.measure.record import Scalar, Series, conditions_of
 from harness.measure.statistics import Estimate
@@ -22,7 +22,8 @@ from harness.site.data import how_many
 from harness.site.data.addresses import published_page
 from harness.site.data.corpus import RecordEntry, anchor
 from harness.site.data.estimates import PERCENTILES, estimates_of
-from harness.site.data.record_summary import COUNTED, SeriesKind, SeriesSummary, series_kind
+from harness.site.data.record_summary import COUNTED, SeriesSummary
+from harness.site.data.series_kind import SeriesKind, series_kind
 from harness.site.data.units import unit_beside
 
 Link = Callable[[str], str]
@@ -160,7 +161,9 @@ def notes(entry: RecordEntry, series: AnySeries) -> Sequence[str]:
     """
     if series.unit == COUNTED or entry.summary.function_only:
         return ()
-    return conditions(entry, series).notes
+    found = conditions(entry, series).notes
+    # What runs the guests of a service is not known: its own page says so, once.
+    return [one for one in found if one != NOT_RECORDED] if entry.summary.endpoint else found
 
 
 def noted(entry: RecordEntry, series: AnySeries) -> Markup:
@@ -177,13 +180,14 @@ def between(entry: RecordEntry, series: AnySeries) -> Between | None:
     """How the runs of a series differ in this record's environment; None where only one counts."""
     if entry.environment is None:
         return None
-    return entry.environment.between(_kind(series))
+    return entry.environment.between(_kind(entry, series))
 
 
-def _kind(series: AnySeries) -> SeriesKind:
+def _kind(entry: RecordEntry, series: AnySeries) -> SeriesKind:
     if isinstance(series, SeriesSummary):
         return series.kind
-    return series_kind(series.metric, series.unit, series.better, series.dimensions)
+    of = entry.summary.endpoint.identity if entry.summary.endpoint else ""
+    return series_kind(series.metric, series.unit, series.better, series.dimensions, of)
 
 
 def spread(
@@ -204,7 +208,7 @@ def spread(
         runs += f", {found.lives} boots"
     if statistic != "p50":
         assert entry.environment is not None
-        values = entry.environment.values(_kind(series), statistic)
+        values = entry.environment.values(_kind(entry, series), statistic)
         if len(values) < 2:
             return ONE_RUN
         extremes = Estimate(values[-1], min(values), max(values))

@@ -25,6 +25,13 @@ def within(data: Mapping[str, Any]) -> Markup:
     return Markup(text.translate(_ESCAPES))
 
 
+def _where(record: RunRecord) -> str:
+    machine = machines.title(record.machine)
+    if record.endpoint:
+        return f"of the service {record.endpoint.name}, from {machine}"
+    return f"on {machine}"
+
+
 def of_run(record: RunRecord, title: str, page: str, files: Mapping[str, str]) -> Markup:
     """One run as a Dataset. `files` maps its paths below the site's root to media types."""
     metrics = {one.metric: one for one in record.series}
@@ -34,7 +41,7 @@ def of_run(record: RunRecord, title: str, page: str, files: Mapping[str, str]) -
             "@type": "Dataset",
             "name": f"{title}: run {record.run_id}",
             "description": f"Every sample of one run of the rig {record.rig.id}, in measurement "
-            f"order, on {machines.title(record.machine)}.",
+            f"order, {_where(record)}.",
             "identifier": record.run_id,
             "license": LICENCE,
             "isAccessibleForFree": True,

@@ -40,7 +40,8 @@ def of(
             if patch.applied and patches.get(patch.path, patch.sha256) != patch.sha256:
                 yield "patch", f"the patch {patch.path} has changed since"
         if kernels[one.machine.id] != one.machine.kernel:
-            yield "kernel", "the machine now runs another kernel"
+            whose = "the client's machine" if one.endpoint else "the machine"
+            yield "kernel", f"{whose} now runs another kernel"
         if any(images[one.machine.id, one.rig.id, each.name] != each.sha256 for each in one.images):
             yield "image", "the image has changed since"
 

@@ -40,9 +40,11 @@ class RigRecord:
         return round(sum(found[1].samples)) if found else 0
 
 
-def newest(corpus: Corpus, rig: str) -> RigRecord | None:
-    """The best record on this machine, by validity and profile, then the newest."""
-    entries = corpus.of_rig(rig, corpus.machine)
+def newest(
+    corpus: Corpus, rig: str, wanted: Callable[[RecordEntry], bool] = lambda _: True
+) -> RigRecord | None:
+    """The best wanted record on this machine, by validity and profile, then the newest."""
+    entries = [one for one in corpus.of_rig(rig, corpus.machine) if wanted(one)]
     if not entries:
         return None
     valid = [one for one in entries if one.summary.validity.status == "valid"] or entries

@@ -1,22 +1,35 @@
-"""The newest figure of every series of a machine."""
+"""The newest figure of every series of a machine, or of a service under test."""
 
 from __future__ import annotations
 
-from harness.measure.record import Scalar
+from collections.abc import Sequence
+
 from harness.site.data.corpus import Corpus, RecordEntry
 from harness.site.data.record_summary import Rank, SeriesSummary
+from harness.site.data.series_kind import KindKey
 from harness.site.data.tracks import DETAILS
 
-Key = tuple[str, tuple[str, tuple[tuple[str, Scalar], ...]]]
+Key = tuple[str, KindKey]
 
 
-def newest(
-    corpus: Corpus, machine: str | None
-) -> dict[str, list[tuple[RecordEntry, SeriesSummary]]]:
-    """By rig, the best record of each series, by RecordSummary.rank and then the newest;
-    function-only ones only if there is no other."""
+Newest = dict[str, list[tuple[RecordEntry, SeriesSummary]]]
+
+
+def newest(corpus: Corpus, machine: str | None) -> Newest:
+    """By rig, the best record of each series that is the machine's own, by RecordSummary.rank and
+    then the newest; function-only ones only if there is no other."""
+    several = corpus.machines.get(machine or "", ())
+    return _newest([entry for entry in several if not entry.summary.endpoint])
+
+
+def of_endpoint(corpus: Corpus, identity: str) -> Newest:
+    """The same of a service under test, measured from whatever machine."""
+    return _newest(corpus.endpoints.get(identity, ()))
+
+
+def _newest(entries: Sequence[RecordEntry]) -> Newest:
     chosen: dict[Key, tuple[RecordEntry, SeriesSummary]] = {}
-    for entry in corpus.machines.get(machine or "", ()):
+    for entry in entries:
         for series in entry.summary.series:
             if series.metric in DETAILS:
                 continue

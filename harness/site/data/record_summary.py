@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from datetime import datetime
 from typing import Any
 
 from harness.measure.conditions import Conditions, Reach, derived
+from harness.measure.endpoint_facts import EndpointFacts
 from harness.measure.record import (
     Facts,
     Git,
@@ -29,7 +29,9 @@ from harness.measure.record import (
     Validity,
 )
 from harness.measure.statistics import Estimate
+from harness.measure.supersession import Measured
 from harness.site.data.estimates import PERCENTILES, estimates_of
+from harness.site.data.series_kind import SeriesKind, compact, series_kind
 
 EMULATED = "emulated"
 """The class of machines whose records show that something works, but not how fast."""
@@ -67,33 +69,6 @@ def anchor(record: RunRecord, series: Series) -> str:
         if one is series:
             return f"/series/{number}"
     return f"/series/{record.series.index(series)}"
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class SeriesKind:
-    """What a series measures. Interned: there is one object per kind, compared by identity.
-
-    `key` is its metric and its dimensions sorted by name.
-    """
-
-    metric: str
-    unit: str
-    better: str
-    dimensions: Facts
-    key: tuple[str, tuple[tuple[str, Scalar], ...]]
-
-
-_KINDS: dict[str, SeriesKind] = {}
-
-
-def series_kind(metric: str, unit: str, better: str, dimensions: Facts) -> SeriesKind:
-    """The shared object for series of this kind."""
-    name = compact([metric, unit, better, dict(dimensions)])
-    found = _KINDS.get(name)
-    if found is None:
-        key = (metric, tuple(sorted(dimensions.items())))
-        found = _KINDS[name] = SeriesKind(metric, unit, better, dict(dimensions), key)
-    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,8 +152,10 @@ _PLACES = {
 """The index in `numbers` of each statistic, and whether its bounds follow."""
 
 
-def summarise_series(series: Series, number: int, machine: Machine) -> SeriesSummary:
-    """The summary of a series of a record of this machine."""
+def summarise_series(
+    series: Series, number: int, machine: Machine, endpoint: str = ""
+) -> SeriesSummary:
+    """The summary of a series of a record of this machine, of the service with this identity."""
     found = estimates_of(series)
     numbers: list[float | None] = []
     if found:
@@ -186,7 +163,7 @@ def summarise_series(series: Series, number: int, machine: Machine) -> SeriesSum
     # If n does not allow a percentile, it allows none of the later ones.
     for one in found.values():
         numbers += [one.value, one.low, one.high]
-    of = series_kind(series.metric, series.unit, series.better, series.dimensions)
+    of = series_kind(series.metric, series.unit, series.better, series.dimensions, endpoint)
     stated = series.conditions if series.conditions != derived(series, machine) else None
     n = len(series.samples)
     mean = math.fsum(series.samples) / n if n else None
@@ -196,7 +173,8 @@ def summarise_series(series: Series, number: int, machine: Machine) -> SeriesSum
 @dataclass(frozen=True, slots=True)
 class RecordSummary:
     """A record without samples, machine states and command lines. `sha256` is its file's digest,
-    `booted` the second since 1970 at which the machine had started; None where it is not known."""
+    `booted` the second since 1970 at which the machine had started; None where it is not known.
+    With an `endpoint`, `machine` is the client's."""
 
     run_id: str
     started: str
@@ -212,6 +190,7 @@ class RecordSummary:
     series: Sequence[SeriesSummary]
     sha256: str
     booted: int | None = None
+    endpoint: EndpointFacts | None = None
 
     @property
     def date(self) -> str:
@@ -228,6 +207,25 @@ class RecordSummary:
     def conditions(self, series: SeriesSummary) -> Conditions:
         """What the figures of one of its series must be read with."""
         return series.stated or derived(series, self.machine)
+
+    @property
+    def compared(self) -> Measured:
+        """What decides whether a later record supersedes it."""
+        sampled = [one for one in self.series if one.n]
+        return Measured(
+            self.run_id,
+            self.rig,
+            self.profile,
+            self.git,
+            self.machine,
+            self.images,
+            self.patches,
+            self.validity.status,
+            bool(self.function_only),
+            frozenset(one.kind for one in sampled),
+            frozenset(one.kind for one in sampled if self.conditions(one).emulated),
+            self.endpoint,
+        )
 
     def rank(self, series: SeriesSummary) -> Rank:
         """How well one of its series was measured; more is better (evidence.RANKED)."""
@@ -250,7 +248,8 @@ def fits(have: Facts, wanted: Mapping[str, Scalar]) -> bool:
 def summarise(record: RunRecord, sha256: str) -> RecordSummary:
     """The summary of a record."""
     host = dataclasses.replace(record.machine, before={}, after={})
-    series = [summarise_series(one, number, host) for number, one in enumerate(record.series)]
+    of = record.endpoint.identity if record.endpoint else ""
+    series = [summarise_series(one, number, host, of) for number, one in enumerate(record.series)]
     return RecordSummary(
         record.run_id,
         record.started,
@@ -266,6 +265,7 @@ def summarise(record: RunRecord, sha256: str) -> RecordSummary:
         series,
         sha256,
         _booted(record),
+        record.endpoint,
     )
 
 
@@ -278,14 +278,6 @@ def _booted(record: RunRecord) -> int | None:
 
 Shared = dict[str, list[Any]]
 """Plain data shared by many records, each item under a name derived from its content."""
-
-
-def compact(data: object) -> str:
-    """JSON without white space."""
-    return _ENCODE(data)
-
-
-_ENCODE = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 
 def _share(shared: Shared, data: list[Any]) -> str:
@@ -310,7 +302,7 @@ def to_json(one: RecordSummary, shared: Shared) -> list[Any]:
         [one.validity.status, list(one.validity.reasons)],
         [
             [
-                _share(shared, [k.metric, k.unit, k.better, dict(k.dimensions)]),
+                _share(shared, [k.metric, k.unit, k.better, dict(k.dimensions), k.endpoint]),
                 series.n,
                 series.failed,
                 _as_list(series.stated),
@@ -321,6 +313,7 @@ def to_json(one: RecordSummary, shared: Shared) -> list[Any]:
             for k in (series.kind,)
         ],
         one.booted,
+        dataclasses.asdict(one.endpoint) if one.endpoint else None,
         one.sha256,
     ]
 
@@ -367,7 +360,7 @@ class Reader:
     def __call__(self, data: list[Any]) -> RecordSummary:
         """The inverse of `to_json`. Raises LookupError, TypeError or ValueError."""
         (run_id, started, finished, profile, rig, task, git, patches, images, machine, validity,
-         lines, booted, sha256) = data  # fmt: skip
+         lines, booted, endpoint, sha256) = data  # fmt: skip
         kinds = self._kinds
         return RecordSummary(
             run_id,
@@ -395,4 +388,5 @@ class Reader:
             ],
             sha256,
             booted,
+            EndpointFacts(**endpoint) if endpoint else None,
         )

@@ -1,8 +1,8 @@
 """The runs of one series in one environment, and how much they differ from each other.
 
-They are of the same machine, rig, kernel, patches, images and accelerator, and valid: what else
-differs is what a further run would differ by. Where our own gateway was measured, its code is what
-was measured, so they are of the same commit too.
+They are of the same machine, endpoint, rig, kernel, patches, images and accelerator, and valid:
+what else differs is what a further run would differ by. Where our own gateway was measured, its
+code is what was measured, so they are of the same commit too.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from itertools import pairwise
 from harness.claims import systems
 from harness.measure import between_runs
 from harness.measure.between_runs import Between
-from harness.site.data.record_summary import RecordSummary, SeriesKind, SeriesSummary
+from harness.site.data.record_summary import RecordSummary, SeriesSummary
+from harness.site.data.series_kind import SeriesKind
 
 _SAME_LIFE_S = 300
 """Moments of boot that are closer are the same: the wall clock is corrected now and then."""
@@ -119,7 +120,7 @@ def _code(one: RecordSummary) -> Hashable:
     A change that was not committed is known by nothing: such a run is like no other.
     """
     ours = any(
-        systems.of_series(series.dimensions, one.machine.os) == systems.GATEWAY
+        systems.of_series(series.dimensions, one.machine.os, one.rig.id) == systems.GATEWAY
         for series in one.series
     )
     if not ours:
@@ -132,6 +133,7 @@ def _key(one: RecordSummary, rigs: Mapping[str, Sequence[str]]) -> Hashable:
     alike = rigs.get(one.rig.path, ())
     return (
         one.machine.id,
+        one.endpoint.identity if one.endpoint else None,
         one.rig.id,
         alike[0] if rig in alike else rig,
         one.machine.os,

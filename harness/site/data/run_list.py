@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 
+from harness.claims import answering
 from harness.claims.claims import Claim
+from harness.measure.conditions import SYSTEM
 from harness.site.data import cold_start
 from harness.site.data.corpus import RecordEntry
-from harness.site.data.record_summary import RecordSummary, SeriesSummary, fits
+from harness.site.data.record_summary import RecordSummary, SeriesSummary
 
 
 def headline(one: RecordSummary) -> SeriesSummary | None:
@@ -21,17 +23,18 @@ def headline(one: RecordSummary) -> SeriesSummary | None:
 
 
 def title(one: RecordSummary) -> str:
-    """The rig and the dimensions that all series of the run share."""
+    """The rig, the service under test if it was one, and the dimensions that all series share."""
+    of = [one.rig.id, *([one.endpoint.name] if one.endpoint else [])]
     if not one.series:
-        return one.rig.id
+        return ", ".join(of)
     shared = [
         f"{value}" if isinstance(value, str) else f"{name} {value}"
         for name, value in one.series[0].dimensions.items()
-        if name != "accelerator"
+        if name not in ("accelerator", SYSTEM)
         and value is not None
         and all(series.dimensions.get(name) == value for series in one.series)
     ]
-    return ", ".join([one.rig.id, *shared])
+    return ", ".join([*of, *shared])
 
 
 def answerable(one: RecordSummary, claims: Sequence[Claim]) -> Sequence[Claim]:
@@ -42,7 +45,7 @@ def answerable(one: RecordSummary, claims: Sequence[Claim]) -> Sequence[Claim]:
         if any(
             answer.rig == one.rig.id
             and any(
-                series.metric == answer.metric and fits(series.dimensions, answer.where)
+                series.metric == answer.metric and answering.answers(series.dimensions, answer)
                 for series in one.series
             )
             for answer in claim.answers

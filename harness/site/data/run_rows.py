@@ -6,6 +6,7 @@ These are the bulk of thousands of pages, so their cells are made here and not b
 from __future__ import annotations
 
 import functools
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -17,6 +18,14 @@ from harness.site.data.corpus import RecordEntry
 from harness.site.data.estimates import PERCENTILES
 from harness.site.data.record_summary import SeriesSummary, own_dimensions
 
+FAILED = {
+    "refused": "refused",
+    "lost": "lost",
+    "missing": "missing",
+    "differs": "different",
+    "not-offered": "not offered",
+}
+"""The kinds of failures as pages name them; a plain failure has none."""
 _COLUMNS = (*PERCENTILES, "min", "max")
 _WITH_INTERVAL = ("p50", "p95")
 
@@ -46,6 +55,14 @@ class SeriesRow:
     def chips(self) -> Markup:
         """Its dimensions, each as a chip."""
         return Markup("".join(_chip(*one) for one in self.series.dimensions.items()))
+
+    @property
+    def failed_kinds(self) -> str:
+        """How many attempts failed in which way, where that is recorded: "3 refused, 1 lost"."""
+        kinds = Counter(one.kind for one in self.series.failures if one.kind)
+        plain = len(self.series.failures) - kinds.total()
+        told = [f"{many} {FAILED[kind]}" for kind, many in kinds.items()]
+        return ", ".join([*told, *([f"{plain} failed"] if kinds and plain else [])])
 
     @property
     def reasons(self) -> Mapping[str, str]:
@@ -108,7 +125,8 @@ def reasons(series: Series) -> dict[str, str]:
     """Every reason for failure, with the numbers of its attempts, from 1: 3, 7–9."""
     by_reason: dict[str, list[int]] = {}
     for failure in series.failures:
-        by_reason.setdefault(failure.reason, []).append(failure.index + 1)
+        kind = f"{FAILED[failure.kind]}: " if failure.kind else ""
+        by_reason.setdefault(f"{kind}{failure.reason}", []).append(failure.index + 1)
     return {reason: _ranges(sorted(set(found))) for reason, found in by_reason.items()}
 
 

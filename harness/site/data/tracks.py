@@ -8,18 +8,18 @@ from dataclasses import dataclass
 
 from harness.measure import comparison
 from harness.measure.comparison import Outcome
-from harness.measure.record import Scalar
 from harness.measure.statistics import Estimate
 from harness.site.data import figures
 from harness.site.data.addresses import slug
 from harness.site.data.corpus import Corpus, RecordEntry
 from harness.site.data.machine_days import MachineDay, Step, days_of, explained
 from harness.site.data.record_summary import SeriesSummary
+from harness.site.data.series_kind import KindKey
 
 DETAILS = ("footprint", "wakes", "host-memory", "retransmits", "cpu", "sent", "idle-switches")
 """Metrics that explain others; they have no history."""
 
-Key = tuple[str, str, tuple[str, tuple[tuple[str, Scalar], ...]]]
+Key = tuple[str, str, KindKey]
 """A rig, a profile, and the kind of a series."""
 
 
@@ -71,10 +71,16 @@ class Track:
         return self.points[-1].series
 
     @property
+    def title(self) -> str:
+        """Its rig, and the service under test, if it was one."""
+        endpoint = self.newest.entry.summary.endpoint
+        return f"{self.rig} of {endpoint.name}" if endpoint else self.rig
+
+    @property
     def anchor(self) -> str:
         """Its anchor on a page of its rig."""
-        facts = "-".join(f"{k}-{v}" for k, v in sorted(self.series.dimensions.items()))
-        return slug(f"{self.series.metric}-{facts}")
+        facts = [f"{k}-{v}" for k, v in sorted(self.series.dimensions.items())]
+        return slug("-".join([self.series.metric, *facts, self.series.kind.endpoint]).rstrip("-"))
 
     @property
     def newest(self) -> Point:
@@ -99,13 +105,14 @@ def machine_days(corpus: Corpus, machine: str) -> Sequence[MachineDay]:
     if key not in corpus.memo:
         corpus.memo[key] = days_of(
             _step(rig, *pair)
-            for (rig, _), runs in _runs(corpus, machine).items()
+            for (rig, (*_, endpoint)), runs in _runs(corpus, machine).items()
+            if not endpoint  # what another machine served
             for pair in itertools.pairwise(runs)
         )
     return corpus.memo[key]  # type: ignore[return-value]
 
 
-def _runs(corpus: Corpus, machine: str) -> Mapping[tuple[str, object], Sequence[Point]]:
+def _runs(corpus: Corpus, machine: str) -> Mapping[tuple[str, KindKey], Sequence[Point]]:
     """The runs of each series, by rig and kind; of the full profile if both qualify."""
     memo = (_runs, machine)
     if memo in corpus.memo:
@@ -122,7 +129,7 @@ def _runs(corpus: Corpus, machine: str) -> Mapping[tuple[str, object], Sequence[
                 assert median
                 point = Point(entry, series, median)
                 found.setdefault((rig, profile, series.kind.key), []).append(point)
-    made: dict[tuple[str, object], Sequence[Point]] = {}
+    made: dict[tuple[str, KindKey], Sequence[Point]] = {}
     for (rig, profile, kind), runs in found.items():
         if len(runs) > 1 and (profile == "full" or (rig, kind) not in made):
             made[rig, kind] = runs
@@ -145,12 +152,12 @@ def _step(rig: str, old: Point, new: Point) -> Step:
 def _tracks(corpus: Corpus, machine: str) -> Iterator[Track]:
     moved = {day.day: day for day in machine_days(corpus, machine)}
     made = []
-    for (rig, _), runs in _runs(corpus, machine).items():
+    for (rig, (*_, endpoint)), runs in _runs(corpus, machine).items():
         outcomes = comparison.changes([one.median for one in runs], runs[-1].series.better)
         points = [runs[0]]
         for old, new, outcome in zip(runs, runs[1:], outcomes, strict=False):
-            day = moved.get(new.entry.date)
+            day = moved.get(new.entry.date) if not endpoint else None
             along = day if day and explained(_step(rig, old, new), day) else None
             points.append(Point(new.entry, new.series, new.median, outcome, along))
         made.append(Track(machine, rig, points))
-    yield from sorted(made, key=lambda one: (one.rig, one.anchor))
+    yield from sorted(made, key=lambda one: (one.title, one.anchor))

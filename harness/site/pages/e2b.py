@@ -1,4 +1,4 @@
-"""The E2B page: which operations work with which SDK, and how long the first ones take."""
+"""The E2B page: which methods work with which SDK, and how long the first ones take."""
 
 from __future__ import annotations
 
@@ -28,9 +28,11 @@ def _render(corpus: Corpus) -> Iterator[Document | Asset]:
         "e2b.html",
         "e2b.html",
         "E2B",
-        "Which operations of E2B work with which version of the unmodified SDK, and how fast.",
+        "Which methods of E2B's SDK work, in which version, unmodified, and how fast.",
         {
-            "matrix": e2b.matrix(corpus),
+            "matrices": e2b.matrices(corpus),
+            "kinds": e2b.KINDS,
+            "system_title": e2b.title,
             "published_matrices": corpus.matrices,
             "latency": latency,
             "metrics": _METRICS,

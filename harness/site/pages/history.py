@@ -51,7 +51,7 @@ class Part:
 
 
 def title_of(track: Track) -> str:
-    return f"{track.rig}: {track.series.name}"
+    return f"{track.title}: {track.series.name}"
 
 
 def picture_of(track: Track) -> HistoryPicture:
@@ -86,17 +86,17 @@ def _bytes(track: Track) -> int:
 
 
 def parts_of(machine: str, found: Sequence[Track]) -> Mapping[str, Sequence[Part]]:
-    """The pages of each rig, which has as many as its series need."""
+    """The pages of each rig and service under test, which have as many as their series need."""
     by_rig: dict[str, list[list[Track]]] = {}
     room: dict[str, int] = {}
     for one in found:
-        pages = by_rig.setdefault(one.rig, [])
+        pages = by_rig.setdefault(one.title, [])
         size = _bytes(one)
-        if not pages or room[one.rig] < size:
+        if not pages or room[one.title] < size:
             pages.append([])
-            room[one.rig] = _PAGE
+            room[one.title] = _PAGE
         pages[-1].append(one)
-        room[one.rig] -= size
+        room[one.title] -= size
     return {
         rig: [
             Part(f"history/{slug(machine)}.{slug(rig)}{f'.{n}' if n > 1 else ''}", several)
@@ -109,7 +109,7 @@ def parts_of(machine: str, found: Sequence[Track]) -> Mapping[str, Sequence[Part
 def _page(
     part: Part, pages: Sequence[Part], days: Sequence[MachineDay], above: tuple[str, str]
 ) -> Iterator[Document | Asset]:
-    rig = part.tracks[0].rig
+    rig = part.tracks[0].title
     yield Document(
         f"{part.path}.html",
         "history_rig.html",
@@ -239,6 +239,7 @@ def _regressions(by_machine: Mapping[str, Sequence[Track]], places: Mapping[int,
         {
             "machine": machine,
             "rig": one.rig,
+            "service": one.series.kind.endpoint or None,
             "metric": one.series.metric,
             "dimensions": dict(one.series.dimensions),
             "page": places[id(one)],

@@ -1,11 +1,13 @@
-"""One page per machine: its description, verdicts, rigs over time, and all records."""
+"""One page per machine: its description, verdicts, rigs over time, and all records of its own.
+
+Services that were measured from it have pages of their own (services.py)."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 
 from harness.claims.claims import Claim
-from harness.site.data import evidence, machines
+from harness.site.data import evidence, machines, services
 from harness.site.data.addresses import slug
 from harness.site.data.corpus import Corpus, RecordEntry
 from harness.site.data.run_list import rows_of
@@ -22,7 +24,7 @@ def pages_of(
 
     Split from the oldest record on, so that a full list never changes.
     """
-    parts = [entries[at : at + A_PAGE] for at in range(0, len(entries), A_PAGE)]
+    parts = [entries[at : at + A_PAGE] for at in range(0, len(entries), A_PAGE)] or [[]]
     name = f"machines/{slug(machine)}"
     older = [(f"{name}.{n}.html", part[::-1]) for n, part in enumerate(parts[:-1], 1)]
     return [(f"{name}.html", parts[-1][::-1]), *reversed(older)]
@@ -69,13 +71,14 @@ def _older(
 
 
 def _render(corpus: Corpus) -> Iterator[Item]:
-    for id, entries in corpus.machines.items():
+    for id, every in corpus.machines.items():
+        entries = [one for one in every if not one.summary.endpoint]
         (main, newest), *older = pages_of(id, entries)
         claims = [
             (claim, evidence.deciding(evidence.judged(corpus, claim, id)))
             for claim in corpus.claims
         ]
-        machine = entries[-1].summary.machine
+        machine = every[-1].summary.machine
         yield Document(
             main,
             "machine.html",
@@ -83,13 +86,14 @@ def _render(corpus: Corpus) -> Iterator[Item]:
             f"Everything that was measured on {machines.title(machine)}.",
             {
                 "machine": machine,
-                "function_only": entries[-1].summary.function_only,
+                "function_only": every[-1].summary.function_only,
                 "proved": _proved(corpus, id),
                 "entries": entries,
                 "rows": rows_of(newest, corpus.superseded),
                 "older": [path for path, _ in older],
                 "rigs": _rigs(entries),
-                "kernels": _kernels(entries),
+                "kernels": _kernels(every),
+                "services": list(services.found(corpus, id)),
                 "claims": [(c, j) for c, j in claims if j and j.found],
                 "history": f"history/{slug(id)}.html",
                 "accelerators": sorted({e.summary.machine.accelerator or "none" for e in entries}),

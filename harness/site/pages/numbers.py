@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from harness.site.data import services
 from harness.site.data.addresses import slug
 from harness.site.data.corpus import Corpus, RecordEntry
 from harness.site.data.newest import newest
@@ -71,6 +72,7 @@ def _render(corpus: Corpus) -> Iterator[Item]:
             "rigs": {rig: (shown[rig], len(several)) for rig, several in found.items()},
             "whole": whole,
             "machine": machine,
+            "services": list(services.found(corpus)),
             "proved": _proved(corpus),
             "machine_of": lambda id: corpus.machines[id][-1].summary.machine,
             "others": [

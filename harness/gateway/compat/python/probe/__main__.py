@@ -1,36 +1,36 @@
-"""Calls every operation through the E2B SDK of this interpreter, and checks the results.
+"""Calls every method of the E2B SDK of this interpreter, and checks the results.
+
+    probe sync|async [--surface] [--template T] [--tag NAME=VALUE] [--apart SECONDS]
 
 The rig runs it in an environment with one version of the SDK and imports nothing else. For each
-operation it writes a line of JSON: {operation, plane, works}, with the SDK's `message` on failure,
-or {operation, plane, absent} if this version of the SDK has no such call.
+method (surface.py) it writes a line of JSON, {method, kind, reason}; `kind` is null if the method
+works. A method without a probe has the kind "failed". With `sync`, operations of the service that
+no method uses follow, as {operation, plane, kind, reason}. --surface only lists the methods, with
+those that have no probe: {method, probed}.
 """
 
 from __future__ import annotations
 
+import argparse
+import asyncio
 import json
 import socket
 import sys
-import traceback
 
-import control
-import envd
+import commands
+import files
+import git
 import interpreter
-from checks import CHECKS, ODD, ODD_NAME, Absent
-from e2b_code_interpreter import Sandbox
+import platform_objects
+import sandboxes
+import surface
+import wire
+from registry import PROBES, Absent, Unavailable
+from verdicts import DIFFERS, Exchanges, judged
+from world import World
 
-PARTS = (control, envd, interpreter)
-"""Importing them registers their checks, which run in this order."""
-
-
-class World:
-    """The sandbox that the checks share."""
-
-    def __init__(self):
-        self.metadata = {"probe": "one", ODD_NAME: ODD}
-        self.one = Sandbox.create(metadata=self.metadata, timeout=600)
-
-    def end(self):
-        self.one.kill()
+PARTS = (sandboxes, commands, files, git, interpreter, platform_objects)
+"""Importing them registers their probes."""
 
 
 def resolve_localhost():
@@ -46,31 +46,78 @@ def resolve_localhost():
     socket.getaddrinfo = resolve
 
 
-def main():
-    resolve_localhost()
-    output = sys.stdout
-    sys.stdout = sys.stderr
-    world, broken = None, ""
+def completed(coroutine):
+    """The result of a coroutine that never waits, as those over synchronous classes."""
     try:
-        world = World()
+        coroutine.send(None)
+    except StopIteration as stop:
+        return stop.value
+    raise RuntimeError("a probe of the synchronous classes waits for something")
+
+
+async def verdict(world, name, run):
+    """The kind and reason of one probe; kind None if the method works."""
+    try:
+        await world.begin()
+        world.exchanges.taken()
+        await run(world)
+    except Absent:
+        raise
+    except Unavailable as error:
+        return error.kind, error.reason_for(name)
     except Exception as error:
-        broken = f"{type(error).__name__}: {error}"
-    for operation, plane, function in CHECKS:
-        line = {"operation": operation, "plane": plane}
-        try:
-            if world is None:
-                raise AssertionError(f"no sandbox: {broken}")
-            function(world)
-            line["works"] = True
-        except Absent:
-            line["absent"] = True
-        except Exception as error:
-            line["works"] = False
-            text = str(error) or traceback.format_exc().strip().splitlines()[-2].strip()
-            line["message"] = f"{type(error).__name__}: {text}"[:600]
+        seen = world.exchanges.taken()
+        if await world.is_alive():
+            return judged(error, seen, True)
+        world.lost()
+        return DIFFERS, f"the sandbox is gone; {judged(error, seen, False)[1]}"
+    return None, ""
+
+
+async def all_verdicts(world, methods, write):
+    ordered = [name for name in PROBES if name in methods]
+    for name in ordered:
+        kind, reason = await verdict(world, name, PROBES[name])
+        write({"method": name, "kind": kind, "reason": reason})
+    for name in sorted(set(methods) - set(ordered)):
+        write({"method": name, "kind": "failed", "reason": "not probed"})
+    if not world.asynchronous:
+        for operation, plane, run in wire.OPERATIONS:
+            try:
+                kind, reason = await verdict(world, operation, run)
+            except Absent:
+                continue
+            write({"operation": operation, "plane": plane, "kind": kind, "reason": reason})
+    await world.end()
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("classes", choices=("sync", "async"))
+    parser.add_argument("--surface", action="store_true")
+    parser.add_argument("--template")
+    parser.add_argument("--tag", default="probe-of=coppice")
+    parser.add_argument("--apart", type=float, default=0.0)
+    options = parser.parse_args()
+    asynchronous = options.classes == "async"
+    output, sys.stdout = sys.stdout, sys.stderr
+
+    def write(line):
         print(json.dumps(line), file=output, flush=True)
-    if world:
-        world.end()
+
+    methods = surface.methods(asynchronous)
+    if options.surface:
+        for name in methods:
+            write({"method": name, "probed": name in PROBES})
+        return
+    resolve_localhost()
+    name, _, value = options.tag.partition("=")
+    world = World(asynchronous, {name: value}, options.template, options.apart, Exchanges())
+    run = all_verdicts(world, methods, write)
+    if asynchronous:
+        asyncio.run(run)
+    else:
+        completed(run)
 
 
 if __name__ == "__main__":

@@ -2,65 +2,65 @@
 
 from __future__ import annotations
 
-from checks import CODE, ODD, attribute, check
+from registry import ODD, ODD_DIRECTORY, expect, probe
 
 
-@check("POST /execute", CODE)
-def _(world):
-    done = world.one.run_code("import sys\nprint('out')\nprint('err', file=sys.stderr)\n6*7")
-    assert done.text == "42" and done.logs.stdout == ["out\n"], done
-    assert done.logs.stderr == ["err\n"], done
+@probe("sandbox.run_code")
+async def _(world):
+    async def run(code, **more):
+        return await world.do(world.box.run_code(code, **more))
+
+    done = await run("import sys\nprint('out')\nprint('err', file=sys.stderr)\n6*7")
+    expect(done.text == "42" and done.logs.stdout == ["out\n"], done)
+    expect(done.logs.stderr == ["err\n"], done)
     rich = "class R:\n def _repr_html_(self): return '<b>r</b>'\n def _repr_png_(self):"
-    rich += " return b'P'\nR()"
-    shown = world.one.run_code(rich).results[0]
-    assert shown.html == "<b>r</b>" and shown.png == "UA==", shown
+    shown = (await run(rich + " return b'P'\nR()")).results[0]
+    expect(shown.html == "<b>r</b>" and shown.png == "UA==", shown)
     text = "# Notes\n![logo](logo.png)\n%cd /\n"
-    assert world.one.run_code(f"open('n.md', 'w').write('''{text}''');").error is None
-    assert world.one.files.read("n.md") == text
-    awaited = world.one.run_code("import asyncio\n!echo out\nawait asyncio.sleep(0, __name__)")
-    assert awaited.text == "__main__" and awaited.logs.stdout == ["out\n"], awaited
-    failed = world.one.run_code("def f(): return 1/0\nf()")
-    assert failed.error.name == "ZeroDivisionError" and "f()" in failed.error.traceback, failed
-    assert world.one.run_code("import os; os.environ['Q']", envs={"Q": "q"}).text == "q"
-    echoed = world.one.run_code("print(os.environ['Q'], end='')", envs={"Q": ODD})
-    assert "".join(echoed.logs.stdout) == ODD, echoed
-    echoed = world.one.run_code(f"print({ODD!r}, end='')")
-    assert "".join(echoed.logs.stdout) == ODD, echoed
+    written = await run(f"open('n.md', 'w').write('''{text}''');")
+    expect(written.error is None and await world.do(world.box.files.read("n.md")) == text, written)
+    awaited = await run("import asyncio\n!echo out\nawait asyncio.sleep(0, __name__)")
+    expect(awaited.text == "__main__" and awaited.logs.stdout == ["out\n"], awaited)
+    failed = await run("def f(): return 1/0\nf()")
+    expect(failed.error.name == "ZeroDivisionError" and "f()" in failed.error.traceback, failed)
+    expect((await run("import os; os.environ['Q']", envs={"Q": "q"})).text == "q", "no variable")
+    echoed = await run("print(os.environ['Q'], end='')", envs={"Q": ODD})
+    expect("".join(echoed.logs.stdout) == ODD, echoed)
+    echoed = await run(f"print({ODD!r}, end='')")
+    expect("".join(echoed.logs.stdout) == ODD, echoed)
 
 
-@check("POST /contexts", CODE)
-def _(world):
-    world.one.files.make_dir("/tmp/c é+%20&=")
-    odd = world.one.create_code_context(cwd="/tmp/c é+%20&=")
-    assert world.one.run_code("import os; os.getcwd()", context=odd).text == "/tmp/c é+%20&="
-    made = world.one.create_code_context(cwd="/tmp")
-    world.one.run_code("only_here = 1", context=made)
-    assert world.one.run_code("import os; os.getcwd()", context=made).text == "/tmp"
-    assert world.one.run_code("only_here").error.name == "NameError"
-    if hasattr(world.one, "remove_code_context"):
-        world.one.remove_code_context(made)
+@probe("sandbox.create_code_context")
+async def _(world):
+    made = await world.context()
+    code = "import os\nonly_here = 1\nos.getcwd()"
+    there = await world.do(world.box.run_code(code, context=made))
+    expect(there.text == ODD_DIRECTORY, there)
+    elsewhere = await world.do(world.box.run_code("only_here"))
+    expect(elsewhere.error and elsewhere.error.name == "NameError", elsewhere)
 
 
-@check("GET /contexts", CODE)
-def _(world):
-    listed = attribute(world.one, "list_code_contexts")()
-    assert any(one.language == "python" for one in listed), listed
+@probe("sandbox.list_code_contexts")
+async def _(world):
+    made = await world.context()
+    listed = await world.do(world.box.list_code_contexts())
+    expect(made.id in [one.id for one in listed], listed)
+    expect(all(one.language == "python" for one in listed), listed)
 
 
-@check("DELETE /contexts/{id}", CODE)
-def _(world):
-    remove = attribute(world.one, "remove_code_context")
-    made = world.one.create_code_context()
-    remove(made)
-    assert made.id not in [one.id for one in world.one.list_code_contexts()]
+@probe("sandbox.restart_code_context")
+async def _(world):
+    made = await world.context()
+    await world.do(world.box.run_code("gone = 1", context=made))
+    await world.do(world.box.restart_code_context(made))
+    asked = await world.do(world.box.run_code("gone", context=made))
+    expect(asked.error and asked.error.name == "NameError", asked)
 
 
-@check("POST /contexts/{id}/restart", CODE)
-def _(world):
-    restart = attribute(world.one, "restart_code_context")
-    made = world.one.create_code_context()
-    ended = world.one.run_code("gone = 1\nimport os; os._exit(1)", context=made)
-    assert ended.error.name == "ContextRestarting", ended
-    restart(made)
-    assert world.one.run_code("gone", context=made).error.name == "NameError"
-    world.one.remove_code_context(made)
+@probe("sandbox.remove_code_context")
+async def _(world):
+    made = await world.context()
+    world.taken("context")
+    await world.do(world.box.remove_code_context(made))
+    listed = await world.do(world.box.list_code_contexts())
+    expect(made.id not in [one.id for one in listed], listed)

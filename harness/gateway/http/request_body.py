@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import asyncio
 
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.types import Scope
 
 from harness.gateway.errors import ApiError
+from harness.gateway.http.exchange import EXCHANGE, Exchange, exchange_of
 
 BODY_S = 60.0
-ARRIVED = "body-arrived"
-"""Set by the HTTP server in the state of a request."""
 LATE = f"the request's body took longer than {BODY_S:g} seconds"
 
 
@@ -23,10 +22,13 @@ async def read_body(
 ) -> bytes:
     """The body. Raises `too_long`, or ApiError 413, when it is longer than `limit` or announced to
     be, and `late`, or ApiError 408, when it does not arrive in time."""
+    if has_arrived(request.scope):
+        data = arrived_body(request.scope)
+        if len(data) > limit:
+            raise too_long or _longer_than(limit)
+        return data
     if _announced(request.scope) > limit:
         raise too_long or _longer_than(limit)
-    if has_arrived(request.scope):
-        return await _whole(request, limit, too_long)
     try:
         async with asyncio.timeout(BODY_S):
             return await _whole(request, limit, too_long)
@@ -56,6 +58,14 @@ def _longer_than(limit: int) -> ApiError:
 
 
 def has_arrived(scope: Scope) -> bool:
-    """Whether the whole body arrived with the request's headers, so that nothing is waited for."""
-    arrived: bool = scope.get("state", {}).get(ARRIVED, False)
-    return arrived
+    """Whether the whole body has arrived, so that nothing is waited for."""
+    exchange: Exchange | None = scope.get("state", {}).get(EXCHANGE)
+    return exchange is not None and exchange.arrived
+
+
+def arrived_body(scope: Scope) -> bytes:
+    """The body of such a request. ClientDisconnect if its caller has left."""
+    exchange = exchange_of(scope)
+    if exchange.disconnected:
+        raise ClientDisconnect
+    return exchange.take_body()

@@ -1,0 +1,397 @@
+"""Storms over an E2B API: sandboxes arrive at a rate, whether or not those before are ready.
+
+Each is created, runs its first command, is kept for its lifetime (`--hold N`: until all N are
+there), is asked a second time with a new nonce if it was kept, and is deleted. Every latency counts
+from the moment at which the request was due. Afterwards the service is asked what it still has.
+
+The service is a gateway of this run, over `qemu` and over `noop`, which shows what gateway and
+generator cost; or any other: `--endpoint`. `--generators N` shares one schedule among N processes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from pytest_benchmark.fixture import BenchmarkFixture
+
+from harness.endpoints import event_loop, facts, round_trip, session
+from harness.endpoints import options as endpoint_options
+from harness.endpoints.challenge import COMMAND, PATHS
+from harness.endpoints.client import Journal, opened
+from harness.endpoints.settings import TEMPLATE, Endpoint
+from harness.errors import UsageError
+from harness.gateway.fleets.microvm import ENVD
+from harness.gateway.gateway_process import GatewayProcess, running_gateway
+from harness.gateway.requirements import packages
+from harness.gateway.sandboxes.store import Limits
+from harness.host.run import Run
+from harness.load import arrivals, capacity, offering
+from harness.load.arrivals import KIND, Schedule
+from harness.load.fan_out import Merged
+from harness.load.generator import USABLE, Outcome
+from harness.load.offering import Offering
+from harness.measure.benchmark import STOPWATCH
+from harness.measure.clock import calibrated
+from harness.measure.collector import Collector
+from harness.measure.endpoint_facts import EndpointFacts
+from harness.measure.record import Clock, Image, Scalar
+from harness.paths import cache_directory
+from harness.procedures import endpoint_storm, storm_options, storm_series
+from harness.procedures.api_latency import Inside, explored
+from harness.procedures.endpoint_storm import EndpointStorm, Left
+from harness.procedures.storm_options import FLAGS, OPTIONS, StormOptions
+from harness.rig.info import RigInfo, names, numbers
+from harness.rig.recorder import RigRun, given_options
+from harness.rig.stages import ANSWERED
+from harness.rig.tasks import Task
+from harness.sandbox.qemu.accelerator import of_microvms
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A storm that names no rate and number, the pool that it draws on, and a sweep's steps."""
+
+    rate: float
+    count: int
+    pool: int
+    steps: int
+    step_s: float
+
+
+PLANS = {
+    "smoke": Plan(20, 6, 2, 2, 0.4),
+    "quick": Plan(10, 100, 16, 6, 5),
+    "full": Plan(50, 500, 64, 12, 30),
+}
+LEAST_IN_STEP = 10
+ROUND_TRIPS = 20
+PROGRAMS = ("bash", "sh", "ls", "python3", "node")
+USUAL = ("bash", "sh", "ls", "python3")
+"""The first commands among which arrivals draw; in a sweep only the first, since its bound is on
+all of them together. `bash` is what the pool of our gateway has rehearsed."""
+ENDPOINT, NOOP = "endpoint", "noop"
+OURS = ("qemu", NOOP)
+
+
+def check(options: Mapping[str, str]) -> None:
+    """Raises UsageError for options that make no sense together."""
+    parsed(options, PLANS["quick"], ())
+    names(options, "programs", PROGRAMS)
+    endpoint = endpoint_options.chosen(options)
+    if endpoint and "pool" in options:
+        raise UsageError("--pool is of a gateway of this run, not of --endpoint")
+
+
+def parsed(options: Mapping[str, str], plan: Plan, kinds: Sequence[str]) -> StormOptions:
+    count = generators(options) or 1
+    numbers(options, "pool", (), least=0, one=True)
+    return StormOptions.parse(options, plan.rate, plan.count, kinds or (KIND,), generators=count)
+
+
+def generators(options: Mapping[str, str]) -> int | None:
+    """How many generators were asked for."""
+    (count,) = numbers(options, "generators", [0], one=True)
+    return count or None
+
+
+RIG = RigInfo(
+    id="e2b-storm",
+    title="Storms over the E2B API, and the highest rate that holds",
+    claims=(),
+    tools=("qemu-system-x86_64",),
+    requirements=packages,
+    options={
+        **OPTIONS,
+        "programs": f"first commands, drawn for each arrival: {', '.join(PROGRAMS)} "
+        f"(default: {','.join(USUAL)}; in a sweep {USUAL[0]})",
+        "pool": "sandboxes that a gateway of this run keeps ready (default: 16)",
+        "generators": "processes that share the arrivals (default: this one)",
+        "scheduler": "the scheduler of dask whose workers generate, such as tcp://HOST:8786",
+        "dump-arrivals": "write the arrivals to this file, for --arrivals FILE",
+        **endpoint_options.OPTIONS,
+    },
+    flags=FLAGS,
+    check=check,
+    ask=endpoint_options.asked_for,
+    tasks=lambda: [
+        Task(
+            "bench:e2b-storm-burst", "e2b-storm", "500 sandboxes at 50 a second, then deleted",
+            {"workload": "burst", "lifetime": "0", "programs": "bash", "pool": "64"},
+        ),
+        Task("bench:e2b-capacity", "e2b-storm", "Capacity over the API", {"sweep": "yes"}),
+        Task(
+            "bench:e2b-hold", "e2b-storm", "10,000 sandboxes held through 8 generators",
+            {"substrate": NOOP, "hold": "10000", "rate": "200", "generators": "8", "most": "1250"},
+        ),
+    ],
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Case:
+    """A gateway of this run over a `substrate`, or the `endpoint` that the user names."""
+
+    substrate: str
+
+    def __str__(self) -> str:
+        return self.substrate
+
+    @property
+    def has_pool(self) -> bool:
+        return self.substrate not in (NOOP, ENDPOINT)
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    given = given_options(metafunc.config.getoption("--coppice-set"))
+    found = [Case(ENDPOINT)] if given.get("endpoint") else [Case(name) for name in OURS]
+    metafunc.parametrize("case", found, ids=str)
+
+
+@dataclass
+class Storm:
+    """Offers schedules to one service, and collects the series."""
+
+    storm: EndpointStorm
+    served: GatewayProcess | None
+    pool: int
+    offering: Offering
+    options: StormOptions
+    into: Collector
+    images: list[Image] = field(default_factory=list)
+    lost: set[int] = field(default_factory=set)
+
+    def offer(self, schedule: Schedule) -> Merged:
+        """One storm; its series are added, whatever became of it."""
+        if self.served and self.pool:
+            self.served.wait_for_pool(TEMPLATE, self.pool)
+        storm = endpoint_storm.within_limits(
+            self.storm,
+            self.offering.parts(schedule),
+            held=len(schedule) if self.options.hold else 0,
+        )
+        merged = self.offering.offer(storm, schedule)
+        self.images.append(storm_options.image(schedule))
+        self.lost |= merged.lost
+        own: dict[str, Scalar] = {
+            **storm_options.dimensions(schedule),
+            "generators": self.offering.generators,
+        }
+        storm_series.add(merged.outcome, self.into, self._of_kind, **own)
+        for number, readings in enumerate(merged.readings, 1):
+            storm_series.add_readings(readings, self.into, {**own, **self._generator(number)})
+        if self.offering.generators > 1:
+            lost = sum(each.kind == "lost" for each in merged.outcome.results)
+            self.into.add("lost", "1", [float(lost)], **own)
+            for number, offset in enumerate(merged.offsets, 1):
+                by = self._generator(number)
+                self.into.add("clock-offset", "s", [offset.seconds], **own, **by)
+                self.into.add("clock-uncertainty", "s", [offset.uncertainty_s], **own, **by)
+        return merged
+
+    def _generator(self, number: int) -> dict[str, Scalar]:
+        return {"generator": number} if self.offering.generators > 1 else {}
+
+    def _of_kind(self, kind: str) -> Mapping[str, Scalar]:
+        program = COMMAND if kind == KIND else kind
+        rehearsed: dict[str, Scalar] = {}
+        if self.served and self.pool:
+            rehearsed["rehearsed"] = "yes" if program == COMMAND else "no"
+        return {"program": program, **rehearsed}
+
+
+def find_capacity(storm: Storm, rig_run: RigRun, plan: Plan) -> None:
+    """Offer one rate after the other, and add the highest that holds."""
+    options, into = storm.options, storm.into
+    doubts: dict[int, Sequence[str]] = {}
+
+    def offer(rate: float) -> Outcome:
+        rig_run.show_progress(f"{rate:.3g} a second")
+        merged = storm.offer(options.schedule(rate, max(LEAST_IN_STEP, round(rate * plan.step_s))))
+        doubts[id(merged.outcome)] = merged.doubts
+        return merged.outcome
+
+    judge = capacity.judged(options.bound_s)
+    found = capacity.sweep(
+        offer, options.rate, judge, plan.steps, doubts=lambda outcome: doubts[id(outcome)]
+    )
+    by: dict[str, Scalar] = {"arrivals": options.arrivals, "bound": options.bound_s}
+    if found.capacity is None:
+        into.fail("capacity", "1/s", found.bounded_by or "no rate was offered", "higher", **by)
+    else:
+        into.add("capacity", "1/s", [found.capacity], (), "higher", **by)
+    into.doubts += found.doubts
+
+
+@contextlib.contextmanager
+def gateway(case: Case, run: Run, pool: int, most: int) -> Iterator[GatewayProcess]:
+    """A gateway of this run. The limits of its key are not what is measured here."""
+    limits = Limits(sandboxes=max(1100, 2 * most), memory_mib=1 << 30, rate=1e6, burst=1 << 20)
+    given = ["--substrate", case.substrate, "--connections", str(max(4096, 4 * most))]
+    if case.substrate != NOOP:
+        given += ["--pool", str(pool), "--no-network", "--only", TEMPLATE]
+    with running_gateway(run, *given, limits=limits) as served:
+        yield served
+
+
+@contextlib.contextmanager
+def foreign(endpoint: Endpoint, rig_run: RigRun, into: Collector) -> Iterator[Journal]:
+    """A run at a service that is not ours: what it and its generators made is deleted."""
+    try:
+        with session.begun(endpoint, rig_run.run_id, rig_run.tell) as begun:
+            yield begun.journal
+        into.doubts += begun.left
+    finally:
+        session.reclaim(endpoint, rig_run.tell)  # after generators that were killed
+
+
+async def surveyed(
+    endpoint: Endpoint, journal: Journal, into: Collector
+) -> tuple[Inside, EndpointFacts]:
+    """What the sandboxes of a foreign service have, and what it answers; adds the network to it."""
+    async with opened(endpoint, journal) as client:
+        for what, samples in (await round_trip.measured(client, ROUND_TRIPS)).items():
+            into.add(round_trip.METRIC, "s", samples, of=what)
+        return await explored(client), facts.facts(client)
+
+
+def announce_plan(endpoint: Endpoint, schedule: Schedule, rig_run: RigRun) -> None:
+    """What the user should know before anything is made."""
+    kept = sum(entry.lifetime_s for entry in schedule.entries)
+    rig_run.tell(
+        f"{endpoint.name}: {len(schedule)} sandboxes of {endpoint.template} will be made within "
+        f"{schedule.duration_s:.0f} s and kept for {kept:.0f} s in all; all are deleted"
+    )
+    longest = len(schedule) * endpoint_storm.LONGEST_LIFE_S
+    if price := endpoint_options.cost(endpoint, longest):
+        rig_run.tell(f"  they cost {price} at most, if each lived until its timeout")
+
+
+def programs(case: Case, rig_run: RigRun, inside: Inside | None) -> Sequence[str]:
+    """The first commands among which arrivals draw. UsageError where one is missing there."""
+    if case.substrate == NOOP:
+        return (COMMAND,)  # it has no programs
+    usual = USUAL[:1] if rig_run.option("sweep") else USUAL
+    named = names(rig_run.options, "programs", PROGRAMS, usual)
+    if not inside:
+        return named
+    there = [name for name in named if name == COMMAND or not inside.lacks(name)]
+    if missing := [name for name in named if name not in there and rig_run.option("programs")]:
+        raise UsageError(f"{', '.join(missing)}: {inside.lacks(missing[0])}")
+    return there
+
+
+@pytest.mark.benchmark(timer=STOPWATCH)
+# When every request fails nothing is delivered: the record has the reasons, the test fails.
+@pytest.mark.filterwarnings("ignore:Benchmark fixture was not used")
+@pytest.mark.timeout(3600)
+def test_e2b_storm(
+    case: Case, benchmark: BenchmarkFixture, run: Run, rig_run: RigRun, profile: str
+) -> None:
+    plan, given = PLANS[profile], rig_run.options
+    (pool,) = numbers(given, "pool", [plan.pool], least=0, one=True)
+    asked = parsed(given, plan, ())
+    endpoint, served, told, left = endpoint_options.chosen(given), None, None, None
+    into = Collector("open", **named(case, endpoint, pool))
+    with ExitStack() as stack:
+        inside = None
+        if endpoint:
+            announce_plan(endpoint, asked.schedule(), rig_run)
+            journal = stack.enter_context(foreign(endpoint, rig_run, into))
+            inside, told = event_loop.run(surveyed(endpoint, journal, into))
+        else:
+            most = len(asked.schedule()) * (4 if asked.sweep else 1)
+            served = stack.enter_context(gateway(case, run, pool, most))
+            endpoint = Endpoint(
+                "gateway", "gateway", served.address, served.key, sandbox_url=served.address
+            )
+        offered = stack.enter_context(
+            offering.opened(
+                generators(given), given.get("scheduler"), {**os.environ, **run.environment},
+                run.directory, rig_run.show_progress,
+            )
+        )  # fmt: skip
+        asked = parsed(given, plan, programs(case, rig_run, inside))
+        storm = Storm(
+            of_case(case, endpoint, inside, asked, rig_run), served, pool if case.has_pool else 0,
+            offered, asked, into,
+        )  # fmt: skip
+        ran_by = of_microvms(run, cache_directory(), ENVD) if case.has_pool else None
+        left = measure(storm, rig_run, plan)
+    if left.unknown:
+        into.fail("leaked", "1", left.unknown, "lower", "not-offered")
+    else:
+        into.add("leaked", "1", [float(left.leaked)])
+    rig_run.prepared(storm.images, ran_by, RIG.tools if case.has_pool else ())
+    repeat = {} if told else {"substrate": case.substrate}
+    record = rig_run.write(
+        RIG, Path(__file__), into.series, clock(), repeat, endpoint=told, doubts=into.doubts
+    )
+    usable = next(series for series in into.series if series.metric == USABLE)
+    assert usable.samples, f"nothing became usable; the first failure: {usable.failures[0].reason}"
+    rig_run.deliver(benchmark, usable, record)
+
+
+def named(case: Case, endpoint: Endpoint | None, pool: int) -> dict[str, Scalar]:
+    """What distinguishes the service of a case."""
+    if endpoint:
+        return {"system": endpoint.system}
+    return {"substrate": case.substrate, **({"pool": pool} if case.has_pool else {})}
+
+
+def of_case(
+    case: Case, endpoint: Endpoint, inside: Inside | None, asked: StormOptions, rig_run: RigRun
+) -> EndpointStorm:
+    schedule = asked.schedule()
+    kept = max(entry.lifetime_s for entry in schedule.entries)
+    return EndpointStorm(
+        endpoint,
+        rig_run.run_id,
+        dict(inside.paths if inside else PATHS),
+        asked.most,
+        endpoint_storm.LIFE_S + schedule.duration_s + kept,
+        asked.hold,
+        echoes=case.substrate == NOOP,
+        foreign=case.substrate == ENDPOINT,
+    )
+
+
+def measure(storm: Storm, rig_run: RigRun, plan: Plan) -> Left:
+    """One storm, or a sweep of them; what it left, which is deleted."""
+    rig_run.begin()
+    try:
+        if storm.options.sweep:
+            find_capacity(storm, rig_run, plan)
+        else:
+            schedule = storm.options.schedule()
+            if dump := rig_run.option("dump-arrivals"):
+                arrivals.dump(schedule, Path(dump))
+            storm.into.doubts += storm.offer(schedule).doubts
+        rig_run.end()
+        rig_run.announce(ANSWERED)
+    finally:
+        left = event_loop.run(
+            endpoint_storm.clear(storm.storm, storm.offering.generators, storm.lost)
+        )
+    return left
+
+
+def clock() -> Clock:
+    return calibrated(
+        "e2b-storm",
+        storm_series.START,
+        {
+            **storm_series.STOPS,
+            "clock-offset": "what a generator's clock shows more than this process's",
+            "clock-uncertainty": "the bound of its error: half of the shortest round trip",
+            "create-headers": "the response's headers are complete",
+            "create-body": "the response's body is complete",
+            "capacity": "a rate: the highest at which the bound held and no queue grew",
+            round_trip.METRIC: round_trip.STOP,
+        },
+    )
