@@ -70,7 +70,9 @@ PLANS = {
     "quick": Plan(10, 100, 16, 6, 5),
     "full": Plan(50, 500, 64, 12, 30),
 }
-LEAST_IN_STEP = 10
+LEAST_IN_STEP, POOLS_IN_STEP = 10, 10
+"""Of a sweep: how many sandboxes at least, and how many times the pool, so that its stock hides a
+tenth of the rate at most."""
 ROUND_TRIPS = 20
 PROGRAMS = ("bash", "sh", "ls", "python3", "node")
 USUAL = ("bash", "sh", "ls", "python3")
@@ -141,9 +143,6 @@ class Case:
 
     substrate: str
 
-    def __str__(self) -> str:
-        return self.substrate
-
     @property
     def has_pool(self) -> bool:
         return self.substrate not in (NOOP, ENDPOINT)
@@ -152,7 +151,7 @@ class Case:
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     given = given_options(metafunc.config.getoption("--coppice-set"))
     found = [Case(ENDPOINT)] if given.get("endpoint") else [Case(name) for name in OURS]
-    metafunc.parametrize("case", found, ids=str)
+    metafunc.parametrize("case", found, ids=lambda case: case.substrate)
 
 
 @dataclass
@@ -213,7 +212,8 @@ def find_capacity(storm: Storm, rig_run: RigRun, plan: Plan) -> None:
     def offer(rate: float) -> Outcome:
         nonlocal doubts
         rig_run.show_progress(f"{rate:.3g} a second")
-        merged = storm.offer(options.schedule(rate, max(LEAST_IN_STEP, round(rate * plan.step_s))))
+        count = max(LEAST_IN_STEP, POOLS_IN_STEP * storm.pool, round(rate * plan.step_s))
+        merged = storm.offer(options.schedule(rate, count))
         doubts = merged.doubts
         steps.append(Step(rate, merged.outcome, judge(merged.outcome), doubts))
         return merged.outcome
@@ -234,15 +234,15 @@ def find_capacity(storm: Storm, rig_run: RigRun, plan: Plan) -> None:
         into.add("capacity", "1/s", [found.capacity], (), "higher", **by)
 
 
-@contextlib.contextmanager
-def gateway(case: Case, run: Run, pool: int, most: int) -> Iterator[GatewayProcess]:
+def gateway(
+    case: Case, run: Run, pool: int, most: int
+) -> contextlib.AbstractContextManager[GatewayProcess]:
     """A gateway of this run. The limits of its key are not what is measured here."""
     limits = Limits(max(1100, 2 * most), memory_mib=1 << 30, rate=1e6, burst=1 << 20)
     given = ["--substrate", case.substrate, "--connections", str(max(4096, 4 * most))]
     if case.substrate != NOOP:
         given += ["--pool", str(pool), "--no-network", "--only", TEMPLATE]
-    with running_gateway(run, *given, limits=limits) as served:
-        yield served
+    return running_gateway(run, *given, limits=limits)
 
 
 @contextlib.contextmanager
@@ -268,14 +268,17 @@ async def surveyed(
 
 def announce_plan(endpoint: Endpoint, asked: StormOptions, rig_run: RigRun) -> None:
     """What the user should know before anything is made."""
-    schedule = asked.schedule()
-    kept = "until all are there" if asked.hold else "for their lifetimes"
-    steps = " in its first step" if asked.sweep else ""
+    schedule, count = asked.schedule(), f"{len(asked.schedule())} "
+    when = f"within {schedule.duration_s:.0f} s"
+    if asked.sweep:
+        count, when = "", f"at {asked.rate:g} a second and more, as far as its limits allow"
+    kept = ", held until all are there" if asked.hold else ""
     rig_run.tell(
-        f"{endpoint.name}: {len(schedule)} sandboxes of {endpoint.template} will be made{steps} "
-        f"within {schedule.duration_s:.0f} s and kept {kept}; all are deleted"
+        f"{endpoint.name}: {count}sandboxes of {endpoint.template} will be made {when}{kept}; "
+        "all are deleted"
     )
-    if price := endpoint_options.cost(endpoint, len(schedule) * endpoint_storm.LONGEST_LIFE_S):
+    price = endpoint_options.cost(endpoint, len(schedule) * endpoint_storm.LONGEST_LIFE_S)
+    if price and not asked.sweep:
         rig_run.tell(f"  they cost {price} at most, if each lived until its timeout")
 
 
@@ -303,7 +306,7 @@ def test_e2b_storm(
     plan, given = PLANS[profile], rig_run.options
     (pool,) = numbers(given, "pool", [plan.pool], least=0, one=True)
     asked = parsed(given, plan, ())
-    endpoint, served, told, left = endpoint_options.chosen(given), None, None, None
+    endpoint, served, told, inside = endpoint_options.chosen(given), None, None, None
     named: dict[str, Scalar] = {"substrate": case.substrate}
     if endpoint:
         named = {"system": endpoint.system}
@@ -311,14 +314,12 @@ def test_e2b_storm(
         named["pool"] = pool
     into = Collector("open", **named)
     with ExitStack() as stack:
-        inside = None
         if endpoint:
             announce_plan(endpoint, asked, rig_run)
             journal = stack.enter_context(foreign(endpoint, rig_run, into))
             inside, told = event_loop.run(surveyed(endpoint, journal, into))
         else:
-            most = len(asked.schedule()) * (4 if asked.sweep else 1)
-            served = stack.enter_context(gateway(case, run, pool, most))
+            served = stack.enter_context(gateway(case, run, pool, 4 * len(asked.schedule())))
             endpoint = Endpoint(
                 "gateway", "gateway", served.address, served.key, sandbox_url=served.address
             )

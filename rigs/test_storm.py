@@ -66,11 +66,13 @@ class Plan:
 
 PLANS = {
     "smoke": Plan(40, 6, 2, 2, 0.3, 1, 0.2),
-    "quick": Plan(10, 100, 16, 8, 5, 6, 1.5),
+    "quick": Plan(10, 100, 16, 8, 5, 6, 1),
     "full": Plan(10, 800, 16, 12, 40, 10, 5),
 }
 CAPACITY, REACH = "capacity", "generator-reach"
 LEAST_IN_STEP = 10
+SHOWN = 8
+"""Leaked objects that a record names."""
 FIRST_REACH = 500.0
 QUICKEST = (Tier.DURABLE_PREWARM_POOL, Tier.PREWARM_POOL, Tier.DURABLE_POOL, Tier.FULL)
 """Without --tier a substrate is measured in the first of these that it has."""
@@ -209,7 +211,10 @@ def measure(
             into.doubts += doubts(offering.offer(options.schedule()))
         rig_run.end()
         rig_run.announce(ANSWERED)
-    into.add("leaked", "1", [float(len(leaked(run, before)))])
+    left = leaked(run, before)
+    into.add("leaked", "1", [float(len(left))])
+    if left:
+        into.doubts.append(f"left behind: {', '.join(left[:SHOWN])}")
     rig_run.prepared([*template.images, *images], template.accelerator, substrate.tools)
     return into
 
