@@ -31,8 +31,9 @@ from harness.gateway.gateway_process import GatewayProcess, running_gateway
 from harness.gateway.requirements import packages
 from harness.gateway.sandboxes.store import Limits
 from harness.host.run import Run
-from harness.load import arrivals, capacity, offering
+from harness.load import arrivals, capacity, fan_out, offering
 from harness.load.arrivals import KIND, Schedule
+from harness.load.capacity import Step, Sweep
 from harness.load.fan_out import Merged
 from harness.load.generator import USABLE, Outcome
 from harness.load.offering import Offering
@@ -40,7 +41,7 @@ from harness.measure.benchmark import STOPWATCH
 from harness.measure.clock import calibrated
 from harness.measure.collector import Collector
 from harness.measure.endpoint_facts import EndpointFacts
-from harness.measure.record import Clock, Image, Scalar
+from harness.measure.record import NOT_OFFERED, Clock, Image, Scalar
 from harness.paths import cache_directory
 from harness.procedures import endpoint_storm, storm_options, storm_series
 from harness.procedures.api_latency import Inside, explored
@@ -69,7 +70,9 @@ PLANS = {
     "quick": Plan(10, 100, 16, 6, 5),
     "full": Plan(50, 500, 64, 12, 30),
 }
-LEAST_IN_STEP = 10
+LEAST_IN_STEP, POOLS_IN_STEP = 10, 10
+"""Of a sweep: how many sandboxes at least, and how many times the pool, so that its stock hides a
+tenth of the rate at most."""
 ROUND_TRIPS = 20
 PROGRAMS = ("bash", "sh", "ls", "python3", "node")
 USUAL = ("bash", "sh", "ls", "python3")
@@ -81,11 +84,13 @@ OURS = ("qemu", NOOP)
 
 def check(options: Mapping[str, str]) -> None:
     """Raises UsageError for options that make no sense together."""
-    parsed(options, PLANS["quick"], ())
+    asked = parsed(options, PLANS["quick"], ())
     names(options, "programs", PROGRAMS)
-    endpoint = endpoint_options.chosen(options)
-    if endpoint and "pool" in options:
-        raise UsageError("--pool is of a gateway of this run, not of --endpoint")
+    if endpoint := endpoint_options.chosen(options):
+        if "pool" in options:
+            raise UsageError("--pool is of a gateway of this run, not of --endpoint")
+        parts = fan_out.split(asked.schedule(), generators(options) or 1)
+        endpoint_storm.share(endpoint, parts, hold=asked.hold)
 
 
 def parsed(options: Mapping[str, str], plan: Plan, kinds: Sequence[str]) -> StormOptions:
@@ -96,8 +101,7 @@ def parsed(options: Mapping[str, str], plan: Plan, kinds: Sequence[str]) -> Stor
 
 def generators(options: Mapping[str, str]) -> int | None:
     """How many generators were asked for."""
-    (count,) = numbers(options, "generators", [0], one=True)
-    return count or None
+    return next(iter(numbers(options, "generators", (), one=True)), None)
 
 
 RIG = RigInfo(
@@ -139,9 +143,6 @@ class Case:
 
     substrate: str
 
-    def __str__(self) -> str:
-        return self.substrate
-
     @property
     def has_pool(self) -> bool:
         return self.substrate not in (NOOP, ENDPOINT)
@@ -150,7 +151,7 @@ class Case:
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     given = given_options(metafunc.config.getoption("--coppice-set"))
     found = [Case(ENDPOINT)] if given.get("endpoint") else [Case(name) for name in OURS]
-    metafunc.parametrize("case", found, ids=str)
+    metafunc.parametrize("case", found, ids=lambda case: case.substrate)
 
 
 @dataclass
@@ -170,11 +171,7 @@ class Storm:
         """One storm; its series are added, whatever became of it."""
         if self.served and self.pool:
             self.served.wait_for_pool(TEMPLATE, self.pool)
-        storm = endpoint_storm.within_limits(
-            self.storm,
-            self.offering.parts(schedule),
-            held=len(schedule) if self.options.hold else 0,
-        )
+        storm = endpoint_storm.within_limits(self.storm, self.offering.parts(schedule))
         merged = self.offering.offer(storm, schedule)
         self.images.append(storm_options.image(schedule))
         self.lost |= merged.lost
@@ -208,35 +205,44 @@ class Storm:
 def find_capacity(storm: Storm, rig_run: RigRun, plan: Plan) -> None:
     """Offer one rate after the other, and add the highest that holds."""
     options, into = storm.options, storm.into
-    doubts: dict[int, Sequence[str]] = {}
+    judge = capacity.judged(options.bound_s)
+    steps: list[Step] = []
+    doubts: Sequence[str] = ()
 
     def offer(rate: float) -> Outcome:
+        nonlocal doubts
         rig_run.show_progress(f"{rate:.3g} a second")
-        merged = storm.offer(options.schedule(rate, max(LEAST_IN_STEP, round(rate * plan.step_s))))
-        doubts[id(merged.outcome)] = merged.doubts
+        count = max(LEAST_IN_STEP, POOLS_IN_STEP * storm.pool, round(rate * plan.step_s))
+        merged = storm.offer(options.schedule(rate, count))
+        doubts = merged.doubts
+        steps.append(Step(rate, merged.outcome, judge(merged.outcome), doubts))
         return merged.outcome
 
-    judge = capacity.judged(options.bound_s)
-    found = capacity.sweep(
-        offer, options.rate, judge, plan.steps, doubts=lambda outcome: doubts[id(outcome)]
-    )
+    try:
+        capacity.sweep(offer, options.rate, judge, plan.steps, doubts=lambda outcome: doubts)
+    except UsageError as beyond:
+        if not steps:
+            raise
+        # The limits of a foreign service end the search.
+        into.doubts.append(str(beyond.args[0]))
+    found = Sweep(steps)
+    into.doubts += found.doubts
     by: dict[str, Scalar] = {"arrivals": options.arrivals, "bound": options.bound_s}
     if found.capacity is None:
         into.fail("capacity", "1/s", found.bounded_by or "no rate was offered", "higher", **by)
     else:
         into.add("capacity", "1/s", [found.capacity], (), "higher", **by)
-    into.doubts += found.doubts
 
 
-@contextlib.contextmanager
-def gateway(case: Case, run: Run, pool: int, most: int) -> Iterator[GatewayProcess]:
+def gateway(
+    case: Case, run: Run, pool: int, most: int
+) -> contextlib.AbstractContextManager[GatewayProcess]:
     """A gateway of this run. The limits of its key are not what is measured here."""
-    limits = Limits(sandboxes=max(1100, 2 * most), memory_mib=1 << 30, rate=1e6, burst=1 << 20)
+    limits = Limits(max(1100, 2 * most), memory_mib=1 << 30, rate=1e6, burst=1 << 20)
     given = ["--substrate", case.substrate, "--connections", str(max(4096, 4 * most))]
     if case.substrate != NOOP:
         given += ["--pool", str(pool), "--no-network", "--only", TEMPLATE]
-    with running_gateway(run, *given, limits=limits) as served:
-        yield served
+    return running_gateway(run, *given, limits=limits)
 
 
 @contextlib.contextmanager
@@ -260,15 +266,19 @@ async def surveyed(
         return await explored(client), facts.facts(client)
 
 
-def announce_plan(endpoint: Endpoint, schedule: Schedule, rig_run: RigRun) -> None:
+def announce_plan(endpoint: Endpoint, asked: StormOptions, rig_run: RigRun) -> None:
     """What the user should know before anything is made."""
-    kept = sum(entry.lifetime_s for entry in schedule.entries)
+    schedule, count = asked.schedule(), f"{len(asked.schedule())} "
+    when = f"within {schedule.duration_s:.0f} s"
+    if asked.sweep:
+        count, when = "", f"at {asked.rate:g} a second and more, as far as its limits allow"
+    kept = ", held until all are there" if asked.hold else ""
     rig_run.tell(
-        f"{endpoint.name}: {len(schedule)} sandboxes of {endpoint.template} will be made within "
-        f"{schedule.duration_s:.0f} s and kept for {kept:.0f} s in all; all are deleted"
+        f"{endpoint.name}: {count}sandboxes of {endpoint.template} will be made {when}{kept}; "
+        "all are deleted"
     )
-    longest = len(schedule) * endpoint_storm.LONGEST_LIFE_S
-    if price := endpoint_options.cost(endpoint, longest):
+    price = endpoint_options.cost(endpoint, len(schedule) * endpoint_storm.LONGEST_LIFE_S)
+    if price and not asked.sweep:
         rig_run.tell(f"  they cost {price} at most, if each lived until its timeout")
 
 
@@ -296,17 +306,20 @@ def test_e2b_storm(
     plan, given = PLANS[profile], rig_run.options
     (pool,) = numbers(given, "pool", [plan.pool], least=0, one=True)
     asked = parsed(given, plan, ())
-    endpoint, served, told, left = endpoint_options.chosen(given), None, None, None
-    into = Collector("open", **named(case, endpoint, pool))
+    endpoint, served, told, inside = endpoint_options.chosen(given), None, None, None
+    named: dict[str, Scalar] = {"substrate": case.substrate}
+    if endpoint:
+        named = {"system": endpoint.system}
+    elif case.has_pool:
+        named["pool"] = pool
+    into = Collector("open", **named)
     with ExitStack() as stack:
-        inside = None
         if endpoint:
-            announce_plan(endpoint, asked.schedule(), rig_run)
+            announce_plan(endpoint, asked, rig_run)
             journal = stack.enter_context(foreign(endpoint, rig_run, into))
             inside, told = event_loop.run(surveyed(endpoint, journal, into))
         else:
-            most = len(asked.schedule()) * (4 if asked.sweep else 1)
-            served = stack.enter_context(gateway(case, run, pool, most))
+            served = stack.enter_context(gateway(case, run, pool, 4 * len(asked.schedule())))
             endpoint = Endpoint(
                 "gateway", "gateway", served.address, served.key, sandbox_url=served.address
             )
@@ -324,7 +337,8 @@ def test_e2b_storm(
         ran_by = of_microvms(run, cache_directory(), ENVD) if case.has_pool else None
         left = measure(storm, rig_run, plan)
     if left.unknown:
-        into.fail("leaked", "1", left.unknown, "lower", "not-offered")
+        kind = NOT_OFFERED if left.not_offered else None
+        into.fail("leaked", "1", left.unknown, "lower", kind)
     else:
         into.add("leaked", "1", [float(left.leaked)])
     rig_run.prepared(storm.images, ran_by, RIG.tools if case.has_pool else ())
@@ -337,28 +351,16 @@ def test_e2b_storm(
     rig_run.deliver(benchmark, usable, record)
 
 
-def named(case: Case, endpoint: Endpoint | None, pool: int) -> dict[str, Scalar]:
-    """What distinguishes the service of a case."""
-    if endpoint:
-        return {"system": endpoint.system}
-    return {"substrate": case.substrate, **({"pool": pool} if case.has_pool else {})}
-
-
 def of_case(
     case: Case, endpoint: Endpoint, inside: Inside | None, asked: StormOptions, rig_run: RigRun
 ) -> EndpointStorm:
     schedule = asked.schedule()
     kept = max(entry.lifetime_s for entry in schedule.entries)
     return EndpointStorm(
-        endpoint,
-        rig_run.run_id,
-        dict(inside.paths if inside else PATHS),
-        asked.most,
-        endpoint_storm.LIFE_S + schedule.duration_s + kept,
-        asked.hold,
-        echoes=case.substrate == NOOP,
-        foreign=case.substrate == ENDPOINT,
-    )
+        endpoint, rig_run.run_id, dict(inside.paths if inside else PATHS), asked.most,
+        endpoint_storm.LIFE_S + schedule.duration_s + kept, asked.hold,
+        echoes=case.substrate == NOOP, foreign=case.substrate == ENDPOINT,
+    )  # fmt: skip
 
 
 def measure(storm: Storm, rig_run: RigRun, plan: Plan) -> Left:

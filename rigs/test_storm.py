@@ -26,7 +26,7 @@ from harness.load.self_watch import LATENESS_S
 from harness.measure.benchmark import STOPWATCH
 from harness.measure.clock import LADDER, calibrated, without_collector
 from harness.measure.collector import Collector
-from harness.measure.record import Clock, Image, Scalar
+from harness.measure.record import Clock, Image, Scalar, Series
 from harness.measure.statistics import percentile
 from harness.paths import cache_directory
 from harness.procedures import storm, storm_options, storm_series
@@ -66,10 +66,13 @@ class Plan:
 
 PLANS = {
     "smoke": Plan(40, 6, 2, 2, 0.3, 1, 0.2),
-    "quick": Plan(10, 100, 16, 8, 5, 6, 1.5),
+    "quick": Plan(10, 100, 16, 8, 5, 6, 1),
     "full": Plan(10, 800, 16, 12, 40, 10, 5),
 }
+CAPACITY, REACH = "capacity", "generator-reach"
 LEAST_IN_STEP = 10
+SHOWN = 8
+"""Leaked objects that a record names."""
 FIRST_REACH = 500.0
 QUICKEST = (Tier.DURABLE_PREWARM_POOL, Tier.PREWARM_POOL, Tier.DURABLE_POOL, Tier.FULL)
 """Without --tier a substrate is measured in the first of these that it has."""
@@ -208,9 +211,17 @@ def measure(
             into.doubts += doubts(offering.offer(options.schedule()))
         rig_run.end()
         rig_run.announce(ANSWERED)
-    into.add("leaked", "1", [float(len(leaked(run, before)))])
+    left = leaked(run, before)
+    into.add("leaked", "1", [float(len(left))])
+    if left:
+        into.doubts.append(f"left behind: {', '.join(left[:SHOWN])}")
     rig_run.prepared([*template.images, *images], template.accelerator, substrate.tools)
     return into
+
+
+def result_first(series: Sequence[Series]) -> Sequence[Series]:
+    """What was searched for comes before the steps of the search."""
+    return sorted(series, key=lambda one: one.metric not in (CAPACITY, REACH))
 
 
 def dimensions(case: Case, template: Template, pool: int, forked: bool) -> dict[str, Scalar]:
@@ -242,7 +253,7 @@ def find_capacity(offering: Storm, rig_run: RigRun, plan: Plan) -> None:
         return holds_bound(outcome)
 
     found = capacity.sweep(offer, options.rate, judge, plan.steps, doubts=doubts)
-    note(found, into, "capacity", {"arrivals": options.arrivals, "bound": options.bound_s})
+    note(found, into, CAPACITY, {"arrivals": options.arrivals, "bound": options.bound_s})
     into.doubts += found.doubts
 
 
@@ -266,7 +277,9 @@ def test_storm(
     (pool,) = numbers(rig_run.options, "pool", [plan.pool], least=0, one=True)
     into = measure(case, run, rig_run, options, plan, pool)
     repeat = {"substrate": case.substrate, "tier": str(case.tier)}
-    record = rig_run.write(RIG, Path(__file__), into.series, clock(), repeat, doubts=into.doubts)
+    record = rig_run.write(
+        RIG, Path(__file__), result_first(into.series), clock(), repeat, doubts=into.doubts
+    )
     usable = next(series for series in into.series if series.metric == USABLE)
     assert usable.samples, f"nothing became usable; the first failure: {usable.failures[0].reason}"
     rig_run.deliver(benchmark, usable, record)
@@ -301,10 +314,15 @@ def test_generator_reach(
 
         rig_run.show_progress(through)
         found = capacity.sweep(offer, FIRST_REACH, not_kept, plan.reach_steps)
-        note(found, into, "generator-reach", {"through": through})
+        note(found, into, REACH, {"through": through})
     rig_run.end()
     record = rig_run.write(
-        RIG, Path(__file__), into.series, clock(), {"substrate": case.substrate}, doubts=into.doubts
+        RIG,
+        Path(__file__),
+        result_first(into.series),
+        clock(),
+        {"substrate": case.substrate},
+        doubts=into.doubts,
     )
     late = next(series for series in into.series if series.metric == "lateness")
     rig_run.deliver(benchmark, late, record)
@@ -350,7 +368,7 @@ def clock() -> Clock:
         {
             **rungs,
             **storm_series.STOPS,
-            "capacity": "a rate: the highest at which the bound held and no queue grew",
-            "generator-reach": "a rate: the highest with dispatch lateness p99 under 5 ms",
+            CAPACITY: "a rate: the highest at which the bound held and no queue grew",
+            REACH: "a rate: the highest with dispatch lateness p99 under 5 ms",
         },
     )

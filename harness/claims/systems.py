@@ -12,11 +12,18 @@ from harness.measure.conditions import SYSTEM
 from harness.measure.record import Facts
 
 CUBESANDBOX, BHYVE, JAILS, PF, DOCKER = "cubesandbox", "bhyve", "jails", "pf", "docker"
+E2B, AGENTENV, MITOS, NORTHFLANK = "e2b", "agentenv", "mitos", "northflank"
+ARCHIL = "archil"
 ORIGINAL_GATEWAY, GATEWAY = "coppice-gateway", "gateway"
 QEMU, NFTABLES, EBPF, CONTAINERS = "qemu", "nftables", "ebpf", "containers"
 
 SYSTEMS: Mapping[str, str] = {
     CUBESANDBOX: "CubeSandbox, through its API",
+    E2B: "E2B, through its API",
+    AGENTENV: "AgentENV, through its API",
+    MITOS: "mitos, through its API",
+    NORTHFLANK: "Northflank, through its API",
+    ARCHIL: "archil, through its API",
     BHYVE: "bhyve on FreeBSD",
     JAILS: "jails on FreeBSD",
     PF: "pf on FreeBSD",
@@ -47,7 +54,7 @@ def of_series(dimensions: Facts, os: str, rig: str) -> str:
     named = dimensions.get(SYSTEM)
     if named is not None:
         return str(named)
-    if rig.startswith(_OVER_API):
+    if rig.startswith(_OVER_API) or "sdk" in dimensions:
         return GATEWAY
     found = _by_dimensions(dimensions, on_freebsd="FreeBSD" in os)
     if found in _OF_FREEBSD and "FreeBSD" not in os:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import heapq
 import math
 import secrets
 import time
@@ -35,8 +36,9 @@ from harness.procedures.storm_series import ALIVE_AGAIN, ASKED_AGAIN, ENDED, END
 WARM = 16
 """Connections that a generator has open at the start."""
 AT_ONCE = 32
-"""Second questions, and deletions, of one generator that are under way at once: they answer whether
-sandboxes live and go, not how a service bears thousands of questions at one moment."""
+"""Second questions, and deletions, that one generator has under way at once after a hold: they
+answer whether sandboxes live and go, not how a service bears thousands of requests at one moment.
+"""
 ROUNDING_S = 1e-6
 """Arrivals exactly a second apart are not in the same second, whatever the last digit says."""
 ALL_THERE = "all sandboxes are there"
@@ -107,7 +109,8 @@ class _Lives:
     def __init__(self, storm: EndpointStorm, client: ApiClient, together: Together) -> None:
         self._storm, self._client, self._together = storm, client, together
         self._body = {"timeout": math.ceil(min(storm.life_s, LONGEST_LIFE_S))}
-        self._room = asyncio.Semaphore(AT_ONCE)
+        # Without a hold they come as the arrivals did: what is slow must not slow them down.
+        self._room = asyncio.Semaphore(AT_ONCE) if storm.hold else contextlib.nullcontext()
 
     async def __call__(self, attempt: Attempt) -> None:
         created: Created | None = None
@@ -180,36 +183,49 @@ def most_in_a_second(schedule: Schedule) -> int:
     return most
 
 
-def within_limits(
-    storm: EndpointStorm, parts: Sequence[Schedule], *, held: int = 0
-) -> EndpointStorm:
-    """The storm with the limits of its service shared among the generators.
+def most_kept(schedule: Schedule) -> int:
+    """The most sandboxes that the lifetimes of a schedule keep at once, if all start at once."""
+    ends: list[float] = []
+    most = 0
+    for entry in schedule.entries:
+        while ends and ends[0] <= entry.at_s + ROUNDING_S:
+            heapq.heappop(ends)
+        heapq.heappush(ends, entry.at_s + entry.lifetime_s)
+        most = max(most, len(ends))
+    return most
 
-    Raises UsageError where the plan does not keep to them: a request that waits for a limit would
-    be one of another schedule.
+
+def share(endpoint: Endpoint, parts: Sequence[Schedule], *, hold: bool = False) -> int | None:
+    """How many sandboxes each generator may keep at once; None without limits.
+
+    Raises UsageError where the plan does not keep to the limits of its service: a request that
+    waits for a limit would be one of another schedule.
     """
-    limits = storm.endpoint.limits
+    limits = endpoint.limits
     if limits is None:
-        return storm
+        return None
     most = sum(map(most_in_a_second, parts))
     if most > limits.most_per_second:
         raise UsageError(
             f"this storm makes up to {most} sandboxes in a second, and "
-            f"{limits.most_per_second:g} are allowed at {storm.endpoint.name}",
+            f"{limits.most_per_second:g} are allowed at {endpoint.name}",
             hint=f"allow more with --most-per-second {most}, or offer a lower --rate",
         )
-    if held > limits.most_sandboxes:
+    kept = sum(len(part) if hold else most_kept(part) for part in parts)
+    if kept > limits.most_sandboxes:
         raise UsageError(
-            f"this storm holds {held} sandboxes, and {limits.most_sandboxes} are allowed at "
-            f"{storm.endpoint.name}",
-            hint=f"allow more with --most-sandboxes {held}, or hold fewer",
+            f"this storm keeps {kept} sandboxes at once, and {limits.most_sandboxes} are allowed "
+            f"at {endpoint.name}",
+            hint=f"allow more with --most-sandboxes {kept}, or keep fewer",
         )
-    each = limits.most_sandboxes // len(parts)
-    if not each:
-        raise UsageError(
-            f"{limits.most_sandboxes} sandboxes are too few for {len(parts)} generators",
-            hint="--generators 1",
-        )
+    return limits.most_sandboxes // len(parts)
+
+
+def within_limits(storm: EndpointStorm, parts: Sequence[Schedule]) -> EndpointStorm:
+    """The storm with the limits of its service shared among the generators. UsageError."""
+    limits, each = storm.endpoint.limits, share(storm.endpoint, parts, hold=storm.hold)
+    if limits is None or each is None:
+        return storm
     own = dataclasses.replace(limits, most_sandboxes=each)
     return dataclasses.replace(
         storm,
@@ -221,11 +237,13 @@ def within_limits(
 @dataclass(frozen=True)
 class Left:
     """Sandboxes that were there after a storm: `leaked` had been deleted or never acknowledged,
-    `of_lost` were those of generators that were lost. `unknown`: why nobody can tell."""
+    `of_lost` were those of generators that were lost. `unknown`: why nobody can tell,
+    which may be that the service has no list (`not_offered`)."""
 
     leaked: int = 0
     of_lost: int = 0
     unknown: str | None = None
+    not_offered: bool = False
 
 
 async def clear(storm: EndpointStorm, generators: int, lost: Collection[int] = ()) -> Left:
@@ -236,8 +254,9 @@ async def clear(storm: EndpointStorm, generators: int, lost: Collection[int] = (
             run_id = storm.part_id(number)
             try:
                 listed = await _listed(client, run_id, wait=number not in lost)
-            except NotOffered as error:
-                return Left(unknown=str(error.args[0]))
+            except CoppiceError as error:  # the storm is measured, whatever the list does
+                missing = isinstance(error, NotOffered)
+                return Left(unknown=str(error.args[0]), not_offered=missing)
             counted[number in lost] += len(listed)
             room = asyncio.Semaphore(AT_ONCE)
             await asyncio.gather(*(_delete(client, id, room) for id in listed))
@@ -255,4 +274,5 @@ async def _listed(client: ApiClient, run_id: str, *, wait: bool) -> Sequence[str
 
 async def _delete(client: ApiClient, id: str, room: asyncio.Semaphore) -> None:
     async with room:
-        await clearing.delete(client, id)
+        with contextlib.suppress(CoppiceError):  # the session tries again, and names it
+            await clearing.delete(client, id)

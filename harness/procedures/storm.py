@@ -7,6 +7,7 @@ threads for all lives that may be alive, and how long each waited for one is mea
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import secrets
 import threading
 import time
@@ -17,6 +18,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from harness.errors import (
+    CoppiceError,
     LimitReached,
     NotEnoughMemory,
     Refused,
@@ -132,7 +134,8 @@ class Source:
             left = list(self._lent)
             self._lent.clear()
         for sandbox in left:
-            sandbox.destroy()
+            with contextlib.suppress(CoppiceError):  # the others must end; leaks are counted
+                sandbox.destroy()
 
 
 def threads(count: int, stack: ExitStack) -> ThreadPoolExecutor:
@@ -217,7 +220,7 @@ class Lives:
             elif attempt.arrival.lifetime_s:
                 await asyncio.sleep(attempt.arrival.lifetime_s)
             if self.own_kernel:
-                await self._in_thread(attempt, work, work.prove)
+                await self._prove(attempt, work)
         except asyncio.CancelledError:
             raise  # the source ends its sandboxes, whatever their threads do
         except Exception:
@@ -225,6 +228,14 @@ class Lives:
             await self._end(attempt, work)
             raise
         await self._end(attempt, work)
+
+    async def _prove(self, attempt: Attempt, work: _Work) -> None:
+        try:
+            await self._in_thread(attempt, work, work.prove)
+        except CoppiceError:
+            attempt.marks.clear()  # none of its figures is that of a sandbox with its own kernel
+            work.moments.clear()
+            raise
 
     async def _end(self, attempt: Attempt, work: _Work) -> None:
         if work.sandbox:

@@ -85,9 +85,26 @@ def add(
     into.add("refused", "1", [float(refused)], **dimensions)
     into.add("failed", "1", [float(failed)], **dimensions)
     _second_check(results, into, dimensions)
-    teardown = [each.marks[ENDED] - each.marks[ENDING] for each in results if ENDED in each.marks]
-    into.add("teardown", "s", teardown, **dimensions)
+    ended = [each for each in results if ENDED in each.marks]
+    into.add(
+        "teardown",
+        "s",
+        [each.marks[ENDED] - each.marks[ENDING] for each in ended],
+        [
+            (index, each.reason, each.kind)
+            for index, each in enumerate(results)
+            if each.reason and ENDED not in each.marks and _was_fine(each)
+        ],
+        **dimensions,
+    )
     add_generator(outcome, into, dimensions)
+
+
+def _was_fine(result: Result) -> bool:
+    """Whether all went well until the sandbox was to end: no other series has its failure."""
+    return USABLE in result.marks and (
+        ASKED_AGAIN not in result.marks or ALIVE_AGAIN in result.marks
+    )
 
 
 def _rungs(results: Sequence[Result]) -> Sequence[str]:

@@ -59,12 +59,15 @@ class Place:
         """The rig's own process, without the command that starts it and judges its record."""
         return self._done(self.rig(address, **more))
 
-    def rig(self, address: str, **more: str) -> Sequence[str]:
+    def stormed(self, address: str, **more: str) -> subprocess.CompletedProcess[str]:
+        return self._done(self.rig(address, "e2b_storm", **more))
+
+    def rig(self, address: str, name: str = "e2b_latency", **more: str) -> Sequence[str]:
         named = {**OPTIONS, "endpoint": address}
         named |= {name.replace("_", "-"): value for name, value in more.items()}
         settings = [("--set", f"{name}={value}") for name, value in named.items()]
         return (
-            sys.executable, "-m", "pytest", "rigs/test_e2b_latency.py", "-p", "no:cacheprovider",
+            sys.executable, "-m", "pytest", f"rigs/test_{name}.py", "-p", "no:cacheprovider",
             "--coppice-profile=smoke", f"--coppice-results={self.results}",
             *itertools.chain.from_iterable(settings),
         )  # fmt: skip
@@ -173,6 +176,22 @@ def test_what_a_killed_run_was_about_to_make_is_found_and_deleted(tmp_path: Path
         assert (done.returncode, done.stderr) == (0, "")
         assert id in done.stdout
         assert service.alive == []
+    here.require_no_key()
+
+
+def test_a_storm_is_on_record_although_nobody_knows_what_it_left(tmp_path: Path) -> None:
+    with standing_in("list-fails,busy-half") as service:
+        here = place(tmp_path, service)
+        storm = {"n": "8", "rate": "20", "programs": "sh", "most_sandboxes": "20"}
+        done = here.stormed(service.address, **storm)
+        assert "not known" in done.stdout
+        assert service.alive == []
+    record = here.record()
+    usable, leaked = series(record, "usable"), series(record, "leaked")
+    assert usable.samples and {failure.kind for failure in usable.failures} == {"refused"}
+    assert len(usable.samples) + len(usable.failures) == 8
+    assert series(record, "refused").samples == [float(len(usable.failures))]
+    assert leaked.samples == [] and "500" in leaked.failures[0].reason
     here.require_no_key()
 
 

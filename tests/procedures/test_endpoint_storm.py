@@ -6,7 +6,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -140,30 +140,37 @@ def test_what_a_service_does_not_delete_is_leaked() -> None:
         assert left.leaked == len(service.alive) == 10
 
 
-def test_leaks_cannot_be_counted_without_a_list() -> None:
-    with standing_in("no-list") as service:
+@pytest.mark.parametrize("names, answer", [("no-list", "404"), ("list-fails", "500")])
+def test_leaks_cannot_be_counted_without_a_list(names: str, answer: str) -> None:
+    with standing_in(names) as service:
         _, left = carried_out(storm_at(service), SCHEDULE)
         assert not service.alive
-    assert left.unknown and "404" in left.unknown
+    assert left.unknown and answer in left.unknown
+    assert left.not_offered == (names == "no-list")
 
 
 def test_a_storm_beyond_the_limits_of_a_service_is_refused() -> None:
-    with standing_in() as service:
-        storm = storm_at(service)
     parts = fan_out.split(arrivals.constant(100, 300), 2)
+    kept = [arrivals.constant(10, 30, lifetime=Lifetime(2, 2))]
 
-    def limited(sandboxes: int, rate: float, held: int = 0) -> EndpointStorm:
+    def limited(
+        sandboxes: int, rate: float, parts: Sequence[Schedule] = parts, *, hold: bool = False
+    ) -> int:
         endpoint = Endpoint("a", "a", "http://a", "key", limits=Limits(sandboxes, rate))
-        own = EndpointStorm(endpoint, RUN, PATHS, limit=storm.limit)
-        return endpoint_storm.within_limits(own, parts, held=held)
+        storm = EndpointStorm(endpoint, RUN, PATHS, limit=100, hold=hold)
+        return endpoint_storm.within_limits(storm, parts).limit
 
-    assert limited(60, 100).limit == 30
+    assert limited(60, 100) == 30
+    assert limited(300, 100, hold=True) == 100
+    assert limited(20, 10, kept) == 20
     with pytest.raises(UsageError, match="makes up to 100 sandboxes in a second, and 99 are"):
         limited(60, 99)
-    with pytest.raises(UsageError, match="holds 61 sandboxes, and 60 are allowed"):
-        limited(60, 100, held=61)
-    with pytest.raises(UsageError, match="1 sandboxes are too few for 2 generators"):
-        limited(1, 100)
+    with pytest.raises(UsageError, match="keeps 300 sandboxes at once, and 299 are allowed"):
+        limited(299, 100, hold=True)
+    with pytest.raises(UsageError, match="keeps 20 sandboxes at once, and 19 are allowed"):
+        limited(19, 10, kept)
+    with pytest.raises(UsageError, match="keeps 2 sandboxes at once, and 1 are allowed"):
+        limited(1, 100, fan_out.split(arrivals.constant(1, 2), 2))
 
 
 def test_the_densest_second_of_a_schedule() -> None:

@@ -10,7 +10,7 @@ from typing import cast
 
 import pytest
 
-from harness.errors import GuestDied, GuestTimeout, NotEnoughMemory
+from harness.errors import GuestDied, GuestTimeout, NotEnoughMemory, SandboxError
 from harness.guest.agent_client import Finished
 from harness.host.identity import Identity, allocate
 from harness.host.run import Run
@@ -238,3 +238,31 @@ def test_a_pool_that_is_drawn_down_shows_it(run: Run) -> None:
     assert judged(60)(outcome) is None
     grew = growth(shortfalls)
     assert grew and grew[1] > 15
+
+
+def test_a_sandbox_that_does_not_end_is_a_failure_of_its_end(run: Run) -> None:
+    class Clinging(Odd):
+        def destroy(self) -> None:
+            super().destroy()
+            if self.number == 1:
+                raise SandboxError("its group could not be removed")
+
+    found = series_of(storm(run, constant(50, 3), Clinging))
+    assert len(found[USABLE].samples) == 3 and not found[USABLE].failures
+    assert len(found["teardown"].samples) == 2
+    (failure,) = found["teardown"].failures
+    assert failure.reason == "SandboxError: its group could not be removed"
+    assert found["failed"].samples == [1]
+
+
+def test_a_sandbox_on_this_hosts_kernel_has_no_figures_where_it_should_have_its_own(
+    run: Run,
+) -> None:
+    """`noop` has no guest that could prove its kernel."""
+    with ExitStack() as stack:
+        source = source_of(run, NoopSandbox, stack)
+        lives = Lives(source, threads(4, stack), Programs(None), own_kernel=True)
+        outcome, _ = generator.on_fresh_loop(run_storm(constant(50, 2), lives, source, 140))
+    found = series_of(outcome)
+    assert not found[USABLE].samples
+    assert all("no guest" in failure.reason for failure in found[USABLE].failures)

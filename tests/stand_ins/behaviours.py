@@ -70,6 +70,8 @@ class Behaviour:
     strangers: int = 0
     """Sandboxes of other users that exist from the start, and are listed first."""
     lists: bool = True
+    list_status: int = 0
+    """The status that answers each list instead; 0 for none."""
     page: int = 0
     """Sandboxes on a page of the list, with x-next-token for the next; 0 for all on one."""
     last_page: bool = True
@@ -104,6 +106,7 @@ NAMED: Mapping[str, Mapping[str, Any]] = {
     "leaky": {"keeps_deleted": True},
     "forgetful": {"lives_s": 1.0},
     "no-list": {"lists": False},
+    "list-fails": {"list_status": 500},
     "pages": {"page": 2},
     "pages-without-end": {"page": 2, "last_page": False},
     "trickling": {"trickle_s": 0.01},

@@ -215,6 +215,8 @@ class Service:
         wants = self.behaviour
         if not wants.lists:
             return error(404, "there is nothing at this path")
+        if wants.list_status:
+            return error(wants.list_status, "the list cannot be made")
         asked = dict(parse_qsl(request.query.get("metadata", "")))
         known = self.alive
         if self._cube:  # it cuts first and chooses then, and names no next page

@@ -53,18 +53,31 @@ class Sdk:
         """
         if self.language == "python":
             return (str(self.python(cache)), str(PYTHON / "probe"), classes)
-        return ("node", str(_javascript(cache) / "probe.mjs"))
+        return ("node", str(_javascript(self._place(cache)) / "probe.mjs"))
 
     @property
     def classes(self) -> Sequence[str]:
         """The kinds of classes that the SDK has."""
         return (SYNC, ASYNC) if self.language == "python" else ("",)
 
+    def is_installed(self, cache: Path) -> bool:
+        """Whether its environment is in the cache."""
+        return self._place(cache).is_dir()
+
+    def _place(self, cache: Path) -> Path:
+        """Where its environment is or will be."""
+        if self.language == "python":
+            version = f"{sys.version_info.major}.{sys.version_info.minor}"
+            lock = digest(HERE / f"{self.name}.txt")
+            return cache / "sdks" / f"{self.name}-{version}-{lock[:16]}"
+        inputs = hashlib.sha256()
+        for path in sorted(JAVASCRIPT.iterdir()):
+            inputs.update(path.read_bytes())
+        return cache / "sdks" / f"javascript-{inputs.hexdigest()[:16]}"
+
     def python(self, cache: Path) -> Path:
         """The Python interpreter of an SDK's environment."""
-        lock = HERE / f"{self.name}.txt"
-        version = f"{sys.version_info.major}.{sys.version_info.minor}"
-        target = cache / "sdks" / f"{self.name}-{version}-{digest(lock)[:16]}"
+        lock, target = HERE / f"{self.name}.txt", self._place(cache)
 
         def fill(directory: Path) -> None:
             # Its scripts contain the temporary path, so use `python -m` only.
@@ -83,12 +96,7 @@ class Sdk:
         return entry(target, fill) / "own/bin/python"
 
 
-def _javascript(cache: Path) -> Path:
-    inputs = hashlib.sha256()
-    for path in sorted(JAVASCRIPT.iterdir()):
-        inputs.update(path.read_bytes())
-    target = cache / "sdks" / f"javascript-{inputs.hexdigest()[:16]}"
-
+def _javascript(target: Path) -> Path:
     def fill(directory: Path) -> None:
         for program in ("node", "npm"):
             need(program)

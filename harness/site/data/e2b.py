@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 
 from harness.claims import systems
 from harness.claims.matrices import PublishedMatrix
-from harness.measure.conditions import SYSTEM
 from harness.measure.record import Series
+from harness.site.data import services
 from harness.site.data.corpus import Corpus, RecordEntry
-from harness.site.data.network import RigRecord, newest
+from harness.site.data.network import RigRecord, best_of, newest
 
 RIG = "e2b-compat"
 METHODS = "methods of the SDK"
+OURS = systems.title(systems.GATEWAY)
 KINDS: Mapping[str, tuple[str, str, str]] = {
     "works": ("✓", "works", "it returns what E2B's does, and has its effect"),
     "differs": ("≠", "differs", "it answers, but not as E2B does"),
@@ -90,11 +90,10 @@ class Table:
 
 @dataclass(frozen=True)
 class Matrix:
-    """What one record says of one service; `system` is empty for our own gateway. The first column
-    is the newest SDK's."""
+    """What one record says of one service. The first column is the newest SDK's."""
 
     entry: RecordEntry
-    system: str
+    service: str
     columns: Sequence[Column]
     tables: Sequence[Table]
     over_https: Sequence[str] = field(default_factory=tuple)
@@ -136,31 +135,23 @@ def _cell(series: Series) -> MethodResult:
 
 
 def matrices(corpus: Corpus) -> Sequence[Matrix]:
-    """The newest record of our gateway, and that of each other service that was measured."""
-    entries = corpus.of_rig(RIG, corpus.machine)
-    found = []
-    for system in ("", *sorted({_system(entry) for entry in entries} - {""})):
-        record = newest(corpus, RIG, partial(_is_of, system))
-        if record:
-            found.append(_matrix(record.entry, system, corpus.matrices))
+    """That of our own gateway, and that of each service that was measured."""
+    own = newest(corpus, RIG)
+    found = [_matrix(own.entry, OURS, corpus.matrices)] if own else []
+    for service in services.found(corpus):
+        entries = [entry for entry in service.entries if entry.summary.rig.id == RIG]
+        if entries:
+            best = best_of(entries)
+            found.append(_matrix(best, services.title(service.facts), corpus.matrices))
     return found
 
 
 def matrix(corpus: Corpus) -> Matrix | None:
     """That of our own gateway."""
-    return next((one for one in matrices(corpus) if not one.system), None)
+    return next((one for one in matrices(corpus) if one.service == OURS), None)
 
 
-def _system(entry: RecordEntry) -> str:
-    named = {str(one.dimensions.get(SYSTEM) or "") for one in entry.summary.series}
-    return max(named, default="")
-
-
-def _is_of(system: str, entry: RecordEntry) -> bool:
-    return _system(entry) == system
-
-
-def _matrix(entry: RecordEntry, system: str, published: Sequence[PublishedMatrix]) -> Matrix:
+def _matrix(entry: RecordEntry, service: str, published: Sequence[PublishedMatrix]) -> Matrix:
     columns: dict[Column, None] = {}
     cells: dict[str, dict[str, dict[Column, MethodResult]]] = {}
     over_https: dict[str, None] = {}
@@ -179,7 +170,7 @@ def _matrix(entry: RecordEntry, system: str, published: Sequence[PublishedMatrix
         _table(name, rows, shown, published if name == METHODS else ())
         for name, rows in cells.items()
     ]
-    return Matrix(entry, system, shown, tables, list(over_https))
+    return Matrix(entry, service, shown, tables, list(over_https))
 
 
 def _table(
@@ -211,11 +202,5 @@ def _of_operations(name: str) -> str:
     return name.partition(" ")[2]
 
 
-def title(system: str) -> str:
-    """The name of a service that was measured; of ours, the gateway's."""
-    return systems.title(system or systems.GATEWAY)
-
-
 def latency(corpus: Corpus) -> RigRecord | None:
-    """That of our own gateway."""
-    return newest(corpus, "e2b-latency", partial(_is_of, ""))
+    return newest(corpus, "e2b-latency")

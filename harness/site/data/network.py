@@ -40,16 +40,17 @@ class RigRecord:
         return round(sum(found[1].samples)) if found else 0
 
 
-def newest(
-    corpus: Corpus, rig: str, wanted: Callable[[RecordEntry], bool] = lambda _: True
-) -> RigRecord | None:
-    """The best wanted record on this machine, by validity and profile, then the newest."""
-    entries = [one for one in corpus.of_rig(rig, corpus.machine) if wanted(one)]
-    if not entries:
-        return None
+def newest(corpus: Corpus, rig: str) -> RigRecord | None:
+    """The best record on this machine, by validity and profile, then the newest."""
+    entries = corpus.of_rig(rig, corpus.machine)
+    return RigRecord(best_of(entries)) if entries else None
+
+
+def best_of(entries: Sequence[RecordEntry]) -> RecordEntry:
+    """The newest of the valid records with the full profile; of less if there is none."""
     valid = [one for one in entries if one.summary.validity.status == "valid"] or entries
     full = [one for one in valid if one.summary.profile == "full"]
-    return RigRecord((full or valid)[-1])
+    return (full or valid)[-1]
 
 
 def _passes(series: Series, count: int) -> Sequence[float] | None:

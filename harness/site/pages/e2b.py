@@ -32,7 +32,6 @@ def _render(corpus: Corpus) -> Iterator[Document | Asset]:
         {
             "matrices": e2b.matrices(corpus),
             "kinds": e2b.KINDS,
-            "system_title": e2b.title,
             "published_matrices": corpus.matrices,
             "latency": latency,
             "metrics": _METRICS,

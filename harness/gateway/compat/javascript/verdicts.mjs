@@ -33,8 +33,9 @@ export function judged(error, exchanges, alive) {
 function kind(text, last, alive) {
   const status = STATUS.test(text) ? Number(STATUS.exec(text)[1]) : last
   if (NO_TEMPLATE.test(text)) return NOT_OFFERED
-  if ([405, 501].includes(status) || NO_ROUTE.test(text)) return MISSING
+  if (status === 405 || NO_ROUTE.test(text)) return MISSING
   if (BY_NAME.test(text)) return REFUSED
+  if (status === 501) return MISSING
   if ([402, 403].includes(status) || BY_PLAN.test(text)) return NOT_OFFERED
   return status === 404 && alive ? MISSING : DIFFERS
 }

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from registry import expect, probe
 
-REPOSITORY, REMOTE = "/home/user/repository", "/home/user/remote.git"
+HOME = "/home/user"
+REPOSITORY, REMOTE = f"{HOME}/repository", f"{HOME}/remote.git"
 AUTHOR = {"author_name": "A", "author_email": "a@example.com"}
 
 
@@ -90,7 +91,7 @@ async def _(world, name):
 @probe("git.clone", "git.pull")
 async def _(world, name):
     git = await repository(world)
-    copy = f"/home/user/{name}"
+    copy = f"{HOME}/{name}"
     await world.do(git.clone(REMOTE, copy))
     expect(await world.do(world.box.files.read(f"{copy}/first.txt")) == "first.txt", "no file")
     if name == "pull":

@@ -65,10 +65,12 @@ def _kind(text, status, alive):
         status = int(match[1])
     if NO_TEMPLATE.search(text):
         return NOT_OFFERED
-    if status in (405, 501) or NO_ROUTE.search(text):
+    if status == 405 or NO_ROUTE.search(text):
         return MISSING
     if BY_NAME.search(text):
         return REFUSED
+    if status == 501:
+        return MISSING
     if status in (402, 403) or BY_PLAN.search(text):
         return NOT_OFFERED
     if status == 404 and alive:
