@@ -212,7 +212,8 @@ def find_capacity(storm: Storm, rig_run: RigRun, plan: Plan) -> None:
     def offer(rate: float) -> Outcome:
         nonlocal doubts
         rig_run.show_progress(f"{rate:.3g} a second")
-        count = max(LEAST_IN_STEP, POOLS_IN_STEP * storm.pool, round(rate * plan.step_s))
+        of_step = round(rate * (options.step_s or plan.step_s))
+        count = max(LEAST_IN_STEP, POOLS_IN_STEP * storm.pool, of_step)
         merged = storm.offer(options.schedule(rate, count))
         doubts = merged.doubts
         steps.append(Step(rate, merged.outcome, judge(merged.outcome), doubts))

@@ -243,7 +243,7 @@ def find_capacity(offering: Storm, rig_run: RigRun, plan: Plan) -> None:
 
     def offer(rate: float) -> Outcome:
         offering.source.ready()
-        count = max(LEAST_IN_STEP, round(rate * plan.step_s))
+        count = max(LEAST_IN_STEP, round(rate * (options.step_s or plan.step_s)))
         rig_run.show_progress(f"{rate:.3g} a second")
         return offering.offer(options.schedule(rate, count))
 

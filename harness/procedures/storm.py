@@ -103,7 +103,8 @@ class Source:
     @property
     def shortfall(self) -> int | None:
         """How many sandboxes the pool lacks; None without one."""
-        return self._pool.size - self._pool.ready if self._pool else None
+        # For callers that wait, a pool launches beyond its size.
+        return max(0, self._pool.size - self._pool.ready) if self._pool else None
 
     def acquire(self) -> Sandbox:
         """A sandbox of the pool, or a new one; waits for it. Raises CoppiceError."""

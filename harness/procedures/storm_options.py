@@ -30,6 +30,7 @@ OPTIONS: Mapping[str, str] = MappingProxyType(
         "hold": "hold so many sandboxes alive until all are there, and ask each a second time",
         "most": f"sandboxes of a generator alive at once at most (default: {LIMIT})",
         "bound": "the latency that a sweep keeps to, such as 300ms (default)",
+        "step": "how long a sweep offers each rate, such as 20s: long enough to empty any pool",
     }
 )
 FLAGS: Mapping[str, str] = MappingProxyType(
@@ -50,6 +51,7 @@ class StormOptions:
     hold: bool
     most: int
     bound_s: float
+    step_s: float | None
     sweep: bool
     fixed: Schedule | None
 
@@ -98,6 +100,7 @@ class StormOptions:
             "hold" in options,
             most,
             _parsed(options, "bound", _seconds, BOUND_S),
+            _parsed(options, "step", _seconds, None),
             "sweep" in options,
             arrivals.workload(options["workload"], seed, lifetime, kinds)
             if fixed_by == "workload"
