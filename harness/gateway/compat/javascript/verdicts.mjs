@@ -5,7 +5,7 @@ import diagnostics from 'node:diagnostics_channel'
 
 export const DIFFERS = 'differs', REFUSED = 'refused', MISSING = 'missing', NOT_OFFERED = 'not-offered'
 const BY_NAME = /not (?:yet |currently )?(?:supported|offered|implemented|available)|unsupported|(?:does|do) ?(?:n.t| not) (?:yet )?support|no support/i
-const NO_ROUTE = /method not allowed|unimplemented|no operation at|no such route|page not found/i
+const NO_ROUTE = /method not allowed|unimplemented|no operation at|page not found|no such (?:call|method|operation|route)/i
 const BY_PLAN = /your (?:plan|team|tier)|not enabled/i
 const NO_TEMPLATE = /template\b.*\bnot found|no template|unknown template/is
 const STATUS = /\b([45]\d\d):/

@@ -18,7 +18,9 @@ BY_NAME = re.compile(
 )
 """How services say that they know a request and do not offer it."""
 NO_ROUTE = re.compile(
-    r"method not allowed|unimplemented|no operation at|no such route|page not found", re.IGNORECASE
+    r"method not allowed|unimplemented|no operation at|page not found|"
+    r"no such (?:call|method|operation|route)",
+    re.IGNORECASE,
 )
 BY_PLAN = re.compile(r"your (?:plan|team|tier)|not enabled", re.IGNORECASE)
 NO_TEMPLATE = re.compile(r"template\b.*\bnot found|no template|unknown template", re.I | re.S)
