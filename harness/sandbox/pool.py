@@ -39,7 +39,8 @@ class Pool(Generic[S]):
     """Up to `size` ready sandboxes. `launch` makes one; `memory_each` is the memory it takes, in
     bytes. With `lends` the pool also destroys, when it is drained, what is checked out; without,
     a sandbox belongs to its caller from the check-out on. `workers` launches run at once, and
-    each calls `before` first, which may wait for something more urgent."""
+    each calls `before` first, which may wait for something more urgent. `newest_first` hands out
+    what was made last."""
 
     def __init__(
         self,
@@ -51,6 +52,7 @@ class Pool(Generic[S]):
         lends: bool = True,
         workers: int = WORKERS,
         before: Callable[[], object] = bool,
+        newest_first: bool = False,
     ) -> None:
         self.size = size
         self._launch = launch
@@ -64,6 +66,7 @@ class Pool(Generic[S]):
         self.expected = 0
         """Number of callers for whom sandboxes are launched beyond the pool's size."""
         self._before = before
+        self._newest_first = newest_first
         self._launch_s = 0.0
         """The mean time of a launch lately; 0 before the first."""
         self._worker_count = workers
@@ -204,9 +207,41 @@ class Pool(Generic[S]):
                 return None
             return self._hand_out()
 
+    def holds(self, wanted: Callable[[S], bool]) -> bool:
+        """Whether such a sandbox is ready."""
+        with self._change:
+            return any(wanted(sandbox) for sandbox in self._ready)
+
+    def take_aside(self, wanted: Callable[[S], bool]) -> S | None:
+        """The longest ready of those that are wanted, to work on it and `bring_back` or `drop` it;
+        nothing is launched in its place meanwhile. None if there is none, or while callers wait."""
+        with self._change:
+            if not self._closed and not self.awaited:
+                for sandbox in self._ready:
+                    if wanted(sandbox):
+                        self._ready.remove(sandbox)
+                        self._out.add(sandbox)  # a drain destroys it too
+                        self._launching += 1
+                        return sandbox
+        return None
+
+    def bring_back(self, sandbox: S) -> None:
+        """Put back what was taken aside."""
+        with self._change:
+            self._launching -= 1
+        self.put_back(sandbox)
+
+    def drop(self, sandbox: S) -> None:
+        """Destroy what was taken aside, and launch another in its place."""
+        with self._change:
+            self._launching -= 1
+            if self._refill:
+                self._start_missing()
+        self.give_back(sandbox)
+
     def _hand_out(self) -> S:
         """The caller holds the lock, and a sandbox is ready."""
-        sandbox = self._ready.popleft()
+        sandbox = self._ready.pop() if self._newest_first else self._ready.popleft()
         if self._lends:
             self._out.add(sandbox)
         if self._refill and self.ready + self._launching < self.size + self.expected:

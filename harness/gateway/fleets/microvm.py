@@ -11,6 +11,7 @@ import contextlib
 import os
 import shutil
 import socket
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -97,6 +98,7 @@ class MicroVm:
         self.came_from = came_from
         self.tap = tap
         self.start_ticks = start_ticks(self.pid)
+        self.made = time.monotonic()
         self.envd_descriptor = -1
         """The number of the channel to envd in the VMM."""
         self.disk_descriptors: Sequence[int] = ()

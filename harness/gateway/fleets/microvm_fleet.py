@@ -1,22 +1,21 @@
 """Sandboxes that are microVMs under QEMU, with a pool for each template.
 
 Under TCG the sandboxes of a pool are forks of one that has been rehearsed; elsewhere each is
-restored from the template and rehearsed. They are stopped, unless a caller waits already. `take`
-runs on the event loop; methods that block are called from threads.
+restored from the template and rehearsed. `take` runs on the event loop; methods that block are
+called from threads.
 """
 
 from __future__ import annotations
 
 import contextlib
 import logging
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from harness.errors import CoppiceError, DiskFull, NotEnoughMemory, SandboxError, Unsupported
+from harness.errors import CoppiceError, SandboxError, Unsupported
 from harness.gateway import stages
 from harness.gateway.envd.client import Envd
 from harness.gateway.fleets import microvm, microvm_adoption, rehearsal, saved_vm, templates
@@ -25,26 +24,21 @@ from harness.gateway.fleets.event_drain import EventDrain
 from harness.gateway.fleets.fd_holder import FdHolder
 from harness.gateway.fleets.microvm import RESUME_LIMIT_S, MicroVm, MicroVmSpec
 from harness.gateway.fleets.network import Network
-from harness.gateway.fleets.pool_queue import PoolQueue
-from harness.gateway.fleets.pooled_fleet import PooledFleet, destroyed_in_thread, with_names
+from harness.gateway.fleets.pooled_fleet import PooledFleet, with_names
 from harness.gateway.fleets.protocol import RunningSandbox
 from harness.gateway.fleets.saved_vm import SavedVm
+from harness.gateway.fleets.template_pool import TemplatePool
 from harness.gateway.stages import reached
 from harness.host.cpus import usable
 from harness.host.identity import Identity, allocate
 from harness.paths import cache_directory
 from harness.sandbox.lifetime import destroyed_on_failure
-from harness.sandbox.pool import WORKERS, Pool
+from harness.sandbox.pool import WORKERS
 from harness.sandbox.qemu.zygote import Zygote, preload
 
-POOL_MEMORY = 96 << 20
-"""Bytes of host memory that a sandbox in the pool takes, an upper estimate."""
 SETTLE_S = 0.2
-"""Seconds that a guest gets after a rehearsal before it is stopped, unless a caller waits."""
-TRIES = 3
-URGENT_S = 0.5
-"""The longest time for which making a sandbox waits for callers that are being served."""
-ZYGOTE_REHEARSALS = 2
+"""Seconds that a guest gets after a rehearsal, unless a caller waits."""
+ZYGOTE_REHEARSALS, TRIES = 2, 2
 CHANNELS = 5
 log = logging.getLogger("coppice.gateway")
 
@@ -77,86 +71,35 @@ class RunningMicroVm:
         self.vm.destroy()
 
 
-class TemplatePool:
-    """A template and its pool. Under TCG a single sandbox is restored and rehearsed, and those of
-    the pool are forks of it."""
+class TemplateMaker:
+    """Makes the sandboxes of a template, once `open` has made what they are forked from."""
 
-    def __init__(self, fleet: MicroVmFleet, source: SavedVm, size: int) -> None:
+    def __init__(self, fleet: MicroVmFleet, source: SavedVm) -> None:
+        self._fleet = fleet
         self._source = source
         self._zygote: tuple[Zygote, MicroVm] | None = None
-        self._fleet = fleet
         self._stack = ExitStack()
-        self._serving = 0
-        self._calm = threading.Event()
-        self._calm.set()
-        # A restore mostly waits for its guest; a fork keeps a processor busy.
-        workers = usable() if fleet.accelerator == "tcg" else WORKERS
-        self.pool = Pool(
-            self._make, size, memory_each=POOL_MEMORY, lends=False, workers=workers,
-            before=self._let_callers_go_first,
-        )  # fmt: skip
-        self.queue = PoolQueue(self.pool)
 
-    @property
-    def ready(self) -> int:
-        return self.pool.ready
-
-    def fill(self) -> None:
-        """Wait until the pool is full."""
-        if self._fleet.accelerator == "tcg":
-            with contextlib.suppress(Unsupported):
-                self._zygote = self._stack.enter_context(self._fleet.zygote(self._source))
-        self.pool.fill()
-
-    @contextlib.contextmanager
-    def serving(self) -> Iterator[None]:
-        """While a caller is being handed a sandbox; on the event loop."""
-        self._serving += 1
-        self._calm.clear()
-        try:
-            yield
-        finally:
-            self._serving -= 1
-            if not self._serving:
-                self._calm.set()
-
-    def _let_callers_go_first(self) -> None:
-        """Making a sandbox keeps a processor busy, so it waits for callers that are being served
-        while there are enough for those who come next."""
-        if self.pool.ready > self.pool.size // 2 and not self.wanted:
-            self._calm.wait(URGENT_S)
-
-    @property
-    def wanted(self) -> bool:
-        """Whether a caller waits for a sandbox."""
-        return self.pool.expected > self.pool.ready
-
-    def _make(self) -> MicroVm:
-        """A microVM for the pool, which itself does not try again after a failure."""
-        for _ in range(TRIES - 1):
+    def open(self) -> None:
+        """Make the zygote. Where that is not possible, or fails, every sandbox is restored."""
+        for _ in range(TRIES if self._fleet.accelerator == "tcg" else 0):
             try:
-                return self._make_once()
-            except (DiskFull, NotEnoughMemory):
-                raise  # the next try would find no more
+                self._zygote = self._stack.enter_context(self._fleet.zygote(self._source))
+                return
+            except Unsupported:
+                return
             except (CoppiceError, OSError, TimeoutError) as error:
                 fields = {"why": f"{type(error).__name__}: {error}"}
-                log.error("a sandbox for the pool could not be made", extra={"fields": fields})
-        return self._make_once()
-
-    def _make_once(self) -> MicroVm:
-        if self._zygote:
-            vm = self._fleet.forked(*self._zygote)
-        else:
-            vm = self._fleet.rehearsed(self._source, lambda: self.wanted)
-        with destroyed_on_failure(vm):
-            if not self.wanted:
-                vm.stop()
-        return vm
+                log.error("no sandbox to fork others from could be made", extra={"fields": fields})
 
     def close(self) -> None:
-        self.pool.drain()
-        self.queue.close()
         self._stack.close()
+
+    def make(self, wanted: Callable[[], bool]) -> MicroVm:
+        """A sandbox that runs; `wanted` tells whether a caller waits for it."""
+        if self._zygote:
+            return self._fleet.forked(*self._zygote)
+        return self._fleet.rehearsed(self._source, wanted)
 
 
 class MicroVmFleet(PooledFleet[TemplatePool]):
@@ -175,13 +118,23 @@ class MicroVmFleet(PooledFleet[TemplatePool]):
         self.accelerator = spec.shape.accelerator
         self._fd_holder = fd_holder
         self._adopted: dict[str, tuple[Path, int]] = {}
+        self._makers: dict[str, TemplateMaker] = {}
         self.events = EventDrain()
 
     def offer(self, template: str, cache: Path, size: int, stack: ExitStack) -> None:
         """Offer a template, with a pool of this size that `fill` fills."""
         source = templates.prepare(self.spec, cache, template)
-        self._pools[template] = pool = TemplatePool(self, source, size)
+        maker = self._makers[template] = TemplateMaker(self, source)
+        stack.callback(maker.close)
+        # A restore mostly waits for its guest; a fork keeps a processor busy.
+        workers = usable() if self.accelerator == "tcg" else WORKERS
+        self._pools[template] = pool = TemplatePool(maker.make, size, workers)
         stack.callback(pool.close)
+
+    def fill(self) -> None:
+        for template, maker in self._makers.items():
+            maker.open()
+            self._pools[template].fill()
 
     @contextlib.contextmanager
     def _allocated(self) -> Iterator[tuple[Identity, int | None, ExitStack]]:
@@ -260,13 +213,7 @@ class MicroVmFleet(PooledFleet[TemplatePool]):
         return vm
 
     async def take(self, template: str, timeout_s: float) -> RunningSandbox:
-        pool = self._pools[template]
-        with pool.serving():
-            vm = await pool.queue.take(timeout_s)
-            async with destroyed_in_thread(vm):
-                if vm.stopped:
-                    await vm.resume_on_loop()
-        return RunningMicroVm(self, vm)
+        return RunningMicroVm(self, await self._pools[template].take(timeout_s))
 
     def stop(self, sandbox: RunningSandbox) -> None:
         assert isinstance(sandbox, RunningMicroVm)

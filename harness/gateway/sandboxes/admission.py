@@ -28,7 +28,8 @@ class Admission:
     def creating(self, key: Key, running: int, count: int = 1) -> Iterator[None]:
         """The creation of `count` sandboxes for a key that has `running` ones.
 
-        Raises ApiError 429 above the key's limits, and 503 when too many creations wait.
+        Raises ApiError 429 above the key's limits, or when too many creations wait; the SDK tries
+        the latter again.
         """
         total = running + self._pending.get(key.id, 0) + count
         limits = key.limits
@@ -37,7 +38,10 @@ class Admission:
         if total * self._memory_mib > limits.memory_mib:
             raise ApiError(429, f"this key may have {limits.memory_mib} MiB of memory at once")
         if self.waiting >= WAITING_MAX:
-            raise ApiError(503, "too many sandboxes are being created; try again in a moment")
+            raise ApiError(
+                429, "too many sandboxes are being created; try again in a moment",
+                retry=True, retry_after=1,
+            )  # fmt: skip
         self._pending[key.id] = self._pending.get(key.id, 0) + count
         try:
             yield
