@@ -41,12 +41,14 @@ class Placement:
 
 @dataclass(frozen=True)
 class Placements:
-    """Every placement, the figures across whole charts, and those of the comparison tables by row
-    and kind of sandbox."""
+    """Every placement, the figures across whole charts, those of the comparison tables by row and
+    kind of sandbox, those of storms, and by setting and rung those of creations over an API."""
 
     series: Sequence[Placement] = ()
     lines: Mapping[str, Figure] = field(default_factory=dict)
     kinds: Mapping[str, Mapping[str, Sequence[Figure]]] = field(default_factory=dict)
+    storms: Sequence[Figure] = ()
+    ladder: Mapping[str, Mapping[str, Figure]] = field(default_factory=dict)
 
     def of(
         self, rig: str, metric: str, where: Facts | None = None, per: str | None = None
@@ -88,4 +90,10 @@ def load(figures: Sequence[Figure], file: Path = FILE) -> Placements:
         for row, cells in found["kinds"].items()
     }
     lines = {chart: known[id] for chart, id in found["lines"].items() if id in known}
-    return Placements(series, lines, kinds)
+    storms = [known[id] for id in found["storms"] if id in known]
+    ladder = {
+        setting: known_of
+        for setting, ids in found["ladder"].items()
+        if (known_of := {rung: known[id] for rung, id in ids.items() if id in known})
+    }
+    return Placements(series, lines, kinds, storms, ladder)

@@ -167,6 +167,12 @@ def test_what_a_dead_run_has_made_is_deleted_by_the_next(state: Path) -> None:
         with journals.opened(there, "dead-run") as journal:  # and it ends without a word
             event_loop.run(make(journal))
         assert len(service.alive) == 3
+        told: list[str] = []
+        # A service would say of another user's sandboxes that they are not there.
+        other = endpoint(service, limits=LIMITS, key="e2b_another_key")
+        with session.begun(other, "another-run", told.append):
+            assert len(service.alive) == 3
+        assert any("another key" in line and "dead-run" in line for line in told)
         assert sorted(session.reclaim(there)) == sorted(service.service.made)
         assert service.alive == []
     assert not list(state.rglob("*.jsonl"))

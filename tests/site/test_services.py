@@ -57,7 +57,7 @@ def known(mixed: Made) -> Corpus:
 
 def text(made: Made, path: str) -> str:
     page = (made.out / path).read_text(encoding="utf-8")
-    inline = re.sub(r"</?(a|code|data|em|small|span|strong)\b[^>]*>", "", page)
+    inline = re.sub(r"</?(a|code|data|em|span|strong)\b[^>]*>", "", page)
     return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", inline))
 
 

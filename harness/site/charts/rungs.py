@@ -23,11 +23,13 @@ _EDGE = 0.02
 
 @dataclass(frozen=True)
 class Wire:
-    """A tier with the median of each rung, in seconds; `note` is shown beside its name."""
+    """A tier with the median of each rung, in seconds; `note` is shown beside its name. One that is
+    `published` has the marks of figures of others."""
 
     label: str
     rungs: Mapping[str, Estimate]
     note: str = ""
+    published: bool = False
 
 
 @dataclass(frozen=True)
@@ -105,8 +107,11 @@ def _wire(wire: Wire, names: Sequence[str], scale: axis.Axis, top: float) -> Mar
         if one.low is not None and one.high is not None:
             low, high = svg.percent(_x(scale, one.low)), svg.percent(_x(scale, one.high))
             parts.append(svg.tag("line", x1=low, x2=high, y1=y, y2=y, class_="reach"))
+        share = _x(scale, one.value)
+        if wire.published:
+            parts.append(svg.glyph(share, y, svg.WIDE_DIAMOND, "other"))
+        radius = 4 if wire.published else 6
         parts.append(
-            svg.tag("circle", cx=svg.percent(_x(scale, one.value)), cy=y, r=6,
-                    class_=f"rung-{number}")
-        )  # fmt: skip
+            svg.tag("circle", cx=svg.percent(share), cy=y, r=radius, class_=f"rung-{number}")
+        )
     return svg.tag("g", *parts)

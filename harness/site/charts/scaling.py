@@ -66,6 +66,14 @@ class Naive:
 
 
 @dataclass(frozen=True)
+class Knee:
+    """A dashed vertical line at `n`: what changes there."""
+
+    n: float
+    text: str
+
+
+@dataclass(frozen=True)
 class ScalingPicture:
     """What `scaling_chart` draws."""
 
@@ -76,6 +84,7 @@ class ScalingPicture:
     curves: Sequence[Curve]
     references: Sequence[Reference] = ()
     naive: Naive | None = None
+    knee: Knee | None = None
 
     @property
     def axes(self) -> tuple[axis.Axis, axis.Axis]:
@@ -94,6 +103,7 @@ class ScalingPicture:
             self.curves,
             self.references,
             self.naive,
+            self.knee,
         )
 
 
@@ -127,6 +137,7 @@ def scaling_chart(
     curves: Sequence[Curve],
     references: Sequence[Reference] = (),
     naive: Naive | None = None,
+    knee: Knee | None = None,
 ) -> Markup:
     """The chart. `unit` is the values' record unit, `across` names what N counts."""
     plane = _Plane(
@@ -138,6 +149,8 @@ def scaling_chart(
     parts: list[object] = [_grid(plane, across, top)]
     if naive:
         parts.append(_naive(naive, plane, top))
+    if knee:
+        parts.append(_knee(knee, plane, top))
     for number, curve in enumerate(curves):
         parts.append(_key(curve, number, unit))
         parts.append(_curve(curve, number, plane, top))
@@ -238,6 +251,17 @@ def _curve(curve: Curve, number: int, plane: _Plane, top: float) -> Markup:
         svg.stretched(top, _PLOT, *((kind, path) for kind, path in drawn if path)),
         class_=f"curve curve-{number % HUES}",
     )
+
+
+def _knee(knee: Knee, plane: _Plane, top: float) -> Markup:
+    share = plane.x(knee.n)
+    at, left = svg.percent(share), share > 0.5
+    line = svg.tag("line", x1=at, x2=at, y1=top, y2=top + _PLOT, class_="knee")
+    words = svg.tag(
+        "text", knee.text, x=at, y=top + 14, dx=-8 if left else 8,
+        text_anchor="end" if left else "start", class_="knee",
+    )  # fmt: skip
+    return svg.tag("g", line, words)
 
 
 def _naive(naive: Naive, plane: _Plane, top: float) -> Markup:
