@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import hashlib
 import json
 import os
 import re
@@ -25,6 +26,11 @@ SUFFIX = ".jsonl"
 
 def directory() -> Path:
     return state_directory() / "endpoints"
+
+
+def mark(key: str) -> str:
+    """Tells one key from another, and is too short to find the key by it."""
+    return hashlib.sha256(b"coppice journal " + key.encode()).hexdigest()[:6]
 
 
 def _of_address(address: str) -> Path:
@@ -46,7 +52,7 @@ class RunJournal:
     def begun(self, endpoint: Endpoint) -> None:
         self._note(
             run=self.run_id, address=endpoint.address, name=endpoint.name,
-            key_variable=endpoint.key_variable, pid=os.getpid(),
+            key_variable=endpoint.key_variable, key_mark=mark(endpoint.key), pid=os.getpid(),
         )  # fmt: skip
 
     def asked(self, life_s: float) -> None:
@@ -74,6 +80,7 @@ class Entries:
     address: str
     name: str
     key_variable: str
+    key_mark: str
     alive: Sequence[str]
     made: int
     lost: int
@@ -104,8 +111,8 @@ def read(path: Path) -> Entries:
             alive.pop(str(note["gone"]), None)
     return Entries(
         path, str(about.get("run", path.stem)), str(about.get("address", "")),
-        str(about.get("name", "")), str(about.get("key_variable", "")), list(alive),
-        made, max(asked - refused - made, 0), until,
+        str(about.get("name", "")), str(about.get("key_variable", "")),
+        str(about.get("key_mark", "")), list(alive), made, max(asked - refused - made, 0), until,
     )  # fmt: skip
 
 

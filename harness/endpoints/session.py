@@ -29,7 +29,7 @@ class Session:
 @contextlib.contextmanager
 def begun(endpoint: Endpoint, run_id: str, tell: Tell = print) -> Iterator[Session]:
     """A run at a service. `tell` shows the user what was left."""
-    reclaim(endpoint, tell)
+    reclaim(endpoint, tell, own_key=True)
     with journals.opened(endpoint, run_id) as journal:
         session = Session(journal)
         try:
@@ -46,10 +46,18 @@ def begun(endpoint: Endpoint, run_id: str, tell: Tell = print) -> Iterator[Sessi
                 tell(line)
 
 
-def reclaim(endpoint: Endpoint, tell: Tell = print) -> Sequence[str]:
-    """Delete what dead runs have left at a service; returns the ids that were deleted."""
+def reclaim(endpoint: Endpoint, tell: Tell = print, *, own_key: bool = False) -> Sequence[str]:
+    """Delete what dead runs have left at a service; returns the ids that were deleted.
+
+    With `own_key`, what was made with another key is only named: to this key the service might say
+    that it has no such sandboxes.
+    """
     deleted: list[str] = []
     for entries in journals.dead(endpoint.address):
+        if own_key and entries.key_mark not in ("", journals.mark(endpoint.key)):
+            tell(f"another key has made what run {entries.run_id} has left at {endpoint.name}")
+            tell(f"  with that key: {clearing.command(endpoint)}")
+            continue
         result = event_loop.run(clearing.clear(endpoint, entries))
         clearing.finish(entries, result)
         deleted += result.deleted

@@ -190,6 +190,31 @@ def test_an_sdk_that_cannot_be_installed_is_named(monkeypatch: pytest.MonkeyPatc
     assert (result.verdicts, result.unsupported) == ((), "no package index")
 
 
+def test_a_run_that_is_interrupted_ends_its_probes(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    script = f"""
+        import os, sys, time
+        if sys.argv[1] == "async":
+            with open({str(tmp_path / "new")!r}, "w") as file:
+                file.write(str(os.getpid()))
+            os.rename({str(tmp_path / "new")!r}, {str(tmp_path / "pid")!r})
+            time.sleep(600)
+        while not os.path.exists({str(tmp_path / "pid")!r}):
+            time.sleep(0.01)
+        print('{{"method": "x", "kind": null, "reason": ""}}')
+    """
+    sdk = scripted(monkeypatch, "").sdk
+    argv = (sys.executable, "-c", textwrap.dedent(script))
+    monkeypatch.setattr(Sdk, "command", lambda _, cache, classes: (*argv, classes))
+    service = {False: dict(os.environ)}
+    both = [Column(sdk, "sync"), Column(sdk, "async")]
+    found = results(both, Path("/nowhere"), 2, service)
+    assert next(iter(found)).verdicts
+    found.close()
+    assert not Path("/proc", (tmp_path / "pid").read_text()).exists()
+
+
 # What a failure means.
 
 

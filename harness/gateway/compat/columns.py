@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,10 +52,11 @@ class Column:
         return {"sdk": self.sdk.name, **({"classes": self.classes} if self.classes else {}), **over}
 
     def verdicts(
-        self, cache: Path, environment: Mapping[str, str], options: Sequence[str] = ()
-    ) -> Iterator[Verdict]:
+        self, cache: Path, environment: Mapping[str, str], options: Sequence[str],
+        started: Callable[[subprocess.Popen[bytes]], object],
+    ) -> Iterator[Verdict]:  # fmt: skip
         """What the probe reports, with this environment, which names the service, and options of
-        its own.
+        its own. `started` is given its process.
 
         Raises Unsupported where the SDK cannot be installed.
         """
@@ -64,6 +65,7 @@ class Column:
             argv, env=dict(environment), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
         ) as process:  # fmt: skip
+            started(process)
             try:
                 output, errors = process.communicate(timeout=LIMIT_S)
             except BaseException:
@@ -107,14 +109,16 @@ class Result:
 def results(
     wanted: Sequence[Column], cache: Path, at_once: int,
     service: Mapping[bool, Mapping[str, str]], options: Sequence[str] = (),
-) -> Iterator[Result]:  # fmt: skip
+) -> Generator[Result, None, None]:  # fmt: skip
     """The results of the columns in their order, `at_once` probes at a time. `service` has the
     environment, with the service's variables, for SDKs that require TLS (True) and for others."""
 
+    probes: list[subprocess.Popen[bytes]] = []
+
     def one(column: Column) -> Result:
         try:
-            found = column.verdicts(cache, service[column.sdk.requires_tls], options)
-            return Result(column, list(found))
+            service_of = service[column.sdk.requires_tls]
+            return Result(column, list(column.verdicts(cache, service_of, options, probes.append)))
         except Unsupported as error:
             return Result(column, (), str(error))
 
@@ -122,7 +126,10 @@ def results(
     try:
         yield from executor.map(one, wanted)
     finally:
-        executor.shutdown(cancel_futures=True)
+        executor.shutdown(wait=False, cancel_futures=True)
+        for process in probes:  # that still run: their results are not wanted any more
+            process.kill()
+        executor.shutdown()
 
 
 def collect(
