@@ -101,7 +101,8 @@ def test_a_lab_of_many_records_stays_quick_and_its_pages_small(tmp_path: Path) -
     results, out = tmp_path / "results", tmp_path / "out"
     many(results, 320)
     build(results, out)
-    assert build(results, out).made < 200
+    # What depends on all records, such as the page of each claim: the runs are not among it.
+    assert build(results, out).made < 240
     for path in out.rglob("*.html"):
         assert path.stat().st_size < 150_000, path
     lists = sorted(path.name for path in out.glob("machines/*.html"))
