@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import sys
 from typing import TextIO
@@ -11,6 +12,7 @@ from harness.errors import LimitReached
 
 STANDARD = (("stdin", os.O_RDONLY), ("stdout", os.O_WRONLY), ("stderr", os.O_WRONLY))
 """The standard streams by descriptor."""
+STDIN = 0
 
 
 def open_standard() -> None:
@@ -60,3 +62,12 @@ def require(more: int) -> None:
     finally:
         for descriptor in taken:
             os.close(descriptor)
+
+
+def make_room(total: int) -> None:
+    """Let the kernel's table have room for so many descriptors, within the limit.
+
+    It grows with the descriptors, and a process with threads waits for all processors each time:
+    some 10 ms, in the middle of a burst. The table does not shrink.
+    """
+    os.close(fcntl.fcntl(STDIN, fcntl.F_DUPFD_CLOEXEC, total - 1))

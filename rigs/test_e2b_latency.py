@@ -281,6 +281,7 @@ async def at_endpoint(
             await loops.measure(step, creating)
         await loops.measure_programs(plan.programs, creating)
         rig_run.end()
+        into.doubts += api_latency.doubts(client)
         return facts(client)
 
 

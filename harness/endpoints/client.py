@@ -73,13 +73,15 @@ class NoJournal:
 
 class ApiClient:
     """`alive` are the sandboxes that it has made and not deleted, by id. `answered` is what the
-    first creation showed of the service, `not_offered` what it does not have, with its answer."""
+    first creation showed of the service, `not_offered` what it does not have, with its answer.
+    `absent`: how many it did not have any more when they were to be deleted."""
 
     def __init__(self, endpoint: Endpoint, journal: Journal) -> None:
         self.endpoint = endpoint
         self.alive: dict[str, Created] = {}
         self.answered: Mapping[str, str] = {}
         self.not_offered: dict[str, str] = {}
+        self.absent = 0
         self._journal = journal
         self._pace = Pace(endpoint.limits)
         self._connections = Connections(endpoint.tls_context)
@@ -165,6 +167,7 @@ class ApiClient:
         if response.status not in (200, 202, 204, 404):
             raise self._error(response, f"deleting the sandbox {id}")
         if created := self.alive.pop(id, None):
+            self.absent += response.status == 404
             place = self._routes.into(created, ENVD)[0]
             if id in place.host:  # a host of its own
                 self._connections.forget(place)

@@ -19,6 +19,7 @@ from typing import Any
 
 import uvicorn
 
+from harness import descriptors
 from harness.errors import CoppiceError, Interrupted, PathError, UsageError
 from harness.gateway import certificate, garbage, logs, predecessor
 from harness.gateway.app import Gateway
@@ -49,6 +50,8 @@ DOMAIN = "sandboxes.localhost"
 NO_DOMAIN = "set-the-option--domain-of-the-gateway.invalid"
 """Where other hosts are served: no name is known by which they reach a sandbox. An SDK without a
 domain would send traffic and tokens to E2B's own cloud."""
+DESCRIPTORS = 16_384
+"""For which there is room from the start."""
 log = logging.getLogger(logs.LOGGER)
 
 
@@ -226,6 +229,7 @@ def _limits(options: Options) -> ConnectionLimits:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft < hard:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    descriptors.make_room(min(hard, DESCRIPTORS))
     total = max(min(options.connections, hard // 2), 2)
     return ConnectionLimits(total, total // 2)
 

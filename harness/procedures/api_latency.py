@@ -212,6 +212,17 @@ async def batch(
     return taken
 
 
+def doubts(client: ApiClient) -> Sequence[str]:
+    """Why the creations of a client may be less than they seem: nothing ran in some of them, so
+    that only their deletions show whether there was anything."""
+    if not client.absent:
+        return []
+    return [
+        f"{client.absent} sandboxes that {client.endpoint.name} said it had made were not there "
+        "when they were to be deleted"
+    ]
+
+
 async def _delete(client: ApiClient, id: str, room: asyncio.Semaphore) -> None:
     async with room:
         await clearing.delete(client, id)

@@ -80,3 +80,21 @@ def test_a_full_disk_behind_standard_error_does_not_change_the_code(argv: list[s
     with Path("/dev/full").open("wb") as full:
         done = subprocess.run([sys.executable, "-m", "harness", *argv], cwd=ROOT, stderr=full)
     assert done.returncode == 64
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc shows the size of the table")
+def test_room_for_descriptors_is_made_beforehand() -> None:
+    code = (
+        "import os, pathlib; from harness import descriptors\n"
+        "def size(): return int(pathlib.Path('/proc/self/status').read_text()"
+        ".split('FDSize:')[1].split()[0])\n"
+        "before, opened = size(), os.listdir('/proc/self/fd')\n"
+        "descriptors.make_room(1000)\n"
+        "assert os.listdir('/proc/self/fd') == opened\n"
+        "print(before, size())"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    before, after = map(int, run.stdout.split())
+    assert before < 1000 <= after

@@ -84,6 +84,22 @@ def test_a_lie_gives_no_sample_of_work_inside(names: str) -> None:
         assert service.alive == []
 
 
+def test_sandboxes_that_are_not_there_to_be_deleted_are_a_doubt() -> None:
+    async def create(journal: journals.RunJournal) -> Sequence[str]:
+        async with opened(there, journal) as client:
+            await Loops(client, api_latency.Inside(), into, 4).measure(Step(CREATE, 4, 1), {})
+            return api_latency.doubts(client)
+
+    for names, count in (("honest", 0), ("lying-half", 2)):
+        into = Collector()
+        with standing_in(names) as service:
+            there = endpoint(service, limits=LIMITS)
+            with session.begun(there, "a-run") as begun:
+                doubts = event_loop.run(create(begun.journal))
+        assert len(into.series[0].samples) == 4
+        assert [line.partition(" ")[0] for line in doubts] == [str(count)] * (count > 0)
+
+
 def test_one_sandbox_for_all_gives_one_sample_at_once() -> None:
     with standing_in("lying-same", command_s=0.3) as service:
         found = measured(service, [Step(COMMAND, 3, 3)])

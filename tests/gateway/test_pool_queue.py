@@ -69,8 +69,10 @@ def test_callers_are_served_in_order_and_launched_for(
         waiting = [asyncio.create_task(take(number)) for number in range(3)]
         await asyncio.sleep(0)
         assert (pool.expected, pool.ready + pool.under_way) == (3, 4)
+        waiting.append(asyncio.create_task(take(3)))
+        await asyncio.sleep(0)  # it waits too, before any of the others is served
         launcher.gate.set()
-        await asyncio.gather(*waiting, take(3))
+        await asyncio.gather(*waiting)
 
     asyncio.run(ask())
     assert order == [0, 1, 2, 3]

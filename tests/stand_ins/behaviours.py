@@ -42,7 +42,8 @@ class Behaviour:
     quota_status: int = 429
 
     lie: str = ""
-    """`no-sandbox`: creations are answered and nothing is made. `same`: all get the same sandbox.
+    """`no-sandbox`: creations are answered and nothing is made. `half`: that is so of every
+    second, and it does not know those afterwards. `same`: all get the same sandbox.
     `echo`: the output of a command is the text that was sent. `ready`: it is always "ready"."""
 
     cut: str = ""
@@ -93,6 +94,7 @@ NAMED: Mapping[str, Mapping[str, Any]] = {
     "lying": {"lie": "no-sandbox"},
     "lying-echo": {"lie": "echo"},
     "lying-ready": {"lie": "ready"},
+    "lying-half": {"lie": "half"},
     "lying-same": {"lie": "same"},
     "half-way-header": {"cut": "header"},
     "half-way-body": {"cut": "body"},

@@ -176,7 +176,8 @@ class Service:
         sandbox = Sandbox(id, template, metadata, Machine(directory), secrets.token_hex(16))
         sandbox.ready = sandbox.created + self._chance.uniform(*self.behaviour.boot_s)
         self.made.append(id)
-        if self.behaviour.lie != "no-sandbox":
+        lie = self.behaviour.lie
+        if lie != "no-sandbox" and not (lie == "half" and len(self.made) % 2 == 0):
             directory.mkdir()
             self._sandboxes[id] = sandbox
         return sandbox

@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 
+from harness.errors import Overloaded
 from harness.gateway.errors import ApiError
 from harness.gateway.sandboxes.store import Key
 
 WAITING_MAX = 1000
 """Creations in progress; further ones are refused for the moment."""
+RETRY_S = 1.0
 
 
 class Admission:
@@ -28,8 +30,7 @@ class Admission:
     def creating(self, key: Key, running: int, count: int = 1) -> Iterator[None]:
         """The creation of `count` sandboxes for a key that has `running` ones.
 
-        Raises ApiError 429 above the key's limits, or when too many creations wait; the SDK tries
-        the latter again.
+        Raises ApiError 429 above the key's limits, and Overloaded when too many creations wait.
         """
         total = running + self._pending.get(key.id, 0) + count
         limits = key.limits
@@ -38,10 +39,10 @@ class Admission:
         if total * self._memory_mib > limits.memory_mib:
             raise ApiError(429, f"this key may have {limits.memory_mib} MiB of memory at once")
         if self.waiting >= WAITING_MAX:
-            raise ApiError(
-                429, "too many sandboxes are being created; try again in a moment",
-                retry=True, retry_after=1,
-            )  # fmt: skip
+            raise Overloaded(
+                f"{self.waiting} sandboxes are being created; try again in a moment",
+                retry_after_s=RETRY_S,
+            )
         self._pending[key.id] = self._pending.get(key.id, 0) + count
         try:
             yield

@@ -19,7 +19,7 @@ async def fork(
     sandboxes: Sandboxes, key: Key, source: Sandbox, count: int, timeout_s: float
 ) -> Sequence[Sandbox | ApiError]:
     """Copies of a running sandbox; an error stands for each copy that could not be made."""
-    with sandboxes.admission.creating(key, sandboxes.running_of(key), count):
+    with sandboxes.admitted(key, count):
         return await sandboxes.workers.to_its_end(_fork(sandboxes, key, source, count, timeout_s))
 
 

@@ -12,11 +12,11 @@ import contextlib
 import logging
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from harness.errors import CoppiceError, SandboxError
+from harness.errors import CoppiceError, Overloaded, SandboxError
 from harness.gateway.envd.client import Envd
 from harness.gateway.envd.limits import check_environment
 from harness.gateway.errors import ApiError, not_found
@@ -132,6 +132,16 @@ class Sandboxes(Lifecycle):
         """How many sandboxes run."""
         return sum(sandbox.running is not None for sandbox in self.by_id.values())
 
+    @contextlib.contextmanager
+    def admitted(self, key: Key, count: int = 1) -> Iterator[None]:
+        """The creation of `count` sandboxes. Raises what `Admission.creating` raises."""
+        try:
+            with self.admission.creating(key, self.running_of(key), count):
+                yield
+        except Overloaded:
+            self.metrics.count("refused")
+            raise
+
     def has_ready(self, template: str) -> bool:
         """Whether a sandbox of this template is ready in the pool."""
         fleet = self.fleet
@@ -164,7 +174,7 @@ class Sandboxes(Lifecycle):
         if body.get("autoPause"):
             self.require_saving(body.get("autoPauseMemory") is not False)
         using = self.saved.using(Path(snapshot.directory)) if snapshot else contextlib.nullcontext()
-        with self.admission.creating(key, self.running_of(key)), using:
+        with self.admitted(key), using:
             running = await self._start(key, body["templateID"], snapshot)
             resume = body.get("autoResume") or {}
             stored = StoredSandbox(
