@@ -73,7 +73,8 @@ def _describe(wires: Sequence[Wire]) -> str:
     parts = []
     for wire in wires:
         values = ", ".join(f"{name} {show(one, 's')}" for name, one in wire.rungs.items())
-        parts.append(f"{wire.label}: {values or 'not measured'}.")
+        whose = ", published" if wire.published else ""
+        parts.append(f"{wire.label}{whose}: {values or 'not measured'}.")
     return " ".join(parts) + " The table below has the same figures."
 
 

@@ -86,14 +86,14 @@ def ladder_chart(rows: Sequence[ApiRow], published: Mapping[str, Mapping[str, Fi
             if median:
                 medians[rung] = median
                 table.append(ChartRow(f"{row.label}, {rung}", row.entry, series))
-        wires.append(Wire(row.label, medians, row.entry.status_note))
+        wires.append(Wire(row.short, medians, row.entry.status_note))
     for name, several in published.items():
         beads = {
             rung: Estimate(one.value, None, None)
             for rung, one in several.items()
             if one.value is not None
         }
-        wires.append(Wire(name, beads, "published", published=True))
+        wires.append(Wire(name, beads, published=True))
         table += [ChartRow(f"{name}, {rung}", published=one) for rung, one in several.items()]
     title = "The rungs of a creation over an API"
     picture = RungsPicture("api-rungs", title, api_ladder.RUNGS, wires)

@@ -14,6 +14,8 @@ RIG = "e2b-latency"
 RUNGS = ("create-headers", "create-body", "usable", "first-run-code")
 _EARLIER = {"usable": "first-command"}
 """What older records call a rung."""
+_LETTERS = 14
+"""Of a name in a chart."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,14 @@ class ApiRow:
     def label(self) -> str:
         many = "one at a time" if self.concurrency == 1 else f"{self.concurrency} at once"
         return f"{self.name}, {many}"
+
+    @property
+    def short(self) -> str:
+        """The label as a chart on a phone has room for it."""
+        endpoint = self.entry.summary.endpoint
+        name = endpoint.name if endpoint else self.name.replace(" over", "")
+        name = name if len(name) <= _LETTERS else f"{name[: _LETTERS - 1]}…"
+        return f"{name}, {'alone' if self.concurrency == 1 else f'{self.concurrency} at once'}"
 
     def find(self, rung: str) -> Found | None:
         return (self.entry, self.rungs[rung]) if rung in self.rungs else None
