@@ -333,6 +333,10 @@ def test_what_the_sdks_cannot_do_is_refused_before_anything_is_made(service: Sta
     ):
         with pytest.raises(UsageError, match=says):
             at_endpoint.sdk_environment(wrong)
+    far = dataclasses.replace(at, address="https://api.cube.example", sandbox_url=None)
+    assert at_endpoint.sdk_environment(far)["E2B_DOMAIN"] == "cube.example"
+    own = dataclasses.replace(far, domain="other.example")
+    assert at_endpoint.sdk_environment(own)["E2B_DOMAIN"] == "other.example"
     few = dataclasses.replace(at, limits=Limits(3, 50.0))
     with pytest.raises(UsageError, match="has 4 sandboxes at once"):
         at_endpoint.paced(few, "run-3")

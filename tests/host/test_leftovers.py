@@ -11,7 +11,7 @@ import pytest
 
 from harness.host import cgroups
 from harness.host.cgroups import parent_of
-from harness.host.identity import allocate
+from harness.host.identity import SHARED_LEASE, allocate
 from harness.host.ksm import NOTE
 from harness.host.leftovers import find
 from harness.host.run import VARIABLE
@@ -83,7 +83,8 @@ def test_clean_removes_everything_of_a_killed_harness(phase: str, runtime: Path)
             assert carrying(mark) == []
             assert Path(directory).name not in cgroups.find().of_runs(runtime)
             assert beside.is_dir() and neighbours_lease.exists() and neighbour.poll() is None
-            kept = {str(beside), str(beside / "owner.lock"), str(neighbours_lease)}
+            there = {beside / "owner.lock", beside / SHARED_LEASE, neighbours_lease}
+            kept = {str(path) for path in (beside, *there)}
             assert set(what_is_there(runtime)) == kept
         finally:
             process.kill()
@@ -124,20 +125,26 @@ def test_files_torn_by_a_host_crash_are_leftovers(torn: bytes, dead: Path, runti
 KILLED_AT_A_LEASE = """
 import os, signal, sys
 from pathlib import Path
+from harness.host import identity
 from harness.host.session import open_run
-from harness.host.identity import allocate
 
 def die(file, *_, **__):
     file.touch()
     os.kill(os.getpid(), signal.SIGKILL)
 
+def no_more_links(*_):
+    raise OSError("no more links")
+
 with open_run() as run:
     print(run.directory, flush=True)
-    if sys.argv[1] == "empty":
+    step, beside = sys.argv[1].split()
+    if step == "empty":
         Path.write_text = die
     else:
         os.link = die
-    allocate(run.leases, run.id)
+    if beside == "beside":  # as where one file has no more links
+        identity._shared = no_more_links
+    identity.allocate(run.leases, run.id)
 """
 
 
@@ -145,7 +152,7 @@ with open_run() as run:
 def test_an_incomplete_lease_of_a_killed_run_is_removed_at_once(
     step: str, runtime: Path, cache: Path
 ) -> None:
-    with start(KILLED_AT_A_LEASE, step) as process:
+    with start(KILLED_AT_A_LEASE, f"{step} beside") as process:
         directory = Path(next_line(process))
         assert process.wait(60) == -signal.SIGKILL
     (begun,) = (runtime / "leases").iterdir()
@@ -154,6 +161,18 @@ def test_an_incomplete_lease_of_a_killed_run_is_removed_at_once(
     ]  # fmt: skip
     assert coppice("clean").returncode == 0
     assert not begun.exists() and what_is_there(runtime) == []
+
+
+@pytest.mark.parametrize("step", ["empty", "whole"])
+def test_a_lease_that_was_to_be_a_link_leaves_nothing_but_the_runs_directory(
+    step: str, runtime: Path, cache: Path
+) -> None:
+    with start(KILLED_AT_A_LEASE, f"{step} linked") as process:
+        directory = Path(next_line(process))
+        assert process.wait(60) == -signal.SIGKILL
+    assert [(one.what, one.run_id) for one in find(runtime)] == [("directory", directory.name)]
+    assert coppice("clean").returncode == 0
+    assert not list((runtime / "leases").iterdir()) and what_is_there(runtime) == []
 
 
 def test_clean_reports_when_there_is_nothing_to_do(runtime: Path, cache: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from harness.endpoints.address import split
 from harness.endpoints.client import RUN_METADATA, opened
 from harness.endpoints.facts import facts
 from harness.endpoints.journal import RunJournal
@@ -32,8 +33,10 @@ def sdk_environment(endpoint: Endpoint) -> Mapping[str, str]:
     variables = {"E2B_API_KEY": endpoint.key, "E2B_API_URL": endpoint.address}
     if endpoint.sandbox_url:
         variables["E2B_SANDBOX_URL"] = endpoint.sandbox_url
-    if endpoint.domain:
-        variables["E2B_DOMAIN"] = endpoint.domain
+    host = split(endpoint.address)[0].host
+    beside = host.removeprefix("api.") if host.startswith("api.") else None  # E2B's own convention
+    if domain := endpoint.domain or beside:
+        variables["E2B_DOMAIN"] = domain
     if endpoint.ca_file:
         file = str(endpoint.ca_file.resolve())
         variables |= {"SSL_CERT_FILE": file, "NODE_EXTRA_CA_CERTS": file}
