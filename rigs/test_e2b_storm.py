@@ -76,19 +76,19 @@ tenth of the rate at most."""
 ROUND_TRIPS = 20
 PROGRAMS = ("bash", "sh", "ls", "python3", "node")
 USUAL = ("bash", "sh", "ls", "python3")
-"""The first commands among which arrivals draw; in a sweep only the first, since its bound is on
-all of them together. `bash` is what the pool of our gateway has rehearsed."""
-ENDPOINT, NOOP = "endpoint", "noop"
-OURS = ("qemu", NOOP)
+"""The first commands among which arrivals draw; in a sweep only the first, whose bound is on all
+of them together. `bash` is what the pool of our gateway has rehearsed."""
+ENDPOINT, NOOP, OURS = "endpoint", "noop", ("qemu", "noop")
 
 
 def check(options: Mapping[str, str]) -> None:
     """Raises UsageError for options that make no sense together."""
-    asked = parsed(options, PLANS["quick"], ())
     names(options, "programs", PROGRAMS)
+    asked = parsed(options, PLANS["quick"], ())
     if endpoint := endpoint_options.chosen(options):
         if "pool" in options:
             raise UsageError("--pool is of a gateway of this run, not of --endpoint")
+        offering.require_private(options.get("scheduler"), "the service's key")
         parts = fan_out.split(asked.schedule(), generators(options) or 1)
         endpoint_storm.share(endpoint, parts, hold=asked.hold)
 

@@ -5,9 +5,12 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from ipaddress import ip_address
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from harness import extras
+from harness.errors import UsageError
 from harness.load import fan_out
 from harness.load.arrivals import Schedule
 from harness.load.fan_out import Alone, Merged, Part, Work
@@ -63,3 +66,22 @@ def _here(work: Work, parts: Sequence[Schedule]) -> Sequence[Part]:
     (part,) = parts
     with without_collector():
         return [Part("generator 1", on_fresh_loop(work(part, Alone())))]
+
+
+def require_private(scheduler: str | None, secret: str) -> None:
+    """Raise UsageError where workers of another host would get a secret over a connection that is
+    not encrypted."""
+    parts = urlsplit(scheduler or "")
+    host = parts.hostname or ""
+    if parts.scheme == "tls" or not scheduler or host == "localhost":
+        return
+    try:
+        local = ip_address(host).is_loopback
+    except ValueError:
+        local = False
+    if not local:
+        raise UsageError(
+            f"--scheduler {scheduler}: {secret} would go there without encryption",
+            hint=f"--scheduler tls://{parts.netloc or scheduler}   (dask's settings name its "
+            "certificates)",
+        )
