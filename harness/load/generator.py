@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from harness.errors import CoppiceError
-from harness.load import precise_timer, self_watch
+from harness.load import precise_timer, priority, self_watch
 from harness.load.arrivals import Arrival, Schedule
 from harness.load.precise_timer import Timer
 from harness.load.self_watch import Reading
@@ -205,8 +205,8 @@ async def run(
     readings: list[Reading] = []
     watching = asyncio.create_task(self_watch.watch(readings, run.start))
     try:
-        async with asyncio.TaskGroup() as lives:
-            with precise_timer.opened() as timer:
+        with priority.raised(), precise_timer.opened() as timer:
+            async with asyncio.TaskGroup() as lives:
                 await run.dispatch(lives, timer)
     except BaseExceptionGroup as group:
         raise _first(group) from None

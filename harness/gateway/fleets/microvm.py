@@ -9,11 +9,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import shutil
 import socket
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from harness import paths
@@ -22,11 +21,11 @@ from harness.gateway import stages
 from harness.gateway.fleets import disk, saved_vm
 from harness.gateway.fleets.adoption import start_ticks
 from harness.gateway.fleets.disk import BaseDisk
+from harness.gateway.fleets.overlays import Overlays
 from harness.gateway.fleets.saved_vm import SavedVm
 from harness.gateway.stages import reached
 from harness.guest.image import Addition, GuestImage
 from harness.guest.protocol import RING_ANSWER_LENGTH
-from harness.host.disk_place import DiskPlace
 from harness.host.identity import Identity, allocate
 from harness.host.memory import in_memory
 from harness.host.run import Run
@@ -50,34 +49,26 @@ is translated anew: a shell, Python and its usual modules take 80 MiB."""
 BOOT_LIMIT_S = 300.0
 RESUME_LIMIT_S = 30.0
 PORT, DEVICE = "/dev/vport0p2", "/dev/vda"
-OVERLAY = "disk"
-SANDBOX = "sandbox-"
-"""Prefix of the directory of a sandbox's own files."""
-SPARE, SPARES = "spare-", 256
-"""Prefix of the directories of sandboxes that have ended, and how many are kept for others."""
 # The devices of a saved VM lack the configuration section of a migration stream.
 _LOADING = ("-global", "migration.send-configuration=off", "-S")
 
 
 @dataclass(frozen=True)
 class MicroVmSpec:
-    """What all microVMs of a gateway are made from; `place` is where their disks lie, `spares` are
-    directories that may be used again."""
+    """What all microVMs of a gateway are made from."""
 
     run: Run
     image: GuestImage
-    base: BaseDisk
     shape: Shape
-    place: DiskPlace
-    spares: list[Path] = field(default_factory=list, compare=False)
+    overlays: Overlays
 
     @property
     def facts(self) -> Mapping[str, Scalar]:
         return {"image": self.image.sha256, "disk": self.base.sha256, **self.shape.facts()}
 
-    def directory(self, identity: Identity) -> Path:
-        """The directory of a sandbox's own files."""
-        return self.place.directory / f"{SANDBOX}{identity.id}"
+    @property
+    def base(self) -> BaseDisk:
+        return self.overlays.base
 
 
 class MicroVm:
@@ -114,7 +105,7 @@ class MicroVm:
     @property
     def overlay(self) -> Path:
         """What it has written to its disk."""
-        return self._spec.directory(self.identity) / OVERLAY
+        return self._spec.overlays.file(self.id)
 
     @property
     def channels(self) -> Sequence[socket.socket]:
@@ -191,7 +182,7 @@ class MicroVm:
         """End it and remove what it had; safe to call twice."""
         self.guest.destroy()
         self.envd.close()
-        _set_aside(self._spec, self.identity)
+        self._spec.overlays.set_aside(self.id)
         self.on_end()
 
 
@@ -229,35 +220,13 @@ def _envd_channel() -> Iterator[tuple[socket.socket, socket.socket]]:
             raise
 
 
-def _new_overlay(spec: MicroVmSpec, identity: Identity, source: Path | None = None) -> Path:
-    """A new sandbox's overlay, empty or a copy of `source`, with the room of a whole disk, in its
-    new directory. After DiskFull there is no directory."""
-    spec.place.require_room()
-    directory = spec.directory(identity)
-    try:
-        spec.spares.pop().rename(directory)
-    except (IndexError, OSError):
-        directory.mkdir()
-    overlay = directory / OVERLAY
-    try:
-        if source is None:
-            disk.create_overlay(spec.base, overlay)
-        else:
-            saved_vm.copy_sparse(source, overlay)
-        spec.place.reserve(overlay)
-    except BaseException:
-        _remove(directory)
-        raise
-    return overlay
-
-
 def boot(spec: MicroVmSpec, memory: Path) -> MicroVm:
     """A microVM that has booted; its memory is a shared mapping of a file."""
     return retry_stalled_boot(lambda: _boot(spec, allocate(spec.run.leases, spec.run.id), memory))
 
 
 def _boot(spec: MicroVmSpec, identity: Identity, memory: Path) -> MicroVm:
-    overlay = _new_overlay(spec, identity)
+    overlay = spec.overlays.new(identity.id)
     with saved_vm.disk_full_named(memory), memory.open("wb") as file:
         os.posix_fallocate(file.fileno(), 0, spec.shape.memory_mib << 20)
     with (
@@ -301,7 +270,7 @@ def restore(
     preloaded: Preload | None = None,
 ) -> MicroVm:
     """A microVM restored from a saved one, stopped at its doorbell; `resume` it next."""
-    overlay = _new_overlay(spec, identity, source.disk)
+    overlay = spec.overlays.new(identity.id, source.disk)
     with (
         _envd_channel() as (our_end, vmm_end),
         opened(source.memory) as (memory,),
@@ -358,10 +327,10 @@ def fork(
 
     The source stays stopped, so what its VMM caches of the overlay is true of the copy too.
     """
-    overlay = _new_overlay(spec, identity, source.overlay)
+    overlay = spec.overlays.new(identity.id, source.overlay)
     with contextlib.ExitStack() as opened:
         undo = opened.enter_context(contextlib.ExitStack())
-        undo.callback(_remove, overlay.parent)
+        undo.callback(spec.overlays.remove, identity.id)
         our_end, vmm_end = opened.enter_context(_envd_channel())
         handle = os.open(overlay, os.O_RDWR | os.O_CLOEXEC)
         opened.callback(os.close, handle)
@@ -387,27 +356,8 @@ def _descriptors_of(pid: int, path: Path) -> Sequence[int]:
 def _jail(spec: MicroVmSpec, identity: Identity) -> Jail | None:
     # The largest file that a VMM writes: its overlay, with what the format adds.
     written = (spec.base.size_mib + 256) << 20
-    held = written if in_memory(spec.place.directory) else 0
+    held = written if in_memory(spec.overlays.place.directory) else 0
     return jail_for(spec.run, identity, spec.shape, written, held)
-
-
-def _set_aside(spec: MicroVmSpec, identity: Identity) -> None:
-    """Empty the directory of a sandbox that has ended, for another; safe to call twice. A directory
-    that is removed costs the next one more: see `allocate` in harness/host/identity.py."""
-    directory, spare = spec.directory(identity), spec.place.directory / f"{SPARE}{identity.id}"
-    try:
-        os.truncate(directory / OVERLAY, 0)
-        if len(spec.spares) < SPARES:
-            directory.rename(spare)
-            spec.spares.append(spare)
-            return
-    except OSError:
-        pass  # it is gone already, or was never complete
-    _remove(directory)
-
-
-def _remove(directory: Path) -> None:
-    shutil.rmtree(directory, ignore_errors=True)
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import select
-import shutil
 import signal
 import socket
 import subprocess
@@ -15,7 +14,7 @@ from pathlib import Path
 
 from harness.errors import GuestTimeout, SandboxError
 from harness.gateway.fleets.adoption import free_leases
-from harness.gateway.fleets.microvm import RESUME_LIMIT_S, SANDBOX, SPARE, MicroVm, MicroVmSpec
+from harness.gateway.fleets.microvm import RESUME_LIMIT_S, MicroVm, MicroVmSpec
 from harness.host.identity import Identity
 from harness.host.run import VARIABLE
 from harness.sandbox.qemu.jail import adopted as adopted_jail
@@ -125,9 +124,5 @@ def sweep(spec: MicroVmSpec, kept: Mapping[str, tuple[Path, int]]) -> int:
                     ended += 1
     sweep_jails(run, kept)
     free_leases(run, [lease for lease, _ in kept.values()])
-    for directory in spec.place.directory.glob(f"{SANDBOX}*"):
-        if directory.name.removeprefix(SANDBOX) not in kept:
-            shutil.rmtree(directory, ignore_errors=True)
-    for directory in spec.place.directory.glob(f"{SPARE}*"):
-        shutil.rmtree(directory, ignore_errors=True)
+    spec.overlays.sweep(kept)
     return ended

@@ -111,7 +111,7 @@ class MicroVmFleet(PooledFleet[TemplatePool]):
     )
 
     def __init__(self, spec: MicroVmSpec, fd_holder: FdHolder, network: Network | None) -> None:
-        super().__init__(network, spec.place)
+        super().__init__(network, spec.overlays.place)
         self.spec = spec
         self.disk_mib = spec.base.size_mib
         self.memory_mib = spec.shape.memory_mib

@@ -191,8 +191,14 @@ def disk_full_named(target: Path) -> Iterator[None]:
 
 def copy_sparse(source: Path, target: Path) -> None:
     """Copy a file and keep its holes. After DiskFull there is no target."""
+    target.write_bytes(b"")
+    fill_sparse(source, target)
+
+
+def fill_sparse(source: Path, target: Path) -> None:
+    """`copy_sparse` to an empty file that exists; what is reserved for it stays reserved."""
     try:
-        with source.open("rb") as from_file, target.open("wb") as to_file:
+        with source.open("rb") as from_file, target.open("r+b") as to_file:
             to_file.truncate(os.fstat(from_file.fileno()).st_size)
             for start, end in _extents(from_file.fileno()):
                 _copy(from_file.fileno(), to_file.fileno(), start, end)

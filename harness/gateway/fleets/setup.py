@@ -18,6 +18,7 @@ from harness.gateway.fleets.fd_holder import FdHolder
 from harness.gateway.fleets.microvm import MicroVmSpec
 from harness.gateway.fleets.microvm_fleet import MicroVmFleet
 from harness.gateway.fleets.network import Network
+from harness.gateway.fleets.overlays import Overlays
 from harness.gateway.options import Options
 from harness.guest.image import build
 from harness.host.cpus import usable
@@ -98,9 +99,8 @@ def _spec(run: Run, cache: Path, disks: Disks) -> MicroVmSpec:
     return MicroVmSpec(
         run,
         image,
-        disk.base(cache, disks.size_mib),
         Shape(accelerator, memory_mib=microvm.MEMORY_MIB),
-        disks.place(run),
+        Overlays(disks.place(run), disk.base(cache, disks.size_mib)),
     )
 
 
