@@ -25,6 +25,7 @@ DOMAIN = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?(:[0-9]{1,5})
 SHOWN = 200
 """Characters of an answer that a message repeats."""
 LONGEST_RETRY_S = 3600.0
+_TIMEOUTS = (408, 499)
 _QUOTA = re.compile(r"quota|limit|maximum|concurren|capacity|exceed|too many", re.I)
 _TEMPLATE = re.compile(r"template", re.I)
 _ABSENT = re.compile(r"not found|no such|not exist|unknown|missing|invalid|does not", re.I)
@@ -99,6 +100,12 @@ def error_of(response: Response, what: str, redact: Redact, key: str) -> Endpoin
                 f"{what} was answered with {status}: the service is at another address, {to!r}"
             )
     return EndpointFailed(answered)
+
+
+def makes_nothing(status: int) -> bool:
+    """Whether a creation with this answer has certainly made nothing. An error of the service or
+    of a proxy in front of it may come after the sandbox was made, and so may an odd success."""
+    return (300 <= status < 500 and status not in _TIMEOUTS) or status in (501, 503, 507)
 
 
 def json_of(response: Response, what: str, redact: Redact) -> Any:

@@ -87,14 +87,14 @@ async def _settle(client: ApiClient, entries: Entries, result: Cleared) -> None:
 
 
 def _not_listed(endpoint: Endpoint, entries: Entries, why: str, found: int = 0) -> Sequence[str]:
-    """What to say of creations that had no answer, and whose sandboxes are not to be seen."""
+    """What to say of creations that had no valid answer, and whose sandboxes are not to be seen."""
     lost = entries.lost - found
     if lost <= 0:
         return []
     at = datetime.fromtimestamp(entries.until, UTC)
     cannot = f" (it offers no list: {why})" if why else ""
     return [
-        f"{lost} creations at {endpoint.name} had no answer, and no sandbox of them is to be "
+        f"{lost} creations at {endpoint.name} had no valid answer, and no sandbox of them is to be "
         f"seen{cannot}: if there is one, its own timeout ends it by {at:%Y-%m-%d %H:%M:%S} UTC"
     ]
 

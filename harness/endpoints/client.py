@@ -148,7 +148,8 @@ class ApiClient:
     def _created(self, response: Response) -> Created:
         what = "creating a sandbox"
         if response.status != 201:
-            self._journal.refused()
+            if answers.makes_nothing(response.status):
+                self._journal.refused()
             raise self._error(response, what)
         created = answers.created(response, what, self.endpoint.redacted)
         if created.id in self.alive:  # one machine for everybody would be very quick

@@ -60,7 +60,7 @@ class RunJournal:
         os.write(self._handle, b'{"asked": %d}\n' % (time.time() + life_s))
 
     def refused(self) -> None:
-        """A creation was answered, and nothing was made."""
+        """A creation was answered so that nothing can have been made."""
         os.write(self._handle, b'{"refused": 1}\n')
 
     def made(self, id: str) -> None:
@@ -73,7 +73,7 @@ class RunJournal:
 @dataclass(frozen=True)
 class Entries:
     """What a journal says: the sandboxes that were not deleted, how many were made at all, how many
-    creations had no answer, and when (UTC, seconds) the last sandbox ends by itself."""
+    creations had no valid answer, and when (UTC, seconds) the last sandbox ends by itself."""
 
     path: Path
     run_id: str

@@ -116,6 +116,28 @@ def test_a_sandbox_whose_creation_had_no_answer_is_found_by_its_metadata(behavio
     assert not [line for line in told if "not deleted" in line]
 
 
+@pytest.mark.parametrize("status", [200, 202, 408, 500, 502, 504])
+def test_a_sandbox_that_was_made_before_an_odd_answer_is_found_and_deleted(
+    status: int, state: Path
+) -> None:
+    told: list[str] = []
+    with standing_in(create_status=status) as service:
+        with pytest.raises(EndpointFailed):
+            with session.begun(endpoint(service), RUN, told.append) as begun:
+                making(service, 1)(begun.journal)
+        assert len(service.service.made) == 1 and service.alive == []
+    assert told == ["deleting what was made at stand-in"] and journals(state) == []
+
+
+@pytest.mark.parametrize("behaviour", ["busy-silent", "unavailable", "quota"])
+def test_a_refusal_is_not_waited_for(behaviour: str) -> None:
+    with standing_in(behaviour, quota=0) as service:
+        with pytest.raises(EndpointFailed):
+            with session.begun(endpoint(service), RUN, lambda text: None) as begun:
+                making(service, 1)(begun.journal)
+        assert not service.service.requests["list"]
+
+
 def test_where_nothing_is_listed_it_is_told_when_a_lost_sandbox_ends(state: Path) -> None:
     told: list[str] = []
     with standing_in("no-list,answer-lost") as service:
@@ -123,7 +145,7 @@ def test_where_nothing_is_listed_it_is_told_when_a_lost_sandbox_ends(state: Path
             with session.begun(endpoint(service), RUN, told.append) as begun:
                 making(service, 1)(begun.journal)
         assert len(service.alive) == 1
-    (line,) = [line for line in told if "had no answer" in line]
+    (line,) = [line for line in told if "had no valid answer" in line]
     assert "its own timeout ends it by 20" in line and line.endswith(" UTC")
 
 

@@ -60,6 +60,8 @@ class Behaviour:
     create_body: str = "json"
     """What a creation is answered with: `json`, `endless` (it never ends), `trailers` (headers
     after it, which never end), `other-json` (that of another API), or `not-json`."""
+    create_status: int = 201
+    """The status that answers a creation that was carried out; with a page from 400 on."""
     command_body: str = "stream"
     """What a command is answered with: `stream`, `endless` (output without end), or `not-json`."""
 

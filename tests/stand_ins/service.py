@@ -183,7 +183,9 @@ class Service:
         return sandbox
 
     def _answer_creation(self, sandbox: Sandbox) -> Response:
-        kind = self.behaviour.create_body
+        kind, status = self.behaviour.create_body, self.behaviour.create_status
+        if status >= 400:
+            return Response(status, b"<html><h1>Gateway</h1></html>", {"content-type": "text/html"})
         if kind == "endless":
             return Response(201, headers=JSON, stream=_spaces())
         if kind == "trailers":
@@ -194,7 +196,7 @@ class Service:
         if kind == "not-json":
             page = b"<!doctype html><title>Welcome</title><p>It works."
             return Response(201, page, {"content-type": "text/html"})
-        return json_response(201, self._described(sandbox))
+        return json_response(status, self._described(sandbox))
 
     def _described(self, sandbox: Sandbox) -> dict[str, Any]:
         described = {
