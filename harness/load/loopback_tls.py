@@ -1,8 +1,8 @@
 """Only processes of this run may join a cluster that it starts.
 
-Whoever reaches a scheduler of dask can run code in its workers, so a port on the loopback interface
-would open this process to every user of the host. Both sides therefore show a certificate, whose
-key only this run can read.
+Anyone who reaches a scheduler of dask can run code in its workers, so a port on the loopback
+interface would open this process to every user of the host. Both sides therefore show a
+certificate, whose key only this run can read.
 """
 
 from __future__ import annotations

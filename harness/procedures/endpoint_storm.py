@@ -237,7 +237,7 @@ def within_limits(storm: EndpointStorm, parts: Sequence[Schedule]) -> EndpointSt
 @dataclass(frozen=True)
 class Left:
     """Sandboxes that were there after a storm: `leaked` had been deleted or never acknowledged,
-    `of_lost` were those of generators that were lost. `unknown`: why nobody can tell,
+    `of_lost` were those of generators that were lost. `unknown`: why this is not known,
     which may be that the service has no list (`not_offered`)."""
 
     leaked: int = 0

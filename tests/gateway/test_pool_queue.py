@@ -46,7 +46,7 @@ def test_who_would_wait_too_long_is_refused_and_told_when_to_return(
         assert 1 <= int(error.headers()["Retry-After"]) <= 2 * HOPELESS_S
         launcher.gate.set()
         assert fake(await waiting) in launcher.made
-        await queue.take(60)  # nobody waits any more
+        await queue.take(60)  # no caller waits any more
 
     asyncio.run(ask())
     pool.drain()

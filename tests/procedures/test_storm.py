@@ -167,7 +167,7 @@ def test_refusals_are_told_from_failures(run: Run, monkeypatch: pytest.MonkeyPat
     assert found["failed"].samples == [1] and found["refused"].samples == [1]
     assert {failure.kind for failure in found[USABLE].failures} == {None, "refused"}
     assert len(found[USABLE].samples) == 2
-    # `launch` itself failed, and in this test nobody released its identity.
+    # `launch` itself failed, and in this test nothing released its identity.
     assert {left.split()[0] for left in run_objects.leaked(run, before)} == {"lease"}
 
 

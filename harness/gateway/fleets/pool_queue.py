@@ -1,7 +1,7 @@
 """The queue of callers that wait for a sandbox of a pool, on the event loop.
 
 A caller who would wait too long is refused at once, and told when to try again: a queue that only
-grows serves nobody in time.
+grows serves no caller in time.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 TCG translates code when it first runs, which takes ten to fifty times as long as running it. What
 the zygote has translated, its forks share. So it runs what callers run: shells, the usual programs,
 Python with its usual modules, and a program that was uploaded. What counts is the code that runs
-(the kernel, the dynamic loader, libraries, interpreters), not the argument: nobody's command is
+(the kernel, the dynamic loader, libraries, interpreters), not the argument: no caller's command is
 among these. A second round translates what only a warm start runs.
 
 A rehearsal leaves no file and no process in the guest.

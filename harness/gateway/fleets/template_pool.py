@@ -1,6 +1,6 @@
 """The pool of a template of microVMs.
 
-What it has made runs at first: callers who come quickly get it as it is. What nobody has claimed
+What it has made runs at first: callers who come quickly get it as it is. What no caller has claimed
 for REST_S is stopped, and resumed for its caller: until then it takes no processor. So a storm pays
 for no stop and no resume, and a pool at rest costs nothing.
 

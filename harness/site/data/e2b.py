@@ -1,4 +1,4 @@
-"""The matrix of the E2B SDK's methods, measured here, and what others state of theirs."""
+"""The matrix of the E2B SDK's methods, measured here, and what others state of their systems."""
 
 from __future__ import annotations
 

@@ -99,7 +99,7 @@ class World:
         return self._kept[what]
 
     def taken(self, what):
-        """The object is used up: whoever asks for it next gets a new one."""
+        """The object is used up: the next request for it gets a new one."""
         self._kept.pop(what, None)
 
     async def context(self):
