@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 
 from harness.load import arrivals, capacity
 from harness.load.arrivals import Schedule
@@ -47,8 +48,15 @@ def outcome(schedule: Schedule, *, held: bool = False, refused: int = 0, dead: i
     return Outcome(schedule, 0.0, 140, results, readings)
 
 
-def _programs(kind: str) -> dict[str, Scalar]:
-    return {"program": kind, "rehearsed": "yes" if kind == "bash" else "no"}
+def _programs(of: Facts) -> Callable[[str], dict[str, Scalar]]:
+    """As the rig does: only of our pools is it known what was rehearsed."""
+
+    def programs(kind: str) -> dict[str, Scalar]:
+        if of.get("substrate") != "qemu":
+            return {"program": kind}
+        return {"program": kind, "rehearsed": "yes" if kind == "bash" else "no"}
+
+    return programs
 
 
 def _record(
@@ -72,7 +80,9 @@ def sweep(
     def offer(rate: float) -> Outcome:
         schedule = arrivals.poisson(rate, max(10, round(rate * 10)), 1, kinds=["bash"])
         made = outcome(schedule)
-        storm_series.add(made, into, _programs, **storm_options.dimensions(schedule), generators=1)
+        storm_series.add(
+            made, into, _programs(of), **storm_options.dimensions(schedule), generators=1
+        )
         return made
 
     found = capacity.sweep(offer, 10, capacity.judged(0.3), 12)
@@ -97,5 +107,5 @@ def storm(
     """One storm."""
     into = Collector("open", **of)
     made = outcome(schedule, held=held, refused=refused, dead=dead)
-    storm_series.add(made, into, _programs, **storm_options.dimensions(schedule), generators=1)
+    storm_series.add(made, into, _programs(of), **storm_options.dimensions(schedule), generators=1)
     return _record(into, rig, day, endpoint, validity)

@@ -95,7 +95,8 @@ def test_the_page_shows_capacity_refusals_the_second_check_and_the_generator(mad
     ):
         assert part in shown, part
     whose = shown[shown.index("a service, over its API storm usable") :]
-    assert " 7 0 none was held" in whose[: whose.index("sh, not rehearsed")]
+    assert " 7 0 none was held" in whose
+    assert "rehearsed" not in whose[: whose.index("CubeSandbox")], "of a service that is not known"
     assert len(page.encode()) < LIMIT
 
 
