@@ -179,9 +179,8 @@ class _Storm:
             while pending:
                 self._listen()
                 for number, outcome in self._ended(pending).items():
-                    if isinstance(outcome, str):
-                        if not self._give_up(number):
-                            self._send(generator_side.stop, [number])
+                    if isinstance(outcome, str) and not self._give_up(number):
+                        self._send(generator_side.stop, [number])
                     pending.pop(number).release()
                     outcomes[number] = outcome
                 self._go_on(pending)
