@@ -10,6 +10,7 @@ killed owner leaves behind is found by its run's id (harness/host/leftovers.py).
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections import deque
@@ -294,7 +295,9 @@ class Pool(Generic[S]):
         sandbox.destroy()
 
     def drain(self) -> None:
-        """Destroy every sandbox, ready or lent. The pool cannot be used afterwards."""
+        """Destroy every sandbox, ready or lent. The pool cannot be used afterwards.
+
+        Raises the error of a sandbox that could not be destroyed, when the others are."""
         with self._change:
             self._closed = True
             self._change.notify_all()
@@ -303,5 +306,6 @@ class Pool(Generic[S]):
             left = [*self._ready, *self._out]
             self._ready.clear()
             self._out.clear()
-        for sandbox in left:
-            sandbox.destroy()
+        with contextlib.ExitStack() as destroyed:
+            for sandbox in reversed(left):
+                destroyed.callback(sandbox.destroy)
