@@ -10,12 +10,12 @@ killed owner leaves behind is found by its run's id (harness/host/leftovers.py).
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
 from typing import Generic, Self, TypeVar
 
 from harness.errors import GuestTimeout, NotEnoughMemory
@@ -299,7 +299,9 @@ class Pool(Generic[S]):
         sandbox.destroy()
 
     def drain(self) -> None:
-        """Destroy every sandbox, ready or lent. The pool cannot be used afterwards."""
+        """Destroy every sandbox, ready or lent. The pool cannot be used afterwards.
+
+        Raises the error of a sandbox that could not be destroyed, when the others are."""
         with self._change:
             self._closed = True
             self._change.notify_all()
@@ -308,6 +310,6 @@ class Pool(Generic[S]):
             left = [*self._ready, *self._out]
             self._ready.clear()
             self._out.clear()
-        with ExitStack() as ends:  # each is destroyed, also if that fails for another
-            for sandbox in left:
-                ends.callback(sandbox.destroy)
+        with contextlib.ExitStack() as destroyed:
+            for sandbox in reversed(left):
+                destroyed.callback(sandbox.destroy)
