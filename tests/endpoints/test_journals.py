@@ -176,6 +176,18 @@ def test_a_journal_that_goes_while_it_is_looked_for_is_no_fault(
     journal.drop(path)
 
 
+def test_a_directory_that_goes_while_it_is_read_is_no_fault(
+    service: Standing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left_by_a_dead_run(service)
+
+    def gone(*_: object) -> None:
+        raise FileNotFoundError
+
+    monkeypatch.setattr(Path, "glob", gone)
+    assert journal.dead() == journal.dead(service.address) == []
+
+
 def test_a_full_disk_is_one_sentence_and_nothing_is_made(service: Standing) -> None:
     if not Path("/dev/full").exists():
         pytest.skip("this system has no /dev/full")
