@@ -150,9 +150,9 @@ def _locked(path: Path) -> int:
 
 def dead(address: str | None = None) -> Sequence[Entries]:
     """The journals of runs that have ended and left something, at an address or at all."""
-    places = [_of_address(address)] if address else sorted(directory().glob("*/"))
+    places = [_of_address(address)] if address else _inside(directory(), "*/")
     found = []
-    for path in (path for place in places for path in sorted(place.glob(f"*{SUFFIX}"))):
+    for path in (path for place in places for path in _inside(place, f"*{SUFFIX}")):
         try:
             entries = read_dead(path)
         except OSError as error:
@@ -161,6 +161,13 @@ def dead(address: str | None = None) -> Sequence[Entries]:
         if entries and (not address or entries.address in ("", address)):
             found.append(entries)
     return found
+
+
+def _inside(place: Path, pattern: str) -> Sequence[Path]:
+    """What a directory holds; nothing if another removes it meanwhile."""
+    with contextlib.suppress(FileNotFoundError):
+        return sorted(place.glob(pattern))
+    return []
 
 
 def drop(path: Path) -> None:

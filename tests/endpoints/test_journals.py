@@ -19,6 +19,7 @@ from harness.endpoints.journal import RunJournal
 from harness.endpoints.settings import Endpoint
 from harness.errors import DiskFull, PathError
 from tests.endpoints.services import endpoint
+from tests.host.processes import coppice
 from tests.stand_ins.server import Standing, standing_in
 
 RUN = "20261201T000000Z-00000000"
@@ -176,6 +177,18 @@ def test_a_journal_that_goes_while_it_is_looked_for_is_no_fault(
     journal.drop(path)
 
 
+def test_a_directory_that_goes_while_it_is_read_is_no_fault(
+    service: Standing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left_by_a_dead_run(service)
+
+    def gone(*_: object) -> None:
+        raise FileNotFoundError
+
+    monkeypatch.setattr(Path, "glob", gone)
+    assert journal.dead() == journal.dead(service.address) == []
+
+
 def test_a_full_disk_is_one_sentence_and_nothing_is_made(service: Standing) -> None:
     if not Path("/dev/full").exists():
         pytest.skip("this system has no /dev/full")
@@ -230,6 +243,19 @@ def test_a_state_directory_that_cannot_be_written_is_one_sentence(
             with session.begun(endpoint(service), RUN, lambda text: None):
                 pass
         blocked.unlink()
+
+
+def test_the_command_shows_no_frames_where_no_journal_can_be_made(tmp_path: Path) -> None:
+    (tmp_path / "state" / "endpoints").parent.mkdir()
+    (tmp_path / "state" / "endpoints").write_text("a file", encoding="utf-8")
+    done = coppice(
+        "run", "e2b-latency", "--endpoint", "http://127.0.0.1:9", "--most-sandboxes", "9",
+        "--most-per-second", "9", "--n", "1", COPPICE_STATE=str(tmp_path / "state"),
+        E2B_API_KEY="e2b_a_key",
+    )  # fmt: skip
+    shown = done.stdout + done.stderr
+    assert done.returncode == 73 and "cannot be made" in shown
+    assert "journal.py" not in shown and "Traceback" not in shown
 
 
 def test_a_deletion_that_is_interrupted_says_what_finishes_it(
