@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
@@ -17,7 +18,8 @@ from harness.endpoints import clearing, event_loop, journal, journal_entries, se
 from harness.endpoints.client import ApiClient, NoJournal
 from harness.endpoints.journal import RunJournal
 from harness.endpoints.settings import Endpoint
-from harness.errors import DiskFull, PathError
+from harness.errors import CoppiceError, DiskFull, PathError
+from harness.rig.progress import Progress
 from tests.endpoints.services import endpoint
 from tests.stand_ins.server import Standing, standing_in
 
@@ -242,6 +244,20 @@ def test_a_state_directory_that_cannot_be_written_is_one_sentence(
             with session.begun(endpoint(service), RUN, lambda text: None):
                 pass
         blocked.unlink()
+
+
+@pytest.mark.parametrize("kind", [DiskFull, PathError])
+def test_no_frames_are_shown_where_a_journal_cannot_be_written(kind: type[CoppiceError]) -> None:
+    def fails() -> None:
+        raise kind("the journal cannot be written")
+
+    hook = Progress.pytest_runtest_makereport(
+        Mock(), Mock(), pytest.CallInfo.from_call(fails, "call")
+    )
+    next(hook)
+    with pytest.raises(StopIteration) as end:
+        hook.send(Mock(failed=True, when="teardown", longrepr="a stack of frames"))
+    assert end.value.value.longrepr == "the journal cannot be written"
 
 
 def test_a_deletion_that_is_interrupted_says_what_finishes_it(

@@ -65,7 +65,7 @@ class Fleet(NoopFleet):
         self.waiting.release()
         assert self.go_on.wait(LIMIT_S)
 
-    async def take(self, template: str, timeout_s: float) -> NoopSandbox:
+    async def take(self, template: str, key_id: str, timeout_s: float) -> NoopSandbox:
         self.made.append(Undying(self._wait) if "end" in self.hung else NoopSandbox())
         return self.made[-1]
 

@@ -82,7 +82,7 @@ def pool(makes: Makes, monkeypatch: pytest.MonkeyPatch) -> Iterator[TemplatePool
 
 
 def take(pool: TemplatePool) -> FakeVm:
-    vm = asyncio.run(pool.take(30))
+    vm = asyncio.run(pool.take("own", 30))
     assert isinstance(vm, FakeVm)
     return vm
 
@@ -135,6 +135,21 @@ def test_pools_whose_sandboxes_all_die_say_so(pool: TemplatePool, makes: Makes) 
     with pytest.raises(GuestDied, match="die"):
         take(dying)
     dying.close()
+
+
+def test_others_are_stopped_also_after_one_that_is_not_destroyed(
+    pool: TemplatePool, makes: Makes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = makes.vms[0]
+    first.error = GuestTimeout("it hangs")
+
+    def fail() -> None:
+        first.destroyed += 1
+        raise OSError("its directory is in use")
+
+    monkeypatch.setattr(first, "destroy", fail)
+    monkeypatch.setattr(template_pool, "REST_S", 0.0)
+    eventually(lambda: len(makes.vms) == 3 and all(vm.stopped for vm in makes.vms[1:]))
 
 
 @pytest.mark.parametrize(

@@ -221,8 +221,8 @@ class MicroVmFleet(PooledFleet[TemplatePool]):
                 time.sleep(SETTLE_S)
         return vm
 
-    async def take(self, template: str, timeout_s: float) -> RunningSandbox:
-        return RunningMicroVm(self, await self._pools[template].take(timeout_s))
+    async def take(self, template: str, key_id: str, timeout_s: float) -> RunningSandbox:
+        return RunningMicroVm(self, await self._pools[template].take(key_id, timeout_s))
 
     def stop(self, sandbox: RunningSandbox) -> None:
         assert isinstance(sandbox, RunningMicroVm)
