@@ -195,18 +195,6 @@ def test_a_storm_is_on_record_although_nobody_knows_what_it_left(tmp_path: Path)
     here.require_no_key()
 
 
-def test_generators_that_cannot_start_end_a_storm_before_anything_is_made(tmp_path: Path) -> None:
-    pytest.importorskip("distributed", reason="needs the extra lab")
-    with standing_in() as service:
-        here = place(tmp_path, service)
-        storm = {"n": "8", "rate": "20", "scheduler": "tcp://127.0.0.1:9"}
-        done = here.stormed(service.address, **storm)
-        assert (
-            done.returncode and "no scheduler of dask answers at tcp://127.0.0.1:9" in done.stdout
-        )
-        assert service.service.made == []
-
-
 def test_our_own_gateway_is_a_foreign_address_beyond_a_slow_line(tmp_path: Path, run: Run) -> None:
     pytest.importorskip("uvicorn")
     options = ("--substrate", "noop", "--tls")

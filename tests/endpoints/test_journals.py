@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
@@ -17,9 +18,9 @@ from harness.endpoints import clearing, event_loop, journal, journal_entries, se
 from harness.endpoints.client import ApiClient, NoJournal
 from harness.endpoints.journal import RunJournal
 from harness.endpoints.settings import Endpoint
-from harness.errors import DiskFull, PathError
+from harness.errors import CoppiceError, DiskFull, PathError
+from harness.rig.progress import Progress
 from tests.endpoints.services import endpoint
-from tests.host.processes import coppice
 from tests.stand_ins.server import Standing, standing_in
 
 RUN = "20261201T000000Z-00000000"
@@ -245,17 +246,18 @@ def test_a_state_directory_that_cannot_be_written_is_one_sentence(
         blocked.unlink()
 
 
-def test_the_command_shows_no_frames_where_no_journal_can_be_made(tmp_path: Path) -> None:
-    (tmp_path / "state" / "endpoints").parent.mkdir()
-    (tmp_path / "state" / "endpoints").write_text("a file", encoding="utf-8")
-    done = coppice(
-        "run", "e2b-latency", "--endpoint", "http://127.0.0.1:9", "--most-sandboxes", "9",
-        "--most-per-second", "9", "--n", "1", COPPICE_STATE=str(tmp_path / "state"),
-        E2B_API_KEY="e2b_a_key",
-    )  # fmt: skip
-    shown = done.stdout + done.stderr
-    assert done.returncode == 73 and "cannot be made" in shown
-    assert "journal.py" not in shown and "Traceback" not in shown
+@pytest.mark.parametrize("kind", [DiskFull, PathError])
+def test_no_frames_are_shown_where_a_journal_cannot_be_written(kind: type[CoppiceError]) -> None:
+    def fails() -> None:
+        raise kind("the journal cannot be written")
+
+    hook = Progress.pytest_runtest_makereport(
+        Mock(), Mock(), pytest.CallInfo.from_call(fails, "call")
+    )
+    next(hook)
+    with pytest.raises(StopIteration) as end:
+        hook.send(Mock(failed=True, when="teardown", longrepr="a stack of frames"))
+    assert end.value.value.longrepr == "the journal cannot be written"
 
 
 def test_a_deletion_that_is_interrupted_says_what_finishes_it(
